@@ -1,0 +1,221 @@
+#include "base/config.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <optional>
+#include <sstream>
+
+namespace base {
+namespace {
+
+struct Entry {
+    YAML::Node value;
+    std::string place;  // "file:line" or "--set"
+    bool asked = false;
+};
+
+std::string describe(const YAML::Node& node) {
+    if (node.IsNull()) { return "nothing"; }
+    if (node.IsScalar()) { return "'" + node.Scalar() + "'"; }
+    return node.IsSequence() ? "a list" : "a section";
+}
+
+}  // namespace
+
+struct Config::State {
+    std::map<std::string, Entry, std::less<>> entries;
+    std::map<std::string, std::string, std::less<>> effective;  // key -> value as YAML
+    std::vector<std::string> problems;
+
+    Result<void> flatten(const YAML::Node& node, const std::string& prefix, const std::string& name) {
+        for (const auto& pair : node) {
+            const std::string key = prefix.empty() ? pair.first.Scalar() : prefix + "." + pair.first.Scalar();
+            const std::string place = name + ":" + std::to_string(pair.first.Mark().line + 1);
+            if (pair.second.IsMap()) {
+                if (auto done = flatten(pair.second, key, name); !done) { return done; }
+            } else {
+                if (auto [at, fresh] = entries.insert_or_assign(key, Entry{pair.second, place}); !fresh) {
+                    at->second.asked = false;
+                }
+            }
+        }
+        return {};
+    }
+
+    const Entry* find(std::string_view key) {
+        const auto at = entries.find(key);
+        if (at == entries.end()) { return nullptr; }
+        at->second.asked = true;
+        return &at->second;
+    }
+
+    void problem(std::string_view key, const Entry& entry, const std::string& expected) {
+        problems.push_back(entry.place + ": " + std::string(key) + " must be " + expected + ", got " +
+                           describe(entry.value));
+    }
+
+    template <class T>
+    std::optional<T> convert(const Entry& entry) {
+        try {
+            return entry.value.as<T>();
+        } catch (const YAML::Exception&) { return std::nullopt; }
+    }
+
+    template <class T>
+    T remember(std::string_view key, T value) {
+        YAML::Emitter out;
+        out << value;
+        effective[std::string(key)] = out.c_str();
+        return value;
+    }
+};
+
+Config::Config() : state_(std::make_unique<State>()) {}
+Config::~Config() = default;
+Config::Config(Config&&) noexcept = default;
+Config& Config::operator=(Config&&) noexcept = default;
+
+Result<void> Config::add_file(const std::filesystem::path& path) {
+    std::ifstream file(path);
+    if (!file) { return fail(ErrorCode::not_found, "cannot read the config file " + path.string()); }
+    std::ostringstream text;
+    text << file.rdbuf();
+    return add_text(text.str(), path.string());
+}
+
+Result<void> Config::add_text(std::string_view yaml, std::string_view name) {
+    try {
+        const YAML::Node root = YAML::Load(std::string(yaml));
+        if (root.IsNull()) { return {}; }
+        if (!root.IsMap()) {
+            return fail(ErrorCode::invalid_argument,
+                        std::string(name) + ": a config file is a map of sections and keys");
+        }
+        return state_->flatten(root, "", std::string(name));
+    } catch (const YAML::Exception& error) {
+        return fail(ErrorCode::invalid_argument,
+                    std::string(name) + ":" + std::to_string(error.mark.line + 1) + ": " + error.msg);
+    }
+}
+
+Result<void> Config::set(std::string_view assignment) {
+    const auto equals = assignment.find('=');
+    if (equals == std::string_view::npos || equals == 0) {
+        return fail(ErrorCode::invalid_argument, "--set takes key=value, got '" + std::string(assignment) + "'");
+    }
+    const std::string key(assignment.substr(0, equals));
+    try {
+        YAML::Node value = YAML::Load(std::string(assignment.substr(equals + 1)));
+        if (value.IsNull()) { value = YAML::Node(""); }
+        state_->entries.insert_or_assign(key, Entry{value, "--set " + key});
+        return {};
+    } catch (const YAML::Exception& error) {
+        return fail(ErrorCode::invalid_argument, "--set " + key + ": " + error.msg);
+    }
+}
+
+std::int64_t Config::integer(std::string_view key, std::int64_t fallback, std::int64_t low, std::int64_t high) {
+    std::int64_t value = fallback;
+    if (const Entry* entry = state_->find(key)) {
+        const auto given = state_->convert<std::int64_t>(*entry);
+        if (given && *given >= low && *given <= high) {
+            value = *given;
+        } else {
+            state_->problem(key, *entry, "an integer from " + std::to_string(low) + " to " + std::to_string(high));
+        }
+    }
+    return state_->remember(key, value);
+}
+
+double Config::number(std::string_view key, double fallback, double low, double high) {
+    double value = fallback;
+    if (const Entry* entry = state_->find(key)) {
+        const auto given = state_->convert<double>(*entry);
+        if (given && *given >= low && *given <= high) {
+            value = *given;
+        } else {
+            state_->problem(key, *entry, "a number from " + std::to_string(low) + " to " + std::to_string(high));
+        }
+    }
+    return state_->remember(key, value);
+}
+
+bool Config::boolean(std::string_view key, bool fallback) {
+    bool value = fallback;
+    if (const Entry* entry = state_->find(key)) {
+        if (const auto given = state_->convert<bool>(*entry)) {
+            value = *given;
+        } else {
+            state_->problem(key, *entry, "true or false");
+        }
+    }
+    return state_->remember(key, value);
+}
+
+std::string Config::string(std::string_view key, std::string_view fallback) {
+    std::string value(fallback);
+    if (const Entry* entry = state_->find(key)) {
+        if (entry->value.IsScalar()) {
+            value = entry->value.Scalar();
+        } else {
+            state_->problem(key, *entry, "text");
+        }
+    }
+    return state_->remember(key, value);
+}
+
+std::string Config::choice(std::string_view key, std::string_view fallback, const std::vector<std::string>& allowed) {
+    std::string value(fallback);
+    if (const Entry* entry = state_->find(key)) {
+        std::string list;
+        for (const std::string& one : allowed) {
+            list += (list.empty() ? "" : ", ") + one;
+        }
+        const bool known = entry->value.IsScalar() &&
+                           std::find(allowed.begin(), allowed.end(), entry->value.Scalar()) != allowed.end();
+        if (known) {
+            value = entry->value.Scalar();
+        } else {
+            state_->problem(key, *entry, "one of " + list);
+        }
+    }
+    return state_->remember(key, value);
+}
+
+std::vector<std::string> Config::strings(std::string_view key, const std::vector<std::string>& fallback) {
+    std::vector<std::string> value = fallback;
+    if (const Entry* entry = state_->find(key)) {
+        if (const auto given = state_->convert<std::vector<std::string>>(*entry)) {
+            value = *given;
+        } else {
+            state_->problem(key, *entry, "a list of texts");
+        }
+    }
+    return state_->remember(key, value);
+}
+
+Result<void> Config::finish() const {
+    std::vector<std::string> problems = state_->problems;
+    for (const auto& [key, entry] : state_->entries) {
+        if (!entry.asked) { problems.push_back(entry.place + ": unknown key " + key); }
+    }
+    if (problems.empty()) { return {}; }
+    std::string message;
+    for (const std::string& problem : problems) {
+        message += (message.empty() ? "" : "\n") + problem;
+    }
+    return fail(ErrorCode::invalid_argument, message);
+}
+
+std::string Config::merged() const {
+    std::string text;
+    for (const auto& [key, value] : state_->effective) {
+        text += key + ": " + value + "\n";
+    }
+    return text;
+}
+
+}  // namespace base

@@ -1,0 +1,20 @@
+# sluice_add_tests(NAME <executable> LABEL <unit|property|golden|integration|fuzz> SOURCES a_test.cpp ... LIBRARIES ...)
+# One executable; every TEST_CASE becomes a CTest test with the label. A test that cannot run here prints
+# "SKIPPED: why" and returns; CTest then counts it as skipped. All executables of a label: target tests_<label>.
+function(sluice_add_tests)
+    cmake_parse_arguments(ARG "" "NAME;LABEL;TIMEOUT" "SOURCES;LIBRARIES" ${ARGN})
+    if(NOT ARG_TIMEOUT)
+        set(ARG_TIMEOUT 120)
+    endif()
+    if(SLUICE_SANITIZE)
+        math(EXPR ARG_TIMEOUT "${ARG_TIMEOUT} * 5")  # the sanitizers slow everything down
+    endif()
+    add_executable(${ARG_NAME} ${ARG_SOURCES})
+    target_link_libraries(${ARG_NAME} PRIVATE ${ARG_LIBRARIES} test_support project_warnings)
+    catch_discover_tests(${ARG_NAME} TEST_PREFIX "${ARG_LABEL}/" DISCOVERY_MODE PRE_TEST
+        PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT} SKIP_REGULAR_EXPRESSION "SKIPPED: ")
+    if(NOT TARGET tests_${ARG_LABEL})
+        add_custom_target(tests_${ARG_LABEL})
+    endif()
+    add_dependencies(tests_${ARG_LABEL} ${ARG_NAME})
+endfunction()

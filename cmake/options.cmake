@@ -1,0 +1,26 @@
+# Compiler settings that hold for all of our own code.
+add_library(project_warnings INTERFACE)
+target_compile_options(project_warnings INTERFACE -Wall -Wextra -Wconversion -Wshadow -Wnon-virtual-dtor -Werror)
+
+# Numbers do not depend on company: no contraction behind our back, FMA is written explicitly.
+add_compile_options(-ffp-contract=off -fno-omit-frame-pointer)
+
+if(SLUICE_SANITIZE)
+    add_compile_options(-fsanitize=${SLUICE_SANITIZE} -fno-sanitize-recover=all)
+    add_link_options(-fsanitize=${SLUICE_SANITIZE})
+    if(SLUICE_SANITIZE MATCHES "thread")
+        # Asio's fences are invisible to ThreadSanitizer; its other synchronisation is not.
+        add_compile_definitions(BOOST_ASIO_DISABLE_FENCED_BLOCK BOOST_ASIO_DISABLE_STD_ATOMIC)
+        add_compile_options(-Wno-tsan)
+    endif()
+endif()
+
+find_program(MOLD_LINKER mold)
+if(MOLD_LINKER)
+    add_link_options(-fuse-ld=mold)
+endif()
+find_program(CCACHE_PROGRAM ccache)
+if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+    set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+endif()
+include_directories(${CMAKE_SOURCE_DIR})
