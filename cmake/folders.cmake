@@ -1,6 +1,10 @@
 # sluice_add_tests(NAME <executable> LABEL <unit|property|golden|integration|fuzz> SOURCES a_test.cpp ... LIBRARIES ...)
 # One executable; every TEST_CASE becomes a CTest test with the label. A test that cannot run here prints
 # "SKIPPED: why" and returns; CTest then counts it as skipped. All executables of a label: target tests_<label>.
+foreach(label unit property golden integration fuzz)
+    add_custom_target(tests_${label})
+endforeach()
+
 function(sluice_add_tests)
     cmake_parse_arguments(ARG "" "NAME;LABEL;TIMEOUT" "SOURCES;LIBRARIES" ${ARGN})
     if(NOT ARG_TIMEOUT)
@@ -13,8 +17,5 @@ function(sluice_add_tests)
     target_link_libraries(${ARG_NAME} PRIVATE ${ARG_LIBRARIES} test_support project_warnings)
     catch_discover_tests(${ARG_NAME} TEST_PREFIX "${ARG_LABEL}/" DISCOVERY_MODE PRE_TEST
         PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT} SKIP_REGULAR_EXPRESSION "SKIPPED: ")
-    if(NOT TARGET tests_${ARG_LABEL})
-        add_custom_target(tests_${ARG_LABEL})
-    endif()
     add_dependencies(tests_${ARG_LABEL} ${ARG_NAME})
 endfunction()

@@ -1,0 +1,45 @@
+# Everyday commands. `make serve` and `make test` are the whole set-up on a fresh machine.
+MODEL ?= models/stories260k
+PORT ?= 8000
+ARGS ?=
+JOBS ?= $(shell nproc)
+SHELL := /bin/bash
+
+.DEFAULT_GOAL := help
+.PHONY: help serve build test bench lint format clean
+
+help: ## shows this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  variables: MODEL=$(MODEL) PORT=$(PORT) ARGS='more flags of sluice serve' JOBS=$(JOBS)"
+
+serve: ## installs what is missing, builds, serves a model on http://127.0.0.1:$(PORT)
+	@scripts/bootstrap
+	@$(MAKE) --no-print-directory build TARGET=sluice
+	@exec build/release/sluice serve --model $(MODEL) --port $(PORT) $(ARGS)
+
+TARGET ?= all
+build: ## builds build/release (TARGET=sluice: only the binary)
+	@cmake --preset release -Wno-dev --log-level=WARNING
+	@cmake --build --preset release --parallel $(JOBS) --target $(TARGET)
+
+test: ## installs what is missing, builds, runs every test
+	@scripts/bootstrap --test
+	@$(MAKE) --no-print-directory build
+	@scripts/run-tests
+
+bench: ## figures of this machine, and of serving on it (JSON under build/bench)
+	@scripts/bootstrap
+	@$(MAKE) --no-print-directory build TARGET=sluice
+	@scripts/bench
+
+lint: ## format, arrows between folders, shell scripts, words that do not belong here
+	@scripts/bootstrap --lint
+	@scripts/lint
+
+format: ## formats all C++ files
+	@scripts/bootstrap --lint
+	@git ls-files -z -co --exclude-standard '*.h' '*.cpp' | xargs -0 -r .venv/bin/clang-format -i
+
+clean: ## removes everything that was built
+	@rm -rf build text/shim/target
