@@ -1,0 +1,112 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/model_shape.h"
+#include "base/result.h"
+#include "engine/sampling.h"
+#include "kv_cache/kv_layout.h"
+
+namespace engine {
+
+/// Blocks of one KV group (kv_cache::KvLayout) that hold a sequence, in sequence order.
+using BlockTable = std::span<const base::BlockId>;
+
+/// One sequence's share of a step. Everything it points to stays unchanged until collect().
+struct BatchEntry {
+    base::SequenceId sequence{};
+    std::span<const base::TokenId> tokens;     // new tokens: a prompt chunk, one token, or several to verify
+    std::uint32_t position = 0;                // absolute position of tokens[0]; KV before it is in the blocks
+    std::span<const BlockTable> block_tables;  // one per KV group; cover [0, position + tokens.size())
+    bool sample = false;                       // choose the token after the last new one
+    SamplerContext sampler;                    // used when `sample`
+    bool score = false;                        // also: log-probability of each new token's successor within `tokens`
+    std::span<const base::TokenId> score_targets;  // with `score`: the token after each new token ([tokens.size()])
+};
+
+/// What one forward pass works on: prompt chunks and decodes mixed.
+struct Batch {
+    std::vector<BatchEntry> entries;
+    bool keep_logits = false;  // results carry the logits of every new token (tests)
+};
+
+/// Layers [layer_begin, layer_end) of all tokens of the batch are in the KV blocks. Called in ascending order on the
+/// engine's compute thread while later layers still compute: must only hand the news on.
+using LayersDone = std::function<void(std::uint32_t layer_begin, std::uint32_t layer_end)>;
+
+enum class Ticket : std::uint64_t {};
+
+struct EntryResult {
+    base::SequenceId sequence{};
+    std::optional<SampledToken> sampled;
+    std::vector<SampledToken> scores;  // with `score`: one per new token (token = its target)
+    std::vector<float> logits;         // with keep_logits: [tokens.size(), vocabulary]
+};
+
+struct StepResult {
+    std::vector<EntryResult> entries;  // in the order of the batch
+    std::chrono::steady_clock::duration compute{};
+};
+
+/// Which heads, columns and layers an engine holds. Whole is the only value that is built now.
+struct ShardSpec {
+    std::uint32_t rank = 0;
+    std::uint32_t ranks = 1;
+    bool operator==(const ShardSpec&) const = default;
+};
+
+/// Names everything that decides the bits of a result: weights, weight and KV format, kernel family and version,
+/// shards.
+enum class NumericsId : std::uint64_t {};
+
+struct EngineOptions {
+    std::string model_dir;
+    std::string kernels = "auto";        // auto, avx512, avx2, reference
+    std::string weight_format = "auto";  // auto: as in the checkpoint (f16 becomes f32); f32, bf16
+    std::string kv_dtype = "auto";       // auto: bf16 with bf16 weights, else f32
+    std::uint32_t block_tokens = 16;
+    std::uint64_t kv_pool_bytes = 0;         // > 0; blocks_total follows
+    std::uint32_t batch_tokens_max = 512;    // new tokens of one step
+    std::uint32_t batch_sequences_max = 64;  // entries of one step; also rows of logits
+    std::uint32_t threads = 1;
+    std::vector<std::uint32_t> cpus;  // empty: not pinned
+    std::uint32_t layer_group = 0;    // layers per LayersDone call; 0: chosen (about 4 calls a step)
+    std::string packed_dir;  // where packed weight files live; empty: $XDG_CACHE_HOME/sluice or ~/.cache/sluice
+    ShardSpec shard;
+};
+
+/// Runs the forward passes of one model over one KV store. launch() and collect() are called by the step thread only;
+/// the work happens on the engine's own threads in between. At most one ticket is open.
+class Engine {
+public:
+    virtual ~Engine() = default;
+
+    virtual const base::ModelShape& shape() const = 0;
+    virtual const kv_cache::KvLayout& layout() const = 0;
+    virtual kv_cache::KvStore& kv_store() = 0;
+    virtual std::uint32_t blocks_total() const = 0;
+    virtual NumericsId numerics_id() const = 0;
+    /// For people: family, formats, threads, packed file.
+    virtual std::string describe() const = 0;
+
+    /// Starts a step. Entries within the options' bounds (CHECKed); at least one token each.
+    virtual Ticket launch(Batch batch, LayersDone layers_done = {}) = 0;
+    /// Waits for the step. Error: internal when the computation failed; the engine stays usable.
+    virtual base::Result<StepResult> collect(Ticket ticket) = 0;
+};
+
+/// Maps the checkpoint, packs the weights unless a packed file of the same content exists, allocates the KV store.
+/// `progress(done, total)` bytes, called from this thread. Error: names the field of config.json or the tensor that is
+/// wrong.
+base::Result<std::unique_ptr<Engine>> load_engine(
+    const EngineOptions& options, const std::function<void(std::uint64_t, std::uint64_t)>& progress = {});
+
+}  // namespace engine
