@@ -1,0 +1,207 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/block_hash.h"
+#include "base/ids.h"
+#include "base/result.h"
+#include "kv_cache/block_pool.h"
+#include "kv_cache/prefix_index.h"
+
+namespace kv_cache {
+
+using base::Result;
+
+class KvCache;
+
+/// How many blocks are in which state; the sum is always `blocks_total`.
+struct BlockCounts {
+    std::uint32_t free = 0;
+    std::uint32_t used = 0;      // of a sequence or a match, reserved tails included
+    std::uint32_t cached = 0;    // published, nobody uses them; given up when room is needed
+    std::uint32_t pinned = 0;    // used, and source or target of a transfer
+    std::uint32_t stranded = 0;  // nobody uses them, but a transfer still touches them
+    bool operator==(const BlockCounts&) const = default;
+};
+
+/// References to the longest cached prefix of a prompt; gives them back when it dies. Default: no prefix. Movable.
+/// Belongs to the step thread; must not outlive its KvCache.
+class PrefixMatch {
+public:
+    PrefixMatch() = default;
+    PrefixMatch(PrefixMatch&& other) noexcept;
+    PrefixMatch& operator=(PrefixMatch&& other) noexcept;
+    ~PrefixMatch();
+
+    /// In sequence order.
+    std::span<const BlockId> blocks() const { return blocks_; }
+    /// Tokens covered: a multiple of the block size.
+    std::uint32_t tokens() const;
+
+private:
+    friend class KvCache;
+    PrefixMatch(KvCache& cache, std::vector<BlockId> blocks) : cache_(&cache), blocks_(std::move(blocks)) {}
+
+    KvCache* cache_ = nullptr;
+    std::vector<BlockId> blocks_;
+};
+
+/// The KV blocks of one sequence: a shared, immutable prefix, then a group of its own. Gives everything back when it
+/// dies: published blocks become cached, others free, held ones stranded. Movable.
+/// Belongs to the step thread; must not outlive its KvCache.
+class SequenceKv {
+public:
+    SequenceKv() = default;  // closed: may only be assigned, destroyed and asked is_open()
+    SequenceKv(SequenceKv&& other) noexcept;
+    SequenceKv& operator=(SequenceKv&& other) noexcept;
+    ~SequenceKv();
+
+    bool is_open() const { return state_ != nullptr; }
+
+    /// Makes sure that `tokens` tokens in all have blocks; never gives any back. Grows in place where the blocks behind
+    /// are free; else takes another run. Evicts cached blocks, then takes the reserved tails of other sequences, when
+    /// too few are free.
+    /// Error: resource_exhausted; nothing has changed then.
+    [[nodiscard]] Result<void> reserve(std::uint32_t tokens);
+    /// Gives back the blocks that hold none of the first `tokens` tokens. What is written next lands behind them, so
+    /// `tokens` must not lie inside a published block (a multiple of the block size is always fine).
+    void truncate(std::uint32_t tokens);
+
+    /// The block table: block i holds tokens [i * block_tokens, (i + 1) * block_tokens). Valid until the next reserve,
+    /// truncate or move.
+    std::span<const BlockId> blocks() const;
+    /// The same as maximal contiguous runs, in sequence order: one copy each.
+    std::vector<BlockRun> runs() const;
+    /// `blocks().size() * block_tokens`.
+    std::uint32_t tokens_capacity() const;
+    /// Tokens of the prefix that came from the cache: never written by this sequence.
+    std::uint32_t prefix_tokens() const;
+
+    /// The first `chain.size()` blocks are full, computed and checked, and have these hashes (the chain from token 0
+    /// on): from now on `KvCache::match` finds them. A block whose hash is indexed already stays private. Calls with
+    /// longer chains of the same tokens follow each other; a chain that is not longer than before does nothing.
+    void publish(std::span<const BlockHash> chain);
+
+    /// Closes now: as the destructor does.
+    void close();
+
+private:
+    friend class KvCache;
+    struct State;
+    explicit SequenceKv(std::unique_ptr<State> state);
+
+    std::unique_ptr<State> state_;
+};
+
+/// Blocks that a transfer reads or writes. They are not reused while this lives, even when their sequence is closed
+/// (then they are *stranded*, and become cached or free at the end of the hold). Default: holds nothing. Movable.
+/// Belongs to the step thread; must not outlive its KvCache.
+class BlockHold {
+public:
+    BlockHold() = default;
+    BlockHold(BlockHold&& other) noexcept;
+    BlockHold& operator=(BlockHold&& other) noexcept;
+    ~BlockHold();
+
+    /// In sequence order.
+    std::span<const BlockId> blocks() const { return blocks_; }
+    /// Ends the hold now: as the destructor does.
+    void release();
+
+private:
+    friend class KvCache;
+    BlockHold(KvCache& cache, std::vector<BlockId> blocks) : cache_(&cache), blocks_(std::move(blocks)) {}
+
+    KvCache* cache_ = nullptr;
+    std::vector<BlockId> blocks_;
+};
+
+/// Who owns which KV block of a worker. Knows ids, not bytes (KvStore has those), so the simulator uses it as it is.
+/// Not thread-safe: owned by the step thread. All leases must be gone before it is destroyed (else it stops the
+/// process). Sources: PagedAttention (Kwon et al., SOSP 2023); FastSwitch (Shen et al., 2024) for block groups.
+class KvCache {
+public:
+    struct Options {
+        std::uint32_t blocks_total = 0;   // > 0
+        std::uint32_t block_tokens = 16;  // > 0
+        /// Blocks that a group takes at once when it begins a run, if that many lie free together: the rest is a
+        /// reserved tail into which it grows, and which others may take when nothing else is left. Evictions come in
+        /// portions of this size too (at most a sixteenth of the pool), so that what they free is contiguous. > 0.
+        std::uint32_t group_blocks_initial = 8;
+    };
+    explicit KvCache(Options options);
+    ~KvCache();
+    KvCache(const KvCache&) = delete;
+    KvCache& operator=(const KvCache&) = delete;
+
+    /// The longest indexed prefix of `chain` in full blocks that covers at most `tokens_max` tokens. A prompt needs at
+    /// least one token computed: callers pass its tokens - 1.
+    PrefixMatch match(std::span<const BlockHash> chain, std::uint32_t tokens_max);
+
+    /// A sequence that begins with the matched prefix and has blocks for `tokens` (> 0, at least the prefix) tokens in
+    /// all. All or nothing; evicts cached blocks, then takes reserved tails, when too few are free.
+    /// Error: resource_exhausted, with the numbers; then nothing has changed and `prefix` is still the caller's.
+    [[nodiscard]] Result<SequenceKv> open(PrefixMatch&& prefix, std::uint32_t tokens);
+
+    /// Blocks [first_block, first_block + count) of the sequence's table are source or target of a transfer.
+    [[nodiscard]] BlockHold hold(const SequenceKv& sequence, std::uint32_t first_block, std::uint32_t count);
+
+    BlockCounts counts() const;
+    /// What open() and reserve() can get at most now: free, cached, and reserved tails (for reserve: of all sequences).
+    std::uint32_t blocks_available() const;
+    /// Blocks that hold `tokens` tokens.
+    std::uint32_t blocks_for(std::uint32_t tokens) const;
+    const Options& options() const { return options_; }
+
+    /// Changes of what match() can find, for the scheduler (prefix_index.h).
+    std::optional<BlockEvents> take_events() { return index_.take_events(); }
+    BlockEvents snapshot() { return index_.snapshot(); }
+
+    /// The free runs, for tests and metrics of fragmentation.
+    const BlockPool& pool() const { return pool_; }
+
+private:
+    friend class PrefixMatch;
+    friend class SequenceKv;
+    friend class BlockHold;
+
+    struct Block {
+        std::uint32_t references = 0;  // sequences and matches
+        std::uint32_t holds = 0;
+        bool indexed = false;           // `hash` names this block
+        std::optional<BlockHash> hash;  // also of a private duplicate
+    };
+
+    Block& at(BlockId id) { return blocks_[base::raw(id)]; }
+    void add_reference(BlockId id);
+    void drop_reference(BlockId id);
+    void add_hold(BlockId id);
+    void drop_hold(BlockId id);
+    /// The last user or hold has gone: cached when named, else free.
+    void retire(BlockId id);
+
+    Result<void> grow(SequenceKv::State& state, std::uint32_t blocks_more);
+    void make_room(const SequenceKv::State& state, std::uint32_t blocks_more);
+    void append_runs(SequenceKv::State& state, std::uint32_t blocks_more);
+    void give_back_tail(SequenceKv::State& state, std::uint32_t count);
+    void truncate(SequenceKv::State& state, std::uint32_t blocks_kept);
+    void publish(SequenceKv::State& state, std::span<const BlockHash> chain);
+
+    const Options options_;
+    BlockPool pool_;
+    PrefixIndex index_;
+    std::vector<Block> blocks_;                         // by id
+    std::map<std::uint64_t, SequenceKv::State*> open_;  // by number of opening
+    std::uint64_t opened_ = 0;
+    std::uint32_t leases_ = 0;  // matches and holds that are alive and not empty
+    std::uint32_t blocks_reserved_ = 0;
+    std::uint32_t blocks_pinned_ = 0;
+    std::uint32_t blocks_stranded_ = 0;
+};
+
+}  // namespace kv_cache

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "base/block_hash.h"
+#include "base/ids.h"
+
+namespace kv_cache {
+
+using base::BlockHash;
+using base::BlockId;
+
+/// What the index gained and lost since the event before. Numbers rise by one from event to event, snapshots included;
+/// a snapshot says all that is in the index and replaces everything before it. `stored` and `removed` share no hash, so
+/// their order does not matter; each is sorted.
+struct BlockEvents {
+    std::uint64_t number = 0;  // 1, 2, ...
+    bool snapshot = false;
+    std::vector<BlockHash> stored;
+    std::vector<BlockHash> removed;  // empty in a snapshot
+};
+
+/// Full, immutable blocks by their hash, and the order in which those that nobody uses are given up.
+/// Not thread-safe: owned by the step thread.
+class PrefixIndex {
+public:
+    PrefixIndex() = default;
+
+    /// The block of that name, whether in use or idle.
+    std::optional<BlockId> find(const BlockHash& hash) const;
+    /// Names a block that is in use. `parent` is the hash of the block before it in the chain; empty for the first.
+    /// False, and nothing changes, when the name is taken.
+    bool insert(const BlockHash& hash, std::optional<BlockHash> parent, BlockId block);
+    /// Nobody uses the block any more: it may be evicted from now on, as the last one of those that may.
+    void set_idle(const BlockHash& hash);
+    /// Somebody uses it again. It must be idle.
+    void set_in_use(const BlockHash& hash);
+    /// An idle block was useful: it becomes the last to be evicted.
+    void touch(const BlockHash& hash);
+    /// Forgets the idle block that was idle for longest among those without an idle block behind them in their chain
+    /// (ends of chains go before their beginnings), and gives it out. Empty when none is idle.
+    std::optional<BlockId> evict();
+
+    /// Named blocks, idle or not.
+    std::uint32_t size() const { return static_cast<std::uint32_t>(entries_.size()); }
+    std::uint32_t blocks_idle() const { return blocks_idle_; }
+
+    /// Changes since the last call of this or of snapshot(); empty when there were none (no number is used up).
+    std::optional<BlockEvents> take_events();
+    /// Everything; what was not yet taken is included and forgotten.
+    BlockEvents snapshot();
+
+private:
+    struct Entry {
+        BlockId block{};
+        std::optional<BlockHash> parent;
+        std::uint64_t idle_since = 0;  // 0: in use
+    };
+    using Entries = std::unordered_map<BlockHash, Entry>;
+
+    void make_idle(const BlockHash& hash, Entry& entry);
+    void make_busy(const BlockHash& hash, Entry& entry);
+
+    Entries entries_;
+    std::unordered_map<BlockHash, std::uint32_t> idle_children_;  // idle blocks that name this hash as parent; > 0
+    std::set<std::pair<std::uint64_t, BlockHash>> evictable_;     // (idle since, hash): idle, without idle children
+    std::uint32_t blocks_idle_ = 0;
+    std::uint64_t idle_counter_ = 0;
+    std::uint64_t event_number_ = 0;
+    std::unordered_set<BlockHash> stored_;   // since the last event
+    std::unordered_set<BlockHash> removed_;  // since the last event
+};
+
+}  // namespace kv_cache
