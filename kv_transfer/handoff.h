@@ -1,0 +1,40 @@
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <string>
+
+#include "base/ids.h"
+#include "net/transport.h"
+
+namespace kv_transfer {
+
+/// Names one hand-off: one request, one attempt, one life of each of the two workers. Whatever carries another key is
+/// late or astray and has no effect.
+struct HandoffKey {
+    base::RequestId request{};
+    base::Epoch epoch{};
+    base::Incarnation prefill{};
+    base::Incarnation decode{};
+    auto operator<=>(const HandoffKey&) const = default;
+};
+
+/// "request/epoch" for logs.
+std::string to_string(const HandoffKey& key);
+
+/// What this worker is. Every message carries it; a message with another model, numerics or protocol is refused.
+struct Identity {
+    std::string model;                // served model name
+    std::uint64_t numerics_id = 0;    // of the engine
+    base::Incarnation incarnation{};  // of this process
+};
+
+/// The messages of proto/kv_transfer.proto as kinds of net::Message. Part of the wire format.
+inline constexpr net::MessageKind kRoomRequest{1};     // to decode
+inline constexpr net::MessageKind kRoomReply{2};       // to prefill
+inline constexpr net::MessageKind kFrame{3};           // to decode; the only one with a payload
+inline constexpr net::MessageKind kAck{4};             // to prefill
+inline constexpr net::MessageKind kAbortToDecode{5};   // KvAbort
+inline constexpr net::MessageKind kAbortToPrefill{6};  // KvAbort
+
+}  // namespace kv_transfer

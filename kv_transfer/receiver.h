@@ -1,0 +1,119 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "base/clock.h"
+#include "base/ids.h"
+#include "base/metrics.h"
+#include "base/result.h"
+#include "kv_transfer/handoff.h"
+#include "net/transport.h"
+
+namespace kv_cache {
+class KvLayout;
+class KvStore;
+}  // namespace kv_cache
+
+namespace kv_transfer {
+
+/// What the receiver tells the decode worker's step thread about one hand-off. In this order: exactly one
+/// room_requested, then exactly one of completed / failed, then exactly one released. (An ended key that comes again is
+/// answered by the receiver itself.)
+struct ReceiverEvent {
+    enum class Kind {
+        room_requested,  // answer with grant, later or refuse; may overtake the gateway's Start: hold it till then
+        completed,       // the KV of [have_tokens, kv_tokens) is in the granted blocks, checked
+        failed,          // see error; what the granted blocks hold is undefined
+        released,        // nobody writes to blocks granted for this key any more, now or later
+    };
+    Kind kind{};
+    HandoffKey key;
+    std::uint32_t kv_tokens = 0;       // room_requested
+    base::TimePoint deadline{};        // room_requested: the prefill worker gives up then
+    std::uint64_t payload_bytes = 0;   // completed
+    base::Duration duration{};         // completed: from grant to the last frame
+    std::optional<base::Error> error;  // failed
+};
+
+/// Called on the receiver's thread. Must only push to a queue and return; must not call the receiver.
+using ReceiverEvents = std::function<void(ReceiverEvent)>;
+
+/// Room for one hand-off.
+struct GrantRoom {
+    HandoffKey key;
+    std::uint32_t kv_tokens = 0;            // what decode expects; another number than was asked for fails the hand-off
+    std::uint32_t have_tokens = 0;          // multiple of block_tokens, <= kv_tokens: KV that is here already
+    std::span<const base::BlockId> blocks;  // copied; whole sequence in order, [0, kv_tokens); those below have_tokens
+                                            // are never written
+    base::Duration lease{};                 // > 0: without a sign of life from prefill for so long the hand-off fails
+    base::TimePoint deadline{};             // the hand-off fails then in any case
+};
+
+/// Decode side of the hand-offs. Frames land in a bounded set of staging buffers, are checked against this worker's own
+/// layout and the grant (header before the payload is taken, CRC32C before it is unpacked), and are unpacked into
+/// granted, unpublished blocks on the receiver's own thread. Repeated, overlapping and reordered frames are harmless.
+///
+/// Threads: `grant`, `later`, `refuse`, `abort` may be called from any thread and do not wait. A call for a key that
+/// has ended meanwhile has no effect: its `released` is then already on its way, and holds for blocks granted too late
+/// as well. Implements net::Handler for the kinds that go to decode; KvRouter connects it.
+class KvReceiver final : public net::Handler {
+public:
+    struct Options {
+        std::size_t frame_bytes_max = std::size_t{4} << 20;     // a longer payload is refused
+        std::size_t staging_buffers = 8;                        // of frame_bytes_max each; touched only when used
+        std::size_t handoffs_max = 1024;                        // asked for, waiting or granted; beyond: answered LATER
+        std::size_t ended_max = 4096;                           // keys remembered after their end
+        base::Duration later_lease = std::chrono::seconds(2);   // told with LATER and renewed with every repetition
+        base::Duration peer_timeout = std::chrono::seconds(5);  // silent for so long before a grant: fails
+        base::Duration payload_timeout = std::chrono::seconds(3);  // of one payload under way, then force-close
+        base::Duration send_timeout = std::chrono::seconds(3);     // of one reply inside the transport
+        bool own_thread = true;                                    // false: `tick()` does the work (tests)
+    };
+
+    /// All references must outlive the receiver. `metrics` may be null.
+    KvReceiver(Options options, Identity identity, const kv_cache::KvLayout& layout, kv_cache::KvStore& store,
+               net::Transport& transport, const base::Clock& clock, base::Metrics* metrics, ReceiverEvents events);
+    ~KvReceiver() override;
+    KvReceiver(const KvReceiver&) = delete;
+    KvReceiver& operator=(const KvReceiver&) = delete;
+
+    /// Gives room. With have_tokens == kv_tokens the hand-off completes at once. Bad numbers are bugs (CHECK).
+    void grant(const GrantRoom& room);
+
+    /// No room now: prefill keeps the KV and asks again; a grant, refuse or abort follows.
+    void later(const HandoffKey& key);
+
+    /// No: failed(error) and released follow; prefill is told.
+    void refuse(const HandoffKey& key, base::Error error);
+
+    /// Ends a hand-off in any state: failed(error) and released follow; prefill is told.
+    void abort(const HandoffKey& key, base::Error error);
+
+    /// Fails what is open with `unavailable` (with its events), joins the thread. Idempotent. Call before
+    /// Transport::stop(); the receiver must not be destroyed before the transport has stopped.
+    void stop();
+
+    /// With own_thread = false: does what is to be done now; true when it did anything.
+    bool tick();
+
+    /// Asked for, waiting or granted.
+    std::size_t handoffs_open() const;
+    std::size_t staging_buffers_free() const;
+
+    base::Result<net::Target> on_header(net::PeerId from, net::MessageKind kind, std::span<const std::byte> header,
+                                        std::size_t payload_bytes) override;
+    void on_payload(net::ReceiveToken token, base::Result<void> outcome) override;
+    void on_peer_lost(net::PeerId peer, const base::Error& why) override;
+
+private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace kv_transfer
