@@ -56,7 +56,7 @@ private:
 /// Belongs to the step thread; must not outlive its KvCache.
 class SequenceKv {
 public:
-    SequenceKv() = default;  // closed: may only be assigned, destroyed and asked is_open()
+    SequenceKv();  // closed: may only be assigned, destroyed and asked is_open()
     SequenceKv(SequenceKv&& other) noexcept;
     SequenceKv& operator=(SequenceKv&& other) noexcept;
     ~SequenceKv();
@@ -185,11 +185,14 @@ private:
     /// The last user or hold has gone: cached when named, else free.
     void retire(BlockId id);
 
+    /// Adds blocks to the table: the reserved tail, then in place, then further runs. All or nothing.
     Result<void> grow(SequenceKv::State& state, std::uint32_t blocks_more);
-    void make_room(const SequenceKv::State& state, std::uint32_t blocks_more);
-    void append_runs(SequenceKv::State& state, std::uint32_t blocks_more);
+    void make_room(std::uint32_t blocks_more);
+    void append(SequenceKv::State& state, BlockRun run);
+    /// Appends the first `needed` blocks of a run taken from the pool, reserves the others. The number appended.
+    std::uint32_t append_and_reserve(SequenceKv::State& state, BlockRun run, std::uint32_t needed);
     void give_back_tail(SequenceKv::State& state, std::uint32_t count);
-    void truncate(SequenceKv::State& state, std::uint32_t blocks_kept);
+    void cut(SequenceKv::State& state, std::uint32_t blocks_kept);
     void publish(SequenceKv::State& state, std::span<const BlockHash> chain);
 
     const Options options_;
@@ -198,8 +201,8 @@ private:
     std::vector<Block> blocks_;                         // by id
     std::map<std::uint64_t, SequenceKv::State*> open_;  // by number of opening
     std::uint64_t opened_ = 0;
-    std::uint32_t leases_ = 0;  // matches and holds that are alive and not empty
-    std::uint32_t blocks_reserved_ = 0;
+    std::uint32_t leases_ = 0;           // matches and holds that are alive and not empty
+    std::uint32_t blocks_reserved_ = 0;  // sum of all tails
     std::uint32_t blocks_pinned_ = 0;
     std::uint32_t blocks_stranded_ = 0;
 };

@@ -41,7 +41,7 @@ public:
     void set_idle(const BlockHash& hash);
     /// Somebody uses it again. It must be idle.
     void set_in_use(const BlockHash& hash);
-    /// An idle block was useful: it becomes the last to be evicted.
+    /// An idle block was useful: it becomes the last to be evicted. Nothing happens when it is in use or unknown.
     void touch(const BlockHash& hash);
     /// Forgets the idle block that was idle for longest among those without an idle block behind them in their chain
     /// (ends of chains go before their beginnings), and gives it out. Empty when none is idle.

@@ -1,0 +1,256 @@
+#include "kv_cache/kv_cache.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "base/check.h"
+#include "kv_cache/sequence_state.h"
+
+namespace kv_cache {
+namespace {
+
+constexpr std::uint32_t kEvictionShare = 16;  // one portion of evictions takes at most this part of the pool
+
+}  // namespace
+
+KvCache::KvCache(Options options) : options_(options), pool_(options.blocks_total), blocks_(options.blocks_total) {
+    CHECK(options_.block_tokens > 0 && options_.group_blocks_initial > 0);
+}
+
+KvCache::~KvCache() {
+    CHECK(open_.empty() && leases_ == 0, open_.size() << " sequences, " << leases_ << " matches and holds are alive");
+}
+
+std::uint32_t KvCache::blocks_for(std::uint32_t tokens) const {
+    return tokens / options_.block_tokens + (tokens % options_.block_tokens != 0 ? 1 : 0);
+}
+
+PrefixMatch KvCache::match(std::span<const BlockHash> chain, std::uint32_t tokens_max) {
+    const std::size_t blocks_max = std::min<std::size_t>(chain.size(), tokens_max / options_.block_tokens);
+    std::vector<BlockId> found;
+    for (const BlockHash& hash : chain.first(blocks_max)) {
+        const auto block = index_.find(hash);
+        if (!block) { break; }
+        found.push_back(*block);
+    }
+    if (found.empty()) { return {}; }
+    for (const BlockId id : found) {
+        add_reference(id);
+    }
+    ++leases_;
+    return {*this, std::move(found)};
+}
+
+Result<SequenceKv> KvCache::open(PrefixMatch&& prefix, std::uint32_t tokens) {
+    CHECK(tokens > 0 && tokens >= prefix.tokens(), tokens << " tokens, of which " << prefix.tokens() << " are prefix");
+    CHECK(prefix.cache_ == nullptr || prefix.cache_ == this);
+    const auto blocks_prefix = static_cast<std::uint32_t>(prefix.blocks_.size());
+    auto state = std::make_unique<SequenceKv::State>(*this);
+    state->blocks = prefix.blocks_;
+    if (auto grown = grow(*state, blocks_for(tokens) - blocks_prefix); !grown) { return base::pass_on(grown); }
+    // The references of the match are the sequence's from here on.
+    if (prefix.cache_ != nullptr) { --leases_; }
+    prefix.cache_ = nullptr;
+    prefix.blocks_.clear();
+    state->blocks_prefix = blocks_prefix;
+    state->blocks_published = blocks_prefix;
+    state->number = opened_++;
+    open_.emplace(state->number, state.get());
+    return SequenceKv(std::move(state));
+}
+
+BlockHold KvCache::hold(const SequenceKv& sequence, std::uint32_t first_block, std::uint32_t count) {
+    CHECK(sequence.is_open() && &sequence.state_->cache == this);
+    const std::vector<BlockId>& table = sequence.state_->blocks;
+    CHECK(count <= table.size() && first_block <= table.size() - count,
+          "blocks " << first_block << " + " << count << " of " << table.size());
+    if (count == 0) { return {}; }
+    std::vector<BlockId> held(table.begin() + first_block, table.begin() + first_block + count);
+    for (const BlockId id : held) {
+        add_hold(id);
+    }
+    ++leases_;
+    return {*this, std::move(held)};
+}
+
+BlockCounts KvCache::counts() const {
+    BlockCounts counts;
+    counts.free = pool_.blocks_free();
+    counts.cached = index_.blocks_idle();
+    counts.pinned = blocks_pinned_;
+    counts.stranded = blocks_stranded_;
+    counts.used = options_.blocks_total - counts.free - counts.cached - counts.pinned - counts.stranded;
+    return counts;
+}
+
+std::uint32_t KvCache::blocks_available() const {
+    return pool_.blocks_free() + index_.blocks_idle() + blocks_reserved_;
+}
+
+void KvCache::add_reference(BlockId id) {
+    Block& block = at(id);
+    if (block.references == 0) {
+        if (block.holds > 0) {
+            --blocks_stranded_;
+            ++blocks_pinned_;
+        } else if (block.indexed) {
+            index_.set_in_use(*block.hash);
+        }
+    }
+    ++block.references;
+}
+
+void KvCache::drop_reference(BlockId id) {
+    Block& block = at(id);
+    CHECK(block.references > 0, "block " << base::raw(id));
+    if (--block.references > 0) { return; }
+    if (block.holds > 0) {
+        --blocks_pinned_;
+        ++blocks_stranded_;
+    } else {
+        retire(id);
+    }
+}
+
+void KvCache::add_hold(BlockId id) {
+    Block& block = at(id);
+    CHECK(block.references > 0, "block " << base::raw(id));
+    if (block.holds == 0) { ++blocks_pinned_; }
+    ++block.holds;
+}
+
+void KvCache::drop_hold(BlockId id) {
+    Block& block = at(id);
+    CHECK(block.holds > 0, "block " << base::raw(id));
+    if (--block.holds > 0) { return; }
+    if (block.references > 0) {
+        --blocks_pinned_;
+    } else {
+        --blocks_stranded_;
+        retire(id);
+    }
+}
+
+void KvCache::retire(BlockId id) {
+    Block& block = at(id);
+    if (block.indexed) {
+        index_.set_idle(*block.hash);
+        return;
+    }
+    // A private duplicate was as good as a use of the block that has its name.
+    if (block.hash) { index_.touch(*block.hash); }
+    block.hash.reset();
+    pool_.give_back({id, 1});
+}
+
+Result<void> KvCache::grow(SequenceKv::State& state, std::uint32_t blocks_more) {
+    if (blocks_more == 0) { return {}; }
+    if (blocks_more > blocks_available()) {
+        return base::fail(base::ErrorCode::resource_exhausted,
+                          "a sequence needs " + std::to_string(blocks_more) + " more KV blocks, " +
+                              std::to_string(blocks_available()) + " of " + std::to_string(options_.blocks_total) +
+                              " can be had");
+    }
+    const std::uint32_t from_tail = std::min(blocks_more, state.tail);
+    if (from_tail > 0) {
+        append(state, {BlockId{base::raw(state.blocks.back()) + 1}, from_tail});
+        state.tail -= from_tail;
+        blocks_reserved_ -= from_tail;
+        blocks_more -= from_tail;
+    }
+    if (blocks_more == 0) { return {}; }
+    make_room(blocks_more);
+    // In place: behind the last block, be it the group's own or the end of the shared prefix.
+    if (!state.blocks.empty()) {
+        const BlockId behind{base::raw(state.blocks.back()) + 1};
+        const std::uint32_t taken = pool_.take_at(behind, std::max(blocks_more, options_.group_blocks_initial));
+        blocks_more -= append_and_reserve(state, {behind, taken}, blocks_more);
+    }
+    while (blocks_more > 0) {
+        auto run = pool_.take_best_fit(std::max(blocks_more, options_.group_blocks_initial));
+        if (!run) { run = pool_.take_best_fit(blocks_more); }
+        if (!run) { run = pool_.take_largest(); }
+        CHECK(run.has_value(), blocks_more << " blocks are missing after room was made for them");
+        blocks_more -= append_and_reserve(state, *run, blocks_more);
+    }
+    return {};
+}
+
+/// Frees blocks until `blocks_more` are free: first the coldest cached ones, then the ends of reserved tails, which
+/// their sequences are likely to need soon. The caller has checked that there are enough.
+void KvCache::make_room(std::uint32_t blocks_more) {
+    if (pool_.blocks_free() >= blocks_more) { return; }
+    const std::uint32_t portion =
+        std::min(options_.group_blocks_initial, std::max(1u, options_.blocks_total / kEvictionShare));
+    const std::uint32_t wanted = std::max(blocks_more, portion);
+    while (pool_.blocks_free() < wanted) {
+        const auto evicted = index_.evict();
+        if (!evicted) { break; }
+        Block& block = at(*evicted);
+        block.indexed = false;
+        block.hash.reset();
+        pool_.give_back({*evicted, 1});
+    }
+    while (pool_.blocks_free() < blocks_more) {
+        SequenceKv::State* victim = nullptr;
+        for (const auto& [number, state] : open_) {
+            if (victim == nullptr || state->tail > victim->tail) { victim = state; }
+        }
+        CHECK(victim != nullptr && victim->tail > 0);
+        give_back_tail(*victim, std::min(victim->tail, blocks_more - pool_.blocks_free()));
+    }
+}
+
+void KvCache::append(SequenceKv::State& state, BlockRun run) {
+    for (std::uint32_t i = 0; i < run.count; ++i) {
+        const BlockId id{base::raw(run.first) + i};
+        Block& block = at(id);
+        CHECK(block.references == 0 && block.holds == 0 && !block.hash, "block " << base::raw(id));
+        block.references = 1;
+        state.blocks.push_back(id);
+    }
+}
+
+std::uint32_t KvCache::append_and_reserve(SequenceKv::State& state, BlockRun run, std::uint32_t needed) {
+    const std::uint32_t used = std::min(run.count, needed);
+    append(state, {run.first, used});
+    state.tail = run.count - used;
+    blocks_reserved_ += state.tail;
+    return used;
+}
+
+void KvCache::give_back_tail(SequenceKv::State& state, std::uint32_t count) {
+    if (count == 0) { return; }
+    CHECK(count <= state.tail && !state.blocks.empty());
+    state.tail -= count;
+    blocks_reserved_ -= count;
+    pool_.give_back({BlockId{base::raw(state.blocks.back()) + 1 + state.tail}, count});
+}
+
+void KvCache::cut(SequenceKv::State& state, std::uint32_t blocks_kept) {
+    if (blocks_kept >= state.blocks.size()) { return; }
+    give_back_tail(state, state.tail);
+    // From the end: ends of chains become idle, and so are evicted, before their beginnings.
+    while (state.blocks.size() > blocks_kept) {
+        drop_reference(state.blocks.back());
+        state.blocks.pop_back();
+    }
+    state.blocks_prefix = std::min(state.blocks_prefix, blocks_kept);
+    state.blocks_published = std::min(state.blocks_published, blocks_kept);
+}
+
+void KvCache::publish(SequenceKv::State& state, std::span<const BlockHash> chain) {
+    CHECK(chain.size() <= state.blocks.size(), chain.size() << " hashes, " << state.blocks.size() << " blocks");
+    const auto known = std::min<std::size_t>(chain.size(), state.blocks_published);
+    CHECK(known == 0 || at(state.blocks[known - 1]).hash == chain[known - 1], "the chain has changed");
+    for (std::uint32_t i = state.blocks_published; i < chain.size(); ++i) {
+        Block& block = at(state.blocks[i]);
+        const auto parent = i == 0 ? std::nullopt : std::optional(chain[i - 1]);
+        block.hash = chain[i];
+        block.indexed = index_.insert(chain[i], parent, state.blocks[i]);
+        state.blocks_published = i + 1;
+    }
+}
+
+}  // namespace kv_cache
