@@ -13,7 +13,7 @@
 #include "base/model_shape.h"
 #include "base/result.h"
 #include "engine/sampling.h"
-#include "kv_cache/kv_layout.h"
+#include "kv_cache/kv_store.h"
 
 namespace engine {
 

@@ -10,7 +10,7 @@
 #include "base/ids.h"
 #include "base/model_shape.h"
 #include "base/result.h"
-#include "kv_cache/kv_layout.h"
+#include "kv_cache/kv_store.h"
 
 namespace engine {
 

@@ -1,0 +1,231 @@
+#include "decode_worker/decode_part.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "base/log.h"
+
+namespace decode_worker {
+
+using base::ErrorCode;
+using worker::RequestKey;
+using worker::Sequence;
+using worker::SequenceState;
+
+DecodePart::DecodePart(const worker::WorkerOptions& options, base::Incarnation incarnation,
+                       worker::StepControl& control, base::Metrics& metrics)
+    : options_(options),
+      incarnation_(incarnation),
+      control_(control),
+      recomputes_(metrics.counter("sluice_kv_fallbacks_total", "Hand-offs whose KV was computed again",
+                                  {{"action", "recompute"}, {"cause", "handoff_failed"}})) {}
+
+kv_transfer::HandoffKey DecodePart::key_of(const Sequence& sequence) const {
+    const RequestKey& request = sequence.request.key;
+    return {request.request, request.epoch, sequence.request.peer.incarnation, incarnation_};
+}
+
+void DecodePart::started(Sequence& sequence) {
+    CHECK(receiver_ != nullptr);
+    Incoming incoming;
+    incoming.key = key_of(sequence);
+    incoming.kv_tokens = static_cast<std::uint32_t>(sequence.tokens.size());
+    incoming.give_up = control_.clock().now() + options_.kv_wait;
+    auto& placed = incoming_.insert_or_assign(sequence.request.key, std::move(incoming)).first->second;
+
+    const auto early =
+        std::find_if(pending_.begin(), pending_.end(), [&](const PendingRoom& p) { return p.key == placed.key; });
+    if (early == pending_.end()) { return; }
+    const PendingRoom room = *early;
+    pending_.erase(early);
+    kv_transfer::ReceiverEvent event;
+    event.kind = kv_transfer::ReceiverEvent::Kind::room_requested;
+    event.key = room.key;
+    event.kv_tokens = room.kv_tokens;
+    room_requested(event);
+}
+
+void DecodePart::continued(Sequence& sequence) {
+    proceed(sequence.request.key);
+}
+
+void DecodePart::closing(Sequence& sequence) {
+    const auto at = incoming_.find(sequence.request.key);
+    if (at == incoming_.end()) { return; }
+    Incoming& incoming = at->second;
+    if (incoming.was_requested && !incoming.is_released) {
+        if (incoming.state != KvState::complete && incoming.state != KvState::missing) {
+            receiver_->abort(incoming.key, base::Error{ErrorCode::cancelled, "decode ended the request"});
+        }
+        stranded_.emplace_back(incoming.key, std::move(incoming.hold));
+    }
+    incoming_.erase(at);
+}
+
+void DecodePart::on_event(kv_transfer::ReceiverEvent event) {
+    const auto key = event.key;
+    if (!control_.post([this, event = std::move(event)] { apply(event); })) {
+        spdlog::debug("event of hand-off {} came after the end", kv_transfer::to_string(key));
+    }
+}
+
+void DecodePart::apply(const kv_transfer::ReceiverEvent& event) {
+    using Kind = kv_transfer::ReceiverEvent::Kind;
+    if (event.kind == Kind::room_requested) { return room_requested(event); }
+    const RequestKey request{event.key.request, event.key.epoch};
+    const auto at = incoming_.find(request);
+    if (at == incoming_.end() || at->second.key != event.key) {
+        if (event.kind == Kind::released) {
+            std::erase_if(stranded_, [&](const auto& entry) { return entry.first == event.key; });
+            std::erase_if(pending_, [&](const PendingRoom& room) { return room.key == event.key; });
+        }
+        return;
+    }
+    Incoming& incoming = at->second;
+    switch (event.kind) {
+        case Kind::room_requested:
+            return;
+        case Kind::completed:
+            if (incoming.state == KvState::granted) { incoming.state = KvState::complete; }
+            break;
+        case Kind::failed:
+            spdlog::info("hand-off {} failed, its KV is computed here: {}", kv_transfer::to_string(event.key),
+                         event.error ? event.error->message : "");
+            incoming.state = KvState::missing;
+            break;
+        case Kind::released:
+            incoming.is_released = true;
+            incoming.hold.release();
+            break;
+    }
+    proceed(request);
+}
+
+void DecodePart::room_requested(const kv_transfer::ReceiverEvent& event) {
+    const RequestKey request{event.key.request, event.key.epoch};
+    const auto at = incoming_.find(request);
+    if (at == incoming_.end() || at->second.key != event.key) {
+        if (pending_.size() >= options_.queue_requests_max) {
+            receiver_->refuse(event.key,
+                              base::Error{ErrorCode::resource_exhausted, "too many early requests for room"});
+            return;
+        }
+        pending_.push_back({event.key, event.kv_tokens, control_.clock().now() + options_.room_pending});
+        return;
+    }
+    Incoming& incoming = at->second;
+    incoming.was_requested = true;
+    if (incoming.state == KvState::missing) {
+        receiver_->refuse(event.key, base::Error{ErrorCode::deadline_exceeded, "the KV came too late"});
+        return;
+    }
+    if (event.kv_tokens != incoming.kv_tokens) {
+        receiver_->refuse(event.key, base::Error{ErrorCode::failed_precondition,
+                                                 "prefill has KV of " + std::to_string(event.kv_tokens) +
+                                                     " tokens, decode expects " + std::to_string(incoming.kv_tokens)});
+        return;
+    }
+    Sequence* sequence = control_.find(request);
+    CHECK(sequence != nullptr);
+    try_grant(*sequence, incoming);
+}
+
+void DecodePart::try_grant(Sequence& sequence, Incoming& incoming) {
+    kv_cache::KvCache& cache = control_.cache();
+    kv_cache::PrefixMatch match = cache.match(sequence.chain, incoming.kv_tokens);
+    const std::uint32_t have = match.tokens();
+    auto opened = cache.open(std::move(match), incoming.kv_tokens + 1);
+    if (!opened) {
+        if (incoming.state == KvState::expected) {
+            incoming.state = KvState::no_room;
+            room_queue_.push_back(sequence.request.key);
+            receiver_->later(incoming.key);
+        }
+        return;
+    }
+    sequence.kv = std::move(*opened);
+    sequence.computed_tokens = have;
+    sequence.published_blocks = have / cache.options().block_tokens;
+    incoming.have_tokens = have;
+    incoming.state = KvState::granted;
+    const std::uint32_t first = have / cache.options().block_tokens;
+    const std::uint32_t blocks = cache.blocks_for(incoming.kv_tokens);
+    incoming.hold = cache.hold(*sequence.kv, first, blocks - first);
+    receiver_->grant({.key = incoming.key,
+                      .kv_tokens = incoming.kv_tokens,
+                      .have_tokens = have,
+                      .blocks = sequence.kv->blocks().first(blocks),
+                      .lease = options_.kv_lease,
+                      .deadline = incoming.give_up});
+}
+
+void DecodePart::give_up(Incoming& incoming, const char* why) {
+    if (incoming.was_requested) {
+        receiver_->abort(incoming.key, base::Error{ErrorCode::deadline_exceeded, why});  // failed and released follow
+        incoming.give_up = base::TimePoint::max();
+    } else {
+        incoming.state = KvState::missing;
+        incoming.is_released = true;
+    }
+}
+
+void DecodePart::proceed(RequestKey request) {
+    const auto at = incoming_.find(request);
+    Sequence* sequence = control_.find(request);
+    if (at == incoming_.end() || sequence == nullptr) { return; }
+    Incoming& incoming = at->second;
+    const bool is_over = incoming.state == KvState::complete || incoming.state == KvState::missing;
+    const bool may_go_on = sequence->tokens.size() > incoming.kv_tokens;
+    if (!is_over || !incoming.is_released || !may_go_on) { return; }
+
+    const bool is_complete = incoming.state == KvState::complete;
+    sequence->kv_path = is_complete ? "pushed" : "recomputed";
+    if (is_complete) { sequence->computed_tokens = incoming.kv_tokens; }
+    sequence->cached_tokens = sequence->computed_tokens;
+    const bool has_memory = sequence->kv.has_value();
+    incoming_.erase(at);
+    if (!is_complete) { recomputes_.Increment(); }
+    if (!has_memory) { return control_.make_waiting(*sequence); }
+    control_.publish(*sequence);
+    control_.make_running(*sequence);
+}
+
+void DecodePart::tick() {
+    const base::TimePoint now = control_.clock().now();
+    while (!pending_.empty() && now >= pending_.front().give_up) {
+        receiver_->refuse(pending_.front().key, base::Error{ErrorCode::not_found, "no such request here"});
+        pending_.pop_front();
+    }
+    std::vector<RequestKey> late;
+    for (auto& [request, incoming] : incoming_) {
+        const bool is_over = incoming.state == KvState::complete || incoming.state == KvState::missing;
+        if (!is_over && now >= incoming.give_up) { late.push_back(request); }
+    }
+    for (const RequestKey& request : late) {
+        give_up(incoming_.at(request), "the KV did not come in time");
+        proceed(request);
+    }
+    while (!room_queue_.empty()) {
+        const auto at = incoming_.find(room_queue_.front());
+        Sequence* sequence = control_.find(room_queue_.front());
+        if (at != incoming_.end() && sequence != nullptr && at->second.state == KvState::no_room) {
+            try_grant(*sequence, at->second);
+            if (at->second.state == KvState::no_room) { return; }
+        }
+        room_queue_.pop_front();
+    }
+}
+
+std::optional<base::TimePoint> DecodePart::next_tick() const {
+    std::optional<base::TimePoint> next;
+    const auto consider = [&next](base::TimePoint at) { next = next ? std::min(*next, at) : at; };
+    if (!pending_.empty()) { consider(pending_.front().give_up); }
+    for (const auto& [request, incoming] : incoming_) {
+        if (incoming.state != KvState::complete && incoming.state != KvState::missing) { consider(incoming.give_up); }
+    }
+    return next;
+}
+
+}  // namespace decode_worker

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <deque>
+#include <optional>
+#include <unordered_map>
+
+#include "base/ids.h"
+#include "kv_cache/kv_cache.h"
+#include "kv_transfer/receiver.h"
+#include "worker/options.h"
+#include "worker/role_part.h"
+
+namespace decode_worker {
+
+/// The decode role: grants room for KV under a lease, waits for the KV and for the gateway's Continue, and computes
+/// again what does not come in time (design 4.3, steps 3 to 6). From then on the sequence is like any other in the step
+/// loop.
+///
+/// Step thread, except on_event (receiver's thread).
+class DecodePart final : public worker::RolePart {
+public:
+    /// All references must outlive this; the receiver is set before the first sequence.
+    DecodePart(const worker::WorkerOptions& options, base::Incarnation incarnation, worker::StepControl& control,
+               base::Metrics& metrics);
+
+    /// The receiver is made after this part, because its events come here.
+    void set_receiver(kv_transfer::KvReceiver& receiver) { receiver_ = &receiver; }
+    /// The callback for the receiver's constructor: moves the event to the step thread.
+    void on_event(kv_transfer::ReceiverEvent event);
+
+    void started(worker::Sequence& sequence) override;
+    void continued(worker::Sequence& sequence) override;
+    void closing(worker::Sequence& sequence) override;
+    void tick() override;
+    std::optional<base::TimePoint> next_tick() const override;
+    bool busy() const override { return !incoming_.empty() || !stranded_.empty(); }
+
+private:
+    /// What is known of the KV of a sequence that waits for it.
+    enum class KvState {
+        expected,  // no request for room yet
+        no_room,   // asked for; the pool was full
+        granted,   // frames may be landing
+        complete,  // all there, checked
+        missing,   // will not come: compute it here
+    };
+    struct Incoming {
+        kv_transfer::HandoffKey key;
+        std::uint32_t kv_tokens = 0;
+        std::uint32_t have_tokens = 0;  // prefix hit at the grant
+        KvState state = KvState::expected;
+        bool was_requested = false;  // the receiver knows the key: released will come
+        bool is_released = false;    // nobody writes the blocks any more
+        kv_cache::BlockHold hold;    // while granted and not released
+        base::TimePoint give_up{};   // then KV that is not there counts as missing
+    };
+    /// A request for room that overtook its Start.
+    struct PendingRoom {
+        kv_transfer::HandoffKey key;
+        std::uint32_t kv_tokens = 0;
+        base::TimePoint give_up{};
+    };
+
+    void apply(const kv_transfer::ReceiverEvent& event);
+    void room_requested(const kv_transfer::ReceiverEvent& event);
+    void try_grant(worker::Sequence& sequence, Incoming& incoming);
+    void give_up(Incoming& incoming, const char* why);
+    /// Runs the sequence when everything it waits for is there; forgets `incoming` then.
+    void proceed(worker::RequestKey request);
+    kv_transfer::HandoffKey key_of(const worker::Sequence& sequence) const;
+
+    const worker::WorkerOptions options_;
+    const base::Incarnation incarnation_;
+    worker::StepControl& control_;
+    kv_transfer::KvReceiver* receiver_ = nullptr;
+    std::unordered_map<worker::RequestKey, Incoming> incoming_;
+    std::deque<worker::RequestKey> room_queue_;  // no_room, first come first served; stale keys are skipped
+    std::deque<PendingRoom> pending_;            // at most options_.queue_requests_max
+    std::vector<std::pair<kv_transfer::HandoffKey, kv_cache::BlockHold>> stranded_;  // closed before their release
+    prometheus::Counter& recomputes_;
+};
+
+}  // namespace decode_worker

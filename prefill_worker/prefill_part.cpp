@@ -1,0 +1,109 @@
+#include "prefill_worker/prefill_part.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+
+namespace prefill_worker {
+
+using worker::Finish;
+using worker::RequestKey;
+using worker::Sequence;
+
+PrefillPart::PrefillPart(const worker::WorkerOptions& options, std::uint32_t layers, base::Incarnation incarnation,
+                         worker::StepControl& control)
+    : options_(options), layers_(layers), incarnation_(incarnation), control_(control) {}
+
+void PrefillPart::admitted(Sequence& sequence) {
+    CHECK(sender_ != nullptr);
+    const RequestKey request = sequence.request.key;
+    const auto kv_tokens = static_cast<std::uint32_t>(sequence.tokens.size());
+    Handoff handoff;
+    handoff.key = {request.request, request.epoch, incarnation_, sequence.request.peer.incarnation};
+    handoff.hold = control_.cache().hold(*sequence.kv, 0, control_.cache().blocks_for(kv_tokens));
+
+    base::TimePoint deadline = control_.clock().now() + options_.handoff_timeout;
+    if (sequence.request.deadline) { deadline = std::min(deadline, *sequence.request.deadline); }
+    const auto opened = sender_->open({.key = handoff.key,
+                                       .kv_address = sequence.request.peer.kv_address,
+                                       .kv_tokens = kv_tokens,
+                                       .blocks = handoff.hold.blocks(),
+                                       .deadline = deadline});
+    if (!opened) {
+        spdlog::warn("hand-off {} cannot begin: {}", kv_transfer::to_string(handoff.key), opened.error().message);
+        not_opened_.insert_or_assign(request, opened.error());
+        return;
+    }
+    if (sequence.computed_tokens > 0) { sender_->ready(handoff.key, 0, layers_, 0, sequence.computed_tokens); }
+    handoffs_.insert_or_assign(request, std::move(handoff));
+}
+
+void PrefillPart::layers_done(std::span<const worker::LaunchedChunk> chunks, std::uint32_t layer_begin,
+                              std::uint32_t layer_end) {
+    for (const worker::LaunchedChunk& chunk : chunks) {
+        const auto at = handoffs_.find(chunk.key);
+        if (at == handoffs_.end()) { continue; }
+        sender_->ready(at->second.key, layer_begin, layer_end, chunk.token_begin, chunk.token_end);
+    }
+}
+
+void PrefillPart::sampled(Sequence& sequence) {
+    const RequestKey request = sequence.request.key;
+    if (const auto failed = not_opened_.find(request); failed != not_opened_.end()) {
+        return control_.finish(sequence, Finish::handed_over, failed->second);
+    }
+    const auto at = handoffs_.find(request);
+    if (at == handoffs_.end()) {  // ended and released before its last token was sampled
+        return control_.finish(sequence, Finish::handed_over, std::nullopt);
+    }
+    if (at->second.is_over) { control_.finish(sequence, Finish::handed_over, at->second.error); }
+}
+
+void PrefillPart::closing(Sequence& sequence) {
+    not_opened_.erase(sequence.request.key);
+    const auto at = handoffs_.find(sequence.request.key);
+    if (at == handoffs_.end() || at->second.is_over) { return; }
+    sender_->abort(at->second.key, base::Error{base::ErrorCode::cancelled, "prefill ended the request"});
+}
+
+bool PrefillPart::may_preempt(const Sequence& sequence) const {
+    return !handoffs_.contains(sequence.request.key);
+}
+
+void PrefillPart::on_event(kv_transfer::SenderEvent event) {
+    const auto key = event.key;
+    if (!control_.post([this, event = std::move(event)] { apply(event); })) {
+        // The queue is sized for all commands that the bounds allow; after its close nobody needs the event.
+        spdlog::debug("event of hand-off {} came after the end", kv_transfer::to_string(key));
+    }
+}
+
+void PrefillPart::apply(const kv_transfer::SenderEvent& event) {
+    using Kind = kv_transfer::SenderEvent::Kind;
+    const RequestKey request{event.key.request, event.key.epoch};
+    const auto at = handoffs_.find(request);
+    if (at == handoffs_.end() || at->second.key != event.key) { return; }
+    switch (event.kind) {
+        case Kind::granted:
+        case Kind::later:
+            return;
+        case Kind::completed:
+            control_.add_transfer_sample(event.payload_bytes, event.duration);
+            break;
+        case Kind::failed:
+            at->second.error = event.error;
+            break;
+        case Kind::released:
+            handoffs_.erase(at);
+            return;
+    }
+    at->second.is_over = true;
+    Sequence* sequence = control_.find(request);
+    if (sequence != nullptr && sequence->state == worker::SequenceState::handing_over) {
+        control_.finish(*sequence, Finish::handed_over, at->second.error);
+    }
+}
+
+}  // namespace prefill_worker

@@ -1,0 +1,104 @@
+#include "worker/board.h"
+
+#include <cstring>
+#include <string>
+#include <utility>
+
+namespace worker {
+namespace {
+
+std::string pack_hashes(const std::vector<base::BlockHash>& hashes) {
+    std::string packed(hashes.size() * 16, '\0');
+    for (std::size_t i = 0; i < hashes.size(); ++i) {
+        std::memcpy(packed.data() + 16 * i, &hashes[i].high, 8);
+        std::memcpy(packed.data() + 16 * i + 8, &hashes[i].low, 8);
+    }
+    return packed;
+}
+
+template <class T>
+void push_bounded(std::vector<T>& samples, const T& sample, std::size_t max) {
+    if (samples.size() >= max) { samples.erase(samples.begin()); }
+    samples.push_back(sample);
+}
+
+}  // namespace
+
+ReportBoard::ReportBoard(std::size_t samples_max, std::size_t block_events_max)
+    : samples_max_(samples_max), block_events_max_(block_events_max) {}
+
+void ReportBoard::set_load(const sluice::proto::WorkerLoad& load) {
+    const std::scoped_lock lock(mutex_);
+    load_ = load;
+    load_.set_draining(draining_);
+}
+
+void ReportBoard::add_step(const sluice::proto::StepSample& sample) {
+    const std::scoped_lock lock(mutex_);
+    push_bounded(steps_, sample, samples_max_);
+}
+
+void ReportBoard::add_transfer(const sluice::proto::TransferSample& sample) {
+    const std::scoped_lock lock(mutex_);
+    push_bounded(transfers_, sample, samples_max_);
+}
+
+void ReportBoard::add_block_events(const kv_cache::BlockEvents& events) {
+    sluice::proto::BlockEvents message;
+    message.set_number(events.number);
+    message.set_snapshot(events.snapshot);
+    message.set_stored(pack_hashes(events.stored));
+    message.set_removed(pack_hashes(events.removed));
+    const std::scoped_lock lock(mutex_);
+    if (events.snapshot) { events_.clear(); }
+    if (events_.size() >= block_events_max_) {
+        events_.clear();
+        snapshot_wanted_ = true;
+        return;
+    }
+    events_.push_back(std::move(message));
+}
+
+void ReportBoard::take(sluice::proto::Heartbeat& heartbeat) {
+    const std::scoped_lock lock(mutex_);
+    *heartbeat.mutable_load() = load_;
+    heartbeat.mutable_load()->set_draining(draining_);
+    for (auto& sample : steps_) {
+        *heartbeat.add_steps() = std::move(sample);
+    }
+    for (auto& sample : transfers_) {
+        *heartbeat.add_transfers() = std::move(sample);
+    }
+    for (auto& events : events_) {
+        *heartbeat.add_blocks() = std::move(events);
+    }
+    steps_.clear();
+    transfers_.clear();
+    events_.clear();
+}
+
+sluice::proto::WorkerLoad ReportBoard::load() const {
+    const std::scoped_lock lock(mutex_);
+    return load_;
+}
+
+void ReportBoard::want_snapshot() {
+    const std::scoped_lock lock(mutex_);
+    events_.clear();
+    snapshot_wanted_ = true;
+}
+
+bool ReportBoard::take_snapshot_wish() {
+    const std::scoped_lock lock(mutex_);
+    return std::exchange(snapshot_wanted_, false);
+}
+
+void ReportBoard::note_progress(base::TimePoint now) {
+    last_progress_ = now.time_since_epoch().count();
+}
+
+base::TimePoint ReportBoard::last_progress() const {
+    return base::TimePoint(base::Duration(last_progress_.load()));
+}
+
+}  // namespace worker

@@ -1,0 +1,157 @@
+#include "worker/messages.h"
+
+#include <algorithm>
+
+#include "proto/version.h"
+
+namespace worker {
+namespace {
+
+using base::ErrorCode;
+
+void write_token(const engine::SampledToken& token, sluice::proto::TokenOutput& message) {
+    message.set_token(token.token);
+    message.set_logprob(token.logprob);
+    for (const engine::TokenLogprob& other : token.top) {
+        auto* entry = message.add_top();
+        entry->set_token(other.token);
+        entry->set_logprob(other.logprob);
+    }
+}
+
+sluice::proto::SequenceOutput::Finish finish_message(Finish finish) {
+    switch (finish) {
+        case Finish::none:
+            return sluice::proto::SequenceOutput::FINISH_NONE;
+        case Finish::stop:
+            return sluice::proto::SequenceOutput::FINISH_STOP;
+        case Finish::length:
+            return sluice::proto::SequenceOutput::FINISH_LENGTH;
+        case Finish::handed_over:
+            return sluice::proto::SequenceOutput::FINISH_HANDED_OVER;
+        case Finish::error:
+            return sluice::proto::SequenceOutput::FINISH_ERROR;
+        case Finish::cancelled:
+            return sluice::proto::SequenceOutput::FINISH_CANCELLED;
+    }
+    return sluice::proto::SequenceOutput::FINISH_ERROR;
+}
+
+}  // namespace
+
+sluice::proto::Header make_header(const WorkerIdentity& identity) {
+    sluice::proto::Header header;
+    header.set_protocol_version(proto::kProtocolVersion);
+    header.set_model(identity.model);
+    header.set_numerics_id(identity.numerics_id);
+    return header;
+}
+
+sluice::proto::WorkerEndpoint make_endpoint(const WorkerIdentity& identity) {
+    sluice::proto::WorkerEndpoint endpoint;
+    endpoint.set_worker_id(base::raw(identity.worker));
+    endpoint.set_incarnation(base::raw(identity.incarnation));
+    endpoint.set_control_address(identity.control_address);
+    endpoint.set_kv_address(identity.kv_address);
+    return endpoint;
+}
+
+base::Result<void> check_header(const sluice::proto::Header& header, const WorkerIdentity& identity) {
+    const auto refuse = [](std::string message) {
+        return base::fail(ErrorCode::failed_precondition, std::move(message));
+    };
+    if (header.protocol_version() != proto::kProtocolVersion) {
+        return refuse("protocol version " + std::to_string(header.protocol_version()) + ", this worker speaks " +
+                      std::to_string(proto::kProtocolVersion));
+    }
+    if (header.model() != identity.model) {
+        return refuse("model '" + header.model() + "', this worker serves '" + identity.model + "'");
+    }
+    if (header.numerics_id() != 0 && header.numerics_id() != identity.numerics_id) {
+        return refuse("another numerics id: weights, formats or kernels differ");
+    }
+    return {};
+}
+
+base::Result<StartRequest> read_start(const sluice::proto::Start& start, GatewayId gateway, const base::Clock& clock) {
+    StartRequest request;
+    request.key = {base::RequestId{start.request_id()}, base::Epoch{start.epoch()}};
+    request.gateway = gateway;
+    switch (start.part()) {
+        case sluice::proto::Start::PART_PREFILL:
+            request.part = Part::prefill;
+            break;
+        case sluice::proto::Start::PART_DECODE:
+            request.part = Part::decode;
+            break;
+        case sluice::proto::Start::PART_WHOLE:
+            request.part = Part::whole;
+            break;
+        default:
+            return base::fail(ErrorCode::invalid_argument, "Start.part is missing");
+    }
+    if (request.part != Part::whole && start.peer().incarnation() == 0) {
+        return base::fail(ErrorCode::invalid_argument, "Start.peer is missing for a split request");
+    }
+    request.prompt.assign(start.prompt().begin(), start.prompt().end());
+    request.generated.assign(start.generated().begin(), start.generated().end());
+
+    const sluice::proto::Sampling& sampling = start.sampling();
+    request.sampling.temperature = sampling.temperature();
+    request.sampling.top_k = sampling.top_k();
+    request.sampling.top_p = sampling.top_p();
+    request.sampling.min_p = sampling.min_p();
+    request.sampling.repetition_penalty = sampling.repetition_penalty();
+    request.sampling.presence_penalty = sampling.presence_penalty();
+    request.sampling.frequency_penalty = sampling.frequency_penalty();
+    request.sampling.seed = sampling.seed();
+    request.sampling.choice = sampling.choice();
+    for (const auto& [token, bias] : sampling.logit_bias()) {
+        request.sampling.logit_bias.emplace_back(token, bias);
+    }
+    std::sort(request.sampling.logit_bias.begin(), request.sampling.logit_bias.end());
+    request.sampling.logprobs = sampling.logprobs();
+    request.sampling.top_logprobs = sampling.top_logprobs();
+    request.sampling.prompt_logprobs = sampling.prompt_logprobs();
+
+    request.stop.stop_tokens.assign(start.stop().stop_token_ids().begin(), start.stop().stop_token_ids().end());
+    request.stop.new_tokens_max = start.stop().new_tokens_max();
+    request.stop.new_tokens_min = start.stop().new_tokens_min();
+    request.cache_scope = start.cache_scope();
+    if (start.deadline_unix_us() != 0) {
+        request.deadline = clock.now() + std::chrono::microseconds(start.deadline_unix_us() - clock.unix_us());
+    }
+    request.peer = {base::WorkerId{start.peer().worker_id()}, base::Incarnation{start.peer().incarnation()},
+                    start.peer().kv_address()};
+    return request;
+}
+
+ContinueRequest read_continue(const sluice::proto::Continue& message, GatewayId gateway) {
+    return {{base::RequestId{message.request_id()}, base::Epoch{message.epoch()}},
+            gateway,
+            {message.tokens().begin(), message.tokens().end()}};
+}
+
+CancelRequest read_cancel(const sluice::proto::Cancel& message, GatewayId gateway) {
+    return {{base::RequestId{message.request_id()}, base::Epoch{message.epoch()}}, gateway, message.reason()};
+}
+
+void write_output(const SequenceOutput& output, sluice::proto::SequenceOutput& message) {
+    message.set_request_id(base::raw(output.key.request));
+    message.set_epoch(base::raw(output.key.epoch));
+    for (const engine::SampledToken& token : output.tokens) {
+        write_token(token, *message.add_tokens());
+    }
+    for (const engine::SampledToken& token : output.prompt_scores) {
+        write_token(token, *message.add_prompt());
+    }
+    message.set_finish(finish_message(output.finish));
+    if (output.error) {
+        message.mutable_error()->set_code(static_cast<std::uint32_t>(base::grpc_status_number(output.error->code)));
+        message.mutable_error()->set_message(output.error->message);
+    }
+    message.set_cached_tokens(output.cached_tokens);
+    message.set_kv_path(output.kv_path);
+}
+
+}  // namespace worker

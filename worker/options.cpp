@@ -1,0 +1,41 @@
+#include "worker/options.h"
+
+namespace worker {
+
+std::string_view role_name(Role role) {
+    switch (role) {
+        case Role::prefill:
+            return "prefill";
+        case Role::decode:
+            return "decode";
+        case Role::mixed:
+            return "mixed";
+    }
+    return "mixed";
+}
+
+WorkerOptions WorkerOptions::read(base::Config& config) {
+    WorkerOptions options;
+    const auto count = [&config](std::string_view key, auto fallback, std::int64_t low, std::int64_t high) {
+        return static_cast<decltype(fallback)>(config.integer(key, static_cast<std::int64_t>(fallback), low, high));
+    };
+    const auto milliseconds = [&config](std::string_view key, std::chrono::milliseconds fallback) {
+        return std::chrono::milliseconds(config.integer(key, fallback.count(), 1, 3'600'000));
+    };
+    options.queue_requests_max = count("worker.queue_requests_max", options.queue_requests_max, 1, 100'000);
+    options.commands_max = count("worker.commands_max", options.commands_max, 16, 1'000'000);
+    options.batch_sequences_max = count("worker.batch_sequences_max", options.batch_sequences_max, 1, 4096);
+    options.batch_tokens_max = count("worker.batch_tokens_max", options.batch_tokens_max, 1, 65536);
+    options.chunk_tokens_max = count("worker.chunk_tokens_max", options.chunk_tokens_max, 1, 65536);
+    options.heartbeat = milliseconds("worker.heartbeat_ms", options.heartbeat);
+    options.drain_timeout = milliseconds("worker.drain_timeout_ms", options.drain_timeout);
+    options.stall_limit = milliseconds("worker.stall_limit_ms", options.stall_limit);
+    options.kv_wait = milliseconds("worker.kv_wait_ms", options.kv_wait);
+    options.kv_lease = milliseconds("worker.kv_lease_ms", options.kv_lease);
+    options.room_pending = milliseconds("worker.room_pending_ms", options.room_pending);
+    options.handoff_timeout = milliseconds("worker.handoff_timeout_ms", options.handoff_timeout);
+    options.output_buffer_bytes = count("worker.output_buffer_bytes", options.output_buffer_bytes, 1 << 16, 1 << 30);
+    return options;
+}
+
+}  // namespace worker

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/block_hash.h"
+#include "base/config.h"
+#include "base/result.h"
+
+namespace worker {
+
+/// Which parts of a worker are on. Data, not a type: a role can change without reloading weights.
+enum class Role { prefill, decode, mixed };
+std::string_view role_name(Role role);
+
+/// Bounds and times of a worker's step loop and plumbing (config section `worker`).
+struct WorkerOptions {
+    std::uint32_t queue_requests_max = 256;  // accepted and not finished
+    std::uint32_t commands_max = 4096;       // between I/O threads and the step thread
+    std::uint32_t batch_sequences_max = 64;
+    std::uint32_t batch_tokens_max = 512;
+    std::uint32_t chunk_tokens_max = 128;      // prompt tokens of a step that also decodes
+    std::chrono::milliseconds heartbeat{100};  // to the scheduler and to gateways
+    std::chrono::milliseconds drain_timeout{30000};
+    std::chrono::milliseconds stall_limit{30000};  // a step longer than this: heartbeats stop, others take over
+    std::chrono::milliseconds kv_wait{10000};      // decode: how long KV may take before it is recomputed
+    std::chrono::milliseconds kv_lease{2000};      // decode: without a sign of life for so long the hand-off has failed
+    std::chrono::milliseconds room_pending{2000};  // decode: how long a room request may wait for its Start
+    std::chrono::milliseconds handoff_timeout{30000};  // prefill: how long it keeps KV for a peer
+    std::uint64_t output_buffer_bytes = 8u << 20;      // to one gateway; a slower one is cut off
+
+    static WorkerOptions read(base::Config& config);
+};
+
+}  // namespace worker

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "kv_cache/kv_cache.h"
+#include "worker/sequence.h"
+
+namespace worker {
+
+/// Tokens [token_begin, token_end) of a sequence that are computed by the running step.
+struct LaunchedChunk {
+    RequestKey key;
+    std::uint32_t token_begin = 0;
+    std::uint32_t token_end = 0;
+};
+
+/// What a role part may do to the step loop. All calls on the step thread, except post().
+class StepControl {
+public:
+    virtual ~StepControl() = default;
+    /// The live sequence of this key, or null. Valid until the call returns to the loop.
+    virtual Sequence* find(RequestKey key) = 0;
+    /// Ends the sequence with its one final output; `sequence` is gone afterwards.
+    virtual void finish(Sequence& sequence, Finish finish, std::optional<base::Error> error) = 0;
+    /// KV memory and tokens are there: the next step may include it.
+    virtual void make_running(Sequence& sequence) = 0;
+    /// Gives up its KV memory (if any): it is admitted like a new sequence and computes what no prefix hit covers.
+    virtual void make_waiting(Sequence& sequence) = 0;
+    /// Makes `kv` findable up to its full, computed blocks.
+    virtual void publish(Sequence& sequence) = 0;
+    virtual kv_cache::KvCache& cache() = 0;
+    virtual const base::Clock& clock() const = 0;
+    /// Any thread: runs `task` on the step thread soon. False when the command queue is full or closed.
+    [[nodiscard]] virtual bool post(std::function<void()> task) = 0;
+    /// One measured hand-off, for the scheduler's predictor.
+    virtual void add_transfer_sample(std::uint64_t bytes, base::Duration duration) = 0;
+};
+
+/// What a role adds to the step loop: prefill_worker::PrefillPart hands KV over, decode_worker::DecodePart takes it.
+/// Called on the step thread unless said otherwise.
+class RolePart {
+public:
+    virtual ~RolePart() = default;
+
+    /// A sequence of this part was accepted; it has no KV memory yet.
+    virtual void started(Sequence&) {}
+    /// It has KV memory now; sequence.computed_tokens of it are a prefix hit.
+    virtual void admitted(Sequence&) {}
+    /// Its token was sampled; all KV before that token is computed.
+    virtual void sampled(Sequence&) {}
+    /// The gateway's Continue was applied to sequence.tokens.
+    virtual void continued(Sequence&) {}
+    /// It is about to end, for whatever reason (also the gateway's wish).
+    virtual void closing(Sequence&) {}
+    /// Its KV memory is about to be taken away (preemption).
+    virtual bool may_preempt(const Sequence&) const { return true; }
+    /// Once per loop: timers, room for those who wait.
+    virtual void tick() {}
+    /// When tick() wants to run again at the latest.
+    virtual std::optional<base::TimePoint> next_tick() const { return std::nullopt; }
+    /// Transfers still touch blocks: the loop may not end yet.
+    virtual bool busy() const { return false; }
+    /// Engine's compute thread: layers [layer_begin, layer_end) of these chunks are in the blocks. Must only hand it
+    /// on.
+    virtual void layers_done(std::span<const LaunchedChunk>, std::uint32_t /*layer_begin*/,
+                             std::uint32_t /*layer_end*/) {}
+};
+
+}  // namespace worker

@@ -1,0 +1,113 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/block_hash.h"
+#include "base/clock.h"
+#include "base/ids.h"
+#include "engine/sampling.h"
+#include "kv_cache/kv_cache.h"
+
+namespace worker {
+
+/// A gateway's stream of commands as this worker numbers it. Outputs go back to where the command came from.
+enum class GatewayId : std::uint64_t {};
+
+/// One attempt at one request. An output, a command or a frame of an older epoch never matches.
+struct RequestKey {
+    base::RequestId request{};
+    base::Epoch epoch{};
+    auto operator<=>(const RequestKey&) const = default;
+};
+
+/// Which phases of a request this worker runs.
+enum class Part { prefill, decode, whole };
+
+/// When a sequence ends. Counted from the end of the client's prompt, also when earlier tokens were generated
+/// elsewhere.
+struct StopRules {
+    std::vector<base::TokenId> stop_tokens;  // after new_tokens_min
+    std::uint32_t new_tokens_max = 0;        // > 0
+    std::uint32_t new_tokens_min = 0;
+};
+
+/// The other worker of a split request.
+struct Peer {
+    base::WorkerId worker{};
+    base::Incarnation incarnation{};
+    std::string kv_address;  // net::Transport::address()
+};
+
+/// What a gateway asks for (proto Start, checked).
+struct StartRequest {
+    RequestKey key;
+    GatewayId gateway{};
+    Part part = Part::whole;
+    std::vector<base::TokenId> prompt;
+    std::vector<base::TokenId> generated;  // tokens the client already has
+    engine::SamplingParams sampling;
+    StopRules stop;
+    std::string cache_scope;
+    std::optional<base::TimePoint> deadline;
+    Peer peer;  // prefill and decode parts
+};
+
+/// Why a sequence ended here.
+enum class Finish { none, stop, length, handed_over, error, cancelled };
+
+/// What one step gave for one sequence (proto SequenceOutput).
+struct SequenceOutput {
+    RequestKey key;
+    std::vector<engine::SampledToken> tokens;
+    std::vector<engine::SampledToken> prompt_scores;
+    Finish finish = Finish::none;
+    std::optional<base::Error> error;
+    std::uint32_t cached_tokens = 0;
+    std::string kv_path;
+};
+
+/// Where a sequence stands. A step may include it only as `running`.
+enum class SequenceState {
+    waiting,       // accepted; has no KV memory yet
+    awaiting_kv,   // decode part: KV or the first token is still to come
+    running,       // has KV memory; tokens are left to compute
+    handing_over,  // prefill part: sampled; the KV is still on its way
+};
+
+/// One stream of tokens inside one worker. Owned by the step thread.
+struct Sequence {
+    base::SequenceId id{};
+    StartRequest request;
+    SequenceState state = SequenceState::waiting;
+
+    std::vector<base::TokenId> tokens;  // prompt, then generated
+    std::uint32_t prompt_tokens = 0;
+    std::uint32_t computed_tokens = 0;  // KV of tokens [0, computed_tokens) is in the blocks
+    std::optional<kv_cache::SequenceKv> kv;
+
+    std::vector<base::BlockHash> chain;  // of the full blocks of `tokens`, extended as they fill
+    std::uint32_t published_blocks = 0;
+
+    bool output_started = false;      // cached_tokens and kv_path go with the first output only
+    std::uint32_t cached_tokens = 0;  // prefix hit at admission
+    std::string kv_path;
+    std::vector<engine::SampledToken> prompt_scores;  // collected over chunks when asked for
+
+    std::uint32_t generated_tokens() const { return static_cast<std::uint32_t>(tokens.size()) - prompt_tokens; }
+    /// Tokens whose KV is missing. One: the next step is a decode. More: (part of) a prefill.
+    std::uint32_t tokens_left() const { return static_cast<std::uint32_t>(tokens.size()) - computed_tokens; }
+    bool wants_prompt_scores() const { return request.sampling.prompt_logprobs; }
+};
+
+}  // namespace worker
+
+template <>
+struct std::hash<worker::RequestKey> {
+    std::size_t operator()(const worker::RequestKey& key) const noexcept {
+        return static_cast<std::size_t>(base::raw(key.request) * 0x9e3779b97f4a7c15ull + base::raw(key.epoch));
+    }
+};

@@ -1,0 +1,365 @@
+#include "worker/service.h"
+
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+
+#include <deque>
+#include <optional>
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "proto/worker.grpc.pb.h"
+
+namespace worker {
+namespace {
+
+using sluice::proto::WorkerCommand;
+using sluice::proto::WorkerEvent;
+
+constexpr int kMessageBytesMax = 64 << 20;  // a prompt of 1M tokens is 5 MB
+
+}  // namespace
+
+struct WorkerServer::Impl {
+    class Stream;
+    class Service;
+
+    WorkerOptions options;
+    const base::Clock* clock = nullptr;
+    std::unique_ptr<Service> service;
+    std::unique_ptr<grpc::Server> server;
+    int port = 0;
+
+    std::mutex mutex;  // guards all below
+    bool is_serving = false;
+    WorkerIdentity identity;
+    StepLoop* loop = nullptr;
+    const ReportBoard* board = nullptr;
+    bool is_draining = false;
+    std::uint64_t next_gateway = 1;
+    std::unordered_map<GatewayId, std::shared_ptr<Stream>> streams;
+    std::vector<GatewayId> gone;  // not yet told to the loop, whose queue was full
+
+    std::jthread timer;
+
+    void run_timer(std::stop_token stop);
+    std::vector<std::shared_ptr<Stream>> all_streams();
+    void forget(GatewayId gateway);
+    void tell_gone();
+};
+
+/// One gateway's stream. Reads one command at a time; writes from a bounded queue. Kept alive by gRPC until OnDone.
+class WorkerServer::Impl::Stream final : public grpc::ServerBidiReactor<WorkerCommand, WorkerEvent> {
+public:
+    Stream(Impl& impl, grpc::CallbackServerContext& context) : impl_(impl), context_(context) {}
+
+    /// Called once, right after construction; `self` keeps this alive until OnDone.
+    void begin(std::shared_ptr<Stream> self) {
+        self_ = std::move(self);
+        StartRead(&command_);
+    }
+
+    void refuse(grpc::Status status) {
+        const std::scoped_lock lock(mutex_);
+        finish(std::move(status));
+    }
+
+    /// False when the buffer is full: the stream is then cut.
+    void send(WorkerEvent event) {
+        const std::scoped_lock lock(mutex_);
+        if (is_finished_) { return; }
+        const std::size_t bytes = event.ByteSizeLong();
+        if (queued_bytes_ + bytes > impl_.options.output_buffer_bytes) {
+            spdlog::warn("gateway {} reads too slowly ({} bytes wait): its stream is cut", base::log_safe(name_),
+                         queued_bytes_);
+            context_.TryCancel();
+            return;
+        }
+        queued_bytes_ += bytes;
+        queue_.push_back(std::move(event));
+        last_sent_ = impl_.clock->now();
+        if (queue_.size() == 1) { StartWrite(&queue_.front()); }
+    }
+
+    base::TimePoint last_sent() const {
+        const std::scoped_lock lock(mutex_);
+        return last_sent_;
+    }
+
+    void end(grpc::Status status) {
+        const std::scoped_lock lock(mutex_);
+        finish(std::move(status));
+    }
+
+    void cut() { context_.TryCancel(); }
+
+    void OnReadDone(bool ok) override {
+        if (!ok) {
+            leave();
+            const std::scoped_lock lock(mutex_);
+            return finish(grpc::Status::OK);
+        }
+        const grpc::Status status = handle(command_);
+        if (!status.ok()) {
+            leave();
+            const std::scoped_lock lock(mutex_);
+            return finish(status);
+        }
+        StartRead(&command_);
+    }
+
+    void OnWriteDone(bool ok) override {
+        const std::scoped_lock lock(mutex_);
+        queued_bytes_ -= queue_.front().ByteSizeLong();
+        queue_.pop_front();
+        if (!ok) { queue_.clear(); }
+        if (!queue_.empty()) {
+            StartWrite(&queue_.front());
+        } else if (finish_status_ && !is_finished_) {
+            is_finished_ = true;
+            Finish(*finish_status_);
+        }
+    }
+
+    void OnCancel() override {}  // the pending read ends with ok = false
+
+    void OnDone() override {
+        leave();
+        self_.reset();  // may delete this
+    }
+
+private:
+    /// mutex_ held. Finishes once the queue is written (a Finish must not overtake a write).
+    void finish(grpc::Status status) {
+        if (is_finished_ || finish_status_) { return; }
+        finish_status_ = std::move(status);
+        if (queue_.empty()) {
+            is_finished_ = true;
+            Finish(*finish_status_);
+        }
+    }
+
+    grpc::Status handle(const WorkerCommand& command);
+
+    void leave() {
+        if (gateway_ == GatewayId{}) { return; }
+        impl_.forget(std::exchange(gateway_, GatewayId{}));
+    }
+
+    Impl& impl_;
+    grpc::CallbackServerContext& context_;
+    std::shared_ptr<Stream> self_;
+    WorkerCommand command_;
+    GatewayId gateway_{};  // 0 until Hello; touched by read callbacks and OnDone only (never at once)
+    std::string name_;
+
+    mutable std::mutex mutex_;  // guards all below
+    std::deque<WorkerEvent> queue_;
+    std::size_t queued_bytes_ = 0;
+    base::TimePoint last_sent_{};
+    std::optional<grpc::Status> finish_status_;
+    bool is_finished_ = false;
+};
+
+class WorkerServer::Impl::Service final : public sluice::proto::Worker::CallbackService {
+public:
+    explicit Service(Impl& impl) : impl_(impl) {}
+    grpc::ServerBidiReactor<WorkerCommand, WorkerEvent>* Serve(grpc::CallbackServerContext* context) override {
+        auto stream = std::make_shared<Stream>(impl_, *context);
+        Stream* reactor = stream.get();
+        reactor->begin(std::move(stream));
+        return reactor;
+    }
+
+private:
+    Impl& impl_;
+};
+
+grpc::Status WorkerServer::Impl::Stream::handle(const WorkerCommand& command) {
+    const auto status = [](const base::Error& error) {
+        return grpc::Status(static_cast<grpc::StatusCode>(base::grpc_status_number(error.code)), error.message);
+    };
+    if (command.has_hello()) {
+        const auto& hello = command.hello();
+        WorkerEvent reply;
+        {
+            const std::scoped_lock lock(impl_.mutex);
+            if (!impl_.is_serving) { return {grpc::StatusCode::UNAVAILABLE, "the worker is not ready"}; }
+            if (gateway_ != GatewayId{}) { return {grpc::StatusCode::INVALID_ARGUMENT, "a second Hello"}; }
+            if (const auto checked = check_header(hello.header(), impl_.identity); !checked) {
+                return status(checked.error());
+            }
+            if (hello.incarnation() != 0 && hello.incarnation() != base::raw(impl_.identity.incarnation)) {
+                return {grpc::StatusCode::FAILED_PRECONDITION, "another incarnation of this worker was meant"};
+            }
+            name_ = hello.gateway();
+            gateway_ = GatewayId{impl_.next_gateway++};
+            impl_.streams.emplace(gateway_, self_);
+            *reply.mutable_hello()->mutable_header() = make_header(impl_.identity);
+            *reply.mutable_hello()->mutable_endpoint() = make_endpoint(impl_.identity);
+            reply.mutable_hello()->set_heartbeat_ms(static_cast<std::uint32_t>(impl_.options.heartbeat.count()));
+        }
+        send(std::move(reply));
+        return grpc::Status::OK;
+    }
+    if (gateway_ == GatewayId{}) { return {grpc::StatusCode::FAILED_PRECONDITION, "the first command must be Hello"}; }
+
+    bool is_taken = true;
+    if (command.has_start()) {
+        auto request = read_start(command.start(), gateway_, *impl_.clock);
+        if (request) {
+            is_taken = impl_.loop->post_command(std::move(*request));
+            if (!is_taken) {
+                request = base::fail(base::ErrorCode::resource_exhausted, "the worker's command queue is full");
+            }
+        }
+        if (!request) {  // the stream lives on: this is about one request
+            SequenceOutput output;
+            output.key = {base::RequestId{command.start().request_id()}, base::Epoch{command.start().epoch()}};
+            output.finish = worker::Finish::error;
+            output.error = request.error();
+            WorkerEvent event;
+            write_output(output, *event.mutable_step()->add_sequences());
+            send(std::move(event));
+            return grpc::Status::OK;
+        }
+    } else if (command.has_go_on()) {
+        is_taken = impl_.loop->post_command(read_continue(command.go_on(), gateway_));
+    } else if (command.has_cancel()) {
+        is_taken = impl_.loop->post_command(read_cancel(command.cancel(), gateway_));
+    }
+    if (!is_taken) { return {grpc::StatusCode::RESOURCE_EXHAUSTED, "the worker's command queue is full"}; }
+    return grpc::Status::OK;
+}
+
+void WorkerServer::Impl::forget(GatewayId gateway) {
+    {
+        const std::scoped_lock lock(mutex);
+        streams.erase(gateway);
+        gone.push_back(gateway);
+    }
+    tell_gone();
+}
+
+void WorkerServer::Impl::tell_gone() {
+    const std::scoped_lock lock(mutex);
+    if (loop == nullptr) { return; }
+    while (!gone.empty() && loop->post_command(GatewayGone{gone.back()})) {
+        gone.pop_back();
+    }
+}
+
+std::vector<std::shared_ptr<WorkerServer::Impl::Stream>> WorkerServer::Impl::all_streams() {
+    const std::scoped_lock lock(mutex);
+    std::vector<std::shared_ptr<Stream>> all;
+    for (const auto& [gateway, stream] : streams) {
+        all.push_back(stream);
+    }
+    return all;
+}
+
+void WorkerServer::Impl::run_timer(std::stop_token stop) {
+    std::mutex sleep_mutex;
+    std::condition_variable_any sleep;
+    while (!stop.stop_requested()) {
+        {
+            std::unique_lock lock(sleep_mutex);
+            sleep.wait_for(lock, stop, options.heartbeat / 2, [] { return false; });
+        }
+        tell_gone();
+        const base::TimePoint now = clock->now();
+        if (now - board->last_progress() > options.stall_limit) { continue; }  // silence tells the others
+        for (const auto& stream : all_streams()) {
+            if (now - stream->last_sent() < options.heartbeat / 2) { continue; }
+            WorkerEvent event;
+            event.set_heartbeat(true);
+            stream->send(std::move(event));
+        }
+    }
+}
+
+WorkerServer::WorkerServer() : impl_(std::make_unique<Impl>()) {}
+
+WorkerServer::~WorkerServer() {
+    stop();
+}
+
+base::Result<std::unique_ptr<WorkerServer>> WorkerServer::listen(const std::string& address,
+                                                                 const WorkerOptions& options,
+                                                                 const base::Clock& clock) {
+    auto server = std::unique_ptr<WorkerServer>(new WorkerServer());
+    Impl& impl = *server->impl_;
+    impl.options = options;
+    impl.clock = &clock;
+    impl.service = std::make_unique<Impl::Service>(impl);
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::ServerBuilder builder;
+    builder.SetMaxReceiveMessageSize(kMessageBytesMax);
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &impl.port);
+    builder.RegisterService(impl.service.get());
+    impl.server = builder.BuildAndStart();
+    if (impl.server == nullptr || impl.port == 0) {
+        return base::fail(base::ErrorCode::unavailable, "cannot listen on " + address);
+    }
+    impl.server->GetHealthCheckService()->SetServingStatus(false);
+    return server;
+}
+
+std::uint16_t WorkerServer::port() const {
+    return static_cast<std::uint16_t>(impl_->port);
+}
+
+void WorkerServer::serve(const WorkerIdentity& identity, StepLoop& loop, const ReportBoard& board) {
+    {
+        const std::scoped_lock lock(impl_->mutex);
+        impl_->identity = identity;
+        impl_->loop = &loop;
+        impl_->board = &board;
+        impl_->is_serving = true;
+    }
+    impl_->timer = std::jthread([impl = impl_.get()](std::stop_token stop) { impl->run_timer(stop); });
+    impl_->server->GetHealthCheckService()->SetServingStatus(true);
+}
+
+void WorkerServer::deliver(GatewayId gateway, std::vector<SequenceOutput> outputs) {
+    std::shared_ptr<Impl::Stream> stream;
+    {
+        const std::scoped_lock lock(impl_->mutex);
+        const auto at = impl_->streams.find(gateway);
+        if (at == impl_->streams.end()) { return; }  // gone: its sequences are being cancelled
+        stream = at->second;
+    }
+    WorkerEvent event;
+    for (const SequenceOutput& output : outputs) {
+        write_output(output, *event.mutable_step()->add_sequences());
+    }
+    stream->send(std::move(event));
+}
+
+void WorkerServer::announce_drain() {
+    impl_->server->GetHealthCheckService()->SetServingStatus(false);
+    for (const auto& stream : impl_->all_streams()) {
+        WorkerEvent event;
+        event.set_draining(true);
+        stream->send(std::move(event));
+    }
+}
+
+void WorkerServer::stop() {
+    if (impl_->server == nullptr) { return; }
+    {
+        const std::scoped_lock lock(impl_->mutex);
+        impl_->is_serving = false;
+    }
+    for (const auto& stream : impl_->all_streams()) {
+        stream->end(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the worker has stopped"));
+    }
+    impl_->server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+    impl_->server->Wait();
+    impl_->timer = {};
+    impl_->server.reset();
+}
+
+}  // namespace worker

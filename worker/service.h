@@ -1,0 +1,51 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <stop_token>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "base/clock.h"
+#include "worker/messages.h"
+#include "worker/options.h"
+#include "worker/step_loop.h"
+
+namespace worker {
+
+/// The gRPC side of a worker (proto Worker.Serve): one stream per gateway. Turns commands into step-loop commands and
+/// outputs into one event per step. Holds no request state: the step loop owns all of it.
+///
+/// Threads: deliver() on the step thread; reactors on gRPC's threads; one timer thread for heartbeats.
+class WorkerServer final : public OutputSink {
+public:
+    /// Listens at `address` (host:port, port 0: any). The loop is attached later, since it needs this as its sink.
+    /// Error: unavailable when the address cannot be bound.
+    static base::Result<std::unique_ptr<WorkerServer>> listen(const std::string& address, const WorkerOptions& options,
+                                                              const base::Clock& clock);
+    ~WorkerServer() override;
+
+    /// The port that is bound.
+    std::uint16_t port() const;
+
+    /// From here on streams are served (before, they get unavailable).
+    void serve(const WorkerIdentity& identity, StepLoop& loop, const ReportBoard& board);
+
+    void deliver(GatewayId gateway, std::vector<SequenceOutput> outputs) override;
+
+    /// Tells every gateway that no new start will be taken; the health service says NOT_SERVING.
+    void announce_drain();
+    /// Ends all streams and the server. The loop must still run or have ended; it is not touched afterwards.
+    void stop();
+
+private:
+    WorkerServer();
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace worker

@@ -1,0 +1,638 @@
+#include "worker/step_loop.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+
+namespace worker {
+namespace {
+
+using base::ErrorCode;
+
+constexpr std::chrono::milliseconds kIdleWait{50};
+
+std::uint32_t size32(std::size_t size) {
+    return static_cast<std::uint32_t>(size);
+}
+
+}  // namespace
+
+struct StepLoop::Instruments {
+    Instruments(base::Metrics& metrics, const std::string& model, const std::string& role)
+        : waiting(metrics.gauge("sluice_worker_requests_waiting", "Requests accepted that have no KV memory yet",
+                                {{"model", model}, {"role", role}})),
+          running(metrics.gauge("sluice_worker_requests_running", "Requests that have KV memory",
+                                {{"model", model}, {"role", role}})),
+          usage(metrics.gauge("sluice_worker_kv_cache_usage_ratio", "Share of KV blocks that are in use",
+                              {{"model", model}})),
+          blocks_free(blocks(metrics, "free")),
+          blocks_used(blocks(metrics, "used")),
+          blocks_cached(blocks(metrics, "cached")),
+          blocks_pinned(blocks(metrics, "pinned")),
+          blocks_stranded(blocks(metrics, "stranded")),
+          blocks_capacity(metrics.gauge("sluice_worker_kv_blocks_capacity", "KV blocks in all")),
+          prompt_tokens(
+              metrics.counter("sluice_worker_prompt_tokens_total", "Prompt tokens computed", {{"model", model}})),
+          generation_tokens(
+              metrics.counter("sluice_worker_generation_tokens_total", "Tokens sampled", {{"model", model}})),
+          preemptions(metrics.counter("sluice_worker_preemptions_total",
+                                      "Sequences that lost their KV memory to others", {{"model", model}})),
+          prefix_queries(metrics.counter("sluice_worker_prefix_query_tokens_total",
+                                         "Prompt tokens looked up in the prefix index", {{"model", model}})),
+          prefix_hits(metrics.counter("sluice_worker_prefix_hit_tokens_total",
+                                      "Prompt tokens found in the prefix index", {{"model", model}})),
+          step_prefill(step(metrics, "prefill")),
+          step_decode(step(metrics, "decode")),
+          step_mixed(step(metrics, "mixed")) {}
+
+    static prometheus::Gauge& blocks(base::Metrics& metrics, const char* state) {
+        return metrics.gauge("sluice_worker_kv_blocks", "KV blocks by state", {{"state", state}});
+    }
+    static prometheus::Histogram& step(base::Metrics& metrics, const char* phase) {
+        return metrics.histogram("sluice_worker_step_duration_seconds", "Duration of one forward pass",
+                                 base::tpot_edges(), {{"phase", phase}});
+    }
+
+    prometheus::Gauge &waiting, &running, &usage;
+    prometheus::Gauge &blocks_free, &blocks_used, &blocks_cached, &blocks_pinned, &blocks_stranded, &blocks_capacity;
+    prometheus::Counter &prompt_tokens, &generation_tokens, &preemptions, &prefix_queries, &prefix_hits;
+    prometheus::Histogram &step_prefill, &step_decode, &step_mixed;
+};
+
+StepLoop::StepLoop(Options options, engine::Engine& engine, kv_cache::KvCache& cache, OutputSink& sink,
+                   ReportBoard& board, const base::Clock& clock, base::Metrics& metrics)
+    : options_(std::move(options)),
+      engine_(engine),
+      cache_(cache),
+      sink_(sink),
+      board_(board),
+      clock_(clock),
+      commands_(options_.limits.commands_max),
+      instruments_(std::make_unique<Instruments>(metrics, options_.model, std::string(role_name(options_.role)))) {
+    instruments_->blocks_capacity.Set(cache_.options().blocks_total);
+    board_.note_progress(clock_.now());
+    publish_board();
+}
+
+StepLoop::~StepLoop() = default;
+
+void StepLoop::attach(Part part, RolePart* role_part) {
+    parts_[static_cast<std::size_t>(part)] = role_part;
+}
+
+bool StepLoop::post_command(Command command) {
+    if (std::holds_alternative<StartRequest>(command) && commands_.size() * 2 >= commands_.capacity()) { return false; }
+    return commands_.push(std::move(command));
+}
+
+bool StepLoop::post(std::function<void()> task) {
+    return commands_.push(Command(std::move(task)));
+}
+
+void StepLoop::run(std::stop_token stop) {
+    while (!stop.stop_requested()) {
+        if (!turn()) { commands_.wait(stop, next_wake()); }
+    }
+    while (!sequences_.empty()) {
+        finish(*sequences_.back(), Finish::error, base::Error{ErrorCode::unavailable, "the worker is shutting down"});
+    }
+    flush_outputs();
+    // Transfers that still read or write blocks end on their own deadlines or aborts; their events arrive as commands.
+    const base::TimePoint give_up = clock_.now() + options_.limits.handoff_timeout;
+    const auto busy = [this] {
+        return std::any_of(parts_, parts_ + 3, [](RolePart* p) { return p != nullptr && p->busy(); });
+    };
+    while (busy() && clock_.now() < give_up) {
+        for (Command& command : commands_.drain()) {
+            if (auto* task = std::get_if<std::function<void()>>(&command)) { (*task)(); }
+        }
+        for (RolePart* part : parts_) {
+            if (part != nullptr) { part->tick(); }
+        }
+        commands_.wait({}, clock_.now() + std::chrono::milliseconds(5));
+    }
+    commands_.close();
+}
+
+bool StepLoop::turn() {
+    std::vector<Command> commands = commands_.drain();
+    for (Command& command : commands) {
+        apply(command);
+    }
+    expire_deadlines();
+    for (RolePart* part : parts_) {
+        if (part != nullptr) { part->tick(); }
+    }
+    admit_waiting();
+    flush_outputs();
+    const bool has_work = std::any_of(sequences_.begin(), sequences_.end(),
+                                      [](const auto& s) { return s->state == SequenceState::running; });
+    if (has_work) { step(); }
+    flush_outputs();
+    publish_board();
+    return has_work || !commands.empty();
+}
+
+void StepLoop::apply(Command& command) {
+    if (auto* start_request = std::get_if<StartRequest>(&command)) {
+        start(std::move(*start_request));
+    } else if (const auto* continue_request = std::get_if<ContinueRequest>(&command)) {
+        go_on(*continue_request);
+    } else if (const auto* cancel = std::get_if<CancelRequest>(&command)) {
+        Sequence* sequence = find(cancel->key);
+        if (sequence != nullptr && sequence->request.gateway == cancel->gateway) {
+            spdlog::debug("request {:016x} cancelled: {}", base::raw(cancel->key.request),
+                          base::log_safe(cancel->reason));
+            finish(*sequence, Finish::cancelled, std::nullopt);
+        }
+    } else if (const auto* gone = std::get_if<GatewayGone>(&command)) {
+        for (std::size_t i = sequences_.size(); i > 0; --i) {
+            if (sequences_[i - 1]->request.gateway == gone->gateway) {
+                finish(*sequences_[i - 1], Finish::cancelled, std::nullopt);
+            }
+        }
+        outputs_.erase(gone->gateway);
+    } else {
+        std::get<std::function<void()>>(command)();
+    }
+}
+
+void StepLoop::refuse(const StartRequest& request, ErrorCode code, std::string message) {
+    SequenceOutput output;
+    output.key = request.key;
+    output.finish = Finish::error;
+    output.error = base::Error{code, std::move(message)};
+    outputs_[request.gateway].push_back(std::move(output));
+}
+
+std::optional<base::Error> StepLoop::check(const StartRequest& request) const {
+    const auto invalid = [](std::string message) {
+        return base::Error{ErrorCode::invalid_argument, std::move(message)};
+    };
+    const std::uint32_t vocabulary = engine_.shape().vocabulary;
+    const std::size_t tokens = request.prompt.size() + request.generated.size();
+    if (request.prompt.empty()) { return invalid("the prompt has no tokens"); }
+    for (const auto* list : {&request.prompt, &request.generated, &request.stop.stop_tokens}) {
+        for (const base::TokenId token : *list) {
+            if (token < 0 || static_cast<std::uint32_t>(token) >= vocabulary) {
+                return invalid("token id " + std::to_string(token) + " is outside the vocabulary of " +
+                               std::to_string(vocabulary));
+            }
+        }
+    }
+    if (request.stop.new_tokens_max == 0 || request.generated.size() >= request.stop.new_tokens_max) {
+        return invalid("nothing is left to generate: " + std::to_string(request.generated.size()) + " of " +
+                       std::to_string(request.stop.new_tokens_max) + " tokens are there");
+    }
+    if (tokens >= engine_.shape().context_tokens) {
+        return invalid("the prompt has " + std::to_string(tokens) + " tokens; the model's context is " +
+                       std::to_string(engine_.shape().context_tokens));
+    }
+    const std::uint32_t blocks_needed = cache_.blocks_for(size32(tokens) + 1);
+    if (blocks_needed > cache_.options().blocks_total) {
+        return invalid("the request needs " + std::to_string(blocks_needed) + " KV blocks, the worker has " +
+                       std::to_string(cache_.options().blocks_total));
+    }
+    if (const auto sampling = engine::check_sampling(request.sampling, vocabulary); !sampling) {
+        return sampling.error();
+    }
+    return std::nullopt;
+}
+
+void StepLoop::start(StartRequest&& request) {
+    if (draining_) { return refuse(request, ErrorCode::unavailable, "the worker is draining"); }
+    if (parts_[static_cast<std::size_t>(request.part)] == nullptr) {
+        return refuse(request, ErrorCode::failed_precondition,
+                      "a worker with role " + std::string(role_name(options_.role)) + " does not run this part");
+    }
+    if (sequences_.size() >= options_.limits.queue_requests_max) {
+        return refuse(request, ErrorCode::resource_exhausted,
+                      "the worker holds " + std::to_string(sequences_.size()) + " requests, its limit");
+    }
+    if (by_key_.contains(request.key)) { return refuse(request, ErrorCode::aborted, "this attempt runs already"); }
+    if (auto error = check(request)) { return refuse(request, error->code, error->message); }
+    for (std::size_t i = sequences_.size(); i > 0; --i) {  // an older attempt that its gateway has given up
+        const RequestKey& other = sequences_[i - 1]->request.key;
+        if (other.request == request.key.request && other.epoch < request.key.epoch) {
+            finish(*sequences_[i - 1], Finish::cancelled, std::nullopt);
+        }
+    }
+
+    auto sequence = std::make_unique<Sequence>();
+    sequence->id = base::SequenceId{next_sequence_++};
+    sequence->prompt_tokens = size32(request.prompt.size());
+    sequence->tokens = request.prompt;
+    sequence->tokens.insert(sequence->tokens.end(), request.generated.begin(), request.generated.end());
+    sequence->request = std::move(request);
+    sequence->state = sequence->request.part == Part::decode ? SequenceState::awaiting_kv : SequenceState::waiting;
+    extend_chain(*sequence);
+    Sequence& placed = *sequence;
+    by_key_.emplace(placed.request.key, &placed);
+    sequences_.push_back(std::move(sequence));
+    part_of(placed)->started(placed);
+}
+
+void StepLoop::go_on(const ContinueRequest& request) {
+    Sequence* sequence = find(request.key);
+    if (sequence == nullptr || sequence->request.gateway != request.gateway ||
+        sequence->state != SequenceState::awaiting_kv) {
+        return;  // late or not ours
+    }
+    const auto invalid = [&](std::string message) {
+        finish(*sequence, Finish::error, base::Error{ErrorCode::invalid_argument, std::move(message)});
+    };
+    const std::uint32_t known = sequence->generated_tokens();
+    if (request.generated.size() <= known) { return invalid("Continue brings no new token"); }
+    if (!std::equal(request.generated.begin(), request.generated.begin() + known,
+                    sequence->tokens.begin() + sequence->prompt_tokens)) {
+        return invalid("Continue does not begin with the tokens of Start");
+    }
+    if (sequence->prompt_tokens + request.generated.size() >= engine_.shape().context_tokens ||
+        request.generated.size() >= sequence->request.stop.new_tokens_max) {
+        return invalid("Continue leaves nothing to generate");
+    }
+    for (std::size_t i = known; i < request.generated.size(); ++i) {
+        const base::TokenId token = request.generated[i];
+        if (token < 0 || static_cast<std::uint32_t>(token) >= engine_.shape().vocabulary) {
+            return invalid("token id " + std::to_string(token) + " is outside the vocabulary");
+        }
+        sequence->tokens.push_back(token);
+    }
+    extend_chain(*sequence);
+    part_of(*sequence)->continued(*sequence);
+}
+
+void StepLoop::expire_deadlines() {
+    const base::TimePoint now = clock_.now();
+    for (std::size_t i = sequences_.size(); i > 0; --i) {
+        Sequence& sequence = *sequences_[i - 1];
+        if (sequence.request.deadline && now >= *sequence.request.deadline) {
+            finish(sequence, Finish::error,
+                   base::Error{ErrorCode::deadline_exceeded, "the request's deadline has passed"});
+        }
+    }
+}
+
+void StepLoop::admit_waiting() {
+    for (const auto& sequence : sequences_) {
+        if (sequence->state == SequenceState::waiting && !admit(*sequence)) { return; }  // first come, first served
+    }
+}
+
+bool StepLoop::admit(Sequence& sequence) {
+    const std::uint32_t tokens = size32(sequence.tokens.size());
+    kv_cache::PrefixMatch match;
+    if (!sequence.wants_prompt_scores()) { match = cache_.match(sequence.chain, tokens - 1); }
+    const std::uint32_t hit = match.tokens();
+    auto opened = cache_.open(std::move(match), tokens);
+    if (!opened) { return false; }
+    instruments_->prefix_queries.Increment(tokens);
+    instruments_->prefix_hits.Increment(hit);
+    sequence.kv = std::move(*opened);
+    sequence.computed_tokens = hit;
+    sequence.published_blocks = hit / cache_.options().block_tokens;
+    if (!sequence.output_started) { sequence.cached_tokens = hit; }
+    make_running(sequence);
+    part_of(sequence)->admitted(sequence);
+    return true;
+}
+
+bool StepLoop::reserve_for(Sequence& sequence, std::uint32_t tokens) {
+    while (true) {
+        if (sequence.kv->reserve(tokens)) { return true; }
+        Sequence* victim = preemption_victim(sequence);
+        if (victim == nullptr) { return false; }
+        instruments_->preemptions.Increment();
+        make_waiting(*victim);
+        if (victim == &sequence) { return false; }
+    }
+}
+
+/// The sequence that came last gives way (recompute; PagedAttention section 4.5); never one that a transfer still
+/// reads.
+Sequence* StepLoop::preemption_victim(const Sequence& beneficiary) {
+    for (std::size_t i = sequences_.size(); i > 0; --i) {
+        Sequence& candidate = *sequences_[i - 1];
+        if (candidate.state != SequenceState::running || !part_of(candidate)->may_preempt(candidate)) { continue; }
+        const bool alone =
+            std::count_if(sequences_.begin(), sequences_.end(), [](const auto& s) { return s->kv.has_value(); }) == 1;
+        if (&candidate == &beneficiary && alone) { return nullptr; }  // waiting would not help
+        return &candidate;
+    }
+    return nullptr;
+}
+
+engine::Batch StepLoop::build_batch(const std::vector<Planned>& planned) {
+    engine::Batch batch;
+    batch.entries.reserve(planned.size());
+    tables_.assign(planned.size(), {});
+    launched_chunks_.clear();
+    for (std::size_t i = 0; i < planned.size(); ++i) {
+        const Sequence& sequence = *planned[i].sequence;
+        tables_[i] = sequence.kv->blocks();
+        const std::span<const base::TokenId> tokens(sequence.tokens);
+        engine::BatchEntry entry;
+        entry.sequence = sequence.id;
+        entry.tokens = tokens.subspan(sequence.computed_tokens, planned[i].tokens);
+        entry.position = sequence.computed_tokens;
+        entry.block_tables = std::span(&tables_[i], 1);
+        entry.sample = planned[i].samples;
+        const std::uint32_t generated = sequence.generated_tokens();
+        entry.sampler.params = &sequence.request.sampling;
+        entry.sampler.prompt = tokens.first(sequence.prompt_tokens);
+        entry.sampler.generated = tokens.subspan(sequence.prompt_tokens);
+        if (generated < sequence.request.stop.new_tokens_min) {
+            entry.sampler.masked_tokens = sequence.request.stop.stop_tokens;
+        }
+        const std::uint32_t end = sequence.computed_tokens + planned[i].tokens;
+        if (sequence.wants_prompt_scores() && sequence.computed_tokens + 1 < sequence.prompt_tokens && generated == 0) {
+            entry.score = true;
+            const std::uint32_t targets_end = std::min(end + 1, size32(sequence.tokens.size()));
+            entry.score_targets =
+                tokens.subspan(sequence.computed_tokens + 1, targets_end - sequence.computed_tokens - 1);
+        }
+        batch.entries.push_back(entry);
+        if (sequence.request.part == Part::prefill) {
+            launched_chunks_.push_back({sequence.request.key, sequence.computed_tokens, end});
+        }
+    }
+    return batch;
+}
+
+void StepLoop::step() {
+    std::vector<Planned> planned;
+    {
+        std::vector<PlanCandidate> candidates;
+        std::vector<Sequence*> runnable;
+        for (const auto& sequence : sequences_) {
+            if (sequence->state != SequenceState::running) { continue; }
+            runnable.push_back(sequence.get());
+            candidates.push_back({sequence->tokens_left()});
+        }
+        const WorkerOptions& limits = options_.limits;
+        const auto plan = plan_batch(candidates, {.sequences_max = limits.batch_sequences_max,
+                                                  .tokens_max = limits.batch_tokens_max,
+                                                  .chunk_tokens_max = limits.chunk_tokens_max,
+                                                  .decode_rotation = rotation_ % size32(candidates.size())});
+        if (candidates.size() > limits.batch_sequences_max) { rotation_ += size32(plan.size()); }
+        for (const PlanEntry& entry : plan) {
+            Sequence& sequence = *runnable[entry.candidate];
+            planned.push_back({&sequence, entry.tokens, entry.tokens == sequence.tokens_left()});
+        }
+    }
+    // Memory for what the step writes. A sequence that finds none gives way (or makes a later one give way).
+    for (const Planned& entry : planned) {
+        Sequence& sequence = *entry.sequence;
+        if (sequence.state != SequenceState::running) { continue; }  // preempted for an earlier one
+        if (!reserve_for(sequence, sequence.computed_tokens + entry.tokens) &&
+            sequence.state == SequenceState::running) {
+            finish(sequence, Finish::error,
+                   base::Error{ErrorCode::resource_exhausted, "the KV pool is too small for this sequence"});
+        }
+    }
+    std::erase_if(planned, [this](const Planned& entry) {
+        const bool alive =
+            std::any_of(sequences_.begin(), sequences_.end(), [&](const auto& s) { return s.get() == entry.sequence; });
+        return !alive || entry.sequence->state != SequenceState::running;
+    });
+    if (planned.empty()) { return; }
+
+    RolePart* prefill_part = parts_[static_cast<std::size_t>(Part::prefill)];
+    engine::Batch batch = build_batch(planned);
+    engine::LayersDone layers_done;
+    if (prefill_part != nullptr && !launched_chunks_.empty()) {
+        layers_done = [this, prefill_part](std::uint32_t begin, std::uint32_t end) {
+            prefill_part->layers_done(launched_chunks_, begin, end);
+        };
+    }
+    const base::TimePoint launched = clock_.now();
+    const engine::Ticket ticket = engine_.launch(std::move(batch), std::move(layers_done));
+    publish_board();  // overlaps the step
+    auto result = engine_.collect(ticket);
+    board_.note_progress(clock_.now());
+    if (!result) {
+        spdlog::error("step failed: {}", result.error().message);
+        for (const Planned& entry : planned) {
+            finish(*entry.sequence, Finish::error, result.error());
+        }
+        return;
+    }
+    CHECK(result->entries.size() == planned.size());
+    record_step(planned, clock_.now() - launched);
+    for (std::size_t i = 0; i < planned.size(); ++i) {
+        apply_result(planned[i], result->entries[i]);
+    }
+}
+
+void StepLoop::apply_result(Planned& planned, engine::EntryResult& result) {
+    Sequence& sequence = *planned.sequence;
+    sequence.computed_tokens += planned.tokens;
+    publish(sequence);
+    for (engine::SampledToken& score : result.scores) {
+        if (sequence.prompt_scores.size() + 1 < sequence.prompt_tokens) {
+            sequence.prompt_scores.push_back(std::move(score));
+        }
+    }
+    if (!planned.samples) { return; }
+    CHECK(result.sampled.has_value());
+
+    const base::TokenId token = result.sampled->token;
+    sequence.tokens.push_back(token);
+    extend_chain(sequence);
+    instruments_->generation_tokens.Increment();
+    const std::uint32_t generated = sequence.generated_tokens();
+    const StopRules& stop = sequence.request.stop;
+
+    SequenceOutput output;
+    output.tokens.push_back(std::move(*result.sampled));
+    if (!sequence.output_started) { output.prompt_scores = std::move(sequence.prompt_scores); }
+    const bool is_stop = generated > stop.new_tokens_min &&
+                         std::find(stop.stop_tokens.begin(), stop.stop_tokens.end(), token) != stop.stop_tokens.end();
+    const bool is_full = generated >= stop.new_tokens_max || sequence.tokens.size() >= engine_.shape().context_tokens;
+    if (is_stop || is_full) {
+        output.finish = is_stop ? Finish::stop : Finish::length;
+        emit(sequence, std::move(output));
+        part_of(sequence)->closing(sequence);
+        erase(sequence);
+        return;
+    }
+    emit(sequence, std::move(output));
+    sequence.output_started = true;
+    if (sequence.request.part == Part::prefill) { sequence.state = SequenceState::handing_over; }
+    part_of(sequence)->sampled(sequence);
+}
+
+void StepLoop::extend_chain(Sequence& sequence) {
+    const std::uint32_t block_tokens = cache_.options().block_tokens;
+    const std::size_t full = sequence.tokens.size() / block_tokens;
+    if (sequence.chain.size() >= full) { return; }
+    const base::HashScope scope{.cache_scope = sequence.request.cache_scope,
+                                .numerics_id = static_cast<std::uint64_t>(engine_.numerics_id()),
+                                .adapter = "",
+                                .block_tokens = block_tokens};
+    base::BlockHash link = sequence.chain.empty() ? base::chain_root(options_.hash_key, scope) : sequence.chain.back();
+    const std::span<const base::TokenId> tokens(sequence.tokens);
+    while (sequence.chain.size() < full) {
+        link = base::chain_next(options_.hash_key, link,
+                                tokens.subspan(sequence.chain.size() * block_tokens, block_tokens));
+        sequence.chain.push_back(link);
+    }
+}
+
+void StepLoop::publish(Sequence& sequence) {
+    const std::uint32_t full = sequence.computed_tokens / cache_.options().block_tokens;
+    if (full <= sequence.published_blocks) { return; }
+    CHECK(sequence.chain.size() >= full);
+    sequence.kv->publish(std::span(sequence.chain).first(full));
+    sequence.published_blocks = full;
+}
+
+void StepLoop::record_step(const std::vector<Planned>& planned, base::Duration duration) {
+    sluice::proto::StepSample sample;
+    for (const Planned& entry : planned) {
+        const std::uint64_t before = entry.sequence->computed_tokens;
+        const std::uint64_t tokens = entry.tokens;
+        if (entry.tokens == 1 && entry.samples) {
+            sample.set_decode_sequences(sample.decode_sequences() + 1);
+            sample.set_decode_context_tokens(sample.decode_context_tokens() + before);
+        } else {
+            sample.set_prefill_tokens(sample.prefill_tokens() + entry.tokens);
+            sample.set_prefill_context_tokens(sample.prefill_context_tokens() + tokens * before +
+                                              tokens * (tokens - 1) / 2);
+        }
+    }
+    const auto us = std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
+    sample.set_duration_us(static_cast<std::uint32_t>(us));
+    board_.add_step(sample);
+    instruments_->prompt_tokens.Increment(sample.prefill_tokens());
+    auto& histogram = sample.decode_sequences() == 0 ? instruments_->step_prefill
+                      : sample.prefill_tokens() == 0 ? instruments_->step_decode
+                                                     : instruments_->step_mixed;
+    histogram.Observe(std::chrono::duration<double>(duration).count());
+}
+
+Sequence* StepLoop::find(RequestKey key) {
+    const auto at = by_key_.find(key);
+    return at == by_key_.end() ? nullptr : at->second;
+}
+
+void StepLoop::finish(Sequence& sequence, Finish finish, std::optional<base::Error> error) {
+    SequenceOutput output;
+    output.finish = finish;
+    output.error = std::move(error);
+    emit(sequence, std::move(output));
+    part_of(sequence)->closing(sequence);
+    erase(sequence);
+}
+
+void StepLoop::make_running(Sequence& sequence) {
+    CHECK(sequence.kv.has_value() && sequence.tokens_left() > 0);
+    sequence.state = SequenceState::running;
+}
+
+void StepLoop::make_waiting(Sequence& sequence) {
+    sequence.kv.reset();
+    sequence.computed_tokens = 0;
+    sequence.published_blocks = 0;
+    sequence.prompt_scores.clear();
+    sequence.state = SequenceState::waiting;
+}
+
+void StepLoop::add_transfer_sample(std::uint64_t bytes, base::Duration duration) {
+    sluice::proto::TransferSample sample;
+    sample.set_bytes(bytes);
+    sample.set_duration_us(
+        static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::microseconds>(duration).count()));
+    board_.add_transfer(sample);
+}
+
+void StepLoop::emit(const Sequence& sequence, SequenceOutput output) {
+    output.key = sequence.request.key;
+    if (!sequence.output_started) {
+        output.cached_tokens = sequence.cached_tokens;
+        output.kv_path = sequence.kv_path;
+    }
+    outputs_[sequence.request.gateway].push_back(std::move(output));
+}
+
+void StepLoop::erase(Sequence& sequence) {
+    by_key_.erase(sequence.request.key);
+    const auto at =
+        std::find_if(sequences_.begin(), sequences_.end(), [&](const auto& s) { return s.get() == &sequence; });
+    CHECK(at != sequences_.end());
+    sequences_.erase(at);
+}
+
+void StepLoop::flush_outputs() {
+    for (auto& [gateway, outputs] : outputs_) {
+        if (!outputs.empty()) { sink_.deliver(gateway, std::move(outputs)); }
+    }
+    outputs_.clear();
+}
+
+void StepLoop::publish_board() {
+    sluice::proto::WorkerLoad load;
+    std::uint32_t waiting = 0;
+    std::uint32_t running = 0;
+    std::uint32_t decoding = 0;
+    std::uint64_t prefill_tokens = 0;
+    std::uint64_t context = 0;
+    for (const auto& sequence : sequences_) {
+        const bool is_queued =
+            sequence->state == SequenceState::waiting || sequence->state == SequenceState::awaiting_kv;
+        (is_queued ? waiting : running) += 1;
+        if (sequence->state == SequenceState::handing_over) { continue; }
+        if (sequence->state == SequenceState::running && sequence->tokens_left() == 1) {
+            ++decoding;
+            context += sequence->tokens.size();
+        } else if (sequence->state != SequenceState::awaiting_kv) {
+            prefill_tokens += sequence->tokens_left();
+        }
+    }
+    const kv_cache::BlockCounts counts = cache_.counts();
+    load.set_requests_waiting(waiting);
+    load.set_requests_running(running);
+    load.set_prefill_tokens_queued(prefill_tokens);
+    load.set_context_tokens(context);
+    load.set_decode_sequences(decoding);
+    load.set_blocks_free(counts.free);
+    load.set_blocks_used(counts.used);
+    load.set_blocks_cached(counts.cached);
+    load.set_blocks_pinned(counts.pinned);
+    load.set_blocks_stranded(counts.stranded);
+    board_.set_load(load);
+    if (board_.take_snapshot_wish()) {
+        board_.add_block_events(cache_.snapshot());
+    } else if (const auto events = cache_.take_events()) {
+        board_.add_block_events(*events);
+    }
+    board_.note_progress(clock_.now());
+
+    instruments_->waiting.Set(waiting);
+    instruments_->running.Set(running);
+    instruments_->blocks_free.Set(counts.free);
+    instruments_->blocks_used.Set(counts.used);
+    instruments_->blocks_cached.Set(counts.cached);
+    instruments_->blocks_pinned.Set(counts.pinned);
+    instruments_->blocks_stranded.Set(counts.stranded);
+    instruments_->usage.Set(static_cast<double>(counts.used + counts.pinned + counts.stranded) /
+                            static_cast<double>(cache_.options().blocks_total));
+    const bool parts_busy = std::any_of(parts_, parts_ + 3, [](RolePart* p) { return p != nullptr && p->busy(); });
+    idle_ = sequences_.empty() && !parts_busy;
+}
+
+base::TimePoint StepLoop::next_wake() const {
+    base::TimePoint wake = clock_.now() + kIdleWait;
+    for (const RolePart* part : parts_) {
+        if (part == nullptr) { continue; }
+        if (const auto tick = part->next_tick()) { wake = std::min(wake, *tick); }
+    }
+    for (const auto& sequence : sequences_) {
+        if (sequence->request.deadline) { wake = std::min(wake, *sequence->request.deadline); }
+    }
+    return wake;
+}
+
+}  // namespace worker
