@@ -13,7 +13,7 @@ help: ## shows this
 	@echo
 	@echo "  variables: MODEL=$(MODEL) PORT=$(PORT) ARGS='more flags of sluice serve' JOBS=$(JOBS)"
 
-serve: ## installs what is missing, builds, serves a model on http://127.0.0.1:$(PORT)
+serve: ## installs what is missing, builds, serves a model on this machine, port 8000
 	@scripts/bootstrap
 	@$(MAKE) --no-print-directory build TARGET=sluice
 	@exec build/release/sluice serve --model $(MODEL) --port $(PORT) $(ARGS)

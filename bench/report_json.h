@@ -1,0 +1,31 @@
+#pragma once
+
+#include <boost/json/object.hpp>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "bench/record.h"
+#include "bench/report.h"
+
+namespace bench {
+
+/// The figures; names and units as in Report.
+boost::json::object report_json(const Report& report);
+
+/// Every request: times in seconds from the start of the run, `itl_ms` as the list of gaps.
+boost::json::array records_json(std::span<const RequestRecord> records);
+
+/// Processor, cores, memory and kernel of this machine: what is needed to read figures later. Fields that cannot be
+/// read are left out.
+boost::json::object machine_json();
+
+/// The command line of this process as one text.
+std::string command_line();
+
+/// Replaces the file at once, so that a reader never sees half of it. Error: unavailable with the path and the system's
+/// reason.
+base::Result<void> write_file(const std::string& path, std::string_view content);
+
+}  // namespace bench
