@@ -207,11 +207,11 @@ void StepLoop::start(StartRequest&& request) {
         return refuse(request, ErrorCode::failed_precondition,
                       "a worker with role " + std::string(role_name(options_.role)) + " does not run this part");
     }
+    if (by_key_.contains(request.key)) { return refuse(request, ErrorCode::aborted, "this attempt runs already"); }
     if (sequences_.size() >= options_.limits.queue_requests_max) {
         return refuse(request, ErrorCode::resource_exhausted,
                       "the worker holds " + std::to_string(sequences_.size()) + " requests, its limit");
     }
-    if (by_key_.contains(request.key)) { return refuse(request, ErrorCode::aborted, "this attempt runs already"); }
     if (auto error = check(request)) { return refuse(request, error->code, error->message); }
     for (std::size_t i = sequences_.size(); i > 0; --i) {  // an older attempt that its gateway has given up
         const RequestKey& other = sequences_[i - 1]->request.key;

@@ -1,0 +1,280 @@
+#include "worker/step_loop.h"
+
+#include <map>
+#include <random>
+#include <vector>
+
+#include "tests/support/catch.h"
+#include "tests/support/ledger_engine.h"
+
+using base::Epoch;
+using base::RequestId;
+using base::TokenId;
+using test_support::ledger_continuation;
+using test_support::LedgerEngine;
+using worker::Finish;
+using worker::GatewayId;
+using worker::Part;
+using worker::RequestKey;
+
+namespace {
+
+constexpr GatewayId kGateway{1};
+
+/// Keeps what the loop delivers, by request.
+class Collected final : public worker::OutputSink {
+public:
+    struct Answer {
+        std::vector<TokenId> tokens;
+        Finish finish = Finish::none;
+        int finals = 0;
+        std::uint32_t cached_tokens = 0;
+        std::optional<base::Error> error;
+    };
+    void deliver(GatewayId, std::vector<worker::SequenceOutput> outputs) override {
+        for (auto& output : outputs) {
+            Answer& answer = answers[output.key];
+            for (const auto& token : output.tokens) {
+                answer.tokens.push_back(token.token);
+            }
+            answer.cached_tokens = std::max(answer.cached_tokens, output.cached_tokens);
+            if (output.finish != Finish::none) {
+                answer.finish = output.finish;
+                answer.error = output.error;
+                ++answer.finals;
+            }
+        }
+    }
+    std::map<RequestKey, Answer> answers;
+};
+
+struct Bench {
+    explicit Bench(LedgerEngine::Options engine_options = {}, worker::WorkerOptions limits = {})
+        : engine(engine_options),
+          cache({.blocks_total = engine_options.blocks_total, .block_tokens = engine_options.block_tokens}),
+          loop({.limits = limits, .hash_key = {}, .model = "ledger", .role = worker::Role::mixed}, engine, cache, sink,
+               board, clock, metrics) {
+        loop.attach(Part::whole, &whole);
+    }
+    /// Turns until nothing is left to do.
+    void settle(int turns_max = 100000) {
+        int turns = 0;
+        while (loop.turn()) {
+            REQUIRE(++turns < turns_max);
+        }
+    }
+
+    base::FakeClock clock;
+    base::Metrics metrics;
+    LedgerEngine engine;
+    kv_cache::KvCache cache;
+    Collected sink;
+    worker::ReportBoard board;
+    worker::RolePart whole;
+    worker::StepLoop loop;
+};
+
+worker::StartRequest make_start(std::uint64_t request, std::vector<TokenId> prompt, std::uint32_t new_tokens) {
+    worker::StartRequest start;
+    start.key = {RequestId{request}, Epoch{0}};
+    start.gateway = kGateway;
+    start.part = Part::whole;
+    start.prompt = std::move(prompt);
+    start.stop.new_tokens_max = new_tokens;
+    return start;
+}
+
+/// Draws 32-bit numbers by seed.
+class Random {
+public:
+    explicit Random(std::uint32_t seed) : generator_(seed) {}
+    std::uint32_t operator()() { return static_cast<std::uint32_t>(generator_()); }
+
+private:
+    std::mt19937 generator_;
+};
+
+std::vector<TokenId> random_prompt(Random& random, std::size_t tokens) {
+    std::vector<TokenId> prompt(tokens);
+    for (TokenId& token : prompt) {
+        token = static_cast<TokenId>(random() % 1000);
+    }
+    return prompt;
+}
+
+}  // namespace
+
+TEST_CASE("a request gets its tokens and one final answer, and leaves no block in use", "[worker]") {
+    Bench bench;
+    const std::vector<TokenId> prompt = {1, 2, 3, 4, 5};
+    REQUIRE(bench.loop.post_command(make_start(7, prompt, 10)));
+    bench.settle();
+    const auto& answer = bench.sink.answers.at({RequestId{7}, Epoch{0}});
+    REQUIRE(answer.tokens == ledger_continuation(prompt, 10, 1000));
+    REQUIRE(answer.finish == Finish::length);
+    REQUIRE(answer.finals == 1);
+    REQUIRE(bench.engine.violations() == 0);
+    const auto counts = bench.cache.counts();
+    REQUIRE(counts.used + counts.pinned + counts.stranded == 0);
+}
+
+TEST_CASE("tokens do not depend on company, chunks, preemption or prefix hits", "[worker][property]") {
+    const auto seed = GENERATE(range(0u, 60u));
+    CAPTURE(seed);
+    Random random{seed};
+    worker::WorkerOptions limits;
+    limits.batch_sequences_max = 1 + random() % 8;
+    limits.batch_tokens_max = 1 + random() % 80;
+    limits.chunk_tokens_max = 1 + random() % 40;
+    LedgerEngine::Options engine_options;
+    engine_options.layers = 2;
+    engine_options.blocks_total = 12 + random() % 20;  // small: preemptions happen
+    Bench bench(engine_options, limits);
+
+    const std::vector<TokenId> shared = random_prompt(random, 40);
+    std::map<std::uint64_t, std::vector<TokenId>> prompts;
+    std::map<std::uint64_t, std::uint32_t> lengths;
+    for (std::uint64_t request = 1; request <= 14; ++request) {
+        std::vector<TokenId> prompt = random_prompt(random, 1 + random() % 70);
+        if (random() % 2 == 0) { prompt.insert(prompt.begin(), shared.begin(), shared.begin() + 1 + random() % 40); }
+        lengths[request] = 1 + random() % 60;
+        prompts[request] = prompt;
+        REQUIRE(bench.loop.post_command(make_start(request, prompt, lengths[request])));
+        for (auto turns = random() % 20; turns > 0; --turns) {
+            bench.loop.turn();
+        }
+    }
+    bench.settle();
+    for (const auto& [request, prompt] : prompts) {
+        CAPTURE(request);
+        const auto& answer = bench.sink.answers.at({RequestId{request}, Epoch{0}});
+        REQUIRE(answer.finals == 1);
+        REQUIRE(answer.finish == Finish::length);
+        REQUIRE(answer.tokens == ledger_continuation(prompt, lengths[request], 1000));
+    }
+    REQUIRE(bench.engine.violations() == 0);
+    const auto counts = bench.cache.counts();
+    REQUIRE(counts.used + counts.pinned + counts.stranded == 0);
+}
+
+TEST_CASE("a repeated prompt hits the cache, for at most all but its last token", "[worker]") {
+    Bench bench;
+    Random random{1};
+    const std::vector<TokenId> prompt = random_prompt(random, 64);
+    REQUIRE(bench.loop.post_command(make_start(1, prompt, 3)));
+    bench.settle();
+    const auto computed = bench.engine.tokens_computed();
+    REQUIRE(bench.loop.post_command(make_start(2, prompt, 3)));
+    bench.settle();
+    REQUIRE(bench.sink.answers.at({RequestId{2}, Epoch{0}}).cached_tokens == 48);
+    REQUIRE(bench.engine.tokens_computed() - computed == 16 + 2);
+    REQUIRE(bench.sink.answers.at({RequestId{1}, Epoch{0}}).tokens ==
+            bench.sink.answers.at({RequestId{2}, Epoch{0}}).tokens);
+}
+
+TEST_CASE("another cache scope never hits", "[worker]") {
+    Bench bench;
+    Random random{1};
+    const std::vector<TokenId> prompt = random_prompt(random, 64);
+    REQUIRE(bench.loop.post_command(make_start(1, prompt, 3)));
+    bench.settle();
+    auto other = make_start(2, prompt, 3);
+    other.cache_scope = "tenant-b";
+    REQUIRE(bench.loop.post_command(std::move(other)));
+    bench.settle();
+    REQUIRE(bench.sink.answers.at({RequestId{2}, Epoch{0}}).cached_tokens == 0);
+}
+
+TEST_CASE("a stop token ends a sequence, but not before min_tokens", "[worker]") {
+    const std::vector<TokenId> prompt = {5, 6, 7};
+    const auto expected = ledger_continuation(prompt, 8, 1000);
+    Bench bench;
+    auto early = make_start(1, prompt, 8);
+    early.stop.stop_tokens = {expected[2]};
+    REQUIRE(bench.loop.post_command(std::move(early)));
+    bench.settle();
+    const auto& stopped = bench.sink.answers.at({RequestId{1}, Epoch{0}});
+    REQUIRE(stopped.finish == Finish::stop);
+    REQUIRE(stopped.tokens == std::vector<TokenId>(expected.begin(), expected.begin() + 3));
+
+    auto later = make_start(2, prompt, 8);
+    later.stop.stop_tokens = {expected[2]};
+    later.stop.new_tokens_min = 5;
+    REQUIRE(bench.loop.post_command(std::move(later)));
+    bench.settle();
+    REQUIRE(bench.sink.answers.at({RequestId{2}, Epoch{0}}).tokens.size() > 3);
+}
+
+TEST_CASE("cancel, a lost gateway and a deadline free all blocks within two steps", "[worker]") {
+    Bench bench;
+    Random random{3};
+    auto with_deadline = make_start(1, random_prompt(random, 100), 1000);
+    with_deadline.deadline = bench.clock.now() + std::chrono::seconds(5);
+    REQUIRE(bench.loop.post_command(std::move(with_deadline)));
+    REQUIRE(bench.loop.post_command(make_start(2, random_prompt(random, 100), 1000)));
+    auto other_gateway = make_start(3, random_prompt(random, 100), 1000);
+    other_gateway.gateway = GatewayId{2};
+    REQUIRE(bench.loop.post_command(std::move(other_gateway)));
+    for (int i = 0; i < 10; ++i) {
+        bench.loop.turn();
+    }
+
+    bench.clock.advance(std::chrono::seconds(6));
+    REQUIRE(bench.loop.post_command(worker::CancelRequest{{RequestId{2}, Epoch{0}}, kGateway, "client_gone"}));
+    REQUIRE(bench.loop.post_command(worker::GatewayGone{GatewayId{2}}));
+    bench.loop.turn();
+    const auto counts = bench.cache.counts();
+    REQUIRE(counts.used + counts.pinned + counts.stranded == 0);
+    REQUIRE(bench.sink.answers.at({RequestId{1}, Epoch{0}}).error->code == base::ErrorCode::deadline_exceeded);
+    REQUIRE(bench.sink.answers.at({RequestId{2}, Epoch{0}}).finish == Finish::cancelled);
+    REQUIRE(!bench.loop.turn());
+}
+
+TEST_CASE("what cannot run is refused with a reason", "[worker]") {
+    worker::WorkerOptions limits;
+    limits.queue_requests_max = 1;
+    Bench bench({.context_tokens = 64, .blocks_total = 8}, limits);
+    const auto code_of = [&](worker::StartRequest start) {
+        const RequestKey key = start.key;
+        REQUIRE(bench.loop.post_command(std::move(start)));
+        bench.loop.turn();
+        const auto at = bench.sink.answers.find(key);
+        return at == bench.sink.answers.end() || !at->second.error
+                   ? std::string("none")
+                   : std::string(base::error_code_name(at->second.error->code));
+    };
+    REQUIRE(code_of(make_start(1, {}, 5)) == "invalid_argument");
+    REQUIRE(code_of(make_start(2, {1, 5000}, 5)) == "invalid_argument");
+    REQUIRE(code_of(make_start(3, std::vector<TokenId>(64, 1), 5)) == "invalid_argument");
+    REQUIRE(code_of(make_start(4, {1}, 0)) == "invalid_argument");
+    auto split = make_start(5, {1}, 5);
+    split.part = Part::decode;
+    REQUIRE(code_of(std::move(split)) == "failed_precondition");
+    REQUIRE(code_of(make_start(6, {1, 2, 3}, 40)) == "none");
+    REQUIRE(code_of(make_start(6, {1, 2, 3}, 40)) == "aborted");
+    REQUIRE(code_of(make_start(7, {1, 2, 3}, 40)) == "resource_exhausted");
+    bench.loop.begin_drain();
+    REQUIRE(code_of(make_start(8, {1, 2, 3}, 40)) == "unavailable");
+}
+
+TEST_CASE("generated tokens of an earlier attempt count, and the rest is the same", "[worker]") {
+    const std::vector<TokenId> prompt = {9, 8, 7};
+    const auto expected = ledger_continuation(prompt, 20, 1000);
+    Bench bench;
+    auto rest = make_start(1, prompt, 20);
+    rest.generated.assign(expected.begin(), expected.begin() + 6);
+    rest.key.epoch = Epoch{1};
+    REQUIRE(bench.loop.post_command(std::move(rest)));
+    bench.settle();
+    REQUIRE(bench.sink.answers.at({RequestId{1}, Epoch{1}}).tokens ==
+            std::vector<TokenId>(expected.begin() + 6, expected.end()));
+}
+
+TEST_CASE("a sequence that outgrows the pool ends with resource_exhausted", "[worker]") {
+    Bench bench({.blocks_total = 4});
+    REQUIRE(bench.loop.post_command(make_start(1, {1, 2, 3}, 200)));
+    bench.settle();
+    const auto& answer = bench.sink.answers.at({RequestId{1}, Epoch{0}});
+    REQUIRE(answer.error->code == base::ErrorCode::resource_exhausted);
+    REQUIRE(answer.tokens == ledger_continuation({1, 2, 3}, 62, 1000));
+}
