@@ -1,0 +1,112 @@
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "device/device.h"
+
+#include "tests/support/catch.h"
+
+namespace {
+
+int released = 0;
+std::size_t released_bytes = 0;
+
+void count_release(std::byte* data, std::size_t bytes) {
+    ++released;
+    released_bytes += bytes;
+    delete[] data;
+}
+
+/// Pages of the range that are backed by memory.
+std::size_t resident_pages(const std::byte* data, std::size_t bytes) {
+    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    std::vector<unsigned char> pages((bytes + page - 1) / page);
+    REQUIRE(mincore(const_cast<std::byte*>(data), bytes, pages.data()) == 0);
+    return static_cast<std::size_t>(std::count_if(pages.begin(), pages.end(), [](auto flags) { return flags & 1; }));
+}
+
+}  // namespace
+
+TEST_CASE("host memory is aligned, zero, and costs nothing until touched", "[device]") {
+    auto buffer = device::host_device().allocate((std::size_t{64} << 20) + 1);
+    REQUIRE(buffer.has_value());
+    REQUIRE(buffer->size() == (std::size_t{64} << 20) + 1);
+    REQUIRE(reinterpret_cast<std::uintptr_t>(buffer->data()) % (std::size_t{2} << 20) == 0);
+    REQUIRE(resident_pages(buffer->data(), buffer->size()) == 0);
+    REQUIRE(buffer->data()[0] == std::byte{0});
+    buffer->data()[buffer->size() - 1] = std::byte{7};
+    REQUIRE(buffer->data()[buffer->size() - 1] == std::byte{7});
+    REQUIRE(resident_pages(buffer->data(), buffer->size()) <= 1025);  // two huge pages at most
+}
+
+TEST_CASE("small and odd sizes have their own memory", "[device]") {
+    std::vector<device::Buffer> buffers;
+    for (const std::size_t bytes : {1u, 4095u, 4096u, 4097u, 100000u}) {
+        auto buffer = device::host_device().allocate_host(bytes);
+        REQUIRE(buffer.has_value());
+        std::fill_n(buffer->data(), bytes, static_cast<std::byte>(buffers.size() + 1));
+        buffers.push_back(std::move(*buffer));
+    }
+    for (std::size_t i = 0; i < buffers.size(); ++i) {
+        const auto expected = static_cast<std::byte>(i + 1);
+        REQUIRE(std::all_of(buffers[i].data(), buffers[i].data() + buffers[i].size(),
+                            [&](std::byte byte) { return byte == expected; }));
+    }
+}
+
+TEST_CASE("more memory than there is address space is refused", "[device]") {
+    for (const std::size_t bytes : {std::numeric_limits<std::size_t>::max(), std::size_t{1} << 60}) {
+        const auto refused = device::host_device().allocate(bytes);
+        REQUIRE_FALSE(refused.has_value());
+        REQUIRE(refused.error().code == base::ErrorCode::resource_exhausted);
+        REQUIRE(refused.error().message.find(std::to_string(bytes)) != std::string::npos);
+    }
+}
+
+TEST_CASE("a buffer is released exactly once, however it is moved", "[device]") {
+    released = 0;
+    released_bytes = 0;
+    {
+        device::Buffer first(new std::byte[10], 10, count_release);
+        const std::byte* address = first.data();
+        device::Buffer second(std::move(first));
+        REQUIRE(second.data() == address);
+        REQUIRE(second.size() == 10);
+        REQUIRE(first.data() == nullptr);
+        REQUIRE(first.size() == 0);
+        device::Buffer third(new std::byte[20], 20, count_release);
+        third = std::move(second);
+        REQUIRE(released == 1);
+        REQUIRE(released_bytes == 20);
+        REQUIRE(third.data() == address);
+        third = device::Buffer();
+        REQUIRE(released == 2);
+    }
+    REQUIRE(released == 2);
+    REQUIRE(released_bytes == 30);
+}
+
+TEST_CASE("host copies have run when the call returns and events are done", "[device]") {
+    device::Device& host = device::host_device();
+    REQUIRE(host.name() == "host");
+    auto stream = host.make_stream();
+    auto other = host.make_stream();
+    REQUIRE(stream.has_value());
+    REQUIRE(other.has_value());
+    std::vector<std::byte> source(1000, std::byte{3});
+    std::vector<std::byte> target(1000);
+    REQUIRE(host.copy_async(**stream, target.data(), source.data(), source.size()).has_value());
+    REQUIRE(target == source);
+    REQUIRE(host.copy_async(**stream, nullptr, nullptr, 0).has_value());
+    auto event = host.record(**stream);
+    REQUIRE(event.has_value());
+    REQUIRE((*event)->done() == true);
+    REQUIRE((*event)->wait().has_value());
+    REQUIRE(host.wait(**other, **event).has_value());
+    REQUIRE((*other)->synchronize().has_value());
+}
