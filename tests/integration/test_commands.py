@@ -1,0 +1,105 @@
+"""Subcommands that need no server."""
+import json
+import re
+import subprocess
+
+import pytest
+
+import harness
+
+
+def sluice(*arguments, stdin=""):
+    return subprocess.run([str(harness.BINARY), *map(str, arguments)], input=stdin, capture_output=True, text=True, timeout=60)
+
+
+def test_help_names_every_subcommand():
+    ran = sluice("--help")
+    assert ran.returncode == 0
+    for command in ("serve", "gateway", "scheduler", "prefill", "decode", "run", "bench", "tokenize", "render", "model", "config", "doctor"):
+        assert re.search(rf"^\s+{command}\b", ran.stdout, re.MULTILINE), command
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["serve"], ["serve", "--model", str(harness.MODEL), "--port", "x"], ["serve", "--nonsense"]])
+def test_a_wrong_command_line_is_refused(arguments):
+    ran = sluice(*arguments)
+    assert ran.returncode > 0
+    assert ran.stderr
+
+
+def test_an_unknown_setting_is_refused_with_its_name():
+    ran = sluice("serve", "--model", harness.MODEL, "--set", "worker.no_such_key=1")
+    assert ran.returncode > 0
+    assert "worker.no_such_key" in ran.stderr
+
+
+def test_tokenize_speaks_json_lines():
+    case = harness.golden_cases()[1]
+    ran = sluice("tokenize", harness.MODEL, stdin=json.dumps({"text": case["prompt"]}) + "\n" + json.dumps({"text": ""}) + "\n")
+    assert ran.returncode == 0, ran.stderr
+    first, second = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert first["ids"] == case["prompt_ids"][1:]  # without BOS
+    assert second["ids"] == []
+    with_special = sluice("tokenize", harness.MODEL, "--special", stdin=json.dumps({"text": case["prompt"]}) + "\n")
+    assert json.loads(with_special.stdout)["ids"] == case["prompt_ids"]
+
+
+def test_render_speaks_json_lines():
+    ran = sluice("render", harness.MODEL, stdin=json.dumps({"messages": [{"role": "user", "content": "Hi there"}], "add_generation_prompt": True}) + "\n")
+    assert ran.returncode == 0, ran.stderr
+    assert "Hi there" in json.loads(ran.stdout)["rendered"]
+
+
+def test_config_print_can_be_checked_again(tmp_path):
+    printed = sluice("config", "print")
+    assert printed.returncode == 0, printed.stderr
+    (tmp_path / "all.yaml").write_text(printed.stdout)
+    assert sluice("config", "check", tmp_path / "all.yaml").returncode == 0
+    (tmp_path / "bad.yaml").write_text("worker:\n  no_such_key: 1\n")
+    bad = sluice("config", "check", tmp_path / "bad.yaml")
+    assert bad.returncode > 0
+    assert "bad.yaml:2" in bad.stderr + bad.stdout
+
+
+def test_doctor_tells_the_hardware():
+    ran = sluice("doctor")
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"avx2|avx-?512|reference", ran.stdout, re.IGNORECASE)
+
+
+def test_run_answers_a_prompt():
+    case = harness.golden_cases()[1]
+    ran = sluice("run", "--model", harness.MODEL, "--prompt", case["prompt"], "--max-tokens", 20, "--temperature", 0)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip()
+
+
+def test_model_make_writes_a_model_that_serves(tmp_path):
+    made = sluice("model", "make", "--shape", "stories15m", "--out", tmp_path / "made")
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "made" / "config.json").exists()
+    with harness.serve(model=tmp_path / "made") as server:
+        server.wait_ready()
+        answer = harness.post(server.port, "/v1/completions", prompt=[1, 2, 3], max_tokens=3, ignore_eos=True)
+        assert answer.status == 200, answer.body
+        assert answer.json()["usage"]["completion_tokens"] == 3
+
+
+def test_bench_serve_reports_and_writes_every_request(server, tmp_path):
+    out = tmp_path / "out.json"
+    ran = sluice("bench", "serve", "--url", server.url, "--rate", 50, "--requests", 30, "--prompt-tokens", 60, "--output-tokens", 10,
+                 "--slo-ttft-ms", 10000, "--slo-tpot-ms", 10000, "--out", out)
+    assert ran.returncode == 0, ran.stderr
+    assert "TTFT" in ran.stdout and "goodput" in ran.stdout
+    result = json.loads(out.read_text())
+    [run] = result["runs"]
+    assert run["report"]["requests_ok"] == 30
+    assert all(row["output_tokens"] == 10 for row in run["requests"])
+    assert 30 <= run["report"]["prompt_tokens"] / 30 <= 120
+
+
+def test_bench_serve_with_token_ids_has_exact_prompts(server, tmp_path):
+    out = tmp_path / "out.json"
+    ran = sluice("bench", "serve", "--url", server.url, "--endpoint", "completions", "--token-ids", "--rate", 100, "--requests", 10,
+                 "--prompt-tokens", 77, "--output-tokens", 4, "--out", out, "--quiet")
+    assert ran.returncode == 0, ran.stderr
+    assert {row["prompt_tokens"] for row in json.loads(out.read_text())["runs"][0]["requests"]} == {77}

@@ -1,0 +1,136 @@
+"""Each process in a network namespace of its own, joined by a bridge inside another one: KV goes over TCP between hosts that share nothing."""
+import os
+import secrets
+import signal
+import subprocess
+
+import pytest
+
+import harness
+from harness import BINARY, MODEL, wait_until
+from streams import Streams
+
+STREAMS, TOKENS = 200, 60
+SUBNET = "10.203.0"  # exists only inside the namespaces of this test
+HOSTS = ["scheduler", "prefill1", "prefill2", "decode1", "decode2", "gateway"]
+ADMIN_PORT, WORKER_PORT, SCHEDULER_PORT, GATEWAY_PORT = 9100, 9000, 9001, 8000
+REMOTE = ["--listen-public"]  # beyond loopback nothing listens without it
+
+
+def ip(*arguments, check=True):
+    return subprocess.run(["ip", *arguments], check=check, capture_output=True, text=True, timeout=30)
+
+
+class Network:
+    """Namespaces `PREFIX-HOST`, each with one interface eth0 and lo, all on one bridge."""
+
+    def __init__(self):
+        self.prefix = f"sl{os.getpid()}"
+        self.made = []
+        self.add("hub")
+        self.in_host("hub", "ip", "link", "add", "br0", "type", "bridge")
+        self.in_host("hub", "ip", "link", "set", "br0", "up")
+        for number, host in enumerate(HOSTS, 1):
+            self.add(host)
+            ip("-n", self.name("hub"), "link", "add", host, "type", "veth", "peer", "name", "eth0", "netns", self.name(host))
+            ip("-n", self.name("hub"), "link", "set", host, "master", "br0", "up")
+            ip("-n", self.name(host), "addr", "add", f"{SUBNET}.{number}/24", "dev", "eth0")
+            ip("-n", self.name(host), "link", "set", "eth0", "up")
+
+    def name(self, host):
+        return f"{self.prefix}-{host}"
+
+    def add(self, host):
+        ip("netns", "add", self.name(host))
+        self.made.append(host)
+        ip("-n", self.name(host), "link", "set", "lo", "up")
+
+    def enter(self, host):
+        return ["ip", "netns", "exec", self.name(host)]
+
+    def in_host(self, host, *command):
+        return subprocess.run([*self.enter(host), *command], check=True, capture_output=True, text=True, timeout=30).stdout
+
+    def remove(self):
+        for host in self.made:
+            ip("netns", "delete", self.name(host), check=False)
+
+
+def address(host):
+    return f"{SUBNET}.{HOSTS.index(host) + 1}"
+
+
+@pytest.fixture
+def network():
+    if os.geteuid() != 0:
+        pytest.skip("SKIPPED: network namespaces need root")
+    network = None
+    try:
+        network = Network()
+    except (subprocess.CalledProcessError, FileNotFoundError) as error:
+        pytest.skip(f"SKIPPED: no network namespaces here: {(getattr(error, 'stderr', '') or str(error)).strip()}")
+    try:
+        yield network
+    finally:
+        network.remove()
+
+
+@pytest.fixture
+def processes(network):
+    """All roles, by host."""
+    key = f"cluster.key={secrets.token_hex(16)}"
+    environment = {"UCX_TLS": "tcp", "UCX_NET_DEVICES": "eth0"}
+    common = ["--set", key, "--admin-port", str(ADMIN_PORT)]
+    scheduler = f"{address('scheduler')}:{SCHEDULER_PORT}"
+
+    def start(host, role, *flags):
+        return harness.Process([*network.enter(host), BINARY, role, *flags, *common, *REMOTE], environment)
+
+    started = {"scheduler": start("scheduler", "scheduler", "--listen", scheduler)}
+    for host in HOSTS[1:5]:
+        started[host] = start(host, host.rstrip("12"), "--model", MODEL, "--scheduler", scheduler, "--listen", f"{address(host)}:{WORKER_PORT}", "--threads", "1")
+    started["gateway"] = harness.Process([*network.enter("gateway"), BINARY, "gateway", "--model", MODEL, "--scheduler", scheduler, "--host", address("gateway"),
+                                          "--port", str(GATEWAY_PORT), "--set", key, *REMOTE], environment)
+    try:
+        def is_ready():
+            for process in started.values():
+                assert process.is_alive(), f"{process.command}\n{process.output()}"
+            return http_get(network, "gateway", address("gateway"), GATEWAY_PORT, "/health") is not None
+        wait_until(is_ready, "the cluster is ready", harness.START_SECONDS)
+        yield started
+    finally:
+        for process in reversed(started.values()):
+            process.__exit__()
+            print(process.command, process.output(), sep="\n")
+
+
+def http_get(network, host, to, port, path):
+    """The body seen from inside a namespace, None unless the status is 200."""
+    ran = subprocess.run([*network.enter(host), "curl", "-sf", "--max-time", "5", f"http://{to}:{port}{path}"], capture_output=True, text=True, timeout=30)
+    return ran.stdout if ran.returncode == 0 else None
+
+
+def blocks_in_use(network, host):
+    text = http_get(network, host, address(host), ADMIN_PORT, "/metrics")
+    assert text is not None, f"{host} serves no metrics"
+    lines = [line for line in text.splitlines() if line.startswith("sluice_worker_kv_blocks{") and any(f'state="{state}"' in line for state in ("used", "pinned", "stranded"))]
+    assert lines
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+@pytest.mark.timeout(600)
+def test_two_hundred_streams_survive_the_death_of_a_decode_worker(network, processes):
+    def streams():
+        return Streams(GATEWAY_PORT, STREAMS, TOKENS, host=address("gateway"), prefix=network.enter("gateway"))
+
+    expected = streams().texts()
+    assert len(set(expected)) > STREAMS // 2
+    for host in HOSTS[1:5]:
+        wait_until(lambda host=host: blocks_in_use(network, host) == 0, f"{host} has given all blocks back")
+
+    again = streams()
+    again.wait_tokens(STREAMS * TOKENS // 4)
+    processes["decode1"].child.send_signal(signal.SIGKILL)
+    assert again.texts() == expected
+    for host in ("prefill1", "prefill2", "decode2"):
+        wait_until(lambda host=host: blocks_in_use(network, host) == 0, f"{host} has given all blocks back", 60)
