@@ -34,11 +34,11 @@ struct ReceiverEvent {
     };
     Kind kind{};
     HandoffKey key;
-    std::uint32_t kv_tokens = 0;       // room_requested
-    base::TimePoint deadline{};        // room_requested: the prefill worker gives up then
-    std::uint64_t payload_bytes = 0;   // completed
-    base::Duration duration{};         // completed: from grant to the last frame
-    std::optional<base::Error> error;  // failed
+    std::uint32_t kv_tokens = 0;                      // room_requested
+    base::TimePoint deadline{};                       // room_requested: the prefill worker gives up then
+    std::uint64_t payload_bytes = 0;                  // completed
+    base::Duration duration{};                        // completed: from grant to the last frame
+    std::optional<base::Error> error = std::nullopt;  // failed
 };
 
 /// Called on the receiver's thread. Must only push to a queue and return; must not call the receiver.

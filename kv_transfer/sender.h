@@ -35,10 +35,10 @@ struct SenderEvent {
     };
     Kind kind{};
     HandoffKey key;
-    std::uint32_t have_tokens = 0;     // granted
-    std::uint64_t payload_bytes = 0;   // completed: bytes of frames, resends counted
-    base::Duration duration{};         // completed: from the grant to the last acknowledgement
-    std::optional<base::Error> error;  // failed
+    std::uint32_t have_tokens = 0;                    // granted
+    std::uint64_t payload_bytes = 0;                  // completed: bytes of frames, resends counted
+    base::Duration duration{};                        // completed: from the grant to the last acknowledgement
+    std::optional<base::Error> error = std::nullopt;  // failed
 };
 
 /// Called on the sender's thread. Must only push to a queue and return; must not call the sender.

@@ -26,7 +26,7 @@ enum class FaultKind {
 /// once) and to each with `probability`.
 struct FaultRule {
     FaultKind fault{};
-    std::optional<MessageKind> message_kind;
+    std::optional<MessageKind> message_kind = std::nullopt;
     std::uint64_t nth = 0;  // 0: none
     double probability = 0.0;
     base::Duration delay = std::chrono::milliseconds(20);  // delay, reorder

@@ -1,0 +1,178 @@
+#include "kv_transfer/frames.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "base/check.h"
+#include "base/crc32c.h"
+#include "base/log.h"
+#include "kv_transfer/codec/codec.h"
+#include "proto/version.h"
+
+namespace kv_transfer {
+
+using base::ErrorCode;
+using base::fail;
+using base::Result;
+
+namespace {
+
+constexpr std::size_t kChecksumBytes = 4;
+constexpr std::size_t kModelBytesMax = 256;
+constexpr std::size_t kErrorBytesMax = 200;
+
+std::uint32_t checksum(net::MessageKind kind, std::span<const std::byte> body) {
+    const std::array kind_bytes{static_cast<std::byte>(net::raw(kind) & 0xff),
+                                static_cast<std::byte>(net::raw(kind) >> 8)};
+    return base::crc32c(body, base::crc32c(kind_bytes));
+}
+
+}  // namespace
+
+std::string to_string(const HandoffKey& key) {
+    return std::to_string(base::raw(key.request)) + "/" + std::to_string(base::raw(key.epoch));
+}
+
+std::string seal(net::MessageKind kind, const google::protobuf::MessageLite& message) {
+    std::string header = message.SerializeAsString();
+    const std::uint32_t crc = checksum(kind, std::as_bytes(std::span(header)));
+    for (unsigned shift = 0; shift < 32; shift += 8) {
+        header.push_back(static_cast<char>((crc >> shift) & 0xff));
+    }
+    CHECK(header.size() <= kHeaderBytesMax, header.size() << " bytes");
+    return header;
+}
+
+Result<void> unseal(net::MessageKind kind, std::span<const std::byte> header, google::protobuf::MessageLite& message) {
+    if (header.size() < kChecksumBytes || header.size() > kHeaderBytesMax) {
+        return fail(ErrorCode::invalid_argument, "header of " + std::to_string(header.size()) + " bytes");
+    }
+    const auto body = header.first(header.size() - kChecksumBytes);
+    std::uint32_t crc = 0;
+    for (std::size_t i = 0; i < kChecksumBytes; ++i) {
+        crc |= std::to_integer<std::uint32_t>(header[body.size() + i]) << (8 * i);
+    }
+    if (crc != checksum(kind, body)) { return fail(ErrorCode::data_loss, "checksum of the header does not match"); }
+    if (!message.ParseFromArray(body.data(), static_cast<int>(body.size()))) {
+        return fail(ErrorCode::invalid_argument, "header is not a message of kind " + std::to_string(net::raw(kind)));
+    }
+    return {};
+}
+
+void set_header(sluice::proto::Header& header, const Identity& identity) {
+    CHECK(identity.model.size() <= kModelBytesMax, "model name of " << identity.model.size() << " bytes");
+    header.set_protocol_version(proto::kProtocolVersion);
+    header.set_model(identity.model);
+    header.set_numerics_id(identity.numerics_id);
+}
+
+Result<void> check_header(const sluice::proto::Header& header, const Identity& identity) {
+    if (header.protocol_version() != proto::kProtocolVersion) {
+        return fail(ErrorCode::failed_precondition, "protocol version " + std::to_string(header.protocol_version()) +
+                                                        ", ours is " + std::to_string(proto::kProtocolVersion));
+    }
+    if (header.model() != identity.model) {
+        return fail(ErrorCode::failed_precondition,
+                    "model " + base::log_safe(header.model(), 64) + ", ours is " + identity.model);
+    }
+    if (header.numerics_id() != identity.numerics_id) {
+        return fail(ErrorCode::failed_precondition, "numerics id " + std::to_string(header.numerics_id()) +
+                                                        ", ours is " + std::to_string(identity.numerics_id));
+    }
+    return {};
+}
+
+void set_key(sluice::proto::Handoff& handoff, const HandoffKey& key) {
+    handoff.set_request_id(base::raw(key.request));
+    handoff.set_epoch(base::raw(key.epoch));
+    handoff.set_prefill_incarnation(base::raw(key.prefill));
+    handoff.set_decode_incarnation(base::raw(key.decode));
+}
+
+HandoffKey key_of(const sluice::proto::Handoff& handoff) {
+    return {base::RequestId{handoff.request_id()}, base::Epoch{handoff.epoch()},
+            base::Incarnation{handoff.prefill_incarnation()}, base::Incarnation{handoff.decode_incarnation()}};
+}
+
+void set_error(sluice::proto::Error& out, const base::Error& error) {
+    out.set_code(static_cast<std::uint32_t>(base::grpc_status_number(error.code)));
+    out.set_message(base::log_safe(error.message, kErrorBytesMax).substr(0, 2 * kErrorBytesMax));
+}
+
+base::Error error_of(const sluice::proto::Error& error) {
+    const int number = error.code() > 16 ? 13 : static_cast<int>(error.code());
+    return {base::error_code_from_grpc(number), base::log_safe(error.message(), kErrorBytesMax)};
+}
+
+sluice::proto::KvFrame make_frame(const Identity& identity, const kv_cache::KvLayout& layout, const FrameInfo& info) {
+    sluice::proto::KvFrame frame;
+    set_header(*frame.mutable_header(), identity);
+    set_key(*frame.mutable_handoff(), info.key);
+    frame.set_number(info.number);
+    frame.set_kv_format(layout.format().wire_id());
+    frame.set_group(0);
+    frame.set_layer_begin(info.range.layer_begin);
+    frame.set_layer_end(info.range.layer_end);
+    frame.set_token_begin(info.range.token_begin);
+    frame.set_token_end(info.range.token_end);
+    frame.set_codec(info.codec);
+    frame.set_payload_bytes(info.payload_bytes);
+    frame.set_raw_bytes(info.raw_bytes);
+    frame.set_payload_crc32c(info.payload_crc32c);
+    return frame;
+}
+
+Result<FrameInfo> check_frame(const sluice::proto::KvFrame& frame, const Identity& identity,
+                              const kv_cache::KvLayout& layout, std::size_t payload_bytes,
+                              std::size_t frame_bytes_max) {
+    if (auto checked = check_header(frame.header(), identity); !checked) { return base::pass_on(checked); }
+    if (frame.kv_format() != layout.format().wire_id()) {
+        return fail(ErrorCode::failed_precondition, "KV format " + std::to_string(frame.kv_format()) + ", ours is " +
+                                                        std::to_string(layout.format().wire_id()));
+    }
+    const auto invalid = [&](const char* what) {
+        return fail(ErrorCode::invalid_argument,
+                    "frame " + std::to_string(frame.number()) + ": " + what + ": layers " +
+                        std::to_string(frame.layer_begin()) + ".." + std::to_string(frame.layer_end()) + ", tokens " +
+                        std::to_string(frame.token_begin()) + ".." + std::to_string(frame.token_end()) + ", payload " +
+                        std::to_string(frame.payload_bytes()) + " of " + std::to_string(payload_bytes));
+    };
+    if (frame.group() >= layout.groups().size()) { return invalid("no such KV group"); }
+    const kv_cache::KvGroup& group = layout.groups()[frame.group()];
+    if (frame.layer_begin() < group.layer_begin || frame.layer_begin() >= frame.layer_end() ||
+        frame.layer_end() > group.layer_begin + group.layers) {
+        return invalid("layers are not of the group");
+    }
+    if (frame.token_begin() >= frame.token_end()) { return invalid("no tokens"); }
+    if (frame.payload_bytes() != payload_bytes) { return invalid("length differs from what came"); }
+    if (payload_bytes == 0 || payload_bytes > frame_bytes_max) { return invalid("payload is too long or empty"); }
+    const kv_cache::KvRange range{frame.layer_begin(), frame.layer_end(), frame.token_begin(), frame.token_end()};
+    // Bound the tokens before multiplying: a layer of one token has at least one byte.
+    if (range.tokens() > frame_bytes_max) { return invalid("too many tokens"); }
+    const std::size_t raw_bytes = layout.wire_bytes(range);
+    if (frame.raw_bytes() != raw_bytes) { return invalid("raw length does not fit the range"); }
+    if (raw_bytes > frame_bytes_max) { return invalid("too many bytes"); }
+    const Codec* codec = find_codec(frame.codec());
+    if (codec == nullptr) {
+        return fail(ErrorCode::unimplemented, "codec \"" + base::log_safe(frame.codec(), 32) + "\"");
+    }
+    if (!codec->needs_scratch() && payload_bytes != raw_bytes) { return invalid("payload does not fit the range"); }
+    return FrameInfo{key_of(frame.handoff()), frame.number(), range, frame.codec(), payload_bytes, raw_bytes,
+                     frame.payload_crc32c()};
+}
+
+std::int64_t unix_us_of(base::TimePoint deadline, const base::Clock& clock) {
+    const auto left = std::chrono::duration_cast<std::chrono::microseconds>(deadline - clock.now());
+    return clock.unix_us() + left.count();
+}
+
+base::TimePoint time_point_of(std::int64_t unix_us, const base::Clock& clock) {
+    // A day is longer than any hand-off; the bound keeps the arithmetic below safe from any number.
+    constexpr std::int64_t kDayUs = 86'400'000'000;
+    const std::int64_t now = clock.unix_us();
+    const std::int64_t bounded = std::clamp(unix_us, now - kDayUs, now + kDayUs);
+    return clock.now() + std::chrono::microseconds(bounded - now);
+}
+
+}  // namespace kv_transfer

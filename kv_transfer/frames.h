@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "base/result.h"
+#include "kv_cache/kv_layout.h"
+#include "kv_transfer/handoff.h"
+#include "net/transport.h"
+#include "proto/kv_transfer.pb.h"
+
+namespace google::protobuf {
+class MessageLite;
+}
+
+namespace kv_transfer {
+
+/// Headers of this subsystem are never longer; the transport's limit must allow it.
+inline constexpr std::size_t kHeaderBytesMax = 1024;
+
+/// A message as the header of a net::Message: protobuf bytes, then 4 bytes CRC-32C (little endian) over the kind and
+/// those bytes, so that a flipped bit cannot turn one valid header into another.
+std::string seal(net::MessageKind kind, const google::protobuf::MessageLite& message);
+
+/// The inverse. Error: data_loss (checksum), invalid_argument (too long, or not that message).
+base::Result<void> unseal(net::MessageKind kind, std::span<const std::byte> header,
+                          google::protobuf::MessageLite& message);
+
+void set_header(sluice::proto::Header& header, const Identity& identity);
+/// Error: failed_precondition for another protocol version, model or numerics_id, with both values.
+base::Result<void> check_header(const sluice::proto::Header& header, const Identity& identity);
+
+void set_key(sluice::proto::Handoff& handoff, const HandoffKey& key);
+HandoffKey key_of(const sluice::proto::Handoff& handoff);
+
+/// Long messages are cut, control characters are escaped.
+void set_error(sluice::proto::Error& out, const base::Error& error);
+base::Error error_of(const sluice::proto::Error& error);
+
+/// One frame, after its header was found to fit this worker.
+struct FrameInfo {
+    HandoffKey key;
+    std::uint32_t number = 0;
+    kv_cache::KvRange range;
+    std::string codec;
+    std::size_t payload_bytes = 0;
+    std::size_t raw_bytes = 0;
+    std::uint32_t payload_crc32c = 0;
+};
+
+sluice::proto::KvFrame make_frame(const Identity& identity, const kv_cache::KvLayout& layout, const FrameInfo& info);
+
+/// Checks every field against our own layout, before any payload is taken. `payload_bytes` is what the transport says.
+/// The range may still lie outside of what was granted. Errors: failed_precondition (other model, numerics, format),
+/// invalid_argument (a number that does not fit), unimplemented (codec).
+base::Result<FrameInfo> check_frame(const sluice::proto::KvFrame& frame, const Identity& identity,
+                                    const kv_cache::KvLayout& layout, std::size_t payload_bytes,
+                                    std::size_t frame_bytes_max);
+
+/// Deadlines travel as wall clock; both workers' clocks must agree to within the slack of their deadlines.
+std::int64_t unix_us_of(base::TimePoint deadline, const base::Clock& clock);
+base::TimePoint time_point_of(std::int64_t unix_us, const base::Clock& clock);
+
+}  // namespace kv_transfer

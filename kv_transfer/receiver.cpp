@@ -1,0 +1,215 @@
+#include "kv_transfer/receiver.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "kv_transfer/receiver_state.h"
+
+namespace kv_transfer {
+
+using base::ErrorCode;
+using base::Result;
+
+namespace {
+constexpr std::size_t kCommandsMax = 16384;
+}
+
+KvReceiver::State::State(Options options_in, Identity identity_in, const kv_cache::KvLayout& layout_in,
+                         kv_cache::KvStore& store_in, net::Transport& transport_in, const base::Clock& clock_in,
+                         base::Metrics* metrics_in, ReceiverEvents events_in)
+    : options(options_in),
+      identity(std::move(identity_in)),
+      layout(layout_in),
+      store(store_in),
+      transport(transport_in),
+      clock(clock_in),
+      events(std::move(events_in)),
+      metrics(metrics_in, "receive", transport_in.name()),
+      mailbox(kCommandsMax),
+      staging(options_in.staging_buffers, options_in.frame_bytes_max, nullptr) {
+    CHECK(layout == store.layout());
+    CHECK(transport.limits().header_bytes_max >= kHeaderBytesMax);
+    CHECK(options.handoffs_max > 0 && options.ended_max > 0);
+}
+
+KvReceiver::KvReceiver(Options options, Identity identity, const kv_cache::KvLayout& layout, kv_cache::KvStore& store,
+                       net::Transport& transport, const base::Clock& clock, base::Metrics* metrics,
+                       ReceiverEvents events)
+    : state_(std::make_unique<State>(options, std::move(identity), layout, store, transport, clock, metrics,
+                                     std::move(events))) {
+    if (options.own_thread) {
+        state_->thread = std::jthread([state = state_.get()](std::stop_token stop) { state->run(stop); });
+    }
+}
+
+KvReceiver::~KvReceiver() {
+    stop();
+}
+
+void KvReceiver::grant(const GrantRoom& room) {
+    CHECK(room.have_tokens <= room.kv_tokens && room.have_tokens % state_->layout.block_tokens() == 0,
+          room.have_tokens << " of " << room.kv_tokens << " tokens");
+    CHECK(room.blocks.size() >= state_->layout.blocks_for(room.kv_tokens));
+    for (const base::BlockId block : room.blocks) {
+        CHECK(base::raw(block) < state_->store.blocks_total());
+    }
+    CHECK(room.lease > base::Duration::zero());
+    state_->mailbox.push(State::Grant{room.key, room.kv_tokens, room.have_tokens,
+                                      std::vector<base::BlockId>(room.blocks.begin(), room.blocks.end()), room.lease,
+                                      room.deadline});
+}
+
+void KvReceiver::later(const HandoffKey& key) {
+    state_->mailbox.push(State::Later{key});
+}
+
+void KvReceiver::refuse(const HandoffKey& key, base::Error error) {
+    state_->mailbox.push(State::End{key, std::move(error), false});
+}
+
+void KvReceiver::abort(const HandoffKey& key, base::Error error) {
+    state_->mailbox.push(State::End{key, std::move(error), false});
+}
+
+void KvReceiver::stop() {
+    {
+        const std::scoped_lock lock(state_->mutex);
+        if (state_->is_stopped) { return; }
+        state_->is_stopped = true;
+        state_->expected.clear();
+    }
+    if (state_->thread.joinable()) {
+        state_->thread.request_stop();
+        state_->thread.join();
+    }
+    state_->fail_all({ErrorCode::unavailable, "this worker stops"});
+}
+
+bool KvReceiver::tick() {
+    return state_->options.own_thread ? false : state_->work();
+}
+
+std::size_t KvReceiver::handoffs_open() const {
+    return state_->handoffs_open.load();
+}
+
+std::size_t KvReceiver::staging_buffers_free() const {
+    return state_->staging.buffers_free();
+}
+
+Result<net::Target> KvReceiver::on_header(net::PeerId from, net::MessageKind kind, std::span<const std::byte> header,
+                                          std::size_t payload_bytes) {
+    if (kind == kFrame) { return state_->frame_begins(from, header, payload_bytes); }
+    if (payload_bytes != 0) { return base::fail(ErrorCode::invalid_argument, "a payload was not expected"); }
+    const auto refused = [&](Result<void> result, Outcome outcome) {
+        state_->metrics.count(outcome);
+        return base::pass_on(result);
+    };
+    const auto take = [&](State::Command command) -> Result<net::Target> {
+        // Dropped when too many wait: it will be repeated, or a timer does its work.
+        if (!state_->mailbox.offer(std::move(command))) {
+            return base::fail(ErrorCode::resource_exhausted, "too many messages wait");
+        }
+        return net::Target{};
+    };
+    if (kind == kRoomRequest) {
+        sluice::proto::RoomRequest request;
+        if (auto parsed = unseal(kind, header, request); !parsed) {
+            return refused(parsed, Outcome::checksum_mismatch);
+        }
+        const HandoffKey key = key_of(request.handoff());
+        auto checked = check_header(request.header(), state_->identity);
+        if (checked && key.decode != state_->identity.incarnation) {
+            checked = base::fail(ErrorCode::failed_precondition, "for another life of this worker");
+        }
+        if (!checked) {
+            state_->reply_refused(from, key, checked.error());
+            return refused(checked,
+                           key.decode != state_->identity.incarnation ? Outcome::stale_epoch : Outcome::wrong_request);
+        }
+        return take(
+            State::Asked{from, key, request.kv_tokens(), time_point_of(request.deadline_unix_us(), state_->clock)});
+    }
+    if (kind == kAbortToDecode) {
+        sluice::proto::KvAbort abort;
+        if (auto parsed = unseal(kind, header, abort); !parsed) { return refused(parsed, Outcome::checksum_mismatch); }
+        if (auto checked = check_header(abort.header(), state_->identity); !checked) {
+            return refused(checked, Outcome::wrong_request);
+        }
+        return take(State::End{key_of(abort.handoff()), error_of(abort.error()), true});
+    }
+    return base::fail(ErrorCode::unimplemented, "message kind " + std::to_string(net::raw(kind)));
+}
+
+Result<net::Target> KvReceiver::State::frame_begins(net::PeerId from, std::span<const std::byte> header,
+                                                    std::size_t payload_bytes) {
+    sluice::proto::KvFrame frame;
+    if (auto parsed = unseal(kFrame, header, frame); !parsed) {
+        // Not even the request can be believed: nobody to answer to.
+        metrics.count(Outcome::checksum_mismatch);
+        return base::pass_on(parsed);
+    }
+    const HandoffKey key = key_of(frame.handoff());
+    auto info = check_frame(frame, identity, layout, payload_bytes, options.frame_bytes_max);
+    if (!info) {
+        const Outcome outcome = payload_bytes > options.frame_bytes_max ? Outcome::oversize : Outcome::wrong_request;
+        return refuse_frame(from, key, frame.number(), outcome, info.error());
+    }
+    if (key.decode != identity.incarnation) {
+        return refuse_frame(from, key, frame.number(), Outcome::stale_epoch,
+                            {ErrorCode::failed_precondition, "for another life of this worker"});
+    }
+    const std::scoped_lock lock(mutex);
+    const auto granted = expected.find(key);
+    if (granted == expected.end()) {
+        mailbox.offer(Refused{from, key, frame.number(), std::nullopt});
+        return base::fail(ErrorCode::not_found, "hand-off " + to_string(key) + " is not granted");
+    }
+    const Expected& room = granted->second;
+    if (info->range.token_begin < room.have_tokens || info->range.token_end > room.kv_tokens) {
+        return refuse_frame(
+            from, key, frame.number(), Outcome::wrong_request,
+            {ErrorCode::invalid_argument,
+             "tokens " + std::to_string(info->range.token_begin) + ".." + std::to_string(info->range.token_end) +
+                 " of " + std::to_string(room.have_tokens) + ".." + std::to_string(room.kv_tokens)});
+    }
+    StagingPool::Buffer buffer = staging.take();
+    if (buffer == nullptr) {
+        mailbox.offer(Refused{from, key, frame.number(),
+                              base::Error{ErrorCode::resource_exhausted, "all staging buffers are in use"}});
+        return base::fail(ErrorCode::resource_exhausted, "all staging buffers are in use");
+    }
+    const net::ReceiveToken token{++tokens_minted};
+    const std::span<std::byte> target = buffer->first(payload_bytes);
+    under_way.emplace(token, Landed{from, std::move(*info), std::move(buffer)});
+    return net::Target{target, token, clock.now() + options.payload_timeout};
+}
+
+Result<net::Target> KvReceiver::State::refuse_frame(net::PeerId from, const HandoffKey& key, std::uint32_t number,
+                                                    Outcome outcome, base::Error error) {
+    metrics.count(outcome);
+    mailbox.offer(Refused{from, key, number, error});
+    return tl::unexpected(std::move(error));
+}
+
+void KvReceiver::on_payload(net::ReceiveToken token, Result<void> outcome) {
+    std::optional<State::Landed> landed;
+    bool is_stopped = false;
+    {
+        const std::scoped_lock lock(state_->mutex);
+        const auto found = state_->under_way.find(token);
+        CHECK(found != state_->under_way.end(), "token " << net::raw(token));
+        landed = std::move(found->second);
+        state_->under_way.erase(found);
+        is_stopped = state_->is_stopped;
+    }
+    // What did not arrive whole is sent again, or the hand-off ends with the connection.
+    if (outcome && !is_stopped) { state_->mailbox.push(std::move(*landed)); }
+}
+
+void KvReceiver::on_peer_lost(net::PeerId peer, const base::Error& why) {
+    state_->mailbox.push(State::PeerLost{peer, why});
+}
+
+}  // namespace kv_transfer

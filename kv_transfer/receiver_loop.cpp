@@ -1,0 +1,347 @@
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/crc32c.h"
+#include "kv_cache/kv_pack.h"
+#include "kv_transfer/codec/codec.h"
+#include "kv_transfer/receiver_state.h"
+
+namespace kv_transfer {
+
+using base::ErrorCode;
+using base::Result;
+
+void KvReceiver::State::run(std::stop_token stop) {
+    while (!stop.stop_requested()) {
+        if (!work()) { mailbox.wait(stop, next_due()); }
+    }
+}
+
+bool KvReceiver::State::work() {
+    std::vector<Command> commands = mailbox.drain();
+    for (Command& command : commands) {
+        std::visit([this](auto& value) { apply(value); }, command);
+    }
+    const bool did = check_timers(clock.now());
+    return did || !commands.empty();
+}
+
+/// When the timers must be looked at again, if nothing comes.
+base::TimePoint KvReceiver::State::next_due() const {
+    base::TimePoint due = clock.now() + std::chrono::seconds(1);
+    for (const auto& [key, handoff] : handoffs) {
+        const bool is_granted = handoff.phase == Handoff::Phase::granted;
+        due = std::min({due, handoff.deadline, handoff.heard_at + (is_granted ? handoff.lease : options.peer_timeout)});
+    }
+    return due;
+}
+
+void KvReceiver::State::fail_all(const base::Error& error) {
+    for (Command& command : mailbox.drain()) {
+        std::visit([this](auto& value) { apply(value); }, command);
+    }
+    while (!handoffs.empty()) {
+        fail(handoffs.begin(), error, true);
+    }
+}
+
+void KvReceiver::State::apply(Asked& command) {
+    const base::TimePoint now = clock.now();
+    if (const auto known = handoffs.find(command.key); known != handoffs.end()) {
+        // Repeated: a sign of life, and perhaps our answer was lost.
+        Handoff& handoff = known->second;
+        handoff.peer = command.from;
+        handoff.heard_at = now;
+        if (handoff.phase == Handoff::Phase::granted) {
+            reply_granted(command.key, handoff);
+        } else {
+            reply_later(command.from, command.key);
+        }
+        return;
+    }
+    if (refuse_by_history(command)) { return; }
+    if (command.kv_tokens == 0 || command.deadline <= now) {
+        metrics.count(command.kv_tokens == 0 ? Outcome::wrong_request : Outcome::timeout);
+        reply_refused(command.from, command.key,
+                      command.kv_tokens == 0
+                          ? base::Error{ErrorCode::invalid_argument, "no tokens"}
+                          : base::Error{ErrorCode::deadline_exceeded, "asked for room after the deadline"});
+        return;
+    }
+    if (handoffs.size() >= options.handoffs_max) {
+        reply_later(command.from, command.key);
+        return;
+    }
+    Handoff& handoff = handoffs[command.key];
+    handoff.peer = command.from;
+    handoff.kv_tokens = command.kv_tokens;
+    handoff.deadline = command.deadline;
+    handoff.heard_at = now;
+    handoffs_open = handoffs.size();
+    events({.kind = ReceiverEvent::Kind::room_requested,
+            .key = command.key,
+            .kv_tokens = command.kv_tokens,
+            .deadline = command.deadline});
+}
+
+/// Answers what asks for a hand-off that has ended, or for an attempt that a newer one has replaced. A newer attempt
+/// ends the older one.
+bool KvReceiver::State::refuse_by_history(const Asked& asked) {
+    if (const auto past = ended.find(asked.key); past != ended.end()) {
+        if (past->second) {
+            reply_refused(asked.from, asked.key, *past->second);
+        } else {
+            acknowledge(asked.from, asked.key, 0, std::nullopt, true);
+        }
+        return true;
+    }
+    const HandoffKey first_of_request{asked.key.request, {}, {}, {}};
+    for (auto past = ended.lower_bound(first_of_request);
+         past != ended.end() && past->first.request == asked.key.request; ++past) {
+        if (past->first.epoch > asked.key.epoch) {
+            metrics.count(Outcome::stale_epoch);
+            reply_refused(asked.from, asked.key, {ErrorCode::failed_precondition, "a newer attempt has ended here"});
+            return true;
+        }
+    }
+    for (auto live = handoffs.lower_bound(first_of_request);
+         live != handoffs.end() && live->first.request == asked.key.request;) {
+        const auto next = std::next(live);
+        if (live->first.epoch >= asked.key.epoch) {
+            const bool is_older = live->first.epoch > asked.key.epoch;
+            metrics.count(is_older ? Outcome::stale_epoch : Outcome::wrong_request);
+            reply_refused(asked.from, asked.key,
+                          {ErrorCode::failed_precondition,
+                           is_older ? "a newer attempt is under way" : "this attempt is another worker's"});
+            return true;
+        }
+        fail(live, {ErrorCode::aborted, "replaced by attempt " + std::to_string(base::raw(asked.key.epoch))}, true);
+        live = next;
+    }
+    return false;
+}
+
+void KvReceiver::State::apply(Grant& command) {
+    const auto found = handoffs.find(command.key);
+    if (found == handoffs.end()) { return; }
+    Handoff& handoff = found->second;
+    CHECK(handoff.phase != Handoff::Phase::granted, "hand-off " << to_string(command.key) << " is granted twice");
+    if (command.kv_tokens != handoff.kv_tokens) {
+        fail(found,
+             {ErrorCode::failed_precondition, "prefill has " + std::to_string(handoff.kv_tokens) +
+                                                  " tokens of KV, decode expects " + std::to_string(command.kv_tokens)},
+             true);
+        return;
+    }
+    const base::TimePoint now = clock.now();
+    handoff.phase = Handoff::Phase::granted;
+    handoff.have_tokens = command.have_tokens;
+    handoff.blocks = std::move(command.blocks);
+    handoff.lease = command.lease;
+    handoff.deadline = std::min(handoff.deadline, command.deadline);
+    handoff.granted_at = now;
+    handoff.heard_at = now;
+    handoff.received = Coverage(layout.layers(), handoff.have_tokens, handoff.kv_tokens);
+    {
+        const std::scoped_lock lock(mutex);
+        if (!is_stopped) { expected[command.key] = {handoff.have_tokens, handoff.kv_tokens}; }
+    }
+    reply_granted(command.key, handoff);
+    if (handoff.received.is_complete()) {
+        acknowledge(handoff.peer, command.key, 0, std::nullopt, true);
+        complete(found);
+    }
+}
+
+void KvReceiver::State::apply(Later& command) {
+    const auto found = handoffs.find(command.key);
+    if (found == handoffs.end() || found->second.phase == Handoff::Phase::granted) { return; }
+    found->second.phase = Handoff::Phase::later;
+    reply_later(found->second.peer, command.key);
+}
+
+void KvReceiver::State::apply(End& command) {
+    const auto found = handoffs.find(command.key);
+    if (found == handoffs.end()) { return; }
+    fail(found, std::move(command.error), !command.from_prefill);
+}
+
+void KvReceiver::State::apply(Landed& command) {
+    const auto found = handoffs.find(command.info.key);
+    if (found == handoffs.end() || found->second.phase != Handoff::Phase::granted) {
+        answer_unknown(command.from, command.info.key, command.info.number);
+        return;
+    }
+    Handoff& handoff = found->second;
+    handoff.heard_at = clock.now();
+    if (!handoff.received.covers(command.info.range)) {
+        if (auto unpacked = unpack(handoff, command); !unpacked) {
+            metrics.count(Outcome::checksum_mismatch);
+            acknowledge(command.from, command.info.key, command.info.number, unpacked.error(), false);
+            return;
+        }
+        handoff.received.add(command.info.range);
+        handoff.payload_bytes += command.info.payload_bytes;
+        metrics.add_bytes(command.info.payload_bytes, command.info.raw_bytes);
+    }
+    const bool is_complete = handoff.received.is_complete();
+    acknowledge(command.from, command.info.key, command.info.number, std::nullopt, is_complete);
+    if (is_complete) { complete(found); }
+}
+
+Result<void> KvReceiver::State::unpack(Handoff& handoff, const Landed& landed) {
+    const std::span<const std::byte> payload = landed.buffer->first(landed.info.payload_bytes);
+    if (base::crc32c(payload) != landed.info.payload_crc32c) {
+        return base::fail(ErrorCode::data_loss, "checksum of frame " + std::to_string(landed.info.number));
+    }
+    const Codec* codec = find_codec(landed.info.codec);
+    CHECK(codec != nullptr, "the header was checked");
+    if (codec->needs_scratch()) { scratch.resize(landed.info.raw_bytes); }
+    auto raw = codec->decode(layout, landed.info.range, payload, scratch);
+    if (!raw) { return base::pass_on(raw); }
+    kv_cache::unpack(store, handoff.blocks, landed.info.range, *raw);
+    return {};
+}
+
+void KvReceiver::State::apply(Refused& command) {
+    if (command.error) {
+        acknowledge(command.from, command.key, command.number, command.error, false);
+    } else {
+        answer_unknown(command.from, command.key, command.number);
+    }
+}
+
+/// A frame of a hand-off that is not granted (any more): says how it ended.
+void KvReceiver::State::answer_unknown(net::PeerId from, const HandoffKey& key, std::uint32_t number) {
+    const auto past = ended.find(key);
+    if (past != ended.end() && !past->second) {
+        acknowledge(from, key, number, std::nullopt, true);  // a late copy
+        return;
+    }
+    metrics.count(Outcome::wrong_request);
+    base::Error error{ErrorCode::not_found, "hand-off " + to_string(key) + " is not granted"};
+    // These two codes would ask for the frame again.
+    if (past != ended.end() && past->second->code != ErrorCode::data_loss &&
+        past->second->code != ErrorCode::resource_exhausted) {
+        error = *past->second;
+    }
+    acknowledge(from, key, number, error, false);
+}
+
+void KvReceiver::State::apply(PeerLost& command) {
+    for (auto handoff = handoffs.begin(); handoff != handoffs.end();) {
+        const auto next = std::next(handoff);
+        if (handoff->second.peer == command.peer) {
+            fail(handoff, {ErrorCode::unavailable, "prefill worker lost: " + command.why.message}, false);
+        }
+        handoff = next;
+    }
+}
+
+bool KvReceiver::State::check_timers(base::TimePoint now) {
+    bool did = false;
+    for (auto handoff = handoffs.begin(); handoff != handoffs.end();) {
+        const auto next = std::next(handoff);
+        const bool is_granted = handoff->second.phase == Handoff::Phase::granted;
+        const base::Duration silence = now - handoff->second.heard_at;
+        if (now >= handoff->second.deadline) {
+            fail(handoff, {ErrorCode::deadline_exceeded, "KV hand-off passed its deadline"}, true);
+            did = true;
+        } else if (is_granted && silence >= handoff->second.lease) {
+            fail(handoff, {ErrorCode::deadline_exceeded, "lease ended: nothing heard from the prefill worker"}, true);
+            did = true;
+        } else if (!is_granted && silence >= options.peer_timeout) {
+            fail(handoff, {ErrorCode::unavailable, "nothing heard from the prefill worker"}, true);
+            did = true;
+        }
+        handoff = next;
+    }
+    return did;
+}
+
+void KvReceiver::State::complete(Handoffs::iterator handoff) {
+    metrics.count(Outcome::ok);
+    events({.kind = ReceiverEvent::Kind::completed,
+            .key = handoff->first,
+            .payload_bytes = handoff->second.payload_bytes,
+            .duration = clock.now() - handoff->second.granted_at});
+    end(handoff, std::nullopt);
+}
+
+void KvReceiver::State::fail(Handoffs::iterator handoff, base::Error error, bool tell_prefill) {
+    if (tell_prefill) {
+        sluice::proto::KvAbort abort;
+        set_header(*abort.mutable_header(), identity);
+        set_key(*abort.mutable_handoff(), handoff->first);
+        set_error(*abort.mutable_error(), error);
+        post(handoff->second.peer, kAbortToPrefill, abort);
+    }
+    metrics.count(outcome_of(error.code));
+    events({.kind = ReceiverEvent::Kind::failed, .key = handoff->first, .error = error});
+    end(handoff, std::move(error));
+}
+
+/// Blocks are written by unpack() on this thread alone, so an ended hand-off is a released one.
+void KvReceiver::State::end(Handoffs::iterator handoff, std::optional<base::Error> error) {
+    const HandoffKey key = handoff->first;
+    handoffs.erase(handoff);
+    handoffs_open = handoffs.size();
+    {
+        const std::scoped_lock lock(mutex);
+        expected.erase(key);
+    }
+    if (ended.emplace(key, std::move(error)).second) { ended_order.push_back(key); }
+    if (ended_order.size() > options.ended_max) {
+        ended.erase(ended_order.front());
+        ended_order.pop_front();
+    }
+    events({.kind = ReceiverEvent::Kind::released, .key = key});
+}
+
+void KvReceiver::State::post(net::PeerId peer, net::MessageKind kind, const google::protobuf::MessageLite& message) {
+    // Whether it can be sent does not matter here: prefill asks again, or a timer does the work.
+    static_cast<void>(transport.send(peer, {kind, seal(kind, message), {}}, clock.now() + options.send_timeout,
+                                     [](const Result<void>&) {}));
+}
+
+void KvReceiver::State::reply_granted(const HandoffKey& key, const Handoff& handoff) {
+    sluice::proto::RoomReply reply;
+    set_header(*reply.mutable_header(), identity);
+    set_key(*reply.mutable_handoff(), key);
+    reply.set_answer(sluice::proto::RoomReply::ANSWER_GRANTED);
+    reply.set_have_tokens(handoff.have_tokens);
+    reply.set_lease_deadline_unix_us(unix_us_of(clock.now() + handoff.lease, clock));
+    post(handoff.peer, kRoomReply, reply);
+}
+
+void KvReceiver::State::reply_later(net::PeerId peer, const HandoffKey& key) {
+    sluice::proto::RoomReply reply;
+    set_header(*reply.mutable_header(), identity);
+    set_key(*reply.mutable_handoff(), key);
+    reply.set_answer(sluice::proto::RoomReply::ANSWER_LATER);
+    reply.set_lease_deadline_unix_us(unix_us_of(clock.now() + options.later_lease, clock));
+    post(peer, kRoomReply, reply);
+}
+
+void KvReceiver::State::reply_refused(net::PeerId peer, const HandoffKey& key, const base::Error& error) {
+    sluice::proto::RoomReply reply;
+    set_header(*reply.mutable_header(), identity);
+    set_key(*reply.mutable_handoff(), key);
+    reply.set_answer(sluice::proto::RoomReply::ANSWER_REFUSED);
+    set_error(*reply.mutable_error(), error);
+    post(peer, kRoomReply, reply);
+}
+
+void KvReceiver::State::acknowledge(net::PeerId peer, const HandoffKey& key, std::uint32_t number,
+                                    const std::optional<base::Error>& error, bool complete) {
+    sluice::proto::KvAck ack;
+    set_header(*ack.mutable_header(), identity);
+    set_key(*ack.mutable_handoff(), key);
+    ack.set_number(number);
+    if (error) { set_error(*ack.mutable_error(), *error); }
+    ack.set_complete(complete);
+    post(peer, kAck, ack);
+}
+
+}  // namespace kv_transfer

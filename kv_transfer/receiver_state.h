@@ -1,0 +1,156 @@
+#pragma once
+
+// The inside of KvReceiver: receiver.cpp has the calls from other threads, receiver_loop.cpp what the own thread does.
+
+#include <atomic>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "kv_cache/kv_layout.h"
+#include "kv_cache/kv_store.h"
+#include "kv_transfer/coverage.h"
+#include "kv_transfer/frames.h"
+#include "kv_transfer/mailbox.h"
+#include "kv_transfer/receiver.h"
+#include "kv_transfer/staging.h"
+#include "kv_transfer/transfer_metrics.h"
+
+namespace kv_transfer {
+
+struct KvReceiver::State {
+    // Commands of the step thread.
+    struct Grant {
+        HandoffKey key;
+        std::uint32_t kv_tokens;
+        std::uint32_t have_tokens;
+        std::vector<base::BlockId> blocks;
+        base::Duration lease;
+        base::TimePoint deadline;
+    };
+    struct Later {
+        HandoffKey key;
+    };
+    struct End {
+        HandoffKey key;
+        base::Error error;
+        bool from_prefill;
+    };
+    // Messages.
+    struct Asked {
+        net::PeerId from;
+        HandoffKey key;
+        std::uint32_t kv_tokens;
+        base::TimePoint deadline;
+    };
+    struct Landed {
+        net::PeerId from;
+        FrameInfo info;
+        StagingPool::Buffer buffer;
+    };
+    struct Refused {
+        net::PeerId from;
+        HandoffKey key;
+        std::uint32_t number;
+        std::optional<base::Error> error;  // empty: the key is not granted, the own thread knows why
+    };
+    struct PeerLost {
+        net::PeerId peer;
+        base::Error why;
+    };
+    using Command = std::variant<Grant, Later, End, Asked, Landed, Refused, PeerLost>;
+
+    struct Handoff {
+        enum class Phase { asked, later, granted };
+
+        Phase phase = Phase::asked;
+        net::PeerId peer{};
+        std::uint32_t kv_tokens = 0;
+        base::TimePoint deadline;
+        base::TimePoint heard_at;
+        // Since the grant:
+        std::uint32_t have_tokens = 0;
+        std::vector<base::BlockId> blocks;
+        base::Duration lease{};
+        base::TimePoint granted_at;
+        Coverage received;
+        std::uint64_t payload_bytes = 0;
+    };
+    using Handoffs = std::map<HandoffKey, Handoff>;
+
+    /// What on_header may let in.
+    struct Expected {
+        std::uint32_t have_tokens;
+        std::uint32_t kv_tokens;
+    };
+
+    State(Options options_in, Identity identity_in, const kv_cache::KvLayout& layout_in, kv_cache::KvStore& store_in,
+          net::Transport& transport_in, const base::Clock& clock_in, base::Metrics* metrics_in,
+          ReceiverEvents events_in);
+
+    // The transport's thread.
+    base::Result<net::Target> frame_begins(net::PeerId from, std::span<const std::byte> header,
+                                           std::size_t payload_bytes);
+    base::Result<net::Target> refuse_frame(net::PeerId from, const HandoffKey& key, std::uint32_t number,
+                                           Outcome outcome, base::Error error);
+
+    // The own thread.
+    void run(std::stop_token stop);
+    bool work();
+    base::TimePoint next_due() const;
+    void fail_all(const base::Error& error);
+
+    void apply(Grant& command);
+    void apply(Later& command);
+    void apply(End& command);
+    void apply(Asked& command);
+    void apply(Landed& command);
+    void apply(Refused& command);
+    void apply(PeerLost& command);
+
+    bool check_timers(base::TimePoint now);
+    bool refuse_by_history(const Asked& asked);
+    base::Result<void> unpack(Handoff& handoff, const Landed& landed);
+    void answer_unknown(net::PeerId from, const HandoffKey& key, std::uint32_t number);
+    void complete(Handoffs::iterator handoff);
+    void fail(Handoffs::iterator handoff, base::Error error, bool tell_prefill);
+    void end(Handoffs::iterator handoff, std::optional<base::Error> error);
+
+    void post(net::PeerId peer, net::MessageKind kind, const google::protobuf::MessageLite& message);
+    void reply_granted(const HandoffKey& key, const Handoff& handoff);
+    void reply_later(net::PeerId peer, const HandoffKey& key);
+    void reply_refused(net::PeerId peer, const HandoffKey& key, const base::Error& error);
+    void acknowledge(net::PeerId peer, const HandoffKey& key, std::uint32_t number,
+                     const std::optional<base::Error>& error, bool complete);
+
+    const Options options;
+    const Identity identity;
+    const kv_cache::KvLayout& layout;
+    kv_cache::KvStore& store;
+    net::Transport& transport;
+    const base::Clock& clock;
+    const ReceiverEvents events;
+    TransferMetrics metrics;
+    Mailbox<Command> mailbox;
+    StagingPool staging;
+
+    mutable std::mutex mutex;
+    std::map<HandoffKey, Expected> expected;        // guarded by mutex: granted
+    std::map<net::ReceiveToken, Landed> under_way;  // guarded by mutex: payloads that the transport writes
+    std::uint64_t tokens_minted = 0;                // guarded by mutex
+    bool is_stopped = false;                        // guarded by mutex
+    std::atomic<std::size_t> handoffs_open{0};
+
+    // Of the own thread.
+    Handoffs handoffs;
+    std::map<HandoffKey, std::optional<base::Error>> ended;  // empty: completed
+    std::deque<HandoffKey> ended_order;                      // oldest first
+    std::vector<std::byte> scratch;                          // of codecs that need it
+
+    std::jthread thread;
+};
+
+}  // namespace kv_transfer

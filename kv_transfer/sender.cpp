@@ -1,0 +1,170 @@
+#include "kv_transfer/sender.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "kv_transfer/sender_state.h"
+
+namespace kv_transfer {
+
+using base::ErrorCode;
+using base::Result;
+
+namespace {
+constexpr std::size_t kCommandsMax = 65536;  // mostly `ready`: layers x chunks of all open hand-offs
+}
+
+KvSender::State::State(Options options_in, Identity identity_in, const kv_cache::KvLayout& layout_in,
+                       const kv_cache::KvStore& store_in, net::Transport& transport_in, const base::Clock& clock_in,
+                       base::Metrics* metrics_in, SenderEvents events_in)
+    : options(options_in),
+      identity(std::move(identity_in)),
+      layout(layout_in),
+      store(store_in),
+      transport(transport_in),
+      clock(clock_in),
+      events(std::move(events_in)),
+      codec(*find_codec("raw")),
+      frame_bytes_max(std::min(options_in.frame_bytes_max, transport_in.limits().payload_bytes_max)),
+      peer_frames_max(std::max<std::size_t>(1, options_in.staging_buffers - options_in.staging_buffers / 4)),
+      metrics(metrics_in, "send", transport_in.name()),
+      mailbox(kCommandsMax),
+      staging(options_in.staging_buffers, frame_bytes_max, [this] { mailbox.wake(); }) {
+    CHECK(layout.wire_bytes({0, 1, 0, 1}) <= frame_bytes_max, "a frame must hold one layer of one token");
+    CHECK(options.inflight_bytes_max >= frame_bytes_max);
+    CHECK(transport.limits().header_bytes_max >= kHeaderBytesMax);
+}
+
+KvSender::KvSender(Options options, Identity identity, const kv_cache::KvLayout& layout, const kv_cache::KvStore& store,
+                   net::Transport& transport, const base::Clock& clock, base::Metrics* metrics, SenderEvents events)
+    : state_(std::make_unique<State>(options, std::move(identity), layout, store, transport, clock, metrics,
+                                     std::move(events))) {
+    if (options.own_thread) {
+        state_->thread = std::jthread([state = state_.get()](std::stop_token stop) { state->run(stop); });
+    }
+}
+
+KvSender::~KvSender() {
+    stop();
+}
+
+Result<void> KvSender::open(const OpenHandoff& handoff) {
+    if (handoff.kv_tokens == 0 || handoff.blocks.size() < state_->layout.blocks_for(handoff.kv_tokens)) {
+        return base::fail(ErrorCode::invalid_argument, std::to_string(handoff.blocks.size()) + " blocks for " +
+                                                           std::to_string(handoff.kv_tokens) + " tokens");
+    }
+    for (const base::BlockId block : handoff.blocks) {
+        CHECK(base::raw(block) < state_->store.blocks_total());
+    }
+    const std::scoped_lock lock(state_->mutex);
+    if (state_->is_stopped) { return base::fail(ErrorCode::unavailable, "KV sender has stopped"); }
+    if (state_->open_keys.size() >= state_->options.handoffs_max) {
+        return base::fail(ErrorCode::resource_exhausted,
+                          std::to_string(state_->options.handoffs_max) + " hand-offs are open");
+    }
+    if (!state_->open_keys.insert(handoff.key).second) {
+        return base::fail(ErrorCode::failed_precondition, "hand-off " + to_string(handoff.key) + " is open already");
+    }
+    state_->mailbox.push(State::Open{handoff.key, handoff.kv_address, handoff.kv_tokens,
+                                     std::vector<base::BlockId>(handoff.blocks.begin(), handoff.blocks.end()),
+                                     handoff.deadline});
+    return {};
+}
+
+void KvSender::ready(const HandoffKey& key, std::uint32_t layer_begin, std::uint32_t layer_end,
+                     std::uint32_t token_begin, std::uint32_t token_end) {
+    CHECK(layer_begin <= layer_end && layer_end <= state_->layout.layers() && token_begin <= token_end);
+    if (layer_begin == layer_end || token_begin == token_end) { return; }
+    const std::scoped_lock lock(state_->mutex);
+    if (!state_->open_keys.contains(key)) { return; }
+    if (!state_->mailbox.offer(State::Ready{key, {layer_begin, layer_end, token_begin, token_end}})) {
+        state_->overflowed_keys.insert(key);
+    }
+}
+
+void KvSender::abort(const HandoffKey& key, base::Error error) {
+    const std::scoped_lock lock(state_->mutex);
+    if (!state_->open_keys.contains(key)) { return; }
+    state_->mailbox.push(State::Abort{key, std::move(error), false});
+}
+
+void KvSender::stop() {
+    {
+        const std::scoped_lock lock(state_->mutex);
+        if (state_->is_stopped) { return; }
+        state_->is_stopped = true;
+    }
+    if (state_->thread.joinable()) {
+        state_->thread.request_stop();
+        state_->thread.join();
+    }
+    state_->fail_all({ErrorCode::unavailable, "this worker stops"});
+}
+
+bool KvSender::tick() {
+    return state_->options.own_thread ? false : state_->work();
+}
+
+std::size_t KvSender::handoffs_open() const {
+    const std::scoped_lock lock(state_->mutex);
+    return state_->open_keys.size();
+}
+
+std::size_t KvSender::inflight_bytes() const {
+    return state_->inflight_bytes.load();
+}
+
+Result<net::Target> KvSender::on_header(net::PeerId from, net::MessageKind kind, std::span<const std::byte> header,
+                                        std::size_t payload_bytes) {
+    if (payload_bytes != 0) { return base::fail(ErrorCode::invalid_argument, "a payload was not expected"); }
+    // What to do with a message once its header is understood; dropped when too many wait, because it will be repeated.
+    const auto take = [&](auto& message, auto make_command) -> Result<net::Target> {
+        if (auto parsed = unseal(kind, header, message); !parsed) {
+            if (parsed.error().code == ErrorCode::data_loss) { state_->metrics.count(Outcome::checksum_mismatch); }
+            return base::pass_on(parsed);
+        }
+        if (auto checked = check_header(message.header(), state_->identity); !checked) {
+            state_->metrics.count(Outcome::wrong_request);
+            return base::pass_on(checked);
+        }
+        const HandoffKey key = key_of(message.handoff());
+        if (key.prefill != state_->identity.incarnation) {
+            state_->metrics.count(Outcome::stale_epoch);
+            return base::fail(ErrorCode::failed_precondition, "for another life of this worker");
+        }
+        if (!state_->mailbox.offer(make_command(key))) {
+            return base::fail(ErrorCode::resource_exhausted, "too many messages wait");
+        }
+        return net::Target{};
+    };
+    if (kind == kRoomReply) {
+        sluice::proto::RoomReply reply;
+        return take(reply, [&](const HandoffKey& key) {
+            return State::Reply{from, key, reply.answer(), reply.have_tokens(), error_of(reply.error())};
+        });
+    }
+    if (kind == kAck) {
+        sluice::proto::KvAck ack;
+        return take(ack, [&](const HandoffKey& key) {
+            std::optional<base::Error> error;
+            if (ack.error().code() != 0) { error = error_of(ack.error()); }
+            return State::Ack{from, key, ack.number(), std::move(error), ack.complete()};
+        });
+    }
+    if (kind == kAbortToPrefill) {
+        sluice::proto::KvAbort abort;
+        return take(abort, [&](const HandoffKey& key) { return State::Abort{key, error_of(abort.error()), true}; });
+    }
+    return base::fail(ErrorCode::unimplemented, "message kind " + std::to_string(net::raw(kind)));
+}
+
+void KvSender::on_payload(net::ReceiveToken, base::Result<void>) {
+    CHECK(false, "the sender gives no targets");
+}
+
+void KvSender::on_peer_lost(net::PeerId peer, const base::Error& why) {
+    state_->mailbox.push(State::PeerLost{peer, why});
+}
+
+}  // namespace kv_transfer

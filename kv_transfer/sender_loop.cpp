@@ -1,0 +1,408 @@
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/crc32c.h"
+#include "kv_cache/kv_pack.h"
+#include "kv_transfer/sender_state.h"
+
+namespace kv_transfer {
+
+using base::ErrorCode;
+using kv_cache::KvRange;
+
+void KvSender::State::run(std::stop_token stop) {
+    while (!stop.stop_requested()) {
+        if (!work()) { mailbox.wait(stop, next_due()); }
+    }
+}
+
+bool KvSender::State::work() {
+    std::vector<Command> commands = mailbox.drain();
+    for (Command& command : commands) {
+        std::visit([this](auto& value) { apply(value); }, command);
+    }
+    const base::TimePoint now = clock.now();
+    bool did = !commands.empty();
+    did = check_timers(now) || did;
+    // One frame at a time: what others tell us meanwhile is not kept waiting.
+    return send_one_frame(now) || did;
+}
+
+/// When the timers must be looked at again, if nothing comes.
+base::TimePoint KvSender::State::next_due() const {
+    base::TimePoint due = clock.now() + std::chrono::seconds(1);
+    for (const Handoff& handoff : handoffs) {
+        due = std::min({due, handoff.open.deadline, handoff.ask_again_at, handoff.heard_at + options.peer_timeout});
+        for (const auto& [number, frame] : handoff.unacknowledged) {
+            due = std::min(
+                due, frame.retry_at.value_or(std::max(frame.sent_at, handoff.acknowledged_at) + options.ack_timeout));
+        }
+    }
+    return due;
+}
+
+void KvSender::State::fail_all(const base::Error& error) {
+    for (Command& command : mailbox.drain()) {
+        std::visit([this](auto& value) { apply(value); }, command);
+    }
+    while (!handoffs.empty()) {
+        fail(handoffs.begin(), error, true);
+    }
+}
+
+void KvSender::State::apply(Open& command) {
+    const base::TimePoint now = clock.now();
+    handoffs.emplace_back();
+    const auto handoff = std::prev(handoffs.end());
+    handoff->open = std::move(command);
+    handoff->heard_at = now;
+    by_key[handoff->open.key] = handoff;
+    const auto peer = transport.connect(handoff->open.kv_address);
+    if (!peer) {
+        fail(handoff, peer.error(), false);
+        return;
+    }
+    handoff->peer = *peer;
+    ask_for_room(*handoff, now);
+}
+
+void KvSender::State::apply(Ready& command) {
+    const auto handoff = find(command.key);
+    if (handoff == handoffs.end()) { return; }
+    command.range.token_end = std::min(command.range.token_end, handoff->open.kv_tokens);
+    if (command.range.token_begin >= command.range.token_end) { return; }
+    if (!handoff->ready.empty()) {
+        // What piles up before the grant goes in frames as large as possible.
+        KvRange& last = handoff->ready.back();
+        if (last.token_begin == command.range.token_begin && last.token_end == command.range.token_end &&
+            last.layer_end == command.range.layer_begin) {
+            last.layer_end = command.range.layer_end;
+            return;
+        }
+    }
+    handoff->ready.push_back(command.range);
+}
+
+void KvSender::State::apply(Abort& command) {
+    const auto handoff = find(command.key);
+    if (handoff == handoffs.end()) { return; }
+    fail(handoff, std::move(command.error), !command.from_decode);
+}
+
+void KvSender::State::apply(Reply& command) {
+    const base::TimePoint now = clock.now();
+    peer_heard_at[command.from] = now;
+    const auto handoff = find(command.key);
+    if (handoff == handoffs.end()) {
+        // Our abort was lost, or overtook the request for room.
+        if (command.answer == sluice::proto::RoomReply::ANSWER_GRANTED) {
+            tell_abort(command.from, command.key, {ErrorCode::cancelled, "the hand-off has ended on prefill"});
+        }
+        return;
+    }
+    handoff->heard_at = now;
+    switch (command.answer) {
+        case sluice::proto::RoomReply::ANSWER_GRANTED:
+            break;
+        case sluice::proto::RoomReply::ANSWER_LATER:
+            if (handoff->phase == Handoff::Phase::asking) {
+                handoff->phase = Handoff::Phase::later;
+                events({.kind = SenderEvent::Kind::later, .key = command.key});
+            }
+            return;
+        case sluice::proto::RoomReply::ANSWER_REFUSED:
+            fail(handoff, std::move(command.error), false);
+            return;
+        default:
+            return;
+    }
+    if (handoff->phase == Handoff::Phase::granted) { return; }
+    if (command.have_tokens > handoff->open.kv_tokens || command.have_tokens % layout.block_tokens() != 0) {
+        fail(handoff,
+             {ErrorCode::internal, "decode says it has " + std::to_string(command.have_tokens) + " tokens of " +
+                                       std::to_string(handoff->open.kv_tokens)},
+             true);
+        return;
+    }
+    handoff->phase = Handoff::Phase::granted;
+    handoff->have_tokens = command.have_tokens;
+    handoff->granted_at = now;
+    handoff->acknowledged_at = now;
+    handoff->packed = Coverage(layout.layers(), command.have_tokens, handoff->open.kv_tokens);
+    events({.kind = SenderEvent::Kind::granted, .key = command.key, .have_tokens = command.have_tokens});
+    complete_if_done(handoff);
+}
+
+void KvSender::State::apply(Ack& command) {
+    const base::TimePoint now = clock.now();
+    peer_heard_at[command.from] = now;
+    const auto handoff = find(command.key);
+    if (handoff == handoffs.end()) { return; }
+    handoff->heard_at = now;
+    if (command.complete) {
+        complete(handoff);
+        return;
+    }
+    const auto frame = handoff->unacknowledged.find(command.number);
+    if (!command.error) {
+        handoff->acknowledged_at = now;
+        if (frame != handoff->unacknowledged.end()) { drop_frame(*handoff, frame); }
+        complete_if_done(handoff);
+        return;
+    }
+    switch (command.error->code) {
+        case ErrorCode::data_loss:
+            if (frame != handoff->unacknowledged.end()) { frame->second.retry_at = now; }
+            return;
+        case ErrorCode::resource_exhausted:
+            // Not the frame's fault: it does not count as a failure, and the deadline bounds it.
+            if (frame != handoff->unacknowledged.end()) {
+                frame->second.retry_at = now + options.refused_delay;
+                if (frame->second.failures > 0) { --frame->second.failures; }
+            }
+            return;
+        default:
+            fail(handoff, std::move(*command.error), true);
+            return;
+    }
+}
+
+void KvSender::State::apply(PeerLost& command) {
+    peer_heard_at.erase(command.peer);
+    for (auto handoff = handoffs.begin(); handoff != handoffs.end();) {
+        const auto next = std::next(handoff);
+        if (handoff->peer == command.peer) {
+            fail(handoff, {ErrorCode::unavailable, "decode worker lost: " + command.why.message}, false);
+        }
+        handoff = next;
+    }
+}
+
+bool KvSender::State::check_timers(base::TimePoint now) {
+    std::set<HandoffKey> overflowed;
+    {
+        const std::scoped_lock lock(mutex);
+        overflowed.swap(overflowed_keys);
+    }
+    bool did = false;
+    for (auto handoff = handoffs.begin(); handoff != handoffs.end();) {
+        const auto next = std::next(handoff);
+        const net::PeerId peer = handoff->peer;
+        if (overflowed.contains(handoff->open.key)) {
+            fail(handoff, {ErrorCode::resource_exhausted, "the KV sender cannot keep up"}, true);
+            did = true;
+        } else if (now >= handoff->open.deadline) {
+            fail(handoff, {ErrorCode::deadline_exceeded, "KV hand-off passed its deadline"}, true);
+            did = true;
+        } else if (now - handoff->heard_at >= options.peer_timeout) {
+            const auto heard = peer_heard_at.find(peer);
+            const bool is_silent = heard == peer_heard_at.end() || now - heard->second >= options.peer_timeout;
+            fail(handoff, {ErrorCode::unavailable, "nothing heard from the decode worker"}, true);
+            // Nobody hears from it: the connection may be dead on one side only, so the next hand-off begins a new one.
+            if (is_silent) { transport.disconnect(peer); }
+            did = true;
+        } else if (now >= handoff->ask_again_at) {
+            ask_for_room(*handoff, now);
+            did = true;
+        }
+        handoff = next;
+    }
+    return did;
+}
+
+bool KvSender::State::send_one_frame(base::TimePoint now) {
+    for (auto handoff = handoffs.begin(); handoff != handoffs.end();) {
+        const auto next = std::next(handoff);
+        if (handoff->phase == Handoff::Phase::granted && (resend(handoff, now) || pack_next(handoff, now))) {
+            return true;
+        }
+        handoff = next;
+    }
+    return false;
+}
+
+bool KvSender::State::resend(Handoffs::iterator handoff, base::TimePoint now) {
+    for (auto& [number, frame] : handoff->unacknowledged) {
+        const base::TimePoint due =
+            frame.retry_at.value_or(std::max(frame.sent_at, handoff->acknowledged_at) + options.ack_timeout);
+        if (now < due) { continue; }
+        if (++frame.failures > options.frame_retries) {
+            fail(handoff,
+                 {ErrorCode::data_loss, "frame " + std::to_string(number) + " was lost or damaged " +
+                                            std::to_string(frame.failures) + " times"},
+                 true);
+            return true;
+        }
+        post_frame(handoff, frame, now);
+        return true;
+    }
+    return false;
+}
+
+/// Takes the next frame's range off what is ready: whole layers of the tokens where they fit, else tokens of one layer.
+static KvRange cut_frame(const kv_cache::KvLayout& layout, std::deque<KvRange>& ready, std::size_t bytes_max) {
+    KvRange& front = ready.front();
+    const std::size_t bytes_per_token = layout.wire_bytes({0, 1, 0, 1});
+    const std::size_t layer_bytes = bytes_per_token * front.tokens();
+    KvRange range = front;
+    if (layer_bytes <= bytes_max) {
+        const auto layers = static_cast<std::uint32_t>(std::min<std::size_t>(bytes_max / layer_bytes, front.layers()));
+        range.layer_end = range.layer_begin + layers;
+        front.layer_begin = range.layer_end;
+        if (front.layers() == 0) { ready.pop_front(); }
+        return range;
+    }
+    auto tokens = static_cast<std::uint32_t>(bytes_max / bytes_per_token);
+    if (tokens > layout.block_tokens()) { tokens -= tokens % layout.block_tokens(); }
+    range.layer_end = range.layer_begin + 1;
+    KvRange rest_of_layer = range;
+    range.token_end = range.token_begin + tokens;
+    rest_of_layer.token_begin = range.token_end;
+    ++front.layer_begin;
+    if (front.layers() == 0) { ready.pop_front(); }
+    ready.push_front(rest_of_layer);
+    return range;
+}
+
+bool KvSender::State::pack_next(Handoffs::iterator handoff, base::TimePoint now) {
+    std::deque<KvRange>& ready = handoff->ready;
+    while (!ready.empty()) {
+        KvRange& front = ready.front();
+        front.token_begin = std::max(front.token_begin, handoff->have_tokens);
+        if (front.token_begin >= front.token_end || handoff->packed.covers(front)) {
+            ready.pop_front();
+            continue;
+        }
+        if (inflight_bytes.load() + std::min(frame_bytes_max, layout.wire_bytes(front)) > options.inflight_bytes_max) {
+            return false;
+        }
+        if (peer_frames[handoff->peer] >= peer_frames_max) { return false; }
+        const StagingPool::Buffer buffer = staging.take();
+        if (buffer == nullptr) { return false; }
+
+        Frame frame;
+        frame.buffer = buffer;
+        frame.info.key = handoff->open.key;
+        frame.info.number = handoff->frames++;
+        frame.info.range = cut_frame(layout, ready, frame_bytes_max);
+        frame.info.codec = codec.name();
+        frame.info.raw_bytes = layout.wire_bytes(frame.info.range);
+        const std::span<std::byte> raw = buffer->first(frame.info.raw_bytes);
+        kv_cache::pack(store, handoff->open.blocks, frame.info.range, raw);
+        frame.payload = codec.encode(layout, frame.info.range, raw);
+        frame.info.payload_bytes = frame.payload.size();
+        frame.info.payload_crc32c = base::crc32c(frame.payload);
+        handoff->packed.add(frame.info.range);
+        ++peer_frames[handoff->peer];
+        inflight_bytes += frame.payload.size();
+        metrics.add_inflight(static_cast<std::int64_t>(frame.payload.size()));
+        Frame& kept = handoff->unacknowledged.emplace(frame.info.number, std::move(frame)).first->second;
+        post_frame(handoff, kept, now);
+        return true;
+    }
+    return false;
+}
+
+/// False when the hand-off has failed.
+bool KvSender::State::post_frame(Handoffs::iterator handoff, Frame& frame, base::TimePoint now) {
+    const sluice::proto::KvFrame header = make_frame(identity, layout, frame.info);
+    frame.sent_at = now;
+    frame.retry_at.reset();
+    const auto sent = transport.send(handoff->peer, {kFrame, seal(kFrame, header), {frame.payload, frame.buffer}},
+                                     now + options.send_timeout, [](const base::Result<void>&) {});
+    if (sent) {
+        handoff->payload_bytes += frame.payload.size();
+        metrics.add_bytes(frame.payload.size(), frame.info.raw_bytes);
+        return true;
+    }
+    if (sent.error().code == ErrorCode::resource_exhausted) {
+        frame.retry_at = now + options.refused_delay;
+        if (frame.failures > 0) { --frame.failures; }
+        return true;
+    }
+    fail(handoff, sent.error(), false);
+    return false;
+}
+
+void KvSender::State::post(net::PeerId peer, net::MessageKind kind, const google::protobuf::MessageLite& message) {
+    // Whether it can be sent does not matter here: every message is repeated or backed by a timer of the other side.
+    static_cast<void>(transport.send(peer, {kind, seal(kind, message), {}}, clock.now() + options.send_timeout,
+                                     [](const base::Result<void>&) {}));
+}
+
+void KvSender::State::ask_for_room(Handoff& handoff, base::TimePoint now) {
+    sluice::proto::RoomRequest request;
+    set_header(*request.mutable_header(), identity);
+    set_key(*request.mutable_handoff(), handoff.open.key);
+    request.set_kv_tokens(handoff.open.kv_tokens);
+    request.set_deadline_unix_us(unix_us_of(handoff.open.deadline, clock));
+    post(handoff.peer, kRoomRequest, request);
+    handoff.ask_again_at = now + options.room_interval;
+}
+
+void KvSender::State::tell_abort(net::PeerId peer, const HandoffKey& key, const base::Error& error) {
+    sluice::proto::KvAbort abort;
+    set_header(*abort.mutable_header(), identity);
+    set_key(*abort.mutable_handoff(), key);
+    set_error(*abort.mutable_error(), error);
+    post(peer, kAbortToDecode, abort);
+}
+
+void KvSender::State::drop_frame(Handoff& handoff, std::map<std::uint32_t, Frame>::iterator frame) {
+    inflight_bytes -= frame->second.payload.size();
+    metrics.add_inflight(-static_cast<std::int64_t>(frame->second.payload.size()));
+    handoff.unacknowledged.erase(frame);
+    if (--peer_frames[handoff.peer] == 0) { peer_frames.erase(handoff.peer); }
+}
+
+bool KvSender::State::complete_if_done(Handoffs::iterator handoff) {
+    if (handoff->phase != Handoff::Phase::granted || !handoff->packed.is_complete() ||
+        !handoff->unacknowledged.empty()) {
+        return false;
+    }
+    complete(handoff);
+    return true;
+}
+
+void KvSender::State::complete(Handoffs::iterator handoff) {
+    const bool was_granted = handoff->phase == Handoff::Phase::granted;
+    const base::Duration duration = was_granted ? clock.now() - handoff->granted_at : base::Duration{};
+    metrics.count(Outcome::ok);
+    metrics.observe_duration(duration);
+    events({.kind = SenderEvent::Kind::completed,
+            .key = handoff->open.key,
+            .payload_bytes = handoff->payload_bytes,
+            .duration = duration});
+    release(handoff);
+}
+
+void KvSender::State::fail(Handoffs::iterator handoff, base::Error error, bool tell_decode) {
+    if (tell_decode) { tell_abort(handoff->peer, handoff->open.key, error); }
+    metrics.count(outcome_of(error.code));
+    events({.kind = SenderEvent::Kind::failed, .key = handoff->open.key, .error = std::move(error)});
+    release(handoff);
+}
+
+/// Blocks are read by pack() on this thread alone, so an ended hand-off is a released one.
+void KvSender::State::release(Handoffs::iterator handoff) {
+    while (!handoff->unacknowledged.empty()) {
+        drop_frame(*handoff, handoff->unacknowledged.begin());
+    }
+    const HandoffKey key = handoff->open.key;
+    by_key.erase(key);
+    handoffs.erase(handoff);
+    {
+        const std::scoped_lock lock(mutex);
+        open_keys.erase(key);
+        overflowed_keys.erase(key);
+    }
+    events({.kind = SenderEvent::Kind::released, .key = key});
+}
+
+KvSender::State::Handoffs::iterator KvSender::State::find(const HandoffKey& key) {
+    const auto found = by_key.find(key);
+    return found == by_key.end() ? handoffs.end() : found->second;
+}
+
+}  // namespace kv_transfer

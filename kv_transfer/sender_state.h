@@ -1,0 +1,155 @@
+#pragma once
+
+// The inside of KvSender: sender.cpp has the calls from other threads, sender_loop.cpp what the own thread does.
+
+#include <atomic>
+#include <deque>
+#include <list>
+#include <map>
+#include <mutex>
+#include <set>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "kv_cache/kv_layout.h"
+#include "kv_cache/kv_store.h"
+#include "kv_transfer/codec/codec.h"
+#include "kv_transfer/coverage.h"
+#include "kv_transfer/frames.h"
+#include "kv_transfer/mailbox.h"
+#include "kv_transfer/sender.h"
+#include "kv_transfer/staging.h"
+#include "kv_transfer/transfer_metrics.h"
+
+namespace kv_transfer {
+
+struct KvSender::State {
+    // Commands, by whoever sends them.
+    struct Open {
+        HandoffKey key;
+        std::string kv_address;
+        std::uint32_t kv_tokens;
+        std::vector<base::BlockId> blocks;
+        base::TimePoint deadline;
+    };
+    struct Ready {
+        HandoffKey key;
+        kv_cache::KvRange range;
+    };
+    struct Abort {
+        HandoffKey key;
+        base::Error error;
+        bool from_decode;
+    };
+    struct Reply {
+        net::PeerId from;
+        HandoffKey key;
+        sluice::proto::RoomReply::Answer answer;
+        std::uint32_t have_tokens;
+        base::Error error;
+    };
+    struct Ack {
+        net::PeerId from;
+        HandoffKey key;
+        std::uint32_t number;
+        std::optional<base::Error> error;
+        bool complete;
+    };
+    struct PeerLost {
+        net::PeerId peer;
+        base::Error why;
+    };
+    using Command = std::variant<Open, Ready, Abort, Reply, Ack, PeerLost>;
+
+    /// One frame that is packed and not acknowledged.
+    struct Frame {
+        FrameInfo info;
+        StagingPool::Buffer buffer;
+        std::span<const std::byte> payload;  // in buffer
+        base::TimePoint sent_at;
+        std::optional<base::TimePoint> retry_at;  // asked for; else after the acknowledgement's timeout
+        std::uint32_t failures = 0;
+    };
+
+    struct Handoff {
+        enum class Phase { asking, later, granted };
+
+        Open open;
+        Phase phase = Phase::asking;
+        net::PeerId peer{};
+        std::uint32_t have_tokens = 0;
+        std::deque<kv_cache::KvRange> ready;
+        Coverage packed;  // since the grant
+        std::map<std::uint32_t, Frame> unacknowledged;
+        std::uint32_t frames = 0;
+        std::uint64_t payload_bytes = 0;
+        base::TimePoint granted_at;
+        base::TimePoint heard_at;
+        base::TimePoint acknowledged_at;
+        base::TimePoint ask_again_at;
+    };
+    using Handoffs = std::list<Handoff>;  // in order of opening
+
+    State(Options options_in, Identity identity_in, const kv_cache::KvLayout& layout_in,
+          const kv_cache::KvStore& store_in, net::Transport& transport_in, const base::Clock& clock_in,
+          base::Metrics* metrics_in, SenderEvents events_in);
+
+    // The own thread.
+    void run(std::stop_token stop);
+    bool work();
+    base::TimePoint next_due() const;
+    void fail_all(const base::Error& error);
+
+    void apply(Open& command);
+    void apply(Ready& command);
+    void apply(Abort& command);
+    void apply(Reply& command);
+    void apply(Ack& command);
+    void apply(PeerLost& command);
+
+    bool check_timers(base::TimePoint now);
+    bool send_one_frame(base::TimePoint now);
+    bool resend(Handoffs::iterator handoff, base::TimePoint now);
+    bool pack_next(Handoffs::iterator handoff, base::TimePoint now);
+    bool post_frame(Handoffs::iterator handoff, Frame& frame, base::TimePoint now);
+    void post(net::PeerId peer, net::MessageKind kind, const google::protobuf::MessageLite& message);
+    void ask_for_room(Handoff& handoff, base::TimePoint now);
+    void tell_abort(net::PeerId peer, const HandoffKey& key, const base::Error& error);
+    void drop_frame(Handoff& handoff, std::map<std::uint32_t, Frame>::iterator frame);
+    bool complete_if_done(Handoffs::iterator handoff);
+    void complete(Handoffs::iterator handoff);
+    void fail(Handoffs::iterator handoff, base::Error error, bool tell_decode);
+    void release(Handoffs::iterator handoff);
+    Handoffs::iterator find(const HandoffKey& key);
+
+    const Options options;
+    const Identity identity;
+    const kv_cache::KvLayout& layout;
+    const kv_cache::KvStore& store;
+    net::Transport& transport;
+    const base::Clock& clock;
+    const SenderEvents events;
+    const Codec& codec;
+    const std::size_t frame_bytes_max;
+    const std::size_t peer_frames_max;  // so that a stalled decode worker does not hold every staging buffer
+    TransferMetrics metrics;
+    Mailbox<Command> mailbox;
+    StagingPool staging;  // after mailbox: a returned buffer wakes it
+
+    mutable std::mutex mutex;
+    std::set<HandoffKey> open_keys;        // guarded by mutex: from open() to released
+    std::set<HandoffKey> overflowed_keys;  // guarded by mutex: a `ready` of them found no room
+    bool is_stopped = false;               // guarded by mutex
+    std::atomic<std::size_t> inflight_bytes{0};
+
+    // Of the own thread.
+    Handoffs handoffs;
+    std::map<HandoffKey, Handoffs::iterator> by_key;
+    std::map<net::PeerId, base::TimePoint> peer_heard_at;
+    std::map<net::PeerId, std::size_t> peer_frames;  // unacknowledged
+
+    std::jthread thread;
+};
+
+}  // namespace kv_transfer

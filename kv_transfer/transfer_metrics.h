@@ -1,0 +1,41 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "base/result.h"
+
+namespace kv_transfer {
+
+/// How a hand-off ended, or why a message was refused: label `outcome` of sluice_kv_transfers_total.
+enum class Outcome { ok, checksum_mismatch, stale_epoch, wrong_request, timeout, peer_lost, oversize, cancelled };
+inline constexpr std::size_t kOutcomes = 8;
+
+/// The outcome of a hand-off that failed with `code`.
+Outcome outcome_of(base::ErrorCode code);
+
+/// The metrics of one direction. Thread-safe; does nothing when made without a registry.
+class TransferMetrics {
+public:
+    /// `direction`: "send" or "receive".
+    TransferMetrics(base::Metrics* metrics, const std::string& direction, std::string_view transport);
+
+    void count(Outcome outcome);
+    void add_bytes(std::uint64_t payload_bytes, std::uint64_t raw_bytes);
+    void observe_duration(base::Duration duration);
+    void add_inflight(std::int64_t bytes);
+
+private:
+    std::array<prometheus::Counter*, kOutcomes> transfers_{};
+    prometheus::Counter* payload_bytes_ = nullptr;
+    prometheus::Counter* raw_bytes_ = nullptr;
+    prometheus::Histogram* duration_ = nullptr;  // of the sending direction
+    prometheus::Gauge* inflight_bytes_ = nullptr;
+};
+
+}  // namespace kv_transfer
