@@ -1,5 +1,6 @@
 #include "bench/serve.h"
 
+#include <signal.h>
 #include <unistd.h>
 
 #include <boost/json.hpp>
@@ -35,6 +36,24 @@ base::Result<std::string> read_file(const std::string& path) {
     if (!file) { return base::fail(base::ErrorCode::not_found, "cannot read " + path + ": " + std::strerror(errno)); }
     return std::string{std::istreambuf_iterator<char>(file), {}};
 }
+
+/// The program blocks the signals that end a server; a benchmark is ended by them at once (SIGINT: with its report).
+class UnblockedSignals {
+public:
+    UnblockedSignals() {
+        sigset_t signals;
+        sigemptyset(&signals);
+        sigaddset(&signals, SIGINT);
+        sigaddset(&signals, SIGTERM);
+        pthread_sigmask(SIG_UNBLOCK, &signals, &before_);
+    }
+    ~UnblockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+    UnblockedSignals(const UnblockedSignals&) = delete;
+    UnblockedSignals& operator=(const UnblockedSignals&) = delete;
+
+private:
+    sigset_t before_{};
+};
 
 /// Everything that stays the same over the runs of a sweep.
 struct Session {
@@ -294,6 +313,7 @@ std::string result_json(const ServeBenchOptions& options, const Session& session
 }  // namespace
 
 int bench_serve_main(const ServeBenchOptions& options) {
+    const UnblockedSignals unblocked;
     const auto session = prepare(options);
     if (!session) { return complain(session.error()); }
     if (options.warmup > 0) {

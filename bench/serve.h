@@ -54,12 +54,12 @@ struct ServeBenchOptions {
     bool quiet = false;    // no progress
 };
 
-/// Runs the benchmark; the report goes to standard output, progress to standard error. Exit status: 0; 1 when it could
-/// not run, the file could not be written or no request was answered; 2 when the options contradict each other.
+/// Runs the benchmark; SIGINT ends it early with what was measured. The report goes to standard output, progress to
+/// standard error. Exit status: 0; 1 when it could not run, the file could not be written or no request was answered; 2
+/// when the options contradict each other.
 int bench_serve_main(const ServeBenchOptions& options);
 
-/// Adds the subcommand `serve` to `bench`, its flags writing into `options` (which must outlive the parsing). The
-/// caller runs bench_serve_main() when the returned subcommand was parsed.
-CLI::App* add_bench_serve(CLI::App& bench, ServeBenchOptions& options);
+/// Adds the flags of `bench serve` to its subcommand; they write into `options`, which must outlive the parsing.
+void add_bench_serve(CLI::App& app, ServeBenchOptions& options);
 
 }  // namespace bench

@@ -53,9 +53,9 @@ def test_config_print_can_be_checked_again(tmp_path):
     printed = sluice("config", "print")
     assert printed.returncode == 0, printed.stderr
     (tmp_path / "all.yaml").write_text(printed.stdout)
-    assert sluice("config", "check", tmp_path / "all.yaml").returncode == 0
+    assert sluice("config", "check", "--config", tmp_path / "all.yaml").returncode == 0
     (tmp_path / "bad.yaml").write_text("worker:\n  no_such_key: 1\n")
-    bad = sluice("config", "check", tmp_path / "bad.yaml")
+    bad = sluice("config", "check", "--config", tmp_path / "bad.yaml")
     assert bad.returncode > 0
     assert "bad.yaml:2" in bad.stderr + bad.stdout
 
