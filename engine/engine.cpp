@@ -1,0 +1,288 @@
+#include "engine/engine.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <span>
+#include <stop_token>
+#include <thread>
+#include <utility>
+
+#include "base/block_hash.h"
+#include "base/check.h"
+#include "device/device.h"
+#include "engine/kernels/backend.h"
+#include "engine/model/checkpoint.h"
+#include "engine/model/decoder.h"
+#include "engine/model/model_config.h"
+#include "engine/model/packed_file.h"
+#include "engine/model/rope.h"
+#include "engine/model/weights.h"
+#include "engine/step.h"
+#include "kv_cache/kv_store.h"
+
+namespace engine {
+namespace {
+
+using base::ErrorCode;
+using base::ModelShape;
+using base::Result;
+
+/// Raised whenever the graph or the sampler gives other numbers from the same operators.
+constexpr std::uint32_t kGraphVersion = 1;
+
+/// Everything that a step reads, in a place that does not change. Built by load_engine().
+struct Model {
+    ModelShape shape;
+    PackedFile packed;
+    Weights weights;
+    RopeTable rope;
+    std::unique_ptr<Backend> backend;
+    std::optional<kv_cache::KvStore> kv;
+    std::optional<Decoder> decoder;
+};
+
+/// The engine of a model that is whole and on this machine's processors (design 4.4).
+/// Two threads: the step thread calls, the coordinator computes (with the backend's own threads). They meet in
+/// `state_`; the rest of the hand-over belongs to whoever's turn it is.
+class LocalEngine final : public Engine {
+public:
+    LocalEngine(const EngineOptions& options, std::unique_ptr<Model> model, NumericsId numerics_id,
+                std::string description)
+        : options_(options),
+          model_(std::move(model)),
+          numerics_id_(numerics_id),
+          description_(std::move(description)),
+          runner_(*model_->decoder, model_->shape.vocabulary, options.layer_group),
+          coordinator_([this](const std::stop_token& stop) { coordinate(stop); }) {}
+
+    const ModelShape& shape() const override { return model_->shape; }
+    const kv_cache::KvLayout& layout() const override { return model_->kv->layout(); }
+    kv_cache::KvStore& kv_store() override { return *model_->kv; }
+    std::uint32_t blocks_total() const override { return model_->kv->blocks_total(); }
+    NumericsId numerics_id() const override { return numerics_id_; }
+    std::string describe() const override { return description_; }
+
+    Ticket launch(Batch batch, LayersDone layers_done) override {
+        check_bounds(batch);
+        CHECK(state_.load(std::memory_order_acquire) == State::idle, "a ticket is still open");
+        batch_ = std::move(batch);
+        layers_done_ = std::move(layers_done);
+        set_state(State::launched);
+        return Ticket{++ticket_};
+    }
+
+    Result<StepResult> collect(Ticket ticket) override {
+        CHECK(base::raw(ticket) == ticket_ && state_.load(std::memory_order_acquire) != State::idle,
+              "ticket " << base::raw(ticket) << " is not open");
+        wait_for(State::done, {});
+        Result<StepResult> result = std::move(result_);
+        result_ = StepResult{};
+        batch_ = {};
+        layers_done_ = {};
+        set_state(State::idle);
+        return result;
+    }
+
+private:
+    enum class State : std::uint32_t { idle, launched, done };
+
+    void check_bounds(const Batch& batch) const {
+        std::size_t tokens = 0;
+        CHECK(!batch.entries.empty() && batch.entries.size() <= options_.batch_sequences_max,
+              batch.entries.size() << " entries, at most " << options_.batch_sequences_max);
+        for (const BatchEntry& entry : batch.entries) {
+            tokens += entry.tokens.size();
+            const std::size_t end = entry.position + entry.tokens.size();
+            CHECK(!entry.tokens.empty(), "sequence " << base::raw(entry.sequence));
+            CHECK(end <= model_->shape.context_tokens,
+                  end << " tokens, the context has " << model_->shape.context_tokens);
+            CHECK(entry.block_tables.size() == layout().groups().size());
+            CHECK(entry.block_tables[0].size() * layout().block_tokens() >= end,
+                  entry.block_tables[0].size() << " blocks for " << end << " tokens");
+            for (const base::BlockId block : entry.block_tables[0]) {
+                CHECK(base::raw(block) < blocks_total(), "block " << base::raw(block) << " of " << blocks_total());
+            }
+            CHECK(!entry.sample || entry.sampler.params != nullptr);
+            CHECK(!entry.score || entry.score_targets.size() == entry.tokens.size());
+        }
+        CHECK(tokens <= options_.batch_tokens_max, tokens << " tokens, at most " << options_.batch_tokens_max);
+    }
+
+    void coordinate(const std::stop_token& stop) {
+        pthread_setname_np(pthread_self(), "engine");
+        while (wait_for(State::launched, stop)) {
+            const auto begin = std::chrono::steady_clock::now();
+            auto entries = runner_.run(batch_, layers_done_);
+            if (entries) {
+                result_ = StepResult{std::move(*entries), std::chrono::steady_clock::now() - begin};
+            } else {
+                result_ = base::pass_on(entries);
+            }
+            set_state(State::done);
+        }
+    }
+
+    void set_state(State state) {
+        {
+            const std::lock_guard lock(mutex_);
+            state_.store(state, std::memory_order_release);
+        }
+        changed_.notify_all();
+    }
+
+    /// Spins for a moment (a wake-up takes about as long), then sleeps. False when asked to stop.
+    bool wait_for(State state, const std::stop_token& stop) {
+        const auto reached = [&] { return state_.load(std::memory_order_acquire) == state; };
+        const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(40);
+        while (std::chrono::steady_clock::now() < end) {
+            for (int i = 0; i < 32; ++i) {
+                if (reached()) { return true; }
+#if defined(__x86_64__)
+                __builtin_ia32_pause();
+#endif
+            }
+        }
+        std::unique_lock lock(mutex_);
+        return changed_.wait(lock, stop, reached);
+    }
+
+    const EngineOptions options_;
+    const std::unique_ptr<Model> model_;
+    const NumericsId numerics_id_;
+    const std::string description_;
+    std::uint64_t ticket_ = 0;  // step thread
+
+    std::mutex mutex_;  // for sleeping on state_ only
+    std::condition_variable_any changed_;
+    std::atomic<State> state_{State::idle};
+    Batch batch_;                // launched: the coordinator's; else the step thread's
+    LayersDone layers_done_;     // the same
+    Result<StepResult> result_;  // the same
+    StepRunner runner_;          // coordinator
+    std::jthread coordinator_;   // last: it uses all of the above
+};
+
+Result<void> check_options(const EngineOptions& options) {
+    const auto wrong = [](const std::string& what) { return base::fail(ErrorCode::invalid_argument, what); };
+    const auto among = [](const std::string& value, std::initializer_list<const char*> values) {
+        return std::any_of(values.begin(), values.end(), [&](const char* name) { return value == name; });
+    };
+    if (!among(options.weight_format, {"auto", "f32", "bf16"})) {
+        return wrong("weight_format is '" + options.weight_format + "', must be auto, f32 or bf16");
+    }
+    if (!among(options.kv_dtype, {"auto", "f32", "bf16"})) {
+        return wrong("kv_dtype is '" + options.kv_dtype + "', must be auto, f32 or bf16");
+    }
+    if (options.batch_tokens_max == 0 || options.batch_tokens_max > 65536) {
+        return wrong("batch_tokens_max is " + std::to_string(options.batch_tokens_max) + ", must be in [1, 65536]");
+    }
+    if (options.batch_sequences_max == 0 || options.batch_sequences_max > options.batch_tokens_max) {
+        return wrong("batch_sequences_max is " + std::to_string(options.batch_sequences_max) +
+                     ", must be in [1, batch_tokens_max (" + std::to_string(options.batch_tokens_max) + ")]");
+    }
+    if (options.threads == 0 || options.threads > 1024) {
+        return wrong("threads is " + std::to_string(options.threads) + ", must be in [1, 1024]");
+    }
+    if (options.shard != ShardSpec{}) {
+        return base::fail(ErrorCode::unimplemented, "shard " + std::to_string(options.shard.rank) + " of " +
+                                                        std::to_string(options.shard.ranks) +
+                                                        ": only whole models are supported");
+    }
+    return {};
+}
+
+Result<kv_cache::KvStore> make_kv(const EngineOptions& options, const ModelShape& shape, WeightFormat format,
+                                  kv_cache::TileOrder order) {
+    kv_cache::KvFormat kv_format;
+    const bool bf16 = options.kv_dtype == "auto" ? format == WeightFormat::bf16 : options.kv_dtype == "bf16";
+    kv_format.dtype = bf16 ? kv_cache::KvDtype::bf16 : kv_cache::KvDtype::f32;
+    kv_format.order = order;
+    const auto layout = kv_cache::KvLayout::make(shape, kv_format, options.block_tokens);
+    if (!layout) { return base::pass_on(layout); }
+    const std::uint64_t blocks = std::min<std::uint64_t>(options.kv_pool_bytes / layout->block_bytes(), 0xffffffffu);
+    if (blocks == 0) {
+        return base::fail(ErrorCode::invalid_argument, "kv_pool_bytes is " + std::to_string(options.kv_pool_bytes) +
+                                                           ", one block of " + std::to_string(options.block_tokens) +
+                                                           " tokens has " + std::to_string(layout->block_bytes()));
+    }
+    return kv_cache::KvStore::make(device::host_device(), *layout, static_cast<std::uint32_t>(blocks));
+}
+
+std::string_view name_of(WeightFormat format) {
+    return format == WeightFormat::bf16 ? "bf16" : "f32";
+}
+
+NumericsId make_numerics_id(const Model& model, WeightFormat format, const ShardSpec& shard) {
+    const kv_cache::KvLayout& layout = model.kv->layout();
+    std::string text = "graph " + std::to_string(kGraphVersion) + "\n" + format_model_config(model.shape, "");
+    for (const std::uint64_t number :
+         {model.packed.content.high, model.packed.content.low, std::uint64_t{model.backend->numerics_version()},
+          std::uint64_t{layout.block_tokens()}, std::uint64_t{shard.rank}, std::uint64_t{shard.ranks}}) {
+        text += std::to_string(number) + "\n";
+    }
+    text += std::string(name_of(format)) + "\n" + std::string(model.backend->family()) + "\n" + layout.format().name();
+    return NumericsId{base::keyed_hash({}, std::as_bytes(std::span(text))).low};
+}
+
+std::string describe_model(const Model& model, WeightFormat format, const EngineOptions& options) {
+    const kv_cache::KvLayout& layout = model.kv->layout();
+    return model.shape.architecture + " with " + std::to_string(model.shape.layers) + " layers, " +
+           std::string(name_of(format)) + " weights in " + model.packed.path + ", " +
+           std::string(model.backend->family()) + " kernels on " + std::to_string(options.threads) +
+           (options.threads == 1 ? " thread, " : " threads, ") + layout.format().name() + " KV, " +
+           std::to_string(model.kv->blocks_total()) + " blocks of " + std::to_string(layout.block_tokens()) + " tokens";
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
+                                            const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+    EngineOptions options = given;
+    if (auto checked = check_options(options); !checked) { return base::pass_on(checked); }
+    auto model = std::make_unique<Model>();
+    auto shape = read_model_config(options.model_dir);
+    if (!shape) { return base::pass_on(shape); }
+    model->shape = *shape;
+    if (options.layer_group == 0) { options.layer_group = (shape->layers + 3) / 4; }
+
+    // What can be refused cheaply is refused before gigabytes are packed.
+    auto backend = make_backend({.family = options.kernels, .threads = options.threads, .cpus = options.cpus});
+    if (!backend) { return base::pass_on(backend); }
+    model->backend = std::move(*backend);
+    const auto checkpoint = Checkpoint::open(options.model_dir);
+    if (!checkpoint) { return base::pass_on(checkpoint); }
+    PackingPlan plan = plan_packing(*shape, WeightFormat::f32);
+    if (auto checked = check_tensors(*checkpoint, plan); !checked) { return base::pass_on(checked, options.model_dir); }
+    const WeightFormat format = options.weight_format == "auto"   ? stored_format(*checkpoint, plan)
+                                : options.weight_format == "bf16" ? WeightFormat::bf16
+                                                                  : WeightFormat::f32;
+    plan = plan_packing(*shape, format);
+    auto kv = make_kv(options, *shape, format, model->backend->tile_order());
+    if (!kv) { return base::pass_on(kv); }
+    model->kv.emplace(std::move(*kv));
+
+    const auto packed_dir = prepare_packed_dir(options.packed_dir);
+    if (!packed_dir) { return base::pass_on(packed_dir, "packed weights"); }
+    auto packed = open_packed_file(*checkpoint, plan, *packed_dir, progress);
+    if (!packed) { return base::pass_on(packed); }
+    model->packed = std::move(*packed);
+    model->weights = bind_weights(*shape, plan, model->packed.file.bytes().data());
+
+    const std::uint64_t capacity = std::uint64_t{model->kv->blocks_total()} * options.block_tokens;
+    model->rope =
+        make_rope_table(*shape, static_cast<std::uint32_t>(std::min<std::uint64_t>(shape->context_tokens, capacity)));
+    auto decoder = Decoder::make(model->shape, model->weights, model->rope, *model->backend, *model->kv,
+                                 {.batch_tokens = options.batch_tokens_max, .logit_rows = options.batch_sequences_max});
+    if (!decoder) { return base::pass_on(decoder); }
+    model->decoder.emplace(std::move(*decoder));
+
+    const NumericsId numerics_id = make_numerics_id(*model, format, options.shard);
+    std::string description = describe_model(*model, format, options);
+    return std::make_unique<LocalEngine>(options, std::move(model), numerics_id, std::move(description));
+}
+
+}  // namespace engine

@@ -1,0 +1,324 @@
+#include "engine/model/model_config.h"
+
+#include <boost/json.hpp>
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <initializer_list>
+#include <limits>
+#include <optional>
+#include <string>
+
+#include "engine/model/read_file.h"
+
+namespace engine {
+namespace {
+
+namespace json = boost::json;
+using base::ErrorCode;
+using base::ModelShape;
+using base::Result;
+
+constexpr std::size_t kConfigBytesMax = 4u << 20;  // real ones have a few kB; those with label tables some hundred
+
+std::string shown(const json::value& value) {
+    std::string text = json::serialize(value);
+    if (text.size() > 120) { text = text.substr(0, 117) + "..."; }
+    return text;
+}
+
+/// Fields of one JSON object; remembers the first thing that is wrong.
+class Fields {
+public:
+    Fields(const json::object& object, std::string prefix) : object_(object), prefix_(std::move(prefix)) {}
+
+    /// Null counts as missing, as in Python's config classes.
+    const json::value* find(std::string_view name) const {
+        const json::value* value = object_.if_contains(name);
+        return value == nullptr || value->is_null() ? nullptr : value;
+    }
+
+    std::uint32_t integer(std::string_view name, std::uint32_t least, std::uint32_t most,
+                          std::optional<std::uint32_t> missing = {}) {
+        const json::value* value = find(name);
+        if (value == nullptr) {
+            if (!missing) { wrong(ErrorCode::invalid_argument, std::string(name) + " is missing"); }
+            return missing.value_or(least);
+        }
+        std::int64_t number = -1;
+        if (value->is_int64()) { number = value->get_int64(); }
+        if (number < least || number > most) {
+            wrong(ErrorCode::invalid_argument, std::string(name) + " is " + shown(*value) +
+                                                   ", must be an integer in [" + std::to_string(least) + ", " +
+                                                   std::to_string(most) + "]");
+            return least;
+        }
+        return static_cast<std::uint32_t>(number);
+    }
+
+    double positive(std::string_view name, std::optional<double> missing) {
+        const json::value* value = find(name);
+        if (value == nullptr) {
+            if (!missing) { wrong(ErrorCode::invalid_argument, std::string(name) + " is missing"); }
+            return missing.value_or(1.0);
+        }
+        double number = std::numeric_limits<double>::quiet_NaN();
+        if (value->is_double()) { number = value->get_double(); }
+        if (value->is_int64()) { number = static_cast<double>(value->get_int64()); }
+        if (!(std::isfinite(number) && number > 0)) {
+            wrong(ErrorCode::invalid_argument,
+                  std::string(name) + " is " + shown(*value) + ", must be a number above 0");
+            return 1.0;
+        }
+        return number;
+    }
+
+    bool boolean(std::string_view name, bool missing) {
+        const json::value* value = find(name);
+        if (value == nullptr) { return missing; }
+        if (!value->is_bool()) {
+            wrong(ErrorCode::invalid_argument, std::string(name) + " is " + shown(*value) + ", must be true or false");
+            return missing;
+        }
+        return value->get_bool();
+    }
+
+    /// The field must be missing or equal to `only`.
+    void only(std::string_view name, const json::value& only) {
+        const json::value* value = find(name);
+        if (value != nullptr && !same(*value, only)) {
+            wrong(ErrorCode::unimplemented,
+                  std::string(name) + " is " + shown(*value) + ", only " + shown(only) + " is supported");
+        }
+    }
+
+    /// The field must be missing.
+    void none(std::string_view name, const char* why) {
+        const json::value* value = find(name);
+        if (value != nullptr) {
+            wrong(ErrorCode::unimplemented, std::string(name) + " is " + shown(*value) + ": " + why);
+        }
+    }
+
+    void wrong(ErrorCode code, std::string message) {
+        if (!error_) { error_ = base::Error{code, "config.json: " + prefix_ + message}; }
+    }
+    void adopt(const Fields& inner) {
+        if (!error_) { error_ = inner.error_; }
+    }
+    const std::optional<base::Error>& error() const { return error_; }
+
+private:
+    static bool same(const json::value& a, const json::value& b) {
+        if (a.is_number() && b.is_number()) { return a.to_number<double>() == b.to_number<double>(); }
+        return a == b;
+    }
+
+    const json::object& object_;
+    std::string prefix_;
+    std::optional<base::Error> error_;
+};
+
+/// `rope_scaling` of transformers 4 (kind in `rope_type` or, older, `type`) or `rope_parameters` of transformers 5
+/// (which holds rope_theta, too).
+void read_rope(Fields& fields, ModelShape& shape) {
+    shape.rope_theta = fields.positive("rope_theta", 10000.0);
+    const std::string_view name = fields.find("rope_parameters") != nullptr ? "rope_parameters" : "rope_scaling";
+    const json::value* value = fields.find(name);
+    if (value == nullptr) { return; }
+    if (!value->is_object()) {
+        return fields.wrong(ErrorCode::invalid_argument,
+                            std::string(name) + " is " + shown(*value) + ", must be an object");
+    }
+    Fields rope(value->get_object(), std::string(name) + ".");
+    shape.rope_theta = rope.positive("rope_theta", shape.rope_theta);
+    rope.only("partial_rotary_factor", 1.0);
+    const json::value* kind = rope.find("rope_type");
+    if (kind == nullptr) { kind = rope.find("type"); }
+    base::RopeScaling& scaling = shape.rope_scaling;
+    if (kind == nullptr || *kind == "default") {
+        scaling.kind = base::RopeScaling::Kind::none;
+    } else if (*kind == "linear") {
+        scaling.kind = base::RopeScaling::Kind::linear;
+        scaling.factor = rope.positive("factor", {});
+    } else if (*kind == "llama3") {
+        scaling.kind = base::RopeScaling::Kind::llama3;
+        scaling.factor = rope.positive("factor", {});
+        scaling.low_freq_factor = rope.positive("low_freq_factor", {});
+        scaling.high_freq_factor = rope.positive("high_freq_factor", {});
+        scaling.original_max_position_tokens = rope.integer("original_max_position_embeddings", 1, 1u << 24);
+        if (!rope.error() && scaling.high_freq_factor <= scaling.low_freq_factor) {
+            rope.wrong(ErrorCode::invalid_argument, "high_freq_factor must be above low_freq_factor");
+        }
+    } else {
+        rope.wrong(ErrorCode::unimplemented,
+                   "rope_type is " + shown(*kind) + ", only \"default\", \"linear\" and \"llama3\" are supported");
+    }
+    fields.adopt(rope);
+}
+
+/// Attention to fewer tokens than the context has is not built yet; a window that never bites is fine.
+void read_window(Fields& fields, bool in_use, std::uint32_t context_tokens) {
+    if (!in_use || fields.find("sliding_window") == nullptr) { return; }
+    const std::uint32_t window = fields.integer("sliding_window", 1, std::numeric_limits<std::int32_t>::max());
+    if (!fields.error() && window < context_tokens) {
+        fields.wrong(ErrorCode::unimplemented, "sliding_window is " + std::to_string(window) +
+                                                   ", only null or at least max_position_embeddings (" +
+                                                   std::to_string(context_tokens) + ") is supported");
+    }
+}
+
+void read_layer_types(Fields& fields) {
+    const json::value* types = fields.find("layer_types");
+    if (types == nullptr) { return; }
+    if (!types->is_array()) {
+        return fields.wrong(ErrorCode::invalid_argument, "layer_types is " + shown(*types) + ", must be a list");
+    }
+    for (const json::value& type : types->get_array()) {
+        if (type != "full_attention") {
+            return fields.wrong(ErrorCode::unimplemented,
+                                "layer_types contains " + shown(type) + ", only \"full_attention\" is supported");
+        }
+    }
+}
+
+void read_family(Fields& fields, ModelShape& shape) {
+    if (shape.architecture == "LlamaForCausalLM") {
+        const bool bias = fields.boolean("attention_bias", false);
+        shape.qkv_bias = bias;
+        shape.output_bias = bias;
+        fields.only("mlp_bias", false);
+        read_window(fields, true, shape.context_tokens);  // Llama has no such field; whoever sets it means it
+    } else if (shape.architecture == "MistralForCausalLM") {
+        read_window(fields, true, shape.context_tokens);
+    } else if (shape.architecture == "Qwen2ForCausalLM") {
+        shape.qkv_bias = true;
+        read_window(fields, fields.boolean("use_sliding_window", false), shape.context_tokens);
+        read_layer_types(fields);
+    } else if (shape.architecture == "Qwen3ForCausalLM") {
+        const bool bias = fields.boolean("attention_bias", false);
+        shape.qkv_bias = bias;
+        shape.output_bias = bias;
+        shape.qk_norm = true;
+        read_window(fields, fields.boolean("use_sliding_window", false), shape.context_tokens);
+        read_layer_types(fields);
+    } else {
+        fields.wrong(ErrorCode::unimplemented, "architectures is [\"" + shape.architecture +
+                                                   "\"], only LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM "
+                                                   "and Qwen3ForCausalLM are supported");
+    }
+}
+
+Result<std::string> read_architecture(const json::object& object) {
+    const json::value* value = object.if_contains("architectures");
+    const std::string wanted = ", must be a list with one name such as \"LlamaForCausalLM\"";
+    if (value == nullptr) {
+        return base::fail(ErrorCode::invalid_argument, "config.json: architectures is missing" + wanted);
+    }
+    if (!value->is_array() || value->get_array().empty() || !value->get_array()[0].is_string()) {
+        return base::fail(ErrorCode::invalid_argument, "config.json: architectures is " + shown(*value) + wanted);
+    }
+    return std::string(value->get_array()[0].get_string());
+}
+
+}  // namespace
+
+Result<ModelShape> parse_model_config(std::string_view text) {
+    boost::system::error_code parse_error;
+    const json::value document = json::parse(text, parse_error);
+    if (parse_error) {
+        return base::fail(ErrorCode::invalid_argument, "config.json is not valid JSON: " + parse_error.message());
+    }
+    if (!document.is_object()) {
+        return base::fail(ErrorCode::invalid_argument, "config.json is not a JSON object: " + shown(document));
+    }
+    const auto architecture = read_architecture(document.get_object());
+    if (!architecture) { return base::pass_on(architecture); }
+
+    Fields fields(document.get_object(), "");
+    ModelShape shape;
+    shape.architecture = *architecture;
+    read_family(fields, shape);  // first, so that a foreign model is told as such and not by some field it lacks
+    if (fields.error()) { return tl::unexpected(*fields.error()); }
+
+    // The bounds are far above every known model; they keep products of two in 64 bits and offsets in memory.
+    shape.layers = fields.integer("num_hidden_layers", 1, 1024);
+    shape.hidden = fields.integer("hidden_size", 1, 1u << 17);
+    shape.intermediate = fields.integer("intermediate_size", 1, 1u << 20);
+    shape.heads_q = fields.integer("num_attention_heads", 1, 4096);
+    shape.heads_kv = fields.integer("num_key_value_heads", 1, 4096, shape.heads_q);
+    shape.vocabulary = fields.integer("vocab_size", 1, 1u << 23);
+    shape.context_tokens = fields.integer("max_position_embeddings", 1, 1u << 24);
+    shape.head_dim = fields.integer("head_dim", 2, 4096, shape.hidden / shape.heads_q);
+    shape.rms_norm_eps = fields.positive("rms_norm_eps", 1e-6);
+    shape.tied_embeddings = fields.boolean("tie_word_embeddings", false);
+    read_family(fields, shape);  // again: windows are compared with the context
+    read_rope(fields, shape);
+    fields.only("hidden_act", "silu");
+    fields.only("partial_rotary_factor", 1.0);
+    fields.none("quantization_config", "quantised checkpoints are not supported, only F32, F16 and BF16");
+    fields.none("compression_config", "compressed checkpoints are not supported, only F32, F16 and BF16");
+    if (fields.error()) { return tl::unexpected(*fields.error()); }
+
+    if (shape.heads_q % shape.heads_kv != 0) {
+        return base::fail(ErrorCode::invalid_argument,
+                          "config.json: num_key_value_heads is " + std::to_string(shape.heads_kv) +
+                              ", must divide num_attention_heads (" + std::to_string(shape.heads_q) + ")");
+    }
+    if (fields.find("head_dim") == nullptr && shape.hidden % shape.heads_q != 0) {
+        return base::fail(ErrorCode::invalid_argument, "config.json: hidden_size is " + std::to_string(shape.hidden) +
+                                                           ", must be a multiple of num_attention_heads (" +
+                                                           std::to_string(shape.heads_q) +
+                                                           ") where head_dim is not given");
+    }
+    if (shape.head_dim < 2 || shape.head_dim % 2 != 0) {
+        return base::fail(ErrorCode::unimplemented, "config.json: head_dim is " + std::to_string(shape.head_dim) +
+                                                        ", only even numbers are supported");
+    }
+    return shape;
+}
+
+Result<ModelShape> read_model_config(const std::string& model_dir) {
+    const auto text = read_file(std::filesystem::path(model_dir) / "config.json", kConfigBytesMax);
+    if (!text) { return base::pass_on(text); }
+    auto shape = parse_model_config(*text);
+    if (!shape) { return base::pass_on(shape, model_dir); }
+    return shape;
+}
+
+std::string format_model_config(const ModelShape& shape, std::string_view dtype) {
+    json::object config;
+    config["architectures"] = json::array{json::value(shape.architecture)};
+    std::string type = shape.architecture.substr(0, shape.architecture.find("ForCausalLM"));
+    for (char& letter : type) {
+        letter = static_cast<char>(letter >= 'A' && letter <= 'Z' ? letter + 32 : letter);
+    }
+    config["model_type"] = type;
+    config["hidden_size"] = shape.hidden;
+    config["intermediate_size"] = shape.intermediate;
+    config["num_hidden_layers"] = shape.layers;
+    config["num_attention_heads"] = shape.heads_q;
+    config["num_key_value_heads"] = shape.heads_kv;
+    config["head_dim"] = shape.head_dim;
+    config["vocab_size"] = shape.vocabulary;
+    config["max_position_embeddings"] = shape.context_tokens;
+    config["rms_norm_eps"] = shape.rms_norm_eps;
+    config["rope_theta"] = shape.rope_theta;
+    config["hidden_act"] = "silu";
+    config["tie_word_embeddings"] = shape.tied_embeddings;
+    if (shape.architecture != "Qwen2ForCausalLM") { config["attention_bias"] = shape.output_bias; }
+    const base::RopeScaling& scaling = shape.rope_scaling;
+    if (scaling.kind == base::RopeScaling::Kind::linear) {
+        config["rope_scaling"] = {{"rope_type", "linear"}, {"factor", scaling.factor}};
+    } else if (scaling.kind == base::RopeScaling::Kind::llama3) {
+        config["rope_scaling"] = {{"rope_type", "llama3"},
+                                  {"factor", scaling.factor},
+                                  {"low_freq_factor", scaling.low_freq_factor},
+                                  {"high_freq_factor", scaling.high_freq_factor},
+                                  {"original_max_position_embeddings", scaling.original_max_position_tokens}};
+    }
+    config["torch_dtype"] = dtype;
+    return json::serialize(config) + "\n";
+}
+
+}  // namespace engine

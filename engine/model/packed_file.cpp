@@ -1,0 +1,419 @@
+#include "engine/model/packed_file.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "base/crc32c.h"
+#include "engine/kernels/float_formats.h"
+#include "engine/model/read_file.h"
+
+namespace engine {
+namespace {
+
+namespace fs = std::filesystem;
+using base::BlockHash;
+using base::ErrorCode;
+using base::Result;
+
+/// First page of a packed file, little-endian.
+struct Header {
+    std::array<char, 8> magic = {'S', 'L', 'U', 'I', 'C', 'E', 'P', 'K'};
+    std::uint32_t version = kPackingVersion;
+    std::uint32_t format = 0;
+    std::uint64_t file_bytes = 0;
+    BlockHash content;
+    BlockHash plan;
+    std::uint32_t reserved = 0;
+    std::uint32_t crc = 0;  // CRC-32C of what comes before
+};
+static_assert(std::is_trivially_copyable_v<Header> && sizeof(Header) == 64 && sizeof(Header) <= kPackedAlignment);
+
+std::uint32_t header_crc(const Header& header) {
+    return base::crc32c(std::as_bytes(std::span(&header, 1)).first(offsetof(Header, crc)));
+}
+
+std::string hex(const BlockHash& hash) {
+    std::array<char, 33> text{};
+    std::snprintf(text.data(), text.size(), "%016llx%016llx", static_cast<unsigned long long>(hash.high),
+                  static_cast<unsigned long long>(hash.low));
+    return text.data();
+}
+
+std::optional<BlockHash> parse_hex(std::string_view text) {
+    if (text.size() < 32) { return std::nullopt; }
+    const auto key = base::parse_hash_key(text.substr(0, 32));  // the same 32 digits
+    if (!key) { return std::nullopt; }
+    BlockHash hash;
+    for (std::size_t i = 0; i < 8; ++i) {
+        hash.high = hash.high << 8 | std::to_integer<std::uint64_t>(key->bytes[i]);
+        hash.low = hash.low << 8 | std::to_integer<std::uint64_t>(key->bytes[i + 8]);
+    }
+    return hash;
+}
+
+std::string_view format_name(WeightFormat format) {
+    return format == WeightFormat::bf16 ? "bf16" : "f32";
+}
+
+/// An open file that closes itself.
+class Descriptor {
+public:
+    explicit Descriptor(int number) : number_(number) {}
+    Descriptor(const Descriptor&) = delete;
+    Descriptor& operator=(const Descriptor&) = delete;
+    ~Descriptor() {
+        if (number_ >= 0) { ::close(number_); }
+    }
+    int number() const { return number_; }
+
+private:
+    int number_;
+};
+
+Result<void> write_at(int file, std::span<const std::byte> data, std::uint64_t offset, const fs::path& path) {
+    while (!data.empty()) {
+        const ::ssize_t done = ::pwrite(file, data.data(), data.size(), static_cast<::off_t>(offset));
+        if (done < 0 && errno == EINTR) { continue; }
+        if (done <= 0) { return tl::unexpected(system_error("write", path, done == 0 ? ENOSPC : errno)); }
+        data = data.subspan(static_cast<std::size_t>(done));
+        offset += static_cast<std::uint64_t>(done);
+    }
+    return {};
+}
+
+/// Renames a finished temporary file into place so that it survives a crash of the machine.
+Result<void> publish(int file, const fs::path& temporary, const fs::path& target) {
+    if (::fsync(file) != 0) { return tl::unexpected(system_error("fsync", temporary, errno)); }
+    if (::rename(temporary.c_str(), target.c_str()) != 0) {
+        return tl::unexpected(system_error("rename to", target, errno));
+    }
+    const Descriptor dir(::open(target.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (dir.number() >= 0) { ::fsync(dir.number()); }
+    return {};
+}
+
+SourceFormat source_format(const Tensor& tensor) {
+    if (tensor.dtype == "F32") { return SourceFormat::f32; }
+    if (tensor.dtype == "F16") { return SourceFormat::f16; }
+    CHECK(tensor.dtype == "BF16", tensor.dtype);
+    return SourceFormat::bf16;
+}
+
+std::size_t element_bytes(SourceFormat format) {
+    return format == SourceFormat::f32 ? 4 : 2;
+}
+
+/// `count` elements from `first` on, as floats.
+void read_floats(const Tensor& tensor, std::size_t first, std::size_t count, float* out) {
+    const SourceFormat format = source_format(tensor);
+    const std::byte* in = tensor.bytes.data() + first * element_bytes(format);
+    if (format == SourceFormat::f32) {
+        std::memcpy(out, in, count * sizeof(float));
+        return;
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+        std::uint16_t half = 0;
+        std::memcpy(&half, in + 2 * i, 2);
+        out[i] = format == SourceFormat::f16 ? float_from_f16(half) : float_from_bf16(half);
+    }
+}
+
+/// Of everything that the plan takes from the checkpoint; reads all of it.
+BlockHash hash_content(const Checkpoint& checkpoint, const PackingPlan& plan) {
+    std::string lines;  // one per tensor
+    for (const PackedItem& item : plan.items) {
+        for (const auto& source : item.sources) {
+            const Tensor* tensor = checkpoint.find(source.tensor);
+            CHECK(tensor != nullptr, source.tensor);
+            lines += source.tensor + " " + tensor->dtype + format_shape(tensor->shape) + " " +
+                     hex(base::keyed_hash({}, tensor->bytes)) + "\n";
+        }
+    }
+    return base::keyed_hash({}, std::as_bytes(std::span(lines)));
+}
+
+/// Writes the packed form of one checkpoint into an open file.
+class Packer {
+public:
+    Packer(const Checkpoint& checkpoint, const PackingPlan& plan, int file, const fs::path& path,
+           const std::function<void(std::uint64_t, std::uint64_t)>& progress)
+        : checkpoint_(checkpoint), plan_(plan), file_(file), path_(path), progress_(progress) {}
+
+    /// Error: as write_at().
+    Result<void> run(const BlockHash& content) {
+        for (const PackedItem& item : plan_.items) {
+            std::vector<const Tensor*> tensors;
+            for (const auto& source : item.sources) {
+                tensors.push_back(checkpoint_.find(source.tensor));
+                CHECK(tensors.back() != nullptr, source.tensor);
+            }
+            const auto done = item.inputs == 0 ? pack_vector(item, tensors) : pack_rows(item, tensors);
+            if (!done) { return base::pass_on(done); }
+            report(item.offset + item.bytes);
+        }
+        Header header;
+        header.format = static_cast<std::uint32_t>(plan_.format);
+        header.file_bytes = plan_.file_bytes;
+        header.content = content;
+        header.plan = plan_.fingerprint();
+        header.crc = header_crc(header);
+        return write_at(file_, std::as_bytes(std::span(&header, 1)), 0, path_);
+    }
+
+private:
+    void report(std::uint64_t done) const {
+        if (progress_) { progress_(done, plan_.file_bytes); }
+    }
+
+    Result<void> pack_vector(const PackedItem& item, std::span<const Tensor* const> tensors) {
+        std::vector<float> values(item.outputs);
+        std::size_t filled = 0;
+        for (const Tensor* tensor : tensors) {
+            read_floats(*tensor, 0, tensor->shape[0], values.data() + filled);
+            filled += tensor->shape[0];
+        }
+        return write_at(file_, std::as_bytes(std::span(values)), item.offset, path_);
+    }
+
+    /// Panels of some megabytes at a time. Rows are copied first: a panel may cross from one tensor into the next, and
+    /// the file aligns nothing.
+    Result<void> pack_rows(const PackedItem& item, std::span<const Tensor* const> tensors) {
+        constexpr std::size_t kStageBytes = 4u << 20;
+        const SourceFormat format = source_format(*tensors[0]);
+        bool one_format = true;
+        for (const Tensor* tensor : tensors) {
+            one_format = one_format && source_format(*tensor) == format;
+        }
+        const SourceFormat stage_format = one_format ? format : SourceFormat::f32;
+        const std::size_t row_bytes = item.inputs * element_bytes(stage_format);
+        const auto rows_max = static_cast<std::uint32_t>(std::max<std::size_t>(kStageBytes / row_bytes / 16, 1) * 16);
+
+        for (std::uint32_t begin = 0; begin < item.outputs; begin += rows_max) {
+            const std::uint32_t rows = std::min(rows_max, item.outputs - begin);
+            stage_.resize((rows * row_bytes + 63) / 64 * 64);
+            for (std::uint32_t row = 0; row < rows; ++row) {
+                copy_row(item, tensors, begin + row, stage_format, stage_.data() + row * row_bytes);
+            }
+            packed_.resize(packed_bytes(plan_.format, rows, item.inputs));
+            pack_matrix(stage_format, stage_.data(), rows, item.inputs, plan_.format, packed_.data());
+            const std::uint64_t offset = item.offset + packed_bytes(plan_.format, begin, item.inputs);
+            if (auto done = write_at(file_, packed_, offset, path_); !done) { return done; }
+            report(offset + packed_.size());
+        }
+        return {};
+    }
+
+    static void copy_row(const PackedItem& item, std::span<const Tensor* const> tensors, std::uint32_t row,
+                         SourceFormat stage_format, std::byte* out) {
+        std::size_t part = 0;
+        while (row >= item.sources[part].outputs) {
+            row -= item.sources[part++].outputs;
+        }
+        const Tensor& tensor = *tensors[part];
+        if (source_format(tensor) == stage_format) {
+            const std::size_t bytes = item.inputs * element_bytes(stage_format);
+            std::memcpy(out, tensor.bytes.data() + row * bytes, bytes);
+        } else {
+            read_floats(tensor, std::size_t{row} * item.inputs, item.inputs, reinterpret_cast<float*>(out));
+        }
+    }
+
+    const Checkpoint& checkpoint_;
+    const PackingPlan& plan_;
+    int file_;
+    const fs::path& path_;
+    const std::function<void(std::uint64_t, std::uint64_t)>& progress_;
+    std::vector<std::byte> stage_;
+    std::vector<std::byte> packed_;
+};
+
+/// Names of the files of one checkpoint in one folder.
+class PackedFolder {
+public:
+    PackedFolder(const Checkpoint& checkpoint, const PackingPlan& plan, const std::string& dir)
+        : plan_(plan),
+          dir_(dir),
+          identity_(hex(base::keyed_hash({}, std::as_bytes(std::span(checkpoint.identity()))))) {}
+
+    /// Remembers the content hash of files whose identity has not changed since they were read.
+    fs::path sidecar() const { return dir_ / (identity_ + ".content"); }
+    fs::path lock() const { return dir_ / (identity_ + "-" + std::string(format_name(plan_.format)) + ".lock"); }
+    fs::path temporary() const {
+        return dir_ / (identity_ + "-" + std::string(format_name(plan_.format)) + ".partial");
+    }
+    fs::path packed(const BlockHash& content) const {
+        return dir_ / (hex(content) + "-" + std::string(format_name(plan_.format)) + "-v" +
+                       std::to_string(kPackingVersion) + ".weights");
+    }
+
+    /// The finished file of known files, if there is one.
+    std::optional<PackedFile> find() const {
+        const auto text = read_file(sidecar(), 64);
+        if (!text) { return std::nullopt; }
+        const auto content = parse_hex(*text);
+        return content ? find(*content) : std::nullopt;
+    }
+
+    /// The finished file of a content, if there is one and it is what the plan says.
+    std::optional<PackedFile> find(const BlockHash& content) const {
+        const fs::path path = packed(content);
+        auto file = device::MappedFile::open(path);
+        if (!file || file->bytes().size() != plan_.file_bytes) { return std::nullopt; }
+        Header header;
+        std::memcpy(&header, file->bytes().data(), sizeof header);
+        const Header expected;
+        if (header.magic != expected.magic || header.crc != header_crc(header) || header.version != kPackingVersion ||
+            header.format != static_cast<std::uint32_t>(plan_.format) || header.file_bytes != plan_.file_bytes ||
+            header.content != content || header.plan != plan_.fingerprint()) {
+            return std::nullopt;
+        }
+        return PackedFile{std::move(*file), content, path.string(), false};
+    }
+
+private:
+    const PackingPlan& plan_;
+    fs::path dir_;
+    std::string identity_;
+};
+
+/// Waits for the lock; the system gives it back when its holder dies.
+Result<void> take_lock(int file, const fs::path& path) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(30);
+    while (::flock(file, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK && errno != EINTR) { return tl::unexpected(system_error("lock", path, errno)); }
+        if (std::chrono::steady_clock::now() > deadline) {
+            return base::fail(ErrorCode::deadline_exceeded,
+                              "another process has held " + path.string() + " for half an hour");
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    return {};
+}
+
+Result<void> write_sidecar(const PackedFolder& folder, const BlockHash& content) {
+    const fs::path temporary = folder.sidecar().string() + ".partial";
+    const Descriptor file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    if (file.number() < 0) { return tl::unexpected(system_error("create", temporary, errno)); }
+    const std::string text = hex(content) + "\n";
+    if (auto done = write_at(file.number(), std::as_bytes(std::span(text)), 0, temporary); !done) { return done; }
+    return publish(file.number(), temporary, folder.sidecar());
+}
+
+Result<void> pack(const Checkpoint& checkpoint, const PackingPlan& plan, const PackedFolder& folder,
+                  const BlockHash& content, const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+    const fs::path temporary = folder.temporary();  // whoever holds the lock owns it, also a dead packer's rest
+    const Descriptor file(::open(temporary.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    if (file.number() < 0) { return tl::unexpected(system_error("create", temporary, errno)); }
+    const auto give_up = [&](const base::Error& error) {
+        ::unlink(temporary.c_str());
+        return base::fail(error.code,
+                          "packing the weights (" + std::to_string(plan.file_bytes) + " bytes): " + error.message);
+    };
+    // All of the room at once: a full disk is told now, and never as a SIGBUS. Not every file system can.
+    if (::fallocate(file.number(), 0, 0, static_cast<::off_t>(plan.file_bytes)) != 0 && errno != EOPNOTSUPP) {
+        return give_up(system_error("reserve room in", temporary, errno));
+    }
+    if (::ftruncate(file.number(), static_cast<::off_t>(plan.file_bytes)) != 0) {
+        return give_up(system_error("resize", temporary, errno));
+    }
+    auto done = Packer(checkpoint, plan, file.number(), temporary, progress).run(content);
+    if (done) { done = publish(file.number(), temporary, folder.packed(content)); }
+    if (!done) { return give_up(done.error()); }
+    return {};
+}
+
+/// Page tables now instead of in the first step; huge pages where the file system has them. Hints only.
+void warm(std::span<const std::byte> bytes) {
+    void* begin = const_cast<std::byte*>(bytes.data());
+    ::madvise(begin, bytes.size(), MADV_HUGEPAGE);
+    ::madvise(begin, bytes.size(), MADV_WILLNEED);
+#ifdef MADV_POPULATE_READ
+    ::madvise(begin, bytes.size(), MADV_POPULATE_READ);
+#endif
+}
+
+}  // namespace
+
+Result<PackedFile> open_packed_file(const Checkpoint& checkpoint, const PackingPlan& plan,
+                                    const std::string& packed_dir,
+                                    const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+    const PackedFolder folder(checkpoint, plan, packed_dir);
+    std::optional<PackedFile> found = folder.find();
+    if (!found) {
+        const fs::path lock_path = folder.lock();
+        const Descriptor lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+        if (lock.number() < 0) { return tl::unexpected(system_error("create", lock_path, errno)); }
+        if (auto locked = take_lock(lock.number(), lock_path); !locked) { return base::pass_on(locked); }
+        found = folder.find();  // somebody else may have packed it meanwhile
+        if (!found) {
+            const BlockHash content = hash_content(checkpoint, plan);
+            found = folder.find(content);  // of a copy of these files
+            if (!found) {
+                auto packed = pack(checkpoint, plan, folder, content, progress);
+                if (!packed) { return base::pass_on(packed); }
+                found = folder.find(content);
+                if (!found) {
+                    return base::fail(ErrorCode::internal,
+                                      "the weights packed just now are not to be found in " + packed_dir);
+                }
+                found->packed_now = true;
+            }
+            if (auto done = write_sidecar(folder, content); !done) { return base::pass_on(done); }
+        }
+    }
+    warm(found->file.bytes());
+    if (progress) { progress(plan.file_bytes, plan.file_bytes); }
+    return std::move(*found);
+}
+
+Result<std::string> prepare_packed_dir(const std::string& packed_dir) {
+    const auto variable = [](const char* name) -> std::string {
+        const char* value = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): nobody sets variables meanwhile
+        return value == nullptr ? "" : value;
+    };
+    fs::path dir = packed_dir;
+    bool shared_parent = false;
+    if (dir.empty() && !variable("XDG_CACHE_HOME").empty()) { dir = fs::path(variable("XDG_CACHE_HOME")) / "sluice"; }
+    if (dir.empty() && !variable("HOME").empty()) { dir = fs::path(variable("HOME")) / ".cache" / "sluice"; }
+    std::error_code error;
+    if (dir.empty()) {
+        dir = fs::temp_directory_path(error) / ("sluice-" + std::to_string(::getuid()));
+        shared_parent = true;
+    }
+    fs::create_directories(dir.parent_path(), error);
+    if (::mkdir(dir.c_str(), 0700) != 0 && errno != EEXIST) {
+        return tl::unexpected(system_error("create", dir, errno));
+    }
+    struct ::stat status{};
+    if (::stat(dir.c_str(), &status) != 0) { return tl::unexpected(system_error("open", dir, errno)); }
+    if (!S_ISDIR(status.st_mode)) {
+        return base::fail(ErrorCode::invalid_argument, dir.string() + " is not a folder; set packed_dir");
+    }
+    if (shared_parent && status.st_uid != ::getuid()) {
+        return base::fail(ErrorCode::permission_denied, dir.string() + " belongs to another user; set packed_dir");
+    }
+    return dir.string();
+}
+
+}  // namespace engine

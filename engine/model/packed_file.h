@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "base/block_hash.h"
+#include "base/result.h"
+#include "device/mapped_file.h"
+#include "engine/model/checkpoint.h"
+#include "engine/model/weights.h"
+
+namespace engine {
+
+/// Raised whenever pack_matrix() or the layout of the file changes.
+inline constexpr std::uint32_t kPackingVersion = 1;
+
+/// The packed weights of a model: one file per machine, mapped read-only by every engine that runs it
+/// (docs/decisions/0010-packed-weights.md).
+struct PackedFile {
+    device::MappedFile file;
+    base::BlockHash content;  // of names, dtypes, shapes and all bytes of the tensors that the model uses
+    std::string path;
+    bool packed_now = false;  // false: an earlier or another engine had packed it
+};
+
+/// Maps the packed form of the checkpoint, after writing it where `packed_dir` does not have it yet. Safe when several
+/// processes do so at once: one packs, the others wait for it. The checkpoint's tensors must have been checked against
+/// the plan. `progress(done, total)` in bytes of the packed file, called from this thread.
+/// Error: resource_exhausted when the disk is full, permission_denied, deadline_exceeded when another process has been
+/// packing for half an hour, internal; the message names the folder.
+base::Result<PackedFile> open_packed_file(const Checkpoint& checkpoint, const PackingPlan& plan,
+                                          const std::string& packed_dir,
+                                          const std::function<void(std::uint64_t, std::uint64_t)>& progress);
+
+/// `packed_dir` of the options, or where it is empty $XDG_CACHE_HOME/sluice, ~/.cache/sluice, or a folder of this user
+/// under the system's temporary one. Created when missing, for this user only.
+/// Error: permission_denied and others of mkdir; permission_denied when a temporary folder belongs to someone else.
+base::Result<std::string> prepare_packed_dir(const std::string& packed_dir);
+
+}  // namespace engine

@@ -1,0 +1,179 @@
+#include "engine/model/weights.h"
+
+#include <algorithm>
+#include <span>
+#include <utility>
+
+#include "base/check.h"
+
+namespace engine {
+namespace {
+
+using base::ErrorCode;
+using base::ModelShape;
+
+std::uint64_t align_up(std::uint64_t offset) {
+    return (offset + kPackedAlignment - 1) / kPackedAlignment * kPackedAlignment;
+}
+
+class PlanBuilder {
+public:
+    explicit PlanBuilder(WeightFormat format) {
+        plan_.format = format;
+        plan_.file_bytes = kPackedAlignment;
+    }
+
+    void matrix(std::string name, std::uint32_t inputs, std::vector<PackedItem::Source> sources) {
+        add(std::move(name), inputs, std::move(sources));
+    }
+    void vector(std::string name, std::vector<PackedItem::Source> sources) {
+        add(std::move(name), 0, std::move(sources));
+    }
+    PackingPlan take() { return std::move(plan_); }
+
+private:
+    void add(std::string name, std::uint32_t inputs, std::vector<PackedItem::Source> sources) {
+        PackedItem item;
+        item.name = std::move(name);
+        item.inputs = inputs;
+        for (const auto& source : sources) {
+            item.outputs += source.outputs;
+        }
+        item.sources = std::move(sources);
+        item.offset = plan_.file_bytes;
+        item.bytes = inputs == 0 ? std::uint64_t{item.outputs} * sizeof(float)
+                                 : packed_bytes(plan_.format, item.outputs, inputs);
+        plan_.file_bytes = align_up(item.offset + item.bytes);
+        plan_.items.push_back(std::move(item));
+    }
+
+    PackingPlan plan_;
+};
+
+void plan_layer(PlanBuilder& builder, const ModelShape& shape, std::uint32_t layer) {
+    const std::uint32_t q = shape.heads_q * shape.head_dim;
+    const std::uint32_t kv = shape.heads_kv * shape.head_dim;
+    const std::string from = "model.layers." + std::to_string(layer) + ".";
+    const std::string to = "layers." + std::to_string(layer) + ".";
+    const std::string attention = from + "self_attn.";
+    builder.vector(to + "attention_norm", {{from + "input_layernorm.weight", shape.hidden}});
+    builder.matrix(
+        to + "qkv", shape.hidden,
+        {{attention + "q_proj.weight", q}, {attention + "k_proj.weight", kv}, {attention + "v_proj.weight", kv}});
+    if (shape.qkv_bias) {
+        builder.vector(
+            to + "qkv_bias",
+            {{attention + "q_proj.bias", q}, {attention + "k_proj.bias", kv}, {attention + "v_proj.bias", kv}});
+    }
+    if (shape.qk_norm) {
+        builder.vector(to + "q_norm", {{attention + "q_norm.weight", shape.head_dim}});
+        builder.vector(to + "k_norm", {{attention + "k_norm.weight", shape.head_dim}});
+    }
+    builder.matrix(to + "output", q, {{attention + "o_proj.weight", shape.hidden}});
+    if (shape.output_bias) { builder.vector(to + "output_bias", {{attention + "o_proj.bias", shape.hidden}}); }
+    builder.vector(to + "mlp_norm", {{from + "post_attention_layernorm.weight", shape.hidden}});
+    builder.matrix(
+        to + "gate_up", shape.hidden,
+        {{from + "mlp.gate_proj.weight", shape.intermediate}, {from + "mlp.up_proj.weight", shape.intermediate}});
+    builder.matrix(to + "down", shape.intermediate, {{from + "mlp.down_proj.weight", shape.hidden}});
+}
+
+}  // namespace
+
+PackingPlan plan_packing(const ModelShape& shape, WeightFormat format) {
+    PlanBuilder builder(format);
+    builder.matrix("embedding", shape.hidden, {{"model.embed_tokens.weight", shape.vocabulary}});
+    for (std::uint32_t layer = 0; layer < shape.layers; ++layer) {
+        plan_layer(builder, shape, layer);
+    }
+    builder.vector("final_norm", {{"model.norm.weight", shape.hidden}});
+    if (!shape.tied_embeddings) { builder.matrix("head", shape.hidden, {{"lm_head.weight", shape.vocabulary}}); }
+    return builder.take();
+}
+
+base::BlockHash PackingPlan::fingerprint() const {
+    std::string text = std::to_string(static_cast<unsigned>(format)) + "\n";
+    for (const PackedItem& item : items) {
+        text += item.name;
+        for (const std::uint64_t number :
+             {std::uint64_t{item.outputs}, std::uint64_t{item.inputs}, item.offset, item.bytes}) {
+            text += " " + std::to_string(number);
+        }
+        text += "\n";
+    }
+    return base::keyed_hash({}, std::as_bytes(std::span(text)));
+}
+
+base::Result<void> check_tensors(const Checkpoint& checkpoint, const PackingPlan& plan) {
+    for (const PackedItem& item : plan.items) {
+        for (const auto& source : item.sources) {
+            std::vector<std::uint64_t> shape{source.outputs};
+            if (item.inputs > 0) { shape.push_back(item.inputs); }
+            const Tensor* tensor = checkpoint.find(source.tensor);
+            if (tensor == nullptr) {
+                return base::fail(ErrorCode::data_loss, "the checkpoint lacks tensor " + source.tensor + " " +
+                                                            format_shape(shape) + ", which config.json asks for");
+            }
+            if (tensor->shape != shape) {
+                return base::fail(ErrorCode::data_loss, "tensor " + source.tensor + " has shape " +
+                                                            format_shape(tensor->shape) + ", config.json asks for " +
+                                                            format_shape(shape));
+            }
+            if (tensor->dtype != "F32" && tensor->dtype != "F16" && tensor->dtype != "BF16") {
+                return base::fail(ErrorCode::unimplemented, "tensor " + source.tensor + " is stored as " +
+                                                                tensor->dtype +
+                                                                ", only F32, F16 and BF16 are supported");
+            }
+        }
+    }
+    return {};
+}
+
+WeightFormat stored_format(const Checkpoint& checkpoint, const PackingPlan& plan) {
+    for (const PackedItem& item : plan.items) {
+        if (item.inputs == 0) { continue; }
+        for (const auto& source : item.sources) {
+            const Tensor* tensor = checkpoint.find(source.tensor);
+            CHECK(tensor != nullptr, source.tensor);
+            if (tensor->dtype != "BF16") { return WeightFormat::f32; }
+        }
+    }
+    return WeightFormat::bf16;
+}
+
+Weights bind_weights(const ModelShape& shape, const PackingPlan& plan, const std::byte* file) {
+    std::size_t next = 0;
+    const auto item = [&]() -> const PackedItem& {
+        CHECK(next < plan.items.size());
+        return plan.items[next++];
+    };
+    const auto matrix = [&] {
+        const PackedItem& it = item();
+        return PackedMatrix{plan.format, it.outputs, it.inputs, file + it.offset};
+    };
+    const auto vector = [&] { return reinterpret_cast<const float*>(file + item().offset); };
+
+    Weights weights;  // in the order of plan_packing()
+    weights.embedding = matrix();
+    for (std::uint32_t i = 0; i < shape.layers; ++i) {
+        LayerWeights& layer = weights.layers.emplace_back();
+        layer.attention_norm = vector();
+        layer.qkv = matrix();
+        if (shape.qkv_bias) { layer.qkv_bias = vector(); }
+        if (shape.qk_norm) {
+            layer.q_norm = vector();
+            layer.k_norm = vector();
+        }
+        layer.output = matrix();
+        if (shape.output_bias) { layer.output_bias = vector(); }
+        layer.mlp_norm = vector();
+        layer.gate_up = matrix();
+        layer.down = matrix();
+    }
+    weights.final_norm = vector();
+    weights.head = shape.tied_embeddings ? weights.embedding : matrix();
+    CHECK(next == plan.items.size());
+    return weights;
+}
+
+}  // namespace engine

@@ -1,0 +1,351 @@
+#include "engine/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "base/check.h"
+#include "engine/exact_math.h"
+#include "engine/philox.h"
+
+namespace engine {
+namespace {
+
+using base::ErrorCode;
+using base::TokenId;
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr std::uint32_t kInPrompt = 1u << 31;
+constexpr std::size_t kSumChunk =
+    256;  // tokens whose weights are added first: a fixed order that is still quick to walk
+
+struct Peak {
+    float logit = -kInfinity;
+    TokenId token = 0;
+};
+
+/// The largest logit, ties to the lower token. Error: internal for NaN and +infinity.
+base::Result<Peak> find_peak(std::span<const float> logits) {
+    float peak = -kInfinity;
+    std::uint32_t bad = 0;
+    for (const float logit : logits) {
+        bad |= static_cast<std::uint32_t>(!(logit < kInfinity));
+        peak = logit > peak ? logit : peak;
+    }
+    if (bad != 0) {
+        const auto at = std::find_if(logits.begin(), logits.end(), [](float x) { return !(x < kInfinity); });
+        return base::fail(ErrorCode::internal,
+                          "logit of token " + std::to_string(at - logits.begin()) + " is " + std::to_string(*at));
+    }
+    const auto at = std::find(logits.begin(), logits.end(), peak);
+    return Peak{peak, static_cast<TokenId>(at - logits.begin())};
+}
+
+[[gnu::always_inline]] inline void weigh_plain(const float* logits, std::size_t count, double logit_max, double scale,
+                                               double* out) {
+    for (std::size_t i = 0; i < count; ++i) {
+        out[i] = exact::exp((static_cast<double>(logits[i]) - logit_max) * scale);
+    }
+}
+
+// The same operations in wider registers: multiplications and additions only, so the bits are the same.
+#if defined(__x86_64__)
+[[gnu::target("avx512f,avx512dq")]] void weigh_avx512(const float* logits, std::size_t count, double logit_max,
+                                                      double scale, double* out) {
+    weigh_plain(logits, count, logit_max, scale, out);
+}
+[[gnu::target("avx2")]] void weigh_avx2(const float* logits, std::size_t count, double logit_max, double scale,
+                                        double* out) {
+    weigh_plain(logits, count, logit_max, scale, out);
+}
+#endif
+
+void weigh_best(const float* logits, std::size_t count, double logit_max, double scale, double* out) {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512dq")) { return weigh_avx512(logits, count, logit_max, scale, out); }
+    if (__builtin_cpu_supports("avx2")) { return weigh_avx2(logits, count, logit_max, scale, out); }
+#endif
+    weigh_plain(logits, count, logit_max, scale, out);
+}
+
+double sum_chunk(std::span<const double> weights) {
+    double sum = 0;
+    for (const double weight : weights) {
+        sum += weight;
+    }
+    return sum;
+}
+
+/// Uniform in [0, 1), named by (seed, choice, position).
+double uniform_at(const SamplingParams& params, std::uint64_t position) {
+    const auto bits =
+        philox4x32({static_cast<std::uint32_t>(position), params.choice, static_cast<std::uint32_t>(position >> 32), 0},
+                   {static_cast<std::uint32_t>(params.seed), static_cast<std::uint32_t>(params.seed >> 32)});
+    return unit_double(bits[0], bits[1]);
+}
+
+bool is_token(TokenId token, std::size_t vocabulary) {
+    return token >= 0 && static_cast<std::size_t>(token) < vocabulary;
+}
+
+base::Result<void> require(bool holds, const char* field, const std::string& range, double seen) {
+    if (holds) { return {}; }
+    std::string number = std::to_string(seen);
+    return base::fail(ErrorCode::invalid_argument, std::string(field) + " must be " + range + ", got " + number);
+}
+
+}  // namespace
+
+base::Result<void> check_sampling(const SamplingParams& params, std::uint32_t vocabulary) {
+    const auto checks = {
+        require(std::isfinite(params.temperature) && params.temperature >= 0, "temperature", "finite and at least 0",
+                params.temperature),
+        require(params.top_p > 0 && params.top_p <= 1, "top_p", "in (0, 1]", params.top_p),
+        require(params.min_p >= 0 && params.min_p <= 1, "min_p", "in [0, 1]", params.min_p),
+        require(std::isfinite(params.repetition_penalty) && params.repetition_penalty > 0, "repetition_penalty",
+                "finite and above 0", params.repetition_penalty),
+        require(params.presence_penalty >= -2 && params.presence_penalty <= 2, "presence_penalty", "in [-2, 2]",
+                params.presence_penalty),
+        require(params.frequency_penalty >= -2 && params.frequency_penalty <= 2, "frequency_penalty", "in [-2, 2]",
+                params.frequency_penalty),
+        require(params.top_logprobs <= vocabulary, "top_logprobs", "at most " + std::to_string(vocabulary),
+                params.top_logprobs),
+    };
+    for (const auto& check : checks) {
+        if (!check) { return check; }
+    }
+    for (const auto& [token, bias] : params.logit_bias) {
+        if (!is_token(token, vocabulary)) {
+            return base::fail(ErrorCode::invalid_argument, "logit_bias names token " + std::to_string(token) +
+                                                               ", the vocabulary has " + std::to_string(vocabulary));
+        }
+        if (!(bias >= -100 && bias <= 100)) {
+            return base::fail(ErrorCode::invalid_argument, "logit_bias of token " + std::to_string(token) +
+                                                               " must be in [-100, 100], got " + std::to_string(bias));
+        }
+    }
+    return {};
+}
+
+SampledToken sample(std::span<const float> logits, const SamplerContext& context) {
+    static thread_local Sampler sampler;
+    auto token = sampler.sample(logits, context);
+    CHECK(token.has_value(), token.error().message);
+    return std::move(*token);
+}
+
+base::Result<SampledToken> Sampler::sample(std::span<const float> logits, const SamplerContext& context) {
+    CHECK(!logits.empty() && context.params != nullptr);
+    const SamplingParams& params = *context.params;
+    const std::span<const float> changed = change(logits, context);
+    if (changed.data() != logits.data()) {  // a NaN may hide behind the mask
+        if (const auto peak = find_peak(logits); !peak) { return base::pass_on(peak); }
+    }
+    const auto peak = find_peak(changed);
+    if (!peak) { return base::pass_on(peak); }
+    SampledToken result;
+    // Where everything is masked there is nothing to draw from: the lowest token, as ties always go.
+    result.token =
+        params.temperature == 0 || peak->logit == -kInfinity ? peak->token : draw(changed, peak->logit, context);
+    if (params.logprobs) { add_logprobs(logits, params.top_logprobs, result); }
+    return result;
+}
+
+base::Result<SampledToken> Sampler::score(std::span<const float> logits, TokenId target, std::uint32_t top_logprobs) {
+    if (!is_token(target, logits.size())) {
+        return base::fail(
+            ErrorCode::invalid_argument,
+            "token " + std::to_string(target) + " to score, the vocabulary has " + std::to_string(logits.size()));
+    }
+    if (const auto peak = find_peak(logits); !peak) { return base::pass_on(peak); }
+    SampledToken result;
+    result.token = target;
+    add_logprobs(logits, top_logprobs, result);
+    return result;
+}
+
+std::span<const float> Sampler::change(std::span<const float> logits, const SamplerContext& context) {
+    const SamplingParams& params = *context.params;
+    const bool repetition = params.repetition_penalty != 1 && context.prompt.size() + context.generated.size() > 0;
+    const bool generated =
+        (params.presence_penalty != 0 || params.frequency_penalty != 0) && !context.generated.empty();
+    if (params.logit_bias.empty() && context.masked_tokens.empty() && !repetition && !generated) { return logits; }
+
+    changed_.assign(logits.begin(), logits.end());
+    for (const auto& [token, bias] : params.logit_bias) {
+        if (is_token(token, changed_.size())) { changed_[static_cast<std::size_t>(token)] += bias; }
+    }
+    if (repetition || generated) { apply_penalties(context); }
+    for (const TokenId token : context.masked_tokens) {
+        if (is_token(token, changed_.size())) { changed_[static_cast<std::size_t>(token)] = -kInfinity; }
+    }
+    return changed_;
+}
+
+void Sampler::apply_penalties(const SamplerContext& context) {
+    const SamplingParams& params = *context.params;
+    if (counts_.size() < changed_.size()) { counts_.resize(changed_.size()); }
+    const auto note = [&](TokenId token, bool in_prompt) {
+        if (!is_token(token, changed_.size())) { return; }
+        std::uint32_t& count = counts_[static_cast<std::size_t>(token)];
+        if (count == 0) { penalised_.push_back(token); }
+        count = in_prompt ? count | kInPrompt : count + 1;
+    };
+    if (params.repetition_penalty != 1) {
+        for (const TokenId token : context.prompt) {
+            note(token, true);
+        }
+    }
+    for (const TokenId token : context.generated) {
+        note(token, false);
+    }
+    for (const TokenId token : penalised_) {
+        const auto index = static_cast<std::size_t>(token);
+        const std::uint32_t count = counts_[index] & ~kInPrompt;
+        float& logit = changed_[index];
+        if (params.repetition_penalty != 1) {
+            logit = logit > 0 ? logit / params.repetition_penalty : logit * params.repetition_penalty;
+        }
+        logit -= static_cast<float>(count) * params.frequency_penalty;
+        if (count > 0) { logit -= params.presence_penalty; }
+        counts_[index] = 0;
+    }
+    penalised_.clear();
+}
+
+void Sampler::take_best(std::span<const float> logits, std::size_t count) {
+    const auto better = [](const Candidate& a, const Candidate& b) {
+        return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
+    };
+    count = std::min(count, logits.size());
+    best_.clear();
+    if (count == 0) { return; }
+    // A heap with the worst of the best on top: nearly every later token fails one comparison. The order is total, so
+    // the outcome does not depend on how it was reached.
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+        const Candidate candidate{logits[i], static_cast<TokenId>(i)};
+        if (best_.size() < count) {
+            best_.push_back(candidate);
+            if (best_.size() == count) { std::make_heap(best_.begin(), best_.end(), better); }
+        } else if (better(candidate, best_.front())) {
+            std::pop_heap(best_.begin(), best_.end(), better);
+            best_.back() = candidate;
+            std::push_heap(best_.begin(), best_.end(), better);
+        }
+    }
+    std::sort(best_.begin(), best_.end(), better);
+}
+
+TokenId Sampler::draw(std::span<const float> logits, float logit_max, const SamplerContext& context) {
+    const SamplingParams& params = *context.params;
+    const double uniform = uniform_at(params, context.prompt.size() + context.generated.size());
+    const bool top_k = params.top_k > 0 && params.top_k < logits.size();
+    if (top_k || params.top_p < 1) { return draw_ranked(logits, logit_max, params, uniform); }
+
+    double sum = weigh(logits, logit_max, 1.0 / static_cast<double>(params.temperature));
+    if (params.min_p > 0) {  // the largest weight is 1
+        sum = 0;
+        for (std::size_t i = 0; i < weights_.size(); i += kSumChunk) {
+            const auto chunk = std::span(weights_).subspan(i, std::min(kSumChunk, weights_.size() - i));
+            for (double& weight : chunk) {
+                weight = weight < static_cast<double>(params.min_p) ? 0.0 : weight;
+            }
+            sum += sum_chunk(chunk);
+        }
+    }
+    return pick(sum, uniform);
+}
+
+TokenId Sampler::draw_ranked(std::span<const float> logits, float logit_max, const SamplingParams& params,
+                             double uniform) {
+    const double scale = 1.0 / static_cast<double>(params.temperature);
+    const auto weight_of = [&](const Candidate& candidate) {
+        return exact::exp((static_cast<double>(candidate.logit) - static_cast<double>(logit_max)) * scale);
+    };
+    const bool top_k = params.top_k > 0 && params.top_k < logits.size();
+    double sum_all = 0;  // of what top_k leaves
+    if (top_k) {
+        take_best(logits, params.top_k);
+        for (const Candidate& candidate : best_) {
+            sum_all += weight_of(candidate);
+        }
+    } else {
+        sum_all = weigh(logits, logit_max, scale);
+    }
+    // top_p: the shortest ranking that holds top_p of the mass; how many tokens that takes is not known beforehand.
+    const double mass = static_cast<double>(params.top_p) * sum_all;
+    std::size_t kept = 0;
+    double sum = 0;
+    for (std::size_t ranked = 64;; ranked *= 16) {
+        if (!top_k) { take_best(logits, ranked); }
+        kept = 0;
+        sum = 0;
+        while (kept < best_.size() && (kept == 0 || params.top_p == 1 || sum < mass)) {
+            const double weight = weight_of(best_[kept]);
+            if (kept > 0 && weight < static_cast<double>(params.min_p)) {
+                break;
+            }  // ranked: all later ones are smaller
+            sum += weight;
+            ++kept;
+        }
+        if (top_k || kept < best_.size() || best_.size() == logits.size()) { break; }
+    }
+    const double target = uniform * sum;
+    double before = 0;
+    for (std::size_t rank = 0; rank + 1 < kept; ++rank) {
+        before += weight_of(best_[rank]);
+        if (target < before) { return best_[rank].token; }
+    }
+    return best_[kept - 1].token;
+}
+
+double Sampler::weigh(std::span<const float> logits, float logit_max, double scale) {
+    weights_.resize(logits.size());
+    weigh_best(logits.data(), logits.size(), static_cast<double>(logit_max), scale, weights_.data());
+    double sum = 0;
+    for (std::size_t i = 0; i < weights_.size(); i += kSumChunk) {
+        sum += sum_chunk(std::span(weights_).subspan(i, std::min(kSumChunk, weights_.size() - i)));
+    }
+    return sum;
+}
+
+TokenId Sampler::pick(double sum, double uniform) const {
+    const double target = uniform * sum;
+    double before = 0;  // weights of the tokens passed
+    std::size_t begin = 0;
+    while (begin + kSumChunk < weights_.size()) {
+        const double next = before + sum_chunk(std::span(weights_).subspan(begin, kSumChunk));
+        if (target < next) { break; }
+        before = next;
+        begin += kSumChunk;
+    }
+    std::size_t last = weights_.size();  // where rounding leaves the target beyond the end
+    for (std::size_t i = begin; i < weights_.size(); ++i) {
+        if (weights_[i] == 0) { continue; }
+        last = i;
+        before += weights_[i];
+        if (target < before) { break; }
+    }
+    if (last == weights_.size()) {
+        for (last = begin; last > 0 && weights_[last - 1] == 0; --last) {}
+        last = last > 0 ? last - 1 : 0;
+    }
+    return static_cast<TokenId>(last);
+}
+
+void Sampler::add_logprobs(std::span<const float> logits, std::uint32_t top_logprobs, SampledToken& token) {
+    float logit_max = -kInfinity;
+    for (const float logit : logits) {
+        logit_max = std::max(logit_max, logit);
+    }
+    const double normaliser = static_cast<double>(logit_max) + exact::log(weigh(logits, logit_max, 1.0));
+    const auto logprob = [&](float logit) { return static_cast<float>(static_cast<double>(logit) - normaliser); };
+    token.logprob = logprob(logits[static_cast<std::size_t>(token.token)]);
+    take_best(logits, top_logprobs);
+    for (const Candidate& candidate : best_) {
+        token.top.push_back({candidate.token, logprob(candidate.logit)});
+    }
+}
+
+}  // namespace engine

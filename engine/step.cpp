@@ -1,0 +1,87 @@
+#include "engine/step.h"
+
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "base/check.h"
+
+namespace engine {
+
+using base::ErrorCode;
+using base::Result;
+
+Result<std::vector<EntryResult>> StepRunner::run(const Batch& batch, const LayersDone& layers_done) {
+    if (auto flat = flatten(batch); !flat) { return base::pass_on(flat); }
+    std::vector<EntryResult> results(batch.entries.size());
+    for (std::size_t i = 0; i < results.size(); ++i) {
+        results[i].sequence = batch.entries[i].sequence;
+    }
+    std::optional<base::Error> error;
+    const auto take_logits = [&](std::size_t first, std::size_t count, std::span<const float> logits) {
+        for (std::size_t i = 0; i < count && !error; ++i) {
+            const WantedRow& wanted = wanted_[first + i];
+            auto taken = take_row(batch, wanted, logits.subspan(i * vocabulary_, vocabulary_), results[wanted.entry]);
+            if (!taken) {
+                error = base::pass_on(taken, "sequence " + std::to_string(base::raw(results[wanted.entry].sequence)))
+                            .value();
+            }
+        }
+    };
+    decoder_->run({.tokens = tokens_,
+                   .sequences = sequences_,
+                   .rows_wanted = rows_wanted_,
+                   .layer_group = layer_group_,
+                   .layers_done = layers_done,
+                   .take_logits = take_logits});
+    if (error) { return tl::unexpected(std::move(*error)); }
+    return results;
+}
+
+Result<void> StepRunner::flatten(const Batch& batch) {
+    tokens_.clear();
+    sequences_.clear();
+    rows_wanted_.clear();
+    wanted_.clear();
+    for (std::size_t i = 0; i < batch.entries.size(); ++i) {
+        const BatchEntry& entry = batch.entries[i];
+        const auto row_begin = static_cast<std::uint32_t>(tokens_.size());
+        const auto rows = static_cast<std::uint32_t>(entry.tokens.size());
+        for (const base::TokenId token : entry.tokens) {
+            if (token < 0 || static_cast<std::uint32_t>(token) >= vocabulary_) {
+                return base::fail(ErrorCode::invalid_argument,
+                                  "sequence " + std::to_string(base::raw(entry.sequence)) + ": token " +
+                                      std::to_string(token) + ", the vocabulary has " + std::to_string(vocabulary_));
+            }
+            tokens_.push_back(token);
+        }
+        sequences_.push_back(
+            {.row_begin = row_begin, .rows = rows, .position = entry.position, .blocks = entry.block_tables[0]});
+        const bool all = batch.keep_logits || entry.score;
+        for (std::uint32_t row = all ? 0 : rows - 1; row < rows && (all || entry.sample); ++row) {
+            rows_wanted_.push_back(row_begin + row);
+            wanted_.push_back({static_cast<std::uint32_t>(i), row});
+        }
+    }
+    return {};
+}
+
+Result<void> StepRunner::take_row(const Batch& batch, const WantedRow& wanted, std::span<const float> logits,
+                                  EntryResult& result) {
+    const BatchEntry& entry = batch.entries[wanted.entry];
+    if (batch.keep_logits) { result.logits.insert(result.logits.end(), logits.begin(), logits.end()); }
+    if (entry.score) {
+        const std::uint32_t top = entry.sampler.params == nullptr ? 0 : entry.sampler.params->top_logprobs;
+        auto score = sampler_.score(logits, entry.score_targets[wanted.row], top);
+        if (!score) { return base::pass_on(score); }
+        result.scores.push_back(std::move(*score));
+    }
+    if (entry.sample && wanted.row + 1 == entry.tokens.size()) {
+        auto token = sampler_.sample(logits, entry.sampler);
+        if (!token) { return base::pass_on(token); }
+        result.sampled = std::move(*token);
+    }
+    return {};
+}
+
+}  // namespace engine

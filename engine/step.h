@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/result.h"
+#include "engine/engine.h"
+#include "engine/model/decoder.h"
+#include "engine/sampler.h"
+
+namespace engine {
+
+/// Turns a Batch into one run of the decoder, and its logits into tokens, scores and copies. Keeps its memory from step
+/// to step. Not thread-safe: owned by the engine's coordinator thread.
+class StepRunner {
+public:
+    /// `decoder` must outlive the runner.
+    StepRunner(Decoder& decoder, std::uint32_t vocabulary, std::uint32_t layer_group)
+        : decoder_(&decoder), vocabulary_(vocabulary), layer_group_(layer_group) {}
+
+    /// Error: invalid_argument for a token outside of the vocabulary (nothing has been computed then), internal when
+    /// the model gives NaN; both name the sequence.
+    base::Result<std::vector<EntryResult>> run(const Batch& batch, const LayersDone& layers_done);
+
+private:
+    /// A row of logits and what it is for.
+    struct WantedRow {
+        std::uint32_t entry = 0;
+        std::uint32_t row = 0;  // within the entry
+    };
+
+    base::Result<void> flatten(const Batch& batch);
+    base::Result<void> take_row(const Batch& batch, const WantedRow& wanted, std::span<const float> logits,
+                                EntryResult& result);
+
+    Decoder* decoder_;
+    std::uint32_t vocabulary_;
+    std::uint32_t layer_group_;
+    Sampler sampler_;
+    std::vector<base::TokenId> tokens_;
+    std::vector<SequenceRows> sequences_;
+    std::vector<std::uint32_t> rows_wanted_;
+    std::vector<WantedRow> wanted_;  // of rows_wanted_
+};
+
+}  // namespace engine
