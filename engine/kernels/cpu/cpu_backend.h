@@ -1,0 +1,50 @@
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "engine/kernels/backend.h"
+#include "engine/kernels/cpu/kernel_table.h"
+#include "engine/kernels/scratch.h"
+#include "engine/kernels/thread_pool.h"
+
+namespace engine {
+
+/// The fast CPU backends: one instruction set's kernels, and how their work is divided among threads.
+class CpuBackend final : public Backend {
+public:
+    /// `kernels`: what this processor can run; lives as long as the program.
+    CpuBackend(std::string_view family, const KernelTable& kernels, ThreadPool::Options threads);
+
+    std::string_view family() const override { return family_; }
+    std::uint32_t numerics_version() const override { return numerics_version_; }
+    kv_cache::TileOrder tile_order() const override { return kv_cache::TileOrder::lanes; }
+    std::uint32_t threads() const override { return pool_.threads(); }
+
+    void embed(const PackedMatrix& table, std::span<const base::TokenId> tokens, float* out) override;
+    void rms_norm(const float* x, const float* weight, float eps, std::uint32_t rows, std::uint32_t width,
+                  float* out) override;
+    void add_rms_norm(float* residual, const float* delta, const float* weight, float eps, std::uint32_t rows,
+                      std::uint32_t width, float* out) override;
+    void linear(const PackedMatrix& w, const float* x, std::uint32_t rows, const float* bias, float* y) override;
+    void swiglu(const float* gate_up, std::uint32_t rows, std::uint32_t width, float* out) override;
+    void rope_and_append(const base::ModelShape& shape, const AppendArgs& args) override;
+    void attention(const base::ModelShape& shape, const AttentionArgs& args) override;
+
+private:
+    const FormatKernels& kernels_of(WeightFormat format) const;
+    const FormatKernels& kernels_of(kv_cache::KvDtype dtype) const;
+    /// Calls function(row_begin, row_end) over [0, rows), on all threads when the work (`row_cost` elements a row) is
+    /// worth it.
+    template <class Function>
+    void for_rows(std::uint32_t rows, std::size_t row_cost, const Function& function);
+
+    std::string_view family_;
+    const KernelTable& kernels_;
+    std::uint32_t numerics_version_;
+    ThreadPool pool_;
+    Scratch activations_;  // packed rows of linear()
+    Scratch partials_;     // of attention() when partitions are spread over threads
+};
+
+}  // namespace engine

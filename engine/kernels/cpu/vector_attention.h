@@ -1,0 +1,227 @@
+// Part of an instruction set's file (vector_avx2.cpp, vector_avx512.cpp); everything in it is local to that file.
+// Attention of a few query vectors over one partition of keys (FlashAttention's recurrence, Dao et al. 2022, with the
+// partitions at fixed places so that a vector's numbers do not depend on how the work is cut).
+#pragma once
+
+namespace engine {
+namespace {
+
+/// Scaled weights of one block, as lanes; not a power of two apart.
+constexpr std::uint32_t kWeightStride = kPartitionTokens + 16;
+
+template <class A>
+void pack_query(const float* q, std::uint32_t head_dim, void* out) {
+    auto* lanes = static_cast<typename A::Lane*>(out);
+    for (std::uint32_t i = 0; i < head_dim; i += 16) {
+        A::to_lanes(load_n(q + i, least(head_dim - i, 16)), lanes + i / A::kElements);
+    }
+}
+
+/// scores[r][tile * 16 + token] for NT tiles.
+template <class A, int R, int NT>
+inline void score_tiles(const typename A::Lane* q, const std::byte* const* k, std::size_t k_stride, std::uint32_t lanes,
+                        float* scores) {
+    Vec sums[R][NT];
+    const std::byte* tiles[NT];
+#pragma GCC unroll 8
+    for (int t = 0; t < NT; ++t) {
+        tiles[t] = k[t];
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+        for (int t = 0; t < NT; ++t) {
+            sums[r][t] = zero();
+        }
+    }
+    std::size_t offset = 0;
+    for (std::uint32_t i = 0; i < lanes; ++i) {
+        typename A::Weights keys[NT];
+#pragma GCC unroll 8
+        for (int t = 0; t < NT; ++t) {
+            keys[t] = A::weights(tiles[t] + offset);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+            const auto value = A::broadcast(q + r * kQueryStride + i);
+#pragma GCC unroll 8
+            for (int t = 0; t < NT; ++t) {
+                sums[r][t] = A::multiply_add(sums[r][t], value, keys[t]);
+            }
+        }
+        offset += k_stride;
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+        for (int t = 0; t < NT; ++t) {
+            store(scores + r * kPartitionTokens + t * kTileTokens, sums[r][t]);
+        }
+    }
+}
+
+/// weighted[r][16 * NC] = sum over the tiles of weight * V.
+template <class A, int R, int NC>
+inline void weigh_values(const typename A::Lane* weights, const std::byte* const* v, std::size_t v_stride,
+                         std::size_t v_offset, std::uint32_t tiles, float* weighted, std::size_t weighted_stride) {
+    Vec sums[R][NC];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+        for (int c = 0; c < NC; ++c) {
+            sums[r][c] = zero();
+        }
+    }
+    constexpr std::uint32_t kLanes = kTileTokens / A::kElements;
+    for (std::uint32_t t = 0; t < tiles; ++t) {
+        const std::byte* tile = v[t] + v_offset;
+        for (std::uint32_t i = 0; i < kLanes; ++i) {
+            typename A::Weights values[NC];
+#pragma GCC unroll 8
+            for (int c = 0; c < NC; ++c) {
+                values[c] = A::weights(tile + c * kPanelRowBytes);
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) {
+                const auto weight = A::broadcast(weights + r * kWeightStride + t * kLanes + i);
+#pragma GCC unroll 8
+                for (int c = 0; c < NC; ++c) {
+                    sums[r][c] = A::multiply_add(sums[r][c], weight, values[c]);
+                }
+            }
+            tile += v_stride;
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+        for (int c = 0; c < NC; ++c) {
+            store(weighted + r * weighted_stride + c * 16, sums[r][c]);
+        }
+    }
+}
+
+/// Scores of one vector to weights 2^(scale * score - largest), as lanes; keys from `visible` on get weight 0.
+template <class A>
+inline void soften(float* scores, std::uint32_t tiles, std::uint32_t visible, float scale_log2, float* largest,
+                   float* sum, typename A::Lane* weights) {
+    constexpr std::uint32_t kLanes = kTileTokens / A::kElements;
+    const Vec scale = set(scale_log2);
+    const std::uint32_t tiles_visible = (visible + kTileTokens - 1) / kTileTokens;
+    Vec most = set(-__builtin_inff());
+    for (std::uint32_t t = 0; t < tiles_visible; ++t) {
+        Vec s = mul(load(scores + t * kTileTokens), scale);
+        if ((t + 1) * kTileTokens > visible) { s = first_n(s, visible - t * kTileTokens, -__builtin_inff()); }
+        store(scores + t * kTileTokens, s);
+        most = max(most, s);
+    }
+    const float top = reduce_max(most);
+    const Vec tops = set(top);
+    Vec total = zero();
+    for (std::uint32_t t = 0; t < tiles_visible; ++t) {
+        const Vec weight = exp2_nonpositive(sub(load(scores + t * kTileTokens), tops));
+        total = add(total, A::to_lanes(weight, weights + t * kLanes));
+    }
+    for (std::uint32_t t = tiles_visible; t < tiles; ++t) {
+        A::to_lanes(zero(), weights + t * kLanes);
+    }
+    *largest = top;
+    *sum = reduce_add(total);
+}
+
+template <class A, int R>
+void attend_vectors(const AttentionBlock& block) {
+    constexpr int kTiles = A::template score_tiles_at_once<R>();
+    constexpr int kChunks = A::template value_chunks_at_once<R>();
+    alignas(64) float scores[R * kPartitionTokens];
+    alignas(64) typename A::Lane weights[R * kWeightStride];
+    const auto* q = static_cast<const typename A::Lane*>(block.q);
+    for (std::uint32_t t = 0; t < block.tiles; t += kTiles) {
+        const std::byte* some[kTiles];  // past the last tile: the last one again, masked below
+        for (std::uint32_t i = 0; i < kTiles; ++i) {
+            some[i] = block.k[least(t + i, block.tiles - 1)];
+        }
+        score_tiles<A, R, kTiles>(q, some, block.k_stride, block.head_lanes, scores + t * kTileTokens);
+    }
+    for (int r = 0; r < R; ++r) {
+        soften<A>(scores + r * kPartitionTokens, block.tiles, block.visible[r], block.scale_log2, block.largest + r,
+                  block.sum + r, weights + r * kWeightStride);
+    }
+    const std::size_t stride = std::size_t{block.chunks} * 16;
+    for (std::uint32_t c = 0; c < block.chunks;) {
+        const std::uint32_t left = block.chunks - c;
+        const std::size_t offset = c * kPanelRowBytes;
+        float* to = block.weighted + c * 16;
+        if (left >= kChunks) {
+            weigh_values<A, R, kChunks>(weights, block.v, block.v_stride, offset, block.tiles, to, stride);
+            c += kChunks;
+        } else if (left >= 2) {
+            weigh_values<A, R, 2>(weights, block.v, block.v_stride, offset, block.tiles, to, stride);
+            c += 2;
+        } else {
+            weigh_values<A, R, 1>(weights, block.v, block.v_stride, offset, block.tiles, to, stride);
+            c += 1;
+        }
+    }
+}
+
+template <class A>
+void attend(const AttentionBlock& block) {
+    switch (block.vectors) {
+        case 1:
+            return attend_vectors<A, 1>(block);
+        case 2:
+            return attend_vectors<A, 2>(block);
+        default:
+            break;
+    }
+    if constexpr (A::kVectors > 2) {
+        switch (block.vectors) {
+            case 3:
+                return attend_vectors<A, 3>(block);
+            case 4:
+                return attend_vectors<A, 4>(block);
+            case 5:
+                return attend_vectors<A, 5>(block);
+            default:
+                return attend_vectors<A, 6>(block);
+        }
+    }
+}
+
+void merge(float* largest, float* sum, float* weighted, float part_largest, float part_sum, const float* part_weighted,
+           std::uint32_t chunks) {
+    const float top = part_largest > *largest ? part_largest : *largest;
+    const Vec old_scale = exp2_nonpositive(set(*largest - top));
+    const Vec part_scale = exp2_nonpositive(set(part_largest - top));
+    *largest = top;
+    *sum = first(fma(set(part_sum), part_scale, mul(set(*sum), old_scale)));
+    for (std::uint32_t c = 0; c < chunks; ++c) {
+        const Vec old = mul(load(weighted + c * 16), old_scale);
+        store(weighted + c * 16, fma(load(part_weighted + c * 16), part_scale, old));
+    }
+}
+
+void finish(const float* weighted, float sum, std::uint32_t head_dim, float* out) {
+    const Vec scale = set(1.0f / sum);
+    for (std::uint32_t i = 0; i < head_dim; i += 16) {
+        const std::uint32_t n = least(head_dim - i, 16);
+        store_n(out + i, mul(load_n(weighted + i, n), scale), n);
+    }
+}
+
+template <class A>
+constexpr FormatKernels format_kernels() {
+    return {.lane_elements = A::kKvElements,
+            .lane_bytes = sizeof(typename A::Lane),
+            .row_tile_max = A::kRows,
+            .block_vectors = A::kVectors,
+            .pack_rows = pack_rows<A>,
+            .linear = linear_share<A>,
+            .append = append_row<A>,
+            .pack_query = pack_query<A>,
+            .attend = attend<A>};
+}
+
+}  // namespace
+}  // namespace engine

@@ -1,0 +1,173 @@
+// Part of an instruction set's file (vector_avx2.cpp, vector_avx512.cpp); everything in it is local to that file.
+// Elementary functions, norms, activation, rotation and the KV append.
+#pragma once
+
+namespace engine {
+namespace {
+
+inline std::uint32_t least(std::uint32_t a, std::uint32_t b) {
+    return a < b ? a : b;
+}
+
+/// 2^x for x in [-0.5, 0.5]: minimax, relative error 5.1e-9 before rounding.
+inline Vec exp2_fraction(Vec x) {
+    Vec p = set(0.000154531629451f);
+    p = fma(p, x, set(0.00133908633647f));
+    p = fma(p, x, set(0.00961808255728f));
+    p = fma(p, x, set(0.0555035711422f));
+    p = fma(p, x, set(0.240226507606f));
+    p = fma(p, x, set(0.693147188026f));
+    return fma(p, x, set(1.0f));
+}
+
+/// 2^x for x <= 0 (and NaN); 0 below -126.
+inline Vec exp2_nonpositive(Vec x) {
+    const Vec clamped = max(set(-126.0f), x);  // NaN stays: max gives its second operand then
+    const Vec n = round(clamped);
+    return zero_where_less(x, set(-126.0f), mul(exp2_fraction(sub(clamped, n)), power_of_two(n)));
+}
+
+/// e^x, error below 2 units in the last place; inf above 88.8, 0 below -87.3 (results are never denormal).
+inline Vec exp(Vec x) {
+    const Vec clamped = max(set(-88.0f), min(set(89.0f), x));
+    const Vec n = round(mul(clamped, set(1.44269504f)));
+    Vec r = fma(n, set(-0.693145752f), clamped);  // 0x1.62e4p-1: n * it is exact
+    r = fma(n, set(-1.42860677e-6f), r);
+    Vec p = set(0.0013933641032f);
+    p = fma(p, r, set(0.00836914849086f));
+    p = fma(p, r, set(0.041666465006f));
+    p = fma(p, r, set(0.166665052604f));
+    p = fma(p, r, set(0.500000001346f));
+    p = fma(p, r, set(1.0f));
+    p = fma(p, r, set(1.0f));
+    // Two factors: 2^n itself may not be a float while the product is.
+    const Vec half = round(mul(n, set(0.5f)));
+    return mul(mul(p, power_of_two(half)), power_of_two(sub(n, half)));
+}
+
+inline float sum_of_squares(const float* x, std::uint32_t width) {
+    Vec sums[4] = {zero(), zero(), zero(), zero()};
+    std::uint32_t i = 0;
+    for (; i + 64 <= width; i += 64) {
+        for (std::uint32_t j = 0; j < 4; ++j) {
+            const Vec v = load(x + i + 16 * j);
+            sums[j] = fma(v, v, sums[j]);
+        }
+    }
+    for (std::uint32_t j = 0; i < width; i += 16, ++j) {
+        const Vec v = load_n(x + i, least(width - i, 16));
+        sums[j] = fma(v, v, sums[j]);
+    }
+    return reduce_add(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
+}
+
+void rms_norm(const float* x, const float* weight, float eps, std::uint32_t width, float* out) {
+    const float mean = sum_of_squares(x, width) / static_cast<float>(width);
+    const Vec scale = set(1.0f / square_root(mean + eps));
+    std::uint32_t i = 0;
+    for (; i + 16 <= width; i += 16) {
+        store(out + i, mul(mul(load(x + i), scale), load(weight + i)));
+    }
+    if (i < width) {
+        const std::uint32_t n = width - i;
+        store_n(out + i, mul(mul(load_n(x + i, n), scale), load_n(weight + i, n)), n);
+    }
+}
+
+void add_rows(float* x, const float* delta, std::size_t count) {
+    std::size_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+        store(x + i, add(load(x + i), load(delta + i)));
+    }
+    if (i < count) {
+        const auto n = static_cast<std::uint32_t>(count - i);
+        store_n(x + i, add(load_n(x + i, n), load_n(delta + i, n)), n);
+    }
+}
+
+inline Vec silu_times(Vec gate, Vec up) {
+    const Vec sigmoid = div(set(1.0f), add(set(1.0f), exp(sub(zero(), gate))));
+    return mul(mul(gate, sigmoid), up);
+}
+
+void swiglu(const float* gate, const float* up, std::uint32_t width, float* out) {
+    std::uint32_t i = 0;
+    for (; i + 16 <= width; i += 16) {
+        store(out + i, silu_times(load(gate + i), load(up + i)));
+    }
+    if (i < width) {
+        const std::uint32_t n = width - i;
+        store_n(out + i, silu_times(load_n(gate + i, n), load_n(up + i, n)), n);
+    }
+}
+
+void exp_array(const float* x, std::size_t count, float* out) {
+    for (std::size_t i = 0; i < count; i += 16) {
+        const auto n = static_cast<std::uint32_t>(count - i < 16 ? count - i : 16);
+        store_n(out + i, exp(load_n(x + i, n)), n);
+    }
+}
+
+void exp2_array(const float* x, std::size_t count, float* out) {
+    for (std::size_t i = 0; i < count; i += 16) {
+        const auto n = static_cast<std::uint32_t>(count - i < 16 ? count - i : 16);
+        store_n(out + i, exp2_nonpositive(load_n(x + i, n)), n);
+    }
+}
+
+/// One head: norm (if any), then the halves rotated against each other.
+inline void rotate_head(const AppendRow& row, const float* x, const float* norm, float* out) {
+    float normed[kHeadDimMax];
+    if (norm != nullptr) {
+        rms_norm(x, norm, row.norm_eps, row.head_dim, normed);
+        x = normed;
+    }
+    const std::uint32_t half = row.head_dim / 2;
+    for (std::uint32_t i = 0; i < half; i += 16) {
+        const std::uint32_t n = least(half - i, 16);
+        const Vec low = load_n(x + i, n);
+        const Vec high = load_n(x + half + i, n);
+        const Vec c = load_n(row.cosines + i, n);
+        const Vec s = load_n(row.sines + i, n);
+        store_n(out + i, sub(mul(low, c), mul(high, s)), n);
+        store_n(out + half + i, fma(high, c, mul(low, s)), n);
+    }
+}
+
+template <class A>
+void append_row(const AppendRow& row) {
+    constexpr std::uint32_t e = A::kKvElements;
+    using Element = typename A::KvElement;
+    const std::uint32_t d = row.head_dim;
+    for (std::uint32_t h = 0; h < row.heads_q; ++h) {
+        rotate_head(row, row.qkv + std::size_t{h} * d, row.q_norm, row.q + std::size_t{h} * d);
+    }
+    const float* k = row.qkv + std::size_t{row.heads_q} * d;
+    const float* v = k + std::size_t{row.heads_kv} * d;
+    float rotated[kHeadDimMax + 16];
+    Element stored[kHeadDimMax + 16];
+    for (std::uint32_t h = 0; h < row.heads_kv; ++h) {
+        rotate_head(row, k + std::size_t{h} * d, row.k_norm, rotated);
+        for (std::uint32_t i = 0; i < d; i += 16) {
+            A::to_kv(load_n(rotated + i, least(d - i, 16)), stored + i);
+        }
+        auto* k_tile = reinterpret_cast<Element*>(row.k_tile + h * row.tile_bytes);
+        for (std::uint32_t i = 0; i < d; i += e) {  // [d / e][token][e]
+            Element* to = k_tile + (std::size_t{i / e} * row.block_tokens + row.token) * e;
+            for (std::uint32_t j = 0; j < e; ++j) {
+                to[j] = stored[i + j];
+            }
+        }
+        for (std::uint32_t i = 0; i < d; i += 16) {
+            A::to_kv(load_n(v + std::size_t{h} * d + i, least(d - i, 16)), stored + i);
+        }
+        auto* v_tile = reinterpret_cast<Element*>(row.v_tile + h * row.tile_bytes);
+        Element* to = v_tile + std::size_t{row.token / e} * d * e + row.token % e;  // [token / e][d][e]
+        for (std::uint32_t i = 0; i < d; ++i) {
+            to[i * e] = stored[i];
+        }
+    }
+}
+
+}  // namespace
+}  // namespace engine

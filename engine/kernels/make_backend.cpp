@@ -1,0 +1,35 @@
+#include <string>
+
+#include "engine/kernels/backend.h"
+#include "engine/kernels/cpu/cpu_backend.h"
+#include "engine/kernels/cpu/cpu_features.h"
+#include "engine/kernels/reference/reference_backend.h"
+
+namespace engine {
+
+base::Result<std::unique_ptr<Backend>> make_backend(const BackendOptions& options) {
+    using base::ErrorCode;
+    if (options.threads == 0) { return base::fail(ErrorCode::invalid_argument, "kernels: threads must be at least 1"); }
+    const ThreadPool::Options threads{.threads = options.threads, .cpus = options.cpus};
+    std::string_view family = options.family;
+    if (family == "auto") { family = runs_avx512() ? "avx512" : runs_avx2() ? "avx2" : "reference"; }
+    if (family == "reference") { return std::make_unique<ReferenceBackend>(); }
+    if (family == "avx512") {
+        if (!runs_avx512()) {
+            return base::fail(
+                ErrorCode::unimplemented,
+                "kernels: avx512 needs AVX-512 F, BW, DQ, VL and BF16; this machine lacks " + missing_for_avx512());
+        }
+        return std::make_unique<CpuBackend>("avx512", *avx512_kernels(), threads);
+    }
+    if (family == "avx2") {
+        if (!runs_avx2()) {
+            return base::fail(ErrorCode::unimplemented, "kernels: avx2 needs AVX2 and FMA, which this machine lacks");
+        }
+        return std::make_unique<CpuBackend>("avx2", *avx2_kernels(), threads);
+    }
+    return base::fail(ErrorCode::invalid_argument,
+                      "kernels: '" + std::string(family) + "' is not one of auto, avx512, avx2, reference");
+}
+
+}  // namespace engine
