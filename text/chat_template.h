@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "text/civil_time.h"
+
+struct SluiceTemplate;
+
+namespace text {
+
+struct ChatTemplateLimits {
+    std::size_t source_bytes_max = std::size_t{1} << 20;    // the longest template known: 30 KB
+    std::size_t context_bytes_max = std::size_t{64} << 20;  // messages, tools and documents of one request, as JSON
+    std::size_t output_bytes_max = std::size_t{16} << 20;   // also of what is printed into macros and set blocks
+    std::uint64_t fuel = 20'000'000;                        // instructions of one render: about a second
+    std::uint32_t recursion_max = 200;                      // depth of macros
+};
+
+/// A chat template (Jinja), rendered as Hugging Face's `apply_chat_template` renders it: trimmed blocks, loop controls,
+/// `tojson`, `raise_exception`, `strftime_now`, Python's methods and printing. Immutable; used from many threads at
+/// once.
+class ChatTemplate {
+public:
+    /// Errors: invalid_argument with line and reason; resource_exhausted when the source is too long.
+    [[nodiscard]] static base::Result<std::shared_ptr<const ChatTemplate>> compile(
+        std::string_view source, const ChatTemplateLimits& limits = {});
+    ~ChatTemplate();
+    ChatTemplate(const ChatTemplate&) = delete;
+    ChatTemplate& operator=(const ChatTemplate&) = delete;
+
+    /// Renders with the variables in `context_json`, one JSON object: `messages`, `tools`, `documents`,
+    /// `add_generation_prompt`, `bos_token`, ... What is missing of tools and documents is null.
+    /// Errors: invalid_argument when the template refuses the context (the message is that of its raise_exception) or
+    /// cannot deal with it (the message begins with kTemplateFailed), or when `context_json` is no JSON object;
+    /// resource_exhausted when a limit is reached.
+    [[nodiscard]] base::Result<std::string> render(std::string_view context_json, const CivilTime& now) const;
+
+    /// Begins every message of render() that is not the template's own.
+    static constexpr std::string_view kTemplateFailed = "the chat template failed: ";
+
+private:
+    ChatTemplate(SluiceTemplate* handle, const ChatTemplateLimits& limits) : handle_(handle), limits_(limits) {}
+    SluiceTemplate* handle_;  // owned
+    ChatTemplateLimits limits_;
+};
+
+}  // namespace text

@@ -1,0 +1,133 @@
+#pragma once
+// C interface of the Rust library in this folder. Everything is UTF-8. No entry unwinds, and none keeps what it is
+// given by `SluiceBytes`. Handles may be used from many threads at once, except while they are freed.
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct SluiceTokenizer SluiceTokenizer;
+typedef struct SluiceTemplate SluiceTemplate;
+
+/// Borrowed for one call. `data` may be null when `size` is 0.
+typedef struct {
+    const uint8_t* data;
+    size_t size;
+} SluiceBytes;
+
+/// Filled by an entry (also when it fails) and given back with sluice_buffer_free.
+typedef struct {
+    uint8_t* data;
+    size_t size;
+    size_t capacity;
+} SluiceBuffer;
+
+/// What an entry returns. With anything but SLUICE_OK its buffer holds the message.
+enum {
+    SLUICE_OK = 0,
+    SLUICE_INVALID = 1,        ///< the input is wrong
+    SLUICE_RAISED = 2,         ///< the template called raise_exception; the message is its argument
+    SLUICE_EXHAUSTED = 3,      ///< a bound was reached
+    SLUICE_UNIMPLEMENTED = 4,  ///< the file asks for something that is not built
+    SLUICE_PANICKED = 5        ///< a bug in the library; contained
+};
+
+void sluice_buffer_free(SluiceBuffer* buffer);
+
+/// Kinds of tokenizer files for sluice_tokenizer_load.
+enum {
+    SLUICE_HUGGING_FACE_JSON = 0,  ///< tokenizer.json
+    SLUICE_RANKS = 1,              ///< lines of "BASE64 RANK" (tiktoken)
+    SLUICE_SENTENCE_PIECE = 2,     ///< tokenizer.model
+    SLUICE_VOCAB_AND_MERGES = 3,   ///< vocab.json, and merges.txt as `second`
+    SLUICE_WORD_LIST = 4,          ///< BERT's vocab.txt
+    SLUICE_PIECE_LINES = 5,        ///< JSON lines of id, piece, score
+    SLUICE_GGUF = 6                ///< a GGUF file with a SentencePiece vocabulary
+};
+
+/// Loads a tokenizer. `options_json`: an object with any of pattern, bos, eos (texts), add_bos, add_eos, lower_case,
+/// legacy (booleans or null), added_tokens ([{id, content, special, lstrip, rstrip}]).
+int32_t sluice_tokenizer_load(int32_t kind, SluiceBytes first, SluiceBytes second, SluiceBytes options_json,
+                              SluiceTokenizer** out, SluiceBuffer* message);
+void sluice_tokenizer_free(SluiceTokenizer* tokenizer);
+
+enum {
+    SLUICE_ADD_SPECIAL = 1,   ///< BOS and EOS as the model wants them
+    SLUICE_PARSE_SPECIAL = 2  ///< the text of a special token becomes that token
+};
+
+/// Text to ids; `out` receives native-endian uint32_t, one after another.
+int32_t sluice_tokenizer_encode(const SluiceTokenizer* tokenizer, SluiceBytes text, uint32_t flags, SluiceBuffer* out);
+
+/// The id of a token by its text, -1 when there is none. Slow.
+int64_t sluice_tokenizer_id(const SluiceTokenizer* tokenizer, SluiceBytes token);
+
+/// Flags of a token in SluiceTokenTable.
+enum {
+    SLUICE_TOKEN_SPECIAL = 1,
+    SLUICE_TOKEN_BYTE = 2,          ///< one byte of a character that the vocabulary lacks
+    SLUICE_TOKEN_SPACED = 4,        ///< begins with a space that is dropped when the token is the first
+    SLUICE_TOKEN_CONTINUATION = 8,  ///< gets the continuation prefix back when it is the first
+    SLUICE_TOKEN_ABSENT = 16,       ///< the id is not used
+    SLUICE_TOKEN_SUFFIXED = 32      ///< ends with a space that is dropped when the token is the last
+};
+
+/// What happens at the start of a decoded text.
+enum {
+    SLUICE_FIRST_NOTHING = 0,
+    SLUICE_FIRST_STRIP_TEXT = 1,  ///< up to `leading_spaces` spaces go
+    SLUICE_FIRST_BY_FLAGS = 2,    ///< SPACED and CONTINUATION of the first token apply
+    SLUICE_FIRST_STRIP_TOKEN = 3  ///< every space of the first token goes
+};
+
+/// How tokens become text. The pointers are the tokenizer's and live as long as it.
+typedef struct {
+    size_t tokens;
+    const uint8_t* bytes;     ///< token i is bytes[offsets[i] .. offsets[i + 1])
+    const uint32_t* offsets;  ///< tokens + 1 of them
+    const uint8_t* flags;
+    int32_t first_rule;
+    uint32_t leading_spaces;
+    int32_t replaces_each_byte;  ///< broken UTF-8: one U+FFFD a byte (1) or a broken sequence (0)
+    SluiceBytes continuation_prefix;
+    int64_t bos;  ///< -1: none known
+    int64_t eos;  ///< -1: none known
+} SluiceTokenTable;
+
+void sluice_tokenizer_table(const SluiceTokenizer* tokenizer, SluiceTokenTable* out);
+
+/// Bounds of one render.
+typedef struct {
+    uint64_t fuel;  ///< instructions
+    uint64_t output_bytes;
+    uint32_t recursion;  ///< depth of macros and includes
+} SluiceTemplateLimits;
+
+/// A wall-clock time in the zone that the template shall see.
+typedef struct {
+    int32_t year;   ///< 1..9999
+    int32_t month;  ///< 1..12
+    int32_t day;    ///< 1..31
+    int32_t hour;
+    int32_t minute;
+    int32_t second;
+    int32_t microsecond;
+} SluiceCivilTime;
+
+int32_t sluice_template_compile(SluiceBytes source, SluiceTemplateLimits limits, SluiceTemplate** out,
+                                SluiceBuffer* message);
+void sluice_template_free(SluiceTemplate* source);
+
+/// Renders with the variables of one JSON object; `out` receives the text.
+int32_t sluice_template_render(const SluiceTemplate* source, SluiceBytes context_json, SluiceCivilTime now,
+                               SluiceBuffer* out);
+
+/// Panics inside, for the test that panics stay inside.
+int32_t sluice_text_panic_for_test(SluiceBuffer* out);
+
+#ifdef __cplusplus
+}
+#endif

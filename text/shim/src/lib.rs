@@ -1,0 +1,182 @@
+//! Tokenizers and chat templates behind a C interface. The contract of every entry is in `sluice_text.h`.
+
+mod chat_template;
+mod guard;
+mod hugging_face;
+mod pair_merge;
+mod piece_file;
+mod python_json;
+mod python_method;
+mod python_value;
+mod rank_bpe;
+mod sentence_piece;
+mod special_token;
+mod strftime;
+mod token_table;
+mod tokenizer;
+
+use chat_template::{ChatTemplate, Limits};
+use guard::{enter, Buffer, Bytes};
+use strftime::CivilTime;
+use tokenizer::{FileKind, Tokenizer};
+
+const ADD_SPECIAL: u32 = 1;
+const PARSE_SPECIAL: u32 = 2;
+
+/// Mirrors `SluiceTokenTable`: pointers live as long as the tokenizer.
+#[repr(C)]
+pub struct TokenTableView {
+    tokens: usize,
+    bytes: *const u8,
+    offsets: *const u32,
+    flags: *const u8,
+    first_rule: i32,
+    leading_spaces: u32,
+    replaces_each_byte: i32,
+    continuation_prefix: Bytes,
+    bos: i64,
+    eos: i64,
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_buffer_free(buffer: *mut Buffer) {
+    if !buffer.is_null() {
+        guard::free_buffer(&mut *buffer);
+    }
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_tokenizer_load(
+    kind: i32,
+    first: Bytes,
+    second: Bytes,
+    options_json: Bytes,
+    out: *mut *mut Tokenizer,
+    message: *mut Buffer,
+) -> i32 {
+    enter(message, || {
+        let options = options_json.as_text("the options")?;
+        let tokenizer =
+            Tokenizer::load(FileKind::from_number(kind)?, first.as_slice(), second.as_slice(), options)?;
+        *out = Box::into_raw(Box::new(tokenizer));
+        Ok(Vec::new())
+    })
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_tokenizer_free(tokenizer: *mut Tokenizer) {
+    if !tokenizer.is_null() {
+        enter(std::ptr::null_mut(), || {
+            drop(Box::from_raw(tokenizer));
+            Ok(Vec::new())
+        });
+    }
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_tokenizer_encode(
+    tokenizer: *const Tokenizer,
+    text: Bytes,
+    flags: u32,
+    out: *mut Buffer,
+) -> i32 {
+    enter(out, || {
+        let text = text.as_text("the text")?;
+        let ids = (*tokenizer).encode(text, flags & ADD_SPECIAL != 0, flags & PARSE_SPECIAL != 0)?;
+        Ok(ids.iter().flat_map(|id| id.to_ne_bytes()).collect())
+    })
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_tokenizer_id(tokenizer: *const Tokenizer, token: Bytes) -> i64 {
+    let mut id = -1;
+    let mut ignored = Buffer::from_vec(Vec::new());
+    enter(&mut ignored, || {
+        if let Some(found) = (*tokenizer).id_of(token.as_text("the token")?) {
+            id = i64::from(found);
+        }
+        Ok(Vec::new())
+    });
+    guard::free_buffer(&mut ignored);
+    id
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_tokenizer_table(tokenizer: *const Tokenizer, out: *mut TokenTableView) {
+    let tokenizer = &*tokenizer;
+    let table = tokenizer.table();
+    let prefix = table.continuation_prefix.as_bytes();
+    *out = TokenTableView {
+        tokens: table.flags.len(),
+        bytes: table.bytes.as_ptr(),
+        offsets: table.offsets.as_ptr(),
+        flags: table.flags.as_ptr(),
+        first_rule: table.first_rule as i32,
+        leading_spaces: table.leading_spaces,
+        replaces_each_byte: i32::from(table.replaces_each_byte),
+        continuation_prefix: Bytes { data: prefix.as_ptr(), size: prefix.len() },
+        bos: tokenizer.bos().map_or(-1, i64::from),
+        eos: tokenizer.eos().map_or(-1, i64::from),
+    };
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_template_compile(
+    source: Bytes,
+    limits: Limits,
+    out: *mut *mut ChatTemplate,
+    message: *mut Buffer,
+) -> i32 {
+    enter(message, || {
+        let template = ChatTemplate::compile(source.as_text("the template")?, limits)?;
+        *out = Box::into_raw(Box::new(template));
+        Ok(Vec::new())
+    })
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_template_free(template: *mut ChatTemplate) {
+    if !template.is_null() {
+        enter(std::ptr::null_mut(), || {
+            drop(Box::from_raw(template));
+            Ok(Vec::new())
+        });
+    }
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_template_render(
+    template: *const ChatTemplate,
+    context_json: Bytes,
+    now: CivilTime,
+    out: *mut Buffer,
+) -> i32 {
+    enter(out, || (*template).render(context_json.as_text("the context")?, now))
+}
+
+/// For tests of the wall: panics inside an entry.
+///
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_text_panic_for_test(out: *mut Buffer) -> i32 {
+    enter(out, || panic!("a panic on purpose"))
+}
