@@ -20,19 +20,19 @@ std::uint32_t size32(std::size_t size) {
 }  // namespace
 
 struct StepLoop::Instruments {
-    Instruments(base::Metrics& metrics, const std::string& model, const std::string& role)
+    Instruments(base::Metrics& metrics, const std::string& model, const std::string& role, const std::string& worker)
         : waiting(metrics.gauge("sluice_worker_requests_waiting", "Requests accepted that have no KV memory yet",
-                                {{"model", model}, {"role", role}})),
+                                {{"model", model}, {"role", role}, {"worker", worker}})),
           running(metrics.gauge("sluice_worker_requests_running", "Requests that have KV memory",
-                                {{"model", model}, {"role", role}})),
+                                {{"model", model}, {"role", role}, {"worker", worker}})),
           usage(metrics.gauge("sluice_worker_kv_cache_usage_ratio", "Share of KV blocks that are in use",
-                              {{"model", model}})),
-          blocks_free(blocks(metrics, "free")),
-          blocks_used(blocks(metrics, "used")),
-          blocks_cached(blocks(metrics, "cached")),
-          blocks_pinned(blocks(metrics, "pinned")),
-          blocks_stranded(blocks(metrics, "stranded")),
-          blocks_capacity(metrics.gauge("sluice_worker_kv_blocks_capacity", "KV blocks in all")),
+                              {{"model", model}, {"worker", worker}})),
+          blocks_free(blocks(metrics, worker, "free")),
+          blocks_used(blocks(metrics, worker, "used")),
+          blocks_cached(blocks(metrics, worker, "cached")),
+          blocks_pinned(blocks(metrics, worker, "pinned")),
+          blocks_stranded(blocks(metrics, worker, "stranded")),
+          blocks_capacity(metrics.gauge("sluice_worker_kv_blocks_capacity", "KV blocks in all", {{"worker", worker}})),
           prompt_tokens(
               metrics.counter("sluice_worker_prompt_tokens_total", "Prompt tokens computed", {{"model", model}})),
           generation_tokens(
@@ -47,8 +47,8 @@ struct StepLoop::Instruments {
           step_decode(step(metrics, "decode")),
           step_mixed(step(metrics, "mixed")) {}
 
-    static prometheus::Gauge& blocks(base::Metrics& metrics, const char* state) {
-        return metrics.gauge("sluice_worker_kv_blocks", "KV blocks by state", {{"state", state}});
+    static prometheus::Gauge& blocks(base::Metrics& metrics, const std::string& worker, const char* state) {
+        return metrics.gauge("sluice_worker_kv_blocks", "KV blocks by state", {{"state", state}, {"worker", worker}});
     }
     static prometheus::Histogram& step(base::Metrics& metrics, const char* phase) {
         return metrics.histogram("sluice_worker_step_duration_seconds", "Duration of one forward pass",
@@ -70,7 +70,8 @@ StepLoop::StepLoop(Options options, engine::Engine& engine, kv_cache::KvCache& c
       board_(board),
       clock_(clock),
       commands_(options_.limits.commands_max),
-      instruments_(std::make_unique<Instruments>(metrics, options_.model, std::string(role_name(options_.role)))) {
+      instruments_(std::make_unique<Instruments>(metrics, options_.model, std::string(role_name(options_.role)),
+                                                 options_.worker)) {
     instruments_->blocks_capacity.Set(cache_.options().blocks_total);
     board_.note_progress(clock_.now());
     publish_board();

@@ -65,7 +65,8 @@ public:
     struct Options {
         WorkerOptions limits;
         base::HashKey hash_key;
-        std::string model;  // label of the metrics
+        std::string model;   // label of the metrics
+        std::string worker;  // label of this worker's gauges (several may live in one process)
         Role role = Role::mixed;
     };
 

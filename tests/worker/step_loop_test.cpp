@@ -52,8 +52,8 @@ struct Bench {
     explicit Bench(LedgerEngine::Options engine_options = {}, worker::WorkerOptions limits = {})
         : engine(engine_options),
           cache({.blocks_total = engine_options.blocks_total, .block_tokens = engine_options.block_tokens}),
-          loop({.limits = limits, .hash_key = {}, .model = "ledger", .role = worker::Role::mixed}, engine, cache, sink,
-               board, clock, metrics) {
+          loop({.limits = limits, .hash_key = {}, .model = "ledger", .worker = "mixed-0", .role = worker::Role::mixed},
+               engine, cache, sink, board, clock, metrics) {
         loop.attach(Part::whole, &whole);
     }
     /// Turns until nothing is left to do.

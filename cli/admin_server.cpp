@@ -1,0 +1,76 @@
+#include "cli/admin_server.h"
+
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <thread>
+#include <utility>
+
+#include "gateway/http/server.h"
+
+namespace cli {
+namespace {
+
+gateway::HttpResponse text_answer(unsigned status, std::string body, std::string type = "text/plain; charset=utf-8") {
+    gateway::HttpResponse response;
+    response.status = status;
+    response.content_type = std::move(type);
+    response.body = std::move(body);
+    return response;
+}
+
+}  // namespace
+
+struct AdminServer::Impl {
+    boost::asio::io_context io{1};
+    std::unique_ptr<gateway::HttpServer> server;
+    std::jthread thread;
+};
+
+AdminServer::AdminServer() : impl_(std::make_unique<Impl>()) {}
+
+AdminServer::~AdminServer() {
+    impl_->io.stop();
+    impl_->thread = {};
+    impl_->server.reset();
+}
+
+std::uint16_t AdminServer::port() const {
+    return impl_->server->port();
+}
+
+base::Result<std::unique_ptr<AdminServer>> AdminServer::start(const std::string& host, std::uint16_t port,
+                                                              bool allow_public, base::Metrics& metrics,
+                                                              std::function<bool()> is_ready) {
+    auto admin = std::unique_ptr<AdminServer>(new AdminServer());
+    gateway::HttpServer::Setup setup;
+    setup.options.host = host;
+    setup.options.port = port;
+    setup.options.allow_public = allow_public;
+    setup.options.connections_max = 32;
+    setup.options.send_buffer_bytes_max = 16u << 20;
+    setup.refused = [](unsigned) {};
+    setup.refusal_body = [](unsigned, std::string_view message) { return std::string(message) + "\n"; };
+    setup.handler = [&metrics, is_ready = std::move(is_ready)](gateway::HttpRequest request,
+                                                               std::shared_ptr<gateway::Exchange> exchange) {
+        const std::string path = request.head.path;
+        if (path == "/metrics") {
+            exchange->respond(text_answer(200, metrics.text(), "text/plain; version=0.0.4; charset=utf-8"));
+        } else if (path == "/live") {
+            exchange->respond(text_answer(200, "ok\n"));
+        } else if (path == "/ready") {
+            exchange->respond(is_ready() ? text_answer(200, "ok\n") : text_answer(503, "not ready\n"));
+        } else {
+            exchange->respond(text_answer(404, "here are /metrics, /live and /ready\n"));
+        }
+    };
+    auto server = gateway::HttpServer::start(admin->impl_->io, std::move(setup));
+    if (!server) { return base::pass_on(server, "the admin listener"); }
+    admin->impl_->server = std::move(*server);
+    admin->impl_->thread = std::jthread([io = &admin->impl_->io] {
+        const auto guard = boost::asio::make_work_guard(*io);
+        io->run();
+    });
+    return admin;
+}
+
+}  // namespace cli

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/metrics.h"
+#include "base/result.h"
+
+namespace cli {
+
+/// The small HTTP listener of a worker or scheduler process for operators: /metrics, /live (the process), /ready (takes
+/// work). A thread of its own.
+class AdminServer {
+public:
+    /// Error: as gateway::HttpServer::start.
+    static base::Result<std::unique_ptr<AdminServer>> start(const std::string& host, std::uint16_t port,
+                                                            bool allow_public, base::Metrics& metrics,
+                                                            std::function<bool()> is_ready);
+    ~AdminServer();
+    std::uint16_t port() const;
+
+private:
+    AdminServer();
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace cli

@@ -1,0 +1,100 @@
+#include "cli/process.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <cstdio>
+
+namespace cli {
+
+using base::ErrorCode;
+
+namespace {
+
+sigset_t end_signals() {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    return set;
+}
+
+}  // namespace
+
+void add_common_flags(CLI::App& app, CommonFlags& flags) {
+    app.add_option("--config", flags.config_files, "YAML settings; may be given more than once");
+    app.add_option("--set", flags.settings, "one setting, key=value; after all files");
+    app.add_option("--log-level", flags.log_level, "trace, debug, info, warn, error, off")->capture_default_str();
+    app.add_flag("--listen-public", flags.listen_public,
+                 "allow to listen on more than loopback (there are no keys and no TLS yet)");
+}
+
+base::Result<base::Config> read_config(const CommonFlags& flags) {
+    base::Config config;
+    for (const std::string& file : flags.config_files) {
+        if (const auto added = config.add_file(file); !added) { return base::pass_on(added); }
+    }
+    for (const std::string& setting : flags.settings) {
+        if (const auto added = config.set(setting); !added) { return base::pass_on(added); }
+    }
+    return config;
+}
+
+base::Result<base::HashKey> cluster_key(base::Config& config, bool mint) {
+    const std::string hex = config.string("cluster.key", "");
+    if (!hex.empty()) { return base::parse_hash_key(hex); }
+    if (mint) { return base::random_hash_key(); }
+    return base::fail(
+        ErrorCode::invalid_argument,
+        "cluster.key is not set: give all roles of one cluster the same 32 hexadecimal digits, for example "
+        "--set cluster.key=$(openssl rand -hex 16)");
+}
+
+base::Result<void> check_listen_host(const std::string& host, const CommonFlags& flags) {
+    if (flags.listen_public || host == "localhost" || host == "::1" || host == "[::1]" || host.starts_with("127.")) {
+        return {};
+    }
+    return base::fail(ErrorCode::permission_denied,
+                      "refusing to listen on " + host + ": only loopback is allowed without --listen-public");
+}
+
+base::Result<std::pair<std::string, std::uint16_t>> split_address(const std::string& address) {
+    const auto colon = address.rfind(':');
+    if (colon == std::string::npos || colon == 0 || colon + 1 == address.size()) {
+        return base::fail(ErrorCode::invalid_argument, "an address is HOST:PORT, got '" + address + "'");
+    }
+    std::uint32_t port = 0;
+    for (const char digit : address.substr(colon + 1)) {
+        if (digit < '0' || digit > '9' || port > 65535) {
+            return base::fail(ErrorCode::invalid_argument, "no port number in '" + address + "'");
+        }
+        port = 10 * port + static_cast<std::uint32_t>(digit - '0');
+    }
+    if (port > 65535) { return base::fail(ErrorCode::invalid_argument, "no port number in '" + address + "'"); }
+    return std::pair(address.substr(0, colon), static_cast<std::uint16_t>(port));
+}
+
+void block_signals() {
+    const sigset_t set = end_signals();
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+void wait_for_end() {
+    const sigset_t set = end_signals();
+    int number = 0;
+    sigwait(&set, &number);
+}
+
+void unblock_signals() {
+    const sigset_t set = end_signals();
+    pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+}
+
+int report(const base::Error& error) {
+    std::fprintf(stderr, "sluice: %s\n", error.message.c_str());
+    const bool is_usage = error.code == ErrorCode::invalid_argument || error.code == ErrorCode::permission_denied;
+    return is_usage ? 2 : 1;
+}
+
+}  // namespace cli

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "base/block_hash.h"
+#include "base/config.h"
+#include "base/result.h"
+
+namespace cli {
+
+/// Flags that every long-running subcommand takes.
+struct CommonFlags {
+    std::vector<std::string> config_files;
+    std::vector<std::string> settings;  // key=value
+    std::string log_level = "info";
+    bool listen_public = false;  // may listen on more than loopback
+};
+void add_common_flags(CLI::App& app, CommonFlags& flags);
+
+/// Files first, then settings. Error: as base::Config.
+base::Result<base::Config> read_config(const CommonFlags& flags);
+
+/// The key of the cluster from `cluster.key`. `mint`: make one up where there is none (a process that holds all roles).
+/// Error: invalid_argument, with what to do.
+base::Result<base::HashKey> cluster_key(base::Config& config, bool mint);
+
+/// Error: permission_denied when `host` is more than loopback and `flags` do not allow it.
+base::Result<void> check_listen_host(const std::string& host, const CommonFlags& flags);
+/// "host:port" taken apart. Error: invalid_argument.
+base::Result<std::pair<std::string, std::uint16_t>> split_address(const std::string& address);
+
+/// Blocks SIGINT and SIGTERM in this thread and all that it starts later. Call first in main.
+void block_signals();
+/// Waits for SIGINT or SIGTERM.
+void wait_for_end();
+/// From now on a second signal ends the process at once (the first has begun an orderly end). In the main thread.
+void unblock_signals();
+
+/// Prints "sluice: message" to stderr; returns the exit status (2 for bad input, else 1).
+int report(const base::Error& error);
+
+}  // namespace cli

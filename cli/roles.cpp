@@ -1,0 +1,194 @@
+#include "cli/roles.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <memory>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "cli/admin_server.h"
+#include "cli/divide_cores.h"
+#include "cli/serve.h"
+#include "cli/worker_process.h"
+#include "gateway/server.h"
+#include "scheduler/service.h"
+#include "text/model_text.h"
+
+namespace cli {
+namespace {
+
+/// The admin listener where one was asked for; says its address.
+base::Result<std::unique_ptr<AdminServer>> start_admin(std::int32_t port, const std::string& host,
+                                                       const CommonFlags& flags, base::Metrics& metrics,
+                                                       std::function<bool()> is_ready) {
+    if (port < 0) { return nullptr; }
+    auto admin =
+        AdminServer::start(host, static_cast<std::uint16_t>(port), flags.listen_public, metrics, std::move(is_ready));
+    if (admin) { std::fprintf(stderr, "  admin at http://%s:%u/metrics\n", host.c_str(), unsigned{(*admin)->port()}); }
+    return admin;
+}
+
+void wait_then_say_goodbye() {
+    wait_for_end();
+    unblock_signals();
+    spdlog::info("ending: finishing what runs (a second signal ends at once)");
+}
+
+base::Result<void> run_scheduler(const SchedulerCommand& command) {
+    const base::SystemClock clock;
+    base::Metrics metrics;
+    auto config = read_config(command.common);
+    if (!config) { return base::pass_on(config); }
+    const auto options = scheduler::SchedulerOptions::read(*config);
+    config->string("cluster.key", "");  // known, not needed here
+    if (const auto read = config->finish(); !read) { return base::pass_on(read); }
+    const auto address = split_address(command.listen);
+    if (!address) { return base::pass_on(address); }
+    if (const auto allowed = check_listen_host(address->first, command.common); !allowed) {
+        return base::pass_on(allowed);
+    }
+
+    auto server = scheduler::SchedulerServer::start(options, command.listen, clock, metrics);
+    if (!server) { return base::pass_on(server); }
+    std::fprintf(stderr, "sluice scheduler at %s\n", (*server)->address().c_str());
+    const auto admin = start_admin(command.admin_port, address->first, command.common, metrics, [] { return true; });
+    if (!admin) { return base::pass_on(admin); }
+    wait_then_say_goodbye();
+    (*server)->drain_and_stop();
+    return {};
+}
+
+base::Result<void> run_worker(const WorkerCommandLine& command) {
+    const base::SystemClock clock;
+    base::Metrics metrics;
+    auto config = read_config(command.common);
+    if (!config) { return base::pass_on(config); }
+    const auto key = cluster_key(*config, false);
+    if (!key) { return base::pass_on(key); }
+    WorkerSetup setup;
+    read_worker_config(*config, setup);
+    if (const auto read = config->finish(); !read) { return base::pass_on(read); }
+    const auto address = split_address(command.listen);
+    if (!address) { return base::pass_on(address); }
+    if (const auto allowed = check_listen_host(address->first, command.common); !allowed) {
+        return base::pass_on(allowed);
+    }
+
+    setup.role = command.role;
+    setup.name = fmt::format("{}-{}", worker::role_name(command.role), getpid());
+    setup.served_name = command.served_name.empty() ? default_served_name(command.model_dir) : command.served_name;
+    setup.scheduler_address = command.scheduler;
+    setup.listen_host = address->first;
+    setup.listen_port = address->second;
+    setup.worker_id = command.worker_id;
+    setup.hash_key = *key;
+    setup.engine.model_dir = command.model_dir;
+    setup.engine.threads = command.threads == 0 ? usable_cores() : command.threads;
+    auto process = WorkerProcess::start(std::move(setup), clock, metrics,
+                                        load_progress(std::string(worker::role_name(command.role))));
+    if (!process) { return base::pass_on(process); }
+    std::fprintf(stderr, "sluice %s\n", (*process)->describe().c_str());
+    const auto admin = start_admin(command.admin_port, address->first, command.common, metrics,
+                                   [worker = process->get()] { return worker->is_ready(); });
+    if (!admin) { return base::pass_on(admin); }
+    wait_then_say_goodbye();
+    (*process)->drain_and_stop();
+    return {};
+}
+
+base::Result<void> run_gateway(const GatewayCommand& command) {
+    const base::SystemClock clock;
+    base::Metrics metrics;
+    auto config = read_config(command.common);
+    if (!config) { return base::pass_on(config); }
+    const auto key = cluster_key(*config, false);
+    if (!key) { return base::pass_on(key); }
+    auto options = gateway::GatewayOptions::read(*config);
+    if (const auto read = config->finish(); !read) { return base::pass_on(read); }
+    options.http.host = command.host;
+    options.http.port = command.port;
+    options.http.allow_public = command.common.listen_public;
+    options.served_model = command.served_name.empty() ? default_served_name(command.model_dir) : command.served_name;
+    auto text = text::ModelText::load(command.model_dir);
+    if (!text) { return base::pass_on(text); }
+    auto server = gateway::GatewayServer::start(options, std::move(*text), command.scheduler, *key, clock, metrics);
+    if (!server) { return base::pass_on(server); }
+    std::fprintf(stderr, "sluice gateway serves %s at http://%s:%u/v1\n", options.served_model.c_str(),
+                 command.host.c_str(), unsigned{(*server)->port()});
+    wait_then_say_goodbye();
+    (*server)->drain_and_stop();
+    return {};
+}
+
+int status_of(const base::Result<void>& result) {
+    return result ? 0 : report(result.error());
+}
+
+}  // namespace
+
+void add_scheduler(CLI::App& app, SchedulerCommand& command) {
+    app.add_option("--listen", command.listen, "HOST:PORT of the control plane")->capture_default_str();
+    app.add_option("--admin-port", command.admin_port, "serve /metrics, /live, /ready here; 0: any free port");
+    add_common_flags(app, command.common);
+}
+
+void add_worker(CLI::App& app, WorkerCommandLine& command) {
+    app.add_option("--model", command.model_dir, "Hugging Face model folder")->required();
+    app.add_option("--served-name", command.served_name, "model name in the API; default: the folder's name");
+    app.add_option("--scheduler", command.scheduler, "HOST:PORT of the scheduler")->capture_default_str();
+    app.add_option("--listen", command.listen, "HOST:PORT of this worker's control plane")->capture_default_str();
+    app.add_option("--threads", command.threads, "compute threads; 0: the machine's cores")->capture_default_str();
+    app.add_option("--id", command.worker_id, "worker id that survives a restart; default: a random one");
+    app.add_option("--admin-port", command.admin_port, "serve /metrics, /live, /ready here; 0: any free port");
+    add_common_flags(app, command.common);
+}
+
+void add_gateway(CLI::App& app, GatewayCommand& command) {
+    app.add_option("--model", command.model_dir, "Hugging Face model folder (tokenizer and chat template)")->required();
+    app.add_option("--served-name", command.served_name, "model name in the API; default: the folder's name");
+    app.add_option("--scheduler", command.scheduler, "HOST:PORT of the scheduler")->capture_default_str();
+    app.add_option("--host", command.host, "address to listen on")->capture_default_str();
+    app.add_option("--port", command.port, "port to listen on; 0: any free one")->capture_default_str();
+    add_common_flags(app, command.common);
+}
+
+int scheduler_main(const SchedulerCommand& command) {
+    base::init_log({.role = "scheduler", .level = command.common.log_level});
+    return status_of(run_scheduler(command));
+}
+
+int worker_main(const WorkerCommandLine& command) {
+    base::init_log({.role = std::string(worker::role_name(command.role)), .level = command.common.log_level});
+    return status_of(run_worker(command));
+}
+
+int gateway_main(const GatewayCommand& command) {
+    base::init_log({.role = "gateway", .level = command.common.log_level});
+    return status_of(run_gateway(command));
+}
+
+int config_main(const ConfigCommand& command) {
+    auto config = read_config(command.common);
+    if (!config) { return report(config.error()); }
+    const std::string key = config->string("cluster.key", "");
+    if (!key.empty()) {
+        if (const auto parsed = base::parse_hash_key(key); !parsed) { return report(parsed.error()); }
+    }
+    scheduler::SchedulerOptions::read(*config);
+    gateway::GatewayOptions::read(*config);
+    WorkerSetup setup;
+    read_worker_config(*config, setup);
+    if (const auto read = config->finish(); !read) { return report(read.error()); }
+    if (command.print) {
+        std::printf("%s", config->merged().c_str());
+    } else {
+        std::printf("the configuration is valid\n");
+    }
+    return 0;
+}
+
+}  // namespace cli

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+
+#include "cli/process.h"
+#include "worker/options.h"
+
+namespace cli {
+
+/// `sluice scheduler`: one role in this process.
+struct SchedulerCommand {
+    CommonFlags common;
+    std::string listen = "127.0.0.1:7000";
+    std::int32_t admin_port = -1;  // -1: no admin listener; 0: any free port
+};
+void add_scheduler(CLI::App& app, SchedulerCommand& command);
+int scheduler_main(const SchedulerCommand& command);
+
+/// `sluice prefill`, `sluice decode`, `sluice mixed`.
+struct WorkerCommandLine {
+    CommonFlags common;
+    worker::Role role = worker::Role::mixed;
+    std::string model_dir;
+    std::string served_name;
+    std::string scheduler = "127.0.0.1:7000";
+    std::string listen = "127.0.0.1:0";
+    std::uint32_t threads = 0;  // 0: the machine's cores
+    std::uint64_t worker_id = 0;
+    std::int32_t admin_port = -1;
+};
+void add_worker(CLI::App& app, WorkerCommandLine& command);
+int worker_main(const WorkerCommandLine& command);
+
+/// `sluice gateway`.
+struct GatewayCommand {
+    CommonFlags common;
+    std::string model_dir;
+    std::string served_name;
+    std::string scheduler = "127.0.0.1:7000";
+    std::string host = "127.0.0.1";
+    std::uint16_t port = 8000;
+};
+void add_gateway(CLI::App& app, GatewayCommand& command);
+int gateway_main(const GatewayCommand& command);
+
+/// `sluice config check|print`: the sections of all roles, with defaults, files and settings merged.
+struct ConfigCommand {
+    CommonFlags common;
+    bool print = false;
+};
+int config_main(const ConfigCommand& command);
+
+}  // namespace cli

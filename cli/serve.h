@@ -1,0 +1,69 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "base/result.h"
+#include "cli/process.h"
+#include "cli/worker_process.h"
+#include "gateway/server.h"
+#include "scheduler/service.h"
+
+namespace cli {
+
+/// `sluice serve`: every role in one process, over the same protocols as between machines.
+struct ServeOptions {
+    CommonFlags common;
+    std::string model_dir;
+    std::string served_name;  // empty: the folder's name
+    std::string host = "127.0.0.1";
+    std::uint16_t port = 8000;
+    std::uint32_t prefill = 1;
+    std::uint32_t decode = 1;
+    std::uint32_t mixed = 0;
+    std::uint32_t threads = 0;  // compute threads of all engines together; 0: the machine's cores
+};
+
+/// All roles of one machine, started in order. Ends them in reverse order.
+class LocalStack {
+public:
+    static base::Result<std::unique_ptr<LocalStack>> start(const ServeOptions& options);
+    ~LocalStack();
+
+    std::uint16_t port() const;
+    const std::string& served_name() const { return served_name_; }
+    /// Lines for people: addresses and limits in effect.
+    std::string banner() const;
+    /// Waits until requests can be placed. False when that took longer than `patience`.
+    bool wait_until_ready(base::Duration patience) const;
+    void drain_and_stop();
+
+private:
+    LocalStack() = default;
+
+    base::SystemClock clock_;
+    base::Metrics metrics_;
+    std::string served_name_;
+    std::string host_;
+    std::string merged_config_;
+    std::unique_ptr<scheduler::SchedulerServer> scheduler_;
+    std::vector<std::unique_ptr<WorkerProcess>> workers_;
+    std::unique_ptr<gateway::GatewayServer> gateway_;
+};
+
+void add_serve(CLI::App& app, ServeOptions& options);
+int serve_main(const ServeOptions& options);
+
+/// The name a model is served under when none is given: the last part of its path.
+std::string default_served_name(const std::string& model_dir);
+
+/// Load progress for people: a line on stderr, rewritten in place on a terminal, every quarter elsewhere.
+std::function<void(std::uint64_t, std::uint64_t)> load_progress(std::string label);
+
+}  // namespace cli

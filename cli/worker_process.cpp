@@ -1,0 +1,231 @@
+#include "cli/worker_process.h"
+
+#include <fmt/format.h>
+
+#include <random>
+#include <thread>
+#include <utility>
+
+#include "base/log.h"
+#include "decode_worker/decode_part.h"
+#include "kv_cache/kv_cache.h"
+#include "kv_transfer/router.h"
+#include "net/fault.h"
+#include "net/ucx.h"
+#include "prefill_worker/prefill_part.h"
+#include "worker/registration.h"
+#include "worker/service.h"
+#include "worker/step_loop.h"
+
+namespace cli {
+namespace {
+
+std::uint64_t random_id() {
+    std::random_device source;
+    const std::uint64_t id = (std::uint64_t{source()} << 32) | source();
+    return id == 0 ? 1 : id;  // 0 means "none" in messages
+}
+
+sluice::proto::WorkerRole role_message(worker::Role role) {
+    switch (role) {
+        case worker::Role::prefill:
+            return sluice::proto::WORKER_ROLE_PREFILL;
+        case worker::Role::decode:
+            return sluice::proto::WORKER_ROLE_DECODE;
+        case worker::Role::mixed:
+            return sluice::proto::WORKER_ROLE_MIXED;
+    }
+    return sluice::proto::WORKER_ROLE_UNSPECIFIED;
+}
+
+}  // namespace
+
+void read_worker_config(base::Config& config, WorkerSetup& setup) {
+    engine::EngineOptions& engine = setup.engine;
+    engine.kernels = config.choice("engine.kernels", "auto", {"auto", "avx512", "avx2", "reference"});
+    engine.weight_format = config.choice("engine.weight_format", "auto", {"auto", "f32", "bf16"});
+    engine.kv_dtype = config.choice("engine.kv_dtype", "auto", {"auto", "f32", "bf16"});
+    engine.block_tokens = static_cast<std::uint32_t>(config.integer("engine.block_tokens", 16, 16, 1024));
+    engine.kv_pool_bytes =
+        static_cast<std::uint64_t>(config.integer("engine.kv_pool_bytes", std::int64_t{1} << 30, 1 << 16));
+    engine.layer_group = static_cast<std::uint32_t>(config.integer("engine.layer_group", 0, 0, 1024));
+    engine.packed_dir = config.string("engine.packed_dir", "");
+    setup.limits = worker::WorkerOptions::read(config);
+    engine.batch_tokens_max = setup.limits.batch_tokens_max;
+    engine.batch_sequences_max = setup.limits.batch_sequences_max;
+    setup.kv_fault_plan = config.string("test.kv_fault_plan", "");
+}
+
+struct WorkerProcess::Impl {
+    // In the order in which they are built; the last one is destroyed first.
+    WorkerSetup setup;
+    const base::Clock* clock = nullptr;
+    std::unique_ptr<engine::Engine> engine;
+    std::unique_ptr<kv_cache::KvCache> cache;
+    worker::ReportBoard board;
+    std::unique_ptr<worker::WorkerServer> server;
+    std::unique_ptr<worker::StepLoop> loop;
+    worker::RolePart whole_part;
+    std::unique_ptr<prefill_worker::PrefillPart> prefill_part;
+    std::unique_ptr<decode_worker::DecodePart> decode_part;
+    std::unique_ptr<net::Transport> transport;
+    std::unique_ptr<kv_transfer::KvSender> sender;
+    std::unique_ptr<kv_transfer::KvReceiver> receiver;
+    std::unique_ptr<kv_transfer::KvRouter> router;
+    worker::WorkerIdentity identity;
+    std::unique_ptr<worker::Registration> registration;
+    std::jthread step_thread;
+    bool is_stopped = false;
+
+    base::Result<void> start(base::Metrics& metrics, const std::function<void(std::uint64_t, std::uint64_t)>& progress);
+    base::Result<void> start_kv_plane(base::Metrics& metrics);
+    sluice::proto::RegisterWorker registration_message() const;
+    void stop();
+};
+
+base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
+                                              const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+    auto loaded = engine::load_engine(setup.engine, progress);
+    if (!loaded) { return base::pass_on(loaded); }
+    engine = std::move(*loaded);
+    cache = std::make_unique<kv_cache::KvCache>(
+        kv_cache::KvCache::Options{.blocks_total = engine->blocks_total(), .block_tokens = setup.engine.block_tokens});
+
+    auto listening =
+        worker::WorkerServer::listen(fmt::format("{}:{}", setup.listen_host, setup.listen_port), setup.limits, *clock);
+    if (!listening) { return base::pass_on(listening); }
+    server = std::move(*listening);
+
+    identity.model = setup.served_name;
+    identity.numerics_id = static_cast<std::uint64_t>(engine->numerics_id());
+    identity.worker = base::WorkerId{setup.worker_id == 0 ? random_id() : setup.worker_id};
+    identity.incarnation = base::Incarnation{random_id()};
+    identity.control_address = fmt::format("{}:{}", setup.listen_host, server->port());
+
+    loop = std::make_unique<worker::StepLoop>(worker::StepLoop::Options{.limits = setup.limits,
+                                                                        .hash_key = setup.hash_key,
+                                                                        .model = setup.served_name,
+                                                                        .worker = setup.name,
+                                                                        .role = setup.role},
+                                              *engine, *cache, *server, board, *clock, metrics);
+    prefill_part = std::make_unique<prefill_worker::PrefillPart>(setup.limits, engine->shape().layers,
+                                                                 identity.incarnation, *loop);
+    decode_part = std::make_unique<decode_worker::DecodePart>(setup.limits, identity.incarnation, *loop, metrics);
+    if (auto started = start_kv_plane(metrics); !started) { return started; }
+
+    const bool prefills = setup.role != worker::Role::decode;
+    const bool decodes = setup.role != worker::Role::prefill;
+    if (prefills) { loop->attach(worker::Part::prefill, prefill_part.get()); }
+    if (decodes) { loop->attach(worker::Part::decode, decode_part.get()); }
+    if (decodes) {
+        loop->attach(worker::Part::whole, &whole_part);
+    }  // a decode worker may prefill a short prompt itself
+
+    step_thread = std::jthread([this](std::stop_token stop) { loop->run(stop); });
+    server->serve(identity, *loop, board);
+    registration = std::make_unique<worker::Registration>(setup.scheduler_address, registration_message(), setup.limits,
+                                                          board, *clock, [this] {
+                                                              loop->begin_drain();
+                                                              board.set_draining();
+                                                          });
+    return {};
+}
+
+base::Result<void> WorkerProcess::Impl::start_kv_plane(base::Metrics& metrics) {
+    auto made = net::make_ucx_transport({}, *clock);
+    if (!made) { return base::pass_on(made); }
+    transport = std::move(*made);
+    if (!setup.kv_fault_plan.empty()) {
+        auto plan = net::parse_fault_plan(setup.kv_fault_plan);
+        if (!plan) { return base::pass_on(plan, "test.kv_fault_plan"); }
+        spdlog::warn("the KV plane has faults by configuration: {}", setup.kv_fault_plan);
+        transport = net::make_fault_transport(std::move(transport), std::move(*plan), *clock);
+    }
+    identity.kv_address = transport->address();
+    const kv_transfer::Identity self{identity.model, identity.numerics_id, identity.incarnation};
+    sender = std::make_unique<kv_transfer::KvSender>(
+        kv_transfer::KvSender::Options{}, self, engine->layout(), engine->kv_store(), *transport, *clock, &metrics,
+        [part = prefill_part.get()](kv_transfer::SenderEvent event) { part->on_event(std::move(event)); });
+    receiver = std::make_unique<kv_transfer::KvReceiver>(
+        kv_transfer::KvReceiver::Options{}, self, engine->layout(), engine->kv_store(), *transport, *clock, &metrics,
+        [part = decode_part.get()](kv_transfer::ReceiverEvent event) { part->on_event(std::move(event)); });
+    prefill_part->set_sender(*sender);
+    decode_part->set_receiver(*receiver);
+    router = std::make_unique<kv_transfer::KvRouter>(sender.get(), receiver.get());
+    return transport->start(*router);
+}
+
+sluice::proto::RegisterWorker WorkerProcess::Impl::registration_message() const {
+    sluice::proto::RegisterWorker message;
+    *message.mutable_header() = worker::make_header(identity);
+    *message.mutable_endpoint() = worker::make_endpoint(identity);
+    message.set_role(role_message(setup.role));
+    message.set_kv_blocks_total(engine->blocks_total());
+    message.set_block_tokens(setup.engine.block_tokens);
+    message.set_context_tokens(engine->shape().context_tokens);
+    message.set_batch_sequences_max(setup.limits.batch_sequences_max);
+    message.set_batch_tokens_max(setup.limits.batch_tokens_max);
+    message.set_queue_requests_max(setup.limits.queue_requests_max);
+    message.set_kv_bytes_per_token(engine->layout().bytes_per_token());
+    message.set_threads(setup.engine.threads);
+    return message;
+}
+
+void WorkerProcess::Impl::stop() {
+    if (is_stopped) { return; }
+    is_stopped = true;
+    if (step_thread.joinable()) {
+        loop->begin_drain();
+        board.set_draining();
+        server->announce_drain();
+        const base::TimePoint give_up = clock->now() + setup.limits.drain_timeout;
+        while (!loop->idle() && clock->now() < give_up) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(10));
+        }
+        step_thread = {};  // gives the last final answers
+    }
+    if (server != nullptr) { server->stop(); }
+    registration.reset();
+    if (sender != nullptr) { sender->stop(); }
+    if (receiver != nullptr) { receiver->stop(); }
+    if (transport != nullptr) { transport->stop(); }
+}
+
+WorkerProcess::WorkerProcess() : impl_(std::make_unique<Impl>()) {}
+
+WorkerProcess::~WorkerProcess() {
+    impl_->stop();
+}
+
+base::Result<std::unique_ptr<WorkerProcess>> WorkerProcess::start(
+    WorkerSetup setup, const base::Clock& clock, base::Metrics& metrics,
+    const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+    auto process = std::unique_ptr<WorkerProcess>(new WorkerProcess());
+    process->impl_->setup = std::move(setup);
+    process->impl_->clock = &clock;
+    if (const auto started = process->impl_->start(metrics, progress); !started) { return base::pass_on(started); }
+    return process;
+}
+
+std::string WorkerProcess::control_address() const {
+    return impl_->identity.control_address;
+}
+
+bool WorkerProcess::is_ready() const {
+    return impl_->registration->is_registered() && !impl_->board.draining();
+}
+
+std::string WorkerProcess::describe() const {
+    const worker::WorkerOptions& limits = impl_->setup.limits;
+    return fmt::format("{} at {}: {}; KV {} blocks of {} tokens ({} MiB); batch {} sequences, {} tokens; queue {}",
+                       impl_->setup.name, impl_->identity.control_address, impl_->engine->describe(),
+                       impl_->engine->blocks_total(), impl_->setup.engine.block_tokens,
+                       impl_->engine->blocks_total() * impl_->engine->layout().block_bytes() >> 20,
+                       limits.batch_sequences_max, limits.batch_tokens_max, limits.queue_requests_max);
+}
+
+void WorkerProcess::drain_and_stop() {
+    impl_->stop();
+}
+
+}  // namespace cli

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/block_hash.h"
+#include "base/clock.h"
+#include "base/config.h"
+#include "base/metrics.h"
+#include "base/result.h"
+#include "engine/engine.h"
+#include "worker/options.h"
+
+namespace cli {
+
+/// What one worker is made from.
+struct WorkerSetup {
+    worker::Role role = worker::Role::mixed;
+    std::string name;               // for logs and metrics, e.g. "prefill-0"
+    std::string served_name;        // model name that gateways use
+    std::string scheduler_address;  // host:port
+    std::string listen_host = "127.0.0.1";
+    std::uint16_t listen_port = 0;
+    std::uint64_t worker_id = 0;  // 0: drawn at random
+    base::HashKey hash_key;
+    engine::EngineOptions engine;
+    worker::WorkerOptions limits;
+    std::string kv_fault_plan;  // net::parse_fault_plan; empty: none (tests)
+};
+
+/// Reads the sections `engine` and `worker`. `model_dir`, threads and processors are the caller's.
+/// Error comes from config.finish(), later.
+void read_worker_config(base::Config& config, WorkerSetup& setup);
+
+/// A worker of any role: engine, KV pool, step loop, both role parts, KV transport, gRPC server, registration. Owns
+/// them all and their order of start and end.
+class WorkerProcess {
+public:
+    /// Loads the model and starts. `progress` as load_engine's. Errors: of the model, of the address.
+    static base::Result<std::unique_ptr<WorkerProcess>> start(
+        WorkerSetup setup, const base::Clock& clock, base::Metrics& metrics,
+        const std::function<void(std::uint64_t, std::uint64_t)>& progress);
+    ~WorkerProcess();
+
+    std::string control_address() const;
+    /// Registered with the scheduler and not draining.
+    bool is_ready() const;
+    /// One line for the banner: engine, KV pool, limits.
+    std::string describe() const;
+
+    /// Takes no new work, finishes what runs within worker.drain_timeout_ms, then ends. Idempotent.
+    void drain_and_stop();
+
+private:
+    WorkerProcess();
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace cli
