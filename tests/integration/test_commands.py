@@ -68,7 +68,7 @@ def test_doctor_tells_the_hardware():
 
 def test_run_answers_a_prompt():
     case = harness.golden_cases()[1]
-    ran = sluice("run", "--model", harness.MODEL, "--prompt", case["prompt"], "--max-tokens", 20, "--temperature", 0)
+    ran = sluice("run", "--model", harness.MODEL, case["prompt"], "--max-tokens", 20, "--temperature", 0)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip()
 
