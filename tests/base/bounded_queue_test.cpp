@@ -1,7 +1,9 @@
 #include "base/bounded_queue.h"
 
 #include <atomic>
+#include <chrono>
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <thread>
 #include <utility>

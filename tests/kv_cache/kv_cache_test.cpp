@@ -1,6 +1,10 @@
 #include "kv_cache/kv_cache.h"
 
+#include <algorithm>
+#include <memory>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "tests/kv_cache/support.h"
 

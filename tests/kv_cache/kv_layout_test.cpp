@@ -1,5 +1,6 @@
 #include "kv_cache/kv_layout.h"
 
+#include <string>
 #include <vector>
 
 #include "tests/support/catch.h"

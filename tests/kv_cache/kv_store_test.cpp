@@ -1,5 +1,7 @@
 #include "kv_cache/kv_store.h"
 
+#include <string>
+
 #include "tests/kv_cache/support.h"
 
 #include "tests/support/catch.h"

@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <random>
+#include <set>
 #include <vector>
 
 #include "kv_cache/prefix_index.h"

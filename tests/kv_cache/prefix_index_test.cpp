@@ -1,5 +1,10 @@
 #include "kv_cache/prefix_index.h"
 
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <vector>
+
 #include "tests/kv_cache/support.h"
 
 #include "tests/support/catch.h"
