@@ -1,6 +1,7 @@
 #include "bench/serve.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <boost/json.hpp>
@@ -54,6 +55,14 @@ public:
 private:
     sigset_t before_{};
 };
+
+/// An overloaded server keeps many requests in flight, each with a connection.
+void allow_many_connections() {
+    rlimit limit{};
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) { return; }
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);  // where it fails the default holds, and "connect" errors tell of it
+}
 
 /// Everything that stays the same over the runs of a sweep.
 struct Session {
@@ -314,6 +323,7 @@ std::string result_json(const ServeBenchOptions& options, const Session& session
 
 int bench_serve_main(const ServeBenchOptions& options) {
     const UnblockedSignals unblocked;
+    allow_many_connections();
     const auto session = prepare(options);
     if (!session) { return complain(session.error()); }
     if (options.warmup > 0) {
