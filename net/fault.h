@@ -34,9 +34,9 @@ struct FaultRule {
 
 struct FaultPlan {
     std::uint64_t seed = 0;
-    std::vector<FaultRule> rules;  // the first that strikes a message counts
-    std::size_t held_max = 1024;   // messages held for delay and reorder; beyond they pass
-    bool own_thread = true;        // false: `tick()` lets held messages go (tests with a FakeClock)
+    std::vector<FaultRule> rules{};  // the first that strikes a message counts
+    std::size_t held_max = 1024;     // messages held for delay and reorder; beyond they pass
+    bool own_thread = true;          // false: `tick()` lets held messages go (tests with a FakeClock)
 };
 
 /// "seed=7;drop:kind=3,probability=0.01;cut:nth=5;delay:ms=50,probability=0.1". Empty text: no rules.

@@ -10,7 +10,7 @@
 namespace net {
 
 struct InProcessOptions {
-    Limits limits;
+    Limits limits{};
     std::size_t inbox_messages_max = 1024;  // waiting for one receiver; beyond: the send is cancelled
     std::size_t peers_max = 256;
     bool own_thread = true;  // false: `tick()` does the work (tests with a FakeClock)

@@ -11,7 +11,7 @@
 namespace net {
 
 struct UcxOptions {
-    Limits limits;
+    Limits limits{};
     std::size_t commands_max = 4096;        // waiting for the transport's thread
     std::size_t sends_inflight_max = 1024;  // per transport
     std::size_t peers_max = 256;
