@@ -2,11 +2,16 @@
 
 #include <dlfcn.h>
 #include <signal.h>
+#include <ucs/config/types.h>
 #include <ucs/debug/debug.h>
 
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+
+extern "C" {
+#include <ucs/config/global_opts.h>  // has no guard for C++ of its own
+}
 
 namespace net {
 
@@ -25,12 +30,10 @@ constexpr Setting kSettings[] = {
     // Creating an endpoint must never block the thread that serves all others.
     {"UCX_TCP_CONN_NB", "y"},
     {"UCX_TCP_CM_REUSEADDR", "y"},
-    // Signals and memory functions are ours. UCX reads these when it is loaded, so here they help children only.
-    {"UCX_HANDLE_ERRORS", "none"},
-    {"UCX_DEBUG_SIGNO", "0"},
+    // Memory functions are ours.
     {"UCX_MEM_EVENTS", "n"},
-    // A lost peer is daily business for us, reported as such.
-    {"UCX_LOG_LEVEL", "fatal"},
+    // UCX read some of these when it was loaded; it need not complain.
+    {"UCX_WARN_UNUSED_ENV_VARS", "n"},
 };
 
 /// UCX installs handlers while it is loaded, before any setting of ours can tell it not to.
@@ -60,6 +63,9 @@ void prepare_ucx_environment() {
             setenv(setting.name, setting.value, 0);
         }
         take_out_signal_handlers();
+        // Read from the environment when UCX is loaded, so it is set in another way. A lost peer is daily business for
+        // us, reported as such.
+        if (std::getenv("UCX_LOG_LEVEL") == nullptr) { ucs_global_opts_set_value("LOG_LEVEL", "fatal"); }
     });
 }
 
