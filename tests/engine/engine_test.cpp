@@ -1,0 +1,276 @@
+#include "engine/engine.h"
+
+#include <cstring>
+#include <fstream>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "engine/model/checkpoint_writer.h"
+#include "tests/engine/support.h"
+#include "tests/support/catch.h"
+
+namespace {
+
+using test_engine::block_run;
+using test_engine::run_step;
+using test_engine::Stream;
+
+struct Setting {
+    test_engine::TemporaryFolder folder;
+    engine::EngineOptions options = test_engine::options_for(folder.file("model"), folder.file("packed"));
+
+    explicit Setting(const std::string& dtype = "F32", const base::ModelShape& shape = test_engine::small_shape()) {
+        test_engine::write_random_model(options.model_dir, shape, dtype);
+    }
+    std::string refused() const {
+        const auto engine = engine::load_engine(options);
+        return engine ? std::string("loaded") : engine.error().message;
+    }
+};
+
+bool contains(const std::string& text, const std::string& part) {
+    INFO(text);
+    return text.find(part) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("an engine says what it is", "[engine]") {
+    Setting setting;
+    setting.options.kernels = "reference";
+    const auto engine = test_engine::load(setting.options);
+    REQUIRE(engine->shape() == test_engine::small_shape());
+    REQUIRE(engine->blocks_total() == setting.options.kv_pool_bytes / engine->layout().block_bytes());
+    REQUIRE(engine->layout().format().dtype == kv_cache::KvDtype::f32);
+    REQUIRE(contains(engine->describe(), "reference"));
+    REQUIRE(contains(engine->describe(), ".weights"));
+}
+
+TEST_CASE("formats follow the checkpoint unless they are set", "[engine]") {
+    const auto dtype_of = [](const std::string& stored, const std::string& weights, const std::string& kv) {
+        Setting setting(stored);
+        setting.options.weight_format = weights;
+        setting.options.kv_dtype = kv;
+        const auto engine = test_engine::load(setting.options);
+        return std::pair(contains(engine->describe(), "bf16 weights") ? "bf16" : "f32",
+                         engine->layout().format().dtype == kv_cache::KvDtype::bf16 ? "bf16" : "f32");
+    };
+    using Pair = std::pair<std::string, std::string>;
+    REQUIRE(Pair(dtype_of("BF16", "auto", "auto")) == Pair("bf16", "bf16"));
+    REQUIRE(Pair(dtype_of("F32", "auto", "auto")) == Pair("f32", "f32"));
+    REQUIRE(Pair(dtype_of("F16", "auto", "auto")) == Pair("f32", "f32"));
+    REQUIRE(Pair(dtype_of("F32", "bf16", "f32")) == Pair("bf16", "f32"));
+    REQUIRE(Pair(dtype_of("BF16", "f32", "auto")) == Pair("f32", "f32"));
+}
+
+TEST_CASE("options that cannot work are refused by name", "[engine]") {
+    Setting setting;
+    auto& options = setting.options;
+    SECTION("weight_format") {
+        options.weight_format = "int8";
+        REQUIRE(contains(setting.refused(), "weight_format is 'int8'"));
+    }
+    SECTION("kv_dtype") {
+        options.kv_dtype = "fp8";
+        REQUIRE(contains(setting.refused(), "kv_dtype is 'fp8'"));
+    }
+    SECTION("kernels") {
+        options.kernels = "magic";
+        REQUIRE(contains(setting.refused(), "magic"));
+    }
+    SECTION("kv_pool_bytes") {
+        options.kv_pool_bytes = 100;
+        REQUIRE(contains(setting.refused(), "kv_pool_bytes is 100"));
+    }
+    SECTION("batch_tokens_max") {
+        options.batch_tokens_max = 0;
+        REQUIRE(contains(setting.refused(), "batch_tokens_max is 0"));
+    }
+    SECTION("batch_sequences_max") {
+        options.batch_sequences_max = 1000;
+        REQUIRE(contains(setting.refused(), "batch_sequences_max is 1000"));
+    }
+    SECTION("threads") {
+        options.threads = 0;
+        REQUIRE(contains(setting.refused(), "threads is 0"));
+    }
+    SECTION("shard") {
+        options.shard.ranks = 2;
+        REQUIRE(contains(setting.refused(), "shard 0 of 2"));
+    }
+    SECTION("model_dir") {
+        options.model_dir = "/nonexistent-folder";
+        REQUIRE(contains(setting.refused(), "/nonexistent-folder/config.json"));
+    }
+    SECTION("packed_dir") {
+        options.packed_dir = options.model_dir + "/config.json";
+        REQUIRE(contains(setting.refused(), "config.json"));
+    }
+    SECTION("a truncated checkpoint") {
+        const std::string path = options.model_dir + "/model.safetensors";
+        std::filesystem::resize_file(path, std::filesystem::file_size(path) - 1);
+        REQUIRE(contains(setting.refused(), "model.safetensors"));
+    }
+}
+
+TEST_CASE("numerics_id follows weights, formats, config and kernels, and nothing else", "[engine]") {
+    const auto id_of = [](const Setting& setting) { return test_engine::load(setting.options)->numerics_id(); };
+    Setting setting;
+    setting.options.kernels = "reference";
+    const engine::NumericsId id = id_of(setting);
+    SECTION("the same anywhere, with any threads, batches and pools") {
+        Setting elsewhere;
+        elsewhere.options.kernels = "reference";
+        elsewhere.options.threads = 2;
+        elsewhere.options.batch_tokens_max = 64;
+        elsewhere.options.kv_pool_bytes *= 2;
+        REQUIRE(id_of(elsewhere) == id);
+        return;
+    }
+    SECTION("weight format") {
+        setting.options.weight_format = "bf16";
+    }
+    SECTION("KV format") {
+        setting.options.kv_dtype = "bf16";
+    }
+    SECTION("weights") {
+        test_engine::write_random_model(setting.options.model_dir, test_engine::small_shape(), "F32", 2);
+    }
+    SECTION("config") {
+        auto shape = test_engine::small_shape();
+        shape.rope_theta = 5000.0;
+        test_engine::write_random_model(setting.options.model_dir, shape, "F32");
+    }
+    SECTION("kernels") {
+        if (test_engine::families_here().size() == 1) { return; }
+        setting.options.kernels = test_engine::families_here().back();
+    }
+    REQUIRE(id_of(setting) != id);
+}
+
+TEST_CASE("layers are announced in ascending groups, each once", "[engine]") {
+    Setting setting;
+    setting.options.layer_group = GENERATE(0u, 1u, 2u, 3u, 7u);
+    const auto engine = test_engine::load(setting.options);
+    Stream stream;
+    stream.prompt = {1, 2, 3};
+    stream.blocks = block_run(0, 2);
+    std::vector<std::pair<std::uint32_t, std::uint32_t>> seen;
+    REQUIRE(run_step(*engine, {{&stream, 3}}, false,
+                     [&](std::uint32_t begin, std::uint32_t end) { seen.emplace_back(begin, end); }));
+    REQUIRE_FALSE(seen.empty());
+    REQUIRE(seen.front().first == 0);
+    REQUIRE(seen.back().second == 3);
+    for (std::size_t i = 1; i < seen.size(); ++i) {
+        REQUIRE(seen[i].first == seen[i - 1].second);
+    }
+    if (setting.options.layer_group == 2) { REQUIRE(seen.size() == 2); }
+}
+
+TEST_CASE("a score is the log-probability of the next token of the prompt", "[engine]") {
+    Setting setting;
+    setting.options.batch_sequences_max = 2;  // rows of logits at a time: scores of 10 tokens come in slabs
+    const auto engine = test_engine::load(setting.options);
+    const std::vector<base::TokenId> tokens{5, 9, 13, 2, 200, 7, 7, 31, 100, 3};
+    std::vector<base::TokenId> targets(tokens.begin() + 1, tokens.end());
+    targets.push_back(4);
+    const std::vector<base::BlockId> blocks = block_run(0, 1);
+    const engine::BlockTable table = blocks;
+    engine::SamplingParams params;
+    params.logprobs = true;
+    params.top_logprobs = 3;
+    engine::BatchEntry entry;
+    entry.tokens = tokens;
+    entry.block_tables = {&table, 1};
+    entry.sample = true;
+    entry.score = true;
+    entry.score_targets = targets;
+    entry.sampler = {.params = &params, .prompt = tokens, .generated = {}, .masked_tokens = {}};
+    for (const bool keep_logits : {true, false}) {
+        const auto result = engine->collect(engine->launch({.entries = {entry}, .keep_logits = keep_logits}));
+        REQUIRE(result);
+        const engine::EntryResult& got = result->entries.at(0);
+        REQUIRE(got.scores.size() == 10);
+        REQUIRE(got.logits.size() == (keep_logits ? 10 * 250 : 0));
+        REQUIRE(got.sampled);
+        REQUIRE(got.sampled->token == got.scores.back().top.at(0).token);  // greedy
+        for (std::size_t i = 0; i < 10; ++i) {
+            REQUIRE(got.scores[i].token == targets[i]);
+            REQUIRE(got.scores[i].top.size() == 3);
+            REQUIRE(got.scores[i].logprob <= got.scores[i].top[0].logprob);
+        }
+        REQUIRE(result->compute.count() > 0);
+    }
+}
+
+TEST_CASE("an entry that asks for nothing gets nothing, but its KV is there", "[engine]") {
+    Setting setting;
+    const auto engine = test_engine::load(setting.options);
+    std::memset(engine->kv_store().block(base::BlockId{3}), 0, engine->layout().block_bytes());
+    const std::vector<base::TokenId> tokens{1, 2, 3, 4};
+    const std::vector<base::BlockId> blocks = block_run(3, 1);
+    const engine::BlockTable table = blocks;
+    engine::BatchEntry entry;
+    entry.sequence = base::SequenceId{77};
+    entry.tokens = tokens;
+    entry.block_tables = {&table, 1};
+    const auto result = engine->collect(engine->launch({.entries = {entry}}));
+    REQUIRE(result);
+    REQUIRE(result->entries.at(0).sequence == base::SequenceId{77});
+    REQUIRE_FALSE(result->entries[0].sampled);
+    REQUIRE(result->entries[0].scores.empty());
+    for (std::uint32_t layer = 0; layer < 3; ++layer) {
+        const std::byte* tile = engine->kv_store().tile(base::BlockId{3}, layer, kv_cache::KvPart::v, 1);
+        const bool written =
+            std::any_of(tile, tile + engine->layout().tile_bytes(), [](std::byte b) { return b != std::byte{0}; });
+        REQUIRE(written);
+    }
+}
+
+TEST_CASE("a token outside of the vocabulary fails the step and the engine goes on", "[engine]") {
+    Setting setting;
+    const auto engine = test_engine::load(setting.options);
+    for (const base::TokenId bad : {-1, 250}) {
+        Stream stream;
+        stream.prompt = {1, bad, 3};
+        stream.blocks = block_run(0, 1);
+        const auto failed = run_step(*engine, {{&stream, 3}});
+        REQUIRE_FALSE(failed);
+        REQUIRE(failed.error().code == base::ErrorCode::invalid_argument);
+        REQUIRE(contains(failed.error().message, "token " + std::to_string(bad)));
+        stream.prompt = {1, 2, 3};
+        REQUIRE(run_step(*engine, {{&stream, 3}}));
+        REQUIRE(stream.generated.size() == 1);
+    }
+}
+
+TEST_CASE("weights that give NaN end in an error, and the engine goes on", "[engine]") {
+    Setting setting;
+    auto tensors = engine::random_tensors(test_engine::small_shape(), "F32", 1);
+    for (auto& tensor : tensors) {
+        if (tensor.name != "model.embed_tokens.weight") { continue; }
+        tensor.fill = [fill = tensor.fill](std::uint64_t first, std::span<float> values) {
+            fill(first, values);
+            for (std::size_t i = 0; i < values.size(); ++i) {
+                if ((first + i) / 64 == 7) { values[i] = std::numeric_limits<float>::quiet_NaN(); }  // token 7
+            }
+        };
+    }
+    REQUIRE(engine::write_checkpoint(setting.options.model_dir, test_engine::small_shape(), tensors, 1u << 30));
+    for (const std::string& family : test_engine::families_here()) {
+        CAPTURE(family);
+        setting.options.kernels = family;
+        const auto engine = test_engine::load(setting.options);
+        Stream stream;
+        stream.blocks = block_run(0, 1);
+        stream.prompt = {7};
+        const auto failed = run_step(*engine, {{&stream, 1}});
+        REQUIRE_FALSE(failed);
+        REQUIRE(failed.error().code == base::ErrorCode::internal);
+        Stream healthy;
+        healthy.blocks = block_run(1, 1);
+        healthy.prompt = {8};
+        REQUIRE(run_step(*engine, {{&healthy, 1}}));
+    }
+}

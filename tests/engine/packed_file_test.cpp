@@ -1,0 +1,271 @@
+#include "engine/model/packed_file.h"
+
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "engine/model/weights.h"
+#include "tests/engine/support.h"
+#include "tests/support/catch.h"
+
+namespace {
+
+using engine::PackedFile;
+using engine::WeightFormat;
+using test_engine::TemporaryFolder;
+
+struct Setting {
+    TemporaryFolder folder;
+    base::ModelShape shape = test_engine::small_shape();
+    std::string model = folder.file("model");
+    std::string packed = folder.file("packed");
+
+    explicit Setting(const std::string& dtype = "F32") {
+        test_engine::write_random_model(model, shape, dtype);
+        std::filesystem::create_directory(packed);
+    }
+    base::Result<PackedFile> open(WeightFormat format = WeightFormat::f32,
+                                  const std::function<void(std::uint64_t, std::uint64_t)>& progress = {}) const {
+        const auto checkpoint = engine::Checkpoint::open(model);
+        REQUIRE(checkpoint);
+        return engine::open_packed_file(*checkpoint, engine::plan_packing(shape, format), packed, progress);
+    }
+    std::size_t files(const std::string& ending) const {
+        std::size_t count = 0;
+        for (const auto& entry : std::filesystem::directory_iterator(packed)) {
+            count += entry.path().string().ends_with(ending) ? 1 : 0;
+        }
+        return count;
+    }
+};
+
+/// Element (output, input) of a packed f32 matrix.
+float element(const engine::PackedMatrix& matrix, std::uint32_t output, std::uint32_t input) {
+    const std::size_t index = (std::size_t{output / 16} * matrix.inputs + input) * 16 + output % 16;
+    float value = 0;
+    std::memcpy(&value, matrix.data + index * sizeof(float), sizeof(float));
+    return value;
+}
+
+float source_element(const engine::Checkpoint& checkpoint, const std::string& name, std::size_t index) {
+    float value = 0;
+    std::memcpy(&value, checkpoint.find(name)->bytes.data() + 4 * index, 4);
+    return value;
+}
+
+}  // namespace
+
+TEST_CASE("weights are packed once and mapped from then on", "[engine][packed]") {
+    const Setting setting;
+    std::uint64_t last = 0;
+    std::uint64_t total = 0;
+    const auto first = setting.open(WeightFormat::f32, [&](std::uint64_t done, std::uint64_t all) {
+        REQUIRE(done >= last);
+        REQUIRE(done <= all);
+        last = done;
+        total = all;
+    });
+    REQUIRE(first);
+    REQUIRE(first->packed_now);
+    REQUIRE(last == total);
+    REQUIRE(total == first->file.bytes().size());
+    const auto second = setting.open();
+    REQUIRE(second);
+    REQUIRE_FALSE(second->packed_now);
+    REQUIRE(second->path == first->path);
+    REQUIRE(second->content == first->content);
+    const auto other_format = setting.open(WeightFormat::bf16);
+    REQUIRE(other_format->packed_now);
+    REQUIRE(other_format->path != first->path);
+    REQUIRE(other_format->content == first->content);
+    REQUIRE(setting.files(".partial") == 0);
+    REQUIRE(setting.files(".weights") == 2);
+}
+
+TEST_CASE("fused matrices hold the rows of their parts, also where a panel crosses from one into the next",
+          "[engine][packed]") {
+    const Setting setting;  // gate and up have 100 rows each: the seventh panel of 16 holds both
+    const auto packed = setting.open();
+    const auto plan = engine::plan_packing(setting.shape, WeightFormat::f32);
+    const engine::Weights weights = engine::bind_weights(setting.shape, plan, packed->file.bytes().data());
+    const auto checkpoint = engine::Checkpoint::open(setting.model);
+    const std::string layer = "model.layers.1.";
+    for (std::uint32_t input = 0; input < 64; ++input) {
+        for (std::uint32_t row = 0; row < 100; ++row) {
+            const engine::PackedMatrix& gate_up = weights.layers[1].gate_up;
+            REQUIRE(element(gate_up, row, input) ==
+                    source_element(*checkpoint, layer + "mlp.gate_proj.weight", row * 64 + input));
+            REQUIRE(element(gate_up, 100 + row, input) ==
+                    source_element(*checkpoint, layer + "mlp.up_proj.weight", row * 64 + input));
+        }
+        for (std::uint32_t row = 0; row < 32; ++row) {
+            const engine::PackedMatrix& qkv = weights.layers[1].qkv;
+            REQUIRE(element(qkv, row, input) ==
+                    source_element(*checkpoint, layer + "self_attn.q_proj.weight", row * 64 + input));
+            REQUIRE(element(qkv, 64 + row, input) ==
+                    source_element(*checkpoint, layer + "self_attn.k_proj.weight", row * 64 + input));
+            REQUIRE(element(qkv, 96 + row, input) ==
+                    source_element(*checkpoint, layer + "self_attn.v_proj.weight", row * 64 + input));
+        }
+    }
+    for (std::uint32_t i = 0; i < 64; ++i) {
+        REQUIRE(weights.layers[2].mlp_norm[i] ==
+                source_element(*checkpoint, "model.layers.2.post_attention_layernorm.weight", i));
+    }
+    REQUIRE(weights.layers[0].qkv_bias == nullptr);
+    REQUIRE(reinterpret_cast<std::uintptr_t>(weights.head.data) % 64 == 0);
+}
+
+TEST_CASE("a copy of a checkpoint finds the packed file, another checkpoint does not", "[engine][packed]") {
+    const Setting setting;
+    const auto first = setting.open();
+    std::filesystem::copy(setting.model, setting.folder.file("copy"));
+    const auto copy = engine::Checkpoint::open(setting.folder.file("copy"));
+    const auto plan = engine::plan_packing(setting.shape, WeightFormat::f32);
+    const auto same = engine::open_packed_file(*copy, plan, setting.packed, {});
+    REQUIRE_FALSE(same->packed_now);
+    REQUIRE(same->path == first->path);
+
+    test_engine::write_random_model(setting.folder.file("other"), setting.shape, "F32", 2);
+    const auto other = engine::Checkpoint::open(setting.folder.file("other"));
+    const auto different = engine::open_packed_file(*other, plan, setting.packed, {});
+    REQUIRE(different->packed_now);
+    REQUIRE(different->content != first->content);
+}
+
+TEST_CASE("a checkpoint that was rewritten in place is packed again", "[engine][packed]") {
+    const Setting setting;
+    const auto before = setting.open();
+    test_engine::write_random_model(setting.model, setting.shape, "F32", 2);
+    const auto after = setting.open();
+    REQUIRE(after->packed_now);
+    REQUIRE(after->content != before->content);
+}
+
+TEST_CASE("a damaged, short or foreign packed file is replaced", "[engine][packed]") {
+    const Setting setting;
+    const std::string path = setting.open()->path;
+    const auto size = std::filesystem::file_size(path);
+    SECTION("shorter") {
+        std::filesystem::resize_file(path, size - 1);
+    }
+    SECTION("empty") {
+        std::filesystem::resize_file(path, 0);
+    }
+    SECTION("a header bit") {
+        std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+        file.seekp(20);
+        file.put('\x55');
+    }
+    SECTION("gone") {
+        std::filesystem::remove(path);
+    }
+    const auto again = setting.open();
+    REQUIRE(again);
+    REQUIRE(again->packed_now);
+    REQUIRE(std::filesystem::file_size(path) == size);
+    REQUIRE_FALSE(setting.open()->packed_now);
+}
+
+TEST_CASE("a damaged sidecar costs a hash, nothing else", "[engine][packed]") {
+    const Setting setting;
+    REQUIRE(setting.open());
+    for (const auto& entry : std::filesystem::directory_iterator(setting.packed)) {
+        if (entry.path().extension() == ".content") { std::ofstream(entry.path()) << "rubbish"; }
+    }
+    const auto again = setting.open();
+    REQUIRE(again);
+    REQUIRE_FALSE(again->packed_now);
+}
+
+TEST_CASE("several processes that start together pack once", "[engine][packed]") {
+    const Setting setting;
+    std::vector<::pid_t> children;
+    for (int i = 0; i < 4; ++i) {
+        const ::pid_t child = ::fork();
+        REQUIRE(child >= 0);
+        if (child == 0) {
+            const auto checkpoint = engine::Checkpoint::open(setting.model);
+            const auto packed = engine::open_packed_file(
+                *checkpoint, engine::plan_packing(setting.shape, WeightFormat::f32), setting.packed, {});
+            ::_exit(!packed ? 2 : packed->packed_now ? 1 : 0);
+        }
+        children.push_back(child);
+    }
+    int packers = 0;
+    for (const ::pid_t child : children) {
+        int status = 0;
+        REQUIRE(::waitpid(child, &status, 0) == child);
+        REQUIRE(WIFEXITED(status));
+        REQUIRE(WEXITSTATUS(status) < 2);
+        packers += WEXITSTATUS(status);
+    }
+    REQUIRE(packers == 1);
+    REQUIRE(setting.files(".weights") == 1);
+    REQUIRE(setting.files(".partial") == 0);
+}
+
+TEST_CASE("what a packer that was killed has left is taken over", "[engine][packed]") {
+    const Setting setting;
+    const ::pid_t child = ::fork();
+    if (child == 0) {
+        const auto checkpoint = engine::Checkpoint::open(setting.model);
+        (void)engine::open_packed_file(*checkpoint, engine::plan_packing(setting.shape, WeightFormat::f32),
+                                       setting.packed, [](std::uint64_t, std::uint64_t) { ::raise(SIGKILL); });
+        ::_exit(0);
+    }
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    REQUIRE(WIFSIGNALED(status));
+    REQUIRE(setting.files(".partial") == 1);
+    const auto packed = setting.open();
+    REQUIRE(packed);
+    REQUIRE(packed->packed_now);
+    REQUIRE(setting.files(".partial") == 0);
+}
+
+TEST_CASE("a full disk is one clear error that leaves nothing behind", "[engine][packed]") {
+    const Setting setting;
+    // A file size limit stands for the full disk: the same calls fail in the same places (EFBIG instead of ENOSPC).
+    const ::pid_t child = ::fork();
+    if (child == 0) {
+        ::signal(SIGXFSZ, SIG_IGN);
+        const ::rlimit limit{100'000, 100'000};
+        ::setrlimit(RLIMIT_FSIZE, &limit);
+        const auto checkpoint = engine::Checkpoint::open(setting.model);
+        const auto packed = engine::open_packed_file(
+            *checkpoint, engine::plan_packing(setting.shape, WeightFormat::f32), setting.packed, {});
+        const bool right = !packed && packed.error().code == base::ErrorCode::resource_exhausted &&
+                           packed.error().message.find(setting.packed) != std::string::npos &&
+                           packed.error().message.find("bytes") != std::string::npos;
+        ::_exit(right ? 0 : 1);
+    }
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    REQUIRE(WIFEXITED(status));
+    REQUIRE(WEXITSTATUS(status) == 0);
+    REQUIRE(setting.files(".partial") == 0);
+    REQUIRE(setting.files(".weights") == 0);
+}
+
+TEST_CASE("the folder for packed files is made for its user only, and a bad one is named", "[engine][packed]") {
+    const TemporaryFolder folder;
+    const auto made = engine::prepare_packed_dir(folder.file("a/b/c"));
+    REQUIRE(made);
+    REQUIRE(std::filesystem::is_directory(*made));
+    struct ::stat status{};
+    REQUIRE(::stat(made->c_str(), &status) == 0);
+    REQUIRE((status.st_mode & 0777) == 0700);
+    std::ofstream(folder.file("file")) << "x";
+    const auto bad = engine::prepare_packed_dir(folder.file("file"));
+    REQUIRE_FALSE(bad);
+    REQUIRE(bad.error().message.find(folder.file("file")) != std::string::npos);
+    REQUIRE_FALSE(engine::prepare_packed_dir(folder.file("file/inside")));
+}

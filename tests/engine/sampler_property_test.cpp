@@ -1,0 +1,235 @@
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numeric>
+#include <random>
+#include <set>
+#include <vector>
+
+#include "engine/philox.h"
+#include "engine/sampler.h"
+#include "tests/support/catch.h"
+
+namespace {
+
+using engine::SamplingParams;
+
+struct Case {
+    SamplingParams params;
+    std::vector<float> logits;
+    std::vector<base::TokenId> prompt;
+    std::vector<base::TokenId> generated;
+    std::vector<base::TokenId> masked;
+};
+
+struct Naive {
+    std::vector<std::pair<base::TokenId, double>> kept;  // in the order of the draw, with weights
+    base::TokenId token = 0;
+    double distance = 0;    // of the drawn number from the nearest border between two tokens, of 1
+    bool near_cut = false;  // a cut is decided by less than rounding
+};
+
+/// The rules of sampling.h, one after the other, in double and without any cleverness.
+Naive naive_sample(const Case& c) {
+    const SamplingParams& p = c.params;
+    std::vector<double> x(c.logits.begin(), c.logits.end());
+    const auto at = [](base::TokenId token) { return static_cast<std::size_t>(token); };
+    // Bias and penalties are float arithmetic by definition: they decide ties.
+    std::vector<float> f = c.logits;
+    for (const auto& [token, bias] : p.logit_bias) {
+        f[at(token)] += bias;
+    }
+    std::set<base::TokenId> seen(c.prompt.begin(), c.prompt.end());
+    seen.insert(c.generated.begin(), c.generated.end());
+    if (p.repetition_penalty != 1) {
+        for (const base::TokenId token : seen) {
+            float& logit = f[at(token)];
+            logit = logit > 0 ? logit / p.repetition_penalty : logit * p.repetition_penalty;
+        }
+    }
+    std::map<base::TokenId, int> counts;
+    for (const base::TokenId token : c.generated) {
+        ++counts[token];
+    }
+    for (const auto& [token, count] : counts) {
+        f[at(token)] -= static_cast<float>(count) * p.frequency_penalty;
+        f[at(token)] -= p.presence_penalty;
+    }
+    for (const base::TokenId token : c.masked) {
+        f[at(token)] = -INFINITY;
+    }
+    std::copy(f.begin(), f.end(), x.begin());
+
+    std::vector<base::TokenId> order(x.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return x[at(a)] > x[at(b)]; });
+    Naive result;
+    if (p.temperature == 0) {
+        result.token = order[0];
+        result.distance = 1;
+        return result;
+    }
+    const bool top_k = p.top_k > 0 && p.top_k < order.size();
+    if (top_k) { order.resize(p.top_k); }
+    const auto weight = [&](base::TokenId t) {
+        return std::exp((x[at(t)] - x[at(order[0])]) / static_cast<double>(p.temperature));
+    };
+    double all = 0;
+    for (const base::TokenId token : order) {
+        all += weight(token);
+    }
+    double before = 0;
+    for (const base::TokenId token : order) {
+        const double bound = static_cast<double>(p.top_p) * all;
+        if (p.top_p < 1 && std::abs(before - bound) < 1e-9 * all) { result.near_cut = true; }
+        if (p.top_p < 1 && before >= bound) { break; }
+        before += weight(token);
+        if (std::abs(weight(token) - static_cast<double>(p.min_p)) < 1e-9) { result.near_cut = true; }
+        if (weight(token) >= static_cast<double>(p.min_p) || token == order[0]) {
+            result.kept.emplace_back(token, weight(token));
+        }
+    }
+    if (!top_k && p.top_p == 1) { std::sort(result.kept.begin(), result.kept.end()); }  // drawn in order of tokens
+    double sum = 0;
+    for (const auto& [token, w] : result.kept) {
+        sum += w;
+    }
+    const auto bits =
+        engine::philox4x32({static_cast<std::uint32_t>(c.prompt.size() + c.generated.size()), p.choice, 0, 0},
+                           {static_cast<std::uint32_t>(p.seed), static_cast<std::uint32_t>(p.seed >> 32)});
+    const double u = engine::unit_double(bits[0], bits[1]);
+    double reached = 0;
+    result.distance = 1;
+    bool found = false;
+    for (const auto& [token, w] : result.kept) {
+        reached += w / sum;
+        result.distance = std::min(result.distance, std::abs(u - reached));
+        if (!found && u < reached) {
+            result.token = token;
+            found = true;
+        }
+    }
+    return result;
+}
+
+Case random_case(std::mt19937_64& random) {
+    Case c;
+    const auto below = [&](std::uint32_t n) { return static_cast<std::uint32_t>(random() % n); };
+    const std::uint32_t vocabulary = below(4) == 0 ? 2000 + below(3000) : 1 + below(400);
+    std::normal_distribution<float> normal(0, 0.5f + static_cast<float>(below(5)));
+    const bool ties = below(3) == 0;
+    for (std::uint32_t i = 0; i < vocabulary; ++i) {
+        const float logit = normal(random);
+        c.logits.push_back(ties ? std::round(logit) : logit);
+    }
+    const auto some = [&](std::uint32_t most) {
+        std::vector<base::TokenId> tokens(below(most));
+        for (base::TokenId& token : tokens) {
+            token = static_cast<base::TokenId>(below(vocabulary));
+        }
+        return tokens;
+    };
+    c.prompt = some(30);
+    c.generated = some(30);
+    if (below(3) == 0) { c.masked = some(std::min(vocabulary, 5u)); }
+    SamplingParams& p = c.params;
+    p.temperature = below(5) == 0 ? 0.0f : 0.1f + static_cast<float>(below(30)) / 10.0f;
+    p.top_k = below(2) == 0 ? 0 : below(vocabulary + 10);
+    p.top_p = below(2) == 0 ? 1.0f : static_cast<float>(1 + below(99)) / 100.0f;
+    p.min_p = below(2) == 0 ? 0.0f : static_cast<float>(below(100)) / 100.0f;
+    p.repetition_penalty = below(2) == 0 ? 1.0f : 0.5f + static_cast<float>(below(20)) / 10.0f;
+    p.presence_penalty = below(2) == 0 ? 0.0f : static_cast<float>(below(40)) / 10.0f - 2.0f;
+    p.frequency_penalty = below(2) == 0 ? 0.0f : static_cast<float>(below(40)) / 10.0f - 2.0f;
+    p.seed = random();
+    p.choice = below(3);
+    for (const base::TokenId token : some(4)) {
+        const bool listed =
+            std::any_of(p.logit_bias.begin(), p.logit_bias.end(), [&](const auto& b) { return b.first == token; });
+        if (!listed) { p.logit_bias.emplace_back(token, normal(random)); }
+    }
+    return c;
+}
+
+}  // namespace
+
+TEST_CASE("the sampler chooses what a naive one in double chooses", "[engine][sampler][property]") {
+    const auto seed = GENERATE(range(0u, 40u));
+    CAPTURE(seed);
+    std::mt19937_64 random{seed};
+    engine::Sampler sampler;  // one for all cases: its memory must not show
+    for (int i = 0; i < 100; ++i) {
+        const Case c = random_case(random);
+        const Naive expected = naive_sample(c);
+        const auto got = sampler.sample(
+            c.logits, {.params = &c.params, .prompt = c.prompt, .generated = c.generated, .masked_tokens = c.masked});
+        REQUIRE(got);
+        if (expected.near_cut || expected.distance < 1e-9) { continue; }
+        CAPTURE(i, c.logits.size(), c.params.temperature, c.params.top_k, c.params.top_p, c.params.min_p);
+        REQUIRE(got->token == expected.token);
+    }
+}
+
+TEST_CASE("log-probabilities agree with a naive softmax in double", "[engine][sampler][property]") {
+    const auto seed = GENERATE(range(0u, 20u));
+    CAPTURE(seed);
+    std::mt19937_64 random{seed};
+    engine::Sampler sampler;
+    Case c = random_case(random);
+    c.params.logprobs = true;
+    c.params.top_logprobs = static_cast<std::uint32_t>(std::min<std::size_t>(20, c.logits.size()));
+    const auto got = sampler.sample(
+        c.logits, {.params = &c.params, .prompt = c.prompt, .generated = c.generated, .masked_tokens = c.masked});
+    REQUIRE(got);
+    double sum = 0;
+    for (const float logit : c.logits) {
+        sum += std::exp(static_cast<double>(logit));
+    }
+    const auto logprob = [&](base::TokenId token) {
+        return static_cast<double>(c.logits[static_cast<std::size_t>(token)]) - std::log(sum);
+    };
+    REQUIRE(got->logprob == Approx(logprob(got->token)).margin(1e-6));
+    REQUIRE(got->top.size() == c.params.top_logprobs);
+    for (std::size_t i = 0; i < got->top.size(); ++i) {
+        REQUIRE(got->top[i].logprob == Approx(logprob(got->top[i].token)).margin(1e-6));
+        if (i > 0) { REQUIRE(got->top[i - 1].logprob >= got->top[i].logprob); }
+    }
+}
+
+TEST_CASE("tokens are drawn as often as their probabilities say", "[engine][sampler][property]") {
+    // Chi-square with 9 degrees of freedom: above 27.9 once in a thousand. The seeds are fixed, so the outcome is, too.
+    const auto variant = GENERATE(range(0, 4));
+    CAPTURE(variant);
+    constexpr std::size_t kVocabulary = 10;
+    std::vector<float> logits(kVocabulary);
+    for (std::size_t i = 0; i < kVocabulary; ++i) {
+        logits[i] = static_cast<float>(i % 5) * 0.4f;
+    }
+    SamplingParams params;
+    params.temperature = variant == 1 ? 0.5f : 1.5f;
+    if (variant == 2) { params.top_p = 0.999999f; }
+    std::vector<double> weights(kVocabulary);
+    double sum = 0;
+    for (std::size_t i = 0; i < kVocabulary; ++i) {
+        weights[i] = std::exp(static_cast<double>(logits[i]) / static_cast<double>(params.temperature));
+        sum += weights[i];
+    }
+    constexpr int kDraws = 40000;
+    std::vector<int> seen(kVocabulary);
+    std::vector<base::TokenId> generated;
+    for (int i = 0; i < kDraws; ++i) {
+        if (variant == 3) {  // along one sequence instead of over seeds
+            generated.push_back(0);
+        } else {
+            params.seed = static_cast<std::uint64_t>(i);
+        }
+        ++seen[static_cast<std::size_t>(
+            engine::sample(logits, {.params = &params, .prompt = {}, .generated = generated, .masked_tokens = {}})
+                .token)];
+    }
+    double chi_square = 0;
+    for (std::size_t i = 0; i < kVocabulary; ++i) {
+        const double expected = kDraws * weights[i] / sum;
+        chi_square += (seen[i] - expected) * (seen[i] - expected) / expected;
+    }
+    REQUIRE(chi_square < 27.9);
+}
