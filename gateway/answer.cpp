@@ -1,0 +1,286 @@
+#include "gateway/answer.h"
+
+#include <iterator>
+#include <utility>
+
+#include "base/check.h"
+#include "gateway/openai/json_writer.h"
+
+namespace gateway {
+
+Answer::Answer(Setup setup)
+    : setup_(std::move(setup)), response_(setup_.header, setup_.text), last_sent_at_(setup_.received_at) {}
+
+void Answer::start() {
+    const PreparedRequest& prepared = setup_.prepared;
+    choices_.resize(sequences(prepared));
+    for (std::size_t index = 0; index < choices_.size(); ++index) {
+        Choice& choice = choices_[index];
+        choice.prompt = index / prepared.form.n;
+        choice.form.index = static_cast<std::uint32_t>(index);
+        if (prepared.form.logprobs) { choice.form.logprobs.emplace(); }
+        if (prepared.form.return_token_ids) {
+            choice.form.token_ids.emplace();
+            choice.form.prompt_token_ids = *prepared.prompts[choice.prompt].tokens;
+        }
+        GenerationRequest request = generation_request(
+            prepared, choice.prompt, static_cast<std::uint32_t>(index % prepared.form.n), setup_.seed, setup_.text);
+        request.deadline = setup_.received_at + setup_.request_timeout;
+        choice.id = setup_.table.open(std::move(request), *this);
+        index_.emplace(choice.id, index);
+    }
+}
+
+void Answer::on_placed(base::RequestId) {
+    ++placed_;
+    if (placed_ == choices_.size() && first_token_seen_) { open_stream(); }
+}
+
+void Answer::on_prompt(base::RequestId id, std::vector<TokenRecord> records) {
+    choices_[index_.at(id)].prompt_records = std::move(records);
+}
+
+void Answer::on_piece(base::RequestId id, Piece piece, std::uint32_t generated_tokens, std::string_view path) {
+    if (finished_) { return; }
+    Choice& choice = choices_[index_.at(id)];
+    choice.generated_tokens = generated_tokens;
+    if (!first_token_seen_) { first_token(path); }
+    if (!choice.echoed && setup_.prepared.form.echo) {
+        echo(choice);
+        if (finished_) { return; }
+    }
+    if (setup_.prepared.hides_generated || piece.empty()) { return; }
+    if (streams()) {
+        stream_piece(choice, piece);
+    } else {
+        gather_piece(choice, std::move(piece));
+    }
+}
+
+void Answer::first_token(std::string_view path) {
+    first_token_seen_ = true;
+    setup_.metrics.first_token(path, setup_.clock.now() - setup_.received_at);
+    if (streams() && placed_ == choices_.size()) { open_stream(); }
+}
+
+void Answer::echo(Choice& choice) {
+    choice.echoed = true;
+    const PreparedRequest::Prompt& prompt = setup_.prepared.prompts[choice.prompt];
+    std::optional<LogprobsForm> logprobs;
+    if (setup_.prepared.form.logprobs) {
+        if (choice.prompt_records.size() + 1 != prompt.tokens->size()) {
+            fail(api_error({base::ErrorCode::internal, "a worker gave logprobs for " +
+                                                           std::to_string(choice.prompt_records.size()) + " of " +
+                                                           std::to_string(prompt.tokens->size()) + " prompt tokens"},
+                           0),
+                 "sibling_failed");
+            return;
+        }
+        logprobs.emplace();
+        logprobs->first_has_none = true;
+        logprobs->tokens.push_back({.token = prompt.tokens->front(), .logprob = 0, .top = {}});
+        std::move(choice.prompt_records.begin(), choice.prompt_records.end(), std::back_inserter(logprobs->tokens));
+        choice.prompt_records.clear();
+    }
+    if (streams()) {
+        emit(response_.text_chunk(choice.form.index, prompt.text, logprobs, nullptr, usage_so_far()));
+        if (logprobs) {
+            for (const TokenRecord& record : logprobs->tokens) {
+                choice.text_offset += code_points(valid_utf8(setup_.text.token_bytes(record.token)));
+            }
+        }
+    } else {
+        choice.form.text = prompt.text;
+        choice.form.logprobs = std::move(logprobs);
+    }
+}
+
+void Answer::stream_piece(Choice& choice, const Piece& piece) {
+    std::optional<LogprobsForm> logprobs;
+    if (setup_.prepared.form.logprobs) {
+        logprobs = LogprobsForm{.tokens = piece.tokens, .text_offset = choice.text_offset};
+        for (const TokenRecord& record : piece.tokens) {
+            choice.text_offset += code_points(valid_utf8(setup_.text.token_bytes(record.token)));
+        }
+    } else if (piece.text.empty() && !setup_.prepared.form.return_token_ids) {
+        return;
+    }
+    std::vector<base::TokenId> ids;
+    for (const TokenRecord& record : piece.tokens) {
+        ids.push_back(record.token);
+    }
+    emit(response_.text_chunk(choice.form.index, piece.text, logprobs,
+                              setup_.prepared.form.return_token_ids ? &ids : nullptr, usage_so_far()));
+}
+
+void Answer::gather_piece(Choice& choice, Piece piece) {
+    choice.form.text += piece.text;
+    for (TokenRecord& record : piece.tokens) {
+        if (choice.form.token_ids) { choice.form.token_ids->push_back(record.token); }
+        if (choice.form.logprobs) { choice.form.logprobs->tokens.push_back(std::move(record)); }
+    }
+}
+
+void Answer::on_end(base::RequestId id, const GenerationEnd& end) {
+    Choice& choice = choices_[index_.at(id)];
+    CHECK(!choice.ended);
+    choice.ended = true;
+    choice.form.end = end;
+    ++ended_;
+    if (setup_.prepared.hides_generated) {
+        choice.form.end.completion_tokens = 0;
+        choice.form.end.stop_string.reset();
+        choice.form.end.stop_token.reset();
+        if (end.reason == EndReason::stop) { choice.form.end.reason = EndReason::length; }
+    }
+    if (finished_) { return; }  // cancelled by ourselves
+    if (end.reason == EndReason::failed) {
+        fail(api_error(*end.error, end.retry_after_ms), "sibling_failed");
+        return;
+    }
+    if (streams() && end.reason != EndReason::cancelled) {
+        emit(response_.end_chunk(choice.form.index, choice.form.end, usage_so_far()));
+    }
+    if (ended_ == choices_.size()) { complete(); }
+}
+
+void Answer::complete() {
+    if (streams()) {
+        if (setup_.prepared.form.include_usage) { send(sse_event(response_.usage_chunk(usage()))); }
+        send(kSseDone);
+        setup_.exchange->end_stream();
+    } else {
+        const Usage total = usage();
+        std::vector<ChoiceForm> forms;
+        for (Choice& choice : choices_) {
+            forms.push_back(std::move(choice.form));
+        }
+        HttpResponse response{.status = 200, .fields = fields(), .body = response_.whole(forms, total)};
+        setup_.exchange->respond(std::move(response));
+    }
+    finish(200);
+}
+
+void Answer::fail(const ApiError& error, std::string_view cause) {
+    if (finished_) { return; }
+    if (head_sent_) {
+        send(sse_event(error_json(error)));
+        send(kSseDone);
+        setup_.exchange->close_after();
+        setup_.exchange->end_stream();
+    } else {
+        HttpResponse response = error_response(error);
+        for (auto& field : fields()) {
+            response.fields.push_back(std::move(field));
+        }
+        setup_.exchange->respond(std::move(response));
+    }
+    finished_ = true;  // the siblings' ends are no answers any more
+    cancel_all(cause);
+    finished_ = false;
+    finish(error.status);
+}
+
+void Answer::give_up(const ApiError& error, std::string_view cause) {
+    fail(error, cause);
+}
+
+void Answer::client_gone(std::string_view cause) {
+    if (finished_) { return; }
+    finished_ = true;
+    cancel_all(cause);
+    finished_ = false;
+    finish(499);
+}
+
+void Answer::cancel_all(std::string_view cause) {
+    for (const Choice& choice : choices_) {
+        if (!choice.ended) { setup_.table.cancel(choice.id, cause); }
+    }
+    CHECK(ended_ == choices_.size());
+}
+
+void Answer::finish(unsigned status) {
+    CHECK(!finished_);
+    finished_ = true;
+    setup_.metrics.request_ended(true, setup_.header.endpoint == Endpoint::chat ? "chat" : "completions", status,
+                                 streams());
+    const base::TimePoint now = setup_.clock.now();
+    setup_.metrics.request_duration(now - setup_.received_at);
+    const Usage total = usage();
+    setup_.metrics.tokens(total.prompt_tokens, total.cached_tokens, total.completion_tokens);
+    setup_.done(*this);
+}
+
+void Answer::tick(base::TimePoint now) {
+    if (finished_ || !streams() || setup_.ping_interval <= base::Duration::zero() || placed_ < choices_.size() ||
+        now - last_sent_at_ < setup_.ping_interval) {
+        return;
+    }
+    if (!head_sent_) {
+        head_sent_ = true;
+        setup_.exchange->start_stream("text/event-stream; charset=utf-8", fields());
+    }
+    send(kSsePing);
+}
+
+void Answer::open_stream() {
+    if (!streams() || roles_sent_) { return; }
+    if (!head_sent_) {
+        head_sent_ = true;
+        setup_.exchange->start_stream("text/event-stream; charset=utf-8", fields());
+    }
+    roles_sent_ = true;
+    if (setup_.header.endpoint == Endpoint::chat) {
+        // Together with the first token: sent at admission they would pass for it.
+        for (const Choice& choice : choices_) {
+            send(sse_event(response_.role_chunk(choice.form.index, usage_so_far())));
+        }
+    }
+    send(std::exchange(held_, {}));
+}
+
+void Answer::emit(const std::string& json) {
+    if (roles_sent_) {
+        send(sse_event(json));
+    } else {
+        held_ += sse_event(json);
+    }
+}
+
+void Answer::send(std::string_view data) {
+    if (data.empty()) { return; }
+    last_sent_at_ = setup_.clock.now();
+    setup_.exchange->send(data);
+}
+
+HttpFields Answer::fields() const {
+    HttpFields result{{"x-request-id", setup_.request_id}};
+    if (streams() && head_sent_) {
+        result.emplace_back("Cache-Control", "no-cache");
+        result.emplace_back("X-Accel-Buffering", "no");
+    }
+    return result;
+}
+
+Usage Answer::usage() const {
+    Usage total;
+    for (std::size_t index = 0; index < choices_.size(); ++index) {
+        const Choice& choice = choices_[index];
+        if (index % setup_.prepared.form.n == 0) {  // a prompt counts once, however many choices it has
+            total.prompt_tokens += setup_.prepared.prompts[choice.prompt].tokens->size();
+            total.cached_tokens += choice.form.end.cached_tokens;
+        }
+        total.completion_tokens += choice.ended                      ? choice.form.end.completion_tokens
+                                   : setup_.prepared.hides_generated ? 0
+                                                                     : choice.generated_tokens;
+    }
+    return total;
+}
+
+std::optional<Usage> Answer::usage_so_far() const {
+    if (!setup_.prepared.form.continuous_usage) { return std::nullopt; }
+    return usage();
+}
+
+}  // namespace gateway

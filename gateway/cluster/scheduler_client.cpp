@@ -1,0 +1,200 @@
+#include "gateway/cluster/scheduler_client.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "base/log.h"
+#include "gateway/cluster/channel.h"
+#include "proto/scheduler.grpc.pb.h"
+#include "proto/version.h"
+
+namespace gateway {
+namespace {
+
+constexpr std::size_t kReleasesMax = 65536;  // more are forgotten, oldest first: the scheduler only predicts with them
+constexpr base::Duration kReleaseTimeout = std::chrono::seconds(2);
+constexpr base::Duration kDescribeTimeout = std::chrono::seconds(2);
+
+template <class Request, class Reply>
+struct Call {
+    grpc::ClientContext context;
+    Request request;
+    Reply reply;
+};
+
+base::Error error_of(const grpc::Status& status) {
+    return {base::error_code_from_grpc(static_cast<int>(status.error_code())), status.error_message()};
+}
+
+void set_timeout(grpc::ClientContext& context, base::Duration timeout) {
+    context.set_deadline(std::chrono::system_clock::now() +
+                         std::chrono::duration_cast<std::chrono::system_clock::duration>(timeout));
+}
+
+}  // namespace
+
+struct SchedulerClient::State : std::enable_shared_from_this<State> {
+    State(Options given, Post given_post)
+        : options(std::move(given)),
+          post(std::move(given_post)),
+          stub(proto::Scheduler::NewStub(make_channel(options.address))) {}
+
+    /// Starts a unary call; `then(status, reply)` runs on the gateway's thread unless stopped.
+    template <class Request, class Reply, class Start, class Then>
+    void call(const Request& request, base::Duration timeout, Start start, Then then) {
+        auto call = std::make_shared<Call<Request, Reply>>();
+        set_timeout(call->context, timeout);
+        call->request = request;
+        {
+            const std::scoped_lock lock(mutex);
+            outstanding.insert(&call->context);
+        }
+        start(call->context, call->request, call->reply,
+              [self = shared_from_this(), call, then = std::move(then)](grpc::Status status) mutable {
+                  {
+                      const std::scoped_lock lock(self->mutex);
+                      self->outstanding.erase(&call->context);
+                      self->idle.notify_all();
+                      if (self->stopped) { return; }
+                  }
+                  self->post([self, call, then = std::move(then), status = std::move(status)] {
+                      if (self->events != nullptr) { then(status, call->reply); }
+                  });
+              });
+    }
+
+    void fill_header(proto::Header& header) const {
+        header.set_protocol_version(::proto::kProtocolVersion);
+        header.set_model(options.model);
+        header.set_numerics_id(numerics_id);
+    }
+
+    void describe() {
+        describing = true;
+        proto::DescribeRequest request;
+        fill_header(*request.mutable_header());
+        call<proto::DescribeRequest, proto::DescribeReply>(
+            request, kDescribeTimeout,
+            [this](grpc::ClientContext& context, auto& ask, auto& reply, auto done) {
+                stub->async()->Describe(&context, &ask, &reply, std::move(done));
+            },
+            [this](const grpc::Status& status, const proto::DescribeReply& reply) {
+                describing = false;
+                ready = status.ok() && reply.ready();
+                if (status.ok()) {
+                    numerics_id = reply.header().numerics_id();
+                    events->on_cluster(reply);
+                } else {
+                    events->on_cluster(tl::unexpected<base::Error>(error_of(status)));
+                }
+            });
+    }
+
+    void flush_releases() {
+        if (releasing || releases.empty()) { return; }
+        releasing = true;
+        proto::ReleaseRequest request;
+        fill_header(*request.mutable_header());
+        for (proto::ReleaseRequest::Ended& ended : releases) {
+            *request.add_ended() = std::move(ended);
+        }
+        releases.clear();
+        call<proto::ReleaseRequest, proto::ReleaseReply>(
+            request, kReleaseTimeout,
+            [this](grpc::ClientContext& context, auto& ask, auto& reply, auto done) {
+                stub->async()->Release(&context, &ask, &reply, std::move(done));
+            },
+            [this, request](const grpc::Status& status, const proto::ReleaseReply&) {
+                releasing = false;
+                if (status.ok()) {
+                    flush_releases();
+                    return;
+                }
+                // Kept for the next tick, in front of what came since.
+                releases.insert(releases.begin(), request.ended().begin(), request.ended().end());
+            });
+    }
+
+    Options options;
+    Post post;
+    std::unique_ptr<proto::Scheduler::Stub> stub;
+
+    // Gateway's thread.
+    ClusterEvents* events = nullptr;
+    std::uint64_t numerics_id = 0;
+    std::vector<proto::ReleaseRequest::Ended> releases;
+    bool releasing = false;
+    bool describing = false;
+    bool ready = false;
+    base::TimePoint describe_at{};
+
+    std::mutex mutex;
+    std::condition_variable idle;
+    std::set<grpc::ClientContext*> outstanding;  // guarded by mutex
+    bool stopped = false;                        // guarded by mutex
+};
+
+SchedulerClient::SchedulerClient(Options options, Post post)
+    : state_(std::make_shared<State>(std::move(options), std::move(post))) {}
+
+SchedulerClient::~SchedulerClient() {
+    stop();
+}
+
+void SchedulerClient::attach(ClusterEvents& events) {
+    state_->events = &events;
+}
+
+void SchedulerClient::place(const proto::PlaceRequest& request, base::Duration timeout) {
+    State& state = *state_;
+    state.call<proto::PlaceRequest, proto::PlaceReply>(
+        request, timeout,
+        [&state](grpc::ClientContext& context, auto& ask, auto& reply, auto done) {
+            state.stub->async()->Place(&context, &ask, &reply, std::move(done));
+        },
+        [&state, id = base::RequestId{request.request_id()}, epoch = base::Epoch{request.epoch()}](
+            const grpc::Status& status, const proto::PlaceReply& reply) {
+            if (status.ok()) {
+                state.events->on_place_answered(id, epoch, reply);
+            } else {
+                state.events->on_place_answered(id, epoch, tl::unexpected<base::Error>(error_of(status)));
+            }
+        });
+}
+
+void SchedulerClient::release(const proto::ReleaseRequest::Ended& ended) {
+    State& state = *state_;
+    if (state.releases.size() >= kReleasesMax) { state.releases.erase(state.releases.begin()); }
+    state.releases.push_back(ended);
+    // One call at a time: while it runs, a batch gathers.
+    state.post([self = state_] {
+        if (self->events != nullptr) { self->flush_releases(); }
+    });
+}
+
+void SchedulerClient::tick(base::TimePoint now) {
+    State& state = *state_;
+    if (!state.describing && now >= state.describe_at) {
+        state.describe_at = now + (state.ready ? state.options.describe_interval : state.options.describe_interval / 5);
+        state.describe();
+        state.flush_releases();  // what failed before
+    }
+}
+
+void SchedulerClient::stop() {
+    State& state = *state_;
+    state.events = nullptr;
+    std::unique_lock lock(state.mutex);
+    state.stopped = true;
+    for (grpc::ClientContext* context : state.outstanding) {
+        context->TryCancel();
+    }
+    state.idle.wait(lock, [&] { return state.outstanding.empty(); });
+}
+
+}  // namespace gateway

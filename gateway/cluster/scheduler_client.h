@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "base/clock.h"
+#include "gateway/request/ports.h"
+
+namespace gateway {
+
+/// SchedulerPort over gRPC. Calls are made and answered on the gateway's thread; gRPC's threads only post.
+class SchedulerClient final : public SchedulerPort {
+public:
+    struct Options {
+        std::string address;  // host:port
+        std::string model;
+        base::Duration describe_interval;  // five times as often while not ready
+    };
+    SchedulerClient(Options options, Post post);
+    ~SchedulerClient() override;
+
+    /// `on_cluster` of `events` gets every description. Before anything else.
+    void attach(ClusterEvents& events);
+    void place(const proto::PlaceRequest& request, base::Duration timeout) override;
+    void release(const proto::ReleaseRequest::Ended& ended) override;
+    void tick(base::TimePoint now);
+    /// Cancels what is outstanding and waits for gRPC to let go of it.
+    void stop();
+
+private:
+    struct State;
+    std::shared_ptr<State> state_;
+};
+
+}  // namespace gateway

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "base/clock.h"
+#include "gateway/request/ports.h"
+
+namespace gateway {
+
+/// WorkerPort over gRPC: one Serve stream for each life of a worker, opened when first needed or when the scheduler
+/// lists it, gone when it ends, is silent too long, or answers for another life. Used on the gateway's thread; gRPC's
+/// threads only post.
+class WorkerClient final : public WorkerPort {
+public:
+    struct Options {
+        std::string model;
+        std::string name;                    // of this gateway, for workers' logs
+        base::Duration lost_after;           // no event for so long, or for four heartbeats if that is longer
+        base::Duration hello_timeout;        // from opening to HelloReply
+        std::size_t commands_max = 1 << 16;  // waiting for one stream; more means that the worker does not read
+    };
+    WorkerClient(Options options, Post post, const base::Clock& clock);
+    ~WorkerClient() override;
+
+    void attach(ClusterEvents& events);
+    void send(const proto::WorkerEndpoint& to, proto::WorkerCommand command) override;
+    /// Opens streams to workers that are listed and have none yet.
+    void expect(const proto::DescribeReply& cluster);
+    void tick(base::TimePoint now);
+    void stop();
+
+private:
+    struct State;
+    std::shared_ptr<State> state_;
+};
+
+}  // namespace gateway

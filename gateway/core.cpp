@@ -1,0 +1,193 @@
+#include "gateway/core.h"
+
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <future>
+#include <random>
+#include <thread>
+#include <utility>
+
+#include "base/log.h"
+#include "gateway/api.h"
+
+namespace gateway {
+namespace {
+
+namespace asio = boost::asio;
+
+constexpr base::Duration kTickEvery = std::chrono::milliseconds(20);
+constexpr base::Duration kFlushTimeout = std::chrono::seconds(1);  // last errors to clients, last cancels to workers
+
+#ifndef SLUICE_VERSION
+#define SLUICE_VERSION "0"
+#endif
+
+std::uint64_t random_seed() {
+    std::random_device device;
+    return (std::uint64_t{device()} << 32) | device();
+}
+
+}  // namespace
+
+/// Everything but the threads is touched by the I/O thread only, once it runs.
+struct GatewayCore::State {
+    explicit State(Setup given)
+        : setup(std::move(given)),
+          io(std::make_shared<asio::io_context>(1)),
+          work(asio::make_work_guard(*io)),
+          text_threads(setup.options.text_threads),
+          metrics(setup.metrics, setup.options.model),
+          timer(*io) {}
+
+    Post post_io() {
+        return [io = io](std::function<void()> run) { asio::post(*io, std::move(run)); };
+    }
+
+    void tick() {
+        timer.expires_after(kTickEvery);
+        timer.async_wait([this](const boost::system::error_code& error) {
+            if (error || stopped) { return; }
+            const base::TimePoint now = setup.clock.now();
+            ports->tick(now);
+            table->on_time();
+            api->tick(now);
+            tick();
+        });
+    }
+
+    Setup setup;
+    std::shared_ptr<asio::io_context> io;
+    asio::executor_work_guard<asio::io_context::executor_type> work;
+    asio::thread_pool text_threads;
+    GatewayMetrics metrics;
+    std::unique_ptr<ClusterPorts> ports;
+    std::unique_ptr<RequestTable> table;
+    std::unique_ptr<Api> api;
+    std::unique_ptr<HttpServer> http;
+    asio::steady_timer timer;
+    std::uint16_t port = 0;
+    bool stopped = false;
+    std::jthread thread;
+};
+
+base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
+    auto state = std::make_unique<State>(std::move(given));
+    State& s = *state;
+    s.ports = s.setup.make_ports(s.post_io());
+    s.table = std::make_unique<RequestTable>(RequestTable::Setup{.scheduler = s.ports->scheduler(),
+                                                                 .workers = s.ports->workers(),
+                                                                 .text = *s.setup.text,
+                                                                 .clock = s.setup.clock,
+                                                                 .metrics = s.metrics,
+                                                                 .options = s.setup.options.request,
+                                                                 .hash_key = s.setup.hash_key,
+                                                                 .model = s.setup.options.model,
+                                                                 .seed = random_seed()});
+    s.ports->attach(*s.table);
+    s.api = std::make_unique<Api>(
+        Api::Setup{.options = s.setup.options,
+                   .table = *s.table,
+                   .text = *s.setup.text,
+                   .metrics = s.metrics,
+                   .clock = s.setup.clock,
+                   .post = s.post_io(),
+                   .post_text = [&s](std::function<void()> run) { asio::post(s.text_threads, std::move(run)); },
+                   .load = [&s] { return s.http->load(); },
+                   .version = SLUICE_VERSION});
+    auto http = HttpServer::start(
+        *s.io, {.options = s.setup.options.http,
+                .handler =
+                    [&s](HttpRequest request, std::shared_ptr<Exchange> exchange) {
+                        s.api->handle(std::move(request), std::move(exchange));
+                    },
+                .refused =
+                    [&s](unsigned status) {
+                        s.metrics.request_ended(false, "refused", status, false);
+                        s.metrics.admission(status == 413   ? "rejected_too_large"
+                                            : status == 503 ? "rejected_capacity"
+                                                            : "rejected_invalid");
+                    },
+                .refusal_body =
+                    [](unsigned status, std::string_view message) {
+                        return error_json(ApiError{.status = status, .message = std::string(message)});
+                    }});
+    if (!http) {
+        s.ports->stop();
+        return base::pass_on(http);
+    }
+    s.http = std::move(*http);
+    s.port = s.http->port();
+    s.tick();
+    s.thread = std::jthread([&s] { s.io->run(); });
+    return std::unique_ptr<GatewayCore>(new GatewayCore(std::move(state)));
+}
+
+GatewayCore::GatewayCore(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+GatewayCore::~GatewayCore() {
+    stop(base::Duration::zero());
+}
+
+std::uint16_t GatewayCore::port() const {
+    return state_->port;
+}
+
+void GatewayCore::drain_and_stop() {
+    stop(state_->setup.options.drain_timeout);
+}
+
+void GatewayCore::stop(base::Duration drain_timeout) {
+    State& s = *state_;
+    if (!s.thread.joinable()) { return; }
+    const auto on_io = [&s](auto run) {
+        std::promise<decltype(run())> promise;
+        auto result = promise.get_future();
+        asio::post(*s.io, [&] {
+            if constexpr (std::is_void_v<decltype(run())>) {
+                run();
+                promise.set_value();
+            } else {
+                promise.set_value(run());
+            }
+        });
+        return result.get();
+    };
+    const auto wait_until_empty = [&](base::Duration timeout) {
+        const base::TimePoint end = std::chrono::steady_clock::now() + timeout;
+        while (!on_io([&s] { return s.api->in_flight() == 0 && s.http->load().connections == 0; })) {
+            if (std::chrono::steady_clock::now() >= end) { return false; }
+            std::this_thread::sleep_for(kTickEvery);
+        }
+        return true;
+    };
+    on_io([&s] {
+        s.api->drain();
+        s.http->drain();
+    });
+    if (!wait_until_empty(drain_timeout)) {
+        on_io([&s] {
+            spdlog::warn("drain timeout: {} requests are ended with an error", s.api->in_flight());
+            s.api->give_up_all();
+        });
+        wait_until_empty(drain_timeout > base::Duration::zero() ? kFlushTimeout : kTickEvery);
+        on_io([&s] { s.http->cut_all(); });
+    }
+    s.text_threads.join();
+    on_io([&s] { s.api->give_up_all(); });  // what a text thread had in work
+    on_io([&s] {
+        s.stopped = true;
+        s.timer.cancel();
+        s.http.reset();
+        s.ports->stop();
+    });
+    s.work.reset();
+    s.io->stop();
+    s.thread.join();
+    s.api.reset();
+    s.table.reset();
+}
+
+}  // namespace gateway

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "base/block_hash.h"
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "base/result.h"
+#include "gateway/options.h"
+#include "gateway/request/ports.h"
+#include "gateway/request/text_port.h"
+
+namespace gateway {
+
+/// A running gateway over any cluster ports: one I/O thread that owns connections, requests and ports, and text threads
+/// that parse and tokenize. GatewayServer is this with gRPC ports; tests give it others.
+class GatewayCore {
+public:
+    struct Setup {
+        GatewayOptions options;
+        std::shared_ptr<const TextPort> text;
+        base::HashKey hash_key;
+        const base::Clock& clock;  // borrowed, like metrics
+        base::Metrics& metrics;
+        /// Makes the ports; called on the caller's thread, used on the I/O thread only.
+        std::function<std::unique_ptr<ClusterPorts>(Post post)> make_ports;
+    };
+    /// Listens and serves when it returns. Errors as HttpServer::start.
+    static base::Result<std::unique_ptr<GatewayCore>> start(Setup setup);
+    /// Stops at once if drain_and_stop() was not called.
+    ~GatewayCore();
+    GatewayCore(const GatewayCore&) = delete;
+    GatewayCore& operator=(const GatewayCore&) = delete;
+
+    std::uint16_t port() const;
+    /// Accepts nothing new, lets requests in work finish for at most the drain timeout, ends the rest with an error,
+    /// joins the threads. Any thread but the gateway's own; the first call counts.
+    void drain_and_stop();
+
+private:
+    struct State;
+    explicit GatewayCore(std::unique_ptr<State> state);
+    void stop(base::Duration drain_timeout);
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace gateway

@@ -1,0 +1,97 @@
+#pragma once
+
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_set>
+
+#include "gateway/http/body_reader.h"
+#include "gateway/http/server.h"
+
+namespace gateway {
+
+class Connection;
+
+/// What the connections of one server share.
+struct HttpServer::Shared {
+    Shared(boost::asio::io_context& io, Setup setup_) : setup(std::move(setup_)), acceptor(io), sweep(io) {}
+
+    Setup setup;
+    boost::asio::ip::tcp::acceptor acceptor;
+    boost::asio::steady_timer sweep;
+    std::unordered_set<std::shared_ptr<Connection>> connections;
+    std::uint64_t bodies_bytes = 0;
+    bool draining = false;
+    bool stopped = false;
+};
+
+/// One client connection: reads requests, hands them over one at a time, writes answers, notices that the client has
+/// gone. A read is always pending, also while a request is in work; one write is. Times are checked by the server's
+/// sweep.
+class Connection : public std::enable_shared_from_this<Connection> {
+public:
+    Connection(boost::asio::ip::tcp::socket socket, std::shared_ptr<HttpServer::Shared> server);
+    ~Connection();
+
+    void start();
+    /// Checks the deadlines.
+    void sweep(base::TimePoint now);
+    /// Server drains: closes when idle, after the answer otherwise.
+    void drain();
+    void close(std::string_view cause);
+
+    bool busy() const { return state_ == State::handling; }
+    std::uint64_t buffered() const { return output_.size() + writing_.size(); }
+    bool is_slow(base::TimePoint now) const;
+
+private:
+    friend class ConnectionExchange;
+    enum class State { head, body, handling, lingering, closed };
+
+    void read();
+    void on_read(std::size_t bytes);
+    void on_read_end();
+    void process();
+    /// True when it made progress.
+    bool process_head();
+    bool process_body();
+    void begin_body(RequestHead head, std::size_t head_bytes);
+    void hand_over();
+    void refuse(const HttpRefusal& refusal);
+
+    void write(std::string_view data);
+    void flush();
+    void on_written(std::size_t bytes);
+    /// The answer is complete: next request, or close.
+    void answered();
+    void linger();
+    void free_body_bytes();
+
+    boost::asio::ip::tcp::socket socket_;
+    std::shared_ptr<HttpServer::Shared> server_;
+    State state_ = State::head;
+    std::string input_;  // received, not yet used
+    std::string read_buffer_;
+    bool reading_ = false;
+    bool read_ended_ = false;  // the client closed its side
+
+    std::optional<RequestHead> head_;
+    std::unique_ptr<BodyReader> body_;
+    std::uint64_t body_bytes_counted_ = 0;
+
+    std::string output_;   // waits for the running write
+    std::string writing_;  // handed to the socket
+    std::size_t written_ = 0;
+    bool is_writing_ = false;
+    base::TimePoint write_progress_at_{};
+
+    std::optional<base::TimePoint> read_deadline_;
+    bool close_after_answer_ = false;
+    bool close_after_write_ = false;
+    std::size_t requests_ = 0;
+    std::shared_ptr<class ConnectionExchange> exchange_;
+};
+
+}  // namespace gateway

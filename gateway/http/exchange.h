@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/clock.h"
+#include "gateway/http/gate.h"
+
+namespace gateway {
+
+/// A request that is whole.
+struct HttpRequest {
+    RequestHead head;
+    std::string body;
+    base::TimePoint received_at;  // last byte
+};
+
+using HttpFields = std::vector<std::pair<std::string, std::string>>;
+
+/// An answer that is whole. Content-Length, Date and Connection are added.
+struct HttpResponse {
+    unsigned status = 200;
+    std::string content_type = "application/json";
+    HttpFields fields = {};
+    std::string body = {};
+};
+
+/// The client's side of one request: answer it once, whole or as a stream. I/O thread only. Calls after the client has
+/// gone, or after the end, have no effect.
+class Exchange {
+public:
+    virtual ~Exchange() = default;
+
+    /// The whole answer.
+    virtual void respond(HttpResponse response) = 0;
+    /// Status 200 and head of a stream; then `send` and one `end_stream`. What is sent before the socket is ready again
+    /// goes out together.
+    virtual void start_stream(std::string_view content_type, const HttpFields& fields) = 0;
+    virtual void send(std::string_view data) = 0;
+    virtual void end_stream() = 0;
+    /// Cuts the connection after what was sent: the client shall see that the answer is not whole.
+    virtual void cut() = 0;
+
+    /// Called once, from the event loop and never from inside a call above, when the client goes away before the end.
+    /// `cause`: client_gone, slow_client (its buffer is full or it took nothing for too long), drain.
+    virtual void on_gone(std::function<void(std::string_view cause)> callback) = 0;
+    virtual bool is_gone() const = 0;
+    /// This connection will not serve another request (the answer says so).
+    virtual void close_after() = 0;
+};
+
+}  // namespace gateway

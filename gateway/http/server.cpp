@@ -1,0 +1,150 @@
+#include "gateway/http/server.h"
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/address.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <utility>
+#include <vector>
+
+#include "base/log.h"
+#include "gateway/http/connection.h"
+
+namespace gateway {
+namespace {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+
+constexpr base::Duration kSweepEvery = std::chrono::milliseconds(50);
+constexpr base::Duration kAcceptPause = std::chrono::milliseconds(100);  // out of file descriptors
+
+void sweep(const std::shared_ptr<HttpServer::Shared>& shared) {
+    if (shared->stopped) { return; }
+    shared->sweep.expires_after(kSweepEvery);
+    shared->sweep.async_wait([shared](const boost::system::error_code& error) {
+        if (error || shared->stopped) { return; }
+        const base::TimePoint now = std::chrono::steady_clock::now();
+        const std::vector<std::shared_ptr<Connection>> all(shared->connections.begin(), shared->connections.end());
+        for (const auto& connection : all) {
+            connection->sweep(now);
+        }
+        sweep(shared);
+    });
+}
+
+void accept(const std::shared_ptr<HttpServer::Shared>& shared) {
+    if (shared->draining || shared->stopped) { return; }
+    shared->acceptor.async_accept([shared](const boost::system::error_code& error, tcp::socket socket) {
+        if (shared->draining || shared->stopped) { return; }
+        if (error) {
+            if (error == asio::error::operation_aborted) { return; }
+            spdlog::warn("accepting a connection failed: {}", error.message());
+            auto timer = std::make_shared<asio::steady_timer>(shared->acceptor.get_executor(), kAcceptPause);
+            timer->async_wait([shared, timer](const boost::system::error_code&) { accept(shared); });
+            return;
+        }
+        if (shared->connections.size() >= shared->setup.options.connections_max) {
+            // One send that fits every socket buffer, then closed: a full server spends nothing more on it.
+            const std::string body = shared->setup.refusal_body(503, "too many connections");
+            const std::string text =
+                "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: "
+                "close\r\nContent-Length: " +
+                std::to_string(body.size()) + "\r\n\r\n" + body;
+            boost::system::error_code ignored;
+            socket.non_blocking(true, ignored);
+            socket.write_some(asio::buffer(text), ignored);
+            socket.shutdown(tcp::socket::shutdown_send, ignored);
+            shared->setup.refused(503);
+        } else {
+            const auto connection = std::make_shared<Connection>(std::move(socket), shared);
+            shared->connections.insert(connection);
+            connection->start();
+        }
+        accept(shared);
+    });
+}
+
+}  // namespace
+
+base::Result<std::unique_ptr<HttpServer>> HttpServer::start(asio::io_context& io, Setup setup) {
+    boost::system::error_code error;
+    const std::string host = setup.options.host == "localhost" ? "127.0.0.1" : setup.options.host;
+    const auto address = asio::ip::make_address(host, error);
+    if (error) {
+        return base::fail(base::ErrorCode::invalid_argument,
+                          "the gateway's host must be an address, got '" + host + "'");
+    }
+    if (!address.is_loopback() && !setup.options.allow_public) {
+        return base::fail(base::ErrorCode::permission_denied,
+                          "refusing to listen on " + host +
+                              ": the gateway has no keys yet, so beyond loopback it listens only with --listen-public");
+    }
+    const tcp::endpoint endpoint(address, setup.options.port);
+    auto shared = std::make_shared<Shared>(io, std::move(setup));
+    shared->acceptor.open(endpoint.protocol(), error);
+    if (!error) { shared->acceptor.set_option(tcp::acceptor::reuse_address(true), error); }
+    if (!error) { shared->acceptor.bind(endpoint, error); }
+    if (!error) { shared->acceptor.listen(asio::socket_base::max_listen_connections, error); }
+    if (error) {
+        return base::fail(
+            base::ErrorCode::unavailable,
+            "cannot listen on " + host + ":" + std::to_string(shared->setup.options.port) + ": " + error.message());
+    }
+    accept(shared);
+    sweep(shared);
+    return std::unique_ptr<HttpServer>(new HttpServer(std::move(shared)));
+}
+
+HttpServer::HttpServer(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {}
+
+HttpServer::~HttpServer() {
+    shared_->stopped = true;
+    cut_all();
+    shared_->connections.clear();
+    boost::system::error_code ignored;
+    shared_->acceptor.close(ignored);
+    shared_->sweep.cancel();
+}
+
+std::uint16_t HttpServer::port() const {
+    boost::system::error_code error;
+    const auto endpoint = shared_->acceptor.local_endpoint(error);
+    return error ? std::uint16_t{0} : endpoint.port();
+}
+
+HttpServer::Load HttpServer::load() const {
+    Load load;
+    const base::TimePoint now = std::chrono::steady_clock::now();
+    load.connections = shared_->connections.size();
+    for (const auto& connection : shared_->connections) {
+        load.busy += connection->busy() ? 1 : 0;
+        load.send_buffer_bytes += connection->buffered();
+        load.slow_clients += connection->is_slow(now) ? 1 : 0;
+    }
+    return load;
+}
+
+void HttpServer::drain() {
+    shared_->draining = true;
+    boost::system::error_code ignored;
+    shared_->acceptor.close(ignored);
+    const std::vector<std::shared_ptr<Connection>> all(shared_->connections.begin(), shared_->connections.end());
+    for (const auto& connection : all) {
+        connection->drain();
+    }
+}
+
+bool HttpServer::draining() const {
+    return shared_->draining;
+}
+
+void HttpServer::cut_all() {
+    const std::vector<std::shared_ptr<Connection>> all(shared_->connections.begin(), shared_->connections.end());
+    for (const auto& connection : all) {
+        connection->close("drain");
+    }
+}
+
+}  // namespace gateway

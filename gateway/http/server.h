@@ -1,0 +1,76 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "gateway/http/exchange.h"
+
+namespace boost::asio {
+class io_context;
+}
+
+namespace gateway {
+
+/// Bounds and times of the HTTP server.
+struct HttpServerOptions {
+    std::string host = "127.0.0.1";
+    std::uint16_t port = 8000;  // 0: any free one
+    bool allow_public = false;  // may listen on more than loopback
+    HttpLimits limits;
+    std::size_t connections_max = 1024;
+    std::uint64_t bodies_bytes_max = 256ull * 1024 * 1024;     // bodies being received, all connections together
+    std::size_t send_buffer_bytes_max = 1024 * 1024;           // per connection, beyond the kernel's; more cuts it
+    std::size_t socket_send_bytes = 0;                         // SO_SNDBUF; 0: the kernel's choice
+    base::Duration idle_timeout = std::chrono::seconds(75);    // between requests
+    base::Duration header_timeout = std::chrono::seconds(10);  // first byte to end of the head
+    base::Duration body_timeout = std::chrono::seconds(60);    // end of the head to end of the body
+    base::Duration write_timeout = std::chrono::seconds(30);   // a socket that takes nothing for so long is cut
+};
+
+/// Strict HTTP/1.1 server over Boost.Asio. Runs wholly on the thread of its io_context.
+class HttpServer {
+public:
+    /// Called for every whole request; must answer through the exchange, at once or later.
+    using Handler = std::function<void(HttpRequest request, std::shared_ptr<Exchange> exchange)>;
+    /// Tells of requests that were refused at the door.
+    using RefusalObserver = std::function<void(unsigned status)>;
+    struct Setup {
+        HttpServerOptions options;
+        Handler handler;
+        RefusalObserver refused;
+        std::function<std::string(unsigned status, std::string_view message)> refusal_body;  // JSON
+    };
+    struct Load {
+        std::size_t connections = 0;
+        std::size_t busy = 0;  // with a request in work
+        std::uint64_t send_buffer_bytes = 0;
+        std::size_t slow_clients = 0;
+    };
+
+    /// Listens. Error: invalid_argument (bad host), permission_denied (not loopback and not allowed), unavailable (in
+    /// use).
+    static base::Result<std::unique_ptr<HttpServer>> start(boost::asio::io_context& io, Setup setup);
+    ~HttpServer();
+    HttpServer(const HttpServer&) = delete;
+    HttpServer& operator=(const HttpServer&) = delete;
+
+    std::uint16_t port() const;
+    Load load() const;
+    /// Accepts nothing new, closes idle connections; the others close after their answer.
+    void drain();
+    bool draining() const;
+    /// Cuts every connection.
+    void cut_all();
+
+    struct Shared;
+
+private:
+    explicit HttpServer(std::shared_ptr<Shared> shared);
+    std::shared_ptr<Shared> shared_;
+};
+
+}  // namespace gateway

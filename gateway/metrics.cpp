@@ -1,0 +1,98 @@
+#include "gateway/metrics.h"
+
+#include <utility>
+
+namespace gateway {
+namespace {
+
+// SLO classes come with their own issue; until then every request is of this one.
+constexpr const char* kSloClass = "default";
+
+base::Metrics::Labels with_class(const std::string& model) {
+    return {{"model", model}, {"slo_class", kSloClass}};
+}
+
+}  // namespace
+
+GatewayMetrics::GatewayMetrics(base::Metrics& metrics, std::string model)
+    : metrics_(metrics),
+      model_(std::move(model)),
+      in_flight_(metrics.gauge("sluice_gateway_inflight_requests", "Requests accepted and not answered yet",
+                               {{"model", model_}})),
+      tpot_(metrics.histogram("sluice_gateway_time_per_output_token_seconds",
+                              "Mean gap of the tokens after the first, per request", base::tpot_edges(),
+                              with_class(model_))),
+      inter_token_(metrics.histogram("sluice_gateway_inter_token_seconds", "Gap between two tokens of a sequence",
+                                     base::tpot_edges(), {{"model", model_}})),
+      duration_(metrics.histogram("sluice_gateway_request_duration_seconds", "Accepted to last byte handed over",
+                                  base::ttft_edges(), with_class(model_))),
+      prompt_tokens_(metrics.counter("sluice_gateway_tokens_total", "Tokens of answered requests",
+                                     {{"model", model_}, {"kind", "prompt"}})),
+      cached_tokens_(metrics.counter("sluice_gateway_tokens_total", "Tokens of answered requests",
+                                     {{"model", model_}, {"kind", "cached_prompt"}})),
+      completion_tokens_(metrics.counter("sluice_gateway_tokens_total", "Tokens of answered requests",
+                                         {{"model", model_}, {"kind", "completion"}})),
+      connections_(metrics.gauge("sluice_gateway_connections", "Open client connections")),
+      send_buffer_bytes_(metrics.gauge("sluice_gateway_send_buffer_bytes", "Bytes that clients have not taken yet")),
+      slow_clients_(metrics.gauge("sluice_gateway_slow_clients", "Connections that took nothing for a second")) {}
+
+void GatewayMetrics::request_ended(bool known_model, std::string_view endpoint, unsigned code, bool stream) {
+    metrics_
+        .counter("sluice_gateway_requests_total", "Requests by status",
+                 {{"model", known_model ? model_ : "other"},
+                  {"endpoint", std::string(endpoint)},
+                  {"code", std::to_string(code)},
+                  {"stream", stream ? "true" : "false"}})
+        .Increment();
+}
+
+void GatewayMetrics::admission(std::string_view outcome) {
+    base::Metrics::Labels labels = with_class(model_);
+    labels["outcome"] = outcome;
+    metrics_.counter("sluice_gateway_admission_total", "Requests by what became of them at the door", labels)
+        .Increment();
+}
+
+void GatewayMetrics::cancelled(std::string_view phase, std::string_view cause) {
+    metrics_
+        .counter("sluice_gateway_cancellations_total", "Sequences ended by the gateway before their end",
+                 {{"phase", std::string(phase)}, {"cause", std::string(cause)}})
+        .Increment();
+}
+
+void GatewayMetrics::retried(std::string_view reason) {
+    metrics_
+        .counter("sluice_gateway_retries_total", "Sequences placed again after a failure",
+                 {{"reason", std::string(reason)}})
+        .Increment();
+}
+
+void GatewayMetrics::retries_exhausted(std::string_view reason) {
+    metrics_
+        .counter("sluice_gateway_retry_budget_exhausted_total", "Sequences given up after the last placement",
+                 {{"reason", std::string(reason)}})
+        .Increment();
+}
+
+void GatewayMetrics::first_token(std::string_view path, base::Duration ttft) {
+    base::Metrics::Labels labels = with_class(model_);
+    labels["path"] = path;
+    metrics_
+        .histogram("sluice_gateway_time_to_first_token_seconds", "Last request byte to first data byte written",
+                   base::ttft_edges(), labels)
+        .Observe(seconds(ttft));
+}
+
+void GatewayMetrics::tokens(std::uint64_t prompt, std::uint64_t cached, std::uint64_t completion) {
+    prompt_tokens_.Increment(static_cast<double>(prompt));
+    cached_tokens_.Increment(static_cast<double>(cached));
+    completion_tokens_.Increment(static_cast<double>(completion));
+}
+
+void GatewayMetrics::connections(double open, double send_buffer_bytes, double slow_clients) {
+    connections_.Set(open);
+    send_buffer_bytes_.Set(send_buffer_bytes);
+    slow_clients_.Set(slow_clients);
+}
+
+}  // namespace gateway

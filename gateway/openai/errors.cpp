@@ -1,0 +1,108 @@
+#include "gateway/openai/errors.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "gateway/openai/json_writer.h"
+
+namespace gateway {
+namespace {
+
+constexpr std::size_t kMessageBytesMax = 1000;  // a message may quote what the client sent, but not amplify it
+
+unsigned status_of(base::ErrorCode code) {
+    switch (code) {
+        case base::ErrorCode::invalid_argument:
+        case base::ErrorCode::unimplemented:
+            return 400;
+        case base::ErrorCode::unauthenticated:
+            return 401;
+        case base::ErrorCode::permission_denied:
+            return 403;
+        case base::ErrorCode::not_found:
+            return 404;
+        case base::ErrorCode::resource_exhausted:
+            return 429;
+        case base::ErrorCode::deadline_exceeded:
+            return 504;
+        case base::ErrorCode::unavailable:
+        case base::ErrorCode::aborted:
+        case base::ErrorCode::cancelled:
+        case base::ErrorCode::failed_precondition:
+            return 503;
+        default:
+            return 500;
+    }
+}
+
+}  // namespace
+
+std::string_view error_type(unsigned status) {
+    switch (status) {
+        case 401:
+            return "authentication_error";
+        case 403:
+            return "permission_error";
+        case 429:
+            return "rate_limit_error";
+        case 503:
+            return "unavailable_error";
+        case 504:
+            return "timeout_error";
+        default:
+            return status >= 500 ? "server_error" : "invalid_request_error";
+    }
+}
+
+tl::unexpected<ApiError> bad_request(std::string_view param, std::string message) {
+    ApiError error{.status = 400, .message = std::move(message)};
+    if (!param.empty()) { error.param = std::string(param.substr(0, 100)); }
+    return tl::unexpected<ApiError>(std::move(error));
+}
+
+ApiError api_error(const base::Error& error, std::uint32_t retry_after_ms) {
+    ApiError result{.status = status_of(error.code), .message = error.message};
+    if (result.status == 429) { result.code = "rate_limit_exceeded"; }
+    if (result.status == 503) { result.code = "unavailable"; }
+    if (result.status == 504) { result.code = "timeout"; }
+    if (result.status == 429 || result.status == 503) {
+        if (retry_after_ms > 0) {
+            result.retry_after_s = std::clamp<std::uint32_t>((retry_after_ms + 999) / 1000, 1, 60);
+        } else {
+            result.repeat_is_useless = true;
+        }
+    }
+    if (result.status == 500) { result.repeat_is_useless = true; }
+    return result;
+}
+
+std::string error_json(const ApiError& error) {
+    JsonWriter json;
+    json.begin_object().key("error").begin_object();
+    json.key("message").string(std::string_view(error.message).substr(0, kMessageBytesMax));
+    json.key("type").string(error_type(error.status));
+    json.key("param");
+    error.param ? json.string(*error.param) : json.null();
+    json.key("code");
+    error.code ? json.string(*error.code) : json.null();
+    if (error.prompt_tokens) { json.key("n_prompt_tokens").integer(*error.prompt_tokens); }
+    if (error.context_tokens) { json.key("n_ctx").integer(*error.context_tokens); }
+    json.end_object().end_object();
+    return json.take();
+}
+
+HttpResponse error_response(const ApiError& error) {
+    HttpResponse response{.status = error.status, .fields = {}, .body = error_json(error)};
+    if (error.retry_after_s > 0) { response.fields.emplace_back("Retry-After", std::to_string(error.retry_after_s)); }
+    if (error.repeat_is_useless) { response.fields.emplace_back("x-should-retry", "false"); }
+    if (!error.allow.empty()) {
+        std::string list;
+        for (const std::string& method : error.allow) {
+            list += (list.empty() ? "" : ", ") + method;
+        }
+        response.fields.emplace_back("Allow", list);
+    }
+    return response;
+}
+
+}  // namespace gateway

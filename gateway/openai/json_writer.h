@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace gateway {
+
+/// Writes JSON text in one pass, in one line: what an SSE event needs. The caller keeps the nesting right.
+class JsonWriter {
+public:
+    JsonWriter& begin_object() { return open('{'); }
+    JsonWriter& end_object() { return close('}'); }
+    JsonWriter& begin_array() { return open('['); }
+    JsonWriter& end_array() { return close(']'); }
+    /// `name` is ours: it needs no escaping.
+    JsonWriter& key(std::string_view name);
+    /// Bytes that are no valid UTF-8 become U+FFFD.
+    JsonWriter& string(std::string_view value);
+    JsonWriter& integer(std::int64_t value);
+    /// Finite numbers in plain decimal form, shortest that reads back as the same float; others as null.
+    JsonWriter& number(float value);
+    JsonWriter& boolean(bool value) { return raw(value ? "true" : "false"); }
+    JsonWriter& null() { return raw("null"); }
+    /// A value that is JSON already.
+    JsonWriter& raw(std::string_view json);
+
+    const std::string& text() const { return text_; }
+    std::string take() { return std::move(text_); }
+
+private:
+    JsonWriter& open(char bracket);
+    JsonWriter& close(char bracket);
+    void separate();
+
+    std::string text_;
+    bool needs_comma_ = false;
+};
+
+/// `text` as valid UTF-8: each maximal broken part becomes one U+FFFD.
+std::string valid_utf8(std::string_view text);
+/// Unicode code points of valid UTF-8.
+std::size_t code_points(std::string_view text);
+
+}  // namespace gateway

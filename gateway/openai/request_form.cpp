@@ -1,0 +1,301 @@
+#include "gateway/openai/request_form.h"
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <charconv>
+#include <limits>
+
+#include "gateway/openai/chat_form.h"
+#include "gateway/openai/fields.h"
+
+namespace gateway {
+namespace {
+
+namespace json = boost::json;
+
+constexpr std::int64_t kTokensMax = std::numeric_limits<std::int32_t>::max();
+constexpr std::size_t kStopTokensMax = 64;
+
+std::string text_of(const json::string& text) {
+    return {text.data(), text.size()};
+}
+
+/// An empty list, object or string asks for nothing.
+bool asks_for_something(const json::value* value) {
+    if (value == nullptr) { return false; }
+    if (value->is_array()) { return !value->get_array().empty(); }
+    if (value->is_object()) { return !value->get_object().empty(); }
+    if (value->is_string()) { return !value->get_string().empty(); }
+    return !value->is_bool() || value->get_bool();
+}
+
+/// What Sluice cannot do yet and must not silently leave out.
+void refuse_unbuilt(Fields& fields) {
+    for (const char* name :
+         {"tools", "functions", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
+          "regex", "json_schema", "grammar", "ebnf", "bad_words", "allowed_token_ids", "prompt_logprobs",
+          "use_beam_search", "chat_template", "suffix", "audio"}) {
+        if (asks_for_something(fields.find(name))) { fields.problem(name, "is not supported by this server yet"); }
+    }
+    if (const auto* format = fields.object("response_format")) {
+        Fields inside(*format, "response_format.");
+        const auto type = inside.string("type", 64);
+        if (inside.error()) {
+            fields.problem("response_format", "needs a 'type' that is a string");
+        } else if (!type || *type != "text") {
+            fields.problem("response_format", "other than {\"type\":\"text\"} is not supported by this server yet");
+        }
+    }
+    for (const char* name : {"tool_choice", "function_call"}) {
+        const auto* choice = fields.find(name);
+        if (choice == nullptr) { continue; }
+        if (!choice->is_string()) {
+            fields.problem(name, "names a tool, but tools are not supported by this server yet");
+        } else if (choice->get_string() != "none" && choice->get_string() != "auto") {
+            fields.problem(name, "must be \"none\" or \"auto\": tools are not supported by this server yet");
+        }
+    }
+    if (const auto* modalities = fields.array("modalities")) {
+        for (const json::value& one : *modalities) {
+            if (!one.is_string() || one.get_string() != "text") {
+                fields.problem("modalities", "can only be [\"text\"]");
+            }
+        }
+    }
+}
+
+void read_model(Fields& fields, const FormLimits& limits, RequestForm& form, std::optional<ApiError>& unknown) {
+    form.model = limits.models.front();
+    const auto asked = fields.string("model", 1024);
+    if (!asked || asked->empty() || *asked == "default") { return; }
+    form.model = *asked;
+    if (std::find(limits.models.begin(), limits.models.end(), *asked) == limits.models.end()) {
+        unknown = ApiError{.status = 404, .message = "the model '" + asked->substr(0, 200) + "' does not exist"};
+        unknown->param = "model";
+        unknown->code = "model_not_found";
+    }
+}
+
+void read_stream(Fields& fields, RequestForm& form) {
+    form.stream = fields.boolean("stream").value_or(false);
+    if (const auto* options = fields.object("stream_options")) {
+        if (!form.stream) { fields.problem("stream_options", "is only allowed when 'stream' is true"); }
+        Fields inside(*options, "stream_options.");
+        form.include_usage = inside.boolean("include_usage").value_or(false);
+        form.continuous_usage = inside.boolean("continuous_usage_stats").value_or(false) && form.include_usage;
+        if (inside.error()) { fields.problem("stream_options", "holds a value of a wrong type"); }
+    }
+    form.ping_interval_s = fields.integer("sse_ping_interval", -1, 3600);
+}
+
+void read_sampling(Fields& fields, const FormLimits& limits, std::uint32_t vocabulary, RequestForm& form) {
+    form.temperature = fields.number("temperature", 0, 2);
+    form.top_p = fields.number("top_p", 0, 1);
+    if (form.top_p && *form.top_p <= 0) { fields.problem("top_p", "must be greater than 0 and at most 1"); }
+    form.min_p = fields.number("min_p", 0, 1);
+    if (const auto top_k = fields.integer("top_k", -1, kTokensMax)) { form.top_k = std::max<std::int64_t>(*top_k, 0); }
+    form.repetition_penalty = fields.number("repetition_penalty", 0, 10);
+    if (form.repetition_penalty && *form.repetition_penalty <= 0) {
+        fields.problem("repetition_penalty", "must be greater than 0");
+    }
+    form.presence_penalty = fields.number("presence_penalty", -2, 2).value_or(0);
+    form.frequency_penalty = fields.number("frequency_penalty", -2, 2).value_or(0);
+    if (const auto seed = fields.integer("seed", std::numeric_limits<std::int64_t>::min(),
+                                         std::numeric_limits<std::int64_t>::max())) {
+        form.seed = static_cast<std::uint64_t>(*seed);
+    }
+    if (const auto* bias = fields.object("logit_bias")) {
+        if (bias->size() > limits.logit_bias_max) {
+            fields.problem("logit_bias", "may hold at most " + std::to_string(limits.logit_bias_max) + " tokens");
+            return;
+        }
+        for (const auto& [key, value] : *bias) {
+            std::int64_t token = -1;
+            const auto end = key.data() + key.size();
+            const auto [parsed, error] = std::from_chars(key.data(), end, token);
+            if (error != std::errc() || parsed != end || token < 0 || token >= static_cast<std::int64_t>(vocabulary)) {
+                fields.problem("logit_bias", "has a key that is no token id below " + std::to_string(vocabulary));
+                return;
+            }
+            double number = value.is_double() ? value.get_double() : 1000;
+            if (value.is_int64()) { number = static_cast<double>(value.get_int64()); }
+            if (!(number >= -100 && number <= 100)) {
+                fields.problem("logit_bias", "must have values from -100 to 100");
+                return;
+            }
+            form.logit_bias.emplace_back(static_cast<base::TokenId>(token), static_cast<float>(number));
+        }
+    }
+}
+
+void read_stop(Fields& fields, const FormLimits& limits, std::uint32_t vocabulary, RequestForm& form) {
+    const auto add = [&](const json::value& one) {
+        if (one.is_null()) { return; }  // evaluation harnesses send [null]
+        if (!one.is_string() || one.get_string().empty()) {
+            fields.problem("stop", "must be a string that is not empty, or a list of them");
+        } else if (one.get_string().size() > limits.stop_string_bytes_max) {
+            fields.problem("stop", "must be at most " + std::to_string(limits.stop_string_bytes_max) + " bytes long");
+        } else {
+            form.stop_strings.push_back(text_of(one.get_string()));
+        }
+    };
+    if (const auto* stop = fields.find("stop")) {
+        if (stop->is_array()) {
+            for (const json::value& one : stop->get_array()) {
+                add(one);
+            }
+        } else {
+            add(*stop);
+        }
+        if (form.stop_strings.size() > limits.stop_strings_max) {
+            fields.problem("stop", "may hold at most " + std::to_string(limits.stop_strings_max) + " strings");
+        }
+    }
+    if (const auto* tokens = fields.array("stop_token_ids")) {
+        for (const json::value& one : *tokens) {
+            const auto token = whole_number(one);
+            if (!token || *token < 0 || *token >= static_cast<std::int64_t>(vocabulary)) {
+                fields.problem("stop_token_ids", "must hold token ids below " + std::to_string(vocabulary));
+                break;
+            }
+            form.stop_tokens.push_back(static_cast<base::TokenId>(*token));
+        }
+        if (tokens->size() > kStopTokensMax) {
+            fields.problem("stop_token_ids", "may hold at most " + std::to_string(kStopTokensMax) + " ids");
+        }
+    }
+    form.include_stop_string = fields.boolean("include_stop_str_in_output").value_or(false);
+    form.ignore_eos = fields.boolean("ignore_eos").value_or(false);
+    form.skip_special = fields.boolean("skip_special_tokens").value_or(true);
+}
+
+void read_lengths(Fields& fields, const FormLimits& limits, RequestForm& form) {
+    const bool is_chat = form.endpoint == Endpoint::chat;
+    const std::int64_t low = is_chat ? 1 : 0;
+    auto most = fields.integer("max_tokens", low, kTokensMax);
+    if (const auto newer = fields.integer("max_completion_tokens", low, kTokensMax)) { most = newer; }
+    if (most) { form.new_tokens_max = static_cast<std::uint32_t>(*most); }
+    form.new_tokens_min = static_cast<std::uint32_t>(fields.integer("min_tokens", 0, kTokensMax).value_or(0));
+    if (form.new_tokens_max && form.new_tokens_min > *form.new_tokens_max) {
+        fields.problem("min_tokens", "must not be greater than the maximum of tokens");
+    }
+    form.n = static_cast<std::uint32_t>(fields.integer("n", 1, limits.n_max).value_or(1));
+    if (const auto best_of = fields.integer("best_of", 0, kTokensMax); best_of && *best_of != form.n) {
+        fields.problem("best_of", "must equal 'n'");
+    }
+    if (const auto kept = fields.integer("truncate_prompt_tokens", -1, kTokensMax); kept && *kept != -1) {
+        if (*kept == 0) { fields.problem("truncate_prompt_tokens", "must be at least 1"); }
+        form.prompt_tokens_kept = static_cast<std::uint32_t>(*kept);
+    }
+}
+
+void read_logprobs(Fields& fields, RequestForm& form) {
+    if (form.endpoint == Endpoint::completions) {
+        if (const auto count = fields.integer("logprobs", 0, 20)) {
+            form.logprobs = true;
+            form.top_logprobs = static_cast<std::uint32_t>(*count);
+        }
+        return;
+    }
+    form.logprobs = fields.boolean("logprobs").value_or(false);
+    if (const auto top = fields.integer("top_logprobs", 0, 20)) {
+        if (!form.logprobs && *top > 0) { fields.problem("top_logprobs", "needs 'logprobs' to be true"); }
+        form.top_logprobs = static_cast<std::uint32_t>(*top);
+    }
+}
+
+/// One prompt as token ids; empty when the array is none.
+std::optional<std::vector<base::TokenId>> token_prompt(const json::array& array, std::uint32_t vocabulary) {
+    std::vector<base::TokenId> tokens;
+    tokens.reserve(array.size());
+    for (const json::value& one : array) {
+        const auto token = whole_number(one);
+        if (!token || *token < 0 || *token >= static_cast<std::int64_t>(vocabulary)) { return std::nullopt; }
+        tokens.push_back(static_cast<base::TokenId>(*token));
+    }
+    return tokens;
+}
+
+void read_prompts(Fields& fields, const FormLimits& limits, std::uint32_t vocabulary, RequestForm& form) {
+    const std::string range = "token ids must be integers from 0 to " + std::to_string(vocabulary - 1);
+    const auto* prompt = fields.find("prompt");
+    if (prompt == nullptr) {
+        fields.problem("prompt", "is missing");
+    } else if (prompt->is_string()) {
+        form.prompts.emplace_back(text_of(prompt->get_string()));
+    } else if (!prompt->is_array() || prompt->get_array().empty()) {
+        fields.problem("prompt", "must be a string, a list of strings, a list of token ids, or a list of such lists");
+    } else if (prompt->get_array().front().is_number()) {
+        auto tokens = token_prompt(prompt->get_array(), vocabulary);
+        if (!tokens) { fields.problem("prompt", "is malformed: " + range); }
+        form.prompts.emplace_back(std::move(tokens).value_or(std::vector<base::TokenId>()));
+    } else {
+        if (prompt->get_array().size() > limits.prompts_max) {
+            fields.problem("prompt", "may hold at most " + std::to_string(limits.prompts_max) + " prompts");
+            return;
+        }
+        for (const json::value& one : prompt->get_array()) {
+            if (one.is_string()) {
+                form.prompts.emplace_back(text_of(one.get_string()));
+            } else if (auto tokens = one.is_array() ? token_prompt(one.get_array(), vocabulary) : std::nullopt) {
+                form.prompts.emplace_back(std::move(*tokens));
+            } else {
+                fields.problem("prompt", "must hold strings or lists of token ids; " + range);
+                return;
+            }
+        }
+    }
+    for (const auto& one : form.prompts) {
+        if (std::visit([](const auto& value) { return value.empty(); }, one)) {
+            fields.problem("prompt", "must not be empty");
+        }
+    }
+    form.echo = fields.boolean("echo").value_or(false);
+}
+
+bool is_request_id(const std::string& text) {
+    return !text.empty() && text.size() <= 128 && std::all_of(text.begin(), text.end(), [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+               std::string_view("._:-").find(c) != std::string_view::npos;
+    });
+}
+
+}  // namespace
+
+ApiResult<RequestForm> read_form(Endpoint endpoint, std::string_view body, const FormLimits& limits,
+                                 std::uint32_t vocabulary) {
+    auto object = parse_body(body);
+    if (!object) { return pass_on(object.error()); }
+    RequestForm form{.endpoint = endpoint};
+    Fields fields(*object);
+    std::optional<ApiError> unknown_model;
+    read_model(fields, limits, form, unknown_model);
+    read_stream(fields, form);
+    refuse_unbuilt(fields);
+    read_lengths(fields, limits, form);
+    read_sampling(fields, limits, vocabulary, form);
+    read_stop(fields, limits, vocabulary, form);
+    read_logprobs(fields, form);
+    if (endpoint == Endpoint::chat) {
+        read_chat(fields, form);
+    } else {
+        read_prompts(fields, limits, vocabulary, form);
+    }
+    form.return_token_ids = fields.boolean("return_token_ids").value_or(false);
+    if (endpoint == Endpoint::completions || fields.find("add_special_tokens") != nullptr) {
+        form.add_special = fields.boolean("add_special_tokens");
+    }
+    if (const auto salt = fields.string("cache_salt", 256)) {
+        if (salt->empty()) { fields.problem("cache_salt", "must not be empty"); }
+        form.cache_scope = "salt:" + *salt;
+    }
+    fields.integer("priority", std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max());
+    if (const auto* id = fields.find("request_id"); id != nullptr && id->is_string()) {
+        if (std::string text = text_of(id->get_string()); is_request_id(text)) { form.request_id = std::move(text); }
+    }
+    if (fields.error()) { return pass_on(*fields.error()); }
+    if (unknown_model) { return pass_on(*unknown_model); }
+    return form;
+}
+
+}  // namespace gateway

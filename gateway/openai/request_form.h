@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "base/ids.h"
+#include "gateway/openai/errors.h"
+#include "gateway/request/text_port.h"
+
+namespace gateway {
+
+enum class Endpoint { chat, completions };
+
+/// Bounds of what one request may ask for.
+struct FormLimits {
+    std::uint32_t n_max = 16;        // choices of one prompt
+    std::uint32_t prompts_max = 64;  // of one /v1/completions request
+    std::uint32_t stop_strings_max = 16;
+    std::uint32_t stop_string_bytes_max = 1024;
+    std::uint32_t logit_bias_max = 1024;
+    std::vector<std::string> models;  // served name first, then its aliases
+};
+
+/// What a client asked for, checked, before any text became tokens.
+struct RequestForm {
+    Endpoint endpoint = Endpoint::chat;
+    std::string model = {};  // as asked; the served name when absent
+    bool stream = false;
+    bool include_usage = false;
+    bool continuous_usage = false;
+    std::optional<std::int64_t> ping_interval_s = {};  // -1: none
+
+    std::uint32_t n = 1;
+    std::optional<std::uint32_t> new_tokens_max = {};  // absent: what the context leaves (chat), 16 (completions)
+    std::uint32_t new_tokens_min = 0;
+    std::optional<std::uint64_t> seed = {};
+
+    std::optional<double> temperature = {};
+    std::optional<double> top_p = {};
+    std::optional<double> min_p = {};
+    std::optional<std::int64_t> top_k = {};  // 0: off
+    std::optional<double> repetition_penalty = {};
+    double presence_penalty = 0;
+    double frequency_penalty = 0;
+    std::vector<std::pair<base::TokenId, float>> logit_bias = {};
+
+    bool logprobs = false;
+    std::uint32_t top_logprobs = 0;
+
+    std::vector<std::string> stop_strings = {};
+    std::vector<base::TokenId> stop_tokens = {};
+    bool include_stop_string = false;
+    bool ignore_eos = false;
+    bool skip_special = true;
+    bool return_token_ids = false;
+    std::optional<std::uint32_t> prompt_tokens_kept = {};  // truncate_prompt_tokens: the last so many
+    std::string cache_scope = {};
+    std::string request_id = {};  // from the body; empty: none
+
+    // chat
+    std::string template_context = {};         // JSON object for the chat template
+    std::vector<std::string> user_texts = {};  // contents of all but assistants: special tokens in them are plain text
+    std::optional<std::string> continued_text = {};  // continue_final_message: text of the last message
+    std::optional<bool> add_special = {};            // BOS and the like; absent: chat no, completions yes
+
+    // completions
+    std::vector<std::variant<std::string, std::vector<base::TokenId>>> prompts = {};
+    bool echo = false;
+};
+
+/// Reads and checks a body of /v1/chat/completions or /v1/completions. Unknown fields are accepted. Pure.
+/// Errors: 400 with param; 404 model_not_found.
+ApiResult<RequestForm> read_form(Endpoint endpoint, std::string_view body, const FormLimits& limits,
+                                 std::uint32_t vocabulary);
+
+}  // namespace gateway

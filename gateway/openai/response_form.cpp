@@ -1,0 +1,278 @@
+#include "gateway/openai/response_form.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "gateway/openai/json_writer.h"
+
+namespace gateway {
+namespace {
+
+constexpr float kLogprobFloor = -9999.0F;  // JSON has no infinity
+
+float floored(float logprob) {
+    return std::isfinite(logprob) ? std::max(logprob, kLogprobFloor) : kLogprobFloor;
+}
+
+std::string_view finish_reason(const GenerationEnd& end) {
+    return end.reason == EndReason::length ? "length" : "stop";
+}
+
+void write_usage_object(JsonWriter& json, const Usage& usage) {
+    json.begin_object();
+    json.key("prompt_tokens").integer(static_cast<std::int64_t>(usage.prompt_tokens));
+    json.key("completion_tokens").integer(static_cast<std::int64_t>(usage.completion_tokens));
+    json.key("total_tokens").integer(static_cast<std::int64_t>(usage.prompt_tokens + usage.completion_tokens));
+    json.key("prompt_tokens_details").begin_object();
+    json.key("cached_tokens").integer(static_cast<std::int64_t>(usage.cached_tokens)).end_object();
+    json.key("completion_tokens_details").begin_object().key("reasoning_tokens").integer(0).end_object();
+    json.end_object();
+}
+
+void write_tokens(JsonWriter& json, const std::vector<base::TokenId>& tokens) {
+    json.begin_array();
+    for (const base::TokenId token : tokens) {
+        json.integer(token);
+    }
+    json.end_array();
+}
+
+void write_token_logprob(JsonWriter& json, base::TokenId token, float logprob, const TextPort& text) {
+    const std::string bytes = text.token_bytes(token);
+    json.key("token").string(bytes);
+    json.key("logprob").number(floored(logprob));
+    json.key("bytes").begin_array();
+    for (const char byte : bytes) {
+        json.integer(static_cast<unsigned char>(byte));
+    }
+    json.end_array();
+}
+
+void write_chat_logprobs(JsonWriter& json, const LogprobsForm& form, const TextPort& text) {
+    json.begin_object().key("content").begin_array();
+    for (const TokenRecord& record : form.tokens) {
+        json.begin_object();
+        write_token_logprob(json, record.token, record.logprob, text);
+        json.key("top_logprobs").begin_array();
+        for (const auto& [token, logprob] : record.top) {
+            json.begin_object();
+            write_token_logprob(json, token, logprob, text);
+            json.end_object();
+        }
+        json.end_array().end_object();
+    }
+    json.end_array().key("refusal").null().end_object();
+}
+
+void write_completion_logprobs(JsonWriter& json, const LogprobsForm& form, const TextPort& text) {
+    const auto has_none = [&](std::size_t at) { return at == 0 && form.first_has_none; };
+    std::vector<std::string> names;
+    for (const TokenRecord& record : form.tokens) {
+        names.push_back(valid_utf8(text.token_bytes(record.token)));
+    }
+    json.begin_object().key("text_offset").begin_array();
+    std::size_t offset = form.text_offset;
+    for (const std::string& name : names) {
+        json.integer(static_cast<std::int64_t>(offset));
+        offset += code_points(name);
+    }
+    json.end_array().key("token_logprobs").begin_array();
+    for (std::size_t at = 0; at < names.size(); ++at) {
+        has_none(at) ? json.null() : json.number(floored(form.tokens[at].logprob));
+    }
+    json.end_array().key("tokens").begin_array();
+    for (const std::string& name : names) {
+        json.string(name);
+    }
+    json.end_array().key("top_logprobs").begin_array();
+    for (std::size_t at = 0; at < names.size(); ++at) {
+        if (has_none(at)) {
+            json.null();
+            continue;
+        }
+        // An object by token text, the chosen token always in it. Two tokens may look alike: the likelier one stays.
+        std::vector<std::pair<std::string, float>> entries;
+        const auto add = [&](std::string name, float logprob) {
+            const bool is_new =
+                std::none_of(entries.begin(), entries.end(), [&](const auto& one) { return one.first == name; });
+            if (is_new) { entries.emplace_back(std::move(name), logprob); }
+        };
+        for (const auto& [token, logprob] : form.tokens[at].top) {
+            add(valid_utf8(text.token_bytes(token)), logprob);
+        }
+        add(names[at], form.tokens[at].logprob);
+        json.begin_object();
+        for (const auto& [name, logprob] : entries) {
+            JsonWriter key;
+            key.string(name);
+            const std::string quoted = key.take();
+            json.key(std::string_view(quoted).substr(1, quoted.size() - 2)).number(floored(logprob));
+        }
+        json.end_object();
+    }
+    json.end_array().end_object();
+}
+
+void write_stop_reason(JsonWriter& json, const GenerationEnd& end) {
+    json.key("stop_reason");
+    if (end.stop_string) {
+        json.string(*end.stop_string);
+    } else if (end.stop_token) {
+        json.integer(*end.stop_token);
+    } else {
+        json.null();
+    }
+}
+
+void begin(JsonWriter& json, const AnswerHeader& header, std::string_view object) {
+    json.begin_object();
+    json.key("id").string(header.id);
+    json.key("object").string(object);
+    json.key("created").integer(header.created);
+    json.key("model").string(header.model);
+    json.key("system_fingerprint").string(header.fingerprint);
+    json.key("choices").begin_array();
+}
+
+std::string_view chunk_object(const AnswerHeader& header) {
+    return header.endpoint == Endpoint::chat ? "chat.completion.chunk" : "text_completion";
+}
+
+std::string end_chunk_object(JsonWriter& json, const AnswerHeader& header, const std::optional<Usage>& usage) {
+    json.end_array();
+    if (usage) {
+        json.key("usage");
+        write_usage_object(json, *usage);
+    } else if (header.usage_null) {
+        json.key("usage").null();
+    }
+    json.end_object();
+    return json.take();
+}
+
+void write_logprobs(JsonWriter& json, Endpoint endpoint, const std::optional<LogprobsForm>& form,
+                    const TextPort& text) {
+    json.key("logprobs");
+    if (!form) {
+        json.null();
+    } else if (endpoint == Endpoint::chat) {
+        write_chat_logprobs(json, *form, text);
+    } else {
+        write_completion_logprobs(json, *form, text);
+    }
+}
+
+}  // namespace
+
+std::string ResponseForm::whole(const std::vector<ChoiceForm>& choices, const Usage& usage) const {
+    const bool is_chat = header_.endpoint == Endpoint::chat;
+    JsonWriter json;
+    begin(json, header_, is_chat ? "chat.completion" : "text_completion");
+    for (const ChoiceForm& choice : choices) {
+        json.begin_object().key("index").integer(choice.index);
+        if (is_chat) {
+            json.key("message").begin_object().key("role").string("assistant");
+            json.key("content").string(choice.text).key("refusal").null().end_object();
+        } else {
+            json.key("text").string(choice.text);
+        }
+        write_logprobs(json, header_.endpoint, choice.logprobs, text_);
+        json.key("finish_reason").string(finish_reason(choice.end));
+        write_stop_reason(json, choice.end);
+        if (choice.token_ids) {
+            json.key("token_ids");
+            write_tokens(json, *choice.token_ids);
+        }
+        if (choice.prompt_token_ids) {
+            json.key("prompt_token_ids");
+            write_tokens(json, *choice.prompt_token_ids);
+        }
+        json.end_object();
+    }
+    json.end_array().key("usage");
+    write_usage_object(json, usage);
+    json.end_object();
+    return json.take();
+}
+
+std::string ResponseForm::role_chunk(std::uint32_t index, const std::optional<Usage>& usage) const {
+    JsonWriter json;
+    begin(json, header_, chunk_object(header_));
+    json.begin_object().key("index").integer(index);
+    json.key("delta").begin_object().key("role").string("assistant").key("content").string("").end_object();
+    json.key("logprobs").null().key("finish_reason").null().end_object();
+    return end_chunk_object(json, header_, usage);
+}
+
+std::string ResponseForm::text_chunk(std::uint32_t index, std::string_view text,
+                                     const std::optional<LogprobsForm>& logprobs,
+                                     const std::vector<base::TokenId>* token_ids,
+                                     const std::optional<Usage>& usage) const {
+    JsonWriter json;
+    begin(json, header_, chunk_object(header_));
+    json.begin_object().key("index").integer(index);
+    if (header_.endpoint == Endpoint::chat) {
+        json.key("delta").begin_object().key("content").string(text).end_object();
+    } else {
+        json.key("text").string(text);
+    }
+    write_logprobs(json, header_.endpoint, logprobs, text_);
+    json.key("finish_reason").null();
+    if (token_ids != nullptr) {
+        json.key("token_ids");
+        write_tokens(json, *token_ids);
+    }
+    json.end_object();
+    return end_chunk_object(json, header_, usage);
+}
+
+std::string ResponseForm::end_chunk(std::uint32_t index, const GenerationEnd& end,
+                                    const std::optional<Usage>& usage) const {
+    JsonWriter json;
+    begin(json, header_, chunk_object(header_));
+    json.begin_object().key("index").integer(index);
+    if (header_.endpoint == Endpoint::chat) {
+        json.key("delta").begin_object().end_object();
+    } else {
+        json.key("text").string("");
+    }
+    json.key("logprobs").null().key("finish_reason").string(finish_reason(end));
+    write_stop_reason(json, end);
+    json.end_object();
+    return end_chunk_object(json, header_, usage);
+}
+
+std::string ResponseForm::usage_chunk(const Usage& usage) const {
+    JsonWriter json;
+    begin(json, header_, chunk_object(header_));
+    return end_chunk_object(json, header_, usage);
+}
+
+std::string model_json(std::string_view model, std::int64_t created, std::uint32_t context_tokens) {
+    JsonWriter json;
+    json.begin_object().key("id").string(model).key("object").string("model");
+    json.key("created").integer(created).key("owned_by").string("sluice");
+    json.key("max_model_len");
+    context_tokens > 0 ? json.integer(context_tokens) : json.null();
+    json.end_object();
+    return json.take();
+}
+
+std::string models_json(const std::vector<std::string>& models, std::int64_t created, std::uint32_t context_tokens) {
+    JsonWriter json;
+    json.begin_object().key("object").string("list").key("data").begin_array();
+    for (const std::string& model : models) {
+        json.raw(model_json(model, created, context_tokens));
+    }
+    json.end_array().end_object();
+    return json.take();
+}
+
+std::string sse_event(std::string_view json) {
+    std::string event = "data: ";
+    event += json;
+    event += "\n\n";
+    return event;
+}
+
+}  // namespace gateway

@@ -1,0 +1,78 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gateway/openai/request_form.h"
+#include "gateway/request/generation.h"
+
+namespace gateway {
+
+/// What every object of one answer carries.
+struct AnswerHeader {
+    Endpoint endpoint = Endpoint::chat;
+    std::string id = {};  // chatcmpl-..., cmpl-...
+    std::int64_t created = 0;
+    std::string model = {};
+    std::string fingerprint = {};  // begins with "b"
+    bool usage_null = false;       // stream with include_usage: chunks before the last carry "usage":null
+};
+
+struct Usage {
+    std::uint64_t prompt_tokens = 0;
+    std::uint64_t cached_tokens = 0;
+    std::uint64_t completion_tokens = 0;
+};
+
+/// Logprobs of one choice, or of one chunk of it.
+struct LogprobsForm {
+    std::vector<TokenRecord> tokens = {};
+    std::size_t text_offset = 0;  // completions: code points before the first token
+    bool first_has_none = false;  // completions with echo: the first prompt token has no logprob
+};
+
+/// One finished choice.
+struct ChoiceForm {
+    std::uint32_t index = 0;
+    std::string text;
+    std::optional<LogprobsForm> logprobs;
+    GenerationEnd end;
+    std::optional<std::vector<base::TokenId>> token_ids;         // asked for by return_token_ids
+    std::optional<std::vector<base::TokenId>> prompt_token_ids;  // the same
+};
+
+/// Writes the objects of the OpenAI API. Pure.
+class ResponseForm {
+public:
+    ResponseForm(AnswerHeader header, const TextPort& text) : header_(std::move(header)), text_(text) {}
+
+    /// A whole answer: chat.completion or text_completion.
+    std::string whole(const std::vector<ChoiceForm>& choices, const Usage& usage) const;
+
+    /// Chunks of a stream; each is one JSON object in one line. `usage`: with continuous_usage_stats.
+    std::string role_chunk(std::uint32_t index, const std::optional<Usage>& usage) const;
+    std::string text_chunk(std::uint32_t index, std::string_view text, const std::optional<LogprobsForm>& logprobs,
+                           const std::vector<base::TokenId>* token_ids, const std::optional<Usage>& usage) const;
+    std::string end_chunk(std::uint32_t index, const GenerationEnd& end, const std::optional<Usage>& usage) const;
+    std::string usage_chunk(const Usage& usage) const;
+
+    const AnswerHeader& header() const { return header_; }
+
+private:
+    AnswerHeader header_;
+    const TextPort& text_;
+};
+
+/// The list of /v1/models, and one entry of it.
+std::string models_json(const std::vector<std::string>& models, std::int64_t created, std::uint32_t context_tokens);
+std::string model_json(std::string_view model, std::int64_t created, std::uint32_t context_tokens);
+
+/// `data: <json>\n\n`
+std::string sse_event(std::string_view json);
+inline constexpr std::string_view kSseDone = "data: [DONE]\n\n";
+inline constexpr std::string_view kSsePing = ": ping\n\n";
+
+}  // namespace gateway

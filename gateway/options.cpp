@@ -1,0 +1,76 @@
+#include "gateway/options.h"
+
+namespace gateway {
+namespace {
+
+base::Duration milliseconds(base::Config& config, std::string_view key, base::Duration fallback, std::int64_t low,
+                            std::int64_t high) {
+    const auto count = std::chrono::duration_cast<std::chrono::milliseconds>(fallback).count();
+    return std::chrono::milliseconds(config.integer(key, count, low, high));
+}
+
+template <class T>
+T integer(base::Config& config, std::string_view key, T fallback, std::int64_t low, std::int64_t high) {
+    return static_cast<T>(config.integer(key, static_cast<std::int64_t>(fallback), low, high));
+}
+
+constexpr std::int64_t kDayMs = 24ll * 3600 * 1000;
+constexpr std::int64_t kGiB = 1ll << 30;
+
+}  // namespace
+
+GatewayOptions GatewayOptions::read(base::Config& config) {
+    GatewayOptions options;
+    options.model = config.string("gateway.model", options.model);
+    options.aliases = config.strings("gateway.aliases", options.aliases);
+    options.name = config.string("gateway.name", options.name);
+
+    HttpServerOptions& http = options.http;
+    http.host = config.string("gateway.host", http.host);
+    http.port = integer(config, "gateway.port", http.port, 0, 65535);
+    http.allow_public = config.boolean("gateway.listen_public", http.allow_public);
+    http.limits.header_bytes_max =
+        integer(config, "gateway.header_bytes_max", http.limits.header_bytes_max, 1024, 1 << 20);
+    http.limits.target_bytes_max =
+        integer(config, "gateway.target_bytes_max", http.limits.target_bytes_max, 256, 1 << 16);
+    http.limits.header_fields_max =
+        integer(config, "gateway.header_fields_max", http.limits.header_fields_max, 8, 1000);
+    http.limits.body_bytes_max = integer(config, "gateway.body_bytes_max", http.limits.body_bytes_max, 1024, kGiB);
+    http.connections_max = integer(config, "gateway.connections_max", http.connections_max, 1, 1 << 20);
+    http.bodies_bytes_max = integer(config, "gateway.bodies_bytes_max", http.bodies_bytes_max, 1024, 64 * kGiB);
+    http.send_buffer_bytes_max =
+        integer(config, "gateway.send_buffer_bytes_max", http.send_buffer_bytes_max, 1024, kGiB);
+    http.socket_send_bytes = integer(config, "gateway.socket_send_bytes", http.socket_send_bytes, 0, 1 << 26);
+    http.idle_timeout = milliseconds(config, "gateway.idle_timeout_ms", http.idle_timeout, 1, kDayMs);
+    http.header_timeout = milliseconds(config, "gateway.header_timeout_ms", http.header_timeout, 1, kDayMs);
+    http.body_timeout = milliseconds(config, "gateway.body_timeout_ms", http.body_timeout, 1, kDayMs);
+    http.write_timeout = milliseconds(config, "gateway.write_timeout_ms", http.write_timeout, 1, kDayMs);
+
+    options.form.n_max = integer(config, "gateway.n_max", options.form.n_max, 1, 1024);
+    options.form.prompts_max = integer(config, "gateway.prompts_max", options.form.prompts_max, 1, 2048);
+    options.form.stop_strings_max = integer(config, "gateway.stop_strings_max", options.form.stop_strings_max, 1, 64);
+    options.form.logit_bias_max = integer(config, "gateway.logit_bias_max", options.form.logit_bias_max, 0, 100000);
+
+    RequestOptions& request = options.request;
+    request.placements_max = integer(config, "gateway.placements_max", request.placements_max, 1, 100);
+    request.place_timeout = milliseconds(config, "gateway.place_timeout_ms", request.place_timeout, 1, kDayMs);
+    request.place_wait_max = milliseconds(config, "gateway.place_wait_max_ms", request.place_wait_max, 0, kDayMs);
+    request.replace_wait_max = milliseconds(config, "gateway.replace_wait_max_ms", request.replace_wait_max, 0, kDayMs);
+    request.generations_max = integer(config, "gateway.sequences_max", request.generations_max, 1, 1 << 20);
+
+    options.inflight_requests_max =
+        integer(config, "gateway.inflight_requests_max", options.inflight_requests_max, 1, 1 << 20);
+    options.text_threads = integer(config, "gateway.text_threads", options.text_threads, 1, 64);
+    options.request_timeout = milliseconds(config, "gateway.request_timeout_ms", options.request_timeout, 1, kDayMs);
+    options.ping_interval = milliseconds(config, "gateway.ping_interval_ms", options.ping_interval, 0, kDayMs);
+    options.drain_timeout = milliseconds(config, "gateway.drain_timeout_ms", options.drain_timeout, 0, kDayMs);
+    options.worker_lost_after =
+        milliseconds(config, "gateway.worker_lost_after_ms", options.worker_lost_after, 10, kDayMs);
+    options.worker_hello_timeout =
+        milliseconds(config, "gateway.worker_hello_timeout_ms", options.worker_hello_timeout, 10, kDayMs);
+    options.describe_interval =
+        milliseconds(config, "gateway.describe_interval_ms", options.describe_interval, 10, kDayMs);
+    return options;
+}
+
+}  // namespace gateway

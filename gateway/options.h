@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "gateway/http/server.h"
+#include "gateway/openai/request_form.h"
+#include "gateway/request/generation.h"
+
+namespace gateway {
+
+/// Every setting of a gateway; section `gateway` of the configuration.
+struct GatewayOptions {
+    std::string model = "model";       // served name
+    std::vector<std::string> aliases;  // further names for it
+    HttpServerOptions http;
+    FormLimits form;  // `form.models` is filled by the gateway
+    RequestOptions request;
+
+    std::size_t inflight_requests_max = 1024;  // client requests between arrival and answer; more get 429
+    std::size_t text_threads = 1;              // parse, render and tokenize
+    base::Duration request_timeout = std::chrono::minutes(10);
+    base::Duration ping_interval = std::chrono::seconds(15);  // silence of a stream until a keep-alive; 0: none
+    base::Duration drain_timeout = std::chrono::seconds(30);
+
+    // The way to the cluster.
+    std::string name = "gateway";                                   // in workers' logs
+    base::Duration worker_lost_after = std::chrono::seconds(2);     // without any event of it
+    base::Duration worker_hello_timeout = std::chrono::seconds(5);  // from opening a stream to its HelloReply
+    base::Duration describe_interval = std::chrono::seconds(1);     // five times as often while not ready
+
+    /// Reads `gateway.*`; bad values are reported by Config::finish().
+    static GatewayOptions read(base::Config& config);
+};
+
+}  // namespace gateway

@@ -1,0 +1,469 @@
+#include "gateway/request/generation.h"
+
+#include <algorithm>
+#include <iterator>
+#include <limits>
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "proto/version.h"
+
+namespace gateway {
+namespace {
+
+constexpr std::size_t kAvoidMax = 8;                                      // the scheduler needs the latest, not all
+constexpr base::Duration kRetryPauseMin = std::chrono::milliseconds(20);  // before asking the scheduler again
+constexpr base::Duration kRetryPauseMax = std::chrono::milliseconds(500);
+
+/// Another worker may well succeed.
+bool is_retryable(base::ErrorCode code) {
+    switch (code) {
+        case base::ErrorCode::aborted:
+        case base::ErrorCode::cancelled:
+        case base::ErrorCode::data_loss:
+        case base::ErrorCode::deadline_exceeded:
+        case base::ErrorCode::failed_precondition:
+        case base::ErrorCode::resource_exhausted:
+        case base::ErrorCode::unavailable:
+            return true;
+        default:
+            return false;
+    }
+}
+
+base::Error error_of(const proto::Error& error) {
+    return {base::error_code_from_grpc(static_cast<int>(error.code())), error.message()};
+}
+
+base::Incarnation incarnation_of(const proto::WorkerEndpoint& endpoint) {
+    return base::Incarnation{endpoint.incarnation()};
+}
+
+std::uint32_t as_us(base::Duration duration) {
+    const auto us = std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
+    return static_cast<std::uint32_t>(std::clamp<std::int64_t>(us, 1, std::numeric_limits<std::uint32_t>::max()));
+}
+
+}  // namespace
+
+std::string_view phase_name(Generation::Phase phase) {
+    switch (phase) {
+        case Generation::Phase::prefill:
+            return "prefill";
+        case Generation::Phase::transfer:
+            return "transfer";
+        case Generation::Phase::decode:
+        case Generation::Phase::ended:
+            return "decode";
+        default:
+            return "queued";
+    }
+}
+
+Generation::Generation(base::RequestId id, GenerationRequest request, GenerationSink& sink,
+                       std::unique_ptr<Detokenizer> detokenizer, GenerationContext context)
+    : id_(id),
+      request_(std::move(request)),
+      sink_(sink),
+      text_(std::move(detokenizer), request_.text),
+      context_(context) {
+    CHECK(request_.prompt && !request_.prompt->empty());
+    CHECK(request_.new_tokens_max > 0 && request_.new_tokens_min <= request_.new_tokens_max);
+}
+
+void Generation::start() {
+    give_up_at_ = context_.clock.now() + context_.options.place_wait_max;
+    place();
+}
+
+std::optional<base::TimePoint> Generation::wakes_at() const {
+    if (ended()) { return std::nullopt; }
+    std::optional<base::TimePoint> at = request_.deadline;
+    if (phase_ == Phase::waiting && try_at_ && (!at || *try_at_ < *at)) { at = try_at_; }
+    return at;
+}
+
+void Generation::on_time() {
+    if (ended()) { return; }
+    const base::TimePoint now = context_.clock.now();
+    if (request_.deadline && now >= *request_.deadline) {
+        context_.metrics.cancelled(phase_name(phase_), "deadline");
+        GenerationEnd result{.reason = EndReason::failed};
+        result.error = {base::ErrorCode::deadline_exceeded, "the request was not finished within its time limit; " +
+                                                                std::to_string(generated_.size()) +
+                                                                " tokens were generated"};
+        end(std::move(result), "deadline");
+        return;
+    }
+    if (phase_ == Phase::waiting && try_at_ && now >= *try_at_) { place(); }
+}
+
+void Generation::place() {
+    phase_ = Phase::placing;
+    try_at_.reset();
+    workers_known_ = false;
+    epoch_tokens_ = 0;
+    placed_at_ = context_.clock.now();
+
+    proto::PlaceRequest ask;
+    ask.mutable_header()->set_protocol_version(::proto::kProtocolVersion);
+    ask.mutable_header()->set_model(context_.model);
+    ask.mutable_header()->set_numerics_id(context_.cluster.numerics_id);
+    ask.set_request_id(base::raw(id_));
+    ask.set_epoch(base::raw(epoch_));
+    std::vector<base::TokenId> tokens = *request_.prompt;
+    tokens.insert(tokens.end(), generated_.begin(), generated_.end());
+    ask.set_prompt_tokens(static_cast<std::uint32_t>(tokens.size()));
+    ask.set_new_tokens_max(request_.new_tokens_max - static_cast<std::uint32_t>(generated_.size()));
+    // With prompt logprobs every prompt token is computed: no prefix can be reused, so none is promised.
+    if (context_.cluster.block_tokens > 0 && !request_.sampling.prompt_logprobs()) {
+        const base::HashScope scope{.cache_scope = request_.cache_scope,
+                                    .numerics_id = context_.cluster.numerics_id,
+                                    .adapter = "",
+                                    .block_tokens = context_.cluster.block_tokens};
+        std::string& bytes = *ask.mutable_block_hashes();
+        for (const base::BlockHash& hash : base::block_hash_chain(context_.hash_key, scope, tokens)) {
+            for (const std::uint64_t half : {hash.high, hash.low}) {
+                for (unsigned shift = 0; shift < 64; shift += 8) {
+                    bytes.push_back(static_cast<char>(half >> shift));
+                }
+            }
+        }
+    }
+    if (request_.deadline) {
+        const auto left = std::chrono::duration_cast<std::chrono::microseconds>(*request_.deadline - placed_at_);
+        ask.set_deadline_unix_us(context_.clock.unix_us() + left.count());
+    }
+    for (const std::uint64_t worker : avoid_) {
+        ask.add_avoid_workers(worker);
+    }
+    context_.scheduler.place(ask, context_.options.place_timeout);
+}
+
+bool Generation::on_place_answered(base::Epoch epoch, const base::Result<proto::PlaceReply>& reply) {
+    if (phase_ != Phase::placing || epoch != epoch_) { return false; }
+    if (!reply) {
+        release(proto::ReleaseRequest::Ended::PHASE_ALL);  // the scheduler may have placed it and the answer was lost
+        if (is_retryable(reply.error().code)) {
+            wait_for_place({base::ErrorCode::unavailable, "no answer from the scheduler: " + reply.error().message},
+                           1000);
+        } else {
+            fail(reply.error(), 0);
+        }
+        return true;
+    }
+    if (reply->has_placement()) {
+        take_placement(reply->placement());
+        return true;
+    }
+    const base::Error error = reply->has_refusal() ? error_of(reply->refusal().error())
+                                                   : base::Error{base::ErrorCode::internal, "empty placement reply"};
+    const std::uint32_t retry_after_ms = reply->refusal().retry_after_ms();
+    // A new request is refused at once; a stream that lost its worker waits for a place.
+    if (!placed_once_ || !is_retryable(error.code)) {
+        fail(error, retry_after_ms);
+        return true;
+    }
+    avoid_.clear();  // better the worker that failed once than none
+    wait_for_place(error, retry_after_ms);
+    return true;
+}
+
+void Generation::take_placement(const proto::Placement& placement) {
+    ++placements_;
+    const bool is_first = !std::exchange(placed_once_, true);
+    split_ = placement.path() != "local" && placement.prefill().incarnation() != placement.decode().incarnation();
+    decode_ = placement.has_decode() ? placement.decode() : placement.prefill();
+    prefill_ = split_ ? placement.prefill() : decode_;
+    workers_known_ = true;
+    prefill_done_ = false;
+    decode_done_ = false;
+    epoch_tokens_ = 0;
+    phase_ = Phase::prefill;
+    give_up_at_.reset();
+    if (split_) {
+        // Decode first, so that it knows the request when prefill asks it for room.
+        send_start(decode_, proto::Start::PART_DECODE, &prefill_);
+        send_start(prefill_, proto::Start::PART_PREFILL, &decode_);
+    } else {
+        send_start(decode_, proto::Start::PART_WHOLE, nullptr);
+    }
+    if (is_first) { sink_.on_placed(id_); }
+}
+
+void Generation::send_start(const proto::WorkerEndpoint& to, proto::Start::Part part,
+                            const proto::WorkerEndpoint* peer) {
+    proto::WorkerCommand command;
+    proto::Start& start = *command.mutable_start();
+    start.set_request_id(base::raw(id_));
+    start.set_epoch(base::raw(epoch_));
+    start.set_part(part);
+    start.mutable_prompt()->Assign(request_.prompt->begin(), request_.prompt->end());
+    start.mutable_generated()->Assign(generated_.begin(), generated_.end());
+    *start.mutable_sampling() = request_.sampling;
+    if (prompt_told_) { start.mutable_sampling()->set_prompt_logprobs(false); }
+    start.mutable_stop()->mutable_stop_token_ids()->Assign(request_.stop_tokens.begin(), request_.stop_tokens.end());
+    start.mutable_stop()->set_new_tokens_max(request_.new_tokens_max);
+    start.mutable_stop()->set_new_tokens_min(request_.new_tokens_min);
+    start.set_cache_scope(request_.cache_scope);
+    if (request_.deadline) {
+        const auto left =
+            std::chrono::duration_cast<std::chrono::microseconds>(*request_.deadline - context_.clock.now());
+        start.set_deadline_unix_us(context_.clock.unix_us() + left.count());
+    }
+    if (peer != nullptr) { *start.mutable_peer() = *peer; }
+    context_.workers.send(to, std::move(command));
+}
+
+void Generation::send_continue() {
+    proto::WorkerCommand command;
+    command.mutable_go_on()->set_request_id(base::raw(id_));
+    command.mutable_go_on()->set_epoch(base::raw(epoch_));
+    command.mutable_go_on()->mutable_tokens()->Assign(generated_.begin(), generated_.end());
+    context_.workers.send(decode_, std::move(command));
+}
+
+void Generation::send_cancel(const proto::WorkerEndpoint& to, std::string_view reason) {
+    proto::WorkerCommand command;
+    command.mutable_cancel()->set_request_id(base::raw(id_));
+    command.mutable_cancel()->set_epoch(base::raw(epoch_));
+    command.mutable_cancel()->set_reason(std::string(reason));
+    context_.workers.send(to, std::move(command));
+}
+
+void Generation::on_output(base::Incarnation from, const proto::SequenceOutput& output) {
+    if (ended() || base::Epoch{output.epoch()} != epoch_ || !workers_known_) { return; }  // late
+    const bool from_decode = from == incarnation_of(decode_);
+    const bool from_prefill = split_ ? from == incarnation_of(prefill_) : from_decode;
+    if (!from_decode && !from_prefill) { return; }
+    const bool is_error = output.finish() == proto::SequenceOutput::FINISH_ERROR ||
+                          output.finish() == proto::SequenceOutput::FINISH_CANCELLED;
+
+    if (split_ && from_prefill && epoch_tokens_ > 0) {
+        // Its token is out. Whether its KV arrives is decode's matter, which recomputes what does not come.
+        if (output.finish() != proto::SequenceOutput::FINISH_NONE) { prefill_done_ = true; }
+        return;
+    }
+    if (split_ && from_decode && epoch_tokens_ == 0) {  // before Continue it can only fail
+        if (!is_error) { return; }
+        decode_done_ = true;
+        accept_finish(from, output);
+        return;
+    }
+
+    if (from_prefill && !cached_known_) {
+        cached_known_ = true;
+        cached_tokens_ = std::min(output.cached_tokens(), static_cast<std::uint32_t>(request_.prompt->size()));
+    }
+    if (output.prompt_size() > 0 && !prompt_told_) {
+        prompt_told_ = true;
+        std::vector<TokenRecord> records;
+        for (const proto::TokenOutput& one : output.prompt()) {
+            TokenRecord& record =
+                records.emplace_back(TokenRecord{.token = one.token(), .logprob = one.logprob(), .top = {}});
+            for (const proto::TokenLogprob& top : one.top()) {
+                record.top.emplace_back(top.token(), top.logprob());
+            }
+        }
+        sink_.on_prompt(id_, std::move(records));
+        if (ended()) { return; }
+    }
+    if (output.finish() != proto::SequenceOutput::FINISH_NONE) {
+        if (from_prefill) { prefill_done_ = true; }
+        if (from_decode) { decode_done_ = true; }
+    }
+    const base::Epoch epoch = epoch_;
+    const bool first_of_epoch = epoch_tokens_ == 0;
+    for (const proto::TokenOutput& token : output.tokens()) {
+        accept_token(token);
+        if (ended()) { return; }
+    }
+    CHECK(epoch == epoch_);
+    accept_finish(from, output);
+    if (ended() || epoch != epoch_) { return; }
+    if (split_ && first_of_epoch && epoch_tokens_ > 0) { send_continue(); }
+}
+
+void Generation::accept_token(const proto::TokenOutput& output) {
+    const base::TimePoint now = context_.clock.now();
+    generated_.push_back(output.token());
+    if (epoch_tokens_++ == 0) {
+        first_token_at_ = now;
+        phase_ = split_ ? Phase::transfer : Phase::decode;
+        release(proto::ReleaseRequest::Ended::PHASE_PREFILL);
+    } else {
+        phase_ = Phase::decode;
+    }
+    if (generated_.size() > 1) { context_.metrics.inter_token(now - last_token_at_); }
+    if (!began_at_) { began_at_ = now; }
+    last_token_at_ = now;
+
+    const auto count = static_cast<std::uint32_t>(generated_.size());
+    const std::string_view path = cached_tokens_ > 0 ? "prefix_hit" : split_ ? "disagg" : "local";
+    const auto& stops = request_.stop_tokens;
+    const bool is_stop =
+        count > request_.new_tokens_min && std::find(stops.begin(), stops.end(), output.token()) != stops.end();
+    if (is_stop && !request_.text.include_stop_string) {
+        // The token that ends a sequence is counted but not shown.
+        GenerationEnd result{.reason = EndReason::stop};
+        result.stop_token = output.token();
+        sink_.on_piece(id_, text_.finish(), count, path);
+        if (!ended()) { end(std::move(result), "finished"); }
+        return;
+    }
+    TokenRecord record{.token = output.token(), .logprob = output.logprob(), .top = {}};
+    for (const proto::TokenLogprob& top : output.top()) {
+        record.top.emplace_back(top.token(), top.logprob());
+    }
+    Piece piece = text_.push(std::move(record));
+    const bool is_last = !text_.stopped() && (is_stop || count >= request_.new_tokens_max);
+    if (is_last) {
+        Piece rest = text_.finish();
+        piece.text += rest.text;
+        std::move(rest.tokens.begin(), rest.tokens.end(), std::back_inserter(piece.tokens));
+    }
+    sink_.on_piece(id_, std::move(piece), count, path);
+    if (ended()) { return; }
+    if (auto stop = text_.stopped()) {
+        if (count < request_.new_tokens_max) { context_.metrics.cancelled(phase_name(phase_), "stop_string"); }
+        GenerationEnd result{.reason = EndReason::stop};
+        result.stop_string = std::move(stop);
+        end(std::move(result), "stop_string");
+    } else if (is_last) {
+        GenerationEnd result{.reason = is_stop ? EndReason::stop : EndReason::length};
+        if (is_stop) { result.stop_token = output.token(); }
+        end(std::move(result), "finished");
+    }
+}
+
+void Generation::accept_finish(base::Incarnation from, const proto::SequenceOutput& output) {
+    switch (output.finish()) {
+        case proto::SequenceOutput::FINISH_STOP:
+        case proto::SequenceOutput::FINISH_LENGTH: {
+            if (generated_.empty()) {
+                attempt_failed(from, {base::ErrorCode::data_loss, "a worker finished a sequence without a token"});
+                return;
+            }
+            sink_.on_piece(id_, text_.finish(), static_cast<std::uint32_t>(generated_.size()),
+                           split_ ? "disagg" : "local");
+            if (ended()) { return; }
+            GenerationEnd result;
+            result.reason = output.finish() == proto::SequenceOutput::FINISH_STOP ? EndReason::stop : EndReason::length;
+            if (auto stop = text_.stopped()) {
+                result.reason = EndReason::stop;
+                result.stop_string = std::move(stop);
+            }
+            end(std::move(result), "finished");
+            return;
+        }
+        case proto::SequenceOutput::FINISH_HANDED_OVER:
+            if (epoch_tokens_ == 0) {
+                attempt_failed(from, {base::ErrorCode::data_loss, "a worker handed over KV without a first token"});
+            }
+            return;
+        case proto::SequenceOutput::FINISH_ERROR:
+            attempt_failed(from, error_of(output.error()));
+            return;
+        case proto::SequenceOutput::FINISH_CANCELLED:
+            attempt_failed(from, {base::ErrorCode::aborted, "a worker cancelled the sequence"});
+            return;
+        default:
+            return;
+    }
+}
+
+void Generation::on_worker_lost(base::Incarnation worker, const base::Error& error) {
+    if (ended() || !workers_known_) { return; }
+    if (worker == incarnation_of(decode_)) {
+        decode_done_ = true;
+        if (!split_) { prefill_done_ = true; }
+        attempt_failed(worker, error);
+    } else if (split_ && worker == incarnation_of(prefill_)) {
+        prefill_done_ = true;
+        if (epoch_tokens_ == 0) { attempt_failed(worker, error); }
+    }
+}
+
+void Generation::attempt_failed(base::Incarnation worker, const base::Error& error) {
+    if (request_.deadline && context_.clock.now() >= *request_.deadline) {
+        on_time();
+        return;
+    }
+    const std::string_view code = base::error_code_name(error.code);
+    if (!is_retryable(error.code) || placements_ >= context_.options.placements_max) {
+        if (is_retryable(error.code)) { context_.metrics.retries_exhausted(code); }
+        fail(error, is_retryable(error.code) ? 1000 : 0);
+        return;
+    }
+    spdlog::info("request {:016x} epoch {}: {} in phase {} ({} tokens), placing again: {}", base::raw(id_),
+                 base::raw(epoch_), code, phase_name(phase_), generated_.size(), base::log_safe(error.message));
+    context_.metrics.retried(code);
+    close_epoch("replaced");
+    epoch_ = base::Epoch{base::raw(epoch_) + 1};
+    if (std::find(avoid_.begin(), avoid_.end(), base::raw(worker)) == avoid_.end()) {
+        if (avoid_.size() == kAvoidMax) { avoid_.erase(avoid_.begin()); }
+        avoid_.push_back(base::raw(worker));
+    }
+    give_up_at_ = context_.clock.now() + context_.options.replace_wait_max;
+    place();
+}
+
+void Generation::wait_for_place(const base::Error& error, std::uint32_t retry_after_ms) {
+    const base::TimePoint now = context_.clock.now();
+    const base::Duration pause =
+        std::clamp<base::Duration>(std::chrono::milliseconds(retry_after_ms) / 4, kRetryPauseMin, kRetryPauseMax);
+    if (!give_up_at_ || now + pause >= *give_up_at_) {
+        fail(error, std::max<std::uint32_t>(retry_after_ms, 1000));
+        return;
+    }
+    phase_ = Phase::waiting;
+    epoch_ = base::Epoch{base::raw(epoch_) + 1};  // a late answer to this try must not be taken for the next one's
+    try_at_ = now + pause;
+}
+
+void Generation::close_epoch(std::string_view reason) {
+    if (!workers_known_) { return; }
+    if (split_ && !prefill_done_) { send_cancel(prefill_, reason); }
+    if (!decode_done_) { send_cancel(decode_, reason); }
+    release(proto::ReleaseRequest::Ended::PHASE_ALL);
+    workers_known_ = false;
+}
+
+void Generation::release(proto::ReleaseRequest::Ended::Phase phase) {
+    proto::ReleaseRequest::Ended ended;
+    ended.set_request_id(base::raw(id_));
+    ended.set_epoch(base::raw(epoch_));
+    ended.set_phase(phase);
+    if (epoch_tokens_ > 0) { ended.set_ttft_us(as_us(first_token_at_ - placed_at_)); }
+    if (epoch_tokens_ > 1) { ended.set_tpot_us(as_us((last_token_at_ - first_token_at_) / (epoch_tokens_ - 1))); }
+    context_.scheduler.release(ended);
+}
+
+void Generation::cancel(std::string_view cause) {
+    if (ended()) { return; }
+    context_.metrics.cancelled(phase_name(phase_), cause);
+    end({.reason = EndReason::cancelled}, cause);
+}
+
+void Generation::fail(base::Error error, std::uint32_t retry_after_ms) {
+    GenerationEnd result{.reason = EndReason::failed};
+    result.error = std::move(error);
+    result.retry_after_ms = retry_after_ms;
+    end(std::move(result), "failed");
+}
+
+void Generation::end(GenerationEnd result, std::string_view worker_reason) {
+    CHECK(!ended(), "request " << base::raw(id_) << " would get a second final answer");
+    close_epoch(worker_reason);
+    phase_ = Phase::ended;
+    if (generated_.size() > 1) {
+        context_.metrics.time_per_output_token((last_token_at_ - *began_at_) / (generated_.size() - 1));
+    }
+    result.prompt_tokens = static_cast<std::uint32_t>(request_.prompt->size());
+    result.cached_tokens = cached_tokens_;
+    result.completion_tokens = static_cast<std::uint32_t>(generated_.size());
+    sink_.on_end(id_, result);
+}
+
+}  // namespace gateway

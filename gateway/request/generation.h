@@ -1,0 +1,164 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/block_hash.h"
+#include "base/clock.h"
+#include "base/ids.h"
+#include "base/result.h"
+#include "gateway/metrics.h"
+#include "gateway/request/ports.h"
+#include "gateway/request/text_stream.h"
+
+namespace gateway {
+
+/// What one sequence shall be: a prompt, how tokens are chosen and where it ends.
+struct GenerationRequest {
+    std::shared_ptr<const std::vector<base::TokenId>> prompt;  // not empty; choices of one prompt share it
+    proto::Sampling sampling;                                  // seed and choice set
+    std::vector<base::TokenId> stop_tokens;                    // EOS ids (unless ignored) and the client's
+    std::uint32_t new_tokens_max = 0;                          // > 0
+    std::uint32_t new_tokens_min = 0;                          // <= new_tokens_max
+    TextStream::Options text;
+    bool skip_special = true;
+    std::string cache_scope;
+    std::optional<base::TimePoint> deadline;
+};
+
+/// Why a sequence ended.
+enum class EndReason { stop, length, failed, cancelled };
+
+/// The one final answer about a sequence.
+struct GenerationEnd {
+    EndReason reason = EndReason::failed;
+    std::optional<std::string> stop_string = {};   // reason stop: by this string
+    std::optional<base::TokenId> stop_token = {};  // reason stop: by this token
+    std::optional<base::Error> error = {};         // reason failed
+    std::uint32_t retry_after_ms = 0;              // reason failed: 0 means that a repeat cannot succeed soon
+    std::uint32_t prompt_tokens = 0;
+    std::uint32_t cached_tokens = 0;      // of the prompt, found in a prefix cache by the first placement
+    std::uint32_t completion_tokens = 0;  // the stop token counted
+};
+
+/// Who asked. Called on the owner's thread; may cancel sequences from inside a call. Must outlive its sequences' end.
+class GenerationSink {
+public:
+    virtual ~GenerationSink() = default;
+    /// Workers were found for the first time: from here on refusals are no longer possible, only failures.
+    virtual void on_placed(base::RequestId id) = 0;
+    /// Once, before the first piece, when prompt logprobs were asked for: one record per prompt token from the second
+    /// on.
+    virtual void on_prompt(base::RequestId id, std::vector<TokenRecord> records) = 0;
+    /// What one generated token let out; the piece may be empty. `generated_tokens` counts it.
+    virtual void on_piece(base::RequestId id, Piece piece, std::uint32_t generated_tokens, std::string_view path) = 0;
+    /// Exactly once, last.
+    virtual void on_end(base::RequestId id, const GenerationEnd& end) = 0;
+};
+
+/// Bounds of all sequences of a gateway.
+struct RequestOptions {
+    std::uint32_t placements_max = 5;  // of one sequence, the first counted
+    base::Duration place_timeout = std::chrono::seconds(2);
+    base::Duration place_wait_max = std::chrono::seconds(5);     // new request: no scheduler for so long -> unavailable
+    base::Duration replace_wait_max = std::chrono::seconds(30);  // stream that lost its worker: no place for so long
+    std::size_t generations_max = 4096;                          // sequences in flight
+};
+
+/// What every Generation works with; owned by the RequestTable.
+struct GenerationContext {
+    SchedulerPort& scheduler;
+    WorkerPort& workers;
+    const base::Clock& clock;
+    GatewayMetrics& metrics;
+    const RequestOptions& options;
+    const ClusterView& cluster;
+    const base::HashKey& hash_key;
+    const std::string& model;
+};
+
+/// The owner of one sequence: keeps its prompt, tokens, seed, deadline and epoch, and moves it from placement to its
+/// end, elsewhere when a worker fails. Tokens do not depend on where they are computed, so the stream just goes on.
+///
+/// placing -> prefill -> transfer -> decode -> ended, back to placing when a worker fails; `waiting` is a pause before
+/// the next try. A whole placement (path "local") goes from prefill to decode on one worker. No sockets, no gRPC, no
+/// threads: driven by RequestTable on one thread.
+class Generation {
+public:
+    enum class Phase { placing, waiting, prefill, transfer, decode, ended };
+
+    Generation(base::RequestId id, GenerationRequest request, GenerationSink& sink,
+               std::unique_ptr<Detokenizer> detokenizer, GenerationContext context);
+
+    void start();
+    /// False when the answer came too late to be used: a placement in it is then to be released.
+    [[nodiscard]] bool on_place_answered(base::Epoch epoch, const base::Result<proto::PlaceReply>& reply);
+    void on_output(base::Incarnation from, const proto::SequenceOutput& output);
+    void on_worker_lost(base::Incarnation worker, const base::Error& error);
+    /// Call when `wakes_at()` has come.
+    void on_time();
+    /// The client does not want it any more. Ends at once with reason cancelled.
+    void cancel(std::string_view cause);
+
+    std::optional<base::TimePoint> wakes_at() const;
+    Phase phase() const { return phase_; }
+    bool ended() const { return phase_ == Phase::ended; }
+
+private:
+    void place();
+    void take_placement(const proto::Placement& placement);
+    void send_start(const proto::WorkerEndpoint& to, proto::Start::Part part, const proto::WorkerEndpoint* peer);
+    void send_continue();
+    void send_cancel(const proto::WorkerEndpoint& to, std::string_view reason);
+    void accept_token(const proto::TokenOutput& output);
+    void accept_finish(base::Incarnation from, const proto::SequenceOutput& output);
+    /// This epoch has failed: place again, or fail when that cannot help.
+    void attempt_failed(base::Incarnation worker, const base::Error& error);
+    /// Nobody took the sequence: try again a little later, or fail when too late.
+    void wait_for_place(const base::Error& error, std::uint32_t retry_after_ms);
+    void close_epoch(std::string_view reason);
+    void release(proto::ReleaseRequest::Ended::Phase phase);
+    void fail(base::Error error, std::uint32_t retry_after_ms);
+    void end(GenerationEnd end, std::string_view worker_reason);
+
+    base::RequestId id_;
+    GenerationRequest request_;
+    GenerationSink& sink_;
+    TextStream text_;
+    GenerationContext context_;
+
+    Phase phase_ = Phase::waiting;
+    base::Epoch epoch_{};
+    std::uint32_t placements_ = 0;  // accepted so far
+    bool placed_once_ = false;
+    bool prompt_told_ = false;
+    std::vector<base::TokenId> generated_;
+    std::vector<std::uint64_t> avoid_;         // incarnations that failed this sequence
+    std::optional<base::TimePoint> began_at_;  // first token of all
+    std::uint32_t cached_tokens_ = 0;
+    bool cached_known_ = false;
+
+    // Of the current epoch.
+    proto::WorkerEndpoint prefill_;
+    proto::WorkerEndpoint decode_;
+    bool workers_known_ = false;
+    bool split_ = false;
+    bool prefill_done_ = false;  // handed over or finished: needs no cancel
+    bool decode_done_ = false;
+    std::uint32_t epoch_tokens_ = 0;
+    base::TimePoint placed_at_{};
+    base::TimePoint first_token_at_{};
+    base::TimePoint last_token_at_{};
+
+    std::optional<base::TimePoint> try_at_;      // phase waiting
+    std::optional<base::TimePoint> give_up_at_;  // since the last loss: no place until then -> failed
+};
+
+/// The name of a phase as metrics use it: queued, prefill, transfer, decode.
+std::string_view phase_name(Generation::Phase phase);
+
+}  // namespace gateway

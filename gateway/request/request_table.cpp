@@ -1,0 +1,141 @@
+#include "gateway/request/request_table.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/log.h"
+
+namespace gateway {
+namespace {
+
+constexpr std::size_t kPrimingTokens = 16;  // no character has more tokens
+
+}  // namespace
+
+RequestTable::RequestTable(Setup setup) : setup_(std::move(setup)), random_(setup_.seed) {}
+
+RequestTable::~RequestTable() {
+    CHECK(generations_.empty(), generations_.size() << " sequences have no final answer");
+    CHECK(opened_ == ended_, opened_ << " opened, " << ended_ << " ended");
+}
+
+base::RequestId RequestTable::open(GenerationRequest request, GenerationSink& sink) {
+    CHECK(has_room(1));
+    base::RequestId id{random_()};
+    while (base::raw(id) == 0 || generations_.contains(id)) {
+        id = base::RequestId{random_()};
+    }
+    auto detokenizer = setup_.text.detokenizer(request.skip_special);
+    // The text goes on from the prompt: a space before the first word belongs to it, and a character may span both.
+    const auto& prompt = *request.prompt;
+    for (std::size_t at = prompt.size() - std::min(prompt.size(), kPrimingTokens); at < prompt.size(); ++at) {
+        detokenizer->push(prompt[at]);
+    }
+    auto generation = std::make_unique<Generation>(id, std::move(request), sink, std::move(detokenizer),
+                                                   GenerationContext{.scheduler = setup_.scheduler,
+                                                                     .workers = setup_.workers,
+                                                                     .clock = setup_.clock,
+                                                                     .metrics = setup_.metrics,
+                                                                     .options = setup_.options,
+                                                                     .cluster = cluster_,
+                                                                     .hash_key = setup_.hash_key,
+                                                                     .model = setup_.model});
+    generations_.emplace(id, Entry{.generation = std::move(generation), .wakes_at = std::nullopt});
+    ++opened_;
+    dispatch(id, [](Generation& opened) { opened.start(); });
+    return id;
+}
+
+template <class Event>
+void RequestTable::dispatch(base::RequestId id, Event event) {
+    const auto at = generations_.find(id);
+    if (at == generations_.end()) { return; }
+    Generation& generation = *at->second.generation;  // stays in place: entries leave only in settle()
+    ++running_;
+    event(generation);
+    --running_;
+    unsettled_.push_back(id);
+    if (running_ > 0) { return; }
+    for (const base::RequestId one : std::exchange(unsettled_, {})) {
+        settle(one);
+    }
+}
+
+void RequestTable::settle(base::RequestId id) {
+    const auto at = generations_.find(id);
+    if (at == generations_.end()) { return; }
+    Entry& entry = at->second;
+    const auto wakes_at = entry.generation->wakes_at();
+    if (wakes_at != entry.wakes_at) {
+        if (entry.wakes_at) { timers_.erase({*entry.wakes_at, id}); }
+        if (wakes_at) { timers_.insert({*wakes_at, id}); }
+        entry.wakes_at = wakes_at;
+    }
+    if (entry.generation->ended()) {
+        ++ended_;
+        generations_.erase(at);
+    }
+}
+
+void RequestTable::cancel(base::RequestId id, std::string_view cause) {
+    dispatch(id, [&](Generation& generation) { generation.cancel(cause); });
+}
+
+void RequestTable::on_place_answered(base::RequestId id, base::Epoch epoch,
+                                     const base::Result<proto::PlaceReply>& reply) {
+    bool used = false;
+    dispatch(id, [&](Generation& generation) { used = generation.on_place_answered(epoch, reply); });
+    if (used || !reply || !reply->has_placement()) { return; }
+    proto::ReleaseRequest::Ended unused;  // the client was gone, or the time over, before the answer came
+    unused.set_request_id(base::raw(id));
+    unused.set_epoch(base::raw(epoch));
+    unused.set_phase(proto::ReleaseRequest::Ended::PHASE_ALL);
+    setup_.scheduler.release(unused);
+}
+
+void RequestTable::on_output(base::Incarnation worker, const proto::SequenceOutput& output) {
+    dispatch(base::RequestId{output.request_id()},
+             [&](Generation& generation) { generation.on_output(worker, output); });
+}
+
+void RequestTable::on_worker_lost(base::Incarnation worker, const base::Error& error) {
+    spdlog::warn("worker {:016x} is lost: {}", base::raw(worker), base::log_safe(error.message));
+    std::vector<base::RequestId> all;
+    all.reserve(generations_.size());
+    for (const auto& [id, entry] : generations_) {
+        all.push_back(id);
+    }
+    std::sort(all.begin(), all.end());  // the same order in every run of a simulation
+    for (const base::RequestId id : all) {
+        dispatch(id, [&](Generation& generation) { generation.on_worker_lost(worker, error); });
+    }
+}
+
+void RequestTable::on_cluster(const base::Result<proto::DescribeReply>& reply) {
+    if (!reply) {
+        cluster_.ready = false;
+        return;
+    }
+    cluster_ = {.known = true,
+                .ready = reply->ready(),
+                .numerics_id = reply->header().numerics_id(),
+                .block_tokens = reply->block_tokens(),
+                .context_tokens = reply->context_tokens()};
+}
+
+void RequestTable::on_time() {
+    const base::TimePoint now = setup_.clock.now();
+    while (!timers_.empty() && timers_.begin()->first <= now) {
+        const auto [at, id] = *timers_.begin();
+        timers_.erase(timers_.begin());
+        if (const auto entry = generations_.find(id); entry != generations_.end()) { entry->second.wakes_at.reset(); }
+        dispatch(id, [](Generation& generation) { generation.on_time(); });
+    }
+}
+
+std::optional<base::TimePoint> RequestTable::wakes_at() const {
+    if (timers_.empty()) { return std::nullopt; }
+    return timers_.begin()->first;
+}
+
+}  // namespace gateway

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <random>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "gateway/request/generation.h"
+
+namespace gateway {
+
+/// All sequences of one gateway in flight. Mints their ids, hands events to the one they are meant for, wakes them in
+/// time, and counts them in and out: each that was opened ends exactly once. Everything is called on one thread (the
+/// gateway's I/O thread, or the simulator's); nothing blocks.
+class RequestTable final : public ClusterEvents {
+public:
+    struct Setup {
+        SchedulerPort& scheduler;
+        WorkerPort& workers;
+        const TextPort& text;
+        const base::Clock& clock;
+        GatewayMetrics& metrics;
+        RequestOptions options;
+        base::HashKey hash_key;
+        std::string model;
+        std::uint64_t seed;  // of request ids; random in production
+    };
+    explicit RequestTable(Setup setup);
+    /// No sequence may be open.
+    ~RequestTable() override;
+    RequestTable(const RequestTable&) = delete;
+    RequestTable& operator=(const RequestTable&) = delete;
+
+    /// True when `count` more sequences may be opened.
+    bool has_room(std::size_t count) const { return generations_.size() + count <= setup_.options.generations_max; }
+    /// Opens a sequence and asks for its placement. `sink` hears of it from now on, also from inside this call's
+    /// events.
+    base::RequestId open(GenerationRequest request, GenerationSink& sink);
+    /// Ends a sequence with reason cancelled; no effect when it has ended.
+    void cancel(base::RequestId id, std::string_view cause);
+
+    void on_place_answered(base::RequestId id, base::Epoch epoch,
+                           const base::Result<proto::PlaceReply>& reply) override;
+    void on_output(base::Incarnation worker, const proto::SequenceOutput& output) override;
+    void on_worker_lost(base::Incarnation worker, const base::Error& error) override;
+    void on_cluster(const base::Result<proto::DescribeReply>& reply) override;
+    /// Call when `wakes_at()` has come; too early or too often does no harm.
+    void on_time();
+    std::optional<base::TimePoint> wakes_at() const;
+
+    const ClusterView& cluster() const { return cluster_; }
+    std::size_t open_count() const { return generations_.size(); }
+    std::uint64_t opened() const { return opened_; }
+    std::uint64_t ended() const { return ended_; }
+
+private:
+    struct Entry {
+        std::unique_ptr<Generation> generation;
+        std::optional<base::TimePoint> wakes_at;
+    };
+    /// Runs `event` on the sequence, then updates its timer and forgets it if it has ended (once no event of it is
+    /// running).
+    template <class Event>
+    void dispatch(base::RequestId id, Event event);
+    void settle(base::RequestId id);
+
+    Setup setup_;
+    ClusterView cluster_;
+    std::mt19937_64 random_;
+    std::unordered_map<base::RequestId, Entry> generations_;
+    std::set<std::pair<base::TimePoint, base::RequestId>> timers_;
+    std::vector<base::RequestId> unsettled_;  // had an event while another event ran
+    unsigned running_ = 0;                    // events on the stack
+    std::uint64_t opened_ = 0;
+    std::uint64_t ended_ = 0;
+};
+
+}  // namespace gateway

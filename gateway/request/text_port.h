@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+
+namespace gateway {
+
+/// Turns the tokens of one sequence into text piece by piece; a piece never ends inside a UTF-8 sequence.
+class Detokenizer {
+public:
+    virtual ~Detokenizer() = default;
+    /// Text that `token` completes; may be empty.
+    virtual std::string push(base::TokenId token) = 0;
+    /// What is still held back, made valid.
+    virtual std::string flush() = 0;
+};
+
+/// What generation_config.json says about sampling where the client says nothing.
+struct SamplingDefaults {
+    std::optional<double> temperature;
+    std::optional<double> top_p;
+    std::optional<double> min_p;
+    std::optional<std::int64_t> top_k;
+    std::optional<double> repetition_penalty;
+};
+
+/// The text side of one model as the gateway needs it. Implemented over text/ by ModelTextPort and by fakes in tests
+/// and the simulator, which need no tokenizer library. All functions are thread-safe.
+class TextPort {
+public:
+    virtual ~TextPort() = default;
+
+    /// `add_special`: BOS and the like as the tokenizer's post-processor does. `parse_special`: the text of a special
+    /// token becomes that token; without it it stays ordinary text.
+    virtual base::Result<std::vector<base::TokenId>> encode(std::string_view text, bool add_special,
+                                                            bool parse_special) const = 0;
+    /// The bytes that the token stands for, which need not be valid UTF-8 alone.
+    virtual std::string token_bytes(base::TokenId token) const = 0;
+    virtual std::unique_ptr<Detokenizer> detokenizer(bool skip_special) const = 0;
+    /// Renders the chat template over a JSON context (messages, add_generation_prompt, ...).
+    /// Error: invalid_argument when the template refuses, unimplemented when the model has none.
+    virtual base::Result<std::string> render_chat(std::string_view context_json, std::int64_t now_unix_s) const = 0;
+    /// Texts of special tokens, so that they can be recognised in what a user wrote.
+    virtual const std::vector<std::string>& special_texts() const = 0;
+    virtual const std::vector<base::TokenId>& eos_ids() const = 0;
+    virtual std::uint32_t vocabulary() const = 0;
+    virtual const SamplingDefaults& sampling_defaults() const = 0;
+};
+
+}  // namespace gateway

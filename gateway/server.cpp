@@ -1,0 +1,78 @@
+#include "gateway/server.h"
+
+#include <utility>
+
+#include "gateway/cluster/scheduler_client.h"
+#include "gateway/cluster/worker_client.h"
+
+namespace gateway {
+namespace {
+
+/// Both gRPC clients. A description of the cluster also opens the streams to workers that are new in it.
+class GrpcPorts final : public ClusterPorts, private ClusterEvents {
+public:
+    GrpcPorts(const GatewayOptions& options, std::string scheduler_address, const base::Clock& clock, Post post)
+        : scheduler_({.address = std::move(scheduler_address),
+                      .model = options.model,
+                      .describe_interval = options.describe_interval},
+                     post),
+          workers_({.model = options.model,
+                    .name = options.name,
+                    .lost_after = options.worker_lost_after,
+                    .hello_timeout = options.worker_hello_timeout},
+                   post, clock) {}
+
+    SchedulerPort& scheduler() override { return scheduler_; }
+    WorkerPort& workers() override { return workers_; }
+    void attach(ClusterEvents& events) override {
+        events_ = &events;
+        scheduler_.attach(*this);
+        workers_.attach(*this);
+    }
+    void tick(base::TimePoint now) override {
+        scheduler_.tick(now);
+        workers_.tick(now);
+    }
+    void stop() override {
+        scheduler_.stop();
+        workers_.stop();
+    }
+
+private:
+    void on_place_answered(base::RequestId id, base::Epoch epoch,
+                           const base::Result<proto::PlaceReply>& reply) override {
+        events_->on_place_answered(id, epoch, reply);
+    }
+    void on_output(base::Incarnation worker, const proto::SequenceOutput& output) override {
+        events_->on_output(worker, output);
+    }
+    void on_worker_lost(base::Incarnation worker, const base::Error& error) override {
+        events_->on_worker_lost(worker, error);
+    }
+    void on_cluster(const base::Result<proto::DescribeReply>& reply) override {
+        if (reply) { workers_.expect(*reply); }
+        events_->on_cluster(reply);
+    }
+
+    SchedulerClient scheduler_;
+    WorkerClient workers_;
+    ClusterEvents* events_ = nullptr;
+};
+
+}  // namespace
+
+base::Result<std::unique_ptr<GatewayServer>> GatewayServer::start(Setup setup) {
+    auto core = GatewayCore::start({.options = setup.options,
+                                    .text = std::move(setup.text),
+                                    .hash_key = setup.hash_key,
+                                    .clock = setup.clock,
+                                    .metrics = setup.metrics,
+                                    .make_ports = [&](Post post) -> std::unique_ptr<ClusterPorts> {
+                                        return std::make_unique<GrpcPorts>(setup.options, setup.scheduler_address,
+                                                                           setup.clock, std::move(post));
+                                    }});
+    if (!core) { return base::pass_on(core); }
+    return std::unique_ptr<GatewayServer>(new GatewayServer(std::move(*core)));
+}
+
+}  // namespace gateway

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "base/block_hash.h"
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "base/result.h"
+#include "gateway/core.h"
+#include "gateway/options.h"
+#include "gateway/request/text_port.h"
+
+namespace gateway {
+
+/// The gateway role: HTTP in front, gRPC to the scheduler and the workers behind. Starts its threads and serves until
+/// drain_and_stop(). All public functions: any thread but the gateway's own.
+class GatewayServer {
+public:
+    struct Setup {
+        GatewayOptions options;
+        std::shared_ptr<const TextPort> text;  // e.g. make_text_port(model_text)
+        std::string scheduler_address;         // host:port
+        base::HashKey hash_key;                // of the cluster
+        const base::Clock& clock;              // borrowed, as metrics
+        base::Metrics& metrics;
+    };
+    /// Listens when it returns; ready (/health) once the scheduler says so.
+    /// Error: invalid_argument, permission_denied (not loopback without listen_public), unavailable (address in use).
+    static base::Result<std::unique_ptr<GatewayServer>> start(Setup setup);
+
+    /// The HTTP port, also where 0 was asked for.
+    std::uint16_t port() const { return core_->port(); }
+    /// Accepts nothing new, finishes what is in work within the drain timeout, then stops.
+    void drain_and_stop() { core_->drain_and_stop(); }
+
+private:
+    explicit GatewayServer(std::unique_ptr<GatewayCore> core) : core_(std::move(core)) {}
+    std::unique_ptr<GatewayCore> core_;
+};
+
+}  // namespace gateway
