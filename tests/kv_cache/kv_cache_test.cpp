@@ -128,6 +128,19 @@ TEST_CASE("a group that cannot grow in place takes a second run by best fit", "[
     REQUIRE(a.runs() == std::vector<BlockRun>{{BlockId{0}, 4}, {BlockId{6}, 3}, {BlockId{10}, 2}});
 }
 
+TEST_CASE("growing in place goes before a better fit elsewhere", "[kv_cache]") {
+    KvCache cache(make_options(20));
+    SequenceKv a = open(cache, 4 * kTokens);
+    SequenceKv b = open(cache, 8 * kTokens);
+    const SequenceKv c = open(cache, 1 * kTokens);
+    SequenceKv d = open(cache, 2 * kTokens);
+    const SequenceKv e = open(cache, 5 * kTokens);
+    b.close();
+    d.close();  // free: [4, 12) and [13, 15)
+    REQUIRE(a.reserve(6 * kTokens).has_value());
+    REQUIRE(a.runs() == std::vector<BlockRun>{{BlockId{0}, 6}});
+}
+
 TEST_CASE("when no free run is long enough the pieces are taken, largest first", "[kv_cache]") {
     KvCache cache(make_options(12));
     std::vector<SequenceKv> singles;
@@ -224,6 +237,23 @@ TEST_CASE("of two sequences with the same tokens one keeps private blocks", "[kv
     REQUIRE(cache.counts() == BlockCounts{.free = 17, .used = 2, .cached = 1});
     first.close();
     REQUIRE(cache.counts() == BlockCounts{.free = 17, .cached = 3});
+}
+
+TEST_CASE("the use of a private duplicate keeps the block of that name warm", "[kv_cache]") {
+    KvCache cache(make_options(4));
+    const auto chain = make_chain(1, 1);
+    const auto other = make_chain(2, 1);
+    SequenceKv first = open(cache, kTokens);
+    SequenceKv second = open(cache, kTokens);
+    first.publish(chain);
+    second.publish(chain);
+    first.close();
+    fill_cache(cache, other);
+    second.close();
+    REQUIRE(cache.counts() == BlockCounts{.free = 2, .cached = 2});
+    const SequenceKv pressure = open(cache, 3 * kTokens);
+    REQUIRE(cache.match(chain, 100).tokens() == kTokens);
+    REQUIRE(cache.match(other, 100).tokens() == 0);
 }
 
 TEST_CASE("publishing goes on where it stopped and a shorter chain changes nothing", "[kv_cache]") {
