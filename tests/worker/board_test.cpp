@@ -1,0 +1,68 @@
+#include "worker/board.h"
+
+#include "tests/support/catch.h"
+
+namespace {
+
+kv_cache::BlockEvents events(std::uint64_t number, bool snapshot, std::vector<base::BlockHash> stored) {
+    return {.number = number, .snapshot = snapshot, .stored = std::move(stored), .removed = {}};
+}
+
+}  // namespace
+
+TEST_CASE("a heartbeat takes what waits, once", "[worker]") {
+    worker::ReportBoard board;
+    sluice::proto::WorkerLoad load;
+    load.set_requests_running(3);
+    board.set_load(load);
+    board.add_step({});
+    board.add_block_events(events(1, false, {{1, 2}, {3, 4}}));
+    sluice::proto::Heartbeat first;
+    board.take(first);
+    REQUIRE(first.load().requests_running() == 3);
+    REQUIRE(first.steps_size() == 1);
+    REQUIRE(first.blocks(0).stored().size() == 32);
+    sluice::proto::Heartbeat second;
+    board.take(second);
+    REQUIRE(second.load().requests_running() == 3);
+    REQUIRE(second.steps_size() == 0);
+    REQUIRE(second.blocks_size() == 0);
+}
+
+TEST_CASE("samples beyond the bound push the oldest out", "[worker]") {
+    worker::ReportBoard board(4);
+    for (std::uint32_t i = 0; i < 10; ++i) {
+        sluice::proto::StepSample sample;
+        sample.set_duration_us(i);
+        board.add_step(sample);
+    }
+    sluice::proto::Heartbeat heartbeat;
+    board.take(heartbeat);
+    REQUIRE(heartbeat.steps_size() == 4);
+    REQUIRE(heartbeat.steps(0).duration_us() == 6);
+}
+
+TEST_CASE("block events beyond the bound become a wish for a snapshot, which replaces them", "[worker]") {
+    worker::ReportBoard board(4, 2);
+    REQUIRE(board.take_snapshot_wish());  // a new worker begins with one
+    REQUIRE(!board.take_snapshot_wish());
+    for (std::uint64_t i = 1; i <= 3; ++i) {
+        board.add_block_events(events(i, false, {{i, i}}));
+    }
+    REQUIRE(board.take_snapshot_wish());
+    board.add_block_events(events(4, true, {{1, 1}, {2, 2}, {3, 3}}));
+    sluice::proto::Heartbeat heartbeat;
+    board.take(heartbeat);
+    REQUIRE(heartbeat.blocks_size() == 1);
+    REQUIRE(heartbeat.blocks(0).snapshot());
+    REQUIRE(heartbeat.blocks(0).stored().size() == 48);
+}
+
+TEST_CASE("a draining worker says so whatever load is set later", "[worker]") {
+    worker::ReportBoard board;
+    board.set_draining();
+    board.set_load({});
+    sluice::proto::Heartbeat heartbeat;
+    board.take(heartbeat);
+    REQUIRE(heartbeat.load().draining());
+}

@@ -1,0 +1,95 @@
+#include "worker/messages.h"
+
+#include "proto/version.h"
+
+#include "tests/support/catch.h"
+
+namespace {
+
+sluice::proto::Start make_start() {
+    sluice::proto::Start start;
+    start.set_request_id(77);
+    start.set_epoch(2);
+    start.set_part(sluice::proto::Start::PART_WHOLE);
+    start.add_prompt(1);
+    start.mutable_stop()->set_new_tokens_max(5);
+    start.mutable_sampling()->set_top_p(1);
+    start.mutable_sampling()->set_repetition_penalty(1);
+    return start;
+}
+
+}  // namespace
+
+TEST_CASE("a Start is read field by field", "[worker]") {
+    const base::FakeClock clock;
+    auto message = make_start();
+    message.add_generated(9);
+    message.mutable_sampling()->set_temperature(0.5);
+    message.mutable_sampling()->set_seed(123);
+    (*message.mutable_sampling()->mutable_logit_bias())[4] = -2;
+    (*message.mutable_sampling()->mutable_logit_bias())[2] = 7;
+    message.mutable_stop()->add_stop_token_ids(3);
+    message.set_cache_scope("tenant");
+    message.set_deadline_unix_us(clock.unix_us() + 1'000'000);
+    const auto start = worker::read_start(message, worker::GatewayId{5}, clock);
+    REQUIRE(start.has_value());
+    REQUIRE(start->key == worker::RequestKey{base::RequestId{77}, base::Epoch{2}});
+    REQUIRE(start->gateway == worker::GatewayId{5});
+    REQUIRE(start->generated == std::vector<base::TokenId>{9});
+    REQUIRE(start->sampling.temperature == 0.5f);
+    REQUIRE(start->sampling.seed == 123);
+    REQUIRE(start->sampling.logit_bias == std::vector<std::pair<base::TokenId, float>>{{2, 7.0f}, {4, -2.0f}});
+    REQUIRE(start->stop.stop_tokens == std::vector<base::TokenId>{3});
+    REQUIRE(start->cache_scope == "tenant");
+    REQUIRE(*start->deadline == clock.now() + std::chrono::seconds(1));
+}
+
+TEST_CASE("a Start without a part, or split without a peer, is refused", "[worker]") {
+    const base::FakeClock clock;
+    auto message = make_start();
+    message.set_part(sluice::proto::Start::PART_UNSPECIFIED);
+    REQUIRE(worker::read_start(message, worker::GatewayId{1}, clock).error().code == base::ErrorCode::invalid_argument);
+    message.set_part(sluice::proto::Start::PART_DECODE);
+    REQUIRE(worker::read_start(message, worker::GatewayId{1}, clock).error().code == base::ErrorCode::invalid_argument);
+    message.mutable_peer()->set_incarnation(4);
+    REQUIRE(worker::read_start(message, worker::GatewayId{1}, clock).has_value());
+}
+
+TEST_CASE("a header of another version, model or numerics is refused", "[worker]") {
+    worker::WorkerIdentity identity;
+    identity.model = "m";
+    identity.numerics_id = 3;
+    auto header = worker::make_header(identity);
+    REQUIRE(worker::check_header(header, identity).has_value());
+    header.set_numerics_id(0);  // a gateway that does not know yet
+    REQUIRE(worker::check_header(header, identity).has_value());
+    header.set_numerics_id(4);
+    REQUIRE(!worker::check_header(header, identity).has_value());
+    header = worker::make_header(identity);
+    header.set_model("other");
+    REQUIRE(!worker::check_header(header, identity).has_value());
+    header = worker::make_header(identity);
+    header.set_protocol_version(proto::kProtocolVersion + 1);
+    REQUIRE(!worker::check_header(header, identity).has_value());
+}
+
+TEST_CASE("an output is written with its tokens, finish and error", "[worker]") {
+    worker::SequenceOutput output;
+    output.key = {base::RequestId{8}, base::Epoch{1}};
+    engine::SampledToken token;
+    token.token = 12;
+    token.logprob = -0.5f;
+    token.top = {{12, -0.5f}, {3, -1.5f}};
+    output.tokens = {token};
+    output.finish = worker::Finish::error;
+    output.error = base::Error{base::ErrorCode::resource_exhausted, "full"};
+    sluice::proto::SequenceOutput message;
+    worker::write_output(output, message);
+    REQUIRE(message.request_id() == 8);
+    REQUIRE(message.epoch() == 1);
+    REQUIRE(message.tokens(0).token() == 12);
+    REQUIRE(message.tokens(0).top_size() == 2);
+    REQUIRE(message.finish() == sluice::proto::SequenceOutput::FINISH_ERROR);
+    REQUIRE(message.error().code() == 8);
+    REQUIRE(message.error().message() == "full");
+}

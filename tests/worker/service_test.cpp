@@ -1,0 +1,204 @@
+// The gRPC side of a worker over a real loopback connection, with the engine that keeps books behind it.
+#include "worker/service.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <future>
+#include <thread>
+
+#include "base/log.h"
+#include "proto/version.h"
+#include "proto/worker.grpc.pb.h"
+
+#include "tests/support/catch.h"
+#include "tests/support/ledger_engine.h"
+
+using sluice::proto::SequenceOutput;
+using sluice::proto::WorkerCommand;
+using sluice::proto::WorkerEvent;
+using test_support::ledger_continuation;
+
+namespace {
+
+struct RunningWorker {
+    explicit RunningWorker(worker::WorkerOptions options = {})
+        : cache({.blocks_total = 64, .block_tokens = 16}),
+          server(worker::WorkerServer::listen("127.0.0.1:0", options, clock).value()),
+          loop({.limits = options, .hash_key = {}, .model = "ledger", .worker = "w", .role = worker::Role::mixed},
+               engine, cache, *server, board, clock, metrics) {
+        base::init_log({.role = "test", .level = "off"});
+        identity.model = "ledger";
+        identity.numerics_id = 42;
+        identity.worker = base::WorkerId{1};
+        identity.incarnation = base::Incarnation{7};
+        loop.attach(worker::Part::whole, &whole);
+        thread = std::jthread([this](std::stop_token stop) { loop.run(stop); });
+        server->serve(identity, loop, board);
+    }
+    ~RunningWorker() {
+        thread = {};
+        server->stop();
+    }
+    std::uint32_t blocks_in_use() {
+        std::promise<std::uint32_t> used;
+        auto answer = used.get_future();
+        REQUIRE(loop.post([&] {
+            const auto counts = cache.counts();
+            used.set_value(counts.used + counts.pinned + counts.stranded);
+        }));
+        return answer.get();
+    }
+
+    base::SystemClock clock;
+    base::Metrics metrics;
+    test_support::LedgerEngine engine{{}};
+    kv_cache::KvCache cache;
+    worker::ReportBoard board;
+    std::unique_ptr<worker::WorkerServer> server;
+    worker::WorkerIdentity identity;
+    worker::RolePart whole;
+    worker::StepLoop loop;
+    std::jthread thread;
+};
+
+/// One gateway's end of the stream.
+struct Client {
+    explicit Client(const RunningWorker& running)
+        : channel(grpc::CreateChannel("127.0.0.1:" + std::to_string(running.server->port()),
+                                      grpc::InsecureChannelCredentials())),
+          stub(sluice::proto::Worker::NewStub(channel)),
+          stream(stub->Serve(&context)) {}
+
+    void hello(const worker::WorkerIdentity& identity) {
+        WorkerCommand command;
+        *command.mutable_hello()->mutable_header() = worker::make_header(identity);
+        command.mutable_hello()->set_gateway("test");
+        stream->Write(command);
+    }
+    void start(std::uint64_t request, const std::vector<base::TokenId>& prompt, std::uint32_t new_tokens) {
+        WorkerCommand command;
+        auto& start = *command.mutable_start();
+        start.set_request_id(request);
+        start.set_part(sluice::proto::Start::PART_WHOLE);
+        start.mutable_prompt()->Add(prompt.begin(), prompt.end());
+        start.mutable_stop()->set_new_tokens_max(new_tokens);
+        start.mutable_sampling()->set_top_p(1);
+        start.mutable_sampling()->set_repetition_penalty(1);
+        stream->Write(command);
+    }
+    /// Reads until `request` has its final output.
+    std::vector<base::TokenId> read_to_end(std::uint64_t request, SequenceOutput::Finish& finish) {
+        std::vector<base::TokenId> tokens;
+        for (WorkerEvent event; stream->Read(&event);) {
+            for (const SequenceOutput& output : event.step().sequences()) {
+                if (output.request_id() != request) { continue; }
+                for (const auto& token : output.tokens()) {
+                    tokens.push_back(token.token());
+                }
+                if (output.finish() != SequenceOutput::FINISH_NONE) {
+                    finish = output.finish();
+                    return tokens;
+                }
+            }
+        }
+        finish = SequenceOutput::FINISH_NONE;
+        return tokens;
+    }
+
+    std::shared_ptr<grpc::Channel> channel;
+    std::unique_ptr<sluice::proto::Worker::Stub> stub;
+    grpc::ClientContext context;
+    std::unique_ptr<grpc::ClientReaderWriter<WorkerCommand, WorkerEvent>> stream;
+};
+
+}  // namespace
+
+TEST_CASE("a gateway says hello, starts a request and gets its tokens", "[worker]") {
+    RunningWorker running;
+    Client client(running);
+    client.hello(running.identity);
+    WorkerEvent reply;
+    REQUIRE(client.stream->Read(&reply));
+    REQUIRE(reply.hello().endpoint().incarnation() == 7);
+    REQUIRE(reply.hello().heartbeat_ms() > 0);
+    client.start(5, {1, 2, 3}, 12);
+    SequenceOutput::Finish finish{};
+    REQUIRE(client.read_to_end(5, finish) == ledger_continuation({1, 2, 3}, 12, 1000));
+    REQUIRE(finish == SequenceOutput::FINISH_LENGTH);
+    client.stream->WritesDone();
+    REQUIRE(client.stream->Finish().ok());
+}
+
+TEST_CASE("a bad request gets an error and the stream lives on", "[worker]") {
+    RunningWorker running;
+    Client client(running);
+    client.hello(running.identity);
+    client.start(5, {}, 12);
+    SequenceOutput::Finish finish{};
+    client.read_to_end(5, finish);
+    REQUIRE(finish == SequenceOutput::FINISH_ERROR);
+    client.start(6, {4}, 2);
+    REQUIRE(client.read_to_end(6, finish) == ledger_continuation({4}, 2, 1000));
+}
+
+TEST_CASE("a stream without a fitting hello is ended with the reason", "[worker]") {
+    RunningWorker running;
+    {
+        Client client(running);
+        client.start(5, {1}, 1);
+        WorkerEvent event;
+        REQUIRE(!client.stream->Read(&event));
+        REQUIRE(client.stream->Finish().error_code() == grpc::StatusCode::FAILED_PRECONDITION);
+    }
+    Client client(running);
+    auto other = running.identity;
+    other.model = "another";
+    client.hello(other);
+    WorkerEvent event;
+    REQUIRE(!client.stream->Read(&event));
+    REQUIRE(client.stream->Finish().error_code() == grpc::StatusCode::FAILED_PRECONDITION);
+}
+
+TEST_CASE("when a gateway goes, its sequences go", "[worker]") {
+    RunningWorker running;
+    {
+        Client client(running);
+        client.hello(running.identity);
+        client.start(5, {1, 2, 3}, 800);
+        WorkerEvent event;
+        while (client.stream->Read(&event) && event.step().sequences_size() == 0) {}
+        client.context.TryCancel();
+        client.stream->Finish();
+    }
+    while (running.blocks_in_use() != 0) {
+        std::this_thread::yield();
+    }  // ends by CTest's timeout if it never comes
+}
+
+TEST_CASE("an idle stream gets heartbeats", "[worker]") {
+    RunningWorker running({.heartbeat = std::chrono::milliseconds(10)});
+    Client client(running);
+    client.hello(running.identity);
+    WorkerEvent event;
+    int heartbeats = 0;
+    while (heartbeats < 3 && client.stream->Read(&event)) {
+        heartbeats += event.heartbeat() ? 1 : 0;
+    }
+    REQUIRE(heartbeats == 3);
+}
+
+TEST_CASE("a draining worker tells its gateways and refuses new starts", "[worker]") {
+    RunningWorker running;
+    Client client(running);
+    client.hello(running.identity);
+    WorkerEvent event;
+    REQUIRE(client.stream->Read(&event));
+    running.loop.begin_drain();
+    running.server->announce_drain();
+    while (client.stream->Read(&event) && !event.draining()) {}
+    REQUIRE(event.draining());
+    client.start(5, {1, 2, 3}, 5);
+    SequenceOutput::Finish finish{};
+    client.read_to_end(5, finish);
+    REQUIRE(finish == SequenceOutput::FINISH_ERROR);
+}
