@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "base/ids.h"
+#include "scheduler/costs.h"
+
+namespace scheduler {
+
+/// Which parts of a worker are on.
+enum class Role { prefill, decode, mixed };
+
+/// How a worker stands. `suspect`: a heartbeat is late. `gone`: an empty place in the list of workers.
+enum class WorkerStatus { ready, draining, suspect, gone };
+
+/// What a worker said about itself when it registered; constant during its life.
+struct WorkerLimits {
+    std::uint32_t kv_blocks_total = 0;
+    std::uint32_t block_tokens = 16;
+    std::uint32_t context_tokens = 0;
+    std::uint32_t batch_sequences_max = 0;
+    std::uint32_t batch_tokens_max = 0;
+    std::uint32_t queue_requests_max = 0;
+    std::uint64_t kv_bytes_per_token = 0;
+};
+
+/// What a worker reported last.
+struct ReportedLoad {
+    std::uint32_t requests_waiting = 0;
+    std::uint64_t prefill_tokens_queued = 0;
+    std::uint32_t decode_sequences = 0;
+    std::uint64_t decode_context_tokens = 0;
+    std::uint32_t blocks_room = 0;  // free or cached: can be had without taking anything from a sequence
+    std::uint32_t blocks_used = 0;
+};
+
+/// What the scheduler has sent to a worker and the worker's reports cannot show yet.
+struct PendingLoad {
+    std::uint32_t prefill_requests = 0;
+    std::uint64_t prefill_tokens = 0;  // uncached
+    std::uint32_t decode_sequences = 0;
+    std::uint64_t decode_context_tokens = 0;
+    std::uint64_t decode_blocks = 0;
+    bool operator==(const PendingLoad&) const = default;
+};
+
+/// One worker, as a decision sees it.
+struct WorkerView {
+    base::WorkerId id{};
+    base::Incarnation incarnation{};
+    Role role = Role::mixed;
+    WorkerStatus status = WorkerStatus::gone;
+    std::uint64_t numerics_id = 0;
+    std::uint64_t registration = 0;  // 0, 1, ... in order of registration
+    WorkerLimits limits;
+    ReportedLoad load;
+    PendingLoad pending;
+    Costs costs;
+};
+
+/// Settings of placement.
+struct PlaceRules {
+    /// True: workers of different numerics_id may share a request. Off: bit-identical tokens hold.
+    bool allow_mixed_numerics = false;
+    /// A decode worker prefills a prompt itself, where that is cheaper, up to this many uncached tokens; 0: never
+    /// (as long as there is a worker for prefill).
+    std::uint32_t local_prefill_tokens_max = 0;
+};
+
+/// All workers at one instant. Borrowed for the decision. Entries with status `gone` are skipped.
+struct ClusterView {
+    std::span<const WorkerView> workers;
+    PlaceRules rules = {};
+};
+
+inline bool can_prefill(const WorkerView& worker) {
+    return worker.role != Role::decode;
+}
+inline bool can_decode(const WorkerView& worker) {
+    return worker.role != Role::prefill;
+}
+
+}  // namespace scheduler

@@ -1,0 +1,147 @@
+#include "scheduler/in_flight.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace scheduler {
+namespace {
+
+/// The first heartbeat after a request was sent may have been made before the request arrived.
+constexpr int kHeartbeatsUntilSeen = 2;
+
+template <class Number>
+void change(Number& total, Number by, bool add) {
+    CHECK(add || total >= by, total << " - " << by);
+    total = static_cast<Number>(add ? total + by : total - by);
+}
+
+}  // namespace
+
+InFlight::InFlight(Options options) : options_(options) {
+    CHECK(options.placements_max > 0);
+}
+
+InFlight::Slot& InFlight::slot_at(std::uint32_t slot) {
+    if (slot >= slots_.size()) { slots_.resize(slot + 1); }
+    return slots_[slot];
+}
+
+PendingLoad InFlight::pending(std::uint32_t slot) const {
+    return slot < slots_.size() ? slots_[slot].pending : PendingLoad{};
+}
+
+void InFlight::count_prefill(Record& record, bool add) {
+    if (record.prefill.counted == add) { return; }
+    record.prefill.counted = add;
+    Slot& slot = slot_at(record.prefill.slot);
+    if (slot.life != record.prefill.life) { return; }
+    change(slot.pending.prefill_requests, 1u, add);
+    change(slot.pending.prefill_tokens, std::uint64_t{record.placed.uncached_tokens}, add);
+}
+
+void InFlight::count_decode(Record& record, bool add) {
+    if (record.decode.counted == add) { return; }
+    record.decode.counted = add;
+    Slot& slot = slot_at(record.decode.slot);
+    if (slot.life != record.decode.life) { return; }
+    change(slot.pending.decode_sequences, 1u, add);
+    change(slot.pending.decode_context_tokens, std::uint64_t{record.placed.prompt_tokens}, add);
+    change(slot.pending.decode_blocks, record.placed.decode_blocks, add);
+}
+
+std::unordered_map<base::RequestId, InFlight::Record>::iterator InFlight::find(base::RequestId request,
+                                                                               base::Epoch epoch) {
+    const auto at = records_.find(request);
+    return at != records_.end() && at->second.placed.epoch == epoch ? at : records_.end();
+}
+
+void InFlight::drop(std::unordered_map<base::RequestId, Record>::iterator record) {
+    count_prefill(record->second, false);
+    count_decode(record->second, false);
+    ages_.erase(record->second.age);
+    records_.erase(record);
+}
+
+void InFlight::add(const PlacedRequest& placed, base::TimePoint now) {
+    if (const auto former = records_.find(placed.request); former != records_.end()) { drop(former); }
+    while (records_.size() >= options_.placements_max) {
+        drop(records_.find(ages_.front()));
+    }
+    const auto patience = std::chrono::duration_cast<base::Duration>(
+        std::chrono::duration<double>(std::clamp(4 * placed.ttft_seconds, 0.0, 3600.0)));
+    Record& record = records_[placed.request];
+    record.placed = placed;
+    record.number = next_number_++;
+    record.prefill = {.slot = placed.prefill_slot, .life = slot_at(placed.prefill_slot).life};
+    record.decode = {.slot = placed.decode_slot, .life = slot_at(placed.decode_slot).life};
+    record.counted_until = now + std::max(options_.pending_min, patience);
+    record.forgotten_at = now + options_.remembered;
+    record.age = ages_.insert(ages_.end(), placed.request);
+    count_prefill(record, true);
+    count_decode(record, true);
+    const Watched watched{placed.request, record.number};
+    slot_at(placed.prefill_slot).watched.push_back(watched);
+    if (placed.decode_slot != placed.prefill_slot) { slot_at(placed.decode_slot).watched.push_back(watched); }
+}
+
+std::optional<base::Epoch> InFlight::epoch_of(base::RequestId request) const {
+    const auto at = records_.find(request);
+    if (at == records_.end()) { return std::nullopt; }
+    return at->second.placed.epoch;
+}
+
+std::optional<PlacedRequest> InFlight::first_token(base::RequestId request, base::Epoch epoch) {
+    const auto at = find(request, epoch);
+    if (at == records_.end() || at->second.first_token_told) { return std::nullopt; }
+    at->second.first_token_told = true;
+    count_prefill(at->second, false);
+    return at->second.placed;
+}
+
+std::optional<InFlight::Ended> InFlight::ended(base::RequestId request, base::Epoch epoch) {
+    const auto at = find(request, epoch);
+    if (at == records_.end()) { return std::nullopt; }
+    const Ended ended{.placed = at->second.placed, .first_token_told = at->second.first_token_told};
+    drop(at);
+    return ended;
+}
+
+void InFlight::heartbeat(std::uint32_t slot, base::TimePoint now) {
+    const std::uint64_t life = slot_at(slot).life;
+    std::vector<Watched>& watched = slot_at(slot).watched;
+    const auto done = [&](const Watched& one) {
+        const auto at = records_.find(one.request);
+        if (at == records_.end() || at->second.number != one.number) { return true; }
+        Record& record = at->second;
+        const auto here = [&](const Part& part) { return part.counted && part.slot == slot && part.life == life; };
+        const bool overdue = now >= record.counted_until;
+        if (here(record.prefill) && (overdue || ++record.prefill.heartbeats >= kHeartbeatsUntilSeen)) {
+            count_prefill(record, false);
+        }
+        if (here(record.decode) &&
+            (overdue || (record.first_token_told && ++record.decode.heartbeats >= kHeartbeatsUntilSeen))) {
+            count_decode(record, false);
+        }
+        return !here(record.prefill) && !here(record.decode);
+    };
+    watched.erase(std::remove_if(watched.begin(), watched.end(), done), watched.end());
+}
+
+void InFlight::worker_gone(std::uint32_t slot) {
+    Slot& gone = slot_at(slot);
+    ++gone.life;
+    gone.pending = {};
+    gone.watched.clear();
+}
+
+void InFlight::expire(base::TimePoint now) {
+    while (!ages_.empty()) {
+        const auto oldest = records_.find(ages_.front());
+        CHECK(oldest != records_.end());
+        if (now < oldest->second.forgotten_at) { return; }
+        drop(oldest);
+    }
+}
+
+}  // namespace scheduler

@@ -1,0 +1,110 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <list>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/ids.h"
+#include "scheduler/cluster_view.h"
+
+namespace scheduler {
+
+/// What a placement promised and what it will load its workers with.
+struct PlacedRequest {
+    base::RequestId request{};
+    base::Epoch epoch{};
+    std::uint32_t prefill_slot = 0;
+    std::uint32_t decode_slot = 0;
+    std::uint32_t uncached_tokens = 0;
+    std::uint32_t prompt_tokens = 0;
+    std::uint64_t decode_blocks = 0;  // for prompt and answer
+    double ttft_seconds = 0;          // predicted
+    double tpot_seconds = 0;          // predicted
+};
+
+/// The scheduler's own placements, as load that the workers' reports cannot show yet: without it a burst between two
+/// heartbeats would go to one worker (AIBrix' pending-decode counter, Dynamo's predict-on-route). Not thread-safe.
+///
+/// The prefill part counts until the worker's second heartbeat after the placement (the first may have left before the
+/// request arrived), or until the first token. The decode part counts from the placement on, because decode learns of
+/// the request but has none of its KV, until the decode worker's second heartbeat after the first token. Both end with
+/// the request (Release), with a placement of a later epoch, with the worker's life, and at the latest after
+/// max(pending_min, 4 * predicted TTFT): a gateway that died releases nothing.
+/// The placement itself is remembered for predicted-versus-actual until its release, `remembered` long, or until
+/// `placements_max` newer ones came.
+class InFlight {
+public:
+    struct Options {
+        std::size_t placements_max = 65'536;
+        base::Duration pending_min = std::chrono::seconds(30);
+        base::Duration remembered = std::chrono::hours(1);
+    };
+    explicit InFlight(Options options);
+
+    /// Replaces what is known of the request. Slots must be in use.
+    void add(const PlacedRequest& placed, base::TimePoint now);
+    /// The epoch of the newest placement of a request, while it is remembered.
+    std::optional<base::Epoch> epoch_of(base::RequestId request) const;
+    /// The first token was seen. Empty when this epoch of the request is unknown or was told before.
+    std::optional<PlacedRequest> first_token(base::RequestId request, base::Epoch epoch);
+    /// The request is over. Empty when this epoch of the request is unknown.
+    struct Ended {
+        PlacedRequest placed;
+        bool first_token_told = false;
+    };
+    std::optional<Ended> ended(base::RequestId request, base::Epoch epoch);
+
+    /// A fresh report of the worker in `slot` was taken in.
+    void heartbeat(std::uint32_t slot, base::TimePoint now);
+    /// The life in `slot` has ended; whatever was sent to it counts no more.
+    void worker_gone(std::uint32_t slot);
+    /// Drops placements that are too old to be remembered.
+    void expire(base::TimePoint now);
+
+    PendingLoad pending(std::uint32_t slot) const;
+    std::size_t placements() const { return records_.size(); }
+
+private:
+    struct Part {
+        std::uint32_t slot = 0;
+        std::uint64_t life = 0;
+        bool counted = false;
+        int heartbeats = 0;  // since it could have been seen by the worker
+    };
+    struct Record {
+        PlacedRequest placed;
+        std::uint64_t number = 0;  // of the placement; tells placements of one request apart
+        Part prefill;
+        Part decode;
+        bool first_token_told = false;
+        base::TimePoint counted_until;
+        base::TimePoint forgotten_at;
+        std::list<base::RequestId>::iterator age;
+    };
+    struct Watched {
+        base::RequestId request{};
+        std::uint64_t number = 0;
+    };
+    struct Slot {
+        std::uint64_t life = 0;
+        PendingLoad pending;
+        std::vector<Watched> watched;  // placements with a counted part here; ended ones until the next heartbeat
+    };
+    Slot& slot_at(std::uint32_t slot);
+    void count_prefill(Record& record, bool add);
+    void count_decode(Record& record, bool add);
+    void drop(std::unordered_map<base::RequestId, Record>::iterator record);
+    std::unordered_map<base::RequestId, Record>::iterator find(base::RequestId request, base::Epoch epoch);
+
+    Options options_;
+    std::unordered_map<base::RequestId, Record> records_;
+    std::list<base::RequestId> ages_;  // oldest first
+    std::vector<Slot> slots_;
+    std::uint64_t next_number_ = 0;
+};
+
+}  // namespace scheduler

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace scheduler {
+
+/// seconds ~ c0 + c1 * x1 + c2 * x2 with c >= 0, learned online from measured samples. Not thread-safe.
+///
+/// Ridge regression on relative errors, over buckets:
+/// - Every sample is divided by max(measured, predicted), so that short and long steps count alike (DistServe,
+///   appendix A) and a sample that is far too long counts for little. What deviates by more than a multiple of the
+///   usual (median) deviation is weighted down as by Huber, so that garbage cannot move the fit while a lasting change
+///   can.
+/// - Samples are summed by the magnitude of (x1, x2); each bucket forgets by itself. A worker that decoded one sequence
+///   for an hour still knows what many cost. Unused buckets fade: slowly while predictions are good, fast when they are
+///   not (a machine that changed its speed).
+/// - The ridge pulls towards the prior scaled to this machine's speed (one number, fitted to the same sums): what the
+///   samples do not show keeps the prior's shape.
+/// - Non-negative by solving all subsets of the three coefficients and keeping the best feasible one: exact.
+class LinearFit {
+public:
+    using Coefficients = std::array<double, 3>;
+    struct Options {
+        Coefficients prior;                     // each > 0
+        std::array<unsigned, 2> bucket_bits{};  // a bucket spans this many powers of two of x1, x2; > 0
+    };
+    explicit LinearFit(Options options);
+
+    /// Learns one sample; x1, x2 >= 0, seconds > 0. Returns measured / predicted, the prediction made before learning.
+    /// Empty, and nothing learned, when a value is not finite or out of range (seconds above an hour).
+    std::optional<double> observe(double x1, double x2, double seconds);
+
+    double predict(double x1, double x2) const;
+    const Coefficients& coefficients() const { return coefficients_; }
+    /// Enough was seen to prefer this fit to a more general one.
+    bool is_fitted() const { return samples_ >= kSamplesNeeded; }
+    std::uint64_t samples() const { return samples_; }
+
+    static constexpr std::uint64_t kSamplesNeeded = 8;
+
+private:
+    struct Sums {
+        std::array<double, 6> squares{};  // 00 01 02 11 12 22
+        std::array<double, 3> products{};
+        double age = 0;  // age_ at the last sample
+    };
+    Sums& bucket_of(double x1, double x2);
+    void solve();
+
+    Options options_;
+    std::vector<Sums> buckets_;
+    std::uint64_t used_buckets_ = 0;  // bit set
+    std::uint64_t samples_ = 0;
+    double age_ = 0;                // samples, each counting for more while predictions are bad
+    double usual_deviation_ = 1.0;  // tracks the median of |relative error|
+    Coefficients coefficients_;
+};
+
+}  // namespace scheduler

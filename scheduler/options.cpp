@@ -1,0 +1,32 @@
+#include "scheduler/options.h"
+
+#include <algorithm>
+
+namespace scheduler {
+
+SchedulerOptions SchedulerOptions::read(base::Config& config) {
+    SchedulerOptions options;
+    const auto count = [&config](std::string_view key, std::uint32_t fallback, std::uint32_t low, std::uint32_t high) {
+        return static_cast<std::uint32_t>(config.integer(key, fallback, low, high));
+    };
+    const auto milliseconds = [&config](std::string_view key, std::int64_t fallback, std::int64_t low) {
+        return std::chrono::milliseconds(config.integer(key, std::max(fallback, low), low, 600'000));
+    };
+    options.model = config.string("scheduler.model", options.model);
+    options.heartbeat = milliseconds("scheduler.heartbeat_ms", options.heartbeat.count(), 10);
+    // A single late heartbeat is no reason to suspect a worker.
+    options.suspect_after =
+        milliseconds("scheduler.suspect_ms", options.suspect_after.count(), 2 * options.heartbeat.count());
+    options.lease = milliseconds("scheduler.lease_ms", options.lease.count(), options.suspect_after.count());
+    options.rules.allow_mixed_numerics =
+        config.boolean("scheduler.allow_mixed_numerics", options.rules.allow_mixed_numerics);
+    options.rules.local_prefill_tokens_max =
+        count("scheduler.local_prefill_tokens_max", options.rules.local_prefill_tokens_max, 0, 1'000'000'000);
+    options.workers_max = count("scheduler.workers_max", options.workers_max, 1, 65'536);
+    options.prefix_blocks_max = count("scheduler.prefix_blocks_max", options.prefix_blocks_max, 1, 1 << 30);
+    options.placements_max = count("scheduler.placements_max", options.placements_max, 1, 10'000'000);
+    options.calls_max = count("scheduler.calls_max", options.calls_max, 1, 1'000'000);
+    return options;
+}
+
+}  // namespace scheduler

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+#include "base/config.h"
+#include "scheduler/cluster_view.h"
+
+namespace scheduler {
+
+/// Settings of the scheduler: section `scheduler` of the config.
+struct SchedulerOptions {
+    /// `scheduler.model`: the served model name. Empty: that of the first worker, while there is one.
+    std::string model;
+    /// `scheduler.heartbeat_ms`: how often workers report.
+    std::chrono::milliseconds heartbeat{250};
+    /// `scheduler.suspect_ms`: nothing new is sent to a worker that was silent for this long (while there are others).
+    std::chrono::milliseconds suspect_after{1500};
+    /// `scheduler.lease_ms`: a worker that was silent for this long is gone.
+    std::chrono::milliseconds lease{5000};
+    /// `scheduler.allow_mixed_numerics`, `scheduler.local_prefill_tokens_max`.
+    PlaceRules rules = {};
+    /// `scheduler.workers_max`, `scheduler.prefix_blocks_max`, `scheduler.placements_max`, `scheduler.calls_max`:
+    /// bounds.
+    std::uint32_t workers_max = 1024;
+    std::uint32_t prefix_blocks_max = 1 << 20;  // different block hashes in the prefix index
+    std::uint32_t placements_max = 65'536;      // placements remembered until their release
+    std::uint32_t calls_max = 4096;             // Place, Release and Describe calls at once
+
+    /// Asks `config` for its keys; bad values are reported by config.finish().
+    static SchedulerOptions read(base::Config& config);
+};
+
+}  // namespace scheduler

@@ -1,0 +1,415 @@
+#include "scheduler/place.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "base/check.h"
+
+namespace scheduler {
+namespace {
+
+/// How long a decoding sequence is assumed to go on, where it matters when it will end. Lengths of answers are unknown.
+constexpr double kRemainingTokens = 128;
+constexpr double kRetryAfterMsMin = 1'000;
+constexpr double kRetryAfterMsMax = 60'000;
+/// A worker that has nothing but draining neighbours is back, or replaced, within seconds.
+constexpr std::uint32_t kRetryWithoutWorkerMs = 2'000;
+
+double decode_sequences(const WorkerView& worker) {
+    return static_cast<double>(worker.load.decode_sequences) + static_cast<double>(worker.pending.decode_sequences);
+}
+
+/// What the sequences that decode here add to every step.
+double decode_share_seconds(const WorkerView& worker) {
+    const double context =
+        static_cast<double>(worker.load.decode_context_tokens + worker.pending.decode_context_tokens);
+    return decode_sequences(worker) * worker.costs.decode.sequence_seconds +
+           context * worker.costs.decode.context_seconds;
+}
+
+/// Prompt tokens that fit into one step besides the sequences that decode.
+double chunk_tokens(const WorkerView& worker) {
+    return std::max(1.0, static_cast<double>(worker.limits.batch_tokens_max) - decode_sequences(worker));
+}
+
+double weighed_tokens(const PlaceQuery& query) {
+    return std::max(1.0, static_cast<double>(std::min(kWeighedTokens, query.new_tokens_max)));
+}
+
+std::uint64_t blocks_needed(const WorkerView& worker, const PlaceQuery& query) {
+    const std::uint64_t tokens = std::uint64_t{query.prompt_tokens} + query.new_tokens_max;
+    return (tokens + worker.limits.block_tokens - 1) / worker.limits.block_tokens;
+}
+
+/// At most prompt - 1 tokens, in full blocks: the last token is always computed.
+std::uint32_t cached_tokens(const WorkerView& worker, const PlaceQuery& query, std::size_t index) {
+    if (query.cached_blocks.empty()) { return 0; }
+    const std::uint32_t blocks =
+        std::min(query.cached_blocks[index], (query.prompt_tokens - 1) / worker.limits.block_tokens);
+    return blocks * worker.limits.block_tokens;
+}
+
+bool prefill_queue_full(const WorkerView& worker) {
+    return std::uint64_t{worker.load.requests_waiting} + worker.pending.prefill_requests >=
+           worker.limits.queue_requests_max;
+}
+
+/// A decode worker counts a request as waiting from its Start until its KV is there, and we count it as pending for
+/// about the same time: the larger of the two is the queue, not the sum.
+bool decode_queue_full(const WorkerView& worker) {
+    return std::max(worker.load.requests_waiting, worker.pending.decode_sequences) >= worker.limits.queue_requests_max;
+}
+
+/// 0: ready; 1: suspect; 2: ready but just failed this request; 3: both.
+int rank(const WorkerView& worker, const PlaceQuery& query) {
+    const bool avoided = std::find(query.avoid.begin(), query.avoid.end(), worker.incarnation) != query.avoid.end();
+    return (avoided ? 2 : 0) + (worker.status == WorkerStatus::suspect ? 1 : 0);
+}
+
+std::uint32_t retry_after_ms(double seconds) {
+    return static_cast<std::uint32_t>(std::clamp(seconds * 1e3, kRetryAfterMsMin, kRetryAfterMsMax));
+}
+
+/// One side of an option with its part of the cost. Better: with room, then cheaper, then the lower id.
+struct Side {
+    std::size_t index = 0;
+    bool no_room = false;
+    double seconds = 0;
+    base::WorkerId id{};
+    bool better_than(const std::optional<Side>& other) const {
+        if (!other) { return true; }
+        if (no_room != other->no_room) { return !no_room; }
+        if (seconds != other->seconds) { return seconds < other->seconds; }
+        return id < other->id;
+    }
+};
+
+struct Option {
+    Side decode;
+    std::size_t prefill = 0;
+    double seconds = 0;
+    base::WorkerId prefill_id{};
+    bool better_than(const std::optional<Option>& other) const {
+        if (!other) { return true; }
+        if (decode.no_room != other->decode.no_room) { return !decode.no_room; }
+        if (seconds != other->seconds) { return seconds < other->seconds; }
+        if (prefill_id != other->prefill_id) { return prefill_id < other->prefill_id; }
+        return decode.id < other->decode.id;
+    }
+};
+
+void keep_better(std::optional<Side>& best, const Side& side) {
+    if (side.better_than(best)) { best = side; }
+}
+
+void keep_better(std::optional<Option>& best, const Option& option) {
+    if (option.better_than(best)) { best = option; }
+}
+
+Refusal refuse(base::ErrorCode code, std::string message, std::uint32_t retry_ms, std::string_view reason) {
+    return {.error = {code, std::move(message)}, .retry_after_ms = retry_ms, .reason = reason};
+}
+
+/// Who may be asked for one phase: the best rank that exists among workers that could hold the request.
+struct PhasePool {
+    bool exists = false;         // a worker of this phase takes new requests
+    std::uint64_t capacity = 0;  // tokens, of the largest worker of this phase, draining ones included
+    int rank = std::numeric_limits<int>::max();
+    bool full = true;  // all workers of that rank have full queues
+    bool found() const { return rank != std::numeric_limits<int>::max(); }
+};
+
+/// The decision for one query, in three passes over the workers: who counts, who is full, who is cheapest.
+class Decision {
+public:
+    Decision(const ClusterView& view, const PlaceQuery& query) : view_(view), query_(query) {
+        CHECK(query.cached_blocks.empty() || query.cached_blocks.size() == view.workers.size(),
+              query.cached_blocks.size() << " prefixes for " << view.workers.size() << " workers");
+    }
+
+    PlaceOutcome decide() {
+        if (query_.prompt_tokens == 0) {
+            return refuse(base::ErrorCode::invalid_argument, "a request needs at least one prompt token", 0,
+                          "bad_request");
+        }
+        if (!view_.rules.allow_mixed_numerics) {
+            numerics_ = query_.numerics_id != 0 ? query_.numerics_id : pool_numerics(view_.workers);
+        }
+        survey();
+        if (auto refusal = refuse_without_pool()) { return *refusal; }
+        find_room();
+        if (auto refusal = refuse_when_full()) { return *refusal; }
+        return choose();
+    }
+
+private:
+    bool counts(const WorkerView& worker) const {
+        return worker.status != WorkerStatus::gone && (!numerics_ || worker.numerics_id == *numerics_);
+    }
+    std::uint64_t tokens_all() const { return std::uint64_t{query_.prompt_tokens} + query_.new_tokens_max; }
+    bool in_pool(const PhasePool& pool, const WorkerView& worker, std::uint64_t tokens) const {
+        return counts(worker) && worker.status != WorkerStatus::draining && tokens_capacity(worker) >= tokens &&
+               rank(worker, query_) == pool.rank;
+    }
+    bool in_prefill_pool(const WorkerView& worker) const {
+        return can_prefill(worker) && in_pool(prefill_, worker, query_.prompt_tokens);
+    }
+    bool in_decode_pool(const WorkerView& worker) const {
+        return can_decode(worker) && in_pool(decode_, worker, tokens_all());
+    }
+
+    void survey() {
+        const auto look = [this](PhasePool& pool, const WorkerView& worker, std::uint64_t tokens) {
+            pool.capacity = std::max(pool.capacity, tokens_capacity(worker));
+            if (worker.status == WorkerStatus::draining) { return; }
+            pool.exists = true;
+            if (tokens_capacity(worker) >= tokens) { pool.rank = std::min(pool.rank, rank(worker, query_)); }
+        };
+        for (const WorkerView& worker : view_.workers) {
+            if (!counts(worker)) { continue; }
+            if (can_prefill(worker)) { look(prefill_, worker, query_.prompt_tokens); }
+            if (can_decode(worker)) { look(decode_, worker, tokens_all()); }
+        }
+    }
+
+    std::optional<Refusal> refuse_without_pool() const {
+        if (!decode_.exists) {
+            return refuse(base::ErrorCode::unavailable,
+                          prefill_.exists ? "there are workers for prefill but none for decode" : "there is no worker",
+                          kRetryWithoutWorkerMs, "no_worker");
+        }
+        // Without workers for prefill the decode workers do both; then only their size counts.
+        const bool prefill_fits = !prefill_.exists || prefill_.capacity >= query_.prompt_tokens;
+        if (decode_.capacity < tokens_all() || !prefill_fits) {
+            return refuse(
+                base::ErrorCode::invalid_argument,
+                "a prompt of " + std::to_string(query_.prompt_tokens) + " tokens with up to " +
+                    std::to_string(query_.new_tokens_max) + " new ones does not fit: the largest worker holds " +
+                    std::to_string(prefill_fits ? decode_.capacity : std::min(prefill_.capacity, decode_.capacity)) +
+                    " tokens",
+                0, "never_fits");
+        }
+        if (!decode_.found() || (prefill_.exists && !prefill_.found())) {
+            return refuse(base::ErrorCode::unavailable,
+                          "only a draining worker could hold " + std::to_string(tokens_all()) + " tokens",
+                          kRetryWithoutWorkerMs, "no_worker");
+        }
+        return std::nullopt;
+    }
+
+    void find_room() {
+        for (const WorkerView& worker : view_.workers) {
+            if (in_prefill_pool(worker)) { prefill_.full = prefill_.full && prefill_queue_full(worker); }
+            if (in_decode_pool(worker)) { decode_.full = decode_.full && decode_queue_full(worker); }
+        }
+    }
+
+    std::optional<Refusal> refuse_when_full() const {
+        const bool prefill_full = prefill_.found() && prefill_.full;
+        if (!prefill_full && !decode_.full) { return std::nullopt; }
+        return refuse_full(std::string("the queues of all workers for ") + (prefill_full ? "prefill" : "decode") +
+                           " are full");
+    }
+
+    /// Retry-After: when the queue that empties first has been worked off (prefill), or a sequence has left (decode).
+    Refusal refuse_full(std::string message) const {
+        constexpr double kNever = std::numeric_limits<double>::infinity();
+        double prefill_seconds = kNever;
+        double decode_seconds = kNever;
+        for (const WorkerView& worker : view_.workers) {
+            if (in_prefill_pool(worker)) {
+                prefill_seconds = std::min(prefill_seconds, forecast_prefill(worker, query_, 0).queue_seconds);
+            }
+            if (in_decode_pool(worker)) {
+                const double leave = forecast_tpot(worker, query_) * kRemainingTokens /
+                                     std::max(1.0, static_cast<double>(worker.load.decode_sequences));
+                decode_seconds = std::min(decode_seconds, leave + decode_wait(worker));
+            }
+        }
+        const double seconds =
+            std::max(prefill_.found() && prefill_.full ? prefill_seconds : 0, decode_.full ? decode_seconds : 0);
+        return refuse(base::ErrorCode::resource_exhausted, std::move(message), retry_after_ms(seconds), "queues_full");
+    }
+
+    PlaceOutcome choose() const {
+        // A split pairs one pure worker with any of the other phase, so the best of four groups is enough: the two
+        // parts of its cost do not depend on each other.
+        std::optional<Side> prefill_pure;
+        std::optional<Side> prefill_mixed;
+        std::optional<Side> decode_pure;
+        std::optional<Side> decode_mixed;
+        std::optional<Option> best;
+        for (std::size_t i = 0; i < view_.workers.size(); ++i) {
+            const WorkerView& worker = view_.workers[i];
+            const bool prefills = in_prefill_pool(worker) && !prefill_queue_full(worker);
+            const bool decodes = in_decode_pool(worker) && !decode_queue_full(worker);
+            if (!prefills && !decodes) { continue; }
+            const std::uint32_t cached = cached_tokens(worker, query_, i);
+            if (prefills) {
+                keep_better(worker.role == Role::mixed ? prefill_mixed : prefill_pure,
+                            Side{i, false, forecast_prefill(worker, query_, cached).ttft_seconds, worker.id});
+            }
+            if (decodes) {
+                keep_better(worker.role == Role::mixed ? decode_mixed : decode_pure,
+                            Side{i, decode_wait(worker) > 0, handoff(worker, cached) + answer(worker), worker.id});
+                if (does_both(worker, cached)) { keep_better(best, local_option(i, cached)); }
+            }
+        }
+        for (const auto& [prefill, decode] :
+             {std::pair{prefill_pure, decode_pure}, {prefill_pure, decode_mixed}, {prefill_mixed, decode_pure}}) {
+            if (prefill && decode) {
+                keep_better(best, Option{*decode, prefill->index, prefill->seconds + decode->seconds, prefill->id});
+            }
+        }
+        if (!best) {
+            // Mixed workers only, and none has room in both of its queues.
+            return refuse_full("no worker has room in its queues for both phases");
+        }
+        return describe(*best);
+    }
+
+    bool does_both(const WorkerView& worker, std::uint32_t cached) const {
+        if (prefill_queue_full(worker)) { return false; }
+        return worker.role == Role::mixed || !prefill_.exists ||
+               query_.prompt_tokens - cached <= view_.rules.local_prefill_tokens_max;
+    }
+
+    double decode_wait(const WorkerView& worker) const { return forecast_decode_wait(worker, query_); }
+    double answer(const WorkerView& worker) const {
+        return forecast_tpot(worker, query_) * weighed_tokens(query_) + decode_wait(worker);
+    }
+    double handoff(const WorkerView& worker, std::uint32_t cached) const {
+        return transfer_seconds(worker.costs.transfer, static_cast<double>(query_.prompt_tokens - cached) *
+                                                           static_cast<double>(worker.limits.kv_bytes_per_token));
+    }
+
+    Option local_option(std::size_t index, std::uint32_t cached) const {
+        const WorkerView& worker = view_.workers[index];
+        const PrefillForecast forecast = forecast_prefill(worker, query_, cached);
+        const double others = (forecast.ttft_seconds - forecast.queue_seconds) * decode_sequences(worker);
+        const double seconds = forecast.ttft_seconds + others + answer(worker);
+        return {Side{index, decode_wait(worker) > 0, seconds, worker.id}, index, seconds, worker.id};
+    }
+
+    Placement describe(const Option& option) const {
+        const WorkerView& prefill = view_.workers[option.prefill];
+        const WorkerView& decode = view_.workers[option.decode.index];
+        const bool local = option.prefill == option.decode.index;
+        const std::uint32_t cached = cached_tokens(prefill, query_, option.prefill);
+        const PrefillForecast forecast = forecast_prefill(prefill, query_, cached);
+        const bool last_resort = decode_.rank > 0 || (prefill_.found() && prefill_.rank > 0);
+        return {.prefill = option.prefill,
+                .decode = option.decode.index,
+                .cached_prompt_tokens = cached,
+                .queue_seconds = forecast.queue_seconds,
+                .ttft_seconds = forecast.ttft_seconds,
+                .handoff_seconds = local ? 0 : handoff(decode, cached_tokens(decode, query_, option.decode.index)),
+                .tpot_seconds = forecast_tpot(decode, query_),
+                .cost_seconds = option.seconds,
+                .reason = last_resort        ? "last_resort"
+                          : !prefill_.exists ? "no_prefill_worker"
+                                             : "cheapest"};
+    }
+
+    const ClusterView& view_;
+    const PlaceQuery& query_;
+    std::optional<std::uint64_t> numerics_;
+    PhasePool prefill_;
+    PhasePool decode_;
+};
+
+}  // namespace
+
+PlaceOutcome place(const ClusterView& view, const PlaceQuery& query) {
+    return Decision(view, query).decide();
+}
+
+std::optional<std::uint64_t> pool_numerics(std::span<const WorkerView> workers) {
+    struct Pool {
+        std::uint64_t numerics_id;
+        bool prefill = false;
+        bool decode = false;
+        std::uint32_t ready = 0;
+        std::uint64_t registration = std::numeric_limits<std::uint64_t>::max();
+    };
+    std::vector<Pool> pools;  // a handful: one per kind of engine in the cluster
+    for (const WorkerView& worker : workers) {
+        if (worker.status == WorkerStatus::gone) { continue; }
+        auto pool = std::find_if(pools.begin(), pools.end(),
+                                 [&worker](const Pool& one) { return one.numerics_id == worker.numerics_id; });
+        if (pool == pools.end()) { pool = pools.insert(pools.end(), Pool{.numerics_id = worker.numerics_id}); }
+        pool->registration = std::min(pool->registration, worker.registration);
+        if (worker.status == WorkerStatus::draining) { continue; }
+        pool->prefill = pool->prefill || can_prefill(worker);
+        pool->decode = pool->decode || can_decode(worker);
+        if (worker.status == WorkerStatus::ready) { ++pool->ready; }
+    }
+    const auto best = std::max_element(pools.begin(), pools.end(), [](const Pool& a, const Pool& b) {
+        const bool a_whole = a.prefill && a.decode;
+        const bool b_whole = b.prefill && b.decode;
+        if (a_whole != b_whole) { return b_whole; }
+        if (a.ready != b.ready) { return a.ready < b.ready; }
+        return a.registration > b.registration;
+    });
+    if (best == pools.end()) { return std::nullopt; }
+    return best->numerics_id;
+}
+
+std::uint64_t tokens_capacity(const WorkerView& worker) {
+    return std::min<std::uint64_t>(worker.limits.context_tokens,
+                                   std::uint64_t{worker.limits.kv_blocks_total} * worker.limits.block_tokens);
+}
+
+PrefillForecast forecast_prefill(const WorkerView& worker, const PlaceQuery& query, std::uint32_t cached) {
+    const double queued = static_cast<double>(worker.load.prefill_tokens_queued + worker.pending.prefill_tokens);
+    const double requests = std::max(
+        1.0, static_cast<double>(worker.load.requests_waiting) + static_cast<double>(worker.pending.prefill_requests));
+    // Reports do not say how long the queued prompts are; equal lengths are assumed.
+    const double queued_context = requests * context_sum(0, queued / requests);
+    const double own = static_cast<double>(query.prompt_tokens - cached);
+    const double own_context = context_sum(cached, own);
+    const double chunk = chunk_tokens(worker);
+    const double decode_share = decode_share_seconds(worker);
+    const auto seconds = [&](double tokens, double context) {
+        const double steps = std::ceil(tokens / chunk);
+        return prefill_seconds(worker.costs.prefill, steps, tokens, context) + steps * decode_share;
+    };
+    return {.queue_seconds = seconds(queued, queued_context),
+            .ttft_seconds = seconds(queued + own, queued_context + own_context)};
+}
+
+double forecast_tpot(const WorkerView& worker, const PlaceQuery& query) {
+    const double sequences =
+        std::min(static_cast<double>(worker.limits.batch_sequences_max), decode_sequences(worker) + 1);
+    const double context = static_cast<double>(worker.load.decode_context_tokens) +
+                           static_cast<double>(worker.pending.decode_context_tokens) + query.prompt_tokens;
+    const double step = decode_step_seconds(worker.costs.decode, sequences, context);
+    // Prompts that wait here are computed in the same steps: each delays every sequence once, by at most a full chunk a
+    // step.
+    const double queued = static_cast<double>(worker.load.prefill_tokens_queued + worker.pending.prefill_tokens);
+    const double token_seconds = worker.costs.prefill.token_seconds;
+    const double interference =
+        std::min(queued * token_seconds / weighed_tokens(query), chunk_tokens(worker) * token_seconds);
+    return step + interference;
+}
+
+double forecast_decode_wait(const WorkerView& worker, const PlaceQuery& query) {
+    const double tpot = forecast_tpot(worker, query);
+    const double running = std::max(1.0, static_cast<double>(worker.load.decode_sequences));
+    double wait = 0;
+    const double sequences_over = decode_sequences(worker) + 1 - static_cast<double>(worker.limits.batch_sequences_max);
+    if (sequences_over > 0) { wait = kRemainingTokens * tpot * sequences_over / running; }
+    const double room =
+        static_cast<double>(worker.load.blocks_room) - static_cast<double>(worker.pending.decode_blocks);
+    const double blocks_over = static_cast<double>(blocks_needed(worker, query)) - room;
+    if (blocks_over > 0) {
+        const double used = std::max(1.0, static_cast<double>(worker.load.blocks_used));
+        wait = std::max(wait, kRemainingTokens * tpot * blocks_over / used);
+    }
+    return wait;
+}
+
+}  // namespace scheduler

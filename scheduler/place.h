@@ -1,0 +1,93 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "scheduler/cluster_view.h"
+
+namespace scheduler {
+
+/// A request, or the rest of one, that needs workers.
+struct PlaceQuery {
+    std::uint32_t prompt_tokens = 0;   // KV that is needed before the next token; > 0
+    std::uint32_t new_tokens_max = 0;  // tokens that may follow
+    std::uint64_t numerics_id = 0;     // 0: whatever the pool has; else the rest of a stream that began with this id
+    /// Per entry of ClusterView::workers: leading full blocks of the prompt that it is believed to hold. Empty: none.
+    std::span<const std::uint32_t> cached_blocks;
+    /// Lives that just failed this request.
+    std::span<const base::Incarnation> avoid;
+};
+
+/// Where both phases run. Indices into ClusterView::workers; equal when one worker does both ("local").
+struct Placement {
+    std::size_t prefill = 0;
+    std::size_t decode = 0;
+    std::uint32_t cached_prompt_tokens = 0;  // on the prefill worker; at most prompt - 1
+    double queue_seconds = 0;                // until the prefill worker turns to this prompt
+    double ttft_seconds = 0;                 // queue and uncached prefill: the first token leaves the prefill worker
+    double handoff_seconds = 0;              // KV to the decode worker; 0 when local
+    double tpot_seconds = 0;
+    double cost_seconds = 0;  // what was minimised: see place()
+    std::string_view reason;  // "cheapest", "no_prefill_worker", "last_resort" (suspect or avoided workers)
+    bool local() const { return prefill == decode; }
+    std::string_view path() const { return local() ? "local" : "disaggregated"; }
+};
+
+/// Why a request has no place now. `resource_exhausted`: queues full; `unavailable`: no worker; `invalid_argument`:
+/// fits no worker, ever.
+struct Refusal {
+    base::Error error;
+    std::uint32_t retry_after_ms = 0;  // 0: do not retry
+    std::string_view reason;           // label: "queues_full", "no_worker", "never_fits", "bad_request"
+};
+
+using PlaceOutcome = std::variant<Placement, Refusal>;
+
+/// Tokens of the answer that weigh in a decision: the cost of an option is the predicted time to this token (fewer when
+/// the request may not have as many). Long enough that a slow decode worker shows, short enough that TTFT leads.
+inline constexpr std::uint32_t kWeighedTokens = 32;
+
+/// Where this request gets its answer soonest. Pure: no clock, no I/O, no log. O(workers).
+///
+/// cost(prefill worker p, decode worker d) =
+///     queue and uncached prefill on p                                    (the predicted TTFT)
+///   + hand-off of the KV that d lacks                                    (0 when p is d)
+///   + predicted TPOT of d, with this sequence, * min(kWeighedTokens, new_tokens_max)
+///   + prefill seconds * sequences that decode there meanwhile            (only when p is d: what it costs the others)
+/// So the prefill worker of a split request is the one with the least predicted TTFT, and its decode worker the one
+/// that takes it over soonest and fastest. Decode workers with room for the whole request (blocks for prompt and
+/// new_tokens_max, a place in the batch) come before all others; among those without, the predicted wait is part of the
+/// cost. Ties go to the lower worker id. A split request has at most one mixed worker: a pool of mixed workers is
+/// colocated serving.
+///
+/// Who is asked: workers of one numerics_id (unless rules allow otherwise) that could hold the request when empty.
+/// Never draining ones (they take nothing new). Suspect ones only when there are no ready ones, avoided ones only when
+/// there is nothing else. Without any worker for prefill, decode workers do both phases. Source: DistServe (OSDI 2024)
+/// section 4.3 and Mooncake (FAST 2025) algorithm 1; the joint cost is ours.
+PlaceOutcome place(const ClusterView& view, const PlaceQuery& query);
+
+/// The numerics_id that new requests are placed on: that which has workers for both phases, then the most ready
+/// workers, then the earliest registration. Empty without workers.
+std::optional<std::uint64_t> pool_numerics(std::span<const WorkerView> workers);
+
+/// Tokens (prompt and answer) that this worker could hold if it were empty.
+std::uint64_t tokens_capacity(const WorkerView& worker);
+
+/// Predictions for one worker, as place() makes them.
+struct PrefillForecast {
+    double queue_seconds;  // what is queued there now
+    double ttft_seconds;   // queue and this prompt
+};
+PrefillForecast forecast_prefill(const WorkerView& worker, const PlaceQuery& query, std::uint32_t cached_tokens);
+/// Mean gap between tokens when this sequence joins.
+double forecast_tpot(const WorkerView& worker, const PlaceQuery& query);
+/// Seconds until there is room for this sequence; 0 when there is.
+double forecast_decode_wait(const WorkerView& worker, const PlaceQuery& query);
+
+}  // namespace scheduler

@@ -1,0 +1,311 @@
+#include "scheduler/registry.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace scheduler {
+namespace {
+
+using base::ErrorCode;
+using base::fail;
+
+constexpr std::size_t kHashBytes = 16;
+constexpr std::size_t kReplacedRemembered = 1024;
+constexpr std::uint64_t kTokensMax = 1'000'000'000'000;  // above any real load: keeps sums from wrapping
+
+std::optional<Role> role_of(sluice::proto::WorkerRole role) {
+    switch (role) {
+        case sluice::proto::WORKER_ROLE_PREFILL:
+            return Role::prefill;
+        case sluice::proto::WORKER_ROLE_DECODE:
+            return Role::decode;
+        case sluice::proto::WORKER_ROLE_MIXED:
+            return Role::mixed;
+        default:
+            return std::nullopt;
+    }
+}
+
+/// The name of the first field that makes a registration unusable.
+std::optional<std::string_view> missing_field(const sluice::proto::RegisterWorker& registration) {
+    if (registration.endpoint().worker_id() == 0) { return "endpoint.worker_id"; }
+    if (registration.endpoint().incarnation() == 0) { return "endpoint.incarnation"; }
+    if (registration.endpoint().control_address().empty()) { return "endpoint.control_address"; }
+    if (!role_of(registration.role())) { return "role"; }
+    if (registration.kv_blocks_total() == 0) { return "kv_blocks_total"; }
+    if (registration.block_tokens() == 0) { return "block_tokens"; }
+    if (registration.context_tokens() == 0) { return "context_tokens"; }
+    if (registration.batch_sequences_max() == 0) { return "batch_sequences_max"; }
+    if (registration.batch_tokens_max() == 0) { return "batch_tokens_max"; }
+    if (registration.queue_requests_max() == 0) { return "queue_requests_max"; }
+    return std::nullopt;
+}
+
+std::uint64_t read_little_endian(const char* bytes) {
+    std::uint64_t value = 0;
+    for (std::size_t i = 0; i < 8; ++i) {
+        value |= std::uint64_t{static_cast<unsigned char>(bytes[i])} << (8 * i);
+    }
+    return value;
+}
+
+void write_little_endian(std::uint64_t value, std::string& out) {
+    for (std::size_t i = 0; i < 8; ++i) {
+        out.push_back(static_cast<char>(value >> (8 * i) & 0xff));
+    }
+}
+
+/// Calls `take` for each hash; trailing bytes that are no hash are ignored.
+template <class Take>
+void for_each_hash(const std::string& bytes, Take take) {
+    for (std::size_t at = 0; at + kHashBytes <= bytes.size(); at += kHashBytes) {
+        take(base::BlockHash{.high = read_little_endian(bytes.data() + at),
+                             .low = read_little_endian(bytes.data() + at + 8)});
+    }
+}
+
+}  // namespace
+
+base::Result<std::vector<base::BlockHash>> read_block_hashes(std::string_view bytes) {
+    if (bytes.size() % kHashBytes != 0) {
+        return fail(ErrorCode::invalid_argument,
+                    "block hashes of 16 bytes each do not fill " + std::to_string(bytes.size()) + " bytes");
+    }
+    std::vector<base::BlockHash> hashes;
+    hashes.reserve(bytes.size() / kHashBytes);
+    for (std::size_t at = 0; at < bytes.size(); at += kHashBytes) {
+        hashes.push_back(
+            {.high = read_little_endian(bytes.data() + at), .low = read_little_endian(bytes.data() + at + 8)});
+    }
+    return hashes;
+}
+
+std::string write_block_hashes(std::span<const base::BlockHash> hashes) {
+    std::string bytes;
+    bytes.reserve(hashes.size() * kHashBytes);
+    for (const base::BlockHash& hash : hashes) {
+        write_little_endian(hash.high, bytes);
+        write_little_endian(hash.low, bytes);
+    }
+    return bytes;
+}
+
+Registry::Registry(Options options)
+    : options_(options), block_index_(options.prefix_blocks_max), in_flight_(options.in_flight) {
+    CHECK(options.workers_max > 0);
+    CHECK(options.suspect_after > base::Duration::zero() && options.lease >= options.suspect_after);
+}
+
+base::Result<Registry::Enrolled> Registry::enroll(const sluice::proto::RegisterWorker& registration,
+                                                  base::TimePoint now) {
+    if (const auto field = missing_field(registration)) {
+        return fail(ErrorCode::invalid_argument, "a registration needs " + std::string(*field));
+    }
+    const Life life{.id = base::WorkerId{registration.endpoint().worker_id()},
+                    .incarnation = base::Incarnation{registration.endpoint().incarnation()}};
+    if (std::find(replaced_.begin(), replaced_.end(), life) != replaced_.end()) {
+        return fail(ErrorCode::failed_precondition, "this life of the worker was replaced by a later one");
+    }
+    Enrolled enrolled{.life = life};
+    const auto former = slot_of(life.id);
+    // Hashes are chained over blocks: workers with blocks of another size would never share a prefix with the others.
+    for (std::size_t slot = 0; slot < views_.size(); ++slot) {
+        if (views_[slot].status == WorkerStatus::gone || slot == former) { continue; }
+        if (views_[slot].limits.block_tokens != registration.block_tokens()) {
+            return fail(ErrorCode::failed_precondition, "blocks of " + std::to_string(registration.block_tokens()) +
+                                                            " tokens, but the pool has blocks of " +
+                                                            std::to_string(views_[slot].limits.block_tokens));
+        }
+        break;  // all others equal this one
+    }
+    if (former && views_[*former].incarnation == life.incarnation) {
+        enrolled.known = true;
+    } else if (former) {
+        enrolled.replaced = Life{.id = life.id, .incarnation = views_[*former].incarnation};
+        remove(*former);
+        replaced_.push_back(*enrolled.replaced);
+        if (replaced_.size() > kReplacedRemembered) { replaced_.pop_front(); }
+    }
+    std::size_t slot = 0;
+    if (enrolled.known) {
+        slot = *former;
+    } else if (slots_of_.size() >= options_.workers_max) {
+        return fail(ErrorCode::resource_exhausted,
+                    "there are " + std::to_string(slots_of_.size()) + " workers, which is workers_max");
+    } else if (free_slots_.empty()) {
+        slot = views_.size();
+        views_.emplace_back();
+        records_.emplace_back();
+    } else {
+        slot = free_slots_.back();
+        free_slots_.pop_back();
+    }
+    slots_of_[life.id] = slot;
+
+    Record& record = records_[slot];
+    record.registration = registration;
+    record.heard_at = now;
+    record.heartbeat_number.reset();  // a new stream may count anew
+    WorkerView& view = views_[slot];
+    if (!enrolled.known) {
+        view = {};
+        view.registration = next_registration_++;
+        // Until its first report: empty.
+        view.load.blocks_room = registration.kv_blocks_total();
+        record.load.set_blocks_free(registration.kv_blocks_total());
+    }
+    view.id = life.id;
+    view.incarnation = life.incarnation;
+    view.role = *role_of(registration.role());
+    view.status = record.load.draining() ? WorkerStatus::draining : WorkerStatus::ready;
+    view.numerics_id = registration.header().numerics_id();
+    view.limits = {.kv_blocks_total = registration.kv_blocks_total(),
+                   .block_tokens = registration.block_tokens(),
+                   .context_tokens = registration.context_tokens(),
+                   .batch_sequences_max = registration.batch_sequences_max(),
+                   .batch_tokens_max = registration.batch_tokens_max(),
+                   .queue_requests_max = registration.queue_requests_max(),
+                   .kv_bytes_per_token = registration.kv_bytes_per_token()};
+    return enrolled;
+}
+
+std::optional<std::size_t> Registry::slot_of(base::WorkerId id) const {
+    const auto at = slots_of_.find(id);
+    if (at == slots_of_.end()) { return std::nullopt; }
+    return at->second;
+}
+
+std::optional<std::size_t> Registry::slot_of(Life life) const {
+    const auto slot = slot_of(life.id);
+    return slot && views_[*slot].incarnation == life.incarnation ? slot : std::nullopt;
+}
+
+Registry::Heard Registry::hear(Life life, const sluice::proto::Heartbeat& heartbeat, base::TimePoint now) {
+    const auto slot = slot_of(life);
+    if (!slot) { return {}; }
+    Record& record = records_[*slot];
+    if (record.heartbeat_number && heartbeat.number() <= *record.heartbeat_number) { return {}; }
+    record.heartbeat_number = heartbeat.number();
+    record.heard_at = now;
+    record.load = heartbeat.load();
+    WorkerView& view = views_[*slot];
+    const std::uint64_t room = std::uint64_t{record.load.blocks_free()} + record.load.blocks_cached();
+    view.load = {.requests_waiting = record.load.requests_waiting(),
+                 .prefill_tokens_queued = std::min(kTokensMax, record.load.prefill_tokens_queued()),
+                 .decode_sequences = record.load.decode_sequences(),
+                 .decode_context_tokens = std::min(kTokensMax, record.load.context_tokens()),
+                 .blocks_room = static_cast<std::uint32_t>(std::min<std::uint64_t>(room, view.limits.kv_blocks_total)),
+                 .blocks_used = record.load.blocks_used()};
+    in_flight_.heartbeat(static_cast<std::uint32_t>(*slot), now);
+
+    bool gap = false;
+    for (const sluice::proto::BlockEvents& events : heartbeat.blocks()) {
+        gap = !apply_events(*slot, events) || gap;
+    }
+    // A worker that was there before this scheduler may hold blocks and have no news of them.
+    const bool unheard = !record.any_event && record.load.blocks_cached() > 0;
+    Heard heard{.fresh = true};
+    if (record.in_step || !(gap || unheard || record.snapshot_asked_at)) { return heard; }
+    // Asked once, and again when nothing came for as long as makes a worker suspect.
+    if (!record.snapshot_asked_at || now - *record.snapshot_asked_at >= options_.suspect_after) {
+        record.snapshot_asked_at = now;
+        heard.resend_snapshot = true;
+    }
+    return heard;
+}
+
+bool Registry::apply_events(std::size_t slot, const sluice::proto::BlockEvents& events) {
+    Record& record = records_[slot];
+    const auto index_slot = static_cast<std::uint32_t>(slot);
+    const std::uint64_t number = events.number();
+    if (events.snapshot()) {
+        const bool late =
+            record.in_step ? number <= record.events_applied : record.any_event && number < record.events_seen;
+        if (late) { return true; }
+        block_index_.clear(index_slot);
+        record.in_step = true;
+        record.snapshot_asked_at.reset();
+    } else if (!record.any_event && number <= 1) {
+        record.in_step = true;  // the first events of a life: nothing was there before them
+    } else if (record.in_step && number <= record.events_applied) {
+        return true;  // a duplicate
+    } else if (!record.in_step || number != record.events_applied + 1) {
+        // What is believed so far stays: mostly still true, and wrong only at the price of a missed prefix.
+        record.in_step = false;
+        record.any_event = true;
+        record.events_seen = std::max(record.events_seen, number);
+        return false;
+    }
+    record.any_event = true;
+    record.events_applied = number;
+    record.events_seen = std::max(record.events_seen, number);
+    for_each_hash(events.stored(), [&](base::BlockHash hash) { block_index_.add(index_slot, hash); });
+    if (!events.snapshot()) {
+        for_each_hash(events.removed(), [&](base::BlockHash hash) { block_index_.remove(index_slot, hash); });
+    }
+    return true;
+}
+
+void Registry::remove(std::size_t slot) {
+    slots_of_.erase(views_[slot].id);
+    views_[slot] = {};
+    records_[slot] = {};
+    block_index_.clear(static_cast<std::uint32_t>(slot));
+    in_flight_.worker_gone(static_cast<std::uint32_t>(slot));
+    free_slots_.push_back(slot);
+}
+
+bool Registry::leave(Life life) {
+    const auto slot = slot_of(life);
+    if (!slot) { return false; }
+    remove(*slot);
+    return true;
+}
+
+std::vector<Registry::Life> Registry::expire(base::TimePoint now) {
+    std::vector<Life> gone;
+    for (std::size_t slot = 0; slot < views_.size(); ++slot) {
+        if (views_[slot].status == WorkerStatus::gone || now - records_[slot].heard_at < options_.lease) { continue; }
+        gone.push_back({.id = views_[slot].id, .incarnation = views_[slot].incarnation});
+        remove(slot);
+    }
+    in_flight_.expire(now);
+    return gone;
+}
+
+std::span<const WorkerView> Registry::view(base::TimePoint now) {
+    for (std::size_t slot = 0; slot < views_.size(); ++slot) {
+        WorkerView& worker = views_[slot];
+        if (worker.status == WorkerStatus::gone) { continue; }
+        const bool late = now - records_[slot].heard_at >= options_.suspect_after;
+        worker.status = records_[slot].load.draining() ? WorkerStatus::draining
+                        : late                         ? WorkerStatus::suspect
+                                                       : WorkerStatus::ready;
+        worker.pending = in_flight_.pending(static_cast<std::uint32_t>(slot));
+    }
+    return views_;
+}
+
+std::span<const std::uint32_t> Registry::match(std::span<const base::BlockHash> chain) {
+    block_index_.match(chain, views_.size(), matched_);
+    return matched_;
+}
+
+const sluice::proto::RegisterWorker& Registry::registration(std::size_t slot) const {
+    return records_.at(slot).registration;
+}
+const sluice::proto::WorkerLoad& Registry::load(std::size_t slot) const {
+    return records_.at(slot).load;
+}
+base::Duration Registry::heartbeat_age(std::size_t slot, base::TimePoint now) const {
+    return now - records_.at(slot).heard_at;
+}
+
+void Registry::set_costs(base::WorkerId id, const Costs& costs) {
+    if (const auto slot = slot_of(id)) { views_[*slot].costs = costs; }
+}
+
+}  // namespace scheduler

@@ -1,0 +1,120 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "base/block_hash.h"
+#include "base/clock.h"
+#include "base/ids.h"
+#include "base/result.h"
+#include "proto/scheduler.pb.h"
+#include "scheduler/block_index.h"
+#include "scheduler/cluster_view.h"
+#include "scheduler/in_flight.h"
+
+namespace scheduler {
+
+/// The workers that are alive, as they reported themselves: limits, load, believed prefix blocks, and what was sent to
+/// them since. Everything in it comes from workers, so a new registry is filled by their next reports. Not thread-safe;
+/// time comes in as an argument.
+///
+/// A worker is known by its id, one life of it by its incarnation. A registration with a new incarnation replaces the
+/// former life; whatever names a life that is not the present one has no effect.
+class Registry {
+public:
+    struct Options {
+        std::uint32_t workers_max = 1024;
+        std::size_t prefix_blocks_max = 1 << 20;
+        InFlight::Options in_flight = {};
+        base::Duration suspect_after = std::chrono::milliseconds(1500);  // without a heartbeat
+        base::Duration lease = std::chrono::seconds(5);                  // without a heartbeat; then it is gone
+    };
+    explicit Registry(Options options);
+
+    /// One life of one worker.
+    struct Life {
+        base::WorkerId id{};
+        base::Incarnation incarnation{};
+        auto operator<=>(const Life&) const = default;
+    };
+    struct Enrolled {
+        Life life;
+        std::optional<Life> replaced = std::nullopt;  // the worker's former life, which has ended
+        bool known = false;                           // this very life was there already (its stream was opened again)
+    };
+    /// Takes a worker in, or again. Errors: invalid_argument (a field is missing or 0), failed_precondition (another
+    /// block size than the pool's; a life that was replaced), resource_exhausted (workers_max).
+    base::Result<Enrolled> enroll(const sluice::proto::RegisterWorker& registration, base::TimePoint now);
+
+    struct Heard {
+        bool fresh = false;            // false: late, a duplicate, or of no present life; nothing was taken in
+        bool resend_snapshot = false;  // block events have a gap: ask the worker for a snapshot
+    };
+    /// Load and block events of a heartbeat (not its samples). Heartbeats older than one already heard are ignored.
+    Heard hear(Life life, const sluice::proto::Heartbeat& heartbeat, base::TimePoint now);
+
+    /// The life has ended. False when it was not the present one.
+    bool leave(Life life);
+    /// Removes every worker that was silent for the lease, and returns their lives.
+    std::vector<Life> expire(base::TimePoint now);
+
+    /// All workers by slot, with empty places (status gone). Valid until the next call that is not const.
+    std::span<const WorkerView> view(base::TimePoint now);
+    /// Leading blocks of `chain` per slot; as long as view(). Valid until the next call.
+    std::span<const std::uint32_t> match(std::span<const base::BlockHash> chain);
+
+    /// The present life in a slot of view() that is not gone.
+    const sluice::proto::RegisterWorker& registration(std::size_t slot) const;
+    const sluice::proto::WorkerLoad& load(std::size_t slot) const;
+    Role role(std::size_t slot) const { return views_.at(slot).role; }
+    base::Duration heartbeat_age(std::size_t slot, base::TimePoint now) const;
+    std::optional<std::size_t> slot_of(base::WorkerId id) const;
+
+    void set_costs(base::WorkerId id, const Costs& costs);
+
+    InFlight& in_flight() { return in_flight_; }
+    const BlockIndex& block_index() const { return block_index_; }
+    std::size_t workers() const { return slots_of_.size(); }
+
+private:
+    struct Record {
+        sluice::proto::RegisterWorker registration;
+        sluice::proto::WorkerLoad load;
+        base::TimePoint heard_at;
+        std::optional<std::uint64_t> heartbeat_number;
+        // Block events: all up to `events_applied` are in the index, when `in_step`.
+        bool in_step = false;
+        bool any_event = false;
+        std::uint64_t events_applied = 0;
+        std::uint64_t events_seen = 0;  // highest number
+        std::optional<base::TimePoint> snapshot_asked_at;
+    };
+    std::optional<std::size_t> slot_of(Life life) const;
+    void remove(std::size_t slot);
+    /// False when this event leaves a gap.
+    bool apply_events(std::size_t slot, const sluice::proto::BlockEvents& events);
+
+    Options options_;
+    std::vector<WorkerView> views_;  // [slots]
+    std::vector<Record> records_;    // [slots]
+    std::vector<std::size_t> free_slots_;
+    std::unordered_map<base::WorkerId, std::size_t> slots_of_;
+    std::deque<Life> replaced_;  // the last few, which must not come back
+    std::uint64_t next_registration_ = 0;
+    BlockIndex block_index_;
+    InFlight in_flight_;
+    std::vector<std::uint32_t> matched_;
+};
+
+/// Hashes of 16 bytes each (high, low; little-endian). Error: invalid_argument when the length is no multiple.
+base::Result<std::vector<base::BlockHash>> read_block_hashes(std::string_view bytes);
+std::string write_block_hashes(std::span<const base::BlockHash> hashes);
+
+}  // namespace scheduler

@@ -1,0 +1,346 @@
+#include "scheduler/service.h"
+
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+
+#include <algorithm>
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <stop_token>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+
+#include "base/bounded_queue.h"
+#include "base/check.h"
+#include "base/log.h"
+#include "proto/scheduler.grpc.pb.h"
+#include "scheduler/scheduler.h"
+
+namespace scheduler {
+namespace {
+
+namespace messages = sluice::proto;
+
+/// A snapshot of a prefix index is 16 bytes a block: a million blocks fit.
+constexpr int kMessageBytesMax = 64 << 20;
+/// Commands that one stream can have on their way: a read, a write, its end.
+constexpr std::size_t kCommandsPerStream = 4;
+/// How long calls that are being answered may take once the server is told to stop.
+constexpr std::chrono::seconds kStopPatience{2};
+
+grpc::Status status_of(const base::Error& error) {
+    return {static_cast<grpc::StatusCode>(base::grpc_status_number(error.code)), error.message};
+}
+
+/// Directives that wait for a slow worker; one that does not read them is cut off.
+constexpr std::size_t kDirectivesMax = 64;
+
+}  // namespace
+
+class SchedulerServer::Impl {
+public:
+    Impl(SchedulerOptions options, const base::Clock& clock, base::Metrics& metrics)
+        : options_(options),
+          streams_max_(std::size_t{options.workers_max} * 2),
+          commands_(options.calls_max + streams_max_ * kCommandsPerStream + 2),
+          scheduler_(std::move(options), clock, metrics),
+          service_(*this) {}
+
+    ~Impl() { stop(); }
+
+    base::Result<void> start(const std::string& listen_address) {
+        grpc::EnableDefaultHealthCheckService(true);
+        grpc::ServerBuilder builder;
+        int port = 0;
+        builder.AddListeningPort(listen_address, grpc::InsecureServerCredentials(), &port);
+        builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // two schedulers on one port would split the workers
+        builder.SetMaxReceiveMessageSize(kMessageBytesMax);
+        builder.RegisterService(&service_);
+        server_ = builder.BuildAndStart();
+        if (!server_ || port == 0) {
+            return base::fail(base::ErrorCode::unavailable, "the scheduler cannot listen on " + listen_address);
+        }
+        const auto colon = listen_address.rfind(':');
+        address_ = listen_address.substr(0, colon) + ":" + std::to_string(port);
+        thread_ = std::jthread([this](std::stop_token stop) { run(stop); });
+        set_serving(true);
+        return {};
+    }
+
+    const std::string& address() const { return address_; }
+
+    void stop() {
+        const std::scoped_lock lock(stop_mutex_);
+        if (!server_) { return; }
+        set_serving(false);
+        CHECK(commands_.push([this] { end_all_streams(); }));
+        server_->Shutdown(std::chrono::system_clock::now() + kStopPatience);
+        server_->Wait();  // every reactor has had its OnDone; the state thread ran until here
+        thread_.request_stop();
+        commands_.close();
+        thread_.join();
+        for (Command& command : commands_.drain()) {
+            command();  // the ends of the last streams
+        }
+        CHECK(streams_.empty(), streams_.size() << " streams left");
+        server_.reset();
+    }
+
+private:
+    using Command = std::function<void()>;
+
+    /// One Attach stream. Its methods run on the state thread, which also deletes it; but for the On... ones, which
+    /// gRPC calls.
+    class Stream final : public grpc::ServerBidiReactor<messages::WorkerReport, messages::WorkerDirective> {
+    public:
+        Stream(Impl& owner, SessionId session) : owner_(owner), session_(session) {}
+
+        SessionId session() const { return session_; }
+        const messages::WorkerReport& report() const { return report_; }
+        bool finished() const { return status_.has_value(); }
+
+        void read() {
+            if (!finished()) { StartRead(&report_); }
+        }
+        /// False when too many wait already.
+        bool send(messages::WorkerDirective directive) {
+            if (finished()) { return true; }
+            if (directives_.size() >= kDirectivesMax) { return false; }
+            directives_.push_back(std::move(directive));
+            if (directives_.size() == 1) { StartWrite(&directives_.front()); }
+            return true;
+        }
+        /// Ends the stream, after the write that is under way. Only the first status counts.
+        void finish(const grpc::Status& status) {
+            if (finished()) { return; }
+            status_ = status;
+            if (directives_.empty()) { Finish(status); }
+        }
+        /// Ends a stream that the state thread never sees.
+        void refuse(const grpc::Status& status) {
+            refused_ = true;
+            Finish(status);
+        }
+
+        void OnReadDone(bool ok) override {
+            owner_.push([this, ok] { owner_.on_read(*this, ok); });
+        }
+        void OnWriteDone(bool /*ok*/) override {  // a broken stream also ends the read that is always open
+            owner_.push([this] { written(); });
+        }
+        void OnDone() override {
+            if (refused_) {
+                owner_.open_streams_.fetch_sub(1);
+                delete this;
+                return;
+            }
+            owner_.push([this] { owner_.on_done(*this); });
+        }
+
+    private:
+        void written() {
+            directives_.pop_front();
+            if (finished()) {
+                Finish(*status_);
+            } else if (!directives_.empty()) {
+                StartWrite(&directives_.front());
+            }
+        }
+
+        Impl& owner_;
+        const SessionId session_;
+        messages::WorkerReport report_;
+        std::deque<messages::WorkerDirective> directives_;  // the first is being written
+        std::optional<grpc::Status> status_;                // set: it ends, or will when the write is done
+        bool refused_ = false;
+    };
+
+    class Service final : public messages::Scheduler::CallbackService {
+    public:
+        explicit Service(Impl& owner) : owner_(owner) {}
+
+        grpc::ServerUnaryReactor* Place(grpc::CallbackServerContext* context, const messages::PlaceRequest* request,
+                                        messages::PlaceReply* reply) override {
+            return owner_.call(context, [this, request, reply] {
+                *reply = owner_.scheduler_.place(*request);
+                return grpc::Status::OK;
+            });
+        }
+        grpc::ServerUnaryReactor* Release(grpc::CallbackServerContext* context, const messages::ReleaseRequest* request,
+                                          messages::ReleaseReply* reply) override {
+            return owner_.call(context,
+                               [this, request, reply] { return answer(owner_.scheduler_.release(*request), *reply); });
+        }
+        grpc::ServerUnaryReactor* Describe(grpc::CallbackServerContext* context,
+                                           const messages::DescribeRequest* request,
+                                           messages::DescribeReply* reply) override {
+            return owner_.call(context,
+                               [this, request, reply] { return answer(owner_.scheduler_.describe(*request), *reply); });
+        }
+        grpc::ServerBidiReactor<messages::WorkerReport, messages::WorkerDirective>* Attach(
+            grpc::CallbackServerContext*) override {
+            return owner_.attach();
+        }
+
+    private:
+        template <class Reply>
+        static grpc::Status answer(base::Result<Reply> result, Reply& reply) {
+            if (!result) { return status_of(result.error()); }
+            reply = std::move(*result);
+            return grpc::Status::OK;
+        }
+        Impl& owner_;
+    };
+
+    void set_serving(bool serving) {
+        server_->GetHealthCheckService()->SetServingStatus(serving);
+        server_->GetHealthCheckService()->SetServingStatus(messages::Scheduler::service_full_name(), serving);
+    }
+
+    /// Its commands are counted, so the queue has room by construction.
+    void push(Command command) {
+        CHECK(commands_.push(std::move(command)), "command queue of " << commands_.capacity());
+    }
+
+    /// Runs `work` on the state thread and ends the call with its status. gRPC keeps request and reply until then.
+    grpc::ServerUnaryReactor* call(grpc::CallbackServerContext* context, std::function<grpc::Status()> work) {
+        grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+        if (calls_.fetch_add(1) >= options_.calls_max) {
+            calls_.fetch_sub(1);
+            reactor->Finish({grpc::StatusCode::RESOURCE_EXHAUSTED,
+                             std::to_string(options_.calls_max) + " calls are being answered"});
+            return reactor;
+        }
+        push([this, context, reactor, work = std::move(work)] {
+            // Nobody waits for the answer any more: what is placed now would count as load for nothing.
+            const grpc::Status status = context->IsCancelled() ? grpc::Status::CANCELLED : work();
+            calls_.fetch_sub(1);
+            reactor->Finish(status);
+        });
+        return reactor;
+    }
+
+    grpc::ServerBidiReactor<messages::WorkerReport, messages::WorkerDirective>* attach() {
+        auto* stream = new Stream(*this, SessionId{next_session_.fetch_add(1)});
+        if (open_streams_.fetch_add(1) >= streams_max_) {
+            stream->refuse({grpc::StatusCode::RESOURCE_EXHAUSTED, std::to_string(streams_max_) + " streams are open"});
+            return stream;
+        }
+        push([this, stream] {
+            streams_.emplace(stream->session(), stream);
+            if (stopping_) {
+                stream->finish({grpc::StatusCode::UNAVAILABLE, "the scheduler stops"});
+            } else {
+                stream->read();
+            }
+        });
+        return stream;
+    }
+
+    // The rest runs on the state thread.
+
+    void run(std::stop_token stop) {
+        // Real time, also when the clock is a test's: when to look at the clock, not what it says.
+        const auto interval = std::clamp<std::chrono::milliseconds>(
+            options_.heartbeat / 4, std::chrono::milliseconds(5), std::chrono::milliseconds(100));
+        auto next_tick = std::chrono::steady_clock::now();
+        while (!stop.stop_requested()) {
+            if (std::chrono::steady_clock::now() >= next_tick) {
+                for (const SessionId session : scheduler_.tick()) {
+                    finish(session, {grpc::StatusCode::DEADLINE_EXCEEDED, "no heartbeat during the lease"});
+                }
+                next_tick = std::chrono::steady_clock::now() + interval;
+            }
+            if (auto command = commands_.pop(stop, next_tick)) { (*command)(); }
+        }
+    }
+
+    void finish(SessionId session, const grpc::Status& status) {
+        if (const auto stream = streams_.find(session); stream != streams_.end()) { stream->second->finish(status); }
+    }
+
+    void on_read(Stream& stream, bool ok) {
+        if (stream.finished()) { return; }
+        if (!ok) {
+            scheduler_.detach(stream.session());
+            stream.finish(grpc::Status::OK);
+            return;
+        }
+        auto answer = scheduler_.report(stream.session(), stream.report());
+        if (!answer) {
+            spdlog::warn("a worker's stream is closed: {}", answer.error().message);
+            scheduler_.detach(stream.session());
+            stream.finish(status_of(answer.error()));
+            return;
+        }
+        if (answer->superseded) {
+            finish(*answer->superseded, {grpc::StatusCode::ABORTED, "the worker has opened another stream"});
+        }
+        for (messages::WorkerDirective& directive : answer->directives) {
+            if (!stream.send(std::move(directive))) {
+                scheduler_.detach(stream.session());
+                stream.finish({grpc::StatusCode::RESOURCE_EXHAUSTED, "the worker does not read its directives"});
+                return;
+            }
+        }
+        stream.read();
+    }
+
+    void on_done(Stream& stream) {
+        scheduler_.detach(stream.session());
+        streams_.erase(stream.session());
+        open_streams_.fetch_sub(1);
+        delete &stream;
+    }
+
+    void end_all_streams() {
+        stopping_ = true;
+        for (auto& [session, stream] : streams_) {
+            scheduler_.detach(session);
+            stream->finish({grpc::StatusCode::UNAVAILABLE, "the scheduler stops"});
+        }
+    }
+
+    const SchedulerOptions options_;
+    const std::size_t streams_max_;
+    base::BoundedQueue<Command> commands_;
+    std::atomic<std::uint32_t> calls_ = 0;
+    std::atomic<std::size_t> open_streams_ = 0;
+    std::atomic<std::uint64_t> next_session_ = 1;
+    // Owned by the state thread.
+    Scheduler scheduler_;
+    std::unordered_map<SessionId, Stream*> streams_;
+    bool stopping_ = false;
+
+    Service service_;
+    std::unique_ptr<grpc::Server> server_;
+    std::string address_;
+    std::jthread thread_;
+    std::mutex stop_mutex_;  // one stop at a time
+};
+
+SchedulerServer::SchedulerServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+SchedulerServer::~SchedulerServer() = default;
+
+base::Result<std::unique_ptr<SchedulerServer>> SchedulerServer::start(SchedulerOptions options,
+                                                                      const std::string& listen_address,
+                                                                      const base::Clock& clock,
+                                                                      base::Metrics& metrics) {
+    auto impl = std::make_unique<Impl>(std::move(options), clock, metrics);
+    if (auto started = impl->start(listen_address); !started) { return pass_on(started); }
+    return std::unique_ptr<SchedulerServer>(new SchedulerServer(std::move(impl)));
+}
+
+std::string SchedulerServer::address() const {
+    return impl_->address();
+}
+
+void SchedulerServer::drain_and_stop() {
+    impl_->stop();
+}
+
+}  // namespace scheduler

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "base/result.h"
+#include "scheduler/options.h"
+
+namespace scheduler {
+
+/// The scheduler behind gRPC: Place, Release, Describe, Attach, and the standard health service.
+///
+/// One thread owns all state (scheduler::Scheduler). gRPC's threads only push commands to it: a unary call is answered,
+/// and a stream is read, written and ended, from that thread. Thread-safe.
+class SchedulerServer {
+public:
+    /// Listens on `listen_address` ("127.0.0.1:0" takes a free port), without TLS. `clock` and `metrics` must outlive
+    /// it. Error: unavailable when the address cannot be bound.
+    static base::Result<std::unique_ptr<SchedulerServer>> start(SchedulerOptions options,
+                                                                const std::string& listen_address,
+                                                                const base::Clock& clock, base::Metrics& metrics);
+    /// Stops at once what drain_and_stop() has not ended.
+    ~SchedulerServer();
+    SchedulerServer(const SchedulerServer&) = delete;
+    SchedulerServer& operator=(const SchedulerServer&) = delete;
+
+    /// host:port that was bound.
+    std::string address() const;
+    /// Turns unhealthy, answers the calls that are there, ends all worker streams with `unavailable` (workers attach to
+    /// the next scheduler) and returns when everything has ended. May be called twice.
+    void drain_and_stop();
+
+private:
+    class Impl;
+    explicit SchedulerServer(std::unique_ptr<Impl> impl);
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace scheduler
