@@ -13,6 +13,7 @@
 #include "kv_transfer/router.h"
 #include "net/fault.h"
 #include "net/in_process.h"
+#include "tests/kv_transfer/random.h"
 
 namespace kv_test {
 

@@ -1,0 +1,159 @@
+#include "kv_transfer/frames.h"
+
+#include <functional>
+
+#include "kv_transfer/codec/codec.h"
+#include "kv_transfer/staging.h"
+#include "tests/kv_transfer/world.h"
+// Last, see there.
+#include "tests/support/catch.h"
+
+using base::ErrorCode;
+using kv_transfer::check_frame;
+using kv_transfer::FrameInfo;
+using kv_transfer::kFrame;
+using sluice::proto::KvFrame;
+
+namespace {
+
+FrameInfo make_info(const kv_cache::KvLayout& layout) {
+    FrameInfo info;
+    info.key = kv_test::make_key(5, 2);
+    info.number = 9;
+    info.range = {1, 3, 16, 40};
+    info.codec = "raw";
+    info.raw_bytes = layout.wire_bytes(info.range);
+    info.payload_bytes = info.raw_bytes;
+    info.payload_crc32c = 0x12345678;
+    return info;
+}
+
+}  // namespace
+
+TEST_CASE("a sealed header opens as the same message, and no flipped bit passes", "[kv_transfer]") {
+    const auto layout = kv_test::make_layout();
+    const KvFrame frame = kv_transfer::make_frame(kv_test::kPrefill, layout, make_info(layout));
+    std::string header = kv_transfer::seal(kFrame, frame);
+    KvFrame opened;
+    REQUIRE(kv_transfer::unseal(kFrame, std::as_bytes(std::span(header)), opened));
+    CHECK(opened.SerializeAsString() == frame.SerializeAsString());
+    for (std::size_t bit = 0; bit < header.size() * 8; ++bit) {
+        const auto mask = static_cast<char>(1u << (bit % 8));
+        header[bit / 8] = static_cast<char>(header[bit / 8] ^ mask);
+        const auto result = kv_transfer::unseal(kFrame, std::as_bytes(std::span(header)), opened);
+        header[bit / 8] = static_cast<char>(header[bit / 8] ^ mask);
+        REQUIRE(!result);
+        REQUIRE(result.error().code == ErrorCode::data_loss);
+    }
+    // The kind is under the checksum too.
+    CHECK(!kv_transfer::unseal(kv_transfer::kAck, std::as_bytes(std::span(header)), opened));
+    CHECK(!kv_transfer::unseal(kFrame, std::as_bytes(std::span(header).first(3)), opened));
+    CHECK(!kv_transfer::unseal(kFrame, {}, opened));
+}
+
+TEST_CASE("a frame that fits passes with all its fields", "[kv_transfer]") {
+    const auto layout = kv_test::make_layout();
+    const FrameInfo info = make_info(layout);
+    const auto checked = check_frame(kv_transfer::make_frame(kv_test::kPrefill, layout, info), kv_test::kDecode, layout,
+                                     info.payload_bytes, 1 << 20);
+    REQUIRE(checked);
+    CHECK(checked->key == info.key);
+    CHECK(checked->number == info.number);
+    CHECK(checked->range == info.range);
+    CHECK(checked->payload_bytes == info.payload_bytes);
+    CHECK(checked->payload_crc32c == info.payload_crc32c);
+}
+
+TEST_CASE("a frame is refused for each field that does not fit our own layout", "[kv_transfer]") {
+    const auto layout = kv_test::make_layout();
+    const FrameInfo info = make_info(layout);
+    struct Case {
+        const char* what;
+        std::function<void(KvFrame&)> change;
+        ErrorCode code;
+    };
+    const std::vector<Case> cases{
+        {"protocol", [](KvFrame& f) { f.mutable_header()->set_protocol_version(99); }, ErrorCode::failed_precondition},
+        {"model", [](KvFrame& f) { f.mutable_header()->set_model("other"); }, ErrorCode::failed_precondition},
+        {"numerics", [](KvFrame& f) { f.mutable_header()->set_numerics_id(1); }, ErrorCode::failed_precondition},
+        {"no header", [](KvFrame& f) { f.clear_header(); }, ErrorCode::failed_precondition},
+        {"format", [](KvFrame& f) { f.set_kv_format(f.kv_format() + 1); }, ErrorCode::failed_precondition},
+        {"group", [](KvFrame& f) { f.set_group(1); }, ErrorCode::invalid_argument},
+        {"layers behind", [](KvFrame& f) { f.set_layer_end(5); }, ErrorCode::invalid_argument},
+        {"no layers", [](KvFrame& f) { f.set_layer_end(1); }, ErrorCode::invalid_argument},
+        {"layers backwards", [](KvFrame& f) { f.set_layer_end(0); }, ErrorCode::invalid_argument},
+        {"no tokens", [](KvFrame& f) { f.set_token_end(16); }, ErrorCode::invalid_argument},
+        {"tokens backwards", [](KvFrame& f) { f.set_token_begin(41); }, ErrorCode::invalid_argument},
+        {"more tokens", [](KvFrame& f) { f.set_token_end(41); }, ErrorCode::invalid_argument},
+        {"tokens without end", [](KvFrame& f) { f.set_token_end(0xffffffff); }, ErrorCode::invalid_argument},
+        {"payload", [](KvFrame& f) { f.set_payload_bytes(f.payload_bytes() - 1); }, ErrorCode::invalid_argument},
+        {"raw", [](KvFrame& f) { f.set_raw_bytes(f.raw_bytes() + 1); }, ErrorCode::invalid_argument},
+        {"codec", [](KvFrame& f) { f.set_codec("zip"); }, ErrorCode::unimplemented},
+    };
+    for (const Case& c : cases) {
+        CAPTURE(c.what);
+        KvFrame frame = kv_transfer::make_frame(kv_test::kPrefill, layout, info);
+        c.change(frame);
+        const auto checked = check_frame(frame, kv_test::kDecode, layout, info.payload_bytes, 1 << 20);
+        REQUIRE(!checked);
+        CHECK(checked.error().code == c.code);
+    }
+    const KvFrame frame = kv_transfer::make_frame(kv_test::kPrefill, layout, info);
+    CHECK(!check_frame(frame, kv_test::kDecode, layout, info.payload_bytes - 1, 1 << 20));
+    CHECK(!check_frame(frame, kv_test::kDecode, layout, info.payload_bytes, info.payload_bytes - 1));
+}
+
+TEST_CASE("errors travel with their code, cut and escaped", "[kv_transfer]") {
+    sluice::proto::Error wire;
+    kv_transfer::set_error(wire, {ErrorCode::data_loss, std::string(1000, '\n')});
+    CHECK(wire.message().size() <= 400);
+    const base::Error error = kv_transfer::error_of(wire);
+    CHECK(error.code == ErrorCode::data_loss);
+    wire.set_code(0xffffffff);
+    CHECK(kv_transfer::error_of(wire).code == ErrorCode::internal);
+}
+
+TEST_CASE("deadlines survive the way over the wall clock, and wild ones are bounded", "[kv_transfer]") {
+    base::FakeClock clock;
+    const auto deadline = clock.now() + std::chrono::seconds(12);
+    CHECK(kv_transfer::time_point_of(kv_transfer::unix_us_of(deadline, clock), clock) == deadline);
+    for (const std::int64_t wild :
+         {std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max()}) {
+        const auto bounded = kv_transfer::time_point_of(wild, clock) - clock.now();
+        CHECK(std::chrono::abs(bounded) <= std::chrono::hours(24));
+    }
+}
+
+TEST_CASE("the raw codec passes bytes through and refuses another length", "[kv_transfer]") {
+    const auto layout = kv_test::make_layout();
+    const kv_transfer::Codec* codec = kv_transfer::find_codec("raw");
+    REQUIRE(codec != nullptr);
+    CHECK(kv_transfer::find_codec("") == nullptr);
+    const kv_cache::KvRange range{0, 1, 0, 2};
+    std::vector<std::byte> bytes(layout.wire_bytes(range));
+    CHECK(codec->encode(layout, range, bytes).data() == bytes.data());
+    CHECK(codec->decode(layout, range, bytes, {})->data() == bytes.data());
+    CHECK(codec->decode(layout, range, std::span(bytes).first(3), {}).error().code == ErrorCode::data_loss);
+}
+
+TEST_CASE("staging buffers come back with their last reference, also after the pool is gone", "[kv_transfer]") {
+    int returned = 0;
+    auto pool = std::make_unique<kv_transfer::StagingPool>(2, 100, [&] { ++returned; });
+    auto first = pool->take();
+    auto second = pool->take();
+    REQUIRE(first);
+    REQUIRE(second);
+    CHECK(first->size() == 100);
+    CHECK(first->data() != second->data());
+    CHECK(!pool->take());
+    auto copy = first;
+    first.reset();
+    CHECK(pool->buffers_free() == 0);
+    copy.reset();
+    CHECK(returned == 1);
+    CHECK(pool->buffers_free() == 1);
+    pool.reset();
+    (*second)[99] = std::byte{1};
+    second.reset();
+    CHECK(returned == 1);
+}

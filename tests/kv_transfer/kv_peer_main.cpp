@@ -1,0 +1,111 @@
+// The other process of kv_transfer's tests over UCX, and a small measurement.
+//   kv_peer decode            takes every hand-off; prints its address, then a line per event
+//   kv_peer prefill ADDRESS   hands off request 1, 2, ... one after the other; prints a line per event
+//   kv_peer bench ADDRESS|-   hands 18.9 MB off 20 times to a "kv_peer decode", or to a transport of its own process
+// Runs until its stdin ends.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <thread>
+
+#include "base/bounded_queue.h"
+#include "base/check.h"
+#include "tests/kv_transfer/ucx_worker.h"
+#include "tests/net/child.h"
+
+namespace {
+
+using namespace kv_test;
+
+void say(const std::string& line) {
+    std::printf("%s\n", line.c_str());
+    std::fflush(stdout);
+}
+
+void decode() {
+    UcxWorker worker(kDecode);
+    say(net_test::to_hex(worker.transport->address()));
+    std::jthread step([&](std::stop_token stop) {
+        while (auto event = worker.received.pop(stop)) {
+            const std::string request = std::to_string(base::raw(event->key.request));
+            switch (event->kind) {
+                case ReceiverEvent::Kind::room_requested:
+                    worker.grant(*event);
+                    break;
+                case ReceiverEvent::Kind::completed:
+                    say("completed " + request + " " + std::to_string(worker.checksum()));
+                    break;
+                case ReceiverEvent::Kind::failed:
+                    say("failed " + request + " " + std::string(base::error_code_name(event->error->code)));
+                    break;
+                case ReceiverEvent::Kind::released:
+                    say("released " + request);
+                    break;
+            }
+        }
+    });
+    while (std::fgetc(stdin) != EOF) {}
+    step.request_stop();
+}
+
+void prefill(const std::string& address) {
+    UcxWorker worker(kPrefill);
+    worker.fill(1);
+    say(net_test::to_hex(worker.transport->address()));
+    std::jthread step([&](std::stop_token stop) {
+        for (std::uint64_t request = 1; !stop.stop_requested(); ++request) {
+            if (!worker.hand_off(request, address)) { return; }
+            while (auto event = worker.sent.pop(stop)) {
+                if (event->kind == SenderEvent::Kind::released) { break; }
+            }
+            say("released " + std::to_string(request));
+        }
+    });
+    while (std::fgetc(stdin) != EOF) {}
+    step.request_stop();
+}
+
+void bench(std::string address) {
+    UcxWorker worker(kPrefill);
+    worker.fill(1);
+    std::unique_ptr<UcxWorker> other;
+    std::jthread other_step;
+    if (address == "-") {
+        other = std::make_unique<UcxWorker>(kDecode);
+        address = other->transport->address();
+        other_step = std::jthread([&](std::stop_token stop) {
+            while (auto event = other->received.pop(stop)) {
+                if (event->kind == ReceiverEvent::Kind::room_requested) { other->grant(*event); }
+            }
+        });
+    } else {
+        address = net_test::from_hex(address);
+    }
+    const base::SystemClock clock;
+    for (std::uint64_t request = 1; request <= 20; ++request) {
+        const auto begin = clock.now();
+        CHECK(worker.hand_off(request, address).has_value());
+        while (auto event = worker.sent.pop({}, clock.now() + seconds(10))) {
+            if (event->kind == SenderEvent::Kind::failed) { say("failed: " + event->error->message); }
+            if (event->kind == SenderEvent::Kind::completed) {
+                const double total = std::chrono::duration<double, std::milli>(clock.now() - begin).count();
+                const double sent = std::chrono::duration<double, std::milli>(event->duration).count();
+                std::printf("%.1f MB: %.2f ms, from the grant %.2f ms\n",
+                            static_cast<double>(event->payload_bytes) / 1e6, total, sent);
+            }
+            if (event->kind == SenderEvent::Kind::released) { break; }
+        }
+    }
+    other_step.request_stop();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    const std::string mode = argc > 1 ? argv[1] : "";
+    if (mode == "decode") { decode(); }
+    if (mode == "prefill" && argc > 2) { prefill(net_test::from_hex(argv[2])); }
+    if (mode == "bench" && argc > 2) { bench(argv[2]); }
+    return 0;
+}

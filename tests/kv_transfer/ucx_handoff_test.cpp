@@ -1,0 +1,106 @@
+#include <signal.h>
+
+#include "tests/kv_transfer/ucx_worker.h"
+#include "tests/net/child.h"
+// Last, see there.
+#include "tests/support/catch.h"
+
+using base::ErrorCode;
+using kv_test::make_key;
+using kv_test::ReceiverEvent;
+using kv_test::SenderEvent;
+using kv_test::UcxWorker;
+using net_test::Child;
+using std::chrono::seconds;
+
+namespace {
+
+/// Events until the hand-off is released; the failed or completed one. Empty: hangs.
+template <class Event>
+std::optional<Event> wait_end(base::BoundedQueue<Event>& events, const kv_test::HandoffKey& key) {
+    std::optional<Event> end;
+    while (auto event = events.pop({}, std::chrono::steady_clock::now() + seconds(60))) {
+        if (event->key != key) { continue; }
+        if (event->kind == Event::Kind::released) { return end; }
+        end = std::move(event);
+    }
+    return std::nullopt;
+}
+
+}  // namespace
+
+TEST_CASE("UCX: KV goes to another process bit for bit", "[kv_transfer]") {
+    Child child(SLUICE_KV_PEER, {"decode"});
+    const std::string address = net_test::from_hex(child.read_line());
+    UcxWorker worker(kv_test::kPrefill);
+    for (unsigned request = 1; request <= 3; ++request) {
+        worker.fill(request);
+        REQUIRE(worker.hand_off(request, address));
+        const auto end = wait_end(worker.sent, make_key(request));
+        REQUIRE(end);
+        CHECK(end->kind == SenderEvent::Kind::completed);
+        CHECK(child.read_line() == "completed " + std::to_string(request) + " " + std::to_string(worker.checksum()));
+        CHECK(child.read_line() == "released " + std::to_string(request));
+    }
+}
+
+TEST_CASE("UCX: KV goes between two transports of one process", "[kv_transfer]") {
+    UcxWorker prefill(kv_test::kPrefill);
+    UcxWorker decode(kv_test::kDecode);
+    prefill.fill(1);
+    REQUIRE(prefill.hand_off(1, decode.transport->address()));
+    const auto asked = decode.received.pop({}, std::chrono::steady_clock::now() + seconds(60));
+    REQUIRE(asked);
+    decode.grant(*asked);
+    REQUIRE(wait_end(prefill.sent, make_key(1))->kind == SenderEvent::Kind::completed);
+    REQUIRE(wait_end(decode.received, make_key(1))->kind == ReceiverEvent::Kind::completed);
+    CHECK(decode.checksum() == prefill.checksum());
+}
+
+TEST_CASE("UCX: a decode worker that is killed or stopped in the middle fails the hand-off", "[kv_transfer]") {
+    const int number = GENERATE(SIGKILL, SIGSTOP);
+    CAPTURE(number);
+    Child child(SLUICE_KV_PEER, {"decode"});
+    UcxWorker worker(kv_test::kPrefill);
+    worker.fill(1);
+    REQUIRE(worker.sender->open({.key = make_key(1),
+                                 .kv_address = net_test::from_hex(child.read_line()),
+                                 .kv_tokens = UcxWorker::kTokens,
+                                 .blocks = worker.blocks,
+                                 .deadline = worker.clock.now() + seconds(30)}));
+    const auto granted = worker.sent.pop({}, worker.clock.now() + seconds(60));
+    REQUIRE(granted);
+    REQUIRE(granted->kind == SenderEvent::Kind::granted);
+    number == SIGKILL ? child.kill() : child.signal(number);
+    worker.sender->ready(make_key(1), 0, 12, 0, UcxWorker::kTokens);
+    const auto end = wait_end(worker.sent, make_key(1));
+    REQUIRE(end);
+    CHECK(end->kind == SenderEvent::Kind::failed);
+    CHECK(end->error->code == ErrorCode::unavailable);
+}
+
+TEST_CASE("UCX: a prefill worker that is killed or stopped in the middle fails the hand-off", "[kv_transfer]") {
+    const int number = GENERATE(SIGKILL, SIGSTOP);
+    CAPTURE(number);
+    UcxWorker worker(kv_test::kDecode);
+    Child child(SLUICE_KV_PEER, {"prefill", net_test::to_hex(worker.transport->address())});
+    // A few go well; then it dies while one is granted.
+    kv_test::HandoffKey last;
+    for (int granted = 0; granted < 4;) {
+        const auto event = worker.received.pop({}, worker.clock.now() + seconds(60));
+        REQUIRE(event);
+        if (event->kind != ReceiverEvent::Kind::room_requested) { continue; }
+        if (++granted == 4) { number == SIGKILL ? child.kill() : child.signal(number); }
+        last = event->key;
+        worker.grant(*event);
+    }
+    const auto end = wait_end(worker.received, last);
+    REQUIRE(end);
+    CHECK(end->kind == ReceiverEvent::Kind::failed);
+    // By the transport, or by the lease of one second, whichever sees it first.
+    CHECK((end->error->code == ErrorCode::unavailable || end->error->code == ErrorCode::deadline_exceeded));
+    child.kill();
+    worker.receiver->stop();
+    worker.transport->stop();
+    CHECK(worker.receiver->staging_buffers_free() == 8);
+}
