@@ -116,7 +116,7 @@ TEST_CASE("broken YAML is an error with its line", "[base]") {
     REQUIRE(config.add_text("# nothing\n", "comment.yaml").has_value());
 }
 
-TEST_CASE("--set needs key=value", "[base]") {
+TEST_CASE("a setting needs a key and a value", "[base]") {
     base::Config config;
     for (const char* bad : {"", "key", "=1", "a=[1"}) {
         CAPTURE(bad);

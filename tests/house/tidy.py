@@ -2,6 +2,7 @@
 """Small things about the tree that a compiler does not see. Prints one line for each breach; exit status 1 when there are any.
 
 - every *_test.cpp is named by a CMakeLists.txt (else it is never built), and every test folder with sources has one
+- no TEST_CASE begins with `-`: Catch2 3 takes such a name for a flag when CTest asks for it
 - every top-level folder of code is in docs/folders.md and has a README.md
 - text files end in one newline, have no tabs (Makefile apart), no spaces at the end of a line and no carriage returns
 - a .cpp or .h has at most 600 lines
@@ -37,6 +38,11 @@ def unbuilt_tests(files: list[pathlib.Path]) -> list[str]:
         if not re.search(rf"(?<![\w/]){re.escape(path.name)}(?!\w)", text):
             problems.append(f"{path.relative_to(ROOT)}: no target of {list_file.relative_to(ROOT)} names it, so it is never built")
     return problems
+
+
+def test_name_problems(path: pathlib.Path) -> list[str]:
+    names = re.findall(r'TEST_CASE\(\s*"(-[^"]*)"', path.read_text())
+    return [f"{path.relative_to(ROOT)}: the test's name '{name}' begins with '-'" for name in names]
 
 
 def folder_problems(files: list[pathlib.Path]) -> list[str]:
@@ -81,6 +87,8 @@ def main() -> int:
         if path.suffix in CODE or path.name in {"CMakeLists.txt"}:
             if not in_data:
                 problems += text_problems(path)
+        if path.name.endswith("_test.cpp"):
+            problems += test_name_problems(path)
     for problem in problems:
         print(problem)
     if not problems:
