@@ -222,8 +222,11 @@ std::vector<TensorToWrite> random_tensors(const base::ModelShape& shape, const s
         for (const auto& source : item.sources) {
             float mean = 0;
             float deviation = 1.0f / std::sqrt(static_cast<float>(item.inputs == 0 ? 1 : item.inputs));
-            if (item.name == "head" || (item.name == "embedding" && shape.tied_embeddings)) { deviation *= 2.5f; }
-            if (item.name == "embedding" && !shape.tied_embeddings) { deviation = 0.7f; }
+            if (item.name == "head") { deviation *= 2.5f; }
+            if (item.name == "embedding") {
+                // A tied one is smaller: else the residual stream is mostly the last token, and the model repeats it.
+                deviation = shape.tied_embeddings ? 1.5f * deviation : 0.7f;
+            }
             if (item.inputs == 0) {
                 const bool bias = source.tensor.ends_with("bias");
                 mean = bias ? 0.0f : 1.0f;

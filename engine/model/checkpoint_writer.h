@@ -29,7 +29,7 @@ base::Result<void> write_checkpoint(const std::string& dir, const base::ModelSha
                                     const std::function<void(std::uint64_t, std::uint64_t)>& progress = {});
 
 /// All tensors of a shape with random values that are a function of (seed, tensor, element): unit gain in every
-/// sublayer and logits with a spread of about 2.5, so that a random model is neither flat nor stuck.
+/// sublayer and logits with a spread of about 2, so that a random model is neither flat nor stuck.
 std::vector<TensorToWrite> random_tensors(const base::ModelShape& shape, const std::string& dtype, std::uint64_t seed);
 
 }  // namespace engine
