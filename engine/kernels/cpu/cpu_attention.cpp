@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <cstring>
+#include <span>
+#include <vector>
 
 #include "base/check.h"
 #include "engine/kernels/cpu/cpu_backend.h"
@@ -42,7 +44,7 @@ struct Call {
     std::uint32_t chunks;  // of 16 dims
     float* partials;       // [partial]: weighted [16 * chunks], then largest and sum
 
-    std::size_t partial_floats() const { return std::size_t{chunks} * 16 + 16; }
+    std::size_t partial_floats() const { return std::size_t{chunks} * 16 + 16; }  // a multiple of a cache line
     std::uint32_t partitions_of(const SequenceRows& sequence, std::uint32_t row) const {
         return (sequence.position + row) / kPartitionTokens + 1;
     }
@@ -69,10 +71,11 @@ void copy_values(const std::byte* from, std::uint32_t tokens, std::uint32_t lane
     }
 }
 
-/// The tiles of one partition of one KV head, in place or copied.
+/// The tiles of one partition of one KV head, in place or copied. Places past the last tile repeat it.
 struct Tiles {
     const std::byte* k[kPartitionTiles];
     const std::byte* v[kPartitionTiles];
+    bool copied;
     std::size_t k_stride;
     std::size_t v_stride;
 };
@@ -85,9 +88,11 @@ void gather(const Call& call, const Item& item, std::uint32_t first_key, std::ui
     const std::uint32_t e = call.format.lane_elements;
     const std::uint32_t head_lanes = call.head_dim / e;
     const bool copy = item.vector_end - item.vector_begin >= kCopyFromVectors || call.head_dim % 16 != 0;
+    tiles->copied = copy;
     tiles->k_stride = copy ? kPanelRowBytes : std::size_t{block_tokens} * 4;
     tiles->v_stride = copy ? call.chunks * kPanelRowBytes : std::size_t{call.head_dim} * 4;
-    for (std::uint32_t t = 0; t * kTileTokens < keys; ++t) {
+    std::uint32_t t = 0;
+    for (; t * kTileTokens < keys; ++t) {
         const std::uint32_t position = first_key + t * kTileTokens;
         const base::BlockId block = sequence.blocks[position / block_tokens];
         const std::uint32_t token = position % block_tokens;
@@ -110,84 +115,143 @@ void gather(const Call& call, const Item& item, std::uint32_t first_key, std::ui
         tiles->k[t] = k;
         tiles->v[t] = v;
     }
+    for (; t < kPartitionTiles; ++t) {
+        tiles->k[t] = tiles->k[t - 1];
+        tiles->v[t] = tiles->v[t - 1];
+    }
 }
 
-void attend_item(const Call& call, const Item& item) {
-    thread_local Scratch scratch;
+/// Keys of the item's sequence that its last vector sees.
+std::uint32_t keys_end_of(const Call& call, const Item& item) {
+    return call.args.sequences[item.sequence].position + (item.vector_end - 1) / call.group + 1;
+}
+
+/// The scratch memory of one thread's work on one item.
+struct Workspace {
+    static constexpr std::size_t kStatePadding = 16;  // floats behind `weighted` for largest and sum
+
+    Workspace(const Call& call, std::size_t vectors) {
+        thread_local Scratch scratch;
+        const std::size_t width = std::size_t{call.chunks} * 16;
+        query_bytes = std::size_t{kQueryStride} * call.format.lane_bytes;
+        room_bytes = kPartitionTiles * 2 * std::size_t{kTileTokens} / call.format.lane_elements * width * 4;
+        state_floats = width + kStatePadding;
+        queries = scratch.at_least(vectors * query_bytes + 2 * room_bytes +
+                                   (vectors + kBlockVectorsMax) * state_floats * sizeof(float));
+        rooms[0] = queries + vectors * query_bytes;
+        rooms[1] = rooms[0] + room_bytes;
+        states = reinterpret_cast<float*>(rooms[1] + room_bytes);
+        part = states + vectors * state_floats;
+    }
+
+    std::size_t query_bytes = 0;   // of one packed query
+    std::size_t room_bytes = 0;    // of copies of one partition's K and V
+    std::size_t state_floats = 0;  // of one vector's state
+    std::byte* queries = nullptr;  // [vectors]
+    std::byte* rooms[2] = {};      // of this partition and the next
+    float* states = nullptr;       // [vectors]: weighted [16 * chunks], largest, sum
+    float* part = nullptr;         // [kBlockVectorsMax][16 * chunks]
+};
+
+/// All vectors of the item against one partition.
+void attend_partition(const Call& call, const Item& item, std::uint32_t partition, const Tiles& tiles,
+                      const Tiles* ahead, const Workspace& space) {
     const SequenceRows& sequence = call.args.sequences[item.sequence];
     const std::uint32_t vectors = item.vector_end - item.vector_begin;
-    const std::uint32_t e = call.format.lane_elements;
+    const std::uint32_t first_key = partition * kPartitionTokens;
     const std::size_t width = std::size_t{call.chunks} * 16;
-    const std::size_t query_bytes = std::size_t{kQueryStride} * call.format.lane_bytes;
-    const std::size_t tile_bytes = std::size_t{kTileTokens / e} * width * 4;
-    const std::size_t copy_bytes = kPartitionTiles * 2 * tile_bytes + 64;
-    std::byte* memory =
-        scratch.at_least(vectors * query_bytes + copy_bytes + (vectors + kBlockVectorsMax) * (width + 16) * 4);
-    std::byte* queries = memory;
-    std::byte* room = queries + vectors * query_bytes;
-    auto* state = reinterpret_cast<float*>(room + copy_bytes);  // [vectors]: weighted, largest, sum
-    float* part = state + vectors * (width + 16);               // [kBlockVectorsMax][width]
-    for (std::uint32_t i = 0; i < vectors; ++i) {
-        const float* q = call.args.q + call.q_offset(sequence, item.kv_head, item.vector_begin + i);
-        call.format.pack_query(q, call.head_dim, queries + i * query_bytes);
-    }
-    const std::uint32_t keys_end = sequence.position + (item.vector_end - 1) / call.group + 1;
-    for (std::uint32_t partition = item.partition_begin; partition < item.partition_end; ++partition) {
-        const std::uint32_t first_key = partition * kPartitionTokens;
-        Tiles tiles;
-        gather(call, item, first_key, std::min(keys_end - first_key, kPartitionTokens), room, &tiles);
-        for (std::uint32_t begin = 0; begin < vectors; begin += call.format.block_vectors) {
-            const std::uint32_t count = std::min(vectors - begin, call.format.block_vectors);
-            std::uint32_t visible[kBlockVectorsMax];
-            std::uint32_t most = 0;
-            for (std::uint32_t i = 0; i < count; ++i) {
-                const std::uint32_t end = sequence.position + (item.vector_begin + begin + i) / call.group + 1;
-                visible[i] = end <= first_key ? 0 : std::min(end - first_key, kPartitionTokens);
-                most = std::max(most, visible[i]);
+    for (std::uint32_t begin = 0; begin < vectors; begin += call.format.block_vectors) {
+        const std::uint32_t count = std::min(vectors - begin, call.format.block_vectors);
+        std::uint32_t visible[kBlockVectorsMax];
+        std::uint32_t most = 0;
+        for (std::uint32_t i = 0; i < count; ++i) {
+            const std::uint32_t end = sequence.position + (item.vector_begin + begin + i) / call.group + 1;
+            visible[i] = end <= first_key ? 0 : std::min(end - first_key, kPartitionTokens);
+            most = std::max(most, visible[i]);
+        }
+        if (most == 0) { continue; }
+        float largest[kBlockVectorsMax];
+        float sum[kBlockVectorsMax];
+        const bool is_ahead = begin == 0 && ahead != nullptr;
+        call.format.attend({.q = space.queries + begin * space.query_bytes,
+                            .vectors = count,
+                            .head_lanes = call.head_dim / call.format.lane_elements,
+                            .chunks = call.chunks,
+                            .k = tiles.k,
+                            .v = tiles.v,
+                            .k_stride = tiles.k_stride,
+                            .v_stride = tiles.v_stride,
+                            .tiles = (most + kTileTokens - 1) / kTileTokens,
+                            .k_ahead = is_ahead ? ahead->k : nullptr,
+                            .v_ahead = is_ahead ? ahead->v : nullptr,
+                            .visible = visible,
+                            .scale_log2 = call.args.scale * 1.44269504f,
+                            .largest = largest,
+                            .sum = sum,
+                            .weighted = space.part});
+        for (std::uint32_t i = 0; i < count; ++i) {
+            if (visible[i] == 0) { continue; }
+            const float* part = space.part + i * width;
+            float* state = space.states + (begin + i) * space.state_floats;
+            if (item.split) {
+                const std::size_t partitions = call.partitions_of(sequence, (item.vector_end - 1) / call.group);
+                state =
+                    call.partials + (item.partial_begin + (begin + i) * partitions + partition) * call.partial_floats();
             }
-            if (most == 0) { continue; }
-            float largest[kBlockVectorsMax];
-            float sum[kBlockVectorsMax];
-            call.format.attend({.q = queries + begin * query_bytes,
-                                .vectors = count,
-                                .head_lanes = call.head_dim / e,
-                                .chunks = call.chunks,
-                                .k = tiles.k,
-                                .v = tiles.v,
-                                .k_stride = tiles.k_stride,
-                                .v_stride = tiles.v_stride,
-                                .tiles = (most + kTileTokens - 1) / kTileTokens,
-                                .visible = visible,
-                                .scale_log2 = call.args.scale * 1.44269504f,
-                                .largest = largest,
-                                .sum = sum,
-                                .weighted = part});
-            for (std::uint32_t i = 0; i < count; ++i) {
-                if (visible[i] == 0) { continue; }
-                float* to = state + (begin + i) * (width + 16);
-                if (item.split) {
-                    const std::size_t index =
-                        item.partial_begin +
-                        std::size_t{begin + i} * call.partitions_of(sequence, (item.vector_end - 1) / call.group) +
-                        partition;
-                    to = call.partials + index * call.partial_floats();
-                }
-                if (item.split || partition == 0) {
-                    std::memcpy(to, part + i * width, width * 4);
-                    to[width] = largest[i];
-                    to[width + 1] = sum[i];
-                } else {
-                    call.kernels.merge(to + width, to + width + 1, to, largest[i], sum[i], part + i * width,
-                                       call.chunks);
-                }
+            if (item.split || partition == 0) {
+                std::memcpy(state, part, width * sizeof(float));
+                state[width] = largest[i];
+                state[width + 1] = sum[i];
+            } else {
+                call.kernels.merge(state + width, state + width + 1, state, largest[i], sum[i], part, call.chunks);
             }
         }
     }
-    if (item.split) { return; }
-    for (std::uint32_t i = 0; i < vectors; ++i) {
-        const float* from = state + i * (width + 16);
-        float* out = call.args.out + call.q_offset(sequence, item.kv_head, item.vector_begin + i);
-        call.kernels.finish(from, from[width + 1], call.head_dim, out);
+}
+
+/// Items one after the other; while one partition is worked on, the next one (of the same or the next item) comes near.
+void attend_items(const Call& call, std::span<const Item> items) {
+    std::size_t most_vectors = 0;
+    for (const Item& item : items) {
+        most_vectors = std::max<std::size_t>(most_vectors, item.vector_end - item.vector_begin);
+    }
+    const Workspace space{call, most_vectors};
+    Tiles tiles[2];
+    int now = 0;
+    const auto gather_into = [&](int which, const Item& item, std::uint32_t partition) {
+        const std::uint32_t first_key = partition * kPartitionTokens;
+        gather(call, item, first_key, std::min(keys_end_of(call, item) - first_key, kPartitionTokens),
+               space.rooms[which], &tiles[which]);
+    };
+    gather_into(now, items[0], items[0].partition_begin);
+    for (std::size_t i = 0; i < items.size(); ++i) {
+        const Item& item = items[i];
+        const SequenceRows& sequence = call.args.sequences[item.sequence];
+        const std::uint32_t vectors = item.vector_end - item.vector_begin;
+        for (std::uint32_t v = 0; v < vectors; ++v) {
+            const float* q = call.args.q + call.q_offset(sequence, item.kv_head, item.vector_begin + v);
+            call.format.pack_query(q, call.head_dim, space.queries + v * space.query_bytes);
+        }
+        for (std::uint32_t partition = item.partition_begin; partition < item.partition_end; ++partition) {
+            const Tiles* ahead = nullptr;
+            if (partition + 1 < item.partition_end) {
+                gather_into(1 - now, item, partition + 1);
+            } else if (i + 1 < items.size()) {
+                gather_into(1 - now, items[i + 1], items[i + 1].partition_begin);
+            }
+            if (partition + 1 < item.partition_end || i + 1 < items.size()) {
+                if (!tiles[1 - now].copied) { ahead = &tiles[1 - now]; }
+            }
+            attend_partition(call, item, partition, tiles[now], ahead, space);
+            now = 1 - now;
+        }
+        if (item.split) { continue; }
+        const std::size_t width = std::size_t{call.chunks} * 16;
+        for (std::uint32_t v = 0; v < vectors; ++v) {
+            const float* from = space.states + v * space.state_floats;
+            float* out = call.args.out + call.q_offset(sequence, item.kv_head, item.vector_begin + v);
+            call.kernels.finish(from, from[width + 1], call.head_dim, out);
+        }
     }
 }
 
@@ -247,11 +311,11 @@ void CpuBackend::attention(const base::ModelShape& shape, const AttentionArgs& a
     const std::vector<Item> whole = list_items(call);
     const std::size_t wanted = pool_.threads() == 1 ? 0 : std::size_t{pool_.threads()} * kItemsPerThread;
     if (whole.size() >= wanted) {
-        const auto tasks = static_cast<std::uint32_t>(std::min<std::size_t>(whole.size(), 4096));
+        // One thread takes all in a row, so that each item brings its successor near.
+        const auto tasks = static_cast<std::uint32_t>(std::min(whole.size(), std::max<std::size_t>(wanted, 1)));
         pool_.parallel(tasks, [&](std::uint32_t task) {
-            for (std::size_t i = whole.size() * task / tasks; i < whole.size() * (task + 1) / tasks; ++i) {
-                attend_item(call, whole[i]);
-            }
+            const std::size_t begin = whole.size() * task / tasks;
+            attend_items(call, std::span{whole}.subspan(begin, whole.size() * (task + 1) / tasks - begin));
         });
         return;
     }
@@ -278,7 +342,7 @@ void CpuBackend::attention(const base::ModelShape& shape, const AttentionArgs& a
     }
     call.partials = reinterpret_cast<float*>(partials_.at_least(partials * call.partial_floats() * sizeof(float)));
     pool_.parallel(static_cast<std::uint32_t>(pieces.size()),
-                   [&](std::uint32_t task) { attend_item(call, pieces[task]); });
+                   [&](std::uint32_t task) { attend_items(call, {&pieces[task], 1}); });
     pool_.parallel(static_cast<std::uint32_t>(merges.size()),
                    [&](std::uint32_t task) { merge_item(call, merges[task]); });
 }

@@ -69,13 +69,15 @@ struct AppendRow {
 struct AttentionBlock {
     const void* q = nullptr;  // made by pack_query: [vectors][kQueryStride] lanes
     std::uint32_t vectors = 0;
-    std::uint32_t head_lanes = 0;            // lanes of a query: head_dim, or pairs
-    std::uint32_t chunks = 0;                // head_dim / 16, rounded up
-    const std::byte* const* k = nullptr;     // [tiles] [head_lanes][16] lanes, rows k_stride apart
-    const std::byte* const* v = nullptr;     // [tiles] [16 / e][16 * chunks] lanes, rows v_stride apart
-    std::size_t k_stride = 0;                // bytes
-    std::size_t v_stride = 0;                // bytes
-    std::uint32_t tiles = 0;                 // 1 .. kPartitionTiles
+    std::uint32_t head_lanes = 0;               // lanes of a query: head_dim, or pairs
+    std::uint32_t chunks = 0;                   // head_dim / 16, rounded up
+    const std::byte* const* k = nullptr;        // [tiles] [head_lanes][16] lanes, rows k_stride apart
+    const std::byte* const* v = nullptr;        // [tiles] [16 / e][16 * chunks] lanes, rows v_stride apart
+    std::size_t k_stride = 0;                   // bytes
+    std::size_t v_stride = 0;                   // bytes
+    std::uint32_t tiles = 0;                    // 1 .. kPartitionTiles
+    const std::byte* const* k_ahead = nullptr;  // null, or [kPartitionTiles] tiles to bring near, laid out as k
+    const std::byte* const* v_ahead = nullptr;
     const std::uint32_t* visible = nullptr;  // [vectors] keys of this partition that each vector sees; 0: none
     float scale_log2 = 0;                    // scale * log2(e)
     float* largest = nullptr;                // out [vectors]: largest scaled score

@@ -18,9 +18,9 @@ void pack_query(const float* q, std::uint32_t head_dim, void* out) {
 }
 
 /// scores[r][tile * 16 + token] for NT tiles.
-template <class A, int R, int NT>
+template <class A, int R, int NT, bool kAhead>
 inline void score_tiles(const typename A::Lane* q, const std::byte* const* k, std::size_t k_stride, std::uint32_t lanes,
-                        float* scores) {
+                        const std::byte* const* k_ahead, float* scores) {
     Vec sums[R][NT];
     const std::byte* tiles[NT];
 #pragma GCC unroll 8
@@ -49,6 +49,12 @@ inline void score_tiles(const typename A::Lane* q, const std::byte* const* k, st
                 sums[r][t] = A::multiply_add(sums[r][t], value, keys[t]);
             }
         }
+        if constexpr (kAhead) {
+#pragma GCC unroll 8
+            for (int t = 0; t < NT; ++t) {
+                __builtin_prefetch(k_ahead[t] + offset, 0, 2);
+            }
+        }
         offset += k_stride;
     }
 #pragma GCC unroll 8
@@ -61,9 +67,10 @@ inline void score_tiles(const typename A::Lane* q, const std::byte* const* k, st
 }
 
 /// weighted[r][16 * NC] = sum over the tiles of weight * V.
-template <class A, int R, int NC>
+template <class A, int R, int NC, bool kAhead>
 inline void weigh_values(const typename A::Lane* weights, const std::byte* const* v, std::size_t v_stride,
-                         std::size_t v_offset, std::uint32_t tiles, float* weighted, std::size_t weighted_stride) {
+                         std::size_t v_offset, std::uint32_t tiles, const std::byte* const* v_ahead, float* weighted,
+                         std::size_t weighted_stride) {
     Vec sums[R][NC];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -87,6 +94,12 @@ inline void weigh_values(const typename A::Lane* weights, const std::byte* const
 #pragma GCC unroll 8
                 for (int c = 0; c < NC; ++c) {
                     sums[r][c] = A::multiply_add(sums[r][c], weight, values[c]);
+                }
+            }
+            if constexpr (kAhead) {
+#pragma GCC unroll 8
+                for (int c = 0; c < NC; ++c) {
+                    __builtin_prefetch(v_ahead[t] + (tile - v[t]) + c * kPanelRowBytes, 0, 2);
                 }
             }
             tile += v_stride;
@@ -129,7 +142,7 @@ inline void soften(float* scores, std::uint32_t tiles, std::uint32_t visible, fl
     *sum = reduce_add(total);
 }
 
-template <class A, int R>
+template <class A, int R, bool kAhead>
 void attend_vectors(const AttentionBlock& block) {
     constexpr int kTiles = A::template score_tiles_at_once<R>();
     constexpr int kChunks = A::template value_chunks_at_once<R>();
@@ -141,7 +154,8 @@ void attend_vectors(const AttentionBlock& block) {
         for (std::uint32_t i = 0; i < kTiles; ++i) {
             some[i] = block.k[least(t + i, block.tiles - 1)];
         }
-        score_tiles<A, R, kTiles>(q, some, block.k_stride, block.head_lanes, scores + t * kTileTokens);
+        score_tiles<A, R, kTiles, kAhead>(q, some, block.k_stride, block.head_lanes,
+                                          kAhead ? block.k_ahead + t : nullptr, scores + t * kTileTokens);
     }
     for (int r = 0; r < R; ++r) {
         soften<A>(scores + r * kPartitionTokens, block.tiles, block.visible[r], block.scale_log2, block.largest + r,
@@ -153,39 +167,47 @@ void attend_vectors(const AttentionBlock& block) {
         const std::size_t offset = c * kPanelRowBytes;
         float* to = block.weighted + c * 16;
         if (left >= kChunks) {
-            weigh_values<A, R, kChunks>(weights, block.v, block.v_stride, offset, block.tiles, to, stride);
+            weigh_values<A, R, kChunks, kAhead>(weights, block.v, block.v_stride, offset, block.tiles, block.v_ahead,
+                                                to, stride);
             c += kChunks;
         } else if (left >= 2) {
-            weigh_values<A, R, 2>(weights, block.v, block.v_stride, offset, block.tiles, to, stride);
+            weigh_values<A, R, 2, kAhead>(weights, block.v, block.v_stride, offset, block.tiles, block.v_ahead, to,
+                                          stride);
             c += 2;
         } else {
-            weigh_values<A, R, 1>(weights, block.v, block.v_stride, offset, block.tiles, to, stride);
+            weigh_values<A, R, 1, kAhead>(weights, block.v, block.v_stride, offset, block.tiles, block.v_ahead, to,
+                                          stride);
             c += 1;
         }
     }
 }
 
-template <class A>
-void attend(const AttentionBlock& block) {
-    switch (block.vectors) {
-        case 1:
-            return attend_vectors<A, 1>(block);
-        case 2:
-            return attend_vectors<A, 2>(block);
-        default:
-            break;
-    }
+template <class A, bool kAhead>
+void attend_as(const AttentionBlock& block) {
     if constexpr (A::kVectors > 2) {
         switch (block.vectors) {
             case 3:
-                return attend_vectors<A, 3>(block);
+                return attend_vectors<A, 3, kAhead>(block);
             case 4:
-                return attend_vectors<A, 4>(block);
+                return attend_vectors<A, 4, kAhead>(block);
             case 5:
-                return attend_vectors<A, 5>(block);
+                return attend_vectors<A, 5, kAhead>(block);
+            case 6:
+                return attend_vectors<A, 6, kAhead>(block);
             default:
-                return attend_vectors<A, 6>(block);
+                break;
         }
+    }
+    if (block.vectors == 1) { return attend_vectors<A, 1, kAhead>(block); }
+    attend_vectors<A, 2, kAhead>(block);
+}
+
+template <class A>
+void attend(const AttentionBlock& block) {
+    if (block.k_ahead != nullptr) {
+        attend_as<A, true>(block);
+    } else {
+        attend_as<A, false>(block);
     }
 }
 

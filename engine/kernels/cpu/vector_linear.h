@@ -5,9 +5,20 @@
 namespace engine {
 namespace {
 
+/// What a tile brings nearer while it computes.
+enum class Ahead {
+    none,
+    same_panels,  // its own panels, kAheadLanes further on, and at the end the first lanes of the next ones
+    one_line,     // one cache line a lane, from `ahead` on
+    two_lines,
+};
+
+/// Into the second cache (into the first it was slower than no prefetch at all); 64 to 128 lanes measured best.
+constexpr std::uint32_t kAheadLanes = 128;
+
 /// MR rows against NP panels: MR * NP accumulators in registers. `first`: they start at zero, else from y.
-/// `panel_outputs`: outputs of the last panel. `ahead`: null, or what to bring near meanwhile (NP panels).
-template <class A, int MR, int NP, bool kAhead>
+/// `last_outputs`: outputs of the last panel.
+template <class A, int MR, int NP, Ahead kAhead>
 void linear_tile(const typename A::Lane* x, const std::byte* w, std::size_t panel_bytes, std::uint32_t lanes,
                  bool first, const float* bias, float* y, std::size_t y_stride, std::uint32_t last_outputs,
                  const std::byte* ahead) {
@@ -24,29 +35,45 @@ void linear_tile(const typename A::Lane* x, const std::byte* w, std::size_t pane
             }
         }
     }
-    for (std::uint32_t k = 0; k < lanes; ++k) {
-        typename A::Weights weights[NP];
-#pragma GCC unroll 8
-        for (int p = 0; p < NP; ++p) {
-            weights[p] = A::weights(w + p * panel_bytes);
+    std::uint32_t left = lanes;
+    while (left > 0) {
+        std::uint32_t count = left;
+        const std::byte* near = ahead;
+        if constexpr (kAhead == Ahead::same_panels) {
+            if (left > kAheadLanes) {
+                count = left - kAheadLanes;
+                near = w + kAheadLanes * kPanelRowBytes;
+            }
         }
-        if constexpr (kAhead) {
+        left -= count;
+        for (std::uint32_t k = 0; k < count; ++k) {
+            typename A::Weights weights[NP];
 #pragma GCC unroll 8
             for (int p = 0; p < NP; ++p) {
-                __builtin_prefetch(ahead + p * panel_bytes, 0, 2);
+                weights[p] = A::weights(w + p * panel_bytes);
             }
-            ahead += kPanelRowBytes;
-        }
+            if constexpr (kAhead == Ahead::same_panels) {
+#pragma GCC unroll 8
+                for (int p = 0; p < NP; ++p) {
+                    __builtin_prefetch(near + p * panel_bytes, 0, 2);
+                }
+                near += kPanelRowBytes;
+            } else if constexpr (kAhead != Ahead::none) {
+                __builtin_prefetch(near, 0, 2);
+                if (kAhead == Ahead::two_lines) { __builtin_prefetch(near + kPanelRowBytes, 0, 2); }
+                near += kAhead == Ahead::two_lines ? 2 * kPanelRowBytes : kPanelRowBytes;
+            }
 #pragma GCC unroll 16
-        for (int r = 0; r < MR; ++r) {
-            const auto value = A::broadcast(x + r);
+            for (int r = 0; r < MR; ++r) {
+                const auto value = A::broadcast(x + r);
 #pragma GCC unroll 8
-            for (int p = 0; p < NP; ++p) {
-                sums[r][p] = A::multiply_add(sums[r][p], value, weights[p]);
+                for (int p = 0; p < NP; ++p) {
+                    sums[r][p] = A::multiply_add(sums[r][p], value, weights[p]);
+                }
             }
+            w += kPanelRowBytes;
+            x += MR;
         }
-        w += kPanelRowBytes;
-        x += MR;
     }
 #pragma GCC unroll 16
     for (int r = 0; r < MR; ++r) {
@@ -70,9 +97,21 @@ using TileFunction = void (*)(const typename A::Lane*, const std::byte*, std::si
                               float*, std::size_t, std::uint32_t, const std::byte*);
 
 template <class A, int MR, int NP>
-constexpr TileFunction<A> tile_function(bool ahead) {
+constexpr TileFunction<A> tile_function(Ahead ahead) {
     if constexpr (MR * NP <= A::kSums) {
-        return ahead ? linear_tile<A, MR, NP, true> : linear_tile<A, MR, NP, false>;
+        if constexpr (MR * 2 > A::kRows) {  // smaller tiles are never one of several
+            switch (ahead) {
+                case Ahead::none:
+                    return linear_tile<A, MR, NP, Ahead::none>;
+                case Ahead::one_line:
+                    return linear_tile<A, MR, NP, Ahead::one_line>;
+                case Ahead::two_lines:
+                    return linear_tile<A, MR, NP, Ahead::two_lines>;
+                case Ahead::same_panels:
+                    break;
+            }
+        }
+        return linear_tile<A, MR, NP, Ahead::same_panels>;
     } else {
         return nullptr;
     }
@@ -82,7 +121,7 @@ constexpr TileFunction<A> tile_function(bool ahead) {
 constexpr std::uint32_t kPanelCounts[] = {8, 6, 4, 3, 2, 1};
 
 template <class A, int MR>
-TileFunction<A> tile_of_panels(std::uint32_t panels, bool ahead) {
+TileFunction<A> tile_of_panels(std::uint32_t panels, Ahead ahead) {
     switch (panels) {
         case 8:
             return tile_function<A, MR, 8>(ahead);
@@ -100,7 +139,7 @@ TileFunction<A> tile_of_panels(std::uint32_t panels, bool ahead) {
 }
 
 template <class A, int MR = 1>
-TileFunction<A> find_tile(std::uint32_t rows, std::uint32_t panels, bool ahead) {
+TileFunction<A> find_tile(std::uint32_t rows, std::uint32_t panels, Ahead ahead) {
     if constexpr (MR > A::kRows) {
         return nullptr;
     } else {
@@ -118,56 +157,98 @@ std::uint32_t panels_at_once(std::uint32_t rows, std::uint32_t limit) {
     return 1;
 }
 
+/// Where one share's outputs and weights lie.
+struct ShareLayout {
+    std::size_t panel_bytes;
+    std::uint32_t panels;        // of the matrix
+    std::uint32_t last_outputs;  // of its last panel
+
+    explicit ShareLayout(const LinearShare& share)
+        : panel_bytes(share.lanes * kPanelRowBytes),
+          panels((share.outputs + kPanelOutputs - 1) / kPanelOutputs),
+          last_outputs(share.outputs - (panels - 1) * kPanelOutputs) {}
+};
+
+/// Rows that fit one tile: weights are read once, from memory, as fast as it gives them.
+template <class A>
+void linear_few_rows(const LinearShare& share) {
+    const ShareLayout layout{share};
+    const auto* x = static_cast<const typename A::Lane*>(share.x);
+    for (std::uint32_t panel = share.panel_begin; panel < share.panel_end;) {
+        const std::uint32_t count = panels_at_once<A>(share.rows, share.panel_end - panel);
+        const TileFunction<A> tile = find_tile<A>(share.rows, count, Ahead::same_panels);
+        const std::byte* w = share.w + panel * layout.panel_bytes;
+        const std::size_t output = std::size_t{panel} * kPanelOutputs;
+        const std::uint32_t last = panel + count == layout.panels ? layout.last_outputs : kPanelOutputs;
+        tile(x, w, layout.panel_bytes, share.lanes, true, share.bias == nullptr ? nullptr : share.bias + output,
+             share.y + output, share.outputs, last, w + count * layout.panel_bytes);
+        panel += count;
+    }
+}
+
 /// Blocks: along K so that a panel's block stays in the first caches, along panels so that theirs stay in the second
 /// one while all rows pass by. Neither changes the order in which an element is summed.
 constexpr std::uint32_t kLanesPerBlock = 1024;
 constexpr std::size_t kPanelBlockBytes = 384 * 1024;
+/// Fewer row tiles than this take few panels at once, so that the next ones come from memory all the while.
+constexpr std::uint32_t kManyRowTiles = 8;
 
 template <class A>
-void linear_share(const LinearShare& share) {
+void linear_many_rows(const LinearShare& share) {
     using Lane = typename A::Lane;
+    const ShareLayout layout{share};
     const auto* x = static_cast<const Lane*>(share.x);
     const std::uint32_t row_tiles = (share.rows + A::kRows - 1) / A::kRows;
-    const std::uint32_t k_blocks = row_tiles == 1 ? 1 : (share.lanes + kLanesPerBlock - 1) / kLanesPerBlock;
-    const std::size_t panel_bytes = share.lanes * kPanelRowBytes;
-    const std::uint32_t panels_all = (share.outputs + kPanelOutputs - 1) / kPanelOutputs;
-    const std::uint32_t tail = share.outputs - (panels_all - 1) * kPanelOutputs;
+    const std::uint32_t k_blocks = (share.lanes + kLanesPerBlock - 1) / kLanesPerBlock;
     for (std::uint32_t block = 0; block < k_blocks; ++block) {
         const std::uint32_t k_begin = static_cast<std::uint32_t>(std::uint64_t{share.lanes} * block / k_blocks);
         const std::uint32_t k_end = static_cast<std::uint32_t>(std::uint64_t{share.lanes} * (block + 1) / k_blocks);
         const std::uint32_t lanes = k_end - k_begin;
-        const bool first = block == 0;
         const float* bias = block + 1 == k_blocks ? share.bias : nullptr;
-        std::uint32_t block_panels = share.panel_end - share.panel_begin;
-        if (row_tiles > 1) {
+        std::uint32_t block_panels = panels_at_once<A>((share.rows + row_tiles - 1) / row_tiles, 6);
+        if (row_tiles >= kManyRowTiles) {
             const auto fit = static_cast<std::uint32_t>(kPanelBlockBytes / (lanes * kPanelRowBytes));
-            const std::uint32_t whole = fit / 6 * 6;  // any tile's panel count divides it
-            block_panels = whole == 0 ? 6 : whole;
+            block_panels = fit < 6 ? 6 : fit / 6 * 6;  // any tile's panel count divides it
         }
         for (std::uint32_t begin = share.panel_begin; begin < share.panel_end; begin += block_panels) {
             const std::uint32_t end = begin + block_panels < share.panel_end ? begin + block_panels : share.panel_end;
+            // The next block's panels, a few lines with each call (of a K block: one panel at a time is contiguous).
+            std::uint32_t ahead_panel = end;
+            const std::uint32_t ahead_end = end + block_panels < share.panel_end ? end + block_panels : share.panel_end;
+            const bool two_lines = block_panels > row_tiles;
             for (std::uint32_t t = 0; t < row_tiles; ++t) {
                 const auto row = static_cast<std::uint32_t>(std::uint64_t{share.rows} * t / row_tiles);
                 const auto row_end = static_cast<std::uint32_t>(std::uint64_t{share.rows} * (t + 1) / row_tiles);
                 const std::uint32_t rows = row_end - row;
                 const Lane* x_tile = x + std::size_t{row} * share.lanes + std::size_t{k_begin} * rows;
-                const bool ahead = t == 0;
-                std::uint32_t count = panels_at_once<A>(rows, end - begin);
-                TileFunction<A> tile = find_tile<A>(rows, count, ahead);
-                for (std::uint32_t panel = begin; panel < end; panel += count) {
-                    if (end - panel < count) {
-                        count = panels_at_once<A>(rows, end - panel);
-                        tile = find_tile<A>(rows, count, ahead);
+                for (std::uint32_t panel = begin; panel < end;) {
+                    const std::uint32_t count = panels_at_once<A>(rows, end - panel);
+                    const std::byte* w = share.w + panel * layout.panel_bytes + k_begin * kPanelRowBytes;
+                    Ahead ahead = Ahead::none;
+                    const std::byte* near = nullptr;
+                    if (ahead_panel < ahead_end) {
+                        ahead = two_lines && k_blocks == 1 ? Ahead::two_lines : Ahead::one_line;
+                        near = share.w + ahead_panel * layout.panel_bytes + k_begin * kPanelRowBytes;
+                        ahead_panel += ahead == Ahead::two_lines ? 2 : 1;
                     }
-                    const std::byte* w = share.w + panel * panel_bytes + k_begin * kPanelRowBytes;
-                    const std::uint32_t last = panel + count == panels_all ? tail : kPanelOutputs;
+                    const std::uint32_t last = panel + count == layout.panels ? layout.last_outputs : kPanelOutputs;
                     const std::size_t output = std::size_t{panel} * kPanelOutputs;
-                    tile(x_tile, w, panel_bytes, lanes, first, bias == nullptr ? nullptr : bias + output,
-                         share.y + std::size_t{row} * share.outputs + output, share.outputs, last,
-                         w + count * panel_bytes);
+                    find_tile<A>(rows, count, ahead)(
+                        x_tile, w, layout.panel_bytes, lanes, block == 0, bias == nullptr ? nullptr : bias + output,
+                        share.y + std::size_t{row} * share.outputs + output, share.outputs, last, near);
+                    panel += count;
                 }
             }
         }
+    }
+}
+
+template <class A>
+void linear_share(const LinearShare& share) {
+    if (share.rows <= static_cast<std::uint32_t>(A::kRows)) {
+        linear_few_rows<A>(share);
+    } else {
+        linear_many_rows<A>(share);
     }
 }
 
