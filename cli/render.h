@@ -11,8 +11,8 @@ class App;
 namespace cli {
 
 struct RenderOptions {
-    std::filesystem::path path;  // a model's folder or one template file
-    std::string now;             // what strftime_now sees; empty: the machine's local time
+    std::filesystem::path path{};  // a model's folder or one template file
+    std::string now{};             // what strftime_now sees; empty: the machine's local time
 };
 
 /// Adds `sluice render` to `root`; the options must live as long as it.

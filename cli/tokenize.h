@@ -11,9 +11,9 @@ class App;
 namespace cli {
 
 struct TokenizeOptions {
-    std::filesystem::path path;  // a model's folder or one tokenizer file
-    std::string pattern;         // for bare vocabularies; see text::TokenizerOptions
-    bool special = false;        // adds BOS and EOS, reads and shows special tokens
+    std::filesystem::path path{};  // a model's folder or one tokenizer file
+    std::string pattern{};         // for bare vocabularies; see text::TokenizerOptions
+    bool special = false;          // adds BOS and EOS, reads and shows special tokens
 };
 
 /// Adds `sluice tokenize` to `root`; the options must live as long as it.

@@ -18,7 +18,7 @@ namespace text {
 struct TokenizerOptions {
     /// For vocabularies that are bare lists of ranks or words: how text is cut ("gpt2", "cl100k", "o200k", "llama3",
     /// "qwen2"; "bert-uncased", "bert-cased"). Empty: recognised by the size of the vocabulary or its words.
-    std::string pattern;
+    std::string pattern{};
     std::size_t file_bytes_max = std::size_t{256} << 20;  // largest tokenizer.json today: about 35 MB
     std::size_t text_bytes_max = std::size_t{16} << 20;   // of one text to encode
 };

@@ -50,6 +50,11 @@ TEST_CASE("GPT-2 and BERT vocabularies of the repository give the ids that other
     check_rows(*bert, data / "ref_bert-bge.jsonl", 330);
 }
 
+TEST_CASE("a unigram model with a normaliser gives the ids of SentencePiece", "[text]") {
+    const auto tokenizer = load(text_test::own_data() / "unigram.model");
+    check_rows(*tokenizer, text_test::own_data() / "unigram.jsonl", 110);
+}
+
 TEST_CASE("every tokenizer of the shared data gives the ids of its vectors", "[text]") {
     const auto data = text_test::shared_data();
     if (!data) { return text_test::skipped("no shared data with tokenizers"); }

@@ -68,6 +68,41 @@ fn trim(value: &Value, chars: Option<String>) -> String {
     python_method::strip(&python_value::text_of(value), chars.as_deref(), true, true)
 }
 
+/// Numbers only; `attribute` may be a path ("function.size").
+fn sum(values: &Value, attribute: Option<String>, keywords: Kwargs) -> Result<Value, Error> {
+    let attribute = match keywords.get::<Option<String>>("attribute")? {
+        Some(attribute) => Some(attribute),
+        None => attribute,
+    };
+    let start = keywords.get::<Option<Value>>("start")?.unwrap_or_else(|| Value::from(0));
+    keywords.assert_all_used()?;
+    let (mut whole, mut fraction, mut is_float) = (0i128, 0f64, false);
+    for item in std::iter::once(Ok(start)).chain(values.try_iter()?.map(|item| match &attribute {
+        Some(path) => path.split('.').try_fold(item, |item, name| item.get_attr(name)),
+        None => Ok(item),
+    })) {
+        let item = item?;
+        match python_value::as_float(&item) {
+            Some(number) => {
+                fraction += number;
+                is_float = true;
+            }
+            None => {
+                whole = whole
+                    .checked_add(i128::try_from(item)?)
+                    .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "the sum is too large"))?
+            }
+        }
+    }
+    Ok(if is_float {
+        Value::from(whole as f64 + fraction)
+    } else if let Ok(small) = i64::try_from(whole) {
+        Value::from(small)
+    } else {
+        Value::from(whole)
+    })
+}
+
 fn raise_exception(message: Value) -> Result<Value, Error> {
     let text = python_value::text_of(&message);
     RAISED.with(|raised| *raised.borrow_mut() = Some(text.clone()));
@@ -79,6 +114,22 @@ fn strftime_now(pattern: String) -> Result<Value, Error> {
         Some(now) => Ok(Value::from(strftime::format(&now, &pattern))),
         None => Err(Error::new(ErrorKind::InvalidOperation, "strftime_now: no time was given")),
     }
+}
+
+/// minijinja's reversed slice of an empty list panics (2.24), so the common form becomes a filter. A slice of a slice
+/// or an attribute of it cannot follow a filter and stays as it is.
+fn without_reversed_slices(source: &str) -> String {
+    const SLICE: &str = "[::-1]";
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find(SLICE) {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + SLICE.len()..];
+        let is_postfix = rest.starts_with(['[', '.', '(']);
+        out.push_str(if is_postfix { SLICE } else { "|reverse" });
+    }
+    out.push_str(rest);
+    out
 }
 
 /// `{% generation %}` only marks the assistant's text for training; its content stays.
@@ -106,6 +157,7 @@ fn without_generation_tags(source: &str) -> String {
 }
 
 fn add_python_semantics(environment: &mut Environment<'static>, bytes_max: u64) {
+    minijinja_contrib::add_to_environment(environment);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_unknown_method_callback(python_method::call);
     environment.set_formatter(move |out: &mut Output, _: &State, value: &Value| print(out, value, bytes_max));
@@ -113,6 +165,7 @@ fn add_python_semantics(environment: &mut Environment<'static>, bytes_max: u64) 
     environment.add_filter("tojson", move |value: &Value, positional: Rest<Value>, keywords: Kwargs| {
         python_json::filter(value, positional, keywords, usize::try_from(bytes_max).unwrap_or(usize::MAX))
     });
+    environment.add_filter("sum", sum);
     environment.add_filter("string", |value: &Value| python_value::text_of(value));
     environment.add_filter("trim", trim);
     environment.add_filter("length", length);
@@ -171,7 +224,8 @@ impl ChatTemplate {
         environment.set_fuel(Some(limits.fuel));
         environment.set_recursion_limit(limits.recursion as usize);
         add_python_semantics(&mut environment, limits.output_bytes);
-        let source = without_generation_tags(&source.replace("\r\n", "\n").replace('\r', "\n"));
+        let source = source.replace("\r\n", "\n").replace('\r', "\n");
+        let source = without_reversed_slices(&without_generation_tags(&source));
         match environment.add_template_owned(NAME, source) {
             Ok(()) => Ok(ChatTemplate { environment, limits }),
             Err(error) => invalid(describe(&error)),

@@ -92,7 +92,7 @@ impl SentencePiece {
         let mut unknown = None;
         let mut user_defined = Vec::new();
         let mut specials = added;
-        let (mut score_min, mut score_max) = (f32::INFINITY, f32::NEG_INFINITY);
+        let (mut score_min, mut score_max) = (f32::INFINITY, f32::MIN_POSITIVE); // as SentencePiece starts them
         for (position, piece) in file.pieces.iter().enumerate() {
             let id = position as u32;
             match piece.kind {
@@ -113,7 +113,7 @@ impl SentencePiece {
                     }
                     if piece.kind == PieceKind::UserDefined {
                         user_defined.push(piece.text.clone());
-                    } else {
+                    } else if piece.kind == PieceKind::Normal {
                         score_min = score_min.min(piece.score);
                         score_max = score_max.max(piece.score);
                     }

@@ -1,0 +1,112 @@
+// Files and templates with some bytes changed load or are refused; nothing else happens.
+#include <filesystem>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "tests/support/catch.h"
+#include "tests/text/text_data.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Changes, drops, doubles or swaps some pieces of `content`.
+std::string mutated(std::string content, std::mt19937& random) {
+    const std::vector<std::string> pieces = {"\"",      "{",        "}",          "[",     "]",    ",",
+                                             "null",    "-1",       "4294967296", "1e999", "\xff", std::string(1, '\0'),
+                                             "\\u0000", "\"type\"", "true",       " ",     "{%",   "%}",
+                                             "{{"};
+    for (auto changes = 1 + random() % 4; changes > 0 && !content.empty(); --changes) {
+        const std::size_t at = random() % content.size();
+        const std::size_t size = std::min<std::size_t>(1 + random() % 40, content.size() - at);
+        switch (random() % 5) {
+            case 0:
+                content[at] = static_cast<char>(random());
+                break;
+            case 1:
+                content.erase(at, size);
+                break;
+            case 2:
+                content.insert(at, content.substr(at, size));
+                break;
+            case 3:
+                content.insert(at, pieces[random() % pieces.size()]);
+                break;
+            default:
+                content.resize(at);
+                break;
+        }
+    }
+    return content;
+}
+
+struct Seed {
+    fs::path file;
+    std::string name;  // in the temporary folder
+    unsigned rounds;
+};
+
+}  // namespace
+
+TEST_CASE("damaged tokenizer files load or are refused", "[text][fuzz]") {
+    std::vector<Seed> seeds = {{text_test::stories_folder() / "tokenizer.json", "tokenizer.json", 400}};
+    if (const auto data = text_test::shared_data()) {
+        seeds.push_back({*data / "models" / "stories260K" / "vocab.jsonl", "vocab.jsonl", 200});
+        seeds.push_back({*data / "tokenizers" / "llama2" / "tokenizer.model", "tokenizer.model", 60});
+        seeds.push_back({*data / "tokenizers" / "llama2" / "ggml-vocab-llama-spm.gguf", "vocab.gguf", 60});
+        seeds.push_back({*data / "tokenizers" / "qwen2" / "qwen.tiktoken", "qwen.tiktoken", 15});
+    } else {
+        text_test::skipped("no shared data: only tokenizer.json is fuzzed");
+    }
+    std::size_t loaded = 0;
+    for (const Seed& seed : seeds) {
+        const text_test::TemporaryFolder folder;
+        const std::string content = text_test::bytes_of(seed.file);
+        REQUIRE_FALSE(content.empty());
+        for (unsigned round = 0; round < seed.rounds; ++round) {
+            CAPTURE(seed.name, round);
+            std::mt19937 random{round};
+            // Half of the rounds damage only the beginning, where the fields that decide most are.
+            const std::size_t head = round % 2 == 0 ? content.size() : std::min<std::size_t>(content.size(), 600);
+            std::string damaged = mutated(content.substr(0, head), random) + content.substr(head);
+            const auto tokenizer = text::Tokenizer::load(folder.write(seed.name, damaged), {.pattern = "qwen2"});
+            if (!tokenizer) {
+                CHECK(tokenizer.error().message.find(seed.name) != std::string::npos);
+                continue;
+            }
+            ++loaded;
+            const auto ids =
+                (*tokenizer)->encode("Once upon a time, 日本 <s> 123\n", {.add_special = true, .parse_special = true});
+            if (ids) { (void)(*tokenizer)->decode(*ids, {.skip_special = false}); }
+            std::vector<base::TokenId> some;
+            for (int index = 0; index < 50; ++index) {
+                some.push_back(static_cast<base::TokenId>(random() % 600));
+            }
+            (void)(*tokenizer)->decode(some);
+        }
+    }
+    CHECK(loaded > 0);
+}
+
+TEST_CASE("damaged chat templates render, refuse or fail cleanly", "[text][fuzz]") {
+    const auto rows = text_test::rows_of(text_test::own_data() / "chat_templates" / "renders.jsonl");
+    REQUIRE_FALSE(rows.empty());
+    std::size_t rendered = 0;
+    for (unsigned round = 0; round < 600; ++round) {
+        CAPTURE(round);
+        std::mt19937 random{round};
+        const auto& row = rows[random() % rows.size()];
+        const std::string name(row.at("template").as_string());
+        const std::string source = text_test::bytes_of(text_test::own_data() / "chat_templates" / (name + ".jinja"));
+        const std::string context = boost::json::serialize(row.at("context"));
+        const auto chat_template = text::ChatTemplate::compile(mutated(source, random), {.fuel = 200'000});
+        if (!chat_template) { continue; }
+        const text::CivilTime now{.year = 2024, .month = 7, .day = 26};
+        const auto result = (*chat_template)->render(random() % 4 == 0 ? mutated(context, random) : context, now);
+        rendered += result ? 1 : 0;
+    }
+    CHECK(rendered > 0);
+}
