@@ -2,6 +2,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <thread>
 #include <utility>
 
 #include "base/check.h"
@@ -12,20 +13,19 @@ namespace net {
 using base::ErrorCode;
 
 namespace {
-constexpr int kProgressMax = 64;  // calls of ucp_worker_progress before we look at anything else
-constexpr int kWaitMaxMs = 500;   // nothing to do: only the keep-alive needs us, and it wakes us by itself
+constexpr int kProgressMax = 64;    // calls of ucp_worker_progress before we look at anything else
+constexpr int kWaitMaxMs = 500;     // nothing to do: only the keep-alive needs us, and it wakes us by itself
+constexpr int kBusyRoundsMax = 16;  // spins in vain before the thread gives up its core for a moment
+constexpr auto kBusySleep = std::chrono::microseconds(30);
 constexpr auto kStopMax = std::chrono::seconds(5);  // for what is under way to end after everything was closed
 }  // namespace
 
 void UcxTransport::run() {
     base::TimePoint spin_until{};
     base::TimePoint check_at{};
-    while (true) {
-        {
-            const std::scoped_lock lock(mutex_);
-            if (stop_requested_) { break; }
-        }
-        bool did = drain_commands();
+    int busy_rounds = 0;
+    while (drain_commands()) {
+        bool did = false;
         for (int i = 0; i < kProgressMax && ucp_worker_progress(worker_) != 0; ++i) {
             did = true;
         }
@@ -35,29 +35,42 @@ void UcxTransport::run() {
             check_deadlines(now);
             check_at = now + std::chrono::milliseconds(5);
         }
-        if (did) { spin_until = now + options_.idle_spin; }
+        if (did) {
+            spin_until = now + options_.idle_spin;
+            busy_rounds = 0;
+        }
         if (now < spin_until) { continue; }
-        if (ucp_worker_arm(worker_) != UCS_OK) { continue; }
+        if (ucp_worker_arm(worker_) != UCS_OK) {
+            // Not ready to sleep: something has just come, or the other side's queue is full and UCX would have to be
+            // asked again and again. The other side may need this very core for emptying it.
+            if (++busy_rounds > kBusyRoundsMax) { std::this_thread::sleep_for(kBusySleep); }
+            spin_until = now + options_.idle_spin;
+            continue;
+        }
         {
             const std::scoped_lock lock(mutex_);
             if (!commands_.empty() || stop_requested_) { continue; }
         }
         pollfd descriptor{event_descriptor_, POLLIN, 0};
         poll(&descriptor, 1, wait_ms(now));
+        busy_rounds = 0;
     }
     close_all();
 }
 
+/// False when the transport is to stop.
 bool UcxTransport::drain_commands() {
     std::vector<Command> commands;
+    bool goes_on = true;
     {
         const std::scoped_lock lock(mutex_);
         commands.swap(commands_);
+        goes_on = !stop_requested_;
     }
     for (Command& command : commands) {
         std::visit([this](auto& value) { apply(value); }, command);
     }
-    return !commands.empty();
+    return goes_on;
 }
 
 void UcxTransport::apply(Connect& command) {
@@ -139,6 +152,7 @@ bool UcxTransport::settle() {
         }
         did = true;
     }
+    if (peers_lost_ == 0) { return did; }
     for (auto found = peers_.begin(); found != peers_.end();) {
         Peer& peer = *found->second;
         if (peer.closing != nullptr && ucp_request_check_status(peer.closing) != UCS_INPROGRESS) {
@@ -146,6 +160,7 @@ bool UcxTransport::settle() {
             peer.closing = nullptr;
         }
         const bool has_ended = peer.is_lost && peer.closing == nullptr && peer.sends.empty();
+        peers_lost_ -= has_ended ? 1 : 0;
         found = has_ended ? peers_.erase(found) : std::next(found);
     }
     return did;
@@ -202,7 +217,7 @@ int UcxTransport::wait_ms(base::TimePoint now) const {
 
 /// Ends everything; afterwards no callback of UCX touches us.
 void UcxTransport::close_all() {
-    drain_commands();
+    static_cast<void>(drain_commands());
     for (auto& [id, peer] : peers_) {
         if (!peer->is_lost) { lose(*peer, "this transport stops", true); }
     }
@@ -210,7 +225,7 @@ void UcxTransport::close_all() {
     while (!peers_.empty() || !receives_.empty()) {
         while (ucp_worker_progress(worker_) != 0) {}
         settle();
-        drain_commands();
+        static_cast<void>(drain_commands());
         if (clock_.now() >= give_up) {
             // Nothing that UCX may still write to can be given back, so this is the end of the process.
             CHECK(receives_.empty(), receives_.size() << " payloads do not end");

@@ -241,6 +241,7 @@ void UcxTransport::lose(Peer& peer, const std::string& why, bool say_bye) {
         }
     }
     peer.is_lost = true;
+    ++peers_lost_;
     by_key_.erase(peer.key);
     if (!peer.key.is_ours) {
         if (closed_until_.size() >= kClosedInitiatorsMax) { closed_until_.erase(closed_until_.begin()); }

@@ -132,7 +132,7 @@ private:
 
     bool push(Command command);  // with mutex_
     void run();
-    bool drain_commands();
+    [[nodiscard]] bool drain_commands();
     void apply(Connect& command);
     void apply(Post& command);
     void apply(Close& command);
@@ -173,6 +173,7 @@ private:
     // Of the own thread.
     Handler* handler_ = nullptr;
     std::map<PeerId, std::unique_ptr<Peer>> peers_;
+    std::size_t peers_lost_ = 0;                           // of peers_, not ended yet
     std::map<ConnectionKey, Peer*> by_key_;                // not lost
     std::map<std::uint64_t, std::uint64_t> closed_until_;  // initiator -> its highest connection that we have lost
     std::vector<Peer*> to_adopt_;                          // said hello
