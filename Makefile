@@ -20,7 +20,7 @@ serve: ## installs what is missing, builds, serves a model on this machine, port
 
 TARGET ?= all
 build: ## builds build/release (TARGET=sluice: only the binary)
-	@cmake --preset release -Wno-dev --log-level=WARNING
+	@cmake --preset release -Wno-dev --log-level=WARNING >/dev/null
 	@cmake --build --preset release --parallel $(JOBS) --target $(TARGET)
 
 test: ## installs what is missing, builds, runs every test
