@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 
@@ -21,13 +22,14 @@ struct WorkerLimits {
     std::uint32_t context_tokens = 0;
     std::uint32_t batch_sequences_max = 0;
     std::uint32_t batch_tokens_max = 0;
-    std::uint32_t queue_requests_max = 0;
+    std::uint32_t queue_requests_max = 0;  // accepted and not finished; it refuses more
     std::uint64_t kv_bytes_per_token = 0;
 };
 
 /// What a worker reported last.
 struct ReportedLoad {
     std::uint32_t requests_waiting = 0;
+    std::uint32_t requests_running = 0;
     std::uint64_t prefill_tokens_queued = 0;
     std::uint32_t decode_sequences = 0;
     std::uint64_t decode_context_tokens = 0;
@@ -79,6 +81,17 @@ inline bool can_prefill(const WorkerView& worker) {
 }
 inline bool can_decode(const WorkerView& worker) {
     return worker.role != Role::prefill;
+}
+
+/// Requests that the worker holds, or will when what was sent to it arrives: against queue_requests_max.
+inline std::uint64_t prefill_requests_held(const WorkerView& worker) {
+    return std::uint64_t{worker.load.requests_running} + worker.load.requests_waiting + worker.pending.prefill_requests;
+}
+/// A decode worker counts a request as waiting from its Start until its KV is there, and we count it as pending for
+/// about the same time: the larger of the two, not the sum.
+inline std::uint64_t decode_requests_held(const WorkerView& worker) {
+    return std::uint64_t{worker.load.requests_running} +
+           std::max(worker.load.requests_waiting, worker.pending.decode_sequences);
 }
 
 }  // namespace scheduler

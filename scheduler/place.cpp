@@ -53,14 +53,11 @@ std::uint32_t cached_tokens(const WorkerView& worker, const PlaceQuery& query, s
 }
 
 bool prefill_queue_full(const WorkerView& worker) {
-    return std::uint64_t{worker.load.requests_waiting} + worker.pending.prefill_requests >=
-           worker.limits.queue_requests_max;
+    return prefill_requests_held(worker) >= worker.limits.queue_requests_max;
 }
 
-/// A decode worker counts a request as waiting from its Start until its KV is there, and we count it as pending for
-/// about the same time: the larger of the two is the queue, not the sum.
 bool decode_queue_full(const WorkerView& worker) {
-    return std::max(worker.load.requests_waiting, worker.pending.decode_sequences) >= worker.limits.queue_requests_max;
+    return decode_requests_held(worker) >= worker.limits.queue_requests_max;
 }
 
 /// 0: ready; 1: suspect; 2: ready but just failed this request; 3: both.

@@ -194,6 +194,7 @@ Registry::Heard Registry::hear(Life life, const sluice::proto::Heartbeat& heartb
     WorkerView& view = views_[*slot];
     const std::uint64_t room = std::uint64_t{record.load.blocks_free()} + record.load.blocks_cached();
     view.load = {.requests_waiting = record.load.requests_waiting(),
+                 .requests_running = record.load.requests_running(),
                  .prefill_tokens_queued = std::min(kTokensMax, record.load.prefill_tokens_queued()),
                  .decode_sequences = record.load.decode_sequences(),
                  .decode_context_tokens = std::min(kTokensMax, record.load.context_tokens()),

@@ -160,9 +160,7 @@ void Scheduler::remember(const messages::PlaceRequest& request, const Placement&
 base::Result<messages::ReleaseReply> Scheduler::release(const messages::ReleaseRequest& request) {
     if (auto fine = check_header(request.header()); !fine) { return pass_on(fine); }
     const auto tell_ttft = [this](const PlacedRequest& placed, std::uint32_t measured_us) {
-        // After a failure the gateway's TTFT holds the time of the first attempts too: not what was predicted.
-        if (measured_us == 0 || base::raw(placed.epoch) != 0) { return; }
-        metrics_.prediction("ttft", measured_us * 1e-6 / std::max(placed.ttft_seconds, 1e-6));
+        if (measured_us != 0) { metrics_.prediction("ttft", measured_us * 1e-6 / std::max(placed.ttft_seconds, 1e-6)); }
     };
     for (const messages::ReleaseRequest::Ended& ended : request.ended()) {
         const base::RequestId id{ended.request_id()};

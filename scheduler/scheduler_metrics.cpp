@@ -74,9 +74,10 @@ void SchedulerMetrics::cluster(std::string_view model, std::span<const WorkerVie
         const bool stale = worker.status == WorkerStatus::suspect;  // nothing is known of it: counts as saturated
         if (can_prefill(worker)) {
             const double requests = static_cast<double>(worker.load.requests_waiting) + worker.pending.prefill_requests;
-            prefill.add(requests,
-                        static_cast<double>(worker.load.prefill_tokens_queued + worker.pending.prefill_tokens),
-                        stale ? 1 : share(requests, worker.limits.queue_requests_max));
+            prefill.add(
+                requests, static_cast<double>(worker.load.prefill_tokens_queued + worker.pending.prefill_tokens),
+                stale ? 1
+                      : share(static_cast<double>(prefill_requests_held(worker)), worker.limits.queue_requests_max));
         }
         if (can_decode(worker)) {
             const double sequences =

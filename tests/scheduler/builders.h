@@ -21,6 +21,7 @@ struct WorkerSpec {
     scheduler::WorkerStatus status = scheduler::WorkerStatus::ready;
     std::uint64_t numerics_id = 7;
     std::uint32_t requests_waiting = 0;
+    std::uint32_t requests_running = 0;
     std::uint64_t prefill_tokens_queued = 0;
     std::uint32_t decode_sequences = 0;
     std::uint32_t kv_blocks_total = 1000;
@@ -49,6 +50,7 @@ inline scheduler::WorkerView make_worker(const WorkerSpec& spec) {
                      .queue_requests_max = spec.queue_requests_max,
                      .kv_bytes_per_token = 1000};
     worker.load = {.requests_waiting = spec.requests_waiting,
+                   .requests_running = spec.requests_running,
                    .prefill_tokens_queued = spec.prefill_tokens_queued,
                    .decode_sequences = spec.decode_sequences,
                    .decode_context_tokens = spec.decode_sequences * std::uint64_t{100},

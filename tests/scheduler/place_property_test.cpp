@@ -45,7 +45,8 @@ Case make_case(std::uint32_t seed) {
             .role = only_mixed ? Role::mixed : static_cast<Role>(pick(0, 2)),
             .status = pick(0, 2) != 0 ? WorkerStatus::ready : static_cast<WorkerStatus>(pick(0, 3)),
             .numerics_id = pick(0, 5) == 0 ? 8u : 7u,
-            .requests_waiting = pick(0, 5),
+            .requests_waiting = pick(0, 4),
+            .requests_running = pick(0, 3),
             .prefill_tokens_queued = pick(0, 3000),
             .decode_sequences = pick(0, 10),
             .kv_blocks_total = pick(20, 300),
@@ -93,11 +94,13 @@ struct Oracle {
         return 2 * avoided + (worker.status == WorkerStatus::suspect);
     }
     bool prefill_free(const WorkerView& worker) const {
-        return worker.load.requests_waiting + worker.pending.prefill_requests < worker.limits.queue_requests_max;
+        return worker.load.requests_running + worker.load.requests_waiting + worker.pending.prefill_requests <
+               worker.limits.queue_requests_max;
     }
     bool decode_free(const WorkerView& worker) const {
-        return worker.load.requests_waiting < worker.limits.queue_requests_max &&
-               worker.pending.decode_sequences < worker.limits.queue_requests_max;
+        const std::uint32_t room = worker.limits.queue_requests_max;
+        return worker.load.requests_running + worker.load.requests_waiting < room &&
+               worker.load.requests_running + worker.pending.decode_sequences < room;
     }
     bool has_prefill() const {
         return std::any_of(c.workers.begin(), c.workers.end(),

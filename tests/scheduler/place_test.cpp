@@ -305,6 +305,18 @@ TEST_CASE("full queues are refused with a time to come back from the prediction"
         cluster.workers[1].pending.prefill_requests = 3;
         REQUIRE(cluster.refused().error.code == base::ErrorCode::resource_exhausted);
     }
+    SECTION("what runs takes a place as well: workers refuse what they cannot hold") {
+        cluster.workers[1].load.requests_waiting = 3;
+        cluster.workers[1].load.requests_running = 4;
+        REQUIRE(cluster.prefill_id(cluster.placed()) == 2);
+        cluster.workers[1].load.requests_running = 5;
+        REQUIRE(cluster.refused().error.code == base::ErrorCode::resource_exhausted);
+    }
+    SECTION("decode that runs as many as it may hold") {
+        cluster.workers[0].load.requests_waiting = 0;
+        cluster.workers[2].load.requests_running = 8;
+        REQUIRE(cluster.refused().error.code == base::ErrorCode::resource_exhausted);
+    }
     SECTION("decode") {
         cluster.workers[0].load.requests_waiting = 0;
         cluster.workers[2].pending.decode_sequences = 8;
