@@ -13,7 +13,7 @@ namespace engine {
 namespace {
 
 /// Query vectors of one item at most: enough to pay for copying the keys of a partition to one place.
-constexpr std::uint32_t kItemVectors = 96;
+constexpr std::uint32_t kItemVectors = 192;
 /// From here on an item copies them: block-major KV lies pages apart, and its tiles evict each other in the caches.
 constexpr std::uint32_t kCopyFromVectors = 12;
 constexpr std::uint32_t kItemsPerThread = 4;
@@ -71,54 +71,62 @@ void copy_values(const std::byte* from, std::uint32_t tokens, std::uint32_t lane
     }
 }
 
-/// The tiles of one partition of one KV head, in place or copied. Places past the last tile repeat it.
+/// The tiles of one partition of one KV head. Places past the last tile repeat it.
 struct Tiles {
     const std::byte* k[kPartitionTiles];
     const std::byte* v[kPartitionTiles];
-    bool copied;
     std::size_t k_stride;
     std::size_t v_stride;
 };
 
-/// `keys`: of the partition that exist. `room`: for copies.
-void gather(const Call& call, const Item& item, std::uint32_t first_key, std::uint32_t keys, std::byte* room,
-            Tiles* tiles) {
+/// Where the store has them. `keys`: of the partition that exist.
+Tiles locate(const Call& call, const Item& item, std::uint32_t first_key, std::uint32_t keys) {
     const SequenceRows& sequence = call.args.sequences[item.sequence];
     const std::uint32_t block_tokens = call.layout.block_tokens();
     const std::uint32_t e = call.format.lane_elements;
-    const std::uint32_t head_lanes = call.head_dim / e;
-    const bool copy = item.vector_end - item.vector_begin >= kCopyFromVectors || call.head_dim % 16 != 0;
-    tiles->copied = copy;
-    tiles->k_stride = copy ? kPanelRowBytes : std::size_t{block_tokens} * 4;
-    tiles->v_stride = copy ? call.chunks * kPanelRowBytes : std::size_t{call.head_dim} * 4;
-    std::uint32_t t = 0;
-    for (; t * kTileTokens < keys; ++t) {
+    Tiles tiles;
+    tiles.k_stride = std::size_t{block_tokens} * 4;
+    tiles.v_stride = std::size_t{call.head_dim} * 4;
+    for (std::uint32_t t = 0; t < kPartitionTiles; ++t) {
+        if (t * kTileTokens >= keys) {
+            tiles.k[t] = tiles.k[t - 1];
+            tiles.v[t] = tiles.v[t - 1];
+            continue;
+        }
         const std::uint32_t position = first_key + t * kTileTokens;
         const base::BlockId block = sequence.blocks[position / block_tokens];
         const std::uint32_t token = position % block_tokens;
-        const std::byte* k = call.args.kv->tile(block, call.args.layer, kv_cache::KvPart::k, item.kv_head) + token * 4;
-        const std::byte* v = call.args.kv->tile(block, call.args.layer, kv_cache::KvPart::v, item.kv_head) +
-                             std::size_t{token / e} * call.head_dim * 4;
+        using kv_cache::KvPart;
+        tiles.k[t] = call.args.kv->tile(block, call.args.layer, KvPart::k, item.kv_head) + std::size_t{token} * 4;
+        tiles.v[t] = call.args.kv->tile(block, call.args.layer, KvPart::v, item.kv_head) + token / e * tiles.v_stride;
+    }
+    return tiles;
+}
+
+/// Copies to `room` what must not be read in place: everything when many vectors will read it, else the last values,
+/// which may lie before others that are not numbers.
+void prepare(const Call& call, const Item& item, std::uint32_t keys, std::byte* room, Tiles* tiles) {
+    const std::uint32_t head_lanes = call.head_dim / call.format.lane_elements;
+    const bool copy = item.vector_end - item.vector_begin >= kCopyFromVectors || call.head_dim % 16 != 0;
+    const std::size_t k_stride = copy ? kPanelRowBytes : tiles->k_stride;
+    const std::size_t v_stride = copy ? call.chunks * kPanelRowBytes : tiles->v_stride;
+    for (std::uint32_t t = 0; t * kTileTokens < keys; ++t) {
         const std::uint32_t tokens = std::min(keys - t * kTileTokens, kTileTokens);
         if (copy) {
             for (std::uint32_t i = 0; i < head_lanes; ++i) {
-                std::memcpy(room + i * kPanelRowBytes, k + std::size_t{i} * block_tokens * 4, kPanelRowBytes);
+                std::memcpy(room + i * kPanelRowBytes, tiles->k[t] + i * tiles->k_stride, kPanelRowBytes);
             }
-            k = room;
+            tiles->k[t] = room;
             room += head_lanes * kPanelRowBytes;
         }
         if (copy || tokens < kTileTokens) {
-            copy_values(v, tokens, e, call.head_dim, tiles->v_stride, room);
-            v = room;
-            room += kTileTokens / e * tiles->v_stride;
+            copy_values(tiles->v[t], tokens, call.format.lane_elements, call.head_dim, v_stride, room);
+            tiles->v[t] = room;
+            room += kTileTokens / call.format.lane_elements * v_stride;
         }
-        tiles->k[t] = k;
-        tiles->v[t] = v;
     }
-    for (; t < kPartitionTiles; ++t) {
-        tiles->k[t] = tiles->k[t - 1];
-        tiles->v[t] = tiles->v[t - 1];
-    }
+    tiles->k_stride = k_stride;
+    tiles->v_stride = v_stride;
 }
 
 /// Keys of the item's sequence that its last vector sees.
@@ -133,24 +141,23 @@ struct Workspace {
     Workspace(const Call& call, std::size_t vectors) {
         thread_local Scratch scratch;
         const std::size_t width = std::size_t{call.chunks} * 16;
-        query_bytes = std::size_t{kQueryStride} * call.format.lane_bytes;
-        room_bytes = kPartitionTiles * 2 * std::size_t{kTileTokens} / call.format.lane_elements * width * 4;
+        query_bytes = std::size_t{call.head_dim} / call.format.lane_elements * call.format.lane_bytes;
+        const std::size_t room_bytes =
+            kPartitionTiles * 2 * std::size_t{kTileTokens} / call.format.lane_elements * width * 4;
         state_floats = width + kStatePadding;
-        queries = scratch.at_least(vectors * query_bytes + 2 * room_bytes +
-                                   (vectors + kBlockVectorsMax) * state_floats * sizeof(float));
-        rooms[0] = queries + vectors * query_bytes;
-        rooms[1] = rooms[0] + room_bytes;
-        states = reinterpret_cast<float*>(rooms[1] + room_bytes);
+        room = scratch.at_least(room_bytes + (vectors + kBlockVectorsMax) * state_floats * sizeof(float) +
+                                vectors * query_bytes);
+        states = reinterpret_cast<float*>(room + room_bytes);
         part = states + vectors * state_floats;
+        queries = reinterpret_cast<std::byte*>(part + kBlockVectorsMax * state_floats);
     }
 
     std::size_t query_bytes = 0;   // of one packed query
-    std::size_t room_bytes = 0;    // of copies of one partition's K and V
     std::size_t state_floats = 0;  // of one vector's state
-    std::byte* queries = nullptr;  // [vectors]
-    std::byte* rooms[2] = {};      // of this partition and the next
+    std::byte* room = nullptr;     // of copies of one partition's K and V
     float* states = nullptr;       // [vectors]: weighted [16 * chunks], largest, sum
     float* part = nullptr;         // [kBlockVectorsMax][16 * chunks]
+    std::byte* queries = nullptr;  // [block of vectors][lane][vector]
 };
 
 /// All vectors of the item against one partition.
@@ -216,34 +223,35 @@ void attend_items(const Call& call, std::span<const Item> items) {
         most_vectors = std::max<std::size_t>(most_vectors, item.vector_end - item.vector_begin);
     }
     const Workspace space{call, most_vectors};
-    Tiles tiles[2];
-    int now = 0;
-    const auto gather_into = [&](int which, const Item& item, std::uint32_t partition) {
-        const std::uint32_t first_key = partition * kPartitionTokens;
-        gather(call, item, first_key, std::min(keys_end_of(call, item) - first_key, kPartitionTokens),
-               space.rooms[which], &tiles[which]);
+    const auto keys_of = [&](const Item& item, std::uint32_t partition) {
+        return std::min(keys_end_of(call, item) - partition * kPartitionTokens, kPartitionTokens);
     };
-    gather_into(now, items[0], items[0].partition_begin);
+    const auto located = [&](const Item& item, std::uint32_t partition) {
+        return locate(call, item, partition * kPartitionTokens, keys_of(item, partition));
+    };
+    Tiles next = located(items[0], items[0].partition_begin);
     for (std::size_t i = 0; i < items.size(); ++i) {
         const Item& item = items[i];
         const SequenceRows& sequence = call.args.sequences[item.sequence];
         const std::uint32_t vectors = item.vector_end - item.vector_begin;
         for (std::uint32_t v = 0; v < vectors; ++v) {
             const float* q = call.args.q + call.q_offset(sequence, item.kv_head, item.vector_begin + v);
-            call.format.pack_query(q, call.head_dim, space.queries + v * space.query_bytes);
+            const std::uint32_t first = v / call.format.block_vectors * call.format.block_vectors;
+            const std::uint32_t count = std::min(vectors - first, call.format.block_vectors);
+            call.format.pack_query(q, call.head_dim, count,
+                                   space.queries + first * space.query_bytes + (v - first) * call.format.lane_bytes);
         }
         for (std::uint32_t partition = item.partition_begin; partition < item.partition_end; ++partition) {
-            const Tiles* ahead = nullptr;
-            if (partition + 1 < item.partition_end) {
-                gather_into(1 - now, item, partition + 1);
-            } else if (i + 1 < items.size()) {
-                gather_into(1 - now, items[i + 1], items[i + 1].partition_begin);
+            Tiles tiles = next;
+            const bool is_last = partition + 1 == item.partition_end;
+            const bool is_ahead = !is_last || i + 1 < items.size();
+            if (!is_last) {
+                next = located(item, partition + 1);
+            } else if (is_ahead) {
+                next = located(items[i + 1], items[i + 1].partition_begin);
             }
-            if (partition + 1 < item.partition_end || i + 1 < items.size()) {
-                if (!tiles[1 - now].copied) { ahead = &tiles[1 - now]; }
-            }
-            attend_partition(call, item, partition, tiles[now], ahead, space);
-            now = 1 - now;
+            prepare(call, item, keys_of(item, partition), space.room, &tiles);
+            attend_partition(call, item, partition, tiles, is_ahead ? &next : nullptr, space);
         }
         if (item.split) { continue; }
         const std::size_t width = std::size_t{call.chunks} * 16;

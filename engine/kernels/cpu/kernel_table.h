@@ -67,7 +67,7 @@ struct AppendRow {
 
 /// A block of query vectors against the first `tiles` tiles of one partition.
 struct AttentionBlock {
-    const void* q = nullptr;  // made by pack_query: [vectors][kQueryStride] lanes
+    const void* q = nullptr;  // made by pack_query: [head_lanes][vectors] lanes
     std::uint32_t vectors = 0;
     std::uint32_t head_lanes = 0;               // lanes of a query: head_dim, or pairs
     std::uint32_t chunks = 0;                   // head_dim / 16, rounded up
@@ -85,9 +85,6 @@ struct AttentionBlock {
     float* weighted = nullptr;               // out [vectors][16 * chunks]: sum of weight * V
 };
 
-/// Lanes from one packed query to the next: more than kHeadDimMax, and not a power of two.
-inline constexpr std::uint32_t kQueryStride = kHeadDimMax + 16;
-
 /// The functions that depend on the format of weights or KV.
 struct FormatKernels {
     std::uint32_t lane_elements = 1;  // weights or KV elements of a lane
@@ -97,8 +94,8 @@ struct FormatKernels {
     void (*pack_rows)(const PackRows&) = nullptr;
     void (*linear)(const LinearShare&) = nullptr;
     void (*append)(const AppendRow&) = nullptr;
-    /// `q`: one head of one row; `out`: kQueryStride lanes.
-    void (*pack_query)(const float* q, std::uint32_t head_dim, void* out) = nullptr;
+    /// `q`: one head of one row; its lanes go to out[0], out[vectors], out[2 * vectors], ...
+    void (*pack_query)(const float* q, std::uint32_t head_dim, std::uint32_t vectors, void* out) = nullptr;
     void (*attend)(const AttentionBlock&) = nullptr;
 };
 

@@ -10,10 +10,16 @@ namespace {
 constexpr std::uint32_t kWeightStride = kPartitionTokens + 16;
 
 template <class A>
-void pack_query(const float* q, std::uint32_t head_dim, void* out) {
+void pack_query(const float* q, std::uint32_t head_dim, std::uint32_t vectors, void* out) {
+    constexpr std::uint32_t kLanesAtOnce = 16 / A::kElements;
     auto* lanes = static_cast<typename A::Lane*>(out);
     for (std::uint32_t i = 0; i < head_dim; i += 16) {
-        A::to_lanes(load_n(q + i, least(head_dim - i, 16)), lanes + i / A::kElements);
+        const std::uint32_t elements = least(head_dim - i, 16);
+        typename A::Lane some[kLanesAtOnce];
+        A::to_lanes(load_n(q + i, elements), some);
+        for (std::uint32_t j = 0; j * A::kElements < elements; ++j, lanes += vectors) {
+            *lanes = some[j];
+        }
     }
 }
 
@@ -43,12 +49,13 @@ inline void score_tiles(const typename A::Lane* q, const std::byte* const* k, st
         }
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
-            const auto value = A::broadcast(q + r * kQueryStride + i);
+            const auto value = A::broadcast(q + r);
 #pragma GCC unroll 8
             for (int t = 0; t < NT; ++t) {
                 sums[r][t] = A::multiply_add(sums[r][t], value, keys[t]);
             }
         }
+        q += R;
         if constexpr (kAhead) {
 #pragma GCC unroll 8
             for (int t = 0; t < NT; ++t) {
@@ -154,8 +161,13 @@ void attend_vectors(const AttentionBlock& block) {
         for (std::uint32_t i = 0; i < kTiles; ++i) {
             some[i] = block.k[least(t + i, block.tiles - 1)];
         }
-        score_tiles<A, R, kTiles, kAhead>(q, some, block.k_stride, block.head_lanes,
-                                          kAhead ? block.k_ahead + t : nullptr, scores + t * kTileTokens);
+        const std::byte* const* near = kAhead ? block.k_ahead + t : nullptr;
+        float* to = scores + t * kTileTokens;
+        if (block.tiles - t > kTiles / 2) {
+            score_tiles<A, R, kTiles, kAhead>(q, some, block.k_stride, block.head_lanes, near, to);
+        } else {
+            score_tiles<A, R, kTiles / 2, kAhead>(q, some, block.k_stride, block.head_lanes, near, to);
+        }
     }
     for (int r = 0; r < R; ++r) {
         soften<A>(scores + r * kPartitionTokens, block.tiles, block.visible[r], block.scale_log2, block.largest + r,
