@@ -142,7 +142,10 @@ public:
         }
         if (thread_.joinable()) {
             thread_.request_stop();
-            wake();
+            {
+                const std::scoped_lock lock(network_->mutex);
+                wake();
+            }
             thread_.join();
         }
         while (step()) {}
