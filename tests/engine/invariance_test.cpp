@@ -59,7 +59,9 @@ constexpr std::uint32_t kNewTokens = 6;
 std::vector<Stream> make_streams(std::mt19937& random, std::uint32_t count, std::uint32_t vocabulary) {
     std::vector<Stream> streams(count);
     for (Stream& stream : streams) {
-        stream.prompt = test_engine::random_tokens(random, 1 + random() % 90, vocabulary);
+        // One in three is longer than a partition of attention (256 keys).
+        const std::size_t prompt_tokens = random() % 3 == 0 ? 240 + random() % 400 : 1 + random() % 90;
+        stream.prompt = test_engine::random_tokens(random, prompt_tokens, vocabulary);
         if (random() % 2 == 0) {
             stream.params.temperature = 0.8f;
             stream.params.top_p = random() % 2 == 0 ? 0.9f : 1.0f;
@@ -89,7 +91,7 @@ void run_mixed(engine::Engine& engine, std::vector<Stream*> streams, std::mt1993
         for (Stream* stream : streams) {
             if (shares.size() == 16 || (!shares.empty() && random() % 4 == 0)) { break; }
             const auto left = static_cast<std::uint32_t>(stream->tokens().size()) - stream->computed;
-            const std::uint32_t most = std::min({left, room, static_cast<std::uint32_t>(1 + random() % 40)});
+            const std::uint32_t most = std::min({left, room, static_cast<std::uint32_t>(1 + random() % 120)});
             if (most == 0) { break; }
             shares.push_back({stream, random() % 3 == 0 ? static_cast<std::uint32_t>(1 + random() % most) : most});
             room -= shares.back().tokens;
@@ -162,7 +164,7 @@ TEST_CASE("a sequence gives the same bits alone and in random batches and chunks
             {
                 Blocks blocks(engines.one_thread->blocks_total(), random);
                 for (Stream& stream : expected) {
-                    stream.blocks = blocks.take(100);
+                    stream.blocks = blocks.take(700);
                     run_alone(*engines.one_thread, stream);
                 }
             }
@@ -171,7 +173,7 @@ TEST_CASE("a sequence gives the same bits alone and in random batches and chunks
                 Blocks blocks(engine.blocks_total(), random);
                 std::vector<Stream*> pointers;
                 for (Stream& stream : *set) {
-                    stream.blocks = blocks.take(100);
+                    stream.blocks = blocks.take(700);
                     pointers.push_back(&stream);
                 }
                 run_mixed(engine, pointers, random);
@@ -197,13 +199,13 @@ TEST_CASE("a prefix that another sequence has computed gives the same bits as on
             Stream expected = pair[1];
 
             Blocks blocks(engine.blocks_total(), random);
-            pair[0].blocks = blocks.take(200);
+            pair[0].blocks = blocks.take(750);
             run_mixed(engine, {&pair[0]}, random);
-            expected.blocks = blocks.take(200);
+            expected.blocks = blocks.take(750);
             run_alone(engine, expected);
 
             Stream& hit = pair[1];  // the first blocks of the other's table, then its own
-            hit.blocks = blocks.take(200);
+            hit.blocks = blocks.take(750);
             std::copy_n(pair[0].blocks.begin(), prefix.size() / 16, hit.blocks.begin());
             hit.computed = static_cast<std::uint32_t>(prefix.size());
             run_mixed(engine, {&hit}, random);
@@ -225,16 +227,16 @@ TEST_CASE("KV that was packed for the wire and unpacked into another engine cont
             Stream expected = make_streams(random, 1, 250)[0];
             Stream moved = expected;
             Blocks blocks(from.blocks_total(), random);
-            expected.blocks = blocks.take(100);
+            expected.blocks = blocks.take(700);
             run_alone(from, expected);
 
-            moved.blocks = blocks.take(100);
+            moved.blocks = blocks.take(700);
             REQUIRE(run_step(from, {{&moved, static_cast<std::uint32_t>(moved.prompt.size())}}));
             const kv_cache::KvRange range{0, 3, 0, moved.computed};
             std::vector<std::byte> wire(from.layout().wire_bytes(range));
             kv_cache::pack(from.kv_store(), moved.blocks, range, wire);
             Blocks blocks_there(to.blocks_total(), random);
-            moved.blocks = blocks_there.take(100);
+            moved.blocks = blocks_there.take(700);
             kv_cache::unpack(to.kv_store(), moved.blocks, range, wire);
             run_mixed(to, {&moved}, random);
             require_same(moved, expected);

@@ -1,5 +1,7 @@
+#include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "cli/model_make.h"
 #include "tests/support/catch.h"

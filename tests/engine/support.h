@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <random>
+#include <span>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -39,7 +42,7 @@ private:
 };
 
 /// A model of some thousand weights with grouped heads, an intermediate size that is no multiple of 16, and room for
-/// 256 tokens.
+/// 1024 tokens.
 inline base::ModelShape small_shape() {
     base::ModelShape shape;
     shape.architecture = "LlamaForCausalLM";
@@ -50,7 +53,7 @@ inline base::ModelShape small_shape() {
     shape.heads_kv = 2;
     shape.head_dim = 16;
     shape.vocabulary = 250;
-    shape.context_tokens = 256;
+    shape.context_tokens = 1024;
     return shape;
 }
 
@@ -75,7 +78,7 @@ inline engine::EngineOptions options_for(const std::string& model_dir, const std
     options.model_dir = model_dir;
     options.packed_dir = packed_dir;
     options.kv_pool_bytes = 4u << 20;
-    options.batch_tokens_max = 128;
+    options.batch_tokens_max = 768;
     options.batch_sequences_max = 16;
     return options;
 }
