@@ -157,7 +157,7 @@ void GatewayCore::stop(base::Duration drain_timeout) {
     };
     const auto wait_until_empty = [&](base::Duration timeout) {
         const base::TimePoint end = std::chrono::steady_clock::now() + timeout;
-        while (!on_io([&s] { return s.api->in_flight() == 0 && s.http->load().connections == 0; })) {
+        while (!on_io([&s] { return s.api->in_flight() == 0 && s.http->load().unanswered == 0; })) {
             if (std::chrono::steady_clock::now() >= end) { return false; }
             std::this_thread::sleep_for(kTickEvery);
         }
@@ -169,6 +169,7 @@ void GatewayCore::stop(base::Duration drain_timeout) {
     });
     if (!wait_until_empty(drain_timeout)) {
         on_io([&s] {
+            if (s.api->in_flight() == 0) { return; }
             spdlog::warn("drain timeout: {} requests are ended with an error", s.api->in_flight());
             s.api->give_up_all();
         });

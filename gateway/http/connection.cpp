@@ -18,8 +18,9 @@ using std::chrono::steady_clock;
 
 constexpr std::size_t kReadBytes = 64 * 1024;
 constexpr std::size_t kPipelinedBytesMax = 256 * 1024;              // read ahead while a request is in work
-constexpr base::Duration kLingerTimeout = std::chrono::seconds(5);  // a refused client may still be sending
+constexpr base::Duration kLingerTimeout = std::chrono::seconds(2);  // a refused client may still be sending
 constexpr std::uint64_t kSendBufferHardFactor = 16;  // one echoed prompt with logprobs may be larger than the limit
+constexpr std::size_t kLingerBytesMax = 8 * 1024 * 1024;  // then the connection is closed all the same
 constexpr base::Duration kSlowAfter = std::chrono::seconds(1);
 
 std::string_view reason_phrase(unsigned status) {
@@ -233,6 +234,8 @@ void Connection::on_read(std::size_t bytes) {
         }
         input_.append(read_buffer_, 0, bytes);
         process();
+    } else if ((discarded_bytes_ += bytes) > kLingerBytesMax) {
+        close("client_gone");
     }
     read();
 }

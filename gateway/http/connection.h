@@ -42,7 +42,8 @@ public:
     void drain();
     void close(std::string_view cause);
 
-    bool busy() const { return state_ == State::handling; }
+    /// Everything was written; only the client's end is waited for.
+    bool answered_and_closing() const { return state_ == State::lingering && !is_writing_; }
     std::uint64_t buffered() const { return output_.size() + writing_.size(); }
     bool is_slow(base::TimePoint now) const;
 
@@ -91,6 +92,7 @@ private:
     bool close_after_answer_ = false;
     bool close_after_write_ = false;
     std::size_t requests_ = 0;
+    std::size_t discarded_bytes_ = 0;  // lingering
     std::shared_ptr<class ConnectionExchange> exchange_;
 };
 

@@ -160,7 +160,7 @@ tl::expected<void, HttpRefusal> read_request_line(string_view line, const HttpLi
         return refuse(400, "malformed HTTP version");
     }
     if (version != "HTTP/1.1" && version != "HTTP/1.0") {
-        return refuse(505, "only HTTP/1.1 and HTTP/1.0 are spoken here");
+        return refuse(505, "HTTP versions other than 1.0 and 1.1 are not spoken here");
     }
     head.method = method;
     head.http_1_0 = version == "HTTP/1.0";

@@ -119,7 +119,7 @@ HttpServer::Load HttpServer::load() const {
     const base::TimePoint now = std::chrono::steady_clock::now();
     load.connections = shared_->connections.size();
     for (const auto& connection : shared_->connections) {
-        load.busy += connection->busy() ? 1 : 0;
+        load.unanswered += connection->answered_and_closing() ? 0 : 1;
         load.send_buffer_bytes += connection->buffered();
         load.slow_clients += connection->is_slow(now) ? 1 : 0;
     }

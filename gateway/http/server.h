@@ -46,7 +46,7 @@ public:
     };
     struct Load {
         std::size_t connections = 0;
-        std::size_t busy = 0;  // with a request in work
+        std::size_t unanswered = 0;  // not only waiting for the client to close
         std::uint64_t send_buffer_bytes = 0;
         std::size_t slow_clients = 0;
     };

@@ -24,11 +24,11 @@ public:
 
 /// What generation_config.json says about sampling where the client says nothing.
 struct SamplingDefaults {
-    std::optional<double> temperature;
-    std::optional<double> top_p;
-    std::optional<double> min_p;
-    std::optional<std::int64_t> top_k;
-    std::optional<double> repetition_penalty;
+    std::optional<double> temperature = {};
+    std::optional<double> top_p = {};
+    std::optional<double> min_p = {};
+    std::optional<std::int64_t> top_k = {};
+    std::optional<double> repetition_penalty = {};
 };
 
 /// The text side of one model as the gateway needs it. Implemented over text/ by ModelTextPort and by fakes in tests

@@ -17,8 +17,8 @@ namespace gateway {
 /// One generated (or prompt) token with what was asked about it.
 struct TokenRecord {
     base::TokenId token = -1;
-    float logprob = 0.0F;                              // when logprobs were asked for
-    std::vector<std::pair<base::TokenId, float>> top;  // most likely first; when asked for
+    float logprob = 0.0F;                                   // when logprobs were asked for
+    std::vector<std::pair<base::TokenId, float>> top = {};  // most likely first; when asked for
 };
 
 /// What may be shown to the client: text, and the tokens whose text is now wholly out.
@@ -33,7 +33,7 @@ struct Piece {
 class TextStream {
 public:
     struct Options {
-        std::vector<std::string> stop_strings;
+        std::vector<std::string> stop_strings = {};
         bool include_stop_string = false;
         std::uint32_t tokens_min = 0;  // text of so many first tokens cannot hold a stop string
     };

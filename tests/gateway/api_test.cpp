@@ -1,0 +1,400 @@
+#include "gateway/api.h"
+
+#include <boost/json.hpp>
+#include <deque>
+
+#include "tests/gateway/support.h"
+
+#include "tests/support/catch.h"
+
+namespace {
+
+using namespace std::chrono_literals;
+using namespace gateway_test;
+namespace json = boost::json;
+
+/// The routes over recorded ports; posted work runs when run() is called.
+struct World {
+    explicit World(gateway::GatewayOptions given = {}) : options(std::move(given)) {
+        options.model = "m";
+        options.aliases = {"org/m"};
+        api = std::make_unique<gateway::Api>(
+            gateway::Api::Setup{.options = options,
+                                .table = owner.table,
+                                .text = owner.text,
+                                .metrics = owner.rows,
+                                .clock = owner.clock,
+                                .post = [this](std::function<void()> work) { posted.push_back(std::move(work)); },
+                                .post_text = [this](std::function<void()> work) { posted.push_back(std::move(work)); },
+                                .load = [] { return gateway::HttpServer::Load{}; },
+                                .version = "1"});
+    }
+    ~World() {
+        api->give_up_all();
+        run();
+    }
+
+    void run() {
+        while (!posted.empty()) {
+            const auto work = std::move(posted.front());
+            posted.pop_front();
+            work();
+        }
+    }
+
+    std::shared_ptr<FakeExchange> send(const std::string& method, const std::string& path, const std::string& body = "",
+                                       const gateway::HttpFields& fields = {}) {
+        gateway::HttpRequest request;
+        request.head.method = method;
+        request.head.path = path;
+        request.head.fields = fields;
+        request.body = body;
+        request.received_at = owner.clock.now();
+        auto exchange = std::make_shared<FakeExchange>();
+        api->handle(std::move(request), exchange);
+        run();
+        return exchange;
+    }
+    std::shared_ptr<FakeExchange> chat(const std::string& fields) {
+        return send("POST", "/v1/chat/completions", R"({"messages":[{"role":"user","content":"hi"}],)" + fields + "}");
+    }
+    std::shared_ptr<FakeExchange> complete(const std::string& fields) {
+        return send("POST", "/v1/completions", "{" + fields + "}");
+    }
+
+    /// The sequence that was asked a place for as the `number`-th.
+    base::RequestId id(std::size_t number = 0) const {
+        return base::RequestId{owner.ports.placed.at(number).request_id()};
+    }
+    void place(std::size_t number = 0) {
+        owner.table.on_place_answered(id(number), base::Epoch{0}, local_placement(make_endpoint(2, 20)));
+    }
+    void say(std::string_view text, proto::SequenceOutput::Finish finish = proto::SequenceOutput::FINISH_NONE,
+             std::size_t number = 0) {
+        owner.table.on_output(base::Incarnation{20}, output(id(number), 0, text, finish));
+    }
+
+    gateway::GatewayOptions options;
+    Owner owner;
+    std::deque<std::function<void()>> posted;
+    std::unique_ptr<gateway::Api> api;
+};
+
+constexpr auto kLength = proto::SequenceOutput::FINISH_LENGTH;
+constexpr auto kStop = proto::SequenceOutput::FINISH_STOP;
+
+std::vector<json::object> events(const FakeExchange& exchange) {
+    std::vector<json::object> result;
+    std::string_view rest = exchange.streamed;
+    REQUIRE(rest.ends_with("data: [DONE]\n\n"));
+    while (!rest.empty()) {
+        const auto end = rest.find("\n\n");
+        REQUIRE(end != std::string_view::npos);
+        const std::string_view event = rest.substr(0, end);
+        rest.remove_prefix(end + 2);
+        if (event.starts_with(": ")) { continue; }
+        REQUIRE(event.starts_with("data: "));
+        REQUIRE(event.find('\n') == std::string_view::npos);
+        if (event != "data: [DONE]") { result.push_back(json::parse(event.substr(6)).as_object()); }
+    }
+    return result;
+}
+
+std::string field(const gateway::HttpResponse& response, std::string_view name) {
+    for (const auto& [key, value] : response.fields) {
+        if (key == name) { return value; }
+    }
+    return {};
+}
+
+json::object body(const FakeExchange& exchange) {
+    return json::parse(exchange.response.value().body).as_object();
+}
+
+}  // namespace
+
+TEST_CASE("a chat stream is role, text, end, usage, [DONE], byte for byte", "[gateway][api]") {
+    World world;
+    const auto exchange = world.chat(R"("stream":true,"stream_options":{"include_usage":true},"max_tokens":3)");
+    world.place();
+    REQUIRE(exchange->streamed.empty());  // nothing at admission: it would pass for the first token
+    world.say("a");
+    REQUIRE(exchange->content_type == "text/event-stream; charset=utf-8");
+    world.say("b");
+    world.say("c", kLength);
+    const auto all = events(*exchange);
+    REQUIRE(all.size() == 6u);
+    const std::string id = all[0].at("id").as_string().c_str();
+    REQUIRE(id.starts_with("chatcmpl-"));
+    REQUIRE(id.size() == 9u + 24u);
+    const std::string start = R"({"id":")" + id + R"(","object":"chat.completion.chunk","created":)" +
+                              std::to_string(all[0].at("created").as_int64()) +
+                              R"(,"model":"m","system_fingerprint":"b1-000000000000004d","choices":[)";
+    const auto chunk = [&](const std::string& choice) { return "data: " + start + choice + "],\"usage\":null}\n\n"; };
+    REQUIRE(
+        exchange->streamed ==
+        chunk(R"({"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null})") +
+            chunk(R"({"index":0,"delta":{"content":"a"},"logprobs":null,"finish_reason":null})") +
+            chunk(R"({"index":0,"delta":{"content":"b"},"logprobs":null,"finish_reason":null})") +
+            chunk(R"({"index":0,"delta":{"content":"c"},"logprobs":null,"finish_reason":null})") +
+            chunk(R"({"index":0,"delta":{},"logprobs":null,"finish_reason":"length","stop_reason":null})") +
+            "data: " + start +
+            R"(],"usage":{"prompt_tokens":18,"completion_tokens":3,"total_tokens":21,"prompt_tokens_details":{"cached_tokens":0},)"
+            R"("completion_tokens_details":{"reasoning_tokens":0}}})"
+            "\n\ndata: [DONE]\n\n");
+    REQUIRE(exchange->answers == 1);
+    REQUIRE(world.api->in_flight() == 0u);
+}
+
+TEST_CASE("several choices begin in order and end once each", "[gateway][api]") {
+    World world;
+    const auto exchange = world.chat(R"("stream":true,"n":3,"max_tokens":2)");
+    REQUIRE(world.owner.ports.placed.size() == 3u);
+    world.place(2);
+    world.say("x", proto::SequenceOutput::FINISH_NONE, 2);
+    REQUIRE(exchange->streamed.empty());  // the others may still be refused
+    world.place(0);
+    world.place(1);
+    world.say("y", kLength, 1);
+    world.say("z", kStop, 0);
+    world.say("x", kLength, 2);
+    std::vector<std::int64_t> roles;
+    std::map<std::int64_t, int> ends;
+    for (const auto& event : events(*exchange)) {
+        const auto& choice = event.at("choices").as_array().at(0).as_object();
+        REQUIRE(event.at("choices").as_array().size() == 1u);
+        if (choice.at("delta").as_object().contains("role")) { roles.push_back(choice.at("index").as_int64()); }
+        if (!choice.at("finish_reason").is_null()) { ++ends[choice.at("index").as_int64()]; }
+    }
+    REQUIRE(roles == std::vector<std::int64_t>{0, 1, 2});
+    REQUIRE(ends == std::map<std::int64_t, int>{{0, 1}, {1, 1}, {2, 1}});
+}
+
+TEST_CASE("a refusal before the stream begins is a real status, and takes the other choices with it",
+          "[gateway][api]") {
+    World world;
+    const auto exchange = world.chat(R"("stream":true,"n":2,"max_tokens":2)");
+    world.place(0);
+    world.say("x");
+    world.owner.table.on_place_answered(world.id(1), base::Epoch{0},
+                                        refusal(base::ErrorCode::resource_exhausted, 3000, "queues full"));
+    REQUIRE(exchange->answers == 1);
+    REQUIRE(exchange->response->status == 429u);
+    REQUIRE(field(*exchange->response, "Retry-After") == "3");
+    REQUIRE(body(*exchange).at("error").at("message") == "queues full");
+    REQUIRE(world.owner.table.open_count() == 0u);
+    REQUIRE(world.owner.ports.sent_to(20).back().cancel().reason() == "sibling_failed");
+}
+
+TEST_CASE("an error after the stream began is an event, then [DONE], then the end of the connection",
+          "[gateway][api]") {
+    World world;
+    const auto exchange = world.chat(R"("stream":true,"max_tokens":5)");
+    world.place();
+    world.say("a");
+    world.owner.table.on_output(base::Incarnation{20}, error_output(world.id(), 0, base::ErrorCode::internal));
+    const auto all = events(*exchange);
+    REQUIRE(all.back().at("error").at("type") == "server_error");
+    REQUIRE(all.back().at("error").as_object().contains("param"));
+    REQUIRE(exchange->closes);
+    REQUIRE(exchange->answers == 1);
+}
+
+TEST_CASE("a whole chat answer", "[gateway][api]") {
+    World world;
+    const auto exchange = world.chat(R"("n":2,"max_tokens":2,"stop":"q")");
+    world.place(0);
+    world.place(1);
+    world.say("ab", kLength, 1);
+    world.say("aq", proto::SequenceOutput::FINISH_NONE, 0);
+    REQUIRE(exchange->response->status == 200u);
+    REQUIRE(exchange->response->content_type == "application/json");
+    const auto answer = body(*exchange);
+    const auto& choices = answer.at("choices").as_array();
+    REQUIRE(choices[0].at("message").at("content") == "a");
+    REQUIRE(choices[0].at("finish_reason") == "stop");
+    REQUIRE(choices[0].at("stop_reason") == "q");
+    REQUIRE(choices[1].at("message").at("content") == "ab");
+    REQUIRE(choices[1].at("finish_reason") == "length");
+    REQUIRE(answer.at("usage").at("prompt_tokens") == 18);  // once, not for each choice
+    REQUIRE(answer.at("usage").at("completion_tokens") == 4);
+    REQUIRE(field(*exchange->response, "x-request-id").starts_with("req-"));
+}
+
+TEST_CASE("echo gives the prompt back, with its logprobs", "[gateway][api]") {
+    const bool stream = GENERATE(true, false);
+    World world;
+    const auto exchange = world.complete(R"("prompt":[97,98,99],"echo":true,"logprobs":1,"max_tokens":1,"stream":)" +
+                                         std::string(stream ? "true" : "false"));
+    world.place();
+    auto first = output(world.id(), 0, "d", kLength);
+    for (const char c : {'b', 'c'}) {
+        first.add_prompt()->set_token(c);
+        first.mutable_prompt(first.prompt_size() - 1)->set_logprob(-1.5F);
+    }
+    first.mutable_tokens(0)->set_logprob(-0.5F);
+    world.owner.table.on_output(base::Incarnation{20}, first);
+    std::string text;
+    json::array tokens;
+    json::array logprobs;
+    json::array offsets;
+    const auto gather = [&](const json::object& object) {
+        for (const auto& choice : object.at("choices").as_array()) {
+            text += choice.at("text").as_string().c_str();
+            if (choice.at("logprobs").is_null()) { continue; }
+            for (const auto& one : choice.at("logprobs").at("tokens").as_array()) {
+                tokens.push_back(one);
+            }
+            for (const auto& one : choice.at("logprobs").at("token_logprobs").as_array()) {
+                logprobs.push_back(one);
+            }
+            for (const auto& one : choice.at("logprobs").at("text_offset").as_array()) {
+                offsets.push_back(one);
+            }
+        }
+    };
+    if (stream) {
+        for (const auto& event : events(*exchange)) {
+            gather(event);
+        }
+    } else {
+        gather(body(*exchange));
+    }
+    REQUIRE(text == "abcd");
+    REQUIRE(tokens == json::array{"a", "b", "c", "d"});
+    REQUIRE(logprobs.size() == 4u);
+    REQUIRE(logprobs[0].is_null());
+    REQUIRE(logprobs[1].to_number<double>() == -1.5);
+    REQUIRE(logprobs[3].to_number<double>() == -0.5);
+    REQUIRE(offsets == json::array{0, 1, 2, 3});
+}
+
+TEST_CASE("max_tokens 0 answers with the prompt alone", "[gateway][api]") {
+    World world;
+    const auto exchange = world.complete(R"("prompt":"abc","echo":true,"max_tokens":0)");
+    world.place();
+    world.say("x", kLength);
+    const auto answer = body(*exchange);
+    REQUIRE(answer.at("choices").at(0).at("text") == "abc");
+    REQUIRE(answer.at("choices").at(0).at("finish_reason") == "length");
+    REQUIRE(answer.at("usage").at("completion_tokens") == 0);
+}
+
+TEST_CASE("routes answer with and without /v1", "[gateway][api]") {
+    World world;
+    for (const std::string prefix : {"", "/v1"}) {
+        const auto list = world.send("GET", prefix + "/models");
+        REQUIRE(body(*list).at("data").as_array().size() == 2u);
+        REQUIRE(body(*list).at("data").at(0).at("max_model_len") == 4096);
+        REQUIRE(body(*world.send("GET", prefix + "/models/m")).at("id") == "m");
+        REQUIRE(body(*world.send("GET", prefix + "/models/org/m")).at("id") == "org/m");
+        const auto missing = world.send("GET", prefix + "/models/org/x");
+        REQUIRE(missing->response->status == 404u);
+        REQUIRE(body(*missing).at("error").at("code") == "model_not_found");
+        REQUIRE(world.send("GET", prefix + "/health")->response->status == 200u);
+        REQUIRE(world.send("GET", prefix + "/live")->response->status == 200u);
+        REQUIRE(world.send("GET", prefix + "/metrics")->response->content_type.starts_with("text/plain"));
+        const auto wrong = world.send("GET", prefix + "/completions");
+        REQUIRE(wrong->response->status == 405u);
+        REQUIRE(field(*wrong->response, "Allow") == "POST, OPTIONS");
+        REQUIRE(world.send("POST", prefix + "/models")->response->status == 405u);
+        REQUIRE(world.send("OPTIONS", prefix + "/models")->response->status == 204u);
+        REQUIRE(world.send("GET", prefix + "/nothing")->response->status == 404u);
+        REQUIRE(world.send("POST", prefix + "/completions", "{")->response->status == 400u);
+    }
+}
+
+TEST_CASE("health follows the scheduler, live does not", "[gateway][api]") {
+    World world;
+    world.owner.table.on_cluster(description(false));
+    const auto health = world.send("GET", "/health");
+    REQUIRE(health->response->status == 503u);
+    REQUIRE(field(*health->response, "Retry-After") == "1");
+    REQUIRE(world.send("GET", "/live")->response->status == 200u);
+    world.owner.table.on_cluster(description(true));
+    REQUIRE(world.send("GET", "/health")->response->status == 200u);
+    world.api->drain();
+    REQUIRE(world.send("GET", "/health")->response->status == 503u);
+    REQUIRE(world.complete(R"("prompt":"a")")->response->status == 503u);
+}
+
+TEST_CASE("request ids are echoed when they are harmless", "[gateway][api]") {
+    World world;
+    REQUIRE(field(*world.send("GET", "/live", "", {{"x-request-id", "a-1.2:3_4"}})->response, "x-request-id") ==
+            "a-1.2:3_4");
+    REQUIRE(field(*world.send("GET", "/live", "", {{"x-request-id", "<b>"}})->response, "x-request-id")
+                .starts_with("req-"));
+    REQUIRE(field(*world.send("POST", "/completions", "{", {{"x-request-id", "e1"}})->response, "x-request-id") ==
+            "e1");
+}
+
+TEST_CASE("other encodings and types of a body are refused", "[gateway][api]") {
+    World world;
+    const std::string good = R"({"prompt":"a"})";
+    REQUIRE(world.send("POST", "/completions", good, {{"content-encoding", "gzip"}})->response->status == 415u);
+    REQUIRE(world.send("POST", "/completions", good, {{"content-type", "text/plain"}})->response->status == 415u);
+    REQUIRE(world.send("POST", "/completions", good, {{"content-type", "Application/JSON; charset=utf-8"}})->answers ==
+            0);
+}
+
+TEST_CASE("work beyond the bounds gets 429 with Retry-After", "[gateway][api]") {
+    gateway::GatewayOptions options;
+    options.inflight_requests_max = 1;
+    World world(options);
+    const auto first = world.complete(R"("prompt":"a","max_tokens":1)");
+    const auto second = world.complete(R"("prompt":"b","max_tokens":1)");
+    REQUIRE(second->response->status == 429u);
+    REQUIRE(field(*second->response, "Retry-After") == "1");
+    world.place();
+    world.say("x", kLength);
+    REQUIRE(first->response->status == 200u);
+    REQUIRE(world.complete(R"("prompt":"c","max_tokens":1)")->answers == 0);
+}
+
+TEST_CASE("a silent stream is kept alive by comments, unless its client does not want them", "[gateway][api]") {
+    gateway::GatewayOptions options;
+    options.ping_interval = 15s;
+    World world(options);
+    const auto with = world.chat(R"("stream":true,"max_tokens":5)");
+    const auto without = world.chat(R"("stream":true,"max_tokens":5,"sse_ping_interval":-1)");
+    world.place(0);
+    world.place(1);
+    world.owner.clock.advance(14s);
+    world.api->tick(world.owner.clock.now());
+    REQUIRE(with->streamed.empty());
+    world.owner.clock.advance(1s);
+    world.api->tick(world.owner.clock.now());
+    world.api->tick(world.owner.clock.now());
+    REQUIRE(with->streamed == ": ping\n\n");
+    REQUIRE(without->streamed.empty());
+    world.say("a", kStop, 0);
+    REQUIRE(events(*with).at(0).at("choices").at(0).at("delta").as_object().contains("role"));
+}
+
+TEST_CASE("a client that goes away cancels all of its sequences", "[gateway][api]") {
+    World world;
+    const auto exchange = world.chat(R"("stream":true,"n":2,"max_tokens":5)");
+    world.place(0);
+    exchange->gone("client_gone");
+    REQUIRE(world.owner.table.open_count() == 0u);
+    REQUIRE(world.owner.ports.sent_to(20).back().has_cancel());
+    REQUIRE(world.api->in_flight() == 0u);
+    world.owner.table.on_place_answered(world.id(1), base::Epoch{0}, local_placement(make_endpoint(2, 20)));
+    REQUIRE(world.owner.ports.released.back().request_id() == base::raw(world.id(1)));
+}
+
+TEST_CASE("no client makes metric series", "[gateway][api]") {
+    World world;
+    world.chat(R"("model":"evil-1")");
+    const auto lines = [&] {
+        const std::string text = world.owner.metrics.text();
+        return std::count(text.begin(), text.end(), '\n');
+    };
+    const auto before = lines();
+    for (int number = 0; number < 50; ++number) {
+        world.chat("\"model\":\"evil-" + std::to_string(number) + "\"");
+    }
+    REQUIRE(lines() == before);
+    REQUIRE(world.owner.metrics.text().find("evil") == std::string::npos);
+    REQUIRE(world.owner.metrics.text().find(R"(code="404",endpoint="chat",model="other")") != std::string::npos);
+}

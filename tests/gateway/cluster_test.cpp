@@ -1,0 +1,274 @@
+#include <grpcpp/grpcpp.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <mutex>
+#include <thread>
+
+#include "gateway/server.h"
+#include "proto/scheduler.grpc.pb.h"
+#include "proto/version.h"
+#include "proto/worker.grpc.pb.h"
+#include "tests/gateway/http_client.h"
+#include "tests/gateway/support.h"
+
+#include "tests/support/catch.h"
+
+namespace {
+
+using namespace std::chrono_literals;
+using namespace gateway_test;
+namespace proto = sluice::proto;
+
+/// A worker process in this process: a real gRPC server around a FakeWorker, one step every millisecond.
+class WorkerProcess final : public proto::Worker::Service {
+public:
+    WorkerProcess(std::uint64_t worker, std::uint64_t incarnation) {
+        grpc::ServerBuilder builder;
+        int port = 0;
+        builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+        builder.RegisterService(this);
+        server_ = builder.BuildAndStart();
+        auto endpoint = make_endpoint(worker, incarnation);
+        endpoint.set_control_address("127.0.0.1:" + std::to_string(port));
+        fake_ = std::make_unique<FakeWorker>(endpoint, FakeModel{.eos_every = 0});
+    }
+    ~WorkerProcess() override { kill(); }
+
+    /// All streams break at once, nobody listens any more.
+    void kill() {
+        stopped_ = true;
+        if (server_) { server_->Shutdown(std::chrono::system_clock::now()); }
+    }
+    void stop_heartbeats() { silent_ = true; }
+    void answer_as(std::uint64_t incarnation) { answers_as_ = incarnation; }
+
+    grpc::Status Serve(grpc::ServerContext* context,
+                       grpc::ServerReaderWriter<proto::WorkerEvent, proto::WorkerCommand>* stream) override {
+        proto::WorkerCommand command;
+        if (!stream->Read(&command) || !command.has_hello()) {
+            return {grpc::StatusCode::FAILED_PRECONDITION, "no hello"};
+        }
+        hellos = hellos + 1;
+        proto::WorkerEvent reply;
+        *reply.mutable_hello()->mutable_endpoint() = fake_->endpoint();
+        if (answers_as_ != 0) { reply.mutable_hello()->mutable_endpoint()->set_incarnation(answers_as_); }
+        reply.mutable_hello()->set_heartbeat_ms(20);
+        stream->Write(reply);
+        std::atomic<bool> reading{true};
+        std::thread reader([&] {
+            proto::WorkerCommand next;
+            while (stream->Read(&next)) {
+                const std::scoped_lock lock(mutex_);
+                fake_->take(next);
+                sequences = fake_->sequences();
+            }
+            reading = false;
+        });
+        while (reading && !stopped_ && !context->IsCancelled()) {
+            proto::WorkerEvent event;
+            {
+                const std::scoped_lock lock(mutex_);
+                if (!silent_) { fake_->step(); }
+                for (const auto& output : fake_->outputs()) {
+                    *event.mutable_step()->add_sequences() = output;
+                }
+                fake_->outputs().clear();
+                sequences = fake_->sequences();
+            }
+            if (event.event_case() == proto::WorkerEvent::EVENT_NOT_SET) { event.set_heartbeat(true); }
+            if (!silent_) { stream->Write(event); }
+            std::this_thread::sleep_for(1ms);
+        }
+        context->TryCancel();
+        reader.join();
+        return {grpc::StatusCode::UNAVAILABLE, "stopped"};
+    }
+
+    const proto::WorkerEndpoint& endpoint() const { return fake_->endpoint(); }
+    std::atomic<int> hellos{0};
+    std::atomic<std::size_t> sequences{0};
+
+private:
+    std::mutex mutex_;
+    std::unique_ptr<FakeWorker> fake_;  // guarded by mutex_; its endpoint is constant
+    std::atomic<bool> stopped_{false};
+    std::atomic<bool> silent_{false};
+    std::atomic<std::uint64_t> answers_as_{0};
+    std::unique_ptr<grpc::Server> server_;
+};
+
+/// A scheduler process in this process: places on what it was given, skipping workers to be avoided.
+class SchedulerProcess final : public proto::Scheduler::Service {
+public:
+    SchedulerProcess() {
+        grpc::ServerBuilder builder;
+        builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
+        builder.RegisterService(this);
+        server_ = builder.BuildAndStart();
+    }
+    std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
+
+    void use(const proto::WorkerEndpoint& prefill, std::vector<proto::WorkerEndpoint> decodes) {
+        const std::scoped_lock lock(mutex_);
+        prefill_ = prefill;
+        decodes_ = std::move(decodes);
+    }
+
+    grpc::Status Place(grpc::ServerContext*, const proto::PlaceRequest* request, proto::PlaceReply* reply) override {
+        const std::scoped_lock lock(mutex_);
+        if (request->header().protocol_version() != ::proto::kProtocolVersion) {
+            return {grpc::StatusCode::FAILED_PRECONDITION, "version"};
+        }
+        const auto& avoid = request->avoid_workers();
+        for (const auto& decode : decodes_) {
+            if (std::find(avoid.begin(), avoid.end(), decode.incarnation()) == avoid.end()) {
+                *reply = split_placement(prefill_, decode);
+                ++open;
+                return grpc::Status::OK;
+            }
+        }
+        *reply = refusal(base::ErrorCode::unavailable, 100, "no worker");
+        return grpc::Status::OK;
+    }
+    grpc::Status Release(grpc::ServerContext*, const proto::ReleaseRequest* request, proto::ReleaseReply*) override {
+        for (const auto& ended : request->ended()) {
+            if (ended.phase() == proto::ReleaseRequest::Ended::PHASE_ALL) { --open; }
+        }
+        return grpc::Status::OK;
+    }
+    grpc::Status Describe(grpc::ServerContext*, const proto::DescribeRequest*, proto::DescribeReply* reply) override {
+        const std::scoped_lock lock(mutex_);
+        *reply = description(!decodes_.empty());
+        for (const auto& decode : decodes_) {
+            *reply->add_workers()->mutable_endpoint() = decode;
+            reply->mutable_workers(reply->workers_size() - 1)->set_state("ready");
+        }
+        return grpc::Status::OK;
+    }
+    std::atomic<int> open{0};  // placements without their release
+
+private:
+    int port_ = 0;
+    std::mutex mutex_;
+    proto::WorkerEndpoint prefill_;               // guarded by mutex_
+    std::vector<proto::WorkerEndpoint> decodes_;  // guarded by mutex_
+    std::unique_ptr<grpc::Server> server_;
+};
+
+struct Cluster {
+    Cluster() {
+        scheduler.use(prefill.endpoint(), {first.endpoint(), second.endpoint()});
+        gateway::GatewayOptions options;
+        options.http.port = 0;
+        options.describe_interval = 20ms;
+        options.worker_lost_after = 300ms;
+        auto started = gateway::GatewayServer::start({.options = options,
+                                                      .text = std::make_shared<ByteText>(),
+                                                      .scheduler_address = scheduler.address(),
+                                                      .hash_key = {},
+                                                      .clock = clock,
+                                                      .metrics = metrics});
+        REQUIRE(started);
+        server = std::move(*started);
+        wait_until([&] { return status_of(exchange(server->port(), kHealthClose)) == 200; });
+    }
+    std::string complete(const std::string& fields) const {
+        return exchange(server->port(), post("{\"prompt\":\"a\",\"seed\":1,\"ignore_eos\":true," + fields + "}",
+                                             "Connection: close\r\n"));
+    }
+
+    base::SystemClock clock;
+    base::Metrics metrics;
+    WorkerProcess prefill{1, 10};
+    WorkerProcess first{2, 20};
+    WorkerProcess second{3, 30};
+    SchedulerProcess scheduler;
+    std::unique_ptr<gateway::GatewayServer> server;
+};
+
+std::string text_in(const std::string& answer) {
+    const auto begin = answer.find("\"text\":\"");
+    REQUIRE(begin != std::string::npos);
+    const auto end = answer.find("\",\"logprobs\"", begin);
+    return answer.substr(begin + 8, end - begin - 8);
+}
+
+}  // namespace
+
+TEST_CASE("a request goes over gRPC to prefill and decode, and leaves nothing behind", "[gateway][cluster]") {
+    Cluster cluster;
+    const std::string answer = cluster.complete("\"max_tokens\":40");
+    REQUIRE(status_of(answer) == 200);
+    REQUIRE(answer.find("\"completion_tokens\":40") != std::string::npos);
+    REQUIRE(text_in(cluster.complete("\"max_tokens\":40")) == text_in(answer));
+    wait_until([&] { return cluster.scheduler.open == 0; });
+    wait_until([&] { return cluster.prefill.sequences == 0u && cluster.first.sequences == 0u; });
+}
+
+TEST_CASE("a decode worker that dies in the middle is replaced without the client noticing", "[gateway][cluster]") {
+    const bool is_silent = GENERATE(false, true);
+    Cluster cluster;
+    const std::string expected = text_in(cluster.complete("\"max_tokens\":400"));
+    std::string answer;
+    std::thread client([&] { answer = cluster.complete("\"max_tokens\":400"); });
+    wait_until([&] { return cluster.first.sequences == 1u; });
+    if (is_silent) {
+        cluster.first.stop_heartbeats();  // as a stopped process: the connection stays
+    } else {
+        cluster.first.kill();
+    }
+    client.join();
+    REQUIRE(status_of(answer) == 200);
+    REQUIRE(text_in(answer) == expected);
+    REQUIRE(cluster.metrics.text().find("sluice_gateway_retries_total{reason=\"unavailable\"} 1") != std::string::npos);
+    wait_until([&] { return cluster.scheduler.open == 0; });
+    wait_until([&] { return cluster.prefill.sequences == 0u && cluster.second.sequences == 0u; });
+}
+
+TEST_CASE("another life of a worker at the same address is not mistaken for the one meant", "[gateway][cluster]") {
+    Cluster cluster;
+    const std::string expected = text_in(cluster.complete("\"max_tokens\":20"));
+    WorkerProcess restarted(2, 20);
+    restarted.answer_as(21);
+    cluster.scheduler.use(cluster.prefill.endpoint(), {[&] {
+                                                           auto stale = restarted.endpoint();
+                                                           stale.set_incarnation(22);
+                                                           return stale;
+                                                       }(),
+                                                       cluster.second.endpoint()});
+    const std::string answer = cluster.complete("\"max_tokens\":20");
+    REQUIRE(text_in(answer) == expected);
+    REQUIRE(restarted.hellos > 0);
+}
+
+TEST_CASE("a client that goes frees the workers", "[gateway][cluster]") {
+    Cluster cluster;
+    Client client(cluster.server->port());
+    client.send(post(R"({"prompt":"a","max_tokens":4000,"ignore_eos":true,"stream":true})"));
+    client.read_until("data: ");
+    wait_until([&] { return cluster.first.sequences == 1u; });
+    client.close();
+    wait_until([&] { return cluster.first.sequences == 0u && cluster.prefill.sequences == 0u; });
+    wait_until([&] { return cluster.scheduler.open == 0; });
+}
+
+TEST_CASE("without workers there is a 503 that says when to come again", "[gateway][cluster]") {
+    Cluster cluster;
+    cluster.scheduler.use({}, {});
+    wait_until([&] { return status_of(exchange(cluster.server->port(), kHealthClose)) == 503; });
+    const std::string answer = cluster.complete("\"max_tokens\":4");
+    REQUIRE(status_of(answer) == 503);
+    REQUIRE(answer.find("Retry-After: 1\r\n") != std::string::npos);
+}
+
+TEST_CASE("a gateway stops while streams are running", "[gateway][cluster]") {
+    Cluster cluster;
+    Client client(cluster.server->port());
+    client.send(post(R"({"prompt":"a","max_tokens":200,"ignore_eos":true,"stream":true})"));
+    client.read_until("data: ");
+    std::thread stopping([&] { cluster.server->drain_and_stop(); });
+    REQUIRE(client.read_all().find("data: [DONE]") != std::string::npos);
+    stopping.join();
+}

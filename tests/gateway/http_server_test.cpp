@@ -1,0 +1,330 @@
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "gateway/core.h"
+#include "tests/gateway/http_client.h"
+#include "tests/gateway/support.h"
+
+#include "tests/support/catch.h"
+
+namespace {
+
+using namespace std::chrono_literals;
+using namespace gateway_test;
+
+/// One fake worker behind ports that answer by posting to the gateway's thread, a token a tick.
+class FakePorts final : public gateway::ClusterPorts, public gateway::SchedulerPort, public gateway::WorkerPort {
+public:
+    struct Control {
+        std::atomic<bool> steps{true};
+        std::atomic<std::size_t> sequences{0};
+        std::atomic<std::size_t> tokens_a_tick{1};
+    };
+    FakePorts(gateway::Post post, std::shared_ptr<Control> control)
+        : post_(std::move(post)),
+          control_(std::move(control)),
+          worker_(make_endpoint(1, 10), FakeModel{.eos_every = 0}) {}
+
+    gateway::SchedulerPort& scheduler() override { return *this; }
+    gateway::WorkerPort& workers() override { return *this; }
+    void attach(gateway::ClusterEvents& events) override {
+        events_ = &events;
+        events.on_cluster(description(true, 1'000'000));
+    }
+    void tick(base::TimePoint) override {
+        for (std::size_t count = control_->tokens_a_tick; control_->steps && count > 0; --count) {
+            worker_.step();
+        }
+        while (!worker_.outputs().empty()) {
+            const auto output = worker_.outputs().front();
+            worker_.outputs().pop_front();
+            events_->on_output(worker_.incarnation(), output);
+        }
+        control_->sequences = worker_.sequences();
+    }
+    void stop() override { events_ = nullptr; }
+    void place(const proto::PlaceRequest& request, base::Duration) override {
+        post_([this, id = base::RequestId{request.request_id()}, epoch = base::Epoch{request.epoch()}] {
+            if (events_ != nullptr) { events_->on_place_answered(id, epoch, local_placement(worker_.endpoint())); }
+        });
+    }
+    void release(const proto::ReleaseRequest::Ended&) override {}
+    void send(const proto::WorkerEndpoint&, proto::WorkerCommand command) override { worker_.take(command); }
+
+private:
+    gateway::Post post_;
+    std::shared_ptr<Control> control_;
+    FakeWorker worker_;
+    gateway::ClusterEvents* events_ = nullptr;
+};
+
+struct Server {
+    explicit Server(gateway::GatewayOptions options = {}) {
+        options.http.port = 0;
+        auto started = gateway::GatewayCore::start({.options = options,
+                                                    .text = std::make_shared<ByteText>(),
+                                                    .hash_key = {},
+                                                    .clock = clock,
+                                                    .metrics = metrics,
+                                                    .make_ports = [this](gateway::Post post) {
+                                                        return std::make_unique<FakePorts>(std::move(post), control);
+                                                    }});
+        REQUIRE(started);
+        core = std::move(*started);
+    }
+    base::SystemClock clock;
+    base::Metrics metrics;
+    std::shared_ptr<FakePorts::Control> control = std::make_shared<FakePorts::Control>();
+    std::unique_ptr<gateway::GatewayCore> core;
+};
+
+const std::string kLive = "GET /live HTTP/1.1\r\nHost: h\r\n\r\n";
+const std::string kLiveClose = "GET /live HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+const std::string kLongStream = R"({"prompt":"a","max_tokens":500000,"ignore_eos":true,"stream":true})";
+
+}  // namespace
+
+TEST_CASE("requests on one connection are answered in order, also when they come at once", "[gateway][http]") {
+    Server server;
+    const std::string generate = post(R"({"prompt":"a","max_tokens":3,"seed":1})");
+    const std::string received = exchange(server.core->port(), kLive + generate + "\r\n" + generate + kLiveClose);
+    REQUIRE(count(received, "HTTP/1.1 200 OK\r\n") == 4u);
+    REQUIRE(count(received, "text_completion") == 2u);
+    REQUIRE(received.rfind("\"status\":\"ok\"") > received.rfind("text_completion"));
+}
+
+TEST_CASE("a request may come byte by byte", "[gateway][http]") {
+    Server server;
+    Client client(server.core->port());
+    for (const char byte : post(R"({"prompt":"a","max_tokens":2})", "Connection: close\r\n")) {
+        REQUIRE(client.send(std::string_view(&byte, 1)));
+    }
+    REQUIRE(status_of(client.read_all()) == 200);
+}
+
+TEST_CASE("what could smuggle a request is refused and the connection closed", "[gateway][http]") {
+    Server server;
+    const std::vector<std::pair<std::string, int>> cases = {
+        {"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n", 400},
+        {"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n", 400},
+        {"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2, 2\r\n\r\n{}", 400},
+        {"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n", 400},
+        {"GET /live HTTP/1.1\r\n\r\n", 400},
+        {"GET /live HTTP/1.1\nHost: h\n\n", 400},
+        {"GET /live HTTP/1.1\r\nHost: a\r\nX: 1\r\n folded\r\n\r\n", 400},
+        {"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 405},
+        {"GET /live HTTP/2.0\r\nHost: a\r\n\r\n", 505},
+        {"\x16\x03\x01\x02", 400},
+        {"GET /" + std::string(100'000, 'a') + " HTTP/1.1\r\nHost: h\r\n\r\n", 414},
+        {"GET / HTTP/1.1\r\nHost: h\r\nX: " + std::string(100'000, 'a') + "\r\n\r\n", 431},
+        {"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 104857600\r\n\r\n", 413},
+    };
+    for (const auto& [bytes, status] : cases) {
+        CAPTURE(bytes.substr(0, 80));
+        const std::string received = exchange(server.core->port(), bytes + kLive);
+        CHECK(status_of(received) == status);
+        CHECK(count(received, "HTTP/1.1 ") == 1u);
+        CHECK(received.find("Connection: close\r\n") != std::string::npos);
+        CHECK(received.find("{\"error\":{\"message\":") != std::string::npos);
+    }
+    REQUIRE(status_of(exchange(server.core->port(), kLiveClose)) == 200);
+}
+
+TEST_CASE("a body that is announced with Expect is asked for", "[gateway][http]") {
+    Server server;
+    Client client(server.core->port());
+    const std::string body = R"({"prompt":"a","max_tokens":2})";
+    client.send(post(body, "Expect: 100-continue\r\nConnection: close\r\n")
+                    .substr(0, post(body, "Expect: 100-continue\r\nConnection: close\r\n").size() - body.size()));
+    REQUIRE(client.read_until("\r\n\r\n") == "HTTP/1.1 100 Continue\r\n\r\n");
+    client.send(body);
+    REQUIRE(status_of(client.read_all()) == 200);
+    // Too large: the answer comes instead of the invitation.
+    REQUIRE(status_of(exchange(
+                server.core->port(),
+                "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 99999999\r\n\r\n")) == 413);
+}
+
+TEST_CASE("a chunked body is taken", "[gateway][http]") {
+    Server server;
+    const std::string received =
+        exchange(server.core->port(),
+                 "POST /completions HTTP/1.1\r\nHost: h\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+                 "a\r\n{\"prompt\":\r\n13\r\n\"a\",\"max_tokens\":2}\r\n0\r\n\r\n");
+    REQUIRE(status_of(received) == 200);
+}
+
+TEST_CASE("a stream is chunked for HTTP/1.1 and ends with the connection for HTTP/1.0", "[gateway][http]") {
+    Server server;
+    const std::string body = R"({"prompt":"a","max_tokens":3,"stream":true})";
+    Client client(server.core->port());
+    client.send(post(body));
+    const std::string head = client.read_until("\r\n\r\n");
+    REQUIRE(head.find("Content-Type: text/event-stream; charset=utf-8\r\n") != std::string::npos);
+    REQUIRE(head.find("Transfer-Encoding: chunked\r\n") != std::string::npos);
+    REQUIRE(client.read_until("0\r\n\r\n").find("data: [DONE]\n\n\r\n0\r\n\r\n") != std::string::npos);
+    client.send(kLiveClose);  // the connection goes on
+    REQUIRE(status_of(client.read_all()) == 200);
+
+    const std::string old =
+        exchange(server.core->port(),
+                 "POST /completions HTTP/1.0\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body);
+    REQUIRE(old.find("Transfer-Encoding") == std::string::npos);
+    REQUIRE(old.ends_with("data: [DONE]\n\n"));
+}
+
+TEST_CASE("a client that goes away in the middle is noticed", "[gateway][http]") {
+    const int way = GENERATE(range(0, 3));
+    Server server;
+    Client client(server.core->port());
+    client.send(post(kLongStream));
+    client.read_until("data: ");
+    wait_until([&] { return server.control->sequences == 1u; });
+    if (way == 0) { client.close(); }
+    if (way == 1) { client.reset(); }
+    if (way == 2) { client.close_sending(); }
+    wait_until([&] { return server.control->sequences == 0u; });
+    wait_until([&] { return server.metrics.text().find("cause=\"client_gone\"") != std::string::npos; });
+}
+
+TEST_CASE("a client that does not read is cut, and others do not notice", "[gateway][http]") {
+    gateway::GatewayOptions options;
+    options.http.send_buffer_bytes_max = 64 * 1024;
+    options.http.socket_send_bytes = 16 * 1024;
+    options.http.write_timeout = 200ms;
+    Server server(options);
+    server.control->tokens_a_tick = 200;
+    Client slow(server.core->port(), 4096);
+    slow.send(post(kLongStream));
+    wait_until([&] { return server.control->sequences == 1u; });
+    REQUIRE(status_of(exchange(server.core->port(),
+                               post(R"({"prompt":"a","max_tokens":3})", "Connection: close\r\n"))) == 200);
+    wait_until([&] { return server.metrics.text().find("cause=\"slow_client\"") != std::string::npos; });
+    wait_until([&] { return server.control->sequences == 0u; });
+}
+
+TEST_CASE("a request that does not arrive in time gets 408, an idle connection is closed", "[gateway][http]") {
+    gateway::GatewayOptions options;
+    options.http.header_timeout = 20ms;
+    options.http.body_timeout = 20ms;
+    options.http.idle_timeout = 20ms;
+    Server server(options);
+    REQUIRE(status_of(exchange(server.core->port(), "GET /live HTT")) == 408);
+    REQUIRE(status_of(exchange(server.core->port(), "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nab")) ==
+            408);
+    REQUIRE(status_of(exchange(server.core->port(), kLive)) == 200);
+    REQUIRE(exchange(server.core->port(), "").empty());
+}
+
+TEST_CASE("connections beyond the bound are turned away", "[gateway][http]") {
+    gateway::GatewayOptions options;
+    options.http.connections_max = 2;
+    Server server(options);
+    Client first(server.core->port());
+    Client second(server.core->port());
+    first.send(kLive);
+    second.send(kLive);
+    first.read_until("\"ok\"}");
+    second.read_until("\"ok\"}");
+    const std::string refused = Client(server.core->port()).read_all();
+    REQUIRE(status_of(refused) == 503);
+    REQUIRE(refused.find("Retry-After: 1\r\n") != std::string::npos);
+    first.close();
+    wait_until([&] { return status_of(exchange(server.core->port(), kLiveClose)) == 200; });
+}
+
+TEST_CASE("bodies in reception are bounded together", "[gateway][http]") {
+    gateway::GatewayOptions options;
+    options.http.bodies_bytes_max = 1000;
+    Server server(options);
+    Client first(server.core->port());
+    first.send("POST /completions HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 900\r\n\r\n");
+    first.read_until("\r\n\r\n");
+    REQUIRE(status_of(exchange(server.core->port(),
+                               "POST /completions HTTP/1.1\r\nHost: h\r\nContent-Length: 200\r\n\r\n")) == 503);
+    REQUIRE(status_of(exchange(server.core->port(), post("{}", "Connection: close\r\n"))) == 400);
+}
+
+TEST_CASE("draining finishes what is in work and takes nothing new", "[gateway][http]") {
+    Server server;
+    Client idle(server.core->port());
+    idle.send(kLive);
+    idle.read_until("\"ok\"}");
+    Client busy(server.core->port());
+    busy.send(post(R"({"prompt":"a","max_tokens":30,"ignore_eos":true,"stream":true})"));
+    busy.read_until("data: ");
+    std::thread stopping([&] { server.core->drain_and_stop(); });
+    REQUIRE(idle.read_all().empty());
+    const std::string rest = busy.read_all();
+    stopping.join();
+    REQUIRE(rest.find("\"finish_reason\":\"length\"") != std::string::npos);
+    REQUIRE(rest.ends_with("data: [DONE]\n\n\r\n0\r\n\r\n"));
+}
+
+TEST_CASE("what is not done when the drain timeout is over ends with an error", "[gateway][http]") {
+    gateway::GatewayOptions options;
+    options.drain_timeout = 50ms;
+    Server server(options);
+    Client busy(server.core->port());
+    busy.send(post(kLongStream));
+    busy.read_until("data: ");
+    Client waiting(server.core->port());
+    server.control->steps = false;
+    waiting.send(post(R"({"prompt":"a","max_tokens":30})"));
+    wait_until([&] {
+        return server.metrics.text().find("sluice_gateway_inflight_requests{model=\"model\"} 2") != std::string::npos;
+    });
+    std::thread stopping([&] { server.core->drain_and_stop(); });
+    const std::string rest = busy.read_all();
+    const std::string whole = waiting.read_all();
+    stopping.join();
+    REQUIRE(rest.find("data: {\"error\":{\"message\":\"the gateway is shutting down\"") != std::string::npos);
+    REQUIRE(rest.find("data: [DONE]\n\n") != std::string::npos);
+    REQUIRE(status_of(whole) == 503);
+}
+
+TEST_CASE("beyond loopback nothing listens without the flag, and a taken port is a clear error", "[gateway][http]") {
+    base::SystemClock clock;
+    base::Metrics metrics;
+    const auto start = [&](const std::string& host, std::uint16_t port) {
+        gateway::GatewayOptions options;
+        options.http.host = host;
+        options.http.port = port;
+        return gateway::GatewayCore::start({.options = options,
+                                            .text = std::make_shared<ByteText>(),
+                                            .hash_key = {},
+                                            .clock = clock,
+                                            .metrics = metrics,
+                                            .make_ports = [](gateway::Post post) {
+                                                return std::make_unique<FakePorts>(
+                                                    std::move(post), std::make_shared<FakePorts::Control>());
+                                            }});
+    };
+    for (const char* host : {"0.0.0.0", "::"}) {
+        const auto refused = start(host, 0);
+        REQUIRE_FALSE(refused);
+        REQUIRE(refused.error().code == base::ErrorCode::permission_denied);
+        REQUIRE(refused.error().message.find(host) != std::string::npos);
+    }
+    REQUIRE(start("example", 0).error().code == base::ErrorCode::invalid_argument);
+    Server server;
+    const auto taken = start("127.0.0.1", server.core->port());
+    REQUIRE(taken.error().code == base::ErrorCode::unavailable);
+    REQUIRE(taken.error().message.find(std::to_string(server.core->port())) != std::string::npos);
+}
+
+TEST_CASE("many clients at once are all answered", "[gateway][http]") {
+    Server server;
+    std::vector<std::unique_ptr<Client>> clients;
+    for (int number = 0; number < 100; ++number) {
+        clients.push_back(std::make_unique<Client>(server.core->port()));
+        clients.back()->send(post(R"({"prompt":"p","max_tokens":20,"seed":3,"stream":true})", "Connection: close\r\n"));
+    }
+    for (const auto& client : clients) {
+        const std::string received = client->read_all();
+        REQUIRE(status_of(received) == 200);
+        REQUIRE(count(received, "data: [DONE]") == 1u);
+        REQUIRE(count(received, "\"finish_reason\":\"length\"") + count(received, "\"finish_reason\":\"stop\"") == 1u);
+    }
+}

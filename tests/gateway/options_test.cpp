@@ -1,0 +1,30 @@
+#include "gateway/options.h"
+
+#include "tests/support/catch.h"
+
+TEST_CASE("every setting has its bounds and its unit in its name", "[gateway]") {
+    base::Config config;
+    REQUIRE(config.add_text(
+        "gateway:\n  port: 0\n  n_max: 4\n  aliases: [a, b]\n  request_timeout_ms: 1500\n  listen_public: true\n",
+        "test"));
+    const auto options = gateway::GatewayOptions::read(config);
+    REQUIRE(config.finish());
+    REQUIRE(options.http.port == 0);
+    REQUIRE(options.form.n_max == 4u);
+    REQUIRE(options.aliases == std::vector<std::string>{"a", "b"});
+    REQUIRE(options.request_timeout == std::chrono::milliseconds(1500));
+    REQUIRE(options.http.allow_public);
+    REQUIRE(options.http.limits.body_bytes_max == 32u * 1024 * 1024);
+    REQUIRE(options.http.limits.header_bytes_max == 32u * 1024);
+}
+
+TEST_CASE("a setting out of its bounds is an error that names it", "[gateway]") {
+    base::Config config;
+    REQUIRE(config.set("gateway.n_max=0"));
+    REQUIRE(config.set("gateway.port=70000"));
+    gateway::GatewayOptions::read(config);
+    const auto finished = config.finish();
+    REQUIRE_FALSE(finished);
+    REQUIRE(finished.error().message.find("gateway.n_max") != std::string::npos);
+    REQUIRE(finished.error().message.find("gateway.port") != std::string::npos);
+}

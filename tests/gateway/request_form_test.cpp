@@ -1,0 +1,298 @@
+#include "gateway/openai/request_form.h"
+
+#include <string>
+#include <vector>
+
+#include "gateway/openai/prepare.h"
+#include "tests/gateway/support.h"
+
+#include "tests/support/catch.h"
+
+namespace {
+
+using gateway::Endpoint;
+using gateway_test::ByteText;
+using gateway_test::kBos;
+using gateway_test::kEnd;
+using gateway_test::kEos;
+using gateway_test::kVocabulary;
+using gateway_test::Tokens;
+
+gateway::FormLimits limits() {
+    gateway::FormLimits result;
+    result.models = {"m", "alias"};
+    return result;
+}
+
+gateway::ApiResult<gateway::RequestForm> chat(const std::string& fields) {
+    return gateway::read_form(
+        Endpoint::chat, R"({"messages":[{"role":"user","content":"hi"}])" + (fields.empty() ? "" : "," + fields) + "}",
+        limits(), kVocabulary);
+}
+
+gateway::ApiResult<gateway::RequestForm> messages(const std::string& list) {
+    return gateway::read_form(Endpoint::chat, R"({"messages":)" + list + "}", limits(), kVocabulary);
+}
+
+gateway::ApiResult<gateway::RequestForm> completion(const std::string& fields) {
+    return gateway::read_form(Endpoint::completions, "{" + fields + "}", limits(), kVocabulary);
+}
+
+gateway::ApiResult<gateway::PreparedRequest> prepared(gateway::ApiResult<gateway::RequestForm> form,
+                                                      std::uint32_t context_tokens = 1000) {
+    REQUIRE(form);
+    return gateway::prepare(std::move(*form), ByteText(), context_tokens, 0);
+}
+
+std::string shown(const Tokens& tokens) {
+    std::string text;
+    for (const base::TokenId token : tokens) {
+        text += token >= kBos ? "{" + std::to_string(token) + "}" : std::string(1, static_cast<char>(token));
+    }
+    return text;
+}
+
+}  // namespace
+
+TEST_CASE("a field of a wrong type or out of range is a 400 that names it", "[gateway][openai]") {
+    const std::vector<std::pair<std::string, std::string>> cases = {
+        {"n", "0"},
+        {"n", "17"},
+        {"n", "-1"},
+        {"n", "1.5"},
+        {"n", "\"2\""},
+        {"n", "16384"},
+        {"n", "1e30"},
+        {"max_tokens", "0"},
+        {"max_tokens", "-1"},
+        {"max_tokens", "2147483648"},
+        {"max_tokens", "99999999999999999999"},
+        {"max_completion_tokens", "0"},
+        {"temperature", "-0.1"},
+        {"temperature", "2.1"},
+        {"temperature", "\"1\""},
+        {"top_p", "0"},
+        {"top_p", "1.01"},
+        {"min_p", "-1"},
+        {"top_k", "-2"},
+        {"repetition_penalty", "0"},
+        {"presence_penalty", "-2.1"},
+        {"frequency_penalty", "3"},
+        {"seed", "1.5"},
+        {"seed", "9223372036854775808"},
+        {"logprobs", "1"},
+        {"top_logprobs", "5"},
+        {"top_logprobs", "21"},
+        {"top_logprobs", "-1"},
+        {"stop", "\"\""},
+        {"stop", "[1]"},
+        {"stop", "[\"\"]"},
+        {"stop", "7"},
+        {"stop", R"(["a","a","a","a","a","a","a","a","a","a","a","a","a","a","a","a","a"])"},
+        {"stop_token_ids", "[-1]"},
+        {"stop_token_ids", "[259]"},
+        {"stop_token_ids", "[\"a\"]"},
+        {"stop_token_ids", "3"},
+        {"logit_bias", "[]"},
+        {"logit_bias", R"({"x":1})"},
+        {"logit_bias", R"({"-1":1})"},
+        {"logit_bias", R"({"259":1})"},
+        {"logit_bias", R"({"1":101})"},
+        {"logit_bias", R"({"1":"a"})"},
+        {"min_tokens", "-1"},
+        {"ignore_eos", "1"},
+        {"stream", "\"yes\""},
+        {"stream_options", R"({"include_usage":true})"},
+        {"best_of", "2"},
+        {"tools", R"([{"type":"function"}])"},
+        {"functions", R"([{"name":"f"}])"},
+        {"tool_choice", "\"required\""},
+        {"tool_choice", R"({"type":"function","function":{"name":"f"}})"},
+        {"response_format", R"({"type":"json_object"})"},
+        {"response_format", R"({"type":"json_schema","json_schema":{}})"},
+        {"response_format", "{}"},
+        {"response_format", "\"text\""},
+        {"structured_outputs", R"({"regex":"a"})"},
+        {"guided_json", "{\"a\":1}"},
+        {"modalities", R"(["text","audio"])"},
+        {"audio", R"({"voice":"x"})"},
+        {"chat_template", "\"x\""},
+        {"cache_salt", "\"\""},
+        {"cache_salt", "1"},
+        {"priority", "\"high\""},
+        {"truncate_prompt_tokens", "0"},
+        {"chat_template_kwargs", R"({"messages":[]})"},
+        {"chat_template_kwargs", R"({"tokenize":true})"},
+        {"use_beam_search", "true"},
+        {"prompt_logprobs", "1"},
+        {"model", "5"},
+    };
+    for (const auto& [field, value] : cases) {
+        CAPTURE(field, value);
+        const auto form = chat("\"" + field + "\":" + value);
+        REQUIRE_FALSE(form);
+        CHECK(form.error().status == 400u);
+        CHECK(form.error().param == field);
+        CHECK(form.error().message.find(field) != std::string::npos);
+    }
+    REQUIRE_FALSE(chat(R"("max_tokens":3,"min_tokens":4)"));
+}
+
+TEST_CASE("null is as good as absent, and unknown fields are accepted", "[gateway][openai]") {
+    REQUIRE(chat(R"("n":null,"stop":null,"seed":null,"tools":null,"stream":null,"stream_options":null,"logprobs":null,
+                    "response_format":null,"tool_choice":null,"max_tokens":null,"model":null)"));
+    REQUIRE(chat(R"("some_field":{"a":[1]},"user":"u","metadata":{"a":"b"},"store":true,"service_tier":"auto",
+                    "parallel_tool_calls":true,"prediction":{"type":"content"},"web_search_options":{},"verbosity":"low",
+                    "kv_transfer_params":{"host":"x"},"modalities":["text"],"tools":[],"functions":[],"tool_choice":"auto",
+                    "function_call":"none","response_format":{"type":"text"},"prompt_cache_key":"k","best_of":1)"));
+}
+
+TEST_CASE("fields are taken as they were meant", "[gateway][openai]") {
+    const auto form =
+        chat(R"("model":"alias","stream":true,"stream_options":{"include_usage":true},"n":2,"max_tokens":5,
+        "max_completion_tokens":7.0,"temperature":0,"top_k":-1,"seed":-3,"stop":["a",null,"b"],"stop_token_ids":[1],
+        "logit_bias":{"5":-100,"6":0.5},"logprobs":true,"top_logprobs":20,"min_tokens":2,"cache_salt":"s","sse_ping_interval":-1)");
+    REQUIRE(form);
+    REQUIRE(form->model == "alias");
+    REQUIRE(form->stream);
+    REQUIRE(form->include_usage);
+    REQUIRE(form->n == 2u);
+    REQUIRE(form->new_tokens_max == 7u);
+    REQUIRE(form->top_k == 0);
+    REQUIRE(form->seed == static_cast<std::uint64_t>(-3));
+    REQUIRE(form->stop_strings == std::vector<std::string>{"a", "b"});
+    REQUIRE(form->logit_bias.size() == 2u);
+    REQUIRE(form->top_logprobs == 20u);
+    REQUIRE(form->cache_scope == "salt:s");
+    REQUIRE(form->ping_interval_s == -1);
+}
+
+TEST_CASE("an unknown model is a 404 with a code, a missing one the served one", "[gateway][openai]") {
+    const auto unknown = chat(R"("model":"gpt-9")");
+    REQUIRE(unknown.error().status == 404u);
+    REQUIRE(unknown.error().code == "model_not_found");
+    REQUIRE(chat("")->model == "m");
+    REQUIRE(chat(R"("model":"default")")->model == "m");
+}
+
+TEST_CASE("bodies that are no JSON object are refused", "[gateway][openai]") {
+    for (const std::string body : {"", "{", "null", "[]", "\"a\"", "{} {}", "{\"a\":1,}", "\xff\xfe",
+                                   "{\"a\":\"\xed\xa0\x80\"}", "{\"a\":\"\\ud800\"}", "{\"a\":\"\xc0\x80\"}"}) {
+        CAPTURE(body);
+        const auto form = gateway::read_form(Endpoint::chat, body, limits(), kVocabulary);
+        REQUIRE_FALSE(form);
+        CHECK(form.error().status == 400u);
+    }
+    std::string deep;
+    for (int depth = 0; depth < 1'000'000; ++depth) {
+        deep += "{\"a\":";
+    }
+    REQUIRE(gateway::read_form(Endpoint::chat, deep, limits(), kVocabulary).error().status == 400u);
+}
+
+TEST_CASE("messages are checked one by one", "[gateway][openai]") {
+    for (const std::string list :
+         {"null", "[]", "\"hi\"", "[1]", "[{}]", R"([{"role":"user"}])", R"([{"role":"user","content":null}])",
+          R"([{"role":"nobody","content":"x"}])", R"([{"role":1,"content":"x"}])", R"([{"role":"user","content":5}])",
+          R"([{"role":"user","content":[{"text":"x"}]}])", R"([{"role":"user","content":[{"type":"text"}]}])",
+          R"([{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:,"}}]}])"}) {
+        CAPTURE(list);
+        const auto form = messages(list);
+        REQUIRE_FALSE(form);
+        CHECK(form.error().status == 400u);
+        CHECK(form.error().param->starts_with("messages"));
+    }
+    const auto form = messages(R"([{"role":"developer","content":"d"},
+        {"role":"user","content":[{"type":"text","text":"a","cache_control":{}},{"type":"text","text":"b"}],"name":null},
+        {"role":"assistant","content":null,"tool_calls":[{"id":"1","function":{"name":"f","arguments":"{\"x\":1}"}}]},
+        {"role":"tool","content":"r","tool_call_id":"1"}])");
+    REQUIRE(form);
+    REQUIRE(form->template_context.find(R"({"role":"system","content":"d"})") != std::string::npos);
+    REQUIRE(form->template_context.find(R"({"role":"user","content":"a\nb"})") != std::string::npos);
+    REQUIRE(form->template_context.find(R"("arguments":{"x":1})") != std::string::npos);
+}
+
+TEST_CASE("a chat prompt is the rendered template", "[gateway][openai]") {
+    const auto request = prepared(chat(R"("max_tokens":5)"));
+    REQUIRE(request);
+    REQUIRE(shown(*request->prompts[0].tokens) == "user:hi{258}assistant:");
+    REQUIRE(request->new_tokens_max == 5u);
+    // Without a bound the context is the bound.
+    REQUIRE(prepared(chat(""), 100)->new_tokens_max == 100 - request->prompts[0].tokens->size());
+}
+
+TEST_CASE("special tokens that people write stay text", "[gateway][openai]") {
+    const auto request =
+        prepared(messages(R"([{"role":"user","content":"a<|end|>b<s>"},{"role":"user","content":"c"}])"));
+    REQUIRE(request);
+    REQUIRE(shown(*request->prompts[0].tokens) == "user:a<|end|>b<s>{258}user:c{258}assistant:");
+}
+
+TEST_CASE("a template that refuses is a 400 with its words", "[gateway][openai]") {
+    const auto refused = prepared(messages(R"([{"role":"user","content":"refuse me"}])"));
+    REQUIRE(refused.error().status == 400u);
+    REQUIRE(refused.error().message == "the template refuses");
+}
+
+TEST_CASE("the last message can be continued", "[gateway][openai]") {
+    const std::string list = R"([{"role":"user","content":"hi"},{"role":"assistant","content":"I am "}],)";
+    const auto request = prepared(messages(list + R"("continue_final_message":true,"add_generation_prompt":false)"));
+    REQUIRE(request);
+    REQUIRE(shown(*request->prompts[0].tokens) == "user:hi{258}assistant:I am");
+    REQUIRE_FALSE(messages(list + R"("continue_final_message":true,"add_generation_prompt":true)"));
+}
+
+TEST_CASE("a prompt beyond the context is told both numbers", "[gateway][openai]") {
+    const auto request = prepared(completion(R"("prompt":"0123456789","max_tokens":6)"), 16);
+    REQUIRE(request.error().status == 400u);
+    REQUIRE(request.error().code == "context_length_exceeded");
+    REQUIRE(request.error().message.find("maximum context length is 16 tokens") != std::string::npos);
+    REQUIRE(request.error().prompt_tokens == 11u);
+    REQUIRE(request.error().context_tokens == 16u);
+    REQUIRE(prepared(completion(R"("prompt":"0123456789","max_tokens":5)"), 16));
+    REQUIRE(prepared(completion(R"("prompt":"0123456789")"), 16)->new_tokens_max == 5u);
+    REQUIRE_FALSE(prepared(completion(R"("prompt":"0123456789","max_tokens":1)"), 11));
+}
+
+TEST_CASE("prompts come as text, tokens, and lists of both", "[gateway][openai]") {
+    REQUIRE(shown(*prepared(completion(R"("prompt":"ab<|end|>")"))->prompts[0].tokens) == "{256}ab{258}");
+    REQUIRE(shown(*prepared(completion(R"("prompt":"ab","add_special_tokens":false)"))->prompts[0].tokens) == "ab");
+    REQUIRE(shown(*prepared(completion(R"("prompt":[97,98])"))->prompts[0].tokens) == "ab");
+    const auto several = prepared(completion(R"("prompt":["a","b"],"n":2)"));
+    REQUIRE(several->prompts.size() == 2u);
+    REQUIRE(prepared(completion(R"("prompt":[[97],[98,99]])"))->prompts.size() == 2u);
+    REQUIRE(shown(*prepared(completion(R"("prompt":"abcdef","truncate_prompt_tokens":2)"))->prompts[0].tokens) == "ef");
+    for (const char* prompt :
+         {"null", "\"\"", "[]", "[[]]", "[1,259]", "[1,-1]", "[1,\"a\"]", "[\"a\",1]", "{}", "7"}) {
+        CAPTURE(prompt);
+        const auto form = completion("\"prompt\":" + std::string(prompt));
+        REQUIRE_FALSE(form);
+        CHECK(form.error().param == "prompt");
+    }
+    REQUIRE(prepared(completion(R"("prompt":"a","max_tokens":0)"))->hides_generated);
+    REQUIRE(completion(R"("prompt":"a","suffix":"b")").error().param == "suffix");
+}
+
+TEST_CASE("a sequence gets what the client asked for, then the model's defaults", "[gateway][openai]") {
+    ByteText text;
+    text.defaults = {.temperature = 0.6, .top_p = 0.9, .top_k = 20};
+    const auto request =
+        prepared(completion(R"("prompt":"a","top_p":0.5,"seed":4,"n":2,"stop_token_ids":[97],"echo":true,
+        "logprobs":3,"max_tokens":9,"min_tokens":2,"stop":"x")"));
+    const auto one = gateway::generation_request(*request, 0, 1, 4, text);
+    REQUIRE(one.sampling.temperature() == 0.6F);
+    REQUIRE(one.sampling.top_p() == 0.5F);
+    REQUIRE(one.sampling.top_k() == 20u);
+    REQUIRE(one.sampling.repetition_penalty() == 1.0F);
+    REQUIRE(one.sampling.seed() == 4u);
+    REQUIRE(one.sampling.choice() == 1u);
+    REQUIRE(one.sampling.logprobs());
+    REQUIRE(one.sampling.top_logprobs() == 3u);
+    REQUIRE(one.sampling.prompt_logprobs());
+    REQUIRE(one.stop_tokens == Tokens{97, kEos});
+    REQUIRE(one.new_tokens_max == 9u);
+    REQUIRE(one.new_tokens_min == 2u);
+    REQUIRE(one.text.stop_strings == std::vector<std::string>{"x"});
+    const auto free = prepared(completion(R"("prompt":"a","ignore_eos":true)"));
+    REQUIRE(gateway::generation_request(*free, 0, 0, 4, text).stop_tokens.empty());
+}

@@ -1,0 +1,120 @@
+#include "gateway/openai/response_form.h"
+
+#include <limits>
+
+#include "gateway/openai/json_writer.h"
+#include "tests/gateway/support.h"
+
+#include "tests/support/catch.h"
+
+namespace {
+
+using gateway::Endpoint;
+using gateway::EndReason;
+
+gateway_test::ByteText text;
+
+gateway::ResponseForm form(Endpoint endpoint, bool usage_null = false) {
+    return gateway::ResponseForm(
+        {.endpoint = endpoint, .id = "id-1", .created = 7, .model = "m", .fingerprint = "b1", .usage_null = usage_null},
+        text);
+}
+
+const std::string kChunkStart =
+    R"({"id":"id-1","object":"chat.completion.chunk","created":7,"model":"m","system_fingerprint":"b1","choices":[)";
+
+}  // namespace
+
+TEST_CASE("chunks of a chat stream are what clients expect, byte for byte", "[gateway][openai]") {
+    const auto chat = form(Endpoint::chat);
+    REQUIRE(chat.role_chunk(1, {}) ==
+            kChunkStart +
+                R"({"index":1,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]})");
+    REQUIRE(chat.text_chunk(0, "a\n\"b\"", {}, nullptr, {}) ==
+            kChunkStart + R"({"index":0,"delta":{"content":"a\n\"b\""},"logprobs":null,"finish_reason":null}]})");
+    REQUIRE(chat.end_chunk(0, {.reason = EndReason::length}, {}) ==
+            kChunkStart + R"({"index":0,"delta":{},"logprobs":null,"finish_reason":"length","stop_reason":null}]})");
+    REQUIRE(chat.end_chunk(0, {.reason = EndReason::stop, .stop_string = "x"}, {}) ==
+            kChunkStart + R"({"index":0,"delta":{},"logprobs":null,"finish_reason":"stop","stop_reason":"x"}]})");
+    REQUIRE(form(Endpoint::chat, true).usage_chunk({.prompt_tokens = 5, .cached_tokens = 4, .completion_tokens = 2}) ==
+            kChunkStart + R"(],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7,)" +
+                R"("prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":0}}})");
+    REQUIRE(form(Endpoint::chat, true).text_chunk(0, "a", {}, nullptr, {}) ==
+            kChunkStart + R"({"index":0,"delta":{"content":"a"},"logprobs":null,"finish_reason":null}],"usage":null})");
+    REQUIRE(gateway::sse_event("{}") == "data: {}\n\n");
+    REQUIRE(gateway::kSseDone == "data: [DONE]\n\n");
+}
+
+TEST_CASE("a whole chat answer has every required field", "[gateway][openai]") {
+    gateway::ChoiceForm choice{.index = 0,
+                               .text = "hey",
+                               .logprobs = {},
+                               .end = {.reason = EndReason::stop},
+                               .token_ids = {},
+                               .prompt_token_ids = {}};
+    REQUIRE(
+        form(Endpoint::chat).whole({choice}, {.prompt_tokens = 1, .cached_tokens = 0, .completion_tokens = 3}) ==
+        R"({"id":"id-1","object":"chat.completion","created":7,"model":"m","system_fingerprint":"b1","choices":[)"
+        R"({"index":0,"message":{"role":"assistant","content":"hey","refusal":null},"logprobs":null,)"
+        R"("finish_reason":"stop","stop_reason":null}],"usage":{"prompt_tokens":1,"completion_tokens":3,"total_tokens":4,)"
+        R"("prompt_tokens_details":{"cached_tokens":0},"completion_tokens_details":{"reasoning_tokens":0}}})");
+}
+
+TEST_CASE("logprobs have the forms of both endpoints", "[gateway][openai]") {
+    gateway::LogprobsForm logprobs{.tokens = {{.token = 'a', .logprob = -0.5F, .top = {{'a', -0.5F}, {'b', -2.0F}}}}};
+    REQUIRE(
+        form(Endpoint::chat)
+            .text_chunk(0, "a", logprobs, nullptr, {})
+            .find(
+                R"("logprobs":{"content":[{"token":"a","logprob":-0.5,"bytes":[97],"top_logprobs":[)"
+                R"({"token":"a","logprob":-0.5,"bytes":[97]},{"token":"b","logprob":-2.0,"bytes":[98]}]}],"refusal":null})") !=
+        std::string::npos);
+    logprobs.tokens.insert(logprobs.tokens.begin(), {.token = gateway_test::kBos});
+    logprobs.first_has_none = true;
+    logprobs.text_offset = 4;
+    REQUIRE(form(Endpoint::completions)
+                .text_chunk(0, "a", logprobs, nullptr, {})
+                .find(R"("logprobs":{"text_offset":[4,7],"token_logprobs":[null,-0.5],"tokens":["<s>","a"],)"
+                      R"("top_logprobs":[null,{"a":-0.5,"b":-2.0}]})") != std::string::npos);
+}
+
+TEST_CASE("JSON text is valid whatever goes in", "[gateway][openai]") {
+    gateway::JsonWriter json;
+    json.begin_array();
+    json.string(std::string("\x01\x7f\0\\", 4)).string("\xc3\xa9 \xf0\x9f\x98\x80").string("\xff\xc3(\xed\xa0\x80");
+    json.number(1e-7F)
+        .number(-0.0F)
+        .number(3.0F)
+        .number(std::numeric_limits<float>::infinity())
+        .integer(-5)
+        .boolean(true);
+    json.begin_object().key("a").null().end_object().end_array();
+    REQUIRE(json.text() ==
+            "[\"\\u0001\\u007f\\u0000\\\\\",\"\xc3\xa9 "
+            "\xf0\x9f\x98\x80\",\"\xef\xbf\xbd\xef\xbf\xbd(\xef\xbf\xbd\xef\xbf\xbd"
+            "\xef\xbf\xbd\",0.0000001,-0.0,3.0,null,-5,true,{\"a\":null}]");
+    REQUIRE(gateway::code_points("a\xc3\xa9\xf0\x9f\x98\x80") == 3u);
+}
+
+TEST_CASE("errors have all four keys, and fields that SDKs obey", "[gateway][openai]") {
+    REQUIRE(gateway::error_json(gateway::bad_request("n", "too many").value()) ==
+            R"({"error":{"message":"too many","type":"invalid_request_error","param":"n","code":null}})");
+    const auto full = gateway::error_response(gateway::api_error({base::ErrorCode::resource_exhausted, "full"}, 2500));
+    REQUIRE(full.status == 429u);
+    REQUIRE(full.fields == gateway::HttpFields{{"Retry-After", "3"}});
+    const auto never = gateway::error_response(gateway::api_error({base::ErrorCode::unavailable, "never"}, 0));
+    REQUIRE(never.status == 503u);
+    REQUIRE(never.fields == gateway::HttpFields{{"x-should-retry", "false"}});
+    REQUIRE(gateway::api_error({base::ErrorCode::resource_exhausted, ""}, 900'000).retry_after_s == 60u);
+    REQUIRE(gateway::api_error({base::ErrorCode::deadline_exceeded, ""}, 0).status == 504u);
+    REQUIRE(gateway::api_error({base::ErrorCode::internal, ""}, 0).status == 500u);
+    REQUIRE(gateway::api_error({base::ErrorCode::invalid_argument, ""}, 0).status == 400u);
+    REQUIRE(gateway::error_json({.message = std::string(100000, 'x')}).size() < 1200u);
+}
+
+TEST_CASE("models are listed with their context", "[gateway][openai]") {
+    REQUIRE(
+        gateway::models_json({"a", "b"}, 7, 512) ==
+        R"({"object":"list","data":[{"id":"a","object":"model","created":7,"owned_by":"sluice","max_model_len":512},)"
+        R"({"id":"b","object":"model","created":7,"owned_by":"sluice","max_model_len":512}]})");
+}

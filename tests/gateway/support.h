@@ -1,0 +1,186 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "gateway/http/exchange.h"
+#include "gateway/request/request_table.h"
+#include "gateway/request/text_port.h"
+
+namespace gateway_test {
+
+namespace proto = sluice::proto;
+using Tokens = std::vector<base::TokenId>;
+
+inline constexpr base::TokenId kBos = 256;
+inline constexpr base::TokenId kEos = 257;
+inline constexpr base::TokenId kEnd = 258;  // "<|end|>"
+inline constexpr std::uint32_t kVocabulary = 259;
+
+/// A tokenizer of bytes: token = byte; three special tokens. Its chat template writes "<|end|>" after every message.
+class ByteText final : public gateway::TextPort {
+public:
+    base::Result<Tokens> encode(std::string_view text, bool add_special, bool parse_special) const override;
+    std::string token_bytes(base::TokenId token) const override;
+    std::unique_ptr<gateway::Detokenizer> detokenizer(bool skip_special) const override;
+    base::Result<std::string> render_chat(std::string_view context_json, std::int64_t now_unix_s) const override;
+    const std::vector<std::string>& special_texts() const override { return special_texts_; }
+    const Tokens& eos_ids() const override { return eos_ids_; }
+    std::uint32_t vocabulary() const override { return kVocabulary; }
+    const gateway::SamplingDefaults& sampling_defaults() const override { return defaults; }
+
+    gateway::SamplingDefaults defaults;
+
+private:
+    std::vector<std::string> special_texts_{"<s>", "</s>", "<|end|>"};
+    Tokens eos_ids_{kEos};
+};
+
+/// The model that the fake workers run: the next token is a function of seed, choice and all tokens before, as it is
+/// with real ones. Letters, now and then a two-byte character, EOS with chance 1/`eos_every` (0: never).
+struct FakeModel {
+    std::uint32_t eos_every = 40;
+    base::TokenId next(const proto::Sampling& sampling, const Tokens& tokens) const;
+    /// All tokens that a whole run generates.
+    Tokens run(const gateway::GenerationRequest& request) const;
+};
+
+/// A worker that computes one token a step for each of its sequences. Outputs wait until they are taken.
+class FakeWorker {
+public:
+    FakeWorker(proto::WorkerEndpoint endpoint, FakeModel model) : endpoint_(std::move(endpoint)), model_(model) {}
+
+    void take(const proto::WorkerCommand& command);
+    /// One step of every sequence that may go on.
+    void step();
+    /// Fails one sequence (the `pick`-th, modulo their number).
+    void fail_one(std::size_t pick, base::ErrorCode code);
+    std::deque<proto::SequenceOutput>& outputs() { return outputs_; }
+    std::size_t sequences() const { return sequences_.size(); }
+    const proto::WorkerEndpoint& endpoint() const { return endpoint_; }
+    base::Incarnation incarnation() const { return base::Incarnation{endpoint_.incarnation()}; }
+
+private:
+    struct Sequence {
+        proto::Start start;
+        Tokens tokens;
+        std::uint32_t generated = 0;
+        bool may_go_on = false;
+        bool handed = false;
+    };
+    using Key = std::pair<std::uint64_t, std::uint32_t>;
+    proto::SequenceOutput output_for(const Key& key) const;
+
+    proto::WorkerEndpoint endpoint_;
+    FakeModel model_;
+    std::map<Key, Sequence> sequences_;
+    std::deque<proto::SequenceOutput> outputs_;
+};
+
+proto::WorkerEndpoint make_endpoint(std::uint64_t worker, std::uint64_t incarnation);
+proto::PlaceReply split_placement(const proto::WorkerEndpoint& prefill, const proto::WorkerEndpoint& decode);
+proto::PlaceReply local_placement(const proto::WorkerEndpoint& worker);
+proto::PlaceReply refusal(base::ErrorCode code, std::uint32_t retry_after_ms, std::string message = "no room");
+proto::DescribeReply description(bool ready = true, std::uint32_t context_tokens = 4096);
+
+/// Ports that only write down what was asked; the test answers by calling the RequestTable.
+class RecordingPorts final : public gateway::SchedulerPort, public gateway::WorkerPort {
+public:
+    void place(const proto::PlaceRequest& request, base::Duration) override { placed.push_back(request); }
+    void release(const proto::ReleaseRequest::Ended& ended) override { released.push_back(ended); }
+    void send(const proto::WorkerEndpoint& to, proto::WorkerCommand command) override {
+        sent.emplace_back(to.incarnation(), std::move(command));
+    }
+    /// Commands to one worker, in order.
+    std::vector<proto::WorkerCommand> sent_to(std::uint64_t incarnation) const;
+
+    std::vector<proto::PlaceRequest> placed;
+    std::vector<proto::ReleaseRequest::Ended> released;
+    std::vector<std::pair<std::uint64_t, proto::WorkerCommand>> sent;
+};
+
+/// What the owner of one sequence was told.
+class RecordingSink final : public gateway::GenerationSink {
+public:
+    void on_placed(base::RequestId) override { ++placed; }
+    void on_prompt(base::RequestId, std::vector<gateway::TokenRecord> records) override { prompt = std::move(records); }
+    void on_piece(base::RequestId, gateway::Piece piece, std::uint32_t count, std::string_view) override {
+        text += piece.text;
+        for (const auto& record : piece.tokens) {
+            tokens.push_back(record.token);
+        }
+        generated = count;
+        if (when_piece) { when_piece(); }
+    }
+    void on_end(base::RequestId, const gateway::GenerationEnd& given) override {
+        ++ends;
+        end = given;
+    }
+
+    int placed = 0;
+    int ends = 0;
+    std::uint32_t generated = 0;
+    std::string text;
+    Tokens tokens;
+    std::vector<gateway::TokenRecord> prompt;
+    gateway::GenerationEnd end;
+    std::function<void()> when_piece;
+};
+
+/// A RequestTable with recorded ports, byte text and a clock that stands still.
+struct Owner {
+    explicit Owner(gateway::RequestOptions options = {});
+    gateway::GenerationRequest request(std::string_view prompt = "hello", std::uint32_t new_tokens_max = 8) const;
+
+    base::Metrics metrics;
+    gateway::GatewayMetrics rows{metrics, "m"};
+    base::FakeClock clock;
+    RecordingPorts ports;
+    ByteText text;
+    gateway::RequestTable table;
+};
+
+proto::SequenceOutput output(base::RequestId id, std::uint32_t epoch, std::string_view text,
+                             proto::SequenceOutput::Finish finish = proto::SequenceOutput::FINISH_NONE);
+proto::SequenceOutput error_output(base::RequestId id, std::uint32_t epoch, base::ErrorCode code);
+
+/// An exchange that keeps what was answered.
+class FakeExchange final : public gateway::Exchange {
+public:
+    void respond(gateway::HttpResponse given) override {
+        ++answers;
+        response = std::move(given);
+    }
+    void start_stream(std::string_view type, const gateway::HttpFields&) override { content_type = type; }
+    void send(std::string_view data) override {
+        sends.emplace_back(data);
+        streamed += data;
+    }
+    void end_stream() override { ++answers; }
+    void cut() override { ++answers; }
+    void on_gone(std::function<void(std::string_view)> callback) override { gone = std::move(callback); }
+    bool is_gone() const override { return false; }
+    void close_after() override { closes = true; }
+
+    int answers = 0;
+    bool closes = false;
+    std::optional<gateway::HttpResponse> response;
+    std::string content_type;
+    std::string streamed;
+    std::vector<std::string> sends;
+    std::function<void(std::string_view)> gone;
+};
+
+}  // namespace gateway_test

@@ -1,0 +1,75 @@
+#include "gateway/request/text_stream.h"
+
+#include "tests/gateway/support.h"
+
+#include "tests/support/catch.h"
+
+namespace {
+
+using gateway::TextStream;
+using gateway_test::ByteText;
+
+TextStream make_stream(TextStream::Options options) {
+    return TextStream(ByteText().detokenizer(true), std::move(options));
+}
+
+struct Seen {
+    std::string text;
+    std::string tokens;
+    void add(const gateway::Piece& piece) {
+        text += piece.text;
+        for (const auto& record : piece.tokens) {
+            tokens += static_cast<char>(record.token);
+        }
+    }
+};
+
+Seen run(TextStream& stream, std::string_view bytes) {
+    Seen seen;
+    for (const char byte : bytes) {
+        seen.add(stream.push({.token = static_cast<unsigned char>(byte)}));
+        if (stream.stopped()) { return seen; }
+    }
+    seen.add(stream.finish());
+    return seen;
+}
+
+}  // namespace
+
+TEST_CASE("text ends before the stop string, and so do its tokens", "[gateway]") {
+    auto stream = make_stream({.stop_strings = {"two"}});
+    const Seen seen = run(stream, "one two three");
+    REQUIRE(seen.text == "one ");
+    REQUIRE(seen.tokens == "one ");
+    REQUIRE(stream.stopped() == "two");
+}
+
+TEST_CASE("the stop string stays when it is asked for", "[gateway]") {
+    auto stream = make_stream({.stop_strings = {"two"}, .include_stop_string = true});
+    const Seen seen = run(stream, "one two three");
+    REQUIRE(seen.text == "one two");
+    REQUIRE(seen.tokens == "one two");
+}
+
+TEST_CASE("held text comes out at the end", "[gateway]") {
+    auto stream = make_stream({.stop_strings = {"two!"}});
+    const Seen seen = run(stream, "one two");
+    REQUIRE(seen.text == "one two");
+    REQUIRE(seen.tokens == "one two");
+    REQUIRE_FALSE(stream.stopped());
+}
+
+TEST_CASE("no stop string is found in the first tokens when a minimum is asked for", "[gateway]") {
+    auto stream = make_stream({.stop_strings = {"ab"}, .tokens_min = 3});
+    const Seen seen = run(stream, "ababab");
+    REQUIRE(seen.text == "abab");  // the first may not count; the second is begun inside the minimum
+}
+
+TEST_CASE("a character that takes two tokens comes out whole", "[gateway]") {
+    auto stream = make_stream({});
+    REQUIRE(stream.push({.token = 0xc3}).text.empty());
+    const auto piece = stream.push({.token = 0xa9});
+    REQUIRE(piece.text == "\xc3\xa9");
+    REQUIRE(stream.push({.token = 0xc3}).text.empty());
+    REQUIRE(stream.finish().text == "\xef\xbf\xbd");
+}
