@@ -75,7 +75,8 @@ int main(int argc, char** argv) {
     bench->require_subcommand(1);
     bench::ServeBenchOptions bench_serve;
     bench::add_bench_serve(
-        *command(*bench, "serve", "load an OpenAI URL", [&] { return bench::bench_serve_main(bench_serve); }), bench_serve);
+        *command(*bench, "serve", "load an OpenAI URL", [&] { return bench::bench_serve_main(bench_serve); }),
+        bench_serve);
     bench::MachineBenchOptions bench_machine;
     bench::add_bench_machine(
         *command(*bench, "machine", "limits of this machine", [&] { return bench::bench_machine_main(bench_machine); }),

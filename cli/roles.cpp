@@ -14,6 +14,7 @@
 #include "cli/divide_cores.h"
 #include "cli/serve.h"
 #include "cli/worker_process.h"
+#include "gateway/model_text.h"
 #include "gateway/server.h"
 #include "scheduler/service.h"
 #include "text/model_text.h"
@@ -112,13 +113,18 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     options.http.host = command.host;
     options.http.port = command.port;
     options.http.allow_public = command.common.listen_public;
-    options.served_model = command.served_name.empty() ? default_served_name(command.model_dir) : command.served_name;
+    options.model = command.served_name.empty() ? default_served_name(command.model_dir) : command.served_name;
     auto text = text::ModelText::load(command.model_dir);
     if (!text) { return base::pass_on(text); }
-    auto server = gateway::GatewayServer::start(options, std::move(*text), command.scheduler, *key, clock, metrics);
+    auto server = gateway::GatewayServer::start({.options = options,
+                                                 .text = gateway::make_text_port(std::move(*text)),
+                                                 .scheduler_address = command.scheduler,
+                                                 .hash_key = *key,
+                                                 .clock = clock,
+                                                 .metrics = metrics});
     if (!server) { return base::pass_on(server); }
-    std::fprintf(stderr, "sluice gateway serves %s at http://%s:%u/v1\n", options.served_model.c_str(),
-                 command.host.c_str(), unsigned{(*server)->port()});
+    std::fprintf(stderr, "sluice gateway serves %s at http://%s:%u/v1\n", options.model.c_str(), command.host.c_str(),
+                 unsigned{(*server)->port()});
     wait_then_say_goodbye();
     (*server)->drain_and_stop();
     return {};

@@ -10,6 +10,8 @@
 
 #include "base/log.h"
 #include "cli/divide_cores.h"
+#include "cli/http_probe.h"
+#include "gateway/model_text.h"
 #include "text/model_text.h"
 
 namespace cli {
@@ -95,9 +97,13 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     gateway_options.http.host = options.host;
     gateway_options.http.port = options.port;
     gateway_options.http.allow_public = options.common.listen_public;
-    gateway_options.served_model = stack->served_name_;
-    auto gateway = gateway::GatewayServer::start(gateway_options, std::move(*text), stack->scheduler_->address(), *key,
-                                                 stack->clock_, stack->metrics_);
+    gateway_options.model = stack->served_name_;
+    auto gateway = gateway::GatewayServer::start({.options = gateway_options,
+                                                  .text = gateway::make_text_port(std::move(*text)),
+                                                  .scheduler_address = stack->scheduler_->address(),
+                                                  .hash_key = *key,
+                                                  .clock = stack->clock_,
+                                                  .metrics = stack->metrics_});
     if (!gateway) { return base::pass_on(gateway); }
     stack->gateway_ = std::move(*gateway);
     return stack;
@@ -122,9 +128,9 @@ std::string LocalStack::banner() const {
 
 bool LocalStack::wait_until_ready(base::Duration patience) const {
     const base::TimePoint give_up = clock_.now() + patience;
-    while (!gateway_->is_ready()) {
+    while (!answers_ok(port(), "/health")) {
         if (clock_.now() >= give_up) { return false; }
-        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
     return true;
 }

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "worker/check_start.h"
 
 namespace worker {
 namespace {
@@ -19,48 +20,6 @@ std::uint32_t size32(std::size_t size) {
 
 }  // namespace
 
-struct StepLoop::Instruments {
-    Instruments(base::Metrics& metrics, const std::string& model, const std::string& role, const std::string& worker)
-        : waiting(metrics.gauge("sluice_worker_requests_waiting", "Requests accepted that have no KV memory yet",
-                                {{"model", model}, {"role", role}, {"worker", worker}})),
-          running(metrics.gauge("sluice_worker_requests_running", "Requests that have KV memory",
-                                {{"model", model}, {"role", role}, {"worker", worker}})),
-          usage(metrics.gauge("sluice_worker_kv_cache_usage_ratio", "Share of KV blocks that are in use",
-                              {{"model", model}, {"worker", worker}})),
-          blocks_free(blocks(metrics, worker, "free")),
-          blocks_used(blocks(metrics, worker, "used")),
-          blocks_cached(blocks(metrics, worker, "cached")),
-          blocks_pinned(blocks(metrics, worker, "pinned")),
-          blocks_stranded(blocks(metrics, worker, "stranded")),
-          blocks_capacity(metrics.gauge("sluice_worker_kv_blocks_capacity", "KV blocks in all", {{"worker", worker}})),
-          prompt_tokens(
-              metrics.counter("sluice_worker_prompt_tokens_total", "Prompt tokens computed", {{"model", model}})),
-          generation_tokens(
-              metrics.counter("sluice_worker_generation_tokens_total", "Tokens sampled", {{"model", model}})),
-          preemptions(metrics.counter("sluice_worker_preemptions_total",
-                                      "Sequences that lost their KV memory to others", {{"model", model}})),
-          prefix_queries(metrics.counter("sluice_worker_prefix_query_tokens_total",
-                                         "Prompt tokens looked up in the prefix index", {{"model", model}})),
-          prefix_hits(metrics.counter("sluice_worker_prefix_hit_tokens_total",
-                                      "Prompt tokens found in the prefix index", {{"model", model}})),
-          step_prefill(step(metrics, "prefill")),
-          step_decode(step(metrics, "decode")),
-          step_mixed(step(metrics, "mixed")) {}
-
-    static prometheus::Gauge& blocks(base::Metrics& metrics, const std::string& worker, const char* state) {
-        return metrics.gauge("sluice_worker_kv_blocks", "KV blocks by state", {{"state", state}, {"worker", worker}});
-    }
-    static prometheus::Histogram& step(base::Metrics& metrics, const char* phase) {
-        return metrics.histogram("sluice_worker_step_duration_seconds", "Duration of one forward pass",
-                                 base::tpot_edges(), {{"phase", phase}});
-    }
-
-    prometheus::Gauge &waiting, &running, &usage;
-    prometheus::Gauge &blocks_free, &blocks_used, &blocks_cached, &blocks_pinned, &blocks_stranded, &blocks_capacity;
-    prometheus::Counter &prompt_tokens, &generation_tokens, &preemptions, &prefix_queries, &prefix_hits;
-    prometheus::Histogram &step_prefill, &step_decode, &step_mixed;
-};
-
 StepLoop::StepLoop(Options options, engine::Engine& engine, kv_cache::KvCache& cache, OutputSink& sink,
                    ReportBoard& board, const base::Clock& clock, base::Metrics& metrics)
     : options_(std::move(options)),
@@ -70,10 +29,7 @@ StepLoop::StepLoop(Options options, engine::Engine& engine, kv_cache::KvCache& c
       board_(board),
       clock_(clock),
       commands_(options_.limits.commands_max),
-      instruments_(std::make_unique<Instruments>(metrics, options_.model, std::string(role_name(options_.role)),
-                                                 options_.worker)) {
-    instruments_->blocks_capacity.Set(cache_.options().blocks_total);
-    board_.note_progress(clock_.now());
+      reporter_(board, metrics, {options_.model, options_.worker, options_.role}) {
     publish_board();
 }
 
@@ -168,40 +124,6 @@ void StepLoop::refuse(const StartRequest& request, ErrorCode code, std::string m
     outputs_[request.gateway].push_back(std::move(output));
 }
 
-std::optional<base::Error> StepLoop::check(const StartRequest& request) const {
-    const auto invalid = [](std::string message) {
-        return base::Error{ErrorCode::invalid_argument, std::move(message)};
-    };
-    const std::uint32_t vocabulary = engine_.shape().vocabulary;
-    const std::size_t tokens = request.prompt.size() + request.generated.size();
-    if (request.prompt.empty()) { return invalid("the prompt has no tokens"); }
-    for (const auto* list : {&request.prompt, &request.generated, &request.stop.stop_tokens}) {
-        for (const base::TokenId token : *list) {
-            if (token < 0 || static_cast<std::uint32_t>(token) >= vocabulary) {
-                return invalid("token id " + std::to_string(token) + " is outside the vocabulary of " +
-                               std::to_string(vocabulary));
-            }
-        }
-    }
-    if (request.stop.new_tokens_max == 0 || request.generated.size() >= request.stop.new_tokens_max) {
-        return invalid("nothing is left to generate: " + std::to_string(request.generated.size()) + " of " +
-                       std::to_string(request.stop.new_tokens_max) + " tokens are there");
-    }
-    if (tokens >= engine_.shape().context_tokens) {
-        return invalid("the prompt has " + std::to_string(tokens) + " tokens; the model's context is " +
-                       std::to_string(engine_.shape().context_tokens));
-    }
-    const std::uint32_t blocks_needed = cache_.blocks_for(size32(tokens) + 1);
-    if (blocks_needed > cache_.options().blocks_total) {
-        return invalid("the request needs " + std::to_string(blocks_needed) + " KV blocks, the worker has " +
-                       std::to_string(cache_.options().blocks_total));
-    }
-    if (const auto sampling = engine::check_sampling(request.sampling, vocabulary); !sampling) {
-        return sampling.error();
-    }
-    return std::nullopt;
-}
-
 void StepLoop::start(StartRequest&& request) {
     if (draining_) { return refuse(request, ErrorCode::unavailable, "the worker is draining"); }
     if (parts_[static_cast<std::size_t>(request.part)] == nullptr) {
@@ -213,7 +135,9 @@ void StepLoop::start(StartRequest&& request) {
         return refuse(request, ErrorCode::resource_exhausted,
                       "the worker holds " + std::to_string(sequences_.size()) + " requests, its limit");
     }
-    if (auto error = check(request)) { return refuse(request, error->code, error->message); }
+    if (auto error = check_start(request, engine_.shape(), cache_)) {
+        return refuse(request, error->code, error->message);
+    }
     for (std::size_t i = sequences_.size(); i > 0; --i) {  // an older attempt that its gateway has given up
         const RequestKey& other = sequences_[i - 1]->request.key;
         if (other.request == request.key.request && other.epoch < request.key.epoch) {
@@ -289,8 +213,7 @@ bool StepLoop::admit(Sequence& sequence) {
     const std::uint32_t hit = match.tokens();
     auto opened = cache_.open(std::move(match), tokens);
     if (!opened) { return false; }
-    instruments_->prefix_queries.Increment(tokens);
-    instruments_->prefix_hits.Increment(hit);
+    reporter_.note_prefix(tokens, hit);
     sequence.kv = std::move(*opened);
     sequence.computed_tokens = hit;
     sequence.published_blocks = hit / cache_.options().block_tokens;
@@ -305,7 +228,7 @@ bool StepLoop::reserve_for(Sequence& sequence, std::uint32_t tokens) {
         if (sequence.kv->reserve(tokens)) { return true; }
         Sequence* victim = preemption_victim(sequence);
         if (victim == nullptr) { return false; }
-        instruments_->preemptions.Increment();
+        reporter_.note_preemption();
         make_waiting(*victim);
         if (victim == &sequence) { return false; }
     }
@@ -360,6 +283,15 @@ engine::Batch StepLoop::build_batch(const std::vector<Planned>& planned) {
         }
     }
     return batch;
+}
+
+std::vector<StepShare> StepLoop::shares_of(const std::vector<Planned>& planned) {
+    std::vector<StepShare> shares;
+    shares.reserve(planned.size());
+    for (const Planned& entry : planned) {
+        shares.push_back({entry.tokens, entry.sequence->computed_tokens, entry.samples});
+    }
+    return shares;
 }
 
 void StepLoop::step() {
@@ -421,7 +353,7 @@ void StepLoop::step() {
         return;
     }
     CHECK(result->entries.size() == planned.size());
-    record_step(planned, clock_.now() - launched);
+    reporter_.note_step(shares_of(planned), clock_.now() - launched);
     for (std::size_t i = 0; i < planned.size(); ++i) {
         apply_result(planned[i], result->entries[i]);
     }
@@ -442,7 +374,6 @@ void StepLoop::apply_result(Planned& planned, engine::EntryResult& result) {
     const base::TokenId token = result.sampled->token;
     sequence.tokens.push_back(token);
     extend_chain(sequence);
-    instruments_->generation_tokens.Increment();
     const std::uint32_t generated = sequence.generated_tokens();
     const StopRules& stop = sequence.request.stop;
 
@@ -488,30 +419,6 @@ void StepLoop::publish(Sequence& sequence) {
     CHECK(sequence.chain.size() >= full);
     sequence.kv->publish(std::span(sequence.chain).first(full));
     sequence.published_blocks = full;
-}
-
-void StepLoop::record_step(const std::vector<Planned>& planned, base::Duration duration) {
-    sluice::proto::StepSample sample;
-    for (const Planned& entry : planned) {
-        const std::uint64_t before = entry.sequence->computed_tokens;
-        const std::uint64_t tokens = entry.tokens;
-        if (entry.tokens == 1 && entry.samples) {
-            sample.set_decode_sequences(sample.decode_sequences() + 1);
-            sample.set_decode_context_tokens(sample.decode_context_tokens() + before);
-        } else {
-            sample.set_prefill_tokens(sample.prefill_tokens() + entry.tokens);
-            sample.set_prefill_context_tokens(sample.prefill_context_tokens() + tokens * before +
-                                              tokens * (tokens - 1) / 2);
-        }
-    }
-    const auto us = std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
-    sample.set_duration_us(static_cast<std::uint32_t>(us));
-    board_.add_step(sample);
-    instruments_->prompt_tokens.Increment(sample.prefill_tokens());
-    auto& histogram = sample.decode_sequences() == 0 ? instruments_->step_prefill
-                      : sample.prefill_tokens() == 0 ? instruments_->step_decode
-                                                     : instruments_->step_mixed;
-    histogram.Observe(std::chrono::duration<double>(duration).count());
 }
 
 Sequence* StepLoop::find(RequestKey key) {
@@ -574,52 +481,7 @@ void StepLoop::flush_outputs() {
 }
 
 void StepLoop::publish_board() {
-    sluice::proto::WorkerLoad load;
-    std::uint32_t waiting = 0;
-    std::uint32_t running = 0;
-    std::uint32_t decoding = 0;
-    std::uint64_t prefill_tokens = 0;
-    std::uint64_t context = 0;
-    for (const auto& sequence : sequences_) {
-        const bool is_queued =
-            sequence->state == SequenceState::waiting || sequence->state == SequenceState::awaiting_kv;
-        (is_queued ? waiting : running) += 1;
-        if (sequence->state == SequenceState::handing_over) { continue; }
-        if (sequence->state == SequenceState::running && sequence->tokens_left() == 1) {
-            ++decoding;
-            context += sequence->tokens.size();
-        } else if (sequence->state != SequenceState::awaiting_kv) {
-            prefill_tokens += sequence->tokens_left();
-        }
-    }
-    const kv_cache::BlockCounts counts = cache_.counts();
-    load.set_requests_waiting(waiting);
-    load.set_requests_running(running);
-    load.set_prefill_tokens_queued(prefill_tokens);
-    load.set_context_tokens(context);
-    load.set_decode_sequences(decoding);
-    load.set_blocks_free(counts.free);
-    load.set_blocks_used(counts.used);
-    load.set_blocks_cached(counts.cached);
-    load.set_blocks_pinned(counts.pinned);
-    load.set_blocks_stranded(counts.stranded);
-    board_.set_load(load);
-    if (board_.take_snapshot_wish()) {
-        board_.add_block_events(cache_.snapshot());
-    } else if (const auto events = cache_.take_events()) {
-        board_.add_block_events(*events);
-    }
-    board_.note_progress(clock_.now());
-
-    instruments_->waiting.Set(waiting);
-    instruments_->running.Set(running);
-    instruments_->blocks_free.Set(counts.free);
-    instruments_->blocks_used.Set(counts.used);
-    instruments_->blocks_cached.Set(counts.cached);
-    instruments_->blocks_pinned.Set(counts.pinned);
-    instruments_->blocks_stranded.Set(counts.stranded);
-    instruments_->usage.Set(static_cast<double>(counts.used + counts.pinned + counts.stranded) /
-                            static_cast<double>(cache_.options().blocks_total));
+    reporter_.publish(sequences_, cache_, clock_.now());
     const bool parts_busy = std::any_of(parts_, parts_ + 3, [](RolePart* p) { return p != nullptr && p->busy(); });
     idle_ = sequences_.empty() && !parts_busy;
 }

@@ -22,6 +22,7 @@
 #include "worker/plan_batch.h"
 #include "worker/role_part.h"
 #include "worker/sequence.h"
+#include "worker/step_reporter.h"
 
 namespace worker {
 
@@ -114,7 +115,6 @@ private:
     void start(StartRequest&& request);
     void go_on(const ContinueRequest& request);
     void refuse(const StartRequest& request, base::ErrorCode code, std::string message);
-    std::optional<base::Error> check(const StartRequest& request) const;
 
     void expire_deadlines();
     void admit_waiting();
@@ -125,7 +125,7 @@ private:
     engine::Batch build_batch(const std::vector<Planned>& planned);
     void apply_result(Planned& planned, engine::EntryResult& result);
     void extend_chain(Sequence& sequence);
-    void record_step(const std::vector<Planned>& planned, base::Duration duration);
+    static std::vector<StepShare> shares_of(const std::vector<Planned>& planned);
 
     void emit(const Sequence& sequence, SequenceOutput output);
     void flush_outputs();
@@ -156,8 +156,7 @@ private:
     std::atomic<bool> draining_{false};
     std::atomic<bool> idle_{true};
 
-    struct Instruments;
-    std::unique_ptr<Instruments> instruments_;
+    StepReporter reporter_;
 };
 
 }  // namespace worker

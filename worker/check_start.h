@@ -1,0 +1,16 @@
+#pragma once
+
+#include <optional>
+
+#include "base/model_shape.h"
+#include "base/result.h"
+#include "kv_cache/kv_cache.h"
+#include "worker/sequence.h"
+
+namespace worker {
+
+/// Why this request can never run on a worker with this model and this KV pool; empty when it can. Pure.
+std::optional<base::Error> check_start(const StartRequest& request, const base::ModelShape& shape,
+                                       const kv_cache::KvCache& cache);
+
+}  // namespace worker

@@ -1,0 +1,132 @@
+#include "worker/step_reporter.h"
+
+namespace worker {
+
+struct StepReporter::Instruments {
+    Instruments(base::Metrics& metrics, const std::string& model, const std::string& role, const std::string& worker)
+        : waiting(metrics.gauge("sluice_worker_requests_waiting", "Requests accepted that have no KV memory yet",
+                                {{"model", model}, {"role", role}, {"worker", worker}})),
+          running(metrics.gauge("sluice_worker_requests_running", "Requests that have KV memory",
+                                {{"model", model}, {"role", role}, {"worker", worker}})),
+          usage(metrics.gauge("sluice_worker_kv_cache_usage_ratio", "Share of KV blocks that are in use",
+                              {{"model", model}, {"worker", worker}})),
+          blocks_free(blocks(metrics, worker, "free")),
+          blocks_used(blocks(metrics, worker, "used")),
+          blocks_cached(blocks(metrics, worker, "cached")),
+          blocks_pinned(blocks(metrics, worker, "pinned")),
+          blocks_stranded(blocks(metrics, worker, "stranded")),
+          blocks_capacity(metrics.gauge("sluice_worker_kv_blocks_capacity", "KV blocks in all", {{"worker", worker}})),
+          prompt_tokens(
+              metrics.counter("sluice_worker_prompt_tokens_total", "Prompt tokens computed", {{"model", model}})),
+          generation_tokens(
+              metrics.counter("sluice_worker_generation_tokens_total", "Tokens sampled", {{"model", model}})),
+          preemptions(metrics.counter("sluice_worker_preemptions_total",
+                                      "Sequences that lost their KV memory to others", {{"model", model}})),
+          prefix_queries(metrics.counter("sluice_worker_prefix_query_tokens_total",
+                                         "Prompt tokens looked up in the prefix index", {{"model", model}})),
+          prefix_hits(metrics.counter("sluice_worker_prefix_hit_tokens_total",
+                                      "Prompt tokens found in the prefix index", {{"model", model}})),
+          step_prefill(step(metrics, "prefill")),
+          step_decode(step(metrics, "decode")),
+          step_mixed(step(metrics, "mixed")) {}
+
+    static prometheus::Gauge& blocks(base::Metrics& metrics, const std::string& worker, const char* state) {
+        return metrics.gauge("sluice_worker_kv_blocks", "KV blocks by state", {{"state", state}, {"worker", worker}});
+    }
+    static prometheus::Histogram& step(base::Metrics& metrics, const char* phase) {
+        return metrics.histogram("sluice_worker_step_duration_seconds", "Duration of one forward pass",
+                                 base::tpot_edges(), {{"phase", phase}});
+    }
+
+    prometheus::Gauge &waiting, &running, &usage;
+    prometheus::Gauge &blocks_free, &blocks_used, &blocks_cached, &blocks_pinned, &blocks_stranded, &blocks_capacity;
+    prometheus::Counter &prompt_tokens, &generation_tokens, &preemptions, &prefix_queries, &prefix_hits;
+    prometheus::Histogram &step_prefill, &step_decode, &step_mixed;
+};
+
+StepReporter::StepReporter(ReportBoard& board, base::Metrics& metrics, const Labels& labels)
+    : board_(board),
+      instruments_(
+          std::make_unique<Instruments>(metrics, labels.model, std::string(role_name(labels.role)), labels.worker)) {}
+
+StepReporter::~StepReporter() = default;
+
+void StepReporter::note_step(const std::vector<StepShare>& shares, base::Duration duration) {
+    sluice::proto::StepSample sample;
+    for (const StepShare& share : shares) {
+        const std::uint64_t before = share.tokens_before;
+        const std::uint64_t tokens = share.tokens;
+        if (share.samples) { instruments_->generation_tokens.Increment(); }
+        if (share.tokens == 1 && share.samples) {
+            sample.set_decode_sequences(sample.decode_sequences() + 1);
+            sample.set_decode_context_tokens(sample.decode_context_tokens() + before);
+        } else {
+            sample.set_prefill_tokens(sample.prefill_tokens() + share.tokens);
+            sample.set_prefill_context_tokens(sample.prefill_context_tokens() + tokens * before +
+                                              tokens * (tokens - 1) / 2);
+        }
+    }
+    const auto us = std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
+    sample.set_duration_us(static_cast<std::uint32_t>(us));
+    board_.add_step(sample);
+    instruments_->prompt_tokens.Increment(sample.prefill_tokens());
+    auto& histogram = sample.decode_sequences() == 0 ? instruments_->step_prefill
+                      : sample.prefill_tokens() == 0 ? instruments_->step_decode
+                                                     : instruments_->step_mixed;
+    histogram.Observe(std::chrono::duration<double>(duration).count());
+}
+
+void StepReporter::note_prefix(std::uint32_t tokens_queried, std::uint32_t tokens_hit) {
+    instruments_->prefix_queries.Increment(tokens_queried);
+    instruments_->prefix_hits.Increment(tokens_hit);
+}
+
+void StepReporter::note_preemption() {
+    instruments_->preemptions.Increment();
+}
+
+void StepReporter::publish(std::span<const std::unique_ptr<Sequence>> sequences, kv_cache::KvCache& cache,
+                           base::TimePoint now) {
+    sluice::proto::WorkerLoad load;
+    for (const auto& sequence : sequences) {
+        const bool is_queued =
+            sequence->state == SequenceState::waiting || sequence->state == SequenceState::awaiting_kv;
+        if (is_queued) {
+            load.set_requests_waiting(load.requests_waiting() + 1);
+        } else {
+            load.set_requests_running(load.requests_running() + 1);
+        }
+        if (sequence->state == SequenceState::running && sequence->tokens_left() == 1) {
+            load.set_decode_sequences(load.decode_sequences() + 1);
+            load.set_context_tokens(load.context_tokens() + sequence->tokens.size());
+        } else if (sequence->state == SequenceState::running || sequence->state == SequenceState::waiting) {
+            load.set_prefill_tokens_queued(load.prefill_tokens_queued() + sequence->tokens_left());
+        }
+    }
+    const kv_cache::BlockCounts counts = cache.counts();
+    load.set_blocks_free(counts.free);
+    load.set_blocks_used(counts.used);
+    load.set_blocks_cached(counts.cached);
+    load.set_blocks_pinned(counts.pinned);
+    load.set_blocks_stranded(counts.stranded);
+    board_.set_load(load);
+    if (board_.take_snapshot_wish()) {
+        board_.add_block_events(cache.snapshot());
+    } else if (const auto events = cache.take_events()) {
+        board_.add_block_events(*events);
+    }
+    board_.note_progress(now);
+
+    const std::uint32_t blocks_total = cache.options().blocks_total;
+    instruments_->waiting.Set(load.requests_waiting());
+    instruments_->running.Set(load.requests_running());
+    instruments_->blocks_capacity.Set(blocks_total);
+    instruments_->blocks_free.Set(counts.free);
+    instruments_->blocks_used.Set(counts.used);
+    instruments_->blocks_cached.Set(counts.cached);
+    instruments_->blocks_pinned.Set(counts.pinned);
+    instruments_->blocks_stranded.Set(counts.stranded);
+    instruments_->usage.Set(static_cast<double>(counts.used + counts.pinned + counts.stranded) / blocks_total);
+}
+
+}  // namespace worker

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "kv_cache/kv_cache.h"
+#include "worker/board.h"
+#include "worker/options.h"
+#include "worker/sequence.h"
+
+namespace worker {
+
+/// One sequence's share of a step, as the figures need it.
+struct StepShare {
+    std::uint32_t tokens = 0;
+    std::uint32_t tokens_before = 0;  // whose KV was there already
+    bool samples = false;
+};
+
+/// Turns what the step loop does into metrics and into reports to the scheduler. Step thread only.
+class StepReporter {
+public:
+    struct Labels {
+        std::string model;
+        std::string worker;
+        Role role = Role::mixed;
+    };
+    /// Borrows both.
+    StepReporter(ReportBoard& board, base::Metrics& metrics, const Labels& labels);
+    ~StepReporter();
+
+    void note_step(const std::vector<StepShare>& shares, base::Duration duration);
+    void note_prefix(std::uint32_t tokens_queried, std::uint32_t tokens_hit);
+    void note_preemption();
+    /// Load, block counts and changes of the prefix index, as they are now.
+    void publish(std::span<const std::unique_ptr<Sequence>> sequences, kv_cache::KvCache& cache, base::TimePoint now);
+
+private:
+    ReportBoard& board_;
+    struct Instruments;
+    std::unique_ptr<Instruments> instruments_;
+};
+
+}  // namespace worker
