@@ -209,7 +209,8 @@ impl std::io::Write for BoundedOutput {
 }
 
 fn describe(error: &Error) -> String {
-    let detail = error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
+    let detail =
+        error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
     match error.line() {
         Some(line) => format!("{detail} (line {line})"),
         None => detail,

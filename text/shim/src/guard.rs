@@ -116,17 +116,19 @@ pub unsafe fn enter(out: *mut Buffer, body: impl FnOnce() -> Outcome<Vec<u8>>) -
     install_hook();
     INSIDE.with(|inside| inside.set(true));
     let outcome = panic::catch_unwind(AssertUnwindSafe(body));
-    INSIDE.with(|inside| inside.set(false));
     let (code, bytes) = match outcome {
         Ok(Ok(bytes)) => (Code::Ok, bytes),
         Ok(Err(failure)) => (failure.code, failure.message.into_bytes()),
         Err(payload) => {
-            // Dropping a payload may panic again; leaking these few bytes is the safe choice.
-            std::mem::forget(payload);
+            // Dropping a payload may panic once more; that one is leaked.
+            if let Err(again) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                std::mem::forget(again);
+            }
             let text = PANIC_TEXT.with(|text| std::mem::take(&mut *text.borrow_mut()));
             (Code::Panicked, format!("internal error in the text library: {text}").into_bytes())
         }
     };
+    INSIDE.with(|inside| inside.set(false));
     if !out.is_null() {
         *out = Buffer::from_vec(bytes);
     }

@@ -60,8 +60,7 @@ pub unsafe extern "C" fn sluice_tokenizer_load(
 ) -> i32 {
     enter(message, || {
         let options = options_json.as_text("the options")?;
-        let tokenizer =
-            Tokenizer::load(FileKind::from_number(kind)?, first.as_slice(), second.as_slice(), options)?;
+        let tokenizer = Tokenizer::load(FileKind::from_number(kind)?, first.as_slice(), second.as_slice(), options)?;
         *out = Box::into_raw(Box::new(tokenizer));
         Ok(Vec::new())
     })

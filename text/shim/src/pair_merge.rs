@@ -31,15 +31,16 @@ pub fn merge(
     // (priority, left symbol, end of the pair): an entry is stale when the pair no longer ends there.
     let mut queue: BinaryHeap<Reverse<(u32, usize, usize)>> = BinaryHeap::new();
 
-    let offer = |symbols: &[Symbol], queue: &mut BinaryHeap<Reverse<(u32, usize, usize)>>, left: usize, right: usize| {
-        let (a, b) = (symbols[left], symbols[right]);
-        if a.is_frozen || b.is_frozen || b.end - a.start > bytes_max {
-            return;
-        }
-        if let Some(priority) = priority_of(&text[a.start..b.end]) {
-            queue.push(Reverse((priority, left, b.end)));
-        }
-    };
+    let offer =
+        |symbols: &[Symbol], queue: &mut BinaryHeap<Reverse<(u32, usize, usize)>>, left: usize, right: usize| {
+            let (a, b) = (symbols[left], symbols[right]);
+            if a.is_frozen || b.is_frozen || b.end - a.start > bytes_max {
+                return;
+            }
+            if let Some(priority) = priority_of(&text[a.start..b.end]) {
+                queue.push(Reverse((priority, left, b.end)));
+            }
+        };
     for left in 0..count.saturating_sub(1) {
         offer(&symbols, &mut queue, left, left + 1);
     }

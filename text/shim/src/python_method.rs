@@ -195,7 +195,11 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Valu
         "zfill" => {
             let (width,): (i64,) = from_args(args)?;
             let sign = if text.starts_with(['+', '-']) { 1 } else { 0 };
-            Value::from(format!("{}{}", &text[..sign], padded(&text[sign..], width - sign as i64, Some("0"), true, false)?))
+            Value::from(format!(
+                "{}{}",
+                &text[..sign],
+                padded(&text[sign..], width - sign as i64, Some("0"), true, false)?
+            ))
         }
         "swapcase" => Value::from(
             text.chars()

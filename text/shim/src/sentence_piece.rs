@@ -104,7 +104,13 @@ impl SentencePiece {
                 PieceKind::Control => {
                     if !specials.iter().any(|token| token.id == id) {
                         let text = piece.text.clone();
-                        specials.push(SpecialToken { id, text, is_special: true, strips_left: false, strips_right: false });
+                        specials.push(SpecialToken {
+                            id,
+                            text,
+                            is_special: true,
+                            strips_left: false,
+                            strips_right: false,
+                        });
                     }
                 }
                 PieceKind::Normal | PieceKind::UserDefined | PieceKind::Unused => {
@@ -257,7 +263,10 @@ impl SentencePiece {
     /// A merge ended in a piece that must not be used: its best split into pieces that may.
     fn split_unused(&self, text: &str, after_unknown: bool, ids: &mut Vec<u32>) -> bool {
         let usable = |piece: &str| {
-            self.ids.get(piece.as_bytes()).copied().filter(|&id| self.file.pieces[id as usize].kind != PieceKind::Unused)
+            self.ids
+                .get(piece.as_bytes())
+                .copied()
+                .filter(|&id| self.file.pieces[id as usize].kind != PieceKind::Unused)
         };
         let mut after_unknown = after_unknown;
         let mut rest = text;

@@ -31,8 +31,12 @@ pub struct SpecialTokens {
     plain: Option<(AhoCorasick, Vec<usize>)>,
 }
 
-fn automaton(tokens: &[SpecialToken], wanted: impl Fn(&SpecialToken) -> bool) -> Outcome<Option<(AhoCorasick, Vec<usize>)>> {
-    let chosen: Vec<usize> = (0..tokens.len()).filter(|&at| !tokens[at].text.is_empty() && wanted(&tokens[at])).collect();
+fn automaton(
+    tokens: &[SpecialToken],
+    wanted: impl Fn(&SpecialToken) -> bool,
+) -> Outcome<Option<(AhoCorasick, Vec<usize>)>> {
+    let chosen: Vec<usize> =
+        (0..tokens.len()).filter(|&at| !tokens[at].text.is_empty() && wanted(&tokens[at])).collect();
     if chosen.is_empty() {
         return Ok(None);
     }

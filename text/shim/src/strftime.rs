@@ -17,7 +17,17 @@ pub struct CivilTime {
 
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
 
@@ -67,7 +77,13 @@ impl CivilTime {
 
 /// Two or more digits, with glibc's flags: `-` no padding, `_` spaces.
 fn digits(out: &mut String, number: i64, width: usize, flag: Option<char>, pad: char) {
-    let pad = if flag == Some('_') { ' ' } else if flag == Some('0') { '0' } else { pad };
+    let pad = if flag == Some('_') {
+        ' '
+    } else if flag == Some('0') {
+        '0'
+    } else {
+        pad
+    };
     let text = number.to_string();
     if flag != Some('-') {
         for _ in text.len()..width {

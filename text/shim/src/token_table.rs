@@ -130,7 +130,8 @@ impl Decoder {
                 }
             }
             "Replace" => {
-                let Some(from) = decoder.get("pattern").and_then(|pattern| pattern.get("String")).and_then(Value::as_str)
+                let Some(from) =
+                    decoder.get("pattern").and_then(|pattern| pattern.get("String")).and_then(Value::as_str)
                 else {
                     return unimplemented_by_us("a tokenizer.json decoder that replaces a regular expression");
                 };

@@ -155,7 +155,11 @@ impl Tokenizer {
         match kind {
             FileKind::HuggingFaceJson => Self::from_hugging_face(text(first, "tokenizer.json")?, &options),
             FileKind::VocabAndMerges => {
-                let file = hugging_face::from_vocab_and_merges(text(first, "vocab.json")?, text(second, "merges.txt")?, added)?;
+                let file = hugging_face::from_vocab_and_merges(
+                    text(first, "vocab.json")?,
+                    text(second, "merges.txt")?,
+                    added,
+                )?;
                 Self::from_hugging_face(&file, &options)
             }
             FileKind::WordList => {
@@ -164,7 +168,9 @@ impl Tokenizer {
                     "bert-cased" | "bert-base-cased" | "cased" => Some(false),
                     "" | "bert" => options.lower_case,
                     other => {
-                        return invalid(format!("a word list has no pattern \"{other}\"; there are bert-uncased, bert-cased"))
+                        return invalid(format!(
+                            "a word list has no pattern \"{other}\"; there are bert-uncased, bert-cased"
+                        ))
                     }
                 };
                 let file = hugging_face::from_word_list(text(first, "the word list")?, lower_case, added)?;
@@ -183,7 +189,9 @@ impl Tokenizer {
                     kind: Kind::Ranks(Box::new(ranks)),
                 })
             }
-            FileKind::SentencePieceModel => Self::from_pieces(piece_file::parse_sentence_piece(first)?, added, &options),
+            FileKind::SentencePieceModel => {
+                Self::from_pieces(piece_file::parse_sentence_piece(first)?, added, &options)
+            }
             FileKind::PieceLines => Self::from_pieces(piece_file::parse_piece_lines(first)?, added, &options),
             FileKind::Gguf => Self::from_pieces(piece_file::parse_gguf(first)?, added, &options),
         }
@@ -194,7 +202,10 @@ impl Tokenizer {
         let bos = options.bos.as_deref().and_then(|text| model.id_of(text));
         let eos = options.eos.as_deref().and_then(|text| model.id_of(text));
         if options.add_bos.is_some() || options.add_eos.is_some() {
-            model.set_added(bos.filter(|_| options.add_bos == Some(true)), eos.filter(|_| options.add_eos == Some(true)));
+            model.set_added(
+                bos.filter(|_| options.add_bos == Some(true)),
+                eos.filter(|_| options.add_eos == Some(true)),
+            );
         }
         Ok(Tokenizer { kind: Kind::HuggingFace(Box::new(model)), table, bos, eos, adds_bos: false, adds_eos: false })
     }
