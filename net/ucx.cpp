@@ -1,6 +1,7 @@
 #include "net/ucx.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <utility>
@@ -46,6 +47,13 @@ Result<std::unique_ptr<Transport>> make_ucx_transport(const UcxOptions& options,
     ucp_config_t* config = nullptr;
     ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);
     if (status != UCS_OK) { return fail(ErrorCode::unavailable, describe("ucp_config_read", status)); }
+    if (std::getenv("UCX_NET_DEVICES") == nullptr) {
+        status = ucp_config_modify(config, "NET_DEVICES", options.net_devices.c_str());
+        if (status != UCS_OK) {
+            ucp_config_release(config);
+            return fail(ErrorCode::unavailable, describe("UCX_NET_DEVICES", status));
+        }
+    }
     ucp_params_t context_params{};
     context_params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED;
     context_params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
@@ -82,7 +90,7 @@ Result<std::unique_ptr<Transport>> make_ucx_transport(const UcxOptions& options,
 
 UcxTransport::UcxTransport(UcxOptions options, const base::Clock& clock, ucp_context_h context, ucp_worker_h worker,
                            std::string worker_address, std::size_t header_bytes_limit)
-    : options_(options),
+    : options_(std::move(options)),
       clock_(clock),
       context_(context),
       worker_(worker),

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstddef>
 #include <memory>
+#include <string>
 
 #include "base/clock.h"
 #include "base/result.h"
@@ -12,6 +13,9 @@ namespace net {
 
 struct UcxOptions {
     Limits limits{};
+    /// UCX listens on these network devices: a list of names, or "all". The user's UCX_NET_DEVICES wins. Shared memory
+    /// needs none. Nothing listens beyond loopback unless told so: UCX has no authentication.
+    std::string net_devices = "lo";
     std::size_t commands_max = 4096;        // waiting for the transport's thread
     std::size_t sends_inflight_max = 1024;  // per transport
     std::size_t peers_max = 256;

@@ -3,6 +3,12 @@
 #include <signal.h>
 
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <set>
+#include <sstream>
 
 #include "tests/net/child.h"
 #include "tests/net/recorder.h"
@@ -63,6 +69,33 @@ TEST_CASE("UCX: our settings leave the user's alone and the signals ours", "[net
     REQUIRE(sigaction(SIGHUP, nullptr, &action) == 0);
     CHECK(action.sa_handler == SIG_DFL);
     CHECK(std::string(net::ucx_version()).starts_with("1."));
+}
+
+TEST_CASE("UCX: nothing listens beyond loopback unless told so", "[net]") {
+    if (std::getenv("UCX_NET_DEVICES") != nullptr) {
+        std::cout << "SKIPPED: UCX_NET_DEVICES is set\n";
+        return;
+    }
+    const Here here;
+    std::set<std::string> our_sockets;  // inodes
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+        std::error_code gone;
+        const std::string target = std::filesystem::read_symlink(entry.path(), gone).string();
+        if (target.starts_with("socket:[")) { our_sockets.insert(target.substr(8, target.size() - 9)); }
+    }
+    for (const auto& [table, loopback] :
+         {std::pair{"/proc/net/tcp", "0100007F:"}, std::pair{"/proc/net/tcp6", "00000000000000000000000001000000:"}}) {
+        std::ifstream lines(table);
+        std::string line;
+        std::getline(lines, line);  // titles
+        while (std::getline(lines, line)) {
+            std::istringstream words(line);
+            const std::vector<std::string> fields{std::istream_iterator<std::string>(words), {}};
+            if (fields.size() < 10 || fields[3] != "0A" || !our_sockets.contains(fields[9])) { continue; }
+            CAPTURE(line);
+            CHECK(fields[1].starts_with(loopback));
+        }
+    }
 }
 
 TEST_CASE("UCX: a transport talks to itself", "[net]") {
