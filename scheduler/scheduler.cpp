@@ -86,6 +86,7 @@ messages::PlaceReply Scheduler::place(const messages::PlaceRequest& request) {
     const base::TimePoint started = clock_.now();
     messages::PlaceReply reply;
     const PlaceOutcome outcome = decide(request, started);
+    *reply.mutable_header() = header();
     std::string_view path = "refused";
     std::string_view reason;
     if (const auto* placement = std::get_if<Placement>(&outcome)) {
@@ -99,13 +100,15 @@ messages::PlaceReply Scheduler::place(const messages::PlaceRequest& request) {
         path = placement->path();
         out.set_path(std::string(path));
         reason = placement->reason;
+        const std::uint64_t numerics = registry_.registration(placement->decode).header().numerics_id();
+        const bool one_id = registry_.registration(placement->prefill).header().numerics_id() == numerics;
+        reply.mutable_header()->set_numerics_id(one_id ? numerics : 0);
     } else {
         const auto& refusal = std::get<Refusal>(outcome);
         write(refusal.error, *reply.mutable_refusal()->mutable_error());
         reply.mutable_refusal()->set_retry_after_ms(refusal.retry_after_ms);
         reason = refusal.reason;
     }
-    *reply.mutable_header() = header();
     metrics_.decision(model_, path, reason, std::chrono::duration<double>(clock_.now() - started).count());
     return reply;
 }

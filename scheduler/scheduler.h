@@ -33,6 +33,7 @@ public:
     Scheduler(SchedulerOptions options, const base::Clock& clock, base::Metrics& metrics);
 
     /// Always an answer; refusals say why. Remembers the placement until it is released.
+    /// The reply's numerics_id is that of the chosen workers; 0 when they differ (rules.allow_mixed_numerics).
     sluice::proto::PlaceReply place(const sluice::proto::PlaceRequest& request);
     /// Unknown or older placements are ignored. Error: failed_precondition (version or model).
     base::Result<sluice::proto::ReleaseReply> release(const sluice::proto::ReleaseRequest& request);

@@ -124,7 +124,7 @@ TEST_CASE("the registry ends up with the truth whatever reports are lost, double
         for (const std::uint64_t block : worker.blocks) {
             REQUIRE(registry.block_index().holds(static_cast<std::uint32_t>(*slot), make_hash(block)));
         }
-        const auto& view = registry.view(clock.now())[*slot];
+        const scheduler::WorkerView view = registry.view(clock.now())[*slot];
         REQUIRE(view.incarnation == base::Incarnation{worker.incarnation});
         REQUIRE(view.load.blocks_room == 1000);
     }

@@ -196,6 +196,18 @@ TEST_CASE("the rest of a stream keeps its numbers", "[scheduler]") {
     REQUIRE(f.refused(request).error().code() == 14);  // began with 7, and 7 is gone
 }
 
+TEST_CASE("the answer says whose numbers it will have", "[scheduler]") {
+    scheduler::SchedulerOptions options;
+    options.rules.allow_mixed_numerics = true;
+    Fixture f(options);
+    f.attach(1, {.id = 1, .incarnation = 11, .role = kPrefill, .numerics_id = 8});
+    f.attach(2, {.id = 2, .incarnation = 21, .role = kDecode, .numerics_id = 8});
+    REQUIRE(f.scheduler.place(make_place({.request_id = 1})).header().numerics_id() == 8);
+    f.scheduler.detach(SessionId{2});
+    f.attach(3, {.id = 3, .incarnation = 31, .role = kDecode, .numerics_id = 9});
+    REQUIRE(f.scheduler.place(make_place({.request_id = 2})).header().numerics_id() == 0);
+}
+
 TEST_CASE("the end of its stream is the end of a worker, at once", "[scheduler]") {
     Fixture f;
     f.attach(1, {.id = 1, .incarnation = 11});
