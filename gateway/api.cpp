@@ -154,7 +154,8 @@ std::optional<ApiError> Api::refusal(const HttpRequest& request) const {
             return ApiError{.status = 415, .message = "Content-Type must be application/json"};
         }
     }
-    if (in_flight_ >= setup_.options.inflight_requests_max) {
+    if (in_flight_ >= setup_.options.inflight_requests_max ||
+        preparing_bytes_ + request.body.size() > setup_.options.http.bodies_bytes_max) {
         return api_error({base::ErrorCode::resource_exhausted, "too many requests are in work"}, 1000);
     }
     if (!setup_.table.cluster().known) { return not_ready("the scheduler has not answered yet"); }
@@ -174,6 +175,7 @@ void Api::generate(Endpoint endpoint, HttpRequest request, const std::shared_ptr
     }
     ++in_flight_;
     setup_.metrics.in_flight(1);
+    preparing_bytes_ += request.body.size();
     FormLimits limits = setup_.options.form;
     limits.models = models_;
     const std::uint32_t context_tokens = setup_.table.cluster().context_tokens;
@@ -187,7 +189,8 @@ void Api::generate(Endpoint endpoint, HttpRequest request, const std::shared_ptr
             result = pass_on(form.error());
         }
         auto shared = std::make_shared<ApiResult<PreparedRequest>>(std::move(result));
-        setup_.post([this, shared, endpoint, received_at, exchange, request_id] {
+        setup_.post([this, shared, endpoint, received_at, exchange, request_id, bytes = body.size()] {
+            preparing_bytes_ -= bytes;
             prepared(std::move(*shared), endpoint, received_at, exchange, request_id);
         });
     });

@@ -56,6 +56,7 @@ private:
     std::mt19937_64 random_;
     std::unordered_map<Answer*, std::shared_ptr<Answer>> answers_;
     std::size_t in_flight_ = 0;
+    std::uint64_t preparing_bytes_ = 0;  // bodies that wait for a text thread
     bool draining_ = false;
 };
 

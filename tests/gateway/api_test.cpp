@@ -349,6 +349,11 @@ TEST_CASE("work beyond the bounds gets 429 with Retry-After", "[gateway][api]") 
     world.say("x", kLength);
     REQUIRE(first->response->status == 200u);
     REQUIRE(world.complete(R"("prompt":"c","max_tokens":1)")->answers == 0);
+
+    gateway::GatewayOptions small;
+    small.http.bodies_bytes_max = 20;
+    World narrow(small);
+    REQUIRE(narrow.complete("\"prompt\":\"" + std::string(40, 'a') + "\"")->response->status == 429u);
 }
 
 TEST_CASE("a silent stream is kept alive by comments, unless its client does not want them", "[gateway][api]") {
