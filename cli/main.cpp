@@ -36,21 +36,22 @@ int main(int argc, char** argv) {
     cli::add_scheduler(
         *command(app, "scheduler", "decides where requests run", [&] { return cli::scheduler_main(scheduler); }),
         scheduler);
-    cli::WorkerCommandLine prefill{.role = worker::Role::prefill};
+    cli::WorkerCommandLine prefill;
+    prefill.role = worker::Role::prefill;
     cli::add_worker(
         *command(app, "prefill", "a worker that computes prompts", [&] { return cli::worker_main(prefill); }), prefill);
-    cli::WorkerCommandLine decode{.role = worker::Role::decode};
+    cli::WorkerCommandLine decode;
+    decode.role = worker::Role::decode;
     cli::add_worker(*command(app, "decode", "a worker that generates tokens", [&] { return cli::worker_main(decode); }),
                     decode);
-    cli::WorkerCommandLine mixed{.role = worker::Role::mixed};
+    cli::WorkerCommandLine mixed;
+    mixed.role = worker::Role::mixed;
     cli::add_worker(*command(app, "mixed", "a worker that does both", [&] { return cli::worker_main(mixed); }), mixed);
 
     cli::RunOptions run;
     cli::add_run(*command(app, "run", "a prompt or a chat in the terminal", [&] { return cli::run_main(run); }), run);
     cli::TokenizeOptions tokenize;
-    cli::add_tokenize(
-        *command(app, "tokenize", "text to token ids, JSON lines", [&] { return cli::tokenize_main(tokenize); }),
-        tokenize);
+    on(cli::add_tokenize_command(app, tokenize), [&] { return cli::tokenize_main(tokenize); });
     cli::RenderOptions render;
     on(cli::add_render_command(app, render), [&] { return cli::render_main(render); });
 
@@ -63,11 +64,12 @@ int main(int argc, char** argv) {
 
     CLI::App* config = app.add_subcommand("config", "settings");
     config->require_subcommand(1);
-    cli::ConfigCommand check{.print = false};
+    cli::ConfigCommand check;
     cli::add_common_flags(
         *command(*config, "check", "report unknown keys and bad values", [&] { return cli::config_main(check); }),
         check.common);
-    cli::ConfigCommand print{.print = true};
+    cli::ConfigCommand print;
+    print.print = true;
     cli::add_common_flags(*command(*config, "print", "the settings in effect", [&] { return cli::config_main(print); }),
                           print.common);
 
