@@ -36,18 +36,21 @@ constexpr Setting kSettings[] = {
     {"UCX_WARN_UNUSED_ENV_VARS", "n"},
 };
 
+bool is_handled_by_ucx(int signal_number) {
+    struct sigaction current{};
+    if (sigaction(signal_number, nullptr, &current) != 0) { return false; }
+    if (current.sa_handler == SIG_DFL || current.sa_handler == SIG_IGN) { return false; }
+    Dl_info library{};
+    const bool is_known = dladdr(reinterpret_cast<void*>(current.sa_handler), &library) != 0;
+    return is_known && library.dli_fname != nullptr && std::strstr(library.dli_fname, "libucs") != nullptr;
+}
+
 /// UCX installs handlers while it is loaded, before any setting of ours can tell it not to.
 void take_out_signal_handlers() {
     for (const int signal_number : {SIGILL, SIGSEGV, SIGBUS, SIGFPE}) {
-        ucs_debug_disable_signal(signal_number);
+        if (is_handled_by_ucx(signal_number)) { ucs_debug_disable_signal(signal_number); }
     }
-    struct sigaction current{};
-    Dl_info library{};
-    if (sigaction(SIGHUP, nullptr, &current) != 0 || current.sa_handler == SIG_DFL || current.sa_handler == SIG_IGN) {
-        return;
-    }
-    const bool is_known = dladdr(reinterpret_cast<void*>(current.sa_handler), &library) != 0;
-    if (is_known && library.dli_fname != nullptr && std::strstr(library.dli_fname, "libucs") != nullptr) {
+    if (is_handled_by_ucx(SIGHUP)) {
         struct sigaction standard{};
         standard.sa_handler = SIG_DFL;
         sigaction(SIGHUP, &standard, nullptr);
@@ -62,10 +65,10 @@ void prepare_ucx_environment() {
         for (const Setting& setting : kSettings) {
             setenv(setting.name, setting.value, 0);
         }
-        take_out_signal_handlers();
-        // Read from the environment when UCX is loaded, so it is set in another way. A lost peer is daily business for
-        // us, reported as such.
+        // Read from the environment when UCX is loaded, so it is set in another way. UCX logs to stdout, which is ours;
+        // and a lost peer is daily business for us, reported as such.
         if (std::getenv("UCX_LOG_LEVEL") == nullptr) { ucs_global_opts_set_value("LOG_LEVEL", "fatal"); }
+        take_out_signal_handlers();
     });
 }
 
