@@ -74,7 +74,7 @@ def test_run_answers_a_prompt():
 
 
 def test_model_make_writes_a_model_that_serves(tmp_path):
-    made = sluice("model", "make", "--shape", "stories15m", "--out", tmp_path / "made")
+    made = sluice("model", "make", "--shape", "stories15m", tmp_path / "made")
     assert made.returncode == 0, made.stderr
     assert (tmp_path / "made" / "config.json").exists()
     with harness.serve(model=tmp_path / "made") as server:
