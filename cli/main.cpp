@@ -12,10 +12,12 @@
 #include "cli/run.h"
 #include "cli/serve.h"
 #include "cli/tokenize.h"
+#include "net/ucx_environment.h"
 
 /// Picks the subcommand. Each reads its settings, builds its objects in dependency order and runs.
 int main(int argc, char** argv) {
     cli::block_signals();
+    net::prepare_ucx_environment();  // before there are threads that read the environment
     CLI::App app{"Sluice serves large language models with prefill and decode on separate pools."};
     app.set_version_flag("--version", std::string("sluice ") + SLUICE_VERSION);
     app.require_subcommand(1);

@@ -53,6 +53,7 @@ void read_worker_config(base::Config& config, WorkerSetup& setup) {
     setup.limits = worker::WorkerOptions::read(config);
     engine.batch_tokens_max = setup.limits.batch_tokens_max;
     engine.batch_sequences_max = setup.limits.batch_sequences_max;
+    setup.kv_net_devices = config.string("worker.kv_net_devices", setup.kv_net_devices);
     setup.kv_fault_plan = config.string("test.kv_fault_plan", "");
 }
 
@@ -132,7 +133,9 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
 }
 
 base::Result<void> WorkerProcess::Impl::start_kv_plane(base::Metrics& metrics) {
-    auto made = net::make_ucx_transport({}, *clock);
+    net::UcxOptions options;
+    options.net_devices = setup.kv_net_devices;
+    auto made = net::make_ucx_transport(options, *clock);
     if (!made) { return base::pass_on(made); }
     transport = std::move(*made);
     if (!setup.kv_fault_plan.empty()) {

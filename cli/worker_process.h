@@ -27,7 +27,8 @@ struct WorkerSetup {
     base::HashKey hash_key;
     engine::EngineOptions engine;
     worker::WorkerOptions limits;
-    std::string kv_fault_plan;  // net::parse_fault_plan; empty: none (tests)
+    std::string kv_net_devices = "lo";  // network devices of the KV plane (net::UcxOptions)
+    std::string kv_fault_plan;          // net::parse_fault_plan; empty: none (tests)
 };
 
 /// Reads the sections `engine` and `worker`. `model_dir`, threads and processors are the caller's.

@@ -252,6 +252,8 @@ engine::Batch StepLoop::build_batch(const std::vector<Planned>& planned) {
     engine::Batch batch;
     batch.entries.reserve(planned.size());
     tables_.assign(planned.size(), {});
+    score_targets_.clear();
+    score_targets_.reserve(planned.size());
     launched_chunks_.clear();
     for (std::size_t i = 0; i < planned.size(); ++i) {
         const Sequence& sequence = *planned[i].sequence;
@@ -272,10 +274,11 @@ engine::Batch StepLoop::build_batch(const std::vector<Planned>& planned) {
         }
         const std::uint32_t end = sequence.computed_tokens + planned[i].tokens;
         if (sequence.wants_prompt_scores() && sequence.computed_tokens + 1 < sequence.prompt_tokens && generated == 0) {
+            // The last token of the prompt has no successor in it: its score is of a stand-in and is not kept.
             entry.score = true;
-            const std::uint32_t targets_end = std::min(end + 1, size32(sequence.tokens.size()));
-            entry.score_targets =
-                tokens.subspan(sequence.computed_tokens + 1, targets_end - sequence.computed_tokens - 1);
+            auto& targets = score_targets_.emplace_back(entry.tokens.begin() + 1, entry.tokens.end());
+            targets.push_back(end < sequence.prompt_tokens ? sequence.tokens[end] : sequence.tokens.back());
+            entry.score_targets = targets;
         }
         batch.entries.push_back(entry);
         if (sequence.request.part == Part::prefill) {

@@ -150,8 +150,9 @@ private:
     std::unordered_map<GatewayId, std::vector<SequenceOutput>> outputs_;  // of this turn
     std::uint64_t next_sequence_ = 1;
     std::uint32_t rotation_ = 0;
-    std::vector<LaunchedChunk> launched_chunks_;  // prefill parts of the running step; read by layers_done
-    std::vector<engine::BlockTable> tables_;      // of the running step
+    std::vector<LaunchedChunk> launched_chunks_;             // prefill parts of the running step; read by layers_done
+    std::vector<engine::BlockTable> tables_;                 // of the running step
+    std::vector<std::vector<base::TokenId>> score_targets_;  // of the running step
 
     std::atomic<bool> draining_{false};
     std::atomic<bool> idle_{true};

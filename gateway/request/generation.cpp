@@ -106,10 +106,12 @@ void Generation::place() {
     epoch_tokens_ = 0;
     placed_at_ = context_.clock.now();
 
+    // A stream that has begun goes on with the numerics it began with, so that its tokens stay bit-identical.
+    const std::uint64_t numerics_id = generated_.empty() ? context_.cluster.numerics_id : numerics_id_;
     proto::PlaceRequest ask;
     ask.mutable_header()->set_protocol_version(::proto::kProtocolVersion);
     ask.mutable_header()->set_model(context_.model);
-    ask.mutable_header()->set_numerics_id(context_.cluster.numerics_id);
+    ask.mutable_header()->set_numerics_id(numerics_id);
     ask.set_request_id(base::raw(id_));
     ask.set_epoch(base::raw(epoch_));
     std::vector<base::TokenId> tokens = *request_.prompt;
@@ -119,7 +121,7 @@ void Generation::place() {
     // With prompt logprobs every prompt token is computed: no prefix can be reused, so none is promised.
     if (context_.cluster.block_tokens > 0 && !request_.sampling.prompt_logprobs()) {
         const base::HashScope scope{.cache_scope = request_.cache_scope,
-                                    .numerics_id = context_.cluster.numerics_id,
+                                    .numerics_id = numerics_id,
                                     .adapter = "",
                                     .block_tokens = context_.cluster.block_tokens};
         std::string& bytes = *ask.mutable_block_hashes();
@@ -154,6 +156,7 @@ bool Generation::on_place_answered(base::Epoch epoch, const base::Result<proto::
         return true;
     }
     if (reply->has_placement()) {
+        numerics_id_ = reply->header().numerics_id();
         take_placement(reply->placement());
         return true;
     }

@@ -133,7 +133,8 @@ private:
 
     Phase phase_ = Phase::waiting;
     base::Epoch epoch_{};
-    std::uint32_t placements_ = 0;  // accepted so far
+    std::uint32_t placements_ = 0;   // accepted so far
+    std::uint64_t numerics_id_ = 0;  // of the workers of the last placement
     bool placed_once_ = false;
     bool prompt_told_ = false;
     std::vector<base::TokenId> generated_;

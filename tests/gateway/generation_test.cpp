@@ -154,6 +154,17 @@ TEST_CASE("a stop string ends the sequence on both workers", "[gateway][request]
     REQUIRE(sink.ends == 1);
 }
 
+TEST_CASE("a stream that has begun stays with its numerics when the cluster moves to others", "[gateway][request]") {
+    Split owner;
+    owner.table.on_output(kPrefill, output(owner.id, 0, "a"));
+    auto moved = description(true, 100);
+    moved.mutable_header()->set_numerics_id(88);
+    owner.table.on_cluster(moved);
+    owner.table.on_worker_lost(kDecode, {base::ErrorCode::unavailable, "gone"});
+    REQUIRE(owner.ports.placed.size() == 2u);
+    REQUIRE(owner.ports.placed[1].header().numerics_id() == 77u);
+}
+
 TEST_CASE("a lost decode worker is replaced and the stream goes on", "[gateway][request]") {
     Split owner;
     owner.table.on_output(kPrefill, output(owner.id, 0, "a"));
