@@ -266,7 +266,7 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
     model->kv.emplace(std::move(*kv));
 
     const auto packed_dir = prepare_packed_dir(options.packed_dir);
-    if (!packed_dir) { return base::pass_on(packed_dir, "packed weights"); }
+    if (!packed_dir) { return base::pass_on(packed_dir, "folder for packed weights (packed_dir)"); }
     auto packed = open_packed_file(*checkpoint, plan, *packed_dir, progress);
     if (!packed) { return base::pass_on(packed); }
     model->packed = std::move(*packed);
