@@ -13,7 +13,7 @@ namespace engine {
 namespace {
 
 /// Query vectors of one item at most: enough to pay for copying the keys of a partition to one place.
-constexpr std::uint32_t kItemVectors = 192;
+constexpr std::uint32_t kItemVectors = 384;
 /// From here on an item copies them: block-major KV lies pages apart, and its tiles evict each other in the caches.
 constexpr std::uint32_t kCopyFromVectors = 12;
 constexpr std::uint32_t kItemsPerThread = 4;
@@ -60,10 +60,13 @@ void copy_values(const std::byte* from, std::uint32_t tokens, std::uint32_t lane
     for (std::uint32_t row = 0; row < kTileTokens / lane_elements; ++row) {
         const std::byte* source = from + std::size_t{row} * head_dim * 4;
         std::byte* target = to + row * row_bytes;
-        std::memset(target, 0, row_bytes);
         if ((row + 1) * lane_elements <= tokens) {
             std::memcpy(target, source, std::size_t{head_dim} * 4);
-        } else if (row * lane_elements < tokens) {  // the first of a pair of bf16
+            std::memset(target + std::size_t{head_dim} * 4, 0, row_bytes - std::size_t{head_dim} * 4);
+            continue;
+        }
+        std::memset(target, 0, row_bytes);
+        if (row * lane_elements < tokens) {  // the first of a pair of bf16
             for (std::uint32_t d = 0; d < head_dim; ++d) {
                 std::memcpy(target + d * 4, source + d * 4, 2);
             }

@@ -169,8 +169,10 @@ TEST_CASE("a family names itself, and one that is unknown or cannot run is refus
     const auto unknown = engine::make_backend({.family = "mmx", .threads = 1, .cpus = {}});
     REQUIRE_FALSE(unknown.has_value());
     REQUIRE(unknown.error().code == base::ErrorCode::invalid_argument);
-    REQUIRE(engine::make_backend({.family = "auto", .threads = 0, .cpus = {}}).error().code == base::ErrorCode::invalid_argument);
+    REQUIRE(engine::make_backend({.family = "auto", .threads = 0, .cpus = {}}).error().code ==
+            base::ErrorCode::invalid_argument);
     if (!engine::runs_avx512()) {
-        REQUIRE(engine::make_backend({.family = "avx512", .threads = 1, .cpus = {}}).error().code == base::ErrorCode::unimplemented);
+        REQUIRE(engine::make_backend({.family = "avx512", .threads = 1, .cpus = {}}).error().code ==
+                base::ErrorCode::unimplemented);
     }
 }
