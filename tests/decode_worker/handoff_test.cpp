@@ -7,7 +7,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <random>
 #include <thread>
 #include <vector>
 
@@ -21,12 +20,15 @@
 
 #include "tests/support/catch.h"
 #include "tests/support/ledger_engine.h"
+#include "tests/support/random_tokens.h"
 
 using base::Epoch;
 using base::RequestId;
 using base::TokenId;
 using test_support::ledger_continuation;
 using test_support::LedgerEngine;
+using test_support::Random;
+using test_support::random_prompt;
 using worker::Finish;
 using worker::GatewayId;
 using worker::Part;
@@ -216,24 +218,6 @@ struct Pair {
     TestWorker prefill;
     TestWorker decode;
 };
-
-/// Draws 32-bit numbers by seed.
-class Random {
-public:
-    explicit Random(std::uint32_t seed) : generator_(seed) {}
-    std::uint32_t operator()() { return static_cast<std::uint32_t>(generator_()); }
-
-private:
-    std::mt19937 generator_;
-};
-
-std::vector<TokenId> random_prompt(Random& random, std::size_t tokens) {
-    std::vector<TokenId> prompt(tokens);
-    for (TokenId& token : prompt) {
-        token = static_cast<TokenId>(random() % 1000);
-    }
-    return prompt;
-}
 
 }  // namespace
 

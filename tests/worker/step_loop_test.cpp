@@ -1,17 +1,19 @@
 #include "worker/step_loop.h"
 
 #include <map>
-#include <random>
 #include <vector>
 
 #include "tests/support/catch.h"
 #include "tests/support/ledger_engine.h"
+#include "tests/support/random_tokens.h"
 
 using base::Epoch;
 using base::RequestId;
 using base::TokenId;
 using test_support::ledger_continuation;
 using test_support::LedgerEngine;
+using test_support::Random;
+using test_support::random_prompt;
 using worker::Finish;
 using worker::GatewayId;
 using worker::Part;
@@ -82,24 +84,6 @@ worker::StartRequest make_start(std::uint64_t request, std::vector<TokenId> prom
     start.prompt = std::move(prompt);
     start.stop.new_tokens_max = new_tokens;
     return start;
-}
-
-/// Draws 32-bit numbers by seed.
-class Random {
-public:
-    explicit Random(std::uint32_t seed) : generator_(seed) {}
-    std::uint32_t operator()() { return static_cast<std::uint32_t>(generator_()); }
-
-private:
-    std::mt19937 generator_;
-};
-
-std::vector<TokenId> random_prompt(Random& random, std::size_t tokens) {
-    std::vector<TokenId> prompt(tokens);
-    for (TokenId& token : prompt) {
-        token = static_cast<TokenId>(random() % 1000);
-    }
-    return prompt;
 }
 
 }  // namespace
