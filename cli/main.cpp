@@ -2,6 +2,7 @@
 #include <functional>
 #include <string>
 
+#include "bench/kernels.h"
 #include "bench/machine.h"
 #include "bench/serve.h"
 #include "cli/doctor.h"
@@ -85,6 +86,11 @@ int main(int argc, char** argv) {
     bench::add_bench_machine(
         *command(*bench, "machine", "limits of this machine", [&] { return bench::bench_machine_main(bench_machine); }),
         bench_machine);
+
+    bench::KernelsBenchOptions bench_kernels;
+    bench::add_bench_kernels(*command(*bench, "kernels", "the engine's operators beside those limits",
+                                      [&] { return bench::bench_kernels_main(bench_kernels); }),
+                             bench_kernels);
 
     command(app, "doctor", "what this machine has and lacks", [] { return cli::doctor_main(); });
 
