@@ -49,6 +49,12 @@ def test_render_speaks_json_lines():
     assert "Hi there" in json.loads(ran.stdout)["rendered"]
 
 
+@pytest.mark.parametrize("file", sorted((harness.ROOT / "configs").glob("*.yaml")), ids=lambda file: file.name)
+def test_the_settings_that_come_with_sluice_are_valid(file):
+    checked = sluice("config", "check", "--config", file)
+    assert checked.returncode == 0, checked.stderr
+
+
 def test_config_print_can_be_checked_again(tmp_path):
     printed = sluice("config", "print")
     assert printed.returncode == 0, printed.stderr
