@@ -136,7 +136,9 @@ void DecodePart::try_grant(Sequence& sequence, Incoming& incoming) {
     kv_cache::KvCache& cache = control_.cache();
     kv_cache::PrefixMatch match = cache.match(sequence.chain, incoming.kv_tokens);
     const std::uint32_t have = match.tokens();
-    auto opened = cache.open(std::move(match), incoming.kv_tokens + 1);
+    // Who waits already goes first: else a stream that lost its memory could wait for as long as new ones come.
+    auto opened = control_.has_waiting() ? base::fail(ErrorCode::resource_exhausted, "others wait for KV memory")
+                                         : cache.open(std::move(match), incoming.kv_tokens + 1);
     if (!opened) {
         if (incoming.state == KvState::expected) {
             incoming.state = KvState::no_room;

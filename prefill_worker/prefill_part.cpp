@@ -36,6 +36,7 @@ void PrefillPart::admitted(Sequence& sequence) {
         not_opened_.insert_or_assign(request, opened.error());
         return;
     }
+    not_opened_.erase(request);
     if (sequence.computed_tokens > 0) { sender_->ready(handoff.key, 0, layers_, 0, sequence.computed_tokens); }
     handoffs_.insert_or_assign(request, std::move(handoff));
 }
@@ -73,9 +74,10 @@ bool PrefillPart::may_preempt(const Sequence& sequence) const {
 }
 
 void PrefillPart::on_event(kv_transfer::SenderEvent event) {
+    using Kind = kv_transfer::SenderEvent::Kind;
+    if (event.kind == Kind::granted || event.kind == Kind::later) { return; }  // may come any number of times
     const auto key = event.key;
     if (!control_.post([this, event = std::move(event)] { apply(event); })) {
-        // The queue is sized for all commands that the bounds allow; after its close nobody needs the event.
         spdlog::debug("event of hand-off {} came after the end", kv_transfer::to_string(key));
     }
 }

@@ -33,9 +33,12 @@ public:
     virtual void make_waiting(Sequence& sequence) = 0;
     /// Makes `kv` findable up to its full, computed blocks.
     virtual void publish(Sequence& sequence) = 0;
+    /// Somebody waits for KV memory already (a new sequence, or one that lost its own to others).
+    virtual bool has_waiting() const = 0;
     virtual kv_cache::KvCache& cache() = 0;
     virtual const base::Clock& clock() const = 0;
-    /// Any thread: runs `task` on the step thread soon. False when the command queue is full or closed.
+    /// Any thread: runs `task` on the step thread soon. For events of which each hand-off has a bounded number: there
+    /// is room for all of them. False after the loop has ended.
     [[nodiscard]] virtual bool post(std::function<void()> task) = 0;
     /// One measured hand-off, for the scheduler's predictor.
     virtual void add_transfer_sample(std::uint64_t bytes, base::Duration duration) = 0;

@@ -68,7 +68,7 @@ public:
     /// False when the buffer is full: the stream is then cut.
     void send(WorkerEvent event) {
         const std::scoped_lock lock(mutex_);
-        if (is_finished_) { return; }
+        if (is_finished_ || finish_status_) { return; }
         const std::size_t bytes = event.ByteSizeLong();
         if (queued_bytes_ + bytes > impl_.options.output_buffer_bytes) {
             spdlog::warn("gateway {} reads too slowly ({} bytes wait): its stream is cut", base::log_safe(name_),

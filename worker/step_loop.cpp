@@ -13,6 +13,7 @@ namespace {
 using base::ErrorCode;
 
 constexpr std::chrono::milliseconds kIdleWait{50};
+constexpr std::size_t kTasksMax = 16384;  // hand-offs open at once (2 * 1024 by default), three events each, and slack
 
 std::uint32_t size32(std::size_t size) {
     return static_cast<std::uint32_t>(size);
@@ -29,6 +30,7 @@ StepLoop::StepLoop(Options options, engine::Engine& engine, kv_cache::KvCache& c
       board_(board),
       clock_(clock),
       commands_(options_.limits.commands_max),
+      tasks_(kTasksMax),
       reporter_(board, metrics, {options_.model, options_.worker, options_.role}) {
     publish_board();
 }
@@ -45,7 +47,9 @@ bool StepLoop::post_command(Command command) {
 }
 
 bool StepLoop::post(std::function<void()> task) {
-    return commands_.push(Command(std::move(task)));
+    if (!tasks_.push(std::move(task))) { return false; }
+    commands_.wake();
+    return true;
 }
 
 void StepLoop::run(std::stop_token stop) {
@@ -62,15 +66,22 @@ void StepLoop::run(std::stop_token stop) {
         return std::any_of(parts_, parts_ + 3, [](RolePart* p) { return p != nullptr && p->busy(); });
     };
     while (busy() && clock_.now() < give_up) {
-        for (Command& command : commands_.drain()) {
-            if (auto* task = std::get_if<std::function<void()>>(&command)) { (*task)(); }
-        }
+        run_tasks();
         for (RolePart* part : parts_) {
             if (part != nullptr) { part->tick(); }
         }
         commands_.wait({}, clock_.now() + std::chrono::milliseconds(5));
     }
     commands_.close();
+    tasks_.close();
+}
+
+bool StepLoop::run_tasks() {
+    const std::vector<std::function<void()>> tasks = tasks_.drain();
+    for (const std::function<void()>& task : tasks) {
+        task();
+    }
+    return !tasks.empty();
 }
 
 bool StepLoop::turn() {
@@ -78,6 +89,7 @@ bool StepLoop::turn() {
     for (Command& command : commands) {
         apply(command);
     }
+    const bool had_tasks = run_tasks();
     expire_deadlines();
     for (RolePart* part : parts_) {
         if (part != nullptr) { part->tick(); }
@@ -89,7 +101,7 @@ bool StepLoop::turn() {
     if (has_work) { step(); }
     flush_outputs();
     publish_board();
-    return has_work || !commands.empty();
+    return has_work || had_tasks || !commands.empty();
 }
 
 void StepLoop::apply(Command& command) {
@@ -104,15 +116,14 @@ void StepLoop::apply(Command& command) {
                           base::log_safe(cancel->reason));
             finish(*sequence, Finish::cancelled, std::nullopt);
         }
-    } else if (const auto* gone = std::get_if<GatewayGone>(&command)) {
+    } else {
+        const GatewayGone& gone = std::get<GatewayGone>(command);
         for (std::size_t i = sequences_.size(); i > 0; --i) {
-            if (sequences_[i - 1]->request.gateway == gone->gateway) {
+            if (sequences_[i - 1]->request.gateway == gone.gateway) {
                 finish(*sequences_[i - 1], Finish::cancelled, std::nullopt);
             }
         }
-        outputs_.erase(gone->gateway);
-    } else {
-        std::get<std::function<void()>>(command)();
+        outputs_.erase(gone.gateway);
     }
 }
 
@@ -449,6 +460,11 @@ void StepLoop::make_waiting(Sequence& sequence) {
     sequence.published_blocks = 0;
     sequence.prompt_scores.clear();
     sequence.state = SequenceState::waiting;
+}
+
+bool StepLoop::has_waiting() const {
+    return std::any_of(sequences_.begin(), sequences_.end(),
+                       [](const auto& sequence) { return sequence->state == SequenceState::waiting; });
 }
 
 void StepLoop::add_transfer_sample(std::uint64_t bytes, base::Duration duration) {

@@ -46,7 +46,7 @@ struct GatewayGone {
 };
 
 /// What I/O threads ask of the step thread.
-using Command = std::variant<StartRequest, ContinueRequest, CancelRequest, GatewayGone, std::function<void()>>;
+using Command = std::variant<StartRequest, ContinueRequest, CancelRequest, GatewayGone>;
 
 /// Where outputs go. Called on the step thread; must not block.
 class OutputSink {
@@ -99,6 +99,7 @@ public:
     void make_running(Sequence& sequence) override;
     void make_waiting(Sequence& sequence) override;
     void publish(Sequence& sequence) override;
+    bool has_waiting() const override;
     kv_cache::KvCache& cache() override { return cache_; }
     const base::Clock& clock() const override { return clock_; }
     [[nodiscard]] bool post(std::function<void()> task) override;
@@ -112,6 +113,7 @@ private:
     };
 
     void apply(Command& command);
+    bool run_tasks();
     void start(StartRequest&& request);
     void go_on(const ContinueRequest& request);
     void refuse(const StartRequest& request, base::ErrorCode code, std::string message);
@@ -144,6 +146,9 @@ private:
     const base::Clock& clock_;
     RolePart* parts_[3] = {nullptr, nullptr, nullptr};  // by Part
     base::BoundedQueue<Command> commands_;
+    /// Events of transfers, apart from what gateways can fill: a lost one would strand blocks. At most three a
+    /// hand-off.
+    base::BoundedQueue<std::function<void()>> tasks_;
 
     std::vector<std::unique_ptr<Sequence>> sequences_;  // in order of arrival
     std::unordered_map<RequestKey, Sequence*> by_key_;
