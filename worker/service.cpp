@@ -70,7 +70,7 @@ public:
         const std::scoped_lock lock(mutex_);
         if (is_finished_ || finish_status_) { return; }
         const std::size_t bytes = event.ByteSizeLong();
-        if (queued_bytes_ + bytes > impl_.options.output_buffer_bytes) {
+        if (!queue_.empty() && queued_bytes_ + bytes > impl_.options.output_buffer_bytes) {
             spdlog::warn("gateway {} reads too slowly ({} bytes wait): its stream is cut", base::log_safe(name_),
                          queued_bytes_);
             context_.TryCancel();
