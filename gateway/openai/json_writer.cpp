@@ -56,14 +56,6 @@ std::string valid_utf8(std::string_view text) {
     return result;
 }
 
-std::size_t code_points(std::string_view text) {
-    std::size_t count = 0;
-    for (const char c : text) {
-        count += (static_cast<unsigned char>(c) & 0xc0) != 0x80 ? 1 : 0;
-    }
-    return count;
-}
-
 JsonWriter& JsonWriter::open(char bracket) {
     separate();
     text_ += bracket;

@@ -39,7 +39,5 @@ private:
 
 /// `text` as valid UTF-8: each maximal broken part becomes one U+FFFD.
 std::string valid_utf8(std::string_view text);
-/// Unicode code points of valid UTF-8.
-std::size_t code_points(std::string_view text);
 
 }  // namespace gateway

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -14,11 +15,15 @@
 
 namespace gateway {
 
+/// Unicode code points of valid UTF-8.
+std::size_t code_points(std::string_view text);
+
 /// One generated (or prompt) token with what was asked about it.
 struct TokenRecord {
     base::TokenId token = -1;
     float logprob = 0.0F;                                   // when logprobs were asked for
     std::vector<std::pair<base::TokenId, float>> top = {};  // most likely first; when asked for
+    std::size_t text_offset = 0;                            // code points of text made before the token
 };
 
 /// What may be shown to the client: text, and the tokens whose text is now wholly out.
@@ -39,8 +44,8 @@ public:
     };
     TextStream(std::unique_ptr<Detokenizer> detokenizer, Options options);
 
-    /// The next token. After it, `stopped()` may name a stop string: the text then ends before it (or after it, if
-    /// included).
+    /// The next token; its `text_offset` is set here. After it, `stopped()` may name a stop string: the text then ends
+    /// before it (or after it, if included).
     Piece push(TokenRecord record);
     /// The sequence is over: everything held back comes out. The token that ended it (EOS) is not pushed.
     Piece finish();
@@ -62,8 +67,9 @@ private:
     std::optional<StopMatcher::Match> match_;
     std::string held_text_;
     std::deque<Held> held_tokens_;
-    std::size_t produced_ = 0;  // bytes of text that the tokens made
-    std::size_t released_ = 0;  // bytes that went out
+    std::size_t produced_ = 0;     // bytes of text that the tokens made
+    std::size_t code_points_ = 0;  // of the same text
+    std::size_t released_ = 0;     // bytes that went out
     std::uint32_t tokens_ = 0;
 };
 

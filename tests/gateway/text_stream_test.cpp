@@ -65,6 +65,37 @@ TEST_CASE("no stop string is found in the first tokens when a minimum is asked f
     REQUIRE(seen.text == "abab");  // the first may not count; the second is begun inside the minimum
 }
 
+TEST_CASE("each token says how much text was there before it", "[gateway]") {
+    /// A space at the start of the text is no text, as SentencePiece models have it.
+    class Stripping final : public gateway::Detokenizer {
+    public:
+        std::string push(base::TokenId token) override {
+            if (std::exchange(is_first_, false) && token == ' ') { return {}; }
+            return inner_->push(token);
+        }
+        std::string flush() override { return inner_->flush(); }
+
+    private:
+        std::unique_ptr<gateway::Detokenizer> inner_ = ByteText().detokenizer(true);
+        bool is_first_ = true;
+    };
+    TextStream stream(std::make_unique<Stripping>(), {.stop_strings = {"xyz"}});
+    std::vector<std::size_t> offsets;
+    std::string text;
+    const auto add = [&](const gateway::Piece& piece) {
+        text += piece.text;
+        for (const auto& record : piece.tokens) {
+            offsets.push_back(record.text_offset);
+        }
+    };
+    for (const base::TokenId token : {int{' '}, 0xc3, 0xa9, int{gateway_test::kBos}, int{'x'}, int{'y'}, 0xc3}) {
+        add(stream.push({.token = token}));
+    }
+    add(stream.finish());
+    REQUIRE(text == "\xc3\xa9xy\xef\xbf\xbd");
+    REQUIRE(offsets == std::vector<std::size_t>{0, 0, 0, 1, 1, 2, 3});
+}
+
 TEST_CASE("a character that takes two tokens comes out whole", "[gateway]") {
     auto stream = make_stream({});
     REQUIRE(stream.push({.token = 0xc3}).text.empty());
