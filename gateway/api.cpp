@@ -184,7 +184,7 @@ void Api::generate(Endpoint endpoint, HttpRequest request, const std::shared_ptr
                       body = std::move(request.body), received_at = request.received_at] {
         ApiResult<PreparedRequest> result = tl::unexpected<ApiError>(ApiError{});
         if (auto form = read_form(endpoint, body, limits, setup_.text.vocabulary())) {
-            result = prepare(std::move(*form), setup_.text, context_tokens, now_unix_s);
+            result = prepare(std::move(*form), limits, setup_.text, context_tokens, now_unix_s);
         } else {
             result = pass_on(form.error());
         }

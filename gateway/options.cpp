@@ -51,6 +51,10 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
     options.form.stop_strings_max = integer(config, "gateway.stop_strings_max", options.form.stop_strings_max, 1, 64);
     options.form.logit_bias_max = integer(config, "gateway.logit_bias_max", options.form.logit_bias_max, 0, 100000);
 
+    options.form.text_bytes_max = integer(config, "gateway.text_bytes_max", options.form.text_bytes_max, 1, kGiB);
+    options.form.logprob_records_max =
+        integer(config, "gateway.logprob_records_max", options.form.logprob_records_max, 1, 1ll << 40);
+
     RequestOptions& request = options.request;
     request.placements_max = integer(config, "gateway.placements_max", request.placements_max, 1, 100);
     request.place_timeout = milliseconds(config, "gateway.place_timeout_ms", request.place_timeout, 1, kDayMs);

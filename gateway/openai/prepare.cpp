@@ -1,8 +1,9 @@
 #include "gateway/openai/prepare.h"
 
 #include <algorithm>
+#include <array>
 #include <boost/json.hpp>
-#include <set>
+#include <charconv>
 
 #include "base/check.h"
 #include "gateway/openai/fields.h"
@@ -22,114 +23,213 @@ ApiError text_error(const base::Error& error, std::string_view param) {
     return result;
 }
 
+std::string utf8_of_three_bytes(std::uint32_t code_point) {
+    return {static_cast<char>(0xe0 | (code_point >> 12)), static_cast<char>(0x80 | ((code_point >> 6) & 0x3f)),
+            static_cast<char>(0x80 | (code_point & 0x3f))};
+}
+
+/// Private-use characters that `text` (UTF-8) does not hold, at most `count` of them.
+std::vector<std::string> unused_private_characters(std::string_view text, std::size_t count) {
+    constexpr std::uint32_t kFirst = 0xe000;
+    constexpr std::uint32_t kEnd = 0xf900;
+    std::vector<bool> used(kEnd - kFirst);
+    for (std::size_t at = 0; at + 2 < text.size(); ++at) {
+        const auto byte = [&](std::size_t ahead) { return static_cast<unsigned char>(text[at + ahead]); };
+        if (byte(0) != 0xee && byte(0) != 0xef) { continue; }
+        const std::uint32_t code_point = (byte(0) & 0x0fu) << 12 | (byte(1) & 0x3fu) << 6 | (byte(2) & 0x3fu);
+        if (code_point >= kFirst && code_point < kEnd) { used[code_point - kFirst] = true; }
+    }
+    std::vector<std::string> result;
+    for (std::uint32_t index = 0; index < kEnd - kFirst && result.size() < count; ++index) {
+        if (!used[index]) { result.push_back(utf8_of_three_bytes(kFirst + index)); }
+    }
+    return result;
+}
+
 /// Marks for the special tokens that people wrote in their messages, so that these stay text: the chat template sees a
-/// mark, and each mark is encoded as the text it stands for, without looking for special tokens.
+/// mark, and each mark is encoded as the text it stands for, without looking for special tokens. A mark is the index of
+/// the text between two characters that occur nowhere in the request, so it is short whatever the messages hold, and
+/// all work here is linear in their size.
 class SpecialTextMarks {
 public:
-    SpecialTextMarks(const RequestForm& form, const TextPort& text) {
-        std::set<std::string> found;
+    SpecialTextMarks(const std::vector<std::string>& user_texts, const TextPort& text) : text_(text) {
         for (const std::string& special : text.special_texts()) {
-            for (const std::string& one : form.user_texts) {
-                if (!special.empty() && one.find(special) != std::string::npos) { found.insert(special); }
+            if (special.empty()) { continue; }
+            texts_.push_back(special);
+            begins_[static_cast<unsigned char>(special.front())] = true;
+        }
+        std::sort(texts_.begin(), texts_.end());
+        texts_.erase(std::unique(texts_.begin(), texts_.end()), texts_.end());
+        encoded_.resize(texts_.size());
+        needed_ = std::any_of(user_texts.begin(), user_texts.end(), [&](std::string_view one) {
+            for (std::size_t at = 0; at < one.size(); ++at) {
+                if (find_at(one, at)) { return true; }
             }
-        }
-        texts_.assign(found.begin(), found.end());
-        // Longer ones first: one may be part of another.
-        std::sort(texts_.begin(), texts_.end(), [](const auto& a, const auto& b) { return a.size() > b.size(); });
-        while (std::any_of(form.user_texts.begin(), form.user_texts.end(),
-                           [&](const std::string& one) { return one.find(open_) != std::string::npos; })) {
-            open_ += "\xee\x82\xa0";
-        }
+            return false;
+        });
     }
 
-    bool needed() const { return !texts_.empty(); }
+    bool needed() const { return needed_; }
 
     /// The template's context with marks in the contents of all but assistants.
-    std::string mark(const std::string& context) const {
+    ApiResult<std::string> mark(const std::string& context) {
+        const auto characters = unused_private_characters(context, 2);
+        if (characters.size() < 2) {
+            return bad_request("messages",
+                               "the request holds every private-use character, so that none is left to mark "
+                               "texts of special tokens with");
+        }
+        open_ = characters[0];
+        close_ = characters[1];
         json::parse_options options;
         options.max_depth = 256;
         json::value value = json::parse(context, {}, options);  // our own text
         for (json::value& message : value.get_object()["messages"].get_array()) {
             json::object& object = message.get_object();
             if (object["role"].get_string() == "assistant" || !object["content"].is_string()) { continue; }
-            std::string content(object["content"].get_string().data(), object["content"].get_string().size());
-            for (std::size_t index = 0; index < texts_.size(); ++index) {
-                const std::string mark = open_ + std::to_string(index) + kClose;
-                for (auto at = content.find(texts_[index]); at != std::string::npos;
-                     at = content.find(texts_[index], at)) {
-                    content.replace(at, texts_[index].size(), mark);
-                    at += mark.size();
-                }
-            }
-            object["content"] = content;
+            const json::string& content = object["content"].get_string();
+            object["content"] = marked({content.data(), content.size()});
         }
         return json::serialize(value);
     }
 
-    base::Result<Tokens> encode(std::string_view rendered, bool add_special, const TextPort& text) const {
+    /// After mark().
+    base::Result<Tokens> encode(std::string_view rendered, bool add_special) {
         Tokens tokens;
-        const auto append = [&](std::string_view piece, bool parse_special) -> base::Result<void> {
+        const auto append = [&](std::string_view piece) -> base::Result<void> {
             if (piece.empty() && !add_special) { return {}; }
-            auto encoded = text.encode(piece, std::exchange(add_special, false), parse_special);
+            auto encoded = text_.encode(piece, std::exchange(add_special, false), true);
             if (!encoded) { return base::pass_on(encoded); }
             tokens.insert(tokens.end(), encoded->begin(), encoded->end());
             return {};
         };
         while (true) {
             const auto at = rendered.find(open_);
-            if (auto done = append(rendered.substr(0, at), true); !done) { return base::pass_on(done); }
+            if (auto done = append(rendered.substr(0, at)); !done) { return base::pass_on(done); }
             if (at == std::string_view::npos) { return tokens; }
             rendered.remove_prefix(at + open_.size());
-            const auto close = rendered.find(kClose);
-            if (close == std::string_view::npos) {
-                return base::fail(base::ErrorCode::invalid_argument,
-                                  "the chat template cuts special token text in a message");
-            }
             std::size_t index = 0;
-            for (const char digit : rendered.substr(0, close)) {
-                index = index * 10 + static_cast<std::size_t>(digit - '0');
-            }
-            if (index >= texts_.size()) {
+            const auto [end, problem] = std::from_chars(rendered.data(), rendered.data() + rendered.size(), index);
+            const auto digits = static_cast<std::size_t>(end - rendered.data());
+            if (problem != std::errc() || index >= texts_.size() || !rendered.substr(digits).starts_with(close_)) {
                 return base::fail(base::ErrorCode::invalid_argument,
-                                  "the chat template changes special token text in a message");
+                                  "the chat template cuts or changes special token text in a message");
             }
-            if (auto done = append(texts_[index], false); !done) { return base::pass_on(done); }
-            rendered.remove_prefix(close + std::string_view(kClose).size());
+            rendered.remove_prefix(digits + close_.size());
+            std::optional<Tokens>& encoded = encoded_[index];
+            if (!encoded) {
+                auto fresh = text_.encode(texts_[index], false, false);
+                if (!fresh) { return base::pass_on(fresh); }
+                encoded = std::move(*fresh);
+            }
+            tokens.insert(tokens.end(), encoded->begin(), encoded->end());
         }
     }
 
 private:
-    static constexpr const char* kClose = "\xee\x82\xa1";  // U+E0A1, private use
-    std::string open_ = "\xee\x82\xa0";                    // U+E0A0
-    std::vector<std::string> texts_;
+    /// The longest special text that begins at byte `at`: narrows the sorted texts byte by byte.
+    std::optional<std::size_t> find_at(std::string_view content, std::size_t at) const {
+        if (!begins_[static_cast<unsigned char>(content[at])]) { return std::nullopt; }
+        std::optional<std::size_t> longest;
+        auto first = texts_.begin();
+        auto last = texts_.end();
+        for (std::size_t depth = 0; at + depth < content.size() && first != last; ++depth) {
+            const auto wanted = static_cast<unsigned char>(content[at + depth]);
+            const auto byte = [depth](const std::string& one) -> int {
+                return one.size() > depth ? static_cast<unsigned char>(one[depth]) : -1;
+            };
+            first = std::partition_point(first, last, [&](const std::string& one) { return byte(one) < wanted; });
+            last = std::partition_point(first, last, [&](const std::string& one) { return byte(one) <= wanted; });
+            // A text that ends here sorts before those that go on.
+            if (first != last && first->size() == depth + 1) {
+                longest = static_cast<std::size_t>(first - texts_.begin());
+            }
+        }
+        return longest;
+    }
+
+    std::string marked(std::string_view content) const {
+        std::string result;
+        std::size_t copied = 0;
+        for (std::size_t at = 0; at < content.size();) {
+            const auto index = find_at(content, at);
+            if (!index) {
+                ++at;
+                continue;
+            }
+            result += content.substr(copied, at - copied);
+            result += open_ + std::to_string(*index) + close_;
+            at += texts_[*index].size();
+            copied = at;
+        }
+        result += content.substr(copied);
+        return result;
+    }
+
+    const TextPort& text_;
+    std::vector<std::string> texts_;  // sorted
+    std::array<bool, 256> begins_{};  // bytes that a special text begins with
+    bool needed_ = false;
+    std::string open_;
+    std::string close_;
+    std::vector<std::optional<Tokens>> encoded_;  // of texts_, as they are needed
 };
 
-ApiResult<std::string> cut_after_last_message(const RequestForm& form, std::string rendered) {
-    if (!form.continued_text) { return rendered; }
-    std::string_view last = *form.continued_text;
+/// Where `part` begins last in `text`. Linear (Knuth, Morris and Pratt, from the end), whatever people write.
+std::size_t last_place(std::string_view part, std::string_view text) {
+    const auto from_end = [](std::string_view one, std::size_t at) { return one[one.size() - 1 - at]; };
+    std::vector<std::size_t> border(part.size(), 0);  // of the last (index + 1) bytes
+    for (std::size_t at = 1, length = 0; at < part.size(); ++at) {
+        while (length > 0 && from_end(part, at) != from_end(part, length)) {
+            length = border[length - 1];
+        }
+        if (from_end(part, at) == from_end(part, length)) { ++length; }
+        border[at] = length;
+    }
+    for (std::size_t at = 0, length = 0; at < text.size(); ++at) {
+        while (length > 0 && from_end(text, at) != from_end(part, length)) {
+            length = border[length - 1];
+        }
+        if (from_end(text, at) == from_end(part, length)) { ++length; }
+        if (length == part.size()) { return text.size() - 1 - at; }
+    }
+    return std::string_view::npos;
+}
+
+ApiResult<std::string> cut_after_last_message(const std::optional<std::string>& continued_text, std::string rendered) {
+    if (!continued_text) { return rendered; }
+    std::string_view last = *continued_text;
     while (!last.empty() && std::string_view(" \t\r\n").find(last.back()) != std::string_view::npos) {
         last.remove_suffix(1);
     }
     while (!last.empty() && std::string_view(" \t\r\n").find(last.front()) != std::string_view::npos) {
         last.remove_prefix(1);
     }
-    const auto at = rendered.rfind(last);
-    if (last.empty() || at == std::string::npos) {
+    const auto at = last.empty() ? std::string_view::npos : last_place(last, rendered);
+    if (at == std::string::npos) {
         return bad_request("continue_final_message", "the chat template does not show the text of the last message");
     }
     rendered.resize(at + last.size());
     return rendered;
 }
 
-ApiResult<Tokens> chat_tokens(const RequestForm& form, const TextPort& text, std::int64_t now_unix_s) {
-    const SpecialTextMarks marks(form, text);
-    auto rendered =
-        text.render_chat(marks.needed() ? marks.mark(form.template_context) : form.template_context, now_unix_s);
+/// Takes the texts out of `form`: they may be megabytes, and nobody needs them after this.
+ApiResult<Tokens> chat_tokens(RequestForm& form, const TextPort& text, std::int64_t now_unix_s) {
+    std::string context = std::move(form.template_context);
+    const auto user_texts = std::move(form.user_texts);
+    const auto continued_text = std::exchange(form.continued_text, std::nullopt);
+    SpecialTextMarks marks(user_texts, text);
+    if (marks.needed()) {
+        auto marked = marks.mark(context);
+        if (!marked) { return pass_on(marked.error()); }
+        context = std::move(*marked);
+    }
+    auto rendered = text.render_chat(context, now_unix_s);
     if (!rendered) { return pass_on(text_error(rendered.error(), "messages")); }
-    auto cut = cut_after_last_message(form, std::move(*rendered));
+    auto cut = cut_after_last_message(continued_text, std::move(*rendered));
     if (!cut) { return pass_on(cut.error()); }
     const bool add_special = form.add_special.value_or(false);
-    auto tokens = marks.needed() ? marks.encode(*cut, add_special, text) : text.encode(*cut, add_special, true);
+    auto tokens = marks.needed() ? marks.encode(*cut, add_special) : text.encode(*cut, add_special, true);
     if (!tokens) { return pass_on(text_error(tokens.error(), "messages")); }
     return std::move(*tokens);
 }
@@ -156,12 +256,57 @@ std::string decode(const Tokens& tokens, bool skip_special, const TextPort& text
     return result + detokenizer->flush();
 }
 
+/// For each token the code points of text that those before it made.
+std::vector<std::size_t> text_offsets(const Tokens& tokens, bool skip_special, const TextPort& text) {
+    const auto detokenizer = text.detokenizer(skip_special);
+    std::vector<std::size_t> offsets;
+    std::size_t produced = 0;
+    for (const base::TokenId token : tokens) {
+        offsets.push_back(produced);
+        produced += code_points(detokenizer->push(token));
+    }
+    return offsets;
+}
+
+std::size_t text_bytes(const RequestForm& form) {
+    std::size_t bytes = 0;
+    for (const std::string& one : form.user_texts) {
+        bytes += one.size();
+    }
+    for (const auto& one : form.prompts) {
+        if (const auto* written = std::get_if<std::string>(&one)) { bytes += written->size(); }
+    }
+    return bytes;
+}
+
+/// Each record of a token holds its own logprob and the top ones; all of them wait in memory until they are written.
+ApiResult<void> check_logprob_records(const PreparedRequest& prepared, const RequestForm& form,
+                                      std::uint64_t records_max) {
+    if (!form.logprobs) { return {}; }
+    std::uint64_t tokens = prepared.prompts.size() * std::uint64_t{prepared.new_tokens_max};
+    for (const auto& prompt : prepared.prompts) {
+        if (form.echo) { tokens += prompt.tokens->size(); }
+    }
+    const std::uint64_t records = form.n * tokens * (std::uint64_t{form.top_logprobs} + 1);
+    if (records <= records_max) { return {}; }
+    return bad_request("logprobs", "this request may need " + std::to_string(records) + " logprobs (" +
+                                       std::to_string(form.n) + " choices of " +
+                                       std::to_string(prepared.prompts.size()) + " prompts, " + std::to_string(tokens) +
+                                       " tokens for one choice of each, " + std::to_string(form.top_logprobs) +
+                                       " top logprobs); at most " + std::to_string(records_max) +
+                                       " are given. Please reduce max_tokens, n or the top logprobs.");
+}
+
 }  // namespace
 
-ApiResult<PreparedRequest> prepare(RequestForm form, const TextPort& text, std::uint32_t context_tokens,
-                                   std::int64_t now_unix_s) {
+ApiResult<PreparedRequest> prepare(RequestForm form, const FormLimits& limits, const TextPort& text,
+                                   std::uint32_t context_tokens, std::int64_t now_unix_s) {
     const bool is_chat = form.endpoint == Endpoint::chat;
     const std::string_view param = is_chat ? "messages" : "prompt";
+    if (const std::size_t bytes = text_bytes(form); bytes > limits.text_bytes_max) {
+        return bad_request(param, "the request has " + std::to_string(bytes) + " bytes of text; at most " +
+                                      std::to_string(limits.text_bytes_max) + " are read");
+    }
     std::vector<std::pair<Tokens, std::string>> prompts;
     if (is_chat) {
         auto tokens = chat_tokens(form, text, now_unix_s);
@@ -177,7 +322,7 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const TextPort& text, std::
             std::string& written = std::get<std::string>(one);
             auto tokens = text.encode(written, form.add_special.value_or(true), true);
             if (!tokens) { return pass_on(text_error(tokens.error(), param)); }
-            prompts.emplace_back(std::move(*tokens), std::move(written));
+            prompts.emplace_back(std::move(*tokens), form.echo ? std::move(written) : std::string());
         }
         form.prompts.clear();
     }
@@ -200,7 +345,10 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const TextPort& text, std::
         } else if (*form.new_tokens_max > left) {
             return pass_on(too_long(context_tokens, tokens.size(), *form.new_tokens_max, param));
         }
-        prepared.prompts.push_back({std::make_shared<const Tokens>(std::move(tokens)), std::move(shown)});
+        std::vector<std::size_t> offsets;
+        if (form.echo && form.logprobs) { offsets = text_offsets(tokens, form.skip_special, text); }
+        prepared.prompts.push_back(
+            {std::make_shared<const Tokens>(std::move(tokens)), std::move(shown), std::move(offsets)});
     }
     if (form.new_tokens_min > most) {
         return pass_on(bad_request("min_tokens", "'min_tokens' must not be greater than the " + std::to_string(most) +
@@ -209,6 +357,9 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const TextPort& text, std::
     }
     prepared.hides_generated = wants_none;
     prepared.new_tokens_max = wants_none ? 1 : most;
+    if (auto checked = check_logprob_records(prepared, form, limits.logprob_records_max); !checked) {
+        return pass_on(checked.error());
+    }
     prepared.form = std::move(form);
     return prepared;
 }

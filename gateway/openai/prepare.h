@@ -14,9 +14,10 @@ namespace gateway {
 struct PreparedRequest {
     struct Prompt {
         std::shared_ptr<const std::vector<base::TokenId>> tokens;
-        std::string text;  // for echo
+        std::string text;                       // for echo; else empty
+        std::vector<std::size_t> text_offsets;  // echo with logprobs: code points of text before each token
     };
-    RequestForm form;
+    RequestForm form;                  // without its texts
     std::vector<Prompt> prompts;       // one for chat
     std::uint32_t new_tokens_max = 0;  // > 0; also where the client wants none (then `hides_generated`)
     bool hides_generated = false;      // completions with max_tokens 0: only the prompt is answered
@@ -24,9 +25,10 @@ struct PreparedRequest {
 
 /// From form to tokens: renders the chat template, encodes, and checks lengths against the context.
 /// Thread-safe; slow for long prompts, so it runs on the gateway's text threads.
-/// Errors: 400 (template refuses, prompt empty, context_length_exceeded with both numbers).
-ApiResult<PreparedRequest> prepare(RequestForm form, const TextPort& text, std::uint32_t context_tokens,
-                                   std::int64_t now_unix_s);
+/// Errors: 400 (more text or logprobs than `limits` allow, template refuses, prompt empty, context_length_exceeded with
+/// both numbers).
+ApiResult<PreparedRequest> prepare(RequestForm form, const FormLimits& limits, const TextPort& text,
+                                   std::uint32_t context_tokens, std::int64_t now_unix_s);
 
 /// The sequence for one choice of one prompt. `seed`: the client's, or minted.
 GenerationRequest generation_request(const PreparedRequest& prepared, std::size_t prompt, std::uint32_t choice,

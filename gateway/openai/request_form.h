@@ -23,7 +23,9 @@ struct FormLimits {
     std::uint32_t stop_strings_max = 16;
     std::uint32_t stop_string_bytes_max = 1024;
     std::uint32_t logit_bias_max = 1024;
-    std::vector<std::string> models;  // served name first, then its aliases
+    std::uint64_t text_bytes_max = 16ull << 20;     // all user messages or prompts of a request together
+    std::uint64_t logprob_records_max = 4'000'000;  // logprobs that an answer may hold, top ones counted
+    std::vector<std::string> models;                // served name first, then its aliases
 };
 
 /// What a client asked for, checked, before any text became tokens.

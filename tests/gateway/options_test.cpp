@@ -15,6 +15,8 @@ TEST_CASE("every setting has its bounds and its unit in its name", "[gateway]") 
     REQUIRE(options.request_timeout == std::chrono::milliseconds(1500));
     REQUIRE(options.http.allow_public);
     REQUIRE(options.http.limits.body_bytes_max == 32u * 1024 * 1024);
+    REQUIRE(options.form.text_bytes_max == 16u * 1024 * 1024);
+    REQUIRE(options.form.logprob_records_max == 4'000'000u);
     REQUIRE(options.http.limits.header_bytes_max == 32u * 1024);
 }
 

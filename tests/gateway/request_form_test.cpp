@@ -39,9 +39,10 @@ gateway::ApiResult<gateway::RequestForm> completion(const std::string& fields) {
 }
 
 gateway::ApiResult<gateway::PreparedRequest> prepared(gateway::ApiResult<gateway::RequestForm> form,
-                                                      std::uint32_t context_tokens = 1000) {
+                                                      std::uint32_t context_tokens = 1000,
+                                                      const gateway::FormLimits& bounds = limits()) {
     REQUIRE(form);
-    return gateway::prepare(std::move(*form), ByteText(), context_tokens, 0);
+    return gateway::prepare(std::move(*form), bounds, ByteText(), context_tokens, 0);
 }
 
 std::string shown(const Tokens& tokens) {
@@ -228,6 +229,117 @@ TEST_CASE("special tokens that people write stay text", "[gateway][openai]") {
     REQUIRE(shown(*request->prompts[0].tokens) == "user:a<|end|>b<s>{258}user:c{258}assistant:");
 }
 
+TEST_CASE("the longest special text counts, and what only looks like one is text", "[gateway][openai]") {
+    for (const std::string content : {"<s", "<<s><", "</s><s>", "<|end<|end|>|>", "\xee\x82\xa0<s>\xee\x82\xa0"}) {
+        CAPTURE(content);
+        const auto request = prepared(messages(R"([{"role":"user","content":")" + content + R"("}])"));
+        REQUIRE(request);
+        CHECK(shown(*request->prompts[0].tokens) == "user:" + content + "{258}assistant:");
+    }
+    // An assistant's own markers stay tokens, and its private-use characters are no marks.
+    const auto request =
+        prepared(messages(R"([{"role":"user","content":"<s>"},{"role":"assistant","content":"\ue0000\ue001</s>"}])"));
+    REQUIRE(request);
+    REQUIRE(shown(*request->prompts[0].tokens) ==
+            "user:<s>{258}assistant:\xee\x80\x80" + ("0\xee\x80\x81{257}" + std::string("{258}assistant:")));
+}
+
+TEST_CASE("megabytes of special texts, of their beginnings and of private-use characters are read in one pass",
+          "[gateway][openai]") {
+    constexpr std::size_t kBytes = 4u << 20;
+    const auto many = [](std::string_view one, std::size_t bytes) {
+        std::string result;
+        while (result.size() < bytes) {
+            result += one;
+        }
+        return result;
+    };
+    const std::vector<std::string> contents = {
+        many("<s>", kBytes),
+        many("<", kBytes),
+        many("<|en", kBytes),
+        many("\xee\x82\xa0", kBytes),
+        many("\xee\x82\xa0", kBytes / 2) + many("<s>", kBytes / 2),
+    };
+    for (std::size_t index = 0; index < contents.size(); ++index) {
+        CAPTURE(index);
+        const auto request =
+            prepared(messages(R"([{"role":"user","content":")" + contents[index] + R"("}])"), 2 * kBytes);
+        REQUIRE(request);
+        Tokens expected = *ByteText().encode("user:" + contents[index], false, false);
+        expected.push_back(kEnd);
+        const Tokens rest = *ByteText().encode("assistant:", false, false);
+        expected.insert(expected.end(), rest.begin(), rest.end());
+        const bool is_equal = *request->prompts[0].tokens == expected;  // not for the printer
+        CHECK(is_equal);
+    }
+}
+
+TEST_CASE("a message that holds every private-use character cannot be marked", "[gateway][openai]") {
+    std::string all;
+    for (std::uint32_t code_point = 0xe000; code_point < 0xf900; ++code_point) {
+        all += static_cast<char>(0xe0 | (code_point >> 12));
+        all += static_cast<char>(0x80 | ((code_point >> 6) & 0x3f));
+        all += static_cast<char>(0x80 | (code_point & 0x3f));
+    }
+    REQUIRE(prepared(messages(R"([{"role":"user","content":")" + all + R"("}])"), 100'000));
+    const auto refused = prepared(messages(R"([{"role":"user","content":"<s>)" + all + R"("}])"), 100'000);
+    REQUIRE_FALSE(refused);
+    REQUIRE(refused.error().status == 400u);
+    REQUIRE(refused.error().param == "messages");
+}
+
+TEST_CASE("more text than the bound is a 400 that names it", "[gateway][openai]") {
+    gateway::FormLimits bounds = limits();
+    bounds.text_bytes_max = 9;
+    const auto two = [](const std::string& second) {
+        return messages(R"([{"role":"user","content":"12345"},{"role":"system","content":")" + second + R"("}])");
+    };
+    REQUIRE(prepared(two("6789"), 1000, bounds));
+    const auto long_chat = prepared(two("67890"), 1000, bounds);
+    REQUIRE_FALSE(long_chat);
+    REQUIRE(long_chat.error().status == 400u);
+    REQUIRE(long_chat.error().param == "messages");
+    REQUIRE(long_chat.error().message.find("10 bytes of text; at most 9") != std::string::npos);
+    REQUIRE(prepared(completion(R"("prompt":["12345","6789"])"), 1000, bounds));
+    REQUIRE(prepared(completion(R"("prompt":["12345","67890"])"), 1000, bounds).error().param == "prompt");
+}
+
+TEST_CASE("more logprobs than the bound is a 400 that names the numbers", "[gateway][openai]") {
+    gateway::FormLimits bounds = limits();
+    bounds.logprob_records_max = 48;
+    // 2 choices x 2 prompts x 4 tokens x (1 + 2 top logprobs) = 48
+    const std::string asked = R"("prompt":["a","b"],"n":2,"max_tokens":4,)";
+    REQUIRE(prepared(completion(asked + R"("logprobs":2)"), 1000, bounds));
+    const auto more_top = prepared(completion(asked + R"("logprobs":3)"), 1000, bounds);
+    REQUIRE_FALSE(more_top);
+    REQUIRE(more_top.error().status == 400u);
+    REQUIRE(more_top.error().param == "logprobs");
+    REQUIRE(more_top.error().message.find("may need 64 logprobs") != std::string::npos);
+    REQUIRE(more_top.error().message.find("at most 48") != std::string::npos);
+    // With echo those of the prompts too: BOS and a letter each.
+    REQUIRE_FALSE(prepared(completion(asked + R"("logprobs":2,"echo":true)"), 1000, bounds));
+    REQUIRE(prepared(completion(asked + R"("logprobs":1,"echo":true)"), 1000, bounds));
+    REQUIRE(prepared(completion(R"("prompt":["a","b"],"n":2,"max_tokens":400)"), 1000, bounds));
+    // Without max_tokens a chat may fill the context.
+    REQUIRE_FALSE(prepared(chat(R"("logprobs":true)"), 1000, bounds));
+    REQUIRE(prepared(chat(R"("logprobs":true,"max_tokens":48)"), 1000, bounds));
+}
+
+TEST_CASE("a prepared request keeps no text but what is echoed", "[gateway][openai]") {
+    const auto talk =
+        prepared(messages(R"([{"role":"user","content":"a text that is longer than a string holds in itself"}],)"
+                          R"("continue_final_message":true)"));
+    REQUIRE(talk);
+    REQUIRE(talk->form.template_context.empty());
+    REQUIRE(talk->form.template_context.capacity() < 32u);
+    REQUIRE(talk->form.user_texts.empty());
+    REQUIRE_FALSE(talk->form.continued_text);
+    REQUIRE(prepared(completion(R"("prompt":"abc")"))->prompts[0].text.empty());
+    REQUIRE(prepared(completion(R"("prompt":"abc","echo":true)"))->prompts[0].text == "abc");
+    REQUIRE(prepared(completion(R"("prompt":[97,98],"echo":true)"))->prompts[0].text == "ab");
+}
+
 TEST_CASE("a template that refuses is a 400 with its words", "[gateway][openai]") {
     const auto refused = prepared(messages(R"([{"role":"user","content":"refuse me"}])"));
     REQUIRE(refused.error().status == 400u);
@@ -240,6 +352,17 @@ TEST_CASE("the last message can be continued", "[gateway][openai]") {
     REQUIRE(request);
     REQUIRE(shown(*request->prompts[0].tokens) == "user:hi{258}assistant:I am");
     REQUIRE_FALSE(messages(list + R"("continue_final_message":true,"add_generation_prompt":true)"));
+    const std::string again = R"([{"role":"user","content":"ababab"},{"role":"assistant","content":"aabab"}],)";
+    const auto later = prepared(messages(again + R"("continue_final_message":true)"));
+    REQUIRE(later);
+    REQUIRE(shown(*later->prompts[0].tokens) == "user:ababab{258}assistant:aabab");
+    // Not shown as it was written, after much that looks like it.
+    const std::string letters(1u << 20, 'a');
+    const auto lost =
+        prepared(messages(R"([{"role":"user","content":")" + letters + letters + R"("},{"role":"user","content":")" +
+                          letters + "<s>" + letters + R"("}],"continue_final_message":true)"));
+    REQUIRE_FALSE(lost);
+    REQUIRE(lost.error().param == "continue_final_message");
 }
 
 TEST_CASE("a prompt beyond the context is told both numbers", "[gateway][openai]") {
