@@ -1,5 +1,6 @@
 #include "gateway/answer.h"
 
+#include <algorithm>
 #include <iterator>
 #include <utility>
 
@@ -50,6 +51,9 @@ void Answer::on_piece(base::RequestId id, Piece piece, std::uint32_t generated_t
         if (finished_) { return; }
     }
     if (setup_.prepared.hides_generated || piece.empty()) { return; }
+    for (TokenRecord& record : piece.tokens) {
+        record.text_offset += choice.echo_length;
+    }
     if (streams()) {
         stream_piece(choice, piece);
     } else {
@@ -81,27 +85,24 @@ void Answer::echo(Choice& choice) {
         logprobs->tokens.push_back({.token = prompt.tokens->front(), .logprob = 0, .top = {}});
         std::move(choice.prompt_records.begin(), choice.prompt_records.end(), std::back_inserter(logprobs->tokens));
         choice.prompt_records.clear();
+        choice.echo_length = code_points(prompt.text);
+        for (std::size_t at = 0; at < logprobs->tokens.size(); ++at) {
+            // A prompt that came as text is shown as it was written; its tokens need not spell exactly that.
+            logprobs->tokens[at].text_offset = std::min(prompt.text_offsets[at], choice.echo_length);
+        }
     }
     if (streams()) {
         emit(response_.text_chunk(choice.form.index, prompt.text, logprobs, nullptr, usage_so_far()));
-        if (logprobs) {
-            for (const TokenRecord& record : logprobs->tokens) {
-                choice.text_offset += code_points(valid_utf8(setup_.text.token_bytes(record.token)));
-            }
-        }
     } else {
         choice.form.text = prompt.text;
         choice.form.logprobs = std::move(logprobs);
     }
 }
 
-void Answer::stream_piece(Choice& choice, const Piece& piece) {
+void Answer::stream_piece(const Choice& choice, const Piece& piece) {
     std::optional<LogprobsForm> logprobs;
     if (setup_.prepared.form.logprobs) {
-        logprobs = LogprobsForm{.tokens = piece.tokens, .text_offset = choice.text_offset};
-        for (const TokenRecord& record : piece.tokens) {
-            choice.text_offset += code_points(valid_utf8(setup_.text.token_bytes(record.token)));
-        }
+        logprobs = LogprobsForm{.tokens = piece.tokens};
     } else if (piece.text.empty() && !setup_.prepared.form.return_token_ids) {
         return;
     }

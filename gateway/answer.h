@@ -61,7 +61,7 @@ private:
         bool echoed = false;
         ChoiceForm form;
         std::vector<TokenRecord> prompt_records;
-        std::size_t text_offset = 0;  // completions, stream: code points of the tokens sent
+        std::size_t echo_length = 0;  // code points of the prompt at the start of the text
         std::uint32_t generated_tokens = 0;
     };
 
@@ -71,7 +71,7 @@ private:
     std::optional<Usage> usage_so_far() const;
     void first_token(std::string_view path);
     void echo(Choice& choice);
-    void stream_piece(Choice& choice, const Piece& piece);
+    void stream_piece(const Choice& choice, const Piece& piece);
     void gather_piece(Choice& choice, Piece piece);
     /// Sends, or keeps until every sequence has a place: till then the request can still be refused.
     void emit(const std::string& json);

@@ -71,10 +71,8 @@ void write_completion_logprobs(JsonWriter& json, const LogprobsForm& form, const
         names.push_back(valid_utf8(text.token_bytes(record.token)));
     }
     json.begin_object().key("text_offset").begin_array();
-    std::size_t offset = form.text_offset;
-    for (const std::string& name : names) {
-        json.integer(static_cast<std::int64_t>(offset));
-        offset += code_points(name);
+    for (const TokenRecord& record : form.tokens) {
+        json.integer(static_cast<std::int64_t>(record.text_offset));
     }
     json.end_array().key("token_logprobs").begin_array();
     for (std::size_t at = 0; at < names.size(); ++at) {

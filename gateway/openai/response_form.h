@@ -30,7 +30,6 @@ struct Usage {
 /// Logprobs of one choice, or of one chunk of it.
 struct LogprobsForm {
     std::vector<TokenRecord> tokens = {};
-    std::size_t text_offset = 0;  // completions: code points before the first token
     bool first_has_none = false;  // completions with echo: the first prompt token has no logprob
 };
 

@@ -1,7 +1,9 @@
 #include "gateway/openai/response_form.h"
 
+#include <boost/json.hpp>
 #include <limits>
 
+#include "gateway/answer.h"
 #include "gateway/openai/json_writer.h"
 #include "tests/gateway/support.h"
 
@@ -69,13 +71,80 @@ TEST_CASE("logprobs have the forms of both endpoints", "[gateway][openai]") {
                 R"("logprobs":{"content":[{"token":"a","logprob":-0.5,"bytes":[97],"top_logprobs":[)"
                 R"({"token":"a","logprob":-0.5,"bytes":[97]},{"token":"b","logprob":-2.0,"bytes":[98]}]}],"refusal":null})") !=
         std::string::npos);
-    logprobs.tokens.insert(logprobs.tokens.begin(), {.token = gateway_test::kBos});
+    logprobs.tokens.insert(logprobs.tokens.begin(), {.token = gateway_test::kBos, .text_offset = 4});
+    logprobs.tokens[1].text_offset = 5;
     logprobs.first_has_none = true;
-    logprobs.text_offset = 4;
     REQUIRE(form(Endpoint::completions)
                 .text_chunk(0, "a", logprobs, nullptr, {})
-                .find(R"("logprobs":{"text_offset":[4,7],"token_logprobs":[null,-0.5],"tokens":["<s>","a"],)"
+                .find(R"("logprobs":{"text_offset":[4,5],"token_logprobs":[null,-0.5],"tokens":["<s>","a"],)"
                       R"("top_logprobs":[null,{"a":-0.5,"b":-2.0}]})") != std::string::npos);
+}
+
+TEST_CASE("text offsets of an echo fit its text: BOS has none, bytes of a character share one", "[gateway][openai]") {
+    const bool stream = GENERATE(true, false);
+    CAPTURE(stream);
+    gateway_test::Owner owner;
+    gateway::FormLimits limits;
+    limits.models = {"m"};
+    auto read = gateway::read_form(Endpoint::completions,
+                                   R"({"prompt":"\u00e9a","echo":true,"logprobs":0,"max_tokens":3,"stream":)" +
+                                       std::string(stream ? "true}" : "false}"),
+                                   limits, owner.text.vocabulary());
+    REQUIRE(read);
+    auto prepared = gateway::prepare(std::move(*read), limits, owner.text, 100, 0);
+    REQUIRE(prepared);
+    const auto exchange = std::make_shared<gateway_test::FakeExchange>();
+    gateway::Answer answer({.table = owner.table,
+                            .text = owner.text,
+                            .metrics = owner.rows,
+                            .clock = owner.clock,
+                            .prepared = std::move(*prepared),
+                            .exchange = exchange,
+                            .header = {.endpoint = Endpoint::completions, .id = "id-1", .model = "m"},
+                            .request_id = "r",
+                            .received_at = owner.clock.now(),
+                            .request_timeout = std::chrono::seconds(60),
+                            .ping_interval = {},
+                            .seed = 1,
+                            .done = [](gateway::Answer&) {}});
+    answer.start();
+    const base::RequestId id{owner.ports.placed.at(0).request_id()};
+    owner.table.on_place_answered(id, base::Epoch{0},
+                                  gateway_test::local_placement(gateway_test::make_endpoint(2, 20)));
+    auto all = gateway_test::output(id, 0, "\xc3\xa9x", gateway_test::proto::SequenceOutput::FINISH_LENGTH);
+    for (const int token : {0xc3, 0xa9, int{'a'}}) {
+        all.add_prompt()->set_token(token);
+    }
+    owner.table.on_output(base::Incarnation{20}, all);
+    REQUIRE(exchange->answers == 1);
+
+    namespace json = boost::json;
+    std::string shown;
+    json::array offsets;
+    const auto gather = [&](const json::value& object) {
+        for (const auto& choice : object.at("choices").as_array()) {
+            shown += choice.at("text").as_string().c_str();
+            if (choice.at("logprobs").is_null()) { continue; }
+            for (const auto& one : choice.at("logprobs").at("text_offset").as_array()) {
+                offsets.push_back(one);
+            }
+        }
+    };
+    if (stream) {
+        for (const std::string& event : exchange->sends) {
+            std::string_view rest = event;
+            for (auto at = rest.find("data: {"); at != std::string_view::npos; at = rest.find("data: {")) {
+                rest.remove_prefix(at + 6);
+                gather(json::parse(json::string_view(rest.data(), rest.find("\n\n"))));
+            }
+        }
+    } else {
+        gather(json::parse(exchange->response.value().body));
+    }
+    REQUIRE(shown ==
+            "\xc3\xa9"
+            "a\xc3\xa9x");
+    REQUIRE(offsets == json::array{0, 0, 0, 1, 2, 2, 3});
 }
 
 TEST_CASE("JSON text is valid whatever goes in", "[gateway][openai]") {
@@ -106,8 +175,12 @@ TEST_CASE("errors have all four keys, and fields that SDKs obey", "[gateway][ope
     REQUIRE(never.status == 503u);
     REQUIRE(never.fields == gateway::HttpFields{{"x-should-retry", "false"}});
     REQUIRE(gateway::api_error({base::ErrorCode::resource_exhausted, ""}, 900'000).retry_after_s == 60u);
-    REQUIRE(gateway::api_error({base::ErrorCode::deadline_exceeded, ""}, 0).status == 504u);
-    REQUIRE(gateway::api_error({base::ErrorCode::internal, ""}, 0).status == 500u);
+    for (const auto& [code, status] :
+         {std::pair{base::ErrorCode::deadline_exceeded, 504u}, std::pair{base::ErrorCode::internal, 500u}}) {
+        const auto ours = gateway::error_response(gateway::api_error({code, ""}, 1000));
+        REQUIRE(ours.status == status);
+        REQUIRE(ours.fields == gateway::HttpFields{{"x-should-retry", "false"}});
+    }
     REQUIRE(gateway::api_error({base::ErrorCode::invalid_argument, ""}, 0).status == 400u);
     REQUIRE(gateway::error_json({.message = std::string(100000, 'x')}).size() < 1200u);
 }
