@@ -188,7 +188,7 @@ void WorkerProcess::Impl::stop() {
         step_thread = {};  // gives the last final answers
     }
     if (server != nullptr) { server->stop(); }
-    registration.reset();
+    if (registration != nullptr) { registration->stop(); }
     if (sender != nullptr) { sender->stop(); }
     if (receiver != nullptr) { receiver->stop(); }
     if (transport != nullptr) { transport->stop(); }
@@ -215,7 +215,7 @@ std::string WorkerProcess::control_address() const {
 }
 
 bool WorkerProcess::is_ready() const {
-    return impl_->registration->is_registered() && !impl_->board.draining();
+    return !impl_->board.draining() && impl_->registration->is_registered();
 }
 
 std::string WorkerProcess::describe() const {

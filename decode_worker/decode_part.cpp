@@ -14,6 +14,13 @@ using worker::RequestKey;
 using worker::Sequence;
 using worker::SequenceState;
 
+namespace {
+
+constexpr std::chrono::hours kHandoffMax{
+    1};  // far beyond any prompt: the lease and the timers here end a hand-off earlier
+
+}  // namespace
+
 DecodePart::DecodePart(const worker::WorkerOptions& options, base::Incarnation incarnation,
                        worker::StepControl& control, base::Metrics& metrics)
     : options_(options),
@@ -32,7 +39,6 @@ void DecodePart::started(Sequence& sequence) {
     Incoming incoming;
     incoming.key = key_of(sequence);
     incoming.kv_tokens = static_cast<std::uint32_t>(sequence.tokens.size());
-    incoming.give_up = control_.clock().now() + options_.kv_wait;
     auto& placed = incoming_.insert_or_assign(sequence.request.key, std::move(incoming)).first->second;
 
     const auto early =
@@ -48,6 +54,13 @@ void DecodePart::started(Sequence& sequence) {
 }
 
 void DecodePart::continued(Sequence& sequence) {
+    // From now on KV is overdue. Until here a long prompt may compute: the lease tells whether prefill lives. Who has
+    // not even asked for room by the time of its first token (it asks before it computes) hardly will.
+    const auto at = incoming_.find(sequence.request.key);
+    if (at != incoming_.end()) {
+        const bool has_asked = at->second.state != KvState::expected;
+        at->second.give_up = control_.clock().now() + (has_asked ? options_.kv_wait : options_.room_pending);
+    }
     proceed(sequence.request.key);
 }
 
@@ -129,7 +142,16 @@ void DecodePart::room_requested(const kv_transfer::ReceiverEvent& event) {
     }
     Sequence* sequence = control_.find(request);
     CHECK(sequence != nullptr);
+    if (incoming.give_up != base::TimePoint::max()) { incoming.give_up = control_.clock().now() + options_.kv_wait; }
+    if (!room_queue_.empty()) { return wait_for_room(request, incoming); }  // first come, first served
     try_grant(*sequence, incoming);
+}
+
+void DecodePart::wait_for_room(RequestKey request, Incoming& incoming) {
+    if (incoming.state != KvState::expected) { return; }  // waits already
+    incoming.state = KvState::no_room;
+    room_queue_.push_back(request);
+    receiver_->later(incoming.key);
 }
 
 void DecodePart::try_grant(Sequence& sequence, Incoming& incoming) {
@@ -137,16 +159,10 @@ void DecodePart::try_grant(Sequence& sequence, Incoming& incoming) {
     kv_cache::PrefixMatch match = cache.match(sequence.chain, incoming.kv_tokens);
     const std::uint32_t have = match.tokens();
     // Who waits already goes first: else a stream that lost its memory could wait for as long as new ones come.
-    auto opened = control_.has_waiting() ? base::fail(ErrorCode::resource_exhausted, "others wait for KV memory")
-                                         : cache.open(std::move(match), incoming.kv_tokens + 1);
-    if (!opened) {
-        if (incoming.state == KvState::expected) {
-            incoming.state = KvState::no_room;
-            room_queue_.push_back(sequence.request.key);
-            receiver_->later(incoming.key);
-        }
-        return;
-    }
+    auto opened = control_.has_waiting_before(sequence)
+                      ? base::fail(ErrorCode::resource_exhausted, "others wait for KV memory")
+                      : cache.open(std::move(match), incoming.kv_tokens + 1);
+    if (!opened) { return wait_for_room(sequence.request.key, incoming); }
     sequence.kv = std::move(*opened);
     sequence.computed_tokens = have;
     sequence.published_blocks = have / cache.options().block_tokens;
@@ -160,10 +176,16 @@ void DecodePart::try_grant(Sequence& sequence, Incoming& incoming) {
                       .have_tokens = have,
                       .blocks = sequence.kv->blocks().first(blocks),
                       .lease = options_.kv_lease,
-                      .deadline = incoming.give_up});
+                      .deadline = std::min(incoming.give_up, control_.clock().now() + kHandoffMax)});
+}
+
+bool DecodePart::may_give_up(const Incoming& incoming) {
+    // Computing again needs the memory that is lacking, so who has no room waits as long as prefill keeps the KV.
+    return incoming.state == KvState::expected || incoming.state == KvState::granted;
 }
 
 void DecodePart::give_up(Incoming& incoming, const char* why) {
+    spdlog::warn("hand-off {}: {}, its KV is computed here", kv_transfer::to_string(incoming.key), why);
     if (incoming.was_requested) {
         receiver_->abort(incoming.key, base::Error{ErrorCode::deadline_exceeded, why});  // failed and released follow
         incoming.give_up = base::TimePoint::max();
@@ -202,8 +224,7 @@ void DecodePart::tick() {
     }
     std::vector<RequestKey> late;
     for (auto& [request, incoming] : incoming_) {
-        const bool is_over = incoming.state == KvState::complete || incoming.state == KvState::missing;
-        if (!is_over && now >= incoming.give_up) { late.push_back(request); }
+        if (may_give_up(incoming) && now >= incoming.give_up) { late.push_back(request); }
     }
     for (const RequestKey& request : late) {
         give_up(incoming_.at(request), "the KV did not come in time");
@@ -225,7 +246,7 @@ std::optional<base::TimePoint> DecodePart::next_tick() const {
     const auto consider = [&next](base::TimePoint at) { next = next ? std::min(*next, at) : at; };
     if (!pending_.empty()) { consider(pending_.front().give_up); }
     for (const auto& [request, incoming] : incoming_) {
-        if (incoming.state != KvState::complete && incoming.state != KvState::missing) { consider(incoming.give_up); }
+        if (may_give_up(incoming)) { consider(incoming.give_up); }
     }
     return next;
 }

@@ -49,10 +49,10 @@ private:
         std::uint32_t kv_tokens = 0;
         std::uint32_t have_tokens = 0;  // prefix hit at the grant
         KvState state = KvState::expected;
-        bool was_requested = false;  // the receiver knows the key: released will come
-        bool is_released = false;    // nobody writes the blocks any more
-        kv_cache::BlockHold hold;    // while granted and not released
-        base::TimePoint give_up{};   // then KV that is not there counts as missing
+        bool was_requested = false;                        // the receiver knows the key: released will come
+        bool is_released = false;                          // nobody writes the blocks any more
+        kv_cache::BlockHold hold;                          // while granted and not released
+        base::TimePoint give_up = base::TimePoint::max();  // then KV that is not there counts as missing
     };
     /// A request for room that overtook its Start.
     struct PendingRoom {
@@ -64,6 +64,8 @@ private:
     void apply(const kv_transfer::ReceiverEvent& event);
     void room_requested(const kv_transfer::ReceiverEvent& event);
     void try_grant(worker::Sequence& sequence, Incoming& incoming);
+    void wait_for_room(worker::RequestKey request, Incoming& incoming);
+    static bool may_give_up(const Incoming& incoming);
     void give_up(Incoming& incoming, const char* why);
     /// Runs the sequence when everything it waits for is there; forgets `incoming` then.
     void proceed(worker::RequestKey request);

@@ -49,6 +49,7 @@ struct EntryResult {
     std::optional<SampledToken> sampled;
     std::vector<SampledToken> scores;  // with `score`: one per new token (token = its target)
     std::vector<float> logits;         // with keep_logits: [tokens.size(), vocabulary]
+    std::optional<base::Error> error;  // nothing could be chosen for this sequence (logits that are no numbers)
 };
 
 struct StepResult {
@@ -99,7 +100,8 @@ public:
 
     /// Starts a step. Entries within the options' bounds (CHECKed); at least one token each.
     virtual Ticket launch(Batch batch, LayersDone layers_done = {}) = 0;
-    /// Waits for the step. Error: internal when the computation failed; the engine stays usable.
+    /// Waits for the step. What concerns one sequence stands in its entry; an error here concerns all: invalid_argument
+    /// for a token outside the vocabulary. The engine stays usable.
     virtual base::Result<StepResult> collect(Ticket ticket) = 0;
 };
 

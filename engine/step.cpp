@@ -1,6 +1,5 @@
 #include "engine/step.h"
 
-#include <optional>
 #include <string>
 #include <utility>
 
@@ -17,15 +16,13 @@ Result<std::vector<EntryResult>> StepRunner::run(const Batch& batch, const Layer
     for (std::size_t i = 0; i < results.size(); ++i) {
         results[i].sequence = batch.entries[i].sequence;
     }
-    std::optional<base::Error> error;
     const auto take_logits = [&](std::size_t first, std::size_t count, std::span<const float> logits) {
-        for (std::size_t i = 0; i < count && !error; ++i) {
+        for (std::size_t i = 0; i < count; ++i) {
             const WantedRow& wanted = wanted_[first + i];
-            auto taken = take_row(batch, wanted, logits.subspan(i * vocabulary_, vocabulary_), results[wanted.entry]);
-            if (!taken) {
-                error = base::pass_on(taken, "sequence " + std::to_string(base::raw(results[wanted.entry].sequence)))
-                            .value();
-            }
+            EntryResult& result = results[wanted.entry];
+            if (result.error) { continue; }  // others in the batch are not concerned
+            auto taken = take_row(batch, wanted, logits.subspan(i * vocabulary_, vocabulary_), result);
+            if (!taken) { result.error = taken.error(); }
         }
     };
     decoder_->run({.tokens = tokens_,
@@ -34,7 +31,6 @@ Result<std::vector<EntryResult>> StepRunner::run(const Batch& batch, const Layer
                    .layer_group = layer_group_,
                    .layers_done = layers_done,
                    .take_logits = take_logits});
-    if (error) { return tl::unexpected(std::move(*error)); }
     return results;
 }
 

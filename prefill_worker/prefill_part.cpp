@@ -12,6 +12,12 @@ using worker::Finish;
 using worker::RequestKey;
 using worker::Sequence;
 
+namespace {
+
+constexpr std::chrono::hours kHandoffMax{1};  // far beyond any prompt: the timer below ends a hand-off earlier
+
+}  // namespace
+
 PrefillPart::PrefillPart(const worker::WorkerOptions& options, std::uint32_t layers, base::Incarnation incarnation,
                          worker::StepControl& control)
     : options_(options), layers_(layers), incarnation_(incarnation), control_(control) {}
@@ -24,7 +30,8 @@ void PrefillPart::admitted(Sequence& sequence) {
     handoff.key = {request.request, request.epoch, incarnation_, sequence.request.peer.incarnation};
     handoff.hold = control_.cache().hold(*sequence.kv, 0, control_.cache().blocks_for(kv_tokens));
 
-    base::TimePoint deadline = control_.clock().now() + options_.handoff_timeout;
+    // A long prompt may compute for long; what is bounded is how long its KV waits for decode afterwards (tick).
+    base::TimePoint deadline = control_.clock().now() + kHandoffMax;
     if (sequence.request.deadline) { deadline = std::min(deadline, *sequence.request.deadline); }
     const auto opened = sender_->open({.key = handoff.key,
                                        .kv_address = sequence.request.peer.kv_address,
@@ -59,7 +66,29 @@ void PrefillPart::sampled(Sequence& sequence) {
     if (at == handoffs_.end()) {  // ended and released before its last token was sampled
         return control_.finish(sequence, Finish::handed_over, std::nullopt);
     }
-    if (at->second.is_over) { control_.finish(sequence, Finish::handed_over, at->second.error); }
+    if (at->second.is_over) {
+        control_.finish(sequence, Finish::handed_over, at->second.error);
+    } else {
+        at->second.give_up = control_.clock().now() + options_.handoff_timeout;
+    }
+}
+
+void PrefillPart::tick() {
+    const base::TimePoint now = control_.clock().now();
+    for (auto& [request, handoff] : handoffs_) {
+        if (handoff.is_over || now < handoff.give_up) { continue; }
+        handoff.give_up = base::TimePoint::max();
+        sender_->abort(handoff.key,
+                       base::Error{base::ErrorCode::deadline_exceeded, "decode did not take the KV in time"});
+    }
+}
+
+std::optional<base::TimePoint> PrefillPart::next_tick() const {
+    std::optional<base::TimePoint> next;
+    for (const auto& [request, handoff] : handoffs_) {
+        if (!handoff.is_over) { next = std::min(next.value_or(handoff.give_up), handoff.give_up); }
+    }
+    return next;
 }
 
 void PrefillPart::closing(Sequence& sequence) {
@@ -96,6 +125,10 @@ void PrefillPart::apply(const kv_transfer::SenderEvent& event) {
             break;
         case Kind::failed:
             at->second.error = event.error;
+            if (event.error && event.error->code != base::ErrorCode::cancelled) {
+                spdlog::warn("hand-off {} failed, decode computes its KV: {}", kv_transfer::to_string(event.key),
+                             event.error->message);
+            }
             break;
         case Kind::released:
             handoffs_.erase(at);

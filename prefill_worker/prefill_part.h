@@ -32,6 +32,8 @@ public:
     void sampled(worker::Sequence& sequence) override;
     void closing(worker::Sequence& sequence) override;
     bool may_preempt(const worker::Sequence& sequence) const override;
+    void tick() override;
+    std::optional<base::TimePoint> next_tick() const override;
     bool busy() const override { return !handoffs_.empty(); }
     void layers_done(std::span<const worker::LaunchedChunk> chunks, std::uint32_t layer_begin,
                      std::uint32_t layer_end) override;
@@ -40,9 +42,10 @@ private:
     /// Lives until the sender has released the blocks, also when the sequence is long gone.
     struct Handoff {
         kv_transfer::HandoffKey key;
-        kv_cache::BlockHold hold;          // the transfer reads these blocks
-        bool is_over = false;              // completed or failed
-        std::optional<base::Error> error;  // failed
+        kv_cache::BlockHold hold;                          // the transfer reads these blocks
+        bool is_over = false;                              // completed or failed
+        base::TimePoint give_up = base::TimePoint::max();  // from the first token on: how long decode may take
+        std::optional<base::Error> error;                  // failed
     };
 
     void apply(const kv_transfer::SenderEvent& event);

@@ -25,10 +25,11 @@ struct WorkerOptions {
     std::chrono::milliseconds heartbeat{100};  // to the scheduler and to gateways
     std::chrono::milliseconds drain_timeout{30000};
     std::chrono::milliseconds stall_limit{30000};  // a step longer than this: heartbeats stop, others take over
-    std::chrono::milliseconds kv_wait{10000};      // decode: how long KV may take before it is recomputed
-    std::chrono::milliseconds kv_lease{2000};      // decode: without a sign of life for so long the hand-off has failed
-    std::chrono::milliseconds room_pending{2000};  // decode: how long a room request may wait for its Start
-    std::chrono::milliseconds handoff_timeout{30000};  // prefill: how long it keeps KV for a peer
+    std::chrono::milliseconds kv_wait{10000};  // decode: how long KV may take after Continue before it is recomputed
+    std::chrono::milliseconds kv_lease{2000};  // decode: without a sign of life for so long the hand-off has failed
+    std::chrono::milliseconds room_pending{
+        2000};  // decode: how long a room request and its Start may wait for one another
+    std::chrono::milliseconds handoff_timeout{30000};  // prefill: how long it keeps KV for a peer after the first token
     std::uint64_t output_buffer_bytes = 8u << 20;      // to one gateway; a slower one is cut off
 
     static WorkerOptions read(base::Config& config);

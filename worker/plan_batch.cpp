@@ -10,7 +10,10 @@ std::vector<PlanEntry> plan_batch(std::span<const PlanCandidate> candidates, con
     CHECK(limits.sequences_max > 0 && limits.tokens_max > 0 && limits.chunk_tokens_max > 0);
     std::vector<PlanEntry> plan;
     const auto count = static_cast<std::uint32_t>(candidates.size());
-    const std::uint32_t decodes_max = std::min(limits.sequences_max, limits.tokens_max);
+    std::uint32_t decodes_max = std::min(limits.sequences_max, limits.tokens_max);
+    const bool has_prompt = std::any_of(candidates.begin(), candidates.end(),
+                                        [](const PlanCandidate& candidate) { return candidate.tokens_left > 1; });
+    if (has_prompt && decodes_max > 1) { --decodes_max; }  // decodes alone could fill every step for ever
     for (std::uint32_t offset = 0; offset < count && plan.size() < decodes_max; ++offset) {
         const std::uint32_t index = (limits.decode_rotation + offset) % count;
         CHECK(candidates[index].tokens_left > 0);

@@ -33,8 +33,8 @@ public:
     virtual void make_waiting(Sequence& sequence) = 0;
     /// Makes `kv` findable up to its full, computed blocks.
     virtual void publish(Sequence& sequence) = 0;
-    /// Somebody waits for KV memory already (a new sequence, or one that lost its own to others).
-    virtual bool has_waiting() const = 0;
+    /// A sequence that came before this one waits for KV memory (a new one, or one that lost its own to others).
+    virtual bool has_waiting_before(const Sequence& sequence) const = 0;
     virtual kv_cache::KvCache& cache() = 0;
     virtual const base::Clock& clock() const = 0;
     /// Any thread: runs `task` on the step thread soon. For events of which each hand-off has a bounded number: there

@@ -252,6 +252,7 @@ Sequence* StepLoop::preemption_victim(const Sequence& beneficiary) {
         Sequence& candidate = *sequences_[i - 1];
         if (candidate.state != SequenceState::running || !part_of(candidate)->may_preempt(candidate)) { continue; }
         const bool alone =
+            cache_.counts().stranded == 0 &&
             std::count_if(sequences_.begin(), sequences_.end(), [](const auto& s) { return s->kv.has_value(); }) == 1;
         if (&candidate == &beneficiary && alone) { return nullptr; }  // waiting would not help
         return &candidate;
@@ -323,7 +324,7 @@ void StepLoop::step() {
                                                   .tokens_max = limits.batch_tokens_max,
                                                   .chunk_tokens_max = limits.chunk_tokens_max,
                                                   .decode_rotation = rotation_ % size32(candidates.size())});
-        if (candidates.size() > limits.batch_sequences_max) { rotation_ += size32(plan.size()); }
+        if (plan.size() < candidates.size()) { rotation_ += size32(plan.size()); }
         for (const PlanEntry& entry : plan) {
             Sequence& sequence = *runnable[entry.candidate];
             planned.push_back({&sequence, entry.tokens, entry.tokens == sequence.tokens_left()});
@@ -369,7 +370,11 @@ void StepLoop::step() {
     CHECK(result->entries.size() == planned.size());
     reporter_.note_step(shares_of(planned), clock_.now() - launched);
     for (std::size_t i = 0; i < planned.size(); ++i) {
-        apply_result(planned[i], result->entries[i]);
+        if (result->entries[i].error) {
+            finish(*planned[i].sequence, Finish::error, result->entries[i].error);
+        } else {
+            apply_result(planned[i], result->entries[i]);
+        }
     }
 }
 
@@ -462,9 +467,10 @@ void StepLoop::make_waiting(Sequence& sequence) {
     sequence.state = SequenceState::waiting;
 }
 
-bool StepLoop::has_waiting() const {
-    return std::any_of(sequences_.begin(), sequences_.end(),
-                       [](const auto& sequence) { return sequence->state == SequenceState::waiting; });
+bool StepLoop::has_waiting_before(const Sequence& sequence) const {
+    return std::any_of(sequences_.begin(), sequences_.end(), [&](const auto& other) {
+        return other->state == SequenceState::waiting && other->id < sequence.id;
+    });
 }
 
 void StepLoop::add_transfer_sample(std::uint64_t bytes, base::Duration duration) {

@@ -99,7 +99,7 @@ public:
     void make_running(Sequence& sequence) override;
     void make_waiting(Sequence& sequence) override;
     void publish(Sequence& sequence) override;
-    bool has_waiting() const override;
+    bool has_waiting_before(const Sequence& sequence) const override;
     kv_cache::KvCache& cache() override { return cache_; }
     const base::Clock& clock() const override { return clock_; }
     [[nodiscard]] bool post(std::function<void()> task) override;

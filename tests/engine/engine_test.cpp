@@ -272,5 +272,12 @@ TEST_CASE("weights that give NaN end in an error, and the engine goes on", "[eng
         healthy.blocks = block_run(1, 1);
         healthy.prompt = {8};
         REQUIRE(run_step(*engine, {{&healthy, 1}}));
+
+        Stream beside = healthy;  // in one batch with the sick one, it gets the token it got alone
+        beside.computed = 0;
+        beside.generated.clear();
+        stream.computed = 0;
+        REQUIRE_FALSE(run_step(*engine, {{&stream, 1}, {&beside, 1}}));
+        REQUIRE(beside.generated == healthy.generated);
     }
 }

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <random>
 #include <span>
 #include <stdexcept>
@@ -112,7 +113,8 @@ struct Share {
     std::uint32_t tokens = 0;
 };
 
-/// Runs one step; a share that reaches the end of its stream's tokens also samples the next one. Error: collect()'s.
+/// Runs one step; a share that reaches the end of its stream's tokens also samples the next one. Error: collect()'s,
+/// else the first of an entry.
 inline base::Result<void> run_step(engine::Engine& engine, const std::vector<Share>& shares, bool keep_logits = true,
                                    engine::LayersDone layers_done = {}) {
     std::vector<std::vector<base::TokenId>> tokens(shares.size());
@@ -136,9 +138,11 @@ inline base::Result<void> run_step(engine::Engine& engine, const std::vector<Sha
     auto result = engine.collect(engine.launch(std::move(batch), std::move(layers_done)));
     if (!result) { return base::pass_on(result); }
     const std::size_t vocabulary = engine.shape().vocabulary;
+    std::optional<base::Error> first_error;
     for (std::size_t i = 0; i < shares.size(); ++i) {
         Stream& stream = *shares[i].stream;
         engine::EntryResult& entry = result->entries[i];
+        if (entry.error && !first_error) { first_error = entry.error; }
         stream.computed += shares[i].tokens;
         for (std::size_t row = 0; row * vocabulary < entry.logits.size(); ++row) {
             const auto begin = entry.logits.begin() + static_cast<std::ptrdiff_t>(row * vocabulary);
@@ -149,6 +153,7 @@ inline base::Result<void> run_step(engine::Engine& engine, const std::vector<Sha
             stream.chosen.push_back(std::move(*entry.sampled));
         }
     }
+    if (first_error) { return base::fail(first_error->code, first_error->message); }
     return {};
 }
 

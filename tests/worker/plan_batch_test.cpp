@@ -22,6 +22,13 @@ TEST_CASE("a prompt alone gets the whole token budget", "[worker]") {
     REQUIRE(plan == std::vector<PlanEntry>{{0, 512}});
 }
 
+TEST_CASE("decodes that fill the batch leave a place for a prompt", "[worker]") {
+    std::vector<PlanCandidate> candidates(10, PlanCandidate{1});
+    candidates.push_back({40});
+    const auto plan = plan_batch(candidates, {.sequences_max = 4, .tokens_max = 100, .chunk_tokens_max = 16});
+    REQUIRE(plan == std::vector<PlanEntry>{{0, 1}, {1, 1}, {2, 1}, {10, 16}});
+}
+
 TEST_CASE("no plan breaks a bound, and none leaves the step empty", "[worker][property]") {
     const auto seed = GENERATE(range(0u, 200u));
     CAPTURE(seed);

@@ -241,6 +241,26 @@ TEST_CASE("what cannot run is refused with a reason", "[worker]") {
     REQUIRE(code_of(make_start(8, {1, 2, 3}, 40)) == "unavailable");
 }
 
+TEST_CASE("a prompt gets its turn beside more decodes than a step holds", "[worker]") {
+    worker::WorkerOptions limits;
+    limits.batch_sequences_max = 3;
+    Bench bench({}, limits);
+    for (std::uint64_t request = 1; request <= 6; ++request) {
+        REQUIRE(bench.loop.post_command(make_start(request, {static_cast<TokenId>(request)}, 60)));
+    }
+    for (int turns = 0; turns < 10; ++turns) {
+        bench.loop.turn();
+    }
+    REQUIRE(bench.loop.post_command(make_start(7, {1, 2, 3, 4}, 2)));
+    for (int turns = 0; turns < 20; ++turns) {
+        bench.loop.turn();
+    }
+    REQUIRE(bench.sink.answers.at({RequestId{7}, Epoch{0}}).finish == Finish::length);
+    REQUIRE(bench.sink.answers.at({RequestId{1}, Epoch{0}}).finish == Finish::none);
+    bench.settle();
+    REQUIRE(bench.sink.answers.at({RequestId{6}, Epoch{0}}).tokens == ledger_continuation({6}, 60, 1000));
+}
+
 TEST_CASE("generated tokens of an earlier attempt count, and the rest is the same", "[worker]") {
     const std::vector<TokenId> prompt = {9, 8, 7};
     const auto expected = ledger_continuation(prompt, 20, 1000);
