@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <cstdio>
+#include <cstdlib>
 
 namespace cli {
 
@@ -84,6 +85,13 @@ void wait_for_end() {
     const sigset_t set = end_signals();
     int number = 0;
     sigwait(&set, &number);
+}
+
+void end_if_asked() {
+    const sigset_t set = end_signals();
+    const timespec now{};
+    const int number = sigtimedwait(&set, nullptr, &now);
+    if (number > 0) { std::_Exit(128 + number); }
 }
 
 void unblock_signals() {

@@ -35,6 +35,8 @@ base::Result<std::pair<std::string, std::uint16_t>> split_address(const std::str
 void block_signals();
 /// Waits for SIGINT or SIGTERM.
 void wait_for_end();
+/// Ends the process now if SIGINT or SIGTERM has come: for steps before there is anything to finish (loading).
+void end_if_asked();
 /// From now on a second signal ends the process at once (the first has begun an orderly end). In the main thread.
 void unblock_signals();
 

@@ -81,7 +81,7 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
 
     setup.role = command.role;
     setup.name = fmt::format("{}-{}", worker::role_name(command.role), getpid());
-    setup.served_name = command.served_name.empty() ? default_served_name(command.model_dir) : command.served_name;
+    setup.served_name = served_name(command.served_name, gateway::GatewayOptions{}.model, command.model_dir);
     setup.scheduler_address = command.scheduler;
     setup.listen_host = address->first;
     setup.listen_port = address->second;
@@ -110,10 +110,10 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     if (!key) { return base::pass_on(key); }
     auto options = gateway::GatewayOptions::read(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
-    options.http.host = command.host;
-    options.http.port = command.port;
-    options.http.allow_public = command.common.listen_public;
-    options.model = command.served_name.empty() ? default_served_name(command.model_dir) : command.served_name;
+    options.http.host = command.host.value_or(options.http.host);
+    options.http.port = command.port.value_or(options.http.port);
+    options.http.allow_public |= command.common.listen_public;
+    options.model = served_name(command.served_name, options.model, command.model_dir);
     auto text = text::ModelText::load(command.model_dir);
     if (!text) { return base::pass_on(text); }
     auto server = gateway::GatewayServer::start({.options = options,
@@ -123,8 +123,8 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
                                                  .clock = clock,
                                                  .metrics = metrics});
     if (!server) { return base::pass_on(server); }
-    std::fprintf(stderr, "sluice gateway serves %s at http://%s:%u/v1\n", options.model.c_str(), command.host.c_str(),
-                 unsigned{(*server)->port()});
+    std::fprintf(stderr, "sluice gateway serves %s at http://%s:%u/v1\n", options.model.c_str(),
+                 options.http.host.c_str(), unsigned{(*server)->port()});
     wait_then_say_goodbye();
     (*server)->drain_and_stop();
     return {};
@@ -157,8 +157,8 @@ void add_gateway(CLI::App& app, GatewayCommand& command) {
     app.add_option("--model", command.model_dir, "Hugging Face model folder (tokenizer and chat template)")->required();
     app.add_option("--served-name", command.served_name, "model name in the API; default: the folder's name");
     app.add_option("--scheduler", command.scheduler, "HOST:PORT of the scheduler")->capture_default_str();
-    app.add_option("--host", command.host, "address to listen on")->capture_default_str();
-    app.add_option("--port", command.port, "port to listen on; 0: any free one")->capture_default_str();
+    app.add_option("--host", command.host, "address to listen on; default 127.0.0.1");
+    app.add_option("--port", command.port, "port to listen on; 0: any free one; default 8000");
     add_common_flags(app, command.common);
 }
 

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "cli/process.h"
@@ -39,8 +40,8 @@ struct GatewayCommand {
     std::string model_dir;
     std::string served_name;
     std::string scheduler = "127.0.0.1:7000";
-    std::string host = "127.0.0.1";
-    std::uint16_t port = 8000;
+    std::optional<std::string> host;    // empty: gateway.host of the settings
+    std::optional<std::uint16_t> port;  // empty: gateway.port of the settings
 };
 void add_gateway(CLI::App& app, GatewayCommand& command);
 int gateway_main(const GatewayCommand& command);

@@ -18,7 +18,9 @@ namespace cli {
 
 using base::ErrorCode;
 
-std::string default_served_name(const std::string& model_dir) {
+std::string served_name(const std::string& flag, const std::string& setting, const std::string& model_dir) {
+    if (!flag.empty()) { return flag; }
+    if (setting != gateway::GatewayOptions{}.model) { return setting; }
     std::filesystem::path path(model_dir);
     std::error_code error;
     if (const auto absolute = std::filesystem::canonical(path, error); !error) { path = absolute; }
@@ -30,6 +32,7 @@ std::function<void(std::uint64_t, std::uint64_t)> load_progress(std::string labe
         const bool is_terminal = isatty(STDERR_FILENO) != 0;
         const int percent = total == 0 ? 100 : static_cast<int>(100 * done / total);
         const int shown = is_terminal ? percent : percent / 25 * 25;
+        end_if_asked();
         if (shown == last) { return; }
         last = shown;
         std::fprintf(stderr, is_terminal ? "\r%s: loading %3d %%%s" : "%s: loading %d %%%s\n", label.c_str(), shown,
@@ -46,8 +49,6 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     }
     auto config = read_config(options.common);
     if (!config) { return base::pass_on(config); }
-    stack->served_name_ = options.served_name.empty() ? default_served_name(options.model_dir) : options.served_name;
-    stack->host_ = options.host;
 
     const auto key = cluster_key(*config, true);
     if (!key) { return base::pass_on(key); }
@@ -56,6 +57,11 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     WorkerSetup common_setup;
     read_worker_config(*config, common_setup);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
+    stack->served_name_ = cli::served_name(options.served_name, gateway_options.model, options.model_dir);
+    gateway_options.http.host = options.host.value_or(gateway_options.http.host);
+    gateway_options.http.port = options.port.value_or(gateway_options.http.port);
+    gateway_options.http.allow_public |= options.common.listen_public;
+    stack->host_ = gateway_options.http.host;
     stack->merged_config_ = config->merged();
     spdlog::debug("configuration in effect:\n{}", stack->merged_config_);
 
@@ -94,9 +100,6 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
         if (const auto started = start_role(role, count); !started) { return base::pass_on(started); }
     }
 
-    gateway_options.http.host = options.host;
-    gateway_options.http.port = options.port;
-    gateway_options.http.allow_public = options.common.listen_public;
     gateway_options.model = stack->served_name_;
     auto gateway = gateway::GatewayServer::start({.options = gateway_options,
                                                   .text = gateway::make_text_port(std::move(*text)),
@@ -130,6 +133,7 @@ bool LocalStack::wait_until_ready(base::Duration patience) const {
     const base::TimePoint give_up = clock_.now() + patience;
     while (!answers_ok(port(), "/health")) {
         if (clock_.now() >= give_up) { return false; }
+        end_if_asked();
         std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
     return true;
@@ -149,8 +153,8 @@ void LocalStack::drain_and_stop() {
 void add_serve(CLI::App& app, ServeOptions& options) {
     app.add_option("--model", options.model_dir, "Hugging Face model folder")->required();
     app.add_option("--served-name", options.served_name, "model name in the API; default: the folder's name");
-    app.add_option("--host", options.host, "address to listen on")->capture_default_str();
-    app.add_option("--port", options.port, "port to listen on; 0: any free one")->capture_default_str();
+    app.add_option("--host", options.host, "address to listen on; default 127.0.0.1");
+    app.add_option("--port", options.port, "port to listen on; 0: any free one; default 8000");
     app.add_option("--prefill", options.prefill, "prefill workers")->capture_default_str();
     app.add_option("--decode", options.decode, "decode workers")->capture_default_str();
     app.add_option("--mixed", options.mixed, "workers that do both phases (colocated)")->capture_default_str();

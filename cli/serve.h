@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,9 +22,9 @@ namespace cli {
 struct ServeOptions {
     CommonFlags common;
     std::string model_dir;
-    std::string served_name;  // empty: the folder's name
-    std::string host = "127.0.0.1";
-    std::uint16_t port = 8000;
+    std::string served_name;            // empty: gateway.model of the settings, else the folder's name
+    std::optional<std::string> host;    // empty: gateway.host of the settings
+    std::optional<std::uint16_t> port;  // empty: gateway.port of the settings
     std::uint32_t prefill = 1;
     std::uint32_t decode = 1;
     std::uint32_t mixed = 0;
@@ -60,8 +61,9 @@ private:
 void add_serve(CLI::App& app, ServeOptions& options);
 int serve_main(const ServeOptions& options);
 
-/// The name a model is served under when none is given: the last part of its path.
-std::string default_served_name(const std::string& model_dir);
+/// The name a model is served under: the flag, else `gateway.model` of the settings, else the last part of the folder's
+/// path.
+std::string served_name(const std::string& flag, const std::string& setting, const std::string& model_dir);
 
 /// Load progress for people: a line on stderr, rewritten in place on a terminal, every quarter elsewhere.
 std::function<void(std::uint64_t, std::uint64_t)> load_progress(std::string label);

@@ -79,6 +79,16 @@ def test_run_answers_a_prompt():
     assert ran.stdout.strip()
 
 
+def test_settings_of_the_gateway_hold_where_no_flag_overrules_them(tmp_path):
+    port = harness.free_port()
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(f"gateway:\n  port: {port}\n  model: little\n")
+    command = [harness.BINARY, "serve", "--model", harness.MODEL, "--config", settings]
+    with harness.Server(command, port) as server:
+        server.wait_ready()
+        assert [model["id"] for model in harness.request(port, "GET", "/v1/models").json()["data"]] == ["little"]
+
+
 def test_model_make_writes_a_model_that_serves(tmp_path):
     made = sluice("model", "make", "--shape", "stories15m", tmp_path / "made")
     assert made.returncode == 0, made.stderr
