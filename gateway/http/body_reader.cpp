@@ -1,9 +1,12 @@
 #include "gateway/http/body_reader.h"
 
 #include <boost/asio/buffer.hpp>
+#include <boost/beast/core/buffers_range.hpp>
 #include <boost/beast/http/error.hpp>
 #include <boost/beast/http/parser.hpp>
-#include <boost/beast/http/string_body.hpp>
+#include <boost/optional/optional.hpp>
+#include <cstdint>
+#include <string>
 #include <utility>
 
 #include "base/check.h"
@@ -12,6 +15,30 @@ namespace gateway {
 namespace {
 
 namespace beast_http = boost::beast::http;
+
+/// A body that takes memory as its bytes come. Beast's string_body reserves the declared length at once.
+struct GrowingBody {
+    using value_type = std::string;
+    class reader {  // Beast's name
+    public:
+        template <bool is_request, class Fields>
+        reader(beast_http::header<is_request, Fields>&, value_type& body) : body_(body) {}
+        void init(const boost::optional<std::uint64_t>&, boost::beast::error_code& error) { error = {}; }
+        template <class Buffers>
+        std::size_t put(const Buffers& buffers, boost::beast::error_code& error) {
+            error = {};
+            const std::size_t before = body_.size();
+            for (const boost::asio::const_buffer part : boost::beast::buffers_range_ref(buffers)) {
+                body_.append(static_cast<const char*>(part.data()), part.size());
+            }
+            return body_.size() - before;
+        }
+        void finish(boost::beast::error_code& error) { error = {}; }
+
+    private:
+        value_type& body_;
+    };
+};
 
 constexpr std::size_t kChunkLineBytesMax = 1024;  // size, extensions, and the line end before them
 
@@ -38,7 +65,7 @@ bool has_stray_control(std::string_view text) {
 }  // namespace
 
 struct BodyReader::State {
-    beast_http::request_parser<beast_http::string_body> parser;
+    beast_http::request_parser<GrowingBody> parser;
     HttpLimits limits;
     bool chunked = false;
 };

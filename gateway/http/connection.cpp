@@ -17,9 +17,8 @@ namespace {
 using std::chrono::steady_clock;
 
 constexpr std::size_t kReadBytes = 64 * 1024;
-constexpr std::size_t kPipelinedBytesMax = 256 * 1024;              // read ahead while a request is in work
-constexpr base::Duration kLingerTimeout = std::chrono::seconds(2);  // a refused client may still be sending
-constexpr std::uint64_t kSendBufferHardFactor = 16;  // one echoed prompt with logprobs may be larger than the limit
+constexpr std::size_t kPipelinedBytesMax = 256 * 1024;  // read ahead while a request is in work
+constexpr std::uint64_t kSendBufferHardFactor = 16;     // one echoed prompt with logprobs may be larger than the limit
 constexpr std::size_t kLingerBytesMax = 8 * 1024 * 1024;  // then the connection is closed all the same
 constexpr base::Duration kSlowAfter = std::chrono::seconds(1);
 
@@ -248,7 +247,7 @@ void Connection::on_read_end() {
         close_after_write_ =
             true;  // the last answer may still be read by a client that has only closed its sending side
         state_ = State::lingering;
-        read_deadline_ = steady_clock::now() + kLingerTimeout;
+        read_deadline_.reset();
     } else {
         close("client_gone");
     }
@@ -294,17 +293,6 @@ bool Connection::process_head() {
 void Connection::begin_body(RequestHead head, std::size_t head_bytes) {
     const HttpServerOptions& options = server_->setup.options;
     if (!head.keep_alive || server_->draining) { close_after_answer_ = true; }
-    if (head.has_body()) {
-        const std::uint64_t expected = head.chunked ? options.limits.body_bytes_max : head.content_length;
-        // A chunked body counts as it comes; a declared one from the start.
-        const std::uint64_t counted = head.chunked ? 0 : expected;
-        if (server_->bodies_bytes + counted > options.bodies_bytes_max) {
-            refuse({503, "too many request bodies are being received"});
-            return;
-        }
-        body_bytes_counted_ = counted;
-        server_->bodies_bytes += counted;
-    }
     body_ = std::make_unique<BodyReader>(std::string_view(input_).substr(0, head_bytes), head, options.limits);
     input_.erase(0, head_bytes);
     head_ = std::move(head);
@@ -321,13 +309,12 @@ bool Connection::process_body() {
             return false;
         }
         input_.erase(0, *taken);
-        if (head_->chunked) {
-            body_bytes_counted_ += *taken;
-            server_->bodies_bytes += *taken;
-            if (server_->bodies_bytes > server_->setup.options.bodies_bytes_max) {
-                refuse({503, "too many request bodies are being received"});
-                return false;
-            }
+        // What has come counts, not what was declared: who only declares must not keep others out.
+        body_bytes_counted_ += *taken;
+        server_->bodies_bytes += *taken;
+        if (server_->bodies_bytes > server_->setup.options.bodies_bytes_max) {
+            refuse({503, "too many request bodies are being received"});
+            return false;
         }
         if (!body_->done()) { return false; }
     }
@@ -385,7 +372,10 @@ void Connection::flush() {
         if (close_after_write_) {
             boost::system::error_code ignored;
             socket_.shutdown(boost::asio::ip::tcp::socket::shutdown_send, ignored);
+            read_deadline_ = steady_clock::now() + server_->setup.options.linger_timeout;
             if (read_ended_) { close("client_gone"); }
+        } else if (state_ == State::head && input_.empty()) {
+            read_deadline_ = steady_clock::now() + server_->setup.options.idle_timeout;
         }
         return;
     }
@@ -427,8 +417,9 @@ void Connection::linger() {
     state_ = State::lingering;
     input_.clear();
     close_after_write_ = true;
-    read_deadline_ = steady_clock::now() + kLingerTimeout;
+    read_deadline_.reset();  // set again when everything is written
     if (!is_writing_) {
+        write_progress_at_ = steady_clock::now();
         is_writing_ = true;
         boost::asio::post(socket_.get_executor(), [self = shared_from_this()] { self->flush(); });
     }
@@ -448,6 +439,8 @@ void Connection::sweep(base::TimePoint now) {
         close("slow_client");
         return;
     }
+    // A client that takes its last answer may do so slowly; the write timeout watches it.
+    if (is_writing_ && (state_ == State::lingering || state_ == State::head)) { return; }
     if (!read_deadline_ || now < *read_deadline_) { return; }
     read_deadline_.reset();
     if (state_ == State::body || (state_ == State::head && !input_.empty())) {
@@ -462,10 +455,12 @@ bool Connection::is_slow(base::TimePoint now) const {
 }
 
 void Connection::drain() {
-    if (state_ == State::head && input_.empty() && !is_writing_) {
-        close("drain");
-    } else {
+    if (state_ != State::head || !input_.empty()) {
         close_after_answer_ = true;
+    } else if (is_writing_) {
+        linger();  // the last answer is on its way
+    } else {
+        close("drain");
     }
 }
 

@@ -22,13 +22,14 @@ struct HttpServerOptions {
     bool allow_public = false;  // may listen on more than loopback
     HttpLimits limits;
     std::size_t connections_max = 1024;
-    std::uint64_t bodies_bytes_max = 256ull * 1024 * 1024;     // bodies being received, all connections together
-    std::size_t send_buffer_bytes_max = 1024 * 1024;           // per connection, beyond the kernel's; more cuts it
-    std::size_t socket_send_bytes = 0;                         // SO_SNDBUF; 0: the kernel's choice
-    base::Duration idle_timeout = std::chrono::seconds(75);    // between requests
+    std::uint64_t bodies_bytes_max = 256ull * 1024 * 1024;   // received of unfinished bodies, all connections together
+    std::size_t send_buffer_bytes_max = 1024 * 1024;         // per connection, beyond the kernel's; more cuts it
+    std::size_t socket_send_bytes = 0;                       // SO_SNDBUF; 0: the kernel's choice
+    base::Duration idle_timeout = std::chrono::seconds(75);  // between requests
     base::Duration header_timeout = std::chrono::seconds(10);  // first byte to end of the head
     base::Duration body_timeout = std::chrono::seconds(60);    // end of the head to end of the body
     base::Duration write_timeout = std::chrono::seconds(30);   // a socket that takes nothing for so long is cut
+    base::Duration linger_timeout = std::chrono::seconds(2);   // last byte written to the client's end
 };
 
 /// Strict HTTP/1.1 server over Boost.Asio. Runs wholly on the thread of its io_context.

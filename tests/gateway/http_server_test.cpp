@@ -82,6 +82,24 @@ struct Server {
 const std::string kLive = "GET /live HTTP/1.1\r\nHost: h\r\n\r\n";
 const std::string kLiveClose = "GET /live HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
 const std::string kLongStream = R"({"prompt":"a","max_tokens":500000,"ignore_eos":true,"stream":true})";
+constexpr int kSmallBufferBytes = 32 * 1024;
+
+/// A request whose answer is larger than what sockets of kSmallBufferBytes hold.
+std::string large_echo() {
+    return R"({"max_tokens":1,"echo":true,"prompt":")" + std::string(600'000, 'a') + "\"}";
+}
+/// A completion was answered, though not all of it may have been taken.
+bool is_answered(const Server& server) {
+    return server.metrics.text().find("code=\"200\",endpoint=\"completions\"") != std::string::npos;
+}
+/// The body is as long as the head says.
+bool is_whole(const std::string& answer) {
+    constexpr std::string_view kField = "Content-Length: ";
+    const auto field = answer.find(kField);
+    const auto body = answer.find("\r\n\r\n");
+    return field < body && body != std::string::npos && answer.size() > 600'000 &&
+           answer.size() - body - 4 == std::stoul(answer.substr(field + kField.size()));
+}
 
 }  // namespace
 
@@ -239,11 +257,62 @@ TEST_CASE("bodies in reception are bounded together", "[gateway][http]") {
     options.http.bodies_bytes_max = 1000;
     Server server(options);
     Client first(server.core->port());
-    first.send("POST /completions HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 900\r\n\r\n");
-    first.read_until("\r\n\r\n");
+    first.send(post(std::string(950, ' ')).substr(0, post(std::string(950, ' ')).size() - 50));
+    const auto status = [&](std::size_t size) {
+        return status_of(exchange(server.core->port(), post(std::string(size, ' '), "Connection: close\r\n")));
+    };
+    wait_until([&] { return status(200) == 503; });  // once the 900 bytes of the other have come
+    REQUIRE(status(50) == 400);
+    first.close();
+    wait_until([&] { return status(200) == 400; });
+}
+
+TEST_CASE("bodies that are only declared keep nobody out", "[gateway][http]") {
+    Server server;
+    std::vector<std::unique_ptr<Client>> idle;
+    for (int number = 0; number < 20; ++number) {
+        idle.push_back(std::make_unique<Client>(server.core->port()));
+        idle.back()->send("POST /completions HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: " +
+                          std::to_string(gateway::HttpLimits{}.body_bytes_max) + "\r\n\r\n");
+        REQUIRE(idle.back()->read_until("\r\n\r\n") == "HTTP/1.1 100 Continue\r\n\r\n");
+    }
     REQUIRE(status_of(exchange(server.core->port(),
-                               "POST /completions HTTP/1.1\r\nHost: h\r\nContent-Length: 200\r\n\r\n")) == 503);
-    REQUIRE(status_of(exchange(server.core->port(), post("{}", "Connection: close\r\n"))) == 400);
+                               post(R"({"prompt":"a","max_tokens":3})", "Connection: close\r\n"))) == 200);
+}
+
+TEST_CASE("a client that reads its last answer slowly gets the whole of it", "[gateway][http]") {
+    const bool is_kept = GENERATE(false, true);
+    gateway::GatewayOptions options;
+    options.http.socket_send_bytes = kSmallBufferBytes;
+    options.http.linger_timeout = 20ms;
+    options.http.idle_timeout = 20ms;
+    options.http.header_timeout = 200ms;
+    Server server(options);
+    Client slow(server.core->port(), kSmallBufferBytes);
+    slow.send(post(large_echo(), is_kept ? "" : "Connection: close\r\n"));
+    wait_until([&] { return is_answered(server); });
+    // The whole header timeout passes here, longer than the linger and the idle timeout.
+    REQUIRE(status_of(exchange(server.core->port(), "GET /live HTT")) == 408);
+    REQUIRE(is_whole(slow.read_all()));
+}
+
+TEST_CASE("draining ends a connection whose last answer is still being read", "[gateway][http]") {
+    gateway::GatewayOptions options;
+    options.http.socket_send_bytes = kSmallBufferBytes;
+    options.http.idle_timeout = 10min;
+    options.drain_timeout = 10min;
+    Server server(options);
+    Client idle(server.core->port());
+    idle.send(kLive);
+    idle.read_until("\"ok\"}");
+    Client slow(server.core->port(), kSmallBufferBytes);
+    slow.send(post(large_echo()));
+    wait_until([&] { return is_answered(server); });
+    std::thread stopping([&] { server.core->drain_and_stop(); });
+    REQUIRE(idle.read_all().empty());  // draining has begun
+    const std::string answer = slow.read_all();
+    stopping.join();
+    REQUIRE(is_whole(answer));
 }
 
 TEST_CASE("draining finishes what is in work and takes nothing new", "[gateway][http]") {
