@@ -158,7 +158,10 @@ std::optional<ApiError> Api::refusal(const HttpRequest& request) const {
         preparing_bytes_ + request.body.size() > setup_.options.http.bodies_bytes_max) {
         return api_error({base::ErrorCode::resource_exhausted, "too many requests are in work"}, 1000);
     }
-    if (!setup_.table.cluster().known) { return not_ready("the scheduler has not answered yet"); }
+    const ClusterView& cluster = setup_.table.cluster();
+    if (!cluster.known) { return not_ready("the scheduler has not answered yet"); }
+    // Without its length limit no request can be checked.
+    if (cluster.context_tokens == 0) { return not_ready("no workers for both phases"); }
     return std::nullopt;
 }
 
@@ -183,7 +186,12 @@ void Api::generate(Endpoint endpoint, HttpRequest request, const std::shared_ptr
     setup_.post_text([this, endpoint, limits = std::move(limits), context_tokens, now_unix_s, exchange, request_id,
                       body = std::move(request.body), received_at = request.received_at] {
         ApiResult<PreparedRequest> result = tl::unexpected<ApiError>(ApiError{});
-        if (auto form = read_form(endpoint, body, limits, setup_.text.vocabulary())) {
+        if (draining_) {
+            result = pass_on(not_ready("the gateway is draining"));
+        } else if (setup_.clock.now() >= received_at + setup_.options.request_timeout) {
+            result = pass_on(
+                api_error({base::ErrorCode::deadline_exceeded, "the request waited too long to be prepared"}, 0));
+        } else if (auto form = read_form(endpoint, body, limits, setup_.text.vocabulary())) {
             result = prepare(std::move(*form), limits, setup_.text, context_tokens, now_unix_s);
         } else {
             result = pass_on(form.error());
@@ -219,6 +227,7 @@ void Api::prepared(ApiResult<PreparedRequest> result, Endpoint endpoint, base::T
         const unsigned status = result.error().status;
         setup_.metrics.admission(status == 429   ? "rejected_capacity"
                                  : status == 503 ? "rejected_draining"
+                                 : status == 504 ? "rejected_timeout"
                                                  : "rejected_invalid");
         respond(*exchange, name, error_response(result.error()), request_id, result.error().code != "model_not_found");
         leave();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <random>
@@ -30,7 +31,7 @@ public:
 
     void handle(HttpRequest request, std::shared_ptr<Exchange> exchange);
     void tick(base::TimePoint now);
-    /// New requests get 503 from now on, /health too.
+    /// New requests and those that wait for a text thread get 503 from now on, /health too.
     void drain() { draining_ = true; }
     /// Every request still in work gets its error.
     void give_up_all();
@@ -57,7 +58,7 @@ private:
     std::unordered_map<Answer*, std::shared_ptr<Answer>> answers_;
     std::size_t in_flight_ = 0;
     std::uint64_t preparing_bytes_ = 0;  // bodies that wait for a text thread
-    bool draining_ = false;
+    std::atomic<bool> draining_{false};  // set by the I/O thread, read by the text threads too
 };
 
 }  // namespace gateway

@@ -67,8 +67,8 @@ struct ClusterView {
     bool known = false;  // a description has arrived
     bool ready = false;  // both phases can be placed
     std::uint64_t numerics_id = 0;
-    std::uint32_t block_tokens = 0;
-    std::uint32_t context_tokens = 0;
+    std::uint32_t block_tokens = 0;    // of the last workers there were; 0: none yet
+    std::uint32_t context_tokens = 0;  // likewise
 };
 
 }  // namespace gateway

@@ -116,11 +116,12 @@ void RequestTable::on_cluster(const base::Result<proto::DescribeReply>& reply) {
         cluster_.ready = false;
         return;
     }
-    cluster_ = {.known = true,
-                .ready = reply->ready(),
-                .numerics_id = reply->header().numerics_id(),
-                .block_tokens = reply->block_tokens(),
-                .context_tokens = reply->context_tokens()};
+    cluster_.known = true;
+    cluster_.ready = reply->ready();
+    cluster_.numerics_id = reply->header().numerics_id();
+    // A cluster without workers has no limits of its own; those of the workers that come back hold on.
+    if (reply->block_tokens() > 0) { cluster_.block_tokens = reply->block_tokens(); }
+    if (reply->context_tokens() > 0) { cluster_.context_tokens = reply->context_tokens(); }
 }
 
 void RequestTable::on_time() {
