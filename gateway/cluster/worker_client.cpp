@@ -167,7 +167,7 @@ struct WorkerClient::State final : StreamOwner, std::enable_shared_from_this<Sta
             proto::Hello& hello = *command.mutable_hello();
             hello.mutable_header()->set_protocol_version(::proto::kProtocolVersion);
             hello.mutable_header()->set_model(options.model);
-            hello.mutable_header()->set_numerics_id(numerics_id);
+            // No numerics id: workers of every id are served, the scheduler picks those that fit a sequence.
             hello.set_gateway(options.name);
             hello.set_incarnation(endpoint.incarnation());
             stream->push(std::move(command));
@@ -208,7 +208,6 @@ struct WorkerClient::State final : StreamOwner, std::enable_shared_from_this<Sta
     Post post;
     const base::Clock& clock;
     ClusterEvents* events = nullptr;
-    std::uint64_t numerics_id = 0;
     std::map<std::uint64_t, std::shared_ptr<Stream>> streams;  // by incarnation
     std::shared_ptr<LiveCount> live = std::make_shared<LiveCount>();
 };
@@ -240,7 +239,6 @@ void WorkerClient::send(const proto::WorkerEndpoint& to, proto::WorkerCommand co
 
 void WorkerClient::expect(const proto::DescribeReply& cluster) {
     State& state = *state_;
-    state.numerics_id = cluster.header().numerics_id();
     for (const proto::WorkerState& worker : cluster.workers()) {
         if (worker.state() == "ready") { state.stream_to(worker.endpoint()); }
     }

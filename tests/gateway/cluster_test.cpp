@@ -43,12 +43,17 @@ public:
     }
     void stop_heartbeats() { silent_ = true; }
     void answer_as(std::uint64_t incarnation) { answers_as_ = incarnation; }
+    void compute_as(std::uint64_t numerics_id) { numerics_id_ = numerics_id; }
 
     grpc::Status Serve(grpc::ServerContext* context,
                        grpc::ServerReaderWriter<proto::WorkerEvent, proto::WorkerCommand>* stream) override {
         proto::WorkerCommand command;
         if (!stream->Read(&command) || !command.has_hello()) {
             return {grpc::StatusCode::FAILED_PRECONDITION, "no hello"};
+        }
+        const std::uint64_t asked = command.hello().header().numerics_id();
+        if (asked != 0 && asked != numerics_id_) {
+            return {grpc::StatusCode::FAILED_PRECONDITION, "another numerics id"};
         }
         hellos = hellos + 1;
         proto::WorkerEvent reply;
@@ -96,6 +101,7 @@ private:
     std::atomic<bool> stopped_{false};
     std::atomic<bool> silent_{false};
     std::atomic<std::uint64_t> answers_as_{0};
+    std::atomic<std::uint64_t> numerics_id_{77};  // as the scheduler describes the cluster
     std::unique_ptr<grpc::Server> server_;
 };
 
@@ -241,6 +247,15 @@ TEST_CASE("another life of a worker at the same address is not mistaken for the 
     const std::string answer = cluster.complete("\"max_tokens\":20");
     REQUIRE(text_in(answer) == expected);
     REQUIRE(restarted.hellos > 0);
+}
+
+TEST_CASE("a worker of another numerics id than the cluster's description is served too", "[gateway][cluster]") {
+    Cluster cluster;
+    WorkerProcess other(4, 40);
+    other.compute_as(78);
+    cluster.scheduler.use(cluster.prefill.endpoint(), {other.endpoint()});
+    REQUIRE(status_of(cluster.complete("\"max_tokens\":20")) == 200);
+    REQUIRE(other.hellos > 0);
 }
 
 TEST_CASE("a client that goes frees the workers", "[gateway][cluster]") {
