@@ -2,6 +2,11 @@
 add_library(project_warnings INTERFACE)
 target_compile_options(project_warnings INTERFACE -Wall -Wextra -Wconversion -Wshadow -Wnon-virtual-dtor -Werror)
 
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 13)
+    # False alarms of newer g++ about the string inside an empty std::optional<std::string>.
+    target_compile_options(project_warnings INTERFACE -Wno-maybe-uninitialized)
+endif()
+
 # Numbers do not depend on company: no contraction behind our back, FMA is written explicitly.
 add_compile_options(-ffp-contract=off -fno-omit-frame-pointer)
 
