@@ -65,7 +65,8 @@ Result<std::unique_ptr<Transport>> make_ucx_transport(const UcxOptions& options,
 
     ucp_worker_params_t worker_params{};
     worker_params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
-    worker_params.thread_mode = UCS_THREAD_MODE_SINGLE;
+    // Made here, used by one thread that is not this one: in single mode UCX 1.18 and newer stop the process for that.
+    worker_params.thread_mode = UCS_THREAD_MODE_SERIALIZED;
     ucp_worker_h worker = nullptr;
     status = ucp_worker_create(context, &worker_params, &worker);
     if (status != UCS_OK) {
