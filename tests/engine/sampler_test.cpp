@@ -38,7 +38,7 @@ TEST_CASE("philox gives the known answers of its authors", "[engine][sampler]") 
             Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
 }
 
-TEST_CASE("a random double lies in [0, 1)", "[engine][sampler]") {
+TEST_CASE("a random double is at least 0 and below 1", "[engine][sampler]") {
     REQUIRE(engine::unit_double(0, 0) == 0.0);
     REQUIRE(engine::unit_double(0xffffffff, 0xffffffff) < 1.0);
     REQUIRE(engine::unit_double(0x80000000, 0) == 0.5);
