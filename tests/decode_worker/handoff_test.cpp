@@ -180,6 +180,7 @@ struct Pair {
         : prefill(*network, "prefill", 11, limits, engine_options, faults),
           decode(*network, "decode", 22, limits, engine_options, faults) {
         prefill.mailbox.on_tokens = [this](RequestKey key, const std::vector<TokenId>& tokens) {
+            const std::scoped_lock lock(start_mutex);
             // On the step thread, where Catch must not assert: a lost Continue shows as a missing final answer.
             (void)decode.loop.post_command(worker::ContinueRequest{key, kGateway, tokens});
         };
@@ -192,6 +193,7 @@ struct Pair {
     }
     void start(std::uint64_t request, const std::vector<TokenId>& prompt, std::uint32_t new_tokens,
                bool decode_first = true) {
+        const std::scoped_lock lock(start_mutex);
         worker::StartRequest start;
         start.key = {RequestId{request}, Epoch{0}};
         start.gateway = kGateway;
@@ -214,6 +216,7 @@ struct Pair {
         return all;
     }
 
+    std::mutex start_mutex;  // a gateway sends Continue after both starts, in order; so must we
     std::shared_ptr<net::InProcessNetwork> network = net::InProcessNetwork::make();
     TestWorker prefill;
     TestWorker decode;
