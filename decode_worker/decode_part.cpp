@@ -161,7 +161,7 @@ void DecodePart::try_grant(Sequence& sequence, Incoming& incoming) {
     // Who waits already goes first: else a stream that lost its memory could wait for as long as new ones come.
     auto opened = control_.has_waiting_before(sequence)
                       ? base::fail(ErrorCode::resource_exhausted, "others wait for KV memory")
-                      : cache.open(std::move(match), incoming.kv_tokens + 1);
+                      : control_.open_kv(std::move(match), incoming.kv_tokens + 1);
     if (!opened) { return wait_for_room(sequence.request.key, incoming); }
     sequence.kv = std::move(*opened);
     sequence.computed_tokens = have;

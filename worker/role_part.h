@@ -35,6 +35,11 @@ public:
     virtual void publish(Sequence& sequence) = 0;
     /// A sequence that came before this one waits for KV memory (a new one, or one that lost its own to others).
     virtual bool has_waiting_before(const Sequence& sequence) const = 0;
+    /// KV memory for a sequence that has none, as KvCache::open, while every sequence that has some can still grow by a
+    /// block: else each newcomer would push a running one out (a step later, and its work with it). Error:
+    /// resource_exhausted; then `prefix` is still the caller's.
+    [[nodiscard]] virtual base::Result<kv_cache::SequenceKv> open_kv(kv_cache::PrefixMatch&& prefix,
+                                                                     std::uint32_t tokens) = 0;
     virtual kv_cache::KvCache& cache() = 0;
     virtual const base::Clock& clock() const = 0;
     /// Any thread: runs `task` on the step thread soon. For events of which each hand-off has a bounded number: there

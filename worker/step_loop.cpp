@@ -211,55 +211,6 @@ void StepLoop::expire_deadlines() {
     }
 }
 
-void StepLoop::admit_waiting() {
-    for (const auto& sequence : sequences_) {
-        if (sequence->state == SequenceState::waiting && !admit(*sequence)) { return; }  // first come, first served
-    }
-}
-
-bool StepLoop::admit(Sequence& sequence) {
-    const std::uint32_t tokens = size32(sequence.tokens.size());
-    kv_cache::PrefixMatch match;
-    if (!sequence.wants_prompt_scores()) { match = cache_.match(sequence.chain, tokens - 1); }
-    const std::uint32_t hit = match.tokens();
-    auto opened = cache_.open(std::move(match), tokens);
-    if (!opened) { return false; }
-    reporter_.note_prefix(tokens, hit);
-    sequence.kv = std::move(*opened);
-    sequence.computed_tokens = hit;
-    sequence.published_blocks = hit / cache_.options().block_tokens;
-    if (!sequence.output_started) { sequence.cached_tokens = hit; }
-    make_running(sequence);
-    part_of(sequence)->admitted(sequence);
-    return true;
-}
-
-bool StepLoop::reserve_for(Sequence& sequence, std::uint32_t tokens) {
-    while (true) {
-        if (sequence.kv->reserve(tokens)) { return true; }
-        Sequence* victim = preemption_victim(sequence);
-        if (victim == nullptr) { return false; }
-        reporter_.note_preemption();
-        make_waiting(*victim);
-        if (victim == &sequence) { return false; }
-    }
-}
-
-/// The sequence that came last gives way (recompute; PagedAttention section 4.5); never one that a transfer still
-/// reads.
-Sequence* StepLoop::preemption_victim(const Sequence& beneficiary) {
-    for (std::size_t i = sequences_.size(); i > 0; --i) {
-        Sequence& candidate = *sequences_[i - 1];
-        if (candidate.state != SequenceState::running || !part_of(candidate)->may_preempt(candidate)) { continue; }
-        const bool alone =
-            cache_.counts().stranded == 0 &&
-            std::count_if(sequences_.begin(), sequences_.end(), [](const auto& s) { return s->kv.has_value(); }) == 1;
-        if (&candidate == &beneficiary && alone) { return nullptr; }  // waiting would not help
-        return &candidate;
-    }
-    return nullptr;
-}
-
 engine::Batch StepLoop::build_batch(const std::vector<Planned>& planned) {
     engine::Batch batch;
     batch.entries.reserve(planned.size());
@@ -457,20 +408,6 @@ void StepLoop::finish(Sequence& sequence, Finish finish, std::optional<base::Err
 void StepLoop::make_running(Sequence& sequence) {
     CHECK(sequence.kv.has_value() && sequence.tokens_left() > 0);
     sequence.state = SequenceState::running;
-}
-
-void StepLoop::make_waiting(Sequence& sequence) {
-    sequence.kv.reset();
-    sequence.computed_tokens = 0;
-    sequence.published_blocks = 0;
-    sequence.prompt_scores.clear();
-    sequence.state = SequenceState::waiting;
-}
-
-bool StepLoop::has_waiting_before(const Sequence& sequence) const {
-    return std::any_of(sequences_.begin(), sequences_.end(), [&](const auto& other) {
-        return other->state == SequenceState::waiting && other->id < sequence.id;
-    });
 }
 
 void StepLoop::add_transfer_sample(std::uint64_t bytes, base::Duration duration) {

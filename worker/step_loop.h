@@ -100,6 +100,8 @@ public:
     void make_waiting(Sequence& sequence) override;
     void publish(Sequence& sequence) override;
     bool has_waiting_before(const Sequence& sequence) const override;
+    [[nodiscard]] base::Result<kv_cache::SequenceKv> open_kv(kv_cache::PrefixMatch&& prefix,
+                                                             std::uint32_t tokens) override;
     kv_cache::KvCache& cache() override { return cache_; }
     const base::Clock& clock() const override { return clock_; }
     [[nodiscard]] bool post(std::function<void()> task) override;
@@ -122,6 +124,7 @@ private:
     void admit_waiting();
     bool admit(Sequence& sequence);
     void step();
+    std::uint32_t holding_kv() const;  // sequences that have KV memory
     bool reserve_for(Sequence& sequence, std::uint32_t tokens);
     Sequence* preemption_victim(const Sequence& beneficiary);
     engine::Batch build_batch(const std::vector<Planned>& planned);

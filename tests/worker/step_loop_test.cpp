@@ -282,3 +282,25 @@ TEST_CASE("a sequence that outgrows the pool ends with resource_exhausted", "[wo
     REQUIRE(answer.error->code == base::ErrorCode::resource_exhausted);
     REQUIRE(answer.tokens == ledger_continuation({1, 2, 3}, 62, 1000));
 }
+
+TEST_CASE("a newcomer leaves those that run a block each to grow into, so that nobody is pushed out", "[worker]") {
+    Bench bench({.blocks_total = 6});
+    std::vector<TokenId> grows(31, 1);  // 2 blocks of 16, a third soon
+    std::vector<TokenId> large(60, 2);  // the other 4
+    REQUIRE(bench.loop.post_command(make_start(1, grows, 20)));
+    REQUIRE(bench.loop.post_command(make_start(2, large, 4)));
+    bench.settle();
+    REQUIRE(bench.sink.answers.at({RequestId{1}, Epoch{0}}).tokens == ledger_continuation(grows, 20, 1000));
+    REQUIRE(bench.sink.answers.at({RequestId{2}, Epoch{0}}).tokens == ledger_continuation(large, 4, 1000));
+    const auto& preemptions = bench.metrics.counter(
+        "sluice_worker_preemptions_total", "Sequences that lost their KV memory to others", {{"model", "ledger"}});
+    REQUIRE(preemptions.Value() == 0);
+}
+
+TEST_CASE("who is alone may fill the whole pool", "[worker]") {
+    Bench bench({.blocks_total = 6});
+    const std::vector<TokenId> prompt(95, 3);
+    REQUIRE(bench.loop.post_command(make_start(1, prompt, 1)));
+    bench.settle();
+    REQUIRE(bench.sink.answers.at({RequestId{1}, Epoch{0}}).tokens == ledger_continuation(prompt, 1, 1000));
+}
