@@ -17,6 +17,7 @@
 #include "base/bounded_queue.h"
 #include "base/check.h"
 #include "base/log.h"
+#include "proto/liveness.h"
 #include "proto/scheduler.grpc.pb.h"
 #include "scheduler/scheduler.h"
 
@@ -57,6 +58,7 @@ public:
         grpc::ServerBuilder builder;
         int port = 0;
         builder.AddListeningPort(listen_address, grpc::InsecureServerCredentials(), &port);
+        ::proto::watch_peers(builder);
         builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // two schedulers on one port would split the workers
         builder.SetMaxReceiveMessageSize(kMessageBytesMax);
         builder.RegisterService(&service_);

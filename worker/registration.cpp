@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "proto/liveness.h"
 #include "proto/scheduler.grpc.pb.h"
 
 namespace worker {
@@ -56,6 +57,7 @@ void Registration::run(std::stop_token stop) {
 void Registration::attach_once(std::stop_token stop) {
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a fresh connection each time: no stale back-off
+    ::proto::watch_peer(arguments);
     const auto channel = grpc::CreateCustomChannel(scheduler_address_, grpc::InsecureChannelCredentials(), arguments);
     const auto stub = sluice::proto::Scheduler::NewStub(channel);
     grpc::ClientContext context;

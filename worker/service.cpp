@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "proto/liveness.h"
 #include "proto/worker.grpc.pb.h"
 
 namespace worker {
@@ -296,6 +297,7 @@ base::Result<std::unique_ptr<WorkerServer>> WorkerServer::listen(const std::stri
     grpc::EnableDefaultHealthCheckService(true);
     grpc::ServerBuilder builder;
     builder.SetMaxReceiveMessageSize(kMessageBytesMax);
+    ::proto::watch_peers(builder);
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
     builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &impl.port);
     builder.RegisterService(impl.service.get());

@@ -1,5 +1,7 @@
 #include "gateway/cluster/channel.h"
 
+#include "proto/liveness.h"
+
 namespace gateway {
 namespace {
 
@@ -18,6 +20,7 @@ std::shared_ptr<grpc::Channel> make_channel(const std::string& address) {
     // one's.
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+    ::proto::watch_peer(arguments);
     arguments.SetMaxReceiveMessageSize(kMessageBytesMax);
     arguments.SetMaxSendMessageSize(kMessageBytesMax);
     return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);

@@ -134,3 +134,26 @@ def test_two_hundred_streams_survive_the_death_of_a_decode_worker(network, proce
     assert again.texts() == expected
     for host in ("prefill1", "prefill2", "decode2"):
         wait_until(lambda host=host: blocks_in_use(network, host) == 0, f"{host} has given all blocks back", 60)
+
+
+@pytest.mark.timeout(600)
+def test_a_pulled_cable_costs_no_stream_and_the_worker_comes_back(network, processes):
+    """No connection is closed when a cable is pulled: both ends have to notice by themselves."""
+    def streams(count, tokens):
+        return Streams(GATEWAY_PORT, count, tokens, host=address("gateway"), prefix=network.enter("gateway"))
+
+    def registered(worker):
+        return worker.output().count("registered with the scheduler")
+
+    cut = processes["decode1"]
+    expected = streams(20, TOKENS).texts()
+    again = streams(20, TOKENS)
+    again.wait_tokens(20 * TOKENS // 4)
+    before = registered(cut)
+    ip("-n", network.name("hub"), "link", "set", "decode1", "down")
+    assert again.texts() == expected
+    wait_until(lambda: "the stream to the scheduler" in cut.output(), "the worker has noticed that nobody hears it", 60)
+    ip("-n", network.name("hub"), "link", "set", "decode1", "up")
+    wait_until(lambda: registered(cut) > before, "the worker has registered again", 60)
+    wait_until(lambda: blocks_in_use(network, "decode1") == 0, "its blocks are free", 60)
+    assert streams(20, TOKENS).texts() == expected
