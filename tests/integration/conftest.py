@@ -1,7 +1,12 @@
 """Fixtures. One server is shared by all tests that only ask; tests that break something start their own."""
+import signal
+
 import pytest
 
 import harness
+
+# A test run in the background (`make test &` in a script) inherits an ignored SIGINT, and so would every process under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
