@@ -1,5 +1,7 @@
 #include "base/clock.h"
 
+#include <algorithm>
+
 namespace base {
 
 TimePoint SystemClock::now() const {
@@ -29,6 +31,16 @@ std::int64_t FakeClock::unix_us() const {
 void FakeClock::advance(Duration by) {
     const std::scoped_lock lock(mutex_);
     since_start_ += by;
+}
+
+std::int64_t time_left_us(TimePoint deadline, TimePoint now) {
+    const std::int64_t left = std::chrono::duration_cast<std::chrono::microseconds>(deadline - now).count();
+    return left == 0 ? -1 : left;
+}
+
+TimePoint deadline_in(std::int64_t left_us, TimePoint now) {
+    constexpr std::int64_t kDayUs = 86'400'000'000;
+    return now + std::chrono::microseconds(std::clamp(left_us, -kDayUs, kDayUs));
 }
 
 }  // namespace base

@@ -16,8 +16,7 @@ public:
     virtual ~Clock() = default;
     /// Monotonic; for deadlines and durations.
     virtual TimePoint now() const = 0;
-    /// Wall clock, microseconds since the Unix epoch; only for what leaves the process (`created`, deadlines in
-    /// messages).
+    /// Wall clock, microseconds since the Unix epoch; only for what people read (`created`).
     virtual std::int64_t unix_us() const = 0;
 };
 
@@ -39,5 +38,12 @@ private:
     mutable std::mutex mutex_;
     Duration since_start_{};  // guarded by mutex_
 };
+
+/// What is left until `deadline`, as messages carry it: microseconds, negative when it has passed, never 0 (which means
+/// "no deadline" in a message). Wall clocks of two hosts need not agree; the way of the message adds to the time.
+std::int64_t time_left_us(TimePoint deadline, TimePoint now);
+
+/// The inverse, on the time line of whoever got the message. Safe with any number: a day is the most either way.
+TimePoint deadline_in(std::int64_t left_us, TimePoint now);
 
 }  // namespace base

@@ -162,17 +162,4 @@ Result<FrameInfo> check_frame(const sluice::proto::KvFrame& frame, const Identit
                      frame.payload_crc32c()};
 }
 
-std::int64_t unix_us_of(base::TimePoint deadline, const base::Clock& clock) {
-    const auto left = std::chrono::duration_cast<std::chrono::microseconds>(deadline - clock.now());
-    return clock.unix_us() + left.count();
-}
-
-base::TimePoint time_point_of(std::int64_t unix_us, const base::Clock& clock) {
-    // A day is longer than any hand-off; the bound keeps the arithmetic below safe from any number.
-    constexpr std::int64_t kDayUs = 86'400'000'000;
-    const std::int64_t now = clock.unix_us();
-    const std::int64_t bounded = std::clamp(unix_us, now - kDayUs, now + kDayUs);
-    return clock.now() + std::chrono::microseconds(bounded - now);
-}
-
 }  // namespace kv_transfer

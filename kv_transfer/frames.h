@@ -59,8 +59,5 @@ base::Result<FrameInfo> check_frame(const sluice::proto::KvFrame& frame, const I
                                     const kv_cache::KvLayout& layout, std::size_t payload_bytes,
                                     std::size_t frame_bytes_max);
 
-/// Deadlines travel as wall clock; both workers' clocks must agree to within the slack of their deadlines.
-std::int64_t unix_us_of(base::TimePoint deadline, const base::Clock& clock);
-base::TimePoint time_point_of(std::int64_t unix_us, const base::Clock& clock);
 
 }  // namespace kv_transfer

@@ -128,8 +128,8 @@ Result<net::Target> KvReceiver::on_header(net::PeerId from, net::MessageKind kin
             return refused(checked,
                            key.decode != state_->identity.incarnation ? Outcome::stale_epoch : Outcome::wrong_request);
         }
-        return take(
-            State::Asked{from, key, request.kv_tokens(), time_point_of(request.deadline_unix_us(), state_->clock)});
+        return take(State::Asked{from, key, request.kv_tokens(),
+                                 base::deadline_in(request.deadline_in_us(), state_->clock.now())});
     }
     if (kind == kAbortToDecode) {
         sluice::proto::KvAbort abort;

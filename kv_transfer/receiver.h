@@ -69,7 +69,6 @@ public:
         std::size_t staging_buffers = 8;                        // of frame_bytes_max each; touched only when used
         std::size_t handoffs_max = 1024;                        // asked for, waiting or granted; beyond: answered LATER
         std::size_t ended_max = 4096;                           // keys remembered after their end
-        base::Duration later_lease = std::chrono::seconds(2);   // told with LATER and renewed with every repetition
         base::Duration peer_timeout = std::chrono::seconds(5);  // silent for so long before a grant: fails
         base::Duration payload_timeout = std::chrono::seconds(3);  // of one payload under way, then force-close
         base::Duration send_timeout = std::chrono::seconds(3);     // of one reply inside the transport

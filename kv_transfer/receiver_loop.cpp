@@ -311,7 +311,6 @@ void KvReceiver::State::reply_granted(const HandoffKey& key, const Handoff& hand
     set_key(*reply.mutable_handoff(), key);
     reply.set_answer(sluice::proto::RoomReply::ANSWER_GRANTED);
     reply.set_have_tokens(handoff.have_tokens);
-    reply.set_lease_deadline_unix_us(unix_us_of(clock.now() + handoff.lease, clock));
     post(handoff.peer, kRoomReply, reply);
 }
 
@@ -320,7 +319,6 @@ void KvReceiver::State::reply_later(net::PeerId peer, const HandoffKey& key) {
     set_header(*reply.mutable_header(), identity);
     set_key(*reply.mutable_handoff(), key);
     reply.set_answer(sluice::proto::RoomReply::ANSWER_LATER);
-    reply.set_lease_deadline_unix_us(unix_us_of(clock.now() + options.later_lease, clock));
     post(peer, kRoomReply, reply);
 }
 

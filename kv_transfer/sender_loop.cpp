@@ -336,7 +336,7 @@ void KvSender::State::ask_for_room(Handoff& handoff, base::TimePoint now) {
     set_header(*request.mutable_header(), identity);
     set_key(*request.mutable_handoff(), handoff.open.key);
     request.set_kv_tokens(handoff.open.kv_tokens);
-    request.set_deadline_unix_us(unix_us_of(handoff.open.deadline, clock));
+    request.set_deadline_in_us(base::time_left_us(handoff.open.deadline, now));
     post(handoff.peer, kRoomRequest, request);
     handoff.ask_again_at = now + options.room_interval;
 }

@@ -120,7 +120,7 @@ PlaceOutcome Scheduler::decide(const messages::PlaceRequest& request, base::Time
     if (auto fine = check_header(request.header()); !fine) { return refuse(fine.error(), "bad_request"); }
     const auto chain = read_block_hashes(request.block_hashes());
     if (!chain) { return refuse(chain.error(), "bad_request"); }
-    if (request.deadline_unix_us() != 0 && request.deadline_unix_us() <= clock_.unix_us()) {
+    if (request.deadline_in_us() < 0) {
         return refuse({ErrorCode::deadline_exceeded, "the deadline of the request has passed"}, "expired");
     }
     const base::RequestId id{request.request_id()};

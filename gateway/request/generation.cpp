@@ -134,8 +134,7 @@ void Generation::place() {
         }
     }
     if (request_.deadline) {
-        const auto left = std::chrono::duration_cast<std::chrono::microseconds>(*request_.deadline - placed_at_);
-        ask.set_deadline_unix_us(context_.clock.unix_us() + left.count());
+        ask.set_deadline_in_us(base::time_left_us(*request_.deadline, placed_at_));
     }
     for (const std::uint64_t worker : avoid_) {
         ask.add_avoid_workers(worker);
@@ -211,9 +210,7 @@ void Generation::send_start(const proto::WorkerEndpoint& to, proto::Start::Part 
     start.mutable_stop()->set_new_tokens_min(request_.new_tokens_min);
     start.set_cache_scope(request_.cache_scope);
     if (request_.deadline) {
-        const auto left =
-            std::chrono::duration_cast<std::chrono::microseconds>(*request_.deadline - context_.clock.now());
-        start.set_deadline_unix_us(context_.clock.unix_us() + left.count());
+        start.set_deadline_in_us(base::time_left_us(*request_.deadline, context_.clock.now()));
     }
     if (peer != nullptr) { *start.mutable_peer() = *peer; }
     context_.workers.send(to, std::move(command));

@@ -123,7 +123,7 @@ TEST_CASE("mutated headers crash nothing and write nothing outside the grant", "
     kv_transfer::set_header(*request.mutable_header(), kv_test::kPrefill);
     kv_transfer::set_key(*request.mutable_handoff(), make_key(2));
     request.set_kv_tokens(8);
-    request.set_deadline_unix_us(kv_transfer::unix_us_of(world.clock.now() + kv_test::seconds(9), world.clock));
+    request.set_deadline_in_us(9'000'000);
     sluice::proto::RoomReply reply;
     kv_transfer::set_header(*reply.mutable_header(), kv_test::kDecode);
     kv_transfer::set_key(*reply.mutable_handoff(), key);

@@ -113,17 +113,6 @@ TEST_CASE("errors travel with their code, cut and escaped", "[kv_transfer]") {
     CHECK(kv_transfer::error_of(wire).code == ErrorCode::internal);
 }
 
-TEST_CASE("deadlines survive the way over the wall clock, and wild ones are bounded", "[kv_transfer]") {
-    base::FakeClock clock;
-    const auto deadline = clock.now() + std::chrono::seconds(12);
-    CHECK(kv_transfer::time_point_of(kv_transfer::unix_us_of(deadline, clock), clock) == deadline);
-    for (const std::int64_t wild :
-         {std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max()}) {
-        const auto bounded = kv_transfer::time_point_of(wild, clock) - clock.now();
-        CHECK(std::chrono::abs(bounded) <= std::chrono::hours(24));
-    }
-}
-
 TEST_CASE("the raw codec passes bytes through and refuses another length", "[kv_transfer]") {
     const auto layout = kv_test::make_layout();
     const kv_transfer::Codec* codec = kv_transfer::find_codec("raw");

@@ -64,7 +64,7 @@ WorkerCommand make_start() {
     start.mutable_stop()->add_stop_token_ids(2);
     start.mutable_stop()->set_new_tokens_max(128);
     start.set_cache_scope(std::string("tenant\0salt", 11));
-    start.set_deadline_unix_us(1'700'000'000'000'000);
+    start.set_deadline_in_us(12'000'000);
     start.mutable_peer()->set_worker_id(1);
     start.mutable_peer()->set_kv_address(std::string("\x00\xff\x80", 3));
     return command;

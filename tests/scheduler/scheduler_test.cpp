@@ -321,7 +321,7 @@ TEST_CASE("bad questions get one clear answer each", "[scheduler]") {
         REQUIRE(f.refused(request).error().code() == 3);
     }
     SECTION("too late") {
-        request.set_deadline_unix_us(f.clock.unix_us());
+        request.set_deadline_in_us(base::time_left_us(f.clock.now(), f.clock.now()));
         REQUIRE(f.refused(request).error().code() == 4);
     }
     SECTION("a report of nothing") {

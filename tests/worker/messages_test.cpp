@@ -30,7 +30,7 @@ TEST_CASE("a Start is read field by field", "[worker]") {
     (*message.mutable_sampling()->mutable_logit_bias())[2] = 7;
     message.mutable_stop()->add_stop_token_ids(3);
     message.set_cache_scope("tenant");
-    message.set_deadline_unix_us(clock.unix_us() + 1'000'000);
+    message.set_deadline_in_us(1'000'000);
     const auto start = worker::read_start(message, worker::GatewayId{5}, clock);
     REQUIRE(start.has_value());
     REQUIRE(start->key == worker::RequestKey{base::RequestId{77}, base::Epoch{2}});
