@@ -34,8 +34,8 @@ public:
     GatewayCore& operator=(const GatewayCore&) = delete;
 
     std::uint16_t port() const;
-    /// Accepts nothing new, lets requests in work finish for at most the drain timeout, ends the rest with an error,
-    /// joins the threads. Any thread but the gateway's own; the first call counts.
+    /// /ready and new requests get 503 from now on. Lets requests in work finish for at most the drain timeout, ends
+    /// the rest with an error, joins the threads. Any thread but the gateway's own; the first call counts.
     void drain_and_stop();
 
 private:

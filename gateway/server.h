@@ -32,7 +32,7 @@ public:
 
     /// The HTTP port, also where 0 was asked for.
     std::uint16_t port() const { return core_->port(); }
-    /// Accepts nothing new, finishes what is in work within the drain timeout, then stops.
+    /// /ready and new requests get 503, what is in work is finished within the drain timeout, then it stops.
     void drain_and_stop() { core_->drain_and_stop(); }
 
 private:

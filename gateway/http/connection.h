@@ -43,6 +43,8 @@ public:
     void close(std::string_view cause);
 
     /// Everything was written; only the client's end is waited for.
+    /// Nothing of a request has come, nothing of an answer is left.
+    bool is_idle() const { return state_ == State::head && input_.empty() && !is_writing_; }
     bool answered_and_closing() const { return state_ == State::lingering && !is_writing_; }
     std::uint64_t buffered() const { return output_.size() + writing_.size(); }
     bool is_slow(base::TimePoint now) const;

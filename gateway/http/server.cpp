@@ -35,9 +35,9 @@ void sweep(const std::shared_ptr<HttpServer::Shared>& shared) {
 }
 
 void accept(const std::shared_ptr<HttpServer::Shared>& shared) {
-    if (shared->draining || shared->stopped) { return; }
+    if (shared->stopped) { return; }
     shared->acceptor.async_accept([shared](const boost::system::error_code& error, tcp::socket socket) {
-        if (shared->draining || shared->stopped) { return; }
+        if (shared->stopped) { return; }
         if (error) {
             if (error == asio::error::operation_aborted) { return; }
             spdlog::warn("accepting a connection failed: {}", error.message());
@@ -119,7 +119,7 @@ HttpServer::Load HttpServer::load() const {
     const base::TimePoint now = std::chrono::steady_clock::now();
     load.connections = shared_->connections.size();
     for (const auto& connection : shared_->connections) {
-        load.unanswered += connection->answered_and_closing() ? 0 : 1;
+        load.unanswered += connection->answered_and_closing() || connection->is_idle() ? 0 : 1;
         load.send_buffer_bytes += connection->buffered();
         load.slow_clients += connection->is_slow(now) ? 1 : 0;
     }
@@ -128,8 +128,6 @@ HttpServer::Load HttpServer::load() const {
 
 void HttpServer::drain() {
     shared_->draining = true;
-    boost::system::error_code ignored;
-    shared_->acceptor.close(ignored);
     const std::vector<std::shared_ptr<Connection>> all(shared_->connections.begin(), shared_->connections.end());
     for (const auto& connection : all) {
         connection->drain();

@@ -47,7 +47,7 @@ public:
     };
     struct Load {
         std::size_t connections = 0;
-        std::size_t unanswered = 0;  // not only waiting for the client to close
+        std::size_t unanswered = 0;  // neither idle nor only waiting for the client to close
         std::uint64_t send_buffer_bytes = 0;
         std::size_t slow_clients = 0;
     };
@@ -61,7 +61,8 @@ public:
 
     std::uint16_t port() const;
     Load load() const;
-    /// Accepts nothing new, closes idle connections; the others close after their answer.
+    /// Closes idle connections; the others, and those that still come (probes must hear that we are going), close after
+    /// one answer.
     void drain();
     bool draining() const;
     /// Cuts every connection.

@@ -315,16 +315,27 @@ TEST_CASE("draining ends a connection whose last answer is still being read", "[
     REQUIRE(is_whole(answer));
 }
 
-TEST_CASE("draining finishes what is in work and takes nothing new", "[gateway][http]") {
-    Server server;
+TEST_CASE("draining finishes what is in work, says so to probes and refuses what is new", "[gateway][http]") {
+    gateway::GatewayOptions options;
+    options.drain_timeout = 10min;
+    Server server(options);
     Client idle(server.core->port());
     idle.send(kLive);
     idle.read_until("\"ok\"}");
     Client busy(server.core->port());
     busy.send(post(R"({"prompt":"a","max_tokens":30,"ignore_eos":true,"stream":true})"));
     busy.read_until("data: ");
+    server.control->steps = false;
     std::thread stopping([&] { server.core->drain_and_stop(); });
     REQUIRE(idle.read_all().empty());
+    REQUIRE(status_of(exchange(server.core->port(), "GET /ready HTTP/1.1\r\nHost: a\r\n\r\n")) ==
+            503);  // closed after the answer
+    REQUIRE(status_of(exchange(server.core->port(), kLive)) == 200);
+    const std::string refused = exchange(server.core->port(), post(R"({"prompt":"a","max_tokens":1})"));
+    REQUIRE(status_of(refused) == 503);
+    REQUIRE(refused.find("Retry-After: ") != std::string::npos);
+    const Client silent(server.core->port());  // a connection without a request holds nothing up
+    server.control->steps = true;
     const std::string rest = busy.read_all();
     stopping.join();
     REQUIRE(rest.find("\"finish_reason\":\"length\"") != std::string::npos);

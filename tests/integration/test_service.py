@@ -5,6 +5,7 @@ import pytest
 
 import harness
 from harness import assert_error, post, request
+from streams import Streams
 
 
 def test_health_and_live_answer(port):
@@ -117,3 +118,21 @@ def test_sigterm_ends_a_server_that_is_idle_or_busy():
         busy.child.terminate()
         assert sum(len(chunk["choices"]) for chunk in chunks) > 0  # drained: the answer is complete, [DONE] included
         assert busy.wait() == 0
+
+
+def test_a_server_that_is_ending_says_so_and_finishes_what_runs(tmp_path):
+    """Balancers must see it at once: /ready turns while the streams go on, new requests get 503."""
+    with harness.Process([harness.BINARY, "model", "make", "--shape", "stories15m", tmp_path / "slow"]) as made:
+        assert made.wait() == 0, made.output()
+    with harness.serve("--served-name", harness.MODEL_ID, model=tmp_path / "slow") as server:
+        server.wait_ready()
+        assert harness.request(server.port, "GET", "/ready").status == 200
+        with Streams(server.port, 40, 200) as streams:
+            streams.wait_tokens(50)
+            server.child.terminate()
+            harness.wait_until(lambda: harness.request(server.port, "GET", "/ready").status == 503, "/ready says 503")
+            assert harness.request(server.port, "GET", "/live").status == 200
+            refused = harness.post(server.port, "/v1/completions", model=harness.MODEL_ID, prompt="Once", max_tokens=2)
+            assert_error(refused, 503)
+            assert len(streams.texts()) == 40
+        assert server.wait() == 0

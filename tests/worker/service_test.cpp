@@ -86,6 +86,11 @@ struct Client {
         start.mutable_sampling()->set_repetition_penalty(1);
         stream->Write(command);
     }
+    void read_hello() {
+        WorkerEvent event;
+        REQUIRE(stream->Read(&event));
+        REQUIRE(event.has_hello());
+    }
     /// Reads until `request` has its final output.
     std::vector<base::TokenId> read_to_end(std::uint64_t request, SequenceOutput::Finish& finish) {
         std::vector<base::TokenId> tokens;
@@ -110,6 +115,16 @@ struct Client {
     grpc::ClientContext context;
     std::unique_ptr<grpc::ClientReaderWriter<WorkerCommand, WorkerEvent>> stream;
 };
+
+constexpr worker::GatewayId kFirstGateway{1};
+
+/// An output of `count` tokens, as a prompt's logprobs make one.
+std::vector<worker::SequenceOutput> make_outputs(std::uint64_t request, std::size_t count) {
+    worker::SequenceOutput output;
+    output.key = {base::RequestId{request}, base::Epoch{0}};
+    output.tokens.resize(count);
+    return {std::move(output)};
+}
 
 }  // namespace
 
@@ -173,6 +188,46 @@ TEST_CASE("when a gateway goes, its sequences go", "[worker]") {
     while (running.blocks_in_use() != 0) {
         std::this_thread::yield();
     }  // ends by CTest's timeout if it never comes
+}
+
+TEST_CASE("one output larger than the buffer reaches its gateway, small ones before and behind it too", "[worker]") {
+    RunningWorker running({.output_buffer_bytes = 1 << 16});
+    Client client(running);
+    client.hello(running.identity);
+    client.read_hello();
+    std::size_t sent = 0;
+    REQUIRE(running.loop.post([&] {
+        for (const std::size_t count : {std::size_t{1}, std::size_t{200'000}, std::size_t{1}, std::size_t{1}}) {
+            running.server->deliver(kFirstGateway, make_outputs(9, count));
+        }
+    }));
+    while (sent < 200'003) {
+        WorkerEvent event;
+        REQUIRE(client.stream->Read(&event));
+        for (const SequenceOutput& output : event.step().sequences()) {
+            sent += static_cast<std::size_t>(output.tokens_size());
+        }
+    }
+    client.start(6, {4}, 2);  // the stream lives on
+    SequenceOutput::Finish finish{};
+    REQUIRE(client.read_to_end(6, finish) == ledger_continuation({4}, 2, 1000));
+}
+
+TEST_CASE("a gateway that does not read is cut, and what waits for it stays bounded", "[worker]") {
+    RunningWorker running({.output_buffer_bytes = 1 << 16});
+    Client client(running);
+    client.hello(running.identity);
+    client.read_hello();
+    std::promise<void> delivered;
+    REQUIRE(running.loop.post([&] {
+        for (int i = 0; i < 4000; ++i) {  // about 200 MB: no socket holds so much
+            running.server->deliver(kFirstGateway, make_outputs(9, 10'000));
+        }
+        delivered.set_value();
+    }));
+    delivered.get_future().wait();
+    for (WorkerEvent event; client.stream->Read(&event);) {}
+    REQUIRE(client.stream->Finish().error_code() == grpc::StatusCode::CANCELLED);
 }
 
 TEST_CASE("an idle stream gets heartbeats", "[worker]") {

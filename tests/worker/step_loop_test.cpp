@@ -304,3 +304,19 @@ TEST_CASE("who is alone may fill the whole pool", "[worker]") {
     bench.settle();
     REQUIRE(bench.sink.answers.at({RequestId{1}, Epoch{0}}).tokens == ledger_continuation(prompt, 1, 1000));
 }
+
+TEST_CASE("a lone sequence waits for blocks that a transfer still touches, instead of failing", "[worker]") {
+    Bench bench({.blocks_total = 4});
+    auto other = bench.cache.open({}, 16).value();
+    auto hold = bench.cache.hold(other, 0, 1);
+    other = {};
+    REQUIRE(bench.cache.counts().stranded == 1);
+    REQUIRE(bench.loop.post_command(make_start(1, {1, 2, 3}, 55)));  // needs all four blocks in the end
+    bench.settle();
+    const RequestKey key{RequestId{1}, Epoch{0}};
+    REQUIRE(bench.sink.answers[key].finals == 0);
+    hold.release();
+    bench.settle();
+    REQUIRE(bench.sink.answers[key].finals == 1);
+    REQUIRE(bench.sink.answers[key].tokens == ledger_continuation({1, 2, 3}, 55, 1000));
+}
