@@ -3,6 +3,7 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 
+#include <algorithm>
 #include <deque>
 #include <optional>
 #include <utility>
@@ -66,21 +67,20 @@ public:
         finish(std::move(status));
     }
 
-    /// False when the buffer is full: the stream is then cut.
+    /// The stream is cut when more waits than the buffer may hold.
     void send(WorkerEvent event) {
         const std::scoped_lock lock(mutex_);
         if (is_finished_ || finish_status_) { return; }
         const std::size_t bytes = event.ByteSizeLong();
-        if (!queue_.empty() && queued_bytes_ + bytes > impl_.options.output_buffer_bytes) {
+        queued_bytes_ += bytes;
+        queue_.push_back({std::move(event), bytes});
+        last_sent_ = impl_.clock->now();
+        if (queue_.size() == 1) { StartWrite(&queue_.front().event); }
+        if (queued_bytes_ > impl_.options.output_buffer_bytes && reads_too_slowly()) {
             spdlog::warn("gateway {} reads too slowly ({} bytes wait): its stream is cut", base::log_safe(name_),
                          queued_bytes_);
             context_.TryCancel();
-            return;
         }
-        queued_bytes_ += bytes;
-        queue_.push_back(std::move(event));
-        last_sent_ = impl_.clock->now();
-        if (queue_.size() == 1) { StartWrite(&queue_.front()); }
     }
 
     base::TimePoint last_sent() const {
@@ -112,11 +112,14 @@ public:
 
     void OnWriteDone(bool ok) override {
         const std::scoped_lock lock(mutex_);
-        queued_bytes_ -= queue_.front().ByteSizeLong();
+        queued_bytes_ -= queue_.front().bytes;
         queue_.pop_front();
-        if (!ok) { queue_.clear(); }
+        if (!ok) {
+            queue_.clear();
+            queued_bytes_ = 0;
+        }
         if (!queue_.empty()) {
-            StartWrite(&queue_.front());
+            StartWrite(&queue_.front().event);
         } else if (finish_status_ && !is_finished_) {
             is_finished_ = true;
             Finish(*finish_status_);
@@ -131,6 +134,20 @@ public:
     }
 
 private:
+    struct Queued {
+        WorkerEvent event;
+        std::size_t bytes = 0;
+    };
+
+    /// mutex_ held. One message may be larger than the whole buffer (logprobs of a prompt): it is left out of the sum.
+    bool reads_too_slowly() const {
+        std::size_t largest = 0;
+        for (const Queued& queued : queue_) {
+            largest = std::max(largest, queued.bytes);
+        }
+        return queued_bytes_ - largest > impl_.options.output_buffer_bytes;
+    }
+
     /// mutex_ held. Finishes once the queue is written (a Finish must not overtake a write).
     void finish(grpc::Status status) {
         if (is_finished_ || finish_status_) { return; }
@@ -156,7 +173,7 @@ private:
     std::string name_;
 
     mutable std::mutex mutex_;  // guards all below
-    std::deque<WorkerEvent> queue_;
+    std::deque<Queued> queue_;  // front: being written
     std::size_t queued_bytes_ = 0;
     base::TimePoint last_sent_{};
     std::optional<grpc::Status> finish_status_;
