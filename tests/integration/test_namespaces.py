@@ -27,6 +27,13 @@ class Network:
     def __init__(self):
         self.prefix = f"sl{os.getpid()}"
         self.made = []
+        try:
+            self.make()
+        except BaseException:
+            self.remove()
+            raise
+
+    def make(self):
         self.add("hub")
         self.in_host("hub", "ip", "link", "add", "br0", "type", "bridge")
         self.in_host("hub", "ip", "link", "set", "br0", "up")
@@ -41,8 +48,8 @@ class Network:
         return f"{self.prefix}-{host}"
 
     def add(self, host):
-        ip("netns", "add", self.name(host))
         self.made.append(host)
+        ip("netns", "add", self.name(host))
         ip("-n", self.name(host), "link", "set", "lo", "up")
 
     def enter(self, host):

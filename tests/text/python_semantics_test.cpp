@@ -51,6 +51,16 @@ TEST_CASE("templates print, compare and call methods as in Python", "[text]") {
         {"a\r\n{% if t %}\r\nb\r\n{% endif %}\r\nc", "a\nb\nc"},
         {"   {% if t %}\n x\n   {% endif %}\ny\n", " x\ny"},
         {"{{ strftime_now('%d %b %Y %A %j %-d %H:%M:%S %p %y %%') }}", "06 Jul 2024 Saturday 188 6 13:05:09 PM 24 %"},
+        {"{{ '3' | int + 1 }} {{ ' -1_000 ' | int }} {{ '3.7' | int }} {{ 'x' | int }} {{ 'x' | int(9) }} {{ n | "
+         "int(default=5) }}",
+         "4 -1000 3 0 9 5"},
+        {"{{ 3.7 | int }} {{ t | int }} {{ '1e3' | float }} {{ 'x' | float }} {{ 'x' | float(default=2.5) }}",
+         "3 1 1000.0 0.0 2.5"},
+        {"{{ 2.5 | round }} {{ 3.456 | round(1) }} {{ 2.675 | round(2) }} {{ 7 | round }} {{ 3.2 | round(0, 'ceil') }} "
+         "{{ 3.7 | "
+         "round(method='floor') }}",
+         "2.0 3.5 2.67 7 4.0 3.0"},
+        {"{{ ' a  b c ' | wordcount }}", "3"},
         {"{{ '%s-%d' | format('a', 3) }} {{ '{} {}'.format('a', 1) }}", "a-3 a 1"},
     };
     for (const Case& item : cases) {

@@ -2,7 +2,7 @@
 
 use crate::guard::{invalid, Code, Failure, Outcome};
 use crate::strftime::{self, CivilTime};
-use crate::{python_json, python_method, python_value};
+use crate::{python_filter, python_json, python_method, python_value};
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State};
 use std::cell::{Cell, RefCell};
@@ -52,55 +52,6 @@ fn print(out: &mut Output, value: &Value, bytes_max: u64) -> Result<(), Error> {
         Some(text) => write(out, text),
         None => write(out, &python_value::text_of(value)),
     }
-}
-
-fn length(value: &Value) -> Result<usize, Error> {
-    match value.kind() {
-        ValueKind::Undefined => Ok(0),
-        ValueKind::Iterable => Ok(value.len().map_or_else(|| value.try_iter().map(Iterator::count), Ok)?),
-        kind => value
-            .len()
-            .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, format!("a value of type {kind} has no length"))),
-    }
-}
-
-fn trim(value: &Value, chars: Option<String>) -> String {
-    python_method::strip(&python_value::text_of(value), chars.as_deref(), true, true)
-}
-
-/// Numbers only; `attribute` may be a path ("function.size").
-fn sum(values: &Value, attribute: Option<String>, keywords: Kwargs) -> Result<Value, Error> {
-    let attribute = match keywords.get::<Option<String>>("attribute")? {
-        Some(attribute) => Some(attribute),
-        None => attribute,
-    };
-    let start = keywords.get::<Option<Value>>("start")?.unwrap_or_else(|| Value::from(0));
-    keywords.assert_all_used()?;
-    let (mut whole, mut fraction, mut is_float) = (0i128, 0f64, false);
-    for item in std::iter::once(Ok(start)).chain(values.try_iter()?.map(|item| match &attribute {
-        Some(path) => path.split('.').try_fold(item, |item, name| item.get_attr(name)),
-        None => Ok(item),
-    })) {
-        let item = item?;
-        match python_value::as_float(&item) {
-            Some(number) => {
-                fraction += number;
-                is_float = true;
-            }
-            None => {
-                whole = whole
-                    .checked_add(i128::try_from(item)?)
-                    .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "the sum is too large"))?
-            }
-        }
-    }
-    Ok(if is_float {
-        Value::from(whole as f64 + fraction)
-    } else if let Ok(small) = i64::try_from(whole) {
-        Value::from(small)
-    } else {
-        Value::from(whole)
-    })
 }
 
 fn raise_exception(message: Value) -> Result<Value, Error> {
@@ -165,11 +116,7 @@ fn add_python_semantics(environment: &mut Environment<'static>, bytes_max: u64) 
     environment.add_filter("tojson", move |value: &Value, positional: Rest<Value>, keywords: Kwargs| {
         python_json::filter(value, positional, keywords, usize::try_from(bytes_max).unwrap_or(usize::MAX))
     });
-    environment.add_filter("sum", sum);
-    environment.add_filter("string", |value: &Value| python_value::text_of(value));
-    environment.add_filter("trim", trim);
-    environment.add_filter("length", length);
-    environment.add_filter("count", length);
+    python_filter::add_to(environment);
 
     environment.add_test("sequence", |value: &Value| {
         matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map)

@@ -5,6 +5,7 @@ mod guard;
 mod hugging_face;
 mod pair_merge;
 mod piece_file;
+mod python_filter;
 mod python_json;
 mod python_method;
 mod python_value;
