@@ -50,8 +50,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int t = lane % 4;
     const int warp_output = warp % 4 * 32;
     const int warp_row = warp / 4 * 64;
-    const int output0 = static_cast<int>(blockIdx.x) * kTileOutputs;
-    const int row0 = static_cast<int>(blockIdx.y) * kTileRows;
+    const int output0 = static_cast<int>(blockIdx.y) * kTileOutputs;
+    const int row0 = static_cast<int>(blockIdx.x) * kTileRows;  // neighbours share a tile of W
     const unsigned stage0 = shared_address(shared);
     const int steps = ceil_div(inputs, kStageInputs);
     const int steps_per_slice = slice_length(inputs) / kStageInputs;
@@ -163,9 +163,9 @@ cudaError_t launch(const DeviceMatrix& w, const Bf16* x, std::int32_t rows, void
     const cudaError_t error =
         cudaFuncSetAttribute(wide_kernel<kOutput>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
     if (error != cudaSuccess) { return error; }
-    const int row_tiles = ceil_div(rows, kTileRows);
-    if (row_tiles > 65535) { return cudaErrorInvalidValue; }
-    const dim3 grid(static_cast<unsigned>(ceil_div(w.outputs, kTileOutputs)), static_cast<unsigned>(row_tiles));
+    const int output_tiles = ceil_div(w.outputs, kTileOutputs);
+    if (output_tiles > 65535) { return cudaErrorInvalidValue; }
+    const dim3 grid(static_cast<unsigned>(ceil_div(rows, kTileRows)), static_cast<unsigned>(output_tiles));
     wide_kernel<kOutput><<<grid, kThreads, kSharedBytes, stream>>>(w.data, w.outputs, w.inputs, x, rows, y);
     return cudaGetLastError();
 }
