@@ -13,7 +13,7 @@ namespace engine::cuda {
 
 constexpr int kWarp = 32;
 
-constexpr int ceil_div(int a, int b) {
+__host__ __device__ constexpr int ceil_div(int a, int b) {
     return (a + b - 1) / b;
 }
 

@@ -17,11 +17,11 @@ constexpr int kSlices = 8;
 constexpr int kPiece = 32;
 
 /// Elements of K in a slice.
-constexpr int slice_length(int inputs) {
+__host__ __device__ constexpr int slice_length(int inputs) {
     return ceil_div(ceil_div(inputs, 64), kSlices) * 64;
 }
 /// Slices that are not empty.
-constexpr int slices_used(int inputs) {
+__host__ __device__ constexpr int slices_used(int inputs) {
     return ceil_div(inputs, slice_length(inputs));
 }
 
