@@ -45,7 +45,8 @@ base::Result<LoadedLibrary> load(const std::string& name, const std::string& whe
     patterns.push_back("/usr/local/cuda-13*/lib64/" + name);
     patterns.push_back("/usr/lib/x86_64-linux-gnu/" + name);
     for (const char* python : {"/usr/local/lib/python3*/dist-packages", "/usr/local/lib/python3*/site-packages",
-                               "/usr/lib/python3*/site-packages", "/opt/*/lib/python3*/site-packages"}) {
+                               "/usr/lib/python3*/site-packages", "/opt/*/lib/python3*/site-packages",
+                               "/opt/*/.venv/lib/python3*/site-packages"}) {
         patterns.push_back(std::string(python) + "/nvidia/" + wheel + "/lib/" + name);
     }
     for (const std::string& pattern : patterns) {
