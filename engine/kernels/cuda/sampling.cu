@@ -374,8 +374,9 @@ __device__ SampleStatus sample_row(const SamplingArguments& a, const SamplingRow
             take_best(space, logits, vocabulary, count);
             for (int i = static_cast<int>(threadIdx.x); i < count; i += kSampleThreads) {
                 const std::size_t at = static_cast<std::size_t>(i_row) * kTopLogprobsMax + i;
-                a.top_tokens[at] = token_of(shared.ranked[i]);
-                a.top_logprobs[at] = logprob(logit_of(shared.ranked[i]));
+                const int ranked = token_of(shared.ranked[i]);
+                a.top_tokens[at] = ranked;
+                a.top_logprobs[at] = logprob(logits[ranked]);  // not of the key: it has lost the sign of a zero
             }
             result.top_count = static_cast<std::uint32_t>(count);
         }
