@@ -1,7 +1,7 @@
 // gpu_check: every CUDA kernel against a reference in double precision on the host, on fresh random inputs.
 //   gpu_check [--seed N] [--only rows|kv|attention|linear|sampling|step]
 // Exit: 0 all passed, 1 a check failed, 2 the CUDA runtime failed, 77 there is no device (nothing was checked).
-// Builds alone: see scripts/gpu-check and tests/gpu/CMakeLists.txt.
+// Builds alone: see scripts/gpu-check. Without a device: scripts/gpu-emulate.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
