@@ -324,6 +324,10 @@ int bench_kernels_main(const KernelsBenchOptions& options) {
         std::fprintf(stderr, "bench kernels: %s\n", backend.error().message.c_str());
         return 1;
     }
+    if (!(*backend)->device().is_host_memory()) {
+        std::fprintf(stderr, "bench kernels: measures processors; scripts/gpu-check bench measures a GPU\n");
+        return 1;
+    }
     MachineBenchOptions machine;
     machine.threads = options.threads;
     machine.quick = true;
