@@ -135,7 +135,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
     return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
-    *executable = reinterpret_cast<cudaGraphExec_t>(graph);
+    *executable = reinterpret_cast<cudaGraphExec_t>(new Graph(*reinterpret_cast<Graph*>(graph)));
     return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t) {
@@ -144,7 +144,8 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t) {
     }
     return cudaSuccess;
 }
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) {
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+    delete reinterpret_cast<Graph*>(executable);
     return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
