@@ -1,8 +1,10 @@
-// The functions of the CUDA runtime that gpu_check calls, and the product library, for the emulator.
+// The functions of the CUDA runtime that gpu_check and the engine call, and the product library, for the emulator. All
+// work is done at once, on the calling thread; in a capture it is noted.
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
 
 #include <cstddef>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <map>
@@ -20,6 +22,7 @@ namespace {
 using Graph = std::vector<std::function<void()>>;
 
 constexpr std::size_t kPage = 4096;
+constexpr std::size_t kMemoryBytes = std::size_t{4} << 30;
 
 struct Mapping {
     void* begin = nullptr;
@@ -46,6 +49,15 @@ public:
         return cudaErrorNotSupported;
     }
 };
+
+cudaError_t do_or_note(std::function<void()> work) {
+    if (emulator::captured != nullptr) {
+        emulator::captured->push_back(std::move(work));
+    } else {
+        work();
+    }
+    return cudaSuccess;
+}
 
 }  // namespace
 
@@ -105,14 +117,17 @@ cudaError_t cudaGetDeviceCount(int* count) {
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
     *properties = {};
     std::strcpy(properties->name, "emulator (no device)");
+    properties->major = 9;
+    properties->multiProcessorCount = 132;
+    properties->totalGlobalMem = kMemoryBytes;
     return cudaSuccess;
 }
 cudaError_t cudaRuntimeGetVersion(int* version) {
-    *version = 0;
+    *version = 13000;
     return cudaSuccess;
 }
 cudaError_t cudaDriverGetVersion(int* version) {
-    *version = 0;
+    *version = 13000;
     return cudaSuccess;
 }
 cudaError_t cudaStreamCreate(cudaStream_t* stream) {
@@ -150,6 +165,62 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
     delete reinterpret_cast<Graph*>(graph);
+    return cudaSuccess;
+}
+
+// What only the engine calls.
+cudaError_t cudaSetDevice(int) {
+    return cudaSuccess;
+}
+const char* cudaGetErrorName(cudaError_t) {
+    return "cudaError";
+}
+cudaError_t cudaMemGetInfo(std::size_t* free_bytes, std::size_t* total_bytes) {
+    *free_bytes = *total_bytes = kMemoryBytes;
+    return cudaSuccess;
+}
+cudaError_t cudaHostAlloc(void** pointer, std::size_t bytes, unsigned) {
+    *pointer = std::aligned_alloc(kPage, (bytes + kPage - 1) / kPage * kPage);
+    std::memset(*pointer, 0xee, bytes);
+    return cudaSuccess;
+}
+cudaError_t cudaFreeHost(void* pointer) {
+    std::free(pointer);
+    return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
+    return do_or_note([=] { std::memcpy(to, from, bytes); });
+}
+cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
+                              std::size_t width, std::size_t height, cudaMemcpyKind, cudaStream_t) {
+    return do_or_note([=] {
+        for (std::size_t row = 0; row < height; ++row) {
+            std::memcpy(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(from) + row * from_pitch,
+                        width);
+        }
+    });
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+    *stream = reinterpret_cast<cudaStream_t>(std::uintptr_t{16});
+    return cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
+    return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+    *event = reinterpret_cast<cudaEvent_t>(std::uintptr_t{16});
+    return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t) {
+    return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
+    return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t) {
+    return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t) {
     return cudaSuccess;
 }
 
