@@ -256,7 +256,8 @@ Result<void> take_lock(int file, const fs::path& path) {
 }
 
 Result<void> write_sidecar(const PackedFolder& folder, const BlockHash& content) {
-    const fs::path temporary = folder.sidecar().string() + ".partial";
+    // A name of our own: engines of another format hold another lock.
+    const fs::path temporary = folder.sidecar().string() + "." + std::to_string(::getpid()) + ".partial";
     const Descriptor file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
     if (file.number() < 0) { return tl::unexpected(system_error("create", temporary, errno)); }
     const std::string text = hex(content) + "\n";
@@ -333,10 +334,16 @@ Result<PackedFile> open_packed_file(const Checkpoint& checkpoint, const PackingP
 
 Result<BlockHash> content_of(const Checkpoint& checkpoint, const PackingPlan& plan, const std::string& packed_dir) {
     const PackedFolder folder(checkpoint, plan, packed_dir);
-    const auto text = read_file(folder.sidecar(), 64);
-    if (text) {
-        if (const auto known = parse_hex(*text)) { return *known; }
-    }
+    const auto remembered = [&folder]() -> std::optional<BlockHash> {
+        const auto text = read_file(folder.sidecar(), 64);
+        return text ? parse_hex(*text) : std::nullopt;
+    };
+    if (const auto known = remembered()) { return *known; }
+    const fs::path lock_path = folder.lock();
+    const Descriptor lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    if (lock.number() < 0) { return tl::unexpected(system_error("create", lock_path, errno)); }
+    if (auto locked = take_lock(lock.number(), lock_path); !locked) { return base::pass_on(locked); }
+    if (const auto known = remembered()) { return *known; }  // somebody else has read everything meanwhile
     const BlockHash content = hash_content(checkpoint, plan);
     if (auto done = write_sidecar(folder, content); !done) { return base::pass_on(done); }
     return content;
