@@ -39,7 +39,7 @@ lint: ## format, arrows between folders, shell scripts, words that do not belong
 
 format: ## formats all C++ files
 	@scripts/bootstrap --lint
-	@git ls-files -z -co --exclude-standard '*.h' '*.cpp' | xargs -0 -r .venv/bin/clang-format -i
+	@git ls-files -z -co --exclude-standard '*.h' '*.cpp' '*.cu' '*.cuh' | xargs -0 -r .venv/bin/clang-format -i
 
 clean: ## removes everything that was built
 	@rm -rf build text/shim/target

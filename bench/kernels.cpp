@@ -106,7 +106,7 @@ void bench_linear(engine::Backend& backend, engine::WeightFormat format, const L
             const std::size_t count = rows >= 64 ? std::min<std::size_t>(matrices.size(), 8) : matrices.size();
             const double seconds = timer.median(3, [&] {
                 for (std::size_t i = 0; i < count; ++i) {
-                    backend.linear(matrices[i]->packed, x.data(), rows, nullptr, y.data());
+                    backend.linear(matrices[i]->packed, x.data(), rows, nullptr, y.data(), engine::Activation::delta);
                 }
             }) / static_cast<double>(count);
             const double flops = 2.0 * rows * shape.inputs * shape.outputs / seconds / 1e9;
@@ -199,7 +199,7 @@ public:
         backend_.embed(head_->packed, tokens, residual_.data());
         backend_.rms_norm(residual_.data(), norm_.data(), kEps, rows, shape_.hidden, hidden_.data());
         for (std::uint32_t layer = 0; layer < shape_.layers; ++layer) {
-            backend_.linear(qkv_[layer]->packed, hidden_.data(), rows, nullptr, fused_.data());
+            backend_.linear(qkv_[layer]->packed, hidden_.data(), rows, nullptr, fused_.data(), engine::Activation::qkv);
             backend_.rope_and_append(shape_, {.qkv = fused_.data(),
                                               .rows = rows,
                                               .sequences = sequences,
@@ -208,17 +208,20 @@ public:
                                               .q = q_.data(),
                                               .kv = kv_.get()});
             attend(rows, position, layer);
-            backend_.linear(output_[layer]->packed, attended_.data(), rows, nullptr, delta_.data());
+            backend_.linear(output_[layer]->packed, attended_.data(), rows, nullptr, delta_.data(),
+                            engine::Activation::delta);
             backend_.add_rms_norm(residual_.data(), delta_.data(), norm_.data(), kEps, rows, shape_.hidden,
                                   hidden_.data());
-            backend_.linear(gate_up_[layer]->packed, hidden_.data(), rows, nullptr, gates_.data());
+            backend_.linear(gate_up_[layer]->packed, hidden_.data(), rows, nullptr, gates_.data(),
+                            engine::Activation::gate_up);
             backend_.swiglu(gates_.data(), rows, shape_.intermediate, activated_.data());
-            backend_.linear(down_[layer]->packed, activated_.data(), rows, nullptr, delta_.data());
+            backend_.linear(down_[layer]->packed, activated_.data(), rows, nullptr, delta_.data(),
+                            engine::Activation::delta);
             backend_.add_rms_norm(residual_.data(), delta_.data(), norm_.data(), kEps, rows, shape_.hidden,
                                   hidden_.data());
         }
         backend_.linear(head_->packed, hidden_.data() + std::size_t{rows - 1} * shape_.hidden, 1, nullptr,
-                        logits_.data());
+                        logits_.data(), engine::Activation::logits);
     }
 
     void attend(std::uint32_t rows, std::uint32_t position, std::uint32_t layer) {
@@ -319,6 +322,10 @@ int bench_kernels_main(const KernelsBenchOptions& options) {
     auto backend = engine::make_backend({.family = options.family, .threads = options.threads, .cpus = {}});
     if (!backend) {
         std::fprintf(stderr, "bench kernels: %s\n", backend.error().message.c_str());
+        return 1;
+    }
+    if (!(*backend)->device().is_host_memory()) {
+        std::fprintf(stderr, "bench kernels: measures processors; scripts/gpu-check bench measures a GPU\n");
         return 1;
     }
     MachineBenchOptions machine;

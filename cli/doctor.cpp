@@ -10,6 +10,7 @@
 #include <string>
 
 #include "cli/divide_cores.h"
+#include "device/cuda/cuda_device.h"
 #include "engine/kernels/backend.h"
 #include "net/ucx.h"
 
@@ -60,9 +61,30 @@ std::string instruction_sets() {
     return text.empty() ? "none beyond x86-64" : text;
 }
 
-std::string gpu_state() {
-    if (!std::filesystem::exists("/dev/nvidiactl")) { return "none (no NVIDIA driver on this machine)"; }
-    return "an NVIDIA driver is here; this build has no CUDA backend";
+/// What this build and this machine have of CUDA, and what is missing.
+void show_gpu() {
+    const device::CudaReport report = device::cuda_report();
+    row("CUDA", report.built ? fmt::format("built in, runtime {}", report.runtime_version) : "not built in");
+    row("NVIDIA driver", !report.driver_version.empty() ? fmt::format("runs CUDA {}", report.driver_version)
+                         : report.driver_files          ? "in the kernel"
+                                                        : "none");
+    for (const device::CudaDeviceInfo& gpu : report.devices) {
+        row(fmt::format("cuda:{}", gpu.index).c_str(),
+            fmt::format("{}, compute capability {}.{}, {} processors, {} MiB, {} MiB free", gpu.name, gpu.sm / 10,
+                        gpu.sm % 10, gpu.processors, gpu.memory_bytes >> 20, gpu.memory_free >> 20));
+    }
+    if (report.built) {
+        row("cuBLASLt", report.blas);
+        if (!report.has_blas) { row("", "Sluice's own matrix products are used, which are slower for long prompts"); }
+        row("NCCL", report.nccl);
+        if (!report.has_nccl) { row("", "needed only for models over several GPUs, which are not built yet"); }
+    }
+    if (report.problem.empty()) {
+        row("GPU", "usable: `engine.device: auto` takes cuda:0");
+    } else {
+        row("GPU", fmt::format("not usable: {}", report.problem));
+        row("", fmt::format("to change that: {}", report.remedy));
+    }
 }
 
 }  // namespace
@@ -86,12 +108,13 @@ int doctor_main() {
         row("/dev/shm", "missing: workers of one machine fall back to TCP");
     }
     row("UCX", net::ucx_version());
-    row("GPU", gpu_state());
+    show_gpu();
     if (!best) {
         std::printf("\nThis machine cannot serve: %s\n", best.error().message.c_str());
         return 1;
     }
-    std::printf("\nThis machine can serve models on its processor.\n");
+    std::printf("\nThis machine can serve models on its processor%s.\n",
+                device::cuda_report().problem.empty() ? " and on its GPU" : "");
     return 0;
 }
 

@@ -162,9 +162,10 @@ Result<void> write_text(const fs::path& path, const std::string& text) {
 Result<ModelShape> wanted_shape(const ModelMakeOptions& options) {
     auto shape = named_shape(options.shape);
     if (!shape) {
-        return base::fail(ErrorCode::invalid_argument,
-                          "shape '" + options.shape +
-                              "' is not known, must be stories15m, 110m, tinyllama-1.1b, llama-3.2-1b or qwen3-0.6b");
+        return base::fail(
+            ErrorCode::invalid_argument,
+            "shape '" + options.shape +
+                "' is not known, must be stories15m, 110m, tinyllama-1.1b, llama-3.2-1b, llama-3.1-8b or qwen3-0.6b");
     }
     if (options.layers > 1024) {
         return base::fail(ErrorCode::invalid_argument,
@@ -214,6 +215,12 @@ std::optional<ModelShape> named_shape(std::string_view name) {
         shape.rope_scaling = {base::RopeScaling::Kind::llama3, 32.0, 1.0, 4.0, 8192};
         return shape;
     }
+    if (name == "llama-3.1-8b") {
+        ModelShape shape = llama(32, 4096, 14336, 32, 8, 128256, 131072);
+        shape.rope_theta = 500000.0;
+        shape.rope_scaling = {base::RopeScaling::Kind::llama3, 8.0, 1.0, 4.0, 8192};
+        return shape;
+    }
     if (name == "qwen3-0.6b") {
         ModelShape shape = llama(28, 1024, 3072, 16, 8, 151936, 40960);
         shape.architecture = "Qwen3ForCausalLM";
@@ -232,7 +239,9 @@ Result<void> make_model(const ModelMakeOptions& options) {
 }
 
 void add_model_make(CLI::App& command, ModelMakeOptions& options) {
-    command.add_option("--shape", options.shape, "stories15m, 110m, tinyllama-1.1b, llama-3.2-1b or qwen3-0.6b")
+    command
+        .add_option("--shape", options.shape,
+                    "stories15m, 110m, tinyllama-1.1b, llama-3.2-1b, llama-3.1-8b or qwen3-0.6b")
         ->required();
     command.add_option("OUT_DIR", options.out_dir, "folder to write")->required();
     command.add_option("--dtype", options.dtype, "f32, bf16 or f16")->capture_default_str();

@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <random>
+#include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "base/log.h"
 #include "decode_worker/decode_part.h"
@@ -42,7 +44,13 @@ sluice::proto::WorkerRole role_message(worker::Role role) {
 
 void read_worker_config(base::Config& config, WorkerSetup& setup) {
     engine::EngineOptions& engine = setup.engine;
-    engine.kernels = config.choice("engine.kernels", "auto", {"auto", "avx512", "avx2", "reference"});
+    std::vector<std::string> devices{"auto", "host"};
+    for (std::uint32_t gpu = 0; gpu < 16; ++gpu) {  // as many as one machine has
+        devices.push_back(fmt::format("cuda:{}", gpu));
+    }
+    engine.device = config.choice("engine.device", "auto", devices);
+    engine.kernels = config.choice("engine.kernels", "auto", {"auto", "avx512", "avx2", "reference", "cuda"});
+    engine.deterministic = config.boolean("engine.deterministic", false);
     engine.weight_format = config.choice("engine.weight_format", "auto", {"auto", "f32", "bf16"});
     engine.kv_dtype = config.choice("engine.kv_dtype", "auto", {"auto", "f32", "bf16"});
     engine.block_tokens = static_cast<std::uint32_t>(config.integer("engine.block_tokens", 16, 16, 1024));

@@ -36,6 +36,8 @@ public:
     virtual ~Device() = default;
     /// "host", "cuda:0".
     virtual std::string_view name() const = 0;
+    /// Whether the processor may read and write what `allocate` gives. False: only copies and the device's own code do.
+    virtual bool is_host_memory() const = 0;
 
     /// `bytes` (> 0) bytes of the device's memory, aligned to at least 256 bytes; contents are not promised.
     /// On the host: zero pages that cost nothing until touched, aligned to 2 MiB.
@@ -50,6 +52,11 @@ public:
     /// Puts a copy of `bytes` bytes on the stream, between any of this device's and the host's memory; the ranges do
     /// not overlap and stay alive until it has run. On the host it has run on return. Error: internal.
     virtual Result<void> copy_async(Stream& stream, std::byte* target, const std::byte* source, std::size_t bytes) = 0;
+    /// The same for `rows` pieces of `row_bytes` bytes each, the i-th from `source + i * source_pitch` to
+    /// `target + i * target_pitch`; pitches are at least row_bytes. Error: internal.
+    virtual Result<void> copy_rows_async(Stream& stream, std::byte* target, std::size_t target_pitch,
+                                         const std::byte* source, std::size_t source_pitch, std::size_t row_bytes,
+                                         std::size_t rows) = 0;
     /// An event at the present end of the stream. Error: resource_exhausted, internal.
     virtual Result<std::unique_ptr<Event>> record(Stream& stream) = 0;
     /// What is put on `stream` from now on runs after `event`. Error: internal.

@@ -61,12 +61,21 @@ public:
 class HostDevice final : public Device {
 public:
     std::string_view name() const override { return "host"; }
+    bool is_host_memory() const override { return true; }
     Result<Buffer> allocate(std::size_t bytes) override { return map_anonymous(bytes); }
     Result<Buffer> allocate_host(std::size_t bytes) override { return map_anonymous(bytes); }
     Result<std::unique_ptr<Stream>> make_stream() override { return std::make_unique<HostStream>(); }
     Result<void> copy_async(Stream& /*stream*/, std::byte* target, const std::byte* source,
                             std::size_t bytes) override {
         if (bytes > 0) { std::memcpy(target, source, bytes); }
+        return {};
+    }
+    Result<void> copy_rows_async(Stream& /*stream*/, std::byte* target, std::size_t target_pitch,
+                                 const std::byte* source, std::size_t source_pitch, std::size_t row_bytes,
+                                 std::size_t rows) override {
+        for (std::size_t row = 0; row < rows; ++row) {
+            std::memcpy(target + row * target_pitch, source + row * source_pitch, row_bytes);
+        }
         return {};
     }
     Result<std::unique_ptr<Event>> record(Stream& /*stream*/) override { return std::make_unique<HostEvent>(); }

@@ -13,6 +13,7 @@
 
 #include "base/block_hash.h"
 #include "base/check.h"
+#include "device/cuda/cuda_device.h"
 #include "device/device.h"
 #include "engine/kernels/backend.h"
 #include "engine/model/checkpoint.h"
@@ -20,6 +21,7 @@
 #include "engine/model/model_config.h"
 #include "engine/model/packed_file.h"
 #include "engine/model/rope.h"
+#include "engine/model/weight_upload.h"
 #include "engine/model/weights.h"
 #include "engine/step.h"
 #include "kv_cache/kv_store.h"
@@ -37,7 +39,9 @@ constexpr std::uint32_t kGraphVersion = 1;
 /// Everything that a step reads, in a place that does not change. Built by load_engine().
 struct Model {
     ModelShape shape;
-    PackedFile packed;
+    PackedFile packed;        // of a model on the host
+    device::Buffer uploaded;  // of a model on a GPU
+    base::BlockHash content;  // of the weights (PackedFile::content)
     Weights weights;
     RopeTable rope;
     std::unique_ptr<Backend> backend;
@@ -195,12 +199,52 @@ Result<void> check_options(const EngineOptions& options) {
     return {};
 }
 
+/// Where the model shall run. A family of CPU kernels by name means the host.
+/// Error: invalid_argument where device and kernels contradict each other; unavailable or unimplemented where a GPU is
+/// asked for that cannot be used.
+Result<BackendOptions> choose_backend(const EngineOptions& options) {
+    BackendOptions chosen{.family = options.kernels,
+                          .threads = options.threads,
+                          .cpus = options.cpus,
+                          .device_index = 0,
+                          .deterministic = options.deterministic};
+    const auto place = device::parse_device(options.device);
+    if (!place) { return base::pass_on(place); }
+    const bool names_cpu = options.kernels != "auto" && options.kernels != "cuda";
+    if (options.kernels == "cuda" && !place->is_cuda) {
+        if (options.device == "host") {
+            return base::fail(ErrorCode::invalid_argument, "kernels is 'cuda', but device is 'host'");
+        }
+        const device::CudaReport report = device::cuda_report();
+        return base::fail(ErrorCode::unavailable,
+                          "kernels is 'cuda', but " + report.problem + "; to change that: " + report.remedy);
+    }
+    if (place->is_cuda && names_cpu) {
+        if (options.device != "auto") {
+            return base::fail(ErrorCode::invalid_argument,
+                              "kernels is '" + options.kernels + "', but device is '" + options.device + "'");
+        }
+        return chosen;
+    }
+    if (!place->is_cuda) { return chosen; }
+    chosen.family = "cuda";
+    chosen.device_index = place->index;
+    const auto only_bf16 = [](const std::string& value, const char* name) -> Result<void> {
+        if (value != "f32") { return {}; }
+        return base::fail(ErrorCode::invalid_argument,
+                          std::string(name) + " is 'f32', CUDA computes in bf16: set it to auto, or device to 'host'");
+    };
+    if (auto checked = only_bf16(options.weight_format, "weight_format"); !checked) { return base::pass_on(checked); }
+    if (auto checked = only_bf16(options.kv_dtype, "kv_dtype"); !checked) { return base::pass_on(checked); }
+    return chosen;
+}
+
 Result<kv_cache::KvStore> make_kv(const EngineOptions& options, const ModelShape& shape, WeightFormat format,
-                                  kv_cache::TileOrder order) {
+                                  Backend& backend) {
     kv_cache::KvFormat kv_format;
     const bool bf16 = options.kv_dtype == "auto" ? format == WeightFormat::bf16 : options.kv_dtype == "bf16";
     kv_format.dtype = bf16 ? kv_cache::KvDtype::bf16 : kv_cache::KvDtype::f32;
-    kv_format.order = order;
+    kv_format.order = backend.tile_order();
     const auto layout = kv_cache::KvLayout::make(shape, kv_format, options.block_tokens);
     if (!layout) { return base::pass_on(layout); }
     const std::uint64_t blocks = std::min<std::uint64_t>(options.kv_pool_bytes / layout->block_bytes(), 0xffffffffu);
@@ -209,7 +253,7 @@ Result<kv_cache::KvStore> make_kv(const EngineOptions& options, const ModelShape
                                                            ", one block of " + std::to_string(options.block_tokens) +
                                                            " tokens has " + std::to_string(layout->block_bytes()));
     }
-    return kv_cache::KvStore::make(device::host_device(), *layout, static_cast<std::uint32_t>(blocks));
+    return kv_cache::KvStore::make(backend.device(), *layout, static_cast<std::uint32_t>(blocks));
 }
 
 std::string_view name_of(WeightFormat format) {
@@ -220,21 +264,46 @@ NumericsId make_numerics_id(const Model& model, WeightFormat format, const Shard
     const kv_cache::KvLayout& layout = model.kv->layout();
     std::string text = "graph " + std::to_string(kGraphVersion) + "\n" + format_model_config(model.shape, "");
     for (const std::uint64_t number :
-         {model.packed.content.high, model.packed.content.low, std::uint64_t{model.backend->numerics_version()},
+         {model.content.high, model.content.low, std::uint64_t{model.backend->numerics_version()},
           std::uint64_t{layout.block_tokens()}, std::uint64_t{shard.rank}, std::uint64_t{shard.ranks}}) {
         text += std::to_string(number) + "\n";
     }
-    text += std::string(name_of(format)) + "\n" + std::string(model.backend->family()) + "\n" + layout.format().name();
+    text += std::string(name_of(format)) + "\n" + model.backend->numerics_name() + "\n" + layout.format().name();
     return NumericsId{base::keyed_hash({}, std::as_bytes(std::span(text))).low};
 }
 
 std::string describe_model(const Model& model, WeightFormat format, const EngineOptions& options) {
     const kv_cache::KvLayout& layout = model.kv->layout();
+    const bool on_host = model.backend->device().is_host_memory();
+    const std::string kernels =
+        on_host ? std::string(model.backend->family()) + " kernels on " + std::to_string(options.threads) +
+                      (options.threads == 1 ? " thread" : " threads")
+                : model.backend->numerics_name() + " kernels on " + std::string(model.backend->device().name());
     return model.shape.architecture + " with " + std::to_string(model.shape.layers) + " layers, " +
-           std::string(name_of(format)) + " weights in " + model.packed.path + ", " +
-           std::string(model.backend->family()) + " kernels on " + std::to_string(options.threads) +
-           (options.threads == 1 ? " thread, " : " threads, ") + layout.format().name() + " KV, " +
-           std::to_string(model.kv->blocks_total()) + " blocks of " + std::to_string(layout.block_tokens()) + " tokens";
+           std::string(name_of(format)) + " weights" + (on_host ? " in " + model.packed.path : "") + ", " + kernels +
+           ", " + layout.format().name() + " KV, " + std::to_string(model.kv->blocks_total()) + " blocks of " +
+           std::to_string(layout.block_tokens()) + " tokens";
+}
+
+/// Packs and maps the weights, or uploads them. Error: as open_packed_file() and upload_weights().
+Result<void> load_weights(const Checkpoint& checkpoint, const PackingPlan& plan, const std::string& packed_dir,
+                          const std::function<void(std::uint64_t, std::uint64_t)>& progress, Model& model) {
+    if (plan.order == WeightOrder::panels) {
+        auto packed = open_packed_file(checkpoint, plan, packed_dir, progress);
+        if (!packed) { return base::pass_on(packed); }
+        model.packed = std::move(*packed);
+        model.content = model.packed.content;
+        model.weights = bind_weights(model.shape, plan, model.packed.file.bytes().data());
+        return {};
+    }
+    const auto content = content_of(checkpoint, plan, packed_dir);
+    if (!content) { return base::pass_on(content); }
+    model.content = *content;
+    auto uploaded = upload_weights(checkpoint, plan, model.backend->device(), progress);
+    if (!uploaded) { return base::pass_on(uploaded); }
+    model.uploaded = std::move(*uploaded);
+    model.weights = bind_weights(model.shape, plan, model.uploaded.data());
+    return {};
 }
 
 }  // namespace
@@ -250,33 +319,37 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
     if (options.layer_group == 0) { options.layer_group = (shape->layers + 3) / 4; }
 
     // What can be refused cheaply is refused before gigabytes are packed.
-    auto backend = make_backend({.family = options.kernels, .threads = options.threads, .cpus = options.cpus});
+    const auto choice = choose_backend(options);
+    if (!choice) { return base::pass_on(choice); }
+    auto backend = make_backend(*choice);
     if (!backend) { return base::pass_on(backend); }
     model->backend = std::move(*backend);
     const auto checkpoint = Checkpoint::open(options.model_dir);
     if (!checkpoint) { return base::pass_on(checkpoint); }
     PackingPlan plan = plan_packing(*shape, WeightFormat::f32);
     if (auto checked = check_tensors(*checkpoint, plan); !checked) { return base::pass_on(checked, options.model_dir); }
-    const WeightFormat format = options.weight_format == "auto"   ? stored_format(*checkpoint, plan)
-                                : options.weight_format == "bf16" ? WeightFormat::bf16
+    const WeightOrder order = model->backend->weight_order();
+    const WeightFormat format = order == WeightOrder::row_major || options.weight_format == "bf16" ? WeightFormat::bf16
+                                : options.weight_format == "auto" ? stored_format(*checkpoint, plan)
                                                                   : WeightFormat::f32;
-    plan = plan_packing(*shape, format);
-    auto kv = make_kv(options, *shape, format, model->backend->tile_order());
+    plan = plan_packing(*shape, format, order);
+    auto kv = make_kv(options, *shape, format, *model->backend);
     if (!kv) { return base::pass_on(kv); }
     model->kv.emplace(std::move(*kv));
 
     const auto packed_dir = prepare_packed_dir(options.packed_dir);
     if (!packed_dir) { return base::pass_on(packed_dir, "folder for packed weights (packed_dir)"); }
-    auto packed = open_packed_file(*checkpoint, plan, *packed_dir, progress);
-    if (!packed) { return base::pass_on(packed); }
-    model->packed = std::move(*packed);
-    model->weights = bind_weights(*shape, plan, model->packed.file.bytes().data());
+    if (auto loaded = load_weights(*checkpoint, plan, *packed_dir, progress, *model); !loaded) {
+        return base::pass_on(loaded);
+    }
 
     const std::uint64_t capacity = std::uint64_t{model->kv->blocks_total()} * options.block_tokens;
     model->rope =
         make_rope_table(*shape, static_cast<std::uint32_t>(std::min<std::uint64_t>(shape->context_tokens, capacity)));
     auto decoder = Decoder::make(model->shape, model->weights, model->rope, *model->backend, *model->kv,
-                                 {.batch_tokens = options.batch_tokens_max, .logit_rows = options.batch_sequences_max});
+                                 {.batch_tokens = options.batch_tokens_max,
+                                  .batch_sequences = options.batch_sequences_max,
+                                  .logit_rows = options.batch_sequences_max});
     if (!decoder) { return base::pass_on(decoder); }
     model->decoder.emplace(std::move(*decoder));
 

@@ -25,13 +25,53 @@ Result<std::vector<EntryResult>> StepRunner::run(const Batch& batch, const Layer
             if (!taken) { result.error = taken.error(); }
         }
     };
-    decoder_->run({.tokens = tokens_,
-                   .sequences = sequences_,
-                   .rows_wanted = rows_wanted_,
-                   .layer_group = layer_group_,
-                   .layers_done = layers_done,
-                   .take_logits = take_logits});
+    const auto take_one = [&](std::size_t row, Result<SampledToken> chosen) {
+        EntryResult& result = results[wanted_[row].entry];
+        if (!result.error) { take_chosen(batch, wanted_[row], std::move(chosen), result); }
+    };
+    find_choices(batch);
+    auto done = decoder_->run({.tokens = tokens_,
+                               .sequences = sequences_,
+                               .rows_wanted = rows_wanted_,
+                               .layer_group = layer_group_,
+                               .layers_done = layers_done,
+                               .choices = choices_,
+                               .take_chosen = take_one,
+                               .take_logits = take_logits});
+    if (!done) { return base::pass_on(done); }
     return results;
+}
+
+void StepRunner::find_choices(const Batch& batch) {
+    choices_.clear();
+    if (batch.keep_logits) { return; }
+    for (const WantedRow& wanted : wanted_) {
+        const BatchEntry& entry = batch.entries[wanted.entry];
+        const bool sample = entry.sample && wanted.row + 1 == entry.tokens.size();
+        if (entry.score && sample) {  // two results from one row of logits
+            choices_.clear();
+            return;
+        }
+        RowChoice choice;
+        if (entry.score) {
+            choice.score_target = entry.score_targets[wanted.row];
+            choice.score_top = entry.sampler.params == nullptr ? 0 : entry.sampler.params->top_logprobs;
+        } else {
+            choice.draw = &entry.sampler;
+        }
+        choices_.push_back(choice);
+    }
+}
+
+void StepRunner::take_chosen(const Batch& batch, const WantedRow& wanted, Result<SampledToken> chosen,
+                             EntryResult& result) {
+    if (!chosen) {
+        result.error = std::move(chosen.error());
+    } else if (batch.entries[wanted.entry].score) {
+        result.scores.push_back(std::move(*chosen));
+    } else {
+        result.sampled = std::move(*chosen);
+    }
 }
 
 Result<void> StepRunner::flatten(const Batch& batch) {
@@ -51,8 +91,11 @@ Result<void> StepRunner::flatten(const Batch& batch) {
             }
             tokens_.push_back(token);
         }
-        sequences_.push_back(
-            {.row_begin = row_begin, .rows = rows, .position = entry.position, .blocks = entry.block_tables[0]});
+        sequences_.push_back({.row_begin = row_begin,
+                              .rows = rows,
+                              .position = entry.position,
+                              .blocks = entry.block_tables[0],
+                              .sequence = static_cast<std::uint32_t>(i)});
         const bool all = batch.keep_logits || entry.score;
         for (std::uint32_t row = all ? 0 : rows - 1; row < rows && (all || entry.sample); ++row) {
             rows_wanted_.push_back(row_begin + row);

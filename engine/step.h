@@ -19,8 +19,8 @@ public:
     StepRunner(Decoder& decoder, std::uint32_t vocabulary, std::uint32_t layer_group)
         : decoder_(&decoder), vocabulary_(vocabulary), layer_group_(layer_group) {}
 
-    /// Error: invalid_argument for a token outside of the vocabulary (nothing has been computed then), internal when
-    /// the model gives NaN; both name the sequence.
+    /// Error: invalid_argument for a token outside of the vocabulary (nothing has been computed then), naming the
+    /// sequence; as Decoder::run().
     base::Result<std::vector<EntryResult>> run(const Batch& batch, const LayersDone& layers_done);
 
 private:
@@ -31,6 +31,10 @@ private:
     };
 
     base::Result<void> flatten(const Batch& batch);
+    /// choices_ of the wanted rows; none where a row is wanted for more than one purpose.
+    void find_choices(const Batch& batch);
+    static void take_chosen(const Batch& batch, const WantedRow& wanted, base::Result<SampledToken> chosen,
+                            EntryResult& result);
     base::Result<void> take_row(const Batch& batch, const WantedRow& wanted, std::span<const float> logits,
                                 EntryResult& result);
 
@@ -41,7 +45,8 @@ private:
     std::vector<base::TokenId> tokens_;
     std::vector<SequenceRows> sequences_;
     std::vector<std::uint32_t> rows_wanted_;
-    std::vector<WantedRow> wanted_;  // of rows_wanted_
+    std::vector<WantedRow> wanted_;   // of rows_wanted_
+    std::vector<RowChoice> choices_;  // of rows_wanted_, or empty
 };
 
 }  // namespace engine

@@ -4,8 +4,8 @@
 
 namespace kv_cache {
 
-KvStore::KvStore(KvLayout layout, std::uint32_t blocks_total, device::Buffer buffer)
-    : layout_(std::move(layout)), blocks_total_(blocks_total), buffer_(std::move(buffer)) {}
+KvStore::KvStore(KvLayout layout, std::uint32_t blocks_total, device::Device& device, device::Buffer buffer)
+    : layout_(std::move(layout)), blocks_total_(blocks_total), device_(&device), buffer_(std::move(buffer)) {}
 
 Result<KvStore> KvStore::make(device::Device& device, const KvLayout& layout, std::uint32_t blocks_total) {
     CHECK(blocks_total > 0);
@@ -14,7 +14,7 @@ Result<KvStore> KvStore::make(device::Device& device, const KvLayout& layout, st
         return base::pass_on(buffer, "KV store of " + std::to_string(blocks_total) + " blocks of " +
                                          std::to_string(layout.block_bytes()) + " bytes");
     }
-    return KvStore(layout, blocks_total, std::move(*buffer));
+    return KvStore(layout, blocks_total, device, std::move(*buffer));
 }
 
 std::span<std::byte> KvStore::run(BlockRun run) {

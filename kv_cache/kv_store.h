@@ -11,15 +11,17 @@
 
 namespace kv_cache {
 
-/// The bytes of all blocks of a worker, block after block. Whoever owns a block (kv_cache.h) may touch its bytes, from
-/// any thread; the addresses never change.
+/// The bytes of all blocks of a worker, block after block, in the memory of a device. Whoever owns a block (kv_cache.h)
+/// may touch its bytes, from any thread; the addresses never change. Where the device's memory is not the host's
+/// (device().is_host_memory()), the processor reaches them through KvAccess only.
 class KvStore {
 public:
-    /// `blocks_total` > 0. Error: resource_exhausted.
+    /// `blocks_total` > 0; `device` must outlive the store. Error: resource_exhausted.
     static Result<KvStore> make(device::Device& device, const KvLayout& layout, std::uint32_t blocks_total);
 
     const KvLayout& layout() const { return layout_; }
     std::uint32_t blocks_total() const { return blocks_total_; }
+    device::Device& device() const { return *device_; }
 
     /// `layout().block_bytes()` bytes.
     std::byte* block(BlockId id) { return buffer_.data() + offset(id); }
@@ -38,7 +40,7 @@ public:
     std::span<const std::byte> run(BlockRun run) const;
 
 private:
-    KvStore(KvLayout layout, std::uint32_t blocks_total, device::Buffer buffer);
+    KvStore(KvLayout layout, std::uint32_t blocks_total, device::Device& device, device::Buffer buffer);
     std::size_t offset(BlockId id) const {
         CHECK(base::raw(id) < blocks_total_, "block " << base::raw(id) << " of " << blocks_total_);
         return base::raw(id) * layout_.block_bytes();
@@ -46,6 +48,7 @@ private:
 
     KvLayout layout_;
     std::uint32_t blocks_total_;
+    device::Device* device_;
     device::Buffer buffer_;
 };
 

@@ -22,13 +22,14 @@ KvReceiver::State::State(Options options_in, Identity identity_in, const kv_cach
       identity(std::move(identity_in)),
       layout(layout_in),
       store(store_in),
+      access(kv_cache::KvAccess::make(store_in)),
       transport(transport_in),
       clock(clock_in),
       events(std::move(events_in)),
       metrics(metrics_in, "receive", transport_in.name()),
       mailbox(kCommandsMax),
-      staging(options_in.staging_buffers, options_in.frame_bytes_max, nullptr) {
-    CHECK(layout == store.layout());
+      staging(store_in.device(), options_in.staging_buffers, options_in.frame_bytes_max, nullptr) {
+    CHECK(layout == store_in.layout());
     CHECK(transport.limits().header_bytes_max >= kHeaderBytesMax);
     CHECK(options.handoffs_max > 0 && options.ended_max > 0);
 }

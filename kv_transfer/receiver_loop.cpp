@@ -3,7 +3,6 @@
 
 #include "base/check.h"
 #include "base/crc32c.h"
-#include "kv_cache/kv_pack.h"
 #include "kv_transfer/codec/codec.h"
 #include "kv_transfer/receiver_state.h"
 
@@ -177,6 +176,10 @@ void KvReceiver::State::apply(Landed& command) {
     handoff.heard_at = clock.now();
     if (!handoff.received.covers(command.info.range)) {
         if (auto unpacked = unpack(handoff, command); !unpacked) {
+            if (unpacked.error().code == ErrorCode::internal) {  // not the frame's fault, and no other will fare better
+                fail(found, unpacked.error(), true);
+                return;
+            }
             metrics.count(Outcome::checksum_mismatch);
             acknowledge(command.from, command.info.key, command.info.number, unpacked.error(), false);
             return;
@@ -200,8 +203,8 @@ Result<void> KvReceiver::State::unpack(Handoff& handoff, const Landed& landed) {
     if (codec->needs_scratch()) { scratch.resize(landed.info.raw_bytes); }
     auto raw = codec->decode(layout, landed.info.range, payload, scratch);
     if (!raw) { return base::pass_on(raw); }
-    kv_cache::unpack(store, handoff.blocks, landed.info.range, *raw);
-    return {};
+    if (!access) { return base::fail(ErrorCode::internal, access.error().message); }
+    return access->unpack(handoff.blocks, landed.info.range, *raw);
 }
 
 void KvReceiver::State::apply(Refused& command) {

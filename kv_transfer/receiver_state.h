@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "kv_cache/kv_access.h"
 #include "kv_cache/kv_layout.h"
 #include "kv_cache/kv_store.h"
 #include "kv_transfer/coverage.h"
@@ -129,7 +130,8 @@ struct KvReceiver::State {
     const Options options;
     const Identity identity;
     const kv_cache::KvLayout& layout;
-    kv_cache::KvStore& store;
+    const kv_cache::KvStore& store;
+    base::Result<kv_cache::KvAccess> access;  // of the own thread
     net::Transport& transport;
     const base::Clock& clock;
     const ReceiverEvents events;

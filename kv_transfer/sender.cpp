@@ -16,12 +16,13 @@ constexpr std::size_t kCommandsMax = 65536;  // mostly `ready`: layers x chunks 
 }
 
 KvSender::State::State(Options options_in, Identity identity_in, const kv_cache::KvLayout& layout_in,
-                       const kv_cache::KvStore& store_in, net::Transport& transport_in, const base::Clock& clock_in,
+                       kv_cache::KvStore& store_in, net::Transport& transport_in, const base::Clock& clock_in,
                        base::Metrics* metrics_in, SenderEvents events_in)
     : options(options_in),
       identity(std::move(identity_in)),
       layout(layout_in),
       store(store_in),
+      access(kv_cache::KvAccess::make(store_in)),
       transport(transport_in),
       clock(clock_in),
       events(std::move(events_in)),
@@ -30,13 +31,13 @@ KvSender::State::State(Options options_in, Identity identity_in, const kv_cache:
       peer_frames_max(std::max<std::size_t>(1, options_in.staging_buffers - options_in.staging_buffers / 4)),
       metrics(metrics_in, "send", transport_in.name()),
       mailbox(kCommandsMax),
-      staging(options_in.staging_buffers, frame_bytes_max, [this] { mailbox.wake(); }) {
+      staging(store_in.device(), options_in.staging_buffers, frame_bytes_max, [this] { mailbox.wake(); }) {
     CHECK(layout.wire_bytes({0, 1, 0, 1}) <= frame_bytes_max, "a frame must hold one layer of one token");
     CHECK(options.inflight_bytes_max >= frame_bytes_max);
     CHECK(transport.limits().header_bytes_max >= kHeaderBytesMax);
 }
 
-KvSender::KvSender(Options options, Identity identity, const kv_cache::KvLayout& layout, const kv_cache::KvStore& store,
+KvSender::KvSender(Options options, Identity identity, const kv_cache::KvLayout& layout, kv_cache::KvStore& store,
                    net::Transport& transport, const base::Clock& clock, base::Metrics* metrics, SenderEvents events)
     : state_(std::make_unique<State>(options, std::move(identity), layout, store, transport, clock, metrics,
                                      std::move(events))) {

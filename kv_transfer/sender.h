@@ -78,7 +78,7 @@ public:
     };
 
     /// All references must outlive the sender. `metrics` may be null.
-    KvSender(Options options, Identity identity, const kv_cache::KvLayout& layout, const kv_cache::KvStore& store,
+    KvSender(Options options, Identity identity, const kv_cache::KvLayout& layout, kv_cache::KvStore& store,
              net::Transport& transport, const base::Clock& clock, base::Metrics* metrics, SenderEvents events);
     ~KvSender() override;
     KvSender(const KvSender&) = delete;

@@ -3,7 +3,6 @@
 
 #include "base/check.h"
 #include "base/crc32c.h"
-#include "kv_cache/kv_pack.h"
 #include "kv_transfer/sender_state.h"
 
 namespace kv_transfer {
@@ -289,7 +288,11 @@ bool KvSender::State::pack_next(Handoffs::iterator handoff, base::TimePoint now)
         frame.info.codec = codec.name();
         frame.info.raw_bytes = layout.wire_bytes(frame.info.range);
         const std::span<std::byte> raw = buffer->first(frame.info.raw_bytes);
-        kv_cache::pack(store, handoff->open.blocks, frame.info.range, raw);
+        auto copied = access ? access->pack(handoff->open.blocks, frame.info.range, raw) : base::pass_on(access);
+        if (!copied) {
+            fail(handoff, copied.error(), true);
+            return true;
+        }
         frame.payload = codec.encode(layout, frame.info.range, raw);
         frame.info.payload_bytes = frame.payload.size();
         frame.info.payload_crc32c = base::crc32c(frame.payload);

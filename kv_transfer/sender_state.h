@@ -12,6 +12,7 @@
 #include <variant>
 #include <vector>
 
+#include "kv_cache/kv_access.h"
 #include "kv_cache/kv_layout.h"
 #include "kv_cache/kv_store.h"
 #include "kv_transfer/codec/codec.h"
@@ -91,9 +92,8 @@ struct KvSender::State {
     };
     using Handoffs = std::list<Handoff>;  // in order of opening
 
-    State(Options options_in, Identity identity_in, const kv_cache::KvLayout& layout_in,
-          const kv_cache::KvStore& store_in, net::Transport& transport_in, const base::Clock& clock_in,
-          base::Metrics* metrics_in, SenderEvents events_in);
+    State(Options options_in, Identity identity_in, const kv_cache::KvLayout& layout_in, kv_cache::KvStore& store_in,
+          net::Transport& transport_in, const base::Clock& clock_in, base::Metrics* metrics_in, SenderEvents events_in);
 
     // The own thread.
     void run(std::stop_token stop);
@@ -127,6 +127,7 @@ struct KvSender::State {
     const Identity identity;
     const kv_cache::KvLayout& layout;
     const kv_cache::KvStore& store;
+    base::Result<kv_cache::KvAccess> access;  // of the own thread
     net::Transport& transport;
     const base::Clock& clock;
     const SenderEvents events;

@@ -1,7 +1,6 @@
 #include "kv_transfer/staging.h"
 
 #include <mutex>
-#include <new>
 #include <utility>
 #include <vector>
 
@@ -10,21 +9,27 @@
 namespace kv_transfer {
 
 namespace {
-constexpr std::align_val_t kPage{4096};
+
+/// Pinned where that can be had: copies to and from other memory only are slower.
+device::Buffer allocate(device::Device& device, std::size_t bytes) {
+    auto buffer = device.allocate_host(bytes);
+    if (!buffer) { buffer = device::host_device().allocate(bytes); }
+    CHECK(buffer.has_value(), buffer.error().message);
+    return std::move(*buffer);
 }
 
+}  // namespace
+
 struct StagingPool::Memory {
-    Memory(std::size_t buffers, std::size_t buffer_bytes, std::function<void()> returned)
-        : bytes(static_cast<std::byte*>(::operator new(buffers * buffer_bytes, kPage))),
-          on_return(std::move(returned)) {
+    Memory(device::Device& device, std::size_t buffers, std::size_t buffer_bytes, std::function<void()> returned)
+        : bytes(allocate(device, buffers * buffer_bytes)), on_return(std::move(returned)) {
         views.reserve(buffers);
         free.reserve(buffers);
         for (std::size_t i = 0; i < buffers; ++i) {
-            views.emplace_back(bytes + i * buffer_bytes, buffer_bytes);
+            views.emplace_back(bytes.data() + i * buffer_bytes, buffer_bytes);
             free.push_back(i);
         }
     }
-    ~Memory() { ::operator delete(bytes, kPage); }
     Memory(const Memory&) = delete;
     Memory& operator=(const Memory&) = delete;
 
@@ -34,7 +39,7 @@ struct StagingPool::Memory {
         if (on_return) { on_return(); }
     }
 
-    std::byte* bytes;
+    device::Buffer bytes;
     std::vector<std::span<std::byte>> views;
 
     std::mutex mutex;
@@ -42,10 +47,11 @@ struct StagingPool::Memory {
     std::vector<std::size_t> free;    // guarded by mutex
 };
 
-StagingPool::StagingPool(std::size_t buffers, std::size_t buffer_bytes, std::function<void()> on_return)
+StagingPool::StagingPool(device::Device& device, std::size_t buffers, std::size_t buffer_bytes,
+                         std::function<void()> on_return)
     : buffer_bytes_(buffer_bytes) {
     CHECK(buffers > 0 && buffer_bytes > 0);
-    memory_ = std::make_shared<Memory>(buffers, buffer_bytes, std::move(on_return));
+    memory_ = std::make_shared<Memory>(device, buffers, buffer_bytes, std::move(on_return));
 }
 
 StagingPool::~StagingPool() {

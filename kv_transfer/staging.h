@@ -5,9 +5,12 @@
 #include <memory>
 #include <span>
 
+#include "device/device.h"
+
 namespace kv_transfer {
 
-/// A fixed number of buffers of equal size for frames on their way. Memory that was never used costs nothing.
+/// A fixed number of buffers of equal size for frames on their way, in host memory that copies of `device` reach
+/// directly. On the host, memory that was never used costs nothing.
 /// Thread-safe; buffers may outlive the pool object.
 class StagingPool {
 public:
@@ -15,7 +18,7 @@ public:
 
     /// `on_return` is called, from whatever thread drops the last reference, when a buffer has come
     /// back; it must not use the pool.
-    StagingPool(std::size_t buffers, std::size_t buffer_bytes, std::function<void()> on_return);
+    StagingPool(device::Device& device, std::size_t buffers, std::size_t buffer_bytes, std::function<void()> on_return);
     ~StagingPool();
     StagingPool(const StagingPool&) = delete;
     StagingPool& operator=(const StagingPool&) = delete;

@@ -313,8 +313,16 @@ void StepLoop::step() {
     board_.note_progress(clock_.now());
     if (!result) {
         spdlog::error("step failed: {}", result.error().message);
+        base::Error error = result.error();
+        if (error.code == ErrorCode::internal && !draining_) {
+            // A device that has failed stays so for this process, and others can do its work.
+            spdlog::error("this worker takes no more requests: start it again");
+            begin_drain();
+            board_.set_draining();
+        }
+        if (error.code == ErrorCode::internal) { error.code = ErrorCode::unavailable; }
         for (const Planned& entry : planned) {
-            finish(*entry.sequence, Finish::error, result.error());
+            finish(*entry.sequence, Finish::error, error);
         }
         return;
     }

@@ -3,6 +3,7 @@
 #include "engine/kernels/backend.h"
 #include "engine/kernels/cpu/cpu_backend.h"
 #include "engine/kernels/cpu/cpu_features.h"
+#include "engine/kernels/cuda/cuda_backend.h"
 #include "engine/kernels/reference/reference_backend.h"
 
 namespace engine {
@@ -28,8 +29,9 @@ base::Result<std::unique_ptr<Backend>> make_backend(const BackendOptions& option
         }
         return std::make_unique<CpuBackend>("avx2", *avx2_kernels(), threads);
     }
+    if (family == "cuda") { return make_cuda_backend(options); }
     return base::fail(ErrorCode::invalid_argument,
-                      "kernels: '" + std::string(family) + "' is not one of auto, avx512, avx2, reference");
+                      "kernels: '" + std::string(family) + "' is not one of auto, avx512, avx2, reference, cuda");
 }
 
 }  // namespace engine

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <utility>
 
 #include "base/check.h"
@@ -12,74 +11,125 @@ namespace engine {
 
 base::Result<Decoder> Decoder::make(const base::ModelShape& shape, const Weights& weights, const RopeTable& rope,
                                     Backend& backend, kv_cache::KvStore& kv, Limits limits) {
-    CHECK(limits.batch_tokens > 0 && limits.logit_rows > 0);
+    CHECK(limits.batch_tokens > 0 && limits.batch_sequences > 0 && limits.logit_rows > 0);
+    if (auto prepared = backend.prepare({.shape = &shape,
+                                         .rope = &rope,
+                                         .kv = &kv,
+                                         .batch_tokens = limits.batch_tokens,
+                                         .batch_sequences = limits.batch_sequences,
+                                         .logit_rows = limits.logit_rows});
+        !prepared) {
+        return base::pass_on(prepared);
+    }
     Decoder decoder(shape, weights, rope, backend, kv, limits);
     const std::size_t q_width = std::size_t{shape.heads_q} * shape.head_dim;
     const std::size_t kv_width = std::size_t{shape.heads_kv} * shape.head_dim;
-    const std::pair<float**, std::size_t> buffers[] = {
-        {&decoder.residual_, std::size_t{limits.batch_tokens} * shape.hidden},
-        {&decoder.normed_, std::size_t{limits.batch_tokens} * shape.hidden},
-        {&decoder.delta_, std::size_t{limits.batch_tokens} * shape.hidden},
-        {&decoder.qkv_, limits.batch_tokens * (q_width + 2 * kv_width)},
-        {&decoder.q_, limits.batch_tokens * q_width},
-        {&decoder.attention_, limits.batch_tokens * q_width},
-        {&decoder.gate_up_, std::size_t{limits.batch_tokens} * 2 * shape.intermediate},
-        {&decoder.activated_, std::size_t{limits.batch_tokens} * shape.intermediate},
-        {&decoder.logits_, std::size_t{limits.logit_rows} * shape.vocabulary},
+    struct Wish {
+        Buffer* buffer;
+        Activation kind;
+        std::size_t elements;
+    };
+    const Wish wishes[] = {
+        {&decoder.residual_, Activation::residual, std::size_t{limits.batch_tokens} * shape.hidden},
+        {&decoder.normed_, Activation::normed, std::size_t{limits.batch_tokens} * shape.hidden},
+        {&decoder.delta_, Activation::delta, std::size_t{limits.batch_tokens} * shape.hidden},
+        {&decoder.qkv_, Activation::qkv, limits.batch_tokens * (q_width + 2 * kv_width)},
+        {&decoder.q_, Activation::q, limits.batch_tokens * q_width},
+        {&decoder.attention_, Activation::attention, limits.batch_tokens * q_width},
+        {&decoder.gate_up_, Activation::gate_up, std::size_t{limits.batch_tokens} * 2 * shape.intermediate},
+        {&decoder.activated_, Activation::activated, std::size_t{limits.batch_tokens} * shape.intermediate},
+        {&decoder.logits_, Activation::logits, std::size_t{limits.logit_rows} * shape.vocabulary},
     };
     constexpr std::size_t kAlignment = 256;  // bytes; above every vector register and cache line
-    const auto padded = [](std::size_t floats) {
-        return (floats * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
+    const auto padded_bytes = [&backend](const Wish& wish) {
+        const std::size_t bytes = wish.elements * backend.element_bytes(wish.kind);
+        return (bytes + kAlignment - 1) / kAlignment * kAlignment;
     };
     std::size_t bytes = 0;
-    for (const auto& [pointer, floats] : buffers) {
-        bytes += padded(floats);
+    for (const Wish& wish : wishes) {
+        bytes += padded_bytes(wish);
     }
-    auto scratch = device::host_device().allocate(bytes);
+    auto scratch = backend.device().allocate(bytes);
     if (!scratch) { return base::pass_on(scratch, "scratch memory of the engine"); }
     decoder.scratch_ = std::move(*scratch);
     std::byte* next = decoder.scratch_.data();
-    for (const auto& [pointer, floats] : buffers) {
-        *pointer = reinterpret_cast<float*>(next);
-        next += padded(floats);
+    for (const Wish& wish : wishes) {
+        *wish.buffer = {next, wish.kind};
+        next += padded_bytes(wish);
     }
     return decoder;
 }
 
-void Decoder::run(const DecoderBatch& batch) {
-    const auto rows = static_cast<std::uint32_t>(batch.tokens.size());
-    CHECK(rows > 0 && rows <= limits_.batch_tokens, rows << " rows, at most " << limits_.batch_tokens);
+base::Result<void> Decoder::run(const DecoderBatch& batch) {
+    CHECK(!batch.tokens.empty() && batch.tokens.size() <= limits_.batch_tokens,
+          batch.tokens.size() << " rows, at most " << limits_.batch_tokens);
     CHECK(batch.layer_group > 0);
-    backend_->embed(weights_->embedding, batch.tokens, residual_);
+    find_wanted(batch);
+    const auto plan = backend_->begin_step({.tokens = batch.tokens,
+                                            .sequences = batch.sequences,
+                                            .rows_wanted = batch.rows_wanted,
+                                            .sequences_wanted = sequences_wanted_});
+    if (!plan) { return base::pass_on(plan); }
+    backend_->run([&] { run_layers(batch, *plan); });
+    if (plan->is_replayed) {  // the recording knows nothing of this batch's listener
+        for (std::uint32_t layer = 0; layer < shape_->layers; layer += batch.layer_group) {
+            announce(batch, layer, std::min(layer + batch.layer_group, shape_->layers));
+        }
+    }
+    const auto rows_wanted = static_cast<std::uint32_t>(batch.rows_wanted.size());
+    base::Result<void> taken;
+    for (std::uint32_t first = 0; first < rows_wanted && taken; first += limits_.logit_rows) {
+        const std::uint32_t count = std::min(limits_.logit_rows, rows_wanted - first);
+        if (first > 0) { run_head(first, count); }
+        taken = take_rows(batch, first, count);
+    }
+    auto ended = backend_->end_step();  // in any case: nothing of this step may run on
+    return taken ? ended : taken;
+}
+
+void Decoder::run_layers(const DecoderBatch& batch, const StepPlan& plan) {
+    backend_->embed(weights_->embedding, batch.tokens, residual_.data);
+    const StepRows step{.tokens = batch.tokens,
+                        .sequences = batch.sequences,
+                        .rows_wanted = batch.rows_wanted,
+                        .sequences_wanted = sequences_wanted_};
     std::uint32_t announced = 0;
     for (std::uint32_t layer = 0; layer < shape_->layers; ++layer) {
-        append_layer(batch, layer);
+        append_layer(batch, layer, plan.rows);
         const bool last = layer + 1 == shape_->layers;
         if (last || layer + 1 - announced == batch.layer_group) {
-            if (batch.layers_done) { batch.layers_done(announced, layer + 1); }
+            if (!plan.is_replayed) { announce(batch, announced, layer + 1); }
             announced = layer + 1;
         }
         if (!last) {
-            finish_layer(layer, batch.sequences, rows);
-        } else if (!batch.rows_wanted.empty()) {
-            keep_wanted(batch);
-            finish_layer(layer, sequences_wanted_, static_cast<std::uint32_t>(batch.rows_wanted.size()));
+            finish_layer(layer, batch.sequences, RowSet::all, plan.rows);
+        } else if (plan.rows_wanted > 0) {
+            backend_->keep_wanted(step, residual_.kind, residual_.data, shape_->hidden);
+            backend_->keep_wanted(step, q_.kind, q_.data, shape_->heads_q * shape_->head_dim);
+            finish_layer(layer, sequences_wanted_, RowSet::wanted, plan.rows_wanted);
         }
     }
-    if (!batch.rows_wanted.empty()) { run_head(batch); }
+    if (plan.rows_wanted == 0) { return; }
+    backend_->add_rms_norm(residual_.data, delta_.data, weights_->final_norm, static_cast<float>(shape_->rms_norm_eps),
+                           plan.rows_wanted, shape_->hidden, normed_.data);
+    run_head(0, std::min(limits_.logit_rows, plan.rows_wanted));
 }
 
-void Decoder::append_layer(const DecoderBatch& batch, std::uint32_t layer) {
+void Decoder::announce(const DecoderBatch& batch, std::uint32_t layer_begin, std::uint32_t layer_end) {
+    if (!batch.layers_done) { return; }
+    backend_->when_done([&listener = batch.layers_done, layer_begin, layer_end] { listener(layer_begin, layer_end); });
+}
+
+void Decoder::append_layer(const DecoderBatch& batch, std::uint32_t layer, std::uint32_t rows) {
     const LayerWeights& w = weights_->layers[layer];
-    const auto rows = static_cast<std::uint32_t>(batch.tokens.size());
     const auto eps = static_cast<float>(shape_->rms_norm_eps);
     if (layer == 0) {
-        backend_->rms_norm(residual_, w.attention_norm, eps, rows, shape_->hidden, normed_);
+        backend_->rms_norm(residual_.data, w.attention_norm, eps, rows, shape_->hidden, normed_.data);
     } else {
-        backend_->add_rms_norm(residual_, delta_, w.attention_norm, eps, rows, shape_->hidden, normed_);
+        backend_->add_rms_norm(residual_.data, delta_.data, w.attention_norm, eps, rows, shape_->hidden, normed_.data);
     }
-    backend_->linear(w.qkv, normed_, rows, w.qkv_bias, qkv_);
-    backend_->rope_and_append(*shape_, {.qkv = qkv_,
+    backend_->linear(w.qkv, normed_.data, rows, w.qkv_bias, qkv_.data, qkv_.kind);
+    backend_->rope_and_append(*shape_, {.qkv = qkv_.data,
                                         .rows = rows,
                                         .sequences = batch.sequences,
                                         .rope = rope_,
@@ -87,28 +137,29 @@ void Decoder::append_layer(const DecoderBatch& batch, std::uint32_t layer) {
                                         .k_norm = w.k_norm,
                                         .norm_eps = eps,
                                         .layer = layer,
-                                        .q = q_,
+                                        .q = q_.data,
                                         .kv = kv_});
 }
 
-void Decoder::finish_layer(std::uint32_t layer, std::span<const SequenceRows> sequences, std::uint32_t rows) {
+void Decoder::finish_layer(std::uint32_t layer, std::span<const SequenceRows> sequences, RowSet set,
+                           std::uint32_t rows) {
     const LayerWeights& w = weights_->layers[layer];
-    backend_->attention(*shape_, {.q = q_,
+    backend_->attention(*shape_, {.q = q_.data,
                                   .sequences = sequences,
                                   .layer = layer,
                                   .scale = 1.0f / std::sqrt(static_cast<float>(shape_->head_dim)),
                                   .kv = kv_,
-                                  .out = attention_});
-    backend_->linear(w.output, attention_, rows, w.output_bias, delta_);
-    backend_->add_rms_norm(residual_, delta_, w.mlp_norm, static_cast<float>(shape_->rms_norm_eps), rows,
-                           shape_->hidden, normed_);
-    backend_->linear(w.gate_up, normed_, rows, nullptr, gate_up_);
-    backend_->swiglu(gate_up_, rows, shape_->intermediate, activated_);
-    backend_->linear(w.down, activated_, rows, nullptr, delta_);
+                                  .out = attention_.data,
+                                  .rows = set});
+    backend_->linear(w.output, attention_.data, rows, w.output_bias, delta_.data, delta_.kind);
+    backend_->add_rms_norm(residual_.data, delta_.data, w.mlp_norm, static_cast<float>(shape_->rms_norm_eps), rows,
+                           shape_->hidden, normed_.data);
+    backend_->linear(w.gate_up, normed_.data, rows, nullptr, gate_up_.data, gate_up_.kind);
+    backend_->swiglu(gate_up_.data, rows, shape_->intermediate, activated_.data);
+    backend_->linear(w.down, activated_.data, rows, nullptr, delta_.data, delta_.kind);
 }
 
-void Decoder::keep_wanted(const DecoderBatch& batch) {
-    const std::size_t q_width = std::size_t{shape_->heads_q} * shape_->head_dim;
+void Decoder::find_wanted(const DecoderBatch& batch) {
     sequences_wanted_.clear();
     std::uint32_t kept = 0;
     std::size_t next = 0;
@@ -119,17 +170,14 @@ void Decoder::keep_wanted(const DecoderBatch& batch) {
             CHECK(row >= sequence.row_begin && row >= kept);
             SequenceRows* run = sequences_wanted_.empty() ? nullptr : &sequences_wanted_.back();
             const std::uint32_t position = sequence.position + (row - sequence.row_begin);
-            if (run != nullptr && run->blocks.data() == sequence.blocks.data() &&
-                run->position + run->rows == position) {
+            if (run != nullptr && run->sequence == sequence.sequence && run->position + run->rows == position) {
                 ++run->rows;
             } else {
-                sequences_wanted_.push_back(
-                    {.row_begin = kept, .rows = 1, .position = position, .blocks = sequence.blocks});
-            }
-            if (row != kept) {
-                std::memcpy(residual_ + std::size_t{kept} * shape_->hidden,
-                            residual_ + std::size_t{row} * shape_->hidden, shape_->hidden * sizeof(float));
-                std::memcpy(q_ + kept * q_width, q_ + row * q_width, q_width * sizeof(float));
+                sequences_wanted_.push_back({.row_begin = kept,
+                                             .rows = 1,
+                                             .position = position,
+                                             .blocks = sequence.blocks,
+                                             .sequence = sequence.sequence});
             }
             ++kept;
             ++next;
@@ -138,15 +186,43 @@ void Decoder::keep_wanted(const DecoderBatch& batch) {
     CHECK(next == batch.rows_wanted.size());
 }
 
-void Decoder::run_head(const DecoderBatch& batch) {
-    const auto rows = static_cast<std::uint32_t>(batch.rows_wanted.size());
-    backend_->add_rms_norm(residual_, delta_, weights_->final_norm, static_cast<float>(shape_->rms_norm_eps), rows,
-                           shape_->hidden, normed_);
-    for (std::uint32_t first = 0; first < rows; first += limits_.logit_rows) {
-        const std::uint32_t count = std::min(limits_.logit_rows, rows - first);
-        backend_->linear(weights_->head, normed_ + std::size_t{first} * shape_->hidden, count, nullptr, logits_);
-        batch.take_logits(first, count, {logits_, std::size_t{count} * shape_->vocabulary});
+void Decoder::run_head(std::uint32_t first, std::uint32_t count) {
+    const std::byte* rows = normed_.data + std::size_t{first} * shape_->hidden * backend_->element_bytes(normed_.kind);
+    backend_->linear(weights_->head, rows, count, nullptr, logits_.data, logits_.kind);
+}
+
+base::Result<void> Decoder::take_rows(const DecoderBatch& batch, std::uint32_t first, std::uint32_t count) {
+    const std::size_t vocabulary = shape_->vocabulary;
+    std::vector<bool> is_chosen(count, false);
+    if (!batch.choices.empty()) {
+        chosen_.clear();
+        const auto sampled =
+            backend_->choose(logits_.data, shape_->vocabulary, batch.choices.subspan(first, count), chosen_);
+        if (!sampled) { return base::pass_on(sampled); }
+        if (*sampled) {
+            CHECK(chosen_.size() == count);
+            for (std::uint32_t i = 0; i < count; ++i) {
+                if (!chosen_[i] && chosen_[i].error().code == base::ErrorCode::resource_exhausted) { continue; }
+                batch.take_chosen(first + i, std::move(chosen_[i]));
+                is_chosen[i] = true;
+            }
+            if (std::find(is_chosen.begin(), is_chosen.end(), false) == is_chosen.end()) { return {}; }
+        }
     }
+    const auto logits = backend_->read_logits(logits_.data, count, shape_->vocabulary);
+    if (!logits) { return base::pass_on(logits); }
+    for (std::uint32_t begin = 0; begin < count;) {
+        std::uint32_t end = begin;
+        while (end < count && !is_chosen[end]) {
+            ++end;
+        }
+        if (end > begin) {
+            batch.take_logits(first + begin, end - begin,
+                              logits->subspan(begin * vocabulary, (end - begin) * vocabulary));
+        }
+        begin = end + 1;
+    }
+    return {};
 }
 
 }  // namespace engine

@@ -21,6 +21,11 @@ struct DecoderBatch {
     std::span<const std::uint32_t> rows_wanted;                     // rows whose logits are wanted, ascending
     std::uint32_t layer_group = 0;                                  // > 0
     std::function<void(std::uint32_t, std::uint32_t)> layers_done;  // (layer_begin, layer_end); may be empty
+    /// [rows_wanted]: how each wanted row becomes a token, where the backend can do that itself; empty: logits only.
+    std::span<const RowChoice> choices;
+    /// What became of rows_wanted[row], with choices and a backend that samples: called in ascending order, and not for
+    /// rows whose logits are given below.
+    std::function<void(std::size_t row, base::Result<SampledToken> chosen)> take_chosen;
     /// Logits of rows_wanted[first ...]: [count, vocabulary], valid during the call. Called in ascending order.
     std::function<void(std::size_t first, std::size_t count, std::span<const float> logits)> take_logits;
 };
@@ -33,15 +38,17 @@ struct DecoderBatch {
 class Decoder {
 public:
     struct Limits {
-        std::uint32_t batch_tokens = 0;  // > 0
-        std::uint32_t logit_rows = 0;    // > 0; rows of logits that are made at a time
+        std::uint32_t batch_tokens = 0;     // > 0
+        std::uint32_t batch_sequences = 0;  // > 0
+        std::uint32_t logit_rows = 0;       // > 0; rows of logits that are made at a time
     };
     /// All references must outlive the decoder. `rope` covers the positions of every batch.
-    /// Error: resource_exhausted.
+    /// Error: resource_exhausted; as Backend::prepare().
     static base::Result<Decoder> make(const base::ModelShape& shape, const Weights& weights, const RopeTable& rope,
                                       Backend& backend, kv_cache::KvStore& kv, Limits limits);
 
-    void run(const DecoderBatch& batch);
+    /// Returns when the batch is done. Error: as the backend's calls around a step; none on the host.
+    base::Result<void> run(const DecoderBatch& batch);
 
     /// Of the scratch memory.
     std::size_t scratch_bytes() const { return scratch_.size(); }
@@ -51,12 +58,21 @@ private:
             kv_cache::KvStore& kv, Limits limits)
         : shape_(&shape), weights_(&weights), rope_(&rope), backend_(&backend), kv_(&kv), limits_(limits) {}
 
-    void append_layer(const DecoderBatch& batch, std::uint32_t layer);
+    struct Buffer {
+        std::byte* data = nullptr;
+        Activation kind{};
+    };
+
+    /// sequences_wanted_: the wanted rows as runs of consecutive positions of one sequence.
+    void find_wanted(const DecoderBatch& batch);
+    void run_layers(const DecoderBatch& batch, const StepPlan& plan);
+    void announce(const DecoderBatch& batch, std::uint32_t layer_begin, std::uint32_t layer_end);
+    void append_layer(const DecoderBatch& batch, std::uint32_t layer, std::uint32_t rows);
     /// Attention to MLP of one layer, over `rows` rows of residual_ and q_; leaves its contribution in delta_.
-    void finish_layer(std::uint32_t layer, std::span<const SequenceRows> sequences, std::uint32_t rows);
-    /// Moves the wanted rows of residual_ and q_ to the front; the sequences they belong to are in sequences_wanted_.
-    void keep_wanted(const DecoderBatch& batch);
-    void run_head(const DecoderBatch& batch);
+    void finish_layer(std::uint32_t layer, std::span<const SequenceRows> sequences, RowSet set, std::uint32_t rows);
+    /// Logits of `count` rows of normed_ from `first` on.
+    void run_head(std::uint32_t first, std::uint32_t count);
+    base::Result<void> take_rows(const DecoderBatch& batch, std::uint32_t first, std::uint32_t count);
 
     const base::ModelShape* shape_;
     const Weights* weights_;
@@ -66,15 +82,16 @@ private:
     Limits limits_;
 
     device::Buffer scratch_;
-    float* residual_ = nullptr;   // [batch_tokens, hidden]
-    float* normed_ = nullptr;     // [batch_tokens, hidden]
-    float* delta_ = nullptr;      // [batch_tokens, hidden]: what the last sublayer adds to the residual
-    float* qkv_ = nullptr;        // [batch_tokens, (heads_q + 2 * heads_kv) * head_dim]
-    float* q_ = nullptr;          // [batch_tokens, heads_q * head_dim]
-    float* attention_ = nullptr;  // [batch_tokens, heads_q * head_dim]
-    float* gate_up_ = nullptr;    // [batch_tokens, 2 * intermediate]
-    float* activated_ = nullptr;  // [batch_tokens, intermediate]
-    float* logits_ = nullptr;     // [logit_rows, vocabulary]
+    Buffer residual_;   // [batch_tokens, hidden]
+    Buffer normed_;     // [batch_tokens, hidden]
+    Buffer delta_;      // [batch_tokens, hidden]: what the last sublayer adds to the residual
+    Buffer qkv_;        // [batch_tokens, (heads_q + 2 * heads_kv) * head_dim]
+    Buffer q_;          // [batch_tokens, heads_q * head_dim]
+    Buffer attention_;  // [batch_tokens, heads_q * head_dim]
+    Buffer gate_up_;    // [batch_tokens, 2 * intermediate]
+    Buffer activated_;  // [batch_tokens, intermediate]
+    Buffer logits_;     // [logit_rows, vocabulary]
+    std::vector<base::Result<SampledToken>> chosen_;
     std::vector<SequenceRows> sequences_wanted_;
 };
 

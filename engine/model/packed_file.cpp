@@ -25,8 +25,8 @@
 
 #include "base/check.h"
 #include "base/crc32c.h"
-#include "engine/kernels/float_formats.h"
 #include "engine/model/read_file.h"
+#include "engine/model/weight_rows.h"
 
 namespace engine {
 namespace {
@@ -113,32 +113,6 @@ Result<void> publish(int file, const fs::path& temporary, const fs::path& target
     return {};
 }
 
-SourceFormat source_format(const Tensor& tensor) {
-    if (tensor.dtype == "F32") { return SourceFormat::f32; }
-    if (tensor.dtype == "F16") { return SourceFormat::f16; }
-    CHECK(tensor.dtype == "BF16", tensor.dtype);
-    return SourceFormat::bf16;
-}
-
-std::size_t element_bytes(SourceFormat format) {
-    return format == SourceFormat::f32 ? 4 : 2;
-}
-
-/// `count` elements from `first` on, as floats.
-void read_floats(const Tensor& tensor, std::size_t first, std::size_t count, float* out) {
-    const SourceFormat format = source_format(tensor);
-    const std::byte* in = tensor.bytes.data() + first * element_bytes(format);
-    if (format == SourceFormat::f32) {
-        std::memcpy(out, in, count * sizeof(float));
-        return;
-    }
-    for (std::size_t i = 0; i < count; ++i) {
-        std::uint16_t half = 0;
-        std::memcpy(&half, in + 2 * i, 2);
-        out[i] = format == SourceFormat::f16 ? float_from_f16(half) : float_from_bf16(half);
-    }
-}
-
 /// Of everything that the plan takes from the checkpoint; reads all of it.
 BlockHash hash_content(const Checkpoint& checkpoint, const PackingPlan& plan) {
     std::string lines;  // one per tensor
@@ -163,11 +137,7 @@ public:
     /// Error: as write_at().
     Result<void> run(const BlockHash& content) {
         for (const PackedItem& item : plan_.items) {
-            std::vector<const Tensor*> tensors;
-            for (const auto& source : item.sources) {
-                tensors.push_back(checkpoint_.find(source.tensor));
-                CHECK(tensors.back() != nullptr, source.tensor);
-            }
+            const std::vector<const Tensor*> tensors = tensors_of(checkpoint_, item);
             const auto done = item.inputs == 0 ? pack_vector(item, tensors) : pack_rows(item, tensors);
             if (!done) { return base::pass_on(done); }
             report(item.offset + item.bytes);
@@ -188,11 +158,7 @@ private:
 
     Result<void> pack_vector(const PackedItem& item, std::span<const Tensor* const> tensors) {
         std::vector<float> values(item.outputs);
-        std::size_t filled = 0;
-        for (const Tensor* tensor : tensors) {
-            read_floats(*tensor, 0, tensor->shape[0], values.data() + filled);
-            filled += tensor->shape[0];
-        }
+        read_vector(tensors, values);
         return write_at(file_, std::as_bytes(std::span(values)), item.offset, path_);
     }
 
@@ -200,21 +166,14 @@ private:
     /// the file aligns nothing.
     Result<void> pack_rows(const PackedItem& item, std::span<const Tensor* const> tensors) {
         constexpr std::size_t kStageBytes = 4u << 20;
-        const SourceFormat format = source_format(*tensors[0]);
-        bool one_format = true;
-        for (const Tensor* tensor : tensors) {
-            one_format = one_format && source_format(*tensor) == format;
-        }
-        const SourceFormat stage_format = one_format ? format : SourceFormat::f32;
+        const SourceFormat stage_format = common_format(tensors);
         const std::size_t row_bytes = item.inputs * element_bytes(stage_format);
         const auto rows_max = static_cast<std::uint32_t>(std::max<std::size_t>(kStageBytes / row_bytes / 16, 1) * 16);
 
         for (std::uint32_t begin = 0; begin < item.outputs; begin += rows_max) {
             const std::uint32_t rows = std::min(rows_max, item.outputs - begin);
             stage_.resize((rows * row_bytes + 63) / 64 * 64);
-            for (std::uint32_t row = 0; row < rows; ++row) {
-                copy_row(item, tensors, begin + row, stage_format, stage_.data() + row * row_bytes);
-            }
+            read_rows(item, tensors, begin, rows, stage_format, stage_.data());
             packed_.resize(packed_bytes(plan_.format, rows, item.inputs));
             pack_matrix(stage_format, stage_.data(), rows, item.inputs, plan_.format, packed_.data());
             const std::uint64_t offset = item.offset + packed_bytes(plan_.format, begin, item.inputs);
@@ -222,21 +181,6 @@ private:
             report(offset + packed_.size());
         }
         return {};
-    }
-
-    static void copy_row(const PackedItem& item, std::span<const Tensor* const> tensors, std::uint32_t row,
-                         SourceFormat stage_format, std::byte* out) {
-        std::size_t part = 0;
-        while (row >= item.sources[part].outputs) {
-            row -= item.sources[part++].outputs;
-        }
-        const Tensor& tensor = *tensors[part];
-        if (source_format(tensor) == stage_format) {
-            const std::size_t bytes = item.inputs * element_bytes(stage_format);
-            std::memcpy(out, tensor.bytes.data() + row * bytes, bytes);
-        } else {
-            read_floats(tensor, std::size_t{row} * item.inputs, item.inputs, reinterpret_cast<float*>(out));
-        }
     }
 
     const Checkpoint& checkpoint_;
@@ -312,7 +256,8 @@ Result<void> take_lock(int file, const fs::path& path) {
 }
 
 Result<void> write_sidecar(const PackedFolder& folder, const BlockHash& content) {
-    const fs::path temporary = folder.sidecar().string() + ".partial";
+    // A name of our own: engines of another format hold another lock.
+    const fs::path temporary = folder.sidecar().string() + "." + std::to_string(::getpid()) + ".partial";
     const Descriptor file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
     if (file.number() < 0) { return tl::unexpected(system_error("create", temporary, errno)); }
     const std::string text = hex(content) + "\n";
@@ -385,6 +330,23 @@ Result<PackedFile> open_packed_file(const Checkpoint& checkpoint, const PackingP
     warm(found->file.bytes());
     if (progress) { progress(plan.file_bytes, plan.file_bytes); }
     return std::move(*found);
+}
+
+Result<BlockHash> content_of(const Checkpoint& checkpoint, const PackingPlan& plan, const std::string& packed_dir) {
+    const PackedFolder folder(checkpoint, plan, packed_dir);
+    const auto remembered = [&folder]() -> std::optional<BlockHash> {
+        const auto text = read_file(folder.sidecar(), 64);
+        return text ? parse_hex(*text) : std::nullopt;
+    };
+    if (const auto known = remembered()) { return *known; }
+    const fs::path lock_path = folder.lock();
+    const Descriptor lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    if (lock.number() < 0) { return tl::unexpected(system_error("create", lock_path, errno)); }
+    if (auto locked = take_lock(lock.number(), lock_path); !locked) { return base::pass_on(locked); }
+    if (const auto known = remembered()) { return *known; }  // somebody else has read everything meanwhile
+    const BlockHash content = hash_content(checkpoint, plan);
+    if (auto done = write_sidecar(folder, content); !done) { return base::pass_on(done); }
+    return content;
 }
 
 Result<std::string> prepare_packed_dir(const std::string& packed_dir) {

@@ -33,6 +33,11 @@ base::Result<PackedFile> open_packed_file(const Checkpoint& checkpoint, const Pa
                                           const std::string& packed_dir,
                                           const std::function<void(std::uint64_t, std::uint64_t)>& progress);
 
+/// What PackedFile::content would be, without packing: remembered in `packed_dir`, else all weights are read.
+/// Error: as open_packed_file().
+base::Result<base::BlockHash> content_of(const Checkpoint& checkpoint, const PackingPlan& plan,
+                                         const std::string& packed_dir);
+
 /// `packed_dir` of the options, or where it is empty $XDG_CACHE_HOME/sluice, ~/.cache/sluice, or a folder of this user
 /// under the system's temporary one. Created when missing, for this user only.
 /// Error: permission_denied and others of mkdir; permission_denied when a temporary folder belongs to someone else.

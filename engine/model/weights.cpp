@@ -18,8 +18,9 @@ std::uint64_t align_up(std::uint64_t offset) {
 
 class PlanBuilder {
 public:
-    explicit PlanBuilder(WeightFormat format) {
+    PlanBuilder(WeightFormat format, WeightOrder order) {
         plan_.format = format;
+        plan_.order = order;
         plan_.file_bytes = kPackedAlignment;
     }
 
@@ -41,10 +42,14 @@ private:
         }
         item.sources = std::move(sources);
         item.offset = plan_.file_bytes;
-        item.bytes = inputs == 0 ? std::uint64_t{item.outputs} * sizeof(float)
-                                 : packed_bytes(plan_.format, item.outputs, inputs);
+        item.bytes = inputs == 0 ? std::uint64_t{item.outputs} * sizeof(float) : matrix_bytes(item.outputs, inputs);
         plan_.file_bytes = align_up(item.offset + item.bytes);
         plan_.items.push_back(std::move(item));
+    }
+
+    std::uint64_t matrix_bytes(std::uint32_t outputs, std::uint32_t inputs) const {
+        if (plan_.order == WeightOrder::panels) { return packed_bytes(plan_.format, outputs, inputs); }
+        return std::uint64_t{outputs} * inputs * (plan_.format == WeightFormat::bf16 ? 2 : 4);
     }
 
     PackingPlan plan_;
@@ -80,8 +85,8 @@ void plan_layer(PlanBuilder& builder, const ModelShape& shape, std::uint32_t lay
 
 }  // namespace
 
-PackingPlan plan_packing(const ModelShape& shape, WeightFormat format) {
-    PlanBuilder builder(format);
+PackingPlan plan_packing(const ModelShape& shape, WeightFormat format, WeightOrder order) {
+    PlanBuilder builder(format, order);
     builder.matrix("embedding", shape.hidden, {{"model.embed_tokens.weight", shape.vocabulary}});
     for (std::uint32_t layer = 0; layer < shape.layers; ++layer) {
         plan_layer(builder, shape, layer);

@@ -27,7 +27,7 @@ struct LayerWeights {
     PackedMatrix down;                      // [hidden, intermediate]
 };
 
-/// All weights of a model; borrowed from a mapped file.
+/// All weights of a model; borrowed from a mapped file, or from the memory of a device.
 struct Weights {
     PackedMatrix embedding;  // [vocabulary, hidden]
     std::vector<LayerWeights> layers;
@@ -55,6 +55,7 @@ inline constexpr std::uint64_t kPackedAlignment = 4096;  // a page: also where t
 /// What a packed file of a model holds and where: follows from shape and format alone.
 struct PackingPlan {
     WeightFormat format = WeightFormat::f32;
+    WeightOrder order = WeightOrder::panels;
     std::vector<PackedItem> items;  // embedding, layer after layer, final norm, head
     std::uint64_t file_bytes = 0;
 
@@ -62,7 +63,7 @@ struct PackingPlan {
     base::BlockHash fingerprint() const;
 };
 
-PackingPlan plan_packing(const base::ModelShape& shape, WeightFormat format);
+PackingPlan plan_packing(const base::ModelShape& shape, WeightFormat format, WeightOrder order = WeightOrder::panels);
 
 /// Every tensor that the plan needs is there, in F32, F16 or BF16 and in the right shape.
 /// Error: data_loss for a missing one, one of another shape (with both), unimplemented for another dtype.
@@ -71,7 +72,7 @@ base::Result<void> check_tensors(const Checkpoint& checkpoint, const PackingPlan
 /// What `weight_format: auto` means: BF16 where every matrix is stored so, else F32. The plan's tensors must be there.
 WeightFormat stored_format(const Checkpoint& checkpoint, const PackingPlan& plan);
 
-/// Points into the bytes of a packed file, which must have the plan's size and live longer.
+/// Points into the bytes of a packed file or of uploaded weights, which must have the plan's size and live longer.
 Weights bind_weights(const base::ModelShape& shape, const PackingPlan& plan, const std::byte* file);
 
 }  // namespace engine

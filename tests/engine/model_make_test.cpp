@@ -20,6 +20,7 @@ TEST_CASE("every named shape has the size that its name says", "[cli][model_make
     REQUIRE(millions("110m") == Approx(110).epsilon(0.02));
     REQUIRE(millions("tinyllama-1.1b") == Approx(1100).epsilon(0.02));
     REQUIRE(millions("llama-3.2-1b") == Approx(1236).epsilon(0.02));
+    REQUIRE(millions("llama-3.1-8b") == Approx(8030).epsilon(0.01));
     REQUIRE(millions("qwen3-0.6b") == Approx(596).epsilon(0.02));
     REQUIRE_FALSE(cli::named_shape("gpt-5"));
 }

@@ -5,10 +5,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstring>
 #include <fstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "engine/model/weights.h"
@@ -61,6 +63,33 @@ float source_element(const engine::Checkpoint& checkpoint, const std::string& na
 }
 
 }  // namespace
+
+TEST_CASE("many engines at once learn the same content without packing, and remember it", "[engine]") {
+    Setting setting;
+    const auto checkpoint = engine::Checkpoint::open(setting.model);
+    REQUIRE(checkpoint);
+    const auto plan = engine::plan_packing(setting.shape, WeightFormat::bf16, engine::WeightOrder::row_major);
+    std::vector<base::BlockHash> seen(8);
+    std::vector<int> failures(8, 0);
+    {
+        std::vector<std::jthread> engines;
+        for (std::size_t i = 0; i < seen.size(); ++i) {
+            engines.emplace_back([&, i] {
+                const auto content = engine::content_of(*checkpoint, plan, setting.packed);
+                if (content) {
+                    seen[i] = *content;
+                } else {
+                    failures[i] = 1;
+                }
+            });
+        }
+    }
+    REQUIRE(std::count(failures.begin(), failures.end(), 0) == 8);
+    REQUIRE(std::count(seen.begin(), seen.end(), seen[0]) == 8);
+    const auto packed = setting.open(WeightFormat::f32);
+    REQUIRE(packed);
+    REQUIRE(packed->content == seen[0]);
+}
 
 TEST_CASE("weights are packed once and mapped from then on", "[engine][packed]") {
     const Setting setting;

@@ -70,6 +70,17 @@ def test_doctor_tells_the_hardware():
     ran = sluice("doctor")
     assert ran.returncode == 0, ran.stderr
     assert re.search(r"avx2|avx-?512|reference", ran.stdout, re.IGNORECASE)
+    assert re.search(r"^CUDA +(built in|not built in)", ran.stdout, re.MULTILINE)
+    # Either a GPU is usable, or it says why not and which command changes that.
+    assert re.search(r"^GPU +usable|^GPU +not usable: .+\n +to change that: .+", ran.stdout, re.MULTILINE), ran.stdout
+
+
+def test_a_device_that_is_none_is_refused_with_its_line(tmp_path):
+    (tmp_path / "bad.yaml").write_text("engine:\n  device: gpu:0\n")
+    bad = sluice("config", "check", "--config", tmp_path / "bad.yaml")
+    assert bad.returncode > 0
+    assert "bad.yaml:2" in bad.stderr + bad.stdout
+    assert "cuda:0" in bad.stderr + bad.stdout
 
 
 def test_run_answers_a_prompt():

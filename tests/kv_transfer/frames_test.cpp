@@ -127,7 +127,7 @@ TEST_CASE("the raw codec passes bytes through and refuses another length", "[kv_
 
 TEST_CASE("staging buffers come back with their last reference, also after the pool is gone", "[kv_transfer]") {
     int returned = 0;
-    auto pool = std::make_unique<kv_transfer::StagingPool>(2, 100, [&] { ++returned; });
+    auto pool = std::make_unique<kv_transfer::StagingPool>(device::host_device(), 2, 100, [&] { ++returned; });
     auto first = pool->take();
     auto second = pool->take();
     REQUIRE(first);

@@ -53,7 +53,7 @@ TEST_CASE("many hand-offs with every part on its own thread arrive whole", "[kv_
     constexpr std::uint32_t kTokens = 40;
     constexpr std::uint32_t kBlocks = 3;
     const auto layout = kv_test::make_layout();
-    const auto prefill_store = kv_test::make_store(layout, kHandoffs * kBlocks, 1);
+    auto prefill_store = kv_test::make_store(layout, kHandoffs * kBlocks, 1);
     auto decode_store = kv_test::make_store(layout, kHandoffs * kBlocks, 2);
     const auto blocks_of = [](std::uint32_t handoff) {
         return kv_test::block_table({handoff * kBlocks, handoff * kBlocks + 1, handoff * kBlocks + 2});
@@ -155,7 +155,7 @@ TEST_CASE("stopping every part in the middle of hand-offs ends them all", "[kv_t
     const auto seed = GENERATE(range(0u, 8u));
     CAPTURE(seed);
     const auto layout = kv_test::make_layout();
-    const auto prefill_store = kv_test::make_store(layout, 8, 1);
+    auto prefill_store = kv_test::make_store(layout, 8, 1);
     auto decode_store = kv_test::make_store(layout, 8, 2);
     const auto blocks = kv_test::block_table({0, 1, 2, 3, 4, 5, 6, 7});
     const auto network = net::InProcessNetwork::make();

@@ -73,8 +73,12 @@ public:
 
     base::Result<engine::StepResult> collect(engine::Ticket) override {
         worker_.join();
+        if (is_broken) { return base::fail(base::ErrorCode::internal, "the device is broken"); }
         return std::move(result_);
     }
+
+    /// From now on every step fails as on a device that is lost.
+    std::atomic<bool> is_broken{false};
 
     std::uint64_t violations() const { return violations_; }
     std::uint64_t steps() const { return steps_; }

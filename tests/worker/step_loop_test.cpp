@@ -320,3 +320,23 @@ TEST_CASE("a lone sequence waits for blocks that a transfer still touches, inste
     REQUIRE(bench.sink.answers[key].finals == 1);
     REQUIRE(bench.sink.answers[key].tokens == ledger_continuation({1, 2, 3}, 55, 1000));
 }
+
+TEST_CASE("a worker whose device is lost sends its sequences elsewhere and takes no more", "[worker]") {
+    Bench bench;
+    REQUIRE(bench.loop.post_command(make_start(1, {1, 2, 3}, 10)));
+    bench.loop.turn();
+    bench.engine.is_broken = true;
+    bench.settle();
+    REQUIRE(bench.loop.post_command(make_start(2, {1, 2, 3}, 10)));
+    bench.settle();
+    for (const std::uint64_t request : {1u, 2u}) {
+        CAPTURE(request);
+        const auto& answer = bench.sink.answers.at({RequestId{request}, Epoch{0}});
+        REQUIRE(answer.finals == 1);
+        REQUIRE(answer.finish == Finish::error);
+        REQUIRE(answer.error->code == base::ErrorCode::unavailable);  // the gateway places it again
+    }
+    REQUIRE(bench.board.draining());
+    const auto counts = bench.cache.counts();
+    REQUIRE(counts.used + counts.pinned + counts.stranded == 0);
+}

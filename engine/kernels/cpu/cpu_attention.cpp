@@ -238,7 +238,8 @@ void attend_items(const Call& call, std::span<const Item> items) {
         const SequenceRows& sequence = call.args.sequences[item.sequence];
         const std::uint32_t vectors = item.vector_end - item.vector_begin;
         for (std::uint32_t v = 0; v < vectors; ++v) {
-            const float* q = call.args.q + call.q_offset(sequence, item.kv_head, item.vector_begin + v);
+            const float* q =
+                static_cast<const float*>(call.args.q) + call.q_offset(sequence, item.kv_head, item.vector_begin + v);
             const std::uint32_t first = v / call.format.block_vectors * call.format.block_vectors;
             const std::uint32_t count = std::min(vectors - first, call.format.block_vectors);
             call.format.pack_query(q, call.head_dim, count,
@@ -260,7 +261,8 @@ void attend_items(const Call& call, std::span<const Item> items) {
         const std::size_t width = std::size_t{call.chunks} * 16;
         for (std::uint32_t v = 0; v < vectors; ++v) {
             const float* from = space.states + v * space.state_floats;
-            float* out = call.args.out + call.q_offset(sequence, item.kv_head, item.vector_begin + v);
+            float* out =
+                static_cast<float*>(call.args.out) + call.q_offset(sequence, item.kv_head, item.vector_begin + v);
             call.kernels.finish(from, from[width + 1], call.head_dim, out);
         }
     }
@@ -279,7 +281,7 @@ void merge_item(const Call& call, const Item& item) {
             call.kernels.merge(state + width, state + width + 1, state, part[width], part[width + 1], part,
                                call.chunks);
         }
-        float* out = call.args.out + call.q_offset(sequence, item.kv_head, item.vector_begin + i);
+        float* out = static_cast<float*>(call.args.out) + call.q_offset(sequence, item.kv_head, item.vector_begin + i);
         call.kernels.finish(state, state[width + 1], call.head_dim, out);
     }
 }

@@ -48,7 +48,8 @@ void CpuBackend::for_rows(std::uint32_t rows, std::size_t row_cost, const Functi
     });
 }
 
-void CpuBackend::embed(const PackedMatrix& table, std::span<const base::TokenId> tokens, float* out) {
+void CpuBackend::embed(const PackedMatrix& table, std::span<const base::TokenId> tokens, void* out_rows) {
+    auto* out = static_cast<float*>(out_rows);
     const std::uint32_t e = kernels_of(table.format).lane_elements;
     const std::size_t lanes = (table.inputs + e - 1) / e;
     for_rows(static_cast<std::uint32_t>(tokens.size()), table.inputs, [&](std::uint32_t begin, std::uint32_t end) {
@@ -73,8 +74,10 @@ void CpuBackend::embed(const PackedMatrix& table, std::span<const base::TokenId>
     });
 }
 
-void CpuBackend::rms_norm(const float* x, const float* weight, float eps, std::uint32_t rows, std::uint32_t width,
-                          float* out) {
+void CpuBackend::rms_norm(const void* x_rows, const float* weight, float eps, std::uint32_t rows, std::uint32_t width,
+                          void* out_rows) {
+    const auto* x = static_cast<const float*>(x_rows);
+    auto* out = static_cast<float*>(out_rows);
     for_rows(rows, width, [&](std::uint32_t begin, std::uint32_t end) {
         for (std::size_t row = begin; row < end; ++row) {
             kernels_.rms_norm(x + row * width, weight, eps, width, out + row * width);
@@ -82,8 +85,11 @@ void CpuBackend::rms_norm(const float* x, const float* weight, float eps, std::u
     });
 }
 
-void CpuBackend::add_rms_norm(float* residual, const float* delta, const float* weight, float eps, std::uint32_t rows,
-                              std::uint32_t width, float* out) {
+void CpuBackend::add_rms_norm(void* residual_rows, const void* delta_rows, const float* weight, float eps,
+                              std::uint32_t rows, std::uint32_t width, void* out_rows) {
+    auto* residual = static_cast<float*>(residual_rows);
+    const auto* delta = static_cast<const float*>(delta_rows);
+    auto* out = static_cast<float*>(out_rows);
     for_rows(rows, width, [&](std::uint32_t begin, std::uint32_t end) {
         for (std::size_t row = begin; row < end; ++row) {
             kernels_.add(residual + row * width, delta + row * width, width);
@@ -92,7 +98,10 @@ void CpuBackend::add_rms_norm(float* residual, const float* delta, const float* 
     });
 }
 
-void CpuBackend::linear(const PackedMatrix& w, const float* x, std::uint32_t rows, const float* bias, float* y) {
+void CpuBackend::linear(const PackedMatrix& w, const void* x_rows, std::uint32_t rows, const float* bias, void* y_rows,
+                        Activation /*kind*/) {
+    const auto* x = static_cast<const float*>(x_rows);
+    auto* y = static_cast<float*>(y_rows);
     if (rows == 0) { return; }
     const FormatKernels& kernels = kernels_of(w.format);
     const std::uint32_t lanes = (w.inputs + kernels.lane_elements - 1) / kernels.lane_elements;
@@ -135,7 +144,9 @@ void CpuBackend::linear(const PackedMatrix& w, const float* x, std::uint32_t row
     });
 }
 
-void CpuBackend::swiglu(const float* gate_up, std::uint32_t rows, std::uint32_t width, float* out) {
+void CpuBackend::swiglu(const void* gate_up_rows, std::uint32_t rows, std::uint32_t width, void* out_rows) {
+    const auto* gate_up = static_cast<const float*>(gate_up_rows);
+    auto* out = static_cast<float*>(out_rows);
     for_rows(rows, std::size_t{4} * width, [&](std::uint32_t begin, std::uint32_t end) {
         for (std::size_t row = begin; row < end; ++row) {
             const float* gate = gate_up + row * 2 * width;
@@ -157,7 +168,7 @@ void CpuBackend::rope_and_append(const base::ModelShape& shape, const AppendArgs
                 const std::size_t row = sequence.row_begin + r;
                 const std::size_t position = sequence.position + r;
                 const base::BlockId block = sequence.blocks[position / layout.block_tokens()];
-                kernels.append({.qkv = args.qkv + row * qkv_width,
+                kernels.append({.qkv = static_cast<const float*>(args.qkv) + row * qkv_width,
                                 .heads_q = shape.heads_q,
                                 .heads_kv = shape.heads_kv,
                                 .head_dim = shape.head_dim,
@@ -166,7 +177,7 @@ void CpuBackend::rope_and_append(const base::ModelShape& shape, const AppendArgs
                                 .q_norm = args.q_norm,
                                 .k_norm = args.k_norm,
                                 .norm_eps = args.norm_eps,
-                                .q = args.q + row * q_width,
+                                .q = static_cast<float*>(args.q) + row * q_width,
                                 .k_tile = args.kv->tile(block, args.layer, kv_cache::KvPart::k, 0),
                                 .v_tile = args.kv->tile(block, args.layer, kv_cache::KvPart::v, 0),
                                 .tile_bytes = layout.tile_bytes(),

@@ -72,7 +72,8 @@ void rotate_head(const AppendArgs& args, const float* x, const float* norm, std:
 
 }  // namespace
 
-void ReferenceBackend::embed(const PackedMatrix& table, std::span<const base::TokenId> tokens, float* out) {
+void ReferenceBackend::embed(const PackedMatrix& table, std::span<const base::TokenId> tokens, void* out_rows) {
+    auto* out = static_cast<float*>(out_rows);
     for (std::size_t row = 0; row < tokens.size(); ++row) {
         CHECK(tokens[row] >= 0 && static_cast<std::uint32_t>(tokens[row]) < table.outputs,
               "token " << tokens[row] << " of " << table.outputs);
@@ -83,22 +84,30 @@ void ReferenceBackend::embed(const PackedMatrix& table, std::span<const base::To
     }
 }
 
-void ReferenceBackend::rms_norm(const float* x, const float* weight, float eps, std::uint32_t rows, std::uint32_t width,
-                                float* out) {
+void ReferenceBackend::rms_norm(const void* x_rows, const float* weight, float eps, std::uint32_t rows,
+                                std::uint32_t width, void* out_rows) {
+    const auto* x = static_cast<const float*>(x_rows);
+    auto* out = static_cast<float*>(out_rows);
     for (std::size_t row = 0; row < rows; ++row) {
         norm_row(x + row * width, weight, eps, width, out + row * width);
     }
 }
 
-void ReferenceBackend::add_rms_norm(float* residual, const float* delta, const float* weight, float eps,
-                                    std::uint32_t rows, std::uint32_t width, float* out) {
+void ReferenceBackend::add_rms_norm(void* residual_rows, const void* delta_rows, const float* weight, float eps,
+                                    std::uint32_t rows, std::uint32_t width, void* out_rows) {
+    auto* residual = static_cast<float*>(residual_rows);
+    const auto* delta = static_cast<const float*>(delta_rows);
+    auto* out = static_cast<float*>(out_rows);
     for (std::size_t i = 0; i < std::size_t{rows} * width; ++i) {
         residual[i] += delta[i];
     }
     rms_norm(residual, weight, eps, rows, width, out);
 }
 
-void ReferenceBackend::linear(const PackedMatrix& w, const float* x, std::uint32_t rows, const float* bias, float* y) {
+void ReferenceBackend::linear(const PackedMatrix& w, const void* x_rows, std::uint32_t rows, const float* bias,
+                              void* y_rows, Activation /*kind*/) {
+    const auto* x = static_cast<const float*>(x_rows);
+    auto* y = static_cast<float*>(y_rows);
     for (std::size_t row = 0; row < rows; ++row) {
         for (std::size_t o = 0; o < w.outputs; ++o) {
             double sum = 0;
@@ -111,7 +120,9 @@ void ReferenceBackend::linear(const PackedMatrix& w, const float* x, std::uint32
     }
 }
 
-void ReferenceBackend::swiglu(const float* gate_up, std::uint32_t rows, std::uint32_t width, float* out) {
+void ReferenceBackend::swiglu(const void* gate_up_rows, std::uint32_t rows, std::uint32_t width, void* out_rows) {
+    const auto* gate_up = static_cast<const float*>(gate_up_rows);
+    auto* out = static_cast<float*>(out_rows);
     for (std::size_t row = 0; row < rows; ++row) {
         for (std::size_t i = 0; i < width; ++i) {
             const double gate = gate_up[row * 2 * width + i];
@@ -131,9 +142,10 @@ void ReferenceBackend::rope_and_append(const base::ModelShape& shape, const Appe
         for (std::size_t r = 0; r < sequence.rows; ++r) {
             const std::size_t position = sequence.position + r;
             const std::size_t row = sequence.row_begin + r;
-            const float* qkv = args.qkv + row * heads * d;
+            const float* qkv = static_cast<const float*>(args.qkv) + row * heads * d;
             for (std::size_t h = 0; h < shape.heads_q; ++h) {
-                rotate_head(args, qkv + h * d, args.q_norm, position, d, args.q + (row * shape.heads_q + h) * d);
+                rotate_head(args, qkv + h * d, args.q_norm, position, d,
+                            static_cast<float*>(args.q) + (row * shape.heads_q + h) * d);
             }
             const auto token = static_cast<std::uint32_t>(position % layout.block_tokens());
             std::byte* block = args.kv->block(sequence.blocks[position / layout.block_tokens()]);
@@ -155,6 +167,8 @@ void ReferenceBackend::attention(const base::ModelShape& shape, const AttentionA
     const kv_cache::KvDtype dtype = layout.format().dtype;
     const std::size_t d = shape.head_dim;
     const std::uint32_t group = shape.heads_q / shape.heads_kv;
+    const auto* q = static_cast<const float*>(args.q);
+    auto* attended = static_cast<float*>(args.out);
     for (const SequenceRows& sequence : args.sequences) {
         for (std::uint32_t r = 0; r < sequence.rows; ++r) {
             for (std::uint32_t h = 0; h < shape.heads_q; ++h) {
@@ -171,7 +185,7 @@ void ReferenceBackend::attention(const base::ModelShape& shape, const AttentionA
                 for (std::uint32_t key = 0; key < keys; ++key) {
                     double score = 0;
                     for (std::uint32_t i = 0; i < d; ++i) {
-                        score += args.q[at + i] * element(kv_cache::KvPart::k, key, i);
+                        score += q[at + i] * element(kv_cache::KvPart::k, key, i);
                     }
                     weights[key] = score * args.scale;
                     largest = std::max(largest, weights[key]);
@@ -186,7 +200,7 @@ void ReferenceBackend::attention(const base::ModelShape& shape, const AttentionA
                     for (std::uint32_t key = 0; key < keys; ++key) {
                         out += weights[key] * element(kv_cache::KvPart::v, key, i);
                     }
-                    args.out[at + i] = static_cast<float>(out / sum);
+                    attended[at + i] = static_cast<float>(out / sum);
                 }
             }
         }

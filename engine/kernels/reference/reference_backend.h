@@ -13,13 +13,14 @@ public:
     kv_cache::TileOrder tile_order() const override { return kv_cache::TileOrder::token_major; }
     std::uint32_t threads() const override { return 1; }
 
-    void embed(const PackedMatrix& table, std::span<const base::TokenId> tokens, float* out) override;
-    void rms_norm(const float* x, const float* weight, float eps, std::uint32_t rows, std::uint32_t width,
-                  float* out) override;
-    void add_rms_norm(float* residual, const float* delta, const float* weight, float eps, std::uint32_t rows,
-                      std::uint32_t width, float* out) override;
-    void linear(const PackedMatrix& w, const float* x, std::uint32_t rows, const float* bias, float* y) override;
-    void swiglu(const float* gate_up, std::uint32_t rows, std::uint32_t width, float* out) override;
+    void embed(const PackedMatrix& table, std::span<const base::TokenId> tokens, void* out) override;
+    void rms_norm(const void* x, const float* weight, float eps, std::uint32_t rows, std::uint32_t width,
+                  void* out) override;
+    void add_rms_norm(void* residual, const void* delta, const float* weight, float eps, std::uint32_t rows,
+                      std::uint32_t width, void* out) override;
+    void linear(const PackedMatrix& w, const void* x, std::uint32_t rows, const float* bias, void* y,
+                Activation kind) override;
+    void swiglu(const void* gate_up, std::uint32_t rows, std::uint32_t width, void* out) override;
     void rope_and_append(const base::ModelShape& shape, const AppendArgs& args) override;
     void attention(const base::ModelShape& shape, const AttentionArgs& args) override;
 };

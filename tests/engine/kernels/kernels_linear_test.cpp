@@ -18,7 +18,7 @@ std::vector<float> run_linear(engine::Backend& backend, Matrix& matrix, const st
     Guarded<float> input{x.size()};
     std::copy(x.begin(), x.end(), input.data());
     Guarded<float> y{std::size_t{rows} * matrix.packed.outputs};
-    backend.linear(matrix.packed, input.data(), rows, bias, y.data());
+    backend.linear(matrix.packed, input.data(), rows, bias, y.data(), engine::Activation::delta);
     REQUIRE(y.front_untouched());
     return y.values();
 }

@@ -1,0 +1,534 @@
+// gpu_bench: what the device can do at most (measured), each CUDA operator at Llama-3.1-8B shapes as a share of that,
+// and whole synthetic steps made of the operators. Random weights; the engine is not involved.
+//   gpu_bench [--json FILE] [--layers N] [--quick 1]
+// Exit: 0, 2 on an error of the runtime, 77 without a device. Builds alone: see scripts/gpu-check.
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "bench/gpu/device_limits.h"
+#include "bench/gpu/synthetic_step.h"
+
+namespace {
+
+namespace cuda = engine::cuda;
+using gpu_bench::DeviceMemory;
+using gpu_bench::Operator;
+using gpu_bench::Products;
+using gpu_bench::StepShape;
+using gpu_bench::SyntheticModel;
+
+#define BENCH_REQUIRE(call)                                                                             \
+    do {                                                                                                \
+        const cudaError_t bench_error = (call);                                                         \
+        if (bench_error != cudaSuccess) {                                                               \
+            std::printf("%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(bench_error)); \
+            std::exit(2);                                                                               \
+        }                                                                                               \
+    } while (false)
+
+/// The figures, also as one JSON object: name -> value.
+class Record {
+public:
+    void add(const std::string& name, double value) { values_.emplace_back(name, value); }
+    void text(const std::string& name, const std::string& value) { texts_.emplace_back(name, value); }
+    bool write(const char* path) const {
+        std::FILE* file = std::fopen(path, "w");
+        if (file == nullptr) { return false; }
+        std::fprintf(file, "{\n");
+        for (const auto& [name, value] : texts_) {
+            std::fprintf(file, "  \"%s\": \"%s\",\n", name.c_str(), value.c_str());
+        }
+        for (std::size_t i = 0; i < values_.size(); ++i) {
+            std::fprintf(file, "  \"%s\": %.6g%s\n", values_[i].first.c_str(), values_[i].second,
+                         i + 1 < values_.size() ? "," : "");
+        }
+        std::fprintf(file, "}\n");
+        return std::fclose(file) == 0;
+    }
+
+private:
+    std::vector<std::pair<std::string, double>> values_;
+    std::vector<std::pair<std::string, std::string>> texts_;
+};
+
+struct Limits {
+    double read_bytes_per_s = 0;
+    double copy_bytes_per_s = 0;  // read plus written
+    double matrix_flops_per_s = 0;
+    double to_device_bytes_per_s = 0;
+    double to_host_bytes_per_s = 0;
+};
+
+class Timer {
+public:
+    Timer() {
+        BENCH_REQUIRE(cudaStreamCreate(&stream_));
+        BENCH_REQUIRE(cudaEventCreate(&begin_));
+        BENCH_REQUIRE(cudaEventCreate(&end_));
+    }
+    ~Timer() {
+        cudaEventDestroy(begin_);
+        cudaEventDestroy(end_);
+        cudaStreamDestroy(stream_);
+    }
+    Timer(const Timer&) = delete;
+    Timer& operator=(const Timer&) = delete;
+
+    cudaStream_t stream() const { return stream_; }
+
+    /// Median milliseconds of `work`, launched `repeats` times after two for warming up.
+    double median_ms(int repeats, const std::function<cudaError_t(cudaStream_t)>& work) {
+        std::vector<float> times;
+        for (int i = -2; i < repeats; ++i) {
+            BENCH_REQUIRE(cudaEventRecord(begin_, stream_));
+            BENCH_REQUIRE(work(stream_));
+            BENCH_REQUIRE(cudaEventRecord(end_, stream_));
+            BENCH_REQUIRE(cudaEventSynchronize(end_));
+            float ms = 0;
+            BENCH_REQUIRE(cudaEventElapsedTime(&ms, begin_, end_));
+            if (i >= 0) { times.push_back(ms); }
+        }
+        std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
+        return static_cast<double>(times[times.size() / 2]);
+    }
+
+    /// The same, of one graph launch of `work`.
+    double graph_median_ms(int repeats, const std::function<cudaError_t(cudaStream_t)>& work) {
+        BENCH_REQUIRE(work(stream_));  // what is found at first use is found now
+        BENCH_REQUIRE(cudaStreamSynchronize(stream_));
+        cudaGraph_t graph = nullptr;
+        cudaGraphExec_t executable = nullptr;
+        BENCH_REQUIRE(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+        BENCH_REQUIRE(work(stream_));
+        BENCH_REQUIRE(cudaStreamEndCapture(stream_, &graph));
+        BENCH_REQUIRE(cudaGraphInstantiate(&executable, graph, 0));
+        const double ms = median_ms(repeats, [&](cudaStream_t stream) { return cudaGraphLaunch(executable, stream); });
+        BENCH_REQUIRE(cudaGraphExecDestroy(executable));
+        BENCH_REQUIRE(cudaGraphDestroy(graph));
+        return ms;
+    }
+
+private:
+    cudaStream_t stream_ = nullptr;
+    cudaEvent_t begin_ = nullptr;
+    cudaEvent_t end_ = nullptr;
+};
+
+Limits measure_limits(Timer& timer, cuda::MatmulLibrary& library, Record& record) {
+    Limits limits;
+    {
+        DeviceMemory memory;
+        constexpr std::size_t kBytes = std::size_t{4} << 30;
+        auto* from = memory.allocate_random(kBytes / 2, 1);
+        auto* to = memory.allocate<std::byte>(kBytes);
+        auto* sums = memory.allocate<unsigned>(gpu_bench::read_blocks());
+        BENCH_REQUIRE(memory.error());
+        const double copy_ms = timer.median_ms(10, [&](cudaStream_t stream) {
+            return cudaMemcpyAsync(to, from, kBytes, cudaMemcpyDeviceToDevice, stream);
+        });
+        const double read_ms =
+            timer.median_ms(10, [&](cudaStream_t stream) { return gpu_bench::read_once(from, kBytes, sums, stream); });
+        limits.copy_bytes_per_s = 2.0 * static_cast<double>(kBytes) / copy_ms * 1e3;
+        limits.read_bytes_per_s = static_cast<double>(kBytes) / read_ms * 1e3;
+    }
+    {
+        DeviceMemory memory;
+        constexpr std::int32_t kSide = 8192;
+        constexpr std::size_t kCount = std::size_t{kSide} * kSide;
+        const cuda::DeviceMatrix w{memory.allocate_random(kCount, 1), kSide, kSide};
+        const cuda::Bf16* x = memory.allocate_random(kCount, 1);
+        void* y = memory.allocate<cuda::Bf16>(kCount);
+        BENCH_REQUIRE(memory.error());
+        const double ms = timer.median_ms(
+            20, [&](cudaStream_t stream) { return library.linear(w, x, kSide, cuda::LinearOutput::bf16, y, stream); });
+        limits.matrix_flops_per_s = 2.0 * kSide * kSide * kSide / ms * 1e3;
+    }
+    {
+        DeviceMemory memory;
+        constexpr std::size_t kBytes = std::size_t{256} << 20;
+        auto* on_device = memory.allocate<std::byte>(kBytes);
+        BENCH_REQUIRE(memory.error());
+        void* pinned = nullptr;
+        BENCH_REQUIRE(cudaMallocHost(&pinned, kBytes));
+        std::memset(pinned, 0x5a, kBytes);
+        const double in_ms = timer.median_ms(10, [&](cudaStream_t stream) {
+            return cudaMemcpyAsync(on_device, pinned, kBytes, cudaMemcpyHostToDevice, stream);
+        });
+        const double out_ms = timer.median_ms(10, [&](cudaStream_t stream) {
+            return cudaMemcpyAsync(pinned, on_device, kBytes, cudaMemcpyDeviceToHost, stream);
+        });
+        limits.to_device_bytes_per_s = static_cast<double>(kBytes) / in_ms * 1e3;
+        limits.to_host_bytes_per_s = static_cast<double>(kBytes) / out_ms * 1e3;
+        BENCH_REQUIRE(cudaFreeHost(pinned));
+    }
+    std::printf("\nmeasured limits\n  memory: read %.0f GB/s, copy (read + written) %.0f GB/s\n",
+                limits.read_bytes_per_s / 1e9, limits.copy_bytes_per_s / 1e9);
+    std::printf("  bf16 matrix products (cuBLASLt, 8192^3): %.0f TFLOP/s\n", limits.matrix_flops_per_s / 1e12);
+    std::printf("  pinned copies: to the device %.1f GB/s, to the host %.1f GB/s\n", limits.to_device_bytes_per_s / 1e9,
+                limits.to_host_bytes_per_s / 1e9);
+    record.add("limit.read_gb_per_s", limits.read_bytes_per_s / 1e9);
+    record.add("limit.copy_gb_per_s", limits.copy_bytes_per_s / 1e9);
+    record.add("limit.bf16_tflop_per_s", limits.matrix_flops_per_s / 1e12);
+    record.add("limit.to_device_gb_per_s", limits.to_device_bytes_per_s / 1e9);
+    record.add("limit.to_host_gb_per_s", limits.to_host_bytes_per_s / 1e9);
+    return limits;
+}
+
+/// Swap and push: runs of blocks to the host and back, and a layer group gathered and sent.
+void measure_copies(Timer& timer, const Limits& limits, const StepShape& shape, Record& record) {
+    constexpr std::int32_t kBlockTokens = 16;
+    const std::size_t block_bytes = kBlockTokens * shape.kv_bytes_per_token();
+    constexpr std::int32_t kBlocks = 128;
+    DeviceMemory memory;
+    std::byte* pool = reinterpret_cast<std::byte*>(memory.allocate_random(kBlocks * block_bytes / 2, 1));
+    std::byte* staging = memory.allocate<std::byte>(kBlocks * block_bytes);
+    std::vector<std::int32_t> blocks(kBlocks);
+    for (std::int32_t i = 0; i < kBlocks; ++i) {
+        blocks[static_cast<std::size_t>(i)] = i * 37 % kBlocks;
+    }
+    const std::int32_t* device_blocks = memory.allocate_copy(blocks);
+    BENCH_REQUIRE(memory.error());
+    void* pinned = nullptr;
+    BENCH_REQUIRE(cudaMallocHost(&pinned, kBlocks * block_bytes));
+    std::printf("\ncopies of KV (blocks of %.2f MiB)            GB/s  share of the pinned copy rate\n",
+                static_cast<double>(block_bytes) / (1 << 20));
+    const auto report = [&](const std::string& name, double bytes, double ms, double limit) {
+        const double rate = bytes / ms * 1e3;
+        std::printf("  %-40s %6.1f  %3.0f %%\n", name.c_str(), rate / 1e9, 100 * rate / limit);
+        record.add("copy." + name + ".gb_per_s", rate / 1e9);
+        record.add("copy." + name + ".share", rate / limit);
+    };
+    for (const std::size_t run : {std::size_t{1}, std::size_t{8}, std::size_t{64}}) {
+        for (const bool out : {true, false}) {
+            const double ms = timer.median_ms(10, [&](cudaStream_t stream) {
+                for (std::size_t first = 0; first < kBlocks; first += run) {
+                    std::byte* on_host = static_cast<std::byte*>(pinned) + first * block_bytes;
+                    std::byte* on_device = pool + first * block_bytes;
+                    const cudaError_t error =
+                        out ? cudaMemcpyAsync(on_host, on_device, run * block_bytes, cudaMemcpyDeviceToHost, stream)
+                            : cudaMemcpyAsync(on_device, on_host, run * block_bytes, cudaMemcpyHostToDevice, stream);
+                    if (error != cudaSuccess) { return error; }
+                }
+                return cudaSuccess;
+            });
+            report(std::string(out ? "swap_out" : "swap_in") + ".runs_of_" + std::to_string(run),
+                   static_cast<double>(kBlocks * block_bytes), ms,
+                   out ? limits.to_host_bytes_per_s : limits.to_device_bytes_per_s);
+        }
+    }
+    cuda::KvCopyArguments a;
+    a.kv.base = pool;
+    a.kv.tile_bytes = static_cast<std::size_t>(kBlockTokens * shape.head_dim) * 2;
+    a.kv.block_bytes = block_bytes;
+    a.kv.kv_heads = shape.heads_kv;
+    a.kv.head_dim = shape.head_dim;
+    a.layer_stride = 2 * static_cast<std::size_t>(shape.heads_kv) * a.kv.tile_bytes;
+    a.blocks = device_blocks;
+    a.layer_end = std::min(8, shape.layers);
+    a.token_end = kBlocks * kBlockTokens;
+    const std::size_t group_bytes = a.layer_stride * static_cast<std::size_t>(a.layer_end) * kBlocks;
+    const double gather_ms =
+        timer.median_ms(10, [&](cudaStream_t stream) { return cuda::kv_gather(a, staging, stream); });
+    report("gather_layer_group (share of device copy)", 2.0 * static_cast<double>(group_bytes), gather_ms,
+           limits.copy_bytes_per_s);
+    const double push_ms = timer.median_ms(10, [&](cudaStream_t stream) {
+        const cudaError_t error = cuda::kv_gather(a, staging, stream);
+        if (error != cudaSuccess) { return error; }
+        return cudaMemcpyAsync(pinned, staging, group_bytes, cudaMemcpyDeviceToHost, stream);
+    });
+    report("push_layer_group", static_cast<double>(group_bytes), push_ms, limits.to_host_bytes_per_s);
+    const double scatter_ms = timer.median_ms(10, [&](cudaStream_t stream) {
+        const cudaError_t error = cudaMemcpyAsync(staging, pinned, group_bytes, cudaMemcpyHostToDevice, stream);
+        if (error != cudaSuccess) { return error; }
+        return cuda::kv_scatter(a, staging, stream);
+    });
+    report("receive_layer_group", static_cast<double>(group_bytes), scatter_ms, limits.to_device_bytes_per_s);
+    BENCH_REQUIRE(cudaFreeHost(pinned));
+}
+
+struct Work {
+    double flops = 0;
+    double bytes = 0;
+};
+
+/// What an operator must do at least, per layer.
+Work work_of(Operator which, const StepShape& s, double rows, double context) {
+    const double hidden = s.hidden;
+    const auto product = [&](double outputs, double inputs, double output_bytes) {
+        return Work{2 * rows * outputs * inputs, 2 * outputs * inputs + rows * (2 * inputs + output_bytes * outputs)};
+    };
+    const double kv_bytes = 4.0 * s.heads_kv * s.head_dim;  // K and V of a token
+    switch (which) {
+        case Operator::norm:
+            return {0, rows * hidden * 6};
+        case Operator::qkv:
+            return product(s.qkv_width(), hidden, 2);
+        case Operator::rope_append:
+            return {0, rows * 4 * s.qkv_width()};
+        case Operator::attention_decode:
+            return {4 * rows * context * s.q_width(), rows * (context * kv_bytes + 4.0 * s.q_width())};
+        case Operator::attention_prefill:
+            return {2 * rows * rows * s.q_width(), rows * (kv_bytes + 4.0 * s.q_width())};
+        case Operator::output:
+            return product(hidden, s.q_width(), 8);
+        case Operator::gate_up:
+            return product(2.0 * s.intermediate, hidden, 2);
+        case Operator::swiglu:
+            return {0, rows * 6 * s.intermediate};
+        case Operator::down:
+            return product(hidden, s.intermediate, 8);
+        case Operator::head:
+            return product(s.vocabulary, hidden, 4);
+    }
+    return {};
+}
+
+const char* name_of(Operator which) {
+    switch (which) {
+        case Operator::norm:
+            return "norm";
+        case Operator::qkv:
+            return "qkv";
+        case Operator::rope_append:
+            return "rope_append";
+        case Operator::attention_decode:
+        case Operator::attention_prefill:
+            return "attention";
+        case Operator::output:
+            return "output";
+        case Operator::gate_up:
+            return "gate_up";
+        case Operator::swiglu:
+            return "swiglu";
+        case Operator::down:
+            return "down";
+        case Operator::head:
+            return "head";
+    }
+    return "";
+}
+
+/// Each operator of a step: microseconds per layer, floor, share. Then the step.
+class StepBench {
+public:
+    StepBench(Timer& timer, const Limits& limits, SyntheticModel& model, Record& record)
+        : timer_(timer), limits_(limits), model_(model), record_(record) {}
+
+    void decode(std::int32_t batch, std::int32_t context) {
+        std::vector<std::int32_t> tokens(static_cast<std::size_t>(batch));
+        std::vector<std::int32_t> sequence(tokens.size());
+        for (std::int32_t i = 0; i < batch; ++i) {
+            tokens[static_cast<std::size_t>(i)] = i * 7919 % model_.shape().vocabulary;
+            sequence[static_cast<std::size_t>(i)] = i;
+        }
+        BENCH_REQUIRE(model_.set_rows(tokens, sequence, std::vector<std::int32_t>(tokens.size(), context - 1)));
+        const StepShape& s = model_.shape();
+        // Speed of light: weights once, KV once.
+        const double floor_s = (2.0 * static_cast<double>(s.weights()) +
+                                static_cast<double>(batch) * context * static_cast<double>(s.kv_bytes_per_token())) /
+                               limits_.read_bytes_per_s;
+        run("decode batch " + std::to_string(batch) + " context " + std::to_string(context),
+            "decode." + std::to_string(batch) + "." + std::to_string(context), Operator::attention_decode, batch, batch,
+            context, floor_s, [&](cudaStream_t stream) { return model_.decode(batch, context, stream); });
+    }
+
+    void prefill(std::int32_t count) {
+        std::vector<std::int32_t> tokens(static_cast<std::size_t>(count));
+        std::vector<std::int32_t> position(tokens.size());
+        for (std::int32_t i = 0; i < count; ++i) {
+            tokens[static_cast<std::size_t>(i)] = i * 7919 % model_.shape().vocabulary;
+            position[static_cast<std::size_t>(i)] = i;
+        }
+        BENCH_REQUIRE(model_.set_rows(tokens, std::vector<std::int32_t>(tokens.size(), 0), position));
+        const std::int32_t tile = cuda::prefill_tile_tokens(model_.shape().heads_q, model_.shape().heads_kv);
+        std::vector<cuda::PrefillTile> tiles;
+        for (std::int32_t r = 0; r < count; r += tile) {
+            tiles.push_back({r, std::min(tile, count - r), r, 0});
+        }
+        std::reverse(tiles.begin(), tiles.end());  // the longest first
+        BENCH_REQUIRE(model_.set_tiles(tiles));
+        const StepShape& s = model_.shape();
+        const double flops = 2.0 * count *
+                                 static_cast<double>(s.weights() - static_cast<std::size_t>(s.hidden) *
+                                                                       static_cast<std::size_t>(s.vocabulary)) +
+                             2.0 * count * count * s.q_width() * s.layers;
+        run("prefill " + std::to_string(count), "prefill." + std::to_string(count), Operator::attention_prefill, count,
+            1, count, flops / limits_.matrix_flops_per_s,
+            [&](cudaStream_t stream) { return model_.prefill(count, stream); });
+    }
+
+private:
+    void run(const std::string& title, const std::string& key, Operator attention, std::int32_t rows,
+             std::int32_t head_rows, std::int32_t context, double step_floor_s,
+             const std::function<cudaError_t(cudaStream_t)>& step) {
+        std::printf("\n%s\n  %-14s %10s %10s %7s  (us per layer, floor, share of the limit)\n", title.c_str(),
+                    "operator", "us", "floor", "share");
+        const std::int32_t layers = model_.shape().layers;
+        double sum_ms = 0;
+        for (const Operator which : {Operator::norm, Operator::qkv, Operator::rope_append, attention, Operator::output,
+                                     Operator::gate_up, Operator::swiglu, Operator::down, Operator::head}) {
+            const bool head = which == Operator::head;
+            const std::int32_t count = head ? 1 : layers;
+            const std::int32_t operator_rows = head ? head_rows : rows;
+            const double ms = timer_.graph_median_ms(10, [&](cudaStream_t stream) {
+                return model_.run_in_all_layers(which, operator_rows, context, stream);
+            });
+            const double us = ms * 1e3 / count;
+            const Work work = work_of(which, model_.shape(), operator_rows, context);
+            const double floor_us =
+                1e6 * std::max(work.flops / limits_.matrix_flops_per_s, work.bytes / limits_.read_bytes_per_s);
+            std::printf("  %-14s %10.2f %10.2f %6.0f%%\n", name_of(which), us, floor_us, 100 * floor_us / us);
+            record_.add(key + "." + name_of(which) + ".us", us);
+            record_.add(key + "." + name_of(which) + ".share", floor_us / us);
+            sum_ms += ms * (which == Operator::norm ? 2 : 1);
+        }
+        const double ms = timer_.graph_median_ms(10, step);
+        std::printf("  step %.3f ms (operators alone %.3f ms), floor %.3f ms: %.0f %% of the limit\n", ms, sum_ms,
+                    step_floor_s * 1e3, 100 * step_floor_s * 1e3 / ms);
+        record_.add(key + ".step_ms", ms);
+        record_.add(key + ".operators_ms", sum_ms);
+        record_.add(key + ".share", step_floor_s * 1e3 / ms);
+        model_.set_products(Products::fixed_order);
+        const double fixed_ms = timer_.graph_median_ms(5, step);
+        model_.set_products(Products::fastest);
+        std::printf("  deterministic mode: %.3f ms (%.2f times)\n", fixed_ms, fixed_ms / ms);
+        record_.add(key + ".fixed_order_step_ms", fixed_ms);
+    }
+
+    Timer& timer_;
+    const Limits& limits_;
+    SyntheticModel& model_;
+    Record& record_;
+};
+
+/// The products of a layer at one number of rows in FP8 against BF16, activations quantised in the time.
+void measure_fp8(Timer& timer, cuda::MatmulLibrary& library, const StepShape& s, Record& record) {
+    if (!library.has_fp8()) {
+        std::printf("\nno FP8 products with scales per row and per output here\n");
+        return;
+    }
+    std::printf("\nFP8 (e4m3, one scale per row and per output; time includes quantising the rows)\n");
+    const std::pair<std::int32_t, std::int32_t> shapes[] = {
+        {s.qkv_width(), s.hidden}, {2 * s.intermediate, s.hidden}, {s.hidden, s.intermediate}};
+    for (const auto& [outputs, inputs] : shapes) {
+        for (const std::int32_t rows : {32, 128, 2048}) {
+            DeviceMemory memory;
+            const auto w_count = static_cast<std::size_t>(outputs) * static_cast<std::size_t>(inputs);
+            const auto x_count = static_cast<std::size_t>(rows) * static_cast<std::size_t>(inputs);
+            const cuda::DeviceMatrix w{memory.allocate_random(w_count, 0.02f), outputs, inputs};
+            const cuda::Bf16* x = memory.allocate_random(x_count, 1);
+            auto* w8 = memory.allocate<std::uint8_t>(w_count);
+            auto* w_scales = memory.allocate<float>(static_cast<std::size_t>(outputs));
+            auto* x8 = memory.allocate<std::uint8_t>(x_count);
+            auto* x_scales = memory.allocate<float>(static_cast<std::size_t>(rows));
+            void* y = memory.allocate<cuda::Bf16>(static_cast<std::size_t>(rows) * static_cast<std::size_t>(outputs));
+            BENCH_REQUIRE(memory.error());
+            BENCH_REQUIRE(cuda::quantize_rows_fp8(w.data, outputs, inputs, w8, w_scales, timer.stream()));
+            const cuda::DeviceMatrixFp8 matrix{w8, w_scales, outputs, inputs};
+            const double bf16_ms = timer.median_ms(20, [&](cudaStream_t stream) {
+                return library.linear(w, x, rows, cuda::LinearOutput::bf16, y, stream);
+            });
+            const double fp8_ms = timer.median_ms(20, [&](cudaStream_t stream) {
+                const cudaError_t error = cuda::quantize_rows_fp8(x, rows, inputs, x8, x_scales, stream);
+                if (error != cudaSuccess) { return error; }
+                return library.linear(matrix, x8, x_scales, rows, cuda::LinearOutput::bf16, y, stream);
+            });
+            std::printf("  %6dx%-6d rows %5d: bf16 %8.2f us, fp8 %8.2f us (%.2f times as fast)\n", outputs, inputs,
+                        rows, bf16_ms * 1e3, fp8_ms * 1e3, bf16_ms / fp8_ms);
+            record.add("fp8." + std::to_string(outputs) + "x" + std::to_string(inputs) + "." + std::to_string(rows) +
+                           ".speedup",
+                       bf16_ms / fp8_ms);
+        }
+    }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    const char* json = nullptr;
+    StepShape shape;
+    bool quick = false;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        if (std::strcmp(argv[i], "--json") == 0) {
+            json = argv[i + 1];
+        } else if (std::strcmp(argv[i], "--layers") == 0) {
+            shape.layers = std::atoi(argv[i + 1]);
+        } else if (std::strcmp(argv[i], "--quick") == 0) {
+            quick = std::atoi(argv[i + 1]) != 0;
+        } else {
+            std::printf("unknown argument %s\n", argv[i]);
+            return 2;
+        }
+    }
+    int devices = 0;
+    if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+        std::printf("no CUDA device: nothing was measured\n");
+        return 77;
+    }
+    cudaDeviceProp properties;
+    int runtime = 0;
+    int driver = 0;
+    BENCH_REQUIRE(cudaGetDeviceProperties(&properties, 0));
+    BENCH_REQUIRE(cudaRuntimeGetVersion(&runtime));
+    BENCH_REQUIRE(cudaDriverGetVersion(&driver));
+    std::printf("%s, %d multiprocessors, %.0f GiB, runtime %d, driver %d\n", properties.name,
+                properties.multiProcessorCount, static_cast<double>(properties.totalGlobalMem) / (1 << 30), runtime,
+                driver);
+    Record record;
+    record.text("device", properties.name);
+    record.add("runtime", runtime);
+    record.add("driver", driver);
+    record.add("layers", shape.layers);
+
+    cudaError_t error = cudaSuccess;
+    const auto library = cuda::MatmulLibrary::make(std::size_t{64} << 20, &error);
+    BENCH_REQUIRE(error);
+    Timer timer;
+    const Limits limits = measure_limits(timer, *library, record);
+    measure_copies(timer, limits, shape, record);
+    measure_fp8(timer, *library, shape, record);
+
+    SyntheticModel::Options options;
+    options.shape = shape;
+    options.rows_max = 4096;
+    options.sequences = 128;
+    options.context_tokens_max = 4096;
+    std::size_t free_bytes = 0;
+    std::size_t total_bytes = 0;
+    BENCH_REQUIRE(cudaMemGetInfo(&free_bytes, &total_bytes));
+    const std::size_t weight_bytes =
+        2 * shape.weights() + 2 * static_cast<std::size_t>(shape.vocabulary) * static_cast<std::size_t>(shape.hidden);
+    constexpr std::size_t kReserve = std::size_t{4} << 30;  // activations, logits, scratch
+    if (free_bytes < weight_bytes + 2 * kReserve) {
+        std::printf("too little memory: %zu bytes free\n", free_bytes);
+        return 2;
+    }
+    options.pool_bytes_max = free_bytes - weight_bytes - kReserve;
+    const auto model = SyntheticModel::make(options, *library, &error);
+    BENCH_REQUIRE(error);
+    std::printf("\nLlama-3.1-8B shapes, %d layers, bf16, random weights, blocks of 16 tokens in shuffled order\n",
+                shape.layers);
+    StepBench bench(timer, limits, *model, record);
+    for (const std::int32_t context : {1024, 4096}) {
+        for (const std::int32_t batch : {1, 8, 32, 128}) {
+            if (quick && (context == 4096 || batch == 8)) { continue; }
+            bench.decode(batch, context);
+        }
+    }
+    for (const std::int32_t count : {128, 256, 512, 1024, 2048, 4096}) {
+        if (quick && count != 128 && count != 2048) { continue; }
+        bench.prefill(count);
+    }
+    if (json != nullptr && !record.write(json)) {
+        std::printf("cannot write %s\n", json);
+        return 2;
+    }
+    return 0;
+}

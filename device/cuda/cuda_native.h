@@ -1,0 +1,31 @@
+#pragma once
+
+// For code that calls the CUDA runtime itself: engine/kernels/cuda and this folder. Nothing else includes it.
+
+#include <cuda_runtime_api.h>
+
+#include <string>
+
+#include "base/result.h"
+#include "device/device.h"
+
+namespace device {
+
+/// The runtime's handle of a stream that a CUDA device made (CHECKed); valid as long as the stream.
+cudaStream_t native_stream(Stream& stream);
+
+/// Makes GPU `index` the one that this thread's next calls of the runtime work on. Cheap when it is already.
+Result<void> use_cuda_device(std::uint32_t index);
+
+/// A failed call as an Error with what to do. `what`: what was tried, with numbers.
+/// Codes: resource_exhausted (memory), unavailable (no driver or device, or one that the driver has given up),
+/// internal (everything else: a kernel has failed, the process must be started again).
+base::Error cuda_error(cudaError_t code, const std::string& what);
+
+/// {} for cudaSuccess, else cuda_error().
+inline Result<void> cuda_result(cudaError_t code, const char* what) {
+    if (code == cudaSuccess) { return {}; }
+    return tl::unexpected(cuda_error(code, what));
+}
+
+}  // namespace device

@@ -1,0 +1,16 @@
+#include "engine/kernels/backend.h"
+
+#include <cstring>
+
+namespace engine {
+
+void Backend::keep_wanted(const StepRows& step, Activation kind, void* rows, std::uint32_t width) {
+    const std::size_t row_bytes = width * element_bytes(kind);
+    auto* bytes = static_cast<std::byte*>(rows);
+    for (std::size_t kept = 0; kept < step.rows_wanted.size(); ++kept) {
+        const std::size_t row = step.rows_wanted[kept];  // ascending: never before `kept`
+        if (row != kept) { std::memcpy(bytes + kept * row_bytes, bytes + row * row_bytes, row_bytes); }
+    }
+}
+
+}  // namespace engine

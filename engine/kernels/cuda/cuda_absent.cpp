@@ -1,0 +1,11 @@
+// In place of the rest of this folder where Sluice is built without CUDA.
+#include "device/cuda/cuda_device.h"
+#include "engine/kernels/cuda/cuda_backend.h"
+
+namespace engine {
+
+base::Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendOptions& options) {
+    return base::pass_on(device::cuda_device(options.device_index), "kernels: cuda");
+}
+
+}  // namespace engine

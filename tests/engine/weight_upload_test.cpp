@@ -1,0 +1,90 @@
+#include "engine/model/weight_upload.h"
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "engine/kernels/float_formats.h"
+#include "engine/model/weight_rows.h"
+#include "tests/engine/support.h"
+#include "tests/support/distant_device.h"
+
+#include "tests/support/catch.h"
+
+using engine::PackedItem;
+using engine::WeightFormat;
+using engine::WeightOrder;
+
+namespace {
+
+float element(const engine::Tensor& tensor, std::size_t index) {
+    if (tensor.dtype == "F32") {
+        float value = 0;
+        std::memcpy(&value, tensor.bytes.data() + index * 4, 4);
+        return value;
+    }
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, tensor.bytes.data() + index * 2, 2);
+    return tensor.dtype == "F16" ? engine::float_from_f16(bits) : engine::float_from_bf16(bits);
+}
+
+}  // namespace
+
+TEST_CASE("uploaded weights are the checkpoint's, stacked row by row", "[engine]") {
+    const std::string dtype = GENERATE("BF16", "F16", "F32");
+    CAPTURE(dtype);
+    const test_engine::TemporaryFolder folder;
+    const base::ModelShape shape = test_engine::small_shape();
+    test_engine::write_random_model(folder.path().string(), shape, dtype);
+    const auto checkpoint = engine::Checkpoint::open(folder.path().string());
+    REQUIRE(checkpoint);
+    const auto plan = engine::plan_packing(shape, WeightFormat::bf16, WeightOrder::row_major);
+    REQUIRE(engine::check_tensors(*checkpoint, plan));
+
+    test_device::DistantDevice device;
+    std::uint64_t last = 0;
+    const auto uploaded =
+        engine::upload_weights(*checkpoint, plan, device, [&](std::uint64_t done, std::uint64_t total) {
+            REQUIRE(done >= last);
+            REQUIRE(done <= total);
+            last = done;
+        });
+    REQUIRE(uploaded);
+    REQUIRE(last == plan.file_bytes);
+    REQUIRE(uploaded->size() == plan.file_bytes);
+    for (const PackedItem& item : plan.items) {
+        CAPTURE(item.name);
+        const std::byte* at = uploaded->data() + item.offset;
+        bool same = true;
+        for (const auto& source : item.sources) {
+            const engine::Tensor& tensor = *checkpoint->find(source.tensor);
+            const std::size_t elements = std::size_t{source.outputs} * (item.inputs == 0 ? 1 : item.inputs);
+            for (std::size_t i = 0; i < elements; ++i) {
+                const float value = element(tensor, i);
+                if (item.inputs == 0) {
+                    same = same && std::memcmp(at, &value, 4) == 0;
+                    at += 4;
+                } else {
+                    const std::uint16_t bits = engine::bf16_from_float(value);
+                    same = same && std::memcmp(at, &bits, 2) == 0;
+                    at += 2;
+                }
+            }
+        }
+        REQUIRE(same);
+    }
+}
+
+TEST_CASE("a device that fails while weights are uploaded is an error with the item", "[engine]") {
+    const test_engine::TemporaryFolder folder;
+    const base::ModelShape shape = test_engine::small_shape();
+    test_engine::write_random_model(folder.path().string(), shape, "BF16");
+    const auto checkpoint = engine::Checkpoint::open(folder.path().string());
+    REQUIRE(checkpoint);
+    test_device::DistantDevice device;
+    device.is_broken = true;
+    const auto uploaded = engine::upload_weights(
+        *checkpoint, engine::plan_packing(shape, WeightFormat::bf16, WeightOrder::row_major), device, {});
+    REQUIRE_FALSE(uploaded);
+    REQUIRE(uploaded.error().message.find("embedding") != std::string::npos);
+}

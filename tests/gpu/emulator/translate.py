@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Rewrites the CUDA kernels for the emulator: translate.py KERNEL_FOLDER OUTPUT_FOLDER
+
+Launches become calls of emulator::launch, dynamic shared memory a pointer; what device.cuh says in assembler is cut out
+(emulator.h has it in C++). The rest of the language is a matter of macros.
+"""
+
+import pathlib
+import re
+import sys
+
+IN_ASSEMBLER = (
+    "exp2_fast shared_address copy_async16 copy_async_commit copy_async_wait load_matrices load_matrices_transposed "
+    "multiply_add load_streaming"
+).split()
+
+
+def split_arguments(text):
+    """At the commas outside of parentheses."""
+    parts, depth, part = [], 0, ""
+    for character in text:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            parts.append(part.strip())
+            part = ""
+        else:
+            part += character
+    return parts + [part.strip()]
+
+
+def launch(match):
+    kernel, configuration, arguments = match.groups()
+    grid, block, shared, stream = split_arguments(configuration)
+    return f"emulator::launch(dim3({grid}), dim3({block}), {shared}, {stream}, [=] {{ {kernel}({arguments}); }});"
+
+
+def translate(name, text):
+    if name == "device.cuh":
+        for function in IN_ASSEMBLER:
+            pattern = rf"(template <int \w+>\n)?__device__ __forceinline__ [\w ]+ {function}\(.*?\n}}\n"
+            text, count = re.subn(pattern, "", text, count=1, flags=re.S)
+            if count != 1:
+                sys.exit(f"device.cuh has no {function}()")
+        text = text.replace("#pragma once", '#pragma once\n#include "emulator.h"', 1)
+    text = re.sub(
+        r"extern __shared__ __align__\(\d+\) unsigned char (\w+)\[\];",
+        r"unsigned char* \1 = emulator::dynamic_shared();",
+        text,
+    )
+    text = re.sub(r"(\w+(?:<[\w:, ]+>)?)\s*<<<(.*?)>>>\s*\((.*?)\);", launch, text, flags=re.S)
+    if "<<<" in text or "asm(" in text or "asm volatile" in text:
+        sys.exit(f"{name}: something is left that only nvcc understands")
+    return text
+
+
+def main():
+    source, target = (pathlib.Path(argument) for argument in sys.argv[1:3])
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir()):
+        if path.suffix in (".cu", ".cuh"):
+            (target / path.name).write_text(translate(path.name, path.read_text()))
+
+
+if __name__ == "__main__":
+    main()
