@@ -59,5 +59,4 @@ base::Result<FrameInfo> check_frame(const sluice::proto::KvFrame& frame, const I
                                     const kv_cache::KvLayout& layout, std::size_t payload_bytes,
                                     std::size_t frame_bytes_max);
 
-
 }  // namespace kv_transfer

@@ -398,6 +398,7 @@ void Connection::on_written(std::size_t bytes) {
 
 void Connection::answered() {
     exchange_.reset();
+    has_answered_ = true;
     if (close_after_answer_ || server_->draining) {
         linger();
         return;
@@ -455,8 +456,8 @@ bool Connection::is_slow(base::TimePoint now) const {
 }
 
 void Connection::drain() {
-    if (state_ != State::head || !input_.empty()) {
-        close_after_answer_ = true;
+    if (state_ != State::head || !input_.empty() || !has_answered_) {
+        close_after_answer_ = true;  // also of a connection so new that its first request is still on its way
     } else if (is_writing_) {
         linger();  // the last answer is on its way
     } else {

@@ -91,6 +91,7 @@ private:
     base::TimePoint write_progress_at_{};
 
     std::optional<base::TimePoint> read_deadline_;
+    bool has_answered_ = false;  // any request
     bool close_after_answer_ = false;
     bool close_after_write_ = false;
     std::size_t requests_ = 0;

@@ -61,8 +61,8 @@ public:
 
     std::uint16_t port() const;
     Load load() const;
-    /// Closes idle connections; the others, and those that still come (probes must hear that we are going), close after
-    /// one answer.
+    /// Closes connections that are idle after an answer; the others, and those that still come (probes must hear that
+    /// we are going), close after one answer.
     void drain();
     bool draining() const;
     /// Cuts every connection.

@@ -133,9 +133,7 @@ void Generation::place() {
             }
         }
     }
-    if (request_.deadline) {
-        ask.set_deadline_in_us(base::time_left_us(*request_.deadline, placed_at_));
-    }
+    if (request_.deadline) { ask.set_deadline_in_us(base::time_left_us(*request_.deadline, placed_at_)); }
     for (const std::uint64_t worker : avoid_) {
         ask.add_avoid_workers(worker);
     }
@@ -209,9 +207,7 @@ void Generation::send_start(const proto::WorkerEndpoint& to, proto::Start::Part 
     start.mutable_stop()->set_new_tokens_max(request_.new_tokens_max);
     start.mutable_stop()->set_new_tokens_min(request_.new_tokens_min);
     start.set_cache_scope(request_.cache_scope);
-    if (request_.deadline) {
-        start.set_deadline_in_us(base::time_left_us(*request_.deadline, context_.clock.now()));
-    }
+    if (request_.deadline) { start.set_deadline_in_us(base::time_left_us(*request_.deadline, context_.clock.now())); }
     if (peer != nullptr) { *start.mutable_peer() = *peer; }
     context_.workers.send(to, std::move(command));
 }
