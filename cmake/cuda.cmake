@@ -54,7 +54,31 @@ if(NOT cuda_root)
     return()
 endif()
 
-# --- compiler and libraries -------------------------------------------------------------------------------------------
+# --- its libraries --------------------------------------------------------------------------------------------------
+find_library(SLUICE_CUDART_LIBRARY cudart_static PATHS ${cuda_root}/lib64 ${cuda_root}/lib NO_DEFAULT_PATH)
+find_library(SLUICE_CUBLASLT_LIBRARY NAMES cublasLt libcublasLt.so.13 PATHS ${cuda_root}/lib64 ${cuda_root}/lib
+    NO_DEFAULT_PATH)
+find_path(SLUICE_NCCL_INCLUDE nccl.h
+    PATHS ${cuda_root}/../nccl/include ${CMAKE_SOURCE_DIR}/.cuda/nccl/include ${cuda_root}/include)
+find_library(SLUICE_NCCL_LIBRARY NAMES nccl libnccl.so.2
+    PATHS ${cuda_root}/../nccl/lib ${CMAKE_SOURCE_DIR}/.cuda/nccl/lib ${cuda_root}/lib64 ${cuda_root}/lib)
+set(missing "")
+foreach(part CUDART_LIBRARY CUBLASLT_LIBRARY NCCL_INCLUDE NCCL_LIBRARY)
+    if(NOT SLUICE_${part})
+        string(APPEND missing " ${part}")
+    endif()
+endforeach()
+if(missing)
+    # A toolkit from NVIDIA's installer has no NCCL.
+    set(remedy "scripts/bootstrap --cuda installs a toolkit with all of it, -DSLUICE_NCCL_INCLUDE and the like name what is elsewhere")
+    if(SLUICE_CUDA STREQUAL "ON")
+        message(FATAL_ERROR "the CUDA toolkit in ${cuda_root} lacks${missing}: ${remedy}")
+    endif()
+    message(STATUS "CUDA: the toolkit in ${cuda_root} lacks${missing}; built without (${remedy})")
+    return()
+endif()
+
+# --- compiler and targets -------------------------------------------------------------------------------------------
 set(CMAKE_CUDA_COMPILER ${cuda_root}/bin/nvcc)
 set(CMAKE_CUDA_HOST_COMPILER ${CMAKE_CXX_COMPILER})
 set(CMAKE_CUDA_ARCHITECTURES ${SLUICE_CUDA_ARCHITECTURES})
@@ -69,14 +93,6 @@ endif()
 set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_EXTENSIONS OFF)
-
-find_library(SLUICE_CUDART_LIBRARY cudart_static PATHS ${cuda_root}/lib64 ${cuda_root}/lib NO_DEFAULT_PATH REQUIRED)
-find_library(SLUICE_CUBLASLT_LIBRARY NAMES cublasLt libcublasLt.so.13 PATHS ${cuda_root}/lib64 ${cuda_root}/lib
-    NO_DEFAULT_PATH REQUIRED)
-find_path(SLUICE_NCCL_INCLUDE nccl.h
-    PATHS ${cuda_root}/../nccl/include ${CMAKE_SOURCE_DIR}/.cuda/nccl/include ${cuda_root}/include REQUIRED)
-find_library(SLUICE_NCCL_LIBRARY NAMES nccl libnccl.so.2
-    PATHS ${cuda_root}/../nccl/lib ${CMAKE_SOURCE_DIR}/.cuda/nccl/lib ${cuda_root}/lib64 ${cuda_root}/lib REQUIRED)
 
 add_library(cuda_runtime INTERFACE)
 target_include_directories(cuda_runtime SYSTEM INTERFACE ${cuda_root}/include)
