@@ -193,7 +193,7 @@ void Decoder::run_head(std::uint32_t first, std::uint32_t count) {
 
 base::Result<void> Decoder::take_rows(const DecoderBatch& batch, std::uint32_t first, std::uint32_t count) {
     const std::size_t vocabulary = shape_->vocabulary;
-    std::vector<bool> is_chosen(count, false);
+    is_chosen_.assign(count, false);
     if (!batch.choices.empty()) {
         chosen_.clear();
         const auto sampled =
@@ -204,16 +204,16 @@ base::Result<void> Decoder::take_rows(const DecoderBatch& batch, std::uint32_t f
             for (std::uint32_t i = 0; i < count; ++i) {
                 if (!chosen_[i] && chosen_[i].error().code == base::ErrorCode::resource_exhausted) { continue; }
                 batch.take_chosen(first + i, std::move(chosen_[i]));
-                is_chosen[i] = true;
+                is_chosen_[i] = true;
             }
-            if (std::find(is_chosen.begin(), is_chosen.end(), false) == is_chosen.end()) { return {}; }
+            if (std::find(is_chosen_.begin(), is_chosen_.end(), false) == is_chosen_.end()) { return {}; }
         }
     }
     const auto logits = backend_->read_logits(logits_.data, count, shape_->vocabulary);
     if (!logits) { return base::pass_on(logits); }
     for (std::uint32_t begin = 0; begin < count;) {
         std::uint32_t end = begin;
-        while (end < count && !is_chosen[end]) {
+        while (end < count && !is_chosen_[end]) {
             ++end;
         }
         if (end > begin) {

@@ -91,7 +91,8 @@ private:
     Buffer gate_up_;    // [batch_tokens, 2 * intermediate]
     Buffer activated_;  // [batch_tokens, intermediate]
     Buffer logits_;     // [logit_rows, vocabulary]
-    std::vector<base::Result<SampledToken>> chosen_;
+    std::vector<base::Result<SampledToken>> chosen_;  // of take_rows()
+    std::vector<bool> is_chosen_;                     // the same
     std::vector<SequenceRows> sequences_wanted_;
 };
 
