@@ -181,6 +181,9 @@ Result<void> check_options(const EngineOptions& options) {
     if (!among(options.kv_dtype, {"auto", "f32", "bf16"})) {
         return wrong("kv_dtype is '" + options.kv_dtype + "', must be auto, f32 or bf16");
     }
+    if (!among(options.prefill_attention, {"auto", "mma", "wgmma"})) {
+        return wrong("prefill_attention is '" + options.prefill_attention + "', must be auto, mma or wgmma");
+    }
     if (options.batch_tokens_max == 0 || options.batch_tokens_max > 65536) {
         return wrong("batch_tokens_max is " + std::to_string(options.batch_tokens_max) + ", must be in [1, 65536]");
     }
@@ -207,7 +210,8 @@ Result<BackendOptions> choose_backend(const EngineOptions& options) {
                           .threads = options.threads,
                           .cpus = options.cpus,
                           .device_index = 0,
-                          .deterministic = options.deterministic};
+                          .deterministic = options.deterministic,
+                          .prefill_by_wgmma = options.prefill_attention == "wgmma"};
     const auto place = device::parse_device(options.device);
     if (!place) { return base::pass_on(place); }
     const bool names_cpu = options.kernels != "auto" && options.kernels != "cuda";
@@ -226,7 +230,16 @@ Result<BackendOptions> choose_backend(const EngineOptions& options) {
         }
         return chosen;
     }
+    if (!place->is_cuda && chosen.prefill_by_wgmma) {
+        return base::fail(ErrorCode::invalid_argument,
+                          "prefill_attention is 'wgmma', which Hopper GPUs have and the host has not: set it to auto");
+    }
     if (!place->is_cuda) { return chosen; }
+    if (chosen.prefill_by_wgmma && options.deterministic) {
+        return base::fail(ErrorCode::invalid_argument,
+                          "prefill_attention is 'wgmma', whose bits are not those of decode: set it to auto, or "
+                          "deterministic to false");
+    }
     chosen.family = "cuda";
     chosen.device_index = place->index;
     const auto only_bf16 = [](const std::string& value, const char* name) -> Result<void> {

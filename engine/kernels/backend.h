@@ -219,6 +219,7 @@ struct BackendOptions {
     std::vector<std::uint32_t> cpus;   // pin to these processors; empty: do not pin
     std::uint32_t device_index = 0;    // cuda: which GPU
     bool deterministic = false;        // cuda: only products whose order of sums is fixed; the others always do so
+    bool prefill_by_wgmma = false;     // cuda, Hopper: attention of chunks by its own instructions
 };
 
 /// Error: unimplemented when the machine lacks the instructions of an explicitly named family, or the build lacks CUDA;

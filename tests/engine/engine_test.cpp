@@ -75,6 +75,13 @@ TEST_CASE("options that cannot work are refused by name", "[engine]") {
         options.kv_dtype = "fp8";
         REQUIRE(contains(setting.refused(), "kv_dtype is 'fp8'"));
     }
+    SECTION("prefill_attention") {
+        options.prefill_attention = "magic";
+        REQUIRE(contains(setting.refused(), "prefill_attention is 'magic'"));
+        options.prefill_attention = "wgmma";
+        options.device = "host";
+        REQUIRE(contains(setting.refused(), "the host has not"));
+    }
     SECTION("kernels") {
         options.kernels = "magic";
         REQUIRE(contains(setting.refused(), "magic"));

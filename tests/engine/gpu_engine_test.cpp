@@ -1,4 +1,5 @@
 // Whole models on the first GPU. Where there is none, all of these say so and are skipped.
+#include <cmath>
 #include <optional>
 #include <random>
 #include <vector>
@@ -146,4 +147,40 @@ TEST_CASE("with the library's products a GPU engine still generates, and says in
     Stream stream = make_stream(4, 300, 0);
     run_alone(*fast_engine, stream, 128, false);
     if (device::cuda_report().has_blas) { REQUIRE(fixed_engine->numerics_id() != fast_engine->numerics_id()); }
+}
+
+TEST_CASE("attention of chunks by Hopper's own instructions gives the same logits within rounding", "[engine][gpu]") {
+    if (!has_gpu()) { return; }
+    Setting usual(false);
+    Setting hopper(false);
+    hopper.options.model_dir = usual.options.model_dir;
+    hopper.options.prefill_attention = "wgmma";
+    const auto hopper_engine = engine::load_engine(hopper.options);
+    if (!hopper_engine && hopper_engine.error().code == base::ErrorCode::unimplemented) {
+        WARN("SKIPPED: " << hopper_engine.error().message);
+        return;
+    }
+    REQUIRE(hopper_engine);
+    const auto usual_engine = test_engine::load(usual.options);
+    REQUIRE((*hopper_engine)->numerics_id() != usual_engine->numerics_id());
+    Stream expected = make_stream(6, 300, 0);
+    Stream got = expected;
+    run_alone(*usual_engine, expected, 140, true);  // chunks end inside blocks and inside steps of keys
+    run_alone(**hopper_engine, got, 140, true);
+    double difference = 0;
+    double norm = 0;
+    const std::vector<float>& want_row = expected.logits.at(expected.prompt.size() - 1);
+    const std::vector<float>& got_row = got.logits.at(got.prompt.size() - 1);
+    REQUIRE(got_row.size() == want_row.size());
+    for (std::size_t i = 0; i < want_row.size(); ++i) {
+        difference += std::pow(static_cast<double>(got_row[i]) - static_cast<double>(want_row[i]), 2);
+        norm += std::pow(static_cast<double>(want_row[i]), 2);
+    }
+    REQUIRE(std::isfinite(difference));
+    REQUIRE(std::sqrt(difference / norm) < 0.02);
+
+    hopper.options.deterministic = true;
+    const auto refused = engine::load_engine(hopper.options);
+    REQUIRE(!refused);
+    REQUIRE(refused.error().message.find("deterministic") != std::string::npos);
 }

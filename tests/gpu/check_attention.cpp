@@ -1,3 +1,4 @@
+#include "engine/kernels/cuda/kv_pool_map.h"
 #include "tests/gpu/paged.h"
 
 namespace gpu_check {
@@ -112,9 +113,15 @@ public:
     }
 
     double scale() const { return number_of(arguments_.scale); }
+    cuda::KvPoolMap pool_map() const {
+        cuda::KvPoolMap map;
+        GPU_REQUIRE(cuda::make_kv_pool_map(arguments_.kv, inputs_.kv.blocks, &map));
+        return map;
+    }
 
-    /// Cuts the chunks into tiles of at most `tile_tokens`, and runs them in reverse order with an idle one.
-    void prefill(std::int32_t tile_tokens) {
+    /// Cuts the chunks into tiles of at most `tile_tokens`, and runs them in reverse order with an idle one. `map`: by
+    /// Hopper's own kernel.
+    void prefill(std::int32_t tile_tokens, const cuda::KvPoolMap* map = nullptr) {
         std::vector<cuda::PrefillTile> tiles;
         std::int32_t row = 0;
         for (std::size_t s = 0; s < inputs_.chunks.size(); ++s) {
@@ -128,8 +135,12 @@ public:
         tiles.push_back({});
         const DeviceArray<cuda::PrefillTile> device_tiles(tiles);
         out.poison();
-        GPU_REQUIRE(
-            cuda::attention_prefill(arguments_, device_tiles.get(), static_cast<std::int32_t>(tiles.size()), nullptr));
+        const auto count = static_cast<std::int32_t>(tiles.size());
+        if (map != nullptr) {
+            GPU_REQUIRE(cuda::attention_prefill_hopper(arguments_, *map, device_tiles.get(), count, nullptr));
+        } else {
+            GPU_REQUIRE(cuda::attention_prefill(arguments_, device_tiles.get(), count, nullptr));
+        }
         GPU_REQUIRE(cudaDeviceSynchronize());
     }
 
@@ -161,6 +172,24 @@ public:
     bool scratch_intact = true;
 };
 
+bool is_hopper() {
+    cudaDeviceProp properties;
+    GPU_REQUIRE(cudaGetDeviceProperties(&properties, 0));
+    return properties.major == 9 && properties.minor == 0;
+}
+
+void check_hopper(Checks& checks, const Shape& shape, OnDevice& device, const std::vector<double>& reference,
+                  const std::string& name) {
+    const std::int32_t tile_tokens = cuda::prefill_tile_tokens(shape.heads_q, shape.kv_heads);
+    const cuda::KvPoolMap map = device.pool_map();
+    device.prefill(tile_tokens, &map);
+    note_close(checks, "attention_prefill_hopper " + name, device.out, reference, 2 * kBf16Tolerance);
+    checks.note(device.out.guards_intact(), "attention_prefill_hopper keeps inside its output " + name);
+    const std::vector<Bf16> once = device.out.download();
+    device.prefill(std::max(1, tile_tokens / 3), &map);
+    checks.note(device.out.download() == once, "other tiles give the same bits on Hopper " + name);
+}
+
 void check_shape(Checks& checks, const Shape& shape, const std::vector<Chunk>& chunks, const std::string& what) {
     const Inputs inputs = make_inputs(checks, shape, chunks);
     OnDevice device(shape, inputs);
@@ -182,6 +211,9 @@ void check_shape(Checks& checks, const Shape& shape, const std::vector<Chunk>& c
 
     device.prefill(std::max(1, tile_tokens / 3));
     checks.note(device.out.download() == prefill, "other tiles give the same bits " + name);
+    if (is_hopper() && cuda::attention_hopper_can(shape.heads_q, shape.kv_heads, shape.head_dim)) {
+        check_hopper(checks, shape, device, reference, name);
+    }
 
     // Some rows alone, and an entry that names no row: the others stay poisoned.
     const std::vector<std::int32_t> index = {inputs.rows() - 1, -1, 0};
@@ -224,6 +256,7 @@ void check_attention(Checks& checks) {
     for (const Shape& shape : shapes) {
         check_shape(checks, shape, {{0, 1}, {15, 1}, {16, 1}, {63, 1}, {64, 1}, {255, 1}, {256, 1}, {257, 1}, {700, 1}},
                     "single tokens");
+        check_shape(checks, shape, {{126, 2}, {127, 1}, {128, 1}, {0, 128}, {383, 1}, {384, 3}}, "steps of 128");
         check_shape(checks, shape, {{0, 17}, {0, 129}, {3, 65}, {250, 63}, {511, 2}, {500, 100}}, "chunks");
     }
     const Shape llama{32, 8, 128};

@@ -45,8 +45,8 @@ cuda::LinearOutput output_of(Activation kind) {
 }
 
 /// "cuda sm90 cublaslt130100": what else than our own version decides the numbers.
-std::string name_numbers(std::uint32_t sm, bool has_library) {
-    std::string name = "cuda sm" + std::to_string(sm);
+std::string name_numbers(std::uint32_t sm, bool has_library, bool prefill_by_wgmma) {
+    std::string name = "cuda sm" + std::to_string(sm) + (prefill_by_wgmma ? " wgmma" : "");
     if (!has_library) { return name + " fixed order"; }
     std::size_t version = 0;
     if (const auto blas = device::blas_library()) {
@@ -80,8 +80,14 @@ Result<std::unique_ptr<Backend>> CudaBackend::make(const BackendOptions& options
         code != cudaSuccess) {
         return tl::unexpected(device::cuda_error(code, "asking what GPU this is"));
     }
+    if (options.prefill_by_wgmma && (properties.major != 9 || properties.minor != 0)) {
+        return base::fail(ErrorCode::unimplemented,
+                          "prefill_attention is 'wgmma', which only GPUs of compute capability 9.0 have; " +
+                              std::string(properties.name) + " has " + std::to_string(properties.major) + "." +
+                              std::to_string(properties.minor) + ": set it to auto");
+    }
     backend->numerics_name_ = name_numbers(static_cast<std::uint32_t>(properties.major * 10 + properties.minor),
-                                           backend->library_ != nullptr);
+                                           backend->library_ != nullptr, options.prefill_by_wgmma);
     return backend;
 }
 
@@ -130,8 +136,18 @@ Result<void> CudaBackend::prepare(const ModelLimits& limits) {
                           "batch_tokens_max " + std::to_string(limits.batch_tokens) + " or batch_sequences_max " +
                               std::to_string(limits.logit_rows) + " is too large for this model on CUDA");
     }
+    if (options_.prefill_by_wgmma &&
+        !cuda::attention_hopper_can(narrow(shape.heads_q), narrow(shape.heads_kv), narrow(shape.head_dim))) {
+        return refuse("prefill_attention: wgmma: heads must have 64 or 128 dims; this model's have " +
+                      std::to_string(shape.head_dim) + ": set it to auto");
+    }
     if (auto used = device::use_cuda_device(options_.device_index); !used) { return used; }
     limits_ = limits;
+    if (options_.prefill_by_wgmma) {
+        pool_map_.emplace();
+        const cudaError_t code = cuda::make_kv_pool_map(kv_layer(*limits.kv, 0), limits.kv->blocks_total(), &*pool_map_);
+        if (code != cudaSuccess) { return tl::unexpected(device::cuda_error(code, "describing the KV pool to TMA")); }
+    }
 
     const std::size_t half = limits.rope->cosines.size() * sizeof(float);
     auto rope = device_->allocate(2 * half);
@@ -256,7 +272,9 @@ void CudaBackend::attention(const base::ModelShape& shape, const AttentionArgs& 
                                              .kv = kv_layer(*args.kv, args.layer),
                                              .out = static_cast<Bf16*>(args.out)};
     if (rows.tile_count > 0) {
-        note(cuda::attention_prefill(arguments, rows.tiles, rows.tile_count, stream_), "attention_prefill");
+        note(pool_map_ ? cuda::attention_prefill_hopper(arguments, *pool_map_, rows.tiles, rows.tile_count, stream_)
+                       : cuda::attention_prefill(arguments, rows.tiles, rows.tile_count, stream_),
+             "attention_prefill");
     }
     if (rows.decode_count > 0 && !has_failed()) {
         note(cuda::attention_decode(arguments, rows.row_sequence, rows.row_position, rows.decode_rows,

@@ -13,6 +13,7 @@
 
 #include "device/device.h"
 #include "engine/kernels/backend.h"
+#include "engine/kernels/cuda/kv_pool_map.h"
 #include "engine/kernels/cuda/launch.h"
 #include "engine/kernels/cuda/linear.h"
 #include "engine/kernels/cuda/sampling.h"
@@ -117,6 +118,7 @@ private:
     device::Buffer rope_;  // cosines, then sines
     const float* cosines_ = nullptr;
     const float* sines_ = nullptr;
+    std::optional<cuda::KvPoolMap> pool_map_;  // where attention of chunks is by wgmma
     std::optional<cuda::StepBuffers> buffers_;
     GrowingBuffer attention_scratch_;
     GrowingBuffer kept_rows_;     // of keep_wanted()

@@ -119,6 +119,8 @@ constexpr std::int32_t kPartitionTokens = 256;
 /// (query token, query head) pairs of one prefill tile.
 constexpr std::int32_t kPrefillTileRows = 128;
 
+struct KvPoolMap;
+
 /// Query tokens per prefill tile: all query heads of a KV head for this many consecutive tokens of one sequence. A
 /// chunk of n tokens is cut into ceil(n / tokens) tiles.
 constexpr std::int32_t prefill_tile_tokens(std::int32_t heads_q, std::int32_t kv_heads) {
@@ -150,6 +152,13 @@ struct AttentionArguments {
 /// fast.
 cudaError_t attention_prefill(const AttentionArguments& arguments, const PrefillTile* tiles, std::int32_t tile_count,
                               cudaStream_t stream);
+
+/// The same by Hopper's own instructions (compute capability 9.0 alone; others: cudaErrorNoKernelImageForDevice or an
+/// invalid instruction), for heads that attention_hopper_can(). `map`: make_kv_pool_map() of the pool. A row's bits
+/// depend on the row alone, but they are not those of attention_prefill() and attention_decode().
+bool attention_hopper_can(std::int32_t heads_q, std::int32_t kv_heads, std::int32_t head_dim);
+cudaError_t attention_prefill_hopper(const AttentionArguments& arguments, const KvPoolMap& map, const PrefillTile* tiles,
+                                     std::int32_t tile_count, cudaStream_t stream);
 
 /// Bytes of scratch that attention_decode needs for `rows` rows whose contexts are at most `context_tokens_max` long.
 std::size_t attention_decode_scratch_bytes(std::int32_t rows, std::int32_t heads_q, std::int32_t head_dim,

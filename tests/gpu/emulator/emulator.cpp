@@ -50,6 +50,8 @@ void* scheduler_stack = nullptr;
 std::function<void()>* running = nullptr;
 unsigned barriers = 0;  // passed so far
 unsigned at_barrier = 0;
+unsigned turns = 0;  // of all warps of the block, so far
+unsigned turn_waiters = 0;
 unsigned alive = 0;
 
 /// 0: warps in ascending order, 1: descending, 2: random. A race shows as a difference between them.
@@ -83,6 +85,10 @@ bool can_run(const Thread& thread) {
             return thread.meeting->done;
         case Wait::block:
             return thread.barrier != barriers;
+        case Wait::condition:
+            return thread.condition();
+        case Wait::turn:
+            return thread.turn != turns;
         case Wait::finished:
             return false;
     }
@@ -136,6 +142,7 @@ void start_threads(unsigned count) {
     barriers = 0;
     at_barrier = 0;
     alive = count;
+    start_block_on_hopper();
 }
 
 void run_block(unsigned count) {
@@ -152,7 +159,8 @@ void run_block(unsigned count) {
         for (const unsigned warp : order) {
             any = run_warp(warp) || any;
         }
-        if (!any && alive > 0) { stop("threads wait for others that never come"); }
+        ++turns;
+        if (!any && alive > 0 && turn_waiters == 0) { stop("threads wait for others that never come"); }
     }
 }
 
@@ -204,7 +212,7 @@ void meet(int kind, unsigned mask, const void* operands, std::size_t operand_byt
         meeting->kind = kind;
         meeting->mask = mask;
     }
-    std::memcpy(meeting->operands[thread.lane], operands, operand_bytes);
+    if (operand_bytes > 0) { std::memcpy(meeting->operands[thread.lane], operands, operand_bytes); }
     meeting->arrived |= 1u << thread.lane;
     if (meeting->arrived == mask) {
         compute(*meeting);
@@ -215,7 +223,7 @@ void meet(int kind, unsigned mask, const void* operands, std::size_t operand_byt
         thread.wait = Wait::warp;
         yield();
     }
-    std::memcpy(result, meeting->results[thread.lane], result_bytes);
+    if (result_bytes > 0) { std::memcpy(result, meeting->results[thread.lane], result_bytes); }
     meeting->readers &= ~(1u << thread.lane);
     if (meeting->readers == 0) {
         meeting->done = false;
@@ -232,6 +240,21 @@ void block_barrier() {
     current->barrier = barriers;
     current->wait = Wait::block;
     yield();
+}
+
+void wait_until(std::function<bool()> condition) {
+    if (condition()) { return; }
+    current->condition = std::move(condition);
+    current->wait = Wait::condition;
+    yield();
+}
+
+void let_others_run() {
+    current->turn = turns;
+    current->wait = Wait::turn;
+    ++turn_waiters;
+    yield();
+    --turn_waiters;
 }
 
 void launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t, std::function<void()> kernel) {

@@ -27,7 +27,18 @@ struct AsyncCopy {
     const void* from = nullptr;  // null: zeros
 };
 
-enum class Wait : std::uint8_t { none, warp, block, finished };
+/// A product of four warps that was started: the part of one lane. See emulator_hopper.h.
+struct WarpProduct {
+    float* c = nullptr;
+    int count = 0;
+    const unsigned* a = nullptr;
+    std::uint64_t a_descriptor = 0;
+    std::uint64_t b_descriptor = 0;
+    bool b_has_k_in_rows = false;
+    bool add = false;
+};
+
+enum class Wait : std::uint8_t { none, warp, block, condition, turn, finished };
 
 /// What the lanes of a warp do together: each brings its operands, the last one computes, each takes its result.
 struct Meeting {
@@ -49,8 +60,12 @@ struct Thread {
     Wait wait = Wait::none;
     const Meeting* meeting = nullptr;  // waits for this one
     unsigned barrier = 0;              // waits for the barrier after this one
+    std::function<bool()> condition;   // waits for this
+    unsigned turn = 0;                 // waits for the turn after this one
     std::deque<std::vector<AsyncCopy>> groups;
     std::vector<AsyncCopy> open_group;
+    std::deque<std::vector<WarpProduct>> products;  // groups
+    std::vector<WarpProduct> open_products;
 };
 
 extern Thread* current;
@@ -69,6 +84,12 @@ char* shared_base();
 void meet(int kind, unsigned mask, const void* operands, std::size_t operand_bytes, void* result,
           std::size_t result_bytes, void (*compute)(Meeting&));
 void block_barrier();
+/// Lets other threads run until `condition` holds.
+void wait_until(std::function<bool()> condition);
+/// Lets every other warp run as far as it can, once.
+void let_others_run();
+/// Forgets the barriers of the block before.
+void start_block_on_hopper();
 
 /// Runs every block, or notes it where a graph is being captured.
 void launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream, std::function<void()> kernel);

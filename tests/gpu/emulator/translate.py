@@ -2,17 +2,27 @@
 """Rewrites the CUDA kernels for the emulator: translate.py KERNEL_FOLDER OUTPUT_FOLDER
 
 Launches become calls of emulator::launch, dynamic shared memory a pointer; what device.cuh says in assembler is cut out
-(emulator.h has it in C++). The rest of the language is a matter of macros.
+(emulator.h and emulator_hopper.h have it in C++). The rest of the language is a matter of macros.
 """
 
 import pathlib
 import re
 import sys
 
-IN_ASSEMBLER = (
-    "exp2_fast shared_address copy_async16 copy_async_commit copy_async_wait load_matrices load_matrices_transposed "
-    "multiply_add load_streaming"
-).split()
+# File: the header with the same in C++, and the functions.
+IN_ASSEMBLER = {
+    "device.cuh": (
+        "emulator.h",
+        "exp2_fast shared_address copy_async16 copy_async_commit copy_async_wait load_matrices load_matrices_transposed "
+        "multiply_add load_streaming",
+    ),
+    "hopper.cuh": (
+        "emulator_hopper.h",
+        "barrier_init barrier_init_done barrier_arrive barrier_expect barrier_wait warpgroup_barrier give_registers "
+        "take_registers publish_to_async copy_pool_tile products_begin products_commit products_wait "
+        "multiply_add_shared multiply_add_rows keep",
+    ),
+}
 
 
 def split_arguments(text):
@@ -35,13 +45,14 @@ def launch(match):
 
 
 def translate(name, text):
-    if name == "device.cuh":
-        for function in IN_ASSEMBLER:
-            pattern = rf"(template <int \w+>\n)?__device__ __forceinline__ [\w ]+ {function}\(.*?\n}}\n"
+    if name in IN_ASSEMBLER:
+        header, functions = IN_ASSEMBLER[name]
+        for function in functions.split():
+            pattern = rf"(template <[\w, ]+>\n)?__device__ __forceinline__ [\w ]+ {function}\(.*?\n}}\n"
             text, count = re.subn(pattern, "", text, count=1, flags=re.S)
             if count != 1:
-                sys.exit(f"device.cuh has no {function}()")
-        text = text.replace("#pragma once", '#pragma once\n#include "emulator.h"', 1)
+                sys.exit(f"{name} has no {function}()")
+        text = text.replace("#pragma once", f'#pragma once\n#include "{header}"', 1)
     text = re.sub(
         r"extern __shared__ __align__\(\d+\) unsigned char (\w+)\[\];",
         r"unsigned char* \1 = emulator::dynamic_shared();",
