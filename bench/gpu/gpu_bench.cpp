@@ -275,6 +275,7 @@ Work work_of(Operator which, const StepShape& s, double rows, double context) {
         case Operator::attention_decode:
             return {4 * rows * context * s.q_width(), rows * (context * kv_bytes + 4.0 * s.q_width())};
         case Operator::attention_prefill:
+        case Operator::attention_hopper:
             return {2 * rows * rows * s.q_width(), rows * (kv_bytes + 4.0 * s.q_width())};
         case Operator::output:
             return product(hidden, s.q_width(), 8);
@@ -300,6 +301,7 @@ const char* name_of(Operator which) {
             return "rope_append";
         case Operator::attention_decode:
         case Operator::attention_prefill:
+        case Operator::attention_hopper:
             return "attention";
         case Operator::output:
             return "output";
@@ -359,9 +361,15 @@ public:
                                  static_cast<double>(s.weights() - static_cast<std::size_t>(s.hidden) *
                                                                        static_cast<std::size_t>(s.vocabulary)) +
                              2.0 * count * count * s.q_width() * s.layers;
-        run("prefill " + std::to_string(count), "prefill." + std::to_string(count), Operator::attention_prefill, count,
-            1, count, flops / limits_.matrix_flops_per_s,
-            [&](cudaStream_t stream) { return model_.prefill(count, stream); });
+        const auto run_with = [&](const std::string& title, const std::string& key, Operator attention) {
+            run(title + std::to_string(count), key + std::to_string(count), attention, count, 1, count,
+                flops / limits_.matrix_flops_per_s,
+                [&](cudaStream_t stream) { return model_.prefill(count, attention, stream); });
+        };
+        run_with("prefill ", "prefill.", Operator::attention_prefill);
+        if (model_.has_hopper_attention()) {
+            run_with("prefill with attention by wgmma ", "prefill_wgmma.", Operator::attention_hopper);
+        }
     }
 
 private:

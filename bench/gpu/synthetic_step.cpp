@@ -132,6 +132,14 @@ void SyntheticModel::allocate() {
     std::shuffle(tables.begin(), tables.end(), random);
     block_tables_ = memory_.allocate_copy(tables);
     pool_ = reinterpret_cast<std::byte*>(memory_.allocate_random(blocks * block_bytes / sizeof(Bf16), 1.0f));
+    cudaDeviceProp properties;
+    const bool asked = cudaGetDeviceProperties(&properties, 0) == cudaSuccess;
+    if (asked && properties.major == 9 && properties.minor == 0) {
+        cuda::KvPoolMap map;
+        if (cuda::make_kv_pool_map(kv_layer(0), static_cast<std::int64_t>(blocks), &map) == cudaSuccess) {
+            pool_map_ = map;
+        }
+    }
 
     tokens_ = memory_.allocate<std::int32_t>(rows);
     row_sequence_ = memory_.allocate<std::int32_t>(rows);
@@ -226,6 +234,9 @@ cudaError_t SyntheticModel::run(Operator which, const Layer& layer, std::int32_t
                                           scratch_, stream);
         case Operator::attention_prefill:
             return cuda::attention_prefill(attention, tiles_, tile_count_, stream);
+        case Operator::attention_hopper:
+            if (!pool_map_) { return cudaErrorNotSupported; }
+            return cuda::attention_prefill_hopper(attention, *pool_map_, tiles_, tile_count_, stream);
         case Operator::output:
             return linear(layer.output, attention_, rows, LinearOutput::accumulate, residual_, stream);
         case Operator::gate_up:
@@ -271,9 +282,9 @@ cudaError_t SyntheticModel::decode(std::int32_t rows, std::int32_t context_token
     return cuda::argmax_rows(logits_, s.vocabulary, rows, sampled_, nullptr, stream);
 }
 
-cudaError_t SyntheticModel::prefill(std::int32_t rows, cudaStream_t stream) {
+cudaError_t SyntheticModel::prefill(std::int32_t rows, Operator attention, cudaStream_t stream) {
     const StepShape& s = options_.shape;
-    STEP_TRY(layers(Operator::attention_prefill, rows, 0, stream));
+    STEP_TRY(layers(attention, rows, 0, stream));
     STEP_TRY(cuda::gather_rows(residual_, static_cast<std::size_t>(s.hidden) * sizeof(float), last_row_, 1,
                                last_residual_, stream));
     STEP_TRY(cuda::rms_norm(last_residual_, final_norm_, 1e-5f, 1, s.hidden, normed_, stream));

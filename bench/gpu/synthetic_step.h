@@ -5,8 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "engine/kernels/cuda/kv_pool_map.h"
 #include "engine/kernels/cuda/launch.h"
 #include "engine/kernels/cuda/linear.h"
 #include "engine/kernels/cuda/sampling.h"
@@ -52,6 +54,7 @@ enum class Operator {
     rope_append,
     attention_decode,
     attention_prefill,
+    attention_hopper,  // attention_prefill by wgmma
     output,
     gate_up,
     swiglu,
@@ -120,8 +123,9 @@ public:
     /// One decode step of `rows` rows with all logits and the best token of each; contexts up to `context_tokens_max`.
     /// Asynchronous, can be captured once the library's algorithms are known (run it once before).
     cudaError_t decode(std::int32_t rows, std::int32_t context_tokens_max, cudaStream_t stream);
-    /// One prefill step of `rows` rows, the logits of the last row only.
-    cudaError_t prefill(std::int32_t rows, cudaStream_t stream);
+    /// One prefill step of `rows` rows, the logits of the last row only. `attention`: attention_prefill or
+    /// attention_hopper.
+    cudaError_t prefill(std::int32_t rows, Operator attention, cudaStream_t stream);
 
     /// One operator, once in every layer (once for the head): each time with other weights, so that no cache helps.
     cudaError_t run_in_all_layers(Operator which, std::int32_t rows, std::int32_t context_tokens_max,
@@ -130,6 +134,8 @@ public:
     const float* logits() const { return logits_; }                       // [rows, vocabulary]
     const engine::cuda::SampledRow* sampled() const { return sampled_; }  // [rows]
     const StepShape& shape() const { return options_.shape; }
+    /// Whether attention_hopper can be had here: compute capability 9.0, and a driver that describes tensors.
+    bool has_hopper_attention() const { return pool_map_.has_value(); }
     void set_products(Products products) { options_.products = products; }
 
 private:
@@ -162,6 +168,7 @@ private:
     float* cosines_ = nullptr;
     float* sines_ = nullptr;
     std::byte* pool_ = nullptr;
+    std::optional<engine::cuda::KvPoolMap> pool_map_;
     std::int32_t* block_tables_ = nullptr;
     std::int32_t table_stride_ = 0;
     std::int32_t* tokens_ = nullptr;

@@ -35,7 +35,7 @@ void prefill(SyntheticModel& model, const Rows& prompt, std::int32_t sequence, s
     }
     GPU_REQUIRE(model.set_rows(tokens, Rows(tokens.size(), sequence), positions));
     GPU_REQUIRE(model.set_tiles(tiles));
-    GPU_REQUIRE(model.prefill(count, nullptr));
+    GPU_REQUIRE(model.prefill(count, gpu_bench::Operator::attention_prefill, nullptr));
     GPU_REQUIRE(cudaDeviceSynchronize());
 }
 

@@ -145,7 +145,8 @@ Result<void> CudaBackend::prepare(const ModelLimits& limits) {
     limits_ = limits;
     if (options_.prefill_by_wgmma) {
         pool_map_.emplace();
-        const cudaError_t code = cuda::make_kv_pool_map(kv_layer(*limits.kv, 0), limits.kv->blocks_total(), &*pool_map_);
+        const cudaError_t code =
+            cuda::make_kv_pool_map(kv_layer(*limits.kv, 0), limits.kv->blocks_total(), &*pool_map_);
         if (code != cudaSuccess) { return tl::unexpected(device::cuda_error(code, "describing the KV pool to TMA")); }
     }
 

@@ -157,8 +157,8 @@ cudaError_t attention_prefill(const AttentionArguments& arguments, const Prefill
 /// invalid instruction), for heads that attention_hopper_can(). `map`: make_kv_pool_map() of the pool. A row's bits
 /// depend on the row alone, but they are not those of attention_prefill() and attention_decode().
 bool attention_hopper_can(std::int32_t heads_q, std::int32_t kv_heads, std::int32_t head_dim);
-cudaError_t attention_prefill_hopper(const AttentionArguments& arguments, const KvPoolMap& map, const PrefillTile* tiles,
-                                     std::int32_t tile_count, cudaStream_t stream);
+cudaError_t attention_prefill_hopper(const AttentionArguments& arguments, const KvPoolMap& map,
+                                     const PrefillTile* tiles, std::int32_t tile_count, cudaStream_t stream);
 
 /// Bytes of scratch that attention_decode needs for `rows` rows whose contexts are at most `context_tokens_max` long.
 std::size_t attention_decode_scratch_bytes(std::int32_t rows, std::int32_t heads_q, std::int32_t head_dim,
