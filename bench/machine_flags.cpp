@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 
+#include "bench/engine_steps.h"
 #include "bench/kernels.h"
 #include "bench/machine.h"
 
@@ -15,6 +16,40 @@ void add_bench_machine(CLI::App& app, MachineBenchOptions& options) {
         ->capture_default_str();
     app.add_flag("--quick", options.quick, "DRAM and peak rates only");
     app.add_flag("--cpu-time", options.processor_time, "processor time instead of the wall clock (busy machines)");
+    app.add_option("--out", options.out_path, "JSON file; - writes it to standard output instead of the table");
+}
+
+void add_bench_engine(CLI::App& app, EngineBenchOptions& options) {
+    app.add_option("--model", options.model_dir, "model folder (`sluice model make` writes one)")->required();
+    app.add_option("--device", options.device, "auto, host, cuda:0, ...")->capture_default_str();
+    app.add_option("--kernels", options.kernels, "auto, avx512, avx2, reference, cuda")->capture_default_str();
+    app.add_option("--prefill-attention", options.prefill_attention, "cuda: auto, mma, wgmma")->capture_default_str();
+    app.add_option("--weight-format", options.weight_format, "as engine.weight_format")->capture_default_str();
+    app.add_flag("--deterministic", options.deterministic, "cuda: numbers that do not depend on the batch");
+    app.add_option("--threads", options.threads, "compute threads of the host")
+        ->check(CLI::Range(1u, 1024u))
+        ->capture_default_str();
+    app.add_option("--prefill", options.prompts, "tokens of one prompt, several with commas")
+        ->delimiter(',')
+        ->check(CLI::Range(1u, 1u << 20))
+        ->capture_default_str();
+    app.add_option("--batch", options.batches, "sequences of a decode step, several with commas")
+        ->delimiter(',')
+        ->check(CLI::Range(1u, 4096u))
+        ->capture_default_str();
+    app.add_option("--context", options.context, "tokens of each sequence before the decode steps")
+        ->check(CLI::Range(1u, 1u << 20))
+        ->capture_default_str();
+    app.add_option("--batch-tokens", options.batch_tokens_max, "new tokens of a step at most")
+        ->check(CLI::Range(1u, 65536u))
+        ->capture_default_str();
+    app.add_option("--samples", options.samples, "of each figure; medians are told")
+        ->check(CLI::Range(1u, 1000u))
+        ->capture_default_str();
+    app.add_option("--temperature", options.temperature, "of decode steps; 0: greedy")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    app.add_option("--top-p", options.top_p, "of decode steps")->capture_default_str();
     app.add_option("--out", options.out_path, "JSON file; - writes it to standard output instead of the table");
 }
 

@@ -2,6 +2,7 @@
 #include <functional>
 #include <string>
 
+#include "bench/engine_steps.h"
 #include "bench/kernels.h"
 #include "bench/machine.h"
 #include "bench/serve.h"
@@ -87,6 +88,10 @@ int main(int argc, char** argv) {
         *command(*bench, "machine", "limits of this machine", [&] { return bench::bench_machine_main(bench_machine); }),
         bench_machine);
 
+    bench::EngineBenchOptions bench_engine;
+    bench::add_bench_engine(*command(*bench, "engine", "whole steps of the engine on a model",
+                                     [&] { return bench::bench_engine_main(bench_engine); }),
+                            bench_engine);
     bench::KernelsBenchOptions bench_kernels;
     bench::add_bench_kernels(*command(*bench, "kernels", "the engine's operators beside those limits",
                                       [&] { return bench::bench_kernels_main(bench_kernels); }),

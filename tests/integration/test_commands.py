@@ -130,3 +130,33 @@ def test_bench_serve_with_token_ids_has_exact_prompts(server, tmp_path):
                  "--prompt-tokens", 77, "--output-tokens", 4, "--out", out, "--quiet")
     assert ran.returncode == 0, ran.stderr
     assert {row["prompt_tokens"] for row in json.loads(out.read_text())["runs"][0]["requests"]} == {77}
+
+
+def test_bench_engine_measures_whole_steps_and_counts_their_work():
+    ran = sluice("bench", "engine", "--model", harness.MODEL, "--device", "host", "--prefill", "40,100", "--batch", "1,3",
+                 "--context", 30, "--batch-tokens", 64, "--samples", 3, "--temperature", 0.8, "--out", "-")
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout)
+    shape = json.loads((harness.MODEL / "config.json").read_text())
+    hidden, layers, vocabulary = shape["hidden_size"], shape["num_hidden_layers"], shape["vocab_size"]
+    kv_width = hidden // shape["num_attention_heads"] * shape["num_key_value_heads"]
+    per_layer = hidden * (2 * hidden + 2 * kv_width + 3 * shape["intermediate_size"])
+    assert [figure["tokens"] for figure in report["prefill"]] == [40, 100]
+    for figure in report["prefill"]:
+        n = figure["tokens"]
+        flops = 2 * (n * layers * per_layer + hidden * vocabulary) + 2 * n * (n + 1) * layers * hidden
+        assert figure["flop_per_s"] * figure["median_s"] == pytest.approx(flops)
+        assert 0 < figure["best_s"] <= figure["median_s"]
+    assert [figure["batch"] for figure in report["decode"]] == [1, 3]
+    element = 4 if "f32 weights" in report["engine"] else 2
+    for figure in report["decode"]:
+        keys = figure["batch"] * figure["context_tokens"]
+        read = element * (layers * per_layer + hidden * vocabulary + keys * 2 * layers * kv_width)
+        assert figure["bytes_per_s"] * figure["median_s"] == pytest.approx(read)
+        assert figure["tokens_per_s"] * figure["median_s"] == pytest.approx(figure["batch"])
+
+
+def test_bench_engine_refuses_what_the_model_has_no_room_for():
+    ran = sluice("bench", "engine", "--model", harness.MODEL, "--context", 100000)
+    assert ran.returncode == 1
+    assert "--context" in ran.stderr
