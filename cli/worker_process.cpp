@@ -55,8 +55,8 @@ void read_worker_config(base::Config& config, WorkerSetup& setup) {
     engine.weight_format = config.choice("engine.weight_format", "auto", {"auto", "f32", "bf16"});
     engine.kv_dtype = config.choice("engine.kv_dtype", "auto", {"auto", "f32", "bf16"});
     engine.block_tokens = static_cast<std::uint32_t>(config.integer("engine.block_tokens", 16, 16, 1024));
-    engine.kv_pool_bytes =
-        static_cast<std::uint64_t>(config.integer("engine.kv_pool_bytes", std::int64_t{1} << 30, 1 << 16));
+    engine.kv_pool_bytes = static_cast<std::uint64_t>(config.integer("engine.kv_pool_bytes", 0, 0));
+    engine.gpu_memory_share = config.number("engine.gpu_memory_share", 0.9, 0.01, 1);
     engine.layer_group = static_cast<std::uint32_t>(config.integer("engine.layer_group", 0, 0, 1024));
     engine.packed_dir = config.string("engine.packed_dir", "");
     setup.limits = worker::WorkerOptions::read(config);

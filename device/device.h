@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string_view>
 
@@ -38,6 +39,8 @@ public:
     virtual std::string_view name() const = 0;
     /// Whether the processor may read and write what `allocate` gives. False: only copies and the device's own code do.
     virtual bool is_host_memory() const = 0;
+    /// All memory that the device has, whoever uses it; 0 on the host (what the machine has is not for one engine).
+    virtual std::uint64_t memory_bytes() const = 0;
 
     /// `bytes` (> 0) bytes of the device's memory, aligned to at least 256 bytes; contents are not promised.
     /// On the host: zero pages that cost nothing until touched, aligned to 2 MiB.

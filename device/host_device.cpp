@@ -62,6 +62,7 @@ class HostDevice final : public Device {
 public:
     std::string_view name() const override { return "host"; }
     bool is_host_memory() const override { return true; }
+    std::uint64_t memory_bytes() const override { return 0; }
     Result<Buffer> allocate(std::size_t bytes) override { return map_anonymous(bytes); }
     Result<Buffer> allocate_host(std::size_t bytes) override { return map_anonymous(bytes); }
     Result<std::unique_ptr<Stream>> make_stream() override { return std::make_unique<HostStream>(); }

@@ -16,6 +16,7 @@
 #include "device/cuda/cuda_device.h"
 #include "device/device.h"
 #include "engine/kernels/backend.h"
+#include "engine/kv_sizing.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model/decoder.h"
 #include "engine/model/model_config.h"
@@ -191,6 +192,9 @@ Result<void> check_options(const EngineOptions& options) {
         return wrong("batch_sequences_max is " + std::to_string(options.batch_sequences_max) +
                      ", must be in [1, batch_tokens_max (" + std::to_string(options.batch_tokens_max) + ")]");
     }
+    if (!(options.gpu_memory_share > 0 && options.gpu_memory_share <= 1)) {
+        return wrong("gpu_memory_share is " + std::to_string(options.gpu_memory_share) + ", must be in (0, 1]");
+    }
     if (options.threads == 0 || options.threads > 1024) {
         return wrong("threads is " + std::to_string(options.threads) + ", must be in [1, 1024]");
     }
@@ -346,6 +350,18 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
                                 : options.weight_format == "auto" ? stored_format(*checkpoint, plan)
                                                                   : WeightFormat::f32;
     plan = plan_packing(*shape, format, order);
+    const Decoder::Limits limits{.batch_tokens = options.batch_tokens_max,
+                                 .batch_sequences = options.batch_sequences_max,
+                                 .logit_rows = options.batch_sequences_max};
+    if (options.kv_pool_bytes == 0) {
+        const MemoryUse use{
+            .weight_bytes = plan.file_bytes,
+            .scratch_bytes = Decoder::scratch_bytes(*shape, *model->backend, limits) +
+                             attention_scratch_bytes(*shape, options.batch_sequences_max, shape->context_tokens)};
+        const auto chosen = choose_kv_bytes(model->backend->device(), options.gpu_memory_share, use);
+        if (!chosen) { return base::pass_on(chosen); }
+        options.kv_pool_bytes = *chosen;
+    }
     auto kv = make_kv(options, *shape, format, *model->backend);
     if (!kv) { return base::pass_on(kv); }
     model->kv.emplace(std::move(*kv));
@@ -359,10 +375,7 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
     const std::uint64_t capacity = std::uint64_t{model->kv->blocks_total()} * options.block_tokens;
     model->rope =
         make_rope_table(*shape, static_cast<std::uint32_t>(std::min<std::uint64_t>(shape->context_tokens, capacity)));
-    auto decoder = Decoder::make(model->shape, model->weights, model->rope, *model->backend, *model->kv,
-                                 {.batch_tokens = options.batch_tokens_max,
-                                  .batch_sequences = options.batch_sequences_max,
-                                  .logit_rows = options.batch_sequences_max});
+    auto decoder = Decoder::make(model->shape, model->weights, model->rope, *model->backend, *model->kv, limits);
     if (!decoder) { return base::pass_on(decoder); }
     model->decoder.emplace(std::move(*decoder));
 

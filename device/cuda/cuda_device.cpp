@@ -83,10 +83,12 @@ CudaEvent& cuda_event(Event& event) {
 
 class CudaDevice final : public Device {
 public:
-    explicit CudaDevice(std::uint32_t index) : index_(index), name_("cuda:" + std::to_string(index)) {}
+    CudaDevice(std::uint32_t index, std::uint64_t memory_bytes)
+        : index_(index), name_("cuda:" + std::to_string(index)), memory_bytes_(memory_bytes) {}
 
     std::string_view name() const override { return name_; }
     bool is_host_memory() const override { return false; }
+    std::uint64_t memory_bytes() const override { return memory_bytes_; }
 
     Result<Buffer> allocate(std::size_t bytes) override {
         CHECK(bytes > 0);
@@ -164,6 +166,7 @@ public:
 private:
     std::uint32_t index_;
     std::string name_;
+    std::uint64_t memory_bytes_;
 };
 
 }  // namespace
@@ -215,7 +218,12 @@ Result<Device*> cuda_device(std::uint32_t index) {
     const std::lock_guard lock(mutex);
     if (devices[index] == nullptr) {
         if (auto used = use_cuda_device(index); !used) { return base::pass_on(used); }
-        devices[index] = std::make_unique<CudaDevice>(index);
+        std::size_t free = 0;
+        std::size_t total = 0;
+        if (auto asked = cuda_result(cudaMemGetInfo(&free, &total), "asking for the GPU's memory"); !asked) {
+            return base::pass_on(asked);
+        }
+        devices[index] = std::make_unique<CudaDevice>(index, total);
     }
     return devices[index].get();
 }

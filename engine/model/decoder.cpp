@@ -1,13 +1,54 @@
 #include "engine/model/decoder.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <iterator>
 #include <utility>
 
 #include "base/check.h"
 #include "device/device.h"
 
 namespace engine {
+namespace {
+
+/// A buffer of a step: what it holds, and its bytes (padded).
+struct ScratchPiece {
+    Activation kind{};
+    std::size_t bytes = 0;
+};
+
+/// In the order in which they lie in the scratch memory.
+std::array<ScratchPiece, 9> scratch_pieces(const base::ModelShape& shape, const Backend& backend,
+                                           Decoder::Limits limits) {
+    constexpr std::size_t kAlignment = 256;  // bytes; above every vector register and cache line
+    const std::size_t rows = limits.batch_tokens;
+    const std::size_t q_width = std::size_t{shape.heads_q} * shape.head_dim;
+    const std::size_t kv_width = std::size_t{shape.heads_kv} * shape.head_dim;
+    const auto piece = [&backend](Activation kind, std::size_t elements) {
+        const std::size_t bytes = elements * backend.element_bytes(kind);
+        return ScratchPiece{kind, (bytes + kAlignment - 1) / kAlignment * kAlignment};
+    };
+    return {piece(Activation::residual, rows * shape.hidden),
+            piece(Activation::normed, rows * shape.hidden),
+            piece(Activation::delta, rows * shape.hidden),
+            piece(Activation::qkv, rows * (q_width + 2 * kv_width)),
+            piece(Activation::q, rows * q_width),
+            piece(Activation::attention, rows * q_width),
+            piece(Activation::gate_up, rows * 2 * shape.intermediate),
+            piece(Activation::activated, rows * shape.intermediate),
+            piece(Activation::logits, std::size_t{limits.logit_rows} * shape.vocabulary)};
+}
+
+}  // namespace
+
+std::size_t Decoder::scratch_bytes(const base::ModelShape& shape, const Backend& backend, Limits limits) {
+    std::size_t bytes = 0;
+    for (const ScratchPiece& piece : scratch_pieces(shape, backend, limits)) {
+        bytes += piece.bytes;
+    }
+    return bytes;
+}
 
 base::Result<Decoder> Decoder::make(const base::ModelShape& shape, const Weights& weights, const RopeTable& rope,
                                     Backend& backend, kv_cache::KvStore& kv, Limits limits) {
@@ -22,40 +63,18 @@ base::Result<Decoder> Decoder::make(const base::ModelShape& shape, const Weights
         return base::pass_on(prepared);
     }
     Decoder decoder(shape, weights, rope, backend, kv, limits);
-    const std::size_t q_width = std::size_t{shape.heads_q} * shape.head_dim;
-    const std::size_t kv_width = std::size_t{shape.heads_kv} * shape.head_dim;
-    struct Wish {
-        Buffer* buffer;
-        Activation kind;
-        std::size_t elements;
-    };
-    const Wish wishes[] = {
-        {&decoder.residual_, Activation::residual, std::size_t{limits.batch_tokens} * shape.hidden},
-        {&decoder.normed_, Activation::normed, std::size_t{limits.batch_tokens} * shape.hidden},
-        {&decoder.delta_, Activation::delta, std::size_t{limits.batch_tokens} * shape.hidden},
-        {&decoder.qkv_, Activation::qkv, limits.batch_tokens * (q_width + 2 * kv_width)},
-        {&decoder.q_, Activation::q, limits.batch_tokens * q_width},
-        {&decoder.attention_, Activation::attention, limits.batch_tokens * q_width},
-        {&decoder.gate_up_, Activation::gate_up, std::size_t{limits.batch_tokens} * 2 * shape.intermediate},
-        {&decoder.activated_, Activation::activated, std::size_t{limits.batch_tokens} * shape.intermediate},
-        {&decoder.logits_, Activation::logits, std::size_t{limits.logit_rows} * shape.vocabulary},
-    };
-    constexpr std::size_t kAlignment = 256;  // bytes; above every vector register and cache line
-    const auto padded_bytes = [&backend](const Wish& wish) {
-        const std::size_t bytes = wish.elements * backend.element_bytes(wish.kind);
-        return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    };
-    std::size_t bytes = 0;
-    for (const Wish& wish : wishes) {
-        bytes += padded_bytes(wish);
-    }
-    auto scratch = backend.device().allocate(bytes);
+    const auto pieces = scratch_pieces(shape, backend, limits);
+    auto scratch = backend.device().allocate(scratch_bytes(shape, backend, limits));
     if (!scratch) { return base::pass_on(scratch, "scratch memory of the engine"); }
     decoder.scratch_ = std::move(*scratch);
+    Buffer* const buffers[] = {&decoder.residual_, &decoder.normed_,    &decoder.delta_,
+                               &decoder.qkv_,      &decoder.q_,         &decoder.attention_,
+                               &decoder.gate_up_,  &decoder.activated_, &decoder.logits_};
+    static_assert(std::size(buffers) == pieces.size());
     std::byte* next = decoder.scratch_.data();
-    for (const Wish& wish : wishes) {
-        *wish.buffer = {next, wish.kind};
-        next += padded_bytes(wish);
+    for (std::size_t i = 0; i < pieces.size(); ++i) {
+        *buffers[i] = {next, pieces[i].kind};
+        next += pieces[i].bytes;
     }
     return decoder;
 }

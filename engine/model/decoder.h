@@ -50,8 +50,8 @@ public:
     /// Returns when the batch is done. Error: as the backend's calls around a step; none on the host.
     base::Result<void> run(const DecoderBatch& batch);
 
-    /// Of the scratch memory.
-    std::size_t scratch_bytes() const { return scratch_.size(); }
+    /// What the scratch memory will take.
+    static std::size_t scratch_bytes(const base::ModelShape& shape, const Backend& backend, Limits limits);
 
 private:
     Decoder(const base::ModelShape& shape, const Weights& weights, const RopeTable& rope, Backend& backend,

@@ -90,6 +90,10 @@ TEST_CASE("options that cannot work are refused by name", "[engine]") {
         options.kv_pool_bytes = 100;
         REQUIRE(contains(setting.refused(), "kv_pool_bytes is 100"));
     }
+    SECTION("gpu_memory_share") {
+        options.gpu_memory_share = 1.5;
+        REQUIRE(contains(setting.refused(), "gpu_memory_share is 1.5"));
+    }
     SECTION("batch_tokens_max") {
         options.batch_tokens_max = 0;
         REQUIRE(contains(setting.refused(), "batch_tokens_max is 0"));

@@ -13,6 +13,7 @@ class DistantDevice final : public device::Device {
 public:
     std::string_view name() const override { return "distant"; }
     bool is_host_memory() const override { return false; }
+    std::uint64_t memory_bytes() const override { return memory; }
     device::Result<device::Buffer> allocate(std::size_t bytes) override { return host().allocate(bytes); }
     device::Result<device::Buffer> allocate_host(std::size_t bytes) override { return host().allocate_host(bytes); }
     device::Result<std::unique_ptr<device::Stream>> make_stream() override { return host().make_stream(); }
@@ -36,6 +37,7 @@ public:
         return host().wait(stream, event);
     }
 
+    std::uint64_t memory = std::uint64_t{1} << 30;  // that it says it has
     int copies = 0;
     bool is_broken = false;
 

@@ -1,0 +1,41 @@
+#include "engine/kv_sizing.h"
+
+#include "device/device.h"
+#include "tests/engine/support.h"
+#include "tests/support/distant_device.h"
+
+#include "tests/support/catch.h"
+
+TEST_CASE("KV gets what the share of a GPU leaves, and a fixed size on the host", "[engine]") {
+    constexpr std::uint64_t kGiB = std::uint64_t{1} << 30;
+    test_device::DistantDevice gpu;
+    gpu.memory = 80 * kGiB;
+    const engine::MemoryUse use{.weight_bytes = 16 * kGiB, .scratch_bytes = 2 * kGiB};
+    REQUIRE(engine::choose_kv_bytes(gpu, 0.9, use) == (72 - 16 - 2 - 1) * kGiB);
+    REQUIRE(engine::choose_kv_bytes(gpu, 0.5, use) == (40 - 16 - 2 - 1) * kGiB);
+    REQUIRE(engine::choose_kv_bytes(device::host_device(), 0.9, use) == kGiB);
+
+    const auto nothing = engine::choose_kv_bytes(gpu, 0.2, use);
+    REQUIRE(!nothing);
+    REQUIRE(nothing.error().code == base::ErrorCode::resource_exhausted);
+    for (const char* part : {"gpu_memory_share", "17179869184", "distant", "batch_tokens_max"}) {
+        CAPTURE(part, nothing.error().message);
+        REQUIRE(nothing.error().message.find(part) != std::string::npos);
+    }
+}
+
+TEST_CASE("an engine whose KV size is left open has the host's", "[engine]") {
+    const test_engine::TemporaryFolder model;
+    const test_engine::TemporaryFolder packed;
+    test_engine::write_random_model(model.path().string(), test_engine::small_shape(), "F32");
+    auto options = test_engine::options_for(model.path().string(), packed.path().string());
+    options.kv_pool_bytes = 0;
+    const auto engine = test_engine::load(options);
+    REQUIRE(engine->blocks_total() == engine::kHostKvBytes / engine->layout().block_bytes());
+}
+
+TEST_CASE("partial results of attention are counted per row, head and begun partition", "[engine]") {
+    base::ModelShape shape = test_engine::small_shape();  // 4 heads of 16
+    REQUIRE(engine::attention_scratch_bytes(shape, 3, 256) == 3 * 1 * 4 * 18 * 4);
+    REQUIRE(engine::attention_scratch_bytes(shape, 3, 257) == 3 * 2 * 4 * 18 * 4);
+}
