@@ -72,10 +72,6 @@ std::optional<BlockHash> parse_hex(std::string_view text) {
     return hash;
 }
 
-std::string_view format_name(WeightFormat format) {
-    return format == WeightFormat::bf16 ? "bf16" : "f32";
-}
-
 /// An open file that closes itself.
 class Descriptor {
 public:
@@ -202,12 +198,10 @@ public:
 
     /// Remembers the content hash of files whose identity has not changed since they were read.
     fs::path sidecar() const { return dir_ / (identity_ + ".content"); }
-    fs::path lock() const { return dir_ / (identity_ + "-" + std::string(format_name(plan_.format)) + ".lock"); }
-    fs::path temporary() const {
-        return dir_ / (identity_ + "-" + std::string(format_name(plan_.format)) + ".partial");
-    }
+    fs::path lock() const { return dir_ / (identity_ + "-" + std::string(name_of(plan_.format)) + ".lock"); }
+    fs::path temporary() const { return dir_ / (identity_ + "-" + std::string(name_of(plan_.format)) + ".partial"); }
     fs::path packed(const BlockHash& content) const {
-        return dir_ / (hex(content) + "-" + std::string(format_name(plan_.format)) + "-v" +
+        return dir_ / (hex(content) + "-" + std::string(name_of(plan_.format)) + "-v" +
                        std::to_string(kPackingVersion) + ".weights");
     }
 

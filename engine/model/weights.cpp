@@ -22,34 +22,43 @@ public:
         plan_.format = format;
         plan_.order = order;
         plan_.file_bytes = kPackedAlignment;
+        CHECK(format != WeightFormat::fp8 || order == WeightOrder::row_major);
     }
 
     void matrix(std::string name, std::uint32_t inputs, std::vector<PackedItem::Source> sources) {
-        add(std::move(name), inputs, std::move(sources));
+        add(std::move(name), inputs, plan_.format, std::move(sources));
+    }
+    /// Embedding and head: never fp8. They are a small part of a large model, and every logit is as exact as the head.
+    void outer_matrix(std::string name, std::uint32_t inputs, std::vector<PackedItem::Source> sources) {
+        const bool is_fp8 = plan_.format == WeightFormat::fp8;
+        add(std::move(name), inputs, is_fp8 ? WeightFormat::bf16 : plan_.format, std::move(sources));
     }
     void vector(std::string name, std::vector<PackedItem::Source> sources) {
-        add(std::move(name), 0, std::move(sources));
+        add(std::move(name), 0, WeightFormat::f32, std::move(sources));
     }
     PackingPlan take() { return std::move(plan_); }
 
 private:
-    void add(std::string name, std::uint32_t inputs, std::vector<PackedItem::Source> sources) {
+    void add(std::string name, std::uint32_t inputs, WeightFormat format, std::vector<PackedItem::Source> sources) {
         PackedItem item;
         item.name = std::move(name);
         item.inputs = inputs;
+        item.format = format;
         for (const auto& source : sources) {
             item.outputs += source.outputs;
         }
         item.sources = std::move(sources);
         item.offset = plan_.file_bytes;
-        item.bytes = inputs == 0 ? std::uint64_t{item.outputs} * sizeof(float) : matrix_bytes(item.outputs, inputs);
+        item.bytes = inputs == 0 ? std::uint64_t{item.outputs} * sizeof(float) : matrix_bytes(item);
         plan_.file_bytes = align_up(item.offset + item.bytes);
         plan_.items.push_back(std::move(item));
     }
 
-    std::uint64_t matrix_bytes(std::uint32_t outputs, std::uint32_t inputs) const {
-        if (plan_.order == WeightOrder::panels) { return packed_bytes(plan_.format, outputs, inputs); }
-        return std::uint64_t{outputs} * inputs * (plan_.format == WeightFormat::bf16 ? 2 : 4);
+    std::uint64_t matrix_bytes(const PackedItem& item) const {
+        if (plan_.order == WeightOrder::panels) { return packed_bytes(item.format, item.outputs, item.inputs); }
+        const std::uint64_t elements = std::uint64_t{item.outputs} * item.inputs;
+        if (item.format == WeightFormat::fp8) { return item.scales_offset() + item.outputs * sizeof(float); }
+        return elements * (item.format == WeightFormat::bf16 ? 2 : 4);
     }
 
     PackingPlan plan_;
@@ -87,13 +96,24 @@ void plan_layer(PlanBuilder& builder, const ModelShape& shape, std::uint32_t lay
 
 PackingPlan plan_packing(const ModelShape& shape, WeightFormat format, WeightOrder order) {
     PlanBuilder builder(format, order);
-    builder.matrix("embedding", shape.hidden, {{"model.embed_tokens.weight", shape.vocabulary}});
+    builder.outer_matrix("embedding", shape.hidden, {{"model.embed_tokens.weight", shape.vocabulary}});
     for (std::uint32_t layer = 0; layer < shape.layers; ++layer) {
         plan_layer(builder, shape, layer);
     }
     builder.vector("final_norm", {{"model.norm.weight", shape.hidden}});
-    if (!shape.tied_embeddings) { builder.matrix("head", shape.hidden, {{"lm_head.weight", shape.vocabulary}}); }
+    if (!shape.tied_embeddings) { builder.outer_matrix("head", shape.hidden, {{"lm_head.weight", shape.vocabulary}}); }
     return builder.take();
+}
+
+base::Result<void> check_fp8_widths(const PackingPlan& plan) {
+    for (const PackedItem& item : plan.items) {
+        if (item.format == WeightFormat::fp8 && item.inputs % 16 != 0) {
+            return base::fail(ErrorCode::unimplemented, "weight_format is 'fp8', but " + item.name + " has " +
+                                                            std::to_string(item.inputs) +
+                                                            " inputs, must be a multiple of 16: set it to auto");
+        }
+    }
+    return {};
 }
 
 base::BlockHash PackingPlan::fingerprint() const {
@@ -154,7 +174,10 @@ Weights bind_weights(const ModelShape& shape, const PackingPlan& plan, const std
     };
     const auto matrix = [&] {
         const PackedItem& it = item();
-        return PackedMatrix{plan.format, it.outputs, it.inputs, file + it.offset};
+        const std::byte* data = file + it.offset;
+        const float* scales = nullptr;
+        if (it.format == WeightFormat::fp8) { scales = reinterpret_cast<const float*>(data + it.scales_offset()); }
+        return PackedMatrix{it.format, it.outputs, it.inputs, data, scales};
     };
     const auto vector = [&] { return reinterpret_cast<const float*>(file + item().offset); };
 

@@ -44,7 +44,7 @@ TEST_CASE("uploaded weights are the checkpoint's, stacked row by row", "[engine]
     test_device::DistantDevice device;
     std::uint64_t last = 0;
     const auto uploaded =
-        engine::upload_weights(*checkpoint, plan, device, [&](std::uint64_t done, std::uint64_t total) {
+        engine::upload_weights(*checkpoint, plan, device, {}, [&](std::uint64_t done, std::uint64_t total) {
             REQUIRE(done >= last);
             REQUIRE(done <= total);
             last = done;
@@ -84,7 +84,7 @@ TEST_CASE("a device that fails while weights are uploaded is an error with the i
     test_device::DistantDevice device;
     device.is_broken = true;
     const auto uploaded = engine::upload_weights(
-        *checkpoint, engine::plan_packing(shape, WeightFormat::bf16, WeightOrder::row_major), device, {});
+        *checkpoint, engine::plan_packing(shape, WeightFormat::bf16, WeightOrder::row_major), device, {}, {});
     REQUIRE_FALSE(uploaded);
     REQUIRE(uploaded.error().message.find("embedding") != std::string::npos);
 }
