@@ -6,11 +6,14 @@ namespace engine::cuda {
 namespace {
 
 constexpr int kThreads = kSlices * kWarp;
-/// Pieces of 32 whose loads are in flight together, per warp; what 128 registers hold.
-template <int kRowTiles>
-constexpr int kPiecesAtOnce = kRowTiles == 1   ? 4
-                              : kRowTiles == 2 ? 3
-                                               : 2;
+/// Pieces of 32 units whose loads are in flight together, per warp; what 128 registers hold. FP8 needs more registers a
+/// piece: Hopper multiplies half floats, made of it before.
+template <Element kElement, int kOutputTiles, int kRowTiles>
+__host__ __device__ constexpr int pieces_at_once() {
+    if (kRowTiles == 1) { return 4; }
+    if (kElement == Element::bf16) { return kRowTiles == 2 ? 3 : 2; }
+    return kOutputTiles * kRowTiles <= 4 ? 2 : 1;
+}
 
 /// kOutputTiles tiles of 16 outputs, kRowTiles tiles of 8 rows.
 template <Element kElement, int kOutputTiles, int kRowTiles, LinearOutput kOutput>
@@ -20,7 +23,7 @@ __global__ void __launch_bounds__(kThreads, 2) skinny_kernel(ProductArguments pr
     const int rows = product.rows;
     constexpr int kOutputs = kOutputTiles * 16;
     constexpr int kRows = kRowTiles * 8;
-    constexpr int kUnroll = kPiecesAtOnce<kRowTiles>;
+    constexpr int kUnroll = pieces_at_once<kElement, kOutputTiles, kRowTiles>();
     constexpr int kStride =
         kOutputs + 4;  // floats from a row of sums to the next: no two lanes of a store share a bank
     __shared__ float sums[kSlices][kRows][kStride];
@@ -160,7 +163,8 @@ cudaError_t linear_skinny(const ProductArguments& product, LinearOutput output, 
                     : launch<kElement, 1, 2>(product, output, y, stream);
     }
     if (product.rows <= 32) {
-        return many ? launch<kElement, 2, 4>(product, output, y, stream)
+        constexpr int kMost = kElement == Element::fp8 ? 1 : 2;  // what the registers hold
+        return many ? launch<kElement, kMost, 4>(product, output, y, stream)
                     : launch<kElement, 1, 4>(product, output, y, stream);
     }
     return launch<kElement, 1, 8>(product, output, y, stream);

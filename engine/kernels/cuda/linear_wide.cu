@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kThreads, 1) wide_kernel(ProductArguments prod
         start(step + kStages - 1);
         const unsigned char* w_stage = shared + step % kStages * 2 * kOperandBytes;
         const unsigned char* x_stage = w_stage + kOperandBytes;
-#pragma unroll
+#pragma unroll(kElement == Element::bf16 ? kStageUnits / kPiece : 1)  // FP8 would not fit in the registers
         for (int piece = 0; piece < kStageUnits / kPiece; ++piece) {
             uint4 w_piece[2][2];
 #pragma unroll
