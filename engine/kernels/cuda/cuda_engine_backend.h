@@ -1,7 +1,7 @@
 #pragma once
 
 // The inside of make_cuda_backend(): cuda_backend.cpp has the operators, cuda_step.cpp what happens around a step,
-// cuda_choose.cpp sampling.
+// cuda_choose.cpp sampling, cuda_fp8.cpp FP8 weights.
 
 #include <cuda_runtime_api.h>
 
@@ -113,6 +113,8 @@ private:
     cuda::QuantizedRows quantized_rows(const void* out);
     cudaError_t linear_fp8(const PackedMatrix& w, const void* x, std::uint32_t rows, cuda::LinearOutput output,
                            void* y);
+    /// By the library, of what is in fp8_rows_. Error: cudaErrorNotSupported where it has no such product.
+    cudaError_t library_fp8(const cuda::DeviceMatrixFp8& w, std::int32_t rows, cuda::LinearOutput output, void* y);
 
     device::Device* device_;
     BackendOptions options_;
@@ -130,6 +132,7 @@ private:
     std::optional<cuda::StepBuffers> buffers_;
     GrowingBuffer attention_scratch_;
     GrowingBuffer kept_rows_;       // of keep_wanted()
+    device::Buffer fp8_product_;    // bf16 [batch_tokens, hidden]: for a library without float output; else empty
     device::Buffer fp8_;            // of fp8_rows_; empty without FP8 weights
     cuda::QuantizedRows fp8_rows_;  // rows of the product that comes next, at a fixed place: it is recorded
     device::Buffer host_logits_;    // pinned, [logit_rows, vocabulary]

@@ -41,7 +41,11 @@ Result<void> CudaBackend::prepare_fp8(const ModelLimits& limits) {
     fp8_ = std::move(*buffer);
     fp8_rows_.data = reinterpret_cast<std::uint8_t*>(fp8_.data());
     fp8_rows_.scales = reinterpret_cast<float*>(fp8_.data() + bytes);
-    if (library_ != nullptr && !library_->has_fp8()) {
+    if (library_ != nullptr && library_->has_fp8()) {
+        auto product = device_->allocate(std::size_t{limits.batch_tokens} * shape.hidden * sizeof(Bf16));
+        if (!product) { return base::pass_on(product, "products in FP8"); }
+        fp8_product_ = std::move(*product);
+    } else if (library_ != nullptr) {
         spdlog::warn(
             "CUDA: this GPU or its cuBLASLt has no FP8 products with a scale per row and output: all of them "
             "are our own, which is slower for prompts");
@@ -52,6 +56,24 @@ Result<void> CudaBackend::prepare_fp8(const ModelLimits& limits) {
 cuda::QuantizedRows CudaBackend::quantized_rows(const void* out) {
     fp8_source_ = fp8_rows_.data == nullptr ? nullptr : out;
     return fp8_rows_;
+}
+
+cudaError_t CudaBackend::library_fp8(const cuda::DeviceMatrixFp8& w, std::int32_t rows, cuda::LinearOutput output,
+                                     void* y) {
+    if (library_ == nullptr || !library_->has_fp8()) { return cudaErrorNotSupported; }
+    const auto multiply = [&](cuda::LinearOutput as, void* to) {
+        return library_->linear(w, fp8_rows_.data, fp8_rows_.scales, rows, as, to, stream_);
+    };
+    const cudaError_t code = multiply(output, y);
+    const std::size_t elements = static_cast<std::size_t>(rows) * static_cast<std::size_t>(w.outputs);
+    if (code != cudaErrorNotSupported || output != cuda::LinearOutput::f32 ||
+        elements * sizeof(Bf16) > fp8_product_.size()) {
+        return code;
+    }
+    // Not every library writes floats here. Its bf16 has more bits than FP8 leaves.
+    auto* const product = reinterpret_cast<Bf16*>(fp8_product_.data());
+    if (const cudaError_t again = multiply(cuda::LinearOutput::bf16, product); again != cudaSuccess) { return again; }
+    return cuda::to_float(product, elements, static_cast<float*>(y), stream_);
 }
 
 cudaError_t CudaBackend::linear_fp8(const PackedMatrix& w, const void* x, std::uint32_t rows, cuda::LinearOutput output,
@@ -68,8 +90,8 @@ cudaError_t CudaBackend::linear_fp8(const PackedMatrix& w, const void* x, std::u
         if (code != cudaSuccess) { return code; }
     }
     fp8_source_ = nullptr;  // x may be written again without our knowledge
-    if (library_ != nullptr && library_->has_fp8() && count > cuda::kStreamingRows) {
-        const cudaError_t code = library_->linear(matrix, fp8_rows_.data, fp8_rows_.scales, count, output, y, stream_);
+    if (count > cuda::kStreamingRows) {
+        const cudaError_t code = library_fp8(matrix, count, output, y);
         if (code != cudaErrorNotSupported) { return code; }
     }
     return cuda::linear_fixed_order(matrix, fp8_rows_.data, fp8_rows_.scales, count, output, y, stream_);
