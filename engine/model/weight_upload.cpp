@@ -103,16 +103,18 @@ Result<device::Buffer> upload_weights(const Checkpoint& checkpoint, const Packin
     auto memory = device.allocate(plan.file_bytes);
     if (!memory) { return base::pass_on(memory, "weights of " + std::to_string(plan.file_bytes >> 20) + " MiB"); }
     std::size_t stage_bytes = kStageBytes;
-    for (const PackedItem& item : plan.items) {  // a row, and a vector, is copied in one piece
-        stage_bytes = std::max(stage_bytes, row_bytes_of(item));
+    for (const PackedItem& item : plan.items) {  // a row, a vector, and the scales, are copied in one piece
+        stage_bytes = std::max({stage_bytes, row_bytes_of(item), item.outputs * sizeof(float)});
     }
     auto stages = Stages::make(device, stage_bytes, plan.format == WeightFormat::fp8);
     if (!stages) { return base::pass_on(stages); }
     for (const PackedItem& item : plan.items) {
-        const std::vector<const Tensor*> tensors = tensors_of(checkpoint, item);
-        const bool is_rounded = item.format == WeightFormat::fp8;
-        const std::size_t row_bytes = row_bytes_of(item);
-        const std::size_t target_row_bytes = is_rounded ? item.inputs : row_bytes;
+        const std::vector<SourceTensor> tensors = tensors_of(checkpoint, item);
+        const bool is_fp8 = item.format == WeightFormat::fp8;
+        const bool is_stored_fp8 = is_fp8 && are_stored_fp8(tensors);  // goes as it is, with the checkpoint's scales
+        const bool is_rounded = is_fp8 && !is_stored_fp8;
+        const std::size_t row_bytes = is_stored_fp8 ? item.inputs : row_bytes_of(item);
+        const std::size_t target_row_bytes = is_fp8 ? item.inputs : row_bytes;
         const std::uint32_t rows_total = item.inputs == 0 ? 1 : item.outputs;
         const auto rows_max = static_cast<std::uint32_t>(std::min<std::size_t>(stage_bytes / row_bytes, rows_total));
         std::byte* const begin_of_item = memory->data() + item.offset;
@@ -122,6 +124,8 @@ Result<device::Buffer> upload_weights(const Checkpoint& checkpoint, const Packin
             if (!stage) { return base::pass_on(stage, item.name); }
             if (item.inputs == 0) {
                 read_vector(tensors, {reinterpret_cast<float*>(*stage), item.outputs});
+            } else if (is_stored_fp8) {
+                read_rows_fp8(item, tensors, begin, rows, *stage);
             } else {
                 read_rows(item, tensors, begin, rows, copied_as(item.format), *stage);
             }
@@ -131,6 +135,13 @@ Result<device::Buffer> upload_weights(const Checkpoint& checkpoint, const Packin
                                          : stages->send(target, rows * row_bytes);
             if (!sent) { return base::pass_on(sent, item.name); }
             if (progress) { progress(item.offset + (begin + rows) * target_row_bytes, plan.file_bytes); }
+        }
+        if (is_stored_fp8) {
+            const auto stage = stages->next();
+            if (!stage) { return base::pass_on(stage, item.name); }
+            read_scales(item, tensors, {reinterpret_cast<float*>(*stage), item.outputs});
+            const auto sent = stages->send(begin_of_item + item.scales_offset(), item.outputs * sizeof(float));
+            if (!sent) { return base::pass_on(sent, item.name); }
         }
     }
     if (auto finished = stages->finish(); !finished) { return base::pass_on(finished); }

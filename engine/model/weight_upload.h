@@ -17,7 +17,8 @@ using RowQuantizer = std::function<base::Result<void>(const std::byte* rows, std
 
 /// Copies the weights of a checkpoint into the memory of a device, at the places of the plan, which must be row_major:
 /// read from the mapped files into two pinned buffers in turn, so that reading and copying overlap. Matrices in fp8 are
-/// copied as bf16 and rounded on the device by `quantize` (never called for others). The checkpoint's tensors must have
+/// copied as they are where the checkpoint has them so, else as bf16 and rounded on the device by `quantize` (never
+/// called for others). The checkpoint's tensors must have
 /// been checked against the plan. `progress(done, total)` in bytes, called from this thread.
 /// Error: resource_exhausted when the memory does not suffice; internal when the device has failed.
 base::Result<device::Buffer> upload_weights(const Checkpoint& checkpoint, const PackingPlan& plan,

@@ -129,6 +129,39 @@ base::BlockHash PackingPlan::fingerprint() const {
     return base::keyed_hash({}, std::as_bytes(std::span(text)));
 }
 
+const Tensor* find_scales(const Checkpoint& checkpoint, const std::string& tensor) {
+    return checkpoint.find(tensor + "_scale");
+}
+
+namespace {
+
+bool is_plain(const Tensor& tensor) {
+    return tensor.dtype == "F32" || tensor.dtype == "F16" || tensor.dtype == "BF16";
+}
+
+base::Result<void> check_scales(const Checkpoint& checkpoint, const PackedItem::Source& source) {
+    const Tensor* scales = find_scales(checkpoint, source.tensor);
+    if (scales == nullptr) {
+        return base::fail(
+            ErrorCode::data_loss,
+            "tensor " + source.tensor + " is stored as F8_E4M3, but the checkpoint lacks " + source.tensor + "_scale");
+    }
+    std::uint64_t elements = 1;
+    for (const std::uint64_t length : scales->shape) {
+        elements *= length;
+    }
+    const bool has_row_each = !scales->shape.empty() && scales->shape[0] == source.outputs;
+    if (!is_plain(*scales) || (elements != 1 && !(has_row_each && elements == source.outputs))) {
+        return base::fail(ErrorCode::unimplemented, "tensor " + source.tensor + "_scale is " + scales->dtype + " " +
+                                                        format_shape(scales->shape) +
+                                                        ", only one number, or one for each of the " +
+                                                        std::to_string(source.outputs) + " outputs, is supported");
+    }
+    return {};
+}
+
+}  // namespace
+
 base::Result<void> check_tensors(const Checkpoint& checkpoint, const PackingPlan& plan) {
     for (const PackedItem& item : plan.items) {
         for (const auto& source : item.sources) {
@@ -144,10 +177,13 @@ base::Result<void> check_tensors(const Checkpoint& checkpoint, const PackingPlan
                                                             format_shape(tensor->shape) + ", config.json asks for " +
                                                             format_shape(shape));
             }
-            if (tensor->dtype != "F32" && tensor->dtype != "F16" && tensor->dtype != "BF16") {
+            if (tensor->dtype == "F8_E4M3" && item.inputs > 0) {
+                if (auto checked = check_scales(checkpoint, source); !checked) { return checked; }
+            } else if (!is_plain(*tensor)) {
                 return base::fail(ErrorCode::unimplemented, "tensor " + source.tensor + " is stored as " +
                                                                 tensor->dtype +
-                                                                ", only F32, F16 and BF16 are supported");
+                                                                ", only F32, F16, BF16 and (matrices) F8_E4M3 are "
+                                                                "supported");
             }
         }
     }
@@ -160,7 +196,7 @@ WeightFormat stored_format(const Checkpoint& checkpoint, const PackingPlan& plan
         for (const auto& source : item.sources) {
             const Tensor* tensor = checkpoint.find(source.tensor);
             CHECK(tensor != nullptr, source.tensor);
-            if (tensor->dtype != "BF16") { return WeightFormat::f32; }
+            if (tensor->dtype != "BF16" && tensor->dtype != "F8_E4M3") { return WeightFormat::f32; }
         }
     }
     return WeightFormat::bf16;

@@ -73,11 +73,17 @@ PackingPlan plan_packing(const base::ModelShape& shape, WeightFormat format, Wei
 /// Error: unimplemented for a matrix in fp8 whose inputs are no multiple of 16, with its name.
 base::Result<void> check_fp8_widths(const PackingPlan& plan);
 
-/// Every tensor that the plan needs is there, in F32, F16 or BF16 and in the right shape.
-/// Error: data_loss for a missing one, one of another shape (with both), unimplemented for another dtype.
+/// Every tensor that the plan needs is there, in F32, F16 or BF16 and in the right shape; matrices also in F8_E4M3 with
+/// scales beside them (find_scales()). Error: data_loss for a missing one, one of another shape (with both),
+/// unimplemented for another dtype, or for other scales than one per output or one for all.
 base::Result<void> check_tensors(const Checkpoint& checkpoint, const PackingPlan& plan);
 
-/// What `weight_format: auto` means: BF16 where every matrix is stored so, else F32. The plan's tensors must be there.
+/// The scales of a matrix in F8_E4M3, [outputs], [outputs, 1] or one element: "q_proj.weight_scale" of "q_proj.weight".
+/// Null where there are none. Source: the compressed-tensors format "float-quantized".
+const Tensor* find_scales(const Checkpoint& checkpoint, const std::string& tensor);
+
+/// What `weight_format: auto` means: BF16 where every matrix is stored so or in FP8, else F32. The plan's tensors must
+/// be there.
 WeightFormat stored_format(const Checkpoint& checkpoint, const PackingPlan& plan);
 
 /// Points into the bytes of a packed file or of uploaded weights, which must have the plan's size and live longer.
