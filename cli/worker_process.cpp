@@ -52,7 +52,7 @@ void read_worker_config(base::Config& config, WorkerSetup& setup) {
     engine.kernels = config.choice("engine.kernels", "auto", {"auto", "avx512", "avx2", "reference", "cuda"});
     engine.deterministic = config.boolean("engine.deterministic", false);
     engine.prefill_attention = config.choice("engine.prefill_attention", "auto", {"auto", "mma", "wgmma"});
-    engine.weight_format = config.choice("engine.weight_format", "auto", {"auto", "f32", "bf16"});
+    engine.weight_format = config.choice("engine.weight_format", "auto", {"auto", "f32", "bf16", "fp8"});
     engine.kv_dtype = config.choice("engine.kv_dtype", "auto", {"auto", "f32", "bf16"});
     engine.block_tokens = static_cast<std::uint32_t>(config.integer("engine.block_tokens", 16, 16, 1024));
     engine.kv_pool_bytes = static_cast<std::uint64_t>(config.integer("engine.kv_pool_bytes", 0, 0));

@@ -176,8 +176,8 @@ Result<void> check_options(const EngineOptions& options) {
     const auto among = [](const std::string& value, std::initializer_list<const char*> values) {
         return std::any_of(values.begin(), values.end(), [&](const char* name) { return value == name; });
     };
-    if (!among(options.weight_format, {"auto", "f32", "bf16"})) {
-        return wrong("weight_format is '" + options.weight_format + "', must be auto, f32 or bf16");
+    if (!among(options.weight_format, {"auto", "f32", "bf16", "fp8"})) {
+        return wrong("weight_format is '" + options.weight_format + "', must be auto, f32, bf16 or fp8");
     }
     if (!among(options.kv_dtype, {"auto", "f32", "bf16"})) {
         return wrong("kv_dtype is '" + options.kv_dtype + "', must be auto, f32 or bf16");
@@ -259,7 +259,7 @@ Result<BackendOptions> choose_backend(const EngineOptions& options) {
 Result<kv_cache::KvStore> make_kv(const EngineOptions& options, const ModelShape& shape, WeightFormat format,
                                   Backend& backend) {
     kv_cache::KvFormat kv_format;
-    const bool bf16 = options.kv_dtype == "auto" ? format == WeightFormat::bf16 : options.kv_dtype == "bf16";
+    const bool bf16 = options.kv_dtype == "auto" ? format != WeightFormat::f32 : options.kv_dtype == "bf16";
     kv_format.dtype = bf16 ? kv_cache::KvDtype::bf16 : kv_cache::KvDtype::f32;
     kv_format.order = backend.tile_order();
     const auto layout = kv_cache::KvLayout::make(shape, kv_format, options.block_tokens);
@@ -271,10 +271,6 @@ Result<kv_cache::KvStore> make_kv(const EngineOptions& options, const ModelShape
                                                            " tokens has " + std::to_string(layout->block_bytes()));
     }
     return kv_cache::KvStore::make(backend.device(), *layout, static_cast<std::uint32_t>(blocks));
-}
-
-std::string_view name_of(WeightFormat format) {
-    return format == WeightFormat::bf16 ? "bf16" : "f32";
 }
 
 NumericsId make_numerics_id(const Model& model, WeightFormat format, const ShardSpec& shard) {
@@ -297,9 +293,10 @@ std::string describe_model(const Model& model, WeightFormat format, const Engine
                       (options.threads == 1 ? " thread" : " threads")
                 : model.backend->numerics_name() + " kernels on " + std::string(model.backend->device().name());
     return model.shape.architecture + " with " + std::to_string(model.shape.layers) + " layers, " +
-           std::string(name_of(format)) + " weights" + (on_host ? " in " + model.packed.path : "") + ", " + kernels +
-           ", " + layout.format().name() + " KV, " + std::to_string(model.kv->blocks_total()) + " blocks of " +
-           std::to_string(layout.block_tokens()) + " tokens";
+           std::string(name_of(format)) + " weights" +
+           (on_host ? " in " + model.packed.path : " of " + std::to_string(model.uploaded.size() >> 20) + " MiB") +
+           ", " + kernels + ", " + layout.format().name() + " KV, " + std::to_string(model.kv->blocks_total()) +
+           " blocks of " + std::to_string(layout.block_tokens()) + " tokens";
 }
 
 /// Packs and maps the weights, or uploads them. Error: as open_packed_file() and upload_weights().
@@ -316,7 +313,11 @@ Result<void> load_weights(const Checkpoint& checkpoint, const PackingPlan& plan,
     const auto content = content_of(checkpoint, plan, packed_dir);
     if (!content) { return base::pass_on(content); }
     model.content = *content;
-    auto uploaded = upload_weights(checkpoint, plan, model.backend->device(), progress);
+    const auto quantize = [&model](const std::byte* rows, std::uint32_t count, std::uint32_t width, std::byte* out,
+                                   float* scales, device::Stream& stream) {
+        return model.backend->quantize_rows(rows, count, width, out, scales, stream);
+    };
+    auto uploaded = upload_weights(checkpoint, plan, model.backend->device(), quantize, progress);
     if (!uploaded) { return base::pass_on(uploaded); }
     model.uploaded = std::move(*uploaded);
     model.weights = bind_weights(model.shape, plan, model.uploaded.data());
@@ -341,15 +342,24 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
     auto backend = make_backend(*choice);
     if (!backend) { return base::pass_on(backend); }
     model->backend = std::move(*backend);
+    const bool wants_fp8 = options.weight_format == "fp8";
+    if (wants_fp8) {
+        if (auto checked = model->backend->check_weight_format(WeightFormat::fp8); !checked) {
+            return base::pass_on(checked);
+        }
+    }
     const auto checkpoint = Checkpoint::open(options.model_dir);
     if (!checkpoint) { return base::pass_on(checkpoint); }
     PackingPlan plan = plan_packing(*shape, WeightFormat::f32);
     if (auto checked = check_tensors(*checkpoint, plan); !checked) { return base::pass_on(checked, options.model_dir); }
     const WeightOrder order = model->backend->weight_order();
-    const WeightFormat format = order == WeightOrder::row_major || options.weight_format == "bf16" ? WeightFormat::bf16
+    const WeightFormat format = wants_fp8 ? WeightFormat::fp8
+                                : order == WeightOrder::row_major || options.weight_format == "bf16"
+                                    ? WeightFormat::bf16
                                 : options.weight_format == "auto" ? stored_format(*checkpoint, plan)
                                                                   : WeightFormat::f32;
     plan = plan_packing(*shape, format, order);
+    if (auto checked = check_fp8_widths(plan); !checked) { return base::pass_on(checked, options.model_dir); }
     const Decoder::Limits limits{.batch_tokens = options.batch_tokens_max,
                                  .batch_sequences = options.batch_sequences_max,
                                  .logit_rows = options.batch_sequences_max};

@@ -74,8 +74,8 @@ struct EngineOptions {
     std::string kernels = "auto";            // auto, avx512, avx2, reference, cuda; the others mean the host
     bool deterministic = false;              // cuda: numbers do not depend on the batch; on the host they never do
     std::string prefill_attention = "auto";  // cuda: mma (auto), or on Hopper wgmma
-    std::string weight_format = "auto";      // auto: as in the checkpoint (f16 becomes f32), on cuda bf16; f32, bf16
-    std::string kv_dtype = "auto";           // auto: bf16 with bf16 weights, else f32
+    std::string weight_format = "auto";  // auto: as in the checkpoint (f16 becomes f32), on cuda bf16; f32, bf16, fp8
+    std::string kv_dtype = "auto";       // auto: bf16 with bf16 or fp8 weights, else f32
     std::uint32_t block_tokens = 16;
     std::uint64_t kv_pool_bytes = 0;         // 0: chosen (kv_sizing.h); blocks_total follows
     double gpu_memory_share = 0.9;           // of a GPU's memory that weights, KV and steps take, with kv_pool_bytes 0

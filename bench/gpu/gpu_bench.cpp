@@ -60,8 +60,9 @@ private:
 
 struct Limits {
     double read_bytes_per_s = 0;
-    double copy_bytes_per_s = 0;  // read plus written
-    double matrix_flops_per_s = 0;
+    double copy_bytes_per_s = 0;        // read plus written
+    double matrix_flops_per_s = 0;      // bf16
+    double fp8_matrix_flops_per_s = 0;  // 0: the library has no FP8
     double to_device_bytes_per_s = 0;
     double to_host_bytes_per_s = 0;
 };
@@ -149,6 +150,20 @@ Limits measure_limits(Timer& timer, cuda::MatmulLibrary& library, Record& record
         const double ms = timer.median_ms(
             20, [&](cudaStream_t stream) { return library.linear(w, x, kSide, cuda::LinearOutput::bf16, y, stream); });
         limits.matrix_flops_per_s = 2.0 * kSide * kSide * kSide / ms * 1e3;
+        if (library.has_fp8()) {
+            auto* w8 = memory.allocate<std::uint8_t>(kCount);
+            auto* x8 = memory.allocate<std::uint8_t>(kCount);
+            auto* w_scales = memory.allocate<float>(kSide);
+            auto* x_scales = memory.allocate<float>(kSide);
+            BENCH_REQUIRE(memory.error());
+            BENCH_REQUIRE(cuda::quantize_rows_fp8(w.data, kSide, kSide, w8, w_scales, timer.stream()));
+            BENCH_REQUIRE(cuda::quantize_rows_fp8(x, kSide, kSide, x8, x_scales, timer.stream()));
+            const cuda::DeviceMatrixFp8 matrix{w8, w_scales, kSide, kSide};
+            const double fp8_ms = timer.median_ms(20, [&](cudaStream_t stream) {
+                return library.linear(matrix, x8, x_scales, kSide, cuda::LinearOutput::bf16, y, stream);
+            });
+            limits.fp8_matrix_flops_per_s = 2.0 * kSide * kSide * kSide / fp8_ms * 1e3;
+        }
     }
     {
         DeviceMemory memory;
@@ -171,11 +186,14 @@ Limits measure_limits(Timer& timer, cuda::MatmulLibrary& library, Record& record
     std::printf("\nmeasured limits\n  memory: read %.0f GB/s, copy (read + written) %.0f GB/s\n",
                 limits.read_bytes_per_s / 1e9, limits.copy_bytes_per_s / 1e9);
     std::printf("  bf16 matrix products (cuBLASLt, 8192^3): %.0f TFLOP/s\n", limits.matrix_flops_per_s / 1e12);
+    std::printf("  fp8 matrix products (the same, a scale per row and output): %.0f TFLOP/s\n",
+                limits.fp8_matrix_flops_per_s / 1e12);
     std::printf("  pinned copies: to the device %.1f GB/s, to the host %.1f GB/s\n", limits.to_device_bytes_per_s / 1e9,
                 limits.to_host_bytes_per_s / 1e9);
     record.add("limit.read_gb_per_s", limits.read_bytes_per_s / 1e9);
     record.add("limit.copy_gb_per_s", limits.copy_bytes_per_s / 1e9);
     record.add("limit.bf16_tflop_per_s", limits.matrix_flops_per_s / 1e12);
+    record.add("limit.fp8_tflop_per_s", limits.fp8_matrix_flops_per_s / 1e12);
     record.add("limit.to_device_gb_per_s", limits.to_device_bytes_per_s / 1e9);
     record.add("limit.to_host_gb_per_s", limits.to_host_bytes_per_s / 1e9);
     return limits;
@@ -258,11 +276,17 @@ struct Work {
     double bytes = 0;
 };
 
-/// What an operator must do at least, per layer.
-Work work_of(Operator which, const StepShape& s, double rows, double context) {
+bool is_product_of_layer(Operator which) {
+    return which == Operator::qkv || which == Operator::output || which == Operator::gate_up || which == Operator::down;
+}
+
+/// What an operator must do at least, per layer. `element_bytes`: of the operands of a layer's products.
+Work work_of(Operator which, const StepShape& s, double rows, double context, double element_bytes) {
     const double hidden = s.hidden;
+    const double bytes = is_product_of_layer(which) ? element_bytes : 2;
     const auto product = [&](double outputs, double inputs, double output_bytes) {
-        return Work{2 * rows * outputs * inputs, 2 * outputs * inputs + rows * (2 * inputs + output_bytes * outputs)};
+        return Work{2 * rows * outputs * inputs,
+                    bytes * outputs * inputs + rows * (bytes * inputs + output_bytes * outputs)};
     };
     const double kv_bytes = 4.0 * s.heads_kv * s.head_dim;  // K and V of a token
     switch (which) {
@@ -333,7 +357,7 @@ public:
         BENCH_REQUIRE(model_.set_rows(tokens, sequence, std::vector<std::int32_t>(tokens.size(), context - 1)));
         const StepShape& s = model_.shape();
         // Speed of light: weights once, KV once.
-        const double floor_s = (2.0 * static_cast<double>(s.weights()) +
+        const double floor_s = (element_bytes() * layer_weights() + 2.0 * head_weights() +
                                 static_cast<double>(batch) * context * static_cast<double>(s.kv_bytes_per_token())) /
                                limits_.read_bytes_per_s;
         run("decode batch " + std::to_string(batch) + " context " + std::to_string(context),
@@ -357,13 +381,10 @@ public:
         std::reverse(tiles.begin(), tiles.end());  // the longest first
         BENCH_REQUIRE(model_.set_tiles(tiles));
         const StepShape& s = model_.shape();
-        const double flops = 2.0 * count *
-                                 static_cast<double>(s.weights() - static_cast<std::size_t>(s.hidden) *
-                                                                       static_cast<std::size_t>(s.vocabulary)) +
-                             2.0 * count * count * s.q_width() * s.layers;
+        const double floor_s = 2.0 * count * layer_weights() / layer_flops_per_s() +
+                               2.0 * count * count * s.q_width() * s.layers / limits_.matrix_flops_per_s;
         const auto run_with = [&](const std::string& title, const std::string& key, Operator attention) {
-            run(title + std::to_string(count), key + std::to_string(count), attention, count, 1, count,
-                flops / limits_.matrix_flops_per_s,
+            run(title + std::to_string(count), key + std::to_string(count), attention, count, 1, count, floor_s,
                 [&](cudaStream_t stream) { return model_.prefill(count, attention, stream); });
         };
         run_with("prefill ", "prefill.", Operator::attention_prefill);
@@ -373,11 +394,22 @@ public:
     }
 
 private:
-    void run(const std::string& title, const std::string& key, Operator attention, std::int32_t rows,
+    double element_bytes() const { return model_.is_fp8() ? 1 : 2; }
+    double head_weights() const {
+        return static_cast<double>(model_.shape().hidden) * static_cast<double>(model_.shape().vocabulary);
+    }
+    double layer_weights() const { return static_cast<double>(model_.shape().weights()) - head_weights(); }
+    double layer_flops_per_s() const {
+        const bool has_limit = model_.is_fp8() && limits_.fp8_matrix_flops_per_s > 0;
+        return has_limit ? limits_.fp8_matrix_flops_per_s : limits_.matrix_flops_per_s;
+    }
+
+    void run(const std::string& title, const std::string& name, Operator attention, std::int32_t rows,
              std::int32_t head_rows, std::int32_t context, double step_floor_s,
              const std::function<cudaError_t(cudaStream_t)>& step) {
-        std::printf("\n%s\n  %-14s %10s %10s %7s  (us per layer, floor, share of the limit)\n", title.c_str(),
-                    "operator", "us", "floor", "share");
+        const std::string key = (model_.is_fp8() ? "fp8_" : "") + name;
+        std::printf("\n%s%s\n  %-14s %10s %10s %7s  (us per layer, floor, share of the limit)\n", title.c_str(),
+                    model_.is_fp8() ? ", FP8 weights" : "", "operator", "us", "floor", "share");
         const std::int32_t layers = model_.shape().layers;
         double sum_ms = 0;
         for (const Operator which : {Operator::norm, Operator::qkv, Operator::rope_append, attention, Operator::output,
@@ -389,9 +421,9 @@ private:
                 return model_.run_in_all_layers(which, operator_rows, context, stream);
             });
             const double us = ms * 1e3 / count;
-            const Work work = work_of(which, model_.shape(), operator_rows, context);
-            const double floor_us =
-                1e6 * std::max(work.flops / limits_.matrix_flops_per_s, work.bytes / limits_.read_bytes_per_s);
+            const Work work = work_of(which, model_.shape(), operator_rows, context, element_bytes());
+            const double flops_per_s = is_product_of_layer(which) ? layer_flops_per_s() : limits_.matrix_flops_per_s;
+            const double floor_us = 1e6 * std::max(work.flops / flops_per_s, work.bytes / limits_.read_bytes_per_s);
             std::printf("  %-14s %10.2f %10.2f %6.0f%%\n", name_of(which), us, floor_us, 100 * floor_us / us);
             record_.add(key + "." + name_of(which) + ".us", us);
             record_.add(key + "." + name_of(which) + ".share", floor_us / us);
@@ -426,7 +458,7 @@ void measure_fp8(Timer& timer, cuda::MatmulLibrary& library, const StepShape& s,
     const std::pair<std::int32_t, std::int32_t> shapes[] = {
         {s.qkv_width(), s.hidden}, {2 * s.intermediate, s.hidden}, {s.hidden, s.intermediate}};
     for (const auto& [outputs, inputs] : shapes) {
-        for (const std::int32_t rows : {32, 128, 2048}) {
+        for (const std::int32_t rows : {1, 8, 16, 32, 128, 2048}) {
             DeviceMemory memory;
             const auto w_count = static_cast<std::size_t>(outputs) * static_cast<std::size_t>(inputs);
             const auto x_count = static_cast<std::size_t>(rows) * static_cast<std::size_t>(inputs);
@@ -440,16 +472,23 @@ void measure_fp8(Timer& timer, cuda::MatmulLibrary& library, const StepShape& s,
             BENCH_REQUIRE(memory.error());
             BENCH_REQUIRE(cuda::quantize_rows_fp8(w.data, outputs, inputs, w8, w_scales, timer.stream()));
             const cuda::DeviceMatrixFp8 matrix{w8, w_scales, outputs, inputs};
+            const bool streams = rows <= cuda::kStreamingRows;  // by own kernels, as the engine does
             const double bf16_ms = timer.median_ms(20, [&](cudaStream_t stream) {
+                if (streams) { return cuda::linear_fixed_order(w, x, rows, cuda::LinearOutput::bf16, y, stream); }
                 return library.linear(w, x, rows, cuda::LinearOutput::bf16, y, stream);
             });
             const double fp8_ms = timer.median_ms(20, [&](cudaStream_t stream) {
                 const cudaError_t error = cuda::quantize_rows_fp8(x, rows, inputs, x8, x_scales, stream);
                 if (error != cudaSuccess) { return error; }
+                if (streams) {
+                    return cuda::linear_fixed_order(matrix, x8, x_scales, rows, cuda::LinearOutput::bf16, y, stream);
+                }
                 return library.linear(matrix, x8, x_scales, rows, cuda::LinearOutput::bf16, y, stream);
             });
-            std::printf("  %6dx%-6d rows %5d: bf16 %8.2f us, fp8 %8.2f us (%.2f times as fast)\n", outputs, inputs,
-                        rows, bf16_ms * 1e3, fp8_ms * 1e3, bf16_ms / fp8_ms);
+            const bool floats = library.prepare(matrix, rows, cuda::LinearOutput::f32) == cudaSuccess;
+            std::printf("  %6dx%-6d rows %5d: bf16 %8.2f us, fp8 %8.2f us (%.2f times as fast)%s\n", outputs, inputs,
+                        rows, bf16_ms * 1e3, fp8_ms * 1e3, bf16_ms / fp8_ms,
+                        floats ? "" : "; the library writes no floats");
             record.add("fp8." + std::to_string(outputs) + "x" + std::to_string(inputs) + "." + std::to_string(rows) +
                            ".speedup",
                        bf16_ms / fp8_ms);
@@ -519,20 +558,25 @@ int main(int argc, char** argv) {
         return 2;
     }
     options.pool_bytes_max = free_bytes - weight_bytes - kReserve;
-    const auto model = SyntheticModel::make(options, *library, &error);
-    BENCH_REQUIRE(error);
-    std::printf("\nLlama-3.1-8B shapes, %d layers, bf16, random weights, blocks of 16 tokens in shuffled order\n",
+    std::printf("\nLlama-3.1-8B shapes, %d layers, random weights, blocks of 16 tokens in shuffled order\n",
                 shape.layers);
-    StepBench bench(timer, limits, *model, record);
-    for (const std::int32_t context : {1024, 4096}) {
-        for (const std::int32_t batch : {1, 8, 32, 128}) {
-            if (quick && (context == 4096 || batch == 8)) { continue; }
-            bench.decode(batch, context);
+    const bool takes_fp8 = properties.major * 10 + properties.minor >= 89;
+    for (const bool fp8 : {false, true}) {
+        if (fp8 && !takes_fp8) { continue; }
+        options.fp8 = fp8;
+        const auto model = SyntheticModel::make(options, *library, &error);
+        BENCH_REQUIRE(error);
+        StepBench bench(timer, limits, *model, record);
+        for (const std::int32_t context : {1024, 4096}) {
+            for (const std::int32_t batch : {1, 8, 32, 128}) {
+                if ((quick || fp8) && (context == 4096 || (quick && batch == 8))) { continue; }
+                bench.decode(batch, context);
+            }
         }
-    }
-    for (const std::int32_t count : {128, 256, 512, 1024, 2048, 4096}) {
-        if (quick && count != 128 && count != 2048) { continue; }
-        bench.prefill(count);
+        for (const std::int32_t count : {128, 256, 512, 1024, 2048, 4096}) {
+            if ((quick || fp8) && count != 128 && count != 2048) { continue; }
+            bench.prefill(count);
+        }
     }
     if (json != nullptr && !record.write(json)) {
         std::printf("cannot write %s\n", json);

@@ -86,6 +86,57 @@ cuda::DeviceMatrix SyntheticModel::random_matrix(std::int32_t outputs, std::int3
     return {memory_.allocate_random(count, 0.02f), outputs, inputs};
 }
 
+void SyntheticModel::allocate_layers() {
+    const StepShape& s = options_.shape;
+    const std::vector<float> ones(static_cast<std::size_t>(s.hidden), 1.0f);
+    // In FP8 every matrix is made of the same random numbers, each from elsewhere on.
+    constexpr std::size_t kShifts = 4096;
+    constexpr std::size_t kShift = 8;  // elements: 16 bytes
+    DeviceMemory random;
+    const Bf16* source = nullptr;
+    if (options_.fp8) {
+        const std::int32_t outputs = std::max({s.qkv_width(), s.hidden, 2 * s.intermediate});
+        const std::int32_t inputs = std::max({s.hidden, s.q_width(), s.intermediate});
+        const std::size_t most = std::max(static_cast<std::size_t>(outputs) * static_cast<std::size_t>(s.hidden),
+                                          static_cast<std::size_t>(s.hidden) * static_cast<std::size_t>(inputs));
+        source = random.allocate_random(most + kShifts * kShift, 0.02f);
+        memory_.note(random.error());
+    }
+    std::size_t made = 0;
+    const auto matrix = [&](std::int32_t outputs, std::int32_t inputs) {
+        Matrix w;
+        if (!options_.fp8) {
+            w.bf16 = random_matrix(outputs, inputs);
+            return w;
+        }
+        auto* data =
+            memory_.allocate<std::uint8_t>(static_cast<std::size_t>(outputs) * static_cast<std::size_t>(inputs));
+        auto* scales = memory_.allocate<float>(static_cast<std::size_t>(outputs));
+        if (memory_.error() == cudaSuccess) {
+            memory_.note(
+                cuda::quantize_rows_fp8(source + made++ % kShifts * kShift, outputs, inputs, data, scales, nullptr));
+        }
+        w.fp8 = {data, scales, outputs, inputs};
+        return w;
+    };
+    for (std::int32_t i = 0; i < s.layers; ++i) {
+        Layer layer;
+        layer.norm = memory_.allocate_copy(ones);
+        layer.qkv = matrix(s.qkv_width(), s.hidden);
+        layer.output = matrix(s.hidden, s.q_width());
+        layer.gate_up = matrix(2 * s.intermediate, s.hidden);
+        layer.down = matrix(s.hidden, s.intermediate);
+        layers_.push_back(layer);
+    }
+    if (options_.fp8) {
+        const auto rows = static_cast<std::size_t>(options_.rows_max);
+        const auto widest = static_cast<std::size_t>(std::max({s.hidden, s.q_width(), s.intermediate}));
+        rounded_.data = memory_.allocate<std::uint8_t>(rows * widest);
+        rounded_.scales = memory_.allocate<float>(rows);
+        memory_.note(cudaDeviceSynchronize());  // before the random numbers go
+    }
+}
+
 void SyntheticModel::allocate() {
     const StepShape& s = options_.shape;
     const auto rows = static_cast<std::size_t>(options_.rows_max);
@@ -93,15 +144,7 @@ void SyntheticModel::allocate() {
     const auto half = static_cast<std::size_t>(s.head_dim / 2);
     const auto context = static_cast<std::size_t>(options_.context_tokens_max);
     const std::vector<float> ones(hidden, 1.0f);
-    for (std::int32_t i = 0; i < s.layers; ++i) {
-        Layer layer;
-        layer.norm = memory_.allocate_copy(ones);
-        layer.qkv = random_matrix(s.qkv_width(), s.hidden);
-        layer.output = random_matrix(s.hidden, s.q_width());
-        layer.gate_up = random_matrix(2 * s.intermediate, s.hidden);
-        layer.down = random_matrix(s.hidden, s.intermediate);
-        layers_.push_back(layer);
-    }
+    allocate_layers();
     head_ = random_matrix(s.vocabulary, s.hidden);
     embedding_ = memory_.allocate_random(static_cast<std::size_t>(s.vocabulary) * hidden, 0.02f);
     final_norm_ = memory_.allocate_copy(ones);
@@ -185,6 +228,19 @@ cudaError_t SyntheticModel::linear(const cuda::DeviceMatrix& w, const Bf16* x, s
     return library_->linear(w, x, rows, output, y, stream);
 }
 
+cudaError_t SyntheticModel::linear(const Matrix& w, const Bf16* x, bool is_rounded, std::int32_t rows,
+                                   LinearOutput output, void* y, cudaStream_t stream) {
+    if (!options_.fp8) { return linear(w.bf16, x, rows, output, y, stream); }
+    if (!is_rounded) {
+        STEP_TRY(cuda::quantize_rows_fp8(x, rows, w.fp8.inputs, rounded_.data, rounded_.scales, stream));
+    }
+    if (options_.products == Products::fastest && rows > cuda::kStreamingRows && library_->has_fp8()) {
+        const cudaError_t error = library_->linear(w.fp8, rounded_.data, rounded_.scales, rows, output, y, stream);
+        if (error != cudaErrorNotSupported) { return error; }
+    }
+    return cuda::linear_fixed_order(w.fp8, rounded_.data, rounded_.scales, rows, output, y, stream);
+}
+
 cuda::KvLayer SyntheticModel::kv_layer(std::int32_t index) const {
     const StepShape& s = options_.shape;
     cuda::KvLayer kv;
@@ -213,9 +269,9 @@ cudaError_t SyntheticModel::run(Operator which, const Layer& layer, std::int32_t
     attention.out = attention_;
     switch (which) {
         case Operator::norm:
-            return cuda::rms_norm(residual_, layer.norm, kEps, rows, s.hidden, normed_, stream);
+            return cuda::rms_norm(residual_, layer.norm, kEps, rows, s.hidden, normed_, stream, rounded_);
         case Operator::qkv:
-            return linear(layer.qkv, normed_, rows, LinearOutput::bf16, qkv_, stream);
+            return linear(layer.qkv, normed_, true, rows, LinearOutput::bf16, qkv_, stream);
         case Operator::rope_append: {
             cuda::RopeAppendArguments append;
             append.qkv = qkv_;
@@ -238,13 +294,13 @@ cudaError_t SyntheticModel::run(Operator which, const Layer& layer, std::int32_t
             if (!pool_map_) { return cudaErrorNotSupported; }
             return cuda::attention_prefill_hopper(attention, *pool_map_, tiles_, tile_count_, stream);
         case Operator::output:
-            return linear(layer.output, attention_, rows, LinearOutput::accumulate, residual_, stream);
+            return linear(layer.output, attention_, false, rows, LinearOutput::accumulate, residual_, stream);
         case Operator::gate_up:
-            return linear(layer.gate_up, normed_, rows, LinearOutput::bf16, gate_up_, stream);
+            return linear(layer.gate_up, normed_, true, rows, LinearOutput::bf16, gate_up_, stream);
         case Operator::swiglu:
-            return cuda::swiglu(gate_up_, rows, s.intermediate, activated_, stream);
+            return cuda::swiglu(gate_up_, rows, s.intermediate, activated_, stream, rounded_);
         case Operator::down:
-            return linear(layer.down, activated_, rows, LinearOutput::accumulate, residual_, stream);
+            return linear(layer.down, activated_, true, rows, LinearOutput::accumulate, residual_, stream);
         case Operator::head:
             return linear(head_, normed_, rows, LinearOutput::f32, logits_, stream);
     }

@@ -86,12 +86,12 @@ public:
         return to;
     }
     cudaError_t error() const { return error_; }
-
-private:
-    void* allocate_bytes(std::size_t bytes);
     void note(cudaError_t error) {
         if (error_ == cudaSuccess) { error_ = error; }
     }
+
+private:
+    void* allocate_bytes(std::size_t bytes);
 
     std::vector<void*> pieces_;
     engine::cuda::Bf16* random_ = nullptr;  // [kRandomElements]
@@ -108,6 +108,7 @@ public:
         std::int32_t context_tokens_max = 1024;  // per sequence
         std::size_t pool_bytes_max = 0;          // 0: no bound; else sequences share blocks where there is no room
         Products products = Products::fastest;
+        bool fp8 = false;  // weights of the layers, and what is multiplied with them; the head stays bf16
     };
     /// `library` must outlive the model. Null on an error, which is in *error.
     static std::unique_ptr<SyntheticModel> make(const Options& options, engine::cuda::MatmulLibrary& library,
@@ -136,22 +137,31 @@ public:
     const StepShape& shape() const { return options_.shape; }
     /// Whether attention_hopper can be had here: compute capability 9.0, and a driver that describes tensors.
     bool has_hopper_attention() const { return pool_map_.has_value(); }
+    bool is_fp8() const { return options_.fp8; }
     void set_products(Products products) { options_.products = products; }
 
 private:
+    struct Matrix {  // one of the two
+        engine::cuda::DeviceMatrix bf16;
+        engine::cuda::DeviceMatrixFp8 fp8;
+    };
     struct Layer {
         float* norm = nullptr;  // before attention and before the MLP
-        engine::cuda::DeviceMatrix qkv;
-        engine::cuda::DeviceMatrix output;
-        engine::cuda::DeviceMatrix gate_up;
-        engine::cuda::DeviceMatrix down;
+        Matrix qkv;
+        Matrix output;
+        Matrix gate_up;
+        Matrix down;
     };
 
     SyntheticModel(const Options& options, engine::cuda::MatmulLibrary& library)
         : options_(options), library_(&library) {}
     void allocate();
+    void allocate_layers();
     engine::cuda::DeviceMatrix random_matrix(std::int32_t outputs, std::int32_t inputs);
     cudaError_t linear(const engine::cuda::DeviceMatrix& w, const engine::cuda::Bf16* x, std::int32_t rows,
+                       engine::cuda::LinearOutput output, void* y, cudaStream_t stream);
+    /// `is_rounded`: the operator that made x has left it in rounded_ too.
+    cudaError_t linear(const Matrix& w, const engine::cuda::Bf16* x, bool is_rounded, std::int32_t rows,
                        engine::cuda::LinearOutput output, void* y, cudaStream_t stream);
     cudaError_t run(Operator which, const Layer& layer, std::int32_t index, std::int32_t rows,
                     std::int32_t context_tokens_max, cudaStream_t stream);
@@ -185,6 +195,7 @@ private:
     engine::cuda::Bf16* attention_ = nullptr;
     engine::cuda::Bf16* gate_up_ = nullptr;  // [rows_max, 2 * intermediate]
     engine::cuda::Bf16* activated_ = nullptr;
+    engine::cuda::QuantizedRows rounded_;  // of the next product; null without FP8
     float* logits_ = nullptr;
     engine::cuda::SampledRow* sampled_ = nullptr;
     void* scratch_ = nullptr;  // of attention_decode

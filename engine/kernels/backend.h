@@ -18,8 +18,11 @@
 
 namespace engine {
 
-/// How a matrix is stored after packing.
-enum class WeightFormat : std::uint32_t { f32 = 0, bf16 = 1 };
+/// How the matrices of a model are stored after packing. fp8: those of the layers as e4m3 with one scale per output,
+/// multiplied with activations that are rounded the same way, row by row; embedding and head stay bf16
+/// (docs/decisions/0013-fp8-weights.md).
+enum class WeightFormat : std::uint32_t { f32 = 0, bf16 = 1, fp8 = 2 };
+std::string_view name_of(WeightFormat format);  // as settings spell it: "bf16"
 
 /// In which order.
 /// panels: one order for all CPU backends, so that they share one file: outputs in panels of 16 (the last one padded
@@ -34,9 +37,10 @@ struct PackedMatrix {
     std::uint32_t outputs = 0;
     std::uint32_t inputs = 0;
     const std::byte* data = nullptr;  // 64-byte aligned
+    const float* scales = nullptr;    // fp8: [outputs], W[o][i] = e4m3(data[o][i]) * scales[o]; else null
 };
 
-/// Bytes of the packed form in panels.
+/// Bytes of the packed form in panels, of f32 or bf16.
 std::size_t packed_bytes(WeightFormat format, std::uint32_t outputs, std::uint32_t inputs);
 
 /// One sequence's rows in a batch: rows [row_begin, row_begin + rows) are its tokens at positions
@@ -99,9 +103,10 @@ struct ModelLimits {
     const base::ModelShape* shape = nullptr;
     const RopeTable* rope = nullptr;
     const kv_cache::KvStore* kv = nullptr;
-    std::uint32_t batch_tokens = 0;     // rows of a step at most
-    std::uint32_t batch_sequences = 0;  // sequences of a step at most
-    std::uint32_t logit_rows = 0;       // rows of logits at a time
+    std::uint32_t batch_tokens = 0;                  // rows of a step at most
+    std::uint32_t batch_sequences = 0;               // sequences of a step at most
+    std::uint32_t logit_rows = 0;                    // rows of logits at a time
+    WeightFormat weight_format = WeightFormat::f32;  // of the layers' matrices
 };
 
 /// How a step is carried out.
@@ -149,6 +154,13 @@ public:
     virtual device::Device& device() { return device::host_device(); }
     virtual WeightOrder weight_order() const { return WeightOrder::panels; }
     virtual std::size_t element_bytes(Activation /*kind*/) const { return sizeof(float); }
+    /// Whether models can be stored so here. Error: unimplemented, with what to do.
+    virtual base::Result<void> check_weight_format(WeightFormat format) const;
+    /// Rounds rows of bf16 to e4m3 with one scale each, on `stream` of this backend's device, where all four lie:
+    /// `rows` [count, width], width a multiple of 16; `out`: [count, width] bytes, `scales`: [count].
+    /// Only where check_weight_format(fp8) allows it. Error: internal.
+    virtual base::Result<void> quantize_rows(const std::byte* rows, std::uint32_t count, std::uint32_t width,
+                                             std::byte* out, float* scales, device::Stream& stream);
 
     /// Once, before the first step: what has to be uploaded or allocated.
     /// Error: resource_exhausted; unimplemented for a shape or KV format that the kernels do not have.
@@ -180,8 +192,8 @@ public:
                               std::uint32_t width, void* out) = 0;
 
     /// y = x * W^T (+ bias). x: [rows, inputs] (rounded to bf16 first where the format is bf16 and the family computes
-    /// so), y: [rows, outputs] of kind `kind`, bias: [outputs] or null (it may be added later, by the operator that
-    /// reads y). Skinny and wide shapes give the same bits.
+    /// so, to e4m3 with a scale per row where it is fp8), y: [rows, outputs] of kind `kind`, bias: [outputs] or null
+    /// (it may be added later, by the operator that reads y). Skinny and wide shapes give the same bits.
     virtual void linear(const PackedMatrix& w, const void* x, std::uint32_t rows, const float* bias, void* y,
                         Activation kind) = 0;
 

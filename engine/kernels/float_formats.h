@@ -37,4 +37,15 @@ inline float float_from_f16(std::uint16_t bits) {
     return std::bit_cast<float>(sign | (113 - shift) << 23 | (fraction & 0x3ffu) << 13);
 }
 
+/// e4m3 (four bits of exponent, three of fraction, no infinities) to float, exact.
+inline float float_from_e4m3(std::uint8_t bits) {
+    const std::uint32_t sign = std::uint32_t{bits} >> 7 << 31;
+    const std::uint32_t exponent = bits >> 3 & 0xfu;
+    const std::uint32_t fraction = bits & 0x7u;
+    if (exponent == 0xf && fraction == 0x7) { return std::bit_cast<float>(sign | 0x7fc00000u); }
+    if (exponent != 0) { return std::bit_cast<float>(sign | (exponent + 120) << 23 | fraction << 20); }
+    const float magnitude = static_cast<float>(fraction) * 0x1p-9f;
+    return sign != 0 ? -magnitude : magnitude;
+}
+
 }  // namespace engine

@@ -28,6 +28,7 @@ float element(SourceFormat format, const std::byte* source, std::size_t index) {
 }  // namespace
 
 std::size_t packed_bytes(WeightFormat format, std::uint32_t outputs, std::uint32_t inputs) {
+    CHECK(format != WeightFormat::fp8);
     const std::size_t panels = (std::size_t{outputs} + kPanel - 1) / kPanel;
     return panels * lanes_of(format, inputs) * kPanel * 4;
 }

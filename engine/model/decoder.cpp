@@ -52,13 +52,14 @@ std::size_t Decoder::scratch_bytes(const base::ModelShape& shape, const Backend&
 
 base::Result<Decoder> Decoder::make(const base::ModelShape& shape, const Weights& weights, const RopeTable& rope,
                                     Backend& backend, kv_cache::KvStore& kv, Limits limits) {
-    CHECK(limits.batch_tokens > 0 && limits.batch_sequences > 0 && limits.logit_rows > 0);
+    CHECK(limits.batch_tokens > 0 && limits.batch_sequences > 0 && limits.logit_rows > 0 && !weights.layers.empty());
     if (auto prepared = backend.prepare({.shape = &shape,
                                          .rope = &rope,
                                          .kv = &kv,
                                          .batch_tokens = limits.batch_tokens,
                                          .batch_sequences = limits.batch_sequences,
-                                         .logit_rows = limits.logit_rows});
+                                         .logit_rows = limits.logit_rows,
+                                         .weight_format = weights.layers.front().qkv.format});
         !prepared) {
         return base::pass_on(prepared);
     }

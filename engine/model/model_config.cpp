@@ -222,6 +222,61 @@ Result<std::string> read_architecture(const json::object& object) {
     return std::string(value->get_array()[0].get_string());
 }
 
+/// Of a group of compressed-tensors' "float-quantized": how its weights are stored.
+bool is_known_fp8(const json::value& group) {
+    const json::value* weights = group.is_object() ? group.get_object().if_contains("weights") : nullptr;
+    if (weights == nullptr || !weights->is_object()) { return false; }
+    const auto field = [&](const char* name) {
+        const json::value* value = weights->get_object().if_contains(name);
+        return value == nullptr ? json::value() : *value;
+    };
+    return field("num_bits") == 8 && field("type") == "float" && field("symmetric") != false &&
+           (field("strategy") == "channel" || field("strategy") == "tensor");
+}
+
+/// compressed-tensors writes how sparse a model is even where that changes nothing.
+bool is_dense(const json::value& sparsity) {
+    const json::value* format = sparsity.is_object() ? sparsity.get_object().if_contains("format") : nullptr;
+    return format != nullptr && *format == "dense";
+}
+
+/// FP8 with one scale per output or per tensor is read, as compressed-tensors and the older "fp8" method store it;
+/// which tensors are stored so, the tensors say. What is asked of activations is not heeded: they are computed as
+/// exactly as the backend's format allows, with scales per row where they are rounded at all.
+void read_quantization(Fields& fields) {
+    const json::value* value = fields.find("quantization_config");
+    if (value == nullptr) { return; }
+    bool is_known = false;
+    if (value->is_object()) {
+        const Fields config(value->get_object(), "");
+        const auto is = [&](const char* name, std::string_view expected) {
+            const json::value* found = config.find(name);
+            return found != nullptr && found->is_string() && found->get_string() == expected;
+        };
+        const auto is_empty = [&](const char* name) {
+            const json::value* found = config.find(name);
+            return found == nullptr || (found->is_object() && found->get_object().empty());
+        };
+        if (is("quant_method", "fp8")) {
+            is_known =
+                config.find("weight_block_size") == nullptr && (config.find("fmt") == nullptr || is("fmt", "e4m3"));
+        } else if (is("quant_method", "compressed-tensors") && is("format", "float-quantized")) {
+            const json::value* groups = config.find("config_groups");
+            is_known = (is_empty("sparsity_config") || is_dense(*config.find("sparsity_config"))) &&
+                       is_empty("transform_config") && groups != nullptr && groups->is_object();
+            if (is_known) {
+                for (const auto& group : groups->get_object()) {
+                    is_known = is_known && is_known_fp8(group.value());
+                }
+            }
+        }
+    }
+    if (!is_known) {
+        fields.none("quantization_config",
+                    "of quantised checkpoints only FP8 is supported, with a scale per output or per tensor");
+    }
+}
+
 }  // namespace
 
 Result<ModelShape> parse_model_config(std::string_view text) {
@@ -257,7 +312,7 @@ Result<ModelShape> parse_model_config(std::string_view text) {
     read_rope(fields, shape);
     fields.only("hidden_act", "silu");
     fields.only("partial_rotary_factor", 1.0);
-    fields.none("quantization_config", "quantised checkpoints are not supported, only F32, F16 and BF16");
+    read_quantization(fields);
     fields.none("compression_config", "compressed checkpoints are not supported, only F32, F16 and BF16");
     if (fields.error()) { return tl::unexpected(*fields.error()); }
 

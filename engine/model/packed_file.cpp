@@ -72,10 +72,6 @@ std::optional<BlockHash> parse_hex(std::string_view text) {
     return hash;
 }
 
-std::string_view format_name(WeightFormat format) {
-    return format == WeightFormat::bf16 ? "bf16" : "f32";
-}
-
 /// An open file that closes itself.
 class Descriptor {
 public:
@@ -116,12 +112,17 @@ Result<void> publish(int file, const fs::path& temporary, const fs::path& target
 /// Of everything that the plan takes from the checkpoint; reads all of it.
 BlockHash hash_content(const Checkpoint& checkpoint, const PackingPlan& plan) {
     std::string lines;  // one per tensor
+    const auto add = [&lines](const std::string& name, const Tensor& tensor) {
+        lines += name + " " + tensor.dtype + format_shape(tensor.shape) + " " +
+                 hex(base::keyed_hash({}, tensor.bytes)) + "\n";
+    };
     for (const PackedItem& item : plan.items) {
         for (const auto& source : item.sources) {
             const Tensor* tensor = checkpoint.find(source.tensor);
             CHECK(tensor != nullptr, source.tensor);
-            lines += source.tensor + " " + tensor->dtype + format_shape(tensor->shape) + " " +
-                     hex(base::keyed_hash({}, tensor->bytes)) + "\n";
+            add(source.tensor, *tensor);
+            const Tensor* scales = tensor->dtype == "F8_E4M3" ? find_scales(checkpoint, source.tensor) : nullptr;
+            if (scales != nullptr) { add(source.tensor + "_scale", *scales); }
         }
     }
     return base::keyed_hash({}, std::as_bytes(std::span(lines)));
@@ -137,7 +138,7 @@ public:
     /// Error: as write_at().
     Result<void> run(const BlockHash& content) {
         for (const PackedItem& item : plan_.items) {
-            const std::vector<const Tensor*> tensors = tensors_of(checkpoint_, item);
+            const std::vector<SourceTensor> tensors = tensors_of(checkpoint_, item);
             const auto done = item.inputs == 0 ? pack_vector(item, tensors) : pack_rows(item, tensors);
             if (!done) { return base::pass_on(done); }
             report(item.offset + item.bytes);
@@ -156,7 +157,7 @@ private:
         if (progress_) { progress_(done, plan_.file_bytes); }
     }
 
-    Result<void> pack_vector(const PackedItem& item, std::span<const Tensor* const> tensors) {
+    Result<void> pack_vector(const PackedItem& item, std::span<const SourceTensor> tensors) {
         std::vector<float> values(item.outputs);
         read_vector(tensors, values);
         return write_at(file_, std::as_bytes(std::span(values)), item.offset, path_);
@@ -164,7 +165,7 @@ private:
 
     /// Panels of some megabytes at a time. Rows are copied first: a panel may cross from one tensor into the next, and
     /// the file aligns nothing.
-    Result<void> pack_rows(const PackedItem& item, std::span<const Tensor* const> tensors) {
+    Result<void> pack_rows(const PackedItem& item, std::span<const SourceTensor> tensors) {
         constexpr std::size_t kStageBytes = 4u << 20;
         const SourceFormat stage_format = common_format(tensors);
         const std::size_t row_bytes = item.inputs * element_bytes(stage_format);
@@ -202,12 +203,10 @@ public:
 
     /// Remembers the content hash of files whose identity has not changed since they were read.
     fs::path sidecar() const { return dir_ / (identity_ + ".content"); }
-    fs::path lock() const { return dir_ / (identity_ + "-" + std::string(format_name(plan_.format)) + ".lock"); }
-    fs::path temporary() const {
-        return dir_ / (identity_ + "-" + std::string(format_name(plan_.format)) + ".partial");
-    }
+    fs::path lock() const { return dir_ / (identity_ + "-" + std::string(name_of(plan_.format)) + ".lock"); }
+    fs::path temporary() const { return dir_ / (identity_ + "-" + std::string(name_of(plan_.format)) + ".partial"); }
     fs::path packed(const BlockHash& content) const {
-        return dir_ / (hex(content) + "-" + std::string(format_name(plan_.format)) + "-v" +
+        return dir_ / (hex(content) + "-" + std::string(name_of(plan_.format)) + "-v" +
                        std::to_string(kPackingVersion) + ".weights");
     }
 

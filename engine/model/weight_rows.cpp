@@ -1,5 +1,6 @@
 #include "engine/model/weight_rows.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/check.h"
@@ -8,6 +9,10 @@
 namespace engine {
 namespace {
 
+bool is_fp8(const Tensor& tensor) {
+    return tensor.dtype == "F8_E4M3";
+}
+
 SourceFormat source_format(const Tensor& tensor) {
     if (tensor.dtype == "F32") { return SourceFormat::f32; }
     if (tensor.dtype == "F16") { return SourceFormat::f16; }
@@ -15,8 +20,14 @@ SourceFormat source_format(const Tensor& tensor) {
     return SourceFormat::bf16;
 }
 
-/// `count` elements from `first` on, as floats.
+/// `count` elements from `first` on, as floats; F8_E4M3 without its scale.
 void read_floats(const Tensor& tensor, std::size_t first, std::size_t count, float* out) {
+    if (is_fp8(tensor)) {
+        std::transform(tensor.bytes.begin() + static_cast<std::ptrdiff_t>(first),
+                       tensor.bytes.begin() + static_cast<std::ptrdiff_t>(first + count), out,
+                       [](std::byte bits) { return float_from_e4m3(std::to_integer<std::uint8_t>(bits)); });
+        return;
+    }
     const SourceFormat format = source_format(tensor);
     const std::byte* in = tensor.bytes.data() + first * element_bytes(format);
     if (format == SourceFormat::f32) {
@@ -30,13 +41,41 @@ void read_floats(const Tensor& tensor, std::size_t first, std::size_t count, flo
     }
 }
 
+/// Of one row of a tensor in F8_E4M3.
+float scale_of(const SourceTensor& tensor, std::size_t row) {
+    const bool is_one = std::all_of(tensor.scales->shape.begin(), tensor.scales->shape.end(),
+                                    [](std::uint64_t length) { return length == 1; });
+    float scale = 0;
+    read_floats(*tensor.scales, is_one ? 0 : row, 1, &scale);
+    return scale;
+}
+
+/// Calls take(i, tensor, its row) for i in [0, rows): row begin + i of the stacked tensors.
+template <class Take>
+void for_rows(const PackedItem& item, std::span<const SourceTensor> tensors, std::uint32_t begin, std::uint32_t rows,
+              const Take& take) {
+    std::size_t part = 0;
+    std::uint32_t part_begin = 0;
+    for (std::uint32_t i = 0; i < rows; ++i) {
+        while (begin + i - part_begin >= item.sources[part].outputs) {
+            part_begin += item.sources[part++].outputs;
+        }
+        take(std::size_t{i}, tensors[part], std::size_t{begin + i - part_begin});
+    }
+}
+
 }  // namespace
 
-std::vector<const Tensor*> tensors_of(const Checkpoint& checkpoint, const PackedItem& item) {
-    std::vector<const Tensor*> tensors;
+std::vector<SourceTensor> tensors_of(const Checkpoint& checkpoint, const PackedItem& item) {
+    std::vector<SourceTensor> tensors;
     for (const auto& source : item.sources) {
-        tensors.push_back(checkpoint.find(source.tensor));
-        CHECK(tensors.back() != nullptr, source.tensor);
+        SourceTensor tensor{.data = checkpoint.find(source.tensor), .scales = nullptr};
+        CHECK(tensor.data != nullptr, source.tensor);
+        if (is_fp8(*tensor.data)) {
+            tensor.scales = find_scales(checkpoint, source.tensor);
+            CHECK(tensor.scales != nullptr, source.tensor);
+        }
+        tensors.push_back(tensor);
     }
     return tensors;
 }
@@ -45,51 +84,67 @@ std::size_t element_bytes(SourceFormat format) {
     return format == SourceFormat::f32 ? 4 : 2;
 }
 
-SourceFormat common_format(std::span<const Tensor* const> tensors) {
-    const SourceFormat format = source_format(*tensors[0]);
-    for (const Tensor* tensor : tensors) {
-        if (source_format(*tensor) != format) { return SourceFormat::f32; }
-    }
-    return format;
+SourceFormat common_format(std::span<const SourceTensor> tensors) {
+    const std::string& dtype = tensors[0].data->dtype;
+    const bool same = std::all_of(tensors.begin(), tensors.end(),
+                                  [&](const SourceTensor& tensor) { return tensor.data->dtype == dtype; });
+    return same && !is_fp8(*tensors[0].data) ? source_format(*tensors[0].data) : SourceFormat::f32;
 }
 
-void read_vector(std::span<const Tensor* const> tensors, std::span<float> out) {
+bool are_stored_fp8(std::span<const SourceTensor> tensors) {
+    return std::all_of(tensors.begin(), tensors.end(), [](const SourceTensor& tensor) { return is_fp8(*tensor.data); });
+}
+
+void read_vector(std::span<const SourceTensor> tensors, std::span<float> out) {
     std::size_t filled = 0;
-    for (const Tensor* tensor : tensors) {
-        read_floats(*tensor, 0, tensor->shape[0], out.data() + filled);
-        filled += tensor->shape[0];
+    for (const SourceTensor& tensor : tensors) {
+        read_floats(*tensor.data, 0, tensor.data->shape[0], out.data() + filled);
+        filled += tensor.data->shape[0];
     }
     CHECK(filled == out.size());
 }
 
-void read_rows(const PackedItem& item, std::span<const Tensor* const> tensors, std::uint32_t begin, std::uint32_t rows,
+void read_rows(const PackedItem& item, std::span<const SourceTensor> tensors, std::uint32_t begin, std::uint32_t rows,
                SourceFormat format, std::byte* out) {
     const std::size_t row_bytes = item.inputs * element_bytes(format);
-    std::vector<float> floats;
-    std::size_t part = 0;
-    std::uint32_t part_begin = 0;
-    for (std::uint32_t i = 0; i < rows; ++i, out += row_bytes) {
-        while (begin + i - part_begin >= item.sources[part].outputs) {
-            part_begin += item.sources[part++].outputs;
-        }
-        const std::size_t row = begin + i - part_begin;
-        const Tensor& tensor = *tensors[part];
-        if (source_format(tensor) == format) {
-            std::memcpy(out, tensor.bytes.data() + row * row_bytes, row_bytes);
-            continue;
+    std::vector<float> floats(item.inputs);
+    for_rows(item, tensors, begin, rows, [&](std::size_t i, const SourceTensor& tensor, std::size_t row) {
+        std::byte* const to = out + i * row_bytes;
+        if (!is_fp8(*tensor.data) && source_format(*tensor.data) == format) {
+            std::memcpy(to, tensor.data->bytes.data() + row * row_bytes, row_bytes);
+            return;
         }
         CHECK(format != SourceFormat::f16);
-        if (format == SourceFormat::f32) {
-            read_floats(tensor, row * item.inputs, item.inputs, reinterpret_cast<float*>(out));
-            continue;
+        read_floats(*tensor.data, row * item.inputs, item.inputs, floats.data());
+        if (is_fp8(*tensor.data)) {
+            const float scale = scale_of(tensor, row);
+            for (float& value : floats) {
+                value *= scale;
+            }
         }
-        floats.resize(item.inputs);
-        read_floats(tensor, row * item.inputs, item.inputs, floats.data());
+        if (format == SourceFormat::f32) {
+            std::memcpy(to, floats.data(), row_bytes);
+            return;
+        }
         for (std::size_t k = 0; k < floats.size(); ++k) {
             const std::uint16_t bits = bf16_from_float(floats[k]);
-            std::memcpy(out + 2 * k, &bits, 2);
+            std::memcpy(to + 2 * k, &bits, 2);
         }
-    }
+    });
+}
+
+void read_rows_fp8(const PackedItem& item, std::span<const SourceTensor> tensors, std::uint32_t begin,
+                   std::uint32_t rows, std::byte* out) {
+    const std::size_t row_bytes = item.inputs;
+    for_rows(item, tensors, begin, rows, [&](std::size_t i, const SourceTensor& tensor, std::size_t row) {
+        std::memcpy(out + i * row_bytes, tensor.data->bytes.data() + row * row_bytes, row_bytes);
+    });
+}
+
+void read_scales(const PackedItem& item, std::span<const SourceTensor> tensors, std::span<float> out) {
+    CHECK(out.size() == item.outputs);
+    for_rows(item, tensors, 0, item.outputs,
+             [&](std::size_t i, const SourceTensor& tensor, std::size_t row) { out[i] = scale_of(tensor, row); });
 }
 
 }  // namespace engine

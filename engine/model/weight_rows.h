@@ -14,19 +14,32 @@
 
 namespace engine {
 
+/// A tensor, and what its rows are multiplied with.
+struct SourceTensor {
+    const Tensor* data = nullptr;
+    const Tensor* scales = nullptr;  // of F8_E4M3, one for all rows or one for each; else null
+};
+
 /// The tensors of `item`, in its order.
-std::vector<const Tensor*> tensors_of(const Checkpoint& checkpoint, const PackedItem& item);
+std::vector<SourceTensor> tensors_of(const Checkpoint& checkpoint, const PackedItem& item);
 
 std::size_t element_bytes(SourceFormat format);
-/// The format of all of them, or f32 where they differ.
-SourceFormat common_format(std::span<const Tensor* const> tensors);
+/// The format of all of them, or f32 where they differ or are F8_E4M3.
+SourceFormat common_format(std::span<const SourceTensor> tensors);
+/// Whether all of them are F8_E4M3.
+bool are_stored_fp8(std::span<const SourceTensor> tensors);
 
 /// Stacked vectors as floats; `out` has as many elements as they.
-void read_vector(std::span<const Tensor* const> tensors, std::span<float> out);
+void read_vector(std::span<const SourceTensor> tensors, std::span<float> out);
 
 /// Rows [begin, begin + rows) of the stacked matrices, row-major, in the tensors' own format where all have it, else
-/// rounded to nearest even. `out`: rows * item.inputs elements of `format`.
-void read_rows(const PackedItem& item, std::span<const Tensor* const> tensors, std::uint32_t begin, std::uint32_t rows,
+/// rounded to nearest even; F8_E4M3 times its scale. `out`: rows * item.inputs elements of `format`.
+void read_rows(const PackedItem& item, std::span<const SourceTensor> tensors, std::uint32_t begin, std::uint32_t rows,
                SourceFormat format, std::byte* out);
+
+/// The same of tensors that are all stored as F8_E4M3, as they are; and the scales of all rows.
+void read_rows_fp8(const PackedItem& item, std::span<const SourceTensor> tensors, std::uint32_t begin,
+                   std::uint32_t rows, std::byte* out);
+void read_scales(const PackedItem& item, std::span<const SourceTensor> tensors, std::span<float> out);
 
 }  // namespace engine

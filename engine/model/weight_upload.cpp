@@ -16,10 +16,10 @@ using base::Result;
 /// Of one of the two staging buffers: large enough for the copy engine, small beside any model that is worth a GPU.
 constexpr std::size_t kStageBytes = std::size_t{16} << 20;
 
-/// Two pinned buffers: one is filled while the other is copied.
+/// Two pinned buffers: one is filled while the other is copied; and one on the device, where rows wait to be rounded.
 class Stages {
 public:
-    static Result<Stages> make(device::Device& device, std::size_t bytes) {
+    static Result<Stages> make(device::Device& device, std::size_t bytes, bool with_rounding) {
         Stages stages(device);
         auto stream = device.make_stream();
         if (!stream) { return base::pass_on(stream); }
@@ -28,6 +28,11 @@ public:
             auto buffer = device.allocate_host(bytes);
             if (!buffer) { return base::pass_on(buffer, "staging memory for the weights"); }
             stage.buffer = std::move(*buffer);
+        }
+        if (with_rounding) {
+            auto buffer = device.allocate(bytes);
+            if (!buffer) { return base::pass_on(buffer, "staging memory for the weights"); }
+            stages.on_device_ = std::move(*buffer);
         }
         return stages;
     }
@@ -54,6 +59,15 @@ public:
         return {};
     }
 
+    /// The same for `rows` rows of bf16, which become fp8 on the device: `scales` are those of these rows.
+    Result<void> send_rounded(std::byte* target, float* scales, std::uint32_t rows, std::uint32_t width,
+                              const RowQuantizer& quantize) {
+        // On one stream: the copy waits until the rows before have been rounded.
+        const std::size_t bytes = std::size_t{rows} * width * element_bytes(SourceFormat::bf16);
+        if (auto sent = send(on_device_.data(), bytes); !sent) { return sent; }
+        return quantize(on_device_.data(), rows, width, target, scales, *stream_);
+    }
+
     Result<void> finish() { return stream_->synchronize(); }
 
 private:
@@ -66,48 +80,68 @@ private:
 
     device::Device* device_;
     std::array<Stage, 2> stages_;
-    std::unique_ptr<device::Stream> stream_;  // gone before the buffers that it copies from
+    device::Buffer on_device_;                // of send_rounded()
+    std::unique_ptr<device::Stream> stream_;  // gone before the buffers that it works on
     std::size_t turn_ = 0;
 };
 
-SourceFormat stored_as(WeightFormat format) {
-    return format == WeightFormat::bf16 ? SourceFormat::bf16 : SourceFormat::f32;
+/// What rows of a matrix are copied as.
+SourceFormat copied_as(WeightFormat format) {
+    return format == WeightFormat::f32 ? SourceFormat::f32 : SourceFormat::bf16;
+}
+
+std::size_t row_bytes_of(const PackedItem& item) {
+    return item.inputs == 0 ? item.bytes : item.inputs * element_bytes(copied_as(item.format));
 }
 
 }  // namespace
 
 Result<device::Buffer> upload_weights(const Checkpoint& checkpoint, const PackingPlan& plan, device::Device& device,
+                                      const RowQuantizer& quantize,
                                       const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
     CHECK(plan.order == WeightOrder::row_major);
     auto memory = device.allocate(plan.file_bytes);
     if (!memory) { return base::pass_on(memory, "weights of " + std::to_string(plan.file_bytes >> 20) + " MiB"); }
-    const SourceFormat format = stored_as(plan.format);
     std::size_t stage_bytes = kStageBytes;
-    for (const PackedItem& item : plan.items) {  // a row, and a vector, is copied in one piece
-        stage_bytes =
-            std::max<std::size_t>(stage_bytes, item.inputs == 0 ? item.bytes : item.inputs * element_bytes(format));
+    for (const PackedItem& item : plan.items) {  // a row, a vector, and the scales, are copied in one piece
+        stage_bytes = std::max({stage_bytes, row_bytes_of(item), item.outputs * sizeof(float)});
     }
-    auto stages = Stages::make(device, stage_bytes);
+    auto stages = Stages::make(device, stage_bytes, plan.format == WeightFormat::fp8);
     if (!stages) { return base::pass_on(stages); }
     for (const PackedItem& item : plan.items) {
-        const std::vector<const Tensor*> tensors = tensors_of(checkpoint, item);
-        const std::size_t row_bytes = item.inputs == 0 ? item.bytes : item.inputs * element_bytes(format);
+        const std::vector<SourceTensor> tensors = tensors_of(checkpoint, item);
+        const bool is_fp8 = item.format == WeightFormat::fp8;
+        const bool is_stored_fp8 = is_fp8 && are_stored_fp8(tensors);  // goes as it is, with the checkpoint's scales
+        const bool is_rounded = is_fp8 && !is_stored_fp8;
+        const std::size_t row_bytes = is_stored_fp8 ? item.inputs : row_bytes_of(item);
+        const std::size_t target_row_bytes = is_fp8 ? item.inputs : row_bytes;
         const std::uint32_t rows_total = item.inputs == 0 ? 1 : item.outputs;
         const auto rows_max = static_cast<std::uint32_t>(std::min<std::size_t>(stage_bytes / row_bytes, rows_total));
+        std::byte* const begin_of_item = memory->data() + item.offset;
         for (std::uint32_t begin = 0; begin < rows_total; begin += rows_max) {
             const std::uint32_t rows = std::min(rows_max, rows_total - begin);
             const auto stage = stages->next();
             if (!stage) { return base::pass_on(stage, item.name); }
             if (item.inputs == 0) {
                 read_vector(tensors, {reinterpret_cast<float*>(*stage), item.outputs});
+            } else if (is_stored_fp8) {
+                read_rows_fp8(item, tensors, begin, rows, *stage);
             } else {
-                read_rows(item, tensors, begin, rows, format, *stage);
+                read_rows(item, tensors, begin, rows, copied_as(item.format), *stage);
             }
-            const std::uint64_t offset = item.offset + begin * std::uint64_t{row_bytes};
-            if (auto sent = stages->send(memory->data() + offset, rows * row_bytes); !sent) {
-                return base::pass_on(sent, item.name);
-            }
-            if (progress) { progress(offset + rows * row_bytes, plan.file_bytes); }
+            std::byte* const target = begin_of_item + begin * target_row_bytes;
+            float* const scales = reinterpret_cast<float*>(begin_of_item + item.scales_offset()) + begin;
+            const auto sent = is_rounded ? stages->send_rounded(target, scales, rows, item.inputs, quantize)
+                                         : stages->send(target, rows * row_bytes);
+            if (!sent) { return base::pass_on(sent, item.name); }
+            if (progress) { progress(item.offset + (begin + rows) * target_row_bytes, plan.file_bytes); }
+        }
+        if (is_stored_fp8) {
+            const auto stage = stages->next();
+            if (!stage) { return base::pass_on(stage, item.name); }
+            read_scales(item, tensors, {reinterpret_cast<float*>(*stage), item.outputs});
+            const auto sent = stages->send(begin_of_item + item.scales_offset(), item.outputs * sizeof(float));
+            if (!sent) { return base::pass_on(sent, item.name); }
         }
     }
     if (auto finished = stages->finish(); !finished) { return base::pass_on(finished); }

@@ -22,34 +22,43 @@ public:
         plan_.format = format;
         plan_.order = order;
         plan_.file_bytes = kPackedAlignment;
+        CHECK(format != WeightFormat::fp8 || order == WeightOrder::row_major);
     }
 
     void matrix(std::string name, std::uint32_t inputs, std::vector<PackedItem::Source> sources) {
-        add(std::move(name), inputs, std::move(sources));
+        add(std::move(name), inputs, plan_.format, std::move(sources));
+    }
+    /// Embedding and head: never fp8. They are a small part of a large model, and every logit is as exact as the head.
+    void outer_matrix(std::string name, std::uint32_t inputs, std::vector<PackedItem::Source> sources) {
+        const bool is_fp8 = plan_.format == WeightFormat::fp8;
+        add(std::move(name), inputs, is_fp8 ? WeightFormat::bf16 : plan_.format, std::move(sources));
     }
     void vector(std::string name, std::vector<PackedItem::Source> sources) {
-        add(std::move(name), 0, std::move(sources));
+        add(std::move(name), 0, WeightFormat::f32, std::move(sources));
     }
     PackingPlan take() { return std::move(plan_); }
 
 private:
-    void add(std::string name, std::uint32_t inputs, std::vector<PackedItem::Source> sources) {
+    void add(std::string name, std::uint32_t inputs, WeightFormat format, std::vector<PackedItem::Source> sources) {
         PackedItem item;
         item.name = std::move(name);
         item.inputs = inputs;
+        item.format = format;
         for (const auto& source : sources) {
             item.outputs += source.outputs;
         }
         item.sources = std::move(sources);
         item.offset = plan_.file_bytes;
-        item.bytes = inputs == 0 ? std::uint64_t{item.outputs} * sizeof(float) : matrix_bytes(item.outputs, inputs);
+        item.bytes = inputs == 0 ? std::uint64_t{item.outputs} * sizeof(float) : matrix_bytes(item);
         plan_.file_bytes = align_up(item.offset + item.bytes);
         plan_.items.push_back(std::move(item));
     }
 
-    std::uint64_t matrix_bytes(std::uint32_t outputs, std::uint32_t inputs) const {
-        if (plan_.order == WeightOrder::panels) { return packed_bytes(plan_.format, outputs, inputs); }
-        return std::uint64_t{outputs} * inputs * (plan_.format == WeightFormat::bf16 ? 2 : 4);
+    std::uint64_t matrix_bytes(const PackedItem& item) const {
+        if (plan_.order == WeightOrder::panels) { return packed_bytes(item.format, item.outputs, item.inputs); }
+        const std::uint64_t elements = std::uint64_t{item.outputs} * item.inputs;
+        if (item.format == WeightFormat::fp8) { return item.scales_offset() + item.outputs * sizeof(float); }
+        return elements * (item.format == WeightFormat::bf16 ? 2 : 4);
     }
 
     PackingPlan plan_;
@@ -87,13 +96,24 @@ void plan_layer(PlanBuilder& builder, const ModelShape& shape, std::uint32_t lay
 
 PackingPlan plan_packing(const ModelShape& shape, WeightFormat format, WeightOrder order) {
     PlanBuilder builder(format, order);
-    builder.matrix("embedding", shape.hidden, {{"model.embed_tokens.weight", shape.vocabulary}});
+    builder.outer_matrix("embedding", shape.hidden, {{"model.embed_tokens.weight", shape.vocabulary}});
     for (std::uint32_t layer = 0; layer < shape.layers; ++layer) {
         plan_layer(builder, shape, layer);
     }
     builder.vector("final_norm", {{"model.norm.weight", shape.hidden}});
-    if (!shape.tied_embeddings) { builder.matrix("head", shape.hidden, {{"lm_head.weight", shape.vocabulary}}); }
+    if (!shape.tied_embeddings) { builder.outer_matrix("head", shape.hidden, {{"lm_head.weight", shape.vocabulary}}); }
     return builder.take();
+}
+
+base::Result<void> check_fp8_widths(const PackingPlan& plan) {
+    for (const PackedItem& item : plan.items) {
+        if (item.format == WeightFormat::fp8 && item.inputs % 16 != 0) {
+            return base::fail(ErrorCode::unimplemented, "weight_format is 'fp8', but " + item.name + " has " +
+                                                            std::to_string(item.inputs) +
+                                                            " inputs, must be a multiple of 16: set it to auto");
+        }
+    }
+    return {};
 }
 
 base::BlockHash PackingPlan::fingerprint() const {
@@ -108,6 +128,39 @@ base::BlockHash PackingPlan::fingerprint() const {
     }
     return base::keyed_hash({}, std::as_bytes(std::span(text)));
 }
+
+const Tensor* find_scales(const Checkpoint& checkpoint, const std::string& tensor) {
+    return checkpoint.find(tensor + "_scale");
+}
+
+namespace {
+
+bool is_plain(const Tensor& tensor) {
+    return tensor.dtype == "F32" || tensor.dtype == "F16" || tensor.dtype == "BF16";
+}
+
+base::Result<void> check_scales(const Checkpoint& checkpoint, const PackedItem::Source& source) {
+    const Tensor* scales = find_scales(checkpoint, source.tensor);
+    if (scales == nullptr) {
+        return base::fail(
+            ErrorCode::data_loss,
+            "tensor " + source.tensor + " is stored as F8_E4M3, but the checkpoint lacks " + source.tensor + "_scale");
+    }
+    std::uint64_t elements = 1;
+    for (const std::uint64_t length : scales->shape) {
+        elements *= length;
+    }
+    const bool has_row_each = !scales->shape.empty() && scales->shape[0] == source.outputs;
+    if (!is_plain(*scales) || (elements != 1 && !(has_row_each && elements == source.outputs))) {
+        return base::fail(ErrorCode::unimplemented, "tensor " + source.tensor + "_scale is " + scales->dtype + " " +
+                                                        format_shape(scales->shape) +
+                                                        ", only one number, or one for each of the " +
+                                                        std::to_string(source.outputs) + " outputs, is supported");
+    }
+    return {};
+}
+
+}  // namespace
 
 base::Result<void> check_tensors(const Checkpoint& checkpoint, const PackingPlan& plan) {
     for (const PackedItem& item : plan.items) {
@@ -124,10 +177,13 @@ base::Result<void> check_tensors(const Checkpoint& checkpoint, const PackingPlan
                                                             format_shape(tensor->shape) + ", config.json asks for " +
                                                             format_shape(shape));
             }
-            if (tensor->dtype != "F32" && tensor->dtype != "F16" && tensor->dtype != "BF16") {
+            if (tensor->dtype == "F8_E4M3" && item.inputs > 0) {
+                if (auto checked = check_scales(checkpoint, source); !checked) { return checked; }
+            } else if (!is_plain(*tensor)) {
                 return base::fail(ErrorCode::unimplemented, "tensor " + source.tensor + " is stored as " +
                                                                 tensor->dtype +
-                                                                ", only F32, F16 and BF16 are supported");
+                                                                ", only F32, F16, BF16 and (matrices) F8_E4M3 are "
+                                                                "supported");
             }
         }
     }
@@ -140,7 +196,7 @@ WeightFormat stored_format(const Checkpoint& checkpoint, const PackingPlan& plan
         for (const auto& source : item.sources) {
             const Tensor* tensor = checkpoint.find(source.tensor);
             CHECK(tensor != nullptr, source.tensor);
-            if (tensor->dtype != "BF16") { return WeightFormat::f32; }
+            if (tensor->dtype != "BF16" && tensor->dtype != "F8_E4M3") { return WeightFormat::f32; }
         }
     }
     return WeightFormat::bf16;
@@ -154,7 +210,10 @@ Weights bind_weights(const ModelShape& shape, const PackingPlan& plan, const std
     };
     const auto matrix = [&] {
         const PackedItem& it = item();
-        return PackedMatrix{plan.format, it.outputs, it.inputs, file + it.offset};
+        const std::byte* data = file + it.offset;
+        const float* scales = nullptr;
+        if (it.format == WeightFormat::fp8) { scales = reinterpret_cast<const float*>(data + it.scales_offset()); }
+        return PackedMatrix{it.format, it.outputs, it.inputs, data, scales};
     };
     const auto vector = [&] { return reinterpret_cast<const float*>(file + item().offset); };
 

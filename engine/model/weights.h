@@ -44,17 +44,21 @@ struct PackedItem {
     };
     std::string name;  // "layers.3.qkv"
     std::vector<Source> sources;
+    WeightFormat format = WeightFormat::f32;  // of a matrix
     std::uint32_t outputs = 0;
     std::uint32_t inputs = 0;
     std::uint64_t offset = 0;  // in the file; a multiple of kPackedAlignment
-    std::uint64_t bytes = 0;
+    std::uint64_t bytes = 0;   // of all of it; fp8: [outputs][inputs] bytes, then [outputs] scales as floats
+
+    /// fp8: where the scales begin, from `offset` on.
+    std::uint64_t scales_offset() const { return std::uint64_t{outputs} * inputs; }
 };
 
 inline constexpr std::uint64_t kPackedAlignment = 4096;  // a page: also where the first item begins, behind the header
 
 /// What a packed file of a model holds and where: follows from shape and format alone.
 struct PackingPlan {
-    WeightFormat format = WeightFormat::f32;
+    WeightFormat format = WeightFormat::f32;  // of the layers' matrices; with fp8 the other ones are bf16
     WeightOrder order = WeightOrder::panels;
     std::vector<PackedItem> items;  // embedding, layer after layer, final norm, head
     std::uint64_t file_bytes = 0;
@@ -63,13 +67,23 @@ struct PackingPlan {
     base::BlockHash fingerprint() const;
 };
 
+/// fp8 goes with row_major only.
 PackingPlan plan_packing(const base::ModelShape& shape, WeightFormat format, WeightOrder order = WeightOrder::panels);
 
-/// Every tensor that the plan needs is there, in F32, F16 or BF16 and in the right shape.
-/// Error: data_loss for a missing one, one of another shape (with both), unimplemented for another dtype.
+/// Error: unimplemented for a matrix in fp8 whose inputs are no multiple of 16, with its name.
+base::Result<void> check_fp8_widths(const PackingPlan& plan);
+
+/// Every tensor that the plan needs is there, in F32, F16 or BF16 and in the right shape; matrices also in F8_E4M3 with
+/// scales beside them (find_scales()). Error: data_loss for a missing one, one of another shape (with both),
+/// unimplemented for another dtype, or for other scales than one per output or one for all.
 base::Result<void> check_tensors(const Checkpoint& checkpoint, const PackingPlan& plan);
 
-/// What `weight_format: auto` means: BF16 where every matrix is stored so, else F32. The plan's tensors must be there.
+/// The scales of a matrix in F8_E4M3, [outputs], [outputs, 1] or one element: "q_proj.weight_scale" of "q_proj.weight".
+/// Null where there are none. Source: the compressed-tensors format "float-quantized".
+const Tensor* find_scales(const Checkpoint& checkpoint, const std::string& tensor);
+
+/// What `weight_format: auto` means: BF16 where every matrix is stored so or in FP8, else F32. The plan's tensors must
+/// be there.
 WeightFormat stored_format(const Checkpoint& checkpoint, const PackingPlan& plan);
 
 /// Points into the bytes of a packed file or of uploaded weights, which must have the plan's size and live longer.

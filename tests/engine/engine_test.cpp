@@ -71,6 +71,12 @@ TEST_CASE("options that cannot work are refused by name", "[engine]") {
         options.weight_format = "int8";
         REQUIRE(contains(setting.refused(), "weight_format is 'int8'"));
     }
+    SECTION("FP8 weights on a processor") {
+        const std::string kernels = test_engine::families_here().back();
+        options.kernels = kernels;
+        options.weight_format = "fp8";
+        REQUIRE(contains(setting.refused(), "'fp8', which the " + kernels + " kernels do not have: set it to auto"));
+    }
     SECTION("kv_dtype") {
         options.kv_dtype = "fp8";
         REQUIRE(contains(setting.refused(), "kv_dtype is 'fp8'"));

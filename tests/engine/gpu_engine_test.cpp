@@ -1,7 +1,9 @@
 // Whole models on the first GPU. Where there is none, all of these say so and are skipped.
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "device/cuda/cuda_device.h"
@@ -26,7 +28,7 @@ bool has_gpu() {
 
 /// A model of three layers with head_dim 64 and grouped heads, on the GPU.
 struct Setting {
-    explicit Setting(bool deterministic) {
+    explicit Setting(bool deterministic, const std::string& weight_format = "auto") {
         base::ModelShape shape = test_engine::small_shape();
         shape.hidden = 128;
         shape.head_dim = 64;
@@ -36,6 +38,7 @@ struct Setting {
         options.device = "cuda:0";
         options.kernels = "auto";
         options.deterministic = deterministic;
+        options.weight_format = weight_format;
         options.kv_pool_bytes = 32u << 20;
     }
 
@@ -59,6 +62,31 @@ void run_alone(engine::Engine& engine, Stream& stream, std::uint32_t chunk, bool
         const auto done = run_step(engine, {{&stream, std::min(left, chunk)}}, keep_logits);
         REQUIRE(done);
     }
+}
+
+/// Logits of all positions of a prompt, in pieces of `chunk` tokens.
+std::vector<std::vector<float>> logits_of(engine::Engine& engine, Stream stream, std::uint32_t chunk) {
+    while (stream.computed < stream.prompt.size()) {
+        const auto left = static_cast<std::uint32_t>(stream.prompt.size()) - stream.computed;
+        REQUIRE(run_step(engine, {{&stream, std::min(left, chunk)}}, true));
+    }
+    return stream.logits;
+}
+
+/// |a - b| / |b| over all logits.
+double relative_distance(const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b) {
+    REQUIRE(a.size() == b.size());
+    double distance = 0;
+    double norm = 0;
+    for (std::size_t row = 0; row < a.size(); ++row) {
+        REQUIRE(a[row].size() == b[row].size());
+        for (std::size_t i = 0; i < a[row].size(); ++i) {
+            const double there = static_cast<double>(b[row][i]);
+            distance += std::pow(static_cast<double>(a[row][i]) - there, 2);
+            norm += there * there;
+        }
+    }
+    return std::sqrt(distance / norm);
 }
 
 }  // namespace
@@ -183,4 +211,40 @@ TEST_CASE("attention of chunks by Hopper's own instructions gives the same logit
     const auto refused = engine::load_engine(hopper.options);
     REQUIRE(!refused);
     REQUIRE(refused.error().message.find("deterministic") != std::string::npos);
+}
+
+TEST_CASE("with FP8 weights a GPU engine computes the same model, a little off, and says in its id that it is another",
+          "[engine][gpu]") {
+    if (!has_gpu()) { return; }
+    const bool deterministic = GENERATE(true, false);
+    CAPTURE(deterministic);
+    Setting exact(deterministic);
+    Setting rounded(deterministic, "fp8");
+    const auto bf16 = test_engine::load(exact.options);
+    const auto fp8 = test_engine::load(rounded.options);
+    CAPTURE(fp8->describe());
+    REQUIRE(fp8->describe().find("fp8 weights") != std::string::npos);
+    REQUIRE(fp8->numerics_id() != bf16->numerics_id());
+    const Stream stream = make_stream(11, 90, 0);
+    const auto expected = logits_of(*bf16, stream, 90);
+    for (const std::uint32_t chunk : {90u, 45u, 13u, 1u}) {  // products by the library, streaming, and recorded steps
+        CAPTURE(chunk);
+        const double distance = relative_distance(logits_of(*fp8, stream, chunk), expected);
+        CAPTURE(distance);
+        REQUIRE(distance > 0.01);  // else it is not FP8
+        REQUIRE(distance < 0.12);
+    }
+}
+
+TEST_CASE("with FP8 weights, too, the GPU's deterministic mode gives a row the same bits in any company",
+          "[engine][gpu]") {
+    if (!has_gpu()) { return; }
+    Setting setting(true, "fp8");
+    const auto engine = test_engine::load(setting.options);
+    const Stream stream = make_stream(12, 100, 0);
+    const auto whole = logits_of(*engine, stream, 100);  // the wide kernel
+    for (const std::uint32_t chunk : {33u, 5u, 1u}) {
+        CAPTURE(chunk);
+        REQUIRE(logits_of(*engine, stream, chunk) == whole);
+    }
 }

@@ -106,6 +106,14 @@ TEST_CASE("what we cannot compute is refused by field and value", "[engine][conf
     refused(R"("hidden_act": "gelu")", R"(hidden_act is "gelu", only "silu" is supported)");
     refused(R"("mlp_bias": true)", "mlp_bias is true, only false is supported");
     refused(R"("quantization_config": {"quant_method": "gptq"})", R"(quantization_config is {"quant_method":"gptq"})");
+    refused(R"("quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]})",
+            R"(quantization_config is {"quant_method":"fp8")");
+    refused(R"("quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized"})",
+            "quantization_config is ");
+    refused(
+        R"("quantization_config": {"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups":
+            {"group_0": {"weights": {"num_bits": 8, "type": "float", "strategy": "block"}}}})",
+        "quantization_config is ");
     refused(R"("rope_scaling": {"rope_type": "yarn", "factor": 4})", R"(rope_scaling.rope_type is "yarn")");
     refused(R"("partial_rotary_factor": 0.5)", "partial_rotary_factor is 5E-1");
     refused(R"("head_dim": 15)", "head_dim is 15");
@@ -114,6 +122,19 @@ TEST_CASE("what we cannot compute is refused by field and value", "[engine][conf
     refused(R"("layer_types": ["full_attention", "sliding_attention"])", R"(layer_types contains "sliding_attention")",
             "Qwen3ForCausalLM");
     refused("", R"(architectures is ["GPT2LMHeadModel"])", "GPT2LMHeadModel");
+}
+
+TEST_CASE("checkpoints in FP8 with a scale per output or tensor are known", "[engine][config]") {
+    REQUIRE(engine::parse_model_config(
+        config(R"("quantization_config": {"quant_method": "fp8", "activation_scheme": "static"})")));
+    for (const std::string strategy : {"channel", "tensor"}) {
+        REQUIRE(engine::parse_model_config(config(
+            R"("quantization_config": {"quant_method": "compressed-tensors", "format": "float-quantized", "ignore": ["lm_head"],
+                "kv_cache_scheme": null, "sparsity_config": {"format": "dense"}, "transform_config": {}, "config_groups":
+                {"group_0": {"input_activations": {"dynamic": true, "strategy": "token"}, "targets": ["Linear"],
+                "weights": {"num_bits": 8, "type": "float", "symmetric": true, "strategy": ")" +
+            strategy + R"("}}}})")));
+    }
 }
 
 TEST_CASE("what makes no sense is refused by field and value", "[engine][config]") {

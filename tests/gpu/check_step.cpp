@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 
 #include "bench/gpu/synthetic_step.h"
 #include "tests/gpu/harness.h"
@@ -41,6 +42,60 @@ void prefill(SyntheticModel& model, const Rows& prompt, std::int32_t sequence, s
 
 }  // namespace
 
+namespace {
+
+/// FP8 weights: prefill, decode and a recorded decode step of the same token.
+void check_fp8_step(Checks& checks, cuda::MatmulLibrary& library, SyntheticModel::Options options) {
+    cudaDeviceProp properties;
+    GPU_REQUIRE(cudaGetDeviceProperties(&properties, 0));
+    if (properties.major * 10 + properties.minor < 89) {
+        checks.note(true, "step in FP8: compute capability below 8.9; not checked");
+        return;
+    }
+    options.fp8 = true;
+    options.products = Products::fixed_order;
+    cudaError_t error = cudaSuccess;
+    const auto model = SyntheticModel::make(options, library, &error);
+    checks.note(model != nullptr, "step in FP8: model", cudaGetErrorString(error));
+    if (model == nullptr) { return; }
+    Rows prompt(130);
+    for (std::int32_t& token : prompt) {
+        token = random_int(checks, 0, options.shape.vocabulary - 1);
+    }
+    prefill(*model, prompt, 0, 0, 130);
+    const std::vector<float> whole = logits_of(*model, 1);
+    const bool finite = std::all_of(whole.begin(), whole.end(), [](float x) { return std::isfinite(x); });
+    checks.note(finite, "step in FP8: logits are numbers");
+    prefill(*model, prompt, 1, 0, 129);
+    GPU_REQUIRE(model->set_rows({prompt[129]}, {1}, {129}));
+    GPU_REQUIRE(model->decode(1, 320, nullptr));
+    checks.note(logits_of(*model, 1) == whole, "step in FP8: decode gives the bits of prefill");
+    // The library finds its algorithms in the first run; a graph repeats the second.
+    model->set_products(Products::fastest);
+    Rows sequences(24);
+    std::iota(sequences.begin(), sequences.end(), 0);  // beyond 1 they have whatever the pool holds
+    GPU_REQUIRE(model->set_rows(Rows(24, prompt[129]), sequences, Rows(24, 129)));
+    GPU_REQUIRE(model->decode(24, 320, nullptr));
+    const std::vector<float> first = logits_of(*model, 24);
+    cudaStream_t stream = nullptr;
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t executable = nullptr;
+    GPU_REQUIRE(cudaStreamCreate(&stream));
+    GPU_REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    const cudaError_t captured = model->decode(24, 320, stream);
+    GPU_REQUIRE(cudaStreamEndCapture(stream, &graph));
+    checks.note(captured == cudaSuccess, "step in FP8: capture", cudaGetErrorString(captured));
+    GPU_REQUIRE(cudaGraphInstantiate(&executable, graph, 0));
+    GPU_REQUIRE(cudaGraphLaunch(executable, stream));
+    GPU_REQUIRE(cudaStreamSynchronize(stream));
+    checks.note(logits_of(*model, 24) == first, "step in FP8: replay gives the bits of the launches");
+    GPU_REQUIRE(cudaGraphExecDestroy(executable));
+    GPU_REQUIRE(cudaGraphDestroy(graph));
+    GPU_REQUIRE(cudaStreamDestroy(stream));
+}
+
+}  // namespace
+
 void check_step(Checks& checks) {
     cudaError_t error = cudaSuccess;
     const auto library = cuda::MatmulLibrary::make(std::size_t{32} << 20, &error);
@@ -60,6 +115,7 @@ void check_step(Checks& checks) {
     options.sequences = 40;
     options.context_tokens_max = 640;
     options.products = Products::fixed_order;
+    check_fp8_step(checks, *library, options);
     const auto model = SyntheticModel::make(options, *library, &error);
     checks.note(model != nullptr, "step: model", cudaGetErrorString(error));
     if (model == nullptr) { return; }

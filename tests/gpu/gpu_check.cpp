@@ -1,5 +1,5 @@
 // gpu_check: every CUDA kernel against a reference in double precision on the host, on fresh random inputs.
-//   gpu_check [--seed N] [--only rows|kv|attention|linear|sampling|step]
+//   gpu_check [--seed N] [--only rows|kv|attention|linear|fp8|sampling|step]
 // Exit: 0 all passed, 1 a check failed, 2 the CUDA runtime failed, 77 there is no device (nothing was checked).
 // Builds alone: see scripts/gpu-check. Without a device: scripts/gpu-emulate.
 #include <cstdio>
@@ -49,6 +49,7 @@ int main(int argc, char** argv) {
     part("kv", gpu_check::check_kv);
     part("attention", gpu_check::check_attention);
     part("linear", gpu_check::check_linear);
+    part("fp8", gpu_check::check_fp8);
     part("sampling", gpu_check::check_sampling);
     part("step", gpu_check::check_step);
     std::printf("%d passed, %d failed\n", checks.passed, checks.failed);

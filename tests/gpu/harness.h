@@ -216,6 +216,7 @@ void check_rows(Checks& checks);
 void check_kv(Checks& checks);
 void check_attention(Checks& checks);
 void check_linear(Checks& checks);
+void check_fp8(Checks& checks);
 void check_sampling(Checks& checks);
 void check_step(Checks& checks);
 

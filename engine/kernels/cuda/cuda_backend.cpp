@@ -86,8 +86,8 @@ Result<std::unique_ptr<Backend>> CudaBackend::make(const BackendOptions& options
                               std::string(properties.name) + " has " + std::to_string(properties.major) + "." +
                               std::to_string(properties.minor) + ": set it to auto");
     }
-    backend->numerics_name_ = name_numbers(static_cast<std::uint32_t>(properties.major * 10 + properties.minor),
-                                           backend->library_ != nullptr, options.prefill_by_wgmma);
+    backend->sm_ = static_cast<std::uint32_t>(properties.major * 10 + properties.minor);
+    backend->numerics_name_ = name_numbers(backend->sm_, backend->library_ != nullptr, options.prefill_by_wgmma);
     return backend;
 }
 
@@ -176,6 +176,9 @@ Result<void> CudaBackend::prepare(const ModelLimits& limits) {
     auto logits = device_->allocate_host(std::size_t{limits.logit_rows} * shape.vocabulary * sizeof(float));
     if (!logits) { return base::pass_on(logits, "logits on the host"); }
     host_logits_ = std::move(*logits);
+    if (limits.weight_format == WeightFormat::fp8) {
+        if (auto prepared = prepare_fp8(limits); !prepared) { return prepared; }
+    }
     return stream_owner_->synchronize();
 }
 
@@ -190,7 +193,7 @@ void CudaBackend::rms_norm(const void* x, const float* weight, float eps, std::u
                            void* out) {
     if (has_failed()) { return; }
     note(cuda::rms_norm(static_cast<const float*>(x), weight, eps, narrow(rows), narrow(width), static_cast<Bf16*>(out),
-                        stream_),
+                        stream_, quantized_rows(out)),
          "rms_norm");
 }
 
@@ -198,7 +201,7 @@ void CudaBackend::add_rms_norm(void* residual, const void* delta, const float* w
                                std::uint32_t width, void* out) {
     if (has_failed()) { return; }
     note(cuda::add_rms_norm(static_cast<float*>(residual), static_cast<const float*>(delta), delta_bias_, weight, eps,
-                            narrow(rows), narrow(width), static_cast<Bf16*>(out), stream_),
+                            narrow(rows), narrow(width), static_cast<Bf16*>(out), stream_, quantized_rows(out)),
          "add_rms_norm");
 }
 
@@ -208,6 +211,10 @@ void CudaBackend::linear(const PackedMatrix& w, const void* x, std::uint32_t row
     if (kind == Activation::qkv) { qkv_bias_ = bias; }
     if (kind == Activation::delta) { delta_bias_ = bias; }
     if (has_failed()) { return; }
+    if (w.format == WeightFormat::fp8) {
+        note(linear_fp8(w, x, rows, output_of(kind), y), "linear in FP8");
+        return;
+    }
     const cuda::DeviceMatrix matrix = device_matrix(w);
     const auto* from = static_cast<const Bf16*>(x);
     const cuda::LinearOutput output = output_of(kind);
@@ -224,7 +231,8 @@ void CudaBackend::linear(const PackedMatrix& w, const void* x, std::uint32_t row
 
 void CudaBackend::swiglu(const void* gate_up, std::uint32_t rows, std::uint32_t width, void* out) {
     if (has_failed()) { return; }
-    note(cuda::swiglu(static_cast<const Bf16*>(gate_up), narrow(rows), narrow(width), static_cast<Bf16*>(out), stream_),
+    note(cuda::swiglu(static_cast<const Bf16*>(gate_up), narrow(rows), narrow(width), static_cast<Bf16*>(out), stream_,
+                      quantized_rows(out)),
          "swiglu");
 }
 

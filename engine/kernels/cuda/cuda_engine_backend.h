@@ -1,7 +1,7 @@
 #pragma once
 
 // The inside of make_cuda_backend(): cuda_backend.cpp has the operators, cuda_step.cpp what happens around a step,
-// cuda_choose.cpp sampling.
+// cuda_choose.cpp sampling, cuda_fp8.cpp FP8 weights.
 
 #include <cuda_runtime_api.h>
 
@@ -59,6 +59,9 @@ public:
     device::Device& device() override { return *device_; }
     WeightOrder weight_order() const override { return WeightOrder::row_major; }
     std::size_t element_bytes(Activation kind) const override;
+    base::Result<void> check_weight_format(WeightFormat format) const override;
+    base::Result<void> quantize_rows(const std::byte* rows, std::uint32_t count, std::uint32_t width, std::byte* out,
+                                     float* scales, device::Stream& stream) override;
 
     base::Result<void> prepare(const ModelLimits& limits) override;
     base::Result<StepPlan> begin_step(const StepRows& step) override;
@@ -105,10 +108,19 @@ private:
     base::Result<void> wait_for_all();
     void record(RecordedStep& recorded, const std::function<void()>& operators);
     cuda::KvLayer kv_layer(const kv_cache::KvStore& kv, std::uint32_t layer) const;
+    /// Room for the rounded rows of any product. Error: resource_exhausted.
+    base::Result<void> prepare_fp8(const ModelLimits& limits);
+    /// Where an operator whose output only goes into products leaves it in FP8 too; nowhere without FP8 weights.
+    cuda::QuantizedRows quantized_rows(const void* out);
+    cudaError_t linear_fp8(const PackedMatrix& w, const void* x, std::uint32_t rows, cuda::LinearOutput output,
+                           void* y);
+    /// By the library, of what is in fp8_rows_. Error: cudaErrorNotSupported where it has no such product.
+    cudaError_t library_fp8(const cuda::DeviceMatrixFp8& w, std::int32_t rows, cuda::LinearOutput output, void* y);
 
     device::Device* device_;
     BackendOptions options_;
     std::string numerics_name_;
+    std::uint32_t sm_ = 0;  // compute capability: 90
     std::unique_ptr<device::Stream> stream_owner_;
     cudaStream_t stream_ = nullptr;
     std::unique_ptr<cuda::MatmulLibrary> library_;  // null: own products only
@@ -121,8 +133,11 @@ private:
     std::optional<cuda::KvPoolMap> pool_map_;  // where attention of chunks is by wgmma
     std::optional<cuda::StepBuffers> buffers_;
     GrowingBuffer attention_scratch_;
-    GrowingBuffer kept_rows_;     // of keep_wanted()
-    device::Buffer host_logits_;  // pinned, [logit_rows, vocabulary]
+    GrowingBuffer kept_rows_;       // of keep_wanted()
+    device::Buffer fp8_product_;    // bf16 [batch_tokens, hidden]: for a library without float output; else empty
+    device::Buffer fp8_;            // of fp8_rows_; empty without FP8 weights
+    cuda::QuantizedRows fp8_rows_;  // rows of the product that comes next, at a fixed place: it is recorded
+    device::Buffer host_logits_;    // pinned, [logit_rows, vocabulary]
     Sampling sampling_;
     std::map<std::pair<std::uint32_t, std::uint32_t>, RecordedStep> recorded_;  // by rows and longest context
 
@@ -131,6 +146,7 @@ private:
     cuda::StepShape shape_;
     cuda::DeviceStep step_;
     std::deque<News> news_;
+    const void* fp8_source_ = nullptr;   // whose rows fp8_rows_ holds; null: none that a product may take from there
     const float* qkv_bias_ = nullptr;    // of the last product into qkv: added by rope_and_append()
     const float* delta_bias_ = nullptr;  // of the last product into delta: added by add_rms_norm()
 };

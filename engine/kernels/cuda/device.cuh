@@ -121,6 +121,21 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], const unsigned (&a)[
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/// c[16 x 8] += a[16 x 32] * b[32 x 8], e4m3 with float sums; compute capability 8.9. Lane (g, t) holds
+/// a: rows g, g + 8 of columns 4t .. 4t + 3, then the same of columns 4t + 16 .. 4t + 19;
+/// b: rows 4t .. 4t + 3 of column g, then rows 4t + 16 .. 4t + 19; c: as multiply_add().
+/// (Hopper has no such unit for single warps: the compiler converts to half floats, exactly, and multiplies those.)
+__device__ __forceinline__ void multiply_add_fp8(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 890
+    asm("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+    __trap();  // the host does not start FP8 products here
+#endif
+}
+
 /// 16 bytes that are read once: past the L1 cache.
 __device__ __forceinline__ uint4 load_streaming(const void* source) {
     uint4 v;

@@ -30,17 +30,26 @@ constexpr std::int32_t kIdleRow = -1;
 cudaError_t embed(const Bf16* table, std::int32_t vocabulary, std::int32_t hidden, const std::int32_t* tokens,
                   std::int32_t rows, float* out, cudaStream_t stream);
 
+/// Where an operator leaves its output in FP8 too: the bytes and scales that quantize_rows_fp8() would make of it.
+/// Null: it does not. The width must then be a multiple of 16.
+struct QuantizedRows {
+    std::uint8_t* data = nullptr;  // [rows, width] e4m3
+    float* scales = nullptr;       // [rows]
+};
+
 /// out = bf16(x / sqrt(mean(x^2) + eps) * weight). x: [rows, width] float, weight: [width] float, out: [rows, width].
 cudaError_t rms_norm(const float* x, const float* weight, float eps, std::int32_t rows, std::int32_t width, Bf16* out,
-                     cudaStream_t stream);
+                     cudaStream_t stream, const QuantizedRows& quantized = {});
 
 /// residual += delta (+ bias), then out = rms_norm(residual). residual: [rows, width] float, in place;
 /// delta: [rows, width] float or null (when a GEMM has already accumulated into the residual); bias: [width] or null.
 cudaError_t add_rms_norm(float* residual, const float* delta, const float* bias, const float* weight, float eps,
-                         std::int32_t rows, std::int32_t width, Bf16* out, cudaStream_t stream);
+                         std::int32_t rows, std::int32_t width, Bf16* out, cudaStream_t stream,
+                         const QuantizedRows& quantized = {});
 
 /// out[row][i] = bf16(silu(gate_up[row][i]) * gate_up[row][width + i]). gate_up: [rows, 2 * width] bf16.
-cudaError_t swiglu(const Bf16* gate_up, std::int32_t rows, std::int32_t width, Bf16* out, cudaStream_t stream);
+cudaError_t swiglu(const Bf16* gate_up, std::int32_t rows, std::int32_t width, Bf16* out, cudaStream_t stream,
+                   const QuantizedRows& quantized = {});
 
 /// out[i] = source[row_index[i]] for rows of `row_bytes` bytes (a multiple of 4); zeros where the index is negative.
 /// `out` and `source` must not overlap. Keeps the rows whose logits are wanted.

@@ -1,7 +1,7 @@
 // The choice of a fixed-order product, the plain one for odd shapes, and the rounding of rows to FP8.
 #include "engine/kernels/cuda/linear.cuh"
 
-#include <cuda_fp8.h>
+#include "engine/kernels/cuda/fp8.cuh"
 
 namespace engine::cuda {
 namespace {
@@ -47,21 +47,6 @@ cudaError_t linear_plain(const DeviceMatrix& w, const Bf16* x, std::int32_t rows
     return cudaGetLastError();
 }
 
-constexpr float kFp8Max = 448;  // largest finite e4m3
-
-__device__ __forceinline__ float largest_of(const uint4& v) {
-    float most = fmaxf(fabsf(low_float(v.x)), fabsf(high_float(v.x)));
-    most = fmaxf(most, fmaxf(fabsf(low_float(v.y)), fabsf(high_float(v.y))));
-    most = fmaxf(most, fmaxf(fabsf(low_float(v.z)), fabsf(high_float(v.z))));
-    return fmaxf(most, fmaxf(fabsf(low_float(v.w)), fabsf(high_float(v.w))));
-}
-
-/// Two bf16 to two e4m3.
-__device__ __forceinline__ unsigned fp8_pair(unsigned pair, float scale) {
-    const float2 scaled = make_float2(__fdiv_rn(low_float(pair), scale), __fdiv_rn(high_float(pair), scale));
-    return __nv_cvt_float2_to_fp8x2(scaled, __NV_SATFINITE, __NV_E4M3);
-}
-
 /// One block per row.
 __global__ void __launch_bounds__(kThreads)
     quantize_kernel(const Bf16* x, int width, std::uint8_t* out, float* scales) {
@@ -70,25 +55,21 @@ __global__ void __launch_bounds__(kThreads)
     const Bf16* source = x + row * width;
     float most = 0;
     for (int i = static_cast<int>(threadIdx.x) * 8; i < width; i += kThreads * 8) {
-        most = fmaxf(most, largest_of(*reinterpret_cast<const uint4*>(source + i)));
+        most = largest_of(most, *reinterpret_cast<const uint4*>(source + i));
     }
-    most = warp_max(most);
-    if (threadIdx.x % kWarp == 0) { shared[threadIdx.x / kWarp] = most; }
-    __syncthreads();
-    most = 0;
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) {
-        most = fmaxf(most, shared[w]);
-    }
-    const float scale = most > 0 ? most / kFp8Max : 1.0f;
+    const float scale = fp8_scale(block_max<kThreads>(most, shared));
     if (threadIdx.x == 0) { scales[row] = scale; }
     for (int i = static_cast<int>(threadIdx.x) * 8; i < width; i += kThreads * 8) {
         const uint4 v = *reinterpret_cast<const uint4*>(source + i);
-        uint2 packed;
-        packed.x = fp8_pair(v.x, scale) | fp8_pair(v.y, scale) << 16;
-        packed.y = fp8_pair(v.z, scale) | fp8_pair(v.w, scale) << 16;
-        *reinterpret_cast<uint2*>(out + row * width + i) = packed;
+        *reinterpret_cast<uint2*>(out + row * width + i) =
+            make_uint2(fp8_quad(v.x, v.y, scale), fp8_quad(v.z, v.w, scale));
     }
+}
+
+template <Element kElement>
+cudaError_t linear_in_tiles(const ProductArguments& product, LinearOutput output, void* y, cudaStream_t stream) {
+    if (product.rows <= kSkinnyRows) { return linear_skinny<kElement>(product, output, y, stream); }
+    return linear_wide<kElement>(product, output, y, stream);
 }
 
 }  // namespace
@@ -98,8 +79,28 @@ cudaError_t linear_fixed_order(const DeviceMatrix& w, const Bf16* x, std::int32_
     if (rows < 0 || w.outputs <= 0 || w.inputs <= 0) { return cudaErrorInvalidValue; }
     if (rows == 0) { return cudaSuccess; }
     if (w.inputs % 8 != 0) { return linear_plain(w, x, rows, output, y, stream); }
-    if (rows <= kSkinnyRows) { return linear_skinny(w, x, rows, output, y, stream); }
-    return linear_wide(w, x, rows, output, y, stream);
+    ProductArguments product;
+    product.w = w.data;
+    product.x = x;
+    product.outputs = w.outputs;
+    product.units = w.inputs;
+    product.rows = rows;
+    return linear_in_tiles<Element::bf16>(product, output, y, stream);
+}
+
+cudaError_t linear_fixed_order(const DeviceMatrixFp8& w, const std::uint8_t* x, const float* x_scales,
+                               std::int32_t rows, LinearOutput output, void* y, cudaStream_t stream) {
+    if (rows < 0 || w.outputs <= 0 || w.inputs <= 0 || w.inputs % 16 != 0) { return cudaErrorInvalidValue; }
+    if (rows == 0) { return cudaSuccess; }
+    ProductArguments product;
+    product.w = reinterpret_cast<const Bf16*>(w.data);
+    product.x = reinterpret_cast<const Bf16*>(x);
+    product.w_scales = w.scales;
+    product.x_scales = x_scales;
+    product.outputs = w.outputs;
+    product.units = w.inputs / 2;
+    product.rows = rows;
+    return linear_in_tiles<Element::fp8>(product, output, y, stream);
 }
 
 cudaError_t quantize_rows_fp8(const Bf16* x, std::int32_t rows, std::int32_t width, std::uint8_t* out, float* scales,

@@ -51,6 +51,12 @@ struct DeviceMatrixFp8 {
 cudaError_t quantize_rows_fp8(const Bf16* x, std::int32_t rows, std::int32_t width, std::uint8_t* out, float* scales,
                               cudaStream_t stream);
 
+/// linear_fixed_order() of FP8 operands, on a device of compute capability 8.9 or more: y = x * W^T with both scales
+/// multiplied to the finished sum. x: [rows, inputs] e4m3 with x_scales [rows] (quantize_rows_fp8). The same bits for a
+/// row, for every number of rows.
+cudaError_t linear_fixed_order(const DeviceMatrixFp8& w, const std::uint8_t* x, const float* x_scales,
+                               std::int32_t rows, LinearOutput output, void* y, cudaStream_t stream);
+
 /// cuBLASLt with one workspace of fixed place and one algorithm per (shape, output, bucket of rows), found at first use
 /// by the library's heuristic and kept: call prepare() for the shapes and buckets of a graph before capturing it.
 /// Not thread-safe; one stream at a time (the workspace is shared by all its launches).

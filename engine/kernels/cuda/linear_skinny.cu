@@ -6,19 +6,24 @@ namespace engine::cuda {
 namespace {
 
 constexpr int kThreads = kSlices * kWarp;
-/// Pieces of 32 whose loads are in flight together, per warp; what 128 registers hold.
-template <int kRowTiles>
-constexpr int kPiecesAtOnce = kRowTiles == 1   ? 4
-                              : kRowTiles == 2 ? 3
-                                               : 2;
+/// Pieces of 32 units whose loads are in flight together, per warp; what 128 registers hold. FP8 needs more registers a
+/// piece: Hopper multiplies half floats, made of it before.
+template <Element kElement, int kOutputTiles, int kRowTiles>
+__host__ __device__ constexpr int pieces_at_once() {
+    if (kRowTiles == 1) { return 4; }
+    if (kElement == Element::bf16) { return kRowTiles == 2 ? 3 : 2; }
+    return kOutputTiles * kRowTiles <= 4 ? 2 : 1;
+}
 
 /// kOutputTiles tiles of 16 outputs, kRowTiles tiles of 8 rows.
-template <int kOutputTiles, int kRowTiles, LinearOutput kOutput>
-__global__ void __launch_bounds__(kThreads, 2)
-    skinny_kernel(const Bf16* w, int outputs, int inputs, const Bf16* x, int rows, void* y) {
+template <Element kElement, int kOutputTiles, int kRowTiles, LinearOutput kOutput>
+__global__ void __launch_bounds__(kThreads, 2) skinny_kernel(ProductArguments product, void* y) {
+    const int outputs = product.outputs;
+    const int units = product.units;
+    const int rows = product.rows;
     constexpr int kOutputs = kOutputTiles * 16;
     constexpr int kRows = kRowTiles * 8;
-    constexpr int kUnroll = kPiecesAtOnce<kRowTiles>;
+    constexpr int kUnroll = pieces_at_once<kElement, kOutputTiles, kRowTiles>();
     constexpr int kStride =
         kOutputs + 4;  // floats from a row of sums to the next: no two lanes of a store share a bank
     __shared__ float sums[kSlices][kRows][kStride];
@@ -27,8 +32,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int g = lane / 4;
     const int t = lane % 4;
     const int output0 = static_cast<int>(blockIdx.x) * kOutputs;
-    const int begin = slice * slice_length(inputs);
-    const int end = min(begin + slice_length(inputs), inputs);
+    const int begin = slice * slice_length(units);
+    const int end = min(begin + slice_length(units), units);
 
     // Outputs beyond the last are computed from the last and not written.
     const Bf16* w_rows[kOutputTiles][2];
@@ -37,11 +42,11 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             const int output = min(output0 + m * 16 + h * 8 + g, outputs - 1);
-            w_rows[m][h] = w + static_cast<std::size_t>(output) * inputs + 8 * t;
+            w_rows[m][h] = product.w + static_cast<std::size_t>(output) * units + 8 * t;
         }
     }
-    const Bf16* x_rows = x + static_cast<std::size_t>(g) * inputs + 8 * t;
-    const std::size_t x_stride = static_cast<std::size_t>(8) * inputs;  // from a tile of rows to the next
+    const Bf16* x_rows = product.x + static_cast<std::size_t>(g) * units + 8 * t;
+    const std::size_t x_stride = static_cast<std::size_t>(8) * units;  // from a tile of rows to the next
 
     float acc[kOutputTiles][kRowTiles][4];
 #pragma unroll
@@ -61,7 +66,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
     const uint4 zeros = make_uint4(0, 0, 0, 0);
     // kUnroll pieces from k on: all loads of W first, so that they are in flight together. `there(at)`: whether this
-    // thread's 8 elements of the piece at `at` are inside the slice.
+    // thread's 8 units of the piece at `at` are inside the slice.
     const auto add_pieces = [&](int k, auto there) {
         uint4 w_piece[kUnroll][kOutputTiles][2];
 #pragma unroll
@@ -86,7 +91,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                 }
 #pragma unroll
                 for (int m = 0; m < kOutputTiles; ++m) {
-                    multiply_add_piece(acc[m][n], w_piece[u][m][0], w_piece[u][m][1], x_piece);
+                    multiply_add_piece<kElement>(acc[m][n], w_piece[u][m][0], w_piece[u][m][1], x_piece);
                 }
             }
         }
@@ -95,7 +100,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (; k + kUnroll * kPiece <= end; k += kUnroll * kPiece) {
         add_pieces(k, [](int) { return true; });
     }
-    if (k < end) {  // inputs are a multiple of 8: all 8 elements of a thread or none
+    if (k < end) {  // units are a multiple of 8: all 8 of a thread or none
         add_pieces(k, [&](int at) { return at + 8 * t < end; });
     }
 #pragma unroll
@@ -109,7 +114,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         }
     }
     __syncthreads();
-    const int slices = slices_used(inputs);
+    const int slices = slices_used(units);
     for (int i = static_cast<int>(threadIdx.x); i < kRows * kOutputs; i += kThreads) {
         const int row = i / kOutputs;
         const int output = i % kOutputs;
@@ -118,26 +123,24 @@ __global__ void __launch_bounds__(kThreads, 2)
         for (int s = 1; s < slices; ++s) {
             sum = __fadd_rn(sum, sums[s][row][output]);
         }
-        write_output<kOutput>(y, static_cast<std::size_t>(row) * outputs + output0 + output, sum);
+        write_output<kOutput>(y, static_cast<std::size_t>(row) * outputs + output0 + output,
+                              scaled<kElement>(product, row, output0 + output, sum));
     }
 }
 
-template <int kOutputTiles, int kRowTiles>
-cudaError_t launch(const DeviceMatrix& w, const Bf16* x, std::int32_t rows, LinearOutput output, void* y,
-                   cudaStream_t stream) {
-    const auto grid = static_cast<unsigned>(ceil_div(w.outputs, kOutputTiles * 16));
-    const auto run = [&](auto kernel) {
-        kernel<<<grid, kThreads, 0, stream>>>(w.data, w.outputs, w.inputs, x, rows, y);
-    };
+template <Element kElement, int kOutputTiles, int kRowTiles>
+cudaError_t launch(const ProductArguments& product, LinearOutput output, void* y, cudaStream_t stream) {
+    const auto grid = static_cast<unsigned>(ceil_div(product.outputs, kOutputTiles * 16));
+    const auto run = [&](auto kernel) { kernel<<<grid, kThreads, 0, stream>>>(product, y); };
     switch (output) {
         case LinearOutput::bf16:
-            run(skinny_kernel<kOutputTiles, kRowTiles, LinearOutput::bf16>);
+            run(skinny_kernel<kElement, kOutputTiles, kRowTiles, LinearOutput::bf16>);
             break;
         case LinearOutput::f32:
-            run(skinny_kernel<kOutputTiles, kRowTiles, LinearOutput::f32>);
+            run(skinny_kernel<kElement, kOutputTiles, kRowTiles, LinearOutput::f32>);
             break;
         case LinearOutput::accumulate:
-            run(skinny_kernel<kOutputTiles, kRowTiles, LinearOutput::accumulate>);
+            run(skinny_kernel<kElement, kOutputTiles, kRowTiles, LinearOutput::accumulate>);
             break;
     }
     return cudaGetLastError();
@@ -148,19 +151,25 @@ constexpr int kManyOutputs = 8192;
 
 }  // namespace
 
-cudaError_t linear_skinny(const DeviceMatrix& w, const Bf16* x, std::int32_t rows, LinearOutput output, void* y,
-                          cudaStream_t stream) {
-    const bool many = w.outputs >= kManyOutputs;
-    if (rows <= 8) {
-        return many ? launch<2, 1>(w, x, rows, output, y, stream) : launch<1, 1>(w, x, rows, output, y, stream);
+template <Element kElement>
+cudaError_t linear_skinny(const ProductArguments& product, LinearOutput output, void* y, cudaStream_t stream) {
+    const bool many = product.outputs >= kManyOutputs;
+    if (product.rows <= 8) {
+        return many ? launch<kElement, 2, 1>(product, output, y, stream)
+                    : launch<kElement, 1, 1>(product, output, y, stream);
     }
-    if (rows <= 16) {
-        return many ? launch<2, 2>(w, x, rows, output, y, stream) : launch<1, 2>(w, x, rows, output, y, stream);
+    if (product.rows <= 16) {
+        return many ? launch<kElement, 2, 2>(product, output, y, stream)
+                    : launch<kElement, 1, 2>(product, output, y, stream);
     }
-    if (rows <= 32) {
-        return many ? launch<2, 4>(w, x, rows, output, y, stream) : launch<1, 4>(w, x, rows, output, y, stream);
+    if (product.rows <= 32) {
+        constexpr int kMost = kElement == Element::fp8 ? 1 : 2;  // what the registers hold
+        return many ? launch<kElement, kMost, 4>(product, output, y, stream)
+                    : launch<kElement, 1, 4>(product, output, y, stream);
     }
-    return launch<1, 8>(w, x, rows, output, y, stream);
+    return launch<kElement, 1, 8>(product, output, y, stream);
 }
+template cudaError_t linear_skinny<Element::bf16>(const ProductArguments&, LinearOutput, void*, cudaStream_t);
+template cudaError_t linear_skinny<Element::fp8>(const ProductArguments&, LinearOutput, void*, cudaStream_t);
 
 }  // namespace engine::cuda

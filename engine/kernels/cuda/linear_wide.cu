@@ -1,4 +1,4 @@
-// Products with many rows: tiles of 128 outputs x 128 rows through shared memory, three stages of 64 elements of K,
+// Products with many rows: tiles of 128 outputs x 128 rows through shared memory, three stages of 64 units of K,
 // eight warps of 32 outputs x 64 rows. The same order of sums as linear_skinny.cu.
 #include "engine/kernels/cuda/linear.cuh"
 
@@ -7,10 +7,10 @@ namespace {
 
 constexpr int kTileOutputs = 128;
 constexpr int kTileRows = 128;
-constexpr int kStageInputs = 64;
+constexpr int kStageUnits = 64;
 constexpr int kStages = 3;
 constexpr int kThreads = 256;
-constexpr int kRowBytes = kStageInputs * 2;
+constexpr int kRowBytes = kStageUnits * 2;
 constexpr int kOperandBytes = 128 * kRowBytes;  // of one operand and stage
 constexpr int kStageBytes = kStages * 2 * kOperandBytes;
 // The stages, then the sums of the slices before the current one: [16][kThreads] float4, each thread its own.
@@ -25,25 +25,27 @@ __device__ __forceinline__ int piece_at(int row, int piece) {
     return row * kRowBytes + (piece ^ (row % 2 * 4)) * 16;
 }
 
-/// Starts the copy of inputs [k, k + 64) of rows [first, first + 128) of a row-major matrix; zeros beyond its edges.
-__device__ __forceinline__ void copy_operand(const Bf16* matrix, int rows, int inputs, int first, int k,
+/// Starts the copy of units [k, k + 64) of rows [first, first + 128) of a row-major matrix; zeros beyond its edges.
+__device__ __forceinline__ void copy_operand(const Bf16* matrix, int rows, int units, int first, int k,
                                              unsigned target) {
 #pragma unroll
     for (int i = 0; i < 128 * 8 / kThreads; ++i) {
         const int index = i * kThreads + static_cast<int>(threadIdx.x);
         const int row = index / 8;
         const int piece = index % 8;
-        const bool valid = first + row < rows && k + piece * 8 < inputs;
+        const bool valid = first + row < rows && k + piece * 8 < units;
         const Bf16* from = matrix;
-        if (valid) { from += static_cast<std::size_t>(first + row) * inputs + k + piece * 8; }
+        if (valid) { from += static_cast<std::size_t>(first + row) * units + k + piece * 8; }
         copy_async16(target + static_cast<unsigned>(piece_at(row, piece)), from, valid);
     }
 }
 
-template <LinearOutput kOutput>
-__global__ void __launch_bounds__(kThreads, 1)
-    wide_kernel(const Bf16* w, int outputs, int inputs, const Bf16* x, int rows, void* y) {
+template <Element kElement, LinearOutput kOutput>
+__global__ void __launch_bounds__(kThreads, 1) wide_kernel(ProductArguments product, void* y) {
     extern __shared__ __align__(128) unsigned char shared[];
+    const int outputs = product.outputs;
+    const int units = product.units;
+    const int rows = product.rows;
     const int warp = static_cast<int>(threadIdx.x) / kWarp;
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     const int g = lane / 4;
@@ -53,13 +55,13 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int output0 = static_cast<int>(blockIdx.y) * kTileOutputs;
     const int row0 = static_cast<int>(blockIdx.x) * kTileRows;  // neighbours share a tile of W
     const unsigned stage0 = shared_address(shared);
-    const int steps = ceil_div(inputs, kStageInputs);
-    const int steps_per_slice = slice_length(inputs) / kStageInputs;
+    const int steps = ceil_div(units, kStageUnits);
+    const int steps_per_slice = slice_length(units) / kStageUnits;
     const auto start = [&](int step) {
         if (step < steps) {
             const unsigned stage = stage0 + static_cast<unsigned>(step % kStages * 2 * kOperandBytes);
-            copy_operand(w, outputs, inputs, output0, step * kStageInputs, stage);
-            copy_operand(x, rows, inputs, row0, step * kStageInputs, stage + kOperandBytes);
+            copy_operand(product.w, outputs, units, output0, step * kStageUnits, stage);
+            copy_operand(product.x, rows, units, row0, step * kStageUnits, stage + kOperandBytes);
         }
         copy_async_commit();
     };
@@ -88,8 +90,8 @@ __global__ void __launch_bounds__(kThreads, 1)
         start(step + kStages - 1);
         const unsigned char* w_stage = shared + step % kStages * 2 * kOperandBytes;
         const unsigned char* x_stage = w_stage + kOperandBytes;
-#pragma unroll
-        for (int piece = 0; piece < kStageInputs / kPiece; ++piece) {
+#pragma unroll(kElement == Element::bf16 ? kStageUnits / kPiece : 1)  // FP8 would not fit in the registers
+        for (int piece = 0; piece < kStageUnits / kPiece; ++piece) {
             uint4 w_piece[2][2];
 #pragma unroll
             for (int m = 0; m < 2; ++m) {
@@ -105,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                     *reinterpret_cast<const uint4*>(x_stage + piece_at(warp_row + n * 8 + g, piece * 4 + t));
 #pragma unroll
                 for (int m = 0; m < 2; ++m) {
-                    multiply_add_piece(acc[m][n], w_piece[m][0], w_piece[m][1], x_piece);
+                    multiply_add_piece<kElement>(acc[m][n], w_piece[m][0], w_piece[m][1], x_piece);
                 }
             }
         }
@@ -152,37 +154,40 @@ __global__ void __launch_bounds__(kThreads, 1)
         const int row = i / kTileOutputs;
         const int output = i % kTileOutputs;
         if (row0 + row < rows && output0 + output < outputs) {
-            write_output<kOutput>(y, static_cast<std::size_t>(row0 + row) * outputs + output0 + output,
-                                  sums[row * kSumStride + output]);
+            write_output<kOutput>(
+                y, static_cast<std::size_t>(row0 + row) * outputs + output0 + output,
+                scaled<kElement>(product, row0 + row, output0 + output, sums[row * kSumStride + output]));
         }
     }
 }
 
-template <LinearOutput kOutput>
-cudaError_t launch(const DeviceMatrix& w, const Bf16* x, std::int32_t rows, void* y, cudaStream_t stream) {
+template <Element kElement, LinearOutput kOutput>
+cudaError_t launch(const ProductArguments& product, void* y, cudaStream_t stream) {
     const cudaError_t error =
-        cudaFuncSetAttribute(wide_kernel<kOutput>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+        cudaFuncSetAttribute(wide_kernel<kElement, kOutput>, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
     if (error != cudaSuccess) { return error; }
-    const int output_tiles = ceil_div(w.outputs, kTileOutputs);
+    const int output_tiles = ceil_div(product.outputs, kTileOutputs);
     if (output_tiles > 65535) { return cudaErrorInvalidValue; }
-    const dim3 grid(static_cast<unsigned>(ceil_div(rows, kTileRows)), static_cast<unsigned>(output_tiles));
-    wide_kernel<kOutput><<<grid, kThreads, kSharedBytes, stream>>>(w.data, w.outputs, w.inputs, x, rows, y);
+    const dim3 grid(static_cast<unsigned>(ceil_div(product.rows, kTileRows)), static_cast<unsigned>(output_tiles));
+    wide_kernel<kElement, kOutput><<<grid, kThreads, kSharedBytes, stream>>>(product, y);
     return cudaGetLastError();
 }
 
 }  // namespace
 
-cudaError_t linear_wide(const DeviceMatrix& w, const Bf16* x, std::int32_t rows, LinearOutput output, void* y,
-                        cudaStream_t stream) {
+template <Element kElement>
+cudaError_t linear_wide(const ProductArguments& product, LinearOutput output, void* y, cudaStream_t stream) {
     switch (output) {
         case LinearOutput::bf16:
-            return launch<LinearOutput::bf16>(w, x, rows, y, stream);
+            return launch<kElement, LinearOutput::bf16>(product, y, stream);
         case LinearOutput::f32:
-            return launch<LinearOutput::f32>(w, x, rows, y, stream);
+            return launch<kElement, LinearOutput::f32>(product, y, stream);
         case LinearOutput::accumulate:
-            return launch<LinearOutput::accumulate>(w, x, rows, y, stream);
+            return launch<kElement, LinearOutput::accumulate>(product, y, stream);
     }
     return cudaErrorInvalidValue;
 }
+template cudaError_t linear_wide<Element::bf16>(const ProductArguments&, LinearOutput, void*, cudaStream_t);
+template cudaError_t linear_wide<Element::fp8>(const ProductArguments&, LinearOutput, void*, cudaStream_t);
 
 }  // namespace engine::cuda

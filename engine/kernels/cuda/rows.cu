@@ -3,6 +3,8 @@
 #include <cuda_fp16.h>
 
 #include "engine/kernels/cuda/device.cuh"
+#include "engine/kernels/cuda/fp8.cuh"
+#include "engine/kernels/cuda/linear.h"
 
 namespace engine::cuda {
 namespace {
@@ -33,11 +35,12 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 /// One block per row. kVectors > 0: the row fits in kVectors float4 of each thread (width a multiple of 4) and is read
-/// once; 0: any width, read twice. Which one is chosen depends on the width alone.
-template <int kVectors>
+/// once; 0: any width, read twice. Which one is chosen depends on the width alone. kQuantize: also to FP8.
+template <int kVectors, bool kQuantize>
 __global__ void __launch_bounds__(kThreads)
     norm_kernel(const float* x, float* residual, const float* delta, const float* bias, const float* weight, float eps,
-                int width, Bf16* out) {
+                int width, Bf16* out, QuantizedRows quantized) {
+    static_assert(kVectors > 0 || !kQuantize);
     __shared__ float shared[kThreads / kWarp];
     const std::size_t begin = static_cast<std::size_t>(blockIdx.x) * width;
     const bool update = residual != nullptr && (delta != nullptr || bias != nullptr);
@@ -76,15 +79,29 @@ __global__ void __launch_bounds__(kThreads)
         }
         const float mean = block_sum<kThreads>(squares, shared) / static_cast<float>(width);
         const float scale = 1.0f / sqrtf(mean + eps);
+        uint2 packed[kVectors];
+        float most = 0;
 #pragma unroll
         for (int j = 0; j < kVectors; ++j) {
             const int i = (j * kThreads + static_cast<int>(threadIdx.x)) * 4;
             if (i < width) {
                 const float4 w = *reinterpret_cast<const float4*>(weight + i);
-                uint2 packed;
-                packed.x = bf16_pair(row[j].x * scale * w.x, row[j].y * scale * w.y);
-                packed.y = bf16_pair(row[j].z * scale * w.z, row[j].w * scale * w.w);
-                *reinterpret_cast<uint2*>(out + begin + i) = packed;
+                packed[j].x = bf16_pair(row[j].x * scale * w.x, row[j].y * scale * w.y);
+                packed[j].y = bf16_pair(row[j].z * scale * w.z, row[j].w * scale * w.w);
+                *reinterpret_cast<uint2*>(out + begin + i) = packed[j];
+                if constexpr (kQuantize) { most = largest_of(largest_of(most, packed[j].x), packed[j].y); }
+            }
+        }
+        if constexpr (kQuantize) {
+            __shared__ float largest[kThreads / kWarp];
+            const float fp8 = fp8_scale(block_max<kThreads>(most, largest));
+            if (threadIdx.x == 0) { quantized.scales[blockIdx.x] = fp8; }
+#pragma unroll
+            for (int j = 0; j < kVectors; ++j) {
+                const int i = (j * kThreads + static_cast<int>(threadIdx.x)) * 4;
+                if (i < width) {
+                    *reinterpret_cast<unsigned*>(quantized.data + begin + i) = fp8_quad(packed[j].x, packed[j].y, fp8);
+                }
             }
         }
     } else {
@@ -108,24 +125,34 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
+bool can_quantize(const QuantizedRows& quantized, std::int32_t width) {
+    return quantized.data == nullptr || (quantized.scales != nullptr && width % 16 == 0);
+}
+
 cudaError_t launch_norm(const float* x, float* residual, const float* delta, const float* bias, const float* weight,
-                        float eps, std::int32_t rows, std::int32_t width, Bf16* out, cudaStream_t stream) {
-    if (rows < 0 || width <= 0) { return cudaErrorInvalidValue; }
+                        float eps, std::int32_t rows, std::int32_t width, Bf16* out, const QuantizedRows& quantized,
+                        cudaStream_t stream) {
+    if (rows < 0 || width <= 0 || !can_quantize(quantized, width)) { return cudaErrorInvalidValue; }
     if (rows == 0) { return cudaSuccess; }
     const int vectors = width % 4 == 0 ? ceil_div(width, kThreads * 4) : 0;
+    const bool quantize = quantized.data != nullptr;
     const auto run = [&](auto kernel) {
-        kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(x, residual, delta, bias, weight, eps, width, out);
+        kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(x, residual, delta, bias, weight, eps, width, out,
+                                                                     quantized);
     };
     if (vectors == 1) {
-        run(norm_kernel<1>);
+        run(quantize ? norm_kernel<1, true> : norm_kernel<1, false>);
     } else if (vectors == 2) {
-        run(norm_kernel<2>);
+        run(quantize ? norm_kernel<2, true> : norm_kernel<2, false>);
     } else if (vectors == 3 || vectors == 4) {
-        run(norm_kernel<4>);
+        run(quantize ? norm_kernel<4, true> : norm_kernel<4, false>);
     } else if (vectors > 4 && vectors <= 8) {
-        run(norm_kernel<8>);
+        run(quantize ? norm_kernel<8, true> : norm_kernel<8, false>);
     } else {
-        run(norm_kernel<0>);
+        run(norm_kernel<0, false>);
+        const cudaError_t error = cudaGetLastError();
+        if (!quantize || error != cudaSuccess) { return error; }
+        return quantize_rows_fp8(out, rows, width, quantized.data, quantized.scales, stream);
     }
     return cudaGetLastError();
 }
@@ -138,6 +165,13 @@ __device__ __forceinline__ unsigned swiglu_pair(unsigned gate, unsigned up) {
     return bf16_pair(swiglu_of(low_float(gate), low_float(up)), swiglu_of(high_float(gate), high_float(up)));
 }
 
+/// Of 8 elements.
+__device__ __forceinline__ uint4 swiglu_vector(const Bf16* gate, const Bf16* up) {
+    const uint4 g = *reinterpret_cast<const uint4*>(gate);
+    const uint4 u = *reinterpret_cast<const uint4*>(up);
+    return make_uint4(swiglu_pair(g.x, u.x), swiglu_pair(g.y, u.y), swiglu_pair(g.z, u.z), swiglu_pair(g.w, u.w));
+}
+
 template <bool kWide>
 __global__ void __launch_bounds__(kThreads) swiglu_kernel(const Bf16* gate_up, int width, Bf16* out) {
     const std::size_t row = blockIdx.x;
@@ -147,16 +181,41 @@ __global__ void __launch_bounds__(kThreads) swiglu_kernel(const Bf16* gate_up, i
     const int i = static_cast<int>(blockIdx.y * kThreads + threadIdx.x) * (kWide ? 8 : 1);
     if (i >= width) { return; }
     if constexpr (kWide) {
-        const uint4 g = *reinterpret_cast<const uint4*>(gate + i);
-        const uint4 u = *reinterpret_cast<const uint4*>(up + i);
-        uint4 o;
-        o.x = swiglu_pair(g.x, u.x);
-        o.y = swiglu_pair(g.y, u.y);
-        o.z = swiglu_pair(g.z, u.z);
-        o.w = swiglu_pair(g.w, u.w);
-        *reinterpret_cast<uint4*>(target + i) = o;
+        *reinterpret_cast<uint4*>(target + i) = swiglu_vector(gate + i, up + i);
     } else {
         target[i] = bf16_of(swiglu_of(float_of(gate[i]), float_of(up[i])));
+    }
+}
+
+/// One block per row, which kVectors times 8 elements of each thread hold.
+constexpr int kRowThreads = 1024;
+template <int kVectors>
+__global__ void __launch_bounds__(kRowThreads)
+    swiglu_fp8_kernel(const Bf16* gate_up, int width, Bf16* out, QuantizedRows quantized) {
+    __shared__ float shared[kRowThreads / kWarp];
+    const std::size_t row = blockIdx.x;
+    const Bf16* gate = gate_up + row * 2 * width;
+    const Bf16* up = gate + width;
+    uint4 made[kVectors];
+    float most = 0;
+#pragma unroll
+    for (int j = 0; j < kVectors; ++j) {
+        const int i = (j * kRowThreads + static_cast<int>(threadIdx.x)) * 8;
+        if (i < width) {
+            made[j] = swiglu_vector(gate + i, up + i);
+            *reinterpret_cast<uint4*>(out + row * width + i) = made[j];
+            most = largest_of(most, made[j]);
+        }
+    }
+    const float scale = fp8_scale(block_max<kRowThreads>(most, shared));
+    if (threadIdx.x == 0) { quantized.scales[row] = scale; }
+#pragma unroll
+    for (int j = 0; j < kVectors; ++j) {
+        const int i = (j * kRowThreads + static_cast<int>(threadIdx.x)) * 8;
+        if (i < width) {
+            *reinterpret_cast<uint2*>(quantized.data + row * width + i) =
+                make_uint2(fp8_quad(made[j].x, made[j].y, scale), fp8_quad(made[j].z, made[j].w, scale));
+        }
     }
 }
 
@@ -211,18 +270,29 @@ cudaError_t embed(const Bf16* table, std::int32_t vocabulary, std::int32_t hidde
 }
 
 cudaError_t rms_norm(const float* x, const float* weight, float eps, std::int32_t rows, std::int32_t width, Bf16* out,
-                     cudaStream_t stream) {
-    return launch_norm(x, nullptr, nullptr, nullptr, weight, eps, rows, width, out, stream);
+                     cudaStream_t stream, const QuantizedRows& quantized) {
+    return launch_norm(x, nullptr, nullptr, nullptr, weight, eps, rows, width, out, quantized, stream);
 }
 
 cudaError_t add_rms_norm(float* residual, const float* delta, const float* bias, const float* weight, float eps,
-                         std::int32_t rows, std::int32_t width, Bf16* out, cudaStream_t stream) {
-    return launch_norm(residual, residual, delta, bias, weight, eps, rows, width, out, stream);
+                         std::int32_t rows, std::int32_t width, Bf16* out, cudaStream_t stream,
+                         const QuantizedRows& quantized) {
+    return launch_norm(residual, residual, delta, bias, weight, eps, rows, width, out, quantized, stream);
 }
 
-cudaError_t swiglu(const Bf16* gate_up, std::int32_t rows, std::int32_t width, Bf16* out, cudaStream_t stream) {
-    if (rows < 0 || width <= 0) { return cudaErrorInvalidValue; }
+cudaError_t swiglu(const Bf16* gate_up, std::int32_t rows, std::int32_t width, Bf16* out, cudaStream_t stream,
+                   const QuantizedRows& quantized) {
+    if (rows < 0 || width <= 0 || !can_quantize(quantized, width)) { return cudaErrorInvalidValue; }
     if (rows == 0) { return cudaSuccess; }
+    const bool quantize = quantized.data != nullptr;
+    const int vectors = ceil_div(width, kRowThreads * 8);
+    if (quantize && vectors <= 4) {
+        const auto run = [&](auto kernel) {
+            kernel<<<static_cast<unsigned>(rows), kRowThreads, 0, stream>>>(gate_up, width, out, quantized);
+        };
+        run(vectors == 1 ? swiglu_fp8_kernel<1> : vectors == 2 ? swiglu_fp8_kernel<2> : swiglu_fp8_kernel<4>);
+        return cudaGetLastError();
+    }
     const bool wide = width % 8 == 0;
     const int blocks = ceil_div(width, kThreads * (wide ? 8 : 1));
     if (blocks > 65535) { return cudaErrorInvalidValue; }
@@ -232,7 +302,9 @@ cudaError_t swiglu(const Bf16* gate_up, std::int32_t rows, std::int32_t width, B
     } else {
         swiglu_kernel<false><<<grid, kThreads, 0, stream>>>(gate_up, width, out);
     }
-    return cudaGetLastError();
+    const cudaError_t error = cudaGetLastError();
+    if (!quantize || error != cudaSuccess) { return error; }
+    return quantize_rows_fp8(out, rows, width, quantized.data, quantized.scales, stream);
 }
 
 cudaError_t gather_rows(const void* source, std::size_t row_bytes, const std::int32_t* row_index, std::int32_t rows,

@@ -1,6 +1,7 @@
 #include "emulator.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
@@ -364,6 +365,59 @@ void multiply(Meeting& meeting) {
     }
 }
 
+/// e4m3, by its definition.
+float fp8_value(unsigned bits) {
+    const int exponent = static_cast<int>(bits >> 3 & 15u);
+    const int fraction = static_cast<int>(bits & 7u);
+    if (exponent == 15 && fraction == 7) { return NAN; }
+    const float magnitude =
+        exponent == 0 ? std::ldexp(static_cast<float>(fraction), -9) : std::ldexp(8.0f + fraction, exponent - 10);
+    return (bits & 0x80u) != 0 ? -magnitude : magnitude;
+}
+
+void multiply_fp8(Meeting& meeting) {
+    static const auto values = [] {
+        std::array<float, 256> all{};
+        for (unsigned bits = 0; bits < all.size(); ++bits) {
+            all[bits] = fp8_value(bits);
+        }
+        return all;
+    }();
+    MultiplyOperands operands[32];
+    float a[16][32];
+    float b[32][8];
+    float sums[16][8] = {};
+    for (int lane = 0; lane < 32; ++lane) {
+        MultiplyOperands& mine = operands[lane];
+        std::memcpy(&mine, meeting.operands[lane], sizeof(mine));
+        const int g = lane / 4;
+        const int t = lane % 4;
+        for (int half = 0; half < 2; ++half) {
+            for (int i = 0; i < 4; ++i) {
+                const int k = 4 * t + i + 16 * half;
+                a[g][k] = values[mine.a[2 * half] >> 8 * i & 0xffu];
+                a[g + 8][k] = values[mine.a[2 * half + 1] >> 8 * i & 0xffu];
+                b[k][g] = values[mine.b[half] >> 8 * i & 0xffu];
+            }
+        }
+    }
+    for (int i = 0; i < 16; ++i) {
+        for (int k = 0; k < 32; ++k) {
+            for (int j = 0; j < 8; ++j) {
+                sums[i][j] += a[i][k] * b[k][j];
+            }
+        }
+    }
+    for (int lane = 0; lane < 32; ++lane) {
+        const int g = lane / 4;
+        const int t = lane % 4;
+        const float* c = operands[lane].c;
+        const float result[4] = {c[0] + sums[g][2 * t], c[1] + sums[g][2 * t + 1], c[2] + sums[g + 8][2 * t],
+                                 c[3] + sums[g + 8][2 * t + 1]};
+        std::memcpy(meeting.results[lane], result, sizeof(result));
+    }
+}
+
 }  // namespace
 
 void copy_async16(unsigned target, const void* source, bool valid) {
@@ -426,6 +480,15 @@ void multiply_add(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b
     operands.b[0] = b0;
     operands.b[1] = b1;
     emulator::meet(500, ~0u, &operands, sizeof(operands), c, sizeof(c), multiply);
+}
+
+void multiply_add_fp8(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    MultiplyOperands operands{};
+    std::memcpy(operands.c, c, sizeof(c));
+    std::memcpy(operands.a, a, sizeof(a));
+    operands.b[0] = b0;
+    operands.b[1] = b1;
+    emulator::meet(501, ~0u, &operands, sizeof(operands), c, sizeof(c), multiply_fp8);
 }
 
 uint4 load_streaming(const void* source) {

@@ -252,6 +252,7 @@ void copy_async_wait() {
 void load_matrices(unsigned (&r)[4], unsigned address);
 void load_matrices_transposed(unsigned (&r)[4], unsigned address);
 void multiply_add(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
+void multiply_add_fp8(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
 uint4 load_streaming(const void* source);
 
 }  // namespace engine::cuda

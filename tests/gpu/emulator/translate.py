@@ -14,7 +14,7 @@ IN_ASSEMBLER = {
     "device.cuh": (
         "emulator.h",
         "exp2_fast shared_address copy_async16 copy_async_commit copy_async_wait load_matrices load_matrices_transposed "
-        "multiply_add load_streaming",
+        "multiply_add multiply_add_fp8 load_streaming",
     ),
     "hopper.cuh": (
         "emulator_hopper.h",
