@@ -23,17 +23,23 @@ Result<std::byte*> GrowingBuffer::at_least(std::size_t bytes, device::Device& de
 }
 
 void CudaBackend::note(cudaError_t code, const char* what) {
-    if (code != cudaSuccess && !failed_) { failed_ = device::cuda_error(code, what); }
+    if (code == cudaSuccess) { return; }
+    static_cast<void>(cudaGetLastError());  // it is kept here; a lost device goes on saying so
+    note(tl::unexpected(device::cuda_error(code, what)));
 }
 
+/// That the device is lost counts more than what failed first.
 void CudaBackend::note(const Result<void>& result) {
-    if (!result && !failed_) { failed_ = result.error(); }
+    if (result) { return; }
+    const bool is_lost = result.error().code == base::ErrorCode::internal;
+    if (!failed_ || (is_lost && failed_->code != base::ErrorCode::internal)) { failed_ = result.error(); }
 }
 
 Result<StepPlan> CudaBackend::begin_step(const StepRows& step) {
     CHECK(buffers_.has_value() && news_.empty());
     failed_.reset();
     if (auto used = device::use_cuda_device(options_.device_index); !used) { return base::pass_on(used); }
+    static_cast<void>(cudaGetLastError());  // launches report the last error of this thread: let it be one of this step
     shape_ = buffers_->shape_of(step);
     auto sent = buffers_->send(step, shape_, *stream_owner_);
     if (!sent) { return base::pass_on(sent); }
@@ -70,7 +76,7 @@ void CudaBackend::run(const std::function<void()>& operators) {
         return;
     }
     operators();
-    recorded.has_run = true;
+    recorded.has_run = !has_failed();
 }
 
 /// Leaves recorded.executable null where it cannot be done: then steps run kernel by kernel.

@@ -1,5 +1,7 @@
 #include "emulator.h"
 
+#include "streams.h"
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -33,7 +35,6 @@ Thread* current = nullptr;
 uint3 block_index;
 dim3 grid_size;
 dim3 block_size;
-std::vector<std::function<void()>>* captured = nullptr;  // where launches go while a graph is captured
 
 namespace {
 
@@ -234,13 +235,8 @@ void block_barrier() {
     yield();
 }
 
-void launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t, std::function<void()> kernel) {
-    auto run = [=]() mutable { run_grid(grid, block, shared_bytes, kernel); };
-    if (captured != nullptr) {
-        captured->push_back(run);
-    } else {
-        run();
-    }
+void launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream, std::function<void()> kernel) {
+    put(stream, [=]() mutable { run_grid(grid, block, shared_bytes, kernel); });
 }
 
 }  // namespace emulator

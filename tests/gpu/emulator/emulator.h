@@ -70,7 +70,7 @@ void meet(int kind, unsigned mask, const void* operands, std::size_t operand_byt
           std::size_t result_bytes, void (*compute)(Meeting&));
 void block_barrier();
 
-/// Runs every block, or notes it where a graph is being captured.
+/// Puts a run of every block on the stream (streams.h).
 void launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream, std::function<void()> kernel);
 
 template <class T>
