@@ -246,7 +246,13 @@ Result<Device*> cuda_device(std::uint32_t index) {
     static std::array<std::unique_ptr<CudaDevice>, kDevicesMax> devices;  // guarded by mutex
     int count = 0;
     const cudaError_t code = cudaGetDeviceCount(&count);
-    if (code != cudaSuccess) { return tl::unexpected(cuda_error(code, "cuda:" + std::to_string(index))); }
+    if (code != cudaSuccess) {
+        static_cast<void>(cudaGetLastError());
+        const CudaReport report = cuda_report();  // knows better what is missing than the code says
+        if (report.problem.empty()) { return tl::unexpected(cuda_error(code, "cuda:" + std::to_string(index))); }
+        return base::fail(ErrorCode::unavailable, "cuda:" + std::to_string(index) + ": " + report.problem +
+                                                      "; to change that: " + report.remedy);
+    }
     if (index >= kDevicesMax || static_cast<int>(index) >= count) {
         return base::fail(ErrorCode::unavailable, "cuda:" + std::to_string(index) + ": this machine has " +
                                                       std::to_string(count) + " GPUs, numbered from 0");
