@@ -89,7 +89,7 @@ private:
     };
     /// What choose() sends and gets, in pinned memory and on the device.
     struct Sampling {
-        GrowingBuffer host_in, device_in, host_out, device_out, changed;
+        GrowingBuffer host_in, device_in, host_out, device_out;
     };
 
     CudaBackend(device::Device& device, const BackendOptions& options) : device_(&device), options_(options) {}
@@ -102,6 +102,7 @@ private:
     base::Result<void> tell_news();
     /// tell_news(), then waits for all of the stream. Error: what has failed.
     base::Result<void> wait_for_all();
+    base::Result<void> allocate_scratch(const ModelLimits& limits);
     void record(RecordedStep& recorded, const std::function<void()>& operators);
     cuda::KvLayer kv_layer(const kv_cache::KvStore& kv, std::uint32_t layer) const;
 
@@ -118,9 +119,10 @@ private:
     const float* cosines_ = nullptr;
     const float* sines_ = nullptr;
     std::optional<cuda::StepBuffers> buffers_;
-    GrowingBuffer attention_scratch_;
-    GrowingBuffer kept_rows_;     // of keep_wanted()
-    device::Buffer host_logits_;  // pinned, [logit_rows, vocabulary]
+    device::Buffer attention_scratch_;
+    device::Buffer kept_rows_;       // of keep_wanted()
+    device::Buffer changed_logits_;  // [logit_rows, vocabulary], of choose()
+    device::Buffer host_logits_;     // pinned, [logit_rows, vocabulary]
     Sampling sampling_;
     std::map<std::pair<std::uint32_t, std::uint32_t>, RecordedStep> recorded_;  // by rows and longest context
 

@@ -44,20 +44,6 @@ Result<StepPlan> CudaBackend::begin_step(const StepRows& step) {
     auto sent = buffers_->send(step, shape_, *stream_owner_);
     if (!sent) { return base::pass_on(sent); }
     step_ = *sent;
-    const std::int32_t decode_rows = std::max(step_.all.decode_count, step_.wanted.decode_count);
-    if (decode_rows > 0) {
-        const std::byte* before = attention_scratch_.data();
-        const auto scratch = attention_scratch_.at_least(
-            cuda::attention_decode_scratch_bytes(decode_rows, static_cast<std::int32_t>(limits_.shape->heads_q),
-                                                 static_cast<std::int32_t>(limits_.shape->head_dim),
-                                                 static_cast<std::int32_t>(shape_.context_tokens_max)),
-            *device_, false);
-        if (!scratch) {
-            static_cast<void>(stream_owner_->synchronize());  // the copies of this step
-            return base::pass_on(scratch, "scratch memory of attention");
-        }
-        if (*scratch != before) { recorded_.clear(); }  // they hold the old place
-    }
     return StepPlan{
         .rows = shape_.rows,
         .rows_wanted = shape_.is_replayable ? shape_.rows : static_cast<std::uint32_t>(step.rows_wanted.size()),
