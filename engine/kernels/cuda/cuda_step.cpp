@@ -58,8 +58,17 @@ void CudaBackend::run(const std::function<void()>& operators) {
     RecordedStep& recorded = recorded_[{shape_.rows, shape_.context_tokens_max}];
     if (recorded.executable == nullptr && recorded.has_run && !recorded.is_refused) { record(recorded, operators); }
     if (recorded.executable != nullptr) {
-        note(cudaGraphLaunch(recorded.executable, stream_), "launching a recorded step");
-        return;
+        const cudaError_t code = cudaGraphLaunch(recorded.executable, stream_);
+        if (code == cudaSuccess) { return; }
+        if (device::is_device_lost(code)) {
+            note(code, "launching a recorded step");
+            return;
+        }
+        // Nothing has run: from now on kernel by kernel, as where recording has failed.
+        static_cast<void>(cudaGetLastError());
+        spdlog::warn("CUDA: a recorded step of {} rows cannot be launched: {}", shape_.rows, cudaGetErrorString(code));
+        static_cast<void>(cudaGraphExecDestroy(std::exchange(recorded.executable, nullptr)));
+        recorded.is_refused = true;
     }
     operators();
     recorded.has_run = !has_failed();

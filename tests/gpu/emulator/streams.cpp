@@ -211,7 +211,9 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
         new std::shared_ptr<Graph>(std::make_shared<Graph>(*reinterpret_cast<Graph*>(graph))));
     return cudaSuccess;
 }
+/// EMULATOR_REFUSE_GRAPHS=1: as a device that has no memory for them.
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+    if (std::getenv("EMULATOR_REFUSE_GRAPHS") != nullptr) { return keep_error(cudaErrorMemoryAllocation); }
     return put(stream, [graph = *reinterpret_cast<std::shared_ptr<Graph>*>(executable)] {
         for (const Work& work : *graph) {
             work();
