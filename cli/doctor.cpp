@@ -63,7 +63,7 @@ std::string instruction_sets() {
 
 /// What this build and this machine have of CUDA, and what is missing.
 void show_gpu() {
-    const device::CudaReport report = device::cuda_report();
+    const device::CudaReport report = device::cuda_report(true);
     row("CUDA", report.built ? fmt::format("built in, runtime {}", report.runtime_version) : "not built in");
     row("NVIDIA driver", !report.driver_version.empty() ? fmt::format("runs CUDA {}", report.driver_version)
                          : report.driver_files          ? "in the kernel"

@@ -1,10 +1,19 @@
 #include "cli/process.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
 
+#include <cerrno>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+
+#include "base/check.h"
 
 namespace cli {
 
@@ -18,6 +27,13 @@ sigset_t end_signals() {
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
     return set;
+}
+
+/// An eventfd that can be read once ask_to_end() was called.
+int asked_to_end() {
+    static const int descriptor = eventfd(0, EFD_CLOEXEC);
+    CHECK(descriptor >= 0, std::strerror(errno));
+    return descriptor;
 }
 
 }  // namespace
@@ -83,8 +99,22 @@ void block_signals() {
 
 void wait_for_end() {
     const sigset_t set = end_signals();
-    int number = 0;
-    sigwait(&set, &number);
+    const int signals = signalfd(-1, &set, SFD_CLOEXEC);
+    CHECK(signals >= 0, std::strerror(errno));
+    pollfd waits[] = {{signals, POLLIN, 0}, {asked_to_end(), POLLIN, 0}};
+    while (poll(waits, 2, -1) < 0) {
+        CHECK(errno == EINTR, std::strerror(errno));
+    }
+    if (waits[0].revents != 0) {  // taken, so that it does not come again when signals are no longer blocked
+        signalfd_siginfo taken{};
+        CHECK(read(signals, &taken, sizeof(taken)) == sizeof(taken), std::strerror(errno));
+    }
+    close(signals);
+}
+
+void ask_to_end() {
+    const std::uint64_t one = 1;
+    CHECK(write(asked_to_end(), &one, sizeof(one)) == sizeof(one), std::strerror(errno));
 }
 
 void end_if_asked() {

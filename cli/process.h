@@ -33,8 +33,10 @@ base::Result<std::pair<std::string, std::uint16_t>> split_address(const std::str
 
 /// Blocks SIGINT and SIGTERM in this thread and all that it starts later. Call first in main.
 void block_signals();
-/// Waits for SIGINT or SIGTERM.
+/// Waits for SIGINT, SIGTERM or ask_to_end().
 void wait_for_end();
+/// Ends the wait of wait_for_end(), also one that begins later. Any thread.
+void ask_to_end();
 /// Ends the process now if SIGINT or SIGTERM has come: for steps before there is anything to finish (loading).
 void end_if_asked();
 /// From now on a second signal ends the process at once (the first has begun an orderly end). In the main thread.

@@ -98,6 +98,7 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     if (!admin) { return base::pass_on(admin); }
     wait_then_say_goodbye();
     (*process)->drain_and_stop();
+    if (auto lost = (*process)->device_lost()) { return tl::unexpected(std::move(*lost)); }
     return {};
 }
 

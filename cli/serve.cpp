@@ -139,6 +139,13 @@ bool LocalStack::wait_until_ready(base::Duration patience) const {
     return true;
 }
 
+std::optional<base::Error> LocalStack::device_lost() const {
+    for (const auto& worker : workers_) {
+        if (auto lost = worker->device_lost()) { return lost; }
+    }
+    return std::nullopt;
+}
+
 void LocalStack::drain_and_stop() {
     if (gateway_ != nullptr) { gateway_->drain_and_stop(); }
     for (auto worker = workers_.rbegin(); worker != workers_.rend(); ++worker) {
@@ -172,8 +179,9 @@ int serve_main(const ServeOptions& options) {
     wait_for_end();
     unblock_signals();
     spdlog::info("ending: finishing what runs (a second signal ends at once)");
+    const auto lost = (*stack)->device_lost();
     (*stack)->drain_and_stop();
-    return 0;
+    return lost ? report(*lost) : 0;
 }
 
 }  // namespace cli

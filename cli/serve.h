@@ -43,6 +43,8 @@ public:
     std::string banner() const;
     /// Waits until requests can be placed. False when that took longer than `patience`.
     bool wait_until_ready(base::Duration patience) const;
+    /// That of the first worker that has lost its device: then none of this process can use it (WorkerProcess).
+    std::optional<base::Error> device_lost() const;
     void drain_and_stop();
 
 private:

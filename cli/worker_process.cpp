@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <mutex>
 #include <random>
 #include <string>
 #include <thread>
@@ -9,7 +10,9 @@
 #include <vector>
 
 #include "base/log.h"
+#include "cli/process.h"
 #include "decode_worker/decode_part.h"
+#include "engine/fault_engine.h"
 #include "kv_cache/kv_cache.h"
 #include "kv_transfer/router.h"
 #include "net/fault.h"
@@ -64,6 +67,8 @@ void read_worker_config(base::Config& config, WorkerSetup& setup) {
     engine.batch_sequences_max = setup.limits.batch_sequences_max;
     setup.kv_net_devices = config.string("worker.kv_net_devices", setup.kv_net_devices);
     setup.kv_fault_plan = config.string("test.kv_fault_plan", "");
+    setup.device_lost_after_steps =
+        static_cast<std::uint64_t>(config.integer("test.device_lost_after_steps", 0, 0, 1'000'000'000));
 }
 
 struct WorkerProcess::Impl {
@@ -86,10 +91,13 @@ struct WorkerProcess::Impl {
     std::unique_ptr<worker::Registration> registration;
     std::jthread step_thread;
     bool is_stopped = false;
+    mutable std::mutex mutex;
+    std::optional<base::Error> device_lost;  // guarded by mutex
 
     base::Result<void> start(base::Metrics& metrics, const std::function<void(std::uint64_t, std::uint64_t)>& progress);
     base::Result<void> start_kv_plane(base::Metrics& metrics);
     sluice::proto::RegisterWorker registration_message() const;
+    void note_device_lost(const base::Error& error);
     void stop();
 };
 
@@ -98,6 +106,10 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
     auto loaded = engine::load_engine(setup.engine, progress);
     if (!loaded) { return base::pass_on(loaded); }
     engine = std::move(*loaded);
+    if (setup.device_lost_after_steps > 0) {
+        spdlog::warn("the device is lost after {} steps by configuration", setup.device_lost_after_steps);
+        engine = engine::make_fault_engine(std::move(engine), setup.device_lost_after_steps);
+    }
     cache = std::make_unique<kv_cache::KvCache>(
         kv_cache::KvCache::Options{.blocks_total = engine->blocks_total(), .block_tokens = setup.engine.block_tokens});
 
@@ -112,12 +124,14 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
     identity.incarnation = base::Incarnation{random_id()};
     identity.control_address = fmt::format("{}:{}", setup.listen_host, server->port());
 
-    loop = std::make_unique<worker::StepLoop>(worker::StepLoop::Options{.limits = setup.limits,
-                                                                        .hash_key = setup.hash_key,
-                                                                        .model = setup.served_name,
-                                                                        .worker = setup.name,
-                                                                        .role = setup.role},
-                                              *engine, *cache, *server, board, *clock, metrics);
+    loop = std::make_unique<worker::StepLoop>(
+        worker::StepLoop::Options{.limits = setup.limits,
+                                  .hash_key = setup.hash_key,
+                                  .model = setup.served_name,
+                                  .worker = setup.name,
+                                  .role = setup.role,
+                                  .device_lost = [this](const base::Error& error) { note_device_lost(error); }},
+        *engine, *cache, *server, board, *clock, metrics);
     prefill_part = std::make_unique<prefill_worker::PrefillPart>(setup.limits, engine->shape().layers,
                                                                  identity.incarnation, *loop);
     decode_part = std::make_unique<decode_worker::DecodePart>(setup.limits, identity.incarnation, *loop, metrics);
@@ -183,6 +197,17 @@ sluice::proto::RegisterWorker WorkerProcess::Impl::registration_message() const 
     return message;
 }
 
+/// On the step thread, which ends only when the main thread asks for it.
+void WorkerProcess::Impl::note_device_lost(const base::Error& error) {
+    {
+        const std::scoped_lock lock(mutex);
+        device_lost = base::Error{
+            base::ErrorCode::unavailable,
+            setup.name + " has lost its device; this process ends and has to be started again: " + error.message};
+    }
+    ask_to_end();
+}
+
 void WorkerProcess::Impl::stop() {
     if (is_stopped) { return; }
     is_stopped = true;
@@ -234,6 +259,11 @@ std::string WorkerProcess::describe() const {
                        impl_->engine->blocks_total(), impl_->setup.engine.block_tokens,
                        impl_->engine->blocks_total() * impl_->engine->layout().block_bytes() >> 20,
                        limits.batch_sequences_max, limits.batch_tokens_max, limits.queue_requests_max);
+}
+
+std::optional<base::Error> WorkerProcess::device_lost() const {
+    const std::scoped_lock lock(impl_->mutex);
+    return impl_->device_lost;
 }
 
 void WorkerProcess::drain_and_stop() {

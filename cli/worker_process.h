@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/block_hash.h"
@@ -27,8 +28,9 @@ struct WorkerSetup {
     base::HashKey hash_key;
     engine::EngineOptions engine;
     worker::WorkerOptions limits;
-    std::string kv_net_devices = "lo";  // network devices of the KV plane (net::UcxOptions)
-    std::string kv_fault_plan;          // net::parse_fault_plan; empty: none (tests)
+    std::string kv_net_devices = "lo";          // network devices of the KV plane (net::UcxOptions)
+    std::string kv_fault_plan;                  // net::parse_fault_plan; empty: none (tests)
+    std::uint64_t device_lost_after_steps = 0;  // engine::make_fault_engine; 0: never (tests)
 };
 
 /// Reads the sections `engine` and `worker`. `model_dir`, threads and processors are the caller's.
@@ -50,6 +52,10 @@ public:
     bool is_ready() const;
     /// One line for the banner: engine, KV pool, limits.
     std::string describe() const;
+
+    /// Set once the engine's device is lost: no request can be served any more, and ask_to_end() has been called. Any
+    /// thread. After drain_and_stop() the process should end with an error, for a supervisor to start it again.
+    std::optional<base::Error> device_lost() const;
 
     /// Takes no new work, finishes what runs within worker.drain_timeout_ms, then ends. Idempotent.
     void drain_and_stop();

@@ -30,8 +30,10 @@ public:
     virtual Result<void> wait() = 0;
 };
 
-/// Where KV and activations live. The host is always there (`host_device()`); CUDA is another implementation.
-/// Streams and events are used only with the device that made them. Thread-safe; a stream belongs to one thread.
+/// Where KV and activations live. An `internal` error anywhere here means that the device is lost: every later call
+/// fails too, and only a new process can use it again. `aborted`: the device has refused this one call. The host is
+/// always there (`host_device()`); CUDA is another implementation. Streams and events are used only with the device
+/// that made them. Thread-safe; a stream belongs to one thread.
 class Device {
 public:
     virtual ~Device() = default;

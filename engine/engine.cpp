@@ -364,10 +364,9 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
                                  .batch_sequences = options.batch_sequences_max,
                                  .logit_rows = options.batch_sequences_max};
     if (options.kv_pool_bytes == 0) {
-        const MemoryUse use{
-            .weight_bytes = plan.file_bytes,
-            .scratch_bytes = Decoder::scratch_bytes(*shape, *model->backend, limits) +
-                             attention_scratch_bytes(*shape, options.batch_sequences_max, shape->context_tokens)};
+        // A backend keeps rows and logits of its own, never more than the decoder's.
+        const MemoryUse use{.weight_bytes = plan.file_bytes,
+                            .scratch_bytes = 2 * Decoder::scratch_bytes(*shape, *model->backend, limits)};
         const auto chosen = choose_kv_bytes(model->backend->device(), options.gpu_memory_share, use);
         if (!chosen) { return base::pass_on(chosen); }
         options.kv_pool_bytes = *chosen;

@@ -105,7 +105,8 @@ public:
     /// Starts a step. Entries within the options' bounds (CHECKed); at least one token each.
     virtual Ticket launch(Batch batch, LayersDone layers_done = {}) = 0;
     /// Waits for the step. What concerns one sequence stands in its entry; an error here concerns all: invalid_argument
-    /// for a token outside the vocabulary. The engine stays usable.
+    /// for a token outside the vocabulary, resource_exhausted or aborted where the device has refused this step (the
+    /// engine stays usable); internal: the device is lost, every later step fails too, only a new process helps.
     virtual base::Result<StepResult> collect(Ticket ticket) = 0;
 };
 

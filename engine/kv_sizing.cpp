@@ -19,10 +19,4 @@ base::Result<std::uint64_t> choose_kv_bytes(const device::Device& device, double
                           ". Raise the share, lower worker.batch_tokens_max, or take a smaller model");
 }
 
-std::uint64_t attention_scratch_bytes(const base::ModelShape& shape, std::uint32_t rows, std::uint32_t context_tokens) {
-    constexpr std::uint64_t kPartitionTokens = 256;
-    const std::uint64_t partitions = (context_tokens + kPartitionTokens - 1) / kPartitionTokens;
-    return rows * partitions * shape.heads_q * (shape.head_dim + std::uint64_t{2}) * sizeof(float);
-}
-
 }  // namespace engine

@@ -84,6 +84,7 @@ Result<void> KvAccess::save(std::span<const BlockRun> runs, std::span<std::byte>
         if (stream_ == nullptr) {
             std::memcpy(to, bytes.data(), bytes.size());
         } else if (auto copied = store_->device().copy_async(*stream_, to, bytes.data(), bytes.size()); !copied) {
+            static_cast<void>(stream_->synchronize());  // as in for_each_block()
             return copied;
         }
         to += bytes.size();
@@ -99,6 +100,7 @@ Result<void> KvAccess::restore(std::span<const BlockRun> runs, std::span<const s
         if (stream_ == nullptr) {
             std::memcpy(bytes.data(), from, bytes.size());
         } else if (auto copied = store_->device().copy_async(*stream_, bytes.data(), from, bytes.size()); !copied) {
+            static_cast<void>(stream_->synchronize());  // as in for_each_block()
             return copied;
         }
         from += bytes.size();

@@ -176,7 +176,7 @@ void KvReceiver::State::apply(Landed& command) {
     handoff.heard_at = clock.now();
     if (!handoff.received.covers(command.info.range)) {
         if (auto unpacked = unpack(handoff, command); !unpacked) {
-            if (unpacked.error().code == ErrorCode::internal) {  // not the frame's fault, and no other will fare better
+            if (unpacked.error().code != ErrorCode::data_loss) {  // not the frame's fault, no other will fare better
                 fail(found, unpacked.error(), true);
                 return;
             }

@@ -312,18 +312,7 @@ void StepLoop::step() {
     auto result = engine_.collect(ticket);
     board_.note_progress(clock_.now());
     if (!result) {
-        spdlog::error("step failed: {}", result.error().message);
-        base::Error error = result.error();
-        if (error.code == ErrorCode::internal && !draining_) {
-            // A device that has failed stays so for this process, and others can do its work.
-            spdlog::error("this worker takes no more requests: start it again");
-            begin_drain();
-            board_.set_draining();
-        }
-        if (error.code == ErrorCode::internal) { error.code = ErrorCode::unavailable; }
-        for (const Planned& entry : planned) {
-            finish(*entry.sequence, Finish::error, error);
-        }
+        step_failed(planned, result.error());
         return;
     }
     CHECK(result->entries.size() == planned.size());
@@ -335,6 +324,29 @@ void StepLoop::step() {
             apply_result(planned[i], result->entries[i]);
         }
     }
+}
+
+void StepLoop::step_failed(const std::vector<Planned>& planned, base::Error error) {
+    spdlog::error("{}: step failed: {}", options_.worker, error.message);
+    if (error.code == ErrorCode::internal) {
+        lose_device(error);
+        return;
+    }
+    for (const Planned& entry : planned) {
+        finish(*entry.sequence, Finish::error, error);
+    }
+}
+
+/// The device stays lost for this process: whatever waits here can only be done elsewhere.
+void StepLoop::lose_device(const base::Error& error) {
+    begin_drain();
+    board_.set_draining();
+    while (!sequences_.empty()) {
+        finish(*sequences_.back(), Finish::error,
+               base::Error{ErrorCode::unavailable, "the worker has lost its device: " + error.message});
+    }
+    if (std::exchange(device_lost_, true) || !options_.device_lost) { return; }
+    options_.device_lost(error);
 }
 
 void StepLoop::apply_result(Planned& planned, engine::EntryResult& result) {

@@ -69,6 +69,9 @@ public:
         std::string model;   // label of the metrics
         std::string worker;  // label of this worker's gauges (several may live in one process)
         Role role = Role::mixed;
+        /// Called once, on the step thread, when the engine's device is lost: must only hand the news on. The loop
+        /// takes no more requests then; this process should end and be started again.
+        std::function<void(const base::Error&)> device_lost = {};
     };
 
     /// All references must outlive the loop. `clock` also stamps step durations.
@@ -124,6 +127,8 @@ private:
     void admit_waiting();
     bool admit(Sequence& sequence);
     void step();
+    void step_failed(const std::vector<Planned>& planned, base::Error error);
+    void lose_device(const base::Error& error);
     std::uint32_t holding_kv() const;  // sequences that have KV memory
     bool reserve_for(Sequence& sequence, std::uint32_t tokens);
     Sequence* preemption_victim(const Sequence& beneficiary);
@@ -161,6 +166,8 @@ private:
     std::vector<LaunchedChunk> launched_chunks_;             // prefill parts of the running step; read by layers_done
     std::vector<engine::BlockTable> tables_;                 // of the running step
     std::vector<std::vector<base::TokenId>> score_targets_;  // of the running step
+
+    bool device_lost_ = false;
 
     std::atomic<bool> draining_{false};
     std::atomic<bool> idle_{true};

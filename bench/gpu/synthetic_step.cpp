@@ -201,8 +201,9 @@ void SyntheticModel::allocate() {
     const auto logit_rows = static_cast<std::size_t>(std::min(options_.rows_max, options_.sequences));
     logits_ = memory_.allocate<float>(logit_rows * static_cast<std::size_t>(s.vocabulary));
     sampled_ = memory_.allocate<cuda::SampledRow>(logit_rows);
-    scratch_ = memory_.allocate<std::byte>(cuda::attention_decode_scratch_bytes(
-        static_cast<std::int32_t>(logit_rows), s.heads_q, s.head_dim, options_.context_tokens_max));
+    scratch_bytes_ = cuda::attention_decode_scratch_bytes(static_cast<std::int32_t>(logit_rows), s.heads_q, s.head_dim,
+                                                          options_.context_tokens_max);
+    scratch_ = memory_.allocate<std::byte>(scratch_bytes_);
 }
 
 cudaError_t SyntheticModel::set_rows(const std::vector<std::int32_t>& tokens, const std::vector<std::int32_t>& sequence,
@@ -287,7 +288,7 @@ cudaError_t SyntheticModel::run(Operator which, const Layer& layer, std::int32_t
         }
         case Operator::attention_decode:
             return cuda::attention_decode(attention, row_sequence_, row_position_, nullptr, rows, context_tokens_max,
-                                          scratch_, stream);
+                                          scratch_, scratch_bytes_, stream);
         case Operator::attention_prefill:
             return cuda::attention_prefill(attention, tiles_, tile_count_, stream);
         case Operator::attention_hopper:

@@ -199,6 +199,7 @@ private:
     float* logits_ = nullptr;
     engine::cuda::SampledRow* sampled_ = nullptr;
     void* scratch_ = nullptr;  // of attention_decode
+    std::size_t scratch_bytes_ = 0;
 };
 
 }  // namespace gpu_bench

@@ -12,7 +12,7 @@ constexpr const char* kRemedy =
 
 }  // namespace
 
-CudaReport cuda_report() {
+CudaReport cuda_report(bool /*ask_memory*/) {
     CudaReport report;
     std::error_code error;
     report.driver_files = std::filesystem::exists("/dev/nvidiactl", error);

@@ -33,7 +33,10 @@ public:
 
     Result<bool> done() override {
         const cudaError_t code = cudaEventQuery(event_);
-        if (code == cudaErrorNotReady) { return false; }
+        if (code == cudaErrorNotReady) {
+            static_cast<void>(cudaGetLastError());  // the next launch on this thread must not hear of it
+            return false;
+        }
         if (code != cudaSuccess) {
             return tl::unexpected(cuda_error(code, "asking whether work on the GPU has ended"));
         }
@@ -181,6 +184,38 @@ Result<void> use_cuda_device(std::uint32_t index) {
     return cuda_result(cudaSetDevice(static_cast<int>(index)), "choosing the GPU");
 }
 
+bool is_device_lost(cudaError_t code) {
+    switch (code) {
+        // Arguments and states that the runtime refuses: nothing has been started, what comes next is not concerned.
+        case cudaErrorInvalidValue:
+        case cudaErrorInvalidConfiguration:
+        case cudaErrorInvalidPitchValue:
+        case cudaErrorInvalidMemcpyDirection:
+        case cudaErrorInvalidDeviceFunction:
+        case cudaErrorInvalidResourceHandle:
+        case cudaErrorInvalidKernelImage:
+        case cudaErrorSymbolNotFound:
+        case cudaErrorNotSupported:
+        case cudaErrorNotReady:
+        case cudaErrorNotPermitted:
+        case cudaErrorLaunchOutOfResources:
+        case cudaErrorMemoryAllocation:
+        case cudaErrorGraphExecUpdateFailure:
+        case cudaErrorStreamCaptureUnsupported:
+        case cudaErrorStreamCaptureInvalidated:
+        case cudaErrorStreamCaptureMerge:
+        case cudaErrorStreamCaptureUnmatched:
+        case cudaErrorStreamCaptureUnjoined:
+        case cudaErrorStreamCaptureIsolation:
+        case cudaErrorStreamCaptureImplicit:
+        case cudaErrorStreamCaptureWrongThread:
+        case cudaErrorCapturedEvent:
+            return false;
+        default:  // a kernel, the memory or the driver has failed: every later call gives the same error
+            return code != cudaSuccess;
+    }
+}
+
 base::Error cuda_error(cudaError_t code, const std::string& what) {
     const std::string said = what + ": " + cudaGetErrorString(code) + " (" + cudaGetErrorName(code) + ")";
     switch (code) {
@@ -200,8 +235,12 @@ base::Error cuda_error(cudaError_t code, const std::string& what) {
             return {ErrorCode::unavailable,
                     said + "; this binary has no code for this GPU: build with -DSLUICE_CUDA_ARCHITECTURES=native"};
         default:
-            return {ErrorCode::internal, said + "; the GPU's work of this process is lost, start it again"};
+            break;
     }
+    if (is_device_lost(code)) {
+        return {ErrorCode::internal, said + "; the GPU's work of this process is lost, it must be started again"};
+    }
+    return {ErrorCode::aborted, said};
 }
 
 Result<Device*> cuda_device(std::uint32_t index) {
@@ -210,7 +249,13 @@ Result<Device*> cuda_device(std::uint32_t index) {
     static std::array<std::unique_ptr<CudaDevice>, kDevicesMax> devices;  // guarded by mutex
     int count = 0;
     const cudaError_t code = cudaGetDeviceCount(&count);
-    if (code != cudaSuccess) { return tl::unexpected(cuda_error(code, "cuda:" + std::to_string(index))); }
+    if (code != cudaSuccess) {
+        static_cast<void>(cudaGetLastError());
+        const CudaReport report = cuda_report();  // knows better what is missing than the code says
+        if (report.problem.empty()) { return tl::unexpected(cuda_error(code, "cuda:" + std::to_string(index))); }
+        return base::fail(ErrorCode::unavailable, "cuda:" + std::to_string(index) + ": " + report.problem +
+                                                      "; to change that: " + report.remedy);
+    }
     if (index >= kDevicesMax || static_cast<int>(index) >= count) {
         return base::fail(ErrorCode::unavailable, "cuda:" + std::to_string(index) + ": this machine has " +
                                                       std::to_string(count) + " GPUs, numbered from 0");

@@ -18,7 +18,7 @@ struct CudaDeviceInfo {
     std::uint32_t sm = 0;            // compute capability, 10 * major + minor: 90 for Hopper
     std::uint32_t processors = 0;    // streaming multiprocessors
     std::uint64_t memory_bytes = 0;  // all of it
-    std::uint64_t memory_free = 0;   // now; 0 where it could not be asked
+    std::uint64_t memory_free = 0;   // now; 0 where it was not or could not be asked
 };
 
 /// What this build and this machine have of CUDA; nothing of it is an error by itself.
@@ -35,7 +35,9 @@ struct CudaReport {
     std::string problem;  // why no model can run on a GPU here; empty: one can
     std::string remedy;   // the command or package that changes it; empty where there is no problem
 };
-CudaReport cuda_report();
+/// `ask_memory`: also memory_free of every GPU. That begins to use all of them: some hundred megabytes of each are this
+/// process's until it ends.
+CudaReport cuda_report(bool ask_memory = false);
 
 /// GPU `index`; one object per GPU, for the life of the process. Its memory is plain cudaMalloc memory, host memory is
 /// pinned, streams run beside each other and beside the default stream.

@@ -43,7 +43,7 @@ void look_for_libraries(CudaReport& report) {
     if (!report.has_nccl) { report.nccl = nccl ? "too old: " + nccl->path() : nccl.error().message; }
 }
 
-void look_for_devices(CudaReport& report, int count) {
+void look_for_devices(CudaReport& report, int count, bool ask_memory) {
     for (int i = 0; i < count; ++i) {
         cudaDeviceProp properties{};
         if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) { continue; }
@@ -55,7 +55,7 @@ void look_for_devices(CudaReport& report, int count) {
         info.memory_bytes = properties.totalGlobalMem;
         std::size_t free = 0;
         std::size_t total = 0;
-        if (cudaSetDevice(i) == cudaSuccess && cudaMemGetInfo(&free, &total) == cudaSuccess) {
+        if (ask_memory && cudaSetDevice(i) == cudaSuccess && cudaMemGetInfo(&free, &total) == cudaSuccess) {
             info.memory_free = free;
         }
         report.devices.push_back(std::move(info));
@@ -90,7 +90,7 @@ void judge(CudaReport& report, cudaError_t counted) {
 
 }  // namespace
 
-CudaReport cuda_report() {
+CudaReport cuda_report(bool ask_memory) {
     CudaReport report;
     report.built = true;
     std::error_code error;
@@ -100,7 +100,7 @@ CudaReport cuda_report() {
     if (cudaDriverGetVersion(&driver) == cudaSuccess && driver > 0) { report.driver_version = cuda_version(driver); }
     int count = 0;
     const cudaError_t counted = cudaGetDeviceCount(&count);
-    if (counted == cudaSuccess) { look_for_devices(report, count); }
+    if (counted == cudaSuccess) { look_for_devices(report, count, ask_memory); }
     look_for_libraries(report);
     judge(report, counted);
     static_cast<void>(cudaGetLastError());

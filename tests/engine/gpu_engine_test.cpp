@@ -1,9 +1,11 @@
 // Whole models on the first GPU. Where there is none, all of these say so and are skipped.
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <optional>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "device/cuda/cuda_device.h"
@@ -163,6 +165,45 @@ TEST_CASE("KV that left one GPU engine continues in another with the same tokens
     REQUIRE(in->unpack(moved.blocks, range, wire));
     run_alone(*to, moved, 64, false);
     REQUIRE(moved.generated == expected.generated);
+}
+
+TEST_CASE("two GPU engines of one process record and repeat their steps side by side", "[engine][gpu]") {
+    if (!has_gpu()) { return; }
+    Setting setting(true);
+    std::vector<std::unique_ptr<engine::Engine>> engines;
+    std::vector<Stream> alone;
+    for (unsigned i = 0; i < 2; ++i) {
+        engines.push_back(test_engine::load(setting.options));
+        alone.push_back(make_stream(20 + i, 50 + 90 * i, 0));
+    }
+    std::vector<Stream> beside = alone;
+    for (std::size_t i = 0; i < engines.size(); ++i) {
+        run_alone(*engines[i], alone[i], 64, false);
+    }
+    // New engines, so that each records while the other allocates, uploads and launches.
+    std::vector<int> failures(engines.size(), 0);
+    {
+        std::vector<std::jthread> threads;
+        for (std::size_t i = 0; i < engines.size(); ++i) {
+            threads.emplace_back([&, i] {
+                auto engine = engine::load_engine(setting.options);
+                if (!engine) {
+                    failures[i] = 1;
+                    return;
+                }
+                Stream& stream = beside[i];
+                while (stream.generated.size() < kTokensMax && failures[i] == 0) {
+                    const auto left = static_cast<std::uint32_t>(stream.tokens().size()) - stream.computed;
+                    if (!run_step(**engine, {{&stream, std::min(left, 64u)}}, false)) { failures[i] = 1; }
+                }
+            });
+        }
+    }
+    for (std::size_t i = 0; i < engines.size(); ++i) {
+        CAPTURE(i);
+        REQUIRE(failures[i] == 0);
+        REQUIRE(beside[i].generated == alone[i].generated);
+    }
 }
 
 TEST_CASE("with the library's products a GPU engine still generates, and says in its id that it is another",

@@ -144,16 +144,17 @@ public:
         GPU_REQUIRE(cudaDeviceSynchronize());
     }
 
-    /// All rows by the decode kernel, or those of `index`.
-    void decode(std::int32_t context_tokens_max, const std::vector<std::int32_t>& index = {}) {
+    /// All rows by the decode kernel, or those of `index`; with scratch memory for `rows_at_once` of them (0: for all).
+    void decode(std::int32_t context_tokens_max, const std::vector<std::int32_t>& index = {},
+                std::int32_t rows_at_once = 0) {
         const std::int32_t rows = index.empty() ? inputs_.rows() : static_cast<std::int32_t>(index.size());
-        DeviceArray<std::byte> scratch(
-            cuda::attention_decode_scratch_bytes(rows, shape_.heads_q, shape_.head_dim, context_tokens_max));
+        DeviceArray<std::byte> scratch(cuda::attention_decode_scratch_bytes(
+            rows_at_once == 0 ? rows : rows_at_once, shape_.heads_q, shape_.head_dim, context_tokens_max));
         const DeviceArray<std::int32_t> device_index(index);
         out.poison();
         GPU_REQUIRE(cuda::attention_decode(arguments_, sequence_.get(), position_.get(),
                                            index.empty() ? nullptr : device_index.get(), rows, context_tokens_max,
-                                           scratch.get(), nullptr));
+                                           scratch.get(), scratch.size(), nullptr));
         scratch_intact = scratch.guards_intact();
     }
 
@@ -209,6 +210,10 @@ void check_shape(Checks& checks, const Shape& shape, const std::vector<Chunk>& c
     device.decode(inputs.context_tokens + 5 * cuda::kPartitionTokens);
     checks.note(device.out.download() == prefill, "decode in a larger bucket gives the same bits " + name);
 
+    device.decode(inputs.context_tokens, {}, 4);
+    checks.note(device.out.download() == prefill && device.scratch_intact,
+                "decode in pieces that fit in its scratch gives the same bits " + name);
+
     device.prefill(std::max(1, tile_tokens / 3));
     checks.note(device.out.download() == prefill, "other tiles give the same bits " + name);
     if (is_hopper() && cuda::attention_hopper_can(shape.heads_q, shape.kv_heads, shape.head_dim)) {
@@ -217,7 +222,7 @@ void check_shape(Checks& checks, const Shape& shape, const std::vector<Chunk>& c
 
     // Some rows alone, and an entry that names no row: the others stay poisoned.
     const std::vector<std::int32_t> index = {inputs.rows() - 1, -1, 0};
-    device.decode(inputs.context_tokens, index);
+    device.decode(inputs.context_tokens, index, 2);
     const std::vector<Bf16> some = device.out.download();
     const auto width = static_cast<std::size_t>(shape.heads_q * shape.head_dim);
     std::size_t wrong = 0;

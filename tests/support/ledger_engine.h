@@ -74,11 +74,14 @@ public:
     base::Result<engine::StepResult> collect(engine::Ticket) override {
         worker_.join();
         if (is_broken) { return base::fail(base::ErrorCode::internal, "the device is broken"); }
+        if (is_out_of_memory) { return base::fail(base::ErrorCode::resource_exhausted, "no memory for this step"); }
         return std::move(result_);
     }
 
     /// From now on every step fails as on a device that is lost.
     std::atomic<bool> is_broken{false};
+    /// Steps fail for want of memory.
+    std::atomic<bool> is_out_of_memory{false};
 
     std::uint64_t violations() const { return violations_; }
     std::uint64_t steps() const { return steps_; }

@@ -1,6 +1,7 @@
 #include "worker/step_loop.h"
 
 #include <map>
+#include <string>
 #include <vector>
 
 #include "tests/support/catch.h"
@@ -54,7 +55,12 @@ struct Bench {
     explicit Bench(LedgerEngine::Options engine_options = {}, worker::WorkerOptions limits = {})
         : engine(engine_options),
           cache({.blocks_total = engine_options.blocks_total, .block_tokens = engine_options.block_tokens}),
-          loop({.limits = limits, .hash_key = {}, .model = "ledger", .worker = "mixed-0", .role = worker::Role::mixed},
+          loop({.limits = limits,
+                .hash_key = {},
+                .model = "ledger",
+                .worker = "mixed-0",
+                .role = worker::Role::mixed,
+                .device_lost = [this](const base::Error& error) { lost.push_back(error.message); }},
                engine, cache, sink, board, clock, metrics) {
         loop.attach(Part::whole, &whole);
     }
@@ -66,6 +72,7 @@ struct Bench {
         }
     }
 
+    std::vector<std::string> lost;  // what the loop said of its device
     base::FakeClock clock;
     base::Metrics metrics;
     LedgerEngine engine;
@@ -321,22 +328,45 @@ TEST_CASE("a lone sequence waits for blocks that a transfer still touches, inste
     REQUIRE(bench.sink.answers[key].tokens == ledger_continuation({1, 2, 3}, 55, 1000));
 }
 
-TEST_CASE("a worker whose device is lost sends its sequences elsewhere and takes no more", "[worker]") {
-    Bench bench;
+TEST_CASE("a worker whose device is lost sends all of its sequences elsewhere, takes no more and says so once",
+          "[worker]") {
+    worker::WorkerOptions limits;
+    limits.batch_sequences_max = 1;
+    Bench bench({}, limits);
     REQUIRE(bench.loop.post_command(make_start(1, {1, 2, 3}, 10)));
+    REQUIRE(bench.loop.post_command(make_start(2, {4, 5, 6}, 10)));  // not in the step that fails
     bench.loop.turn();
+    REQUIRE(bench.lost.empty());
     bench.engine.is_broken = true;
     bench.settle();
-    REQUIRE(bench.loop.post_command(make_start(2, {1, 2, 3}, 10)));
+    const auto steps = bench.engine.steps();
+    REQUIRE(bench.loop.post_command(make_start(3, {1, 2, 3}, 10)));
     bench.settle();
-    for (const std::uint64_t request : {1u, 2u}) {
+    for (const std::uint64_t request : {1u, 2u, 3u}) {
         CAPTURE(request);
         const auto& answer = bench.sink.answers.at({RequestId{request}, Epoch{0}});
         REQUIRE(answer.finals == 1);
         REQUIRE(answer.finish == Finish::error);
         REQUIRE(answer.error->code == base::ErrorCode::unavailable);  // the gateway places it again
     }
+    REQUIRE(bench.engine.steps() == steps);
+    REQUIRE(bench.lost == std::vector<std::string>{"the device is broken"});
     REQUIRE(bench.board.draining());
+    REQUIRE(bench.loop.idle());
     const auto counts = bench.cache.counts();
     REQUIRE(counts.used + counts.pinned + counts.stranded == 0);
+}
+
+TEST_CASE("a step that finds no memory ends its sequences, and the worker goes on", "[worker]") {
+    Bench bench;
+    bench.engine.is_out_of_memory = true;
+    REQUIRE(bench.loop.post_command(make_start(1, {1, 2, 3}, 10)));
+    bench.settle();
+    REQUIRE(bench.sink.answers.at({RequestId{1}, Epoch{0}}).error->code == base::ErrorCode::resource_exhausted);
+    bench.engine.is_out_of_memory = false;
+    REQUIRE(bench.loop.post_command(make_start(2, {1, 2, 3}, 10)));
+    bench.settle();
+    REQUIRE(bench.sink.answers.at({RequestId{2}, Epoch{0}}).tokens == ledger_continuation({1, 2, 3}, 10, 1000));
+    REQUIRE(bench.lost.empty());
+    REQUIRE(!bench.board.draining());
 }

@@ -17,7 +17,7 @@ constexpr int kSharedBytes = kStages * 2 * kTileBytes<kHeadDim>;
 template <int kHeadDim>
 constexpr int kBlocksPerProcessor = kHeadDim == 128 ? 3 : 4;
 
-/// Partial results of row i, head h, partition p are at index (i * heads_q + h) * partitions + p.
+/// Partial results of row i of a piece, head h, partition p are at index (i * heads_q + h) * partitions + p.
 struct Partials {
     float* weighted;  // [...][head_dim]
     float2* largest_and_sum;
@@ -27,10 +27,11 @@ struct DecodeRows {
     const std::int32_t* sequence;
     const std::int32_t* position;
     const std::int32_t* index;
+    int first;  // of this piece
 };
 
 __device__ __forceinline__ std::int32_t batch_row(const DecodeRows& rows, int i) {
-    return rows.index == nullptr ? i : rows.index[i];
+    return rows.index == nullptr ? rows.first + i : rows.index[rows.first + i];
 }
 
 __host__ __device__ inline std::size_t aligned256(std::size_t bytes) {
@@ -255,12 +256,16 @@ __global__ void __launch_bounds__(kThreads)
     *reinterpret_cast<uint2*>(a.out + (static_cast<std::size_t>(row) * a.heads_q + head) * kHeadDim + lane * 4) = out;
 }
 
+std::size_t scratch_bytes_of(std::int32_t rows, std::int32_t heads_q, std::int32_t head_dim, int partitions) {
+    const std::size_t items = static_cast<std::size_t>(rows) * heads_q * static_cast<std::size_t>(partitions);
+    return aligned256(items * head_dim * sizeof(float)) + aligned256(items * sizeof(float2));
+}
+
+/// `rows`: all of them fit in the scratch memory, and in a grid.
 template <int kHeadDim>
-cudaError_t launch(const AttentionArguments& a, const DecodeRows& decode_rows, std::int32_t rows, int partitions,
-                   void* scratch, cudaStream_t stream) {
-    const int group = a.heads_q / a.kv.kv_heads;
-    const int head_runs = a.kv.kv_heads * ceil_div(group, 16);
-    if (head_runs > 65535 || rows > 65535) { return cudaErrorInvalidValue; }
+cudaError_t launch_piece(const AttentionArguments& a, const DecodeRows& decode_rows, std::int32_t rows, int partitions,
+                         void* scratch, cudaStream_t stream) {
+    const int head_runs = a.kv.kv_heads * ceil_div(a.heads_q / a.kv.kv_heads, 16);
     Partials partials;
     partials.weighted = static_cast<float*>(scratch);
     const std::size_t items = static_cast<std::size_t>(rows) * a.heads_q * partitions;
@@ -282,6 +287,28 @@ cudaError_t launch(const AttentionArguments& a, const DecodeRows& decode_rows, s
     return cudaGetLastError();
 }
 
+constexpr int kRowsMax = 65535;  // of a piece: the grid's third dimension
+
+template <int kHeadDim>
+cudaError_t launch(const AttentionArguments& a, const DecodeRows& decode_rows, std::int32_t rows, int partitions,
+                   void* scratch, std::size_t scratch_bytes, cudaStream_t stream) {
+    if (a.kv.kv_heads * ceil_div(a.heads_q / a.kv.kv_heads, 16) > 65535) { return cudaErrorInvalidValue; }
+    int at_once = kRowsMax;
+    if (partitions > 1) {
+        const std::size_t fit =
+            scratch == nullptr ? 0 : scratch_bytes / scratch_bytes_of(1, a.heads_q, kHeadDim, partitions);
+        if (fit == 0) { return cudaErrorInvalidValue; }
+        if (fit < kRowsMax) { at_once = static_cast<int>(fit); }
+    }
+    DecodeRows piece = decode_rows;
+    for (piece.first = 0; piece.first < rows; piece.first += at_once) {
+        const int count = rows - piece.first < at_once ? rows - piece.first : at_once;
+        const cudaError_t error = launch_piece<kHeadDim>(a, piece, count, partitions, scratch, stream);
+        if (error != cudaSuccess) { return error; }
+    }
+    return cudaSuccess;
+}
+
 int partitions_of(std::int32_t context_tokens) {
     return context_tokens <= 0 ? 1 : (context_tokens - 1) / kPartitionTokens + 1;
 }
@@ -290,22 +317,20 @@ int partitions_of(std::int32_t context_tokens) {
 
 std::size_t attention_decode_scratch_bytes(std::int32_t rows, std::int32_t heads_q, std::int32_t head_dim,
                                            std::int32_t context_tokens_max) {
-    const std::size_t items =
-        static_cast<std::size_t>(rows) * heads_q * static_cast<std::size_t>(partitions_of(context_tokens_max));
-    return aligned256(items * head_dim * sizeof(float)) + aligned256(items * sizeof(float2));
+    return scratch_bytes_of(rows, heads_q, head_dim, partitions_of(context_tokens_max));
 }
 
 cudaError_t attention_decode(const AttentionArguments& a, const std::int32_t* row_sequence,
                              const std::int32_t* row_position, const std::int32_t* row_index, std::int32_t rows,
-                             std::int32_t context_tokens_max, void* scratch, cudaStream_t stream) {
+                             std::int32_t context_tokens_max, void* scratch, std::size_t scratch_bytes,
+                             cudaStream_t stream) {
     if (!attention_arguments_ok(a) || rows < 0) { return cudaErrorInvalidValue; }
     if (rows == 0) { return cudaSuccess; }
-    const DecodeRows decode_rows{row_sequence, row_position, row_index};
+    const DecodeRows decode_rows{row_sequence, row_position, row_index, 0};
     const int partitions = partitions_of(context_tokens_max);
-    if (partitions > 1 && scratch == nullptr) { return cudaErrorInvalidValue; }
-    if (a.kv.head_dim == 128) { return launch<128>(a, decode_rows, rows, partitions, scratch, stream); }
-    if (a.kv.head_dim == 96) { return launch<96>(a, decode_rows, rows, partitions, scratch, stream); }
-    if (a.kv.head_dim == 64) { return launch<64>(a, decode_rows, rows, partitions, scratch, stream); }
+    if (a.kv.head_dim == 128) { return launch<128>(a, decode_rows, rows, partitions, scratch, scratch_bytes, stream); }
+    if (a.kv.head_dim == 96) { return launch<96>(a, decode_rows, rows, partitions, scratch, scratch_bytes, stream); }
+    if (a.kv.head_dim == 64) { return launch<64>(a, decode_rows, rows, partitions, scratch, scratch_bytes, stream); }
     return attention_plain_decode(a, row_sequence, row_position, row_index, rows, stream);
 }
 

@@ -22,6 +22,8 @@ using cuda::Bf16;
 constexpr std::uint32_t kNumericsVersion = 1;
 /// Of cuBLASLt; what it wants on Hopper.
 constexpr std::size_t kBlasWorkspaceBytes = std::size_t{32} << 20;
+/// Of attention_decode: beyond it rows are done in pieces, which by then fill the chip many times over.
+constexpr std::size_t kAttentionScratchBytes = std::size_t{256} << 20;
 constexpr std::uint64_t kElementsMax = (std::uint64_t{1} << 31) - 1;  // of a buffer; kernels count in 32 bits
 
 std::int32_t narrow(std::size_t value) {
@@ -173,13 +175,44 @@ Result<void> CudaBackend::prepare(const ModelLimits& limits) {
                        cuda::prefill_tile_tokens(narrow(shape.heads_q), narrow(shape.heads_kv)))});
     if (!buffers) { return base::pass_on(buffers); }
     buffers_.emplace(std::move(*buffers));
-    auto logits = device_->allocate_host(std::size_t{limits.logit_rows} * shape.vocabulary * sizeof(float));
-    if (!logits) { return base::pass_on(logits, "logits on the host"); }
-    host_logits_ = std::move(*logits);
     if (limits.weight_format == WeightFormat::fp8) {
         if (auto prepared = prepare_fp8(limits); !prepared) { return prepared; }
     }
+    if (auto allocated = allocate_scratch(limits); !allocated) { return allocated; }
     return stream_owner_->synchronize();
+}
+
+/// All that a step may need and whose size the limits tell: a step must not find the memory taken.
+Result<void> CudaBackend::allocate_scratch(const ModelLimits& limits) {
+    const base::ModelShape& shape = *limits.shape;
+    const auto context_tokens = static_cast<std::uint32_t>(limits.rope->cosines.size() / (shape.head_dim / 2));
+    const auto attention_bytes = [&](std::uint32_t rows) {
+        return cuda::attention_decode_scratch_bytes(narrow(rows), narrow(shape.heads_q), narrow(shape.head_dim),
+                                                    narrow(cuda::context_bucket(context_tokens)));
+    };
+    const std::size_t logits = std::size_t{limits.logit_rows} * shape.vocabulary * sizeof(float);
+    const std::size_t widest_kept =
+        std::max(shape.hidden * element_bytes(Activation::residual),
+                 std::size_t{shape.heads_q} * shape.head_dim * element_bytes(Activation::q));
+    struct Wish {
+        device::Buffer* buffer;
+        std::size_t bytes;
+        bool on_host;
+        const char* what;
+    };
+    const Wish wishes[] = {
+        {&attention_scratch_,
+         std::max(attention_bytes(1), std::min(attention_bytes(limits.batch_tokens), kAttentionScratchBytes)), false,
+         "scratch memory of attention"},
+        {&kept_rows_, limits.batch_tokens * widest_kept, false, "room for rows whose logits are wanted"},
+        {&changed_logits_, logits, false, "logits that penalties change"},
+        {&host_logits_, logits, true, "logits on the host"}};
+    for (const Wish& wish : wishes) {
+        auto buffer = wish.on_host ? device_->allocate_host(wish.bytes) : device_->allocate(wish.bytes);
+        if (!buffer) { return base::pass_on(buffer, wish.what); }
+        *wish.buffer = std::move(*buffer);
+    }
+    return {};
 }
 
 void CudaBackend::embed(const PackedMatrix& table, std::span<const base::TokenId> /*tokens*/, void* out) {
@@ -287,7 +320,8 @@ void CudaBackend::attention(const base::ModelShape& shape, const AttentionArgs& 
     }
     if (rows.decode_count > 0 && !has_failed()) {
         note(cuda::attention_decode(arguments, rows.row_sequence, rows.row_position, rows.decode_rows,
-                                    rows.decode_count, rows.context_tokens_max, attention_scratch_.data(), stream_),
+                                    rows.decode_count, rows.context_tokens_max, attention_scratch_.data(),
+                                    attention_scratch_.size(), stream_),
              "attention_decode");
     }
 }
@@ -296,15 +330,12 @@ void CudaBackend::keep_wanted(const StepRows& step, Activation kind, void* rows,
     if (has_failed() || shape_.is_replayable || step.rows_wanted.size() == step.tokens.size()) { return; }
     const std::size_t row_bytes = width * element_bytes(kind);
     const std::size_t bytes = step.rows_wanted.size() * row_bytes;
-    const auto scratch = kept_rows_.at_least(bytes, *device_, false);
-    if (!scratch) {
-        failed_ = scratch.error();
-        return;
-    }
-    note(cuda::gather_rows(rows, row_bytes, step_.rows_wanted, narrow(step.rows_wanted.size()), *scratch, stream_),
+    CHECK(bytes <= kept_rows_.size(), bytes << " bytes of " << kept_rows_.size());
+    note(cuda::gather_rows(rows, row_bytes, step_.rows_wanted, narrow(step.rows_wanted.size()), kept_rows_.data(),
+                           stream_),
          "gather_rows");
     if (has_failed()) { return; }
-    note(device_->copy_async(*stream_owner_, static_cast<std::byte*>(rows), *scratch, bytes));
+    note(device_->copy_async(*stream_owner_, static_cast<std::byte*>(rows), kept_rows_.data(), bytes));
 }
 
 }  // namespace engine

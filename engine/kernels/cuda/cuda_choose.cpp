@@ -79,9 +79,8 @@ Result<bool> CudaBackend::choose(const void* logits, std::uint32_t vocabulary, s
     const auto device_in = fetched(sampling_.device_in, in.bytes(), false);
     const auto host_out = fetched(sampling_.host_out, out.bytes(), true);
     const auto device_out = fetched(sampling_.device_out, out.bytes(), false);
-    const std::size_t changed_bytes = tables.changes_logits ? count * vocabulary * sizeof(float) : 256;
-    const auto changed = fetched(sampling_.changed, changed_bytes, false);
-    for (const auto* buffer : {&host_in, &device_in, &host_out, &device_out, &changed}) {
+    CHECK(count * vocabulary * sizeof(float) <= changed_logits_.size());
+    for (const auto* buffer : {&host_in, &device_in, &host_out, &device_out}) {
         if (!*buffer) { return base::pass_on(*buffer, "memory for sampling"); }
     }
 
@@ -104,7 +103,7 @@ Result<bool> CudaBackend::choose(const void* logits, std::uint32_t vocabulary, s
         arguments.biases = reinterpret_cast<const cuda::LogitBias*>(*device_in + biases_at);
         arguments.penalised = reinterpret_cast<const cuda::PenalisedToken*>(*device_in + penalised_at);
         arguments.masked_tokens = reinterpret_cast<const std::int32_t*>(*device_in + masked_at);
-        arguments.changed = reinterpret_cast<float*>(*changed);
+        arguments.changed = reinterpret_cast<float*>(changed_logits_.data());
         arguments.sampled = sampled;
         if (tables.wants_top) {
             arguments.top_tokens = reinterpret_cast<std::int32_t*>(*device_out + top_tokens_at);

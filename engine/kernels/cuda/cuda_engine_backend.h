@@ -93,7 +93,7 @@ private:
     };
     /// What choose() sends and gets, in pinned memory and on the device.
     struct Sampling {
-        GrowingBuffer host_in, device_in, host_out, device_out, changed;
+        GrowingBuffer host_in, device_in, host_out, device_out;
     };
 
     CudaBackend(device::Device& device, const BackendOptions& options) : device_(&device), options_(options) {}
@@ -106,6 +106,7 @@ private:
     base::Result<void> tell_news();
     /// tell_news(), then waits for all of the stream. Error: what has failed.
     base::Result<void> wait_for_all();
+    base::Result<void> allocate_scratch(const ModelLimits& limits);
     void record(RecordedStep& recorded, const std::function<void()>& operators);
     cuda::KvLayer kv_layer(const kv_cache::KvStore& kv, std::uint32_t layer) const;
     /// Room for the rounded rows of any product. Error: resource_exhausted.
@@ -132,12 +133,13 @@ private:
     const float* sines_ = nullptr;
     std::optional<cuda::KvPoolMap> pool_map_;  // where attention of chunks is by wgmma
     std::optional<cuda::StepBuffers> buffers_;
-    GrowingBuffer attention_scratch_;
-    GrowingBuffer kept_rows_;       // of keep_wanted()
     device::Buffer fp8_product_;    // bf16 [batch_tokens, hidden]: for a library without float output; else empty
     device::Buffer fp8_;            // of fp8_rows_; empty without FP8 weights
     cuda::QuantizedRows fp8_rows_;  // rows of the product that comes next, at a fixed place: it is recorded
-    device::Buffer host_logits_;    // pinned, [logit_rows, vocabulary]
+    device::Buffer attention_scratch_;
+    device::Buffer kept_rows_;       // of keep_wanted()
+    device::Buffer changed_logits_;  // [logit_rows, vocabulary], of choose()
+    device::Buffer host_logits_;     // pinned, [logit_rows, vocabulary]
     Sampling sampling_;
     std::map<std::pair<std::uint32_t, std::uint32_t>, RecordedStep> recorded_;  // by rows and longest context
 

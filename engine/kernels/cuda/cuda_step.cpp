@@ -23,35 +23,27 @@ Result<std::byte*> GrowingBuffer::at_least(std::size_t bytes, device::Device& de
 }
 
 void CudaBackend::note(cudaError_t code, const char* what) {
-    if (code != cudaSuccess && !failed_) { failed_ = device::cuda_error(code, what); }
+    if (code == cudaSuccess) { return; }
+    static_cast<void>(cudaGetLastError());  // it is kept here; a lost device goes on saying so
+    note(tl::unexpected(device::cuda_error(code, what)));
 }
 
+/// That the device is lost counts more than what failed first.
 void CudaBackend::note(const Result<void>& result) {
-    if (!result && !failed_) { failed_ = result.error(); }
+    if (result) { return; }
+    const bool is_lost = result.error().code == base::ErrorCode::internal;
+    if (!failed_ || (is_lost && failed_->code != base::ErrorCode::internal)) { failed_ = result.error(); }
 }
 
 Result<StepPlan> CudaBackend::begin_step(const StepRows& step) {
     CHECK(buffers_.has_value() && news_.empty());
     failed_.reset();
     if (auto used = device::use_cuda_device(options_.device_index); !used) { return base::pass_on(used); }
+    static_cast<void>(cudaGetLastError());  // launches report the last error of this thread: let it be one of this step
     shape_ = buffers_->shape_of(step);
     auto sent = buffers_->send(step, shape_, *stream_owner_);
     if (!sent) { return base::pass_on(sent); }
     step_ = *sent;
-    const std::int32_t decode_rows = std::max(step_.all.decode_count, step_.wanted.decode_count);
-    if (decode_rows > 0) {
-        const std::byte* before = attention_scratch_.data();
-        const auto scratch = attention_scratch_.at_least(
-            cuda::attention_decode_scratch_bytes(decode_rows, static_cast<std::int32_t>(limits_.shape->heads_q),
-                                                 static_cast<std::int32_t>(limits_.shape->head_dim),
-                                                 static_cast<std::int32_t>(shape_.context_tokens_max)),
-            *device_, false);
-        if (!scratch) {
-            static_cast<void>(stream_owner_->synchronize());  // the copies of this step
-            return base::pass_on(scratch, "scratch memory of attention");
-        }
-        if (*scratch != before) { recorded_.clear(); }  // they hold the old place
-    }
     return StepPlan{
         .rows = shape_.rows,
         .rows_wanted = shape_.is_replayable ? shape_.rows : static_cast<std::uint32_t>(step.rows_wanted.size()),
@@ -66,11 +58,20 @@ void CudaBackend::run(const std::function<void()>& operators) {
     RecordedStep& recorded = recorded_[{shape_.rows, shape_.context_tokens_max}];
     if (recorded.executable == nullptr && recorded.has_run && !recorded.is_refused) { record(recorded, operators); }
     if (recorded.executable != nullptr) {
-        note(cudaGraphLaunch(recorded.executable, stream_), "launching a recorded step");
-        return;
+        const cudaError_t code = cudaGraphLaunch(recorded.executable, stream_);
+        if (code == cudaSuccess) { return; }
+        if (device::is_device_lost(code)) {
+            note(code, "launching a recorded step");
+            return;
+        }
+        // Nothing has run: from now on kernel by kernel, as where recording has failed.
+        static_cast<void>(cudaGetLastError());
+        spdlog::warn("CUDA: a recorded step of {} rows cannot be launched: {}", shape_.rows, cudaGetErrorString(code));
+        static_cast<void>(cudaGraphExecDestroy(std::exchange(recorded.executable, nullptr)));
+        recorded.is_refused = true;
     }
     operators();
-    recorded.has_run = true;
+    recorded.has_run = !has_failed();
 }
 
 /// Leaves recorded.executable null where it cannot be done: then steps run kernel by kernel.

@@ -169,17 +169,20 @@ bool attention_hopper_can(std::int32_t heads_q, std::int32_t kv_heads, std::int3
 cudaError_t attention_prefill_hopper(const AttentionArguments& arguments, const KvPoolMap& map,
                                      const PrefillTile* tiles, std::int32_t tile_count, cudaStream_t stream);
 
-/// Bytes of scratch that attention_decode needs for `rows` rows whose contexts are at most `context_tokens_max` long.
+/// Bytes of scratch with which attention_decode does `rows` rows whose contexts are at most `context_tokens_max` long
+/// in one piece.
 std::size_t attention_decode_scratch_bytes(std::int32_t rows, std::int32_t heads_q, std::int32_t head_dim,
                                            std::int32_t context_tokens_max);
 
 /// Attention of single tokens, each of its own sequence (or several of one: every row is on its own). For i in
 /// [0, rows): batch row row_index[i] (i where row_index is null), sequence row_sequence[row], position
 /// row_position[row]. `context_tokens_max` (at least the largest position + 1) fixes the launch grid: a captured graph
-/// serves every context up to it. `scratch`: attention_decode_scratch_bytes(). Idle rows and entries with a negative
-/// row_index do nothing, except that the row of an idle one (row_index not negative) is given zeros.
+/// serves every context up to it. `scratch`: `scratch_bytes` bytes, at least attention_decode_scratch_bytes() of one
+/// row; rows are done in pieces that fit in it. Idle rows and entries with a negative row_index do nothing, except that
+/// the row of an idle one (row_index not negative) is given zeros.
 cudaError_t attention_decode(const AttentionArguments& arguments, const std::int32_t* row_sequence,
                              const std::int32_t* row_position, const std::int32_t* row_index, std::int32_t rows,
-                             std::int32_t context_tokens_max, void* scratch, cudaStream_t stream);
+                             std::int32_t context_tokens_max, void* scratch, std::size_t scratch_bytes,
+                             cudaStream_t stream);
 
 }  // namespace engine::cuda

@@ -84,7 +84,6 @@ SamplingTables make_sampling_tables(std::span<const RowChoice> choices, std::uin
         row.logits_row = narrow(i);
         const bool changes = row.bias_begin < row.bias_end || row.penalised_begin < row.penalised_end ||
                              row.masked_begin < row.masked_end;
-        tables.changes_logits = tables.changes_logits || changes;
         tables.wants_top = tables.wants_top || row.top_logprobs > 0;
         tables.is_greedy =
             tables.is_greedy && choice.draw != nullptr && row.temperature == 0 && !changes && row.logprobs == 0;

@@ -15,9 +15,8 @@ struct SamplingTables {
     std::vector<LogitBias> biases;
     std::vector<PenalisedToken> penalised;
     std::vector<std::int32_t> masked_tokens;
-    bool changes_logits = false;  // any row has biases, penalties or masked tokens
-    bool wants_top = false;       // any row wants top_logprobs
-    bool is_greedy = true;        // every row: the largest logit and nothing else
+    bool wants_top = false;  // any row wants top_logprobs
+    bool is_greedy = true;   // every row: the largest logit and nothing else
 };
 SamplingTables make_sampling_tables(std::span<const RowChoice> choices, std::uint32_t vocabulary);
 

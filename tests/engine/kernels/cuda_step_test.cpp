@@ -221,7 +221,6 @@ TEST_CASE("choices are flattened as the sampler would read them", "[engine]") {
     const std::vector<RowChoice> choices{{.draw = &plain}, {.draw = &full}, {.score_target = 6, .score_top = 2}};
     const auto tables = engine::cuda::make_sampling_tables(choices, 10);
     REQUIRE_FALSE(tables.is_greedy);
-    REQUIRE(tables.changes_logits);
     REQUIRE(tables.wants_top);
     REQUIRE(tables.rows.size() == 3);
     REQUIRE(tables.rows[0].penalised_begin == tables.rows[0].penalised_end);

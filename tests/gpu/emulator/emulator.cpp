@@ -1,5 +1,7 @@
 #include "emulator.h"
 
+#include "streams.h"
+
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -34,7 +36,6 @@ Thread* current = nullptr;
 uint3 block_index;
 dim3 grid_size;
 dim3 block_size;
-std::vector<std::function<void()>>* captured = nullptr;  // where launches go while a graph is captured
 
 namespace {
 
@@ -258,13 +259,8 @@ void let_others_run() {
     --turn_waiters;
 }
 
-void launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t, std::function<void()> kernel) {
-    auto run = [=]() mutable { run_grid(grid, block, shared_bytes, kernel); };
-    if (captured != nullptr) {
-        captured->push_back(run);
-    } else {
-        run();
-    }
+void launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream, std::function<void()> kernel) {
+    put(stream, [=]() mutable { run_grid(grid, block, shared_bytes, kernel); });
 }
 
 }  // namespace emulator

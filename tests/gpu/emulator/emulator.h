@@ -91,7 +91,7 @@ void let_others_run();
 /// Forgets the barriers of the block before.
 void start_block_on_hopper();
 
-/// Runs every block, or notes it where a graph is being captured.
+/// Puts a run of every block on the stream (streams.h).
 void launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream, std::function<void()> kernel);
 
 template <class T>

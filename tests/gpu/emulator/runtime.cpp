@@ -1,25 +1,19 @@
-// The functions of the CUDA runtime that gpu_check and the engine call, and the product library, for the emulator. All
-// work is done at once, on the calling thread; in a capture it is noted.
+// The functions of the CUDA runtime that gpu_check and the engine call, and the product library, for the emulator:
+// memory and questions here, streams in streams.cpp. Work runs on the thread that waits for it.
 #include <cuda_runtime_api.h>
 #include <sys/mman.h>
 
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <map>
 #include <memory>
-#include <vector>
+#include <mutex>
 
 #include "engine/kernels/cuda/linear.h"
-
-namespace emulator {
-extern std::vector<std::function<void()>>* captured;
-}
+#include "streams.h"
 
 namespace {
-
-using Graph = std::vector<std::function<void()>>;
 
 constexpr std::size_t kPage = 4096;
 constexpr std::size_t kMemoryBytes = std::size_t{4} << 30;
@@ -28,7 +22,9 @@ struct Mapping {
     void* begin = nullptr;
     std::size_t bytes = 0;
 };
-std::map<void*, Mapping> mappings;
+std::map<void*, Mapping> mappings;    // of the device's memory
+std::map<void*, std::size_t> pinned;  // bytes
+std::mutex mutex;                     // guards both
 
 /// Products in the fixed order stand in for the library's.
 class FixedOrderLibrary final : public engine::cuda::MatmulLibrary {
@@ -52,16 +48,26 @@ public:
     }
 };
 
-cudaError_t do_or_note(std::function<void()> work) {
-    if (emulator::captured != nullptr) {
-        emulator::captured->push_back(std::move(work));
-    } else {
-        work();
-    }
-    return cudaSuccess;
+/// Whether `pointer` lies in [begin, begin + bytes) of one of `pieces`.
+template <class Pieces, class Bytes>
+bool lies_in(const void* pointer, const Pieces& pieces, const Bytes& bytes_of) {
+    auto at = pieces.upper_bound(const_cast<void*>(pointer));
+    if (at == pieces.begin()) { return false; }
+    --at;
+    return static_cast<const char*>(pointer) < static_cast<const char*>(at->first) + bytes_of(at->second);
 }
 
 }  // namespace
+
+namespace emulator {
+
+bool is_known_memory(const void* pointer) {
+    const std::lock_guard lock(mutex);
+    return lies_in(pointer, mappings, [](const Mapping& mapping) { return mapping.bytes; }) ||
+           lies_in(pointer, pinned, [](std::size_t bytes) { return bytes; });
+}
+
+}  // namespace emulator
 
 namespace engine::cuda {
 
@@ -76,18 +82,24 @@ extern "C" {
 
 /// Memory that ends where a page ends that nobody may touch.
 cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
+    if (const cudaError_t refused = emulator::refuse_in_capture(); refused != cudaSuccess) { return refused; }
     const std::size_t rounded = (bytes + 15) / 16 * 16;
     const std::size_t pages = (rounded + kPage - 1) / kPage * kPage;
     void* begin = mmap(nullptr, pages + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (begin == MAP_FAILED) { return cudaErrorMemoryAllocation; }
+    if (begin == MAP_FAILED) { return emulator::keep_error(cudaErrorMemoryAllocation); }
     char* end = static_cast<char*>(begin) + pages;
     if (mprotect(end, kPage, PROT_NONE) != 0) { return cudaErrorMemoryAllocation; }
     *pointer = end - rounded;
+    const std::lock_guard lock(mutex);
     mappings[*pointer] = {begin, pages + kPage};
     return cudaSuccess;
 }
 
+/// Waits for the device, as it does for memory of cudaMalloc.
 cudaError_t cudaFree(void* pointer) {
+    if (const cudaError_t refused = emulator::refuse_in_capture(); refused != cudaSuccess) { return refused; }
+    emulator::finish_all();
+    const std::lock_guard lock(mutex);
     const auto at = mappings.find(pointer);
     if (at == mappings.end()) { return pointer == nullptr ? cudaSuccess : cudaErrorInvalidValue; }
     munmap(at->second.begin, at->second.bytes);
@@ -96,18 +108,12 @@ cudaError_t cudaFree(void* pointer) {
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind) {
-    if (bytes > 0) { std::memcpy(to, from, bytes); }
-    return cudaSuccess;
+    return emulator::put(nullptr, [=] {
+        if (bytes > 0) { std::memcpy(to, from, bytes); }
+    });
 }
 cudaError_t cudaMemset(void* to, int value, std::size_t bytes) {
-    std::memset(to, value, bytes);
-    return cudaSuccess;
-}
-cudaError_t cudaDeviceSynchronize() {
-    return cudaSuccess;
-}
-cudaError_t cudaGetLastError() {
-    return cudaSuccess;
+    return emulator::put(nullptr, [=] { std::memset(to, value, bytes); });
 }
 const char* cudaGetErrorString(cudaError_t error) {
     return error == cudaSuccess ? "no error" : "an error";
@@ -132,43 +138,6 @@ cudaError_t cudaDriverGetVersion(int* version) {
     *version = 13000;
     return cudaSuccess;
 }
-cudaError_t cudaStreamCreate(cudaStream_t* stream) {
-    *stream = nullptr;
-    return cudaSuccess;
-}
-cudaError_t cudaStreamDestroy(cudaStream_t) {
-    return cudaSuccess;
-}
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
-    return cudaSuccess;
-}
-cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
-    emulator::captured = new Graph;
-    return cudaSuccess;
-}
-cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
-    *graph = reinterpret_cast<cudaGraph_t>(emulator::captured);
-    emulator::captured = nullptr;
-    return cudaSuccess;
-}
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
-    *executable = reinterpret_cast<cudaGraphExec_t>(new Graph(*reinterpret_cast<Graph*>(graph)));
-    return cudaSuccess;
-}
-cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t) {
-    for (auto& launch : *reinterpret_cast<Graph*>(executable)) {
-        launch();
-    }
-    return cudaSuccess;
-}
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
-    delete reinterpret_cast<Graph*>(executable);
-    return cudaSuccess;
-}
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-    delete reinterpret_cast<Graph*>(graph);
-    return cudaSuccess;
-}
 
 // What only the engine calls.
 cudaError_t cudaSetDevice(int) {
@@ -182,47 +151,18 @@ cudaError_t cudaMemGetInfo(std::size_t* free_bytes, std::size_t* total_bytes) {
     return cudaSuccess;
 }
 cudaError_t cudaHostAlloc(void** pointer, std::size_t bytes, unsigned) {
+    if (const cudaError_t refused = emulator::refuse_in_capture(); refused != cudaSuccess) { return refused; }
     *pointer = std::aligned_alloc(kPage, (bytes + kPage - 1) / kPage * kPage);
     std::memset(*pointer, 0xee, bytes);
+    const std::lock_guard lock(mutex);
+    pinned[*pointer] = bytes;
     return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* pointer) {
+    emulator::finish_all();
+    const std::lock_guard lock(mutex);
+    pinned.erase(pointer);
     std::free(pointer);
-    return cudaSuccess;
-}
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
-    return do_or_note([=] { std::memcpy(to, from, bytes); });
-}
-cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
-                              std::size_t width, std::size_t height, cudaMemcpyKind, cudaStream_t) {
-    return do_or_note([=] {
-        for (std::size_t row = 0; row < height; ++row) {
-            std::memcpy(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(from) + row * from_pitch,
-                        width);
-        }
-    });
-}
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-    *stream = reinterpret_cast<cudaStream_t>(std::uintptr_t{16});
-    return cudaSuccess;
-}
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
-    return cudaSuccess;
-}
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-    *event = reinterpret_cast<cudaEvent_t>(std::uintptr_t{16});
-    return cudaSuccess;
-}
-cudaError_t cudaEventDestroy(cudaEvent_t) {
-    return cudaSuccess;
-}
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
-    return cudaSuccess;
-}
-cudaError_t cudaEventQuery(cudaEvent_t) {
-    return cudaSuccess;
-}
-cudaError_t cudaEventSynchronize(cudaEvent_t) {
     return cudaSuccess;
 }
 
