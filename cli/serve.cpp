@@ -147,7 +147,11 @@ std::optional<base::Error> LocalStack::device_lost() const {
 }
 
 void LocalStack::drain_and_stop() {
-    if (gateway_ != nullptr) { gateway_->drain_and_stop(); }
+    if (gateway_ != nullptr && device_lost()) {
+        gateway_->give_up_and_stop();  // all workers of a process use one device: nobody is left to place requests at
+    } else if (gateway_ != nullptr) {
+        gateway_->drain_and_stop();
+    }
     for (auto worker = workers_.rbegin(); worker != workers_.rend(); ++worker) {
         (*worker)->drain_and_stop();
     }

@@ -139,6 +139,10 @@ void GatewayCore::drain_and_stop() {
     stop(state_->setup.options.drain_timeout);
 }
 
+void GatewayCore::give_up_and_stop() {
+    stop(kTickEvery);
+}
+
 void GatewayCore::stop(base::Duration drain_timeout) {
     State& s = *state_;
     if (!s.thread.joinable()) { return; }

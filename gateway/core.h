@@ -37,6 +37,8 @@ public:
     /// /ready and new requests get 503 from now on. Lets requests in work finish for at most the drain timeout, ends
     /// the rest with an error, joins the threads. Any thread but the gateway's own; the first call counts.
     void drain_and_stop();
+    /// The same without waiting for requests in work: they end with an error now.
+    void give_up_and_stop();
 
 private:
     struct State;

@@ -34,6 +34,8 @@ public:
     std::uint16_t port() const { return core_->port(); }
     /// /ready and new requests get 503, what is in work is finished within the drain timeout, then it stops.
     void drain_and_stop() { core_->drain_and_stop(); }
+    /// The same without waiting: what is in work ends with an error now. For when nobody can do it.
+    void give_up_and_stop() { core_->give_up_and_stop(); }
 
 private:
     explicit GatewayServer(std::unique_ptr<GatewayCore> core) : core_(std::move(core)) {}

@@ -25,7 +25,7 @@ def test_a_worker_process_ends_and_its_request_goes_on_elsewhere():
 
 @pytest.mark.parametrize("roles", [{"prefill": 1, "decode": 1}, {"prefill": 0, "decode": 0, "mixed": 1}], ids=["prefill and decode", "mixed"])
 def test_serve_ends_when_a_worker_of_it_is_lost(roles):
-    with harness.serve("--set", LOST_AFTER, "--set", "gateway.replace_wait_max_ms=500", **roles) as server:
+    with harness.serve("--set", LOST_AFTER, **roles) as server:
         server.wait_ready()
         answer = post(server.port, "/v1/completions", model=harness.MODEL_ID, prompt=CASE["prompt"], max_tokens=400, temperature=0, ignore_eos=True)
         assert answer.status == 503, answer.body  # it may be repeated: there is nobody else here
