@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
+
 #include <mutex>
 #include <random>
 #include <string>
@@ -13,6 +15,7 @@
 #include "cli/process.h"
 #include "decode_worker/decode_part.h"
 #include "engine/fault_engine.h"
+#include "engine/warm_up.h"
 #include "kv_cache/kv_cache.h"
 #include "kv_transfer/router.h"
 #include "net/fault.h"
@@ -56,6 +59,7 @@ void read_worker_config(base::Config& config, WorkerSetup& setup) {
     engine.deterministic = config.boolean("engine.deterministic", false);
     engine.prefill_attention = config.choice("engine.prefill_attention", "auto", {"auto", "mma", "wgmma"});
     engine.weight_format = config.choice("engine.weight_format", "auto", {"auto", "f32", "bf16", "fp8"});
+    setup.warm_up = config.boolean("engine.warm_up", true);
     engine.kv_dtype = config.choice("engine.kv_dtype", "auto", {"auto", "f32", "bf16"});
     engine.block_tokens = static_cast<std::uint32_t>(config.integer("engine.block_tokens", 16, 16, 1024));
     engine.kv_pool_bytes = static_cast<std::uint64_t>(config.integer("engine.kv_pool_bytes", 0, 0));
@@ -106,6 +110,13 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
     auto loaded = engine::load_engine(setup.engine, progress);
     if (!loaded) { return base::pass_on(loaded); }
     engine = std::move(*loaded);
+    if (setup.warm_up && !engine->kv_store().device().is_host_memory()) {
+        const auto begin = std::chrono::steady_clock::now();
+        auto warm = engine::warm_up(*engine, setup.engine.batch_tokens_max, setup.engine.batch_sequences_max);
+        if (!warm) { return base::pass_on(warm, "warming up (engine.warm_up)"); }
+        spdlog::info("warmed up in {:.1f} s",
+                     std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    }
     if (setup.device_lost_after_steps > 0) {
         spdlog::warn("the device is lost after {} steps by configuration", setup.device_lost_after_steps);
         engine = engine::make_fault_engine(std::move(engine), setup.device_lost_after_steps);

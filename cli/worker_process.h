@@ -30,6 +30,7 @@ struct WorkerSetup {
     worker::WorkerOptions limits;
     std::string kv_net_devices = "lo";          // network devices of the KV plane (net::UcxOptions)
     std::string kv_fault_plan;                  // net::parse_fault_plan; empty: none (tests)
+    bool warm_up = true;                        // on a GPU: engine::warm_up() before requests are taken
     std::uint64_t device_lost_after_steps = 0;  // engine::make_fault_engine; 0: never (tests)
 };
 

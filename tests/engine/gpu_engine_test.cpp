@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "device/cuda/cuda_device.h"
+#include "engine/warm_up.h"
 #include "kv_cache/kv_access.h"
 #include "tests/engine/support.h"
 
@@ -213,6 +214,7 @@ TEST_CASE("with the library's products a GPU engine still generates, and says in
     Setting fast(false);
     const auto fixed_engine = test_engine::load(fixed.options);
     const auto fast_engine = test_engine::load(fast.options);
+    REQUIRE(engine::warm_up(*fast_engine, 128, 9));
     Stream stream = make_stream(4, 300, 0);
     run_alone(*fast_engine, stream, 128, false);
     if (device::cuda_report().has_blas) { REQUIRE(fixed_engine->numerics_id() != fast_engine->numerics_id()); }

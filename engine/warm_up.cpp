@@ -1,0 +1,76 @@
+#include "engine/warm_up.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+namespace engine {
+namespace {
+
+class WarmUp {
+public:
+    explicit WarmUp(Engine& engine) : engine_(engine) {
+        for (std::uint32_t i = 0; i < engine.blocks_total(); ++i) {
+            blocks_.push_back(base::BlockId{i});
+        }
+    }
+
+    /// Tokens of one sequence that there is room for.
+    std::uint32_t room() const {
+        const std::uint64_t tokens = std::uint64_t{engine_.blocks_total()} * engine_.layout().block_tokens();
+        return static_cast<std::uint32_t>(std::min<std::uint64_t>(tokens, engine_.shape().context_tokens));
+    }
+
+    /// `sequences` sequences of `tokens` tokens each, whose next tokens are chosen greedily.
+    base::Result<void> step(std::uint32_t sequences, std::uint32_t tokens) {
+        const std::uint32_t block_tokens = engine_.layout().block_tokens();
+        const std::size_t blocks_each = (tokens + block_tokens - 1) / block_tokens;
+        const std::vector<base::TokenId> prompt(tokens, 0);
+        const SamplingParams params;
+        std::vector<BlockTable> tables(sequences);
+        Batch batch;
+        for (std::uint32_t i = 0; i < sequences; ++i) {
+            tables[i] = std::span(blocks_).subspan(i * blocks_each, blocks_each);
+            BatchEntry entry;
+            entry.sequence = base::SequenceId{i};
+            entry.tokens = prompt;
+            entry.block_tables = {&tables[i], 1};
+            entry.sample = true;
+            entry.sampler = {.params = &params, .prompt = prompt, .generated = {}, .masked_tokens = {}};
+            batch.entries.push_back(entry);
+        }
+        const auto result = engine_.collect(engine_.launch(std::move(batch)));
+        if (!result) { return base::pass_on(result); }
+        return {};
+    }
+
+private:
+    Engine& engine_;
+    std::vector<base::BlockId> blocks_;
+};
+
+/// The next number of sequences: as fine as recorded steps are at most.
+std::uint32_t next_size(std::uint32_t sequences) {
+    return sequences < 8 ? sequences + 1 : (sequences / 8 + 1) * 8;
+}
+
+}  // namespace
+
+base::Result<void> warm_up(Engine& engine, std::uint32_t batch_tokens_max, std::uint32_t batch_sequences_max) {
+    WarmUp run(engine);
+    const std::uint32_t chunk_max = std::min(batch_tokens_max, run.room());
+    for (std::uint64_t tokens = 16; tokens < 2 * std::uint64_t{chunk_max}; tokens *= 2) {
+        const auto chunk = static_cast<std::uint32_t>(std::min<std::uint64_t>(tokens, chunk_max));
+        if (auto done = run.step(1, chunk); !done) { return done; }
+    }
+    const std::uint32_t sequences_max = std::min({batch_sequences_max, batch_tokens_max, engine.blocks_total()});
+    for (std::uint32_t sequences = 0; sequences < sequences_max;) {
+        sequences = std::min(next_size(sequences), sequences_max);
+        for (int time = 0; time < 2; ++time) {
+            if (auto done = run.step(sequences, 1); !done) { return done; }
+        }
+    }
+    return {};
+}
+
+}  // namespace engine
