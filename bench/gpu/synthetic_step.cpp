@@ -5,6 +5,8 @@
 #include <cstring>
 #include <random>
 
+#include "engine/kernels/cuda/dependent_launch.h"
+
 namespace gpu_bench {
 namespace {
 
@@ -320,6 +322,7 @@ cudaError_t SyntheticModel::run_in_all_layers(Operator which, std::int32_t rows,
 cudaError_t SyntheticModel::layers(Operator attention, std::int32_t rows, std::int32_t context_tokens_max,
                                    cudaStream_t stream) {
     const StepShape& s = options_.shape;
+    cuda::interrupt_dependent_launches();  // copies came before
     STEP_TRY(cuda::embed(embedding_, s.vocabulary, s.hidden, tokens_, rows, residual_, stream));
     for (std::int32_t i = 0; i < s.layers; ++i) {
         const Layer& layer = layers_[static_cast<std::size_t>(i)];

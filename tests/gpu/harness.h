@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "engine/kernels/cuda/dependent_launch.h"
 #include "engine/kernels/cuda/launch.h"
 
 /// What the parts of gpu_check share. No test framework: the program must build with the toolkit alone.
@@ -119,12 +120,17 @@ public:
     const T* get() const { return reinterpret_cast<const T*>(static_cast<const std::byte*>(memory_) + kGuard); }
     std::size_t size() const { return count_; }
 
-    void poison() { GPU_REQUIRE(cudaMemset(get(), 0xff, bytes())); }
+    void poison() {
+        engine::cuda::interrupt_dependent_launches();
+        GPU_REQUIRE(cudaMemset(get(), 0xff, bytes()));
+    }
     void upload(const std::vector<T>& values) {
+        engine::cuda::interrupt_dependent_launches();
         GPU_REQUIRE(cudaMemcpy(get(), values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice));
     }
     /// Waits for the device.
     std::vector<T> download() const {
+        engine::cuda::interrupt_dependent_launches();
         GPU_REQUIRE(cudaDeviceSynchronize());
         std::vector<T> values(count_);
         if (count_ > 0) { GPU_REQUIRE(cudaMemcpy(values.data(), get(), bytes(), cudaMemcpyDeviceToHost)); }

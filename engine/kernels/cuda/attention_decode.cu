@@ -43,6 +43,8 @@ __host__ __device__ inline std::size_t aligned256(std::size_t bytes) {
 template <int kHeadDim, bool kDirect>
 __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<kHeadDim>)
     decode_kernel(AttentionArguments a, DecodeRows rows, Partials partials) {
+    wait_for_previous();
+    let_next_start();
     extern __shared__ __align__(16) unsigned char shared[];
     __shared__ __align__(16) unsigned char weights_shared[16 * kWeightStride];
     __shared__ float largest_shared[kWarps][16];
@@ -224,6 +226,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor<kHeadDim>)
 template <int kHeadDim>
 __global__ void __launch_bounds__(kThreads)
     merge_kernel(AttentionArguments a, DecodeRows rows, Partials partials, int partitions) {
+    wait_for_previous();
+    let_next_start();
     const int i_row = static_cast<int>(blockIdx.x);
     const int head = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.x) / kWarp;
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -276,15 +280,13 @@ cudaError_t launch_piece(const AttentionArguments& a, const DecodeRows& decode_r
         const cudaError_t error =
             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes<kHeadDim>);
         if (error != cudaSuccess) { return error; }
-        kernel<<<grid, kThreads, kSharedBytes<kHeadDim>, stream>>>(a, decode_rows, partials);
-        return cudaGetLastError();
+        return launch_kernel(kernel, grid, kThreads, kSharedBytes<kHeadDim>, stream, a, decode_rows, partials);
     };
     if (partitions == 1) { return run(decode_kernel<kHeadDim, true>); }
     const cudaError_t error = run(decode_kernel<kHeadDim, false>);
     if (error != cudaSuccess) { return error; }
     const dim3 merge_grid(static_cast<unsigned>(rows), static_cast<unsigned>(ceil_div(a.heads_q, kWarps)));
-    merge_kernel<kHeadDim><<<merge_grid, kThreads, 0, stream>>>(a, decode_rows, partials, partitions);
-    return cudaGetLastError();
+    return launch_kernel(merge_kernel<kHeadDim>, merge_grid, kThreads, 0, stream, a, decode_rows, partials, partitions);
 }
 
 constexpr int kRowsMax = 65535;  // of a piece: the grid's third dimension

@@ -113,6 +113,8 @@ __device__ __forceinline__ void clear_values(unsigned char* v_stage, int first) 
 template <int kHeadDim>
 __global__ void __launch_bounds__(kThreads, 1)
     hopper_kernel(AttentionArguments a, const __grid_constant__ KvPoolMap map, const PrefillTile* tiles) {
+    wait_for_previous();
+    let_next_start();
     extern __shared__ __align__(16) unsigned char raw_shared[];
     constexpr int kDimTiles = kHeadDim / 8;
     const PrefillTile tile = tiles[blockIdx.x];
@@ -307,8 +309,7 @@ cudaError_t launch(const AttentionArguments& a, const KvPoolMap& map, const Pref
                                                    kSharedBytes<kHeadDim>);
     if (error != cudaSuccess) { return error; }
     const dim3 grid(static_cast<unsigned>(tile_count), static_cast<unsigned>(a.kv.kv_heads));
-    hopper_kernel<kHeadDim><<<grid, kThreads, kSharedBytes<kHeadDim>, stream>>>(a, map, tiles);
-    return cudaGetLastError();
+    return launch_kernel(hopper_kernel<kHeadDim>, grid, kThreads, kSharedBytes<kHeadDim>, stream, a, map, tiles);
 }
 
 }  // namespace

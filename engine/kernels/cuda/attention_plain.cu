@@ -77,6 +77,8 @@ __device__ void attend_row(const AttentionArguments& a, std::size_t row, int hea
 
 __global__ void __launch_bounds__(kThreads)
     plain_prefill_kernel(AttentionArguments a, const PrefillTile* tiles, int tile_tokens) {
+    wait_for_previous();
+    let_next_start();
     const PrefillTile tile = tiles[blockIdx.x / tile_tokens];
     const int token = static_cast<int>(blockIdx.x) % tile_tokens;
     if (token >= tile.rows) { return; }
@@ -87,6 +89,8 @@ __global__ void __launch_bounds__(kThreads)
 __global__ void __launch_bounds__(kThreads)
     plain_decode_kernel(AttentionArguments a, const std::int32_t* row_sequence, const std::int32_t* row_position,
                         const std::int32_t* row_index) {
+    wait_for_previous();
+    let_next_start();
     const std::int32_t row = row_index == nullptr ? static_cast<std::int32_t>(blockIdx.x) : row_index[blockIdx.x];
     if (row < 0) { return; }
     const std::int32_t position = row_position[row];
@@ -101,8 +105,7 @@ cudaError_t attention_plain_prefill(const AttentionArguments& a, const PrefillTi
     const int tile_tokens = prefill_tile_tokens(a.heads_q, a.kv.kv_heads);
     if (std::int64_t{tile_count} * tile_tokens > 0x7fffffff || a.heads_q > 65535) { return cudaErrorInvalidValue; }
     const dim3 grid(static_cast<unsigned>(tile_count * tile_tokens), static_cast<unsigned>(a.heads_q));
-    plain_prefill_kernel<<<grid, kThreads, 0, stream>>>(a, tiles, tile_tokens);
-    return cudaGetLastError();
+    return launch_kernel(plain_prefill_kernel, grid, kThreads, 0, stream, a, tiles, tile_tokens);
 }
 
 cudaError_t attention_plain_decode(const AttentionArguments& a, const std::int32_t* row_sequence,
@@ -110,8 +113,7 @@ cudaError_t attention_plain_decode(const AttentionArguments& a, const std::int32
                                    cudaStream_t stream) {
     if (a.heads_q > 65535) { return cudaErrorInvalidValue; }
     const dim3 grid(static_cast<unsigned>(rows), static_cast<unsigned>(a.heads_q));
-    plain_decode_kernel<<<grid, kThreads, 0, stream>>>(a, row_sequence, row_position, row_index);
-    return cudaGetLastError();
+    return launch_kernel(plain_decode_kernel, grid, kThreads, 0, stream, a, row_sequence, row_position, row_index);
 }
 
 }  // namespace engine::cuda

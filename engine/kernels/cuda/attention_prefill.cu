@@ -18,6 +18,8 @@ constexpr int kSharedBytes = kStageBytes<kHeadDim> + kHeadDim / 8 * kThreads * 1
 
 template <int kHeadDim>
 __global__ void __launch_bounds__(kThreads, 1) prefill_kernel(AttentionArguments a, const PrefillTile* tiles) {
+    wait_for_previous();
+    let_next_start();
     extern __shared__ __align__(16) unsigned char shared[];
     constexpr int kDimTiles = kHeadDim / 8;
     const PrefillTile tile = tiles[blockIdx.x];
@@ -180,8 +182,7 @@ cudaError_t launch(const AttentionArguments& a, const PrefillTile* tiles, std::i
                                                    cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes<kHeadDim>);
     if (error != cudaSuccess) { return error; }
     const dim3 grid(static_cast<unsigned>(tile_count), static_cast<unsigned>(a.kv.kv_heads));
-    prefill_kernel<kHeadDim><<<grid, kThreads, kSharedBytes<kHeadDim>, stream>>>(a, tiles);
-    return cudaGetLastError();
+    return launch_kernel(prefill_kernel<kHeadDim>, grid, kThreads, kSharedBytes<kHeadDim>, stream, a, tiles);
 }
 
 }  // namespace

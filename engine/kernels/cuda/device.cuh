@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "engine/kernels/cuda/dependent_launch.cuh"
 #include "engine/kernels/cuda/launch.h"
 
 namespace engine::cuda {
@@ -136,12 +137,13 @@ __device__ __forceinline__ void multiply_add_fp8(float (&c)[4], const unsigned (
 #endif
 }
 
-/// 16 bytes that are read once: past the L1 cache.
+/// 16 bytes of weights, which are read once: past the L1 cache. Never of anything that a kernel writes
+/// (dependent_launch.cuh). It stays before or after wait_for_previous(), as written.
 __device__ __forceinline__ uint4 load_streaming(const void* source) {
     uint4 v;
-    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-        : "l"(source));
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(source));
     return v;
 }
 

@@ -33,6 +33,8 @@ __device__ __forceinline__ void store_unit(Bf16* to, const float (&x)[kUnit]) {
 /// partners in the upper half. kUnit = 2 where head_dim is a multiple of 4.
 template <int kUnit>
 __global__ void __launch_bounds__(kThreads) rope_append_kernel(RopeAppendArguments a) {
+    wait_for_previous();
+    let_next_start();
     constexpr int kUnitsPerLane = kHeadDimMax / 2 / kUnit / kWarp;
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     const int head = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.x) / kWarp;
@@ -122,6 +124,8 @@ __global__ void __launch_bounds__(kThreads) rope_append_kernel(RopeAppendArgumen
 /// blockIdx.y: (layer, part, head); x and threads: (token, piece of its head_dim elements).
 template <class Piece, bool kGather>
 __global__ void __launch_bounds__(kThreads) kv_copy_kernel(KvCopyArguments a, Piece* buffer, int pieces) {
+    wait_for_previous();
+    let_next_start();
     const int tokens = a.token_end - a.token_begin;
     const int index = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
     if (index >= tokens * pieces) { return; }
@@ -159,11 +163,11 @@ cudaError_t kv_copy(const KvCopyArguments& a, void* buffer, cudaStream_t stream)
     if (planes > 65535 || work > 0x7fffff00) { return cudaErrorInvalidValue; }
     const dim3 grid(static_cast<unsigned>((work + kThreads - 1) / kThreads), static_cast<unsigned>(planes));
     if (wide) {
-        kv_copy_kernel<uint4, kGather><<<grid, kThreads, 0, stream>>>(a, static_cast<uint4*>(buffer), pieces);
-    } else {
-        kv_copy_kernel<unsigned, kGather><<<grid, kThreads, 0, stream>>>(a, static_cast<unsigned*>(buffer), pieces);
+        return launch_kernel(kv_copy_kernel<uint4, kGather>, grid, kThreads, 0, stream, a, static_cast<uint4*>(buffer),
+                             pieces);
     }
-    return cudaGetLastError();
+    return launch_kernel(kv_copy_kernel<unsigned, kGather>, grid, kThreads, 0, stream, a,
+                         static_cast<unsigned*>(buffer), pieces);
 }
 
 }  // namespace
@@ -177,12 +181,7 @@ cudaError_t rope_and_append(const RopeAppendArguments& a, cudaStream_t stream) {
     if (a.rows == 0) { return cudaSuccess; }
     const dim3 grid(static_cast<unsigned>(a.rows),
                     static_cast<unsigned>(ceil_div(a.heads_q + 2 * a.kv.kv_heads, kWarps)));
-    if (d % 4 == 0) {
-        rope_append_kernel<2><<<grid, kThreads, 0, stream>>>(a);
-    } else {
-        rope_append_kernel<1><<<grid, kThreads, 0, stream>>>(a);
-    }
-    return cudaGetLastError();
+    return launch_kernel(d % 4 == 0 ? rope_append_kernel<2> : rope_append_kernel<1>, grid, kThreads, 0, stream, a);
 }
 
 cudaError_t kv_gather(const KvCopyArguments& arguments, void* out, cudaStream_t stream) {

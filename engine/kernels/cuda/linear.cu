@@ -13,6 +13,8 @@ constexpr int kWarps = kThreads / kWarp;
 template <LinearOutput kOutput>
 __global__ void __launch_bounds__(kThreads)
     plain_kernel(const Bf16* w, int outputs, int inputs, const Bf16* x, void* y) {
+    wait_for_previous();
+    let_next_start();
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     const int output = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.x) / kWarp;
     if (output >= outputs) { return; }
@@ -32,24 +34,25 @@ cudaError_t linear_plain(const DeviceMatrix& w, const Bf16* x, std::int32_t rows
     const int blocks = ceil_div(w.outputs, kWarps);
     if (blocks > 65535) { return cudaErrorInvalidValue; }
     const dim3 grid(static_cast<unsigned>(rows), static_cast<unsigned>(blocks));
-    const auto run = [&](auto kernel) { kernel<<<grid, kThreads, 0, stream>>>(w.data, w.outputs, w.inputs, x, y); };
+    const auto run = [&](auto kernel) {
+        return launch_kernel(kernel, grid, kThreads, 0, stream, w.data, w.outputs, w.inputs, x, y);
+    };
     switch (output) {
         case LinearOutput::bf16:
-            run(plain_kernel<LinearOutput::bf16>);
-            break;
+            return run(plain_kernel<LinearOutput::bf16>);
         case LinearOutput::f32:
-            run(plain_kernel<LinearOutput::f32>);
-            break;
+            return run(plain_kernel<LinearOutput::f32>);
         case LinearOutput::accumulate:
-            run(plain_kernel<LinearOutput::accumulate>);
-            break;
+            return run(plain_kernel<LinearOutput::accumulate>);
     }
-    return cudaGetLastError();
+    return cudaErrorInvalidValue;
 }
 
 /// One block per row.
 __global__ void __launch_bounds__(kThreads)
     quantize_kernel(const Bf16* x, int width, std::uint8_t* out, float* scales) {
+    wait_for_previous();
+    let_next_start();
     __shared__ float shared[kWarps];
     const std::size_t row = blockIdx.x;
     const Bf16* source = x + row * width;
@@ -107,8 +110,7 @@ cudaError_t quantize_rows_fp8(const Bf16* x, std::int32_t rows, std::int32_t wid
                               cudaStream_t stream) {
     if (rows < 0 || width <= 0 || width % 16 != 0) { return cudaErrorInvalidValue; }
     if (rows == 0) { return cudaSuccess; }
-    quantize_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(x, width, out, scales);
-    return cudaGetLastError();
+    return launch_kernel(quantize_kernel, static_cast<unsigned>(rows), kThreads, 0, stream, x, width, out, scales);
 }
 
 }  // namespace engine::cuda

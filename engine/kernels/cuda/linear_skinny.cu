@@ -15,9 +15,16 @@ __host__ __device__ constexpr int pieces_at_once() {
     return kOutputTiles * kRowTiles <= 4 ? 2 : 1;
 }
 
+/// Blocks of a multiprocessor: two, or three where their registers are just a few too many for it else.
+template <Element kElement, int kOutputTiles, int kRowTiles>
+__host__ __device__ constexpr int blocks_per_processor() {
+    return kElement == Element::fp8 && kOutputTiles == 1 && kRowTiles == 2 ? 3 : 2;
+}
+
 /// kOutputTiles tiles of 16 outputs, kRowTiles tiles of 8 rows.
 template <Element kElement, int kOutputTiles, int kRowTiles, LinearOutput kOutput>
-__global__ void __launch_bounds__(kThreads, 2) skinny_kernel(ProductArguments product, void* y) {
+__global__ void __launch_bounds__(kThreads, blocks_per_processor<kElement, kOutputTiles, kRowTiles>())
+    skinny_kernel(ProductArguments product, void* y) {
     const int outputs = product.outputs;
     const int units = product.units;
     const int rows = product.rows;
@@ -45,9 +52,34 @@ __global__ void __launch_bounds__(kThreads, 2) skinny_kernel(ProductArguments pr
             w_rows[m][h] = product.w + static_cast<std::size_t>(output) * units + 8 * t;
         }
     }
+    const uint4 zeros = make_uint4(0, 0, 0, 0);
+    // kUnroll pieces of W, from k on: all loads first, so that they are in flight together. `there(at)`: whether this
+    // thread's 8 units of the piece at `at` are inside the slice (units are a multiple of 8: all 8 or none).
+    using Weights = uint4[kUnroll][kOutputTiles][2];
+    const auto load_weights = [&](Weights& w_piece, int k, auto there) {
+#pragma unroll
+        for (int u = 0; u < kUnroll; ++u) {
+            const int at = k + u * kPiece;
+#pragma unroll
+            for (int m = 0; m < kOutputTiles; ++m) {
+#pragma unroll
+                for (int h = 0; h < 2; ++h) {
+                    w_piece[u][m][h] = there(at) ? load_streaming(w_rows[m][h] + at) : zeros;
+                }
+            }
+        }
+    };
+    const auto inside = [&](int at) { return at + 8 * t < end; };
+
+    // Weights alone: the kernel before may still be writing x, and reading what will be y.
+    constexpr bool kWeightsFirst = kRowTiles < 8;  // the registers hold no more there
+    [[maybe_unused]] Weights first;
+    if constexpr (kWeightsFirst) { load_weights(first, begin, inside); }
+    wait_for_previous();
+    let_next_start();
+
     const Bf16* x_rows = product.x + static_cast<std::size_t>(g) * units + 8 * t;
     const std::size_t x_stride = static_cast<std::size_t>(8) * units;  // from a tile of rows to the next
-
     float acc[kOutputTiles][kRowTiles][4];
 #pragma unroll
     for (int m = 0; m < kOutputTiles; ++m) {
@@ -64,22 +96,8 @@ __global__ void __launch_bounds__(kThreads, 2) skinny_kernel(ProductArguments pr
     for (int n = 0; n < kRowTiles; ++n) {
         row_there[n] = n * 8 + g < rows;
     }
-    const uint4 zeros = make_uint4(0, 0, 0, 0);
-    // kUnroll pieces from k on: all loads of W first, so that they are in flight together. `there(at)`: whether this
-    // thread's 8 units of the piece at `at` are inside the slice.
-    const auto add_pieces = [&](int k, auto there) {
-        uint4 w_piece[kUnroll][kOutputTiles][2];
-#pragma unroll
-        for (int u = 0; u < kUnroll; ++u) {
-            const int at = k + u * kPiece;
-#pragma unroll
-            for (int m = 0; m < kOutputTiles; ++m) {
-#pragma unroll
-                for (int h = 0; h < 2; ++h) {
-                    w_piece[u][m][h] = there(at) ? load_streaming(w_rows[m][h] + at) : zeros;
-                }
-            }
-        }
+    // The products of what load_weights(w_piece, k, there) has brought.
+    const auto add_pieces = [&](const Weights& w_piece, int k, auto there) {
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
             const int at = k + u * kPiece;
@@ -87,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, 2) skinny_kernel(ProductArguments pr
             for (int n = 0; n < kRowTiles; ++n) {
                 uint4 x_piece = zeros;
                 if (row_there[n] && there(at)) {
-                    x_piece = __ldg(reinterpret_cast<const uint4*>(x_rows + n * x_stride + at));
+                    x_piece = *reinterpret_cast<const uint4*>(x_rows + n * x_stride + at);
                 }
 #pragma unroll
                 for (int m = 0; m < kOutputTiles; ++m) {
@@ -97,11 +115,20 @@ __global__ void __launch_bounds__(kThreads, 2) skinny_kernel(ProductArguments pr
         }
     };
     int k = begin;
-    for (; k + kUnroll * kPiece <= end; k += kUnroll * kPiece) {
-        add_pieces(k, [](int) { return true; });
+    if constexpr (kWeightsFirst) {
+        add_pieces(first, begin, inside);
+        k += kUnroll * kPiece;
     }
-    if (k < end) {  // units are a multiple of 8: all 8 of a thread or none
-        add_pieces(k, [&](int at) { return at + 8 * t < end; });
+    for (; k + kUnroll * kPiece <= end; k += kUnroll * kPiece) {
+        const auto always = [](int) { return true; };
+        Weights w_piece;
+        load_weights(w_piece, k, always);
+        add_pieces(w_piece, k, always);
+    }
+    if (k < end) {
+        Weights w_piece;
+        load_weights(w_piece, k, inside);
+        add_pieces(w_piece, k, inside);
     }
 #pragma unroll
     for (int m = 0; m < kOutputTiles; ++m) {
@@ -131,19 +158,16 @@ __global__ void __launch_bounds__(kThreads, 2) skinny_kernel(ProductArguments pr
 template <Element kElement, int kOutputTiles, int kRowTiles>
 cudaError_t launch(const ProductArguments& product, LinearOutput output, void* y, cudaStream_t stream) {
     const auto grid = static_cast<unsigned>(ceil_div(product.outputs, kOutputTiles * 16));
-    const auto run = [&](auto kernel) { kernel<<<grid, kThreads, 0, stream>>>(product, y); };
+    const auto run = [&](auto kernel) { return launch_kernel(kernel, grid, kThreads, 0, stream, product, y); };
     switch (output) {
         case LinearOutput::bf16:
-            run(skinny_kernel<kElement, kOutputTiles, kRowTiles, LinearOutput::bf16>);
-            break;
+            return run(skinny_kernel<kElement, kOutputTiles, kRowTiles, LinearOutput::bf16>);
         case LinearOutput::f32:
-            run(skinny_kernel<kElement, kOutputTiles, kRowTiles, LinearOutput::f32>);
-            break;
+            return run(skinny_kernel<kElement, kOutputTiles, kRowTiles, LinearOutput::f32>);
         case LinearOutput::accumulate:
-            run(skinny_kernel<kElement, kOutputTiles, kRowTiles, LinearOutput::accumulate>);
-            break;
+            return run(skinny_kernel<kElement, kOutputTiles, kRowTiles, LinearOutput::accumulate>);
     }
-    return cudaGetLastError();
+    return cudaErrorInvalidValue;
 }
 
 /// Outputs from which a block makes 32 of them: x is read half as often then, and there are still enough blocks.

@@ -42,6 +42,8 @@ __device__ __forceinline__ void copy_operand(const Bf16* matrix, int rows, int u
 
 template <Element kElement, LinearOutput kOutput>
 __global__ void __launch_bounds__(kThreads, 1) wide_kernel(ProductArguments product, void* y) {
+    wait_for_previous();
+    let_next_start();
     extern __shared__ __align__(128) unsigned char shared[];
     const int outputs = product.outputs;
     const int units = product.units;
@@ -169,8 +171,7 @@ cudaError_t launch(const ProductArguments& product, void* y, cudaStream_t stream
     const int output_tiles = ceil_div(product.outputs, kTileOutputs);
     if (output_tiles > 65535) { return cudaErrorInvalidValue; }
     const dim3 grid(static_cast<unsigned>(ceil_div(product.rows, kTileRows)), static_cast<unsigned>(output_tiles));
-    wide_kernel<kElement, kOutput><<<grid, kThreads, kSharedBytes, stream>>>(product, y);
-    return cudaGetLastError();
+    return launch_kernel(wide_kernel<kElement, kOutput>, grid, kThreads, kSharedBytes, stream, product, y);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <map>
 #include <tuple>
 
+#include "engine/kernels/cuda/dependent_launch.h"
 #include "engine/kernels/cuda/linear.h"
 
 namespace engine::cuda {
@@ -151,6 +152,7 @@ private:
         if (describe(shape, rows, w_scales, x_scales, problem) != CUBLAS_STATUS_SUCCESS) {
             return cudaErrorNotSupported;
         }
+        interrupt_dependent_launches();  // the library's kernels let the next one start when they like
         const float alpha = 1;
         const float beta = shape.output == LinearOutput::accumulate ? 1.0f : 0.0f;
         // The bucket's algorithm; where the library refuses it for this number of rows, one of its own.

@@ -14,6 +14,8 @@ constexpr std::int64_t kBlocksMax = 132 * 16;  // of grid-stride loops: enough f
 
 __global__ void __launch_bounds__(kThreads)
     embed_kernel(const Bf16* table, int vocabulary, int hidden, const std::int32_t* tokens, float* out) {
+    wait_for_previous();
+    let_next_start();
     const std::size_t row = blockIdx.x;
     const std::int32_t token = tokens[row];
     const bool idle = token < 0 || token >= vocabulary;
@@ -40,6 +42,8 @@ template <int kVectors, bool kQuantize>
 __global__ void __launch_bounds__(kThreads)
     norm_kernel(const float* x, float* residual, const float* delta, const float* bias, const float* weight, float eps,
                 int width, Bf16* out, QuantizedRows quantized) {
+    wait_for_previous();
+    let_next_start();
     static_assert(kVectors > 0 || !kQuantize);
     __shared__ float shared[kThreads / kWarp];
     const std::size_t begin = static_cast<std::size_t>(blockIdx.x) * width;
@@ -137,24 +141,16 @@ cudaError_t launch_norm(const float* x, float* residual, const float* delta, con
     const int vectors = width % 4 == 0 ? ceil_div(width, kThreads * 4) : 0;
     const bool quantize = quantized.data != nullptr;
     const auto run = [&](auto kernel) {
-        kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(x, residual, delta, bias, weight, eps, width, out,
-                                                                     quantized);
+        return launch_kernel(kernel, static_cast<unsigned>(rows), kThreads, 0, stream, x, residual, delta, bias, weight,
+                             eps, width, out, quantized);
     };
-    if (vectors == 1) {
-        run(quantize ? norm_kernel<1, true> : norm_kernel<1, false>);
-    } else if (vectors == 2) {
-        run(quantize ? norm_kernel<2, true> : norm_kernel<2, false>);
-    } else if (vectors == 3 || vectors == 4) {
-        run(quantize ? norm_kernel<4, true> : norm_kernel<4, false>);
-    } else if (vectors > 4 && vectors <= 8) {
-        run(quantize ? norm_kernel<8, true> : norm_kernel<8, false>);
-    } else {
-        run(norm_kernel<0, false>);
-        const cudaError_t error = cudaGetLastError();
-        if (!quantize || error != cudaSuccess) { return error; }
-        return quantize_rows_fp8(out, rows, width, quantized.data, quantized.scales, stream);
-    }
-    return cudaGetLastError();
+    if (vectors == 1) { return run(quantize ? norm_kernel<1, true> : norm_kernel<1, false>); }
+    if (vectors == 2) { return run(quantize ? norm_kernel<2, true> : norm_kernel<2, false>); }
+    if (vectors == 3 || vectors == 4) { return run(quantize ? norm_kernel<4, true> : norm_kernel<4, false>); }
+    if (vectors > 4 && vectors <= 8) { return run(quantize ? norm_kernel<8, true> : norm_kernel<8, false>); }
+    const cudaError_t error = run(norm_kernel<0, false>);
+    if (!quantize || error != cudaSuccess) { return error; }
+    return quantize_rows_fp8(out, rows, width, quantized.data, quantized.scales, stream);
 }
 
 __device__ __forceinline__ float swiglu_of(float gate, float up) {
@@ -174,6 +170,8 @@ __device__ __forceinline__ uint4 swiglu_vector(const Bf16* gate, const Bf16* up)
 
 template <bool kWide>
 __global__ void __launch_bounds__(kThreads) swiglu_kernel(const Bf16* gate_up, int width, Bf16* out) {
+    wait_for_previous();
+    let_next_start();
     const std::size_t row = blockIdx.x;
     const Bf16* gate = gate_up + row * 2 * width;
     const Bf16* up = gate + width;
@@ -192,6 +190,8 @@ constexpr int kRowThreads = 1024;
 template <int kVectors>
 __global__ void __launch_bounds__(kRowThreads)
     swiglu_fp8_kernel(const Bf16* gate_up, int width, Bf16* out, QuantizedRows quantized) {
+    wait_for_previous();
+    let_next_start();
     __shared__ float shared[kRowThreads / kWarp];
     const std::size_t row = blockIdx.x;
     const Bf16* gate = gate_up + row * 2 * width;
@@ -222,6 +222,8 @@ __global__ void __launch_bounds__(kRowThreads)
 template <class Piece>
 __global__ void __launch_bounds__(kThreads)
     gather_kernel(const Piece* source, std::size_t pieces, const std::int32_t* row_index, Piece* out) {
+    wait_for_previous();
+    let_next_start();
     const std::size_t row = blockIdx.x;
     const std::int32_t from = row_index[row];
     for (std::size_t i = threadIdx.x; i < pieces; i += kThreads) {
@@ -234,6 +236,8 @@ __global__ void __launch_bounds__(kThreads)
 template <class From, class To, class Convert>
 __global__ void __launch_bounds__(kThreads)
     convert_kernel(const From* source, std::size_t elements, To* out, Convert convert) {
+    wait_for_previous();
+    let_next_start();
     const std::size_t stride = static_cast<std::size_t>(gridDim.x) * kThreads;
     for (std::size_t i = static_cast<std::size_t>(blockIdx.x) * kThreads + threadIdx.x; i < elements; i += stride) {
         out[i] = convert(source[i]);
@@ -254,9 +258,9 @@ template <class Convert, class From, class To>
 cudaError_t convert(const From* source, std::size_t elements, To* out, cudaStream_t stream) {
     if (elements == 0) { return cudaSuccess; }
     const auto blocks = static_cast<std::int64_t>((elements + kThreads - 1) / kThreads);
-    convert_kernel<<<static_cast<unsigned>(blocks < kBlocksMax ? blocks : kBlocksMax), kThreads, 0, stream>>>(
-        source, elements, out, Convert{});
-    return cudaGetLastError();
+    return launch_kernel(convert_kernel<From, To, Convert>,
+                         static_cast<unsigned>(blocks < kBlocksMax ? blocks : kBlocksMax), kThreads, 0, stream, source,
+                         elements, out, Convert{});
 }
 
 }  // namespace
@@ -265,8 +269,8 @@ cudaError_t embed(const Bf16* table, std::int32_t vocabulary, std::int32_t hidde
                   std::int32_t rows, float* out, cudaStream_t stream) {
     if (rows < 0 || hidden <= 0) { return cudaErrorInvalidValue; }
     if (rows == 0) { return cudaSuccess; }
-    embed_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(table, vocabulary, hidden, tokens, out);
-    return cudaGetLastError();
+    return launch_kernel(embed_kernel, static_cast<unsigned>(rows), kThreads, 0, stream, table, vocabulary, hidden,
+                         tokens, out);
 }
 
 cudaError_t rms_norm(const float* x, const float* weight, float eps, std::int32_t rows, std::int32_t width, Bf16* out,
@@ -288,21 +292,17 @@ cudaError_t swiglu(const Bf16* gate_up, std::int32_t rows, std::int32_t width, B
     const int vectors = ceil_div(width, kRowThreads * 8);
     if (quantize && vectors <= 4) {
         const auto run = [&](auto kernel) {
-            kernel<<<static_cast<unsigned>(rows), kRowThreads, 0, stream>>>(gate_up, width, out, quantized);
+            return launch_kernel(kernel, static_cast<unsigned>(rows), kRowThreads, 0, stream, gate_up, width, out,
+                                 quantized);
         };
-        run(vectors == 1 ? swiglu_fp8_kernel<1> : vectors == 2 ? swiglu_fp8_kernel<2> : swiglu_fp8_kernel<4>);
-        return cudaGetLastError();
+        return run(vectors == 1 ? swiglu_fp8_kernel<1> : vectors == 2 ? swiglu_fp8_kernel<2> : swiglu_fp8_kernel<4>);
     }
     const bool wide = width % 8 == 0;
     const int blocks = ceil_div(width, kThreads * (wide ? 8 : 1));
     if (blocks > 65535) { return cudaErrorInvalidValue; }
     const dim3 grid(static_cast<unsigned>(rows), static_cast<unsigned>(blocks));
-    if (wide) {
-        swiglu_kernel<true><<<grid, kThreads, 0, stream>>>(gate_up, width, out);
-    } else {
-        swiglu_kernel<false><<<grid, kThreads, 0, stream>>>(gate_up, width, out);
-    }
-    const cudaError_t error = cudaGetLastError();
+    const cudaError_t error = launch_kernel(wide ? swiglu_kernel<true> : swiglu_kernel<false>, grid, kThreads, 0,
+                                            stream, gate_up, width, out);
     if (!quantize || error != cudaSuccess) { return error; }
     return quantize_rows_fp8(out, rows, width, quantized.data, quantized.scales, stream);
 }
@@ -313,13 +313,11 @@ cudaError_t gather_rows(const void* source, std::size_t row_bytes, const std::in
     if (rows == 0 || row_bytes == 0) { return cudaSuccess; }
     const auto grid = static_cast<unsigned>(rows);
     if (row_bytes % 16 == 0) {
-        gather_kernel<<<grid, kThreads, 0, stream>>>(static_cast<const uint4*>(source), row_bytes / 16, row_index,
-                                                     static_cast<uint4*>(out));
-    } else {
-        gather_kernel<<<grid, kThreads, 0, stream>>>(static_cast<const unsigned*>(source), row_bytes / 4, row_index,
-                                                     static_cast<unsigned*>(out));
+        return launch_kernel(gather_kernel<uint4>, grid, kThreads, 0, stream, static_cast<const uint4*>(source),
+                             row_bytes / 16, row_index, static_cast<uint4*>(out));
     }
-    return cudaGetLastError();
+    return launch_kernel(gather_kernel<unsigned>, grid, kThreads, 0, stream, static_cast<const unsigned*>(source),
+                         row_bytes / 4, row_index, static_cast<unsigned*>(out));
 }
 
 cudaError_t to_bf16(const float* source, std::size_t elements, Bf16* out, cudaStream_t stream) {

@@ -385,6 +385,8 @@ __device__ SampleStatus sample_row(const SamplingArguments& a, const SamplingRow
 }
 
 __global__ void __launch_bounds__(kSampleThreads) sample_kernel(SamplingArguments a) {
+    wait_for_previous();
+    let_next_start();
     extern __shared__ __align__(16) unsigned char bytes[];
     const Workspace space{reinterpret_cast<Shared*>(bytes), reinterpret_cast<double*>(bytes + sizeof(Shared))};
     const int i_row = static_cast<int>(blockIdx.x);
@@ -399,6 +401,8 @@ __global__ void __launch_bounds__(kSampleThreads) sample_kernel(SamplingArgument
 
 __global__ void __launch_bounds__(kSampleThreads)
     argmax_kernel(const float* logits, int vocabulary, SampledRow* sampled, std::int32_t* tokens) {
+    wait_for_previous();
+    let_next_start();
     __shared__ RankKey keys[kWarps];
     __shared__ int bad_tokens[kWarps];
     RankKey best;
@@ -426,16 +430,15 @@ cudaError_t sample_rows(const SamplingArguments& a, cudaStream_t stream) {
     const cudaError_t error = cudaFuncSetAttribute(sample_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                    static_cast<int>(shared_bytes));
     if (error != cudaSuccess) { return error; }
-    sample_kernel<<<static_cast<unsigned>(a.row_count), kSampleThreads, shared_bytes, stream>>>(a);
-    return cudaGetLastError();
+    return launch_kernel(sample_kernel, static_cast<unsigned>(a.row_count), kSampleThreads, shared_bytes, stream, a);
 }
 
 cudaError_t argmax_rows(const float* logits, std::int32_t vocabulary, std::int32_t rows, SampledRow* sampled,
                         std::int32_t* tokens, cudaStream_t stream) {
     if (rows < 0 || vocabulary <= 0) { return cudaErrorInvalidValue; }
     if (rows == 0) { return cudaSuccess; }
-    argmax_kernel<<<static_cast<unsigned>(rows), kSampleThreads, 0, stream>>>(logits, vocabulary, sampled, tokens);
-    return cudaGetLastError();
+    return launch_kernel(argmax_kernel, static_cast<unsigned>(rows), kSampleThreads, 0, stream, logits, vocabulary,
+                         sampled, tokens);
 }
 
 }  // namespace engine::cuda

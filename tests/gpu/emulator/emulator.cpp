@@ -73,6 +73,7 @@ void yield() {
 
 void thread_main() {
     (*running)();
+    require_waited();
     current->wait = Wait::finished;
     --alive;
     yield();
@@ -190,6 +191,10 @@ void stop(const char* what) {
     std::fflush(stdout);
     std::fprintf(stderr, "emulator: %s (block %u %u %u)\n", what, block_index.x, block_index.y, block_index.z);
     std::abort();
+}
+
+void require_waited() {
+    if (!current->has_waited) { stop("a thread has not waited for the kernel before"); }
 }
 
 unsigned char* dynamic_shared() {
@@ -417,6 +422,7 @@ void multiply_fp8(Meeting& meeting) {
 }  // namespace
 
 void copy_async16(unsigned target, const void* source, bool valid) {
+    emulator::require_waited();
     if (target % 16 != 0 || reinterpret_cast<std::uintptr_t>(source) % 16 != 0) {
         emulator::stop("a misaligned asynchronous copy");
     }

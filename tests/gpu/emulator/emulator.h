@@ -17,7 +17,8 @@
 /// Runs the CUDA kernels on the host, one thread of a block after the other, so that gpu_check can tell wrong indices,
 /// masks and barriers without a device. translate.py rewrites the kernels for it; scripts/gpu-emulate builds and runs.
 /// What it finds: wrong numbers, accesses beyond an allocation, misaligned copies, data read before its asynchronous
-/// copy was waited for, barriers that not all threads reach, and (by running the warps in another order) many races.
+/// copy was waited for, barriers that not all threads reach, threads that do not wait for the kernel before theirs, and
+/// (by running the warps in another order) many races.
 /// What it cannot find: the rounding of the matrix units, anything that two blocks do to each other, speed.
 namespace emulator {
 
@@ -62,6 +63,7 @@ struct Thread {
     unsigned barrier = 0;              // waits for the barrier after this one
     std::function<bool()> condition;   // waits for this
     unsigned turn = 0;                 // waits for the turn after this one
+    bool has_waited = false;           // for the kernel before this one
     std::deque<std::vector<AsyncCopy>> groups;
     std::vector<AsyncCopy> open_group;
     std::deque<std::vector<WarpProduct>> products;  // groups
@@ -88,11 +90,26 @@ void block_barrier();
 void wait_until(std::function<bool()> condition);
 /// Lets every other warp run as far as it can, once.
 void let_others_run();
+/// Stops where the thread has not waited for the kernel before: only loads of weights may come before that.
+void require_waited();
 /// Forgets the barriers of the block before.
 void start_block_on_hopper();
 
 /// Puts a run of every block on the stream (streams.h).
 void launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream, std::function<void()> kernel);
+/// Of a dependent launch, which runs like any other. Stops where it asks for something else.
+template <class... Parameters>
+cudaError_t launch_dependently(const cudaLaunchConfig_t* configuration, void (*kernel)(Parameters...),
+                               std::type_identity_t<Parameters>... arguments) {
+    if (configuration->numAttrs != 1 ||
+        configuration->attrs[0].id != cudaLaunchAttributeProgrammaticStreamSerialization ||
+        configuration->attrs[0].val.programmaticStreamSerializationAllowed != 1) {
+        stop("a launch with unknown attributes");
+    }
+    launch(configuration->gridDim, configuration->blockDim, configuration->dynamicSmemBytes, configuration->stream,
+           [=] { kernel(arguments...); });
+    return cudaSuccess;
+}
 
 template <class T>
 T shuffle(unsigned mask, T value, int distance, bool up) {
@@ -157,6 +174,8 @@ To same_bits(From from) {
 #define gridDim (emulator::grid_size)
 #define blockDim (emulator::block_size)
 #define cudaFuncSetAttribute(...) cudaSuccess
+#define cudaFuncGetAttributes(attributes, kernel) ((attributes)->ptxVersion = (attributes)->binaryVersion = 90, cudaSuccess)
+#define cudaLaunchKernelEx emulator::launch_dependently
 
 inline void __syncthreads() {
     emulator::block_barrier();
@@ -179,6 +198,7 @@ T __ldg(const T* pointer) {
     return *pointer;
 }
 inline unsigned atomicAdd(unsigned* at, unsigned value) {
+    emulator::require_waited();
     const unsigned before = *at;
     *at += value;
     return before;
@@ -233,8 +253,15 @@ inline long long __double_as_longlong(double value) {
     return emulator::same_bits<long long>(value);
 }
 
-// What device.cuh says in assembler.
+// What device.cuh and dependent_launch.cuh say in assembler.
 namespace engine::cuda {
+
+inline void wait_for_previous() {
+    emulator::current->has_waited = true;
+}
+inline void let_next_start() {
+    emulator::require_waited();
+}
 
 inline float exp2_fast(float x) {
     return std::exp2(x);

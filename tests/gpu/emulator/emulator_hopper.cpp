@@ -277,6 +277,7 @@ void warpgroup_barrier(int warpgroup) {
 }
 
 void copy_pool_tile(unsigned target, const KvPoolMap& map, int dim, int token, int tile, int block, unsigned barrier) {
+    emulator::require_waited();
     if (target % 1024 != 0) { emulator::stop("a misaligned tile"); }
     emulator::TileCopy copy{.target = target, .map = {}, .dim = dim, .token = token, .tile = tile, .block = block};
     std::memcpy(&copy.map, map.bytes, sizeof(copy.map));

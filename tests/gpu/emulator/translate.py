@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Rewrites the CUDA kernels for the emulator: translate.py KERNEL_FOLDER OUTPUT_FOLDER
 
-Launches become calls of emulator::launch, dynamic shared memory a pointer; what device.cuh says in assembler is cut out
-(emulator.h and emulator_hopper.h have it in C++). The rest of the language is a matter of macros.
+The launch becomes a call of emulator::launch, dynamic shared memory a pointer; what device.cuh says in assembler is cut out
+(emulator.h and emulator_hopper.h have it in C++). The rest of the language is a matter of macros. Kernels that do not
+keep to the rules of dependent_launch.cuh are refused.
 """
 
 import pathlib
@@ -16,6 +17,7 @@ IN_ASSEMBLER = {
         "exp2_fast shared_address copy_async16 copy_async_commit copy_async_wait load_matrices load_matrices_transposed "
         "multiply_add multiply_add_fp8 load_streaming",
     ),
+    "dependent_launch.cuh": ("emulator.h", "wait_for_previous let_next_start"),
     "hopper.cuh": (
         "emulator_hopper.h",
         "barrier_init barrier_init_done barrier_arrive barrier_expect barrier_wait warpgroup_barrier give_registers "
@@ -44,7 +46,28 @@ def launch(match):
     return f"emulator::launch(dim3({grid}), dim3({block}), {shared}, {stream}, [=] {{ {kernel}({arguments}); }});"
 
 
+# What a kernel must not name before it waits for the one before; the others wait first of all.
+BEFORE_THE_WAIT = {"skinny_kernel": r"\bproduct\b(?!\.(w|outputs|units|rows)\b)|\by\b"}
+
+
+def check_kernels(name, text):
+    """That every kernel begins as dependent_launch.cuh says, and is launched by launch_kernel()."""
+    text = re.sub(r"//.*", "", text)
+    starts = list(re.finditer(r"__global__ void\b[^{;]*?\b(\w+_kernel)\((?:[^{;])*?\)\s*\{", text))
+    if len(starts) != text.count("__global__"):
+        sys.exit(f"{name}: a kernel that is not understood (their names end in _kernel)")
+    for start in starts:
+        kernel, body = start.group(1), text[start.end() :]
+        parts = re.split(r"\bwait_for_previous\(\);\s*let_next_start\(\);", body, maxsplit=1)
+        forbidden = BEFORE_THE_WAIT.get(kernel, r"\S") + "|__global__"
+        if len(parts) == 1 or re.search(forbidden, parts[0]):
+            sys.exit(f"{name}: {kernel} does not begin with wait_for_previous() and let_next_start()")
+    if "<<<" in text and name != "dependent_launch.cuh":
+        sys.exit(f"{name}: a launch that is not launch_kernel()'s")
+
+
 def translate(name, text):
+    check_kernels(name, text)
     if name in IN_ASSEMBLER:
         header, functions = IN_ASSEMBLER[name]
         for function in functions.split():
