@@ -205,6 +205,7 @@ Result<engine::EngineOptions> engine_options(const EngineBenchOptions& options) 
     chosen.kernels = options.kernels;
     chosen.prefill_attention = options.prefill_attention;
     chosen.weight_format = options.weight_format;
+    chosen.dependent_launch = options.dependent_launch;
     chosen.deterministic = options.deterministic;
     chosen.threads = options.threads;
     chosen.batch_tokens_max = options.batch_tokens_max;

@@ -19,6 +19,7 @@ struct EngineBenchOptions {
     std::string kernels = "auto";
     std::string prefill_attention = "auto";
     std::string weight_format = "auto";
+    bool dependent_launch = false;
     bool deterministic = false;
     std::uint32_t threads = 1;
     std::vector<std::uint32_t> prompts{128, 512};  // tokens of one prompt each; empty: no prefill

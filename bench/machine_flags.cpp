@@ -25,6 +25,7 @@ void add_bench_engine(CLI::App& app, EngineBenchOptions& options) {
     app.add_option("--kernels", options.kernels, "auto, avx512, avx2, reference, cuda")->capture_default_str();
     app.add_option("--prefill-attention", options.prefill_attention, "cuda: auto, mma, wgmma")->capture_default_str();
     app.add_option("--weight-format", options.weight_format, "as engine.weight_format")->capture_default_str();
+    app.add_flag("--dependent-launch", options.dependent_launch, "cuda: as engine.dependent_launch");
     app.add_flag("--deterministic", options.deterministic, "cuda: numbers that do not depend on the batch");
     app.add_option("--threads", options.threads, "compute threads of the host")
         ->check(CLI::Range(1u, 1024u))

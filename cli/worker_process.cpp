@@ -58,6 +58,7 @@ void read_worker_config(base::Config& config, WorkerSetup& setup) {
     engine.kernels = config.choice("engine.kernels", "auto", {"auto", "avx512", "avx2", "reference", "cuda"});
     engine.deterministic = config.boolean("engine.deterministic", false);
     engine.prefill_attention = config.choice("engine.prefill_attention", "auto", {"auto", "mma", "wgmma"});
+    engine.dependent_launch = config.boolean("engine.dependent_launch", false);
     engine.weight_format = config.choice("engine.weight_format", "auto", {"auto", "f32", "bf16", "fp8"});
     setup.warm_up = config.boolean("engine.warm_up", true);
     engine.kv_dtype = config.choice("engine.kv_dtype", "auto", {"auto", "f32", "bf16"});

@@ -215,7 +215,8 @@ Result<BackendOptions> choose_backend(const EngineOptions& options) {
                           .cpus = options.cpus,
                           .device_index = 0,
                           .deterministic = options.deterministic,
-                          .prefill_by_wgmma = options.prefill_attention == "wgmma"};
+                          .prefill_by_wgmma = options.prefill_attention == "wgmma",
+                          .dependent_launch = options.dependent_launch};
     const auto place = device::parse_device(options.device);
     if (!place) { return base::pass_on(place); }
     const bool names_cpu = options.kernels != "auto" && options.kernels != "cuda";
@@ -237,6 +238,12 @@ Result<BackendOptions> choose_backend(const EngineOptions& options) {
     if (!place->is_cuda && chosen.prefill_by_wgmma) {
         return base::fail(ErrorCode::invalid_argument,
                           "prefill_attention is 'wgmma', which Hopper GPUs have and the host has not: set it to auto");
+    }
+    if (!place->is_cuda && chosen.dependent_launch) {
+        return base::fail(
+            ErrorCode::invalid_argument,
+            "dependent_launch is true, which Hopper GPUs and newer ones have and the host has not: set it "
+            "to false");
     }
     if (!place->is_cuda) { return chosen; }
     if (chosen.prefill_by_wgmma && options.deterministic) {

@@ -74,6 +74,7 @@ struct EngineOptions {
     std::string kernels = "auto";            // auto, avx512, avx2, reference, cuda; the others mean the host
     bool deterministic = false;              // cuda: numbers do not depend on the batch; on the host they never do
     std::string prefill_attention = "auto";  // cuda: mma (auto), or on Hopper wgmma
+    bool dependent_launch = false;           // cuda 9.0 or newer: a kernel may begin before the one before it has ended
     std::string weight_format = "auto";  // auto: as in the checkpoint (f16 becomes f32), on cuda bf16; f32, bf16, fp8
     std::string kv_dtype = "auto";       // auto: bf16 with bf16 or fp8 weights, else f32
     std::uint32_t block_tokens = 16;

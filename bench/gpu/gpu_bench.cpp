@@ -14,6 +14,7 @@
 
 #include "bench/gpu/measuring.h"
 #include "bench/gpu/synthetic_step.h"
+#include "engine/kernels/cuda/dependent_launch.h"
 
 namespace {
 
@@ -101,7 +102,9 @@ const char* name_of(Operator which) {
 class StepBench {
 public:
     StepBench(Timer& timer, const Limits& limits, SyntheticModel& model, Record& record)
-        : timer_(timer), limits_(limits), model_(model), record_(record) {}
+        : timer_(timer), limits_(limits), model_(model), record_(record) {
+        BENCH_REQUIRE(cuda::can_launch_dependently(&can_depend_));
+    }
 
     void decode(std::int32_t batch, std::int32_t context) {
         std::vector<std::int32_t> tokens(static_cast<std::size_t>(batch));
@@ -195,6 +198,14 @@ private:
         record_.add(key + ".step_ms", ms);
         record_.add(key + ".operators_ms", sum_ms);
         record_.add(key + ".share", step_floor_s * 1e3 / ms);
+        if (attention == Operator::attention_decode && can_depend_) {
+            const double dependent_ms = timer_.graph_median_ms(10, [&](cudaStream_t stream) {
+                const cuda::DependentLaunches launches(true);
+                return step(stream);
+            });
+            std::printf("  step with dependent launches %.3f ms (%.2f times)\n", dependent_ms, dependent_ms / ms);
+            record_.add(key + ".dependent_step_ms", dependent_ms);
+        }
         model_.set_products(Products::fixed_order);
         const double fixed_ms = timer_.graph_median_ms(5, step);
         model_.set_products(Products::fastest);
@@ -206,6 +217,7 @@ private:
     const Limits& limits_;
     SyntheticModel& model_;
     Record& record_;
+    bool can_depend_ = false;  // engine/kernels/cuda/dependent_launch.h
 };
 
 /// The products of a layer at one number of rows in FP8 against BF16, activations quantised in the time.

@@ -232,6 +232,7 @@ struct BackendOptions {
     std::uint32_t device_index = 0;    // cuda: which GPU
     bool deterministic = false;        // cuda: only products whose order of sums is fixed; the others always do so
     bool prefill_by_wgmma = false;     // cuda, Hopper: attention of chunks by its own instructions
+    bool dependent_launch = false;     // cuda 9.0: kernels of a step may begin before the one before; same bits
 };
 
 /// Error: unimplemented when the machine lacks the instructions of an explicitly named family, or the build lacks CUDA;

@@ -88,6 +88,11 @@ TEST_CASE("options that cannot work are refused by name", "[engine]") {
         options.device = "host";
         REQUIRE(contains(setting.refused(), "the host has not"));
     }
+    SECTION("dependent_launch") {
+        options.dependent_launch = true;
+        options.device = "host";
+        REQUIRE(contains(setting.refused(), "dependent_launch is true"));
+    }
     SECTION("kernels") {
         options.kernels = "magic";
         REQUIRE(contains(setting.refused(), "magic"));

@@ -220,6 +220,33 @@ TEST_CASE("with the library's products a GPU engine still generates, and says in
     if (device::cuda_report().has_blas) { REQUIRE(fixed_engine->numerics_id() != fast_engine->numerics_id()); }
 }
 
+TEST_CASE("kernels that begin before the one before has ended give the same bits and keep the id", "[engine][gpu]") {
+    if (!has_gpu()) { return; }
+    const std::string weight_format = GENERATE("auto", "fp8");
+    const bool deterministic = GENERATE(true, false);
+    CAPTURE(weight_format, deterministic);
+    Setting usual(deterministic, weight_format);
+    Setting dependent(deterministic, weight_format);
+    dependent.options.model_dir = usual.options.model_dir;
+    dependent.options.dependent_launch = true;
+    const auto dependent_engine = engine::load_engine(dependent.options);
+    if (!dependent_engine && dependent_engine.error().code == base::ErrorCode::unimplemented) {
+        WARN("SKIPPED: " << dependent_engine.error().message);
+        return;
+    }
+    REQUIRE(dependent_engine);
+    const auto usual_engine = test_engine::load(usual.options);
+    REQUIRE((*dependent_engine)->numerics_id() == usual_engine->numerics_id());
+    for (unsigned round = 0; round < 3; ++round) {  // steps kernel by kernel, then recorded ones
+        Stream expected = make_stream(7 + round, 90 + 40 * round, 0);
+        Stream got = expected;
+        run_alone(*usual_engine, expected, 70, true);
+        run_alone(**dependent_engine, got, 70, true);
+        REQUIRE(got.generated == expected.generated);
+        REQUIRE(got.logits == expected.logits);
+    }
+}
+
 TEST_CASE("attention of chunks by Hopper's own instructions gives the same logits within rounding", "[engine][gpu]") {
     if (!has_gpu()) { return; }
     Setting usual(false);

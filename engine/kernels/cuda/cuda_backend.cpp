@@ -10,6 +10,7 @@
 #include "device/cuda/cuda_library.h"
 #include "device/cuda/cuda_native.h"
 #include "engine/kernels/cuda/cuda_engine_backend.h"
+#include "engine/kernels/cuda/dependent_launch.h"
 
 namespace engine {
 namespace {
@@ -87,6 +88,19 @@ Result<std::unique_ptr<Backend>> CudaBackend::make(const BackendOptions& options
                           "prefill_attention is 'wgmma', which only GPUs of compute capability 9.0 have; " +
                               std::string(properties.name) + " has " + std::to_string(properties.major) + "." +
                               std::to_string(properties.minor) + ": set it to auto");
+    }
+    bool can_depend = true;
+    if (options.dependent_launch) {
+        const cudaError_t code = cuda::can_launch_dependently(&can_depend);
+        if (code != cudaSuccess) {
+            return tl::unexpected(device::cuda_error(code, "asking how kernels were compiled"));
+        }
+    }
+    if (!can_depend) {
+        return base::fail(ErrorCode::unimplemented,
+                          "dependent_launch is true, which needs compute capability 9.0 or more, and a build for it; " +
+                              std::string(properties.name) + " has " + std::to_string(properties.major) + "." +
+                              std::to_string(properties.minor) + ": set it to false");
     }
     backend->sm_ = static_cast<std::uint32_t>(properties.major * 10 + properties.minor);
     backend->numerics_name_ = name_numbers(backend->sm_, backend->library_ != nullptr, options.prefill_by_wgmma);
@@ -336,6 +350,7 @@ void CudaBackend::keep_wanted(const StepRows& step, Activation kind, void* rows,
          "gather_rows");
     if (has_failed()) { return; }
     note(device_->copy_async(*stream_owner_, static_cast<std::byte*>(rows), kept_rows_.data(), bytes));
+    cuda::interrupt_dependent_launches();
 }
 
 }  // namespace engine

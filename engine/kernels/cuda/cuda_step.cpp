@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "device/cuda/cuda_native.h"
 #include "engine/kernels/cuda/cuda_engine_backend.h"
+#include "engine/kernels/cuda/dependent_launch.h"
 
 namespace engine {
 
@@ -51,6 +52,7 @@ Result<StepPlan> CudaBackend::begin_step(const StepRows& step) {
 }
 
 void CudaBackend::run(const std::function<void()>& operators) {
+    const cuda::DependentLaunches launches(options_.dependent_launch);  // the first one waits for the copies before
     if (!shape_.is_replayable) {
         operators();
         return;
@@ -101,6 +103,7 @@ void CudaBackend::record(RecordedStep& recorded, const std::function<void()>& op
 void CudaBackend::when_done(std::function<void()> news) {
     if (has_failed()) { return; }
     auto event = device_->record(*stream_owner_);
+    cuda::interrupt_dependent_launches();
     if (!event) {
         failed_ = event.error();
         return;

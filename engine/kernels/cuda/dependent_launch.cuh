@@ -7,8 +7,8 @@
 //    and the emulator stops at a thread that ends or lets the next start without having waited.)
 // 2. Before the wait a kernel may read weights: nothing writes them while steps run. upload_weights() has waited for
 //    its stream before the first step is launched, and whoever else writes some calls interrupt_dependent_launches().
-//    Such loads may be non-coherent (ld.global.nc); loads of anything else must not be, for the compiler may move those
-//    above the wait.
+//    They are load_before_wait(). Non-coherent loads (ld.global.nc, __ldg, const __restrict__) must only ever be of
+//    weights: the compiler may move them over the wait, in either direction; it leaves other loads where they are.
 // 3. A launch is dependent only where the work before it in the stream is a kernel of this folder. After a copy, an
 //    event or a kernel of cuBLASLt comes an ordinary launch: nothing is assumed of when those let others start.
 //

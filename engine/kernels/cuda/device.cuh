@@ -138,12 +138,21 @@ __device__ __forceinline__ void multiply_add_fp8(float (&c)[4], const unsigned (
 }
 
 /// 16 bytes of weights, which are read once: past the L1 cache. Never of anything that a kernel writes
-/// (dependent_launch.cuh). It stays before or after wait_for_previous(), as written.
+/// (dependent_launch.cuh).
 __device__ __forceinline__ uint4 load_streaming(const void* source) {
     uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+        : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+        : "l"(source));
+    return v;
+}
+/// The same, in its place: the assembler takes non-coherent loads from before wait_for_previous() to after it.
+__device__ __forceinline__ uint4 load_before_wait(const void* source) {
+    uint4 v;
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(source));
+                 : "l"(source)
+                 : "memory");
     return v;
 }
 

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kThreads, blocks_per_processor<kElement, kOutp
     // kUnroll pieces of W, from k on: all loads first, so that they are in flight together. `there(at)`: whether this
     // thread's 8 units of the piece at `at` are inside the slice (units are a multiple of 8: all 8 or none).
     using Weights = uint4[kUnroll][kOutputTiles][2];
-    const auto load_weights = [&](Weights& w_piece, int k, auto there) {
+    const auto load_weights = [&](Weights& w_piece, int k, auto there, auto load) {
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
             const int at = k + u * kPiece;
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kThreads, blocks_per_processor<kElement, kOutp
             for (int m = 0; m < kOutputTiles; ++m) {
 #pragma unroll
                 for (int h = 0; h < 2; ++h) {
-                    w_piece[u][m][h] = there(at) ? load_streaming(w_rows[m][h] + at) : zeros;
+                    w_piece[u][m][h] = there(at) ? load(w_rows[m][h] + at) : zeros;
                 }
             }
         }
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kThreads, blocks_per_processor<kElement, kOutp
     // Weights alone: the kernel before may still be writing x, and reading what will be y.
     constexpr bool kWeightsFirst = kRowTiles < 8;  // the registers hold no more there
     [[maybe_unused]] Weights first;
-    if constexpr (kWeightsFirst) { load_weights(first, begin, inside); }
+    if constexpr (kWeightsFirst) { load_weights(first, begin, inside, load_before_wait); }
     wait_for_previous();
     let_next_start();
 
@@ -122,12 +122,12 @@ __global__ void __launch_bounds__(kThreads, blocks_per_processor<kElement, kOutp
     for (; k + kUnroll * kPiece <= end; k += kUnroll * kPiece) {
         const auto always = [](int) { return true; };
         Weights w_piece;
-        load_weights(w_piece, k, always);
+        load_weights(w_piece, k, always, load_streaming);
         add_pieces(w_piece, k, always);
     }
     if (k < end) {
         Weights w_piece;
-        load_weights(w_piece, k, inside);
+        load_weights(w_piece, k, inside, load_streaming);
         add_pieces(w_piece, k, inside);
     }
 #pragma unroll

@@ -174,7 +174,8 @@ To same_bits(From from) {
 #define gridDim (emulator::grid_size)
 #define blockDim (emulator::block_size)
 #define cudaFuncSetAttribute(...) cudaSuccess
-#define cudaFuncGetAttributes(attributes, kernel) ((attributes)->ptxVersion = (attributes)->binaryVersion = 90, cudaSuccess)
+#define cudaFuncGetAttributes(attributes, kernel) \
+    ((attributes)->ptxVersion = (attributes)->binaryVersion = 90, cudaSuccess)
 #define cudaLaunchKernelEx emulator::launch_dependently
 
 inline void __syncthreads() {
@@ -281,5 +282,8 @@ void load_matrices_transposed(unsigned (&r)[4], unsigned address);
 void multiply_add(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
 void multiply_add_fp8(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
 uint4 load_streaming(const void* source);
+inline uint4 load_before_wait(const void* source) {
+    return load_streaming(source);
+}
 
 }  // namespace engine::cuda

@@ -15,7 +15,7 @@ IN_ASSEMBLER = {
     "device.cuh": (
         "emulator.h",
         "exp2_fast shared_address copy_async16 copy_async_commit copy_async_wait load_matrices load_matrices_transposed "
-        "multiply_add multiply_add_fp8 load_streaming",
+        "multiply_add multiply_add_fp8 load_streaming load_before_wait",
     ),
     "dependent_launch.cuh": ("emulator.h", "wait_for_previous let_next_start"),
     "hopper.cuh": (
@@ -62,6 +62,8 @@ def check_kernels(name, text):
         forbidden = BEFORE_THE_WAIT.get(kernel, r"\S") + "|__global__"
         if len(parts) == 1 or re.search(forbidden, parts[0]):
             sys.exit(f"{name}: {kernel} does not begin with wait_for_previous() and let_next_start()")
+    if re.search(r"__ldg|__restrict__", text):
+        sys.exit(f"{name}: a load that the compiler may move over wait_for_previous()")
     if "<<<" in text and name != "dependent_launch.cuh":
         sys.exit(f"{name}: a launch that is not launch_kernel()'s")
 
