@@ -51,8 +51,12 @@ Result<StepPlan> CudaBackend::begin_step(const StepRows& step) {
         .is_replayed = shape_.is_replayable};
 }
 
-void CudaBackend::run(const std::function<void()>& operators) {
-    const cuda::DependentLaunches launches(options_.dependent_launch);  // the first one waits for the copies before
+void CudaBackend::run(const std::function<void()>& step) {
+    // Recorded or not, the first launch is an ordinary one: it waits for the copies of begin_step().
+    const std::function<void()> operators = [&] {
+        const cuda::DependentLaunches launches(options_.dependent_launch);
+        step();
+    };
     if (!shape_.is_replayable) {
         operators();
         return;
