@@ -87,6 +87,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
             setup.hash_key = *key;
             setup.engine.model_dir = options.model_dir;
             setup.engine.threads = threads[index];
+            setup.engine.gpu_memory_share /= workers;  // all on one GPU
             auto worker = WorkerProcess::start(std::move(setup), stack->clock_, stack->metrics_,
                                                load_progress(fmt::format("{}-{}", worker::role_name(role), i)));
             if (!worker) { return base::pass_on(worker); }

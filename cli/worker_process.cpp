@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <chrono>
-
 #include <mutex>
 #include <random>
 #include <string>
@@ -14,6 +13,7 @@
 #include "base/log.h"
 #include "cli/process.h"
 #include "decode_worker/decode_part.h"
+#include "device/cuda/cuda_device.h"
 #include "engine/fault_engine.h"
 #include "engine/warm_up.h"
 #include "kv_cache/kv_cache.h"
@@ -67,7 +67,9 @@ void read_worker_config(base::Config& config, WorkerSetup& setup) {
     engine.gpu_memory_share = config.number("engine.gpu_memory_share", 0.9, 0.01, 1);
     engine.layer_group = static_cast<std::uint32_t>(config.integer("engine.layer_group", 0, 0, 1024));
     engine.packed_dir = config.string("engine.packed_dir", "");
-    setup.limits = worker::WorkerOptions::read(config);
+    const auto place = device::parse_device(engine.device);
+    const bool names_host_kernels = engine.kernels != "auto" && engine.kernels != "cuda";
+    setup.limits = worker::WorkerOptions::read(config, place && place->is_cuda && !names_host_kernels);
     engine.batch_tokens_max = setup.limits.batch_tokens_max;
     engine.batch_sequences_max = setup.limits.batch_sequences_max;
     setup.kv_net_devices = config.string("worker.kv_net_devices", setup.kv_net_devices);

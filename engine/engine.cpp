@@ -263,11 +263,15 @@ Result<BackendOptions> choose_backend(const EngineOptions& options) {
     return chosen;
 }
 
+kv_cache::KvDtype kv_dtype_of(const EngineOptions& options, WeightFormat format) {
+    const bool bf16 = options.kv_dtype == "auto" ? format != WeightFormat::f32 : options.kv_dtype == "bf16";
+    return bf16 ? kv_cache::KvDtype::bf16 : kv_cache::KvDtype::f32;
+}
+
 Result<kv_cache::KvStore> make_kv(const EngineOptions& options, const ModelShape& shape, WeightFormat format,
                                   Backend& backend) {
     kv_cache::KvFormat kv_format;
-    const bool bf16 = options.kv_dtype == "auto" ? format != WeightFormat::f32 : options.kv_dtype == "bf16";
-    kv_format.dtype = bf16 ? kv_cache::KvDtype::bf16 : kv_cache::KvDtype::f32;
+    kv_format.dtype = kv_dtype_of(options, format);
     kv_format.order = backend.tile_order();
     const auto layout = kv_cache::KvLayout::make(shape, kv_format, options.block_tokens);
     if (!layout) { return base::pass_on(layout); }
@@ -372,8 +376,10 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
                                  .logit_rows = options.batch_sequences_max};
     if (options.kv_pool_bytes == 0) {
         // A backend keeps rows and logits of its own, never more than the decoder's.
+        const std::uint64_t element = kv_dtype_of(options, format) == kv_cache::KvDtype::bf16 ? 2 : 4;
         const MemoryUse use{.weight_bytes = plan.file_bytes,
-                            .scratch_bytes = 2 * Decoder::scratch_bytes(*shape, *model->backend, limits)};
+                            .scratch_bytes = 2 * Decoder::scratch_bytes(*shape, *model->backend, limits),
+                            .kv_token_bytes = shape->kv_elements_per_token() * element};
         const auto chosen = choose_kv_bytes(model->backend->device(), options.gpu_memory_share, use);
         if (!chosen) { return base::pass_on(chosen); }
         options.kv_pool_bytes = *chosen;

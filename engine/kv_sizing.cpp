@@ -1,5 +1,6 @@
 #include "engine/kv_sizing.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -9,7 +10,7 @@ base::Result<std::uint64_t> choose_kv_bytes(const device::Device& device, double
     if (device.is_host_memory()) { return kHostKvBytes; }
     const auto all = static_cast<std::uint64_t>(std::floor(static_cast<double>(device.memory_bytes()) * share));
     const std::uint64_t taken = use.weight_bytes + use.scratch_bytes + kDriverBytes;
-    if (all > taken) { return all - taken; }
+    if (all > taken) { return std::min(all - taken, kKvTokens * use.kv_token_bytes); }
     return base::fail(base::ErrorCode::resource_exhausted,
                       "engine.gpu_memory_share gives this engine " + std::to_string(all) + " of " +
                           std::to_string(device.memory_bytes()) + " bytes of " + std::string(device.name()) +

@@ -32,7 +32,9 @@ struct WorkerOptions {
     std::chrono::milliseconds handoff_timeout{30000};  // prefill: how long it keeps KV for a peer after the first token
     std::uint64_t output_buffer_bytes = 8u << 20;      // to one gateway; a slower one is cut off
 
-    static WorkerOptions read(base::Config& config);
+    /// What holds where the config says nothing: the values above; on a GPU batches that keep it busy.
+    static WorkerOptions defaults(bool on_gpu);
+    static WorkerOptions read(base::Config& config, bool on_gpu);
 };
 
 }  // namespace worker

@@ -16,6 +16,7 @@
 
 #include "base/block_hash.h"
 #include "base/check.h"
+#include "base/parallel.h"
 #include "engine/kernels/float_formats.h"
 #include "engine/model/model_config.h"
 #include "engine/model/read_file.h"
@@ -184,8 +185,13 @@ Result<void> write_checkpoint(const std::string& dir, const base::ModelShape& sh
     const auto shards = cut(tensors, shard_bytes_max);
     json::object weight_map;
     std::uint64_t done = 0;
-    std::vector<float> values;
-    std::vector<std::byte> encoded;
+    // As many pieces at a time as there are processors; the file gets them in order.
+    constexpr std::uint64_t kPiece = 1u << 20;
+    struct Piece {
+        std::vector<float> values;
+        std::vector<std::byte> encoded;
+    };
+    std::vector<Piece> pieces(std::min<std::size_t>(base::processors(), 64));
     for (std::size_t index = 0; index < shards.size(); ++index) {
         const std::string name = shard_name(index, shards.size());
         auto file = FileWriter::create(fs::path(dir) / name);
@@ -193,15 +199,21 @@ Result<void> write_checkpoint(const std::string& dir, const base::ModelShape& sh
         if (auto written = file->write(header_of(shards[index])); !written) { return written; }
         for (const TensorToWrite& tensor : shards[index]) {
             weight_map[tensor.name] = name;
-            constexpr std::uint64_t kChunk = 1u << 20;
-            for (std::uint64_t first = 0; first < elements(tensor); first += kChunk) {
-                values.resize(std::min(kChunk, elements(tensor) - first));
-                tensor.fill(first, values);
-                encoded.resize(values.size() * (tensor.dtype == "F32" ? 4 : 2));
-                encode(values, tensor.dtype, encoded.data());
-                if (auto written = file->write(encoded); !written) { return written; }
-                done += encoded.size();
-                if (progress) { progress(done, total); }
+            for (std::uint64_t begin = 0; begin < elements(tensor); begin += pieces.size() * kPiece) {
+                const std::uint64_t left = elements(tensor) - begin;
+                const std::size_t count = std::min<std::size_t>(pieces.size(), (left + kPiece - 1) / kPiece);
+                base::parallel_for(count, [&](std::size_t i) {
+                    Piece& piece = pieces[i];
+                    piece.values.resize(std::min(kPiece, left - i * kPiece));
+                    tensor.fill(begin + i * kPiece, piece.values);
+                    piece.encoded.resize(piece.values.size() * (tensor.dtype == "F32" ? 4 : 2));
+                    encode(piece.values, tensor.dtype, piece.encoded.data());
+                });
+                for (std::size_t i = 0; i < count; ++i) {
+                    if (auto written = file->write(pieces[i].encoded); !written) { return written; }
+                    done += pieces[i].encoded.size();
+                    if (progress) { progress(done, total); }
+                }
             }
         }
     }

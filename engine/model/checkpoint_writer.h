@@ -18,6 +18,7 @@ struct TensorToWrite {
     std::string dtype;  // "F32", "F16", "BF16"
     std::vector<std::uint64_t> shape;
     /// Writes elements [first, first + count) as floats; they are rounded to `dtype` (to nearest even) afterwards.
+    /// Called from several threads at once.
     std::function<void(std::uint64_t first, std::span<float> values)> fill;
 };
 

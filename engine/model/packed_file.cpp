@@ -18,6 +18,7 @@
 #include <filesystem>
 #include <optional>
 #include <span>
+#include <string>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -25,6 +26,7 @@
 
 #include "base/check.h"
 #include "base/crc32c.h"
+#include "base/parallel.h"
 #include "engine/model/read_file.h"
 #include "engine/model/weight_rows.h"
 
@@ -111,11 +113,8 @@ Result<void> publish(int file, const fs::path& temporary, const fs::path& target
 
 /// Of everything that the plan takes from the checkpoint; reads all of it.
 BlockHash hash_content(const Checkpoint& checkpoint, const PackingPlan& plan) {
-    std::string lines;  // one per tensor
-    const auto add = [&lines](const std::string& name, const Tensor& tensor) {
-        lines += name + " " + tensor.dtype + format_shape(tensor.shape) + " " +
-                 hex(base::keyed_hash({}, tensor.bytes)) + "\n";
-    };
+    std::vector<std::pair<std::string, const Tensor*>> tensors;
+    const auto add = [&tensors](const std::string& name, const Tensor& tensor) { tensors.emplace_back(name, &tensor); };
     for (const PackedItem& item : plan.items) {
         for (const auto& source : item.sources) {
             const Tensor* tensor = checkpoint.find(source.tensor);
@@ -124,6 +123,14 @@ BlockHash hash_content(const Checkpoint& checkpoint, const PackingPlan& plan) {
             const Tensor* scales = tensor->dtype == "F8_E4M3" ? find_scales(checkpoint, source.tensor) : nullptr;
             if (scales != nullptr) { add(source.tensor + "_scale", *scales); }
         }
+    }
+    std::vector<BlockHash> hashes(tensors.size());
+    base::parallel_for(tensors.size(),
+                       [&](std::size_t i) { hashes[i] = base::keyed_hash({}, tensors[i].second->bytes); });
+    std::string lines;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const auto& [name, tensor] = tensors[i];
+        lines += name + " " + tensor->dtype + format_shape(tensor->shape) + " " + hex(hashes[i]) + "\n";
     }
     return base::keyed_hash({}, std::as_bytes(std::span(lines)));
 }

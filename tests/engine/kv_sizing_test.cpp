@@ -10,10 +10,14 @@ TEST_CASE("KV gets what the share of a GPU leaves, and a fixed size on the host"
     constexpr std::uint64_t kGiB = std::uint64_t{1} << 30;
     test_device::DistantDevice gpu;
     gpu.memory = 80 * kGiB;
-    const engine::MemoryUse use{.weight_bytes = 16 * kGiB, .scratch_bytes = 2 * kGiB};
+    const engine::MemoryUse use{.weight_bytes = 16 * kGiB, .scratch_bytes = 2 * kGiB, .kv_token_bytes = 128 << 10};
     REQUIRE(engine::choose_kv_bytes(gpu, 0.9, use) == (72 - 16 - 2) * kGiB - engine::kDriverBytes);
     REQUIRE(engine::choose_kv_bytes(gpu, 0.5, use) == (40 - 16 - 2) * kGiB - engine::kDriverBytes);
     REQUIRE(engine::choose_kv_bytes(device::host_device(), 0.9, use) == kGiB);
+
+    engine::MemoryUse small = use;
+    small.kv_token_bytes = 640;
+    REQUIRE(engine::choose_kv_bytes(gpu, 0.9, small) == engine::kKvTokens * 640);
 
     const auto nothing = engine::choose_kv_bytes(gpu, 0.2, use);
     REQUIRE(!nothing);

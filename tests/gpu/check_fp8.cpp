@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "engine/kernels/cuda/linear.h"
-#include "tests/gpu/harness.h"
+#include "tests/gpu/product.h"
 
 namespace gpu_check {
 namespace {
@@ -72,32 +72,6 @@ struct Rounded {
     DeviceArray<float> scales;
     std::vector<double> values;
 };
-
-struct Product {
-    std::int32_t outputs;
-    std::int32_t inputs;
-};
-
-std::string name_of(const Product& p) {
-    return std::to_string(p.outputs) + "x" + std::to_string(p.inputs);
-}
-
-std::vector<double> reference_of(const std::vector<double>& w, const std::vector<double>& x, const Product& p,
-                                 std::int32_t rows) {
-    const auto inputs = static_cast<std::size_t>(p.inputs);
-    const auto outputs = static_cast<std::size_t>(p.outputs);
-    std::vector<double> y(static_cast<std::size_t>(rows) * outputs);
-    parallel_for(outputs, [&](std::size_t o) {
-        for (std::size_t row = 0; row < static_cast<std::size_t>(rows); ++row) {
-            double sum = 0;
-            for (std::size_t k = 0; k < inputs; ++k) {
-                sum += w[o * inputs + k] * x[row * inputs + k];
-            }
-            y[row * outputs + o] = sum;
-        }
-    });
-    return y;
-}
 
 std::vector<Bf16> random_weights(Checks& checks, const Product& p) {
     std::vector<Bf16> w = random_rows(checks, p.outputs, p.inputs, 0.1f);

@@ -1,42 +1,13 @@
 #include <algorithm>
 
 #include "engine/kernels/cuda/linear.h"
-#include "tests/gpu/harness.h"
+#include "tests/gpu/product.h"
 
 namespace gpu_check {
 namespace {
 
 namespace cuda = engine::cuda;
 using cuda::LinearOutput;
-
-struct Product {
-    std::int32_t outputs;
-    std::int32_t inputs;
-};
-
-std::string name_of(const Product& p) {
-    return std::to_string(p.outputs) + "x" + std::to_string(p.inputs);
-}
-
-std::vector<double> reference_of(const std::vector<Bf16>& w, const std::vector<Bf16>& x, const Product& p,
-                                 std::int32_t rows) {
-    const auto inputs = static_cast<std::size_t>(p.inputs);
-    std::vector<double> y(static_cast<std::size_t>(rows) * static_cast<std::size_t>(p.outputs));
-    parallel_for(static_cast<std::size_t>(p.outputs), [&](std::size_t o) {
-        std::vector<double> w_row(inputs);
-        for (std::size_t k = 0; k < inputs; ++k) {
-            w_row[k] = number_of(w[o * inputs + k]);
-        }
-        for (std::size_t row = 0; row < static_cast<std::size_t>(rows); ++row) {
-            double sum = 0;
-            for (std::size_t k = 0; k < inputs; ++k) {
-                sum += w_row[k] * number_of(x[row * inputs + k]);
-            }
-            y[row * static_cast<std::size_t>(p.outputs) + o] = sum;
-        }
-    });
-    return y;
-}
 
 void check_fixed_order(Checks& checks, const Product& p, std::int32_t rows_max) {
     const auto outputs = static_cast<std::size_t>(p.outputs);

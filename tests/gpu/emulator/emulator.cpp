@@ -329,11 +329,32 @@ struct MultiplyOperands {
     unsigned b[2];
 };
 
+/// c + a * b, each lane's part to the lane.
+template <int kDepth>
+void add_product(Meeting& meeting, const MultiplyOperands (&operands)[32], const float (&a)[16][kDepth],
+                 const float (&b)[kDepth][8]) {
+    float sums[16][8] = {};
+    for (int i = 0; i < 16; ++i) {
+        for (int k = 0; k < kDepth; ++k) {
+            for (int j = 0; j < 8; ++j) {
+                sums[i][j] += a[i][k] * b[k][j];
+            }
+        }
+    }
+    for (int lane = 0; lane < 32; ++lane) {
+        const int g = lane / 4;
+        const int t = lane % 4;
+        const float* c = operands[lane].c;
+        const float result[4] = {c[0] + sums[g][2 * t], c[1] + sums[g][2 * t + 1], c[2] + sums[g + 8][2 * t],
+                                 c[3] + sums[g + 8][2 * t + 1]};
+        std::memcpy(meeting.results[lane], result, sizeof(result));
+    }
+}
+
 void multiply(Meeting& meeting) {
     MultiplyOperands operands[32];
     float a[16][16];
     float b[16][8];
-    float sums[16][8] = {};
     for (int lane = 0; lane < 32; ++lane) {
         MultiplyOperands& mine = operands[lane];
         std::memcpy(&mine, meeting.operands[lane], sizeof(mine));
@@ -349,21 +370,7 @@ void multiply(Meeting& meeting) {
             b[k + 1][g] = high_half(mine.b[half]);
         }
     }
-    for (int i = 0; i < 16; ++i) {
-        for (int k = 0; k < 16; ++k) {
-            for (int j = 0; j < 8; ++j) {
-                sums[i][j] += a[i][k] * b[k][j];
-            }
-        }
-    }
-    for (int lane = 0; lane < 32; ++lane) {
-        const int g = lane / 4;
-        const int t = lane % 4;
-        const float* c = operands[lane].c;
-        const float result[4] = {c[0] + sums[g][2 * t], c[1] + sums[g][2 * t + 1], c[2] + sums[g + 8][2 * t],
-                                 c[3] + sums[g + 8][2 * t + 1]};
-        std::memcpy(meeting.results[lane], result, sizeof(result));
-    }
+    add_product(meeting, operands, a, b);
 }
 
 /// e4m3, by its definition.
@@ -387,7 +394,6 @@ void multiply_fp8(Meeting& meeting) {
     MultiplyOperands operands[32];
     float a[16][32];
     float b[32][8];
-    float sums[16][8] = {};
     for (int lane = 0; lane < 32; ++lane) {
         MultiplyOperands& mine = operands[lane];
         std::memcpy(&mine, meeting.operands[lane], sizeof(mine));
@@ -402,21 +408,7 @@ void multiply_fp8(Meeting& meeting) {
             }
         }
     }
-    for (int i = 0; i < 16; ++i) {
-        for (int k = 0; k < 32; ++k) {
-            for (int j = 0; j < 8; ++j) {
-                sums[i][j] += a[i][k] * b[k][j];
-            }
-        }
-    }
-    for (int lane = 0; lane < 32; ++lane) {
-        const int g = lane / 4;
-        const int t = lane % 4;
-        const float* c = operands[lane].c;
-        const float result[4] = {c[0] + sums[g][2 * t], c[1] + sums[g][2 * t + 1], c[2] + sums[g + 8][2 * t],
-                                 c[3] + sums[g + 8][2 * t + 1]};
-        std::memcpy(meeting.results[lane], result, sizeof(result));
-    }
+    add_product(meeting, operands, a, b);
 }
 
 }  // namespace
