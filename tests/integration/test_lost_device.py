@@ -20,7 +20,7 @@ def test_a_worker_process_ends_and_its_request_goes_on_elsewhere():
         assert CASE["prompt"] + answer.json()["choices"][0]["text"] == CASE["output_text"]
         ended = wait_until(lambda: re.search(r"decode (\d+) has ended \(status 1\)", cluster.output()), "a decode worker ends with an error")
         assert f"decode-{ended[1]} has lost its device; this process ends and has to be started again" in cluster.logs()
-        assert len([pid for pid in cluster.pids_of("decode") if harness.pid_exists(pid)]) == 1
+        assert len([pid for pid in cluster.pids_of("decode") if harness.pid_exists(pid)]) == 1, cluster.output() + cluster.logs()
 
 
 @pytest.mark.parametrize("roles", [{"prefill": 1, "decode": 1}, {"prefill": 0, "decode": 0, "mixed": 1}], ids=["prefill and decode", "mixed"])
