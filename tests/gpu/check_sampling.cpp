@@ -57,7 +57,7 @@ SamplingInput random_input(Checks& checks, std::int32_t vocabulary) {
             input.allowed.push_back(random_int(checks, 0, 99) < keep);
         }
     }
-    if (chance(20)) { input.logits[static_cast<std::size_t>(tokens[1])] = chance(2) ? NAN : INFINITY; }
+    if (chance(20)) { input.logits[static_cast<std::size_t>(tokens.back())] = chance(2) ? NAN : INFINITY; }
     return input;
 }
 
