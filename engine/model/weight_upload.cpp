@@ -37,6 +37,13 @@ public:
         return stages;
     }
 
+    Stages(Stages&&) = default;
+    Stages& operator=(Stages&&) = delete;
+    /// Waits: after a failure, too, copies from the buffers may still run.
+    ~Stages() {
+        if (stream_ != nullptr) { static_cast<void>(stream_->synchronize()); }
+    }
+
     /// The next buffer, once its last copy has run.
     Result<std::byte*> next() {
         Stage& stage = stages_[turn_];
