@@ -116,7 +116,7 @@ sluice::proto::KvFrame make_frame(const Identity& identity, const kv_cache::KvLa
     frame.set_layer_end(info.range.layer_end);
     frame.set_token_begin(info.range.token_begin);
     frame.set_token_end(info.range.token_end);
-    frame.set_codec(info.codec);
+    frame.mutable_kv_mode()->set_codec(info.codec);
     frame.set_payload_bytes(info.payload_bytes);
     frame.set_raw_bytes(info.raw_bytes);
     frame.set_payload_crc32c(info.payload_crc32c);
@@ -153,12 +153,12 @@ Result<FrameInfo> check_frame(const sluice::proto::KvFrame& frame, const Identit
     const std::size_t raw_bytes = layout.wire_bytes(range);
     if (frame.raw_bytes() != raw_bytes) { return invalid("raw length does not fit the range"); }
     if (raw_bytes > frame_bytes_max) { return invalid("too many bytes"); }
-    const Codec* codec = find_codec(frame.codec());
+    const Codec* codec = find_codec(frame.kv_mode().codec());
     if (codec == nullptr) {
-        return fail(ErrorCode::unimplemented, "codec \"" + base::log_safe(frame.codec(), 32) + "\"");
+        return fail(ErrorCode::unimplemented, "codec \"" + base::log_safe(frame.kv_mode().codec(), 32) + "\"");
     }
     if (!codec->needs_scratch() && payload_bytes != raw_bytes) { return invalid("payload does not fit the range"); }
-    return FrameInfo{key_of(frame.handoff()), frame.number(), range, frame.codec(), payload_bytes, raw_bytes,
+    return FrameInfo{key_of(frame.handoff()), frame.number(), range, frame.kv_mode().codec(), payload_bytes, raw_bytes,
                      frame.payload_crc32c()};
 }
 

@@ -7,4 +7,8 @@ namespace proto {
 /// Version of every message between the processes of Sluice. Raised when an older process could misread a newer one.
 inline constexpr std::uint32_t kProtocolVersion = 1;
 
+/// Raised when a message gains a field that an older process may leave out or ignore. Peers with other minor versions are
+/// served, so that the processes of a cluster can be replaced one after the other.
+inline constexpr std::uint32_t kProtocolMinor = 1;
+
 }  // namespace proto

@@ -88,7 +88,7 @@ TEST_CASE("a frame is refused for each field that does not fit our own layout", 
         {"tokens without end", [](KvFrame& f) { f.set_token_end(0xffffffff); }, ErrorCode::invalid_argument},
         {"payload", [](KvFrame& f) { f.set_payload_bytes(f.payload_bytes() - 1); }, ErrorCode::invalid_argument},
         {"raw", [](KvFrame& f) { f.set_raw_bytes(f.raw_bytes() + 1); }, ErrorCode::invalid_argument},
-        {"codec", [](KvFrame& f) { f.set_codec("zip"); }, ErrorCode::unimplemented},
+        {"codec", [](KvFrame& f) { f.mutable_kv_mode()->set_codec("zip"); }, ErrorCode::unimplemented},
     };
     for (const Case& c : cases) {
         CAPTURE(c.what);

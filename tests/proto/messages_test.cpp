@@ -41,7 +41,7 @@ KvFrame make_frame() {
     frame.set_layer_end(4);
     frame.set_token_begin(0);
     frame.set_token_end(512);
-    frame.set_codec("raw");
+    frame.mutable_kv_mode()->set_codec("raw");
     frame.set_payload_bytes(1ull << 33);
     frame.set_raw_bytes(1ull << 33);
     frame.set_payload_crc32c(0xe3069283u);
