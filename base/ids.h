@@ -17,7 +17,7 @@ enum class SequenceId : std::uint64_t {};
 /// One client request, minted at random by the gateway that owns it.
 enum class RequestId : std::uint64_t {};
 
-/// One worker process as the scheduler knows it; configured or derived from its address, stable over a restart.
+/// One worker process as the scheduler knows it: what `--id` says, which survives a restart, else random.
 enum class WorkerId : std::uint64_t {};
 
 /// One life of a worker process: random at start, so that messages meant for its former life are recognised.

@@ -18,7 +18,7 @@ namespace worker {
 /// thread of its own; the step loop never waits for the scheduler.
 class Registration {
 public:
-    /// `registration` is sent at each (re)connect. `loop_drain` is called (on a thread of this class) when the
+    /// `registration` is sent at each (re)connect. `on_drain` is called (on a thread of this class) when the
     /// scheduler asks for a drain. References must outlive this.
     Registration(std::string scheduler_address, sluice::proto::RegisterWorker registration,
                  const WorkerOptions& options, ReportBoard& board, const base::Clock& clock,
