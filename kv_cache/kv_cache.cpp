@@ -74,6 +74,40 @@ BlockHold KvCache::hold(const SequenceKv& sequence, std::uint32_t first_block, s
     return {*this, std::move(held)};
 }
 
+std::optional<EvictedRun> KvCache::evict_run(std::uint32_t blocks_wanted) {
+    const std::uint32_t blocks_coming = pool_.blocks_free() + blocks_leaving_;
+    if (blocks_coming >= blocks_wanted || blocks_leaving_ >= options_.leaving_blocks_max) { return std::nullopt; }
+    const std::uint32_t blocks_max =
+        std::min(blocks_wanted - blocks_coming, options_.leaving_blocks_max - blocks_leaving_);
+    // Ends of chains go first, so the run grows towards the beginning of its chain.
+    EvictedRun evicted;
+    std::optional<BlockHash> before;  // the name of the block before the run
+    while (evicted.run.count < blocks_max) {
+        const auto next = index_.next_to_evict();
+        if (!next) { break; }
+        const bool is_neighbour = next->hash == before && base::raw(next->block) + 1 == base::raw(evicted.run.first);
+        if (evicted.run.count > 0 && !is_neighbour) { break; }
+        evict();
+        evicted.run = {next->block, evicted.run.count + 1};
+        evicted.hashes.push_back(next->hash);
+        before = next->parent;
+    }
+    if (evicted.run.count == 0) { return std::nullopt; }
+    std::reverse(evicted.hashes.begin(), evicted.hashes.end());
+    std::vector<BlockId> held;
+    for (std::uint32_t i = 0; i < evicted.run.count; ++i) {
+        held.push_back(BlockId{base::raw(evicted.run.first) + i});
+        Block& block = at(held.back());
+        block.holds = 1;
+        block.leaving = true;
+    }
+    blocks_stranded_ += evicted.run.count;
+    blocks_leaving_ += evicted.run.count;
+    ++leases_;
+    evicted.hold = BlockHold(*this, std::move(held));
+    return evicted;
+}
+
 BlockCounts KvCache::counts() const {
     BlockCounts counts;
     counts.free = pool_.blocks_free();
@@ -128,6 +162,10 @@ void KvCache::drop_hold(BlockId id) {
         --blocks_pinned_;
     } else {
         --blocks_stranded_;
+        if (block.leaving) {
+            block.leaving = false;
+            --blocks_leaving_;
+        }
         retire(id);
     }
 }
@@ -185,11 +223,8 @@ void KvCache::make_room(std::uint32_t blocks_more) {
         std::min(options_.group_blocks_initial, std::max(1u, options_.blocks_total / kEvictionShare));
     const std::uint32_t wanted = std::max(blocks_more, portion);
     while (pool_.blocks_free() < wanted) {
-        const auto evicted = index_.evict();
+        const auto evicted = evict();
         if (!evicted) { break; }
-        Block& block = at(*evicted);
-        block.indexed = false;
-        block.hash.reset();
         pool_.give_back({*evicted, 1});
     }
     while (pool_.blocks_free() < blocks_more) {
@@ -200,6 +235,15 @@ void KvCache::make_room(std::uint32_t blocks_more) {
         CHECK(victim != nullptr && victim->tail > 0);
         give_back_tail(*victim, std::min(victim->tail, blocks_more - pool_.blocks_free()));
     }
+}
+
+std::optional<BlockId> KvCache::evict() {
+    const auto evicted = index_.evict();
+    if (!evicted) { return std::nullopt; }
+    Block& block = at(*evicted);
+    block.indexed = false;
+    block.hash.reset();
+    return evicted;
 }
 
 void KvCache::append(SequenceKv::State& state, BlockRun run) {

@@ -1,4 +1,5 @@
-// The leases of kv_cache.h: thin owners that hand everything back to their KvCache.
+// The leases that kv_cache.h declares (their contract stands there): thin owners that hand everything back to their
+// KvCache.
 #include <utility>
 
 #include "base/check.h"

@@ -76,19 +76,25 @@ void PrefixIndex::touch(const BlockHash& hash) {
     make_idle(hash, found->second);
 }
 
-std::optional<BlockId> PrefixIndex::evict() {
+std::optional<NamedBlock> PrefixIndex::next_to_evict() const {
     if (evictable_.empty()) {
         CHECK(blocks_idle_ == 0, "chains of " << blocks_idle_ << " blocks have no end");
         return std::nullopt;
     }
-    const BlockHash hash = evictable_.begin()->second;
+    const BlockHash& hash = evictable_.begin()->second;
     const auto found = entries_.find(hash);
     CHECK(found != entries_.end());
-    make_busy(hash, found->second);
-    const BlockId block = found->second.block;
+    return NamedBlock{found->second.block, hash, found->second.parent};
+}
+
+std::optional<BlockId> PrefixIndex::evict() {
+    const auto victim = next_to_evict();
+    if (!victim) { return std::nullopt; }
+    const auto found = entries_.find(victim->hash);
+    make_busy(victim->hash, found->second);
     entries_.erase(found);
-    if (stored_.erase(hash) == 0) { removed_.insert(hash); }
-    return block;
+    if (stored_.erase(victim->hash) == 0) { removed_.insert(victim->hash); }
+    return victim->block;
 }
 
 std::optional<BlockEvents> PrefixIndex::take_events() {

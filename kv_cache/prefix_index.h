@@ -26,6 +26,13 @@ struct BlockEvents {
     std::vector<BlockHash> removed;  // empty in a snapshot
 };
 
+/// A block with its name, and the name of the block before it in its chain (empty for the first).
+struct NamedBlock {
+    BlockId block{};
+    BlockHash hash;
+    std::optional<BlockHash> parent;
+};
+
 /// Full, immutable blocks by their hash, and the order in which those that nobody uses are given up.
 /// Not thread-safe: owned by the step thread.
 class PrefixIndex {
@@ -43,8 +50,10 @@ public:
     void set_in_use(const BlockHash& hash);
     /// An idle block was useful: it becomes the last to be evicted. Nothing happens when it is in use or unknown.
     void touch(const BlockHash& hash);
-    /// Forgets the idle block that was idle for longest among those without an idle block behind them in their chain
-    /// (ends of chains go before their beginnings), and gives it out. Empty when none is idle.
+    /// The idle block that was idle for longest among those without an idle block behind them in their chain (ends of
+    /// chains go before their beginnings). Empty when none is idle.
+    std::optional<NamedBlock> next_to_evict() const;
+    /// Forgets the block that next_to_evict() names, and gives it out. Empty when none is idle.
     std::optional<BlockId> evict();
 
     /// Named blocks, idle or not.

@@ -3,6 +3,7 @@
 #include <optional>
 #include <random>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "kv_cache/kv_cache.h"
@@ -14,6 +15,7 @@ using base::BlockHash;
 using kv_cache::BlockCounts;
 using kv_cache::BlockHold;
 using kv_cache::BlockId;
+using kv_cache::EvictedRun;
 using kv_cache::KvCache;
 using kv_cache::PrefixMatch;
 using kv_cache::SequenceKv;
@@ -36,7 +38,10 @@ class World {
 public:
     explicit World(std::uint32_t seed)
         : random_(seed),
-          cache_({.blocks_total = draw(4, 48), .block_tokens = kTokens, .group_blocks_initial = draw(1, 9)}),
+          cache_({.blocks_total = draw(4, 48),
+                  .block_tokens = kTokens,
+                  .group_blocks_initial = draw(1, 9),
+                  .leaving_blocks_max = draw(0, 12)}),
           content_(cache_.options().blocks_total) {
         const std::uint32_t shared = draw(0, 6);
         for (std::uint32_t document = 1; document <= 5; ++document) {
@@ -45,7 +50,7 @@ public:
     }
 
     void step() {
-        switch (draw(0, 9)) {
+        switch (draw(0, 11)) {
             case 0:
             case 1:
                 open();
@@ -69,6 +74,12 @@ public:
             case 8:
                 end_lease();
                 break;
+            case 9:
+                evict_run();
+                break;
+            case 10:
+                end_leaving();
+                break;
             default:
                 take_match();
         }
@@ -78,9 +89,10 @@ public:
 
     /// Everything ends; then one sequence must get all blocks in one run.
     void finish() {
-        while (!sequences_.empty() || !holds_.empty() || !matches_.empty()) {
+        while (!sequences_.empty() || !holds_.empty() || !matches_.empty() || !leaving_.empty()) {
             close();
             end_lease();
+            end_leaving();
             learn_events();
             check();
         }
@@ -216,6 +228,56 @@ private:
         if (!matches_.empty()) { const PrefixMatch ended = take_any(matches_); }
     }
 
+    /// Something leaves exactly when it should, under its own names, in one piece of one document, and is found no
+    /// more.
+    void evict_run() {
+        const std::uint32_t wanted = draw(0, cache_.options().blocks_total);
+        const BlockCounts before = cache_.counts();
+        const std::uint32_t leaving = cache_.blocks_leaving();
+        const std::uint32_t coming = before.free + leaving;
+        const std::uint32_t leaving_max = cache_.options().leaving_blocks_max;
+        auto evicted = cache_.evict_run(wanted);
+        REQUIRE(evicted.has_value() == (coming < wanted && leaving < leaving_max && before.cached > 0));
+        if (!evicted) {
+            REQUIRE(cache_.counts() == before);
+            return;
+        }
+        REQUIRE(evicted->run.count > 0);
+        REQUIRE(coming + evicted->run.count <= wanted);
+        REQUIRE(leaving + evicted->run.count <= leaving_max);
+        REQUIRE(evicted->hashes.size() == evicted->run.count);
+        REQUIRE(evicted->hold.blocks().size() == evicted->run.count);
+        REQUIRE(std::any_of(chains_.begin(), chains_.end(), [&](const std::vector<BlockHash>& chain) {
+            return std::search(chain.begin(), chain.end(), evicted->hashes.begin(), evicted->hashes.end()) !=
+                   chain.end();
+        }));
+        const auto in_use = references();
+        const auto in_transfer = held();
+        for (std::uint32_t i = 0; i < evicted->run.count; ++i) {
+            const BlockId id{base::raw(evicted->run.first) + i};
+            REQUIRE(evicted->hold.blocks()[i] == id);
+            REQUIRE_FALSE(in_use.contains(id));
+            REQUIRE_FALSE(in_transfer.contains(id));
+            REQUIRE(named_.at(evicted->hashes[i]) == id);
+            named_.erase(evicted->hashes[i]);
+            left_.insert(evicted->hashes[i]);
+        }
+        REQUIRE(cache_.counts() == BlockCounts{.free = before.free,
+                                               .used = before.used,
+                                               .cached = before.cached - evicted->run.count,
+                                               .pinned = before.pinned,
+                                               .stranded = before.stranded + evicted->run.count});
+        leaving_.push_back(std::move(*evicted));
+    }
+
+    void end_leaving() {
+        if (leaving_.empty()) { return; }
+        const std::uint32_t free = cache_.counts().free;
+        EvictedRun ended = take_any(leaving_);
+        ended.hold.release();
+        REQUIRE(cache_.counts().free == free + ended.run.count);
+    }
+
     /// Blocks from `first` on are new to the sequence: whatever they held is gone.
     void forget_content(const SequenceKv& kv, std::size_t first) {
         for (const BlockId id : kv.blocks().subspan(first)) {
@@ -243,13 +305,20 @@ private:
         for (const BlockHold& hold : holds_) {
             held.insert(hold.blocks().begin(), hold.blocks().end());
         }
+        for (const EvictedRun& evicted : leaving_) {
+            held.insert(evicted.hold.blocks().begin(), evicted.hold.blocks().end());
+        }
         return held;
     }
 
-    /// What the scheduler knows; evictions are learned only from here.
+    /// What the scheduler knows; evictions without a hold are learned only from here.
     void learn_events() {
         const auto events = draw(0, 9) == 0 ? std::optional(cache_.snapshot()) : cache_.take_events();
-        if (!events) { return; }
+        const auto left = std::exchange(left_, {});
+        if (!events) {
+            REQUIRE(left.empty());
+            return;
+        }
         REQUIRE(events->number == ++event_number_);
         if (events->snapshot) {
             const std::set<BlockHash> all(events->stored.begin(), events->stored.end());
@@ -263,6 +332,7 @@ private:
         }
         for (const BlockHash& hash : events->removed) {
             REQUIRE(seen_.erase(hash) == 1);
+            if (left.contains(hash)) { continue; }  // checked when it left
             check_evictable(named_.at(hash));
             named_.erase(hash);
         }
@@ -321,6 +391,16 @@ private:
         expected.free = total - expected.used - expected.cached - expected.pinned - expected.stranded;
         REQUIRE(counts == expected);
 
+        // What leaves stays as it was until its hold ends.
+        std::uint32_t leaving = 0;
+        for (const EvictedRun& evicted : leaving_) {
+            leaving += evicted.run.count;
+            for (std::uint32_t i = 0; i < evicted.run.count; ++i) {
+                REQUIRE(content_[base::raw(evicted.run.first) + i] == evicted.hashes[i]);
+            }
+        }
+        REQUIRE(cache_.blocks_leaving() == leaving);
+
         // Private blocks are in one table only; shared ones are published.
         for (const auto& [id, count] : referenced) {
             if (count > 1) { REQUIRE(named_blocks.contains(id)); }
@@ -358,6 +438,8 @@ private:
     std::vector<Open> sequences_;
     std::vector<BlockHold> holds_;
     std::vector<PrefixMatch> matches_;
+    std::vector<EvictedRun> leaving_;
+    std::set<BlockHash> left_;            // evicted by evict_run since the last events
     std::map<BlockHash, BlockId> named_;  // what match must find
     std::set<BlockHash> seen_;            // events replayed
     std::uint64_t event_number_ = 0;

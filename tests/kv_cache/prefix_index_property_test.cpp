@@ -84,6 +84,13 @@ TEST_CASE("the index equals a plain list, its events and snapshots included", "[
                 break;
             default: {
                 const auto expected = next_to_evict(model);
+                const auto next = index.next_to_evict();
+                REQUIRE(next.has_value() == expected.has_value());
+                if (next) {
+                    REQUIRE(next->hash == *expected);
+                    REQUIRE(base::raw(next->block) == model.at(*expected).block);
+                    REQUIRE(next->parent == model.at(*expected).parent);
+                }
                 const auto evicted = index.evict();
                 REQUIRE(evicted.has_value() == expected.has_value());
                 if (!expected) { break; }
