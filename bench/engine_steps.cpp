@@ -90,7 +90,7 @@ public:
                              .masked_tokens = {}};
             batch.entries.push_back(entry);
         }
-        const auto result = engine_.collect(engine_.launch(std::move(batch)));
+        const auto result = engine::run_to_end(engine_, std::move(batch));
         if (!result) { return base::pass_on(result); }
         std::size_t entry = 0;
         for (std::size_t i = 0; i < sequences.size(); ++i) {

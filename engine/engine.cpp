@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <span>
@@ -71,29 +72,45 @@ public:
     NumericsId numerics_id() const override { return numerics_id_; }
     std::string describe() const override { return description_; }
 
-    Ticket launch(Batch batch, LayersDone layers_done) override {
+    Ticket launch(Batch batch, LayersDone layers_done, StepDone done) override {
         check_bounds(batch);
         CHECK(state_.load(std::memory_order_acquire) == State::idle, "a ticket is still open");
         batch_ = std::move(batch);
         layers_done_ = std::move(layers_done);
+        done_ = std::move(done);
         set_state(State::launched);
         return Ticket{++ticket_};
     }
 
-    Result<StepResult> collect(Ticket ticket) override {
-        CHECK(base::raw(ticket) == ticket_ && state_.load(std::memory_order_acquire) != State::idle,
-              "ticket " << base::raw(ticket) << " is not open");
-        wait_for(State::done, {});
+    bool ready(Ticket ticket) const override {
+        check_open(ticket);
+        return state_.load(std::memory_order_acquire) >= State::ended;
+    }
+
+    Result<StepResult> collect(Ticket ticket, base::TimePoint deadline, const std::stop_token& stop) override {
+        check_open(ticket);
+        if (!wait_for(State::ended, stop, deadline)) {
+            return base::fail(stop.stop_requested() ? ErrorCode::cancelled : ErrorCode::deadline_exceeded,
+                              "step " + std::to_string(base::raw(ticket)) + " has not ended yet");
+        }
+        wait_for(State::told, {}, std::nullopt);
         Result<StepResult> result = std::move(result_);
         result_ = StepResult{};
         batch_ = {};
         layers_done_ = {};
+        done_ = {};
         set_state(State::idle);
         return result;
     }
 
 private:
-    enum class State : std::uint32_t { idle, launched, done };
+    /// In the order in which a step goes through them; told: done_ has returned.
+    enum class State : std::uint32_t { idle, launched, ended, told };
+
+    void check_open(Ticket ticket) const {
+        CHECK(base::raw(ticket) == ticket_ && state_.load(std::memory_order_acquire) != State::idle,
+              "ticket " << base::raw(ticket) << " is not open");
+    }
 
     void check_bounds(const Batch& batch) const {
         std::size_t tokens = 0;
@@ -119,15 +136,19 @@ private:
 
     void coordinate(const std::stop_token& stop) {
         pthread_setname_np(pthread_self(), "engine");
-        while (wait_for(State::launched, stop)) {
-            const auto begin = std::chrono::steady_clock::now();
+        while (wait_for(State::launched, stop, std::nullopt)) {
+            const base::TimePoint began = std::chrono::steady_clock::now();
             auto entries = runner_.run(batch_, layers_done_);
             if (entries) {
-                result_ = StepResult{std::move(*entries), std::chrono::steady_clock::now() - begin};
+                result_ = StepResult{std::move(*entries), began, std::chrono::steady_clock::now()};
             } else {
                 result_ = base::pass_on(entries);
             }
-            set_state(State::done);
+            if (done_) {
+                set_state(State::ended);
+                done_();
+            }
+            set_state(State::told);
         }
     }
 
@@ -139,11 +160,17 @@ private:
         changed_.notify_all();
     }
 
-    /// Spins for a moment (a wake-up takes about as long), then sleeps. False when asked to stop.
-    bool wait_for(State state, const std::stop_token& stop) {
-        const auto reached = [&] { return state_.load(std::memory_order_acquire) == state; };
-        const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(40);
-        while (std::chrono::steady_clock::now() < end) {
+    /// Until the step has come to `state` or further. Spins for a moment (a wake-up takes about as long), then sleeps.
+    /// False when asked to stop, or at `deadline`.
+    bool wait_for(State state, const std::stop_token& stop, std::optional<base::TimePoint> deadline) {
+        const auto reached = [&] {
+            const State now = state_.load(std::memory_order_acquire);
+            return state == State::launched ? now == state : now >= state;
+        };
+        const base::TimePoint begin = std::chrono::steady_clock::now();
+        const base::TimePoint spin_end = begin + std::chrono::microseconds(40);
+        for (base::TimePoint now = begin; now < (deadline ? std::min(spin_end, *deadline) : spin_end);
+             now = std::chrono::steady_clock::now()) {
             for (int i = 0; i < 32; ++i) {
                 if (reached()) { return true; }
 #if defined(__x86_64__)
@@ -152,7 +179,7 @@ private:
             }
         }
         std::unique_lock lock(mutex_);
-        return changed_.wait(lock, stop, reached);
+        return deadline ? changed_.wait_until(lock, stop, *deadline, reached) : changed_.wait(lock, stop, reached);
     }
 
     const EngineOptions options_;
@@ -164,8 +191,9 @@ private:
     std::mutex mutex_;  // for sleeping on state_ only
     std::condition_variable_any changed_;
     std::atomic<State> state_{State::idle};
-    Batch batch_;                // launched: the coordinator's; else the step thread's
+    Batch batch_;                // launched to told: the coordinator's; else the step thread's
     LayersDone layers_done_;     // the same
+    StepDone done_;              // the same
     Result<StepResult> result_;  // the same
     StepRunner runner_;          // coordinator
     std::jthread coordinator_;   // last: it uses all of the above
@@ -336,6 +364,11 @@ Result<void> load_weights(const Checkpoint& checkpoint, const PackingPlan& plan,
 }
 
 }  // namespace
+
+Result<StepResult> run_to_end(Engine& engine, Batch batch, LayersDone layers_done) {
+    const Ticket ticket = engine.launch(std::move(batch), std::move(layers_done));
+    return engine.collect(ticket, std::chrono::steady_clock::now() + std::chrono::minutes(10));
+}
 
 Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
                                             const std::function<void(std::uint64_t, std::uint64_t)>& progress) {

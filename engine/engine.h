@@ -1,14 +1,15 @@
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/ids.h"
 #include "base/model_shape.h"
 #include "base/result.h"
@@ -42,6 +43,11 @@ struct Batch {
 /// engine's compute thread while later layers still compute: must only hand the news on.
 using LayersDone = std::function<void(std::uint32_t layer_begin, std::uint32_t layer_end)>;
 
+/// The step has ended: collect() gives its result now. Called once a launch, on the engine's own thread or from within
+/// launch(), and has returned before collect() does: must only hand the news on.
+using StepDone = std::function<void()>;
+
+/// A step that was launched, until it is collected.
 enum class Ticket : std::uint64_t {};
 
 struct EntryResult {
@@ -54,7 +60,8 @@ struct EntryResult {
 
 struct StepResult {
     std::vector<EntryResult> entries;  // in the order of the batch
-    std::chrono::steady_clock::duration compute{};
+    base::TimePoint began;             // when the engine began and ended to compute: between the end of a step and the
+    base::TimePoint ended;             // beginning of the next one it stood idle
 };
 
 /// Which heads, columns and layers an engine holds. Whole is the only value that is built now.
@@ -89,8 +96,9 @@ struct EngineOptions {
     ShardSpec shard;
 };
 
-/// Runs the forward passes of one model over one KV store. launch() and collect() are called by the step thread only;
-/// the work happens on the engine's own threads in between. At most one ticket is open.
+/// Runs the forward passes of one model over one KV store. launch(), ready() and collect() are called by the step
+/// thread only; the work happens on the engine's own threads in between. At most one ticket is open.
+/// Destroying an engine waits for the step that runs: a process that has given up on one ends without.
 class Engine {
 public:
     virtual ~Engine() = default;
@@ -104,12 +112,22 @@ public:
     virtual std::string describe() const = 0;
 
     /// Starts a step. Entries within the options' bounds (CHECKed); at least one token each.
-    virtual Ticket launch(Batch batch, LayersDone layers_done = {}) = 0;
-    /// Waits for the step. What concerns one sequence stands in its entry; an error here concerns all: invalid_argument
-    /// for a token outside the vocabulary, resource_exhausted or aborted where the device has refused this step (the
-    /// engine stays usable); internal: the device is lost, every later step fails too, only a new process helps.
-    virtual base::Result<StepResult> collect(Ticket ticket) = 0;
+    virtual Ticket launch(Batch batch, LayersDone layers_done = {}, StepDone done = {}) = 0;
+    /// Whether the step has ended. Does not wait.
+    virtual bool ready(Ticket ticket) const = 0;
+    /// Waits for the step until `deadline` (by the steady clock) or until `stop` is requested: then deadline_exceeded
+    /// or cancelled, and the ticket stays open, to be collected later. Every other outcome closes it. A step that has
+    /// ended is given whatever deadline and stop say. What concerns one sequence stands in its entry; an error here
+    /// concerns all: invalid_argument for a token outside the vocabulary, resource_exhausted or aborted where the
+    /// device has refused this step (the engine stays usable); internal: the device is lost, every later step fails
+    /// too, only a new process helps.
+    virtual base::Result<StepResult> collect(Ticket ticket, base::TimePoint deadline,
+                                             const std::stop_token& stop = {}) = 0;
 };
+
+/// launch() and collect() in one, for who has nothing to do meanwhile: warm-up, benchmarks, tests. Waits at most ten
+/// minutes. Error: as collect().
+base::Result<StepResult> run_to_end(Engine& engine, Batch batch, LayersDone layers_done = {});
 
 /// Maps the checkpoint, packs the weights unless a packed file of the same content exists, allocates the KV store.
 /// `progress(done, total)` bytes, called from this thread. Error: names the field of config.json or the tensor that is

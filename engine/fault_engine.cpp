@@ -19,15 +19,19 @@ public:
     NumericsId numerics_id() const override { return inner_->numerics_id(); }
     std::string describe() const override { return inner_->describe(); }
 
-    Ticket launch(Batch batch, LayersDone layers_done) override {
+    Ticket launch(Batch batch, LayersDone layers_done, StepDone done) override {
         is_lost_ = steps_left_ == 0;
-        if (is_lost_) { return Ticket{0}; }
+        if (is_lost_) {
+            if (done) { done(); }
+            return Ticket{0};
+        }
         --steps_left_;
-        return inner_->launch(std::move(batch), std::move(layers_done));
+        return inner_->launch(std::move(batch), std::move(layers_done), std::move(done));
     }
-    base::Result<StepResult> collect(Ticket ticket) override {
+    bool ready(Ticket ticket) const override { return is_lost_ || inner_->ready(ticket); }
+    base::Result<StepResult> collect(Ticket ticket, base::TimePoint deadline, const std::stop_token& stop) override {
         if (is_lost_) { return base::fail(base::ErrorCode::internal, "the device is lost, by configuration"); }
-        return inner_->collect(ticket);
+        return inner_->collect(ticket, deadline, stop);
     }
 
 private:

@@ -39,7 +39,7 @@ public:
             entry.sampler = {.params = &params, .prompt = prompt, .generated = {}, .masked_tokens = {}};
             batch.entries.push_back(entry);
         }
-        const auto result = engine_.collect(engine_.launch(std::move(batch)));
+        const auto result = run_to_end(engine_, std::move(batch));
         if (!result) { return base::pass_on(result); }
         return {};
     }

@@ -13,6 +13,7 @@ namespace {
 using base::ErrorCode;
 
 constexpr std::chrono::milliseconds kIdleWait{50};
+constexpr std::chrono::minutes kStepMax{10};  // a step that takes longer hangs
 constexpr std::size_t kTasksMax = 16384;  // hand-offs open at once (2 * 1024 by default), three events each, and slack
 
 std::uint32_t size32(std::size_t size) {
@@ -309,7 +310,7 @@ void StepLoop::step() {
     const base::TimePoint launched = clock_.now();
     const engine::Ticket ticket = engine_.launch(std::move(batch), std::move(layers_done));
     publish_board();  // overlaps the step
-    auto result = engine_.collect(ticket);
+    auto result = engine_.collect(ticket, std::chrono::steady_clock::now() + kStepMax);
     board_.note_progress(clock_.now());
     if (!result) {
         step_failed(planned, result.error());
@@ -328,7 +329,7 @@ void StepLoop::step() {
 
 void StepLoop::step_failed(const std::vector<Planned>& planned, base::Error error) {
     spdlog::error("{}: step failed: {}", options_.worker, error.message);
-    if (error.code == ErrorCode::internal) {
+    if (error.code == ErrorCode::internal || error.code == ErrorCode::deadline_exceeded) {
         lose_device(error);
         return;
     }

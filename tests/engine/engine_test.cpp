@@ -1,8 +1,12 @@
 #include "engine/engine.h"
 
+#include <chrono>
+#include <condition_variable>
 #include <cstring>
 #include <fstream>
 #include <limits>
+#include <mutex>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -210,7 +214,7 @@ TEST_CASE("a score is the log-probability of the next token of the prompt", "[en
     entry.score_targets = targets;
     entry.sampler = {.params = &params, .prompt = tokens, .generated = {}, .masked_tokens = {}};
     for (const bool keep_logits : {true, false}) {
-        const auto result = engine->collect(engine->launch({.entries = {entry}, .keep_logits = keep_logits}));
+        const auto result = engine::run_to_end(*engine, {.entries = {entry}, .keep_logits = keep_logits});
         REQUIRE(result);
         const engine::EntryResult& got = result->entries.at(0);
         REQUIRE(got.scores.size() == 10);
@@ -222,8 +226,69 @@ TEST_CASE("a score is the log-probability of the next token of the prompt", "[en
             REQUIRE(got.scores[i].top.size() == 3);
             REQUIRE(got.scores[i].logprob <= got.scores[i].top[0].logprob);
         }
-        REQUIRE(result->compute.count() > 0);
+        REQUIRE(result->ended > result->began);
     }
+}
+
+namespace {
+
+/// A door that a test holds shut. Waiting in front of it has a deadline, so that a failing test ends.
+class Door {
+public:
+    void open() {
+        {
+            const std::lock_guard lock(mutex_);
+            is_open_ = true;
+        }
+        changed_.notify_all();
+    }
+    bool wait() {
+        std::unique_lock lock(mutex_);
+        return changed_.wait_for(lock, std::chrono::minutes(1), [this] { return is_open_; });
+    }
+
+private:
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    bool is_open_ = false;  // guarded by mutex_
+};
+
+constexpr base::TimePoint kPast{};
+
+}  // namespace
+
+TEST_CASE("a step that hangs is waited for until a deadline or a stop, and can be collected later", "[engine]") {
+    Setting setting;
+    const auto engine = test_engine::load(setting.options);
+    const std::vector<base::TokenId> tokens{1, 2, 3};
+    const std::vector<base::BlockId> blocks = block_run(0, 1);
+    const engine::BlockTable table = blocks;
+    engine::SamplingParams params;
+    engine::BatchEntry entry;
+    entry.tokens = tokens;
+    entry.block_tables = {&table, 1};
+    entry.sample = true;
+    entry.sampler = {.params = &params, .prompt = tokens, .generated = {}, .masked_tokens = {}};
+
+    Door kernel;  // the step does not get beyond its first layers while it is shut
+    Door ended;
+    const engine::Ticket ticket = engine->launch(
+        {.entries = {entry}}, [&](std::uint32_t, std::uint32_t) { kernel.wait(); }, [&] { ended.open(); });
+    REQUIRE_FALSE(engine->ready(ticket));
+    REQUIRE(engine->collect(ticket, kPast).error().code == base::ErrorCode::deadline_exceeded);
+    std::stop_source stop;
+    stop.request_stop();
+    const auto far = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    REQUIRE(engine->collect(ticket, far, stop.get_token()).error().code == base::ErrorCode::cancelled);
+
+    kernel.open();
+    REQUIRE(ended.wait());
+    REQUIRE(engine->ready(ticket));
+    const auto result = engine->collect(ticket, kPast, stop.get_token());  // it has ended: neither says anything
+    REQUIRE(result);
+    REQUIRE(result->entries.at(0).sampled);
+    REQUIRE(engine::run_to_end(*engine, {.entries = {entry}})->entries.at(0).sampled->token ==
+            result->entries[0].sampled->token);
 }
 
 TEST_CASE("an entry that asks for nothing gets nothing, but its KV is there", "[engine]") {
@@ -237,7 +302,7 @@ TEST_CASE("an entry that asks for nothing gets nothing, but its KV is there", "[
     entry.sequence = base::SequenceId{77};
     entry.tokens = tokens;
     entry.block_tables = {&table, 1};
-    const auto result = engine->collect(engine->launch({.entries = {entry}}));
+    const auto result = engine::run_to_end(*engine, {.entries = {entry}});
     REQUIRE(result);
     REQUIRE(result->entries.at(0).sequence == base::SequenceId{77});
     REQUIRE_FALSE(result->entries[0].sampled);

@@ -135,7 +135,7 @@ inline base::Result<void> run_step(engine::Engine& engine, const std::vector<Sha
             .params = &stream.params, .prompt = stream.prompt, .generated = stream.generated, .masked_tokens = {}};
         batch.entries.push_back(entry);
     }
-    auto result = engine.collect(engine.launch(std::move(batch), std::move(layers_done)));
+    auto result = engine::run_to_end(engine, std::move(batch), std::move(layers_done));
     if (!result) { return base::pass_on(result); }
     const std::size_t vocabulary = engine.shape().vocabulary;
     std::optional<base::Error> first_error;

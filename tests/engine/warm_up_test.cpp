@@ -21,15 +21,19 @@ public:
     std::uint32_t blocks_total() const override { return inner_.blocks_total(); }
     engine::NumericsId numerics_id() const override { return inner_.numerics_id(); }
     std::string describe() const override { return inner_.describe(); }
-    engine::Ticket launch(engine::Batch batch, engine::LayersDone layers_done) override {
+    engine::Ticket launch(engine::Batch batch, engine::LayersDone layers_done, engine::StepDone done) override {
         std::size_t tokens = 0;
         for (const engine::BatchEntry& entry : batch.entries) {
             tokens += entry.tokens.size();
         }
         sizes.emplace_back(batch.entries.size(), tokens);
-        return inner_.launch(std::move(batch), std::move(layers_done));
+        return inner_.launch(std::move(batch), std::move(layers_done), std::move(done));
     }
-    base::Result<engine::StepResult> collect(engine::Ticket ticket) override { return inner_.collect(ticket); }
+    bool ready(engine::Ticket ticket) const override { return inner_.ready(ticket); }
+    base::Result<engine::StepResult> collect(engine::Ticket ticket, base::TimePoint deadline,
+                                             const std::stop_token& stop) override {
+        return inner_.collect(ticket, deadline, stop);
+    }
 
     std::vector<std::pair<std::size_t, std::size_t>> sizes;
 

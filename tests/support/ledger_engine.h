@@ -1,11 +1,15 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
@@ -63,19 +67,55 @@ public:
     engine::NumericsId numerics_id() const override { return engine::NumericsId{42}; }
     std::string describe() const override { return "ledger"; }
 
-    engine::Ticket launch(engine::Batch batch, engine::LayersDone layers_done) override {
+    engine::Ticket launch(engine::Batch batch, engine::LayersDone layers_done, engine::StepDone done) override {
         ++steps_;
         result_ = {};
+        has_ended_ = false;
         worker_ = std::jthread(
-            [this, batch = std::move(batch), layers_done = std::move(layers_done)] { compute(batch, layers_done); });
+            [this, batch = std::move(batch), layers_done = std::move(layers_done), done = std::move(done)] {
+                result_.began = std::chrono::steady_clock::now();
+                compute(batch, layers_done);
+                result_.ended = std::chrono::steady_clock::now();
+                {
+                    std::unique_lock lock(mutex_);
+                    changed_.wait(lock, [this] { return !is_hung_; });
+                    has_ended_ = true;
+                }
+                changed_.notify_all();
+                if (done) { done(); }
+            });
         return engine::Ticket{steps_.load()};
     }
 
-    base::Result<engine::StepResult> collect(engine::Ticket) override {
+    bool ready(engine::Ticket) const override {
+        const std::lock_guard lock(mutex_);
+        return has_ended_;
+    }
+
+    base::Result<engine::StepResult> collect(engine::Ticket, base::TimePoint deadline,
+                                             const std::stop_token& stop) override {
+        {
+            std::unique_lock lock(mutex_);
+            if (!changed_.wait_until(lock, stop, deadline, [this] { return has_ended_; })) {
+                return base::fail(
+                    stop.stop_requested() ? base::ErrorCode::cancelled : base::ErrorCode::deadline_exceeded,
+                    "the step has not ended yet");
+            }
+        }
         worker_.join();
         if (is_broken) { return base::fail(base::ErrorCode::internal, "the device is broken"); }
         if (is_out_of_memory) { return base::fail(base::ErrorCode::resource_exhausted, "no memory for this step"); }
         return std::move(result_);
+    }
+
+    /// Steps do not end, as those of a device that hangs, until this is taken back (which must be before the engine is
+    /// destroyed).
+    void hang(bool is_hung) {
+        {
+            const std::lock_guard lock(mutex_);
+            is_hung_ = is_hung;
+        }
+        changed_.notify_all();
     }
 
     /// From now on every step fails as on a device that is lost.
@@ -170,11 +210,15 @@ private:
     const base::ModelShape shape_;
     const kv_cache::KvLayout layout_;
     kv_cache::KvStore store_;
-    std::jthread worker_;
     engine::StepResult result_;  // written by worker_, read after its join
+    mutable std::mutex mutex_;
+    std::condition_variable_any changed_;
+    bool has_ended_ = false;  // guarded by mutex_: the present step
+    bool is_hung_ = false;    // guarded by mutex_
     std::atomic<std::uint64_t> violations_{0};
     std::atomic<std::uint64_t> steps_{0};
     std::atomic<std::uint64_t> tokens_computed_{0};
+    std::jthread worker_;  // last: it uses all of the above
 };
 
 }  // namespace test_support
