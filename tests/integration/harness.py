@@ -133,18 +133,24 @@ def serve(*flags: str, model: pathlib.Path = MODEL, prefill: int = 1, decode: in
 
 
 class LocalCluster(Server):
-    """scripts/local-cluster: a process for each role. `processes` has their pids by role, `admin_ports` where each serves /metrics."""
+    """scripts/local-cluster: a process for each role. The script says when the cluster is up: what a test does before, it does to the start."""
 
     ROLES = ("scheduler", "prefill", "decode", "mixed", "gateway")
 
-    def __init__(self, prefill: int, decode: int, mixed: int = 0, model: pathlib.Path = MODEL, settings: Sequence[str] = ()) -> None:
+    def __init__(self, prefill: int, decode: int, mixed: int = 0, model: pathlib.Path = MODEL, settings: Sequence[str] = (),
+                 binary: pathlib.Path = BINARY) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="sluice-cluster-")
         self.admin_base = free_run_of_ports(2 + prefill + decode + mixed)
         port = free_port()
         flags = [word for setting in settings for word in ("--set", setting)]
-        super().__init__([ROOT / "scripts" / "local-cluster", "--binary", BINARY, "--model", model, "--port", str(port),
+        super().__init__([ROOT / "scripts" / "local-cluster", "--binary", binary, "--model", model, "--port", str(port),
                           "--prefill", str(prefill), "--decode", str(decode), "--mixed", str(mixed), "--threads", "1",
                           "--log-dir", self.folder.name, "--admin-ports", str(self.admin_base), *flags], port)
+
+    def is_ready(self) -> bool:
+        if not self.is_alive():
+            raise AssertionError(f"{self.command} ended with {self.child.returncode}:\n{self.output()}\n{self.logs()}")
+        return re.search(r"^ready http://", self.output(), re.MULTILINE) is not None
 
     def pids(self) -> list[tuple[str, int]]:
         """(role, pid) in the order of their start, as printed."""
