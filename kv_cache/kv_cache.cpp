@@ -42,6 +42,26 @@ PrefixMatch KvCache::match(std::span<const BlockHash> chain, std::uint32_t token
     return {*this, std::move(found)};
 }
 
+void KvCache::begin_snapshot(std::uint32_t part_blocks) {
+    CHECK(part_blocks > 0);
+    part_blocks_ = part_blocks;
+    snapshot_next_ = 0;
+}
+
+std::optional<BlockEvents> KvCache::take_events() {
+    if (part_blocks_ == 0) { return index_.take_events(); }
+    const bool first = snapshot_next_ == 0;
+    const std::uint32_t end = snapshot_next_ + std::min(part_blocks_, options_.blocks_total - snapshot_next_);
+    std::vector<BlockHash> part;
+    for (; snapshot_next_ < end; ++snapshot_next_) {
+        const Block& block = blocks_[snapshot_next_];
+        if (block.indexed) { part.push_back(*block.hash); }
+    }
+    const bool last = snapshot_next_ == options_.blocks_total;
+    if (last) { part_blocks_ = 0; }
+    return index_.take_part(std::move(part), first, last);
+}
+
 Result<SequenceKv> KvCache::open(PrefixMatch&& prefix, std::uint32_t tokens) {
     CHECK(tokens > 0 && tokens >= prefix.tokens(), tokens << " tokens, of which " << prefix.tokens() << " are prefix");
     CHECK(prefix.cache_ == nullptr || prefix.cache_ == this);

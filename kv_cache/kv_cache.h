@@ -20,6 +20,9 @@ using base::Result;
 
 class KvCache;
 
+/// Blocks of a pool that one part of a snapshot covers: some 100 microseconds of a step thread, 256 KiB of hashes.
+inline constexpr std::uint32_t kSnapshotPartBlocks = 16'384;
+
 /// How many blocks are in which state; the sum is always `blocks_total`.
 struct BlockCounts {
     std::uint32_t free = 0;
@@ -178,9 +181,15 @@ public:
     std::uint32_t blocks_for(std::uint32_t tokens) const;
     const Options& options() const { return options_; }
 
-    /// Changes of what match() can find, for the scheduler (prefix_index.h).
-    std::optional<BlockEvents> take_events() { return index_.take_events(); }
-    BlockEvents snapshot() { return index_.snapshot(); }
+    /// Changes of what match() can find since the last call, for the scheduler (prefix_index.h); with them the next
+    /// part of a snapshot, where one was begun. Empty when there is nothing to tell.
+    std::optional<BlockEvents> take_events();
+    /// From now on take_events() tells everything, beginning anew, in parts of at most `part_blocks` (> 0) blocks of
+    /// the pool: the step thread never stops to copy a large index.
+    void begin_snapshot(std::uint32_t part_blocks = kSnapshotPartBlocks);
+    bool snapshot_unfinished() const { return part_blocks_ > 0; }
+    void forget_events() { index_.forget_events(); }
+    std::size_t events_pending() const { return index_.events_pending(); }
 
     /// The free runs, for tests and metrics of fragmentation.
     const BlockPool& pool() const { return pool_; }
@@ -229,6 +238,8 @@ private:
     std::uint32_t blocks_pinned_ = 0;
     std::uint32_t blocks_stranded_ = 0;
     std::uint32_t blocks_leaving_ = 0;  // of the stranded ones
+    std::uint32_t part_blocks_ = 0;     // of the snapshot that is being told; 0: none is
+    std::uint32_t snapshot_next_ = 0;   // the first block that it has not told
 };
 
 }  // namespace kv_cache

@@ -25,8 +25,9 @@ std::optional<BlockId> PrefixIndex::find(const BlockHash& hash) const {
 bool PrefixIndex::insert(const BlockHash& hash, std::optional<BlockHash> parent, BlockId block) {
     CHECK(parent != hash);
     if (!entries_.emplace(hash, Entry{block, parent, 0}).second) { return false; }
-    // A hash that went and came back since the last event is no change.
-    if (removed_.erase(hash) == 0) { stored_.insert(hash); }
+    // A hash that went and came back since the last event is no change; but it may have come back as a block whose part
+    // of a snapshot was told before it was there.
+    if (removed_.erase(hash) == 0 || telling_) { stored_.insert(hash); }
     return true;
 }
 
@@ -93,7 +94,7 @@ std::optional<BlockId> PrefixIndex::evict() {
     const auto found = entries_.find(victim->hash);
     make_busy(victim->hash, found->second);
     entries_.erase(found);
-    if (stored_.erase(victim->hash) == 0) { removed_.insert(victim->hash); }
+    if (stored_.erase(victim->hash) == 0 || telling_) { removed_.insert(victim->hash); }
     return victim->block;
 }
 
@@ -106,18 +107,22 @@ std::optional<BlockEvents> PrefixIndex::take_events() {
     return events;
 }
 
-BlockEvents PrefixIndex::snapshot() {
-    stored_.clear();
-    removed_.clear();
+BlockEvents PrefixIndex::take_part(std::vector<BlockHash> part, bool first, bool last) {
+    telling_ = !last;
+    if (first) { forget_events(); }
+    std::erase_if(part, [this](const BlockHash& hash) { return stored_.contains(hash); });
     BlockEvents events;
     events.number = ++event_number_;
-    events.snapshot = true;
-    events.stored.reserve(entries_.size());
-    for (const auto& [hash, entry] : entries_) {
-        events.stored.push_back(hash);
-    }
-    std::sort(events.stored.begin(), events.stored.end());
+    events.snapshot = first;
+    events.stored = take_sorted(stored_);
+    events.removed = take_sorted(removed_);
+    events.stored.insert(events.stored.end(), part.begin(), part.end());
     return events;
+}
+
+void PrefixIndex::forget_events() {
+    stored_.clear();
+    removed_.clear();
 }
 
 }  // namespace kv_cache

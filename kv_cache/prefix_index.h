@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <set>
@@ -17,13 +18,14 @@ using base::BlockHash;
 using base::BlockId;
 
 /// What the index gained and lost since the event before. Numbers rise by one from event to event, snapshots included;
-/// a snapshot says all that is in the index and replaces everything before it. `stored` and `removed` share no hash, so
-/// their order does not matter; each is sorted.
+/// a snapshot replaces everything before it. It comes in parts: its first events have `snapshot` set and say some of
+/// what is in the index, those after them the rest beside what has changed. So `stored` may name what was told before,
+/// and `removed` what was not. They share no hash, so their order does not matter. Changes are sorted.
 struct BlockEvents {
     std::uint64_t number = 0;  // 1, 2, ...
     bool snapshot = false;
     std::vector<BlockHash> stored;
-    std::vector<BlockHash> removed;  // empty in a snapshot
+    std::vector<BlockHash> removed;  // empty where a snapshot begins
 };
 
 /// A block with its name, and the name of the block before it in its chain (empty for the first).
@@ -60,10 +62,16 @@ public:
     std::uint32_t size() const { return static_cast<std::uint32_t>(entries_.size()); }
     std::uint32_t blocks_idle() const { return blocks_idle_; }
 
-    /// Changes since the last call of this or of snapshot(); empty when there were none (no number is used up).
+    /// Changes since the last events; empty when there were none (no number is used up).
     std::optional<BlockEvents> take_events();
-    /// Everything; what was not yet taken is included and forgotten.
-    BlockEvents snapshot();
+    /// Events with a part of a snapshot: `part` is in the index. The `first` begins it (changes that were not taken are
+    /// forgotten: its parts tell them), the others bring the changes since the last events, too. The caller names in
+    /// its parts whatever stays in the index from the first to the last of them; it may be both.
+    BlockEvents take_part(std::vector<BlockHash> part, bool first, bool last);
+    /// Nobody wants to know what has changed up to now.
+    void forget_events();
+    /// Changes that wait to be taken.
+    std::size_t events_pending() const { return stored_.size() + removed_.size(); }
 
 private:
     struct Entry {
@@ -84,6 +92,7 @@ private:
     std::uint64_t event_number_ = 0;
     std::unordered_set<BlockHash> stored_;   // since the last event
     std::unordered_set<BlockHash> removed_;  // since the last event
+    bool telling_ = false;                   // between the parts of a snapshot
 };
 
 }  // namespace kv_cache

@@ -17,20 +17,19 @@ std::string pack_hashes(const std::vector<base::BlockHash>& hashes) {
 }
 
 template <class T>
-void push_bounded(std::vector<T>& samples, const T& sample, std::size_t max) {
-    if (samples.size() >= max) { samples.erase(samples.begin()); }
+void push_bounded(std::deque<T>& samples, const T& sample, std::size_t max) {
+    if (samples.size() >= max) { samples.pop_front(); }
     samples.push_back(sample);
 }
 
 }  // namespace
 
-ReportBoard::ReportBoard(std::size_t samples_max, std::size_t block_events_max)
-    : samples_max_(samples_max), block_events_max_(block_events_max) {}
+ReportBoard::ReportBoard(std::size_t samples_max, std::size_t block_hashes_max)
+    : samples_max_(samples_max), block_hashes_max_(block_hashes_max) {}
 
 void ReportBoard::set_load(const sluice::proto::WorkerLoad& load) {
     const std::scoped_lock lock(mutex_);
     load_ = load;
-    load_.set_draining(draining_);
 }
 
 void ReportBoard::add_step(const sluice::proto::StepSample& sample) {
@@ -50,12 +49,8 @@ void ReportBoard::add_block_events(const kv_cache::BlockEvents& events) {
     message.set_stored(pack_hashes(events.stored));
     message.set_removed(pack_hashes(events.removed));
     const std::scoped_lock lock(mutex_);
-    if (events.snapshot) { events_.clear(); }
-    if (events_.size() >= block_events_max_) {
-        events_.clear();
-        snapshot_wanted_ = true;
-        return;
-    }
+    if (!attached_) { return; }  // the scheduler has gone since it was asked for
+    event_hashes_ += events.stored.size() + events.removed.size();
     events_.push_back(std::move(message));
 }
 
@@ -75,22 +70,43 @@ void ReportBoard::take(sluice::proto::Heartbeat& heartbeat) {
     steps_.clear();
     transfers_.clear();
     events_.clear();
+    if (std::exchange(event_hashes_, 0) >= block_hashes_max_ && wake_) { wake_(); }
 }
 
-sluice::proto::WorkerLoad ReportBoard::load() const {
+void ReportBoard::attach() {
     const std::scoped_lock lock(mutex_);
-    return load_;
+    attached_ = true;
+    snapshot_wanted_ = true;
+    if (wake_) { wake_(); }
+}
+
+void ReportBoard::detach() {
+    const std::scoped_lock lock(mutex_);
+    attached_ = false;
+    snapshot_wanted_ = false;
+    events_.clear();
+    event_hashes_ = 0;
 }
 
 void ReportBoard::want_snapshot() {
     const std::scoped_lock lock(mutex_);
+    if (!attached_) { return; }
     events_.clear();
+    event_hashes_ = 0;
     snapshot_wanted_ = true;
+    if (wake_) { wake_(); }
 }
 
-bool ReportBoard::take_snapshot_wish() {
+ReportBoard::Wish ReportBoard::take_wish() {
     const std::scoped_lock lock(mutex_);
-    return std::exchange(snapshot_wanted_, false);
+    if (!attached_) { return Wish::nothing; }
+    if (std::exchange(snapshot_wanted_, false)) { return Wish::snapshot; }
+    return event_hashes_ >= block_hashes_max_ ? Wish::later : Wish::changes;
+}
+
+void ReportBoard::set_waker(std::function<void()> wake) {
+    const std::scoped_lock lock(mutex_);
+    wake_ = std::move(wake);
 }
 
 void ReportBoard::note_progress(base::TimePoint now) {

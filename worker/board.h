@@ -1,9 +1,11 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <deque>
+#include <functional>
 #include <mutex>
-#include <optional>
 #include <vector>
 
 #include "base/clock.h"
@@ -13,11 +15,13 @@
 namespace worker {
 
 /// What the worker has to tell the scheduler, between the step thread that writes it and the registration thread that
-/// sends it. Thread-safe. Bounded: samples beyond the bound are dropped, the oldest first; block events beyond it
-/// become a gap that the next snapshot closes.
+/// sends it. Thread-safe. Bounded: samples beyond the bound are dropped, the oldest first. Block events are taken from
+/// the prefix index only while a scheduler listens and there is room for them here: until then changes gather in the
+/// index, where one that comes and goes is none.
 class ReportBoard {
 public:
-    explicit ReportBoard(std::size_t samples_max = 256, std::size_t block_events_max = 64);
+    /// `block_hashes_max`: of the block events that wait here; the last ones may go beyond it.
+    explicit ReportBoard(std::size_t samples_max = 256, std::size_t block_hashes_max = 1 << 17);
 
     void set_load(const sluice::proto::WorkerLoad& load);
     void add_step(const sluice::proto::StepSample& sample);
@@ -26,13 +30,25 @@ public:
 
     /// Moves everything that waits into `heartbeat` (header and number are the caller's); the load is copied.
     void take(sluice::proto::Heartbeat& heartbeat);
-    sluice::proto::WorkerLoad load() const;
 
-    /// The scheduler (a new one, or one that saw a gap) needs all of the prefix index; the step thread answers with
-    /// add_block_events(snapshot).
+    /// A scheduler listens from now on, and knows nothing of the prefix index.
+    void attach();
+    /// Nobody listens.
+    void detach();
+    /// The scheduler that listens saw a gap in the block events: it needs all of the prefix index again.
     void want_snapshot();
-    /// True once per wish; called by the step thread.
-    bool take_snapshot_wish();
+
+    /// What the step thread should do with the changes of its prefix index.
+    enum class Wish {
+        nothing,   // nobody listens: forget them
+        later,     // there is no room: let them gather
+        changes,   // add_block_events()
+        snapshot,  // begin one, then as `changes`; said once for each
+    };
+    Wish take_wish();
+    /// `wake` is called (any thread; it must not call back) when the answer of take_wish() may have changed. Empty:
+    /// nobody is to be woken any more.
+    void set_waker(std::function<void()> wake);
 
     /// The step thread is alive. A long step counts as alive until the stall limit (WorkerOptions).
     void note_progress(base::TimePoint now);
@@ -43,13 +59,16 @@ public:
 
 private:
     const std::size_t samples_max_;
-    const std::size_t block_events_max_;
+    const std::size_t block_hashes_max_;
     mutable std::mutex mutex_;  // guards all below up to the atomics
     sluice::proto::WorkerLoad load_;
-    std::vector<sluice::proto::StepSample> steps_;
-    std::vector<sluice::proto::TransferSample> transfers_;
+    std::deque<sluice::proto::StepSample> steps_;
+    std::deque<sluice::proto::TransferSample> transfers_;
     std::vector<sluice::proto::BlockEvents> events_;
-    bool snapshot_wanted_ = true;  // a new worker begins with one
+    std::size_t event_hashes_ = 0;  // in events_
+    bool attached_ = false;
+    bool snapshot_wanted_ = false;
+    std::function<void()> wake_;
     std::atomic<base::TimePoint::rep> last_progress_{0};
     std::atomic<bool> draining_{false};
 };

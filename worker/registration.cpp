@@ -66,7 +66,6 @@ void Registration::attach_once(std::stop_token stop) {
 
     sluice::proto::WorkerReport first;
     *first.mutable_registration() = registration_;
-    board_.want_snapshot();
     std::atomic<bool> is_open{stream->Write(first)};
     std::jthread reader([&] {
         sluice::proto::WorkerDirective directive;
@@ -74,6 +73,7 @@ void Registration::attach_once(std::stop_token stop) {
             if (directive.has_registered()) {
                 spdlog::info("registered with the scheduler at {}", scheduler_address_);
                 is_registered_ = true;
+                board_.attach();
             } else if (directive.resend_snapshot()) {
                 board_.want_snapshot();
             } else if (directive.drain()) {
@@ -97,6 +97,7 @@ void Registration::attach_once(std::stop_token stop) {
     }
     context.TryCancel();
     reader.join();
+    board_.detach();
     const grpc::Status status = stream->Finish();
     if (!stop.stop_requested()) {
         spdlog::warn("the stream to the scheduler at {} ended: {}", scheduler_address_, status.error_message());

@@ -34,9 +34,12 @@ StepLoop::StepLoop(Options options, engine::Engine& engine, kv_cache::KvCache& c
       tasks_(kTasksMax),
       reporter_(board, metrics, {options_.model, options_.worker, options_.role}) {
     publish_board();
+    board_.set_waker([this] { commands_.wake(); });
 }
 
-StepLoop::~StepLoop() = default;
+StepLoop::~StepLoop() {
+    board_.set_waker({});
+}
 
 void StepLoop::attach(Part part, RolePart* role_part) {
     parts_[static_cast<std::size_t>(part)] = role_part;
@@ -101,8 +104,8 @@ bool StepLoop::turn() {
                                       [](const auto& s) { return s->state == SequenceState::running; });
     if (has_work) { step(); }
     flush_outputs();
-    publish_board();
-    return has_work || had_tasks || !commands.empty();
+    const bool more_to_publish = publish_board();
+    return has_work || had_tasks || !commands.empty() || more_to_publish;
 }
 
 void StepLoop::apply(Command& command) {
@@ -463,10 +466,11 @@ void StepLoop::flush_outputs() {
     outputs_.clear();
 }
 
-void StepLoop::publish_board() {
-    reporter_.publish(sequences_, cache_, clock_.now());
+bool StepLoop::publish_board() {
+    const bool more = reporter_.publish(sequences_, cache_, clock_.now());
     const bool parts_busy = std::any_of(parts_, parts_ + 3, [](RolePart* p) { return p != nullptr && p->busy(); });
     idle_ = sequences_.empty() && !parts_busy;
+    return more;
 }
 
 base::TimePoint StepLoop::next_wake() const {

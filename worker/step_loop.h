@@ -139,7 +139,7 @@ private:
 
     void emit(const Sequence& sequence, SequenceOutput output);
     void flush_outputs();
-    void publish_board();
+    bool publish_board();
     RolePart* part_of(const Sequence& sequence) const {
         return parts_[static_cast<std::size_t>(sequence.request.part)];
     }

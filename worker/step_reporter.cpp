@@ -1,6 +1,13 @@
 #include "worker/step_reporter.h"
 
 namespace worker {
+namespace {
+
+/// Changes of the prefix index that may gather while the scheduler takes none. Telling it everything anew costs the
+/// step thread less than sorting more of them.
+constexpr std::size_t kChangesMax = 1 << 16;
+
+}  // namespace
 
 struct StepReporter::Instruments {
     Instruments(base::Metrics& metrics, const std::string& model, const std::string& role, const std::string& worker)
@@ -85,7 +92,25 @@ void StepReporter::note_preemption() {
     instruments_->preemptions.Increment();
 }
 
-void StepReporter::publish(std::span<const std::unique_ptr<Sequence>> sequences, kv_cache::KvCache& cache,
+bool StepReporter::publish_blocks(kv_cache::KvCache& cache) {
+    switch (board_.take_wish()) {
+        case ReportBoard::Wish::nothing:
+            cache.forget_events();
+            return false;
+        case ReportBoard::Wish::later:
+            if (cache.events_pending() > kChangesMax) { board_.want_snapshot(); }
+            return false;
+        case ReportBoard::Wish::snapshot:
+            cache.begin_snapshot();
+            break;
+        case ReportBoard::Wish::changes:
+            break;
+    }
+    if (const auto events = cache.take_events()) { board_.add_block_events(*events); }
+    return cache.snapshot_unfinished();
+}
+
+bool StepReporter::publish(std::span<const std::unique_ptr<Sequence>> sequences, kv_cache::KvCache& cache,
                            base::TimePoint now) {
     sluice::proto::WorkerLoad load;
     for (const auto& sequence : sequences) {
@@ -110,11 +135,7 @@ void StepReporter::publish(std::span<const std::unique_ptr<Sequence>> sequences,
     load.set_blocks_pinned(counts.pinned);
     load.set_blocks_stranded(counts.stranded);
     board_.set_load(load);
-    if (board_.take_snapshot_wish()) {
-        board_.add_block_events(cache.snapshot());
-    } else if (const auto events = cache.take_events()) {
-        board_.add_block_events(*events);
-    }
+    const bool more = publish_blocks(cache);
     board_.note_progress(now);
 
     const std::uint32_t blocks_total = cache.options().blocks_total;
@@ -127,6 +148,7 @@ void StepReporter::publish(std::span<const std::unique_ptr<Sequence>> sequences,
     instruments_->blocks_pinned.Set(counts.pinned);
     instruments_->blocks_stranded.Set(counts.stranded);
     instruments_->usage.Set(static_cast<double>(counts.used + counts.pinned + counts.stranded) / blocks_total);
+    return more;
 }
 
 }  // namespace worker

@@ -37,10 +37,13 @@ public:
     void note_step(const std::vector<StepShare>& shares, base::Duration duration);
     void note_prefix(std::uint32_t tokens_queried, std::uint32_t tokens_hit);
     void note_preemption();
-    /// Load, block counts and changes of the prefix index, as they are now.
-    void publish(std::span<const std::unique_ptr<Sequence>> sequences, kv_cache::KvCache& cache, base::TimePoint now);
+    /// Load, block counts and changes of the prefix index, as they are now. O(sequences and changes), and a bounded
+    /// part of the index while a scheduler learns all of it. True when there is more to publish at once.
+    bool publish(std::span<const std::unique_ptr<Sequence>> sequences, kv_cache::KvCache& cache, base::TimePoint now);
 
 private:
+    bool publish_blocks(kv_cache::KvCache& cache);
+
     ReportBoard& board_;
     struct Instruments;
     std::unique_ptr<Instruments> instruments_;

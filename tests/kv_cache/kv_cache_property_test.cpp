@@ -313,11 +313,20 @@ private:
 
     /// What the scheduler knows; evictions without a hold are learned only from here.
     void learn_events() {
-        const auto events = draw(0, 9) == 0 ? std::optional(cache_.snapshot()) : cache_.take_events();
+        if (draw(0, 9) == 0) { cache_.begin_snapshot(draw(1, 40)); }
+        auto events = cache_.take_events();
         const auto left = std::exchange(left_, {});
         if (!events) {
             REQUIRE(left.empty());
             return;
+        }
+        while (cache_.snapshot_unfinished()) {
+            ++event_number_;
+            const auto part = cache_.take_events();
+            REQUIRE(part->number == event_number_ + 1);
+            REQUIRE((!part->snapshot && part->removed.empty()));
+            events->number = part->number;
+            events->stored.insert(events->stored.end(), part->stored.begin(), part->stored.end());
         }
         REQUIRE(events->number == ++event_number_);
         if (events->snapshot) {
@@ -456,4 +465,45 @@ TEST_CASE("no block is lost, doubled, evicted in use or found under a wrong name
         world.step();
     }
     world.finish();
+}
+
+TEST_CASE("whatever happens between the parts of a snapshot, it tells what can be found at its end, and no more",
+          "[kv_cache][property]") {
+    const auto seed = GENERATE(range(0u, 100u));
+    CAPTURE(seed);
+    std::mt19937 random{seed};
+    const auto draw = [&random](std::uint32_t low, std::uint32_t high) {
+        return std::uniform_int_distribution<std::uint32_t>(low, high)(random);
+    };
+    KvCache cache({.blocks_total = draw(6, 40), .block_tokens = kTokens, .group_blocks_initial = 1});
+    std::set<BlockHash> told;
+    std::uint64_t number = 0;
+    const auto take = [&] {
+        const auto events = cache.take_events();
+        if (!events) { return; }
+        REQUIRE(events->number == ++number);
+        if (events->snapshot) { told.clear(); }
+        for (const BlockHash& hash : events->removed) {
+            told.erase(hash);
+        }
+        told.insert(events->stored.begin(), events->stored.end());
+    };
+    for (int step = 0; step < 200; ++step) {
+        if (draw(0, 9) == 0) { cache.begin_snapshot(draw(1, 8)); }
+        for (auto sequences = draw(0, 4); sequences > 0; --sequences) {  // named, evicted, named as another block
+            const auto chain = make_chain(draw(1, 6), draw(1, 6), draw(0, 2));
+            if (auto sequence = cache.open({}, static_cast<std::uint32_t>(chain.size()) * kTokens)) {
+                sequence->publish(chain);
+            }
+        }
+        take();
+    }
+    while (cache.snapshot_unfinished()) {
+        take();
+    }
+    const auto replayed = told;
+    cache.begin_snapshot(cache.options().blocks_total);
+    take();
+    REQUIRE_FALSE(cache.snapshot_unfinished());
+    REQUIRE(replayed == told);
 }

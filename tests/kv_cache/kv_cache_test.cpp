@@ -271,7 +271,12 @@ TEST_CASE("publishing goes on where it stopped and a shorter chain changes nothi
     sequence.publish(std::span(chain).first(2));
     sequence.publish({});
     REQUIRE_FALSE(cache.take_events().has_value());
-    REQUIRE(cache.snapshot().stored.size() == 3);
+    cache.begin_snapshot();
+    const auto snapshot = cache.take_events();
+    REQUIRE(snapshot->snapshot);
+    REQUIRE(snapshot->stored.size() == 3);
+    REQUIRE_FALSE(cache.snapshot_unfinished());
+    REQUIRE_FALSE(cache.take_events().has_value());
 }
 
 TEST_CASE("the coldest ends of chains make room, and the scheduler is told", "[kv_cache]") {

@@ -158,7 +158,7 @@ TEST_CASE("a snapshot replaces all events before it and takes a number", "[kv_ca
     PrefixIndex index;
     const auto chain = make_chain(1, 3);
     insert_chain(index, chain, 0);
-    const auto snapshot = index.snapshot();
+    const auto snapshot = index.take_part(chain, true, true);
     REQUIRE(snapshot.number == 1);
     REQUIRE(snapshot.snapshot);
     REQUIRE(snapshot.stored.size() == 3);
@@ -167,7 +167,7 @@ TEST_CASE("a snapshot replaces all events before it and takes a number", "[kv_ca
     index.set_idle(chain[2]);
     REQUIRE(index.evict().has_value());
     REQUIRE(index.take_events()->number == 2);
-    const auto empty = PrefixIndex().snapshot();
+    const auto empty = PrefixIndex().take_part({}, true, true);
     REQUIRE(empty.number == 1);
     REQUIRE(empty.stored.empty());
 }

@@ -2,6 +2,8 @@
 
 #include "tests/support/catch.h"
 
+using Wish = worker::ReportBoard::Wish;
+
 namespace {
 
 kv_cache::BlockEvents events(std::uint64_t number, bool snapshot, std::vector<base::BlockHash> stored) {
@@ -16,6 +18,7 @@ TEST_CASE("a heartbeat takes what waits, once", "[worker]") {
     load.set_requests_running(3);
     board.set_load(load);
     board.add_step({});
+    board.attach();
     board.add_block_events(events(1, false, {{1, 2}, {3, 4}}));
     sluice::proto::Heartbeat first;
     board.take(first);
@@ -42,15 +45,51 @@ TEST_CASE("samples beyond the bound push the oldest out", "[worker]") {
     REQUIRE(heartbeat.steps(0).duration_us() == 6);
 }
 
-TEST_CASE("block events beyond the bound become a wish for a snapshot, which replaces them", "[worker]") {
+TEST_CASE("block events are wanted while a scheduler listens, beginning with a snapshot", "[worker]") {
+    worker::ReportBoard board;
+    REQUIRE(board.take_wish() == Wish::nothing);
+    board.want_snapshot();  // of nobody
+    REQUIRE(board.take_wish() == Wish::nothing);
+    board.attach();
+    REQUIRE(board.take_wish() == Wish::snapshot);
+    REQUIRE(board.take_wish() == Wish::changes);
+    board.want_snapshot();
+    REQUIRE(board.take_wish() == Wish::snapshot);
+    board.detach();
+    REQUIRE(board.take_wish() == Wish::nothing);
+    board.add_block_events(events(1, false, {{1, 2}}));  // it has gone meanwhile
+    sluice::proto::Heartbeat heartbeat;
+    board.take(heartbeat);
+    REQUIRE(heartbeat.blocks_size() == 0);
+}
+
+TEST_CASE("block events beyond the bound wait in the index until those before them are taken", "[worker]") {
     worker::ReportBoard board(4, 2);
-    REQUIRE(board.take_snapshot_wish());  // a new worker begins with one
-    REQUIRE(!board.take_snapshot_wish());
-    for (std::uint64_t i = 1; i <= 3; ++i) {
-        board.add_block_events(events(i, false, {{i, i}}));
-    }
-    REQUIRE(board.take_snapshot_wish());
-    board.add_block_events(events(4, true, {{1, 1}, {2, 2}, {3, 3}}));
+    int woken = 0;
+    board.set_waker([&woken] { ++woken; });
+    board.attach();
+    REQUIRE(woken == 1);
+    REQUIRE(board.take_wish() == Wish::snapshot);
+    board.add_block_events(events(1, true, {{1, 1}}));
+    REQUIRE(board.take_wish() == Wish::changes);
+    board.add_block_events(events(2, false, {{2, 2}}));
+    REQUIRE(board.take_wish() == Wish::later);
+    sluice::proto::Heartbeat heartbeat;
+    board.take(heartbeat);
+    REQUIRE(woken == 2);
+    REQUIRE(heartbeat.blocks_size() == 2);
+    REQUIRE(board.take_wish() == Wish::changes);
+    board.take(heartbeat);
+    REQUIRE(woken == 2);  // nothing had to wait
+}
+
+TEST_CASE("a snapshot replaces the events that wait before it", "[worker]") {
+    worker::ReportBoard board;
+    board.attach();
+    REQUIRE(board.take_wish() == Wish::snapshot);
+    board.add_block_events(events(1, true, {{1, 1}}));
+    board.want_snapshot();
+    board.add_block_events(events(2, true, {{1, 1}, {2, 2}, {3, 3}}));
     sluice::proto::Heartbeat heartbeat;
     board.take(heartbeat);
     REQUIRE(heartbeat.blocks_size() == 1);

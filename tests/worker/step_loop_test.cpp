@@ -370,3 +370,38 @@ TEST_CASE("a step that finds no memory ends its sequences, and the worker goes o
     REQUIRE(bench.lost.empty());
     REQUIRE(!bench.board.draining());
 }
+
+TEST_CASE("changes of the prefix index are kept for nobody, and the scheduler that comes is told all of it",
+          "[worker]") {
+    Bench bench;
+    const auto serve_one = [&bench](std::uint64_t request) {
+        std::vector<TokenId> prompt(40, static_cast<TokenId>(request));
+        REQUIRE(bench.loop.post_command(make_start(request, prompt, 2)));
+        bench.settle();
+    };
+    const auto hashes_told = [&bench](int& snapshots) {
+        sluice::proto::Heartbeat heartbeat;
+        bench.board.take(heartbeat);
+        std::size_t bytes = 0;
+        for (const auto& events : heartbeat.blocks()) {
+            snapshots += events.snapshot() ? 1 : 0;
+            bytes += events.stored().size() + events.removed().size();
+        }
+        return bytes / 16;
+    };
+    int snapshots = 0;
+    for (std::uint64_t request = 1; request <= 100; ++request) {
+        serve_one(request);
+        REQUIRE(bench.cache.events_pending() == 0);
+    }
+    REQUIRE(hashes_told(snapshots) == 0);
+    REQUIRE(snapshots == 0);
+
+    bench.board.attach();
+    bench.settle();
+    REQUIRE(hashes_told(snapshots) == bench.cache.counts().cached);
+    REQUIRE(snapshots == 1);
+    serve_one(101);
+    REQUIRE(hashes_told(snapshots) > 0);
+    REQUIRE(snapshots == 1);
+}
