@@ -42,6 +42,15 @@ PrefixMatch KvCache::match(std::span<const BlockHash> chain, std::uint32_t token
     return {*this, std::move(found)};
 }
 
+std::uint32_t KvCache::cached_tokens(std::span<const BlockHash> chain, std::uint32_t tokens_max) const {
+    const std::size_t blocks_max = std::min<std::size_t>(chain.size(), tokens_max / options_.block_tokens);
+    std::uint32_t blocks = 0;
+    while (blocks < blocks_max && index_.find(chain[blocks])) {
+        ++blocks;
+    }
+    return blocks * options_.block_tokens;
+}
+
 void KvCache::begin_snapshot(std::uint32_t part_blocks) {
     CHECK(part_blocks > 0);
     part_blocks_ = part_blocks;

@@ -181,6 +181,9 @@ public:
     std::uint32_t blocks_for(std::uint32_t tokens) const;
     const Options& options() const { return options_; }
 
+    /// How many of `chain`'s leading tokens match() would find now, at most `tokens_max`. O(chain); takes no reference.
+    std::uint32_t cached_tokens(std::span<const BlockHash> chain, std::uint32_t tokens_max) const;
+
     /// Changes of what match() can find since the last call, for the scheduler (prefix_index.h); with them the next
     /// part of a snapshot, where one was begun. Empty when there is nothing to tell.
     std::optional<BlockEvents> take_events();

@@ -168,6 +168,7 @@ void StepLoop::start(StartRequest&& request) {
     sequence->request = std::move(request);
     sequence->state = sequence->request.part == Part::decode ? SequenceState::awaiting_kv : SequenceState::waiting;
     extend_chain(*sequence);
+    look_up_prefix(*sequence);
     Sequence& placed = *sequence;
     by_key_.emplace(placed.request.key, &placed);
     sequences_.push_back(std::move(sequence));

@@ -126,6 +126,7 @@ private:
     void expire_deadlines();
     void admit_waiting();
     bool admit(Sequence& sequence);
+    void look_up_prefix(Sequence& sequence);
     void step();
     void step_failed(const std::vector<Planned>& planned, base::Error error);
     void lose_device(const base::Error& error);

@@ -41,6 +41,7 @@ bool StepLoop::admit(Sequence& sequence) {
     kv_cache::PrefixMatch match;
     if (!sequence.wants_prompt_scores()) { match = cache_.match(sequence.chain, tokens - 1); }
     const std::uint32_t hit = match.tokens();
+    sequence.cached_believed = hit;
     auto opened = open_kv(std::move(match), tokens);
     if (!opened) { return false; }
     reporter_.note_prefix(tokens, hit);
@@ -83,6 +84,14 @@ void StepLoop::make_waiting(Sequence& sequence) {
     sequence.published_blocks = 0;
     sequence.prompt_scores.clear();
     sequence.state = SequenceState::waiting;
+    look_up_prefix(sequence);
+}
+
+/// For the load that is reported: O(blocks of the prompt), once for each time that a sequence begins to wait. The first
+/// one that waits is looked up again whenever admit() tries it.
+void StepLoop::look_up_prefix(Sequence& sequence) {
+    sequence.cached_believed =
+        sequence.wants_prompt_scores() ? 0 : cache_.cached_tokens(sequence.chain, size32(sequence.tokens.size()) - 1);
 }
 
 bool StepLoop::has_waiting_before(const Sequence& sequence) const {

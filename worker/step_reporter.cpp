@@ -7,6 +7,12 @@ namespace {
 /// step thread less than sorting more of them.
 constexpr std::size_t kChangesMax = 1 << 16;
 
+/// Prompt tokens that a step has to compute before the sequence can be sampled, as far as one knows.
+std::uint32_t uncached_tokens(const Sequence& sequence) {
+    const bool waits = sequence.state == SequenceState::waiting;
+    return sequence.tokens_left() - (waits ? sequence.cached_believed : 0);
+}
+
 }  // namespace
 
 struct StepReporter::Instruments {
@@ -125,7 +131,7 @@ bool StepReporter::publish(std::span<const std::unique_ptr<Sequence>> sequences,
             load.set_decode_sequences(load.decode_sequences() + 1);
             load.set_context_tokens(load.context_tokens() + sequence->tokens.size());
         } else if (sequence->state == SequenceState::running || sequence->state == SequenceState::waiting) {
-            load.set_prefill_tokens_queued(load.prefill_tokens_queued() + sequence->tokens_left());
+            load.set_prefill_tokens_queued(load.prefill_tokens_queued() + uncached_tokens(*sequence));
         }
     }
     const kv_cache::BlockCounts counts = cache.counts();

@@ -405,3 +405,27 @@ TEST_CASE("changes of the prefix index are kept for nobody, and the scheduler th
     REQUIRE(hashes_told(snapshots) > 0);
     REQUIRE(snapshots == 1);
 }
+
+TEST_CASE("a prompt that waits counts with the tokens that no prefix hit will cover", "[worker]") {
+    Bench bench({.blocks_total = 12});
+    const auto queued = [&bench] {
+        sluice::proto::Heartbeat heartbeat;
+        bench.board.take(heartbeat);
+        return heartbeat.load().prefill_tokens_queued();
+    };
+    const std::vector<TokenId> prefix(64, 3);
+    REQUIRE(bench.loop.post_command(make_start(1, prefix, 1)));
+    bench.settle();
+    REQUIRE(bench.cache.counts().cached == 4);
+    REQUIRE(bench.loop.post_command(make_start(2, std::vector<TokenId>(97, 5), 8)));  // takes 7 of the other 8 blocks
+    bench.loop.turn();
+    std::vector<TokenId> longer = prefix;
+    longer.insert(longer.end(), 40, 7);
+    REQUIRE(bench.loop.post_command(make_start(3, longer, 1)));
+    REQUIRE(bench.loop.post_command(make_start(4, longer, 1)));  // not the first that waits
+    bench.loop.turn();
+    REQUIRE(queued() == 2 * 40);
+    bench.settle();
+    REQUIRE(queued() == 0);
+    REQUIRE(bench.sink.answers.at({RequestId{3}, Epoch{0}}).cached_tokens == 64);
+}
