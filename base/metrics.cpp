@@ -9,6 +9,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "base/check.h"
+
 namespace base {
 namespace {
 
@@ -74,26 +76,34 @@ std::string process_text() {
 Metrics::Metrics() : registry_(std::make_shared<prometheus::Registry>()) {}
 Metrics::~Metrics() = default;
 
+/// The caller holds mutex_.
+template <class Metric, class Builder>
+prometheus::Family<Metric>& Metrics::family(Builder builder, const std::string& name, const std::string& help) {
+    auto found = families_.find(name);
+    if (found == families_.end()) {
+        found = families_.emplace(name, &builder.Name(name).Help(help).Register(*registry_)).first;
+    }
+    constexpr const char* kTypes[] = {"counter", "gauge", "histogram"};  // as in Family
+    const Family asked = static_cast<prometheus::Family<Metric>*>(nullptr);
+    CHECK(found->second.index() == asked.index(),
+          name << " is a " << kTypes[found->second.index()] << " and was asked for as a " << kTypes[asked.index()]);
+    return *std::get<prometheus::Family<Metric>*>(found->second);
+}
+
 prometheus::Counter& Metrics::counter(const std::string& name, const std::string& help, const Labels& labels) {
     const std::scoped_lock lock(mutex_);
-    void*& family = families_[name];
-    if (family == nullptr) { family = &prometheus::BuildCounter().Name(name).Help(help).Register(*registry_); }
-    return static_cast<prometheus::Family<prometheus::Counter>*>(family)->Add(labels);
+    return family<prometheus::Counter>(prometheus::BuildCounter(), name, help).Add(labels);
 }
 
 prometheus::Gauge& Metrics::gauge(const std::string& name, const std::string& help, const Labels& labels) {
     const std::scoped_lock lock(mutex_);
-    void*& family = families_[name];
-    if (family == nullptr) { family = &prometheus::BuildGauge().Name(name).Help(help).Register(*registry_); }
-    return static_cast<prometheus::Family<prometheus::Gauge>*>(family)->Add(labels);
+    return family<prometheus::Gauge>(prometheus::BuildGauge(), name, help).Add(labels);
 }
 
 prometheus::Histogram& Metrics::histogram(const std::string& name, const std::string& help,
                                           const std::vector<double>& edges, const Labels& labels) {
     const std::scoped_lock lock(mutex_);
-    void*& family = families_[name];
-    if (family == nullptr) { family = &prometheus::BuildHistogram().Name(name).Help(help).Register(*registry_); }
-    return static_cast<prometheus::Family<prometheus::Histogram>*>(family)->Add(labels, edges);
+    return family<prometheus::Histogram>(prometheus::BuildHistogram(), name, help).Add(labels, edges);
 }
 
 std::string Metrics::text() const {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <variant>
 #include <vector>
 
 namespace prometheus {
@@ -18,7 +19,8 @@ namespace base {
 
 /// The metrics of one process: named families with labels, and their text form for Prometheus. Thread-safe.
 /// Names follow reference tables: prefix `sluice_`, base units, `_total`, `_seconds`, `_bytes`, `_ratio`.
-/// The references that come back live as long as this object; ask once and keep them.
+/// The references that come back live as long as this object; ask once and keep them. A name belongs to one type:
+/// asking for it as another one is a bug and stops the process.
 class Metrics {
 public:
     using Labels = std::map<std::string, std::string>;
@@ -38,9 +40,14 @@ public:
     std::string text() const;
 
 private:
+    using Family = std::variant<prometheus::Family<prometheus::Counter>*, prometheus::Family<prometheus::Gauge>*,
+                                prometheus::Family<prometheus::Histogram>*>;
+    template <class Metric, class Builder>
+    prometheus::Family<Metric>& family(Builder builder, const std::string& name, const std::string& help);
+
     std::shared_ptr<prometheus::Registry> registry_;
-    mutable std::mutex mutex_;               // guards the families below
-    std::map<std::string, void*> families_;  // name -> prometheus::Family<T>*
+    mutable std::mutex mutex_;                // guards the families below
+    std::map<std::string, Family> families_;  // by name
 };
 
 /// Bucket edges in seconds: TTFT and whole requests.

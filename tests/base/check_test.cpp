@@ -1,9 +1,5 @@
 #include "base/check.h"
 
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <csignal>
 #include <string>
 
 namespace {
@@ -17,36 +13,9 @@ void require_plain(bool value) {
 
 }  // namespace
 
-#include "tests/support/catch.h"
+#include "tests/support/last_words.h"
 
-namespace {
-
-/// What the child says on stderr before it dies of SIGABRT; empty when it lives.
-template <class Body>
-std::string last_words(Body body) {
-    int ends[2];
-    REQUIRE(pipe(ends) == 0);
-    const pid_t child = fork();
-    if (child == 0) {
-        std::signal(SIGABRT, SIG_DFL);
-        dup2(ends[1], STDERR_FILENO);
-        body();
-        _exit(0);
-    }
-    close(ends[1]);
-    std::string words;
-    char buffer[512];
-    for (ssize_t got = read(ends[0], buffer, sizeof buffer); got > 0; got = read(ends[0], buffer, sizeof buffer)) {
-        words.append(buffer, static_cast<std::size_t>(got));
-    }
-    close(ends[0]);
-    int status = 0;
-    REQUIRE(waitpid(child, &status, 0) == child);
-    if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGABRT) { return {}; }
-    return words;
-}
-
-}  // namespace
+using test_support::last_words;
 
 TEST_CASE("a CHECK that fails prints condition, place and values and stops the process", "[base]") {
     const std::string words = last_words([] { require_below(7, 5); });

@@ -4,6 +4,9 @@
 #include <string>
 
 #include "tests/support/catch.h"
+#include "tests/support/last_words.h"
+
+using test_support::last_words;
 
 namespace {
 
@@ -39,6 +42,22 @@ TEST_CASE("asking again for a metric gives the same one", "[base]") {
     auto& first = metrics.counter("sluice_a_total", "A", {{"x", "1"}});
     REQUIRE(&metrics.counter("sluice_a_total", "A", {{"x", "1"}}) == &first);
     REQUIRE(&metrics.counter("sluice_a_total", "A", {{"x", "2"}}) != &first);
+}
+
+TEST_CASE("a name that is asked for as two types stops the process and says which", "[base]") {
+    const auto words = last_words([] {
+        base::Metrics metrics;
+        metrics.counter("sluice_a_total", "A");
+        metrics.gauge("sluice_a_total", "A");
+    });
+    CAPTURE(words);
+    REQUIRE(contains(words, "sluice_a_total is a counter and was asked for as a gauge"));
+    REQUIRE(contains(last_words([] {
+                         base::Metrics metrics;
+                         metrics.gauge("sluice_b", "B");
+                         metrics.histogram("sluice_b", "B", {1, 2});
+                     }),
+                     "sluice_b is a gauge and was asked for as a histogram"));
 }
 
 TEST_CASE("label values are escaped", "[base]") {
