@@ -6,7 +6,7 @@ JOBS ?= $(shell nproc)
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help serve build test bench lint format clean
+.PHONY: help serve build test nightly bench lint format clean
 
 help: ## shows this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,11 @@ test: ## installs what is missing, builds, runs every test
 	@scripts/bootstrap --test
 	@$(MAKE) --no-print-directory build
 	@scripts/run-tests
+
+nightly: ## what takes hours: long fuzzing, tests of processes a hundred times on a busy machine
+	@scripts/bootstrap --test
+	@$(MAKE) --no-print-directory build
+	@scripts/run-tests --nightly
 
 bench: ## figures of this machine, and of serving on it (JSON under build/bench)
 	@scripts/bootstrap

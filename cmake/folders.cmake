@@ -1,6 +1,9 @@
 # sluice_add_tests(NAME <executable> LABEL <unit|property|golden|integration|fuzz> SOURCES a_test.cpp ... LIBRARIES ...)
 # One executable; every TEST_CASE becomes a CTest test with the label. A test that cannot run here prints
 # "SKIPPED: why" and returns; CTest then counts it as skipped. All executables of a label: target tests_<label>.
+# A fuzz or property executable as a whole is also one test with the label nightly, with many more seeds (tests/support/seeds.h), which
+# only `ctest -C nightly` knows.
+set(SLUICE_NIGHTLY_SEEDS_TIMES 20)
 foreach(label unit property golden integration fuzz)
     add_custom_target(tests_${label})
 endforeach()
@@ -18,4 +21,10 @@ function(sluice_add_tests)
     catch_discover_tests(${ARG_NAME} TEST_PREFIX "${ARG_LABEL}/" DISCOVERY_MODE PRE_TEST
         PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT} SKIP_REGULAR_EXPRESSION "SKIPPED: ")
     add_dependencies(tests_${ARG_LABEL} ${ARG_NAME})
+    if(ARG_LABEL MATCHES "^(fuzz|property)$")
+        math(EXPR nightly_timeout "${ARG_TIMEOUT} * ${SLUICE_NIGHTLY_SEEDS_TIMES}")
+        add_test(NAME nightly/${ARG_NAME} CONFIGURATIONS nightly COMMAND ${ARG_NAME})
+        set_tests_properties(nightly/${ARG_NAME} PROPERTIES LABELS nightly TIMEOUT ${nightly_timeout}
+            ENVIRONMENT SLUICE_TEST_SEEDS_TIMES=${SLUICE_NIGHTLY_SEEDS_TIMES})
+    endif()
 endfunction()

@@ -21,6 +21,7 @@
 #include "tests/support/catch.h"
 #include "tests/support/ledger_engine.h"
 #include "tests/support/random_tokens.h"
+#include "tests/support/seeds.h"
 
 using base::Epoch;
 using base::RequestId;
@@ -261,7 +262,7 @@ TEST_CASE("only what decode lacks is sent", "[decode_worker]") {
 
 TEST_CASE("many split requests over faulty links and a small pool: right tokens, no hang, no leak",
           "[decode_worker][property]") {
-    const auto seed = GENERATE(range(0u, 12u));
+    const auto seed = GENERATE(range(0u, test_support::seeds_of(12)));
     CAPTURE(seed);
     Random random{seed};
     net::FaultPlan faults;
@@ -304,7 +305,7 @@ TEST_CASE("many split requests over faulty links and a small pool: right tokens,
 }
 
 TEST_CASE("cancel at any moment of a hand-off frees everything", "[decode_worker][property]") {
-    const auto seed = GENERATE(range(0u, 20u));
+    const auto seed = GENERATE(range(0u, test_support::seeds_of(20)));
     CAPTURE(seed);
     Random random{seed};
     Pair pair;

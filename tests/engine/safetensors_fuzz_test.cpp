@@ -5,6 +5,7 @@
 #include "engine/model/model_config.h"
 #include "engine/model/safetensors.h"
 #include "tests/support/catch.h"
+#include "tests/support/seeds.h"
 
 namespace {
 
@@ -51,7 +52,7 @@ std::vector<std::byte> mutate(std::vector<std::byte> file, std::mt19937& random)
 }  // namespace
 
 TEST_CASE("a mutated safetensors file is refused or stays inside itself", "[engine][fuzz]") {
-    const auto seed = GENERATE(range(0u, 20u));
+    const auto seed = GENERATE(range(0u, test_support::seeds_of(20)));
     CAPTURE(seed);
     std::mt19937 random{seed};
     const std::vector<std::byte> original = valid_file();
@@ -76,7 +77,7 @@ TEST_CASE("a mutated safetensors file is refused or stays inside itself", "[engi
 }
 
 TEST_CASE("a mutated config.json is refused or gives a shape within the bounds", "[engine][fuzz]") {
-    const auto seed = GENERATE(range(0u, 20u));
+    const auto seed = GENERATE(range(0u, test_support::seeds_of(20)));
     CAPTURE(seed);
     std::mt19937 random{seed};
     const std::string text =

@@ -9,6 +9,7 @@
 #include "engine/philox.h"
 #include "engine/sampler.h"
 #include "tests/support/catch.h"
+#include "tests/support/seeds.h"
 
 namespace {
 
@@ -153,7 +154,7 @@ Case random_case(std::mt19937_64& random) {
 }  // namespace
 
 TEST_CASE("the sampler chooses what a naive one in double chooses", "[engine][sampler][property]") {
-    const auto seed = GENERATE(range(0u, 40u));
+    const auto seed = GENERATE(range(0u, test_support::seeds_of(40)));
     CAPTURE(seed);
     std::mt19937_64 random{seed};
     engine::Sampler sampler;  // one for all cases: its memory must not show
@@ -170,7 +171,7 @@ TEST_CASE("the sampler chooses what a naive one in double chooses", "[engine][sa
 }
 
 TEST_CASE("log-probabilities agree with a naive softmax in double", "[engine][sampler][property]") {
-    const auto seed = GENERATE(range(0u, 20u));
+    const auto seed = GENERATE(range(0u, test_support::seeds_of(20)));
     CAPTURE(seed);
     std::mt19937_64 random{seed};
     engine::Sampler sampler;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""scripts/run-tests on a build of its own with tests that pass, fail, are skipped, lie about being skipped, crash or are not built."""
+"""scripts/run-tests on builds of its own, with tests that pass, fail, are skipped, lie about being skipped, crash, are not built or are for the night."""
 import pathlib
 import subprocess
 import sys
@@ -22,7 +22,33 @@ def run(build: pathlib.Path, *flags: str) -> tuple[int, list[str]]:
     return ran.returncode, ran.stdout.splitlines()
 
 
+def check_nightly(build: pathlib.Path) -> None:
+    """Ordinary runs do not know nightly tests; nightly ones run them once, and those of processes until they have failed or N times."""
+    runs = build / "runs"
+    (build / "CTestTestfile.cmake").write_text(f"""
+add_test(ordinary false)
+add_test(process sh -c [=[echo >> {runs}; test $(wc -l < {runs}) -lt 4]=])
+set_tests_properties(process PROPERTIES LABELS integration)
+if(CTEST_CONFIGURATION_TYPE STREQUAL "nightly")
+  add_test(long true)
+  set_tests_properties(long PROPERTIES LABELS nightly)
+endif()
+""")
+    status, output = run(build, "--regex", "process|long")
+    assert (status, output[-1]) == (0, "1 passed, 0 failed, 0 skipped"), output
+    runs.unlink()
+    status, output = run(build, "--nightly", "--repeat", "3", "--load", "1")
+    assert (status, output[-1]) == (0, "2 passed, 0 failed, 0 skipped"), output
+    runs.unlink()
+    status, output = run(build, "--nightly", "--repeat", "4", "--load", "0")
+    assert (status, output[-1]) == (1, "1 passed, 1 failed, 0 skipped"), output
+    status, output = run(build, "--nightly", "--regex", "long")
+    assert (status, output[-1]) == (0, "1 passed, 0 failed, 0 skipped"), output
+
+
 def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        check_nightly(pathlib.Path(folder))
     with tempfile.TemporaryDirectory() as folder:
         build = pathlib.Path(folder)
         lines = []

@@ -9,6 +9,23 @@ import harness
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--repeat", type=int, default=1, metavar="N", help="run each test with the mark `process` N times")
+
+
+@pytest.fixture
+def repetition(request):
+    """Which of the --repeat runs of a test this is."""
+    return request.param
+
+
+def pytest_generate_tests(metafunc):
+    repeat = metafunc.config.getoption("repeat")
+    if repeat > 1 and metafunc.definition.get_closest_marker("process"):
+        metafunc.fixturenames.append("repetition")
+        metafunc.parametrize("repetition", range(1, repeat + 1), indirect=True)
+
+
 def pytest_collection_modifyitems(items):
     if harness.BINARY.exists():
         return

@@ -10,6 +10,7 @@ import harness
 from harness import LocalCluster, wait_until
 from streams import Streams
 
+pytestmark = pytest.mark.process
 STREAMS, TOKENS = 24, 100
 
 
@@ -32,7 +33,7 @@ def test_every_role_is_a_process_that_ends_with_the_cluster(cluster):
     assert roles == ["decode", "decode", "gateway", "prefill", "prefill", "scheduler"]
     for role, pid in cluster.pids():
         assert harness.pid_exists(pid), role
-        assert f"sluice\0{role}\0" in open(f"/proc/{pid}/cmdline").read()
+        assert f"{harness.BINARY.name}\0{role}\0" in open(f"/proc/{pid}/cmdline").read()
     case = harness.golden_cases()[2]
     answer = harness.post(cluster.port, "/v1/completions", model=harness.MODEL_ID, prompt=case["prompt"], max_tokens=len(case["output_ids"]), temperature=0)
     assert case["prompt"] + answer.json()["choices"][0]["text"] == case["output_text"]

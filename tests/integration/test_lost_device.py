@@ -6,6 +6,7 @@ import pytest
 import harness
 from harness import LocalCluster, post, wait_until
 
+pytestmark = pytest.mark.process
 LOST_AFTER_STEPS = 60
 LOST_AFTER = f"test.device_lost_after_steps={LOST_AFTER_STEPS}"
 CASE = harness.golden_cases()[1]

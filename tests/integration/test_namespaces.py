@@ -10,6 +10,7 @@ import harness
 from harness import BINARY, MODEL, wait_until
 from streams import Streams
 
+pytestmark = pytest.mark.process
 STREAMS, TOKENS = 200, 60
 SUBNET = "10.203.0"  # exists only inside the namespaces of this test
 HOSTS = ["scheduler", "prefill1", "prefill2", "decode1", "decode2", "gateway"]

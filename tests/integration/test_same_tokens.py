@@ -27,9 +27,9 @@ LAYOUTS = {
 }
 
 
-def requests_of(vocabulary, context):
+def requests_of(vocabulary, context, seed=SEED):
     """Prompts of all lengths, some with a common beginning; greedy, sampled, penalised."""
-    source = random.Random(SEED)
+    source = random.Random(seed)
     common = [source.randrange(3, vocabulary) for _ in range(100)]
     requests = []
     for number in range(18):
@@ -66,29 +66,49 @@ def model(request, tmp_path_factory):
     return folder, 512, 256, 80 * 16 * 6912
 
 
+def alone(model, requests):
+    """One after the other on one colocated worker with one thread."""
+    with harness.serve("--threads", "1", model=model[0], mixed=1, prefill=0, decode=0) as server:
+        server.wait_ready()
+        return [ask(server.port, fields) for fields in requests]
+
+
 @pytest.fixture(scope="module")
 def expected(model):
-    folder, vocabulary, context, _ = model
-    with harness.serve("--threads", "1", model=folder, mixed=1, prefill=0, decode=0) as server:
+    _, vocabulary, context, _ = model
+    return alone(model, requests_of(vocabulary, context))
+
+
+def assert_same(model, layout, requests, expected, seed, rounds):
+    folder, _, _, small = model
+    roles, flags = LAYOUTS[layout]
+    with harness.serve(*[flag.format(small=small) if "{small}" in flag else flag for flag in flags], model=folder, **roles) as server:
         server.wait_ready()
-        return [ask(server.port, fields) for fields in requests_of(vocabulary, context)]
+        for round_number in range(rounds):
+            order = list(range(len(requests)))
+            random.Random(f"{seed} {layout} {round_number}").shuffle(order)
+            with concurrent.futures.ThreadPoolExecutor(len(order)) as pool:
+                answers = dict(zip(order, pool.map(lambda index: ask(server.port, requests[index]), order), strict=True))
+            different = [index for index in order if answers[index] != expected[index]]
+            assert not different, f"seed {seed}, {layout}, round {round_number}: requests {different} differ"
+        harness.wait_until(lambda: harness.blocks_in_use(server.port) == 0, "no block is in use")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_tokens_and_logprobs_are_bit_identical(model, expected, layout):
-    folder, vocabulary, context, small = model
-    roles, flags = LAYOUTS[layout]
-    requests = requests_of(vocabulary, context)
-    with harness.serve(*[flag.format(small=small) if "{small}" in flag else flag for flag in flags], model=folder, **roles) as server:
-        server.wait_ready()
-        for round_number in range(2):
-            order = list(range(len(requests)))
-            random.Random(f"{SEED} {layout} {round_number}").shuffle(order)
-            with concurrent.futures.ThreadPoolExecutor(len(order)) as pool:
-                answers = dict(zip(order, pool.map(lambda index: ask(server.port, requests[index]), order), strict=True))
-            different = [index for index in order if answers[index] != expected[index]]
-            assert not different, f"seed {SEED}, round {round_number}: requests {different} differ"
-        harness.wait_until(lambda: harness.blocks_in_use(server.port) == 0, "no block is in use")
+    _, vocabulary, context, _ = model
+    assert_same(model, layout, requests_of(vocabulary, context), expected, SEED, rounds=2)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(SEED + 1, SEED + 21))
+def test_other_requests_are_bit_identical_too(model, seed):
+    _, vocabulary, context, _ = model
+    requests = requests_of(vocabulary, context, seed)
+    expected = alone(model, requests)
+    for layout in LAYOUTS:
+        assert_same(model, layout, requests, expected, seed, rounds=3)
 
 
 def test_the_faults_of_the_layouts_really_strike(model):

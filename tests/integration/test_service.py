@@ -106,6 +106,7 @@ def test_a_port_in_use_is_a_clear_error(server):
         assert str(server.port) in process.output()
 
 
+@pytest.mark.process
 def test_sigterm_ends_a_server_that_is_idle_or_busy():
     with harness.serve() as idle:
         idle.wait_ready()
@@ -120,6 +121,7 @@ def test_sigterm_ends_a_server_that_is_idle_or_busy():
         assert busy.wait() == 0
 
 
+@pytest.mark.process
 def test_a_server_that_is_ending_says_so_and_finishes_what_runs(tmp_path):
     """Balancers must see it at once: /ready turns while the streams go on, new requests get 503."""
     with harness.Process([harness.BINARY, "model", "make", "--shape", "stories15m", tmp_path / "slow"]) as made:

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kv_cache/block_pool.h"
+#include "tests/support/seeds.h"
 
 #include "tests/support/catch.h"
 
@@ -38,7 +39,7 @@ void take(std::vector<bool>& is_free, BlockRun run) {
 }  // namespace
 
 TEST_CASE("the pool equals a list of flags under any sequence of calls", "[kv_cache][property]") {
-    const auto seed = GENERATE(range(0u, 60u));
+    const auto seed = GENERATE(range(0u, test_support::seeds_of(60)));
     CAPTURE(seed);
     std::mt19937 random{seed};
     const std::uint32_t blocks_total = 1 + static_cast<std::uint32_t>(random()) % 80;

@@ -8,6 +8,7 @@
 
 #include "kv_cache/kv_cache.h"
 #include "tests/kv_cache/support.h"
+#include "tests/support/seeds.h"
 
 #include "tests/support/catch.h"
 
@@ -457,7 +458,7 @@ private:
 }  // namespace
 
 TEST_CASE("no block is lost, doubled, evicted in use or found under a wrong name", "[kv_cache][property]") {
-    const auto seed = GENERATE(range(0u, 100u));
+    const auto seed = GENERATE(range(0u, test_support::seeds_of(100)));
     CAPTURE(seed);
     World world(seed);
     for (int step = 0; step < 300; ++step) {

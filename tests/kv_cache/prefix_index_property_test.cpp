@@ -7,6 +7,7 @@
 
 #include "kv_cache/prefix_index.h"
 #include "tests/kv_cache/support.h"
+#include "tests/support/seeds.h"
 
 #include "tests/support/catch.h"
 
@@ -41,7 +42,7 @@ std::optional<BlockHash> next_to_evict(const Model& model) {
 }  // namespace
 
 TEST_CASE("the index equals a plain list, its events and snapshots included", "[kv_cache][property]") {
-    const auto seed = GENERATE(range(0u, 60u));
+    const auto seed = GENERATE(range(0u, test_support::seeds_of(60)));
     CAPTURE(seed);
     std::mt19937 random{seed};
     PrefixIndex index;

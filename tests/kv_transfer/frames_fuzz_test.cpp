@@ -4,6 +4,7 @@
 #include "kv_transfer/frames.h"
 #include "tests/kv_transfer/random.h"
 #include "tests/kv_transfer/world.h"
+#include "tests/support/seeds.h"
 // Last, see there.
 #include "tests/support/catch.h"
 
@@ -87,7 +88,7 @@ void bend(sluice::proto::KvFrame& frame, kv_test::Random& random) {
 }  // namespace
 
 TEST_CASE("mutated headers crash nothing and write nothing outside the grant", "[kv_transfer][fuzz]") {
-    const auto seed = GENERATE(range(0u, 60u));
+    const auto seed = GENERATE(range(0u, test_support::seeds_of(60)));
     CAPTURE(seed);
     google::protobuf::SetLogHandler(nullptr);  // it would complain about every mutated string
     kv_test::Random random{seed};

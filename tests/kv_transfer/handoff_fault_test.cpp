@@ -2,6 +2,7 @@
 
 #include "tests/kv_transfer/random.h"
 #include "tests/kv_transfer/world.h"
+#include "tests/support/seeds.h"
 // Last, see there.
 #include "tests/support/catch.h"
 
@@ -66,7 +67,7 @@ std::vector<kv_cache::KvRange> random_chunks(kv_test::Random& random, std::uint3
 }  // namespace
 
 TEST_CASE("under every fault the KV is equal bit for bit, or both sides fail and release", "[kv_transfer][property]") {
-    const auto seed = GENERATE(range(0u, 400u));
+    const auto seed = GENERATE(range(0u, test_support::seeds_of(400)));
     kv_test::Random random{seed};
     World::Options options;
     options.prefill_faults = random_faults(random);

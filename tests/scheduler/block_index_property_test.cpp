@@ -6,11 +6,12 @@
 #include "scheduler/block_index.h"
 #include "tests/scheduler/builders.h"
 #include "tests/support/catch.h"
+#include "tests/support/seeds.h"
 
 using scheduler_test::make_hash;
 
 TEST_CASE("the block index equals a set per worker", "[scheduler][property]") {
-    const auto seed = GENERATE(range(0u, 60u));
+    const auto seed = GENERATE(range(0u, test_support::seeds_of(60)));
     CAPTURE(seed);
     std::mt19937 random{seed};
     const std::uint32_t slots = seed % 3 == 0 ? 150 : 5;  // more than one word, or less

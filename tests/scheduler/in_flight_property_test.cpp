@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "scheduler/in_flight.h"
 #include "tests/support/catch.h"
+#include "tests/support/seeds.h"
 
 using namespace std::chrono_literals;
 
@@ -25,7 +26,7 @@ struct Model {
 }  // namespace
 
 TEST_CASE("pending load equals the sum over what is in flight", "[scheduler][in_flight][property]") {
-    const auto seed = GENERATE(range(0u, 100u));
+    const auto seed = GENERATE(range(0u, test_support::seeds_of(100)));
     CAPTURE(seed);
     std::mt19937 random{seed};
     base::FakeClock clock;

@@ -7,6 +7,7 @@
 #include "scheduler/registry.h"
 #include "tests/scheduler/builders.h"
 #include "tests/support/catch.h"
+#include "tests/support/seeds.h"
 
 using namespace std::chrono_literals;
 using scheduler::Registry;
@@ -67,7 +68,7 @@ struct SimulatedWorker {
 
 TEST_CASE("the registry ends up with the truth whatever reports are lost, doubled or late",
           "[scheduler][registry][property]") {
-    const auto seed = GENERATE(range(0u, 100u));
+    const auto seed = GENERATE(range(0u, test_support::seeds_of(100)));
     CAPTURE(seed);
     std::mt19937 random{seed};
     base::FakeClock clock;

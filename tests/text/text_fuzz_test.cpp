@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "tests/support/catch.h"
+#include "tests/support/seeds.h"
 #include "tests/text/text_data.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -66,7 +67,7 @@ TEST_CASE("damaged tokenizer files load or are refused", "[text][fuzz]") {
         const text_test::TemporaryFolder folder;
         const std::string content = text_test::bytes_of(seed.file);
         REQUIRE_FALSE(content.empty());
-        for (unsigned round = 0; round < seed.rounds; ++round) {
+        for (unsigned round = 0; round < test_support::seeds_of(seed.rounds); ++round) {
             CAPTURE(seed.name, round);
             std::mt19937 random{round};
             // Half of the rounds damage only the beginning, where the fields that decide most are.
@@ -95,7 +96,7 @@ TEST_CASE("damaged chat templates render, refuse or fail cleanly", "[text][fuzz]
     const auto rows = text_test::rows_of(text_test::own_data() / "chat_templates" / "renders.jsonl");
     REQUIRE_FALSE(rows.empty());
     std::size_t rendered = 0;
-    for (unsigned round = 0; round < 600; ++round) {
+    for (unsigned round = 0; round < test_support::seeds_of(600); ++round) {
         CAPTURE(round);
         std::mt19937 random{round};
         const auto& row = rows[random() % rows.size()];
