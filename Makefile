@@ -3,6 +3,7 @@ MODEL ?= models/stories260k
 PORT ?= 8000
 ARGS ?=
 JOBS ?= $(shell nproc)
+SLUICE_STRICT_SKIPS ?= no
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
@@ -12,6 +13,7 @@ help: ## shows this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  variables: MODEL=$(MODEL) PORT=$(PORT) ARGS='more flags of sluice serve' JOBS=$(JOBS)"
+	@echo "  SLUICE_STRICT_SKIPS=yes make test: a skip that tests/allowed_skips.txt does not list is a failure (CI)"
 
 serve: ## installs what is missing, builds, serves a model on this machine, port 8000
 	@scripts/bootstrap
@@ -26,7 +28,7 @@ build: ## builds build/release (TARGET=sluice: only the binary)
 test: ## installs what is missing, builds, runs every test
 	@scripts/bootstrap --test
 	@$(MAKE) --no-print-directory build
-	@scripts/run-tests
+	@scripts/run-tests $(if $(filter yes,$(SLUICE_STRICT_SKIPS)),--strict-skips)
 
 nightly: ## what takes hours: long fuzzing, tests of processes a hundred times on a busy machine
 	@scripts/bootstrap --test
