@@ -13,7 +13,7 @@ namespace scheduler {
 struct SchedulerOptions {
     /// `scheduler.model`: the served model name. Empty: that of the first worker, while there is one.
     std::string model;
-    /// `scheduler.heartbeat_ms`: how often workers report.
+    /// `scheduler.heartbeat_ms`: how often workers report. They are told when they register.
     std::chrono::milliseconds heartbeat{250};
     /// `scheduler.suspect_ms`: nothing new is sent to a worker that was silent for this long (while there are others).
     std::chrono::milliseconds suspect_after{1500};

@@ -2,8 +2,7 @@
 
 #include <grpcpp/grpcpp.h>
 
-#include <condition_variable>
-#include <mutex>
+#include <algorithm>
 #include <utility>
 
 #include "base/log.h"
@@ -13,17 +12,26 @@
 namespace worker {
 namespace {
 
-constexpr std::chrono::milliseconds kBackoffMin{100};
-constexpr std::chrono::milliseconds kBackoffMax{2000};
+using std::chrono::milliseconds;
 
-void sleep_for(std::stop_token stop, std::chrono::milliseconds duration) {
-    std::mutex mutex;
-    std::condition_variable_any condition;
-    std::unique_lock lock(mutex);
-    condition.wait_for(lock, stop, duration, [] { return false; });
-}
+constexpr milliseconds kBackoffMin{100};
+constexpr milliseconds kBackoffMax{2000};
+/// From the registration to the scheduler's answer. One that takes the stream and says nothing is left.
+constexpr milliseconds kAnswerPatience{5000};
+/// Where the scheduler does not say.
+constexpr milliseconds kIntervalDefault{250};
+constexpr milliseconds kIntervalMin{5};
+constexpr int kReportsPerLease = 3;
 
 }  // namespace
+
+milliseconds report_interval(const sluice::proto::Registered& registered) {
+    milliseconds interval = registered.heartbeat_ms() == 0 ? kIntervalDefault : milliseconds(registered.heartbeat_ms());
+    if (registered.lease_ms() > 0) {
+        interval = std::min(interval, milliseconds(registered.lease_ms() / kReportsPerLease));
+    }
+    return std::max(interval, kIntervalMin);
+}
 
 Registration::Registration(std::string scheduler_address, sluice::proto::RegisterWorker registration,
                            const WorkerOptions& options, ReportBoard& board, const base::Clock& clock,
@@ -44,14 +52,48 @@ void Registration::stop() {
     thread_ = {};
 }
 
+void Registration::report_soon() {
+    {
+        const std::scoped_lock lock(mutex_);
+        report_soon_ = true;
+    }
+    changed_.notify_all();
+}
+
 void Registration::run(std::stop_token stop) {
-    std::chrono::milliseconds backoff = kBackoffMin;
+    milliseconds backoff = kBackoffMin;
     while (!stop.stop_requested()) {
         attach_once(stop);
         if (is_registered_.exchange(false)) { backoff = kBackoffMin; }
-        sleep_for(stop, backoff);
+        std::unique_lock lock(mutex_);
+        changed_.wait_for(lock, stop, backoff, [] { return false; });
         backoff = std::min(2 * backoff, kBackoffMax);
     }
+}
+
+void Registration::follow(const sluice::proto::WorkerDirective& directive) {
+    switch (directive.directive_case()) {
+        case sluice::proto::WorkerDirective::kRegistered: {
+            spdlog::info("registered with the scheduler at {}", scheduler_address_);
+            board_.attach();
+            const std::scoped_lock lock(mutex_);
+            interval_ = report_interval(directive.registered());
+            is_registered_ = true;
+            break;
+        }
+        case sluice::proto::WorkerDirective::kResendSnapshot:
+            if (directive.resend_snapshot()) { board_.want_snapshot(); }
+            break;
+        case sluice::proto::WorkerDirective::kDrain:
+            if (directive.drain()) {
+                on_drain_();
+                report_soon();
+            }
+            break;
+        case sluice::proto::WorkerDirective::DIRECTIVE_NOT_SET:
+            break;  // of a newer scheduler
+    }
+    changed_.notify_all();
 }
 
 void Registration::attach_once(std::stop_token stop) {
@@ -66,27 +108,38 @@ void Registration::attach_once(std::stop_token stop) {
 
     sluice::proto::WorkerReport first;
     *first.mutable_registration() = registration_;
-    std::atomic<bool> is_open{stream->Write(first)};
+    const bool is_sent = stream->Write(first);
+    {
+        const std::scoped_lock lock(mutex_);
+        is_open_ = is_sent;
+        interval_.reset();
+    }
     std::jthread reader([&] {
         sluice::proto::WorkerDirective directive;
         while (stream->Read(&directive)) {
-            if (directive.has_registered()) {
-                spdlog::info("registered with the scheduler at {}", scheduler_address_);
-                is_registered_ = true;
-                board_.attach();
-            } else if (directive.resend_snapshot()) {
-                board_.want_snapshot();
-            } else if (directive.drain()) {
-                on_drain_();
-            }
+            follow(directive);
         }
-        is_open = false;
+        {
+            const std::scoped_lock lock(mutex_);
+            is_open_ = false;
+        }
+        changed_.notify_all();
     });
 
+    {
+        std::unique_lock lock(mutex_);
+        changed_.wait_for(lock, stop, kAnswerPatience, [this] { return interval_ || !is_open_; });
+        if (!interval_) { is_open_ = false; }
+    }
     std::uint64_t number = 0;
-    while (is_open && !stop.stop_requested()) {
-        sleep_for(stop, options_.heartbeat);
-        if (!is_registered_) { continue; }
+    while (true) {
+        {
+            std::unique_lock lock(mutex_);
+            if (!is_open_) { break; }
+            changed_.wait_for(lock, stop, *interval_, [this] { return report_soon_ || !is_open_; });
+            if (!is_open_ || stop.stop_requested()) { break; }
+            report_soon_ = false;
+        }
         if (clock_.now() - board_.last_progress() > options_.stall_limit) { continue; }
         sluice::proto::WorkerReport report;
         auto* heartbeat = report.mutable_heartbeat();

@@ -1,7 +1,11 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <functional>
+#include <mutex>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <thread>
@@ -9,17 +13,20 @@
 #include "base/clock.h"
 #include "proto/scheduler.pb.h"
 #include "worker/board.h"
-#include "worker/messages.h"
 #include "worker/options.h"
 
 namespace worker {
 
+/// How often a worker reports to the scheduler that took it in: as that one says, but at least three times a lease,
+/// which else would end between two reports. Pure.
+std::chrono::milliseconds report_interval(const sluice::proto::Registered& registered);
+
 /// Keeps the worker known to the scheduler: registers, sends heartbeats from the board, comes back after a break. A
-/// thread of its own; the step loop never waits for the scheduler.
+/// thread of its own, and one more that reads while a stream is open; the step loop never waits for the scheduler.
 class Registration {
 public:
-    /// `registration` is sent at each (re)connect. `on_drain` is called (on a thread of this class) when the
-    /// scheduler asks for a drain. References must outlive this.
+    /// `registration` is sent at each (re)connect. `on_drain` is called (on a thread of this class, maybe more than
+    /// once) when the scheduler asks for a drain. References must outlive this.
     Registration(std::string scheduler_address, sluice::proto::RegisterWorker registration,
                  const WorkerOptions& options, ReportBoard& board, const base::Clock& clock,
                  std::function<void()> on_drain);
@@ -27,11 +34,14 @@ public:
 
     /// The scheduler knows this worker now (or did a moment ago).
     bool is_registered() const { return is_registered_; }
+    /// Any thread: something on the board should not wait for the next heartbeat.
+    void report_soon();
     void stop();
 
 private:
     void run(std::stop_token stop);
     void attach_once(std::stop_token stop);
+    void follow(const sluice::proto::WorkerDirective& directive);
 
     const std::string scheduler_address_;
     const sluice::proto::RegisterWorker registration_;
@@ -40,6 +50,13 @@ private:
     const base::Clock& clock_;
     const std::function<void()> on_drain_;
     std::atomic<bool> is_registered_{false};
+
+    std::mutex mutex_;  // guards all up to the thread
+    std::condition_variable_any changed_;
+    bool is_open_ = false;                               // the stream that is there now
+    std::optional<std::chrono::milliseconds> interval_;  // of its reports; empty until the scheduler has answered
+    bool report_soon_ = false;
+
     std::jthread thread_;
 };
 

@@ -32,7 +32,13 @@ TEST_CASE("the scheduler's settings are read from its section", "[scheduler][opt
 
 TEST_CASE("a lease shorter than suspicion is a problem that names the key", "[scheduler][options]") {
     base::Config config;
-    REQUIRE(config.set("scheduler.lease_ms=100").has_value());
+    SECTION("than the usual one") {
+        REQUIRE(config.set("scheduler.lease_ms=100").has_value());
+    }
+    SECTION("than two of the heartbeats asked for") {
+        REQUIRE(config.set("scheduler.heartbeat_ms=10000").has_value());
+        REQUIRE(config.set("scheduler.lease_ms=5000").has_value());
+    }
     SchedulerOptions::read(config);
     const auto finished = config.finish();
     REQUIRE_FALSE(finished.has_value());

@@ -20,6 +20,8 @@ using test_support::ledger_continuation;
 
 namespace {
 
+constexpr std::chrono::seconds kPatience{30};  // a hang is a failure, not a wait for ever
+
 struct RunningWorker {
     explicit RunningWorker(worker::WorkerOptions options = {})
         : cache({.blocks_total = 64, .block_tokens = 16}),
@@ -46,6 +48,7 @@ struct RunningWorker {
             const auto counts = cache.counts();
             used.set_value(counts.used + counts.pinned + counts.stranded);
         }));
+        REQUIRE(answer.wait_for(kPatience) == std::future_status::ready);
         return answer.get();
     }
 
@@ -66,8 +69,10 @@ struct Client {
     explicit Client(const RunningWorker& running)
         : channel(grpc::CreateChannel("127.0.0.1:" + std::to_string(running.server->port()),
                                       grpc::InsecureChannelCredentials())),
-          stub(sluice::proto::Worker::NewStub(channel)),
-          stream(stub->Serve(&context)) {}
+          stub(sluice::proto::Worker::NewStub(channel)) {
+        context.set_deadline(std::chrono::system_clock::now() + kPatience);
+        stream = stub->Serve(&context);
+    }
 
     void hello(const worker::WorkerIdentity& identity) {
         WorkerCommand command;
@@ -185,9 +190,10 @@ TEST_CASE("when a gateway goes, its sequences go", "[worker]") {
         client.context.TryCancel();
         client.stream->Finish();
     }
+    const auto give_up = std::chrono::steady_clock::now() + kPatience;
     while (running.blocks_in_use() != 0) {
-        std::this_thread::yield();
-    }  // ends by CTest's timeout if it never comes
+        REQUIRE(std::chrono::steady_clock::now() < give_up);
+    }
 }
 
 TEST_CASE("one output larger than the buffer reaches its gateway, small ones before and behind it too", "[worker]") {
@@ -225,7 +231,7 @@ TEST_CASE("a gateway that does not read is cut, and what waits for it stays boun
         }
         delivered.set_value();
     }));
-    delivered.get_future().wait();
+    REQUIRE(delivered.get_future().wait_for(kPatience) == std::future_status::ready);
     for (WorkerEvent event; client.stream->Read(&event);) {}
     REQUIRE(client.stream->Finish().error_code() == grpc::StatusCode::CANCELLED);
 }

@@ -1,0 +1,250 @@
+// A worker's side of Attach against a scheduler that does what the test says, over a real loopback connection.
+#include "worker/registration.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/log.h"
+#include "proto/scheduler.grpc.pb.h"
+#include "proto/version.h"
+
+#include "tests/support/catch.h"
+
+using namespace std::chrono_literals;
+using sluice::proto::Heartbeat;
+using sluice::proto::WorkerDirective;
+using sluice::proto::WorkerReport;
+using worker::ReportBoard;
+
+namespace {
+
+constexpr auto kPatience = 30s;  // a hang is a failure, not a wait for ever
+
+class ScriptedScheduler final : public sluice::proto::Scheduler::Service {
+public:
+    using Stream = grpc::ServerReaderWriter<WorkerDirective, WorkerReport>;
+
+    ScriptedScheduler() {
+        grpc::ServerBuilder builder;
+        builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
+        builder.RegisterService(this);
+        server_ = builder.BuildAndStart();
+        REQUIRE(server_ != nullptr);
+    }
+    ~ScriptedScheduler() override { server_->Shutdown(std::chrono::system_clock::now()); }
+
+    std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
+
+    grpc::Status Attach(grpc::ServerContext* context, Stream* stream) override {
+        WorkerReport report;
+        if (!stream->Read(&report) || !report.has_registration()) {
+            return {grpc::StatusCode::INVALID_ARGUMENT, "no registration"};
+        }
+        {
+            const std::scoped_lock lock(mutex_);
+            registrations_.push_back(report.registration());
+            heartbeats_.clear();
+            context_ = context;
+            stream_ = stream;
+        }
+        changed_.notify_all();
+        while (stream->Read(&report)) {
+            const std::scoped_lock lock(mutex_);
+            heartbeats_.push_back(report.heartbeat());
+            changed_.notify_all();
+        }
+        const std::scoped_lock lock(mutex_);
+        context_ = nullptr;
+        stream_ = nullptr;
+        return grpc::Status::OK;
+    }
+
+    /// Waits for the `count`-th registration, counted from 1.
+    sluice::proto::RegisterWorker registration(std::size_t count) {
+        std::unique_lock lock(mutex_);
+        REQUIRE(
+            changed_.wait_for(lock, kPatience, [&] { return registrations_.size() >= count && stream_ != nullptr; }));
+        return registrations_[count - 1];
+    }
+    /// The first heartbeat of the present stream that `wanted` likes.
+    template <class Wanted>
+    Heartbeat heartbeat(Wanted wanted) {
+        std::unique_lock lock(mutex_);
+        std::optional<Heartbeat> found;
+        REQUIRE(changed_.wait_for(lock, kPatience, [&] {
+            for (const Heartbeat& one : heartbeats_) {
+                if (!found && wanted(one)) { found = one; }
+            }
+            return found.has_value();
+        }));
+        return *found;
+    }
+    void say(const WorkerDirective& directive) {
+        const std::scoped_lock lock(mutex_);
+        REQUIRE(stream_ != nullptr);
+        REQUIRE(stream_->Write(directive));
+    }
+    void take_in(std::uint32_t heartbeat_ms, std::uint32_t lease_ms = 3'600'000) {
+        WorkerDirective directive;
+        directive.mutable_registered()->set_heartbeat_ms(heartbeat_ms);
+        directive.mutable_registered()->set_lease_ms(lease_ms);
+        say(directive);
+    }
+    void cut() {
+        const std::scoped_lock lock(mutex_);
+        REQUIRE(context_ != nullptr);
+        context_->TryCancel();
+    }
+
+private:
+    int port_ = 0;
+    std::mutex mutex_;  // guards all below up to the server
+    std::condition_variable changed_;
+    std::vector<sluice::proto::RegisterWorker> registrations_;
+    std::vector<Heartbeat> heartbeats_;  // of the present stream
+    grpc::ServerContext* context_ = nullptr;
+    Stream* stream_ = nullptr;
+    std::unique_ptr<grpc::Server> server_;
+};
+
+/// A worker without a step loop: the test answers the board's wishes.
+struct Worker {
+    explicit Worker(const std::string& scheduler, worker::WorkerOptions options = {})
+        : registration(scheduler, message(), options, board, clock, [this] {
+              board.set_draining();
+              const std::scoped_lock lock(mutex);
+              ++drains;
+              changed.notify_all();
+          }) {
+        base::init_log({.role = "test", .level = "off"});
+        board.note_progress(clock.now());  // a worker whose step thread stands still says nothing
+        board.set_waker([this] {
+            const std::scoped_lock lock(mutex);
+            changed.notify_all();
+        });
+    }
+    static sluice::proto::RegisterWorker message() {
+        sluice::proto::RegisterWorker message;
+        message.mutable_header()->set_protocol_version(proto::kProtocolVersion);
+        message.mutable_endpoint()->set_worker_id(7);
+        return message;
+    }
+    template <class Wanted>
+    void wait_until(Wanted wanted) {
+        std::unique_lock lock(mutex);
+        REQUIRE(changed.wait_for(lock, kPatience, wanted));
+    }
+    /// What the step thread does when a snapshot is wanted.
+    void tell_snapshot(std::uint64_t number) {
+        wait_until([this] { return board.take_wish() == ReportBoard::Wish::snapshot; });
+        board.add_block_events({.number = number, .snapshot = true, .stored = {{1, 2}}, .removed = {}});
+    }
+
+    base::FakeClock clock;
+    ReportBoard board;
+    std::mutex mutex;
+    std::condition_variable changed;
+    int drains = 0;  // guarded by mutex
+    worker::Registration registration;
+};
+
+bool has_snapshot(const Heartbeat& heartbeat) {
+    return heartbeat.blocks_size() > 0 && heartbeat.blocks(0).snapshot();
+}
+
+}  // namespace
+
+TEST_CASE("a worker reports as often as the scheduler says, whatever its own heartbeats are", "[worker]") {
+    ScriptedScheduler scheduler;
+    worker::WorkerOptions options;
+    options.heartbeat = 1h;
+    Worker worker(scheduler.address(), options);
+    REQUIRE(scheduler.registration(1).endpoint().worker_id() == 7);
+    REQUIRE_FALSE(worker.registration.is_registered());
+    scheduler.take_in(5);
+    scheduler.heartbeat([](const Heartbeat& heartbeat) { return heartbeat.number() == 3; });
+    REQUIRE(worker.registration.is_registered());
+}
+
+TEST_CASE("a lease holds three reports", "[worker]") {
+    const auto interval = [](std::uint32_t heartbeat_ms, std::uint32_t lease_ms) {
+        sluice::proto::Registered registered;
+        registered.set_heartbeat_ms(heartbeat_ms);
+        registered.set_lease_ms(lease_ms);
+        return worker::report_interval(registered);
+    };
+    REQUIRE(interval(400, 5000) == 400ms);
+    REQUIRE(interval(60'000, 3000) == 1000ms);
+    REQUIRE(interval(60'000, 0) == 60s);
+    REQUIRE(interval(0, 0) == 250ms);  // a scheduler that does not say
+    REQUIRE(interval(0, 300) == 100ms);
+    REQUIRE(interval(1, 1) == 5ms);
+}
+
+TEST_CASE("the scheduler that takes a worker in is told its prefix index, and again when it asks", "[worker]") {
+    ScriptedScheduler scheduler;
+    Worker worker(scheduler.address());
+    scheduler.registration(1);
+    REQUIRE(worker.board.take_wish() == ReportBoard::Wish::nothing);  // nobody has answered yet
+    scheduler.take_in(5);
+    worker.tell_snapshot(1);
+    scheduler.heartbeat(has_snapshot);
+    WorkerDirective again;
+    again.set_resend_snapshot(true);
+    scheduler.say(again);
+    worker.tell_snapshot(2);
+    scheduler.heartbeat(
+        [](const Heartbeat& heartbeat) { return has_snapshot(heartbeat) && heartbeat.blocks(0).number() == 2; });
+}
+
+TEST_CASE("a drain is acted on and reported at once", "[worker]") {
+    ScriptedScheduler scheduler;
+    Worker worker(scheduler.address());
+    scheduler.registration(1);
+    scheduler.take_in(3'600'000);
+    WorkerDirective drain;
+    drain.set_drain(true);
+    scheduler.say(drain);
+    worker.wait_until([&worker] { return worker.drains == 1; });
+    scheduler.heartbeat([](const Heartbeat& heartbeat) { return heartbeat.load().draining(); });
+}
+
+TEST_CASE("a worker whose stream is closed, as at the end of its lease, registers again", "[worker]") {
+    ScriptedScheduler scheduler;
+    Worker worker(scheduler.address());
+    scheduler.registration(1);
+    scheduler.take_in(5);
+    worker.tell_snapshot(1);
+    scheduler.heartbeat(has_snapshot);
+    scheduler.cut();
+    REQUIRE(scheduler.registration(2).endpoint().worker_id() == 7);
+    REQUIRE(worker.board.take_wish() == ReportBoard::Wish::nothing);
+    scheduler.take_in(5);
+    worker.tell_snapshot(2);  // the next one knows nothing
+    REQUIRE(scheduler.heartbeat(has_snapshot).blocks(0).number() == 2);
+}
+
+TEST_CASE("a worker ends while there is no scheduler, or one that does not answer", "[worker]") {
+    SECTION("nobody") {
+        std::string address;
+        {
+            ScriptedScheduler gone;
+            address = gone.address();
+        }
+        Worker worker(address);
+        worker.registration.stop();
+        REQUIRE_FALSE(worker.registration.is_registered());
+    }
+    SECTION("no answer") {
+        ScriptedScheduler scheduler;
+        Worker worker(scheduler.address());
+        scheduler.registration(1);
+        worker.registration.stop();
+        REQUIRE_FALSE(worker.registration.is_registered());
+    }
+}
