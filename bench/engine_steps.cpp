@@ -67,8 +67,8 @@ public:
     /// One step over what is left of `sequences`, at most batch_tokens_max; those that reach their end get a token
     /// more.
     Result<void> step(std::span<Sequence> sequences) {
-        engine::Batch batch;
-        std::vector<engine::BlockTable> tables(sequences.size());
+        engine::Batch batch = std::move(batch_);
+        batch.clear();
         std::vector<std::uint32_t> shares(sequences.size());
         std::uint32_t room = options_.batch_tokens_max;
         for (std::size_t i = 0; i < sequences.size() && room > 0; ++i) {
@@ -76,22 +76,22 @@ public:
             shares[i] = std::min(sequence.left(), room);
             if (shares[i] == 0) { continue; }
             room -= shares[i];
-            tables[i] = sequence.blocks;
             const std::span<const base::TokenId> all = sequence.tokens;
-            engine::BatchEntry entry;
+            const auto tokens = all.subspan(sequence.computed, shares[i]);
+            engine::BatchEntry& entry = batch.add();
             entry.sequence = base::SequenceId{i};
-            entry.tokens = all.subspan(sequence.computed, shares[i]);
+            entry.tokens.assign(tokens.begin(), tokens.end());
             entry.position = sequence.computed;
-            entry.block_tables = {&tables[i], 1};
+            entry.set_blocks(sequence.blocks);
             entry.sample = shares[i] == sequence.left();
-            entry.sampler = {.params = &params_,
-                             .prompt = all.first(sequence.prompt_tokens),
-                             .generated = all.subspan(sequence.prompt_tokens),
-                             .masked_tokens = {}};
-            batch.entries.push_back(entry);
+            entry.sampler.assign({.params = &params_,
+                                  .position = all.size(),
+                                  .prompt = all.first(sequence.prompt_tokens),
+                                  .generated = all.subspan(sequence.prompt_tokens)});
         }
-        const auto result = engine::run_to_end(engine_, std::move(batch));
+        auto result = engine::run_to_end(engine_, std::move(batch));
         if (!result) { return base::pass_on(result); }
+        batch_ = std::move(result->batch);
         std::size_t entry = 0;
         for (std::size_t i = 0; i < sequences.size(); ++i) {
             if (shares[i] == 0) { continue; }
@@ -122,6 +122,7 @@ private:
     engine::Engine& engine_;
     const EngineBenchOptions& options_;
     engine::SamplingParams params_;
+    engine::Batch batch_;  // of the last step: its memory
     std::mt19937 random_{1};
 };
 

@@ -114,9 +114,10 @@ private:
 
     void check_bounds(const Batch& batch) const {
         std::size_t tokens = 0;
-        CHECK(!batch.entries.empty() && batch.entries.size() <= options_.batch_sequences_max,
-              batch.entries.size() << " entries, at most " << options_.batch_sequences_max);
-        for (const BatchEntry& entry : batch.entries) {
+        const std::span<const BatchEntry> entries = batch.entries();
+        CHECK(!entries.empty() && entries.size() <= options_.batch_sequences_max,
+              entries.size() << " entries, at most " << options_.batch_sequences_max);
+        for (const BatchEntry& entry : entries) {
             tokens += entry.tokens.size();
             const std::size_t end = entry.position + entry.tokens.size();
             CHECK(!entry.tokens.empty(), "sequence " << base::raw(entry.sequence));
@@ -128,7 +129,6 @@ private:
             for (const base::BlockId block : entry.block_tables[0]) {
                 CHECK(base::raw(block) < blocks_total(), "block " << base::raw(block) << " of " << blocks_total());
             }
-            CHECK(!entry.sample || entry.sampler.params != nullptr);
             CHECK(!entry.score || entry.score_targets.size() == entry.tokens.size());
         }
         CHECK(tokens <= options_.batch_tokens_max, tokens << " tokens, at most " << options_.batch_tokens_max);
@@ -140,7 +140,7 @@ private:
             const base::TimePoint began = std::chrono::steady_clock::now();
             auto entries = runner_.run(batch_, layers_done_);
             if (entries) {
-                result_ = StepResult{std::move(*entries), began, std::chrono::steady_clock::now()};
+                result_ = StepResult{std::move(*entries), std::move(batch_), began, std::chrono::steady_clock::now()};
             } else {
                 result_ = base::pass_on(entries);
             }

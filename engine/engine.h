@@ -4,7 +4,6 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <span>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -13,31 +12,11 @@
 #include "base/ids.h"
 #include "base/model_shape.h"
 #include "base/result.h"
+#include "engine/batch.h"
 #include "engine/sampling.h"
 #include "kv_cache/kv_store.h"
 
 namespace engine {
-
-/// Blocks of one KV group (kv_cache::KvLayout) that hold a sequence, in sequence order.
-using BlockTable = std::span<const base::BlockId>;
-
-/// One sequence's share of a step. Everything it points to stays unchanged until collect().
-struct BatchEntry {
-    base::SequenceId sequence{};
-    std::span<const base::TokenId> tokens;     // new tokens: a prompt chunk, one token, or several to verify
-    std::uint32_t position = 0;                // absolute position of tokens[0]; KV before it is in the blocks
-    std::span<const BlockTable> block_tables;  // one per KV group; cover [0, position + tokens.size())
-    bool sample = false;                       // choose the token after the last new one
-    SamplerContext sampler;                    // used when `sample`
-    bool score = false;                        // also: log-probability of each new token's successor within `tokens`
-    std::span<const base::TokenId> score_targets;  // with `score`: the token after each new token ([tokens.size()])
-};
-
-/// What one forward pass works on: prompt chunks and decodes mixed.
-struct Batch {
-    std::vector<BatchEntry> entries;
-    bool keep_logits = false;  // results carry the logits of every new token (tests)
-};
 
 /// Layers [layer_begin, layer_end) of all tokens of the batch are in the KV blocks. Called in ascending order on the
 /// engine's compute thread while later layers still compute: must only hand the news on.
@@ -60,6 +39,7 @@ struct EntryResult {
 
 struct StepResult {
     std::vector<EntryResult> entries;  // in the order of the batch
+    Batch batch;                       // the one that was launched: to be filled again
     base::TimePoint began;             // when the engine began and ended to compute: between the end of a step and the
     base::TimePoint ended;             // beginning of the next one it stood idle
 };

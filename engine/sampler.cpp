@@ -240,7 +240,7 @@ void Sampler::take_best(std::span<const float> logits, std::size_t count) {
 
 TokenId Sampler::draw(std::span<const float> logits, float logit_max, const SamplerContext& context) {
     const SamplingParams& params = *context.params;
-    const double uniform = uniform_at(params, context.prompt.size() + context.generated.size());
+    const double uniform = uniform_at(params, context.position);
     const bool top_k = params.top_k > 0 && params.top_k < logits.size();
     if (top_k || params.top_p < 1) { return draw_ranked(logits, logit_max, params, uniform); }
 

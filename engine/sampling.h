@@ -48,12 +48,13 @@ struct SampledToken {
 /// What the sampler may look at besides the logits. Borrowed for the call.
 struct SamplerContext {
     const SamplingParams* params = nullptr;
-    std::span<const base::TokenId> prompt;
-    std::span<const base::TokenId> generated;      // before the token that is chosen now
-    std::span<const base::TokenId> masked_tokens;  // must not be chosen (stop tokens below min_tokens)
+    std::uint64_t position = 0;                    // absolute, of the token that is chosen now: keys its random number
+    std::span<const base::TokenId> prompt = {};
+    std::span<const base::TokenId> generated = {};      // before the token that is chosen now; both only for penalties
+    std::span<const base::TokenId> masked_tokens = {};  // must not be chosen (stop tokens below min_tokens)
 };
 
-/// Chooses the token at absolute position prompt.size() + generated.size(). Pure. `logits`: [vocabulary].
+/// Chooses the token at `context.position`. Pure. `logits`: [vocabulary].
 SampledToken sample(std::span<const float> logits, const SamplerContext& context);
 
 }  // namespace engine

@@ -12,9 +12,9 @@ using base::Result;
 
 Result<std::vector<EntryResult>> StepRunner::run(const Batch& batch, const LayersDone& layers_done) {
     if (auto flat = flatten(batch); !flat) { return base::pass_on(flat); }
-    std::vector<EntryResult> results(batch.entries.size());
+    std::vector<EntryResult> results(batch.entries().size());
     for (std::size_t i = 0; i < results.size(); ++i) {
-        results[i].sequence = batch.entries[i].sequence;
+        results[i].sequence = batch.entries()[i].sequence;
     }
     const auto take_logits = [&](std::size_t first, std::size_t count, std::span<const float> logits) {
         for (std::size_t i = 0; i < count; ++i) {
@@ -46,7 +46,7 @@ void StepRunner::find_choices(const Batch& batch) {
     choices_.clear();
     if (batch.keep_logits) { return; }
     for (const WantedRow& wanted : wanted_) {
-        const BatchEntry& entry = batch.entries[wanted.entry];
+        const BatchEntry& entry = batch.entries()[wanted.entry];
         const bool sample = entry.sample && wanted.row + 1 == entry.tokens.size();
         if (entry.score && sample) {  // two results from one row of logits
             choices_.clear();
@@ -55,9 +55,9 @@ void StepRunner::find_choices(const Batch& batch) {
         RowChoice choice;
         if (entry.score) {
             choice.score_target = entry.score_targets[wanted.row];
-            choice.score_top = entry.sampler.params == nullptr ? 0 : entry.sampler.params->top_logprobs;
+            choice.score_top = entry.sampler.params.top_logprobs;
         } else {
-            choice.draw = &entry.sampler;
+            choice.draw = &contexts_[wanted.entry];
         }
         choices_.push_back(choice);
     }
@@ -67,7 +67,7 @@ void StepRunner::take_chosen(const Batch& batch, const WantedRow& wanted, Result
                              EntryResult& result) {
     if (!chosen) {
         result.error = std::move(chosen.error());
-    } else if (batch.entries[wanted.entry].score) {
+    } else if (batch.entries()[wanted.entry].score) {
         result.scores.push_back(std::move(*chosen));
     } else {
         result.sampled = std::move(*chosen);
@@ -79,8 +79,10 @@ Result<void> StepRunner::flatten(const Batch& batch) {
     sequences_.clear();
     rows_wanted_.clear();
     wanted_.clear();
-    for (std::size_t i = 0; i < batch.entries.size(); ++i) {
-        const BatchEntry& entry = batch.entries[i];
+    contexts_.clear();
+    for (std::size_t i = 0; i < batch.entries().size(); ++i) {
+        const BatchEntry& entry = batch.entries()[i];
+        contexts_.push_back(entry.sampler.context());
         const auto row_begin = static_cast<std::uint32_t>(tokens_.size());
         const auto rows = static_cast<std::uint32_t>(entry.tokens.size());
         for (const base::TokenId token : entry.tokens) {
@@ -107,16 +109,15 @@ Result<void> StepRunner::flatten(const Batch& batch) {
 
 Result<void> StepRunner::take_row(const Batch& batch, const WantedRow& wanted, std::span<const float> logits,
                                   EntryResult& result) {
-    const BatchEntry& entry = batch.entries[wanted.entry];
+    const BatchEntry& entry = batch.entries()[wanted.entry];
     if (batch.keep_logits) { result.logits.insert(result.logits.end(), logits.begin(), logits.end()); }
     if (entry.score) {
-        const std::uint32_t top = entry.sampler.params == nullptr ? 0 : entry.sampler.params->top_logprobs;
-        auto score = sampler_.score(logits, entry.score_targets[wanted.row], top);
+        auto score = sampler_.score(logits, entry.score_targets[wanted.row], entry.sampler.params.top_logprobs);
         if (!score) { return base::pass_on(score); }
         result.scores.push_back(std::move(*score));
     }
     if (entry.sample && wanted.row + 1 == entry.tokens.size()) {
-        auto token = sampler_.sample(logits, entry.sampler);
+        auto token = sampler_.sample(logits, contexts_[wanted.entry]);
         if (!token) { return base::pass_on(token); }
         result.sampled = std::move(*token);
     }

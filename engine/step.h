@@ -45,8 +45,9 @@ private:
     std::vector<base::TokenId> tokens_;
     std::vector<SequenceRows> sequences_;
     std::vector<std::uint32_t> rows_wanted_;
-    std::vector<WantedRow> wanted_;   // of rows_wanted_
-    std::vector<RowChoice> choices_;  // of rows_wanted_, or empty
+    std::vector<WantedRow> wanted_;         // of rows_wanted_
+    std::vector<SamplerContext> contexts_;  // [entries]
+    std::vector<RowChoice> choices_;        // of rows_wanted_, or empty
 };
 
 }  // namespace engine

@@ -25,19 +25,14 @@ public:
     base::Result<void> step(std::uint32_t sequences, std::uint32_t tokens) {
         const std::uint32_t block_tokens = engine_.layout().block_tokens();
         const std::size_t blocks_each = (tokens + block_tokens - 1) / block_tokens;
-        const std::vector<base::TokenId> prompt(tokens, 0);
-        const SamplingParams params;
-        std::vector<BlockTable> tables(sequences);
         Batch batch;
         for (std::uint32_t i = 0; i < sequences; ++i) {
-            tables[i] = std::span(blocks_).subspan(i * blocks_each, blocks_each);
-            BatchEntry entry;
+            BatchEntry& entry = batch.add();
             entry.sequence = base::SequenceId{i};
-            entry.tokens = prompt;
-            entry.block_tables = {&tables[i], 1};
+            entry.tokens.assign(tokens, 0);
+            entry.set_blocks(std::span(blocks_).subspan(i * blocks_each, blocks_each));
             entry.sample = true;
-            entry.sampler = {.params = &params, .prompt = prompt, .generated = {}, .masked_tokens = {}};
-            batch.entries.push_back(entry);
+            entry.sampler.position = tokens;
         }
         const auto result = run_to_end(engine_, std::move(batch));
         if (!result) { return base::pass_on(result); }

@@ -217,38 +217,35 @@ void StepLoop::expire_deadlines() {
 }
 
 engine::Batch StepLoop::build_batch(const std::vector<Planned>& planned) {
-    engine::Batch batch;
-    batch.entries.reserve(planned.size());
-    tables_.assign(planned.size(), {});
-    score_targets_.clear();
-    score_targets_.reserve(planned.size());
+    engine::Batch batch = std::move(spare_batch_);
+    batch.clear();
     launched_chunks_.clear();
     for (std::size_t i = 0; i < planned.size(); ++i) {
         const Sequence& sequence = *planned[i].sequence;
-        tables_[i] = sequence.kv->blocks();
         const std::span<const base::TokenId> tokens(sequence.tokens);
-        engine::BatchEntry entry;
+        const std::span<const base::TokenId> news = tokens.subspan(sequence.computed_tokens, planned[i].tokens);
+        engine::BatchEntry& entry = batch.add();
         entry.sequence = sequence.id;
-        entry.tokens = tokens.subspan(sequence.computed_tokens, planned[i].tokens);
+        entry.tokens.assign(news.begin(), news.end());
         entry.position = sequence.computed_tokens;
-        entry.block_tables = std::span(&tables_[i], 1);
+        entry.set_blocks(sequence.kv->blocks());
         entry.sample = planned[i].samples;
         const std::uint32_t generated = sequence.generated_tokens();
-        entry.sampler.params = &sequence.request.sampling;
-        entry.sampler.prompt = tokens.first(sequence.prompt_tokens);
-        entry.sampler.generated = tokens.subspan(sequence.prompt_tokens);
+        engine::SamplerContext sampler{.params = &sequence.request.sampling,
+                                       .position = tokens.size(),
+                                       .prompt = tokens.first(sequence.prompt_tokens),
+                                       .generated = tokens.subspan(sequence.prompt_tokens)};
         if (generated < sequence.request.stop.new_tokens_min) {
-            entry.sampler.masked_tokens = sequence.request.stop.stop_tokens;
+            sampler.masked_tokens = sequence.request.stop.stop_tokens;
         }
+        entry.sampler.assign(sampler);
         const std::uint32_t end = sequence.computed_tokens + planned[i].tokens;
         if (sequence.wants_prompt_scores() && sequence.computed_tokens + 1 < sequence.prompt_tokens && generated == 0) {
             // The last token of the prompt has no successor in it: its score is of a stand-in and is not kept.
             entry.score = true;
-            auto& targets = score_targets_.emplace_back(entry.tokens.begin() + 1, entry.tokens.end());
-            targets.push_back(end < sequence.prompt_tokens ? sequence.tokens[end] : sequence.tokens.back());
-            entry.score_targets = targets;
+            entry.score_targets.assign(news.begin() + 1, news.end());
+            entry.score_targets.push_back(end < sequence.prompt_tokens ? tokens[end] : tokens.back());
         }
-        batch.entries.push_back(entry);
         if (sequence.request.part == Part::prefill) {
             launched_chunks_.push_back({sequence.request.key, sequence.computed_tokens, end});
         }
@@ -321,6 +318,7 @@ void StepLoop::step() {
         return;
     }
     CHECK(result->entries.size() == planned.size());
+    spare_batch_ = std::move(result->batch);
     reporter_.note_step(shares_of(planned), clock_.now() - launched);
     for (std::size_t i = 0; i < planned.size(); ++i) {
         if (result->entries[i].error) {

@@ -164,9 +164,8 @@ private:
     std::unordered_map<GatewayId, std::vector<SequenceOutput>> outputs_;  // of this turn
     std::uint64_t next_sequence_ = 1;
     std::uint32_t rotation_ = 0;
-    std::vector<LaunchedChunk> launched_chunks_;             // prefill parts of the running step; read by layers_done
-    std::vector<engine::BlockTable> tables_;                 // of the running step
-    std::vector<std::vector<base::TokenId>> score_targets_;  // of the running step
+    std::vector<LaunchedChunk> launched_chunks_;  // prefill parts of the running step; read by layers_done
+    engine::Batch spare_batch_;                   // of the last step: its memory
 
     bool device_lost_ = false;
 

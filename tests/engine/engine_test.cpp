@@ -202,19 +202,19 @@ TEST_CASE("a score is the log-probability of the next token of the prompt", "[en
     std::vector<base::TokenId> targets(tokens.begin() + 1, tokens.end());
     targets.push_back(4);
     const std::vector<base::BlockId> blocks = block_run(0, 1);
-    const engine::BlockTable table = blocks;
-    engine::SamplingParams params;
-    params.logprobs = true;
-    params.top_logprobs = 3;
-    engine::BatchEntry entry;
+    engine::Batch batch;
+    engine::BatchEntry& entry = batch.add();
     entry.tokens = tokens;
-    entry.block_tables = {&table, 1};
+    entry.set_blocks(blocks);
     entry.sample = true;
     entry.score = true;
     entry.score_targets = targets;
-    entry.sampler = {.params = &params, .prompt = tokens, .generated = {}, .masked_tokens = {}};
+    entry.sampler.params.logprobs = true;
+    entry.sampler.params.top_logprobs = 3;
+    entry.sampler.position = tokens.size();
     for (const bool keep_logits : {true, false}) {
-        const auto result = engine::run_to_end(*engine, {.entries = {entry}, .keep_logits = keep_logits});
+        batch.keep_logits = keep_logits;
+        const auto result = engine::run_to_end(*engine, batch);
         REQUIRE(result);
         const engine::EntryResult& got = result->entries.at(0);
         REQUIRE(got.scores.size() == 10);
@@ -262,18 +262,17 @@ TEST_CASE("a step that hangs is waited for until a deadline or a stop, and can b
     const auto engine = test_engine::load(setting.options);
     const std::vector<base::TokenId> tokens{1, 2, 3};
     const std::vector<base::BlockId> blocks = block_run(0, 1);
-    const engine::BlockTable table = blocks;
-    engine::SamplingParams params;
-    engine::BatchEntry entry;
+    engine::Batch batch;
+    engine::BatchEntry& entry = batch.add();
     entry.tokens = tokens;
-    entry.block_tables = {&table, 1};
+    entry.set_blocks(blocks);
     entry.sample = true;
-    entry.sampler = {.params = &params, .prompt = tokens, .generated = {}, .masked_tokens = {}};
+    entry.sampler.position = tokens.size();
 
     Door kernel;  // the step does not get beyond its first layers while it is shut
     Door ended;
-    const engine::Ticket ticket = engine->launch(
-        {.entries = {entry}}, [&](std::uint32_t, std::uint32_t) { kernel.wait(); }, [&] { ended.open(); });
+    const engine::Ticket ticket =
+        engine->launch(batch, [&](std::uint32_t, std::uint32_t) { kernel.wait(); }, [&] { ended.open(); });
     REQUIRE_FALSE(engine->ready(ticket));
     REQUIRE(engine->collect(ticket, kPast).error().code == base::ErrorCode::deadline_exceeded);
     std::stop_source stop;
@@ -287,8 +286,72 @@ TEST_CASE("a step that hangs is waited for until a deadline or a stop, and can b
     const auto result = engine->collect(ticket, kPast, stop.get_token());  // it has ended: neither says anything
     REQUIRE(result);
     REQUIRE(result->entries.at(0).sampled);
-    REQUIRE(engine::run_to_end(*engine, {.entries = {entry}})->entries.at(0).sampled->token ==
-            result->entries[0].sampled->token);
+    REQUIRE(engine::run_to_end(*engine, batch)->entries.at(0).sampled->token == result->entries[0].sampled->token);
+}
+
+TEST_CASE("a batch is a value: its maker's memory may go while the step runs, and its own is used again", "[engine]") {
+    Setting setting;
+    const auto engine = test_engine::load(setting.options);
+    Stream stream;
+    stream.prompt = {5, 9, 13, 2, 7};
+    stream.blocks = block_run(0, 1);
+    stream.params.temperature = 0.7f;
+    stream.params.repetition_penalty = 1.2f;
+    stream.params.seed = 3;
+    Stream expected = stream;
+    REQUIRE(run_step(*engine, {{&expected, 5}}, false));
+
+    engine::Batch batch;
+    const void* memory[4] = {};
+    for (int time = 0; time < 2; ++time) {
+        Door kernel;
+        const auto ticket = [&] {
+            const std::vector<base::TokenId> prompt = stream.prompt;
+            const std::vector<base::BlockId> blocks = stream.blocks;
+            const engine::SamplingParams params = stream.params;
+            batch.clear();
+            engine::BatchEntry& entry = batch.add();
+            entry.tokens = prompt;
+            entry.set_blocks(blocks);
+            entry.sample = true;
+            entry.sampler.assign({.params = &params, .position = prompt.size(), .prompt = prompt});
+            const void* const now[] = {&entry, entry.tokens.data(), entry.block_tables[0].data(),
+                                       entry.sampler.prompt.data()};
+            for (int i = 0; i < 4; ++i) {
+                if (time > 0) { REQUIRE(now[i] == memory[i]); }
+                memory[i] = now[i];
+            }
+            return engine->launch(std::move(batch), [&](std::uint32_t, std::uint32_t) { kernel.wait(); });
+        }();
+        REQUIRE(batch.empty());
+        kernel.open();  // only now: all that the entry was made from is gone
+        auto result = engine->collect(ticket, std::chrono::steady_clock::now() + std::chrono::minutes(1));
+        REQUIRE(result);
+        REQUIRE(result->entries.at(0).sampled->token == expected.generated.at(0));
+        batch = std::move(result->batch);
+    }
+}
+
+TEST_CASE("an entry keeps of a sequence's tokens what its penalties look at", "[engine]") {
+    const std::vector<base::TokenId> prompt{1, 2};
+    const std::vector<base::TokenId> generated{3};
+    engine::SamplingParams params;
+    engine::EntrySampler sampler;
+    const auto kept = [&] {
+        sampler.assign({.params = &params, .position = 3, .prompt = prompt, .generated = generated});
+        REQUIRE(sampler.context().position == 3);
+        return std::pair(sampler.context().prompt.size(), sampler.context().generated.size());
+    };
+    using Sizes = std::pair<std::size_t, std::size_t>;
+    REQUIRE(kept() == Sizes{0, 0});
+    params.frequency_penalty = 1;
+    REQUIRE(kept() == Sizes{0, 1});
+    params.frequency_penalty = 0;
+    params.presence_penalty = -1;
+    REQUIRE(kept() == Sizes{0, 1});
+    params.presence_penalty = 0;
+    params.repetition_penalty = 1.1f;
+    REQUIRE(kept() == Sizes{2, 1});
 }
 
 TEST_CASE("an entry that asks for nothing gets nothing, but its KV is there", "[engine]") {
@@ -297,12 +360,12 @@ TEST_CASE("an entry that asks for nothing gets nothing, but its KV is there", "[
     std::memset(engine->kv_store().block(base::BlockId{3}), 0, engine->layout().block_bytes());
     const std::vector<base::TokenId> tokens{1, 2, 3, 4};
     const std::vector<base::BlockId> blocks = block_run(3, 1);
-    const engine::BlockTable table = blocks;
-    engine::BatchEntry entry;
+    engine::Batch batch;
+    engine::BatchEntry& entry = batch.add();
     entry.sequence = base::SequenceId{77};
     entry.tokens = tokens;
-    entry.block_tables = {&table, 1};
-    const auto result = engine::run_to_end(*engine, {.entries = {entry}});
+    entry.set_blocks(blocks);
+    const auto result = engine::run_to_end(*engine, std::move(batch));
     REQUIRE(result);
     REQUIRE(result->entries.at(0).sequence == base::SequenceId{77});
     REQUIRE_FALSE(result->entries[0].sampled);

@@ -23,6 +23,14 @@ struct Case {
     std::vector<base::TokenId> masked;
 };
 
+engine::SamplerContext context_of(const Case& c) {
+    return {.params = &c.params,
+            .position = c.prompt.size() + c.generated.size(),
+            .prompt = c.prompt,
+            .generated = c.generated,
+            .masked_tokens = c.masked};
+}
+
 struct Naive {
     std::vector<std::pair<base::TokenId, double>> kept;  // in the order of the draw, with weights
     base::TokenId token = 0;
@@ -161,8 +169,7 @@ TEST_CASE("the sampler chooses what a naive one in double chooses", "[engine][sa
     for (int i = 0; i < 100; ++i) {
         const Case c = random_case(random);
         const Naive expected = naive_sample(c);
-        const auto got = sampler.sample(
-            c.logits, {.params = &c.params, .prompt = c.prompt, .generated = c.generated, .masked_tokens = c.masked});
+        const auto got = sampler.sample(c.logits, context_of(c));
         REQUIRE(got);
         if (expected.near_cut || expected.distance < 1e-9) { continue; }
         CAPTURE(i, c.logits.size(), c.params.temperature, c.params.top_k, c.params.top_p, c.params.min_p);
@@ -178,8 +185,7 @@ TEST_CASE("log-probabilities agree with a naive softmax in double", "[engine][sa
     Case c = random_case(random);
     c.params.logprobs = true;
     c.params.top_logprobs = static_cast<std::uint32_t>(std::min<std::size_t>(20, c.logits.size()));
-    const auto got = sampler.sample(
-        c.logits, {.params = &c.params, .prompt = c.prompt, .generated = c.generated, .masked_tokens = c.masked});
+    const auto got = sampler.sample(c.logits, context_of(c));
     REQUIRE(got);
     double sum = 0;
     for (const float logit : c.logits) {
@@ -224,7 +230,7 @@ TEST_CASE("tokens are drawn as often as their probabilities say", "[engine][samp
             params.seed = static_cast<std::uint64_t>(i);
         }
         ++seen[static_cast<std::size_t>(
-            engine::sample(logits, {.params = &params, .prompt = {}, .generated = generated, .masked_tokens = {}})
+            engine::sample(logits, {.params = &params, .position = generated.size(), .generated = generated})
                 .token)];
     }
     double chi_square = 0;

@@ -19,8 +19,11 @@ using engine::SamplingParams;
 base::TokenId choose(const std::vector<float>& logits, const SamplingParams& params,
                      const std::vector<base::TokenId>& prompt = {}, const std::vector<base::TokenId>& generated = {},
                      const std::vector<base::TokenId>& masked = {}) {
-    return engine::sample(logits,
-                          {.params = &params, .prompt = prompt, .generated = generated, .masked_tokens = masked})
+    return engine::sample(logits, {.params = &params,
+                                   .position = prompt.size() + generated.size(),
+                                   .prompt = prompt,
+                                   .generated = generated,
+                                   .masked_tokens = masked})
         .token;
 }
 
@@ -178,7 +181,7 @@ TEST_CASE("log-probabilities come from the logits before bias, temperature and c
     params.logprobs = true;
     params.top_logprobs = 2;
     const std::vector<float> logits{std::log(0.2f), std::log(0.7f), std::log(0.1f)};
-    const auto token = engine::sample(logits, {.params = &params, .prompt = {}, .generated = {}, .masked_tokens = {}});
+    const auto token = engine::sample(logits, {.params = &params});
     REQUIRE(token.token == 2);
     REQUIRE(token.logprob == Approx(std::log(0.1)));
     REQUIRE(token.top.size() == 2);
@@ -201,7 +204,7 @@ TEST_CASE("a score is the log-probability of a given token", "[engine][sampler]"
 TEST_CASE("NaN and infinite logits are an error, not a crash", "[engine][sampler]") {
     engine::Sampler sampler;
     SamplingParams params;
-    const SamplerContext context{.params = &params, .prompt = {}, .generated = {}, .masked_tokens = {}};
+    const SamplerContext context{.params = &params};
     for (const float temperature : {0.0f, 1.0f}) {
         params.temperature = temperature;
         const auto nan = sampler.sample(std::vector<float>{1, kNan, 2}, context);
@@ -212,7 +215,7 @@ TEST_CASE("NaN and infinite logits are an error, not a crash", "[engine][sampler
     }
     const std::vector<base::TokenId> masked{1};
     REQUIRE(!sampler.sample(std::vector<float>{1, kNan, 2},
-                            {.params = &params, .prompt = {}, .generated = {}, .masked_tokens = masked}));
+                            {.params = &params, .masked_tokens = masked}));
     REQUIRE(!sampler.score(std::vector<float>{kNan}, 0, 0));
 }
 

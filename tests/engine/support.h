@@ -117,23 +117,20 @@ struct Share {
 /// else the first of an entry.
 inline base::Result<void> run_step(engine::Engine& engine, const std::vector<Share>& shares, bool keep_logits = true,
                                    engine::LayersDone layers_done = {}) {
-    std::vector<std::vector<base::TokenId>> tokens(shares.size());
-    std::vector<engine::BlockTable> tables(shares.size());
     engine::Batch batch;
     batch.keep_logits = keep_logits;
     for (std::size_t i = 0; i < shares.size(); ++i) {
         Stream& stream = *shares[i].stream;
-        tokens[i] = stream.tokens();
-        tables[i] = stream.blocks;
-        engine::BatchEntry entry;
+        const std::vector<base::TokenId> all = stream.tokens();
+        const auto tokens = std::span(all).subspan(stream.computed, shares[i].tokens);
+        engine::BatchEntry& entry = batch.add();
         entry.sequence = base::SequenceId{i};
-        entry.tokens = std::span<const base::TokenId>(tokens[i]).subspan(stream.computed, shares[i].tokens);
+        entry.tokens.assign(tokens.begin(), tokens.end());
         entry.position = stream.computed;
-        entry.block_tables = {&tables[i], 1};
-        entry.sample = stream.computed + shares[i].tokens == tokens[i].size();
-        entry.sampler = {
-            .params = &stream.params, .prompt = stream.prompt, .generated = stream.generated, .masked_tokens = {}};
-        batch.entries.push_back(entry);
+        entry.set_blocks(stream.blocks);
+        entry.sample = stream.computed + shares[i].tokens == all.size();
+        entry.sampler.assign(
+            {.params = &stream.params, .position = all.size(), .prompt = stream.prompt, .generated = stream.generated});
     }
     auto result = engine::run_to_end(engine, std::move(batch), std::move(layers_done));
     if (!result) { return base::pass_on(result); }

@@ -23,10 +23,10 @@ public:
     std::string describe() const override { return inner_.describe(); }
     engine::Ticket launch(engine::Batch batch, engine::LayersDone layers_done, engine::StepDone done) override {
         std::size_t tokens = 0;
-        for (const engine::BatchEntry& entry : batch.entries) {
+        for (const engine::BatchEntry& entry : batch.entries()) {
             tokens += entry.tokens.size();
         }
-        sizes.emplace_back(batch.entries.size(), tokens);
+        sizes.emplace_back(batch.entries().size(), tokens);
         return inner_.launch(std::move(batch), std::move(layers_done), std::move(done));
     }
     bool ready(engine::Ticket ticket) const override { return inner_.ready(ticket); }

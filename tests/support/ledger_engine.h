@@ -72,9 +72,10 @@ public:
         result_ = {};
         has_ended_ = false;
         worker_ = std::jthread(
-            [this, batch = std::move(batch), layers_done = std::move(layers_done), done = std::move(done)] {
+            [this, batch = std::move(batch), layers_done = std::move(layers_done), done = std::move(done)]() mutable {
                 result_.began = std::chrono::steady_clock::now();
                 compute(batch, layers_done);
+                result_.batch = std::move(batch);
                 result_.ended = std::chrono::steady_clock::now();
                 {
                     std::unique_lock lock(mutex_);
@@ -152,14 +153,14 @@ private:
 
     void compute(const engine::Batch& batch, const engine::LayersDone& layers_done) {
         for (std::uint32_t layer = 0; layer < shape_.layers; ++layer) {
-            for (const engine::BatchEntry& entry : batch.entries) {
+            for (const engine::BatchEntry& entry : batch.entries()) {
                 for (std::uint32_t i = 0; i < entry.tokens.size(); ++i) {
                     write(entry, layer, i);
                 }
             }
             if (layers_done) { layers_done(layer, layer + 1); }
         }
-        for (const engine::BatchEntry& entry : batch.entries) {
+        for (const engine::BatchEntry& entry : batch.entries()) {
             tokens_computed_ += entry.tokens.size();
             engine::EntryResult row;
             row.sequence = entry.sequence;

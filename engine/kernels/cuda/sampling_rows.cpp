@@ -43,7 +43,7 @@ SamplingRow make_draw(const SamplerContext& context, std::uint32_t vocabulary, S
     row.presence_penalty = params.presence_penalty;
     row.frequency_penalty = params.frequency_penalty;
     row.seed = params.seed;
-    row.position = context.prompt.size() + context.generated.size();
+    row.position = context.position;
     row.choice = params.choice;
     row.logprobs = params.logprobs ? 1 : 0;
     row.top_logprobs = params.logprobs ? params.top_logprobs : 0;

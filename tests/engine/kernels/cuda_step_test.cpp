@@ -212,8 +212,9 @@ TEST_CASE("choices are flattened as the sampler would read them", "[engine]") {
     const std::vector<base::TokenId> prompt{1, 2, 2};
     const std::vector<base::TokenId> generated{2, 5, 5};
     const std::vector<base::TokenId> masked{0};
-    const SamplerContext plain{.params = &greedy, .prompt = prompt, .generated = generated, .masked_tokens = {}};
-    const SamplerContext full{.params = &rich, .prompt = prompt, .generated = generated, .masked_tokens = masked};
+    const SamplerContext plain{.params = &greedy, .position = 6, .prompt = prompt, .generated = generated};
+    const SamplerContext full{
+        .params = &rich, .position = 6, .prompt = prompt, .generated = generated, .masked_tokens = masked};
 
     const std::vector<RowChoice> only_greedy{{.draw = &plain}, {.draw = &plain}};
     REQUIRE(engine::cuda::make_sampling_tables(only_greedy, 10).is_greedy);
