@@ -1,6 +1,8 @@
 #include "engine/sampler.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -84,6 +86,38 @@ double uniform_at(const SamplingParams& params, std::uint64_t position) {
         philox4x32({static_cast<std::uint32_t>(position), params.choice, static_cast<std::uint32_t>(position >> 32), 0},
                    {static_cast<std::uint32_t>(params.seed), static_cast<std::uint32_t>(params.seed >> 32)});
     return unit_double(bits[0], bits[1]);
+}
+
+/// Ascending where logits descend, as whole numbers; 0 and -0 are one.
+std::uint32_t rank_key(float logit) {
+    const auto bits = std::bit_cast<std::uint32_t>(logit + 0.0f);
+    return bits >> 31 != 0 ? bits : ~bits & 0x7fffffffu;
+}
+
+/// Ascending. The lower halves must ascend already: then only the upper ones are looked at, digit by digit.
+void sort_keys(std::vector<std::uint64_t>& keys, std::vector<std::uint64_t>& scratch) {
+    constexpr std::size_t kFewKeys = 512;  // for which comparing costs less than counting 2048 digits three times
+    if (keys.size() < kFewKeys) {
+        std::sort(keys.begin(), keys.end());
+        return;
+    }
+    constexpr std::uint32_t kDigitBits = 11;
+    constexpr std::uint64_t kDigits = 1u << kDigitBits;
+    scratch.resize(keys.size());
+    for (std::uint32_t shift = 32; shift < 64; shift += kDigitBits) {
+        std::array<std::uint32_t, kDigits> places{};
+        for (const std::uint64_t key : keys) {
+            ++places[key >> shift & (kDigits - 1)];
+        }
+        std::uint32_t begin = 0;
+        for (std::uint32_t& place : places) {
+            begin += std::exchange(place, begin);
+        }
+        for (const std::uint64_t key : keys) {
+            scratch[places[key >> shift & (kDigits - 1)]++] = key;
+        }
+        keys.swap(scratch);
+    }
 }
 
 bool is_token(TokenId token, std::size_t vocabulary) {
@@ -261,44 +295,57 @@ TokenId Sampler::draw(std::span<const float> logits, float logit_max, const Samp
 TokenId Sampler::draw_ranked(std::span<const float> logits, float logit_max, const SamplingParams& params,
                              double uniform) {
     const double scale = 1.0 / static_cast<double>(params.temperature);
-    const auto weight_of = [&](const Candidate& candidate) {
-        return exact::exp((static_cast<double>(candidate.logit) - static_cast<double>(logit_max)) * scale);
-    };
-    const bool top_k = params.top_k > 0 && params.top_k < logits.size();
+    const auto min_p = static_cast<double>(params.min_p);
     double sum_all = 0;  // of what top_k leaves
-    if (top_k) {
+    ranked_weights_.clear();
+    if (params.top_k > 0 && params.top_k < logits.size()) {
         take_best(logits, params.top_k);
         for (const Candidate& candidate : best_) {
-            sum_all += weight_of(candidate);
+            const double below = static_cast<double>(candidate.logit) - static_cast<double>(logit_max);
+            ranked_weights_.push_back(exact::exp(below * scale));
+            sum_all += ranked_weights_.back();
         }
     } else {
+        // Tokens too light to be kept. Those below the second bound weigh, all together, less than half of what top_p
+        // leaves out: the others hold its mass by a margin far above what rounding adds up to. Some room below min_p:
+        // exponentials of neighbours may swap by a rounding.
         sum_all = weigh(logits, logit_max, scale);
+        const double left_out = (1 - static_cast<double>(params.top_p)) * sum_all;
+        rank_heavy(logits, std::max(0.999 * min_p, left_out / 2 / static_cast<double>(logits.size())));
+        for (const Candidate& candidate : best_) {
+            ranked_weights_.push_back(weights_[static_cast<std::size_t>(candidate.token)]);
+        }
     }
-    // top_p: the shortest ranking that holds top_p of the mass; how many tokens that takes is not known beforehand.
+    // top_p: the shortest ranking that holds top_p of the mass; min_p: all later ones are smaller.
     const double mass = static_cast<double>(params.top_p) * sum_all;
     std::size_t kept = 0;
     double sum = 0;
-    for (std::size_t ranked = 64;; ranked *= 16) {
-        if (!top_k) { take_best(logits, ranked); }
-        kept = 0;
-        sum = 0;
-        while (kept < best_.size() && (kept == 0 || params.top_p == 1 || sum < mass)) {
-            const double weight = weight_of(best_[kept]);
-            if (kept > 0 && weight < static_cast<double>(params.min_p)) {
-                break;
-            }  // ranked: all later ones are smaller
-            sum += weight;
-            ++kept;
-        }
-        if (top_k || kept < best_.size() || best_.size() == logits.size()) { break; }
+    while (kept < ranked_weights_.size() && (kept == 0 || params.top_p == 1 || sum < mass)) {
+        const double weight = ranked_weights_[kept];
+        if (kept > 0 && weight < min_p) { break; }
+        sum += weight;
+        ++kept;
     }
     const double target = uniform * sum;
     double before = 0;
     for (std::size_t rank = 0; rank + 1 < kept; ++rank) {
-        before += weight_of(best_[rank]);
+        before += ranked_weights_[rank];
         if (target < before) { return best_[rank].token; }
     }
     return best_[kept - 1].token;
+}
+
+void Sampler::rank_heavy(std::span<const float> logits, double floor) {
+    keys_.clear();
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+        if (weights_[i] >= floor) { keys_.push_back(std::uint64_t{rank_key(logits[i])} << 32 | i); }
+    }
+    sort_keys(keys_, keys_sorted_);
+    best_.clear();
+    for (const std::uint64_t key : keys_) {
+        const auto token = static_cast<std::uint32_t>(key);
+        best_.push_back({logits[token], static_cast<TokenId>(token)});
+    }
 }
 
 double Sampler::weigh(std::span<const float> logits, float logit_max, double scale) {

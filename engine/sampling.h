@@ -48,13 +48,10 @@ struct SampledToken {
 /// What the sampler may look at besides the logits. Borrowed for the call.
 struct SamplerContext {
     const SamplingParams* params = nullptr;
-    std::uint64_t position = 0;                    // absolute, of the token that is chosen now: keys its random number
+    std::uint64_t position = 0;  // absolute, of the token that is chosen now: keys its random number
     std::span<const base::TokenId> prompt = {};
     std::span<const base::TokenId> generated = {};      // before the token that is chosen now; both only for penalties
     std::span<const base::TokenId> masked_tokens = {};  // must not be chosen (stop tokens below min_tokens)
 };
-
-/// Chooses the token at `context.position`. Pure. `logits`: [vocabulary].
-SampledToken sample(std::span<const float> logits, const SamplerContext& context);
 
 }  // namespace engine

@@ -6,6 +6,7 @@
 #include <set>
 #include <vector>
 
+#include "engine/exact_math.h"
 #include "engine/philox.h"
 #include "engine/sampler.h"
 #include "tests/support/catch.h"
@@ -177,6 +178,80 @@ TEST_CASE("the sampler chooses what a naive one in double chooses", "[engine][sa
     }
 }
 
+namespace {
+
+/// top_p and min_p by ranking every token, with the sampler's own sums and exponentials: the same bits.
+base::TokenId plain_draw(const std::vector<float>& logits, const SamplingParams& params, double uniform) {
+    const auto at = [](base::TokenId token) { return static_cast<std::size_t>(token); };
+    std::vector<base::TokenId> order(logits.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return logits[at(a)] > logits[at(b)]; });
+    const auto logit_max = static_cast<double>(logits[at(order[0])]);
+    const double scale = 1.0 / static_cast<double>(params.temperature);
+    std::vector<double> weights;
+    for (const float logit : logits) {
+        weights.push_back(engine::exact::exp((static_cast<double>(logit) - logit_max) * scale));
+    }
+    double sum_all = 0;
+    for (std::size_t begin = 0; begin < weights.size(); begin += 256) {
+        double chunk = 0;
+        for (std::size_t i = begin; i < std::min(begin + 256, weights.size()); ++i) {
+            chunk += weights[i];
+        }
+        sum_all += chunk;
+    }
+    const double mass = static_cast<double>(params.top_p) * sum_all;
+    double sum = 0;
+    std::size_t kept = 0;
+    while (kept < order.size() && (kept == 0 || sum < mass)) {
+        const double weight = weights[at(order[kept])];
+        if (kept > 0 && weight < static_cast<double>(params.min_p)) { break; }
+        sum += weight;
+        ++kept;
+    }
+    double before = 0;
+    for (std::size_t rank = 0; rank + 1 < kept; ++rank) {
+        before += weights[at(order[rank])];
+        if (uniform * sum < before) { return order[rank]; }
+    }
+    return order[kept - 1];
+}
+
+}  // namespace
+
+TEST_CASE("top_p that ranks only what it may keep draws what ranking everything draws", "[engine][sampler][property]") {
+    const auto seed = GENERATE(range(0u, 60u));
+    CAPTURE(seed);
+    std::mt19937_64 random{seed};
+    const auto below = [&](std::uint32_t n) { return static_cast<std::uint32_t>(random() % n); };
+    engine::Sampler sampler;
+    // From a few sharp peaks to hardly any difference; with ties, both zeros, and tokens that cannot be.
+    const float deviation = std::pow(10.0f, static_cast<float>(below(40)) / 10.0f - 2.5f);
+    std::normal_distribution<float> normal(0, deviation);
+    std::vector<float> logits(1 + below(seed % 3 == 0 ? 40000 : 3000));
+    const bool ties = below(2) == 0;
+    for (float& logit : logits) {
+        logit = normal(random);
+        if (ties) { logit = std::round(logit * 4) / 4; }
+        if (below(50) == 0) { logit = below(2) == 0 ? 0.0f : -0.0f; }
+        if (below(200) == 0) { logit = -INFINITY; }
+    }
+    logits[below(static_cast<std::uint32_t>(logits.size()))] = deviation;
+    for (std::uint32_t i = 0; i < 40; ++i) {
+        SamplingParams params;
+        params.temperature = 0.1f + static_cast<float>(below(20)) / 10.0f;
+        params.top_p = below(4) == 0 ? std::nextafter(1.0f, 0.0f) : static_cast<float>(1 + below(99)) / 100.0f;
+        params.min_p = below(2) == 0 ? 0.0f : std::pow(10.0f, -static_cast<float>(below(60)) / 10.0f);
+        params.seed = random();
+        const auto bits = engine::philox4x32(
+            {i, 0, 0, 0}, {static_cast<std::uint32_t>(params.seed), static_cast<std::uint32_t>(params.seed >> 32)});
+        const auto got = sampler.sample(logits, {.params = &params, .position = i});
+        REQUIRE(got);
+        CAPTURE(i, logits.size(), deviation, params.temperature, params.top_p, params.min_p);
+        REQUIRE(got->token == plain_draw(logits, params, engine::unit_double(bits[0], bits[1])));
+    }
+}
+
 TEST_CASE("log-probabilities agree with a naive softmax in double", "[engine][sampler][property]") {
     const auto seed = GENERATE(range(0u, test_support::seeds_of(20)));
     CAPTURE(seed);
@@ -223,6 +298,7 @@ TEST_CASE("tokens are drawn as often as their probabilities say", "[engine][samp
     constexpr int kDraws = 40000;
     std::vector<int> seen(kVocabulary);
     std::vector<base::TokenId> generated;
+    engine::Sampler sampler;
     for (int i = 0; i < kDraws; ++i) {
         if (variant == 3) {  // along one sequence instead of over seeds
             generated.push_back(0);
@@ -230,8 +306,7 @@ TEST_CASE("tokens are drawn as often as their probabilities say", "[engine][samp
             params.seed = static_cast<std::uint64_t>(i);
         }
         ++seen[static_cast<std::size_t>(
-            engine::sample(logits, {.params = &params, .position = generated.size(), .generated = generated})
-                .token)];
+            sampler.sample(logits, {.params = &params, .position = generated.size(), .generated = generated})->token)];
     }
     double chi_square = 0;
     for (std::size_t i = 0; i < kVocabulary; ++i) {

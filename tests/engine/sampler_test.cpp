@@ -19,12 +19,13 @@ using engine::SamplingParams;
 base::TokenId choose(const std::vector<float>& logits, const SamplingParams& params,
                      const std::vector<base::TokenId>& prompt = {}, const std::vector<base::TokenId>& generated = {},
                      const std::vector<base::TokenId>& masked = {}) {
-    return engine::sample(logits, {.params = &params,
-                                   .position = prompt.size() + generated.size(),
-                                   .prompt = prompt,
-                                   .generated = generated,
-                                   .masked_tokens = masked})
-        .token;
+    return engine::Sampler()
+        .sample(logits, {.params = &params,
+                         .position = prompt.size() + generated.size(),
+                         .prompt = prompt,
+                         .generated = generated,
+                         .masked_tokens = masked})
+        ->token;
 }
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
@@ -181,13 +182,14 @@ TEST_CASE("log-probabilities come from the logits before bias, temperature and c
     params.logprobs = true;
     params.top_logprobs = 2;
     const std::vector<float> logits{std::log(0.2f), std::log(0.7f), std::log(0.1f)};
-    const auto token = engine::sample(logits, {.params = &params});
-    REQUIRE(token.token == 2);
-    REQUIRE(token.logprob == Approx(std::log(0.1)));
-    REQUIRE(token.top.size() == 2);
-    REQUIRE(token.top[0].token == 1);
-    REQUIRE(token.top[0].logprob == Approx(std::log(0.7)));
-    REQUIRE(token.top[1].token == 0);
+    const auto token = engine::Sampler().sample(logits, {.params = &params});
+    REQUIRE(token);
+    REQUIRE(token->token == 2);
+    REQUIRE(token->logprob == Approx(std::log(0.1)));
+    REQUIRE(token->top.size() == 2);
+    REQUIRE(token->top[0].token == 1);
+    REQUIRE(token->top[0].logprob == Approx(std::log(0.7)));
+    REQUIRE(token->top[1].token == 0);
 }
 
 TEST_CASE("a score is the log-probability of a given token", "[engine][sampler]") {
@@ -214,8 +216,7 @@ TEST_CASE("NaN and infinite logits are an error, not a crash", "[engine][sampler
         REQUIRE(sampler.sample(std::vector<float>{1, -kInfinity}, context)->token == 0);
     }
     const std::vector<base::TokenId> masked{1};
-    REQUIRE(!sampler.sample(std::vector<float>{1, kNan, 2},
-                            {.params = &params, .masked_tokens = masked}));
+    REQUIRE(!sampler.sample(std::vector<float>{1, kNan, 2}, {.params = &params, .masked_tokens = masked}));
     REQUIRE(!sampler.score(std::vector<float>{kNan}, 0, 0));
 }
 
