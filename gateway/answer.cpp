@@ -14,36 +14,32 @@ Answer::Answer(Setup setup)
 
 void Answer::start() {
     const PreparedRequest& prepared = setup_.prepared;
-    choices_.resize(sequences(prepared));
-    for (std::size_t index = 0; index < choices_.size(); ++index) {
-        Choice& choice = choices_[index];
-        choice.prompt = index / prepared.form.n;
-        choice.form.index = static_cast<std::uint32_t>(index);
+    for (std::size_t index = 0; index < sequences(prepared); ++index) {
+        Choice& choice = choices_.emplace_back(*this, index / prepared.form.n, static_cast<std::uint32_t>(index));
         if (prepared.form.logprobs) { choice.form.logprobs.emplace(); }
         if (prepared.form.return_token_ids) {
             choice.form.token_ids.emplace();
             choice.form.prompt_token_ids = *prepared.prompts[choice.prompt].tokens;
         }
-        GenerationRequest request = generation_request(
-            prepared, choice.prompt, static_cast<std::uint32_t>(index % prepared.form.n), setup_.seed, setup_.text);
+    }
+    for (Choice& choice : choices_) {
+        if (finished_) { return; }  // a sequence before this one took all with it
+        GenerationRequest request =
+            generation_request(prepared, choice.prompt, choice.form.index % prepared.form.n, setup_.seed, setup_.text);
         request.deadline = setup_.received_at + setup_.request_timeout;
-        choice.id = setup_.table.open(std::move(request), *this);
-        index_.emplace(choice.id, index);
+        choice.id = setup_.source.open(std::move(request), choice);
+        // It failed, or its client went, from inside: nobody could name it yet.
+        if (finished_ && !choice.ended) { setup_.source.cancel(*choice.id, "sibling_failed"); }
     }
 }
 
-void Answer::on_placed(base::RequestId) {
+void Answer::on_placed() {
     ++placed_;
     if (placed_ == choices_.size() && first_token_seen_) { open_stream(); }
 }
 
-void Answer::on_prompt(base::RequestId id, std::vector<TokenRecord> records) {
-    choices_[index_.at(id)].prompt_records = std::move(records);
-}
-
-void Answer::on_piece(base::RequestId id, Piece piece, std::uint32_t generated_tokens, std::string_view path) {
+void Answer::on_piece(Choice& choice, Piece piece, std::uint32_t generated_tokens, std::string_view path) {
     if (finished_) { return; }
-    Choice& choice = choices_[index_.at(id)];
     choice.generated_tokens = generated_tokens;
     if (!first_token_seen_) { first_token(path); }
     if (!choice.echoed && setup_.prepared.form.echo) {
@@ -122,8 +118,7 @@ void Answer::gather_piece(Choice& choice, Piece piece) {
     }
 }
 
-void Answer::on_end(base::RequestId id, const GenerationEnd& end) {
-    Choice& choice = choices_[index_.at(id)];
+void Answer::on_end(Choice& choice, const GenerationEnd& end) {
     CHECK(!choice.ended);
     choice.ended = true;
     choice.form.end = end;
@@ -196,9 +191,8 @@ void Answer::client_gone(std::string_view cause) {
 
 void Answer::cancel_all(std::string_view cause) {
     for (const Choice& choice : choices_) {
-        if (!choice.ended) { setup_.table.cancel(choice.id, cause); }
+        if (!choice.ended && choice.id) { setup_.source.cancel(*choice.id, cause); }
     }
-    CHECK(ended_ == choices_.size());
 }
 
 void Answer::finish(unsigned status) {

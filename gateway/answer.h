@@ -1,11 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -13,16 +14,16 @@
 #include "gateway/metrics.h"
 #include "gateway/openai/prepare.h"
 #include "gateway/openai/response_form.h"
-#include "gateway/request/request_table.h"
+#include "gateway/request/sequence_source.h"
 
 namespace gateway {
 
-/// The answer to one client request: opens its sequences (prompts x choices), gathers or streams what they give, and
-/// ends exactly once: whole answer, stream with [DONE], error, or nobody left to answer. I/O thread only.
-class Answer final : public GenerationSink {
+/// The answer to one client request: opens its sequences (prompts x choices) at a source, gathers or streams what they
+/// give, and ends exactly once: whole answer, stream with [DONE], error, or nobody left to answer. I/O thread only.
+class Answer {
 public:
     struct Setup {
-        RequestTable& table;
+        SequenceSource& source;
         const TextPort& text;
         GatewayMetrics& metrics;
         const base::Clock& clock;
@@ -40,7 +41,7 @@ public:
 
     /// The number of sequences it opens.
     static std::size_t sequences(const PreparedRequest& prepared) { return prepared.prompts.size() * prepared.form.n; }
-    /// Opens them. The table must have room.
+    /// Opens them; the source must have room, and may answer from inside. Once.
     void start();
     void client_gone(std::string_view cause);
     /// The gateway gives up (drain timeout): an error to the client, cancel to the workers.
@@ -48,15 +49,22 @@ public:
     /// Several times a second: keep-alive of silent streams.
     void tick(base::TimePoint now);
 
-    void on_placed(base::RequestId id) override;
-    void on_prompt(base::RequestId id, std::vector<TokenRecord> records) override;
-    void on_piece(base::RequestId id, Piece piece, std::uint32_t generated_tokens, std::string_view path) override;
-    void on_end(base::RequestId id, const GenerationEnd& end) override;
-
 private:
-    struct Choice {
-        base::RequestId id{};
-        std::size_t prompt = 0;  // index into prepared.prompts
+    /// One sequence of the answer, as its source sees it.
+    struct Choice final : GenerationSink {
+        Choice(Answer& of, std::size_t of_prompt, std::uint32_t index) : answer(of), prompt(of_prompt) {
+            form.index = index;
+        }
+        void on_placed() override { answer.on_placed(); }
+        void on_prompt(std::vector<TokenRecord> records) override { prompt_records = std::move(records); }
+        void on_piece(Piece piece, std::uint32_t tokens, std::string_view path) override {
+            answer.on_piece(*this, std::move(piece), tokens, path);
+        }
+        void on_end(const GenerationEnd& end) override { answer.on_end(*this, end); }
+
+        Answer& answer;
+        const std::size_t prompt;           // index into prepared.prompts
+        std::optional<base::RequestId> id;  // once the source has returned from opening it
         bool ended = false;
         bool echoed = false;
         ChoiceForm form;
@@ -65,6 +73,9 @@ private:
         std::uint32_t generated_tokens = 0;
     };
 
+    void on_placed();
+    void on_piece(Choice& choice, Piece piece, std::uint32_t generated_tokens, std::string_view path);
+    void on_end(Choice& choice, const GenerationEnd& end);
     bool streams() const { return setup_.prepared.form.stream; }
     HttpFields fields() const;
     Usage usage() const;
@@ -84,8 +95,7 @@ private:
 
     Setup setup_;
     ResponseForm response_;
-    std::vector<Choice> choices_;
-    std::unordered_map<base::RequestId, std::size_t> index_;
+    std::deque<Choice> choices_;  // all, from start() on; they stay in place
     std::size_t placed_ = 0;
     std::size_t ended_ = 0;
     bool first_token_seen_ = false;

@@ -245,7 +245,7 @@ void Api::prepared(ApiResult<PreparedRequest> result, Endpoint endpoint, base::T
     const base::Duration ping = !asked_ping        ? setup_.options.ping_interval
                                 : *asked_ping <= 0 ? base::Duration::zero()
                                                    : std::chrono::seconds(*asked_ping);
-    auto answer = std::make_shared<Answer>(Answer::Setup{.table = setup_.table,
+    auto answer = std::make_shared<Answer>(Answer::Setup{.source = setup_.table,
                                                          .text = setup_.text,
                                                          .metrics = setup_.metrics,
                                                          .clock = setup_.clock,

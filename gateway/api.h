@@ -9,6 +9,7 @@
 
 #include "gateway/answer.h"
 #include "gateway/options.h"
+#include "gateway/request/request_table.h"
 
 namespace gateway {
 

@@ -189,7 +189,7 @@ void Generation::take_placement(const proto::Placement& placement) {
     } else {
         send_start(decode_, proto::Start::PART_WHOLE, nullptr);
     }
-    if (is_first) { sink_.on_placed(id_); }
+    if (is_first) { sink_.on_placed(); }
 }
 
 void Generation::send_start(const proto::WorkerEndpoint& to, proto::Start::Part part,
@@ -262,7 +262,7 @@ void Generation::on_output(base::Incarnation from, const proto::SequenceOutput& 
                 record.top.emplace_back(top.token(), top.logprob());
             }
         }
-        sink_.on_prompt(id_, std::move(records));
+        sink_.on_prompt(std::move(records));
         if (ended()) { return; }
     }
     if (output.finish() != proto::SequenceOutput::FINISH_NONE) {
@@ -304,7 +304,7 @@ void Generation::accept_token(const proto::TokenOutput& output) {
         // The token that ends a sequence is counted but not shown.
         GenerationEnd result{.reason = EndReason::stop};
         result.stop_token = output.token();
-        sink_.on_piece(id_, text_.finish(), count, path);
+        sink_.on_piece(text_.finish(), count, path);
         if (!ended()) { end(std::move(result), "finished"); }
         return;
     }
@@ -319,7 +319,7 @@ void Generation::accept_token(const proto::TokenOutput& output) {
         piece.text += rest.text;
         std::move(rest.tokens.begin(), rest.tokens.end(), std::back_inserter(piece.tokens));
     }
-    sink_.on_piece(id_, std::move(piece), count, path);
+    sink_.on_piece(std::move(piece), count, path);
     if (ended()) { return; }
     if (auto stop = text_.stopped()) {
         if (count < request_.new_tokens_max) { context_.metrics.cancelled(phase_name(phase_), "stop_string"); }
@@ -341,8 +341,7 @@ void Generation::accept_finish(base::Incarnation from, const proto::SequenceOutp
                 attempt_failed(from, {base::ErrorCode::data_loss, "a worker finished a sequence without a token"});
                 return;
             }
-            sink_.on_piece(id_, text_.finish(), static_cast<std::uint32_t>(generated_.size()),
-                           split_ ? "disagg" : "local");
+            sink_.on_piece(text_.finish(), static_cast<std::uint32_t>(generated_.size()), split_ ? "disagg" : "local");
             if (ended()) { return; }
             GenerationEnd result;
             result.reason = output.finish() == proto::SequenceOutput::FINISH_STOP ? EndReason::stop : EndReason::length;
@@ -459,7 +458,7 @@ void Generation::end(GenerationEnd result, std::string_view worker_reason) {
     result.prompt_tokens = static_cast<std::uint32_t>(request_.prompt->size());
     result.cached_tokens = cached_tokens_;
     result.completion_tokens = static_cast<std::uint32_t>(generated_.size());
-    sink_.on_end(id_, result);
+    sink_.on_end(result);
 }
 
 }  // namespace gateway

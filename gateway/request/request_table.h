@@ -14,10 +14,10 @@
 
 namespace gateway {
 
-/// All sequences of one gateway in flight. Mints their ids, hands events to the one they are meant for, wakes them in
-/// time, and counts them in and out: each that was opened ends exactly once. Everything is called on one thread (the
-/// gateway's I/O thread, or the simulator's); nothing blocks.
-class RequestTable final : public ClusterEvents {
+/// All sequences of one gateway in flight: the model as a source of sequences. Mints their ids, hands events to the one
+/// they are meant for, wakes them in time, and counts them in and out: each that was opened ends exactly once.
+/// Everything is called on one thread (the gateway's I/O thread, or the simulator's); nothing blocks.
+class RequestTable final : public ClusterEvents, public SequenceSource {
 public:
     struct Setup {
         SchedulerPort& scheduler;
@@ -36,13 +36,12 @@ public:
     RequestTable(const RequestTable&) = delete;
     RequestTable& operator=(const RequestTable&) = delete;
 
-    /// True when `count` more sequences may be opened.
-    bool has_room(std::size_t count) const { return generations_.size() + count <= setup_.options.generations_max; }
-    /// Opens a sequence and asks for its placement. `sink` hears of it from now on, also from inside this call's
-    /// events.
-    base::RequestId open(GenerationRequest request, GenerationSink& sink);
-    /// Ends a sequence with reason cancelled; no effect when it has ended.
-    void cancel(base::RequestId id, std::string_view cause);
+    bool has_room(std::size_t count) const override {
+        return generations_.size() + count <= setup_.options.generations_max;
+    }
+    /// Opens a sequence and asks for its placement.
+    base::RequestId open(GenerationRequest request, GenerationSink& sink) override;
+    void cancel(base::RequestId id, std::string_view cause) override;
 
     void on_place_answered(base::RequestId id, base::Epoch epoch,
                            const base::Result<proto::PlaceReply>& reply) override;

@@ -94,7 +94,7 @@ TEST_CASE("text offsets of an echo fit its text: BOS has none, bytes of a charac
     auto prepared = gateway::prepare(std::move(*read), limits, owner.text, 100, 0);
     REQUIRE(prepared);
     const auto exchange = std::make_shared<gateway_test::FakeExchange>();
-    gateway::Answer answer({.table = owner.table,
+    gateway::Answer answer({.source = owner.table,
                             .text = owner.text,
                             .metrics = owner.rows,
                             .clock = owner.clock,

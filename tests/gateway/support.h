@@ -30,7 +30,7 @@ inline constexpr base::TokenId kEnd = 258;  // "<|end|>"
 inline constexpr std::uint32_t kVocabulary = 259;
 
 /// A tokenizer of bytes: token = byte; three special tokens. Its chat template writes "<|end|>" after every message.
-class ByteText final : public gateway::TextPort {
+class ByteText : public gateway::TextPort {
 public:
     base::Result<Tokens> encode(std::string_view text, bool add_special, bool parse_special) const override;
     std::string token_bytes(base::TokenId token) const override;
@@ -114,9 +114,9 @@ public:
 /// What the owner of one sequence was told.
 class RecordingSink final : public gateway::GenerationSink {
 public:
-    void on_placed(base::RequestId) override { ++placed; }
-    void on_prompt(base::RequestId, std::vector<gateway::TokenRecord> records) override { prompt = std::move(records); }
-    void on_piece(base::RequestId, gateway::Piece piece, std::uint32_t count, std::string_view) override {
+    void on_placed() override { ++placed; }
+    void on_prompt(std::vector<gateway::TokenRecord> records) override { prompt = std::move(records); }
+    void on_piece(gateway::Piece piece, std::uint32_t count, std::string_view) override {
         text += piece.text;
         for (const auto& record : piece.tokens) {
             tokens.push_back(record.token);
@@ -124,7 +124,7 @@ public:
         generated = count;
         if (when_piece) { when_piece(); }
     }
-    void on_end(base::RequestId, const gateway::GenerationEnd& given) override {
+    void on_end(const gateway::GenerationEnd& given) override {
         ++ends;
         end = given;
     }

@@ -1,0 +1,76 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/ids.h"
+#include "base/result.h"
+#include "gateway/request/ports.h"
+#include "gateway/request/text_stream.h"
+
+namespace gateway {
+
+/// What one sequence shall be: a prompt, how tokens are chosen and where it ends.
+struct GenerationRequest {
+    std::shared_ptr<const std::vector<base::TokenId>> prompt;  // not empty; choices of one prompt share it
+    proto::Sampling sampling;                                  // seed and choice set
+    std::vector<base::TokenId> stop_tokens;                    // EOS ids (unless ignored) and the client's
+    std::uint32_t new_tokens_max = 0;                          // > 0
+    std::uint32_t new_tokens_min = 0;                          // <= new_tokens_max
+    TextStream::Options text;
+    bool skip_special = true;
+    std::string cache_scope;
+    std::optional<base::TimePoint> deadline;
+};
+
+/// Why a sequence ended.
+enum class EndReason { stop, length, failed, cancelled };
+
+/// The one final answer about a sequence.
+struct GenerationEnd {
+    EndReason reason = EndReason::failed;
+    std::optional<std::string> stop_string = {};   // reason stop: by this string
+    std::optional<base::TokenId> stop_token = {};  // reason stop: by this token
+    std::optional<base::Error> error = {};         // reason failed
+    std::uint32_t retry_after_ms = 0;              // reason failed: 0 means that a repeat cannot succeed soon
+    std::uint32_t prompt_tokens = 0;
+    std::uint32_t cached_tokens = 0;      // of the prompt, found in a prefix cache by the first placement
+    std::uint32_t completion_tokens = 0;  // the stop token counted
+};
+
+/// Who asked for one sequence. Called on the source's thread; may cancel sequences from inside a call. Must outlive the
+/// sequence's end.
+class GenerationSink {
+public:
+    virtual ~GenerationSink() = default;
+    /// Once, first: from here on refusals are no longer possible, only failures.
+    virtual void on_placed() = 0;
+    /// Once, before the first piece, when prompt logprobs were asked for: one record per prompt token from the second
+    /// on.
+    virtual void on_prompt(std::vector<TokenRecord> records) = 0;
+    /// What one generated token let out; the piece may be empty. `generated_tokens` counts it. `path`: local, disagg,
+    /// prefix_hit.
+    virtual void on_piece(Piece piece, std::uint32_t generated_tokens, std::string_view path) = 0;
+    /// Exactly once, last.
+    virtual void on_end(const GenerationEnd& end) = 0;
+};
+
+/// Where sequences come from: the model (RequestTable), or whoever already has the answer. One thread.
+class SequenceSource {
+public:
+    virtual ~SequenceSource() = default;
+    /// True when `count` more sequences may be opened.
+    virtual bool has_room(std::size_t count) const = 0;
+    /// Opens a sequence; there must be room. `sink` may hear of it from inside this call already, up to its end.
+    virtual base::RequestId open(GenerationRequest request, GenerationSink& sink) = 0;
+    /// Ends a sequence with reason cancelled, told from inside this call; no effect when it has ended.
+    virtual void cancel(base::RequestId id, std::string_view cause) = 0;
+};
+
+}  // namespace gateway

@@ -1,0 +1,141 @@
+#include "gateway/answer.h"
+
+#include <functional>
+
+#include "tests/gateway/support.h"
+
+#include "tests/support/catch.h"
+
+namespace {
+
+using namespace gateway_test;
+using gateway::EndReason;
+
+/// A source that has every answer already: a script for each sequence runs inside open().
+class InstantSource final : public gateway::SequenceSource {
+public:
+    using Script = std::function<void(gateway::GenerationSink&)>;
+
+    bool has_room(std::size_t) const override { return true; }
+    base::RequestId open(gateway::GenerationRequest request, gateway::GenerationSink& sink) override {
+        choices.push_back(request.sampling.choice());
+        const std::size_t index = choices.size() - 1;
+        sinks.push_back(&sink);
+        scripts.at(index)(sink);
+        return base::RequestId{index + 1};
+    }
+    void cancel(base::RequestId id, std::string_view) override {
+        cancelled.push_back(base::raw(id));
+        sinks.at(base::raw(id) - 1)->on_end({.reason = EndReason::cancelled});
+    }
+
+    std::vector<Script> scripts;
+    std::vector<gateway::GenerationSink*> sinks;
+    std::vector<std::uint32_t> choices;
+    std::vector<std::uint64_t> cancelled;
+};
+
+gateway::GenerationEnd ending(EndReason reason) {
+    gateway::GenerationEnd end{.reason = reason};
+    end.completion_tokens = 1;
+    if (reason == EndReason::failed) { end.error = base::Error{base::ErrorCode::unavailable, "made to fail"}; }
+    return end;
+}
+
+InstantSource::Script whole(const std::string& text) {
+    return [text](gateway::GenerationSink& sink) {
+        sink.on_placed();
+        sink.on_piece({.text = text, .tokens = {{.token = 'x'}}}, 1, "local");
+        sink.on_end(ending(EndReason::length));
+    };
+}
+void fails(gateway::GenerationSink& sink) {
+    sink.on_end(ending(EndReason::failed));
+}
+void stays(gateway::GenerationSink&) {}
+
+/// One answer of `n` choices from an instant source.
+struct World {
+    explicit World(std::vector<InstantSource::Script> scripts, const std::string& fields = "") {
+        source.scripts = std::move(scripts);
+        gateway::FormLimits limits;
+        limits.models = {"m"};
+        auto form = gateway::read_form(gateway::Endpoint::completions,
+                                       R"({"prompt":"ab","n":)" + std::to_string(source.scripts.size()) + fields + "}",
+                                       limits, kVocabulary);
+        REQUIRE(form);
+        auto prepared = gateway::prepare(std::move(*form), limits, text, 100, 0);
+        REQUIRE(prepared);
+        gateway::AnswerHeader header;
+        header.endpoint = gateway::Endpoint::completions;
+        answer =
+            std::make_unique<gateway::Answer>(gateway::Answer::Setup{.source = source,
+                                                                     .text = text,
+                                                                     .metrics = rows,
+                                                                     .clock = clock,
+                                                                     .prepared = std::move(*prepared),
+                                                                     .exchange = exchange,
+                                                                     .header = header,
+                                                                     .request_id = "r",
+                                                                     .received_at = clock.now(),
+                                                                     .request_timeout = std::chrono::seconds(1),
+                                                                     .ping_interval = {},
+                                                                     .seed = 1,
+                                                                     .done = [this](gateway::Answer&) { ++done; }});
+        answer->start();
+    }
+
+    ByteText text;
+    base::Metrics metrics;
+    gateway::GatewayMetrics rows{metrics, "m"};
+    base::FakeClock clock;
+    InstantSource source;
+    std::shared_ptr<FakeExchange> exchange = std::make_shared<FakeExchange>();
+    int done = 0;
+    std::unique_ptr<gateway::Answer> answer;
+};
+
+}  // namespace
+
+TEST_CASE("a source may answer from inside open()", "[gateway][answer]") {
+    World world({whole("one"), whole("two")});
+    REQUIRE(world.exchange->answers == 1);
+    REQUIRE(world.exchange->response->status == 200u);
+    const std::string& body = world.exchange->response->body;
+    REQUIRE(body.find(R"("text":"one")") < body.find(R"("text":"two")"));
+    REQUIRE(body.find(R"("text":"two")") != std::string::npos);
+    REQUIRE(world.done == 1);
+    REQUIRE(world.source.choices == std::vector<std::uint32_t>{0, 1});
+}
+
+TEST_CASE("a stream begins when the last of its sequences has a place, also when all come at once",
+          "[gateway][answer]") {
+    World world({whole("one"), whole("two")}, R"(,"stream":true)");
+    REQUIRE(world.exchange->answers == 1);
+    REQUIRE(world.exchange->streamed.find("one") < world.exchange->streamed.find("two"));
+    REQUIRE(world.exchange->streamed.ends_with("data: [DONE]\n\n"));
+    REQUIRE(world.done == 1);
+}
+
+TEST_CASE("a sequence that fails from inside open() takes its siblings with it", "[gateway][answer]") {
+    World world({stays, fails, whole("never")});
+    REQUIRE(world.exchange->answers == 1);
+    REQUIRE(world.exchange->response->status == 503u);
+    REQUIRE(world.done == 1);
+    REQUIRE(world.source.choices.size() == 2u);  // the third was not asked for any more
+    REQUIRE(world.source.cancelled == std::vector<std::uint64_t>{1});
+}
+
+TEST_CASE("a sequence whose answer fails while it is being opened is cancelled once it has a name",
+          "[gateway][answer]") {
+    // Logprobs of the prompt are missing: the answer fails inside on_piece, the sequence itself goes on.
+    const auto without_prompt = [](gateway::GenerationSink& sink) {
+        sink.on_placed();
+        sink.on_piece({.text = "x", .tokens = {{.token = 'x'}}}, 1, "local");
+    };
+    World world({without_prompt, whole("never")}, R"(,"echo":true,"logprobs":1)");
+    REQUIRE(world.exchange->response->status == 500u);
+    REQUIRE(world.done == 1);
+    REQUIRE(world.source.cancelled == std::vector<std::uint64_t>{1});
+    REQUIRE(world.source.choices.size() == 1u);
+}
