@@ -136,7 +136,7 @@ PlaceOutcome Scheduler::decide(const messages::PlaceRequest& request, base::Time
         if (avoid.size() >= kAvoidedMax) { break; }
     }
     // A stream that has begun must go on with the same numbers; a new one takes what the pool has.
-    const std::uint64_t numerics = request.epoch() > 0 ? request.header().numerics_id() : 0;
+    const std::uint64_t numerics = request.begun() ? request.header().numerics_id() : 0;
     return scheduler::place({.workers = registry_.view(now), .rules = options_.rules},
                             {.prompt_tokens = request.prompt_tokens(),
                              .new_tokens_max = request.new_tokens_max(),

@@ -106,14 +106,17 @@ void Generation::place() {
     epoch_tokens_ = 0;
     placed_at_ = context_.clock.now();
 
-    // A stream that has begun goes on with the numerics it began with, so that its tokens stay bit-identical.
-    const std::uint64_t numerics_id = generated_.empty() ? context_.cluster.numerics_id : numerics_id_;
+    // A stream that has begun goes on with the numerics it began with, so that its tokens stay bit-identical. One that
+    // has not may be placed anywhere, however often it was asked for.
+    const bool begun = !generated_.empty();
+    const std::uint64_t numerics_id = begun ? numerics_id_ : context_.cluster.numerics_id;
     proto::PlaceRequest ask;
     ask.mutable_header()->set_protocol_version(::proto::kProtocolVersion);
     ask.mutable_header()->set_model(context_.model);
     ask.mutable_header()->set_numerics_id(numerics_id);
     ask.set_request_id(base::raw(id_));
     ask.set_epoch(base::raw(epoch_));
+    ask.set_begun(begun);
     std::vector<base::TokenId> tokens = *request_.prompt;
     tokens.insert(tokens.end(), generated_.begin(), generated_.end());
     ask.set_prompt_tokens(static_cast<std::uint32_t>(tokens.size()));

@@ -376,3 +376,29 @@ TEST_CASE("prompt logprobs come once, before the first piece", "[gateway][reques
     REQUIRE_FALSE(owner.ports.sent_to(30)[0].start().sampling().prompt_logprobs());
     owner.table.cancel(id, "client_gone");
 }
+
+TEST_CASE("a request has begun once a token of it was given out, not when it was asked for again",
+          "[gateway][request]") {
+    Owner owner;
+    RecordingSink sink;
+    const auto id = owner.table.open(owner.request(), sink);
+    REQUIRE_FALSE(owner.ports.placed.back().begun());
+    owner.table.on_place_answered(id, epoch(0), tl::unexpected<base::Error>({base::ErrorCode::deadline_exceeded, "?"}));
+    auto rolled = description();
+    rolled.mutable_header()->set_numerics_id(78);  // meanwhile the pool was replaced
+    owner.table.on_cluster(rolled);
+    owner.clock.advance(1s);
+    owner.table.on_time();
+    REQUIRE(owner.ports.placed.back().epoch() == 1u);
+    REQUIRE_FALSE(owner.ports.placed.back().begun());
+    REQUIRE(owner.ports.placed.back().header().numerics_id() == 78u);
+    owner.table.on_place_answered(id, epoch(1), split());
+    owner.table.on_worker_lost(kPrefill, {base::ErrorCode::unavailable, "gone"});
+    REQUIRE_FALSE(owner.ports.placed.back().begun());  // placed, but nothing was given out
+    owner.table.on_place_answered(id, epoch(2), split());
+    owner.table.on_output(kPrefill, output(id, 2, "a"));
+    owner.table.on_worker_lost(kDecode, {base::ErrorCode::unavailable, "gone"});
+    REQUIRE(owner.ports.placed.back().begun());
+    REQUIRE(owner.ports.placed.back().header().numerics_id() == 77u);
+    owner.table.cancel(id, "client_gone");
+}

@@ -193,6 +193,9 @@ TEST_CASE("the rest of a stream keeps its numbers", "[scheduler]") {
     auto request = make_place({.request_id = 5, .epoch = 0});
     REQUIRE(f.scheduler.place(request).has_placement());  // new: whatever the pool has
     request.set_epoch(1);
+    REQUIRE(f.scheduler.place(request).has_placement());  // asked before, but no token was given out
+    request.set_epoch(2);
+    request.set_begun(true);
     REQUIRE(f.refused(request).error().code() == 14);  // began with 7, and 7 is gone
 }
 
