@@ -39,10 +39,11 @@ std::uint16_t AdminServer::port() const {
 }
 
 base::Result<std::unique_ptr<AdminServer>> AdminServer::start(const std::string& host, std::uint16_t port,
-                                                              bool allow_public, base::Metrics& metrics,
-                                                              std::function<bool()> is_ready) {
+                                                              bool allow_public, const base::Clock& clock,
+                                                              base::Metrics& metrics, std::function<bool()> is_ready) {
     auto admin = std::unique_ptr<AdminServer>(new AdminServer());
-    gateway::HttpServer::Setup setup;
+    gateway::HttpServer::Setup setup{
+        .options = {}, .clock = clock, .handler = nullptr, .refused = nullptr, .refusal_body = nullptr};
     setup.options.host = host;
     setup.options.port = port;
     setup.options.allow_public = allow_public;

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "base/clock.h"
 #include "base/metrics.h"
 #include "base/result.h"
 
@@ -13,10 +14,10 @@ namespace cli {
 /// work). A thread of its own.
 class AdminServer {
 public:
-    /// Error: as gateway::HttpServer::start.
+    /// `clock` and `metrics` are borrowed. Error: as gateway::HttpServer::start.
     static base::Result<std::unique_ptr<AdminServer>> start(const std::string& host, std::uint16_t port,
-                                                            bool allow_public, base::Metrics& metrics,
-                                                            std::function<bool()> is_ready);
+                                                            bool allow_public, const base::Clock& clock,
+                                                            base::Metrics& metrics, std::function<bool()> is_ready);
     ~AdminServer();
     std::uint16_t port() const;
 

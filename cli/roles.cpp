@@ -24,11 +24,11 @@ namespace {
 
 /// The admin listener where one was asked for; says its address.
 base::Result<std::unique_ptr<AdminServer>> start_admin(std::int32_t port, const std::string& host,
-                                                       const CommonFlags& flags, base::Metrics& metrics,
-                                                       std::function<bool()> is_ready) {
+                                                       const CommonFlags& flags, const base::Clock& clock,
+                                                       base::Metrics& metrics, std::function<bool()> is_ready) {
     if (port < 0) { return nullptr; }
-    auto admin =
-        AdminServer::start(host, static_cast<std::uint16_t>(port), flags.listen_public, metrics, std::move(is_ready));
+    auto admin = AdminServer::start(host, static_cast<std::uint16_t>(port), flags.listen_public, clock, metrics,
+                                    std::move(is_ready));
     if (admin) { std::fprintf(stderr, "  admin at http://%s:%u/metrics\n", host.c_str(), unsigned{(*admin)->port()}); }
     return admin;
 }
@@ -56,7 +56,8 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
     auto server = scheduler::SchedulerServer::start(options, command.listen, clock, metrics);
     if (!server) { return base::pass_on(server); }
     std::fprintf(stderr, "sluice scheduler at %s\n", (*server)->address().c_str());
-    const auto admin = start_admin(command.admin_port, address->first, command.common, metrics, [] { return true; });
+    const auto admin =
+        start_admin(command.admin_port, address->first, command.common, clock, metrics, [] { return true; });
     if (!admin) { return base::pass_on(admin); }
     wait_then_say_goodbye();
     (*server)->drain_and_stop();
@@ -93,7 +94,7 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
                                         load_progress(std::string(worker::role_name(command.role))));
     if (!process) { return base::pass_on(process); }
     std::fprintf(stderr, "sluice %s\n", (*process)->describe().c_str());
-    const auto admin = start_admin(command.admin_port, address->first, command.common, metrics,
+    const auto admin = start_admin(command.admin_port, address->first, command.common, clock, metrics,
                                    [worker = process->get()] { return worker->is_ready(); });
     if (!admin) { return base::pass_on(admin); }
     wait_then_say_goodbye();

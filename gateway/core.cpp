@@ -99,6 +99,7 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
                    .version = SLUICE_VERSION});
     auto http = HttpServer::start(
         *s.io, {.options = s.setup.options.http,
+                .clock = s.setup.clock,
                 .handler =
                     [&s](HttpRequest request, std::shared_ptr<Exchange> exchange) {
                         s.api->handle(std::move(request), std::move(exchange));

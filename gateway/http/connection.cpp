@@ -14,8 +14,6 @@
 namespace gateway {
 namespace {
 
-using std::chrono::steady_clock;
-
 constexpr std::size_t kReadBytes = 64 * 1024;
 constexpr std::size_t kPipelinedBytesMax = 256 * 1024;  // read ahead while a request is in work
 constexpr std::uint64_t kSendBufferHardFactor = 16;     // one echoed prompt with logprobs may be larger than the limit
@@ -206,7 +204,7 @@ void Connection::start() {
             boost::asio::socket_base::send_buffer_size(static_cast<int>(server_->setup.options.socket_send_bytes)),
             ignored);
     }
-    read_deadline_ = steady_clock::now() + server_->setup.options.header_timeout;
+    read_deadline_ = server_->setup.clock.now() + server_->setup.options.header_timeout;
     read();
 }
 
@@ -229,7 +227,8 @@ void Connection::read() {
 void Connection::on_read(std::size_t bytes) {
     if (state_ != State::lingering) {
         if (input_.empty() && state_ == State::head && requests_ > 0) {
-            read_deadline_ = steady_clock::now() + server_->setup.options.header_timeout;  // a next request begins
+            read_deadline_ =
+                server_->setup.clock.now() + server_->setup.options.header_timeout;  // a next request begins
         }
         input_.append(read_buffer_, 0, bytes);
         process();
@@ -297,7 +296,7 @@ void Connection::begin_body(RequestHead head, std::size_t head_bytes) {
     input_.erase(0, head_bytes);
     head_ = std::move(head);
     state_ = State::body;
-    read_deadline_ = steady_clock::now() + options.body_timeout;
+    read_deadline_ = server_->setup.clock.now() + options.body_timeout;
     if (head_->expects_continue && head_->has_body() && input_.empty()) { write("HTTP/1.1 100 Continue\r\n\r\n"); }
 }
 
@@ -325,7 +324,7 @@ bool Connection::process_body() {
 void Connection::hand_over() {
     HttpRequest request{.head = std::move(*head_),
                         .body = head_->has_body() ? body_->take() : std::string(),
-                        .received_at = steady_clock::now()};
+                        .received_at = server_->setup.clock.now()};
     head_.reset();
     body_.reset();
     free_body_bytes();
@@ -353,7 +352,7 @@ void Connection::write(std::string_view data) {
     if (state_ == State::closed) { return; }
     output_ += data;
     if (!is_writing_) {
-        write_progress_at_ = steady_clock::now();
+        write_progress_at_ = server_->setup.clock.now();
         is_writing_ = true;
         // From the event loop, so that everything of this turn goes out in one piece.
         boost::asio::post(socket_.get_executor(), [self = shared_from_this()] { self->flush(); });
@@ -372,10 +371,10 @@ void Connection::flush() {
         if (close_after_write_) {
             boost::system::error_code ignored;
             socket_.shutdown(boost::asio::ip::tcp::socket::shutdown_send, ignored);
-            read_deadline_ = steady_clock::now() + server_->setup.options.linger_timeout;
+            read_deadline_ = server_->setup.clock.now() + server_->setup.options.linger_timeout;
             if (read_ended_) { close("client_gone"); }
         } else if (state_ == State::head && input_.empty()) {
-            read_deadline_ = steady_clock::now() + server_->setup.options.idle_timeout;
+            read_deadline_ = server_->setup.clock.now() + server_->setup.options.idle_timeout;
         }
         return;
     }
@@ -392,7 +391,7 @@ void Connection::flush() {
 
 void Connection::on_written(std::size_t bytes) {
     written_ += bytes;
-    write_progress_at_ = steady_clock::now();
+    write_progress_at_ = server_->setup.clock.now();
     flush();
 }
 
@@ -404,7 +403,7 @@ void Connection::answered() {
         return;
     }
     state_ = State::head;
-    read_deadline_ = steady_clock::now() +
+    read_deadline_ = server_->setup.clock.now() +
                      (input_.empty() ? server_->setup.options.idle_timeout : server_->setup.options.header_timeout);
     // The next request may be here already. From the event loop: the handler that answered is still on the stack.
     boost::asio::post(socket_.get_executor(), [self = shared_from_this()] {
@@ -420,7 +419,7 @@ void Connection::linger() {
     close_after_write_ = true;
     read_deadline_.reset();  // set again when everything is written
     if (!is_writing_) {
-        write_progress_at_ = steady_clock::now();
+        write_progress_at_ = server_->setup.clock.now();
         is_writing_ = true;
         boost::asio::post(socket_.get_executor(), [self = shared_from_this()] { self->flush(); });
     }

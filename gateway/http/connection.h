@@ -29,7 +29,7 @@ struct HttpServer::Shared {
 
 /// One client connection: reads requests, hands them over one at a time, writes answers, notices that the client has
 /// gone. A read is always pending, also while a request is in work; one write is. Times are checked by the server's
-/// sweep.
+/// sweep, on the server's clock.
 class Connection : public std::enable_shared_from_this<Connection> {
 public:
     Connection(boost::asio::ip::tcp::socket socket, std::shared_ptr<HttpServer::Shared> server);
@@ -42,9 +42,9 @@ public:
     void drain();
     void close(std::string_view cause);
 
-    /// Everything was written; only the client's end is waited for.
     /// Nothing of a request has come, nothing of an answer is left.
     bool is_idle() const { return state_ == State::head && input_.empty() && !is_writing_; }
+    /// Everything was written; only the client's end is waited for.
     bool answered_and_closing() const { return state_ == State::lingering && !is_writing_; }
     std::uint64_t buffered() const { return output_.size() + writing_.size(); }
     bool is_slow(base::TimePoint now) const;

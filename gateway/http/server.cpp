@@ -25,7 +25,7 @@ void sweep(const std::shared_ptr<HttpServer::Shared>& shared) {
     shared->sweep.expires_after(kSweepEvery);
     shared->sweep.async_wait([shared](const boost::system::error_code& error) {
         if (error || shared->stopped) { return; }
-        const base::TimePoint now = std::chrono::steady_clock::now();
+        const base::TimePoint now = shared->setup.clock.now();
         const std::vector<std::shared_ptr<Connection>> all(shared->connections.begin(), shared->connections.end());
         for (const auto& connection : all) {
             connection->sweep(now);
@@ -116,7 +116,7 @@ std::uint16_t HttpServer::port() const {
 
 HttpServer::Load HttpServer::load() const {
     Load load;
-    const base::TimePoint now = std::chrono::steady_clock::now();
+    const base::TimePoint now = shared_->setup.clock.now();
     load.connections = shared_->connections.size();
     for (const auto& connection : shared_->connections) {
         load.unanswered += connection->answered_and_closing() || connection->is_idle() ? 0 : 1;

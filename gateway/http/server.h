@@ -41,6 +41,7 @@ public:
     using RefusalObserver = std::function<void(unsigned status)>;
     struct Setup {
         HttpServerOptions options;
+        const base::Clock& clock;  // borrowed; of every deadline and of HttpRequest::received_at
         Handler handler;
         RefusalObserver refused;
         std::function<std::string(unsigned status, std::string_view message)> refusal_body;  // JSON

@@ -59,8 +59,9 @@ private:
     gateway::ClusterEvents* events_ = nullptr;
 };
 
-struct Server {
-    explicit Server(gateway::GatewayOptions options = {}) {
+template <class Clock>
+struct ServerWith {
+    explicit ServerWith(gateway::GatewayOptions options = {}) {
         options.http.port = 0;
         auto started = gateway::GatewayCore::start({.options = options,
                                                     .text = std::make_shared<ByteText>(),
@@ -73,11 +74,12 @@ struct Server {
         REQUIRE(started);
         core = std::move(*started);
     }
-    base::SystemClock clock;
+    Clock clock;
     base::Metrics metrics;
     std::shared_ptr<FakePorts::Control> control = std::make_shared<FakePorts::Control>();
     std::unique_ptr<gateway::GatewayCore> core;
 };
+using Server = ServerWith<base::SystemClock>;
 
 const std::string kLive = "GET /live HTTP/1.1\r\nHost: h\r\n\r\n";
 const std::string kLiveClose = "GET /live HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
@@ -407,4 +409,17 @@ TEST_CASE("many clients at once are all answered", "[gateway][http]") {
         REQUIRE(count(received, "data: [DONE]") == 1u);
         REQUIRE(count(received, "\"finish_reason\":\"length\"") + count(received, "\"finish_reason\":\"stop\"") == 1u);
     }
+}
+
+TEST_CASE("the deadlines of connections follow the clock of the server", "[gateway][http]") {
+    gateway::GatewayOptions options;
+    options.http.header_timeout = 1h;
+    ServerWith<base::FakeClock> server(options);
+    Client client(server.core->port());
+    client.send("GET /li");
+    Client other(server.core->port());  // answered, so the first one's bytes have been read
+    other.send(kLive);
+    other.read_until("{\"status\":\"ok\"}");
+    server.clock.advance(2h);
+    REQUIRE(status_of(client.read_all()) == 408);
 }
