@@ -72,6 +72,8 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
         milliseconds(config, "gateway.worker_lost_after_ms", options.worker_lost_after, 10, kDayMs);
     options.worker_hello_timeout =
         milliseconds(config, "gateway.worker_hello_timeout_ms", options.worker_hello_timeout, 10, kDayMs);
+    options.worker_inbox_bytes_max =
+        integer(config, "gateway.worker_inbox_bytes_max", options.worker_inbox_bytes_max, 1 << 12, kGiB);
     options.describe_interval =
         milliseconds(config, "gateway.describe_interval_ms", options.describe_interval, 10, kDayMs);
     return options;

@@ -30,7 +30,9 @@ struct GatewayOptions {
     std::string name = "gateway";                                   // in workers' logs
     base::Duration worker_lost_after = std::chrono::seconds(2);     // without any event of it
     base::Duration worker_hello_timeout = std::chrono::seconds(5);  // from opening a stream to its HelloReply
-    base::Duration describe_interval = std::chrono::seconds(1);     // five times as often while not ready
+    std::size_t worker_inbox_bytes_max =
+        1 << 20;  // of a worker's events, waiting for the I/O thread; then it is held back
+    base::Duration describe_interval = std::chrono::seconds(1);  // five times as often while not ready
 
     /// Reads `gateway.*`; bad values are reported by Config::finish().
     static GatewayOptions read(base::Config& config);

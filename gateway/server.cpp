@@ -19,7 +19,8 @@ public:
           workers_({.model = options.model,
                     .name = options.name,
                     .lost_after = options.worker_lost_after,
-                    .hello_timeout = options.worker_hello_timeout},
+                    .hello_timeout = options.worker_hello_timeout,
+                    .inbox_bytes_max = options.worker_inbox_bytes_max},
                    post, clock) {}
 
     SchedulerPort& scheduler() override { return scheduler_; }

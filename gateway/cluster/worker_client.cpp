@@ -1,167 +1,30 @@
 #include "gateway/cluster/worker_client.h"
 
-#include <grpcpp/grpcpp.h>
-
-#include <condition_variable>
-#include <deque>
+#include <algorithm>
 #include <map>
-#include <mutex>
 #include <utility>
 #include <vector>
 
-#include "base/log.h"
 #include "gateway/cluster/channel.h"
+#include "gateway/cluster/worker_stream.h"
 #include "proto/version.h"
-#include "proto/worker.grpc.pb.h"
 
 namespace gateway {
-namespace {
-
-/// Counts streams that gRPC still holds, so that stop() can wait for them.
-struct LiveCount {
-    std::mutex mutex;
-    std::condition_variable idle;
-    int live = 0;  // guarded by mutex
-    void change(int by) {
-        const std::scoped_lock lock(mutex);
-        live += by;
-        idle.notify_all();
-    }
-    void wait() {
-        std::unique_lock lock(mutex);
-        idle.wait(lock, [this] { return live == 0; });
-    }
-};
-
-class Stream;
-
-/// What a stream tells, on the gateway's thread.
-class StreamOwner {
-public:
-    virtual ~StreamOwner() = default;
-    virtual void on_event(const std::shared_ptr<Stream>& stream, const proto::WorkerEvent& event) = 0;
-    virtual void on_closed(const std::shared_ptr<Stream>& stream, const base::Error& error) = 0;
-};
-
-/// One Serve stream. Reactions run on gRPC's threads and only post; everything else on the gateway's thread.
-class Stream final : public grpc::ClientBidiReactor<proto::WorkerCommand, proto::WorkerEvent>,
-                     public std::enable_shared_from_this<Stream> {
-public:
-    Stream(const proto::WorkerEndpoint& endpoint, Post post, std::weak_ptr<StreamOwner> owner,
-           std::shared_ptr<LiveCount> live, base::TimePoint now)
-        : incarnation_(endpoint.incarnation()),
-          address_(endpoint.control_address()),
-          stub_(proto::Worker::NewStub(make_channel(endpoint.control_address()))),
-          post_(std::move(post)),
-          owner_(std::move(owner)),
-          live_(std::move(live)),
-          heard_at_(now) {}
-
-    void open() {
-        live_->change(1);
-        self_ = shared_from_this();  // until OnDone
-        stub_->async()->Serve(&context_, this);
-        AddHold();  // writes start outside of reactions
-        StartRead(&reading_);
-        StartCall();
-    }
-
-    void push(proto::WorkerCommand command) {
-        if (dead_) { return; }
-        commands_.push_back(std::move(command));
-        pump();
-    }
-
-    /// Nothing more is written or reported; gRPC lets go of the stream soon.
-    void abandon() {
-        if (std::exchange(dead_, true)) { return; }
-        commands_.clear();
-        context_.TryCancel();
-        RemoveHold();
-    }
-
-    std::uint64_t incarnation() const { return incarnation_; }
-    const std::string& address() const { return address_; }
-    bool dead() const { return dead_; }
-    std::size_t commands_waiting() const { return commands_.size(); }
-    base::TimePoint heard_at() const { return heard_at_; }
-    void heard(base::TimePoint now) { heard_at_ = now; }
-    bool greeted() const { return heartbeat_ > base::Duration::zero(); }
-    base::Duration heartbeat() const { return heartbeat_; }
-    void greet(base::Duration heartbeat) { heartbeat_ = heartbeat; }
-
-    void OnReadDone(bool ok) override {
-        if (!ok) {
-            post_([self = shared_from_this()] { self->abandon(); });
-            return;
-        }
-        auto event = std::make_shared<proto::WorkerEvent>(std::move(reading_));
-        reading_.Clear();
-        post_([self = shared_from_this(), event] {
-            if (const auto owner = self->owner_.lock(); owner && !self->dead_) { owner->on_event(self, *event); }
-        });
-        StartRead(&reading_);
-    }
-
-    void OnWriteDone(bool ok) override {
-        if (!ok) { return; }  // the read fails too
-        post_([self = shared_from_this()] {
-            self->is_writing_ = false;
-            if (!self->dead_) { self->pump(); }
-        });
-    }
-
-    void OnDone(const grpc::Status& status) override {
-        base::Error error{base::ErrorCode::unavailable, "the stream to the worker ended"};
-        if (!status.ok()) {
-            error = {base::error_code_from_grpc(static_cast<int>(status.error_code())), status.error_message()};
-        }
-        auto self = std::move(self_);
-        post_([self, error] {
-            if (const auto owner = self->owner_.lock()) { owner->on_closed(self, error); }
-        });
-        const auto live = live_;
-        self.reset();
-        live->change(-1);
-    }
-
-private:
-    void pump() {
-        if (is_writing_ || commands_.empty()) { return; }
-        is_writing_ = true;
-        writing_ = std::move(commands_.front());
-        commands_.pop_front();
-        StartWrite(&writing_);
-    }
-
-    const std::uint64_t incarnation_;
-    const std::string address_;
-    std::unique_ptr<proto::Worker::Stub> stub_;
-    Post post_;
-    std::weak_ptr<StreamOwner> owner_;
-    std::shared_ptr<LiveCount> live_;
-    grpc::ClientContext context_;
-    std::shared_ptr<Stream> self_;
-
-    proto::WorkerEvent reading_;    // gRPC's, between StartRead and OnReadDone
-    proto::WorkerCommand writing_;  // gRPC's, while is_writing_
-    std::deque<proto::WorkerCommand> commands_;
-    bool is_writing_ = false;
-    bool dead_ = false;
-    base::TimePoint heard_at_;
-    base::Duration heartbeat_{};  // as the worker promised; zero before its HelloReply
-};
-
-}  // namespace
-
-struct WorkerClient::State final : StreamOwner, std::enable_shared_from_this<State> {
+struct WorkerClient::State final : WorkerStreamOwner, std::enable_shared_from_this<State> {
     State(Options given, Post given_post, const base::Clock& given_clock)
         : options(std::move(given)), post(std::move(given_post)), clock(given_clock) {}
 
-    std::shared_ptr<Stream> stream_to(const proto::WorkerEndpoint& endpoint) {
-        std::shared_ptr<Stream>& stream = streams[endpoint.incarnation()];
+    std::shared_ptr<WorkerStream> stream_to(const proto::WorkerEndpoint& endpoint) {
+        std::shared_ptr<WorkerStream>& stream = streams[endpoint.incarnation()];
         if (!stream) {
-            stream = std::make_shared<Stream>(endpoint, post, weak_from_this(), live, clock.now());
+            stream =
+                std::make_shared<WorkerStream>(WorkerStream::Setup{.endpoint = endpoint,
+                                                                   .channel = make_channel(endpoint.control_address()),
+                                                                   .post = post,
+                                                                   .owner = weak_from_this(),
+                                                                   .live = live,
+                                                                   .now = clock.now(),
+                                                                   .inbox_bytes_max = options.inbox_bytes_max});
             stream->open();
             proto::WorkerCommand command;
             proto::Hello& hello = *command.mutable_hello();
@@ -175,7 +38,7 @@ struct WorkerClient::State final : StreamOwner, std::enable_shared_from_this<Sta
         return stream;
     }
 
-    void on_event(const std::shared_ptr<Stream>& stream, const proto::WorkerEvent& event) override {
+    void on_event(const std::shared_ptr<WorkerStream>& stream, const proto::WorkerEvent& event) override {
         stream->heard(clock.now());
         if (event.has_hello()) {
             if (event.hello().endpoint().incarnation() != stream->incarnation()) {
@@ -193,10 +56,12 @@ struct WorkerClient::State final : StreamOwner, std::enable_shared_from_this<Sta
         }
     }
 
-    void on_closed(const std::shared_ptr<Stream>& stream, const base::Error& error) override { lose(stream, error); }
+    void on_closed(const std::shared_ptr<WorkerStream>& stream, const base::Error& error) override {
+        lose(stream, error);
+    }
 
     /// Reports the loss once and forgets the stream; the next command to that life opens another.
-    void lose(const std::shared_ptr<Stream>& stream, const base::Error& error) {
+    void lose(const std::shared_ptr<WorkerStream>& stream, const base::Error& error) {
         stream->abandon();
         const auto at = streams.find(stream->incarnation());
         if (at == streams.end() || at->second != stream) { return; }
@@ -208,7 +73,7 @@ struct WorkerClient::State final : StreamOwner, std::enable_shared_from_this<Sta
     Post post;
     const base::Clock& clock;
     ClusterEvents* events = nullptr;
-    std::map<std::uint64_t, std::shared_ptr<Stream>> streams;  // by incarnation
+    std::map<std::uint64_t, std::shared_ptr<WorkerStream>> streams;  // by incarnation
     std::shared_ptr<LiveCount> live = std::make_shared<LiveCount>();
 };
 
@@ -246,12 +111,14 @@ void WorkerClient::expect(const proto::DescribeReply& cluster) {
 
 void WorkerClient::tick(base::TimePoint now) {
     State& state = *state_;
-    std::vector<std::shared_ptr<Stream>> silent;
+    std::vector<std::shared_ptr<WorkerStream>> silent;
     for (const auto& [incarnation, stream] : state.streams) {
         const base::Duration allowed = stream->greeted()
                                            ? std::max<base::Duration>(state.options.lost_after, stream->heartbeat() * 4)
                                            : state.options.hello_timeout;
-        if (!stream->dead() && now - stream->heard_at() > allowed) { silent.push_back(stream); }
+        if (!stream->dead() && !stream->has_unread() && now - stream->heard_at() > allowed) {
+            silent.push_back(stream);
+        }
     }
     for (const auto& stream : silent) {
         const auto quiet = std::chrono::duration_cast<std::chrono::milliseconds>(now - stream->heard_at()).count();

@@ -11,15 +11,16 @@ namespace gateway {
 
 /// WorkerPort over gRPC: one Serve stream for each life of a worker, opened when first needed or when the scheduler
 /// lists it, gone when it ends, is silent too long, or answers for another life. Used on the gateway's thread; gRPC's
-/// threads only post.
+/// threads fill a bounded inbox for each stream (worker_stream.h) and post.
 class WorkerClient final : public WorkerPort {
 public:
     struct Options {
         std::string model;
-        std::string name;                    // of this gateway, for workers' logs
-        base::Duration lost_after;           // no event for so long, or for four heartbeats if that is longer
-        base::Duration hello_timeout;        // from opening to HelloReply
-        std::size_t commands_max = 1 << 16;  // waiting for one stream; more means that the worker does not read
+        std::string name;                       // of this gateway, for workers' logs
+        base::Duration lost_after;              // no event for so long, or for four heartbeats if that is longer
+        base::Duration hello_timeout;           // from opening to HelloReply
+        std::size_t commands_max = 1 << 16;     // waiting for one stream; more means that the worker does not read
+        std::size_t inbox_bytes_max = 1 << 20;  // of one stream's events that wait for the gateway's thread
     };
     WorkerClient(Options options, Post post, const base::Clock& clock);
     ~WorkerClient() override;

@@ -76,6 +76,7 @@ public:
             {
                 const std::scoped_lock lock(mutex_);
                 if (!silent_) { fake_->step(); }
+                ++steps;
                 for (const auto& output : fake_->outputs()) {
                     *event.mutable_step()->add_sequences() = output;
                 }
@@ -94,6 +95,7 @@ public:
     const proto::WorkerEndpoint& endpoint() const { return fake_->endpoint(); }
     std::atomic<int> hellos{0};
     std::atomic<std::size_t> sequences{0};
+    std::atomic<std::size_t> steps{0};
 
 private:
     std::mutex mutex_;
@@ -163,15 +165,29 @@ private:
     std::unique_ptr<grpc::Server> server_;
 };
 
+/// Text that can hold the gateway's I/O thread, where sequences are opened.
+class HoldingText final : public ByteText {
+public:
+    std::unique_ptr<gateway::Detokenizer> detokenizer(bool skip_special) const override {
+        if (holds) {
+            is_held = true;
+            wait_until([this] { return !holds; });
+            is_held = false;
+        }
+        return ByteText::detokenizer(skip_special);
+    }
+    mutable std::atomic<bool> is_held{false};
+    std::atomic<bool> holds{false};
+};
+
 struct Cluster {
-    Cluster() {
+    explicit Cluster(gateway::GatewayOptions options = {}) {
         scheduler.use(prefill.endpoint(), {first.endpoint(), second.endpoint()});
-        gateway::GatewayOptions options;
         options.http.port = 0;
         options.describe_interval = 20ms;
         options.worker_lost_after = 300ms;
         auto started = gateway::GatewayServer::start({.options = options,
-                                                      .text = std::make_shared<ByteText>(),
+                                                      .text = text,
                                                       .scheduler_address = scheduler.address(),
                                                       .hash_key = {},
                                                       .clock = clock,
@@ -191,6 +207,7 @@ struct Cluster {
     WorkerProcess first{2, 20};
     WorkerProcess second{3, 30};
     SchedulerProcess scheduler;
+    std::shared_ptr<HoldingText> text = std::make_shared<HoldingText>();
     std::unique_ptr<gateway::GatewayServer> server;
 };
 
@@ -292,4 +309,69 @@ TEST_CASE("a gateway stops while streams are running", "[gateway][cluster]") {
     std::thread stopping([&] { cluster.server->drain_and_stop(); });
     REQUIRE(client.read_all().find("data: [DONE]") != std::string::npos);
     stopping.join();
+}
+
+TEST_CASE("64 streams of a client that stops reading are cut, what waits for it is bounded, others go on",
+          "[gateway][cluster]") {
+    constexpr std::size_t kStreams = 64;
+    constexpr double kBufferBytes = 16 * 1024;
+    gateway::GatewayOptions options;
+    options.http.send_buffer_bytes_max = static_cast<std::size_t>(kBufferBytes);
+    options.http.socket_send_bytes = 4096;
+    options.http.write_timeout = 10min;  // only the rule about the buffer cuts
+    options.request.generations_max = kStreams + 1;
+    Cluster cluster(options);
+    const std::string expected = text_in(cluster.complete("\"max_tokens\":400"));
+    std::vector<std::unique_ptr<Client>> slow;
+    for (std::size_t number = 0; number < kStreams; ++number) {
+        slow.push_back(std::make_unique<Client>(cluster.server->port(), 4096));
+        slow.back()->send(post(R"({"prompt":"a","max_tokens":4000,"ignore_eos":true,"stream":true})"));
+    }
+    wait_until([&] { return cluster.first.sequences == kStreams; });
+    REQUIRE(text_in(cluster.complete("\"max_tokens\":400")) == expected);
+
+    double most = 0;
+    wait_until([&] {
+        const std::string rows =
+            exchange(cluster.server->port(), "GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        constexpr std::string_view kRow = "\nsluice_gateway_send_buffer_bytes ";
+        const auto row = rows.find(kRow);
+        REQUIRE(row != std::string::npos);
+        most = std::max(most, std::stod(rows.substr(row + kRow.size())));
+        return cluster.first.sequences == 0u;
+    });
+    REQUIRE(most > 0);
+    REQUIRE(most <= static_cast<double>(kStreams + 1) * 17 * kBufferBytes);  // 16 times the limit cuts at once
+    const std::string rows = cluster.metrics.text();
+    INFO(rows);
+    REQUIRE(rows.find("cause=\"slow_client\"") != std::string::npos);
+    REQUIRE(rows.find("cause=\"client_gone\"") == std::string::npos);
+    REQUIRE(text_in(cluster.complete("\"max_tokens\":400")) == expected);
+    wait_until([&] { return cluster.scheduler.open == 0; });
+}
+
+TEST_CASE("a gateway whose I/O thread was held goes on with every stream, and thinks nobody lost",
+          "[gateway][cluster]") {
+    gateway::GatewayOptions options;
+    options.worker_inbox_bytes_max = 4096;
+    Cluster cluster(options);
+    const std::string expected = text_in(cluster.complete("\"max_tokens\":2000"));
+    std::string first;
+    std::thread client([&] { first = cluster.complete("\"max_tokens\":2000"); });
+    wait_until([&] { return cluster.first.sequences == 1u; });
+    cluster.text->holds = true;
+    std::string second;
+    std::thread holder([&] { second = cluster.complete("\"max_tokens\":20"); });
+    wait_until([&] { return cluster.text->is_held.load(); });
+    // Several times as long as silence is borne: a step takes a millisecond at least.
+    const std::size_t steps = cluster.first.steps;
+    wait_until([&] { return cluster.first.steps >= steps + 1500; });
+    cluster.text->holds = false;
+    client.join();
+    holder.join();
+    REQUIRE(text_in(first) == expected);
+    REQUIRE(status_of(second) == 200);
+    const std::string rows = cluster.metrics.text();
+    INFO(rows);
+    REQUIRE(rows.find("sluice_gateway_retries_total") == std::string::npos);
 }

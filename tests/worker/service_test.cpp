@@ -3,10 +3,14 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <deque>
+#include <functional>
 #include <future>
+#include <mutex>
 #include <thread>
 
 #include "base/log.h"
+#include "gateway/cluster/worker_client.h"
 #include "proto/version.h"
 #include "proto/worker.grpc.pb.h"
 
@@ -122,6 +126,70 @@ struct Client {
 };
 
 constexpr worker::GatewayId kFirstGateway{1};
+constexpr worker::GatewayId kSecondGateway{2};
+
+/// A real gateway's end of the stream. Its I/O thread is whoever calls run(): until then nothing is handled.
+struct GatewaySide final : gateway::ClusterEvents {
+    GatewaySide(const RunningWorker& running, std::size_t inbox_bytes_max)
+        : client(
+              {.model = "ledger",
+               .name = "held",
+               .lost_after = std::chrono::hours(1),
+               .hello_timeout = std::chrono::hours(1),
+               .inbox_bytes_max = inbox_bytes_max},
+              [this](std::function<void()> work) {
+                  const std::scoped_lock lock(mutex);
+                  posted.push_back(std::move(work));
+              },
+              running.clock) {
+        client.attach(*this);
+        sluice::proto::DescribeReply cluster;
+        auto& state = *cluster.add_workers();
+        state.set_state("ready");
+        *state.mutable_endpoint() = worker::make_endpoint(running.identity);
+        state.mutable_endpoint()->set_control_address("127.0.0.1:" + std::to_string(running.server->port()));
+        client.expect(cluster);
+    }
+    ~GatewaySide() override { client.stop(); }
+
+    /// One turn of the I/O thread: what was posted until now.
+    void run() {
+        std::deque<std::function<void()>> work;
+        {
+            const std::scoped_lock lock(mutex);
+            work.swap(posted);
+        }
+        for (const auto& one : work) {
+            one();
+        }
+    }
+    template <class Condition>
+    void run_until(Condition condition) {
+        const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+        while (!condition()) {
+            if (std::chrono::steady_clock::now() >= end) { FAIL("the condition did not come true in 60 s"); }
+            run();
+            std::this_thread::yield();
+        }
+    }
+    /// Until this is the worker's gateway `id`.
+    void meet(RunningWorker& running, worker::GatewayId id);
+
+    void on_place_answered(base::RequestId, base::Epoch, const base::Result<sluice::proto::PlaceReply>&) override {}
+    void on_cluster(const base::Result<sluice::proto::DescribeReply>&) override {}
+    void on_output(base::Incarnation, const SequenceOutput& output) override {
+        tokens += static_cast<std::size_t>(output.tokens_size());
+        bytes += output.ByteSizeLong();
+    }
+    void on_worker_lost(base::Incarnation, const base::Error&) override { is_lost = true; }
+
+    std::size_t tokens = 0;
+    std::size_t bytes = 0;
+    bool is_lost = false;
+    std::mutex mutex;
+    std::deque<std::function<void()>> posted;  // guarded by mutex
+    gateway::WorkerClient client;
+};
 
 /// An output of `count` tokens, as a prompt's logprobs make one.
 std::vector<worker::SequenceOutput> make_outputs(std::uint64_t request, std::size_t count) {
@@ -129,6 +197,13 @@ std::vector<worker::SequenceOutput> make_outputs(std::uint64_t request, std::siz
     output.key = {base::RequestId{request}, base::Epoch{0}};
     output.tokens.resize(count);
     return {std::move(output)};
+}
+
+void GatewaySide::meet(RunningWorker& running, worker::GatewayId id) {
+    run_until([&] {
+        REQUIRE(running.loop.post([&running, id] { running.server->deliver(id, make_outputs(9, 1)); }));
+        return tokens > 0;
+    });
 }
 
 }  // namespace
@@ -234,6 +309,35 @@ TEST_CASE("a gateway that does not read is cut, and what waits for it stays boun
     REQUIRE(delivered.get_future().wait_for(kPatience) == std::future_status::ready);
     for (WorkerEvent event; client.stream->Read(&event);) {}
     REQUIRE(client.stream->Finish().error_code() == grpc::StatusCode::CANCELLED);
+}
+
+TEST_CASE("a gateway whose I/O thread is held keeps little, is cut by the rule, and others do not notice", "[worker]") {
+    constexpr std::size_t kInboxBytes = 1 << 16;
+    constexpr std::size_t kRounds = 2000;
+    constexpr std::size_t kTokens = 8000;  // of one event: 16 KB, so 32 MB in all: no socket holds so much
+    constexpr std::size_t kEventBytesMax = kTokens * 4;
+    RunningWorker running({.output_buffer_bytes = 1 << 16});
+    GatewaySide held(running, kInboxBytes);
+    held.meet(running, kFirstGateway);
+    GatewaySide well(running, kInboxBytes);
+    well.meet(running, kSecondGateway);
+    held.run();
+
+    const std::size_t before = well.tokens;
+    for (std::size_t round = 1; round <= kRounds; ++round) {
+        REQUIRE(running.loop.post([&] {
+            running.server->deliver(kFirstGateway, make_outputs(9, kTokens));
+            running.server->deliver(kSecondGateway, make_outputs(9, kTokens));
+        }));
+        // No faster than a gateway that reads: it is not for the speed that the other one is cut.
+        well.run_until([&] { return well.tokens >= before + round * kTokens; });
+    }
+    REQUIRE_FALSE(well.is_lost);
+
+    const std::size_t bytes = held.bytes;
+    held.run();
+    REQUIRE(held.bytes - bytes <= kInboxBytes + kEventBytesMax);
+    held.run_until([&] { return held.is_lost; });
 }
 
 TEST_CASE("an idle stream gets heartbeats", "[worker]") {
