@@ -6,17 +6,15 @@
 #include <mutex>
 #include <set>
 #include <utility>
-#include <vector>
 
-#include "base/log.h"
 #include "gateway/cluster/channel.h"
+#include "gateway/cluster/releases.h"
 #include "proto/scheduler.grpc.pb.h"
 #include "proto/version.h"
 
 namespace gateway {
 namespace {
 
-constexpr std::size_t kReleasesMax = 65536;  // more are forgotten, oldest first: the scheduler only predicts with them
 constexpr base::Duration kReleaseTimeout = std::chrono::seconds(2);
 constexpr base::Duration kDescribeTimeout = std::chrono::seconds(2);
 
@@ -42,7 +40,8 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
     State(Options given, Post given_post)
         : options(std::move(given)),
           post(std::move(given_post)),
-          stub(proto::Scheduler::NewStub(make_channel(options.address))) {}
+          stub(proto::Scheduler::NewStub(make_channel(options.address))),
+          releases(options.releases_max, options.release_batch_max) {}
 
     /// Starts a unary call; `then(status, reply)` runs on the gateway's thread unless stopped.
     template <class Request, class Reply, class Start, class Then>
@@ -95,15 +94,14 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
             });
     }
 
+    /// One call at a time: while it runs, the next batch gathers.
     void flush_releases() {
-        if (releasing || releases.empty()) { return; }
-        releasing = true;
+        flush_posted = false;
+        if (releasing || !release_answered) { return; }
         proto::ReleaseRequest request;
+        if (!releases.take_batch(request)) { return; }
+        releasing = true;
         fill_header(*request.mutable_header());
-        for (proto::ReleaseRequest::Ended& ended : releases) {
-            *request.add_ended() = std::move(ended);
-        }
-        releases.clear();
         call<proto::ReleaseRequest, proto::ReleaseReply>(
             request, kReleaseTimeout,
             [this](grpc::ClientContext& context, auto& ask, auto& reply, auto done) {
@@ -111,12 +109,12 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
             },
             [this, request](const grpc::Status& status, const proto::ReleaseReply&) {
                 releasing = false;
+                release_answered = status.ok();
                 if (status.ok()) {
                     flush_releases();
-                    return;
+                } else {
+                    releases.give_back(request);
                 }
-                // Kept for the next tick, in front of what came since.
-                releases.insert(releases.begin(), request.ended().begin(), request.ended().end());
             });
     }
 
@@ -127,8 +125,10 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
     // Gateway's thread.
     ClusterEvents* events = nullptr;
     std::uint64_t numerics_id = 0;
-    std::vector<proto::ReleaseRequest::Ended> releases;
+    Releases releases;
+    bool flush_posted = false;
     bool releasing = false;
+    bool release_answered = true;  // else the next description's turn tries again
     bool describing = false;
     bool ready = false;
     base::TimePoint describe_at{};
@@ -169,9 +169,8 @@ void SchedulerClient::place(const proto::PlaceRequest& request, base::Duration t
 
 void SchedulerClient::release(const proto::ReleaseRequest::Ended& ended) {
     State& state = *state_;
-    if (state.releases.size() >= kReleasesMax) { state.releases.erase(state.releases.begin()); }
-    state.releases.push_back(ended);
-    // One call at a time: while it runs, a batch gathers.
+    state.releases.add(ended);
+    if (std::exchange(state.flush_posted, true)) { return; }
     state.post([self = state_] {
         if (self->events != nullptr) { self->flush_releases(); }
     });
@@ -182,6 +181,7 @@ void SchedulerClient::tick(base::TimePoint now) {
     if (!state.describing && now >= state.describe_at) {
         state.describe_at = now + (state.ready ? state.options.describe_interval : state.options.describe_interval / 5);
         state.describe();
+        state.release_answered = true;
         state.flush_releases();  // what failed before
     }
 }

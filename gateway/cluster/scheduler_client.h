@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -15,7 +16,9 @@ public:
     struct Options {
         std::string address;  // host:port
         std::string model;
-        base::Duration describe_interval;  // five times as often while not ready
+        base::Duration describe_interval;      // five times as often while not ready
+        std::size_t releases_max = 65536;      // endings that wait to be told; older ones are forgotten
+        std::size_t release_batch_max = 4096;  // of one call
     };
     SchedulerClient(Options options, Post post);
     ~SchedulerClient() override;
