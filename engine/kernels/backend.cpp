@@ -6,25 +6,6 @@
 
 namespace engine {
 
-std::string_view name_of(WeightFormat format) {
-    switch (format) {
-        case WeightFormat::f32:
-            return "f32";
-        case WeightFormat::bf16:
-            return "bf16";
-        case WeightFormat::fp8:
-            return "fp8";
-    }
-    return "?";
-}
-
-base::Result<void> Backend::check_weight_format(WeightFormat format) const {
-    if (format != WeightFormat::fp8) { return {}; }
-    return base::fail(base::ErrorCode::unimplemented,
-                      "weight_format is 'fp8', which the " + std::string(family()) +
-                          " kernels do not have: set it to auto, f32 or bf16, or run on a GPU (device: cuda:0)");
-}
-
 base::Result<void> Backend::quantize_rows(const std::byte* /*rows*/, std::uint32_t /*count*/, std::uint32_t /*width*/,
                                           std::byte* /*out*/, float* /*scales*/, device::Stream& /*stream*/) {
     CHECK(false, family() << " kernels have no FP8");

@@ -13,66 +13,16 @@
 #include "base/model_shape.h"
 #include "base/result.h"
 #include "device/device.h"
+#include "engine/kernels/backend_options.h"
+#include "engine/kernels/packing.h"
+#include "engine/kernels/step_types.h"
 #include "engine/sampling.h"
 #include "kv_cache/kv_store.h"
 
 namespace engine {
 
-/// How the matrices of a model are stored after packing. fp8: those of the layers as e4m3 with one scale per output,
-/// multiplied with activations that are rounded the same way, row by row; embedding and head stay bf16
-/// (docs/decisions/0013-fp8-weights.md).
-enum class WeightFormat : std::uint32_t { f32 = 0, bf16 = 1, fp8 = 2 };
-std::string_view name_of(WeightFormat format);  // as settings spell it: "bf16"
-
-/// In which order.
-/// panels: one order for all CPU backends, so that they share one file: outputs in panels of 16 (the last one padded
-/// with zeros), `[panel][inputs / e][16][e]` with e = 2 for bf16 (the pair that one vdpbf16ps lane takes; an odd number
-/// of inputs is padded with a zero) and e = 1 for f32. row_major: `[outputs][inputs]`, as in checkpoints; CUDA.
-enum class WeightOrder : std::uint32_t { panels = 0, row_major = 1 };
-
-/// A weight matrix `[outputs, inputs]` in the backend's order, in a mapped file or in the memory of its device;
-/// borrowed, read-only.
-struct PackedMatrix {
-    WeightFormat format = WeightFormat::f32;
-    std::uint32_t outputs = 0;
-    std::uint32_t inputs = 0;
-    const std::byte* data = nullptr;  // 64-byte aligned
-    const float* scales = nullptr;    // fp8: [outputs], W[o][i] = e4m3(data[o][i]) * scales[o]; else null
-};
-
-/// Bytes of the packed form in panels, of f32 or bf16.
-std::size_t packed_bytes(WeightFormat format, std::uint32_t outputs, std::uint32_t inputs);
-
-/// One sequence's rows in a batch: rows [row_begin, row_begin + rows) are its tokens at positions
-/// [position, position + rows).
-struct SequenceRows {
-    std::uint32_t row_begin = 0;
-    std::uint32_t rows = 0;
-    std::uint32_t position = 0;
-    std::span<const base::BlockId> blocks;  // cover positions [0, position + rows)
-    std::uint32_t sequence = 0;             // its place in StepRows::sequences
-};
-
-/// What one step works on. Stays unchanged from begin_step() to end_step().
-struct StepRows {
-    std::span<const base::TokenId> tokens;           // [rows], sequence after sequence
-    std::span<const SequenceRows> sequences;         // cover the rows in order
-    std::span<const std::uint32_t> rows_wanted;      // rows whose logits are wanted, ascending
-    std::span<const SequenceRows> sequences_wanted;  // the same as runs; row_begin counts the wanted rows alone
-};
-
-/// Which rows an operator works on: all of a step, or the wanted ones moved to the front (keep_wanted()).
-enum class RowSet : std::uint32_t { all, wanted };
-
 /// What a buffer of activations holds. Each backend chooses the type of the elements, kind by kind.
 enum class Activation : std::uint32_t { residual, normed, delta, qkv, q, attention, gate_up, activated, logits };
-
-/// Rotary tables, made once per model with our own sine and cosine: `[context_tokens][head_dim / 2]` each.
-struct RopeTable {
-    std::uint32_t head_dim = 0;
-    std::vector<float> cosines;
-    std::vector<float> sines;
-};
 
 /// q, k and v of a batch after the fused projection, and where they go.
 struct AppendArgs {
@@ -96,31 +46,6 @@ struct AttentionArgs {
     const kv_cache::KvStore* kv = nullptr;
     void* out = nullptr;        // [rows, heads_q * head_dim]
     RowSet rows = RowSet::all;  // what `sequences` are: the step's, or its wanted ones
-};
-
-/// What a backend keeps at a fixed place for the life of a model. All pointers live longer than the backend's work.
-struct ModelLimits {
-    const base::ModelShape* shape = nullptr;
-    const RopeTable* rope = nullptr;
-    const kv_cache::KvStore* kv = nullptr;
-    std::uint32_t batch_tokens = 0;                  // rows of a step at most
-    std::uint32_t batch_sequences = 0;               // sequences of a step at most
-    std::uint32_t logit_rows = 0;                    // rows of logits at a time
-    WeightFormat weight_format = WeightFormat::f32;  // of the layers' matrices
-};
-
-/// How a step is carried out.
-struct StepPlan {
-    std::uint32_t rows = 0;  // rows that operators work on; more than the step's where idle rows fill up a bucket
-    std::uint32_t rows_wanted = 0;  // the same of the wanted rows
-    bool is_replayed = false;       // run() may repeat what it recorded in an earlier step
-};
-
-/// How one wanted row of logits becomes a token: a draw, or the log-probability of a given one.
-struct RowChoice {
-    const SamplerContext* draw = nullptr;  // Sampler::sample(); null: score
-    base::TokenId score_target = 0;        // Sampler::score()
-    std::uint32_t score_top = 0;
 };
 
 /// The operators of a decoder-only transformer over buffers of fixed place in the memory of one device. Backends:
@@ -154,11 +79,11 @@ public:
     virtual device::Device& device() { return device::host_device(); }
     virtual WeightOrder weight_order() const { return WeightOrder::panels; }
     virtual std::size_t element_bytes(Activation /*kind*/) const { return sizeof(float); }
-    /// Whether models can be stored so here. Error: unimplemented, with what to do.
-    virtual base::Result<void> check_weight_format(WeightFormat format) const;
+    /// How a model is kept here whose matrices are `stored` so, after the options that this backend was made with.
+    virtual ModelFormats choose_formats(WeightFormat stored) const = 0;
     /// Rounds rows of bf16 to e4m3 with one scale each, on `stream` of this backend's device, where all four lie:
     /// `rows` [count, width], width a multiple of 16; `out`: [count, width] bytes, `scales`: [count].
-    /// Only where check_weight_format(fp8) allows it. Error: internal.
+    /// Only where choose_formats() may say fp8. Error: internal.
     virtual base::Result<void> quantize_rows(const std::byte* rows, std::uint32_t count, std::uint32_t width,
                                              std::byte* out, float* scales, device::Stream& stream);
 
@@ -225,24 +150,9 @@ public:
     }
 };
 
-struct BackendOptions {
-    std::string_view family = "auto";  // auto: the best this machine's processor can run
-    std::uint32_t threads = 1;         // compute threads, the caller's included
-    std::vector<std::uint32_t> cpus;   // pin to these processors; empty: do not pin
-    std::uint32_t device_index = 0;    // cuda: which GPU
-    bool deterministic = false;        // cuda: only products whose order of sums is fixed; the others always do so
-    bool prefill_by_wgmma = false;     // cuda, Hopper: attention of chunks by its own instructions
-    bool dependent_launch = false;     // cuda 9.0: kernels of a step may begin before the one before; same bits
-};
-
 /// Error: unimplemented when the machine lacks the instructions of an explicitly named family, or the build lacks CUDA;
-/// unavailable when the GPU cannot be used; invalid_argument for an unknown name.
+/// unavailable when the GPU cannot be used; invalid_argument for an unknown name; unimplemented or invalid_argument for
+/// options that the backend does not have, saying what to set.
 base::Result<std::unique_ptr<Backend>> make_backend(const BackendOptions& options);
-
-/// Packs rows [output_begin, output_begin + outputs) of a row-major checkpoint matrix. `source`: [outputs, inputs] of
-/// f32, f16 or bf16 (`source_format`), `out`: packed_bytes(...) bytes. Rounds to nearest even where precision is lost.
-enum class SourceFormat : std::uint32_t { f32, f16, bf16 };
-void pack_matrix(SourceFormat source_format, const std::byte* source, std::uint32_t outputs, std::uint32_t inputs,
-                 WeightFormat format, std::byte* out);
 
 }  // namespace engine

@@ -1,8 +1,9 @@
+#include "engine/kernels/packing.h"
+
 #include <bit>
 #include <cstring>
 
 #include "base/check.h"
-#include "engine/kernels/backend.h"
 #include "engine/kernels/float_formats.h"
 
 namespace engine {
@@ -26,6 +27,18 @@ float element(SourceFormat format, const std::byte* source, std::size_t index) {
 }
 
 }  // namespace
+
+std::string_view name_of(WeightFormat format) {
+    switch (format) {
+        case WeightFormat::f32:
+            return "f32";
+        case WeightFormat::bf16:
+            return "bf16";
+        case WeightFormat::fp8:
+            return "fp8";
+    }
+    return "?";
+}
 
 std::size_t packed_bytes(WeightFormat format, std::uint32_t outputs, std::uint32_t inputs) {
     CHECK(format != WeightFormat::fp8);

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "base/model_shape.h"
-#include "engine/kernels/backend.h"
+#include "engine/kernels/step_types.h"
 
 namespace engine {
 

@@ -50,6 +50,37 @@ TEST_CASE("CUDA refuses formats that its kernels do not have", "[engine]") {
     setting.options.weight_format = "auto";
     setting.options.kv_dtype = "f32";
     REQUIRE(setting.refusal().message.find("kv_dtype") != std::string::npos);
+    setting.options.kv_dtype = "auto";
+    setting.options.prefill_attention = "wgmma";
+    setting.options.deterministic = true;
+    REQUIRE(setting.refusal().message.find("deterministic to false") != std::string::npos);
+}
+
+TEST_CASE("a backend on the host chooses its formats after the settings and what is stored", "[engine]") {
+    using engine::WeightFormat;
+    using kv_cache::KvDtype;
+    const auto formats = [](const std::string& weights, const std::string& kv, WeightFormat stored) {
+        engine::BackendOptions options;
+        options.family = "reference";
+        options.weight_format = weights;
+        options.kv_dtype = kv;
+        const auto backend = engine::make_backend(options);
+        REQUIRE(backend);
+        const engine::ModelFormats chosen = (*backend)->choose_formats(stored);
+        return std::pair(chosen.weights, chosen.kv);
+    };
+    REQUIRE(formats("auto", "auto", WeightFormat::bf16) == std::pair(WeightFormat::bf16, KvDtype::bf16));
+    REQUIRE(formats("auto", "auto", WeightFormat::f32) == std::pair(WeightFormat::f32, KvDtype::f32));
+    REQUIRE(formats("f32", "auto", WeightFormat::bf16) == std::pair(WeightFormat::f32, KvDtype::f32));
+    REQUIRE(formats("bf16", "f32", WeightFormat::f32) == std::pair(WeightFormat::bf16, KvDtype::f32));
+    REQUIRE(formats("f32", "bf16", WeightFormat::f32) == std::pair(WeightFormat::f32, KvDtype::bf16));
+
+    engine::BackendOptions options;
+    options.family = "reference";
+    options.weight_format = "fp8";
+    const auto refused = engine::make_backend(options);
+    REQUIRE(refused.error().code == ErrorCode::unimplemented);
+    REQUIRE(refused.error().message.find("which the reference kernels do not have") != std::string::npos);
 }
 
 TEST_CASE("a GPU that cannot be used is refused with what to do, and auto takes the host", "[engine]") {

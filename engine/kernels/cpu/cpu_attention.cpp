@@ -35,7 +35,7 @@ struct Item {
 struct Call {
     const AttentionArgs& args;
     const KernelTable& kernels;
-    const FormatKernels& format;
+    const KvKernels& format;
     const kv_cache::KvLayout& layout;
     std::uint32_t heads_q;
     std::uint32_t heads_kv;

@@ -21,19 +21,21 @@ constexpr std::uint32_t kTasksPerThread = 4;
 
 }  // namespace
 
-CpuBackend::CpuBackend(std::string_view family, const KernelTable& kernels, ThreadPool::Options threads)
-    : family_(family), kernels_(kernels), pool_(std::move(threads)) {
+CpuBackend::CpuBackend(std::string_view family, const KernelTable& kernels, ThreadPool::Options threads,
+                       const BackendOptions& options)
+    : family_(family), kernels_(kernels), options_(options), pool_(std::move(threads)) {
     const ComputeMode mode;
     // Processors that round differently inside a bf16 dot product are different families in all but name.
     numerics_version_ = kNumericsVersion + (kernels.probe() & 0xffffff) * 256;
 }
 
-const FormatKernels& CpuBackend::kernels_of(WeightFormat format) const {
-    return format == WeightFormat::bf16 ? kernels_.bf16 : kernels_.f32;
+const WeightKernels& CpuBackend::kernels_of(WeightFormat format) const {
+    CHECK(format != WeightFormat::fp8);
+    return format == WeightFormat::bf16 ? kernels_.weights_bf16 : kernels_.weights_f32;
 }
 
-const FormatKernels& CpuBackend::kernels_of(kv_cache::KvDtype dtype) const {
-    return dtype == kv_cache::KvDtype::bf16 ? kernels_.bf16 : kernels_.f32;
+const KvKernels& CpuBackend::kernels_of(kv_cache::KvDtype dtype) const {
+    return dtype == kv_cache::KvDtype::bf16 ? kernels_.kv_bf16 : kernels_.kv_f32;
 }
 
 template <class Function>
@@ -103,7 +105,7 @@ void CpuBackend::linear(const PackedMatrix& w, const void* x_rows, std::uint32_t
     const auto* x = static_cast<const float*>(x_rows);
     auto* y = static_cast<float*>(y_rows);
     if (rows == 0) { return; }
-    const FormatKernels& kernels = kernels_of(w.format);
+    const WeightKernels& kernels = kernels_of(w.format);
     const std::uint32_t lanes = (w.inputs + kernels.lane_elements - 1) / kernels.lane_elements;
     const std::uint32_t row_tiles = (rows + kernels.row_tile_max - 1) / kernels.row_tile_max;
     std::byte* packed = activations_.at_least(std::size_t{rows} * lanes * kernels.lane_bytes);
@@ -158,7 +160,7 @@ void CpuBackend::swiglu(const void* gate_up_rows, std::uint32_t rows, std::uint3
 void CpuBackend::rope_and_append(const base::ModelShape& shape, const AppendArgs& args) {
     const kv_cache::KvLayout& layout = args.kv->layout();
     CHECK(layout.format().order == tile_order() && shape.head_dim <= kHeadDimMax && shape.head_dim % 2 == 0);
-    const FormatKernels& kernels = kernels_of(layout.format().dtype);
+    const KvKernels& kernels = kernels_of(layout.format().dtype);
     const std::size_t q_width = std::size_t{shape.heads_q} * shape.head_dim;
     const std::size_t qkv_width = q_width + std::size_t{2} * shape.heads_kv * shape.head_dim;
     const std::size_t half = shape.head_dim / 2;

@@ -13,13 +13,15 @@ namespace engine {
 /// The fast CPU backends: one instruction set's kernels, and how their work is divided among threads.
 class CpuBackend final : public Backend {
 public:
-    /// `kernels`: what this processor can run; lives as long as the program.
-    CpuBackend(std::string_view family, const KernelTable& kernels, ThreadPool::Options threads);
+    /// `kernels`: what this processor can run; lives as long as the program. Of `options` the formats.
+    CpuBackend(std::string_view family, const KernelTable& kernels, ThreadPool::Options threads,
+               const BackendOptions& options);
 
     std::string_view family() const override { return family_; }
     std::uint32_t numerics_version() const override { return numerics_version_; }
     kv_cache::TileOrder tile_order() const override { return kv_cache::TileOrder::lanes; }
     std::uint32_t threads() const override { return pool_.threads(); }
+    ModelFormats choose_formats(WeightFormat stored) const override { return choose_host_formats(options_, stored); }
 
     void embed(const PackedMatrix& table, std::span<const base::TokenId> tokens, void* out) override;
     void rms_norm(const void* x, const float* weight, float eps, std::uint32_t rows, std::uint32_t width,
@@ -33,8 +35,8 @@ public:
     void attention(const base::ModelShape& shape, const AttentionArgs& args) override;
 
 private:
-    const FormatKernels& kernels_of(WeightFormat format) const;
-    const FormatKernels& kernels_of(kv_cache::KvDtype dtype) const;
+    const WeightKernels& kernels_of(WeightFormat format) const;
+    const KvKernels& kernels_of(kv_cache::KvDtype dtype) const;
     /// Calls function(row_begin, row_end) over [0, rows), on all threads when the work (`row_cost` elements a row) is
     /// worth it.
     template <class Function>
@@ -42,6 +44,7 @@ private:
 
     std::string_view family_;
     const KernelTable& kernels_;
+    const BackendOptions options_;
     std::uint32_t numerics_version_;
     ThreadPool pool_;
     Scratch activations_;  // packed rows of linear()

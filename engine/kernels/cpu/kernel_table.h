@@ -12,7 +12,7 @@ namespace engine {
 /// header holds data only, and nothing of the standard library beyond integer types.
 ///
 /// A *lane* is 32 bits: one f32, or a pair of bf16. Both formats have 16 lanes in a row of a packed panel and of a KV
-/// tile, so kernels of one shape serve both.
+/// tile, so kernels of one shape serve both; a table has those of weights and those of KV apart.
 inline constexpr std::uint32_t kPanelOutputs = 16;
 inline constexpr std::size_t kPanelRowBytes = 64;
 /// Keys of one attention partition; partitions begin at its multiples.
@@ -85,14 +85,20 @@ struct AttentionBlock {
     float* weighted = nullptr;               // out [vectors][16 * chunks]: sum of weight * V
 };
 
-/// The functions that depend on the format of weights or KV.
-struct FormatKernels {
-    std::uint32_t lane_elements = 1;  // weights or KV elements of a lane
-    std::uint32_t lane_bytes = 4;     // bytes of a packed activation lane
+/// The functions that depend on the format of weights.
+struct WeightKernels {
+    std::uint32_t lane_elements = 1;  // weights of a lane
+    std::uint32_t lane_bytes = 4;     // of a packed activation lane
     std::uint32_t row_tile_max = 1;
-    std::uint32_t block_vectors = 1;
     void (*pack_rows)(const PackRows&) = nullptr;
     void (*linear)(const LinearShare&) = nullptr;
+};
+
+/// The functions that depend on the format of KV.
+struct KvKernels {
+    std::uint32_t lane_elements = 1;  // KV elements of a lane
+    std::uint32_t lane_bytes = 4;     // of a packed query lane
+    std::uint32_t block_vectors = 1;
     void (*append)(const AppendRow&) = nullptr;
     /// `q`: one head of one row; its lanes go to out[0], out[vectors], out[2 * vectors], ...
     void (*pack_query)(const float* q, std::uint32_t head_dim, std::uint32_t vectors, void* out) = nullptr;
@@ -100,8 +106,10 @@ struct FormatKernels {
 };
 
 struct KernelTable {
-    FormatKernels f32;
-    FormatKernels bf16;
+    WeightKernels weights_f32;
+    WeightKernels weights_bf16;
+    KvKernels kv_f32;
+    KvKernels kv_bf16;
 
     void (*rms_norm)(const float* x, const float* weight, float eps, std::uint32_t width, float* out) = nullptr;
     void (*add)(float* x, const float* delta, std::size_t count) = nullptr;

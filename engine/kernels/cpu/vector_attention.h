@@ -245,13 +245,10 @@ void finish(const float* weighted, float sum, std::uint32_t head_dim, float* out
 }
 
 template <class A>
-constexpr FormatKernels format_kernels() {
+constexpr KvKernels kv_kernels() {
     return {.lane_elements = A::kKvElements,
             .lane_bytes = sizeof(typename A::Lane),
-            .row_tile_max = A::kRows,
             .block_vectors = A::kVectors,
-            .pack_rows = pack_rows<A>,
-            .linear = linear_share<A>,
             .append = append_row<A>,
             .pack_query = pack_query<A>,
             .attend = attend<A>};

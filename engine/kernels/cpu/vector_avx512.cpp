@@ -185,8 +185,10 @@ std::uint32_t probe() {
     return hash;
 }
 
-constexpr KernelTable kTable{.f32 = format_kernels<F32>(),
-                             .bf16 = format_kernels<Bf16>(),
+constexpr KernelTable kTable{.weights_f32 = weight_kernels<F32>(),
+                             .weights_bf16 = weight_kernels<Bf16>(),
+                             .kv_f32 = kv_kernels<F32>(),
+                             .kv_bf16 = kv_kernels<Bf16>(),
                              .rms_norm = rms_norm,
                              .add = add_rows,
                              .swiglu = swiglu,

@@ -279,5 +279,14 @@ void pack_rows(const PackRows& pack) {
     }
 }
 
+template <class A>
+constexpr WeightKernels weight_kernels() {
+    return {.lane_elements = A::kElements,
+            .lane_bytes = sizeof(typename A::Lane),
+            .row_tile_max = A::kRows,
+            .pack_rows = pack_rows<A>,
+            .linear = linear_share<A>};
+}
+
 }  // namespace
 }  // namespace engine

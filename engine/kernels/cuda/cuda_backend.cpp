@@ -10,6 +10,7 @@
 #include "device/cuda/cuda_library.h"
 #include "device/cuda/cuda_native.h"
 #include "engine/kernels/cuda/cuda_engine_backend.h"
+#include "engine/kernels/cuda/cuda_options.h"
 #include "engine/kernels/cuda/dependent_launch.h"
 
 namespace engine {
@@ -65,6 +66,7 @@ Result<std::unique_ptr<Backend>> make_cuda_backend(const BackendOptions& options
 }
 
 Result<std::unique_ptr<Backend>> CudaBackend::make(const BackendOptions& options) {
+    if (auto checked = check_cuda_options(options); !checked) { return base::pass_on(checked); }
     auto device = device::cuda_device(options.device_index);
     if (!device) { return base::pass_on(device, "kernels: cuda"); }
     if (auto used = device::use_cuda_device(options.device_index); !used) { return base::pass_on(used); }
@@ -83,7 +85,8 @@ Result<std::unique_ptr<Backend>> CudaBackend::make(const BackendOptions& options
         code != cudaSuccess) {
         return tl::unexpected(device::cuda_error(code, "asking what GPU this is"));
     }
-    if (options.prefill_by_wgmma && (properties.major != 9 || properties.minor != 0)) {
+    const bool by_wgmma = options.prefill_attention == "wgmma";
+    if (by_wgmma && (properties.major != 9 || properties.minor != 0)) {
         return base::fail(ErrorCode::unimplemented,
                           "prefill_attention is 'wgmma', which only GPUs of compute capability 9.0 have; " +
                               std::string(properties.name) + " has " + std::to_string(properties.major) + "." +
@@ -103,7 +106,8 @@ Result<std::unique_ptr<Backend>> CudaBackend::make(const BackendOptions& options
                               std::to_string(properties.minor) + ": set it to false");
     }
     backend->sm_ = static_cast<std::uint32_t>(properties.major * 10 + properties.minor);
-    backend->numerics_name_ = name_numbers(backend->sm_, backend->library_ != nullptr, options.prefill_by_wgmma);
+    if (auto checked = backend->check_fp8(); !checked) { return base::pass_on(checked); }
+    backend->numerics_name_ = name_numbers(backend->sm_, backend->library_ != nullptr, by_wgmma);
     return backend;
 }
 
@@ -152,14 +156,15 @@ Result<void> CudaBackend::prepare(const ModelLimits& limits) {
                           "batch_tokens_max " + std::to_string(limits.batch_tokens) + " or batch_sequences_max " +
                               std::to_string(limits.logit_rows) + " is too large for this model on CUDA");
     }
-    if (options_.prefill_by_wgmma &&
+    const bool by_wgmma = options_.prefill_attention == "wgmma";
+    if (by_wgmma &&
         !cuda::attention_hopper_can(narrow(shape.heads_q), narrow(shape.heads_kv), narrow(shape.head_dim))) {
         return refuse("prefill_attention: wgmma: heads must have 64 or 128 dims; this model's have " +
                       std::to_string(shape.head_dim) + ": set it to auto");
     }
     if (auto used = device::use_cuda_device(options_.device_index); !used) { return used; }
     limits_ = limits;
-    if (options_.prefill_by_wgmma) {
+    if (by_wgmma) {
         pool_map_.emplace();
         const cudaError_t code =
             cuda::make_kv_pool_map(kv_layer(*limits.kv, 0), limits.kv->blocks_total(), &*pool_map_);

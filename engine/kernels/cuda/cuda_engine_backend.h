@@ -59,7 +59,7 @@ public:
     device::Device& device() override { return *device_; }
     WeightOrder weight_order() const override { return WeightOrder::row_major; }
     std::size_t element_bytes(Activation kind) const override;
-    base::Result<void> check_weight_format(WeightFormat format) const override;
+    ModelFormats choose_formats(WeightFormat stored) const override;
     base::Result<void> quantize_rows(const std::byte* rows, std::uint32_t count, std::uint32_t width, std::byte* out,
                                      float* scales, device::Stream& stream) override;
 
@@ -109,6 +109,8 @@ private:
     base::Result<void> allocate_scratch(const ModelLimits& limits);
     void record(RecordedStep& recorded, const std::function<void()>& operators);
     cuda::KvLayer kv_layer(const kv_cache::KvStore& kv, std::uint32_t layer) const;
+    /// Error: unimplemented where FP8 weights are asked for on a GPU that has no FP8.
+    base::Result<void> check_fp8() const;
     /// Room for the rounded rows of any product. Error: resource_exhausted.
     base::Result<void> prepare_fp8(const ModelLimits& limits);
     /// Where an operator whose output only goes into products leaves it in FP8 too; nowhere without FP8 weights.

@@ -13,9 +13,15 @@ using base::ErrorCode;
 using base::Result;
 using cuda::Bf16;
 
-Result<void> CudaBackend::check_weight_format(WeightFormat format) const {
+/// All in bf16, whatever the checkpoint has, unless FP8 is asked for.
+ModelFormats CudaBackend::choose_formats(WeightFormat /*stored*/) const {
+    return {.weights = options_.weight_format == "fp8" ? WeightFormat::fp8 : WeightFormat::bf16,
+            .kv = kv_cache::KvDtype::bf16};
+}
+
+Result<void> CudaBackend::check_fp8() const {
     constexpr std::uint32_t kSmMin = 89;  // of the conversions and the products
-    if (format != WeightFormat::fp8 || sm_ >= kSmMin) { return {}; }
+    if (options_.weight_format != "fp8" || sm_ >= kSmMin) { return {}; }
     return base::fail(ErrorCode::unimplemented, "weight_format is 'fp8', which needs compute capability 8.9 or more; " +
                                                     std::string(device_->name()) + " has " + std::to_string(sm_ / 10) +
                                                     "." + std::to_string(sm_ % 10) + ": set it to auto or bf16");

@@ -8,23 +8,10 @@
 #include "base/check.h"
 #include "engine/exact_math.h"
 #include "engine/kernels/float_formats.h"
+#include "engine/kernels/weight_at.h"
 
 namespace engine {
 namespace {
-
-double weight_at(const PackedMatrix& w, std::size_t output, std::size_t input) {
-    const std::size_t e = w.format == WeightFormat::bf16 ? 2 : 1;
-    const std::size_t lanes = (w.inputs + e - 1) / e;
-    const std::size_t lane = (output / 16 * lanes + input / e) * 16 + output % 16;
-    if (w.format == WeightFormat::f32) {
-        float value = 0;
-        std::memcpy(&value, w.data + lane * 4, 4);
-        return value;
-    }
-    std::uint16_t bits = 0;
-    std::memcpy(&bits, w.data + (lane * 2 + input % 2) * 2, 2);
-    return float_from_bf16(bits);
-}
 
 void store_kv(kv_cache::KvDtype dtype, float value, std::byte* to) {
     if (dtype == kv_cache::KvDtype::f32) {
@@ -79,7 +66,7 @@ void ReferenceBackend::embed(const PackedMatrix& table, std::span<const base::To
               "token " << tokens[row] << " of " << table.outputs);
         for (std::size_t i = 0; i < table.inputs; ++i) {
             out[row * table.inputs + i] =
-                static_cast<float>(weight_at(table, static_cast<std::size_t>(tokens[row]), i));
+                static_cast<float>(weight_at(table, weight_order(), static_cast<std::size_t>(tokens[row]), i));
         }
     }
 }
@@ -112,7 +99,7 @@ void ReferenceBackend::linear(const PackedMatrix& w, const void* x_rows, std::ui
         for (std::size_t o = 0; o < w.outputs; ++o) {
             double sum = 0;
             for (std::size_t i = 0; i < w.inputs; ++i) {
-                sum += x[row * w.inputs + i] * weight_at(w, o, i);
+                sum += x[row * w.inputs + i] * weight_at(w, weight_order(), o, i);
             }
             if (bias != nullptr) { sum += bias[o]; }
             y[row * w.outputs + o] = static_cast<float>(sum);

@@ -8,10 +8,14 @@ namespace engine {
 /// V are, to the KV format. Works with both tile orders and asks for token_major.
 class ReferenceBackend final : public Backend {
 public:
+    /// Of `options` the formats.
+    explicit ReferenceBackend(const BackendOptions& options) : options_(options) {}
+
     std::string_view family() const override { return "reference"; }
     std::uint32_t numerics_version() const override { return 1; }
     kv_cache::TileOrder tile_order() const override { return kv_cache::TileOrder::token_major; }
     std::uint32_t threads() const override { return 1; }
+    ModelFormats choose_formats(WeightFormat stored) const override { return choose_host_formats(options_, stored); }
 
     void embed(const PackedMatrix& table, std::span<const base::TokenId> tokens, void* out) override;
     void rms_norm(const void* x, const float* weight, float eps, std::uint32_t rows, std::uint32_t width,
@@ -23,6 +27,9 @@ public:
     void swiglu(const void* gate_up, std::uint32_t rows, std::uint32_t width, void* out) override;
     void rope_and_append(const base::ModelShape& shape, const AppendArgs& args) override;
     void attention(const base::ModelShape& shape, const AttentionArgs& args) override;
+
+private:
+    BackendOptions options_;
 };
 
 }  // namespace engine
