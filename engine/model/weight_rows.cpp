@@ -41,13 +41,24 @@ void read_floats(const Tensor& tensor, std::size_t first, std::size_t count, flo
     }
 }
 
-/// Of one row of a tensor in F8_E4M3.
-float scale_of(const SourceTensor& tensor, std::size_t row) {
-    const bool is_one = std::all_of(tensor.scales->shape.begin(), tensor.scales->shape.end(),
-                                    [](std::uint64_t length) { return length == 1; });
-    float scale = 0;
-    read_floats(*tensor.scales, is_one ? 0 : row, 1, &scale);
-    return scale;
+/// Of one row of a tensor in F8_E4M3, how many scales there are.
+std::size_t scale_groups(const SourceTensor& tensor) {
+    const std::vector<std::uint64_t>& lengths = tensor.scales->shape;
+    return lengths.size() == 2 ? lengths[1] : 1;
+}
+
+/// The scales of one row of a tensor in F8_E4M3; `out` has a multiple of scale_groups() elements.
+void read_row_scales(const SourceTensor& tensor, std::size_t row, std::span<float> out) {
+    const std::vector<std::uint64_t>& lengths = tensor.scales->shape;
+    const bool is_one = std::all_of(lengths.begin(), lengths.end(), [](std::uint64_t length) { return length == 1; });
+    const std::size_t groups = scale_groups(tensor);
+    CHECK(out.size() % groups == 0, out.size() << " scales of " << groups);
+    const std::size_t repeats = out.size() / groups;
+    for (std::size_t group = 0; group < groups; ++group) {
+        float scale = 0;
+        read_floats(*tensor.scales, is_one ? 0 : row * groups + group, 1, &scale);
+        std::fill_n(out.begin() + static_cast<std::ptrdiff_t>(group * repeats), repeats, scale);
+    }
 }
 
 /// Calls take(i, tensor, its row) for i in [0, rows): row begin + i of the stacked tensors.
@@ -91,8 +102,11 @@ SourceFormat common_format(std::span<const SourceTensor> tensors) {
     return same && !is_fp8(*tensors[0].data) ? source_format(*tensors[0].data) : SourceFormat::f32;
 }
 
-bool are_stored_fp8(std::span<const SourceTensor> tensors) {
-    return std::all_of(tensors.begin(), tensors.end(), [](const SourceTensor& tensor) { return is_fp8(*tensor.data); });
+bool are_stored_fp8(const PackedItem& item, std::span<const SourceTensor> tensors) {
+    const std::uint32_t groups = item.scale_shape.groups(item.inputs);
+    return std::all_of(tensors.begin(), tensors.end(), [groups](const SourceTensor& tensor) {
+        return is_fp8(*tensor.data) && groups % scale_groups(tensor) == 0;
+    });
 }
 
 void read_vector(std::span<const SourceTensor> tensors, std::span<float> out) {
@@ -108,6 +122,7 @@ void read_rows(const PackedItem& item, std::span<const SourceTensor> tensors, st
                SourceFormat format, std::byte* out) {
     const std::size_t row_bytes = item.inputs * element_bytes(format);
     std::vector<float> floats(item.inputs);
+    std::vector<float> scales;
     for_rows(item, tensors, begin, rows, [&](std::size_t i, const SourceTensor& tensor, std::size_t row) {
         std::byte* const to = out + i * row_bytes;
         if (!is_fp8(*tensor.data) && source_format(*tensor.data) == format) {
@@ -117,9 +132,11 @@ void read_rows(const PackedItem& item, std::span<const SourceTensor> tensors, st
         CHECK(format != SourceFormat::f16);
         read_floats(*tensor.data, row * item.inputs, item.inputs, floats.data());
         if (is_fp8(*tensor.data)) {
-            const float scale = scale_of(tensor, row);
-            for (float& value : floats) {
-                value *= scale;
+            scales.resize(scale_groups(tensor));
+            read_row_scales(tensor, row, scales);
+            const std::size_t group_inputs = floats.size() / scales.size();
+            for (std::size_t k = 0; k < floats.size(); ++k) {
+                floats[k] *= scales[k / group_inputs];
             }
         }
         if (format == SourceFormat::f32) {
@@ -142,9 +159,11 @@ void read_rows_fp8(const PackedItem& item, std::span<const SourceTensor> tensors
 }
 
 void read_scales(const PackedItem& item, std::span<const SourceTensor> tensors, std::span<float> out) {
-    CHECK(out.size() == item.outputs);
-    for_rows(item, tensors, 0, item.outputs,
-             [&](std::size_t i, const SourceTensor& tensor, std::size_t row) { out[i] = scale_of(tensor, row); });
+    CHECK(out.size() == item.scale_count());
+    const std::size_t groups = item.scale_shape.groups(item.inputs);
+    for_rows(item, tensors, 0, item.outputs, [&](std::size_t i, const SourceTensor& tensor, std::size_t row) {
+        read_row_scales(tensor, row, out.subspan(i * groups, groups));
+    });
 }
 
 }  // namespace engine

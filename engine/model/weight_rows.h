@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "engine/kernels/backend.h"
+#include "engine/kernels/packing.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model/weights.h"
 
@@ -17,7 +17,7 @@ namespace engine {
 /// A tensor, and what its rows are multiplied with.
 struct SourceTensor {
     const Tensor* data = nullptr;
-    const Tensor* scales = nullptr;  // of F8_E4M3, one for all rows or one for each; else null
+    const Tensor* scales = nullptr;  // of F8_E4M3: one for all, for each row, or for each group of a row; else null
 };
 
 /// The tensors of `item`, in its order.
@@ -26,8 +26,8 @@ std::vector<SourceTensor> tensors_of(const Checkpoint& checkpoint, const PackedI
 std::size_t element_bytes(SourceFormat format);
 /// The format of all of them, or f32 where they differ or are F8_E4M3.
 SourceFormat common_format(std::span<const SourceTensor> tensors);
-/// Whether all of them are F8_E4M3.
-bool are_stored_fp8(std::span<const SourceTensor> tensors);
+/// Whether all of them are F8_E4M3, with scales that those of `item` can hold: coarser ones are repeated.
+bool are_stored_fp8(const PackedItem& item, std::span<const SourceTensor> tensors);
 
 /// Stacked vectors as floats; `out` has as many elements as they.
 void read_vector(std::span<const SourceTensor> tensors, std::span<float> out);
@@ -37,7 +37,7 @@ void read_vector(std::span<const SourceTensor> tensors, std::span<float> out);
 void read_rows(const PackedItem& item, std::span<const SourceTensor> tensors, std::uint32_t begin, std::uint32_t rows,
                SourceFormat format, std::byte* out);
 
-/// The same of tensors that are all stored as F8_E4M3, as they are; and the scales of all rows.
+/// The same of tensors that are all stored as F8_E4M3, as they are; and the scales of all rows, item.scale_count().
 void read_rows_fp8(const PackedItem& item, std::span<const SourceTensor> tensors, std::uint32_t begin,
                    std::uint32_t rows, std::byte* out);
 void read_scales(const PackedItem& item, std::span<const SourceTensor> tensors, std::span<float> out);

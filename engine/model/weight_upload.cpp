@@ -111,15 +111,17 @@ Result<device::Buffer> upload_weights(const Checkpoint& checkpoint, const Packin
     if (!memory) { return base::pass_on(memory, "weights of " + std::to_string(plan.file_bytes >> 20) + " MiB"); }
     std::size_t stage_bytes = kStageBytes;
     for (const PackedItem& item : plan.items) {  // a row, a vector, and the scales, are copied in one piece
-        stage_bytes = std::max({stage_bytes, row_bytes_of(item), item.outputs * sizeof(float)});
+        stage_bytes = std::max({stage_bytes, row_bytes_of(item), item.scale_count() * sizeof(float)});
     }
     auto stages = Stages::make(device, stage_bytes, plan.format == WeightFormat::fp8);
     if (!stages) { return base::pass_on(stages); }
     for (const PackedItem& item : plan.items) {
         const std::vector<SourceTensor> tensors = tensors_of(checkpoint, item);
         const bool is_fp8 = item.format == WeightFormat::fp8;
-        const bool is_stored_fp8 = is_fp8 && are_stored_fp8(tensors);  // goes as it is, with the checkpoint's scales
+        const bool is_stored_fp8 =
+            is_fp8 && are_stored_fp8(item, tensors);  // goes as it is, with the checkpoint's scales
         const bool is_rounded = is_fp8 && !is_stored_fp8;
+        CHECK(!is_rounded || item.scale_shape == ScaleShape{}, item.name << ": rows are rounded with one scale each");
         const std::size_t row_bytes = is_stored_fp8 ? item.inputs : row_bytes_of(item);
         const std::size_t target_row_bytes = is_fp8 ? item.inputs : row_bytes;
         const std::uint32_t rows_total = item.inputs == 0 ? 1 : item.outputs;
@@ -146,8 +148,9 @@ Result<device::Buffer> upload_weights(const Checkpoint& checkpoint, const Packin
         if (is_stored_fp8) {
             const auto stage = stages->next();
             if (!stage) { return base::pass_on(stage, item.name); }
-            read_scales(item, tensors, {reinterpret_cast<float*>(*stage), item.outputs});
-            const auto sent = stages->send(begin_of_item + item.scales_offset(), item.outputs * sizeof(float));
+            const std::size_t scales = item.scale_count();
+            read_scales(item, tensors, {reinterpret_cast<float*>(*stage), scales});
+            const auto sent = stages->send(begin_of_item + item.scales_offset(), scales * sizeof(float));
             if (!sent) { return base::pass_on(sent, item.name); }
         }
     }

@@ -18,7 +18,7 @@ std::uint64_t align_up(std::uint64_t offset) {
 
 class PlanBuilder {
 public:
-    PlanBuilder(WeightFormat format, WeightOrder order) {
+    PlanBuilder(WeightFormat format, WeightOrder order, ScaleShape scale_shape) : scale_shape_(scale_shape) {
         plan_.format = format;
         plan_.order = order;
         plan_.file_bytes = kPackedAlignment;
@@ -48,6 +48,7 @@ private:
             item.outputs += source.outputs;
         }
         item.sources = std::move(sources);
+        if (format == WeightFormat::fp8) { item.scale_shape = scale_shape_; }
         item.offset = plan_.file_bytes;
         item.bytes = inputs == 0 ? std::uint64_t{item.outputs} * sizeof(float) : matrix_bytes(item);
         plan_.file_bytes = align_up(item.offset + item.bytes);
@@ -57,11 +58,12 @@ private:
     std::uint64_t matrix_bytes(const PackedItem& item) const {
         if (plan_.order == WeightOrder::panels) { return packed_bytes(item.format, item.outputs, item.inputs); }
         const std::uint64_t elements = std::uint64_t{item.outputs} * item.inputs;
-        if (item.format == WeightFormat::fp8) { return item.scales_offset() + item.outputs * sizeof(float); }
+        if (item.format == WeightFormat::fp8) { return item.scales_offset() + item.scale_count() * sizeof(float); }
         return elements * (item.format == WeightFormat::bf16 ? 2 : 4);
     }
 
     PackingPlan plan_;
+    ScaleShape scale_shape_;
 };
 
 void plan_layer(PlanBuilder& builder, const ModelShape& shape, std::uint32_t layer) {
@@ -94,8 +96,8 @@ void plan_layer(PlanBuilder& builder, const ModelShape& shape, std::uint32_t lay
 
 }  // namespace
 
-PackingPlan plan_packing(const ModelShape& shape, WeightFormat format, WeightOrder order) {
-    PlanBuilder builder(format, order);
+PackingPlan plan_packing(const ModelShape& shape, WeightFormat format, WeightOrder order, ScaleShape scale_shape) {
+    PlanBuilder builder(format, order, scale_shape);
     builder.outer_matrix("embedding", shape.hidden, {{"model.embed_tokens.weight", shape.vocabulary}});
     for (std::uint32_t layer = 0; layer < shape.layers; ++layer) {
         plan_layer(builder, shape, layer);
@@ -107,10 +109,11 @@ PackingPlan plan_packing(const ModelShape& shape, WeightFormat format, WeightOrd
 
 base::Result<void> check_fp8_widths(const PackingPlan& plan) {
     for (const PackedItem& item : plan.items) {
-        if (item.format == WeightFormat::fp8 && item.inputs % 16 != 0) {
-            return base::fail(ErrorCode::unimplemented, "weight_format is 'fp8', but " + item.name + " has " +
-                                                            std::to_string(item.inputs) +
-                                                            " inputs, must be a multiple of 16: set it to auto");
+        const std::uint32_t unit = std::max(16u, item.scale_shape.group_inputs);
+        if (item.format == WeightFormat::fp8 && item.inputs % unit != 0) {
+            return base::fail(ErrorCode::unimplemented,
+                              "weight_format is 'fp8', but " + item.name + " has " + std::to_string(item.inputs) +
+                                  " inputs, must be a multiple of " + std::to_string(unit) + ": set it to auto");
         }
     }
     return {};
@@ -139,23 +142,23 @@ bool is_plain(const Tensor& tensor) {
     return tensor.dtype == "F32" || tensor.dtype == "F16" || tensor.dtype == "BF16";
 }
 
-base::Result<void> check_scales(const Checkpoint& checkpoint, const PackedItem::Source& source) {
+base::Result<void> check_scales(const Checkpoint& checkpoint, const PackedItem::Source& source, std::uint32_t inputs) {
     const Tensor* scales = find_scales(checkpoint, source.tensor);
     if (scales == nullptr) {
         return base::fail(
             ErrorCode::data_loss,
             "tensor " + source.tensor + " is stored as F8_E4M3, but the checkpoint lacks " + source.tensor + "_scale");
     }
-    std::uint64_t elements = 1;
-    for (const std::uint64_t length : scales->shape) {
-        elements *= length;
-    }
-    const bool has_row_each = !scales->shape.empty() && scales->shape[0] == source.outputs;
-    if (!is_plain(*scales) || (elements != 1 && !(has_row_each && elements == source.outputs))) {
-        return base::fail(ErrorCode::unimplemented, "tensor " + source.tensor + "_scale is " + scales->dtype + " " +
-                                                        format_shape(scales->shape) +
-                                                        ", only one number, or one for each of the " +
-                                                        std::to_string(source.outputs) + " outputs, is supported");
+    const std::vector<std::uint64_t>& lengths = scales->shape;
+    const bool is_one = std::all_of(lengths.begin(), lengths.end(), [](std::uint64_t length) { return length == 1; });
+    const bool is_per_output = lengths.size() == 1 && lengths[0] == source.outputs;
+    const bool is_per_group = lengths.size() == 2 && lengths[0] == source.outputs && lengths[1] > 0 &&
+                              inputs % lengths[1] == 0 && (lengths[1] == 1 || inputs / lengths[1] % 16 == 0);
+    if (!is_plain(*scales) || (!is_one && !is_per_output && !is_per_group)) {
+        return base::fail(ErrorCode::unimplemented,
+                          "tensor " + source.tensor + "_scale is " + scales->dtype + " " + format_shape(lengths) +
+                              ", only one number, one for each of the " + std::to_string(source.outputs) +
+                              " outputs, or one for each group of inputs (a multiple of 16) of each, is supported");
     }
     return {};
 }
@@ -178,7 +181,7 @@ base::Result<void> check_tensors(const Checkpoint& checkpoint, const PackingPlan
                                                             format_shape(shape));
             }
             if (tensor->dtype == "F8_E4M3" && item.inputs > 0) {
-                if (auto checked = check_scales(checkpoint, source); !checked) { return checked; }
+                if (auto checked = check_scales(checkpoint, source, item.inputs); !checked) { return checked; }
             } else if (!is_plain(*tensor)) {
                 return base::fail(ErrorCode::unimplemented, "tensor " + source.tensor + " is stored as " +
                                                                 tensor->dtype +
@@ -213,7 +216,7 @@ Weights bind_weights(const ModelShape& shape, const PackingPlan& plan, const std
         const std::byte* data = file + it.offset;
         const float* scales = nullptr;
         if (it.format == WeightFormat::fp8) { scales = reinterpret_cast<const float*>(data + it.scales_offset()); }
-        return PackedMatrix{it.format, it.outputs, it.inputs, data, scales};
+        return PackedMatrix{it.format, it.outputs, it.inputs, data, scales, it.scale_shape};
     };
     const auto vector = [&] { return reinterpret_cast<const float*>(file + item().offset); };
 

@@ -8,7 +8,7 @@
 #include "base/block_hash.h"
 #include "base/model_shape.h"
 #include "base/result.h"
-#include "engine/kernels/backend.h"
+#include "engine/kernels/packing.h"
 #include "engine/model/checkpoint.h"
 
 namespace engine {
@@ -48,8 +48,11 @@ struct PackedItem {
     std::uint32_t outputs = 0;
     std::uint32_t inputs = 0;
     std::uint64_t offset = 0;  // in the file; a multiple of kPackedAlignment
-    std::uint64_t bytes = 0;   // of all of it; fp8: [outputs][inputs] bytes, then [outputs] scales as floats
+    std::uint64_t bytes = 0;   // of all of it; fp8: [outputs][inputs] bytes, then the scales as floats
+    ScaleShape scale_shape;    // fp8
 
+    /// fp8: [outputs, groups].
+    std::uint64_t scale_count() const { return std::uint64_t{outputs} * scale_shape.groups(inputs); }
     /// fp8: where the scales begin, from `offset` on.
     std::uint64_t scales_offset() const { return std::uint64_t{outputs} * inputs; }
 };
@@ -67,19 +70,22 @@ struct PackingPlan {
     base::BlockHash fingerprint() const;
 };
 
-/// fp8 goes with row_major only.
-PackingPlan plan_packing(const base::ModelShape& shape, WeightFormat format, WeightOrder order = WeightOrder::panels);
+/// fp8 goes with row_major only; `scale_shape` is of its scales.
+PackingPlan plan_packing(const base::ModelShape& shape, WeightFormat format, WeightOrder order = WeightOrder::panels,
+                         ScaleShape scale_shape = {});
 
-/// Error: unimplemented for a matrix in fp8 whose inputs are no multiple of 16, with its name.
+/// Error: unimplemented for a matrix in fp8 whose inputs are no multiple of 16, or of a group, with its name.
 base::Result<void> check_fp8_widths(const PackingPlan& plan);
 
 /// Every tensor that the plan needs is there, in F32, F16 or BF16 and in the right shape; matrices also in F8_E4M3 with
 /// scales beside them (find_scales()). Error: data_loss for a missing one, one of another shape (with both),
-/// unimplemented for another dtype, or for other scales than one per output or one for all.
+/// unimplemented for another dtype, or for other scales than one for all, one per output, or one per output and group
+/// of inputs.
 base::Result<void> check_tensors(const Checkpoint& checkpoint, const PackingPlan& plan);
 
-/// The scales of a matrix in F8_E4M3, [outputs], [outputs, 1] or one element: "q_proj.weight_scale" of "q_proj.weight".
-/// Null where there are none. Source: the compressed-tensors format "float-quantized".
+/// The scales of a matrix in F8_E4M3, one element, [outputs], or [outputs, groups of inputs]: "q_proj.weight_scale" of
+/// "q_proj.weight". Null where there are none. Source: the compressed-tensors format "float-quantized", whose
+/// strategies "tensor", "channel" and "group" these are.
 const Tensor* find_scales(const Checkpoint& checkpoint, const std::string& tensor);
 
 /// What `weight_format: auto` means: BF16 where every matrix is stored so or in FP8, else F32. The plan's tensors must
