@@ -153,14 +153,18 @@ def test_a_pulled_cable_costs_no_stream_and_the_worker_comes_back(network, proce
     def registered(worker):
         return worker.output().count("registered with the scheduler")
 
+    def lost(worker):
+        return worker.output().count("the stream to the scheduler")
+
     cut = processes["decode1"]
     expected = streams(20, TOKENS).texts()
     again = streams(20, TOKENS)
     again.wait_tokens(20 * TOKENS // 4)
     before = registered(cut)
+    lost_before = lost(cut)  # one that began before the scheduler has said so already
     ip("-n", network.name("hub"), "link", "set", "decode1", "down")
     assert again.texts() == expected
-    wait_until(lambda: "the stream to the scheduler" in cut.output(), "the worker has noticed that nobody hears it", 60)
+    wait_until(lambda: lost(cut) > lost_before, "the worker has noticed that nobody hears it", 60)
     ip("-n", network.name("hub"), "link", "set", "decode1", "up")
     wait_until(lambda: registered(cut) > before, "the worker has registered again", 60)
     wait_until(lambda: blocks_in_use(network, "decode1") == 0, "its blocks are free", 60)
