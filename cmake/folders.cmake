@@ -22,7 +22,7 @@ function(sluice_add_tests)
         PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT} SKIP_REGULAR_EXPRESSION "SKIPPED: ")
     add_dependencies(tests_${ARG_LABEL} ${ARG_NAME})
     if(ARG_LABEL MATCHES "^(fuzz|property)$")
-        math(EXPR nightly_timeout "${ARG_TIMEOUT} * ${SLUICE_NIGHTLY_SEEDS_TIMES}")
+        math(EXPR nightly_timeout "3 * ${ARG_TIMEOUT} * ${SLUICE_NIGHTLY_SEEDS_TIMES}")  # all of its tests, on a busy machine
         add_test(NAME nightly/${ARG_NAME} CONFIGURATIONS nightly COMMAND ${ARG_NAME})
         set_tests_properties(nightly/${ARG_NAME} PROPERTIES LABELS nightly TIMEOUT ${nightly_timeout}
             ENVIRONMENT SLUICE_TEST_SEEDS_TIMES=${SLUICE_NIGHTLY_SEEDS_TIMES})
