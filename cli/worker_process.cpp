@@ -21,6 +21,7 @@
 #include "net/fault.h"
 #include "net/ucx.h"
 #include "prefill_worker/prefill_part.h"
+#include "proto/roles.h"
 #include "worker/registration.h"
 #include "worker/service.h"
 #include "worker/step_loop.h"
@@ -32,18 +33,6 @@ std::uint64_t random_id() {
     std::random_device source;
     const std::uint64_t id = (std::uint64_t{source()} << 32) | source();
     return id == 0 ? 1 : id;  // 0 means "none" in messages
-}
-
-sluice::proto::WorkerRole role_message(worker::Role role) {
-    switch (role) {
-        case worker::Role::prefill:
-            return sluice::proto::WORKER_ROLE_PREFILL;
-        case worker::Role::decode:
-            return sluice::proto::WORKER_ROLE_DECODE;
-        case worker::Role::mixed:
-            return sluice::proto::WORKER_ROLE_MIXED;
-    }
-    return sluice::proto::WORKER_ROLE_UNSPECIFIED;
 }
 
 }  // namespace
@@ -151,8 +140,8 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
     decode_part = std::make_unique<decode_worker::DecodePart>(setup.limits, identity.incarnation, *loop, metrics);
     if (auto started = start_kv_plane(metrics); !started) { return started; }
 
-    const bool prefills = setup.role != worker::Role::decode;
-    const bool decodes = setup.role != worker::Role::prefill;
+    const bool prefills = proto::can_prefill(setup.role);
+    const bool decodes = proto::can_decode(setup.role);
     if (prefills) { loop->attach(worker::Part::prefill, prefill_part.get()); }
     if (decodes) { loop->attach(worker::Part::decode, decode_part.get()); }
     if (decodes) {
@@ -199,7 +188,7 @@ sluice::proto::RegisterWorker WorkerProcess::Impl::registration_message() const 
     sluice::proto::RegisterWorker message;
     *message.mutable_header() = worker::make_header(identity);
     *message.mutable_endpoint() = worker::make_endpoint(identity);
-    message.set_role(role_message(setup.role));
+    message.set_role(proto::role_message(setup.role));
     message.set_kv_blocks_total(engine->blocks_total());
     message.set_block_tokens(setup.engine.block_tokens);
     message.set_context_tokens(engine->shape().context_tokens);

@@ -8,7 +8,7 @@
 #include "base/crc32c.h"
 #include "base/log.h"
 #include "kv_transfer/codec/codec.h"
-#include "proto/version.h"
+#include "proto/header.h"
 
 namespace kv_transfer {
 
@@ -20,7 +20,6 @@ namespace {
 
 constexpr std::size_t kChecksumBytes = 4;
 constexpr std::size_t kModelBytesMax = 256;
-constexpr std::size_t kErrorBytesMax = 200;
 
 std::uint32_t checksum(net::MessageKind kind, std::span<const std::byte> body) {
     const std::array kind_bytes{static_cast<std::byte>(net::raw(kind) & 0xff),
@@ -62,25 +61,11 @@ Result<void> unseal(net::MessageKind kind, std::span<const std::byte> header, go
 
 void set_header(sluice::proto::Header& header, const Identity& identity) {
     CHECK(identity.model.size() <= kModelBytesMax, "model name of " << identity.model.size() << " bytes");
-    header.set_protocol_version(proto::kProtocolVersion);
-    header.set_model(identity.model);
-    header.set_numerics_id(identity.numerics_id);
+    header = proto::make_header(identity.model, identity.numerics_id);
 }
 
 Result<void> check_header(const sluice::proto::Header& header, const Identity& identity) {
-    if (header.protocol_version() != proto::kProtocolVersion) {
-        return fail(ErrorCode::failed_precondition, "protocol version " + std::to_string(header.protocol_version()) +
-                                                        ", ours is " + std::to_string(proto::kProtocolVersion));
-    }
-    if (header.model() != identity.model) {
-        return fail(ErrorCode::failed_precondition,
-                    "model " + base::log_safe(header.model(), 64) + ", ours is " + identity.model);
-    }
-    if (header.numerics_id() != identity.numerics_id) {
-        return fail(ErrorCode::failed_precondition, "numerics id " + std::to_string(header.numerics_id()) +
-                                                        ", ours is " + std::to_string(identity.numerics_id));
-    }
-    return {};
+    return proto::check_header(header, {.model = identity.model, .numerics_id = identity.numerics_id});
 }
 
 void set_key(sluice::proto::Handoff& handoff, const HandoffKey& key) {
@@ -93,16 +78,6 @@ void set_key(sluice::proto::Handoff& handoff, const HandoffKey& key) {
 HandoffKey key_of(const sluice::proto::Handoff& handoff) {
     return {base::RequestId{handoff.request_id()}, base::Epoch{handoff.epoch()},
             base::Incarnation{handoff.prefill_incarnation()}, base::Incarnation{handoff.decode_incarnation()}};
-}
-
-void set_error(sluice::proto::Error& out, const base::Error& error) {
-    out.set_code(static_cast<std::uint32_t>(base::grpc_status_number(error.code)));
-    out.set_message(base::log_safe(error.message, kErrorBytesMax).substr(0, 2 * kErrorBytesMax));
-}
-
-base::Error error_of(const sluice::proto::Error& error) {
-    const int number = error.code() > 16 ? 13 : static_cast<int>(error.code());
-    return {base::error_code_from_grpc(number), base::log_safe(error.message(), kErrorBytesMax)};
 }
 
 sluice::proto::KvFrame make_frame(const Identity& identity, const kv_cache::KvLayout& layout, const FrameInfo& info) {

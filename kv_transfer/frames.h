@@ -9,6 +9,7 @@
 #include "kv_cache/kv_layout.h"
 #include "kv_transfer/handoff.h"
 #include "net/transport.h"
+#include "proto/errors.h"
 #include "proto/kv_transfer.pb.h"
 
 namespace google::protobuf {
@@ -19,6 +20,8 @@ namespace kv_transfer {
 
 /// Headers of this subsystem are never longer; the transport's limit must allow it.
 inline constexpr std::size_t kHeaderBytesMax = 1024;
+/// The text of an error in such a header.
+inline constexpr std::size_t kErrorBytesMax = 400;
 
 /// A message as the header of a net::Message: protobuf bytes, then 4 bytes CRC-32C (little endian) over the kind and
 /// those bytes, so that a flipped bit cannot turn one valid header into another.
@@ -34,10 +37,6 @@ base::Result<void> check_header(const sluice::proto::Header& header, const Ident
 
 void set_key(sluice::proto::Handoff& handoff, const HandoffKey& key);
 HandoffKey key_of(const sluice::proto::Handoff& handoff);
-
-/// Long messages are cut, control characters are escaped.
-void set_error(sluice::proto::Error& out, const base::Error& error);
-base::Error error_of(const sluice::proto::Error& error);
 
 /// One frame, after its header was found to fit this worker.
 struct FrameInfo {

@@ -138,7 +138,7 @@ Result<net::Target> KvReceiver::on_header(net::PeerId from, net::MessageKind kin
         if (auto checked = check_header(abort.header(), state_->identity); !checked) {
             return refused(checked, Outcome::wrong_request);
         }
-        return take(State::End{key_of(abort.handoff()), error_of(abort.error()), true});
+        return take(State::End{key_of(abort.handoff()), proto::error_of(abort.error()), true});
     }
     return base::fail(ErrorCode::unimplemented, "message kind " + std::to_string(net::raw(kind)));
 }

@@ -277,7 +277,7 @@ void KvReceiver::State::fail(Handoffs::iterator handoff, base::Error error, bool
         sluice::proto::KvAbort abort;
         set_header(*abort.mutable_header(), identity);
         set_key(*abort.mutable_handoff(), handoff->first);
-        set_error(*abort.mutable_error(), error);
+        proto::set_error(*abort.mutable_error(), error, kErrorBytesMax);
         post(handoff->second.peer, kAbortToPrefill, abort);
     }
     metrics.count(outcome_of(error.code));
@@ -330,7 +330,7 @@ void KvReceiver::State::reply_refused(net::PeerId peer, const HandoffKey& key, c
     set_header(*reply.mutable_header(), identity);
     set_key(*reply.mutable_handoff(), key);
     reply.set_answer(sluice::proto::RoomReply::ANSWER_REFUSED);
-    set_error(*reply.mutable_error(), error);
+    proto::set_error(*reply.mutable_error(), error, kErrorBytesMax);
     post(peer, kRoomReply, reply);
 }
 
@@ -340,7 +340,7 @@ void KvReceiver::State::acknowledge(net::PeerId peer, const HandoffKey& key, std
     set_header(*ack.mutable_header(), identity);
     set_key(*ack.mutable_handoff(), key);
     ack.set_number(number);
-    if (error) { set_error(*ack.mutable_error(), *error); }
+    if (error) { proto::set_error(*ack.mutable_error(), *error, kErrorBytesMax); }
     ack.set_complete(complete);
     post(peer, kAck, ack);
 }

@@ -142,20 +142,21 @@ Result<net::Target> KvSender::on_header(net::PeerId from, net::MessageKind kind,
     if (kind == kRoomReply) {
         sluice::proto::RoomReply reply;
         return take(reply, [&](const HandoffKey& key) {
-            return State::Reply{from, key, reply.answer(), reply.have_tokens(), error_of(reply.error())};
+            return State::Reply{from, key, reply.answer(), reply.have_tokens(), proto::error_of(reply.error())};
         });
     }
     if (kind == kAck) {
         sluice::proto::KvAck ack;
         return take(ack, [&](const HandoffKey& key) {
             std::optional<base::Error> error;
-            if (ack.error().code() != 0) { error = error_of(ack.error()); }
+            if (ack.error().code() != 0) { error = proto::error_of(ack.error()); }
             return State::Ack{from, key, ack.number(), std::move(error), ack.complete()};
         });
     }
     if (kind == kAbortToPrefill) {
         sluice::proto::KvAbort abort;
-        return take(abort, [&](const HandoffKey& key) { return State::Abort{key, error_of(abort.error()), true}; });
+        return take(abort,
+                    [&](const HandoffKey& key) { return State::Abort{key, proto::error_of(abort.error()), true}; });
     }
     return base::fail(ErrorCode::unimplemented, "message kind " + std::to_string(net::raw(kind)));
 }

@@ -348,7 +348,7 @@ void KvSender::State::tell_abort(net::PeerId peer, const HandoffKey& key, const 
     sluice::proto::KvAbort abort;
     set_header(*abort.mutable_header(), identity);
     set_key(*abort.mutable_handoff(), key);
-    set_error(*abort.mutable_error(), error);
+    proto::set_error(*abort.mutable_error(), error, kErrorBytesMax);
     post(peer, kAbortToDecode, abort);
 }
 

@@ -5,12 +5,12 @@
 #include <span>
 
 #include "base/ids.h"
+#include "proto/roles.h"
 #include "scheduler/costs.h"
 
 namespace scheduler {
 
-/// Which parts of a worker are on.
-enum class Role { prefill, decode, mixed };
+using proto::Role;
 
 /// How a worker stands. `suspect`: a heartbeat is late. `gone`: an empty place in the list of workers.
 enum class WorkerStatus { ready, draining, suspect, gone };
@@ -77,10 +77,10 @@ struct ClusterView {
 };
 
 inline bool can_prefill(const WorkerView& worker) {
-    return worker.role != Role::decode;
+    return proto::can_prefill(worker.role);
 }
 inline bool can_decode(const WorkerView& worker) {
-    return worker.role != Role::prefill;
+    return proto::can_decode(worker.role);
 }
 
 /// Requests that the worker holds, or will when what was sent to it arrives: against queue_requests_max.

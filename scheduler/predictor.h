@@ -49,7 +49,7 @@ private:
     Fits& of_role(Role role) { return roles_[static_cast<std::size_t>(role)]; }
 
     std::map<base::WorkerId, Fits> workers_;
-    std::array<Fits, 3> roles_;
+    std::array<Fits, proto::kRoles> roles_;
     LinearFit transfer_everywhere_;  // hand-offs are measured at one end only: the fallback of every role
 };
 

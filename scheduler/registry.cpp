@@ -1,10 +1,9 @@
 #include "scheduler/registry.h"
 
 #include <algorithm>
-#include <bit>
-#include <cstring>
 
 #include "base/check.h"
+#include "proto/block_hashes.h"
 
 namespace scheduler {
 namespace {
@@ -12,29 +11,15 @@ namespace {
 using base::ErrorCode;
 using base::fail;
 
-constexpr std::size_t kHashBytes = 16;
 constexpr std::size_t kReplacedRemembered = 1024;
 constexpr std::uint64_t kTokensMax = 1'000'000'000'000;  // above any real load: keeps sums from wrapping
-
-std::optional<Role> role_of(sluice::proto::WorkerRole role) {
-    switch (role) {
-        case sluice::proto::WORKER_ROLE_PREFILL:
-            return Role::prefill;
-        case sluice::proto::WORKER_ROLE_DECODE:
-            return Role::decode;
-        case sluice::proto::WORKER_ROLE_MIXED:
-            return Role::mixed;
-        default:
-            return std::nullopt;
-    }
-}
 
 /// The name of the first field that makes a registration unusable.
 std::optional<std::string_view> missing_field(const sluice::proto::RegisterWorker& registration) {
     if (registration.endpoint().worker_id() == 0) { return "endpoint.worker_id"; }
     if (registration.endpoint().incarnation() == 0) { return "endpoint.incarnation"; }
     if (registration.endpoint().control_address().empty()) { return "endpoint.control_address"; }
-    if (!role_of(registration.role())) { return "role"; }
+    if (!proto::role_of(registration.role())) { return "role"; }
     if (registration.kv_blocks_total() == 0) { return "kv_blocks_total"; }
     if (registration.block_tokens() == 0) { return "block_tokens"; }
     if (registration.context_tokens() == 0) { return "context_tokens"; }
@@ -44,54 +29,7 @@ std::optional<std::string_view> missing_field(const sluice::proto::RegisterWorke
     return std::nullopt;
 }
 
-std::uint64_t read_little_endian(const char* bytes) {
-    std::uint64_t value = 0;
-    for (std::size_t i = 0; i < 8; ++i) {
-        value |= std::uint64_t{static_cast<unsigned char>(bytes[i])} << (8 * i);
-    }
-    return value;
-}
-
-void write_little_endian(std::uint64_t value, std::string& out) {
-    for (std::size_t i = 0; i < 8; ++i) {
-        out.push_back(static_cast<char>(value >> (8 * i) & 0xff));
-    }
-}
-
-/// Calls `take` for each hash; trailing bytes that are no hash are ignored.
-template <class Take>
-void for_each_hash(const std::string& bytes, Take take) {
-    for (std::size_t at = 0; at + kHashBytes <= bytes.size(); at += kHashBytes) {
-        take(base::BlockHash{.high = read_little_endian(bytes.data() + at),
-                             .low = read_little_endian(bytes.data() + at + 8)});
-    }
-}
-
 }  // namespace
-
-base::Result<std::vector<base::BlockHash>> read_block_hashes(std::string_view bytes) {
-    if (bytes.size() % kHashBytes != 0) {
-        return fail(ErrorCode::invalid_argument,
-                    "block hashes of 16 bytes each do not fill " + std::to_string(bytes.size()) + " bytes");
-    }
-    std::vector<base::BlockHash> hashes;
-    hashes.reserve(bytes.size() / kHashBytes);
-    for (std::size_t at = 0; at < bytes.size(); at += kHashBytes) {
-        hashes.push_back(
-            {.high = read_little_endian(bytes.data() + at), .low = read_little_endian(bytes.data() + at + 8)});
-    }
-    return hashes;
-}
-
-std::string write_block_hashes(std::span<const base::BlockHash> hashes) {
-    std::string bytes;
-    bytes.reserve(hashes.size() * kHashBytes);
-    for (const base::BlockHash& hash : hashes) {
-        write_little_endian(hash.high, bytes);
-        write_little_endian(hash.low, bytes);
-    }
-    return bytes;
-}
 
 Registry::Registry(Options options)
     : options_(options), block_index_(options.prefix_blocks_max), in_flight_(options.in_flight) {
@@ -159,7 +97,7 @@ base::Result<Registry::Enrolled> Registry::enroll(const sluice::proto::RegisterW
     }
     view.id = life.id;
     view.incarnation = life.incarnation;
-    view.role = *role_of(registration.role());
+    view.role = *proto::role_of(registration.role());
     view.status = record.load.draining() ? WorkerStatus::draining : WorkerStatus::ready;
     view.numerics_id = registration.header().numerics_id();
     view.limits = {.kv_blocks_total = registration.kv_blocks_total(),
@@ -243,9 +181,14 @@ bool Registry::apply_events(std::size_t slot, const sluice::proto::BlockEvents& 
     record.any_event = true;
     record.events_applied = number;
     record.events_seen = std::max(record.events_seen, number);
-    for_each_hash(events.stored(), [&](base::BlockHash hash) { block_index_.add(index_slot, hash); });
+    const auto for_each = [](const std::string& bytes, auto take) {  // what is no whole hash at the end is ignored
+        for (std::size_t i = 0; i < bytes.size() / proto::kBlockHashBytes; ++i) {
+            take(proto::block_hash_at(bytes, i));
+        }
+    };
+    for_each(events.stored(), [&](base::BlockHash hash) { block_index_.add(index_slot, hash); });
     if (!events.snapshot()) {
-        for_each_hash(events.removed(), [&](base::BlockHash hash) { block_index_.remove(index_slot, hash); });
+        for_each(events.removed(), [&](base::BlockHash hash) { block_index_.remove(index_slot, hash); });
     }
     return true;
 }

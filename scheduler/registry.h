@@ -113,8 +113,4 @@ private:
     std::vector<std::uint32_t> matched_;
 };
 
-/// Hashes of 16 bytes each (high, low; little-endian). Error: invalid_argument when the length is no multiple.
-base::Result<std::vector<base::BlockHash>> read_block_hashes(std::string_view bytes);
-std::string write_block_hashes(std::span<const base::BlockHash> hashes);
-
 }  // namespace scheduler

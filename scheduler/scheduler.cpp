@@ -6,7 +6,9 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "proto/version.h"
+#include "proto/block_hashes.h"
+#include "proto/errors.h"
+#include "proto/header.h"
 
 namespace scheduler {
 namespace {
@@ -39,11 +41,6 @@ std::string_view status_name(WorkerStatus status) {
     return "gone";
 }
 
-void write(const base::Error& error, messages::Error& out) {
-    out.set_code(static_cast<std::uint32_t>(base::grpc_status_number(error.code)));
-    out.set_message(error.message);
-}
-
 Registry::Options registry_options(const SchedulerOptions& options) {
     return {.workers_max = options.workers_max,
             .prefix_blocks_max = options.prefix_blocks_max,
@@ -62,24 +59,13 @@ Scheduler::Scheduler(SchedulerOptions options, const base::Clock& clock, base::M
       model_(options_.model) {}
 
 base::Result<void> Scheduler::check_header(const messages::Header& header) const {
-    if (header.protocol_version() != proto::kProtocolVersion) {
-        return fail(ErrorCode::failed_precondition, "protocol version " + std::to_string(header.protocol_version()) +
-                                                        ", this scheduler speaks " +
-                                                        std::to_string(proto::kProtocolVersion));
-    }
-    if (!model_.empty() && !header.model().empty() && header.model() != model_) {
-        return fail(ErrorCode::failed_precondition,
-                    "model " + base::log_safe(header.model()) + " is not served here, " + model_ + " is");
-    }
-    return {};
+    proto::ExpectedHeader expected;
+    if (!model_.empty() && !header.model().empty()) { expected.model = model_; }
+    return proto::check_header(header, expected);
 }
 
 messages::Header Scheduler::header() {
-    messages::Header header;
-    header.set_protocol_version(proto::kProtocolVersion);
-    header.set_model(model_);
-    header.set_numerics_id(pool_numerics(registry_.view(clock_.now())).value_or(0));
-    return header;
+    return proto::make_header(model_, pool_numerics(registry_.view(clock_.now())).value_or(0));
 }
 
 messages::PlaceReply Scheduler::place(const messages::PlaceRequest& request) {
@@ -105,7 +91,7 @@ messages::PlaceReply Scheduler::place(const messages::PlaceRequest& request) {
         reply.mutable_header()->set_numerics_id(one_id ? numerics : 0);
     } else {
         const auto& refusal = std::get<Refusal>(outcome);
-        write(refusal.error, *reply.mutable_refusal()->mutable_error());
+        proto::set_error(*reply.mutable_refusal()->mutable_error(), refusal.error);
         reply.mutable_refusal()->set_retry_after_ms(refusal.retry_after_ms);
         reason = refusal.reason;
     }
@@ -118,7 +104,7 @@ PlaceOutcome Scheduler::decide(const messages::PlaceRequest& request, base::Time
         return Refusal{.error = std::move(error), .retry_after_ms = 0, .reason = reason};
     };
     if (auto fine = check_header(request.header()); !fine) { return refuse(fine.error(), "bad_request"); }
-    const auto chain = read_block_hashes(request.block_hashes());
+    const auto chain = proto::read_block_hashes(request.block_hashes());
     if (!chain) { return refuse(chain.error(), "bad_request"); }
     if (request.deadline_in_us() < 0) {
         return refuse({ErrorCode::deadline_exceeded, "the deadline of the request has passed"}, "expired");

@@ -4,6 +4,7 @@
 #include <grpcpp/health_check_service_interface.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <deque>
 #include <functional>
@@ -17,8 +18,9 @@
 #include "base/bounded_queue.h"
 #include "base/check.h"
 #include "base/log.h"
-#include "proto/liveness.h"
+#include "proto/channel.h"
 #include "proto/scheduler.grpc.pb.h"
+#include "proto/status.h"
 #include "scheduler/scheduler.h"
 
 namespace scheduler {
@@ -26,16 +28,10 @@ namespace {
 
 namespace messages = sluice::proto;
 
-/// A snapshot of a prefix index is 16 bytes a block: a million blocks fit.
-constexpr int kMessageBytesMax = 64 << 20;
 /// Commands that one stream can have on their way: a read, a write, its end.
 constexpr std::size_t kCommandsPerStream = 4;
 /// How long calls that are being answered may take once the server is told to stop.
 constexpr std::chrono::seconds kStopPatience{2};
-
-grpc::Status status_of(const base::Error& error) {
-    return {static_cast<grpc::StatusCode>(base::grpc_status_number(error.code)), error.message};
-}
 
 /// Directives that wait for a slow worker; one that does not read them is cut off.
 constexpr std::size_t kDirectivesMax = 64;
@@ -54,20 +50,12 @@ public:
     ~Impl() { stop(); }
 
     base::Result<void> start(const std::string& listen_address) {
-        grpc::EnableDefaultHealthCheckService(true);
-        grpc::ServerBuilder builder;
-        int port = 0;
-        builder.AddListeningPort(listen_address, grpc::InsecureServerCredentials(), &port);
-        ::proto::watch_peers(builder);
-        builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // two schedulers on one port would split the workers
-        builder.SetMaxReceiveMessageSize(kMessageBytesMax);
-        builder.RegisterService(&service_);
-        server_ = builder.BuildAndStart();
-        if (!server_ || port == 0) {
-            return base::fail(base::ErrorCode::unavailable, "the scheduler cannot listen on " + listen_address);
-        }
+        auto running =
+            proto::start_server({.listen_address = listen_address}, std::array<grpc::Service*, 1>{&service_});
+        if (!running) { return base::pass_on(running, "scheduler"); }
+        server_ = std::move(running->server);
         const auto colon = listen_address.rfind(':');
-        address_ = listen_address.substr(0, colon) + ":" + std::to_string(port);
+        address_ = listen_address.substr(0, colon) + ":" + std::to_string(running->port);
         thread_ = std::jthread([this](std::stop_token stop) { run(stop); });
         set_serving(true);
         return {};
@@ -191,7 +179,7 @@ private:
     private:
         template <class Reply>
         static grpc::Status answer(base::Result<Reply> result, Reply& reply) {
-            if (!result) { return status_of(result.error()); }
+            if (!result) { return proto::status_of(result.error()); }
             reply = std::move(*result);
             return grpc::Status::OK;
         }
@@ -276,7 +264,7 @@ private:
         if (!answer) {
             spdlog::warn("a worker's stream is closed: {}", answer.error().message);
             scheduler_.detach(stream.session());
-            stream.finish(status_of(answer.error()));
+            stream.finish(proto::status_of(answer.error()));
             return;
         }
         if (answer->superseded) {

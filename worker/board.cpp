@@ -1,20 +1,11 @@
 #include "worker/board.h"
 
-#include <cstring>
-#include <string>
 #include <utility>
+
+#include "proto/block_hashes.h"
 
 namespace worker {
 namespace {
-
-std::string pack_hashes(const std::vector<base::BlockHash>& hashes) {
-    std::string packed(hashes.size() * 16, '\0');
-    for (std::size_t i = 0; i < hashes.size(); ++i) {
-        std::memcpy(packed.data() + 16 * i, &hashes[i].high, 8);
-        std::memcpy(packed.data() + 16 * i + 8, &hashes[i].low, 8);
-    }
-    return packed;
-}
 
 template <class T>
 void push_bounded(std::deque<T>& samples, const T& sample, std::size_t max) {
@@ -46,8 +37,8 @@ void ReportBoard::add_block_events(const kv_cache::BlockEvents& events) {
     sluice::proto::BlockEvents message;
     message.set_number(events.number);
     message.set_snapshot(events.snapshot);
-    message.set_stored(pack_hashes(events.stored));
-    message.set_removed(pack_hashes(events.removed));
+    message.set_stored(proto::write_block_hashes(events.stored));
+    message.set_removed(proto::write_block_hashes(events.removed));
     const std::scoped_lock lock(mutex_);
     if (!attached_) { return; }  // the scheduler has gone since it was asked for
     event_hashes_ += events.stored.size() + events.removed.size();

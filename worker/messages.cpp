@@ -2,7 +2,8 @@
 
 #include <algorithm>
 
-#include "proto/version.h"
+#include "proto/errors.h"
+#include "proto/header.h"
 
 namespace worker {
 namespace {
@@ -40,11 +41,7 @@ sluice::proto::SequenceOutput::Finish finish_message(Finish finish) {
 }  // namespace
 
 sluice::proto::Header make_header(const WorkerIdentity& identity) {
-    sluice::proto::Header header;
-    header.set_protocol_version(proto::kProtocolVersion);
-    header.set_model(identity.model);
-    header.set_numerics_id(identity.numerics_id);
-    return header;
+    return proto::make_header(identity.model, identity.numerics_id);
 }
 
 sluice::proto::WorkerEndpoint make_endpoint(const WorkerIdentity& identity) {
@@ -57,20 +54,9 @@ sluice::proto::WorkerEndpoint make_endpoint(const WorkerIdentity& identity) {
 }
 
 base::Result<void> check_header(const sluice::proto::Header& header, const WorkerIdentity& identity) {
-    const auto refuse = [](std::string message) {
-        return base::fail(ErrorCode::failed_precondition, std::move(message));
-    };
-    if (header.protocol_version() != proto::kProtocolVersion) {
-        return refuse("protocol version " + std::to_string(header.protocol_version()) + ", this worker speaks " +
-                      std::to_string(proto::kProtocolVersion));
-    }
-    if (header.model() != identity.model) {
-        return refuse("model '" + header.model() + "', this worker serves '" + identity.model + "'");
-    }
-    if (header.numerics_id() != 0 && header.numerics_id() != identity.numerics_id) {
-        return refuse("another numerics id: weights, formats or kernels differ");
-    }
-    return {};
+    proto::ExpectedHeader expected{.model = identity.model};
+    if (header.numerics_id() != 0) { expected.numerics_id = identity.numerics_id; }
+    return proto::check_header(header, expected);
 }
 
 base::Result<StartRequest> read_start(const sluice::proto::Start& start, GatewayId gateway, const base::Clock& clock) {
@@ -144,10 +130,7 @@ void write_output(const SequenceOutput& output, sluice::proto::SequenceOutput& m
         write_token(token, *message.add_prompt());
     }
     message.set_finish(finish_message(output.finish));
-    if (output.error) {
-        message.mutable_error()->set_code(static_cast<std::uint32_t>(base::grpc_status_number(output.error->code)));
-        message.mutable_error()->set_message(output.error->message);
-    }
+    if (output.error) { proto::set_error(*message.mutable_error(), *output.error); }
     message.set_cached_tokens(output.cached_tokens);
     message.set_kv_path(output.kv_path);
 }

@@ -2,18 +2,6 @@
 
 namespace worker {
 
-std::string_view role_name(Role role) {
-    switch (role) {
-        case Role::prefill:
-            return "prefill";
-        case Role::decode:
-            return "decode";
-        case Role::mixed:
-            return "mixed";
-    }
-    return "mixed";
-}
-
 WorkerOptions WorkerOptions::defaults(bool on_gpu) {
     WorkerOptions options;
     if (on_gpu) {

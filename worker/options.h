@@ -8,12 +8,12 @@
 #include "base/block_hash.h"
 #include "base/config.h"
 #include "base/result.h"
+#include "proto/roles.h"
 
 namespace worker {
 
-/// Which parts of a worker are on. Data, not a type: a role can change without reloading weights.
-enum class Role { prefill, decode, mixed };
-std::string_view role_name(Role role);
+using proto::Role;
+using proto::role_name;
 
 /// Bounds and times of a worker's step loop and plumbing (config section `worker`).
 struct WorkerOptions {

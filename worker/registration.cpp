@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "base/log.h"
-#include "proto/liveness.h"
+#include "proto/channel.h"
 #include "proto/scheduler.grpc.pb.h"
 
 namespace worker {
@@ -97,10 +97,7 @@ void Registration::follow(const sluice::proto::WorkerDirective& directive) {
 }
 
 void Registration::attach_once(std::stop_token stop) {
-    grpc::ChannelArguments arguments;
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // a fresh connection each time: no stale back-off
-    ::proto::watch_peer(arguments);
-    const auto channel = grpc::CreateCustomChannel(scheduler_address_, grpc::InsecureChannelCredentials(), arguments);
+    const auto channel = proto::make_channel({.address = scheduler_address_});  // each time: no stale back-off
     const auto stub = sluice::proto::Scheduler::NewStub(channel);
     grpc::ClientContext context;
     const std::stop_callback cancel(stop, [&context] { context.TryCancel(); });

@@ -4,13 +4,15 @@
 #include <grpcpp/health_check_service_interface.h>
 
 #include <algorithm>
+#include <array>
 #include <deque>
 #include <optional>
 #include <utility>
 
 #include "base/check.h"
 #include "base/log.h"
-#include "proto/liveness.h"
+#include "proto/channel.h"
+#include "proto/status.h"
 #include "proto/worker.grpc.pb.h"
 
 namespace worker {
@@ -18,8 +20,6 @@ namespace {
 
 using sluice::proto::WorkerCommand;
 using sluice::proto::WorkerEvent;
-
-constexpr int kMessageBytesMax = 64 << 20;  // a prompt of 1M tokens is 5 MB
 
 }  // namespace
 
@@ -195,9 +195,6 @@ private:
 };
 
 grpc::Status WorkerServer::Impl::Stream::handle(const WorkerCommand& command) {
-    const auto status = [](const base::Error& error) {
-        return grpc::Status(static_cast<grpc::StatusCode>(base::grpc_status_number(error.code)), error.message);
-    };
     if (command.has_hello()) {
         const auto& hello = command.hello();
         WorkerEvent reply;
@@ -206,7 +203,7 @@ grpc::Status WorkerServer::Impl::Stream::handle(const WorkerCommand& command) {
             if (!impl_.is_serving) { return {grpc::StatusCode::UNAVAILABLE, "the worker is not ready"}; }
             if (gateway_ != GatewayId{}) { return {grpc::StatusCode::INVALID_ARGUMENT, "a second Hello"}; }
             if (const auto checked = check_header(hello.header(), impl_.identity); !checked) {
-                return status(checked.error());
+                return proto::status_of(checked.error());
             }
             if (hello.incarnation() != 0 && hello.incarnation() != base::raw(impl_.identity.incarnation)) {
                 return {grpc::StatusCode::FAILED_PRECONDITION, "another incarnation of this worker was meant"};
@@ -311,17 +308,10 @@ base::Result<std::unique_ptr<WorkerServer>> WorkerServer::listen(const std::stri
     impl.options = options;
     impl.clock = &clock;
     impl.service = std::make_unique<Impl::Service>(impl);
-    grpc::EnableDefaultHealthCheckService(true);
-    grpc::ServerBuilder builder;
-    builder.SetMaxReceiveMessageSize(kMessageBytesMax);
-    ::proto::watch_peers(builder);
-    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-    builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &impl.port);
-    builder.RegisterService(impl.service.get());
-    impl.server = builder.BuildAndStart();
-    if (impl.server == nullptr || impl.port == 0) {
-        return base::fail(base::ErrorCode::unavailable, "cannot listen on " + address);
-    }
+    auto running = proto::start_server({.listen_address = address}, std::array<grpc::Service*, 1>{impl.service.get()});
+    if (!running) { return base::pass_on(running); }
+    impl.server = std::move(running->server);
+    impl.port = running->port;
     impl.server->GetHealthCheckService()->SetServingStatus(false);
     return server;
 }

@@ -7,10 +7,11 @@
 #include <set>
 #include <utility>
 
-#include "gateway/cluster/channel.h"
 #include "gateway/cluster/releases.h"
+#include "proto/channel.h"
+#include "proto/header.h"
 #include "proto/scheduler.grpc.pb.h"
-#include "proto/version.h"
+#include "proto/status.h"
 
 namespace gateway {
 namespace {
@@ -25,10 +26,6 @@ struct Call {
     Reply reply;
 };
 
-base::Error error_of(const grpc::Status& status) {
-    return {base::error_code_from_grpc(static_cast<int>(status.error_code())), status.error_message()};
-}
-
 void set_timeout(grpc::ClientContext& context, base::Duration timeout) {
     context.set_deadline(std::chrono::system_clock::now() +
                          std::chrono::duration_cast<std::chrono::system_clock::duration>(timeout));
@@ -40,7 +37,7 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
     State(Options given, Post given_post)
         : options(std::move(given)),
           post(std::move(given_post)),
-          stub(proto::Scheduler::NewStub(make_channel(options.address))),
+          stub(proto::Scheduler::NewStub(proto::make_channel({.address = options.address}))),
           releases(options.releases_max, options.release_batch_max) {}
 
     /// Starts a unary call; `then(status, reply)` runs on the gateway's thread unless stopped.
@@ -67,16 +64,10 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
               });
     }
 
-    void fill_header(proto::Header& header) const {
-        header.set_protocol_version(::proto::kProtocolVersion);
-        header.set_model(options.model);
-        header.set_numerics_id(numerics_id);
-    }
-
     void describe() {
         describing = true;
         proto::DescribeRequest request;
-        fill_header(*request.mutable_header());
+        *request.mutable_header() = proto::make_header(options.model, numerics_id);
         call<proto::DescribeRequest, proto::DescribeReply>(
             request, kDescribeTimeout,
             [this](grpc::ClientContext& context, auto& ask, auto& reply, auto done) {
@@ -89,7 +80,7 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
                     numerics_id = reply.header().numerics_id();
                     events->on_cluster(reply);
                 } else {
-                    events->on_cluster(tl::unexpected<base::Error>(error_of(status)));
+                    events->on_cluster(tl::unexpected<base::Error>(proto::error_of(status)));
                 }
             });
     }
@@ -101,7 +92,7 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
         proto::ReleaseRequest request;
         if (!releases.take_batch(request)) { return; }
         releasing = true;
-        fill_header(*request.mutable_header());
+        *request.mutable_header() = proto::make_header(options.model, numerics_id);
         call<proto::ReleaseRequest, proto::ReleaseReply>(
             request, kReleaseTimeout,
             [this](grpc::ClientContext& context, auto& ask, auto& reply, auto done) {
@@ -162,7 +153,7 @@ void SchedulerClient::place(const proto::PlaceRequest& request, base::Duration t
             if (status.ok()) {
                 state.events->on_place_answered(id, epoch, reply);
             } else {
-                state.events->on_place_answered(id, epoch, tl::unexpected<base::Error>(error_of(status)));
+                state.events->on_place_answered(id, epoch, tl::unexpected<base::Error>(proto::error_of(status)));
             }
         });
 }

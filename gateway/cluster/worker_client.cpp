@@ -5,9 +5,9 @@
 #include <utility>
 #include <vector>
 
-#include "gateway/cluster/channel.h"
 #include "gateway/cluster/worker_stream.h"
-#include "proto/version.h"
+#include "proto/channel.h"
+#include "proto/header.h"
 
 namespace gateway {
 struct WorkerClient::State final : WorkerStreamOwner, std::enable_shared_from_this<State> {
@@ -17,20 +17,19 @@ struct WorkerClient::State final : WorkerStreamOwner, std::enable_shared_from_th
     std::shared_ptr<WorkerStream> stream_to(const proto::WorkerEndpoint& endpoint) {
         std::shared_ptr<WorkerStream>& stream = streams[endpoint.incarnation()];
         if (!stream) {
-            stream =
-                std::make_shared<WorkerStream>(WorkerStream::Setup{.endpoint = endpoint,
-                                                                   .channel = make_channel(endpoint.control_address()),
-                                                                   .post = post,
-                                                                   .owner = weak_from_this(),
-                                                                   .live = live,
-                                                                   .now = clock.now(),
-                                                                   .inbox_bytes_max = options.inbox_bytes_max});
+            stream = std::make_shared<WorkerStream>(
+                WorkerStream::Setup{.endpoint = endpoint,
+                                    .channel = proto::make_channel({.address = endpoint.control_address()}),
+                                    .post = post,
+                                    .owner = weak_from_this(),
+                                    .live = live,
+                                    .now = clock.now(),
+                                    .inbox_bytes_max = options.inbox_bytes_max});
             stream->open();
             proto::WorkerCommand command;
             proto::Hello& hello = *command.mutable_hello();
-            hello.mutable_header()->set_protocol_version(::proto::kProtocolVersion);
-            hello.mutable_header()->set_model(options.model);
             // No numerics id: workers of every id are served, the scheduler picks those that fit a sequence.
+            *hello.mutable_header() = proto::make_header(options.model, 0);
             hello.set_gateway(options.name);
             hello.set_incarnation(endpoint.incarnation());
             stream->push(std::move(command));

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "proto/status.h"
+
 namespace gateway {
 
 void LiveCount::change(int by) {
@@ -106,9 +108,7 @@ void WorkerStream::OnWriteDone(bool ok) {
 
 void WorkerStream::OnDone(const grpc::Status& status) {
     base::Error error{base::ErrorCode::unavailable, "the stream to the worker ended"};
-    if (!status.ok()) {
-        error = {base::error_code_from_grpc(static_cast<int>(status.error_code())), status.error_message()};
-    }
+    if (!status.ok()) { error = proto::error_of(status); }
     auto self = std::move(self_);
     post_([self, error] {
         if (const auto owner = self->owner_.lock()) { owner->on_closed(self, error); }

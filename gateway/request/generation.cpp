@@ -7,7 +7,9 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "proto/version.h"
+#include "proto/block_hashes.h"
+#include "proto/errors.h"
+#include "proto/header.h"
 
 namespace gateway {
 namespace {
@@ -30,10 +32,6 @@ bool is_retryable(base::ErrorCode code) {
         default:
             return false;
     }
-}
-
-base::Error error_of(const proto::Error& error) {
-    return {base::error_code_from_grpc(static_cast<int>(error.code())), error.message()};
 }
 
 base::Incarnation incarnation_of(const proto::WorkerEndpoint& endpoint) {
@@ -111,9 +109,7 @@ void Generation::place() {
     const bool begun = !generated_.empty();
     const std::uint64_t numerics_id = begun ? numerics_id_ : context_.cluster.numerics_id;
     proto::PlaceRequest ask;
-    ask.mutable_header()->set_protocol_version(::proto::kProtocolVersion);
-    ask.mutable_header()->set_model(context_.model);
-    ask.mutable_header()->set_numerics_id(numerics_id);
+    *ask.mutable_header() = proto::make_header(context_.model, numerics_id);
     ask.set_request_id(base::raw(id_));
     ask.set_epoch(base::raw(epoch_));
     ask.set_begun(begun);
@@ -127,14 +123,7 @@ void Generation::place() {
                                     .numerics_id = numerics_id,
                                     .adapter = "",
                                     .block_tokens = context_.cluster.block_tokens};
-        std::string& bytes = *ask.mutable_block_hashes();
-        for (const base::BlockHash& hash : base::block_hash_chain(context_.hash_key, scope, tokens)) {
-            for (const std::uint64_t half : {hash.high, hash.low}) {
-                for (unsigned shift = 0; shift < 64; shift += 8) {
-                    bytes.push_back(static_cast<char>(half >> shift));
-                }
-            }
-        }
+        ask.set_block_hashes(proto::write_block_hashes(base::block_hash_chain(context_.hash_key, scope, tokens)));
     }
     if (request_.deadline) { ask.set_deadline_in_us(base::time_left_us(*request_.deadline, placed_at_)); }
     for (const std::uint64_t worker : avoid_) {
@@ -160,7 +149,7 @@ bool Generation::on_place_answered(base::Epoch epoch, const base::Result<proto::
         take_placement(reply->placement());
         return true;
     }
-    const base::Error error = reply->has_refusal() ? error_of(reply->refusal().error())
+    const base::Error error = reply->has_refusal() ? proto::error_of(reply->refusal().error())
                                                    : base::Error{base::ErrorCode::internal, "empty placement reply"};
     const std::uint32_t retry_after_ms = reply->refusal().retry_after_ms();
     // A new request is refused at once; a stream that lost its worker waits for a place.
@@ -361,7 +350,7 @@ void Generation::accept_finish(base::Incarnation from, const proto::SequenceOutp
             }
             return;
         case proto::SequenceOutput::FINISH_ERROR:
-            attempt_failed(from, error_of(output.error()));
+            attempt_failed(from, proto::error_of(output.error()));
             return;
         case proto::SequenceOutput::FINISH_CANCELLED:
             attempt_failed(from, {base::ErrorCode::aborted, "a worker cancelled the sequence"});

@@ -6,11 +6,10 @@
 #include "base/ids.h"
 #include "base/result.h"
 #include "proto/scheduler.pb.h"
+#include "proto/version.h"
 #include "proto/worker.pb.h"
 
 namespace gateway {
-
-namespace proto = sluice::proto;
 
 /// The way to the scheduler. Calls return at once; answers come back as events (RequestTable). Called and answered on
 /// the thread that owns the RequestTable.

@@ -19,7 +19,6 @@ namespace {
 
 using namespace std::chrono_literals;
 using namespace gateway_test;
-namespace proto = sluice::proto;
 
 /// A worker process in this process: a real gRPC server around a FakeWorker, one step every millisecond.
 class WorkerProcess final : public proto::Worker::Service {
@@ -126,7 +125,7 @@ public:
 
     grpc::Status Place(grpc::ServerContext*, const proto::PlaceRequest* request, proto::PlaceReply* reply) override {
         const std::scoped_lock lock(mutex_);
-        if (request->header().protocol_version() != ::proto::kProtocolVersion) {
+        if (request->header().protocol_version() != proto::kProtocolVersion) {
             return {grpc::StatusCode::FAILED_PRECONDITION, "version"};
         }
         const auto& avoid = request->avoid_workers();

@@ -111,7 +111,7 @@ TEST_CASE("text offsets of an echo fit its text: BOS has none, bytes of a charac
     const base::RequestId id{owner.ports.placed.at(0).request_id()};
     owner.table.on_place_answered(id, base::Epoch{0},
                                   gateway_test::local_placement(gateway_test::make_endpoint(2, 20)));
-    auto all = gateway_test::output(id, 0, "\xc3\xa9x", gateway_test::proto::SequenceOutput::FINISH_LENGTH);
+    auto all = gateway_test::output(id, 0, "\xc3\xa9x", proto::SequenceOutput::FINISH_LENGTH);
     for (const int token : {0xc3, 0xa9, int{'a'}}) {
         all.add_prompt()->set_token(token);
     }

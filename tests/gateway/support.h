@@ -21,7 +21,6 @@
 
 namespace gateway_test {
 
-namespace proto = sluice::proto;
 using Tokens = std::vector<base::TokenId>;
 
 inline constexpr base::TokenId kBos = 256;

@@ -105,12 +105,12 @@ TEST_CASE("a frame is refused for each field that does not fit our own layout", 
 
 TEST_CASE("errors travel with their code, cut and escaped", "[kv_transfer]") {
     sluice::proto::Error wire;
-    kv_transfer::set_error(wire, {ErrorCode::data_loss, std::string(1000, '\n')});
+    proto::set_error(wire, {ErrorCode::data_loss, std::string(1000, '\n')}, kv_transfer::kErrorBytesMax);
     CHECK(wire.message().size() <= 400);
-    const base::Error error = kv_transfer::error_of(wire);
+    const base::Error error = proto::error_of(wire);
     CHECK(error.code == ErrorCode::data_loss);
     wire.set_code(0xffffffff);
-    CHECK(kv_transfer::error_of(wire).code == ErrorCode::internal);
+    CHECK(proto::error_of(wire).code == ErrorCode::internal);
 }
 
 TEST_CASE("the raw codec passes bytes through and refuses another length", "[kv_transfer]") {

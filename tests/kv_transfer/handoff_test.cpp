@@ -54,6 +54,33 @@ TEST_CASE("KV that is ready before the grant arrives bit for bit in the granted 
     CHECK(world.receiver->staging_buffers_free() == 8);
 }
 
+TEST_CASE("a prefill worker of another minor version hands its KV over", "[kv_transfer]") {
+    const auto minor = GENERATE(std::uint32_t{0}, proto::kProtocolMinor + 1);
+    World world({.prefill_speaks = {.minor = minor}});
+    const HandoffKey key = make_key(1);
+    REQUIRE(world.open(key, kTokens));
+    world.ready_all(key, kTokens);
+    world.settle();
+    world.grant(key, kTokens);
+    world.settle();
+    CHECK(kinds(world.sent) == std::vector{S::granted, S::completed, S::released});
+    CHECK(kinds(world.received) == std::vector{R::room_requested, R::completed, R::released});
+    CHECK(world.received_kv(kTokens) == world.sent_kv(kTokens));
+}
+
+TEST_CASE("a prefill worker of another major version is refused, and is told both versions", "[kv_transfer]") {
+    World world({.prefill_speaks = {.version = proto::kProtocolVersion + 1, .minor = 3}});
+    const HandoffKey key = make_key(1);
+    REQUIRE(world.open(key, kTokens));
+    world.settle();
+    CHECK(world.received.empty());
+    REQUIRE(kinds(world.sent) == std::vector{S::failed, S::released});
+    CHECK(world.sent[0].error->code == ErrorCode::failed_precondition);
+    CHECK(world.sent[0].error->message == "protocol version " + std::to_string(proto::kProtocolVersion + 1) +
+                                              ".3, ours is " + std::to_string(proto::kProtocolVersion) + "." +
+                                              std::to_string(proto::kProtocolMinor));
+}
+
 TEST_CASE("layers go as they get ready, in chunks of tokens, and the rest of the blocks stays", "[kv_transfer]") {
     World world;
     const HandoffKey key = make_key(1);

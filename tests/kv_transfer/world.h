@@ -14,6 +14,7 @@
 #include "net/fault.h"
 #include "net/in_process.h"
 #include "tests/kv_transfer/random.h"
+#include "tests/kv_transfer/version_transport.h"
 
 namespace kv_test {
 
@@ -76,17 +77,19 @@ inline std::vector<std::byte> kv_of(const kv_cache::KvStore& store, const std::v
 /// orders, so that only the canonical order can make their KV equal.
 struct World {
     struct Options {
-        std::string prefill_faults;
-        std::string decode_faults;
-        KvSender::Options sender;
-        KvReceiver::Options receiver;
+        std::string prefill_faults = {};
+        std::string decode_faults = {};
+        KvSender::Options sender = {};
+        KvReceiver::Options receiver = {};
+        ProtocolVersion prefill_speaks = {};  // what the messages of prefill say
     };
 
     World() : World(Options{}) {}
     explicit World(Options options) {
         options.sender.own_thread = false;
         options.receiver.own_thread = false;
-        prefill_transport = make_transport("prefill", options.prefill_faults);
+        prefill_transport = std::make_unique<VersionTransport>(make_transport("prefill", options.prefill_faults),
+                                                               options.prefill_speaks);
         decode_transport = make_transport("decode", options.decode_faults);
         sender = std::make_unique<KvSender>(options.sender, kPrefill, prefill_layout, prefill_store, *prefill_transport,
                                             clock, &metrics, [this](SenderEvent e) { sent.push_back(std::move(e)); });

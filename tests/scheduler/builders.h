@@ -5,8 +5,9 @@
 #include <vector>
 
 #include "base/block_hash.h"
+#include "proto/block_hashes.h"
+#include "proto/header.h"
 #include "proto/scheduler.pb.h"
-#include "proto/version.h"
 #include "scheduler/cluster_view.h"
 #include "scheduler/registry.h"
 
@@ -64,11 +65,7 @@ inline scheduler::WorkerView make_worker(const WorkerSpec& spec) {
 }
 
 inline messages::Header make_header(std::uint64_t numerics_id = 7, const std::string& model = "test-model") {
-    messages::Header header;
-    header.set_protocol_version(proto::kProtocolVersion);
-    header.set_model(model);
-    header.set_numerics_id(numerics_id);
-    return header;
+    return proto::make_header(model, numerics_id);
 }
 
 struct RegistrationSpec {
@@ -126,8 +123,8 @@ inline messages::BlockEvents make_events(std::uint64_t number, const std::vector
     messages::BlockEvents events;
     events.set_number(number);
     events.set_snapshot(snapshot);
-    events.set_stored(scheduler::write_block_hashes(stored));
-    events.set_removed(scheduler::write_block_hashes(removed));
+    events.set_stored(proto::write_block_hashes(stored));
+    events.set_removed(proto::write_block_hashes(removed));
     return events;
 }
 
@@ -147,7 +144,7 @@ inline messages::PlaceRequest make_place(const PlaceSpec& spec) {
     request.set_epoch(spec.epoch);
     request.set_prompt_tokens(spec.prompt_tokens);
     request.set_new_tokens_max(spec.new_tokens_max);
-    request.set_block_hashes(scheduler::write_block_hashes(spec.hashes));
+    request.set_block_hashes(proto::write_block_hashes(spec.hashes));
     for (const std::uint64_t life : spec.avoid) {
         request.add_avoid_workers(life);
     }

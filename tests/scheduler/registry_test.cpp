@@ -253,11 +253,3 @@ TEST_CASE("workers share a block size and are bounded in number", "[scheduler][r
         f.registry.enroll(make_registration({.id = 4, .incarnation = 41, .block_tokens = 32}), f.clock.now());
     REQUIRE(fourth.error().code == base::ErrorCode::resource_exhausted);
 }
-
-TEST_CASE("block hashes travel as sixteen little-endian bytes", "[scheduler][registry]") {
-    const std::vector<base::BlockHash> hashes = {{.high = 0x0102030405060708, .low = 0x1112131415161718}};
-    const std::string bytes = scheduler::write_block_hashes(hashes);
-    REQUIRE(bytes == std::string("\x08\x07\x06\x05\x04\x03\x02\x01\x18\x17\x16\x15\x14\x13\x12\x11"));
-    REQUIRE(scheduler::read_block_hashes(bytes).value() == hashes);
-    REQUIRE(scheduler::read_block_hashes(bytes.substr(1)).error().code == base::ErrorCode::invalid_argument);
-}

@@ -273,6 +273,31 @@ TEST_CASE("a scheduler that lost everything is whole again with the workers' nex
     REQUIRE(f.placed({.prompt_tokens = 100, .hashes = hashes}).cached_prompt_tokens() == 96);
 }
 
+TEST_CASE("peers of another minor version are served: they register, report and are placed", "[scheduler]") {
+    const auto minor = GENERATE(std::uint32_t{0}, proto::kProtocolMinor + 1);
+    Fixture f;
+    const auto other = [minor](messages::Header& header) {
+        header.set_protocol_minor(minor);
+        header.GetReflection()->MutableUnknownFields(&header)->AddVarint(1000, 7);  // a field that we do not know
+    };
+    messages::WorkerReport report;
+    *report.mutable_registration() = make_registration({.id = 1, .incarnation = 11});
+    other(*report.mutable_registration()->mutable_header());
+    REQUIRE(f.scheduler.report(SessionId{1}, report)->directives.at(0).has_registered());
+    *report.mutable_heartbeat() = make_heartbeat(1);
+    other(*report.mutable_heartbeat()->mutable_header());
+    REQUIRE(f.scheduler.report(SessionId{1}, report).has_value());
+    auto ask = make_place({});
+    other(*ask.mutable_header());
+    const auto reply = f.scheduler.place(ask);
+    REQUIRE(reply.has_placement());
+    REQUIRE(reply.header().protocol_version() == proto::kProtocolVersion);
+    REQUIRE(reply.header().protocol_minor() == proto::kProtocolMinor);
+    messages::ReleaseRequest release;
+    *release.mutable_header() = ask.header();
+    REQUIRE(f.scheduler.release(release).has_value());
+}
+
 TEST_CASE("another version or model is refused everywhere", "[scheduler]") {
     Fixture f;
     f.attach(1, {.id = 1, .incarnation = 11});

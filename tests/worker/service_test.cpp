@@ -254,6 +254,37 @@ TEST_CASE("a stream without a fitting hello is ended with the reason", "[worker]
     REQUIRE(client.stream->Finish().error_code() == grpc::StatusCode::FAILED_PRECONDITION);
 }
 
+TEST_CASE("a gateway of another minor version streams; one of another major version is told both", "[worker]") {
+    RunningWorker running;
+    const auto hello_with = [&](Client& client, std::uint32_t version, std::uint32_t minor) {
+        WorkerCommand command;
+        auto& header = *command.mutable_hello()->mutable_header();
+        header = worker::make_header(running.identity);
+        header.set_protocol_version(version);
+        header.set_protocol_minor(minor);
+        client.stream->Write(command);
+    };
+    for (const std::uint32_t minor : {std::uint32_t{0}, proto::kProtocolMinor + 1}) {
+        CAPTURE(minor);
+        Client client(running);
+        hello_with(client, proto::kProtocolVersion, minor);
+        client.read_hello();
+        client.start(5 + minor, {1, 2, 3}, 12);
+        SequenceOutput::Finish finish{};
+        REQUIRE(client.read_to_end(5 + minor, finish) == ledger_continuation({1, 2, 3}, 12, 1000));
+        REQUIRE(finish == SequenceOutput::FINISH_LENGTH);
+    }
+    Client client(running);
+    hello_with(client, proto::kProtocolVersion + 1, 4);
+    WorkerEvent event;
+    REQUIRE(!client.stream->Read(&event));
+    const grpc::Status status = client.stream->Finish();
+    REQUIRE(status.error_code() == grpc::StatusCode::FAILED_PRECONDITION);
+    REQUIRE(status.error_message() == "protocol version " + std::to_string(proto::kProtocolVersion + 1) +
+                                          ".4, ours is " + std::to_string(proto::kProtocolVersion) + "." +
+                                          std::to_string(proto::kProtocolMinor));
+}
+
 TEST_CASE("when a gateway goes, its sequences go", "[worker]") {
     RunningWorker running;
     {

@@ -1,0 +1,66 @@
+#include "proto/channel.h"
+
+#include <grpcpp/health_check_service_interface.h>
+
+namespace sluice::proto {
+namespace {
+
+// A peer whose machine or network is gone says nothing, not even goodbye: its connections stay open for ever unless
+// somebody asks. Both ends ask (HTTP/2 ping), with or without calls in flight, and close what does not answer: it takes
+// kPingIntervalMs + kPingTimeoutMs at most until streams on such a connection end.
+constexpr int kPingIntervalMs = 5000;
+constexpr int kPingTimeoutMs = 5000;
+constexpr int kReconnectMsMin = 100;
+constexpr int kReconnectMsMax = 1000;
+
+/// The only places where credentials are made.
+std::shared_ptr<grpc::ChannelCredentials> channel_credentials(const ChannelOptions& /*options*/) {
+    return grpc::InsecureChannelCredentials();
+}
+std::shared_ptr<grpc::ServerCredentials> server_credentials(const ServerOptions& /*options*/) {
+    return grpc::InsecureServerCredentials();
+}
+
+}  // namespace
+
+std::shared_ptr<grpc::Channel> make_channel(const ChannelOptions& options) {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMsMin);
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kReconnectMsMin);
+    arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectMsMax);
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kPingIntervalMs);
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kPingTimeoutMs);
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+    arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);  // no limit
+    arguments.SetMaxReceiveMessageSize(options.message_bytes_max);
+    arguments.SetMaxSendMessageSize(options.message_bytes_max);
+    return grpc::CreateCustomChannel(options.address, channel_credentials(options), arguments);
+}
+
+base::Result<RunningServer> start_server(const ServerOptions& options, std::span<grpc::Service* const> services) {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::ServerBuilder builder;
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kPingIntervalMs);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kPingTimeoutMs);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+    // The channels' pings are no attack.
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kPingIntervalMs / 2);
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // two servers on one port would split their peers
+    builder.SetMaxReceiveMessageSize(options.message_bytes_max);
+    builder.SetMaxSendMessageSize(options.message_bytes_max);
+    RunningServer running;
+    builder.AddListeningPort(options.listen_address, server_credentials(options), &running.port);
+    for (grpc::Service* service : services) {
+        builder.RegisterService(service);
+    }
+    running.server = builder.BuildAndStart();
+    if (running.server == nullptr || running.port == 0) {
+        return base::fail(base::ErrorCode::unavailable, "cannot listen on " + options.listen_address);
+    }
+    return running;
+}
+
+}  // namespace sluice::proto
