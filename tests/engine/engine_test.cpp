@@ -12,6 +12,7 @@
 
 #include "engine/model/checkpoint_writer.h"
 #include "tests/engine/support.h"
+#include "tests/kv_cache/support.h"
 #include "tests/support/catch.h"
 
 namespace {
@@ -393,6 +394,22 @@ TEST_CASE("a token outside of the vocabulary fails the step and the engine goes 
         REQUIRE(run_step(*engine, {{&stream, 3}}));
         REQUIRE(stream.generated.size() == 1);
     }
+}
+
+TEST_CASE("a block that is none stops the process before it is written or read", "[engine]") {
+    Setting setting;
+    const auto runs = [&](std::size_t wrong) {
+        const auto engine = test_engine::load(setting.options);  // in the child, where its threads are needed
+        Stream stream;
+        stream.prompt.assign(40, 7);
+        stream.blocks = block_run(0, 3);
+        REQUIRE(run_step(*engine, {{&stream, 39}}));
+        if (wrong < 3) { stream.blocks[wrong] = base::BlockId{engine->blocks_total()}; }
+        static_cast<void>(run_step(*engine, {{&stream, 1}}));
+    };
+    REQUIRE_FALSE(kv_cache_test::stops_the_process([&] { runs(3); }));
+    REQUIRE(kv_cache_test::stops_the_process([&] { runs(2); }));  // written by the step
+    REQUIRE(kv_cache_test::stops_the_process([&] { runs(0); }));  // read by it
 }
 
 TEST_CASE("weights that give NaN end in an error, and the engine goes on", "[engine]") {

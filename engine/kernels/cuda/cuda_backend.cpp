@@ -191,7 +191,8 @@ Result<void> CudaBackend::prepare(const ModelLimits& limits) {
                    .context_tokens = static_cast<std::uint32_t>(limits.rope->cosines.size() / (shape.head_dim / 2)),
                    .block_tokens = layout.block_tokens(),
                    .tile_tokens = static_cast<std::uint32_t>(
-                       cuda::prefill_tile_tokens(narrow(shape.heads_q), narrow(shape.heads_kv)))});
+                       cuda::prefill_tile_tokens(narrow(shape.heads_q), narrow(shape.heads_kv))),
+                   .blocks_total = limits.kv->blocks_total()});
     if (!buffers) { return base::pass_on(buffers); }
     buffers_.emplace(std::move(*buffers));
     if (limits.weight_format == WeightFormat::fp8) {

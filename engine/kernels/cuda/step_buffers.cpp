@@ -32,7 +32,7 @@ std::uint32_t context_bucket(std::uint32_t tokens) {
 }
 
 base::Result<StepBuffers> StepBuffers::make(device::Device& device, const Limits& limits) {
-    CHECK(limits.batch_tokens > 0 && limits.batch_sequences > 0 && limits.tile_tokens > 0);
+    CHECK(limits.batch_tokens > 0 && limits.batch_sequences > 0 && limits.tile_tokens > 0 && limits.blocks_total > 0);
     StepBuffers buffers(device, limits);
     buffers.table_stride_ = (limits.context_tokens + limits.block_tokens - 1) / limits.block_tokens;
     buffers.table_stride_ = (buffers.table_stride_ + 3) / 4 * 4;  // rows of 16 bytes
@@ -172,9 +172,13 @@ base::Result<DeviceStep> StepBuffers::send(const StepRows& step, const StepShape
         const SequenceRows& sequence = step.sequences[i];
         CHECK(sequence.sequence == i, "sequence " << i << " says it is " << sequence.sequence);
         const std::size_t blocks = std::min(sequence.blocks.size(), longest);
+        std::uint32_t largest = 0;
         for (std::size_t b = 0; b < blocks; ++b) {
-            table[b] = narrow(base::raw(sequence.blocks[b]));
+            const std::uint32_t block = base::raw(sequence.blocks[b]);
+            largest = std::max(largest, block);
+            table[b] = static_cast<std::int32_t>(block);
         }
+        CHECK(largest < limits_.blocks_total, "block " << largest << " of " << limits_.blocks_total);
         std::fill(table + blocks, table + longest, 0);
         table += longest;
     }

@@ -56,7 +56,8 @@ public:
         std::uint32_t batch_sequences = 0;
         std::uint32_t context_tokens = 0;
         std::uint32_t block_tokens = 0;
-        std::uint32_t tile_tokens = 0;  // prefill_tile_tokens()
+        std::uint32_t tile_tokens = 0;   // prefill_tile_tokens()
+        std::uint32_t blocks_total = 0;  // of the KV pool
     };
     /// Error: resource_exhausted.
     static base::Result<StepBuffers> make(device::Device& device, const Limits& limits);

@@ -23,8 +23,12 @@ using engine::cuda::StepShape;
 
 namespace {
 
-constexpr StepBuffers::Limits kLimits{
-    .batch_tokens = 256, .batch_sequences = 12, .context_tokens = 1000, .block_tokens = 16, .tile_tokens = 32};
+constexpr StepBuffers::Limits kLimits{.batch_tokens = 256,
+                                      .batch_sequences = 12,
+                                      .context_tokens = 1000,
+                                      .block_tokens = 16,
+                                      .tile_tokens = 32,
+                                      .blocks_total = 12 * 1000};
 
 struct Step {
     std::vector<base::TokenId> tokens;
