@@ -32,10 +32,14 @@ void BatchEntry::set_blocks(std::span<const base::BlockId> blocks, std::size_t g
 }
 
 Batch::Batch(Batch&& other) noexcept
-    : keep_logits(other.keep_logits), entries_(std::move(other.entries_)), count_(std::exchange(other.count_, 0)) {}
+    : keep_logits(other.keep_logits),
+      mask_wait(other.mask_wait),
+      entries_(std::move(other.entries_)),
+      count_(std::exchange(other.count_, 0)) {}
 
 Batch& Batch::operator=(Batch&& other) noexcept {
     keep_logits = other.keep_logits;
+    mask_wait = other.mask_wait;
     entries_ = std::move(other.entries_);
     count_ = std::exchange(other.count_, 0);
     return *this;
@@ -55,6 +59,8 @@ BatchEntry& Batch::add() {
     entry.sampler.assign({.params = &defaults});
     entry.score = false;
     entry.score_targets.clear();
+    entry.pooling = Pooling::none;
+    entry.mask = nullptr;
     return entry;
 }
 

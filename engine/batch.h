@@ -1,11 +1,15 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/ids.h"
+#include "engine/late_mask.h"
 #include "engine/sampling.h"
 
 namespace engine {
@@ -24,6 +28,10 @@ struct EntrySampler {
     SamplerContext context() const;
 };
 
+/// What of the hidden states of an entry's new tokens (after the last norm) is its result, instead of a token.
+/// last: of the last one. mean: over all of them, so they must be the whole text.
+enum class Pooling : std::uint32_t { none, last, mean };
+
 /// One sequence's share of a step.
 struct BatchEntry {
     base::SequenceId sequence{};
@@ -35,6 +43,10 @@ struct BatchEntry {
     EntrySampler sampler;                      // used when `sample`; with `score`: params.top_logprobs
     bool score = false;                        // also: log-probability of each new token's successor within `tokens`
     std::vector<base::TokenId> score_targets;  // with `score`: the token after each new token ([tokens.size()])
+    Pooling pooling = Pooling::none;           // else neither `sample` nor `score`: a vector, and no logits
+    /// Tokens that may be chosen, with `sample`; null: all. Waited for when the logits are there, at most
+    /// Batch::mask_wait for all entries together: then the entry gets deadline_exceeded, and the others their tokens.
+    std::shared_ptr<const LateMask> mask;
 
     /// The block table of one KV group. Memory that is there is used again.
     void set_blocks(std::span<const base::BlockId> blocks, std::size_t group = 0);
@@ -61,6 +73,8 @@ public:
     std::span<const BatchEntry> entries() const { return std::span(entries_).first(count_); }
 
     bool keep_logits = false;  // results carry the logits of every new token (tests)
+    /// A mask that comes later than this would hold up everybody else's next token for longer than they notice.
+    base::Duration mask_wait = std::chrono::milliseconds(50);
 
 private:
     std::vector<BatchEntry> entries_;  // the first `count_`; the others are memory for later

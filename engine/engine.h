@@ -34,7 +34,9 @@ struct EntryResult {
     std::optional<SampledToken> sampled;
     std::vector<SampledToken> scores;  // with `score`: one per new token (token = its target)
     std::vector<float> logits;         // with keep_logits: [tokens.size(), vocabulary]
-    std::optional<base::Error> error;  // nothing could be chosen for this sequence (logits that are no numbers)
+    std::vector<float> pooled;         // with pooling: [hidden]
+    std::optional<base::Error> error;  // nothing could be chosen for this sequence: logits that are no numbers
+                                       // (internal), a mask that has not come (deadline_exceeded) or allows nothing
 };
 
 struct StepResult {
@@ -103,6 +105,14 @@ public:
     /// too, only a new process helps.
     virtual base::Result<StepResult> collect(Ticket ticket, base::TimePoint deadline,
                                              const std::stop_token& stop = {}) = 0;
+
+    /// Takes tokens of a sequence back: all that the engine keeps of it is as if it had never had more than its first
+    /// `tokens`, so its next entry may begin there, with other tokens (guesses that were rejected). While no ticket is
+    /// open. What an engine keeps: KV of full attention lies in the blocks, which every entry names anew and of which
+    /// positions behind an entry's last token are never read; so such an engine keeps nothing, and the caller takes
+    /// back KV (kv_cache::SequenceKv::truncate(): not into a published block). State of recurrent layers would be kept
+    /// here. Error: unimplemented where the state before those tokens is gone.
+    virtual base::Result<void> truncate(base::SequenceId sequence, std::uint32_t tokens) = 0;
 };
 
 /// launch() and collect() in one, for who has nothing to do meanwhile: warm-up, benchmarks, tests. Waits at most ten

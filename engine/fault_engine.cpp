@@ -33,6 +33,9 @@ public:
         if (is_lost_) { return base::fail(base::ErrorCode::internal, "the device is lost, by configuration"); }
         return inner_->collect(ticket, deadline, stop);
     }
+    base::Result<void> truncate(base::SequenceId sequence, std::uint32_t tokens) override {
+        return inner_->truncate(sequence, tokens);
+    }
 
 private:
     const std::unique_ptr<Engine> inner_;

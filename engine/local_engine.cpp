@@ -54,6 +54,15 @@ Result<StepResult> LocalEngine::collect(Ticket ticket, base::TimePoint deadline,
     return result;
 }
 
+Result<void> LocalEngine::truncate(base::SequenceId sequence, std::uint32_t tokens) {
+    CHECK(state_.load(std::memory_order_acquire) == State::idle,
+          "sequence " << base::raw(sequence) << " back to " << tokens << " tokens while a ticket is open");
+    for (const kv_cache::KvGroup& group : layout().groups()) {  // nothing is kept here of such layers
+        CHECK(group.kind == kv_cache::KvGroup::Kind::full_attention);
+    }
+    return {};
+}
+
 void LocalEngine::check_open(Ticket ticket) const {
     CHECK(base::raw(ticket) == ticket_ && state_.load(std::memory_order_acquire) != State::idle,
           "ticket " << base::raw(ticket) << " is not open");
@@ -80,6 +89,7 @@ void LocalEngine::check_bounds(const Batch& batch) const {
             CHECK(base::raw(block) < blocks_total(), "block " << base::raw(block) << " of " << blocks_total());
         }
         CHECK(!entry.score || entry.score_targets.size() == entry.tokens.size());
+        CHECK(entry.pooling == Pooling::none || (!entry.sample && !entry.score));
     }
     CHECK(tokens <= limits_.batch_tokens_max, tokens << " tokens, at most " << limits_.batch_tokens_max);
 }

@@ -59,6 +59,7 @@ public:
     Ticket launch(Batch batch, LayersDone layers_done, StepDone done) override;
     bool ready(Ticket ticket) const override;
     base::Result<StepResult> collect(Ticket ticket, base::TimePoint deadline, const std::stop_token& stop) override;
+    base::Result<void> truncate(base::SequenceId sequence, std::uint32_t tokens) override;
 
 private:
     /// In the order in which a step goes through them; told: done_ has returned.

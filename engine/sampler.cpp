@@ -179,6 +179,12 @@ base::Result<SampledToken> Sampler::sample(std::span<const float> logits, const 
     }
     const auto peak = find_peak(changed);
     if (!peak) { return base::pass_on(peak); }
+    if (!context.allowed.empty() && peak->logit == -kInfinity) {
+        return base::fail(ErrorCode::failed_precondition,
+                          "no token is allowed: a grammar and the other masks of this "
+                          "sequence leave none of the " +
+                              std::to_string(logits.size()));
+    }
     SampledToken result;
     // Where everything is masked there is nothing to draw from: the lowest token, as ties always go.
     result.token =
@@ -205,7 +211,10 @@ std::span<const float> Sampler::change(std::span<const float> logits, const Samp
     const bool repetition = params.repetition_penalty != 1 && context.prompt.size() + context.generated.size() > 0;
     const bool generated =
         (params.presence_penalty != 0 || params.frequency_penalty != 0) && !context.generated.empty();
-    if (params.logit_bias.empty() && context.masked_tokens.empty() && !repetition && !generated) { return logits; }
+    if (params.logit_bias.empty() && context.masked_tokens.empty() && context.allowed.empty() && !repetition &&
+        !generated) {
+        return logits;
+    }
 
     changed_.assign(logits.begin(), logits.end());
     for (const auto& [token, bias] : params.logit_bias) {
@@ -214,6 +223,12 @@ std::span<const float> Sampler::change(std::span<const float> logits, const Samp
     if (repetition || generated) { apply_penalties(context); }
     for (const TokenId token : context.masked_tokens) {
         if (is_token(token, changed_.size())) { changed_[static_cast<std::size_t>(token)] = -kInfinity; }
+    }
+    if (!context.allowed.empty()) {
+        CHECK(context.allowed.size() * 32 >= changed_.size(), context.allowed.size() << " words of a mask");
+        for (std::size_t token = 0; token < changed_.size(); ++token) {
+            if ((context.allowed[token / 32] >> (token % 32) & 1u) == 0) { changed_[token] = -kInfinity; }
+        }
     }
     return changed_;
 }

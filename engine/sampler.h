@@ -18,7 +18,7 @@ namespace engine {
 class Sampler {
 public:
     /// Chooses the token at `context.position` (sampling.h has the rules). `logits`: [vocabulary], not empty.
-    /// Error: internal when a logit is NaN or +infinity.
+    /// Error: internal when a logit is NaN or +infinity; failed_precondition when context.allowed leaves no token.
     base::Result<SampledToken> sample(std::span<const float> logits, const SamplerContext& context);
 
     /// The log-probability of `target`, and of the `top_logprobs` most likely tokens, from unchanged logits.

@@ -12,7 +12,8 @@
 namespace engine {
 
 /// How the next token of a sequence is chosen. Defaults: greedy without any change to the logits.
-/// Order of operations: logit_bias, penalties, stop tokens masked below min_tokens, temperature, top_k, top_p, min_p.
+/// Order of operations: logit_bias, penalties, masks (stop tokens below min_tokens, a grammar's), temperature, top_k,
+/// top_p, min_p.
 struct SamplingParams {
     float temperature = 0;    // 0: greedy; ties go to the lower token id
     std::uint32_t top_k = 0;  // 0: off
@@ -50,7 +51,9 @@ struct SamplerContext {
     const SamplingParams* params = nullptr;
     std::uint64_t position = 0;  // absolute, of the token that is chosen now: keys its random number
     std::span<const base::TokenId> prompt = {};
-    std::span<const base::TokenId> generated = {};      // before the token that is chosen now; both only for penalties
+    std::span<const base::TokenId> generated = {};  // before the token that is chosen now; both only for penalties
+    /// Of a grammar: bit t % 32 of word t / 32: token t may be chosen. Empty: all may.
+    std::span<const std::uint32_t> allowed = {};
     std::span<const base::TokenId> masked_tokens = {};  // must not be chosen (stop tokens below min_tokens)
 };
 

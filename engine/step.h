@@ -1,9 +1,12 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/result.h"
 #include "engine/engine.h"
 #include "engine/model/decoder.h"
@@ -11,8 +14,8 @@
 
 namespace engine {
 
-/// Turns a Batch into one run of the decoder, and its logits into tokens, scores and copies. Keeps its memory from step
-/// to step. Not thread-safe: owned by the engine's coordinator thread.
+/// Turns a Batch into one run of the decoder, its logits into tokens, scores and copies, and hidden states into
+/// vectors. Keeps its memory from step to step. Not thread-safe: owned by the engine's coordinator thread.
 class StepRunner {
 public:
     /// `decoder` must outlive the runner.
@@ -37,6 +40,10 @@ private:
                             EntryResult& result);
     base::Result<void> take_row(const Batch& batch, const WantedRow& wanted, std::span<const float> logits,
                                 EntryResult& result);
+    static bool is_sampled(const Batch& batch, const WantedRow& wanted);
+    /// Waits for the entry's mask, and has the sampler heed it. Error: LateMask::wait()'s.
+    base::Result<void> take_mask(const Batch& batch, const WantedRow& wanted);
+    void take_hidden(const Batch& batch, const WantedRow& wanted, std::span<const float> row, EntryResult& result);
 
     Decoder* decoder_;
     std::uint32_t vocabulary_;
@@ -45,9 +52,13 @@ private:
     std::vector<base::TokenId> tokens_;
     std::vector<SequenceRows> sequences_;
     std::vector<std::uint32_t> rows_wanted_;
-    std::vector<WantedRow> wanted_;         // of rows_wanted_
-    std::vector<SamplerContext> contexts_;  // [entries]
-    std::vector<RowChoice> choices_;        // of rows_wanted_, or empty
+    std::vector<WantedRow> wanted_;                 // of rows_wanted_
+    std::vector<std::uint8_t> wants_hidden_;        // of rows_wanted_
+    std::vector<SamplerContext> contexts_;          // [entries]
+    std::vector<RowChoice> choices_;                // of rows_wanted_, or empty
+    std::vector<std::size_t> late_rows_;            // of take_logits: those whose masks are not there yet
+    std::optional<base::TimePoint> mask_deadline_;  // of this step, once it has waited for a mask
+    std::vector<double> hidden_sum_;                // [hidden]: of the entry whose rows are taken
 };
 
 }  // namespace engine

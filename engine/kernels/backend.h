@@ -53,7 +53,7 @@ struct AttentionArgs {
 ///
 /// On the host operators have run when they return (with the backend's own threads inside), and the calls around a step
 /// do nothing. On a GPU operators are only started; a failure is kept, the rest of the step is skipped, and
-/// read_logits(), choose() and end_step() tell. docs/decisions/0012-one-graph-for-cpu-and-gpu.md.
+/// read_rows(), choose() and end_step() tell. docs/decisions/0012-one-graph-for-cpu-and-gpu.md.
 ///
 /// Every operator gives bit-identical numbers for a row whatever else is in the batch, for any number of rows and
 /// threads (design 4.1): per output element one order of accumulation along K; attention in key partitions at fixed
@@ -91,7 +91,7 @@ public:
     /// Error: resource_exhausted; unimplemented for a shape or KV format that the kernels do not have.
     virtual base::Result<void> prepare(const ModelLimits& /*limits*/) { return {}; }
 
-    /// Hands over what changes from step to step. Then: run(), perhaps read_logits() or choose(), end_step().
+    /// Hands over what changes from step to step. Then: run(), perhaps read_rows() or choose(), end_step().
     /// Error: resource_exhausted, internal (then there is no step to end).
     virtual base::Result<StepPlan> begin_step(const StepRows& step) {
         return StepPlan{static_cast<std::uint32_t>(step.tokens.size()),
@@ -134,14 +134,14 @@ public:
     /// Moves the step's wanted rows of a buffer `[rows, width]` of kind `kind` to its front.
     virtual void keep_wanted(const StepRows& step, Activation kind, void* rows, std::uint32_t width);
 
-    /// `count` rows of logits where the processor can read them, once they are there; until the next call of this
-    /// backend. Error: internal.
-    virtual base::Result<std::span<const float>> read_logits(const void* logits, std::uint32_t count,
-                                                             std::uint32_t vocabulary) {
-        return std::span(static_cast<const float*>(logits), std::size_t{count} * vocabulary);
+    /// `count` rows (at most ModelLimits::logit_rows) of logits or of normed hidden states as floats where the
+    /// processor can read them, once they are there; until the next call of this backend. Error: internal.
+    virtual base::Result<std::span<const float>> read_rows(const void* rows, Activation /*kind*/, std::uint32_t count,
+                                                           std::uint32_t width) {
+        return std::span(static_cast<const float*>(rows), std::size_t{count} * width);
     }
     /// Chooses tokens from `choices.size()` rows of logits where they are, bit by bit as engine::Sampler does:
-    /// `chosen[i]` of row i, or resource_exhausted where the row has to be read and sampled by the caller.
+    /// `chosen[i]` of row i, or resource_exhausted where the row has to be read by the caller.
     /// False: this backend samples nothing (and nothing was done).
     virtual base::Result<bool> choose(const void* /*logits*/, std::uint32_t /*vocabulary*/,
                                       std::span<const RowChoice> /*choices*/,

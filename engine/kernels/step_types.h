@@ -27,7 +27,7 @@ struct SequenceRows {
 struct StepRows {
     std::span<const base::TokenId> tokens;           // [rows], sequence after sequence
     std::span<const SequenceRows> sequences;         // cover the rows in order
-    std::span<const std::uint32_t> rows_wanted;      // rows whose logits are wanted, ascending
+    std::span<const std::uint32_t> rows_wanted;      // rows whose results are wanted, ascending
     std::span<const SequenceRows> sequences_wanted;  // the same as runs; row_begin counts the wanted rows alone
 };
 
@@ -64,6 +64,7 @@ struct RowChoice {
     const SamplerContext* draw = nullptr;  // Sampler::sample(); null: score
     base::TokenId score_target = 0;        // Sampler::score()
     std::uint32_t score_top = 0;
+    bool by_caller = false;  // neither: the caller reads this row himself
 };
 
 }  // namespace engine

@@ -90,18 +90,20 @@ base::Result<void> Decoder::run(const DecoderBatch& batch) {
                                             .rows_wanted = batch.rows_wanted,
                                             .sequences_wanted = sequences_wanted_});
     if (!plan) { return base::pass_on(plan); }
+    find_runs(batch, *plan);
     backend_->run([&] { run_layers(batch, *plan); });
     if (plan->is_replayed) {  // the recording knows nothing of this batch's listener
         for (std::uint32_t layer = 0; layer < shape_->layers; layer += batch.layer_group) {
             announce(batch, layer, std::min(layer + batch.layer_group, shape_->layers));
         }
     }
-    const auto rows_wanted = static_cast<std::uint32_t>(batch.rows_wanted.size());
     base::Result<void> taken;
-    for (std::uint32_t first = 0; first < rows_wanted && taken; first += limits_.logit_rows) {
-        const std::uint32_t count = std::min(limits_.logit_rows, rows_wanted - first);
-        if (first > 0) { run_head(first, count); }
-        taken = take_rows(batch, first, count);
+    for (std::size_t i = 0; i < hidden_runs_.size() && taken; ++i) {
+        taken = take_hidden_rows(batch, hidden_runs_[i]);
+    }
+    for (std::size_t i = 0; i < head_runs_.size() && taken; ++i) {
+        if (i > 0) { run_head(head_runs_[i].first, head_runs_[i].count); }
+        taken = take_rows(batch, head_runs_[i]);
     }
     auto ended = backend_->end_step();  // in any case: nothing of this step may run on
     return taken ? ended : taken;
@@ -132,7 +134,11 @@ void Decoder::run_layers(const DecoderBatch& batch, const StepPlan& plan) {
     if (plan.rows_wanted == 0) { return; }
     backend_->add_rms_norm(residual_.data, delta_.data, weights_->final_norm, static_cast<float>(shape_->rms_norm_eps),
                            plan.rows_wanted, shape_->hidden, normed_.data);
-    run_head(0, std::min(limits_.logit_rows, plan.rows_wanted));
+    if (plan.is_replayed) {
+        run_head(0, std::min(limits_.logit_rows, plan.rows_wanted));  // of all rows, idle ones too
+    } else if (!head_runs_.empty()) {
+        run_head(head_runs_.front().first, head_runs_.front().count);
+    }
 }
 
 void Decoder::announce(const DecoderBatch& batch, std::uint32_t layer_begin, std::uint32_t layer_end) {
@@ -206,14 +212,52 @@ void Decoder::find_wanted(const DecoderBatch& batch) {
     CHECK(next == batch.rows_wanted.size());
 }
 
+void Decoder::find_runs(const DecoderBatch& batch, const StepPlan& plan) {
+    head_runs_.clear();
+    hidden_runs_.clear();
+    const auto rows = static_cast<std::uint32_t>(batch.rows_wanted.size());
+    CHECK(batch.wants_hidden.empty() || batch.wants_hidden.size() == rows);
+    for (std::uint32_t begin = 0; begin < rows;) {
+        const bool is_hidden = wants_hidden(batch, begin);
+        std::uint32_t end = begin + 1;
+        while (end < rows && end - begin < limits_.logit_rows && wants_hidden(batch, end) == is_hidden) {
+            ++end;
+        }
+        (is_hidden ? hidden_runs_ : head_runs_).push_back({begin, end - begin});
+        begin = end;
+    }
+    if (plan.is_replayed) {  // what is recorded has logits of every row
+        CHECK(rows <= limits_.logit_rows);
+        head_runs_.assign(1, {0, rows});
+    }
+}
+
 void Decoder::run_head(std::uint32_t first, std::uint32_t count) {
     const std::byte* rows = normed_.data + std::size_t{first} * shape_->hidden * backend_->element_bytes(normed_.kind);
     backend_->linear(weights_->head, rows, count, nullptr, logits_.data, logits_.kind);
 }
 
-base::Result<void> Decoder::take_rows(const DecoderBatch& batch, std::uint32_t first, std::uint32_t count) {
+base::Result<void> Decoder::take_hidden_rows(const DecoderBatch& batch, RowRun run) {
+    const std::size_t row_bytes = shape_->hidden * backend_->element_bytes(normed_.kind);
+    const auto rows =
+        backend_->read_rows(normed_.data + run.first * row_bytes, normed_.kind, run.count, shape_->hidden);
+    if (!rows) { return base::pass_on(rows); }
+    batch.take_hidden(run.first, run.count, *rows);
+    return {};
+}
+
+base::Result<void> Decoder::take_rows(const DecoderBatch& batch, RowRun run) {
+    const std::uint32_t first = run.first;
+    const std::uint32_t count = run.count;
     const std::size_t vocabulary = shape_->vocabulary;
     is_chosen_.assign(count, false);
+    for (std::uint32_t i = 0; i < count; ++i) {
+        is_chosen_[i] = wants_hidden(batch, first + i);  // not to be chosen any more
+    }
+    const auto all_chosen = [this] {
+        return std::find(is_chosen_.begin(), is_chosen_.end(), false) == is_chosen_.end();
+    };
+    if (all_chosen()) { return {}; }
     if (!batch.choices.empty()) {
         chosen_.clear();
         const auto sampled =
@@ -222,14 +266,15 @@ base::Result<void> Decoder::take_rows(const DecoderBatch& batch, std::uint32_t f
         if (*sampled) {
             CHECK(chosen_.size() == count);
             for (std::uint32_t i = 0; i < count; ++i) {
+                if (is_chosen_[i]) { continue; }
                 if (!chosen_[i] && chosen_[i].error().code == base::ErrorCode::resource_exhausted) { continue; }
                 batch.take_chosen(first + i, std::move(chosen_[i]));
                 is_chosen_[i] = true;
             }
-            if (std::find(is_chosen_.begin(), is_chosen_.end(), false) == is_chosen_.end()) { return {}; }
+            if (all_chosen()) { return {}; }
         }
     }
-    const auto logits = backend_->read_logits(logits_.data, count, shape_->vocabulary);
+    const auto logits = backend_->read_rows(logits_.data, logits_.kind, count, shape_->vocabulary);
     if (!logits) { return base::pass_on(logits); }
     for (std::uint32_t begin = 0; begin < count;) {
         std::uint32_t end = begin;

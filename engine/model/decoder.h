@@ -16,9 +16,11 @@ namespace engine {
 
 /// One batch as the graph sees it.
 struct DecoderBatch {
-    std::span<const base::TokenId> tokens;                          // [rows], sequence after sequence
-    std::span<const SequenceRows> sequences;                        // cover the rows in order
-    std::span<const std::uint32_t> rows_wanted;                     // rows whose logits are wanted, ascending
+    std::span<const base::TokenId> tokens;       // [rows], sequence after sequence
+    std::span<const SequenceRows> sequences;     // cover the rows in order
+    std::span<const std::uint32_t> rows_wanted;  // rows whose results are wanted, ascending
+    /// [rows_wanted]: not 0 where the hidden state after the last norm is wanted instead of logits; empty: nowhere.
+    std::span<const std::uint8_t> wants_hidden;
     std::uint32_t layer_group = 0;                                  // > 0
     std::function<void(std::uint32_t, std::uint32_t)> layers_done;  // (layer_begin, layer_end); may be empty
     /// [rows_wanted]: how each wanted row becomes a token, where the backend can do that itself; empty: logits only.
@@ -28,6 +30,8 @@ struct DecoderBatch {
     std::function<void(std::size_t row, base::Result<SampledToken> chosen)> take_chosen;
     /// Logits of rows_wanted[first ...]: [count, vocabulary], valid during the call. Called in ascending order.
     std::function<void(std::size_t first, std::size_t count, std::span<const float> logits)> take_logits;
+    /// Hidden states of rows_wanted[first ...] where they are wanted: [count, hidden], in the same way.
+    std::function<void(std::size_t first, std::size_t count, std::span<const float> rows)> take_hidden;
 };
 
 /// The forward pass of the Llama family (Llama, Mistral, Qwen2, Qwen3), written once over the operators of a backend.
@@ -63,8 +67,19 @@ private:
         Activation kind{};
     };
 
+    /// Neighbours among the wanted rows that want the same, at most as many as there is room for rows of logits.
+    struct RowRun {
+        std::uint32_t first = 0;
+        std::uint32_t count = 0;
+    };
+
     /// sequences_wanted_: the wanted rows as runs of consecutive positions of one sequence.
     void find_wanted(const DecoderBatch& batch);
+    /// head_runs_ and hidden_runs_.
+    void find_runs(const DecoderBatch& batch, const StepPlan& plan);
+    static bool wants_hidden(const DecoderBatch& batch, std::size_t row) {
+        return !batch.wants_hidden.empty() && batch.wants_hidden[row] != 0;
+    }
     void run_layers(const DecoderBatch& batch, const StepPlan& plan);
     void announce(const DecoderBatch& batch, std::uint32_t layer_begin, std::uint32_t layer_end);
     void append_layer(const DecoderBatch& batch, std::uint32_t layer, std::uint32_t rows);
@@ -72,7 +87,8 @@ private:
     void finish_layer(std::uint32_t layer, std::span<const SequenceRows> sequences, RowSet set, std::uint32_t rows);
     /// Logits of `count` rows of normed_ from `first` on.
     void run_head(std::uint32_t first, std::uint32_t count);
-    base::Result<void> take_rows(const DecoderBatch& batch, std::uint32_t first, std::uint32_t count);
+    base::Result<void> take_rows(const DecoderBatch& batch, RowRun run);
+    base::Result<void> take_hidden_rows(const DecoderBatch& batch, RowRun run);
 
     const base::ModelShape* shape_;
     const Weights* weights_;
@@ -94,6 +110,8 @@ private:
     std::vector<base::Result<SampledToken>> chosen_;  // of take_rows()
     std::vector<bool> is_chosen_;                     // the same
     std::vector<SequenceRows> sequences_wanted_;
+    std::vector<RowRun> head_runs_;
+    std::vector<RowRun> hidden_runs_;
 };
 
 }  // namespace engine

@@ -106,7 +106,7 @@ TEST_CASE("the GPU samples as the host samples from its logits, recorded steps o
         on_gpu.params.seed = 5;
         Stream on_host = on_gpu;
         run_alone(*engine, on_gpu, 1000, false);  // choose()
-        run_alone(*engine, on_host, 1000, true);  // read_logits(), engine::Sampler
+        run_alone(*engine, on_host, 1000, true);  // read_rows(), engine::Sampler
         REQUIRE(on_gpu.generated == on_host.generated);
     }
 }
@@ -316,5 +316,62 @@ TEST_CASE("with FP8 weights, too, the GPU's deterministic mode gives a row the s
     for (const std::uint32_t chunk : {33u, 5u, 1u}) {
         CAPTURE(chunk);
         REQUIRE(logits_of(*engine, stream, chunk) == whole);
+    }
+}
+
+TEST_CASE("on a GPU, too, an entry may have a mask or ask for a hidden state, and changes nobody else's token",
+          "[engine][gpu]") {
+    if (!has_gpu()) { return; }
+    Setting setting(true);
+    const auto engine = test_engine::load(setting.options);
+    const bool is_decode = GENERATE(false, true);  // steps that are recorded, or not
+    CAPTURE(is_decode);
+    std::vector<std::vector<base::TokenId>> prompts;
+    std::mt19937 random{17};
+    for (std::uint32_t i = 0; i < 4; ++i) {
+        prompts.push_back(test_engine::random_tokens(random, is_decode ? 1 : 11 + i, 250));
+    }
+    const auto add = [&](engine::Batch& batch, std::size_t i) -> engine::BatchEntry& {
+        engine::BatchEntry& entry = batch.add();
+        entry.tokens = prompts[i];
+        entry.set_blocks(test_engine::block_run(static_cast<std::uint32_t>(i), 1));
+        entry.sampler.position = prompts[i].size();
+        return entry;
+    };
+    engine::Batch plain;
+    plain.keep_logits = true;
+    for (std::size_t i = 0; i < 2; ++i) {
+        add(plain, i).sample = true;
+    }
+    const auto expected = engine::run_to_end(*engine, plain);
+    REQUIRE(expected);
+    std::vector<float> logits(expected->entries.at(1).logits.end() - 250, expected->entries[1].logits.end());
+    const auto best = static_cast<std::size_t>(expected->entries[1].sampled->token);
+    logits[best] = -INFINITY;
+    const auto second = static_cast<base::TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+
+    setting.options.device = "host";
+    setting.options.kernels = "reference";
+    const auto host = test_engine::load(setting.options);
+    for (int time = 0; time < 4; ++time) {  // first, recorded, repeated
+        engine::Batch batch;
+        add(batch, 0).sample = true;
+        add(batch, 2).pooling = engine::Pooling::last;
+        engine::BatchEntry& masked = add(batch, 1);
+        masked.sample = true;
+        const auto mask = std::make_shared<engine::LateMask>(250);
+        std::vector<std::uint32_t> words(8, 0xffffffffu);
+        words[best / 32] &= ~(1u << (best % 32));
+        mask->set(words);
+        masked.mask = mask;
+        add(batch, 3).pooling = engine::Pooling::mean;
+        const auto got = engine::run_to_end(*engine, batch);
+        const auto near = engine::run_to_end(*host, batch);
+        REQUIRE(got);
+        REQUIRE(near);
+        REQUIRE(got->entries.at(0).sampled->token == expected->entries[0].sampled->token);
+        REQUIRE(got->entries.at(2).sampled->token == second);
+        REQUIRE(relative_distance({got->entries.at(1).pooled}, {near->entries.at(1).pooled}) < 0.03);
+        REQUIRE(relative_distance({got->entries.at(3).pooled}, {near->entries.at(3).pooled}) < 0.03);
     }
 }

@@ -22,6 +22,7 @@ struct Case {
     std::vector<base::TokenId> prompt;
     std::vector<base::TokenId> generated;
     std::vector<base::TokenId> masked;
+    std::vector<std::uint32_t> allowed;  // empty: every token
 };
 
 engine::SamplerContext context_of(const Case& c) {
@@ -29,14 +30,16 @@ engine::SamplerContext context_of(const Case& c) {
             .position = c.prompt.size() + c.generated.size(),
             .prompt = c.prompt,
             .generated = c.generated,
+            .allowed = c.allowed,
             .masked_tokens = c.masked};
 }
 
 struct Naive {
     std::vector<std::pair<base::TokenId, double>> kept;  // in the order of the draw, with weights
     base::TokenId token = 0;
-    double distance = 0;    // of the drawn number from the nearest border between two tokens, of 1
-    bool near_cut = false;  // a cut is decided by less than rounding
+    double distance = 0;        // of the drawn number from the nearest border between two tokens, of 1
+    bool near_cut = false;      // a cut is decided by less than rounding
+    bool nothing_left = false;  // all tokens are masked
 };
 
 /// The rules of sampling.h, one after the other, in double and without any cleverness.
@@ -68,12 +71,16 @@ Naive naive_sample(const Case& c) {
     for (const base::TokenId token : c.masked) {
         f[at(token)] = -INFINITY;
     }
+    for (std::size_t token = 0; token < f.size() && !c.allowed.empty(); ++token) {
+        if ((c.allowed[token / 32] >> (token % 32) & 1u) == 0) { f[token] = -INFINITY; }
+    }
     std::copy(f.begin(), f.end(), x.begin());
 
     std::vector<base::TokenId> order(x.size());
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return x[at(a)] > x[at(b)]; });
     Naive result;
+    result.nothing_left = x[at(order[0])] == -INFINITY;
     if (p.temperature == 0) {
         result.token = order[0];
         result.distance = 1;
@@ -142,6 +149,12 @@ Case random_case(std::mt19937_64& random) {
     c.prompt = some(30);
     c.generated = some(30);
     if (below(3) == 0) { c.masked = some(std::min(vocabulary, 5u)); }
+    if (below(3) == 0) {
+        c.allowed.resize((vocabulary + 31) / 32);
+        for (std::uint32_t& word : c.allowed) {
+            word = static_cast<std::uint32_t>(random() & random());
+        }
+    }
     SamplingParams& p = c.params;
     p.temperature = below(5) == 0 ? 0.0f : 0.1f + static_cast<float>(below(30)) / 10.0f;
     p.top_k = below(2) == 0 ? 0 : below(vocabulary + 10);
@@ -171,6 +184,10 @@ TEST_CASE("the sampler chooses what a naive one in double chooses", "[engine][sa
         const Case c = random_case(random);
         const Naive expected = naive_sample(c);
         const auto got = sampler.sample(c.logits, context_of(c));
+        if (expected.nothing_left && !c.allowed.empty()) {
+            REQUIRE(got.error().code == base::ErrorCode::failed_precondition);
+            continue;
+        }
         REQUIRE(got);
         if (expected.near_cut || expected.distance < 1e-9) { continue; }
         CAPTURE(i, c.logits.size(), c.params.temperature, c.params.top_k, c.params.top_p, c.params.min_p);
@@ -258,6 +275,7 @@ TEST_CASE("log-probabilities agree with a naive softmax in double", "[engine][sa
     std::mt19937_64 random{seed};
     engine::Sampler sampler;
     Case c = random_case(random);
+    c.allowed.clear();
     c.params.logprobs = true;
     c.params.top_logprobs = static_cast<std::uint32_t>(std::min<std::size_t>(20, c.logits.size()));
     const auto got = sampler.sample(c.logits, context_of(c));

@@ -34,6 +34,9 @@ public:
                                              const std::stop_token& stop) override {
         return inner_.collect(ticket, deadline, stop);
     }
+    base::Result<void> truncate(base::SequenceId sequence, std::uint32_t tokens) override {
+        return inner_.truncate(sequence, tokens);
+    }
 
     std::vector<std::pair<std::size_t, std::size_t>> sizes;
 

@@ -109,6 +109,9 @@ public:
         return std::move(result_);
     }
 
+    /// Its books are the blocks.
+    base::Result<void> truncate(base::SequenceId, std::uint32_t) override { return {}; }
+
     /// Steps do not end, as those of a device that hangs, until this is taken back (which must be before the engine is
     /// destroyed).
     void hang(bool is_hung) {

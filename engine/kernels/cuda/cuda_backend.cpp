@@ -226,7 +226,8 @@ Result<void> CudaBackend::allocate_scratch(const ModelLimits& limits) {
          "scratch memory of attention"},
         {&kept_rows_, limits.batch_tokens * widest_kept, false, "room for rows whose logits are wanted"},
         {&changed_logits_, logits, false, "logits that penalties change"},
-        {&host_logits_, logits, true, "logits on the host"}};
+        {&host_rows_, std::max(logits, limits.logit_rows * shape.hidden * element_bytes(Activation::normed)), true,
+         "logits on the host"}};
     for (const Wish& wish : wishes) {
         auto buffer = wish.on_host ? device_->allocate_host(wish.bytes) : device_->allocate(wish.bytes);
         if (!buffer) { return base::pass_on(buffer, wish.what); }

@@ -119,6 +119,10 @@ Result<bool> CudaBackend::choose(const void* logits, std::uint32_t vocabulary, s
     const auto* top_tokens = reinterpret_cast<const std::int32_t*>(*host_out + top_tokens_at);
     const auto* top_logprobs = reinterpret_cast<const float*>(*host_out + top_logprobs_at);
     for (std::size_t i = 0; i < count; ++i) {
+        if (choices[i].by_caller) {
+            chosen.push_back(base::fail(ErrorCode::resource_exhausted, "a row that the caller reads"));
+            continue;
+        }
         const std::size_t top_at = i * cuda::kTopLogprobsMax;
         chosen.push_back(chosen_token(results[i], tables.wants_top ? top_tokens + top_at : nullptr,
                                       tables.wants_top ? top_logprobs + top_at : nullptr));

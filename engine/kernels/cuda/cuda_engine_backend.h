@@ -46,7 +46,7 @@ struct RecordedStep {
     bool is_refused = false;  // recording has failed; never again
 };
 
-/// See Backend. All work of a step goes to one stream; the host waits for it in read_logits(), choose() and end_step().
+/// See Backend. All work of a step goes to one stream; the host waits for it in read_rows(), choose() and end_step().
 class CudaBackend final : public Backend {
 public:
     static base::Result<std::unique_ptr<Backend>> make(const BackendOptions& options);
@@ -81,8 +81,8 @@ public:
     void attention(const base::ModelShape& shape, const AttentionArgs& args) override;
     void keep_wanted(const StepRows& step, Activation kind, void* rows, std::uint32_t width) override;
 
-    base::Result<std::span<const float>> read_logits(const void* logits, std::uint32_t count,
-                                                     std::uint32_t vocabulary) override;
+    base::Result<std::span<const float>> read_rows(const void* rows, Activation kind, std::uint32_t count,
+                                                   std::uint32_t width) override;
     base::Result<bool> choose(const void* logits, std::uint32_t vocabulary, std::span<const RowChoice> choices,
                               std::vector<base::Result<SampledToken>>& chosen) override;
 
@@ -139,9 +139,10 @@ private:
     device::Buffer fp8_;            // of fp8_rows_; empty without FP8 weights
     cuda::QuantizedRows fp8_rows_;  // rows of the product that comes next, at a fixed place: it is recorded
     device::Buffer attention_scratch_;
-    device::Buffer kept_rows_;       // of keep_wanted()
-    device::Buffer changed_logits_;  // [logit_rows, vocabulary], of choose()
-    device::Buffer host_logits_;     // pinned, [logit_rows, vocabulary]
+    device::Buffer kept_rows_;        // of keep_wanted()
+    device::Buffer changed_logits_;   // [logit_rows, vocabulary], of choose()
+    device::Buffer host_rows_;        // pinned, [logit_rows] of logits or of normed hidden states
+    std::vector<float> host_floats_;  // the latter as floats
     Sampling sampling_;
     std::map<std::pair<std::uint32_t, std::uint32_t>, RecordedStep> recorded_;  // by rows and longest context
 

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "base/check.h"
@@ -6,6 +7,7 @@
 #include "device/cuda/cuda_native.h"
 #include "engine/kernels/cuda/cuda_engine_backend.h"
 #include "engine/kernels/cuda/dependent_launch.h"
+#include "engine/kernels/float_formats.h"
 
 namespace engine {
 
@@ -149,17 +151,26 @@ Result<void> CudaBackend::end_step() {
     return wait_for_all();
 }
 
-Result<std::span<const float>> CudaBackend::read_logits(const void* logits, std::uint32_t count,
-                                                        std::uint32_t vocabulary) {
-    const std::size_t elements = std::size_t{count} * vocabulary;
-    CHECK(elements * sizeof(float) <= host_logits_.size());
+Result<std::span<const float>> CudaBackend::read_rows(const void* rows, Activation kind, std::uint32_t count,
+                                                      std::uint32_t width) {
+    const std::size_t elements = std::size_t{count} * width;
+    const std::size_t bytes = elements * element_bytes(kind);
+    CHECK(bytes <= host_rows_.size(), bytes << " bytes of " << host_rows_.size());
     if (!has_failed()) {
-        note(device_->copy_async(*stream_owner_, host_logits_.data(), static_cast<const std::byte*>(logits),
-                                 elements * sizeof(float)));
+        note(device_->copy_async(*stream_owner_, host_rows_.data(), static_cast<const std::byte*>(rows), bytes));
     }
     if (has_failed()) { news_.clear(); }
     if (auto waited = wait_for_all(); !waited) { return base::pass_on(waited); }
-    return std::span(reinterpret_cast<const float*>(host_logits_.data()), elements);
+    if (element_bytes(kind) == sizeof(float)) {
+        return std::span(reinterpret_cast<const float*>(host_rows_.data()), elements);
+    }
+    host_floats_.resize(elements);
+    for (std::size_t i = 0; i < elements; ++i) {
+        std::uint16_t bits = 0;
+        std::memcpy(&bits, host_rows_.data() + 2 * i, 2);
+        host_floats_[i] = float_from_bf16(bits);
+    }
+    return std::span<const float>(host_floats_);
 }
 
 }  // namespace engine

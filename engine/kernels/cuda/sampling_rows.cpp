@@ -74,6 +74,10 @@ SamplingTables make_sampling_tables(std::span<const RowChoice> choices, std::uin
     for (std::size_t i = 0; i < choices.size(); ++i) {
         const RowChoice& choice = choices[i];
         SamplingRow row;
+        if (choice.by_caller) {  // idle
+            tables.rows.push_back(row);
+            continue;
+        }
         if (choice.draw != nullptr) {
             row = make_draw(*choice.draw, vocabulary, tables);
         } else {

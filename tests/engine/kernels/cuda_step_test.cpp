@@ -240,6 +240,11 @@ TEST_CASE("choices are flattened as the sampler would read them", "[engine]") {
         const auto& token = tables.penalised[static_cast<std::size_t>(i)];
         REQUIRE(token.generated == (token.token == 5 ? 2u : token.token == 2 ? 1u : 0u));
     }
+    const auto idle =
+        engine::cuda::make_sampling_tables(std::vector<RowChoice>{{.by_caller = true}, {.draw = &plain}}, 10);
+    REQUIRE(idle.is_greedy);
+    REQUIRE(idle.rows[0].logits_row == kIdleRow);
+    REQUIRE(idle.rows[1].logits_row == 1);
     REQUIRE(tables.rows[2].score_target == 6);
     REQUIRE(tables.rows[2].logprobs == 1);
     REQUIRE(tables.rows[2].top_logprobs == 2);
