@@ -93,7 +93,7 @@ const Tensor* Checkpoint::find(std::string_view name) const {
 Result<Tensors> Checkpoint::add_file(const std::string& path, std::string_view file_name) {
     struct ::stat before{};
     if (::stat(path.c_str(), &before) != 0) { return tl::unexpected(system_error("open", path, errno)); }
-    auto file = device::MappedFile::open(path);
+    auto file = base::MappedFile::open(path);
     if (!file) { return base::pass_on(file); }
     auto tensors = parse_safetensors(file->bytes(), file_name);
     if (!tensors) { return base::pass_on(tensors); }

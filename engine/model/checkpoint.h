@@ -6,8 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/mapped_file.h"
 #include "base/result.h"
-#include "device/mapped_file.h"
 #include "engine/model/safetensors.h"
 
 namespace engine {
@@ -31,7 +31,7 @@ public:
 private:
     base::Result<Tensors> add_file(const std::string& path, std::string_view file_name);
 
-    std::vector<device::MappedFile> files_;
+    std::vector<base::MappedFile> files_;
     Tensors tensors_;
     std::string identity_;
     std::uint64_t bytes_ = 0;

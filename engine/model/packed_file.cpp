@@ -228,7 +228,7 @@ public:
     /// The finished file of a content, if there is one and it is what the plan says.
     std::optional<PackedFile> find(const BlockHash& content) const {
         const fs::path path = packed(content);
-        auto file = device::MappedFile::open(path);
+        auto file = base::MappedFile::open(path);
         if (!file || file->bytes().size() != plan_.file_bytes) { return std::nullopt; }
         Header header;
         std::memcpy(&header, file->bytes().data(), sizeof header);

@@ -5,8 +5,8 @@
 #include <string>
 
 #include "base/block_hash.h"
+#include "base/mapped_file.h"
 #include "base/result.h"
-#include "device/mapped_file.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model/weights.h"
 
@@ -18,7 +18,7 @@ inline constexpr std::uint32_t kPackingVersion = 1;
 /// The packed weights of a model: one file per machine, mapped read-only by every engine that runs it
 /// (docs/decisions/0010-packed-weights.md).
 struct PackedFile {
-    device::MappedFile file;
+    base::MappedFile file;
     base::BlockHash content;  // of names, dtypes, shapes and all bytes of the tensors that the model uses
     std::string path;
     bool packed_now = false;  // false: an earlier or another engine had packed it

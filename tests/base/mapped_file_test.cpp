@@ -1,4 +1,4 @@
-#include "device/mapped_file.h"
+#include "base/mapped_file.h"
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -35,32 +35,32 @@ private:
     std::filesystem::path path_;
 };
 
-std::string_view text_of(const device::MappedFile& file) {
+std::string_view text_of(const base::MappedFile& file) {
     return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
 }
 
 }  // namespace
 
-TEST_CASE("a mapped file shows its bytes and stays where it is when moved", "[device]") {
+TEST_CASE("a mapped file shows its bytes and stays where it is when moved", "[base]") {
     const TemporaryFolder folder;
-    auto mapped = device::MappedFile::open(folder.file("a", "weights"));
+    auto mapped = base::MappedFile::open(folder.file("a", "weights"));
     REQUIRE(mapped.has_value());
     REQUIRE(text_of(*mapped) == "weights");
     const std::byte* address = mapped->bytes().data();
-    device::MappedFile moved(std::move(*mapped));
+    base::MappedFile moved(std::move(*mapped));
     REQUIRE(mapped->bytes().empty());
-    device::MappedFile assigned;
+    base::MappedFile assigned;
     assigned = std::move(moved);
     REQUIRE(assigned.bytes().data() == address);
     std::filesystem::remove(folder.path() / "a");
     REQUIRE(text_of(assigned) == "weights");  // the mapping keeps the file
 }
 
-TEST_CASE("two mappings of a file share what is written to it", "[device]") {
+TEST_CASE("two mappings of a file share what is written to it", "[base]") {
     const TemporaryFolder folder;
     const auto path = folder.file("a", "one");
-    const auto first = device::MappedFile::open(path);
-    const auto second = device::MappedFile::open(path);
+    const auto first = base::MappedFile::open(path);
+    const auto second = base::MappedFile::open(path);
     REQUIRE(first.has_value());
     REQUIRE(second.has_value());
     std::fstream(path, std::ios::in | std::ios::out) << "two";
@@ -68,38 +68,38 @@ TEST_CASE("two mappings of a file share what is written to it", "[device]") {
     REQUIRE(text_of(*second) == "two");
 }
 
-TEST_CASE("an empty file has no bytes", "[device]") {
+TEST_CASE("an empty file has no bytes", "[base]") {
     const TemporaryFolder folder;
-    const auto mapped = device::MappedFile::open(folder.file("a", ""));
+    const auto mapped = base::MappedFile::open(folder.file("a", ""));
     REQUIRE(mapped.has_value());
     REQUIRE(mapped->bytes().empty());
 }
 
-TEST_CASE("what cannot be mapped is named with the reason", "[device]") {
+TEST_CASE("what cannot be mapped is named with the reason", "[base]") {
     const TemporaryFolder folder;
-    const auto missing = device::MappedFile::open(folder.path() / "none");
+    const auto missing = base::MappedFile::open(folder.path() / "none");
     REQUIRE_FALSE(missing.has_value());
     REQUIRE(missing.error().code == base::ErrorCode::not_found);
     REQUIRE(missing.error().message.find((folder.path() / "none").string()) != std::string::npos);
-    const auto below_file = device::MappedFile::open(folder.file("a", "x") / "b");
+    const auto below_file = base::MappedFile::open(folder.file("a", "x") / "b");
     REQUIRE_FALSE(below_file.has_value());
     REQUIRE(below_file.error().code == base::ErrorCode::not_found);
-    const auto directory = device::MappedFile::open(folder.path());
+    const auto directory = base::MappedFile::open(folder.path());
     REQUIRE_FALSE(directory.has_value());
     REQUIRE(directory.error().code == base::ErrorCode::invalid_argument);
     REQUIRE(mkfifo((folder.path() / "pipe").c_str(), 0600) == 0);
-    const auto pipe = device::MappedFile::open(folder.path() / "pipe");  // does not wait for a writer
+    const auto pipe = base::MappedFile::open(folder.path() / "pipe");  // does not wait for a writer
     REQUIRE_FALSE(pipe.has_value());
     REQUIRE(pipe.error().code == base::ErrorCode::invalid_argument);
 }
 
-TEST_CASE("a file without permission is refused as such", "[device]") {
+TEST_CASE("a file without permission is refused as such", "[base]") {
     const TemporaryFolder folder;
     const auto path = folder.file("a", "x");
     std::filesystem::permissions(path, std::filesystem::perms::none);
     const bool is_root = geteuid() == 0;  // root may read everything: be somebody else for a moment
     if (is_root) { REQUIRE(seteuid(65534) == 0); }
-    const auto refused = device::MappedFile::open(path);
+    const auto refused = base::MappedFile::open(path);
     if (is_root) { REQUIRE(seteuid(0) == 0); }
     REQUIRE_FALSE(refused.has_value());
     REQUIRE(refused.error().code == base::ErrorCode::permission_denied);

@@ -6,7 +6,7 @@
 
 #include "base/result.h"
 
-namespace device {
+namespace base {
 
 /// A whole file mapped read-only and shared: all processes that map it use the same physical pages. Movable; the bytes
 /// stay where they are and may be read by any thread. The file must not be shortened while it is mapped (the reader
@@ -16,7 +16,7 @@ public:
     MappedFile() = default;  // no bytes
     /// Error: not_found, permission_denied, invalid_argument (no regular file), resource_exhausted. An empty file gives
     /// no bytes.
-    static base::Result<MappedFile> open(const std::filesystem::path& path);
+    static Result<MappedFile> open(const std::filesystem::path& path);
     MappedFile(MappedFile&& other) noexcept;
     MappedFile& operator=(MappedFile&& other) noexcept;
     ~MappedFile();
@@ -24,10 +24,14 @@ public:
     /// Valid as long as this object (or the one it is moved to) lives; aligned to a page.
     std::span<const std::byte> bytes() const { return bytes_; }
 
+    /// Says that `part` of bytes() will not be read soon: its pages no longer count as this process's memory (the
+    /// system may keep them in its cache). They come back when they are read.
+    void let_go(std::span<const std::byte> part) const;
+
 private:
     explicit MappedFile(std::span<const std::byte> bytes) : bytes_(bytes) {}
 
     std::span<const std::byte> bytes_;
 };
 
-}  // namespace device
+}  // namespace base

@@ -1,4 +1,4 @@
-#include "device/mapped_file.h"
+#include "base/mapped_file.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -10,33 +10,35 @@
 #include <string>
 #include <utility>
 
-namespace device {
+#include "base/check.h"
+
+namespace base {
 namespace {
 
-base::ErrorCode code_of(int error) {
+ErrorCode code_of(int error) {
     switch (error) {
         case ENOENT:
         case ENOTDIR:
-            return base::ErrorCode::not_found;
+            return ErrorCode::not_found;
         case EACCES:
         case EPERM:
-            return base::ErrorCode::permission_denied;
+            return ErrorCode::permission_denied;
         case ENOMEM:
         case EMFILE:
         case ENFILE:
-            return base::ErrorCode::resource_exhausted;
+            return ErrorCode::resource_exhausted;
         default:
-            return base::ErrorCode::invalid_argument;
+            return ErrorCode::invalid_argument;
     }
 }
 
-tl::unexpected<base::Error> fail_with(int error, const std::string& what) {
-    return base::fail(code_of(error), what + ": " + std::strerror(error));
+tl::unexpected<Error> fail_with(int error, const std::string& what) {
+    return fail(code_of(error), what + ": " + std::strerror(error));
 }
 
 }  // namespace
 
-base::Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {
+Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {
     // O_NONBLOCK: a pipe of that name is refused below instead of waited for.
     const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (file < 0) { return fail_with(errno, "cannot open " + path.string()); }
@@ -48,7 +50,7 @@ base::Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {
     }
     if (!S_ISREG(status.st_mode)) {
         ::close(file);
-        return base::fail(base::ErrorCode::invalid_argument, path.string() + " is not a regular file");
+        return fail(ErrorCode::invalid_argument, path.string() + " is not a regular file");
     }
     const auto bytes = static_cast<std::size_t>(status.st_size);
     if (bytes == 0) {
@@ -64,6 +66,17 @@ base::Result<MappedFile> MappedFile::open(const std::filesystem::path& path) {
     return MappedFile(std::span(static_cast<const std::byte*>(address), bytes));
 }
 
+void MappedFile::let_go(std::span<const std::byte> part) const {
+    CHECK(part.data() >= bytes_.data() &&
+          part.size() <= bytes_.size() - static_cast<std::size_t>(part.data() - bytes_.data()));
+    // Whole pages inside of it only: what stands beside it may be in use.
+    const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    const auto offset = static_cast<std::size_t>(part.data() - bytes_.data());
+    const std::size_t begin = (offset + page - 1) / page * page;
+    const std::size_t end = (offset + part.size()) / page * page;
+    if (begin < end) { ::madvise(const_cast<std::byte*>(bytes_.data()) + begin, end - begin, MADV_DONTNEED); }
+}
+
 MappedFile::MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
@@ -76,4 +89,4 @@ MappedFile::~MappedFile() {
     if (!bytes_.empty()) { munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size()); }
 }
 
-}  // namespace device
+}  // namespace base
