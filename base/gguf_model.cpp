@@ -1,0 +1,148 @@
+#include "base/gguf_model.h"
+
+#include <algorithm>
+#include <charconv>
+#include <optional>
+#include <utility>
+
+namespace base {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::uint32_t kPartsMax = 1024;
+constexpr std::size_t kDigits = 5;
+constexpr std::string_view kSuffix = ".gguf";
+
+/// What "NAME-00002-of-00003.gguf" says.
+struct PartName {
+    std::string name;
+    std::uint32_t part = 0;  // from 1
+    std::uint32_t parts = 0;
+
+    fs::path path_of(const fs::path& folder, std::uint32_t number) const {
+        const auto digits = [](std::uint32_t value) {
+            const std::string text = std::to_string(value);
+            return std::string(kDigits - std::min(kDigits, text.size()), '0') + text;
+        };
+        return folder / (name + "-" + digits(number) + "-of-" + digits(parts) + std::string(kSuffix));
+    }
+};
+
+std::optional<std::uint32_t> parse_digits(std::string_view text) {
+    std::uint32_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size()) { return std::nullopt; }
+    return value;
+}
+
+std::optional<PartName> parse_part_name(const fs::path& path) {
+    const std::string file = path.filename().string();
+    constexpr std::size_t kTail = 1 + kDigits + 4 + kDigits + kSuffix.size();  // "-00001-of-00003.gguf"
+    if (!is_gguf_path(path) || file.size() <= kTail) { return std::nullopt; }
+    const std::string_view tail = std::string_view(file).substr(file.size() - kTail);
+    const auto part = parse_digits(tail.substr(1, kDigits));
+    const auto parts = parse_digits(tail.substr(1 + kDigits + 4, kDigits));
+    if (tail[0] != '-' || tail.substr(1 + kDigits, 4) != "-of-" || !part || !parts || *part == 0 || *part > *parts) {
+        return std::nullopt;
+    }
+    return PartName{file.substr(0, file.size() - kTail), *part, *parts};
+}
+
+Result<GgufModel::File> open_file(const fs::path& path) {
+    auto mapped = MappedFile::open(path);
+    if (!mapped) { return pass_on(mapped); }
+    auto content = GgufFile::parse(mapped->bytes(), path.string());
+    if (!content) { return pass_on(content); }
+    return GgufModel::File{path, std::move(*mapped), std::move(*content)};
+}
+
+/// A number of the split: `missing` where the key is not there. Error: data_loss where it is no number from 0 on.
+Result<std::uint64_t> split_number(const GgufModel::File& file, std::string_view key, std::uint64_t missing) {
+    const GgufValue* value = file.content.find(key);
+    if (value == nullptr) { return missing; }
+    const auto number = value->integer();
+    if (!number || *number < 0) {
+        return fail(ErrorCode::data_loss, file.path.string() + ": " + std::string(key) + " is " + value->shown());
+    }
+    return static_cast<std::uint64_t>(*number);
+}
+
+/// `file` says that it is part `part` (from 1) of `parts`.
+Result<void> check_part(const GgufModel::File& file, std::uint32_t part, std::uint32_t parts) {
+    const auto number = split_number(file, "split.no", 0);
+    if (!number) { return pass_on(number); }
+    const auto count = split_number(file, "split.count", 1);
+    if (!count) { return pass_on(count); }
+    if (*number + 1 != part || *count != parts) {
+        return fail(ErrorCode::data_loss, file.path.string() + " says it is part " + std::to_string(*number + 1) +
+                                              " of " + std::to_string(*count) + ", its name says " +
+                                              std::to_string(part) + " of " + std::to_string(parts));
+    }
+    return {};
+}
+
+}  // namespace
+
+bool is_gguf_path(const fs::path& path) {
+    return path.extension() == kSuffix;
+}
+
+std::string gguf_model_name(const fs::path& path) {
+    if (const auto part = parse_part_name(path)) { return part->name; }
+    return is_gguf_path(path) ? path.stem().string() : path.filename().string();
+}
+
+Result<GgufModel> GgufModel::open(const fs::path& path, Parts parts) {
+    auto given = open_file(path);
+    if (!given) { return pass_on(given); }
+    const auto count = split_number(*given, "split.count", 1);
+    if (!count) { return pass_on(count); }
+    GgufModel model;
+    if (*count <= 1) {
+        model.tensors_ = given->content.tensors;
+        model.files_.push_back(std::move(*given));
+        return model;
+    }
+    const auto name = parse_part_name(path);
+    if (!name || *count > kPartsMax) {
+        return fail(ErrorCode::data_loss, path.string() + " is one of " + std::to_string(*count) +
+                                              " parts of a model; such files are called NAME-00001-of-0000N.gguf, and "
+                                              "there are at most " +
+                                              std::to_string(kPartsMax) + " of them");
+    }
+    if (auto checked = check_part(*given, name->part, name->parts); !checked) { return pass_on(checked); }
+    const std::uint32_t wanted = parts == Parts::first ? 1 : name->parts;
+    for (std::uint32_t part = 1; part <= wanted; ++part) {
+        if (part == name->part) {
+            model.files_.push_back(std::move(*given));
+            continue;
+        }
+        const fs::path part_path = name->path_of(path.parent_path(), part);
+        auto file = open_file(part_path);
+        if (!file) {
+            return pass_on(file,
+                           "part " + std::to_string(part) + " of " + std::to_string(name->parts) + " of " + name->name);
+        }
+        if (auto checked = check_part(*file, part, name->parts); !checked) { return pass_on(checked); }
+        model.files_.push_back(std::move(*file));
+    }
+    for (const File& file : model.files_) {
+        for (const auto& [tensor_name, tensor] : file.content.tensors) {
+            if (!model.tensors_.emplace(tensor_name, tensor).second) {
+                return fail(ErrorCode::data_loss, file.path.string() + ": tensor " + gguf_printable(tensor_name) +
+                                                      " is in an earlier part too");
+            }
+        }
+    }
+    const auto total = split_number(model.files_.front(), "split.tensors.count", model.tensors_.size());
+    if (!total) { return pass_on(total); }
+    if (parts == Parts::all && *total != model.tensors_.size()) {
+        return fail(ErrorCode::data_loss, path.string() + ": split.tensors.count is " + std::to_string(*total) +
+                                              ", the parts have " + std::to_string(model.tensors_.size()) +
+                                              " tensors together");
+    }
+    return model;
+}
+
+}  // namespace base
