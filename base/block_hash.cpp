@@ -101,24 +101,40 @@ HashKey random_hash_key() {
     return key;
 }
 
-BlockHash keyed_hash(const HashKey& key, std::span<const std::byte> data) {
+KeyedHasher::KeyedHasher(const HashKey& key) {
     const std::uint64_t k0 = load_word(key.bytes.data(), 8);
     const std::uint64_t k1 = load_word(key.bytes.data() + 8, 8);
-    SipState state{0x736f6d6570736575ull ^ k0, 0x646f72616e646f6dull ^ k1 ^ 0xee, 0x6c7967656e657261ull ^ k0,
-                   0x7465646279746573ull ^ k1};
+    state_ = {0x736f6d6570736575ull ^ k0, 0x646f72616e646f6dull ^ k1 ^ 0xee, 0x6c7967656e657261ull ^ k0,
+              0x7465646279746573ull ^ k1};
+}
+
+void KeyedHasher::add(std::span<const std::byte> piece) {
+    CHECK(bytes_ % 8 == 0, "a piece of " << bytes_ << " bytes before the last one");
+    SipState state{state_[0], state_[1], state_[2], state_[3]};
     std::size_t at = 0;
-    for (; at + 8 <= data.size(); at += 8) {
-        state.absorb(load_word(data.data() + at, 8));
+    for (; at + 8 <= piece.size(); at += 8) {
+        state.absorb(load_word(piece.data() + at, 8));
     }
-    const std::uint64_t last = (static_cast<std::uint64_t>(data.size()) << 56) |
-                               (at < data.size() ? load_word(data.data() + at, data.size() - at) : 0);
-    state.absorb(last);
+    if (at < piece.size()) { tail_ = load_word(piece.data() + at, piece.size() - at); }
+    bytes_ += piece.size();
+    state_ = {state.v0, state.v1, state.v2, state.v3};
+}
+
+BlockHash KeyedHasher::finish() {
+    SipState state{state_[0], state_[1], state_[2], state_[3]};
+    state.absorb(bytes_ << 56 | tail_);
     state.v2 ^= 0xee;
     BlockHash hash;
     hash.low = state.finish();
     state.v1 ^= 0xdd;
     hash.high = state.finish();
     return hash;
+}
+
+BlockHash keyed_hash(const HashKey& key, std::span<const std::byte> data) {
+    KeyedHasher hasher(key);
+    hasher.add(data);
+    return hasher.finish();
 }
 
 BlockHash chain_root(const HashKey& key, const HashScope& scope) {

@@ -37,6 +37,20 @@ HashKey random_hash_key();
 /// SipHash-2-4 with 128-bit output (Aumasson and Bernstein, 2012; reference vectors in the test).
 BlockHash keyed_hash(const HashKey& key, std::span<const std::byte> data);
 
+/// keyed_hash() of data that comes in pieces.
+class KeyedHasher {
+public:
+    explicit KeyedHasher(const HashKey& key);
+    /// Every piece but the last: a multiple of 8 bytes.
+    void add(std::span<const std::byte> piece);
+    BlockHash finish();
+
+private:
+    std::array<std::uint64_t, 4> state_;
+    std::uint64_t bytes_ = 0;
+    std::uint64_t tail_ = 0;  // bytes beyond the last multiple of 8
+};
+
 /// What all blocks of one chain have in common. Two requests share KV only when all of it is equal.
 struct HashScope {
     std::string cache_scope;        // tenant and cache_salt; empty: shared by all

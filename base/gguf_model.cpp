@@ -1,7 +1,9 @@
 #include "base/gguf_model.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
+#include <fstream>
 #include <optional>
 #include <utility>
 
@@ -39,7 +41,7 @@ std::optional<std::uint32_t> parse_digits(std::string_view text) {
 std::optional<PartName> parse_part_name(const fs::path& path) {
     const std::string file = path.filename().string();
     constexpr std::size_t kTail = 1 + kDigits + 4 + kDigits + kSuffix.size();  // "-00001-of-00003.gguf"
-    if (!is_gguf_path(path) || file.size() <= kTail) { return std::nullopt; }
+    if (path.extension() != kSuffix || file.size() <= kTail) { return std::nullopt; }
     const std::string_view tail = std::string_view(file).substr(file.size() - kTail);
     const auto part = parse_digits(tail.substr(1, kDigits));
     const auto parts = parse_digits(tail.substr(1 + kDigits + 4, kDigits));
@@ -84,13 +86,18 @@ Result<void> check_part(const GgufModel::File& file, std::uint32_t part, std::ui
 
 }  // namespace
 
-bool is_gguf_path(const fs::path& path) {
-    return path.extension() == kSuffix;
+bool is_gguf(const fs::path& path) {
+    if (path.extension() == kSuffix) { return true; }
+    std::error_code ignored;
+    if (!fs::is_regular_file(path, ignored)) { return false; }
+    std::array<char, 4> magic{};
+    std::ifstream(path, std::ios::binary).read(magic.data(), magic.size());
+    return std::string_view(magic.data(), magic.size()) == "GGUF";
 }
 
 std::string gguf_model_name(const fs::path& path) {
     if (const auto part = parse_part_name(path)) { return part->name; }
-    return is_gguf_path(path) ? path.stem().string() : path.filename().string();
+    return path.extension() == kSuffix ? path.stem().string() : path.filename().string();
 }
 
 Result<GgufModel> GgufModel::open(const fs::path& path, Parts parts) {

@@ -14,8 +14,9 @@
 
 namespace base {
 
-/// Whether `path` names a GGUF file by its suffix (".gguf"): whatever takes a model's folder takes such a file too.
-bool is_gguf_path(const std::filesystem::path& path);
+/// Whether `path` is a GGUF file: by its suffix (".gguf", also when there is no such file), or by its first bytes.
+/// Whatever takes a model's folder takes such a file too.
+bool is_gguf(const std::filesystem::path& path);
 
 /// What a model is called after its file: "SmolLM2-135M.Q4_1" of "/m/SmolLM2-135M.Q4_1.gguf", without the number of a
 /// part ("-00001-of-00003").
