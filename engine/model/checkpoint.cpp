@@ -8,6 +8,7 @@
 #include <map>
 #include <utility>
 
+#include "engine/model/gguf_checkpoint.h"
 #include "engine/model/read_file.h"
 
 namespace engine {
@@ -54,6 +55,10 @@ Result<Checkpoint> Checkpoint::open(const std::string& model_dir) {
     const std::filesystem::path dir(model_dir);
     std::error_code ignored;
     Checkpoint checkpoint;
+    if (base::is_gguf(dir)) {
+        if (auto added = checkpoint.add_gguf(model_dir); !added) { return base::pass_on(added); }
+        return checkpoint;
+    }
     if (std::filesystem::exists(dir / kWhole, ignored)) {
         auto tensors = checkpoint.add_file((dir / kWhole).string(), kWhole);
         if (!tensors) { return base::pass_on(tensors, model_dir); }
@@ -63,7 +68,8 @@ Result<Checkpoint> Checkpoint::open(const std::string& model_dir) {
     if (!std::filesystem::exists(dir / kIndex, ignored)) {
         return base::fail(ErrorCode::not_found,
                           "neither " + std::string(kWhole) + " nor " + kIndex + " in " + model_dir +
-                              " (other formats, such as pytorch_model.bin or GGUF, are not read)");
+                              " (a GGUF file is named itself; other formats, such as pytorch_model.bin, are not "
+                              "read)");
     }
     const auto index = read_index(dir / kIndex);
     if (!index) { return base::pass_on(index); }
@@ -90,32 +96,73 @@ const Tensor* Checkpoint::find(std::string_view name) const {
     return found == tensors_.end() ? nullptr : &found->second;
 }
 
+void Checkpoint::let_go(std::span<const std::byte> part) const {
+    const auto holds = [part](const base::MappedFile& file) {
+        return part.data() >= file.bytes().data() && part.data() < file.bytes().data() + file.bytes().size();
+    };
+    for (const base::MappedFile& file : files_) {
+        if (holds(file)) { return file.let_go(part); }
+    }
+    if (!gguf_) { return; }
+    for (const auto& file : gguf_->files()) {
+        if (holds(file.mapped)) { return file.mapped.let_go(part); }
+    }
+}
+
 Result<Tensors> Checkpoint::add_file(const std::string& path, std::string_view file_name) {
-    struct ::stat before{};
-    if (::stat(path.c_str(), &before) != 0) { return tl::unexpected(system_error("open", path, errno)); }
+    if (auto added = add_identity(path); !added) { return base::pass_on(added); }
     auto file = base::MappedFile::open(path);
     if (!file) { return base::pass_on(file); }
     auto tensors = parse_safetensors(file->bytes(), file_name);
     if (!tensors) { return base::pass_on(tensors); }
-    const auto add = [&](auto number) { identity_ += std::to_string(number) + " "; };
-    std::error_code unresolved;
-    const auto canonical = std::filesystem::weakly_canonical(path, unresolved);
-    identity_ += (unresolved ? path : canonical.string()) + " ";
-    add(before.st_dev);
-    add(before.st_ino);
-    add(before.st_size);
-    add(before.st_mtim.tv_sec);
-    add(before.st_mtim.tv_nsec);
-    add(before.st_ctim.tv_sec);
-    add(before.st_ctim.tv_nsec);
     for (const auto& [name, tensor] : *tensors) {
-        identity_ += name + " " + tensor.dtype + format_shape(tensor.shape) + " ";
-        add(tensor.bytes.data() - file->bytes().data());
+        add_identity(name, tensor, file->bytes());
     }
     identity_ += "\n";
     bytes_ += file->bytes().size();
     files_.push_back(std::move(*file));
     return tensors;
+}
+
+Result<void> Checkpoint::add_gguf(const std::string& path) {
+    auto model = base::GgufModel::open(path);
+    if (!model) { return base::pass_on(model); }
+    const auto shape = gguf_model_shape(*model);
+    if (!shape) { return base::pass_on(shape); }
+    auto tensors = gguf_tensors(*model, *shape);
+    if (!tensors) { return base::pass_on(tensors); }
+    tensors_ = std::move(*tensors);
+    for (const auto& file : model->files()) {
+        if (auto added = add_identity(file.path.string()); !added) { return added; }
+        identity_ += "\n";
+        bytes_ += file.mapped.bytes().size();
+    }
+    gguf_.emplace(std::move(*model));
+    return {};
+}
+
+/// Where the file is and which state of it.
+Result<void> Checkpoint::add_identity(const std::string& path) {
+    struct ::stat status{};
+    if (::stat(path.c_str(), &status) != 0) { return tl::unexpected(system_error("open", path, errno)); }
+    const auto add = [&](auto number) { identity_ += std::to_string(number) + " "; };
+    std::error_code unresolved;
+    const auto canonical = std::filesystem::weakly_canonical(path, unresolved);
+    identity_ += (unresolved ? path : canonical.string()) + " ";
+    add(status.st_dev);
+    add(status.st_ino);
+    add(status.st_size);
+    add(status.st_mtim.tv_sec);
+    add(status.st_mtim.tv_nsec);
+    add(status.st_ctim.tv_sec);
+    add(status.st_ctim.tv_nsec);
+    return {};
+}
+
+/// What the file says of a tensor.
+void Checkpoint::add_identity(const std::string& name, const Tensor& tensor, std::span<const std::byte> file) {
+    identity_ += name + " " + tensor.dtype + format_shape(tensor.shape) + " " +
+                 std::to_string(tensor.bytes.data() - file.data()) + " ";
 }
 
 }  // namespace engine

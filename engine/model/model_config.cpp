@@ -10,7 +10,10 @@
 #include <string>
 #include <utility>
 
+#include "base/gguf_model.h"
+#include "engine/model/gguf_checkpoint.h"
 #include "engine/model/read_file.h"
+#include "engine/model/shape_bounds.h"
 
 namespace engine {
 namespace {
@@ -297,15 +300,14 @@ Result<ModelShape> parse_model_config(std::string_view text) {
     read_family(fields, shape);  // first, so that a foreign model is told as such and not by some field it lacks
     if (fields.error()) { return tl::unexpected(*fields.error()); }
 
-    // The bounds are far above every known model; they keep products of two in 64 bits and offsets in memory.
-    shape.layers = fields.integer("num_hidden_layers", 1, 1024);
-    shape.hidden = fields.integer("hidden_size", 1, 1u << 17);
-    shape.intermediate = fields.integer("intermediate_size", 1, 1u << 20);
-    shape.heads_q = fields.integer("num_attention_heads", 1, 4096);
-    shape.heads_kv = fields.integer("num_key_value_heads", 1, 4096, shape.heads_q);
-    shape.vocabulary = fields.integer("vocab_size", 1, 1u << 23);
-    shape.context_tokens = fields.integer("max_position_embeddings", 1, 1u << 24);
-    shape.head_dim = fields.integer("head_dim", 2, 4096, shape.hidden / shape.heads_q);
+    shape.layers = fields.integer("num_hidden_layers", 1, kLayersMax);
+    shape.hidden = fields.integer("hidden_size", 1, kHiddenMax);
+    shape.intermediate = fields.integer("intermediate_size", 1, kIntermediateMax);
+    shape.heads_q = fields.integer("num_attention_heads", 1, kHeadsMax);
+    shape.heads_kv = fields.integer("num_key_value_heads", 1, kHeadsMax, shape.heads_q);
+    shape.vocabulary = fields.integer("vocab_size", 1, kVocabularyMax);
+    shape.context_tokens = fields.integer("max_position_embeddings", 1, kContextMax);
+    shape.head_dim = fields.integer("head_dim", 2, kHeadDimMax, shape.hidden / shape.heads_q);
     shape.rms_norm_eps = fields.positive("rms_norm_eps", 1e-6);
     shape.tied_embeddings = fields.boolean("tie_word_embeddings", false);
     read_family(fields, shape);  // again: windows are compared with the context
@@ -335,6 +337,11 @@ Result<ModelShape> parse_model_config(std::string_view text) {
 }
 
 Result<ModelShape> read_model_config(const std::string& model_dir) {
+    if (base::is_gguf(model_dir)) {
+        const auto model = base::GgufModel::open(model_dir);
+        if (!model) { return base::pass_on(model); }
+        return gguf_model_shape(*model);
+    }
     const auto text = read_file(std::filesystem::path(model_dir) / "config.json", kConfigBytesMax);
     if (!text) { return base::pass_on(text); }
     auto shape = parse_model_config(*text);

@@ -14,7 +14,8 @@ namespace engine {
 /// we cannot compute; the message names the field, what it says, and what would do.
 base::Result<base::ModelShape> parse_model_config(std::string_view json);
 
-/// The same from `model_dir`/config.json. Error: also not_found, permission_denied.
+/// The same from `model_dir`/config.json, or from the metadata of a GGUF file (gguf_model_shape()).
+/// Error: also not_found, permission_denied.
 base::Result<base::ModelShape> read_model_config(const std::string& model_dir);
 
 /// The config.json that parse_model_config() turns back into `shape`; `dtype` as Hugging Face writes it ("bfloat16").

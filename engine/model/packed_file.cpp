@@ -111,6 +111,18 @@ Result<void> publish(int file, const fs::path& temporary, const fs::path& target
     return {};
 }
 
+/// Of a tensor's bytes, which need not all be in memory at a time.
+BlockHash hash_bytes(const Checkpoint& checkpoint, const Tensor& tensor) {
+    constexpr std::size_t kPieceBytes = 8u << 20;
+    base::KeyedHasher hasher({});
+    for (std::size_t at = 0; at < tensor.bytes.size(); at += kPieceBytes) {
+        const auto piece = tensor.bytes.subspan(at, std::min(kPieceBytes, tensor.bytes.size() - at));
+        hasher.add(piece);
+        checkpoint.let_go(piece);
+    }
+    return hasher.finish();
+}
+
 /// Of everything that the plan takes from the checkpoint; reads all of it.
 BlockHash hash_content(const Checkpoint& checkpoint, const PackingPlan& plan) {
     std::vector<std::pair<std::string, const Tensor*>> tensors;
@@ -125,12 +137,13 @@ BlockHash hash_content(const Checkpoint& checkpoint, const PackingPlan& plan) {
         }
     }
     std::vector<BlockHash> hashes(tensors.size());
-    base::parallel_for(tensors.size(),
-                       [&](std::size_t i) { hashes[i] = base::keyed_hash({}, tensors[i].second->bytes); });
+    base::parallel_for(tensors.size(), [&](std::size_t i) { hashes[i] = hash_bytes(checkpoint, *tensors[i].second); });
     std::string lines;
     for (std::size_t i = 0; i < tensors.size(); ++i) {
         const auto& [name, tensor] = tensors[i];
-        lines += name + " " + tensor->dtype + format_shape(tensor->shape) + " " + hex(hashes[i]) + "\n";
+        lines += name + " " + tensor->dtype + format_shape(tensor->shape) + " ";
+        if (tensor->pair_heads > 0) { lines += "pairs in " + std::to_string(tensor->pair_heads) + " heads "; }
+        lines += hex(hashes[i]) + "\n";
     }
     return base::keyed_hash({}, std::as_bytes(std::span(lines)));
 }
@@ -186,6 +199,9 @@ private:
             pack_matrix(stage_format, stage_.data(), rows, item.inputs, plan_.format, packed_.data());
             const std::uint64_t offset = item.offset + packed_bytes(plan_.format, begin, item.inputs);
             if (auto done = write_at(file_, packed_, offset, path_); !done) { return done; }
+            for (const SourceTensor& tensor : tensors) {  // what was read is not needed, what comes is read in again
+                checkpoint_.let_go(tensor.data->bytes);
+            }
             report(offset + packed_.size());
         }
         return {};

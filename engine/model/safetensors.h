@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/gguf.h"
 #include "base/result.h"
 
 namespace engine {
@@ -17,6 +18,10 @@ struct Tensor {
     std::string dtype;                 // as the file names it: "F32", "F16", "BF16", ...
     std::vector<std::uint64_t> shape;  // empty: a scalar
     std::span<const std::byte> bytes;
+    // Of GGUF files only:
+    const base::GgufTensorType* blocks = nullptr;  // rows are stored as blocks of this type
+    std::uint32_t pair_heads = 0;  // > 0: in each of so many heads row 2 i is the i-th of the first half, 2 i + 1 of
+                                   // the second; 0: in order
 };
 
 /// "[512, 64]".

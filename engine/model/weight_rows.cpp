@@ -5,12 +5,17 @@
 
 #include "base/check.h"
 #include "engine/kernels/float_formats.h"
+#include "engine/model/gguf_blocks.h"
 
 namespace engine {
 namespace {
 
 bool is_fp8(const Tensor& tensor) {
     return tensor.dtype == "F8_E4M3";
+}
+
+bool is_plain(const Tensor& tensor) {
+    return !is_fp8(tensor) && tensor.blocks == nullptr;
 }
 
 SourceFormat source_format(const Tensor& tensor) {
@@ -20,12 +25,27 @@ SourceFormat source_format(const Tensor& tensor) {
     return SourceFormat::bf16;
 }
 
-/// `count` elements from `first` on, as floats; F8_E4M3 without its scale.
+/// Where a row (or an element of a vector) stands in the file.
+std::size_t place_of(const Tensor& tensor, std::size_t row) {
+    if (tensor.pair_heads == 0) { return row; }
+    const std::size_t head_rows = tensor.shape[0] / tensor.pair_heads;
+    const std::size_t in_head = row % head_rows;
+    const std::size_t half = in_head / (head_rows / 2);
+    return row - in_head + 2 * (in_head % (head_rows / 2)) + half;
+}
+
+/// `count` elements from `first` on, as floats; F8_E4M3 without its scale. In blocks: whole ones.
 void read_floats(const Tensor& tensor, std::size_t first, std::size_t count, float* out) {
     if (is_fp8(tensor)) {
         std::transform(tensor.bytes.begin() + static_cast<std::ptrdiff_t>(first),
                        tensor.bytes.begin() + static_cast<std::ptrdiff_t>(first + count), out,
                        [](std::byte bits) { return float_from_e4m3(std::to_integer<std::uint8_t>(bits)); });
+        return;
+    }
+    if (tensor.blocks != nullptr) {
+        const std::size_t begin = first / tensor.blocks->block_elements * tensor.blocks->block_bytes;
+        const std::size_t bytes = count / tensor.blocks->block_elements * tensor.blocks->block_bytes;
+        dequantize_row(*tensor.blocks, tensor.bytes.subspan(begin, bytes), {out, count});
         return;
     }
     const SourceFormat format = source_format(tensor);
@@ -99,7 +119,7 @@ SourceFormat common_format(std::span<const SourceTensor> tensors) {
     const std::string& dtype = tensors[0].data->dtype;
     const bool same = std::all_of(tensors.begin(), tensors.end(),
                                   [&](const SourceTensor& tensor) { return tensor.data->dtype == dtype; });
-    return same && !is_fp8(*tensors[0].data) ? source_format(*tensors[0].data) : SourceFormat::f32;
+    return same && is_plain(*tensors[0].data) ? source_format(*tensors[0].data) : SourceFormat::f32;
 }
 
 bool are_stored_fp8(const PackedItem& item, std::span<const SourceTensor> tensors) {
@@ -112,8 +132,12 @@ bool are_stored_fp8(const PackedItem& item, std::span<const SourceTensor> tensor
 void read_vector(std::span<const SourceTensor> tensors, std::span<float> out) {
     std::size_t filled = 0;
     for (const SourceTensor& tensor : tensors) {
-        read_floats(*tensor.data, 0, tensor.data->shape[0], out.data() + filled);
-        filled += tensor.data->shape[0];
+        const std::size_t count = tensor.data->shape[0];
+        if (tensor.data->pair_heads == 0) { read_floats(*tensor.data, 0, count, out.data() + filled); }
+        for (std::size_t i = 0; tensor.data->pair_heads > 0 && i < count; ++i) {
+            read_floats(*tensor.data, place_of(*tensor.data, i), 1, out.data() + filled + i);
+        }
+        filled += count;
     }
     CHECK(filled == out.size());
 }
@@ -125,12 +149,13 @@ void read_rows(const PackedItem& item, std::span<const SourceTensor> tensors, st
     std::vector<float> scales;
     for_rows(item, tensors, begin, rows, [&](std::size_t i, const SourceTensor& tensor, std::size_t row) {
         std::byte* const to = out + i * row_bytes;
-        if (!is_fp8(*tensor.data) && source_format(*tensor.data) == format) {
-            std::memcpy(to, tensor.data->bytes.data() + row * row_bytes, row_bytes);
+        const std::size_t place = place_of(*tensor.data, row);
+        if (is_plain(*tensor.data) && source_format(*tensor.data) == format) {
+            std::memcpy(to, tensor.data->bytes.data() + place * row_bytes, row_bytes);
             return;
         }
         CHECK(format != SourceFormat::f16);
-        read_floats(*tensor.data, row * item.inputs, item.inputs, floats.data());
+        read_floats(*tensor.data, place * item.inputs, item.inputs, floats.data());
         if (is_fp8(*tensor.data)) {
             scales.resize(scale_groups(tensor));
             read_row_scales(tensor, row, scales);

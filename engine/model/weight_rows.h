@@ -24,7 +24,7 @@ struct SourceTensor {
 std::vector<SourceTensor> tensors_of(const Checkpoint& checkpoint, const PackedItem& item);
 
 std::size_t element_bytes(SourceFormat format);
-/// The format of all of them, or f32 where they differ or are F8_E4M3.
+/// The format of all of them, or f32 where they differ or are F8_E4M3 or stored in blocks.
 SourceFormat common_format(std::span<const SourceTensor> tensors);
 /// Whether all of them are F8_E4M3, with scales that those of `item` can hold: coarser ones are repeated.
 bool are_stored_fp8(const PackedItem& item, std::span<const SourceTensor> tensors);
@@ -33,7 +33,8 @@ bool are_stored_fp8(const PackedItem& item, std::span<const SourceTensor> tensor
 void read_vector(std::span<const SourceTensor> tensors, std::span<float> out);
 
 /// Rows [begin, begin + rows) of the stacked matrices, row-major, in the tensors' own format where all have it, else
-/// rounded to nearest even; F8_E4M3 times its scale. `out`: rows * item.inputs elements of `format`.
+/// rounded to nearest even; F8_E4M3 times its scale, blocks multiplied out. `out`: rows * item.inputs elements of
+/// `format`.
 void read_rows(const PackedItem& item, std::span<const SourceTensor> tensors, std::uint32_t begin, std::uint32_t rows,
                SourceFormat format, std::byte* out);
 

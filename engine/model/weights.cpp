@@ -173,20 +173,21 @@ base::Result<void> check_tensors(const Checkpoint& checkpoint, const PackingPlan
             const Tensor* tensor = checkpoint.find(source.tensor);
             if (tensor == nullptr) {
                 return base::fail(ErrorCode::data_loss, "the checkpoint lacks tensor " + source.tensor + " " +
-                                                            format_shape(shape) + ", which config.json asks for");
+                                                            format_shape(shape) + ", which " +
+                                                            std::string(checkpoint.shape_source()) + " asks for");
             }
             if (tensor->shape != shape) {
-                return base::fail(ErrorCode::data_loss, "tensor " + source.tensor + " has shape " +
-                                                            format_shape(tensor->shape) + ", config.json asks for " +
-                                                            format_shape(shape));
+                return base::fail(ErrorCode::data_loss,
+                                  "tensor " + source.tensor + " has shape " + format_shape(tensor->shape) + ", " +
+                                      std::string(checkpoint.shape_source()) + " asks for " + format_shape(shape));
             }
             if (tensor->dtype == "F8_E4M3" && item.inputs > 0) {
                 if (auto checked = check_scales(checkpoint, source, item.inputs); !checked) { return checked; }
-            } else if (!is_plain(*tensor)) {
+            } else if (!is_plain(*tensor) && !(tensor->blocks != nullptr && item.inputs > 0)) {
                 return base::fail(ErrorCode::unimplemented, "tensor " + source.tensor + " is stored as " +
                                                                 tensor->dtype +
-                                                                ", only F32, F16, BF16 and (matrices) F8_E4M3 are "
-                                                                "supported");
+                                                                ", only F32, F16, BF16 and (matrices) F8_E4M3 and "
+                                                                "GGUF's blocks are supported");
             }
         }
     }
@@ -194,15 +195,17 @@ base::Result<void> check_tensors(const Checkpoint& checkpoint, const PackingPlan
 }
 
 WeightFormat stored_format(const Checkpoint& checkpoint, const PackingPlan& plan) {
+    WeightFormat format = WeightFormat::bf16;
     for (const PackedItem& item : plan.items) {
         if (item.inputs == 0) { continue; }
         for (const auto& source : item.sources) {
             const Tensor* tensor = checkpoint.find(source.tensor);
             CHECK(tensor != nullptr, source.tensor);
-            if (tensor->dtype != "BF16" && tensor->dtype != "F8_E4M3") { return WeightFormat::f32; }
+            if (tensor->blocks != nullptr) { return WeightFormat::bf16; }
+            if (tensor->dtype != "BF16" && tensor->dtype != "F8_E4M3") { format = WeightFormat::f32; }
         }
     }
-    return WeightFormat::bf16;
+    return format;
 }
 
 Weights bind_weights(const ModelShape& shape, const PackingPlan& plan, const std::byte* file) {

@@ -78,9 +78,9 @@ PackingPlan plan_packing(const base::ModelShape& shape, WeightFormat format, Wei
 base::Result<void> check_fp8_widths(const PackingPlan& plan);
 
 /// Every tensor that the plan needs is there, in F32, F16 or BF16 and in the right shape; matrices also in F8_E4M3 with
-/// scales beside them (find_scales()). Error: data_loss for a missing one, one of another shape (with both),
-/// unimplemented for another dtype, or for other scales than one for all, one per output, or one per output and group
-/// of inputs.
+/// scales beside them (find_scales()), or in blocks (Tensor::blocks). Error: data_loss for a missing one, one of
+/// another shape (with both), unimplemented for another dtype, or for other scales than one for all, one per output, or
+/// one per output and group of inputs.
 base::Result<void> check_tensors(const Checkpoint& checkpoint, const PackingPlan& plan);
 
 /// The scales of a matrix in F8_E4M3, one element, [outputs], or [outputs, groups of inputs]: "q_proj.weight_scale" of
@@ -88,8 +88,8 @@ base::Result<void> check_tensors(const Checkpoint& checkpoint, const PackingPlan
 /// strategies "tensor", "channel" and "group" these are.
 const Tensor* find_scales(const Checkpoint& checkpoint, const std::string& tensor);
 
-/// What `weight_format: auto` means: BF16 where every matrix is stored so or in FP8, else F32. The plan's tensors must
-/// be there.
+/// What `weight_format: auto` means: BF16 where every matrix is stored so or in FP8, or any in blocks, else F32. The
+/// plan's tensors must be there.
 WeightFormat stored_format(const Checkpoint& checkpoint, const PackingPlan& plan);
 
 /// Points into the bytes of a packed file or of uploaded weights, which must have the plan's size and live longer.
