@@ -6,8 +6,11 @@
 #include <string_view>
 #include <system_error>
 
+#include "base/gguf_model.h"
 #include "text/file_bytes.h"
+#include "text/gguf_text.h"
 #include "text/json_file.h"
+#include "text/template_sources.h"
 
 namespace text {
 namespace {
@@ -76,11 +79,6 @@ GenerationDefaults defaults_of(const json::object& config) {
     return defaults;
 }
 
-struct TemplateSources {
-    std::optional<std::string> chat;
-    std::optional<std::string> tool;
-};
-
 /// One template, or a list of named ones of which "default" (or the first) and "tool_use" count.
 void add_sources(const json::value* field, TemplateSources& sources) {
     if (field == nullptr) { return; }
@@ -123,31 +121,10 @@ base::Result<TemplateSources> find_sources(const fs::path& folder, const json::o
     return sources;
 }
 
-void compile_templates(const TemplateSources& sources, ModelText& model) {
-    if (!sources.chat) {
-        model.chat_template_problem =
-            "the model has no chat template (looked for chat_template.jinja, chat_template.json and chat_template in "
-            "tokenizer_config.json)";
-        return;
-    }
-    auto chat = ChatTemplate::compile(*sources.chat);
-    if (!chat) {
-        model.chat_template_problem = chat.error().message;
-        return;
-    }
-    model.chat_template = std::move(*chat);
-    if (!sources.tool) { return; }
-    auto tool = ChatTemplate::compile(*sources.tool);
-    if (tool) {
-        model.tool_template = std::move(*tool);
-    } else {
-        model.chat_template_problem = tool.error().message;
-    }
-}
-
 }  // namespace
 
 base::Result<ModelText> ModelText::load(const fs::path& model_folder, const TokenizerOptions& options) {
+    if (base::is_gguf(model_folder)) { return load_gguf_text(model_folder, options); }
     ModelText model;
     auto tokenizer = Tokenizer::load(model_folder, options);
     if (!tokenizer) { return base::pass_on(tokenizer); }
@@ -160,7 +137,8 @@ base::Result<ModelText> ModelText::load(const fs::path& model_folder, const Toke
     if (!config) { return base::pass_on(config); }
     const auto sources = find_sources(model_folder, *tokenizer_config);
     if (!sources) { return base::pass_on(sources); }
-    compile_templates(*sources, model);
+    compile_templates(*sources, "chat_template.jinja, chat_template.json and chat_template in tokenizer_config.json",
+                      model);
 
     for (const char* name : kSpecialNames) {
         if (auto text = token_text(*tokenizer_config, name)) {

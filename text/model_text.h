@@ -14,7 +14,7 @@
 
 namespace text {
 
-/// What generation_config.json recommends; a request's own values go first.
+/// What generation_config.json (or general.sampling.* of a GGUF file) recommends; a request's own values go first.
 struct GenerationDefaults {
     std::optional<bool> do_sample;
     std::optional<double> temperature;
@@ -25,7 +25,7 @@ struct GenerationDefaults {
     std::optional<int> max_new_tokens;
 };
 
-/// Everything about text in a model's folder.
+/// Everything about text in a model's folder, or in the metadata of its GGUF file.
 struct ModelText {
     std::shared_ptr<const Tokenizer> tokenizer;  // never null
 
@@ -38,13 +38,15 @@ struct ModelText {
     /// Variables of the template besides those of the request: bos_token, eos_token, pad_token, ... with their texts.
     std::vector<std::pair<std::string, std::string>> template_variables;
 
-    /// Every token that ends a text, ascending: of generation_config.json, config.json and tokenizer_config.json.
+    /// Every token that ends a text, ascending: of generation_config.json, config.json and tokenizer_config.json; in a
+    /// GGUF file those that its keys name, and control tokens that are called so ("<|im_end|>", "<|endoftext|>", ...).
     std::vector<base::TokenId> eos_ids;
     std::optional<base::TokenId> bos;
     GenerationDefaults defaults;
 
     /// Reads tokenizer, tokenizer_config.json, chat_template.jinja or .json, generation_config.json and config.json
-    /// (all but the tokenizer may be missing). Errors: those of Tokenizer::load; invalid_argument for broken JSON.
+    /// (all but the tokenizer may be missing), or a GGUF file. Errors: those of Tokenizer::load; invalid_argument for
+    /// broken JSON; data_loss for a key of a GGUF file of another type.
     [[nodiscard]] static base::Result<ModelText> load(const std::filesystem::path& model_folder,
                                                       const TokenizerOptions& options = {});
 

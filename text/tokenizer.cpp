@@ -4,7 +4,9 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/gguf_model.h"
 #include "text/detokenizer.h"
+#include "text/gguf_text.h"
 #include "text/shim_call.h"
 #include "text/tokenizer_files.h"
 #include "text/tokenizer_parts.h"
@@ -19,15 +21,31 @@ Tokenizer::~Tokenizer() {
 
 base::Result<std::shared_ptr<const Tokenizer>> Tokenizer::load(const std::filesystem::path& path,
                                                                const TokenizerOptions& options) {
+    if (base::is_gguf(path)) {
+        const auto model = base::GgufModel::open(path, base::GgufModel::Parts::first);
+        if (!model) { return base::pass_on(model); }
+        const auto vocabulary = gguf_vocabulary(*model);
+        if (!vocabulary) { return base::pass_on(vocabulary, path.string()); }
+        return make(path, options, [&](SluiceTokenizer** handle, SluiceBuffer* message) {
+            return sluice_tokenizer_load_gguf(&*vocabulary, handle, message);
+        });
+    }
     const auto files = find_tokenizer_files(path, options.pattern, options.file_bytes_max);
     if (!files) { return base::pass_on(files); }
+    return make(files->path, options, [&](SluiceTokenizer** handle, SluiceBuffer* message) {
+        return sluice_tokenizer_load(files->kind, shim_bytes(files->first), shim_bytes(files->second),
+                                     shim_bytes(files->options_json), handle, message);
+    });
+}
+
+template <class Load>
+base::Result<std::shared_ptr<const Tokenizer>> Tokenizer::make(const std::filesystem::path& path,
+                                                               const TokenizerOptions& options, const Load& load) {
     auto parts = std::make_unique<Parts>();
     ShimBuffer message;
-    const std::int32_t code = sluice_tokenizer_load(files->kind, shim_bytes(files->first), shim_bytes(files->second),
-                                                    shim_bytes(files->options_json), &parts->handle, message.out());
-    if (code != SLUICE_OK) {
+    if (const std::int32_t code = load(&parts->handle, message.out()); code != SLUICE_OK) {
         base::Error error = shim_error(code, message.view());
-        return base::fail(error.code, files->path.string() + ": " + error.message);
+        return base::fail(error.code, path.string() + ": " + error.message);
     }
     sluice_tokenizer_table(parts->handle, &parts->table);
     parts->text_bytes_max = options.text_bytes_max;

@@ -43,7 +43,8 @@ struct DecodeOptions {
 /// Immutable; used from many threads at once.
 class Tokenizer {
 public:
-    /// `path`: a model's folder, or one tokenizer file (a `tokenizer_config.json` beside it is honoured too).
+    /// `path`: a model's folder, or one tokenizer file (a `tokenizer_config.json` beside it is honoured too, but not
+    /// beside a GGUF file, which says all of it itself).
     /// Errors: not_found with the names looked for; invalid_argument for a broken file or a pattern that is missing or
     /// unknown; unimplemented for a kind that is not built.
     [[nodiscard]] static base::Result<std::shared_ptr<const Tokenizer>> load(const std::filesystem::path& path,
@@ -78,6 +79,9 @@ private:
     friend class StreamDetokenizer;
     struct Parts;
     explicit Tokenizer(std::unique_ptr<Parts> parts);
+    template <class Load>
+    static base::Result<std::shared_ptr<const Tokenizer>> make(const std::filesystem::path& path,
+                                                               const TokenizerOptions& options, const Load& load);
     std::unique_ptr<Parts> parts_;
 };
 

@@ -56,7 +56,6 @@ bool looks_like_ranks(std::string_view bytes) {
 base::Result<std::int32_t> recognise(const fs::path& path, std::string_view bytes) {
     const std::string name = path.filename().string();
     const std::string extension = path.extension().string();
-    if (bytes.substr(0, 4) == "GGUF") { return SLUICE_GGUF; }
     if (extension == ".jsonl") { return SLUICE_PIECE_LINES; }
     if (extension == ".json") { return name.find("vocab") == 0 ? SLUICE_VOCAB_AND_MERGES : SLUICE_HUGGING_FACE_JSON; }
     if (looks_like_ranks(bytes)) { return SLUICE_RANKS; }

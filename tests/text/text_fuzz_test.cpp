@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "tests/support/catch.h"
+#include "tests/support/gguf_writer.h"
 #include "tests/support/seeds.h"
 #include "tests/text/text_data.h"
 #include "text/chat_template.h"
@@ -53,7 +54,18 @@ struct Seed {
 }  // namespace
 
 TEST_CASE("damaged tokenizer files load or are refused", "[text][fuzz]") {
-    std::vector<Seed> seeds = {{text_test::stories_folder() / "tokenizer.json", "tokenizer.json", 400}};
+    const text_test::TemporaryFolder own;
+    test_gguf::Writer()
+        .text("tokenizer.ggml.model", "gpt2")
+        .text("tokenizer.ggml.pre", "smollm")
+        .texts("tokenizer.ggml.tokens", {"o", "n", "c", "e", "on", "ce", "<s>", "</s>", "1", "2", ","})
+        .texts("tokenizer.ggml.merges", {"o n", "c e"})
+        .i32s("tokenizer.ggml.token_type", {1, 1, 1, 1, 1, 1, 3, 4, 1, 1, 1})
+        .u32("tokenizer.ggml.bos_token_id", 6)
+        .boolean("tokenizer.ggml.add_bos_token", true)
+        .write(own.path() / "own.gguf");
+    std::vector<Seed> seeds = {{text_test::stories_folder() / "tokenizer.json", "tokenizer.json", 400},
+                               {own.path() / "own.gguf", "own.gguf", 1500}};
     if (const auto data = text_test::shared_data()) {
         seeds.push_back({*data / "models" / "stories260K" / "vocab.jsonl", "vocab.jsonl", 200});
         seeds.push_back({*data / "tokenizers" / "llama2" / "tokenizer.model", "tokenizer.model", 60});

@@ -44,14 +44,34 @@ enum {
     SLUICE_SENTENCE_PIECE = 2,     ///< tokenizer.model
     SLUICE_VOCAB_AND_MERGES = 3,   ///< vocab.json, and merges.txt as `second`
     SLUICE_WORD_LIST = 4,          ///< BERT's vocab.txt
-    SLUICE_PIECE_LINES = 5,        ///< JSON lines of id, piece, score
-    SLUICE_GGUF = 6                ///< a GGUF file with a SentencePiece vocabulary
+    SLUICE_PIECE_LINES = 5         ///< JSON lines of id, piece, score
 };
 
 /// Loads a tokenizer. `options_json`: an object with any of pattern, bos, eos (texts), add_bos, add_eos, lower_case,
 /// legacy (booleans or null), added_tokens ([{id, content, special, lstrip, rstrip}]).
 int32_t sluice_tokenizer_load(int32_t kind, SluiceBytes first, SluiceBytes second, SluiceBytes options_json,
                               SluiceTokenizer** out, SluiceBuffer* message);
+
+/// The vocabulary in a GGUF file's metadata (tokenizer.ggml.*). Lists are as in the file: strings with 8 bytes length
+/// before each, numbers of 4 bytes; empty where the file has none.
+typedef struct {
+    SluiceBytes model;
+    SluiceBytes pre;
+    SluiceBytes tokens;  ///< strings
+    SluiceBytes merges;  ///< strings
+    SluiceBytes scores;  ///< floats
+    SluiceBytes types;   ///< 32-bit integers
+    int64_t bos;         ///< -1: none known
+    int64_t eos;
+    int64_t unknown;
+    int32_t adds_bos;  ///< 0 or 1; -1: the file does not say
+    int32_t adds_eos;
+    int32_t adds_space;
+} SluiceGgufVocabulary;
+
+int32_t sluice_tokenizer_load_gguf(const SluiceGgufVocabulary* vocabulary, SluiceTokenizer** out,
+                                   SluiceBuffer* message);
+
 void sluice_tokenizer_free(SluiceTokenizer* tokenizer);
 
 enum {

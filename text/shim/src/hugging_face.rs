@@ -126,7 +126,8 @@ fn with_hard_spaces(file: &str) -> Option<String> {
     Some(document.to_string())
 }
 
-fn added_tokens_json(tokens: &[SpecialToken]) -> Vec<Value> {
+/// The `added_tokens` of a `tokenizer.json`.
+pub fn added_tokens_json(tokens: &[SpecialToken]) -> Vec<Value> {
     tokens
         .iter()
         .map(|token| {

@@ -1,10 +1,12 @@
 //! Tokenizers and chat templates behind a C interface. The contract of every entry is in `sluice_text.h`.
 
 mod chat_template;
+mod gguf_vocabulary;
 mod guard;
 mod hugging_face;
 mod pair_merge;
 mod piece_file;
+mod pre_tokenizer;
 mod python_filter;
 mod python_json;
 mod python_method;
@@ -17,6 +19,7 @@ mod token_table;
 mod tokenizer;
 
 use chat_template::{ChatTemplate, Limits};
+use gguf_vocabulary::RawVocabulary;
 use guard::{enter, Buffer, Bytes};
 use strftime::CivilTime;
 use tokenizer::{FileKind, Tokenizer};
@@ -62,6 +65,21 @@ pub unsafe extern "C" fn sluice_tokenizer_load(
     enter(message, || {
         let options = options_json.as_text("the options")?;
         let tokenizer = Tokenizer::load(FileKind::from_number(kind)?, first.as_slice(), second.as_slice(), options)?;
+        *out = Box::into_raw(Box::new(tokenizer));
+        Ok(Vec::new())
+    })
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_tokenizer_load_gguf(
+    vocabulary: *const RawVocabulary,
+    out: *mut *mut Tokenizer,
+    message: *mut Buffer,
+) -> i32 {
+    enter(message, || {
+        let tokenizer = Tokenizer::from_gguf(&(*vocabulary).read()?)?;
         *out = Box::into_raw(Box::new(tokenizer));
         Ok(Vec::new())
     })

@@ -1,5 +1,5 @@
-//! Readers of the files that piece vocabularies come in: SentencePiece's protobuf `tokenizer.model`, lists of pieces in
-//! JSON lines, and the vocabulary inside a GGUF file.
+//! Readers of the files that piece vocabularies come in: SentencePiece's protobuf `tokenizer.model`, and lists of pieces
+//! in JSON lines.
 
 use crate::guard::{invalid, unimplemented_by_us, Outcome};
 
@@ -37,6 +37,8 @@ pub struct PieceFile {
     pub escapes_spaces: bool,
     pub space_is_suffix: bool,
     pub charsmap: Vec<u8>,
+    /// Where no piece is of the unknown kind.
+    pub unknown: Option<u32>,
     pub bos: Option<u32>,
     pub eos: Option<u32>,
 }
@@ -150,6 +152,7 @@ pub fn parse_sentence_piece(file: &[u8]) -> Outcome<PieceFile> {
         escapes_spaces: true,
         space_is_suffix: false,
         charsmap: Vec::new(),
+        unknown: None,
         bos: Some(1),
         eos: Some(2),
     };
@@ -248,155 +251,8 @@ pub fn parse_piece_lines(file: &[u8]) -> Outcome<PieceFile> {
         escapes_spaces: true,
         space_is_suffix: false,
         charsmap: Vec::new(),
+        unknown: None,
         bos: Some(1),
         eos: Some(2),
-    })
-}
-
-struct Gguf<'a> {
-    rest: &'a [u8],
-}
-
-enum GgufValue {
-    Number(i64),
-    Text(String),
-    Texts(Vec<String>),
-    Floats(Vec<f32>),
-    Numbers(Vec<i64>),
-    Other,
-}
-
-impl<'a> Gguf<'a> {
-    fn take(&mut self, size: u64) -> Outcome<&'a [u8]> {
-        match usize::try_from(size) {
-            Ok(size) if size <= self.rest.len() => {
-                let (taken, rest) = self.rest.split_at(size);
-                self.rest = rest;
-                Ok(taken)
-            }
-            _ => invalid("the GGUF file is cut short or broken"),
-        }
-    }
-    fn number(&mut self, size: u64) -> Outcome<u64> {
-        let mut bytes = [0u8; 8];
-        bytes[..size as usize].copy_from_slice(self.take(size)?);
-        Ok(u64::from_le_bytes(bytes))
-    }
-    fn text(&mut self) -> Outcome<String> {
-        let size = self.number(8)?;
-        Ok(String::from_utf8_lossy(self.take(size)?).into_owned())
-    }
-    fn size_of(kind: u64) -> Outcome<u64> {
-        match kind {
-            0 | 1 | 7 => Ok(1),
-            2 | 3 => Ok(2),
-            4..=6 => Ok(4),
-            10..=12 => Ok(8),
-            _ => invalid(format!("the GGUF file has a value of the unknown type {kind}")),
-        }
-    }
-    fn signed(kind: u64, raw: u64) -> i64 {
-        match kind {
-            1 => i64::from(raw as u8 as i8),
-            3 => i64::from(raw as u16 as i16),
-            5 => i64::from(raw as u32 as i32),
-            _ => raw as i64,
-        }
-    }
-    fn value(&mut self, kind: u64) -> Outcome<GgufValue> {
-        match kind {
-            8 => Ok(GgufValue::Text(self.text()?)),
-            9 => {
-                let item = self.number(4)?;
-                let count = self.number(8)?;
-                if count > self.rest.len() as u64 {
-                    return invalid("the GGUF file is cut short or broken");
-                }
-                if item == 8 {
-                    return (0..count).map(|_| self.text()).collect::<Outcome<_>>().map(GgufValue::Texts);
-                }
-                let size = Self::size_of(item)?;
-                if item == 6 {
-                    let read = |gguf: &mut Self| Ok(f32::from_bits(gguf.number(4)? as u32));
-                    return (0..count).map(|_| read(self)).collect::<Outcome<_>>().map(GgufValue::Floats);
-                }
-                let read = |gguf: &mut Self| Ok(Self::signed(item, gguf.number(size)?));
-                (0..count).map(|_| read(self)).collect::<Outcome<_>>().map(GgufValue::Numbers)
-            }
-            6 | 12 => {
-                self.take(Self::size_of(kind)?)?;
-                Ok(GgufValue::Other)
-            }
-            _ => {
-                let size = Self::size_of(kind)?;
-                Ok(GgufValue::Number(Self::signed(kind, self.number(size)?)))
-            }
-        }
-    }
-}
-
-/// Reads the vocabulary of a GGUF file whose tokenizer is of the SentencePiece kind (`tokenizer.ggml.model` "llama").
-pub fn parse_gguf(file: &[u8]) -> Outcome<PieceFile> {
-    let mut gguf = Gguf { rest: file };
-    if gguf.take(4)? != b"GGUF" {
-        return invalid("not a GGUF file");
-    }
-    let version = gguf.number(4)?;
-    if !(2..=3).contains(&version) {
-        return unimplemented_by_us(format!("GGUF version {version}"));
-    }
-    gguf.number(8)?;
-    let entries = gguf.number(8)?;
-    let (mut model, mut texts, mut scores, mut kinds) = (String::new(), Vec::new(), Vec::new(), Vec::new());
-    let (mut bos, mut eos, mut adds_dummy_prefix) = (None, None, true);
-    for _ in 0..entries {
-        let key = gguf.text()?;
-        let kind = gguf.number(4)?;
-        match (key.as_str(), gguf.value(kind)?) {
-            ("tokenizer.ggml.model", GgufValue::Text(text)) => model = text,
-            ("tokenizer.ggml.tokens", GgufValue::Texts(list)) => texts = list,
-            ("tokenizer.ggml.scores", GgufValue::Floats(list)) => scores = list,
-            ("tokenizer.ggml.token_type", GgufValue::Numbers(list)) => kinds = list,
-            ("tokenizer.ggml.bos_token_id", GgufValue::Number(id)) => bos = u32::try_from(id).ok(),
-            ("tokenizer.ggml.eos_token_id", GgufValue::Number(id)) => eos = u32::try_from(id).ok(),
-            ("tokenizer.ggml.add_space_prefix", GgufValue::Number(flag)) => adds_dummy_prefix = flag != 0,
-            _ => {}
-        }
-    }
-    if model != "llama" {
-        return unimplemented_by_us(format!("a GGUF vocabulary of the kind \"{model}\" (only \"llama\" is read)"));
-    }
-    if texts.is_empty() || scores.len() != texts.len() || kinds.len() != texts.len() {
-        return invalid("the GGUF file lacks tokens, scores or token types");
-    }
-    let pieces: Vec<Piece> = texts
-        .into_iter()
-        .zip(scores)
-        .zip(kinds)
-        .map(|((text, score), kind)| Piece {
-            text,
-            score,
-            kind: match kind {
-                2 => PieceKind::Unknown,
-                3 => PieceKind::Control,
-                4 => PieceKind::UserDefined,
-                5 => PieceKind::Unused,
-                6 => PieceKind::Byte,
-                _ => PieceKind::Normal,
-            },
-        })
-        .collect();
-    let byte_fallback = pieces.iter().any(|piece| piece.kind == PieceKind::Byte);
-    Ok(PieceFile {
-        pieces,
-        algorithm: Algorithm::Bpe,
-        byte_fallback,
-        adds_dummy_prefix,
-        removes_extra_spaces: false,
-        escapes_spaces: true,
-        space_is_suffix: false,
-        charsmap: Vec::new(),
-        bos,
-        eos,
     })
 }

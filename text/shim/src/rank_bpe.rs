@@ -2,6 +2,7 @@
 
 use crate::guard::{invalid, Outcome};
 use crate::pair_merge::{self, Symbol};
+use crate::pre_tokenizer;
 use crate::special_token::{Segment, SpecialToken, SpecialTokens};
 use ahash::AHashMap;
 use base64::Engine;
@@ -19,13 +20,11 @@ struct Pattern {
     bos: Option<&'static str>,
 }
 
-const CL100K_REGEX: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
 const PATTERNS: &[Pattern] = &[
     Pattern {
         names: &["gpt2", "gpt-2", "r50k_base", "p50k_base"],
         ranks: &[50_256, 50_257],
-        regex: r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        regex: pre_tokenizer::GPT2,
         is_nfc: false,
         specials: &[("<|endoftext|>", 50_256)],
         bos: None,
@@ -33,7 +32,7 @@ const PATTERNS: &[Pattern] = &[
     Pattern {
         names: &["cl100k", "cl100k_base", "gpt-4"],
         ranks: &[100_256],
-        regex: CL100K_REGEX,
+        regex: pre_tokenizer::CL100K,
         is_nfc: false,
         specials: &[
             ("<|endoftext|>", 100_257),
@@ -47,11 +46,7 @@ const PATTERNS: &[Pattern] = &[
     Pattern {
         names: &["o200k", "o200k_base", "gpt-4o"],
         ranks: &[199_998],
-        regex: concat!(
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-            r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-            r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-        ),
+        regex: pre_tokenizer::O200K,
         is_nfc: false,
         specials: &[("<|endoftext|>", 199_999), ("<|endofprompt|>", 200_018)],
         bos: None,
@@ -59,7 +54,7 @@ const PATTERNS: &[Pattern] = &[
     Pattern {
         names: &["llama3", "llama-3", "llama-bpe"],
         ranks: &[128_000],
-        regex: CL100K_REGEX,
+        regex: pre_tokenizer::CL100K,
         is_nfc: false,
         specials: &[
             ("<|begin_of_text|>", 128_000),
@@ -79,7 +74,7 @@ const PATTERNS: &[Pattern] = &[
     Pattern {
         names: &["qwen2", "qwen", "qwen2.5", "qwen3"],
         ranks: &[151_643],
-        regex: r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        regex: pre_tokenizer::QWEN2,
         is_nfc: true,
         specials: &[("<|endoftext|>", 151_643), ("<|im_start|>", 151_644), ("<|im_end|>", 151_645)],
         bos: None,

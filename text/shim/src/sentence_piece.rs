@@ -117,7 +117,11 @@ impl SentencePiece {
                     if piece.score.is_nan() {
                         return invalid(format!("piece {id} has no score"));
                     }
-                    if piece.kind == PieceKind::UserDefined {
+                    let is_user_defined = piece.kind == PieceKind::UserDefined;
+                    if is_user_defined && specials.iter().any(|token| token.id == id && !token.is_special) {
+                        continue; // text is cut at it before
+                    }
+                    if is_user_defined {
                         user_defined.push(piece.text.clone());
                     } else if piece.kind == PieceKind::Normal {
                         score_min = score_min.min(piece.score);
@@ -129,7 +133,7 @@ impl SentencePiece {
         }
         user_defined.retain(|text| !text.is_empty());
         user_defined.sort_by_key(|text| std::cmp::Reverse(text.len()));
-        let Some(unknown) = unknown else { return invalid("the vocabulary has no unknown piece") };
+        let Some(unknown) = unknown.or(file.unknown) else { return invalid("the vocabulary has no unknown piece") };
         if file.byte_fallback && bytes.iter().any(Option::is_none) {
             return invalid("byte fallback is on but not all 256 byte pieces are there");
         }

@@ -1,5 +1,6 @@
 //! One tokenizer, whatever file it came from.
 
+use crate::gguf_vocabulary::Vocabulary;
 use crate::guard::{invalid, Outcome};
 use crate::hugging_face::{self, HuggingFace};
 use crate::piece_file::{self, PieceFile, PieceKind};
@@ -18,7 +19,6 @@ pub enum FileKind {
     VocabAndMerges,
     WordList,
     PieceLines,
-    Gguf,
 }
 
 impl FileKind {
@@ -30,7 +30,6 @@ impl FileKind {
             3 => FileKind::VocabAndMerges,
             4 => FileKind::WordList,
             5 => FileKind::PieceLines,
-            6 => FileKind::Gguf,
             other => return invalid(format!("{other} is no kind of tokenizer file")),
         })
     }
@@ -193,7 +192,32 @@ impl Tokenizer {
                 Self::from_pieces(piece_file::parse_sentence_piece(first)?, added, &options)
             }
             FileKind::PieceLines => Self::from_pieces(piece_file::parse_piece_lines(first)?, added, &options),
-            FileKind::Gguf => Self::from_pieces(piece_file::parse_gguf(first)?, added, &options),
+        }
+    }
+
+    /// The vocabulary of a GGUF file.
+    pub fn from_gguf(vocabulary: &Vocabulary) -> Outcome<Tokenizer> {
+        match vocabulary.model {
+            "gpt2" => {
+                let (file, adds_bos) = vocabulary.to_tokenizer_json()?;
+                let mut tokenizer = Self::from_hugging_face(&file, &LoadOptions::default())?;
+                (tokenizer.bos, tokenizer.eos) = (vocabulary.bos, vocabulary.eos);
+                if let Kind::HuggingFace(model) = &mut tokenizer.kind {
+                    model
+                        .set_added(vocabulary.bos.filter(|_| adds_bos), vocabulary.eos.filter(|_| vocabulary.adds_eos));
+                }
+                Ok(tokenizer)
+            }
+            "llama" => {
+                let (file, specials, adds_bos) = vocabulary.to_pieces()?;
+                let options = LoadOptions {
+                    add_bos: Some(adds_bos),
+                    add_eos: Some(vocabulary.adds_eos),
+                    ..LoadOptions::default()
+                };
+                Self::from_pieces(file, specials, &options)
+            }
+            _ => vocabulary.no_such_kind(),
         }
     }
 

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "text/model_text.h"
+
+namespace text {
+
+/// The texts of a model's chat templates, wherever they stood.
+struct TemplateSources {
+    std::optional<std::string> chat;
+    std::optional<std::string> tool;  // for requests with tools, where the model has another one for these
+};
+
+/// Sets the templates of `model`, or says in chat_template_problem why there is none; `where` it was looked for.
+void compile_templates(const TemplateSources& sources, const std::string& where, ModelText& model);
+
+}  // namespace text
