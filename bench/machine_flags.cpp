@@ -20,7 +20,8 @@ void add_bench_machine(CLI::App& app, MachineBenchOptions& options) {
 }
 
 void add_bench_engine(CLI::App& app, EngineBenchOptions& options) {
-    app.add_option("--model", options.model_dir, "model folder (`sluice model make` writes one)")->required();
+    app.add_option("--model", options.model_dir, "model folder (`sluice model make` writes one), or a GGUF file")
+        ->required();
     app.add_option("--device", options.device, "auto, host, cuda:0, ...")->capture_default_str();
     app.add_option("--kernels", options.kernels, "auto, avx512, avx2, reference, cuda")->capture_default_str();
     app.add_option("--prefill-attention", options.prefill_attention, "cuda: auto, mma, wgmma")->capture_default_str();

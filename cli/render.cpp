@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/gguf_model.h"
 #include "cli/json_lines.h"
 #include "text/chat_template.h"
 #include "text/file_bytes.h"
@@ -17,7 +18,7 @@ namespace {
 
 namespace json = boost::json;
 
-/// A template, with the model's own variables when it came from a model's folder.
+/// A template, with the model's own variables when it came from a model's folder or GGUF file.
 struct Source {
     std::optional<text::ModelText> model;
     std::shared_ptr<const text::ChatTemplate> chat_template;
@@ -26,7 +27,7 @@ struct Source {
 base::Result<Source> load(const std::filesystem::path& path) {
     Source source;
     std::error_code error;
-    if (std::filesystem::is_directory(path, error)) {
+    if (std::filesystem::is_directory(path, error) || base::is_gguf(path)) {
         auto model = text::ModelText::load(path);
         if (!model) { return base::pass_on(model); }
         if (!model->chat_template) { return base::fail(base::ErrorCode::not_found, model->chat_template_problem); }
@@ -67,7 +68,7 @@ base::Result<json::object> render(const Source& source, const json::object& row,
 CLI::App* add_render_command(CLI::App& root, RenderOptions& options) {
     CLI::App* command = root.add_subcommand(
         "render", "JSON lines on stdin: a chat template's variables give {\"rendered\": ..} or {\"error\": ..}");
-    command->add_option("path", options.path, "a model's folder, or one .jinja file")->required();
+    command->add_option("path", options.path, "a model's folder, a GGUF file, or one .jinja file")->required();
     command->add_option("--now", options.now,
                         "the time that strftime_now sees: 2024-07-26T13:05:09, or seconds since the Unix epoch");
     return command;

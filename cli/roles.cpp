@@ -145,8 +145,9 @@ void add_scheduler(CLI::App& app, SchedulerCommand& command) {
 }
 
 void add_worker(CLI::App& app, WorkerCommandLine& command) {
-    app.add_option("--model", command.model_dir, "Hugging Face model folder")->required();
-    app.add_option("--served-name", command.served_name, "model name in the API; default: the folder's name");
+    app.add_option("--model", command.model_dir, "Hugging Face model folder, or a GGUF file")->required();
+    app.add_option("--served-name", command.served_name,
+                   "model name in the API; default: the folder's or the file's name");
     app.add_option("--scheduler", command.scheduler, "HOST:PORT of the scheduler")->capture_default_str();
     app.add_option("--listen", command.listen, "HOST:PORT of this worker's control plane")->capture_default_str();
     app.add_option("--threads", command.threads, "compute threads; 0: the machine's cores")->capture_default_str();
@@ -156,8 +157,11 @@ void add_worker(CLI::App& app, WorkerCommandLine& command) {
 }
 
 void add_gateway(CLI::App& app, GatewayCommand& command) {
-    app.add_option("--model", command.model_dir, "Hugging Face model folder (tokenizer and chat template)")->required();
-    app.add_option("--served-name", command.served_name, "model name in the API; default: the folder's name");
+    app.add_option("--model", command.model_dir,
+                   "Hugging Face model folder, or a GGUF file (tokenizer and chat template)")
+        ->required();
+    app.add_option("--served-name", command.served_name,
+                   "model name in the API; default: the folder's or the file's name");
     app.add_option("--scheduler", command.scheduler, "HOST:PORT of the scheduler")->capture_default_str();
     app.add_option("--host", command.host, "address to listen on; default 127.0.0.1");
     app.add_option("--port", command.port, "port to listen on; 0: any free one; default 8000");

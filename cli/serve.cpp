@@ -8,6 +8,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/gguf_model.h"
 #include "base/log.h"
 #include "cli/divide_cores.h"
 #include "cli/http_probe.h"
@@ -22,6 +23,7 @@ std::string served_name(const std::string& flag, const std::string& setting, con
     if (!flag.empty()) { return flag; }
     if (setting != gateway::GatewayOptions{}.model) { return setting; }
     std::filesystem::path path(model_dir);
+    if (base::is_gguf(path)) { return base::gguf_model_name(path); }  // as given: a link may lead to a mere hash
     std::error_code error;
     if (const auto absolute = std::filesystem::canonical(path, error); !error) { path = absolute; }
     return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
@@ -163,8 +165,9 @@ void LocalStack::drain_and_stop() {
 }
 
 void add_serve(CLI::App& app, ServeOptions& options) {
-    app.add_option("--model", options.model_dir, "Hugging Face model folder")->required();
-    app.add_option("--served-name", options.served_name, "model name in the API; default: the folder's name");
+    app.add_option("--model", options.model_dir, "Hugging Face model folder, or a GGUF file")->required();
+    app.add_option("--served-name", options.served_name,
+                   "model name in the API; default: the folder's or the file's name");
     app.add_option("--host", options.host, "address to listen on; default 127.0.0.1");
     app.add_option("--port", options.port, "port to listen on; 0: any free one; default 8000");
     app.add_option("--prefill", options.prefill, "prefill workers")->capture_default_str();

@@ -21,8 +21,8 @@ namespace cli {
 /// `sluice serve`: every role in one process, over the same protocols as between machines.
 struct ServeOptions {
     CommonFlags common;
-    std::string model_dir;
-    std::string served_name;            // empty: gateway.model of the settings, else the folder's name
+    std::string model_dir;              // or a GGUF file
+    std::string served_name;            // empty: gateway.model of the settings, else the model's own name
     std::optional<std::string> host;    // empty: gateway.host of the settings
     std::optional<std::uint16_t> port;  // empty: gateway.port of the settings
     std::uint32_t prefill = 1;
@@ -64,7 +64,7 @@ void add_serve(CLI::App& app, ServeOptions& options);
 int serve_main(const ServeOptions& options);
 
 /// The name a model is served under: the flag, else `gateway.model` of the settings, else the last part of the folder's
-/// path.
+/// path, or the name of the GGUF file without its suffix.
 std::string served_name(const std::string& flag, const std::string& setting, const std::string& model_dir);
 
 /// Load progress for people: a line on stderr, rewritten in place on a terminal, every quarter elsewhere.

@@ -39,7 +39,7 @@ base::Result<json::object> decode(const text::Tokenizer& tokenizer, const json::
 CLI::App* add_tokenize_command(CLI::App& root, TokenizeOptions& options) {
     CLI::App* command = root.add_subcommand(
         "tokenize", "JSON lines on stdin: {\"text\": ..} gives {\"ids\": [..]}, {\"ids\": [..]} gives {\"text\": ..}");
-    command->add_option("path", options.path, "a model's folder, or one tokenizer file")->required();
+    command->add_option("path", options.path, "a model's folder, a GGUF file, or one tokenizer file")->required();
     command->add_option("--pattern", options.pattern,
                         "for bare vocabularies: gpt2, cl100k, o200k, llama3, qwen2, bert-uncased or bert-cased");
     command->add_flag("--special", options.special, "add BOS and EOS; read and show special tokens");

@@ -58,14 +58,15 @@ struct ShardSpec {
 enum class NumericsId : std::uint64_t {};
 
 struct EngineOptions {
-    std::string model_dir;
+    std::string model_dir;                   // a Hugging Face folder, or a GGUF file
     std::string device = "host";             // auto, host, cuda:N (device::parse_device)
     std::string kernels = "auto";            // auto, avx512, avx2, reference, cuda; the others mean the host
     bool deterministic = false;              // cuda: numbers do not depend on the batch; on the host they never do
     std::string prefill_attention = "auto";  // cuda: mma (auto), or on Hopper wgmma
     bool dependent_launch = false;           // cuda 9.0 or newer: a kernel may begin before the one before it has ended
-    std::string weight_format = "auto";  // auto: as in the checkpoint (f16 becomes f32), on cuda bf16; f32, bf16, fp8
-    std::string kv_dtype = "auto";       // auto: bf16 with bf16 or fp8 weights, else f32
+    std::string weight_format =
+        "auto";  // auto: as in the checkpoint (f16 becomes f32, blocks bf16), on cuda bf16; f32, bf16, fp8
+    std::string kv_dtype = "auto";  // auto: bf16 with bf16 or fp8 weights, else f32
     std::uint32_t block_tokens = 16;
     std::uint64_t kv_pool_bytes = 0;         // 0: chosen (kv_sizing.h); blocks_total follows
     double gpu_memory_share = 0.9;           // of a GPU's memory that weights, KV and steps take, with kv_pool_bytes 0
