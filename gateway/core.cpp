@@ -42,8 +42,12 @@ struct GatewayCore::State {
           metrics(setup.metrics, setup.options.model),
           timer(*io) {}
 
+    /// For threads that may outlive us. Not an owner of the loop: what was posted and did not run often owns a Post
+    /// itself, and the two would keep each other.
     Post post_io() {
-        return [io = io](std::function<void()> run) { asio::post(*io, std::move(run)); };
+        return [loop = std::weak_ptr(io)](std::function<void()> run) {
+            if (const auto alive = loop.lock()) { asio::post(*alive, std::move(run)); }
+        };
     }
 
     void tick() {

@@ -423,3 +423,31 @@ TEST_CASE("the deadlines of connections follow the clock of the server", "[gatew
     server.clock.advance(2h);
     REQUIRE(status_of(client.read_all()) == 408);
 }
+
+TEST_CASE("what is posted to a gateway that has stopped goes away with it, whoever can still post", "[gateway][http]") {
+    gateway::Post post;
+    std::weak_ptr<int> posted;
+    {
+        const base::SystemClock clock;
+        base::Metrics metrics;
+        gateway::GatewayOptions options;
+        options.http.port = 0;
+        const auto core = gateway::GatewayCore::start(
+            {.options = options,
+             .text = std::make_shared<ByteText>(),
+             .hash_key = {},
+             .clock = clock,
+             .metrics = metrics,
+             .make_ports = [&](gateway::Post given) {
+                 post = given;
+                 return std::make_unique<FakePorts>(std::move(given), std::make_shared<FakePorts::Control>());
+             }});
+        REQUIRE(core);
+        (*core)->drain_and_stop();
+        const auto owned = std::make_shared<int>();
+        posted = owned;
+        post([owned, post] {});  // as a stream does, which posts its end, itself with it, and can post more
+    }
+    REQUIRE(posted.expired());
+    post([] {});  // nobody is there any more
+}
