@@ -56,7 +56,12 @@ std::unordered_map<base::RequestId, InFlight::Record>::iterator InFlight::find(b
     return at != records_.end() && at->second.placed.epoch == epoch ? at : records_.end();
 }
 
+std::uint32_t InFlight::placements_of(TenantId tenant) const {
+    return base::raw(tenant) < of_tenants_.size() ? of_tenants_[base::raw(tenant)] : 0;
+}
+
 void InFlight::drop(std::unordered_map<base::RequestId, Record>::iterator record) {
+    --of_tenants_[base::raw(record->second.placed.tenant)];
     count_prefill(record->second, false);
     count_decode(record->second, false);
     ages_.erase(record->second.age);
@@ -70,6 +75,8 @@ void InFlight::add(const PlacedRequest& placed, base::TimePoint now) {
     }
     const auto patience = std::chrono::duration_cast<base::Duration>(
         std::chrono::duration<double>(std::clamp(4 * placed.ttft_seconds, 0.0, 3600.0)));
+    if (base::raw(placed.tenant) >= of_tenants_.size()) { of_tenants_.resize(base::raw(placed.tenant) + 1); }
+    ++of_tenants_[base::raw(placed.tenant)];
     Record& record = records_[placed.request];
     record.placed = placed;
     record.number = next_number_++;

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "scheduler/cluster_view.h"
+#include "scheduler/tenants.h"
 
 namespace scheduler {
 
@@ -17,6 +18,7 @@ namespace scheduler {
 struct PlacedRequest {
     base::RequestId request{};
     base::Epoch epoch{};
+    TenantId tenant{};
     std::uint32_t prefill_slot = 0;
     std::uint32_t decode_slot = 0;
     std::uint32_t uncached_tokens = 0;
@@ -67,6 +69,8 @@ public:
 
     PendingLoad pending(std::uint32_t slot) const;
     std::size_t placements() const { return records_.size(); }
+    /// Of one tenant, among placements().
+    std::uint32_t placements_of(TenantId tenant) const;
 
 private:
     struct Part {
@@ -104,6 +108,7 @@ private:
     std::unordered_map<base::RequestId, Record> records_;
     std::list<base::RequestId> ages_;  // oldest first
     std::vector<Slot> slots_;
+    std::vector<std::uint32_t> of_tenants_;  // records, by TenantId
     std::uint64_t next_number_ = 0;
 };
 

@@ -12,7 +12,7 @@ SchedulerOptions SchedulerOptions::read(base::Config& config) {
     const auto milliseconds = [&config](std::string_view key, std::int64_t fallback, std::int64_t low) {
         return std::chrono::milliseconds(config.integer(key, std::max(fallback, low), low, 600'000));
     };
-    options.model = config.string("scheduler.model", options.model);
+    options.models = config.strings("scheduler.models", options.models);
     options.heartbeat = milliseconds("scheduler.heartbeat_ms", options.heartbeat.count(), 10);
     // A single late heartbeat is no reason to suspect a worker.
     options.suspect_after =
@@ -23,8 +23,10 @@ SchedulerOptions SchedulerOptions::read(base::Config& config) {
     options.rules.local_prefill_tokens_max =
         count("scheduler.local_prefill_tokens_max", options.rules.local_prefill_tokens_max, 0, 1'000'000'000);
     options.workers_max = count("scheduler.workers_max", options.workers_max, 1, 65'536);
+    options.models_max = count("scheduler.models_max", options.models_max, 1, 65'536);
     options.prefix_blocks_max = count("scheduler.prefix_blocks_max", options.prefix_blocks_max, 1, 1 << 30);
     options.placements_max = count("scheduler.placements_max", options.placements_max, 1, 10'000'000);
+    options.tenants_max = count("scheduler.tenants_max", options.tenants_max, 0, 10'000);
     options.calls_max = count("scheduler.calls_max", options.calls_max, 1, 1'000'000);
     return options;
 }

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/config.h"
 #include "scheduler/cluster_view.h"
@@ -11,8 +12,8 @@ namespace scheduler {
 
 /// Settings of the scheduler: section `scheduler` of the config.
 struct SchedulerOptions {
-    /// `scheduler.model`: the served model name. Empty: that of the first worker, while there is one.
-    std::string model;
+    /// `scheduler.models`: names of the models that workers may serve here. Empty: whatever they serve.
+    std::vector<std::string> models = {};
     /// `scheduler.heartbeat_ms`: how often workers report. They are told when they register.
     std::chrono::milliseconds heartbeat{250};
     /// `scheduler.suspect_ms`: nothing new is sent to a worker that was silent for this long (while there are others).
@@ -21,11 +22,13 @@ struct SchedulerOptions {
     std::chrono::milliseconds lease{5000};
     /// `scheduler.allow_mixed_numerics`, `scheduler.local_prefill_tokens_max`.
     PlaceRules rules = {};
-    /// `scheduler.workers_max`, `scheduler.prefix_blocks_max`, `scheduler.placements_max`, `scheduler.calls_max`:
-    /// bounds.
-    std::uint32_t workers_max = 1024;
-    std::uint32_t prefix_blocks_max = 1 << 20;  // different block hashes in the prefix index
-    std::uint32_t placements_max = 65'536;      // placements remembered until their release
+    /// `scheduler.workers_max`, `scheduler.models_max`, `scheduler.prefix_blocks_max`, `scheduler.placements_max`,
+    /// `scheduler.tenants_max`, `scheduler.calls_max`: bounds.
+    std::uint32_t workers_max = 1024;           // of all models together
+    std::uint32_t models_max = 64;              // that have workers, or had some lately
+    std::uint32_t prefix_blocks_max = 1 << 20;  // different block hashes in the prefix index of one model
+    std::uint32_t placements_max = 65'536;      // placements of one model remembered until their release
+    std::uint32_t tenants_max = 64;             // that are told apart in metrics; the others are "other"
     std::uint32_t calls_max = 4096;             // Place, Release and Describe calls at once
 
     /// Asks `config` for its keys; bad values are reported by config.finish().

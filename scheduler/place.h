@@ -73,21 +73,7 @@ inline constexpr std::uint32_t kWeighedTokens = 32;
 PlaceOutcome place(const ClusterView& view, const PlaceQuery& query);
 
 /// The numerics_id that new requests are placed on: that which has workers for both phases, then the most ready
-/// workers, then the earliest registration. Empty without workers.
+/// workers, then the earliest registration. Encoders have no part in it. Empty without workers.
 std::optional<std::uint64_t> pool_numerics(std::span<const WorkerView> workers);
-
-/// Tokens (prompt and answer) that this worker could hold if it were empty.
-std::uint64_t tokens_capacity(const WorkerView& worker);
-
-/// Predictions for one worker, as place() makes them.
-struct PrefillForecast {
-    double queue_seconds;  // what is queued there now
-    double ttft_seconds;   // queue and this prompt
-};
-PrefillForecast forecast_prefill(const WorkerView& worker, const PlaceQuery& query, std::uint32_t cached_tokens);
-/// Mean gap between tokens when this sequence joins.
-double forecast_tpot(const WorkerView& worker, const PlaceQuery& query);
-/// Seconds until there is room for this sequence; 0 when there is.
-double forecast_decode_wait(const WorkerView& worker, const PlaceQuery& query);
 
 }  // namespace scheduler

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "proto/block_hashes.h"
+#include "proto/roles.h"
 
 namespace scheduler {
 namespace {
@@ -19,9 +19,12 @@ std::optional<std::string_view> missing_field(const sluice::proto::RegisterWorke
     if (registration.endpoint().worker_id() == 0) { return "endpoint.worker_id"; }
     if (registration.endpoint().incarnation() == 0) { return "endpoint.incarnation"; }
     if (registration.endpoint().control_address().empty()) { return "endpoint.control_address"; }
-    if (!proto::role_of(registration.role())) { return "role"; }
-    if (registration.kv_blocks_total() == 0) { return "kv_blocks_total"; }
-    if (registration.block_tokens() == 0) { return "block_tokens"; }
+    const auto role = proto::role_of(registration.role());
+    if (!role) { return "role"; }
+    if (*role != Role::encode) {  // which keeps no KV
+        if (registration.kv_blocks_total() == 0) { return "kv_blocks_total"; }
+        if (registration.block_tokens() == 0) { return "block_tokens"; }
+    }
     if (registration.context_tokens() == 0) { return "context_tokens"; }
     if (registration.batch_sequences_max() == 0) { return "batch_sequences_max"; }
     if (registration.batch_tokens_max() == 0) { return "batch_tokens_max"; }
@@ -52,6 +55,7 @@ base::Result<Registry::Enrolled> Registry::enroll(const sluice::proto::RegisterW
     // Hashes are chained over blocks: workers with blocks of another size would never share a prefix with the others.
     for (std::size_t slot = 0; slot < views_.size(); ++slot) {
         if (views_[slot].status == WorkerStatus::gone || slot == former) { continue; }
+        if (registration.block_tokens() == 0 || views_[slot].limits.block_tokens == 0) { continue; }  // no KV
         if (views_[slot].limits.block_tokens != registration.block_tokens()) {
             return fail(ErrorCode::failed_precondition, "blocks of " + std::to_string(registration.block_tokens()) +
                                                             " tokens, but the pool has blocks of " +
@@ -64,8 +68,7 @@ base::Result<Registry::Enrolled> Registry::enroll(const sluice::proto::RegisterW
     } else if (former) {
         enrolled.replaced = Life{.id = life.id, .incarnation = views_[*former].incarnation};
         remove(*former);
-        replaced_.push_back(*enrolled.replaced);
-        if (replaced_.size() > kReplacedRemembered) { replaced_.pop_front(); }
+        keep_out(*enrolled.replaced);
     }
     std::size_t slot = 0;
     if (enrolled.known) {
@@ -98,7 +101,7 @@ base::Result<Registry::Enrolled> Registry::enroll(const sluice::proto::RegisterW
     view.id = life.id;
     view.incarnation = life.incarnation;
     view.role = *proto::role_of(registration.role());
-    view.status = record.load.draining() ? WorkerStatus::draining : WorkerStatus::ready;
+    view.status = status(slot, now);
     view.numerics_id = registration.header().numerics_id();
     view.limits = {.kv_blocks_total = registration.kv_blocks_total(),
                    .block_tokens = registration.block_tokens(),
@@ -140,57 +143,23 @@ Registry::Heard Registry::hear(Life life, const sluice::proto::Heartbeat& heartb
                  .blocks_used = record.load.blocks_used()};
     in_flight_.heartbeat(static_cast<std::uint32_t>(*slot), now);
 
-    bool gap = false;
     for (const sluice::proto::BlockEvents& events : heartbeat.blocks()) {
-        gap = !apply_events(*slot, events) || gap;
+        record.news.take(events, block_index_, static_cast<std::uint32_t>(*slot));
     }
-    // A worker that was there before this scheduler may hold blocks and have no news of them.
-    const bool unheard = !record.any_event && record.load.blocks_cached() > 0;
-    Heard heard{.fresh = true};
-    if (record.in_step || !(gap || unheard || record.snapshot_asked_at)) { return heard; }
-    // Asked once, and again when nothing came for as long as makes a worker suspect.
-    if (!record.snapshot_asked_at || now - *record.snapshot_asked_at >= options_.suspect_after) {
-        record.snapshot_asked_at = now;
-        heard.resend_snapshot = true;
-    }
-    return heard;
+    return {
+        .fresh = true,
+        .resend_snapshot = record.news.ask_for_snapshot(record.load.blocks_cached() > 0, now, options_.suspect_after)};
 }
 
-bool Registry::apply_events(std::size_t slot, const sluice::proto::BlockEvents& events) {
-    Record& record = records_[slot];
-    const auto index_slot = static_cast<std::uint32_t>(slot);
-    const std::uint64_t number = events.number();
-    if (events.snapshot()) {
-        const bool late =
-            record.in_step ? number <= record.events_applied : record.any_event && number < record.events_seen;
-        if (late) { return true; }
-        block_index_.clear(index_slot);
-        record.in_step = true;
-        record.snapshot_asked_at.reset();
-    } else if (!record.any_event && number <= 1) {
-        record.in_step = true;  // the first events of a life: nothing was there before them
-    } else if (record.in_step && number <= record.events_applied) {
-        return true;  // a duplicate
-    } else if (!record.in_step || number != record.events_applied + 1) {
-        // What is believed so far stays: mostly still true, and wrong only at the price of a missed prefix.
-        record.in_step = false;
-        record.any_event = true;
-        record.events_seen = std::max(record.events_seen, number);
-        return false;
-    }
-    record.any_event = true;
-    record.events_applied = number;
-    record.events_seen = std::max(record.events_seen, number);
-    const auto for_each = [](const std::string& bytes, auto take) {  // what is no whole hash at the end is ignored
-        for (std::size_t i = 0; i < bytes.size() / proto::kBlockHashBytes; ++i) {
-            take(proto::block_hash_at(bytes, i));
-        }
-    };
-    for_each(events.stored(), [&](base::BlockHash hash) { block_index_.add(index_slot, hash); });
-    if (!events.snapshot()) {
-        for_each(events.removed(), [&](base::BlockHash hash) { block_index_.remove(index_slot, hash); });
-    }
-    return true;
+WorkerStatus Registry::status(std::size_t slot, base::TimePoint now) const {
+    const Record& record = records_[slot];
+    if (record.load.draining()) { return WorkerStatus::draining; }
+    return now - record.heard_at >= options_.suspect_after ? WorkerStatus::suspect : WorkerStatus::ready;
+}
+
+void Registry::keep_out(Life life) {
+    replaced_.push_back(life);
+    if (replaced_.size() > kReplacedRemembered) { replaced_.pop_front(); }
 }
 
 void Registry::remove(std::size_t slot) {
@@ -224,10 +193,7 @@ std::span<const WorkerView> Registry::view(base::TimePoint now) {
     for (std::size_t slot = 0; slot < views_.size(); ++slot) {
         WorkerView& worker = views_[slot];
         if (worker.status == WorkerStatus::gone) { continue; }
-        const bool late = now - records_[slot].heard_at >= options_.suspect_after;
-        worker.status = records_[slot].load.draining() ? WorkerStatus::draining
-                        : late                         ? WorkerStatus::suspect
-                                                       : WorkerStatus::ready;
+        worker.status = status(slot, now);
         worker.pending = in_flight_.pending(static_cast<std::uint32_t>(slot));
     }
     return views_;

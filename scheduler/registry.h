@@ -16,6 +16,7 @@
 #include "base/result.h"
 #include "proto/scheduler.pb.h"
 #include "scheduler/block_index.h"
+#include "scheduler/block_news.h"
 #include "scheduler/cluster_view.h"
 #include "scheduler/in_flight.h"
 
@@ -62,6 +63,8 @@ public:
 
     /// The life has ended. False when it was not the present one.
     bool leave(Life life);
+    /// A life that has ended and was replaced by one that is not known here: it must not come back.
+    void keep_out(Life life);
     /// Removes every worker that was silent for the lease, and returns their lives.
     std::vector<Life> expire(base::TimePoint now);
 
@@ -89,17 +92,11 @@ private:
         sluice::proto::WorkerLoad load;
         base::TimePoint heard_at;
         std::optional<std::uint64_t> heartbeat_number;
-        // Block events: all up to `events_applied` are in the index, when `in_step`.
-        bool in_step = false;
-        bool any_event = false;
-        std::uint64_t events_applied = 0;
-        std::uint64_t events_seen = 0;  // highest number
-        std::optional<base::TimePoint> snapshot_asked_at;
+        BlockNews news;
     };
     std::optional<std::size_t> slot_of(Life life) const;
+    WorkerStatus status(std::size_t slot, base::TimePoint now) const;
     void remove(std::size_t slot);
-    /// False when this event leaves a gap.
-    bool apply_events(std::size_t slot, const sluice::proto::BlockEvents& events);
 
     Options options_;
     std::vector<WorkerView> views_;  // [slots]

@@ -1,12 +1,10 @@
 #include "scheduler/scheduler.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
+#include <utility>
 
 #include "base/check.h"
 #include "base/log.h"
-#include "proto/block_hashes.h"
 #include "proto/errors.h"
 #include "proto/header.h"
 
@@ -17,37 +15,12 @@ using base::ErrorCode;
 using base::fail;
 namespace messages = sluice::proto;
 
-/// More avoided lives than this are not looked at: a request fails on a few workers, then for good.
-constexpr int kAvoidedMax = 64;
-/// Samples that are learned from one heartbeat; later ones say the same.
-constexpr int kSamplesMax = 256;
-
-std::uint32_t microseconds(double seconds) {
-    return static_cast<std::uint32_t>(
-        std::clamp(std::round(seconds * 1e6), 1.0, double{std::numeric_limits<std::uint32_t>::max()}));
-}
-
-std::string_view status_name(WorkerStatus status) {
-    switch (status) {
-        case WorkerStatus::ready:
-            return "ready";
-        case WorkerStatus::draining:
-            return "draining";
-        case WorkerStatus::suspect:
-            return "suspect";
-        case WorkerStatus::gone:
-            return "gone";
-    }
-    return "gone";
-}
-
-Registry::Options registry_options(const SchedulerOptions& options) {
-    return {.workers_max = options.workers_max,
-            .prefix_blocks_max = options.prefix_blocks_max,
-            .in_flight = {.placements_max = options.placements_max},
-            .suspect_after = options.suspect_after,
-            .lease = options.lease};
-}
+/// Names that an error lists.
+constexpr std::size_t kModelsNamed = 8;
+/// A gateway that has seen a newer scheduler finds it within seconds.
+constexpr std::uint32_t kRetrySupersededMs = 1'000;
+/// Workers attach again within seconds.
+constexpr std::uint32_t kRetryWithoutWorkerMs = 2'000;
 
 }  // namespace
 
@@ -55,155 +28,161 @@ Scheduler::Scheduler(SchedulerOptions options, const base::Clock& clock, base::M
     : options_(std::move(options)),
       clock_(clock),
       metrics_(metrics),
-      registry_(registry_options(options_)),
-      model_(options_.model) {}
+      started_(clock.now()),
+      epoch_(static_cast<std::uint64_t>(std::max<std::int64_t>(1, clock.unix_us()))),
+      tenants_(options_.tenants_max),
+      unrouted_metrics_(metrics, "") {}
 
-base::Result<void> Scheduler::check_header(const messages::Header& header) const {
-    proto::ExpectedHeader expected;
-    if (!model_.empty() && !header.model().empty()) { expected.model = model_; }
-    return proto::check_header(header, expected);
+std::size_t Scheduler::workers() const {
+    std::size_t workers = 0;
+    for (const auto& [model, pool] : pools_) {
+        workers += pool->workers();
+    }
+    return workers;
 }
 
-messages::Header Scheduler::header() {
-    return proto::make_header(model_, pool_numerics(registry_.view(clock_.now())).value_or(0));
+std::string Scheduler::served_models() const {
+    std::string names;
+    std::size_t count = 0;
+    for (const auto& [model, pool] : pools_) {
+        if (pool->workers() == 0) { continue; }
+        if (++count > kModelsNamed) { return names + ", ..."; }
+        names += (names.empty() ? "" : ", ") + base::log_safe(model);
+    }
+    return names;
+}
+
+bool Scheduler::may_serve(std::string_view model) const {
+    const std::vector<std::string>& models = options_.models;
+    return models.empty() || std::find(models.begin(), models.end(), model) != models.end();
+}
+
+/// Errors: invalid_argument (none named, and there are several), not_found, unavailable (its workers may be on their
+/// way).
+base::Result<ModelPool*> Scheduler::find(std::string_view model) {
+    if (model.empty()) {
+        ModelPool* only = nullptr;
+        for (const auto& [name, pool] : pools_) {
+            if (pool->workers() == 0) { continue; }
+            if (only != nullptr) {
+                return fail(ErrorCode::invalid_argument, "header.model is empty; served are " + served_models());
+            }
+            only = pool.get();
+        }
+        if (only == nullptr) { return fail(ErrorCode::unavailable, "there is no worker"); }
+        return only;
+    }
+    if (const auto pool = pools_.find(model); pool != pools_.end()) { return pool->second.get(); }
+    const bool is_settling = workers() == 0 || clock_.now() - started_ < options_.lease;
+    if (may_serve(model) && (is_settling || !options_.models.empty())) {
+        return fail(ErrorCode::unavailable, "there is no worker for model " + base::log_safe(model));
+    }
+    const std::string served = served_models();
+    return fail(ErrorCode::not_found, "model " + base::log_safe(model) + " is not served here; " +
+                                          (served.empty() ? "no model is" : "served are " + served));
+}
+
+base::Result<ModelPool*> Scheduler::find_or_make(const std::string& model) {
+    if (!may_serve(model)) {
+        return fail(ErrorCode::failed_precondition,
+                    "model " + base::log_safe(model) + " is not among scheduler.models");
+    }
+    if (const auto pool = pools_.find(model); pool != pools_.end()) { return pool->second.get(); }
+    if (pools_.size() >= options_.models_max) {
+        const auto unused =
+            std::find_if(pools_.begin(), pools_.end(), [](const auto& one) { return one.second->workers() == 0; });
+        if (unused == pools_.end()) {
+            return fail(ErrorCode::resource_exhausted,
+                        "there are " + std::to_string(pools_.size()) + " models, which is models_max");
+        }
+        pools_.erase(unused);
+    }
+    return pools_.emplace(model, std::make_unique<ModelPool>(model, options_, tenants_, metrics_)).first->second.get();
+}
+
+std::variant<ModelPool*, Refusal> Scheduler::route(const messages::PlaceRequest& request) {
+    if (const auto fine = proto::check_header(request.header()); !fine) {
+        return Refusal{.error = fine.error(), .reason = "bad_request"};
+    }
+    if (request.scheduler_epoch() > epoch_) {
+        return Refusal{.error = {ErrorCode::aborted, "this scheduler (epoch " + std::to_string(epoch_) +
+                                                         ") is superseded: the request has seen epoch " +
+                                                         std::to_string(request.scheduler_epoch())},
+                       .retry_after_ms = kRetrySupersededMs,
+                       .reason = "superseded"};
+    }
+    auto pool = find(request.header().model());
+    if (pool) { return *pool; }
+    if (pool.error().code == ErrorCode::unavailable) {
+        return Refusal{
+            .error = std::move(pool.error()), .retry_after_ms = kRetryWithoutWorkerMs, .reason = "no_worker"};
+    }
+    const bool is_unknown = pool.error().code == ErrorCode::not_found;
+    return Refusal{.error = std::move(pool.error()), .reason = is_unknown ? "unknown_model" : "bad_request"};
 }
 
 messages::PlaceReply Scheduler::place(const messages::PlaceRequest& request) {
     const base::TimePoint started = clock_.now();
     messages::PlaceReply reply;
-    const PlaceOutcome outcome = decide(request, started);
-    *reply.mutable_header() = header();
-    std::string_view path = "refused";
-    std::string_view reason;
+    reply.set_scheduler_epoch(epoch_);
+    auto routed = route(request);
+    ModelPool* const* pool = std::get_if<ModelPool*>(&routed);
+    const PlaceOutcome outcome =
+        pool != nullptr ? (*pool)->decide(request, started) : PlaceOutcome(std::move(std::get<Refusal>(routed)));
+    *reply.mutable_header() = pool != nullptr ? proto::make_header((*pool)->model(), (*pool)->numerics_id(started))
+                                              : proto::make_header(request.header().model(), 0);
+    ModelMetrics& metrics = pool != nullptr ? (*pool)->metrics() : unrouted_metrics_;
+    const auto note = [&](std::string_view path, std::string_view reason) {
+        metrics.decision(path, reason, std::chrono::duration<double>(clock_.now() - started).count());
+    };
     if (const auto* placement = std::get_if<Placement>(&outcome)) {
-        remember(request, *placement, started);
-        messages::Placement& out = *reply.mutable_placement();
-        *out.mutable_prefill() = registry_.registration(placement->prefill).endpoint();
-        *out.mutable_decode() = registry_.registration(placement->decode).endpoint();
-        out.set_cached_prompt_tokens(placement->cached_prompt_tokens);
-        out.set_predicted_ttft_us(microseconds(placement->ttft_seconds));
-        out.set_predicted_tpot_us(microseconds(placement->tpot_seconds));
-        path = placement->path();
-        out.set_path(std::string(path));
-        reason = placement->reason;
-        const std::uint64_t numerics = registry_.registration(placement->decode).header().numerics_id();
-        const bool one_id = registry_.registration(placement->prefill).header().numerics_id() == numerics;
-        reply.mutable_header()->set_numerics_id(one_id ? numerics : 0);
+        (*pool)->take(request, *placement, started, reply);
+        note(placement->path(), placement->reason);
     } else {
         const auto& refusal = std::get<Refusal>(outcome);
         proto::set_error(*reply.mutable_refusal()->mutable_error(), refusal.error);
         reply.mutable_refusal()->set_retry_after_ms(refusal.retry_after_ms);
-        reason = refusal.reason;
+        note("refused", refusal.reason);
     }
-    metrics_.decision(model_, path, reason, std::chrono::duration<double>(clock_.now() - started).count());
     return reply;
 }
 
-PlaceOutcome Scheduler::decide(const messages::PlaceRequest& request, base::TimePoint now) {
-    const auto refuse = [](base::Error error, std::string_view reason) {
-        return Refusal{.error = std::move(error), .retry_after_ms = 0, .reason = reason};
-    };
-    if (auto fine = check_header(request.header()); !fine) { return refuse(fine.error(), "bad_request"); }
-    const auto chain = proto::read_block_hashes(request.block_hashes());
-    if (!chain) { return refuse(chain.error(), "bad_request"); }
-    if (request.deadline_in_us() < 0) {
-        return refuse({ErrorCode::deadline_exceeded, "the deadline of the request has passed"}, "expired");
-    }
-    const base::RequestId id{request.request_id()};
-    if (const auto epoch = registry_.in_flight().epoch_of(id); epoch && base::raw(*epoch) > request.epoch()) {
-        return refuse(
-            {ErrorCode::aborted, "epoch " + std::to_string(request.epoch()) + " of the request is late: epoch " +
-                                     std::to_string(base::raw(*epoch)) + " was placed"},
-            "late");
-    }
-    std::vector<base::Incarnation> avoid;
-    for (const std::uint64_t life : request.avoid_workers()) {
-        avoid.push_back(base::Incarnation{life});
-        if (avoid.size() >= kAvoidedMax) { break; }
-    }
-    // A stream that has begun must go on with the same numbers; a new one takes what the pool has.
-    const std::uint64_t numerics = request.begun() ? request.header().numerics_id() : 0;
-    return scheduler::place({.workers = registry_.view(now), .rules = options_.rules},
-                            {.prompt_tokens = request.prompt_tokens(),
-                             .new_tokens_max = request.new_tokens_max(),
-                             .numerics_id = numerics,
-                             .cached_blocks = registry_.match(*chain),
-                             .avoid = avoid});
-}
-
-void Scheduler::remember(const messages::PlaceRequest& request, const Placement& placement, base::TimePoint now) {
-    const std::uint64_t tokens = std::uint64_t{request.prompt_tokens()} + request.new_tokens_max();
-    const std::uint32_t block_tokens = registry_.registration(placement.decode).block_tokens();
-    registry_.in_flight().add({.request = base::RequestId{request.request_id()},
-                               .epoch = base::Epoch{request.epoch()},
-                               .prefill_slot = static_cast<std::uint32_t>(placement.prefill),
-                               .decode_slot = static_cast<std::uint32_t>(placement.decode),
-                               .uncached_tokens = request.prompt_tokens() - placement.cached_prompt_tokens,
-                               .prompt_tokens = request.prompt_tokens(),
-                               .decode_blocks = (tokens + block_tokens - 1) / block_tokens,
-                               .ttft_seconds = placement.ttft_seconds,
-                               .tpot_seconds = placement.tpot_seconds},
-                              now);
-}
-
 base::Result<messages::ReleaseReply> Scheduler::release(const messages::ReleaseRequest& request) {
-    if (auto fine = check_header(request.header()); !fine) { return pass_on(fine); }
-    const auto tell_ttft = [this](const PlacedRequest& placed, std::uint32_t measured_us) {
-        if (measured_us != 0) { metrics_.prediction("ttft", measured_us * 1e-6 / std::max(placed.ttft_seconds, 1e-6)); }
-    };
+    if (auto fine = proto::check_header(request.header()); !fine) { return base::pass_on(fine); }
     for (const messages::ReleaseRequest::Ended& ended : request.ended()) {
-        const base::RequestId id{ended.request_id()};
-        const base::Epoch epoch{ended.epoch()};
-        if (ended.phase() == messages::ReleaseRequest::Ended::PHASE_PREFILL) {
-            if (const auto placed = registry_.in_flight().first_token(id, epoch)) {
-                tell_ttft(*placed, ended.ttft_us());
-            }
-        } else if (ended.phase() == messages::ReleaseRequest::Ended::PHASE_ALL) {
-            const auto over = registry_.in_flight().ended(id, epoch);
-            if (!over) { continue; }
-            if (!over->first_token_told) { tell_ttft(over->placed, ended.ttft_us()); }
-            if (ended.tpot_us() != 0) {
-                metrics_.prediction("tpot", ended.tpot_us() * 1e-6 / std::max(over->placed.tpot_seconds, 1e-6));
-            }
-        }
+        static_cast<void>(std::any_of(pools_.begin(), pools_.end(),
+                                      [&ended](const auto& one) { return one.second->release(ended); }));
     }
     messages::ReleaseReply reply;
-    *reply.mutable_header() = header();
+    *reply.mutable_header() = proto::make_header(request.header().model(), 0);
     return reply;
 }
 
 base::Result<messages::DescribeReply> Scheduler::describe(const messages::DescribeRequest& request) {
-    if (auto fine = check_header(request.header()); !fine) { return pass_on(fine); }
+    if (auto fine = proto::check_header(request.header()); !fine) { return base::pass_on(fine); }
     const base::TimePoint now = clock_.now();
     messages::DescribeReply reply;
-    *reply.mutable_header() = header();
-    const std::uint64_t numerics = reply.header().numerics_id();
-    bool prefill = false;
-    bool decode = false;
-    std::uint64_t prefill_tokens = 0;
-    std::uint64_t decode_tokens = 0;
-    const std::span<const WorkerView> workers = registry_.view(now);
-    for (std::size_t slot = 0; slot < workers.size(); ++slot) {
-        const WorkerView& worker = workers[slot];
-        if (worker.status == WorkerStatus::gone) { continue; }
-        messages::WorkerState& state = *reply.add_workers();
-        *state.mutable_endpoint() = registry_.registration(slot).endpoint();
-        state.set_role(registry_.registration(slot).role());
-        state.set_state(std::string(status_name(worker.status)));
-        *state.mutable_load() = registry_.load(slot);
-        state.set_heartbeat_age_us(static_cast<std::uint64_t>(
-            std::chrono::duration_cast<std::chrono::microseconds>(registry_.heartbeat_age(slot, now)).count()));
-        reply.set_block_tokens(worker.limits.block_tokens);
-        if (worker.numerics_id != numerics && !options_.rules.allow_mixed_numerics) { continue; }
-        if (can_prefill(worker)) { prefill_tokens = std::max(prefill_tokens, tokens_capacity(worker)); }
-        if (can_decode(worker)) { decode_tokens = std::max(decode_tokens, tokens_capacity(worker)); }
-        if (worker.status != WorkerStatus::ready) { continue; }
-        prefill = prefill || can_prefill(worker);
-        decode = decode || can_decode(worker);
+    reply.set_scheduler_epoch(epoch_);
+    if (request.header().model().empty()) {
+        for (const auto& [model, pool] : pools_) {
+            if (pool->workers() > 0) { *reply.add_models() = pool->state(now); }
+        }
+    } else if (const auto pool = find(request.header().model())) {
+        *reply.add_models() = (*pool)->state(now);
+    } else if (pool.error().code != ErrorCode::unavailable) {
+        return base::pass_on(pool);
     }
-    const std::uint64_t context = prefill_tokens == 0 ? decode_tokens : std::min(prefill_tokens, decode_tokens);
-    reply.set_context_tokens(static_cast<std::uint32_t>(context));
-    reply.set_ready(prefill && decode);
+    if (reply.models_size() != 1) {
+        *reply.mutable_header() = proto::make_header(request.header().model(), 0);
+        return reply;
+    }
+    // For gateways that know one model only.
+    const messages::ModelState& only = reply.models(0);
+    *reply.mutable_header() = proto::make_header(only.model(), only.numerics_id());
+    reply.set_block_tokens(only.block_tokens());
+    reply.set_context_tokens(only.context_tokens());
+    reply.set_ready(only.ready());
+    *reply.mutable_workers() = only.workers();
     return reply;
 }
 
@@ -219,37 +198,57 @@ base::Result<Scheduler::Answer> Scheduler::report(SessionId session, const messa
     return fail(ErrorCode::invalid_argument, "a report is a registration or a heartbeat");
 }
 
+/// The worker's present life, when that serves another model than `pool`'s.
+const Scheduler::Session* Scheduler::life_of_other_model(base::WorkerId id, const ModelPool& pool) const {
+    const auto session = session_of_.find(id);
+    if (session == session_of_.end()) { return nullptr; }
+    const Session& present = sessions_.at(session->second);
+    return present.pool == &pool ? nullptr : &present;
+}
+
 base::Result<Scheduler::Answer> Scheduler::enroll(SessionId session, const messages::RegisterWorker& registration) {
-    if (auto fine = check_header(registration.header()); !fine) { return pass_on(fine); }
+    if (auto fine = proto::check_header(registration.header()); !fine) { return base::pass_on(fine); }
     if (registration.header().model().empty()) {
         return fail(ErrorCode::invalid_argument, "a registration needs header.model");
     }
-    if (const auto known = sessions_.find(session);
-        known != sessions_.end() && base::raw(known->second.id) != registration.endpoint().worker_id()) {
+    const Registry::Life life{.id = base::WorkerId{registration.endpoint().worker_id()},
+                              .incarnation = base::Incarnation{registration.endpoint().incarnation()}};
+    if (const auto known = sessions_.find(session); known != sessions_.end() && known->second.life.id != life.id) {
         return fail(ErrorCode::failed_precondition, "this stream belongs to another worker");
     }
-    auto enrolled = registry_.enroll(registration, clock_.now());
-    if (!enrolled) { return pass_on(enrolled); }
-    if (model_.empty()) { model_ = registration.header().model(); }
+    if (!session_of_.contains(life.id) && workers() >= options_.workers_max) {
+        return fail(ErrorCode::resource_exhausted,
+                    "there are " + std::to_string(workers()) + " workers, which is workers_max");
+    }
+    const auto pool = find_or_make(registration.header().model());
+    if (!pool) { return base::pass_on(pool); }
+    const Session* other = life_of_other_model(life.id, **pool);
+    if (other != nullptr && other->life.incarnation == life.incarnation) {
+        return fail(ErrorCode::failed_precondition,
+                    "this life of the worker serves model " + base::log_safe(other->pool->model()));
+    }
+    const auto enrolled = (*pool)->enroll(registration, clock_.now());
+    if (!enrolled) { return base::pass_on(enrolled); }
+    if (other != nullptr) { CHECK(other->pool->leave(other->life, true)); }
+    if (!std::exchange(had_worker_, true)) { epoch_ = std::max(epoch_, registration.scheduler_epoch() + 1); }
+
     Answer answer;
-    const Registry::Life life = enrolled->life;
     if (const auto former = session_of_.find(life.id); former != session_of_.end() && former->second != session) {
         answer.superseded = former->second;
         sessions_.erase(former->second);
     }
-    sessions_[session] = life;
+    sessions_[session] = {.pool = *pool, .life = life};
     session_of_[life.id] = session;
-    if (enrolled->replaced) { predictor_.forget(life.id); }
-    registry_.set_costs(life.id, predictor_.costs(life.id, registry_.role(*registry_.slot_of(life.id))));
-    spdlog::info("worker {:016x} incarnation {:016x} at {} {} as {}{}", base::raw(life.id), base::raw(life.incarnation),
-                 base::log_safe(registration.endpoint().control_address()),
+    spdlog::info("worker {:016x} incarnation {:016x} at {} {} as {} of {}{}", base::raw(life.id),
+                 base::raw(life.incarnation), base::log_safe(registration.endpoint().control_address()),
                  enrolled->known ? "attached again" : "registered", messages::WorkerRole_Name(registration.role()),
-                 enrolled->replaced ? ", replacing its former life" : "");
+                 base::log_safe((*pool)->model()), enrolled->replaced ? ", replacing its former life" : "");
 
     messages::Registered& registered = *answer.directives.emplace_back().mutable_registered();
-    *registered.mutable_header() = header();
+    *registered.mutable_header() = proto::make_header((*pool)->model(), (*pool)->numerics_id(clock_.now()));
     registered.set_heartbeat_ms(static_cast<std::uint32_t>(options_.heartbeat.count()));
     registered.set_lease_ms(static_cast<std::uint32_t>(options_.lease.count()));
+    registered.set_scheduler_epoch(epoch_);
     return answer;
 }
 
@@ -259,66 +258,40 @@ base::Result<Scheduler::Answer> Scheduler::hear(SessionId session, const message
         return fail(ErrorCode::failed_precondition,
                     "a heartbeat before a registration, or after another life registered");
     }
-    if (auto fine = check_header(heartbeat.header()); !fine) { return pass_on(fine); }
+    if (auto fine = proto::check_header(heartbeat.header()); !fine) { return base::pass_on(fine); }
     Answer answer;
-    const Registry::Heard heard = registry_.hear(known->second, heartbeat, clock_.now());
-    if (!heard.fresh) { return answer; }
-    learn(known->second, heartbeat);
+    const Registry::Heard heard = known->second.pool->hear(known->second.life, heartbeat, clock_.now());
     if (heard.resend_snapshot) { answer.directives.emplace_back().set_resend_snapshot(true); }
     return answer;
-}
-
-void Scheduler::learn(const Registry::Life& life, const messages::Heartbeat& heartbeat) {
-    const auto slot = registry_.slot_of(life.id);
-    CHECK(slot.has_value());
-    const Role role = registry_.role(*slot);
-    const auto tell = [this](std::string_view kind, const std::optional<double>& ratio) {
-        if (ratio) { metrics_.prediction(kind, *ratio); }
-    };
-    for (int i = 0; i < std::min(kSamplesMax, heartbeat.steps_size()); ++i) {
-        const Predictor::StepRatios ratios = predictor_.observe_step(life.id, role, heartbeat.steps(i));
-        tell("prefill_step", ratios.prefill);
-        tell("decode_step", ratios.decode);
-    }
-    for (int i = 0; i < std::min(kSamplesMax, heartbeat.transfers_size()); ++i) {
-        tell("transfer", predictor_.observe_transfer(life.id, role, heartbeat.transfers(i)));
-    }
-    registry_.set_costs(life.id, predictor_.costs(life.id, role));
-}
-
-void Scheduler::forget(const Registry::Life& life) {
-    predictor_.forget(life.id);
-    session_of_.erase(life.id);
-    if (registry_.workers() == 0) {
-        metrics_.cluster(model_, registry_.view(clock_.now()));  // the last word under this model's name
-        model_ = options_.model;
-    }
 }
 
 void Scheduler::detach(SessionId session) {
     const auto known = sessions_.find(session);
     if (known == sessions_.end()) { return; }
-    const Registry::Life life = known->second;
+    const auto [pool, life] = known->second;
     sessions_.erase(known);
-    if (!registry_.leave(life)) { return; }
+    if (!pool->leave(life)) { return; }
+    session_of_.erase(life.id);
     spdlog::info("worker {:016x} incarnation {:016x} is gone: its stream ended", base::raw(life.id),
                  base::raw(life.incarnation));
-    forget(life);
+    pool->tell_metrics(clock_.now());
 }
 
 std::vector<SessionId> Scheduler::tick() {
     const base::TimePoint now = clock_.now();
     std::vector<SessionId> ended;
-    for (const Registry::Life& life : registry_.expire(now)) {
-        const auto session = session_of_.find(life.id);
-        CHECK(session != session_of_.end());
-        spdlog::warn("worker {:016x} incarnation {:016x} is gone: silent for {} ms", base::raw(life.id),
-                     base::raw(life.incarnation), options_.lease.count());
-        ended.push_back(session->second);
-        sessions_.erase(session->second);
-        forget(life);
+    for (const auto& [model, pool] : pools_) {
+        for (const Registry::Life& life : pool->expire(now)) {
+            const auto session = session_of_.find(life.id);
+            CHECK(session != session_of_.end());
+            spdlog::warn("worker {:016x} incarnation {:016x} is gone: silent for {} ms", base::raw(life.id),
+                         base::raw(life.incarnation), options_.lease.count());
+            ended.push_back(session->second);
+            sessions_.erase(session->second);
+            session_of_.erase(session);
+        }
+        pool->tell_metrics(now);
     }
-    if (!model_.empty()) { metrics_.cluster(model_, registry_.view(now)); }
     return ended;
 }
 

@@ -1,21 +1,22 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
-#include <span>
 #include <string>
+#include <string_view>
+#include <variant>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "base/result.h"
 #include "proto/scheduler.pb.h"
+#include "scheduler/model_pool.h"
 #include "scheduler/options.h"
-#include "scheduler/place.h"
-#include "scheduler/predictor.h"
-#include "scheduler/registry.h"
-#include "scheduler/scheduler_metrics.h"
+#include "scheduler/tenants.h"
 
 namespace scheduler {
 
@@ -25,19 +26,27 @@ enum class SessionId : std::uint64_t {};
 /// The scheduler without its sockets: messages in, messages out, time from a clock. The service runs one behind gRPC, a
 /// simulator may run one on a virtual clock. Not thread-safe.
 ///
-/// Streams in flight never pass through it, and all it knows was reported by workers: a new one is complete as soon as
-/// they have attached again.
+/// Workers of several models attach to one scheduler; each request names its model and is placed in that one's pool
+/// (model_pool.h). Streams in flight never pass through it, and all it knows was reported by workers: a new one is
+/// complete as soon as they have attached again.
+///
+/// Its epoch tells it from the schedulers before it: the wall clock at its start in microseconds, and above whatever
+/// the first worker that attaches has seen (the clock may have gone back). It is in every answer; a request that has
+/// seen a higher one is refused, because a newer scheduler has taken over.
 class Scheduler {
 public:
     /// `clock` and `metrics` must outlive it.
     Scheduler(SchedulerOptions options, const base::Clock& clock, base::Metrics& metrics);
+    Scheduler(const Scheduler&) = delete;  // pools borrow its options
+    Scheduler& operator=(const Scheduler&) = delete;
 
     /// Always an answer; refusals say why. Remembers the placement until it is released.
     /// The reply's numerics_id is that of the chosen workers; 0 when they differ (rules.allow_mixed_numerics).
     sluice::proto::PlaceReply place(const sluice::proto::PlaceRequest& request);
-    /// Unknown or older placements are ignored. Error: failed_precondition (version or model).
+    /// Unknown or older placements are ignored, of whatever model. Error: failed_precondition (version).
     base::Result<sluice::proto::ReleaseReply> release(const sluice::proto::ReleaseRequest& request);
-    /// Error: failed_precondition (version or model).
+    /// One model, or all that have workers when the header names none. Errors: failed_precondition (version), not_found
+    /// (a model that is not served here, with those that are).
     base::Result<sluice::proto::DescribeReply> describe(const sluice::proto::DescribeRequest& request);
 
     struct Answer {
@@ -57,25 +66,34 @@ public:
     /// date. To be called a few times per heartbeat.
     std::vector<SessionId> tick();
 
-    std::size_t workers() const { return registry_.workers(); }
+    std::size_t workers() const;
+    std::uint64_t epoch() const { return epoch_; }
 
 private:
+    struct Session {
+        ModelPool* pool = nullptr;
+        Registry::Life life;
+    };
+    std::variant<ModelPool*, Refusal> route(const sluice::proto::PlaceRequest& request);
+    base::Result<ModelPool*> find(std::string_view model);
+    base::Result<ModelPool*> find_or_make(const std::string& model);
+    bool may_serve(std::string_view model) const;
+    std::string served_models() const;
     base::Result<Answer> enroll(SessionId session, const sluice::proto::RegisterWorker& registration);
     base::Result<Answer> hear(SessionId session, const sluice::proto::Heartbeat& heartbeat);
-    void learn(const Registry::Life& life, const sluice::proto::Heartbeat& heartbeat);
-    void forget(const Registry::Life& life);
-    base::Result<void> check_header(const sluice::proto::Header& header) const;
-    sluice::proto::Header header();
-    PlaceOutcome decide(const sluice::proto::PlaceRequest& request, base::TimePoint now);
-    void remember(const sluice::proto::PlaceRequest& request, const Placement& placement, base::TimePoint now);
+    const Session* life_of_other_model(base::WorkerId id, const ModelPool& pool) const;
 
-    SchedulerOptions options_;
+    const SchedulerOptions options_;
     const base::Clock& clock_;
-    SchedulerMetrics metrics_;
-    Registry registry_;
-    Predictor predictor_;
-    std::string model_;
-    std::map<SessionId, Registry::Life> sessions_;
+    base::Metrics& metrics_;
+    const base::TimePoint started_;
+    std::uint64_t epoch_;
+    bool had_worker_ = false;
+    Tenants tenants_;
+    ModelMetrics unrouted_metrics_;  // of requests that belong to no pool
+    std::map<std::string, std::unique_ptr<ModelPool>, std::less<>>
+        pools_;  // by model; one without workers stays a while
+    std::map<SessionId, Session> sessions_;
     std::map<base::WorkerId, SessionId> session_of_;  // of present lives
 };
 

@@ -1,36 +1,46 @@
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "base/metrics.h"
 #include "scheduler/cluster_view.h"
 
 namespace scheduler {
 
-/// The sluice_scheduler_* metrics. No label of a worker or a request: the number of series does not grow with either.
-/// Not thread-safe (the registry behind it is).
-class SchedulerMetrics {
+/// The sluice_scheduler_* metrics of one model. No label of a worker or a request, and a bounded number of tenants: the
+/// number of series does not grow with any of them. Not thread-safe (the registry behind it is).
+class ModelMetrics {
 public:
-    explicit SchedulerMetrics(base::Metrics& metrics);
+    ModelMetrics(base::Metrics& metrics, std::string model);
+    ~ModelMetrics();
 
     /// `path`: local, disaggregated or refused; `reason`: Placement::reason or Refusal::reason.
-    void decision(std::string_view model, std::string_view path, std::string_view reason, double seconds);
+    void decision(std::string_view path, std::string_view reason, double seconds);
     /// `kind`: ttft, tpot (of requests), prefill_step, decode_step, transfer (of worker samples).
     void prediction(std::string_view kind, double measured_over_predicted);
-    /// Everything that is told about the cluster as it stands.
-    void cluster(std::string_view model, std::span<const WorkerView> workers);
+    /// Everything that is told about the workers as they stand.
+    void cluster(std::span<const WorkerView> workers);
+    /// Placements of the tenant with this index (0, 1, ...) that are not released yet.
+    void tenant(const std::string& name, std::size_t index, std::uint32_t placements);
 
 private:
+    struct Gauges;
+
     base::Metrics& metrics_;
+    const std::string model_;
     prometheus::Histogram& decision_seconds_;
-    prometheus::Gauge& stale_workers_;
     std::map<std::pair<std::string, std::string>, prometheus::Counter*> decisions_;  // (path, reason)
     std::map<std::string, prometheus::Histogram*, std::less<>> predictions_;
-    std::string model_;  // of the counters in decisions_
+    std::unique_ptr<Gauges> gauges_;           // from the first cluster() on
+    std::vector<prometheus::Gauge*> tenants_;  // by index
 };
 
 }  // namespace scheduler

@@ -271,13 +271,17 @@ private:
             finish(*answer->superseded, {grpc::StatusCode::ABORTED, "the worker has opened another stream"});
         }
         for (messages::WorkerDirective& directive : answer->directives) {
-            if (!stream.send(std::move(directive))) {
-                scheduler_.detach(stream.session());
-                stream.finish({grpc::StatusCode::RESOURCE_EXHAUSTED, "the worker does not read its directives"});
-                return;
-            }
+            if (!send(stream, std::move(directive))) { return; }
         }
         stream.read();
+    }
+
+    /// False when the stream is cut, because its worker does not read.
+    bool send(Stream& stream, messages::WorkerDirective directive) {
+        if (stream.send(std::move(directive))) { return true; }
+        scheduler_.detach(stream.session());
+        stream.finish({grpc::StatusCode::RESOURCE_EXHAUSTED, "the worker does not read its directives"});
+        return false;
     }
 
     void on_done(Stream& stream) {

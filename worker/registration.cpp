@@ -74,7 +74,13 @@ void Registration::run(std::stop_token stop) {
 void Registration::follow(const sluice::proto::WorkerDirective& directive) {
     switch (directive.directive_case()) {
         case sluice::proto::WorkerDirective::kRegistered: {
-            spdlog::info("registered with the scheduler at {}", scheduler_address_);
+            const std::uint64_t epoch = directive.registered().scheduler_epoch();
+            if (epoch != 0 && epoch < scheduler_epoch_) {
+                spdlog::warn("the scheduler at {} has epoch {}, a later one has been here: {}", scheduler_address_,
+                             epoch, scheduler_epoch_.load());
+            }
+            scheduler_epoch_ = std::max(epoch, scheduler_epoch_.load());
+            spdlog::info("registered with the scheduler at {}, epoch {}", scheduler_address_, epoch);
             board_.attach();
             const std::scoped_lock lock(mutex_);
             interval_ = report_interval(directive.registered());
@@ -105,6 +111,7 @@ void Registration::attach_once(std::stop_token stop) {
 
     sluice::proto::WorkerReport first;
     *first.mutable_registration() = registration_;
+    first.mutable_registration()->set_scheduler_epoch(scheduler_epoch_);
     const bool is_sent = stream->Write(first);
     {
         const std::scoped_lock lock(mutex_);

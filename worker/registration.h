@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 #include <optional>
@@ -25,8 +26,8 @@ std::chrono::milliseconds report_interval(const sluice::proto::Registered& regis
 /// thread of its own, and one more that reads while a stream is open; the step loop never waits for the scheduler.
 class Registration {
 public:
-    /// `registration` is sent at each (re)connect. `on_drain` is called (on a thread of this class, maybe more than
-    /// once) when the scheduler asks for a drain. References must outlive this.
+    /// `registration` is sent at each (re)connect, with what has become known since. `on_drain` is called (on a thread
+    /// of this class, maybe more than once) when the scheduler asks for a drain. References must outlive this.
     Registration(std::string scheduler_address, sluice::proto::RegisterWorker registration,
                  const WorkerOptions& options, ReportBoard& board, const base::Clock& clock,
                  std::function<void()> on_drain);
@@ -34,6 +35,9 @@ public:
 
     /// The scheduler knows this worker now (or did a moment ago).
     bool is_registered() const { return is_registered_; }
+    /// The highest epoch of a scheduler that took this worker in; 0: none has. A lower one is served too: what runs
+    /// here runs on, and who is in charge is for schedulers and gateways to find out.
+    std::uint64_t scheduler_epoch() const { return scheduler_epoch_; }
     /// Any thread: something on the board should not wait for the next heartbeat.
     void report_soon();
     void stop();
@@ -50,6 +54,7 @@ private:
     const base::Clock& clock_;
     const std::function<void()> on_drain_;
     std::atomic<bool> is_registered_{false};
+    std::atomic<std::uint64_t> scheduler_epoch_{0};
 
     std::mutex mutex_;  // guards all up to the thread
     std::condition_variable_any changed_;

@@ -77,11 +77,13 @@ struct RegistrationSpec {
     std::uint32_t block_tokens = 16;
     std::uint32_t context_tokens = 4096;
     std::uint32_t queue_requests_max = 64;
+    std::string model = "test-model";
+    std::uint64_t scheduler_epoch = 0;  // the highest that it has seen
 };
 
 inline messages::RegisterWorker make_registration(const RegistrationSpec& spec) {
     messages::RegisterWorker registration;
-    *registration.mutable_header() = make_header(spec.numerics_id);
+    *registration.mutable_header() = make_header(spec.numerics_id, spec.model);
     registration.mutable_endpoint()->set_worker_id(spec.id);
     registration.mutable_endpoint()->set_incarnation(spec.incarnation);
     registration.mutable_endpoint()->set_control_address("127.0.0.1:" + std::to_string(10'000 + spec.id));
@@ -94,6 +96,7 @@ inline messages::RegisterWorker make_registration(const RegistrationSpec& spec) 
     registration.set_batch_tokens_max(512);
     registration.set_queue_requests_max(spec.queue_requests_max);
     registration.set_kv_bytes_per_token(1000);
+    registration.set_scheduler_epoch(spec.scheduler_epoch);
     return registration;
 }
 
@@ -135,11 +138,16 @@ struct PlaceSpec {
     std::uint32_t new_tokens_max = 20;
     std::vector<base::BlockHash> hashes = {};
     std::vector<std::uint64_t> avoid = {};
+    std::string model = "test-model";
+    std::string tenant = "";
+    bool begun = false;
 };
 
 inline messages::PlaceRequest make_place(const PlaceSpec& spec) {
     messages::PlaceRequest request;
-    *request.mutable_header() = make_header();
+    *request.mutable_header() = make_header(7, spec.model);
+    request.set_tenant(spec.tenant);
+    request.set_begun(spec.begun);
     request.set_request_id(spec.request_id);
     request.set_epoch(spec.epoch);
     request.set_prompt_tokens(spec.prompt_tokens);

@@ -18,12 +18,13 @@ TEST_CASE("the scheduler's settings have defaults that finish without a problem"
 
 TEST_CASE("the scheduler's settings are read from its section", "[scheduler][options]") {
     base::Config config;
-    REQUIRE(
-        config.add_text("scheduler: {heartbeat_ms: 2000, allow_mixed_numerics: true, model: m, workers_max: 5}", "f")
-            .has_value());
+    REQUIRE(config
+                .add_text("scheduler: {heartbeat_ms: 2000, allow_mixed_numerics: true, models: [m, n], workers_max: 5}",
+                          "f")
+                .has_value());
     const auto options = SchedulerOptions::read(config);
     REQUIRE(config.finish().has_value());
-    REQUIRE(options.model == "m");
+    REQUIRE(options.models == std::vector<std::string>{"m", "n"});
     REQUIRE(options.rules.allow_mixed_numerics);
     REQUIRE(options.workers_max == 5);
     REQUIRE(options.suspect_after == 4000ms);  // never below two heartbeats

@@ -4,6 +4,8 @@
 #include <vector>
 
 #include "scheduler/place.h"
+
+#include "scheduler/forecast.h"
 #include "tests/scheduler/builders.h"
 #include "tests/support/catch.h"
 

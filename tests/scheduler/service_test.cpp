@@ -152,7 +152,7 @@ TEST_CASE("workers attach and requests are placed over gRPC", "[scheduler][servi
     ended.set_ttft_us(1000);
     messages::ReleaseReply released;
     REQUIRE(gateway.stub->Release(&context, release, &released).ok());
-    REQUIRE(metrics.text().find(R"(sluice_scheduler_prediction_ratio_count{kind="ttft"} 1)") != std::string::npos);
+    REQUIRE(metrics.text().find(R"(sluice_scheduler_prediction_ratio_count{kind="ttft",model="test-model"} 1)") != std::string::npos);
 }
 
 TEST_CASE("errors of a report end the stream with their code", "[scheduler][service]") {

@@ -89,8 +89,9 @@ public:
         REQUIRE(stream_ != nullptr);
         REQUIRE(stream_->Write(directive));
     }
-    void take_in(std::uint32_t heartbeat_ms, std::uint32_t lease_ms = 3'600'000) {
+    void take_in(std::uint32_t heartbeat_ms, std::uint32_t lease_ms = 3'600'000, std::uint64_t epoch = 0) {
         WorkerDirective directive;
+        directive.mutable_registered()->set_scheduler_epoch(epoch);
         directive.mutable_registered()->set_heartbeat_ms(heartbeat_ms);
         directive.mutable_registered()->set_lease_ms(lease_ms);
         say(directive);
@@ -247,4 +248,20 @@ TEST_CASE("a worker ends while there is no scheduler, or one that does not answe
         worker.registration.stop();
         REQUIRE_FALSE(worker.registration.is_registered());
     }
+}
+
+TEST_CASE("a worker tells each scheduler the highest epoch that it has seen", "[worker]") {
+    ScriptedScheduler scheduler;
+    Worker worker(scheduler.address());
+    const auto first = scheduler.registration(1);
+    REQUIRE(first.scheduler_epoch() == 0);
+    scheduler.take_in(5, 3'600'000, 70);
+    scheduler.heartbeat([](const Heartbeat&) { return true; });
+    REQUIRE(worker.registration.scheduler_epoch() == 70);
+    scheduler.cut();
+    const auto second = scheduler.registration(2);
+    REQUIRE(second.scheduler_epoch() == 70);
+    scheduler.take_in(5, 3'600'000, 60);  // an older one: it is served, and not remembered
+    scheduler.heartbeat([](const Heartbeat&) { return true; });
+    REQUIRE(worker.registration.scheduler_epoch() == 70);
 }

@@ -1,0 +1,255 @@
+#include "scheduler/model_pool.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "base/check.h"
+#include "proto/block_hashes.h"
+#include "scheduler/forecast.h"
+
+namespace scheduler {
+namespace {
+
+using base::ErrorCode;
+namespace messages = sluice::proto;
+
+/// More avoided lives than this are not looked at: a request fails on a few workers, then for good.
+constexpr int kAvoidedMax = 64;
+/// Samples that are learned from one heartbeat; later ones say the same.
+constexpr int kSamplesMax = 256;
+
+std::uint32_t microseconds(double seconds) {
+    return static_cast<std::uint32_t>(
+        std::clamp(std::round(seconds * 1e6), 1.0, double{std::numeric_limits<std::uint32_t>::max()}));
+}
+
+std::string_view status_name(WorkerStatus status) {
+    switch (status) {
+        case WorkerStatus::ready:
+            return "ready";
+        case WorkerStatus::draining:
+            return "draining";
+        case WorkerStatus::suspect:
+            return "suspect";
+        case WorkerStatus::gone:
+            return "gone";
+    }
+    return "gone";
+}
+
+Registry::Options registry_options(const SchedulerOptions& options) {
+    return {.workers_max = options.workers_max,
+            .prefix_blocks_max = options.prefix_blocks_max,
+            .in_flight = {.placements_max = options.placements_max},
+            .suspect_after = options.suspect_after,
+            .lease = options.lease};
+}
+
+/// Tokens were given out: the rest must have the same numbers. A gateway of minor version 0 does not say so, and has
+/// counted a first placement that was not answered.
+bool has_begun(const messages::PlaceRequest& request) {
+    return request.begun() || (request.header().protocol_minor() == 0 && request.epoch() > 0);
+}
+
+}  // namespace
+
+ModelPool::ModelPool(std::string model, const SchedulerOptions& options, Tenants& tenants, base::Metrics& metrics)
+    : model_(std::move(model)),
+      options_(options),
+      tenants_(tenants),
+      metrics_(metrics, model_),
+      registry_(registry_options(options)) {}
+
+std::uint64_t ModelPool::numerics_id(base::TimePoint now) {
+    const std::span<const WorkerView> workers = registry_.view(now);
+    if (const auto generating = pool_numerics(workers)) { return *generating; }
+    const auto encoder = std::find_if(workers.begin(), workers.end(),
+                                      [](const WorkerView& worker) { return worker.status != WorkerStatus::gone; });
+    return encoder == workers.end() ? 0 : encoder->numerics_id;
+}
+
+PlaceOutcome ModelPool::decide(const messages::PlaceRequest& request, base::TimePoint now) {
+    const auto refuse = [](base::Error error, std::string_view reason) {
+        return Refusal{.error = std::move(error), .retry_after_ms = 0, .reason = reason};
+    };
+    const auto chain = proto::read_block_hashes(request.block_hashes());
+    if (!chain) { return refuse(chain.error(), "bad_request"); }
+    if (request.deadline_in_us() < 0) {
+        return refuse({ErrorCode::deadline_exceeded, "the deadline of the request has passed"}, "expired");
+    }
+    const base::RequestId id{request.request_id()};
+    if (const auto epoch = registry_.in_flight().epoch_of(id); epoch && base::raw(*epoch) > request.epoch()) {
+        return refuse(
+            {ErrorCode::aborted, "epoch " + std::to_string(request.epoch()) + " of the request is late: epoch " +
+                                     std::to_string(base::raw(*epoch)) + " was placed"},
+            "late");
+    }
+    std::vector<base::Incarnation> avoid;
+    for (const std::uint64_t life : request.avoid_workers()) {
+        avoid.push_back(base::Incarnation{life});
+        if (avoid.size() >= kAvoidedMax) { break; }
+    }
+    return scheduler::place({.workers = registry_.view(now), .rules = options_.rules},
+                            {.prompt_tokens = request.prompt_tokens(),
+                             .new_tokens_max = request.new_tokens_max(),
+                             .numerics_id = has_begun(request) ? request.header().numerics_id() : 0,
+                             .cached_blocks = registry_.match(*chain),
+                             .avoid = avoid});
+}
+
+void ModelPool::take(const messages::PlaceRequest& request, const Placement& placement, base::TimePoint now,
+                     messages::PlaceReply& reply) {
+    const messages::RegisterWorker& prefill = registry_.registration(placement.prefill);
+    const messages::RegisterWorker& decode = registry_.registration(placement.decode);
+    messages::Placement& out = *reply.mutable_placement();
+    *out.mutable_prefill() = prefill.endpoint();
+    *out.mutable_decode() = decode.endpoint();
+    out.set_cached_prompt_tokens(placement.cached_prompt_tokens);
+    out.set_predicted_ttft_us(microseconds(placement.ttft_seconds));
+    out.set_predicted_tpot_us(microseconds(placement.tpot_seconds));
+    out.set_path(std::string(placement.path()));
+    const std::uint64_t numerics = decode.header().numerics_id();
+    reply.mutable_header()->set_numerics_id(prefill.header().numerics_id() == numerics ? numerics : 0);
+
+    const std::uint64_t tokens = std::uint64_t{request.prompt_tokens()} + request.new_tokens_max();
+    registry_.in_flight().add({.request = base::RequestId{request.request_id()},
+                               .epoch = base::Epoch{request.epoch()},
+                               .tenant = tenants_.id_of(request.tenant()),
+                               .prefill_slot = static_cast<std::uint32_t>(placement.prefill),
+                               .decode_slot = static_cast<std::uint32_t>(placement.decode),
+                               .uncached_tokens = request.prompt_tokens() - placement.cached_prompt_tokens,
+                               .prompt_tokens = request.prompt_tokens(),
+                               .decode_blocks = (tokens + decode.block_tokens() - 1) / decode.block_tokens(),
+                               .ttft_seconds = placement.ttft_seconds,
+                               .tpot_seconds = placement.tpot_seconds},
+                              now);
+}
+
+bool ModelPool::release(const messages::ReleaseRequest::Ended& ended) {
+    const base::RequestId id{ended.request_id()};
+    const base::Epoch epoch{ended.epoch()};
+    const auto tell = [this](std::string_view kind, std::uint32_t measured_us, double predicted_seconds) {
+        if (measured_us != 0) { metrics_.prediction(kind, measured_us * 1e-6 / std::max(predicted_seconds, 1e-6)); }
+    };
+    if (ended.phase() == messages::ReleaseRequest::Ended::PHASE_PREFILL) {
+        const auto placed = registry_.in_flight().first_token(id, epoch);
+        if (placed) { tell("ttft", ended.ttft_us(), placed->ttft_seconds); }
+        return placed.has_value();
+    }
+    if (ended.phase() != messages::ReleaseRequest::Ended::PHASE_ALL) { return false; }
+    const auto over = registry_.in_flight().ended(id, epoch);
+    if (!over) { return false; }
+    if (!over->first_token_told) { tell("ttft", ended.ttft_us(), over->placed.ttft_seconds); }
+    tell("tpot", ended.tpot_us(), over->placed.tpot_seconds);
+    return true;
+}
+
+messages::WorkerState ModelPool::worker_state(std::size_t slot, const WorkerView& worker, base::TimePoint now) const {
+    messages::WorkerState state;
+    *state.mutable_endpoint() = registry_.registration(slot).endpoint();
+    state.set_role(registry_.registration(slot).role());
+    state.set_state(std::string(status_name(worker.status)));
+    *state.mutable_load() = registry_.load(slot);
+    state.set_heartbeat_age_us(static_cast<std::uint64_t>(
+        std::chrono::duration_cast<std::chrono::microseconds>(registry_.heartbeat_age(slot, now)).count()));
+    return state;
+}
+
+messages::ModelState ModelPool::state(base::TimePoint now) {
+    struct Phase {
+        bool exists = false;
+        bool ready = false;
+        std::uint64_t tokens = 0;  // of the largest worker
+        void add(const WorkerView& worker, std::uint64_t capacity) {
+            exists = true;
+            ready = ready || worker.status == WorkerStatus::ready;
+            tokens = std::max(tokens, capacity);
+        }
+    };
+    messages::ModelState state;
+    state.set_model(model_);
+    state.set_numerics_id(numerics_id(now));
+    Phase prefill;
+    Phase decode;
+    Phase encode;
+    const std::span<const WorkerView> workers = registry_.view(now);
+    for (std::size_t slot = 0; slot < workers.size(); ++slot) {
+        const WorkerView& worker = workers[slot];
+        if (worker.status == WorkerStatus::gone) { continue; }
+        *state.add_workers() = worker_state(slot, worker, now);
+        if (worker.role == Role::encode) {
+            encode.add(worker, worker.limits.context_tokens);
+            continue;
+        }
+        state.set_block_tokens(worker.limits.block_tokens);
+        if (worker.numerics_id != state.numerics_id() && !options_.rules.allow_mixed_numerics) { continue; }
+        if (can_prefill(worker)) { prefill.add(worker, tokens_capacity(worker)); }
+        if (can_decode(worker)) { decode.add(worker, tokens_capacity(worker)); }
+    }
+    const bool generates = prefill.exists || decode.exists;
+    const std::uint64_t context = !generates       ? encode.tokens
+                                  : prefill.exists ? std::min(prefill.tokens, decode.tokens)
+                                                   : decode.tokens;
+    state.set_context_tokens(static_cast<std::uint32_t>(context));
+    state.set_ready((generates || encode.exists) && (!generates || (prefill.ready && decode.ready)) &&
+                    (!encode.exists || encode.ready));
+    return state;
+}
+
+base::Result<Registry::Enrolled> ModelPool::enroll(const messages::RegisterWorker& registration, base::TimePoint now) {
+    auto enrolled = registry_.enroll(registration, now);
+    if (!enrolled) { return enrolled; }
+    const base::WorkerId id = enrolled->life.id;
+    if (enrolled->replaced) { predictor_.forget(id); }
+    registry_.set_costs(id, predictor_.costs(id, registry_.role(*registry_.slot_of(id))));
+    return enrolled;
+}
+
+Registry::Heard ModelPool::hear(Registry::Life life, const messages::Heartbeat& heartbeat, base::TimePoint now) {
+    const Registry::Heard heard = registry_.hear(life, heartbeat, now);
+    if (heard.fresh) { learn(life, heartbeat); }
+    return heard;
+}
+
+void ModelPool::learn(Registry::Life life, const messages::Heartbeat& heartbeat) {
+    const auto slot = registry_.slot_of(life.id);
+    CHECK(slot.has_value());
+    const Role role = registry_.role(*slot);
+    const auto tell = [this](std::string_view kind, const std::optional<double>& ratio) {
+        if (ratio) { metrics_.prediction(kind, *ratio); }
+    };
+    for (int i = 0; i < std::min(kSamplesMax, heartbeat.steps_size()); ++i) {
+        const Predictor::StepRatios ratios = predictor_.observe_step(life.id, role, heartbeat.steps(i));
+        tell("prefill_step", ratios.prefill);
+        tell("decode_step", ratios.decode);
+    }
+    for (int i = 0; i < std::min(kSamplesMax, heartbeat.transfers_size()); ++i) {
+        tell("transfer", predictor_.observe_transfer(life.id, role, heartbeat.transfers(i)));
+    }
+    registry_.set_costs(life.id, predictor_.costs(life.id, role));
+}
+
+bool ModelPool::leave(Registry::Life life, bool replaced) {
+    if (!registry_.leave(life)) { return false; }
+    if (replaced) { registry_.keep_out(life); }
+    predictor_.forget(life.id);
+    return true;
+}
+
+std::vector<Registry::Life> ModelPool::expire(base::TimePoint now) {
+    std::vector<Registry::Life> gone = registry_.expire(now);
+    for (const Registry::Life& life : gone) {
+        predictor_.forget(life.id);
+    }
+    return gone;
+}
+
+void ModelPool::tell_metrics(base::TimePoint now) {
+    metrics_.cluster(registry_.view(now));
+    for (std::uint32_t tenant = 0; tenant < tenants_.names().size(); ++tenant) {
+        metrics_.tenant(tenants_.names()[tenant], tenant, registry_.in_flight().placements_of(TenantId{tenant}));
+    }
+}
+
+}  // namespace scheduler

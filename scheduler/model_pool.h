@@ -1,0 +1,67 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "proto/scheduler.pb.h"
+#include "scheduler/options.h"
+#include "scheduler/place.h"
+#include "scheduler/predictor.h"
+#include "scheduler/registry.h"
+#include "scheduler/scheduler_metrics.h"
+#include "scheduler/tenants.h"
+
+namespace scheduler {
+
+/// The workers of one served model and what is decided over them: who is there, what each is expected to take, what was
+/// sent to it. A request never leaves its model, so the pools of two models know nothing of each other. Not
+/// thread-safe; time comes in as an argument.
+class ModelPool {
+public:
+    /// Borrows all but the name.
+    ModelPool(std::string model, const SchedulerOptions& options, Tenants& tenants, base::Metrics& metrics);
+
+    const std::string& model() const { return model_; }
+    std::size_t workers() const { return registry_.workers(); }
+    bool knows(base::WorkerId id) const { return registry_.slot_of(id).has_value(); }
+    /// Of what is placed here; 0 without workers.
+    std::uint64_t numerics_id(base::TimePoint now);
+
+    /// Where the request runs. The header was checked.
+    PlaceOutcome decide(const sluice::proto::PlaceRequest& request, base::TimePoint now);
+    /// Writes a placement that decide() has just given into `reply`, and remembers it until its release.
+    void take(const sluice::proto::PlaceRequest& request, const Placement& placement, base::TimePoint now,
+              sluice::proto::PlaceReply& reply);
+    /// A phase of a request has ended. False when it, or this epoch of it, was not placed here.
+    bool release(const sluice::proto::ReleaseRequest::Ended& ended);
+    sluice::proto::ModelState state(base::TimePoint now);
+
+    /// As Registry::enroll.
+    base::Result<Registry::Enrolled> enroll(const sluice::proto::RegisterWorker& registration, base::TimePoint now);
+    /// Load, block events and samples of a heartbeat.
+    Registry::Heard hear(Registry::Life life, const sluice::proto::Heartbeat& heartbeat, base::TimePoint now);
+    /// The life has ended; `replaced`: another one, of another model, has taken its place, and it must not come back.
+    /// False when it was not present.
+    bool leave(Registry::Life life, bool replaced = false);
+    std::vector<Registry::Life> expire(base::TimePoint now);
+
+    ModelMetrics& metrics() { return metrics_; }
+    /// Brings the gauges up to date.
+    void tell_metrics(base::TimePoint now);
+
+private:
+    void learn(Registry::Life life, const sluice::proto::Heartbeat& heartbeat);
+    sluice::proto::WorkerState worker_state(std::size_t slot, const WorkerView& worker, base::TimePoint now) const;
+
+    const std::string model_;
+    const SchedulerOptions& options_;
+    Tenants& tenants_;
+    ModelMetrics metrics_;
+    Registry registry_;
+    Predictor predictor_;
+};
+
+}  // namespace scheduler
