@@ -7,6 +7,7 @@
 #include "bench/machine.h"
 #include "bench/serve.h"
 #include "cli/doctor.h"
+#include "cli/drain.h"
 #include "cli/model_make.h"
 #include "cli/process.h"
 #include "cli/render.h"
@@ -51,6 +52,11 @@ int main(int argc, char** argv) {
     cli::WorkerCommandLine mixed;
     mixed.role = worker::Role::mixed;
     cli::add_worker(*command(app, "mixed", "a worker that does both", [&] { return cli::worker_main(mixed); }), mixed);
+
+    cli::DrainCommand drain;
+    cli::add_drain(*command(app, "drain", "a worker finishes what it has and gets nothing new",
+                            [&] { return cli::drain_main(drain); }),
+                   drain);
 
     cli::RunOptions run;
     cli::add_run(*command(app, "run", "a prompt or a chat in the terminal", [&] { return cli::run_main(run); }), run);

@@ -94,6 +94,7 @@ struct WorkerProcess::Impl {
     base::Result<void> start_kv_plane(base::Metrics& metrics);
     sluice::proto::RegisterWorker registration_message() const;
     void note_device_lost(const base::Error& error);
+    void begin_drain();
     void stop();
 };
 
@@ -150,11 +151,11 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
 
     step_thread = std::jthread([this](std::stop_token stop) { loop->run(stop); });
     server->serve(identity, *loop, board);
-    registration = std::make_unique<worker::Registration>(setup.scheduler_address, registration_message(), setup.limits,
-                                                          board, *clock, [this] {
-                                                              loop->begin_drain();
-                                                              board.set_draining();
-                                                          });
+    registration = std::make_unique<worker::Registration>(
+        setup.scheduler_address, registration_message(), setup.limits, board, *clock, [this] {
+            spdlog::info("{}: draining, as the scheduler asks", setup.name);
+            begin_drain();
+        });
     return {};
 }
 
@@ -211,13 +212,18 @@ void WorkerProcess::Impl::note_device_lost(const base::Error& error) {
     ask_to_end();
 }
 
+/// Any thread. No new starts, what runs is finished, and everybody who asks is told.
+void WorkerProcess::Impl::begin_drain() {
+    loop->begin_drain();
+    board.set_draining();
+    server->announce_drain();
+}
+
 void WorkerProcess::Impl::stop() {
     if (is_stopped) { return; }
     is_stopped = true;
     if (step_thread.joinable()) {
-        loop->begin_drain();
-        board.set_draining();
-        server->announce_drain();
+        begin_drain();
         const base::TimePoint give_up = clock->now() + setup.limits.drain_timeout;
         while (!loop->idle() && clock->now() < give_up) {
             std::this_thread::sleep_for(std::chrono::milliseconds(10));

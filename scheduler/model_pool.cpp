@@ -245,6 +245,12 @@ std::vector<Registry::Life> ModelPool::expire(base::TimePoint now) {
     return gone;
 }
 
+std::optional<messages::WorkerState> ModelPool::drain(Registry::Life life, base::TimePoint now) {
+    if (!registry_.ask_drain(life)) { return std::nullopt; }
+    const std::size_t slot = *registry_.slot_of(life.id);
+    return worker_state(slot, registry_.view(now)[slot], now);
+}
+
 void ModelPool::tell_metrics(base::TimePoint now) {
     metrics_.cluster(registry_.view(now));
     for (std::uint32_t tenant = 0; tenant < tenants_.names().size(); ++tenant) {

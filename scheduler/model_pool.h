@@ -47,6 +47,9 @@ public:
     /// False when it was not present.
     bool leave(Registry::Life life, bool replaced = false);
     std::vector<Registry::Life> expire(base::TimePoint now);
+    /// The life takes no new requests from now on. Empty when it is not present.
+    std::optional<sluice::proto::WorkerState> drain(Registry::Life life, base::TimePoint now);
+    bool is_drained(Registry::Life life) const { return registry_.drain_asked(life); }
 
     ModelMetrics& metrics() { return metrics_; }
     /// Brings the gauges up to date.

@@ -97,6 +97,7 @@ base::Result<Registry::Enrolled> Registry::enroll(const sluice::proto::RegisterW
         // Until its first report: empty.
         view.load.blocks_room = registration.kv_blocks_total();
         record.load.set_blocks_free(registration.kv_blocks_total());
+        record.load.set_draining(registration.draining());
     }
     view.id = life.id;
     view.incarnation = life.incarnation;
@@ -153,13 +154,24 @@ Registry::Heard Registry::hear(Life life, const sluice::proto::Heartbeat& heartb
 
 WorkerStatus Registry::status(std::size_t slot, base::TimePoint now) const {
     const Record& record = records_[slot];
-    if (record.load.draining()) { return WorkerStatus::draining; }
+    if (record.load.draining() || record.drain_asked) { return WorkerStatus::draining; }
     return now - record.heard_at >= options_.suspect_after ? WorkerStatus::suspect : WorkerStatus::ready;
 }
 
 void Registry::keep_out(Life life) {
     replaced_.push_back(life);
     if (replaced_.size() > kReplacedRemembered) { replaced_.pop_front(); }
+}
+
+bool Registry::ask_drain(Life life) {
+    const auto slot = slot_of(life);
+    if (slot) { records_[*slot].drain_asked = true; }
+    return slot.has_value();
+}
+
+bool Registry::drain_asked(Life life) const {
+    const auto slot = slot_of(life);
+    return slot && records_[*slot].drain_asked;
 }
 
 void Registry::remove(std::size_t slot) {

@@ -65,6 +65,9 @@ public:
     bool leave(Life life);
     /// A life that has ended and was replaced by one that is not known here: it must not come back.
     void keep_out(Life life);
+    /// The life is to take no new requests until its end. False when it is not the present one.
+    bool ask_drain(Life life);
+    bool drain_asked(Life life) const;
     /// Removes every worker that was silent for the lease, and returns their lives.
     std::vector<Life> expire(base::TimePoint now);
 
@@ -93,6 +96,7 @@ private:
         base::TimePoint heard_at;
         std::optional<std::uint64_t> heartbeat_number;
         BlockNews news;
+        bool drain_asked = false;
     };
     std::optional<std::size_t> slot_of(Life life) const;
     WorkerStatus status(std::size_t slot, base::TimePoint now) const;

@@ -1,5 +1,7 @@
 #include "scheduler/scheduler.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -186,6 +188,30 @@ base::Result<messages::DescribeReply> Scheduler::describe(const messages::Descri
     return reply;
 }
 
+base::Result<Scheduler::Drained> Scheduler::drain(const messages::DrainRequest& request) {
+    if (auto fine = proto::check_header(request.header()); !fine) { return base::pass_on(fine); }
+    const auto session = session_of_.find(base::WorkerId{request.worker_id()});
+    if (session == session_of_.end()) {
+        return fail(ErrorCode::not_found, fmt::format("there is no worker {:016x}", request.worker_id()));
+    }
+    const Session& known = sessions_.at(session->second);
+    if (request.incarnation() != 0 && request.incarnation() != base::raw(known.life.incarnation)) {
+        return fail(ErrorCode::failed_precondition,
+                    fmt::format("worker {:016x} has incarnation {:016x} now", request.worker_id(),
+                                base::raw(known.life.incarnation)));
+    }
+    auto state = known.pool->drain(known.life, clock_.now());
+    CHECK(state.has_value());
+    spdlog::info("worker {:016x} incarnation {:016x} is asked to drain", base::raw(known.life.id),
+                 base::raw(known.life.incarnation));
+    Drained drained;
+    drained.session = session->second;
+    *drained.reply.mutable_header() = proto::make_header(known.pool->model(), 0);
+    *drained.reply.mutable_worker() = std::move(*state);
+    drained.directive.set_drain(true);
+    return drained;
+}
+
 base::Result<Scheduler::Answer> Scheduler::report(SessionId session, const messages::WorkerReport& report) {
     switch (report.report_case()) {
         case messages::WorkerReport::kRegistration:
@@ -249,6 +275,7 @@ base::Result<Scheduler::Answer> Scheduler::enroll(SessionId session, const messa
     registered.set_heartbeat_ms(static_cast<std::uint32_t>(options_.heartbeat.count()));
     registered.set_lease_ms(static_cast<std::uint32_t>(options_.lease.count()));
     registered.set_scheduler_epoch(epoch_);
+    if ((*pool)->is_drained(life)) { answer.directives.emplace_back().set_drain(true); }
     return answer;
 }
 

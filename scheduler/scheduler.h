@@ -49,6 +49,15 @@ public:
     /// (a model that is not served here, with those that are).
     base::Result<sluice::proto::DescribeReply> describe(const sluice::proto::DescribeRequest& request);
 
+    struct Drained {
+        sluice::proto::DrainReply reply;
+        SessionId session{};  // to which the directive is to be sent
+        sluice::proto::WorkerDirective directive;
+    };
+    /// A worker takes no new requests until its life ends; what runs there is finished. May be asked again. Errors:
+    /// failed_precondition (version, another incarnation than the one named), not_found.
+    base::Result<Drained> drain(const sluice::proto::DrainRequest& request);
+
     struct Answer {
         std::vector<sluice::proto::WorkerDirective> directives;  // to this session, in order
         std::optional<SessionId> superseded;                     // this worker's former stream, which should be ended

@@ -171,6 +171,10 @@ private:
             return owner_.call(context,
                                [this, request, reply] { return answer(owner_.scheduler_.describe(*request), *reply); });
         }
+        grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context, const messages::DrainRequest* request,
+                                        messages::DrainReply* reply) override {
+            return owner_.call(context, [this, request, reply] { return owner_.drain(*request, *reply); });
+        }
         grpc::ServerBidiReactor<messages::WorkerReport, messages::WorkerDirective>* Attach(
             grpc::CallbackServerContext*) override {
             return owner_.attach();
@@ -282,6 +286,16 @@ private:
         scheduler_.detach(stream.session());
         stream.finish({grpc::StatusCode::RESOURCE_EXHAUSTED, "the worker does not read its directives"});
         return false;
+    }
+
+    grpc::Status drain(const messages::DrainRequest& request, messages::DrainReply& reply) {
+        auto drained = scheduler_.drain(request);
+        if (!drained) { return proto::status_of(drained.error()); }
+        reply = std::move(drained->reply);
+        if (const auto stream = streams_.find(drained->session); stream != streams_.end()) {
+            send(*stream->second, std::move(drained->directive));
+        }
+        return grpc::Status::OK;
     }
 
     void on_done(Stream& stream) {

@@ -112,6 +112,7 @@ void Registration::attach_once(std::stop_token stop) {
     sluice::proto::WorkerReport first;
     *first.mutable_registration() = registration_;
     first.mutable_registration()->set_scheduler_epoch(scheduler_epoch_);
+    first.mutable_registration()->set_draining(board_.draining());
     const bool is_sent = stream->Write(first);
     {
         const std::scoped_lock lock(mutex_);

@@ -38,7 +38,6 @@ struct WorkerServer::Impl {
     WorkerIdentity identity;
     StepLoop* loop = nullptr;
     const ReportBoard* board = nullptr;
-    bool is_draining = false;
     std::uint64_t next_gateway = 1;
     std::unordered_map<GatewayId, std::shared_ptr<Stream>> streams;
     std::vector<GatewayId> gone;  // not yet told to the loop, whose queue was full
@@ -349,11 +348,6 @@ void WorkerServer::deliver(GatewayId gateway, std::vector<SequenceOutput> output
 
 void WorkerServer::announce_drain() {
     impl_->server->GetHealthCheckService()->SetServingStatus(false);
-    for (const auto& stream : impl_->all_streams()) {
-        WorkerEvent event;
-        event.set_draining(true);
-        stream->send(std::move(event));
-    }
 }
 
 void WorkerServer::stop() {

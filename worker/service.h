@@ -37,7 +37,8 @@ public:
 
     void deliver(GatewayId gateway, std::vector<SequenceOutput> outputs) override;
 
-    /// Tells every gateway that no new start will be taken; the health service says NOT_SERVING.
+    /// From here on the health service says NOT_SERVING. Gateways hear of a drain from the scheduler, and by the
+    /// refusal of a start that was under way. Any thread; again is no harm.
     void announce_drain();
     /// Ends all streams and the server. The loop must still run or have ended; it is not touched afterwards.
     void stop();

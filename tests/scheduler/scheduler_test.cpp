@@ -262,6 +262,9 @@ TEST_CASE("another version is refused everywhere", "[scheduler]") {
     messages::ReleaseRequest release;
     *release.mutable_header() = header;
     REQUIRE(f.scheduler.release(release).error().code == base::ErrorCode::failed_precondition);
+    messages::DrainRequest drain;
+    *drain.mutable_header() = header;
+    REQUIRE(f.scheduler.drain(drain).error().code == base::ErrorCode::failed_precondition);
     messages::WorkerReport report;
     *report.mutable_registration() = make_registration({.id = 2, .incarnation = 21});
     *report.mutable_registration()->mutable_header() = header;

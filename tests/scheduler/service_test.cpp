@@ -1,6 +1,5 @@
 #include "scheduler/service.h"
 
-#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 
 #include <atomic>
@@ -14,6 +13,7 @@
 #include "proto/scheduler.grpc.pb.h"
 #include "tests/scheduler/builders.h"
 #include "tests/support/catch.h"
+#include "tests/support/health.h"
 
 using namespace std::chrono_literals;
 using scheduler::SchedulerServer;
@@ -152,7 +152,8 @@ TEST_CASE("workers attach and requests are placed over gRPC", "[scheduler][servi
     ended.set_ttft_us(1000);
     messages::ReleaseReply released;
     REQUIRE(gateway.stub->Release(&context, release, &released).ok());
-    REQUIRE(metrics.text().find(R"(sluice_scheduler_prediction_ratio_count{kind="ttft",model="test-model"} 1)") != std::string::npos);
+    REQUIRE(metrics.text().find(R"(sluice_scheduler_prediction_ratio_count{kind="ttft",model="test-model"} 1)") !=
+            std::string::npos);
 }
 
 TEST_CASE("errors of a report end the stream with their code", "[scheduler][service]") {
@@ -377,28 +378,34 @@ TEST_CASE("the standard health service answers", "[scheduler][service]") {
     base::Metrics metrics;
     const auto server = start(clock, metrics);
     Gateway gateway(server->address());
-    // grpc.health.v1: HealthCheckRequest{} is empty; HealthCheckResponse{status = 1: SERVING} is the bytes 08 01.
-    const auto serving = [&gateway](const std::string& request) {
+    REQUIRE(test_support::is_serving(gateway.channel));
+    REQUIRE(test_support::is_serving(gateway.channel, "sluice.proto.Scheduler"));
+}
+
+TEST_CASE("a worker is told to drain by whoever asks the scheduler, and is placed on no more", "[scheduler][service]") {
+    const base::SystemClock clock;
+    base::Metrics metrics;
+    const auto server = start(clock, metrics);
+    Gateway gateway(server->address());
+    const auto drain = [&gateway](std::uint64_t worker, messages::DrainReply& reply) {
         grpc::ClientContext context;
         Gateway::limit(context);
-        const grpc::Slice slice(request);
-        const grpc::ByteBuffer question(&slice, 1);
-        grpc::GenericStub stub(gateway.channel);
-        grpc::CompletionQueue queue;
-        const auto call = stub.PrepareUnaryCall(&context, "/grpc.health.v1.Health/Check", question, &queue);
-        call->StartCall();
-        grpc::ByteBuffer answer;
-        grpc::Status status;
-        call->Finish(&answer, &status, nullptr);
-        void* tag = nullptr;
-        bool ok = false;
-        REQUIRE(queue.Next(&tag, &ok));
-        if (!status.ok()) { FAIL(status.error_message()); }
-        grpc::Slice bytes;
-        REQUIRE(answer.DumpToSingleSlice(&bytes).ok());
-        return std::string(reinterpret_cast<const char*>(bytes.begin()), bytes.size()) == std::string("\x08\x01");
+        messages::DrainRequest request;
+        *request.mutable_header() = make_header(0, "");
+        request.set_worker_id(worker);
+        return gateway.stub->Drain(&context, request, &reply).error_code();
     };
-    REQUIRE(serving(""));
-    const std::string name = "sluice.proto.Scheduler";
-    REQUIRE(serving(std::string("\x0a") + static_cast<char>(name.size()) + name));
+    messages::DrainReply reply;
+    REQUIRE(drain(1, reply) == grpc::StatusCode::NOT_FOUND);
+    Worker leaving(gateway);
+    REQUIRE(leaving.enroll({.id = 1, .incarnation = 11}));
+    Worker staying(gateway);
+    REQUIRE(staying.enroll({.id = 2, .incarnation = 21}));
+    REQUIRE(drain(1, reply) == grpc::StatusCode::OK);
+    REQUIRE(reply.worker().state() == "draining");
+    REQUIRE(leaving.read());
+    REQUIRE(leaving.directive.drain());
+    for (std::uint64_t request = 1; request <= 4; ++request) {
+        REQUIRE(gateway.place(make_place({.request_id = request})).placement().decode().worker_id() == 2);
+    }
 }

@@ -250,17 +250,20 @@ TEST_CASE("a worker ends while there is no scheduler, or one that does not answe
     }
 }
 
-TEST_CASE("a worker tells each scheduler the highest epoch that it has seen", "[worker]") {
+TEST_CASE("a worker tells each scheduler the highest epoch that it has seen, and whether it drains", "[worker]") {
     ScriptedScheduler scheduler;
     Worker worker(scheduler.address());
     const auto first = scheduler.registration(1);
     REQUIRE(first.scheduler_epoch() == 0);
+    REQUIRE_FALSE(first.draining());
     scheduler.take_in(5, 3'600'000, 70);
     scheduler.heartbeat([](const Heartbeat&) { return true; });
     REQUIRE(worker.registration.scheduler_epoch() == 70);
+    worker.board.set_draining();
     scheduler.cut();
     const auto second = scheduler.registration(2);
     REQUIRE(second.scheduler_epoch() == 70);
+    REQUIRE(second.draining());
     scheduler.take_in(5, 3'600'000, 60);  // an older one: it is served, and not remembered
     scheduler.heartbeat([](const Heartbeat&) { return true; });
     REQUIRE(worker.registration.scheduler_epoch() == 70);

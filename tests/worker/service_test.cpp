@@ -15,6 +15,7 @@
 #include "proto/worker.grpc.pb.h"
 
 #include "tests/support/catch.h"
+#include "tests/support/health.h"
 #include "tests/support/ledger_engine.h"
 
 using sluice::proto::SequenceOutput;
@@ -383,18 +384,31 @@ TEST_CASE("an idle stream gets heartbeats", "[worker]") {
     REQUIRE(heartbeats == 3);
 }
 
-TEST_CASE("a draining worker tells its gateways and refuses new starts", "[worker]") {
+TEST_CASE("a draining worker is not serving, refuses new starts and finishes what runs", "[worker]") {
     RunningWorker running;
     Client client(running);
     client.hello(running.identity);
+    client.read_hello();
+    REQUIRE(test_support::is_serving(client.channel));
+    client.start(4, {1, 2, 3}, 400);
     WorkerEvent event;
-    REQUIRE(client.stream->Read(&event));
+    while (client.stream->Read(&event) && event.step().sequences_size() == 0) {}
+    const int first = event.step().sequences(0).tokens_size();
     running.loop.begin_drain();
     running.server->announce_drain();
-    while (client.stream->Read(&event) && !event.draining()) {}
-    REQUIRE(event.draining());
+    REQUIRE_FALSE(test_support::is_serving(client.channel));
     client.start(5, {1, 2, 3}, 5);
-    SequenceOutput::Finish finish{};
-    client.read_to_end(5, finish);
-    REQUIRE(finish == SequenceOutput::FINISH_ERROR);
+    int tokens = first;
+    SequenceOutput::Finish running_ends{};
+    SequenceOutput::Finish new_ends{};
+    while (running_ends == SequenceOutput::FINISH_NONE && client.stream->Read(&event)) {
+        for (const SequenceOutput& output : event.step().sequences()) {
+            if (output.request_id() == 4) { tokens += output.tokens_size(); }
+            (output.request_id() == 4 ? running_ends : new_ends) = output.finish();
+        }
+    }
+    REQUIRE(running_ends == SequenceOutput::FINISH_LENGTH);
+    REQUIRE(tokens == 400);
+    if (new_ends == SequenceOutput::FINISH_NONE) { client.read_to_end(5, new_ends); }
+    REQUIRE(new_ends == SequenceOutput::FINISH_ERROR);
 }

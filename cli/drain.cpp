@@ -1,0 +1,62 @@
+#include "cli/drain.h"
+
+#include <charconv>
+#include <chrono>
+#include <cstdio>
+
+#include "base/result.h"
+#include "cli/process.h"
+#include "proto/channel.h"
+#include "proto/header.h"
+#include "proto/scheduler.grpc.pb.h"
+#include "proto/status.h"
+
+namespace cli {
+namespace {
+
+constexpr std::chrono::seconds kTimeout{10};
+
+base::Result<std::uint64_t> parse_worker_id(const std::string& text) {
+    std::uint64_t id = 0;
+    const char* const end = text.data() + text.size();
+    const auto [at, error] = std::from_chars(text.data(), end, id, 16);
+    if (error != std::errc{} || at != end || id == 0) {
+        return base::fail(base::ErrorCode::invalid_argument,
+                          "--worker takes the hexadecimal id of the scheduler's log, got '" + text + "'");
+    }
+    return id;
+}
+
+base::Result<proto::WorkerState> drain(const DrainCommand& command) {
+    const auto id = parse_worker_id(command.worker);
+    if (!id) { return base::pass_on(id); }
+    const auto stub = proto::Scheduler::NewStub(proto::make_channel({.address = command.scheduler}));
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + kTimeout);
+    proto::DrainRequest request;
+    *request.mutable_header() = proto::make_header("", 0);
+    request.set_worker_id(*id);
+    proto::DrainReply reply;
+    if (const grpc::Status status = stub->Drain(&context, request, &reply); !status.ok()) {
+        return tl::unexpected(proto::error_of(status));
+    }
+    return reply.worker();
+}
+
+}  // namespace
+
+void add_drain(CLI::App& app, DrainCommand& command) {
+    app.add_option("--worker", command.worker, "id of the worker, as the scheduler's log writes it")->required();
+    app.add_option("--scheduler", command.scheduler, "HOST:PORT of the scheduler")->capture_default_str();
+}
+
+int drain_main(const DrainCommand& command) {
+    const auto worker = drain(command);
+    if (!worker) { return report(worker.error()); }
+    std::printf("worker %s at %s takes no new requests; it had %u when it reported last\n", command.worker.c_str(),
+                worker->endpoint().control_address().c_str(),
+                worker->load().requests_running() + worker->load().requests_waiting());
+    return 0;
+}
+
+}  // namespace cli
