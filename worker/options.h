@@ -22,7 +22,7 @@ struct WorkerOptions {
     std::uint32_t batch_sequences_max = 64;
     std::uint32_t batch_tokens_max = 512;
     std::uint32_t chunk_tokens_max = 128;      // prompt tokens of a step that also decodes
-    std::chrono::milliseconds heartbeat{100};  // on the streams of gateways; to the scheduler as that one says
+    std::chrono::milliseconds heartbeat{500};  // on the streams of gateways; to the scheduler as that one says
     std::chrono::milliseconds drain_timeout{30000};
     std::chrono::milliseconds stall_limit{30000};  // a step longer than this: heartbeats stop, others take over
     std::chrono::milliseconds kv_wait{10000};  // decode: how long KV may take after Continue before it is recomputed
