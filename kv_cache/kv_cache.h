@@ -91,6 +91,10 @@ public:
     /// longer chains of the same tokens follow each other; a chain that is not longer than before does nothing.
     void publish(std::span<const BlockHash> chain);
 
+    /// What the blocks behind the published ones hold is not what their hash names (KV that came with loss, and all
+    /// that is computed from it): publish() does nothing any more.
+    void keep_private();
+
     /// Closes now: as the destructor does.
     void close();
 

@@ -96,7 +96,12 @@ std::uint32_t SequenceKv::prefix_tokens() const {
 
 void SequenceKv::publish(std::span<const BlockHash> chain) {
     CHECK(is_open());
-    state_->cache.publish(*state_, chain);
+    if (!state_->is_private) { state_->cache.publish(*state_, chain); }
+}
+
+void SequenceKv::keep_private() {
+    CHECK(is_open());
+    state_->is_private = true;
 }
 
 BlockHold::BlockHold(BlockHold&& other) noexcept

@@ -17,6 +17,7 @@ struct SequenceKv::State {
     std::uint32_t tail = 0;              // blocks reserved right behind blocks.back()
     std::uint32_t blocks_prefix = 0;     // came from the match
     std::uint32_t blocks_published = 0;  // have a hash: indexed, or a private duplicate
+    bool is_private = false;             // what is behind them gets none
 };
 
 }  // namespace kv_cache

@@ -279,6 +279,19 @@ TEST_CASE("publishing goes on where it stopped and a shorter chain changes nothi
     REQUIRE_FALSE(cache.take_events().has_value());
 }
 
+TEST_CASE("what is kept private is never found, what was published before stays", "[kv_cache]") {
+    KvCache cache(make_options(10));
+    const auto chain = make_chain(1, 4);
+    {
+        SequenceKv sequence = open(cache, 4 * kTokens);
+        sequence.publish(std::span(chain).first(1));
+        sequence.keep_private();
+        sequence.publish(chain);
+        REQUIRE(cache.match(chain, 4 * kTokens).tokens() == kTokens);
+    }
+    REQUIRE(cache.counts() == BlockCounts{.free = 9, .cached = 1});
+}
+
 TEST_CASE("the coldest ends of chains make room, and the scheduler is told", "[kv_cache]") {
     KvCache cache(make_options(8));
     const auto old_chain = make_chain(1, 3);
