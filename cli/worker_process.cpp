@@ -35,6 +35,8 @@ std::uint64_t random_id() {
     return id == 0 ? 1 : id;  // 0 means "none" in messages
 }
 
+constexpr std::size_t kOtherTasksMax = 256;  // of the step thread, beside the events of transfers
+
 }  // namespace
 
 void read_worker_config(base::Config& config, WorkerSetup& setup) {
@@ -80,6 +82,8 @@ struct WorkerProcess::Impl {
     std::unique_ptr<prefill_worker::PrefillPart> prefill_part;
     std::unique_ptr<decode_worker::DecodePart> decode_part;
     std::unique_ptr<net::Transport> transport;
+    kv_transfer::KvSender::Options sender_options;
+    kv_transfer::KvReceiver::Options receiver_options;
     std::unique_ptr<kv_transfer::KvSender> sender;
     std::unique_ptr<kv_transfer::KvReceiver> receiver;
     std::unique_ptr<kv_transfer::KvRouter> router;
@@ -129,12 +133,14 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
     identity.control_address = fmt::format("{}:{}", setup.listen_host, server->port());
 
     loop = std::make_unique<worker::StepLoop>(
-        worker::StepLoop::Options{.limits = setup.limits,
-                                  .hash_key = setup.hash_key,
-                                  .model = setup.served_name,
-                                  .worker = setup.name,
-                                  .role = setup.role,
-                                  .device_lost = [this](const base::Error& error) { note_device_lost(error); }},
+        worker::StepLoop::Options{
+            .limits = setup.limits,
+            .hash_key = setup.hash_key,
+            .model = setup.served_name,
+            .worker = setup.name,
+            .role = setup.role,
+            .tasks_max = kv_transfer::events_max(sender_options, receiver_options) + kOtherTasksMax,
+            .device_lost = [this](const base::Error& error) { note_device_lost(error); }},
         *engine, *cache, *server, board, *clock, metrics);
     prefill_part = std::make_unique<prefill_worker::PrefillPart>(setup.limits, engine->shape().layers,
                                                                  identity.incarnation, *loop);
@@ -174,10 +180,10 @@ base::Result<void> WorkerProcess::Impl::start_kv_plane(base::Metrics& metrics) {
     identity.kv_address = transport->address();
     const kv_transfer::Identity self{identity.model, identity.numerics_id, identity.incarnation};
     sender = std::make_unique<kv_transfer::KvSender>(
-        kv_transfer::KvSender::Options{}, self, engine->layout(), engine->kv_store(), *transport, *clock, &metrics,
+        sender_options, self, engine->layout(), engine->kv_store(), *transport, *clock, &metrics,
         [part = prefill_part.get()](kv_transfer::SenderEvent event) { part->on_event(std::move(event)); });
     receiver = std::make_unique<kv_transfer::KvReceiver>(
-        kv_transfer::KvReceiver::Options{}, self, engine->layout(), engine->kv_store(), *transport, *clock, &metrics,
+        receiver_options, self, engine->layout(), engine->kv_store(), *transport, *clock, &metrics,
         [part = decode_part.get()](kv_transfer::ReceiverEvent event) { part->on_event(std::move(event)); });
     prefill_part->set_sender(*sender);
     decode_part->set_receiver(*receiver);
@@ -198,6 +204,9 @@ sluice::proto::RegisterWorker WorkerProcess::Impl::registration_message() const 
     message.set_queue_requests_max(setup.limits.queue_requests_max);
     message.set_kv_bytes_per_token(engine->layout().bytes_per_token());
     message.set_threads(setup.engine.threads);
+    for (std::string& codec : receiver_options.codecs.names()) {
+        message.add_kv_codecs(std::move(codec));
+    }
     return message;
 }
 

@@ -102,6 +102,7 @@ void DecodePart::apply(const kv_transfer::ReceiverEvent& event) {
             return;
         case Kind::completed:
             if (incoming.state == KvState::granted) { incoming.state = KvState::complete; }
+            incoming.is_lossy = event.is_lossy;
             break;
         case Kind::failed:
             spdlog::info("hand-off {} failed, its KV is computed here: {}", kv_transfer::to_string(event.key),
@@ -176,7 +177,8 @@ void DecodePart::try_grant(Sequence& sequence, Incoming& incoming) {
                       .have_tokens = have,
                       .blocks = sequence.kv->blocks().first(blocks),
                       .lease = options_.kv_lease,
-                      .deadline = std::min(incoming.give_up, control_.clock().now() + kHandoffMax)});
+                      .deadline = std::min(incoming.give_up, control_.clock().now() + kHandoffMax),
+                      .allow_lossy = sequence.request.kv_mode.lossy()});
 }
 
 bool DecodePart::may_give_up(const Incoming& incoming) {
@@ -205,6 +207,7 @@ void DecodePart::proceed(RequestKey request) {
     if (!is_over || !incoming.is_released || !may_go_on) { return; }
 
     const bool is_complete = incoming.state == KvState::complete;
+    const bool is_lossy = is_complete && incoming.is_lossy;
     sequence->kv_path = is_complete ? "pushed" : "recomputed";
     if (is_complete) { sequence->computed_tokens = incoming.kv_tokens; }
     sequence->cached_tokens = sequence->computed_tokens;
@@ -212,6 +215,7 @@ void DecodePart::proceed(RequestKey request) {
     incoming_.erase(at);
     if (!is_complete) { recomputes_.Increment(); }
     if (!has_memory) { return control_.make_waiting(*sequence); }
+    if (is_lossy) { sequence->kv->keep_private(); }
     control_.publish(*sequence);
     control_.make_running(*sequence);
 }

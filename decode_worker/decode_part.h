@@ -51,6 +51,7 @@ private:
         KvState state = KvState::expected;
         bool was_requested = false;                        // the receiver knows the key: released will come
         bool is_released = false;                          // nobody writes the blocks any more
+        bool is_lossy = false;                             // complete: not what prefill has, bit for bit
         kv_cache::BlockHold hold;                          // while granted and not released
         base::TimePoint give_up = base::TimePoint::max();  // then KV that is not there counts as missing
     };

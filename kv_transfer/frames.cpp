@@ -7,7 +7,6 @@
 #include "base/check.h"
 #include "base/crc32c.h"
 #include "base/log.h"
-#include "kv_transfer/codec/codec.h"
 #include "proto/header.h"
 
 namespace kv_transfer {
@@ -91,15 +90,17 @@ sluice::proto::KvFrame make_frame(const Identity& identity, const kv_cache::KvLa
     frame.set_layer_end(info.range.layer_end);
     frame.set_token_begin(info.range.token_begin);
     frame.set_token_end(info.range.token_end);
-    frame.mutable_kv_mode()->set_codec(info.codec);
+    set_mode(*frame.mutable_kv_mode(), info.mode);
     frame.set_payload_bytes(info.payload_bytes);
     frame.set_raw_bytes(info.raw_bytes);
     frame.set_payload_crc32c(info.payload_crc32c);
+    frame.set_head_begin(0);
+    frame.set_head_end(layout.kv_heads());
     return frame;
 }
 
 Result<FrameInfo> check_frame(const sluice::proto::KvFrame& frame, const Identity& identity,
-                              const kv_cache::KvLayout& layout, std::size_t payload_bytes,
+                              const kv_cache::KvLayout& layout, const Codecs& codecs, std::size_t payload_bytes,
                               std::size_t frame_bytes_max) {
     if (auto checked = check_header(frame.header(), identity); !checked) { return base::pass_on(checked); }
     if (frame.kv_format() != layout.format().wire_id()) {
@@ -119,6 +120,14 @@ Result<FrameInfo> check_frame(const sluice::proto::KvFrame& frame, const Identit
         frame.layer_end() > group.layer_begin + group.layers) {
         return invalid("layers are not of the group");
     }
+    // Protocol 1.0 did not name the heads: all of them.
+    const bool is_whole = frame.head_begin() == 0 && (frame.head_end() == 0 || frame.head_end() == group.kv_heads);
+    if (!is_whole) {
+        return fail(ErrorCode::unimplemented, "frame " + std::to_string(frame.number()) + ": kv heads " +
+                                                  std::to_string(frame.head_begin()) + ".." +
+                                                  std::to_string(frame.head_end()) + " of " +
+                                                  std::to_string(group.kv_heads) + ": only all of them are taken");
+    }
     if (frame.token_begin() >= frame.token_end()) { return invalid("no tokens"); }
     if (frame.payload_bytes() != payload_bytes) { return invalid("length differs from what came"); }
     if (payload_bytes == 0 || payload_bytes > frame_bytes_max) { return invalid("payload is too long or empty"); }
@@ -128,12 +137,12 @@ Result<FrameInfo> check_frame(const sluice::proto::KvFrame& frame, const Identit
     const std::size_t raw_bytes = layout.wire_bytes(range);
     if (frame.raw_bytes() != raw_bytes) { return invalid("raw length does not fit the range"); }
     if (raw_bytes > frame_bytes_max) { return invalid("too many bytes"); }
-    const Codec* codec = find_codec(frame.kv_mode().codec());
-    if (codec == nullptr) {
-        return fail(ErrorCode::unimplemented, "codec \"" + base::log_safe(frame.kv_mode().codec(), 32) + "\"");
+    const auto mode = codecs.find(frame.kv_mode());
+    if (!mode) { return base::pass_on(mode); }
+    if (mode->is_raw() ? payload_bytes != raw_bytes : payload_bytes >= raw_bytes) {
+        return invalid("payload does not fit the range");
     }
-    if (!codec->needs_scratch() && payload_bytes != raw_bytes) { return invalid("payload does not fit the range"); }
-    return FrameInfo{key_of(frame.handoff()), frame.number(), range, frame.kv_mode().codec(), payload_bytes, raw_bytes,
+    return FrameInfo{key_of(frame.handoff()), frame.number(), range, *mode, payload_bytes, raw_bytes,
                      frame.payload_crc32c()};
 }
 

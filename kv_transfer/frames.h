@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "kv_cache/kv_layout.h"
+#include "kv_transfer/codec/codec.h"
 #include "kv_transfer/handoff.h"
 #include "net/transport.h"
 #include "proto/errors.h"
@@ -43,7 +44,7 @@ struct FrameInfo {
     HandoffKey key;
     std::uint32_t number = 0;
     kv_cache::KvRange range;
-    std::string codec;
+    KvMode mode;
     std::size_t payload_bytes = 0;
     std::size_t raw_bytes = 0;
     std::uint32_t payload_crc32c = 0;
@@ -52,10 +53,11 @@ struct FrameInfo {
 sluice::proto::KvFrame make_frame(const Identity& identity, const kv_cache::KvLayout& layout, const FrameInfo& info);
 
 /// Checks every field against our own layout, before any payload is taken. `payload_bytes` is what the transport says.
-/// The range may still lie outside of what was granted. Errors: failed_precondition (other model, numerics, format),
-/// invalid_argument (a number that does not fit), unimplemented (codec).
+/// A raw frame is as long as our layout says, a coded one shorter. The range may still lie outside of what was granted,
+/// and the mode may be another. Errors: failed_precondition (other model, numerics, format), invalid_argument (a number
+/// that does not fit), unimplemented (a codec that is not here, a part of the heads).
 base::Result<FrameInfo> check_frame(const sluice::proto::KvFrame& frame, const Identity& identity,
-                                    const kv_cache::KvLayout& layout, std::size_t payload_bytes,
+                                    const kv_cache::KvLayout& layout, const Codecs& codecs, std::size_t payload_bytes,
                                     std::size_t frame_bytes_max);
 
 }  // namespace kv_transfer

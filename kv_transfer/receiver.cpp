@@ -12,7 +12,7 @@ using base::ErrorCode;
 using base::Result;
 
 namespace {
-constexpr std::size_t kCommandsMax = 16384;
+constexpr std::size_t kMessagesMax = 16384;
 }
 
 KvReceiver::State::State(Options options_in, Identity identity_in, const kv_cache::KvLayout& layout_in,
@@ -27,8 +27,17 @@ KvReceiver::State::State(Options options_in, Identity identity_in, const kv_cach
       clock(clock_in),
       events(std::move(events_in)),
       metrics(metrics_in, "receive", transport_in.name()),
-      mailbox(kCommandsMax),
-      staging(store_in.device(), options_in.staging_buffers, options_in.frame_bytes_max, nullptr) {
+      staging(store_in.device(), options_in.staging_buffers + (options_in.codecs.empty() ? 0 : 1),
+              options_in.frame_bytes_max, nullptr),
+      // Calls of the step thread and frames that have landed are pushed.
+      thread({.messages_max = kMessagesMax,
+              .reserve = kCallsPerHandoff * options_in.handoffs_max + options_in.staging_buffers,
+              .own_thread = options_in.own_thread},
+             clock_in,
+             {.apply = [this](Command& command) { std::visit([this](auto& value) { apply(value); }, command); },
+              .proceed = [this](base::TimePoint now) { return proceed(now); },
+              .next_due = [this] { return next_due(); }}) {
+    if (!options.codecs.empty()) { workspace = staging.take(); }
     CHECK(layout == store_in.layout());
     CHECK(transport.limits().header_bytes_max >= kHeaderBytesMax);
     CHECK(options.handoffs_max > 0 && options.ended_max > 0);
@@ -39,9 +48,7 @@ KvReceiver::KvReceiver(Options options, Identity identity, const kv_cache::KvLay
                        ReceiverEvents events)
     : state_(std::make_unique<State>(options, std::move(identity), layout, store, transport, clock, metrics,
                                      std::move(events))) {
-    if (options.own_thread) {
-        state_->thread = std::jthread([state = state_.get()](std::stop_token stop) { state->run(stop); });
-    }
+    state_->thread.start();
 }
 
 KvReceiver::~KvReceiver() {
@@ -56,21 +63,21 @@ void KvReceiver::grant(const GrantRoom& room) {
         CHECK(base::raw(block) < state_->store.blocks_total());
     }
     CHECK(room.lease > base::Duration::zero());
-    state_->mailbox.push(State::Grant{room.key, room.kv_tokens, room.have_tokens,
-                                      std::vector<base::BlockId>(room.blocks.begin(), room.blocks.end()), room.lease,
-                                      room.deadline});
+    state_->thread.push(State::Grant{room.key, room.kv_tokens, room.have_tokens,
+                                     std::vector<base::BlockId>(room.blocks.begin(), room.blocks.end()), room.lease,
+                                     room.deadline, room.allow_lossy});
 }
 
 void KvReceiver::later(const HandoffKey& key) {
-    state_->mailbox.push(State::Later{key});
+    state_->thread.push(State::Later{key});
 }
 
 void KvReceiver::refuse(const HandoffKey& key, base::Error error) {
-    state_->mailbox.push(State::End{key, std::move(error), false});
+    state_->thread.push(State::End{key, std::move(error), false});
 }
 
 void KvReceiver::abort(const HandoffKey& key, base::Error error) {
-    state_->mailbox.push(State::End{key, std::move(error), false});
+    state_->thread.push(State::End{key, std::move(error), false});
 }
 
 void KvReceiver::stop() {
@@ -80,15 +87,12 @@ void KvReceiver::stop() {
         state_->is_stopped = true;
         state_->expected.clear();
     }
-    if (state_->thread.joinable()) {
-        state_->thread.request_stop();
-        state_->thread.join();
-    }
+    state_->thread.stop();
     state_->fail_all({ErrorCode::unavailable, "this worker stops"});
 }
 
 bool KvReceiver::tick() {
-    return state_->options.own_thread ? false : state_->work();
+    return state_->thread.tick();
 }
 
 std::size_t KvReceiver::handoffs_open() const {
@@ -109,7 +113,7 @@ Result<net::Target> KvReceiver::on_header(net::PeerId from, net::MessageKind kin
     };
     const auto take = [&](State::Command command) -> Result<net::Target> {
         // Dropped when too many wait: it will be repeated, or a timer does its work.
-        if (!state_->mailbox.offer(std::move(command))) {
+        if (!state_->thread.offer(std::move(command))) {
             return base::fail(ErrorCode::resource_exhausted, "too many messages wait");
         }
         return net::Target{};
@@ -130,7 +134,7 @@ Result<net::Target> KvReceiver::on_header(net::PeerId from, net::MessageKind kin
                            key.decode != state_->identity.incarnation ? Outcome::stale_epoch : Outcome::wrong_request);
         }
         return take(State::Asked{from, key, request.kv_tokens(),
-                                 base::deadline_in(request.deadline_in_us(), state_->clock.now())});
+                                 base::deadline_in(request.deadline_in_us(), state_->clock.now()), request.kv_mode()});
     }
     if (kind == kAbortToDecode) {
         sluice::proto::KvAbort abort;
@@ -152,7 +156,7 @@ Result<net::Target> KvReceiver::State::frame_begins(net::PeerId from, std::span<
         return base::pass_on(parsed);
     }
     const HandoffKey key = key_of(frame.handoff());
-    auto info = check_frame(frame, identity, layout, payload_bytes, options.frame_bytes_max);
+    auto info = check_frame(frame, identity, layout, options.codecs, payload_bytes, options.frame_bytes_max);
     if (!info) {
         const Outcome outcome = payload_bytes > options.frame_bytes_max ? Outcome::oversize : Outcome::wrong_request;
         return refuse_frame(from, key, frame.number(), outcome, info.error());
@@ -164,7 +168,7 @@ Result<net::Target> KvReceiver::State::frame_begins(net::PeerId from, std::span<
     const std::scoped_lock lock(mutex);
     const auto granted = expected.find(key);
     if (granted == expected.end()) {
-        mailbox.offer(Refused{from, key, frame.number(), std::nullopt});
+        answer_later(Refused{from, key, frame.number(), std::nullopt});
         return base::fail(ErrorCode::not_found, "hand-off " + to_string(key) + " is not granted");
     }
     const Expected& room = granted->second;
@@ -175,10 +179,16 @@ Result<net::Target> KvReceiver::State::frame_begins(net::PeerId from, std::span<
              "tokens " + std::to_string(info->range.token_begin) + ".." + std::to_string(info->range.token_end) +
                  " of " + std::to_string(room.have_tokens) + ".." + std::to_string(room.kv_tokens)});
     }
+    if (!info->mode.is_raw() && info->mode != room.mode) {
+        return refuse_frame(
+            from, key, frame.number(), Outcome::wrong_request,
+            {ErrorCode::failed_precondition, "codec \"" + std::string(info->mode.codec->name()) + "\", level " +
+                                                 std::to_string(info->mode.level) + " was not granted"});
+    }
     StagingPool::Buffer buffer = staging.take();
     if (buffer == nullptr) {
-        mailbox.offer(Refused{from, key, frame.number(),
-                              base::Error{ErrorCode::resource_exhausted, "all staging buffers are in use"}});
+        answer_later(Refused{from, key, frame.number(),
+                             base::Error{ErrorCode::resource_exhausted, "all staging buffers are in use"}});
         return base::fail(ErrorCode::resource_exhausted, "all staging buffers are in use");
     }
     const net::ReceiveToken token{++tokens_minted};
@@ -190,8 +200,13 @@ Result<net::Target> KvReceiver::State::frame_begins(net::PeerId from, std::span<
 Result<net::Target> KvReceiver::State::refuse_frame(net::PeerId from, const HandoffKey& key, std::uint32_t number,
                                                     Outcome outcome, base::Error error) {
     metrics.count(outcome);
-    mailbox.offer(Refused{from, key, number, error});
+    answer_later(Refused{from, key, number, error});
     return tl::unexpected(std::move(error));
+}
+
+/// Dropped when too many messages wait: the sender's timer sends the frame again.
+void KvReceiver::State::answer_later(Refused refused) {
+    static_cast<void>(thread.offer(std::move(refused)));
 }
 
 void KvReceiver::on_payload(net::ReceiveToken token, Result<void> outcome) {
@@ -206,11 +221,12 @@ void KvReceiver::on_payload(net::ReceiveToken token, Result<void> outcome) {
         is_stopped = state_->is_stopped;
     }
     // What did not arrive whole is sent again, or the hand-off ends with the connection.
-    if (outcome && !is_stopped) { state_->mailbox.push(std::move(*landed)); }
+    if (outcome && !is_stopped) { state_->thread.push(std::move(*landed)); }
 }
 
 void KvReceiver::on_peer_lost(net::PeerId peer, const base::Error& why) {
-    state_->mailbox.push(State::PeerLost{peer, why});
+    // Dropped only when the thread is far behind: then the peer's silence ends its hand-offs.
+    static_cast<void>(state_->thread.offer(State::PeerLost{peer, why}));
 }
 
 }  // namespace kv_transfer

@@ -12,7 +12,9 @@
 #include "base/ids.h"
 #include "base/metrics.h"
 #include "base/result.h"
+#include "kv_transfer/codec/codec.h"
 #include "kv_transfer/handoff.h"
+#include "kv_transfer/slots.h"
 #include "net/transport.h"
 
 namespace kv_cache {
@@ -24,7 +26,8 @@ namespace kv_transfer {
 
 /// What the receiver tells the decode worker's step thread about one hand-off. In this order: exactly one
 /// room_requested, then exactly one of completed / failed, then exactly one released. (An ended key that comes again is
-/// answered by the receiver itself.)
+/// answered by the receiver itself.) A hand-off counts as open (handoffs_max) until its released is dealt with, so at
+/// most kPerHandoff * handoffs_max events wait.
 struct ReceiverEvent {
     enum class Kind {
         room_requested,  // answer with grant, later or refuse; may overtake the gateway's Start: hold it till then
@@ -34,11 +37,15 @@ struct ReceiverEvent {
     };
     Kind kind{};
     HandoffKey key;
-    std::uint32_t kv_tokens = 0;                      // room_requested
-    base::TimePoint deadline{};                       // room_requested: the prefill worker gives up then
-    std::uint64_t payload_bytes = 0;                  // completed
-    base::Duration duration{};                        // completed: from grant to the last frame
+    std::uint32_t kv_tokens = 0;      // room_requested
+    base::TimePoint deadline{};       // room_requested: the prefill worker gives up then
+    std::uint64_t payload_bytes = 0;  // completed
+    base::Duration duration{};        // completed: from grant to the last frame
+    bool is_lossy = false;  // completed: some of the KV is not what prefill computed, so it must not be published
     std::optional<base::Error> error = std::nullopt;  // failed
+    Slots::Slot slot = nullptr;                       // released: the hand-off counts as open until this is dropped
+
+    static constexpr std::size_t kPerHandoff = 3;
 };
 
 /// Called on the receiver's thread. Must only push to a queue and return; must not call the receiver.
@@ -53,27 +60,31 @@ struct GrantRoom {
                                             // are never written
     base::Duration lease{};                 // > 0: without a sign of life from prefill for so long the hand-off fails
     base::TimePoint deadline{};             // the hand-off fails then in any case
+    bool allow_lossy = false;               // a lossy mode that prefill proposes is granted; else raw is
 };
 
 /// Decode side of the hand-offs. Frames land in a bounded set of staging buffers, are checked against this worker's own
 /// layout and the grant (header before the payload is taken, CRC32C before it is unpacked), and are unpacked into
 /// granted, unpublished blocks on the receiver's own thread. Repeated, overlapping and reordered frames are harmless.
 ///
-/// Threads: `grant`, `later`, `refuse`, `abort` may be called from any thread and do not wait. A call for a key that
-/// has ended meanwhile has no effect: its `released` is then already on its way, and holds for blocks granted too late
-/// as well. Implements net::Handler for the kinds that go to decode; KvRouter connects it.
+/// Threads: `grant`, `later`, `refuse`, `abort` may be called from any thread and do not wait; a few times for each
+/// hand-off, until its `released` (kCallsPerHandoff may wait). A call for a key that has ended meanwhile has no effect:
+/// its `released` is then already on its way, and holds for blocks granted too late as well. Implements net::Handler
+/// for the kinds that go to decode; KvRouter connects it.
 class KvReceiver final : public net::Handler {
 public:
     struct Options {
-        std::size_t frame_bytes_max = std::size_t{4} << 20;     // a longer payload is refused
-        std::size_t staging_buffers = 8;                        // of frame_bytes_max each; touched only when used
-        std::size_t handoffs_max = 1024;                        // asked for, waiting or granted; beyond: answered LATER
-        std::size_t ended_max = 4096;                           // keys remembered after their end
-        base::Duration peer_timeout = std::chrono::seconds(5);  // silent for so long before a grant: fails
+        std::size_t frame_bytes_max = std::size_t{4} << 20;  // a longer payload is refused
+        std::size_t staging_buffers = 8;                     // of frame_bytes_max each; touched only when used
+        std::size_t handoffs_max = 1024;  // until their released is dealt with; beyond: answered LATER
+        std::size_t ended_max = 4096;     // keys remembered after their end
+        base::Duration peer_timeout = std::chrono::seconds(5);     // silent for so long before a grant: fails
         base::Duration payload_timeout = std::chrono::seconds(3);  // of one payload under way, then force-close
         base::Duration send_timeout = std::chrono::seconds(3);     // of one reply inside the transport
+        Codecs codecs = {};                                        // besides raw
         bool own_thread = true;                                    // false: `tick()` does the work (tests)
     };
+    static constexpr std::size_t kCallsPerHandoff = 8;
 
     /// All references must outlive the receiver. `metrics` may be null.
     KvReceiver(Options options, Identity identity, const kv_cache::KvLayout& layout, kv_cache::KvStore& store,

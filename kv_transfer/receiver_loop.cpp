@@ -3,7 +3,6 @@
 
 #include "base/check.h"
 #include "base/crc32c.h"
-#include "kv_transfer/codec/codec.h"
 #include "kv_transfer/receiver_state.h"
 
 namespace kv_transfer {
@@ -11,35 +10,18 @@ namespace kv_transfer {
 using base::ErrorCode;
 using base::Result;
 
-void KvReceiver::State::run(std::stop_token stop) {
-    while (!stop.stop_requested()) {
-        if (!work()) { mailbox.wait(stop, next_due()); }
-    }
-}
-
-bool KvReceiver::State::work() {
-    std::vector<Command> commands = mailbox.drain();
-    for (Command& command : commands) {
-        std::visit([this](auto& value) { apply(value); }, command);
-    }
-    const bool did = check_timers(clock.now());
-    return did || !commands.empty();
-}
-
-/// When the timers must be looked at again, if nothing comes.
-base::TimePoint KvReceiver::State::next_due() const {
-    base::TimePoint due = clock.now() + std::chrono::seconds(1);
+std::optional<base::TimePoint> KvReceiver::State::next_due() const {
+    std::optional<base::TimePoint> due;
     for (const auto& [key, handoff] : handoffs) {
         const bool is_granted = handoff.phase == Handoff::Phase::granted;
-        due = std::min({due, handoff.deadline, handoff.heard_at + (is_granted ? handoff.lease : options.peer_timeout)});
+        const base::TimePoint at =
+            std::min(handoff.deadline, handoff.heard_at + (is_granted ? handoff.lease : options.peer_timeout));
+        due = std::min(due.value_or(at), at);
     }
     return due;
 }
 
 void KvReceiver::State::fail_all(const base::Error& error) {
-    for (Command& command : mailbox.drain()) {
-        std::visit([this](auto& value) { apply(value); }, command);
-    }
     while (!handoffs.empty()) {
         fail(handoffs.begin(), error, true);
     }
@@ -68,7 +50,7 @@ void KvReceiver::State::apply(Asked& command) {
                           : base::Error{ErrorCode::deadline_exceeded, "asked for room after the deadline"});
         return;
     }
-    if (handoffs.size() >= options.handoffs_max) {
+    if (slots.used() >= options.handoffs_max) {
         reply_later(command.from, command.key);
         return;
     }
@@ -77,6 +59,8 @@ void KvReceiver::State::apply(Asked& command) {
     handoff.kv_tokens = command.kv_tokens;
     handoff.deadline = command.deadline;
     handoff.heard_at = now;
+    handoff.proposed = std::move(command.kv_mode);
+    handoff.slot = slots.take();
     handoffs_open = handoffs.size();
     events({.kind = ReceiverEvent::Kind::room_requested,
             .key = command.key,
@@ -135,6 +119,7 @@ void KvReceiver::State::apply(Grant& command) {
     }
     const base::TimePoint now = clock.now();
     handoff.phase = Handoff::Phase::granted;
+    handoff.mode = agree(handoff.proposed, command.allow_lossy);
     handoff.have_tokens = command.have_tokens;
     handoff.blocks = std::move(command.blocks);
     handoff.lease = command.lease;
@@ -144,13 +129,20 @@ void KvReceiver::State::apply(Grant& command) {
     handoff.received = Coverage(layout.layers(), handoff.have_tokens, handoff.kv_tokens);
     {
         const std::scoped_lock lock(mutex);
-        if (!is_stopped) { expected[command.key] = {handoff.have_tokens, handoff.kv_tokens}; }
+        if (!is_stopped) { expected[command.key] = {handoff.have_tokens, handoff.kv_tokens, handoff.mode}; }
     }
     reply_granted(command.key, handoff);
     if (handoff.received.is_complete()) {
         acknowledge(handoff.peer, command.key, 0, std::nullopt, true);
         complete(found);
     }
+}
+
+/// What prefill proposes where we have it and may take it, else raw.
+KvMode KvReceiver::State::agree(const proto::KvMode& proposed, bool allow_lossy) const {
+    const auto mode = options.codecs.find(proposed);
+    if (!mode || (mode->is_lossy() && !allow_lossy)) { return {}; }
+    return *mode;
 }
 
 void KvReceiver::State::apply(Later& command) {
@@ -186,6 +178,7 @@ void KvReceiver::State::apply(Landed& command) {
         }
         handoff.received.add(command.info.range);
         handoff.payload_bytes += command.info.payload_bytes;
+        handoff.is_lossy = handoff.is_lossy || command.info.mode.is_lossy();
         metrics.add_bytes(command.info.payload_bytes, command.info.raw_bytes);
     }
     const bool is_complete = handoff.received.is_complete();
@@ -198,13 +191,14 @@ Result<void> KvReceiver::State::unpack(Handoff& handoff, const Landed& landed) {
     if (base::crc32c(payload) != landed.info.payload_crc32c) {
         return base::fail(ErrorCode::data_loss, "checksum of frame " + std::to_string(landed.info.number));
     }
-    const Codec* codec = find_codec(landed.info.codec);
-    CHECK(codec != nullptr, "the header was checked");
-    if (codec->needs_scratch()) { scratch.resize(landed.info.raw_bytes); }
-    auto raw = codec->decode(layout, landed.info.range, payload, scratch);
-    if (!raw) { return base::pass_on(raw); }
     if (!access) { return base::fail(ErrorCode::internal, access.error().message); }
-    return access->unpack(handoff.blocks, landed.info.range, *raw);
+    const KvMode& mode = landed.info.mode;
+    if (mode.is_raw()) { return access->unpack(handoff.blocks, landed.info.range, payload); }
+    const std::span<std::byte> raw = workspace->first(landed.info.raw_bytes);
+    if (auto decoded = mode.codec->decode(layout, landed.info.range, mode.level, payload, raw); !decoded) {
+        return base::fail(ErrorCode::data_loss, decoded.error().message);
+    }
+    return access->unpack(handoff.blocks, landed.info.range, raw);
 }
 
 void KvReceiver::State::apply(Refused& command) {
@@ -242,7 +236,7 @@ void KvReceiver::State::apply(PeerLost& command) {
     }
 }
 
-bool KvReceiver::State::check_timers(base::TimePoint now) {
+bool KvReceiver::State::proceed(base::TimePoint now) {
     bool did = false;
     for (auto handoff = handoffs.begin(); handoff != handoffs.end();) {
         const auto next = std::next(handoff);
@@ -268,7 +262,8 @@ void KvReceiver::State::complete(Handoffs::iterator handoff) {
     events({.kind = ReceiverEvent::Kind::completed,
             .key = handoff->first,
             .payload_bytes = handoff->second.payload_bytes,
-            .duration = clock.now() - handoff->second.granted_at});
+            .duration = clock.now() - handoff->second.granted_at,
+            .is_lossy = handoff->second.is_lossy});
     end(handoff, std::nullopt);
 }
 
@@ -288,6 +283,7 @@ void KvReceiver::State::fail(Handoffs::iterator handoff, base::Error error, bool
 /// Blocks are written by unpack() on this thread alone, so an ended hand-off is a released one.
 void KvReceiver::State::end(Handoffs::iterator handoff, std::optional<base::Error> error) {
     const HandoffKey key = handoff->first;
+    Slots::Slot slot = std::move(handoff->second.slot);
     handoffs.erase(handoff);
     handoffs_open = handoffs.size();
     {
@@ -299,7 +295,7 @@ void KvReceiver::State::end(Handoffs::iterator handoff, std::optional<base::Erro
         ended.erase(ended_order.front());
         ended_order.pop_front();
     }
-    events({.kind = ReceiverEvent::Kind::released, .key = key});
+    events({.kind = ReceiverEvent::Kind::released, .key = key, .slot = std::move(slot)});
 }
 
 void KvReceiver::State::post(net::PeerId peer, net::MessageKind kind, const google::protobuf::MessageLite& message) {
@@ -314,6 +310,7 @@ void KvReceiver::State::reply_granted(const HandoffKey& key, const Handoff& hand
     set_key(*reply.mutable_handoff(), key);
     reply.set_answer(sluice::proto::RoomReply::ANSWER_GRANTED);
     reply.set_have_tokens(handoff.have_tokens);
+    set_mode(*reply.mutable_kv_mode(), handoff.mode);
     post(handoff.peer, kRoomReply, reply);
 }
 

@@ -6,16 +6,15 @@
 #include <deque>
 #include <map>
 #include <mutex>
-#include <thread>
 #include <variant>
 #include <vector>
 
 #include "kv_cache/kv_access.h"
 #include "kv_cache/kv_layout.h"
 #include "kv_cache/kv_store.h"
+#include "kv_transfer/command_thread.h"
 #include "kv_transfer/coverage.h"
 #include "kv_transfer/frames.h"
-#include "kv_transfer/mailbox.h"
 #include "kv_transfer/receiver.h"
 #include "kv_transfer/staging.h"
 #include "kv_transfer/transfer_metrics.h"
@@ -31,6 +30,7 @@ struct KvReceiver::State {
         std::vector<base::BlockId> blocks;
         base::Duration lease;
         base::TimePoint deadline;
+        bool allow_lossy;
     };
     struct Later {
         HandoffKey key;
@@ -46,6 +46,7 @@ struct KvReceiver::State {
         HandoffKey key;
         std::uint32_t kv_tokens;
         base::TimePoint deadline;
+        proto::KvMode kv_mode;
     };
     struct Landed {
         net::PeerId from;
@@ -72,7 +73,11 @@ struct KvReceiver::State {
         std::uint32_t kv_tokens = 0;
         base::TimePoint deadline;
         base::TimePoint heard_at;
+        proto::KvMode proposed;
+        Slots::Slot slot;
         // Since the grant:
+        KvMode mode;
+        bool is_lossy = false;  // a frame came so
         std::uint32_t have_tokens = 0;
         std::vector<base::BlockId> blocks;
         base::Duration lease{};
@@ -86,6 +91,7 @@ struct KvReceiver::State {
     struct Expected {
         std::uint32_t have_tokens;
         std::uint32_t kv_tokens;
+        KvMode mode;
     };
 
     State(Options options_in, Identity identity_in, const kv_cache::KvLayout& layout_in, kv_cache::KvStore& store_in,
@@ -98,10 +104,11 @@ struct KvReceiver::State {
     base::Result<net::Target> refuse_frame(net::PeerId from, const HandoffKey& key, std::uint32_t number,
                                            Outcome outcome, base::Error error);
 
+    void answer_later(Refused refused);
+
     // The own thread.
-    void run(std::stop_token stop);
-    bool work();
-    base::TimePoint next_due() const;
+    bool proceed(base::TimePoint now);
+    std::optional<base::TimePoint> next_due() const;
     void fail_all(const base::Error& error);
 
     void apply(Grant& command);
@@ -112,7 +119,7 @@ struct KvReceiver::State {
     void apply(Refused& command);
     void apply(PeerLost& command);
 
-    bool check_timers(base::TimePoint now);
+    KvMode agree(const proto::KvMode& proposed, bool allow_lossy) const;
     bool refuse_by_history(const Asked& asked);
     base::Result<void> unpack(Handoff& handoff, const Landed& landed);
     void answer_unknown(net::PeerId from, const HandoffKey& key, std::uint32_t number);
@@ -136,8 +143,9 @@ struct KvReceiver::State {
     const base::Clock& clock;
     const ReceiverEvents events;
     TransferMetrics metrics;
-    Mailbox<Command> mailbox;
+    Slots slots;
     StagingPool staging;
+    StagingPool::Buffer workspace;  // what codecs decode; null without codecs
 
     mutable std::mutex mutex;
     std::map<HandoffKey, Expected> expected;        // guarded by mutex: granted
@@ -150,9 +158,8 @@ struct KvReceiver::State {
     Handoffs handoffs;
     std::map<HandoffKey, std::optional<base::Error>> ended;  // empty: completed
     std::deque<HandoffKey> ended_order;                      // oldest first
-    std::vector<std::byte> scratch;                          // of codecs that need it
 
-    std::jthread thread;
+    CommandThread<Command> thread;  // all above outlive it
 };
 
 }  // namespace kv_transfer

@@ -1,10 +1,18 @@
 #pragma once
 
+#include <cstddef>
+
 #include "kv_transfer/receiver.h"
 #include "kv_transfer/sender.h"
 #include "net/transport.h"
 
 namespace kv_transfer {
+
+/// Events of both that can wait for the step thread at once: what its queue must hold, because a lost `released` would
+/// strand blocks.
+constexpr std::size_t events_max(const KvSender::Options& sender, const KvReceiver::Options& receiver) {
+    return SenderEvent::kPerHandoff * sender.handoffs_max + ReceiverEvent::kPerHandoff * receiver.handoffs_max;
+}
 
 /// Gives one transport to the sender and the receiver of one worker (either may be null): each message goes to the part
 /// that its kind is meant for.

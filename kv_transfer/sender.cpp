@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "kv_transfer/sender_state.h"
 
 namespace kv_transfer {
@@ -12,7 +13,7 @@ using base::ErrorCode;
 using base::Result;
 
 namespace {
-constexpr std::size_t kCommandsMax = 65536;  // mostly `ready`: layers x chunks of all open hand-offs
+constexpr std::size_t kMessagesMax = 65536;  // mostly `ready`: layers x chunks of all open hand-offs
 }
 
 KvSender::State::State(Options options_in, Identity identity_in, const kv_cache::KvLayout& layout_in,
@@ -26,12 +27,18 @@ KvSender::State::State(Options options_in, Identity identity_in, const kv_cache:
       transport(transport_in),
       clock(clock_in),
       events(std::move(events_in)),
-      codec(*find_codec("raw")),
       frame_bytes_max(std::min(options_in.frame_bytes_max, transport_in.limits().payload_bytes_max)),
       peer_frames_max(std::max<std::size_t>(1, options_in.staging_buffers - options_in.staging_buffers / 4)),
       metrics(metrics_in, "send", transport_in.name()),
-      mailbox(kCommandsMax),
-      staging(store_in.device(), options_in.staging_buffers, frame_bytes_max, [this] { mailbox.wake(); }) {
+      // One `Open` for each hand-off that is open is pushed.
+      thread({.messages_max = kMessagesMax, .reserve = options_in.handoffs_max, .own_thread = options_in.own_thread},
+             clock_in,
+             {.apply = [this](Command& command) { std::visit([this](auto& value) { apply(value); }, command); },
+              .proceed = [this](base::TimePoint now) { return proceed(now); },
+              .next_due = [this] { return next_due(); }}),
+      staging(store_in.device(), options_in.staging_buffers + (options_in.codecs.empty() ? 0 : 1),
+              options_in.codecs.bound(frame_bytes_max), [this] { thread.wake(); }) {
+    if (!options.codecs.empty()) { workspace = staging.take(); }
     CHECK(layout.wire_bytes({0, 1, 0, 1}) <= frame_bytes_max, "a frame must hold one layer of one token");
     CHECK(options.inflight_bytes_max >= frame_bytes_max);
     CHECK(transport.limits().header_bytes_max >= kHeaderBytesMax);
@@ -41,9 +48,7 @@ KvSender::KvSender(Options options, Identity identity, const kv_cache::KvLayout&
                    net::Transport& transport, const base::Clock& clock, base::Metrics* metrics, SenderEvents events)
     : state_(std::make_unique<State>(options, std::move(identity), layout, store, transport, clock, metrics,
                                      std::move(events))) {
-    if (options.own_thread) {
-        state_->thread = std::jthread([state = state_.get()](std::stop_token stop) { state->run(stop); });
-    }
+    state_->thread.start();
 }
 
 KvSender::~KvSender() {
@@ -58,18 +63,20 @@ Result<void> KvSender::open(const OpenHandoff& handoff) {
     for (const base::BlockId block : handoff.blocks) {
         CHECK(base::raw(block) < state_->store.blocks_total());
     }
+    const auto mode = state_->options.codecs.find(handoff.kv_mode);
+    if (!mode) { spdlog::debug("hand-off {} goes raw: {}", to_string(handoff.key), mode.error().message); }
     const std::scoped_lock lock(state_->mutex);
     if (state_->is_stopped) { return base::fail(ErrorCode::unavailable, "KV sender has stopped"); }
-    if (state_->open_keys.size() >= state_->options.handoffs_max) {
+    if (state_->slots.used() >= state_->options.handoffs_max) {
         return base::fail(ErrorCode::resource_exhausted,
                           std::to_string(state_->options.handoffs_max) + " hand-offs are open");
     }
     if (!state_->open_keys.insert(handoff.key).second) {
         return base::fail(ErrorCode::failed_precondition, "hand-off " + to_string(handoff.key) + " is open already");
     }
-    state_->mailbox.push(State::Open{handoff.key, handoff.kv_address, handoff.kv_tokens,
-                                     std::vector<base::BlockId>(handoff.blocks.begin(), handoff.blocks.end()),
-                                     handoff.deadline});
+    state_->thread.push(State::Open{handoff.key, handoff.kv_address, handoff.kv_tokens,
+                                    std::vector<base::BlockId>(handoff.blocks.begin(), handoff.blocks.end()),
+                                    handoff.deadline, mode.value_or(KvMode{}), state_->slots.take()});
     return {};
 }
 
@@ -79,15 +86,16 @@ void KvSender::ready(const HandoffKey& key, std::uint32_t layer_begin, std::uint
     if (layer_begin == layer_end || token_begin == token_end) { return; }
     const std::scoped_lock lock(state_->mutex);
     if (!state_->open_keys.contains(key)) { return; }
-    if (!state_->mailbox.offer(State::Ready{key, {layer_begin, layer_end, token_begin, token_end}})) {
-        state_->overflowed_keys.insert(key);
+    if (!state_->thread.offer(State::Ready{key, {layer_begin, layer_end, token_begin, token_end}})) {
+        state_->ended_keys.try_emplace(key, base::Error{ErrorCode::resource_exhausted, "the KV sender cannot keep up"});
     }
 }
 
 void KvSender::abort(const HandoffKey& key, base::Error error) {
     const std::scoped_lock lock(state_->mutex);
     if (!state_->open_keys.contains(key)) { return; }
-    state_->mailbox.push(State::Abort{key, std::move(error), false});
+    state_->ended_keys.try_emplace(key, std::move(error));
+    state_->thread.wake();
 }
 
 void KvSender::stop() {
@@ -96,15 +104,12 @@ void KvSender::stop() {
         if (state_->is_stopped) { return; }
         state_->is_stopped = true;
     }
-    if (state_->thread.joinable()) {
-        state_->thread.request_stop();
-        state_->thread.join();
-    }
+    state_->thread.stop();
     state_->fail_all({ErrorCode::unavailable, "this worker stops"});
 }
 
 bool KvSender::tick() {
-    return state_->options.own_thread ? false : state_->work();
+    return state_->thread.tick();
 }
 
 std::size_t KvSender::handoffs_open() const {
@@ -134,7 +139,7 @@ Result<net::Target> KvSender::on_header(net::PeerId from, net::MessageKind kind,
             state_->metrics.count(Outcome::stale_epoch);
             return base::fail(ErrorCode::failed_precondition, "for another life of this worker");
         }
-        if (!state_->mailbox.offer(make_command(key))) {
+        if (!state_->thread.offer(make_command(key))) {
             return base::fail(ErrorCode::resource_exhausted, "too many messages wait");
         }
         return net::Target{};
@@ -142,7 +147,8 @@ Result<net::Target> KvSender::on_header(net::PeerId from, net::MessageKind kind,
     if (kind == kRoomReply) {
         sluice::proto::RoomReply reply;
         return take(reply, [&](const HandoffKey& key) {
-            return State::Reply{from, key, reply.answer(), reply.have_tokens(), proto::error_of(reply.error())};
+            return State::Reply{
+                from, key, reply.answer(), reply.have_tokens(), proto::error_of(reply.error()), reply.kv_mode()};
         });
     }
     if (kind == kAck) {
@@ -155,8 +161,7 @@ Result<net::Target> KvSender::on_header(net::PeerId from, net::MessageKind kind,
     }
     if (kind == kAbortToPrefill) {
         sluice::proto::KvAbort abort;
-        return take(abort,
-                    [&](const HandoffKey& key) { return State::Abort{key, proto::error_of(abort.error()), true}; });
+        return take(abort, [&](const HandoffKey& key) { return State::Abort{key, proto::error_of(abort.error())}; });
     }
     return base::fail(ErrorCode::unimplemented, "message kind " + std::to_string(net::raw(kind)));
 }
@@ -166,7 +171,8 @@ void KvSender::on_payload(net::ReceiveToken, base::Result<void>) {
 }
 
 void KvSender::on_peer_lost(net::PeerId peer, const base::Error& why) {
-    state_->mailbox.push(State::PeerLost{peer, why});
+    // Dropped only when the thread is far behind: then the peer's silence ends its hand-offs.
+    static_cast<void>(state_->thread.offer(State::PeerLost{peer, why}));
 }
 
 }  // namespace kv_transfer

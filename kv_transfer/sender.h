@@ -13,7 +13,9 @@
 #include "base/ids.h"
 #include "base/metrics.h"
 #include "base/result.h"
+#include "kv_transfer/codec/codec.h"
 #include "kv_transfer/handoff.h"
+#include "kv_transfer/slots.h"
 #include "net/transport.h"
 
 namespace kv_cache {
@@ -24,7 +26,9 @@ class KvStore;
 namespace kv_transfer {
 
 /// What the sender tells the prefill worker's step thread about one hand-off that `open` took. In this order:
-/// any number of granted / later, then exactly one of completed / failed, then exactly one released.
+/// at most one later, at most one granted, then exactly one of completed / failed, then exactly one released. A
+/// hand-off counts as open (handoffs_max) until its released is dealt with, so at most kPerHandoff * handoffs_max
+/// events wait.
 struct SenderEvent {
     enum class Kind {
         granted,    // decode takes the KV; it holds `have_tokens` already; frames go as layers get ready
@@ -39,6 +43,9 @@ struct SenderEvent {
     std::uint64_t payload_bytes = 0;                  // completed: bytes of frames, resends counted
     base::Duration duration{};                        // completed: from the grant to the last acknowledgement
     std::optional<base::Error> error = std::nullopt;  // failed
+    Slots::Slot slot = nullptr;                       // released: the hand-off counts as open until this is dropped
+
+    static constexpr std::size_t kPerHandoff = 4;  // at most: granted, later, an end, released
 };
 
 /// Called on the sender's thread. Must only push to a queue and return; must not call the sender.
@@ -51,6 +58,7 @@ struct OpenHandoff {
     std::uint32_t kv_tokens = 0;            // > 0: tokens of KV that decode shall get
     std::span<const base::BlockId> blocks;  // copied; hold tokens [0, kv_tokens) in sequence order
     base::TimePoint deadline{};             // the hand-off fails then
+    proto::KvMode kv_mode = {};             // as the placement says; raw where it is not known here, or not on decode
 };
 
 /// Prefill side of the hand-offs: asks decode for room, and pushes layer groups as soon as they are both computed and
@@ -66,7 +74,7 @@ public:
         std::size_t frame_bytes_max = std::size_t{4} << 20;      // of payload; at most the transport's limit
         std::size_t staging_buffers = 8;                         // of frame_bytes_max each; touched only when used
         std::size_t inflight_bytes_max = std::size_t{32} << 20;  // packed and not acknowledged, all hand-offs together
-        std::size_t handoffs_max = 1024;
+        std::size_t handoffs_max = 1024;                         // until their released is dealt with
         std::uint32_t frame_retries = 4;  // resends of one frame for damage or a lost acknowledgement
         base::Duration ack_timeout = std::chrono::seconds(2);           // then the frame goes again
         base::Duration refused_delay = std::chrono::milliseconds(2);    // receiver's staging full: again after this
@@ -74,6 +82,7 @@ public:
                                                                         // renews the lease, shows that we live
         base::Duration peer_timeout = std::chrono::seconds(5);  // nothing heard for so long: the peer counts as lost
         base::Duration send_timeout = std::chrono::seconds(3);  // of one message inside the transport
+        Codecs codecs = {};                                     // besides raw
         bool own_thread = true;                                 // false: `tick()` does the work (tests)
     };
 
@@ -106,6 +115,7 @@ public:
     /// With own_thread = false: does what is to be done now; true when it did anything.
     bool tick();
 
+    /// Not yet released.
     std::size_t handoffs_open() const;
     /// Packed and not yet acknowledged.
     std::size_t inflight_bytes() const;

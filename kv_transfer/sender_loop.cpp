@@ -10,44 +10,51 @@ namespace kv_transfer {
 using base::ErrorCode;
 using kv_cache::KvRange;
 
-void KvSender::State::run(std::stop_token stop) {
-    while (!stop.stop_requested()) {
-        if (!work()) { mailbox.wait(stop, next_due()); }
-    }
-}
-
-bool KvSender::State::work() {
-    std::vector<Command> commands = mailbox.drain();
-    for (Command& command : commands) {
-        std::visit([this](auto& value) { apply(value); }, command);
-    }
-    const base::TimePoint now = clock.now();
-    bool did = !commands.empty();
+bool KvSender::State::proceed(base::TimePoint now) {
+    bool did = fail_what_others_ended();
     did = check_timers(now) || did;
     // One frame at a time: what others tell us meanwhile is not kept waiting.
     return send_one_frame(now) || did;
 }
 
-/// When the timers must be looked at again, if nothing comes.
-base::TimePoint KvSender::State::next_due() const {
-    base::TimePoint due = clock.now() + std::chrono::seconds(1);
+std::optional<base::TimePoint> KvSender::State::next_due() const {
+    std::optional<base::TimePoint> due;
+    const auto consider = [&due](base::TimePoint at) { due = std::min(due.value_or(at), at); };
     for (const Handoff& handoff : handoffs) {
-        due = std::min({due, handoff.open.deadline, handoff.ask_again_at, handoff.heard_at + options.peer_timeout});
+        consider(std::min({handoff.open.deadline, handoff.ask_again_at, handoff.heard_at + options.peer_timeout}));
         for (const auto& [number, frame] : handoff.unacknowledged) {
-            due = std::min(
-                due, frame.retry_at.value_or(std::max(frame.sent_at, handoff.acknowledged_at) + options.ack_timeout));
+            consider(frame.retry_at.value_or(std::max(frame.sent_at, handoff.acknowledged_at) + options.ack_timeout));
         }
     }
     return due;
 }
 
 void KvSender::State::fail_all(const base::Error& error) {
-    for (Command& command : mailbox.drain()) {
-        std::visit([this](auto& value) { apply(value); }, command);
-    }
     while (!handoffs.empty()) {
         fail(handoffs.begin(), error, true);
     }
+}
+
+/// What this worker's other threads want ended, or could not be told about. What is not found yet, its Open still
+/// waits.
+bool KvSender::State::fail_what_others_ended() {
+    std::vector<std::pair<Handoffs::iterator, base::Error>> ended;
+    {
+        const std::scoped_lock lock(mutex);
+        for (auto at = ended_keys.begin(); at != ended_keys.end();) {
+            const auto handoff = find(at->first);
+            if (handoff == handoffs.end()) {
+                ++at;
+                continue;
+            }
+            ended.emplace_back(handoff, std::move(at->second));
+            at = ended_keys.erase(at);
+        }
+    }
+    for (auto& [handoff, error] : ended) {
+        fail(handoff, std::move(error), true);
+    }
+    return !ended.empty();
 }
 
 void KvSender::State::apply(Open& command) {
@@ -86,7 +93,7 @@ void KvSender::State::apply(Ready& command) {
 void KvSender::State::apply(Abort& command) {
     const auto handoff = find(command.key);
     if (handoff == handoffs.end()) { return; }
-    fail(handoff, std::move(command.error), !command.from_decode);
+    fail(handoff, std::move(command.error), false);
 }
 
 void KvSender::State::apply(Reply& command) {
@@ -117,6 +124,11 @@ void KvSender::State::apply(Reply& command) {
             return;
     }
     if (handoff->phase == Handoff::Phase::granted) { return; }
+    const auto mode = options.codecs.find(command.kv_mode);
+    if (!mode || (!mode->is_raw() && *mode != handoff->open.mode)) {
+        fail(handoff, {ErrorCode::internal, "decode granted a KV mode that was not proposed"}, true);
+        return;
+    }
     if (command.have_tokens > handoff->open.kv_tokens || command.have_tokens % layout.block_tokens() != 0) {
         fail(handoff,
              {ErrorCode::internal, "decode says it has " + std::to_string(command.have_tokens) + " tokens of " +
@@ -126,6 +138,7 @@ void KvSender::State::apply(Reply& command) {
     }
     handoff->phase = Handoff::Phase::granted;
     handoff->have_tokens = command.have_tokens;
+    handoff->mode = *mode;
     handoff->granted_at = now;
     handoff->acknowledged_at = now;
     handoff->packed = Coverage(layout.layers(), command.have_tokens, handoff->open.kv_tokens);
@@ -179,19 +192,11 @@ void KvSender::State::apply(PeerLost& command) {
 }
 
 bool KvSender::State::check_timers(base::TimePoint now) {
-    std::set<HandoffKey> overflowed;
-    {
-        const std::scoped_lock lock(mutex);
-        overflowed.swap(overflowed_keys);
-    }
     bool did = false;
     for (auto handoff = handoffs.begin(); handoff != handoffs.end();) {
         const auto next = std::next(handoff);
         const net::PeerId peer = handoff->peer;
-        if (overflowed.contains(handoff->open.key)) {
-            fail(handoff, {ErrorCode::resource_exhausted, "the KV sender cannot keep up"}, true);
-            did = true;
-        } else if (now >= handoff->open.deadline) {
+        if (now >= handoff->open.deadline) {
             fail(handoff, {ErrorCode::deadline_exceeded, "KV hand-off passed its deadline"}, true);
             did = true;
         } else if (now - handoff->heard_at >= options.peer_timeout) {
@@ -277,23 +282,23 @@ bool KvSender::State::pack_next(Handoffs::iterator handoff, base::TimePoint now)
             return false;
         }
         if (peer_frames[handoff->peer] >= peer_frames_max) { return false; }
-        const StagingPool::Buffer buffer = staging.take();
+        StagingPool::Buffer buffer = staging.take();
         if (buffer == nullptr) { return false; }
 
         Frame frame;
-        frame.buffer = buffer;
+        frame.buffer = std::move(buffer);
         frame.info.key = handoff->open.key;
         frame.info.number = handoff->frames++;
         frame.info.range = cut_frame(layout, ready, frame_bytes_max);
-        frame.info.codec = codec.name();
         frame.info.raw_bytes = layout.wire_bytes(frame.info.range);
-        const std::span<std::byte> raw = buffer->first(frame.info.raw_bytes);
+        const std::span<std::byte> raw = frame.buffer->first(frame.info.raw_bytes);
         auto copied = access ? access->pack(handoff->open.blocks, frame.info.range, raw) : base::pass_on(access);
         if (!copied) {
             fail(handoff, copied.error(), true);
             return true;
         }
-        frame.payload = codec.encode(layout, frame.info.range, raw);
+        frame.payload = raw;
+        if (!handoff->mode.is_raw()) { encode(frame, handoff->mode); }
         frame.info.payload_bytes = frame.payload.size();
         frame.info.payload_crc32c = base::crc32c(frame.payload);
         handoff->packed.add(frame.info.range);
@@ -305,6 +310,18 @@ bool KvSender::State::pack_next(Handoffs::iterator handoff, base::TimePoint now)
         return true;
     }
     return false;
+}
+
+/// The packed frame as its hand-off's codec has it, unless that is not shorter. No bytes move: the frame takes the
+/// workspace, and its own buffer becomes the next one's.
+void KvSender::State::encode(Frame& frame, const KvMode& mode) {
+    const std::span<std::byte> out = workspace->first(mode.codec->bound(frame.info.raw_bytes));
+    const auto coded = mode.codec->encode(layout, frame.info.range, mode.level, frame.payload, out);
+    if (!coded || *coded >= frame.info.raw_bytes) { return; }
+    CHECK(*coded > 0 && *coded <= out.size(), *coded << " of " << out.size() << " bytes");
+    frame.info.mode = mode;
+    frame.payload = out.first(*coded);
+    std::swap(frame.buffer, workspace);
 }
 
 /// False when the hand-off has failed.
@@ -340,6 +357,7 @@ void KvSender::State::ask_for_room(Handoff& handoff, base::TimePoint now) {
     set_key(*request.mutable_handoff(), handoff.open.key);
     request.set_kv_tokens(handoff.open.kv_tokens);
     request.set_deadline_in_us(base::time_left_us(handoff.open.deadline, now));
+    set_mode(*request.mutable_kv_mode(), handoff.open.mode);
     post(handoff.peer, kRoomRequest, request);
     handoff.ask_again_at = now + options.room_interval;
 }
@@ -393,14 +411,15 @@ void KvSender::State::release(Handoffs::iterator handoff) {
         drop_frame(*handoff, handoff->unacknowledged.begin());
     }
     const HandoffKey key = handoff->open.key;
+    Slots::Slot slot = std::move(handoff->open.slot);
     by_key.erase(key);
     handoffs.erase(handoff);
     {
         const std::scoped_lock lock(mutex);
         open_keys.erase(key);
-        overflowed_keys.erase(key);
+        ended_keys.erase(key);
     }
-    events({.kind = SenderEvent::Kind::released, .key = key});
+    events({.kind = SenderEvent::Kind::released, .key = key, .slot = std::move(slot)});
 }
 
 KvSender::State::Handoffs::iterator KvSender::State::find(const HandoffKey& key) {

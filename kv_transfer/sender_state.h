@@ -8,7 +8,6 @@
 #include <map>
 #include <mutex>
 #include <set>
-#include <thread>
 #include <variant>
 #include <vector>
 
@@ -16,9 +15,9 @@
 #include "kv_cache/kv_layout.h"
 #include "kv_cache/kv_store.h"
 #include "kv_transfer/codec/codec.h"
+#include "kv_transfer/command_thread.h"
 #include "kv_transfer/coverage.h"
 #include "kv_transfer/frames.h"
-#include "kv_transfer/mailbox.h"
 #include "kv_transfer/sender.h"
 #include "kv_transfer/staging.h"
 #include "kv_transfer/transfer_metrics.h"
@@ -33,15 +32,16 @@ struct KvSender::State {
         std::uint32_t kv_tokens;
         std::vector<base::BlockId> blocks;
         base::TimePoint deadline;
+        KvMode mode;  // proposed
+        Slots::Slot slot;
     };
     struct Ready {
         HandoffKey key;
         kv_cache::KvRange range;
     };
-    struct Abort {
+    struct Abort {  // of decode
         HandoffKey key;
         base::Error error;
-        bool from_decode;
     };
     struct Reply {
         net::PeerId from;
@@ -49,6 +49,7 @@ struct KvSender::State {
         sluice::proto::RoomReply::Answer answer;
         std::uint32_t have_tokens;
         base::Error error;
+        proto::KvMode kv_mode;
     };
     struct Ack {
         net::PeerId from;
@@ -80,6 +81,7 @@ struct KvSender::State {
         Phase phase = Phase::asking;
         net::PeerId peer{};
         std::uint32_t have_tokens = 0;
+        KvMode mode;  // granted
         std::deque<kv_cache::KvRange> ready;
         Coverage packed;  // since the grant
         std::map<std::uint32_t, Frame> unacknowledged;
@@ -96,9 +98,8 @@ struct KvSender::State {
           net::Transport& transport_in, const base::Clock& clock_in, base::Metrics* metrics_in, SenderEvents events_in);
 
     // The own thread.
-    void run(std::stop_token stop);
-    bool work();
-    base::TimePoint next_due() const;
+    bool proceed(base::TimePoint now);
+    std::optional<base::TimePoint> next_due() const;
     void fail_all(const base::Error& error);
 
     void apply(Open& command);
@@ -108,10 +109,12 @@ struct KvSender::State {
     void apply(Ack& command);
     void apply(PeerLost& command);
 
+    bool fail_what_others_ended();
     bool check_timers(base::TimePoint now);
     bool send_one_frame(base::TimePoint now);
     bool resend(Handoffs::iterator handoff, base::TimePoint now);
     bool pack_next(Handoffs::iterator handoff, base::TimePoint now);
+    void encode(Frame& frame, const KvMode& mode);
     bool post_frame(Handoffs::iterator handoff, Frame& frame, base::TimePoint now);
     void post(net::PeerId peer, net::MessageKind kind, const google::protobuf::MessageLite& message);
     void ask_for_room(Handoff& handoff, base::TimePoint now);
@@ -131,17 +134,15 @@ struct KvSender::State {
     net::Transport& transport;
     const base::Clock& clock;
     const SenderEvents events;
-    const Codec& codec;
     const std::size_t frame_bytes_max;
     const std::size_t peer_frames_max;  // so that a stalled decode worker does not hold every staging buffer
     TransferMetrics metrics;
-    Mailbox<Command> mailbox;
-    StagingPool staging;  // after mailbox: a returned buffer wakes it
+    Slots slots;
 
     mutable std::mutex mutex;
-    std::set<HandoffKey> open_keys;        // guarded by mutex: from open() to released
-    std::set<HandoffKey> overflowed_keys;  // guarded by mutex: a `ready` of them found no room
-    bool is_stopped = false;               // guarded by mutex
+    std::set<HandoffKey> open_keys;                // guarded by mutex: from open() to released
+    std::map<HandoffKey, base::Error> ended_keys;  // guarded by mutex: open ones that this worker ends
+    bool is_stopped = false;                       // guarded by mutex
     std::atomic<std::size_t> inflight_bytes{0};
 
     // Of the own thread.
@@ -150,7 +151,9 @@ struct KvSender::State {
     std::map<net::PeerId, base::TimePoint> peer_heard_at;
     std::map<net::PeerId, std::size_t> peer_frames;  // unacknowledged
 
-    std::jthread thread;
+    CommandThread<Command> thread;  // all above outlive it
+    StagingPool staging;            // a returned buffer wakes the thread
+    StagingPool::Buffer workspace;  // where codecs write: the next frame's buffer, or this one's; null without codecs
 };
 
 }  // namespace kv_transfer

@@ -37,7 +37,8 @@ void PrefillPart::admitted(Sequence& sequence) {
                                        .kv_address = sequence.request.peer.kv_address,
                                        .kv_tokens = kv_tokens,
                                        .blocks = handoff.hold.blocks(),
-                                       .deadline = deadline});
+                                       .deadline = deadline,
+                                       .kv_mode = sequence.request.kv_mode});
     if (!opened) {
         spdlog::warn("hand-off {} cannot begin: {}", kv_transfer::to_string(handoff.key), opened.error().message);
         not_opened_.insert_or_assign(request, opened.error());

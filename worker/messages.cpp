@@ -107,6 +107,7 @@ base::Result<StartRequest> read_start(const sluice::proto::Start& start, Gateway
     if (start.deadline_in_us() != 0) { request.deadline = base::deadline_in(start.deadline_in_us(), clock.now()); }
     request.peer = {base::WorkerId{start.peer().worker_id()}, base::Incarnation{start.peer().incarnation()},
                     start.peer().kv_address()};
+    request.kv_mode = start.kv_mode();
     return request;
 }
 

@@ -11,6 +11,8 @@
 #include "base/ids.h"
 #include "engine/sampling.h"
 #include "kv_cache/kv_cache.h"
+#include "proto/common.pb.h"
+#include "proto/version.h"
 
 namespace worker {
 
@@ -53,7 +55,8 @@ struct StartRequest {
     StopRules stop;
     std::string cache_scope;
     std::optional<base::TimePoint> deadline;
-    Peer peer;  // prefill and decode parts
+    Peer peer;                   // prefill and decode parts
+    proto::KvMode kv_mode = {};  // of the hand-off, as the placement says
 };
 
 /// Why a sequence ended here.

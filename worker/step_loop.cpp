@@ -14,7 +14,6 @@ using base::ErrorCode;
 
 constexpr std::chrono::milliseconds kIdleWait{50};
 constexpr std::chrono::minutes kStepMax{10};  // a step that takes longer hangs
-constexpr std::size_t kTasksMax = 16384;  // hand-offs open at once (2 * 1024 by default), three events each, and slack
 
 std::uint32_t size32(std::size_t size) {
     return static_cast<std::uint32_t>(size);
@@ -31,7 +30,7 @@ StepLoop::StepLoop(Options options, engine::Engine& engine, kv_cache::KvCache& c
       board_(board),
       clock_(clock),
       commands_(options_.limits.commands_max),
-      tasks_(kTasksMax),
+      tasks_(options_.tasks_max),
       reporter_(board, metrics, {options_.model, options_.worker, options_.role}) {
     publish_board();
     board_.set_waker([this] { commands_.wake(); });

@@ -69,6 +69,8 @@ public:
         std::string model;   // label of the metrics
         std::string worker;  // label of this worker's gauges (several may live in one process)
         Role role = Role::mixed;
+        /// Tasks (events of transfers) that can wait: at least kv_transfer::events_max() of what posts them.
+        std::size_t tasks_max = 16384;
         /// Called once, on the step thread, when the engine's device is lost: must only hand the news on. The loop
         /// takes no more requests then; this process should end and be started again.
         std::function<void(const base::Error&)> device_lost = {};
@@ -155,8 +157,7 @@ private:
     const base::Clock& clock_;
     RolePart* parts_[3] = {nullptr, nullptr, nullptr};  // by Part
     base::BoundedQueue<Command> commands_;
-    /// Events of transfers, apart from what gateways can fill: a lost one would strand blocks. At most three a
-    /// hand-off.
+    /// Events of transfers, apart from what gateways can fill: a lost one would strand blocks.
     base::BoundedQueue<std::function<void()>> tasks_;
 
     std::vector<std::unique_ptr<Sequence>> sequences_;  // in order of arrival

@@ -168,6 +168,7 @@ void Generation::take_placement(const proto::Placement& placement) {
     split_ = placement.path() != "local" && placement.prefill().incarnation() != placement.decode().incarnation();
     decode_ = placement.has_decode() ? placement.decode() : placement.prefill();
     prefill_ = split_ ? placement.prefill() : decode_;
+    kv_mode_ = placement.kv_mode();
     workers_known_ = true;
     prefill_done_ = false;
     decode_done_ = false;
@@ -200,7 +201,10 @@ void Generation::send_start(const proto::WorkerEndpoint& to, proto::Start::Part 
     start.mutable_stop()->set_new_tokens_min(request_.new_tokens_min);
     start.set_cache_scope(request_.cache_scope);
     if (request_.deadline) { start.set_deadline_in_us(base::time_left_us(*request_.deadline, context_.clock.now())); }
-    if (peer != nullptr) { *start.mutable_peer() = *peer; }
+    if (peer != nullptr) {
+        *start.mutable_peer() = *peer;
+        *start.mutable_kv_mode() = kv_mode_;
+    }
     context_.workers.send(to, std::move(command));
 }
 

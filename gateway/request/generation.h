@@ -103,6 +103,7 @@ private:
     // Of the current epoch.
     proto::WorkerEndpoint prefill_;
     proto::WorkerEndpoint decode_;
+    proto::KvMode kv_mode_;
     bool workers_known_ = false;
     bool split_ = false;
     bool prefill_done_ = false;  // handed over or finished: needs no cancel

@@ -96,30 +96,76 @@ private:
     std::map<RequestKey, Answer> answers_;
 };
 
+/// Drops the lowest byte of each element, which is 0 in what LedgerEngine writes: says that it is lossy, and is not, so
+/// that tokens can be compared.
+class SaysLossyCodec final : public kv_transfer::Codec {
+public:
+    std::string_view name() const override { return "test"; }
+    bool has_level(std::uint32_t level) const override { return level == 0; }
+    bool is_lossy(std::uint32_t) const override { return true; }
+    std::size_t bound(std::size_t raw_bytes) const override { return raw_bytes; }
+    base::Result<std::size_t> encode(const kv_cache::KvLayout&, const kv_cache::KvRange&, std::uint32_t,
+                                     std::span<const std::byte> raw, std::span<std::byte> out) const override {
+        std::size_t written = 0;
+        for (std::size_t i = 0; i < raw.size(); ++i) {
+            if (i % 4 != 0) { out[written++] = raw[i]; }
+        }
+        return written;
+    }
+    base::Result<void> decode(const kv_cache::KvLayout&, const kv_cache::KvRange&, std::uint32_t,
+                              std::span<const std::byte> payload, std::span<std::byte> out) const override {
+        if (payload.size() * 4 != out.size() * 3) { return base::fail(base::ErrorCode::data_loss, "length"); }
+        std::size_t read = 0;
+        for (std::size_t i = 0; i < out.size(); ++i) {
+            out[i] = i % 4 != 0 ? payload[read++] : std::byte{0};
+        }
+        return {};
+    }
+};
+
+/// What a test changes in the KV plane of its workers.
+struct KvPlane {
+    net::FaultPlan faults = {};
+    kv_transfer::Codecs codecs = {};
+    std::size_t handoffs_max = 1024;
+
+    kv_transfer::KvSender::Options sender() const {
+        return {.frame_bytes_max = 4096,
+                .handoffs_max = handoffs_max,
+                .ack_timeout = std::chrono::milliseconds(30),
+                .room_interval = std::chrono::milliseconds(20),
+                .codecs = codecs};
+    }
+    kv_transfer::KvReceiver::Options receiver() const {
+        return {.frame_bytes_max = 4096, .handoffs_max = handoffs_max, .codecs = codecs};
+    }
+};
+
 /// One worker with both parts, as cli/worker_process builds it.
 struct TestWorker {
     TestWorker(net::InProcessNetwork& network, const std::string& name, std::uint64_t life,
-               worker::WorkerOptions limits, LedgerEngine::Options engine_options, const net::FaultPlan& faults)
+               worker::WorkerOptions limits, LedgerEngine::Options engine_options, const KvPlane& plane)
         : incarnation(base::Incarnation{life}),
           engine(engine_options),
           cache({.blocks_total = engine_options.blocks_total, .block_tokens = engine_options.block_tokens}),
-          loop({.limits = limits, .hash_key = {}, .model = "ledger", .worker = name, .role = worker::Role::mixed},
+          loop({.limits = limits,
+                .hash_key = {},
+                .model = "ledger",
+                .worker = name,
+                .role = worker::Role::mixed,
+                .tasks_max = kv_transfer::events_max(plane.sender(), plane.receiver()) + 1},  // one of wait_idle()
                engine, cache, mailbox, board, clock, metrics),
           prefill(limits, engine.shape().layers, incarnation, loop),
           decode(limits, incarnation, loop, metrics) {
         transport = network.add(name, {}, clock).value();
-        if (!faults.rules.empty()) { transport = net::make_fault_transport(std::move(transport), faults, clock); }
+        if (!plane.faults.rules.empty()) {
+            transport = net::make_fault_transport(std::move(transport), plane.faults, clock);
+        }
         const kv_transfer::Identity identity{"ledger", 42, incarnation};
-        kv_transfer::KvSender::Options sender_options;
-        sender_options.frame_bytes_max = 4096;
-        sender_options.ack_timeout = std::chrono::milliseconds(30);
-        sender_options.room_interval = std::chrono::milliseconds(20);
-        kv_transfer::KvReceiver::Options receiver_options;
-        receiver_options.frame_bytes_max = 4096;
-        sender = std::make_unique<kv_transfer::KvSender>(sender_options, identity, engine.layout(), engine.kv_store(),
+        sender = std::make_unique<kv_transfer::KvSender>(plane.sender(), identity, engine.layout(), engine.kv_store(),
                                                          *transport, clock, &metrics,
                                                          [this](auto event) { prefill.on_event(std::move(event)); });
-        receiver = std::make_unique<kv_transfer::KvReceiver>(receiver_options, identity, engine.layout(),
+        receiver = std::make_unique<kv_transfer::KvReceiver>(plane.receiver(), identity, engine.layout(),
                                                              engine.kv_store(), *transport, clock, &metrics,
                                                              [this](auto event) { decode.on_event(std::move(event)); });
         prefill.set_sender(*sender);
@@ -177,9 +223,9 @@ struct TestWorker {
 /// 1P1D, and the part of a gateway that passes the first token on.
 struct Pair {
     explicit Pair(worker::WorkerOptions limits = {}, LedgerEngine::Options engine_options = {},
-                  const net::FaultPlan& faults = {})
-        : prefill(*network, "prefill", 11, limits, engine_options, faults),
-          decode(*network, "decode", 22, limits, engine_options, faults) {
+                  const KvPlane& plane = {})
+        : prefill(*network, "prefill", 11, limits, engine_options, plane),
+          decode(*network, "decode", 22, limits, engine_options, plane) {
         prefill.mailbox.on_tokens = [this](RequestKey key, const std::vector<TokenId>& tokens) {
             const std::scoped_lock lock(start_mutex);
             // On the step thread, where Catch must not assert: a lost Continue shows as a missing final answer.
@@ -200,6 +246,7 @@ struct Pair {
         start.gateway = kGateway;
         start.prompt = prompt;
         start.stop.new_tokens_max = new_tokens;
+        start.kv_mode = kv_mode;
         worker::StartRequest on_decode = start;
         start.part = Part::prefill;
         start.peer = decode.as_peer();
@@ -217,6 +264,7 @@ struct Pair {
         return all;
     }
 
+    proto::KvMode kv_mode;   // of the placements
     std::mutex start_mutex;  // a gateway sends Continue after both starts, in order; so must we
     std::shared_ptr<net::InProcessNetwork> network = net::InProcessNetwork::make();
     TestWorker prefill;
@@ -260,6 +308,104 @@ TEST_CASE("only what decode lacks is sent", "[decode_worker]") {
     REQUIRE(pair.prefill.engine.violations() + pair.decode.engine.violations() == 0);
 }
 
+TEST_CASE("KV that came with loss is never published, nor what is computed from it", "[decode_worker]") {
+    Random random{3};
+    const SaysLossyCodec codec;
+    Pair pair({}, {}, {.codecs = kv_transfer::Codecs({&codec})});
+    pair.kv_mode.set_codec("test");
+    pair.kv_mode.set_lossy(true);
+    const auto prompt = random_prompt(random, 96);
+    const auto cached = [&](TestWorker& worker) {
+        std::promise<std::uint32_t> blocks;
+        auto answer = blocks.get_future();
+        REQUIRE(worker.loop.post([&] { blocks.set_value(worker.cache.counts().cached); }));
+        return answer.get();
+    };
+    const auto run = [&](std::uint64_t request) {
+        pair.start(request, prompt, 40);
+        REQUIRE(pair.decode.mailbox.wait_for_final({RequestId{request}, Epoch{0}}));
+        REQUIRE(pair.decode.mailbox.answer({RequestId{request}, Epoch{0}}).kv_path == "pushed");
+        REQUIRE(pair.tokens(request) == ledger_continuation(prompt, 40, 1000));
+        REQUIRE(pair.prefill.wait_idle());
+        REQUIRE(pair.decode.wait_idle());
+    };
+    run(1);
+    REQUIRE(cached(pair.prefill) == 6);  // what it computed itself is exact
+    REQUIRE(cached(pair.decode) == 0);
+    run(2);  // there is nothing that it could be taken for
+    REQUIRE(cached(pair.decode) == 0);
+    pair.kv_mode.Clear();
+    run(3);
+    REQUIRE(cached(pair.decode) == 8);  // 135 tokens: all full blocks, of the prompt and behind it
+    REQUIRE(pair.prefill.engine.violations() + pair.decode.engine.violations() == 0);
+}
+
+TEST_CASE("while a step hangs, hand-offs come and go without end: every event of the granted ones arrives",
+          "[decode_worker]") {
+    Random random{4};
+    const KvPlane plane{.handoffs_max = 8};
+    const auto network = net::InProcessNetwork::make();
+    worker::WorkerOptions limits;
+    limits.kv_wait = limits.kv_lease = limits.room_pending = kPatience * 10;
+    TestWorker prefill(*network, "prefill", 11, limits, {}, {});
+    TestWorker decode(*network, "decode", 22, limits, {}, plane);
+    const auto comes = [&](const std::function<bool()>& condition) {
+        const auto give_up = decode.clock.now() + kPatience;
+        while (!condition() && decode.clock.now() < give_up) {
+            std::this_thread::yield();
+        }
+        return condition();
+    };
+    const auto key_of = [&](std::uint64_t request) {
+        return kv_transfer::HandoffKey{RequestId{request}, Epoch{0}, prefill.incarnation, decode.incarnation};
+    };
+    const std::vector<base::BlockId> blocks{base::BlockId{0}, base::BlockId{1}};
+    const auto open = [&](std::uint64_t request) {
+        return prefill.sender->open({.key = key_of(request),
+                                     .kv_address = decode.transport->address(),
+                                     .kv_tokens = 32,
+                                     .blocks = blocks,
+                                     .deadline = decode.clock.now() + kPatience * 10});
+    };
+    // Four sequences whose blocks frames may be written to.
+    for (std::uint64_t request = 1; request <= 4; ++request) {
+        worker::StartRequest start;
+        start.key = {RequestId{request}, Epoch{0}};
+        start.gateway = kGateway;
+        start.part = Part::decode;
+        start.prompt = random_prompt(random, 32);
+        start.stop.new_tokens_max = 10;
+        start.peer = prefill.as_peer();
+        REQUIRE(decode.loop.post_command(start));
+        REQUIRE(open(request));
+    }
+    REQUIRE(comes([&] {
+        decode.loop.turn();
+        return decode.cache.counts().pinned == 8;
+    }));
+    // Now the step thread does nothing, and a hundred others ask for room and are cancelled.
+    for (std::uint64_t request = 101; request <= 200; ++request) {
+        REQUIRE(open(request));
+        prefill.sender->abort(key_of(request), {base::ErrorCode::cancelled, "client_gone"});
+        REQUIRE(comes([&] { return prefill.sender->handoffs_open() == 4; }));
+    }
+    for (std::uint64_t request = 1; request <= 4; ++request) {
+        prefill.sender->abort(key_of(request), {base::ErrorCode::cancelled, "client_gone"});
+    }
+    REQUIRE(comes([&] { return decode.receiver->handoffs_open() == 0; }));
+    decode.loop.turn();
+    for (std::uint64_t request = 1; request <= 4; ++request) {
+        REQUIRE(
+            decode.loop.post_command(worker::CancelRequest{{RequestId{request}, Epoch{0}}, kGateway, "client_gone"}));
+    }
+    decode.loop.turn();
+    const auto counts = decode.cache.counts();
+    REQUIRE(counts.used + counts.pinned + counts.stranded == 0);
+    REQUIRE(decode.loop.idle());
+    prefill.stop();
+    decode.stop();
+}
+
 TEST_CASE("many split requests over faulty links and a small pool: right tokens, no hang, no leak",
           "[decode_worker][property]") {
     const auto seed = GENERATE(range(0u, test_support::seeds_of(12)));
@@ -283,7 +429,7 @@ TEST_CASE("many split requests over faulty links and a small pool: right tokens,
     LedgerEngine::Options engine_options;
     engine_options.layers = 3;
     engine_options.blocks_total = 40;
-    Pair pair(limits, engine_options, faults);
+    Pair pair(limits, engine_options, {.faults = faults});
     std::map<std::uint64_t, std::vector<TokenId>> prompts;
     const std::uint32_t new_tokens = 12;
     for (std::uint64_t request = 1; request <= 24; ++request) {

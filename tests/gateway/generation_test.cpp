@@ -79,6 +79,8 @@ TEST_CASE("a split request starts on both, the first token goes to decode, the r
     REQUIRE(kinds(owner.ports.sent_to(20)) == std::vector<std::string>{"PART_DECODE"});
     REQUIRE(owner.ports.sent_to(10)[0].start().peer().incarnation() == 20u);
     REQUIRE(owner.ports.sent_to(20)[0].start().peer().incarnation() == 10u);
+    REQUIRE(owner.ports.sent_to(10)[0].start().kv_mode().codec() == "test");
+    REQUIRE(owner.ports.sent_to(20)[0].start().kv_mode().codec() == "test");
 
     auto first = output(owner.id, 0, "a");
     first.set_cached_tokens(4);

@@ -182,6 +182,7 @@ proto::PlaceReply split_placement(const proto::WorkerEndpoint& prefill, const pr
     *reply.mutable_placement()->mutable_prefill() = prefill;
     *reply.mutable_placement()->mutable_decode() = decode;
     reply.mutable_placement()->set_path("disaggregated");
+    reply.mutable_placement()->mutable_kv_mode()->set_codec("test");
     reply.mutable_header()->set_numerics_id(77);
     return reply;
 }

@@ -3,6 +3,7 @@
 #include "base/crc32c.h"
 #include "kv_transfer/frames.h"
 #include "tests/kv_transfer/random.h"
+#include "tests/kv_transfer/test_codec.h"
 #include "tests/kv_transfer/world.h"
 #include "tests/support/seeds.h"
 // Last, see there.
@@ -53,7 +54,7 @@ void bend(sluice::proto::KvFrame& frame, kv_test::Random& random) {
                                    40, 41, 48, 64, 65, 0x7fffffff, 0x80000000, 0xfffffffe, 0xffffffff};
     const auto edge = [&] { return edges[random() % std::size(edges)]; };
     for (std::uint32_t count = 1 + random() % 3; count > 0; --count) {
-        switch (random() % 9) {
+        switch (random() % 12) {
             case 0:
                 frame.set_layer_begin(edge());
                 break;
@@ -78,6 +79,15 @@ void bend(sluice::proto::KvFrame& frame, kv_test::Random& random) {
             case 7:
                 frame.set_number(edge());
                 break;
+            case 8:
+                frame.set_head_end(edge());
+                break;
+            case 9:
+                frame.mutable_kv_mode()->set_level(edge());
+                break;
+            case 10:
+                frame.mutable_kv_mode()->set_codec(random() % 2 == 0 ? "test" : "raw");
+                break;
             default:
                 frame.set_payload_crc32c(random());
                 break;
@@ -92,7 +102,11 @@ TEST_CASE("mutated headers crash nothing and write nothing outside the grant", "
     CAPTURE(seed);
     google::protobuf::SetLogHandler(nullptr);  // it would complain about every mutated string
     kv_test::Random random{seed};
-    World world;
+    World::Options options;
+    options.sender.codecs = kv_test::kTestCodecs;
+    options.receiver.codecs = kv_test::kTestCodecs;
+    World world(options);
+    world.kv_mode = kv_test::test_mode(0);
     const auto key = make_key(1);
     constexpr std::uint32_t kTokens = 40;
     constexpr std::uint32_t kHave = 16;
@@ -141,10 +155,13 @@ TEST_CASE("mutated headers crash nothing and write nothing outside the grant", "
         info.range.layer_end = info.range.layer_begin + 1 + random() % (4 - info.range.layer_begin);
         info.range.token_begin = kHave + random() % (kTokens - kHave);
         info.range.token_end = info.range.token_begin + 1 + random() % (kTokens - info.range.token_begin);
-        info.codec = "raw";
         info.raw_bytes = world.decode_layout.wire_bytes(info.range);
         info.payload_bytes = info.raw_bytes;
-        std::vector<std::byte> payload(random() % 8 == 0 ? 1 + random() % 5000 : info.raw_bytes, std::byte{0x5a});
+        if (random() % 2 == 0) {  // coded: nothing that decodes to the range's length, but for a few
+            info.mode = {&kv_test::kTestCodec, 0};
+            info.payload_bytes = 1 + random() % (info.raw_bytes - 1);
+        }
+        std::vector<std::byte> payload(random() % 8 == 0 ? 1 + random() % 5000 : info.payload_bytes, std::byte{0x5a});
         info.payload_crc32c = base::crc32c(payload);
         auto frame = kv_transfer::make_frame(kv_test::kPrefill, world.decode_layout, info);
         if (random() % 2 == 0) { bend(frame, random); }

@@ -2,8 +2,8 @@
 
 #include <functional>
 
-#include "kv_transfer/codec/codec.h"
 #include "kv_transfer/staging.h"
+#include "tests/kv_transfer/test_codec.h"
 #include "tests/kv_transfer/world.h"
 // Last, see there.
 #include "tests/support/catch.h"
@@ -21,7 +21,6 @@ FrameInfo make_info(const kv_cache::KvLayout& layout) {
     info.key = kv_test::make_key(5, 2);
     info.number = 9;
     info.range = {1, 3, 16, 40};
-    info.codec = "raw";
     info.raw_bytes = layout.wire_bytes(info.range);
     info.payload_bytes = info.raw_bytes;
     info.payload_crc32c = 0x12345678;
@@ -55,7 +54,7 @@ TEST_CASE("a frame that fits passes with all its fields", "[kv_transfer]") {
     const auto layout = kv_test::make_layout();
     const FrameInfo info = make_info(layout);
     const auto checked = check_frame(kv_transfer::make_frame(kv_test::kPrefill, layout, info), kv_test::kDecode, layout,
-                                     info.payload_bytes, 1 << 20);
+                                     {}, info.payload_bytes, 1 << 20);
     REQUIRE(checked);
     CHECK(checked->key == info.key);
     CHECK(checked->number == info.number);
@@ -89,18 +88,22 @@ TEST_CASE("a frame is refused for each field that does not fit our own layout", 
         {"payload", [](KvFrame& f) { f.set_payload_bytes(f.payload_bytes() - 1); }, ErrorCode::invalid_argument},
         {"raw", [](KvFrame& f) { f.set_raw_bytes(f.raw_bytes() + 1); }, ErrorCode::invalid_argument},
         {"codec", [](KvFrame& f) { f.mutable_kv_mode()->set_codec("zip"); }, ErrorCode::unimplemented},
+        {"loss", [](KvFrame& f) { f.mutable_kv_mode()->set_lossy(true); }, ErrorCode::unimplemented},
+        {"half of the heads", [](KvFrame& f) { f.set_head_end(1); }, ErrorCode::unimplemented},
+        {"the other half", [](KvFrame& f) { f.set_head_begin(1); }, ErrorCode::unimplemented},
+        {"more heads", [](KvFrame& f) { f.set_head_end(3); }, ErrorCode::unimplemented},
     };
     for (const Case& c : cases) {
         CAPTURE(c.what);
         KvFrame frame = kv_transfer::make_frame(kv_test::kPrefill, layout, info);
         c.change(frame);
-        const auto checked = check_frame(frame, kv_test::kDecode, layout, info.payload_bytes, 1 << 20);
+        const auto checked = check_frame(frame, kv_test::kDecode, layout, {}, info.payload_bytes, 1 << 20);
         REQUIRE(!checked);
         CHECK(checked.error().code == c.code);
     }
     const KvFrame frame = kv_transfer::make_frame(kv_test::kPrefill, layout, info);
-    CHECK(!check_frame(frame, kv_test::kDecode, layout, info.payload_bytes - 1, 1 << 20));
-    CHECK(!check_frame(frame, kv_test::kDecode, layout, info.payload_bytes, info.payload_bytes - 1));
+    CHECK(!check_frame(frame, kv_test::kDecode, layout, {}, info.payload_bytes - 1, 1 << 20));
+    CHECK(!check_frame(frame, kv_test::kDecode, layout, {}, info.payload_bytes, info.payload_bytes - 1));
 }
 
 TEST_CASE("errors travel with their code, cut and escaped", "[kv_transfer]") {
@@ -113,16 +116,36 @@ TEST_CASE("errors travel with their code, cut and escaped", "[kv_transfer]") {
     CHECK(proto::error_of(wire).code == ErrorCode::internal);
 }
 
-TEST_CASE("the raw codec passes bytes through and refuses another length", "[kv_transfer]") {
+TEST_CASE("frames name the kv heads; one of a peer that does not know them has all", "[kv_transfer]") {
     const auto layout = kv_test::make_layout();
-    const kv_transfer::Codec* codec = kv_transfer::find_codec("raw");
-    REQUIRE(codec != nullptr);
-    CHECK(kv_transfer::find_codec("") == nullptr);
-    const kv_cache::KvRange range{0, 1, 0, 2};
-    std::vector<std::byte> bytes(layout.wire_bytes(range));
-    CHECK(codec->encode(layout, range, bytes).data() == bytes.data());
-    CHECK(codec->decode(layout, range, bytes, {})->data() == bytes.data());
-    CHECK(codec->decode(layout, range, std::span(bytes).first(3), {}).error().code == ErrorCode::data_loss);
+    const FrameInfo info = make_info(layout);
+    KvFrame frame = kv_transfer::make_frame(kv_test::kPrefill, layout, info);
+    CHECK(frame.head_begin() == 0);
+    CHECK(frame.head_end() == 2);
+    frame.clear_head_end();
+    CHECK(check_frame(frame, kv_test::kDecode, layout, {}, info.payload_bytes, 1 << 20).has_value());
+    frame.set_head_begin(1);
+    frame.set_head_end(2);
+    CHECK(check_frame(frame, kv_test::kDecode, layout, {}, info.payload_bytes, 1 << 20).error().message ==
+          "frame 9: kv heads 1..2 of 2: only all of them are taken");
+}
+
+TEST_CASE("a coded frame is shorter than its range, a raw one as long", "[kv_transfer]") {
+    const auto layout = kv_test::make_layout();
+    FrameInfo info = make_info(layout);
+    const auto check = [&](std::size_t payload_bytes) {
+        info.payload_bytes = payload_bytes;
+        return check_frame(kv_transfer::make_frame(kv_test::kPrefill, layout, info), kv_test::kDecode, layout,
+                           kv_test::kTestCodecs, payload_bytes, 1 << 20);
+    };
+    CHECK(check(info.raw_bytes).has_value());
+    CHECK(check(info.raw_bytes - 1).error().code == ErrorCode::invalid_argument);
+    info.mode = {&kv_test::kTestCodec, 1};
+    CHECK(check(info.raw_bytes).error().code == ErrorCode::invalid_argument);
+    CHECK(check(info.raw_bytes + 1).error().code == ErrorCode::invalid_argument);
+    const auto coded = check(info.raw_bytes - 1);
+    REQUIRE(coded.has_value());
+    CHECK(coded->mode == info.mode);
 }
 
 TEST_CASE("staging buffers come back with their last reference, also after the pool is gone", "[kv_transfer]") {

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "tests/kv_transfer/random.h"
+#include "tests/kv_transfer/test_codec.h"
 #include "tests/kv_transfer/world.h"
 #include "tests/support/seeds.h"
 // Last, see there.
@@ -78,7 +79,16 @@ TEST_CASE("under every fault the KV is equal bit for bit, or both sides fail and
                       .staging_buffers = 1 + random() % 8,
                       .inflight_bytes_max = frame_bytes * (1 + random() % 8)};
     options.receiver = {.frame_bytes_max = frame_bytes, .staging_buffers = 1 + random() % 8};
+    const bool is_coded = random() % 2 == 0;
+    if (is_coded) { options.sender.codecs = options.receiver.codecs = kv_test::kTestCodecs; }
     World world(options);
+    if (is_coded) {
+        world.kv_mode = kv_test::test_mode(0);
+        for (std::uint32_t block = 0; block < 16; block += 2) {  // every other block is what the codec makes short
+            const auto bytes = world.prefill_store.run({base::BlockId{block}, 1});
+            std::fill(bytes.begin(), bytes.end(), std::byte{0x3c});
+        }
+    }
 
     std::vector<Planned> plans(1 + random() % 4);
     for (std::size_t i = 0; i < plans.size(); ++i) {

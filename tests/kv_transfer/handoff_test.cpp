@@ -418,6 +418,36 @@ TEST_CASE("a receiver with too many hand-offs lets the others wait", "[kv_transf
     CHECK(world.count(R::room_requested, make_key(2)) == 1);
 }
 
+TEST_CASE("a hand-off is open until its released is dealt with, so that a bounded number of events waits",
+          "[kv_transfer]") {
+    World::Options options;
+    options.sender.handoffs_max = 6;
+    options.receiver.handoffs_max = 4;
+    World world(options);
+    world.events_wait = true;
+    // The step threads hang while hand-offs come and go.
+    for (std::uint64_t request = 1; request <= 40; ++request) {
+        if (world.open(make_key(request), kTokens)) {
+            world.settle();
+            world.sender->abort(make_key(request), {ErrorCode::cancelled, "gone"});
+        }
+        world.settle();
+    }
+    CHECK(world.sender->handoffs_open() == 0);
+    CHECK(world.receiver->handoffs_open() == 0);
+    CHECK(world.sent.size() <= 6 * SenderEvent::kPerHandoff);
+    CHECK(world.received.size() == 4 * ReceiverEvent::kPerHandoff);
+    CHECK(world.sent.size() + world.received.size() <= kv_transfer::events_max(options.sender, options.receiver));
+    CHECK(world.open(make_key(50), kTokens).error().code == ErrorCode::resource_exhausted);
+    world.sent.clear();
+    world.received.clear();
+    REQUIRE(world.open(make_key(51), kTokens));
+    world.settle();
+    CHECK(world.count(R::room_requested, make_key(51)) == 1);
+    world.sent.clear();
+    world.received.clear();
+}
+
 TEST_CASE("a damaged payload is sent again, and given up after the retries", "[kv_transfer]") {
     World::Options options;
     // Of a frame the corrupter hits the payload or the header: either way it must go again.

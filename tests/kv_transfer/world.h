@@ -92,10 +92,10 @@ struct World {
                                                                options.prefill_speaks);
         decode_transport = make_transport("decode", options.decode_faults);
         sender = std::make_unique<KvSender>(options.sender, kPrefill, prefill_layout, prefill_store, *prefill_transport,
-                                            clock, &metrics, [this](SenderEvent e) { sent.push_back(std::move(e)); });
-        receiver = std::make_unique<KvReceiver>(options.receiver, kDecode, decode_layout, decode_store,
-                                                *decode_transport, clock, &metrics,
-                                                [this](ReceiverEvent e) { received.push_back(std::move(e)); });
+                                            clock, &metrics, [this](SenderEvent e) { keep(sent, std::move(e)); });
+        receiver =
+            std::make_unique<KvReceiver>(options.receiver, kDecode, decode_layout, decode_store, *decode_transport,
+                                         clock, &metrics, [this](ReceiverEvent e) { keep(received, std::move(e)); });
         prefill_router = std::make_unique<kv_transfer::KvRouter>(sender.get(), nullptr);
         decode_router = std::make_unique<kv_transfer::KvRouter>(nullptr, receiver.get());
         if (!prefill_transport->start(*prefill_router) || !decode_transport->start(*decode_router)) { std::abort(); }
@@ -106,6 +106,13 @@ struct World {
         receiver->stop();
         prefill_transport->stop();
         decode_transport->stop();
+    }
+
+    /// Events are dealt with at once, or wait with their slot.
+    template <class Event>
+    void keep(std::vector<Event>& events, Event event) const {
+        if (!events_wait) { event.slot = nullptr; }
+        events.push_back(std::move(event));
     }
 
     std::unique_ptr<net::Transport> make_transport(const std::string& name, const std::string& faults) {
@@ -145,7 +152,8 @@ struct World {
                              .kv_address = decode_transport->address(),
                              .kv_tokens = kv_tokens,
                              .blocks = prefill_blocks,
-                             .deadline = clock.now() + deadline});
+                             .deadline = clock.now() + deadline,
+                             .kv_mode = kv_mode});
     }
     void ready_all(const HandoffKey& key, std::uint32_t kv_tokens) {
         sender->ready(key, 0, prefill_layout.layers(), 0, kv_tokens);
@@ -157,7 +165,8 @@ struct World {
                          .have_tokens = have_tokens,
                          .blocks = decode_blocks,
                          .lease = lease,
-                         .deadline = clock.now() + seconds(60)});
+                         .deadline = clock.now() + seconds(60),
+                         .allow_lossy = allow_lossy});
     }
 
     std::size_t count(SenderEvent::Kind kind, const HandoffKey& key) const {
@@ -202,6 +211,9 @@ struct World {
     kv_cache::KvStore decode_store = make_store(decode_layout, 16, 2);
     std::vector<base::BlockId> prefill_blocks = block_table({3, 4, 5, 9, 1, 2, 12, 0});
     std::vector<base::BlockId> decode_blocks = block_table({7, 2, 3, 4, 15, 11, 10, 1});
+    proto::KvMode kv_mode;     // of hand-offs that are opened
+    bool allow_lossy = false;  // of grants
+    bool events_wait = false;
     std::vector<SenderEvent> sent;
     std::vector<ReceiverEvent> received;
     std::unique_ptr<net::Transport> prefill_transport;

@@ -31,6 +31,8 @@ TEST_CASE("a Start is read field by field", "[worker]") {
     message.mutable_stop()->add_stop_token_ids(3);
     message.set_cache_scope("tenant");
     message.set_deadline_in_us(1'000'000);
+    message.mutable_kv_mode()->set_codec("test");
+    message.mutable_kv_mode()->set_lossy(true);
     const auto start = worker::read_start(message, worker::GatewayId{5}, clock);
     REQUIRE(start.has_value());
     REQUIRE(start->key == worker::RequestKey{base::RequestId{77}, base::Epoch{2}});
@@ -42,6 +44,8 @@ TEST_CASE("a Start is read field by field", "[worker]") {
     REQUIRE(start->stop.stop_tokens == std::vector<base::TokenId>{3});
     REQUIRE(start->cache_scope == "tenant");
     REQUIRE(*start->deadline == clock.now() + std::chrono::seconds(1));
+    REQUIRE(start->kv_mode.codec() == "test");
+    REQUIRE(start->kv_mode.lossy());
 }
 
 TEST_CASE("a Start without a part, or split without a peer, is refused", "[worker]") {
