@@ -13,11 +13,10 @@
 #include "cli/admin_server.h"
 #include "cli/divide_cores.h"
 #include "cli/serve.h"
+#include "cli/served_models.h"
 #include "cli/worker_process.h"
-#include "gateway/model_text.h"
 #include "gateway/server.h"
 #include "scheduler/service.h"
-#include "text/model_text.h"
 
 namespace cli {
 namespace {
@@ -115,17 +114,18 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     options.http.host = command.host.value_or(options.http.host);
     options.http.port = command.port.value_or(options.http.port);
     options.http.allow_public |= command.common.listen_public;
-    options.model = served_name(command.served_name, options.model, command.model_dir);
-    auto text = text::ModelText::load(command.model_dir);
-    if (!text) { return base::pass_on(text); }
+    const auto named = read_models(command.models, command.served_name, options.model);
+    if (!named) { return base::pass_on(named); }
+    auto models = load_text(*named);
+    if (!models) { return base::pass_on(models); }
     auto server = gateway::GatewayServer::start({.options = options,
-                                                 .text = gateway::make_text_port(std::move(*text)),
+                                                 .models = std::move(*models),
                                                  .scheduler_address = command.scheduler,
                                                  .hash_key = *key,
                                                  .clock = clock,
                                                  .metrics = metrics});
     if (!server) { return base::pass_on(server); }
-    std::fprintf(stderr, "sluice gateway serves %s at http://%s:%u/v1\n", options.model.c_str(),
+    std::fprintf(stderr, "sluice gateway serves %s at http://%s:%u/v1\n", joined(names_of(*named)).c_str(),
                  options.http.host.c_str(), unsigned{(*server)->port()});
     wait_then_say_goodbye();
     (*server)->drain_and_stop();
@@ -157,11 +157,14 @@ void add_worker(CLI::App& app, WorkerCommandLine& command) {
 }
 
 void add_gateway(CLI::App& app, GatewayCommand& command) {
-    app.add_option("--model", command.model_dir,
-                   "Hugging Face model folder, or a GGUF file (tokenizer and chat template)")
-        ->required();
+    app.add_option(
+           "--model", command.models,
+           "[NAME=]MODEL: Hugging Face model folder, or a GGUF file (tokenizer and chat template); several times "
+           "for several models")
+        ->required()
+        ->allow_extra_args(false);
     app.add_option("--served-name", command.served_name,
-                   "model name in the API; default: the folder's or the file's name");
+                   "name of the only model in the API; default: the folder's or the file's name");
     app.add_option("--scheduler", command.scheduler, "HOST:PORT of the scheduler")->capture_default_str();
     app.add_option("--host", command.host, "address to listen on; default 127.0.0.1");
     app.add_option("--port", command.port, "port to listen on; 0: any free one; default 8000");

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "cli/process.h"
 #include "worker/options.h"
@@ -37,7 +38,7 @@ int worker_main(const WorkerCommandLine& command);
 /// `sluice gateway`.
 struct GatewayCommand {
     CommonFlags common;
-    std::string model_dir;
+    std::vector<std::string> models;  // [NAME=]DIR
     std::string served_name;
     std::string scheduler = "127.0.0.1:7000";
     std::optional<std::string> host;    // empty: gateway.host of the settings

@@ -21,11 +21,11 @@ namespace cli {
 /// `sluice serve`: every role in one process, over the same protocols as between machines.
 struct ServeOptions {
     CommonFlags common;
-    std::string model_dir;              // or a GGUF file
-    std::string served_name;            // empty: gateway.model of the settings, else the model's own name
+    std::vector<std::string> models;    // [NAME=]MODEL, a folder or a GGUF file; each on workers of its own
+    std::string served_name;            // of the only model; empty: gateway.model of the settings, else its own name
     std::optional<std::string> host;    // empty: gateway.host of the settings
     std::optional<std::uint16_t> port;  // empty: gateway.port of the settings
-    std::uint32_t prefill = 1;
+    std::uint32_t prefill = 1;          // of each model, like the next two
     std::uint32_t decode = 1;
     std::uint32_t mixed = 0;
     std::uint32_t threads = 0;  // compute threads of all engines together; 0: the machine's cores
@@ -38,7 +38,8 @@ public:
     ~LocalStack();
 
     std::uint16_t port() const;
-    const std::string& served_name() const { return served_name_; }
+    /// Of the first model, which is meant where a client names none.
+    const std::string& served_name() const { return served_names_.front(); }
     /// Lines for people: addresses and limits in effect.
     std::string banner() const;
     /// Waits until requests can be placed. False when that took longer than `patience`.
@@ -52,7 +53,7 @@ private:
 
     base::SystemClock clock_;
     base::Metrics metrics_;
-    std::string served_name_;
+    std::vector<std::string> served_names_;
     std::string host_;
     std::string merged_config_;
     std::unique_ptr<scheduler::SchedulerServer> scheduler_;
@@ -62,10 +63,6 @@ private:
 
 void add_serve(CLI::App& app, ServeOptions& options);
 int serve_main(const ServeOptions& options);
-
-/// The name a model is served under: the flag, else `gateway.model` of the settings, else the last part of the folder's
-/// path, or the name of the GGUF file without its suffix.
-std::string served_name(const std::string& flag, const std::string& setting, const std::string& model_dir);
 
 /// Load progress for people: a line on stderr, rewritten in place on a terminal, every quarter elsewhere.
 std::function<void(std::uint64_t, std::uint64_t)> load_progress(std::string label);

@@ -26,6 +26,7 @@ void Answer::start() {
         if (finished_) { return; }  // a sequence before this one took all with it
         GenerationRequest request =
             generation_request(prepared, choice.prompt, choice.form.index % prepared.form.n, setup_.seed, setup_.text);
+        request.tenant = setup_.tenant;
         request.deadline = setup_.received_at + setup_.request_timeout;
         choice.id = setup_.source.open(std::move(request), choice);
         // It failed, or its client went, from inside: nobody could name it yet.
@@ -59,7 +60,7 @@ void Answer::on_piece(Choice& choice, Piece piece, std::uint32_t generated_token
 
 void Answer::first_token(std::string_view path) {
     first_token_seen_ = true;
-    setup_.metrics.first_token(path, setup_.clock.now() - setup_.received_at);
+    metrics().first_token(path, setup_.clock.now() - setup_.received_at);
     if (streams() && placed_ == choices_.size()) { open_stream(); }
 }
 
@@ -198,12 +199,11 @@ void Answer::cancel_all(std::string_view cause) {
 void Answer::finish(unsigned status) {
     CHECK(!finished_);
     finished_ = true;
-    setup_.metrics.request_ended(true, setup_.header.endpoint == Endpoint::chat ? "chat" : "completions", status,
-                                 streams());
+    setup_.metrics.request_ended(metrics().model(), form_of(setup_.header.endpoint).name, status, streams());
     const base::TimePoint now = setup_.clock.now();
-    setup_.metrics.request_duration(now - setup_.received_at);
+    metrics().request_duration(now - setup_.received_at);
     const Usage total = usage();
-    setup_.metrics.tokens(total.prompt_tokens, total.cached_tokens, total.completion_tokens);
+    metrics().tokens(total.prompt_tokens, total.cached_tokens, total.completion_tokens);
     setup_.done(*this);
 }
 
@@ -226,7 +226,7 @@ void Answer::open_stream() {
         setup_.exchange->start_stream("text/event-stream; charset=utf-8", fields());
     }
     roles_sent_ = true;
-    if (setup_.header.endpoint == Endpoint::chat) {
+    if (form_of(setup_.header.endpoint).has_roles) {
         // Together with the first token: sent at admission they would pass for it.
         for (const Choice& choice : choices_) {
             send(sse_event(response_.role_chunk(choice.form.index, usage_so_far())));

@@ -31,6 +31,7 @@ public:
         std::shared_ptr<Exchange> exchange;
         AnswerHeader header;
         std::string request_id;  // for the x-request-id field
+        std::string tenant;      // whom its sequences are counted for
         base::TimePoint received_at;
         base::Duration request_timeout;
         base::Duration ping_interval;  // zero: none
@@ -39,6 +40,8 @@ public:
     };
     explicit Answer(Setup setup);
 
+    /// The model that answers, of the gateway's Models.
+    std::size_t model() const { return setup_.prepared.form.model; }
     /// The number of sequences it opens.
     static std::size_t sequences(const PreparedRequest& prepared) { return prepared.prompts.size() * prepared.form.n; }
     /// Opens them; the source must have room, and may answer from inside. Once.
@@ -76,6 +79,7 @@ private:
     void on_placed();
     void on_piece(Choice& choice, Piece piece, std::uint32_t generated_tokens, std::string_view path);
     void on_end(Choice& choice, const GenerationEnd& end);
+    ModelMetrics& metrics() { return setup_.metrics.of(model()); }
     bool streams() const { return setup_.prepared.form.stream; }
     HttpFields fields() const;
     Usage usage() const;

@@ -1,65 +1,61 @@
 #pragma once
 
-#include <atomic>
+#include <cstdint>
 #include <functional>
 #include <memory>
-#include <random>
+#include <optional>
 #include <string>
-#include <unordered_map>
+#include <string_view>
+#include <vector>
 
-#include "gateway/answer.h"
-#include "gateway/options.h"
-#include "gateway/request/request_table.h"
+#include "gateway/intake.h"
 
 namespace gateway {
 
-/// The routes: from a whole HTTP request to its answer. I/O thread only, but for the text work it hands out.
+/// The routes: from a whole HTTP request to its answer. What makes sequences goes to Intake; the rest is answered here.
+/// I/O thread only, but for the text work that Intake hands out.
 class Api {
 public:
     struct Setup {
-        const GatewayOptions& options;
+        const GatewayOptions& options;  // borrowed, like all references here
+        const Models& models;
+        base::HashKey hash_key;
         RequestTable& table;
-        const TextPort& text;
+        SequenceSource& source;                      // of sequences: the table, or what stands before it
+        std::vector<const FormRewriter*> rewriters;  // borrowed
         GatewayMetrics& metrics;
         const base::Clock& clock;
         Post post;       // back to the I/O thread
         Post post_text;  // to a text thread
         std::function<HttpServer::Load()> load;
-        std::string version;  // of the program
+        std::string version;
     };
     explicit Api(Setup setup);
-    ~Api();
 
     void handle(HttpRequest request, std::shared_ptr<Exchange> exchange);
-    void tick(base::TimePoint now);
+    void tick(base::TimePoint now) { intake_.tick(now); }
     /// New requests and those that wait for a text thread get 503 from now on, /health too.
-    void drain() { draining_ = true; }
+    void drain() { intake_.drain(); }
     /// Every request still in work gets its error.
-    void give_up_all();
-    std::size_t in_flight() const { return in_flight_; }
+    void give_up_all() { intake_.give_up_all(); }
+    std::size_t in_flight() const { return intake_.in_flight(); }
 
 private:
-    struct Route;
-    void get(const std::string& name, const HttpRequest& request, Exchange& exchange, const std::string& request_id);
-    void generate(Endpoint endpoint, HttpRequest request, const std::shared_ptr<Exchange>& exchange,
-                  const std::string& request_id);
-    void prepared(ApiResult<PreparedRequest> result, Endpoint endpoint, base::TimePoint received_at,
-                  const std::shared_ptr<Exchange>& exchange, const std::string& request_id);
-    std::optional<ApiError> refusal(const HttpRequest& request) const;
-    void respond(Exchange& exchange, std::string_view endpoint, HttpResponse response, const std::string& request_id,
-                 bool known_model = true);
-    void done(Answer& answer);
-    std::string fingerprint() const;
-    std::string random_id(std::string_view prefix);
+    struct Get;
+    static const Get* find_get(std::string_view path);
+    HttpResponse models() const;
+    /// Empty when there is no model of that name.
+    std::optional<HttpResponse> model(std::string_view name) const;
+    HttpResponse health() const;
+    HttpResponse live() const;
+    HttpResponse version() const;
+    HttpResponse metrics() const;
+    void respond(Exchange& exchange, std::string_view model, std::string_view endpoint, HttpResponse response,
+                 const std::string& request_id);
 
     Setup setup_;
-    std::vector<std::string> models_;
+    Intake intake_;
     std::int64_t started_unix_s_;
-    std::mt19937_64 random_;
-    std::unordered_map<Answer*, std::shared_ptr<Answer>> answers_;
-    std::size_t in_flight_ = 0;
-    std::uint64_t preparing_bytes_ = 0;  // bodies that wait for a text thread
-    std::atomic<bool> draining_{false};  // set by the I/O thread, read by the text threads too
 };
 
 }  // namespace gateway

@@ -34,12 +34,13 @@ std::uint64_t random_seed() {
 
 /// Everything but the threads is touched by the I/O thread only, once it runs.
 struct GatewayCore::State {
-    explicit State(Setup given)
+    State(Setup given, Models given_models)
         : setup(std::move(given)),
+          models(std::move(given_models)),
           io(std::make_shared<asio::io_context>(1)),
           work(asio::make_work_guard(*io)),
           text_threads(setup.options.text_threads),
-          metrics(setup.metrics, setup.options.model),
+          metrics(setup.metrics, models.own_names()),
           timer(*io) {}
 
     /// For threads that may outlive us. Not an owner of the loop: what was posted and did not run often owns a Post
@@ -63,6 +64,7 @@ struct GatewayCore::State {
     }
 
     Setup setup;
+    const Models models;
     std::shared_ptr<asio::io_context> io;
     asio::executor_work_guard<asio::io_context::executor_type> work;
     asio::thread_pool text_threads;
@@ -78,23 +80,27 @@ struct GatewayCore::State {
 };
 
 base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
-    auto state = std::make_unique<State>(std::move(given));
+    auto models = Models::make(given.models, given.options.aliases);
+    if (!models) { return base::pass_on(models); }
+    auto state = std::make_unique<State>(std::move(given), std::move(*models));
     State& s = *state;
-    s.ports = s.setup.make_ports(s.post_io());
+    s.ports = s.setup.make_ports(s.models, s.post_io());
     s.table = std::make_unique<RequestTable>(RequestTable::Setup{.scheduler = s.ports->scheduler(),
                                                                  .workers = s.ports->workers(),
-                                                                 .text = *s.setup.text,
+                                                                 .models = s.models,
                                                                  .clock = s.setup.clock,
                                                                  .metrics = s.metrics,
                                                                  .options = s.setup.options.request,
                                                                  .hash_key = s.setup.hash_key,
-                                                                 .model = s.setup.options.model,
                                                                  .seed = random_seed()});
     s.ports->attach(*s.table);
     s.api = std::make_unique<Api>(
         Api::Setup{.options = s.setup.options,
+                   .models = s.models,
+                   .hash_key = s.setup.hash_key,
                    .table = *s.table,
-                   .text = *s.setup.text,
+                   .source = *s.table,
+                   .rewriters = {},
                    .metrics = s.metrics,
                    .clock = s.setup.clock,
                    .post = s.post_io(),
@@ -110,10 +116,10 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
                     },
                 .refused =
                     [&s](unsigned status) {
-                        s.metrics.request_ended(false, "refused", status, false);
-                        s.metrics.admission(status == 413   ? "rejected_too_large"
-                                            : status == 503 ? "rejected_capacity"
-                                                            : "rejected_invalid");
+                        s.metrics.request_ended(GatewayMetrics::kNoModel, "refused", status, false);
+                        s.metrics.admission(GatewayMetrics::kNoModel, status == 413   ? "rejected_too_large"
+                                                                      : status == 503 ? "rejected_capacity"
+                                                                                      : "rejected_invalid");
                     },
                 .refusal_body =
                     [](unsigned status, std::string_view message) {

@@ -2,14 +2,15 @@
 
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "base/block_hash.h"
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "base/result.h"
 #include "gateway/options.h"
+#include "gateway/request/models.h"
 #include "gateway/request/ports.h"
-#include "gateway/request/text_port.h"
 
 namespace gateway {
 
@@ -19,14 +20,14 @@ class GatewayCore {
 public:
     struct Setup {
         GatewayOptions options;
-        std::shared_ptr<const TextPort> text;
+        std::vector<ServedModel> models;  // `options.aliases` are added to theirs
         base::HashKey hash_key;
         const base::Clock& clock;  // borrowed, like metrics
         base::Metrics& metrics;
         /// Makes the ports; called on the caller's thread, used on the I/O thread only.
-        std::function<std::unique_ptr<ClusterPorts>(Post post)> make_ports;
+        std::function<std::unique_ptr<ClusterPorts>(const Models& models, Post post)> make_ports;
     };
-    /// Listens and serves when it returns. Errors as HttpServer::start.
+    /// Listens and serves when it returns. Errors as Models::make and HttpServer::start.
     static base::Result<std::unique_ptr<GatewayCore>> start(Setup setup);
     /// Stops at once if drain_and_stop() was not called.
     ~GatewayCore();

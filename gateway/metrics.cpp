@@ -8,17 +8,15 @@ namespace {
 // SLO classes come with their own issue; until then every request is of this one.
 constexpr const char* kSloClass = "default";
 
-base::Metrics::Labels with_class(const std::string& model) {
-    return {{"model", model}, {"slo_class", kSloClass}};
+base::Metrics::Labels with_class(std::string_view model) {
+    return {{"model", std::string(model)}, {"slo_class", kSloClass}};
 }
 
 }  // namespace
 
-GatewayMetrics::GatewayMetrics(base::Metrics& metrics, std::string model)
+ModelMetrics::ModelMetrics(base::Metrics& metrics, std::string model)
     : metrics_(metrics),
       model_(std::move(model)),
-      in_flight_(metrics.gauge("sluice_gateway_inflight_requests", "Requests accepted and not answered yet",
-                               {{"model", model_}})),
       tpot_(metrics.histogram("sluice_gateway_time_per_output_token_seconds",
                               "Mean gap of the tokens after the first, per request", base::tpot_edges(),
                               with_class(model_))),
@@ -31,50 +29,31 @@ GatewayMetrics::GatewayMetrics(base::Metrics& metrics, std::string model)
       cached_tokens_(metrics.counter("sluice_gateway_tokens_total", "Tokens of answered requests",
                                      {{"model", model_}, {"kind", "cached_prompt"}})),
       completion_tokens_(metrics.counter("sluice_gateway_tokens_total", "Tokens of answered requests",
-                                         {{"model", model_}, {"kind", "completion"}})),
-      connections_(metrics.gauge("sluice_gateway_connections", "Open client connections")),
-      send_buffer_bytes_(metrics.gauge("sluice_gateway_send_buffer_bytes", "Bytes that clients have not taken yet")),
-      slow_clients_(metrics.gauge("sluice_gateway_slow_clients", "Connections that took nothing for a second")) {}
+                                         {{"model", model_}, {"kind", "completion"}})) {}
 
-void GatewayMetrics::request_ended(bool known_model, std::string_view endpoint, unsigned code, bool stream) {
-    metrics_
-        .counter("sluice_gateway_requests_total", "Requests by status",
-                 {{"model", known_model ? model_ : "other"},
-                  {"endpoint", std::string(endpoint)},
-                  {"code", std::to_string(code)},
-                  {"stream", stream ? "true" : "false"}})
-        .Increment();
-}
-
-void GatewayMetrics::admission(std::string_view outcome) {
-    base::Metrics::Labels labels = with_class(model_);
-    labels["outcome"] = outcome;
-    metrics_.counter("sluice_gateway_admission_total", "Requests by what became of them at the door", labels)
-        .Increment();
-}
-
-void GatewayMetrics::cancelled(std::string_view phase, std::string_view cause) {
+void ModelMetrics::cancelled(std::string_view phase, std::string_view cause) {
     metrics_
         .counter("sluice_gateway_cancellations_total", "Sequences ended by the gateway before their end",
-                 {{"phase", std::string(phase)}, {"cause", std::string(cause)}})
+                 {{"model", model_}, {"phase", std::string(phase)}, {"cause", std::string(cause)}})
         .Increment();
 }
 
-void GatewayMetrics::retried(std::string_view reason) {
+void ModelMetrics::retried(std::string_view reason) {
     metrics_
         .counter("sluice_gateway_retries_total", "Sequences placed again after a failure",
-                 {{"reason", std::string(reason)}})
+                 {{"model", model_}, {"reason", std::string(reason)}})
         .Increment();
 }
 
-void GatewayMetrics::retries_exhausted(std::string_view reason) {
+void ModelMetrics::retries_exhausted(std::string_view reason, std::string_view limit) {
     metrics_
-        .counter("sluice_gateway_retry_budget_exhausted_total", "Sequences given up after the last placement",
-                 {{"reason", std::string(reason)}})
+        .counter("sluice_gateway_retries_exhausted_total",
+                 "Sequences given up after a failure, for lack of placements or of retry budget",
+                 {{"model", model_}, {"reason", std::string(reason)}, {"limit", std::string(limit)}})
         .Increment();
 }
 
-void GatewayMetrics::first_token(std::string_view path, base::Duration ttft) {
+void ModelMetrics::first_token(std::string_view path, base::Duration ttft) {
     base::Metrics::Labels labels = with_class(model_);
     labels["path"] = path;
     metrics_
@@ -83,10 +62,45 @@ void GatewayMetrics::first_token(std::string_view path, base::Duration ttft) {
         .Observe(seconds(ttft));
 }
 
-void GatewayMetrics::tokens(std::uint64_t prompt, std::uint64_t cached, std::uint64_t completion) {
+void ModelMetrics::tokens(std::uint64_t prompt, std::uint64_t cached, std::uint64_t completion) {
     prompt_tokens_.Increment(static_cast<double>(prompt));
     cached_tokens_.Increment(static_cast<double>(cached));
     completion_tokens_.Increment(static_cast<double>(completion));
+}
+
+GatewayMetrics::GatewayMetrics(base::Metrics& metrics, const std::vector<std::string>& models)
+    : metrics_(metrics),
+      connections_(metrics.gauge("sluice_gateway_connections", "Open client connections")),
+      send_buffer_bytes_(metrics.gauge("sluice_gateway_send_buffer_bytes", "Bytes that clients have not taken yet")),
+      slow_clients_(metrics.gauge("sluice_gateway_slow_clients", "Connections that took nothing for a second")) {
+    for (const std::string& model : models) {
+        models_.emplace_back(metrics, model);
+        in_flight(model, 0);
+    }
+}
+
+void GatewayMetrics::request_ended(std::string_view model, std::string_view endpoint, unsigned code, bool stream) {
+    metrics_
+        .counter("sluice_gateway_requests_total", "Requests by status",
+                 {{"model", std::string(model)},
+                  {"endpoint", std::string(endpoint)},
+                  {"code", std::to_string(code)},
+                  {"stream", stream ? "true" : "false"}})
+        .Increment();
+}
+
+void GatewayMetrics::admission(std::string_view model, std::string_view outcome) {
+    base::Metrics::Labels labels = with_class(model);
+    labels["outcome"] = outcome;
+    metrics_.counter("sluice_gateway_admission_total", "Requests by what became of them at the door", labels)
+        .Increment();
+}
+
+void GatewayMetrics::in_flight(std::string_view model, double change) {
+    metrics_
+        .gauge("sluice_gateway_inflight_requests", "Requests accepted and not answered yet",
+               {{"model", std::string(model)}})
+        .Increment(change);
 }
 
 void GatewayMetrics::connections(double open, double send_buffer_bytes, double slow_clients) {

@@ -1,5 +1,7 @@
 #include "gateway/options.h"
 
+#include <algorithm>
+
 namespace gateway {
 namespace {
 
@@ -14,6 +16,12 @@ T integer(base::Config& config, std::string_view key, T fallback, std::int64_t l
     return static_cast<T>(config.integer(key, static_cast<std::int64_t>(fallback), low, high));
 }
 
+std::string lower(std::string text) {
+    std::transform(text.begin(), text.end(), text.begin(),
+                   [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
+    return text;
+}
+
 constexpr std::int64_t kDayMs = 24ll * 3600 * 1000;
 constexpr std::int64_t kGiB = 1ll << 30;
 
@@ -23,6 +31,7 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
     GatewayOptions options;
     options.model = config.string("gateway.model", options.model);
     options.aliases = config.strings("gateway.aliases", options.aliases);
+    options.tenant_header = lower(config.string("gateway.tenant_header", options.tenant_header));
     options.name = config.string("gateway.name", options.name);
 
     HttpServerOptions& http = options.http;
@@ -60,6 +69,9 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
     request.place_timeout = milliseconds(config, "gateway.place_timeout_ms", request.place_timeout, 1, kDayMs);
     request.place_wait_max = milliseconds(config, "gateway.place_wait_max_ms", request.place_wait_max, 0, kDayMs);
     request.replace_wait_max = milliseconds(config, "gateway.replace_wait_max_ms", request.replace_wait_max, 0, kDayMs);
+    request.retries.share = config.number("gateway.retry_percent", request.retries.share * 100, 0, 10'000) / 100;
+    request.retries.floor_per_s = config.number("gateway.retry_floor_per_s", request.retries.floor_per_s, 0, 1'000'000);
+    request.retries.saved_max = config.number("gateway.retry_saved_max", request.retries.saved_max, 1, 1'000'000);
     request.generations_max = integer(config, "gateway.sequences_max", request.generations_max, 1, 1 << 20);
 
     options.inflight_requests_max =

@@ -14,10 +14,11 @@ namespace gateway {
 
 /// Every setting of a gateway; section `gateway` of the configuration.
 struct GatewayOptions {
-    std::string model = "model";       // served name
-    std::vector<std::string> aliases;  // further names for it
+    std::string model = "model";       // served name of the only model
+    std::vector<std::string> aliases;  // further names for clients: ALIAS=MODEL, or an alias alone of the first model
+    std::string tenant_header;         // field, in lower case, by which a trusted proxy names the tenant; empty: none
     HttpServerOptions http;
-    FormLimits form;  // `form.models` is filled by the gateway
+    FormLimits form;
     RequestOptions request;
 
     std::size_t inflight_requests_max = 1024;  // client requests between arrival and answer; more get 429

@@ -11,12 +11,13 @@ namespace {
 /// Both gRPC clients. A description of the cluster also opens the streams to workers that are new in it.
 class GrpcPorts final : public ClusterPorts, private ClusterEvents {
 public:
-    GrpcPorts(const GatewayOptions& options, std::string scheduler_address, const base::Clock& clock, Post post)
+    GrpcPorts(const GatewayOptions& options, const std::vector<std::string>& models, std::string scheduler_address,
+              const base::Clock& clock, Post post)
         : scheduler_({.address = std::move(scheduler_address),
-                      .model = options.model,
+                      .models = models,
                       .describe_interval = options.describe_interval},
                      post),
-          workers_({.model = options.model,
+          workers_({.models = models,
                     .name = options.name,
                     .lost_after = options.worker_lost_after,
                     .hello_timeout = options.worker_hello_timeout,
@@ -63,15 +64,16 @@ private:
 }  // namespace
 
 base::Result<std::unique_ptr<GatewayServer>> GatewayServer::start(Setup setup) {
-    auto core = GatewayCore::start({.options = setup.options,
-                                    .text = std::move(setup.text),
-                                    .hash_key = setup.hash_key,
-                                    .clock = setup.clock,
-                                    .metrics = setup.metrics,
-                                    .make_ports = [&](Post post) -> std::unique_ptr<ClusterPorts> {
-                                        return std::make_unique<GrpcPorts>(setup.options, setup.scheduler_address,
-                                                                           setup.clock, std::move(post));
-                                    }});
+    auto core = GatewayCore::start(
+        {.options = setup.options,
+         .models = setup.models,
+         .hash_key = setup.hash_key,
+         .clock = setup.clock,
+         .metrics = setup.metrics,
+         .make_ports = [&](const Models& models, Post post) -> std::unique_ptr<ClusterPorts> {
+             return std::make_unique<GrpcPorts>(setup.options, models.own_names(), setup.scheduler_address, setup.clock,
+                                                std::move(post));
+         }});
     if (!core) { return base::pass_on(core); }
     return std::unique_ptr<GatewayServer>(new GatewayServer(std::move(*core)));
 }

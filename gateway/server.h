@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/block_hash.h"
 #include "base/clock.h"
@@ -10,7 +11,7 @@
 #include "base/result.h"
 #include "gateway/core.h"
 #include "gateway/options.h"
-#include "gateway/request/text_port.h"
+#include "gateway/request/models.h"
 
 namespace gateway {
 
@@ -20,14 +21,15 @@ class GatewayServer {
 public:
     struct Setup {
         GatewayOptions options;
-        std::shared_ptr<const TextPort> text;  // e.g. make_text_port(model_text)
-        std::string scheduler_address;         // host:port
-        base::HashKey hash_key;                // of the cluster
-        const base::Clock& clock;              // borrowed, as metrics
+        std::vector<ServedModel> models;  // text e.g. from make_text_port(model_text)
+        std::string scheduler_address;    // host:port
+        base::HashKey hash_key;           // of the cluster
+        const base::Clock& clock;         // borrowed, as metrics
         base::Metrics& metrics;
     };
     /// Listens when it returns; ready (/health) once the scheduler says so.
-    /// Error: invalid_argument, permission_denied (not loopback without listen_public), unavailable (address in use).
+    /// Error: invalid_argument (also names that are given twice), permission_denied (not loopback without
+    /// listen_public), unavailable (address in use).
     static base::Result<std::unique_ptr<GatewayServer>> start(Setup setup);
 
     /// The HTTP port, also where 0 was asked for.

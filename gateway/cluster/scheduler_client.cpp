@@ -2,6 +2,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <mutex>
 #include <set>
@@ -64,10 +65,25 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
               });
     }
 
+    /// Of descriptions and releases, which are of all models.
+    proto::Header make_header() const {
+        return proto::make_header(options.models.size() == 1 ? options.models[0] : "", 0);
+    }
+
+    /// Everything that this gateway serves can be placed.
+    bool is_ready(const proto::DescribeReply& reply) const {
+        if (reply.models_size() == 0) { return reply.ready(); }
+        const auto count = std::count_if(reply.models().begin(), reply.models().end(), [this](const auto& state) {
+            return state.ready() &&
+                   std::find(options.models.begin(), options.models.end(), state.model()) != options.models.end();
+        });
+        return static_cast<std::size_t>(count) == options.models.size();
+    }
+
     void describe() {
         describing = true;
         proto::DescribeRequest request;
-        *request.mutable_header() = proto::make_header(options.model, numerics_id);
+        *request.mutable_header() = make_header();
         call<proto::DescribeRequest, proto::DescribeReply>(
             request, kDescribeTimeout,
             [this](grpc::ClientContext& context, auto& ask, auto& reply, auto done) {
@@ -75,9 +91,8 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
             },
             [this](const grpc::Status& status, const proto::DescribeReply& reply) {
                 describing = false;
-                ready = status.ok() && reply.ready();
+                ready = status.ok() && is_ready(reply);
                 if (status.ok()) {
-                    numerics_id = reply.header().numerics_id();
                     events->on_cluster(reply);
                 } else {
                     events->on_cluster(tl::unexpected<base::Error>(proto::error_of(status)));
@@ -92,7 +107,7 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
         proto::ReleaseRequest request;
         if (!releases.take_batch(request)) { return; }
         releasing = true;
-        *request.mutable_header() = proto::make_header(options.model, numerics_id);
+        *request.mutable_header() = make_header();
         call<proto::ReleaseRequest, proto::ReleaseReply>(
             request, kReleaseTimeout,
             [this](grpc::ClientContext& context, auto& ask, auto& reply, auto done) {
@@ -115,7 +130,6 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
 
     // Gateway's thread.
     ClusterEvents* events = nullptr;
-    std::uint64_t numerics_id = 0;
     Releases releases;
     bool flush_posted = false;
     bool releasing = false;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "gateway/request/ports.h"
@@ -14,8 +15,8 @@ namespace gateway {
 class SchedulerClient final : public SchedulerPort {
 public:
     struct Options {
-        std::string address;  // host:port
-        std::string model;
+        std::string address;                   // host:port
+        std::vector<std::string> models;       // served names
         base::Duration describe_interval;      // five times as often while not ready
         std::size_t releases_max = 65536;      // endings that wait to be told; older ones are forgotten
         std::size_t release_batch_max = 4096;  // of one call

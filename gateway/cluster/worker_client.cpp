@@ -14,7 +14,7 @@ struct WorkerClient::State final : WorkerStreamOwner, std::enable_shared_from_th
     State(Options given, Post given_post, const base::Clock& given_clock)
         : options(std::move(given)), post(std::move(given_post)), clock(given_clock) {}
 
-    std::shared_ptr<WorkerStream> stream_to(const proto::WorkerEndpoint& endpoint) {
+    std::shared_ptr<WorkerStream> stream_to(const std::string& model, const proto::WorkerEndpoint& endpoint) {
         std::shared_ptr<WorkerStream>& stream = streams[endpoint.incarnation()];
         if (!stream) {
             stream = std::make_shared<WorkerStream>(
@@ -29,7 +29,7 @@ struct WorkerClient::State final : WorkerStreamOwner, std::enable_shared_from_th
             proto::WorkerCommand command;
             proto::Hello& hello = *command.mutable_hello();
             // No numerics id: workers of every id are served, the scheduler picks those that fit a sequence.
-            *hello.mutable_header() = proto::make_header(options.model, 0);
+            *hello.mutable_header() = proto::make_header(model, 0);
             hello.set_gateway(options.name);
             hello.set_incarnation(endpoint.incarnation());
             stream->push(std::move(command));
@@ -87,10 +87,10 @@ void WorkerClient::attach(ClusterEvents& events) {
     state_->events = &events;
 }
 
-void WorkerClient::send(const proto::WorkerEndpoint& to, proto::WorkerCommand command) {
+void WorkerClient::send(const std::string& model, const proto::WorkerEndpoint& to, proto::WorkerCommand command) {
     State& state = *state_;
     if (command.has_cancel() && !state.streams.contains(to.incarnation())) { return; }  // gone, and its work with it
-    const auto stream = state.stream_to(to);
+    const auto stream = state.stream_to(model, to);
     if (stream->commands_waiting() >= state.options.commands_max) {
         // Never from inside a call: the loss is told from the event loop.
         state.post([self = state_, stream] {
@@ -103,8 +103,18 @@ void WorkerClient::send(const proto::WorkerEndpoint& to, proto::WorkerCommand co
 
 void WorkerClient::expect(const proto::DescribeReply& cluster) {
     State& state = *state_;
-    for (const proto::WorkerState& worker : cluster.workers()) {
-        if (worker.state() == "ready") { state.stream_to(worker.endpoint()); }
+    const auto expect = [&state](const std::string& model, const auto& workers) {
+        for (const proto::WorkerState& worker : workers) {
+            if (worker.state() == "ready") { state.stream_to(model, worker.endpoint()); }
+        }
+    };
+    const auto& models = state.options.models;
+    for (const proto::ModelState& of : cluster.models()) {
+        if (std::find(models.begin(), models.end(), of.model()) != models.end()) { expect(of.model(), of.workers()); }
+    }
+    // A scheduler that knows one model only describes that.
+    if (cluster.models_size() == 0) {
+        expect(models.size() == 1 ? models[0] : cluster.header().model(), cluster.workers());
     }
 }
 

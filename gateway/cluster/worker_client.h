@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "gateway/request/ports.h"
@@ -15,7 +16,7 @@ namespace gateway {
 class WorkerClient final : public WorkerPort {
 public:
     struct Options {
-        std::string model;
+        std::vector<std::string> models;        // served names: workers of others are not expected
         std::string name;                       // of this gateway, for workers' logs
         base::Duration lost_after;              // no event for so long, or for four heartbeats if that is longer
         base::Duration hello_timeout;           // from opening to HelloReply
@@ -26,7 +27,7 @@ public:
     ~WorkerClient() override;
 
     void attach(ClusterEvents& events);
-    void send(const proto::WorkerEndpoint& to, proto::WorkerCommand command) override;
+    void send(const std::string& model, const proto::WorkerEndpoint& to, proto::WorkerCommand command) override;
     /// Opens streams to workers that are listed and have none yet.
     void expect(const proto::DescribeReply& cluster);
     void tick(base::TimePoint now);

@@ -13,8 +13,6 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr std::uint32_t kCompletionsDefault = 16;  // OpenAI's default of max_tokens for /v1/completions
-
 using Tokens = std::vector<base::TokenId>;
 
 ApiError text_error(const base::Error& error, std::string_view param) {
@@ -228,7 +226,7 @@ ApiResult<Tokens> chat_tokens(RequestForm& form, const TextPort& text, std::int6
     if (!rendered) { return pass_on(text_error(rendered.error(), "messages")); }
     auto cut = cut_after_last_message(continued_text, std::move(*rendered));
     if (!cut) { return pass_on(cut.error()); }
-    const bool add_special = form.add_special.value_or(false);
+    const bool add_special = form.add_special.value_or(form_of(form.endpoint).adds_special);
     auto tokens = marks.needed() ? marks.encode(*cut, add_special) : text.encode(*cut, add_special, true);
     if (!tokens) { return pass_on(text_error(tokens.error(), "messages")); }
     return std::move(*tokens);
@@ -299,17 +297,19 @@ ApiResult<void> check_logprob_records(const PreparedRequest& prepared, const Req
 
 }  // namespace
 
-ApiResult<PreparedRequest> prepare(RequestForm form, const FormLimits& limits, const TextPort& text,
-                                   std::uint32_t context_tokens, std::int64_t now_unix_s) {
-    const bool is_chat = form.endpoint == Endpoint::chat;
-    const std::string_view param = is_chat ? "messages" : "prompt";
+ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& context) {
+    const FormLimits& limits = context.limits;
+    const TextPort& text = context.text;
+    const std::uint32_t context_tokens = context.cluster.context_tokens;
+    const EndpointForm& endpoint = form_of(form.endpoint);
+    const std::string_view param = endpoint.prompt_field;
     if (const std::size_t bytes = text_bytes(form); bytes > limits.text_bytes_max) {
         return bad_request(param, "the request has " + std::to_string(bytes) + " bytes of text; at most " +
                                       std::to_string(limits.text_bytes_max) + " are read");
     }
     std::vector<std::pair<Tokens, std::string>> prompts;
-    if (is_chat) {
-        auto tokens = chat_tokens(form, text, now_unix_s);
+    if (form.endpoint == Endpoint::chat) {
+        auto tokens = chat_tokens(form, text, context.now_unix_s);
         if (!tokens) { return pass_on(tokens.error()); }
         prompts.emplace_back(std::move(*tokens), "");
     } else {
@@ -320,7 +320,7 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const FormLimits& limits, c
                 continue;
             }
             std::string& written = std::get<std::string>(one);
-            auto tokens = text.encode(written, form.add_special.value_or(true), true);
+            auto tokens = text.encode(written, form.add_special.value_or(endpoint.adds_special), true);
             if (!tokens) { return pass_on(text_error(tokens.error(), param)); }
             prompts.emplace_back(std::move(*tokens), form.echo ? std::move(written) : std::string());
         }
@@ -329,7 +329,7 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const FormLimits& limits, c
 
     PreparedRequest prepared;
     const bool wants_none = form.new_tokens_max == 0u;
-    std::uint32_t most = form.new_tokens_max.value_or(is_chat ? context_tokens : kCompletionsDefault);
+    std::uint32_t most = form.new_tokens_max.value_or(endpoint.new_tokens_default.value_or(context_tokens));
     for (auto& [tokens, shown] : prompts) {
         if (form.prompt_tokens_kept && tokens.size() > *form.prompt_tokens_kept) {
             tokens.erase(tokens.begin(), tokens.end() - *form.prompt_tokens_kept);
@@ -347,8 +347,17 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const FormLimits& limits, c
         }
         std::vector<std::size_t> offsets;
         if (form.echo && form.logprobs) { offsets = text_offsets(tokens, form.skip_special, text); }
-        prepared.prompts.push_back(
-            {std::make_shared<const Tokens>(std::move(tokens)), std::move(shown), std::move(offsets)});
+        std::shared_ptr<const PromptHashes> hashes;
+        if (!(form.echo && form.logprobs) && context.cluster.block_tokens > 0) {
+            hashes = std::make_shared<const PromptHashes>(context.hash_key,
+                                                          base::HashScope{.cache_scope = form.cache_scope,
+                                                                          .numerics_id = context.cluster.numerics_id,
+                                                                          .adapter = "",
+                                                                          .block_tokens = context.cluster.block_tokens},
+                                                          tokens);
+        }
+        prepared.prompts.push_back({std::make_shared<const Tokens>(std::move(tokens)), std::move(hashes),
+                                    std::move(shown), std::move(offsets)});
     }
     if (form.new_tokens_min > most) {
         return pass_on(bad_request("min_tokens", "'min_tokens' must not be greater than the " + std::to_string(most) +
@@ -372,7 +381,9 @@ GenerationRequest generation_request(const PreparedRequest& prepared, std::size_
         return asked ? *asked : by_model.value_or(otherwise);
     };
     GenerationRequest request;
+    request.model = form.model;
     request.prompt = prepared.prompts[prompt].tokens;
+    request.hashes = prepared.prompts[prompt].hashes;
     proto::Sampling& sampling = request.sampling;
     sampling.set_temperature(static_cast<float>(pick(form.temperature, defaults.temperature, 1.0)));
     sampling.set_top_p(static_cast<float>(pick(form.top_p, defaults.top_p, 1.0)));

@@ -6,7 +6,8 @@
 #include <vector>
 
 #include "gateway/openai/request_form.h"
-#include "gateway/request/generation.h"
+#include "gateway/request/ports.h"
+#include "gateway/request/sequence_source.h"
 
 namespace gateway {
 
@@ -14,8 +15,9 @@ namespace gateway {
 struct PreparedRequest {
     struct Prompt {
         std::shared_ptr<const std::vector<base::TokenId>> tokens;
-        std::string text;                       // for echo; else empty
-        std::vector<std::size_t> text_offsets;  // echo with logprobs: code points of text before each token
+        std::shared_ptr<const PromptHashes> hashes;  // empty with prompt logprobs: then no prefix can be reused
+        std::string text;                            // for echo; else empty
+        std::vector<std::size_t> text_offsets;       // echo with logprobs: code points of text before each token
     };
     RequestForm form;                  // without its texts
     std::vector<Prompt> prompts;       // one for chat
@@ -23,12 +25,20 @@ struct PreparedRequest {
     bool hides_generated = false;      // completions with max_tokens 0: only the prompt is answered
 };
 
-/// From form to tokens: renders the chat template, encodes, and checks lengths against the context.
+/// What a form is prepared with; borrowed for the call.
+struct PrepareContext {
+    const FormLimits& limits;
+    const TextPort& text;        // of the form's model
+    const ClusterView& cluster;  // its workers; context_tokens > 0
+    const base::HashKey& hash_key;
+    std::int64_t now_unix_s;
+};
+
+/// From form to tokens: renders the chat template, encodes, checks lengths against the context, hashes the blocks.
 /// Thread-safe; slow for long prompts, so it runs on the gateway's text threads.
 /// Errors: 400 (more text or logprobs than `limits` allow, template refuses, prompt empty, context_length_exceeded with
 /// both numbers).
-ApiResult<PreparedRequest> prepare(RequestForm form, const FormLimits& limits, const TextPort& text,
-                                   std::uint32_t context_tokens, std::int64_t now_unix_s);
+ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& context);
 
 /// The sequence for one choice of one prompt. `seed`: the client's, or minted.
 GenerationRequest generation_request(const PreparedRequest& prepared, std::size_t prompt, std::uint32_t choice,

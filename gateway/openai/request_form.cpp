@@ -64,16 +64,18 @@ void refuse_unbuilt(Fields& fields) {
     }
 }
 
-void read_model(Fields& fields, const FormLimits& limits, RequestForm& form, std::optional<ApiError>& unknown) {
-    form.model = limits.models.front();
+void read_model(Fields& fields, const Models& models, RequestForm& form, std::optional<ApiError>& unknown) {
+    form.model_name = models[0].name;
     const auto asked = fields.string("model", 1024);
     if (!asked || asked->empty() || *asked == "default") { return; }
-    form.model = *asked;
-    if (std::find(limits.models.begin(), limits.models.end(), *asked) == limits.models.end()) {
-        unknown = ApiError{.status = 404, .message = "the model '" + asked->substr(0, 200) + "' does not exist"};
-        unknown->param = "model";
-        unknown->code = "model_not_found";
+    form.model_name = *asked;
+    if (const auto model = models.find(*asked)) {
+        form.model = *model;
+        return;
     }
+    unknown = ApiError{.status = 404, .message = "the model '" + asked->substr(0, 200) + "' does not exist"};
+    unknown->param = "model";
+    unknown->code = "model_not_found";
 }
 
 void read_stream(Fields& fields, RequestForm& form) {
@@ -170,8 +172,7 @@ void read_stop(Fields& fields, const FormLimits& limits, std::uint32_t vocabular
 }
 
 void read_lengths(Fields& fields, const FormLimits& limits, RequestForm& form) {
-    const bool is_chat = form.endpoint == Endpoint::chat;
-    const std::int64_t low = is_chat ? 1 : 0;
+    const std::int64_t low = form_of(form.endpoint).new_tokens_low;
     auto most = fields.integer("max_tokens", low, kTokensMax);
     if (const auto newer = fields.integer("max_completion_tokens", low, kTokensMax)) { most = newer; }
     if (most) { form.new_tokens_max = static_cast<std::uint32_t>(*most); }
@@ -263,13 +264,14 @@ bool is_request_id(const std::string& text) {
 }  // namespace
 
 ApiResult<RequestForm> read_form(Endpoint endpoint, std::string_view body, const FormLimits& limits,
-                                 std::uint32_t vocabulary) {
+                                 const Models& models) {
     auto object = parse_body(body);
     if (!object) { return pass_on(object.error()); }
     RequestForm form{.endpoint = endpoint};
     Fields fields(*object);
     std::optional<ApiError> unknown_model;
-    read_model(fields, limits, form, unknown_model);
+    read_model(fields, models, form, unknown_model);
+    const std::uint32_t vocabulary = models[form.model].text->vocabulary();
     read_stream(fields, form);
     refuse_unbuilt(fields);
     read_lengths(fields, limits, form);

@@ -9,12 +9,11 @@
 #include <vector>
 
 #include "base/ids.h"
+#include "gateway/openai/endpoint.h"
 #include "gateway/openai/errors.h"
-#include "gateway/request/text_port.h"
+#include "gateway/request/models.h"
 
 namespace gateway {
-
-enum class Endpoint { chat, completions };
 
 /// Bounds of what one request may ask for.
 struct FormLimits {
@@ -25,13 +24,13 @@ struct FormLimits {
     std::uint32_t logit_bias_max = 1024;
     std::uint64_t text_bytes_max = 16ull << 20;     // all user messages or prompts of a request together
     std::uint64_t logprob_records_max = 4'000'000;  // logprobs that an answer may hold, top ones counted
-    std::vector<std::string> models;                // served name first, then its aliases
 };
 
 /// What a client asked for, checked, before any text became tokens.
 struct RequestForm {
     Endpoint endpoint = Endpoint::chat;
-    std::string model = {};  // as asked; the served name when absent
+    std::size_t model = 0;        // of Models
+    std::string model_name = {};  // as asked; the first model's own when absent
     bool stream = false;
     bool include_usage = false;
     bool continuous_usage = false;
@@ -78,6 +77,6 @@ struct RequestForm {
 /// Reads and checks a body of /v1/chat/completions or /v1/completions. Unknown fields are accepted. Pure.
 /// Errors: 400 with param; 404 model_not_found.
 ApiResult<RequestForm> read_form(Endpoint endpoint, std::string_view body, const FormLimits& limits,
-                                 std::uint32_t vocabulary);
+                                 const Models& models);
 
 }  // namespace gateway

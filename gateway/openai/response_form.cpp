@@ -133,7 +133,7 @@ void begin(JsonWriter& json, const AnswerHeader& header, std::string_view object
 }
 
 std::string_view chunk_object(const AnswerHeader& header) {
-    return header.endpoint == Endpoint::chat ? "chat.completion.chunk" : "text_completion";
+    return form_of(header.endpoint).chunk_object;
 }
 
 std::string end_chunk_object(JsonWriter& json, const AnswerHeader& header, const std::optional<Usage>& usage) {
@@ -165,7 +165,7 @@ void write_logprobs(JsonWriter& json, Endpoint endpoint, const std::optional<Log
 std::string ResponseForm::whole(const std::vector<ChoiceForm>& choices, const Usage& usage) const {
     const bool is_chat = header_.endpoint == Endpoint::chat;
     JsonWriter json;
-    begin(json, header_, is_chat ? "chat.completion" : "text_completion");
+    begin(json, header_, form_of(header_.endpoint).whole_object);
     for (const ChoiceForm& choice : choices) {
         json.begin_object().key("index").integer(choice.index);
         if (is_chat) {
@@ -246,21 +246,21 @@ std::string ResponseForm::usage_chunk(const Usage& usage) const {
     return end_chunk_object(json, header_, usage);
 }
 
-std::string model_json(std::string_view model, std::int64_t created, std::uint32_t context_tokens) {
+std::string model_json(const ModelEntry& model, std::int64_t created) {
     JsonWriter json;
-    json.begin_object().key("id").string(model).key("object").string("model");
+    json.begin_object().key("id").string(model.name).key("object").string("model");
     json.key("created").integer(created).key("owned_by").string("sluice");
     json.key("max_model_len");
-    context_tokens > 0 ? json.integer(context_tokens) : json.null();
+    model.context_tokens > 0 ? json.integer(model.context_tokens) : json.null();
     json.end_object();
     return json.take();
 }
 
-std::string models_json(const std::vector<std::string>& models, std::int64_t created, std::uint32_t context_tokens) {
+std::string models_json(const std::vector<ModelEntry>& models, std::int64_t created) {
     JsonWriter json;
     json.begin_object().key("object").string("list").key("data").begin_array();
-    for (const std::string& model : models) {
-        json.raw(model_json(model, created, context_tokens));
+    for (const ModelEntry& model : models) {
+        json.raw(model_json(model, created));
     }
     json.end_array().end_object();
     return json.take();

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "gateway/openai/request_form.h"
-#include "gateway/request/generation.h"
+#include "gateway/request/sequence_source.h"
 
 namespace gateway {
 
@@ -65,9 +65,14 @@ private:
     const TextPort& text_;
 };
 
+/// One name that clients may use.
+struct ModelEntry {
+    std::string_view name;
+    std::uint32_t context_tokens = 0;  // 0: unknown
+};
 /// The list of /v1/models, and one entry of it.
-std::string models_json(const std::vector<std::string>& models, std::int64_t created, std::uint32_t context_tokens);
-std::string model_json(std::string_view model, std::int64_t created, std::uint32_t context_tokens);
+std::string models_json(const std::vector<ModelEntry>& models, std::int64_t created);
+std::string model_json(const ModelEntry& model, std::int64_t created);
 
 /// `data: <json>\n\n`
 std::string sse_event(std::string_view json);

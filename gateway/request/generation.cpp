@@ -7,7 +7,6 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "proto/block_hashes.h"
 #include "proto/errors.h"
 #include "proto/header.h"
 
@@ -63,6 +62,7 @@ Generation::Generation(base::RequestId id, GenerationRequest request, Generation
                        std::unique_ptr<Detokenizer> detokenizer, GenerationContext context)
     : id_(id),
       request_(std::move(request)),
+      hashes_(request_.hashes),
       sink_(sink),
       text_(std::move(detokenizer), request_.text),
       context_(context) {
@@ -113,17 +113,12 @@ void Generation::place() {
     ask.set_request_id(base::raw(id_));
     ask.set_epoch(base::raw(epoch_));
     ask.set_begun(begun);
-    std::vector<base::TokenId> tokens = *request_.prompt;
-    tokens.insert(tokens.end(), generated_.begin(), generated_.end());
-    ask.set_prompt_tokens(static_cast<std::uint32_t>(tokens.size()));
+    ask.set_tenant(request_.tenant);
+    ask.set_scheduler_epoch(context_.scheduler_epoch);
+    ask.set_prompt_tokens(static_cast<std::uint32_t>(request_.prompt->size() + generated_.size()));
     ask.set_new_tokens_max(request_.new_tokens_max - static_cast<std::uint32_t>(generated_.size()));
-    // With prompt logprobs every prompt token is computed: no prefix can be reused, so none is promised.
-    if (context_.cluster.block_tokens > 0 && !request_.sampling.prompt_logprobs()) {
-        const base::HashScope scope{.cache_scope = request_.cache_scope,
-                                    .numerics_id = numerics_id,
-                                    .adapter = "",
-                                    .block_tokens = context_.cluster.block_tokens};
-        ask.set_block_hashes(proto::write_block_hashes(base::block_hash_chain(context_.hash_key, scope, tokens)));
+    if (hashes_.hold_for(numerics_id, context_.cluster.block_tokens)) {
+        ask.set_block_hashes(hashes_.bytes(context_.hash_key, *request_.prompt, generated_));
     }
     if (request_.deadline) { ask.set_deadline_in_us(base::time_left_us(*request_.deadline, placed_at_)); }
     for (const std::uint64_t worker : avoid_) {
@@ -146,12 +141,18 @@ bool Generation::on_place_answered(base::Epoch epoch, const base::Result<proto::
     }
     if (reply->has_placement()) {
         numerics_id_ = reply->header().numerics_id();
+        scheduler_epoch_ = reply->scheduler_epoch();
         take_placement(reply->placement());
         return true;
     }
-    const base::Error error = reply->has_refusal() ? proto::error_of(reply->refusal().error())
-                                                   : base::Error{base::ErrorCode::internal, "empty placement reply"};
-    const std::uint32_t retry_after_ms = reply->refusal().retry_after_ms();
+    base::Error error = reply->has_refusal() ? proto::error_of(reply->refusal().error())
+                                             : base::Error{base::ErrorCode::internal, "empty placement reply"};
+    std::uint32_t retry_after_ms = reply->refusal().retry_after_ms();
+    if (error.code == base::ErrorCode::not_found) {
+        // The gateway is configured to serve this model: that no worker does is no mistake of the client's.
+        error.code = base::ErrorCode::unavailable;
+        retry_after_ms = std::max<std::uint32_t>(retry_after_ms, 1000);
+    }
     // A new request is refused at once; a stream that lost its worker waits for a place.
     if (!placed_once_ || !is_retryable(error.code)) {
         fail(error, retry_after_ms);
@@ -200,12 +201,14 @@ void Generation::send_start(const proto::WorkerEndpoint& to, proto::Start::Part 
     start.mutable_stop()->set_new_tokens_max(request_.new_tokens_max);
     start.mutable_stop()->set_new_tokens_min(request_.new_tokens_min);
     start.set_cache_scope(request_.cache_scope);
+    start.set_tenant(request_.tenant);
+    start.set_scheduler_epoch(scheduler_epoch_);
     if (request_.deadline) { start.set_deadline_in_us(base::time_left_us(*request_.deadline, context_.clock.now())); }
     if (peer != nullptr) {
         *start.mutable_peer() = *peer;
         *start.mutable_kv_mode() = kv_mode_;
     }
-    context_.workers.send(to, std::move(command));
+    context_.workers.send(context_.model, to, std::move(command));
 }
 
 void Generation::send_continue() {
@@ -213,7 +216,7 @@ void Generation::send_continue() {
     command.mutable_go_on()->set_request_id(base::raw(id_));
     command.mutable_go_on()->set_epoch(base::raw(epoch_));
     command.mutable_go_on()->mutable_tokens()->Assign(generated_.begin(), generated_.end());
-    context_.workers.send(decode_, std::move(command));
+    context_.workers.send(context_.model, decode_, std::move(command));
 }
 
 void Generation::send_cancel(const proto::WorkerEndpoint& to, std::string_view reason) {
@@ -221,7 +224,7 @@ void Generation::send_cancel(const proto::WorkerEndpoint& to, std::string_view r
     command.mutable_cancel()->set_request_id(base::raw(id_));
     command.mutable_cancel()->set_epoch(base::raw(epoch_));
     command.mutable_cancel()->set_reason(std::string(reason));
-    context_.workers.send(to, std::move(command));
+    context_.workers.send(context_.model, to, std::move(command));
 }
 
 void Generation::on_output(base::Incarnation from, const proto::SequenceOutput& output) {
@@ -382,9 +385,20 @@ void Generation::attempt_failed(base::Incarnation worker, const base::Error& err
         return;
     }
     const std::string_view code = base::error_code_name(error.code);
-    if (!is_retryable(error.code) || placements_ >= context_.options.placements_max) {
-        if (is_retryable(error.code)) { context_.metrics.retries_exhausted(code); }
-        fail(error, is_retryable(error.code) ? 1000 : 0);
+    if (!is_retryable(error.code)) {
+        fail(error, 0);
+        return;
+    }
+    if (placements_ >= context_.options.placements_max) {
+        context_.metrics.retries_exhausted(code, "placements");
+        fail(error, 1000);
+        return;
+    }
+    if (!context_.retries.take(context_.clock.now())) {
+        context_.metrics.retries_exhausted(code, "budget");
+        fail({base::ErrorCode::unavailable,
+              "too many sequences have failed on workers lately to try this one again: " + error.message},
+             1000);
         return;
     }
     spdlog::info("request {:016x} epoch {}: {} in phase {} ({} tokens), placing again: {}", base::raw(id_),

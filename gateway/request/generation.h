@@ -13,6 +13,7 @@
 #include "base/result.h"
 #include "gateway/metrics.h"
 #include "gateway/request/ports.h"
+#include "gateway/request/retry_budget.h"
 #include "gateway/request/sequence_source.h"
 
 namespace gateway {
@@ -24,6 +25,7 @@ struct RequestOptions {
     base::Duration place_wait_max = std::chrono::seconds(5);     // new request: no scheduler for so long -> unavailable
     base::Duration replace_wait_max = std::chrono::seconds(30);  // stream that lost its worker: no place for so long
     std::size_t generations_max = 4096;                          // sequences in flight
+    RetryBudget::Options retries = {};                           // of all sequences together
 };
 
 /// What every Generation works with; owned by the RequestTable.
@@ -31,11 +33,13 @@ struct GenerationContext {
     SchedulerPort& scheduler;
     WorkerPort& workers;
     const base::Clock& clock;
-    GatewayMetrics& metrics;
+    ModelMetrics& metrics;
     const RequestOptions& options;
-    const ClusterView& cluster;
+    RetryBudget& retries;
+    const ClusterView& cluster;            // of the request's model
+    const std::uint64_t& scheduler_epoch;  // the highest that was seen; 0: none
     const base::HashKey& hash_key;
-    const std::string& model;
+    const std::string& model;  // as the cluster calls it
 };
 
 /// The owner of one sequence: keeps its prompt, tokens, seed, deadline and epoch, and moves it from placement to its
@@ -84,14 +88,16 @@ private:
 
     base::RequestId id_;
     GenerationRequest request_;
+    SequenceHashes hashes_;
     GenerationSink& sink_;
     TextStream text_;
     GenerationContext context_;
 
     Phase phase_ = Phase::waiting;
     base::Epoch epoch_{};
-    std::uint32_t placements_ = 0;   // accepted so far
-    std::uint64_t numerics_id_ = 0;  // of the workers of the last placement
+    std::uint32_t placements_ = 0;       // accepted so far
+    std::uint64_t numerics_id_ = 0;      // of the workers of the last placement
+    std::uint64_t scheduler_epoch_ = 0;  // of the scheduler that made it
     bool placed_once_ = false;
     bool prompt_told_ = false;
     std::vector<base::TokenId> generated_;

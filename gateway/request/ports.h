@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <string>
 
 #include "base/clock.h"
 #include "base/ids.h"
@@ -27,10 +28,10 @@ public:
 class WorkerPort {
 public:
     virtual ~WorkerPort() = default;
-    /// Sends Start, Continue or Cancel in order to the life of the worker that `to` names. What becomes of it shows in
-    /// RequestTable::on_output, or in on_worker_lost(to.incarnation) when the worker cannot be reached or is gone;
-    /// never from inside this call.
-    virtual void send(const proto::WorkerEndpoint& to, proto::WorkerCommand command) = 0;
+    /// Sends Start, Continue or Cancel in order to the life of the worker that `to` names, which serves `model`. What
+    /// becomes of it shows in RequestTable::on_output, or in on_worker_lost(to.incarnation) when the worker cannot be
+    /// reached or is gone; never from inside this call.
+    virtual void send(const std::string& model, const proto::WorkerEndpoint& to, proto::WorkerCommand command) = 0;
 };
 
 /// Where the answers of both ports arrive; RequestTable implements it. One thread.
@@ -61,10 +62,10 @@ public:
     virtual void stop() = 0;
 };
 
-/// What the scheduler said last about the cluster.
+/// What the scheduler said last about the workers of one model.
 struct ClusterView {
     bool known = false;  // a description has arrived
-    bool ready = false;  // both phases can be placed
+    bool ready = false;  // every phase can be placed
     std::uint64_t numerics_id = 0;
     std::uint32_t block_tokens = 0;    // of the last workers there were; 0: none yet
     std::uint32_t context_tokens = 0;  // likewise

@@ -10,9 +10,28 @@ namespace {
 
 constexpr std::size_t kPrimingTokens = 16;  // no character has more tokens
 
+/// What a description says about one model; nothing said: not ready. A scheduler that knows one model only describes
+/// that.
+proto::ModelState state_of(const proto::DescribeReply& reply, const std::string& name, bool is_only_one) {
+    for (const proto::ModelState& state : reply.models()) {
+        if (state.model() == name) { return state; }
+    }
+    proto::ModelState state;
+    if (reply.models_size() > 0 || (!is_only_one && reply.header().model() != name)) { return state; }
+    state.set_numerics_id(reply.header().numerics_id());
+    state.set_block_tokens(reply.block_tokens());
+    state.set_context_tokens(reply.context_tokens());
+    state.set_ready(reply.ready());
+    return state;
+}
+
 }  // namespace
 
-RequestTable::RequestTable(Setup setup) : setup_(std::move(setup)), random_(setup_.seed) {}
+RequestTable::RequestTable(Setup setup)
+    : setup_(std::move(setup)),
+      clusters_(setup_.models.size()),
+      retries_(setup_.options.retries, setup_.clock.now()),
+      random_(setup_.seed) {}
 
 RequestTable::~RequestTable() {
     CHECK(generations_.empty(), generations_.size() << " sequences have no final answer");
@@ -25,7 +44,8 @@ base::RequestId RequestTable::open(GenerationRequest request, GenerationSink& si
     while (base::raw(id) == 0 || generations_.contains(id)) {
         id = base::RequestId{random_()};
     }
-    auto detokenizer = setup_.text.detokenizer(request.skip_special);
+    const std::size_t model = request.model;
+    auto detokenizer = setup_.models[model].text->detokenizer(request.skip_special);
     // The text goes on from the prompt: a space before the first word belongs to it, and a character may span both.
     const auto& prompt = *request.prompt;
     for (std::size_t at = prompt.size() - std::min(prompt.size(), kPrimingTokens); at < prompt.size(); ++at) {
@@ -35,13 +55,16 @@ base::RequestId RequestTable::open(GenerationRequest request, GenerationSink& si
                                                    GenerationContext{.scheduler = setup_.scheduler,
                                                                      .workers = setup_.workers,
                                                                      .clock = setup_.clock,
-                                                                     .metrics = setup_.metrics,
+                                                                     .metrics = setup_.metrics.of(model),
                                                                      .options = setup_.options,
-                                                                     .cluster = cluster_,
+                                                                     .retries = retries_,
+                                                                     .cluster = clusters_[model],
+                                                                     .scheduler_epoch = scheduler_epoch_,
                                                                      .hash_key = setup_.hash_key,
-                                                                     .model = setup_.model});
+                                                                     .model = setup_.models[model].name});
     generations_.emplace(id, Entry{.generation = std::move(generation), .wakes_at = std::nullopt});
     ++opened_;
+    retries_.earn();
     dispatch(id, [](Generation& opened) { opened.start(); });
     return id;
 }
@@ -83,6 +106,7 @@ void RequestTable::cancel(base::RequestId id, std::string_view cause) {
 
 void RequestTable::on_place_answered(base::RequestId id, base::Epoch epoch,
                                      const base::Result<proto::PlaceReply>& reply) {
+    if (reply) { scheduler_epoch_ = std::max(scheduler_epoch_, reply->scheduler_epoch()); }
     bool used = false;
     dispatch(id, [&](Generation& generation) { used = generation.on_place_answered(epoch, reply); });
     if (used || !reply || !reply->has_placement()) { return; }
@@ -113,15 +137,22 @@ void RequestTable::on_worker_lost(base::Incarnation worker, const base::Error& e
 
 void RequestTable::on_cluster(const base::Result<proto::DescribeReply>& reply) {
     if (!reply) {
-        cluster_.ready = false;
+        for (ClusterView& cluster : clusters_) {
+            cluster.ready = false;
+        }
         return;
     }
-    cluster_.known = true;
-    cluster_.ready = reply->ready();
-    cluster_.numerics_id = reply->header().numerics_id();
-    // A cluster without workers has no limits of its own; those of the workers that come back hold on.
-    if (reply->block_tokens() > 0) { cluster_.block_tokens = reply->block_tokens(); }
-    if (reply->context_tokens() > 0) { cluster_.context_tokens = reply->context_tokens(); }
+    scheduler_epoch_ = std::max(scheduler_epoch_, reply->scheduler_epoch());
+    for (std::size_t model = 0; model < clusters_.size(); ++model) {
+        const proto::ModelState state = state_of(*reply, setup_.models[model].name, clusters_.size() == 1);
+        ClusterView& cluster = clusters_[model];
+        cluster.known = true;
+        cluster.ready = state.ready();
+        cluster.numerics_id = state.numerics_id();
+        // A model without workers has no limits of its own; those of the workers that come back hold on.
+        if (state.block_tokens() > 0) { cluster.block_tokens = state.block_tokens(); }
+        if (state.context_tokens() > 0) { cluster.context_tokens = state.context_tokens(); }
+    }
 }
 
 void RequestTable::on_time() {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "gateway/request/generation.h"
+#include "gateway/request/models.h"
 
 namespace gateway {
 
@@ -22,12 +23,11 @@ public:
     struct Setup {
         SchedulerPort& scheduler;
         WorkerPort& workers;
-        const TextPort& text;
+        const Models& models;  // borrowed, like all references here
         const base::Clock& clock;
         GatewayMetrics& metrics;
         RequestOptions options;
         base::HashKey hash_key;
-        std::string model;
         std::uint64_t seed;  // of request ids; random in production
     };
     explicit RequestTable(Setup setup);
@@ -52,7 +52,11 @@ public:
     void on_time();
     std::optional<base::TimePoint> wakes_at() const;
 
-    const ClusterView& cluster() const { return cluster_; }
+    /// What is known of the workers of one model.
+    const ClusterView& cluster(std::size_t model) const { return clusters_[model]; }
+    const std::vector<ClusterView>& clusters() const { return clusters_; }
+    /// The highest epoch of a scheduler that was heard of; 0: none.
+    std::uint64_t scheduler_epoch() const { return scheduler_epoch_; }
     std::size_t open_count() const { return generations_.size(); }
     std::uint64_t opened() const { return opened_; }
     std::uint64_t ended() const { return ended_; }
@@ -69,7 +73,9 @@ private:
     void settle(base::RequestId id);
 
     Setup setup_;
-    ClusterView cluster_;
+    std::vector<ClusterView> clusters_;  // by model; never resized: sequences refer to them
+    std::uint64_t scheduler_epoch_ = 0;
+    RetryBudget retries_;
     std::mt19937_64 random_;
     std::unordered_map<base::RequestId, Entry> generations_;
     std::set<std::pair<base::TimePoint, base::RequestId>> timers_;

@@ -12,13 +12,17 @@
 #include "base/ids.h"
 #include "base/result.h"
 #include "gateway/request/ports.h"
+#include "gateway/request/prompt_hashes.h"
 #include "gateway/request/text_stream.h"
 
 namespace gateway {
 
 /// What one sequence shall be: a prompt, how tokens are chosen and where it ends.
 struct GenerationRequest {
+    std::size_t model = 0;                                     // of the gateway's Models
+    std::string tenant;                                        // whom it is counted for
     std::shared_ptr<const std::vector<base::TokenId>> prompt;  // not empty; choices of one prompt share it
+    std::shared_ptr<const PromptHashes> hashes;                // of `prompt`, likewise; empty: no prefix can be reused
     proto::Sampling sampling;                                  // seed and choice set
     std::vector<base::TokenId> stop_tokens;                    // EOS ids (unless ignored) and the client's
     std::uint32_t new_tokens_max = 0;                          // > 0

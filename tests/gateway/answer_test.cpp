@@ -59,12 +59,14 @@ struct World {
     explicit World(std::vector<InstantSource::Script> scripts, const std::string& fields = "") {
         source.scripts = std::move(scripts);
         gateway::FormLimits limits;
-        limits.models = {"m"};
+        gateway::ClusterView cluster;
+        cluster.context_tokens = 100;
         auto form = gateway::read_form(gateway::Endpoint::completions,
                                        R"({"prompt":"ab","n":)" + std::to_string(source.scripts.size()) + fields + "}",
-                                       limits, kVocabulary);
+                                       limits, models);
         REQUIRE(form);
-        auto prepared = gateway::prepare(std::move(*form), limits, text, 100, 0);
+        auto prepared = gateway::prepare(
+            std::move(*form), {.limits = limits, .text = text, .cluster = cluster, .hash_key = {}, .now_unix_s = 0});
         REQUIRE(prepared);
         gateway::AnswerHeader header;
         header.endpoint = gateway::Endpoint::completions;
@@ -77,6 +79,7 @@ struct World {
                                                                      .exchange = exchange,
                                                                      .header = header,
                                                                      .request_id = "r",
+                                                                     .tenant = "default",
                                                                      .received_at = clock.now(),
                                                                      .request_timeout = std::chrono::seconds(1),
                                                                      .ping_interval = {},
@@ -87,7 +90,8 @@ struct World {
 
     ByteText text;
     base::Metrics metrics;
-    gateway::GatewayMetrics rows{metrics, "m"};
+    gateway::Models models = make_models({"m"});
+    gateway::GatewayMetrics rows{metrics, models.own_names()};
     base::FakeClock clock;
     InstantSource source;
     std::shared_ptr<FakeExchange> exchange = std::make_shared<FakeExchange>();

@@ -15,13 +15,16 @@ namespace json = boost::json;
 
 /// The routes over recorded ports; posted work runs when run() is called.
 struct World {
-    explicit World(gateway::GatewayOptions given = {}) : options(std::move(given)) {
-        options.model = "m";
-        options.aliases = {"org/m"};
+    explicit World(gateway::GatewayOptions given = {}, gateway::Models models = make_models({"m"}, {"org/m"}),
+                   std::vector<const gateway::FormRewriter*> rewriters = {})
+        : options(std::move(given)), owner({}, std::move(models)) {
         api = std::make_unique<gateway::Api>(
             gateway::Api::Setup{.options = options,
+                                .models = owner.models,
+                                .hash_key = {},
                                 .table = owner.table,
-                                .text = owner.text,
+                                .source = owner.table,
+                                .rewriters = std::move(rewriters),
                                 .metrics = owner.rows,
                                 .clock = owner.clock,
                                 .post = [this](std::function<void()> work) { posted.push_back(std::move(work)); },
@@ -402,4 +405,122 @@ TEST_CASE("no client makes metric series", "[gateway][api]") {
     REQUIRE(lines() == before);
     REQUIRE(world.owner.metrics.text().find("evil") == std::string::npos);
     REQUIRE(world.owner.metrics.text().find(R"(code="404",endpoint="chat",model="other")") != std::string::npos);
+}
+
+TEST_CASE("two models answer behind one endpoint, each from its own workers", "[gateway][api]") {
+    World world({}, make_models({"a", "b"}, {"second=b"}));
+    proto::DescribeReply cluster;
+    for (const auto& [name, context] : {std::pair{"a", 100u}, std::pair{"b", 200u}}) {
+        proto::ModelState& state = *cluster.add_models();
+        state.set_model(name);
+        state.set_block_tokens(4);
+        state.set_context_tokens(context);
+        state.set_numerics_id(context);
+        state.set_ready(true);
+    }
+    world.owner.table.on_cluster(cluster);
+
+    const auto list = body(*world.send("GET", "/v1/models")).at("data").as_array();
+    REQUIRE(list.size() == 3u);
+    REQUIRE(list[0].at("id") == "a");
+    REQUIRE(list[0].at("max_model_len") == 100);
+    REQUIRE(list[2].at("id") == "second");
+    REQUIRE(list[2].at("max_model_len") == 200);
+
+    world.complete(R"("prompt":"x","max_tokens":1)");
+    const auto second = world.complete(R"("prompt":"x","max_tokens":1,"model":"second")");
+    REQUIRE(world.owner.ports.placed[0].header().model() == "a");  // the first where none is named
+    REQUIRE(world.owner.ports.placed[1].header().model() == "b");
+    world.place(1);
+    world.say("y", kLength, 1);
+    REQUIRE(body(*second).at("model") == "second");
+    REQUIRE(body(*second).at("system_fingerprint") == "b1-00000000000000c8");
+    REQUIRE(world.complete(R"("prompt":"x","max_tokens":150)")->response->status == 400u);
+    REQUIRE(world.complete(R"("prompt":"x","max_tokens":150,"model":"b")")->answers == 0);
+    const std::string rows = world.owner.metrics.text();
+    INFO(rows);
+    REQUIRE(rows.find(R"(code="200",endpoint="completions",model="b",stream="false"} 1)") != std::string::npos);
+    REQUIRE(rows.find(R"(code="400",endpoint="completions",model="a",stream="false"} 1)") != std::string::npos);
+    REQUIRE(rows.find(R"(sluice_gateway_inflight_requests{model="a"} 1)") != std::string::npos);
+    REQUIRE(rows.find(R"(sluice_gateway_inflight_requests{model="b"} 1)") != std::string::npos);
+    REQUIRE(rows.find(R"(sluice_gateway_inflight_requests{model="none"} 0)") != std::string::npos);
+}
+
+TEST_CASE("a gateway of several models is ready when all are, and says which are not", "[gateway][api]") {
+    World world({}, make_models({"a", "b"}));
+    proto::DescribeReply cluster;
+    proto::ModelState& state = *cluster.add_models();
+    state.set_model("a");
+    state.set_block_tokens(4);
+    state.set_context_tokens(100);
+    state.set_ready(true);
+    world.owner.table.on_cluster(cluster);
+    const auto half = world.send("GET", "/health");
+    REQUIRE(half->response->status == 503u);
+    REQUIRE(body(*half).at("error").at("message") == "a: ready; b: no workers for both phases");
+    REQUIRE(world.complete(R"("prompt":"x","model":"a")")->answers == 0);  // served all the same
+    const auto absent = world.complete(R"("prompt":"x","model":"b")");
+    REQUIRE(absent->response->status == 503u);
+    REQUIRE(field(*absent->response, "Retry-After") == "1");
+    REQUIRE(world.owner.metrics.text().find("outcome=\"rejected_unavailable\"") != std::string::npos);
+
+    auto& other = *cluster.add_models();
+    other = cluster.models(0);
+    other.set_model("b");
+    world.owner.table.on_cluster(cluster);
+    const auto health = world.send("GET", "/health");
+    REQUIRE(health->response->body == R"({"status":"ok","models":{"a":"ready","b":"ready"}})");
+}
+
+TEST_CASE("the blocks of a prompt are hashed once, for all of its choices", "[gateway][api]") {
+    World world;
+    world.complete(R"("prompt":"1234567","n":3,"max_tokens":1)");
+    REQUIRE(world.owner.ports.placed.size() == 3u);
+    REQUIRE(world.owner.ports.placed[0].block_hashes().size() == 32u);  // with BOS two blocks of four
+    REQUIRE(world.owner.ports.placed[1].block_hashes() == world.owner.ports.placed[0].block_hashes());
+    REQUIRE(world.owner.ports.placed[2].block_hashes() == world.owner.ports.placed[0].block_hashes());
+    world.complete(R"("prompt":"1234567","echo":true,"logprobs":1,"max_tokens":1)");
+    REQUIRE(world.owner.ports.placed[3].block_hashes().empty());  // every token of it is computed
+}
+
+TEST_CASE("a tenant comes from the trusted field, or the request is refused", "[gateway][api]") {
+    gateway::GatewayOptions options;
+    options.tenant_header = "x-tenant";
+    World world(options);
+    const std::string good = R"({"prompt":"a","max_tokens":1})";
+    world.send("POST", "/completions", good, {{"x-tenant", "acme"}});
+    world.send("POST", "/completions", good);
+    REQUIRE(world.owner.ports.placed[0].tenant() == "acme");
+    REQUIRE(world.owner.ports.placed[1].tenant() == "default");
+    REQUIRE(world.send("POST", "/completions", good, {{"x-tenant", "a b"}})->response->status == 400u);
+    REQUIRE(world.owner.ports.placed.size() == 2u);
+}
+
+namespace {
+
+/// Puts a word before every prompt; refuses one.
+class Prefix final : public gateway::FormRewriter {
+public:
+    gateway::ApiResult<void> rewrite(gateway::RequestForm& form) const override {
+        for (auto& prompt : form.prompts) {
+            auto& text = std::get<std::string>(prompt);
+            if (text == "no") { return gateway::bad_request("prompt", "not this one"); }
+            text = "so " + text;
+        }
+        return {};
+    }
+};
+
+}  // namespace
+
+TEST_CASE("a form may be rewritten before it becomes tokens", "[gateway][api]") {
+    const Prefix prefix;
+    World world({}, make_models({"m"}), {&prefix, &prefix});
+    const auto exchange = world.complete(R"("prompt":"abc","echo":true,"max_tokens":1)");
+    world.place();
+    world.say("x", kLength);
+    REQUIRE(body(*exchange).at("choices").at(0).at("text") == "so so abcx");
+    const auto refused = world.complete(R"("prompt":"no","max_tokens":1)");
+    REQUIRE(refused->response->status == 400u);
+    REQUIRE(body(*refused).at("error").at("message") == "not this one");
 }

@@ -1,4 +1,5 @@
 #include <chrono>
+#include <memory>
 
 #include "tests/gateway/support.h"
 
@@ -35,6 +36,28 @@ struct Split : Owner {
     base::RequestId id{};
 };
 
+std::shared_ptr<const gateway::PromptHashes> hashes_of(const gateway::GenerationRequest& request,
+                                                       std::uint64_t numerics_id) {
+    return std::make_shared<const gateway::PromptHashes>(
+        base::HashKey{},
+        base::HashScope{
+            .cache_scope = request.cache_scope, .numerics_id = numerics_id, .adapter = "", .block_tokens = 4},
+        *request.prompt);
+}
+
+/// The chain of `tokens` in blocks of four, numerics id 77: high, then low, little-endian.
+std::string wire_chain(const Tokens& tokens, const std::string& cache_scope = "") {
+    std::string bytes;
+    for (const base::BlockHash& hash : base::block_hash_chain(
+             base::HashKey{}, {.cache_scope = cache_scope, .numerics_id = 77, .adapter = "", .block_tokens = 4},
+             tokens)) {
+        for (const std::uint64_t half : {hash.high, hash.low}) {
+            bytes.append(reinterpret_cast<const char*>(&half), sizeof half);
+        }
+    }
+    return bytes;
+}
+
 std::vector<std::string> kinds(const std::vector<proto::WorkerCommand>& commands) {
     std::vector<std::string> result;
     for (const auto& command : commands) {
@@ -52,21 +75,15 @@ TEST_CASE("a placement is asked for with lengths and the hashes of full blocks",
     RecordingSink sink;
     auto request = owner.request("1234567", 9);  // with BOS two blocks of four
     request.cache_scope = "salt:x";
+    request.hashes = hashes_of(request, 77);
     const auto id = owner.table.open(std::move(request), sink);
     REQUIRE(owner.ports.placed.size() == 1u);
     const proto::PlaceRequest& ask = owner.ports.placed[0];
     REQUIRE(ask.prompt_tokens() == 8u);
     REQUIRE(ask.new_tokens_max() == 9u);
     REQUIRE(ask.header().numerics_id() == 77u);
-    const auto hashes = base::block_hash_chain(
-        base::HashKey{}, {.cache_scope = "salt:x", .numerics_id = 77, .adapter = "", .block_tokens = 4},
-        *owner.text.encode("1234567", true, false));
+    REQUIRE(ask.block_hashes() == wire_chain(*owner.text.encode("1234567", true, false), "salt:x"));
     REQUIRE(ask.block_hashes().size() == 32u);
-    std::uint64_t high = 0;
-    for (unsigned byte = 0; byte < 8; ++byte) {
-        high |= std::uint64_t{static_cast<unsigned char>(ask.block_hashes()[byte])} << (8 * byte);
-    }
-    REQUIRE(high == hashes[0].high);
     owner.table.cancel(id, "client_gone");
     REQUIRE(sink.ends == 1);
 }
@@ -250,6 +267,15 @@ TEST_CASE("a new request that is refused is told so at once, with when to come a
     REQUIRE(sink.end.retry_after_ms == 2500u);
 }
 
+TEST_CASE("a model that no worker serves at the moment is unavailable, not unknown", "[gateway][request]") {
+    Owner owner;
+    RecordingSink sink;
+    const auto id = owner.table.open(owner.request(), sink);
+    owner.table.on_place_answered(id, epoch(0), refusal(base::ErrorCode::not_found, 0));
+    REQUIRE(sink.end.error->code == base::ErrorCode::unavailable);
+    REQUIRE(sink.end.retry_after_ms == 1000u);
+}
+
 TEST_CASE("a stream that lost its worker waits for a place, for a while", "[gateway][request]") {
     Split owner({.replace_wait_max = 2s});
     owner.table.on_output(kPrefill, output(owner.id, 0, "a"));
@@ -327,7 +353,7 @@ TEST_CASE("a client that goes is noticed on the workers in any phase", "[gateway
         REQUIRE(kinds(owner.ports.sent_to(20)).back() == "cancel:client_gone");
     }
     const char* names[] = {"queued", "prefill", "transfer", "decode"};
-    REQUIRE(owner.metrics.text().find("sluice_gateway_cancellations_total{cause=\"client_gone\",phase=\"" +
+    REQUIRE(owner.metrics.text().find("sluice_gateway_cancellations_total{cause=\"client_gone\",model=\"m\",phase=\"" +
                                       std::string(names[phase]) + "\"} 1") != std::string::npos);
 }
 
@@ -403,4 +429,122 @@ TEST_CASE("a request has begun once a token of it was given out, not when it was
     REQUIRE(owner.ports.placed.back().begun());
     REQUIRE(owner.ports.placed.back().header().numerics_id() == 77u);
     owner.table.cancel(id, "client_gone");
+}
+
+TEST_CASE("the chain of a sequence that is placed again covers what was generated", "[gateway][request]") {
+    Owner owner;
+    RecordingSink sink;
+    auto request = owner.request("12345", 40);  // with BOS one block of four and two tokens
+    request.hashes = hashes_of(request, 77);
+    Tokens tokens = *request.prompt;
+    const auto id = owner.table.open(std::move(request), sink);
+    REQUIRE(owner.ports.placed.back().block_hashes() == wire_chain(tokens));
+    for (std::uint32_t round = 0; round < 6; ++round) {
+        owner.table.on_place_answered(id, epoch(round), local_placement(make_endpoint(2, 20)));
+        const std::string text(1 + round % 3, static_cast<char>('a' + round));  // blocks end inside and between rounds
+        owner.table.on_output(kDecode, output(id, round, text));
+        tokens.insert(tokens.end(), text.begin(), text.end());
+        if (round == 4) { break; }  // the last placement that is allowed
+        owner.table.on_worker_lost(kDecode, {base::ErrorCode::unavailable, "gone"});
+        REQUIRE(owner.ports.placed.back().block_hashes() == wire_chain(tokens));
+        REQUIRE(owner.ports.placed.back().prompt_tokens() == tokens.size());
+    }
+    owner.table.cancel(id, "client_gone");
+}
+
+TEST_CASE("hashes of other numbers than those of the placement are not sent", "[gateway][request]") {
+    Owner owner;
+    RecordingSink sink;
+    auto request = owner.request("1234567", 9);
+    request.hashes = hashes_of(request, 76);  // prepared before the pool was replaced
+    const auto id = owner.table.open(std::move(request), sink);
+    REQUIRE(owner.ports.placed.back().block_hashes().empty());
+    owner.table.cancel(id, "client_gone");
+}
+
+TEST_CASE("a sequence that failed is not tried again when the budget of all is used up", "[gateway][request]") {
+    Owner owner({.retries = {.share = 0, .floor_per_s = 1, .saved_max = 1}});
+    RecordingSink first;
+    RecordingSink second;
+    const auto one = owner.table.open(owner.request(), first);
+    const auto two = owner.table.open(owner.request(), second);
+    owner.table.on_place_answered(one, epoch(0), split());
+    owner.table.on_place_answered(two, epoch(0), split());
+    owner.table.on_output(kPrefill, error_output(one, 0, base::ErrorCode::data_loss));
+    owner.table.on_output(kPrefill, error_output(two, 0, base::ErrorCode::data_loss));
+    REQUIRE(first.ends == 0);
+    REQUIRE(second.ends == 1);
+    REQUIRE(second.end.error->code == base::ErrorCode::unavailable);
+    REQUIRE(second.end.error->message.find("made to fail") != std::string::npos);
+    REQUIRE(second.end.retry_after_ms == 1000u);
+    REQUIRE(owner.metrics.text().find("sluice_gateway_retries_exhausted_total{limit=\"budget\",model=\"m\",reason="
+                                      "\"data_loss\"} 1") != std::string::npos);
+    // A second later there is one again.
+    owner.clock.advance(1s);
+    owner.table.on_place_answered(one, epoch(1), split());
+    owner.table.on_output(kPrefill, error_output(one, 1, base::ErrorCode::data_loss));
+    REQUIRE(first.ends == 0);
+    owner.table.cancel(one, "client_gone");
+}
+
+TEST_CASE("the tenant and the highest epoch of a scheduler go along", "[gateway][request]") {
+    Owner owner;
+    RecordingSink sink;
+    auto cluster = description();
+    cluster.set_scheduler_epoch(7);
+    owner.table.on_cluster(cluster);
+    auto request = owner.request();
+    request.tenant = "acme";
+    const auto id = owner.table.open(std::move(request), sink);
+    REQUIRE(owner.ports.placed[0].tenant() == "acme");
+    REQUIRE(owner.ports.placed[0].scheduler_epoch() == 7u);
+    auto placement = split();
+    placement.set_scheduler_epoch(9);
+    owner.table.on_place_answered(id, epoch(0), placement);
+    REQUIRE(owner.ports.sent_to(10)[0].start().tenant() == "acme");
+    REQUIRE(owner.ports.sent_to(20)[0].start().scheduler_epoch() == 9u);
+    cluster.set_scheduler_epoch(8);  // an older one is still about
+    owner.table.on_cluster(cluster);
+    owner.table.on_worker_lost(kPrefill, {base::ErrorCode::unavailable, "gone"});
+    REQUIRE(owner.ports.placed.back().scheduler_epoch() == 9u);
+    owner.table.cancel(id, "client_gone");
+}
+
+TEST_CASE("each model has its own workers, and what is known of them", "[gateway][request]") {
+    Owner owner({}, make_models({"a", "b", "c"}));
+    proto::DescribeReply reply;
+    for (const auto& [name, numerics] : {std::pair{"b", 2u}, std::pair{"a", 1u}, std::pair{"other", 9u}}) {
+        proto::ModelState& state = *reply.add_models();
+        state.set_model(name);
+        state.set_numerics_id(numerics);
+        state.set_block_tokens(4);
+        state.set_context_tokens(100 * numerics);
+        state.set_ready(true);
+    }
+    owner.table.on_cluster(reply);
+    REQUIRE(owner.table.cluster(0).context_tokens == 100u);
+    REQUIRE(owner.table.cluster(1).context_tokens == 200u);
+    REQUIRE(owner.table.cluster(1).ready);
+    REQUIRE(owner.table.cluster(2).known);
+    REQUIRE_FALSE(owner.table.cluster(2).ready);
+    RecordingSink sink;
+    auto request = owner.request();
+    request.model = 1;
+    const auto id = owner.table.open(std::move(request), sink);
+    REQUIRE(owner.ports.placed[0].header().model() == "b");
+    REQUIRE(owner.ports.placed[0].header().numerics_id() == 2u);
+    owner.table.on_place_answered(id, epoch(0), split());
+    REQUIRE(owner.ports.models == std::vector<std::string>{"b", "b"});
+    owner.table.cancel(id, "client_gone");
+    REQUIRE(owner.metrics.text().find("sluice_gateway_cancellations_total{cause=\"client_gone\",model=\"b\"") !=
+            std::string::npos);
+}
+
+TEST_CASE("of a scheduler that knows one model the others are not ready", "[gateway][request]") {
+    Owner owner({}, make_models({"a", "b"}));
+    auto reply = description();
+    reply.mutable_header()->set_model("b");
+    owner.table.on_cluster(reply);
+    REQUIRE_FALSE(owner.table.cluster(0).ready);
+    REQUIRE(owner.table.cluster(1).ready);
 }

@@ -50,7 +50,9 @@ public:
         });
     }
     void release(const proto::ReleaseRequest::Ended&) override {}
-    void send(const proto::WorkerEndpoint&, proto::WorkerCommand command) override { worker_.take(command); }
+    void send(const std::string&, const proto::WorkerEndpoint&, proto::WorkerCommand command) override {
+        worker_.take(command);
+    }
 
 private:
     gateway::Post post_;
@@ -64,11 +66,11 @@ struct ServerWith {
     explicit ServerWith(gateway::GatewayOptions options = {}) {
         options.http.port = 0;
         auto started = gateway::GatewayCore::start({.options = options,
-                                                    .text = std::make_shared<ByteText>(),
+                                                    .models = {{.name = "m", .text = std::make_shared<ByteText>()}},
                                                     .hash_key = {},
                                                     .clock = clock,
                                                     .metrics = metrics,
-                                                    .make_ports = [this](gateway::Post post) {
+                                                    .make_ports = [this](const gateway::Models&, gateway::Post post) {
                                                         return std::make_unique<FakePorts>(std::move(post), control);
                                                     }});
         REQUIRE(started);
@@ -355,7 +357,7 @@ TEST_CASE("what is not done when the drain timeout is over ends with an error", 
     server.control->steps = false;
     waiting.send(post(R"({"prompt":"a","max_tokens":30})"));
     wait_until([&] {
-        return server.metrics.text().find("sluice_gateway_inflight_requests{model=\"model\"} 2") != std::string::npos;
+        return server.metrics.text().find("sluice_gateway_inflight_requests{model=\"m\"} 2") != std::string::npos;
     });
     std::thread stopping([&] { server.core->drain_and_stop(); });
     const std::string rest = busy.read_all();
@@ -374,11 +376,11 @@ TEST_CASE("beyond loopback nothing listens without the flag, and a taken port is
         options.http.host = host;
         options.http.port = port;
         return gateway::GatewayCore::start({.options = options,
-                                            .text = std::make_shared<ByteText>(),
+                                            .models = {{.name = "m", .text = std::make_shared<ByteText>()}},
                                             .hash_key = {},
                                             .clock = clock,
                                             .metrics = metrics,
-                                            .make_ports = [](gateway::Post post) {
+                                            .make_ports = [](const gateway::Models&, gateway::Post post) {
                                                 return std::make_unique<FakePorts>(
                                                     std::move(post), std::make_shared<FakePorts::Control>());
                                             }});
@@ -434,11 +436,11 @@ TEST_CASE("what is posted to a gateway that has stopped goes away with it, whoev
         options.http.port = 0;
         const auto core = gateway::GatewayCore::start(
             {.options = options,
-             .text = std::make_shared<ByteText>(),
+             .models = {{.name = "m", .text = std::make_shared<ByteText>()}},
              .hash_key = {},
              .clock = clock,
              .metrics = metrics,
-             .make_ports = [&](gateway::Post given) {
+             .make_ports = [&](const gateway::Models&, gateway::Post given) {
                  post = given;
                  return std::make_unique<FakePorts>(std::move(given), std::make_shared<FakePorts::Control>());
              }});

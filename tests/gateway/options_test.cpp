@@ -5,7 +5,8 @@
 TEST_CASE("every setting has its bounds and its unit in its name", "[gateway]") {
     base::Config config;
     REQUIRE(config.add_text(
-        "gateway:\n  port: 0\n  n_max: 4\n  aliases: [a, b]\n  request_timeout_ms: 1500\n  listen_public: true\n",
+        "gateway:\n  port: 0\n  n_max: 4\n  aliases: [a, b]\n  request_timeout_ms: 1500\n  listen_public: true\n"
+        "  tenant_header: X-Tenant\n  retry_percent: 50\n  retry_floor_per_s: 3\n",
         "test"));
     const auto options = gateway::GatewayOptions::read(config);
     REQUIRE(config.finish());
@@ -14,6 +15,9 @@ TEST_CASE("every setting has its bounds and its unit in its name", "[gateway]") 
     REQUIRE(options.aliases == std::vector<std::string>{"a", "b"});
     REQUIRE(options.request_timeout == std::chrono::milliseconds(1500));
     REQUIRE(options.http.allow_public);
+    REQUIRE(options.tenant_header == "x-tenant");
+    REQUIRE(options.request.retries.share == 0.5);
+    REQUIRE(options.request.retries.floor_per_s == 3);
     REQUIRE(options.http.limits.body_bytes_max == 32u * 1024 * 1024);
     REQUIRE(options.form.text_bytes_max == 16u * 1024 * 1024);
     REQUIRE(options.form.logprob_records_max == 4'000'000u);

@@ -61,23 +61,26 @@ struct World {
 
     gateway::GatewayOptions options;
     base::Metrics metrics;
-    gateway::GatewayMetrics rows{metrics, "m"};
+    gateway::GatewayMetrics rows{metrics, {"m"}};
     base::FakeClock clock;
     RecordingPorts ports;
-    CountingText text;
+    std::shared_ptr<CountingText> text = std::make_shared<CountingText>();
+    gateway::Models models = gateway::Models::make({{.name = "m", .text = text}}, {}).value();
     std::deque<std::function<void()>> posted;
     gateway::RequestTable table{{.scheduler = ports,
                                  .workers = ports,
-                                 .text = text,
+                                 .models = models,
                                  .clock = clock,
                                  .metrics = rows,
                                  .options = {},
                                  .hash_key = {},
-                                 .model = "m",
                                  .seed = 5}};
     gateway::Api api{{.options = options,
+                      .models = models,
+                      .hash_key = {},
                       .table = table,
-                      .text = text,
+                      .source = table,
+                      .rewriters = {},
                       .metrics = rows,
                       .clock = clock,
                       .post = [this](std::function<void()> work) { posted.push_back(std::move(work)); },
@@ -115,14 +118,14 @@ TEST_CASE("the limits of a cluster outlive its workers", "[gateway][table]") {
     auto none = description(false, 0);
     none.set_block_tokens(0);
     world.table.on_cluster(none);
-    REQUIRE_FALSE(world.table.cluster().ready);
-    REQUIRE(world.table.cluster().context_tokens == 4096u);
-    REQUIRE(world.table.cluster().block_tokens == 4u);
+    REQUIRE_FALSE(world.table.cluster(0).ready);
+    REQUIRE(world.table.cluster(0).context_tokens == 4096u);
+    REQUIRE(world.table.cluster(0).block_tokens == 4u);
     const auto asked = world.send();  // the scheduler says what becomes of it
     world.run();
     REQUIRE(world.ports.placed.size() == 1u);
     world.table.on_cluster(description(true, 1024));
-    REQUIRE(world.table.cluster().context_tokens == 1024u);
+    REQUIRE(world.table.cluster(0).context_tokens == 1024u);
 }
 
 TEST_CASE("a request whose time is over while it waits for a text thread is not prepared", "[gateway][api]") {
@@ -132,7 +135,7 @@ TEST_CASE("a request whose time is over while it waits for a text thread is not 
     world.clock.advance(world.options.request_timeout);
     world.run();
     REQUIRE(late->response.value().status == 504u);
-    REQUIRE(world.text.encoded == 0);
+    REQUIRE(world.text->encoded == 0);
     REQUIRE(world.api.in_flight() == 0u);
     REQUIRE(world.metrics.text().find("outcome=\"rejected_timeout\"") != std::string::npos);
 }
@@ -145,6 +148,6 @@ TEST_CASE("a request that waits for a text thread when draining begins is not pr
     world.run();
     REQUIRE(waiting->response.value().status == 503u);
     REQUIRE(says_when_to_come_again(*waiting));
-    REQUIRE(world.text.encoded == 0);
+    REQUIRE(world.text->encoded == 0);
     REQUIRE(world.api.in_flight() == 0u);
 }

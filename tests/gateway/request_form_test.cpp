@@ -18,31 +18,39 @@ using gateway_test::kEos;
 using gateway_test::kVocabulary;
 using gateway_test::Tokens;
 
+const gateway::Models& models() {
+    static const gateway::Models kModels = gateway_test::make_models({"m"}, {"alias"});
+    return kModels;
+}
+
 gateway::FormLimits limits() {
-    gateway::FormLimits result;
-    result.models = {"m", "alias"};
-    return result;
+    return {};
 }
 
 gateway::ApiResult<gateway::RequestForm> chat(const std::string& fields) {
     return gateway::read_form(
         Endpoint::chat, R"({"messages":[{"role":"user","content":"hi"}])" + (fields.empty() ? "" : "," + fields) + "}",
-        limits(), kVocabulary);
+        limits(), models());
 }
 
 gateway::ApiResult<gateway::RequestForm> messages(const std::string& list) {
-    return gateway::read_form(Endpoint::chat, R"({"messages":)" + list + "}", limits(), kVocabulary);
+    return gateway::read_form(Endpoint::chat, R"({"messages":)" + list + "}", limits(), models());
 }
 
 gateway::ApiResult<gateway::RequestForm> completion(const std::string& fields) {
-    return gateway::read_form(Endpoint::completions, "{" + fields + "}", limits(), kVocabulary);
+    return gateway::read_form(Endpoint::completions, "{" + fields + "}", limits(), models());
 }
 
 gateway::ApiResult<gateway::PreparedRequest> prepared(gateway::ApiResult<gateway::RequestForm> form,
                                                       std::uint32_t context_tokens = 1000,
                                                       const gateway::FormLimits& bounds = limits()) {
     REQUIRE(form);
-    return gateway::prepare(std::move(*form), bounds, ByteText(), context_tokens, 0);
+    gateway::ClusterView cluster;
+    cluster.context_tokens = context_tokens;
+    cluster.block_tokens = 4;
+    cluster.numerics_id = 77;
+    return gateway::prepare(
+        std::move(*form), {.limits = bounds, .text = ByteText(), .cluster = cluster, .hash_key = {}, .now_unix_s = 0});
 }
 
 std::string shown(const Tokens& tokens) {
@@ -154,7 +162,7 @@ TEST_CASE("fields are taken as they were meant", "[gateway][openai]") {
         "max_completion_tokens":7.0,"temperature":0,"top_k":-1,"seed":-3,"stop":["a",null,"b"],"stop_token_ids":[1],
         "logit_bias":{"5":-100,"6":0.5},"logprobs":true,"top_logprobs":20,"min_tokens":2,"cache_salt":"s","sse_ping_interval":-1)");
     REQUIRE(form);
-    REQUIRE(form->model == "alias");
+    REQUIRE(form->model_name == "alias");
     REQUIRE(form->stream);
     REQUIRE(form->include_usage);
     REQUIRE(form->n == 2u);
@@ -172,15 +180,15 @@ TEST_CASE("an unknown model is a 404 with a code, a missing one the served one",
     const auto unknown = chat(R"("model":"gpt-9")");
     REQUIRE(unknown.error().status == 404u);
     REQUIRE(unknown.error().code == "model_not_found");
-    REQUIRE(chat("")->model == "m");
-    REQUIRE(chat(R"("model":"default")")->model == "m");
+    REQUIRE(chat("")->model_name == "m");
+    REQUIRE(chat(R"("model":"default")")->model_name == "m");
 }
 
 TEST_CASE("bodies that are no JSON object are refused", "[gateway][openai]") {
     for (const std::string body : {"", "{", "null", "[]", "\"a\"", "{} {}", "{\"a\":1,}", "\xff\xfe",
                                    "{\"a\":\"\xed\xa0\x80\"}", "{\"a\":\"\\ud800\"}", "{\"a\":\"\xc0\x80\"}"}) {
         CAPTURE(body);
-        const auto form = gateway::read_form(Endpoint::chat, body, limits(), kVocabulary);
+        const auto form = gateway::read_form(Endpoint::chat, body, limits(), models());
         REQUIRE_FALSE(form);
         CHECK(form.error().status == 400u);
     }
@@ -188,7 +196,7 @@ TEST_CASE("bodies that are no JSON object are refused", "[gateway][openai]") {
     for (int depth = 0; depth < 1'000'000; ++depth) {
         deep += "{\"a\":";
     }
-    REQUIRE(gateway::read_form(Endpoint::chat, deep, limits(), kVocabulary).error().status == 400u);
+    REQUIRE(gateway::read_form(Endpoint::chat, deep, limits(), models()).error().status == 400u);
 }
 
 TEST_CASE("messages are checked one by one", "[gateway][openai]") {

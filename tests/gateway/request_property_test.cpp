@@ -29,7 +29,7 @@ public:
             placed.erase({ended.request_id(), ended.epoch()});
         }
     }
-    void send(const proto::WorkerEndpoint& to, proto::WorkerCommand command) override {
+    void send(const std::string&, const proto::WorkerEndpoint& to, proto::WorkerCommand command) override {
         for (auto& worker : workers) {
             if (worker->endpoint().incarnation() == to.incarnation()) {
                 worker->take(command);
@@ -146,17 +146,17 @@ TEST_CASE("every request gets one final answer and the text of a faultless run, 
     Chaos chaos(seed);
     std::mt19937 random(seed + 1000);
     base::Metrics metrics;
-    gateway::GatewayMetrics rows(metrics, "m");
+    const gateway::Models models = make_models({"m"});
+    gateway::GatewayMetrics rows(metrics, models.own_names());
     base::FakeClock clock;
     ByteText text;
     gateway::RequestTable table({.scheduler = chaos,
                                  .workers = chaos,
-                                 .text = text,
+                                 .models = models,
                                  .clock = clock,
                                  .metrics = rows,
                                  .options = {.placements_max = 50, .place_wait_max = 60s, .replace_wait_max = 60s},
                                  .hash_key = {},
-                                 .model = "m",
                                  .seed = seed});
     table.on_cluster(description());
 

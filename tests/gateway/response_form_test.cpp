@@ -85,13 +85,14 @@ TEST_CASE("text offsets of an echo fit its text: BOS has none, bytes of a charac
     CAPTURE(stream);
     gateway_test::Owner owner;
     gateway::FormLimits limits;
-    limits.models = {"m"};
     auto read = gateway::read_form(Endpoint::completions,
                                    R"({"prompt":"\u00e9a","echo":true,"logprobs":0,"max_tokens":3,"stream":)" +
                                        std::string(stream ? "true}" : "false}"),
-                                   limits, owner.text.vocabulary());
+                                   limits, owner.models);
     REQUIRE(read);
-    auto prepared = gateway::prepare(std::move(*read), limits, owner.text, 100, 0);
+    auto prepared = gateway::prepare(
+        std::move(*read),
+        {.limits = limits, .text = owner.text, .cluster = owner.table.cluster(0), .hash_key = {}, .now_unix_s = 0});
     REQUIRE(prepared);
     const auto exchange = std::make_shared<gateway_test::FakeExchange>();
     gateway::Answer answer({.source = owner.table,
@@ -102,6 +103,7 @@ TEST_CASE("text offsets of an echo fit its text: BOS has none, bytes of a charac
                             .exchange = exchange,
                             .header = {.endpoint = Endpoint::completions, .id = "id-1", .model = "m"},
                             .request_id = "r",
+                            .tenant = "default",
                             .received_at = owner.clock.now(),
                             .request_timeout = std::chrono::seconds(60),
                             .ping_interval = {},
@@ -187,7 +189,7 @@ TEST_CASE("errors have all four keys, and fields that SDKs obey", "[gateway][ope
 
 TEST_CASE("models are listed with their context", "[gateway][openai]") {
     REQUIRE(
-        gateway::models_json({"a", "b"}, 7, 512) ==
+        gateway::models_json({{"a", 512}, {"b", 0}}, 7) ==
         R"({"object":"list","data":[{"id":"a","object":"model","created":7,"owned_by":"sluice","max_model_len":512},)"
-        R"({"id":"b","object":"model","created":7,"owned_by":"sluice","max_model_len":512}]})");
+        R"({"id":"b","object":"model","created":7,"owned_by":"sluice","max_model_len":null}]})");
 }

@@ -218,15 +218,24 @@ std::vector<proto::WorkerCommand> RecordingPorts::sent_to(std::uint64_t incarnat
     return commands;
 }
 
-Owner::Owner(gateway::RequestOptions options)
-    : table({.scheduler = ports,
+gateway::Models make_models(const std::vector<std::string>& names, const std::vector<std::string>& aliases) {
+    std::vector<gateway::ServedModel> models;
+    for (const std::string& name : names) {
+        models.push_back({.name = name, .text = std::make_shared<ByteText>()});
+    }
+    return gateway::Models::make(std::move(models), aliases).value();
+}
+
+Owner::Owner(gateway::RequestOptions options, gateway::Models given)
+    : models(std::move(given)),
+      rows(metrics, models.own_names()),
+      table({.scheduler = ports,
              .workers = ports,
-             .text = text,
+             .models = models,
              .clock = clock,
              .metrics = rows,
              .options = options,
              .hash_key = {},
-             .model = "m",
              .seed = 5}) {
     table.on_cluster(description());
 }

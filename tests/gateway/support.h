@@ -99,7 +99,8 @@ class RecordingPorts final : public gateway::SchedulerPort, public gateway::Work
 public:
     void place(const proto::PlaceRequest& request, base::Duration) override { placed.push_back(request); }
     void release(const proto::ReleaseRequest::Ended& ended) override { released.push_back(ended); }
-    void send(const proto::WorkerEndpoint& to, proto::WorkerCommand command) override {
+    void send(const std::string& model, const proto::WorkerEndpoint& to, proto::WorkerCommand command) override {
+        models.push_back(model);
         sent.emplace_back(to.incarnation(), std::move(command));
     }
     /// Commands to one worker, in order.
@@ -108,6 +109,7 @@ public:
     std::vector<proto::PlaceRequest> placed;
     std::vector<proto::ReleaseRequest::Ended> released;
     std::vector<std::pair<std::uint64_t, proto::WorkerCommand>> sent;
+    std::vector<std::string> models;  // of `sent`
 };
 
 /// What the owner of one sequence was told.
@@ -138,16 +140,20 @@ public:
     std::function<void()> when_piece;
 };
 
-/// A RequestTable with recorded ports, byte text and a clock that stands still.
+/// Models of these names with byte text; each further name of `aliases` as in gateway.aliases.
+gateway::Models make_models(const std::vector<std::string>& names, const std::vector<std::string>& aliases = {});
+
+/// A RequestTable with recorded ports, byte text and a clock that stands still. The cluster of its one model is ready.
 struct Owner {
-    explicit Owner(gateway::RequestOptions options = {});
+    explicit Owner(gateway::RequestOptions options = {}, gateway::Models given = make_models({"m"}));
     gateway::GenerationRequest request(std::string_view prompt = "hello", std::uint32_t new_tokens_max = 8) const;
 
     base::Metrics metrics;
-    gateway::GatewayMetrics rows{metrics, "m"};
     base::FakeClock clock;
     RecordingPorts ports;
     ByteText text;
+    gateway::Models models;
+    gateway::GatewayMetrics rows;
     gateway::RequestTable table;
 };
 

@@ -133,7 +133,7 @@ constexpr worker::GatewayId kSecondGateway{2};
 struct GatewaySide final : gateway::ClusterEvents {
     GatewaySide(const RunningWorker& running, std::size_t inbox_bytes_max)
         : client(
-              {.model = "ledger",
+              {.models = {"ledger"},
                .name = "held",
                .lost_after = std::chrono::hours(1),
                .hello_timeout = std::chrono::hours(1),

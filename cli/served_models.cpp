@@ -1,0 +1,76 @@
+#include "cli/served_models.h"
+
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "base/gguf_model.h"
+#include "gateway/model_text.h"
+#include "gateway/options.h"
+#include "text/model_text.h"
+
+namespace cli {
+
+std::string served_name(const std::string& flag, const std::string& setting, const std::string& model_dir) {
+    if (!flag.empty()) { return flag; }
+    if (setting != gateway::GatewayOptions{}.model) { return setting; }
+    std::filesystem::path path(model_dir);
+    if (base::is_gguf(path)) { return base::gguf_model_name(path); }  // as given: a link may lead to a mere hash
+    std::error_code error;
+    if (const auto absolute = std::filesystem::canonical(path, error); !error) { path = absolute; }
+    return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
+}
+
+base::Result<std::vector<NamedModel>> read_models(const std::vector<std::string>& models, const std::string& flag,
+                                                  const std::string& setting) {
+    const bool is_only_one = models.size() == 1;
+    if (!is_only_one && !flag.empty()) {
+        return base::fail(base::ErrorCode::invalid_argument,
+                          "--served-name is for one model; name several by --model NAME=MODEL");
+    }
+    std::vector<NamedModel> result;
+    for (const std::string& text : models) {
+        const auto split = text.find('=');
+        std::error_code error;
+        if (split == std::string::npos || std::filesystem::exists(text, error)) {
+            result.push_back({.name = is_only_one ? served_name(flag, setting, text)
+                                                  : served_name("", gateway::GatewayOptions{}.model, text),
+                              .dir = text});
+        } else {
+            result.push_back({.name = flag.empty() ? text.substr(0, split) : flag, .dir = text.substr(split + 1)});
+        }
+        if (result.back().name.empty() || result.back().dir.empty()) {
+            return base::fail(base::ErrorCode::invalid_argument,
+                              "--model must be MODEL or NAME=MODEL, got '" + text + "'");
+        }
+    }
+    return result;
+}
+
+std::vector<std::string> names_of(const std::vector<NamedModel>& models) {
+    std::vector<std::string> names;
+    for (const NamedModel& model : models) {
+        names.push_back(model.name);
+    }
+    return names;
+}
+
+std::string joined(const std::vector<std::string>& names) {
+    std::string text;
+    for (const std::string& name : names) {
+        text += (text.empty() ? "" : ", ") + name;
+    }
+    return text;
+}
+
+base::Result<std::vector<gateway::ServedModel>> load_text(const std::vector<NamedModel>& models) {
+    std::vector<gateway::ServedModel> result;
+    for (const NamedModel& model : models) {
+        auto text = text::ModelText::load(model.dir);
+        if (!text) { return base::pass_on(text); }
+        result.push_back({.name = model.name, .text = gateway::make_text_port(std::move(*text))});
+    }
+    return result;
+}
+
+}  // namespace cli

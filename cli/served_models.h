@@ -1,0 +1,35 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "gateway/request/models.h"
+
+namespace cli {
+
+/// A model that a process serves: its name in the API and its folder or GGUF file.
+struct NamedModel {
+    std::string name;
+    std::string dir;
+};
+
+/// The name a model is served under: the flag, else `gateway.model` of the settings, else the last part of the folder's
+/// path, or the name of the GGUF file without its suffix.
+std::string served_name(const std::string& flag, const std::string& setting, const std::string& model_dir);
+
+/// What `--model MODEL` or `--model NAME=MODEL` mean, given once or several times. A path that holds a '=' is taken
+/// as it is where it exists. `flag` (--served-name) and `setting` (gateway.model) name the only model; several are
+/// named by NAME, or by their folder. Error: invalid_argument: an empty name or folder, or a name from the flag for
+/// several models.
+base::Result<std::vector<NamedModel>> read_models(const std::vector<std::string>& models, const std::string& flag,
+                                                  const std::string& setting);
+
+std::vector<std::string> names_of(const std::vector<NamedModel>& models);
+/// "a, b", for people.
+std::string joined(const std::vector<std::string>& names);
+
+/// The text side of each, read from its folder. Errors of text::ModelText::load.
+base::Result<std::vector<gateway::ServedModel>> load_text(const std::vector<NamedModel>& models);
+
+}  // namespace cli

@@ -1,0 +1,228 @@
+#include "gateway/intake.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "gateway/tenant.h"
+
+namespace gateway {
+namespace {
+
+std::string lower(std::string_view text) {
+    std::string result(text);
+    std::transform(result.begin(), result.end(), result.begin(),
+                   [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
+    return result;
+}
+
+std::string_view outcome_of(unsigned status, bool draining) {
+    switch (status) {
+        case 429:
+            return "rejected_capacity";
+        case 503:
+            return draining ? "rejected_draining" : "rejected_unavailable";
+        case 504:
+            return "rejected_timeout";
+        default:
+            return "rejected_invalid";
+    }
+}
+
+}  // namespace
+
+Intake::Intake(Setup setup)
+    : setup_(std::move(setup)),
+      stages_({.models = setup_.models,
+               .limits = setup_.options.form,
+               .hash_key = setup_.hash_key,
+               .rewriters = setup_.rewriters}) {
+    std::random_device device;
+    std::seed_seq seed{device(), device(), device(), device()};
+    random_.seed(seed);
+}
+
+Intake::~Intake() {
+    CHECK(answers_.empty(), answers_.size() << " requests were never answered");
+}
+
+ApiResult<std::string> Intake::admit(const HttpRequest& request) const {
+    if (draining_) { return pass_on(not_ready("the gateway is draining")); }
+    if (const std::string* encoding = request.head.field("content-encoding");
+        encoding != nullptr && lower(*encoding) != "identity") {
+        return pass_on({.status = 415, .message = "Content-Encoding is not supported"});
+    }
+    if (const std::string* type = request.head.field("content-type")) {
+        std::string plain = lower(type->substr(0, type->find(';')));
+        plain.erase(plain.find_last_not_of(" \t") + 1);
+        if (plain != "application/json" && !plain.empty()) {
+            return pass_on({.status = 415, .message = "Content-Type must be application/json"});
+        }
+    }
+    if (in_flight_ >= setup_.options.inflight_requests_max ||
+        preparing_bytes_ + request.body.size() > setup_.options.http.bodies_bytes_max) {
+        return pass_on(api_error({base::ErrorCode::resource_exhausted, "too many requests are in work"}, 1000));
+    }
+    const auto& clusters = setup_.table.clusters();
+    if (!clusters.front().known) { return pass_on(not_ready("the scheduler has not answered yet")); }
+    if (std::all_of(clusters.begin(), clusters.end(), [](const auto& one) { return one.context_tokens == 0; })) {
+        return pass_on(not_ready("no workers for both phases"));
+    }
+    return tenant_of(request.head, setup_.options.tenant_header);
+}
+
+void Intake::refuse(const ApiError& error, std::string_view model, std::string_view outcome, Endpoint endpoint,
+                    Exchange& exchange, const std::string& request_id) {
+    setup_.metrics.admission(model, outcome);
+    setup_.metrics.request_ended(model, form_of(endpoint).name, error.status, false);
+    HttpResponse response = error_response(error);
+    response.fields.emplace_back("x-request-id", request_id);
+    exchange.respond(std::move(response));
+}
+
+void Intake::take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<Exchange>& exchange,
+                  const std::string& request_id) {
+    auto tenant = admit(request);
+    if (!tenant) {
+        refuse(tenant.error(), GatewayMetrics::kNoModel, outcome_of(tenant.error().status, draining_), endpoint,
+               *exchange, request_id);
+        return;
+    }
+    ++in_flight_;
+    setup_.metrics.in_flight(GatewayMetrics::kNoModel, 1);
+    preparing_bytes_ += request.body.size();
+    setup_.post_text([this,
+                      waiting = Waiting{.endpoint = endpoint,
+                                        .received_at = request.received_at,
+                                        .exchange = exchange,
+                                        .request_id = request_id,
+                                        .tenant = std::move(*tenant),
+                                        .body_bytes = request.body.size()},
+                      body = std::move(request.body), clusters = setup_.table.clusters(),
+                      now_unix_s = setup_.clock.unix_us() / 1'000'000] {
+        auto output = std::make_shared<Stages::Output>(run_stages(
+            waiting, {.endpoint = waiting.endpoint, .body = body, .clusters = clusters, .now_unix_s = now_unix_s}));
+        setup_.post([this, output, waiting] { prepared(std::move(*output), waiting); });
+    });
+}
+
+Stages::Output Intake::run_stages(const Waiting& waiting, const Stages::Input& input) const {
+    if (draining_) { return {std::nullopt, pass_on(not_ready("the gateway is draining"))}; }
+    if (setup_.clock.now() >= waiting.received_at + setup_.options.request_timeout) {
+        const base::Error late{base::ErrorCode::deadline_exceeded, "the request waited too long to be prepared"};
+        return {std::nullopt, pass_on(api_error(late, 0))};
+    }
+    return stages_.run(input);
+}
+
+void Intake::prepared(Stages::Output output, Waiting waiting) {
+    ApiResult<PreparedRequest>& result = output.prepared;
+    std::string_view model = output.model ? setup_.models[*output.model].name : GatewayMetrics::kNoModel;
+    preparing_bytes_ -= waiting.body_bytes;
+    setup_.metrics.in_flight(GatewayMetrics::kNoModel, -1);
+    if (waiting.exchange->is_gone()) {
+        --in_flight_;
+        if (output.model) { setup_.metrics.of(*output.model).cancelled("queued", "client_gone"); }
+        setup_.metrics.request_ended(model, form_of(waiting.endpoint).name, 499, false);
+        return;
+    }
+    if (result && !result->form.request_id.empty() && waiting.request_id.starts_with("req-")) {
+        waiting.request_id = result->form.request_id;
+    }
+    if (result && draining_) {
+        result = pass_on(not_ready("the gateway is draining"));
+    } else if (result && !setup_.source.has_room(Answer::sequences(*result))) {
+        result = pass_on(api_error({base::ErrorCode::resource_exhausted, "too many sequences are in work"}, 1000));
+    }
+    if (!result) {
+        --in_flight_;
+        if (result.error().code == "model_not_found") { model = GatewayMetrics::kOtherModel; }
+        refuse(result.error(), model, outcome_of(result.error().status, draining_), waiting.endpoint, *waiting.exchange,
+               waiting.request_id);
+        return;
+    }
+    setup_.metrics.admission(model, "admitted");
+    setup_.metrics.in_flight(model, 1);
+    open_answer(std::move(*result), waiting);
+}
+
+void Intake::open_answer(PreparedRequest prepared, const Waiting& waiting) {
+    const RequestForm& form = prepared.form;
+    const std::size_t model = form.model;
+    AnswerHeader header{.endpoint = waiting.endpoint,
+                        .id = random_id(form_of(waiting.endpoint).id_prefix),
+                        .created = setup_.clock.unix_us() / 1'000'000,
+                        .model = form.model_name,
+                        .fingerprint = fingerprint(model),
+                        .usage_null = form.stream && form.include_usage};
+    const std::uint64_t seed = form.seed.value_or(random_());
+    const base::Duration ping = !form.ping_interval_s        ? setup_.options.ping_interval
+                                : *form.ping_interval_s <= 0 ? base::Duration::zero()
+                                                             : std::chrono::seconds(*form.ping_interval_s);
+    auto answer = std::make_shared<Answer>(Answer::Setup{.source = setup_.source,
+                                                         .text = *setup_.models[model].text,
+                                                         .metrics = setup_.metrics,
+                                                         .clock = setup_.clock,
+                                                         .prepared = std::move(prepared),
+                                                         .exchange = waiting.exchange,
+                                                         .header = std::move(header),
+                                                         .request_id = waiting.request_id,
+                                                         .tenant = waiting.tenant,
+                                                         .received_at = waiting.received_at,
+                                                         .request_timeout = setup_.options.request_timeout,
+                                                         .ping_interval = ping,
+                                                         .seed = seed,
+                                                         .done = [this](Answer& one) { done(one); }});
+    answers_.emplace(answer.get(), answer);
+    waiting.exchange->on_gone([weak = std::weak_ptr<Answer>(answer)](std::string_view cause) {
+        if (const auto one = weak.lock()) { one->client_gone(cause); }
+    });
+    answer->start();
+}
+
+void Intake::done(Answer& answer) {
+    const auto at = answers_.find(&answer);
+    CHECK(at != answers_.end());
+    --in_flight_;
+    setup_.metrics.in_flight(setup_.models[answer.model()].name, -1);
+    // Its own calls are still on the stack.
+    setup_.post([kept = std::move(at->second)] {});
+    answers_.erase(at);
+}
+
+void Intake::tick(base::TimePoint now) {
+    for (const auto& [key, answer] : answers_) {
+        answer->tick(now);
+    }
+}
+
+void Intake::give_up_all() {
+    std::vector<std::shared_ptr<Answer>> all;
+    for (const auto& [key, answer] : answers_) {
+        all.push_back(answer);
+    }
+    for (const auto& answer : all) {
+        answer->give_up(not_ready("the gateway is shutting down"), "drain");
+    }
+}
+
+std::string Intake::fingerprint(std::size_t model) const {
+    char text[64];
+    std::snprintf(text, sizeof text, "b%s-%016llx", setup_.version.substr(0, 20).c_str(),
+                  static_cast<unsigned long long>(setup_.table.cluster(model).numerics_id));
+    return text;
+}
+
+std::string Intake::random_id(std::string_view prefix) {
+    static constexpr std::string_view kAlphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    std::string id(prefix);
+    std::uniform_int_distribution<std::size_t> pick(0, kAlphabet.size() - 1);
+    for (int count = 0; count < 24; ++count) {
+        id += kAlphabet[pick(random_)];
+    }
+    return id;
+}
+
+}  // namespace gateway

@@ -1,0 +1,84 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "gateway/answer.h"
+#include "gateway/options.h"
+#include "gateway/request/request_table.h"
+#include "gateway/stages.h"
+
+namespace gateway {
+
+/// Takes in requests that make sequences: decides at the door, sends them through the stages on a text thread, opens an
+/// Answer at the source, and keeps account of them until they are answered. I/O thread only, but for the stages.
+class Intake {
+public:
+    struct Setup {
+        const GatewayOptions& options;  // borrowed, like all references here
+        const Models& models;
+        base::HashKey hash_key;
+        const RequestTable& table;  // what is known of the cluster
+        SequenceSource& source;
+        std::vector<const FormRewriter*> rewriters;
+        GatewayMetrics& metrics;
+        const base::Clock& clock;
+        Post post;       // back to the I/O thread
+        Post post_text;  // to a text thread
+        std::string version;
+    };
+    explicit Intake(Setup setup);
+    /// Every request must have been answered.
+    ~Intake();
+
+    /// One request, to be answered now or later. `request_id`: for its x-request-id.
+    void take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<Exchange>& exchange,
+              const std::string& request_id);
+    void tick(base::TimePoint now);
+    /// New requests and those that wait for a text thread get 503 from now on.
+    void drain() { draining_ = true; }
+    bool draining() const { return draining_; }
+    /// Every request still in work gets its error.
+    void give_up_all();
+    std::size_t in_flight() const { return in_flight_; }
+    /// `prefix` and 24 random characters.
+    std::string random_id(std::string_view prefix);
+
+private:
+    /// What is known of a request between the door and its answer.
+    struct Waiting {
+        Endpoint endpoint;
+        base::TimePoint received_at;
+        std::shared_ptr<Exchange> exchange;
+        std::string request_id;
+        std::string tenant;
+        std::size_t body_bytes;
+    };
+    /// The error of who is not let in; else its tenant.
+    ApiResult<std::string> admit(const HttpRequest& request) const;
+    Stages::Output run_stages(const Waiting& waiting, const Stages::Input& input) const;
+    void prepared(Stages::Output output, Waiting waiting);
+    void open_answer(PreparedRequest prepared, const Waiting& waiting);
+    void refuse(const ApiError& error, std::string_view model, std::string_view outcome, Endpoint endpoint,
+                Exchange& exchange, const std::string& request_id);
+    void done(Answer& answer);
+    std::string fingerprint(std::size_t model) const;
+
+    Setup setup_;
+    Stages stages_;
+    std::mt19937_64 random_;
+    std::unordered_map<Answer*, std::shared_ptr<Answer>> answers_;
+    std::size_t in_flight_ = 0;
+    std::uint64_t preparing_bytes_ = 0;  // bodies that wait for a text thread
+    std::atomic<bool> draining_{false};  // set by the I/O thread, read by the text threads too
+};
+
+}  // namespace gateway

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/block_hash.h"
+#include "gateway/openai/prepare.h"
+#include "gateway/openai/request_form.h"
+#include "gateway/request/models.h"
+#include "gateway/request/ports.h"
+
+namespace gateway {
+
+/// Changes what a client asked for after it was read and before it becomes tokens, e.g. by examples in its context.
+/// Thread-safe.
+class FormRewriter {
+public:
+    virtual ~FormRewriter() = default;
+    /// An error is the request's answer.
+    virtual ApiResult<void> rewrite(RequestForm& form) const = 0;
+};
+
+/// 503 with Retry-After, as whoever asks too early or too late gets it.
+ApiError not_ready(std::string message);
+
+/// The stages of a request up to its prompts: read the form, rewrite it, prepare it. The last one, where its sequences
+/// come from, is a SequenceSource that Answer opens them at. Thread-safe; runs on the text threads.
+class Stages {
+public:
+    struct Setup {
+        const Models& models;  // borrowed
+        FormLimits limits;
+        base::HashKey hash_key;
+        std::vector<const FormRewriter*> rewriters;  // in order; borrowed
+    };
+    struct Input {
+        Endpoint endpoint;
+        std::string_view body;
+        const std::vector<ClusterView>& clusters;  // by model, as they were when the request came
+        std::int64_t now_unix_s;
+    };
+    struct Output {
+        std::optional<std::size_t> model;  // once it is known, also of a request that failed
+        /// Errors: of read_form, of a rewriter, of prepare; 503 when the model's workers have never been heard of.
+        ApiResult<PreparedRequest> prepared;
+    };
+    explicit Stages(Setup setup) : setup_(std::move(setup)) {}
+
+    Output run(const Input& input) const;
+
+private:
+    ApiResult<RequestForm> read(const Input& input) const;
+    ApiResult<void> rewrite(RequestForm& form) const;
+    ApiResult<PreparedRequest> prepare(RequestForm form, const Input& input) const;
+
+    Setup setup_;
+};
+
+}  // namespace gateway
