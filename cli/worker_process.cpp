@@ -23,6 +23,7 @@
 #include "prefill_worker/prefill_part.h"
 #include "proto/roles.h"
 #include "worker/registration.h"
+#include "worker/run_steps.h"
 #include "worker/service.h"
 #include "worker/step_loop.h"
 
@@ -36,6 +37,40 @@ std::uint64_t random_id() {
 }
 
 constexpr std::size_t kOtherTasksMax = 256;  // of the step thread, beside the events of transfers
+
+/// The sender as the prefill part sees it. The part comes first, since the sender's events go to it.
+class SenderPort final : public prefill_worker::KvSenderPort {
+public:
+    void connect(kv_transfer::KvSender& sender) { sender_ = &sender; }
+    base::Result<void> open(const kv_transfer::OpenHandoff& handoff) override { return sender_->open(handoff); }
+    void ready(const kv_transfer::HandoffKey& key, std::uint32_t layer_begin, std::uint32_t layer_end,
+               std::uint32_t token_begin, std::uint32_t token_end) override {
+        sender_->ready(key, layer_begin, layer_end, token_begin, token_end);
+    }
+    void abort(const kv_transfer::HandoffKey& key, base::Error error) override {
+        sender_->abort(key, std::move(error));
+    }
+
+private:
+    kv_transfer::KvSender* sender_ = nullptr;  // set before the step loop runs
+};
+
+/// The receiver as the decode part sees it.
+class ReceiverPort final : public decode_worker::KvReceiverPort {
+public:
+    void connect(kv_transfer::KvReceiver& receiver) { receiver_ = &receiver; }
+    void grant(const kv_transfer::GrantRoom& room) override { receiver_->grant(room); }
+    void later(const kv_transfer::HandoffKey& key) override { receiver_->later(key); }
+    void refuse(const kv_transfer::HandoffKey& key, base::Error error) override {
+        receiver_->refuse(key, std::move(error));
+    }
+    void abort(const kv_transfer::HandoffKey& key, base::Error error) override {
+        receiver_->abort(key, std::move(error));
+    }
+
+private:
+    kv_transfer::KvReceiver* receiver_ = nullptr;  // set before the step loop runs
+};
 
 }  // namespace
 
@@ -79,6 +114,8 @@ struct WorkerProcess::Impl {
     std::unique_ptr<worker::WorkerServer> server;
     std::unique_ptr<worker::StepLoop> loop;
     worker::RolePart whole_part;
+    SenderPort sender_port;
+    ReceiverPort receiver_port;
     std::unique_ptr<prefill_worker::PrefillPart> prefill_part;
     std::unique_ptr<decode_worker::DecodePart> decode_part;
     std::unique_ptr<net::Transport> transport;
@@ -143,8 +180,9 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
             .device_lost = [this](const base::Error& error) { note_device_lost(error); }},
         *engine, *cache, *server, board, *clock, metrics);
     prefill_part = std::make_unique<prefill_worker::PrefillPart>(setup.limits, engine->shape().layers,
-                                                                 identity.incarnation, *loop);
-    decode_part = std::make_unique<decode_worker::DecodePart>(setup.limits, identity.incarnation, *loop, metrics);
+                                                                 identity.incarnation, *loop, sender_port);
+    decode_part =
+        std::make_unique<decode_worker::DecodePart>(setup.limits, identity.incarnation, *loop, receiver_port, metrics);
     if (auto started = start_kv_plane(metrics); !started) { return started; }
 
     const bool prefills = proto::can_prefill(setup.role);
@@ -155,7 +193,7 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
         loop->attach(worker::Part::whole, &whole_part);
     }  // a decode worker may prefill a short prompt itself
 
-    step_thread = std::jthread([this](std::stop_token stop) { loop->run(stop); });
+    step_thread = std::jthread([this](std::stop_token stop) { worker::run_steps(*loop, stop); });
     server->serve(identity, *loop, board);
     registration = std::make_unique<worker::Registration>(
         setup.scheduler_address, registration_message(), setup.limits, board, *clock, [this] {
@@ -185,8 +223,8 @@ base::Result<void> WorkerProcess::Impl::start_kv_plane(base::Metrics& metrics) {
     receiver = std::make_unique<kv_transfer::KvReceiver>(
         receiver_options, self, engine->layout(), engine->kv_store(), *transport, *clock, &metrics,
         [part = decode_part.get()](kv_transfer::ReceiverEvent event) { part->on_event(std::move(event)); });
-    prefill_part->set_sender(*sender);
-    decode_part->set_receiver(*receiver);
+    sender_port.connect(*sender);
+    receiver_port.connect(*receiver);
     router = std::make_unique<kv_transfer::KvRouter>(sender.get(), receiver.get());
     return transport->start(*router);
 }

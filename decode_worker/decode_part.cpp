@@ -22,10 +22,11 @@ constexpr std::chrono::hours kHandoffMax{
 }  // namespace
 
 DecodePart::DecodePart(const worker::WorkerOptions& options, base::Incarnation incarnation,
-                       worker::StepControl& control, base::Metrics& metrics)
+                       worker::StepControl& control, KvReceiverPort& receiver, base::Metrics& metrics)
     : options_(options),
       incarnation_(incarnation),
       control_(control),
+      receiver_(receiver),
       recomputes_(metrics.counter("sluice_kv_fallbacks_total", "Hand-offs whose KV was computed again",
                                   {{"action", "recompute"}, {"cause", "handoff_failed"}})) {}
 
@@ -35,7 +36,6 @@ kv_transfer::HandoffKey DecodePart::key_of(const Sequence& sequence) const {
 }
 
 void DecodePart::started(Sequence& sequence) {
-    CHECK(receiver_ != nullptr);
     Incoming incoming;
     incoming.key = key_of(sequence);
     incoming.kv_tokens = static_cast<std::uint32_t>(sequence.tokens.size());
@@ -70,7 +70,7 @@ void DecodePart::closing(Sequence& sequence) {
     Incoming& incoming = at->second;
     if (incoming.was_requested && !incoming.is_released) {
         if (incoming.state != KvState::complete && incoming.state != KvState::missing) {
-            receiver_->abort(incoming.key, base::Error{ErrorCode::cancelled, "decode ended the request"});
+            receiver_.abort(incoming.key, base::Error{ErrorCode::cancelled, "decode ended the request"});
         }
         stranded_.emplace_back(incoming.key, std::move(incoming.hold));
     }
@@ -122,8 +122,7 @@ void DecodePart::room_requested(const kv_transfer::ReceiverEvent& event) {
     const auto at = incoming_.find(request);
     if (at == incoming_.end() || at->second.key != event.key) {
         if (pending_.size() >= options_.queue_requests_max) {
-            receiver_->refuse(event.key,
-                              base::Error{ErrorCode::resource_exhausted, "too many early requests for room"});
+            receiver_.refuse(event.key, base::Error{ErrorCode::resource_exhausted, "too many early requests for room"});
             return;
         }
         pending_.push_back({event.key, event.kv_tokens, control_.clock().now() + options_.room_pending});
@@ -132,13 +131,13 @@ void DecodePart::room_requested(const kv_transfer::ReceiverEvent& event) {
     Incoming& incoming = at->second;
     incoming.was_requested = true;
     if (incoming.state == KvState::missing) {
-        receiver_->refuse(event.key, base::Error{ErrorCode::deadline_exceeded, "the KV came too late"});
+        receiver_.refuse(event.key, base::Error{ErrorCode::deadline_exceeded, "the KV came too late"});
         return;
     }
     if (event.kv_tokens != incoming.kv_tokens) {
-        receiver_->refuse(event.key, base::Error{ErrorCode::failed_precondition,
-                                                 "prefill has KV of " + std::to_string(event.kv_tokens) +
-                                                     " tokens, decode expects " + std::to_string(incoming.kv_tokens)});
+        receiver_.refuse(event.key, base::Error{ErrorCode::failed_precondition,
+                                                "prefill has KV of " + std::to_string(event.kv_tokens) +
+                                                    " tokens, decode expects " + std::to_string(incoming.kv_tokens)});
         return;
     }
     Sequence* sequence = control_.find(request);
@@ -152,7 +151,7 @@ void DecodePart::wait_for_room(RequestKey request, Incoming& incoming) {
     if (incoming.state != KvState::expected) { return; }  // waits already
     incoming.state = KvState::no_room;
     room_queue_.push_back(request);
-    receiver_->later(incoming.key);
+    receiver_.later(incoming.key);
 }
 
 void DecodePart::try_grant(Sequence& sequence, Incoming& incoming) {
@@ -172,13 +171,13 @@ void DecodePart::try_grant(Sequence& sequence, Incoming& incoming) {
     const std::uint32_t first = have / cache.options().block_tokens;
     const std::uint32_t blocks = cache.blocks_for(incoming.kv_tokens);
     incoming.hold = cache.hold(*sequence.kv, first, blocks - first);
-    receiver_->grant({.key = incoming.key,
-                      .kv_tokens = incoming.kv_tokens,
-                      .have_tokens = have,
-                      .blocks = sequence.kv->blocks().first(blocks),
-                      .lease = options_.kv_lease,
-                      .deadline = std::min(incoming.give_up, control_.clock().now() + kHandoffMax),
-                      .allow_lossy = sequence.request.kv_mode.lossy()});
+    receiver_.grant({.key = incoming.key,
+                     .kv_tokens = incoming.kv_tokens,
+                     .have_tokens = have,
+                     .blocks = sequence.kv->blocks().first(blocks),
+                     .lease = options_.kv_lease,
+                     .deadline = std::min(incoming.give_up, control_.clock().now() + kHandoffMax),
+                     .allow_lossy = sequence.request.kv_mode.lossy()});
 }
 
 bool DecodePart::may_give_up(const Incoming& incoming) {
@@ -189,7 +188,7 @@ bool DecodePart::may_give_up(const Incoming& incoming) {
 void DecodePart::give_up(Incoming& incoming, const char* why) {
     spdlog::warn("hand-off {}: {}, its KV is computed here", kv_transfer::to_string(incoming.key), why);
     if (incoming.was_requested) {
-        receiver_->abort(incoming.key, base::Error{ErrorCode::deadline_exceeded, why});  // failed and released follow
+        receiver_.abort(incoming.key, base::Error{ErrorCode::deadline_exceeded, why});  // failed and released follow
         incoming.give_up = base::TimePoint::max();
     } else {
         incoming.state = KvState::missing;
@@ -223,7 +222,7 @@ void DecodePart::proceed(RequestKey request) {
 void DecodePart::tick() {
     const base::TimePoint now = control_.clock().now();
     while (!pending_.empty() && now >= pending_.front().give_up) {
-        receiver_->refuse(pending_.front().key, base::Error{ErrorCode::not_found, "no such request here"});
+        receiver_.refuse(pending_.front().key, base::Error{ErrorCode::not_found, "no such request here"});
         pending_.pop_front();
     }
     std::vector<RequestKey> late;

@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "base/ids.h"
+#include "decode_worker/ports.h"
 #include "kv_cache/kv_cache.h"
 #include "kv_transfer/receiver.h"
 #include "worker/options.h"
@@ -16,16 +17,14 @@ namespace decode_worker {
 /// again what does not come in time (design 4.3, steps 3 to 6). From then on the sequence is like any other in the step
 /// loop.
 ///
-/// Step thread, except on_event (receiver's thread).
+/// Step thread, except on_event (any thread).
 class DecodePart final : public worker::RolePart {
 public:
-    /// All references must outlive this; the receiver is set before the first sequence.
+    /// All references must outlive this.
     DecodePart(const worker::WorkerOptions& options, base::Incarnation incarnation, worker::StepControl& control,
-               base::Metrics& metrics);
+               KvReceiverPort& receiver, base::Metrics& metrics);
 
-    /// The receiver is made after this part, because its events come here.
-    void set_receiver(kv_transfer::KvReceiver& receiver) { receiver_ = &receiver; }
-    /// The callback for the receiver's constructor: moves the event to the step thread.
+    /// What the receiver says: moves the event to the step thread.
     void on_event(kv_transfer::ReceiverEvent event);
 
     void started(worker::Sequence& sequence) override;
@@ -75,7 +74,7 @@ private:
     const worker::WorkerOptions options_;
     const base::Incarnation incarnation_;
     worker::StepControl& control_;
-    kv_transfer::KvReceiver* receiver_ = nullptr;
+    KvReceiverPort& receiver_;
     std::unordered_map<worker::RequestKey, Incoming> incoming_;
     std::deque<worker::RequestKey> room_queue_;  // no_room, first come first served; stale keys are skipped
     std::deque<PendingRoom> pending_;            // at most options_.queue_requests_max

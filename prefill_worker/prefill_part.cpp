@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "base/check.h"
 #include "base/log.h"
 
 namespace prefill_worker {
@@ -19,11 +18,10 @@ constexpr std::chrono::hours kHandoffMax{1};  // far beyond any prompt: the time
 }  // namespace
 
 PrefillPart::PrefillPart(const worker::WorkerOptions& options, std::uint32_t layers, base::Incarnation incarnation,
-                         worker::StepControl& control)
-    : options_(options), layers_(layers), incarnation_(incarnation), control_(control) {}
+                         worker::StepControl& control, KvSenderPort& sender)
+    : options_(options), layers_(layers), incarnation_(incarnation), control_(control), sender_(sender) {}
 
 void PrefillPart::admitted(Sequence& sequence) {
-    CHECK(sender_ != nullptr);
     const RequestKey request = sequence.request.key;
     const auto kv_tokens = static_cast<std::uint32_t>(sequence.tokens.size());
     Handoff handoff;
@@ -33,29 +31,33 @@ void PrefillPart::admitted(Sequence& sequence) {
     // A long prompt may compute for long; what is bounded is how long its KV waits for decode afterwards (tick).
     base::TimePoint deadline = control_.clock().now() + kHandoffMax;
     if (sequence.request.deadline) { deadline = std::min(deadline, *sequence.request.deadline); }
-    const auto opened = sender_->open({.key = handoff.key,
-                                       .kv_address = sequence.request.peer.kv_address,
-                                       .kv_tokens = kv_tokens,
-                                       .blocks = handoff.hold.blocks(),
-                                       .deadline = deadline,
-                                       .kv_mode = sequence.request.kv_mode});
+    const auto opened = sender_.open({.key = handoff.key,
+                                      .kv_address = sequence.request.peer.kv_address,
+                                      .kv_tokens = kv_tokens,
+                                      .blocks = handoff.hold.blocks(),
+                                      .deadline = deadline,
+                                      .kv_mode = sequence.request.kv_mode});
     if (!opened) {
         spdlog::warn("hand-off {} cannot begin: {}", kv_transfer::to_string(handoff.key), opened.error().message);
         not_opened_.insert_or_assign(request, opened.error());
         return;
     }
     not_opened_.erase(request);
-    if (sequence.computed_tokens > 0) { sender_->ready(handoff.key, 0, layers_, 0, sequence.computed_tokens); }
+    if (sequence.computed_tokens > 0) { sender_.ready(handoff.key, 0, layers_, 0, sequence.computed_tokens); }
     handoffs_.insert_or_assign(request, std::move(handoff));
 }
 
 void PrefillPart::layers_done(std::span<const worker::LaunchedChunk> chunks, std::uint32_t layer_begin,
                               std::uint32_t layer_end) {
     for (const worker::LaunchedChunk& chunk : chunks) {
-        const auto at = handoffs_.find(chunk.key);
-        if (at == handoffs_.end()) { continue; }
-        sender_->ready(at->second.key, layer_begin, layer_end, chunk.token_begin, chunk.token_end);
+        sender_.ready(chunk.handoff, layer_begin, layer_end, chunk.token_begin, chunk.token_end);
     }
+}
+
+std::optional<kv_transfer::HandoffKey> PrefillPart::handoff_of(const Sequence& sequence) const {
+    const auto at = handoffs_.find(sequence.request.key);
+    if (at == handoffs_.end()) { return std::nullopt; }
+    return at->second.key;
 }
 
 void PrefillPart::sampled(Sequence& sequence) {
@@ -79,8 +81,8 @@ void PrefillPart::tick() {
     for (auto& [request, handoff] : handoffs_) {
         if (handoff.is_over || now < handoff.give_up) { continue; }
         handoff.give_up = base::TimePoint::max();
-        sender_->abort(handoff.key,
-                       base::Error{base::ErrorCode::deadline_exceeded, "decode did not take the KV in time"});
+        sender_.abort(handoff.key,
+                      base::Error{base::ErrorCode::deadline_exceeded, "decode did not take the KV in time"});
     }
 }
 
@@ -96,7 +98,7 @@ void PrefillPart::closing(Sequence& sequence) {
     not_opened_.erase(sequence.request.key);
     const auto at = handoffs_.find(sequence.request.key);
     if (at == handoffs_.end() || at->second.is_over) { return; }
-    sender_->abort(at->second.key, base::Error{base::ErrorCode::cancelled, "prefill ended the request"});
+    sender_.abort(at->second.key, base::Error{base::ErrorCode::cancelled, "prefill ended the request"});
 }
 
 bool PrefillPart::may_preempt(const Sequence& sequence) const {

@@ -8,6 +8,7 @@
 #include "base/ids.h"
 #include "kv_cache/kv_cache.h"
 #include "kv_transfer/sender.h"
+#include "prefill_worker/ports.h"
 #include "worker/options.h"
 #include "worker/role_part.h"
 
@@ -16,16 +17,14 @@ namespace prefill_worker {
 /// The prefill role: as soon as a prompt has KV memory it asks the decode worker for room, pushes layer groups while
 /// they are computed, and ends the sequence when the KV has arrived or cannot (design 4.3, steps 3 to 6).
 ///
-/// Step thread, except layers_done (engine's compute thread) and on_event (sender's thread).
+/// Step thread, except layers_done (engine's compute thread, while the step thread goes on) and on_event (any thread).
 class PrefillPart final : public worker::RolePart {
 public:
-    /// `layers`: of the model. All references must outlive this; `sender` is set before the first sequence.
+    /// `layers`: of the model. All references must outlive this.
     PrefillPart(const worker::WorkerOptions& options, std::uint32_t layers, base::Incarnation incarnation,
-                worker::StepControl& control);
+                worker::StepControl& control, KvSenderPort& sender);
 
-    /// The sender is made after this part, because its events come here.
-    void set_sender(kv_transfer::KvSender& sender) { sender_ = &sender; }
-    /// The callback for the sender's constructor: moves the event to the step thread.
+    /// What the sender says: moves the event to the step thread.
     void on_event(kv_transfer::SenderEvent event);
 
     void admitted(worker::Sequence& sequence) override;
@@ -35,6 +34,7 @@ public:
     void tick() override;
     std::optional<base::TimePoint> next_tick() const override;
     bool busy() const override { return !handoffs_.empty(); }
+    std::optional<kv_transfer::HandoffKey> handoff_of(const worker::Sequence& sequence) const override;
     void layers_done(std::span<const worker::LaunchedChunk> chunks, std::uint32_t layer_begin,
                      std::uint32_t layer_end) override;
 
@@ -54,8 +54,8 @@ private:
     const std::uint32_t layers_;
     const base::Incarnation incarnation_;
     worker::StepControl& control_;
-    kv_transfer::KvSender* sender_ = nullptr;
-    std::unordered_map<worker::RequestKey, Handoff> handoffs_;  // changed between steps only: layers_done reads it
+    KvSenderPort& sender_;
+    std::unordered_map<worker::RequestKey, Handoff> handoffs_;
     std::unordered_map<worker::RequestKey, base::Error> not_opened_;  // sequences whose hand-off could not begin
 };
 

@@ -8,13 +8,14 @@
 #include "base/clock.h"
 #include "base/result.h"
 #include "kv_cache/kv_cache.h"
+#include "kv_transfer/handoff.h"
 #include "worker/sequence.h"
 
 namespace worker {
 
-/// Tokens [token_begin, token_end) of a sequence that are computed by the running step.
+/// Tokens [token_begin, token_end) that a step computes of a sequence whose KV is handed over.
 struct LaunchedChunk {
-    RequestKey key;
+    kv_transfer::HandoffKey handoff;
     std::uint32_t token_begin = 0;
     std::uint32_t token_end = 0;
 };
@@ -29,7 +30,8 @@ public:
     virtual void finish(Sequence& sequence, Finish finish, std::optional<base::Error> error) = 0;
     /// KV memory and tokens are there: the next step may include it.
     virtual void make_running(Sequence& sequence) = 0;
-    /// Gives up its KV memory (if any): it is admitted like a new sequence and computes what no prefix hit covers.
+    /// Gives up its KV memory (if any): it is admitted like a new sequence and computes what no prefix hit covers. The
+    /// running step must not include it.
     virtual void make_waiting(Sequence& sequence) = 0;
     /// Makes `kv` findable up to its full, computed blocks.
     virtual void publish(Sequence& sequence) = 0;
@@ -50,7 +52,7 @@ public:
 };
 
 /// What a role adds to the step loop: prefill_worker::PrefillPart hands KV over, decode_worker::DecodePart takes it.
-/// Called on the step thread unless said otherwise.
+/// Called on the step thread unless said otherwise, also while a step runs.
 class RolePart {
 public:
     virtual ~RolePart() = default;
@@ -67,14 +69,16 @@ public:
     virtual void closing(Sequence&) {}
     /// Its KV memory is about to be taken away (preemption).
     virtual bool may_preempt(const Sequence&) const { return true; }
-    /// Once per loop: timers, room for those who wait.
+    /// Often, between commands: timers, room for those who wait.
     virtual void tick() {}
     /// When tick() wants to run again at the latest.
     virtual std::optional<base::TimePoint> next_tick() const { return std::nullopt; }
     /// Transfers still touch blocks: the loop may not end yet.
     virtual bool busy() const { return false; }
-    /// Engine's compute thread: layers [layer_begin, layer_end) of these chunks are in the blocks. Must only hand it
-    /// on.
+    /// The hand-off that wants to hear of the layers of this sequence (layers_done), if any.
+    virtual std::optional<kv_transfer::HandoffKey> handoff_of(const Sequence&) const { return std::nullopt; }
+    /// Engine's compute thread, while any other call may run on the step thread: layers [layer_begin, layer_end) of
+    /// these chunks are in the blocks. Must only hand it on. A hand-off may have ended since its chunk was launched.
     virtual void layers_done(std::span<const LaunchedChunk>, std::uint32_t /*layer_begin*/,
                              std::uint32_t /*layer_end*/) {}
 };

@@ -79,6 +79,7 @@ enum class SequenceState {
     awaiting_kv,   // decode part: KV or the first token is still to come
     running,       // has KV memory; tokens are left to compute
     handing_over,  // prefill part: sampled; the KV is still on its way
+    ended,         // its final output is out; only the step that was running then still knows it
 };
 
 /// One stream of tokens inside one worker. Owned by the step thread.
@@ -91,6 +92,9 @@ struct Sequence {
     std::uint32_t prompt_tokens = 0;
     std::uint32_t computed_tokens = 0;  // KV of tokens [0, computed_tokens) is in the blocks
     std::optional<kv_cache::SequenceKv> kv;
+
+    std::uint32_t step_tokens = 0;  // its share of the running step; 0: none
+    bool step_samples = false;      // that step chooses its next token
 
     std::vector<base::BlockHash> chain;  // of the full blocks of `tokens`, extended as they fill
     std::uint32_t published_blocks = 0;
@@ -105,6 +109,12 @@ struct Sequence {
     std::uint32_t generated_tokens() const { return static_cast<std::uint32_t>(tokens.size()) - prompt_tokens; }
     /// Tokens whose KV is missing. One: the next step is a decode. More: (part of) a prefill.
     std::uint32_t tokens_left() const { return static_cast<std::uint32_t>(tokens.size()) - computed_tokens; }
+
+    /// Where the running step leaves it, unless that ends it; without one: where it stands.
+    std::uint32_t computed_after_step() const { return computed_tokens + step_tokens; }
+    std::uint32_t generated_after_step() const { return generated_tokens() + (step_samples ? 1 : 0); }
+    std::uint32_t left_after_step() const { return tokens_left() + (step_samples ? 1 : 0) - step_tokens; }
+
     bool wants_prompt_scores() const { return request.sampling.prompt_logprobs; }
 };
 

@@ -5,19 +5,11 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "worker/check_start.h"
 
 namespace worker {
 namespace {
 
-using base::ErrorCode;
-
 constexpr std::chrono::milliseconds kIdleWait{50};
-constexpr std::chrono::minutes kStepMax{10};  // a step that takes longer hangs
-
-std::uint32_t size32(std::size_t size) {
-    return static_cast<std::uint32_t>(size);
-}
 
 }  // namespace
 
@@ -55,28 +47,48 @@ bool StepLoop::post(std::function<void()> task) {
     return true;
 }
 
-void StepLoop::run(std::stop_token stop) {
-    while (!stop.stop_requested()) {
-        if (!turn()) { commands_.wait(stop, next_wake()); }
+bool StepLoop::work() {
+    freed_ = false;
+    bool is_news = apply_commands();
+    is_news = run_tasks() || is_news;
+    is_news = expire_deadlines() || is_news;
+    for (RolePart* part : parts_) {
+        if (part != nullptr) { part->tick(); }
     }
-    while (!sequences_.empty()) {
-        finish(*sequences_.back(), Finish::error, base::Error{ErrorCode::unavailable, "the worker is shutting down"});
-    }
+    admit_waiting();
+    if (running_ && !next_) { next_ = plan_step(); }
+    return is_news || more_to_publish_;
+}
+
+void StepLoop::settle() {
     flush_outputs();
-    // Transfers that still read or write blocks end on their own deadlines or aborts; their events arrive as commands.
-    const base::TimePoint give_up = clock_.now() + options_.limits.handoff_timeout;
-    const auto busy = [this] {
-        return std::any_of(parts_, parts_ + 3, [](RolePart* p) { return p != nullptr && p->busy(); });
-    };
-    while (busy() && clock_.now() < give_up) {
-        run_tasks();
-        for (RolePart* part : parts_) {
-            if (part != nullptr) { part->tick(); }
-        }
-        commands_.wait({}, clock_.now() + std::chrono::milliseconds(5));
+    if (unreported_) { reporter_.note_step(unreported_->shares, unreported_->duration, unreported_->idle_before); }
+    unreported_.reset();
+    for (const auto& sequence : sequences_) {
+        if (sequence->kv) { publish(*sequence); }
     }
+    publish_board();
+}
+
+void StepLoop::end_all() {
+    CHECK(!running_);
+    begin_drain();
+    while (!sequences_.empty()) {
+        finish(*sequences_.back(), Finish::error,
+               base::Error{base::ErrorCode::unavailable, "the worker is shutting down"});
+    }
+}
+
+bool StepLoop::parts_busy() const {
+    return std::any_of(parts_, parts_ + 3, [](const RolePart* p) { return p != nullptr && p->busy(); });
+}
+
+void StepLoop::close() {
+    begin_drain();
     commands_.close();
     tasks_.close();
+    apply_commands();
+    flush_outputs();
 }
 
 bool StepLoop::run_tasks() {
@@ -87,305 +99,17 @@ bool StepLoop::run_tasks() {
     return !tasks.empty();
 }
 
-bool StepLoop::turn() {
-    std::vector<Command> commands = commands_.drain();
-    for (Command& command : commands) {
-        apply(command);
-    }
-    const bool had_tasks = run_tasks();
-    expire_deadlines();
-    for (RolePart* part : parts_) {
-        if (part != nullptr) { part->tick(); }
-    }
-    admit_waiting();
-    flush_outputs();
-    const bool has_work = std::any_of(sequences_.begin(), sequences_.end(),
-                                      [](const auto& s) { return s->state == SequenceState::running; });
-    if (has_work) { step(); }
-    flush_outputs();
-    const bool more_to_publish = publish_board();
-    return has_work || had_tasks || !commands.empty() || more_to_publish;
-}
-
-void StepLoop::apply(Command& command) {
-    if (auto* start_request = std::get_if<StartRequest>(&command)) {
-        start(std::move(*start_request));
-    } else if (const auto* continue_request = std::get_if<ContinueRequest>(&command)) {
-        go_on(*continue_request);
-    } else if (const auto* cancel = std::get_if<CancelRequest>(&command)) {
-        Sequence* sequence = find(cancel->key);
-        if (sequence != nullptr && sequence->request.gateway == cancel->gateway) {
-            spdlog::debug("request {:016x} cancelled: {}", base::raw(cancel->key.request),
-                          base::log_safe(cancel->reason));
-            finish(*sequence, Finish::cancelled, std::nullopt);
-        }
-    } else {
-        const GatewayGone& gone = std::get<GatewayGone>(command);
-        for (std::size_t i = sequences_.size(); i > 0; --i) {
-            if (sequences_[i - 1]->request.gateway == gone.gateway) {
-                finish(*sequences_[i - 1], Finish::cancelled, std::nullopt);
-            }
-        }
-        outputs_.erase(gone.gateway);
-    }
-}
-
-void StepLoop::refuse(const StartRequest& request, ErrorCode code, std::string message) {
-    SequenceOutput output;
-    output.key = request.key;
-    output.finish = Finish::error;
-    output.error = base::Error{code, std::move(message)};
-    outputs_[request.gateway].push_back(std::move(output));
-}
-
-void StepLoop::start(StartRequest&& request) {
-    if (draining_) { return refuse(request, ErrorCode::unavailable, "the worker is draining"); }
-    if (parts_[static_cast<std::size_t>(request.part)] == nullptr) {
-        return refuse(request, ErrorCode::failed_precondition,
-                      "a worker with role " + std::string(role_name(options_.role)) + " does not run this part");
-    }
-    if (by_key_.contains(request.key)) { return refuse(request, ErrorCode::aborted, "this attempt runs already"); }
-    if (sequences_.size() >= options_.limits.queue_requests_max) {
-        return refuse(request, ErrorCode::resource_exhausted,
-                      "the worker holds " + std::to_string(sequences_.size()) + " requests, its limit");
-    }
-    if (auto error = check_start(request, engine_.shape(), cache_)) {
-        return refuse(request, error->code, error->message);
-    }
-    for (std::size_t i = sequences_.size(); i > 0; --i) {  // an older attempt that its gateway has given up
-        const RequestKey& other = sequences_[i - 1]->request.key;
-        if (other.request == request.key.request && other.epoch < request.key.epoch) {
-            finish(*sequences_[i - 1], Finish::cancelled, std::nullopt);
-        }
-    }
-
-    auto sequence = std::make_unique<Sequence>();
-    sequence->id = base::SequenceId{next_sequence_++};
-    sequence->prompt_tokens = size32(request.prompt.size());
-    sequence->tokens = request.prompt;
-    sequence->tokens.insert(sequence->tokens.end(), request.generated.begin(), request.generated.end());
-    sequence->request = std::move(request);
-    sequence->state = sequence->request.part == Part::decode ? SequenceState::awaiting_kv : SequenceState::waiting;
-    extend_chain(*sequence);
-    look_up_prefix(*sequence);
-    Sequence& placed = *sequence;
-    by_key_.emplace(placed.request.key, &placed);
-    sequences_.push_back(std::move(sequence));
-    part_of(placed)->started(placed);
-}
-
-void StepLoop::go_on(const ContinueRequest& request) {
-    Sequence* sequence = find(request.key);
-    if (sequence == nullptr || sequence->request.gateway != request.gateway ||
-        sequence->state != SequenceState::awaiting_kv) {
-        return;  // late or not ours
-    }
-    const auto invalid = [&](std::string message) {
-        finish(*sequence, Finish::error, base::Error{ErrorCode::invalid_argument, std::move(message)});
-    };
-    const std::uint32_t known = sequence->generated_tokens();
-    if (request.generated.size() <= known) { return invalid("Continue brings no new token"); }
-    if (!std::equal(request.generated.begin(), request.generated.begin() + known,
-                    sequence->tokens.begin() + sequence->prompt_tokens)) {
-        return invalid("Continue does not begin with the tokens of Start");
-    }
-    if (sequence->prompt_tokens + request.generated.size() >= engine_.shape().context_tokens ||
-        request.generated.size() >= sequence->request.stop.new_tokens_max) {
-        return invalid("Continue leaves nothing to generate");
-    }
-    for (std::size_t i = known; i < request.generated.size(); ++i) {
-        const base::TokenId token = request.generated[i];
-        if (token < 0 || static_cast<std::uint32_t>(token) >= engine_.shape().vocabulary) {
-            return invalid("token id " + std::to_string(token) + " is outside the vocabulary");
-        }
-        sequence->tokens.push_back(token);
-    }
-    extend_chain(*sequence);
-    part_of(*sequence)->continued(*sequence);
-}
-
-void StepLoop::expire_deadlines() {
+bool StepLoop::expire_deadlines() {
     const base::TimePoint now = clock_.now();
+    bool any = false;
     for (std::size_t i = sequences_.size(); i > 0; --i) {
         Sequence& sequence = *sequences_[i - 1];
-        if (sequence.request.deadline && now >= *sequence.request.deadline) {
-            finish(sequence, Finish::error,
-                   base::Error{ErrorCode::deadline_exceeded, "the request's deadline has passed"});
-        }
+        if (!sequence.request.deadline || now < *sequence.request.deadline) { continue; }
+        finish(sequence, Finish::error,
+               base::Error{base::ErrorCode::deadline_exceeded, "the request's deadline has passed"});
+        any = true;
     }
-}
-
-engine::Batch StepLoop::build_batch(const std::vector<Planned>& planned) {
-    engine::Batch batch = std::move(spare_batch_);
-    batch.clear();
-    launched_chunks_.clear();
-    for (std::size_t i = 0; i < planned.size(); ++i) {
-        const Sequence& sequence = *planned[i].sequence;
-        const std::span<const base::TokenId> tokens(sequence.tokens);
-        const std::span<const base::TokenId> news = tokens.subspan(sequence.computed_tokens, planned[i].tokens);
-        engine::BatchEntry& entry = batch.add();
-        entry.sequence = sequence.id;
-        entry.tokens.assign(news.begin(), news.end());
-        entry.position = sequence.computed_tokens;
-        entry.set_blocks(sequence.kv->blocks());
-        entry.sample = planned[i].samples;
-        const std::uint32_t generated = sequence.generated_tokens();
-        engine::SamplerContext sampler{.params = &sequence.request.sampling,
-                                       .position = tokens.size(),
-                                       .prompt = tokens.first(sequence.prompt_tokens),
-                                       .generated = tokens.subspan(sequence.prompt_tokens)};
-        if (generated < sequence.request.stop.new_tokens_min) {
-            sampler.masked_tokens = sequence.request.stop.stop_tokens;
-        }
-        entry.sampler.assign(sampler);
-        const std::uint32_t end = sequence.computed_tokens + planned[i].tokens;
-        if (sequence.wants_prompt_scores() && sequence.computed_tokens + 1 < sequence.prompt_tokens && generated == 0) {
-            // The last token of the prompt has no successor in it: its score is of a stand-in and is not kept.
-            entry.score = true;
-            entry.score_targets.assign(news.begin() + 1, news.end());
-            entry.score_targets.push_back(end < sequence.prompt_tokens ? tokens[end] : tokens.back());
-        }
-        if (sequence.request.part == Part::prefill) {
-            launched_chunks_.push_back({sequence.request.key, sequence.computed_tokens, end});
-        }
-    }
-    return batch;
-}
-
-std::vector<StepShare> StepLoop::shares_of(const std::vector<Planned>& planned) {
-    std::vector<StepShare> shares;
-    shares.reserve(planned.size());
-    for (const Planned& entry : planned) {
-        shares.push_back({entry.tokens, entry.sequence->computed_tokens, entry.samples});
-    }
-    return shares;
-}
-
-void StepLoop::step() {
-    std::vector<Planned> planned;
-    {
-        std::vector<PlanCandidate> candidates;
-        std::vector<Sequence*> runnable;
-        for (const auto& sequence : sequences_) {
-            if (sequence->state != SequenceState::running) { continue; }
-            runnable.push_back(sequence.get());
-            candidates.push_back({sequence->tokens_left()});
-        }
-        const WorkerOptions& limits = options_.limits;
-        const auto plan = plan_batch(candidates, {.sequences_max = limits.batch_sequences_max,
-                                                  .tokens_max = limits.batch_tokens_max,
-                                                  .chunk_tokens_max = limits.chunk_tokens_max,
-                                                  .decode_rotation = rotation_ % size32(candidates.size())});
-        if (plan.size() < candidates.size()) { rotation_ += size32(plan.size()); }
-        for (const PlanEntry& entry : plan) {
-            Sequence& sequence = *runnable[entry.candidate];
-            planned.push_back({&sequence, entry.tokens, entry.tokens == sequence.tokens_left()});
-        }
-    }
-    // Memory for what the step writes. A sequence that finds none gives way (or makes a later one give way).
-    for (const Planned& entry : planned) {
-        Sequence& sequence = *entry.sequence;
-        if (sequence.state != SequenceState::running) { continue; }  // preempted for an earlier one
-        if (!reserve_for(sequence, sequence.computed_tokens + entry.tokens) &&
-            sequence.state == SequenceState::running) {
-            finish(sequence, Finish::error,
-                   base::Error{ErrorCode::resource_exhausted, "the KV pool is too small for this sequence"});
-        }
-    }
-    std::erase_if(planned, [this](const Planned& entry) {
-        const bool alive =
-            std::any_of(sequences_.begin(), sequences_.end(), [&](const auto& s) { return s.get() == entry.sequence; });
-        return !alive || entry.sequence->state != SequenceState::running;
-    });
-    if (planned.empty()) { return; }
-
-    RolePart* prefill_part = parts_[static_cast<std::size_t>(Part::prefill)];
-    engine::Batch batch = build_batch(planned);
-    engine::LayersDone layers_done;
-    if (prefill_part != nullptr && !launched_chunks_.empty()) {
-        layers_done = [this, prefill_part](std::uint32_t begin, std::uint32_t end) {
-            prefill_part->layers_done(launched_chunks_, begin, end);
-        };
-    }
-    const base::TimePoint launched = clock_.now();
-    const engine::Ticket ticket = engine_.launch(std::move(batch), std::move(layers_done));
-    publish_board();  // overlaps the step
-    auto result = engine_.collect(ticket, std::chrono::steady_clock::now() + kStepMax);
-    board_.note_progress(clock_.now());
-    if (!result) {
-        step_failed(planned, result.error());
-        return;
-    }
-    CHECK(result->entries.size() == planned.size());
-    spare_batch_ = std::move(result->batch);
-    reporter_.note_step(shares_of(planned), clock_.now() - launched);
-    for (std::size_t i = 0; i < planned.size(); ++i) {
-        if (result->entries[i].error) {
-            finish(*planned[i].sequence, Finish::error, result->entries[i].error);
-        } else {
-            apply_result(planned[i], result->entries[i]);
-        }
-    }
-}
-
-void StepLoop::step_failed(const std::vector<Planned>& planned, base::Error error) {
-    spdlog::error("{}: step failed: {}", options_.worker, error.message);
-    if (error.code == ErrorCode::internal || error.code == ErrorCode::deadline_exceeded) {
-        lose_device(error);
-        return;
-    }
-    for (const Planned& entry : planned) {
-        finish(*entry.sequence, Finish::error, error);
-    }
-}
-
-/// The device stays lost for this process: whatever waits here can only be done elsewhere.
-void StepLoop::lose_device(const base::Error& error) {
-    begin_drain();
-    board_.set_draining();
-    while (!sequences_.empty()) {
-        finish(*sequences_.back(), Finish::error,
-               base::Error{ErrorCode::unavailable, "the worker has lost its device: " + error.message});
-    }
-    if (std::exchange(device_lost_, true) || !options_.device_lost) { return; }
-    options_.device_lost(error);
-}
-
-void StepLoop::apply_result(Planned& planned, engine::EntryResult& result) {
-    Sequence& sequence = *planned.sequence;
-    sequence.computed_tokens += planned.tokens;
-    publish(sequence);
-    for (engine::SampledToken& score : result.scores) {
-        if (sequence.prompt_scores.size() + 1 < sequence.prompt_tokens) {
-            sequence.prompt_scores.push_back(std::move(score));
-        }
-    }
-    if (!planned.samples) { return; }
-    CHECK(result.sampled.has_value());
-
-    const base::TokenId token = result.sampled->token;
-    sequence.tokens.push_back(token);
-    extend_chain(sequence);
-    const std::uint32_t generated = sequence.generated_tokens();
-    const StopRules& stop = sequence.request.stop;
-
-    SequenceOutput output;
-    output.tokens.push_back(std::move(*result.sampled));
-    if (!sequence.output_started) { output.prompt_scores = std::move(sequence.prompt_scores); }
-    const bool is_stop = generated > stop.new_tokens_min &&
-                         std::find(stop.stop_tokens.begin(), stop.stop_tokens.end(), token) != stop.stop_tokens.end();
-    const bool is_full = generated >= stop.new_tokens_max || sequence.tokens.size() >= engine_.shape().context_tokens;
-    if (is_stop || is_full) {
-        output.finish = is_stop ? Finish::stop : Finish::length;
-        emit(sequence, std::move(output));
-        part_of(sequence)->closing(sequence);
-        erase(sequence);
-        return;
-    }
-    emit(sequence, std::move(output));
-    sequence.output_started = true;
-    if (sequence.request.part == Part::prefill) { sequence.state = SequenceState::handing_over; }
-    part_of(sequence)->sampled(sequence);
+    return any;
 }
 
 void StepLoop::extend_chain(Sequence& sequence) {
@@ -408,7 +132,7 @@ void StepLoop::extend_chain(Sequence& sequence) {
 void StepLoop::publish(Sequence& sequence) {
     const std::uint32_t full = sequence.computed_tokens / cache_.options().block_tokens;
     if (full <= sequence.published_blocks) { return; }
-    CHECK(sequence.chain.size() >= full);
+    extend_chain(sequence);
     sequence.kv->publish(std::span(sequence.chain).first(full));
     sequence.published_blocks = full;
 }
@@ -423,13 +147,30 @@ void StepLoop::finish(Sequence& sequence, Finish finish, std::optional<base::Err
     output.finish = finish;
     output.error = std::move(error);
     emit(sequence, std::move(output));
+    end(sequence);
+}
+
+void StepLoop::end(Sequence& sequence) {
     part_of(sequence)->closing(sequence);
-    erase(sequence);
+    if (sequence.kv) { publish(sequence); }
+    next_.reset();
+    freed_ = true;
+    by_key_.erase(sequence.request.key);
+    const auto at =
+        std::find_if(sequences_.begin(), sequences_.end(), [&](const auto& s) { return s.get() == &sequence; });
+    CHECK(at != sequences_.end());
+    std::unique_ptr<Sequence> owned = std::move(*at);
+    sequences_.erase(at);
+    owned->state = SequenceState::ended;
+    if (owned->step_tokens == 0) { return; }
+    RunningStep& step = running_ ? *running_ : *given_up_;
+    step.ended.push_back(std::move(owned));
 }
 
 void StepLoop::make_running(Sequence& sequence) {
     CHECK(sequence.kv.has_value() && sequence.tokens_left() > 0);
     sequence.state = SequenceState::running;
+    next_.reset();
 }
 
 void StepLoop::add_transfer_sample(std::uint64_t bytes, base::Duration duration) {
@@ -449,14 +190,6 @@ void StepLoop::emit(const Sequence& sequence, SequenceOutput output) {
     outputs_[sequence.request.gateway].push_back(std::move(output));
 }
 
-void StepLoop::erase(Sequence& sequence) {
-    by_key_.erase(sequence.request.key);
-    const auto at =
-        std::find_if(sequences_.begin(), sequences_.end(), [&](const auto& s) { return s.get() == &sequence; });
-    CHECK(at != sequences_.end());
-    sequences_.erase(at);
-}
-
 void StepLoop::flush_outputs() {
     for (auto& [gateway, outputs] : outputs_) {
         if (!outputs.empty()) { sink_.deliver(gateway, std::move(outputs)); }
@@ -464,14 +197,13 @@ void StepLoop::flush_outputs() {
     outputs_.clear();
 }
 
-bool StepLoop::publish_board() {
-    const bool more = reporter_.publish(sequences_, cache_, clock_.now());
-    const bool parts_busy = std::any_of(parts_, parts_ + 3, [](RolePart* p) { return p != nullptr && p->busy(); });
-    idle_ = sequences_.empty() && !parts_busy;
-    return more;
+void StepLoop::publish_board() {
+    more_to_publish_ = reporter_.publish(sequences_, cache_, clock_.now());
+    idle_ = sequences_.empty() && !running_ && !parts_busy();
 }
 
 base::TimePoint StepLoop::next_wake() const {
+    if (freed_ || more_to_publish_) { return clock_.now(); }
     base::TimePoint wake = clock_.now() + kIdleWait;
     for (const RolePart* part : parts_) {
         if (part == nullptr) { continue; }

@@ -8,6 +8,7 @@
 #include <stop_token>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -21,6 +22,7 @@
 #include "worker/options.h"
 #include "worker/plan_batch.h"
 #include "worker/role_part.h"
+#include "worker/running_step.h"
 #include "worker/sequence.h"
 #include "worker/step_reporter.h"
 
@@ -56,11 +58,19 @@ public:
     virtual void deliver(GatewayId gateway, std::vector<SequenceOutput> outputs) = 0;
 };
 
-/// The one thread that touches the KV pool, the batch and the engine. Takes commands, admits, plans, runs steps, emits.
+/// Owns the batch and the KV pool of a worker and says what its engine computes. Takes commands, admits, plans,
+/// launches, emits. Nothing in here waits or has a thread: run_steps() drives it over a real engine, the simulator over
+/// a modelled one and a virtual clock.
+///
+/// A step has two halves, begin_step() and finish_step(). Between them the engine computes, and work() does what does
+/// not need the step's tokens: it applies commands, admits, reserves memory and makes the next step ready, so that from
+/// finish_step() to the next begin_step() little is left to do. settle() does after the launch what can wait till then.
 ///
 /// A sequence is a list of tokens and a count of those whose KV is computed. Whatever is missing is computed next: a
 /// prompt, the rest of a prompt, what a preemption or a lost hand-off took away, or one decoded token. So there is one
 /// path for all.
+///
+/// One thread calls (the step thread), except where a function says otherwise.
 class StepLoop final : public StepControl {
 public:
     struct Options {
@@ -81,22 +91,44 @@ public:
              const base::Clock& clock, base::Metrics& metrics);
     ~StepLoop() override;
 
-    /// Before run(). A part that is null is off: its starts get failed_precondition.
+    /// Before the first work(). A part that is null is off: its starts get failed_precondition.
     void attach(Part part, RolePart* role_part);
 
     /// Any thread. False when the queue is full (starts leave half of it to other commands) or closed.
     [[nodiscard]] bool post_command(Command command);
 
-    /// Until stop is requested; then every sequence gets its final answer (unavailable).
-    void run(std::stop_token stop);
+    /// What can be done at any time, also while a step runs: commands, events of transfers, deadlines, the parts'
+    /// timers, admission; while a step runs also the plan of the next one and its memory. True when settle() has
+    /// something to tell.
+    bool work();
+    /// Launches the next step; none may run (CHECK). Empty when there is nothing to compute. `done`: as Engine::launch.
+    std::optional<engine::Ticket> begin_step(engine::StepDone done = {});
+    /// Takes what Engine::collect gave for the step that runs. deadline_exceeded: it has been given up, the device
+    /// counts as lost.
+    void finish_step(base::Result<engine::StepResult> result);
+    /// What can wait until the engine has its next step: delivers outputs, makes computed blocks findable, reports.
+    void settle();
 
-    /// One turn: commands, admission, at most one step. True when there was something to do. For tests and run().
-    bool turn();
+    /// When work() wants to run again at the latest.
+    base::TimePoint next_wake() const;
+    /// Until there is something for work() or wake() was called, stop is requested or `until` passes.
+    void wait(std::stop_token stop, base::TimePoint until) { commands_.wait(std::move(stop), until); }
+    /// Any thread: ends one wait().
+    void wake() { commands_.wake(); }
 
     /// Any thread: no new starts (they get unavailable); what runs goes on.
     void begin_drain() { draining_ = true; }
-    /// Any thread: nothing is left to finish (sequences, transfers).
+    /// Every sequence that is left gets its final answer (unavailable), and so does every later Start. No step may run.
+    /// Transfers may still touch blocks: work() and settle() go on until parts_busy() is false.
+    void end_all();
+    bool parts_busy() const;
+    /// Takes nothing more; Starts that are still queued get their answer.
+    void close();
+    /// Any thread: nothing is left to finish (sequences, steps, transfers).
     bool idle() const { return idle_; }
+
+    engine::Engine& engine() { return engine_; }
+    const WorkerOptions& limits() const { return options_.limits; }
 
     // StepControl, for role parts.
     Sequence* find(RequestKey key) override;
@@ -113,41 +145,47 @@ public:
     void add_transfer_sample(std::uint64_t bytes, base::Duration duration) override;
 
 private:
-    struct Planned {  // one entry of the running step
-        Sequence* sequence = nullptr;
-        std::uint32_t tokens = 0;
-        bool samples = false;
+    /// A step that has been collected, as far as settle() has not reported it.
+    struct Unreported {
+        std::vector<StepShare> shares;
+        base::Duration duration{};
+        std::optional<base::Duration> idle_before;  // how long the engine stood still although the step was due
     };
 
+    // step_commands.cpp: what gateways ask.
+    bool apply_commands();
     void apply(Command& command);
-    bool run_tasks();
     void start(StartRequest&& request);
     void go_on(const ContinueRequest& request);
     void refuse(const StartRequest& request, base::ErrorCode code, std::string message);
 
-    void expire_deadlines();
+    // step_halves.cpp: from plan to result.
+    std::optional<RunningStep> plan_step();
+    bool ends_with_step(const Sequence& sequence) const;
+    void step_failed(RunningStep&& step, const base::Error& error);
+    void lose_device(const base::Error& error);
+    void apply_result(const StepEntry& entry, engine::EntryResult& result);
+    static std::vector<StepShare> shares_of(const RunningStep& step);
+
+    // step_memory.cpp: who gets KV memory, who waits for it, who gives it up.
     void admit_waiting();
     bool admit(Sequence& sequence);
     void look_up_prefix(Sequence& sequence);
-    void step();
-    void step_failed(const std::vector<Planned>& planned, base::Error error);
-    void lose_device(const base::Error& error);
     std::uint32_t holding_kv() const;  // sequences that have KV memory
     bool reserve_for(Sequence& sequence, std::uint32_t tokens);
     Sequence* preemption_victim(const Sequence& beneficiary);
-    engine::Batch build_batch(const std::vector<Planned>& planned);
-    void apply_result(Planned& planned, engine::EntryResult& result);
-    void extend_chain(Sequence& sequence);
-    static std::vector<StepShare> shares_of(const std::vector<Planned>& planned);
 
+    // step_loop.cpp
+    bool run_tasks();
+    bool expire_deadlines();
+    void extend_chain(Sequence& sequence);
     void emit(const Sequence& sequence, SequenceOutput output);
+    void end(Sequence& sequence);
     void flush_outputs();
-    bool publish_board();
+    void publish_board();
     RolePart* part_of(const Sequence& sequence) const {
         return parts_[static_cast<std::size_t>(sequence.request.part)];
     }
-    base::TimePoint next_wake() const;
-    void erase(Sequence& sequence);
 
     const Options options_;
     engine::Engine& engine_;
@@ -162,13 +200,21 @@ private:
 
     std::vector<std::unique_ptr<Sequence>> sequences_;  // in order of arrival
     std::unordered_map<RequestKey, Sequence*> by_key_;
-    std::unordered_map<GatewayId, std::vector<SequenceOutput>> outputs_;  // of this turn
+    std::unordered_map<GatewayId, std::vector<SequenceOutput>> outputs_;  // since the last settle()
     std::uint64_t next_sequence_ = 1;
     std::uint32_t rotation_ = 0;
-    std::vector<LaunchedChunk> launched_chunks_;  // prefill parts of the running step; read by layers_done
-    engine::Batch spare_batch_;                   // of the last step: its memory
+
+    std::optional<RunningStep> running_;
+    engine::Batch spare_batch_;  // of the last step: its memory
+    /// The step after it, ready to launch; gone as soon as anything that it builds on changes.
+    std::optional<RunningStep> next_;
+    bool more_to_publish_ = false;               // of the prefix index, which goes out in parts
+    bool freed_ = false;                         // memory may have become free since those who wait for it were asked
+    std::optional<base::TimePoint> last_ended_;  // of the step before, while one follows the other at once
+    std::optional<Unreported> unreported_;
 
     bool device_lost_ = false;
+    std::optional<RunningStep> given_up_;  // has never ended: the engine may still touch what it holds
 
     std::atomic<bool> draining_{false};
     std::atomic<bool> idle_{true};

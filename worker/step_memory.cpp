@@ -1,10 +1,10 @@
+// Who gets KV memory, who waits for it, and who gives it up; the contract stands in step_loop.h and role_part.h.
 #include <algorithm>
 #include <utility>
 
 #include "base/check.h"
 #include "worker/step_loop.h"
 
-// Who gets KV memory, who waits for it, and who gives it up.
 namespace worker {
 namespace {
 
@@ -79,7 +79,12 @@ Sequence* StepLoop::preemption_victim(const Sequence& beneficiary) {
 }
 
 void StepLoop::make_waiting(Sequence& sequence) {
+    CHECK(sequence.step_tokens == 0, "sequence " << base::raw(sequence.id) << " is in the running step");
+    if (sequence.kv) { publish(sequence); }
     sequence.kv.reset();
+    next_.reset();
+    freed_ = true;
+    extend_chain(sequence);  // what it computed may be found again when its turn comes
     sequence.computed_tokens = 0;
     sequence.published_blocks = 0;
     sequence.prompt_scores.clear();

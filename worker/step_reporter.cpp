@@ -1,5 +1,7 @@
 #include "worker/step_reporter.h"
 
+#include <algorithm>
+
 namespace worker {
 namespace {
 
@@ -41,7 +43,10 @@ struct StepReporter::Instruments {
                                       "Prompt tokens found in the prefix index", {{"model", model}})),
           step_prefill(step(metrics, "prefill")),
           step_decode(step(metrics, "decode")),
-          step_mixed(step(metrics, "mixed")) {}
+          step_mixed(step(metrics, "mixed")),
+          idle_prefill(idle(metrics, "prefill")),
+          idle_decode(idle(metrics, "decode")),
+          idle_mixed(idle(metrics, "mixed")) {}
 
     static prometheus::Gauge& blocks(base::Metrics& metrics, const std::string& worker, const char* state) {
         return metrics.gauge("sluice_worker_kv_blocks", "KV blocks by state", {{"state", state}, {"worker", worker}});
@@ -50,11 +55,18 @@ struct StepReporter::Instruments {
         return metrics.histogram("sluice_worker_step_duration_seconds", "Duration of one forward pass",
                                  base::tpot_edges(), {{"phase", phase}});
     }
+    static prometheus::Histogram& idle(base::Metrics& metrics, const char* phase) {
+        return metrics.histogram(
+            "sluice_worker_engine_idle_seconds",
+            "How long the engine stood still before a step that followed the one before it at once",
+            base::decision_edges(), {{"phase", phase}});
+    }
 
     prometheus::Gauge &waiting, &running, &usage;
     prometheus::Gauge &blocks_free, &blocks_used, &blocks_cached, &blocks_pinned, &blocks_stranded, &blocks_capacity;
     prometheus::Counter &prompt_tokens, &generation_tokens, &preemptions, &prefix_queries, &prefix_hits;
     prometheus::Histogram &step_prefill, &step_decode, &step_mixed;
+    prometheus::Histogram &idle_prefill, &idle_decode, &idle_mixed;
 };
 
 StepReporter::StepReporter(ReportBoard& board, base::Metrics& metrics, const Labels& labels)
@@ -64,7 +76,8 @@ StepReporter::StepReporter(ReportBoard& board, base::Metrics& metrics, const Lab
 
 StepReporter::~StepReporter() = default;
 
-void StepReporter::note_step(const std::vector<StepShare>& shares, base::Duration duration) {
+void StepReporter::note_step(const std::vector<StepShare>& shares, base::Duration duration,
+                             std::optional<base::Duration> idle_before) {
     sluice::proto::StepSample sample;
     for (const StepShare& share : shares) {
         const std::uint64_t before = share.tokens_before;
@@ -83,10 +96,15 @@ void StepReporter::note_step(const std::vector<StepShare>& shares, base::Duratio
     sample.set_duration_us(static_cast<std::uint32_t>(us));
     board_.add_step(sample);
     instruments_->prompt_tokens.Increment(sample.prefill_tokens());
-    auto& histogram = sample.decode_sequences() == 0 ? instruments_->step_prefill
-                      : sample.prefill_tokens() == 0 ? instruments_->step_decode
-                                                     : instruments_->step_mixed;
-    histogram.Observe(std::chrono::duration<double>(duration).count());
+    const auto of_phase = [&](prometheus::Histogram& prefill, prometheus::Histogram& decode,
+                              prometheus::Histogram& mixed) -> prometheus::Histogram& {
+        return sample.decode_sequences() == 0 ? prefill : sample.prefill_tokens() == 0 ? decode : mixed;
+    };
+    of_phase(instruments_->step_prefill, instruments_->step_decode, instruments_->step_mixed)
+        .Observe(std::chrono::duration<double>(duration).count());
+    if (!idle_before) { return; }
+    of_phase(instruments_->idle_prefill, instruments_->idle_decode, instruments_->idle_mixed)
+        .Observe(std::max(0.0, std::chrono::duration<double>(*idle_before).count()));
 }
 
 void StepReporter::note_prefix(std::uint32_t tokens_queried, std::uint32_t tokens_hit) {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -34,7 +35,10 @@ public:
     StepReporter(ReportBoard& board, base::Metrics& metrics, const Labels& labels);
     ~StepReporter();
 
-    void note_step(const std::vector<StepShare>& shares, base::Duration duration);
+    /// A step that took `duration` from its launch to its result; `idle_before`: how long the engine had stood still
+    /// since the step before (empty: there had been nothing to compute).
+    void note_step(const std::vector<StepShare>& shares, base::Duration duration,
+                   std::optional<base::Duration> idle_before);
     void note_prefix(std::uint32_t tokens_queried, std::uint32_t tokens_hit);
     void note_preemption();
     /// Load, block counts and changes of the prefix index, as they are now. O(sequences and changes), and a bounded

@@ -16,12 +16,15 @@
 #include "net/fault.h"
 #include "net/in_process.h"
 #include "prefill_worker/prefill_part.h"
+#include "worker/run_steps.h"
 #include "worker/step_loop.h"
 
 #include "tests/support/catch.h"
+#include "tests/support/kv_ports.h"
 #include "tests/support/ledger_engine.h"
 #include "tests/support/random_tokens.h"
 #include "tests/support/seeds.h"
+#include "tests/support/step_bench.h"
 
 using base::Epoch;
 using base::RequestId;
@@ -155,8 +158,8 @@ struct TestWorker {
                 .role = worker::Role::mixed,
                 .tasks_max = kv_transfer::events_max(plane.sender(), plane.receiver()) + 1},  // one of wait_idle()
                engine, cache, mailbox, board, clock, metrics),
-          prefill(limits, engine.shape().layers, incarnation, loop),
-          decode(limits, incarnation, loop, metrics) {
+          prefill(limits, engine.shape().layers, incarnation, loop, sender_port),
+          decode(limits, incarnation, loop, receiver_port, metrics) {
         transport = network.add(name, {}, clock).value();
         if (!plane.faults.rules.empty()) {
             transport = net::make_fault_transport(std::move(transport), plane.faults, clock);
@@ -168,8 +171,8 @@ struct TestWorker {
         receiver = std::make_unique<kv_transfer::KvReceiver>(plane.receiver(), identity, engine.layout(),
                                                              engine.kv_store(), *transport, clock, &metrics,
                                                              [this](auto event) { decode.on_event(std::move(event)); });
-        prefill.set_sender(*sender);
-        decode.set_receiver(*receiver);
+        sender_port.connect(*sender);
+        receiver_port.connect(*receiver);
         router = std::make_unique<kv_transfer::KvRouter>(sender.get(), receiver.get());
         REQUIRE(transport->start(*router));
         loop.attach(Part::prefill, &prefill);
@@ -177,7 +180,7 @@ struct TestWorker {
         loop.attach(Part::whole, &whole);
     }
     void run() {
-        thread = std::jthread([this](std::stop_token stop) { loop.run(stop); });
+        thread = std::jthread([this](std::stop_token stop) { worker::run_steps(loop, stop); });
     }
     void stop() {
         thread = {};
@@ -211,12 +214,15 @@ struct TestWorker {
     worker::ReportBoard board;
     worker::RolePart whole;
     worker::StepLoop loop;
+    test_support::SenderPort sender_port;
+    test_support::ReceiverPort receiver_port;
     prefill_worker::PrefillPart prefill;
     decode_worker::DecodePart decode;
     std::unique_ptr<net::Transport> transport;
     std::unique_ptr<kv_transfer::KvSender> sender;
     std::unique_ptr<kv_transfer::KvReceiver> receiver;
     std::unique_ptr<kv_transfer::KvRouter> router;
+    test_support::StepDriver driver{loop};  // where no thread runs
     std::jthread thread;
 };
 
@@ -380,7 +386,7 @@ TEST_CASE("while a step hangs, hand-offs come and go without end: every event of
         REQUIRE(open(request));
     }
     REQUIRE(comes([&] {
-        decode.loop.turn();
+        decode.driver.turn();
         return decode.cache.counts().pinned == 8;
     }));
     // Now the step thread does nothing, and a hundred others ask for room and are cancelled.
@@ -393,12 +399,12 @@ TEST_CASE("while a step hangs, hand-offs come and go without end: every event of
         prefill.sender->abort(key_of(request), {base::ErrorCode::cancelled, "client_gone"});
     }
     REQUIRE(comes([&] { return decode.receiver->handoffs_open() == 0; }));
-    decode.loop.turn();
+    decode.driver.turn();
     for (std::uint64_t request = 1; request <= 4; ++request) {
         REQUIRE(
             decode.loop.post_command(worker::CancelRequest{{RequestId{request}, Epoch{0}}, kGateway, "client_gone"}));
     }
-    decode.loop.turn();
+    decode.driver.turn();
     const auto counts = decode.cache.counts();
     REQUIRE(counts.used + counts.pinned + counts.stranded == 0);
     REQUIRE(decode.loop.idle());

@@ -13,6 +13,7 @@
 #include "gateway/cluster/worker_client.h"
 #include "proto/version.h"
 #include "proto/worker.grpc.pb.h"
+#include "worker/run_steps.h"
 
 #include "tests/support/catch.h"
 #include "tests/support/health.h"
@@ -39,7 +40,7 @@ struct RunningWorker {
         identity.worker = base::WorkerId{1};
         identity.incarnation = base::Incarnation{7};
         loop.attach(worker::Part::whole, &whole);
-        thread = std::jthread([this](std::stop_token stop) { loop.run(stop); });
+        thread = std::jthread([this](std::stop_token stop) { worker::run_steps(loop, stop); });
         server->serve(identity, loop, board);
     }
     ~RunningWorker() {

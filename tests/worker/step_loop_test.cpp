@@ -7,93 +7,22 @@
 #include "tests/support/catch.h"
 #include "tests/support/ledger_engine.h"
 #include "tests/support/random_tokens.h"
+#include "tests/support/step_bench.h"
 
 using base::Epoch;
 using base::RequestId;
 using base::TokenId;
+using test_support::kGateway;
 using test_support::ledger_continuation;
 using test_support::LedgerEngine;
+using test_support::make_start;
 using test_support::Random;
 using test_support::random_prompt;
+using Bench = test_support::StepBench;
 using worker::Finish;
 using worker::GatewayId;
 using worker::Part;
 using worker::RequestKey;
-
-namespace {
-
-constexpr GatewayId kGateway{1};
-
-/// Keeps what the loop delivers, by request.
-class Collected final : public worker::OutputSink {
-public:
-    struct Answer {
-        std::vector<TokenId> tokens;
-        Finish finish = Finish::none;
-        int finals = 0;
-        std::uint32_t cached_tokens = 0;
-        std::optional<base::Error> error;
-    };
-    void deliver(GatewayId, std::vector<worker::SequenceOutput> outputs) override {
-        for (auto& output : outputs) {
-            Answer& answer = answers[output.key];
-            for (const auto& token : output.tokens) {
-                answer.tokens.push_back(token.token);
-            }
-            answer.cached_tokens = std::max(answer.cached_tokens, output.cached_tokens);
-            if (output.finish != Finish::none) {
-                answer.finish = output.finish;
-                answer.error = output.error;
-                ++answer.finals;
-            }
-        }
-    }
-    std::map<RequestKey, Answer> answers;
-};
-
-struct Bench {
-    explicit Bench(LedgerEngine::Options engine_options = {}, worker::WorkerOptions limits = {})
-        : engine(engine_options),
-          cache({.blocks_total = engine_options.blocks_total, .block_tokens = engine_options.block_tokens}),
-          loop({.limits = limits,
-                .hash_key = {},
-                .model = "ledger",
-                .worker = "mixed-0",
-                .role = worker::Role::mixed,
-                .device_lost = [this](const base::Error& error) { lost.push_back(error.message); }},
-               engine, cache, sink, board, clock, metrics) {
-        loop.attach(Part::whole, &whole);
-    }
-    /// Turns until nothing is left to do.
-    void settle(int turns_max = 100000) {
-        int turns = 0;
-        while (loop.turn()) {
-            REQUIRE(++turns < turns_max);
-        }
-    }
-
-    std::vector<std::string> lost;  // what the loop said of its device
-    base::FakeClock clock;
-    base::Metrics metrics;
-    LedgerEngine engine;
-    kv_cache::KvCache cache;
-    Collected sink;
-    worker::ReportBoard board;
-    worker::RolePart whole;
-    worker::StepLoop loop;
-};
-
-worker::StartRequest make_start(std::uint64_t request, std::vector<TokenId> prompt, std::uint32_t new_tokens) {
-    worker::StartRequest start;
-    start.key = {RequestId{request}, Epoch{0}};
-    start.gateway = kGateway;
-    start.part = Part::whole;
-    start.prompt = std::move(prompt);
-    start.stop.new_tokens_max = new_tokens;
-    return start;
-}
-
-}  // namespace
 
 TEST_CASE("a request gets its tokens and one final answer, and leaves no block in use", "[worker]") {
     Bench bench;
@@ -132,7 +61,7 @@ TEST_CASE("tokens do not depend on company, chunks, preemption or prefix hits", 
         prompts[request] = prompt;
         REQUIRE(bench.loop.post_command(make_start(request, prompt, lengths[request])));
         for (auto turns = random() % 20; turns > 0; --turns) {
-            bench.loop.turn();
+            bench.driver.turn();
         }
     }
     bench.settle();
@@ -207,18 +136,18 @@ TEST_CASE("cancel, a lost gateway and a deadline free all blocks within two step
     other_gateway.gateway = GatewayId{2};
     REQUIRE(bench.loop.post_command(std::move(other_gateway)));
     for (int i = 0; i < 10; ++i) {
-        bench.loop.turn();
+        bench.driver.turn();
     }
 
     bench.clock.advance(std::chrono::seconds(6));
     REQUIRE(bench.loop.post_command(worker::CancelRequest{{RequestId{2}, Epoch{0}}, kGateway, "client_gone"}));
     REQUIRE(bench.loop.post_command(worker::GatewayGone{GatewayId{2}}));
-    bench.loop.turn();
+    bench.driver.turn();
     const auto counts = bench.cache.counts();
     REQUIRE(counts.used + counts.pinned + counts.stranded == 0);
     REQUIRE(bench.sink.answers.at({RequestId{1}, Epoch{0}}).error->code == base::ErrorCode::deadline_exceeded);
     REQUIRE(bench.sink.answers.at({RequestId{2}, Epoch{0}}).finish == Finish::cancelled);
-    REQUIRE(!bench.loop.turn());
+    REQUIRE(!bench.driver.turn());
 }
 
 TEST_CASE("what cannot run is refused with a reason", "[worker]") {
@@ -228,7 +157,7 @@ TEST_CASE("what cannot run is refused with a reason", "[worker]") {
     const auto code_of = [&](worker::StartRequest start) {
         const RequestKey key = start.key;
         REQUIRE(bench.loop.post_command(std::move(start)));
-        bench.loop.turn();
+        bench.driver.turn();
         const auto at = bench.sink.answers.find(key);
         return at == bench.sink.answers.end() || !at->second.error
                    ? std::string("none")
@@ -256,11 +185,11 @@ TEST_CASE("a prompt gets its turn beside more decodes than a step holds", "[work
         REQUIRE(bench.loop.post_command(make_start(request, {static_cast<TokenId>(request)}, 60)));
     }
     for (int turns = 0; turns < 10; ++turns) {
-        bench.loop.turn();
+        bench.driver.turn();
     }
     REQUIRE(bench.loop.post_command(make_start(7, {1, 2, 3, 4}, 2)));
     for (int turns = 0; turns < 20; ++turns) {
-        bench.loop.turn();
+        bench.driver.turn();
     }
     REQUIRE(bench.sink.answers.at({RequestId{7}, Epoch{0}}).finish == Finish::length);
     REQUIRE(bench.sink.answers.at({RequestId{1}, Epoch{0}}).finish == Finish::none);
@@ -335,7 +264,7 @@ TEST_CASE("a worker whose device is lost sends all of its sequences elsewhere, t
     Bench bench({}, limits);
     REQUIRE(bench.loop.post_command(make_start(1, {1, 2, 3}, 10)));
     REQUIRE(bench.loop.post_command(make_start(2, {4, 5, 6}, 10)));  // not in the step that fails
-    bench.loop.turn();
+    bench.driver.turn();
     REQUIRE(bench.lost.empty());
     bench.engine.is_broken = true;
     bench.settle();
@@ -418,12 +347,12 @@ TEST_CASE("a prompt that waits counts with the tokens that no prefix hit will co
     bench.settle();
     REQUIRE(bench.cache.counts().cached == 4);
     REQUIRE(bench.loop.post_command(make_start(2, std::vector<TokenId>(97, 5), 8)));  // takes 7 of the other 8 blocks
-    bench.loop.turn();
+    bench.driver.turn();
     std::vector<TokenId> longer = prefix;
     longer.insert(longer.end(), 40, 7);
     REQUIRE(bench.loop.post_command(make_start(3, longer, 1)));
     REQUIRE(bench.loop.post_command(make_start(4, longer, 1)));  // not the first that waits
-    bench.loop.turn();
+    bench.driver.turn();
     REQUIRE(queued() == 2 * 40);
     bench.settle();
     REQUIRE(queued() == 0);

@@ -1,0 +1,74 @@
+#include "worker/running_step.h"
+
+#include <optional>
+#include <span>
+#include <utility>
+
+#include "base/check.h"
+
+namespace worker {
+namespace {
+
+/// Log-probabilities of the prompt are wanted, and this chunk holds tokens that have a successor in it.
+bool scores_prompt(const Sequence& sequence) {
+    return sequence.wants_prompt_scores() && sequence.computed_after_step() + 1 < sequence.prompt_tokens &&
+           sequence.generated_after_step() == 0;
+}
+
+}  // namespace
+
+RunningStep build_step(std::vector<StepEntry> entries, engine::Batch&& spare, const RolePart* prefill_part) {
+    RunningStep step;
+    step.entries = std::move(entries);
+    step.batch = std::move(spare);
+    step.batch.clear();
+    step.prepared.reserve(step.entries.size());
+    for (const StepEntry& planned : step.entries) {
+        const Sequence& sequence = *planned.sequence;
+        const std::uint32_t position = sequence.computed_after_step();
+        const std::uint32_t end = position + planned.tokens;
+        engine::BatchEntry& entry = step.prepared.emplace_back();
+        entry.sequence = sequence.id;
+        entry.position = position;
+        entry.set_blocks(sequence.kv->blocks());
+        entry.sample = planned.samples;
+        if (scores_prompt(sequence)) {
+            // The last token of the prompt has no successor in it: its score is of a stand-in and is not kept.
+            entry.score = true;
+            const auto first = sequence.tokens.begin() + position;
+            entry.score_targets.assign(first + 1, first + planned.tokens);
+            entry.score_targets.push_back(end < sequence.prompt_tokens ? sequence.tokens[end] : sequence.tokens.back());
+        }
+        if (sequence.request.part != Part::prefill || prefill_part == nullptr) { continue; }
+        if (const auto handoff = prefill_part->handoff_of(sequence)) {
+            step.chunks.push_back({*handoff, position, end});
+        }
+    }
+    return step;
+}
+
+void fill_tokens(RunningStep& step) {
+    for (std::size_t i = 0; i < step.entries.size(); ++i) {
+        const Sequence& sequence = *step.entries[i].sequence;
+        engine::BatchEntry& entry = step.prepared[i];
+        const std::uint32_t count = step.entries[i].tokens;
+        const bool is_whole = sequence.tokens_left() == count;
+        CHECK(sequence.computed_tokens == entry.position && is_whole == entry.sample && sequence.tokens_left() >= count,
+              "sequence " << base::raw(sequence.id) << " stands at " << sequence.computed_tokens << " of "
+                          << sequence.tokens.size() << " tokens, planned were " << count << " from " << entry.position);
+        const std::span<const base::TokenId> tokens(sequence.tokens);
+        const auto news = tokens.subspan(entry.position, count);
+        entry.tokens.assign(news.begin(), news.end());
+        engine::SamplerContext sampler{.params = &sequence.request.sampling,
+                                       .position = tokens.size(),
+                                       .prompt = tokens.first(sequence.prompt_tokens),
+                                       .generated = tokens.subspan(sequence.prompt_tokens)};
+        if (sequence.generated_tokens() < sequence.request.stop.new_tokens_min) {
+            sampler.masked_tokens = sequence.request.stop.stop_tokens;
+        }
+        entry.sampler.assign(sampler);
+        step.batch.add() = std::move(entry);
+    }
+}
+
+}  // namespace worker

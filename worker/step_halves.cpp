@@ -1,0 +1,205 @@
+// A step from its plan to its result; the contract stands in step_loop.h.
+#include <algorithm>
+#include <span>
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "worker/plan_batch.h"
+#include "worker/step_loop.h"
+
+namespace worker {
+namespace {
+
+using base::ErrorCode;
+
+std::uint32_t size32(std::size_t size) {
+    return static_cast<std::uint32_t>(size);
+}
+
+}  // namespace
+
+/// The running step gives this sequence its last token here, as far as can be known before: a stop token or an error
+/// may end others, too.
+bool StepLoop::ends_with_step(const Sequence& sequence) const {
+    if (!sequence.step_samples) { return false; }
+    return sequence.request.part == Part::prefill ||
+           sequence.generated_after_step() >= sequence.request.stop.new_tokens_max ||
+           sequence.tokens.size() + 1 >= engine_.shape().context_tokens;
+}
+
+/// The step after the running one, ready but for its tokens, with memory for all of it. Empty when there is nothing to
+/// compute. While a step runs nobody gives way to others, since the engine writes their blocks: empty, too, when that
+/// would be necessary; the plan is made after the step then.
+std::optional<RunningStep> StepLoop::plan_step() {
+    while (true) {
+        std::vector<PlanCandidate> candidates;
+        std::vector<Sequence*> runnable;
+        for (const auto& sequence : sequences_) {
+            if (sequence->state != SequenceState::running || ends_with_step(*sequence)) { continue; }
+            runnable.push_back(sequence.get());
+            candidates.push_back({sequence->left_after_step()});
+        }
+        if (candidates.empty()) { return std::nullopt; }
+        const WorkerOptions& limits = options_.limits;
+        const auto plan = plan_batch(candidates, {.sequences_max = limits.batch_sequences_max,
+                                                  .tokens_max = limits.batch_tokens_max,
+                                                  .chunk_tokens_max = limits.chunk_tokens_max,
+                                                  .decode_rotation = rotation_ % size32(candidates.size())});
+        std::vector<StepEntry> entries;
+        entries.reserve(plan.size());
+        for (const PlanEntry& planned : plan) {
+            Sequence& sequence = *runnable[planned.candidate];
+            if (sequence.state != SequenceState::running) { continue; }  // gave way to an earlier one
+            const std::uint32_t tokens = sequence.computed_after_step() + planned.tokens;
+            const StepEntry entry{&sequence, planned.tokens, planned.tokens == sequence.left_after_step()};
+            if (running_) {
+                if (!sequence.kv->reserve(tokens)) { return std::nullopt; }
+                entries.push_back(entry);
+            } else if (reserve_for(sequence, tokens)) {
+                entries.push_back(entry);
+            } else if (sequence.state == SequenceState::running) {
+                finish(sequence, Finish::error,
+                       base::Error{ErrorCode::resource_exhausted, "the KV pool is too small for this sequence"});
+            }
+        }
+        std::erase_if(entries, [](const StepEntry& e) { return e.sequence->state != SequenceState::running; });
+        if (entries.empty()) { continue; }  // at least one has given way or ended
+        RunningStep step =
+            build_step(std::move(entries), std::move(spare_batch_), parts_[static_cast<std::size_t>(Part::prefill)]);
+        step.rotation = plan.size() < candidates.size() ? rotation_ + size32(plan.size()) : rotation_;
+        return step;
+    }
+}
+
+std::optional<engine::Ticket> StepLoop::begin_step(engine::StepDone done) {
+    CHECK(!running_);
+    if (!next_) {
+        admit_waiting();
+        next_ = plan_step();
+    }
+    if (!next_) {
+        last_ended_.reset();
+        return std::nullopt;
+    }
+    running_ = std::exchange(next_, std::nullopt);
+    RunningStep& step = *running_;
+    fill_tokens(step);
+    for (const StepEntry& entry : step.entries) {
+        entry.sequence->step_tokens = entry.tokens;
+        entry.sequence->step_samples = entry.samples;
+    }
+    rotation_ = step.rotation;
+    engine::LayersDone layers_done;
+    if (!step.chunks.empty()) {
+        layers_done = [part = parts_[static_cast<std::size_t>(Part::prefill)],
+                       chunks = std::span<const LaunchedChunk>(step.chunks)](std::uint32_t begin, std::uint32_t end) {
+            part->layers_done(chunks, begin, end);
+        };
+    }
+    step.launched = clock_.now();
+    return engine_.launch(std::move(step.batch), std::move(layers_done), std::move(done));
+}
+
+void StepLoop::finish_step(base::Result<engine::StepResult> result) {
+    CHECK(running_);
+    RunningStep step = *std::exchange(running_, std::nullopt);
+    for (const StepEntry& entry : step.entries) {
+        entry.sequence->step_tokens = 0;
+        entry.sequence->step_samples = false;
+    }
+    const base::TimePoint now = clock_.now();
+    board_.note_progress(now);
+    const auto last_ended = std::exchange(last_ended_, std::nullopt);
+    if (!result) { return step_failed(std::move(step), result.error()); }
+    CHECK(result->entries.size() == step.entries.size());
+    spare_batch_ = std::move(result->batch);
+    unreported_ = Unreported{shares_of(step), now - step.launched, std::nullopt};
+    if (last_ended) { unreported_->idle_before = result->began - *last_ended; }
+    last_ended_ = result->ended;
+    for (std::size_t i = 0; i < step.entries.size(); ++i) {
+        Sequence& sequence = *step.entries[i].sequence;
+        engine::EntryResult& entry = result->entries[i];
+        if (sequence.state == SequenceState::ended) {
+            if (entry.error) { continue; }
+            sequence.computed_tokens += step.entries[i].tokens;
+            publish(sequence);
+        } else if (entry.error) {
+            finish(sequence, Finish::error, entry.error);
+        } else {
+            apply_result(step.entries[i], entry);
+        }
+    }
+}
+
+std::vector<StepShare> StepLoop::shares_of(const RunningStep& step) {
+    std::vector<StepShare> shares;
+    shares.reserve(step.entries.size());
+    for (const StepEntry& entry : step.entries) {
+        shares.push_back({entry.tokens, entry.sequence->computed_tokens, entry.samples});
+    }
+    return shares;
+}
+
+void StepLoop::step_failed(RunningStep&& step, const base::Error& error) {
+    spdlog::error("{}: step failed: {}", options_.worker, error.message);
+    if (error.code == ErrorCode::internal) { return lose_device(error); }
+    if (error.code == ErrorCode::deadline_exceeded) {
+        for (const StepEntry& entry : step.entries) {
+            entry.sequence->step_tokens = entry.tokens;  // whoever ends now stays with the step
+        }
+        given_up_ = std::move(step);
+        return lose_device(error);
+    }
+    for (const StepEntry& entry : step.entries) {
+        if (entry.sequence->state != SequenceState::ended) { finish(*entry.sequence, Finish::error, error); }
+    }
+}
+
+/// The device stays lost for this process: whatever waits here can only be done elsewhere.
+void StepLoop::lose_device(const base::Error& error) {
+    begin_drain();
+    board_.set_draining();
+    while (!sequences_.empty()) {
+        finish(*sequences_.back(), Finish::error,
+               base::Error{ErrorCode::unavailable, "the worker has lost its device: " + error.message});
+    }
+    if (std::exchange(device_lost_, true) || !options_.device_lost) { return; }
+    options_.device_lost(error);
+}
+
+void StepLoop::apply_result(const StepEntry& entry, engine::EntryResult& result) {
+    Sequence& sequence = *entry.sequence;
+    sequence.computed_tokens += entry.tokens;
+    for (engine::SampledToken& score : result.scores) {
+        if (sequence.prompt_scores.size() + 1 < sequence.prompt_tokens) {
+            sequence.prompt_scores.push_back(std::move(score));
+        }
+    }
+    if (!entry.samples) { return; }
+    CHECK(result.sampled.has_value());
+
+    const base::TokenId token = result.sampled->token;
+    sequence.tokens.push_back(token);
+    const std::uint32_t generated = sequence.generated_tokens();
+    const StopRules& stop = sequence.request.stop;
+
+    SequenceOutput output;
+    output.tokens.push_back(std::move(*result.sampled));
+    if (!sequence.output_started) { output.prompt_scores = std::move(sequence.prompt_scores); }
+    const bool is_stop = generated > stop.new_tokens_min &&
+                         std::find(stop.stop_tokens.begin(), stop.stop_tokens.end(), token) != stop.stop_tokens.end();
+    const bool is_full = generated >= stop.new_tokens_max || sequence.tokens.size() >= engine_.shape().context_tokens;
+    if (is_stop || is_full) {
+        output.finish = is_stop ? Finish::stop : Finish::length;
+        emit(sequence, std::move(output));
+        end(sequence);
+        return;
+    }
+    emit(sequence, std::move(output));
+    sequence.output_started = true;
+    if (sequence.request.part == Part::prefill) { sequence.state = SequenceState::handing_over; }
+    part_of(sequence)->sampled(sequence);
+}
+
+}  // namespace worker
