@@ -108,6 +108,7 @@ void DecodePart::apply(const kv_transfer::ReceiverEvent& event) {
             spdlog::info("hand-off {} failed, its KV is computed here: {}", kv_transfer::to_string(event.key),
                          event.error ? event.error->message : "");
             incoming.state = KvState::missing;
+            if (Sequence* sequence = control_.find(request)) { sequence->room.reset(); }
             break;
         case Kind::released:
             incoming.is_released = true;
@@ -143,37 +144,27 @@ void DecodePart::room_requested(const kv_transfer::ReceiverEvent& event) {
     Sequence* sequence = control_.find(request);
     CHECK(sequence != nullptr);
     if (incoming.give_up != base::TimePoint::max()) { incoming.give_up = control_.clock().now() + options_.kv_wait; }
-    if (!room_queue_.empty()) { return wait_for_room(request, incoming); }  // first come, first served
-    try_grant(*sequence, incoming);
+    if (incoming.state != KvState::expected) { return; }  // asked already
+    incoming.state = KvState::asked;
+    control_.want_room(*sequence, incoming.kv_tokens);
 }
 
-void DecodePart::wait_for_room(RequestKey request, Incoming& incoming) {
-    if (incoming.state != KvState::expected) { return; }  // waits already
-    incoming.state = KvState::no_room;
-    room_queue_.push_back(request);
-    receiver_.later(incoming.key);
+void DecodePart::room_delayed(Sequence& sequence) {
+    Incoming& incoming = incoming_.at(sequence.request.key);
+    if (!std::exchange(incoming.was_delayed, true)) { receiver_.later(incoming.key); }
 }
 
-void DecodePart::try_grant(Sequence& sequence, Incoming& incoming) {
+void DecodePart::room_granted(Sequence& sequence) {
+    Incoming& incoming = incoming_.at(sequence.request.key);
     kv_cache::KvCache& cache = control_.cache();
-    kv_cache::PrefixMatch match = cache.match(sequence.chain, incoming.kv_tokens);
-    const std::uint32_t have = match.tokens();
-    // Who waits already goes first: else a stream that lost its memory could wait for as long as new ones come.
-    auto opened = control_.has_waiting_before(sequence)
-                      ? base::fail(ErrorCode::resource_exhausted, "others wait for KV memory")
-                      : control_.open_kv(std::move(match), incoming.kv_tokens + 1);
-    if (!opened) { return wait_for_room(sequence.request.key, incoming); }
-    sequence.kv = std::move(*opened);
-    sequence.computed_tokens = have;
-    sequence.published_blocks = have / cache.options().block_tokens;
-    incoming.have_tokens = have;
+    incoming.have_tokens = sequence.computed_tokens;
     incoming.state = KvState::granted;
-    const std::uint32_t first = have / cache.options().block_tokens;
+    const std::uint32_t first = incoming.have_tokens / cache.options().block_tokens;
     const std::uint32_t blocks = cache.blocks_for(incoming.kv_tokens);
     incoming.hold = cache.hold(*sequence.kv, first, blocks - first);
     receiver_.grant({.key = incoming.key,
                      .kv_tokens = incoming.kv_tokens,
-                     .have_tokens = have,
+                     .have_tokens = incoming.have_tokens,
                      .blocks = sequence.kv->blocks().first(blocks),
                      .lease = options_.kv_lease,
                      .deadline = std::min(incoming.give_up, control_.clock().now() + kHandoffMax),
@@ -232,15 +223,6 @@ void DecodePart::tick() {
     for (const RequestKey& request : late) {
         give_up(incoming_.at(request), "the KV did not come in time");
         proceed(request);
-    }
-    while (!room_queue_.empty()) {
-        const auto at = incoming_.find(room_queue_.front());
-        Sequence* sequence = control_.find(room_queue_.front());
-        if (at != incoming_.end() && sequence != nullptr && at->second.state == KvState::no_room) {
-            try_grant(*sequence, at->second);
-            if (at->second.state == KvState::no_room) { return; }
-        }
-        room_queue_.pop_front();
     }
 }
 

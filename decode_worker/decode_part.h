@@ -28,6 +28,8 @@ public:
     void on_event(kv_transfer::ReceiverEvent event);
 
     void started(worker::Sequence& sequence) override;
+    void room_granted(worker::Sequence& sequence) override;
+    void room_delayed(worker::Sequence& sequence) override;
     void continued(worker::Sequence& sequence) override;
     void closing(worker::Sequence& sequence) override;
     void tick() override;
@@ -38,7 +40,7 @@ private:
     /// What is known of the KV of a sequence that waits for it.
     enum class KvState {
         expected,  // no request for room yet
-        no_room,   // asked for; the pool was full
+        asked,     // it was asked for; the pool has none for it so far
         granted,   // frames may be landing
         complete,  // all there, checked
         missing,   // will not come: compute it here
@@ -48,6 +50,7 @@ private:
         std::uint32_t kv_tokens = 0;
         std::uint32_t have_tokens = 0;  // prefix hit at the grant
         KvState state = KvState::expected;
+        bool was_delayed = false;                          // prefill has been told that there is no room yet
         bool was_requested = false;                        // the receiver knows the key: released will come
         bool is_released = false;                          // nobody writes the blocks any more
         bool is_lossy = false;                             // complete: not what prefill has, bit for bit
@@ -63,8 +66,6 @@ private:
 
     void apply(const kv_transfer::ReceiverEvent& event);
     void room_requested(const kv_transfer::ReceiverEvent& event);
-    void try_grant(worker::Sequence& sequence, Incoming& incoming);
-    void wait_for_room(worker::RequestKey request, Incoming& incoming);
     static bool may_give_up(const Incoming& incoming);
     void give_up(Incoming& incoming, const char* why);
     /// Runs the sequence when everything it waits for is there; forgets `incoming` then.
@@ -76,8 +77,7 @@ private:
     worker::StepControl& control_;
     KvReceiverPort& receiver_;
     std::unordered_map<worker::RequestKey, Incoming> incoming_;
-    std::deque<worker::RequestKey> room_queue_;  // no_room, first come first served; stale keys are skipped
-    std::deque<PendingRoom> pending_;            // at most options_.queue_requests_max
+    std::deque<PendingRoom> pending_;  // at most options_.queue_requests_max
     std::vector<std::pair<kv_transfer::HandoffKey, kv_cache::BlockHold>> stranded_;  // closed before their release
     prometheus::Counter& recomputes_;
 };

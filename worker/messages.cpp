@@ -104,6 +104,7 @@ base::Result<StartRequest> read_start(const sluice::proto::Start& start, Gateway
     request.stop.new_tokens_max = start.stop().new_tokens_max();
     request.stop.new_tokens_min = start.stop().new_tokens_min();
     request.cache_scope = start.cache_scope();
+    if (!start.tenant().empty()) { request.tenant = start.tenant(); }
     if (start.deadline_in_us() != 0) { request.deadline = base::deadline_in(start.deadline_in_us(), clock.now()); }
     request.peer = {base::WorkerId{start.peer().worker_id()}, base::Incarnation{start.peer().incarnation()},
                     start.peer().kv_address()};

@@ -35,13 +35,16 @@ public:
     virtual void make_waiting(Sequence& sequence) = 0;
     /// Makes `kv` findable up to its full, computed blocks.
     virtual void publish(Sequence& sequence) = 0;
-    /// A sequence that came before this one waits for KV memory (a new one, or one that lost its own to others).
-    virtual bool has_waiting_before(const Sequence& sequence) const = 0;
-    /// KV memory for a sequence that has none, as KvCache::open, while every sequence that has some can still grow by a
-    /// block: else each newcomer would push a running one out (a step later, and its work with it). Error:
-    /// resource_exhausted; then `prefix` is still the caller's.
-    [[nodiscard]] virtual base::Result<kv_cache::SequenceKv> open_kv(kv_cache::PrefixMatch&& prefix,
-                                                                     std::uint32_t tokens) = 0;
+    /// Asks for KV memory for `kv_tokens` tokens that another worker computes, and for the one after them, for a
+    /// sequence that awaits them. RolePart::room_granted follows, at once or later; make_waiting and `room.reset()`
+    /// take the wish back.
+    virtual void want_room(Sequence& sequence, std::uint32_t kv_tokens) = 0;
+    /// Something loads KV into the memory of a sequence that has just been admitted: it keeps the memory and does not
+    /// run until loaded(). Who loads holds the blocks (KvCache::hold) as long as they are written.
+    virtual void make_loading(Sequence& sequence) = 0;
+    /// Loading has ended: KV of the first `kv_tokens` (fewer than it has) is there, or, with an error, what no prefix
+    /// hit covers is computed. Without effect when the sequence has ended meanwhile.
+    virtual void loaded(RequestKey key, base::Result<std::uint32_t> kv_tokens) = 0;
     virtual kv_cache::KvCache& cache() = 0;
     virtual const base::Clock& clock() const = 0;
     /// Any thread: runs `task` on the step thread soon. For events of which each hand-off has a bounded number: there
@@ -59,8 +62,13 @@ public:
 
     /// A sequence of this part was accepted; it has no KV memory yet.
     virtual void started(Sequence&) {}
-    /// It has KV memory now; sequence.computed_tokens of it are a prefix hit.
+    /// It has KV memory now; sequence.computed_tokens of it are a prefix hit. Must not end a sequence, like the next
+    /// two.
     virtual void admitted(Sequence&) {}
+    /// It has the memory that it asked for with want_room; sequence.computed_tokens of it are a prefix hit.
+    virtual void room_granted(Sequence&) {}
+    /// There is no room for it now; it keeps its place. May come many times.
+    virtual void room_delayed(Sequence&) {}
     /// Its token was sampled; all KV before that token is computed.
     virtual void sampled(Sequence&) {}
     /// The gateway's Continue was applied to sequence.tokens.

@@ -54,6 +54,7 @@ struct StartRequest {
     engine::SamplingParams sampling;
     StopRules stop;
     std::string cache_scope;
+    std::string tenant = "default";  // whom it is counted for
     std::optional<base::TimePoint> deadline;
     Peer peer;                   // prefill and decode parts
     proto::KvMode kv_mode = {};  // of the hand-off, as the placement says
@@ -77,9 +78,16 @@ struct SequenceOutput {
 enum class SequenceState {
     waiting,       // accepted; has no KV memory yet
     awaiting_kv,   // decode part: KV or the first token is still to come
+    loading,       // has KV memory, into which something (a tier) loads: runs when that has ended, well or not
     running,       // has KV memory; tokens are left to compute
     handing_over,  // prefill part: sampled; the KV is still on its way
     ended,         // its final output is out; only the step that was running then still knows it
+};
+
+/// KV memory that a decode part has asked for (StepControl::want_room).
+struct RoomWish {
+    std::uint32_t kv_tokens = 0;  // that another worker computes
+    std::uint64_t turn = 0;       // first come, first served
 };
 
 /// One stream of tokens inside one worker. Owned by the step thread.
@@ -92,6 +100,7 @@ struct Sequence {
     std::uint32_t prompt_tokens = 0;
     std::uint32_t computed_tokens = 0;  // KV of tokens [0, computed_tokens) is in the blocks
     std::optional<kv_cache::SequenceKv> kv;
+    std::optional<RoomWish> room;  // awaiting_kv, without kv
 
     std::uint32_t step_tokens = 0;  // its share of the running step; 0: none
     bool step_samples = false;      // that step chooses its next token

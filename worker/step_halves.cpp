@@ -50,20 +50,9 @@ std::optional<RunningStep> StepLoop::plan_step() {
         entries.reserve(plan.size());
         for (const PlanEntry& planned : plan) {
             Sequence& sequence = *runnable[planned.candidate];
-            if (sequence.state != SequenceState::running) { continue; }  // gave way to an earlier one
-            const std::uint32_t tokens = sequence.computed_after_step() + planned.tokens;
-            const StepEntry entry{&sequence, planned.tokens, planned.tokens == sequence.left_after_step()};
-            if (running_) {
-                if (!sequence.kv->reserve(tokens)) { return std::nullopt; }
-                entries.push_back(entry);
-            } else if (reserve_for(sequence, tokens)) {
-                entries.push_back(entry);
-            } else if (sequence.state == SequenceState::running) {
-                finish(sequence, Finish::error,
-                       base::Error{ErrorCode::resource_exhausted, "the KV pool is too small for this sequence"});
-            }
+            entries.push_back({&sequence, planned.tokens, planned.tokens == sequence.left_after_step()});
         }
-        std::erase_if(entries, [](const StepEntry& e) { return e.sequence->state != SequenceState::running; });
+        if (!grow(entries)) { return std::nullopt; }
         if (entries.empty()) { continue; }  // at least one has given way or ended
         RunningStep step =
             build_step(std::move(entries), std::move(spare_batch_), parts_[static_cast<std::size_t>(Part::prefill)]);
@@ -75,7 +64,7 @@ std::optional<RunningStep> StepLoop::plan_step() {
 std::optional<engine::Ticket> StepLoop::begin_step(engine::StepDone done) {
     CHECK(!running_);
     if (!next_) {
-        admit_waiting();
+        give_memory();
         next_ = plan_step();
     }
     if (!next_) {

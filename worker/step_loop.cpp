@@ -55,7 +55,7 @@ bool StepLoop::work() {
     for (RolePart* part : parts_) {
         if (part != nullptr) { part->tick(); }
     }
-    admit_waiting();
+    give_memory();
     if (running_ && !next_) { next_ = plan_step(); }
     return is_news || more_to_publish_;
 }

@@ -20,7 +20,7 @@
 #include "kv_cache/kv_cache.h"
 #include "worker/board.h"
 #include "worker/options.h"
-#include "worker/plan_batch.h"
+#include "worker/plan_memory.h"
 #include "worker/role_part.h"
 #include "worker/running_step.h"
 #include "worker/sequence.h"
@@ -136,9 +136,9 @@ public:
     void make_running(Sequence& sequence) override;
     void make_waiting(Sequence& sequence) override;
     void publish(Sequence& sequence) override;
-    bool has_waiting_before(const Sequence& sequence) const override;
-    [[nodiscard]] base::Result<kv_cache::SequenceKv> open_kv(kv_cache::PrefixMatch&& prefix,
-                                                             std::uint32_t tokens) override;
+    void want_room(Sequence& sequence, std::uint32_t kv_tokens) override;
+    void make_loading(Sequence& sequence) override;
+    void loaded(RequestKey key, base::Result<std::uint32_t> kv_tokens) override;
     kv_cache::KvCache& cache() override { return cache_; }
     const base::Clock& clock() const override { return clock_; }
     [[nodiscard]] bool post(std::function<void()> task) override;
@@ -168,12 +168,14 @@ private:
     static std::vector<StepShare> shares_of(const RunningStep& step);
 
     // step_memory.cpp: who gets KV memory, who waits for it, who gives it up.
-    void admit_waiting();
-    bool admit(Sequence& sequence);
+    std::vector<MemoryCandidate> memory_candidates() const;
+    MemoryCounts memory_counts() const;
+    kv_cache::PrefixMatch match_newcomer(const Sequence& sequence);
+    std::uint32_t blocks_wanted(Sequence& sequence);
     void look_up_prefix(Sequence& sequence);
-    std::uint32_t holding_kv() const;  // sequences that have KV memory
-    bool reserve_for(Sequence& sequence, std::uint32_t tokens);
-    Sequence* preemption_victim(const Sequence& beneficiary);
+    void give_memory();
+    void open_kv(Sequence& sequence);
+    bool grow(std::vector<StepEntry>& entries);
 
     // step_loop.cpp
     bool run_tasks();
@@ -202,6 +204,7 @@ private:
     std::unordered_map<RequestKey, Sequence*> by_key_;
     std::unordered_map<GatewayId, std::vector<SequenceOutput>> outputs_;  // since the last settle()
     std::uint64_t next_sequence_ = 1;
+    std::uint64_t next_room_turn_ = 0;
     std::uint32_t rotation_ = 0;
 
     std::optional<RunningStep> running_;

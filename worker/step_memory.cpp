@@ -1,4 +1,4 @@
-// Who gets KV memory, who waits for it, and who gives it up; the contract stands in step_loop.h and role_part.h.
+// Acts on the plan of KV memory (plan_memory.h); the contract stands in step_loop.h and role_part.h.
 #include <algorithm>
 #include <utility>
 
@@ -12,76 +12,151 @@ std::uint32_t size32(std::size_t size) {
     return static_cast<std::uint32_t>(size);
 }
 
+/// Tokens that a newcomer's KV memory must hold: all it has, or what it has asked room for and the token after.
+std::uint32_t tokens_wanted(const Sequence& sequence) {
+    return sequence.room ? sequence.room->kv_tokens + 1 : size32(sequence.tokens.size());
+}
+
+bool is_newcomer(const Sequence& sequence) {
+    return sequence.state == SequenceState::waiting || sequence.room.has_value();
+}
+
 }  // namespace
 
-base::Result<kv_cache::SequenceKv> StepLoop::open_kv(kv_cache::PrefixMatch&& prefix, std::uint32_t tokens) {
-    const std::uint32_t needed = cache_.blocks_for(tokens) - size32(prefix.blocks().size());
-    const std::uint32_t holders = holding_kv();
-    if (holders > 0 && needed + holders > cache_.blocks_available()) {
-        return base::fail(base::ErrorCode::resource_exhausted,
-                          std::to_string(needed) + " KV blocks wanted and one for each of " + std::to_string(holders) +
-                              " sequences to grow into, " + std::to_string(cache_.blocks_available()) + " available");
-    }
-    return cache_.open(std::move(prefix), tokens);
-}
-
-std::uint32_t StepLoop::holding_kv() const {
-    return size32(static_cast<std::size_t>(
-        std::count_if(sequences_.begin(), sequences_.end(), [](const auto& s) { return s->kv.has_value(); })));
-}
-
-void StepLoop::admit_waiting() {
+std::vector<MemoryCandidate> StepLoop::memory_candidates() const {
+    std::vector<MemoryCandidate> candidates;
+    candidates.reserve(sequences_.size());
     for (const auto& sequence : sequences_) {
-        if (sequence->state == SequenceState::waiting && !admit(*sequence)) { return; }  // first come, first served
+        MemoryCandidate candidate;
+        candidate.holds_kv = sequence->kv.has_value();
+        candidate.may_give_way =
+            sequence->state == SequenceState::running && part_of(*sequence)->may_preempt(*sequence);
+        candidate.tenant = sequence->request.tenant;
+        candidate.deadline = sequence->request.deadline;
+        candidates.push_back(candidate);
+    }
+    return candidates;
+}
+
+MemoryCounts StepLoop::memory_counts() const {
+    return {cache_.blocks_available(), cache_.counts().stranded, running_.has_value()};
+}
+
+kv_cache::PrefixMatch StepLoop::match_newcomer(const Sequence& sequence) {
+    if (sequence.room) { return cache_.match(sequence.chain, sequence.room->kv_tokens); }
+    if (sequence.wants_prompt_scores()) { return {}; }  // every token of the prompt has to be computed
+    return cache_.match(sequence.chain, tokens_wanted(sequence) - 1);
+}
+
+/// What its memory takes from the pool: blocks of its prefix that others use cost nothing.
+std::uint32_t StepLoop::blocks_wanted(Sequence& sequence) {
+    const std::uint32_t before = cache_.blocks_available();
+    const kv_cache::PrefixMatch match = match_newcomer(sequence);
+    const std::uint32_t revived = before - cache_.blocks_available();
+    if (!sequence.room) { sequence.cached_believed = match.tokens(); }
+    return cache_.blocks_for(tokens_wanted(sequence)) - size32(match.blocks().size()) + revived;
+}
+
+void StepLoop::give_memory() {
+    bool any = true;
+    while (any && std::any_of(sequences_.begin(), sequences_.end(), [](const auto& s) { return is_newcomer(*s); })) {
+        std::vector<MemoryCandidate> candidates = memory_candidates();
+        for (std::size_t i = 0; i < candidates.size(); ++i) {
+            const Sequence& sequence = *sequences_[i];
+            if (!is_newcomer(sequence)) { continue; }
+            candidates[i].wish = sequence.room ? MemoryWish::grant : MemoryWish::admit;
+            candidates[i].turn = sequence.room ? sequence.room->turn : base::raw(sequence.id);
+            candidates[i].blocks = cache_.blocks_for(tokens_wanted(sequence));
+        }
+        for (const MemoryWish wish : {MemoryWish::grant, MemoryWish::admit}) {
+            if (const auto first = first_of(wish, candidates)) {
+                candidates[*first].blocks = blocks_wanted(*sequences_[*first]);
+            }
+        }
+        any = false;
+        for (const MemoryAction& action : plan_memory(candidates, memory_counts())) {
+            Sequence& sequence = *sequences_[action.candidate];
+            if (action.act == MemoryAct::wait) {
+                if (sequence.room) { part_of(sequence)->room_delayed(sequence); }
+                continue;
+            }
+            any = true;
+            open_kv(sequence);
+            if (action.act == MemoryAct::grant) {
+                sequence.room.reset();
+                part_of(sequence)->room_granted(sequence);
+            } else {
+                reporter_.note_prefix(tokens_wanted(sequence), sequence.computed_tokens);
+                if (!sequence.output_started) { sequence.cached_tokens = sequence.computed_tokens; }
+                make_running(sequence);
+                part_of(sequence)->admitted(sequence);
+            }
+        }
     }
 }
 
-bool StepLoop::admit(Sequence& sequence) {
-    const std::uint32_t tokens = size32(sequence.tokens.size());
-    kv_cache::PrefixMatch match;
-    if (!sequence.wants_prompt_scores()) { match = cache_.match(sequence.chain, tokens - 1); }
+void StepLoop::open_kv(Sequence& sequence) {
+    kv_cache::PrefixMatch match = match_newcomer(sequence);
     const std::uint32_t hit = match.tokens();
-    sequence.cached_believed = hit;
-    auto opened = open_kv(std::move(match), tokens);
-    if (!opened) { return false; }
-    reporter_.note_prefix(tokens, hit);
+    auto opened = cache_.open(std::move(match), tokens_wanted(sequence));
+    CHECK(opened, "the plan of KV memory counted wrong: " << opened.error().message);
     sequence.kv = std::move(*opened);
     sequence.computed_tokens = hit;
     sequence.published_blocks = hit / cache_.options().block_tokens;
-    if (!sequence.output_started) { sequence.cached_tokens = hit; }
-    make_running(sequence);
-    part_of(sequence)->admitted(sequence);
-    return true;
 }
 
-bool StepLoop::reserve_for(Sequence& sequence, std::uint32_t tokens) {
+/// Memory for what these entries write; whoever gives way or fails is taken out. False while a step runs, when that
+/// would be necessary.
+bool StepLoop::grow(std::vector<StepEntry>& entries) {
+    const auto blocks_more = [this](const StepEntry& entry) {
+        const std::uint32_t blocks = cache_.blocks_for(entry.sequence->computed_after_step() + entry.tokens);
+        return blocks - std::min(blocks, size32(entry.sequence->kv->blocks().size()));
+    };
+    const auto index_of = [this](const Sequence& sequence) {  // sequences_ is in ascending order of ids
+        const auto at = std::lower_bound(sequences_.begin(), sequences_.end(), sequence.id,
+                                         [](const auto& s, base::SequenceId id) { return s->id < id; });
+        return static_cast<std::size_t>(at - sequences_.begin());
+    };
     while (true) {
-        if (sequence.kv->reserve(tokens)) { return true; }
-        Sequence* victim = preemption_victim(sequence);
-        if (victim == nullptr) { return false; }
-        reporter_.note_preemption();
-        make_waiting(*victim);
-        if (victim == &sequence) { return false; }
+        std::vector<MemoryCandidate> candidates;
+        for (std::size_t i = 0; i < entries.size(); ++i) {
+            const std::uint32_t blocks = blocks_more(entries[i]);
+            if (blocks == 0) { continue; }
+            if (candidates.empty()) { candidates = memory_candidates(); }
+            MemoryCandidate& candidate = candidates[index_of(*entries[i].sequence)];
+            candidate.wish = MemoryWish::grow;
+            candidate.blocks = blocks;
+            candidate.turn = i;
+        }
+        if (candidates.empty()) { return true; }
+        for (const MemoryAction& action : plan_memory(candidates, memory_counts())) {
+            Sequence& sequence = *sequences_[action.candidate];
+            const auto leave = [&] {
+                std::erase_if(entries, [&](const StepEntry& e) { return e.sequence == &sequence; });
+            };
+            if (action.act == MemoryAct::wait) { return false; }
+            if (action.act == MemoryAct::grow) {
+                const std::uint32_t blocks = size32(sequence.kv->blocks().size()) + candidates[action.candidate].blocks;
+                CHECK(sequence.kv->reserve(blocks * cache_.options().block_tokens),
+                      "the plan of KV memory counted wrong: " << blocks << " blocks for one sequence");
+            } else if (action.act == MemoryAct::preempt) {
+                leave();
+                reporter_.note_preemption();
+                make_waiting(sequence);
+            } else {
+                leave();
+                finish(sequence, Finish::error,
+                       base::Error{base::ErrorCode::resource_exhausted, "the KV pool is too small for this sequence"});
+            }
+        }
     }
-}
-
-/// The sequence that came last gives way (recompute; PagedAttention section 4.5); never one that a transfer still
-/// reads.
-Sequence* StepLoop::preemption_victim(const Sequence& beneficiary) {
-    for (std::size_t i = sequences_.size(); i > 0; --i) {
-        Sequence& candidate = *sequences_[i - 1];
-        if (candidate.state != SequenceState::running || !part_of(candidate)->may_preempt(candidate)) { continue; }
-        const bool alone = cache_.counts().stranded == 0 && holding_kv() == 1;
-        if (&candidate == &beneficiary && alone) { return nullptr; }  // waiting would not help
-        return &candidate;
-    }
-    return nullptr;
 }
 
 void StepLoop::make_waiting(Sequence& sequence) {
     CHECK(sequence.step_tokens == 0, "sequence " << base::raw(sequence.id) << " is in the running step");
     if (sequence.kv) { publish(sequence); }
     sequence.kv.reset();
+    sequence.room.reset();
     next_.reset();
     freed_ = true;
     extend_chain(sequence);  // what it computed may be found again when its turn comes
@@ -93,16 +168,31 @@ void StepLoop::make_waiting(Sequence& sequence) {
 }
 
 /// For the load that is reported: O(blocks of the prompt), once for each time that a sequence begins to wait. The first
-/// one that waits is looked up again whenever admit() tries it.
+/// one that waits is looked up again whenever memory is given.
 void StepLoop::look_up_prefix(Sequence& sequence) {
     sequence.cached_believed =
         sequence.wants_prompt_scores() ? 0 : cache_.cached_tokens(sequence.chain, size32(sequence.tokens.size()) - 1);
 }
 
-bool StepLoop::has_waiting_before(const Sequence& sequence) const {
-    return std::any_of(sequences_.begin(), sequences_.end(), [&](const auto& other) {
-        return other->state == SequenceState::waiting && other->id < sequence.id;
-    });
+void StepLoop::want_room(Sequence& sequence, std::uint32_t kv_tokens) {
+    CHECK(!sequence.kv && sequence.state == SequenceState::awaiting_kv);
+    sequence.room = RoomWish{kv_tokens, next_room_turn_++};
+}
+
+void StepLoop::make_loading(Sequence& sequence) {
+    CHECK(sequence.state == SequenceState::running && sequence.step_tokens == 0);
+    sequence.state = SequenceState::loading;
+    next_.reset();
+}
+
+void StepLoop::loaded(RequestKey key, base::Result<std::uint32_t> kv_tokens) {
+    Sequence* sequence = find(key);
+    if (sequence == nullptr || sequence->state != SequenceState::loading) { return; }
+    if (kv_tokens) {
+        CHECK(*kv_tokens < sequence->tokens.size(), *kv_tokens << " tokens loaded of " << sequence->tokens.size());
+        sequence->computed_tokens = std::max(sequence->computed_tokens, *kv_tokens);
+    }
+    make_running(*sequence);
 }
 
 }  // namespace worker

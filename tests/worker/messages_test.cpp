@@ -30,6 +30,7 @@ TEST_CASE("a Start is read field by field", "[worker]") {
     (*message.mutable_sampling()->mutable_logit_bias())[2] = 7;
     message.mutable_stop()->add_stop_token_ids(3);
     message.set_cache_scope("tenant");
+    message.set_tenant("somebody");
     message.set_deadline_in_us(1'000'000);
     message.mutable_kv_mode()->set_codec("test");
     message.mutable_kv_mode()->set_lossy(true);
@@ -43,6 +44,9 @@ TEST_CASE("a Start is read field by field", "[worker]") {
     REQUIRE(start->sampling.logit_bias == std::vector<std::pair<base::TokenId, float>>{{2, 7.0f}, {4, -2.0f}});
     REQUIRE(start->stop.stop_tokens == std::vector<base::TokenId>{3});
     REQUIRE(start->cache_scope == "tenant");
+    REQUIRE(start->tenant == "somebody");
+    message.clear_tenant();
+    REQUIRE(worker::read_start(message, worker::GatewayId{5}, clock)->tenant == "default");
     REQUIRE(*start->deadline == clock.now() + std::chrono::seconds(1));
     REQUIRE(start->kv_mode.codec() == "test");
     REQUIRE(start->kv_mode.lossy());

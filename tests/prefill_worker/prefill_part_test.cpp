@@ -1,0 +1,135 @@
+// The prefill part over a sender that only notes what it is told: what is decided, without a network or a thread.
+#include "prefill_worker/prefill_part.h"
+
+#include <algorithm>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/log.h"
+#include "worker/step_loop.h"
+
+#include "tests/support/catch.h"
+#include "tests/support/ledger_engine.h"
+#include "tests/support/step_bench.h"
+
+using base::Epoch;
+using base::RequestId;
+using base::TokenId;
+using kv_transfer::SenderEvent;
+using test_support::StepBench;
+using worker::Finish;
+using worker::RequestKey;
+
+namespace {
+
+constexpr base::Incarnation kPrefill{11};
+constexpr base::Incarnation kDecode{22};
+
+RequestKey key_of(std::uint64_t request) {
+    return {RequestId{request}, Epoch{0}};
+}
+
+/// Notes the calls, in order; `ready` with its tokens, once for all layers.
+class NotedCalls final : public prefill_worker::KvSenderPort {
+public:
+    base::Result<void> open(const kv_transfer::OpenHandoff& handoff) override {
+        note("open " + std::to_string(base::raw(handoff.key.request)));
+        return {};
+    }
+    void ready(const kv_transfer::HandoffKey& key, std::uint32_t layer_begin, std::uint32_t, std::uint32_t token_begin,
+               std::uint32_t token_end) override {
+        if (layer_begin > 0) { return; }
+        note("ready " + std::to_string(base::raw(key.request)) + " [" + std::to_string(token_begin) + ", " +
+             std::to_string(token_end) + ")");
+    }
+    void abort(const kv_transfer::HandoffKey& key, base::Error) override {
+        note("abort " + std::to_string(base::raw(key.request)));
+    }
+    std::vector<std::string> take() {
+        const std::scoped_lock lock(mutex_);
+        return std::exchange(calls_, {});
+    }
+
+private:
+    void note(std::string call) {
+        const std::scoped_lock lock(mutex_);
+        calls_.push_back(std::move(call));
+    }
+    std::mutex mutex_;
+    std::vector<std::string> calls_;  // guarded by mutex_: the engine's thread says what is ready
+};
+
+using Calls = std::vector<std::string>;
+
+worker::WorkerOptions small_steps() {
+    worker::WorkerOptions limits;
+    limits.batch_tokens_max = 32;
+    return limits;
+}
+
+struct PrefillBench : StepBench {
+    PrefillBench() : StepBench({}, small_steps()), part(small_steps(), 4, kPrefill, loop, calls) {
+        base::init_log({.role = "test", .level = "off"});
+        loop.attach(worker::Part::prefill, &part);
+    }
+    void start(std::uint64_t request, std::uint32_t prompt_tokens) {
+        auto message = test_support::make_start(request, std::vector<TokenId>(prompt_tokens, TokenId(request)), 4);
+        message.part = worker::Part::prefill;
+        message.peer = {base::WorkerId{2}, kDecode, "decode"};
+        REQUIRE(loop.post_command(std::move(message)));
+        loop.work();
+    }
+    void event(SenderEvent::Kind kind, std::uint64_t request) {
+        SenderEvent news;
+        news.kind = kind;
+        news.key = {RequestId{request}, Epoch{0}, kPrefill, kDecode};
+        part.on_event(std::move(news));
+        loop.work();
+    }
+
+    NotedCalls calls;
+    prefill_worker::PrefillPart part;
+};
+
+}  // namespace
+
+TEST_CASE("a prompt asks for room before it computes, says what is ready chunk by chunk, and ends when its KV is taken",
+          "[prefill_worker]") {
+    PrefillBench bench;
+    bench.start(1, 50);
+    REQUIRE(bench.calls.take() == Calls{"open 1"});
+    bench.driver.turn();
+    REQUIRE(bench.calls.take() == Calls{"ready 1 [0, 32)"});
+    bench.driver.turn();
+    REQUIRE(bench.calls.take() == Calls{"ready 1 [32, 50)"});
+    REQUIRE(bench.sink.answers.at(key_of(1)).tokens.size() == 1);
+    REQUIRE(bench.sink.answers.at(key_of(1)).finals == 0);
+    bench.event(SenderEvent::Kind::completed, 1);
+    bench.event(SenderEvent::Kind::released, 1);
+    bench.settle();
+    REQUIRE(bench.sink.answers.at(key_of(1)).finish == Finish::handed_over);
+    REQUIRE_FALSE(bench.part.busy());
+}
+
+TEST_CASE("a hand-off that ends while a step runs is told the step's layers under its own key, and nothing else breaks",
+          "[prefill_worker]") {
+    PrefillBench bench;
+    bench.start(1, 50);
+    const auto ticket = bench.loop.begin_step();
+    REQUIRE(ticket);
+    REQUIRE(bench.loop.post_command(worker::CancelRequest{key_of(1), test_support::kGateway, "client_gone"}));
+    bench.loop.work();
+    bench.event(SenderEvent::Kind::failed, 1);
+    bench.event(SenderEvent::Kind::released, 1);
+    REQUIRE_FALSE(bench.part.busy());
+    REQUIRE(bench.cache.counts().used + bench.cache.counts().pinned > 0);  // the step still writes them
+    bench.driver.collect(*ticket);
+    bench.settle();
+    Calls calls = bench.calls.take();
+    REQUIRE(std::count(calls.begin(), calls.end(), "abort 1") == 1);
+    REQUIRE(std::count(calls.begin(), calls.end(), "ready 1 [0, 32)") == 1);
+    REQUIRE(calls.size() == 3);
+    REQUIRE(bench.cache.counts().used + bench.cache.counts().pinned + bench.cache.counts().stranded == 0);
+}
