@@ -9,7 +9,7 @@
 namespace worker {
 namespace {
 
-constexpr std::chrono::milliseconds kIdleWait{50};
+constexpr std::chrono::seconds kIdleWait{1};  // to show that we live; whatever has to be done sooner wakes the loop
 
 }  // namespace
 
@@ -204,7 +204,7 @@ void StepLoop::publish_board() {
 
 base::TimePoint StepLoop::next_wake() const {
     if (freed_ || more_to_publish_) { return clock_.now(); }
-    base::TimePoint wake = clock_.now() + kIdleWait;
+    base::TimePoint wake = clock_.now() + std::min<base::Duration>(kIdleWait, options_.limits.stall_limit / 4);
     for (const RolePart* part : parts_) {
         if (part == nullptr) { continue; }
         if (const auto tick = part->next_tick()) { wake = std::min(wake, *tick); }
