@@ -1,5 +1,5 @@
 # Everyday commands. `make serve` and `make test` are the whole set-up on a fresh machine.
-MODEL ?= models/stories260k
+MODEL ?=
 PORT ?= 8000
 ARGS ?=
 JOBS ?= $(shell nproc)
@@ -12,13 +12,13 @@ SHELL := /bin/bash
 help: ## shows this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  variables: MODEL=$(MODEL) PORT=$(PORT) ARGS='more flags of sluice serve' JOBS=$(JOBS)"
+	@echo "  variables: MODEL='a name of sluice model list, a folder or a GGUF file' PORT=$(PORT) ARGS='more flags of sluice serve' JOBS=$(JOBS)"
 	@echo "  SLUICE_STRICT_SKIPS=yes make test: a skip that tests/allowed_skips.txt does not list is a failure (CI)"
 
 serve: ## installs what is missing, builds, serves a model on this machine, port 8000
 	@scripts/bootstrap
 	@$(MAKE) --no-print-directory build TARGET=sluice
-	@exec build/release/sluice serve --model $(MODEL) --port $(PORT) $(ARGS)
+	@exec build/release/sluice serve $(if $(MODEL),--model $(MODEL)) --port $(PORT) $(ARGS)
 
 TARGET ?= all
 build: ## builds build/release (TARGET=sluice: only the binary)

@@ -1,6 +1,9 @@
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <functional>
+#include <map>
 #include <string>
+#include <vector>
 
 #include "bench/engine_steps.h"
 #include "bench/kernels.h"
@@ -8,6 +11,8 @@
 #include "bench/serve.h"
 #include "cli/doctor.h"
 #include "cli/drain.h"
+#include "cli/model/commands.h"
+#include "cli/model/resolve.h"
 #include "cli/model_make.h"
 #include "cli/process.h"
 #include "cli/render.h"
@@ -16,6 +21,58 @@
 #include "cli/serve.h"
 #include "cli/tokenize.h"
 #include "net/ucx_environment.h"
+
+namespace {
+
+using cli::model::FirstUse;
+
+int status_of(const base::Result<void>& done) {
+    return done ? 0 : cli::report(done.error());
+}
+
+/// Puts a path in the place of each MODEL of `[NAME=]MODEL`; `names` gets what a path's model is called if the path
+/// does not say it. What makes no sense is left for read_models() to say.
+base::Result<void> resolve_models(std::vector<std::string>& models, std::map<std::string, std::string>& names,
+                                  FirstUse first_use) {
+    for (std::string& text : models) {
+        std::error_code ignored;
+        const auto split = text.find('=');
+        const bool is_named = split != std::string::npos && !std::filesystem::exists(text, ignored);
+        const std::string given = is_named ? text.substr(split + 1) : text;
+        if (given.empty()) { continue; }
+        const auto resolved = cli::model::resolve_model(given, first_use, cli::end_asked);
+        if (!resolved) { return base::pass_on(resolved); }
+        text = (is_named ? text.substr(0, split + 1) : "") + resolved->path;
+        if (!is_named && !resolved->name.empty()) { names[text] = resolved->name; }
+    }
+    return {};
+}
+
+/// Runs a subcommand with the models that are given, or with the one for those who name none.
+int with_chat_models(cli::ServeOptions& serve, const std::function<int()>& run) {
+    if (serve.models.empty()) {
+        const auto resolved = cli::model::resolve_default_model(cli::end_asked);
+        if (!resolved) { return cli::report(resolved.error()); }
+        serve.models = {resolved->path};
+        serve.model_names[resolved->path] = resolved->name;
+        return run();
+    }
+    const auto done = resolve_models(serve.models, serve.model_names, FirstUse::pull);
+    return done ? run() : cli::report(done.error());
+}
+
+/// Runs a subcommand with the path of the model that its `--model` means; `name`, where there is one, gets what the
+/// model is called if the path does not say it.
+template <class Path>
+int with_model(Path& model, std::string* name, FirstUse first_use, const std::function<int()>& run) {
+    const auto resolved = cli::model::resolve_model(std::filesystem::path(model).string(), first_use, cli::end_asked);
+    if (!resolved) { return cli::report(resolved.error()); }
+    model = resolved->path;
+    if (name != nullptr) { *name = resolved->name; }
+    return run();
+}
+
+}  // namespace
 
 /// Picks the subcommand. Each reads its settings, builds its objects in dependency order and runs.
 int main(int argc, char** argv) {
@@ -34,24 +91,36 @@ int main(int argc, char** argv) {
     };
 
     cli::ServeOptions serve;
-    cli::add_serve(*command(app, "serve", "every role in one process", [&] { return cli::serve_main(serve); }), serve);
+    cli::add_serve(*command(app, "serve", "every role in one process",
+                            [&] { return with_chat_models(serve, [&] { return cli::serve_main(serve); }); }),
+                   serve);
     cli::GatewayCommand gateway;
-    cli::add_gateway(*command(app, "gateway", "the HTTP front", [&] { return cli::gateway_main(gateway); }), gateway);
+    cli::add_gateway(*command(app, "gateway", "the HTTP front",
+                              [&] {
+                                  const auto done =
+                                      resolve_models(gateway.models, gateway.model_names, FirstUse::refuse);
+                                  return done ? cli::gateway_main(gateway) : cli::report(done.error());
+                              }),
+                     gateway);
     cli::SchedulerCommand scheduler;
     cli::add_scheduler(
         *command(app, "scheduler", "decides where requests run", [&] { return cli::scheduler_main(scheduler); }),
         scheduler);
+    const auto run_worker = [](cli::WorkerCommandLine& worker) {
+        return with_model(worker.model_dir, &worker.model_name, FirstUse::refuse,
+                          [&] { return cli::worker_main(worker); });
+    };
     cli::WorkerCommandLine prefill;
     prefill.role = worker::Role::prefill;
-    cli::add_worker(
-        *command(app, "prefill", "a worker that computes prompts", [&] { return cli::worker_main(prefill); }), prefill);
+    cli::add_worker(*command(app, "prefill", "a worker that computes prompts", [&] { return run_worker(prefill); }),
+                    prefill);
     cli::WorkerCommandLine decode;
     decode.role = worker::Role::decode;
-    cli::add_worker(*command(app, "decode", "a worker that generates tokens", [&] { return cli::worker_main(decode); }),
+    cli::add_worker(*command(app, "decode", "a worker that generates tokens", [&] { return run_worker(decode); }),
                     decode);
     cli::WorkerCommandLine mixed;
     mixed.role = worker::Role::mixed;
-    cli::add_worker(*command(app, "mixed", "a worker that does both", [&] { return cli::worker_main(mixed); }), mixed);
+    cli::add_worker(*command(app, "mixed", "a worker that does both", [&] { return run_worker(mixed); }), mixed);
 
     cli::DrainCommand drain;
     cli::add_drain(*command(app, "drain", "a worker finishes what it has and gets nothing new",
@@ -59,18 +128,38 @@ int main(int argc, char** argv) {
                    drain);
 
     cli::RunOptions run;
-    cli::add_run(*command(app, "run", "a prompt or a chat in the terminal", [&] { return cli::run_main(run); }), run);
+    cli::add_run(*command(app, "run", "a prompt or a chat in the terminal",
+                          [&] { return with_chat_models(run.serve, [&] { return cli::run_main(run); }); }),
+                 run);
     cli::TokenizeOptions tokenize;
-    on(cli::add_tokenize_command(app, tokenize), [&] { return cli::tokenize_main(tokenize); });
+    on(cli::add_tokenize_command(app, tokenize), [&] {
+        return with_model(tokenize.path, nullptr, FirstUse::refuse, [&] { return cli::tokenize_main(tokenize); });
+    });
     cli::RenderOptions render;
-    on(cli::add_render_command(app, render), [&] { return cli::render_main(render); });
+    on(cli::add_render_command(app, render),
+       [&] { return with_model(render.path, nullptr, FirstUse::refuse, [&] { return cli::render_main(render); }); });
 
-    CLI::App* model = app.add_subcommand("model", "model folders");
+    CLI::App* model = app.add_subcommand("model", "models: fetch, look at, make");
     model->require_subcommand(1);
     cli::ModelMakeOptions make;
     cli::add_model_make(
         *command(*model, "make", "a random checkpoint of a named shape", [&] { return cli::model_make_main(make); }),
         make);
+
+    cli::model::PullCommand pull;
+    cli::model::add_pull(*command(*model, "pull", "fetch a model into the store",
+                                  [&] { return status_of(cli::model::run_pull(pull, cli::end_asked)); }),
+                         pull);
+    command(*model, "list", "what the store holds and the catalogue offers",
+            [] { return status_of(cli::model::run_list(cli::end_asked)); });
+    cli::model::NameCommand show;
+    cli::model::add_show(*command(*model, "show", "what a model is, needs and comes from",
+                                  [&] { return status_of(cli::model::run_show(show, cli::end_asked)); }),
+                         show);
+    cli::model::NameCommand remove;
+    cli::model::add_remove(*command(*model, "remove", "delete a model from the store",
+                                    [&] { return status_of(cli::model::run_remove(remove, cli::end_asked)); }),
+                           remove);
 
     CLI::App* config = app.add_subcommand("config", "settings");
     config->require_subcommand(1);
@@ -96,7 +185,10 @@ int main(int argc, char** argv) {
 
     bench::EngineBenchOptions bench_engine;
     bench::add_bench_engine(*command(*bench, "engine", "whole steps of the engine on a model",
-                                     [&] { return bench::bench_engine_main(bench_engine); }),
+                                     [&] {
+                                         return with_model(bench_engine.model_dir, nullptr, FirstUse::refuse,
+                                                           [&] { return bench::bench_engine_main(bench_engine); });
+                                     }),
                             bench_engine);
     bench::KernelsBenchOptions bench_kernels;
     bench::add_bench_kernels(*command(*bench, "kernels", "the engine's operators beside those limits",

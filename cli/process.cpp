@@ -117,6 +117,14 @@ void ask_to_end() {
     CHECK(write(asked_to_end(), &one, sizeof(one)) == sizeof(one), std::strerror(errno));
 }
 
+bool end_asked() {
+    static bool asked = false;
+    const sigset_t set = end_signals();
+    const timespec now{};
+    asked = asked || sigtimedwait(&set, nullptr, &now) > 0;
+    return asked;
+}
+
 void end_if_asked() {
     const sigset_t set = end_signals();
     const timespec now{};
@@ -131,6 +139,7 @@ void unblock_signals() {
 
 int report(const base::Error& error) {
     std::fprintf(stderr, "sluice: %s\n", error.message.c_str());
+    if (error.code == ErrorCode::cancelled) { return 130; }  // as a shell names the end by Ctrl-C
     const bool is_usage = error.code == ErrorCode::invalid_argument || error.code == ErrorCode::permission_denied;
     return is_usage ? 2 : 1;
 }

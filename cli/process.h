@@ -10,6 +10,14 @@
 
 namespace cli {
 
+/// What `--model` takes (cli/model/resolve.h).
+inline constexpr const char* kModelHelp =
+    "a model's folder, a GGUF file, or a name of the store or the catalogue (sluice model list)";
+/// The same where one need not be named (cli::model::kDefaultModel).
+inline constexpr const char* kChatModelHelp =
+    "a model's folder, a GGUF file, or a name of the store or the catalogue (sluice model list); default: "
+    "smollm2-135m-instruct, pulled at its first use, or the built-in stories260k where it cannot be had";
+
 /// Flags that every long-running subcommand takes.
 struct CommonFlags {
     std::vector<std::string> config_files;
@@ -37,12 +45,14 @@ void block_signals();
 void wait_for_end();
 /// Ends the wait of wait_for_end(), also one that begins later. Any thread.
 void ask_to_end();
+/// True once SIGINT or SIGTERM has come: for steps that end in order when asked to (a download). In the main thread.
+bool end_asked();
 /// Ends the process now if SIGINT or SIGTERM has come: for steps before there is anything to finish (loading).
 void end_if_asked();
 /// From now on a second signal ends the process at once (the first has begun an orderly end). In the main thread.
 void unblock_signals();
 
-/// Prints "sluice: message" to stderr; returns the exit status (2 for bad input, else 1).
+/// Prints "sluice: message" to stderr; returns the exit status (2 for bad input, 130 when it was interrupted, else 1).
 int report(const base::Error& error);
 
 }  // namespace cli

@@ -81,7 +81,8 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
 
     setup.role = command.role;
     setup.name = fmt::format("{}-{}", worker::role_name(command.role), getpid());
-    setup.served_name = served_name(command.served_name, gateway::GatewayOptions{}.model, command.model_dir);
+    setup.served_name = served_name(command.served_name, gateway::GatewayOptions{}.model,
+                                    command.model_name.empty() ? command.model_dir : command.model_name);
     setup.scheduler_address = command.scheduler;
     setup.listen_host = address->first;
     setup.listen_port = address->second;
@@ -114,7 +115,7 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     options.http.host = command.host.value_or(options.http.host);
     options.http.port = command.port.value_or(options.http.port);
     options.http.allow_public |= command.common.listen_public;
-    const auto named = read_models(command.models, command.served_name, options.model);
+    const auto named = read_models(command.models, command.served_name, options.model, command.model_names);
     if (!named) { return base::pass_on(named); }
     auto models = load_text(*named);
     if (!models) { return base::pass_on(models); }
@@ -145,7 +146,7 @@ void add_scheduler(CLI::App& app, SchedulerCommand& command) {
 }
 
 void add_worker(CLI::App& app, WorkerCommandLine& command) {
-    app.add_option("--model", command.model_dir, "Hugging Face model folder, or a GGUF file")->required();
+    app.add_option("--model", command.model_dir, kModelHelp)->required();
     app.add_option("--served-name", command.served_name,
                    "model name in the API; default: the folder's or the file's name");
     app.add_option("--scheduler", command.scheduler, "HOST:PORT of the scheduler")->capture_default_str();
@@ -157,10 +158,9 @@ void add_worker(CLI::App& app, WorkerCommandLine& command) {
 }
 
 void add_gateway(CLI::App& app, GatewayCommand& command) {
-    app.add_option(
-           "--model", command.models,
-           "[NAME=]MODEL: Hugging Face model folder, or a GGUF file (tokenizer and chat template); several times "
-           "for several models")
+    app.add_option("--model", command.models,
+                   std::string("[NAME=]MODEL: ") + kModelHelp +
+                       "; of it tokenizer and chat template; several times for several models")
         ->required()
         ->allow_extra_args(false);
     app.add_option("--served-name", command.served_name,

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -25,6 +26,7 @@ struct WorkerCommandLine {
     CommonFlags common;
     worker::Role role = worker::Role::mixed;
     std::string model_dir;
+    std::string model_name;  // where its path does not say it (a model of the store)
     std::string served_name;
     std::string scheduler = "127.0.0.1:7000";
     std::string listen = "127.0.0.1:0";
@@ -38,7 +40,8 @@ int worker_main(const WorkerCommandLine& command);
 /// `sluice gateway`.
 struct GatewayCommand {
     CommonFlags common;
-    std::vector<std::string> models;  // [NAME=]DIR
+    std::vector<std::string> models;                   // [NAME=]DIR
+    std::map<std::string, std::string> model_names{};  // of paths that do not say it (models of the store)
     std::string served_name;
     std::string scheduler = "127.0.0.1:7000";
     std::optional<std::string> host;    // empty: gateway.host of the settings

@@ -45,7 +45,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     WorkerSetup common_setup;
     read_worker_config(*config, common_setup);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
-    const auto named = read_models(options.models, options.served_name, gateway_options.model);
+    const auto named = read_models(options.models, options.served_name, gateway_options.model, options.model_names);
     if (!named) { return base::pass_on(named); }
     stack->served_names_ = names_of(*named);
     gateway_options.http.host = options.host.value_or(gateway_options.http.host);
@@ -158,9 +158,8 @@ void LocalStack::drain_and_stop() {
 
 void add_serve(CLI::App& app, ServeOptions& options) {
     app.add_option("--model", options.models,
-                   "[NAME=]MODEL: Hugging Face model folder, or a GGUF file; several times for several models, each on "
-                   "workers of its own")
-        ->required()
+                   std::string("[NAME=]MODEL: ") + kChatModelHelp +
+                       "; several times for several models, each on workers of its own")
         ->allow_extra_args(false);
     app.add_option("--served-name", options.served_name,
                    "name of the only model in the API; default: the folder's or the file's name");

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -21,11 +22,12 @@ namespace cli {
 /// `sluice serve`: every role in one process, over the same protocols as between machines.
 struct ServeOptions {
     CommonFlags common;
-    std::vector<std::string> models;    // [NAME=]MODEL, a folder or a GGUF file; each on workers of its own
-    std::string served_name;            // of the only model; empty: gateway.model of the settings, else its own name
-    std::optional<std::string> host;    // empty: gateway.host of the settings
-    std::optional<std::uint16_t> port;  // empty: gateway.port of the settings
-    std::uint32_t prefill = 1;          // of each model, like the next two
+    std::vector<std::string> models;  // [NAME=]MODEL, a folder or a GGUF file; each on workers of its own
+    std::string served_name;          // of the only model; empty: gateway.model of the settings, else its own name
+    std::map<std::string, std::string> model_names{};  // of paths that do not say it (models of the store)
+    std::optional<std::string> host;                   // empty: gateway.host of the settings
+    std::optional<std::uint16_t> port;                 // empty: gateway.port of the settings
+    std::uint32_t prefill = 1;                         // of each model, like the next two
     std::uint32_t decode = 1;
     std::uint32_t mixed = 0;
     std::uint32_t threads = 0;  // compute threads of all engines together; 0: the machine's cores

@@ -22,7 +22,8 @@ std::string served_name(const std::string& flag, const std::string& setting, con
 }
 
 base::Result<std::vector<NamedModel>> read_models(const std::vector<std::string>& models, const std::string& flag,
-                                                  const std::string& setting) {
+                                                  const std::string& setting,
+                                                  const std::map<std::string, std::string>& own_names) {
     const bool is_only_one = models.size() == 1;
     if (!is_only_one && !flag.empty()) {
         return base::fail(base::ErrorCode::invalid_argument,
@@ -33,8 +34,10 @@ base::Result<std::vector<NamedModel>> read_models(const std::vector<std::string>
         const auto split = text.find('=');
         std::error_code error;
         if (split == std::string::npos || std::filesystem::exists(text, error)) {
-            result.push_back({.name = is_only_one ? served_name(flag, setting, text)
-                                                  : served_name("", gateway::GatewayOptions{}.model, text),
+            const auto known = own_names.find(text);
+            const std::string& own = known == own_names.end() ? text : known->second;
+            result.push_back({.name = is_only_one ? served_name(flag, setting, own)
+                                                  : served_name("", gateway::GatewayOptions{}.model, own),
                               .dir = text});
         } else {
             result.push_back({.name = flag.empty() ? text.substr(0, split) : flag, .dir = text.substr(split + 1)});

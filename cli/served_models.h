@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -20,10 +21,11 @@ std::string served_name(const std::string& flag, const std::string& setting, con
 
 /// What `--model MODEL` or `--model NAME=MODEL` mean, given once or several times. A path that holds a '=' is taken
 /// as it is where it exists. `flag` (--served-name) and `setting` (gateway.model) name the only model; several are
-/// named by NAME, or by their folder. Error: invalid_argument: an empty name or folder, or a name from the flag for
-/// several models.
+/// named by NAME, or by their folder; `own_names` has what a path's model is called where the path does not say it.
+/// Error: invalid_argument: an empty name or folder, or a name from the flag for several models.
 base::Result<std::vector<NamedModel>> read_models(const std::vector<std::string>& models, const std::string& flag,
-                                                  const std::string& setting);
+                                                  const std::string& setting,
+                                                  const std::map<std::string, std::string>& own_names = {});
 
 std::vector<std::string> names_of(const std::vector<NamedModel>& models);
 /// "a, b", for people.

@@ -8,6 +8,14 @@ find_package(CLI11 CONFIG REQUIRED)
 find_package(tl-expected CONFIG REQUIRED)
 find_package(Catch2 CONFIG REQUIRED)
 include(Catch)
+find_package(CURL 7.85 REQUIRED)  # CURLOPT_PROTOCOLS_STR
+find_package(OpenSSL REQUIRED)
+# By hand: the CMake files of Debian 12's libzip name programs of packages that are not needed.
+find_path(LIBZIP_INCLUDE_DIR zip.h REQUIRED)
+find_library(LIBZIP_LIBRARY zip REQUIRED)
+add_library(libzip::library UNKNOWN IMPORTED)
+set_target_properties(libzip::library PROPERTIES IMPORTED_LOCATION "${LIBZIP_LIBRARY}"
+    INTERFACE_INCLUDE_DIRECTORIES "${LIBZIP_INCLUDE_DIR}")
 find_package(Protobuf REQUIRED)
 if(NOT SLUICE_CORE_ONLY)
     find_package(gRPC CONFIG REQUIRED)

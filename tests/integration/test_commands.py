@@ -19,7 +19,7 @@ def test_help_names_every_subcommand():
         assert re.search(rf"^\s+{command}\b", ran.stdout, re.MULTILINE), command
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["serve"], ["serve", "--model", str(harness.MODEL), "--port", "x"], ["serve", "--nonsense"]])
+@pytest.mark.parametrize("arguments", [["nonsense"], ["tokenize"], ["serve", "--model", str(harness.MODEL), "--port", "x"], ["serve", "--nonsense"]])
 def test_a_wrong_command_line_is_refused(arguments):
     ran = sluice(*arguments)
     assert ran.returncode > 0
