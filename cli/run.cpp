@@ -140,7 +140,9 @@ base::Result<void> chat(const RunOptions& options, const LocalStack& stack) {
 
 void add_run(CLI::App& app, RunOptions& options) {
     app.add_option("prompt", options.prompt, "text to continue; without one: a chat");
-    app.add_option("--model", options.serve.models, kChatModelHelp)->expected(1);
+    // One value: a list would take the prompt behind it too.
+    app.add_option_function<std::string>(
+        "--model", [&options](const std::string& model) { options.serve.models = {model}; }, kChatModelHelp);
     app.add_option("--system", options.system_message, "system message of the chat");
     app.add_option("--max-tokens", options.max_tokens, "tokens of an answer at most")->capture_default_str();
     app.add_option("--temperature", options.temperature, "0: always the likeliest token")->capture_default_str();
