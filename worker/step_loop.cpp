@@ -61,9 +61,10 @@ bool StepLoop::work() {
 }
 
 void StepLoop::settle() {
-    flush_outputs();
+    // Counted first: whoever has an answer finds it in the metrics.
     if (unreported_) { reporter_.note_step(unreported_->shares, unreported_->duration, unreported_->idle_before); }
     unreported_.reset();
+    flush_outputs();
     for (const auto& sequence : sequences_) {
         if (sequence->kv) { publish(*sequence); }
     }
