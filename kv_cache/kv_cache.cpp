@@ -94,13 +94,21 @@ BlockHold KvCache::hold(const SequenceKv& sequence, std::uint32_t first_block, s
     const std::vector<BlockId>& table = sequence.state_->blocks;
     CHECK(count <= table.size() && first_block <= table.size() - count,
           "blocks " << first_block << " + " << count << " of " << table.size());
-    if (count == 0) { return {}; }
-    std::vector<BlockId> held(table.begin() + first_block, table.begin() + first_block + count);
-    for (const BlockId id : held) {
+    return hold(std::vector<BlockId>(table.begin() + first_block, table.begin() + first_block + count));
+}
+
+BlockHold KvCache::hold(const PrefixMatch& match) {
+    CHECK(match.cache_ == nullptr || match.cache_ == this);
+    return hold(std::vector<BlockId>(match.blocks_));
+}
+
+BlockHold KvCache::hold(std::vector<BlockId> blocks) {
+    if (blocks.empty()) { return {}; }
+    for (const BlockId id : blocks) {
         add_hold(id);
     }
     ++leases_;
-    return {*this, std::move(held)};
+    return {*this, std::move(blocks)};
 }
 
 std::optional<EvictedRun> KvCache::evict_run(std::uint32_t blocks_wanted) {

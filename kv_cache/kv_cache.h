@@ -169,6 +169,9 @@ public:
 
     /// Blocks [first_block, first_block + count) of the sequence's table are source or target of a transfer.
     [[nodiscard]] BlockHold hold(const SequenceKv& sequence, std::uint32_t first_block, std::uint32_t count);
+    /// The same for blocks that no sequence need have: once the match is gone they are stranded while the hold lives
+    /// (match() goes on to find them), and cached afterwards.
+    [[nodiscard]] BlockHold hold(const PrefixMatch& match);
 
     /// Evicts the coldest cached blocks ahead of need, one run a call, so that they can be saved before they are
     /// reused: called until it is empty. Up to `blocks_wanted` blocks are then free or on their way out. open() and
@@ -218,6 +221,7 @@ private:
     void add_reference(BlockId id);
     void drop_reference(BlockId id);
     void add_hold(BlockId id);
+    BlockHold hold(std::vector<BlockId> blocks);
     void drop_hold(BlockId id);
     /// The last user or hold has gone: cached when named, else free.
     void retire(BlockId id);

@@ -29,7 +29,9 @@ std::uint32_t checksum(net::MessageKind kind, std::span<const std::byte> body) {
 }  // namespace
 
 std::string to_string(const HandoffKey& key) {
-    return std::to_string(base::raw(key.request)) + "/" + std::to_string(base::raw(key.epoch));
+    std::string text = std::to_string(base::raw(key.request)) + "/" + std::to_string(base::raw(key.epoch));
+    if (key.is_fetch()) { text += "/" + std::to_string(key.run); }
+    return text;
 }
 
 std::string seal(net::MessageKind kind, const google::protobuf::MessageLite& message) {
@@ -72,11 +74,13 @@ void set_key(sluice::proto::Handoff& handoff, const HandoffKey& key) {
     handoff.set_epoch(base::raw(key.epoch));
     handoff.set_prefill_incarnation(base::raw(key.prefill));
     handoff.set_decode_incarnation(base::raw(key.decode));
+    handoff.set_run(key.run);
 }
 
 HandoffKey key_of(const sluice::proto::Handoff& handoff) {
     return {base::RequestId{handoff.request_id()}, base::Epoch{handoff.epoch()},
-            base::Incarnation{handoff.prefill_incarnation()}, base::Incarnation{handoff.decode_incarnation()}};
+            base::Incarnation{handoff.prefill_incarnation()}, base::Incarnation{handoff.decode_incarnation()},
+            handoff.run()};
 }
 
 sluice::proto::KvFrame make_frame(const Identity& identity, const kv_cache::KvLayout& layout, const FrameInfo& info) {

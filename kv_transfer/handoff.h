@@ -14,12 +14,15 @@ namespace kv_transfer {
 struct HandoffKey {
     base::RequestId request{};
     base::Epoch epoch{};
-    base::Incarnation prefill{};
-    base::Incarnation decode{};
+    base::Incarnation prefill{};  // who has the KV
+    base::Incarnation decode{};   // who gets it
+    std::uint32_t run = 0;        // 0: prefill pushes it; else decode fetches it, as this run of its blocks
+
+    bool is_fetch() const { return run != 0; }
     auto operator<=>(const HandoffKey&) const = default;
 };
 
-/// "request/epoch" for logs.
+/// "request/epoch" for logs, of a fetch "request/epoch/run".
 std::string to_string(const HandoffKey& key);
 
 /// What this worker is. Every message carries it; a message with another model, numerics or protocol is refused.
@@ -36,5 +39,9 @@ inline constexpr net::MessageKind kFrame{3};           // to decode; the only on
 inline constexpr net::MessageKind kAck{4};             // to prefill
 inline constexpr net::MessageKind kAbortToDecode{5};   // KvAbort
 inline constexpr net::MessageKind kAbortToPrefill{6};  // KvAbort
+inline constexpr net::MessageKind kFetch{7};           // to prefill; a worker of protocol 1.1 does not know it
+
+/// Blocks that one fetch may ask for: what a header holds beside a model's name.
+inline constexpr std::size_t kFetchBlocksMax = 32;
 
 }  // namespace kv_transfer

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "kv_transfer/receiver_state.h"
+#include "proto/header.h"
 
 namespace kv_transfer {
 
@@ -13,7 +14,8 @@ using base::Result;
 
 namespace {
 constexpr std::size_t kMessagesMax = 16384;
-}
+constexpr std::size_t kCallsPerFetch = 4;  // it begins and may be aborted, perhaps a little after its end
+}  // namespace
 
 KvReceiver::State::State(Options options_in, Identity identity_in, const kv_cache::KvLayout& layout_in,
                          kv_cache::KvStore& store_in, net::Transport& transport_in, const base::Clock& clock_in,
@@ -31,7 +33,8 @@ KvReceiver::State::State(Options options_in, Identity identity_in, const kv_cach
               options_in.frame_bytes_max, nullptr),
       // Calls of the step thread and frames that have landed are pushed.
       thread({.messages_max = kMessagesMax,
-              .reserve = kCallsPerHandoff * options_in.handoffs_max + options_in.staging_buffers,
+              .reserve = kCallsPerHandoff * options_in.handoffs_max + kCallsPerFetch * options_in.fetches_max +
+                         options_in.staging_buffers,
               .own_thread = options_in.own_thread},
              clock_in,
              {.apply = [this](Command& command) { std::visit([this](auto& value) { apply(value); }, command); },
@@ -139,7 +142,8 @@ Result<net::Target> KvReceiver::on_header(net::PeerId from, net::MessageKind kin
     if (kind == kAbortToDecode) {
         sluice::proto::KvAbort abort;
         if (auto parsed = unseal(kind, header, abort); !parsed) { return refused(parsed, Outcome::checksum_mismatch); }
-        if (auto checked = check_header(abort.header(), state_->identity); !checked) {
+        // Of other numerics, too: it says that it cannot help. The key names this life and that one.
+        if (auto checked = proto::check_header(abort.header()); !checked) {
             return refused(checked, Outcome::wrong_request);
         }
         return take(State::End{key_of(abort.handoff()), proto::error_of(abort.error()), true});

@@ -7,7 +7,9 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 
+#include "base/block_hash.h"
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/metrics.h"
@@ -27,17 +29,19 @@ namespace kv_transfer {
 /// What the receiver tells the decode worker's step thread about one hand-off. In this order: exactly one
 /// room_requested, then exactly one of completed / failed, then exactly one released. (An ended key that comes again is
 /// answered by the receiver itself.) A hand-off counts as open (handoffs_max) until its released is dealt with, so at
-/// most kPerHandoff * handoffs_max events wait.
+/// most kPerHandoff * handoffs_max events wait. One that `fetch` began has no room_requested, and counts by itself
+/// (fetches_max, kPerFetch).
 struct ReceiverEvent {
     enum class Kind {
         room_requested,  // answer with grant, later or refuse; may overtake the gateway's Start: hold it till then
-        completed,       // the KV of [have_tokens, kv_tokens) is in the granted blocks, checked
+        completed,       // the KV of [have_tokens, kv_tokens) is in the granted blocks, checked; of a fetch: of the
+                         // first kv_tokens (whole blocks), as many as the other worker has
         failed,          // see error; what the granted blocks hold is undefined
         released,        // nobody writes to blocks granted for this key any more, now or later
     };
     Kind kind{};
     HandoffKey key;
-    std::uint32_t kv_tokens = 0;      // room_requested
+    std::uint32_t kv_tokens = 0;      // room_requested; completed: what is there now
     base::TimePoint deadline{};       // room_requested: the prefill worker gives up then
     std::uint64_t payload_bytes = 0;  // completed
     base::Duration duration{};        // completed: from grant to the last frame
@@ -46,6 +50,7 @@ struct ReceiverEvent {
     Slots::Slot slot = nullptr;                       // released: the hand-off counts as open until this is dropped
 
     static constexpr std::size_t kPerHandoff = 3;
+    static constexpr std::size_t kPerFetch = 2;
 };
 
 /// Called on the receiver's thread. Must only push to a queue and return; must not call the receiver.
@@ -63,26 +68,39 @@ struct GrantRoom {
     bool allow_lossy = false;               // a lossy mode that prefill proposes is granted; else raw is
 };
 
+/// KV that another worker is asked for. Exact KV only: raw, or by a codec without loss.
+struct FetchKv {
+    HandoffKey key;                           // decode: this worker's life; prefill: the other's; run > 0
+    std::string kv_address;                   // of the other worker's transport
+    std::span<const base::BlockHash> hashes;  // copied; 1 to kFetchBlocksMax blocks, in sequence order
+    std::span<const base::BlockId> blocks;    // copied; as many: where their KV goes
+    base::Duration answer_timeout{};  // > 0: no answer for so long, and it fails (also: too old to know fetches)
+    base::Duration lease{};           // > 0: without a sign of life after that for so long it fails
+    base::TimePoint deadline{};       // it fails then in any case
+};
+
 /// Decode side of the hand-offs. Frames land in a bounded set of staging buffers, are checked against this worker's own
 /// layout and the grant (header before the payload is taken, CRC32C before it is unpacked), and are unpacked into
 /// granted, unpublished blocks on the receiver's own thread. Repeated, overlapping and reordered frames are harmless.
 ///
-/// Threads: `grant`, `later`, `refuse`, `abort` may be called from any thread and do not wait; a few times for each
-/// hand-off, until its `released` (kCallsPerHandoff may wait). A call for a key that has ended meanwhile has no effect:
-/// its `released` is then already on its way, and holds for blocks granted too late as well. Implements net::Handler
-/// for the kinds that go to decode; KvRouter connects it.
+/// Threads: `grant`, `later`, `refuse`, `fetch`, `abort` may be called from any thread and do not wait; a few times for
+/// each hand-off, until its `released` (kCallsPerHandoff may wait). A call for a key that has ended meanwhile has no
+/// effect: its `released` is then already on its way, and holds for blocks granted too late as well. Implements
+/// net::Handler for the kinds that go to decode; KvRouter connects it.
 class KvReceiver final : public net::Handler {
 public:
     struct Options {
         std::size_t frame_bytes_max = std::size_t{4} << 20;  // a longer payload is refused
         std::size_t staging_buffers = 8;                     // of frame_bytes_max each; touched only when used
         std::size_t handoffs_max = 1024;  // until their released is dealt with; beyond: answered LATER
+        std::size_t fetches_max = 64;     // that this worker begins, beside those, until their released is dealt with
         std::size_t ended_max = 4096;     // keys remembered after their end
-        base::Duration peer_timeout = std::chrono::seconds(5);     // silent for so long before a grant: fails
-        base::Duration payload_timeout = std::chrono::seconds(3);  // of one payload under way, then force-close
-        base::Duration send_timeout = std::chrono::seconds(3);     // of one reply inside the transport
-        Codecs codecs = {};                                        // besides raw
-        bool own_thread = true;                                    // false: `tick()` does the work (tests)
+        base::Duration fetch_interval = std::chrono::milliseconds(100);  // a fetch is repeated until it is answered
+        base::Duration peer_timeout = std::chrono::seconds(5);           // silent for so long before a grant: fails
+        base::Duration payload_timeout = std::chrono::seconds(3);        // of one payload under way, then force-close
+        base::Duration send_timeout = std::chrono::seconds(3);           // of one reply inside the transport
+        Codecs codecs = {};                                              // besides raw
+        bool own_thread = true;                                          // false: `tick()` does the work (tests)
     };
     static constexpr std::size_t kCallsPerHandoff = 8;
 
@@ -95,6 +113,13 @@ public:
 
     /// Gives room. With have_tokens == kv_tokens the hand-off completes at once. Bad numbers are bugs (CHECK).
     void grant(const GrantRoom& room);
+
+    /// Begins a hand-off from here: asks another worker for blocks. completed or failed and then released follow. Its
+    /// failures are: not_found (it has not even the first block), unavailable (no answer, or lost), deadline_exceeded,
+    /// or what the other worker says.
+    /// Error (no event follows): resource_exhausted (too many under way), unavailable (stopped). A key that is open,
+    /// bad numbers: bugs (CHECK).
+    [[nodiscard]] base::Result<void> fetch(const FetchKv& wanted);
 
     /// No room now: prefill keeps the KV and asks again; a grant, refuse or abort follows.
     void later(const HandoffKey& key);

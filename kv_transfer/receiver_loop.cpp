@@ -13,12 +13,23 @@ using base::Result;
 std::optional<base::TimePoint> KvReceiver::State::next_due() const {
     std::optional<base::TimePoint> due;
     for (const auto& [key, handoff] : handoffs) {
-        const bool is_granted = handoff.phase == Handoff::Phase::granted;
-        const base::TimePoint at =
-            std::min(handoff.deadline, handoff.heard_at + (is_granted ? handoff.lease : options.peer_timeout));
+        base::TimePoint at = std::min(handoff.deadline, silent_until(handoff));
+        if (handoff.phase == Handoff::Phase::fetching) { at = std::min(at, handoff.ask_again_at); }
         due = std::min(due.value_or(at), at);
     }
     return due;
+}
+
+/// How long the other worker may say nothing.
+base::TimePoint KvReceiver::State::silent_until(const Handoff& handoff) const {
+    switch (handoff.phase) {
+        case Handoff::Phase::fetching:
+            return handoff.heard_at + handoff.answer_timeout;
+        case Handoff::Phase::granted:
+            return handoff.heard_at + handoff.lease;
+        default:
+            return handoff.heard_at + options.peer_timeout;
+    }
 }
 
 void KvReceiver::State::fail_all(const base::Error& error) {
@@ -32,6 +43,7 @@ void KvReceiver::State::apply(Asked& command) {
     if (const auto known = handoffs.find(command.key); known != handoffs.end()) {
         // Repeated: a sign of life, and perhaps our answer was lost.
         Handoff& handoff = known->second;
+        if (handoff.phase == Handoff::Phase::fetching) { return take_answer(known, command); }
         handoff.peer = command.from;
         handoff.heard_at = now;
         if (handoff.phase == Handoff::Phase::granted) {
@@ -79,10 +91,14 @@ bool KvReceiver::State::refuse_by_history(const Asked& asked) {
         }
         return true;
     }
+    if (asked.key.is_fetch()) {
+        reply_refused(asked.from, asked.key, {ErrorCode::not_found, "this worker does not fetch that"});
+        return true;
+    }
     const HandoffKey first_of_request{asked.key.request, {}, {}, {}};
     for (auto past = ended.lower_bound(first_of_request);
          past != ended.end() && past->first.request == asked.key.request; ++past) {
-        if (past->first.epoch > asked.key.epoch) {
+        if (!past->first.is_fetch() && past->first.epoch > asked.key.epoch) {
             metrics.count(Outcome::stale_epoch);
             reply_refused(asked.from, asked.key, {ErrorCode::failed_precondition, "a newer attempt has ended here"});
             return true;
@@ -91,6 +107,10 @@ bool KvReceiver::State::refuse_by_history(const Asked& asked) {
     for (auto live = handoffs.lower_bound(first_of_request);
          live != handoffs.end() && live->first.request == asked.key.request;) {
         const auto next = std::next(live);
+        if (live->first.is_fetch()) {  // ends by its own part's wish
+            live = next;
+            continue;
+        }
         if (live->first.epoch >= asked.key.epoch) {
             const bool is_older = live->first.epoch > asked.key.epoch;
             metrics.count(is_older ? Outcome::stale_epoch : Outcome::wrong_request);
@@ -118,24 +138,30 @@ void KvReceiver::State::apply(Grant& command) {
         return;
     }
     const base::TimePoint now = clock.now();
-    handoff.phase = Handoff::Phase::granted;
     handoff.mode = agree(handoff.proposed, command.allow_lossy);
     handoff.have_tokens = command.have_tokens;
     handoff.blocks = std::move(command.blocks);
     handoff.lease = command.lease;
     handoff.deadline = std::min(handoff.deadline, command.deadline);
+    begin_receiving(found, now);
+    if (handoff.received.is_complete()) {
+        acknowledge(handoff.peer, command.key, 0, std::nullopt, true);
+        complete(found);
+    }
+}
+
+/// From now on frames of its [have_tokens, kv_tokens) may land in its blocks, in its mode.
+void KvReceiver::State::begin_receiving(Handoffs::iterator found, base::TimePoint now) {
+    Handoff& handoff = found->second;
+    handoff.phase = Handoff::Phase::granted;
     handoff.granted_at = now;
     handoff.heard_at = now;
     handoff.received = Coverage(layout.layers(), handoff.have_tokens, handoff.kv_tokens);
     {
         const std::scoped_lock lock(mutex);
-        if (!is_stopped) { expected[command.key] = {handoff.have_tokens, handoff.kv_tokens, handoff.mode}; }
+        if (!is_stopped) { expected[found->first] = {handoff.have_tokens, handoff.kv_tokens, handoff.mode}; }
     }
-    reply_granted(command.key, handoff);
-    if (handoff.received.is_complete()) {
-        acknowledge(handoff.peer, command.key, 0, std::nullopt, true);
-        complete(found);
-    }
+    reply_granted(found->first, handoff);
 }
 
 /// What prefill proposes where we have it and may take it, else raw.
@@ -148,6 +174,7 @@ KvMode KvReceiver::State::agree(const proto::KvMode& proposed, bool allow_lossy)
 void KvReceiver::State::apply(Later& command) {
     const auto found = handoffs.find(command.key);
     if (found == handoffs.end() || found->second.phase == Handoff::Phase::granted) { return; }
+    CHECK(!command.key.is_fetch(), "hand-off " << to_string(command.key));
     found->second.phase = Handoff::Phase::later;
     reply_later(found->second.peer, command.key);
 }
@@ -230,7 +257,8 @@ void KvReceiver::State::apply(PeerLost& command) {
     for (auto handoff = handoffs.begin(); handoff != handoffs.end();) {
         const auto next = std::next(handoff);
         if (handoff->second.peer == command.peer) {
-            fail(handoff, {ErrorCode::unavailable, "prefill worker lost: " + command.why.message}, false);
+            fail(handoff, {ErrorCode::unavailable, "the worker that has the KV is lost: " + command.why.message},
+                 false);
         }
         handoff = next;
     }
@@ -240,16 +268,18 @@ bool KvReceiver::State::proceed(base::TimePoint now) {
     bool did = false;
     for (auto handoff = handoffs.begin(); handoff != handoffs.end();) {
         const auto next = std::next(handoff);
-        const bool is_granted = handoff->second.phase == Handoff::Phase::granted;
-        const base::Duration silence = now - handoff->second.heard_at;
         if (now >= handoff->second.deadline) {
             fail(handoff, {ErrorCode::deadline_exceeded, "KV hand-off passed its deadline"}, true);
             did = true;
-        } else if (is_granted && silence >= handoff->second.lease) {
-            fail(handoff, {ErrorCode::deadline_exceeded, "lease ended: nothing heard from the prefill worker"}, true);
+        } else if (now >= silent_until(handoff->second)) {
+            fail(handoff,
+                 handoff->second.phase == Handoff::Phase::granted
+                     ? base::Error{ErrorCode::deadline_exceeded, "lease ended: nothing heard from the prefill worker"}
+                     : base::Error{ErrorCode::unavailable, "nothing heard from the prefill worker"},
+                 true);
             did = true;
-        } else if (!is_granted && silence >= options.peer_timeout) {
-            fail(handoff, {ErrorCode::unavailable, "nothing heard from the prefill worker"}, true);
+        } else if (handoff->second.phase == Handoff::Phase::fetching && now >= handoff->second.ask_again_at) {
+            ask_for_blocks(handoff->first, handoff->second, now);
             did = true;
         }
         handoff = next;
@@ -261,6 +291,7 @@ void KvReceiver::State::complete(Handoffs::iterator handoff) {
     metrics.count(Outcome::ok);
     events({.kind = ReceiverEvent::Kind::completed,
             .key = handoff->first,
+            .kv_tokens = handoff->second.kv_tokens,
             .payload_bytes = handoff->second.payload_bytes,
             .duration = clock.now() - handoff->second.granted_at,
             .is_lossy = handoff->second.is_lossy});
@@ -275,7 +306,8 @@ void KvReceiver::State::fail(Handoffs::iterator handoff, base::Error error, bool
         proto::set_error(*abort.mutable_error(), error, kErrorBytesMax);
         post(handoff->second.peer, kAbortToPrefill, abort);
     }
-    metrics.count(outcome_of(error.code));
+    // A fetch that got no KV was no transfer.
+    if (handoff->second.phase != Handoff::Phase::fetching) { metrics.count(outcome_of(error.code)); }
     events({.kind = ReceiverEvent::Kind::failed, .key = handoff->first, .error = error});
     end(handoff, std::move(error));
 }

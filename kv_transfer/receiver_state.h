@@ -40,6 +40,16 @@ struct KvReceiver::State {
         base::Error error;
         bool from_prefill;
     };
+    struct Fetch {
+        HandoffKey key;
+        std::string kv_address;
+        std::string hashes;  // as on the wire
+        std::vector<base::BlockId> blocks;
+        base::Duration answer_timeout;
+        base::Duration lease;
+        base::TimePoint deadline;
+        Slots::Slot slot;
+    };
     // Messages.
     struct Asked {
         net::PeerId from;
@@ -63,10 +73,15 @@ struct KvReceiver::State {
         net::PeerId peer;
         base::Error why;
     };
-    using Command = std::variant<Grant, Later, End, Asked, Landed, Refused, PeerLost>;
+    using Command = std::variant<Grant, Later, End, Fetch, Asked, Landed, Refused, PeerLost>;
 
     struct Handoff {
-        enum class Phase { asked, later, granted };
+        enum class Phase {
+            fetching,  // began here; the other worker has not answered yet
+            asked,
+            later,
+            granted,
+        };
 
         Phase phase = Phase::asked;
         net::PeerId peer{};
@@ -75,7 +90,11 @@ struct KvReceiver::State {
         base::TimePoint heard_at;
         proto::KvMode proposed;
         Slots::Slot slot;
-        // Since the grant:
+        // While fetching:
+        std::string hashes;
+        base::Duration answer_timeout{};
+        base::TimePoint ask_again_at;
+        // Since the grant, `blocks` and `lease` of a fetch from its beginning:
         KvMode mode;
         bool is_lossy = false;  // a frame came so
         std::uint32_t have_tokens = 0;
@@ -114,11 +133,18 @@ struct KvReceiver::State {
     void apply(Grant& command);
     void apply(Later& command);
     void apply(End& command);
+    void apply(Fetch& command);
     void apply(Asked& command);
     void apply(Landed& command);
     void apply(Refused& command);
     void apply(PeerLost& command);
 
+    // receiver_fetches.cpp
+    void ask_for_blocks(const HandoffKey& key, Handoff& handoff, base::TimePoint now);
+    void take_answer(Handoffs::iterator fetch, Asked& answer);
+
+    void begin_receiving(Handoffs::iterator handoff, base::TimePoint now);
+    base::TimePoint silent_until(const Handoff& handoff) const;
     KvMode agree(const proto::KvMode& proposed, bool allow_lossy) const;
     bool refuse_by_history(const Asked& asked);
     base::Result<void> unpack(Handoff& handoff, const Landed& landed);
@@ -144,10 +170,11 @@ struct KvReceiver::State {
     const ReceiverEvents events;
     TransferMetrics metrics;
     Slots slots;
+    Slots fetch_slots;
     StagingPool staging;
     StagingPool::Buffer workspace;  // what codecs decode; null without codecs
 
-    mutable std::mutex mutex;
+    mutable std::mutex mutex;                       // also of taking from fetch_slots
     std::map<HandoffKey, Expected> expected;        // guarded by mutex: granted
     std::map<net::ReceiveToken, Landed> under_way;  // guarded by mutex: payloads that the transport writes
     std::uint64_t tokens_minted = 0;                // guarded by mutex

@@ -8,7 +8,7 @@ base::Result<net::Target> KvRouter::on_header(net::PeerId from, net::MessageKind
                                               std::span<const std::byte> header, std::size_t payload_bytes) {
     net::Handler* part = nullptr;
     if (kind == kRoomRequest || kind == kFrame || kind == kAbortToDecode) { part = receiver_; }
-    if (kind == kRoomReply || kind == kAck || kind == kAbortToPrefill) { part = sender_; }
+    if (kind == kRoomReply || kind == kAck || kind == kAbortToPrefill || kind == kFetch) { part = sender_; }
     if (part == nullptr) {
         return base::fail(base::ErrorCode::unimplemented, "no part for kind " + std::to_string(net::raw(kind)));
     }

@@ -11,7 +11,8 @@ namespace kv_transfer {
 /// Events of both that can wait for the step thread at once: what its queue must hold, because a lost `released` would
 /// strand blocks.
 constexpr std::size_t events_max(const KvSender::Options& sender, const KvReceiver::Options& receiver) {
-    return SenderEvent::kPerHandoff * sender.handoffs_max + ReceiverEvent::kPerHandoff * receiver.handoffs_max;
+    return SenderEvent::kPerHandoff * sender.handoffs_max + SenderEvent::kPerFetch * sender.fetches_max +
+           ReceiverEvent::kPerHandoff * receiver.handoffs_max + ReceiverEvent::kPerFetch * receiver.fetches_max;
 }
 
 /// Gives one transport to the sender and the receiver of one worker (either may be null): each message goes to the part

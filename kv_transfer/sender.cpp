@@ -30,8 +30,10 @@ KvSender::State::State(Options options_in, Identity identity_in, const kv_cache:
       frame_bytes_max(std::min(options_in.frame_bytes_max, transport_in.limits().payload_bytes_max)),
       peer_frames_max(std::max<std::size_t>(1, options_in.staging_buffers - options_in.staging_buffers / 4)),
       metrics(metrics_in, "send", transport_in.name()),
-      // One `Open` for each hand-off that is open is pushed.
-      thread({.messages_max = kMessagesMax, .reserve = options_in.handoffs_max, .own_thread = options_in.own_thread},
+      // One `Open` for each hand-off that is open is pushed, and one answer for each fetch.
+      thread({.messages_max = kMessagesMax,
+              .reserve = options_in.handoffs_max + options_in.fetches_max,
+              .own_thread = options_in.own_thread},
              clock_in,
              {.apply = [this](Command& command) { std::visit([this](auto& value) { apply(value); }, command); },
               .proceed = [this](base::TimePoint now) { return proceed(now); },
@@ -63,11 +65,12 @@ Result<void> KvSender::open(const OpenHandoff& handoff) {
     for (const base::BlockId block : handoff.blocks) {
         CHECK(base::raw(block) < state_->store.blocks_total());
     }
+    CHECK(handoff.key.is_fetch() == (handoff.fetch_slot != nullptr), "hand-off " << to_string(handoff.key));
     const auto mode = state_->options.codecs.find(handoff.kv_mode);
     if (!mode) { spdlog::debug("hand-off {} goes raw: {}", to_string(handoff.key), mode.error().message); }
     const std::scoped_lock lock(state_->mutex);
     if (state_->is_stopped) { return base::fail(ErrorCode::unavailable, "KV sender has stopped"); }
-    if (state_->slots.used() >= state_->options.handoffs_max) {
+    if (!handoff.key.is_fetch() && state_->slots.used() >= state_->options.handoffs_max) {
         return base::fail(ErrorCode::resource_exhausted,
                           std::to_string(state_->options.handoffs_max) + " hand-offs are open");
     }
@@ -76,8 +79,14 @@ Result<void> KvSender::open(const OpenHandoff& handoff) {
     }
     state_->thread.push(State::Open{handoff.key, handoff.kv_address, handoff.kv_tokens,
                                     std::vector<base::BlockId>(handoff.blocks.begin(), handoff.blocks.end()),
-                                    handoff.deadline, mode.value_or(KvMode{}), state_->slots.take()});
+                                    handoff.deadline, mode.value_or(KvMode{}),
+                                    handoff.key.is_fetch() ? handoff.fetch_slot : state_->slots.take()});
     return {};
+}
+
+void KvSender::refuse_fetch(const HandoffKey& key, base::Error error, Slots::Slot fetch_slot) {
+    CHECK(key.is_fetch() && fetch_slot != nullptr, "hand-off " << to_string(key));
+    state_->thread.push(State::RefuseFetch{key, std::move(error), std::move(fetch_slot)});
 }
 
 void KvSender::ready(const HandoffKey& key, std::uint32_t layer_begin, std::uint32_t layer_end,
@@ -124,6 +133,7 @@ std::size_t KvSender::inflight_bytes() const {
 Result<net::Target> KvSender::on_header(net::PeerId from, net::MessageKind kind, std::span<const std::byte> header,
                                         std::size_t payload_bytes) {
     if (payload_bytes != 0) { return base::fail(ErrorCode::invalid_argument, "a payload was not expected"); }
+    if (kind == kFetch) { return state_->fetch_begins(from, header); }
     // What to do with a message once its header is understood; dropped when too many wait, because it will be repeated.
     const auto take = [&](auto& message, auto make_command) -> Result<net::Target> {
         if (auto parsed = unseal(kind, header, message); !parsed) {

@@ -8,7 +8,9 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
+#include "base/block_hash.h"
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/metrics.h"
@@ -25,17 +27,22 @@ class KvStore;
 
 namespace kv_transfer {
 
-/// What the sender tells the prefill worker's step thread about one hand-off that `open` took. In this order:
+/// What the sender tells the worker's step thread about one hand-off that `open` took. In this order:
 /// at most one later, at most one granted, then exactly one of completed / failed, then exactly one released. A
 /// hand-off counts as open (handoffs_max) until its released is dealt with, so at most kPerHandoff * handoffs_max
 /// events wait.
+///
+/// Another worker that fetches KV (its key says so) comes before that, as fetch_requested: the step thread answers by
+/// open or refuse_fetch, and hands the event's slot on with it. A fetch counts (fetches_max) until its slot is gone, so
+/// at most kPerFetch * fetches_max events of fetches wait.
 struct SenderEvent {
     enum class Kind {
-        granted,    // decode takes the KV; it holds `have_tokens` already; frames go as layers get ready
-        later,      // decode has no room now: the KV stays here under the lease, sending begins with a granted
-        completed,  // decode has all of it, checked and unpacked
-        failed,     // see error: decode recomputes what it lacks, or the request has ended
-        released,   // no block of this hand-off is read any more
+        fetch_requested,  // has it the KV of these blocks?
+        granted,          // decode takes the KV; it holds `have_tokens` already; frames go as layers get ready
+        later,            // decode has no room now: the KV stays here under the lease, sending begins with a granted
+        completed,        // decode has all of it, checked and unpacked
+        failed,           // see error: decode recomputes what it lacks, or the request has ended
+        released,         // no block of this hand-off is read any more
     };
     Kind kind{};
     HandoffKey key;
@@ -43,28 +50,34 @@ struct SenderEvent {
     std::uint64_t payload_bytes = 0;                  // completed: bytes of frames, resends counted
     base::Duration duration{};                        // completed: from the grant to the last acknowledgement
     std::optional<base::Error> error = std::nullopt;  // failed
-    Slots::Slot slot = nullptr;                       // released: the hand-off counts as open until this is dropped
+    Slots::Slot slot = nullptr;  // released, fetch_requested: it counts as open until this is dropped
+
+    std::vector<base::BlockHash> hashes = {};  // fetch_requested: 1 to kFetchBlocksMax, a run of a chain
+    base::TimePoint deadline{};                // fetch_requested: the other worker gives up then
 
     static constexpr std::size_t kPerHandoff = 4;  // at most: granted, later, an end, released
+    static constexpr std::size_t kPerFetch = kPerHandoff + 1;
 };
 
 /// Called on the sender's thread. Must only push to a queue and return; must not call the sender.
 using SenderEvents = std::function<void(SenderEvent)>;
 
-/// One hand-off as the prefill worker begins it.
+/// One hand-off as the prefill worker begins it, or answers a fetch: with the key and the slot of its event, for the
+/// first blocks of those that were asked for.
 struct OpenHandoff {
     HandoffKey key;
-    std::string kv_address;                 // of the decode worker's transport
+    std::string kv_address;                 // of the decode worker's transport; unused for a fetch
     std::uint32_t kv_tokens = 0;            // > 0: tokens of KV that decode shall get
     std::span<const base::BlockId> blocks;  // copied; hold tokens [0, kv_tokens) in sequence order
     base::TimePoint deadline{};             // the hand-off fails then
     proto::KvMode kv_mode = {};             // as the placement says; raw where it is not known here, or not on decode
+    Slots::Slot fetch_slot = nullptr;       // of a fetch, and only then
 };
 
 /// Prefill side of the hand-offs: asks decode for room, and pushes layer groups as soon as they are both computed and
-/// granted. Packs into a bounded set of staging buffers, so that blocks are read only while `released` is outstanding
-/// and never by the network. Frames that are lost or damaged go again, a bounded number of times. Every hand-off ends,
-/// whatever the other side does.
+/// granted; hears of workers that fetch KV from here. Packs into a bounded set of staging buffers, so that blocks are
+/// read only while `released` is outstanding and never by the network. Frames that are lost or damaged go again, a
+/// bounded number of times. Every hand-off ends, whatever the other side does.
 ///
 /// Threads: `open`, `ready`, `abort` may be called from any thread and do not wait; packing, checksums, timers and
 /// events run on a thread of its own. Implements net::Handler for the kinds that go to prefill; KvRouter connects it.
@@ -75,6 +88,7 @@ public:
         std::size_t staging_buffers = 8;                         // of frame_bytes_max each; touched only when used
         std::size_t inflight_bytes_max = std::size_t{32} << 20;  // packed and not acknowledged, all hand-offs together
         std::size_t handoffs_max = 1024;                         // until their released is dealt with
+        std::size_t fetches_max = 64;                            // of other workers, beside those; 0: all are refused
         std::uint32_t frame_retries = 4;  // resends of one frame for damage or a lost acknowledgement
         base::Duration ack_timeout = std::chrono::seconds(2);           // then the frame goes again
         base::Duration refused_delay = std::chrono::milliseconds(2);    // receiver's staging full: again after this
@@ -98,6 +112,9 @@ public:
     /// Error (no event follows): resource_exhausted (too many open), failed_precondition (key is open already),
     /// invalid_argument (blocks and tokens do not fit), unavailable (stopped).
     [[nodiscard]] base::Result<void> open(const OpenHandoff& handoff);
+
+    /// The other answer to a fetch_requested: tells the worker that asked. No event follows.
+    void refuse_fetch(const HandoffKey& key, base::Error error, Slots::Slot fetch_slot);
 
     /// The KV of these layers of these tokens is computed and will not change. Called from the engine's compute thread;
     /// a few hundred nanoseconds. Ranges are half open, in any order, may overlap; tokens that decode holds are

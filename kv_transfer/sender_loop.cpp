@@ -13,6 +13,7 @@ using kv_cache::KvRange;
 bool KvSender::State::proceed(base::TimePoint now) {
     bool did = fail_what_others_ended();
     did = check_timers(now) || did;
+    did = forget_late_fetches(now) || did;
     // One frame at a time: what others tell us meanwhile is not kept waiting.
     return send_one_frame(now) || did;
 }
@@ -26,6 +27,9 @@ std::optional<base::TimePoint> KvSender::State::next_due() const {
             consider(frame.retry_at.value_or(std::max(frame.sent_at, handoff.acknowledged_at) + options.ack_timeout));
         }
     }
+    for (const auto& [key, fetch] : asked_fetches) {
+        consider(fetch.deadline);
+    }
     return due;
 }
 
@@ -33,6 +37,10 @@ void KvSender::State::fail_all(const base::Error& error) {
     while (!handoffs.empty()) {
         fail(handoffs.begin(), error, true);
     }
+    for (const auto& [key, fetch] : asked_fetches) {
+        tell_abort(fetch.peer, key, error);
+    }
+    asked_fetches.clear();
 }
 
 /// What this worker's other threads want ended, or could not be told about. What is not found yet, its Open still
@@ -64,6 +72,12 @@ void KvSender::State::apply(Open& command) {
     handoff->open = std::move(command);
     handoff->heard_at = now;
     by_key[handoff->open.key] = handoff;
+    if (handoff->open.key.is_fetch()) {
+        const auto asker = take_fetch(handoff->open.key);
+        if (!asker) { return fail(handoff, {ErrorCode::cancelled, "the fetch has ended meanwhile"}, false); }
+        handoff->peer = *asker;
+        return ask_for_room(*handoff, now);
+    }
     const auto peer = transport.connect(handoff->open.kv_address);
     if (!peer) {
         fail(handoff, peer.error(), false);
@@ -91,6 +105,7 @@ void KvSender::State::apply(Ready& command) {
 }
 
 void KvSender::State::apply(Abort& command) {
+    take_fetch(command.key);
     const auto handoff = find(command.key);
     if (handoff == handoffs.end()) { return; }
     fail(handoff, std::move(command.error), false);
@@ -182,6 +197,7 @@ void KvSender::State::apply(Ack& command) {
 
 void KvSender::State::apply(PeerLost& command) {
     peer_heard_at.erase(command.peer);
+    forget_fetches_of(command.peer);
     for (auto handoff = handoffs.begin(); handoff != handoffs.end();) {
         const auto next = std::next(handoff);
         if (handoff->peer == command.peer) {

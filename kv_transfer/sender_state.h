@@ -62,7 +62,18 @@ struct KvSender::State {
         net::PeerId peer;
         base::Error why;
     };
-    using Command = std::variant<Open, Ready, Abort, Reply, Ack, PeerLost>;
+    struct Fetch {  // another worker asks
+        net::PeerId from;
+        HandoffKey key;
+        std::vector<base::BlockHash> hashes;
+        base::TimePoint deadline;
+    };
+    struct RefuseFetch {
+        HandoffKey key;
+        base::Error error;
+        Slots::Slot slot;  // bounds how many of these wait
+    };
+    using Command = std::variant<Open, Ready, Abort, Reply, Ack, PeerLost, Fetch, RefuseFetch>;
 
     /// One frame that is packed and not acknowledged.
     struct Frame {
@@ -94,6 +105,13 @@ struct KvSender::State {
     };
     using Handoffs = std::list<Handoff>;  // in order of opening
 
+    /// A fetch that the step thread has not answered yet.
+    struct AskedFetch {
+        net::PeerId peer{};
+        base::TimePoint deadline;
+        Slots::Slot slot;
+    };
+
     State(Options options_in, Identity identity_in, const kv_cache::KvLayout& layout_in, kv_cache::KvStore& store_in,
           net::Transport& transport_in, const base::Clock& clock_in, base::Metrics* metrics_in, SenderEvents events_in);
 
@@ -108,6 +126,14 @@ struct KvSender::State {
     void apply(Reply& command);
     void apply(Ack& command);
     void apply(PeerLost& command);
+    void apply(Fetch& command);
+    void apply(RefuseFetch& command);
+
+    // sender_fetches.cpp; the first on the transport's thread.
+    base::Result<net::Target> fetch_begins(net::PeerId from, std::span<const std::byte> header);
+    std::optional<net::PeerId> take_fetch(const HandoffKey& key);
+    bool forget_late_fetches(base::TimePoint now);
+    void forget_fetches_of(net::PeerId peer);
 
     bool fail_what_others_ended();
     bool check_timers(base::TimePoint now);
@@ -138,6 +164,7 @@ struct KvSender::State {
     const std::size_t peer_frames_max;  // so that a stalled decode worker does not hold every staging buffer
     TransferMetrics metrics;
     Slots slots;
+    Slots fetch_slots;
 
     mutable std::mutex mutex;
     std::set<HandoffKey> open_keys;                // guarded by mutex: from open() to released
@@ -148,6 +175,7 @@ struct KvSender::State {
     // Of the own thread.
     Handoffs handoffs;
     std::map<HandoffKey, Handoffs::iterator> by_key;
+    std::map<HandoffKey, AskedFetch> asked_fetches;
     std::map<net::PeerId, base::TimePoint> peer_heard_at;
     std::map<net::PeerId, std::size_t> peer_frames;  // unacknowledged
 

@@ -120,6 +120,7 @@ void PrefillPart::apply(const kv_transfer::SenderEvent& event) {
     const auto at = handoffs_.find(request);
     if (at == handoffs_.end() || at->second.key != event.key) { return; }
     switch (event.kind) {
+        case Kind::fetch_requested:
         case Kind::granted:
         case Kind::later:
             return;

@@ -355,6 +355,22 @@ TEST_CASE("stranded published blocks become cached when their transfer ends", "[
     REQUIRE(cache.counts() == BlockCounts{.free = 8, .cached = 2});
 }
 
+TEST_CASE("cached blocks that are lent are found and shared, and not evicted until they are back", "[kv_cache]") {
+    KvCache cache(make_options(4));
+    const auto chain = make_chain(1, 3);
+    fill_cache(cache, chain);
+    PrefixMatch match = cache.match(chain, 2 * kTokens);
+    BlockHold hold = cache.hold(match);
+    REQUIRE(std::equal(hold.blocks().begin(), hold.blocks().end(), match.blocks().begin(), match.blocks().end()));
+    match = PrefixMatch();
+    REQUIRE(cache.counts() == BlockCounts{.free = 1, .cached = 1, .stranded = 2});
+    REQUIRE_FALSE(cache.open({}, 3 * kTokens).has_value());
+    match = cache.match(chain, 100);
+    REQUIRE(cache.counts() == BlockCounts{.free = 1, .used = 1, .pinned = 2});
+    hold.release();
+    REQUIRE(cache.counts() == BlockCounts{.free = 1, .used = 3});
+}
+
 TEST_CASE("a hold that ends first leaves the sequence as it was", "[kv_cache]") {
     KvCache cache(make_options(10));
     const SequenceKv sequence = open(cache, 2 * kTokens);

@@ -143,6 +143,11 @@ TEST_CASE("mutated headers crash nothing and write nothing outside the grant", "
     kv_transfer::set_header(*reply.mutable_header(), kv_test::kDecode);
     kv_transfer::set_key(*reply.mutable_handoff(), key);
     reply.set_answer(sluice::proto::RoomReply::ANSWER_GRANTED);
+    sluice::proto::KvFetch fetch;
+    kv_transfer::set_header(*fetch.mutable_header(), kv_test::kDecode);
+    kv_transfer::set_key(*fetch.mutable_handoff(), kv_test::make_fetch_key(3));
+    fetch.set_block_hashes(std::string(48, 'h'));
+    fetch.set_deadline_in_us(9'000'000);
     sluice::proto::KvAck ack;
     kv_transfer::set_header(*ack.mutable_header(), kv_test::kDecode);
     kv_transfer::set_key(*ack.mutable_handoff(), key);
@@ -177,12 +182,15 @@ TEST_CASE("mutated headers crash nothing and write nothing outside the grant", "
         }
         const net::MessageKind kind{static_cast<std::uint16_t>(random() % 9)};
         const google::protobuf::MessageLite* other = nullptr;
-        switch (random() % 3) {
+        switch (random() % 4) {
             case 0:
                 other = &request;
                 break;
             case 1:
                 other = &reply;
+                break;
+            case 2:
+                other = &fetch;
                 break;
             default:
                 other = &ack;

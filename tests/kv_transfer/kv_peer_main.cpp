@@ -1,6 +1,7 @@
 // The other process of kv_transfer's tests over UCX, and a small measurement.
 //   kv_peer decode            takes every hand-off; prints its address, then a line per event
 //   kv_peer prefill ADDRESS   hands off request 1, 2, ... one after the other; prints a line per event
+//   kv_peer lend              has what is fetched from it; prints its address and the checksum of its KV
 //   kv_peer bench ADDRESS|-   hands 18.9 MB off 20 times to a "kv_peer decode", or to a transport of its own process
 // Runs until its stdin ends.
 #include <cstdio>
@@ -66,6 +67,20 @@ void prefill(const std::string& address) {
     step.request_stop();
 }
 
+void lend() {
+    UcxWorker worker(kPrefill);
+    worker.fill(1);
+    say(net_test::to_hex(worker.transport->address()));
+    say(std::to_string(worker.checksum()));
+    std::jthread step([&](std::stop_token stop) {
+        while (auto event = worker.sent.pop(stop)) {
+            if (event->kind == SenderEvent::Kind::fetch_requested) { worker.lend(std::move(*event)); }
+        }
+    });
+    while (std::fgetc(stdin) != EOF) {}
+    step.request_stop();
+}
+
 void bench(std::string address) {
     UcxWorker worker(kPrefill);
     worker.fill(1);
@@ -106,6 +121,7 @@ int main(int argc, char** argv) {
     const std::string mode = argc > 1 ? argv[1] : "";
     if (mode == "decode") { decode(); }
     if (mode == "prefill" && argc > 2) { prefill(net_test::from_hex(argv[2])); }
+    if (mode == "lend") { lend(); }
     if (mode == "bench" && argc > 2) { bench(argv[2]); }
     return 0;
 }

@@ -104,3 +104,29 @@ TEST_CASE("UCX: a prefill worker that is killed or stopped in the middle fails t
     worker.transport->stop();
     CHECK(worker.receiver->staging_buffers_free() == 8);
 }
+
+TEST_CASE("UCX: KV is fetched from another process bit for bit, and from nobody when that is gone", "[kv_transfer]") {
+    Child child(SLUICE_KV_PEER, {"lend"});
+    const std::string address = net_test::from_hex(child.read_line());
+    const std::string checksum = child.read_line();
+    UcxWorker worker(kv_test::kDecode);
+    worker.lease = seconds(60);
+    for (unsigned request = 1; request <= 3; ++request) {
+        worker.fill(100 + request);
+        REQUIRE(worker.fetch(request, address));
+        const auto end = wait_end(worker.received, kv_test::make_fetch_key(request));
+        REQUIRE(end);
+        REQUIRE(end->kind == ReceiverEvent::Kind::completed);
+        CHECK(end->kv_tokens == UcxWorker::kTokens);
+        CHECK(std::to_string(worker.checksum()) == checksum);
+    }
+    const int number = GENERATE(SIGKILL, SIGSTOP);
+    CAPTURE(number);
+    number == SIGKILL ? child.kill() : child.signal(number);
+    worker.answer_timeout = seconds(2);
+    REQUIRE(worker.fetch(9, address));
+    const auto end = wait_end(worker.received, kv_test::make_fetch_key(9));
+    REQUIRE(end);
+    CHECK(end->kind == ReceiverEvent::Kind::failed);
+    CHECK(end->error->code == ErrorCode::unavailable);
+}

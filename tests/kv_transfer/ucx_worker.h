@@ -71,6 +71,27 @@ struct UcxWorker {
         if (opened) { sender->ready(key, 0, layout.layers(), 0, kTokens); }
         return opened;
     }
+    /// Asks for all of it, into all of this worker's blocks.
+    base::Result<void> fetch(std::uint64_t request, const std::string& address) {
+        const auto hashes = make_hashes(blocks.size());
+        return receiver->fetch({.key = make_fetch_key(request),
+                                .kv_address = address,
+                                .hashes = hashes,
+                                .blocks = blocks,
+                                .answer_timeout = answer_timeout,
+                                .lease = lease,
+                                .deadline = clock.now() + std::chrono::seconds(60)});
+    }
+    /// Answers a fetch with all of it.
+    void lend(SenderEvent asked) {
+        auto opened = sender->open({.key = asked.key,
+                                    .kv_address = {},
+                                    .kv_tokens = kTokens,
+                                    .blocks = blocks,
+                                    .deadline = asked.deadline,
+                                    .fetch_slot = std::move(asked.slot)});
+        if (opened) { sender->ready(asked.key, 0, layout.layers(), 0, kTokens); }
+    }
     void grant(const ReceiverEvent& asked) {
         receiver->grant({.key = asked.key,
                          .kv_tokens = kTokens,
@@ -82,6 +103,7 @@ struct UcxWorker {
 
     kv_transfer::Identity identity;
     base::Duration lease = std::chrono::seconds(1);
+    base::Duration answer_timeout = std::chrono::seconds(60);  // of fetches
     base::SystemClock clock;
     kv_cache::KvLayout layout = make_large_layout();
     kv_cache::KvStore store = *kv_cache::KvStore::make(device::host_device(), layout, kTokens / 16);

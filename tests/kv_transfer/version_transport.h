@@ -55,6 +55,7 @@ private:
         if (kind == kv_transfer::kRoomRequest) { return changed_as<proto::RoomRequest>(kind, header); }
         if (kind == kv_transfer::kRoomReply) { return changed_as<proto::RoomReply>(kind, header); }
         if (kind == kv_transfer::kFrame) { return changed_as<proto::KvFrame>(kind, header); }
+        if (kind == kv_transfer::kFetch) { return changed_as<proto::KvFetch>(kind, header); }
         if (kind == kv_transfer::kAck) { return changed_as<proto::KvAck>(kind, header); }
         return changed_as<proto::KvAbort>(kind, header);
     }

@@ -27,11 +27,27 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 inline constexpr std::uint64_t kNumerics = 77;
+inline constexpr base::Duration kAnswerTimeout = milliseconds(500);  // of fetches
 inline const kv_transfer::Identity kPrefill{"model", kNumerics, base::Incarnation{11}};
 inline const kv_transfer::Identity kDecode{"model", kNumerics, base::Incarnation{22}};
 
 inline HandoffKey make_key(std::uint64_t request, std::uint32_t epoch = 0) {
     return {base::RequestId{request}, base::Epoch{epoch}, kPrefill.incarnation, kDecode.incarnation};
+}
+
+/// The `run`-th run of blocks that decode fetches from prefill.
+inline HandoffKey make_fetch_key(std::uint64_t request, std::uint32_t run = 1) {
+    HandoffKey key = make_key(request);
+    key.run = run;
+    return key;
+}
+
+inline std::vector<base::BlockHash> make_hashes(std::size_t count) {
+    std::vector<base::BlockHash> hashes;
+    for (std::uint64_t i = 1; i <= count; ++i) {
+        hashes.push_back({i * 0x9e3779b97f4a7c15ull, i});
+    }
+    return hashes;
 }
 
 /// 4 layers, 2 KV heads of 8, 16 tokens a block: 64 bytes a layer and token in bf16.
@@ -82,6 +98,7 @@ struct World {
         KvSender::Options sender = {};
         KvReceiver::Options receiver = {};
         ProtocolVersion prefill_speaks = {};  // what the messages of prefill say
+        kv_transfer::Identity prefill = kPrefill;
     };
 
     World() : World(Options{}) {}
@@ -91,8 +108,9 @@ struct World {
         prefill_transport = std::make_unique<VersionTransport>(make_transport("prefill", options.prefill_faults),
                                                                options.prefill_speaks);
         decode_transport = make_transport("decode", options.decode_faults);
-        sender = std::make_unique<KvSender>(options.sender, kPrefill, prefill_layout, prefill_store, *prefill_transport,
-                                            clock, &metrics, [this](SenderEvent e) { keep(sent, std::move(e)); });
+        sender = std::make_unique<KvSender>(options.sender, options.prefill, prefill_layout, prefill_store,
+                                            *prefill_transport, clock, &metrics,
+                                            [this](SenderEvent e) { keep(sent, std::move(e)); });
         receiver =
             std::make_unique<KvReceiver>(options.receiver, kDecode, decode_layout, decode_store, *decode_transport,
                                          clock, &metrics, [this](ReceiverEvent e) { keep(received, std::move(e)); });
@@ -108,10 +126,10 @@ struct World {
         decode_transport->stop();
     }
 
-    /// Events are dealt with at once, or wait with their slot.
+    /// Events are dealt with at once, or wait with their slot; a fetch's slot waits for the answer.
     template <class Event>
     void keep(std::vector<Event>& events, Event event) const {
-        if (!events_wait) { event.slot = nullptr; }
+        if (!events_wait && event.kind == Event::Kind::released) { event.slot = nullptr; }
         events.push_back(std::move(event));
     }
 
@@ -167,6 +185,32 @@ struct World {
                          .lease = lease,
                          .deadline = clock.now() + seconds(60),
                          .allow_lossy = allow_lossy});
+    }
+
+    /// Decode asks for `blocks` blocks, into the first of decode_blocks.
+    base::Result<void> fetch(const HandoffKey& key, std::size_t blocks, base::Duration deadline = seconds(30)) {
+        const auto hashes = make_hashes(blocks);
+        return receiver->fetch({.key = key,
+                                .kv_address = prefill_transport->address(),
+                                .hashes = hashes,
+                                .blocks = std::span(decode_blocks).first(blocks),
+                                .answer_timeout = kAnswerTimeout,
+                                .lease = seconds(2),
+                                .deadline = clock.now() + deadline});
+    }
+    /// Prefill lends the first `tokens` tokens of what was asked for last.
+    base::Result<void> lend(std::uint32_t tokens, const proto::KvMode& mode = {}) {
+        SenderEvent& asked = sent.back();
+        if (asked.kind != SenderEvent::Kind::fetch_requested) { std::abort(); }
+        auto opened = sender->open({.key = asked.key,
+                                    .kv_address = {},
+                                    .kv_tokens = tokens,
+                                    .blocks = prefill_blocks,
+                                    .deadline = asked.deadline,
+                                    .kv_mode = mode,
+                                    .fetch_slot = std::move(asked.slot)});
+        if (opened) { ready_all(asked.key, tokens); }
+        return opened;
     }
 
     std::size_t count(SenderEvent::Kind kind, const HandoffKey& key) const {
