@@ -22,6 +22,8 @@
 #include "net/ucx.h"
 #include "prefill_worker/prefill_part.h"
 #include "proto/roles.h"
+#include "worker/kv_fetcher.h"
+#include "worker/kv_lender.h"
 #include "worker/registration.h"
 #include "worker/run_steps.h"
 #include "worker/service.h"
@@ -38,8 +40,8 @@ std::uint64_t random_id() {
 
 constexpr std::size_t kOtherTasksMax = 256;  // of the step thread, beside the events of transfers
 
-/// The sender as the prefill part sees it. The part comes first, since the sender's events go to it.
-class SenderPort final : public prefill_worker::KvSenderPort {
+/// The sender as the prefill part and the lender see it. They come first, since the sender's events go to them.
+class SenderPort final : public prefill_worker::KvSenderPort, public worker::KvLendPort {
 public:
     void connect(kv_transfer::KvSender& sender) { sender_ = &sender; }
     base::Result<void> open(const kv_transfer::OpenHandoff& handoff) override { return sender_->open(handoff); }
@@ -50,13 +52,17 @@ public:
     void abort(const kv_transfer::HandoffKey& key, base::Error error) override {
         sender_->abort(key, std::move(error));
     }
+    void refuse_fetch(const kv_transfer::HandoffKey& key, base::Error error,
+                      kv_transfer::Slots::Slot fetch_slot) override {
+        sender_->refuse_fetch(key, std::move(error), std::move(fetch_slot));
+    }
 
 private:
     kv_transfer::KvSender* sender_ = nullptr;  // set before the step loop runs
 };
 
-/// The receiver as the decode part sees it.
-class ReceiverPort final : public decode_worker::KvReceiverPort {
+/// The receiver as the decode part and the fetcher see it.
+class ReceiverPort final : public decode_worker::KvReceiverPort, public worker::KvFetchPort {
 public:
     void connect(kv_transfer::KvReceiver& receiver) { receiver_ = &receiver; }
     void grant(const kv_transfer::GrantRoom& room) override { receiver_->grant(room); }
@@ -67,6 +73,7 @@ public:
     void abort(const kv_transfer::HandoffKey& key, base::Error error) override {
         receiver_->abort(key, std::move(error));
     }
+    base::Result<void> fetch(const kv_transfer::FetchKv& wanted) override { return receiver_->fetch(wanted); }
 
 private:
     kv_transfer::KvReceiver* receiver_ = nullptr;  // set before the step loop runs
@@ -118,6 +125,8 @@ struct WorkerProcess::Impl {
     ReceiverPort receiver_port;
     std::unique_ptr<prefill_worker::PrefillPart> prefill_part;
     std::unique_ptr<decode_worker::DecodePart> decode_part;
+    std::unique_ptr<worker::KvFetcher> fetcher;
+    std::unique_ptr<worker::KvLender> lender;
     std::unique_ptr<net::Transport> transport;
     kv_transfer::KvSender::Options sender_options;
     kv_transfer::KvReceiver::Options receiver_options;
@@ -169,6 +178,8 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
     identity.incarnation = base::Incarnation{random_id()};
     identity.control_address = fmt::format("{}:{}", setup.listen_host, server->port());
 
+    sender_options.fetches_max = setup.limits.fetches_max;
+    receiver_options.fetches_max = setup.limits.fetches_max;
     loop = std::make_unique<worker::StepLoop>(
         worker::StepLoop::Options{
             .limits = setup.limits,
@@ -183,6 +194,8 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
                                                                  identity.incarnation, *loop, sender_port);
     decode_part =
         std::make_unique<decode_worker::DecodePart>(setup.limits, identity.incarnation, *loop, receiver_port, metrics);
+    fetcher = std::make_unique<worker::KvFetcher>(setup.limits, identity.incarnation, *loop, receiver_port, metrics);
+    lender = std::make_unique<worker::KvLender>(setup.limits, engine->shape().layers, *loop, sender_port, metrics);
     if (auto started = start_kv_plane(metrics); !started) { return started; }
 
     const bool prefills = proto::can_prefill(setup.role);
@@ -192,6 +205,9 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
     if (decodes) {
         loop->attach(worker::Part::whole, &whole_part);
     }  // a decode worker may prefill a short prompt itself
+
+    loop->add_helper(fetcher.get());
+    loop->add_helper(lender.get());
 
     step_thread = std::jthread([this](std::stop_token stop) { worker::run_steps(*loop, stop); });
     server->serve(identity, *loop, board);
@@ -219,10 +235,14 @@ base::Result<void> WorkerProcess::Impl::start_kv_plane(base::Metrics& metrics) {
     const kv_transfer::Identity self{identity.model, identity.numerics_id, identity.incarnation};
     sender = std::make_unique<kv_transfer::KvSender>(
         sender_options, self, engine->layout(), engine->kv_store(), *transport, *clock, &metrics,
-        [part = prefill_part.get()](kv_transfer::SenderEvent event) { part->on_event(std::move(event)); });
+        [this](kv_transfer::SenderEvent event) {
+            event.key.is_fetch() ? lender->on_event(std::move(event)) : prefill_part->on_event(std::move(event));
+        });
     receiver = std::make_unique<kv_transfer::KvReceiver>(
         receiver_options, self, engine->layout(), engine->kv_store(), *transport, *clock, &metrics,
-        [part = decode_part.get()](kv_transfer::ReceiverEvent event) { part->on_event(std::move(event)); });
+        [this](kv_transfer::ReceiverEvent event) {
+            event.key.is_fetch() ? fetcher->on_event(std::move(event)) : decode_part->on_event(std::move(event));
+        });
     sender_port.connect(*sender);
     receiver_port.connect(*receiver);
     router = std::make_unique<kv_transfer::KvRouter>(sender.get(), receiver.get());
@@ -242,6 +262,7 @@ sluice::proto::RegisterWorker WorkerProcess::Impl::registration_message() const 
     message.set_queue_requests_max(setup.limits.queue_requests_max);
     message.set_kv_bytes_per_token(engine->layout().bytes_per_token());
     message.set_threads(setup.engine.threads);
+    message.set_lends_kv(setup.limits.fetches_max > 0);
     for (std::string& codec : receiver_options.codecs.names()) {
         message.add_kv_codecs(std::move(codec));
     }

@@ -47,6 +47,12 @@ void PrefillPart::admitted(Sequence& sequence) {
     handoffs_.insert_or_assign(request, std::move(handoff));
 }
 
+void PrefillPart::loaded(Sequence& sequence, std::uint32_t tokens_before) {
+    if (const auto handoff = handoff_of(sequence)) {
+        sender_.ready(*handoff, 0, layers_, tokens_before, sequence.computed_tokens);
+    }
+}
+
 void PrefillPart::layers_done(std::span<const worker::LaunchedChunk> chunks, std::uint32_t layer_begin,
                               std::uint32_t layer_end) {
     for (const worker::LaunchedChunk& chunk : chunks) {

@@ -28,6 +28,7 @@ public:
     void on_event(kv_transfer::SenderEvent event);
 
     void admitted(worker::Sequence& sequence) override;
+    void loaded(worker::Sequence& sequence, std::uint32_t tokens_before) override;
     void sampled(worker::Sequence& sequence) override;
     void closing(worker::Sequence& sequence) override;
     bool may_preempt(const worker::Sequence& sequence) const override;

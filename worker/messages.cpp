@@ -1,6 +1,7 @@
 #include "worker/messages.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "proto/errors.h"
 #include "proto/header.h"
@@ -18,6 +19,10 @@ void write_token(const engine::SampledToken& token, sluice::proto::TokenOutput& 
         entry->set_token(other.token);
         entry->set_logprob(other.logprob);
     }
+}
+
+Peer peer_of(const sluice::proto::WorkerEndpoint& endpoint) {
+    return {base::WorkerId{endpoint.worker_id()}, base::Incarnation{endpoint.incarnation()}, endpoint.kv_address()};
 }
 
 sluice::proto::SequenceOutput::Finish finish_message(Finish finish) {
@@ -106,9 +111,17 @@ base::Result<StartRequest> read_start(const sluice::proto::Start& start, Gateway
     request.cache_scope = start.cache_scope();
     if (!start.tenant().empty()) { request.tenant = start.tenant(); }
     if (start.deadline_in_us() != 0) { request.deadline = base::deadline_in(start.deadline_in_us(), clock.now()); }
-    request.peer = {base::WorkerId{start.peer().worker_id()}, base::Incarnation{start.peer().incarnation()},
-                    start.peer().kv_address()};
+    request.peer = peer_of(start.peer());
     request.kv_mode = start.kv_mode();
+    if (start.has_kv_source() && start.kv_source().worker().incarnation() != 0) {
+        const sluice::proto::KvSource& source = start.kv_source();
+        request.kv_source = KvSource{
+            peer_of(source.worker()),
+            source.kv_tokens() == 0 ? std::numeric_limits<std::uint32_t>::max() : source.kv_tokens(), std::nullopt};
+        if (source.give_up_in_us() != 0) {
+            request.kv_source->give_up = base::deadline_in(source.give_up_in_us(), clock.now());
+        }
+    }
     return request;
 }
 

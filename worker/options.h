@@ -31,6 +31,11 @@ struct WorkerOptions {
         2000};  // decode: how long a room request and its Start may wait for one another
     std::chrono::milliseconds handoff_timeout{30000};  // prefill: how long it keeps KV for a peer after the first token
     std::uint64_t output_buffer_bytes = 8u << 20;      // to one gateway; a slower one is cut off
+    // KV that is fetched from another worker, and lent to others: fetches under way at once, in either direction; a
+    // fetch is a run of up to kv_transfer::kFetchBlocksMax blocks. 0: neither asks nor answers.
+    std::uint32_t fetches_max = 64;
+    std::chrono::milliseconds fetch_answer{500};    // without an answer for so long the KV is computed
+    std::chrono::milliseconds fetch_timeout{5000};  // as long as fetching all of a prompt may take
 
     /// What holds where the config says nothing: the values above; on a GPU batches that keep it busy.
     static WorkerOptions defaults(bool on_gpu);

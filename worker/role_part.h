@@ -43,7 +43,8 @@ public:
     /// run until loaded(). Who loads holds the blocks (KvCache::hold) as long as they are written.
     virtual void make_loading(Sequence& sequence) = 0;
     /// Loading has ended: KV of the first `kv_tokens` (fewer than it has) is there, or, with an error, what no prefix
-    /// hit covers is computed. Without effect when the sequence has ended meanwhile.
+    /// hit covers is computed. RolePart::loaded follows from inside. Without effect when the sequence has ended
+    /// meanwhile.
     virtual void loaded(RequestKey key, base::Result<std::uint32_t> kv_tokens) = 0;
     virtual kv_cache::KvCache& cache() = 0;
     virtual const base::Clock& clock() const = 0;
@@ -55,7 +56,8 @@ public:
 };
 
 /// What a role adds to the step loop: prefill_worker::PrefillPart hands KV over, decode_worker::DecodePart takes it.
-/// Called on the step thread unless said otherwise, also while a step runs.
+/// Called on the step thread unless said otherwise, also while a step runs. A helper (StepLoop::add_helper) is for the
+/// sequences of all parts: it hears of admitted, closing, tick, next_tick, busy and ending.
 class RolePart {
 public:
     virtual ~RolePart() = default;
@@ -65,6 +67,8 @@ public:
     /// It has KV memory now; sequence.computed_tokens of it are a prefix hit. Must not end a sequence, like the next
     /// two.
     virtual void admitted(Sequence&) {}
+    /// What was loading is there: KV of [tokens_before, sequence.computed_tokens), perhaps none.
+    virtual void loaded(Sequence&, std::uint32_t /*tokens_before*/) {}
     /// It has the memory that it asked for with want_room; sequence.computed_tokens of it are a prefix hit.
     virtual void room_granted(Sequence&) {}
     /// There is no room for it now; it keeps its place. May come many times.
@@ -81,6 +85,8 @@ public:
     virtual void tick() {}
     /// When tick() wants to run again at the latest.
     virtual std::optional<base::TimePoint> next_tick() const { return std::nullopt; }
+    /// The loop ends: no sequence is left and none comes. Whatever is done for others ends, too.
+    virtual void ending() {}
     /// Transfers still touch blocks: the loop may not end yet.
     virtual bool busy() const { return false; }
     /// The hand-off that wants to hear of the layers of this sequence (layers_done), if any.

@@ -44,6 +44,13 @@ struct Peer {
     std::string kv_address;  // net::Transport::address()
 };
 
+/// A worker that may hold KV of the first tokens (proto KvSource): asked for what is not here.
+struct KvSource {
+    Peer worker;
+    std::uint32_t kv_tokens = 0;             // at most
+    std::optional<base::TimePoint> give_up;  // later than that computing is better; empty: the worker's own limit
+};
+
 /// What a gateway asks for (proto Start, checked).
 struct StartRequest {
     RequestKey key;
@@ -56,8 +63,9 @@ struct StartRequest {
     std::string cache_scope;
     std::string tenant = "default";  // whom it is counted for
     std::optional<base::TimePoint> deadline;
-    Peer peer;                   // prefill and decode parts
-    proto::KvMode kv_mode = {};  // of the hand-off, as the placement says
+    Peer peer;                                         // prefill and decode parts
+    proto::KvMode kv_mode = {};                        // of the hand-off, as the placement says
+    std::optional<KvSource> kv_source = std::nullopt;  // until it was asked
 };
 
 /// Why a sequence ended here.
@@ -111,7 +119,7 @@ struct Sequence {
         0;  // while `waiting`: of `tokens`, what the prefix index held when it was asked last
 
     bool output_started = false;      // cached_tokens and kv_path go with the first output only
-    std::uint32_t cached_tokens = 0;  // prefix hit at admission
+    std::uint32_t cached_tokens = 0;  // prefix hit at admission, with what was loaded then
     std::string kv_path;
     std::vector<engine::SampledToken> prompt_scores;  // collected over chunks when asked for
 

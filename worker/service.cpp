@@ -221,7 +221,10 @@ grpc::Status WorkerServer::Impl::Stream::handle(const WorkerCommand& command) {
 
     bool is_taken = true;
     if (command.has_start()) {
-        auto request = read_start(command.start(), gateway_, *impl_.clock);
+        const auto& start = command.start();
+        spdlog::debug("request {:016x}/{}: {} tokens, placed by scheduler {}", start.request_id(), start.epoch(),
+                      start.prompt_size() + start.generated_size(), start.scheduler_epoch());
+        auto request = read_start(start, gateway_, *impl_.clock);
         if (request) {
             is_taken = impl_.loop->post_command(std::move(*request));
             if (!is_taken) {
@@ -230,7 +233,7 @@ grpc::Status WorkerServer::Impl::Stream::handle(const WorkerCommand& command) {
         }
         if (!request) {  // the stream lives on: this is about one request
             SequenceOutput output;
-            output.key = {base::RequestId{command.start().request_id()}, base::Epoch{command.start().epoch()}};
+            output.key = {base::RequestId{start.request_id()}, base::Epoch{start.epoch()}};
             output.finish = worker::Finish::error;
             output.error = request.error();
             WorkerEvent event;

@@ -52,9 +52,7 @@ bool StepLoop::work() {
     bool is_news = apply_commands();
     is_news = run_tasks() || is_news;
     is_news = expire_deadlines() || is_news;
-    for (RolePart* part : parts_) {
-        if (part != nullptr) { part->tick(); }
-    }
+    each_part([](RolePart& part) { part.tick(); });
     give_memory();
     if (running_ && !next_) { next_ = plan_step(); }
     return is_news || more_to_publish_;
@@ -78,10 +76,13 @@ void StepLoop::end_all() {
         finish(*sequences_.back(), Finish::error,
                base::Error{base::ErrorCode::unavailable, "the worker is shutting down"});
     }
+    each_part([](RolePart& part) { part.ending(); });
 }
 
 bool StepLoop::parts_busy() const {
-    return std::any_of(parts_, parts_ + 3, [](const RolePart* p) { return p != nullptr && p->busy(); });
+    bool busy = false;
+    each_part([&busy](const RolePart& part) { busy = busy || part.busy(); });
+    return busy;
 }
 
 void StepLoop::close() {
@@ -153,6 +154,9 @@ void StepLoop::finish(Sequence& sequence, Finish finish, std::optional<base::Err
 
 void StepLoop::end(Sequence& sequence) {
     part_of(sequence)->closing(sequence);
+    for (RolePart* helper : helpers_) {
+        helper->closing(sequence);
+    }
     if (sequence.kv) { publish(sequence); }
     next_.reset();
     freed_ = true;
@@ -206,10 +210,9 @@ void StepLoop::publish_board() {
 base::TimePoint StepLoop::next_wake() const {
     if (freed_ || more_to_publish_) { return clock_.now(); }
     base::TimePoint wake = clock_.now() + std::min<base::Duration>(kIdleWait, options_.limits.stall_limit / 4);
-    for (const RolePart* part : parts_) {
-        if (part == nullptr) { continue; }
-        if (const auto tick = part->next_tick()) { wake = std::min(wake, *tick); }
-    }
+    each_part([&wake](const RolePart& part) {
+        if (const auto tick = part.next_tick()) { wake = std::min(wake, *tick); }
+    });
     for (const auto& sequence : sequences_) {
         if (sequence->request.deadline) { wake = std::min(wake, *sequence->request.deadline); }
     }

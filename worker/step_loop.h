@@ -93,6 +93,8 @@ public:
 
     /// Before the first work(). A part that is null is off: its starts get failed_precondition.
     void attach(Part part, RolePart* role_part);
+    /// Before the first work(): something for the sequences of all parts. Borrowed.
+    void add_helper(RolePart* helper) { helpers_.push_back(helper); }
 
     /// Any thread. False when the queue is full (starts leave half of it to other commands) or closed.
     [[nodiscard]] bool post_command(Command command);
@@ -185,6 +187,15 @@ private:
     void end(Sequence& sequence);
     void flush_outputs();
     void publish_board();
+    template <class Visit>
+    void each_part(const Visit& visit) const {
+        for (RolePart* part : parts_) {
+            if (part != nullptr) { visit(*part); }
+        }
+        for (RolePart* helper : helpers_) {
+            visit(*helper);
+        }
+    }
     RolePart* part_of(const Sequence& sequence) const {
         return parts_[static_cast<std::size_t>(sequence.request.part)];
     }
@@ -196,6 +207,7 @@ private:
     ReportBoard& board_;
     const base::Clock& clock_;
     RolePart* parts_[3] = {nullptr, nullptr, nullptr};  // by Part
+    std::vector<RolePart*> helpers_;                    // in the order in which they are called, after the part
     base::BoundedQueue<Command> commands_;
     /// Events of transfers, apart from what gateways can fill: a lost one would strand blocks.
     base::BoundedQueue<std::function<void()>> tasks_;

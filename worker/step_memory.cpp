@@ -90,6 +90,9 @@ void StepLoop::give_memory() {
                 if (!sequence.output_started) { sequence.cached_tokens = sequence.computed_tokens; }
                 make_running(sequence);
                 part_of(sequence)->admitted(sequence);
+                for (RolePart* helper : helpers_) {
+                    helper->admitted(sequence);
+                }
             }
         }
     }
@@ -188,11 +191,14 @@ void StepLoop::make_loading(Sequence& sequence) {
 void StepLoop::loaded(RequestKey key, base::Result<std::uint32_t> kv_tokens) {
     Sequence* sequence = find(key);
     if (sequence == nullptr || sequence->state != SequenceState::loading) { return; }
+    const std::uint32_t before = sequence->computed_tokens;
     if (kv_tokens) {
         CHECK(*kv_tokens < sequence->tokens.size(), *kv_tokens << " tokens loaded of " << sequence->tokens.size());
-        sequence->computed_tokens = std::max(sequence->computed_tokens, *kv_tokens);
+        sequence->computed_tokens = std::max(before, *kv_tokens);
+        if (!sequence->output_started) { sequence->cached_tokens = sequence->computed_tokens; }
     }
     make_running(*sequence);
+    part_of(*sequence)->loaded(*sequence, before);
 }
 
 }  // namespace worker

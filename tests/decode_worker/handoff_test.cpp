@@ -1,7 +1,6 @@
 // Prefill and decode workers in one process: two step loops, each on its own thread, over in-process transports with
 // and without faults. The engine keeps books (tests/support/ledger_engine.h), so wrong KV shows as wrong tokens.
 #include <chrono>
-#include <condition_variable>
 #include <functional>
 #include <future>
 #include <map>
@@ -11,28 +10,27 @@
 #include <vector>
 
 #include "base/log.h"
-#include "decode_worker/decode_part.h"
 #include "kv_transfer/router.h"
 #include "net/fault.h"
 #include "net/in_process.h"
-#include "prefill_worker/prefill_part.h"
-#include "worker/run_steps.h"
 #include "worker/step_loop.h"
 
 #include "tests/support/catch.h"
-#include "tests/support/kv_ports.h"
 #include "tests/support/ledger_engine.h"
 #include "tests/support/random_tokens.h"
 #include "tests/support/seeds.h"
-#include "tests/support/step_bench.h"
+#include "tests/support/test_worker.h"
 
 using base::Epoch;
 using base::RequestId;
 using base::TokenId;
+using test_support::kPatience;
+using test_support::KvPlane;
 using test_support::ledger_continuation;
 using test_support::LedgerEngine;
 using test_support::Random;
 using test_support::random_prompt;
+using test_support::TestWorker;
 using worker::Finish;
 using worker::GatewayId;
 using worker::Part;
@@ -47,57 +45,6 @@ const bool kIsQuiet = [] {
 }();
 
 constexpr GatewayId kGateway{1};
-constexpr std::chrono::seconds kPatience{30};  // for a condition that must come; never asserted
-
-/// What a gateway sees of one worker, with a wait for conditions.
-class Mailbox final : public worker::OutputSink {
-public:
-    struct Answer {
-        std::vector<TokenId> tokens;
-        Finish finish = Finish::none;
-        int finals = 0;
-        std::string kv_path;
-    };
-    std::function<void(RequestKey, const std::vector<TokenId>&)> on_tokens;  // set before the loop runs
-
-    void deliver(GatewayId, std::vector<worker::SequenceOutput> outputs) override {
-        std::vector<std::pair<RequestKey, std::vector<TokenId>>> news;
-        {
-            const std::scoped_lock lock(mutex_);
-            for (auto& output : outputs) {
-                Answer& answer = answers_[output.key];
-                for (const auto& token : output.tokens) {
-                    answer.tokens.push_back(token.token);
-                }
-                if (!output.kv_path.empty()) { answer.kv_path = output.kv_path; }
-                if (output.finish != Finish::none) {
-                    answer.finish = output.finish;
-                    ++answer.finals;
-                }
-                if (!output.tokens.empty()) { news.emplace_back(output.key, answer.tokens); }
-            }
-        }
-        changed_.notify_all();
-        if (on_tokens) {
-            for (const auto& [key, tokens] : news) {
-                on_tokens(key, tokens);
-            }
-        }
-    }
-    bool wait_for_final(RequestKey key) {
-        std::unique_lock lock(mutex_);
-        return changed_.wait_for(lock, kPatience, [&] { return answers_[key].finals > 0; });
-    }
-    Answer answer(RequestKey key) {
-        const std::scoped_lock lock(mutex_);
-        return answers_[key];
-    }
-
-private:
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    std::map<RequestKey, Answer> answers_;
-};
 
 /// Drops the lowest byte of each element, which is 0 in what LedgerEngine writes: says that it is lossy, and is not, so
 /// that tokens can be compared.
@@ -124,106 +71,6 @@ public:
         }
         return {};
     }
-};
-
-/// What a test changes in the KV plane of its workers.
-struct KvPlane {
-    net::FaultPlan faults = {};
-    kv_transfer::Codecs codecs = {};
-    std::size_t handoffs_max = 1024;
-
-    kv_transfer::KvSender::Options sender() const {
-        return {.frame_bytes_max = 4096,
-                .handoffs_max = handoffs_max,
-                .ack_timeout = std::chrono::milliseconds(30),
-                .room_interval = std::chrono::milliseconds(20),
-                .codecs = codecs};
-    }
-    kv_transfer::KvReceiver::Options receiver() const {
-        return {.frame_bytes_max = 4096, .handoffs_max = handoffs_max, .codecs = codecs};
-    }
-};
-
-/// One worker with both parts, as cli/worker_process builds it.
-struct TestWorker {
-    TestWorker(net::InProcessNetwork& network, const std::string& name, std::uint64_t life,
-               worker::WorkerOptions limits, LedgerEngine::Options engine_options, const KvPlane& plane)
-        : incarnation(base::Incarnation{life}),
-          engine(engine_options),
-          cache({.blocks_total = engine_options.blocks_total, .block_tokens = engine_options.block_tokens}),
-          loop({.limits = limits,
-                .hash_key = {},
-                .model = "ledger",
-                .worker = name,
-                .role = worker::Role::mixed,
-                .tasks_max = kv_transfer::events_max(plane.sender(), plane.receiver()) + 1},  // one of wait_idle()
-               engine, cache, mailbox, board, clock, metrics),
-          prefill(limits, engine.shape().layers, incarnation, loop, sender_port),
-          decode(limits, incarnation, loop, receiver_port, metrics) {
-        transport = network.add(name, {}, clock).value();
-        if (!plane.faults.rules.empty()) {
-            transport = net::make_fault_transport(std::move(transport), plane.faults, clock);
-        }
-        const kv_transfer::Identity identity{"ledger", 42, incarnation};
-        sender = std::make_unique<kv_transfer::KvSender>(plane.sender(), identity, engine.layout(), engine.kv_store(),
-                                                         *transport, clock, &metrics,
-                                                         [this](auto event) { prefill.on_event(std::move(event)); });
-        receiver = std::make_unique<kv_transfer::KvReceiver>(plane.receiver(), identity, engine.layout(),
-                                                             engine.kv_store(), *transport, clock, &metrics,
-                                                             [this](auto event) { decode.on_event(std::move(event)); });
-        sender_port.connect(*sender);
-        receiver_port.connect(*receiver);
-        router = std::make_unique<kv_transfer::KvRouter>(sender.get(), receiver.get());
-        REQUIRE(transport->start(*router));
-        loop.attach(Part::prefill, &prefill);
-        loop.attach(Part::decode, &decode);
-        loop.attach(Part::whole, &whole);
-    }
-    void run() {
-        thread = std::jthread([this](std::stop_token stop) { worker::run_steps(loop, stop); });
-    }
-    void stop() {
-        thread = {};
-        sender->stop();
-        receiver->stop();
-        transport->stop();
-    }
-    /// Waits until no transfer touches a block and nothing runs.
-    bool wait_idle() {
-        const auto give_up = clock.now() + kPatience;
-        while (clock.now() < give_up) {
-            std::promise<bool> idle;
-            auto answer = idle.get_future();
-            const bool is_posted = loop.post([&] {
-                const auto counts = cache.counts();
-                idle.set_value(counts.used + counts.pinned + counts.stranded == 0);
-            });
-            if (is_posted && answer.get()) { return true; }
-            std::this_thread::yield();
-        }
-        return false;
-    }
-    worker::Peer as_peer() const { return {base::WorkerId{1}, incarnation, transport->address()}; }
-
-    const base::Incarnation incarnation;
-    base::SystemClock clock;
-    base::Metrics metrics;
-    LedgerEngine engine;
-    kv_cache::KvCache cache;
-    Mailbox mailbox;
-    worker::ReportBoard board;
-    worker::RolePart whole;
-    worker::StepLoop loop;
-    test_support::SenderPort sender_port;
-    test_support::ReceiverPort receiver_port;
-    prefill_worker::PrefillPart prefill;
-    decode_worker::DecodePart decode;
-    std::unique_ptr<net::Transport> transport;
-    std::unique_ptr<kv_transfer::KvSender> sender;
-    std::unique_ptr<kv_transfer::KvReceiver> receiver;
-    std::unique_ptr<kv_transfer::KvRouter> router;
-    test_support::StepDriver driver{loop};  // where no thread runs
-    std::jthread thread;
 };
 
 /// 1P1D, and the part of a gateway that passes the first token on.

@@ -52,6 +52,27 @@ TEST_CASE("a Start is read field by field", "[worker]") {
     REQUIRE(start->kv_mode.lossy());
 }
 
+TEST_CASE("a Start may name a worker that has KV; one without a life is none", "[worker]") {
+    const base::FakeClock clock;
+    auto message = make_start();
+    REQUIRE_FALSE(worker::read_start(message, worker::GatewayId{1}, clock)->kv_source);
+    auto& source = *message.mutable_kv_source();
+    source.mutable_worker()->set_kv_address("there");
+    REQUIRE_FALSE(worker::read_start(message, worker::GatewayId{1}, clock)->kv_source);
+    source.mutable_worker()->set_incarnation(5);
+    const auto whole = worker::read_start(message, worker::GatewayId{1}, clock);
+    REQUIRE(whole->kv_source);
+    REQUIRE(whole->kv_source->worker.incarnation == base::Incarnation{5});
+    REQUIRE(whole->kv_source->worker.kv_address == "there");
+    REQUIRE(whole->kv_source->kv_tokens == 0xffffffff);
+    REQUIRE_FALSE(whole->kv_source->give_up);
+    source.set_kv_tokens(64);
+    source.set_give_up_in_us(2'000'000);
+    const auto part = worker::read_start(message, worker::GatewayId{1}, clock);
+    REQUIRE(part->kv_source->kv_tokens == 64);
+    REQUIRE(*part->kv_source->give_up == clock.now() + std::chrono::seconds(2));
+}
+
 TEST_CASE("a Start without a part, or split without a peer, is refused", "[worker]") {
     const base::FakeClock clock;
     auto message = make_start();
