@@ -24,6 +24,7 @@ struct WorkerLimits {
     std::uint32_t batch_tokens_max = 0;
     std::uint32_t queue_requests_max = 0;  // accepted and not finished; it refuses more
     std::uint64_t kv_bytes_per_token = 0;
+    bool lends_kv = false;  // others may fetch KV from it
 };
 
 /// What a worker reported last.
@@ -68,6 +69,9 @@ struct PlaceRules {
     /// A decode worker prefills a prompt itself, where that is cheaper, up to this many uncached tokens; 0: never
     /// (as long as there is a worker for prefill).
     std::uint32_t local_prefill_tokens_max = 0;
+    /// A worker that is believed to hold so many more tokens of the prompt than the prefill worker is named as the one
+    /// to fetch them from; 0: none ever. What fetching costs is not weighed, nor what it saves predicted.
+    std::uint32_t fetch_tokens_min = 0;
 };
 
 /// All workers at one instant. Borrowed for the decision. Entries with status `gone` are skipped.

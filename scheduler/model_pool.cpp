@@ -109,6 +109,10 @@ void ModelPool::take(const messages::PlaceRequest& request, const Placement& pla
     out.set_predicted_ttft_us(microseconds(placement.ttft_seconds));
     out.set_predicted_tpot_us(microseconds(placement.tpot_seconds));
     out.set_path(std::string(placement.path()));
+    if (placement.kv_source) {
+        *out.mutable_kv_source()->mutable_worker() = registry_.registration(*placement.kv_source).endpoint();
+        out.mutable_kv_source()->set_kv_tokens(placement.kv_source_tokens);
+    }
     const std::uint64_t numerics = decode.header().numerics_id();
     reply.mutable_header()->set_numerics_id(prefill.header().numerics_id() == numerics ? numerics : 0);
 

@@ -264,12 +264,35 @@ private:
         return {Side{index, decode_wait(worker) > 0, seconds, worker.id}, index, seconds, worker.id};
     }
 
+    /// Who has most of the prompt, if that is worth fetching; ties go to the lower id. Who drains may well be asked.
+    std::optional<std::size_t> kv_source(std::size_t prefill, std::uint32_t cached) const {
+        std::optional<std::size_t> best;
+        std::uint32_t most = 0;
+        if (view_.rules.fetch_tokens_min == 0) { return best; }
+        for (std::size_t i = 0; i < view_.workers.size(); ++i) {
+            const WorkerView& worker = view_.workers[i];
+            // Hashes are of one numerics_id, so nobody else has these blocks.
+            if (i == prefill || !counts(worker) || worker.numerics_id != view_.workers[prefill].numerics_id ||
+                !worker.limits.lends_kv || rank(worker, query_) > 0) {
+                continue;
+            }
+            const std::uint32_t tokens = cached_tokens(worker, query_, i);
+            if (tokens < cached + view_.rules.fetch_tokens_min) { continue; }
+            if (!best || tokens > most || (tokens == most && worker.id < view_.workers[*best].id)) {
+                best = i;
+                most = tokens;
+            }
+        }
+        return best;
+    }
+
     Placement describe(const Option& option) const {
         const WorkerView& prefill = view_.workers[option.prefill];
         const WorkerView& decode = view_.workers[option.decode.index];
         const bool local = option.prefill == option.decode.index;
         const std::uint32_t cached = cached_tokens(prefill, query_, option.prefill);
         const PrefillForecast forecast = forecast_prefill(prefill, query_, cached);
+        const auto source = kv_source(option.prefill, cached);
         const bool last_resort = decode_.rank > 0 || (prefill_.found() && prefill_.rank > 0);
         return {.prefill = option.prefill,
                 .decode = option.decode.index,
@@ -279,6 +302,8 @@ private:
                 .handoff_seconds = local ? 0 : handoff(decode, cached_tokens(decode, query_, option.decode.index)),
                 .tpot_seconds = forecast_tpot(decode, query_),
                 .cost_seconds = option.seconds,
+                .kv_source = source,
+                .kv_source_tokens = source ? cached_tokens(view_.workers[*source], query_, *source) : 0,
                 .reason = last_resort        ? "last_resort"
                           : !prefill_.exists ? "no_prefill_worker"
                                              : "cheapest"};

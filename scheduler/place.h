@@ -33,7 +33,9 @@ struct Placement {
     double ttft_seconds = 0;                 // queue and uncached prefill: the first token leaves the prefill worker
     double handoff_seconds = 0;              // KV to the decode worker; 0 when local
     double tpot_seconds = 0;
-    double cost_seconds = 0;  // what was minimised: see place()
+    double cost_seconds = 0;                              // what was minimised: see place()
+    std::optional<std::size_t> kv_source = std::nullopt;  // who has KV that the prefill worker lacks; to fetch it from
+    std::uint32_t kv_source_tokens = 0;                   // that it is believed to have, from the first token on
     std::string_view reason;  // "cheapest", "no_prefill_worker", "last_resort" (suspect or avoided workers)
     bool local() const { return prefill == decode; }
     std::string_view path() const { return local() ? "local" : "disaggregated"; }

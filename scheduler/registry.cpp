@@ -110,7 +110,8 @@ base::Result<Registry::Enrolled> Registry::enroll(const sluice::proto::RegisterW
                    .batch_sequences_max = registration.batch_sequences_max(),
                    .batch_tokens_max = registration.batch_tokens_max(),
                    .queue_requests_max = registration.queue_requests_max(),
-                   .kv_bytes_per_token = registration.kv_bytes_per_token()};
+                   .kv_bytes_per_token = registration.kv_bytes_per_token(),
+                   .lends_kv = registration.lends_kv()};
     return enrolled;
 }
 

@@ -170,6 +170,8 @@ void Generation::take_placement(const proto::Placement& placement) {
     decode_ = placement.has_decode() ? placement.decode() : placement.prefill();
     prefill_ = split_ ? placement.prefill() : decode_;
     kv_mode_ = placement.kv_mode();
+    kv_source_.reset();
+    if (placement.has_kv_source()) { kv_source_ = placement.kv_source(); }
     workers_known_ = true;
     prefill_done_ = false;
     decode_done_ = false;
@@ -208,6 +210,7 @@ void Generation::send_start(const proto::WorkerEndpoint& to, proto::Start::Part 
         *start.mutable_peer() = *peer;
         *start.mutable_kv_mode() = kv_mode_;
     }
+    if (kv_source_ && part != proto::Start::PART_DECODE) { *start.mutable_kv_source() = *kv_source_; }
     context_.workers.send(context_.model, to, std::move(command));
 }
 

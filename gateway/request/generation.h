@@ -110,6 +110,7 @@ private:
     proto::WorkerEndpoint prefill_;
     proto::WorkerEndpoint decode_;
     proto::KvMode kv_mode_;
+    std::optional<proto::KvSource> kv_source_;  // who may have KV that the worker that prefills lacks
     bool workers_known_ = false;
     bool split_ = false;
     bool prefill_done_ = false;  // handed over or finished: needs no cancel

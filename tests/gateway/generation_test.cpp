@@ -98,6 +98,8 @@ TEST_CASE("a split request starts on both, the first token goes to decode, the r
     REQUIRE(owner.ports.sent_to(20)[0].start().peer().incarnation() == 10u);
     REQUIRE(owner.ports.sent_to(10)[0].start().kv_mode().codec() == "test");
     REQUIRE(owner.ports.sent_to(20)[0].start().kv_mode().codec() == "test");
+    REQUIRE(owner.ports.sent_to(10)[0].start().kv_source().kv_tokens() == 160u);
+    REQUIRE_FALSE(owner.ports.sent_to(20)[0].start().has_kv_source());
 
     auto first = output(owner.id, 0, "a");
     first.set_cached_tokens(4);

@@ -183,6 +183,7 @@ proto::PlaceReply split_placement(const proto::WorkerEndpoint& prefill, const pr
     *reply.mutable_placement()->mutable_decode() = decode;
     reply.mutable_placement()->set_path("disaggregated");
     reply.mutable_placement()->mutable_kv_mode()->set_codec("test");
+    reply.mutable_placement()->mutable_kv_source()->set_kv_tokens(160);
     reply.mutable_header()->set_numerics_id(77);
     return reply;
 }

@@ -22,6 +22,8 @@ LAYOUTS = {
                                                    "--set", "worker.kv_wait_ms=600", "--set", "worker.kv_lease_ms=300")),
     "KV frames damaged, doubled, late": ({}, ("--set", "test.kv_fault_plan='seed=4;corrupt:kind=3,probability=0.2;"
                                                "duplicate:probability=0.2;delay:ms=20,probability=0.2'")),
+    "KV fetched from whoever has it": ({"prefill": 2, "decode": 2}, ("--set", "scheduler.fetch_tokens_min=16", "--set", "scheduler.heartbeat_ms=20",
+                                                                   "--set", "test.kv_fault_plan='seed=6;drop:kind=7,probability=0.3'")),
     "no hand-off ever succeeds": ({}, ("--set", "test.kv_fault_plan='seed=5;drop:kind=3,probability=1'",
                                         "--set", "worker.kv_wait_ms=200", "--set", "worker.kv_lease_ms=100")),
 }

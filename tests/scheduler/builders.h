@@ -32,6 +32,7 @@ struct WorkerSpec {
     std::uint32_t queue_requests_max = 8;
     scheduler::PendingLoad pending = {};
     double speed = 1;  // above 1: slower
+    bool lends_kv = true;
 };
 
 /// A worker that prefills 1000 tokens and decodes 100 tokens a second and moves KV at 100 MB/s.
@@ -49,7 +50,8 @@ inline scheduler::WorkerView make_worker(const WorkerSpec& spec) {
                      .batch_sequences_max = spec.batch_sequences_max,
                      .batch_tokens_max = 512,
                      .queue_requests_max = spec.queue_requests_max,
-                     .kv_bytes_per_token = 1000};
+                     .kv_bytes_per_token = 1000,
+                     .lends_kv = spec.lends_kv};
     worker.load = {.requests_waiting = spec.requests_waiting,
                    .requests_running = spec.requests_running,
                    .prefill_tokens_queued = spec.prefill_tokens_queued,
@@ -96,6 +98,7 @@ inline messages::RegisterWorker make_registration(const RegistrationSpec& spec) 
     registration.set_batch_tokens_max(512);
     registration.set_queue_requests_max(spec.queue_requests_max);
     registration.set_kv_bytes_per_token(1000);
+    registration.set_lends_kv(true);
     registration.set_scheduler_epoch(spec.scheduler_epoch);
     return registration;
 }

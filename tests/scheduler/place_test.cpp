@@ -94,6 +94,61 @@ TEST_CASE("a prefix hit leaves at least the last token to compute", "[scheduler]
     REQUIRE(cluster.placed(1).cached_prompt_tokens == 0);
 }
 
+TEST_CASE("who holds enough more of the prompt than the prefill worker is named as the source of its KV",
+          "[scheduler][place]") {
+    Cluster cluster{{make_worker({.id = 1, .role = Role::prefill}), make_worker({.id = 2, .role = Role::decode}),
+                     make_worker({.id = 3, .role = Role::decode, .decode_sequences = 20})},
+                    {.fetch_tokens_min = 64},
+                    {10, 5, 14}};
+    SECTION("the one with most") {
+        const auto placement = cluster.placed(1000);
+        REQUIRE(placement.cached_prompt_tokens == 160);
+        REQUIRE(placement.kv_source == 2u);
+        REQUIRE(placement.kv_source_tokens == 14 * 16);
+    }
+    SECTION("of equal ones the lower id") {
+        cluster.cached_blocks = {0, 20, 20};
+        REQUIRE(cluster.placed(1000).kv_source == 1u);
+    }
+    SECTION("as far as the prompt goes") {
+        cluster.cached_blocks = {0, 100, 0};
+        REQUIRE(cluster.placed(161).kv_source_tokens == 160);
+    }
+    SECTION("also who drains") {
+        cluster.workers[2].status = WorkerStatus::draining;
+        REQUIRE(cluster.placed(1000).kv_source == 2u);
+    }
+}
+
+TEST_CASE("nobody is named as a source who cannot help", "[scheduler][place]") {
+    Cluster cluster{{make_worker({.id = 1, .role = Role::prefill}),
+                     make_worker({.id = 2, .role = Role::decode, .decode_sequences = 20}),
+                     make_worker({.id = 3, .role = Role::decode})},
+                    {.fetch_tokens_min = 64},
+                    {10, 14, 0}};
+    REQUIRE(cluster.placed(1000).kv_source == 1u);
+    SECTION("not for less than the least") {
+        cluster.cached_blocks = {10, 13, 0};
+    }
+    SECTION("not where it is off") {
+        cluster.rules.fetch_tokens_min = 0;
+    }
+    SECTION("not a worker of another minor version that cannot") {
+        cluster.workers[1].limits.lends_kv = false;
+    }
+    SECTION("not one that is silent") {
+        cluster.workers[1].status = WorkerStatus::suspect;
+    }
+    SECTION("not one that has just failed it") {
+        cluster.avoid = {cluster.workers[1].incarnation};
+    }
+    SECTION("not one of other numerics") {
+        cluster.rules.allow_mixed_numerics = true;
+        cluster.workers[1].numerics_id = 8;
+    }
+    REQUIRE_FALSE(cluster.placed(1000).kv_source);
+}
+
 TEST_CASE("the decode worker has room and the best TPOT", "[scheduler][place]") {
     Cluster cluster{{make_worker({.id = 1, .role = Role::prefill}),
                      make_worker({.id = 2, .role = Role::decode, .decode_sequences = 10}),

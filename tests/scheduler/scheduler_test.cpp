@@ -107,6 +107,7 @@ TEST_CASE("a cached prefix draws a request, and is told", "[scheduler]") {
     const auto placement = f.placed({.request_id = 1, .prompt_tokens = 100, .hashes = hashes});
     REQUIRE(placement.prefill().worker_id() == 2);
     REQUIRE(placement.cached_prompt_tokens() == 96);
+    REQUIRE_FALSE(placement.has_kv_source());
     f.scheduler.detach(SessionId{2});
     f.attach(3, {.id = 2, .incarnation = 22});
     REQUIRE(f.placed({.request_id = 2, .prompt_tokens = 100, .hashes = hashes}).cached_prompt_tokens() == 0);
