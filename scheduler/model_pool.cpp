@@ -12,7 +12,6 @@ namespace scheduler {
 namespace {
 
 using base::ErrorCode;
-namespace messages = sluice::proto;
 
 /// More avoided lives than this are not looked at: a request fails on a few workers, then for good.
 constexpr int kAvoidedMax = 64;
@@ -48,7 +47,7 @@ Registry::Options registry_options(const SchedulerOptions& options) {
 
 /// Tokens were given out: the rest must have the same numbers. A gateway of minor version 0 does not say so, and has
 /// counted a first placement that was not answered.
-bool has_begun(const messages::PlaceRequest& request) {
+bool has_begun(const proto::PlaceRequest& request) {
     return request.begun() || (request.header().protocol_minor() == 0 && request.epoch() > 0);
 }
 
@@ -69,7 +68,7 @@ std::uint64_t ModelPool::numerics_id(base::TimePoint now) {
     return encoder == workers.end() ? 0 : encoder->numerics_id;
 }
 
-PlaceOutcome ModelPool::decide(const messages::PlaceRequest& request, base::TimePoint now) {
+PlaceOutcome ModelPool::decide(const proto::PlaceRequest& request, base::TimePoint now) {
     const auto refuse = [](base::Error error, std::string_view reason) {
         return Refusal{.error = std::move(error), .retry_after_ms = 0, .reason = reason};
     };
@@ -98,11 +97,11 @@ PlaceOutcome ModelPool::decide(const messages::PlaceRequest& request, base::Time
                              .avoid = avoid});
 }
 
-void ModelPool::take(const messages::PlaceRequest& request, const Placement& placement, base::TimePoint now,
-                     messages::PlaceReply& reply) {
-    const messages::RegisterWorker& prefill = registry_.registration(placement.prefill);
-    const messages::RegisterWorker& decode = registry_.registration(placement.decode);
-    messages::Placement& out = *reply.mutable_placement();
+void ModelPool::take(const proto::PlaceRequest& request, const Placement& placement, base::TimePoint now,
+                     proto::PlaceReply& reply) {
+    const proto::RegisterWorker& prefill = registry_.registration(placement.prefill);
+    const proto::RegisterWorker& decode = registry_.registration(placement.decode);
+    proto::Placement& out = *reply.mutable_placement();
     *out.mutable_prefill() = prefill.endpoint();
     *out.mutable_decode() = decode.endpoint();
     out.set_cached_prompt_tokens(placement.cached_prompt_tokens);
@@ -130,18 +129,18 @@ void ModelPool::take(const messages::PlaceRequest& request, const Placement& pla
                               now);
 }
 
-bool ModelPool::release(const messages::ReleaseRequest::Ended& ended) {
+bool ModelPool::release(const proto::ReleaseRequest::Ended& ended) {
     const base::RequestId id{ended.request_id()};
     const base::Epoch epoch{ended.epoch()};
     const auto tell = [this](std::string_view kind, std::uint32_t measured_us, double predicted_seconds) {
         if (measured_us != 0) { metrics_.prediction(kind, measured_us * 1e-6 / std::max(predicted_seconds, 1e-6)); }
     };
-    if (ended.phase() == messages::ReleaseRequest::Ended::PHASE_PREFILL) {
+    if (ended.phase() == proto::ReleaseRequest::Ended::PHASE_PREFILL) {
         const auto placed = registry_.in_flight().first_token(id, epoch);
         if (placed) { tell("ttft", ended.ttft_us(), placed->ttft_seconds); }
         return placed.has_value();
     }
-    if (ended.phase() != messages::ReleaseRequest::Ended::PHASE_ALL) { return false; }
+    if (ended.phase() != proto::ReleaseRequest::Ended::PHASE_ALL) { return false; }
     const auto over = registry_.in_flight().ended(id, epoch);
     if (!over) { return false; }
     if (!over->first_token_told) { tell("ttft", ended.ttft_us(), over->placed.ttft_seconds); }
@@ -149,8 +148,8 @@ bool ModelPool::release(const messages::ReleaseRequest::Ended& ended) {
     return true;
 }
 
-messages::WorkerState ModelPool::worker_state(std::size_t slot, const WorkerView& worker, base::TimePoint now) const {
-    messages::WorkerState state;
+proto::WorkerState ModelPool::worker_state(std::size_t slot, const WorkerView& worker, base::TimePoint now) const {
+    proto::WorkerState state;
     *state.mutable_endpoint() = registry_.registration(slot).endpoint();
     state.set_role(registry_.registration(slot).role());
     state.set_state(std::string(status_name(worker.status)));
@@ -160,7 +159,7 @@ messages::WorkerState ModelPool::worker_state(std::size_t slot, const WorkerView
     return state;
 }
 
-messages::ModelState ModelPool::state(base::TimePoint now) {
+proto::ModelState ModelPool::state(base::TimePoint now) {
     struct Phase {
         bool exists = false;
         bool ready = false;
@@ -171,7 +170,7 @@ messages::ModelState ModelPool::state(base::TimePoint now) {
             tokens = std::max(tokens, capacity);
         }
     };
-    messages::ModelState state;
+    proto::ModelState state;
     state.set_model(model_);
     state.set_numerics_id(numerics_id(now));
     Phase prefill;
@@ -201,7 +200,7 @@ messages::ModelState ModelPool::state(base::TimePoint now) {
     return state;
 }
 
-base::Result<Registry::Enrolled> ModelPool::enroll(const messages::RegisterWorker& registration, base::TimePoint now) {
+base::Result<Registry::Enrolled> ModelPool::enroll(const proto::RegisterWorker& registration, base::TimePoint now) {
     auto enrolled = registry_.enroll(registration, now);
     if (!enrolled) { return enrolled; }
     const base::WorkerId id = enrolled->life.id;
@@ -210,13 +209,13 @@ base::Result<Registry::Enrolled> ModelPool::enroll(const messages::RegisterWorke
     return enrolled;
 }
 
-Registry::Heard ModelPool::hear(Registry::Life life, const messages::Heartbeat& heartbeat, base::TimePoint now) {
+Registry::Heard ModelPool::hear(Registry::Life life, const proto::Heartbeat& heartbeat, base::TimePoint now) {
     const Registry::Heard heard = registry_.hear(life, heartbeat, now);
     if (heard.fresh) { learn(life, heartbeat); }
     return heard;
 }
 
-void ModelPool::learn(Registry::Life life, const messages::Heartbeat& heartbeat) {
+void ModelPool::learn(Registry::Life life, const proto::Heartbeat& heartbeat) {
     const auto slot = registry_.slot_of(life.id);
     CHECK(slot.has_value());
     const Role role = registry_.role(*slot);
@@ -249,7 +248,7 @@ std::vector<Registry::Life> ModelPool::expire(base::TimePoint now) {
     return gone;
 }
 
-std::optional<messages::WorkerState> ModelPool::drain(Registry::Life life, base::TimePoint now) {
+std::optional<proto::WorkerState> ModelPool::drain(Registry::Life life, base::TimePoint now) {
     if (!registry_.ask_drain(life)) { return std::nullopt; }
     const std::size_t slot = *registry_.slot_of(life.id);
     return worker_state(slot, registry_.view(now)[slot], now);

@@ -15,7 +15,6 @@ namespace {
 
 using base::ErrorCode;
 using base::fail;
-namespace messages = sluice::proto;
 
 /// Names that an error lists.
 constexpr std::size_t kModelsNamed = 8;
@@ -102,7 +101,7 @@ base::Result<ModelPool*> Scheduler::find_or_make(const std::string& model) {
     return pools_.emplace(model, std::make_unique<ModelPool>(model, options_, tenants_, metrics_)).first->second.get();
 }
 
-std::variant<ModelPool*, Refusal> Scheduler::route(const messages::PlaceRequest& request) {
+std::variant<ModelPool*, Refusal> Scheduler::route(const proto::PlaceRequest& request) {
     if (const auto fine = proto::check_header(request.header()); !fine) {
         return Refusal{.error = fine.error(), .reason = "bad_request"};
     }
@@ -123,9 +122,9 @@ std::variant<ModelPool*, Refusal> Scheduler::route(const messages::PlaceRequest&
     return Refusal{.error = std::move(pool.error()), .reason = is_unknown ? "unknown_model" : "bad_request"};
 }
 
-messages::PlaceReply Scheduler::place(const messages::PlaceRequest& request) {
+proto::PlaceReply Scheduler::place(const proto::PlaceRequest& request) {
     const base::TimePoint started = clock_.now();
-    messages::PlaceReply reply;
+    proto::PlaceReply reply;
     reply.set_scheduler_epoch(epoch_);
     auto routed = route(request);
     ModelPool* const* pool = std::get_if<ModelPool*>(&routed);
@@ -149,21 +148,21 @@ messages::PlaceReply Scheduler::place(const messages::PlaceRequest& request) {
     return reply;
 }
 
-base::Result<messages::ReleaseReply> Scheduler::release(const messages::ReleaseRequest& request) {
+base::Result<proto::ReleaseReply> Scheduler::release(const proto::ReleaseRequest& request) {
     if (auto fine = proto::check_header(request.header()); !fine) { return base::pass_on(fine); }
-    for (const messages::ReleaseRequest::Ended& ended : request.ended()) {
+    for (const proto::ReleaseRequest::Ended& ended : request.ended()) {
         static_cast<void>(std::any_of(pools_.begin(), pools_.end(),
                                       [&ended](const auto& one) { return one.second->release(ended); }));
     }
-    messages::ReleaseReply reply;
+    proto::ReleaseReply reply;
     *reply.mutable_header() = proto::make_header(request.header().model(), 0);
     return reply;
 }
 
-base::Result<messages::DescribeReply> Scheduler::describe(const messages::DescribeRequest& request) {
+base::Result<proto::DescribeReply> Scheduler::describe(const proto::DescribeRequest& request) {
     if (auto fine = proto::check_header(request.header()); !fine) { return base::pass_on(fine); }
     const base::TimePoint now = clock_.now();
-    messages::DescribeReply reply;
+    proto::DescribeReply reply;
     reply.set_scheduler_epoch(epoch_);
     if (request.header().model().empty()) {
         for (const auto& [model, pool] : pools_) {
@@ -179,7 +178,7 @@ base::Result<messages::DescribeReply> Scheduler::describe(const messages::Descri
         return reply;
     }
     // For gateways that know one model only.
-    const messages::ModelState& only = reply.models(0);
+    const proto::ModelState& only = reply.models(0);
     *reply.mutable_header() = proto::make_header(only.model(), only.numerics_id());
     reply.set_block_tokens(only.block_tokens());
     reply.set_context_tokens(only.context_tokens());
@@ -188,7 +187,7 @@ base::Result<messages::DescribeReply> Scheduler::describe(const messages::Descri
     return reply;
 }
 
-base::Result<Scheduler::Drained> Scheduler::drain(const messages::DrainRequest& request) {
+base::Result<Scheduler::Drained> Scheduler::drain(const proto::DrainRequest& request) {
     if (auto fine = proto::check_header(request.header()); !fine) { return base::pass_on(fine); }
     const auto session = session_of_.find(base::WorkerId{request.worker_id()});
     if (session == session_of_.end()) {
@@ -212,13 +211,13 @@ base::Result<Scheduler::Drained> Scheduler::drain(const messages::DrainRequest& 
     return drained;
 }
 
-base::Result<Scheduler::Answer> Scheduler::report(SessionId session, const messages::WorkerReport& report) {
+base::Result<Scheduler::Answer> Scheduler::report(SessionId session, const proto::WorkerReport& report) {
     switch (report.report_case()) {
-        case messages::WorkerReport::kRegistration:
+        case proto::WorkerReport::kRegistration:
             return enroll(session, report.registration());
-        case messages::WorkerReport::kHeartbeat:
+        case proto::WorkerReport::kHeartbeat:
             return hear(session, report.heartbeat());
-        case messages::WorkerReport::REPORT_NOT_SET:
+        case proto::WorkerReport::REPORT_NOT_SET:
             break;
     }
     return fail(ErrorCode::invalid_argument, "a report is a registration or a heartbeat");
@@ -232,7 +231,7 @@ const Scheduler::Session* Scheduler::life_of_other_model(base::WorkerId id, cons
     return present.pool == &pool ? nullptr : &present;
 }
 
-base::Result<Scheduler::Answer> Scheduler::enroll(SessionId session, const messages::RegisterWorker& registration) {
+base::Result<Scheduler::Answer> Scheduler::enroll(SessionId session, const proto::RegisterWorker& registration) {
     if (auto fine = proto::check_header(registration.header()); !fine) { return base::pass_on(fine); }
     if (registration.header().model().empty()) {
         return fail(ErrorCode::invalid_argument, "a registration needs header.model");
@@ -267,10 +266,10 @@ base::Result<Scheduler::Answer> Scheduler::enroll(SessionId session, const messa
     session_of_[life.id] = session;
     spdlog::info("worker {:016x} incarnation {:016x} at {} {} as {} of {}{}", base::raw(life.id),
                  base::raw(life.incarnation), base::log_safe(registration.endpoint().control_address()),
-                 enrolled->known ? "attached again" : "registered", messages::WorkerRole_Name(registration.role()),
+                 enrolled->known ? "attached again" : "registered", proto::WorkerRole_Name(registration.role()),
                  base::log_safe((*pool)->model()), enrolled->replaced ? ", replacing its former life" : "");
 
-    messages::Registered& registered = *answer.directives.emplace_back().mutable_registered();
+    proto::Registered& registered = *answer.directives.emplace_back().mutable_registered();
     *registered.mutable_header() = proto::make_header((*pool)->model(), (*pool)->numerics_id(clock_.now()));
     registered.set_heartbeat_ms(static_cast<std::uint32_t>(options_.heartbeat.count()));
     registered.set_lease_ms(static_cast<std::uint32_t>(options_.lease.count()));
@@ -279,7 +278,7 @@ base::Result<Scheduler::Answer> Scheduler::enroll(SessionId session, const messa
     return answer;
 }
 
-base::Result<Scheduler::Answer> Scheduler::hear(SessionId session, const messages::Heartbeat& heartbeat) {
+base::Result<Scheduler::Answer> Scheduler::hear(SessionId session, const proto::Heartbeat& heartbeat) {
     const auto known = sessions_.find(session);
     if (known == sessions_.end()) {
         return fail(ErrorCode::failed_precondition,

@@ -26,8 +26,6 @@
 namespace scheduler {
 namespace {
 
-namespace messages = sluice::proto;
-
 /// Commands that one stream can have on their way: a read, a write, its end.
 constexpr std::size_t kCommandsPerStream = 4;
 /// How long calls that are being answered may take once the server is told to stop.
@@ -85,19 +83,19 @@ private:
 
     /// One Attach stream. Its methods run on the state thread, which also deletes it; but for the On... ones, which
     /// gRPC calls.
-    class Stream final : public grpc::ServerBidiReactor<messages::WorkerReport, messages::WorkerDirective> {
+    class Stream final : public grpc::ServerBidiReactor<proto::WorkerReport, proto::WorkerDirective> {
     public:
         Stream(Impl& owner, SessionId session) : owner_(owner), session_(session) {}
 
         SessionId session() const { return session_; }
-        const messages::WorkerReport& report() const { return report_; }
+        const proto::WorkerReport& report() const { return report_; }
         bool finished() const { return status_.has_value(); }
 
         void read() {
             if (!finished()) { StartRead(&report_); }
         }
         /// False when too many wait already.
-        bool send(messages::WorkerDirective directive) {
+        bool send(proto::WorkerDirective directive) {
             if (finished()) { return true; }
             if (directives_.size() >= kDirectivesMax) { return false; }
             directives_.push_back(std::move(directive));
@@ -143,39 +141,38 @@ private:
 
         Impl& owner_;
         const SessionId session_;
-        messages::WorkerReport report_;
-        std::deque<messages::WorkerDirective> directives_;  // the first is being written
-        std::optional<grpc::Status> status_;                // set: it ends, or will when the write is done
+        proto::WorkerReport report_;
+        std::deque<proto::WorkerDirective> directives_;  // the first is being written
+        std::optional<grpc::Status> status_;             // set: it ends, or will when the write is done
         bool refused_ = false;
     };
 
-    class Service final : public messages::Scheduler::CallbackService {
+    class Service final : public proto::Scheduler::CallbackService {
     public:
         explicit Service(Impl& owner) : owner_(owner) {}
 
-        grpc::ServerUnaryReactor* Place(grpc::CallbackServerContext* context, const messages::PlaceRequest* request,
-                                        messages::PlaceReply* reply) override {
+        grpc::ServerUnaryReactor* Place(grpc::CallbackServerContext* context, const proto::PlaceRequest* request,
+                                        proto::PlaceReply* reply) override {
             return owner_.call(context, [this, request, reply] {
                 *reply = owner_.scheduler_.place(*request);
                 return grpc::Status::OK;
             });
         }
-        grpc::ServerUnaryReactor* Release(grpc::CallbackServerContext* context, const messages::ReleaseRequest* request,
-                                          messages::ReleaseReply* reply) override {
+        grpc::ServerUnaryReactor* Release(grpc::CallbackServerContext* context, const proto::ReleaseRequest* request,
+                                          proto::ReleaseReply* reply) override {
             return owner_.call(context,
                                [this, request, reply] { return answer(owner_.scheduler_.release(*request), *reply); });
         }
-        grpc::ServerUnaryReactor* Describe(grpc::CallbackServerContext* context,
-                                           const messages::DescribeRequest* request,
-                                           messages::DescribeReply* reply) override {
+        grpc::ServerUnaryReactor* Describe(grpc::CallbackServerContext* context, const proto::DescribeRequest* request,
+                                           proto::DescribeReply* reply) override {
             return owner_.call(context,
                                [this, request, reply] { return answer(owner_.scheduler_.describe(*request), *reply); });
         }
-        grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context, const messages::DrainRequest* request,
-                                        messages::DrainReply* reply) override {
+        grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context, const proto::DrainRequest* request,
+                                        proto::DrainReply* reply) override {
             return owner_.call(context, [this, request, reply] { return owner_.drain(*request, *reply); });
         }
-        grpc::ServerBidiReactor<messages::WorkerReport, messages::WorkerDirective>* Attach(
+        grpc::ServerBidiReactor<proto::WorkerReport, proto::WorkerDirective>* Attach(
             grpc::CallbackServerContext*) override {
             return owner_.attach();
         }
@@ -192,7 +189,7 @@ private:
 
     void set_serving(bool serving) {
         server_->GetHealthCheckService()->SetServingStatus(serving);
-        server_->GetHealthCheckService()->SetServingStatus(messages::Scheduler::service_full_name(), serving);
+        server_->GetHealthCheckService()->SetServingStatus(proto::Scheduler::service_full_name(), serving);
     }
 
     /// Its commands are counted, so the queue has room by construction.
@@ -218,7 +215,7 @@ private:
         return reactor;
     }
 
-    grpc::ServerBidiReactor<messages::WorkerReport, messages::WorkerDirective>* attach() {
+    grpc::ServerBidiReactor<proto::WorkerReport, proto::WorkerDirective>* attach() {
         auto* stream = new Stream(*this, SessionId{next_session_.fetch_add(1)});
         if (open_streams_.fetch_add(1) >= streams_max_) {
             stream->refuse({grpc::StatusCode::RESOURCE_EXHAUSTED, std::to_string(streams_max_) + " streams are open"});
@@ -274,21 +271,21 @@ private:
         if (answer->superseded) {
             finish(*answer->superseded, {grpc::StatusCode::ABORTED, "the worker has opened another stream"});
         }
-        for (messages::WorkerDirective& directive : answer->directives) {
+        for (proto::WorkerDirective& directive : answer->directives) {
             if (!send(stream, std::move(directive))) { return; }
         }
         stream.read();
     }
 
     /// False when the stream is cut, because its worker does not read.
-    bool send(Stream& stream, messages::WorkerDirective directive) {
+    bool send(Stream& stream, proto::WorkerDirective directive) {
         if (stream.send(std::move(directive))) { return true; }
         scheduler_.detach(stream.session());
         stream.finish({grpc::StatusCode::RESOURCE_EXHAUSTED, "the worker does not read its directives"});
         return false;
     }
 
-    grpc::Status drain(const messages::DrainRequest& request, messages::DrainReply& reply) {
+    grpc::Status drain(const proto::DrainRequest& request, proto::DrainReply& reply) {
         auto drained = scheduler_.drain(request);
         if (!drained) { return proto::status_of(drained.error()); }
         reply = std::move(drained->reply);

@@ -14,8 +14,6 @@
 /// Workers, requests and messages with defaults, for the tests of the scheduler.
 namespace scheduler_test {
 
-namespace messages = sluice::proto;
-
 struct WorkerSpec {
     std::uint64_t id = 1;
     scheduler::Role role = scheduler::Role::mixed;
@@ -66,14 +64,14 @@ inline scheduler::WorkerView make_worker(const WorkerSpec& spec) {
     return worker;
 }
 
-inline messages::Header make_header(std::uint64_t numerics_id = 7, const std::string& model = "test-model") {
+inline proto::Header make_header(std::uint64_t numerics_id = 7, const std::string& model = "test-model") {
     return proto::make_header(model, numerics_id);
 }
 
 struct RegistrationSpec {
     std::uint64_t id = 1;
     std::uint64_t incarnation = 1001;
-    messages::WorkerRole role = messages::WORKER_ROLE_MIXED;
+    proto::WorkerRole role = proto::WORKER_ROLE_MIXED;
     std::uint64_t numerics_id = 7;
     std::uint32_t kv_blocks_total = 1000;
     std::uint32_t block_tokens = 16;
@@ -83,8 +81,8 @@ struct RegistrationSpec {
     std::uint64_t scheduler_epoch = 0;  // the highest that it has seen
 };
 
-inline messages::RegisterWorker make_registration(const RegistrationSpec& spec) {
-    messages::RegisterWorker registration;
+inline proto::RegisterWorker make_registration(const RegistrationSpec& spec) {
+    proto::RegisterWorker registration;
     *registration.mutable_header() = make_header(spec.numerics_id, spec.model);
     registration.mutable_endpoint()->set_worker_id(spec.id);
     registration.mutable_endpoint()->set_incarnation(spec.incarnation);
@@ -104,8 +102,8 @@ inline messages::RegisterWorker make_registration(const RegistrationSpec& spec) 
 }
 
 /// An idle worker's heartbeat.
-inline messages::Heartbeat make_heartbeat(std::uint64_t number, std::uint32_t blocks_free = 1000) {
-    messages::Heartbeat heartbeat;
+inline proto::Heartbeat make_heartbeat(std::uint64_t number, std::uint32_t blocks_free = 1000) {
+    proto::Heartbeat heartbeat;
     *heartbeat.mutable_header() = make_header();
     heartbeat.set_number(number);
     heartbeat.mutable_load()->set_blocks_free(blocks_free);
@@ -124,9 +122,9 @@ inline std::vector<base::BlockHash> make_hashes(std::uint64_t first, std::size_t
     return hashes;
 }
 
-inline messages::BlockEvents make_events(std::uint64_t number, const std::vector<base::BlockHash>& stored,
-                                         const std::vector<base::BlockHash>& removed = {}, bool snapshot = false) {
-    messages::BlockEvents events;
+inline proto::BlockEvents make_events(std::uint64_t number, const std::vector<base::BlockHash>& stored,
+                                      const std::vector<base::BlockHash>& removed = {}, bool snapshot = false) {
+    proto::BlockEvents events;
     events.set_number(number);
     events.set_snapshot(snapshot);
     events.set_stored(proto::write_block_hashes(stored));
@@ -146,8 +144,8 @@ struct PlaceSpec {
     bool begun = false;
 };
 
-inline messages::PlaceRequest make_place(const PlaceSpec& spec) {
-    messages::PlaceRequest request;
+inline proto::PlaceRequest make_place(const PlaceSpec& spec) {
+    proto::PlaceRequest request;
     *request.mutable_header() = make_header(7, spec.model);
     request.set_tenant(spec.tenant);
     request.set_begun(spec.begun);

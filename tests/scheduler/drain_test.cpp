@@ -11,12 +11,11 @@ using scheduler_test::Fixture;
 using scheduler_test::make_header;
 using scheduler_test::make_heartbeat;
 using scheduler_test::make_place;
-namespace messages = sluice::proto;
 
 namespace {
 
-messages::DrainRequest make_drain(std::uint64_t worker, std::uint64_t incarnation = 0) {
-    messages::DrainRequest request;
+proto::DrainRequest make_drain(std::uint64_t worker, std::uint64_t incarnation = 0) {
+    proto::DrainRequest request;
     *request.mutable_header() = make_header(0, "");
     request.set_worker_id(worker);
     request.set_incarnation(incarnation);
@@ -61,7 +60,7 @@ TEST_CASE("a drain lasts for the life of the worker, over new streams of it", "[
 
 TEST_CASE("a worker that drains says so when it registers at the next scheduler", "[scheduler][drain]") {
     Fixture f;
-    messages::WorkerReport report;
+    proto::WorkerReport report;
     *report.mutable_registration() = scheduler_test::make_registration({.id = 1, .incarnation = 11});
     report.mutable_registration()->set_draining(true);
     REQUIRE(f.scheduler.report(SessionId{1}, report).has_value());

@@ -23,7 +23,7 @@ struct Fixture {
     std::uint64_t heartbeat_number = 0;
 
     base::Result<scheduler::Scheduler::Answer> enroll(std::uint64_t session, const RegistrationSpec& spec) {
-        messages::WorkerReport report;
+        proto::WorkerReport report;
         *report.mutable_registration() = make_registration(spec);
         return scheduler.report(scheduler::SessionId{session}, report);
     }
@@ -33,8 +33,8 @@ struct Fixture {
         REQUIRE(answer->directives.size() == 1);
         REQUIRE(answer->directives[0].registered().lease_ms() == 5000);
     }
-    base::Result<scheduler::Scheduler::Answer> beat(std::uint64_t session, messages::Heartbeat heartbeat) {
-        messages::WorkerReport report;
+    base::Result<scheduler::Scheduler::Answer> beat(std::uint64_t session, proto::Heartbeat heartbeat) {
+        proto::WorkerReport report;
         *report.mutable_heartbeat() = std::move(heartbeat);
         return scheduler.report(scheduler::SessionId{session}, report);
     }
@@ -42,20 +42,20 @@ struct Fixture {
         return beat(session, make_heartbeat(++heartbeat_number));
     }
 
-    messages::Placement placed(const scheduler_test::PlaceSpec& spec) {
+    proto::Placement placed(const scheduler_test::PlaceSpec& spec) {
         const auto reply = scheduler.place(make_place(spec));
         INFO(reply.ShortDebugString());
         REQUIRE(reply.has_placement());
         return reply.placement();
     }
-    messages::Refusal refused(const messages::PlaceRequest& request) {
+    proto::Refusal refused(const proto::PlaceRequest& request) {
         const auto reply = scheduler.place(request);
         INFO(reply.ShortDebugString());
         REQUIRE(reply.has_refusal());
         return reply.refusal();
     }
-    messages::DescribeReply described() {
-        messages::DescribeRequest request;
+    proto::DescribeReply described() {
+        proto::DescribeRequest request;
         *request.mutable_header() = make_header();
         const auto reply = scheduler.describe(request);
         REQUIRE(reply.has_value());
@@ -70,9 +70,9 @@ struct Fixture {
             }
         }
     }
-    void release(std::uint64_t id, messages::ReleaseRequest::Ended::Phase phase, std::uint32_t epoch = 0,
+    void release(std::uint64_t id, proto::ReleaseRequest::Ended::Phase phase, std::uint32_t epoch = 0,
                  std::uint32_t ttft_us = 0, std::uint32_t tpot_us = 0) {
-        messages::ReleaseRequest request;
+        proto::ReleaseRequest request;
         *request.mutable_header() = make_header();
         auto& ended = *request.add_ended();
         ended.set_request_id(id);

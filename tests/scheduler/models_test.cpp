@@ -16,13 +16,12 @@ using scheduler_test::make_hashes;
 using scheduler_test::make_header;
 using scheduler_test::make_heartbeat;
 using scheduler_test::make_place;
-namespace messages = sluice::proto;
 
 namespace {
 
-constexpr auto kPrefill = messages::WORKER_ROLE_PREFILL;
-constexpr auto kDecode = messages::WORKER_ROLE_DECODE;
-constexpr auto kEncode = messages::WORKER_ROLE_ENCODE;
+constexpr auto kPrefill = proto::WORKER_ROLE_PREFILL;
+constexpr auto kDecode = proto::WORKER_ROLE_DECODE;
+constexpr auto kEncode = proto::WORKER_ROLE_ENCODE;
 
 /// A chat model on a prefill and a decode worker, a second one on a mixed worker.
 void attach_two_models(Fixture& f) {
@@ -31,8 +30,8 @@ void attach_two_models(Fixture& f) {
     f.attach(3, {.id = 3, .incarnation = 31, .numerics_id = 9, .block_tokens = 32, .model = "small"});
 }
 
-messages::DescribeReply describe(Fixture& f, const std::string& model) {
-    messages::DescribeRequest request;
+proto::DescribeReply describe(Fixture& f, const std::string& model) {
+    proto::DescribeRequest request;
     *request.mutable_header() = make_header(0, model);
     const auto reply = f.scheduler.describe(request);
     REQUIRE(reply.has_value());
@@ -90,7 +89,7 @@ TEST_CASE("a model that is not served is refused with the names of those that ar
         REQUIRE(refusal.error().code() == 5);
         REQUIRE(refusal.error().message() == "model big is not served here; served are chat, small");
         REQUIRE(refusal.retry_after_ms() == 0);
-        messages::DescribeRequest request;
+        proto::DescribeRequest request;
         *request.mutable_header() = make_header(0, "big");
         REQUIRE(f.scheduler.describe(request).error().code == base::ErrorCode::not_found);
         REQUIRE(f.tells(R"(sluice_scheduler_decisions_total{model="",path="refused",reason="unknown_model"} 1)"));
@@ -153,7 +152,7 @@ TEST_CASE("releases find their placement whatever model they come under", "[sche
     f.attach(2, {.id = 2, .incarnation = 21, .model = "small"});
     f.placed({.request_id = 1, .model = "chat"});
     REQUIRE(f.refused(make_place({.request_id = 2, .model = "chat"})).error().code() == 8);
-    f.release(1, messages::ReleaseRequest::Ended::PHASE_ALL);  // under "test-model"
+    f.release(1, proto::ReleaseRequest::Ended::PHASE_ALL);  // under "test-model"
     f.placed({.request_id = 2, .model = "chat"});
 }
 

@@ -19,12 +19,11 @@ using scheduler_test::make_heartbeat;
 using scheduler_test::make_place;
 using scheduler_test::make_registration;
 using scheduler_test::RegistrationSpec;
-namespace messages = sluice::proto;
 
 namespace {
 
-constexpr auto kPrefill = messages::WORKER_ROLE_PREFILL;
-constexpr auto kDecode = messages::WORKER_ROLE_DECODE;
+constexpr auto kPrefill = proto::WORKER_ROLE_PREFILL;
+constexpr auto kDecode = proto::WORKER_ROLE_DECODE;
 
 }  // namespace
 
@@ -80,16 +79,16 @@ TEST_CASE("what ends gives its place back", "[scheduler]") {
     f.placed({.request_id = 2});
     REQUIRE(f.refused(make_place({.request_id = 3})).error().code() == 8);
     SECTION("the end of a request") {
-        f.release(1, messages::ReleaseRequest::Ended::PHASE_ALL);
+        f.release(1, proto::ReleaseRequest::Ended::PHASE_ALL);
         f.placed({.request_id = 3});
     }
     SECTION("not that of another epoch") {
-        f.release(1, messages::ReleaseRequest::Ended::PHASE_ALL, 7);
+        f.release(1, proto::ReleaseRequest::Ended::PHASE_ALL, 7);
         REQUIRE(f.refused(make_place({.request_id = 3})).retry_after_ms() >= 1000);
     }
     SECTION("the worker's reports take over") {
-        f.release(1, messages::ReleaseRequest::Ended::PHASE_PREFILL);
-        f.release(2, messages::ReleaseRequest::Ended::PHASE_PREFILL);
+        f.release(1, proto::ReleaseRequest::Ended::PHASE_PREFILL);
+        f.release(2, proto::ReleaseRequest::Ended::PHASE_PREFILL);
         REQUIRE(f.beat(1).has_value());
         REQUIRE(f.beat(1).has_value());
         f.placed({.request_id = 3});
@@ -227,11 +226,11 @@ TEST_CASE("a scheduler that lost everything is whole again with the workers' nex
 TEST_CASE("peers of another minor version are served: they register, report and are placed", "[scheduler]") {
     const auto minor = GENERATE(std::uint32_t{0}, proto::kProtocolMinor + 1);
     Fixture f;
-    const auto other = [minor](messages::Header& header) {
+    const auto other = [minor](proto::Header& header) {
         header.set_protocol_minor(minor);
         header.GetReflection()->MutableUnknownFields(&header)->AddVarint(1000, 7);  // a field that we do not know
     };
-    messages::WorkerReport report;
+    proto::WorkerReport report;
     *report.mutable_registration() = make_registration({.id = 1, .incarnation = 11});
     other(*report.mutable_registration()->mutable_header());
     REQUIRE(f.scheduler.report(SessionId{1}, report)->directives.at(0).has_registered());
@@ -244,7 +243,7 @@ TEST_CASE("peers of another minor version are served: they register, report and 
     REQUIRE(reply.has_placement());
     REQUIRE(reply.header().protocol_version() == proto::kProtocolVersion);
     REQUIRE(reply.header().protocol_minor() == proto::kProtocolMinor);
-    messages::ReleaseRequest release;
+    proto::ReleaseRequest release;
     *release.mutable_header() = ask.header();
     REQUIRE(f.scheduler.release(release).has_value());
 }
@@ -257,16 +256,16 @@ TEST_CASE("another version is refused everywhere", "[scheduler]") {
     auto place = make_place({});
     *place.mutable_header() = header;
     REQUIRE(f.refused(place).error().code() == 9);
-    messages::DescribeRequest describe;
+    proto::DescribeRequest describe;
     *describe.mutable_header() = header;
     REQUIRE(f.scheduler.describe(describe).error().code == base::ErrorCode::failed_precondition);
-    messages::ReleaseRequest release;
+    proto::ReleaseRequest release;
     *release.mutable_header() = header;
     REQUIRE(f.scheduler.release(release).error().code == base::ErrorCode::failed_precondition);
-    messages::DrainRequest drain;
+    proto::DrainRequest drain;
     *drain.mutable_header() = header;
     REQUIRE(f.scheduler.drain(drain).error().code == base::ErrorCode::failed_precondition);
-    messages::WorkerReport report;
+    proto::WorkerReport report;
     *report.mutable_registration() = make_registration({.id = 2, .incarnation = 21});
     *report.mutable_registration()->mutable_header() = header;
     REQUIRE(f.scheduler.report(SessionId{2}, report).error().code == base::ErrorCode::failed_precondition);
@@ -355,14 +354,13 @@ TEST_CASE("decisions, predictions and the pool are told as metrics", "[scheduler
     REQUIRE(f.tells(R"(sluice_scheduler_pool_saturation_ratio{model="test-model",stage="decode"} 0.0625)"));
     REQUIRE(f.tells(R"(sluice_scheduler_workers{model="test-model",role="decode",state="ready"} 1)"));
 
-    f.release(1, messages::ReleaseRequest::Ended::PHASE_PREFILL, 0, first.predicted_ttft_us());
-    f.release(1, messages::ReleaseRequest::Ended::PHASE_ALL, 0, first.predicted_ttft_us(),
-              3 * first.predicted_tpot_us());
+    f.release(1, proto::ReleaseRequest::Ended::PHASE_PREFILL, 0, first.predicted_ttft_us());
+    f.release(1, proto::ReleaseRequest::Ended::PHASE_ALL, 0, first.predicted_ttft_us(), 3 * first.predicted_tpot_us());
     REQUIRE(f.tells(R"(sluice_scheduler_prediction_ratio_count{kind="ttft",model="test-model"} 1)"));
     REQUIRE(f.tells(R"(sluice_scheduler_prediction_ratio_bucket{kind="ttft",model="test-model",le="1.1"} 1)"));
     REQUIRE(f.tells(R"(sluice_scheduler_prediction_ratio_bucket{kind="tpot",model="test-model",le="2"} 0)"));
     REQUIRE(f.tells(R"(sluice_scheduler_prediction_ratio_bucket{kind="tpot",model="test-model",le="4"} 1)"));
-    f.release(2, messages::ReleaseRequest::Ended::PHASE_ALL, 1);  // ended before its first token: nothing was measured
+    f.release(2, proto::ReleaseRequest::Ended::PHASE_ALL, 1);  // ended before its first token: nothing was measured
     REQUIRE(f.tells(R"(sluice_scheduler_prediction_ratio_count{kind="ttft",model="test-model"} 1)"));
     f.scheduler.tick();
     REQUIRE(f.tells(R"(sluice_scheduler_queue_requests{model="test-model",stage="decode"} 0)"));

@@ -23,7 +23,6 @@ using scheduler_test::make_header;
 using scheduler_test::make_heartbeat;
 using scheduler_test::make_place;
 using scheduler_test::make_registration;
-namespace messages = sluice::proto;
 
 namespace {
 
@@ -39,33 +38,33 @@ std::unique_ptr<SchedulerServer> start(const base::Clock& clock, base::Metrics& 
 struct Gateway {
     explicit Gateway(const std::string& address)
         : channel(grpc::CreateChannel(address, grpc::InsecureChannelCredentials())),
-          stub(messages::Scheduler::NewStub(channel)) {}
+          stub(proto::Scheduler::NewStub(channel)) {}
 
     static void limit(grpc::ClientContext& context) {
         context.set_deadline(std::chrono::system_clock::now() + 30s);  // a hang is a failure, not a wait for ever
         context.set_wait_for_ready(true);
     }
-    messages::PlaceReply place(const messages::PlaceRequest& request) {
+    proto::PlaceReply place(const proto::PlaceRequest& request) {
         grpc::ClientContext context;
         limit(context);
-        messages::PlaceReply reply;
+        proto::PlaceReply reply;
         const auto status = stub->Place(&context, request, &reply);
         if (!status.ok()) { FAIL(status.error_message()); }
         return reply;
     }
-    messages::DescribeReply describe() {
+    proto::DescribeReply describe() {
         grpc::ClientContext context;
         limit(context);
-        messages::DescribeRequest request;
+        proto::DescribeRequest request;
         *request.mutable_header() = make_header();
-        messages::DescribeReply reply;
+        proto::DescribeReply reply;
         const auto status = stub->Describe(&context, request, &reply);
         if (!status.ok()) { FAIL(status.error_message()); }
         return reply;
     }
     /// Asks until the answer is as wanted; there is no other word about what a worker's report has changed.
     template <class Wanted>
-    messages::DescribeReply describe_until(Wanted wanted) {
+    proto::DescribeReply describe_until(Wanted wanted) {
         const auto deadline = std::chrono::steady_clock::now() + 30s;
         while (true) {
             auto reply = describe();
@@ -75,7 +74,7 @@ struct Gateway {
     }
 
     std::shared_ptr<grpc::Channel> channel;
-    std::unique_ptr<messages::Scheduler::Stub> stub;
+    std::unique_ptr<proto::Scheduler::Stub> stub;
 };
 
 /// A worker's side: one Attach stream.
@@ -85,12 +84,12 @@ struct Worker {
         stream = gateway.stub->Attach(&context);
     }
     bool enroll(const scheduler_test::RegistrationSpec& spec) {
-        messages::WorkerReport report;
+        proto::WorkerReport report;
         *report.mutable_registration() = make_registration(spec);
         return stream->Write(report) && read() && directive.has_registered();
     }
-    bool beat(const messages::Heartbeat& heartbeat) {
-        messages::WorkerReport report;
+    bool beat(const proto::Heartbeat& heartbeat) {
+        proto::WorkerReport report;
         *report.mutable_heartbeat() = heartbeat;
         return stream->Write(report);
     }
@@ -102,8 +101,8 @@ struct Worker {
     }
 
     grpc::ClientContext context;
-    std::unique_ptr<grpc::ClientReaderWriter<messages::WorkerReport, messages::WorkerDirective>> stream;
-    messages::WorkerDirective directive;
+    std::unique_ptr<grpc::ClientReaderWriter<proto::WorkerReport, proto::WorkerDirective>> stream;
+    proto::WorkerDirective directive;
 };
 
 }  // namespace
@@ -116,11 +115,11 @@ TEST_CASE("workers attach and requests are placed over gRPC", "[scheduler][servi
     REQUIRE(gateway.place(make_place({})).refusal().error().code() == grpc::StatusCode::UNAVAILABLE);
 
     Worker prefill(gateway);
-    REQUIRE(prefill.enroll({.id = 1, .incarnation = 11, .role = messages::WORKER_ROLE_PREFILL}));
+    REQUIRE(prefill.enroll({.id = 1, .incarnation = 11, .role = proto::WORKER_ROLE_PREFILL}));
     REQUIRE(prefill.directive.registered().heartbeat_ms() == 250);
     REQUIRE(prefill.directive.registered().lease_ms() == 5000);
     Worker decode(gateway);
-    REQUIRE(decode.enroll({.id = 2, .incarnation = 21, .role = messages::WORKER_ROLE_DECODE}));
+    REQUIRE(decode.enroll({.id = 2, .incarnation = 21, .role = proto::WORKER_ROLE_DECODE}));
     REQUIRE(gateway.describe().ready());
 
     auto heartbeat = make_heartbeat(1);
@@ -144,13 +143,13 @@ TEST_CASE("workers attach and requests are placed over gRPC", "[scheduler][servi
 
     grpc::ClientContext context;
     Gateway::limit(context);
-    messages::ReleaseRequest release;
+    proto::ReleaseRequest release;
     *release.mutable_header() = make_header();
     auto& ended = *release.add_ended();
     ended.set_request_id(1);
-    ended.set_phase(messages::ReleaseRequest::Ended::PHASE_ALL);
+    ended.set_phase(proto::ReleaseRequest::Ended::PHASE_ALL);
     ended.set_ttft_us(1000);
-    messages::ReleaseReply released;
+    proto::ReleaseReply released;
     REQUIRE(gateway.stub->Release(&context, release, &released).ok());
     REQUIRE(metrics.text().find(R"(sluice_scheduler_prediction_ratio_count{kind="ttft",model="test-model"} 1)") !=
             std::string::npos);
@@ -167,7 +166,7 @@ TEST_CASE("errors of a report end the stream with their code", "[scheduler][serv
         REQUIRE(worker.ended().error_code() == grpc::StatusCode::FAILED_PRECONDITION);
     }
     SECTION("a registration without a role") {
-        messages::WorkerReport report;
+        proto::WorkerReport report;
         *report.mutable_registration() = make_registration({});
         report.mutable_registration()->clear_role();
         REQUIRE(worker.stream->Write(report));
@@ -178,8 +177,8 @@ TEST_CASE("errors of a report end the stream with their code", "[scheduler][serv
     SECTION("another version, in a call") {
         grpc::ClientContext context;
         Gateway::limit(context);
-        messages::DescribeRequest request;
-        messages::DescribeReply reply;
+        proto::DescribeRequest request;
+        proto::DescribeReply reply;
         REQUIRE(gateway.stub->Describe(&context, request, &reply).error_code() ==
                 grpc::StatusCode::FAILED_PRECONDITION);
         worker.context.TryCancel();
@@ -349,7 +348,7 @@ TEST_CASE("many callers and restarting workers get an answer each", "[scheduler]
                 for (std::uint64_t i = 0; i < 50; ++i) {
                     grpc::ClientContext context;
                     Gateway::limit(context);
-                    messages::PlaceReply reply;
+                    proto::PlaceReply reply;
                     const auto request = make_place({.request_id = 1 + caller * 1000 + i});
                     if (gateway.stub->Place(&context, request, &reply).ok() &&
                         (reply.has_placement() || reply.has_refusal())) {
@@ -387,15 +386,15 @@ TEST_CASE("a worker is told to drain by whoever asks the scheduler, and is place
     base::Metrics metrics;
     const auto server = start(clock, metrics);
     Gateway gateway(server->address());
-    const auto drain = [&gateway](std::uint64_t worker, messages::DrainReply& reply) {
+    const auto drain = [&gateway](std::uint64_t worker, proto::DrainReply& reply) {
         grpc::ClientContext context;
         Gateway::limit(context);
-        messages::DrainRequest request;
+        proto::DrainRequest request;
         *request.mutable_header() = make_header(0, "");
         request.set_worker_id(worker);
         return gateway.stub->Drain(&context, request, &reply).error_code();
     };
-    messages::DrainReply reply;
+    proto::DrainReply reply;
     REQUIRE(drain(1, reply) == grpc::StatusCode::NOT_FOUND);
     Worker leaving(gateway);
     REQUIRE(leaving.enroll({.id = 1, .incarnation = 11}));

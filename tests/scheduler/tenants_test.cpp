@@ -10,7 +10,6 @@
 using scheduler::TenantId;
 using scheduler::Tenants;
 using scheduler_test::Fixture;
-namespace messages = sluice::proto;
 
 TEST_CASE("the first tenants are told apart, all others are one", "[scheduler][tenants]") {
     Tenants tenants(2);
@@ -48,8 +47,8 @@ TEST_CASE("placements are counted for their tenant until their release", "[sched
     REQUIRE(tells("red", 2));
     REQUIRE(tells("other", 2));
     REQUIRE_FALSE(f.tells("blue"));
-    f.release(2, messages::ReleaseRequest::Ended::PHASE_ALL);
-    f.release(3, messages::ReleaseRequest::Ended::PHASE_ALL, 1);
+    f.release(2, proto::ReleaseRequest::Ended::PHASE_ALL);
+    f.release(3, proto::ReleaseRequest::Ended::PHASE_ALL, 1);
     f.scheduler.tick();
     REQUIRE(tells("red", 0));
     REQUIRE(tells("other", 2));
