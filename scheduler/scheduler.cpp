@@ -163,6 +163,7 @@ base::Result<proto::DescribeReply> Scheduler::describe(const proto::DescribeRequ
     if (auto fine = proto::check_header(request.header()); !fine) { return base::pass_on(fine); }
     const base::TimePoint now = clock_.now();
     proto::DescribeReply reply;
+    *reply.mutable_header() = proto::make_header(request.header().model(), 0);
     reply.set_scheduler_epoch(epoch_);
     if (request.header().model().empty()) {
         for (const auto& [model, pool] : pools_) {
@@ -173,17 +174,6 @@ base::Result<proto::DescribeReply> Scheduler::describe(const proto::DescribeRequ
     } else if (pool.error().code != ErrorCode::unavailable) {
         return base::pass_on(pool);
     }
-    if (reply.models_size() != 1) {
-        *reply.mutable_header() = proto::make_header(request.header().model(), 0);
-        return reply;
-    }
-    // For gateways that know one model only.
-    const proto::ModelState& only = reply.models(0);
-    *reply.mutable_header() = proto::make_header(only.model(), only.numerics_id());
-    reply.set_block_tokens(only.block_tokens());
-    reply.set_context_tokens(only.context_tokens());
-    reply.set_ready(only.ready());
-    *reply.mutable_workers() = only.workers();
     return reply;
 }
 

@@ -72,7 +72,6 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
 
     /// Everything that this gateway serves can be placed.
     bool is_ready(const proto::DescribeReply& reply) const {
-        if (reply.models_size() == 0) { return reply.ready(); }
         const auto count = std::count_if(reply.models().begin(), reply.models().end(), [this](const auto& state) {
             return state.ready() &&
                    std::find(options.models.begin(), options.models.end(), state.model()) != options.models.end();

@@ -103,18 +103,12 @@ void WorkerClient::send(const std::string& model, const proto::WorkerEndpoint& t
 
 void WorkerClient::expect(const proto::DescribeReply& cluster) {
     State& state = *state_;
-    const auto expect = [&state](const std::string& model, const auto& workers) {
-        for (const proto::WorkerState& worker : workers) {
-            if (worker.state() == "ready") { state.stream_to(model, worker.endpoint()); }
-        }
-    };
     const auto& models = state.options.models;
     for (const proto::ModelState& of : cluster.models()) {
-        if (std::find(models.begin(), models.end(), of.model()) != models.end()) { expect(of.model(), of.workers()); }
-    }
-    // A scheduler that knows one model only describes that.
-    if (cluster.models_size() == 0) {
-        expect(models.size() == 1 ? models[0] : cluster.header().model(), cluster.workers());
+        if (std::find(models.begin(), models.end(), of.model()) == models.end()) { continue; }
+        for (const proto::WorkerState& worker : of.workers()) {
+            if (worker.state() == "ready") { state.stream_to(of.model(), worker.endpoint()); }
+        }
     }
 }
 

@@ -10,19 +10,12 @@ namespace {
 
 constexpr std::size_t kPrimingTokens = 16;  // no character has more tokens
 
-/// What a description says about one model; nothing said: not ready. A scheduler that knows one model only describes
-/// that.
-proto::ModelState state_of(const proto::DescribeReply& reply, const std::string& name, bool is_only_one) {
+/// What a description says about one model; nothing said: not ready.
+const proto::ModelState& state_of(const proto::DescribeReply& reply, const std::string& name) {
     for (const proto::ModelState& state : reply.models()) {
         if (state.model() == name) { return state; }
     }
-    proto::ModelState state;
-    if (reply.models_size() > 0 || (!is_only_one && reply.header().model() != name)) { return state; }
-    state.set_numerics_id(reply.header().numerics_id());
-    state.set_block_tokens(reply.block_tokens());
-    state.set_context_tokens(reply.context_tokens());
-    state.set_ready(reply.ready());
-    return state;
+    return proto::ModelState::default_instance();
 }
 
 }  // namespace
@@ -144,7 +137,7 @@ void RequestTable::on_cluster(const base::Result<proto::DescribeReply>& reply) {
     }
     scheduler_epoch_ = std::max(scheduler_epoch_, reply->scheduler_epoch());
     for (std::size_t model = 0; model < clusters_.size(); ++model) {
-        const proto::ModelState state = state_of(*reply, setup_.models[model].name, clusters_.size() == 1);
+        const proto::ModelState& state = state_of(*reply, setup_.models[model].name);
         ClusterView& cluster = clusters_[model];
         cluster.known = true;
         cluster.ready = state.ready();

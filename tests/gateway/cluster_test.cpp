@@ -149,8 +149,9 @@ public:
         const std::scoped_lock lock(mutex_);
         *reply = description(!decodes_.empty());
         for (const auto& decode : decodes_) {
-            *reply->add_workers()->mutable_endpoint() = decode;
-            reply->mutable_workers(reply->workers_size() - 1)->set_state("ready");
+            proto::WorkerState& worker = *reply->mutable_models(0)->add_workers();
+            *worker.mutable_endpoint() = decode;
+            worker.set_state("ready");
         }
         return grpc::Status::OK;
     }

@@ -415,7 +415,7 @@ TEST_CASE("a request has begun once a token of it was given out, not when it was
     REQUIRE_FALSE(owner.ports.placed.back().begun());
     owner.table.on_place_answered(id, epoch(0), tl::unexpected<base::Error>({base::ErrorCode::deadline_exceeded, "?"}));
     auto rolled = description();
-    rolled.mutable_header()->set_numerics_id(78);  // meanwhile the pool was replaced
+    rolled.mutable_models(0)->set_numerics_id(78);  // meanwhile the pool was replaced
     owner.table.on_cluster(rolled);
     owner.clock.advance(1s);
     owner.table.on_time();
@@ -545,7 +545,7 @@ TEST_CASE("each model has its own workers, and what is known of them", "[gateway
 TEST_CASE("of a scheduler that knows one model the others are not ready", "[gateway][request]") {
     Owner owner({}, make_models({"a", "b"}));
     auto reply = description();
-    reply.mutable_header()->set_model("b");
+    reply.mutable_models(0)->set_model("b");
     owner.table.on_cluster(reply);
     REQUIRE_FALSE(owner.table.cluster(0).ready);
     REQUIRE(owner.table.cluster(1).ready);

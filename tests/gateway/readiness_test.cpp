@@ -116,7 +116,7 @@ TEST_CASE("the limits of a cluster outlive its workers", "[gateway][table]") {
     World world;
     world.table.on_cluster(description(true, 4096));
     auto none = description(false, 0);
-    none.set_block_tokens(0);
+    none.mutable_models(0)->set_block_tokens(0);
     world.table.on_cluster(none);
     REQUIRE_FALSE(world.table.cluster(0).ready);
     REQUIRE(world.table.cluster(0).context_tokens == 4096u);

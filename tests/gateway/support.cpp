@@ -204,10 +204,12 @@ proto::PlaceReply refusal(base::ErrorCode code, std::uint32_t retry_after_ms, st
 
 proto::DescribeReply description(bool ready, std::uint32_t context_tokens) {
     proto::DescribeReply reply;
-    reply.mutable_header()->set_numerics_id(77);
-    reply.set_block_tokens(4);
-    reply.set_context_tokens(context_tokens);
-    reply.set_ready(ready);
+    proto::ModelState& state = *reply.add_models();
+    state.set_model("m");
+    state.set_numerics_id(77);
+    state.set_block_tokens(4);
+    state.set_context_tokens(context_tokens);
+    state.set_ready(ready);
     return reply;
 }
 

@@ -92,6 +92,7 @@ proto::WorkerEndpoint make_endpoint(std::uint64_t worker, std::uint64_t incarnat
 proto::PlaceReply split_placement(const proto::WorkerEndpoint& prefill, const proto::WorkerEndpoint& decode);
 proto::PlaceReply local_placement(const proto::WorkerEndpoint& worker);
 proto::PlaceReply refusal(base::ErrorCode code, std::uint32_t retry_after_ms, std::string message = "no room");
+/// Of the model "m".
 proto::DescribeReply description(bool ready = true, std::uint32_t context_tokens = 4096);
 
 /// Ports that only write down what was asked; the test answers by calling the RequestTable.

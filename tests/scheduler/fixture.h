@@ -54,12 +54,14 @@ struct Fixture {
         REQUIRE(reply.has_refusal());
         return reply.refusal();
     }
-    proto::DescribeReply described() {
+    /// The only model.
+    proto::ModelState described() {
         proto::DescribeRequest request;
         *request.mutable_header() = make_header();
         const auto reply = scheduler.describe(request);
         REQUIRE(reply.has_value());
-        return *reply;
+        REQUIRE(reply->models_size() <= 1);
+        return reply->models_size() == 0 ? proto::ModelState() : reply->models(0);
     }
     /// From here on workers that do not come are not on their way.
     void settle() {

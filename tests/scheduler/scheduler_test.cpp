@@ -36,8 +36,8 @@ TEST_CASE("a request is placed on the workers that have attached", "[scheduler]"
     f.attach(2, {.id = 2, .incarnation = 21, .role = kDecode, .context_tokens = 2000});
     const auto description = f.described();
     REQUIRE(description.ready());
-    REQUIRE(description.header().numerics_id() == 7);
-    REQUIRE(description.header().model() == "test-model");
+    REQUIRE(description.numerics_id() == 7);
+    REQUIRE(description.model() == "test-model");
     REQUIRE(description.block_tokens() == 16);
     REQUIRE(description.context_tokens() == 2000);
     REQUIRE(description.workers_size() == 2);

@@ -52,7 +52,8 @@ struct Gateway {
         if (!status.ok()) { FAIL(status.error_message()); }
         return reply;
     }
-    proto::DescribeReply describe() {
+    /// The only model.
+    proto::ModelState describe() {
         grpc::ClientContext context;
         limit(context);
         proto::DescribeRequest request;
@@ -60,11 +61,12 @@ struct Gateway {
         proto::DescribeReply reply;
         const auto status = stub->Describe(&context, request, &reply);
         if (!status.ok()) { FAIL(status.error_message()); }
-        return reply;
+        REQUIRE(reply.models_size() <= 1);
+        return reply.models_size() == 0 ? proto::ModelState() : reply.models(0);
     }
     /// Asks until the answer is as wanted; there is no other word about what a worker's report has changed.
     template <class Wanted>
-    proto::DescribeReply describe_until(Wanted wanted) {
+    proto::ModelState describe_until(Wanted wanted) {
         const auto deadline = std::chrono::steady_clock::now() + 30s;
         while (true) {
             auto reply = describe();

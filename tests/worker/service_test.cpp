@@ -146,7 +146,9 @@ struct GatewaySide final : gateway::ClusterEvents {
               running.clock) {
         client.attach(*this);
         sluice::proto::DescribeReply cluster;
-        auto& state = *cluster.add_workers();
+        auto& model = *cluster.add_models();
+        model.set_model("ledger");
+        auto& state = *model.add_workers();
         state.set_state("ready");
         *state.mutable_endpoint() = worker::make_endpoint(running.identity);
         state.mutable_endpoint()->set_control_address("127.0.0.1:" + std::to_string(running.server->port()));
