@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "cli/process.h"
 #include "decode_worker/decode_part.h"
+#include "decode_worker/receiver_port.h"
 #include "device/cuda/cuda_device.h"
 #include "engine/fault_engine.h"
 #include "engine/warm_up.h"
@@ -21,6 +22,7 @@
 #include "net/fault.h"
 #include "net/ucx.h"
 #include "prefill_worker/prefill_part.h"
+#include "prefill_worker/sender_port.h"
 #include "proto/roles.h"
 #include "worker/kv_fetcher.h"
 #include "worker/kv_lender.h"
@@ -39,45 +41,6 @@ std::uint64_t random_id() {
 }
 
 constexpr std::size_t kOtherTasksMax = 256;  // of the step thread, beside the events of transfers
-
-/// The sender as the prefill part and the lender see it. They come first, since the sender's events go to them.
-class SenderPort final : public prefill_worker::KvSenderPort, public worker::KvLendPort {
-public:
-    void connect(kv_transfer::KvSender& sender) { sender_ = &sender; }
-    base::Result<void> open(const kv_transfer::OpenHandoff& handoff) override { return sender_->open(handoff); }
-    void ready(const kv_transfer::HandoffKey& key, std::uint32_t layer_begin, std::uint32_t layer_end,
-               std::uint32_t token_begin, std::uint32_t token_end) override {
-        sender_->ready(key, layer_begin, layer_end, token_begin, token_end);
-    }
-    void abort(const kv_transfer::HandoffKey& key, base::Error error) override {
-        sender_->abort(key, std::move(error));
-    }
-    void refuse_fetch(const kv_transfer::HandoffKey& key, base::Error error,
-                      kv_transfer::Slots::Slot fetch_slot) override {
-        sender_->refuse_fetch(key, std::move(error), std::move(fetch_slot));
-    }
-
-private:
-    kv_transfer::KvSender* sender_ = nullptr;  // set before the step loop runs
-};
-
-/// The receiver as the decode part and the fetcher see it.
-class ReceiverPort final : public decode_worker::KvReceiverPort, public worker::KvFetchPort {
-public:
-    void connect(kv_transfer::KvReceiver& receiver) { receiver_ = &receiver; }
-    void grant(const kv_transfer::GrantRoom& room) override { receiver_->grant(room); }
-    void later(const kv_transfer::HandoffKey& key) override { receiver_->later(key); }
-    void refuse(const kv_transfer::HandoffKey& key, base::Error error) override {
-        receiver_->refuse(key, std::move(error));
-    }
-    void abort(const kv_transfer::HandoffKey& key, base::Error error) override {
-        receiver_->abort(key, std::move(error));
-    }
-    base::Result<void> fetch(const kv_transfer::FetchKv& wanted) override { return receiver_->fetch(wanted); }
-
-private:
-    kv_transfer::KvReceiver* receiver_ = nullptr;  // set before the step loop runs
-};
 
 }  // namespace
 
@@ -121,8 +84,8 @@ struct WorkerProcess::Impl {
     std::unique_ptr<worker::WorkerServer> server;
     std::unique_ptr<worker::StepLoop> loop;
     worker::RolePart whole_part;
-    SenderPort sender_port;
-    ReceiverPort receiver_port;
+    prefill_worker::SenderPort sender_port;
+    decode_worker::ReceiverPort receiver_port;
     std::unique_ptr<prefill_worker::PrefillPart> prefill_part;
     std::unique_ptr<decode_worker::DecodePart> decode_part;
     std::unique_ptr<worker::KvFetcher> fetcher;

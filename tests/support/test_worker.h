@@ -14,17 +14,18 @@
 #include <vector>
 
 #include "decode_worker/decode_part.h"
+#include "decode_worker/receiver_port.h"
 #include "kv_transfer/router.h"
 #include "net/fault.h"
 #include "net/in_process.h"
 #include "prefill_worker/prefill_part.h"
+#include "prefill_worker/sender_port.h"
 #include "worker/kv_fetcher.h"
 #include "worker/kv_lender.h"
 #include "worker/run_steps.h"
 #include "worker/step_loop.h"
 
 #include "tests/support/catch.h"
-#include "tests/support/kv_ports.h"
 #include "tests/support/ledger_engine.h"
 #include "tests/support/step_bench.h"
 
@@ -186,8 +187,8 @@ struct TestWorker {
     worker::ReportBoard board;
     worker::RolePart whole;
     worker::StepLoop loop;
-    SenderPort sender_port;
-    ReceiverPort receiver_port;
+    prefill_worker::SenderPort sender_port;
+    decode_worker::ReceiverPort receiver_port;
     prefill_worker::PrefillPart prefill;
     decode_worker::DecodePart decode;
     worker::KvFetcher fetcher;
