@@ -2,53 +2,26 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <fstream>
 #include <optional>
 #include <utility>
+
+#include "base/split_name.h"
 
 namespace base {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::uint32_t kPartsMax = 1024;
-constexpr std::size_t kDigits = 5;
-constexpr std::string_view kSuffix = ".gguf";
-
-/// What "NAME-00002-of-00003.gguf" says.
-struct PartName {
-    std::string name;
-    std::uint32_t part = 0;  // from 1
-    std::uint32_t parts = 0;
-
-    fs::path path_of(const fs::path& folder, std::uint32_t number) const {
-        const auto digits = [](std::uint32_t value) {
-            const std::string text = std::to_string(value);
-            return std::string(kDigits - std::min(kDigits, text.size()), '0') + text;
-        };
-        return folder / (name + "-" + digits(number) + "-of-" + digits(parts) + std::string(kSuffix));
-    }
-};
-
-std::optional<std::uint32_t> parse_digits(std::string_view text) {
-    std::uint32_t value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size()) { return std::nullopt; }
-    return value;
+/// What stands behind the number of a part; the parts of a model share it.
+std::string suffix_of(const fs::path& path) {
+    const std::string text = path.string();
+    return text.substr(text.size() - kGgufSuffix.size());
 }
 
-std::optional<PartName> parse_part_name(const fs::path& path) {
-    const std::string file = path.filename().string();
-    constexpr std::size_t kTail = 1 + kDigits + 4 + kDigits + kSuffix.size();  // "-00001-of-00003.gguf"
-    if (path.extension() != kSuffix || file.size() <= kTail) { return std::nullopt; }
-    const std::string_view tail = std::string_view(file).substr(file.size() - kTail);
-    const auto part = parse_digits(tail.substr(1, kDigits));
-    const auto parts = parse_digits(tail.substr(1 + kDigits + 4, kDigits));
-    if (tail[0] != '-' || tail.substr(1 + kDigits, 4) != "-of-" || !part || !parts || *part == 0 || *part > *parts) {
-        return std::nullopt;
-    }
-    return PartName{file.substr(0, file.size() - kTail), *part, *parts};
+std::optional<SplitName> part_name(const fs::path& path) {
+    if (!has_suffix(path.string(), kGgufSuffix)) { return std::nullopt; }
+    return split_name(path.string(), kGgufSuffix);
 }
 
 Result<GgufModel::File> open_file(const fs::path& path) {
@@ -87,7 +60,7 @@ Result<void> check_part(const GgufModel::File& file, std::uint32_t part, std::ui
 }  // namespace
 
 bool is_gguf(const fs::path& path) {
-    if (path.extension() == kSuffix) { return true; }
+    if (has_suffix(path.string(), kGgufSuffix)) { return true; }
     std::error_code ignored;
     if (!fs::is_regular_file(path, ignored)) { return false; }
     std::array<char, 4> magic{};
@@ -96,8 +69,8 @@ bool is_gguf(const fs::path& path) {
 }
 
 std::string gguf_model_name(const fs::path& path) {
-    if (const auto part = parse_part_name(path)) { return part->name; }
-    return path.extension() == kSuffix ? path.stem().string() : path.filename().string();
+    if (const auto part = part_name(path)) { return fs::path(part->stem).filename().string(); }
+    return has_suffix(path.string(), kGgufSuffix) ? path.stem().string() : path.filename().string();
 }
 
 Result<GgufModel> GgufModel::open(const fs::path& path, Parts parts) {
@@ -111,27 +84,26 @@ Result<GgufModel> GgufModel::open(const fs::path& path, Parts parts) {
         model.files_.push_back(std::move(*given));
         return model;
     }
-    const auto name = parse_part_name(path);
-    if (!name || *count > kPartsMax) {
+    const auto name = part_name(path);
+    if (!name || *count > kSplitFilesMax) {
         return fail(ErrorCode::data_loss, path.string() + " is one of " + std::to_string(*count) +
                                               " parts of a model; such files are called NAME-00001-of-0000N.gguf, and "
                                               "there are at most " +
-                                              std::to_string(kPartsMax) + " of them");
+                                              std::to_string(kSplitFilesMax) + " of them");
     }
-    if (auto checked = check_part(*given, name->part, name->parts); !checked) { return pass_on(checked); }
-    const std::uint32_t wanted = parts == Parts::first ? 1 : name->parts;
+    if (auto checked = check_part(*given, name->number, name->count); !checked) { return pass_on(checked); }
+    const std::uint32_t wanted = parts == Parts::first ? 1 : name->count;
     for (std::uint32_t part = 1; part <= wanted; ++part) {
-        if (part == name->part) {
+        if (part == name->number) {
             model.files_.push_back(std::move(*given));
             continue;
         }
-        const fs::path part_path = name->path_of(path.parent_path(), part);
-        auto file = open_file(part_path);
+        auto file = open_file(name->path_of(part, suffix_of(path)));
         if (!file) {
-            return pass_on(file,
-                           "part " + std::to_string(part) + " of " + std::to_string(name->parts) + " of " + name->name);
+            return pass_on(file, "part " + std::to_string(part) + " of " + std::to_string(name->count) + " of " +
+                                     gguf_model_name(path));
         }
-        if (auto checked = check_part(*file, part, name->parts); !checked) { return pass_on(checked); }
+        if (auto checked = check_part(*file, part, name->count); !checked) { return pass_on(checked); }
         model.files_.push_back(std::move(*file));
     }
     for (const File& file : model.files_) {

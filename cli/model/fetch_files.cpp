@@ -5,8 +5,8 @@
 #include <map>
 #include <utility>
 
+#include "base/split_name.h"
 #include "cli/model/digest.h"
-#include "cli/model/needed_files.h"
 #include "cli/model/part_file.h"
 #include "cli/model/wheel.h"
 #include "engine/model/read_file.h"
@@ -74,7 +74,7 @@ private:
             if (!sha1) { return base::pass_on(sha1); }
             if (*sha1 != wanted_.git_sha1) { return refuse("git hash", *sha1, wanted_.git_sha1); }
         }
-        if (!is_gguf(wanted_.path)) { return {}; }
+        if (!base::has_suffix(wanted_.path, base::kGgufSuffix)) { return {}; }
         std::string magic(4, '\0');
         std::ifstream(path, std::ios::binary).read(magic.data(), static_cast<std::streamsize>(magic.size()));
         if (magic != "GGUF") { return base::fail(ErrorCode::data_loss, wanted_.path + " is no GGUF file"); }

@@ -2,19 +2,18 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cstdint>
 #include <iterator>
 #include <map>
 #include <utility>
+
+#include "base/split_name.h"
 
 namespace cli::model {
 namespace {
 
 using base::ErrorCode;
 using base::Result;
-
-constexpr std::uint32_t kSplits = 1000;  // files of one split model
 
 constexpr std::array<std::string_view, 19> kFolderFiles = {
     "config.json",
@@ -38,36 +37,10 @@ constexpr std::array<std::string_view, 19> kFolderFiles = {
     "LICENSE.md",
 };
 
-bool ends_in(std::string_view path, std::string_view suffix) {
-    if (path.size() < suffix.size()) { return false; }
-    return std::equal(
-        suffix.begin(), suffix.end(), path.end() - static_cast<std::ptrdiff_t>(suffix.size()),
-        [](char a, char b) { return a == (b >= 'A' && b <= 'Z' ? static_cast<char>(b - 'A' + 'a') : b); });
-}
-
-/// "model-00002-of-00003.gguf" taken apart.
-struct Split {
-    std::string stem;  // "model"
-    std::uint32_t number = 1;
-    std::uint32_t count = 1;
-};
-
-Split split_of(std::string_view path, std::string_view suffix) {
-    const std::string_view stem = path.substr(0, path.size() - suffix.size());
-    constexpr std::size_t kTail = std::string_view("-00002-of-00003").size();
-    Split whole{std::string(stem)};
-    if (stem.size() <= kTail) { return whole; }
-    const std::string_view tail = stem.substr(stem.size() - kTail);
-    if (tail[0] != '-' || tail.substr(6, 4) != "-of-") { return whole; }
-    Split split;
-    for (const auto& [digits, value] :
-         {std::pair(tail.substr(1, 5), &split.number), {tail.substr(10, 5), &split.count}}) {
-        const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), *value);
-        if (error != std::errc() || end != digits.data() + digits.size()) { return whole; }
-    }
-    if (split.number < 1 || split.number > split.count || split.count > kSplits) { return whole; }
-    split.stem = stem.substr(0, stem.size() - kTail);
-    return split;
+/// A file of a model: its stem and into how many it is split.
+std::pair<std::string, std::uint32_t> group_of(std::string_view path, std::string_view suffix) {
+    if (auto split = base::split_name(path, suffix)) { return {std::move(split->stem), split->count}; }
+    return {std::string(path.substr(0, path.size() - suffix.size())), 1};
 }
 
 /// Files of one model each, by stem and number of splits, in order.
@@ -75,9 +48,7 @@ std::map<std::pair<std::string, std::uint32_t>, std::vector<std::string>> groups
     const std::vector<std::string>& paths, std::string_view suffix) {
     std::map<std::pair<std::string, std::uint32_t>, std::vector<std::string>> groups;
     for (const std::string& path : paths) {
-        if (!ends_in(path, suffix)) { continue; }
-        const Split split = split_of(path, suffix);
-        groups[{split.stem, split.count}].push_back(path);
+        if (base::has_suffix(path, suffix)) { groups[group_of(path, suffix)].push_back(path); }
     }
     for (auto& [key, files] : groups) {
         std::sort(files.begin(), files.end());
@@ -105,20 +76,20 @@ std::string choices(const std::vector<std::string>& paths) {
 }
 
 Result<std::vector<std::string>> one_gguf(const std::vector<std::string>& paths, std::string_view wanted) {
-    if (!is_gguf(wanted)) {
+    if (!base::has_suffix(wanted, base::kGgufSuffix)) {
         return base::fail(ErrorCode::invalid_argument,
                           "a single file of a model is a GGUF file, '" + std::string(wanted) + "' is none");
     }
     if (std::find(paths.begin(), paths.end(), wanted) == paths.end()) {
         std::vector<std::string> there;
         std::copy_if(paths.begin(), paths.end(), std::back_inserter(there),
-                     [](const auto& path) { return is_gguf(path); });
+                     [](const auto& path) { return base::has_suffix(path, base::kGgufSuffix); });
         return base::fail(ErrorCode::not_found, "there is no file '" + std::string(wanted) + "'" +
                                                     (there.empty() ? "" : "; there are" + choices(there)));
     }
-    const Split split = split_of(wanted, ".gguf");
-    const auto groups = groups_of(paths, ".gguf");
-    return complete({split.stem, split.count}, groups.at({split.stem, split.count}));
+    const auto group = group_of(wanted, base::kGgufSuffix);
+    const auto groups = groups_of(paths, base::kGgufSuffix);
+    return complete(group, groups.at(group));
 }
 
 /// The safetensors of a folder: model.safetensors, or its shards with their index.
@@ -139,14 +110,6 @@ std::vector<std::string> folder_weights(const std::vector<std::string>& paths) {
 
 }  // namespace
 
-bool is_gguf(std::string_view path) {
-    return ends_in(path, ".gguf");
-}
-
-std::string gguf_stem(std::string_view path) {
-    return split_of(path, ".gguf").stem;
-}
-
 Result<std::vector<std::string>> needed_files(const std::vector<std::string>& paths, std::string_view wanted) {
     if (!wanted.empty()) { return one_gguf(paths, wanted); }
     const bool has_config = std::find(paths.begin(), paths.end(), "config.json") != paths.end();
@@ -160,7 +123,7 @@ Result<std::vector<std::string>> needed_files(const std::vector<std::string>& pa
         std::sort(needed.begin(), needed.end());
         return needed;
     }
-    const auto groups = groups_of(paths, ".gguf");
+    const auto groups = groups_of(paths, base::kGgufSuffix);
     if (groups.size() == 1) { return complete(groups.begin()->first, groups.begin()->second); }
     if (groups.size() > 1) {
         std::vector<std::string> firsts;
@@ -171,7 +134,7 @@ Result<std::vector<std::string>> needed_files(const std::vector<std::string>& pa
     }
     for (const std::string& path : paths) {
         for (const std::string_view pickle : {".bin", ".pt", ".pth", ".ckpt", ".pkl"}) {
-            if (ends_in(path, pickle)) {
+            if (base::has_suffix(path, pickle)) {
                 return base::fail(ErrorCode::failed_precondition,
                                   "the weights are only there as " + path +
                                       ", a pickle that runs code when it is read; Sluice takes safetensors and GGUF");
@@ -183,7 +146,7 @@ Result<std::vector<std::string>> needed_files(const std::vector<std::string>& pa
 }
 
 Result<std::string> entry_of(const std::vector<std::string>& paths) {
-    const auto groups = groups_of(paths, ".gguf");
+    const auto groups = groups_of(paths, base::kGgufSuffix);
     if (groups.size() == 1) { return groups.begin()->second.front(); }
     if (groups.empty() && std::find(paths.begin(), paths.end(), "config.json") != paths.end()) { return std::string(); }
     return base::fail(ErrorCode::failed_precondition, "the files make up neither one GGUF model nor a model folder");

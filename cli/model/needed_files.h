@@ -20,9 +20,4 @@ base::Result<std::vector<std::string>> needed_files(const std::vector<std::strin
 /// a folder with config.json. Error: failed_precondition when it is neither.
 base::Result<std::string> entry_of(const std::vector<std::string>& paths);
 
-/// Ends in ".gguf", in any case.
-bool is_gguf(std::string_view path);
-/// A GGUF file's path without ".gguf" and without the number of a split.
-std::string gguf_stem(std::string_view path);
-
 }  // namespace cli::model

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "cli/model/needed_files.h"
+#include "base/gguf_model.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model/model_config.h"
 #include "engine/model/weights.h"
@@ -138,7 +138,7 @@ Result<std::string> describe_path(const std::string& given) {
             bytes += at->file_size(ignored);
             ++count;
         }
-    } else if (is_gguf(given)) {
+    } else if (base::is_gguf(path)) {
         bytes = fs::file_size(path, error);
         count = 1;
     } else {

@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <cctype>
 
-#include "cli/model/needed_files.h"
+#include "base/gguf_model.h"
+#include "base/split_name.h"
 
 namespace cli::model {
 namespace {
@@ -175,11 +176,11 @@ std::string default_name(const Source& source) {
         std::string operator()(const PackageSource& package) const {
             const PackagePart& first = package.parts.front();
             const std::string_view file = last_part(first.inner.empty() ? first.member : first.inner);
-            return is_gguf(file) ? std::string(file) : first.package;
+            return base::has_suffix(file, base::kGgufSuffix) ? std::string(file) : first.package;
         }
     } name_of;
     std::string name = lower(std::visit(name_of, source));
-    if (is_gguf(name)) { name = gguf_stem(name); }
+    if (base::has_suffix(name, base::kGgufSuffix)) { name = base::gguf_model_name(name); }
     for (char& c : name) {
         if (!is_word(c) && c != '.' && c != '_' && c != '-') { c = '-'; }
     }

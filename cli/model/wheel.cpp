@@ -5,6 +5,7 @@
 #include <set>
 #include <utility>
 
+#include "base/split_name.h"
 #include "cli/model/child.h"
 #include "cli/model/needed_files.h"
 #include "engine/model/read_file.h"
@@ -173,7 +174,7 @@ Result<WheelModel> find_model(const std::vector<std::string>& members) {
     for (const std::string& member : members) {
         const auto slash = member.rfind('/');
         const std::string folder = slash == std::string::npos ? "" : member.substr(0, slash + 1);
-        if (is_gguf(member) || member.ends_with(".safetensors")) { folders.insert(folder); }
+        if (base::has_suffix(member, base::kGgufSuffix) || member.ends_with(".safetensors")) { folders.insert(folder); }
     }
     if (folders.size() > 1) {
         return base::fail(ErrorCode::not_found,

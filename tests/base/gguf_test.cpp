@@ -298,6 +298,9 @@ TEST_CASE("any part of a split GGUF model finds the others", "[base]") {
         REQUIRE(first->find("general.architecture")->string() == "llama");
     }
     REQUIRE(base::gguf_model_name("/x/SmolLM2-135M.Q4_1.gguf") == "SmolLM2-135M.Q4_1");
+    REQUIRE(base::gguf_model_name("/x/M-00001-of-00002.GGUF") == "M");
+    REQUIRE(base::gguf_model_name("m-1-of-2.gguf") == "m-1-of-2");
+    REQUIRE(base::gguf_model_name("m-00003-of-00002.gguf") == "m-00003-of-00002");
 }
 
 TEST_CASE("parts of a GGUF model that do not belong together are refused by name", "[base]") {

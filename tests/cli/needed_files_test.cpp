@@ -41,8 +41,6 @@ TEST_CASE("a split GGUF file comes whole", "[cli][model]") {
     CHECK(needed_files(split, "").value() == split);
     CHECK_FALSE(needed_files({split[0]}, split[0]));
     CHECK(entry_of(split).value() == split[0]);
-    CHECK(gguf_stem("a/m-00001-of-00002.gguf") == "a/m");
-    CHECK(gguf_stem("m-1-of-2.gguf") == "m-1-of-2");
 }
 
 TEST_CASE("weights that run code when they are read are refused, and said why", "[cli][model]") {
