@@ -37,6 +37,11 @@ void Answer::start() {
 void Answer::on_placed() {
     ++placed_;
     if (placed_ == choices_.size() && first_token_seen_) { open_stream(); }
+    if (pings() && setup_.wake) { setup_.wake(last_sent_at_ + setup_.ping_interval); }
+}
+
+bool Answer::pings() const {
+    return !finished_ && streams() && setup_.ping_interval > base::Duration::zero() && placed_ == choices_.size();
 }
 
 void Answer::on_piece(Choice& choice, Piece piece, std::uint32_t generated_tokens, std::string_view path) {
@@ -207,16 +212,16 @@ void Answer::finish(unsigned status) {
     setup_.done(*this);
 }
 
-void Answer::tick(base::TimePoint now) {
-    if (finished_ || !streams() || setup_.ping_interval <= base::Duration::zero() || placed_ < choices_.size() ||
-        now - last_sent_at_ < setup_.ping_interval) {
-        return;
+std::optional<base::TimePoint> Answer::tick(base::TimePoint now) {
+    if (!pings()) { return std::nullopt; }
+    if (now - last_sent_at_ >= setup_.ping_interval) {
+        if (!head_sent_) {
+            head_sent_ = true;
+            setup_.exchange->start_stream("text/event-stream; charset=utf-8", fields());
+        }
+        send(kSsePing);
     }
-    if (!head_sent_) {
-        head_sent_ = true;
-        setup_.exchange->start_stream("text/event-stream; charset=utf-8", fields());
-    }
-    send(kSsePing);
+    return last_sent_at_ + setup_.ping_interval;
 }
 
 void Answer::open_stream() {

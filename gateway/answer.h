@@ -27,6 +27,7 @@ public:
         const TextPort& text;
         GatewayMetrics& metrics;
         const base::Clock& clock;
+        Wake wake = {};  // asks for tick(); empty: its owner looks by itself
         PreparedRequest prepared;
         std::shared_ptr<Exchange> exchange;
         AnswerHeader header;
@@ -49,8 +50,8 @@ public:
     void client_gone(std::string_view cause);
     /// The gateway gives up (drain timeout): an error to the client, cancel to the workers.
     void give_up(const ApiError& error, std::string_view cause);
-    /// Several times a second: keep-alive of silent streams.
-    void tick(base::TimePoint now);
+    /// Keep-alive of a silent stream, if it is due, and when the next is.
+    std::optional<base::TimePoint> tick(base::TimePoint now);
 
 private:
     /// One sequence of the answer, as its source sees it.
@@ -77,6 +78,7 @@ private:
     };
 
     void on_placed();
+    bool pings() const;
     void on_piece(Choice& choice, Piece piece, std::uint32_t generated_tokens, std::string_view path);
     void on_end(Choice& choice, const GenerationEnd& end);
     ModelMetrics& metrics() { return setup_.metrics.of(model()); }

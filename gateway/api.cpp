@@ -83,6 +83,7 @@ Api::Api(Setup setup)
                .clock = setup_.clock,
                .post = setup_.post,
                .post_text = setup_.post_text,
+               .wake = setup_.wake,
                .version = setup_.version}),
       started_unix_s_(setup_.clock.unix_us() / 1'000'000) {}
 

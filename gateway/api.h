@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "gateway/intake.h"
@@ -27,15 +28,18 @@ public:
         const base::Clock& clock;
         Post post;       // back to the I/O thread
         Post post_text;  // to a text thread
+        Wake wake = {};  // asks for tick(); empty: its owner looks by itself
         std::function<HttpServer::Load()> load;
         std::string version;
     };
     explicit Api(Setup setup);
 
     void handle(HttpRequest request, std::shared_ptr<Exchange> exchange);
-    void tick(base::TimePoint now) { intake_.tick(now); }
-    /// New requests and those that wait for a text thread get 503 from now on, /health too.
-    void drain() { intake_.drain(); }
+    /// What is due, and when the next is.
+    std::optional<base::TimePoint> tick(base::TimePoint now) { return intake_.tick(now); }
+    /// New requests and those that wait for a text thread get 503 from now on, /health too. `progress` is called
+    /// whenever in_flight() has fallen.
+    void drain(std::function<void()> progress) { intake_.drain(std::move(progress)); }
     /// Every request still in work gets its error.
     void give_up_all() { intake_.give_up_all(); }
     std::size_t in_flight() const { return intake_.in_flight(); }

@@ -3,22 +3,24 @@
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
-#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/thread_pool.hpp>
+#include <condition_variable>
 #include <future>
+#include <mutex>
 #include <random>
 #include <thread>
 #include <utility>
 
 #include "base/log.h"
 #include "gateway/api.h"
+#include "gateway/wake_timer.h"
 
 namespace gateway {
 namespace {
 
 namespace asio = boost::asio;
 
-constexpr base::Duration kTickEvery = std::chrono::milliseconds(20);
+constexpr base::Duration kGiveUpPatience = std::chrono::milliseconds(20);  // for what has nobody left to answer it
 constexpr base::Duration kFlushTimeout = std::chrono::seconds(1);  // last errors to clients, last cancels to workers
 
 #ifndef SLUICE_VERSION
@@ -41,7 +43,7 @@ struct GatewayCore::State {
           work(asio::make_work_guard(*io)),
           text_threads(setup.options.text_threads),
           metrics(setup.metrics, models.own_names()),
-          timer(*io) {}
+          timers(*io, setup.clock, [this](base::TimePoint now) { return tick(now); }) {}
 
     /// For threads that may outlive us. Not an owner of the loop: what was posted and did not run often owns a Post
     /// itself, and the two would keep each other.
@@ -51,15 +53,30 @@ struct GatewayCore::State {
         };
     }
 
-    void tick() {
-        timer.expires_after(kTickEvery);
-        timer.async_wait([this](const boost::system::error_code& error) {
-            if (error || stopped) { return; }
-            const base::TimePoint now = setup.clock.now();
-            ports->tick(now);
-            table->on_time();
-            api->tick(now);
-            tick();
+    Wake wake() {
+        return [this](base::TimePoint at) { timers.by(at); };
+    }
+
+    std::optional<base::TimePoint> tick(base::TimePoint now) {
+        std::optional<base::TimePoint> next = ports->tick(now);
+        table->on_time();
+        for (const auto at : {table->wakes_at(), api->tick(now)}) {
+            if (at && (!next || *at < *next)) { next = at; }
+        }
+        return next;
+    }
+
+    bool is_empty() const { return api->in_flight() == 0 && http->load().unanswered == 0; }
+
+    /// Lets who waits for the end of a drain know of it: when everything that is on the stack has been done.
+    void look_if_empty() {
+        asio::post(*io, [this] {
+            if (!http || !is_empty()) { return; }
+            {
+                const std::scoped_lock lock(mutex);
+                was_empty = true;
+            }
+            emptied.notify_all();
         });
     }
 
@@ -73,9 +90,11 @@ struct GatewayCore::State {
     std::unique_ptr<RequestTable> table;
     std::unique_ptr<Api> api;
     std::unique_ptr<HttpServer> http;
-    asio::steady_timer timer;
+    WakeTimer timers;
     std::uint16_t port = 0;
-    bool stopped = false;
+    std::mutex mutex;
+    std::condition_variable emptied;
+    bool was_empty = false;  // guarded by mutex; while draining
     std::jthread thread;
 };
 
@@ -84,7 +103,7 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
     if (!models) { return base::pass_on(models); }
     auto state = std::make_unique<State>(std::move(given), std::move(*models));
     State& s = *state;
-    s.ports = s.setup.make_ports(s.models, s.post_io());
+    s.ports = s.setup.make_ports(s.models, s.post_io(), s.wake());
     s.table = std::make_unique<RequestTable>(RequestTable::Setup{.scheduler = s.ports->scheduler(),
                                                                  .workers = s.ports->workers(),
                                                                  .models = s.models,
@@ -92,7 +111,8 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
                                                                  .metrics = s.metrics,
                                                                  .options = s.setup.options.request,
                                                                  .hash_key = s.setup.hash_key,
-                                                                 .seed = random_seed()});
+                                                                 .seed = random_seed(),
+                                                                 .wake = s.wake()});
     s.ports->attach(*s.table);
     s.api = std::make_unique<Api>(
         Api::Setup{.options = s.setup.options,
@@ -105,6 +125,7 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
                    .clock = s.setup.clock,
                    .post = s.post_io(),
                    .post_text = [&s](std::function<void()> run) { asio::post(s.text_threads, std::move(run)); },
+                   .wake = s.wake(),
                    .load = [&s] { return s.http->load(); },
                    .version = SLUICE_VERSION});
     auto http = HttpServer::start(
@@ -131,7 +152,7 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
     }
     s.http = std::move(*http);
     s.port = s.http->port();
-    s.tick();
+    s.timers.by(s.setup.clock.now());
     s.thread = std::jthread([&s] { s.io->run(); });
     return std::unique_ptr<GatewayCore>(new GatewayCore(std::move(state)));
 }
@@ -146,12 +167,17 @@ std::uint16_t GatewayCore::port() const {
     return state_->port;
 }
 
+void GatewayCore::when_ready(std::function<void()> tell) {
+    asio::post(*state_->io,
+               [s = state_.get(), tell = std::move(tell)]() mutable { s->table->when_ready(std::move(tell)); });
+}
+
 void GatewayCore::drain_and_stop() {
     stop(state_->setup.options.drain_timeout);
 }
 
 void GatewayCore::give_up_and_stop() {
-    stop(kTickEvery);
+    stop(kGiveUpPatience);
 }
 
 void GatewayCore::stop(base::Duration drain_timeout) {
@@ -171,31 +197,27 @@ void GatewayCore::stop(base::Duration drain_timeout) {
         return result.get();
     };
     const auto wait_until_empty = [&](base::Duration timeout) {
-        const base::TimePoint end = std::chrono::steady_clock::now() + timeout;
-        while (!on_io([&s] { return s.api->in_flight() == 0 && s.http->load().unanswered == 0; })) {
-            if (std::chrono::steady_clock::now() >= end) { return false; }
-            std::this_thread::sleep_for(kTickEvery);
-        }
-        return true;
+        std::unique_lock lock(s.mutex);
+        return s.emptied.wait_for(lock, timeout, [&s] { return s.was_empty; });
     };
-    on_io([&s] {
-        s.api->drain();
-        s.http->drain();
+    const bool is_empty_at_once = on_io([&s] {
+        s.api->drain([&s] { s.look_if_empty(); });
+        s.http->drain([&s] { s.look_if_empty(); });
+        return s.is_empty();
     });
-    if (!wait_until_empty(drain_timeout)) {
+    if (!is_empty_at_once && !wait_until_empty(drain_timeout)) {
         on_io([&s] {
             if (s.api->in_flight() == 0) { return; }
             spdlog::warn("drain timeout: {} requests are ended with an error", s.api->in_flight());
             s.api->give_up_all();
         });
-        wait_until_empty(drain_timeout > base::Duration::zero() ? kFlushTimeout : kTickEvery);
+        wait_until_empty(drain_timeout > base::Duration::zero() ? kFlushTimeout : kGiveUpPatience);
         on_io([&s] { s.http->cut_all(); });
     }
     s.text_threads.join();
     on_io([&s] { s.api->give_up_all(); });  // what a text thread had in work
     on_io([&s] {
-        s.stopped = true;
-        s.timer.cancel();
+        s.timers.stop();
         s.http.reset();
         s.ports->stop();
     });

@@ -25,7 +25,7 @@ public:
         const base::Clock& clock;  // borrowed, like metrics
         base::Metrics& metrics;
         /// Makes the ports; called on the caller's thread, used on the I/O thread only.
-        std::function<std::unique_ptr<ClusterPorts>(const Models& models, Post post)> make_ports;
+        std::function<std::unique_ptr<ClusterPorts>(const Models& models, Post post, Wake wake)> make_ports;
     };
     /// Listens and serves when it returns. Errors as Models::make and HttpServer::start.
     static base::Result<std::unique_ptr<GatewayCore>> start(Setup setup);
@@ -35,6 +35,9 @@ public:
     GatewayCore& operator=(const GatewayCore&) = delete;
 
     std::uint16_t port() const;
+    /// `tell` is called once, on the I/O thread, as soon as requests for every model can be placed (/health). Never
+    /// when the gateway stops before. One at a time. Any thread but the gateway's own, before it is stopped.
+    void when_ready(std::function<void()> tell);
     /// /ready and new requests get 503 from now on. Lets requests in work finish for at most the drain timeout, ends
     /// the rest with an error, joins the threads. Any thread but the gateway's own; the first call counts.
     void drain_and_stop();

@@ -123,7 +123,7 @@ void Intake::prepared(Stages::Output output, Waiting waiting) {
     preparing_bytes_ -= waiting.body_bytes;
     setup_.metrics.in_flight(GatewayMetrics::kNoModel, -1);
     if (waiting.exchange->is_gone()) {
-        --in_flight_;
+        leave();
         if (output.model) { setup_.metrics.of(*output.model).cancelled("queued", "client_gone"); }
         setup_.metrics.request_ended(model, form_of(waiting.endpoint).name, 499, false);
         return;
@@ -137,7 +137,7 @@ void Intake::prepared(Stages::Output output, Waiting waiting) {
         result = pass_on(api_error({base::ErrorCode::resource_exhausted, "too many sequences are in work"}, 1000));
     }
     if (!result) {
-        --in_flight_;
+        leave();
         if (result.error().code == "model_not_found") { model = GatewayMetrics::kOtherModel; }
         refuse(result.error(), model, outcome_of(result.error().status, draining_), waiting.endpoint, *waiting.exchange,
                waiting.request_id);
@@ -165,6 +165,7 @@ void Intake::open_answer(PreparedRequest prepared, const Waiting& waiting) {
                                                          .text = *setup_.models[model].text,
                                                          .metrics = setup_.metrics,
                                                          .clock = setup_.clock,
+                                                         .wake = setup_.wake,
                                                          .prepared = std::move(prepared),
                                                          .exchange = waiting.exchange,
                                                          .header = std::move(header),
@@ -185,17 +186,25 @@ void Intake::open_answer(PreparedRequest prepared, const Waiting& waiting) {
 void Intake::done(Answer& answer) {
     const auto at = answers_.find(&answer);
     CHECK(at != answers_.end());
-    --in_flight_;
+    leave();
     setup_.metrics.in_flight(setup_.models[answer.model()].name, -1);
     // Its own calls are still on the stack.
     setup_.post([kept = std::move(at->second)] {});
     answers_.erase(at);
 }
 
-void Intake::tick(base::TimePoint now) {
+void Intake::leave() {
+    --in_flight_;
+    if (drain_progress_) { drain_progress_(); }
+}
+
+std::optional<base::TimePoint> Intake::tick(base::TimePoint now) {
+    std::optional<base::TimePoint> next;
     for (const auto& [key, answer] : answers_) {
-        answer->tick(now);
+        const auto at = answer->tick(now);
+        if (at && (!next || *at < *next)) { next = at; }
     }
+    return next;
 }
 
 void Intake::give_up_all() {

@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "gateway/answer.h"
@@ -33,6 +34,7 @@ public:
         const base::Clock& clock;
         Post post;       // back to the I/O thread
         Post post_text;  // to a text thread
+        Wake wake = {};  // asks for tick(); empty: its owner looks by itself
         std::string version;
     };
     explicit Intake(Setup setup);
@@ -42,9 +44,14 @@ public:
     /// One request, to be answered now or later. `request_id`: for its x-request-id.
     void take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<Exchange>& exchange,
               const std::string& request_id);
-    void tick(base::TimePoint now);
-    /// New requests and those that wait for a text thread get 503 from now on.
-    void drain() { draining_ = true; }
+    /// What is due, and when the next is.
+    std::optional<base::TimePoint> tick(base::TimePoint now);
+    /// New requests and those that wait for a text thread get 503 from now on. `progress` is called whenever
+    /// in_flight() has fallen.
+    void drain(std::function<void()> progress) {
+        draining_ = true;
+        drain_progress_ = std::move(progress);
+    }
     bool draining() const { return draining_; }
     /// Every request still in work gets its error.
     void give_up_all();
@@ -70,6 +77,7 @@ private:
     void refuse(const ApiError& error, std::string_view model, std::string_view outcome, Endpoint endpoint,
                 Exchange& exchange, const std::string& request_id);
     void done(Answer& answer);
+    void leave();
     std::string fingerprint(std::size_t model) const;
 
     Setup setup_;
@@ -79,6 +87,7 @@ private:
     std::size_t in_flight_ = 0;
     std::uint64_t preparing_bytes_ = 0;  // bodies that wait for a text thread
     std::atomic<bool> draining_{false};  // set by the I/O thread, read by the text threads too
+    std::function<void()> drain_progress_;
 };
 
 }  // namespace gateway

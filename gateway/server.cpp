@@ -1,5 +1,7 @@
 #include "gateway/server.h"
 
+#include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "gateway/cluster/scheduler_client.h"
@@ -12,17 +14,17 @@ namespace {
 class GrpcPorts final : public ClusterPorts, private ClusterEvents {
 public:
     GrpcPorts(const GatewayOptions& options, const std::vector<std::string>& models, std::string scheduler_address,
-              const base::Clock& clock, Post post)
+              const base::Clock& clock, Post post, const Wake& wake)
         : scheduler_({.address = std::move(scheduler_address),
                       .models = models,
                       .describe_interval = options.describe_interval},
-                     post),
+                     post, wake),
           workers_({.models = models,
                     .name = options.name,
                     .lost_after = options.worker_lost_after,
                     .hello_timeout = options.worker_hello_timeout,
                     .inbox_bytes_max = options.worker_inbox_bytes_max},
-                   post, clock) {}
+                   post, wake, clock) {}
 
     SchedulerPort& scheduler() override { return scheduler_; }
     WorkerPort& workers() override { return workers_; }
@@ -31,9 +33,11 @@ public:
         scheduler_.attach(*this);
         workers_.attach(*this);
     }
-    void tick(base::TimePoint now) override {
-        scheduler_.tick(now);
-        workers_.tick(now);
+    std::optional<base::TimePoint> tick(base::TimePoint now) override {
+        const auto scheduler = scheduler_.tick(now);
+        const auto workers = workers_.tick(now);
+        if (!scheduler || !workers) { return scheduler ? scheduler : workers; }
+        return std::min(*scheduler, *workers);
     }
     void stop() override {
         scheduler_.stop();
@@ -70,9 +74,9 @@ base::Result<std::unique_ptr<GatewayServer>> GatewayServer::start(Setup setup) {
          .hash_key = setup.hash_key,
          .clock = setup.clock,
          .metrics = setup.metrics,
-         .make_ports = [&](const Models& models, Post post) -> std::unique_ptr<ClusterPorts> {
+         .make_ports = [&](const Models& models, Post post, Wake wake) -> std::unique_ptr<ClusterPorts> {
              return std::make_unique<GrpcPorts>(setup.options, models.own_names(), setup.scheduler_address, setup.clock,
-                                                std::move(post));
+                                                std::move(post), std::move(wake));
          }});
     if (!core) { return base::pass_on(core); }
     return std::unique_ptr<GatewayServer>(new GatewayServer(std::move(*core)));

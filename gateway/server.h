@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/block_hash.h"
@@ -34,6 +36,8 @@ public:
 
     /// The HTTP port, also where 0 was asked for.
     std::uint16_t port() const { return core_->port(); }
+    /// As GatewayCore::when_ready.
+    void when_ready(std::function<void()> tell) { core_->when_ready(std::move(tell)); }
     /// /ready and new requests get 503, what is in work is finished within the drain timeout, then it stops.
     void drain_and_stop() { core_->drain_and_stop(); }
     /// The same without waiting: what is in work ends with an error now. For when nobody can do it.

@@ -10,6 +10,9 @@ namespace {
 // kPingIntervalMs + kPingTimeoutMs at most until streams on such a connection end.
 constexpr int kPingIntervalMs = 5000;
 constexpr int kPingTimeoutMs = 5000;
+/// Off: gRPC would ask with a ping behind each message how far the other side is, so that its windows grow with the
+/// way. Ours are short ways and small messages; the pings were half of all wake-ups of an idle server.
+constexpr int kProbeBandwidth = 0;
 constexpr int kReconnectMsMin = 100;
 constexpr int kReconnectMsMax = 1000;
 
@@ -34,6 +37,7 @@ std::shared_ptr<grpc::Channel> make_channel(const ChannelOptions& options) {
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kPingTimeoutMs);
     arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
     arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);  // no limit
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, kProbeBandwidth);
     arguments.SetMaxReceiveMessageSize(options.message_bytes_max);
     arguments.SetMaxSendMessageSize(options.message_bytes_max);
     return grpc::CreateCustomChannel(options.address, channel_credentials(options), arguments);
@@ -46,6 +50,7 @@ base::Result<RunningServer> start_server(const ServerOptions& options, std::span
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kPingTimeoutMs);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, kProbeBandwidth);
     // The channels' pings are no attack.
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kPingIntervalMs / 2);
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // two servers on one port would split their peers

@@ -14,7 +14,8 @@ namespace scheduler {
 struct SchedulerOptions {
     /// `scheduler.models`: names of the models that workers may serve here. Empty: whatever they serve.
     std::vector<std::string> models = {};
-    /// `scheduler.heartbeat_ms`: how often workers report. They are told when they register.
+    /// `scheduler.heartbeat_ms`: how often workers report; they are told when they register. Who has nothing new to say
+    /// does so half of `suspect_ms` apart, if that is longer.
     std::chrono::milliseconds heartbeat{250};
     /// `scheduler.suspect_ms`: nothing new is sent to a worker that was silent for this long (while there are others).
     std::chrono::milliseconds suspect_after{1500};

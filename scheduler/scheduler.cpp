@@ -263,6 +263,9 @@ base::Result<Scheduler::Answer> Scheduler::enroll(SessionId session, const proto
     *registered.mutable_header() = proto::make_header((*pool)->model(), (*pool)->numerics_id(clock_.now()));
     registered.set_heartbeat_ms(static_cast<std::uint32_t>(options_.heartbeat.count()));
     registered.set_lease_ms(static_cast<std::uint32_t>(options_.lease.count()));
+    // One may be late by as much again before it is suspected.
+    registered.set_idle_heartbeat_ms(
+        static_cast<std::uint32_t>(std::max(options_.heartbeat, options_.suspect_after / 2).count()));
     registered.set_scheduler_epoch(epoch_);
     if ((*pool)->is_drained(life)) { answer.directives.emplace_back().set_drain(true); }
     return answer;

@@ -72,7 +72,7 @@ public:
     void detach(SessionId session);
 
     /// Ends the leases of silent workers (their sessions are returned and are to be closed) and brings the gauges up to
-    /// date. To be called about once a heartbeat: no lease is shorter than two.
+    /// date. To be called several times a lease.
     std::vector<SessionId> tick();
 
     std::size_t workers() const;

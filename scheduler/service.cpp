@@ -236,7 +236,7 @@ private:
 
     void run(std::stop_token stop) {
         // Real time, also when the clock is a test's: when to look at the clock, not what it says.
-        const auto interval = std::clamp<std::chrono::milliseconds>(options_.heartbeat, std::chrono::milliseconds(5),
+        const auto interval = std::clamp<std::chrono::milliseconds>(options_.lease / 5, std::chrono::milliseconds(5),
                                                                     std::chrono::seconds(1));
         auto next_tick = std::chrono::steady_clock::now();
         while (!stop.stop_requested()) {

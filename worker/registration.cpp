@@ -33,6 +33,12 @@ milliseconds report_interval(const sluice::proto::Registered& registered) {
     return std::max(interval, kIntervalMin);
 }
 
+milliseconds idle_report_interval(const sluice::proto::Registered& registered) {
+    sluice::proto::Registered idle = registered;
+    if (registered.idle_heartbeat_ms() > 0) { idle.set_heartbeat_ms(registered.idle_heartbeat_ms()); }
+    return std::max(report_interval(idle), report_interval(registered));
+}
+
 Registration::Registration(std::string scheduler_address, sluice::proto::RegisterWorker registration,
                            const WorkerOptions& options, ReportBoard& board, const base::Clock& clock,
                            std::function<void()> on_drain)
@@ -84,6 +90,7 @@ void Registration::follow(const sluice::proto::WorkerDirective& directive) {
             board_.attach();
             const std::scoped_lock lock(mutex_);
             interval_ = report_interval(directive.registered());
+            idle_interval_ = idle_report_interval(directive.registered());
             is_registered_ = true;
             break;
         }
@@ -137,20 +144,30 @@ void Registration::attach_once(std::stop_token stop) {
         if (!interval_) { is_open_ = false; }
     }
     std::uint64_t number = 0;
+    std::optional<std::string> load_told;
+    milliseconds silent{};
     while (true) {
+        bool must_report = false;
         {
             std::unique_lock lock(mutex_);
             if (!is_open_) { break; }
             changed_.wait_for(lock, stop, *interval_, [this] { return report_soon_ || !is_open_; });
             if (!is_open_ || stop.stop_requested()) { break; }
-            report_soon_ = false;
+            silent += *interval_;
+            must_report = std::exchange(report_soon_, false) || silent >= idle_interval_;
         }
         if (clock_.now() - board_.last_progress() > options_.stall_limit) { continue; }
         sluice::proto::WorkerReport report;
         auto* heartbeat = report.mutable_heartbeat();
         *heartbeat->mutable_header() = registration_.header();
-        heartbeat->set_number(++number);
         board_.take(*heartbeat);
+        std::string load = heartbeat->load().SerializeAsString();
+        const bool is_news = load != load_told || heartbeat->steps_size() > 0 || heartbeat->transfers_size() > 0 ||
+                             heartbeat->blocks_size() > 0;
+        if (!is_news && !must_report) { continue; }
+        load_told = std::move(load);
+        silent = {};
+        heartbeat->set_number(++number);
         if (!stream->Write(report)) { break; }
     }
     context.TryCancel();

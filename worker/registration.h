@@ -21,6 +21,8 @@ namespace worker {
 /// How often a worker reports to the scheduler that took it in: as that one says, but at least three times a lease,
 /// which else would end between two reports. Pure.
 std::chrono::milliseconds report_interval(const sluice::proto::Registered& registered);
+/// The same of reports that say nothing new: not more often than the others. Pure.
+std::chrono::milliseconds idle_report_interval(const sluice::proto::Registered& registered);
 
 /// Keeps the worker known to the scheduler: registers, sends heartbeats from the board, comes back after a break. A
 /// thread of its own, and one more that reads while a stream is open; the step loop never waits for the scheduler.
@@ -60,6 +62,7 @@ private:
     std::condition_variable_any changed_;
     bool is_open_ = false;                               // the stream that is there now
     std::optional<std::chrono::milliseconds> interval_;  // of its reports; empty until the scheduler has answered
+    std::chrono::milliseconds idle_interval_{};          // of those that say nothing new
     bool report_soon_ = false;
 
     std::jthread thread_;

@@ -21,6 +21,8 @@ namespace {
 using sluice::proto::WorkerCommand;
 using sluice::proto::WorkerEvent;
 
+constexpr std::chrono::milliseconds kHeartbeatPauseMin{1};
+
 }  // namespace
 
 struct WorkerServer::Impl {
@@ -279,16 +281,23 @@ std::vector<std::shared_ptr<WorkerServer::Impl::Stream>> WorkerServer::Impl::all
 void WorkerServer::Impl::run_timer(std::stop_token stop) {
     std::mutex sleep_mutex;
     std::condition_variable_any sleep;
+    base::Duration pause = options.heartbeat;  // a stream that begins meanwhile is due no earlier
     while (!stop.stop_requested()) {
         {
             std::unique_lock lock(sleep_mutex);
-            sleep.wait_for(lock, stop, options.heartbeat / 2, [] { return false; });
+            sleep.wait_for(lock, stop, std::clamp<base::Duration>(pause, kHeartbeatPauseMin, options.heartbeat),
+                           [] { return false; });
         }
         tell_gone();
+        pause = options.heartbeat;
         const base::TimePoint now = clock->now();
         if (now - board->last_progress() > options.stall_limit) { continue; }  // silence tells the others
         for (const auto& stream : all_streams()) {
-            if (now - stream->last_sent() < options.heartbeat / 2) { continue; }
+            const base::TimePoint due = stream->last_sent() + options.heartbeat;
+            if (now < due) {
+                pause = std::min(pause, due - now);
+                continue;
+            }
             WorkerEvent event;
             event.set_heartbeat(true);
             stream->send(std::move(event));

@@ -3,11 +3,13 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <set>
 #include <utility>
 
+#include "base/log.h"
 #include "gateway/cluster/releases.h"
 #include "proto/channel.h"
 #include "proto/header.h"
@@ -19,6 +21,7 @@ namespace {
 
 constexpr base::Duration kReleaseTimeout = std::chrono::seconds(2);
 constexpr base::Duration kDescribeTimeout = std::chrono::seconds(2);
+constexpr base::Duration kStopPatience = std::chrono::seconds(10);  // gRPC ends a cancelled call in milliseconds
 
 template <class Request, class Reply>
 struct Call {
@@ -35,9 +38,10 @@ void set_timeout(grpc::ClientContext& context, base::Duration timeout) {
 }  // namespace
 
 struct SchedulerClient::State : std::enable_shared_from_this<State> {
-    State(Options given, Post given_post)
+    State(Options given, Post given_post, Wake given_wake)
         : options(std::move(given)),
           post(std::move(given_post)),
+          wake(std::move(given_wake)),
           stub(proto::Scheduler::NewStub(proto::make_channel({.address = options.address}))),
           releases(options.releases_max, options.release_batch_max) {}
 
@@ -90,6 +94,7 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
             },
             [this](const grpc::Status& status, const proto::DescribeReply& reply) {
                 describing = false;
+                wake(describe_at);
                 ready = status.ok() && is_ready(reply);
                 if (status.ok()) {
                     events->on_cluster(reply);
@@ -125,6 +130,7 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
 
     Options options;
     Post post;
+    Wake wake;
     std::unique_ptr<proto::Scheduler::Stub> stub;
 
     // Gateway's thread.
@@ -143,8 +149,8 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
     bool stopped = false;                        // guarded by mutex
 };
 
-SchedulerClient::SchedulerClient(Options options, Post post)
-    : state_(std::make_shared<State>(std::move(options), std::move(post))) {}
+SchedulerClient::SchedulerClient(Options options, Post post, Wake wake)
+    : state_(std::make_shared<State>(std::move(options), std::move(post), std::move(wake))) {}
 
 SchedulerClient::~SchedulerClient() {
     stop();
@@ -180,7 +186,7 @@ void SchedulerClient::release(const proto::ReleaseRequest::Ended& ended) {
     });
 }
 
-void SchedulerClient::tick(base::TimePoint now) {
+std::optional<base::TimePoint> SchedulerClient::tick(base::TimePoint now) {
     State& state = *state_;
     if (!state.describing && now >= state.describe_at) {
         state.describe_at = now + (state.ready ? state.options.describe_interval : state.options.describe_interval / 5);
@@ -188,6 +194,8 @@ void SchedulerClient::tick(base::TimePoint now) {
         state.release_answered = true;
         state.flush_releases();  // what failed before
     }
+    if (state.describing) { return std::nullopt; }
+    return state.describe_at;
 }
 
 void SchedulerClient::stop() {
@@ -198,7 +206,11 @@ void SchedulerClient::stop() {
     for (grpc::ClientContext* context : state.outstanding) {
         context->TryCancel();
     }
-    state.idle.wait(lock, [&] { return state.outstanding.empty(); });
+    if (!state.idle.wait_for(lock, kStopPatience, [&] { return state.outstanding.empty(); })) {
+        spdlog::error("stopping: gRPC still holds {} calls to the scheduler {} s after they were cancelled; left to it",
+                      state.outstanding.size(),
+                      std::chrono::duration_cast<std::chrono::seconds>(kStopPatience).count());
+    }
 }
 
 }  // namespace gateway

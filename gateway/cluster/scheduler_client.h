@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,14 +22,15 @@ public:
         std::size_t releases_max = 65536;      // endings that wait to be told; older ones are forgotten
         std::size_t release_batch_max = 4096;  // of one call
     };
-    SchedulerClient(Options options, Post post);
+    SchedulerClient(Options options, Post post, Wake wake);
     ~SchedulerClient() override;
 
     /// `on_cluster` of `events` gets every description. Before anything else.
     void attach(ClusterEvents& events);
     void place(const proto::PlaceRequest& request, base::Duration timeout) override;
     void release(const proto::ReleaseRequest::Ended& ended) override;
-    void tick(base::TimePoint now);
+    /// Asks for a description if that is due. When the next is; empty while one is awaited.
+    std::optional<base::TimePoint> tick(base::TimePoint now);
     /// Cancels what is outstanding and waits for gRPC to let go of it.
     void stop();
 

@@ -1,18 +1,32 @@
 #include "gateway/cluster/worker_client.h"
 
 #include <algorithm>
+#include <chrono>
 #include <map>
 #include <utility>
 #include <vector>
 
+#include "base/log.h"
 #include "gateway/cluster/worker_stream.h"
 #include "proto/channel.h"
 #include "proto/header.h"
 
 namespace gateway {
+namespace {
+
+constexpr base::Duration kStopPatience = std::chrono::seconds(10);  // gRPC ends a cancelled stream in milliseconds
+
+}  // namespace
+
 struct WorkerClient::State final : WorkerStreamOwner, std::enable_shared_from_this<State> {
-    State(Options given, Post given_post, const base::Clock& given_clock)
-        : options(std::move(given)), post(std::move(given_post)), clock(given_clock) {}
+    State(Options given, Post given_post, Wake given_wake, const base::Clock& given_clock)
+        : options(std::move(given)), post(std::move(given_post)), wake(std::move(given_wake)), clock(given_clock) {}
+
+    /// When it is given up if nothing more is heard of it.
+    base::TimePoint lost_at(const WorkerStream& stream) const {
+        if (!stream.greeted()) { return stream.heard_at() + options.hello_timeout; }
+        return stream.heard_at() + std::max<base::Duration>(options.lost_after, stream.heartbeat() * 4);
+    }
 
     std::shared_ptr<WorkerStream> stream_to(const std::string& model, const proto::WorkerEndpoint& endpoint) {
         std::shared_ptr<WorkerStream>& stream = streams[endpoint.incarnation()];
@@ -33,6 +47,7 @@ struct WorkerClient::State final : WorkerStreamOwner, std::enable_shared_from_th
             hello.set_gateway(options.name);
             hello.set_incarnation(endpoint.incarnation());
             stream->push(std::move(command));
+            wake(lost_at(*stream));
         }
         return stream;
     }
@@ -46,6 +61,7 @@ struct WorkerClient::State final : WorkerStreamOwner, std::enable_shared_from_th
                 return;
             }
             stream->greet(std::chrono::milliseconds(std::max(event.hello().heartbeat_ms(), 1u)));
+            wake(lost_at(*stream));
         } else if (event.has_step()) {
             const base::Incarnation worker{stream->incarnation()};
             for (const proto::SequenceOutput& output : event.step().sequences()) {
@@ -70,14 +86,15 @@ struct WorkerClient::State final : WorkerStreamOwner, std::enable_shared_from_th
 
     Options options;
     Post post;
+    Wake wake;
     const base::Clock& clock;
     ClusterEvents* events = nullptr;
     std::map<std::uint64_t, std::shared_ptr<WorkerStream>> streams;  // by incarnation
     std::shared_ptr<LiveCount> live = std::make_shared<LiveCount>();
 };
 
-WorkerClient::WorkerClient(Options options, Post post, const base::Clock& clock)
-    : state_(std::make_shared<State>(std::move(options), std::move(post), clock)) {}
+WorkerClient::WorkerClient(Options options, Post post, Wake wake, const base::Clock& clock)
+    : state_(std::make_shared<State>(std::move(options), std::move(post), std::move(wake), clock)) {}
 
 WorkerClient::~WorkerClient() {
     stop();
@@ -112,14 +129,18 @@ void WorkerClient::expect(const proto::DescribeReply& cluster) {
     }
 }
 
-void WorkerClient::tick(base::TimePoint now) {
+std::optional<base::TimePoint> WorkerClient::tick(base::TimePoint now) {
     State& state = *state_;
+    std::optional<base::TimePoint> next;
     std::vector<std::shared_ptr<WorkerStream>> silent;
     for (const auto& [incarnation, stream] : state.streams) {
-        const base::Duration allowed = stream->greeted()
-                                           ? std::max<base::Duration>(state.options.lost_after, stream->heartbeat() * 4)
-                                           : state.options.hello_timeout;
-        if (!stream->dead() && !stream->has_unread() && now - stream->heard_at() > allowed) {
+        if (stream->dead()) { continue; }
+        const base::TimePoint lost_at = state.lost_at(*stream);
+        if (now < lost_at) {
+            next = std::min(next.value_or(lost_at), lost_at);
+        } else if (stream->has_unread()) {
+            next = now;  // its silence is ours, and about to end
+        } else {
             silent.push_back(stream);
         }
     }
@@ -128,6 +149,7 @@ void WorkerClient::tick(base::TimePoint now) {
         state.lose(stream, {base::ErrorCode::unavailable, "nothing was heard from the worker at " + stream->address() +
                                                               " for " + std::to_string(quiet) + " ms"});
     }
+    return next;
 }
 
 void WorkerClient::stop() {
@@ -136,7 +158,10 @@ void WorkerClient::stop() {
     for (const auto& [incarnation, stream] : std::exchange(state.streams, {})) {
         stream->abandon();
     }
-    state.live->wait();
+    if (const int held = state.live->wait(kStopPatience); held > 0) {
+        spdlog::error("stopping: gRPC still holds {} streams to workers {} s after they were cancelled; left to it",
+                      held, std::chrono::duration_cast<std::chrono::seconds>(kStopPatience).count());
+    }
 }
 
 }  // namespace gateway

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,14 +24,15 @@ public:
         std::size_t commands_max = 1 << 16;     // waiting for one stream; more means that the worker does not read
         std::size_t inbox_bytes_max = 1 << 20;  // of one stream's events that wait for the gateway's thread
     };
-    WorkerClient(Options options, Post post, const base::Clock& clock);
+    WorkerClient(Options options, Post post, Wake wake, const base::Clock& clock);
     ~WorkerClient() override;
 
     void attach(ClusterEvents& events);
     void send(const std::string& model, const proto::WorkerEndpoint& to, proto::WorkerCommand command) override;
     /// Opens streams to workers that are listed and have none yet.
     void expect(const proto::DescribeReply& cluster);
-    void tick(base::TimePoint now);
+    /// Gives up who is silent too long. When the next may be; empty when nobody is listened to.
+    std::optional<base::TimePoint> tick(base::TimePoint now);
     void stop();
 
 private:

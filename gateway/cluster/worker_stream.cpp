@@ -12,9 +12,10 @@ void LiveCount::change(int by) {
     idle_.notify_all();
 }
 
-void LiveCount::wait() {
+int LiveCount::wait(base::Duration patience) {
     std::unique_lock lock(mutex_);
-    idle_.wait(lock, [this] { return live_ == 0; });
+    idle_.wait_for(lock, patience, [this] { return live_ == 0; });
+    return live_;
 }
 
 WorkerStream::WorkerStream(const Setup& setup)

@@ -22,7 +22,8 @@ namespace gateway {
 class LiveCount {
 public:
     void change(int by);
-    void wait();
+    /// Until there are none, or for `patience`. How many there are then.
+    int wait(base::Duration patience);
 
 private:
     std::mutex mutex_;

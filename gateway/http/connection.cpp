@@ -1,8 +1,8 @@
 #include "gateway/http/connection.h"
 
+#include <algorithm>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/post.hpp>
-#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
 #include <chrono>
 #include <ctime>
@@ -204,7 +204,7 @@ void Connection::start() {
             boost::asio::socket_base::send_buffer_size(static_cast<int>(server_->setup.options.socket_send_bytes)),
             ignored);
     }
-    read_deadline_ = server_->setup.clock.now() + server_->setup.options.header_timeout;
+    set_read_deadline(server_->setup.options.header_timeout);
     read();
 }
 
@@ -227,8 +227,7 @@ void Connection::read() {
 void Connection::on_read(std::size_t bytes) {
     if (state_ != State::lingering) {
         if (input_.empty() && state_ == State::head && requests_ > 0) {
-            read_deadline_ =
-                server_->setup.clock.now() + server_->setup.options.header_timeout;  // a next request begins
+            set_read_deadline(server_->setup.options.header_timeout);  // a next request begins
         }
         input_.append(read_buffer_, 0, bytes);
         process();
@@ -296,7 +295,7 @@ void Connection::begin_body(RequestHead head, std::size_t head_bytes) {
     input_.erase(0, head_bytes);
     head_ = std::move(head);
     state_ = State::body;
-    read_deadline_ = server_->setup.clock.now() + options.body_timeout;
+    set_read_deadline(options.body_timeout);
     if (head_->expects_continue && head_->has_body() && input_.empty()) { write("HTTP/1.1 100 Continue\r\n\r\n"); }
 }
 
@@ -351,12 +350,17 @@ void Connection::refuse(const HttpRefusal& refusal) {
 void Connection::write(std::string_view data) {
     if (state_ == State::closed) { return; }
     output_ += data;
-    if (!is_writing_) {
-        write_progress_at_ = server_->setup.clock.now();
-        is_writing_ = true;
-        // From the event loop, so that everything of this turn goes out in one piece.
-        boost::asio::post(socket_.get_executor(), [self = shared_from_this()] { self->flush(); });
-    }
+    begin_writing();
+    if (buffered() > server_->setup.options.send_buffer_bytes_max) { sweep_in_time(); }
+}
+
+void Connection::begin_writing() {
+    if (is_writing_) { return; }
+    write_progress_at_ = server_->setup.clock.now();
+    is_writing_ = true;
+    sweep_in_time();
+    // From the event loop, so that everything of this turn goes out in one piece.
+    boost::asio::post(socket_.get_executor(), [self = shared_from_this()] { self->flush(); });
 }
 
 void Connection::flush() {
@@ -368,14 +372,16 @@ void Connection::flush() {
     }
     if (writing_.empty()) {
         is_writing_ = false;
+        sweep_in_time();
         if (close_after_write_) {
             boost::system::error_code ignored;
             socket_.shutdown(boost::asio::ip::tcp::socket::shutdown_send, ignored);
-            read_deadline_ = server_->setup.clock.now() + server_->setup.options.linger_timeout;
+            set_read_deadline(server_->setup.options.linger_timeout);
             if (read_ended_) { close("client_gone"); }
         } else if (state_ == State::head && input_.empty()) {
-            read_deadline_ = server_->setup.clock.now() + server_->setup.options.idle_timeout;
+            set_read_deadline(server_->setup.options.idle_timeout);
         }
+        server_->note_progress();
         return;
     }
     socket_.async_write_some(boost::asio::buffer(writing_.data() + written_, writing_.size() - written_),
@@ -403,8 +409,7 @@ void Connection::answered() {
         return;
     }
     state_ = State::head;
-    read_deadline_ = server_->setup.clock.now() +
-                     (input_.empty() ? server_->setup.options.idle_timeout : server_->setup.options.header_timeout);
+    set_read_deadline(input_.empty() ? server_->setup.options.idle_timeout : server_->setup.options.header_timeout);
     // The next request may be here already. From the event loop: the handler that answered is still on the stack.
     boost::asio::post(socket_.get_executor(), [self = shared_from_this()] {
         self->process();
@@ -418,11 +423,7 @@ void Connection::linger() {
     input_.clear();
     close_after_write_ = true;
     read_deadline_.reset();  // set again when everything is written
-    if (!is_writing_) {
-        write_progress_at_ = server_->setup.clock.now();
-        is_writing_ = true;
-        boost::asio::post(socket_.get_executor(), [self = shared_from_this()] { self->flush(); });
-    }
+    begin_writing();
     read();
 }
 
@@ -435,13 +436,11 @@ void Connection::sweep(base::TimePoint now) {
         close("slow_client");
         return;
     }
-    if (is_writing_ && now - write_progress_at_ > options.write_timeout) {
+    if (is_writing_ && now - write_progress_at_ >= options.write_timeout) {
         close("slow_client");
         return;
     }
-    // A client that takes its last answer may do so slowly; the write timeout watches it.
-    if (is_writing_ && (state_ == State::lingering || state_ == State::head)) { return; }
-    if (!read_deadline_ || now < *read_deadline_) { return; }
+    if (!reads_in_time() || !read_deadline_ || now < *read_deadline_) { return; }
     read_deadline_.reset();
     if (state_ == State::body || (state_ == State::head && !input_.empty())) {
         refuse({408, "the request did not arrive in time"});
@@ -450,8 +449,37 @@ void Connection::sweep(base::TimePoint now) {
     }
 }
 
+std::optional<base::TimePoint> Connection::next_sweep() const {
+    if (state_ == State::closed) { return std::nullopt; }
+    const HttpServerOptions& options = server_->setup.options;
+    std::optional<base::TimePoint> next;
+    if (is_writing_) {
+        const std::uint64_t limit = options.send_buffer_bytes_max;
+        next = write_progress_at_ + options.write_timeout;
+        if (state_ == State::handling && buffered() > limit) {
+            next = std::min(*next, write_progress_at_ + kSlowAfter);
+        }
+        if (state_ == State::handling && buffered() > limit * kSendBufferHardFactor) { next = write_progress_at_; }
+    }
+    if (reads_in_time() && read_deadline_) { next = std::min(next.value_or(*read_deadline_), *read_deadline_); }
+    return next;
+}
+
+void Connection::sweep_in_time() {
+    if (const auto at = next_sweep()) { server_->timers.by(*at); }
+}
+
+void Connection::set_read_deadline(base::Duration from_now) {
+    read_deadline_ = server_->setup.clock.now() + from_now;
+    sweep_in_time();
+}
+
+bool Connection::reads_in_time() const {
+    return !is_writing_ || (state_ != State::lingering && state_ != State::head);
+}
+
 bool Connection::is_slow(base::TimePoint now) const {
-    return is_writing_ && now - write_progress_at_ > kSlowAfter;
+    return is_writing_ && now - write_progress_at_ >= kSlowAfter;
 }
 
 void Connection::drain() {
@@ -474,7 +502,10 @@ void Connection::close(std::string_view cause) {
     socket_.shutdown(boost::asio::ip::tcp::socket::shutdown_both, ignored);
     socket_.close(ignored);
     const auto self = shared_from_this();
-    boost::asio::post(socket_.get_executor(), [self] { self->server_->connections.erase(self); });
+    boost::asio::post(socket_.get_executor(), [self] {
+        self->server_->connections.erase(self);
+        self->server_->note_progress();
+    });
 }
 
 void Connection::free_body_bytes() {

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <boost/asio/ip/tcp.hpp>
-#include <boost/asio/steady_timer.hpp>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -9,6 +9,7 @@
 
 #include "gateway/http/body_reader.h"
 #include "gateway/http/server.h"
+#include "gateway/wake_timer.h"
 
 namespace gateway {
 
@@ -16,20 +17,32 @@ class Connection;
 
 /// What the connections of one server share.
 struct HttpServer::Shared {
-    Shared(boost::asio::io_context& io, Setup setup_) : setup(std::move(setup_)), acceptor(io), sweep(io) {}
+    Shared(boost::asio::io_context& io, Setup setup_)
+        : setup(std::move(setup_)),
+          acceptor(io),
+          timers(io, setup.clock, [this](base::TimePoint now) { return sweep(now); }) {}
+
+    /// Checks the deadlines of all connections; when the next one is.
+    std::optional<base::TimePoint> sweep(base::TimePoint now);
 
     Setup setup;
     boost::asio::ip::tcp::acceptor acceptor;
-    boost::asio::steady_timer sweep;
+    WakeTimer timers;
     std::unordered_set<std::shared_ptr<Connection>> connections;
     std::uint64_t bodies_bytes = 0;
     bool draining = false;
+    std::function<void()> drain_progress;  // while it drains
+
+    /// A connection may have nothing left to answer.
+    void note_progress() const {
+        if (drain_progress) { drain_progress(); }
+    }
     bool stopped = false;
 };
 
 /// One client connection: reads requests, hands them over one at a time, writes answers, notices that the client has
 /// gone. A read is always pending, also while a request is in work; one write is. Times are checked by the server's
-/// sweep, on the server's clock.
+/// timers, on the server's clock.
 class Connection : public std::enable_shared_from_this<Connection> {
 public:
     Connection(boost::asio::ip::tcp::socket socket, std::shared_ptr<HttpServer::Shared> server);
@@ -38,6 +51,8 @@ public:
     void start();
     /// Checks the deadlines.
     void sweep(base::TimePoint now);
+    /// When there is one to check; it may come later by then, but no earlier one.
+    std::optional<base::TimePoint> next_sweep() const;
     /// Server drains: closes when idle, after the answer otherwise.
     void drain();
     void close(std::string_view cause);
@@ -71,6 +86,12 @@ private:
     void answered();
     void linger();
     void free_body_bytes();
+    void begin_writing();
+    /// The read deadline counts. A client that takes its last answer may do so slowly; the write timeout watches it.
+    bool reads_in_time() const;
+    void set_read_deadline(base::Duration from_now);
+    /// What next_sweep() says may have come nearer.
+    void sweep_in_time();
 
     boost::asio::ip::tcp::socket socket_;
     std::shared_ptr<HttpServer::Shared> server_;

@@ -5,6 +5,7 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -17,22 +18,7 @@ namespace {
 namespace asio = boost::asio;
 using asio::ip::tcp;
 
-constexpr base::Duration kSweepEvery = std::chrono::milliseconds(50);
 constexpr base::Duration kAcceptPause = std::chrono::milliseconds(100);  // out of file descriptors
-
-void sweep(const std::shared_ptr<HttpServer::Shared>& shared) {
-    if (shared->stopped) { return; }
-    shared->sweep.expires_after(kSweepEvery);
-    shared->sweep.async_wait([shared](const boost::system::error_code& error) {
-        if (error || shared->stopped) { return; }
-        const base::TimePoint now = shared->setup.clock.now();
-        const std::vector<std::shared_ptr<Connection>> all(shared->connections.begin(), shared->connections.end());
-        for (const auto& connection : all) {
-            connection->sweep(now);
-        }
-        sweep(shared);
-    });
-}
 
 void accept(const std::shared_ptr<HttpServer::Shared>& shared) {
     if (shared->stopped) { return; }
@@ -68,6 +54,17 @@ void accept(const std::shared_ptr<HttpServer::Shared>& shared) {
 
 }  // namespace
 
+std::optional<base::TimePoint> HttpServer::Shared::sweep(base::TimePoint now) {
+    std::optional<base::TimePoint> next;
+    const std::vector<std::shared_ptr<Connection>> all(connections.begin(), connections.end());
+    for (const auto& connection : all) {
+        connection->sweep(now);
+        const auto at = connection->next_sweep();
+        if (at && (!next || *at < *next)) { next = at; }
+    }
+    return next;
+}
+
 base::Result<std::unique_ptr<HttpServer>> HttpServer::start(asio::io_context& io, Setup setup) {
     boost::system::error_code error;
     const std::string host = setup.options.host == "localhost" ? "127.0.0.1" : setup.options.host;
@@ -93,7 +90,6 @@ base::Result<std::unique_ptr<HttpServer>> HttpServer::start(asio::io_context& io
             "cannot listen on " + host + ":" + std::to_string(shared->setup.options.port) + ": " + error.message());
     }
     accept(shared);
-    sweep(shared);
     return std::unique_ptr<HttpServer>(new HttpServer(std::move(shared)));
 }
 
@@ -101,11 +97,12 @@ HttpServer::HttpServer(std::shared_ptr<Shared> shared) : shared_(std::move(share
 
 HttpServer::~HttpServer() {
     shared_->stopped = true;
+    shared_->drain_progress = nullptr;
     cut_all();
     shared_->connections.clear();
     boost::system::error_code ignored;
     shared_->acceptor.close(ignored);
-    shared_->sweep.cancel();
+    shared_->timers.stop();
 }
 
 std::uint16_t HttpServer::port() const {
@@ -126,8 +123,9 @@ HttpServer::Load HttpServer::load() const {
     return load;
 }
 
-void HttpServer::drain() {
+void HttpServer::drain(std::function<void()> progress) {
     shared_->draining = true;
+    shared_->drain_progress = std::move(progress);
     const std::vector<std::shared_ptr<Connection>> all(shared_->connections.begin(), shared_->connections.end());
     for (const auto& connection : all) {
         connection->drain();

@@ -63,8 +63,8 @@ public:
     std::uint16_t port() const;
     Load load() const;
     /// Closes connections that are idle after an answer; the others, and those that still come (probes must hear that
-    /// we are going), close after one answer.
-    void drain();
+    /// we are going), close after one answer. `progress` is called whenever load().unanswered may have fallen.
+    void drain(std::function<void()> progress);
     bool draining() const;
     /// Cuts every connection.
     void cut_all();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "base/clock.h"
@@ -48,6 +49,10 @@ public:
 /// Runs a function later on the gateway's thread; callable from any thread.
 using Post = std::function<void(std::function<void()>)>;
 
+/// Asks for a turn of the timers (`tick`) at the latest then; a later time than one asked for before changes nothing.
+/// On the gateway's thread; the turn comes never from inside this call.
+using Wake = std::function<void(base::TimePoint at)>;
+
 /// Both ports of a gateway with what keeps them going. Made for one thread, like the ports.
 class ClusterPorts {
 public:
@@ -56,8 +61,9 @@ public:
     virtual WorkerPort& workers() = 0;
     /// Before anything else; `events` must stay until `stop`.
     virtual void attach(ClusterEvents& events) = 0;
-    /// Called several times a second: polls, heartbeats.
-    virtual void tick(base::TimePoint now) = 0;
+    /// What is due: polls, silence of workers. When it wants to be called again at the latest; empty: when it asks for
+    /// it. Called once at the start, and maybe too early.
+    virtual std::optional<base::TimePoint> tick(base::TimePoint now) = 0;
     /// Ends all calls; no event comes afterwards.
     virtual void stop() = 0;
 };

@@ -84,7 +84,10 @@ void RequestTable::settle(base::RequestId id) {
     const auto wakes_at = entry.generation->wakes_at();
     if (wakes_at != entry.wakes_at) {
         if (entry.wakes_at) { timers_.erase({*entry.wakes_at, id}); }
-        if (wakes_at) { timers_.insert({*wakes_at, id}); }
+        if (wakes_at) {
+            timers_.insert({*wakes_at, id});
+            if (setup_.wake) { setup_.wake(*wakes_at); }
+        }
         entry.wakes_at = wakes_at;
     }
     if (entry.generation->ended()) {
@@ -145,6 +148,19 @@ void RequestTable::on_cluster(const base::Result<proto::DescribeReply>& reply) {
         // A model without workers has no limits of its own; those of the workers that come back hold on.
         if (state.block_tokens() > 0) { cluster.block_tokens = state.block_tokens(); }
         if (state.context_tokens() > 0) { cluster.context_tokens = state.context_tokens(); }
+    }
+    tell_ready();
+}
+
+void RequestTable::when_ready(std::function<void()> tell) {
+    tell_ready_ = std::move(tell);
+    tell_ready();
+}
+
+void RequestTable::tell_ready() {
+    if (!tell_ready_) { return; }
+    if (std::all_of(clusters_.begin(), clusters_.end(), [](const auto& one) { return one.ready; })) {
+        std::exchange(tell_ready_, nullptr)();
     }
 }
 

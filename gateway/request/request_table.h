@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <random>
@@ -29,6 +30,7 @@ public:
         RequestOptions options;
         base::HashKey hash_key;
         std::uint64_t seed;  // of request ids; random in production
+        Wake wake = {};      // asked for when wakes_at() has come nearer; empty: its owner looks by itself
     };
     explicit RequestTable(Setup setup);
     /// No sequence may be open.
@@ -52,6 +54,9 @@ public:
     void on_time();
     std::optional<base::TimePoint> wakes_at() const;
 
+    /// `tell` is called once, as soon as every model is ready: from inside this call if that is so. One at a time.
+    void when_ready(std::function<void()> tell);
+
     /// What is known of the workers of one model.
     const ClusterView& cluster(std::size_t model) const { return clusters_[model]; }
     const std::vector<ClusterView>& clusters() const { return clusters_; }
@@ -71,10 +76,12 @@ private:
     template <class Event>
     void dispatch(base::RequestId id, Event event);
     void settle(base::RequestId id);
+    void tell_ready();
 
     Setup setup_;
     std::vector<ClusterView> clusters_;  // by model; never resized: sequences refer to them
     std::uint64_t scheduler_epoch_ = 0;
+    std::function<void()> tell_ready_;
     RetryBudget retries_;
     std::mt19937_64 random_;
     std::unordered_map<base::RequestId, Entry> generations_;

@@ -29,6 +29,7 @@ struct World {
                                 .clock = owner.clock,
                                 .post = [this](std::function<void()> work) { posted.push_back(std::move(work)); },
                                 .post_text = [this](std::function<void()> work) { posted.push_back(std::move(work)); },
+                                .wake = [this](base::TimePoint at) { wakes.push_back(at); },
                                 .load = [] { return gateway::HttpServer::Load{}; },
                                 .version = "1"});
     }
@@ -80,6 +81,7 @@ struct World {
     gateway::GatewayOptions options;
     Owner owner;
     std::deque<std::function<void()>> posted;
+    std::vector<base::TimePoint> wakes;  // asked for by answers
     std::unique_ptr<gateway::Api> api;
 };
 
@@ -316,7 +318,7 @@ TEST_CASE("health follows the scheduler, live does not", "[gateway][api]") {
     REQUIRE(world.send("GET", "/live")->response->status == 200u);
     world.owner.table.on_cluster(description(true));
     REQUIRE(world.send("GET", "/health")->response->status == 200u);
-    world.api->drain();
+    world.api->drain({});
     REQUIRE(world.send("GET", "/health")->response->status == 503u);
     REQUIRE(world.complete(R"("prompt":"a")")->response->status == 503u);
 }
@@ -367,12 +369,13 @@ TEST_CASE("a silent stream is kept alive by comments, unless its client does not
     const auto without = world.chat(R"("stream":true,"max_tokens":5,"sse_ping_interval":-1)");
     world.place(0);
     world.place(1);
+    REQUIRE(world.wakes.back() == world.owner.clock.now() + 15s);
     world.owner.clock.advance(14s);
-    world.api->tick(world.owner.clock.now());
+    REQUIRE(world.api->tick(world.owner.clock.now()) == world.owner.clock.now() + 1s);
     REQUIRE(with->streamed.empty());
     world.owner.clock.advance(1s);
-    world.api->tick(world.owner.clock.now());
-    world.api->tick(world.owner.clock.now());
+    REQUIRE(world.api->tick(world.owner.clock.now()) == world.owner.clock.now() + 15s);
+    REQUIRE(world.api->tick(world.owner.clock.now()) == world.owner.clock.now() + 15s);
     REQUIRE(with->streamed == ": ping\n\n");
     REQUIRE(without->streamed.empty());
     world.say("a", kStop, 0);

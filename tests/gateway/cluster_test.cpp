@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <mutex>
 #include <thread>
 
@@ -37,7 +38,11 @@ public:
 
     /// All streams break at once, nobody listens any more.
     void kill() {
-        stopped_ = true;
+        {
+            const std::scoped_lock lock(mutex_);
+            stopped_ = true;
+        }
+        changed_.notify_all();
         if (server_) { server_->Shutdown(std::chrono::system_clock::now()); }
     }
     void stop_heartbeats() { silent_ = true; }
@@ -67,8 +72,11 @@ public:
                 const std::scoped_lock lock(mutex_);
                 fake_->take(next);
                 sequences = fake_->sequences();
+                changed_.notify_all();
             }
+            const std::scoped_lock lock(mutex_);
             reading = false;
+            changed_.notify_all();
         });
         while (reading && !stopped_ && !context->IsCancelled()) {
             proto::WorkerEvent event;
@@ -84,7 +92,11 @@ public:
             }
             if (event.event_case() == proto::WorkerEvent::EVENT_NOT_SET) { event.set_heartbeat(true); }
             if (!silent_) { stream->Write(event); }
-            std::this_thread::sleep_for(1ms);
+            // A step takes a millisecond, a heartbeat comes every ten; what ends us, or a first command, does not wait.
+            std::unique_lock lock(mutex_);
+            const bool has_work = fake_->sequences() > 0;
+            changed_.wait_for(lock, has_work ? 1ms : 10ms,
+                              [&] { return stopped_ || !reading || (!has_work && fake_->sequences() > 0); });
         }
         context->TryCancel();
         reader.join();
@@ -98,6 +110,7 @@ public:
 
 private:
     std::mutex mutex_;
+    std::condition_variable changed_;
     std::unique_ptr<FakeWorker> fake_;  // guarded by mutex_; its endpoint is constant
     std::atomic<bool> stopped_{false};
     std::atomic<bool> silent_{false};

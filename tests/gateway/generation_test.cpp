@@ -550,3 +550,45 @@ TEST_CASE("of a scheduler that knows one model the others are not ready", "[gate
     REQUIRE_FALSE(owner.table.cluster(0).ready);
     REQUIRE(owner.table.cluster(1).ready);
 }
+
+TEST_CASE("who waits until every model is ready is told once", "[gateway][request]") {
+    Owner owner({}, make_models({"m", "b"}));
+    int told = 0;
+    owner.table.when_ready([&] { ++told; });
+    auto reply = description();
+    owner.table.on_cluster(reply);
+    REQUIRE(told == 0);
+    *reply.add_models() = reply.models(0);
+    reply.mutable_models(1)->set_model("b");
+    owner.table.on_cluster(reply);
+    owner.table.on_cluster(reply);
+    REQUIRE(told == 1);
+    owner.table.when_ready([&] { ++told; });  // it is so already
+    REQUIRE(told == 2);
+}
+
+TEST_CASE("the owner of the timers is asked for each turn that a sequence needs", "[gateway][request]") {
+    Owner owner;
+    std::vector<base::TimePoint> wakes;
+    gateway::RequestTable table({.scheduler = owner.ports,
+                                 .workers = owner.ports,
+                                 .models = owner.models,
+                                 .clock = owner.clock,
+                                 .metrics = owner.rows,
+                                 .options = {},
+                                 .hash_key = {},
+                                 .seed = 5,
+                                 .wake = [&](base::TimePoint at) { wakes.push_back(at); }});
+    table.on_cluster(description());
+    RecordingSink sink;
+    auto request = owner.request();
+    request.deadline = owner.clock.now() + 1h;
+    const auto id = table.open(std::move(request), sink);
+    REQUIRE(wakes == std::vector{owner.clock.now() + 1h});
+    table.on_place_answered(id, epoch(0), base::fail(base::ErrorCode::unavailable, "no scheduler"));
+    REQUIRE(wakes.size() == 2u);
+    REQUIRE(wakes.back() == table.wakes_at());  // the next try
+    REQUIRE(wakes.back() < owner.clock.now() + 1h);
+    table.cancel(id, "client_gone");
+    REQUIRE(wakes.size() == 2u);
+}

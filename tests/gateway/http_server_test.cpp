@@ -20,9 +20,11 @@ public:
         std::atomic<bool> steps{true};
         std::atomic<std::size_t> sequences{0};
         std::atomic<std::size_t> tokens_a_tick{1};
+        std::atomic<std::size_t> ticks{0};
     };
-    FakePorts(gateway::Post post, std::shared_ptr<Control> control)
+    FakePorts(gateway::Post post, gateway::Wake wake, std::shared_ptr<Control> control)
         : post_(std::move(post)),
+          wake_(std::move(wake)),
           control_(std::move(control)),
           worker_(make_endpoint(1, 10), FakeModel{.eos_every = 0}) {}
 
@@ -32,7 +34,8 @@ public:
         events_ = &events;
         events.on_cluster(description(true, 1'000'000));
     }
-    void tick(base::TimePoint) override {
+    std::optional<base::TimePoint> tick(base::TimePoint now) override {
+        ++control_->ticks;
         for (std::size_t count = control_->tokens_a_tick; control_->steps && count > 0; --count) {
             worker_.step();
         }
@@ -42,6 +45,8 @@ public:
             events_->on_output(worker_.incarnation(), output);
         }
         control_->sequences = worker_.sequences();
+        if (worker_.sequences() == 0) { return std::nullopt; }
+        return now + 5ms;
     }
     void stop() override { events_ = nullptr; }
     void place(const proto::PlaceRequest& request, base::Duration) override {
@@ -52,10 +57,12 @@ public:
     void release(const proto::ReleaseRequest::Ended&) override {}
     void send(const std::string&, const proto::WorkerEndpoint&, proto::WorkerCommand command) override {
         worker_.take(command);
+        wake_({});
     }
 
 private:
     gateway::Post post_;
+    gateway::Wake wake_;
     std::shared_ptr<Control> control_;
     FakeWorker worker_;
     gateway::ClusterEvents* events_ = nullptr;
@@ -65,14 +72,15 @@ template <class Clock>
 struct ServerWith {
     explicit ServerWith(gateway::GatewayOptions options = {}) {
         options.http.port = 0;
-        auto started = gateway::GatewayCore::start({.options = options,
-                                                    .models = {{.name = "m", .text = std::make_shared<ByteText>()}},
-                                                    .hash_key = {},
-                                                    .clock = clock,
-                                                    .metrics = metrics,
-                                                    .make_ports = [this](const gateway::Models&, gateway::Post post) {
-                                                        return std::make_unique<FakePorts>(std::move(post), control);
-                                                    }});
+        auto started = gateway::GatewayCore::start(
+            {.options = options,
+             .models = {{.name = "m", .text = std::make_shared<ByteText>()}},
+             .hash_key = {},
+             .clock = clock,
+             .metrics = metrics,
+             .make_ports = [this](const gateway::Models&, gateway::Post post, gateway::Wake wake) {
+                 return std::make_unique<FakePorts>(std::move(post), std::move(wake), control);
+             }});
         REQUIRE(started);
         core = std::move(*started);
     }
@@ -114,6 +122,17 @@ TEST_CASE("requests on one connection are answered in order, also when they come
     REQUIRE(count(received, "HTTP/1.1 200 OK\r\n") == 4u);
     REQUIRE(count(received, "text_completion") == 2u);
     REQUIRE(received.rfind("\"status\":\"ok\"") > received.rfind("text_completion"));
+}
+
+TEST_CASE("timers have their turn when somebody asks for it, not with every request", "[gateway][http]") {
+    Server server;
+    for (int request = 0; request < 100; ++request) {
+        REQUIRE(status_of(exchange(server.core->port(), kLiveClose)) == 200);
+    }
+    REQUIRE(server.control->ticks <= 1);  // the one at the start
+    REQUIRE(status_of(exchange(server.core->port(),
+                               post(R"({"prompt":"a","max_tokens":3})", "Connection: close\r\n"))) == 200);
+    REQUIRE(server.control->ticks > 1);
 }
 
 TEST_CASE("a request may come byte by byte", "[gateway][http]") {
@@ -375,15 +394,16 @@ TEST_CASE("beyond loopback nothing listens without the flag, and a taken port is
         gateway::GatewayOptions options;
         options.http.host = host;
         options.http.port = port;
-        return gateway::GatewayCore::start({.options = options,
-                                            .models = {{.name = "m", .text = std::make_shared<ByteText>()}},
-                                            .hash_key = {},
-                                            .clock = clock,
-                                            .metrics = metrics,
-                                            .make_ports = [](const gateway::Models&, gateway::Post post) {
-                                                return std::make_unique<FakePorts>(
-                                                    std::move(post), std::make_shared<FakePorts::Control>());
-                                            }});
+        return gateway::GatewayCore::start(
+            {.options = options,
+             .models = {{.name = "m", .text = std::make_shared<ByteText>()}},
+             .hash_key = {},
+             .clock = clock,
+             .metrics = metrics,
+             .make_ports = [](const gateway::Models&, gateway::Post post, gateway::Wake wake) {
+                 return std::make_unique<FakePorts>(std::move(post), std::move(wake),
+                                                    std::make_shared<FakePorts::Control>());
+             }});
     };
     for (const char* host : {"0.0.0.0", "::"}) {
         const auto refused = start(host, 0);
@@ -440,9 +460,10 @@ TEST_CASE("what is posted to a gateway that has stopped goes away with it, whoev
              .hash_key = {},
              .clock = clock,
              .metrics = metrics,
-             .make_ports = [&](const gateway::Models&, gateway::Post given) {
+             .make_ports = [&](const gateway::Models&, gateway::Post given, gateway::Wake wake) {
                  post = given;
-                 return std::make_unique<FakePorts>(std::move(given), std::make_shared<FakePorts::Control>());
+                 return std::make_unique<FakePorts>(std::move(given), std::move(wake),
+                                                    std::make_shared<FakePorts::Control>());
              }});
         REQUIRE(core);
         (*core)->drain_and_stop();

@@ -144,7 +144,7 @@ TEST_CASE("a request that waits for a text thread when draining begins is not pr
     World world;
     world.table.on_cluster(description());
     const auto waiting = world.send();
-    world.api.drain();
+    world.api.drain({});
     world.run();
     REQUIRE(waiting->response.value().status == 503u);
     REQUIRE(says_when_to_come_again(*waiting));

@@ -187,6 +187,42 @@ TEST_CASE("a lease holds three reports", "[worker]") {
     REQUIRE(interval(1, 1) == 5ms);
 }
 
+TEST_CASE("a worker that has nothing new to say reports less often, and with news at once when they are due",
+          "[worker]") {
+    sluice::proto::Registered registered;
+    registered.set_heartbeat_ms(100);
+    REQUIRE(worker::idle_report_interval(registered) == 100ms);  // a scheduler that does not say
+    registered.set_idle_heartbeat_ms(500);
+    REQUIRE(worker::idle_report_interval(registered) == 500ms);
+    registered.set_idle_heartbeat_ms(50);
+    REQUIRE(worker::idle_report_interval(registered) == 100ms);
+    registered.set_idle_heartbeat_ms(5000);
+    registered.set_lease_ms(3000);
+    REQUIRE(worker::idle_report_interval(registered) == 1000ms);
+
+    ScriptedScheduler scheduler;
+    Worker worker(scheduler.address());
+    scheduler.registration(1);
+    WorkerDirective directive;
+    directive.mutable_registered()->set_heartbeat_ms(5);
+    directive.mutable_registered()->set_idle_heartbeat_ms(3'600'000);
+    scheduler.say(directive);
+    scheduler.heartbeat([](const Heartbeat& one) { return one.number() == 1; });
+    // Each number comes with its news, so there was no report without any in between.
+    for (std::uint64_t number = 1; number <= 3; ++number) {
+        sluice::proto::WorkerLoad load;
+        load.set_blocks_free(static_cast<std::uint32_t>(number));
+        worker.board.set_load(load);
+        const auto heartbeat =
+            scheduler.heartbeat([&](const Heartbeat& one) { return one.load().blocks_free() == number; });
+        REQUIRE(heartbeat.number() == number + 1);
+    }
+    worker.board.add_step({});
+    REQUIRE(scheduler.heartbeat([](const Heartbeat& one) { return one.steps_size() == 1; }).number() == 5);
+    worker.registration.report_soon();
+    REQUIRE(scheduler.heartbeat([](const Heartbeat& one) { return one.number() == 6; }).steps_size() == 0);
+}
+
 TEST_CASE("the scheduler that takes a worker in is told its prefix index, and again when it asks", "[worker]") {
     ScriptedScheduler scheduler;
     Worker worker(scheduler.address());

@@ -143,7 +143,7 @@ struct GatewaySide final : gateway::ClusterEvents {
                   const std::scoped_lock lock(mutex);
                   posted.push_back(std::move(work));
               },
-              running.clock) {
+              [](base::TimePoint) {}, running.clock) {
         client.attach(*this);
         sluice::proto::DescribeReply cluster;
         auto& model = *cluster.add_models();
