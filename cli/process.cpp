@@ -7,7 +7,9 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -36,7 +38,46 @@ int asked_to_end() {
     return descriptor;
 }
 
+/// A descriptor that can be read when SIGINT or SIGTERM has come.
+int end_signals_descriptor() {
+    const sigset_t set = end_signals();
+    const int descriptor = signalfd(-1, &set, SFD_CLOEXEC);
+    CHECK(descriptor >= 0, std::strerror(errno));
+    return descriptor;
+}
+
+void write_event(int descriptor) {
+    const std::uint64_t one = 1;
+    CHECK(write(descriptor, &one, sizeof(one)) == sizeof(one), std::strerror(errno));
+}
+
 }  // namespace
+
+Event::Event() : descriptor_(eventfd(0, EFD_CLOEXEC)) {
+    CHECK(descriptor_ >= 0, std::strerror(errno));
+}
+
+Event::~Event() {
+    close(descriptor_);
+}
+
+void Event::set() {
+    write_event(descriptor_);
+}
+
+bool Event::wait(base::Duration patience) const {
+    const int signals = end_signals_descriptor();
+    pollfd waits[] = {{descriptor_, POLLIN, 0}, {signals, POLLIN, 0}, {asked_to_end(), POLLIN, 0}};
+    const auto end = std::chrono::steady_clock::now() + patience;
+    int found = -1;
+    while (found < 0) {
+        const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - std::chrono::steady_clock::now()).count();
+        found = poll(waits, 3, static_cast<int>(std::clamp<std::int64_t>(left, 0, 3'600'000)));
+        CHECK(found >= 0 || errno == EINTR, std::strerror(errno));
+    }
+    close(signals);
+    return waits[0].revents != 0;
+}
 
 void add_common_flags(CLI::App& app, CommonFlags& flags) {
     app.add_option("--config", flags.config_files, "YAML settings; may be given more than once");
@@ -98,9 +139,7 @@ void block_signals() {
 }
 
 void wait_for_end() {
-    const sigset_t set = end_signals();
-    const int signals = signalfd(-1, &set, SFD_CLOEXEC);
-    CHECK(signals >= 0, std::strerror(errno));
+    const int signals = end_signals_descriptor();
     pollfd waits[] = {{signals, POLLIN, 0}, {asked_to_end(), POLLIN, 0}};
     while (poll(waits, 2, -1) < 0) {
         CHECK(errno == EINTR, std::strerror(errno));
@@ -113,8 +152,7 @@ void wait_for_end() {
 }
 
 void ask_to_end() {
-    const std::uint64_t one = 1;
-    CHECK(write(asked_to_end(), &one, sizeof(one)) == sizeof(one), std::strerror(errno));
+    write_event(asked_to_end());
 }
 
 bool end_asked() {

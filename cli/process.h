@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/block_hash.h"
+#include "base/clock.h"
 #include "base/config.h"
 #include "base/result.h"
 
@@ -38,6 +39,23 @@ base::Result<base::HashKey> cluster_key(base::Config& config, bool mint);
 base::Result<void> check_listen_host(const std::string& host, const CommonFlags& flags);
 /// "host:port" taken apart. Error: invalid_argument.
 base::Result<std::pair<std::string, std::uint16_t>> split_address(const std::string& address);
+
+/// Something that may happen once, on any thread.
+class Event {
+public:
+    Event();
+    ~Event();
+    Event(const Event&) = delete;
+    Event& operator=(const Event&) = delete;
+
+    void set();
+    /// True once it is set. Ends without it after `patience`, and when the process is asked to end (a signal, or
+    /// ask_to_end(); whoever waits for that sees it still). In the main thread.
+    bool wait(base::Duration patience) const;
+
+private:
+    int descriptor_;
+};
 
 /// Blocks SIGINT and SIGTERM in this thread and all that it starts later. Call first in main.
 void block_signals();

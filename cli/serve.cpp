@@ -4,12 +4,11 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <thread>
+#include <memory>
 #include <utility>
 
 #include "base/log.h"
 #include "cli/divide_cores.h"
-#include "cli/http_probe.h"
 #include "cli/served_models.h"
 
 namespace cli {
@@ -125,13 +124,11 @@ std::string LocalStack::banner() const {
 }
 
 bool LocalStack::wait_until_ready(base::Duration patience) const {
-    const base::TimePoint give_up = clock_.now() + patience;
-    while (!answers_ok(port(), "/health")) {
-        if (clock_.now() >= give_up) { return false; }
-        end_if_asked();
-        std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    }
-    return true;
+    const auto ready = std::make_shared<Event>();
+    gateway_->when_ready([ready] { ready->set(); });
+    const bool is_ready = ready->wait(patience);
+    end_if_asked();
+    return is_ready;
 }
 
 std::optional<base::Error> LocalStack::device_lost() const {

@@ -255,10 +255,7 @@ void WorkerProcess::Impl::stop() {
     is_stopped = true;
     if (step_thread.joinable()) {
         begin_drain();
-        const base::TimePoint give_up = clock->now() + setup.limits.drain_timeout;
-        while (!loop->idle() && clock->now() < give_up) {
-            std::this_thread::sleep_for(std::chrono::milliseconds(10));
-        }
+        loop->wait_idle(clock->now() + setup.limits.drain_timeout);
         step_thread = {};  // gives the last final answers
     }
     if (server != nullptr) { server->stop(); }

@@ -21,6 +21,9 @@ using base::Result;
 
 namespace {
 
+/// For other threads to end the copy that they are at.
+constexpr base::Duration kStopPatience = std::chrono::seconds(60);
+
 /// One message on its way, known to both sides. All fields but the constant ones are guarded by State::mutex.
 struct InFlight {
     enum class Phase { queued, taking, ended };
@@ -151,7 +154,8 @@ public:
         while (step()) {}
         std::unique_lock lock(network_->mutex);
         // Another thread may still be copying one of our payloads.
-        changed_.wait(lock, [this] { return sent_.empty(); });
+        CHECK(changed_.wait_for(lock, kStopPatience, [this] { return sent_.empty(); }),
+              address_ << " stops, but " << sent_.size() << " of its messages are still being copied");
         lock.unlock();
         while (step()) {}
     }

@@ -204,7 +204,18 @@ void StepLoop::flush_outputs() {
 
 void StepLoop::publish_board() {
     more_to_publish_ = reporter_.publish(sequences_, cache_, clock_.now());
-    idle_ = sequences_.empty() && !running_ && !parts_busy();
+    const bool is_idle = sequences_.empty() && !running_ && !parts_busy();
+    if (is_idle == idle_) { return; }
+    {
+        const std::scoped_lock lock(idle_mutex_);
+        idle_ = is_idle;
+    }
+    idle_changed_.notify_all();
+}
+
+bool StepLoop::wait_idle(base::TimePoint give_up) const {
+    std::unique_lock lock(idle_mutex_);
+    return idle_changed_.wait_until(lock, give_up, [this] { return idle_.load(); });
 }
 
 base::TimePoint StepLoop::next_wake() const {

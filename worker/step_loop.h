@@ -1,9 +1,11 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -128,6 +130,8 @@ public:
     void close();
     /// Any thread: nothing is left to finish (sequences, steps, transfers).
     bool idle() const { return idle_; }
+    /// Any thread: waits until that is so, or until `give_up`. Whether it is.
+    bool wait_idle(base::TimePoint give_up) const;
 
     engine::Engine& engine() { return engine_; }
     const WorkerOptions& limits() const { return options_.limits; }
@@ -232,7 +236,9 @@ private:
     std::optional<RunningStep> given_up_;  // has never ended: the engine may still touch what it holds
 
     std::atomic<bool> draining_{false};
-    std::atomic<bool> idle_{true};
+    std::atomic<bool> idle_{true};  // changed under idle_mutex_
+    mutable std::mutex idle_mutex_;
+    mutable std::condition_variable idle_changed_;
 
     StepReporter reporter_;
 };

@@ -164,14 +164,16 @@ struct TestWorker {
     /// Waits until no transfer touches a block and nothing runs.
     bool wait_idle() {
         const auto give_up = clock.now() + kPatience;
-        while (clock.now() < give_up) {
-            std::promise<bool> idle;
-            auto answer = idle.get_future();
-            const bool is_posted = loop.post([&] {
+        while (loop.wait_idle(give_up)) {
+            const auto idle = std::make_shared<std::promise<bool>>();
+            auto answer = idle->get_future();
+            const bool is_posted = loop.post([this, idle] {
                 const auto counts = cache.counts();
-                idle.set_value(counts.used + counts.pinned + counts.stranded == 0);
+                idle->set_value(counts.used + counts.pinned + counts.stranded == 0);
             });
+            if (is_posted && answer.wait_until(give_up) != std::future_status::ready) { return false; }
             if (is_posted && answer.get()) { return true; }
+            if (clock.now() >= give_up) { return false; }
             std::this_thread::yield();
         }
         return false;
