@@ -17,20 +17,38 @@ namespace kv_test {
 struct UcxWorker {
     static constexpr std::uint32_t kTokens = 512;
 
+    /// How long silence of the other side is borne. Long: on a busy machine a process that lives may be silent for many
+    /// seconds. A test that waits for the end of a silent one takes less, and bears that a hand-off fails before.
+    struct Patience {
+        base::Duration peer = std::chrono::minutes(1);
+        base::Duration lease = std::chrono::minutes(1);
+    };
+
     explicit UcxWorker(kv_transfer::Identity identity_in, std::size_t frame_bytes = std::size_t{2} << 20)
-        : identity(std::move(identity_in)) {
+        : UcxWorker(std::move(identity_in), Patience{}, frame_bytes) {}
+    UcxWorker(kv_transfer::Identity identity_in, const Patience& patience,
+              std::size_t frame_bytes = std::size_t{2} << 20)
+        : identity(std::move(identity_in)), lease(patience.lease) {
         for (std::uint32_t block = 0; block < store.blocks_total(); ++block) {
             blocks.push_back(base::BlockId{block});
         }
-        auto made = net::make_ucx_transport({}, clock);
+        net::UcxOptions options;
+        options.connect_timeout = patience.peer;
+        auto made = net::make_ucx_transport(options, clock);
         CHECK(made.has_value(), made.error().message);
         transport = std::move(*made);
-        sender = std::make_unique<KvSender>(KvSender::Options{.frame_bytes_max = frame_bytes}, identity, layout, store,
-                                            *transport, clock, nullptr,
-                                            [this](SenderEvent event) { CHECK(sent.push(std::move(event))); });
-        receiver = std::make_unique<KvReceiver>(
-            KvReceiver::Options{.frame_bytes_max = frame_bytes}, identity, layout, store, *transport, clock, nullptr,
-            [this](ReceiverEvent event) { CHECK(received.push(std::move(event))); });
+        sender = std::make_unique<KvSender>(
+            KvSender::Options{
+                .frame_bytes_max = frame_bytes, .peer_timeout = patience.peer, .send_timeout = patience.peer},
+            identity, layout, store, *transport, clock, nullptr,
+            [this](SenderEvent event) { CHECK(sent.push(std::move(event))); });
+        receiver =
+            std::make_unique<KvReceiver>(KvReceiver::Options{.frame_bytes_max = frame_bytes,
+                                                             .peer_timeout = patience.peer,
+                                                             .payload_timeout = patience.peer,
+                                                             .send_timeout = patience.peer},
+                                         identity, layout, store, *transport, clock, nullptr,
+                                         [this](ReceiverEvent event) { CHECK(received.push(std::move(event))); });
         router = std::make_unique<kv_transfer::KvRouter>(sender.get(), receiver.get());
         CHECK(transport->start(*router).has_value());
     }
@@ -61,7 +79,7 @@ struct UcxWorker {
 
     /// All of it is ready at once, as after a short prefill.
     base::Result<void> hand_off(std::uint64_t request, const std::string& address,
-                                base::Duration deadline = std::chrono::seconds(30)) {
+                                base::Duration deadline = std::chrono::minutes(1)) {
         const HandoffKey key = make_key(request);
         auto opened = sender->open({.key = key,
                                     .kv_address = address,
@@ -102,7 +120,7 @@ struct UcxWorker {
     }
 
     kv_transfer::Identity identity;
-    base::Duration lease = std::chrono::seconds(1);
+    base::Duration lease;
     base::Duration answer_timeout = std::chrono::seconds(60);  // of fetches
     base::SystemClock clock;
     kv_cache::KvLayout layout = make_large_layout();
