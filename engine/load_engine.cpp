@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/block_hash.h"
+#include "base/log.h"
 #include "device/cuda/cuda_device.h"
 #include "device/device.h"
 #include "engine/engine.h"
@@ -13,6 +14,7 @@
 #include "engine/local_engine.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model/decoder.h"
+#include "engine/model/fit_to_checkpoint.h"
 #include "engine/model/model_config.h"
 #include "engine/model/packed_file.h"
 #include "engine/model/rope.h"
@@ -180,6 +182,15 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
     if (!checkpoint) { return base::pass_on(checkpoint); }
     PackingPlan plan = plan_packing(*shape, WeightFormat::f32);
     if (auto checked = check_tensors(*checkpoint, plan); !checked) { return base::pass_on(checked, options.model_dir); }
+    const auto fitted = fit_to_checkpoint(*shape, *checkpoint, options.model_dir);
+    if (!fitted) { return base::pass_on(fitted); }
+    for (const std::string& warning : fitted->warnings) {
+        spdlog::warn("{}", warning);
+    }
+    shape = fitted->shape;
+    model->shape = *shape;
+    plan = plan_packing(*shape, WeightFormat::f32);
+    if (auto checked = check_tensors(*checkpoint, plan); !checked) { return base::pass_on(checked, options.model_dir); }
     const ModelFormats formats = model->backend->choose_formats(stored_format(*checkpoint, plan));
     plan = plan_packing(*shape, formats.weights, model->backend->weight_order());
     if (auto checked = check_fp8_widths(plan); !checked) { return base::pass_on(checked, options.model_dir); }
@@ -206,6 +217,12 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
     }
 
     const std::uint64_t capacity = std::uint64_t{model->kv->blocks_total()} * options.block_tokens;
+    if (capacity < shape->context_tokens) {
+        spdlog::warn(
+            "{}: a sequence has room for {} tokens, not for the {} of the model's context: the KV pool has "
+            "only so many (engine.kv_pool_bytes {})",
+            options.model_dir, capacity, shape->context_tokens, options.kv_pool_bytes);
+    }
     model->rope =
         make_rope_table(*shape, static_cast<std::uint32_t>(std::min<std::uint64_t>(shape->context_tokens, capacity)));
     auto decoder = Decoder::make(model->shape, model->weights, model->rope, *model->backend, *model->kv, limits);

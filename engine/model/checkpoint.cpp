@@ -71,24 +71,42 @@ Result<Checkpoint> Checkpoint::open(const std::string& model_dir) {
                               " (a GGUF file is named itself; other formats, such as pytorch_model.bin, are not "
                               "read)");
     }
+    if (auto added = checkpoint.add_shards(dir); !added) { return base::pass_on(added); }
+    return checkpoint;
+}
+
+Result<void> Checkpoint::add_shards(const std::filesystem::path& dir) {
     const auto index = read_index(dir / kIndex);
     if (!index) { return base::pass_on(index); }
     std::map<std::string, Tensors> shards;
     for (const auto& [name, file] : *index) {
         if (!shards.contains(file)) {
-            auto tensors = checkpoint.add_file((dir / file).string(), file);
-            if (!tensors) { return base::pass_on(tensors, model_dir); }
+            auto tensors = add_file((dir / file).string(), file);
+            if (!tensors) { return base::pass_on(tensors, dir.string()); }
             shards.emplace(file, std::move(*tensors));
         }
         const Tensors& shard = shards[file];
         const auto found = shard.find(name);
         if (found == shard.end()) {
-            return base::fail(ErrorCode::data_loss, model_dir + ": " + kIndex + " says that tensor " + name +
+            return base::fail(ErrorCode::data_loss, dir.string() + ": " + kIndex + " says that tensor " + name +
                                                         " is in " + file + ", but it is not");
         }
-        checkpoint.tensors_.emplace(name, found->second);
+        tensors_.emplace(name, found->second);
     }
-    return checkpoint;
+    std::map<std::string_view, std::string_view> outside;  // of the index: tensor -> its file
+    for (const auto& [file, shard] : shards) {
+        for (const auto& [name, tensor] : shard) {
+            if (index->contains(name)) { continue; }
+            const auto [other, is_new] = outside.emplace(name, file);
+            if (!is_new) {
+                return base::fail(ErrorCode::data_loss, dir.string() + ": tensor " + name + " is in both " +
+                                                            std::string(other->second) + " and " + file + ", and " +
+                                                            kIndex + " does not say which is meant");
+            }
+            tensors_.emplace(name, tensor);
+        }
+    }
+    return {};
 }
 
 const Tensor* Checkpoint::find(std::string_view name) const {

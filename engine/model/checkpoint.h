@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <span>
 #include <string>
@@ -16,7 +17,8 @@
 namespace engine {
 
 /// The weights of a model as files, mapped read-only: model.safetensors of a Hugging Face folder, or the shards that
-/// model.safetensors.index.json names, or a GGUF file (gguf_checkpoint.h). Tensors have Hugging Face's names.
+/// model.safetensors.index.json names, or a GGUF file (gguf_checkpoint.h). Tensors have Hugging Face's names. What a
+/// shard holds beyond the index counts too.
 /// Immutable.
 class Checkpoint {
 public:
@@ -26,6 +28,8 @@ public:
 
     /// Null when there is none of that name.
     const Tensor* find(std::string_view name) const;
+    /// All that the files hold, by name.
+    const Tensors& tensors() const { return tensors_; }
 
     /// Distinguishes one state of the files from another without reading the weights: path, inode, size, times and the
     /// header of each. Whoever writes a file changes it.
@@ -39,6 +43,7 @@ public:
     void let_go(std::span<const std::byte> part) const;
 
 private:
+    base::Result<void> add_shards(const std::filesystem::path& dir);
     base::Result<Tensors> add_file(const std::string& path, std::string_view file_name);
     base::Result<void> add_gguf(const std::string& path);
     base::Result<void> add_identity(const std::string& path);
