@@ -27,7 +27,7 @@ TEST_CASE("templates print, compare and call methods as in Python", "[text]") {
         {"{{ wide }}", "123456789012345678901234"},
         {"{{ l }}", "[1, 'two', None, True, 2.5, {'a': \"q'uote\"}]"},
         {"{{ 'a' ~ t ~ n ~ l }}", "aTrueNone[1, 'two', None, True, 2.5, {'a': \"q'uote\"}]"},
-        {"{{ d }} {{ d.items() | list }}", "{'items': 2, 'name': 'x'} [['items', 2], ['name', 'x']]"},
+        {"{{ d }} {{ d.items() | list }}", "{'items': 2, 'name': 'x'} [('items', 2), ('name', 'x')]"},
         {"{{ l | tojson }}", "[1, \"two\", null, true, 2.5, {\"a\": \"q'uote\"}]"},
         {"{{ {'b': [1], 'a': {}} | tojson(indent=2) }}", "{\n  \"b\": [\n    1\n  ],\n  \"a\": {}\n}"},
         {"{{ {'b': 1, 'a': 2} | tojson(sort_keys=true, separators=(',', ':')) }}", "{\"a\":2,\"b\":1}"},

@@ -2,7 +2,10 @@
 
 use crate::guard::{invalid, Code, Failure, Outcome};
 use crate::strftime::{self, CivilTime};
-use crate::{python_filter, python_json, python_method, python_value};
+use crate::{
+    python_container, python_filter, python_global, python_json, python_method, python_operator, python_syntax,
+    python_value,
+};
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State};
 use std::cell::{Cell, RefCell};
@@ -67,22 +70,6 @@ fn strftime_now(pattern: String) -> Result<Value, Error> {
     }
 }
 
-/// minijinja's reversed slice of an empty list panics (2.24), so the common form becomes a filter. A slice of a slice
-/// or an attribute of it cannot follow a filter and stays as it is.
-fn without_reversed_slices(source: &str) -> String {
-    const SLICE: &str = "[::-1]";
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find(SLICE) {
-        out.push_str(&rest[..at]);
-        rest = &rest[at + SLICE.len()..];
-        let is_postfix = rest.starts_with(['[', '.', '(']);
-        out.push_str(if is_postfix { SLICE } else { "|reverse" });
-    }
-    out.push_str(rest);
-    out
-}
-
 /// `{% generation %}` only marks the assistant's text for training; its content stays.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
@@ -116,17 +103,16 @@ fn add_python_semantics(environment: &mut Environment<'static>, bytes_max: u64) 
     environment.add_filter("tojson", move |value: &Value, positional: Rest<Value>, keywords: Kwargs| {
         python_json::filter(value, positional, keywords, usize::try_from(bytes_max).unwrap_or(usize::MAX))
     });
+    python_operator::add_to(environment);
     python_filter::add_to(environment);
+    python_container::add_to(environment);
+    python_global::add_to(environment);
 
-    environment.add_test("sequence", |value: &Value| {
-        matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map)
-    });
     environment.add_test("iterable", |value: &Value| {
         value.is_undefined()
             || matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map)
     });
     environment.add_test("number", |value: &Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool));
-    environment.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
 
     // What `apply_chat_template` always passes; the context overrides it.
     environment.add_global("tools", Value::from(()));
@@ -173,7 +159,7 @@ impl ChatTemplate {
         environment.set_recursion_limit(limits.recursion as usize);
         add_python_semantics(&mut environment, limits.output_bytes);
         let source = source.replace("\r\n", "\n").replace('\r', "\n");
-        let source = without_reversed_slices(&without_generation_tags(&source));
+        let source = python_syntax::rewritten(&without_generation_tags(&source));
         match environment.add_template_owned(NAME, source) {
             Ok(()) => Ok(ChatTemplate { environment, limits }),
             Err(error) => invalid(describe(&error)),

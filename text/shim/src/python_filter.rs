@@ -1,7 +1,7 @@
 //! Jinja's filters where minijinja's differ from Python's or are missing.
 
 use crate::{python_method, python_value};
-use minijinja::value::{Kwargs, Value, ValueKind};
+use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind};
 
 pub fn add_to(environment: &mut Environment<'static>) {
@@ -14,6 +14,17 @@ pub fn add_to(environment: &mut Environment<'static>) {
     environment.add_filter("int", int);
     environment.add_filter("float", float);
     environment.add_filter("round", round);
+    environment.add_filter("replace", replace);
+    environment.add_filter("center", center);
+    environment.add_filter("truncate", truncate);
+    environment.add_filter("indent", indent);
+    environment.add_filter("attr", |value: &Value, name: &str| match value.kind() {
+        ValueKind::Map => Ok(Value::UNDEFINED), // keys are no attributes
+        _ => value.get_attr(name),
+    });
+    for name in ["e", "escape", "forceescape"] {
+        environment.add_filter(name, |value: &Value| escape(&python_value::text_of(value)));
+    }
 }
 
 fn wrong(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
@@ -35,6 +46,82 @@ fn length(value: &Value) -> Result<usize, Error> {
 
 fn trim(value: &Value, chars: Option<String>) -> String {
     python_method::strip(&python_value::text_of(value), chars.as_deref(), true, true)
+}
+
+/// `replace(old, new, count=None)`.
+fn replace(value: &Value, old: &Value, new: &Value, count: Option<i64>, keywords: Kwargs) -> Result<String, Error> {
+    let count = keywords.get::<Option<i64>>("count")?.or(count);
+    keywords.assert_all_used()?;
+    let (text, old, new) = (python_value::text_of(value), python_value::text_of(old), python_value::text_of(new));
+    let count = count.filter(|count| *count >= 0).map_or(usize::MAX, |count| count as usize);
+    let places = if old.is_empty() { text.chars().count() + 1 } else { text.len() / old.len() };
+    if places.min(count).saturating_mul(new.len()) > 64 << 20 {
+        return Err(Error::new(ErrorKind::OutOfFuel, "the replaced text is too large"));
+    }
+    Ok(text.replacen(&old, &new, count))
+}
+
+fn center(value: &Value, width: Option<usize>, keywords: Kwargs) -> Result<String, Error> {
+    let width = keywords.get::<Option<usize>>("width")?.or(width).unwrap_or(80);
+    keywords.assert_all_used()?;
+    python_method::padded(&python_value::text_of(value), width.min(1 << 20) as i64, None, true, true)
+}
+
+/// `truncate(length=255, killwords=False, end='...', leeway=5)`.
+fn truncate(value: &Value, positional: Rest<Value>, keywords: Kwargs) -> Result<String, Error> {
+    let get = |at: usize, name: &str| -> Result<Option<Value>, Error> {
+        Ok(argument(&keywords, name, positional.get(at).cloned())?.filter(|value| !value.is_none()))
+    };
+    let whole = |value: Option<Value>, missing: usize| value.map_or(Ok(missing), usize::try_from);
+    let length = whole(get(0, "length")?, 255)?;
+    let cuts_words = get(1, "killwords")?.is_some_and(|value| value.is_true());
+    let end = get(2, "end")?.map_or_else(|| "...".to_owned(), |value| python_value::text_of(&value));
+    let leeway = whole(get(3, "leeway")?, 5)?;
+    keywords.assert_all_used()?;
+    let text = python_value::text_of(value);
+    let end_size = end.chars().count();
+    if length < end_size {
+        return Err(wrong(format!("truncate: expected length >= {end_size}, got {length}")));
+    }
+    if text.chars().count() <= length.saturating_add(leeway) {
+        return Ok(text);
+    }
+    let kept: String = text.chars().take(length - end_size).collect();
+    let kept = if cuts_words { &kept } else { kept.rsplit_once(' ').map_or(kept.as_str(), |(words, _)| words) };
+    Ok(format!("{kept}{end}"))
+}
+
+/// `indent(width=4, first=False, blank=False)`; the width may be a text.
+fn indent(value: &Value, positional: Rest<Value>, keywords: Kwargs) -> Result<String, Error> {
+    let get = |at: usize, name: &str| argument(&keywords, name, positional.get(at).cloned());
+    let width = get(0, "width")?.unwrap_or_else(|| Value::from(4));
+    let first = get(1, "first")?.is_some_and(|value| value.is_true());
+    let blank = get(2, "blank")?.is_some_and(|value| value.is_true());
+    keywords.assert_all_used()?;
+    let space = match width.as_str() {
+        Some(text) => text.to_owned(),
+        None => " ".repeat(usize::try_from(width)?.min(1000)),
+    };
+    let text = python_value::text_of(value);
+    let mut out = String::new();
+    for (number, line) in text.split('\n').enumerate() {
+        if number > 0 {
+            out.push('\n');
+        }
+        let is_wanted = if number == 0 { first } else { blank || !line.is_empty() };
+        if is_wanted {
+            out.push_str(&space);
+        }
+        out.push_str(line);
+        if out.len() > 64 << 20 {
+            return Err(Error::new(ErrorKind::OutOfFuel, "the indented text is too large"));
+        }
+    }
+    Ok(out)
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&#39;").replace('"', "&#34;")
 }
 
 /// Numbers only; `attribute` may be a path ("function.size").
@@ -88,10 +175,34 @@ fn float_of(value: &Value) -> Option<f64> {
     }
 }
 
-/// `int(default=0)`: what is no number gives the default.
-fn int(value: &Value, default: Option<Value>, keywords: Kwargs) -> Result<Value, Error> {
+/// Digits in another base than 10, with its prefix or without.
+fn int_in_base(text: &str, base: u32) -> Option<i128> {
+    let text = text.trim_matches(python_method::is_space).to_lowercase().replace('_', "");
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, text.strip_prefix('+').unwrap_or(&text)),
+    };
+    let prefix = match base {
+        2 => "0b",
+        8 => "0o",
+        16 => "0x",
+        _ => "",
+    };
+    let digits = digits.strip_prefix(prefix).unwrap_or(digits);
+    i128::from_str_radix(digits, base).ok().filter(|_| !digits.starts_with(['+', '-'])).map(|whole| sign * whole)
+}
+
+/// `int(default=0, base=10)`: what is no number gives the default.
+fn int(value: &Value, default: Option<Value>, base: Option<u32>, keywords: Kwargs) -> Result<Value, Error> {
     let default = argument(&keywords, "default", default)?.unwrap_or_else(|| Value::from(0));
+    let base = keywords.get::<Option<u32>>("base")?.or(base).unwrap_or(10);
     keywords.assert_all_used()?;
+    if let (Some(text), 2..=36) = (value.as_str(), base) {
+        if base != 10 {
+            return Ok(int_in_base(text, base)
+                .map_or(default, |whole| i64::try_from(whole).map_or_else(|_| Value::from(whole), Value::from)));
+        }
+    }
     let whole = match value.kind() {
         ValueKind::Undefined => return Err(Error::from(ErrorKind::UndefinedError)),
         ValueKind::Bool => Some(i128::from(value.is_true())),
@@ -141,7 +252,11 @@ fn round(value: &Value, precision: Option<Value>, method: Option<Value>, keyword
                 .map(Value::from)
                 .map_err(|_| wrong("not a number"))
         }
-        "common" => Ok(Value::from((number * scale).round_ties_even() / scale)),
+        "common" => {
+            let rounded = (number * scale).round_ties_even() / scale;
+            let is_float = python_value::as_float(value).is_some();
+            Ok(if is_float { Value::from(rounded) } else { Value::from(rounded as i64) })
+        }
         "ceil" => Ok(Value::from((number * scale).ceil() / scale)),
         "floor" => Ok(Value::from((number * scale).floor() / scale)),
         _ => Err(wrong(format!("round: method '{method}', must be common, ceil or floor"))),

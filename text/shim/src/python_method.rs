@@ -1,7 +1,8 @@
 //! Methods of Python's strings and lists that templates call, where `minijinja_contrib::pycompat` lacks them or counts
 //! bytes instead of characters.
 
-use minijinja::value::{from_args, Value, ValueKind};
+use crate::{python_container, python_value};
+use minijinja::value::{from_args, Value};
 use minijinja::{Error, ErrorKind, State};
 
 /// `str.isspace` of one character; Python counts the four separators 1C..1F, Unicode does not.
@@ -94,12 +95,113 @@ fn split(text: &str, separator: Option<&str>, limit: Option<i64>, from_right: bo
     Ok(parts)
 }
 
-fn find(text: &str, what: &str, from_right: bool) -> i64 {
-    let at = if from_right { text.rfind(what) } else { text.find(what) };
-    at.map_or(-1, |at| text[..at].chars().count() as i64)
+/// The part of a text between two places as Python counts them (characters, negative ones from the end), and how many
+/// characters come before it. Nothing when it begins behind the end.
+fn part(text: &str, start: Option<i64>, end: Option<i64>) -> Option<(&str, i64)> {
+    if start.is_none() && end.is_none() {
+        return Some((text, 0));
+    }
+    let size = text.chars().count() as i64;
+    let place = |at: i64| if at < 0 { (at + size).max(0) } else { at };
+    let (start, end) = (place(start.unwrap_or(0)), place(end.unwrap_or(size)).min(size));
+    if start > size || start > end {
+        return None;
+    }
+    let byte = |at: i64| text.char_indices().nth(at as usize).map_or(text.len(), |(byte, _)| byte);
+    Some((&text[byte(start)..byte(end)], start))
 }
 
-fn padded(text: &str, width: i64, fill: Option<&str>, left: bool, right: bool) -> Result<String, Error> {
+fn find(text: &str, what: &str, from_right: bool, start: Option<i64>, end: Option<i64>) -> i64 {
+    let Some((inside, before)) = part(text, start, end) else { return -1 };
+    let at = if from_right { inside.rfind(what) } else { inside.find(what) };
+    at.map_or(-1, |at| before + inside[..at].chars().count() as i64)
+}
+
+/// `startswith` and `endswith`, of one text or a tuple of them.
+fn has_end(text: &str, method: &str, args: &[Value]) -> Result<bool, Error> {
+    let (what, start, end): (Value, Option<i64>, Option<i64>) = from_args(args)?;
+    let Some((inside, _)) = part(text, start, end) else { return Ok(false) };
+    let is_it = |what: &Value| match what.as_str() {
+        Some(what) if method == "startswith" => Ok(inside.starts_with(what)),
+        Some(what) => Ok(inside.ends_with(what)),
+        None => Err(Error::new(ErrorKind::InvalidOperation, format!("{method} takes a string or a tuple of strings"))),
+    };
+    if what.as_str().is_some() {
+        return is_it(&what);
+    }
+    for one in what.try_iter()? {
+        if is_it(&one)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn expand_tabs(text: &str, size: i64) -> Result<String, Error> {
+    let size = usize::try_from(size.clamp(0, 1000)).unwrap_or(0);
+    let mut out = String::with_capacity(text.len());
+    let mut column = 0;
+    for c in text.chars() {
+        match c {
+            '\t' => {
+                let spaces = if size == 0 { 0 } else { size - column % size };
+                out.extend(std::iter::repeat_n(' ', spaces));
+                column += spaces;
+            }
+            '\n' | '\r' => {
+                out.push(c);
+                column = 0;
+            }
+            c => {
+                out.push(c);
+                column += 1;
+            }
+        }
+        if out.len() > 10_000_000 {
+            return Err(Error::new(ErrorKind::OutOfFuel, "the expanded string is too large"));
+        }
+    }
+    Ok(out)
+}
+
+/// `table`: code points to texts, code points or none.
+fn translate(text: &str, table: &Value) -> Result<String, Error> {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        let found = table.get_item(&Value::from(c as u32))?;
+        if found.is_undefined() {
+            out.push(c);
+        } else if let Some(new) = found.as_str() {
+            out.push_str(new);
+        } else if !found.is_none() {
+            match u32::try_from(found).ok().and_then(char::from_u32) {
+                Some(new) => out.push(new),
+                None => return Err(Error::new(ErrorKind::InvalidOperation, "translate: not a character")),
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Words begin with a capital and go on without one.
+fn is_title(text: &str) -> bool {
+    let (mut after_letter, mut has_letter) = (false, false);
+    for c in text.chars() {
+        if c.is_uppercase() && after_letter || c.is_lowercase() && !after_letter {
+            return false;
+        }
+        after_letter = c.is_uppercase() || c.is_lowercase();
+        has_letter |= after_letter;
+    }
+    has_letter
+}
+
+fn tuple_of(parts: Vec<String>) -> Value {
+    Value::from_object(python_value::Tuple(parts.into_iter().map(Value::from).collect()))
+}
+
+/// `str.center` and the like.
+pub fn padded(text: &str, width: i64, fill: Option<&str>, left: bool, right: bool) -> Result<String, Error> {
     let fill = fill.and_then(|fill| fill.chars().next()).unwrap_or(' ');
     let have = text.chars().count() as i64;
     let missing = (width - have).max(0);
@@ -159,7 +261,7 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Valu
                 return Err(Error::new(ErrorKind::InvalidOperation, "empty separator"));
             }
             let at = if method == "partition" { text.find(separator) } else { text.rfind(separator) };
-            list_of(match at {
+            tuple_of(match at {
                 Some(at) => vec![text[..at].into(), separator.into(), text[at + separator.len()..].into()],
                 None if method == "partition" => vec![text.into(), String::new(), String::new()],
                 None => vec![String::new(), String::new(), text.into()],
@@ -174,19 +276,20 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Valu
             Value::from(text.strip_suffix(suffix).unwrap_or(text))
         }
         "find" | "rfind" => {
-            let (what,): (&str,) = from_args(args)?;
-            Value::from(find(text, what, method == "rfind"))
+            let (what, start, end): (&str, Option<i64>, Option<i64>) = from_args(args)?;
+            Value::from(find(text, what, method == "rfind", start, end))
         }
         "index" | "rindex" => {
-            let (what,): (&str,) = from_args(args)?;
-            match find(text, what, method == "rindex") {
+            let (what, start, end): (&str, Option<i64>, Option<i64>) = from_args(args)?;
+            match find(text, what, method == "rindex", start, end) {
                 -1 => return Err(Error::new(ErrorKind::InvalidOperation, "substring not found")),
                 at => Value::from(at),
             }
         }
         "count" => {
-            let (what,): (&str,) = from_args(args)?;
-            Value::from(if what.is_empty() { text.chars().count() + 1 } else { text.matches(what).count() })
+            let (what, start, end): (&str, Option<i64>, Option<i64>) = from_args(args)?;
+            let Some((inside, _)) = part(text, start, end) else { return Ok(Some(Value::from(0))) };
+            Value::from(if what.is_empty() { inside.chars().count() + 1 } else { inside.matches(what).count() })
         }
         "ljust" | "rjust" | "center" => {
             let (width, fill): (i64, Option<&str>) = from_args(args)?;
@@ -210,7 +313,27 @@ fn string_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Valu
                 })
                 .collect::<String>(),
         ),
-        "casefold" => Value::from(text.to_lowercase()),
+        "casefold" => Value::from(text.to_lowercase().replace('ß', "ss")),
+        "startswith" | "endswith" => Value::from(has_end(text, method, args)?),
+        "expandtabs" => {
+            let (positional, keywords): (&[Value], minijinja::value::Kwargs) = from_args(args)?;
+            let size = match keywords.get::<Option<i64>>("tabsize")? {
+                Some(size) => size,
+                None => positional.first().map_or(Ok(8), |size| i64::try_from(size.clone()))?,
+            };
+            keywords.assert_all_used()?;
+            Value::from(expand_tabs(text, size)?)
+        }
+        "translate" => {
+            let (table,): (Value,) = from_args(args)?;
+            Value::from(translate(text, &table)?)
+        }
+        "istitle" => Value::from(is_title(text)),
+        "isprintable" => Value::from(text.chars().all(python_value::is_printable)),
+        "isidentifier" => Value::from(
+            text.chars().all(|c| c.is_alphanumeric() || c == '_')
+                && text.chars().next().is_some_and(|c| c.is_alphabetic() || c == '_'),
+        ),
         "isspace" => Value::from(!text.is_empty() && text.chars().all(is_space)),
         "isupper" => Value::from(text.chars().any(char::is_uppercase) && !text.chars().any(char::is_lowercase)),
         "islower" => Value::from(text.chars().any(char::is_lowercase) && !text.chars().any(char::is_uppercase)),
@@ -227,13 +350,8 @@ pub fn call(state: &State, value: &Value, method: &str, args: &[Value]) -> Resul
             return Ok(result);
         }
     }
-    if method == "index" && matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
-        let (what,): (Value,) = from_args(args)?;
-        let mut items = value.try_iter()?;
-        return match items.position(|item| item == what) {
-            Some(at) => Ok(Value::from(at)),
-            None => Err(Error::new(ErrorKind::InvalidOperation, "the value is not in the list")),
-        };
+    if let Some(result) = python_container::method(value, method, args)? {
+        return Ok(result);
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
 }

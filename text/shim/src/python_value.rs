@@ -1,6 +1,7 @@
 //! JSON values as templates see them in Python: order of keys kept, `True`, `None`, `1.5`, and `repr` of containers.
 
 use crate::guard::{invalid, Outcome};
+use crate::python_global;
 use minijinja::value::{Enumerator, Object, ObjectExt, ObjectRepr, Value, ValueKind};
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -21,6 +22,49 @@ impl Object for List {
     }
     fn enumerate(self: &Arc<Self>) -> Enumerator {
         Enumerator::Seq(self.0.len())
+    }
+    fn render(self: &Arc<Self>, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&repr(&Value::from_dyn_object(self.clone())))
+    }
+}
+
+/// A list as templates make it.
+pub fn list(items: Vec<Value>) -> Value {
+    Value::from_object(List(items))
+}
+
+/// A tuple: a list that is printed with round brackets.
+#[derive(Debug)]
+pub struct Tuple(pub Vec<Value>);
+
+impl Object for Tuple {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.0.get(key.as_usize()?).cloned()
+    }
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.0.len())
+    }
+    fn render(self: &Arc<Self>, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&repr(&Value::from_dyn_object(self.clone())))
+    }
+}
+
+/// What `dict.items()` and the like give: printed with their name, a list otherwise.
+#[derive(Debug)]
+pub struct View(pub &'static str, pub Vec<Value>);
+
+impl Object for View {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Iterable
+    }
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.1.clone())
+    }
+    fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
+        Some(self.1.len())
     }
     fn render(self: &Arc<Self>, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&repr(&Value::from_dyn_object(self.clone())))
@@ -317,7 +361,8 @@ pub fn float_repr(number: f64) -> String {
     }
 }
 
-fn is_printable(c: char) -> bool {
+/// `str.isprintable` of one character.
+pub fn is_printable(c: char) -> bool {
     !(c.is_control()
         || matches!(c,
             '\u{a0}' | '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{180e}' | '\u{1680}'
@@ -374,14 +419,31 @@ fn write_repr(value: &Value, depth: usize, out: &mut String) {
             out.push('}');
         }
         ValueKind::Seq | ValueKind::Iterable => {
-            out.push('[');
-            for (position, item) in value.try_iter().into_iter().flatten().enumerate() {
-                if position > 0 {
+            if let Some(text) = python_global::range_text(value) {
+                out.push_str(&text);
+                return;
+            }
+            let is_tuple = value.downcast_object_ref::<Tuple>().is_some();
+            let view = value.downcast_object_ref::<View>().map(|view| view.0);
+            if let Some(name) = view {
+                let _ = write!(out, "{name}(");
+            }
+            out.push(if is_tuple { '(' } else { '[' });
+            let mut count = 0;
+            for item in value.try_iter().into_iter().flatten() {
+                if count > 0 {
                     out.push_str(", ");
                 }
+                count += 1;
                 write_repr(&item, depth + 1, out);
             }
-            out.push(']');
+            if is_tuple && count == 1 {
+                out.push(',');
+            }
+            out.push(if is_tuple { ')' } else { ']' });
+            if view.is_some() {
+                out.push(')');
+            }
         }
         ValueKind::Undefined => out.push_str("Undefined"),
         _ => out.push_str(&text_of(value)),
