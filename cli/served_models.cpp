@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/gguf_model.h"
+#include "base/log.h"
 #include "gateway/model_text.h"
 #include "gateway/options.h"
 #include "text/model_text.h"
@@ -71,6 +72,10 @@ base::Result<std::vector<gateway::ServedModel>> load_text(const std::vector<Name
     for (const NamedModel& model : models) {
         auto text = text::ModelText::load(model.dir);
         if (!text) { return base::pass_on(text); }
+        for (const std::string& warning : text->warnings) {
+            spdlog::warn("{}: {}", model.dir, warning);
+        }
+        if (!text->chat_template) { spdlog::info("{}: {}: chats are refused", model.dir, text->chat_template_problem); }
         result.push_back({.name = model.name, .text = gateway::make_text_port(std::move(*text))});
     }
     return result;

@@ -21,14 +21,8 @@ private:
 
 class ModelTextPort final : public TextPort {
 public:
-    explicit ModelTextPort(text::ModelText model) : model_(std::move(model)) {
-        const auto size = static_cast<base::TokenId>(model_.tokenizer->vocabulary_size());
-        for (base::TokenId token = 0; token < size; ++token) {
-            if (!model_.tokenizer->is_special(token)) { continue; }
-            if (const auto name = model_.tokenizer->token_bytes(token); !name.empty()) {
-                special_texts_.emplace_back(name);
-            }
-        }
+    explicit ModelTextPort(text::ModelText model)
+        : model_(std::move(model)), special_texts_(special_texts_of(*model_.tokenizer), model_.control_texts) {
         const text::GenerationDefaults& given = model_.defaults;
         defaults_ = {.temperature = given.temperature,
                      .top_p = given.top_p,
@@ -37,9 +31,10 @@ public:
                      .repetition_penalty = given.repetition_penalty};
     }
 
-    base::Result<std::vector<base::TokenId>> encode(std::string_view utf8, bool add_special,
-                                                    bool parse_special) const override {
-        return model_.tokenizer->encode(utf8, {.add_special = add_special, .parse_special = parse_special});
+    base::Result<std::vector<base::TokenId>> encode(std::string_view utf8, bool add_special, bool parse_special,
+                                                    std::span<const std::size_t> text_starts) const override {
+        return model_.tokenizer->encode(
+            utf8, {.add_special = add_special, .parse_special = parse_special, .text_starts = text_starts});
     }
     std::string token_bytes(base::TokenId token) const override {
         return std::string(model_.tokenizer->token_bytes(token));
@@ -48,25 +43,29 @@ public:
         return std::make_unique<ModelDetokenizer>(model_.tokenizer, skip_special);
     }
     base::Result<std::string> render_chat(std::string_view context_json, std::int64_t now_unix_s) const override {
-        if (!model_.chat_template) {
-            return base::fail(base::ErrorCode::unimplemented,
-                              "this model has no chat template" +
-                                  (model_.chat_template_problem.empty() ? "" : ": " + model_.chat_template_problem));
-        }
-        auto context = model_.with_variables(context_json);
-        if (!context) { return base::pass_on(context); }
-        return model_.chat_template->render(*context, text::local_time(now_unix_s * 1'000'000));
+        return model_.render_chat(context_json, text::local_time(now_unix_s * 1'000'000));
     }
-    const std::vector<std::string>& special_texts() const override { return special_texts_; }
+    const SpecialTexts& special_texts() const override { return special_texts_; }
     const std::vector<base::TokenId>& eos_ids() const override { return model_.eos_ids; }
+    std::optional<base::TokenId> bos() const override { return model_.bos; }
     std::uint32_t vocabulary() const override {
-        return static_cast<std::uint32_t>(model_.tokenizer->vocabulary_size());
+        const std::size_t of_model = model_.vocabulary;
+        return static_cast<std::uint32_t>(of_model > 0 ? of_model : model_.tokenizer->vocabulary_size());
     }
     const SamplingDefaults& sampling_defaults() const override { return defaults_; }
 
 private:
+    static std::vector<std::string> special_texts_of(const text::Tokenizer& tokenizer) {
+        std::vector<std::string> texts;
+        const auto size = static_cast<base::TokenId>(tokenizer.vocabulary_size());
+        for (base::TokenId token = 0; token < size; ++token) {
+            if (tokenizer.is_special(token)) { texts.emplace_back(tokenizer.token_bytes(token)); }
+        }
+        return texts;
+    }
+
     text::ModelText model_;
-    std::vector<std::string> special_texts_;
+    SpecialTexts special_texts_;
     SamplingDefaults defaults_;
 };
 

@@ -12,6 +12,7 @@
 
 #include "text/shim_call.h"
 #include "text/template_sources.h"
+#include "text/token_ids.h"
 
 namespace text {
 namespace {
@@ -77,13 +78,20 @@ constexpr std::array<std::string_view, 12> kEndTexts = {
     "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>",
     "</s>",       "<end_of_turn>", "<|return|>", "<EOT>",      "[EOS]",           "<｜end▁of▁sentence｜>"};
 
-/// Every token that ends a text, ascending: those that the file names, and control tokens by their texts.
-base::Result<std::vector<base::TokenId>> end_ids(const GgufModel& model, const std::vector<std::string_view>& tokens) {
+/// Every token that ends a text, ascending: those that the file names, and control tokens by their texts. One beyond
+/// the vocabulary is left out and told in `warnings`.
+base::Result<std::vector<base::TokenId>> end_ids(const GgufModel& model, const std::vector<std::string_view>& tokens,
+                                                 std::vector<std::string>& warnings) {
     std::vector<base::TokenId> ids;
     for (const char* name : {"eos_token_id", "eot_token_id", "eom_token_id"}) {
         const auto id = token_id(model, name);
         if (!id) { return base::pass_on(id); }
-        if (*id >= 0) { ids.push_back(static_cast<base::TokenId>(*id)); }
+        if (*id >= 0 && static_cast<std::size_t>(*id) < tokens.size()) {
+            ids.push_back(static_cast<base::TokenId>(*id));
+        } else if (*id >= 0) {
+            warnings.push_back(ggml(name) + " is " + std::to_string(*id) + ", there are " +
+                               std::to_string(tokens.size()) + " tokens: it is left out");
+        }
     }
     const GgufValue* types = model.find(ggml("token_type"));
     const auto kinds = types == nullptr ? std::nullopt : types->integers();
@@ -128,7 +136,7 @@ base::Result<std::optional<std::string>> template_source(const GgufModel& model,
     return std::optional<std::string>(*text);
 }
 
-GenerationDefaults generation_defaults(const GgufModel& model) {
+GenerationDefaults sampling_of(const GgufModel& model) {
     const auto number = [&](const char* name) -> std::optional<double> {
         const GgufValue* value = model.find(std::string("general.sampling.") + name);
         return value == nullptr ? std::nullopt : value->number();
@@ -152,11 +160,12 @@ base::Result<void> read_text(const GgufModel& model, ModelText& text) {
     auto variables = template_variables(model, tokens);
     if (!variables) { return base::pass_on(variables); }
     text.template_variables = std::move(*variables);
-    auto ends = end_ids(model, tokens);
+    auto ends = end_ids(model, tokens, text.warnings);
     if (!ends) { return base::pass_on(ends); }
     text.eos_ids = std::move(*ends);
     text.bos = text.tokenizer->bos();
-    text.defaults = generation_defaults(model);
+    text.defaults = sampling_of(model);
+    check_defaults(text.defaults, "general.sampling.", text.warnings);
 
     TemplateSources sources;
     for (const auto& [key, source] : {std::pair("tokenizer.chat_template", &sources.chat),

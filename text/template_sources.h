@@ -13,7 +13,8 @@ struct TemplateSources {
     std::optional<std::string> tool;  // for requests with tools, where the model has another one for these
 };
 
-/// Sets the templates of `model`, or says in chat_template_problem why there is none; `where` it was looked for.
+/// Sets the templates of `model` and what they take, or says in chat_template_problem why there is none; `where` they
+/// were looked for. The tokenizer and the template variables of `model` must be there.
 void compile_templates(const TemplateSources& sources, const std::string& where, ModelText& model);
 
 }  // namespace text

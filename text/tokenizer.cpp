@@ -62,7 +62,8 @@ base::Result<std::vector<base::TokenId>> Tokenizer::encode(std::string_view utf8
     if (options.add_special) { flags |= SLUICE_ADD_SPECIAL; }
     if (options.parse_special) { flags |= SLUICE_PARSE_SPECIAL; }
     ShimBuffer out;
-    const std::int32_t code = sluice_tokenizer_encode(parts_->handle, shim_bytes(utf8), flags, out.out());
+    const std::int32_t code = sluice_tokenizer_encode(parts_->handle, shim_bytes(utf8), options.text_starts.data(),
+                                                      options.text_starts.size(), flags, out.out());
     if (code != SLUICE_OK) { return tl::unexpected<base::Error>(shim_error(code, out.view())); }
     std::vector<base::TokenId> ids(out.view().size() / sizeof(base::TokenId));
     if (!ids.empty()) { std::memcpy(ids.data(), out.view().data(), ids.size() * sizeof(base::TokenId)); }

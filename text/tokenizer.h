@@ -29,6 +29,9 @@ struct EncodeOptions {
     /// The text of a special token ("<|im_end|>") becomes that token. On for rendered chat templates and, as Hugging
     /// Face does it, for prompts; off where text must not reach the model's control tokens.
     bool parse_special = false;
+    /// With parse_special: bytes of the text, ascending, at which no token of a fixed text begins: what stands there is
+    /// text, and is read as if it were so without that token. Borrowed for the call.
+    std::span<const std::size_t> text_starts = {};
 };
 
 struct DecodeOptions {

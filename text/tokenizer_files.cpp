@@ -11,14 +11,13 @@
 #include "text/file_bytes.h"
 #include "text/json_file.h"
 #include "text/shim/sluice_text.h"
+#include "text/token_files.h"
 
 namespace text {
 namespace {
 
 namespace fs = std::filesystem;
 namespace json = boost::json;
-
-constexpr std::size_t kConfigBytesMax = std::size_t{16} << 20;
 
 /// In the order in which they are preferred; the first file that is there is the tokenizer.
 constexpr std::array kNames = {"tokenizer.json", "vocab.json", "tokenizer.model", "sentencepiece.bpe.model",
@@ -68,12 +67,17 @@ base::Result<std::int32_t> recognise(const fs::path& path, std::string_view byte
                           "*.tiktoken, *.txt, *.jsonl, *.gguf)");
 }
 
-/// What tokenizer_config.json says that the tokenizer file itself may not.
-json::object options_of(const json::object& config, std::int32_t kind, const std::string& pattern) {
+/// What the files beside it say that the tokenizer file itself may not.
+json::object options_of(const TokenFiles& beside, std::int32_t kind, const std::string& pattern) {
+    const json::object& config = beside.config;
     json::object options;
     options["pattern"] = pattern;
-    if (const auto bos = token_text(config, "bos_token")) { options["bos"] = *bos; }
-    if (const auto eos = token_text(config, "eos_token")) { options["eos"] = *eos; }
+    for (const auto& [from, to] : {std::pair("bos_token", "bos"), std::pair("eos_token", "eos")}) {
+        if (const auto token = token_text(config, from)) { options[to] = *token; }
+        for (const auto& [name, text] : beside.class_defaults) {
+            if (name == from) { options[to] = text; }
+        }
+    }
     const auto copy_flag = [&](const char* from, const char* to) {
         const json::value* flag = config.if_contains(from);
         if (flag != nullptr && flag->is_bool()) { options[to] = *flag; }
@@ -90,21 +94,12 @@ json::object options_of(const json::object& config, std::int32_t kind, const std
         copy_flag("add_bos_token", "add_bos");
         copy_flag("add_eos_token", "add_eos");
     }
-    const json::value* added = config.if_contains("added_tokens_decoder");
-    if (kind == SLUICE_HUGGING_FACE_JSON || added == nullptr || !added->is_object()) { return options; }
-    json::array tokens;
-    for (const auto& [id, token] : added->get_object()) {
-        const bool is_number = !id.empty() && id.size() < 9 &&
-                               std::all_of(id.begin(), id.end(), [](char c) { return c >= '0' && c <= '9'; });
-        const json::object* fields = token.if_object();
-        if (!is_number || fields == nullptr) { continue; }
-        json::object row{{"id", std::stoul(std::string(id))}};
-        for (const char* key : {"content", "special", "lstrip", "rstrip"}) {
-            if (const json::value* value = fields->if_contains(key)) { row[key] = *value; }
-        }
-        tokens.push_back(std::move(row));
+    options["added_tokens"] = beside.added_tokens;
+    json::array special;
+    for (const std::string& text : beside.special_texts()) {
+        special.emplace_back(text);
     }
-    options["added_tokens"] = std::move(tokens);
+    options["special_texts"] = std::move(special);
     return options;
 }
 
@@ -114,15 +109,23 @@ base::Result<TokenizerFiles> find_tokenizer_files(const fs::path& path, const st
                                                   std::size_t file_bytes_max) {
     std::error_code error;
     TokenizerFiles files;
-    if (fs::is_directory(path, error)) {
-        const std::optional<fs::path> found = find_in_folder(path);
+    const bool is_folder = fs::is_directory(path, error);
+    if (is_folder) {
+        std::optional<fs::path> found = find_in_folder(path);
+        if (!found) {
+            const auto part = token_folder(path);
+            if (!part) { return base::pass_on(part); }
+            found = find_in_folder(*part);
+        }
         if (!found) {
             std::string names;
             for (const char* name : kNames) {
                 names += std::string(name) + ", ";
             }
+            const bool is_tekken = fs::exists(path / "tekken.json", error);
             return base::fail(base::ErrorCode::not_found,
-                              "no tokenizer in " + path.string() + ": looked for " + names + "*.tiktoken");
+                              "no tokenizer in " + path.string() + ": looked for " + names + "*.tiktoken" +
+                                  (is_tekken ? "; tekken.json, Mistral's own form, is not read" : ""));
         }
         files.path = *found;
     } else {
@@ -145,13 +148,9 @@ base::Result<TokenizerFiles> find_tokenizer_files(const fs::path& path, const st
         if (!merges) { return base::pass_on(merges, "vocab.json needs merges.txt beside it"); }
         files.second = std::move(*merges);
     }
-    json::object config;
-    if (fs::exists(folder / "tokenizer_config.json", error)) {
-        auto parsed = read_json_object(folder / "tokenizer_config.json", kConfigBytesMax);
-        if (!parsed) { return base::pass_on(parsed); }
-        config = std::move(*parsed);
-    }
-    files.options_json = json::serialize(options_of(config, files.kind, pattern));
+    const auto beside = read_token_files(folder, is_folder ? path : folder);
+    if (!beside) { return base::pass_on(beside); }
+    files.options_json = json::serialize(options_of(*beside, files.kind, pattern));
     return files;
 }
 

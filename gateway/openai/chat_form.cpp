@@ -25,39 +25,49 @@ std::string text_of(const json::string& text) {
     return {text.data(), text.size()};
 }
 
-/// The text of a message's content. Parts are joined by line feeds, as other servers do for templates that take text.
-std::optional<std::string> content_text(Fields& fields, const std::string& at, const json::value& content) {
-    if (content.is_string()) { return text_of(content.get_string()); }
+/// Checks a message's content and puts its parts, if it has any, into the one form that templates know, {"type":
+/// "text", "text": ..} with whatever else a part has. Returns the bytes of text.
+std::optional<std::size_t> read_content(Fields& fields, const std::string& at, json::value& content) {
+    if (content.is_string()) { return content.get_string().size(); }
     if (!content.is_array()) {
         fields.problem(at, "must be a string or a list of parts");
         return std::nullopt;
     }
-    std::string text;
-    bool is_first = true;
-    for (const json::value& part : content.get_array()) {
-        const json::object* object = part.if_object();
-        const json::value* type = object == nullptr ? nullptr : object->if_contains("type");
+    std::size_t bytes = 0;
+    for (json::value& part : content.get_array()) {
         if (part.is_string()) {
-            text += (is_first ? "" : "\n") + text_of(part.get_string());
-        } else if (type == nullptr || !type->is_string()) {
+            const json::string text = part.get_string();
+            part = json::object{{"type", "text"}, {"text", text}};
+        }
+        json::object* object = part.if_object();
+        const json::value* type = object == nullptr ? nullptr : object->if_contains("type");
+        if (type == nullptr || !type->is_string()) {
             fields.problem(at, "has a part without a 'type'");
             return std::nullopt;
-        } else if (type->get_string() == "text" || type->get_string() == "input_text" ||
-                   type->get_string() == "refusal") {
-            const json::value* value = object->if_contains(type->get_string() == "refusal" ? "refusal" : "text");
-            if (value == nullptr || !value->is_string()) {
-                fields.problem(at, "has a text part without 'text'");
-                return std::nullopt;
-            }
-            text += (is_first ? "" : "\n") + text_of(value->get_string());
-        } else {
-            fields.problem(at, "has a part of type '" + text_of(type->get_string()).substr(0, 50) +
-                                   "': this model takes text only");
+        }
+        const std::string kind = text_of(type->get_string());
+        if (kind != "text" && kind != "input_text" && kind != "output_text" && kind != "refusal") {
+            fields.problem(at, "has a part of type '" + kind.substr(0, 50) + "': this model takes text only");
             return std::nullopt;
         }
-        is_first = false;
+        const json::value* text = object->if_contains(kind == "refusal" ? "refusal" : "text");
+        if (text == nullptr || !text->is_string()) {
+            fields.problem(at, "has a text part without 'text'");
+            return std::nullopt;
+        }
+        const json::string words = text->get_string();
+        bytes += words.size();
+        (*object)["text"] = words;
+        (*object)["type"] = "text";
     }
-    return text;
+    return bytes;
+}
+
+/// The text of a content, or of its last part.
+std::string last_text(const json::value& content) {
+    if (content.is_string()) { return text_of(content.get_string()); }
+    if (!content.is_array() || content.get_array().empty()) { return {}; }
+    return text_of(content.get_array().back().get_object().at("text").get_string());
 }
 
 /// Templates want the arguments of earlier calls as an object; clients send them as text.
@@ -101,11 +111,9 @@ bool read_message(Fields& fields, std::size_t index, json::value& value, Request
         }
         (*message)["content"] = "";
     } else {
-        auto text = content_text(fields, at + ".content", *content);
-        if (!text) { return false; }
-        *content = *text;
-        // What the model said before may hold its own markers (reasoning); what others wrote is text and nothing else.
-        if (!is_assistant) { form.user_texts.push_back(std::move(*text)); }
+        const auto bytes = read_content(fields, at + ".content", *content);
+        if (!bytes) { return false; }
+        if (!is_assistant) { form.user_text_bytes += *bytes; }
     }
     if (json::value* reasoning = message->if_contains("reasoning");
         reasoning != nullptr && message->if_contains("reasoning_content") == nullptr) {
@@ -140,7 +148,7 @@ void read_chat(Fields& fields, RequestForm& form) {
             fields.problem("continue_final_message", "and 'add_generation_prompt' exclude each other");
         }
         add_generation_prompt = false;
-        form.continued_text = text_of(list.back().get_object()["content"].get_string());
+        form.continued_text = last_text(list.back().get_object()["content"]);
     }
 
     json::object context;

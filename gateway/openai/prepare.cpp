@@ -1,17 +1,13 @@
 #include "gateway/openai/prepare.h"
 
 #include <algorithm>
-#include <array>
-#include <boost/json.hpp>
-#include <charconv>
 
 #include "base/check.h"
+#include "gateway/openai/data_marks.h"
 #include "gateway/openai/fields.h"
 
 namespace gateway {
 namespace {
-
-namespace json = boost::json;
 
 using Tokens = std::vector<base::TokenId>;
 
@@ -20,158 +16,6 @@ ApiError text_error(const base::Error& error, std::string_view param) {
     if (error.code == base::ErrorCode::internal) { result = api_error(error, 0); }
     return result;
 }
-
-std::string utf8_of_three_bytes(std::uint32_t code_point) {
-    return {static_cast<char>(0xe0 | (code_point >> 12)), static_cast<char>(0x80 | ((code_point >> 6) & 0x3f)),
-            static_cast<char>(0x80 | (code_point & 0x3f))};
-}
-
-/// Private-use characters that `text` (UTF-8) does not hold, at most `count` of them.
-std::vector<std::string> unused_private_characters(std::string_view text, std::size_t count) {
-    constexpr std::uint32_t kFirst = 0xe000;
-    constexpr std::uint32_t kEnd = 0xf900;
-    std::vector<bool> used(kEnd - kFirst);
-    for (std::size_t at = 0; at + 2 < text.size(); ++at) {
-        const auto byte = [&](std::size_t ahead) { return static_cast<unsigned char>(text[at + ahead]); };
-        if (byte(0) != 0xee && byte(0) != 0xef) { continue; }
-        const std::uint32_t code_point = (byte(0) & 0x0fu) << 12 | (byte(1) & 0x3fu) << 6 | (byte(2) & 0x3fu);
-        if (code_point >= kFirst && code_point < kEnd) { used[code_point - kFirst] = true; }
-    }
-    std::vector<std::string> result;
-    for (std::uint32_t index = 0; index < kEnd - kFirst && result.size() < count; ++index) {
-        if (!used[index]) { result.push_back(utf8_of_three_bytes(kFirst + index)); }
-    }
-    return result;
-}
-
-/// Marks for the special tokens that people wrote in their messages, so that these stay text: the chat template sees a
-/// mark, and each mark is encoded as the text it stands for, without looking for special tokens. A mark is the index of
-/// the text between two characters that occur nowhere in the request, so it is short whatever the messages hold, and
-/// all work here is linear in their size.
-class SpecialTextMarks {
-public:
-    SpecialTextMarks(const std::vector<std::string>& user_texts, const TextPort& text) : text_(text) {
-        for (const std::string& special : text.special_texts()) {
-            if (special.empty()) { continue; }
-            texts_.push_back(special);
-            begins_[static_cast<unsigned char>(special.front())] = true;
-        }
-        std::sort(texts_.begin(), texts_.end());
-        texts_.erase(std::unique(texts_.begin(), texts_.end()), texts_.end());
-        encoded_.resize(texts_.size());
-        needed_ = std::any_of(user_texts.begin(), user_texts.end(), [&](std::string_view one) {
-            for (std::size_t at = 0; at < one.size(); ++at) {
-                if (find_at(one, at)) { return true; }
-            }
-            return false;
-        });
-    }
-
-    bool needed() const { return needed_; }
-
-    /// The template's context with marks in the contents of all but assistants.
-    ApiResult<std::string> mark(const std::string& context) {
-        const auto characters = unused_private_characters(context, 2);
-        if (characters.size() < 2) {
-            return bad_request("messages",
-                               "the request holds every private-use character, so that none is left to mark "
-                               "texts of special tokens with");
-        }
-        open_ = characters[0];
-        close_ = characters[1];
-        json::parse_options options;
-        options.max_depth = 256;
-        json::value value = json::parse(context, {}, options);  // our own text
-        for (json::value& message : value.get_object()["messages"].get_array()) {
-            json::object& object = message.get_object();
-            if (object["role"].get_string() == "assistant" || !object["content"].is_string()) { continue; }
-            const json::string& content = object["content"].get_string();
-            object["content"] = marked({content.data(), content.size()});
-        }
-        return json::serialize(value);
-    }
-
-    /// After mark().
-    base::Result<Tokens> encode(std::string_view rendered, bool add_special) {
-        Tokens tokens;
-        const auto append = [&](std::string_view piece) -> base::Result<void> {
-            if (piece.empty() && !add_special) { return {}; }
-            auto encoded = text_.encode(piece, std::exchange(add_special, false), true);
-            if (!encoded) { return base::pass_on(encoded); }
-            tokens.insert(tokens.end(), encoded->begin(), encoded->end());
-            return {};
-        };
-        while (true) {
-            const auto at = rendered.find(open_);
-            if (auto done = append(rendered.substr(0, at)); !done) { return base::pass_on(done); }
-            if (at == std::string_view::npos) { return tokens; }
-            rendered.remove_prefix(at + open_.size());
-            std::size_t index = 0;
-            const auto [end, problem] = std::from_chars(rendered.data(), rendered.data() + rendered.size(), index);
-            const auto digits = static_cast<std::size_t>(end - rendered.data());
-            if (problem != std::errc() || index >= texts_.size() || !rendered.substr(digits).starts_with(close_)) {
-                return base::fail(base::ErrorCode::invalid_argument,
-                                  "the chat template cuts or changes special token text in a message");
-            }
-            rendered.remove_prefix(digits + close_.size());
-            std::optional<Tokens>& encoded = encoded_[index];
-            if (!encoded) {
-                auto fresh = text_.encode(texts_[index], false, false);
-                if (!fresh) { return base::pass_on(fresh); }
-                encoded = std::move(*fresh);
-            }
-            tokens.insert(tokens.end(), encoded->begin(), encoded->end());
-        }
-    }
-
-private:
-    /// The longest special text that begins at byte `at`: narrows the sorted texts byte by byte.
-    std::optional<std::size_t> find_at(std::string_view content, std::size_t at) const {
-        if (!begins_[static_cast<unsigned char>(content[at])]) { return std::nullopt; }
-        std::optional<std::size_t> longest;
-        auto first = texts_.begin();
-        auto last = texts_.end();
-        for (std::size_t depth = 0; at + depth < content.size() && first != last; ++depth) {
-            const auto wanted = static_cast<unsigned char>(content[at + depth]);
-            const auto byte = [depth](const std::string& one) -> int {
-                return one.size() > depth ? static_cast<unsigned char>(one[depth]) : -1;
-            };
-            first = std::partition_point(first, last, [&](const std::string& one) { return byte(one) < wanted; });
-            last = std::partition_point(first, last, [&](const std::string& one) { return byte(one) <= wanted; });
-            // A text that ends here sorts before those that go on.
-            if (first != last && first->size() == depth + 1) {
-                longest = static_cast<std::size_t>(first - texts_.begin());
-            }
-        }
-        return longest;
-    }
-
-    std::string marked(std::string_view content) const {
-        std::string result;
-        std::size_t copied = 0;
-        for (std::size_t at = 0; at < content.size();) {
-            const auto index = find_at(content, at);
-            if (!index) {
-                ++at;
-                continue;
-            }
-            result += content.substr(copied, at - copied);
-            result += open_ + std::to_string(*index) + close_;
-            at += texts_[*index].size();
-            copied = at;
-        }
-        result += content.substr(copied);
-        return result;
-    }
-
-    const TextPort& text_;
-    std::vector<std::string> texts_;  // sorted
-    std::array<bool, 256> begins_{};  // bytes that a special text begins with
-    bool needed_ = false;
-    std::string open_;
-    std::string close_;
-    std::vector<std::optional<Tokens>> encoded_;  // of texts_, as they are needed
-};
 
 /// Where `part` begins last in `text`. Linear (Knuth, Morris and Pratt, from the end), whatever people write.
 std::size_t last_place(std::string_view part, std::string_view text) {
@@ -194,8 +38,9 @@ std::size_t last_place(std::string_view part, std::string_view text) {
     return std::string_view::npos;
 }
 
-ApiResult<std::string> cut_after_last_message(const std::optional<std::string>& continued_text, std::string rendered) {
-    if (!continued_text) { return rendered; }
+ApiResult<void> cut_after_last_message(const std::optional<std::string>& continued_text,
+                                       DataMarks::Rendered& rendered) {
+    if (!continued_text) { return {}; }
     std::string_view last = *continued_text;
     while (!last.empty() && std::string_view(" \t\r\n").find(last.back()) != std::string_view::npos) {
         last.remove_suffix(1);
@@ -203,31 +48,31 @@ ApiResult<std::string> cut_after_last_message(const std::optional<std::string>& 
     while (!last.empty() && std::string_view(" \t\r\n").find(last.front()) != std::string_view::npos) {
         last.remove_prefix(1);
     }
-    const auto at = last.empty() ? std::string_view::npos : last_place(last, rendered);
+    const auto at = last.empty() ? std::string_view::npos : last_place(last, rendered.text);
     if (at == std::string::npos) {
         return bad_request("continue_final_message", "the chat template does not show the text of the last message");
     }
-    rendered.resize(at + last.size());
-    return rendered;
+    rendered.text.resize(at + last.size());
+    while (!rendered.text_starts.empty() && rendered.text_starts.back() >= rendered.text.size()) {
+        rendered.text_starts.pop_back();
+    }
+    return {};
 }
 
 /// Takes the texts out of `form`: they may be megabytes, and nobody needs them after this.
 ApiResult<Tokens> chat_tokens(RequestForm& form, const TextPort& text, std::int64_t now_unix_s) {
     std::string context = std::move(form.template_context);
-    const auto user_texts = std::move(form.user_texts);
+    form.template_context = {};
     const auto continued_text = std::exchange(form.continued_text, std::nullopt);
-    SpecialTextMarks marks(user_texts, text);
-    if (marks.needed()) {
-        auto marked = marks.mark(context);
-        if (!marked) { return pass_on(marked.error()); }
-        context = std::move(*marked);
-    }
-    auto rendered = text.render_chat(context, now_unix_s);
-    if (!rendered) { return pass_on(text_error(rendered.error(), "messages")); }
-    auto cut = cut_after_last_message(continued_text, std::move(*rendered));
-    if (!cut) { return pass_on(cut.error()); }
+    DataMarks marks(text.special_texts());
+    auto marked = marks.mark(std::move(context));
+    if (!marked) { return pass_on(marked.error()); }
+    auto output = text.render_chat(*marked, now_unix_s);
+    if (!output) { return pass_on(text_error(output.error(), "messages")); }
+    DataMarks::Rendered rendered = marks.unmark(std::move(*output));
+    if (auto cut = cut_after_last_message(continued_text, rendered); !cut) { return pass_on(cut.error()); }
     const bool add_special = form.add_special.value_or(form_of(form.endpoint).adds_special);
-    auto tokens = marks.needed() ? marks.encode(*cut, add_special) : text.encode(*cut, add_special, true);
+    auto tokens = text.encode(rendered.text, add_special, true, rendered.text_starts);
     if (!tokens) { return pass_on(text_error(tokens.error(), "messages")); }
     return std::move(*tokens);
 }
@@ -243,6 +88,20 @@ ApiError too_long(std::uint32_t context, std::size_t prompt, std::uint32_t compl
     error.prompt_tokens = static_cast<std::uint32_t>(prompt);
     error.context_tokens = context;
     return error;
+}
+
+/// Leaves the last `count` tokens; of a text that begins with BOS the BOS and the last ones, as transformers truncates.
+void keep_last(Tokens& tokens, std::uint32_t count, std::optional<base::TokenId> bos) {
+    const bool keeps_first = bos && tokens.front() == *bos;
+    const auto last = static_cast<std::ptrdiff_t>(keeps_first ? count - 1 : count);
+    tokens.erase(tokens.begin() + (keeps_first ? 1 : 0), tokens.end() - last);
+}
+
+std::optional<base::TokenId> first_beyond(const Tokens& tokens, std::uint32_t vocabulary) {
+    for (const base::TokenId token : tokens) {
+        if (static_cast<std::uint32_t>(token) >= vocabulary) { return token; }
+    }
+    return std::nullopt;
 }
 
 std::string decode(const Tokens& tokens, bool skip_special, const TextPort& text) {
@@ -267,10 +126,7 @@ std::vector<std::size_t> text_offsets(const Tokens& tokens, bool skip_special, c
 }
 
 std::size_t text_bytes(const RequestForm& form) {
-    std::size_t bytes = 0;
-    for (const std::string& one : form.user_texts) {
-        bytes += one.size();
-    }
+    std::size_t bytes = form.user_text_bytes;
     for (const auto& one : form.prompts) {
         if (const auto* written = std::get_if<std::string>(&one)) { bytes += written->size(); }
     }
@@ -307,22 +163,27 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& conte
         return bad_request(param, "the request has " + std::to_string(bytes) + " bytes of text; at most " +
                                       std::to_string(limits.text_bytes_max) + " are read");
     }
-    std::vector<std::pair<Tokens, std::string>> prompts;
+    struct Written {
+        Tokens tokens;
+        std::string shown;
+        bool is_text = true;  // not given as ids
+    };
+    std::vector<Written> prompts;
     if (form.endpoint == Endpoint::chat) {
         auto tokens = chat_tokens(form, text, context.now_unix_s);
         if (!tokens) { return pass_on(tokens.error()); }
-        prompts.emplace_back(std::move(*tokens), "");
+        prompts.push_back({std::move(*tokens), ""});
     } else {
         for (auto& one : form.prompts) {
             if (auto* tokens = std::get_if<Tokens>(&one)) {
                 std::string shown = form.echo ? decode(*tokens, form.skip_special, text) : std::string();
-                prompts.emplace_back(std::move(*tokens), std::move(shown));
+                prompts.push_back({std::move(*tokens), std::move(shown), false});
                 continue;
             }
             std::string& written = std::get<std::string>(one);
-            auto tokens = text.encode(written, form.add_special.value_or(endpoint.adds_special), true);
+            auto tokens = text.encode(written, form.add_special.value_or(endpoint.adds_special), true, {});
             if (!tokens) { return pass_on(text_error(tokens.error(), param)); }
-            prompts.emplace_back(std::move(*tokens), form.echo ? std::move(written) : std::string());
+            prompts.push_back({std::move(*tokens), form.echo ? std::move(written) : std::string()});
         }
         form.prompts.clear();
     }
@@ -330,10 +191,21 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& conte
     PreparedRequest prepared;
     const bool wants_none = form.new_tokens_max == 0u;
     std::uint32_t most = form.new_tokens_max.value_or(endpoint.new_tokens_default.value_or(context_tokens));
-    for (auto& [tokens, shown] : prompts) {
+    for (auto& [tokens, shown, is_text] : prompts) {
         if (form.prompt_tokens_kept && tokens.size() > *form.prompt_tokens_kept) {
-            tokens.erase(tokens.begin(), tokens.end() - *form.prompt_tokens_kept);
+            keep_last(tokens, *form.prompt_tokens_kept, is_text ? text.bos() : std::nullopt);
             if (form.echo) { shown = decode(tokens, form.skip_special, text); }
+        }
+        // An empty text is answered from the beginning of one, unless the client wants nothing added.
+        if (tokens.empty() && is_text && form.add_special.value_or(true) && text.bos()) {
+            tokens.push_back(*text.bos());
+        }
+        if (const auto beyond = first_beyond(tokens, text.vocabulary())) {
+            return pass_on(
+                bad_request(param, "the prompt has the token " + std::to_string(*beyond) +
+                                       ", which the tokenizer knows but the model, whose vocabulary ends at " +
+                                       std::to_string(text.vocabulary()) + ", does not")
+                    .value());
         }
         if (tokens.empty()) { return pass_on(bad_request(param, "the prompt has no tokens").value()); }
         if (tokens.size() >= context_tokens) {
@@ -390,6 +262,10 @@ GenerationRequest generation_request(const PreparedRequest& prepared, std::size_
     sampling.set_min_p(static_cast<float>(pick(form.min_p, defaults.min_p, 0.0)));
     sampling.set_top_k(
         static_cast<std::uint32_t>(std::max<std::int64_t>(pick(form.top_k, defaults.top_k, std::int64_t{0}), 0)));
+    if (sampling.top_p() <= 0) {  // no mass at all: what is left is the likeliest token
+        sampling.set_top_p(1);
+        sampling.set_top_k(1);
+    }
     sampling.set_repetition_penalty(
         static_cast<float>(pick(form.repetition_penalty, defaults.repetition_penalty, 1.0)));
     sampling.set_presence_penalty(static_cast<float>(form.presence_penalty));
@@ -403,6 +279,7 @@ GenerationRequest generation_request(const PreparedRequest& prepared, std::size_
     sampling.set_top_logprobs(form.top_logprobs);
     sampling.set_prompt_logprobs(form.logprobs && form.echo);
     request.stop_tokens = form.stop_tokens;
+    request.stop_tokens_asked = form.stop_tokens.size();
     if (!form.ignore_eos) {
         for (const base::TokenId eos : text.eos_ids()) {
             if (std::find(form.stop_tokens.begin(), form.stop_tokens.end(), eos) == form.stop_tokens.end()) {

@@ -93,13 +93,9 @@ void read_stream(Fields& fields, RequestForm& form) {
 void read_sampling(Fields& fields, const FormLimits& limits, std::uint32_t vocabulary, RequestForm& form) {
     form.temperature = fields.number("temperature", 0, 2);
     form.top_p = fields.number("top_p", 0, 1);
-    if (form.top_p && *form.top_p <= 0) { fields.problem("top_p", "must be greater than 0 and at most 1"); }
     form.min_p = fields.number("min_p", 0, 1);
     if (const auto top_k = fields.integer("top_k", -1, kTokensMax)) { form.top_k = std::max<std::int64_t>(*top_k, 0); }
-    form.repetition_penalty = fields.number("repetition_penalty", 0, 10);
-    if (form.repetition_penalty && *form.repetition_penalty <= 0) {
-        fields.problem("repetition_penalty", "must be greater than 0");
-    }
+    form.repetition_penalty = fields.number("repetition_penalty", 0.01, 10);  // the engine takes no less
     form.presence_penalty = fields.number("presence_penalty", -2, 2).value_or(0);
     form.frequency_penalty = fields.number("frequency_penalty", -2, 2).value_or(0);
     if (const auto seed = fields.integer("seed", std::numeric_limits<std::int64_t>::min(),
@@ -247,9 +243,8 @@ void read_prompts(Fields& fields, const FormLimits& limits, std::uint32_t vocabu
         }
     }
     for (const auto& one : form.prompts) {
-        if (std::visit([](const auto& value) { return value.empty(); }, one)) {
-            fields.problem("prompt", "must not be empty");
-        }
+        const auto* tokens = std::get_if<std::vector<base::TokenId>>(&one);
+        if (tokens != nullptr && tokens->empty()) { fields.problem("prompt", "must not be empty"); }
     }
     form.echo = fields.boolean("echo").value_or(false);
 }

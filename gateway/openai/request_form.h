@@ -64,8 +64,8 @@ struct RequestForm {
     std::string request_id = {};  // from the body; empty: none
 
     // chat
-    std::string template_context = {};         // JSON object for the chat template
-    std::vector<std::string> user_texts = {};  // contents of all but assistants: special tokens in them are plain text
+    std::string template_context = {};               // JSON object for the chat template
+    std::size_t user_text_bytes = 0;                 // of the contents of all but assistants
     std::optional<std::string> continued_text = {};  // continue_final_message: text of the last message
     std::optional<bool> add_special = {};            // BOS and the like; absent: chat no, completions yes
 

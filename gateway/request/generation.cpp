@@ -305,7 +305,7 @@ void Generation::accept_token(const proto::TokenOutput& output) {
     if (is_stop && !request_.text.include_stop_string) {
         // The token that ends a sequence is counted but not shown.
         GenerationEnd result{.reason = EndReason::stop};
-        result.stop_token = output.token();
+        result.stop_token = asked_stop(output.token());
         sink_.on_piece(text_.finish(), count, path);
         if (!ended()) { end(std::move(result), "finished"); }
         return;
@@ -330,9 +330,14 @@ void Generation::accept_token(const proto::TokenOutput& output) {
         end(std::move(result), "stop_string");
     } else if (is_last) {
         GenerationEnd result{.reason = is_stop ? EndReason::stop : EndReason::length};
-        if (is_stop) { result.stop_token = output.token(); }
+        if (is_stop) { result.stop_token = asked_stop(output.token()); }
         end(std::move(result), "finished");
     }
+}
+
+std::optional<base::TokenId> Generation::asked_stop(base::TokenId token) const {
+    const auto end = request_.stop_tokens.begin() + static_cast<std::ptrdiff_t>(request_.stop_tokens_asked);
+    return std::find(request_.stop_tokens.begin(), end, token) == end ? std::nullopt : std::optional(token);
 }
 
 void Generation::accept_finish(base::Incarnation from, const proto::SequenceOutput& output) {

@@ -24,7 +24,8 @@ struct GenerationRequest {
     std::shared_ptr<const std::vector<base::TokenId>> prompt;  // not empty; choices of one prompt share it
     std::shared_ptr<const PromptHashes> hashes;                // of `prompt`, likewise; empty: no prefix can be reused
     proto::Sampling sampling;                                  // seed and choice set
-    std::vector<base::TokenId> stop_tokens;                    // EOS ids (unless ignored) and the client's
+    std::vector<base::TokenId> stop_tokens;                    // the client's, then EOS ids (unless ignored)
+    std::size_t stop_tokens_asked = 0;                         // so many of them are the client's
     std::uint32_t new_tokens_max = 0;                          // > 0
     std::uint32_t new_tokens_min = 0;                          // <= new_tokens_max
     TextStream::Options text;

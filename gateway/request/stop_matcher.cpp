@@ -30,20 +30,25 @@ StopMatcher::StopMatcher(std::vector<std::string> stops) : stops_(std::move(stop
     }
 }
 
+bool StopMatcher::advance(std::size_t index, char byte) {
+    const std::string& stop = stops_[index];
+    std::size_t& matched = matched_[index];
+    while (matched > 0 && stop[matched] != byte) {
+        matched = borders_[index][matched];
+    }
+    if (stop[matched] == byte) { ++matched; }
+    if (matched < stop.size()) { return false; }
+    matched = borders_[index][matched];
+    return true;
+}
+
 std::optional<StopMatcher::Match> StopMatcher::push(std::string_view piece) {
     if (found_) { return found_; }
     for (const char byte : piece) {
         ++position_;
         for (std::size_t index = 0; index < stops_.size(); ++index) {
-            const std::string& stop = stops_[index];
-            std::size_t& matched = matched_[index];
-            while (matched > 0 && stop[matched] != byte) {
-                matched = borders_[index][matched];
-            }
-            if (stop[matched] == byte) { ++matched; }
-            if (matched < stop.size()) { continue; }
-            matched = borders_[index][matched];
-            const Match match{.begin = position_ - stop.size(), .end = position_, .stop = index};
+            if (!advance(index, byte)) { continue; }
+            const Match match{.begin = position_ - stops_[index].size(), .end = position_, .stop = index};
             if (!found_ || match.begin < found_->begin) { found_ = match; }
         }
         if (found_) { return found_; }
@@ -51,9 +56,13 @@ std::optional<StopMatcher::Match> StopMatcher::push(std::string_view piece) {
     return std::nullopt;
 }
 
-void StopMatcher::skip(std::string_view piece) {
-    position_ += piece.size();
-    std::fill(matched_.begin(), matched_.end(), 0);
+void StopMatcher::pass(std::string_view piece) {
+    for (const char byte : piece) {
+        ++position_;
+        for (std::size_t index = 0; index < stops_.size(); ++index) {
+            advance(index, byte);
+        }
+    }
 }
 
 std::size_t StopMatcher::held_bytes() const {

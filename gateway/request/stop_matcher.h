@@ -24,14 +24,17 @@ public:
 
     /// Takes the next piece. Once a match was found, further text is ignored.
     std::optional<Match> push(std::string_view piece);
-    /// Passes over text in which no stop string can start or continue.
-    void skip(std::string_view piece);
+    /// Takes text in which a stop string may begin, but none that is complete in it counts.
+    void pass(std::string_view piece);
 
     /// Bytes at the end of the text so far that may be the beginning of a stop string.
     std::size_t held_bytes() const;
     const std::string& stop(std::size_t index) const { return stops_[index]; }
 
 private:
+    /// Whether `byte` completes the stop string.
+    bool advance(std::size_t index, char byte);
+
     std::vector<std::string> stops_;
     std::vector<std::vector<std::size_t>> borders_;  // [stop][length matched] -> longest border
     std::vector<std::size_t> matched_;               // [stop] bytes matched at the end of the text

@@ -1,14 +1,17 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/ids.h"
 #include "base/result.h"
+#include "gateway/request/special_texts.h"
 
 namespace gateway {
 
@@ -38,18 +41,22 @@ public:
     virtual ~TextPort() = default;
 
     /// `add_special`: BOS and the like as the tokenizer's post-processor does. `parse_special`: the text of a special
-    /// token becomes that token; without it it stays ordinary text.
-    virtual base::Result<std::vector<base::TokenId>> encode(std::string_view text, bool add_special,
-                                                            bool parse_special) const = 0;
+    /// token becomes that token; without it it stays ordinary text. `text_starts`: bytes of the text, ascending, at
+    /// which no such token begins whatever stands there.
+    virtual base::Result<std::vector<base::TokenId>> encode(std::string_view text, bool add_special, bool parse_special,
+                                                            std::span<const std::size_t> text_starts) const = 0;
     /// The bytes that the token stands for, which need not be valid UTF-8 alone.
     virtual std::string token_bytes(base::TokenId token) const = 0;
     virtual std::unique_ptr<Detokenizer> detokenizer(bool skip_special) const = 0;
     /// Renders the chat template over a JSON context (messages, add_generation_prompt, ...).
     /// Error: invalid_argument when the template refuses, unimplemented when the model has none.
     virtual base::Result<std::string> render_chat(std::string_view context_json, std::int64_t now_unix_s) const = 0;
-    /// Texts of special tokens, so that they can be recognised in what a user wrote.
-    virtual const std::vector<std::string>& special_texts() const = 0;
+    /// Texts of special tokens, so that they can be recognised in what a client wrote.
+    virtual const SpecialTexts& special_texts() const = 0;
     virtual const std::vector<base::TokenId>& eos_ids() const = 0;
+    /// What a text begins with, where the model has such a token.
+    virtual std::optional<base::TokenId> bos() const = 0;
+    /// One more than the largest id that the model knows, whether or not its tokenizer has a text for it.
     virtual std::uint32_t vocabulary() const = 0;
     virtual const SamplingDefaults& sampling_defaults() const = 0;
 };

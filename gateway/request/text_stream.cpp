@@ -24,8 +24,8 @@ Piece TextStream::push(TokenRecord record) {
     produced_ += text.size();
     held_text_ += text;
     if (++tokens_ <= options_.tokens_min) {
-        matcher_.skip(text);
-        return release(produced_, false);
+        matcher_.pass(text);
+        return release(produced_ - matcher_.held_bytes(), false);
     }
     match_ = matcher_.push(text);
     if (match_) { return release(options_.include_stop_string ? match_->end : match_->begin, true); }

@@ -40,7 +40,7 @@ public:
     struct Options {
         std::vector<std::string> stop_strings = {};
         bool include_stop_string = false;
-        std::uint32_t tokens_min = 0;  // text of so many first tokens cannot hold a stop string
+        std::uint32_t tokens_min = 0;  // a stop string that is complete within so many first tokens does not count
     };
     TextStream(std::unique_ptr<Detokenizer> detokenizer, Options options);
 

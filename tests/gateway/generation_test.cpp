@@ -124,7 +124,7 @@ TEST_CASE("a split request starts on both, the first token goes to decode, the r
     REQUIRE(owner.sink.text == "abc");
     REQUIRE(owner.sink.tokens == Tokens{'a', 'b', 'c'});
     REQUIRE(owner.sink.end.reason == EndReason::stop);
-    REQUIRE(owner.sink.end.stop_token == kEos);
+    REQUIRE_FALSE(owner.sink.end.stop_token);  // a plain EOS is no reason that is told
     REQUIRE(owner.sink.end.cached_tokens == 4u);
     REQUIRE(owner.sink.end.completion_tokens == 4u);
     REQUIRE(owner.sink.end.prompt_tokens == 6u);
@@ -377,7 +377,8 @@ TEST_CASE("stop tokens do not count before the minimum", "[gateway][request]") {
     Owner owner;
     RecordingSink sink;
     auto request = owner.request("x", 8);
-    request.stop_tokens = {'s'};
+    request.stop_tokens = {'s', kEos};
+    request.stop_tokens_asked = 1;
     request.new_tokens_min = 2;
     const auto id = owner.table.open(std::move(request), sink);
     owner.table.on_place_answered(id, epoch(0), local_placement(make_endpoint(2, 20)));

@@ -13,9 +13,10 @@ using namespace gateway_test;
 /// Text that counts how often a prompt is tokenized.
 class CountingText final : public gateway::TextPort {
 public:
-    base::Result<Tokens> encode(std::string_view text, bool add_special, bool parse_special) const override {
+    base::Result<Tokens> encode(std::string_view text, bool add_special, bool parse_special,
+                                std::span<const std::size_t> text_starts) const override {
         ++encoded;
-        return bytes_.encode(text, add_special, parse_special);
+        return bytes_.encode(text, add_special, parse_special, text_starts);
     }
     std::string token_bytes(base::TokenId token) const override { return bytes_.token_bytes(token); }
     std::unique_ptr<gateway::Detokenizer> detokenizer(bool skip_special) const override {
@@ -24,8 +25,9 @@ public:
     base::Result<std::string> render_chat(std::string_view context_json, std::int64_t now_unix_s) const override {
         return bytes_.render_chat(context_json, now_unix_s);
     }
-    const std::vector<std::string>& special_texts() const override { return bytes_.special_texts(); }
+    const gateway::SpecialTexts& special_texts() const override { return bytes_.special_texts(); }
     const Tokens& eos_ids() const override { return bytes_.eos_ids(); }
+    std::optional<base::TokenId> bos() const override { return bytes_.bos(); }
     std::uint32_t vocabulary() const override { return bytes_.vocabulary(); }
     const gateway::SamplingDefaults& sampling_defaults() const override { return bytes_.sampling_defaults(); }
 

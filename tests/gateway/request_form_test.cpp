@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "gateway/openai/data_marks.h"
 #include "gateway/openai/prepare.h"
 #include "tests/gateway/support.h"
 
@@ -80,7 +81,6 @@ TEST_CASE("a field of a wrong type or out of range is a 400 that names it", "[ga
         {"temperature", "-0.1"},
         {"temperature", "2.1"},
         {"temperature", "\"1\""},
-        {"top_p", "0"},
         {"top_p", "1.01"},
         {"min_p", "-1"},
         {"top_k", "-2"},
@@ -217,7 +217,9 @@ TEST_CASE("messages are checked one by one", "[gateway][openai]") {
         {"role":"tool","content":"r","tool_call_id":"1"}])");
     REQUIRE(form);
     REQUIRE(form->template_context.find(R"({"role":"system","content":"d"})") != std::string::npos);
-    REQUIRE(form->template_context.find(R"({"role":"user","content":"a\nb"})") != std::string::npos);
+    // Parts stay parts: what becomes of them is the template's matter.
+    REQUIRE(form->template_context.find(
+                R"([{"type":"text","text":"a","cache_control":{}},{"type":"text","text":"b"}])") != std::string::npos);
     REQUIRE(form->template_context.find(R"("arguments":{"x":1})") != std::string::npos);
 }
 
@@ -244,12 +246,59 @@ TEST_CASE("the longest special text counts, and what only looks like one is text
         REQUIRE(request);
         CHECK(shown(*request->prompts[0].tokens) == "user:" + content + "{258}assistant:");
     }
-    // An assistant's own markers stay tokens, and its private-use characters are no marks.
+    // Private-use characters are no marks.
     const auto request =
         prepared(messages(R"([{"role":"user","content":"<s>"},{"role":"assistant","content":"\ue0000\ue001</s>"}])"));
     REQUIRE(request);
     REQUIRE(shown(*request->prompts[0].tokens) ==
-            "user:<s>{258}assistant:\xee\x80\x80" + ("0\xee\x80\x81{257}" + std::string("{258}assistant:")));
+            "user:<s>{258}assistant:\xee\x80\x80" + ("0\xee\x80\x81</s>" + std::string("{258}assistant:")));
+}
+
+TEST_CASE("every string that a client sent is data, wherever the template prints it", "[gateway][openai]") {
+    const auto tokens_of = [](const gateway::ApiResult<gateway::RequestForm>& form) {
+        const auto request = prepared(form);
+        REQUIRE(request);
+        return shown(*request->prompts[0].tokens);
+    };
+    // Names, documents and variables, values and keys.
+    REQUIRE(tokens_of(messages(R"([{"role":"user","name":"<s>","content":"a"}])")) == "user:<s>,a{258}assistant:");
+    REQUIRE(tokens_of(messages(R"([{"role":"user","content":"a"}],"documents":[{"text":"x</s>","<s>":1}])")) ==
+            R"(user:a{258}[{"text":"x</s>","<s>":1}]assistant:)");
+    REQUIRE(
+        tokens_of(messages(R"([{"role":"user","content":"a"}],"chat_template_kwargs":{"extra":{"a":["<|end|>"]}})")) ==
+        R"(user:a{258}{"a":["<|end|>"]}assistant:)");
+    // Assistants too, but for what answers show.
+    REQUIRE(tokens_of(messages(R"([{"role":"assistant","content":"<s><think>"}])")) ==
+            "assistant:<s><think>{258}assistant:");
+    // Two strings that the template prints side by side do not make one.
+    REQUIRE(tokens_of(messages(
+                R"([{"role":"user","content":[{"type":"text","text":"<|en"},{"type":"text","text":"d|>"}]}])")) ==
+            "user:<|end|>{258}assistant:");
+    REQUIRE(tokens_of(messages(R"([{"role":"user","content":"<"}])")) == "user:<{258}assistant:");
+}
+
+TEST_CASE("marks go where special texts are, and come out as the places of text", "[gateway][openai]") {
+    const gateway::SpecialTexts texts({"<s>", "</s>"}, {"<think>"});
+    gateway::DataMarks marks(texts);
+    const std::string context =
+        R"({"messages":[{"role":"user","content":"<s>a<think>"},{"role":"assistant","content":"<think></s"}]})";
+    const auto marked = marks.mark(context);
+    REQUIRE(marked);
+    const std::string m = "\xee\x80\x80";
+    REQUIRE(*marked == R"({"messages":[{"role":"user","content":"<)" + m + "s>a<" + m +
+                           R"(think>"},{"role":"assistant","content":"<think><)" + m + R"(/s"}]})");
+    const auto rendered = marks.unmark("[<" + m + "s>|<\\ue000s>|\xc3\xa9" + m + "]");
+    REQUIRE(rendered.text == "[<s>|<s>|\xc3\xa9]");
+    REQUIRE(rendered.text_starts == std::vector<std::size_t>{1, 5, 9});
+    // Nothing to mark: as it came.
+    REQUIRE(*marks.mark(R"({"messages":[{"role":"user","content":"a < b"}]})") ==
+            R"({"messages":[{"role":"user","content":"a < b"}]})");
+    REQUIRE(marks.unmark("a" + m).text == "a" + m);
+    // A mark that the request holds, also as an escape, is none.
+    const auto other =
+        marks.mark(R"({"messages":[{"role":"user","content":"<s>\\ue000)" + ("\xee\x80\x81" + std::string(R"("}]})")));
+    REQUIRE(other);
+    REQUIRE(other->find("<\xee\x80\x82s>") != std::string::npos);
 }
 
 TEST_CASE("megabytes of special texts, of their beginnings and of private-use characters are read in one pass",
@@ -341,7 +390,6 @@ TEST_CASE("a prepared request keeps no text but what is echoed", "[gateway][open
     REQUIRE(talk);
     REQUIRE(talk->form.template_context.empty());
     REQUIRE(talk->form.template_context.capacity() < 32u);
-    REQUIRE(talk->form.user_texts.empty());
     REQUIRE_FALSE(talk->form.continued_text);
     REQUIRE(prepared(completion(R"("prompt":"abc")"))->prompts[0].text.empty());
     REQUIRE(prepared(completion(R"("prompt":"abc","echo":true)"))->prompts[0].text == "abc");
@@ -364,11 +412,22 @@ TEST_CASE("the last message can be continued", "[gateway][openai]") {
     const auto later = prepared(messages(again + R"("continue_final_message":true)"));
     REQUIRE(later);
     REQUIRE(shown(*later->prompts[0].tokens) == "user:ababab{258}assistant:aabab");
-    // Not shown as it was written, after much that looks like it.
+    // A long text of a user, with special text in it, after much that looks like it.
     const std::string letters(1u << 20, 'a');
-    const auto lost =
+    const auto long_text =
         prepared(messages(R"([{"role":"user","content":")" + letters + letters + R"("},{"role":"user","content":")" +
-                          letters + "<s>" + letters + R"("}],"continue_final_message":true)"));
+                          letters + "<s>" + letters + R"("}],"continue_final_message":true)"),
+                 8u << 20);
+    REQUIRE(long_text);
+    const bool is_equal =
+        shown(*long_text->prompts[0].tokens) == "user:" + letters + letters + "{258}user:" + letters + "<s>" + letters;
+    CHECK(is_equal);
+    // Parts: the last one goes on.
+    const auto parts = prepared(messages(
+        R"([{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b "}]}],"continue_final_message":true)"));
+    REQUIRE(parts);
+    REQUIRE(shown(*parts->prompts[0].tokens) == "user:ab");
+    const auto lost = prepared(messages(R"([{"role":"user","content":"  "}],"continue_final_message":true)"));
     REQUIRE_FALSE(lost);
     REQUIRE(lost.error().param == "continue_final_message");
 }
@@ -392,9 +451,7 @@ TEST_CASE("prompts come as text, tokens, and lists of both", "[gateway][openai]"
     const auto several = prepared(completion(R"("prompt":["a","b"],"n":2)"));
     REQUIRE(several->prompts.size() == 2u);
     REQUIRE(prepared(completion(R"("prompt":[[97],[98,99]])"))->prompts.size() == 2u);
-    REQUIRE(shown(*prepared(completion(R"("prompt":"abcdef","truncate_prompt_tokens":2)"))->prompts[0].tokens) == "ef");
-    for (const char* prompt :
-         {"null", "\"\"", "[]", "[[]]", "[1,259]", "[1,-1]", "[1,\"a\"]", "[\"a\",1]", "{}", "7"}) {
+    for (const char* prompt : {"null", "[]", "[[]]", "[1,259]", "[1,-1]", "[1,\"a\"]", "[\"a\",1]", "{}", "7"}) {
         CAPTURE(prompt);
         const auto form = completion("\"prompt\":" + std::string(prompt));
         REQUIRE_FALSE(form);
@@ -402,6 +459,39 @@ TEST_CASE("prompts come as text, tokens, and lists of both", "[gateway][openai]"
     }
     REQUIRE(prepared(completion(R"("prompt":"a","max_tokens":0)"))->hides_generated);
     REQUIRE(completion(R"("prompt":"a","suffix":"b")").error().param == "suffix");
+}
+
+TEST_CASE("a truncated text keeps its BOS, ids are the last ones", "[gateway][openai]") {
+    const auto tokens_of = [](const std::string& fields) {
+        return shown(*prepared(completion(fields))->prompts[0].tokens);
+    };
+    REQUIRE(tokens_of(R"("prompt":"abcdef","truncate_prompt_tokens":3)") == "{256}ef");
+    REQUIRE(tokens_of(R"("prompt":"abcdef","truncate_prompt_tokens":1)") == "{256}");
+    REQUIRE(tokens_of(R"("prompt":"abcdef","truncate_prompt_tokens":7)") == "{256}abcdef");
+    REQUIRE(tokens_of(R"("prompt":"abcdef","truncate_prompt_tokens":2,"add_special_tokens":false)") == "ef");
+    REQUIRE(tokens_of(R"("prompt":[256,97,98,99],"truncate_prompt_tokens":2)") == "bc");
+}
+
+TEST_CASE("an empty prompt is answered from BOS", "[gateway][openai]") {
+    REQUIRE(shown(*prepared(completion(R"("prompt":"")"))->prompts[0].tokens) == "{256}");
+    REQUIRE(prepared(completion(R"("prompt":["","a"])"))->prompts.size() == 2u);
+    const auto nothing = prepared(completion(R"("prompt":"","add_special_tokens":false)"));
+    REQUIRE_FALSE(nothing);
+    REQUIRE(nothing.error().status == 400u);
+}
+
+TEST_CASE("top_p may be 0, which leaves the likeliest token", "[gateway][openai]") {
+    const auto request = prepared(completion(R"("prompt":"a","top_p":0)"));
+    REQUIRE(request);
+    const auto one = gateway::generation_request(*request, 0, 0, 4, ByteText());
+    REQUIRE(one.sampling.top_p() == 1.0F);
+    REQUIRE(one.sampling.top_k() == 1u);
+    ByteText text;
+    text.defaults = {.top_p = 0};
+    REQUIRE(gateway::generation_request(*prepared(completion(R"("prompt":"a")")), 0, 0, 4, text).sampling.top_k() ==
+            1u);
+    REQUIRE_FALSE(completion(R"("prompt":"a","top_p":-0.1)"));
+    REQUIRE_FALSE(completion(R"("prompt":"a","top_p":1.1)"));
 }
 
 TEST_CASE("a sequence gets what the client asked for, then the model's defaults", "[gateway][openai]") {
@@ -421,6 +511,7 @@ TEST_CASE("a sequence gets what the client asked for, then the model's defaults"
     REQUIRE(one.sampling.top_logprobs() == 3u);
     REQUIRE(one.sampling.prompt_logprobs());
     REQUIRE(one.stop_tokens == Tokens{97, kEos});
+    REQUIRE(one.stop_tokens_asked == 1u);
     REQUIRE(one.new_tokens_max == 9u);
     REQUIRE(one.new_tokens_min == 2u);
     REQUIRE(one.text.stop_strings == std::vector<std::string>{"x"});

@@ -1,6 +1,7 @@
 #include "tests/gateway/support.h"
 
 #include <algorithm>
+#include <array>
 #include <boost/json.hpp>
 
 #include "base/log.h"
@@ -9,6 +10,8 @@ namespace gateway_test {
 namespace {
 
 /// Losses and retries are what these tests are about: their log lines are noise here.
+constexpr std::array<std::string_view, 3> kSpecialTexts = {"<s>", "</s>", "<|end|>"};
+
 const bool kQuiet = (spdlog::set_level(spdlog::level::off), true);
 
 class ByteDetokenizer final : public gateway::Detokenizer {
@@ -30,16 +33,19 @@ private:
 
 }  // namespace
 
-base::Result<Tokens> ByteText::encode(std::string_view text, bool add_special, bool parse_special) const {
+base::Result<Tokens> ByteText::encode(std::string_view text, bool add_special, bool parse_special,
+                                      std::span<const std::size_t> text_starts) const {
     static_cast<void>(kQuiet);
     Tokens tokens;
     if (add_special) { tokens.push_back(kBos); }
+    const std::size_t size = text.size();
     while (!text.empty()) {
+        const bool is_text = std::binary_search(text_starts.begin(), text_starts.end(), size - text.size());
         bool is_special = false;
-        for (std::size_t index = 0; parse_special && index < special_texts_.size(); ++index) {
-            if (text.starts_with(special_texts_[index])) {
+        for (std::size_t index = 0; parse_special && !is_text && index < kSpecialTexts.size(); ++index) {
+            if (text.starts_with(kSpecialTexts[index])) {
                 tokens.push_back(kBos + static_cast<base::TokenId>(index));
-                text.remove_prefix(special_texts_[index].size());
+                text.remove_prefix(kSpecialTexts[index].size());
                 is_special = true;
                 break;
             }
@@ -52,7 +58,7 @@ base::Result<Tokens> ByteText::encode(std::string_view text, bool add_special, b
 }
 
 std::string ByteText::token_bytes(base::TokenId token) const {
-    if (token >= kBos) { return special_texts_[static_cast<std::size_t>(token - kBos)]; }
+    if (token >= kBos) { return std::string(kSpecialTexts[static_cast<std::size_t>(token - kBos)]); }
     return std::string(1, static_cast<char>(token));
 }
 
@@ -64,10 +70,22 @@ base::Result<std::string> ByteText::render_chat(std::string_view context_json, s
     std::string text;
     const auto context = boost::json::parse(context_json).as_object();
     for (const auto& message : context.at("messages").as_array()) {
-        const std::string content(message.at("content").as_string().c_str());
+        std::string content;
+        if (message.at("content").is_array()) {
+            for (const auto& part : message.at("content").as_array()) {
+                content += std::string_view(part.at("text").as_string());
+            }
+        } else {
+            content = std::string_view(message.at("content").as_string());
+        }
+        if (const auto* name = message.as_object().if_contains("name")) {
+            content = std::string(std::string_view(name->as_string())) + "," + content;
+        }
         if (content == "refuse me") { return base::fail(base::ErrorCode::invalid_argument, "the template refuses"); }
         text += std::string(message.at("role").as_string().c_str()) + ":" + content + "<|end|>";
     }
+    if (const auto* documents = context.if_contains("documents")) { text += boost::json::serialize(*documents); }
+    if (const auto* extra = context.if_contains("extra")) { text += boost::json::serialize(*extra); }
     if (context.at("add_generation_prompt").as_bool()) { text += "assistant:"; }
     return text;
 }

@@ -31,19 +31,21 @@ inline constexpr std::uint32_t kVocabulary = 259;
 /// A tokenizer of bytes: token = byte; three special tokens. Its chat template writes "<|end|>" after every message.
 class ByteText : public gateway::TextPort {
 public:
-    base::Result<Tokens> encode(std::string_view text, bool add_special, bool parse_special) const override;
+    base::Result<Tokens> encode(std::string_view text, bool add_special, bool parse_special,
+                                std::span<const std::size_t> text_starts = {}) const override;
     std::string token_bytes(base::TokenId token) const override;
     std::unique_ptr<gateway::Detokenizer> detokenizer(bool skip_special) const override;
     base::Result<std::string> render_chat(std::string_view context_json, std::int64_t now_unix_s) const override;
-    const std::vector<std::string>& special_texts() const override { return special_texts_; }
+    const gateway::SpecialTexts& special_texts() const override { return special_texts_; }
     const Tokens& eos_ids() const override { return eos_ids_; }
+    std::optional<base::TokenId> bos() const override { return kBos; }
     std::uint32_t vocabulary() const override { return kVocabulary; }
     const gateway::SamplingDefaults& sampling_defaults() const override { return defaults; }
 
     gateway::SamplingDefaults defaults;
 
 private:
-    std::vector<std::string> special_texts_{"<s>", "</s>", "<|end|>"};
+    gateway::SpecialTexts special_texts_{{"<s>", "</s>", "<|end|>"}, {"<think>"}};
     Tokens eos_ids_{kEos};
 };
 

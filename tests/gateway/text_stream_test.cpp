@@ -62,7 +62,24 @@ TEST_CASE("held text comes out at the end", "[gateway]") {
 TEST_CASE("no stop string is found in the first tokens when a minimum is asked for", "[gateway]") {
     auto stream = make_stream({.stop_strings = {"ab"}, .tokens_min = 3});
     const Seen seen = run(stream, "ababab");
-    REQUIRE(seen.text == "abab");  // the first may not count; the second is begun inside the minimum
+    REQUIRE(seen.text == "ab");  // the first is complete in the minimum and does not count; the second ends behind it
+    REQUIRE(stream.stopped() == "ab");
+}
+
+TEST_CASE("a stop string that straddles the minimum is found, and none of it was let out", "[gateway]") {
+    auto stream = make_stream({.stop_strings = {"stop"}, .tokens_min = 3});
+    std::string text;
+    for (const char byte : std::string_view("ast")) {
+        text += stream.push({.token = static_cast<unsigned char>(byte)}).text;
+    }
+    REQUIRE(text == "a");
+    text += stream.push({.token = 'o'}).text;
+    text += stream.push({.token = 'p'}).text;
+    REQUIRE(text == "a");
+    REQUIRE(stream.stopped() == "stop");
+    // What only begins like one comes out after all.
+    auto other = make_stream({.stop_strings = {"stop"}, .tokens_min = 3});
+    REQUIRE(run(other, "astray").text == "astray");
 }
 
 TEST_CASE("each token says how much text was there before it", "[gateway]") {

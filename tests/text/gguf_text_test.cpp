@@ -390,6 +390,13 @@ TEST_CASE("the chat templates of a GGUF file render with its special tokens", "[
     CHECK(model.defaults.top_k == 20);
     CHECK(model.defaults.top_p == 0.75);
 
+    const auto beyond =
+        load(gpt2().writer("gpt-2").u32("tokenizer.ggml.eot_token_id", 1u << 20).f32("general.sampling.temp", -1));
+    CHECK_FALSE(beyond.defaults.temperature);
+    REQUIRE(beyond.warnings.size() == 2);
+    CHECK(beyond.warnings[0].find("tokenizer.ggml.eot_token_id is 1048576") != std::string::npos);
+    CHECK(beyond.warnings[1].find("general.sampling.temperature is -1") != std::string::npos);
+
     const auto plain = load(gpt2().writer("gpt-2"));
     CHECK_FALSE(plain.chat_template);
     CHECK(plain.chat_template_problem.find("tokenizer.chat_template") != std::string::npos);

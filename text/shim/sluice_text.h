@@ -48,7 +48,8 @@ enum {
 };
 
 /// Loads a tokenizer. `options_json`: an object with any of pattern, bos, eos (texts), add_bos, add_eos, lower_case,
-/// legacy (booleans or null), added_tokens ([{id, content, special, lstrip, rstrip}]).
+/// legacy (booleans or null), added_tokens ([{id, content, special, lstrip, rstrip}]), special_texts (texts of tokens
+/// that are special whatever the tokenizer file says, where it has them).
 int32_t sluice_tokenizer_load(int32_t kind, SluiceBytes first, SluiceBytes second, SluiceBytes options_json,
                               SluiceTokenizer** out, SluiceBuffer* message);
 
@@ -79,8 +80,10 @@ enum {
     SLUICE_PARSE_SPECIAL = 2  ///< the text of a special token becomes that token
 };
 
-/// Text to ids; `out` receives native-endian uint32_t, one after another.
-int32_t sluice_tokenizer_encode(const SluiceTokenizer* tokenizer, SluiceBytes text, uint32_t flags, SluiceBuffer* out);
+/// Text to ids; `out` receives native-endian uint32_t, one after another. `text_starts`: places (bytes) of the text,
+/// ascending, at which no token of a fixed text begins; may be null when there are none.
+int32_t sluice_tokenizer_encode(const SluiceTokenizer* tokenizer, SluiceBytes text, const size_t* text_starts,
+                                size_t text_starts_count, uint32_t flags, SluiceBuffer* out);
 
 /// The id of a token by its text, -1 when there is none. Slow.
 int64_t sluice_tokenizer_id(const SluiceTokenizer* tokenizer, SluiceBytes token);

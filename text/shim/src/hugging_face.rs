@@ -1,12 +1,13 @@
 //! Tokenizers that the Hugging Face library runs: `tokenizer.json`, and the older file forms written as one.
 
+use crate::added_tokens::Cutter;
 use crate::guard::{invalid, Outcome};
 use crate::special_token::SpecialToken;
 use crate::token_table::{Decoder, TokenTable};
 use serde::Deserialize;
 use serde_json::{json, Value};
 use std::sync::OnceLock;
-use tokenizers::Tokenizer;
+use tokenizers::{AddedToken, Tokenizer};
 
 /// No vocabulary of today is near this; ids beyond it are a broken file.
 const TOKENS_MAX: usize = 1 << 22;
@@ -17,6 +18,8 @@ pub struct HuggingFace {
     plain: OnceLock<Box<Tokenizer>>,
     /// When given: whether BOS and EOS are added, instead of what the file's post-processor does.
     added: Option<(Option<u32>, Option<u32>)>,
+    /// For texts in which some places are text whatever stands there; made when first needed.
+    cutter: OnceLock<Cutter>,
 }
 
 #[derive(Deserialize)]
@@ -26,7 +29,9 @@ struct DecoderOnly {
 }
 
 impl HuggingFace {
-    pub fn load(file: &str) -> Outcome<(HuggingFace, TokenTable)> {
+    /// `added`: tokens that other files of the model name; `special_texts`: those of them and of the vocabulary that are
+    /// special. What the tokenizer has already stays as it is, and no token gets another id than it is said to have.
+    pub fn load(file: &str, added: &[SpecialToken], special_texts: &[String]) -> Outcome<(HuggingFace, TokenTable)> {
         let decoder = match serde_json::from_str::<DecoderOnly>(file) {
             Ok(parsed) => Decoder::parse(&parsed.decoder)?,
             Err(error) => return invalid(format!("tokenizer.json is not understood: {error}")),
@@ -42,6 +47,7 @@ impl HuggingFace {
             return invalid("tokenizer.json: truncation cannot be switched off");
         }
         tokenizer.with_padding(None);
+        add_tokens(&mut tokenizer, added, special_texts);
         let vocabulary = tokenizer.get_vocab(true);
         let added = tokenizer.get_added_tokens_decoder();
         let end = vocabulary.values().chain(added.keys()).copied().max().map_or(0, |id| id as usize + 1);
@@ -56,25 +62,35 @@ impl HuggingFace {
             tokens[id as usize] = Some((token.content, token.special));
         }
         let table = decoder.table(&tokens);
-        Ok((HuggingFace { tokenizer, plain: OnceLock::new(), added: None }, table))
+        Ok((HuggingFace { tokenizer, plain: OnceLock::new(), added: None, cutter: OnceLock::new() }, table))
     }
 
     pub fn set_added(&mut self, bos: Option<u32>, eos: Option<u32>) {
         self.added = Some((bos, eos));
     }
 
-    pub fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Outcome<Vec<u32>> {
-        let tokenizer = if parse_special {
-            &self.tokenizer
-        } else {
-            self.plain.get_or_init(|| {
+    pub fn encode(
+        &self,
+        text: &str,
+        add_special: bool,
+        parse_special: bool,
+        text_starts: &[usize],
+    ) -> Outcome<Vec<u32>> {
+        let by_file = add_special && self.added.is_none();
+        let encoding = if !parse_special {
+            let plain = self.plain.get_or_init(|| {
                 let mut plain = Box::new(self.tokenizer.clone());
                 plain.set_encode_special_tokens(true);
                 plain
-            })
+            });
+            plain.encode_fast(text, by_file)
+        } else if text_starts.is_empty() {
+            self.tokenizer.encode_fast(text, by_file)
+        } else {
+            let cutter = self.cutter.get_or_init(|| Cutter::new(&self.tokenizer));
+            cutter.encode(&self.tokenizer, text, text_starts, by_file)
         };
-        let by_file = add_special && self.added.is_none();
-        let encoding = match tokenizer.encode_fast(text, by_file) {
+        let encoding = match encoding {
             Ok(encoding) => encoding,
             Err(error) => return invalid(format!("the text cannot be encoded: {error}")),
         };
@@ -84,6 +100,30 @@ impl HuggingFace {
 
     pub fn id_of(&self, text: &str) -> Option<u32> {
         self.tokenizer.token_to_id(text)
+    }
+}
+
+/// As transformers adds the tokens of tokenizer_config.json, added_tokens.json and special_tokens_map.json to those of
+/// tokenizer.json.
+fn add_tokens(tokenizer: &mut Tokenizer, added: &[SpecialToken], special_texts: &[String]) {
+    let known = tokenizer.get_added_tokens_decoder();
+    let is_known = |text: &str| known.values().any(|token| token.content == text);
+    let mut sorted: Vec<&SpecialToken> = added.iter().filter(|token| !is_known(&token.text)).collect();
+    sorted.sort_by_key(|token| token.id);
+    for token in sorted {
+        let next = tokenizer.get_vocab_size(true) as u32;
+        if tokenizer.token_to_id(&token.text).unwrap_or(next) != token.id {
+            continue; // the vocabulary has it elsewhere, or there would be a gap
+        }
+        let new =
+            AddedToken::from(token.text.clone(), token.is_special).lstrip(token.strips_left).rstrip(token.strips_right);
+        tokenizer.add_tokens(&[new]);
+    }
+    for text in special_texts {
+        let is_added = is_known(text) || added.iter().any(|token| token.text == *text);
+        if !is_added && !text.is_empty() && tokenizer.token_to_id(text).is_some() {
+            tokenizer.add_special_tokens(&[AddedToken::from(text.clone(), true)]);
+        }
     }
 }
 

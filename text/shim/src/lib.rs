@@ -1,5 +1,6 @@
 //! Tokenizers and chat templates behind a C interface. The contract of every entry is in `sluice_text.h`.
 
+mod added_tokens;
 mod chat_template;
 mod gguf_vocabulary;
 mod guard;
@@ -109,12 +110,16 @@ pub unsafe extern "C" fn sluice_tokenizer_free(tokenizer: *mut Tokenizer) {
 pub unsafe extern "C" fn sluice_tokenizer_encode(
     tokenizer: *const Tokenizer,
     text: Bytes,
+    text_starts: *const usize,
+    text_starts_count: usize,
     flags: u32,
     out: *mut Buffer,
 ) -> i32 {
     enter(out, || {
         let text = text.as_text("the text")?;
-        let ids = (*tokenizer).encode(text, flags & ADD_SPECIAL != 0, flags & PARSE_SPECIAL != 0)?;
+        let text_starts =
+            if text_starts_count == 0 { &[] } else { std::slice::from_raw_parts(text_starts, text_starts_count) };
+        let ids = (*tokenizer).encode(text, flags & ADD_SPECIAL != 0, flags & PARSE_SPECIAL != 0, text_starts)?;
         Ok(ids.iter().flat_map(|id| id.to_ne_bytes()).collect())
     })
 }

@@ -216,9 +216,9 @@ impl RankBpe {
         Ok(())
     }
 
-    pub fn encode(&self, text: &str, parse_special: bool) -> Outcome<Vec<u32>> {
+    pub fn encode(&self, text: &str, parse_special: bool, text_starts: &[usize]) -> Outcome<Vec<u32>> {
         let mut ids = Vec::new();
-        for segment in self.specials.cut(text, parse_special) {
+        for segment in self.specials.cut(text, parse_special, text_starts) {
             match segment {
                 Segment::Token(id) => ids.push(id),
                 Segment::Text(text) => self.encode_text(text, &mut ids)?,

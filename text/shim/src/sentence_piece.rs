@@ -354,10 +354,10 @@ impl SentencePiece {
         }
     }
 
-    pub fn encode(&self, text: &str, parse_special: bool) -> Vec<u32> {
+    pub fn encode(&self, text: &str, parse_special: bool, text_starts: &[usize]) -> Vec<u32> {
         let mut ids = Vec::new();
         let mut is_first = true;
-        for segment in self.specials.cut(text, parse_special) {
+        for segment in self.specials.cut(text, parse_special, text_starts) {
             match segment {
                 Segment::Token(id) => ids.push(id),
                 Segment::Text(text) => {

@@ -1,7 +1,7 @@
 //! Tokens with a fixed text (BOS, `<|im_end|>`, ...): the list, and cutting a text at them.
 
 use crate::guard::{invalid, Outcome};
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, Input, MatchKind};
 
 #[derive(Clone, Debug)]
 pub struct SpecialToken {
@@ -64,16 +64,18 @@ impl SpecialTokens {
         self.tokens.iter().find(|token| token.text == text).map(|token| token.id)
     }
 
-    pub fn cut<'a>(&self, text: &'a str, parse_special: bool) -> Vec<Segment<'a>> {
+    /// `parse_special`: special tokens are found too. `text_starts`: ascending places at which none may begin.
+    pub fn cut<'a>(&self, text: &'a str, parse_special: bool, text_starts: &[usize]) -> Vec<Segment<'a>> {
         let mut segments = Vec::new();
         let mut done = 0;
         if let Some((automaton, chosen)) = if parse_special { &self.every } else { &self.plain } {
-            for found in automaton.find_iter(text) {
-                let token = &self.tokens[chosen[found.pattern().as_usize()]];
-                if found.start() < done {
+            let is_text = |start: usize, _| text_starts.binary_search(&start).is_ok();
+            for (start, end, pattern) in Matches::new(automaton, text, is_text) {
+                let token = &self.tokens[chosen[pattern]];
+                if start < done {
                     continue;
                 }
-                let mut before = &text[done..found.start()];
+                let mut before = &text[done..start];
                 if token.strips_left {
                     before = before.trim_end();
                 }
@@ -81,7 +83,7 @@ impl SpecialTokens {
                     segments.push(Segment::Text(before));
                 }
                 segments.push(Segment::Token(token.id));
-                done = found.end();
+                done = end;
                 if token.strips_right {
                     done += text[done..].len() - text[done..].trim_start().len();
                 }
@@ -91,5 +93,36 @@ impl SpecialTokens {
             segments.push(Segment::Text(&text[done..]));
         }
         segments
+    }
+}
+
+/// What an automaton finds in a text, but for what is said to be text: there the search goes on at the next character.
+pub struct Matches<'a, IsText: Fn(usize, usize) -> bool> {
+    automaton: &'a AhoCorasick,
+    text: &'a str,
+    is_text: IsText,
+    at: usize,
+}
+
+impl<'a, IsText: Fn(usize, usize) -> bool> Matches<'a, IsText> {
+    /// `is_text(start, end)`: whether a find is none.
+    pub fn new(automaton: &'a AhoCorasick, text: &'a str, is_text: IsText) -> Self {
+        Matches { automaton, text, is_text, at: 0 }
+    }
+}
+
+impl<IsText: Fn(usize, usize) -> bool> Iterator for Matches<'_, IsText> {
+    /// Where it begins and ends, and the number of its pattern.
+    type Item = (usize, usize, usize);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let found = self.automaton.find(Input::new(self.text).range(self.at..))?;
+            if !(self.is_text)(found.start(), found.end()) {
+                self.at = found.end();
+                return Some((found.start(), found.end(), found.pattern().as_usize()));
+            }
+            self.at = found.start() + self.text[found.start()..].chars().next().map_or(1, char::len_utf8);
+        }
     }
 }

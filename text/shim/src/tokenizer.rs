@@ -59,6 +59,7 @@ struct LoadOptions {
     lower_case: Option<bool>,
     legacy: Option<bool>,
     added_tokens: Vec<AddedToken>,
+    special_texts: Vec<String>,
 }
 
 enum Kind {
@@ -152,14 +153,14 @@ impl Tokenizer {
             return invalid(format!("the added token {} has the impossible id {}", token.text, token.id));
         }
         match kind {
-            FileKind::HuggingFaceJson => Self::from_hugging_face(text(first, "tokenizer.json")?, &options),
+            FileKind::HuggingFaceJson => Self::from_hugging_face(text(first, "tokenizer.json")?, &added, &options),
             FileKind::VocabAndMerges => {
                 let file = hugging_face::from_vocab_and_merges(
                     text(first, "vocab.json")?,
                     text(second, "merges.txt")?,
                     added,
                 )?;
-                Self::from_hugging_face(&file, &options)
+                Self::from_hugging_face(&file, &[], &options)
             }
             FileKind::WordList => {
                 let lower_case = match options.pattern.as_str() {
@@ -173,7 +174,7 @@ impl Tokenizer {
                     }
                 };
                 let file = hugging_face::from_word_list(text(first, "the word list")?, lower_case, added)?;
-                Self::from_hugging_face(&file, &options)
+                Self::from_hugging_face(&file, &[], &options)
             }
             FileKind::Ranks => {
                 let ranks = RankBpe::load(first, &options.pattern, added, options.bos.as_deref())?;
@@ -200,7 +201,7 @@ impl Tokenizer {
         match vocabulary.model {
             "gpt2" => {
                 let (file, adds_bos) = vocabulary.to_tokenizer_json()?;
-                let mut tokenizer = Self::from_hugging_face(&file, &LoadOptions::default())?;
+                let mut tokenizer = Self::from_hugging_face(&file, &[], &LoadOptions::default())?;
                 (tokenizer.bos, tokenizer.eos) = (vocabulary.bos, vocabulary.eos);
                 if let Kind::HuggingFace(model) = &mut tokenizer.kind {
                     model
@@ -221,8 +222,9 @@ impl Tokenizer {
         }
     }
 
-    fn from_hugging_face(file: &str, options: &LoadOptions) -> Outcome<Tokenizer> {
-        let (mut model, table) = HuggingFace::load(file)?;
+    /// `added`: tokens that files beside `file` name.
+    fn from_hugging_face(file: &str, added: &[SpecialToken], options: &LoadOptions) -> Outcome<Tokenizer> {
+        let (mut model, table) = HuggingFace::load(file, added, &options.special_texts)?;
         let bos = options.bos.as_deref().and_then(|text| model.id_of(text));
         let eos = options.eos.as_deref().and_then(|text| model.id_of(text));
         if options.add_bos.is_some() || options.add_eos.is_some() {
@@ -248,11 +250,18 @@ impl Tokenizer {
         })
     }
 
-    pub fn encode(&self, text: &str, add_special: bool, parse_special: bool) -> Outcome<Vec<u32>> {
+    /// `text_starts`: places of `text`, ascending, at which no token of a fixed text begins.
+    pub fn encode(
+        &self,
+        text: &str,
+        add_special: bool,
+        parse_special: bool,
+        text_starts: &[usize],
+    ) -> Outcome<Vec<u32>> {
         let body = match &self.kind {
-            Kind::HuggingFace(model) => return model.encode(text, add_special, parse_special),
-            Kind::Ranks(ranks) => ranks.encode(text, parse_special)?,
-            Kind::Pieces(pieces) => pieces.encode(text, parse_special),
+            Kind::HuggingFace(model) => return model.encode(text, add_special, parse_special, text_starts),
+            Kind::Ranks(ranks) => ranks.encode(text, parse_special, text_starts)?,
+            Kind::Pieces(pieces) => pieces.encode(text, parse_special, text_starts),
         };
         if !add_special {
             return Ok(body);

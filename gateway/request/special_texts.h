@@ -1,0 +1,40 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace gateway {
+
+/// Texts that a tokenizer turns into one token each, wherever they stand: to be found in what clients write, so that
+/// there they stay text. Built once per model; immutable, used from many threads.
+class SpecialTexts {
+public:
+    /// `special`: of tokens that only the template may set. `control`: of tokens that answers show too ("<think>"), so
+    /// that an assistant's own text may hold them.
+    SpecialTexts(std::vector<std::string> special, std::vector<std::string> control);
+
+    /// Whether one begins at byte `at` of `text`: all of it, or as much as there is up to `end`, so that another text
+    /// printed behind this one could complete it. `of_assistant`: control texts do not count.
+    bool begins_at(std::string_view text, std::size_t at, std::size_t end, bool of_assistant) const;
+
+    /// Whether one that holds a character which JSON escapes could be missed in a document as it was sent.
+    bool has_escaped() const { return has_escaped_; }
+
+private:
+    struct Sorted {
+        std::vector<std::string> texts;
+        std::array<bool, 256> begins{};  // bytes that a text begins with
+        bool begins_at(std::string_view text, std::size_t at, std::size_t end) const;
+    };
+    static Sorted sorted(std::vector<std::string> texts);
+
+    Sorted special_;
+    Sorted control_;
+    bool has_escaped_ = false;
+};
+
+}  // namespace gateway

@@ -1,0 +1,189 @@
+#include "text/content_form.h"
+
+#include <algorithm>
+#include <optional>
+
+namespace text {
+namespace {
+
+namespace json = boost::json;
+using base::ErrorCode;
+
+/// Letters only: no template changes, escapes or cuts them, and no text of a template holds them.
+constexpr std::string_view kFirst = "qzjvfirstprobe";
+constexpr std::string_view kSecond = "qzjvsecondprobe";
+constexpr std::string_view kOther = "qzjvotherprobe";
+constexpr CivilTime kNow{.year = 2024, .month = 7, .day = 26, .hour = 13, .minute = 5, .second = 9};
+
+json::value content_of(std::string_view text, bool as_parts) {
+    if (!as_parts) { return json::value(text); }
+    return json::array{json::object{{"type", "text"}, {"text", text}}};
+}
+
+json::object message(std::string_view role, std::string_view text, bool as_parts) {
+    return {{"role", role}, {"content", content_of(text, as_parts)}};
+}
+
+/// Whether a text is printed as such. A list that was turned into a string shows its inside: {'type': 'text', 'text':
+/// 'qzjv'}.
+bool is_printed(std::string_view rendered, std::string_view text) {
+    const auto at = rendered.find(text);
+    if (at == std::string_view::npos) { return false; }
+    for (const std::string_view inside : {"'text': '", "\"text\": \"", "\"text\":\""}) {
+        if (rendered.substr(0, at).ends_with(inside)) { return false; }
+    }
+    return true;
+}
+
+/// Renders chats made of small messages.
+class Probe {
+public:
+    Probe(const ChatTemplate& chat_template, const std::vector<std::pair<std::string, std::string>>& variables,
+          bool with_tools)
+        : chat_template_(chat_template) {
+        for (const auto& [name, text] : variables) {
+            context_[name] = text;
+        }
+        context_["add_generation_prompt"] = true;
+        if (with_tools) {
+            const json::object parameters{{"type", "object"}, {"properties", json::object()}};
+            const json::object function{{"name", "f"}, {"description", "d"}, {"parameters", parameters}};
+            context_["tools"] = json::array{json::object{{"type", "function"}, {"function", function}}};
+        }
+    }
+
+    /// Empty when the template refuses.
+    std::optional<std::string> render(json::array messages) const {
+        json::object context = context_;
+        context["messages"] = std::move(messages);
+        auto rendered = chat_template_.render(json::serialize(context), kNow);
+        if (!rendered) { return std::nullopt; }
+        return std::move(*rendered);
+    }
+
+private:
+    const ChatTemplate& chat_template_;
+    json::object context_;
+};
+
+/// What a template does with a user's text in one form.
+enum class Answer { printed, silent, refused };
+
+Answer ask(const Probe& probe, bool as_parts) {
+    const json::array alone{message("user", kFirst, as_parts)};
+    const json::array after_system{message("system", kOther, as_parts), message("user", kFirst, as_parts)};
+    Answer answer = Answer::refused;
+    for (const json::array& messages : {alone, after_system}) {
+        const auto rendered = probe.render(messages);
+        if (!rendered) { continue; }
+        if (is_printed(*rendered, kFirst)) { return Answer::printed; }
+        answer = Answer::silent;
+    }
+    return answer;
+}
+
+/// Whether the text of `role` is passed over in a chat that is rendered otherwise.
+bool is_silent(const Probe& probe, std::string_view role, bool as_parts) {
+    json::array messages;
+    if (role == "system") {
+        messages = {message(role, kOther, as_parts), message("user", kFirst, as_parts)};
+    } else if (role == "assistant") {
+        messages = {message("user", kSecond, as_parts), message(role, kOther, as_parts),
+                    message("user", kFirst, as_parts)};
+    } else {
+        json::object call = message("assistant", "", as_parts);
+        const json::object function{{"name", "f"}, {"arguments", json::object()}};
+        call["tool_calls"] =
+            json::array{json::object{{"id", "abcdefghi"}, {"type", "function"}, {"function", function}}};
+        json::object result = message(role, kOther, as_parts);
+        result["tool_call_id"] = "abcdefghi";
+        result["name"] = "f";
+        messages = {message("user", kFirst, as_parts), call, result};
+    }
+    const auto rendered = probe.render(messages);
+    return rendered && is_printed(*rendered, kFirst) && !is_printed(*rendered, kOther);
+}
+
+bool has_text(const json::value& content) {
+    if (content.is_string()) {
+        const auto& text = content.get_string();
+        return text.find_first_not_of(" \t\r\n") != json::string::npos;
+    }
+    if (!content.is_array()) { return false; }
+    return std::any_of(content.get_array().begin(), content.get_array().end(), [](const json::value& part) {
+        const json::object* object = part.if_object();
+        const json::value* text = object == nullptr ? nullptr : object->if_contains("text");
+        return text != nullptr && has_text(*text);
+    });
+}
+
+std::string joined(const json::array& parts) {
+    std::string text;
+    for (const json::value& part : parts) {
+        const json::object* object = part.if_object();
+        const json::value* line = object == nullptr ? nullptr : object->if_contains("text");
+        if (line == nullptr || !line->is_string()) { continue; }
+        if (&part != &parts.front()) { text += '\n'; }
+        text += std::string_view(line->get_string());
+    }
+    return text;
+}
+
+}  // namespace
+
+ContentForm find_content_form(const ChatTemplate& chat_template,
+                              const std::vector<std::pair<std::string, std::string>>& variables, bool with_tools) {
+    const Probe probe(chat_template, variables, with_tools);
+    const Answer text = ask(probe, false);
+    const Answer parts = ask(probe, true);
+    ContentForm form{.takes_text = text == Answer::printed, .takes_parts = parts == Answer::printed};
+    if (!form.takes_text && !form.takes_parts) {
+        if (text == Answer::refused && parts == Answer::refused) { return ContentForm{}; }
+        form.problem =
+            "the chat template does not print what a user says, neither given as a text nor as a list of "
+            "parts of the type text";
+        return form;
+    }
+    const bool as_parts = !form.takes_text;
+    for (const char* role : {"system", "assistant", "tool", "function"}) {
+        if (is_silent(probe, role, as_parts)) { form.silent_roles.emplace_back(role); }
+    }
+    const auto turns = probe.render({message("user", kSecond, as_parts), message("assistant", kOther, as_parts),
+                                     message("user", kFirst, as_parts)});
+    form.drops_earlier_users = turns && is_printed(*turns, kFirst) && !is_printed(*turns, kSecond);
+    return form;
+}
+
+base::Result<void> adapt_contents(const ContentForm& form, json::object& context) {
+    if (!form.problem.empty()) { return base::fail(ErrorCode::failed_precondition, form.problem); }
+    json::value* messages = context.if_contains("messages");
+    if (messages == nullptr || !messages->is_array()) { return {}; }
+    std::size_t users = 0;
+    for (json::value& one : messages->get_array()) {
+        json::object* object = one.if_object();
+        json::value* content = object == nullptr ? nullptr : object->if_contains("content");
+        const json::value* role = object == nullptr ? nullptr : object->if_contains("role");
+        if (content == nullptr || role == nullptr || !role->is_string()) { continue; }
+        const bool calls = object->contains("tool_calls");  // templates print the calls in place of the text
+        if (has_text(*content) && !calls &&
+            std::find(form.silent_roles.begin(), form.silent_roles.end(), std::string_view(role->get_string())) !=
+                form.silent_roles.end()) {
+            return base::fail(ErrorCode::invalid_argument,
+                              "the chat template of this model does not print messages of "
+                              "the role '" +
+                                  std::string(role->get_string()) + "'");
+        }
+        if (role->get_string() == "user" && has_text(*content) && ++users > 1 && form.drops_earlier_users) {
+            return base::fail(ErrorCode::invalid_argument,
+                              "the chat template of this model prints the last message of a user only");
+        }
+        if (content->is_array() && !form.takes_parts) { *content = joined(content->get_array()); }
+        if (content->is_string() && !form.takes_text) {
+            const std::string text(content->get_string());
+            *content = content_of(text, true);
+        }
+    }
+    return {};
+}
+
+}  // namespace text
