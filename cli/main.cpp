@@ -160,6 +160,16 @@ int main(int argc, char** argv) {
     cli::model::add_remove(*command(*model, "remove", "delete a model from the store",
                                     [&] { return status_of(cli::model::run_remove(remove, cli::end_asked)); }),
                            remove);
+    CLI::App* cache = model->add_subcommand("cache", "the packed weights that engines keep");
+    cache->require_subcommand(1);
+    std::string packed_dir;
+    cli::model::add_cache_list(*command(*cache, "list", "what is kept, and what of it is in use",
+                                        [&] { return status_of(cli::model::run_cache_list(packed_dir)); }),
+                               packed_dir);
+    cli::model::PruneCommand prune;
+    cli::model::add_cache_prune(*command(*cache, "prune", "remove what is not in use",
+                                         [&] { return status_of(cli::model::run_cache_prune(prune)); }),
+                                prune);
 
     CLI::App* config = app.add_subcommand("config", "settings");
     config->require_subcommand(1);

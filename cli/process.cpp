@@ -80,8 +80,11 @@ bool Event::wait(base::Duration patience) const {
 }
 
 void add_common_flags(CLI::App& app, CommonFlags& flags) {
-    app.add_option("--config", flags.config_files, "YAML settings; may be given more than once");
-    app.add_option("--set", flags.settings, "one setting, key=value; after all files");
+    // One value each: a list would take the prompt behind it too.
+    app.add_option("--config", flags.config_files, "YAML settings; may be given more than once")
+        ->allow_extra_args(false);
+    app.add_option("--set", flags.settings, "one setting, key=value; after all files; may be given more than once")
+        ->allow_extra_args(false);
     app.add_option("--log-level", flags.log_level, "trace, debug, info, warn, error, off")->capture_default_str();
     app.add_flag("--listen-public", flags.listen_public,
                  "allow to listen on more than loopback (there are no keys and no TLS yet)");

@@ -63,6 +63,8 @@ void read_worker_config(base::Config& config, WorkerSetup& setup) {
     engine.gpu_memory_share = config.number("engine.gpu_memory_share", 0.9, 0.01, 1);
     engine.layer_group = static_cast<std::uint32_t>(config.integer("engine.layer_group", 0, 0, 1024));
     engine.packed_dir = config.string("engine.packed_dir", "");
+    engine.packed_bytes_max = static_cast<std::uint64_t>(
+        config.integer("engine.packed_bytes_max", static_cast<std::int64_t>(engine::kPackedBytesMax), 0));
     const auto place = device::parse_device(engine.device);
     const bool names_host_kernels = engine.kernels != "auto" && engine.kernels != "cuda";
     setup.limits = worker::WorkerOptions::read(config, place && place->is_cuda && !names_host_kernels);

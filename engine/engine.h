@@ -13,6 +13,7 @@
 #include "base/model_shape.h"
 #include "base/result.h"
 #include "engine/batch.h"
+#include "engine/model/packed_cache.h"
 #include "engine/sampling.h"
 #include "kv_cache/kv_store.h"
 
@@ -76,6 +77,7 @@ struct EngineOptions {
     std::vector<std::uint32_t> cpus;  // empty: not pinned
     std::uint32_t layer_group = 0;    // layers per LayersDone call; 0: chosen (about 4 calls a step)
     std::string packed_dir;  // where packed weight files live; empty: $XDG_CACHE_HOME/sluice or ~/.cache/sluice
+    std::uint64_t packed_bytes_max = kPackedBytesMax;  // of all of them; the least recently used go first
     ShardSpec shard;
 };
 

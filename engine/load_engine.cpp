@@ -137,9 +137,10 @@ std::string describe_model(const Model& model, WeightFormat format, const Engine
 
 /// Packs and maps the weights, or uploads them. Error: as open_packed_file() and upload_weights().
 Result<void> load_weights(const Checkpoint& checkpoint, const PackingPlan& plan, const std::string& packed_dir,
+                          std::uint64_t packed_bytes_max,
                           const std::function<void(std::uint64_t, std::uint64_t)>& progress, Model& model) {
     if (plan.order == WeightOrder::panels) {
-        auto packed = open_packed_file(checkpoint, plan, packed_dir, progress);
+        auto packed = open_packed_file(checkpoint, plan, packed_dir, progress, packed_bytes_max);
         if (!packed) { return base::pass_on(packed); }
         model.packed = std::move(*packed);
         model.content = model.packed.content;
@@ -211,8 +212,9 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
     model->kv.emplace(std::move(*kv));
 
     const auto packed_dir = prepare_packed_dir(options.packed_dir);
-    if (!packed_dir) { return base::pass_on(packed_dir, "folder for packed weights (packed_dir)"); }
-    if (auto loaded = load_weights(*checkpoint, plan, *packed_dir, progress, *model); !loaded) {
+    if (!packed_dir) { return base::pass_on(packed_dir, "folder for packed weights"); }
+    if (auto loaded = load_weights(*checkpoint, plan, *packed_dir, options.packed_bytes_max, progress, *model);
+        !loaded) {
         return base::pass_on(loaded);
     }
 

@@ -15,12 +15,14 @@ namespace {
 using base::ErrorCode;
 using base::Result;
 
-constexpr std::array<std::string_view, 19> kFolderFiles = {
+constexpr std::array kFolderFiles = std::to_array<std::string_view>({
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "spiece.model",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
@@ -28,6 +30,9 @@ constexpr std::array<std::string_view, 19> kFolderFiles = {
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    "additional_chat_templates/default.jinja",
+    "additional_chat_templates/tool_use.jinja",
+    "adapter_config.json",
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
@@ -35,7 +40,7 @@ constexpr std::array<std::string_view, 19> kFolderFiles = {
     "LICENSE",
     "LICENSE.txt",
     "LICENSE.md",
-};
+});
 
 /// A file of a model: its stem and into how many it is split.
 std::pair<std::string, std::uint32_t> group_of(std::string_view path, std::string_view suffix) {

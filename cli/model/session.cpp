@@ -45,7 +45,7 @@ Session::Session(Store store, std::vector<CatalogueEntry> catalogue, HubAccess h
       stop_asked_(std::move(stop_asked)) {}
 
 Result<Session> Session::open(StopAsked stop_asked) {
-    auto folder = store_folder();
+    auto folder = usable_store_folder();
     if (!folder) { return base::pass_on(folder); }
     auto catalogue = load_catalogue();
     if (!catalogue) { return base::pass_on(catalogue); }

@@ -10,8 +10,10 @@
 #include <cstdlib>
 #include <utility>
 
+#include "base/log.h"
 #include "cli/model/source.h"
 #include "engine/model/read_file.h"
+#include "engine/model/user_folder.h"
 
 namespace cli::model {
 namespace {
@@ -214,6 +216,19 @@ Result<fs::path> store_folder() {
     fs::path absolute = fs::absolute(folder, error);
     if (error) { return tl::unexpected(engine::system_error("find", folder, error.value())); }
     return absolute.lexically_normal();
+}
+
+Result<fs::path> usable_store_folder() {
+    auto folder = store_folder();
+    const char* chosen = std::getenv("SLUICE_MODELS");
+    std::error_code error;
+    // One that was chosen, or that is there, is the one; prepare() says why it cannot be written to.
+    if (folder && ((chosen != nullptr && *chosen != 0) || fs::is_directory(*folder, error))) { return folder; }
+    auto usable = engine::usual_or_temporary(folder ? *folder : fs::path(), folder ? "" : folder.error().message,
+                                             "models", "SLUICE_MODELS");
+    if (!usable) { return base::pass_on(usable, "the models' folder"); }
+    if (!usable->warning.empty()) { spdlog::warn("the models' folder: {}", usable->warning); }
+    return usable->path;
 }
 
 }  // namespace cli::model

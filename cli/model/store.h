@@ -84,4 +84,8 @@ private:
 /// Error: failed_precondition when there is none of the three.
 base::Result<std::filesystem::path> store_folder();
 
+/// The same, but where the folder of the last two cannot be made (or there is none) a private one under the system's
+/// temporary one, with a warning in the log. Error: as engine::usual_or_temporary().
+base::Result<std::filesystem::path> usable_store_folder();
+
 }  // namespace cli::model

@@ -9,6 +9,9 @@
 #include <string_view>
 #include <utility>
 
+#include "base/gguf_model.h"
+#include "engine/model/model_config.h"
+#include "engine/model/read_file.h"
 #include "engine/model/weights.h"
 
 namespace engine {
@@ -19,6 +22,7 @@ using base::ModelShape;
 
 constexpr std::string_view kEmbedding = "model.embed_tokens.weight";
 constexpr std::string_view kHead = "lm_head.weight";
+constexpr std::size_t kConfigBytesMax = 4u << 20;
 constexpr std::string_view kLayers = "model.layers.";
 
 /// Tables that older releases of transformers stored and every reader makes itself.
@@ -155,6 +159,12 @@ base::Result<FittedModel> fit_to_checkpoint(const ModelShape& shape, const Check
     }
     if (const std::string aside = describe_unused(fitted.unused, Kind::aside); !aside.empty()) {
         fitted.warnings.push_back(model_dir + ": not used, as no part of the text model: " + aside);
+    }
+    if (!base::is_gguf(model_dir)) {
+        const auto config = read_file(std::filesystem::path(model_dir) / "config.json", kConfigBytesMax);
+        for (const std::string& warning : model_config_warnings(config.value_or(""))) {
+            fitted.warnings.push_back(model_dir + ": " + warning);
+        }
     }
     std::error_code ignored;
     if (std::filesystem::exists(std::filesystem::path(model_dir) / "adapter_config.json", ignored)) {

@@ -36,8 +36,9 @@ struct FittedModel {
 };
 
 /// Settles where the files say another thing than the configuration: a head of its own that differs from the embedding
-/// is used although tied_embeddings says otherwise (with a warning); what stands aside, and an adapter beside the
-/// model, is warned of. Error: data_loss for tensors that contradict the shape, with their names and what would help.
+/// is used although tied_embeddings says otherwise (with a warning); what stands aside, an adapter beside the model,
+/// and what the configuration leaves open (model_config_warnings()) is warned of. Error: data_loss for tensors that
+/// contradict the shape, with their names and what would help.
 base::Result<FittedModel> fit_to_checkpoint(const base::ModelShape& shape, const Checkpoint& checkpoint,
                                             const std::string& model_dir);
 

@@ -336,6 +336,20 @@ Result<ModelShape> parse_model_config(std::string_view text) {
     return shape;
 }
 
+std::vector<std::string> model_config_warnings(std::string_view text) {
+    constexpr std::int64_t kWindow = 4096;  // transformers' MistralConfig
+    boost::system::error_code error;
+    const json::value document = json::parse(text, error);
+    const json::object* config = error ? nullptr : document.if_object();
+    const auto architecture = config == nullptr ? Result<std::string>(std::string()) : read_architecture(*config);
+    if (!architecture || *architecture != "MistralForCausalLM" || config->contains("sliding_window")) { return {}; }
+    const json::value* context = config->if_contains("max_position_embeddings");
+    if (context == nullptr || !context->is_int64() || context->get_int64() <= kWindow) { return {}; }
+    return {
+        "config.json does not say sliding_window, which to transformers means 4096 for this architecture; here every "
+        "token attends to all before it (\"sliding_window\": null says so)"};
+}
+
 Result<ModelShape> read_model_config(const std::string& model_dir) {
     if (base::is_gguf(model_dir)) {
         const auto model = base::GgufModel::open(model_dir);

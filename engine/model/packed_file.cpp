@@ -26,8 +26,10 @@
 
 #include "base/check.h"
 #include "base/crc32c.h"
+#include "base/log.h"
 #include "base/parallel.h"
 #include "engine/model/read_file.h"
+#include "engine/model/user_folder.h"
 #include "engine/model/weight_rows.h"
 
 namespace engine {
@@ -244,6 +246,8 @@ public:
     /// The finished file of a content, if there is one and it is what the plan says.
     std::optional<PackedFile> find(const BlockHash& content) const {
         const fs::path path = packed(content);
+        auto lock = PackedLock::in_use(path);
+        if (!lock) { return std::nullopt; }
         auto file = base::MappedFile::open(path);
         if (!file || file->bytes().size() != plan_.file_bytes) { return std::nullopt; }
         Header header;
@@ -254,7 +258,7 @@ public:
             header.content != content || header.plan != plan_.fingerprint()) {
             return std::nullopt;
         }
-        return PackedFile{std::move(*file), content, path.string(), false};
+        return PackedFile{std::move(*file), content, path.string(), false, std::move(*lock)};
     }
 
 private:
@@ -324,7 +328,8 @@ void warm(std::span<const std::byte> bytes) {
 
 Result<PackedFile> open_packed_file(const Checkpoint& checkpoint, const PackingPlan& plan,
                                     const std::string& packed_dir,
-                                    const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+                                    const std::function<void(std::uint64_t, std::uint64_t)>& progress,
+                                    std::uint64_t packed_bytes_max) {
     const PackedFolder folder(checkpoint, plan, packed_dir);
     std::optional<PackedFile> found = folder.find();
     if (!found) {
@@ -337,6 +342,11 @@ Result<PackedFile> open_packed_file(const Checkpoint& checkpoint, const PackingP
             const BlockHash content = hash_content(checkpoint, plan);
             found = folder.find(content);  // of a copy of these files
             if (!found) {
+                const std::uint64_t for_others = packed_bytes_max - std::min(packed_bytes_max, plan.file_bytes);
+                if (const auto pruned = prune_packed(packed_dir, for_others); pruned && !pruned->removed.empty()) {
+                    spdlog::info("{}: {} packed files that were not used for longest made room", packed_dir,
+                                 pruned->removed.size());
+                }
                 auto packed = pack(checkpoint, plan, folder, content, progress);
                 if (!packed) { return base::pass_on(packed); }
                 found = folder.find(content);
@@ -372,32 +382,25 @@ Result<BlockHash> content_of(const Checkpoint& checkpoint, const PackingPlan& pl
 }
 
 Result<std::string> prepare_packed_dir(const std::string& packed_dir) {
-    const auto variable = [](const char* name) -> std::string {
+    constexpr const char* kSetting = "engine.packed_dir";
+    if (!packed_dir.empty()) {
+        if (auto made = make_user_folder(packed_dir, kSetting); !made) { return base::pass_on(made); }
+        return packed_dir;
+    }
+    const auto variable = [](const char* name) {
         const char* value = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): nobody sets variables meanwhile
-        return value == nullptr ? "" : value;
+        return fs::path(value == nullptr ? "" : value);
     };
-    fs::path dir = packed_dir;
-    bool shared_parent = false;
-    if (dir.empty() && !variable("XDG_CACHE_HOME").empty()) { dir = fs::path(variable("XDG_CACHE_HOME")) / "sluice"; }
-    if (dir.empty() && !variable("HOME").empty()) { dir = fs::path(variable("HOME")) / ".cache" / "sluice"; }
-    std::error_code error;
-    if (dir.empty()) {
-        dir = fs::temp_directory_path(error) / ("sluice-" + std::to_string(::getuid()));
-        shared_parent = true;
+    fs::path usual;
+    if (const fs::path cache = variable("XDG_CACHE_HOME"); cache.is_absolute()) {  // a relative one is to be ignored
+        usual = cache / "sluice";
+    } else if (const fs::path home = variable("HOME"); home.is_absolute()) {
+        usual = home / ".cache" / "sluice";
     }
-    fs::create_directories(dir.parent_path(), error);
-    if (::mkdir(dir.c_str(), 0700) != 0 && errno != EEXIST) {
-        return tl::unexpected(system_error("create", dir, errno));
-    }
-    struct ::stat status{};
-    if (::stat(dir.c_str(), &status) != 0) { return tl::unexpected(system_error("open", dir, errno)); }
-    if (!S_ISDIR(status.st_mode)) {
-        return base::fail(ErrorCode::invalid_argument, dir.string() + " is not a folder; set packed_dir");
-    }
-    if (shared_parent && status.st_uid != ::getuid()) {
-        return base::fail(ErrorCode::permission_denied, dir.string() + " belongs to another user; set packed_dir");
-    }
-    return dir.string();
+    auto folder = usual_or_temporary(usual, "neither XDG_CACHE_HOME nor HOME names a folder", "cache", kSetting);
+    if (!folder) { return base::pass_on(folder); }
+    if (!folder->warning.empty()) { spdlog::warn("packed weights: {}", folder->warning); }
+    return folder->path.string();
 }
 
 }  // namespace engine

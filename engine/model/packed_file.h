@@ -8,6 +8,7 @@
 #include "base/mapped_file.h"
 #include "base/result.h"
 #include "engine/model/checkpoint.h"
+#include "engine/model/packed_cache.h"
 #include "engine/model/weights.h"
 
 namespace engine {
@@ -22,25 +23,28 @@ struct PackedFile {
     base::BlockHash content;  // of names, dtypes, shapes and all bytes of the tensors that the model uses
     std::string path;
     bool packed_now = false;  // false: an earlier or another engine had packed it
+    PackedLock lock;          // prune_packed() leaves the file alone while it lives
 };
 
 /// Maps the packed form of the checkpoint, after writing it where `packed_dir` does not have it yet. Safe when several
 /// processes do so at once: one packs, the others wait for it. The checkpoint's tensors must have been checked against
 /// the plan. `progress(done, total)` in bytes of the packed file, called from this thread.
+/// Before it packs it makes room: older files go until all of them fit in `packed_bytes_max` (prune_packed()).
 /// Error: resource_exhausted when the disk is full, permission_denied, deadline_exceeded when another process has been
 /// packing for half an hour, internal; the message names the folder.
 base::Result<PackedFile> open_packed_file(const Checkpoint& checkpoint, const PackingPlan& plan,
                                           const std::string& packed_dir,
-                                          const std::function<void(std::uint64_t, std::uint64_t)>& progress);
+                                          const std::function<void(std::uint64_t, std::uint64_t)>& progress,
+                                          std::uint64_t packed_bytes_max = kPackedBytesMax);
 
 /// What PackedFile::content would be, without packing: remembered in `packed_dir`, else all weights are read.
 /// Error: as open_packed_file().
 base::Result<base::BlockHash> content_of(const Checkpoint& checkpoint, const PackingPlan& plan,
                                          const std::string& packed_dir);
 
-/// `packed_dir` of the options, or where it is empty $XDG_CACHE_HOME/sluice, ~/.cache/sluice, or a folder of this user
-/// under the system's temporary one. Created when missing, for this user only.
-/// Error: permission_denied and others of mkdir; permission_denied when a temporary folder belongs to someone else.
+/// `packed_dir` of the options, or where it is empty $XDG_CACHE_HOME/sluice, else ~/.cache/sluice, and where that
+/// cannot be used a folder of this user under the system's temporary one, with a warning in the log. Created when
+/// missing, for this user only. Error: permission_denied and others of the system, naming folder, reason and setting.
 base::Result<std::string> prepare_packed_dir(const std::string& packed_dir);
 
 }  // namespace engine

@@ -15,6 +15,20 @@ TEST_CASE("of a repository only what a model folder needs is taken, never pickle
                           "model.safetensors", "tokenizer.json"});
 }
 
+TEST_CASE("whatever a tokenizer or a chat template is made of comes along", "[cli][model]") {
+    const Paths all = {"added_tokens.json",
+                       "additional_chat_templates/default.jinja",
+                       "additional_chat_templates/tool_use.jinja",
+                       "chat_template.jinja",
+                       "config.json",
+                       "model.safetensors",
+                       "sentencepiece.bpe.model",
+                       "special_tokens_map.json",
+                       "spiece.model",
+                       "tokenizer_config.json"};
+    CHECK(needed_files(all, "").value() == all);
+}
+
 TEST_CASE("sharded safetensors come with their index, and all of them", "[cli][model]") {
     const Paths all = {"config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
                        "model.safetensors.index.json", "consolidated.safetensors"};

@@ -1,5 +1,7 @@
 #include "cli/model/store.h"
 
+#include <unistd.h>
+
 #include "cli/model/source.h"
 #include "tests/cli/folder.h"
 #include "tests/support/catch.h"
@@ -155,6 +157,29 @@ TEST_CASE("the store is where the environment says", "[cli][model]") {
     CHECK(store_folder().value() == "/home/someone/.local/share/sluice/models");
     const cli_test::Variable homeless("HOME", "");
     CHECK(store_folder().error().code == base::ErrorCode::failed_precondition);
+}
+
+TEST_CASE("where no folder for models can be made, a private temporary one is used", "[cli][store]") {
+    const cli_test::Folder folder;
+    const std::string temporary = (folder.path() / "tmp").string();
+    std::filesystem::create_directory(temporary);
+    std::ofstream(folder.path() / "file") << "x";
+    const cli_test::Variable place("TMPDIR", temporary);
+    const cli_test::Variable data("XDG_DATA_HOME", "");
+    const std::string own = temporary + "/sluice-" + std::to_string(::getuid()) + "/models";
+    {
+        const cli_test::Variable none("SLUICE_MODELS", "");
+        const cli_test::Variable home("HOME", (folder.path() / "file").string());
+        CHECK(usable_store_folder().value() == own);
+        const cli_test::Variable homeless("HOME", "");
+        CHECK(usable_store_folder().value() == own);
+        const cli_test::Variable good("HOME", (folder.path() / "home").string());
+        CHECK(usable_store_folder().value() == folder.path() / "home" / ".local" / "share" / "sluice" / "models");
+    }
+    // One that a person chose is not replaced: prepare() says what is wrong with it.
+    const cli_test::Variable chosen("SLUICE_MODELS", (folder.path() / "file" / "models").string());
+    CHECK(usable_store_folder().value() == folder.path() / "file" / "models");
+    CHECK_FALSE(Store(usable_store_folder().value()).prepare());
 }
 
 TEST_CASE("numbers are written for people", "[cli][model]") {

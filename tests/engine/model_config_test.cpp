@@ -204,3 +204,17 @@ TEST_CASE("a folder without config.json is named", "[engine][config]") {
     REQUIRE(shape.error().code == ErrorCode::not_found);
     REQUIRE(contains(shape.error().message, "/nonexistent-folder/config.json"));
 }
+
+TEST_CASE("Mistral without a sliding window is warned of where transformers would have one", "[engine]") {
+    const auto warnings = [](const std::string& architecture, const std::string& more) {
+        return engine::model_config_warnings(R"({"architectures":[")" + architecture +
+                                             R"("],"max_position_embeddings":)" + more + "}")
+            .size();
+    };
+    CHECK(warnings("MistralForCausalLM", "32768") == 1);
+    CHECK(warnings("MistralForCausalLM", "4096") == 0);
+    CHECK(warnings("MistralForCausalLM", R"(32768,"sliding_window":null)") == 0);
+    CHECK(warnings("LlamaForCausalLM", "32768") == 0);
+    CHECK(engine::model_config_warnings("{").empty());
+    CHECK(engine::model_config_warnings("[]").empty());
+}

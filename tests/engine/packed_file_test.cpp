@@ -1,5 +1,6 @@
 #include "engine/model/packed_file.h"
 
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -7,12 +8,14 @@
 
 #include <algorithm>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "engine/model/user_folder.h"
 #include "engine/model/weights.h"
 #include "tests/engine/support.h"
 #include "tests/support/catch.h"
@@ -296,5 +299,126 @@ TEST_CASE("the folder for packed files is made for its user only, and a bad one 
     const auto bad = engine::prepare_packed_dir(folder.file("file"));
     REQUIRE_FALSE(bad);
     REQUIRE(bad.error().message.find(folder.file("file")) != std::string::npos);
-    REQUIRE_FALSE(engine::prepare_packed_dir(folder.file("file/inside")));
+    const auto inside = engine::prepare_packed_dir(folder.file("file/inside/more"));
+    REQUIRE_FALSE(inside);
+    CHECK(inside.error().message.find(folder.file("file/inside")) != std::string::npos);
+    CHECK(inside.error().message.find("Not a directory") != std::string::npos);
+    CHECK(inside.error().message.find("engine.packed_dir") != std::string::npos);
+}
+
+TEST_CASE("where the usual folder cannot be made, a private temporary one is used with a warning", "[engine][packed]") {
+    const TemporaryFolder folder;
+    std::ofstream(folder.file("file")) << "x";
+    const std::string temporary = folder.file("tmp");
+    std::filesystem::create_directory(temporary);
+    const char* old = std::getenv("TMPDIR");
+    const std::string kept = old == nullptr ? "" : old;
+    const auto restore = [&] { kept.empty() ? ::unsetenv("TMPDIR") : ::setenv("TMPDIR", kept.c_str(), 1); };
+    ::setenv("TMPDIR", temporary.c_str(), 1);
+    const std::string own = temporary + "/sluice-" + std::to_string(::getuid());
+
+    const auto usual = engine::usual_or_temporary(folder.file("usual/a"), "", "cache", "a.setting");
+    const auto blocked = engine::usual_or_temporary(folder.file("file/a"), "", "cache", "a.setting");
+    const auto nowhere = engine::usual_or_temporary({}, "HOME is not set", "cache", "a.setting");
+    ::chmod(own.c_str(), 0777);  // now anybody could put something there
+    const auto open_to_all = engine::usual_or_temporary({}, "HOME is not set", "cache", "a.setting");
+    std::filesystem::remove_all(own);
+    std::filesystem::create_directory_symlink(folder.path(), own);
+    const auto link = engine::usual_or_temporary({}, "HOME is not set", "cache", "a.setting");
+    ::setenv("TMPDIR", folder.file("file").c_str(), 1);
+    const auto no_temporary = engine::usual_or_temporary({}, "HOME is not set", "cache", "a.setting");
+    restore();
+
+    REQUIRE(usual);
+    CHECK(usual->path == folder.file("usual/a"));
+    CHECK(usual->warning.empty());
+    REQUIRE(blocked);
+    CHECK(blocked->path == own + "/cache");
+    CHECK(blocked->warning.find(folder.file("file")) != std::string::npos);
+    CHECK(blocked->warning.find("Not a directory") != std::string::npos);
+    CHECK(blocked->warning.find("a.setting") != std::string::npos);
+    REQUIRE(nowhere);
+    CHECK(nowhere->warning.find("HOME is not set") != std::string::npos);
+    for (const auto* refused : {&open_to_all, &link, &no_temporary}) {
+        REQUIRE_FALSE(*refused);
+        CHECK(refused->error().message.find("a.setting") != std::string::npos);
+    }
+}
+
+TEST_CASE("packed files go least recently used first, and never one that is in use", "[engine][packed]") {
+    const TemporaryFolder folder;
+    const std::string packed = folder.file("packed");
+    std::filesystem::create_directory(packed);
+    std::vector<std::string> names;
+    const auto shape = test_engine::small_shape();
+    const auto plan = engine::plan_packing(shape, WeightFormat::f32);
+    const auto open = [&](std::uint64_t seed, std::uint64_t bytes_max) {
+        const std::string model = folder.file("model" + std::to_string(seed));
+        if (!std::filesystem::exists(model)) { test_engine::write_random_model(model, shape, "F32", seed); }
+        auto file = engine::open_packed_file(*engine::Checkpoint::open(model), plan, packed, {}, bytes_max);
+        REQUIRE(file);
+        return std::move(*file);
+    };
+    const auto age = [&](const std::string& path, long seconds) {  // as if it had been used so long ago
+        const std::timespec then{.tv_sec = 1'700'000'000 - seconds, .tv_nsec = 0};
+        const std::timespec times[] = {then, then};
+        REQUIRE(::utimensat(AT_FDCWD, path.c_str(), times, 0) == 0);
+    };
+    const auto left = [&] {
+        std::size_t count = 0;
+        for (const auto& entry : std::filesystem::directory_iterator(packed)) {
+            count += entry.path().extension() == ".weights" ? 1 : 0;
+        }
+        return count;
+    };
+    for (const std::uint64_t seed : {1u, 2u, 3u}) {
+        names.push_back(open(seed, engine::kPackedBytesMax).path);
+    }
+    age(names[0], 10);
+    age(names[1], 30);
+    age(names[2], 20);
+    const auto entries = engine::list_packed(packed);
+    REQUIRE(entries);
+    REQUIRE(entries->size() == 3);
+    CHECK((*entries)[0].path == names[1]);
+    CHECK((*entries)[2].path == names[0]);
+    CHECK_FALSE((*entries)[0].is_in_use);
+
+    // A fourth one where three have room: the one that was not used for longest goes.
+    const auto fourth = open(4, 3 * plan.file_bytes);
+    CHECK(left() == 3);
+    CHECK_FALSE(std::filesystem::exists(names[1]));
+    {
+        const auto used = open(3, engine::kPackedBytesMax);  // the oldest now, but in use
+        CHECK(used.path == names[2]);
+        age(names[2], 1000);
+        CHECK(engine::list_packed(packed)->front().is_in_use);
+        const auto pruned = engine::prune_packed(packed, 0);
+        REQUIRE(pruned);
+        REQUIRE(pruned->removed.size() == 1);
+        CHECK(pruned->removed[0].path == names[0]);
+        CHECK(pruned->bytes_left == 2 * plan.file_bytes);
+        CHECK(used.file.bytes().size() == plan.file_bytes);
+        CHECK(std::filesystem::exists(fourth.path));
+    }
+    // What nobody uses any more goes; a model whose file has gone is packed again.
+    REQUIRE(engine::prune_packed(packed, 0)->removed.size() == 1);
+    CHECK(left() == 1);
+    CHECK(open(1, engine::kPackedBytesMax).packed_now);
+}
+
+TEST_CASE("pruning takes what interrupted packers have left, and what was remembered of contents that went",
+          "[engine][packed]") {
+    Setting setting;
+    const std::string path = setting.open()->path;
+    CHECK(setting.files(".content") == 1);
+    std::ofstream(setting.packed + "/0-f32.partial") << "x";
+    std::ofstream(setting.packed + "/0-f32.lock") << "";
+    REQUIRE(engine::prune_packed(setting.packed, engine::kPackedBytesMax)->removed.empty());
+    CHECK(setting.files(".partial") == 0);
+    CHECK(setting.files(".content") == 1);
+    REQUIRE(engine::prune_packed(setting.packed, 0)->removed.size() == 1);
+    CHECK(setting.files(".content") == 0);
+    CHECK_FALSE(std::filesystem::exists(path));
+    REQUIRE_FALSE(engine::prune_packed(setting.packed + "/nowhere", 0));
 }

@@ -88,6 +88,10 @@ def test_run_answers_a_prompt():
     ran = sluice("run", "--model", harness.MODEL, case["prompt"], "--max-tokens", 20, "--temperature", 0)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip()
+    # A setting takes one word: the prompt behind it stays the prompt.
+    again = sluice("run", "--model", harness.MODEL, "--max-tokens", 20, "--temperature", 0, "--set", "engine.block_tokens=32", case["prompt"])
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == ran.stdout
 
 
 def test_settings_of_the_gateway_hold_where_no_flag_overrules_them(tmp_path):

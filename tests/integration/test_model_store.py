@@ -328,6 +328,30 @@ def test_the_built_in_model_has_a_name_everywhere(store, tmp_path):
     assert ids.returncode == 0 and json.loads(ids.stdout)["ids"], ids.stderr
 
 
+def test_the_packed_weights_are_listed_and_pruned_and_an_unusable_home_is_told(store, tmp_path):
+    packed = tmp_path / "packed"
+    variables = {**environment(store), "HOME": "/proc/nowhere", "TMPDIR": str(tmp_path)}
+    variables.pop("XDG_CACHE_HOME", None)
+
+    def sluice(*words):
+        return subprocess.run([str(harness.BINARY), *map(str, words)], env=variables, capture_output=True, text=True, timeout=120)
+
+    ran = sluice("run", "--model", harness.MODEL, "--max-tokens", 2, "--set", f"engine.packed_dir={packed}", "Once")
+    assert ran.returncode == 0, ran.stderr
+    listed = sluice("model", "cache", "list", "--packed-dir", packed)
+    assert listed.returncode == 0 and "1 packed files" in listed.stdout and ".weights" in listed.stdout, (listed.stdout, listed.stderr)
+    kept = sluice("model", "cache", "prune", "--packed-dir", packed, "--keep-bytes", 10**9)
+    assert "0 packed files removed" in kept.stdout, kept.stderr
+    pruned = sluice("model", "cache", "prune", "--packed-dir", packed)
+    assert "1 packed files removed" in pruned.stdout, pruned.stderr
+    assert not list(packed.glob("*.weights"))
+    # Without a usable home the packed weights go to a private temporary folder, and a line says why and what to set.
+    homeless = sluice("run", "--model", harness.MODEL, "--max-tokens", 2, "Once")
+    assert homeless.returncode == 0, homeless.stderr
+    assert "/proc/nowhere" in homeless.stderr and "engine.packed_dir" in homeless.stderr
+    assert list((tmp_path / f"sluice-{os.getuid()}" / "cache").glob("*.weights"))
+
+
 def test_the_disk_must_have_room_before_anything_is_fetched(store, tmp_path):
     with gguf_hub() as hub:
         catalogue = write_catalogue(tmp_path / "c.yaml", {"m.gguf": GGUF}, [{"hub": f"org/repo@{model_hub.COMMIT}"}])
