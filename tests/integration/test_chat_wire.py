@@ -175,6 +175,7 @@ def test_a_repeated_prompt_is_cached_and_says_the_same(port):
     {"messages": [{"role": "developer", "content": "Be brief."}, {"role": "user", "name": "ann", "content": [{"type": "text", "text": "Hi"}]}]},
     {"messages": [{"role": "system", "content": "Be brief."}, *MESSAGES, {"role": "assistant", "content": "Yes."}, *MESSAGES]},
     {"top_p": 0.5, "top_k": 5, "min_p": 0.1, "temperature": 0.7, "presence_penalty": 0.5, "frequency_penalty": 0.5, "repetition_penalty": 1.1},
+    {"top_p": 0},
     {"min_tokens": 5},
 ], ids=lambda fields: "+".join(fields))
 def test_these_are_accepted(port, fields):

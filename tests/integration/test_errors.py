@@ -31,7 +31,7 @@ def test_text_that_is_not_utf8_is_refused(port, body):
     ("messages", [{"role": "nobody", "content": "x"}]), ("messages", [{"role": 1, "content": "x"}]), ("messages", [{"role": "user", "content": 5}]),
     ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]),
     ("model", 5), ("model", {}), ("max_tokens", "ten"), ("max_tokens", -1), ("max_tokens", 1.5), ("max_tokens", 10**30),
-    ("temperature", "warm"), ("temperature", -0.1), ("temperature", 1e9), ("top_p", 0), ("top_p", 1.1), ("top_k", -7), ("min_p", 2),
+    ("temperature", "warm"), ("temperature", -0.1), ("temperature", 1e9), ("top_p", -0.1), ("top_p", 1.1), ("top_k", -7), ("min_p", 2),
     ("n", 0), ("n", -1), ("n", 1000000), ("n", "two"), ("stream", "yes"), ("stream_options", 3), ("stop", 5), ("stop", ""), ("stop", [1]),
     ("stop", ["x"] * 17), ("seed", "x"), ("seed", 10**30), ("logprobs", "all"), ("top_logprobs", 21), ("top_logprobs", -1),
     ("logit_bias", [1]), ("logit_bias", {"x": 1}), ("logit_bias", {"5": 101}), ("logit_bias", {"-5": 1}), ("presence_penalty", 9),
