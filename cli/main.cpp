@@ -8,6 +8,7 @@
 #include "bench/engine_steps.h"
 #include "bench/kernels.h"
 #include "bench/machine.h"
+#include "bench/perplexity.h"
 #include "bench/serve.h"
 #include "cli/doctor.h"
 #include "cli/drain.h"
@@ -200,6 +201,14 @@ int main(int argc, char** argv) {
                                                            [&] { return bench::bench_engine_main(bench_engine); });
                                      }),
                             bench_engine);
+    bench::PerplexityOptions bench_perplexity;
+    bench::add_bench_perplexity(*command(*bench, "perplexity", "how likely a model finds a text",
+                                         [&] {
+                                             return with_model(
+                                                 bench_perplexity.model_dir, nullptr, FirstUse::refuse,
+                                                 [&] { return bench::bench_perplexity_main(bench_perplexity); });
+                                         }),
+                                bench_perplexity);
     bench::KernelsBenchOptions bench_kernels;
     bench::add_bench_kernels(*command(*bench, "kernels", "the engine's operators beside those limits",
                                       [&] { return bench::bench_kernels_main(bench_kernels); }),
