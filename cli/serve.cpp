@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "cli/divide_cores.h"
+#include "cli/model/needs.h"
 #include "cli/served_models.h"
 
 namespace cli {
@@ -27,6 +28,37 @@ std::function<void(std::uint64_t, std::uint64_t)> load_progress(std::string labe
                      is_terminal && percent == 100 ? "\n" : "");
     };
 }
+
+namespace {
+
+/// What each model needs, and the KV pools of its workers. All workers are held against the same figure of memory,
+/// which `engine_options` then has too. Error: as engine::inspect_model() and engine::fit_on_host().
+base::Result<std::vector<ServedNeeds>> plan_memory(const std::vector<NamedModel>& models, const ServeOptions& options,
+                                                   engine::EngineOptions& engine_options) {
+    std::vector<ServedNeeds> served;
+    std::vector<engine::HostUse> uses;
+    for (const NamedModel& model : models) {
+        engine::EngineOptions of_model = engine_options;
+        of_model.model_dir = model.dir;
+        auto needs = engine::inspect_model(of_model);
+        if (!needs) { return base::pass_on(needs); }
+        served.push_back({.name = model.name, .needs = *needs, .kv_pool_bytes = engine_options.kv_pool_bytes});
+        uses.push_back({.name = model.name,
+                        .needs = std::move(*needs),
+                        .engines = options.prefill + options.decode + options.mixed});
+    }
+    const auto memory = engine::host_memory_of(engine_options.host_memory_bytes);
+    if (!memory || !uses.front().needs.on_host) { return served; }
+    engine_options.host_memory_bytes = memory->available_bytes;
+    const auto pools = engine::fit_on_host(uses, *memory);
+    if (!pools) { return base::pass_on(pools); }
+    for (std::size_t i = 0; i < served.size(); ++i) {
+        served[i].kv_pool_bytes = (*pools)[i];
+    }
+    return served;
+}
+
+}  // namespace
 
 base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& options) {
     auto stack = std::unique_ptr<LocalStack>(new LocalStack());
@@ -66,7 +98,10 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     const std::uint32_t cores = options.threads == 0 ? usable_cores() : options.threads;
     const std::vector<std::uint32_t> threads = divide_cores(cores, workers);
     if (workers > cores) { spdlog::warn("{} workers share {} cores", workers, cores); }
-    const auto start_worker = [&](const NamedModel& model, worker::Role role,
+    const auto models_needed = plan_memory(*named, options, common_setup.engine);
+    if (!models_needed) { return base::pass_on(models_needed); }
+    stack->models_ = *models_needed;
+    const auto start_worker = [&](const ServedNeeds& served, const NamedModel& model, worker::Role role,
                                   std::uint32_t number) -> base::Result<void> {
         WorkerSetup setup = common_setup;
         setup.role = role;
@@ -76,6 +111,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
         setup.hash_key = *key;
         setup.engine.model_dir = model.dir;
         setup.engine.threads = threads[stack->workers_.size()];
+        setup.engine.kv_pool_bytes = served.kv_pool_bytes;
         setup.engine.gpu_memory_share /= workers;  // all on one GPU
         auto progress = load_progress(setup.name);
         auto worker = WorkerProcess::start(std::move(setup), stack->clock_, stack->metrics_, std::move(progress));
@@ -88,7 +124,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
              {std::pair(worker::Role::prefill, options.prefill), std::pair(worker::Role::decode, options.decode),
               std::pair(worker::Role::mixed, options.mixed)}) {
             for (std::uint32_t number = index * count; number < (index + 1) * count; ++number) {
-                if (const auto started = start_worker((*named)[index], role, number); !started) {
+                if (const auto started = start_worker(stack->models_[index], (*named)[index], role, number); !started) {
                     return base::pass_on(started);
                 }
             }
@@ -117,6 +153,11 @@ std::uint16_t LocalStack::port() const {
 std::string LocalStack::banner() const {
     std::string text = fmt::format("sluice serves {} at http://{}:{}/v1\n  scheduler at {}\n", joined(served_names_),
                                    host_, port(), scheduler_->address());
+    const std::size_t workers_each = workers_.size() / models_.size();
+    for (std::size_t i = 0; i < models_.size(); ++i) {
+        const std::uint64_t pool_tokens = workers_[i * workers_each]->kv_pool_tokens();
+        text += fmt::format("  {}: {}\n", models_[i].name, model::summarize_needs(models_[i].needs, pool_tokens));
+    }
     for (const auto& worker : workers_) {
         text += "  " + worker->describe() + "\n";
     }

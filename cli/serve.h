@@ -14,6 +14,7 @@
 #include "base/result.h"
 #include "cli/process.h"
 #include "cli/worker_process.h"
+#include "engine/host_fit.h"
 #include "gateway/server.h"
 #include "scheduler/service.h"
 
@@ -31,6 +32,13 @@ struct ServeOptions {
     std::uint32_t decode = 1;
     std::uint32_t mixed = 0;
     std::uint32_t threads = 0;  // compute threads of all engines together; 0: the machine's cores
+};
+
+/// A model that is served, and what it needs.
+struct ServedNeeds {
+    std::string name;
+    engine::EngineNeeds needs;
+    std::uint64_t kv_pool_bytes = 0;  // of each worker; 0: chosen when it is loaded (on a GPU)
 };
 
 /// All roles of one machine, started in order. Ends them in reverse order.
@@ -56,6 +64,7 @@ private:
     base::SystemClock clock_;
     base::Metrics metrics_;
     std::vector<std::string> served_names_;
+    std::vector<ServedNeeds> models_;
     std::string host_;
     std::string merged_config_;
     std::unique_ptr<scheduler::SchedulerServer> scheduler_;

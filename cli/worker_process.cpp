@@ -60,6 +60,7 @@ void read_worker_config(base::Config& config, WorkerSetup& setup) {
     engine.kv_dtype = config.choice("engine.kv_dtype", "auto", {"auto", "f32", "bf16"});
     engine.block_tokens = static_cast<std::uint32_t>(config.integer("engine.block_tokens", 16, 16, 1024));
     engine.kv_pool_bytes = static_cast<std::uint64_t>(config.integer("engine.kv_pool_bytes", 0, 0));
+    engine.host_memory_bytes = static_cast<std::uint64_t>(config.integer("engine.host_memory_bytes", 0, 0));
     engine.gpu_memory_share = config.number("engine.gpu_memory_share", 0.9, 0.01, 1);
     engine.layer_group = static_cast<std::uint32_t>(config.integer("engine.layer_group", 0, 0, 1024));
     engine.packed_dir = config.string("engine.packed_dir", "");
@@ -298,6 +299,10 @@ std::string WorkerProcess::describe() const {
                        impl_->engine->blocks_total(), impl_->setup.engine.block_tokens,
                        impl_->engine->blocks_total() * impl_->engine->layout().block_bytes() >> 20,
                        limits.batch_sequences_max, limits.batch_tokens_max, limits.queue_requests_max);
+}
+
+std::uint64_t WorkerProcess::kv_pool_tokens() const {
+    return std::uint64_t{impl_->engine->blocks_total()} * impl_->engine->layout().block_tokens();
 }
 
 std::optional<base::Error> WorkerProcess::device_lost() const {

@@ -53,6 +53,8 @@ public:
     bool is_ready() const;
     /// One line for the banner: engine, KV pool, limits.
     std::string describe() const;
+    /// Tokens that its KV pool has room for.
+    std::uint64_t kv_pool_tokens() const;
 
     /// Set once the engine's device is lost: no request can be served any more, and ask_to_end() has been called. Any
     /// thread. After drain_and_stop() the process should end with an error, for a supervisor to start it again.

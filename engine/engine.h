@@ -69,9 +69,10 @@ struct EngineOptions {
         "auto";  // auto: as in the checkpoint (f16 becomes f32, blocks bf16), on cuda bf16; f32, bf16, fp8
     std::string kv_dtype = "auto";  // auto: bf16 with bf16 or fp8 weights, else f32
     std::uint32_t block_tokens = 16;
-    std::uint64_t kv_pool_bytes = 0;         // 0: chosen (kv_sizing.h); blocks_total follows
-    double gpu_memory_share = 0.9;           // of a GPU's memory that weights, KV and steps take, with kv_pool_bytes 0
-    std::uint32_t batch_tokens_max = 512;    // new tokens of one step
+    std::uint64_t kv_pool_bytes = 0;       // 0: chosen (kv_sizing.h); blocks_total follows
+    std::uint64_t host_memory_bytes = 0;   // that weights, KV and steps may take on the host; 0: what it has available
+    double gpu_memory_share = 0.9;         // of a GPU's memory that weights, KV and steps take, with kv_pool_bytes 0
+    std::uint32_t batch_tokens_max = 512;  // new tokens of one step
     std::uint32_t batch_sequences_max = 64;  // entries of one step; also rows of logits
     std::uint32_t threads = 1;
     std::vector<std::uint32_t> cpus;  // empty: not pinned

@@ -9,6 +9,7 @@
 #include "device/cuda/cuda_device.h"
 #include "device/device.h"
 #include "engine/engine.h"
+#include "engine/host_fit.h"
 #include "engine/kernels/backend.h"
 #include "engine/kv_sizing.h"
 #include "engine/local_engine.h"
@@ -161,17 +162,108 @@ Result<void> load_weights(const Checkpoint& checkpoint, const PackingPlan& plan,
     return {};
 }
 
+/// A model's files as they are before anything is packed, and how the backend will keep it.
+struct OpenedModel {
+    FittedModel fitted;  // its shape, and what a person should know
+    Checkpoint checkpoint;
+    ModelFormats formats;
+    PackingPlan plan;
+    Decoder::Limits limits;
+    std::uint64_t scratch_bytes = 0;  // the decoder's and the backend's
+
+    const ModelShape& shape() const { return fitted.shape; }
+    std::uint64_t kv_token_bytes() const { return shape().kv_elements_per_token() * kv_cache::element_bytes(formats.kv); }
+};
+
+Result<OpenedModel> open_model(const EngineOptions& options, const Backend& backend) {
+    const auto configured = read_model_config(options.model_dir);
+    if (!configured) { return base::pass_on(configured); }
+    auto checkpoint = Checkpoint::open(options.model_dir);
+    if (!checkpoint) { return base::pass_on(checkpoint); }
+    PackingPlan plan = plan_packing(*configured, WeightFormat::f32);
+    if (auto checked = check_tensors(*checkpoint, plan); !checked) { return base::pass_on(checked, options.model_dir); }
+    auto fitted = fit_to_checkpoint(*configured, *checkpoint, options.model_dir);
+    if (!fitted) { return base::pass_on(fitted); }
+    const ModelShape& shape = fitted->shape;
+    plan = plan_packing(shape, WeightFormat::f32);
+    if (auto checked = check_tensors(*checkpoint, plan); !checked) { return base::pass_on(checked, options.model_dir); }
+    const ModelFormats formats = backend.choose_formats(stored_format(*checkpoint, plan));
+    plan = plan_packing(shape, formats.weights, backend.weight_order());
+    if (auto checked = check_fp8_widths(plan); !checked) { return base::pass_on(checked, options.model_dir); }
+    const Decoder::Limits limits{.batch_tokens = options.batch_tokens_max,
+                                 .batch_sequences = options.batch_sequences_max,
+                                 .logit_rows = options.batch_sequences_max};
+    // A backend keeps rows and logits of its own, never more than the decoder's.
+    const std::uint64_t scratch = 2 * Decoder::scratch_bytes(shape, backend, limits);
+    return OpenedModel{std::move(*fitted), std::move(*checkpoint), formats, std::move(plan), limits, scratch};
+}
+
+/// The KV pool's size, in memory that has room for the engine. Error: resource_exhausted, with the figures.
+Result<std::uint64_t> size_kv_pool(const EngineOptions& options, const OpenedModel& opened,
+                                   const device::Device& device) {
+    const MemoryUse use{.weight_bytes = opened.plan.file_bytes,
+                        .scratch_bytes = opened.scratch_bytes,
+                        .kv_token_bytes = opened.kv_token_bytes()};
+    if (!device.is_host_memory()) {
+        if (options.kv_pool_bytes > 0) { return options.kv_pool_bytes; }
+        return choose_kv_bytes(device, options.gpu_memory_share, use);
+    }
+    const auto memory = host_memory_of(options.host_memory_bytes);
+    if (!memory) {  // nobody knows
+        return options.kv_pool_bytes > 0 ? options.kv_pool_bytes
+                                         : choose_kv_bytes(device, options.gpu_memory_share, use);
+    }
+    HostUse host{.name = options.model_dir, .needs = {}};
+    host.needs.shape = opened.shape();
+    host.needs.weights = opened.formats.weights;
+    host.needs.weight_bytes = use.weight_bytes;
+    host.needs.scratch_bytes = use.scratch_bytes;
+    host.needs.kv_token_bytes = use.kv_token_bytes;
+    host.needs.kv_pool_bytes = options.kv_pool_bytes;
+    const auto pools = fit_on_host({&host, 1}, *memory);
+    if (!pools) { return base::pass_on(pools); }
+    return pools->front();
+}
+
 }  // namespace
+
+Result<EngineNeeds> inspect_model(const EngineOptions& given) {
+    EngineOptions options = given;
+    options.threads = 1;  // nothing is computed
+    options.cpus.clear();
+    if (auto checked = check_options(options); !checked) { return base::pass_on(checked); }
+    auto choice = choose_backend(options);
+    if (!choice) { return base::pass_on(choice); }
+    EngineNeeds needs;
+    needs.on_host = choice->family != "cuda";
+    if (!needs
+             .on_host) {  // whose device is not to be touched for this; there all is bf16, or fp8 where it is asked for
+        *choice = BackendOptions{.family = "reference", .threads = 1, .cpus = {}, .weight_format = "bf16"};
+    }
+    const auto backend = make_backend(*choice);
+    if (!backend) { return base::pass_on(backend); }
+    const auto opened = open_model(options, **backend);
+    if (!opened) { return base::pass_on(opened); }
+    needs.shape = opened->shape();
+    needs.weights = opened->formats.weights;
+    needs.kv = opened->formats.kv;
+    needs.checkpoint_bytes = opened->checkpoint.bytes();
+    needs.weight_bytes = opened->plan.file_bytes;
+    if (needs.on_host) { needs.scratch_bytes = opened->scratch_bytes; }
+    needs.kv_token_bytes = opened->kv_token_bytes();
+    needs.kv_pool_bytes = options.kv_pool_bytes;
+    needs.block_tokens = options.block_tokens;
+    for (const UnusedTensor& tensor : opened->fitted.unused) {
+        needs.unused_tensors.push_back(tensor.name);
+    }
+    return needs;
+}
 
 Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
                                             const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
     EngineOptions options = given;
     if (auto checked = check_options(options); !checked) { return base::pass_on(checked); }
     auto model = std::make_unique<Model>();
-    auto shape = read_model_config(options.model_dir);
-    if (!shape) { return base::pass_on(shape); }
-    model->shape = *shape;
-    if (options.layer_group == 0) { options.layer_group = (shape->layers + 3) / 4; }
 
     // What can be refused cheaply is refused before gigabytes are packed.
     const auto choice = choose_backend(options);
@@ -179,54 +271,38 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
     auto backend = make_backend(*choice);
     if (!backend) { return base::pass_on(backend); }
     model->backend = std::move(*backend);
-    const auto checkpoint = Checkpoint::open(options.model_dir);
-    if (!checkpoint) { return base::pass_on(checkpoint); }
-    PackingPlan plan = plan_packing(*shape, WeightFormat::f32);
-    if (auto checked = check_tensors(*checkpoint, plan); !checked) { return base::pass_on(checked, options.model_dir); }
-    const auto fitted = fit_to_checkpoint(*shape, *checkpoint, options.model_dir);
-    if (!fitted) { return base::pass_on(fitted); }
-    for (const std::string& warning : fitted->warnings) {
+    const auto opened = open_model(options, *model->backend);
+    if (!opened) { return base::pass_on(opened); }
+    const auto& [fitted, checkpoint, formats, plan, limits, scratch_bytes] = *opened;
+    const ModelShape& shape = fitted.shape;
+    for (const std::string& warning : fitted.warnings) {
         spdlog::warn("{}", warning);
     }
-    shape = fitted->shape;
-    model->shape = *shape;
-    plan = plan_packing(*shape, WeightFormat::f32);
-    if (auto checked = check_tensors(*checkpoint, plan); !checked) { return base::pass_on(checked, options.model_dir); }
-    const ModelFormats formats = model->backend->choose_formats(stored_format(*checkpoint, plan));
-    plan = plan_packing(*shape, formats.weights, model->backend->weight_order());
-    if (auto checked = check_fp8_widths(plan); !checked) { return base::pass_on(checked, options.model_dir); }
-    const Decoder::Limits limits{.batch_tokens = options.batch_tokens_max,
-                                 .batch_sequences = options.batch_sequences_max,
-                                 .logit_rows = options.batch_sequences_max};
-    if (options.kv_pool_bytes == 0) {
-        // A backend keeps rows and logits of its own, never more than the decoder's.
-        const MemoryUse use{.weight_bytes = plan.file_bytes,
-                            .scratch_bytes = 2 * Decoder::scratch_bytes(*shape, *model->backend, limits),
-                            .kv_token_bytes = shape->kv_elements_per_token() * kv_cache::element_bytes(formats.kv)};
-        const auto chosen = choose_kv_bytes(model->backend->device(), options.gpu_memory_share, use);
-        if (!chosen) { return base::pass_on(chosen); }
-        options.kv_pool_bytes = *chosen;
-    }
-    auto kv = make_kv(options, *shape, formats.kv, *model->backend);
+    model->shape = shape;
+    if (options.layer_group == 0) { options.layer_group = (shape.layers + 3) / 4; }
+    const auto kv_pool_bytes = size_kv_pool(options, *opened, model->backend->device());
+    if (!kv_pool_bytes) { return base::pass_on(kv_pool_bytes); }
+    options.kv_pool_bytes = *kv_pool_bytes;
+    auto kv = make_kv(options, shape, formats.kv, *model->backend);
     if (!kv) { return base::pass_on(kv); }
     model->kv.emplace(std::move(*kv));
 
     const auto packed_dir = prepare_packed_dir(options.packed_dir);
     if (!packed_dir) { return base::pass_on(packed_dir, "folder for packed weights"); }
-    if (auto loaded = load_weights(*checkpoint, plan, *packed_dir, options.packed_bytes_max, progress, *model);
+    if (auto loaded = load_weights(checkpoint, plan, *packed_dir, options.packed_bytes_max, progress, *model);
         !loaded) {
         return base::pass_on(loaded);
     }
 
     const std::uint64_t capacity = std::uint64_t{model->kv->blocks_total()} * options.block_tokens;
-    if (capacity < shape->context_tokens) {
+    if (capacity < shape.context_tokens) {
         spdlog::warn(
             "{}: a sequence has room for {} tokens, not for the {} of the model's context: the KV pool has "
             "only so many (engine.kv_pool_bytes {})",
-            options.model_dir, capacity, shape->context_tokens, options.kv_pool_bytes);
+            options.model_dir, capacity, shape.context_tokens, options.kv_pool_bytes);
     }
     model->rope =
-        make_rope_table(*shape, static_cast<std::uint32_t>(std::min<std::uint64_t>(shape->context_tokens, capacity)));
+        make_rope_table(shape, static_cast<std::uint32_t>(std::min<std::uint64_t>(shape.context_tokens, capacity)));
     auto decoder = Decoder::make(model->shape, model->weights, model->rope, *model->backend, *model->kv, limits);
     if (!decoder) { return base::pass_on(decoder); }
     model->decoder.emplace(std::move(*decoder));

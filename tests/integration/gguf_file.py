@@ -5,6 +5,7 @@ q and k get the order of rows that `llama` files have: those of a head as pairs,
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 import struct
 
@@ -100,3 +101,30 @@ def write(folder: pathlib.Path, target: pathlib.Path, name: str, parts: int = 1)
         _write(path, keys, dict(tensors[part::parts]))
         keys = {}
     return path
+
+
+def write_large(path: pathlib.Path, folder: pathlib.Path, layers: int, width: int, intermediate: int) -> int:
+    """A model of that shape with the tokenizer of `folder` whose matrices are Q8_0 blocks of zeros: a file with holes, which takes no time and no room.
+    Gives the bytes of its matrices in BF16."""
+    vocabulary, heads, q8_0 = len(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]), width // 64, 8
+    keys: dict[str, tuple[int, object]] = {
+        "general.architecture": (STRING, "llama"), "llama.block_count": (U32, layers), "llama.context_length": (U32, 512),
+        "llama.embedding_length": (U32, width), "llama.feed_forward_length": (U32, intermediate), "llama.attention.head_count": (U32, heads),
+        "llama.attention.layer_norm_rms_epsilon": (F32, 1e-5), "llama.rope.freq_base": (F32, 10000.0), **_tokenizer(folder)}
+    shapes = {"token_embd.weight": [vocabulary, width], "output_norm.weight": [width]}
+    for layer in range(layers):
+        shapes |= {f"blk.{layer}.{name}.weight": shape for name, shape in {
+            "attn_norm": [width], "ffn_norm": [width], "attn_q": [width, width], "attn_k": [width, width], "attn_v": [width, width],
+            "attn_output": [width, width], "ffn_gate": [intermediate, width], "ffn_up": [intermediate, width], "ffn_down": [width, intermediate]}.items()}
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(shapes), len(keys)) + b"".join(_text(key) + _value(*value) for key, value in keys.items())
+    offset = elements = 0
+    for name, shape in shapes.items():
+        count = math.prod(shape)
+        is_matrix = len(shape) == 2
+        head += _text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), q8_0 if is_matrix else 0, offset)
+        offset += -(-(count // 32 * 34 if is_matrix else 4 * count) // ALIGNMENT) * ALIGNMENT
+        elements += count if is_matrix else 0
+    with path.open("wb") as file:
+        file.write(head + bytes(-len(head) % ALIGNMENT))
+        file.truncate(file.tell() + offset)
+    return 2 * elements
