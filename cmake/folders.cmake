@@ -1,10 +1,11 @@
-# sluice_add_tests(NAME <executable> LABEL <unit|property|golden|integration|fuzz> SOURCES a_test.cpp ... LIBRARIES ...)
+# sluice_add_tests(NAME <executable> LABEL <unit|property|golden|integration|fuzz|model> SOURCES a_test.cpp ... LIBRARIES ...)
 # One executable; every TEST_CASE becomes a CTest test with the label. A test that cannot run here prints
 # "SKIPPED: why" and returns; CTest then counts it as skipped. All executables of a label: target tests_<label>.
+# The label model: with a real model that is fetched (tests/support/real_model.h); skipped where it cannot be had.
 # A fuzz or property executable as a whole is also one test with the label nightly, with many more seeds (tests/support/seeds.h), which
 # only `ctest -C nightly` knows.
 set(SLUICE_NIGHTLY_SEEDS_TIMES 20)
-foreach(label unit property golden integration fuzz)
+foreach(label unit property golden integration fuzz model)
     add_custom_target(tests_${label})
 endforeach()
 
