@@ -23,6 +23,20 @@ std::string describe(const YAML::Node& node) {
     return node.IsSequence() ? "a list" : "a section";
 }
 
+/// "a, b" as on a command line.
+std::vector<std::string> split_list(const std::string& text) {
+    std::vector<std::string> items;
+    for (std::size_t begin = 0; begin <= text.size();) {
+        const auto end = std::min(text.find(',', begin), text.size());
+        std::string item = text.substr(begin, end - begin);
+        item.erase(0, std::min(item.find_first_not_of(' '), item.size()));
+        item.erase(item.find_last_not_of(' ') + 1);
+        if (!item.empty()) { items.push_back(std::move(item)); }
+        begin = end + 1;
+    }
+    return items;
+}
+
 }  // namespace
 
 struct Config::State {
@@ -188,7 +202,9 @@ std::string Config::choice(std::string_view key, std::string_view fallback, cons
 std::vector<std::string> Config::strings(std::string_view key, const std::vector<std::string>& fallback) {
     std::vector<std::string> value = fallback;
     if (const Entry* entry = state_->find(key)) {
-        if (const auto given = state_->convert<std::vector<std::string>>(*entry)) {
+        if (entry->value.IsScalar()) {
+            value = split_list(entry->value.Scalar());
+        } else if (const auto given = state_->convert<std::vector<std::string>>(*entry)) {
             value = *given;
         } else {
             state_->problem(key, *entry, "a list of texts");

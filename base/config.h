@@ -38,7 +38,7 @@ public:
     std::string string(std::string_view key, std::string_view fallback);
     /// One of `allowed`.
     std::string choice(std::string_view key, std::string_view fallback, const std::vector<std::string>& allowed);
-    std::vector<std::string> strings(std::string_view key, const std::vector<std::string>& fallback);
+    std::vector<std::string> strings(std::string_view key, const std::vector<std::string>& fallback);  // or "a, b"
 
     /// Error: invalid_argument that lists all problems, one a line. Call after every part has read its keys.
     Result<void> finish() const;

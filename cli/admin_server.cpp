@@ -43,13 +43,13 @@ base::Result<std::unique_ptr<AdminServer>> AdminServer::start(const std::string&
                                                               base::Metrics& metrics, std::function<bool()> is_ready) {
     auto admin = std::unique_ptr<AdminServer>(new AdminServer());
     gateway::HttpServer::Setup setup{
-        .options = {}, .clock = clock, .handler = nullptr, .refused = nullptr, .refusal_body = nullptr};
+        .options = {}, .clock = clock, .handler = nullptr, .refused = nullptr, .refusal_body = nullptr, .cors = {}};
     setup.options.host = host;
     setup.options.port = port;
     setup.options.allow_public = allow_public;
     setup.options.connections_max = 32;
     setup.options.send_buffer_bytes_max = 16u << 20;
-    setup.refused = [](unsigned) {};
+    setup.refused = [](const gateway::HttpRefusal&) {};
     setup.refusal_body = [](unsigned, std::string_view message) { return std::string(message) + "\n"; };
     setup.handler = [&metrics, is_ready = std::move(is_ready)](gateway::HttpRequest request,
                                                                std::shared_ptr<gateway::Exchange> exchange) {

@@ -81,7 +81,7 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
 
     setup.role = command.role;
     setup.name = fmt::format("{}-{}", worker::role_name(command.role), getpid());
-    setup.served_name = served_name(command.served_name, gateway::GatewayOptions{}.model,
+    setup.served_name = served_name(first_name(command.served_names), gateway::GatewayOptions{}.model,
                                     command.model_name.empty() ? command.model_dir : command.model_name);
     setup.scheduler_address = command.scheduler;
     setup.listen_host = address->first;
@@ -115,7 +115,9 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     options.http.host = command.host.value_or(options.http.host);
     options.http.port = command.port.value_or(options.http.port);
     options.http.allow_public |= command.common.listen_public;
-    const auto named = read_models(command.models, command.served_name, options.model, command.model_names);
+    add_aliases(command.names, options);
+    const auto named =
+        read_models(command.models, first_name(command.names.served_names), options.model, command.model_names);
     if (!named) { return base::pass_on(named); }
     auto models = load_text(*named);
     if (!models) { return base::pass_on(models); }
@@ -147,8 +149,9 @@ void add_scheduler(CLI::App& app, SchedulerCommand& command) {
 
 void add_worker(CLI::App& app, WorkerCommandLine& command) {
     app.add_option("--model", command.model_dir, kModelHelp)->required();
-    app.add_option("--served-name", command.served_name,
-                   "model name in the API; default: the folder's or the file's name");
+    app.add_option("--served-name", command.served_names,
+                   "model name in the API; default: the folder's or the file's name; further ones are the gateway's")
+        ->allow_extra_args(false);
     app.add_option("--scheduler", command.scheduler, "HOST:PORT of the scheduler")->capture_default_str();
     app.add_option("--listen", command.listen, "HOST:PORT of this worker's control plane")->capture_default_str();
     app.add_option("--threads", command.threads, "compute threads; 0: the machine's cores")->capture_default_str();
@@ -163,8 +166,7 @@ void add_gateway(CLI::App& app, GatewayCommand& command) {
                        "; of it tokenizer and chat template; several times for several models")
         ->required()
         ->allow_extra_args(false);
-    app.add_option("--served-name", command.served_name,
-                   "name of the only model in the API; default: the folder's or the file's name");
+    add_name_flags(app, command.names);
     app.add_option("--scheduler", command.scheduler, "HOST:PORT of the scheduler")->capture_default_str();
     app.add_option("--host", command.host, "address to listen on; default 127.0.0.1");
     app.add_option("--port", command.port, "port to listen on; 0: any free one; default 8000");
@@ -194,10 +196,11 @@ int config_main(const ConfigCommand& command) {
         if (const auto parsed = base::parse_hash_key(key); !parsed) { return report(parsed.error()); }
     }
     scheduler::SchedulerOptions::read(*config);
-    gateway::GatewayOptions::read(*config);
+    const auto gateway_options = gateway::GatewayOptions::read(*config);
     WorkerSetup setup;
     read_worker_config(*config, setup);
     if (const auto read = config->finish(); !read) { return report(read.error()); }
+    if (const auto cors = gateway::Cors::make(gateway_options.cors_origins); !cors) { return report(cors.error()); }
     if (command.print) {
         std::printf("%s", config->merged().c_str());
     } else {

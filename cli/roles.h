@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/process.h"
+#include "cli/served_models.h"
 #include "worker/options.h"
 
 namespace cli {
@@ -26,8 +27,8 @@ struct WorkerCommandLine {
     CommonFlags common;
     worker::Role role = worker::Role::mixed;
     std::string model_dir;
-    std::string model_name;  // where its path does not say it (a model of the store)
-    std::string served_name;
+    std::string model_name;                 // where its path does not say it (a model of the store)
+    std::vector<std::string> served_names;  // the first is the cluster's; the others are for the gateway
     std::string scheduler = "127.0.0.1:7000";
     std::string listen = "127.0.0.1:0";
     std::uint32_t threads = 0;  // 0: the machine's cores
@@ -42,7 +43,7 @@ struct GatewayCommand {
     CommonFlags common;
     std::vector<std::string> models;                   // [NAME=]DIR
     std::map<std::string, std::string> model_names{};  // of paths that do not say it (models of the store)
-    std::string served_name;
+    NameFlags names;
     std::string scheduler = "127.0.0.1:7000";
     std::optional<std::string> host;    // empty: gateway.host of the settings
     std::optional<std::uint16_t> port;  // empty: gateway.port of the settings

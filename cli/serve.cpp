@@ -76,12 +76,14 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     WorkerSetup common_setup;
     read_worker_config(*config, common_setup);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
-    const auto named = read_models(options.models, options.served_name, gateway_options.model, options.model_names);
+    const auto named =
+        read_models(options.models, first_name(options.names.served_names), gateway_options.model, options.model_names);
     if (!named) { return base::pass_on(named); }
     stack->served_names_ = names_of(*named);
     gateway_options.http.host = options.host.value_or(gateway_options.http.host);
     gateway_options.http.port = options.port.value_or(gateway_options.http.port);
     gateway_options.http.allow_public |= options.common.listen_public;
+    add_aliases(options.names, gateway_options);
     stack->host_ = gateway_options.http.host;
     stack->merged_config_ = config->merged();
     spdlog::debug("configuration in effect:\n{}", stack->merged_config_);
@@ -199,8 +201,7 @@ void add_serve(CLI::App& app, ServeOptions& options) {
                    std::string("[NAME=]MODEL: ") + kChatModelHelp +
                        "; several times for several models, each on workers of its own")
         ->allow_extra_args(false);
-    app.add_option("--served-name", options.served_name,
-                   "name of the only model in the API; default: the folder's or the file's name");
+    add_name_flags(app, options.names);
     app.add_option("--host", options.host, "address to listen on; default 127.0.0.1");
     app.add_option("--port", options.port, "port to listen on; 0: any free one; default 8000");
     app.add_option("--prefill", options.prefill, "prefill workers of each model")->capture_default_str();

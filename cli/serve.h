@@ -13,6 +13,7 @@
 #include "base/metrics.h"
 #include "base/result.h"
 #include "cli/process.h"
+#include "cli/served_models.h"
 #include "cli/worker_process.h"
 #include "engine/host_fit.h"
 #include "gateway/server.h"
@@ -24,7 +25,7 @@ namespace cli {
 struct ServeOptions {
     CommonFlags common;
     std::vector<std::string> models;  // [NAME=]MODEL, a folder or a GGUF file; each on workers of its own
-    std::string served_name;          // of the only model; empty: gateway.model of the settings, else its own name
+    NameFlags names;                  // none: gateway.model of the settings, else the models' own names
     std::map<std::string, std::string> model_names{};  // of paths that do not say it (models of the store)
     std::optional<std::string> host;                   // empty: gateway.host of the settings
     std::optional<std::uint16_t> port;                 // empty: gateway.port of the settings

@@ -12,6 +12,28 @@
 
 namespace cli {
 
+void add_name_flags(CLI::App& app, NameFlags& names) {
+    app.add_option(
+           "--served-name", names.served_names,
+           "name of the only model in the API, again for further names; default: the folder's or the file's name")
+        ->allow_extra_args(false);
+    app.add_option("--alias", names.aliases,
+                   "ALIAS[=MODEL]: a further name of a model (of the first, where none is said), in the settings "
+                   "gateway.aliases; '*' stands for every name that nobody has; several times for several")
+        ->allow_extra_args(false);
+}
+
+std::string first_name(const std::vector<std::string>& served_names) {
+    return served_names.empty() ? std::string() : served_names.front();
+}
+
+void add_aliases(const NameFlags& names, gateway::GatewayOptions& options) {
+    for (std::size_t at = 1; at < names.served_names.size(); ++at) {
+        options.aliases.push_back(names.served_names[at]);
+    }
+    options.aliases.insert(options.aliases.end(), names.aliases.begin(), names.aliases.end());
+}
+
 std::string served_name(const std::string& flag, const std::string& setting, const std::string& model_dir) {
     if (!flag.empty()) { return flag; }
     if (setting != gateway::GatewayOptions{}.model) { return setting; }

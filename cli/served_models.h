@@ -1,10 +1,12 @@
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
+#include "gateway/options.h"
 #include "gateway/request/models.h"
 
 namespace cli {
@@ -14,6 +16,17 @@ struct NamedModel {
     std::string name;
     std::string dir;
 };
+
+/// The names of models in the API, as flags of a command.
+struct NameFlags {
+    std::vector<std::string> served_names;  // of the only model; the first is its name, the others are aliases
+    std::vector<std::string> aliases;       // as gateway.aliases
+};
+void add_name_flags(CLI::App& app, NameFlags& names);
+/// The first of --served-name; empty: none was given.
+std::string first_name(const std::vector<std::string>& served_names);
+/// Adds the names that the flags give to those of the settings.
+void add_aliases(const NameFlags& names, gateway::GatewayOptions& options);
 
 /// The name a model is served under: the flag, else `gateway.model` of the settings, else the last part of the folder's
 /// path, or the name of the GGUF file without its suffix.

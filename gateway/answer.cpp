@@ -10,7 +10,7 @@
 namespace gateway {
 
 Answer::Answer(Setup setup)
-    : setup_(std::move(setup)), response_(setup_.header, setup_.text), last_sent_at_(setup_.received_at) {}
+    : setup_(std::move(setup)), response_(setup_.header, setup_.text), last_sent_at_(setup_.tag.received_at) {}
 
 void Answer::start() {
     const PreparedRequest& prepared = setup_.prepared;
@@ -27,7 +27,7 @@ void Answer::start() {
         GenerationRequest request =
             generation_request(prepared, choice.prompt, choice.form.index % prepared.form.n, setup_.seed, setup_.text);
         request.tenant = setup_.tenant;
-        request.deadline = setup_.received_at + setup_.request_timeout;
+        request.deadline = setup_.tag.received_at + setup_.request_timeout;
         choice.id = setup_.source.open(std::move(request), choice);
         // It failed, or its client went, from inside: nobody could name it yet.
         if (finished_ && !choice.ended) { setup_.source.cancel(*choice.id, "sibling_failed"); }
@@ -65,7 +65,7 @@ void Answer::on_piece(Choice& choice, Piece piece, std::uint32_t generated_token
 
 void Answer::first_token(std::string_view path) {
     first_token_seen_ = true;
-    metrics().first_token(path, setup_.clock.now() - setup_.received_at);
+    metrics().first_token(path, setup_.clock.now() - setup_.tag.received_at);
     if (streams() && placed_ == choices_.size()) { open_stream(); }
 }
 
@@ -204,11 +204,16 @@ void Answer::cancel_all(std::string_view cause) {
 void Answer::finish(unsigned status) {
     CHECK(!finished_);
     finished_ = true;
-    setup_.metrics.request_ended(metrics().model(), form_of(setup_.header.endpoint).name, status, streams());
-    const base::TimePoint now = setup_.clock.now();
-    metrics().request_duration(now - setup_.received_at);
+    metrics().request_duration(setup_.clock.now() - setup_.tag.received_at);
     const Usage total = usage();
     metrics().tokens(total.prompt_tokens, total.cached_tokens, total.completion_tokens);
+    setup_.log.ended(setup_.tag, {.endpoint = form_of(setup_.header.endpoint).name,
+                                  .model = metrics().model(),
+                                  .status = status,
+                                  .stream = streams(),
+                                  .prompt_tokens = total.prompt_tokens,
+                                  .cached_tokens = total.cached_tokens,
+                                  .completion_tokens = total.completion_tokens});
     setup_.done(*this);
 }
 
@@ -255,7 +260,7 @@ void Answer::send(std::string_view data) {
 }
 
 HttpFields Answer::fields() const {
-    HttpFields result{{"x-request-id", setup_.request_id}};
+    HttpFields result{{"x-request-id", setup_.tag.id}};
     if (streams() && head_sent_) {
         result.emplace_back("Cache-Control", "no-cache");
         result.emplace_back("X-Accel-Buffering", "no");

@@ -15,6 +15,7 @@
 #include "gateway/openai/prepare.h"
 #include "gateway/openai/response_form.h"
 #include "gateway/request/sequence_source.h"
+#include "gateway/request_log.h"
 
 namespace gateway {
 
@@ -31,9 +32,9 @@ public:
         PreparedRequest prepared;
         std::shared_ptr<Exchange> exchange;
         AnswerHeader header;
-        std::string request_id;  // for the x-request-id field
-        std::string tenant;      // whom its sequences are counted for
-        base::TimePoint received_at;
+        RequestTag tag;
+        RequestLog& log;
+        std::string tenant;  // whom its sequences are counted for
         base::Duration request_timeout;
         base::Duration ping_interval;  // zero: none
         std::uint64_t seed;

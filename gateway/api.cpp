@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::string_view kModelPrefix = "/models/";
 constexpr std::string_view kNoModel = GatewayMetrics::kNoModel;
+constexpr std::size_t kShownBytesMax = 200;  // of what a client sent, in messages
 
 bool is_request_id(std::string_view text) {
     return !text.empty() && text.size() <= 128 && std::all_of(text.begin(), text.end(), [](char c) {
@@ -32,23 +33,82 @@ std::string_view problem_of(const ClusterView& cluster) {
 }
 
 ApiError no_such_route(std::string_view path) {
-    ApiError error{.status = 404, .message = "no such route: " + std::string(path.substr(0, 200))};
+    std::string message = "no such route: " + std::string(path.substr(0, kShownBytesMax));
+    if (path.starts_with("/v1/v1/")) { message += " (does the base URL end in /v1 where the client adds it?)"; }
+    ApiError error{.status = 404, .message = std::move(message)};
     error.code = "not_found";
     return error;
 }
 
+/// A 400 and no 404: proxies that meet a 404 take the whole server out of service.
+ApiError not_built_yet(std::string_view path) {
+    ApiError error{.status = 400,
+                   .message = std::string(path.substr(0, kShownBytesMax)) + " is not supported by this server yet"};
+    error.code = "not_supported";
+    return error;
+}
+
+/// The first words of routes that clients of OpenAI's API, and of those that go with it (Anthropic's messages, rerank),
+/// know and that are not built; whatever follows them belongs to them.
+bool is_not_built_yet(std::string_view route) {
+    static constexpr auto kWords = std::to_array<std::string_view>(
+        {"assistants", "audio",         "batches", "chat/completions", "classify",    "complete",
+         "containers", "conversations", "edits",   "embeddings",       "evals",       "files",
+         "fine-tunes", "fine_tuning",   "images",  "messages",         "moderations", "organization",
+         "pooling",    "realtime",      "rerank",  "responses",        "score",       "threads",
+         "uploads",    "vector_stores", "videos"});
+    return std::any_of(kWords.begin(), kWords.end(), [&](std::string_view word) {
+        const std::string_view rest = route.substr(1);
+        return rest.starts_with(word) && (rest.size() == word.size() || rest[word.size()] == '/');
+    });
+}
+
+/// A path as routes are written: one slash at a time, none at the end, without the version.
+std::string route_of(std::string_view path) {
+    std::string route;
+    for (const char c : path) {
+        if (c != '/' || !route.ends_with('/')) { route += c; }
+    }
+    while (route.size() > 1 && route.ends_with('/')) {
+        route.pop_back();
+    }
+    for (const std::string_view version : {"/v1/", "/v2/rerank"}) {
+        if (route.starts_with(version)) {
+            route.erase(0, 3);
+            break;
+        }
+    }
+    return route;
+}
+
 ApiError no_such_model(std::string_view name) {
-    ApiError error{.status = 404, .message = "the model '" + std::string(name.substr(0, 200)) + "' does not exist"};
+    ApiError error{.status = 404,
+                   .message = "the model '" + std::string(name.substr(0, kShownBytesMax)) + "' does not exist"};
     error.param = "model";
     error.code = "model_not_found";
     return error;
 }
 
-ApiError method_not_allowed(const std::string& method, std::vector<std::string> allowed) {
-    ApiError error{.status = 405, .message = "method " + method + " is not allowed here"};
+ApiError method_not_allowed(const std::string& method, std::string_view path, std::vector<std::string> allowed) {
+    ApiError error{.status = 405,
+                   .message = "method " + method + " is not allowed at " + std::string(path.substr(0, kShownBytesMax))};
     error.code = "method_not_allowed";
     error.allow = std::move(allowed);
     return error;
+}
+
+/// What stands behind the first `part` in `text`; empty where it is not in it.
+std::string_view after(std::string_view text, std::string_view part) {
+    const auto at = text.find(part);
+    return at == std::string_view::npos ? std::string_view() : text.substr(at + part.size());
+}
+
+std::string joined(const std::vector<std::string>& words) {
+    std::string text;
+    for (const std::string& word : words) {
+        text += (text.empty() ? "" : ", ") + word;
+    }
+    return text;
 }
 
 }  // namespace
@@ -80,6 +140,7 @@ Api::Api(Setup setup)
                .source = setup_.source,
                .rewriters = setup_.rewriters,
                .metrics = setup_.metrics,
+               .log = setup_.log,
                .clock = setup_.clock,
                .post = setup_.post,
                .post_text = setup_.post_text,
@@ -88,40 +149,56 @@ Api::Api(Setup setup)
       started_unix_s_(setup_.clock.unix_us() / 1'000'000) {}
 
 void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
-    const std::string* given_id = request.head.field("x-request-id");
-    const std::string request_id =
-        given_id != nullptr && is_request_id(*given_id) ? *given_id : intake_.random_id("req-");
-    std::string_view path = request.head.path;
-    if (path.starts_with("/v1/")) { path.remove_prefix(3); }
+    const RequestHead& head = request.head;
+    const std::string* given_id = head.field("x-request-id");
+    RequestTag tag{
+        .method = head.method,
+        .path = head.sent_path,
+        .id = given_id != nullptr && is_request_id(*given_id) ? *given_id : intake_.random_id("req-"),
+        .received_at = request.received_at,
+    };
+    const std::string route = route_of(head.path);
 
     const auto endpoint =
-        std::find_if(kEndpoints.begin(), kEndpoints.end(), [&](const EndpointForm& one) { return one.path == path; });
+        std::find_if(kEndpoints.begin(), kEndpoints.end(), [&](const EndpointForm& one) { return one.path == route; });
     const bool is_post = endpoint != kEndpoints.end();
-    const Get* const get = find_get(path);
-    const bool is_model = path.starts_with(kModelPrefix) && path.size() > kModelPrefix.size();
-    if (!is_post && get == nullptr && !is_model) {
-        respond(*exchange, kNoModel, "other", error_response(no_such_route(path)), request_id);
-        return;
-    }
-    const std::string_view name = is_post ? endpoint->name : is_model ? "models" : get->name;
-    const std::vector<std::string> allowed =
-        is_post ? std::vector<std::string>{"POST", "OPTIONS"} : std::vector<std::string>{"GET", "HEAD", "OPTIONS"};
-    const std::string& method = request.head.method;
-    if (method == "OPTIONS") {
-        HttpResponse response{
-            .status = 204, .fields = {{"Allow", is_post ? "POST, OPTIONS" : "GET, HEAD, OPTIONS"}}, .body = {}};
-        respond(*exchange, kNoModel, name, std::move(response), request_id);
-    } else if (std::find(allowed.begin(), allowed.end(), method) == allowed.end()) {
-        respond(*exchange, kNoModel, name, error_response(method_not_allowed(method, allowed)), request_id);
+    const Get* const get = find_get(route);
+    const bool is_model = route.starts_with(kModelPrefix);
+    const bool is_known = is_post || get != nullptr || is_model;
+    const bool is_unbuilt = !is_known && is_not_built_yet(route);
+    const std::string_view name = is_post          ? endpoint->name
+                                  : is_model       ? "models"
+                                  : get != nullptr ? get->name
+                                  : is_unbuilt     ? "unbuilt"
+                                                   : "other";
+    std::vector<std::string> allowed{"GET", "HEAD", "OPTIONS"};
+    if (is_post) { allowed = {"POST", "OPTIONS"}; }
+    if (!is_known) { allowed = {"GET", "HEAD", "POST", "OPTIONS"}; }
+    const std::string methods = joined(allowed);
+    // Also for a path that gives an error then: the page could not read it otherwise.
+    HttpFields preflight = setup_.cors.preflight_fields(head, methods);
+    if (head.method == "OPTIONS" && (is_known || head.path == "*" || !preflight.empty())) {
+        HttpResponse response{.status = 204, .fields = std::move(preflight), .body = {}};
+        response.fields.emplace_back("Allow", methods);
+        respond(*exchange, tag, kNoModel, name, std::move(response));
+    } else if (is_unbuilt) {
+        respond(*exchange, tag, kNoModel, name, error_response(not_built_yet(head.sent_path)));
+    } else if (!is_known) {
+        respond(*exchange, tag, kNoModel, name, error_response(no_such_route(head.sent_path)));
+    } else if (std::find(allowed.begin(), allowed.end(), head.method) == allowed.end()) {
+        respond(*exchange, tag, kNoModel, name,
+                error_response(method_not_allowed(head.method, head.sent_path, std::move(allowed))));
     } else if (is_post) {
-        intake_.take(endpoint->endpoint, std::move(request), exchange, request_id);
+        intake_.take(endpoint->endpoint, std::move(request), exchange, std::move(tag));
     } else if (is_model) {
-        path.remove_prefix(kModelPrefix.size());
-        auto found = model(path);
+        const std::string_view asked = std::string_view(route).substr(kModelPrefix.size());
+        auto found = model(asked);
+        // A name may begin with a slash, or hold two of them.
+        if (!found) { found = model(after(head.path, kModelPrefix)); }
         const std::string_view label = found ? kNoModel : GatewayMetrics::kOtherModel;
-        respond(*exchange, label, name, found ? std::move(*found) : error_response(no_such_model(path)), request_id);
+        respond(*exchange, tag, label, name, found ? std::move(*found) : error_response(no_such_model(asked)));
     } else {
-        respond(*exchange, kNoModel, name, (this->*get->answer)(), request_id);
+        respond(*exchange, tag, kNoModel, name, (this->*get->answer)());
     }
 }
 
@@ -160,7 +237,7 @@ HttpResponse Api::health() const {
     if (setup_.models.size() > 1) {
         json.key("models").begin_object();
         for (const ServedModel& model : setup_.models) {
-            json.key(model.name).string("ready");
+            json.any_key(model.name).string("ready");
         }
         json.end_object();
     }
@@ -185,10 +262,10 @@ HttpResponse Api::metrics() const {
     return response;
 }
 
-void Api::respond(Exchange& exchange, std::string_view model, std::string_view endpoint, HttpResponse response,
-                  const std::string& request_id) {
-    setup_.metrics.request_ended(model, endpoint, response.status, false);
-    response.fields.emplace_back("x-request-id", request_id);
+void Api::respond(Exchange& exchange, const RequestTag& tag, std::string_view model, std::string_view endpoint,
+                  HttpResponse response) {
+    setup_.log.ended(tag, {.endpoint = endpoint, .model = model, .status = response.status});
+    response.fields.emplace_back("x-request-id", tag.id);
     exchange.respond(std::move(response));
 }
 

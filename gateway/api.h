@@ -25,11 +25,13 @@ public:
         SequenceSource& source;                      // of sequences: the table, or what stands before it
         std::vector<const FormRewriter*> rewriters;  // borrowed
         GatewayMetrics& metrics;
+        RequestLog& log;
         const base::Clock& clock;
         Post post;       // back to the I/O thread
         Post post_text;  // to a text thread
         Wake wake = {};  // asks for tick(); empty: its owner looks by itself
         std::function<HttpServer::Load()> load;
+        const Cors& cors;
         std::string version;
     };
     explicit Api(Setup setup);
@@ -54,8 +56,8 @@ private:
     HttpResponse live() const;
     HttpResponse version() const;
     HttpResponse metrics() const;
-    void respond(Exchange& exchange, std::string_view model, std::string_view endpoint, HttpResponse response,
-                 const std::string& request_id);
+    void respond(Exchange& exchange, const RequestTag& tag, std::string_view model, std::string_view endpoint,
+                 HttpResponse response);
 
     Setup setup_;
     Intake intake_;

@@ -36,13 +36,18 @@ std::uint64_t random_seed() {
 
 /// Everything but the threads is touched by the I/O thread only, once it runs.
 struct GatewayCore::State {
-    State(Setup given, Models given_models)
+    State(Setup given, Models given_models, Cors given_cors)
         : setup(std::move(given)),
           models(std::move(given_models)),
+          cors(std::move(given_cors)),
           io(std::make_shared<asio::io_context>(1)),
           work(asio::make_work_guard(*io)),
           text_threads(setup.options.text_threads),
           metrics(setup.metrics, models.own_names()),
+          log({.kind = spdlog::should_log(spdlog::level::info) ? setup.options.access_log : AccessLogKind::off,
+               .metrics = metrics,
+               .clock = setup.clock,
+               .sink = RequestLog::write_to_log}),
           timers(*io, setup.clock, [this](base::TimePoint now) { return tick(now); }) {}
 
     /// For threads that may outlive us. Not an owner of the loop: what was posted and did not run often owns a Post
@@ -82,10 +87,12 @@ struct GatewayCore::State {
 
     Setup setup;
     const Models models;
+    const Cors cors;
     std::shared_ptr<asio::io_context> io;
     asio::executor_work_guard<asio::io_context::executor_type> work;
     asio::thread_pool text_threads;
     GatewayMetrics metrics;
+    RequestLog log;
     std::unique_ptr<ClusterPorts> ports;
     std::unique_ptr<RequestTable> table;
     std::unique_ptr<Api> api;
@@ -101,7 +108,9 @@ struct GatewayCore::State {
 base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
     auto models = Models::make(given.models, given.options.aliases);
     if (!models) { return base::pass_on(models); }
-    auto state = std::make_unique<State>(std::move(given), std::move(*models));
+    auto cors = Cors::make(given.options.cors_origins);
+    if (!cors) { return base::pass_on(cors); }
+    auto state = std::make_unique<State>(std::move(given), std::move(*models), std::move(*cors));
     State& s = *state;
     s.ports = s.setup.make_ports(s.models, s.post_io(), s.wake());
     s.table = std::make_unique<RequestTable>(RequestTable::Setup{.scheduler = s.ports->scheduler(),
@@ -122,30 +131,36 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
                    .source = *s.table,
                    .rewriters = {},
                    .metrics = s.metrics,
+                   .log = s.log,
                    .clock = s.setup.clock,
                    .post = s.post_io(),
                    .post_text = [&s](std::function<void()> run) { asio::post(s.text_threads, std::move(run)); },
                    .wake = s.wake(),
                    .load = [&s] { return s.http->load(); },
+                   .cors = s.cors,
                    .version = SLUICE_VERSION});
     auto http = HttpServer::start(
-        *s.io, {.options = s.setup.options.http,
-                .clock = s.setup.clock,
-                .handler =
-                    [&s](HttpRequest request, std::shared_ptr<Exchange> exchange) {
-                        s.api->handle(std::move(request), std::move(exchange));
-                    },
-                .refused =
-                    [&s](unsigned status) {
-                        s.metrics.request_ended(GatewayMetrics::kNoModel, "refused", status, false);
-                        s.metrics.admission(GatewayMetrics::kNoModel, status == 413   ? "rejected_too_large"
-                                                                      : status == 503 ? "rejected_capacity"
-                                                                                      : "rejected_invalid");
-                    },
-                .refusal_body =
-                    [](unsigned status, std::string_view message) {
-                        return error_json(ApiError{.status = status, .message = std::string(message)});
-                    }});
+        *s.io,
+        {.options = s.setup.options.http,
+         .clock = s.setup.clock,
+         .handler = [&s](
+                        HttpRequest request,
+                        std::shared_ptr<Exchange> exchange) { s.api->handle(std::move(request), std::move(exchange)); },
+         .refused =
+             [&s](const HttpRefusal& refusal) {
+                 const unsigned status = refusal.status;
+                 s.log.ended(
+                     {.method = refusal.method, .path = refusal.path, .id = "", .received_at = s.setup.clock.now()},
+                     {.endpoint = "refused", .model = GatewayMetrics::kNoModel, .status = status});
+                 s.metrics.admission(GatewayMetrics::kNoModel, status == 413   ? "rejected_too_large"
+                                                               : status == 503 ? "rejected_capacity"
+                                                                               : "rejected_invalid");
+             },
+         .refusal_body =
+             [](unsigned status, std::string_view message) {
+                 return error_json(ApiError{.status = status, .message = std::string(message)});
+             },
+         .cors = s.cors});
     if (!http) {
         s.ports->stop();
         return base::pass_on(http);

@@ -73,21 +73,22 @@ ApiResult<std::string> Intake::admit(const HttpRequest& request) const {
     return tenant_of(request.head, setup_.options.tenant_header);
 }
 
-void Intake::refuse(const ApiError& error, std::string_view model, std::string_view outcome, Endpoint endpoint,
-                    Exchange& exchange, const std::string& request_id) {
-    setup_.metrics.admission(model, outcome);
-    setup_.metrics.request_ended(model, form_of(endpoint).name, error.status, false);
+void Intake::refuse(const ApiError& error, Endpoint endpoint, Exchange& exchange, const RequestTag& tag,
+                    RequestEnd end) {
+    setup_.metrics.admission(end.model, outcome_of(error.status, draining_));
+    end.endpoint = form_of(endpoint).name;
+    end.status = error.status;
+    setup_.log.ended(tag, end);
     HttpResponse response = error_response(error);
-    response.fields.emplace_back("x-request-id", request_id);
+    response.fields.emplace_back("x-request-id", tag.id);
     exchange.respond(std::move(response));
 }
 
-void Intake::take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<Exchange>& exchange,
-                  const std::string& request_id) {
+void Intake::take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<Exchange>& exchange, RequestTag tag) {
     auto tenant = admit(request);
     if (!tenant) {
-        refuse(tenant.error(), GatewayMetrics::kNoModel, outcome_of(tenant.error().status, draining_), endpoint,
-               *exchange, request_id);
+        refuse(tenant.error(), endpoint, *exchange, tag,
+               {.endpoint = "", .model = GatewayMetrics::kNoModel, .stream = seems_to_ask_for_stream(request.body)});
         return;
     }
     ++in_flight_;
@@ -95,9 +96,8 @@ void Intake::take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<
     preparing_bytes_ += request.body.size();
     setup_.post_text([this,
                       waiting = Waiting{.endpoint = endpoint,
-                                        .received_at = request.received_at,
                                         .exchange = exchange,
-                                        .request_id = request_id,
+                                        .tag = std::move(tag),
                                         .tenant = std::move(*tenant),
                                         .body_bytes = request.body.size()},
                       body = std::move(request.body), clusters = setup_.table.clusters(),
@@ -109,10 +109,13 @@ void Intake::take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<
 }
 
 Stages::Output Intake::run_stages(const Waiting& waiting, const Stages::Input& input) const {
-    if (draining_) { return {std::nullopt, pass_on(not_ready("the gateway is draining"))}; }
-    if (setup_.clock.now() >= waiting.received_at + setup_.options.request_timeout) {
+    const auto refuse_unread = [&](ApiError error) -> Stages::Output {
+        return {std::nullopt, seems_to_ask_for_stream(input.body), pass_on(std::move(error))};
+    };
+    if (draining_) { return refuse_unread(not_ready("the gateway is draining")); }
+    if (setup_.clock.now() >= waiting.tag.received_at + setup_.options.request_timeout) {
         const base::Error late{base::ErrorCode::deadline_exceeded, "the request waited too long to be prepared"};
-        return {std::nullopt, pass_on(api_error(late, 0))};
+        return refuse_unread(api_error(late, 0));
     }
     return stages_.run(input);
 }
@@ -125,11 +128,13 @@ void Intake::prepared(Stages::Output output, Waiting waiting) {
     if (waiting.exchange->is_gone()) {
         leave();
         if (output.model) { setup_.metrics.of(*output.model).cancelled("queued", "client_gone"); }
-        setup_.metrics.request_ended(model, form_of(waiting.endpoint).name, 499, false);
+        setup_.log.ended(
+            waiting.tag,
+            {.endpoint = form_of(waiting.endpoint).name, .model = model, .status = 499, .stream = output.stream});
         return;
     }
-    if (result && !result->form.request_id.empty() && waiting.request_id.starts_with("req-")) {
-        waiting.request_id = result->form.request_id;
+    if (result && !result->form.request_id.empty() && waiting.tag.id.starts_with("req-")) {
+        waiting.tag.id = result->form.request_id;
     }
     if (result && draining_) {
         result = pass_on(not_ready("the gateway is draining"));
@@ -139,10 +144,11 @@ void Intake::prepared(Stages::Output output, Waiting waiting) {
     if (!result) {
         leave();
         if (result.error().code == "model_not_found") { model = GatewayMetrics::kOtherModel; }
-        refuse(result.error(), model, outcome_of(result.error().status, draining_), waiting.endpoint, *waiting.exchange,
-               waiting.request_id);
+        refuse(result.error(), waiting.endpoint, *waiting.exchange, waiting.tag,
+               {.endpoint = "", .model = model, .stream = output.stream});
         return;
     }
+    if (setup_.options.usage_in_streams && result->form.stream) { result->form.include_usage = true; }
     setup_.metrics.admission(model, "admitted");
     setup_.metrics.in_flight(model, 1);
     open_answer(std::move(*result), waiting);
@@ -169,9 +175,9 @@ void Intake::open_answer(PreparedRequest prepared, const Waiting& waiting) {
                                                          .prepared = std::move(prepared),
                                                          .exchange = waiting.exchange,
                                                          .header = std::move(header),
-                                                         .request_id = waiting.request_id,
+                                                         .tag = waiting.tag,
+                                                         .log = setup_.log,
                                                          .tenant = waiting.tenant,
-                                                         .received_at = waiting.received_at,
                                                          .request_timeout = setup_.options.request_timeout,
                                                          .ping_interval = ping,
                                                          .seed = seed,

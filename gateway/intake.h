@@ -31,6 +31,7 @@ public:
         SequenceSource& source;
         std::vector<const FormRewriter*> rewriters;
         GatewayMetrics& metrics;
+        RequestLog& log;
         const base::Clock& clock;
         Post post;       // back to the I/O thread
         Post post_text;  // to a text thread
@@ -41,9 +42,8 @@ public:
     /// Every request must have been answered.
     ~Intake();
 
-    /// One request, to be answered now or later. `request_id`: for its x-request-id.
-    void take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<Exchange>& exchange,
-              const std::string& request_id);
+    /// One request, to be answered now or later.
+    void take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<Exchange>& exchange, RequestTag tag);
     /// What is due, and when the next is.
     std::optional<base::TimePoint> tick(base::TimePoint now);
     /// New requests and those that wait for a text thread get 503 from now on. `progress` is called whenever
@@ -63,9 +63,8 @@ private:
     /// What is known of a request between the door and its answer.
     struct Waiting {
         Endpoint endpoint;
-        base::TimePoint received_at;
         std::shared_ptr<Exchange> exchange;
-        std::string request_id;
+        RequestTag tag;
         std::string tenant;
         std::size_t body_bytes;
     };
@@ -74,8 +73,8 @@ private:
     Stages::Output run_stages(const Waiting& waiting, const Stages::Input& input) const;
     void prepared(Stages::Output output, Waiting waiting);
     void open_answer(PreparedRequest prepared, const Waiting& waiting);
-    void refuse(const ApiError& error, std::string_view model, std::string_view outcome, Endpoint endpoint,
-                Exchange& exchange, const std::string& request_id);
+    /// `end`: model and stream are set.
+    void refuse(const ApiError& error, Endpoint endpoint, Exchange& exchange, const RequestTag& tag, RequestEnd end);
     void done(Answer& answer);
     void leave();
     std::string fingerprint(std::size_t model) const;

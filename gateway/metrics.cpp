@@ -70,6 +70,8 @@ void ModelMetrics::tokens(std::uint64_t prompt, std::uint64_t cached, std::uint6
 
 GatewayMetrics::GatewayMetrics(base::Metrics& metrics, const std::vector<std::string>& models)
     : metrics_(metrics),
+      access_lines_dropped_(metrics.counter("sluice_gateway_access_lines_dropped_total",
+                                            "Lines of the access log that were left out: its reader is too slow")),
       connections_(metrics.gauge("sluice_gateway_connections", "Open client connections")),
       send_buffer_bytes_(metrics.gauge("sluice_gateway_send_buffer_bytes", "Bytes that clients have not taken yet")),
       slow_clients_(metrics.gauge("sluice_gateway_slow_clients", "Connections that took nothing for a second")) {

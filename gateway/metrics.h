@@ -69,6 +69,8 @@ public:
     /// outcome: admitted, rejected_capacity, rejected_draining, rejected_invalid, rejected_timeout, rejected_too_large,
     /// rejected_unavailable.
     void admission(std::string_view model, std::string_view outcome);
+    /// The access log's writer is behind.
+    void access_line_dropped() { access_lines_dropped_.Increment(); }
     void in_flight(std::string_view model, double change);
     void connections(double open, double send_buffer_bytes, double slow_clients);
 
@@ -77,6 +79,7 @@ public:
 private:
     base::Metrics& metrics_;
     std::deque<ModelMetrics> models_;
+    prometheus::Counter& access_lines_dropped_;
     prometheus::Gauge& connections_;
     prometheus::Gauge& send_buffer_bytes_;
     prometheus::Gauge& slow_clients_;

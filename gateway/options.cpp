@@ -33,6 +33,10 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
     options.aliases = config.strings("gateway.aliases", options.aliases);
     options.tenant_header = lower(config.string("gateway.tenant_header", options.tenant_header));
     options.name = config.string("gateway.name", options.name);
+    options.cors_origins = config.strings("gateway.cors_origins", options.cors_origins);
+    const std::string log = config.choice("gateway.access_log", "all", {"all", "api", "off"});
+    options.access_log = log == "off" ? AccessLogKind::off : log == "api" ? AccessLogKind::api : AccessLogKind::all;
+    options.usage_in_streams = config.boolean("gateway.usage_in_streams", options.usage_in_streams);
 
     HttpServerOptions& http = options.http;
     http.host = config.string("gateway.host", http.host);

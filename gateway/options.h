@@ -12,11 +12,17 @@
 
 namespace gateway {
 
+/// Which requests have a line in the access log: all; those of the API (not /health, /ready, /live and /metrics); none.
+enum class AccessLogKind { all, api, off };
+
 /// Every setting of a gateway; section `gateway` of the configuration.
 struct GatewayOptions {
     std::string model = "model";       // served name of the only model
     std::vector<std::string> aliases;  // further names for clients: ALIAS=MODEL, or an alias alone of the first model
     std::string tenant_header;         // field, in lower case, by which a trusted proxy names the tenant; empty: none
+    std::vector<std::string> cors_origins;  // web pages whose scripts may ask: exact origins, or "*"; none: no page
+    AccessLogKind access_log = AccessLogKind::all;
+    bool usage_in_streams = false;  // every stream ends with its usage, also where the client did not ask
     HttpServerOptions http;
     FormLimits form;
     RequestOptions request;

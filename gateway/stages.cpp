@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "gateway/openai/fields.h"
+
 namespace gateway {
 
 ApiError not_ready(std::string message) {
@@ -12,15 +14,14 @@ ApiError not_ready(std::string message) {
 }
 
 Stages::Output Stages::run(const Input& input) const {
-    auto form = read(input);
-    if (!form) { return {std::nullopt, pass_on(form.error())}; }
+    const auto body = parse_body(input.body);
+    if (!body) { return {std::nullopt, seems_to_ask_for_stream(input.body), pass_on(body.error())}; }
+    const bool stream = asks_for_stream(*body);
+    auto form = read_form(input.endpoint, *body, setup_.limits, setup_.models);
+    if (!form) { return {std::nullopt, stream, pass_on(form.error())}; }
     const std::size_t model = form->model;
-    if (auto rewritten = rewrite(*form); !rewritten) { return {model, pass_on(rewritten.error())}; }
-    return {model, prepare(std::move(*form), input)};
-}
-
-ApiResult<RequestForm> Stages::read(const Input& input) const {
-    return read_form(input.endpoint, input.body, setup_.limits, setup_.models);
+    if (auto rewritten = rewrite(*form); !rewritten) { return {model, stream, pass_on(rewritten.error())}; }
+    return {model, stream, prepare(std::move(*form), input)};
 }
 
 ApiResult<void> Stages::rewrite(RequestForm& form) const {

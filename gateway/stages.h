@@ -46,6 +46,7 @@ public:
     };
     struct Output {
         std::optional<std::size_t> model;  // once it is known, also of a request that failed
+        bool stream = false;               // as far as it is known, likewise
         /// Errors: of read_form, of a rewriter, of prepare; 503 when the model's workers have never been heard of.
         ApiResult<PreparedRequest> prepared;
     };
@@ -54,7 +55,6 @@ public:
     Output run(const Input& input) const;
 
 private:
-    ApiResult<RequestForm> read(const Input& input) const;
     ApiResult<void> rewrite(RequestForm& form) const;
     ApiResult<PreparedRequest> prepare(RequestForm form, const Input& input) const;
 

@@ -1,15 +1,19 @@
 #include "gateway/http/connection.h"
 
-#include <algorithm>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/write.hpp>
+
+#include <algorithm>
 #include <chrono>
 #include <ctime>
 #include <utility>
 
 #include "base/check.h"
 #include "base/log.h"
+#include "gateway/http/answer_head.h"
 
 namespace gateway {
 namespace {
@@ -17,69 +21,9 @@ namespace {
 constexpr std::size_t kReadBytes = 64 * 1024;
 constexpr std::size_t kPipelinedBytesMax = 256 * 1024;  // read ahead while a request is in work
 constexpr std::uint64_t kSendBufferHardFactor = 16;     // one echoed prompt with logprobs may be larger than the limit
-constexpr std::size_t kLingerBytesMax = 8 * 1024 * 1024;  // then the connection is closed all the same
+constexpr std::size_t kLingerBytesMax = 8 * 1024 * 1024;            // then the connection is closed all the same
+constexpr base::Duration kProbePauseMin = std::chrono::seconds(1);  // between probes of a half-closed client; doubles
 constexpr base::Duration kSlowAfter = std::chrono::seconds(1);
-
-std::string_view reason_phrase(unsigned status) {
-    switch (status) {
-        case 200:
-            return "OK";
-        case 204:
-            return "No Content";
-        case 400:
-            return "Bad Request";
-        case 401:
-            return "Unauthorized";
-        case 403:
-            return "Forbidden";
-        case 404:
-            return "Not Found";
-        case 405:
-            return "Method Not Allowed";
-        case 408:
-            return "Request Timeout";
-        case 413:
-            return "Content Too Large";
-        case 414:
-            return "URI Too Long";
-        case 415:
-            return "Unsupported Media Type";
-        case 417:
-            return "Expectation Failed";
-        case 429:
-            return "Too Many Requests";
-        case 431:
-            return "Request Header Fields Too Large";
-        case 500:
-            return "Internal Server Error";
-        case 503:
-            return "Service Unavailable";
-        case 504:
-            return "Gateway Timeout";
-        case 505:
-            return "HTTP Version Not Supported";
-        default:
-            return "Status";
-    }
-}
-
-std::string head_text(unsigned status, std::string_view content_type, const HttpFields& fields, bool close) {
-    std::string text = "HTTP/1.1 " + std::to_string(status) + " " + std::string(reason_phrase(status)) + "\r\n";
-    char date[64];
-    const std::time_t now = std::time(nullptr);
-    std::tm parts{};
-    gmtime_r(&now, &parts);
-    if (std::strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", &parts) > 0) {
-        text += "Date: " + std::string(date) + "\r\n";
-    }
-    text += "Server: sluice\r\n";
-    if (!content_type.empty()) { text += "Content-Type: " + std::string(content_type) + "\r\n"; }
-    for (const auto& [name, value] : fields) {
-        text += name + ": " + value + "\r\n";
-    }
-    if (close) { text += "Connection: close\r\n"; }
-    return text;
-}
 
 }  // namespace
 
@@ -87,12 +31,16 @@ std::string head_text(unsigned status, std::string_view content_type, const Http
 class ConnectionExchange final : public Exchange {
 public:
     ConnectionExchange(const std::shared_ptr<Connection>& connection, const RequestHead& head)
-        : connection_(connection), is_head_(head.method == "HEAD"), http_1_0_(head.http_1_0) {}
+        : connection_(connection),
+          cors_fields_(connection->cors_fields(head)),
+          is_head_(head.method == "HEAD"),
+          http_1_0_(head.http_1_0) {}
 
     void respond(HttpResponse response) override {
         const auto connection = usable();
         if (!connection || started_) { return; }
         const bool no_body = response.status == 204;
+        response.fields.insert(response.fields.end(), cors_fields_.begin(), cors_fields_.end());
         std::string text = head_text(response.status, no_body ? "" : response.content_type, response.fields,
                                      connection->close_after_answer_);
         if (!no_body) { text += "Content-Length: " + std::to_string(response.body.size()) + "\r\n"; }
@@ -100,7 +48,7 @@ public:
         text += "\r\n";
         if (!is_head_ && !no_body) { text += response.body; }
         started_ = true;
-        finish(*connection, text);
+        finish(*connection, connection->without_probes(text));
     }
 
     void start_stream(std::string_view content_type, const HttpFields& fields) override {
@@ -110,9 +58,12 @@ public:
         if (http_1_0_) {
             connection->close_after_answer_ = true;
         }  // the end of the stream is the end of the connection
-        std::string text = head_text(200, content_type, fields, connection->close_after_answer_);
+        HttpFields all = fields;
+        all.insert(all.end(), cors_fields_.begin(), cors_fields_.end());
+        std::string text = head_text(200, content_type, all, connection->close_after_answer_);
         if (!http_1_0_) { text += "Transfer-Encoding: chunked\r\n"; }
-        connection->write(text + "\r\n");
+        text += "\r\n";
+        connection->write(connection->without_probes(text));
     }
 
     void send(std::string_view data) override {
@@ -147,6 +98,7 @@ public:
         if (const auto connection = usable()) { connection->close_after_answer_ = true; }
     }
 
+    bool started() const { return started_; }
     /// Called by the connection when it closes before the answer is complete.
     void client_gone(std::string_view cause) {
         if (finished_ || !gone_cause_.empty()) { return; }
@@ -181,6 +133,7 @@ private:
     }
 
     std::weak_ptr<Connection> connection_;
+    HttpFields cors_fields_;
     bool is_head_;
     bool http_1_0_;
     bool started_ = false;
@@ -217,7 +170,7 @@ void Connection::read() {
                                 self->reading_ = false;
                                 if (self->state_ == State::closed) { return; }
                                 if (error) {
-                                    self->on_read_end();
+                                    self->on_read_end(error == boost::asio::error::eof);
                                 } else {
                                     self->on_read(bytes);
                                 }
@@ -237,18 +190,63 @@ void Connection::on_read(std::size_t bytes) {
     read();
 }
 
-void Connection::on_read_end() {
+void Connection::on_read_end(bool in_order) {
     read_ended_ = true;
-    if (state_ == State::handling) {
+    if (!in_order || (state_ == State::lingering && !is_writing_)) {
         close("client_gone");
-    } else if (is_writing_ || !output_.empty()) {
-        close_after_write_ =
-            true;  // the last answer may still be read by a client that has only closed its sending side
-        state_ = State::lingering;
-        read_deadline_.reset();
-    } else {
-        close("client_gone");
+    } else if (state_ == State::handling) {
+        begin_half_closed();
+    } else if (state_ != State::lingering) {
+        go_on();
     }
+}
+
+void Connection::go_on() {
+    process();
+    read();
+    // Of a half-closed client that finished no further request. Its last answer may still be on its way.
+    if (read_ended_ && (state_ == State::head || state_ == State::body)) { linger(); }
+}
+
+void Connection::begin_half_closed() {
+    // The client's FIN says that no more requests come, or that nobody is there any more: which of the two shows when
+    // something is sent, since a kernel answers what nobody can read with a reset. So the answer is begun: its first
+    // bytes are the same whatever comes of it.
+    if (input_.empty()) { close_after_answer_ = true; }
+    if (!std::exchange(watches_for_reset_, true)) {
+        const auto patience =
+            std::chrono::duration_cast<std::chrono::milliseconds>(server_->setup.options.write_timeout).count();
+        const int patience_ms = static_cast<int>(std::clamp<std::int64_t>(patience, 1, 1 << 30));
+        ::setsockopt(socket_.native_handle(), IPPROTO_TCP, TCP_USER_TIMEOUT, &patience_ms, sizeof patience_ms);
+        socket_.async_wait(
+            boost::asio::ip::tcp::socket::wait_error,
+            [self = shared_from_this()](const boost::system::error_code&) { self->close("client_gone"); });
+    }
+    probe_pause_ = kProbePauseMin;
+    probe(server_->setup.clock.now());
+}
+
+bool Connection::probes() const {
+    return state_ == State::handling && read_ended_ && exchange_ && !exchange_->started() &&
+           probes_sent_ < kAnswerStart.size();
+}
+
+void Connection::probe(base::TimePoint now) {
+    if (!probes()) { return; }
+    write(kAnswerStart.substr(probes_sent_++, 1));
+    probe_at_ = now + probe_pause_;
+    probe_pause_ *= 2;
+    sweep_in_time();
+}
+
+std::string_view Connection::without_probes(std::string_view answer) {
+    answer.remove_prefix(std::exchange(probes_sent_, 0));
+    return answer;
+}
+
+HttpFields Connection::cors_fields(const RequestHead& head) const {
+    const std::string* origin = head.only_field("origin");
+    return server_->setup.cors.answer_fields(origin == nullptr ? std::string_view() : *origin);
 }
 
 void Connection::process() {
@@ -331,15 +329,23 @@ void Connection::hand_over() {
     state_ = State::handling;
     ++requests_;
     exchange_ = std::make_shared<ConnectionExchange>(shared_from_this(), request.head);
-    const auto exchange = exchange_;  // an immediate answer drops ours
+    const auto exchange = exchange_;           // an immediate answer drops ours
+    if (read_ended_) { begin_half_closed(); }  // with several requests sent before
     server_->setup.handler(std::move(request), exchange);
 }
 
-void Connection::refuse(const HttpRefusal& refusal) {
+void Connection::refuse(HttpRefusal refusal) {
     free_body_bytes();
-    server_->setup.refused(refusal.status);
-    const std::string body = server_->setup.refusal_body(refusal.status, refusal.message);
     HttpFields fields;
+    if (head_) {
+        refusal.method = head_->method;
+        refusal.path = head_->sent_path;
+        fields = cors_fields(*head_);
+    } else {
+        fields = server_->setup.cors.answer_fields(refusal.origin);
+    }
+    server_->setup.refused(refusal);
+    const std::string body = server_->setup.refusal_body(refusal.status, refusal.message);
     if (refusal.status == 405) { fields.emplace_back("Allow", "GET, HEAD, POST, OPTIONS"); }
     if (refusal.status == 503) { fields.emplace_back("Retry-After", "1"); }
     write(head_text(refusal.status, "application/json", fields, true) +
@@ -403,6 +409,7 @@ void Connection::on_written(std::size_t bytes) {
 
 void Connection::answered() {
     exchange_.reset();
+    probes_sent_ = 0;  // of an answer that was cut
     has_answered_ = true;
     if (close_after_answer_ || server_->draining) {
         linger();
@@ -411,24 +418,27 @@ void Connection::answered() {
     state_ = State::head;
     set_read_deadline(input_.empty() ? server_->setup.options.idle_timeout : server_->setup.options.header_timeout);
     // The next request may be here already. From the event loop: the handler that answered is still on the stack.
-    boost::asio::post(socket_.get_executor(), [self = shared_from_this()] {
-        self->process();
-        self->read();
-    });
+    boost::asio::post(socket_.get_executor(), [self = shared_from_this()] { self->go_on(); });
 }
 
 void Connection::linger() {
     // Closing with unread input would reset the connection and could destroy the answer on its way.
-    state_ = State::lingering;
+    free_body_bytes();
     input_.clear();
+    end_after_write();
+    read();
+}
+
+void Connection::end_after_write() {
+    state_ = State::lingering;
     close_after_write_ = true;
     read_deadline_.reset();  // set again when everything is written
     begin_writing();
-    read();
 }
 
 void Connection::sweep(base::TimePoint now) {
     const HttpServerOptions& options = server_->setup.options;
+    if (now >= probe_at_) { probe(now); }
     // Over its limit and taking nothing; or far over it, however little it takes at a time.
     const std::uint64_t limit = options.send_buffer_bytes_max;
     if (state_ == State::handling &&
@@ -461,6 +471,7 @@ std::optional<base::TimePoint> Connection::next_sweep() const {
         }
         if (state_ == State::handling && buffered() > limit * kSendBufferHardFactor) { next = write_progress_at_; }
     }
+    if (probes()) { next = std::min(next.value_or(probe_at_), probe_at_); }
     if (reads_in_time() && read_deadline_) { next = std::min(next.value_or(*read_deadline_), *read_deadline_); }
     return next;
 }

@@ -41,8 +41,8 @@ struct HttpServer::Shared {
 };
 
 /// One client connection: reads requests, hands them over one at a time, writes answers, notices that the client has
-/// gone. A read is always pending, also while a request is in work; one write is. Times are checked by the server's
-/// timers, on the server's clock.
+/// gone. A read is always pending, also while a request is in work; one write is. A client that only closes its sending
+/// side gets its answers. Times are checked by the server's timers, on the server's clock.
 class Connection : public std::enable_shared_from_this<Connection> {
 public:
     Connection(boost::asio::ip::tcp::socket socket, std::shared_ptr<HttpServer::Shared> server);
@@ -70,14 +70,27 @@ private:
 
     void read();
     void on_read(std::size_t bytes);
-    void on_read_end();
+    /// `in_order`: the client closed its sending side; else the connection broke.
+    void on_read_end(bool in_order);
+    /// Looks for a next request in what has come, and reads on.
+    void go_on();
+    /// The client sends nothing more, and the request in work is answered all the same, unless it turns out that nobody
+    /// is there to read it.
+    void begin_half_closed();
+    /// Bytes that any answer begins with may still go out before it.
+    bool probes() const;
+    /// Sends the next of them.
+    void probe(base::TimePoint now);
+    /// An answer without the bytes of it that went out as probes.
+    std::string_view without_probes(std::string_view answer);
+    HttpFields cors_fields(const RequestHead& head) const;
     void process();
     /// True when it made progress.
     bool process_head();
     bool process_body();
     void begin_body(RequestHead head, std::size_t head_bytes);
     void hand_over();
-    void refuse(const HttpRefusal& refusal);
+    void refuse(HttpRefusal refusal);
 
     void write(std::string_view data);
     void flush();
@@ -85,6 +98,7 @@ private:
     /// The answer is complete: next request, or close.
     void answered();
     void linger();
+    void end_after_write();
     void free_body_bytes();
     void begin_writing();
     /// The read deadline counts. A client that takes its last answer may do so slowly; the write timeout watches it.
@@ -100,6 +114,10 @@ private:
     std::string read_buffer_;
     bool reading_ = false;
     bool read_ended_ = false;  // the client closed its side
+    bool watches_for_reset_ = false;
+    std::size_t probes_sent_ = 0;
+    base::TimePoint probe_at_{};
+    base::Duration probe_pause_{};
 
     std::optional<RequestHead> head_;
     std::unique_ptr<BodyReader> body_;

@@ -112,6 +112,7 @@ tl::expected<void, HttpRefusal> read_target(string_view target, RequestHead& hea
     if (target == "*") {
         if (head.method != "OPTIONS") { return refuse(400, "the request target * is for OPTIONS only"); }
         head.path = "*";
+        head.sent_path = "*";
         return {};
     }
     if (!target.empty() && target.front() != '/') {
@@ -139,6 +140,7 @@ tl::expected<void, HttpRefusal> read_target(string_view target, RequestHead& hea
         !std::all_of(query.begin(), query.end(), is_query_char)) {
         return refuse(400, "illegal character in the request target");
     }
+    head.sent_path = path;
     auto decoded = decode_path(path);
     if (!decoded) { return tl::unexpected<HttpRefusal>(decoded.error()); }
     head.path = std::move(*decoded);
@@ -271,9 +273,21 @@ tl::expected<std::optional<std::size_t>, HttpRefusal> find_head_end(string_view 
     return std::optional<std::size_t>{};
 }
 
-tl::expected<RequestHead, HttpRefusal> check_head(string_view head_text, const HttpLimits& limits) {
+const std::string* RequestHead::only_field(string_view name) const {
+    const std::string* found = nullptr;
+    for (const auto& [key, value] : fields) {
+        if (key != name) { continue; }
+        if (found != nullptr) { return nullptr; }
+        found = &value;
+    }
+    return found;
+}
+
+namespace {
+
+/// Reads into `head`, which on a refusal holds what was read until then.
+tl::expected<void, HttpRefusal> read_head(string_view head_text, const HttpLimits& limits, RequestHead& head) {
     if (head_text.size() > limits.header_bytes_max) { return refuse(431, "the request header is too long"); }
-    RequestHead head;
     string_view authority;
     bool is_first_line = true;
     while (true) {
@@ -308,6 +322,20 @@ tl::expected<RequestHead, HttpRefusal> check_head(string_view head_text, const H
     if (auto framing = read_framing(limits, head); !framing) { return tl::unexpected<HttpRefusal>(framing.error()); }
     if (auto connection = read_connection(head); !connection) {
         return tl::unexpected<HttpRefusal>(connection.error());
+    }
+    return {};
+}
+
+}  // namespace
+
+tl::expected<RequestHead, HttpRefusal> check_head(string_view head_text, const HttpLimits& limits) {
+    RequestHead head;
+    if (auto read = read_head(head_text, limits, head); !read) {
+        HttpRefusal refusal = std::move(read.error());
+        refusal.method = head.method;
+        refusal.path = head.sent_path;
+        if (const std::string* origin = head.only_field("origin")) { refusal.origin = *origin; }
+        return tl::unexpected<HttpRefusal>(std::move(refusal));
     }
     return head;
 }

@@ -24,12 +24,17 @@ struct HttpLimits {
 struct HttpRefusal {
     unsigned status;  // 400 405 411 413 414 417 431 505
     std::string message;
+    // Of the request, as far as its head was read; else empty.
+    std::string method = {};
+    std::string path = {};    // as sent, without its query
+    std::string origin = {};  // the value of its one Origin field
 };
 
 /// The head of a request that passed the gate.
 struct RequestHead {
     std::string method;
     std::string path;                                         // percent-decoded, begins with '/'; "*" for OPTIONS *
+    std::string sent_path;                                    // the same before decoding
     std::string query;                                        // as sent, without '?'
     std::vector<std::pair<std::string, std::string>> fields;  // names in lower case, values trimmed
     bool http_1_0 = false;
@@ -40,6 +45,8 @@ struct RequestHead {
 
     /// The value of the first field of that (lower case) name; nullptr when there is none.
     const std::string* field(std::string_view name) const;
+    /// The value of the field where it is given exactly once; else nullptr.
+    const std::string* only_field(std::string_view name) const;
     bool has_body() const { return chunked || content_length > 0; }
 };
 

@@ -42,7 +42,7 @@ void accept(const std::shared_ptr<HttpServer::Shared>& shared) {
             socket.non_blocking(true, ignored);
             socket.write_some(asio::buffer(text), ignored);
             socket.shutdown(tcp::socket::shutdown_send, ignored);
-            shared->setup.refused(503);
+            shared->setup.refused({.status = 503, .message = "too many connections"});
         } else {
             const auto connection = std::make_shared<Connection>(std::move(socket), shared);
             shared->connections.insert(connection);

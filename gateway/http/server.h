@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/result.h"
+#include "gateway/http/cors.h"
 #include "gateway/http/exchange.h"
 
 namespace boost::asio {
@@ -38,13 +39,14 @@ public:
     /// Called for every whole request; must answer through the exchange, at once or later.
     using Handler = std::function<void(HttpRequest request, std::shared_ptr<Exchange> exchange)>;
     /// Tells of requests that were refused at the door.
-    using RefusalObserver = std::function<void(unsigned status)>;
+    using RefusalObserver = std::function<void(const HttpRefusal& refusal)>;
     struct Setup {
         HttpServerOptions options;
         const base::Clock& clock;  // borrowed; of every deadline and of HttpRequest::received_at
         Handler handler;
         RefusalObserver refused;
         std::function<std::string(unsigned status, std::string_view message)> refusal_body;  // JSON
+        Cors cors;                                                                           // put on every answer
     };
     struct Load {
         std::size_t connections = 0;

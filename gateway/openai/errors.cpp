@@ -35,6 +35,63 @@ unsigned status_of(base::ErrorCode code) {
     }
 }
 
+bool is_digits(std::string_view text) {
+    return !text.empty() && std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+}
+
+/// Four numbers with points between them.
+bool is_ipv4(std::string_view text) {
+    int numbers = 0;
+    while (true) {
+        const auto point = text.find('.');
+        const std::string_view number = text.substr(0, point);
+        if (!is_digits(number) || number.size() > 3) { return false; }
+        ++numbers;
+        if (point == std::string_view::npos) { return numbers == 4; }
+        text.remove_prefix(point + 1);
+    }
+}
+
+/// A place inside the cluster: an address with or without its port, a URI, a file. `word` has no spaces.
+bool is_place(std::string_view word) {
+    if (word.find("://") != std::string_view::npos) { return true; }
+    for (const std::string_view scheme : {"ipv4:", "ipv6:", "unix:", "dns:", "unix-abstract:", "vsock:"}) {
+        if (word.starts_with(scheme)) { return true; }
+    }
+    if (word.front() == '/' && word.size() > 1) { return true; }
+    if (is_ipv4(word)) { return true; }
+    const std::string_view ipv6 = word.substr(0, word.find('%'));  // without its zone
+    if (std::count(ipv6.begin(), ipv6.end(), ':') > 1 &&
+        ipv6.find_first_not_of("0123456789abcdefABCDEF:.[]") == std::string_view::npos) {
+        return true;
+    }
+    // NAME:PORT. A message's own words end in a colon, or have a space behind it.
+    const auto colon = word.rfind(':');
+    return colon != std::string_view::npos && colon > 0 && is_digits(word.substr(colon + 1)) &&
+           word.size() - colon <= 6;
+}
+
+/// `text` with the places in it left out: clients have no use for them, and they are nobody else's business.
+std::string without_places(std::string_view text) {
+    constexpr std::string_view kBetween = " \t\r\n\"'`()<>,;=";
+    constexpr std::string_view kBehind = ".:!?";  // of the sentence and not of the word
+    std::string result;
+    while (!text.empty()) {
+        const auto begin = text.find_first_not_of(kBetween);
+        result += text.substr(0, begin);
+        if (begin == std::string_view::npos) { break; }
+        text.remove_prefix(begin);
+        std::string_view word = text.substr(0, text.find_first_of(kBetween));
+        text.remove_prefix(word.size());
+        const auto end = word.find_last_not_of(kBehind);
+        const std::string_view behind = end == std::string_view::npos ? word : word.substr(end + 1);
+        word.remove_suffix(behind.size());
+        result += !word.empty() && is_place(word) ? std::string_view("[internal]") : word;
+        result += behind;
+    }
+    return result;
+}
+
 }  // namespace
 
 std::string_view error_type(unsigned status) {
@@ -61,7 +118,7 @@ tl::unexpected<ApiError> bad_request(std::string_view param, std::string message
 }
 
 ApiError api_error(const base::Error& error, std::uint32_t retry_after_ms) {
-    ApiError result{.status = status_of(error.code), .message = error.message};
+    ApiError result{.status = status_of(error.code), .message = without_places(error.message)};
     if (result.status == 429) { result.code = "rate_limit_exceeded"; }
     if (result.status == 503) { result.code = "unavailable"; }
     if (result.status == 504) { result.code = "timeout"; }

@@ -35,7 +35,8 @@ inline tl::unexpected<ApiError> pass_on(ApiError error) {
     return tl::unexpected<ApiError>(std::move(error));
 }
 
-/// The status and wording for an error from inside. `retry_after_ms` 0: a repeat cannot help.
+/// The status and wording for an error from inside, without the addresses and files that it names. `retry_after_ms` 0:
+/// a repeat cannot help.
 ApiError api_error(const base::Error& error, std::uint32_t retry_after_ms);
 
 /// {"error":{"message":..,"type":..,"param":..,"code":..}}; all four keys always.

@@ -42,6 +42,17 @@ std::size_t sequence_length(std::string_view text, std::size_t& broken) {
 
 constexpr std::string_view kReplacement = "\xef\xbf\xbd";
 
+/// Valid in JSON as they are, but some clients take them for the end of a line, or drop them: the C1 controls (U+0085
+/// among them) and the separators U+2028 and U+2029. The code point, or 0.
+unsigned code_point_to_escape(std::string_view sequence) {
+    const auto byte = [&](std::size_t at) { return static_cast<unsigned char>(sequence[at]); };
+    if (sequence.size() == 2 && byte(0) == 0xc2 && byte(1) < 0xa0) { return byte(1); }
+    if (sequence.size() == 3 && byte(0) == 0xe2 && byte(1) == 0x80 && (byte(2) == 0xa8 || byte(2) == 0xa9)) {
+        return 0x2000u + (byte(2) & 0x3fu);
+    }
+    return 0;
+}
+
 }  // namespace
 
 std::string valid_utf8(std::string_view text) {
@@ -83,8 +94,21 @@ JsonWriter& JsonWriter::key(std::string_view name) {
     return *this;
 }
 
+JsonWriter& JsonWriter::any_key(std::string_view name) {
+    separate();
+    quote(name);
+    text_ += ':';
+    needs_comma_ = false;
+    return *this;
+}
+
 JsonWriter& JsonWriter::string(std::string_view value) {
     separate();
+    quote(value);
+    return *this;
+}
+
+void JsonWriter::quote(std::string_view value) {
     text_ += '"';
     while (!value.empty()) {
         std::size_t broken = 0;
@@ -104,9 +128,11 @@ JsonWriter& JsonWriter::string(std::string_view value) {
             text_ += "\\r";
         } else if (byte == '\t') {
             text_ += "\\t";
-        } else if (byte < 0x20 || byte == 0x7f) {
+        } else if (const unsigned code_point =
+                       byte < 0x20 || byte == 0x7f ? byte : code_point_to_escape(value.substr(0, length));
+                   code_point > 0 || byte == 0) {
             char escaped[8];
-            std::snprintf(escaped, sizeof escaped, "\\u%04x", byte);
+            std::snprintf(escaped, sizeof escaped, "\\u%04x", code_point & 0xffffu);
             text_ += escaped;
         } else {
             text_ += value.substr(0, length);
@@ -114,7 +140,6 @@ JsonWriter& JsonWriter::string(std::string_view value) {
         value.remove_prefix(length);
     }
     text_ += '"';
-    return *this;
 }
 
 JsonWriter& JsonWriter::integer(std::int64_t value) {

@@ -15,7 +15,10 @@ public:
     JsonWriter& end_array() { return close(']'); }
     /// `name` is ours: it needs no escaping.
     JsonWriter& key(std::string_view name);
-    /// Bytes that are no valid UTF-8 become U+FFFD.
+    /// Any name: escaped as a string is.
+    JsonWriter& any_key(std::string_view name);
+    /// Bytes that are no valid UTF-8 become U+FFFD. Controls and what clients take for line ends (U+0085, U+2028,
+    /// U+2029) are escaped.
     JsonWriter& string(std::string_view value);
     JsonWriter& integer(std::int64_t value);
     /// Finite numbers in plain decimal form, shortest that reads back as the same float; others as null.
@@ -32,6 +35,7 @@ private:
     JsonWriter& open(char bracket);
     JsonWriter& close(char bracket);
     void separate();
+    void quote(std::string_view value);
 
     std::string text_;
     bool needs_comma_ = false;

@@ -13,7 +13,10 @@ using Tokens = std::vector<base::TokenId>;
 
 ApiError text_error(const base::Error& error, std::string_view param) {
     ApiError result = bad_request(param, error.message).value();
-    if (error.code == base::ErrorCode::internal) { result = api_error(error, 0); }
+    if (error.code == base::ErrorCode::internal || error.code == base::ErrorCode::unimplemented) {
+        result = api_error(error, 0);  // may name files
+        result.param = std::string(param);
+    }
     return result;
 }
 
@@ -190,7 +193,8 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& conte
 
     PreparedRequest prepared;
     const bool wants_none = form.new_tokens_max == 0u;
-    std::uint32_t most = form.new_tokens_max.value_or(endpoint.new_tokens_default.value_or(context_tokens));
+    std::uint32_t most = form.new_tokens_max.value_or(
+        form.fills_context ? context_tokens : endpoint.new_tokens_default.value_or(context_tokens));
     for (auto& [tokens, shown, is_text] : prompts) {
         if (form.prompt_tokens_kept && tokens.size() > *form.prompt_tokens_kept) {
             keep_last(tokens, *form.prompt_tokens_kept, is_text ? text.bos() : std::nullopt);

@@ -1,8 +1,10 @@
 #include "gateway/openai/request_form.h"
 
 #include <algorithm>
+#include <bit>
 #include <boost/json.hpp>
 #include <charconv>
+#include <cmath>
 #include <limits>
 
 #include "gateway/openai/chat_form.h"
@@ -15,6 +17,8 @@ namespace json = boost::json;
 
 constexpr std::int64_t kTokensMax = std::numeric_limits<std::int32_t>::max();
 constexpr std::size_t kStopTokensMax = 64;
+constexpr std::size_t kStreamFieldWithin = 32 * 1024;  // bytes looked at from either end
+constexpr std::int64_t kNoLimit = -1;                  // of max_tokens, as llama.cpp's clients send it
 
 std::string text_of(const json::string& text) {
     return {text.data(), text.size()};
@@ -90,6 +94,21 @@ void read_stream(Fields& fields, RequestForm& form) {
     form.ping_interval_s = fields.integer("sse_ping_interval", -1, 3600);
 }
 
+/// Any whole number is a seed, however long: languages without bounds for integers send them. -1 asks for none, as it
+/// does at other servers.
+void read_seed(Fields& fields, const json::value& seed, RequestForm& form) {
+    if (seed.is_uint64()) {
+        form.seed = seed.get_uint64();
+    } else if (const auto whole = whole_number(seed)) {
+        if (*whole != -1) { form.seed = static_cast<std::uint64_t>(*whole); }
+    } else if (seed.is_double() && std::isfinite(seed.get_double()) &&
+               std::floor(seed.get_double()) == seed.get_double()) {
+        form.seed = std::bit_cast<std::uint64_t>(seed.get_double());  // beyond 64 bits: what the parser kept of it
+    } else {
+        fields.problem("seed", "must be an integer");
+    }
+}
+
 void read_sampling(Fields& fields, const FormLimits& limits, std::uint32_t vocabulary, RequestForm& form) {
     form.temperature = fields.number("temperature", 0, 2);
     form.top_p = fields.number("top_p", 0, 1);
@@ -98,10 +117,7 @@ void read_sampling(Fields& fields, const FormLimits& limits, std::uint32_t vocab
     form.repetition_penalty = fields.number("repetition_penalty", 0.01, 10);  // the engine takes no less
     form.presence_penalty = fields.number("presence_penalty", -2, 2).value_or(0);
     form.frequency_penalty = fields.number("frequency_penalty", -2, 2).value_or(0);
-    if (const auto seed = fields.integer("seed", std::numeric_limits<std::int64_t>::min(),
-                                         std::numeric_limits<std::int64_t>::max())) {
-        form.seed = static_cast<std::uint64_t>(*seed);
-    }
+    if (const auto* seed = fields.find("seed")) { read_seed(fields, *seed, form); }
     if (const auto* bias = fields.object("logit_bias")) {
         if (bias->size() > limits.logit_bias_max) {
             fields.problem("logit_bias", "may hold at most " + std::to_string(limits.logit_bias_max) + " tokens");
@@ -128,9 +144,10 @@ void read_sampling(Fields& fields, const FormLimits& limits, std::uint32_t vocab
 
 void read_stop(Fields& fields, const FormLimits& limits, std::uint32_t vocabulary, RequestForm& form) {
     const auto add = [&](const json::value& one) {
-        if (one.is_null()) { return; }  // evaluation harnesses send [null]
-        if (!one.is_string() || one.get_string().empty()) {
-            fields.problem("stop", "must be a string that is not empty, or a list of them");
+        // Nothing to stop at: evaluation harnesses send [null], forms of web pages "".
+        if (one.is_null() || (one.is_string() && one.get_string().empty())) { return; }
+        if (!one.is_string()) {
+            fields.problem("stop", "must be a string or a list of them");
         } else if (one.get_string().size() > limits.stop_string_bytes_max) {
             fields.problem("stop", "must be at most " + std::to_string(limits.stop_string_bytes_max) + " bytes long");
         } else {
@@ -169,15 +186,23 @@ void read_stop(Fields& fields, const FormLimits& limits, std::uint32_t vocabular
 
 void read_lengths(Fields& fields, const FormLimits& limits, RequestForm& form) {
     const std::int64_t low = form_of(form.endpoint).new_tokens_low;
-    auto most = fields.integer("max_tokens", low, kTokensMax);
-    if (const auto newer = fields.integer("max_completion_tokens", low, kTokensMax)) { most = newer; }
-    if (most) { form.new_tokens_max = static_cast<std::uint32_t>(*most); }
+    std::optional<std::int64_t> most;
+    for (const char* name : {"max_tokens", "max_completion_tokens"}) {
+        const auto* value = fields.find(name);
+        if (value != nullptr && whole_number(*value) == kNoLimit) {
+            most = kNoLimit;
+        } else if (const auto given = fields.integer(name, low, kTokensMax)) {
+            most = given;  // the newer name wins
+        }
+    }
+    form.fills_context = most == kNoLimit;
+    if (most && *most != kNoLimit) { form.new_tokens_max = static_cast<std::uint32_t>(*most); }
     form.new_tokens_min = static_cast<std::uint32_t>(fields.integer("min_tokens", 0, kTokensMax).value_or(0));
     if (form.new_tokens_max && form.new_tokens_min > *form.new_tokens_max) {
         fields.problem("min_tokens", "must not be greater than the maximum of tokens");
     }
     form.n = static_cast<std::uint32_t>(fields.integer("n", 1, limits.n_max).value_or(1));
-    if (const auto best_of = fields.integer("best_of", 0, kTokensMax); best_of && *best_of != form.n) {
+    if (const auto best_of = fields.integer("best_of", 0, kTokensMax).value_or(0); best_of != 0 && best_of != form.n) {
         fields.problem("best_of", "must equal 'n'");
     }
     if (const auto kept = fields.integer("truncate_prompt_tokens", -1, kTokensMax); kept && *kept != -1) {
@@ -187,14 +212,23 @@ void read_lengths(Fields& fields, const FormLimits& limits, RequestForm& form) {
 }
 
 void read_logprobs(Fields& fields, RequestForm& form) {
+    // Each endpoint has a type of its own for it, and clients of both send the other's.
+    const auto* given = fields.find("logprobs");
     if (form.endpoint == Endpoint::completions) {
-        if (const auto count = fields.integer("logprobs", 0, 20)) {
+        if (given != nullptr && given->is_bool()) {
+            form.logprobs = given->get_bool();
+            form.top_logprobs = form.logprobs ? 1 : 0;
+        } else if (const auto count = fields.integer("logprobs", 0, 20)) {
             form.logprobs = true;
             form.top_logprobs = static_cast<std::uint32_t>(*count);
         }
         return;
     }
-    form.logprobs = fields.boolean("logprobs").value_or(false);
+    if (given != nullptr && whole_number(*given) == 0) {
+        form.logprobs = false;
+    } else {
+        form.logprobs = fields.boolean("logprobs").value_or(false);
+    }
     if (const auto top = fields.integer("top_logprobs", 0, 20)) {
         if (!form.logprobs && *top > 0) { fields.problem("top_logprobs", "needs 'logprobs' to be true"); }
         form.top_logprobs = static_cast<std::uint32_t>(*top);
@@ -258,12 +292,39 @@ bool is_request_id(const std::string& text) {
 
 }  // namespace
 
+bool asks_for_stream(const json::object& body) {
+    const auto* stream = body.if_contains("stream");
+    return stream != nullptr && stream->is_bool() && stream->get_bool();
+}
+
+bool seems_to_ask_for_stream(std::string_view body) {
+    const auto is_in = [](std::string_view part) {
+        constexpr std::string_view kName = "\"stream\"";
+        const auto skip_spaces = [](std::string_view text) {
+            return text.substr(std::min(text.find_first_not_of(" \t\r\n"), text.size()));
+        };
+        for (auto at = part.find(kName); at != std::string_view::npos; at = part.find(kName, at + 1)) {
+            if (at > 0 && part[at - 1] == '\\') { continue; }  // inside of a string
+            const std::string_view rest = skip_spaces(part.substr(at + kName.size()));
+            if (rest.starts_with(':') && skip_spaces(rest.substr(1)).starts_with("true")) { return true; }
+        }
+        return false;
+    };
+    if (body.size() <= 2 * kStreamFieldWithin) { return is_in(body); }
+    return is_in(body.substr(0, kStreamFieldWithin)) || is_in(body.substr(body.size() - kStreamFieldWithin));
+}
+
 ApiResult<RequestForm> read_form(Endpoint endpoint, std::string_view body, const FormLimits& limits,
                                  const Models& models) {
-    auto object = parse_body(body);
+    const auto object = parse_body(body);
     if (!object) { return pass_on(object.error()); }
+    return read_form(endpoint, *object, limits, models);
+}
+
+ApiResult<RequestForm> read_form(Endpoint endpoint, const json::object& body, const FormLimits& limits,
+                                 const Models& models) {
     RequestForm form{.endpoint = endpoint};
-    Fields fields(*object);
+    Fields fields(body);
     std::optional<ApiError> unknown_model;
     read_model(fields, models, form, unknown_model);
     const std::uint32_t vocabulary = models[form.model].text->vocabulary();

@@ -13,6 +13,10 @@
 #include "gateway/openai/errors.h"
 #include "gateway/request/models.h"
 
+namespace boost::json {
+class object;
+}
+
 namespace gateway {
 
 /// Bounds of what one request may ask for.
@@ -38,6 +42,7 @@ struct RequestForm {
 
     std::uint32_t n = 1;
     std::optional<std::uint32_t> new_tokens_max = {};  // absent: what the context leaves (chat), 16 (completions)
+    bool fills_context = false;                        // max_tokens -1: what the context leaves, at both
     std::uint32_t new_tokens_min = 0;
     std::optional<std::uint64_t> seed = {};
 
@@ -78,5 +83,13 @@ struct RequestForm {
 /// Errors: 400 with param; 404 model_not_found.
 ApiResult<RequestForm> read_form(Endpoint endpoint, std::string_view body, const FormLimits& limits,
                                  const Models& models);
+/// The same of a body that is parsed already.
+ApiResult<RequestForm> read_form(Endpoint endpoint, const boost::json::object& body, const FormLimits& limits,
+                                 const Models& models);
+
+/// Whether an answer in pieces is wanted, for the account of requests that are refused.
+bool asks_for_stream(const boost::json::object& body);
+/// A guess at the same about a body that nobody has parsed, at a bounded cost.
+bool seems_to_ask_for_stream(std::string_view body);
 
 }  // namespace gateway

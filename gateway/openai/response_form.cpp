@@ -101,10 +101,7 @@ void write_completion_logprobs(JsonWriter& json, const LogprobsForm& form, const
         add(names[at], form.tokens[at].logprob);
         json.begin_object();
         for (const auto& [name, logprob] : entries) {
-            JsonWriter key;
-            key.string(name);
-            const std::string quoted = key.take();
-            json.key(std::string_view(quoted).substr(1, quoted.size() - 2)).number(floored(logprob));
+            json.any_key(name).number(floored(logprob));
         }
         json.end_object();
     }

@@ -42,6 +42,24 @@ std::uint32_t as_us(base::Duration duration) {
     return static_cast<std::uint32_t>(std::clamp<std::int64_t>(us, 1, std::numeric_limits<std::uint32_t>::max()));
 }
 
+/// What a client is told of an error of a worker or of the way to one. What is wrong with its own request it hears in
+/// full; of the rest what it means for the request. Where it happened (addresses, files) is for the log.
+base::Error for_client(const base::Error& error) {
+    switch (error.code) {
+        case base::ErrorCode::invalid_argument:
+        case base::ErrorCode::unimplemented:
+        case base::ErrorCode::resource_exhausted:
+            return error;
+        case base::ErrorCode::deadline_exceeded:
+            return {error.code, "a worker did not answer in time"};
+        case base::ErrorCode::data_loss:
+        case base::ErrorCode::internal:
+            return {error.code, "a worker failed while it served this request"};
+        default:
+            return {error.code, "the worker that served this request is gone, or cannot be reached"};
+    }
+}
+
 }  // namespace
 
 std::string_view phase_name(Generation::Phase phase) {
@@ -131,11 +149,12 @@ bool Generation::on_place_answered(base::Epoch epoch, const base::Result<proto::
     if (phase_ != Phase::placing || epoch != epoch_) { return false; }
     if (!reply) {
         release(proto::ReleaseRequest::Ended::PHASE_ALL);  // the scheduler may have placed it and the answer was lost
+        spdlog::info("request {:016x} epoch {}: no placement: {}", base::raw(id_), base::raw(epoch_),
+                     base::log_safe(reply.error().message));
         if (is_retryable(reply.error().code)) {
-            wait_for_place({base::ErrorCode::unavailable, "no answer from the scheduler: " + reply.error().message},
-                           1000);
+            wait_for_place({base::ErrorCode::unavailable, "no answer from the scheduler"}, 1000);
         } else {
-            fail(reply.error(), 0);
+            fail({reply.error().code, "the scheduler failed"}, 0);
         }
         return true;
     }
@@ -393,21 +412,22 @@ void Generation::attempt_failed(base::Incarnation worker, const base::Error& err
         return;
     }
     const std::string_view code = base::error_code_name(error.code);
-    if (!is_retryable(error.code)) {
-        fail(error, 0);
-        return;
-    }
+    const auto give_up = [&](const base::Error& told, std::uint32_t retry_after_ms) {
+        spdlog::warn("request {:016x} epoch {}: {} in phase {} ({} tokens), given up: {}", base::raw(id_),
+                     base::raw(epoch_), code, phase_name(phase_), generated_.size(), base::log_safe(error.message));
+        fail(told, retry_after_ms);
+    };
+    if (!is_retryable(error.code)) { return give_up(for_client(error), 0); }
     if (placements_ >= context_.options.placements_max) {
         context_.metrics.retries_exhausted(code, "placements");
-        fail(error, 1000);
-        return;
+        return give_up(for_client(error), 1000);
     }
     if (!context_.retries.take(context_.clock.now())) {
         context_.metrics.retries_exhausted(code, "budget");
-        fail({base::ErrorCode::unavailable,
-              "too many sequences have failed on workers lately to try this one again: " + error.message},
-             1000);
-        return;
+        return give_up(
+            {base::ErrorCode::unavailable,
+             "too many sequences have failed on workers lately to try this one again: " + for_client(error).message},
+            1000);
     }
     spdlog::info("request {:016x} epoch {}: {} in phase {} ({} tokens), placing again: {}", base::raw(id_),
                  base::raw(epoch_), code, phase_name(phase_), generated_.size(), base::log_safe(error.message));

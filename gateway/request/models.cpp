@@ -6,6 +6,8 @@
 namespace gateway {
 namespace {
 
+constexpr std::string_view kAnyName = "*";
+
 /// Splits "ALIAS=MODEL" where MODEL is one of the models; anything else is an alias of the first one.
 std::pair<std::string, std::size_t> read_alias(const std::string& text, const std::vector<ServedModel>& models) {
     for (std::size_t model = 0; model < models.size(); ++model) {
@@ -35,11 +37,13 @@ base::Result<Models> Models::make(std::vector<ServedModel> models, const std::ve
         }
     }
     for (const auto& [name, model] : result.names_) {
+        if (name == kAnyName) { result.any_ = model; }
         if (name.empty()) { return base::fail(base::ErrorCode::invalid_argument, "a model has an empty name"); }
         if (!seen.insert(name).second) {
             return base::fail(base::ErrorCode::invalid_argument, "the model name '" + name + "' is given twice");
         }
     }
+    std::erase_if(result.names_, [](const auto& one) { return one.first == kAnyName; });
     return result;
 }
 
@@ -47,7 +51,7 @@ std::optional<std::size_t> Models::find(std::string_view name) const {
     for (const auto& [known, model] : names_) {
         if (known == name) { return model; }
     }
-    return std::nullopt;
+    return any_;
 }
 
 std::vector<std::string> Models::own_names() const {

@@ -24,7 +24,8 @@ struct ServedModel {
 /// Elsewhere a model is its index here. Immutable: any thread.
 class Models {
 public:
-    /// `aliases` are "ALIAS=MODEL", or an alias alone for the first model.
+    /// `aliases` are "ALIAS=MODEL", or an alias alone for the first model. The alias "*" is every name that nobody has:
+    /// clients hard-code those of others.
     /// Error: invalid_argument: no model, a name that is empty, or one that is given twice.
     static base::Result<Models> make(std::vector<ServedModel> models, const std::vector<std::string>& aliases);
 
@@ -33,9 +34,9 @@ public:
     auto begin() const { return models_.begin(); }
     auto end() const { return models_.end(); }
 
-    /// The model of that name or alias.
+    /// The model of that name or alias; else the one that stands for every name, where there is one.
     std::optional<std::size_t> find(std::string_view name) const;
-    /// Every name that clients may use, with its model: each model's own, then its aliases.
+    /// Every name that clients may use, with its model: each model's own, then its aliases ("*" left out).
     const std::vector<std::pair<std::string, std::size_t>>& names() const { return names_; }
     /// The models' own names.
     std::vector<std::string> own_names() const;
@@ -45,6 +46,7 @@ private:
 
     std::vector<ServedModel> models_;
     std::vector<std::pair<std::string, std::size_t>> names_;
+    std::optional<std::size_t> any_;  // stands for every other name
 };
 
 }  // namespace gateway

@@ -70,21 +70,21 @@ struct World {
         REQUIRE(prepared);
         gateway::AnswerHeader header;
         header.endpoint = gateway::Endpoint::completions;
-        answer =
-            std::make_unique<gateway::Answer>(gateway::Answer::Setup{.source = source,
-                                                                     .text = text,
-                                                                     .metrics = rows,
-                                                                     .clock = clock,
-                                                                     .prepared = std::move(*prepared),
-                                                                     .exchange = exchange,
-                                                                     .header = header,
-                                                                     .request_id = "r",
-                                                                     .tenant = "default",
-                                                                     .received_at = clock.now(),
-                                                                     .request_timeout = std::chrono::seconds(1),
-                                                                     .ping_interval = {},
-                                                                     .seed = 1,
-                                                                     .done = [this](gateway::Answer&) { ++done; }});
+        answer = std::make_unique<gateway::Answer>(
+            gateway::Answer::Setup{.source = source,
+                                   .text = text,
+                                   .metrics = rows,
+                                   .clock = clock,
+                                   .prepared = std::move(*prepared),
+                                   .exchange = exchange,
+                                   .header = header,
+                                   .tag = {.method = "POST", .path = "/", .id = "r", .received_at = clock.now()},
+                                   .log = log,
+                                   .tenant = "default",
+                                   .request_timeout = std::chrono::seconds(1),
+                                   .ping_interval = {},
+                                   .seed = 1,
+                                   .done = [this](gateway::Answer&) { ++done; }});
         answer->start();
     }
 
@@ -93,6 +93,7 @@ struct World {
     gateway::Models models = make_models({"m"});
     gateway::GatewayMetrics rows{metrics, models.own_names()};
     base::FakeClock clock;
+    gateway::RequestLog log{{.kind = gateway::AccessLogKind::off, .metrics = rows, .clock = clock, .sink = {}}};
     InstantSource source;
     std::shared_ptr<FakeExchange> exchange = std::make_shared<FakeExchange>();
     int done = 0;

@@ -25,6 +25,19 @@ gateway::RequestHead head_with(const gateway::HttpFields& fields) {
 
 }  // namespace
 
+TEST_CASE("one alias may stand for every name that nobody has", "[gateway][models]") {
+    const auto any = made({"a", "b"}, {"gpt", "*=b"}).value();
+    REQUIRE(any.find("gpt") == 0u);
+    REQUIRE(any.find("a") == 0u);
+    REQUIRE(any.find("gpt-4o-mini") == 1u);
+    REQUIRE(any.find("*") == 1u);
+    for (const auto& [name, model] : any.names()) {
+        REQUIRE(name != "*");  // not listed
+    }
+    REQUIRE(made({"a", "b"}, {"*"}).value().find("x") == 0u);
+    REQUIRE_FALSE(made({"a", "b"}, {"*", "*=b"}));
+}
+
 TEST_CASE("an alias names its model, or is one of the first", "[gateway][models]") {
     const auto models = made({"org/a", "b"}, {"plain", "gpt=b", "x=y", "tag=1=org/a"}).value();
     REQUIRE(models.find("org/a") == 0u);

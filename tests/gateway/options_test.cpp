@@ -24,6 +24,29 @@ TEST_CASE("every setting has its bounds and its unit in its name", "[gateway]") 
     REQUIRE(options.http.limits.header_bytes_max == 32u * 1024);
 }
 
+TEST_CASE("lists are given as YAML or with commas", "[gateway]") {
+    base::Config config;
+    REQUIRE(config.set("gateway.aliases=gpt-4o-mini"));
+    REQUIRE(config.set("gateway.cors_origins=https://a.example, http://localhost:3000"));
+    REQUIRE(config.set("gateway.access_log=api"));
+    REQUIRE(config.set("gateway.usage_in_streams=true"));
+    auto options = gateway::GatewayOptions::read(config);
+    REQUIRE(config.finish());
+    REQUIRE(options.aliases == std::vector<std::string>{"gpt-4o-mini"});
+    REQUIRE(options.cors_origins == std::vector<std::string>{"https://a.example", "http://localhost:3000"});
+    REQUIRE(options.access_log == gateway::AccessLogKind::api);
+    REQUIRE(options.usage_in_streams);
+    REQUIRE(config.set("gateway.aliases=[a, '*=b']"));
+    REQUIRE(config.set("gateway.cors_origins="));
+    options = gateway::GatewayOptions::read(config);
+    REQUIRE(options.aliases == std::vector<std::string>{"a", "*=b"});
+    REQUIRE(options.cors_origins.empty());
+    const gateway::GatewayOptions defaults;
+    REQUIRE(defaults.cors_origins.empty());
+    REQUIRE(defaults.access_log == gateway::AccessLogKind::all);
+    REQUIRE_FALSE(defaults.usage_in_streams);
+}
+
 TEST_CASE("a setting out of its bounds is an error that names it", "[gateway]") {
     base::Config config;
     REQUIRE(config.set("gateway.n_max=0"));

@@ -65,6 +65,8 @@ struct World {
     base::Metrics metrics;
     gateway::GatewayMetrics rows{metrics, {"m"}};
     base::FakeClock clock;
+    gateway::RequestLog log{{.kind = gateway::AccessLogKind::off, .metrics = rows, .clock = clock, .sink = {}}};
+    gateway::Cors cors;
     RecordingPorts ports;
     std::shared_ptr<CountingText> text = std::make_shared<CountingText>();
     gateway::Models models = gateway::Models::make({{.name = "m", .text = text}}, {}).value();
@@ -84,10 +86,12 @@ struct World {
                       .source = table,
                       .rewriters = {},
                       .metrics = rows,
+                      .log = log,
                       .clock = clock,
                       .post = [this](std::function<void()> work) { posted.push_back(std::move(work)); },
                       .post_text = [this](std::function<void()> work) { posted.push_back(std::move(work)); },
                       .load = [] { return gateway::HttpServer::Load{}; },
+                      .cors = cors,
                       .version = "1"}};
 };
 

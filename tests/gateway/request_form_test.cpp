@@ -74,7 +74,7 @@ TEST_CASE("a field of a wrong type or out of range is a 400 that names it", "[ga
         {"n", "16384"},
         {"n", "1e30"},
         {"max_tokens", "0"},
-        {"max_tokens", "-1"},
+        {"max_tokens", "-2"},
         {"max_tokens", "2147483648"},
         {"max_tokens", "99999999999999999999"},
         {"max_completion_tokens", "0"},
@@ -88,14 +88,13 @@ TEST_CASE("a field of a wrong type or out of range is a 400 that names it", "[ga
         {"presence_penalty", "-2.1"},
         {"frequency_penalty", "3"},
         {"seed", "1.5"},
-        {"seed", "9223372036854775808"},
-        {"logprobs", "1"},
+        {"seed", "\"7\""},
+        {"seed", "true"},
+        {"logprobs", "2"},
         {"top_logprobs", "5"},
         {"top_logprobs", "21"},
         {"top_logprobs", "-1"},
-        {"stop", "\"\""},
         {"stop", "[1]"},
-        {"stop", "[\"\"]"},
         {"stop", "7"},
         {"stop", R"(["a","a","a","a","a","a","a","a","a","a","a","a","a","a","a","a","a"])"},
         {"stop_token_ids", "[-1]"},
@@ -174,6 +173,67 @@ TEST_CASE("fields are taken as they were meant", "[gateway][openai]") {
     REQUIRE(form->top_logprobs == 20u);
     REQUIRE(form->cache_scope == "salt:s");
     REQUIRE(form->ping_interval_s == -1);
+}
+
+TEST_CASE("what asks for nothing is no error", "[gateway][openai]") {
+    for (const std::string stop : {"\"\"", "[\"\"]", "[\"\",null]", "[]", "null"}) {
+        CAPTURE(stop);
+        const auto form = chat("\"stop\":" + stop);
+        REQUIRE(form);
+        CHECK(form->stop_strings.empty());
+    }
+    REQUIRE(chat(R"("stop":["","a"])")->stop_strings == std::vector<std::string>{"a"});
+    for (const std::string name : {"max_tokens", "max_completion_tokens"}) {
+        for (const std::string value : {"-1", "-1.0"}) {
+            CAPTURE(name, value);
+            const auto form = chat("\"" + name + "\":" + value);
+            REQUIRE(form);
+            CHECK_FALSE(form->new_tokens_max);
+            CHECK(prepared(form, 100)->new_tokens_max == 100 - prepared(form, 100)->prompts[0].tokens->size());
+        }
+    }
+    REQUIRE(chat(R"("max_tokens":-1,"max_completion_tokens":5)")->new_tokens_max == 5u);
+    REQUIRE(chat(R"("max_tokens":5,"max_completion_tokens":-1)")->fills_context);
+    REQUIRE(prepared(completion(R"("prompt":"abc","max_tokens":-1)"), 100)->new_tokens_max == 96u);
+    REQUIRE(prepared(completion(R"("prompt":"abc")"), 100)->new_tokens_max == 16u);
+    REQUIRE(chat(R"("best_of":0)"));
+    REQUIRE_FALSE(chat(R"("seed":-1)")->seed);
+}
+
+TEST_CASE("a seed may be any whole number", "[gateway][openai]") {
+    REQUIRE(chat(R"("seed":9223372036854775807)")->seed == 9223372036854775807u);
+    REQUIRE(chat(R"("seed":9223372036854775808)")->seed == 9223372036854775808u);
+    REQUIRE(chat(R"("seed":18446744073709551615)")->seed == 18446744073709551615u);
+    REQUIRE(chat(R"("seed":7.0)")->seed == 7u);
+    const auto beyond = chat(R"("seed":1000000000000000000000000000000)");
+    REQUIRE(beyond->seed);
+    REQUIRE(beyond->seed == chat(R"("seed":1e30)")->seed);
+    REQUIRE(beyond->seed != chat(R"("seed":2e30)")->seed);
+    REQUIRE(beyond->seed != chat(R"("seed":-1e30)")->seed);
+    REQUIRE_FALSE(chat(R"("seed":1e999)"));
+}
+
+TEST_CASE("either endpoint takes the other's form of logprobs", "[gateway][openai]") {
+    REQUIRE_FALSE(completion(R"("prompt":"a","logprobs":false)")->logprobs);
+    REQUIRE(completion(R"("prompt":"a","logprobs":true)")->logprobs);
+    REQUIRE(completion(R"("prompt":"a","logprobs":true)")->top_logprobs == 1u);
+    REQUIRE(completion(R"("prompt":"a","logprobs":0)")->logprobs);
+    REQUIRE_FALSE(chat(R"("logprobs":0)")->logprobs);
+}
+
+TEST_CASE("whether a stream is asked for is seen without reading the body", "[gateway][openai]") {
+    const std::string text(100'000, 'x');
+    for (const std::string& body :
+         {std::string(R"({"stream":true})"), std::string("{\"model\":5,\"stream\" :\n true,"),
+          R"({"stream":true,"prompt":")" + text + "\"}", R"({"prompt":")" + text + R"(","stream":true})"}) {
+        CAPTURE(body.substr(0, 40));
+        CHECK(gateway::seems_to_ask_for_stream(body));
+    }
+    for (const std::string body : {R"({"stream":false})", R"({"stream_options":true})", "", "\"stream\"",
+                                   "\"stream\":", R"({"prompt":"\"stream\":true"})"}) {
+        CAPTURE(body);
+        CHECK_FALSE(gateway::seems_to_ask_for_stream(body));
+    }
 }
 
 TEST_CASE("an unknown model is a 404 with a code, a missing one the served one", "[gateway][openai]") {

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "gateway/answer.h"
+#include "gateway/openai/errors.h"
 #include "gateway/openai/json_writer.h"
 #include "tests/gateway/support.h"
 
@@ -95,6 +96,8 @@ TEST_CASE("text offsets of an echo fit its text: BOS has none, bytes of a charac
         {.limits = limits, .text = owner.text, .cluster = owner.table.cluster(0), .hash_key = {}, .now_unix_s = 0});
     REQUIRE(prepared);
     const auto exchange = std::make_shared<gateway_test::FakeExchange>();
+    gateway::RequestLog log(
+        {.kind = gateway::AccessLogKind::off, .metrics = owner.rows, .clock = owner.clock, .sink = {}});
     gateway::Answer answer({.source = owner.table,
                             .text = owner.text,
                             .metrics = owner.rows,
@@ -102,9 +105,9 @@ TEST_CASE("text offsets of an echo fit its text: BOS has none, bytes of a charac
                             .prepared = std::move(*prepared),
                             .exchange = exchange,
                             .header = {.endpoint = Endpoint::completions, .id = "id-1", .model = "m"},
-                            .request_id = "r",
+                            .tag = {.method = "POST", .path = "/", .id = "r", .received_at = owner.clock.now()},
+                            .log = log,
                             .tenant = "default",
-                            .received_at = owner.clock.now(),
                             .request_timeout = std::chrono::seconds(60),
                             .ping_interval = {},
                             .seed = 1,
@@ -192,4 +195,51 @@ TEST_CASE("models are listed with their context", "[gateway][openai]") {
         gateway::models_json({{"a", 512}, {"b", 0}}, 7) ==
         R"({"object":"list","data":[{"id":"a","object":"model","created":7,"owned_by":"sluice","max_model_len":512},)"
         R"({"id":"b","object":"model","created":7,"owned_by":"sluice","max_model_len":null}]})");
+}
+
+TEST_CASE("what a client may take for the end of a line is escaped, in texts and in names", "[gateway][openai]") {
+    // Every character that Python's splitlines() splits at, JavaScript's old line ends, and the other C1 controls.
+    for (const std::string broken : {"\n", "\v", "\f", "\r", "\x1c", "\x1d", "\x1e", "\xc2\x85", "\xe2\x80\xa8",
+                                     "\xe2\x80\xa9", "\xc2\x80", "\xc2\x9f", "\x7f", "\x01"}) {
+        gateway::JsonWriter json;
+        json.begin_object().any_key("k" + broken).string("a" + broken + "b").end_object();
+        CAPTURE(json.text());
+        for (const char c : json.text()) {
+            CHECK((c >= 0x20 && c < 0x7f));
+        }
+        CHECK(boost::json::parse(json.text()).as_object().at("k" + broken).as_string() == "a" + broken + "b");
+    }
+    for (const std::string whole :
+         {"\xc2\xa0", "\xe2\x80\xa7", "\xe2\x80\xaa", "\xe2\x81\xa8", "\xc3\x85", "\xef\xbb\xbf"}) {
+        gateway::JsonWriter json;
+        CHECK(json.string(whole).text() == "\"" + whole + "\"");
+    }
+    gateway::JsonWriter json;
+    REQUIRE(json.string("\xe2\x80\xa8\xe2\x80\xa9\xc2\x85").text() == R"("\u2028\u2029\u0085")");
+    REQUIRE(gateway::JsonWriter().string(std::string(1, '\0')).text() == R"("\u0000")");
+    REQUIRE(form(Endpoint::chat).text_chunk(0, "a\xe2\x80\xa8", {}, nullptr, {}).find(R"("a\u2028")") !=
+            std::string::npos);
+}
+
+TEST_CASE("an error from inside is told without the places that it names", "[gateway][openai]") {
+    const std::vector<std::string> places = {
+        "127.0.0.1:7000",      "10.1.2.3",           "[::1]:7000",       "fe80::1%eth0",
+        "ipv4:10.0.0.1:7000",  "ipv6:%5B::1%5D:70",  "unix:/run/s.sock", "dns:///decode-0.svc:70",
+        "http://decode-0:80/", "decode-0.svc:7001",  "localhost:1",      "/models/llama/model.safetensors",
+        "decode-0:65535",      "tcp://10.0.0.7:443",
+    };
+    for (const std::string& place : places) {
+        for (const std::string before : {"cannot reach ", "last error (", "at '", "peer=", ""}) {
+            for (const std::string behind : {"", ": refused", ").", "'; ", ", later"}) {
+                const auto error = gateway::api_error({base::ErrorCode::internal, before + place + behind}, 0);
+                CAPTURE(before, place, behind, error.message);
+                CHECK(error.message == before + "[internal]" + behind);
+            }
+        }
+    }
+    for (const std::string said :
+         {"queues full: 12 of 12", "a worker gave logprobs for 3 of 5 prompt tokens", "retry in 5 s: no room", "and/or",
+          "model org/name:v1 is 50% loaded", "at 12.5 ms", "version 1.2.3"}) {
+        CHECK(gateway::api_error({base::ErrorCode::unavailable, said}, 0).message == said);
+    }
 }

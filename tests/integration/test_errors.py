@@ -30,10 +30,10 @@ def test_text_that_is_not_utf8_is_refused(port, body):
     ("messages", None), ("messages", []), ("messages", "hi"), ("messages", [1]), ("messages", [{}]), ("messages", [{"role": "user"}]),
     ("messages", [{"role": "nobody", "content": "x"}]), ("messages", [{"role": 1, "content": "x"}]), ("messages", [{"role": "user", "content": 5}]),
     ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]),
-    ("model", 5), ("model", {}), ("max_tokens", "ten"), ("max_tokens", -1), ("max_tokens", 1.5), ("max_tokens", 10**30),
+    ("model", 5), ("model", {}), ("max_tokens", "ten"), ("max_tokens", -2), ("max_tokens", 1.5), ("max_tokens", 10**30),
     ("temperature", "warm"), ("temperature", -0.1), ("temperature", 1e9), ("top_p", -0.1), ("top_p", 1.1), ("top_k", -7), ("min_p", 2),
-    ("n", 0), ("n", -1), ("n", 1000000), ("n", "two"), ("stream", "yes"), ("stream_options", 3), ("stop", 5), ("stop", ""), ("stop", [1]),
-    ("stop", ["x"] * 17), ("seed", "x"), ("seed", 10**30), ("logprobs", "all"), ("top_logprobs", 21), ("top_logprobs", -1),
+    ("n", 0), ("n", -1), ("n", 1000000), ("n", "two"), ("stream", "yes"), ("stream_options", 3), ("stop", 5), ("stop", [1]),
+    ("stop", ["x"] * 17), ("seed", "x"), ("seed", 1.5), ("logprobs", "all"), ("top_logprobs", 21), ("top_logprobs", -1),
     ("logit_bias", [1]), ("logit_bias", {"x": 1}), ("logit_bias", {"5": 101}), ("logit_bias", {"-5": 1}), ("presence_penalty", 9),
     ("frequency_penalty", -9), ("repetition_penalty", 0), ("min_tokens", -1), ("ignore_eos", "no"),
     ("tools", [{"type": "function", "function": {"name": "f"}}]), ("response_format", {"type": "json_object"}),
@@ -48,6 +48,26 @@ def test_a_wrong_value_is_refused_and_named(port, field, value):
 def test_a_bad_request_for_a_stream_gets_a_real_status(port):
     answer = post(port, CHAT, **{**GOOD, "temperature": -1, "stream": True})
     assert_error(answer, 400)
+
+
+@pytest.mark.parametrize(("field", "value"), [("max_tokens", -1), ("max_completion_tokens", -1), ("stop", ""), ("stop", [""]), ("seed", 2**63), ("seed", 10**30),
+                                              ("logprobs", False), ("best_of", 0)], ids=lambda value: repr(value)[:24])
+def test_a_value_that_asks_for_nothing_special_is_no_error(port, field, value):
+    for path, fields in ((CHAT, {**GOOD, "stop": "."}), (COMPLETIONS, {"prompt": "Once", "max_tokens": 2, "stop": "."})):
+        assert post(port, path, **{**fields, field: value}).status == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages", "/v1/rerank", "/v1/batches", "/v1/files/x/content", "/v1/images/generations",
+                                  "/v1/audio/speech", "/v1/moderations", "/v1/fine_tuning/jobs"])
+def test_a_route_that_is_not_built_yet_is_no_404(port, path):
+    error = assert_error(post(port, path, model=harness.MODEL_ID), 400)
+    assert error["message"] == f"{path} is not supported by this server yet"
+
+
+@pytest.mark.parametrize("path", ["//v1/completions", "/v1/completions/", "/v1//completions"])
+def test_more_slashes_than_needed_are_served(port, path):
+    assert post(port, path, prompt="Once", max_tokens=1).status == 200
+    assert path in assert_error(request(port, "GET", path), 405)["message"]
 
 
 def test_an_unknown_model_is_not_found(port):

@@ -1,0 +1,74 @@
+#include "gateway/request_log.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <utility>
+
+#include "base/log.h"
+#include "gateway/openai/json_writer.h"
+
+namespace gateway {
+namespace {
+
+constexpr std::size_t kPathBytesMax = 200;
+
+/// Routes that machines ask for all the time.
+bool is_probe(std::string_view endpoint) {
+    static constexpr std::array<std::string_view, 3> kProbes = {"health", "live", "metrics"};
+    return std::find(kProbes.begin(), kProbes.end(), endpoint) != kProbes.end();
+}
+
+}  // namespace
+
+std::string AccessLine::json() const {
+    char milliseconds[32];
+    std::snprintf(milliseconds, sizeof milliseconds, "%.3f",
+                  std::chrono::duration<double, std::milli>(std::max(took, base::Duration::zero())).count());
+    JsonWriter json;
+    json.begin_object().key("method").string(tag.method);
+    json.key("path").string(std::string_view(tag.path).substr(0, kPathBytesMax));
+    json.key("endpoint").string(endpoint).key("model").string(model);
+    json.key("status").integer(end.status).key("stream").boolean(end.stream);
+    json.key("prompt_tokens").integer(static_cast<std::int64_t>(end.prompt_tokens));
+    json.key("cached_tokens").integer(static_cast<std::int64_t>(end.cached_tokens));
+    json.key("completion_tokens").integer(static_cast<std::int64_t>(end.completion_tokens));
+    json.key("ms").raw(milliseconds).key("request_id").string(tag.id);
+    return json.end_object().take();
+}
+
+RequestLog::RequestLog(Setup setup) : setup_(std::move(setup)), lines_(setup_.lines_max) {
+    if (setup_.kind == AccessLogKind::off) { return; }
+    writer_ = std::jthread([this] { write(); });
+}
+
+RequestLog::~RequestLog() {
+    lines_.close();
+}
+
+void RequestLog::write() {
+    // Until the queue is closed and empty; never stopped in between.
+    while (const auto line = lines_.pop(std::stop_token())) {
+        setup_.sink(line->json());
+    }
+}
+
+void RequestLog::ended(const RequestTag& tag, const RequestEnd& end) {
+    setup_.metrics.request_ended(end.model, end.endpoint, end.status, end.stream);
+    if (!writer_.joinable() || (setup_.kind == AccessLogKind::api && is_probe(end.endpoint))) { return; }
+    AccessLine line{.tag = tag,
+                    .endpoint = std::string(end.endpoint),
+                    .model = std::string(end.model),
+                    .end = end,
+                    .took = setup_.clock.now() - tag.received_at};
+    line.end.endpoint = {};
+    line.end.model = {};
+    if (!lines_.push(std::move(line))) { setup_.metrics.access_line_dropped(); }
+}
+
+void RequestLog::write_to_log(const std::string& line) {
+    spdlog::info("access {}", line);
+}
+
+}  // namespace gateway

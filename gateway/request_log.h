@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <thread>
+
+#include "base/bounded_queue.h"
+#include "base/clock.h"
+#include "gateway/metrics.h"
+#include "gateway/options.h"
+
+namespace gateway {
+
+/// What names a request from its arrival to its end.
+struct RequestTag {
+    std::string method;
+    std::string path;             // as sent, without its query
+    std::string id;               // for x-request-id
+    base::TimePoint received_at;  // last byte
+};
+
+/// How a request ended.
+struct RequestEnd {
+    std::string_view endpoint;  // the route's name in metrics
+    std::string_view model;     // a served name, kNoModel or kOtherModel
+    unsigned status = 200;      // 499: the client was gone
+    bool stream = false;
+    std::uint64_t prompt_tokens = 0;
+    std::uint64_t cached_tokens = 0;
+    std::uint64_t completion_tokens = 0;
+};
+
+/// One line of the access log.
+struct AccessLine {
+    RequestTag tag;
+    std::string endpoint;
+    std::string model;
+    RequestEnd end;  // its views name nothing here
+    base::Duration took{};
+
+    /// One JSON object: method, path, status, stream, model, tokens, milliseconds, request id. No text of a prompt.
+    std::string json() const;
+};
+
+/// Where each request is told about when it is over, however it ended: a metrics row, and a line of the access log.
+/// Lines are written by a thread of their own from a bounded queue, so that whoever reads them slowly holds up no
+/// request: what does not fit is counted and left out. ended(): any thread.
+class RequestLog {
+public:
+    /// Takes a finished line; "info" of the process's log in production.
+    using Sink = std::function<void(const std::string& line)>;
+    struct Setup {
+        AccessLogKind kind = AccessLogKind::all;
+        GatewayMetrics& metrics;
+        const base::Clock& clock;
+        Sink sink;
+        std::size_t lines_max = 8192;  // waiting
+    };
+    explicit RequestLog(Setup setup);
+    /// Writes what waits.
+    ~RequestLog();
+
+    void ended(const RequestTag& tag, const RequestEnd& end);
+    /// The sink of production.
+    static void write_to_log(const std::string& line);
+
+private:
+    void write();
+
+    Setup setup_;
+    base::BoundedQueue<AccessLine> lines_;
+    std::jthread writer_;
+};
+
+}  // namespace gateway

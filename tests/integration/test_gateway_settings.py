@@ -1,0 +1,110 @@
+"""Settings of a gateway that change what clients see: names, web pages, the access log, usage."""
+import json
+import re
+import socket
+
+import pytest
+
+import harness
+from harness import post, request
+
+PAGE = "https://chat.example.org"
+PROMPT = "Once upon a very secret time"
+
+
+@pytest.fixture(scope="module")
+def server():
+    flags = ["--served-name", harness.MODEL_ID, "--served-name", "org/stories", "--alias", "tiny", "--alias", "*",
+             "--set", f"gateway.cors_origins={PAGE},http://localhost:3000", "--set", "gateway.usage_in_streams=true"]
+    with harness.serve(*flags, prefill=0, decode=0, mixed=1) as server:
+        yield server.wait_ready()
+
+
+def access_lines(server, request_id):
+    """The lines of the access log about one request, once there is one."""
+    def find():
+        lines = [json.loads(found) for found in re.findall(r" info serve access (\{.*\})$", server.output(), re.MULTILINE)]
+        return [line for line in lines if line["request_id"] == request_id]
+    return harness.wait_until(find, f"the access line of {request_id}")
+
+
+def test_a_model_has_all_its_names_and_stands_for_those_of_others(server):
+    names = [model["id"] for model in request(server.port, "GET", "/v1/models").json()["data"]]
+    assert names == [harness.MODEL_ID, "org/stories", "tiny"]
+    for name in [*names, "gpt-4o-mini"]:
+        answer = post(server.port, "/v1/completions", model=name, prompt="Once", max_tokens=1)
+        assert answer.status == 200, answer.body
+        assert answer.json()["model"] == name
+
+
+def test_pages_that_are_named_may_ask(server):
+    preflight = request(server.port, "OPTIONS", "/v1/chat/completions", headers={
+        "Origin": PAGE, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os"})
+    assert preflight.status == 204
+    assert preflight.headers["access-control-allow-origin"] == PAGE
+    assert preflight.headers["access-control-allow-credentials"] == "true"
+    assert "POST" in preflight.headers["access-control-allow-methods"]
+    assert "x-stainless-os" in preflight.headers["access-control-allow-headers"]
+    for path, fields, status in (("/v1/completions", {"prompt": "Once", "max_tokens": 1}, 200), ("/v1/completions", {"prompt": "Once", "n": 0}, 400),
+                                 ("/nothing", {}, 404)):
+        answer = request(server.port, "POST", path, fields, headers={"Origin": PAGE})
+        assert (answer.status, answer.headers["access-control-allow-origin"], answer.headers["vary"]) == (status, PAGE, "Origin")
+    stranger = request(server.port, "GET", "/v1/models", headers={"Origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in stranger.headers
+    assert stranger.headers["vary"] == "Origin"
+
+
+def test_every_request_has_one_line_in_the_log(server):
+    for name, path, fields, status in (("whole", "/v1/completions", {"prompt": PROMPT, "max_tokens": 3}, 200),
+                                       ("streamed", "/v1/completions", {"prompt": PROMPT, "max_tokens": 3, "stream": True}, 200),
+                                       ("refused", "/v1/completions", {"prompt": PROMPT, "max_tokens": "3", "stream": True}, 400),
+                                       ("unknown", "/v1/nothing", {"prompt": PROMPT}, 404)):
+        assert request(server.port, "POST", path, fields, headers={"X-Request-Id": name}).status == status
+        [line] = access_lines(server, name)
+        assert (line["method"], line["path"], line["status"]) == ("POST", path, status)
+        assert line["ms"] >= 0
+        if status == 200:
+            assert line["completion_tokens"] == 3
+            assert line["prompt_tokens"] > 0
+            assert line["model"] == harness.MODEL_ID
+        if status != 404:
+            assert line["stream"] == bool(fields.get("stream"))
+    assert "secret" not in server.output()
+
+
+def test_usage_comes_with_every_stream(server):
+    chunks = harness.stream_chunks(server.port, "/v1/completions", prompt="Once", max_tokens=2)
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["completion_tokens"] == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_closes_its_sending_side_is_answered(server, stream):
+    body = json.dumps({"prompt": "Once", "max_tokens": 20, "stream": stream}).encode()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        connection.shutdown(socket.SHUT_WR)
+        received = b""
+        while part := connection.recv(65536):
+            received += part
+    assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert (b"data: [DONE]\n\n" in received) if stream else (b'"completion_tokens":20' in received)
+
+
+@pytest.mark.parametrize(("setting", "says"), [("gateway.cors_origins=https://a.example/", "has a path"), ("gateway.cors_origins=a.example", "has no scheme"),
+                                               ("gateway.access_log=loud", "one of all, api, off"), ("gateway.aliases={a: b}", "gateway.aliases")])
+def test_a_setting_that_makes_no_sense_is_told_before_the_start(setting, says):
+    checked = harness.Process([harness.BINARY, "config", "check", "--set", setting])
+    with checked:
+        assert checked.wait() != 0
+        assert says in checked.output()
+
+
+def test_help_names_the_flags(server):
+    for command in ("serve", "gateway"):
+        with harness.Process([harness.BINARY, command, "--help"]) as asked:
+            assert asked.wait() == 0
+            assert "--alias" in asked.output()
+            assert "gateway.aliases" in asked.output()
+            assert "--served-name" in asked.output()
