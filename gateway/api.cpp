@@ -11,6 +11,9 @@ namespace {
 
 constexpr std::string_view kModelPrefix = "/models/";
 constexpr std::string_view kNoModel = GatewayMetrics::kNoModel;
+constexpr std::array<std::string_view, 2> kResetPaths = {"/reset_prefix_cache", "/flush_cache"};  // vLLM's, SGLang's
+constexpr std::string_view kResetName = "reset_prefix_cache";
+constexpr base::Duration kResetTimeout = std::chrono::seconds(10);
 constexpr std::size_t kShownBytesMax = 200;  // of what a client sent, in messages
 
 bool is_request_id(std::string_view text) {
@@ -81,14 +84,6 @@ std::string route_of(std::string_view path) {
     return route;
 }
 
-ApiError no_such_model(std::string_view name) {
-    ApiError error{.status = 404,
-                   .message = "the model '" + std::string(name.substr(0, kShownBytesMax)) + "' does not exist"};
-    error.param = "model";
-    error.code = "model_not_found";
-    return error;
-}
-
 ApiError method_not_allowed(const std::string& method, std::string_view path, std::vector<std::string> allowed) {
     ApiError error{.status = 405,
                    .message = "method " + method + " is not allowed at " + std::string(path.substr(0, kShownBytesMax))};
@@ -121,12 +116,17 @@ struct Api::Get {
 };
 
 const Api::Get* Api::find_get(std::string_view path) {
-    static constexpr std::array<Get, 6> kGets = {{{"/models", "models", &Api::models},
-                                                  {"/health", "health", &Api::health},
-                                                  {"/ready", "health", &Api::health},
-                                                  {"/live", "live", &Api::live},
-                                                  {"/metrics", "metrics", &Api::metrics},
-                                                  {"/version", "version", &Api::version}}};
+    static constexpr std::array<Get, 11> kGets = {{{"/models", "models", &Api::models},
+                                                   {"/health", "health", &Api::health},
+                                                   {"/ready", "health", &Api::health},
+                                                   {"/live", "live", &Api::live},
+                                                   {"/metrics", "metrics", &Api::metrics},
+                                                   {"/version", "version", &Api::version},
+                                                   {"/server_info", "server_info", &Api::server_info},
+                                                   {"/get_server_info", "server_info", &Api::server_info},
+                                                   {"/model_info", "model_info", &Api::model_info},
+                                                   {"/get_model_info", "model_info", &Api::model_info},
+                                                   {"/tokenizer_info", "tokenizer_info", &Api::tokenizer_info}}};
     const auto at = std::find_if(kGets.begin(), kGets.end(), [&](const Get& get) { return get.path == path; });
     return at == kGets.end() ? nullptr : &*at;
 }
@@ -161,12 +161,18 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
 
     const auto endpoint =
         std::find_if(kEndpoints.begin(), kEndpoints.end(), [&](const EndpointForm& one) { return one.path == route; });
-    const bool is_post = endpoint != kEndpoints.end();
+    const auto text_route = std::find_if(kTextRoutes.begin(), kTextRoutes.end(),
+                                         [&](const TextRouteForm& one) { return one.path == route; });
+    const bool is_text = text_route != kTextRoutes.end();
+    const bool is_reset = std::find(kResetPaths.begin(), kResetPaths.end(), route) != kResetPaths.end();
+    const bool is_post = endpoint != kEndpoints.end() || is_text || is_reset;
     const Get* const get = find_get(route);
     const bool is_model = route.starts_with(kModelPrefix);
     const bool is_known = is_post || get != nullptr || is_model;
     const bool is_unbuilt = !is_known && is_not_built_yet(route);
-    const std::string_view name = is_post          ? endpoint->name
+    const std::string_view name = is_text          ? text_route->name
+                                  : is_reset       ? kResetName
+                                  : is_post        ? endpoint->name
                                   : is_model       ? "models"
                                   : get != nullptr ? get->name
                                   : is_unbuilt     ? "unbuilt"
@@ -188,6 +194,10 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
     } else if (std::find(allowed.begin(), allowed.end(), head.method) == allowed.end()) {
         respond(*exchange, tag, kNoModel, name,
                 error_response(method_not_allowed(head.method, head.sent_path, std::move(allowed))));
+    } else if (is_reset) {
+        reset_prefix_cache(exchange, tag);
+    } else if (is_text) {
+        intake_.take_text(*text_route, std::move(request), exchange, std::move(tag));
     } else if (is_post) {
         intake_.take(endpoint->endpoint, std::move(request), exchange, std::move(tag));
     } else if (is_model) {
@@ -200,6 +210,36 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
     } else {
         respond(*exchange, tag, kNoModel, name, (this->*get->answer)());
     }
+}
+
+void Api::reset_prefix_cache(const std::shared_ptr<Exchange>& exchange, const RequestTag& tag) {
+    if (!setup_.options.allow_reset_prefix_cache) {
+        ApiError error{.status = 403,
+                       .message = "prefix caches are reset only where the setting gateway.reset_prefix_cache is true"};
+        error.code = "permission_denied";
+        respond(*exchange, tag, kNoModel, kResetName, error_response(error));
+        return;
+    }
+    if (std::exchange(is_resetting_, true)) {
+        respond(*exchange, tag, kNoModel, kResetName,
+                error_response(api_error({base::ErrorCode::resource_exhausted, "a reset is running already"}, 1000)));
+        return;
+    }
+    setup_.workers.drop_prefixes(kResetTimeout, [this, exchange, tag](const WorkerPort::Dropped& dropped) {
+        is_resetting_ = false;
+        if (dropped.answered < dropped.workers) {
+            const base::Error late{base::ErrorCode::deadline_exceeded,
+                                   std::to_string(dropped.workers - dropped.answered) + " of " +
+                                       std::to_string(dropped.workers) + " workers have not dropped their prefixes"};
+            respond(*exchange, tag, kNoModel, kResetName, error_response(api_error(late, 0)));
+            return;
+        }
+        JsonWriter json;
+        json.begin_object().key("status").string("ok");
+        json.key("workers").integer(static_cast<std::int64_t>(dropped.workers));
+        json.key("blocks").integer(static_cast<std::int64_t>(dropped.blocks));
+        respond(*exchange, tag, kNoModel, kResetName, json_response(json.end_object().take()));
+    });
 }
 
 HttpResponse Api::models() const {
@@ -241,6 +281,80 @@ HttpResponse Api::health() const {
         }
         json.end_object();
     }
+    return json_response(json.end_object().take());
+}
+
+HttpResponse Api::server_info() const {
+    JsonWriter json;
+    json.begin_object().key("version").string(setup_.version);
+    json.key("started").integer(started_unix_s_);
+    json.key("draining").boolean(intake_.draining());
+    json.key("models").begin_array();
+    for (std::size_t model = 0; model < setup_.models.size(); ++model) {
+        json.begin_object();
+        write_model_info(json, model);
+        json.key("ready").boolean(setup_.table.cluster(model).ready);
+        json.key("names").begin_array();
+        for (const auto& [name, of] : setup_.models.names()) {
+            if (of == model) { json.string(name); }
+        }
+        json.end_array().end_object();
+    }
+    json.end_array().key("limits").begin_object();
+    json.key("inflight_requests_max").integer(static_cast<std::int64_t>(setup_.options.inflight_requests_max));
+    json.key("sequences_max").integer(static_cast<std::int64_t>(setup_.options.request.generations_max));
+    json.key("body_bytes_max").integer(static_cast<std::int64_t>(setup_.options.http.limits.body_bytes_max));
+    json.key("text_bytes_max").integer(static_cast<std::int64_t>(setup_.options.form.text_bytes_max));
+    json.key("n_max").integer(setup_.options.form.n_max);
+    return json_response(json.end_object().end_object().take());
+}
+
+HttpResponse Api::model_info() const {
+    JsonWriter json;
+    json.begin_object();
+    write_model_info(json, 0);
+    return json_response(json.end_object().take());
+}
+
+void Api::write_model_info(JsonWriter& json, std::size_t model) const {
+    const ServedModel& served = setup_.models[model];
+    const std::uint32_t context_tokens = setup_.table.cluster(model).context_tokens;
+    // The names that SGLang's clients look for hold no paths here: where files lie is the operator's business.
+    json.key("model_path").string(served.name).key("tokenizer_path").string(served.name);
+    json.key("is_generation").boolean(true);
+    json.key("max_model_len");
+    context_tokens > 0 ? json.integer(context_tokens) : json.null();
+    json.key("vocab_size").integer(served.text->vocabulary());
+    json.key("takes_tools").boolean(served.text->takes_tools());
+    const SamplingDefaults& defaults = served.text->sampling_defaults();
+    json.key("preferred_sampling_params").begin_object();
+    const auto write = [&](std::string_view name, const std::optional<double>& value) {
+        if (value) { json.key(name).number(static_cast<float>(*value)); }
+    };
+    write("temperature", defaults.temperature);
+    write("top_p", defaults.top_p);
+    write("min_p", defaults.min_p);
+    write("repetition_penalty", defaults.repetition_penalty);
+    if (defaults.top_k) { json.key("top_k").integer(*defaults.top_k); }
+    json.end_object();
+}
+
+HttpResponse Api::tokenizer_info() const {
+    const ServedModel& model = setup_.models[0];
+    const std::uint32_t context_tokens = setup_.table.cluster(0).context_tokens;
+    JsonWriter json;
+    json.begin_object().key("tokenizer_class").string("sluice");
+    json.key("model").string(model.name);
+    for (const auto& [name, text] : model.text->named_tokens()) {
+        json.any_key(name).string(text);
+    }
+    json.key("eos_token_ids").begin_array();
+    for (const base::TokenId token : model.text->eos_ids()) {
+        json.integer(token);
+    }
+    json.end_array().key("vocab_size").integer(model.text->vocabulary());
+    json.key("model_max_length");
+    context_tokens > 0 ? json.integer(context_tokens) : json.null();
     return json_response(json.end_object().take());
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "gateway/intake.h"
+#include "gateway/openai/json_writer.h"
 
 namespace gateway {
 
@@ -22,7 +23,8 @@ public:
         const Models& models;
         base::HashKey hash_key;
         RequestTable& table;
-        SequenceSource& source;                      // of sequences: the table, or what stands before it
+        SequenceSource& source;  // of sequences: the table, or what stands before it
+        WorkerPort& workers;
         std::vector<const FormRewriter*> rewriters;  // borrowed
         GatewayMetrics& metrics;
         RequestLog& log;
@@ -56,11 +58,20 @@ private:
     HttpResponse live() const;
     HttpResponse version() const;
     HttpResponse metrics() const;
+    HttpResponse server_info() const;
+    /// Of the first model, like tokenizer_info().
+    HttpResponse model_info() const;
+    HttpResponse tokenizer_info() const;
+    void write_model_info(JsonWriter& json, std::size_t model) const;
     void respond(Exchange& exchange, const RequestTag& tag, std::string_view model, std::string_view endpoint,
                  HttpResponse response);
 
+    /// Answered when the workers have done it.
+    void reset_prefix_cache(const std::shared_ptr<Exchange>& exchange, const RequestTag& tag);
+
     Setup setup_;
     Intake intake_;
+    bool is_resetting_ = false;
     std::int64_t started_unix_s_;
 };
 

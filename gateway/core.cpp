@@ -129,6 +129,7 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
                    .hash_key = s.setup.hash_key,
                    .table = *s.table,
                    .source = *s.table,
+                   .workers = s.ports->workers(),
                    .rewriters = {},
                    .metrics = s.metrics,
                    .log = s.log,

@@ -48,7 +48,7 @@ Intake::~Intake() {
     CHECK(answers_.empty(), answers_.size() << " requests were never answered");
 }
 
-ApiResult<std::string> Intake::admit(const HttpRequest& request) const {
+ApiResult<void> Intake::admit_body(const HttpRequest& request) const {
     if (draining_) { return pass_on(not_ready("the gateway is draining")); }
     if (const std::string* encoding = request.head.field("content-encoding");
         encoding != nullptr && lower(*encoding) != "identity") {
@@ -65,6 +65,11 @@ ApiResult<std::string> Intake::admit(const HttpRequest& request) const {
         preparing_bytes_ + request.body.size() > setup_.options.http.bodies_bytes_max) {
         return pass_on(api_error({base::ErrorCode::resource_exhausted, "too many requests are in work"}, 1000));
     }
+    return {};
+}
+
+ApiResult<std::string> Intake::admit(const HttpRequest& request) const {
+    if (auto admitted = admit_body(request); !admitted) { return pass_on(admitted.error()); }
     const auto& clusters = setup_.table.clusters();
     if (!clusters.front().known) { return pass_on(not_ready("the scheduler has not answered yet")); }
     if (std::all_of(clusters.begin(), clusters.end(), [](const auto& one) { return one.context_tokens == 0; })) {
@@ -73,10 +78,8 @@ ApiResult<std::string> Intake::admit(const HttpRequest& request) const {
     return tenant_of(request.head, setup_.options.tenant_header);
 }
 
-void Intake::refuse(const ApiError& error, Endpoint endpoint, Exchange& exchange, const RequestTag& tag,
-                    RequestEnd end) {
+void Intake::refuse(const ApiError& error, Exchange& exchange, const RequestTag& tag, RequestEnd end) {
     setup_.metrics.admission(end.model, outcome_of(error.status, draining_));
-    end.endpoint = form_of(endpoint).name;
     end.status = error.status;
     setup_.log.ended(tag, end);
     HttpResponse response = error_response(error);
@@ -87,8 +90,10 @@ void Intake::refuse(const ApiError& error, Endpoint endpoint, Exchange& exchange
 void Intake::take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<Exchange>& exchange, RequestTag tag) {
     auto tenant = admit(request);
     if (!tenant) {
-        refuse(tenant.error(), endpoint, *exchange, tag,
-               {.endpoint = "", .model = GatewayMetrics::kNoModel, .stream = seems_to_ask_for_stream(request.body)});
+        refuse(tenant.error(), *exchange, tag,
+               {.endpoint = form_of(endpoint).name,
+                .model = GatewayMetrics::kNoModel,
+                .stream = seems_to_ask_for_stream(request.body)});
         return;
     }
     ++in_flight_;
@@ -106,6 +111,48 @@ void Intake::take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<
             waiting, {.endpoint = waiting.endpoint, .body = body, .clusters = clusters, .now_unix_s = now_unix_s}));
         setup_.post([this, output, waiting] { prepared(std::move(*output), waiting); });
     });
+}
+
+void Intake::take_text(const TextRouteForm& route, HttpRequest request, const std::shared_ptr<Exchange>& exchange,
+                       RequestTag tag) {
+    if (const auto admitted = admit_body(request); !admitted) {
+        refuse(admitted.error(), *exchange, tag, {.endpoint = route.name, .model = GatewayMetrics::kNoModel});
+        return;
+    }
+    ++in_flight_;
+    setup_.metrics.in_flight(GatewayMetrics::kNoModel, 1);
+    preparing_bytes_ += request.body.size();
+    setup_.post_text([this, route, exchange, tag = std::move(tag), body = std::move(request.body),
+                      clusters = setup_.table.clusters(), now_unix_s = setup_.clock.unix_us() / 1'000'000] {
+        auto answer = std::make_shared<TextAnswer>(
+            draining_ ? TextAnswer{std::nullopt, pass_on(not_ready("the gateway is draining"))}
+                      : answer_text(route.route, body,
+                                    {.limits = setup_.options.form,
+                                     .models = setup_.models,
+                                     .clusters = clusters,
+                                     .now_unix_s = now_unix_s}));
+        setup_.post([this, answer, route, exchange, tag, body_bytes = body.size()] {
+            text_answered(*answer, route, body_bytes, *exchange, tag);
+        });
+    });
+}
+
+void Intake::text_answered(const TextAnswer& answer, const TextRouteForm& route, std::size_t body_bytes,
+                           Exchange& exchange, const RequestTag& tag) {
+    preparing_bytes_ -= body_bytes;
+    setup_.metrics.in_flight(GatewayMetrics::kNoModel, -1);
+    leave();
+    RequestEnd end{
+        .endpoint = route.name,
+        .model = answer.model ? std::string_view(setup_.models[*answer.model].name) : GatewayMetrics::kNoModel,
+        .status = exchange.is_gone() ? 499u : 200u};
+    if (!answer.json && !exchange.is_gone()) {
+        if (answer.json.error().code == "model_not_found") { end.model = GatewayMetrics::kOtherModel; }
+        refuse(answer.json.error(), exchange, tag, end);
+        return;
+    }
+    setup_.log.ended(tag, end);
+    if (answer.json) { exchange.respond({.status = 200, .fields = {{"x-request-id", tag.id}}, .body = *answer.json}); }
 }
 
 Stages::Output Intake::run_stages(const Waiting& waiting, const Stages::Input& input) const {
@@ -144,8 +191,8 @@ void Intake::prepared(Stages::Output output, Waiting waiting) {
     if (!result) {
         leave();
         if (result.error().code == "model_not_found") { model = GatewayMetrics::kOtherModel; }
-        refuse(result.error(), waiting.endpoint, *waiting.exchange, waiting.tag,
-               {.endpoint = "", .model = model, .stream = output.stream});
+        refuse(result.error(), *waiting.exchange, waiting.tag,
+               {.endpoint = form_of(waiting.endpoint).name, .model = model, .stream = output.stream});
         return;
     }
     if (setup_.options.usage_in_streams && result->form.stream) { result->form.include_usage = true; }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "gateway/answer.h"
+#include "gateway/openai/text_forms.h"
 #include "gateway/options.h"
 #include "gateway/request/request_table.h"
 #include "gateway/stages.h"
@@ -44,6 +45,9 @@ public:
 
     /// One request, to be answered now or later.
     void take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<Exchange>& exchange, RequestTag tag);
+    /// One request about a model's text, likewise; it needs no worker.
+    void take_text(const TextRouteForm& route, HttpRequest request, const std::shared_ptr<Exchange>& exchange,
+                   RequestTag tag);
     /// What is due, and when the next is.
     std::optional<base::TimePoint> tick(base::TimePoint now);
     /// New requests and those that wait for a text thread get 503 from now on. `progress` is called whenever
@@ -68,13 +72,17 @@ private:
         std::string tenant;
         std::size_t body_bytes;
     };
+    /// The error of a body that is not taken now.
+    ApiResult<void> admit_body(const HttpRequest& request) const;
     /// The error of who is not let in; else its tenant.
     ApiResult<std::string> admit(const HttpRequest& request) const;
     Stages::Output run_stages(const Waiting& waiting, const Stages::Input& input) const;
     void prepared(Stages::Output output, Waiting waiting);
     void open_answer(PreparedRequest prepared, const Waiting& waiting);
-    /// `end`: model and stream are set.
-    void refuse(const ApiError& error, Endpoint endpoint, Exchange& exchange, const RequestTag& tag, RequestEnd end);
+    void text_answered(const TextAnswer& answer, const TextRouteForm& route, std::size_t body_bytes, Exchange& exchange,
+                       const RequestTag& tag);
+    /// `end`: all but the status is set.
+    void refuse(const ApiError& error, Exchange& exchange, const RequestTag& tag, RequestEnd end);
     void done(Answer& answer);
     void leave();
     std::string fingerprint(std::size_t model) const;

@@ -29,6 +29,7 @@ public:
                      .min_p = given.min_p,
                      .top_k = given.top_k,
                      .repetition_penalty = given.repetition_penalty};
+        takes_tools_ = shows_tools();
     }
 
     base::Result<std::vector<base::TokenId>> encode(std::string_view utf8, bool add_special, bool parse_special,
@@ -48,6 +49,8 @@ public:
     const SpecialTexts& special_texts() const override { return special_texts_; }
     const std::vector<base::TokenId>& eos_ids() const override { return model_.eos_ids; }
     std::optional<base::TokenId> bos() const override { return model_.bos; }
+    bool takes_tools() const override { return takes_tools_; }
+    std::vector<std::pair<std::string, std::string>> named_tokens() const override { return model_.template_variables; }
     std::uint32_t vocabulary() const override {
         const std::size_t of_model = model_.vocabulary;
         return static_cast<std::uint32_t>(of_model > 0 ? of_model : model_.tokenizer->vocabulary_size());
@@ -64,9 +67,23 @@ private:
         return texts;
     }
 
+    /// Found out by rendering a tool with a name that no template has of itself.
+    bool shows_tools() const {
+        constexpr std::string_view kName = "sluice_looks_for_this_tool";
+        const std::string context =
+            R"({"messages":[{"role":"user","content":"hello"}],"add_generation_prompt":true,"tools":[{"type":"function",)"
+            R"("function":{"name":")" +
+            std::string(kName) +
+            R"(","description":"a tool","parameters":{"type":"object","properties":{"city":{"type":"string",)"
+            R"("description":"a city"}},"required":["city"]}}}]})";
+        const auto rendered = render_chat(context, 0);
+        return rendered && rendered->find(kName) != std::string::npos;
+    }
+
     text::ModelText model_;
     SpecialTexts special_texts_;
     SamplingDefaults defaults_;
+    bool takes_tools_ = false;
 };
 
 }  // namespace

@@ -145,6 +145,22 @@ std::optional<EvictedRun> KvCache::evict_run(std::uint32_t blocks_wanted) {
     return evicted;
 }
 
+std::uint32_t KvCache::drop_prefixes() {
+    const std::uint32_t dropped = index_.size();
+    while (const auto evicted = evict()) {
+        pool_.give_back({*evicted, 1});
+    }
+    for (Block& block : blocks_) {
+        // Its hash stays, as that of a private duplicate: its sequence goes by it.
+        if (std::exchange(block.indexed, false)) { index_.remove(*block.hash); }
+    }
+    CHECK(index_.size() == 0, index_.size() << " blocks are still named");
+    for (const auto& [number, state] : open_) {
+        state->is_private = true;
+    }
+    return dropped;
+}
+
 BlockCounts KvCache::counts() const {
     BlockCounts counts;
     counts.free = pool_.blocks_free();

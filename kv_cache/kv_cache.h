@@ -179,6 +179,11 @@ public:
     /// Empty when that many are free or leaving, when nothing is cached, or when `leaving_blocks_max` are leaving.
     [[nodiscard]] std::optional<EvictedRun> evict_run(std::uint32_t blocks_wanted);
 
+    /// From now on match() finds nothing of what was computed until now: cached blocks become free, those in use keep
+    /// their bytes and lose their names, and no open sequence publishes any more. The number of blocks that match()
+    /// could have found. O(blocks_total).
+    std::uint32_t drop_prefixes();
+
     BlockCounts counts() const;
     /// Evicted blocks whose hold is alive: a part of the stranded ones.
     std::uint32_t blocks_leaving() const { return blocks_leaving_; }

@@ -98,6 +98,13 @@ std::optional<BlockId> PrefixIndex::evict() {
     return victim->block;
 }
 
+void PrefixIndex::remove(const BlockHash& hash) {
+    const auto found = entries_.find(hash);
+    CHECK(found != entries_.end() && found->second.idle_since == 0);
+    entries_.erase(found);
+    if (stored_.erase(hash) == 0 || telling_) { removed_.insert(hash); }
+}
+
 std::optional<BlockEvents> PrefixIndex::take_events() {
     if (stored_.empty() && removed_.empty()) { return std::nullopt; }
     BlockEvents events;

@@ -58,6 +58,9 @@ public:
     /// Forgets the block that next_to_evict() names, and gives it out. Empty when none is idle.
     std::optional<BlockId> evict();
 
+    /// Forgets a block that is in use: its name means nothing any more.
+    void remove(const BlockHash& hash);
+
     /// Named blocks, idle or not.
     std::uint32_t size() const { return static_cast<std::uint32_t>(entries_.size()); }
     std::uint32_t blocks_idle() const { return blocks_idle_; }

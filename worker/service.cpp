@@ -247,6 +247,16 @@ grpc::Status WorkerServer::Impl::Stream::handle(const WorkerCommand& command) {
         is_taken = impl_.loop->post_command(read_continue(command.go_on(), gateway_));
     } else if (command.has_cancel()) {
         is_taken = impl_.loop->post_command(read_cancel(command.cancel(), gateway_));
+    } else if (command.has_drop_prefixes()) {
+        is_taken = impl_.loop->post_command(DropRequest{
+            [stream = std::weak_ptr(self_), number = command.drop_prefixes().number()](std::uint32_t blocks) {
+                const auto alive = stream.lock();
+                if (!alive) { return; }
+                WorkerEvent event;
+                event.mutable_prefixes_dropped()->set_number(number);
+                event.mutable_prefixes_dropped()->set_blocks(blocks);
+                alive->send(std::move(event));
+            }});
     }
     if (!is_taken) { return {grpc::StatusCode::RESOURCE_EXHAUSTED, "the worker's command queue is full"}; }
     return grpc::Status::OK;

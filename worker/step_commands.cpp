@@ -30,6 +30,10 @@ void StepLoop::apply(Command& command) {
                           base::log_safe(cancel->reason));
             finish(*sequence, Finish::cancelled, std::nullopt);
         }
+    } else if (const auto* drop = std::get_if<DropRequest>(&command)) {
+        const std::uint32_t blocks = cache_.drop_prefixes();
+        spdlog::info("{} blocks of prefixes were dropped on request", blocks);
+        drop->done(blocks);
     } else {
         const GatewayGone& gone = std::get<GatewayGone>(command);
         for (std::size_t i = sequences_.size(); i > 0; --i) {

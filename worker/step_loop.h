@@ -49,8 +49,13 @@ struct GatewayGone {
     GatewayId gateway{};
 };
 
+/// No later request shall find a prefix that was computed until now (proto DropPrefixes).
+struct DropRequest {
+    std::function<void(std::uint32_t blocks)> done;  // called on the step thread; must not block
+};
+
 /// What I/O threads ask of the step thread.
-using Command = std::variant<StartRequest, ContinueRequest, CancelRequest, GatewayGone>;
+using Command = std::variant<StartRequest, ContinueRequest, CancelRequest, GatewayGone, DropRequest>;
 
 /// Where outputs go. Called on the step thread; must not block.
 class OutputSink {

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <map>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -62,6 +64,12 @@ struct WorkerClient::State final : WorkerStreamOwner, std::enable_shared_from_th
             }
             stream->greet(std::chrono::milliseconds(std::max(event.hello().heartbeat_ms(), 1u)));
             wake(lost_at(*stream));
+        } else if (event.has_prefixes_dropped()) {
+            const auto at = droppings.find(event.prefixes_dropped().number());
+            if (at == droppings.end() || at->second.waiting.erase(stream->incarnation()) == 0) { return; }
+            ++at->second.sum.answered;
+            at->second.sum.blocks += event.prefixes_dropped().blocks();
+            settle(at->first);
         } else if (event.has_step()) {
             const base::Incarnation worker{stream->incarnation()};
             for (const proto::SequenceOutput& output : event.step().sequences()) {
@@ -75,19 +83,44 @@ struct WorkerClient::State final : WorkerStreamOwner, std::enable_shared_from_th
         lose(stream, error);
     }
 
+    /// A dropping ends when nobody is left to answer it.
+    void settle(std::uint64_t number) {
+        const auto at = droppings.find(number);
+        if (at == droppings.end() || !at->second.waiting.empty()) { return; }
+        const Dropping ended = std::move(at->second);
+        droppings.erase(at);
+        ended.done(ended.sum);
+    }
+
     /// Reports the loss once and forgets the stream; the next command to that life opens another.
     void lose(const std::shared_ptr<WorkerStream>& stream, const base::Error& error) {
         stream->abandon();
         const auto at = streams.find(stream->incarnation());
         if (at == streams.end() || at->second != stream) { return; }
         streams.erase(at);
+        std::vector<std::uint64_t> numbers;
+        for (auto& [number, dropping] : droppings) {
+            if (dropping.waiting.erase(stream->incarnation()) > 0) { numbers.push_back(number); }
+        }
+        for (const std::uint64_t number : numbers) {
+            settle(number);
+        }
         if (events != nullptr) { events->on_worker_lost(base::Incarnation{stream->incarnation()}, error); }
     }
+
+    struct Dropping {
+        WorkerPort::Dropped sum;
+        std::set<std::uint64_t> waiting;  // incarnations that have not answered
+        base::TimePoint until;
+        std::function<void(const WorkerPort::Dropped&)> done;
+    };
 
     Options options;
     Post post;
     Wake wake;
     const base::Clock& clock;
+    std::map<std::uint64_t, Dropping> droppings;  // by number
+    std::uint64_t last_dropping = 0;
     ClusterEvents* events = nullptr;
     std::map<std::uint64_t, std::shared_ptr<WorkerStream>> streams;  // by incarnation
     std::shared_ptr<LiveCount> live = std::make_shared<LiveCount>();
@@ -118,6 +151,23 @@ void WorkerClient::send(const std::string& model, const proto::WorkerEndpoint& t
     stream->push(std::move(command));
 }
 
+void WorkerClient::drop_prefixes(base::Duration timeout, std::function<void(const Dropped&)> done) {
+    State& state = *state_;
+    const std::uint64_t number = ++state.last_dropping;
+    State::Dropping& dropping = state.droppings[number];
+    dropping.until = state.clock.now() + timeout;
+    dropping.done = std::move(done);
+    for (const auto& [incarnation, stream] : state.streams) {
+        proto::WorkerCommand command;
+        command.mutable_drop_prefixes()->set_number(number);
+        stream->push(std::move(command));
+        dropping.waiting.insert(incarnation);
+    }
+    dropping.sum.workers = dropping.waiting.size();
+    state.wake(dropping.until);
+    state.post([self = state_, number] { self->settle(number); });
+}
+
 void WorkerClient::expect(const proto::DescribeReply& cluster) {
     State& state = *state_;
     const auto& models = state.options.models;
@@ -144,6 +194,18 @@ std::optional<base::TimePoint> WorkerClient::tick(base::TimePoint now) {
             silent.push_back(stream);
         }
     }
+    std::vector<std::uint64_t> late;
+    for (auto& [number, dropping] : state.droppings) {
+        if (now < dropping.until) {
+            next = std::min(next.value_or(dropping.until), dropping.until);
+            continue;
+        }
+        dropping.waiting.clear();
+        late.push_back(number);
+    }
+    for (const std::uint64_t number : late) {
+        state.settle(number);
+    }
     for (const auto& stream : silent) {
         const auto quiet = std::chrono::duration_cast<std::chrono::milliseconds>(now - stream->heard_at()).count();
         state.lose(stream, {base::ErrorCode::unavailable, "nothing was heard from the worker at " + stream->address() +
@@ -155,6 +217,7 @@ std::optional<base::TimePoint> WorkerClient::tick(base::TimePoint now) {
 void WorkerClient::stop() {
     State& state = *state_;
     state.events = nullptr;
+    state.droppings.clear();  // nobody is left to be told
     for (const auto& [incarnation, stream] : std::exchange(state.streams, {})) {
         stream->abandon();
     }

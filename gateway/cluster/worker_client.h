@@ -29,6 +29,7 @@ public:
 
     void attach(ClusterEvents& events);
     void send(const std::string& model, const proto::WorkerEndpoint& to, proto::WorkerCommand command) override;
+    void drop_prefixes(base::Duration timeout, std::function<void(const Dropped&)> done) override;
     /// Opens streams to workers that are listed and have none yet.
     void expect(const proto::DescribeReply& cluster);
     /// Gives up who is silent too long. When the next may be; empty when nobody is listened to.

@@ -117,6 +117,13 @@ tl::unexpected<ApiError> bad_request(std::string_view param, std::string message
     return tl::unexpected<ApiError>(std::move(error));
 }
 
+ApiError no_such_model(std::string_view name) {
+    ApiError error{.status = 404, .message = "the model '" + std::string(name.substr(0, 200)) + "' does not exist"};
+    error.param = "model";
+    error.code = "model_not_found";
+    return error;
+}
+
 ApiError api_error(const base::Error& error, std::uint32_t retry_after_ms) {
     ApiError result{.status = status_of(error.code), .message = without_places(error.message)};
     if (result.status == 429) { result.code = "rate_limit_exceeded"; }

@@ -35,6 +35,9 @@ inline tl::unexpected<ApiError> pass_on(ApiError error) {
     return tl::unexpected<ApiError>(std::move(error));
 }
 
+/// 404: a client named a model that is not served.
+ApiError no_such_model(std::string_view name);
+
 /// The status and wording for an error from inside, without the addresses and files that it names. `retry_after_ms` 0:
 /// a repeat cannot help.
 ApiError api_error(const base::Error& error, std::uint32_t retry_after_ms);

@@ -62,24 +62,6 @@ ApiResult<void> cut_after_last_message(const std::optional<std::string>& continu
     return {};
 }
 
-/// Takes the texts out of `form`: they may be megabytes, and nobody needs them after this.
-ApiResult<Tokens> chat_tokens(RequestForm& form, const TextPort& text, std::int64_t now_unix_s) {
-    std::string context = std::move(form.template_context);
-    form.template_context = {};
-    const auto continued_text = std::exchange(form.continued_text, std::nullopt);
-    DataMarks marks(text.special_texts());
-    auto marked = marks.mark(std::move(context));
-    if (!marked) { return pass_on(marked.error()); }
-    auto output = text.render_chat(*marked, now_unix_s);
-    if (!output) { return pass_on(text_error(output.error(), "messages")); }
-    DataMarks::Rendered rendered = marks.unmark(std::move(*output));
-    if (auto cut = cut_after_last_message(continued_text, rendered); !cut) { return pass_on(cut.error()); }
-    const bool add_special = form.add_special.value_or(form_of(form.endpoint).adds_special);
-    auto tokens = text.encode(rendered.text, add_special, true, rendered.text_starts);
-    if (!tokens) { return pass_on(text_error(tokens.error(), "messages")); }
-    return std::move(*tokens);
-}
-
 ApiError too_long(std::uint32_t context, std::size_t prompt, std::uint32_t completion, std::string_view param) {
     ApiError error =
         bad_request(param, "This model's maximum context length is " + std::to_string(context) +
@@ -154,7 +136,41 @@ ApiResult<void> check_logprob_records(const PreparedRequest& prepared, const Req
                                        " are given. Please reduce max_tokens, n or the top logprobs.");
 }
 
+/// What is asked of the texts before any work is put into them.
+ApiResult<void> check_text(const RequestForm& form, const FormLimits& limits, const TextPort& text) {
+    if (const std::size_t bytes = text_bytes(form); bytes > limits.text_bytes_max) {
+        return bad_request(form_of(form.endpoint).prompt_field,
+                           "the request has " + std::to_string(bytes) + " bytes of text; at most " +
+                               std::to_string(limits.text_bytes_max) + " are read");
+    }
+    if (form.needs_tools && !text.takes_tools()) {
+        return bad_request(form.tools_field, "'" + form.tools_field +
+                                                 "' cannot be shown to this model: its chat template takes no tools "
+                                                 "(with the choice \"none\" they are left out)");
+    }
+    return {};
+}
+
 }  // namespace
+
+ApiResult<ChatPrompt> chat_prompt(RequestForm& form, const FormLimits& limits, const TextPort& text,
+                                  std::int64_t now_unix_s) {
+    if (auto checked = check_text(form, limits, text); !checked) { return pass_on(checked.error()); }
+    std::string context = std::move(form.template_context);
+    form.template_context = {};
+    const auto continued_text = std::exchange(form.continued_text, std::nullopt);
+    DataMarks marks(text.special_texts());
+    auto marked = marks.mark(std::move(context));
+    if (!marked) { return pass_on(marked.error()); }
+    auto output = text.render_chat(*marked, now_unix_s);
+    if (!output) { return pass_on(text_error(output.error(), "messages")); }
+    DataMarks::Rendered rendered = marks.unmark(std::move(*output));
+    if (auto cut = cut_after_last_message(continued_text, rendered); !cut) { return pass_on(cut.error()); }
+    const bool add_special = form.add_special.value_or(form_of(form.endpoint).adds_special);
+    auto tokens = text.encode(rendered.text, add_special, true, rendered.text_starts);
+    if (!tokens) { return pass_on(text_error(tokens.error(), "messages")); }
+    return ChatPrompt{std::move(rendered.text), std::move(*tokens)};
+}
 
 ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& context) {
     const FormLimits& limits = context.limits;
@@ -162,10 +178,6 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& conte
     const std::uint32_t context_tokens = context.cluster.context_tokens;
     const EndpointForm& endpoint = form_of(form.endpoint);
     const std::string_view param = endpoint.prompt_field;
-    if (const std::size_t bytes = text_bytes(form); bytes > limits.text_bytes_max) {
-        return bad_request(param, "the request has " + std::to_string(bytes) + " bytes of text; at most " +
-                                      std::to_string(limits.text_bytes_max) + " are read");
-    }
     struct Written {
         Tokens tokens;
         std::string shown;
@@ -173,10 +185,11 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& conte
     };
     std::vector<Written> prompts;
     if (form.endpoint == Endpoint::chat) {
-        auto tokens = chat_tokens(form, text, context.now_unix_s);
-        if (!tokens) { return pass_on(tokens.error()); }
-        prompts.push_back({std::move(*tokens), ""});
+        auto prompt = chat_prompt(form, limits, text, context.now_unix_s);
+        if (!prompt) { return pass_on(prompt.error()); }
+        prompts.push_back({std::move(prompt->tokens), ""});
     } else {
+        if (auto checked = check_text(form, limits, text); !checked) { return pass_on(checked.error()); }
         for (auto& one : form.prompts) {
             if (auto* tokens = std::get_if<Tokens>(&one)) {
                 std::string shown = form.echo ? decode(*tokens, form.skip_special, text) : std::string();

@@ -34,6 +34,17 @@ struct PrepareContext {
     std::int64_t now_unix_s;
 };
 
+/// The prompt of a chat.
+struct ChatPrompt {
+    std::string text;                   // as the chat template wrote it
+    std::vector<base::TokenId> tokens;  // of the text; what clients wrote is never a special token
+};
+/// Renders and encodes the messages of `form` and takes them out of it: they may be megabytes, and nobody needs them
+/// after this. Thread-safe. Errors: 400 (more text than `limits`
+/// allow, template refuses, tools for a template that takes none).
+ApiResult<ChatPrompt> chat_prompt(RequestForm& form, const FormLimits& limits, const TextPort& text,
+                                  std::int64_t now_unix_s);
+
 /// From form to tokens: renders the chat template, encodes, checks lengths against the context, hashes the blocks.
 /// Thread-safe; slow for long prompts, so it runs on the gateway's text threads.
 /// Errors: 400 (more text or logprobs than `limits` allow, template refuses, prompt empty, context_length_exceeded with

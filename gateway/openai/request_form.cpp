@@ -34,11 +34,15 @@ bool asks_for_something(const json::value* value) {
 }
 
 /// What Sluice cannot do yet and must not silently leave out.
-void refuse_unbuilt(Fields& fields) {
-    for (const char* name :
-         {"tools", "functions", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
-          "regex", "json_schema", "grammar", "ebnf", "bad_words", "allowed_token_ids", "prompt_logprobs",
-          "use_beam_search", "chat_template", "suffix", "audio"}) {
+void refuse_unbuilt(Fields& fields, Endpoint endpoint) {
+    if (endpoint != Endpoint::chat) {
+        for (const char* name : {"tools", "functions"}) {
+            if (asks_for_something(fields.find(name))) { fields.problem(name, "is for /v1/chat/completions"); }
+        }
+    }
+    for (const char* name : {"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
+                             "regex", "json_schema", "grammar", "ebnf", "bad_words", "allowed_token_ids",
+                             "prompt_logprobs", "use_beam_search", "chat_template", "suffix", "audio"}) {
         if (asks_for_something(fields.find(name))) { fields.problem(name, "is not supported by this server yet"); }
     }
     if (const auto* format = fields.object("response_format")) {
@@ -52,11 +56,11 @@ void refuse_unbuilt(Fields& fields) {
     }
     for (const char* name : {"tool_choice", "function_call"}) {
         const auto* choice = fields.find(name);
-        if (choice == nullptr) { continue; }
-        if (!choice->is_string()) {
-            fields.problem(name, "names a tool, but tools are not supported by this server yet");
-        } else if (choice->get_string() != "none" && choice->get_string() != "auto") {
-            fields.problem(name, "must be \"none\" or \"auto\": tools are not supported by this server yet");
+        if (choice == nullptr || (choice->is_string() && choice->get_string().empty())) { continue; }
+        // Until calls are parsed and tokens masked, an answer is text, and nothing can be demanded of it.
+        if (!choice->is_string() || (choice->get_string() != "none" && choice->get_string() != "auto")) {
+            fields.problem(name,
+                           "can only be \"none\" or \"auto\": other choices are not supported by this server yet");
         }
     }
     if (const auto* modalities = fields.array("modalities")) {
@@ -77,9 +81,7 @@ void read_model(Fields& fields, const Models& models, RequestForm& form, std::op
         form.model = *model;
         return;
     }
-    unknown = ApiError{.status = 404, .message = "the model '" + asked->substr(0, 200) + "' does not exist"};
-    unknown->param = "model";
-    unknown->code = "model_not_found";
+    unknown = no_such_model(*asked);
 }
 
 void read_stream(Fields& fields, RequestForm& form) {
@@ -329,7 +331,7 @@ ApiResult<RequestForm> read_form(Endpoint endpoint, const json::object& body, co
     read_model(fields, models, form, unknown_model);
     const std::uint32_t vocabulary = models[form.model].text->vocabulary();
     read_stream(fields, form);
-    refuse_unbuilt(fields);
+    refuse_unbuilt(fields, endpoint);
     read_lengths(fields, limits, form);
     read_sampling(fields, limits, vocabulary, form);
     read_stop(fields, limits, vocabulary, form);

@@ -71,6 +71,8 @@ struct RequestForm {
     // chat
     std::string template_context = {};               // JSON object for the chat template
     std::size_t user_text_bytes = 0;                 // of the contents of all but assistants
+    std::string tools_field = {};                    // that tools came in: tools, functions; empty: none came
+    bool needs_tools = false;                        // the model shall know them: its template must take them
     std::optional<std::string> continued_text = {};  // continue_final_message: text of the last message
     std::optional<bool> add_special = {};            // BOS and the like; absent: chat no, completions yes
 

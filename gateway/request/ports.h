@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
@@ -33,6 +35,15 @@ public:
     /// becomes of it shows in RequestTable::on_output, or in on_worker_lost(to.incarnation) when the worker cannot be
     /// reached or is gone; never from inside this call.
     virtual void send(const std::string& model, const proto::WorkerEndpoint& to, proto::WorkerCommand command) = 0;
+
+    struct Dropped {
+        std::size_t workers = 0;   // that were asked
+        std::size_t answered = 0;  // that have done it
+        std::uint64_t blocks = 0;  // of all of them together
+    };
+    /// Lets every worker that this gateway knows forget its prefixes. `done` is called once, not from inside this call,
+    /// when all have answered, are gone, or `timeout` has passed.
+    virtual void drop_prefixes(base::Duration timeout, std::function<void(const Dropped&)> done) = 0;
 };
 
 /// Where the answers of both ports arrive; RequestTable implements it. One thread.

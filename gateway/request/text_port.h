@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/ids.h"
@@ -54,6 +55,10 @@ public:
     /// Texts of special tokens, so that they can be recognised in what a client wrote.
     virtual const SpecialTexts& special_texts() const = 0;
     virtual const std::vector<base::TokenId>& eos_ids() const = 0;
+    /// Whether the chat template shows the model the tools of a request.
+    virtual bool takes_tools() const = 0;
+    /// The tokens that the model's files name (bos_token, eos_token, pad_token, ...), with their texts.
+    virtual std::vector<std::pair<std::string, std::string>> named_tokens() const = 0;
     /// What a text begins with, where the model has such a token.
     virtual std::optional<base::TokenId> bos() const = 0;
     /// One more than the largest id that the model knows, whether or not its tokenizer has a text for it.

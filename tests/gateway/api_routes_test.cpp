@@ -117,6 +117,28 @@ TEST_CASE("a name may stand for every model, and the answer bears the name that 
     REQUIRE(world.owner.metrics.text().find("gpt-4o-mini") == std::string::npos);
 }
 
+TEST_CASE("prefix caches are reset where a setting allows it, and the answer waits for the workers", "[gateway][api]") {
+    World closed;
+    const auto forbidden = closed.send("POST", "/reset_prefix_cache");
+    REQUIRE(forbidden->response->status == 403u);
+    REQUIRE(message_of(*forbidden).find("gateway.reset_prefix_cache") != std::string::npos);
+    REQUIRE(closed.owner.ports.drops.empty());
+
+    gateway::GatewayOptions options;
+    options.allow_reset_prefix_cache = true;
+    World world(options);
+    REQUIRE(world.send("GET", "/reset_prefix_cache")->response->status == 405u);
+    const auto reset = world.send("POST", "/reset_prefix_cache");
+    REQUIRE(reset->answers == 0);
+    REQUIRE(world.send("POST", "/flush_cache")->response->status == 429u);
+    world.owner.ports.drops.at(0)({.workers = 2, .answered = 2, .blocks = 7});
+    REQUIRE(reset->response->body == R"({"status":"ok","workers":2,"blocks":7})");
+    const auto late = world.send("POST", "/v1/flush_cache");
+    world.owner.ports.drops.at(1)({.workers = 2, .answered = 1, .blocks = 7});
+    REQUIRE(late->response->status == 504u);
+    REQUIRE(message_of(*late).find("1 of 2") != std::string::npos);
+}
+
 TEST_CASE("a setting adds usage to every stream", "[gateway][api]") {
     const bool always = GENERATE(true, false);
     gateway::GatewayOptions options;

@@ -31,6 +31,7 @@ struct World {
                                 .hash_key = {},
                                 .table = owner.table,
                                 .source = owner.table,
+                                .workers = owner.ports,
                                 .rewriters = std::move(rewriters),
                                 .metrics = owner.rows,
                                 .log = log,

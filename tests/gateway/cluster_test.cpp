@@ -71,6 +71,7 @@ public:
             while (stream->Read(&next)) {
                 const std::scoped_lock lock(mutex_);
                 fake_->take(next);
+                if (next.has_drop_prefixes()) { drops_.push_back(next.drop_prefixes().number()); }
                 sequences = fake_->sequences();
                 changed_.notify_all();
             }
@@ -91,6 +92,12 @@ public:
                 sequences = fake_->sequences();
             }
             if (event.event_case() == proto::WorkerEvent::EVENT_NOT_SET) { event.set_heartbeat(true); }
+            for (const std::uint64_t number : dropped()) {
+                proto::WorkerEvent answer;
+                answer.mutable_prefixes_dropped()->set_number(number);
+                answer.mutable_prefixes_dropped()->set_blocks(5);
+                stream->Write(answer);
+            }
             if (!silent_) { stream->Write(event); }
             // A step takes a millisecond, a heartbeat comes every ten; what ends us, or a first command, does not wait.
             std::unique_lock lock(mutex_);
@@ -104,13 +111,25 @@ public:
     }
 
     const proto::WorkerEndpoint& endpoint() const { return fake_->endpoint(); }
+    void keep_drops() { keeps_drops_ = true; }
+    std::size_t drops_kept() {
+        const std::scoped_lock lock(mutex_);
+        return drops_.size();
+    }
     std::atomic<int> hellos{0};
     std::atomic<std::size_t> sequences{0};
     std::atomic<std::size_t> steps{0};
 
 private:
+    std::vector<std::uint64_t> dropped() {
+        const std::scoped_lock lock(mutex_);
+        return keeps_drops_ ? std::vector<std::uint64_t>() : std::exchange(drops_, {});
+    }
+
     std::mutex mutex_;
     std::condition_variable changed_;
+    std::vector<std::uint64_t> drops_;  // guarded by mutex_; not answered yet
+    std::atomic<bool> keeps_drops_{false};
     std::unique_ptr<FakeWorker> fake_;  // guarded by mutex_; its endpoint is constant
     std::atomic<bool> stopped_{false};
     std::atomic<bool> silent_{false};
@@ -395,4 +414,25 @@ TEST_CASE("a gateway whose I/O thread was held goes on with every stream, and th
     const std::string rows = cluster.metrics.text();
     INFO(rows);
     REQUIRE(rows.find("sluice_gateway_retries_total") == std::string::npos);
+}
+
+TEST_CASE("every worker drops its prefixes, and the answer waits for the last", "[gateway][cluster]") {
+    gateway::GatewayOptions options;
+    options.allow_reset_prefix_cache = true;
+    Cluster cluster(options);
+    wait_until([&] { return cluster.first.hellos == 1 && cluster.second.hellos == 1; });
+    const std::string reset = "POST /reset_prefix_cache HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    const std::string done = exchange(cluster.server->port(), reset);
+    REQUIRE(status_of(done) == 200);
+    REQUIRE(done.ends_with(R"({"status":"ok","workers":2,"blocks":10})"));
+
+    // One that dies before it has answered has not said that it did.
+    cluster.second.keep_drops();
+    Client client(cluster.server->port());
+    client.send(reset);
+    wait_until([&] { return cluster.second.drops_kept() == 1u; });
+    cluster.second.kill();
+    const std::string lost = client.read_all();
+    REQUIRE(status_of(lost) == 504);
+    REQUIRE(lost.find("1 of 2 workers") != std::string::npos);
 }

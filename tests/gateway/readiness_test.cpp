@@ -28,6 +28,8 @@ public:
     const gateway::SpecialTexts& special_texts() const override { return bytes_.special_texts(); }
     const Tokens& eos_ids() const override { return bytes_.eos_ids(); }
     std::optional<base::TokenId> bos() const override { return bytes_.bos(); }
+    bool takes_tools() const override { return bytes_.takes_tools(); }
+    std::vector<std::pair<std::string, std::string>> named_tokens() const override { return bytes_.named_tokens(); }
     std::uint32_t vocabulary() const override { return bytes_.vocabulary(); }
     const gateway::SamplingDefaults& sampling_defaults() const override { return bytes_.sampling_defaults(); }
 
@@ -84,6 +86,7 @@ struct World {
                       .hash_key = {},
                       .table = table,
                       .source = table,
+                      .workers = ports,
                       .rewriters = {},
                       .metrics = rows,
                       .log = log,

@@ -113,7 +113,11 @@ TEST_CASE("a field of a wrong type or out of range is a 400 that names it", "[ga
         {"stream_options", R"({"include_usage":true})"},
         {"best_of", "2"},
         {"tools", R"([{"type":"function"}])"},
-        {"functions", R"([{"name":"f"}])"},
+        {"tools", R"(["f"])"},
+        {"tools", R"([{"type":"function","function":{"name":""}}])"},
+        {"tools", R"([{"type":"web_search"}])"},
+        {"tools", R"({"type":"function"})"},
+        {"functions", R"(["f"])"},
         {"tool_choice", "\"required\""},
         {"tool_choice", R"({"type":"function","function":{"name":"f"}})"},
         {"response_format", R"({"type":"json_object"})"},
@@ -234,6 +238,38 @@ TEST_CASE("whether a stream is asked for is seen without reading the body", "[ga
         CAPTURE(body);
         CHECK_FALSE(gateway::seems_to_ask_for_stream(body));
     }
+}
+
+TEST_CASE("tools are shown to the model where its template takes them", "[gateway][openai]") {
+    const std::string tools = R"("tools":[{"type":"function","function":{"name":"get_weather","parameters":{}}}])";
+    const std::string functions = R"("functions":[{"name":"get_weather","parameters":{}}])";
+    for (const std::string& fields :
+         {tools, tools + R"(,"tool_choice":"auto")", tools + R"(,"tool_choice":"none")",
+          tools + R"(,"parallel_tool_calls":false)", functions, functions + R"(,"function_call":"none")"}) {
+        CAPTURE(fields);
+        CHECK(shown(*prepared(chat(fields))->prompts[0].tokens) == "tool:get_weather;user:hi{258}assistant:");
+    }
+    CHECK(shown(*prepared(chat(R"("tools":[],"tool_choice":"auto")"))->prompts[0].tokens) == "user:hi{258}assistant:");
+
+    ByteText without;
+    without.shows_tools = false;
+    gateway::ClusterView cluster;
+    cluster.context_tokens = 1000;
+    const auto bounds = limits();
+    const auto prepare_without = [&](const std::string& fields) {
+        return gateway::prepare(
+            chat(fields).value(),
+            {.limits = bounds, .text = without, .cluster = cluster, .hash_key = {}, .now_unix_s = 0});
+    };
+    REQUIRE(prepare_without(tools + R"(,"tool_choice":"none")"));
+    REQUIRE(prepare_without(functions + R"(,"function_call":"none")"));
+    for (const auto& [fields, param] : {std::pair(tools, "tools"), std::pair(functions, "functions")}) {
+        const auto refused = prepare_without(fields);
+        REQUIRE_FALSE(refused);
+        CHECK(refused.error().status == 400u);
+        CHECK(refused.error().param == param);
+    }
+    REQUIRE_FALSE(completion(R"("prompt":"a",)" + tools));
 }
 
 TEST_CASE("an unknown model is a 404 with a code, a missing one the served one", "[gateway][openai]") {

@@ -29,6 +29,7 @@ public:
             placed.erase({ended.request_id(), ended.epoch()});
         }
     }
+    void drop_prefixes(base::Duration, std::function<void(const Dropped&)>) override {}
     void send(const std::string&, const proto::WorkerEndpoint& to, proto::WorkerCommand command) override {
         for (auto& worker : workers) {
             if (worker->endpoint().incarnation() == to.incarnation()) {

@@ -57,6 +57,7 @@ public:
         });
     }
     void release(const proto::ReleaseRequest::Ended&) override {}
+    void drop_prefixes(base::Duration, std::function<void(const Dropped&)>) override {}
     void send(const std::string&, const proto::WorkerEndpoint&, proto::WorkerCommand command) override {
         worker_.take(command);
         wake_({});

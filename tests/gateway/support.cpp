@@ -69,6 +69,11 @@ std::unique_ptr<gateway::Detokenizer> ByteText::detokenizer(bool skip_special) c
 base::Result<std::string> ByteText::render_chat(std::string_view context_json, std::int64_t) const {
     std::string text;
     const auto context = boost::json::parse(context_json).as_object();
+    if (shows_tools && context.contains("tools")) {
+        for (const auto& tool : context.at("tools").as_array()) {
+            text += "tool:" + std::string(tool.at("function").at("name").as_string().c_str()) + ";";
+        }
+    }
     for (const auto& message : context.at("messages").as_array()) {
         std::string content;
         if (message.at("content").is_array()) {

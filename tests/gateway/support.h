@@ -39,10 +39,15 @@ public:
     const gateway::SpecialTexts& special_texts() const override { return special_texts_; }
     const Tokens& eos_ids() const override { return eos_ids_; }
     std::optional<base::TokenId> bos() const override { return kBos; }
+    bool takes_tools() const override { return shows_tools; }
+    std::vector<std::pair<std::string, std::string>> named_tokens() const override {
+        return {{"bos_token", "<s>"}, {"eos_token", "</s>"}};
+    }
     std::uint32_t vocabulary() const override { return kVocabulary; }
     const gateway::SamplingDefaults& sampling_defaults() const override { return defaults; }
 
     gateway::SamplingDefaults defaults;
+    bool shows_tools = true;  // the names of tools stand before the messages
 
 private:
     gateway::SpecialTexts special_texts_{{"<s>", "</s>", "<|end|>"}, {"<think>"}};
@@ -106,6 +111,9 @@ public:
         models.push_back(model);
         sent.emplace_back(to.incarnation(), std::move(command));
     }
+    void drop_prefixes(base::Duration, std::function<void(const Dropped&)> done) override {
+        drops.push_back(std::move(done));
+    }
     /// Commands to one worker, in order.
     std::vector<proto::WorkerCommand> sent_to(std::uint64_t incarnation) const;
 
@@ -113,6 +121,7 @@ public:
     std::vector<proto::ReleaseRequest::Ended> released;
     std::vector<std::pair<std::uint64_t, proto::WorkerCommand>> sent;
     std::vector<std::string> models;  // of `sent`
+    std::vector<std::function<void(const Dropped&)>> drops;
 };
 
 /// What the owner of one sequence was told.

@@ -15,7 +15,8 @@ PROMPT = "Once upon a very secret time"
 @pytest.fixture(scope="module")
 def server():
     flags = ["--served-name", harness.MODEL_ID, "--served-name", "org/stories", "--alias", "tiny", "--alias", "*",
-             "--set", f"gateway.cors_origins={PAGE},http://localhost:3000", "--set", "gateway.usage_in_streams=true"]
+             "--set", f"gateway.cors_origins={PAGE},http://localhost:3000", "--set", "gateway.usage_in_streams=true",
+             "--set", "gateway.reset_prefix_cache=true"]
     with harness.serve(*flags, prefill=0, decode=0, mixed=1) as server:
         yield server.wait_ready()
 
@@ -76,6 +77,65 @@ def test_usage_comes_with_every_stream(server):
     chunks = harness.stream_chunks(server.port, "/v1/completions", prompt="Once", max_tokens=2)
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"]["completion_tokens"] == 2
+
+
+def test_text_becomes_tokens_and_text_again(server):
+    case = harness.golden_cases()[0]
+    answer = post(server.port, "/tokenize", prompt=case["prompt"]).json()
+    assert answer["tokens"] == case["prompt_ids"]
+    assert (answer["count"], answer["max_model_len"]) == (len(case["prompt_ids"]), harness.CONTEXT_TOKENS)
+    bare = post(server.port, "/tokenize", content=case["prompt"]).json()["tokens"]
+    assert bare == post(server.port, "/tokenize", prompt=case["prompt"], add_special_tokens=False).json()["tokens"]
+    assert post(server.port, "/detokenize", tokens=bare).json()["content"].strip() == case["prompt"].strip()
+    messages = [{"role": "user", "content": "Tell me about </s> a cat."}]
+    counted = post(server.port, "/tokenize", messages=messages).json()["count"]
+    rendered = post(server.port, "/apply-template", messages=messages).json()
+    assert "Tell me about </s> a cat." in rendered["prompt"]
+    answered = post(server.port, "/v1/chat/completions", messages=messages, max_tokens=1).json()
+    assert counted == rendered["count"] == answered["usage"]["prompt_tokens"]
+
+
+def test_what_is_served_is_told_without_paths_and_addresses(server):
+    for path in ("/server_info", "/model_info", "/tokenizer_info"):
+        answer = request(server.port, "GET", path)
+        assert answer.status == 200
+        assert b"127.0.0.1" not in answer.body and str(harness.ROOT).encode() not in answer.body
+    assert request(server.port, "GET", "/model_info").json()["max_model_len"] == harness.CONTEXT_TOKENS
+
+
+def test_prefix_caches_are_really_dropped(server):
+    prompt = [5 + number % 400 for number in range(100)]
+    def cached():
+        return post(server.port, "/v1/completions", prompt=prompt, max_tokens=1).json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+    cached()
+    harness.wait_until(lambda: cached() > 0, "the prompt is cached")
+    reset = request(server.port, "POST", "/reset_prefix_cache")
+    assert reset.status == 200
+    assert reset.json()["blocks"] > 0
+    assert cached() == 0
+
+
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "description": "of a city", "parameters": {"type": "object", "properties": {}}}}]
+
+
+def test_tools_are_shown_to_a_model_whose_template_takes_them(server, tmp_path):
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "tools": TOOLS}
+    assert post(server.port, "/v1/chat/completions", **chat, tool_choice="none").status == 200
+    refused = post(server.port, "/v1/chat/completions", **chat)
+    assert refused.status == 400 and refused.json()["error"]["param"] == "tools"
+    model = tmp_path / "tools"
+    model.mkdir()
+    for file in harness.MODEL.iterdir():
+        (model / file.name).symlink_to(file)
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    (model / "chat_template.jinja").write_text("{% for tool in tools or [] %}{{ tool.function.name }};{% endfor %}"
+                                               "{% for message in messages %}{{ message.content }}{% endfor %}")
+    with harness.serve(model=model, prefill=0, decode=0, mixed=1) as other:
+        other.wait_ready()
+        assert post(other.port, "/v1/chat/completions", **chat).status == 200
+        assert post(other.port, "/v1/chat/completions", **chat, tool_choice="auto").status == 200
+        assert post(other.port, "/v1/chat/completions", **chat, tool_choice="required").status == 400
+        assert post(other.port, "/apply-template", **chat).json()["prompt"] == "get_weather;Hi"
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -79,6 +79,21 @@ def test_errors_are_the_client_s_own_classes(client):
         client.chat.completions.create(model=harness.MODEL_ID, messages=MESSAGES, temperature=-1, stream=True)
 
 
+def test_what_is_not_built_yet_is_a_bad_request_and_no_missing_route(client):
+    for call in (lambda: client.responses.create(model=harness.MODEL_ID, input="Hi"), lambda: client.moderations.create(input="Hi"),
+                 lambda: client.files.list(), lambda: client.batches.list(), lambda: client.images.generate(prompt="a cat"),
+                 lambda: client.chat.completions.retrieve("chatcmpl-1")):
+        with pytest.raises(openai.BadRequestError) as refused:
+            call()
+        assert "is not supported by this server yet" in refused.value.message
+
+
+def test_tools_that_shall_not_be_called_do_no_harm(client):
+    answer = client.chat.completions.create(model=harness.MODEL_ID, messages=MESSAGES, max_tokens=2, tool_choice="none",
+                                            tools=[{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}])
+    assert answer.choices[0].message.tool_calls is None
+
+
 def test_the_raw_answer_has_its_request_id(client):
     raw = client.chat.completions.with_raw_response.create(model=harness.MODEL_ID, messages=MESSAGES, max_tokens=1,
                                                            extra_headers={"X-Request-Id": "from-the-test"})
