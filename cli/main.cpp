@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/log.h"
 #include "bench/engine_steps.h"
 #include "bench/kernels.h"
 #include "bench/machine.h"
@@ -78,7 +79,8 @@ int with_model(Path& model, std::string* name, FirstUse first_use, const std::fu
 /// Picks the subcommand. Each reads its settings, builds its objects in dependency order and runs.
 int main(int argc, char** argv) {
     cli::block_signals();
-    net::prepare_ucx_environment();  // before there are threads that read the environment
+    base::init_log({.role = "", .level = "warn"});  // standard output is for results; roles set up their own
+    net::prepare_ucx_environment();                 // before there are threads that read the environment
     CLI::App app{"Sluice serves large language models with prefill and decode on separate pools."};
     app.set_version_flag("--version", std::string("sluice ") + SLUICE_VERSION);
     app.require_subcommand(1);
