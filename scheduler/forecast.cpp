@@ -7,11 +7,10 @@ namespace scheduler {
 namespace {
 
 /// What the sequences that decode here add to every step.
-double decode_share_seconds(const WorkerView& worker) {
-    const double context =
-        static_cast<double>(worker.load.decode_context_tokens + worker.pending.decode_context_tokens);
-    return decode_sequences(worker) * worker.costs.decode.sequence_seconds +
-           context * worker.costs.decode.context_seconds;
+double decode_share(const WorkerView& worker) {
+    return base::decode_share_seconds(worker.costs.decode, decode_sequences(worker),
+                                      static_cast<double>(worker.load.decode_context_tokens) +
+                                          static_cast<double>(worker.pending.decode_context_tokens));
 }
 
 /// Prompt tokens that fit into one step besides the sequences that decode.
@@ -48,10 +47,10 @@ PrefillForecast forecast_prefill(const WorkerView& worker, const PlaceQuery& que
     const double own = static_cast<double>(query.prompt_tokens - cached);
     const double own_context = context_sum(cached, own);
     const double chunk = chunk_tokens(worker);
-    const double decode_share = decode_share_seconds(worker);
+    const double beside = decode_share(worker);
     const auto seconds = [&](double tokens, double context) {
         const double steps = std::ceil(tokens / chunk);
-        return prefill_seconds(worker.costs.prefill, steps, tokens, context) + steps * decode_share;
+        return prefill_seconds(worker.costs.prefill, steps, tokens, context) + steps * beside;
     };
     return {.queue_seconds = seconds(queued, queued_context),
             .ttft_seconds = seconds(queued + own, queued_context + own_context)};

@@ -223,7 +223,7 @@ void ModelPool::learn(Registry::Life life, const proto::Heartbeat& heartbeat) {
         if (ratio) { metrics_.prediction(kind, *ratio); }
     };
     for (int i = 0; i < std::min(kSamplesMax, heartbeat.steps_size()); ++i) {
-        const Predictor::StepRatios ratios = predictor_.observe_step(life.id, role, heartbeat.steps(i));
+        const base::StepFit::Ratios ratios = predictor_.observe_step(life.id, role, heartbeat.steps(i));
         tell("prefill_step", ratios.prefill);
         tell("decode_step", ratios.decode);
     }

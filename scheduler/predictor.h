@@ -6,30 +6,25 @@
 #include <optional>
 
 #include "base/ids.h"
+#include "base/linear_fit.h"
+#include "base/step_fit.h"
 #include "proto/scheduler.pb.h"
 #include "scheduler/cluster_view.h"
 #include "scheduler/costs.h"
-#include "scheduler/linear_fit.h"
 
 namespace scheduler {
 
 /// Predicts what prefill, decode and hand-off take on each worker, from what the workers report. Not thread-safe.
 ///
 /// One set of linear fits per worker, one per role, and a prior. A worker's own fit counts once it has
-/// LinearFit::kSamplesNeeded samples, until then that of its role, until then the prior. A fit is replaced as a whole
-/// (prefill, decode and transfer each on their own). The fits of roles outlive workers.
+/// base::LinearFit::kSamplesNeeded samples, until then that of its role, until then the prior. A fit is replaced as a
+/// whole (prefill, decode and transfer each on their own). The fits of roles outlive workers.
 class Predictor {
 public:
     Predictor();
 
-    /// measured / predicted of what a step did; empty for a phase that the step had no usable sample of.
-    struct StepRatios {
-        std::optional<double> prefill;
-        std::optional<double> decode;
-    };
-    /// A step with prefill tokens only teaches the prefill model, one with decode sequences only the decode model. A
-    /// step with both teaches prefill what is left after the predicted share of its decode sequences.
-    StepRatios observe_step(base::WorkerId worker, Role role, const sluice::proto::StepSample& sample);
+    /// What one step teaches (base::StepFit): measured / predicted of the worker's own fit.
+    base::StepFit::Ratios observe_step(base::WorkerId worker, Role role, const sluice::proto::StepSample& sample);
     std::optional<double> observe_transfer(base::WorkerId worker, Role role,
                                            const sluice::proto::TransferSample& sample);
 
@@ -42,15 +37,14 @@ public:
 private:
     struct Fits {
         Fits();
-        LinearFit prefill;
-        LinearFit decode;
-        LinearFit transfer;
+        base::StepFit step;
+        base::LinearFit transfer;
     };
     Fits& of_role(Role role) { return roles_[static_cast<std::size_t>(role)]; }
 
     std::map<base::WorkerId, Fits> workers_;
     std::array<Fits, proto::kRoles> roles_;
-    LinearFit transfer_everywhere_;  // hand-offs are measured at one end only: the fallback of every role
+    base::LinearFit transfer_everywhere_;  // hand-offs are measured at one end only: the fallback of every role
 };
 
 }  // namespace scheduler

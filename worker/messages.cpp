@@ -111,6 +111,10 @@ base::Result<StartRequest> read_start(const sluice::proto::Start& start, Gateway
     request.cache_scope = start.cache_scope();
     if (!start.tenant().empty()) { request.tenant = start.tenant(); }
     if (start.deadline_in_us() != 0) { request.deadline = base::deadline_in(start.deadline_in_us(), clock.now()); }
+    if (start.first_token_in_us() != 0) {
+        request.slo.first_token = base::deadline_in(start.first_token_in_us(), clock.now());
+    }
+    request.slo.tpot = std::chrono::microseconds(start.tpot_target_us());
     request.peer = peer_of(start.peer());
     request.kv_mode = start.kv_mode();
     if (start.has_kv_source() && start.kv_source().worker().incarnation() != 0) {

@@ -21,7 +21,9 @@ struct WorkerOptions {
     std::uint32_t commands_max = 4096;       // between I/O threads and the step thread
     std::uint32_t batch_sequences_max = 64;
     std::uint32_t batch_tokens_max = 512;
-    std::uint32_t chunk_tokens_max = 128;      // prompt tokens of a step that also decodes
+    std::uint32_t chunk_tokens_max = 128;  // prompt tokens of a step that also decodes
+    std::chrono::milliseconds prompt_wait{
+        5000};                                 // a prompt older than this is computed whatever was promised to others
     std::chrono::milliseconds heartbeat{500};  // on the streams of gateways; to the scheduler as that one says
     std::chrono::milliseconds drain_timeout{30000};
     std::chrono::milliseconds stall_limit{30000};  // a step longer than this: heartbeats stop, others take over

@@ -28,6 +28,7 @@ struct RunningStep {
     std::vector<std::unique_ptr<Sequence>> ended;  // while it ran: it still writes their blocks
     std::uint32_t rotation = 0;                    // PlanLimits::decode_rotation of the plan after this one
     base::TimePoint launched{};
+    base::Duration predicted{};  // from its launch to its result; 0: not known
 };
 
 /// The step of these entries, as far as it can be known before the running one (if any) has given its tokens: each

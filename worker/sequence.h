@@ -51,6 +51,12 @@ struct KvSource {
     std::optional<base::TimePoint> give_up;  // later than that computing is better; empty: the worker's own limit
 };
 
+/// What was promised for a request; nothing, by default.
+struct SloTargets {
+    std::optional<base::TimePoint> first_token;  // its first token is due then
+    base::Duration tpot{};                       // mean gap of the later ones; 0: none
+};
+
 /// What a gateway asks for (proto Start, checked).
 struct StartRequest {
     RequestKey key;
@@ -63,6 +69,7 @@ struct StartRequest {
     std::string cache_scope;
     std::string tenant = "default";  // whom it is counted for
     std::optional<base::TimePoint> deadline;
+    SloTargets slo;
     Peer peer;                                         // prefill and decode parts
     proto::KvMode kv_mode = {};                        // of the hand-off, as the placement says
     std::optional<KvSource> kv_source = std::nullopt;  // until it was asked
@@ -98,11 +105,19 @@ struct RoomWish {
     std::uint64_t turn = 0;       // first come, first served
 };
 
+/// From when on tokens are due, one each TPOT target: a stream that gave more than that is ahead of its schedule.
+struct TokenSchedule {
+    base::TimePoint begin;
+    std::uint32_t generated = 0;  // tokens that were there then
+};
+
 /// One stream of tokens inside one worker. Owned by the step thread.
 struct Sequence {
     base::SequenceId id{};
     StartRequest request;
     SequenceState state = SequenceState::waiting;
+    base::TimePoint accepted{};
+    std::optional<TokenSchedule> schedule;  // with a TPOT target, from the first token on
 
     std::vector<base::TokenId> tokens;  // prompt, then generated
     std::uint32_t prompt_tokens = 0;
@@ -131,6 +146,13 @@ struct Sequence {
     std::uint32_t computed_after_step() const { return computed_tokens + step_tokens; }
     std::uint32_t generated_after_step() const { return generated_tokens() + (step_samples ? 1 : 0); }
     std::uint32_t left_after_step() const { return tokens_left() + (step_samples ? 1 : 0) - step_tokens; }
+
+    /// Here the tokens that it has now begin to count against its TPOT target, unless earlier ones do.
+    void begin_schedule(base::TimePoint now) {
+        if (request.slo.tpot > base::Duration::zero() && !schedule) { schedule = {now, generated_tokens()}; }
+    }
+    /// When the token is due that follows the running step, which ends at `step_end`. Empty: nobody waits for it.
+    std::optional<base::TimePoint> next_due(base::TimePoint step_end) const;
 
     bool wants_prompt_scores() const { return request.sampling.prompt_logprobs; }
 };

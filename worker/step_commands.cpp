@@ -85,6 +85,7 @@ void StepLoop::start(StartRequest&& request) {
     sequence->tokens = request.prompt;
     sequence->tokens.insert(sequence->tokens.end(), request.generated.begin(), request.generated.end());
     sequence->request = std::move(request);
+    sequence->accepted = clock_.now();
     sequence->state = sequence->request.part == Part::decode ? SequenceState::awaiting_kv : SequenceState::waiting;
     extend_chain(*sequence);
     look_up_prefix(*sequence);
@@ -121,6 +122,7 @@ void StepLoop::go_on(const ContinueRequest& request) {
         sequence->tokens.push_back(token);
     }
     extend_chain(*sequence);
+    sequence->begin_schedule(clock_.now());
     part_of(*sequence)->continued(*sequence);
 }
 

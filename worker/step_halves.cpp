@@ -5,7 +5,6 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "worker/plan_batch.h"
 #include "worker/step_loop.h"
 
 namespace worker {
@@ -15,6 +14,10 @@ using base::ErrorCode;
 
 std::uint32_t size32(std::size_t size) {
     return static_cast<std::uint32_t>(size);
+}
+
+double seconds_of(base::Duration duration) {
+    return std::chrono::duration<double>(duration).count();
 }
 
 }  // namespace
@@ -28,24 +31,45 @@ bool StepLoop::ends_with_step(const Sequence& sequence) const {
            sequence.tokens.size() + 1 >= engine_.shape().context_tokens;
 }
 
+/// As it stands when the running step has ended, at `step_begin`.
+PlanCandidate StepLoop::candidate_of(const Sequence& sequence, base::TimePoint step_begin) const {
+    PlanCandidate candidate;
+    candidate.tokens_left = sequence.left_after_step();
+    candidate.context_tokens = sequence.computed_after_step();
+    if (const auto due = sequence.next_due(step_begin)) { candidate.due_seconds = seconds_of(*due - step_begin); }
+    const base::Duration tpot = sequence.request.slo.tpot;
+    if (tpot > base::Duration::zero()) { candidate.tpot_seconds = seconds_of(tpot); }
+    const std::uint32_t generated = sequence.generated_after_step() + 1;  // with the one that is due
+    candidate.answer_tokens_max =
+        sequence.request.stop.new_tokens_max - std::min(generated, sequence.request.stop.new_tokens_max);
+    candidate.waited_seconds = seconds_of(step_begin - sequence.accepted);
+    return candidate;
+}
+
 /// The step after the running one, ready but for its tokens, with memory for all of it. Empty when there is nothing to
 /// compute. While a step runs nobody gives way to others, since the engine writes their blocks: empty, too, when that
 /// would be necessary; the plan is made after the step then.
 std::optional<RunningStep> StepLoop::plan_step() {
+    const base::TimePoint now = clock_.now();
+    const base::TimePoint begin = running_ ? std::max(now, running_->launched + running_->predicted) : now;
     while (true) {
         std::vector<PlanCandidate> candidates;
         std::vector<Sequence*> runnable;
         for (const auto& sequence : sequences_) {
             if (sequence->state != SequenceState::running || ends_with_step(*sequence)) { continue; }
             runnable.push_back(sequence.get());
-            candidates.push_back({sequence->left_after_step()});
+            candidates.push_back(candidate_of(*sequence, begin));
         }
         if (candidates.empty()) { return std::nullopt; }
         const WorkerOptions& limits = options_.limits;
         const auto plan = plan_batch(candidates, {.sequences_max = limits.batch_sequences_max,
                                                   .tokens_max = limits.batch_tokens_max,
                                                   .chunk_tokens_max = limits.chunk_tokens_max,
-                                                  .decode_rotation = rotation_ % size32(candidates.size())});
+                                                  .chunk_tokens_learning = forecast_.chunk_tokens_learning(),
+                                                  .decode_rotation = rotation_ % size32(candidates.size()),
+                                                  .cost = forecast_.cost(),
+                                                  .cost_ratio = forecast_.mixed_ratio(),
+                                                  .prompt_wait_seconds = seconds_of(limits.prompt_wait)});
         std::vector<StepEntry> entries;
         entries.reserve(plan.size());
         for (const PlanEntry& planned : plan) {
@@ -54,8 +78,14 @@ std::optional<RunningStep> StepLoop::plan_step() {
         }
         if (!grow(entries)) { return std::nullopt; }
         if (entries.empty()) { continue; }  // at least one has given way or ended
+        std::vector<StepShare> shares;
+        shares.reserve(entries.size());
+        for (const StepEntry& entry : entries) {
+            shares.push_back({entry.tokens, entry.sequence->computed_after_step(), entry.samples});
+        }
         RunningStep step =
             build_step(std::move(entries), std::move(spare_batch_), parts_[static_cast<std::size_t>(Part::prefill)]);
+        step.predicted = forecast_.predict(shares);
         step.rotation = plan.size() < candidates.size() ? rotation_ + size32(plan.size()) : rotation_;
         return step;
     }
@@ -170,6 +200,7 @@ void StepLoop::apply_result(const StepEntry& entry, engine::EntryResult& result)
 
     const base::TokenId token = result.sampled->token;
     sequence.tokens.push_back(token);
+    sequence.begin_schedule(clock_.now());
     const std::uint32_t generated = sequence.generated_tokens();
     const StopRules& stop = sequence.request.stop;
 

@@ -60,7 +60,10 @@ bool StepLoop::work() {
 
 void StepLoop::settle() {
     // Counted first: whoever has an answer finds it in the metrics.
-    if (unreported_) { reporter_.note_step(unreported_->shares, unreported_->duration, unreported_->idle_before); }
+    if (unreported_) {
+        reporter_.note_step(unreported_->shares, unreported_->duration, unreported_->idle_before);
+        forecast_.note_step(unreported_->shares, unreported_->duration);
+    }
     unreported_.reset();
     flush_outputs();
     for (const auto& sequence : sequences_) {

@@ -22,10 +22,12 @@
 #include "kv_cache/kv_cache.h"
 #include "worker/board.h"
 #include "worker/options.h"
+#include "worker/plan_batch.h"
 #include "worker/plan_memory.h"
 #include "worker/role_part.h"
 #include "worker/running_step.h"
 #include "worker/sequence.h"
+#include "worker/step_forecast.h"
 #include "worker/step_reporter.h"
 
 namespace worker {
@@ -173,6 +175,7 @@ private:
     // step_halves.cpp: from plan to result.
     std::optional<RunningStep> plan_step();
     bool ends_with_step(const Sequence& sequence) const;
+    PlanCandidate candidate_of(const Sequence& sequence, base::TimePoint step_begin) const;
     void step_failed(RunningStep&& step, const base::Error& error);
     void lose_device(const base::Error& error);
     void apply_result(const StepEntry& entry, engine::EntryResult& result);
@@ -236,6 +239,7 @@ private:
     bool freed_ = false;                         // memory may have become free since those who wait for it were asked
     std::optional<base::TimePoint> last_ended_;  // of the step before, while one follows the other at once
     std::optional<Unreported> unreported_;
+    StepForecast forecast_;
 
     bool device_lost_ = false;
     std::optional<RunningStep> given_up_;  // has never ended: the engine may still touch what it holds

@@ -83,7 +83,7 @@ void StepReporter::note_step(const std::vector<StepShare>& shares, base::Duratio
         const std::uint64_t before = share.tokens_before;
         const std::uint64_t tokens = share.tokens;
         if (share.samples) { instruments_->generation_tokens.Increment(); }
-        if (share.tokens == 1 && share.samples) {
+        if (share.is_decode()) {
             sample.set_decode_sequences(sample.decode_sequences() + 1);
             sample.set_decode_context_tokens(sample.decode_context_tokens() + before);
         } else {

@@ -21,6 +21,7 @@ struct StepShare {
     std::uint32_t tokens = 0;
     std::uint32_t tokens_before = 0;  // whose KV was there already
     bool samples = false;
+    bool is_decode() const { return tokens == 1 && samples; }
 };
 
 /// Turns what the step loop does into metrics and into reports to the scheduler. Step thread only.

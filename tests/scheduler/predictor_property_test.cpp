@@ -3,10 +3,10 @@
 #include <cmath>
 #include <random>
 
-#include "scheduler/linear_fit.h"
+#include "base/linear_fit.h"
 #include "tests/support/catch.h"
 
-using scheduler::LinearFit;
+using base::LinearFit;
 
 namespace {
 

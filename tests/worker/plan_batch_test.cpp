@@ -10,21 +10,49 @@ using worker::plan_batch;
 using worker::PlanCandidate;
 using worker::PlanEntry;
 
+namespace {
+
+PlanCandidate prompt(std::uint32_t tokens, double due_seconds = worker::kNever) {
+    PlanCandidate candidate;
+    candidate.tokens_left = tokens;
+    candidate.due_seconds = due_seconds;
+    return candidate;
+}
+
+/// A decoding sequence that is `ahead_seconds` ahead of its schedule.
+PlanCandidate decode(double tpot_seconds = worker::kNever, double ahead_seconds = 0) {
+    PlanCandidate candidate;
+    candidate.tokens_left = 1;
+    candidate.tpot_seconds = tpot_seconds;
+    candidate.due_seconds = tpot_seconds + ahead_seconds;
+    candidate.answer_tokens_max = 100;
+    return candidate;
+}
+
+/// A millisecond a prompt token, another one a decode, 4 ms a step.
+constexpr base::StepCost kCost{.prefill = {4e-3, 1e-3, 0}, .decode = {4e-3, 1e-3, 0}};
+
+worker::PlanLimits timed() {
+    return {.sequences_max = 16, .tokens_max = 512, .chunk_tokens_max = 128, .cost = kCost};
+}
+
+}  // namespace
+
 TEST_CASE("decodes go first, the rest of the budget goes to prompts in order of arrival", "[worker]") {
-    const std::vector<PlanCandidate> candidates = {{300}, {1}, {50}, {1}};
+    const std::vector<PlanCandidate> candidates = {prompt(300), decode(), prompt(50), decode()};
     const auto plan = plan_batch(candidates, {.sequences_max = 8, .tokens_max = 512, .chunk_tokens_max = 320});
     REQUIRE(plan == std::vector<PlanEntry>{{1, 1}, {3, 1}, {0, 300}, {2, 20}});
 }
 
 TEST_CASE("a prompt alone gets the whole token budget", "[worker]") {
-    const std::vector<PlanCandidate> candidates = {{3000}};
+    const std::vector<PlanCandidate> candidates = {prompt(3000)};
     const auto plan = plan_batch(candidates, {.sequences_max = 8, .tokens_max = 512, .chunk_tokens_max = 128});
     REQUIRE(plan == std::vector<PlanEntry>{{0, 512}});
 }
 
 TEST_CASE("decodes that fill the batch leave a place for a prompt", "[worker]") {
-    std::vector<PlanCandidate> candidates(10, PlanCandidate{1});
-    candidates.push_back({40});
+    std::vector<PlanCandidate> candidates(10, decode());
+    candidates.push_back(prompt(40));
     const auto plan = plan_batch(candidates, {.sequences_max = 4, .tokens_max = 100, .chunk_tokens_max = 16});
     REQUIRE(plan == std::vector<PlanEntry>{{0, 1}, {1, 1}, {2, 1}, {10, 16}});
 }
@@ -37,11 +65,20 @@ TEST_CASE("no plan breaks a bound, and none leaves the step empty", "[worker][pr
     std::vector<PlanCandidate> candidates(1 + random() % 40);
     for (auto& candidate : candidates) {
         candidate.tokens_left = random() % 2 == 0 ? 1 : 1 + random() % 900;
+        candidate.context_tokens = random() % 2000;
+        if (random() % 2 == 0) { candidate.due_seconds = (random() % 3000) * 1e-3 - 0.5; }
+        if (random() % 2 == 0) { candidate.tpot_seconds = (random() % 100) * 1e-3; }
+        candidate.answer_tokens_max = random() % 100;
+        candidate.waited_seconds = random() % 8;
     }
     const worker::PlanLimits limits{.sequences_max = 1 + random() % 20,
                                     .tokens_max = 1 + random() % 600,
                                     .chunk_tokens_max = 1 + random() % 300,
-                                    .decode_rotation = static_cast<std::uint32_t>(random() % candidates.size())};
+                                    .chunk_tokens_learning = random() % 17,
+                                    .decode_rotation = static_cast<std::uint32_t>(random() % candidates.size()),
+                                    .cost = random() % 3 == 0 ? std::nullopt : std::optional(kCost),
+                                    .cost_ratio = 0.5 + (random() % 100) * 0.01,
+                                    .prompt_wait_seconds = 5};
     const auto plan = plan_batch(candidates, limits);
 
     REQUIRE(!plan.empty());
@@ -57,13 +94,17 @@ TEST_CASE("no plan breaks a bound, and none leaves the step empty", "[worker][pr
         seen.push_back(entry.candidate);
     }
     REQUIRE(tokens <= limits.tokens_max);
-    if (decodes > 0) { REQUIRE(tokens - decodes <= limits.chunk_tokens_max); }
+    const bool all_have_targets = std::all_of(plan.begin(), plan.end(), [&](const PlanEntry& entry) {
+        return candidates[entry.candidate].tokens_left > 1 ||
+               candidates[entry.candidate].tpot_seconds != worker::kNever;
+    });
+    if (decodes > 0 && !all_have_targets) { REQUIRE(tokens - decodes <= limits.chunk_tokens_max); }
     std::sort(seen.begin(), seen.end());
     REQUIRE(std::adjacent_find(seen.begin(), seen.end()) == seen.end());
 }
 
 TEST_CASE("with rotation every decode has its turn", "[worker]") {
-    const std::vector<PlanCandidate> candidates(10, PlanCandidate{1});
+    const std::vector<PlanCandidate> candidates(10, decode());
     std::vector<int> turns(candidates.size(), 0);
     std::uint32_t rotation = 0;
     for (int step = 0; step < 10; ++step) {
@@ -76,4 +117,76 @@ TEST_CASE("with rotation every decode has its turn", "[worker]") {
         rotation += static_cast<std::uint32_t>(plan.size());
     }
     REQUIRE(std::all_of(turns.begin(), turns.end(), [](int count) { return count == 3; }));
+}
+
+TEST_CASE("prompt tokens beside decodes are as many as their TPOT leaves time for", "[worker]") {
+    // 20 ms, of which 95 % are planned for: 19 - 4 - 2 = 13 ms.
+    const std::vector<PlanCandidate> candidates = {prompt(300), decode(0.0202), decode(0.050)};
+    REQUIRE(plan_batch(candidates, timed()) == std::vector<PlanEntry>{{1, 1}, {2, 1}, {0, 13}});
+}
+
+TEST_CASE("steps that take longer than the model says get fewer prompt tokens", "[worker]") {
+    auto limits = timed();
+    limits.cost_ratio = 1.5;  // 19 - 1.5 * 6 = 10 ms, for tokens of 1.5 ms
+    const std::vector<PlanCandidate> candidates = {prompt(300), decode(0.0202), decode(0.050)};
+    REQUIRE(plan_batch(candidates, limits) == std::vector<PlanEntry>{{1, 1}, {2, 1}, {0, 6}});
+}
+
+TEST_CASE("a prompt in a hurry takes what a stream has saved, not what it has not", "[worker]") {
+    // Alone it needs 100 ms of the 150: at the usual pace it would get 14 of each 20 ms.
+    std::vector<PlanCandidate> candidates = {prompt(100, 0.15), decode(0.0202, 0.100)};
+    const auto hurried = plan_batch(candidates, timed());
+    REQUIRE(hurried[1].tokens > 14);
+    REQUIRE(hurried[1].tokens <= 31);  // a step of 1.8 * 20 ms
+    candidates[1] = decode(0.0202);
+    REQUIRE(plan_batch(candidates, timed())[1].tokens == 14);
+    candidates = {prompt(100, 10), decode(0.0202, 0.100)};  // has all the time in the world
+    REQUIRE(plan_batch(candidates, timed())[1].tokens == 14);
+}
+
+TEST_CASE("a stream behind its schedule catches up in a few steps, one that cannot stops nobody", "[worker]") {
+    std::vector<PlanCandidate> candidates = {prompt(300), decode(0.0202, -0.0202)};
+    REQUIRE(plan_batch(candidates, timed())[1].tokens == 9);  // a step of 15 ms: a quarter of what it lacks
+    candidates[1] = decode(0.0202, -0.200);
+    REQUIRE(plan_batch(candidates, timed()).size() == 1);  // nothing but decodes until it is back
+    candidates[1] = decode(0.0202, -0.200);
+    candidates[1].answer_tokens_max = 3;
+    REQUIRE(plan_batch(candidates, timed())[1].tokens == 14);
+}
+
+TEST_CASE("prompts go by deadline, and who cannot be in time lets others pass", "[worker]") {
+    auto limits = timed();
+    limits.tokens_max = 1000;
+    std::vector<PlanCandidate> candidates = {prompt(100), prompt(200, 0.9), prompt(300, 0.5), prompt(400, 0.2)};
+    REQUIRE(plan_batch(candidates, limits) == std::vector<PlanEntry>{{2, 300}, {1, 200}, {0, 100}, {3, 400}});
+    // 300 + 200 do not fit in 0.45 s: the longer one is left out, and is last.
+    candidates = {prompt(300, 0.40), prompt(200, 0.45), prompt(50, 0.46)};
+    REQUIRE(plan_batch(candidates, limits) == std::vector<PlanEntry>{{1, 200}, {2, 50}, {0, 300}});
+}
+
+TEST_CASE("a prompt that waited too long goes first and makes headway in every step", "[worker]") {
+    auto limits = timed();
+    limits.prompt_wait_seconds = 5;
+    std::vector<PlanCandidate> candidates = {prompt(100, 0.2), prompt(300, -6), decode(0.005)};
+    REQUIRE(plan_batch(candidates, limits) == std::vector<PlanEntry>{{2, 1}});
+    candidates[1].waited_seconds = 6;
+    REQUIRE(plan_batch(candidates, limits) == std::vector<PlanEntry>{{2, 1}, {1, worker::kChunkTokensMin}});
+}
+
+TEST_CASE("while the cost of steps is not known, who was promised a TPOT has few prompt tokens beside", "[worker]") {
+    auto limits = timed();
+    limits.cost.reset();
+    const std::vector<PlanCandidate> candidates = {prompt(300), decode(0.0202)};
+    REQUIRE(plan_batch(candidates, limits) == std::vector<PlanEntry>{{1, 1}});
+    limits.chunk_tokens_learning = 16;
+    REQUIRE(plan_batch(candidates, limits) == std::vector<PlanEntry>{{1, 1}, {0, 16}});
+    const std::vector<PlanCandidate> unpromised = {prompt(300), decode(0.0202), decode()};
+    REQUIRE(plan_batch(unpromised, limits) == std::vector<PlanEntry>{{1, 1}, {2, 1}, {0, 128}});
+}
+
+TEST_CASE("of more decodes than fit, those that are due go first", "[worker]") {
+    auto limits = timed();
+    limits.sequences_max = 2;
+    const std::vector<PlanCandidate> candidates = {decode(0.050), decode(0.0202), decode(0.030)};
+    REQUIRE(plan_batch(candidates, limits) == std::vector<PlanEntry>{{1, 1}, {2, 1}});
 }

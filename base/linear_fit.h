@@ -5,7 +5,7 @@
 #include <optional>
 #include <vector>
 
-namespace scheduler {
+namespace base {
 
 /// seconds ~ c0 + c1 * x1 + c2 * x2 with c >= 0, learned online from measured samples. Not thread-safe.
 ///
@@ -59,4 +59,4 @@ private:
     Coefficients coefficients_;
 };
 
-}  // namespace scheduler
+}  // namespace base

@@ -1,4 +1,4 @@
-#include "scheduler/linear_fit.h"
+#include "base/linear_fit.h"
 
 #include <algorithm>
 #include <bit>
@@ -7,7 +7,7 @@
 
 #include "base/check.h"
 
-namespace scheduler {
+namespace base {
 namespace {
 
 constexpr std::size_t kBucketsPerSide = 8;
@@ -183,4 +183,4 @@ void LinearFit::solve() {
     }
 }
 
-}  // namespace scheduler
+}  // namespace base

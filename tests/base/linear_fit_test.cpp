@@ -1,10 +1,10 @@
-#include "scheduler/linear_fit.h"
+#include "base/linear_fit.h"
 
 #include <limits>
 
 #include "tests/support/catch.h"
 
-using scheduler::LinearFit;
+using base::LinearFit;
 
 namespace {
 
