@@ -213,6 +213,25 @@ std::vector<std::string> Config::strings(std::string_view key, const std::vector
     return state_->remember(key, value);
 }
 
+std::vector<std::string> Config::children(std::string_view section) const {
+    const std::string prefix = std::string(section) + ".";
+    std::vector<std::string> names;
+    for (auto at = state_->entries.lower_bound(prefix); at != state_->entries.end() && at->first.starts_with(prefix);
+         ++at) {
+        const std::string name = at->first.substr(prefix.size(), at->first.find('.', prefix.size()) - prefix.size());
+        if (names.empty() || names.back() != name) { names.push_back(name); }
+    }
+    std::sort(names.begin(), names.end());
+    names.erase(std::unique(names.begin(), names.end()), names.end());
+    return names;
+}
+
+void Config::problem(std::string_view key, std::string_view message) {
+    auto at = state_->entries.lower_bound(key);
+    const std::string place = at != state_->entries.end() && at->first.starts_with(key) ? at->second.place + ": " : "";
+    state_->problems.push_back(place + std::string(key) + " " + std::string(message));
+}
+
 Result<void> Config::finish() const {
     std::vector<std::string> problems = state_->problems;
     for (const auto& [key, entry] : state_->entries) {

@@ -40,6 +40,11 @@ public:
     std::string choice(std::string_view key, std::string_view fallback, const std::vector<std::string>& allowed);
     std::vector<std::string> strings(std::string_view key, const std::vector<std::string>& fallback);  // or "a, b"
 
+    /// Names of the keys and sections right below `section` that were given, sorted.
+    std::vector<std::string> children(std::string_view section) const;
+    /// Remembers for finish() that what stands at `key` or below it is wrong; `message` follows the key.
+    void problem(std::string_view key, std::string_view message);
+
     /// Error: invalid_argument that lists all problems, one a line. Call after every part has read its keys.
     Result<void> finish() const;
 

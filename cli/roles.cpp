@@ -38,6 +38,18 @@ void wait_then_say_goodbye() {
     spdlog::info("ending: finishing what runs (a second signal ends at once)");
 }
 
+/// One file serves all roles: a role knows the sections of the others, too, and says what is wrong in them.
+void know_worker_sections(base::Config& config) {
+    WorkerSetup unused;
+    read_worker_config(config, unused);
+}
+void know_scheduler_section(base::Config& config) {
+    scheduler::SchedulerOptions::read(config);
+}
+void know_gateway_sections(base::Config& config) {
+    gateway::GatewayOptions::read(config);
+}
+
 base::Result<void> run_scheduler(const SchedulerCommand& command) {
     const base::SystemClock clock;
     base::Metrics metrics;
@@ -45,6 +57,8 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
     if (!config) { return base::pass_on(config); }
     const auto options = scheduler::SchedulerOptions::read(*config);
     config->string("cluster.key", "");  // known, not needed here
+    know_gateway_sections(*config);
+    know_worker_sections(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
     const auto address = split_address(command.listen);
     if (!address) { return base::pass_on(address); }
@@ -72,6 +86,8 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     if (!key) { return base::pass_on(key); }
     WorkerSetup setup;
     read_worker_config(*config, setup);
+    know_scheduler_section(*config);
+    know_gateway_sections(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
     const auto address = split_address(command.listen);
     if (!address) { return base::pass_on(address); }
@@ -111,6 +127,8 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     const auto key = cluster_key(*config, false);
     if (!key) { return base::pass_on(key); }
     auto options = gateway::GatewayOptions::read(*config);
+    know_scheduler_section(*config);
+    know_worker_sections(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
     options.http.host = command.host.value_or(options.http.host);
     options.http.port = command.port.value_or(options.http.port);
@@ -195,10 +213,9 @@ int config_main(const ConfigCommand& command) {
     if (!key.empty()) {
         if (const auto parsed = base::parse_hash_key(key); !parsed) { return report(parsed.error()); }
     }
-    scheduler::SchedulerOptions::read(*config);
+    know_scheduler_section(*config);
     const auto gateway_options = gateway::GatewayOptions::read(*config);
-    WorkerSetup setup;
-    read_worker_config(*config, setup);
+    know_worker_sections(*config);
     if (const auto read = config->finish(); !read) { return report(read.error()); }
     if (const auto cors = gateway::Cors::make(gateway_options.cors_origins); !cors) { return report(cors.error()); }
     if (command.print) {

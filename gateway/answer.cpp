@@ -27,6 +27,8 @@ void Answer::start() {
         GenerationRequest request =
             generation_request(prepared, choice.prompt, choice.form.index % prepared.form.n, setup_.seed, setup_.text);
         request.tenant = setup_.tenant;
+        request.slo = setup_.slo;
+        request.received_at = setup_.tag.received_at;
         request.deadline = setup_.tag.received_at + setup_.request_timeout;
         choice.id = setup_.source.open(std::move(request), choice);
         // It failed, or its client went, from inside: nobody could name it yet.
@@ -65,7 +67,7 @@ void Answer::on_piece(Choice& choice, Piece piece, std::uint32_t generated_token
 
 void Answer::first_token(std::string_view path) {
     first_token_seen_ = true;
-    metrics().first_token(path, setup_.clock.now() - setup_.tag.received_at);
+    metrics().first_token(setup_.slo.class_index, path, setup_.clock.now() - setup_.tag.received_at);
     if (streams() && placed_ == choices_.size()) { open_stream(); }
 }
 
@@ -204,7 +206,8 @@ void Answer::cancel_all(std::string_view cause) {
 void Answer::finish(unsigned status) {
     CHECK(!finished_);
     finished_ = true;
-    metrics().request_duration(setup_.clock.now() - setup_.tag.received_at);
+    metrics().request_duration(setup_.slo.class_index, setup_.clock.now() - setup_.tag.received_at);
+    count_slo(status);
     const Usage total = usage();
     metrics().tokens(total.prompt_tokens, total.cached_tokens, total.completion_tokens);
     setup_.log.ended(setup_.tag, {.endpoint = form_of(setup_.header.endpoint).name,
@@ -215,6 +218,34 @@ void Answer::finish(unsigned status) {
                                   .cached_tokens = total.cached_tokens,
                                   .completion_tokens = total.completion_tokens});
     setup_.done(*this);
+}
+
+void Answer::count_slo(unsigned status) {
+    const std::size_t slo_class = setup_.slo.class_index;
+    if (status != 200 && status != 429 && status < 500) {  // the client's doing
+        metrics().slo_request(slo_class, "all", "excluded");
+        return;
+    }
+    const SloTargets& targets = setup_.slo.targets;
+    bool ttft_met = status == 200;
+    bool tpot_met = status == 200;
+    for (const Choice& choice : choices_) {
+        const GenerationEnd& end = choice.form.end;
+        const bool is_early = end.first_token_at && *end.first_token_at - setup_.tag.received_at <= targets.ttft;
+        ttft_met = ttft_met && is_early;
+        tpot_met = tpot_met && end.tpot <= targets.tpot;
+    }
+    const auto count = [&](std::string_view slo, bool met) {
+        metrics().slo_request(slo_class, slo, met ? "good" : "bad");
+    };
+    const bool has_ttft = targets.ttft > base::Duration::zero();
+    const bool has_tpot = targets.tpot > base::Duration::zero();
+    count("availability", status == 200);
+    if (status == 200 && has_ttft) { count("ttft", ttft_met); }
+    if (status == 200 && has_tpot) { count("tpot", tpot_met); }
+    const bool all = status == 200 && (!has_ttft || ttft_met) && (!has_tpot || tpot_met);
+    count("all", all);
+    if (all) { metrics().goodput_tokens(slo_class, usage().completion_tokens); }
 }
 
 std::optional<base::TimePoint> Answer::tick(base::TimePoint now) {

@@ -35,6 +35,7 @@ public:
         RequestTag tag;
         RequestLog& log;
         std::string tenant;  // whom its sequences are counted for
+        RequestSlo slo = {};
         base::Duration request_timeout;
         base::Duration ping_interval;  // zero: none
         std::uint64_t seed;
@@ -99,6 +100,8 @@ private:
     void cancel_all(std::string_view cause);
     void complete();
     void finish(unsigned status);
+    /// What became of its targets.
+    void count_slo(unsigned status);
 
     Setup setup_;
     ResponseForm response_;

@@ -43,7 +43,7 @@ struct GatewayCore::State {
           io(std::make_shared<asio::io_context>(1)),
           work(asio::make_work_guard(*io)),
           text_threads(setup.options.text_threads),
-          metrics(setup.metrics, models.own_names()),
+          metrics(setup.metrics, models.own_names(), setup.options.slo.names()),
           log({.kind = spdlog::should_log(spdlog::level::info) ? setup.options.access_log : AccessLogKind::off,
                .metrics = metrics,
                .clock = setup.clock,

@@ -96,6 +96,14 @@ void Intake::take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<
                 .stream = seems_to_ask_for_stream(request.body)});
         return;
     }
+    auto slo = SloClasses::wish_of(request.head);
+    if (!slo) {
+        refuse(slo.error(), *exchange, tag,
+               {.endpoint = form_of(endpoint).name,
+                .model = GatewayMetrics::kNoModel,
+                .stream = seems_to_ask_for_stream(request.body)});
+        return;
+    }
     ++in_flight_;
     setup_.metrics.in_flight(GatewayMetrics::kNoModel, 1);
     preparing_bytes_ += request.body.size();
@@ -104,6 +112,7 @@ void Intake::take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<
                                         .exchange = exchange,
                                         .tag = std::move(tag),
                                         .tenant = std::move(*tenant),
+                                        .slo = std::move(*slo),
                                         .body_bytes = request.body.size()},
                       body = std::move(request.body), clusters = setup_.table.clusters(),
                       now_unix_s = setup_.clock.unix_us() / 1'000'000] {
@@ -188,6 +197,14 @@ void Intake::prepared(Stages::Output output, Waiting waiting) {
     } else if (result && !setup_.source.has_room(Answer::sequences(*result))) {
         result = pass_on(api_error({base::ErrorCode::resource_exhausted, "too many sequences are in work"}, 1000));
     }
+    RequestSlo slo;
+    if (result) {
+        if (auto resolved = setup_.options.slo.resolve(result->form.slo, waiting.slo)) {
+            slo = std::move(*resolved);
+        } else {
+            result = pass_on(resolved.error());
+        }
+    }
     if (!result) {
         leave();
         if (result.error().code == "model_not_found") { model = GatewayMetrics::kOtherModel; }
@@ -198,10 +215,10 @@ void Intake::prepared(Stages::Output output, Waiting waiting) {
     if (setup_.options.usage_in_streams && result->form.stream) { result->form.include_usage = true; }
     setup_.metrics.admission(model, "admitted");
     setup_.metrics.in_flight(model, 1);
-    open_answer(std::move(*result), waiting);
+    open_answer(std::move(*result), std::move(slo), waiting);
 }
 
-void Intake::open_answer(PreparedRequest prepared, const Waiting& waiting) {
+void Intake::open_answer(PreparedRequest prepared, RequestSlo slo, const Waiting& waiting) {
     const RequestForm& form = prepared.form;
     const std::size_t model = form.model;
     AnswerHeader header{.endpoint = waiting.endpoint,
@@ -225,6 +242,7 @@ void Intake::open_answer(PreparedRequest prepared, const Waiting& waiting) {
                                                          .tag = waiting.tag,
                                                          .log = setup_.log,
                                                          .tenant = waiting.tenant,
+                                                         .slo = std::move(slo),
                                                          .request_timeout = setup_.options.request_timeout,
                                                          .ping_interval = ping,
                                                          .seed = seed,

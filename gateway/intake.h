@@ -70,6 +70,7 @@ private:
         std::shared_ptr<Exchange> exchange;
         RequestTag tag;
         std::string tenant;
+        SloWish slo;  // of the header
         std::size_t body_bytes;
     };
     /// The error of a body that is not taken now.
@@ -78,7 +79,7 @@ private:
     ApiResult<std::string> admit(const HttpRequest& request) const;
     Stages::Output run_stages(const Waiting& waiting, const Stages::Input& input) const;
     void prepared(Stages::Output output, Waiting waiting);
-    void open_answer(PreparedRequest prepared, const Waiting& waiting);
+    void open_answer(PreparedRequest prepared, RequestSlo slo, const Waiting& waiting);
     void text_answered(const TextAnswer& answer, const TextRouteForm& route, std::size_t body_bytes, Exchange& exchange,
                        const RequestTag& tag);
     /// `end`: all but the status is set.

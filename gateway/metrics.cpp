@@ -5,31 +5,33 @@
 namespace gateway {
 namespace {
 
-// SLO classes come with their own issue; until then every request is of this one.
-constexpr const char* kSloClass = "default";
-
-base::Metrics::Labels with_class(std::string_view model) {
-    return {{"model", std::string(model)}, {"slo_class", kSloClass}};
+base::Metrics::Labels with_class(std::string_view model, std::string_view slo_class) {
+    return {{"model", std::string(model)}, {"slo_class", std::string(slo_class)}};
 }
 
 }  // namespace
 
-ModelMetrics::ModelMetrics(base::Metrics& metrics, std::string model)
+ModelMetrics::ModelMetrics(base::Metrics& metrics, std::string model, std::vector<std::string> slo_classes)
     : metrics_(metrics),
       model_(std::move(model)),
-      tpot_(metrics.histogram("sluice_gateway_time_per_output_token_seconds",
-                              "Mean gap of the tokens after the first, per request", base::tpot_edges(),
-                              with_class(model_))),
+      slo_classes_(std::move(slo_classes)),
       inter_token_(metrics.histogram("sluice_gateway_inter_token_seconds", "Gap between two tokens of a sequence",
                                      base::tpot_edges(), {{"model", model_}})),
-      duration_(metrics.histogram("sluice_gateway_request_duration_seconds", "Accepted to last byte handed over",
-                                  base::ttft_edges(), with_class(model_))),
       prompt_tokens_(metrics.counter("sluice_gateway_tokens_total", "Tokens of answered requests",
                                      {{"model", model_}, {"kind", "prompt"}})),
       cached_tokens_(metrics.counter("sluice_gateway_tokens_total", "Tokens of answered requests",
                                      {{"model", model_}, {"kind", "cached_prompt"}})),
       completion_tokens_(metrics.counter("sluice_gateway_tokens_total", "Tokens of answered requests",
-                                         {{"model", model_}, {"kind", "completion"}})) {}
+                                         {{"model", model_}, {"kind", "completion"}})) {
+    for (const std::string& name : slo_classes_) {
+        of_class_.push_back(
+            {&metrics.histogram("sluice_gateway_time_per_output_token_seconds",
+                                "Mean gap of the tokens after the first, per request", base::tpot_edges(),
+                                with_class(model_, name)),
+             &metrics.histogram("sluice_gateway_request_duration_seconds", "Accepted to last byte handed over",
+                                base::ttft_edges(), with_class(model_, name))});
+    }
+}
 
 void ModelMetrics::cancelled(std::string_view phase, std::string_view cause) {
     metrics_
@@ -53,8 +55,25 @@ void ModelMetrics::retries_exhausted(std::string_view reason, std::string_view l
         .Increment();
 }
 
-void ModelMetrics::first_token(std::string_view path, base::Duration ttft) {
-    base::Metrics::Labels labels = with_class(model_);
+void ModelMetrics::slo_request(std::size_t slo_class, std::string_view slo, std::string_view outcome) {
+    base::Metrics::Labels labels = with_class(model_, slo_classes_[slo_class]);
+    labels["slo"] = slo;
+    labels["outcome"] = outcome;
+    metrics_
+        .counter("sluice_gateway_slo_requests_total",
+                 "Requests by what became of their targets; goodput is the rate of slo all, outcome good", labels)
+        .Increment();
+}
+
+void ModelMetrics::goodput_tokens(std::size_t slo_class, std::uint64_t tokens) {
+    metrics_
+        .counter("sluice_gateway_goodput_tokens_total", "Tokens of requests that met all their targets",
+                 with_class(model_, slo_classes_[slo_class]))
+        .Increment(static_cast<double>(tokens));
+}
+
+void ModelMetrics::first_token(std::size_t slo_class, std::string_view path, base::Duration ttft) {
+    base::Metrics::Labels labels = with_class(model_, slo_classes_[slo_class]);
     labels["path"] = path;
     metrics_
         .histogram("sluice_gateway_time_to_first_token_seconds", "Last request byte to first data byte written",
@@ -68,7 +87,8 @@ void ModelMetrics::tokens(std::uint64_t prompt, std::uint64_t cached, std::uint6
     completion_tokens_.Increment(static_cast<double>(completion));
 }
 
-GatewayMetrics::GatewayMetrics(base::Metrics& metrics, const std::vector<std::string>& models)
+GatewayMetrics::GatewayMetrics(base::Metrics& metrics, const std::vector<std::string>& models,
+                               const std::vector<std::string>& slo_classes)
     : metrics_(metrics),
       access_lines_dropped_(metrics.counter("sluice_gateway_access_lines_dropped_total",
                                             "Lines of the access log that were left out: its reader is too slow")),
@@ -76,7 +96,7 @@ GatewayMetrics::GatewayMetrics(base::Metrics& metrics, const std::vector<std::st
       send_buffer_bytes_(metrics.gauge("sluice_gateway_send_buffer_bytes", "Bytes that clients have not taken yet")),
       slow_clients_(metrics.gauge("sluice_gateway_slow_clients", "Connections that took nothing for a second")) {
     for (const std::string& model : models) {
-        models_.emplace_back(metrics, model);
+        models_.emplace_back(metrics, model, slo_classes);
         in_flight(model, 0);
     }
 }
@@ -92,7 +112,8 @@ void GatewayMetrics::request_ended(std::string_view model, std::string_view endp
 }
 
 void GatewayMetrics::admission(std::string_view model, std::string_view outcome) {
-    base::Metrics::Labels labels = with_class(model);
+    // At the door the class is not read yet.
+    base::Metrics::Labels labels = with_class(model, "default");
     labels["outcome"] = outcome;
     metrics_.counter("sluice_gateway_admission_total", "Requests by what became of them at the door", labels)
         .Increment();

@@ -15,7 +15,8 @@ namespace gateway {
 /// The rows `sluice_gateway_*` about the sequences and answers of one model. Thread-safe, like base::Metrics.
 class ModelMetrics {
 public:
-    ModelMetrics(base::Metrics& metrics, std::string model);
+    /// `slo_classes`: names of the gateway's SLO classes; below, a class is its index here.
+    ModelMetrics(base::Metrics& metrics, std::string model, std::vector<std::string> slo_classes);
     ModelMetrics(const ModelMetrics&) = delete;
     ModelMetrics& operator=(const ModelMetrics&) = delete;
 
@@ -29,10 +30,18 @@ public:
     /// all).
     void retries_exhausted(std::string_view reason, std::string_view limit);
     /// path: local, disagg, prefix_hit.
-    void first_token(std::string_view path, base::Duration ttft);
-    void time_per_output_token(base::Duration tpot) { tpot_.Observe(seconds(tpot)); }
+    void first_token(std::size_t slo_class, std::string_view path, base::Duration ttft);
+    void time_per_output_token(std::size_t slo_class, base::Duration tpot) {
+        of_class_[slo_class].tpot->Observe(seconds(tpot));
+    }
     void inter_token(base::Duration gap) { inter_token_.Observe(seconds(gap)); }
-    void request_duration(base::Duration took) { duration_.Observe(seconds(took)); }
+    void request_duration(std::size_t slo_class, base::Duration took) {
+        of_class_[slo_class].duration->Observe(seconds(took));
+    }
+    /// slo: ttft, tpot, availability, all. outcome: good, bad, excluded (the client's doing).
+    void slo_request(std::size_t slo_class, std::string_view slo, std::string_view outcome);
+    /// Tokens of a request that met all its targets.
+    void goodput_tokens(std::size_t slo_class, std::uint64_t tokens);
     void tokens(std::uint64_t prompt, std::uint64_t cached, std::uint64_t completion);
 
 private:
@@ -40,9 +49,13 @@ private:
 
     base::Metrics& metrics_;
     const std::string model_;
-    prometheus::Histogram& tpot_;
+    const std::vector<std::string> slo_classes_;
+    struct OfClass {
+        prometheus::Histogram* tpot;
+        prometheus::Histogram* duration;
+    };
+    std::vector<OfClass> of_class_;
     prometheus::Histogram& inter_token_;
-    prometheus::Histogram& duration_;
     prometheus::Counter& prompt_tokens_;
     prometheus::Counter& cached_tokens_;
     prometheus::Counter& completion_tokens_;
@@ -57,7 +70,8 @@ public:
     static constexpr std::string_view kOtherModel = "other";
 
     /// `models`: served names.
-    GatewayMetrics(base::Metrics& metrics, const std::vector<std::string>& models);
+    GatewayMetrics(base::Metrics& metrics, const std::vector<std::string>& models,
+                   const std::vector<std::string>& slo_classes = {"default"});
 
     /// Rows of the model with this index in `models`.
     ModelMetrics& of(std::size_t model) { return models_[model]; }

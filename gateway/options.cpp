@@ -69,6 +69,8 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
     options.form.logprob_records_max =
         integer(config, "gateway.logprob_records_max", options.form.logprob_records_max, 1, 1ll << 40);
 
+    options.slo = SloClasses::read(config);
+
     RequestOptions& request = options.request;
     request.placements_max = integer(config, "gateway.placements_max", request.placements_max, 1, 100);
     request.place_timeout = milliseconds(config, "gateway.place_timeout_ms", request.place_timeout, 1, kDayMs);

@@ -9,6 +9,7 @@
 #include "gateway/http/server.h"
 #include "gateway/openai/request_form.h"
 #include "gateway/request/generation.h"
+#include "gateway/slo.h"
 
 namespace gateway {
 
@@ -27,6 +28,7 @@ struct GatewayOptions {
     HttpServerOptions http;
     FormLimits form;
     RequestOptions request;
+    SloClasses slo;
 
     std::size_t inflight_requests_max = 1024;  // client requests between arrival and answer; more get 429
     std::size_t text_threads = 1;              // parse, render and tokenize

@@ -22,6 +22,8 @@ struct Costs {
     PrefillCost prefill;
     DecodeCost decode;
     TransferCost transfer;  // into this worker
+    /// Prefill and decode were learned from steps of this worker or its role: good enough to refuse a request by.
+    bool learned = false;
 };
 
 inline double transfer_seconds(const TransferCost& cost, double bytes) {

@@ -13,6 +13,17 @@ double decode_share(const WorkerView& worker) {
                                           static_cast<double>(worker.pending.decode_context_tokens));
 }
 
+/// Workers plan steps for this share of what TPOT targets allow (worker/plan_batch.h).
+constexpr double kTimeUsed = 0.95;
+
+/// The share of its time that a worker has for prompts while sequences with this query's TPOT target decode there.
+double prompt_share(const WorkerView& worker, const PlaceQuery& query, double decode_seconds) {
+    if (query.tpot_seconds_target == kNoTarget || decode_sequences(worker) == 0) { return 1; }
+    const double beside = worker.costs.prefill.step_seconds + decode_seconds;
+    const double step = std::max(query.tpot_seconds_target, beside);
+    return std::max(kTimeUsed * step - beside, worker.costs.prefill.token_seconds) / step;
+}
+
 /// Prompt tokens that fit into one step besides the sequences that decode.
 double chunk_tokens(const WorkerView& worker) {
     return std::max(1.0, static_cast<double>(worker.limits.batch_tokens_max) - decode_sequences(worker));
@@ -48,9 +59,12 @@ PrefillForecast forecast_prefill(const WorkerView& worker, const PlaceQuery& que
     const double own_context = context_sum(cached, own);
     const double chunk = chunk_tokens(worker);
     const double beside = decode_share(worker);
+    const double share = prompt_share(worker, query, beside);
     const auto seconds = [&](double tokens, double context) {
         const double steps = std::ceil(tokens / chunk);
-        return prefill_seconds(worker.costs.prefill, steps, tokens, context) + steps * beside;
+        const double paced = prefill_seconds(worker.costs.prefill, 0, tokens, context) / share;
+        const double filled = prefill_seconds(worker.costs.prefill, steps, tokens, context) + steps * beside;
+        return share < 1 ? std::max(paced, filled) : filled;
     };
     return {.queue_seconds = seconds(queued, queued_context),
             .ttft_seconds = seconds(queued + own, queued_context + own_context)};
@@ -68,7 +82,8 @@ double forecast_tpot(const WorkerView& worker, const PlaceQuery& query) {
     const double token_seconds = worker.costs.prefill.token_seconds;
     const double interference =
         std::min(queued * token_seconds / weighed_tokens(query), chunk_tokens(worker) * token_seconds);
-    return step + interference;
+    // Steps are kept within the target as long as decodes alone do not break it.
+    return std::max(step, std::min(step + interference, query.tpot_seconds_target));
 }
 
 double forecast_decode_wait(const WorkerView& worker, const PlaceQuery& query) {

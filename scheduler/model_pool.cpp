@@ -45,6 +45,14 @@ Registry::Options registry_options(const SchedulerOptions& options) {
             .lease = options.lease};
 }
 
+double ttft_seconds_left(const messages::PlaceRequest& request) {
+    return request.first_token_in_us() == 0 ? kNoTarget : static_cast<double>(request.first_token_in_us()) * 1e-6;
+}
+
+double tpot_seconds_target(const messages::PlaceRequest& request) {
+    return request.slo_tpot_ms() == 0 ? kNoTarget : request.slo_tpot_ms() * 1e-3;
+}
+
 /// Tokens were given out: the rest must have the same numbers. A gateway of minor version 0 does not say so, and has
 /// counted a first placement that was not answered.
 bool has_begun(const proto::PlaceRequest& request) {
@@ -94,7 +102,10 @@ PlaceOutcome ModelPool::decide(const proto::PlaceRequest& request, base::TimePoi
                              .new_tokens_max = request.new_tokens_max(),
                              .numerics_id = has_begun(request) ? request.header().numerics_id() : 0,
                              .cached_blocks = registry_.match(*chain),
-                             .avoid = avoid});
+                             .avoid = avoid,
+                             .ttft_seconds_left = ttft_seconds_left(request),
+                             .tpot_seconds_target = tpot_seconds_target(request),
+                             .may_refuse = !has_begun(request)});
 }
 
 void ModelPool::take(const proto::PlaceRequest& request, const Placement& placement, base::TimePoint now,

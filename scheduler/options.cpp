@@ -24,6 +24,8 @@ SchedulerOptions SchedulerOptions::read(base::Config& config) {
         count("scheduler.local_prefill_tokens_max", options.rules.local_prefill_tokens_max, 0, 1'000'000'000);
     options.rules.fetch_tokens_min =
         count("scheduler.fetch_tokens_min", options.rules.fetch_tokens_min, 0, 1'000'000'000);
+    options.rules.admit_by_prediction =
+        config.boolean("scheduler.admit_by_prediction", options.rules.admit_by_prediction);
     options.workers_max = count("scheduler.workers_max", options.workers_max, 1, 65'536);
     options.models_max = count("scheduler.models_max", options.models_max, 1, 65'536);
     options.prefix_blocks_max = count("scheduler.prefix_blocks_max", options.prefix_blocks_max, 1, 1 << 30);

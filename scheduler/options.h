@@ -21,7 +21,8 @@ struct SchedulerOptions {
     std::chrono::milliseconds suspect_after{1500};
     /// `scheduler.lease_ms`: a worker that was silent for this long is gone.
     std::chrono::milliseconds lease{5000};
-    /// `scheduler.allow_mixed_numerics`, `scheduler.local_prefill_tokens_max`, `scheduler.fetch_tokens_min`.
+    /// `scheduler.allow_mixed_numerics`, `scheduler.local_prefill_tokens_max`, `scheduler.fetch_tokens_min`,
+    /// `scheduler.admit_by_prediction`.
     PlaceRules rules = {};
     /// `scheduler.workers_max`, `scheduler.models_max`, `scheduler.prefix_blocks_max`, `scheduler.placements_max`,
     /// `scheduler.tenants_max`, `scheduler.calls_max`: bounds.

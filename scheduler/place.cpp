@@ -49,9 +49,11 @@ struct Side {
     bool no_room = false;
     double seconds = 0;
     base::WorkerId id{};
+    bool misses = false;  // a target of the request, by prediction
     bool better_than(const std::optional<Side>& other) const {
         if (!other) { return true; }
         if (no_room != other->no_room) { return !no_room; }
+        if (misses != other->misses) { return !misses; }
         if (seconds != other->seconds) { return seconds < other->seconds; }
         return id < other->id;
     }
@@ -62,9 +64,11 @@ struct Option {
     std::size_t prefill = 0;
     double seconds = 0;
     base::WorkerId prefill_id{};
+    bool misses = false;
     bool better_than(const std::optional<Option>& other) const {
         if (!other) { return true; }
         if (decode.no_room != other->decode.no_room) { return !decode.no_room; }
+        if (misses != other->misses) { return !misses; }
         if (seconds != other->seconds) { return seconds < other->seconds; }
         if (prefill_id != other->prefill_id) { return prefill_id < other->prefill_id; }
         return decode.id < other->decode.id;
@@ -220,25 +224,65 @@ private:
             const std::uint32_t cached = cached_tokens(worker, query_, i);
             if (prefills) {
                 keep_better(worker.role == Role::mixed ? prefill_mixed : prefill_pure,
-                            Side{i, false, forecast_prefill(worker, query_, cached).ttft_seconds, worker.id});
+                            Side{i, false, forecast_prefill(worker, query_, cached).ttft_seconds, worker.id, false});
             }
             if (decodes) {
                 keep_better(worker.role == Role::mixed ? decode_mixed : decode_pure,
-                            Side{i, decode_wait(worker) > 0, handoff(worker, cached) + answer(worker), worker.id});
+                            Side{i, decode_wait(worker) > 0, handoff(worker, cached) + answer(worker), worker.id,
+                                 misses_tpot(worker)});
                 if (does_both(worker, cached)) { keep_better(best, local_option(i, cached)); }
             }
         }
         for (const auto& [prefill, decode] :
              {std::pair{prefill_pure, decode_pure}, {prefill_pure, decode_mixed}, {prefill_mixed, decode_pure}}) {
             if (prefill && decode) {
-                keep_better(best, Option{*decode, prefill->index, prefill->seconds + decode->seconds, prefill->id});
+                const bool misses = decode->misses || prefill->seconds > query_.ttft_seconds_left;
+                keep_better(best,
+                            Option{*decode, prefill->index, prefill->seconds + decode->seconds, prefill->id, misses});
             }
         }
         if (!best) {
             // Mixed workers only, and none has room in both of its queues.
             return refuse_full("no worker has room in its queues for both phases");
         }
+        if (auto refusal = refuse_when_late(*best)) { return *refusal; }
         return describe(*best);
+    }
+
+    /// The best option misses a target, so all do.
+    std::optional<Refusal> refuse_when_late(const Option& option) const {
+        const WorkerView& prefill = view_.workers[option.prefill];
+        const WorkerView& decode = view_.workers[option.decode.index];
+        const bool is_known = prefill.costs.learned && decode.costs.learned;
+        if (!option.misses || !is_known || !query_.may_refuse || !view_.rules.admit_by_prediction) {
+            return std::nullopt;
+        }
+        const PrefillForecast forecast =
+            forecast_prefill(prefill, query_, cached_tokens(prefill, query_, option.prefill));
+        const auto ms = [](double seconds) {
+            return std::to_string(static_cast<std::int64_t>(std::ceil(seconds * 1e3))) + " ms";
+        };
+        if (forecast.ttft_seconds > query_.ttft_seconds_left) {
+            const double alone = forecast.ttft_seconds - forecast.queue_seconds;
+            const bool is_hopeless = forecast.queue_seconds <= 0 && decode_sequences(prefill) == 0;
+            return refuse(base::ErrorCode::resource_exhausted,
+                          "the first token would come in " + ms(forecast.ttft_seconds) + ", " + ms(alone) +
+                              " of it for this prompt; " + ms(std::max(0.0, query_.ttft_seconds_left)) +
+                              " are left of its target",
+                          is_hopeless ? 0 : retry_after_ms(forecast.ttft_seconds - query_.ttft_seconds_left),
+                          "slo_infeasible");
+        }
+        const double tpot = forecast_tpot(decode, query_);
+        const bool is_hopeless = decode_sequences(decode) == 0;
+        return refuse(
+            base::ErrorCode::resource_exhausted,
+            "tokens would come every " + ms(tpot) + "; the target is " + ms(query_.tpot_seconds_target),
+            is_hopeless ? 0 : retry_after_ms(kRemainingTokens * tpot / std::max(1.0, decode_sequences(decode))),
+            "slo_infeasible");
+    }
+
+    bool misses_tpot(const WorkerView& worker) const {
+        return forecast_tpot(worker, query_) > query_.tpot_seconds_target;
     }
 
     bool does_both(const WorkerView& worker, std::uint32_t cached) const {
@@ -261,7 +305,8 @@ private:
         const PrefillForecast forecast = forecast_prefill(worker, query_, cached);
         const double others = (forecast.ttft_seconds - forecast.queue_seconds) * decode_sequences(worker);
         const double seconds = forecast.ttft_seconds + others + answer(worker);
-        return {Side{index, decode_wait(worker) > 0, seconds, worker.id}, index, seconds, worker.id};
+        const bool misses = misses_tpot(worker) || forecast.ttft_seconds > query_.ttft_seconds_left;
+        return {Side{index, decode_wait(worker) > 0, seconds, worker.id, misses}, index, seconds, worker.id, misses};
     }
 
     /// Who has most of the prompt, if that is worth fetching; ties go to the lower id. Who drains may well be asked.

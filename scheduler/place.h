@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
 #include <string>
@@ -13,6 +14,9 @@
 
 namespace scheduler {
 
+/// A target that any time meets.
+inline constexpr double kNoTarget = std::numeric_limits<double>::infinity();
+
 /// A request, or the rest of one, that needs workers.
 struct PlaceQuery {
     std::uint32_t prompt_tokens = 0;   // KV that is needed before the next token; > 0
@@ -22,6 +26,9 @@ struct PlaceQuery {
     std::span<const std::uint32_t> cached_blocks;
     /// Lives that just failed this request.
     std::span<const base::Incarnation> avoid;
+    double ttft_seconds_left = kNoTarget;    // until its first token is due; negative: it is late
+    double tpot_seconds_target = kNoTarget;  // mean gap of the later ones
+    bool may_refuse = true;                  // for its targets; false: it has begun
 };
 
 /// Where both phases run. Indices into ClusterView::workers; equal when one worker does both ("local").
@@ -41,12 +48,12 @@ struct Placement {
     std::string_view path() const { return local() ? "local" : "disaggregated"; }
 };
 
-/// Why a request has no place now. `resource_exhausted`: queues full; `unavailable`: no worker; `invalid_argument`:
-/// fits no worker, ever.
+/// Why a request has no place now. `resource_exhausted`: queues full, or too late for its targets; `unavailable`: no
+/// worker; `invalid_argument`: fits no worker, ever.
 struct Refusal {
     base::Error error;
     std::uint32_t retry_after_ms = 0;  // 0: do not retry
-    std::string_view reason;           // label: "queues_full", "no_worker", "never_fits", "bad_request"
+    std::string_view reason;  // label: "queues_full", "slo_infeasible", "no_worker", "never_fits", "bad_request"
 };
 
 using PlaceOutcome = std::variant<Placement, Refusal>;
@@ -67,6 +74,10 @@ inline constexpr std::uint32_t kWeighedTokens = 32;
 /// new_tokens_max, a place in the batch) come before all others; among those without, the predicted wait is part of the
 /// cost. Ties go to the lower worker id. A split request has at most one mixed worker: a pool of mixed workers is
 /// colocated serving.
+///
+/// Options that are predicted to meet the request's targets come before all others, at the same room. Where there is
+/// none, and prediction rests on what was measured, a request that has not begun is refused (early rejection, Mooncake,
+/// FAST 2025, section 6): late answers would make others late, too.
 ///
 /// Who is asked: workers of one numerics_id (unless rules allow otherwise) that could hold the request when empty.
 /// Never draining ones (they take nothing new). Suspect ones only when there are no ready ones, avoided ones only when

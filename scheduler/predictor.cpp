@@ -49,7 +49,9 @@ Costs Predictor::costs(base::WorkerId worker, Role role) const {
                                                                                    : transfer_everywhere_;
     return {.prefill = prefill.prefill(),
             .decode = decode.decode(),
-            .transfer = {transfer.coefficients()[0], transfer.coefficients()[1]}};
+            .transfer = {transfer.coefficients()[0], transfer.coefficients()[1]},
+            .learned = (role == Role::decode || prefill.prefill_is_fitted()) &&
+                       (role == Role::prefill || decode.decode_is_fitted())};
 }
 
 void Predictor::forget(base::WorkerId worker) {

@@ -33,6 +33,10 @@ public:
     const boost::json::array* array(std::string_view name);
 
     void problem(std::string_view name, std::string message);
+    /// The problem of an object inside.
+    void pass_on(const ApiError& error) {
+        if (!error_) { error_ = error; }
+    }
     const std::optional<ApiError>& error() const { return error_; }
 
 private:

@@ -19,6 +19,7 @@ constexpr std::int64_t kTokensMax = std::numeric_limits<std::int32_t>::max();
 constexpr std::size_t kStopTokensMax = 64;
 constexpr std::size_t kStreamFieldWithin = 32 * 1024;  // bytes looked at from either end
 constexpr std::int64_t kNoLimit = -1;                  // of max_tokens, as llama.cpp's clients send it
+constexpr std::int64_t kTargetMsMax = 3'600'000;  // an hour
 
 std::string text_of(const json::string& text) {
     return {text.data(), text.size()};
@@ -285,6 +286,20 @@ void read_prompts(Fields& fields, const FormLimits& limits, std::uint32_t vocabu
     form.echo = fields.boolean("echo").value_or(false);
 }
 
+void read_slo(Fields& fields, RequestForm& form) {
+    const auto* slo = fields.object("slo");
+    if (slo == nullptr) { return; }
+    Fields inside(*slo, "slo.");
+    form.slo.class_name = inside.string("class", 64);
+    if (const auto ttft = inside.integer("ttft_ms", 0, kTargetMsMax)) {
+        form.slo.ttft = std::chrono::milliseconds(*ttft);
+    }
+    if (const auto tpot = inside.integer("tpot_ms", 0, kTargetMsMax)) {
+        form.slo.tpot = std::chrono::milliseconds(*tpot);
+    }
+    if (inside.error()) { fields.pass_on(*inside.error()); }
+}
+
 bool is_request_id(const std::string& text) {
     return !text.empty() && text.size() <= 128 && std::all_of(text.begin(), text.end(), [](char c) {
         return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
@@ -353,6 +368,7 @@ ApiResult<RequestForm> read_form(Endpoint endpoint, const json::object& body, co
     if (const auto* id = fields.find("request_id"); id != nullptr && id->is_string()) {
         if (std::string text = text_of(id->get_string()); is_request_id(text)) { form.request_id = std::move(text); }
     }
+    read_slo(fields, form);
     if (fields.error()) { return pass_on(*fields.error()); }
     if (unknown_model) { return pass_on(*unknown_model); }
     return form;

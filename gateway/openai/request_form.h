@@ -12,6 +12,7 @@
 #include "gateway/openai/endpoint.h"
 #include "gateway/openai/errors.h"
 #include "gateway/request/models.h"
+#include "gateway/request/slo_targets.h"
 
 namespace boost::json {
 class object;
@@ -67,6 +68,7 @@ struct RequestForm {
     std::optional<std::uint32_t> prompt_tokens_kept = {};  // truncate_prompt_tokens: the last so many
     std::string cache_scope = {};
     std::string request_id = {};  // from the body; empty: none
+    SloWish slo = {};
 
     // chat
     std::string template_context = {};               // JSON object for the chat template

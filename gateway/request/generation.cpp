@@ -60,6 +60,10 @@ base::Error for_client(const base::Error& error) {
     }
 }
 
+std::uint32_t as_ms(base::Duration duration) {
+    return static_cast<std::uint32_t>(std::chrono::ceil<std::chrono::milliseconds>(duration).count());
+}
+
 }  // namespace
 
 std::string_view phase_name(Generation::Phase phase) {
@@ -132,6 +136,13 @@ void Generation::place() {
     ask.set_epoch(base::raw(epoch_));
     ask.set_begun(begun);
     ask.set_tenant(request_.tenant);
+    const SloTargets& targets = request_.slo.targets;
+    ask.set_slo_class(request_.slo.class_name);
+    ask.set_slo_ttft_ms(as_ms(targets.ttft));
+    ask.set_slo_tpot_ms(as_ms(targets.tpot));
+    if (const auto due = first_token_due(placed_at_)) {
+        ask.set_first_token_in_us(base::time_left_us(*due, placed_at_));
+    }
     ask.set_scheduler_epoch(context_.scheduler_epoch);
     ask.set_prompt_tokens(static_cast<std::uint32_t>(request_.prompt->size() + generated_.size()));
     ask.set_new_tokens_max(request_.new_tokens_max - static_cast<std::uint32_t>(generated_.size()));
@@ -143,6 +154,12 @@ void Generation::place() {
         ask.add_avoid_workers(worker);
     }
     context_.scheduler.place(ask, context_.options.place_timeout);
+}
+
+std::optional<base::TimePoint> Generation::first_token_due(base::TimePoint now) const {
+    const base::Duration ttft = request_.slo.targets.ttft;
+    if (ttft == base::Duration::zero()) { return std::nullopt; }
+    return (generated_.empty() ? request_.received_at : now) + ttft;
 }
 
 bool Generation::on_place_answered(base::Epoch epoch, const base::Result<proto::PlaceReply>& reply) {
@@ -224,6 +241,12 @@ void Generation::send_start(const proto::WorkerEndpoint& to, proto::Start::Part 
     start.set_cache_scope(request_.cache_scope);
     start.set_tenant(request_.tenant);
     start.set_scheduler_epoch(scheduler_epoch_);
+    if (const auto due = first_token_due(context_.clock.now())) {
+        start.set_first_token_in_us(base::time_left_us(*due, context_.clock.now()));
+    }
+    if (request_.slo.targets.tpot > base::Duration::zero()) {
+        start.set_tpot_target_us(as_us(request_.slo.targets.tpot));
+    }
     if (request_.deadline) { start.set_deadline_in_us(base::time_left_us(*request_.deadline, context_.clock.now())); }
     if (peer != nullptr) {
         *start.mutable_peer() = *peer;
@@ -491,8 +514,10 @@ void Generation::end(GenerationEnd result, std::string_view worker_reason) {
     close_epoch(worker_reason);
     phase_ = Phase::ended;
     if (generated_.size() > 1) {
-        context_.metrics.time_per_output_token((last_token_at_ - *began_at_) / (generated_.size() - 1));
+        result.tpot = (last_token_at_ - *began_at_) / (generated_.size() - 1);
+        context_.metrics.time_per_output_token(request_.slo.class_index, result.tpot);
     }
+    result.first_token_at = began_at_;
     result.prompt_tokens = static_cast<std::uint32_t>(request_.prompt->size());
     result.cached_tokens = cached_tokens_;
     result.completion_tokens = static_cast<std::uint32_t>(generated_.size());

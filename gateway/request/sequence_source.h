@@ -13,6 +13,7 @@
 #include "base/result.h"
 #include "gateway/request/ports.h"
 #include "gateway/request/prompt_hashes.h"
+#include "gateway/request/slo_targets.h"
 #include "gateway/request/text_stream.h"
 
 namespace gateway {
@@ -21,6 +22,8 @@ namespace gateway {
 struct GenerationRequest {
     std::size_t model = 0;                                     // of the gateway's Models
     std::string tenant;                                        // whom it is counted for
+    RequestSlo slo;                                            // what is promised
+    base::TimePoint received_at{};                             // from when its TTFT counts
     std::shared_ptr<const std::vector<base::TokenId>> prompt;  // not empty; choices of one prompt share it
     std::shared_ptr<const PromptHashes> hashes;                // of `prompt`, likewise; empty: no prefix can be reused
     proto::Sampling sampling;                                  // seed and choice set
@@ -47,6 +50,8 @@ struct GenerationEnd {
     std::uint32_t prompt_tokens = 0;
     std::uint32_t cached_tokens = 0;      // of the prompt, found in a prefix cache by the first placement
     std::uint32_t completion_tokens = 0;  // the stop token counted
+    std::optional<base::TimePoint> first_token_at = {};
+    base::Duration tpot{};  // mean gap of the tokens after the first; 0 without any
 };
 
 /// Who asked for one sequence. Called on the source's thread; may cancel sequences from inside a call. Must outlive the

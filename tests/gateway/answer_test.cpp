@@ -56,7 +56,8 @@ void stays(gateway::GenerationSink&) {}
 
 /// One answer of `n` choices from an instant source.
 struct World {
-    explicit World(std::vector<InstantSource::Script> scripts, const std::string& fields = "") {
+    explicit World(std::vector<InstantSource::Script> scripts, const std::string& fields = "",
+                   gateway::SloTargets targets = {}) {
         source.scripts = std::move(scripts);
         gateway::FormLimits limits;
         gateway::ClusterView cluster;
@@ -81,6 +82,7 @@ struct World {
                                    .tag = {.method = "POST", .path = "/", .id = "r", .received_at = clock.now()},
                                    .log = log,
                                    .tenant = "default",
+                                   .slo = {.targets = targets},
                                    .request_timeout = std::chrono::seconds(1),
                                    .ping_interval = {},
                                    .seed = 1,
@@ -96,9 +98,34 @@ struct World {
     gateway::RequestLog log{{.kind = gateway::AccessLogKind::off, .metrics = rows, .clock = clock, .sink = {}}};
     InstantSource source;
     std::shared_ptr<FakeExchange> exchange = std::make_shared<FakeExchange>();
+    double slo_requests(std::string slo, std::string outcome) {
+        return metrics
+            .counter(
+                "sluice_gateway_slo_requests_total", "",
+                {{"model", "m"}, {"slo_class", "default"}, {"slo", std::move(slo)}, {"outcome", std::move(outcome)}})
+            .Value();
+    }
+    double goodput_tokens() {
+        return metrics.counter("sluice_gateway_goodput_tokens_total", "", {{"model", "m"}, {"slo_class", "default"}})
+            .Value();
+    }
+
     int done = 0;
     std::unique_ptr<gateway::Answer> answer;
 };
+
+/// A sequence of three tokens whose first came after `ttft`, the others `tpot` apart.
+InstantSource::Script timed(base::Duration ttft, base::Duration tpot) {
+    return [ttft, tpot](gateway::GenerationSink& sink) {
+        sink.on_placed();
+        sink.on_piece({.text = "x", .tokens = {{.token = 'x'}}}, 1, "local");
+        gateway::GenerationEnd end = ending(EndReason::length);
+        end.completion_tokens = 3;
+        end.first_token_at = base::FakeClock().now() + ttft;
+        end.tpot = tpot;
+        sink.on_end(end);
+    };
+}
 
 }  // namespace
 
@@ -143,4 +170,40 @@ TEST_CASE("a sequence whose answer fails while it is being opened is cancelled o
     REQUIRE(world.done == 1);
     REQUIRE(world.source.cancelled == std::vector<std::uint64_t>{1});
     REQUIRE(world.source.choices.size() == 1u);
+}
+
+TEST_CASE("a request counts as good when all of its sequences met all of its targets", "[gateway][answer][slo]") {
+    using std::chrono::milliseconds;
+    const gateway::SloTargets targets{.ttft = milliseconds(500), .tpot = milliseconds(30)};
+    World good({timed(milliseconds(500), milliseconds(30)), timed(milliseconds(100), milliseconds(10))}, "", targets);
+    REQUIRE(good.slo_requests("ttft", "good") == 1);
+    REQUIRE(good.slo_requests("tpot", "good") == 1);
+    REQUIRE(good.slo_requests("all", "good") == 1);
+    REQUIRE(good.slo_requests("availability", "good") == 1);
+    REQUIRE(good.goodput_tokens() == 6);
+
+    World slow({timed(milliseconds(500), milliseconds(31)), timed(milliseconds(100), milliseconds(10))}, "", targets);
+    REQUIRE(slow.slo_requests("ttft", "good") == 1);
+    REQUIRE(slow.slo_requests("tpot", "bad") == 1);
+    REQUIRE(slow.slo_requests("all", "bad") == 1);
+    REQUIRE(slow.goodput_tokens() == 0);
+
+    World late({timed(milliseconds(501), milliseconds(1))}, "", targets);
+    REQUIRE(late.slo_requests("ttft", "bad") == 1);
+    REQUIRE(late.slo_requests("all", "bad") == 1);
+}
+
+TEST_CASE(
+    "without targets a request that is answered is good, one that failed is not, and a client that left is neither",
+    "[gateway][answer][slo]") {
+    World answered({whole("x")});
+    REQUIRE(answered.slo_requests("all", "good") == 1);
+    REQUIRE(answered.slo_requests("ttft", "good") == 0);
+    World failed({fails});
+    REQUIRE(failed.slo_requests("availability", "bad") == 1);
+    REQUIRE(failed.slo_requests("all", "bad") == 1);
+    World gone({stays});
+    gone.answer->client_gone("client_gone");
+    REQUIRE(gone.slo_requests("all", "excluded") == 1);
+    REQUIRE(gone.slo_requests("all", "bad") == 0);
 }

@@ -55,6 +55,16 @@ def test_the_settings_that_come_with_sluice_are_valid(file):
     assert checked.returncode == 0, checked.stderr
 
 
+@pytest.mark.parametrize("role", ["scheduler", "gateway", "prefill", "decode", "mixed"])
+def test_one_file_serves_all_roles(role):
+    """Each role knows the sections of the others: only what nobody knows is told."""
+    models = [] if role == "scheduler" else ["--model", harness.MODEL]
+    ended = sluice(role, *models, "--config", harness.ROOT / "configs" / "cluster.yaml", "--set", f"cluster.key={'0' * 32}",
+                   "--set", "slo_classes.chat.ttft_ms=500", "--set", "nobody.knows=1")
+    assert ended.returncode == 1
+    assert ended.stderr.strip() == "sluice: --set nobody.knows: unknown key nobody.knows"
+
+
 def test_config_print_can_be_checked_again(tmp_path):
     printed = sluice("config", "print")
     assert printed.returncode == 0, printed.stderr

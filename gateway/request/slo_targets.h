@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "base/clock.h"
+
+namespace gateway {
+
+/// When the tokens of a request are due.
+struct SloTargets {
+    base::Duration ttft{};  // from the last byte of the request to its first token; 0: no target
+    base::Duration tpot{};  // mean gap of the tokens after it; 0: no target
+};
+
+/// What a client said of its targets, in the body field `slo` or in header fields. Absent: as its class says.
+struct SloWish {
+    std::optional<std::string> class_name = {};
+    std::optional<base::Duration> ttft = {};
+    std::optional<base::Duration> tpot = {};
+};
+
+/// What one request is promised.
+struct RequestSlo {
+    std::string class_name = "default";
+    std::size_t class_index = 0;  // of the gateway's SloClasses
+    SloTargets targets;
+};
+
+}  // namespace gateway

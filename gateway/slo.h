@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "gateway/http/gate.h"
+#include "gateway/openai/errors.h"
+#include "gateway/request/slo_targets.h"
+
+namespace gateway {
+
+/// What is promised to one kind of requests.
+struct SloClass {
+    std::string name;
+    SloTargets targets;
+    double attainment = 0.9;    // share of its requests that shall meet both
+    std::int32_t priority = 0;  // higher goes first
+};
+
+/// The classes of a gateway: sections `slo_classes.NAME` and `slo` of the config. Immutable: any thread.
+class SloClasses {
+public:
+    /// One class, "default", that promises nothing.
+    SloClasses();
+    /// Bad values are reported by config.finish().
+    static SloClasses read(base::Config& config);
+
+    std::size_t size() const { return classes_.size(); }
+    const SloClass& operator[](std::size_t index) const { return classes_[index]; }
+    std::vector<std::string> names() const;
+
+    /// Of the header fields x-slo-class, x-slo-ttft-ms and x-slo-tpot-ms, or of llm-d's x-llm-d-slo-ttft-ms and
+    /// x-llm-d-slo-tpot-ms where those are not there. Error: 400 for what is no number of milliseconds.
+    static ApiResult<SloWish> wish_of(const RequestHead& head);
+    /// What a request is promised: what the body says, else the header, else the class. Error: 400 for a class that
+    /// does not exist, and for targets outside the bounds of the config.
+    ApiResult<RequestSlo> resolve(const SloWish& body, const SloWish& header) const;
+
+private:
+    std::vector<SloClass> classes_;
+    std::size_t default_ = 0;
+    base::Duration ttft_min_ = std::chrono::milliseconds(1);  // that a client may ask for
+    base::Duration tpot_min_ = std::chrono::milliseconds(1);
+};
+
+}  // namespace gateway
