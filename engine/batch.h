@@ -29,15 +29,17 @@ struct EntrySampler {
 };
 
 /// What of the hidden states of an entry's new tokens (after the last norm) is its result, instead of a token.
-/// last: of the last one. mean: over all of them, so they must be the whole text.
-enum class Pooling : std::uint32_t { none, last, mean };
+/// last: of the last one. mean: over all of them, so they must be the whole text. own: of an encoder, the vector that
+/// it was trained to give for the whole text; the others are of decoders.
+enum class Pooling : std::uint32_t { none, last, mean, own };
 
 /// One sequence's share of a step.
 struct BatchEntry {
     base::SequenceId sequence{};
     std::vector<base::TokenId> tokens;  // new tokens: a prompt chunk, one token, or several to verify
     std::uint32_t position = 0;         // absolute position of tokens[0]; KV before it is in the blocks
-    /// Of each KV group (kv_cache::KvLayout): the blocks that hold the sequence, in order, for [0, position + tokens).
+    /// Of each KV group (kv_cache::KvLayout; an encoder has none): the blocks that hold the sequence, in order, for [0,
+    /// position + tokens).
     std::vector<std::vector<base::BlockId>> block_tables;
     bool sample = false;                       // choose the token after the last new one
     EntrySampler sampler;                      // used when `sample`; with `score`: params.top_logprobs

@@ -82,16 +82,19 @@ struct EngineOptions {
     ShardSpec shard;
 };
 
-/// Runs the forward passes of one model over one KV store. launch(), ready() and collect() are called by the step
-/// thread only; the work happens on the engine's own threads in between. At most one ticket is open.
-/// Destroying an engine waits for the step that runs: a process that has given up on one ends without.
+/// Runs the forward passes of one model over one KV store, or of an encoder, which needs none. launch(), ready() and
+/// collect() are called by the step thread only; the work happens on the engine's own threads in between. At most one
+/// ticket is open. Destroying an engine waits for the step that runs: a process that has given up on one ends without.
 class Engine {
 public:
     virtual ~Engine() = default;
 
     virtual const base::ModelShape& shape() const = 0;
+    /// False: an encoder, which has neither layout() nor kv_store() (CHECKed) and gives vectors only (Pooling::own).
+    bool keeps_kv() const { return blocks_total() > 0; }
     virtual const kv_cache::KvLayout& layout() const = 0;
     virtual kv_cache::KvStore& kv_store() = 0;
+    /// 0: see keeps_kv().
     virtual std::uint32_t blocks_total() const = 0;
     virtual NumericsId numerics_id() const = 0;
     /// For people: family, formats, threads, packed file.
@@ -124,6 +127,8 @@ public:
 base::Result<StepResult> run_to_end(Engine& engine, Batch batch, LayersDone layers_done = {});
 
 /// Maps the checkpoint, packs the weights unless a packed file of the same content exists, allocates the KV store.
+/// A sentence encoder (read_encoder_config()) runs on the host, takes no KV pool, and has to find room for its longest
+/// text in batch_tokens_max.
 /// `progress(done, total)` bytes, called from this thread. Error: names the field of config.json or the tensor that is
 /// wrong.
 base::Result<std::unique_ptr<Engine>> load_engine(

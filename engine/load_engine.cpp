@@ -8,6 +8,8 @@
 #include "base/log.h"
 #include "device/cuda/cuda_device.h"
 #include "device/device.h"
+#include "engine/decoder_model.h"
+#include "engine/encoder_model.h"
 #include "engine/engine.h"
 #include "engine/host_fit.h"
 #include "engine/kernels/backend.h"
@@ -15,6 +17,7 @@
 #include "engine/local_engine.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model/decoder.h"
+#include "engine/model/encoder_config.h"
 #include "engine/model/fit_to_checkpoint.h"
 #include "engine/model/model_config.h"
 #include "engine/model/packed_file.h"
@@ -110,7 +113,7 @@ Result<kv_cache::KvStore> make_kv(const EngineOptions& options, const ModelShape
 }
 
 /// Equal on all ranks of one engine: they hold parts of the same numbers.
-NumericsId make_numerics_id(const Model& model, WeightFormat format, const ShardSpec& shard) {
+NumericsId make_numerics_id(const DecoderParts& model, WeightFormat format, const ShardSpec& shard) {
     const kv_cache::KvLayout& layout = model.kv->layout();
     std::string text = "graph " + std::to_string(kGraphVersion) + "\n" + format_model_config(model.shape, "");
     for (const std::uint64_t number :
@@ -122,7 +125,7 @@ NumericsId make_numerics_id(const Model& model, WeightFormat format, const Shard
     return NumericsId{base::keyed_hash({}, std::as_bytes(std::span(text))).low};
 }
 
-std::string describe_model(const Model& model, WeightFormat format, const EngineOptions& options) {
+std::string describe_model(const DecoderParts& model, WeightFormat format, const EngineOptions& options) {
     const kv_cache::KvLayout& layout = model.kv->layout();
     const bool on_host = model.backend->device().is_host_memory();
     const std::string kernels =
@@ -139,7 +142,7 @@ std::string describe_model(const Model& model, WeightFormat format, const Engine
 /// Packs and maps the weights, or uploads them. Error: as open_packed_file() and upload_weights().
 Result<void> load_weights(const Checkpoint& checkpoint, const PackingPlan& plan, const std::string& packed_dir,
                           std::uint64_t packed_bytes_max,
-                          const std::function<void(std::uint64_t, std::uint64_t)>& progress, Model& model) {
+                          const std::function<void(std::uint64_t, std::uint64_t)>& progress, DecoderParts& model) {
     if (plan.order == WeightOrder::panels) {
         auto packed = open_packed_file(checkpoint, plan, packed_dir, progress, packed_bytes_max);
         if (!packed) { return base::pass_on(packed); }
@@ -172,7 +175,9 @@ struct OpenedModel {
     std::uint64_t scratch_bytes = 0;  // the decoder's and the backend's
 
     const ModelShape& shape() const { return fitted.shape; }
-    std::uint64_t kv_token_bytes() const { return shape().kv_elements_per_token() * kv_cache::element_bytes(formats.kv); }
+    std::uint64_t kv_token_bytes() const {
+        return shape().kv_elements_per_token() * kv_cache::element_bytes(formats.kv);
+    }
 };
 
 Result<OpenedModel> open_model(const EngineOptions& options, const Backend& backend) {
@@ -263,7 +268,10 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
                                             const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
     EngineOptions options = given;
     if (auto checked = check_options(options); !checked) { return base::pass_on(checked); }
-    auto model = std::make_unique<Model>();
+    const auto architecture = read_architecture(options.model_dir);
+    if (!architecture) { return base::pass_on(architecture); }
+    if (is_encoder(*architecture)) { return load_encoder(options, progress); }
+    auto model = std::make_unique<DecoderParts>();
 
     // What can be refused cheaply is refused before gigabytes are packed.
     const auto choice = choose_backend(options);
@@ -310,9 +318,10 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
     const NumericsId numerics_id = make_numerics_id(*model, formats.weights, options.shard);
     std::string description = describe_model(*model, formats.weights, options);
     const LocalEngine::Limits engine_limits{.batch_tokens_max = options.batch_tokens_max,
-                                            .batch_sequences_max = options.batch_sequences_max,
-                                            .layer_group = options.layer_group};
-    return std::make_unique<LocalEngine>(engine_limits, std::move(model), numerics_id, std::move(description));
+                                            .batch_sequences_max = options.batch_sequences_max};
+    return std::make_unique<LocalEngine>(engine_limits,
+                                         std::make_unique<DecoderModel>(std::move(model), options.layer_group),
+                                         numerics_id, std::move(description));
 }
 
 }  // namespace engine

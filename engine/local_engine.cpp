@@ -14,13 +14,12 @@ namespace engine {
 using base::ErrorCode;
 using base::Result;
 
-LocalEngine::LocalEngine(const Limits& limits, std::unique_ptr<Model> model, NumericsId numerics_id,
+LocalEngine::LocalEngine(const Limits& limits, std::unique_ptr<LoadedModel> model, NumericsId numerics_id,
                          std::string description)
     : limits_(limits),
       model_(std::move(model)),
       numerics_id_(numerics_id),
       description_(std::move(description)),
-      runner_(*model_->decoder, model_->shape.vocabulary, limits.layer_group),
       coordinator_([this](const std::stop_token& stop) { coordinate(stop); }) {}
 
 Ticket LocalEngine::launch(Batch batch, LayersDone layers_done, StepDone done) {
@@ -57,10 +56,17 @@ Result<StepResult> LocalEngine::collect(Ticket ticket, base::TimePoint deadline,
 Result<void> LocalEngine::truncate(base::SequenceId sequence, std::uint32_t tokens) {
     CHECK(state_.load(std::memory_order_acquire) == State::idle,
           "sequence " << base::raw(sequence) << " back to " << tokens << " tokens while a ticket is open");
+    if (!keeps_kv()) { return {}; }
     for (const kv_cache::KvGroup& group : layout().groups()) {  // nothing is kept here of such layers
         CHECK(group.kind == kv_cache::KvGroup::Kind::full_attention);
     }
     return {};
+}
+
+kv_cache::KvStore& LocalEngine::store() const {
+    kv_cache::KvStore* const kv = model_->kv();
+    CHECK(kv != nullptr, "an encoder keeps no KV");
+    return *kv;
 }
 
 void LocalEngine::check_open(Ticket ticket) const {
@@ -77,19 +83,9 @@ void LocalEngine::check_bounds(const Batch& batch) const {
         tokens += entry.tokens.size();
         const std::size_t end = entry.position + entry.tokens.size();
         CHECK(!entry.tokens.empty(), "sequence " << base::raw(entry.sequence));
-        CHECK(end <= model_->shape.context_tokens, end << " tokens, the context has " << model_->shape.context_tokens);
-        CHECK(entry.block_tables.size() == layout().groups().size());
-        CHECK(entry.block_tables[0].size() * layout().block_tokens() >= end, entry.block_tables[0].size()
-                                                                                 << " blocks for " << end << " tokens");
-        // Of the blocks those that this step writes: the others are checked by who reads them (KvStore::tile() on the
-        // host, StepBuffers::send() for a GPU), and a step does not become dearer with its contexts.
-        const std::uint32_t block_tokens = layout().block_tokens();
-        for (std::size_t i = entry.position / block_tokens; i * block_tokens < end; ++i) {
-            const base::BlockId block = entry.block_tables[0][i];
-            CHECK(base::raw(block) < blocks_total(), "block " << base::raw(block) << " of " << blocks_total());
-        }
-        CHECK(!entry.score || entry.score_targets.size() == entry.tokens.size());
-        CHECK(entry.pooling == Pooling::none || (!entry.sample && !entry.score));
+        CHECK(end <= model_->shape().context_tokens,
+              end << " tokens, the context has " << model_->shape().context_tokens);
+        model_->check(entry);
     }
     CHECK(tokens <= limits_.batch_tokens_max, tokens << " tokens, at most " << limits_.batch_tokens_max);
 }
@@ -98,7 +94,7 @@ void LocalEngine::coordinate(const std::stop_token& stop) {
     pthread_setname_np(pthread_self(), "engine");
     while (wait_for(State::launched, stop, std::nullopt)) {
         const base::TimePoint began = std::chrono::steady_clock::now();
-        auto entries = runner_.run(batch_, layers_done_);
+        auto entries = model_->run(batch_, layers_done_);
         if (entries) {
             result_ = StepResult{std::move(*entries), std::move(batch_), began, std::chrono::steady_clock::now()};
         } else {

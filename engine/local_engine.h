@@ -9,33 +9,14 @@
 #include <string>
 #include <thread>
 
-#include "base/block_hash.h"
 #include "base/clock.h"
 #include "base/model_shape.h"
 #include "base/result.h"
-#include "device/buffer.h"
 #include "engine/engine.h"
-#include "engine/kernels/backend.h"
-#include "engine/model/decoder.h"
-#include "engine/model/packed_file.h"
-#include "engine/model/weights.h"
-#include "engine/step.h"
+#include "engine/loaded_model.h"
 #include "kv_cache/kv_store.h"
 
 namespace engine {
-
-/// Everything that a step reads, in a place that does not change. Built by load_engine().
-struct Model {
-    base::ModelShape shape;
-    PackedFile packed;        // of a model on the host
-    device::Buffer uploaded;  // of a model on a GPU
-    base::BlockHash content;  // of the weights (PackedFile::content)
-    Weights weights;
-    RopeTable rope;
-    std::unique_ptr<Backend> backend;
-    std::optional<kv_cache::KvStore> kv;
-    std::optional<Decoder> decoder;
-};
 
 /// The engine of a model that is whole and on this machine's processors or on one GPU (design 4.4).
 /// Two threads: the step thread calls, the coordinator computes (with the backend's own threads). They meet in
@@ -45,14 +26,14 @@ public:
     struct Limits {
         std::uint32_t batch_tokens_max = 0;
         std::uint32_t batch_sequences_max = 0;
-        std::uint32_t layer_group = 0;  // layers per LayersDone call, > 0
     };
-    LocalEngine(const Limits& limits, std::unique_ptr<Model> model, NumericsId numerics_id, std::string description);
+    LocalEngine(const Limits& limits, std::unique_ptr<LoadedModel> model, NumericsId numerics_id,
+                std::string description);
 
-    const base::ModelShape& shape() const override { return model_->shape; }
-    const kv_cache::KvLayout& layout() const override { return model_->kv->layout(); }
-    kv_cache::KvStore& kv_store() override { return *model_->kv; }
-    std::uint32_t blocks_total() const override { return model_->kv->blocks_total(); }
+    const base::ModelShape& shape() const override { return model_->shape(); }
+    const kv_cache::KvLayout& layout() const override { return store().layout(); }
+    kv_cache::KvStore& kv_store() override { return store(); }
+    std::uint32_t blocks_total() const override { return model_->kv() == nullptr ? 0 : model_->kv()->blocks_total(); }
     NumericsId numerics_id() const override { return numerics_id_; }
     std::string describe() const override { return description_; }
 
@@ -65,6 +46,7 @@ private:
     /// In the order in which a step goes through them; told: done_ has returned.
     enum class State : std::uint32_t { idle, launched, ended, told };
 
+    kv_cache::KvStore& store() const;
     void check_open(Ticket ticket) const;
     void check_bounds(const Batch& batch) const;
     void coordinate(const std::stop_token& stop);
@@ -74,7 +56,7 @@ private:
     bool wait_for(State state, const std::stop_token& stop, std::optional<base::TimePoint> deadline);
 
     const Limits limits_;
-    const std::unique_ptr<Model> model_;
+    const std::unique_ptr<LoadedModel> model_;  // computes on the coordinator
     const NumericsId numerics_id_;
     const std::string description_;
     std::uint64_t ticket_ = 0;  // step thread
@@ -86,7 +68,6 @@ private:
     LayersDone layers_done_;           // the same
     StepDone done_;                    // the same
     base::Result<StepResult> result_;  // the same
-    StepRunner runner_;                // coordinator
     std::jthread coordinator_;         // last: it uses all of the above
 };
 

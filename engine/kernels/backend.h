@@ -14,6 +14,7 @@
 #include "base/result.h"
 #include "device/device.h"
 #include "engine/kernels/backend_options.h"
+#include "engine/kernels/encoder_operators.h"
 #include "engine/kernels/packing.h"
 #include "engine/kernels/step_types.h"
 #include "engine/sampling.h"
@@ -86,6 +87,10 @@ public:
     /// Only where choose_formats() may say fp8. Error: internal.
     virtual base::Result<void> quantize_rows(const std::byte* rows, std::uint32_t count, std::uint32_t width,
                                              std::byte* out, float* scales, device::Stream& stream);
+
+    /// What an encoder takes besides embed() and linear(); null: this backend runs none. No prepare() and no calls
+    /// around a step go before these.
+    virtual EncoderOperators* encoder() { return nullptr; }
 
     /// Once, before the first step: what has to be uploaded or allocated.
     /// Error: resource_exhausted; unimplemented for a shape or KV format that the kernels do not have.

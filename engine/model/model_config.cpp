@@ -1,7 +1,6 @@
 #include "engine/model/model_config.h"
 
 #include <boost/json.hpp>
-#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <initializer_list>
@@ -11,6 +10,8 @@
 #include <utility>
 
 #include "base/gguf_model.h"
+#include "engine/model/config_fields.h"
+#include "engine/model/encoder_config.h"
 #include "engine/model/gguf_checkpoint.h"
 #include "engine/model/read_file.h"
 #include "engine/model/shape_bounds.h"
@@ -24,104 +25,6 @@ using base::ModelShape;
 using base::Result;
 
 constexpr std::size_t kConfigBytesMax = 4u << 20;  // real ones have a few kB; those with label tables some hundred
-
-std::string shown(const json::value& value) {
-    std::string text = json::serialize(value);
-    if (text.size() > 120) { text = text.substr(0, 117) + "..."; }
-    return text;
-}
-
-/// Fields of one JSON object; remembers the first thing that is wrong.
-class Fields {
-public:
-    Fields(const json::object& object, std::string prefix) : object_(object), prefix_(std::move(prefix)) {}
-
-    /// Null counts as missing, as in Python's config classes.
-    const json::value* find(std::string_view name) const {
-        const json::value* value = object_.if_contains(name);
-        return value == nullptr || value->is_null() ? nullptr : value;
-    }
-
-    std::uint32_t integer(std::string_view name, std::uint32_t least, std::uint32_t most,
-                          std::optional<std::uint32_t> missing = {}) {
-        const json::value* value = find(name);
-        if (value == nullptr) {
-            if (!missing) { wrong(ErrorCode::invalid_argument, std::string(name) + " is missing"); }
-            return missing.value_or(least);
-        }
-        std::int64_t number = -1;
-        if (value->is_int64()) { number = value->get_int64(); }
-        if (number < least || number > most) {
-            wrong(ErrorCode::invalid_argument, std::string(name) + " is " + shown(*value) +
-                                                   ", must be an integer in [" + std::to_string(least) + ", " +
-                                                   std::to_string(most) + "]");
-            return least;
-        }
-        return static_cast<std::uint32_t>(number);
-    }
-
-    double positive(std::string_view name, std::optional<double> missing) {
-        const json::value* value = find(name);
-        if (value == nullptr) {
-            if (!missing) { wrong(ErrorCode::invalid_argument, std::string(name) + " is missing"); }
-            return missing.value_or(1.0);
-        }
-        double number = std::numeric_limits<double>::quiet_NaN();
-        if (value->is_double()) { number = value->get_double(); }
-        if (value->is_int64()) { number = static_cast<double>(value->get_int64()); }
-        if (!(std::isfinite(number) && number > 0)) {
-            wrong(ErrorCode::invalid_argument,
-                  std::string(name) + " is " + shown(*value) + ", must be a number above 0");
-            return 1.0;
-        }
-        return number;
-    }
-
-    bool boolean(std::string_view name, bool missing) {
-        const json::value* value = find(name);
-        if (value == nullptr) { return missing; }
-        if (!value->is_bool()) {
-            wrong(ErrorCode::invalid_argument, std::string(name) + " is " + shown(*value) + ", must be true or false");
-            return missing;
-        }
-        return value->get_bool();
-    }
-
-    /// The field must be missing or equal to `only`.
-    void only(std::string_view name, const json::value& only) {
-        const json::value* value = find(name);
-        if (value != nullptr && !same(*value, only)) {
-            wrong(ErrorCode::unimplemented,
-                  std::string(name) + " is " + shown(*value) + ", only " + shown(only) + " is supported");
-        }
-    }
-
-    /// The field must be missing.
-    void none(std::string_view name, const char* why) {
-        const json::value* value = find(name);
-        if (value != nullptr) {
-            wrong(ErrorCode::unimplemented, std::string(name) + " is " + shown(*value) + ": " + why);
-        }
-    }
-
-    void wrong(ErrorCode code, std::string message) {
-        if (!error_) { error_ = base::Error{code, "config.json: " + prefix_ + message}; }
-    }
-    void adopt(const Fields& inner) {
-        if (!error_) { error_ = inner.error_; }
-    }
-    const std::optional<base::Error>& error() const { return error_; }
-
-private:
-    static bool same(const json::value& a, const json::value& b) {
-        if (a.is_number() && b.is_number()) { return a.to_number<double>() == b.to_number<double>(); }
-        return a == b;
-    }
-
-    const json::object& object_;
-    std::string prefix_;
-    std::optional<base::Error> error_;
-};
 
 /// `rope_scaling` of transformers 4 (kind in `rope_type` or, older, `type`) or `rope_parameters` of transformers 5
 /// (which holds rope_theta, too).
@@ -206,23 +109,15 @@ void read_family(Fields& fields, ModelShape& shape) {
         shape.qk_norm = true;
         read_window(fields, fields.boolean("use_sliding_window", false), shape.context_tokens);
         read_layer_types(fields);
+    } else if (is_encoder(shape.architecture)) {
+        fields.wrong(ErrorCode::unimplemented, shape.architecture +
+                                                   " is a sentence encoder, which gives vectors and no text: "
+                                                   "'sluice serve --encoder' and 'sluice encode' run it");
     } else {
         fields.wrong(ErrorCode::unimplemented, "architectures is [\"" + shape.architecture +
                                                    "\"], only LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM "
                                                    "and Qwen3ForCausalLM are supported");
     }
-}
-
-Result<std::string> read_architecture(const json::object& object) {
-    const json::value* value = object.if_contains("architectures");
-    const std::string wanted = ", must be a list with one name such as \"LlamaForCausalLM\"";
-    if (value == nullptr) {
-        return base::fail(ErrorCode::invalid_argument, "config.json: architectures is missing" + wanted);
-    }
-    if (!value->is_array() || value->get_array().empty() || !value->get_array()[0].is_string()) {
-        return base::fail(ErrorCode::invalid_argument, "config.json: architectures is " + shown(*value) + wanted);
-    }
-    return std::string(value->get_array()[0].get_string());
 }
 
 /// Of a group of compressed-tensors' "float-quantized": how its weights are stored.
@@ -291,7 +186,7 @@ Result<ModelShape> parse_model_config(std::string_view text) {
     if (!document.is_object()) {
         return base::fail(ErrorCode::invalid_argument, "config.json is not a JSON object: " + shown(document));
     }
-    const auto architecture = read_architecture(document.get_object());
+    const auto architecture = architecture_in(document.get_object());
     if (!architecture) { return base::pass_on(architecture); }
 
     Fields fields(document.get_object(), "");

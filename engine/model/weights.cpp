@@ -6,66 +6,13 @@
 #include <utility>
 
 #include "base/check.h"
+#include "engine/model/plan_builder.h"
 
 namespace engine {
 namespace {
 
 using base::ErrorCode;
 using base::ModelShape;
-
-std::uint64_t align_up(std::uint64_t offset) {
-    return (offset + kPackedAlignment - 1) / kPackedAlignment * kPackedAlignment;
-}
-
-class PlanBuilder {
-public:
-    PlanBuilder(WeightFormat format, WeightOrder order, ScaleShape scale_shape) : scale_shape_(scale_shape) {
-        plan_.format = format;
-        plan_.order = order;
-        plan_.file_bytes = kPackedAlignment;
-        CHECK(format != WeightFormat::fp8 || order == WeightOrder::row_major);
-    }
-
-    void matrix(std::string name, std::uint32_t inputs, std::vector<PackedItem::Source> sources) {
-        add(std::move(name), inputs, plan_.format, std::move(sources));
-    }
-    /// Embedding and head: never fp8. They are a small part of a large model, and every logit is as exact as the head.
-    void outer_matrix(std::string name, std::uint32_t inputs, std::vector<PackedItem::Source> sources) {
-        const bool is_fp8 = plan_.format == WeightFormat::fp8;
-        add(std::move(name), inputs, is_fp8 ? WeightFormat::bf16 : plan_.format, std::move(sources));
-    }
-    void vector(std::string name, std::vector<PackedItem::Source> sources) {
-        add(std::move(name), 0, WeightFormat::f32, std::move(sources));
-    }
-    PackingPlan take() { return std::move(plan_); }
-
-private:
-    void add(std::string name, std::uint32_t inputs, WeightFormat format, std::vector<PackedItem::Source> sources) {
-        PackedItem item;
-        item.name = std::move(name);
-        item.inputs = inputs;
-        item.format = format;
-        for (const auto& source : sources) {
-            item.outputs += source.outputs;
-        }
-        item.sources = std::move(sources);
-        if (format == WeightFormat::fp8) { item.scale_shape = scale_shape_; }
-        item.offset = plan_.file_bytes;
-        item.bytes = inputs == 0 ? std::uint64_t{item.outputs} * sizeof(float) : matrix_bytes(item);
-        plan_.file_bytes = align_up(item.offset + item.bytes);
-        plan_.items.push_back(std::move(item));
-    }
-
-    std::uint64_t matrix_bytes(const PackedItem& item) const {
-        if (plan_.order == WeightOrder::panels) { return packed_bytes(item.format, item.outputs, item.inputs); }
-        const std::uint64_t elements = std::uint64_t{item.outputs} * item.inputs;
-        if (item.format == WeightFormat::fp8) { return item.scales_offset() + item.scale_count() * sizeof(float); }
-        return elements * (item.format == WeightFormat::bf16 ? 2 : 4);
-    }
-
-    PackingPlan plan_;
-    ScaleShape scale_shape_;
-};
 
 void plan_layer(PlanBuilder& builder, const ModelShape& shape, std::uint32_t layer) {
     const std::uint32_t q = shape.heads_q * shape.head_dim;
@@ -210,40 +157,27 @@ WeightFormat stored_format(const Checkpoint& checkpoint, const PackingPlan& plan
 }
 
 Weights bind_weights(const ModelShape& shape, const PackingPlan& plan, const std::byte* file) {
-    std::size_t next = 0;
-    const auto item = [&]() -> const PackedItem& {
-        CHECK(next < plan.items.size());
-        return plan.items[next++];
-    };
-    const auto matrix = [&] {
-        const PackedItem& it = item();
-        const std::byte* data = file + it.offset;
-        const float* scales = nullptr;
-        if (it.format == WeightFormat::fp8) { scales = reinterpret_cast<const float*>(data + it.scales_offset()); }
-        return PackedMatrix{it.format, it.outputs, it.inputs, data, scales, it.scale_shape};
-    };
-    const auto vector = [&] { return reinterpret_cast<const float*>(file + item().offset); };
-
+    PlanReader next(plan, file);
     Weights weights;  // in the order of plan_packing()
-    weights.embedding = matrix();
+    weights.embedding = next.matrix();
     for (std::uint32_t i = 0; i < shape.layers; ++i) {
         LayerWeights& layer = weights.layers.emplace_back();
-        layer.attention_norm = vector();
-        layer.qkv = matrix();
-        if (shape.qkv_bias) { layer.qkv_bias = vector(); }
+        layer.attention_norm = next.vector();
+        layer.qkv = next.matrix();
+        if (shape.qkv_bias) { layer.qkv_bias = next.vector(); }
         if (shape.qk_norm) {
-            layer.q_norm = vector();
-            layer.k_norm = vector();
+            layer.q_norm = next.vector();
+            layer.k_norm = next.vector();
         }
-        layer.output = matrix();
-        if (shape.output_bias) { layer.output_bias = vector(); }
-        layer.mlp_norm = vector();
-        layer.gate_up = matrix();
-        layer.down = matrix();
+        layer.output = next.matrix();
+        if (shape.output_bias) { layer.output_bias = next.vector(); }
+        layer.mlp_norm = next.vector();
+        layer.gate_up = next.matrix();
+        layer.down = next.matrix();
     }
-    weights.final_norm = vector();
-    weights.head = shape.tied_embeddings ? weights.embedding : matrix();
-    CHECK(next == plan.items.size());
+    weights.final_norm = next.vector();
+    weights.head = shape.tied_embeddings ? weights.embedding : next.matrix();
+    CHECK(next.is_at_end());
     return weights;
 }
 

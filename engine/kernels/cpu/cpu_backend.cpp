@@ -38,16 +38,9 @@ const KvKernels& CpuBackend::kernels_of(kv_cache::KvDtype dtype) const {
     return dtype == kv_cache::KvDtype::bf16 ? kernels_.kv_bf16 : kernels_.kv_f32;
 }
 
-template <class Function>
-void CpuBackend::for_rows(std::uint32_t rows, std::size_t row_cost, const Function& function) {
-    if (rows == 0) { return; }
-    const std::uint32_t tasks =
-        rows * row_cost < kLightWork ? 1 : std::min(rows, pool_.threads() == 1 ? 1 : pool_.threads() * kTasksPerThread);
-    pool_.parallel(tasks, [&](std::uint32_t task) {
-        const auto begin = static_cast<std::uint32_t>(std::uint64_t{rows} * task / tasks);
-        const auto end = static_cast<std::uint32_t>(std::uint64_t{rows} * (task + 1) / tasks);
-        function(begin, end);
-    });
+std::uint32_t CpuBackend::tasks_of(std::uint32_t rows, std::size_t row_cost) const {
+    if (rows * row_cost < kLightWork || pool_.threads() == 1) { return 1; }
+    return std::min(rows, pool_.threads() * kTasksPerThread);
 }
 
 void CpuBackend::embed(const PackedMatrix& table, std::span<const base::TokenId> tokens, void* out_rows) {

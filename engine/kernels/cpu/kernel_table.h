@@ -114,6 +114,11 @@ struct KernelTable {
     void (*rms_norm)(const float* x, const float* weight, float eps, std::uint32_t width, float* out) = nullptr;
     void (*add)(float* x, const float* delta, std::size_t count) = nullptr;
     void (*swiglu)(const float* gate, const float* up, std::uint32_t width, float* out) = nullptr;
+    /// x = (x + delta - mean) / sqrt(variance + eps) * weight + bias.
+    void (*add_layer_norm)(float* x, const float* delta, const float* weight, const float* bias, float eps,
+                           std::uint32_t width) = nullptr;
+    void (*gelu)(float* x, std::size_t count) = nullptr;
+    void (*gelu_tanh)(float* x, std::size_t count) = nullptr;
     /// state = state merged with the partial result of a later partition: largest [1], sum [1], weighted [16 * chunks].
     void (*merge)(float* largest, float* sum, float* weighted, float part_largest, float part_sum,
                   const float* part_weighted, std::uint32_t chunks) = nullptr;

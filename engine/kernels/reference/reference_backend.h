@@ -6,7 +6,7 @@ namespace engine {
 
 /// The oracle: plain loops over one element at a time, sums in double, one thread. Activations are never rounded; K and
 /// V are, to the KV format. Works with both tile orders and asks for token_major.
-class ReferenceBackend final : public Backend {
+class ReferenceBackend final : public Backend, private EncoderOperators {
 public:
     /// Of `options` the formats.
     explicit ReferenceBackend(const BackendOptions& options) : options_(options) {}
@@ -16,6 +16,8 @@ public:
     kv_cache::TileOrder tile_order() const override { return kv_cache::TileOrder::token_major; }
     std::uint32_t threads() const override { return 1; }
     ModelFormats choose_formats(WeightFormat stored) const override { return choose_host_formats(options_, stored); }
+
+    EncoderOperators* encoder() override { return this; }
 
     void embed(const PackedMatrix& table, std::span<const base::TokenId> tokens, void* out) override;
     void rms_norm(const void* x, const float* weight, float eps, std::uint32_t rows, std::uint32_t width,
@@ -29,6 +31,12 @@ public:
     void attention(const base::ModelShape& shape, const AttentionArgs& args) override;
 
 private:
+    // reference_encoder.cpp
+    void add_layer_norm(float* x, const float* delta, const LayerNorm& norm, std::uint32_t rows,
+                        std::uint32_t width) override;
+    void gelu(float* x, Gelu kind, std::uint32_t rows, std::uint32_t width) override;
+    void attend_within(const TextAttention& args) override;
+
     BackendOptions options_;
 };
 
