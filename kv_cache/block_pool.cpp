@@ -8,8 +8,7 @@
 namespace kv_cache {
 
 BlockPool::BlockPool(std::uint32_t blocks_total) : blocks_total_(blocks_total) {
-    CHECK(blocks_total > 0);
-    insert(0, blocks_total);
+    if (blocks_total > 0) { insert(0, blocks_total); }
 }
 
 void BlockPool::insert(std::uint32_t first, std::uint32_t count) {

@@ -27,7 +27,7 @@ struct BlockRun {
 /// Source: FastSwitch (Shen et al., 2024), dynamic block groups.
 class BlockPool {
 public:
-    /// All of `blocks_total` (> 0) blocks are free.
+    /// All of `blocks_total` blocks are free; 0: a worker that keeps no KV.
     explicit BlockPool(std::uint32_t blocks_total);
 
     /// `count` (> 0) blocks from the smallest free run that holds them (ties: the lower id); empty when none does.

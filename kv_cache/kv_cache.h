@@ -143,7 +143,7 @@ struct EvictedRun {
 class KvCache {
 public:
     struct Options {
-        std::uint32_t blocks_total = 0;   // > 0
+        std::uint32_t blocks_total = 0;   // 0: of a worker that keeps no KV
         std::uint32_t block_tokens = 16;  // > 0
         /// Blocks that a group takes at once when it begins a run, if that many lie free together: the rest is a
         /// reserved tail into which it grows, and which others may take when nothing else is left. Evictions come in

@@ -71,9 +71,7 @@ ModelPool::ModelPool(std::string model, const SchedulerOptions& options, Tenants
 std::uint64_t ModelPool::numerics_id(base::TimePoint now) {
     const std::span<const WorkerView> workers = registry_.view(now);
     if (const auto generating = pool_numerics(workers)) { return *generating; }
-    const auto encoder = std::find_if(workers.begin(), workers.end(),
-                                      [](const WorkerView& worker) { return worker.status != WorkerStatus::gone; });
-    return encoder == workers.end() ? 0 : encoder->numerics_id;
+    return encode_numerics(workers).value_or(0);
 }
 
 PlaceOutcome ModelPool::decide(const proto::PlaceRequest& request, base::TimePoint now) {
@@ -96,6 +94,10 @@ PlaceOutcome ModelPool::decide(const proto::PlaceRequest& request, base::TimePoi
     for (const std::uint64_t life : request.avoid_workers()) {
         avoid.push_back(base::Incarnation{life});
         if (avoid.size() >= kAvoidedMax) { break; }
+    }
+    if (request.encode()) {
+        return place_encode({.workers = registry_.view(now), .rules = options_.rules},
+                            {.prompt_tokens = request.prompt_tokens(), .avoid = avoid});
     }
     return scheduler::place({.workers = registry_.view(now), .rules = options_.rules},
                             {.prompt_tokens = request.prompt_tokens(),
@@ -127,6 +129,8 @@ void ModelPool::take(const proto::PlaceRequest& request, const Placement& placem
     reply.mutable_header()->set_numerics_id(prefill.header().numerics_id() == numerics ? numerics : 0);
 
     const std::uint64_t tokens = std::uint64_t{request.prompt_tokens()} + request.new_tokens_max();
+    const std::uint64_t decode_blocks =
+        placement.encodes ? 0 : (tokens + decode.block_tokens() - 1) / decode.block_tokens();
     registry_.in_flight().add({.request = base::RequestId{request.request_id()},
                                .epoch = base::Epoch{request.epoch()},
                                .tenant = tenants_.id_of(request.tenant()),
@@ -134,7 +138,7 @@ void ModelPool::take(const proto::PlaceRequest& request, const Placement& placem
                                .decode_slot = static_cast<std::uint32_t>(placement.decode),
                                .uncached_tokens = request.prompt_tokens() - placement.cached_prompt_tokens,
                                .prompt_tokens = request.prompt_tokens(),
-                               .decode_blocks = (tokens + decode.block_tokens() - 1) / decode.block_tokens(),
+                               .decode_blocks = decode_blocks,
                                .ttft_seconds = placement.ttft_seconds,
                                .tpot_seconds = placement.tpot_seconds},
                               now);

@@ -23,9 +23,9 @@ struct PlaceQuery {
     std::uint32_t new_tokens_max = 0;  // tokens that may follow
     std::uint64_t numerics_id = 0;     // 0: whatever the pool has; else the rest of a stream that began with this id
     /// Per entry of ClusterView::workers: leading full blocks of the prompt that it is believed to hold. Empty: none.
-    std::span<const std::uint32_t> cached_blocks;
+    std::span<const std::uint32_t> cached_blocks = {};
     /// Lives that just failed this request.
-    std::span<const base::Incarnation> avoid;
+    std::span<const base::Incarnation> avoid = {};
     double ttft_seconds_left = kNoTarget;    // until its first token is due; negative: it is late
     double tpot_seconds_target = kNoTarget;  // mean gap of the later ones
     bool may_refuse = true;                  // for its targets; false: it has begun
@@ -44,8 +44,9 @@ struct Placement {
     std::optional<std::size_t> kv_source = std::nullopt;  // who has KV that the prefill worker lacks; to fetch it from
     std::uint32_t kv_source_tokens = 0;                   // that it is believed to have, from the first token on
     std::string_view reason;  // "cheapest", "no_prefill_worker", "last_resort" (suspect or avoided workers)
+    bool encodes = false;     // a text of which a vector is wanted; prefill is decode then
     bool local() const { return prefill == decode; }
-    std::string_view path() const { return local() ? "local" : "disaggregated"; }
+    std::string_view path() const { return encodes ? "encode" : local() ? "local" : "disaggregated"; }
 };
 
 /// Why a request has no place now. `resource_exhausted`: queues full, or too late for its targets; `unavailable`: no
@@ -88,5 +89,14 @@ PlaceOutcome place(const ClusterView& view, const PlaceQuery& query);
 /// The numerics_id that new requests are placed on: that which has workers for both phases, then the most ready
 /// workers, then the earliest registration. Encoders have no part in it. Empty without workers.
 std::optional<std::uint64_t> pool_numerics(std::span<const WorkerView> workers);
+
+/// Where the vector of a text (query.prompt_tokens; new_tokens_max and cached_blocks are not looked at) is made
+/// soonest: of the workers that encode, with room before full, ready before suspect and avoided, then the least
+/// predicted time of queue and text; ties go to the lower worker id. Of one numerics_id (encode_numerics(), unless
+/// rules allow otherwise), never a draining one. Pure. O(workers).
+PlaceOutcome place_encode(const ClusterView& view, const PlaceQuery& query);
+
+/// That of the earliest registration among workers that encode, those that take new texts first. Empty without any.
+std::optional<std::uint64_t> encode_numerics(std::span<const WorkerView> workers);
 
 }  // namespace scheduler

@@ -13,4 +13,7 @@ namespace worker {
 std::optional<base::Error> check_start(const StartRequest& request, const base::ModelShape& shape,
                                        const kv_cache::KvCache& cache);
 
+/// The same of a text whose vector is wanted (Part::encode).
+std::optional<base::Error> check_text(const StartRequest& request, const base::ModelShape& shape);
+
 }  // namespace worker

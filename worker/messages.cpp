@@ -78,10 +78,14 @@ base::Result<StartRequest> read_start(const sluice::proto::Start& start, Gateway
         case sluice::proto::Start::PART_WHOLE:
             request.part = Part::whole;
             break;
+        case sluice::proto::Start::PART_ENCODE:
+            request.part = Part::encode;
+            break;
         default:
             return base::fail(ErrorCode::invalid_argument, "Start.part is missing");
     }
-    if (request.part != Part::whole && start.peer().incarnation() == 0) {
+    const bool is_split = request.part == Part::prefill || request.part == Part::decode;
+    if (is_split && start.peer().incarnation() == 0) {
         return base::fail(ErrorCode::invalid_argument, "Start.peer is missing for a split request");
     }
     request.prompt.assign(start.prompt().begin(), start.prompt().end());
@@ -152,6 +156,7 @@ void write_output(const SequenceOutput& output, sluice::proto::SequenceOutput& m
     if (output.error) { proto::set_error(*message.mutable_error(), *output.error); }
     message.set_cached_tokens(output.cached_tokens);
     message.set_kv_path(output.kv_path);
+    message.mutable_vector()->Assign(output.vector.begin(), output.vector.end());
 }
 
 }  // namespace worker

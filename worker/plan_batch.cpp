@@ -206,4 +206,19 @@ std::vector<PlanEntry> plan_batch(std::span<const PlanCandidate> candidates, con
     return plan;
 }
 
+std::vector<PlanEntry> plan_texts(std::span<const PlanCandidate> candidates, const PlanLimits& limits) {
+    CHECK(limits.sequences_max > 0 && limits.tokens_max > 0);
+    std::vector<PlanEntry> plan;
+    std::uint32_t room = limits.tokens_max;
+    for (std::uint32_t index = 0; index < candidates.size() && room > 0 && plan.size() < limits.sequences_max;
+         ++index) {
+        const std::uint32_t tokens = candidates[index].tokens_left;
+        CHECK(tokens > 0 && tokens <= limits.tokens_max, tokens << " tokens, at most " << limits.tokens_max);
+        if (tokens > room) { continue; }
+        plan.push_back({index, tokens});
+        room -= tokens;
+    }
+    return plan;
+}
+
 }  // namespace worker

@@ -65,4 +65,9 @@ struct PlanEntry {
 /// targets or no cost is known, `chunk_tokens_max` bounds the prompts (Sarathi-Serve, Agrawal et al., OSDI 2024).
 std::vector<PlanEntry> plan_batch(std::span<const PlanCandidate> candidates, const PlanLimits& limits);
 
+/// The next step of an encoder: texts, each whole, in order of arrival, as many as fit; one that does not fit lets
+/// later, shorter ones go first, and is the first of the next step. `candidates`: tokens of each text, at most
+/// tokens_max. Pure.
+std::vector<PlanEntry> plan_texts(std::span<const PlanCandidate> candidates, const PlanLimits& limits);
+
 }  // namespace worker

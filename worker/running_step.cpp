@@ -30,6 +30,10 @@ RunningStep build_step(std::vector<StepEntry> entries, engine::Batch&& spare, co
         engine::BatchEntry& entry = step.prepared.emplace_back();
         entry.sequence = sequence.id;
         entry.position = position;
+        if (sequence.encodes()) {
+            entry.pooling = engine::Pooling::own;
+            continue;
+        }
         entry.set_blocks(sequence.kv->blocks());
         entry.sample = planned.samples;
         if (scores_prompt(sequence)) {
@@ -53,12 +57,17 @@ void fill_tokens(RunningStep& step) {
         engine::BatchEntry& entry = step.prepared[i];
         const std::uint32_t count = step.entries[i].tokens;
         const bool is_whole = sequence.tokens_left() == count;
-        CHECK(sequence.computed_tokens == entry.position && is_whole == entry.sample && sequence.tokens_left() >= count,
+        const bool ends = entry.sample || sequence.encodes();
+        CHECK(sequence.computed_tokens == entry.position && is_whole == ends && sequence.tokens_left() >= count,
               "sequence " << base::raw(sequence.id) << " stands at " << sequence.computed_tokens << " of "
                           << sequence.tokens.size() << " tokens, planned were " << count << " from " << entry.position);
         const std::span<const base::TokenId> tokens(sequence.tokens);
         const auto news = tokens.subspan(entry.position, count);
         entry.tokens.assign(news.begin(), news.end());
+        if (sequence.encodes()) {
+            step.batch.add() = std::move(entry);
+            continue;
+        }
         engine::SamplerContext sampler{.params = &sequence.request.sampling,
                                        .position = tokens.size(),
                                        .prompt = tokens.first(sequence.prompt_tokens),

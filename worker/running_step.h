@@ -15,7 +15,7 @@ namespace worker {
 struct StepEntry {
     Sequence* sequence = nullptr;  // lives until the step is collected (RunningStep::ended)
     std::uint32_t tokens = 0;      // > 0; from the first token whose KV will be missing when the step begins
-    bool samples = false;          // the step chooses the token after them
+    bool samples = false;          // the step chooses the token after them; never of a text to encode
 };
 
 /// One step from its plan to its result: what the engine computes, and who has to outlive it. A value that may be moved

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -27,7 +28,8 @@ struct RequestKey {
 };
 
 /// Which phases of a request this worker runs.
-enum class Part { prefill, decode, whole };
+enum class Part { prefill, decode, whole, encode };
+inline constexpr std::size_t kParts = 4;
 
 /// When a sequence ends. Counted from the end of the client's prompt, also when earlier tokens were generated
 /// elsewhere.
@@ -87,6 +89,7 @@ struct SequenceOutput {
     std::optional<base::Error> error;
     std::uint32_t cached_tokens = 0;
     std::string kv_path;
+    std::vector<float> vector = {};  // encode part
 };
 
 /// Where a sequence stands. A step may include it only as `running`.
@@ -94,7 +97,7 @@ enum class SequenceState {
     waiting,       // accepted; has no KV memory yet
     awaiting_kv,   // decode part: KV or the first token is still to come
     loading,       // has KV memory, into which something (a tier) loads: runs when that has ended, well or not
-    running,       // has KV memory; tokens are left to compute
+    running,       // has KV memory (encode part: needs none); tokens are left to compute
     handing_over,  // prefill part: sampled; the KV is still on its way
     ended,         // its final output is out; only the step that was running then still knows it
 };
@@ -154,6 +157,8 @@ struct Sequence {
     /// When the token is due that follows the running step, which ends at `step_end`. Empty: nobody waits for it.
     std::optional<base::TimePoint> next_due(base::TimePoint step_end) const;
 
+    /// A text of which a vector is wanted: no KV, and one step computes all of it.
+    bool encodes() const { return request.part == Part::encode; }
     bool wants_prompt_scores() const { return request.sampling.prompt_logprobs; }
 };
 

@@ -69,7 +69,8 @@ void StepLoop::start(StartRequest&& request) {
         return refuse(request, ErrorCode::resource_exhausted,
                       "the worker holds " + std::to_string(sequences_.size()) + " requests, its limit");
     }
-    if (auto error = check_start(request, engine_.shape(), cache_)) {
+    const bool encodes = request.part == Part::encode;
+    if (auto error = encodes ? check_text(request, engine_.shape()) : check_start(request, engine_.shape(), cache_)) {
         return refuse(request, error->code, error->message);
     }
     for (std::size_t i = sequences_.size(); i > 0; --i) {  // an older attempt that its gateway has given up
@@ -87,8 +88,13 @@ void StepLoop::start(StartRequest&& request) {
     sequence->request = std::move(request);
     sequence->accepted = clock_.now();
     sequence->state = sequence->request.part == Part::decode ? SequenceState::awaiting_kv : SequenceState::waiting;
-    extend_chain(*sequence);
-    look_up_prefix(*sequence);
+    if (encodes) {
+        sequence->state = SequenceState::running;
+        next_.reset();  // it may be part of that step
+    } else {
+        extend_chain(*sequence);
+        look_up_prefix(*sequence);
+    }
     Sequence& placed = *sequence;
     by_key_.emplace(placed.request.key, &placed);
     sequences_.push_back(std::move(sequence));

@@ -25,6 +25,7 @@ double seconds_of(base::Duration duration) {
 /// The running step gives this sequence its last token here, as far as can be known before: a stop token or an error
 /// may end others, too.
 bool StepLoop::ends_with_step(const Sequence& sequence) const {
+    if (sequence.encodes()) { return sequence.step_tokens > 0; }
     if (!sequence.step_samples) { return false; }
     return sequence.request.part == Part::prefill ||
            sequence.generated_after_step() >= sequence.request.stop.new_tokens_max ||
@@ -62,21 +63,23 @@ std::optional<RunningStep> StepLoop::plan_step() {
         }
         if (candidates.empty()) { return std::nullopt; }
         const WorkerOptions& limits = options_.limits;
-        const auto plan = plan_batch(candidates, {.sequences_max = limits.batch_sequences_max,
-                                                  .tokens_max = limits.batch_tokens_max,
-                                                  .chunk_tokens_max = limits.chunk_tokens_max,
-                                                  .chunk_tokens_learning = forecast_.chunk_tokens_learning(),
-                                                  .decode_rotation = rotation_ % size32(candidates.size()),
-                                                  .cost = forecast_.cost(),
-                                                  .cost_ratio = forecast_.mixed_ratio(),
-                                                  .prompt_wait_seconds = seconds_of(limits.prompt_wait)});
+        const PlanLimits plan_limits{.sequences_max = limits.batch_sequences_max,
+                                     .tokens_max = limits.batch_tokens_max,
+                                     .chunk_tokens_max = limits.chunk_tokens_max,
+                                     .chunk_tokens_learning = forecast_.chunk_tokens_learning(),
+                                     .decode_rotation = rotation_ % size32(candidates.size()),
+                                     .cost = forecast_.cost(),
+                                     .cost_ratio = forecast_.mixed_ratio(),
+                                     .prompt_wait_seconds = seconds_of(limits.prompt_wait)};
+        const bool encodes = !engine_.keeps_kv();
+        const auto plan = encodes ? plan_texts(candidates, plan_limits) : plan_batch(candidates, plan_limits);
         std::vector<StepEntry> entries;
         entries.reserve(plan.size());
         for (const PlanEntry& planned : plan) {
             Sequence& sequence = *runnable[planned.candidate];
-            entries.push_back({&sequence, planned.tokens, planned.tokens == sequence.left_after_step()});
+            entries.push_back({&sequence, planned.tokens, !encodes && planned.tokens == sequence.left_after_step()});
         }
-        if (!grow(entries)) { return std::nullopt; }
+        if (!encodes && !grow(entries)) { return std::nullopt; }
         if (entries.empty()) { continue; }  // at least one has given way or ended
         std::vector<StepShare> shares;
         shares.reserve(entries.size());
@@ -142,7 +145,7 @@ void StepLoop::finish_step(base::Result<engine::StepResult> result) {
         if (sequence.state == SequenceState::ended) {
             if (entry.error) { continue; }
             sequence.computed_tokens += step.entries[i].tokens;
-            publish(sequence);
+            if (sequence.kv) { publish(sequence); }
         } else if (entry.error) {
             finish(sequence, Finish::error, entry.error);
         } else {
@@ -190,6 +193,14 @@ void StepLoop::lose_device(const base::Error& error) {
 void StepLoop::apply_result(const StepEntry& entry, engine::EntryResult& result) {
     Sequence& sequence = *entry.sequence;
     sequence.computed_tokens += entry.tokens;
+    if (sequence.encodes()) {
+        SequenceOutput output;
+        output.vector = std::move(result.pooled);
+        output.finish = Finish::stop;
+        emit(sequence, std::move(output));
+        end(sequence);
+        return;
+    }
     for (engine::SampledToken& score : result.scores) {
         if (sequence.prompt_scores.size() + 1 < sequence.prompt_tokens) {
             sequence.prompt_scores.push_back(std::move(score));

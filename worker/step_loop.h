@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -78,6 +79,9 @@ public:
 /// A sequence is a list of tokens and a count of those whose KV is computed. Whatever is missing is computed next: a
 /// prompt, the rest of a prompt, what a preemption or a lost hand-off took away, or one decoded token. So there is one
 /// path for all.
+///
+/// The loop of an encoder (Engine::keeps_kv() is false) takes texts of Part::encode only: they need no memory, each
+/// goes through one step as a whole, and its vector is its only output.
 ///
 /// One thread calls (the step thread), except where a function says otherwise.
 class StepLoop final : public StepControl {
@@ -218,8 +222,8 @@ private:
     OutputSink& sink_;
     ReportBoard& board_;
     const base::Clock& clock_;
-    RolePart* parts_[3] = {nullptr, nullptr, nullptr};  // by Part
-    std::vector<RolePart*> helpers_;                    // in the order in which they are called, after the part
+    std::array<RolePart*, kParts> parts_{};  // by Part
+    std::vector<RolePart*> helpers_;         // in the order in which they are called, after the part
     base::BoundedQueue<Command> commands_;
     /// Events of transfers, apart from what gateways can fill: a lost one would strand blocks.
     base::BoundedQueue<std::function<void()>> tasks_;

@@ -41,10 +41,10 @@ struct StepReporter::Instruments {
                                          "Prompt tokens looked up in the prefix index", {{"model", model}})),
           prefix_hits(metrics.counter("sluice_worker_prefix_hit_tokens_total",
                                       "Prompt tokens found in the prefix index", {{"model", model}})),
-          step_prefill(step(metrics, "prefill")),
+          step_prefill(step(metrics, role == role_name(Role::encode) ? "encode" : "prefill")),
           step_decode(step(metrics, "decode")),
           step_mixed(step(metrics, "mixed")),
-          idle_prefill(idle(metrics, "prefill")),
+          idle_prefill(idle(metrics, role == role_name(Role::encode) ? "encode" : "prefill")),
           idle_decode(idle(metrics, "decode")),
           idle_mixed(idle(metrics, "mixed")) {}
 
@@ -145,7 +145,7 @@ bool StepReporter::publish(std::span<const std::unique_ptr<Sequence>> sequences,
         } else {
             load.set_requests_running(load.requests_running() + 1);
         }
-        if (sequence->state == SequenceState::running && sequence->tokens_left() == 1) {
+        if (sequence->state == SequenceState::running && sequence->tokens_left() == 1 && !sequence->encodes()) {
             load.set_decode_sequences(load.decode_sequences() + 1);
             load.set_context_tokens(load.context_tokens() + sequence->tokens.size());
         } else if (sequence->state == SequenceState::running || sequence->state == SequenceState::waiting) {
@@ -171,7 +171,8 @@ bool StepReporter::publish(std::span<const std::unique_ptr<Sequence>> sequences,
     instruments_->blocks_cached.Set(counts.cached);
     instruments_->blocks_pinned.Set(counts.pinned);
     instruments_->blocks_stranded.Set(counts.stranded);
-    instruments_->usage.Set(static_cast<double>(counts.used + counts.pinned + counts.stranded) / blocks_total);
+    instruments_->usage.Set(
+        blocks_total == 0 ? 0.0 : static_cast<double>(counts.used + counts.pinned + counts.stranded) / blocks_total);
     return more;
 }
 

@@ -236,7 +236,7 @@ std::vector<std::string> model_config_warnings(std::string_view text) {
     boost::system::error_code error;
     const json::value document = json::parse(text, error);
     const json::object* config = error ? nullptr : document.if_object();
-    const auto architecture = config == nullptr ? Result<std::string>(std::string()) : read_architecture(*config);
+    const auto architecture = config == nullptr ? Result<std::string>(std::string()) : architecture_in(*config);
     if (!architecture || *architecture != "MistralForCausalLM" || config->contains("sliding_window")) { return {}; }
     const json::value* context = config->if_contains("max_position_embeddings");
     if (context == nullptr || !context->is_int64() || context->get_int64() <= kWindow) { return {}; }

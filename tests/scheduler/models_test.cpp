@@ -220,6 +220,18 @@ TEST_CASE("an encoder registers without KV, is described, and gets no request th
              {.id = 4, .incarnation = 41, .role = kEncode, .kv_blocks_total = 0, .block_tokens = 0, .model = "both"});
     REQUIRE(f.placed({.request_id = 2, .model = "both"}).prefill().worker_id() == 2);
     REQUIRE(describe(f, "both").models(0).ready());
+
+    auto text = make_place({.request_id = 3, .model = "both"});
+    text.set_encode(true);
+    text.set_new_tokens_max(0);
+    const auto placed = f.scheduler.place(text);
+    REQUIRE(placed.has_placement());
+    REQUIRE(placed.placement().prefill().worker_id() == 3);
+    REQUIRE(placed.placement().decode().worker_id() == 3);
+    REQUIRE(placed.placement().path() == "encode");
+    text.set_request_id(4);
+    REQUIRE(f.scheduler.place(text).placement().prefill().worker_id() == 4);  // what 3 was sent counts
+    REQUIRE(f.tells(R"(sluice_scheduler_decisions_total{model="both",path="encode",reason="cheapest"} 2)"));
 }
 
 TEST_CASE("a newer scheduler has a higher epoch, and the older one knows when it is superseded", "[scheduler][epoch]") {
