@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "gateway/client_answer.h"
 #include "gateway/http/exchange.h"
 #include "gateway/metrics.h"
 #include "gateway/openai/prepare.h"
@@ -21,7 +22,7 @@ namespace gateway {
 
 /// The answer to one client request: opens its sequences (prompts x choices) at a source, gathers or streams what they
 /// give, and ends exactly once: whole answer, stream with [DONE], error, or nobody left to answer. I/O thread only.
-class Answer {
+class Answer final : public ClientAnswer {
 public:
     struct Setup {
         SequenceSource& source;
@@ -39,21 +40,21 @@ public:
         base::Duration request_timeout;
         base::Duration ping_interval;  // zero: none
         std::uint64_t seed;
-        std::function<void(Answer&)> done;  // called once, last; must not destroy the answer from inside
+        std::function<void(ClientAnswer&)> done;  // called once, last; must not destroy the answer from inside
     };
     explicit Answer(Setup setup);
 
     /// The model that answers, of the gateway's Models.
-    std::size_t model() const { return setup_.prepared.form.model; }
+    std::size_t model() const override { return setup_.prepared.form.model; }
     /// The number of sequences it opens.
     static std::size_t sequences(const PreparedRequest& prepared) { return prepared.prompts.size() * prepared.form.n; }
     /// Opens them; the source must have room, and may answer from inside. Once.
-    void start();
-    void client_gone(std::string_view cause);
+    void start() override;
+    void client_gone(std::string_view cause) override;
     /// The gateway gives up (drain timeout): an error to the client, cancel to the workers.
-    void give_up(const ApiError& error, std::string_view cause);
+    void give_up(const ApiError& error, std::string_view cause) override;
     /// Keep-alive of a silent stream, if it is due, and when the next is.
-    std::optional<base::TimePoint> tick(base::TimePoint now);
+    std::optional<base::TimePoint> tick(base::TimePoint now) override;
 
 private:
     /// One sequence of the answer, as its source sees it.

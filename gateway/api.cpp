@@ -30,9 +30,9 @@ HttpResponse json_response(std::string body) {
 }
 
 /// What stands between a model and its first answer; empty: nothing.
-std::string_view problem_of(const ClusterView& cluster) {
+std::string_view problem_of(const ClusterView& cluster, ModelKind kind) {
     if (cluster.ready) { return ""; }
-    return cluster.known ? "no workers for both phases" : "the scheduler has not answered yet";
+    return cluster.known ? no_workers_of(kind) : "the scheduler has not answered yet";
 }
 
 ApiError no_such_route(std::string_view path) {
@@ -56,7 +56,7 @@ ApiError not_built_yet(std::string_view path) {
 bool is_not_built_yet(std::string_view route) {
     static constexpr auto kWords = std::to_array<std::string_view>(
         {"assistants", "audio",         "batches", "chat/completions", "classify",    "complete",
-         "containers", "conversations", "edits",   "embeddings",       "evals",       "files",
+         "containers", "conversations", "edits",   "evals",            "files",
          "fine-tunes", "fine_tuning",   "images",  "messages",         "moderations", "organization",
          "pooling",    "realtime",      "rerank",  "responses",        "score",       "threads",
          "uploads",    "vector_stores", "videos"});
@@ -262,7 +262,7 @@ HttpResponse Api::health() const {
     std::string problems;
     bool all_ready = true;
     for (std::size_t model = 0; model < setup_.models.size(); ++model) {
-        const std::string_view problem = problem_of(setup_.table.cluster(model));
+        const std::string_view problem = problem_of(setup_.table.cluster(model), setup_.models[model].kind);
         all_ready = all_ready && problem.empty();
         if (setup_.models.size() > 1) {
             problems += (model == 0 ? "" : "; ") + setup_.models[model].name + ": ";

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "gateway/embedding_answer.h"
 #include "gateway/tenant.h"
 
 namespace gateway {
@@ -73,7 +74,7 @@ ApiResult<std::string> Intake::admit(const HttpRequest& request) const {
     const auto& clusters = setup_.table.clusters();
     if (!clusters.front().known) { return pass_on(not_ready("the scheduler has not answered yet")); }
     if (std::all_of(clusters.begin(), clusters.end(), [](const auto& one) { return one.context_tokens == 0; })) {
-        return pass_on(not_ready("no workers for both phases"));
+        return pass_on(not_ready(std::string(no_workers_of(setup_.models[0].kind))));
     }
     return tenant_of(request.head, setup_.options.tenant_header);
 }
@@ -194,7 +195,7 @@ void Intake::prepared(Stages::Output output, Waiting waiting) {
     }
     if (result && draining_) {
         result = pass_on(not_ready("the gateway is draining"));
-    } else if (result && !setup_.source.has_room(Answer::sequences(*result))) {
+    } else if (result && !setup_.source.has_room(sequences_of(*result))) {
         result = pass_on(api_error({base::ErrorCode::resource_exhausted, "too many sequences are in work"}, 1000));
     }
     RequestSlo slo;
@@ -215,10 +216,40 @@ void Intake::prepared(Stages::Output output, Waiting waiting) {
     if (setup_.options.usage_in_streams && result->form.stream) { result->form.include_usage = true; }
     setup_.metrics.admission(model, "admitted");
     setup_.metrics.in_flight(model, 1);
-    open_answer(std::move(*result), std::move(slo), waiting);
+    const std::shared_ptr<ClientAnswer> answer = make_answer(std::move(*result), std::move(slo), waiting);
+    answers_.emplace(answer.get(), answer);
+    waiting.exchange->on_gone([weak = std::weak_ptr<ClientAnswer>(answer)](std::string_view cause) {
+        if (const auto one = weak.lock()) { one->client_gone(cause); }
+    });
+    answer->start();
 }
 
-void Intake::open_answer(PreparedRequest prepared, RequestSlo slo, const Waiting& waiting) {
+std::size_t Intake::sequences_of(const PreparedRequest& prepared) const {
+    if (prepared.form.endpoint != Endpoint::embeddings) { return Answer::sequences(prepared); }
+    return EmbeddingAnswer::texts_first(prepared, setup_.options.embedding_texts_at_once);
+}
+
+std::shared_ptr<ClientAnswer> Intake::make_answer(PreparedRequest prepared, RequestSlo slo, const Waiting& waiting) {
+    if (prepared.form.endpoint != Endpoint::embeddings) {
+        return make_text_answer(std::move(prepared), std::move(slo), waiting);
+    }
+    return std::make_shared<EmbeddingAnswer>(
+        EmbeddingAnswer::Setup{.source = setup_.source,
+                               .metrics = setup_.metrics,
+                               .clock = setup_.clock,
+                               .wake = setup_.wake,
+                               .prepared = std::move(prepared),
+                               .exchange = waiting.exchange,
+                               .tag = waiting.tag,
+                               .log = setup_.log,
+                               .tenant = waiting.tenant,
+                               .request_timeout = setup_.options.request_timeout,
+                               .texts_at_once = setup_.options.embedding_texts_at_once,
+                               .done = [this](ClientAnswer& one) { done(one); }});
+}
+
+std::shared_ptr<ClientAnswer> Intake::make_text_answer(PreparedRequest prepared, RequestSlo slo,
+                                                       const Waiting& waiting) {
     const RequestForm& form = prepared.form;
     const std::size_t model = form.model;
     AnswerHeader header{.endpoint = waiting.endpoint,
@@ -231,30 +262,25 @@ void Intake::open_answer(PreparedRequest prepared, RequestSlo slo, const Waiting
     const base::Duration ping = !form.ping_interval_s        ? setup_.options.ping_interval
                                 : *form.ping_interval_s <= 0 ? base::Duration::zero()
                                                              : std::chrono::seconds(*form.ping_interval_s);
-    auto answer = std::make_shared<Answer>(Answer::Setup{.source = setup_.source,
-                                                         .text = *setup_.models[model].text,
-                                                         .metrics = setup_.metrics,
-                                                         .clock = setup_.clock,
-                                                         .wake = setup_.wake,
-                                                         .prepared = std::move(prepared),
-                                                         .exchange = waiting.exchange,
-                                                         .header = std::move(header),
-                                                         .tag = waiting.tag,
-                                                         .log = setup_.log,
-                                                         .tenant = waiting.tenant,
-                                                         .slo = std::move(slo),
-                                                         .request_timeout = setup_.options.request_timeout,
-                                                         .ping_interval = ping,
-                                                         .seed = seed,
-                                                         .done = [this](Answer& one) { done(one); }});
-    answers_.emplace(answer.get(), answer);
-    waiting.exchange->on_gone([weak = std::weak_ptr<Answer>(answer)](std::string_view cause) {
-        if (const auto one = weak.lock()) { one->client_gone(cause); }
-    });
-    answer->start();
+    return std::make_shared<Answer>(Answer::Setup{.source = setup_.source,
+                                                  .text = *setup_.models[model].text,
+                                                  .metrics = setup_.metrics,
+                                                  .clock = setup_.clock,
+                                                  .wake = setup_.wake,
+                                                  .prepared = std::move(prepared),
+                                                  .exchange = waiting.exchange,
+                                                  .header = std::move(header),
+                                                  .tag = waiting.tag,
+                                                  .log = setup_.log,
+                                                  .tenant = waiting.tenant,
+                                                  .slo = std::move(slo),
+                                                  .request_timeout = setup_.options.request_timeout,
+                                                  .ping_interval = ping,
+                                                  .seed = seed,
+                                                  .done = [this](ClientAnswer& one) { done(one); }});
 }
 
-void Intake::done(Answer& answer) {
+void Intake::done(ClientAnswer& answer) {
     const auto at = answers_.find(&answer);
     CHECK(at != answers_.end());
     leave();
@@ -271,7 +297,8 @@ void Intake::leave() {
 
 std::optional<base::TimePoint> Intake::tick(base::TimePoint now) {
     std::optional<base::TimePoint> next;
-    for (const auto& [key, answer] : answers_) {
+    for (auto one = answers_.begin(); one != answers_.end();) {
+        const std::shared_ptr<ClientAnswer> answer = (one++)->second;  // it may end here, and leave
         const auto at = answer->tick(now);
         if (at && (!next || *at < *next)) { next = at; }
     }
@@ -279,7 +306,7 @@ std::optional<base::TimePoint> Intake::tick(base::TimePoint now) {
 }
 
 void Intake::give_up_all() {
-    std::vector<std::shared_ptr<Answer>> all;
+    std::vector<std::shared_ptr<ClientAnswer>> all;
     for (const auto& [key, answer] : answers_) {
         all.push_back(answer);
     }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "gateway/answer.h"
+#include "gateway/client_answer.h"
 #include "gateway/openai/text_forms.h"
 #include "gateway/options.h"
 #include "gateway/request/request_table.h"
@@ -21,7 +22,7 @@
 namespace gateway {
 
 /// Takes in requests that make sequences: decides at the door, sends them through the stages on a text thread, opens an
-/// Answer at the source, and keeps account of them until they are answered. I/O thread only, but for the stages.
+/// answer at the source, and keeps account of them until they are answered. I/O thread only, but for the stages.
 class Intake {
 public:
     struct Setup {
@@ -79,19 +80,22 @@ private:
     ApiResult<std::string> admit(const HttpRequest& request) const;
     Stages::Output run_stages(const Waiting& waiting, const Stages::Input& input) const;
     void prepared(Stages::Output output, Waiting waiting);
-    void open_answer(PreparedRequest prepared, RequestSlo slo, const Waiting& waiting);
+    /// Sequences that an answer opens first.
+    std::size_t sequences_of(const PreparedRequest& prepared) const;
+    std::shared_ptr<ClientAnswer> make_answer(PreparedRequest prepared, RequestSlo slo, const Waiting& waiting);
+    std::shared_ptr<ClientAnswer> make_text_answer(PreparedRequest prepared, RequestSlo slo, const Waiting& waiting);
     void text_answered(const TextAnswer& answer, const TextRouteForm& route, std::size_t body_bytes, Exchange& exchange,
                        const RequestTag& tag);
     /// `end`: all but the status is set.
     void refuse(const ApiError& error, Exchange& exchange, const RequestTag& tag, RequestEnd end);
-    void done(Answer& answer);
+    void done(ClientAnswer& answer);
     void leave();
     std::string fingerprint(std::size_t model) const;
 
     Setup setup_;
     Stages stages_;
     std::mt19937_64 random_;
-    std::unordered_map<Answer*, std::shared_ptr<Answer>> answers_;
+    std::unordered_map<ClientAnswer*, std::shared_ptr<ClientAnswer>> answers_;
     std::size_t in_flight_ = 0;
     std::uint64_t preparing_bytes_ = 0;  // bodies that wait for a text thread
     std::atomic<bool> draining_{false};  // set by the I/O thread, read by the text threads too

@@ -62,6 +62,7 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
 
     options.form.n_max = integer(config, "gateway.n_max", options.form.n_max, 1, 1024);
     options.form.prompts_max = integer(config, "gateway.prompts_max", options.form.prompts_max, 1, 2048);
+    options.form.inputs_max = integer(config, "gateway.embedding_texts_max", options.form.inputs_max, 1, 65536);
     options.form.stop_strings_max = integer(config, "gateway.stop_strings_max", options.form.stop_strings_max, 1, 64);
     options.form.logit_bias_max = integer(config, "gateway.logit_bias_max", options.form.logit_bias_max, 0, 100000);
 
@@ -83,6 +84,8 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
 
     options.inflight_requests_max =
         integer(config, "gateway.inflight_requests_max", options.inflight_requests_max, 1, 1 << 20);
+    options.embedding_texts_at_once =
+        integer(config, "gateway.embedding_texts_at_once", options.embedding_texts_at_once, 1, 4096);
     options.text_threads = integer(config, "gateway.text_threads", options.text_threads, 1, 64);
     options.request_timeout = milliseconds(config, "gateway.request_timeout_ms", options.request_timeout, 1, kDayMs);
     options.ping_interval = milliseconds(config, "gateway.ping_interval_ms", options.ping_interval, 0, kDayMs);

@@ -2,9 +2,27 @@
 
 #include <utility>
 
+#include "gateway/openai/embedding_form.h"
 #include "gateway/openai/fields.h"
 
 namespace gateway {
+namespace {
+
+/// A model of one kind was asked for what another kind gives.
+ApiError wrong_kind(const RequestForm& form, const Models& models) {
+    const bool wants_vectors = form_of(form.endpoint).kind == ModelKind::vectors;
+    ApiError error{.status = 400, .message = "the model '" + form.model_name.substr(0, 200) + "' "};
+    error.message += wants_vectors ? "makes text and no embeddings" : "gives embeddings and no text";
+    error.param = "model";
+    if (const auto other = models.first_of(form_of(form.endpoint).kind)) {
+        error.message += "; served here is '" + models[*other].name + "', for one that does";
+    } else {
+        error.message += wants_vectors ? "; no model that does is served here" : "; ask /v1/embeddings";
+    }
+    return error;
+}
+
+}  // namespace
 
 ApiError not_ready(std::string message) {
     ApiError error{.status = 503, .message = std::move(message)};
@@ -13,18 +31,28 @@ ApiError not_ready(std::string message) {
     return error;
 }
 
+std::string_view no_workers_of(ModelKind kind) {
+    return kind == ModelKind::vectors ? "no workers that encode" : "no workers for both phases";
+}
+
 Stages::Output Stages::run(const Input& input) const {
     const auto body = parse_body(input.body);
     if (!body) { return {std::nullopt, seems_to_ask_for_stream(input.body), pass_on(body.error())}; }
     const bool stream = asks_for_stream(*body);
-    auto form = read_form(input.endpoint, *body, setup_.limits, setup_.models);
+    auto form = input.endpoint == Endpoint::embeddings
+                    ? read_embedding_form(*body, setup_.limits, setup_.models)
+                    : read_form(input.endpoint, *body, setup_.limits, setup_.models);
     if (!form) { return {std::nullopt, stream, pass_on(form.error())}; }
     const std::size_t model = form->model;
+    if (setup_.models[model].kind != form_of(input.endpoint).kind) {
+        return {model, stream, pass_on(wrong_kind(*form, setup_.models))};
+    }
     if (auto rewritten = rewrite(*form); !rewritten) { return {model, stream, pass_on(rewritten.error())}; }
     return {model, stream, prepare(std::move(*form), input)};
 }
 
 ApiResult<void> Stages::rewrite(RequestForm& form) const {
+    if (form.endpoint == Endpoint::embeddings) { return {}; }
     for (const FormRewriter* rewriter : setup_.rewriters) {
         if (auto rewritten = rewriter->rewrite(form); !rewritten) { return rewritten; }
     }
@@ -35,12 +63,16 @@ ApiResult<PreparedRequest> Stages::prepare(RequestForm form, const Input& input)
     const ServedModel& model = setup_.models[form.model];
     const ClusterView& cluster = input.clusters[form.model];
     // Without its length limit no request can be checked.
-    if (cluster.context_tokens == 0) { return pass_on(not_ready("no workers for both phases of " + model.name)); }
-    return gateway::prepare(std::move(form), {.limits = setup_.limits,
-                                              .text = *model.text,
-                                              .cluster = cluster,
-                                              .hash_key = setup_.hash_key,
-                                              .now_unix_s = input.now_unix_s});
+    if (cluster.context_tokens == 0) {
+        return pass_on(not_ready(std::string(no_workers_of(model.kind)) + " of " + model.name));
+    }
+    const PrepareContext context{.limits = setup_.limits,
+                                 .text = *model.text,
+                                 .cluster = cluster,
+                                 .hash_key = setup_.hash_key,
+                                 .now_unix_s = input.now_unix_s};
+    if (input.endpoint == Endpoint::embeddings) { return prepare_embedding(std::move(form), context); }
+    return gateway::prepare(std::move(form), context);
 }
 
 }  // namespace gateway

@@ -27,6 +27,8 @@ public:
 
 /// 503 with Retry-After, as whoever asks too early or too late gets it.
 ApiError not_ready(std::string message);
+/// Why a model of this kind cannot answer when nobody runs it.
+std::string_view no_workers_of(ModelKind kind);
 
 /// The stages of a request up to its prompts: read the form, rewrite it, prepare it. The last one, where its sequences
 /// come from, is a SequenceSource that Answer opens them at. Thread-safe; runs on the text threads.

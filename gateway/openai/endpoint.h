@@ -5,14 +5,17 @@
 #include <optional>
 #include <string_view>
 
+#include "gateway/request/models.h"
+
 namespace gateway {
 
-/// The endpoints that make sequences.
-enum class Endpoint { chat, completions };
+/// The endpoints that a model answers.
+enum class Endpoint { chat, completions, embeddings };
 
 /// How they differ, as far as that is data.
 struct EndpointForm {
     Endpoint endpoint;
+    ModelKind kind;                                   // of the models that answer
     std::string_view path;                            // without /v1
     std::string_view name;                            // in metrics
     std::string_view id_prefix;                       // of an answer's id
@@ -25,8 +28,9 @@ struct EndpointForm {
     bool has_roles;                                   // a stream begins with a chunk that names the role
 };
 
-inline constexpr std::array<EndpointForm, 2> kEndpoints = {{
+inline constexpr std::array<EndpointForm, 3> kEndpoints = {{
     {.endpoint = Endpoint::chat,
+     .kind = ModelKind::text,
      .path = "/chat/completions",
      .name = "chat",
      .id_prefix = "chatcmpl-",
@@ -38,6 +42,7 @@ inline constexpr std::array<EndpointForm, 2> kEndpoints = {{
      .adds_special = false,
      .has_roles = true},
     {.endpoint = Endpoint::completions,
+     .kind = ModelKind::text,
      .path = "/completions",
      .name = "completions",
      .id_prefix = "cmpl-",
@@ -48,6 +53,18 @@ inline constexpr std::array<EndpointForm, 2> kEndpoints = {{
      .new_tokens_default = 16,  // OpenAI's
      .adds_special = true,
      .has_roles = false},
+    {.endpoint = Endpoint::embeddings,
+     .kind = ModelKind::vectors,
+     .path = "/embeddings",
+     .name = "embeddings",
+     .id_prefix = "",
+     .prompt_field = "input",
+     .whole_object = "list",
+     .chunk_object = "",
+     .new_tokens_low = 0,
+     .new_tokens_default = std::nullopt,
+     .adds_special = true,
+     .has_roles = false},
 }};
 
 constexpr const EndpointForm& form_of(Endpoint endpoint) {
@@ -55,5 +72,6 @@ constexpr const EndpointForm& form_of(Endpoint endpoint) {
 }
 static_assert(form_of(Endpoint::chat).endpoint == Endpoint::chat);
 static_assert(form_of(Endpoint::completions).endpoint == Endpoint::completions);
+static_assert(form_of(Endpoint::embeddings).endpoint == Endpoint::embeddings);
 
 }  // namespace gateway

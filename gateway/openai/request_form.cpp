@@ -74,7 +74,8 @@ void refuse_unbuilt(Fields& fields, Endpoint endpoint) {
 }
 
 void read_model(Fields& fields, const Models& models, RequestForm& form, std::optional<ApiError>& unknown) {
-    form.model_name = models[0].name;
+    form.model = models.first_of(ModelKind::text).value_or(0);
+    form.model_name = models[form.model].name;
     const auto asked = fields.string("model", 1024);
     if (!asked || asked->empty() || *asked == "default") { return; }
     form.model_name = *asked;

@@ -22,8 +22,9 @@ namespace gateway {
 
 /// Bounds of what one request may ask for.
 struct FormLimits {
-    std::uint32_t n_max = 16;        // choices of one prompt
-    std::uint32_t prompts_max = 64;  // of one /v1/completions request
+    std::uint32_t n_max = 16;         // choices of one prompt
+    std::uint32_t prompts_max = 64;   // of one /v1/completions request
+    std::uint32_t inputs_max = 2048;  // texts of one /v1/embeddings request
     std::uint32_t stop_strings_max = 16;
     std::uint32_t stop_string_bytes_max = 1024;
     std::uint32_t logit_bias_max = 1024;
@@ -81,10 +82,14 @@ struct RequestForm {
     // completions
     std::vector<std::variant<std::string, std::vector<base::TokenId>>> prompts = {};
     bool echo = false;
+
+    // embeddings, whose texts are `prompts`
+    bool base64 = false;
+    std::optional<std::uint32_t> dimensions = {};  // of the vectors, cut off; absent: all
 };
 
-/// Reads and checks a body of /v1/chat/completions or /v1/completions. Unknown fields are accepted. Pure.
-/// Errors: 400 with param; 404 model_not_found.
+/// Reads and checks a body of /v1/chat/completions or /v1/completions (of /v1/embeddings: embedding_form.h). Unknown
+/// fields are accepted. Pure. Errors: 400 with param; 404 model_not_found.
 ApiResult<RequestForm> read_form(Endpoint endpoint, std::string_view body, const FormLimits& limits,
                                  const Models& models);
 /// The same of a body that is parsed already.

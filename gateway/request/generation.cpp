@@ -89,7 +89,7 @@ Generation::Generation(base::RequestId id, GenerationRequest request, Generation
       text_(std::move(detokenizer), request_.text),
       context_(context) {
     CHECK(request_.prompt && !request_.prompt->empty());
-    CHECK(request_.new_tokens_max > 0 && request_.new_tokens_min <= request_.new_tokens_max);
+    CHECK(request_.encodes || (request_.new_tokens_max > 0 && request_.new_tokens_min <= request_.new_tokens_max));
 }
 
 void Generation::start() {
@@ -110,9 +110,10 @@ void Generation::on_time() {
     if (request_.deadline && now >= *request_.deadline) {
         context_.metrics.cancelled(phase_name(phase_), "deadline");
         GenerationEnd result{.reason = EndReason::failed};
-        result.error = {base::ErrorCode::deadline_exceeded, "the request was not finished within its time limit; " +
-                                                                std::to_string(generated_.size()) +
-                                                                " tokens were generated"};
+        result.error = {base::ErrorCode::deadline_exceeded, "the request was not finished within its time limit"};
+        if (!request_.encodes) {
+            result.error->message += "; " + std::to_string(generated_.size()) + " tokens were generated";
+        }
         end(std::move(result), "deadline");
         return;
     }
@@ -135,6 +136,7 @@ void Generation::place() {
     ask.set_request_id(base::raw(id_));
     ask.set_epoch(base::raw(epoch_));
     ask.set_begun(begun);
+    ask.set_encode(request_.encodes);
     ask.set_tenant(request_.tenant);
     const SloTargets& targets = request_.slo.targets;
     ask.set_slo_class(request_.slo.class_name);
@@ -219,7 +221,7 @@ void Generation::take_placement(const proto::Placement& placement) {
         send_start(decode_, proto::Start::PART_DECODE, &prefill_);
         send_start(prefill_, proto::Start::PART_PREFILL, &decode_);
     } else {
-        send_start(decode_, proto::Start::PART_WHOLE, nullptr);
+        send_start(decode_, request_.encodes ? proto::Start::PART_ENCODE : proto::Start::PART_WHOLE, nullptr);
     }
     if (is_first) { sink_.on_placed(); }
 }
@@ -277,6 +279,10 @@ void Generation::on_output(base::Incarnation from, const proto::SequenceOutput& 
     const bool from_decode = from == incarnation_of(decode_);
     const bool from_prefill = split_ ? from == incarnation_of(prefill_) : from_decode;
     if (!from_decode && !from_prefill) { return; }
+    if (request_.encodes) {
+        accept_vector(from, output);
+        return;
+    }
     const bool is_error = output.finish() == proto::SequenceOutput::FINISH_ERROR ||
                           output.finish() == proto::SequenceOutput::FINISH_CANCELLED;
 
@@ -382,12 +388,28 @@ std::optional<base::TokenId> Generation::asked_stop(base::TokenId token) const {
     return std::find(request_.stop_tokens.begin(), end, token) == end ? std::nullopt : std::optional(token);
 }
 
+void Generation::accept_vector(base::Incarnation from, const proto::SequenceOutput& output) {
+    if (output.finish() == proto::SequenceOutput::FINISH_NONE) { return; }
+    prefill_done_ = true;
+    decode_done_ = true;
+    if (output.finish() != proto::SequenceOutput::FINISH_STOP || output.vector().empty()) {
+        accept_finish(from, output);  // an error; without a vector the text is not finished
+        return;
+    }
+    first_token_at_ = context_.clock.now();  // what was predicted is compared with this
+    epoch_tokens_ = 1;
+    sink_.on_vector({output.vector().begin(), output.vector().end()});
+    if (!ended()) { end({.reason = EndReason::stop}, "finished"); }
+}
+
 void Generation::accept_finish(base::Incarnation from, const proto::SequenceOutput& output) {
     switch (output.finish()) {
         case proto::SequenceOutput::FINISH_STOP:
         case proto::SequenceOutput::FINISH_LENGTH: {
             if (generated_.empty()) {
-                attempt_failed(from, {base::ErrorCode::data_loss, "a worker finished a sequence without a token"});
+                attempt_failed(from, {base::ErrorCode::data_loss,
+                                      request_.encodes ? "a worker finished a text without a vector"
+                                                       : "a worker finished a sequence without a token"});
                 return;
             }
             sink_.on_piece(text_.finish(), static_cast<std::uint32_t>(generated_.size()), split_ ? "disagg" : "local");

@@ -80,6 +80,7 @@ private:
     void accept_token(const proto::TokenOutput& output);
     /// The token where the client asked to stop at it: what stops a text otherwise is no reason that is told.
     std::optional<base::TokenId> asked_stop(base::TokenId token) const;
+    void accept_vector(base::Incarnation from, const proto::SequenceOutput& output);
     void accept_finish(base::Incarnation from, const proto::SequenceOutput& output);
     /// This epoch has failed: place again, or fail when that cannot help.
     void attempt_failed(base::Incarnation worker, const base::Error& error);

@@ -54,6 +54,13 @@ std::optional<std::size_t> Models::find(std::string_view name) const {
     return any_;
 }
 
+std::optional<std::size_t> Models::first_of(ModelKind kind) const {
+    for (std::size_t model = 0; model < models_.size(); ++model) {
+        if (models_[model].kind == kind) { return model; }
+    }
+    return std::nullopt;
+}
+
 std::vector<std::string> Models::own_names() const {
     std::vector<std::string> names;
     for (const ServedModel& model : models_) {

@@ -13,15 +13,19 @@
 
 namespace gateway {
 
+/// What a model answers with.
+enum class ModelKind { text, vectors };
+
 /// One model behind a gateway: what the cluster calls it, and its text side.
 struct ServedModel {
     std::string name;
     std::shared_ptr<const TextPort> text;
     std::vector<std::string> aliases = {};  // further names for clients
+    ModelKind kind = ModelKind::text;
 };
 
-/// The models of one gateway, in the order of its configuration; the first is meant where a client names none.
-/// Elsewhere a model is its index here. Immutable: any thread.
+/// The models of one gateway, in the order of its configuration; the first of a kind is meant where a client names
+/// none. Elsewhere a model is its index here. Immutable: any thread.
 class Models {
 public:
     /// `aliases` are "ALIAS=MODEL", or an alias alone for the first model. The alias "*" is every name that nobody has:
@@ -36,6 +40,8 @@ public:
 
     /// The model of that name or alias; else the one that stands for every name, where there is one.
     std::optional<std::size_t> find(std::string_view name) const;
+    /// The one that is meant where a client names none; empty: no model is of this kind.
+    std::optional<std::size_t> first_of(ModelKind kind) const;
     /// Every name that clients may use, with its model: each model's own, then its aliases ("*" left out).
     const std::vector<std::pair<std::string, std::size_t>>& names() const { return names_; }
     /// The models' own names.

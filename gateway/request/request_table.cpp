@@ -38,10 +38,11 @@ base::RequestId RequestTable::open(GenerationRequest request, GenerationSink& si
         id = base::RequestId{random_()};
     }
     const std::size_t model = request.model;
-    auto detokenizer = setup_.models[model].text->detokenizer(request.skip_special);
+    auto detokenizer = request.encodes ? nullptr : setup_.models[model].text->detokenizer(request.skip_special);
     // The text goes on from the prompt: a space before the first word belongs to it, and a character may span both.
     const auto& prompt = *request.prompt;
-    for (std::size_t at = prompt.size() - std::min(prompt.size(), kPrimingTokens); at < prompt.size(); ++at) {
+    for (std::size_t at = prompt.size() - std::min(prompt.size(), kPrimingTokens);
+         detokenizer != nullptr && at < prompt.size(); ++at) {
         detokenizer->push(prompt[at]);
     }
     auto generation = std::make_unique<Generation>(id, std::move(request), sink, std::move(detokenizer),

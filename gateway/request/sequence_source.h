@@ -18,8 +18,10 @@
 
 namespace gateway {
 
-/// What one sequence shall be: a prompt, how tokens are chosen and where it ends.
+/// What one sequence shall be: a prompt, how tokens are chosen and where it ends; or a text whose vector is wanted.
 struct GenerationRequest {
+    /// A vector of `prompt` is the answer: model, tenant and deadline count, what is about tokens does not.
+    bool encodes = false;
     std::size_t model = 0;                                     // of the gateway's Models
     std::string tenant;                                        // whom it is counted for
     RequestSlo slo;                                            // what is promised
@@ -67,6 +69,8 @@ public:
     /// What one generated token let out; the piece may be empty. `generated_tokens` counts it. `path`: local, disagg,
     /// prefix_hit.
     virtual void on_piece(Piece piece, std::uint32_t generated_tokens, std::string_view path) = 0;
+    /// Once, where a vector was asked for; then its end, with EndReason::stop.
+    virtual void on_vector(std::vector<float> /*vector*/) {}
     /// Exactly once, last.
     virtual void on_end(const GenerationEnd& end) = 0;
 };

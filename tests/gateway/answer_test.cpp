@@ -86,7 +86,7 @@ struct World {
                                    .request_timeout = std::chrono::seconds(1),
                                    .ping_interval = {},
                                    .seed = 1,
-                                   .done = [this](gateway::Answer&) { ++done; }});
+                                   .done = [this](gateway::ClientAnswer&) { ++done; }});
         answer->start();
     }
 

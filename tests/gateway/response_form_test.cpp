@@ -111,7 +111,7 @@ TEST_CASE("text offsets of an echo fit its text: BOS has none, bytes of a charac
                             .request_timeout = std::chrono::seconds(60),
                             .ping_interval = {},
                             .seed = 1,
-                            .done = [](gateway::Answer&) {}});
+                            .done = [](gateway::ClientAnswer&) {}});
     answer.start();
     const base::RequestId id{owner.ports.placed.at(0).request_id()};
     owner.table.on_place_answered(id, base::Epoch{0},
