@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "bench/embed_texts.h"
 #include "bench/engine_steps.h"
 #include "bench/kernels.h"
 #include "bench/machine.h"
@@ -52,6 +53,9 @@ base::Result<void> resolve_models(std::vector<std::string>& models, std::map<std
 
 /// Runs a subcommand with the models that are given, or with the one for those who name none.
 int with_chat_models(cli::ServeOptions& serve, const std::function<int()>& run) {
+    if (const auto done = resolve_models(serve.encoders, serve.model_names, FirstUse::pull); !done) {
+        return cli::report(done.error());
+    }
     if (serve.models.empty()) {
         const auto resolved = cli::model::resolve_default_model(cli::end_asked);
         if (!resolved) { return cli::report(resolved.error()); }
@@ -100,8 +104,10 @@ int main(int argc, char** argv) {
     cli::GatewayCommand gateway;
     cli::add_gateway(*command(app, "gateway", "the HTTP front",
                               [&] {
-                                  const auto done =
-                                      resolve_models(gateway.models, gateway.model_names, FirstUse::refuse);
+                                  auto done = resolve_models(gateway.models, gateway.model_names, FirstUse::refuse);
+                                  if (done) {
+                                      done = resolve_models(gateway.encoders, gateway.model_names, FirstUse::refuse);
+                                  }
                                   return done ? cli::gateway_main(gateway) : cli::report(done.error());
                               }),
                      gateway);
@@ -124,6 +130,11 @@ int main(int argc, char** argv) {
     cli::WorkerCommandLine mixed;
     mixed.role = worker::Role::mixed;
     cli::add_worker(*command(app, "mixed", "a worker that does both", [&] { return run_worker(mixed); }), mixed);
+
+    cli::WorkerCommandLine encode;
+    encode.role = worker::Role::encode;
+    cli::add_worker(*command(app, "encode", "a worker that makes vectors of texts", [&] { return run_worker(encode); }),
+                    encode);
 
     cli::DrainCommand drain;
     cli::add_drain(*command(app, "drain", "a worker finishes what it has and gets nothing new",
@@ -211,6 +222,13 @@ int main(int argc, char** argv) {
                                                  [&] { return bench::bench_perplexity_main(bench_perplexity); });
                                          }),
                                 bench_perplexity);
+    bench::EmbedBenchOptions bench_embed;
+    bench::add_bench_embed(*command(*bench, "embed", "vectors of texts by a sentence encoder",
+                                    [&] {
+                                        return with_model(bench_embed.model_dir, nullptr, FirstUse::refuse,
+                                                          [&] { return bench::bench_embed_main(bench_embed); });
+                                    }),
+                           bench_embed);
     bench::KernelsBenchOptions bench_kernels;
     bench::add_bench_kernels(*command(*bench, "kernels", "the engine's operators beside those limits",
                                       [&] { return bench::bench_kernels_main(bench_kernels); }),

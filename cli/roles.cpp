@@ -134,9 +134,16 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     options.http.port = command.port.value_or(options.http.port);
     options.http.allow_public |= command.common.listen_public;
     add_aliases(command.names, options);
-    const auto named =
-        read_models(command.models, first_name(command.names.served_names), options.model, command.model_names);
+    if (command.models.empty() && command.encoders.empty()) {
+        return base::fail(base::ErrorCode::invalid_argument, "name what is served: --model MODEL, --encoder MODEL");
+    }
+    auto named = command.models.empty()
+                     ? base::Result<std::vector<NamedModel>>()
+                     : read_models(command.models, first_name(command.names.served_names), options.model, command.model_names);
     if (!named) { return base::pass_on(named); }
+    const auto encoders = read_encoders(command.encoders, command.model_names);
+    if (!encoders) { return base::pass_on(encoders); }
+    named->insert(named->end(), encoders->begin(), encoders->end());
     auto models = load_text(*named);
     if (!models) { return base::pass_on(models); }
     auto server = gateway::GatewayServer::start({.options = options,
@@ -182,7 +189,10 @@ void add_gateway(CLI::App& app, GatewayCommand& command) {
     app.add_option("--model", command.models,
                    std::string("[NAME=]MODEL: ") + kModelHelp +
                        "; of it tokenizer and chat template; several times for several models")
-        ->required()
+        ->allow_extra_args(false);
+    app.add_option("--encoder", command.encoders,
+                   "[NAME=]MODEL: a sentence encoder that workers of role encode run; of it the tokenizer; several "
+                   "times for several")
         ->allow_extra_args(false);
     add_name_flags(app, command.names);
     app.add_option("--scheduler", command.scheduler, "HOST:PORT of the scheduler")->capture_default_str();

@@ -22,7 +22,7 @@ struct SchedulerCommand {
 void add_scheduler(CLI::App& app, SchedulerCommand& command);
 int scheduler_main(const SchedulerCommand& command);
 
-/// `sluice prefill`, `sluice decode`, `sluice mixed`.
+/// `sluice prefill`, `sluice decode`, `sluice mixed`, `sluice encode`.
 struct WorkerCommandLine {
     CommonFlags common;
     worker::Role role = worker::Role::mixed;
@@ -42,6 +42,7 @@ int worker_main(const WorkerCommandLine& command);
 struct GatewayCommand {
     CommonFlags common;
     std::vector<std::string> models;                   // [NAME=]DIR
+    std::vector<std::string> encoders = {};            // [NAME=]DIR
     std::map<std::string, std::string> model_names{};  // of paths that do not say it (models of the store)
     NameFlags names;
     std::string scheduler = "127.0.0.1:7000";

@@ -31,6 +31,15 @@ std::function<void(std::uint64_t, std::uint64_t)> load_progress(std::string labe
 
 namespace {
 
+/// Encoders run on the host, also where the settings put the models that make text on a GPU.
+void put_on_host(engine::EngineOptions& options) {
+    options.device = "host";
+    if (options.kernels == "cuda") { options.kernels = "auto"; }
+    if (options.weight_format == "fp8") { options.weight_format = "auto"; }
+    options.prefill_attention = "auto";
+    options.dependent_launch = false;
+}
+
 /// What each model needs, and the KV pools of its workers. All workers are held against the same figure of memory,
 /// which `engine_options` then has too. Error: as engine::inspect_model() and engine::fit_on_host().
 base::Result<std::vector<ServedNeeds>> plan_memory(const std::vector<NamedModel>& models, const ServeOptions& options,
@@ -79,7 +88,11 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     const auto named =
         read_models(options.models, first_name(options.names.served_names), gateway_options.model, options.model_names);
     if (!named) { return base::pass_on(named); }
-    stack->served_names_ = names_of(*named);
+    auto encoders = read_encoders(options.encoders, options.model_names);
+    if (!encoders) { return base::pass_on(encoders); }
+    std::vector<NamedModel> all = *named;
+    all.insert(all.end(), encoders->begin(), encoders->end());
+    stack->served_names_ = names_of(all);
     gateway_options.http.host = options.host.value_or(gateway_options.http.host);
     gateway_options.http.port = options.port.value_or(gateway_options.http.port);
     gateway_options.http.allow_public |= options.common.listen_public;
@@ -88,7 +101,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     stack->merged_config_ = config->merged();
     spdlog::debug("configuration in effect:\n{}", stack->merged_config_);
 
-    auto models = load_text(*named);
+    auto models = load_text(all);
     if (!models) { return base::pass_on(models); }
 
     auto scheduler =
@@ -96,14 +109,17 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     if (!scheduler) { return base::pass_on(scheduler); }
     stack->scheduler_ = std::move(*scheduler);
 
-    const auto workers = (options.prefill + options.decode + options.mixed) * static_cast<std::uint32_t>(named->size());
+    const auto generating =
+        (options.prefill + options.decode + options.mixed) * static_cast<std::uint32_t>(named->size());
+    const auto workers = generating + options.encode * static_cast<std::uint32_t>(encoders->size());
     const std::uint32_t cores = options.threads == 0 ? usable_cores() : options.threads;
     const std::vector<std::uint32_t> threads = divide_cores(cores, workers);
     if (workers > cores) { spdlog::warn("{} workers share {} cores", workers, cores); }
     const auto models_needed = plan_memory(*named, options, common_setup.engine);
     if (!models_needed) { return base::pass_on(models_needed); }
     stack->models_ = *models_needed;
-    const auto start_worker = [&](const ServedNeeds& served, const NamedModel& model, worker::Role role,
+    stack->workers_each_ = options.prefill + options.decode + options.mixed;
+    const auto start_worker = [&](std::uint64_t kv_pool_bytes, const NamedModel& model, worker::Role role,
                                   std::uint32_t number) -> base::Result<void> {
         WorkerSetup setup = common_setup;
         setup.role = role;
@@ -113,8 +129,12 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
         setup.hash_key = *key;
         setup.engine.model_dir = model.dir;
         setup.engine.threads = threads[stack->workers_.size()];
-        setup.engine.kv_pool_bytes = served.kv_pool_bytes;
-        setup.engine.gpu_memory_share /= workers;  // all on one GPU
+        setup.engine.kv_pool_bytes = kv_pool_bytes;
+        if (role == worker::Role::encode) {
+            put_on_host(setup.engine);
+        } else {
+            setup.engine.gpu_memory_share /= generating;  // all on one GPU
+        }
         auto progress = load_progress(setup.name);
         auto worker = WorkerProcess::start(std::move(setup), stack->clock_, stack->metrics_, std::move(progress));
         if (!worker) { return base::pass_on(worker); }
@@ -126,9 +146,18 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
              {std::pair(worker::Role::prefill, options.prefill), std::pair(worker::Role::decode, options.decode),
               std::pair(worker::Role::mixed, options.mixed)}) {
             for (std::uint32_t number = index * count; number < (index + 1) * count; ++number) {
-                if (const auto started = start_worker(stack->models_[index], (*named)[index], role, number); !started) {
+                const std::uint64_t kv_pool_bytes = stack->models_[index].kv_pool_bytes;
+                if (const auto started = start_worker(kv_pool_bytes, (*named)[index], role, number); !started) {
                     return base::pass_on(started);
                 }
+            }
+        }
+    }
+
+    for (std::uint32_t index = 0; index < encoders->size(); ++index) {
+        for (std::uint32_t number = index * options.encode; number < (index + 1) * options.encode; ++number) {
+            if (const auto started = start_worker(0, (*encoders)[index], worker::Role::encode, number); !started) {
+                return base::pass_on(started);
             }
         }
     }
@@ -155,9 +184,8 @@ std::uint16_t LocalStack::port() const {
 std::string LocalStack::banner() const {
     std::string text = fmt::format("sluice serves {} at http://{}:{}/v1\n  scheduler at {}\n", joined(served_names_),
                                    host_, port(), scheduler_->address());
-    const std::size_t workers_each = workers_.size() / models_.size();
     for (std::size_t i = 0; i < models_.size(); ++i) {
-        const std::uint64_t pool_tokens = workers_[i * workers_each]->kv_pool_tokens();
+        const std::uint64_t pool_tokens = workers_[i * workers_each_]->kv_pool_tokens();
         text += fmt::format("  {}: {}\n", models_[i].name, model::summarize_needs(models_[i].needs, pool_tokens));
     }
     for (const auto& worker : workers_) {
@@ -202,11 +230,18 @@ void add_serve(CLI::App& app, ServeOptions& options) {
                        "; several times for several models, each on workers of its own")
         ->allow_extra_args(false);
     add_name_flags(app, options.names);
+    app.add_option("--encoder", options.encoders,
+                   "[NAME=]MODEL: a folder of a sentence encoder, or the name of one in the store or the catalogue "
+                   "(pulled at first use); answers /v1/embeddings; several times for several")
+        ->allow_extra_args(false);
     app.add_option("--host", options.host, "address to listen on; default 127.0.0.1");
     app.add_option("--port", options.port, "port to listen on; 0: any free one; default 8000");
     app.add_option("--prefill", options.prefill, "prefill workers of each model")->capture_default_str();
     app.add_option("--decode", options.decode, "decode workers of each model")->capture_default_str();
     app.add_option("--mixed", options.mixed, "workers of each model that do both phases (colocated)")
+        ->capture_default_str();
+    app.add_option("--encode", options.encode, "workers of each encoder")
+        ->check(CLI::Range(1, 1024))
         ->capture_default_str();
     app.add_option("--threads", options.threads, "compute threads of all workers together; 0: the machine's cores")
         ->capture_default_str();

@@ -24,7 +24,8 @@ namespace cli {
 /// `sluice serve`: every role in one process, over the same protocols as between machines.
 struct ServeOptions {
     CommonFlags common;
-    std::vector<std::string> models;  // [NAME=]MODEL, a folder or a GGUF file; each on workers of its own
+    std::vector<std::string> models;         // [NAME=]MODEL, a folder or a GGUF file; each on workers of its own
+    std::vector<std::string> encoders = {};  // [NAME=]MODEL of sentence encoders, each on workers of its own
     NameFlags names;                  // none: gateway.model of the settings, else the models' own names
     std::map<std::string, std::string> model_names{};  // of paths that do not say it (models of the store)
     std::optional<std::string> host;                   // empty: gateway.host of the settings
@@ -32,6 +33,7 @@ struct ServeOptions {
     std::uint32_t prefill = 1;                         // of each model, like the next two
     std::uint32_t decode = 1;
     std::uint32_t mixed = 0;
+    std::uint32_t encode = 1;   // of each encoder
     std::uint32_t threads = 0;  // compute threads of all engines together; 0: the machine's cores
 };
 
@@ -66,6 +68,7 @@ private:
     base::Metrics metrics_;
     std::vector<std::string> served_names_;
     std::vector<ServedNeeds> models_;
+    std::size_t workers_each_ = 0;  // of each of models_; they come before those that encode
     std::string host_;
     std::string merged_config_;
     std::unique_ptr<scheduler::SchedulerServer> scheduler_;

@@ -44,6 +44,28 @@ std::string served_name(const std::string& flag, const std::string& setting, con
     return path.has_filename() ? path.filename().string() : path.parent_path().filename().string();
 }
 
+namespace {
+
+/// A text of the form MODEL or NAME=MODEL; NAME is empty where it is not given.
+NamedModel split_name(const std::string& text) {
+    const auto split = text.find('=');
+    std::error_code error;
+    if (split == std::string::npos || std::filesystem::exists(text, error)) { return {.name = "", .dir = text}; }
+    return {.name = text.substr(0, split), .dir = text.substr(split + 1)};
+}
+
+const std::string& own_name(const NamedModel& model, const std::map<std::string, std::string>& own_names) {
+    const auto known = own_names.find(model.dir);
+    return known == own_names.end() ? model.dir : known->second;
+}
+
+base::Result<void> check_name(const NamedModel& model, const std::string& flag, const std::string& text) {
+    if (!model.name.empty() && !model.dir.empty()) { return {}; }
+    return base::fail(base::ErrorCode::invalid_argument, flag + " must be MODEL or NAME=MODEL, got '" + text + "'");
+}
+
+}  // namespace
+
 base::Result<std::vector<NamedModel>> read_models(const std::vector<std::string>& models, const std::string& flag,
                                                   const std::string& setting,
                                                   const std::map<std::string, std::string>& own_names) {
@@ -54,21 +76,32 @@ base::Result<std::vector<NamedModel>> read_models(const std::vector<std::string>
     }
     std::vector<NamedModel> result;
     for (const std::string& text : models) {
-        const auto split = text.find('=');
-        std::error_code error;
-        if (split == std::string::npos || std::filesystem::exists(text, error)) {
-            const auto known = own_names.find(text);
-            const std::string& own = known == own_names.end() ? text : known->second;
-            result.push_back({.name = is_only_one ? served_name(flag, setting, own)
-                                                  : served_name("", gateway::GatewayOptions{}.model, own),
-                              .dir = text});
-        } else {
-            result.push_back({.name = flag.empty() ? text.substr(0, split) : flag, .dir = text.substr(split + 1)});
+        NamedModel model = split_name(text);
+        const bool is_named = model.dir.size() != text.size();
+        if (!is_named) {
+            const std::string& own = own_name(model, own_names);
+            model.name =
+                is_only_one ? served_name(flag, setting, own) : served_name("", gateway::GatewayOptions{}.model, own);
+        } else if (!flag.empty()) {
+            model.name = flag;
         }
-        if (result.back().name.empty() || result.back().dir.empty()) {
-            return base::fail(base::ErrorCode::invalid_argument,
-                              "--model must be MODEL or NAME=MODEL, got '" + text + "'");
+        if (auto checked = check_name(model, "--model", text); !checked) { return base::pass_on(checked); }
+        result.push_back(std::move(model));
+    }
+    return result;
+}
+
+base::Result<std::vector<NamedModel>> read_encoders(const std::vector<std::string>& encoders,
+                                                    const std::map<std::string, std::string>& own_names) {
+    std::vector<NamedModel> result;
+    for (const std::string& text : encoders) {
+        NamedModel model = split_name(text);
+        model.kind = gateway::ModelKind::vectors;
+        if (model.dir.size() == text.size()) {
+            model.name = served_name("", gateway::GatewayOptions{}.model, own_name(model, own_names));
         }
+        if (auto checked = check_name(model, "--encoder", text); !checked) { return base::pass_on(checked); }
+        result.push_back(std::move(model));
     }
     return result;
 }
@@ -97,8 +130,9 @@ base::Result<std::vector<gateway::ServedModel>> load_text(const std::vector<Name
         for (const std::string& warning : text->warnings) {
             spdlog::warn("{}: {}", model.dir, warning);
         }
-        if (!text->chat_template) { spdlog::info("{}: {}: chats are refused", model.dir, text->chat_template_problem); }
-        result.push_back({.name = model.name, .text = gateway::make_text_port(std::move(*text))});
+        if (!text->chat_template && model.kind == gateway::ModelKind::text) { spdlog::info("{}: {}: chats are refused", model.dir, text->chat_template_problem); }
+        result.push_back(
+            {.name = model.name, .text = gateway::make_text_port(std::move(*text)), .aliases = {}, .kind = model.kind});
     }
     return result;
 }

@@ -15,6 +15,7 @@ namespace cli {
 struct NamedModel {
     std::string name;
     std::string dir;
+    gateway::ModelKind kind = gateway::ModelKind::text;
 };
 
 /// The names of models in the API, as flags of a command.
@@ -39,6 +40,10 @@ std::string served_name(const std::string& flag, const std::string& setting, con
 base::Result<std::vector<NamedModel>> read_models(const std::vector<std::string>& models, const std::string& flag,
                                                   const std::string& setting,
                                                   const std::map<std::string, std::string>& own_names = {});
+
+/// What `--encoder MODEL` or `--encoder NAME=MODEL` mean, given any number of times: as read_models() for several.
+base::Result<std::vector<NamedModel>> read_encoders(const std::vector<std::string>& encoders,
+                                                    const std::map<std::string, std::string>& own_names = {});
 
 std::vector<std::string> names_of(const std::vector<NamedModel>& models);
 /// "a, b", for people.

@@ -16,6 +16,7 @@
 #include "decode_worker/receiver_port.h"
 #include "device/cuda/cuda_device.h"
 #include "engine/fault_engine.h"
+#include "engine/model/encoder_config.h"
 #include "engine/warm_up.h"
 #include "kv_cache/kv_cache.h"
 #include "kv_transfer/router.h"
@@ -41,6 +42,20 @@ std::uint64_t random_id() {
 }
 
 constexpr std::size_t kOtherTasksMax = 256;  // of the step thread, beside the events of transfers
+
+/// A folder's model and what a worker of this role can run must go together.
+base::Result<void> check_role(const WorkerSetup& setup) {
+    const auto architecture = engine::read_architecture(setup.engine.model_dir);
+    if (!architecture) { return base::pass_on(architecture); }
+    const bool encodes = setup.role == worker::Role::encode;
+    if (engine::is_encoder(*architecture) == encodes) { return {}; }
+    return base::fail(base::ErrorCode::invalid_argument,
+                      fmt::format("{} {}", setup.engine.model_dir,
+                                  encodes ? "holds a model that makes text and no sentence encoder: give it to --model "
+                                            "of 'serve', or to 'mixed', 'prefill' and 'decode'"
+                                          : "holds a sentence encoder, which gives vectors and no text: give it to "
+                                            "--encoder of 'serve', or to 'encode'"));
+}
 
 }  // namespace
 
@@ -87,6 +102,7 @@ struct WorkerProcess::Impl {
     std::unique_ptr<worker::WorkerServer> server;
     std::unique_ptr<worker::StepLoop> loop;
     worker::RolePart whole_part;
+    worker::RolePart encode_part;
     prefill_worker::SenderPort sender_port;
     decode_worker::ReceiverPort receiver_port;
     std::unique_ptr<prefill_worker::PrefillPart> prefill_part;
@@ -107,6 +123,7 @@ struct WorkerProcess::Impl {
     std::optional<base::Error> device_lost;  // guarded by mutex
 
     base::Result<void> start(base::Metrics& metrics, const std::function<void(std::uint64_t, std::uint64_t)>& progress);
+    base::Result<void> start_kv_parts(base::Metrics& metrics);
     base::Result<void> start_kv_plane(base::Metrics& metrics);
     sluice::proto::RegisterWorker registration_message() const;
     void note_device_lost(const base::Error& error);
@@ -116,10 +133,11 @@ struct WorkerProcess::Impl {
 
 base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
                                               const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+    if (auto checked = check_role(setup); !checked) { return checked; }
     auto loaded = engine::load_engine(setup.engine, progress);
     if (!loaded) { return base::pass_on(loaded); }
     engine = std::move(*loaded);
-    if (setup.warm_up && !engine->kv_store().device().is_host_memory()) {
+    if (setup.warm_up && engine->keeps_kv() && !engine->kv_store().device().is_host_memory()) {
         const auto begin = std::chrono::steady_clock::now();
         auto warm = engine::warm_up(*engine, setup.engine.batch_tokens_max, setup.engine.batch_sequences_max);
         if (!warm) { return base::pass_on(warm, "warming up (engine.warm_up)"); }
@@ -156,6 +174,23 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
             .tasks_max = kv_transfer::events_max(sender_options, receiver_options) + kOtherTasksMax,
             .device_lost = [this](const base::Error& error) { note_device_lost(error); }},
         *engine, *cache, *server, board, *clock, metrics);
+    if (engine->keeps_kv()) {
+        if (auto started = start_kv_parts(metrics); !started) { return started; }
+    } else {
+        loop->attach(worker::Part::encode, &encode_part);
+    }
+
+    step_thread = std::jthread([this](std::stop_token stop) { worker::run_steps(*loop, stop); });
+    server->serve(identity, *loop, board);
+    registration = std::make_unique<worker::Registration>(
+        setup.scheduler_address, registration_message(), setup.limits, board, *clock, [this] {
+            spdlog::info("{}: draining, as the scheduler asks", setup.name);
+            begin_drain();
+        });
+    return {};
+}
+
+base::Result<void> WorkerProcess::Impl::start_kv_parts(base::Metrics& metrics) {
     prefill_part = std::make_unique<prefill_worker::PrefillPart>(setup.limits, engine->shape().layers,
                                                                  identity.incarnation, *loop, sender_port);
     decode_part =
@@ -174,14 +209,6 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
 
     loop->add_helper(fetcher.get());
     loop->add_helper(lender.get());
-
-    step_thread = std::jthread([this](std::stop_token stop) { worker::run_steps(*loop, stop); });
-    server->serve(identity, *loop, board);
-    registration = std::make_unique<worker::Registration>(
-        setup.scheduler_address, registration_message(), setup.limits, board, *clock, [this] {
-            spdlog::info("{}: draining, as the scheduler asks", setup.name);
-            begin_drain();
-        });
     return {};
 }
 
@@ -221,13 +248,16 @@ sluice::proto::RegisterWorker WorkerProcess::Impl::registration_message() const 
     *message.mutable_endpoint() = worker::make_endpoint(identity);
     message.set_role(proto::role_message(setup.role));
     message.set_kv_blocks_total(engine->blocks_total());
-    message.set_block_tokens(setup.engine.block_tokens);
+    if (engine->keeps_kv()) {
+        message.set_block_tokens(setup.engine.block_tokens);
+        message.set_kv_bytes_per_token(engine->layout().bytes_per_token());
+    }
     message.set_context_tokens(engine->shape().context_tokens);
     message.set_batch_sequences_max(setup.limits.batch_sequences_max);
     message.set_batch_tokens_max(setup.limits.batch_tokens_max);
     message.set_queue_requests_max(setup.limits.queue_requests_max);
-    message.set_kv_bytes_per_token(engine->layout().bytes_per_token());
     message.set_threads(setup.engine.threads);
+    if (!engine->keeps_kv()) { return message; }
     message.set_lends_kv(setup.limits.fetches_max > 0);
     for (std::string& codec : receiver_options.codecs.names()) {
         message.add_kv_codecs(std::move(codec));
@@ -294,6 +324,11 @@ bool WorkerProcess::is_ready() const {
 
 std::string WorkerProcess::describe() const {
     const worker::WorkerOptions& limits = impl_->setup.limits;
+    if (!impl_->engine->keeps_kv()) {
+        return fmt::format("{} at {}: {}; batch {} texts, {} tokens; queue {}", impl_->setup.name,
+                           impl_->identity.control_address, impl_->engine->describe(), limits.batch_sequences_max,
+                           limits.batch_tokens_max, limits.queue_requests_max);
+    }
     return fmt::format("{} at {}: {}; KV {} blocks of {} tokens ({} MiB); batch {} sequences, {} tokens; queue {}",
                        impl_->setup.name, impl_->identity.control_address, impl_->engine->describe(),
                        impl_->engine->blocks_total(), impl_->setup.engine.block_tokens,

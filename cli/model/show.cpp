@@ -11,6 +11,10 @@
 #include "cli/model/needs.h"
 #include "engine/engine.h"
 #include "engine/host_fit.h"
+#include "engine/model/checkpoint.h"
+#include "engine/model/encoder_config.h"
+#include "engine/model/encoder_weights.h"
+#include "engine/model/weights.h"
 
 namespace cli::model {
 namespace {
@@ -23,8 +27,47 @@ std::string line(const std::string& what, const std::string& says) {
     return fmt::format("  {:<13} {}\n", what, says);
 }
 
+/// 49152 as "49,152".
+std::string grouped(std::uint64_t number) {
+    std::string digits = std::to_string(number);
+    for (std::size_t at = digits.size(); at > 3; at -= 3) {
+        digits.insert(at - 3, ",");
+    }
+    return digits;
+}
+
+/// What the engine makes of a sentence encoder.
+std::string describe_encoder(const fs::path& path) {
+    const auto shape = engine::read_encoder_config(path.string());
+    if (!shape) { return line("cannot run", shape.error().message); }
+    const base::ModelShape& inner = shape->transformer;
+    std::string text = line("architecture", fmt::format("{} (sentence encoder), {} layers, {} wide, {} heads of {}, "
+                                                        "vocabulary {}",
+                                                        inner.architecture, inner.layers, grouped(inner.hidden),
+                                                        inner.heads_q, inner.head_dim, grouped(inner.vocabulary)));
+    text += line("vectors", fmt::format("{} wide, {}{}", grouped(inner.hidden),
+                                        shape->pooling == engine::SentencePooling::mean ? "the mean of all tokens"
+                                                                                        : "of the first token",
+                                        shape->normalize ? ", normalised" : ""));
+    text += line("context", grouped(inner.context_tokens) + " tokens");
+    const auto checkpoint = engine::Checkpoint::open(path.string());
+    if (!checkpoint) { return text + line("cannot run", checkpoint.error().message); }
+    engine::PackingPlan plan = engine::plan_encoder_packing(*shape, engine::WeightFormat::f32);
+    if (const auto good = engine::check_tensors(*checkpoint, plan); !good) {
+        return text + line("cannot run", good.error().message);
+    }
+    const engine::WeightFormat format = engine::stored_format(*checkpoint, plan);
+    plan = engine::plan_encoder_packing(*shape, format);
+    return text + line("weights", fmt::format("{} on disk, {} in memory ({})", format_bytes(checkpoint->bytes()),
+                                              format_bytes(plan.file_bytes), engine::name_of(format)));
+}
+
 /// What the engine makes of a model.
 std::string describe_engine(const fs::path& path) {
+    if (const auto architecture = engine::read_architecture(path.string());
+        architecture && engine::is_encoder(*architecture)) {
+        return describe_encoder(path);
+    }
     engine::EngineOptions options;
     options.model_dir = path.string();
     options.device = "host";

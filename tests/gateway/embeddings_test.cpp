@@ -110,7 +110,11 @@ struct World {
 
     gateway::GatewayOptions options;
     Owner owner;
+    gateway::Cors cors = gateway::Cors::make({}).value();
+    gateway::RequestLog log{
+        {.kind = gateway::AccessLogKind::off, .metrics = owner.rows, .clock = owner.clock, .sink = {}}};
     std::deque<std::function<void()>> posted;
+    std::vector<base::TimePoint> wakes;  // asked for by answers
     std::unique_ptr<gateway::Api> api;
 };
 

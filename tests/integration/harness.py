@@ -143,14 +143,15 @@ def serve(*flags: str, model: pathlib.Path = MODEL, prefill: int = 1, decode: in
 class LocalCluster(Server):
     """scripts/local-cluster: a process for each role. The script says when the cluster is up: what a test does before, it does to the start."""
 
-    ROLES = ("scheduler", "prefill", "decode", "mixed", "gateway")
+    ROLES = ("scheduler", "prefill", "decode", "mixed", "encode", "gateway")
 
     def __init__(self, prefill: int, decode: int, mixed: int = 0, model: pathlib.Path = MODEL, settings: Sequence[str] = (),
-                 binary: pathlib.Path = BINARY) -> None:
+                 binary: pathlib.Path = BINARY, encoder: pathlib.Path | None = None, encode: int = 1) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="sluice-cluster-")
-        self.admin_base = free_run_of_ports(2 + prefill + decode + mixed)
+        self.admin_base = free_run_of_ports(2 + prefill + decode + mixed + encode)
         port = free_port()
         flags = [word for setting in settings for word in ("--set", setting)]
+        flags += ["--encoder", encoder, "--encode", str(encode)] if encoder else []
         super().__init__([ROOT / "scripts" / "local-cluster", "--binary", binary, "--model", model, "--port", str(port),
                           "--prefill", str(prefill), "--decode", str(decode), "--mixed", str(mixed), "--threads", "1",
                           "--log-dir", self.folder.name, "--admin-ports", str(self.admin_base), *flags], port)
@@ -162,7 +163,7 @@ class LocalCluster(Server):
 
     def pids(self) -> list[tuple[str, int]]:
         """(role, pid) in the order of their start, as printed."""
-        found = re.findall(r"^(scheduler|prefill|decode|mixed|gateway) (\d+)$", self.output(), re.MULTILINE)
+        found = re.findall(rf"^({'|'.join(self.ROLES)}) (\d+)$", self.output(), re.MULTILINE)
         return [(role, int(pid)) for role, pid in found]
 
     def pids_of(self, role: str) -> list[int]:
