@@ -137,9 +137,9 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     if (command.models.empty() && command.encoders.empty()) {
         return base::fail(base::ErrorCode::invalid_argument, "name what is served: --model MODEL, --encoder MODEL");
     }
-    auto named = command.models.empty()
-                     ? base::Result<std::vector<NamedModel>>()
-                     : read_models(command.models, first_name(command.names.served_names), options.model, command.model_names);
+    auto named = command.models.empty() ? base::Result<std::vector<NamedModel>>()
+                                        : read_models(command.models, first_name(command.names.served_names),
+                                                      options.model, command.model_names);
     if (!named) { return base::pass_on(named); }
     const auto encoders = read_encoders(command.encoders, command.model_names);
     if (!encoders) { return base::pass_on(encoders); }

@@ -26,7 +26,7 @@ struct ServeOptions {
     CommonFlags common;
     std::vector<std::string> models;         // [NAME=]MODEL, a folder or a GGUF file; each on workers of its own
     std::vector<std::string> encoders = {};  // [NAME=]MODEL of sentence encoders, each on workers of its own
-    NameFlags names;                  // none: gateway.model of the settings, else the models' own names
+    NameFlags names;                         // none: gateway.model of the settings, else the models' own names
     std::map<std::string, std::string> model_names{};  // of paths that do not say it (models of the store)
     std::optional<std::string> host;                   // empty: gateway.host of the settings
     std::optional<std::uint16_t> port;                 // empty: gateway.port of the settings

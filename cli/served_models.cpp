@@ -130,7 +130,9 @@ base::Result<std::vector<gateway::ServedModel>> load_text(const std::vector<Name
         for (const std::string& warning : text->warnings) {
             spdlog::warn("{}: {}", model.dir, warning);
         }
-        if (!text->chat_template && model.kind == gateway::ModelKind::text) { spdlog::info("{}: {}: chats are refused", model.dir, text->chat_template_problem); }
+        if (!text->chat_template && model.kind == gateway::ModelKind::text) {
+            spdlog::info("{}: {}: chats are refused", model.dir, text->chat_template_problem);
+        }
         result.push_back(
             {.name = model.name, .text = gateway::make_text_port(std::move(*text)), .aliases = {}, .kind = model.kind});
     }

@@ -54,12 +54,14 @@ ApiError not_built_yet(std::string_view path) {
 /// The first words of routes that clients of OpenAI's API, and of those that go with it (Anthropic's messages, rerank),
 /// know and that are not built; whatever follows them belongs to them.
 bool is_not_built_yet(std::string_view route) {
-    static constexpr auto kWords = std::to_array<std::string_view>(
-        {"assistants", "audio",         "batches", "chat/completions", "classify",    "complete",
-         "containers", "conversations", "edits",   "evals",            "files",
-         "fine-tunes", "fine_tuning",   "images",  "messages",         "moderations", "organization",
-         "pooling",    "realtime",      "rerank",  "responses",        "score",       "threads",
-         "uploads",    "vector_stores", "videos"});
+    static constexpr auto kWords =
+        std::to_array<std::string_view>({"assistants",    "audio",    "batches",    "chat/completions",
+                                         "classify",      "complete", "containers", "conversations",
+                                         "edits",         "evals",    "files",      "fine-tunes",
+                                         "fine_tuning",   "images",   "messages",   "moderations",
+                                         "organization",  "pooling",  "realtime",   "rerank",
+                                         "responses",     "score",    "threads",    "uploads",
+                                         "vector_stores", "videos"});
     return std::any_of(kWords.begin(), kWords.end(), [&](std::string_view word) {
         const std::string_view rest = route.substr(1);
         return rest.starts_with(word) && (rest.size() == word.size() || rest[word.size()] == '/');

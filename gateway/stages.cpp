@@ -39,9 +39,8 @@ Stages::Output Stages::run(const Input& input) const {
     const auto body = parse_body(input.body);
     if (!body) { return {std::nullopt, seems_to_ask_for_stream(input.body), pass_on(body.error())}; }
     const bool stream = asks_for_stream(*body);
-    auto form = input.endpoint == Endpoint::embeddings
-                    ? read_embedding_form(*body, setup_.limits, setup_.models)
-                    : read_form(input.endpoint, *body, setup_.limits, setup_.models);
+    auto form = input.endpoint == Endpoint::embeddings ? read_embedding_form(*body, setup_.limits, setup_.models)
+                                                       : read_form(input.endpoint, *body, setup_.limits, setup_.models);
     if (!form) { return {std::nullopt, stream, pass_on(form.error())}; }
     const std::size_t model = form->model;
     if (setup_.models[model].kind != form_of(input.endpoint).kind) {

@@ -14,7 +14,8 @@ namespace gateway {
 
 /// Reads and checks a body of /v1/embeddings: `input` becomes the form's prompts. Unknown fields are accepted. Pure.
 /// Errors: as read_form().
-ApiResult<RequestForm> read_embedding_form(const boost::json::object& body, const FormLimits& limits, const Models& models);
+ApiResult<RequestForm> read_embedding_form(const boost::json::object& body, const FormLimits& limits,
+                                           const Models& models);
 
 /// From form to tokens: the texts with the special tokens that the model puts around them; what spells a special token
 /// in a text stays text. Thread-safe. Errors: 400 (more text than `limits` allow, a text longer than the model takes,

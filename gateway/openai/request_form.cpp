@@ -19,7 +19,7 @@ constexpr std::int64_t kTokensMax = std::numeric_limits<std::int32_t>::max();
 constexpr std::size_t kStopTokensMax = 64;
 constexpr std::size_t kStreamFieldWithin = 32 * 1024;  // bytes looked at from either end
 constexpr std::int64_t kNoLimit = -1;                  // of max_tokens, as llama.cpp's clients send it
-constexpr std::int64_t kTargetMsMax = 3'600'000;  // an hour
+constexpr std::int64_t kTargetMsMax = 3'600'000;       // an hour
 
 std::string text_of(const json::string& text) {
     return {text.data(), text.size()};

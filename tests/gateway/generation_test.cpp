@@ -134,47 +134,6 @@ TEST_CASE("a split request starts on both, the first token goes to decode, the r
     REQUIRE(owner.table.opened() == owner.table.ended());
 }
 
-TEST_CASE("scheduler and workers hear what is promised, and how much of it is left", "[gateway][request][slo]") {
-    Owner owner;
-    RecordingSink sink;
-    auto request = owner.request("hello", 8);
-    request.slo = {.class_name = "chat", .class_index = 0, .targets = {.ttft = 500ms, .tpot = 30ms}};
-    request.received_at = owner.clock.now();
-    owner.clock.advance(100ms);  // it waited to be prepared
-    const auto id = owner.table.open(std::move(request), sink);
-    const proto::PlaceRequest& ask = owner.ports.placed[0];
-    REQUIRE(ask.slo_class() == "chat");
-    REQUIRE(ask.slo_ttft_ms() == 500u);
-    REQUIRE(ask.slo_tpot_ms() == 30u);
-    REQUIRE(ask.first_token_in_us() == 400'000);
-    owner.clock.advance(10ms);
-    owner.table.on_place_answered(id, epoch(0), split());
-    for (const std::uint64_t worker : {10u, 20u}) {
-        const proto::Start start = owner.ports.sent_to(worker)[0].start();
-        REQUIRE(start.first_token_in_us() == 390'000);
-        REQUIRE(start.tpot_target_us() == 30'000u);
-    }
-    owner.clock.advance(300ms);
-    owner.table.on_output(kPrefill, output(id, 0, "a"));
-    // The stream loses its worker: its next token is due as soon as a first one would be.
-    owner.table.on_worker_lost(kDecode, {base::ErrorCode::unavailable, "gone"});
-    REQUIRE(owner.ports.placed.back().first_token_in_us() == 500'000);
-    owner.table.on_place_answered(id, epoch(1), local_placement(make_endpoint(3, 30)));
-    REQUIRE(owner.ports.sent_to(30)[0].start().first_token_in_us() == 500'000);
-    owner.clock.advance(100ms);
-    owner.table.on_output(base::Incarnation{30}, output(id, 1, "b", SequenceOutput::FINISH_LENGTH));
-    REQUIRE(sink.end.tpot == base::Duration(100ms));
-    REQUIRE(sink.end.first_token_at == owner.clock.now() - 100ms);
-}
-
-TEST_CASE("without targets scheduler and workers hear of none", "[gateway][request][slo]") {
-    Split owner;
-    REQUIRE(owner.ports.placed[0].first_token_in_us() == 0);
-    REQUIRE(owner.ports.placed[0].slo_tpot_ms() == 0u);
-    REQUIRE(owner.ports.sent_to(20)[0].start().first_token_in_us() == 0);
-    REQUIRE(owner.ports.sent_to(20)[0].start().tpot_target_us() == 0u);
-}
-
 TEST_CASE("one worker for both phases gets the whole request", "[gateway][request]") {
     Owner owner;
     RecordingSink sink;

@@ -13,6 +13,10 @@ using std::chrono::milliseconds;
 
 namespace {
 
+using namespace std::chrono_literals;
+using namespace gateway_test;
+using proto::SequenceOutput;
+
 constexpr const char* kConfig = R"(
 slo:
   default_class: interactive
@@ -45,6 +49,13 @@ RequestHead head_of(std::vector<std::pair<std::string, std::string>> fields) {
     RequestHead head;
     head.fields = std::move(fields);
     return head;
+}
+
+constexpr base::Incarnation kPrefill{10};
+constexpr base::Incarnation kDecode{20};
+
+proto::PlaceReply split() {
+    return split_placement(make_endpoint(1, 10), make_endpoint(2, 20));
 }
 
 }  // namespace
@@ -150,4 +161,49 @@ TEST_CASE("a body asks for a class and targets", "[gateway][slo]") {
     REQUIRE_FALSE(bad);
     REQUIRE(bad.error().param == "slo.ttft_ms");
     REQUIRE_FALSE(read("7"));
+}
+
+TEST_CASE("scheduler and workers hear what is promised, and how much of it is left", "[gateway][request][slo]") {
+    Owner owner;
+    RecordingSink sink;
+    auto request = owner.request("hello", 8);
+    request.slo = {.class_name = "chat", .class_index = 0, .targets = {.ttft = 500ms, .tpot = 30ms}};
+    request.received_at = owner.clock.now();
+    owner.clock.advance(100ms);  // it waited to be prepared
+    const auto id = owner.table.open(std::move(request), sink);
+    const proto::PlaceRequest& ask = owner.ports.placed[0];
+    REQUIRE(ask.slo_class() == "chat");
+    REQUIRE(ask.slo_ttft_ms() == 500u);
+    REQUIRE(ask.slo_tpot_ms() == 30u);
+    REQUIRE(ask.first_token_in_us() == 400'000);
+    owner.clock.advance(10ms);
+    owner.table.on_place_answered(id, base::Epoch{0}, split());
+    for (const std::uint64_t worker : {10u, 20u}) {
+        const proto::Start start = owner.ports.sent_to(worker)[0].start();
+        REQUIRE(start.first_token_in_us() == 390'000);
+        REQUIRE(start.tpot_target_us() == 30'000u);
+    }
+    owner.clock.advance(300ms);
+    owner.table.on_output(kPrefill, output(id, 0, "a"));
+    // The stream loses its worker: its next token is due as soon as a first one would be.
+    owner.table.on_worker_lost(kDecode, {base::ErrorCode::unavailable, "gone"});
+    REQUIRE(owner.ports.placed.back().first_token_in_us() == 500'000);
+    owner.table.on_place_answered(id, base::Epoch{1}, local_placement(make_endpoint(3, 30)));
+    REQUIRE(owner.ports.sent_to(30)[0].start().first_token_in_us() == 500'000);
+    owner.clock.advance(100ms);
+    owner.table.on_output(base::Incarnation{30}, output(id, 1, "b", SequenceOutput::FINISH_LENGTH));
+    REQUIRE(sink.end.tpot == base::Duration(100ms));
+    REQUIRE(sink.end.first_token_at == owner.clock.now() - 100ms);
+}
+
+TEST_CASE("without targets scheduler and workers hear of none", "[gateway][request][slo]") {
+    Owner owner;
+    RecordingSink sink;
+    const auto id = owner.table.open(owner.request(), sink);
+    owner.table.on_place_answered(id, base::Epoch{0}, split());
+    REQUIRE(owner.ports.placed[0].first_token_in_us() == 0);
+    REQUIRE(owner.ports.placed[0].slo_tpot_ms() == 0u);
+    REQUIRE(owner.ports.sent_to(20)[0].start().first_token_in_us() == 0);
+    REQUIRE(owner.ports.sent_to(20)[0].start().tpot_target_us() == 0u);
+    owner.table.cancel(id, "client_gone");
 }
