@@ -45,11 +45,11 @@ Registry::Options registry_options(const SchedulerOptions& options) {
             .lease = options.lease};
 }
 
-double ttft_seconds_left(const messages::PlaceRequest& request) {
+double ttft_seconds_left(const proto::PlaceRequest& request) {
     return request.first_token_in_us() == 0 ? kNoTarget : static_cast<double>(request.first_token_in_us()) * 1e-6;
 }
 
-double tpot_seconds_target(const messages::PlaceRequest& request) {
+double tpot_seconds_target(const proto::PlaceRequest& request) {
     return request.slo_tpot_ms() == 0 ? kNoTarget : request.slo_tpot_ms() * 1e-3;
 }
 

@@ -141,7 +141,7 @@ ApiResult<PreparedRequest> prepare_embedding(RequestForm form, const PrepareCont
         if (auto* given = std::get_if<Tokens>(&form.prompts[i])) {
             tokens = std::move(*given);
         } else {
-            auto encoded = context.text.encode(std::get<std::string>(form.prompts[i]), true, false);
+            auto encoded = context.text.encode(std::get<std::string>(form.prompts[i]), true, false, {});
             if (!encoded) {
                 return bad_request("input", "text " + std::to_string(i) + " of 'input': " + encoded.error().message);
             }

@@ -414,7 +414,7 @@ TEST_CASE("a client that goes takes its texts with it, and so does a gateway tha
 
     const auto last = world.embed(R"("input":"a")");
     world.place(2);
-    world.api->drain();
+    world.api->drain({});
     error(*world.embed(R"("input":"b")"), 503);
     world.api->give_up_all();
     world.run();
