@@ -47,6 +47,7 @@ base::Result<std::vector<ServedNeeds>> plan_memory(const std::vector<NamedModel>
     std::vector<ServedNeeds> served;
     std::vector<engine::HostUse> uses;
     for (const NamedModel& model : models) {
+        if (auto checked = check_role(model.dir, worker::Role::mixed); !checked) { return base::pass_on(checked); }
         engine::EngineOptions of_model = engine_options;
         of_model.model_dir = model.dir;
         auto needs = engine::inspect_model(of_model);

@@ -43,21 +43,20 @@ std::uint64_t random_id() {
 
 constexpr std::size_t kOtherTasksMax = 256;  // of the step thread, beside the events of transfers
 
-/// A folder's model and what a worker of this role can run must go together.
-base::Result<void> check_role(const WorkerSetup& setup) {
-    const auto architecture = engine::read_architecture(setup.engine.model_dir);
+}  // namespace
+
+base::Result<void> check_role(const std::string& model_dir, worker::Role role) {
+    const auto architecture = engine::read_architecture(model_dir);
     if (!architecture) { return base::pass_on(architecture); }
-    const bool encodes = setup.role == worker::Role::encode;
+    const bool encodes = role == worker::Role::encode;
     if (engine::is_encoder(*architecture) == encodes) { return {}; }
     return base::fail(base::ErrorCode::invalid_argument,
-                      fmt::format("{} {}", setup.engine.model_dir,
+                      fmt::format("{} {}", model_dir,
                                   encodes ? "holds a model that makes text and no sentence encoder: give it to --model "
                                             "of 'serve', or to 'mixed', 'prefill' and 'decode'"
                                           : "holds a sentence encoder, which gives vectors and no text: give it to "
                                             "--encoder of 'serve', or to 'encode'"));
 }
-
-}  // namespace
 
 void read_worker_config(base::Config& config, WorkerSetup& setup) {
     engine::EngineOptions& engine = setup.engine;
@@ -133,7 +132,7 @@ struct WorkerProcess::Impl {
 
 base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
                                               const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
-    if (auto checked = check_role(setup); !checked) { return checked; }
+    if (auto checked = check_role(setup.engine.model_dir, setup.role); !checked) { return checked; }
     auto loaded = engine::load_engine(setup.engine, progress);
     if (!loaded) { return base::pass_on(loaded); }
     engine = std::move(*loaded);

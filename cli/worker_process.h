@@ -38,6 +38,9 @@ struct WorkerSetup {
 /// Error comes from config.finish(), later.
 void read_worker_config(base::Config& config, WorkerSetup& setup);
 
+/// A model (a folder or a file) and what a worker of this role can run must go together. Error: invalid_argument.
+base::Result<void> check_role(const std::string& model_dir, worker::Role role);
+
 /// A worker of any role: engine, KV pool, step loop, both role parts, KV transport, gRPC server, registration. Owns
 /// them all and their order of start and end.
 class WorkerProcess {

@@ -571,7 +571,6 @@ TEST_CASE("leases can be moved and assigned without losing or doubling a block",
 
 TEST_CASE("use against the contract stops the process", "[kv_cache]") {
     const auto chain = make_chain(1, 2);
-    REQUIRE(stops_the_process([] { KvCache cache(make_options(0)); }));
     REQUIRE(stops_the_process([] { KvCache cache(make_options(4, 0)); }));
     REQUIRE(stops_the_process([] {  // a lease outlives the cache
         auto cache = std::make_unique<KvCache>(make_options(4));
