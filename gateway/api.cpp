@@ -216,9 +216,10 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
 
 void Api::reset_prefix_cache(const std::shared_ptr<Exchange>& exchange, const RequestTag& tag) {
     if (!setup_.options.allow_reset_prefix_cache) {
-        ApiError error{.status = 403,
-                       .message = "prefix caches are reset only where the setting gateway.reset_prefix_cache is true"};
-        error.code = "permission_denied";
+        const ApiError error{
+            .status = 403,
+            .message = "prefix caches are reset only where the setting gateway.reset_prefix_cache is true",
+            .code = "permission_denied"};
         respond(*exchange, tag, kNoModel, kResetName, error_response(error));
         return;
     }
