@@ -457,6 +457,7 @@ TEST_CASE("a request that cannot be in time anywhere is refused with when to com
     Cluster cluster{{learned({.id = 1, .requests_waiting = 2, .prefill_tokens_queued = 3000}),
                      learned({.id = 2, .requests_waiting = 2, .prefill_tokens_queued = 2500})}};
     cluster.ttft_seconds_left = 1;
+    cluster.rules.admit_by_prediction = true;
     auto refusal = cluster.refused(100);
     REQUIRE(refusal.reason == "slo_infeasible");
     REQUIRE(refusal.error.code == base::ErrorCode::resource_exhausted);
@@ -484,6 +485,7 @@ TEST_CASE("a request that cannot be in time anywhere is refused with when to com
 
 TEST_CASE("what no idle worker could do in time is not to be tried again", "[scheduler][place][slo]") {
     Cluster cluster{{learned({.id = 1})}};
+    cluster.rules.admit_by_prediction = true;
     cluster.ttft_seconds_left = 0.5;
     REQUIRE(cluster.refused(1000).retry_after_ms == 0);
     cluster.ttft_seconds_left = scheduler::kNoTarget;
