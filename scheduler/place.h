@@ -77,8 +77,8 @@ inline constexpr std::uint32_t kWeighedTokens = 32;
 /// colocated serving.
 ///
 /// Options that are predicted to meet the request's targets come before all others, at the same room. Where there is
-/// none, and prediction rests on what was measured, a request that has not begun is refused (early rejection, Mooncake,
-/// FAST 2025, section 6): late answers would make others late, too.
+/// none, PlaceRules::admit_by_prediction is set and prediction rests on what was measured, a request that has not begun
+/// is refused (early rejection, Mooncake, FAST 2025, section 6): late answers would make others late, too.
 ///
 /// Who is asked: workers of one numerics_id (unless rules allow otherwise) that could hold the request when empty.
 /// Never draining ones (they take nothing new). Suspect ones only when there are no ready ones, avoided ones only when
