@@ -177,8 +177,9 @@ class LocalCluster(Server):
 
 
 def free_run_of_ports(count: int) -> int:
-    """The first of `count` neighbouring free ports."""
-    for first in range(21000 + os.getpid() % 7000, 32000, count):
+    """The first of `count` neighbouring free ports, somewhere: test runs beside each other look in different places."""
+    for _ in range(1000):
+        first = random.SystemRandom().randrange(21000, 32000 - count)
         probes = []
         try:
             for port in range(first, first + count):
