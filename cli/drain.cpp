@@ -33,6 +33,7 @@ base::Result<proto::WorkerState> drain(const DrainCommand& command) {
     const auto stub = proto::Scheduler::NewStub(proto::make_channel({.address = command.scheduler}));
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + kTimeout);
+    context.set_wait_for_ready(true);  // a scheduler that is busy, or starts, may take a connection only later
     proto::DrainRequest request;
     *request.mutable_header() = proto::make_header("", 0);
     request.set_worker_id(*id);

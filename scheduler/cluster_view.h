@@ -48,6 +48,18 @@ struct PendingLoad {
     bool operator==(const PendingLoad&) const = default;
 };
 
+/// What a worker is expected to have left to do now (Backlog). What predictions go by; bounds go by the two above.
+struct ExpectedLoad {
+    double prompts = 0;              // without a first token
+    double prompt_tokens = 0;        // of them, not computed yet
+    double first_tokens = 0;         // of these, what the prompt whose turn it is has left ...
+    double first_since_seconds = 0;  // ... or had so long ago
+    double decoding = 0;             // sequences
+    double decode_context = 0;       // their tokens
+    double coming = 0;               // prompts, there or elsewhere, that will decode here
+    double residual_seconds = 0;     // that a decoding sequence goes on, on average; 0: unknown
+};
+
 /// One worker, as a decision sees it.
 struct WorkerView {
     base::WorkerId id{};
@@ -59,6 +71,7 @@ struct WorkerView {
     WorkerLimits limits;
     ReportedLoad load;
     PendingLoad pending;
+    ExpectedLoad expected;
     Costs costs;
 };
 

@@ -17,11 +17,18 @@ struct TransferCost {
     double byte_seconds = 0;
 };
 
+/// Of the steps of a worker that decoded lately, those that had prompt tokens in them, too.
+struct MixedSteps {
+    double share = 0;    // 0..1, by number
+    double seconds = 0;  // mean duration; 0: there was none
+};
+
 /// What a worker is expected to need. All coefficients are finite and not negative.
 struct Costs {
     PrefillCost prefill;
     DecodeCost decode;
     TransferCost transfer;  // into this worker
+    MixedSteps mixed = {};
     /// Prefill and decode were learned from steps of this worker or its role: good enough to refuse a request by.
     bool learned = false;
 };

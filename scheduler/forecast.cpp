@@ -1,38 +1,140 @@
 #include "scheduler/forecast.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 namespace scheduler {
 namespace {
 
-/// What the sequences that decode here add to every step.
-double decode_share(const WorkerView& worker) {
-    return base::decode_share_seconds(worker.costs.decode, decode_sequences(worker),
-                                      static_cast<double>(worker.load.decode_context_tokens) +
-                                          static_cast<double>(worker.pending.decode_context_tokens));
-}
-
 /// Workers plan steps for this share of what TPOT targets allow (worker/plan_batch.h).
 constexpr double kTimeUsed = 0.95;
-
-/// The share of its time that a worker has for prompts while sequences with this query's TPOT target decode there.
-double prompt_share(const WorkerView& worker, const PlaceQuery& query, double decode_seconds) {
-    if (query.tpot_seconds_target == kNoTarget || decode_sequences(worker) == 0) { return 1; }
-    const double beside = worker.costs.prefill.step_seconds + decode_seconds;
-    const double step = std::max(query.tpot_seconds_target, beside);
-    return std::max(kTimeUsed * step - beside, worker.costs.prefill.token_seconds) / step;
-}
+/// Prompts whose ends are foreseen one by one; what waits behind them is taken at the pace of then.
+constexpr std::size_t kPromptsForeseen = 32;
+/// Instants at which a forecast looks at who still decodes, at most.
+constexpr int kLooksMax = 128;
 
 /// Prompt tokens that fit into one step besides the sequences that decode.
-double chunk_tokens(const WorkerView& worker) {
-    return std::max(1.0, static_cast<double>(worker.limits.batch_tokens_max) - decode_sequences(worker));
+double chunk_tokens(const WorkerView& worker, double decoding) {
+    return std::max(1.0, static_cast<double>(worker.limits.batch_tokens_max) - decoding);
+}
+
+double context_of_one(const WorkerView& worker, const PlaceQuery& query) {
+    return worker.expected.decoding >= 1 ? worker.expected.decode_context / worker.expected.decoding
+                                         : static_cast<double>(query.prompt_tokens);
 }
 
 std::uint64_t blocks_needed(const WorkerView& worker, const PlaceQuery& query) {
     const std::uint64_t tokens = std::uint64_t{query.prompt_tokens} + query.new_tokens_max;
     return (tokens + worker.limits.block_tokens - 1) / worker.limits.block_tokens;
 }
+
+/// How long a sequence that decodes goes on, where that was not learned.
+double residual_seconds(const WorkerView& worker, const PlaceQuery& query) {
+    if (worker.expected.residual_seconds > 0) { return worker.expected.residual_seconds; }
+    const double step =
+        decode_step_seconds(worker.costs.decode, worker.expected.decoding, worker.expected.decode_context);
+    return kRemainingTokens * std::max(step, std::min(query.tpot_seconds_target, 0.1));
+}
+
+/// The sequences that decode on one worker while time passes in a forecast: those of now leave, prompts join when they
+/// are computed. How long each goes on is unknown: after t seconds exp(-t / residual) of them are left.
+class Company {
+public:
+    Company(const WorkerView& worker, const PlaceQuery& query)
+        : here_(worker.expected.decoding), residual_(residual_seconds(worker, query)) {}
+
+    void join(double now) {
+        if (joined_ < since_.size()) { since_[joined_++] = now; }
+    }
+    double sequences(double now) const {
+        double sum = here_ * alive(now);
+        for (std::size_t i = 0; i < joined_; ++i) {
+            sum += alive(now - since_[i]);
+        }
+        return sum;
+    }
+    /// The chance that nobody decodes any more.
+    double nobody(double now) const {
+        double chance = here_ > 0 ? std::pow(1 - alive(now), here_) : 1;
+        for (std::size_t i = 0; i < joined_; ++i) {
+            chance *= 1 - alive(now - since_[i]);
+        }
+        return chance;
+    }
+    double residual() const { return residual_; }
+
+private:
+    double alive(double seconds) const { return std::exp(-seconds / residual_); }
+
+    double here_;
+    double residual_;
+    std::array<double, kPromptsForeseen> since_{};
+    std::size_t joined_ = 0;
+};
+
+/// Goes forward in time over the prompts of one worker, in order of arrival.
+class Passage {
+public:
+    Passage(const WorkerView& worker, const PlaceQuery& query)
+        : worker_(worker), query_(query), company_(worker, query), context_(context_of_one(worker, query)) {}
+
+    /// Computes a prompt: `tokens` of it, which see `context` tokens in sum.
+    void compute(double tokens, double context, bool joins) {
+        const double token_seconds = worker_.costs.prefill.token_seconds +
+                                     worker_.costs.prefill.context_seconds * context / std::max(1.0, tokens);
+        tokens_ += tokens;
+        double left = tokens;
+        while (left > 1e-9) {
+            const double pace = seconds_per_token(token_seconds);
+            const double whole = left * pace;
+            // Who decodes changes slowly against this.
+            const double stretch =
+                looks_ < kLooksMax ? std::min(whole, std::max(whole / 8, company_.residual() / 4)) : whole;
+            ++looks_;
+            now_ += stretch;
+            left -= stretch >= whole ? left : stretch / pace;
+        }
+        if (joins) { company_.join(now_); }
+    }
+    /// So much of what was computed last has been done already.
+    void pass(double seconds) { now_ = std::max(0.0, now_ + seconds); }
+    double now() const { return now_; }
+    /// now(), with the last step as long as one that is not full.
+    double rounded() const {
+        const double steps = tokens_ / chunk_tokens(worker_, 0);
+        return now_ + company_.nobody(now_) * (std::ceil(steps) - steps) * worker_.costs.prefill.step_seconds;
+    }
+    double sequences() const { return company_.sequences(now_); }
+    double context() const { return context_; }
+
+private:
+    double seconds_per_token(double token_seconds) const {
+        const PrefillCost& prefill = worker_.costs.prefill;
+        const double alone = token_seconds + prefill.step_seconds / chunk_tokens(worker_, 0);
+        const double sequences = company_.sequences(now_);
+        if (sequences <= 0) { return alone; }
+        const double decode = decode_share_seconds(worker_.costs.decode, sequences, sequences * context_);
+        double beside = token_seconds + (prefill.step_seconds + decode) / chunk_tokens(worker_, sequences);
+        if (query_.tpot_seconds_target != kNoTarget) {
+            const double step = std::max(query_.tpot_seconds_target, prefill.step_seconds + decode);
+            const double tokens =
+                std::max(kTimeUsed * step - prefill.step_seconds - decode, token_seconds) / token_seconds;
+            beside = std::max(beside, (prefill.step_seconds + decode + tokens * token_seconds) / tokens);
+        }
+        // Of a second in which the chance that nobody decodes is p, that part goes at full speed.
+        const double chance = company_.nobody(now_);
+        return 1 / (chance / alone + (1 - chance) / beside);
+    }
+
+    const WorkerView& worker_;
+    const PlaceQuery& query_;
+    Company company_;
+    double context_;
+    double now_ = 0;
+    double tokens_ = 0;
+    int looks_ = 0;
+};
 
 }  // namespace
 
@@ -50,40 +152,42 @@ std::uint64_t tokens_capacity(const WorkerView& worker) {
 }
 
 PrefillForecast forecast_prefill(const WorkerView& worker, const PlaceQuery& query, std::uint32_t cached) {
-    const double queued = static_cast<double>(worker.load.prefill_tokens_queued + worker.pending.prefill_tokens);
-    const double requests = std::max(
-        1.0, static_cast<double>(worker.load.requests_waiting) + static_cast<double>(worker.pending.prefill_requests));
-    // Reports do not say how long the queued prompts are; equal lengths are assumed.
-    const double queued_context = requests * context_sum(0, queued / requests);
+    const bool decodes = can_decode(worker);
+    Passage passage(worker, query);
+    const ExpectedLoad& load = worker.expected;
+    if (load.prompt_tokens > 0) {
+        // The prompt whose turn it is, then as many equal ones as there are.
+        const double prompts = std::max(1.0, load.prompts);
+        const double first = load.first_tokens > 0 ? load.first_tokens : load.prompt_tokens / prompts;
+        const double since = std::min(load.first_since_seconds, first * worker.costs.prefill.token_seconds);
+        passage.compute(first, context_sum(0, first), decodes);
+        passage.pass(-since);
+        double left = load.prompt_tokens - first;
+        const double each = prompts > 1 ? left / (prompts - 1) : left;
+        for (std::size_t i = 1; left > 1e-9; ++i) {
+            const double tokens = i + 1 < kPromptsForeseen ? std::min(left, std::max(each, 1.0)) : left;
+            passage.compute(tokens, context_sum(0, each) * tokens / std::max(each, 1.0), decodes);
+            left -= tokens;
+        }
+    }
+    const double queue = passage.rounded();
     const double own = static_cast<double>(query.prompt_tokens - cached);
-    const double own_context = context_sum(cached, own);
-    const double chunk = chunk_tokens(worker);
-    const double beside = decode_share(worker);
-    const double share = prompt_share(worker, query, beside);
-    const auto seconds = [&](double tokens, double context) {
-        const double steps = std::ceil(tokens / chunk);
-        const double paced = prefill_seconds(worker.costs.prefill, 0, tokens, context) / share;
-        const double filled = prefill_seconds(worker.costs.prefill, steps, tokens, context) + steps * beside;
-        return share < 1 ? std::max(paced, filled) : filled;
-    };
-    return {.queue_seconds = seconds(queued, queued_context),
-            .ttft_seconds = seconds(queued + own, queued_context + own_context)};
+    passage.compute(own, context_sum(cached, own), false);
+    return {.queue_seconds = queue, .ttft_seconds = passage.rounded(), .sequences_then = passage.sequences()};
 }
 
 double forecast_tpot(const WorkerView& worker, const PlaceQuery& query) {
-    const double sequences =
-        std::min(static_cast<double>(worker.limits.batch_sequences_max), decode_sequences(worker) + 1);
-    const double context = static_cast<double>(worker.load.decode_context_tokens) +
-                           static_cast<double>(worker.pending.decode_context_tokens) + query.prompt_tokens;
-    const double step = decode_step_seconds(worker.costs.decode, sequences, context);
-    // Prompts that wait here are computed in the same steps: each delays every sequence once, by at most a full chunk a
-    // step.
-    const double queued = static_cast<double>(worker.load.prefill_tokens_queued + worker.pending.prefill_tokens);
-    const double token_seconds = worker.costs.prefill.token_seconds;
-    const double interference =
-        std::min(queued * token_seconds / weighed_tokens(query), chunk_tokens(worker) * token_seconds);
-    // Steps are kept within the target as long as decodes alone do not break it.
-    return std::max(step, std::min(step + interference, query.tpot_seconds_target));
+    return forecast_tpot(worker, query, worker.expected.decoding + worker.expected.coming);
+}
+
+double forecast_tpot(const WorkerView& worker, const PlaceQuery& query, double company) {
+    const double sequences = std::min(static_cast<double>(worker.limits.batch_sequences_max), company + 1);
+    const double step = decode_step_seconds(worker.costs.decode, sequences,
+                                            company * context_of_one(worker, query) + query.prompt_tokens);
+    const MixedSteps& mixed = worker.costs.mixed;
+    // Prompts that come later are computed in the same steps, as often as lately.
+    const double filled = std::max(step, std::min(mixed.seconds, query.tpot_seconds_target));
+    return mixed.share * filled + (1 - mixed.share) * step;
 }
 
 double forecast_decode_wait(const WorkerView& worker, const PlaceQuery& query) {

@@ -12,13 +12,16 @@ namespace scheduler {
 std::uint64_t tokens_capacity(const WorkerView& worker);
 
 struct PrefillForecast {
-    double queue_seconds;  // what is queued there now
-    double ttft_seconds;   // queue and this prompt
+    double queue_seconds;   // what is queued there now
+    double ttft_seconds;    // queue and this prompt
+    double sequences_then;  // that decode there when it has been computed, without it
 };
 /// `cached_tokens` of the prompt are there already.
 PrefillForecast forecast_prefill(const WorkerView& worker, const PlaceQuery& query, std::uint32_t cached_tokens);
-/// Mean gap between tokens when this sequence joins.
+/// Mean gap between tokens when this sequence joins what is there and is coming.
 double forecast_tpot(const WorkerView& worker, const PlaceQuery& query);
+/// The same when it joins `company` sequences.
+double forecast_tpot(const WorkerView& worker, const PlaceQuery& query, double company);
 /// Seconds until there is room for this sequence; 0 when there is.
 double forecast_decode_wait(const WorkerView& worker, const PlaceQuery& query);
 

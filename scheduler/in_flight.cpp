@@ -60,7 +60,8 @@ std::uint32_t InFlight::placements_of(TenantId tenant) const {
     return base::raw(tenant) < of_tenants_.size() ? of_tenants_[base::raw(tenant)] : 0;
 }
 
-void InFlight::drop(std::unordered_map<base::RequestId, Record>::iterator record) {
+void InFlight::drop(std::unordered_map<base::RequestId, Record>::iterator record, base::TimePoint now) {
+    backlog_.ended(record->second.number, now);
     --of_tenants_[base::raw(record->second.placed.tenant)];
     count_prefill(record->second, false);
     count_decode(record->second, false);
@@ -69,9 +70,9 @@ void InFlight::drop(std::unordered_map<base::RequestId, Record>::iterator record
 }
 
 void InFlight::add(const PlacedRequest& placed, base::TimePoint now) {
-    if (const auto former = records_.find(placed.request); former != records_.end()) { drop(former); }
+    if (const auto former = records_.find(placed.request); former != records_.end()) { drop(former, now); }
     while (records_.size() >= options_.placements_max) {
-        drop(records_.find(ages_.front()));
+        drop(records_.find(ages_.front()), now);
     }
     const auto patience = std::chrono::duration_cast<base::Duration>(
         std::chrono::duration<double>(std::clamp(4 * placed.ttft_seconds, 0.0, 3600.0)));
@@ -87,6 +88,8 @@ void InFlight::add(const PlacedRequest& placed, base::TimePoint now) {
     record.age = ages_.insert(ages_.end(), placed.request);
     count_prefill(record, true);
     count_decode(record, true);
+    backlog_.placed(record.number, placed.prefill_slot, placed.decode_slot, placed.uncached_tokens,
+                    placed.prompt_tokens, now);
     const Watched watched{placed.request, record.number};
     slot_at(placed.prefill_slot).watched.push_back(watched);
     if (placed.decode_slot != placed.prefill_slot) { slot_at(placed.decode_slot).watched.push_back(watched); }
@@ -98,23 +101,25 @@ std::optional<base::Epoch> InFlight::epoch_of(base::RequestId request) const {
     return at->second.placed.epoch;
 }
 
-std::optional<PlacedRequest> InFlight::first_token(base::RequestId request, base::Epoch epoch) {
+std::optional<PlacedRequest> InFlight::first_token(base::RequestId request, base::Epoch epoch, base::TimePoint now) {
     const auto at = find(request, epoch);
     if (at == records_.end() || at->second.first_token_told) { return std::nullopt; }
     at->second.first_token_told = true;
     count_prefill(at->second, false);
+    backlog_.first_token(at->second.number, now);
     return at->second.placed;
 }
 
-std::optional<InFlight::Ended> InFlight::ended(base::RequestId request, base::Epoch epoch) {
+std::optional<InFlight::Ended> InFlight::ended(base::RequestId request, base::Epoch epoch, base::TimePoint now) {
     const auto at = find(request, epoch);
     if (at == records_.end()) { return std::nullopt; }
     const Ended ended{.placed = at->second.placed, .first_token_told = at->second.first_token_told};
-    drop(at);
+    drop(at, now);
     return ended;
 }
 
-void InFlight::heartbeat(std::uint32_t slot, base::TimePoint now) {
+void InFlight::heartbeat(std::uint32_t slot, const ReportedLoad& load, base::TimePoint now) {
+    backlog_.reported(slot, load, now);
     const std::uint64_t life = slot_at(slot).life;
     std::vector<Watched>& watched = slot_at(slot).watched;
     const auto done = [&](const Watched& one) {
@@ -140,6 +145,7 @@ void InFlight::worker_gone(std::uint32_t slot) {
     ++gone.life;
     gone.pending = {};
     gone.watched.clear();
+    backlog_.clear(slot);
 }
 
 void InFlight::expire(base::TimePoint now) {
@@ -147,7 +153,7 @@ void InFlight::expire(base::TimePoint now) {
         const auto oldest = records_.find(ages_.front());
         CHECK(oldest != records_.end());
         if (now < oldest->second.forgotten_at) { return; }
-        drop(oldest);
+        drop(oldest, now);
     }
 }
 

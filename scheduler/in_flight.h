@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/ids.h"
+#include "scheduler/backlog.h"
 #include "scheduler/cluster_view.h"
 #include "scheduler/tenants.h"
 
@@ -52,22 +53,23 @@ public:
     /// The epoch of the newest placement of a request, while it is remembered.
     std::optional<base::Epoch> epoch_of(base::RequestId request) const;
     /// The first token was seen. Empty when this epoch of the request is unknown or was told before.
-    std::optional<PlacedRequest> first_token(base::RequestId request, base::Epoch epoch);
+    std::optional<PlacedRequest> first_token(base::RequestId request, base::Epoch epoch, base::TimePoint now);
     /// The request is over. Empty when this epoch of the request is unknown.
     struct Ended {
         PlacedRequest placed;
         bool first_token_told = false;
     };
-    std::optional<Ended> ended(base::RequestId request, base::Epoch epoch);
+    std::optional<Ended> ended(base::RequestId request, base::Epoch epoch, base::TimePoint now);
 
     /// A fresh report of the worker in `slot` was taken in.
-    void heartbeat(std::uint32_t slot, base::TimePoint now);
+    void heartbeat(std::uint32_t slot, const ReportedLoad& load, base::TimePoint now);
     /// The life in `slot` has ended; whatever was sent to it counts no more.
     void worker_gone(std::uint32_t slot);
     /// Drops placements that are too old to be remembered.
     void expire(base::TimePoint now);
 
     PendingLoad pending(std::uint32_t slot) const;
+    ExpectedLoad expected(std::uint32_t slot, base::TimePoint now) const { return backlog_.expect(slot, now); }
     std::size_t placements() const { return records_.size(); }
     /// Of one tenant, among placements().
     std::uint32_t placements_of(TenantId tenant) const;
@@ -101,13 +103,14 @@ private:
     Slot& slot_at(std::uint32_t slot);
     void count_prefill(Record& record, bool add);
     void count_decode(Record& record, bool add);
-    void drop(std::unordered_map<base::RequestId, Record>::iterator record);
+    void drop(std::unordered_map<base::RequestId, Record>::iterator record, base::TimePoint now);
     std::unordered_map<base::RequestId, Record>::iterator find(base::RequestId request, base::Epoch epoch);
 
     Options options_;
     std::unordered_map<base::RequestId, Record> records_;
     std::list<base::RequestId> ages_;  // oldest first
     std::vector<Slot> slots_;
+    Backlog backlog_;
     std::vector<std::uint32_t> of_tenants_;  // records, by TenantId
     std::uint64_t next_number_ = 0;
 };

@@ -144,19 +144,19 @@ void ModelPool::take(const proto::PlaceRequest& request, const Placement& placem
                               now);
 }
 
-bool ModelPool::release(const proto::ReleaseRequest::Ended& ended) {
+bool ModelPool::release(const proto::ReleaseRequest::Ended& ended, base::TimePoint now) {
     const base::RequestId id{ended.request_id()};
     const base::Epoch epoch{ended.epoch()};
     const auto tell = [this](std::string_view kind, std::uint32_t measured_us, double predicted_seconds) {
         if (measured_us != 0) { metrics_.prediction(kind, measured_us * 1e-6 / std::max(predicted_seconds, 1e-6)); }
     };
     if (ended.phase() == proto::ReleaseRequest::Ended::PHASE_PREFILL) {
-        const auto placed = registry_.in_flight().first_token(id, epoch);
+        const auto placed = registry_.in_flight().first_token(id, epoch, now);
         if (placed) { tell("ttft", ended.ttft_us(), placed->ttft_seconds); }
         return placed.has_value();
     }
     if (ended.phase() != proto::ReleaseRequest::Ended::PHASE_ALL) { return false; }
-    const auto over = registry_.in_flight().ended(id, epoch);
+    const auto over = registry_.in_flight().ended(id, epoch, now);
     if (!over) { return false; }
     if (!over->first_token_told) { tell("ttft", ended.ttft_us(), over->placed.ttft_seconds); }
     tell("tpot", ended.tpot_us(), over->placed.tpot_seconds);

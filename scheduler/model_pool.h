@@ -36,7 +36,7 @@ public:
     void take(const sluice::proto::PlaceRequest& request, const Placement& placement, base::TimePoint now,
               sluice::proto::PlaceReply& reply);
     /// A phase of a request has ended. False when it, or this epoch of it, was not placed here.
-    bool release(const sluice::proto::ReleaseRequest::Ended& ended);
+    bool release(const sluice::proto::ReleaseRequest::Ended& ended, base::TimePoint now);
     sluice::proto::ModelState state(base::TimePoint now);
 
     /// As Registry::enroll.

@@ -264,7 +264,7 @@ private:
         };
         if (forecast.ttft_seconds > query_.ttft_seconds_left) {
             const double alone = forecast.ttft_seconds - forecast.queue_seconds;
-            const bool is_hopeless = forecast.queue_seconds <= 0 && decode_sequences(prefill) == 0;
+            const bool is_hopeless = forecast.queue_seconds <= 0 && prefill.expected.decoding == 0;
             return refuse(base::ErrorCode::resource_exhausted,
                           "the first token would come in " + ms(forecast.ttft_seconds) + ", " + ms(alone) +
                               " of it for this prompt; " + ms(std::max(0.0, query_.ttft_seconds_left)) +
@@ -272,12 +272,14 @@ private:
                           is_hopeless ? 0 : retry_after_ms(forecast.ttft_seconds - query_.ttft_seconds_left),
                           "slo_infeasible");
         }
-        const double tpot = forecast_tpot(decode, query_);
-        const bool is_hopeless = decode_sequences(decode) == 0;
+        const double tpot = option.prefill == option.decode.index
+                                ? forecast_tpot(decode, query_, forecast.sequences_then)
+                                : forecast_tpot(decode, query_);
+        const bool is_hopeless = decode.expected.decoding + decode.expected.coming == 0;
         return refuse(
             base::ErrorCode::resource_exhausted,
             "tokens would come every " + ms(tpot) + "; the target is " + ms(query_.tpot_seconds_target),
-            is_hopeless ? 0 : retry_after_ms(kRemainingTokens * tpot / std::max(1.0, decode_sequences(decode))),
+            is_hopeless ? 0 : retry_after_ms(kRemainingTokens * tpot / std::max(1.0, decode.expected.decoding)),
             "slo_infeasible");
     }
 
@@ -303,9 +305,10 @@ private:
     Option local_option(std::size_t index, std::uint32_t cached) const {
         const WorkerView& worker = view_.workers[index];
         const PrefillForecast forecast = forecast_prefill(worker, query_, cached);
-        const double others = (forecast.ttft_seconds - forecast.queue_seconds) * decode_sequences(worker);
-        const double seconds = forecast.ttft_seconds + others + answer(worker);
-        const bool misses = misses_tpot(worker) || forecast.ttft_seconds > query_.ttft_seconds_left;
+        const double others = (forecast.ttft_seconds - forecast.queue_seconds) * worker.expected.decoding;
+        const double tpot = forecast_tpot(worker, query_, forecast.sequences_then);
+        const double seconds = forecast.ttft_seconds + others + tpot * weighed_tokens(query_) + decode_wait(worker);
+        const bool misses = tpot > query_.tpot_seconds_target || forecast.ttft_seconds > query_.ttft_seconds_left;
         return {Side{index, decode_wait(worker) > 0, seconds, worker.id, misses}, index, seconds, worker.id, misses};
     }
 
@@ -345,7 +348,8 @@ private:
                 .queue_seconds = forecast.queue_seconds,
                 .ttft_seconds = forecast.ttft_seconds,
                 .handoff_seconds = local ? 0 : handoff(decode, cached_tokens(decode, query_, option.decode.index)),
-                .tpot_seconds = forecast_tpot(decode, query_),
+                .tpot_seconds =
+                    local ? forecast_tpot(decode, query_, forecast.sequences_then) : forecast_tpot(decode, query_),
                 .cost_seconds = option.seconds,
                 .kv_source = source,
                 .kv_source_tokens = source ? cached_tokens(view_.workers[*source], query_, *source) : 0,

@@ -1,16 +1,38 @@
 #include "scheduler/predictor.h"
 
+#include <cmath>
+
 namespace scheduler {
 namespace {
 
 // One gigabyte a second; the third coefficient has no feature.
 constexpr base::LinearFit::Options kTransferStart{.prior = {1e-3, 1e-9, 1e-9}, .bucket_bits = {5, 64}};
 
+/// The last steps of so long tell how often prompts are computed beside those that decode.
+constexpr double kMixRememberedSeconds = 5;
+
 double seconds_of(std::uint32_t microseconds) {
     return static_cast<double>(microseconds) * 1e-6;
 }
 
 }  // namespace
+
+void Predictor::Mix::note(const base::StepWork& work, double seconds) {
+    if (work.decode_sequences == 0) { return; }
+    const double keep = std::exp(-seconds / kMixRememberedSeconds);
+    for (double* sum : {&steps, &mixed_steps, &mixed_seconds}) {
+        *sum *= keep;
+    }
+    steps += 1;
+    if (work.prefill_tokens == 0) { return; }
+    mixed_steps += 1;
+    mixed_seconds += seconds;
+}
+
+MixedSteps Predictor::Mix::mean() const {
+    if (mixed_steps < 1) { return {}; }
+    return {.share = mixed_steps / steps, .seconds = mixed_seconds / mixed_steps};
+}
 
 Predictor::Fits::Fits() : transfer(kTransferStart) {}
 
@@ -23,6 +45,7 @@ base::StepFit::Ratios Predictor::observe_step(base::WorkerId worker, Role role,
                               .decode_sequences = static_cast<double>(sample.decode_sequences()),
                               .decode_context = static_cast<double>(sample.decode_context_tokens())};
     const double seconds = seconds_of(sample.duration_us());
+    workers_[worker].mix.note(work, seconds);
     const DecodeCost decode = costs(worker, role).decode;
     static_cast<void>(of_role(role).step.observe(work, seconds, decode));
     return workers_[worker].step.observe(work, seconds, decode);
@@ -50,6 +73,7 @@ Costs Predictor::costs(base::WorkerId worker, Role role) const {
     return {.prefill = prefill.prefill(),
             .decode = decode.decode(),
             .transfer = {transfer.coefficients()[0], transfer.coefficients()[1]},
+            .mixed = is_known ? own->second.mix.mean() : MixedSteps{},
             .learned = (role == Role::decode || prefill.prefill_is_fitted()) &&
                        (role == Role::prefill || decode.decode_is_fitted())};
 }

@@ -35,10 +35,19 @@ public:
     std::size_t workers() const { return workers_.size(); }
 
 private:
+    /// Of the steps that decoded lately; older ones fade.
+    struct Mix {
+        double steps = 0;
+        double mixed_steps = 0;
+        double mixed_seconds = 0;
+        void note(const base::StepWork& work, double seconds);
+        MixedSteps mean() const;
+    };
     struct Fits {
         Fits();
         base::StepFit step;
         base::LinearFit transfer;
+        Mix mix;
     };
     Fits& of_role(Role role) { return roles_[static_cast<std::size_t>(role)]; }
 

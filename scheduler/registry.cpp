@@ -143,7 +143,7 @@ Registry::Heard Registry::hear(Life life, const sluice::proto::Heartbeat& heartb
                  .decode_context_tokens = std::min(kTokensMax, record.load.context_tokens()),
                  .blocks_room = static_cast<std::uint32_t>(std::min<std::uint64_t>(room, view.limits.kv_blocks_total)),
                  .blocks_used = record.load.blocks_used()};
-    in_flight_.heartbeat(static_cast<std::uint32_t>(*slot), now);
+    in_flight_.heartbeat(static_cast<std::uint32_t>(*slot), view.load, now);
 
     for (const sluice::proto::BlockEvents& events : heartbeat.blocks()) {
         record.news.take(events, block_index_, static_cast<std::uint32_t>(*slot));
@@ -208,6 +208,7 @@ std::span<const WorkerView> Registry::view(base::TimePoint now) {
         if (worker.status == WorkerStatus::gone) { continue; }
         worker.status = status(slot, now);
         worker.pending = in_flight_.pending(static_cast<std::uint32_t>(slot));
+        worker.expected = in_flight_.expected(static_cast<std::uint32_t>(slot), now);
     }
     return views_;
 }

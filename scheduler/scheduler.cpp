@@ -150,9 +150,10 @@ proto::PlaceReply Scheduler::place(const proto::PlaceRequest& request) {
 
 base::Result<proto::ReleaseReply> Scheduler::release(const proto::ReleaseRequest& request) {
     if (auto fine = proto::check_header(request.header()); !fine) { return base::pass_on(fine); }
+    const base::TimePoint now = clock_.now();
     for (const proto::ReleaseRequest::Ended& ended : request.ended()) {
         static_cast<void>(std::any_of(pools_.begin(), pools_.end(),
-                                      [&ended](const auto& one) { return one.second->release(ended); }));
+                                      [&ended, now](const auto& one) { return one.second->release(ended, now); }));
     }
     proto::ReleaseReply reply;
     *reply.mutable_header() = proto::make_header(request.header().model(), 0);

@@ -3,7 +3,7 @@
 
 usage: stream_client.py HOST PORT MODEL STREAMS TOKENS
 
-Prints `tokens N` from time to time (chunks with text so far, all streams together), and as last line one JSON list with
+Prints `tokens N` from time to time (chunks with text so far, all streams together), `begun N` (streams that had one), and as last line one JSON list with
 [text, finish_reason, error] for each stream. The prompts and seeds follow from the number of a stream alone.
 """
 import http.client
@@ -22,9 +22,13 @@ class Progress:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.tokens = 0
+        self.begun: set[int] = set()
 
-    def add(self) -> None:
+    def add(self, stream: int) -> None:
         with self.lock:
+            if stream not in self.begun:
+                self.begun.add(stream)
+                print("begun", len(self.begun), flush=True)
             self.tokens += 1
             if self.tokens % 50 == 0:
                 print("tokens", self.tokens, flush=True)
@@ -51,7 +55,7 @@ def stream(host: str, port: int, model: str, index: int, tokens: int, progress: 
                 for choice in chunk.get("choices", []):
                     text += choice["text"]
                     reason = choice["finish_reason"] or reason
-                    progress.add()
+                    progress.add(index)
         connection.close()
     except (OSError, http.client.HTTPException, ValueError) as problem:
         error = f"{type(problem).__name__}: {problem}"

@@ -41,8 +41,14 @@ def scheduler_of(cluster):
 
 def worker_id_of(cluster, pid):
     """As the scheduler's log writes it: the worker that says where it listens is the one that registered from there."""
-    address = re.search(rf"^sluice \w+-{pid} at (\S+?): ", cluster.logs(), re.MULTILINE)[1]
-    return re.search(rf"worker ([0-9a-f]{{16}}) incarnation \S+ at {re.escape(address)} registered", cluster.logs())[1]
+
+    def found():
+        if address := re.search(rf"^sluice \w+-{pid} at (\S+?): ", cluster.logs(), re.MULTILINE):
+            return re.search(rf"worker ([0-9a-f]{{16}}) incarnation \S+ at {re.escape(address[1])} registered", cluster.logs())
+        return None
+
+    wait_until(lambda: found() is not None, f"worker {pid} has registered")  # the gateway is ready with one of each role
+    return found()[1]
 
 
 def drain(cluster, worker_id):

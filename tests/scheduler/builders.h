@@ -1,7 +1,9 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "base/block_hash.h"
@@ -33,6 +35,15 @@ struct WorkerSpec {
     bool lends_kv = true;
 };
 
+/// What a worker reported and what it was sent is all that it is expected to have.
+inline void expect_what_is_told(scheduler::WorkerView& worker) {
+    const auto& [load, pending] = std::tie(worker.load, worker.pending);
+    worker.expected.prompts = std::max(1.0, static_cast<double>(load.requests_waiting) + pending.prefill_requests);
+    worker.expected.prompt_tokens = static_cast<double>(load.prefill_tokens_queued + pending.prefill_tokens);
+    worker.expected.decoding = static_cast<double>(load.decode_sequences) + pending.decode_sequences;
+    worker.expected.decode_context = static_cast<double>(load.decode_context_tokens + pending.decode_context_tokens);
+}
+
 /// A worker that prefills 1000 tokens and decodes 100 tokens a second and moves KV at 100 MB/s.
 inline scheduler::WorkerView make_worker(const WorkerSpec& spec) {
     scheduler::WorkerView worker;
@@ -61,6 +72,7 @@ inline scheduler::WorkerView make_worker(const WorkerSpec& spec) {
     worker.costs = {.prefill = {0.001 * spec.speed, 0.001 * spec.speed, 1e-9 * spec.speed},
                     .decode = {0.010 * spec.speed, 0.001 * spec.speed, 1e-7 * spec.speed},
                     .transfer = {0.001, 1e-8}};
+    expect_what_is_told(worker);
     return worker;
 }
 

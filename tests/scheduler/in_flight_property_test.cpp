@@ -66,7 +66,8 @@ TEST_CASE("pending load equals the sum over what is in flight", "[scheduler][in_
             }
             case 2: {
                 const bool expected = known != model.end() && !late && !known->second.first_token;
-                REQUIRE(in_flight.first_token(base::RequestId{request}, base::Epoch{epoch}).has_value() == expected);
+                REQUIRE(in_flight.first_token(base::RequestId{request}, base::Epoch{epoch}, clock.now()).has_value() ==
+                        expected);
                 if (expected) {
                     known->second.first_token = true;
                     known->second.prefill = false;
@@ -75,13 +76,14 @@ TEST_CASE("pending load equals the sum over what is in flight", "[scheduler][in_
             }
             case 3: {
                 const bool expected = known != model.end() && !late;
-                REQUIRE(in_flight.ended(base::RequestId{request}, base::Epoch{epoch}).has_value() == expected);
+                REQUIRE(in_flight.ended(base::RequestId{request}, base::Epoch{epoch}, clock.now()).has_value() ==
+                        expected);
                 if (expected) { model.erase(known); }
                 break;
             }
             case 4: {
                 const std::uint32_t reporting = slot();
-                in_flight.heartbeat(reporting, clock.now());
+                in_flight.heartbeat(reporting, {}, clock.now());
                 for (auto& [id, one] : model) {
                     const bool overdue = clock.now() >= one.until;
                     if (one.prefill && one.placed.prefill_slot == reporting && one.prefill_life == lives[reporting] &&

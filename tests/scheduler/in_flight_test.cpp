@@ -36,22 +36,22 @@ TEST_CASE("a placement is load until the workers' reports show it", "[scheduler]
     REQUIRE(in_flight.pending(0) == kPrefillLoad);
     REQUIRE(in_flight.pending(1) == kDecodeLoad);
 
-    in_flight.heartbeat(0, clock.now());  // may have left before the request came
+    in_flight.heartbeat(0, {}, clock.now());  // may have left before the request came
     REQUIRE(in_flight.pending(0) == kPrefillLoad);
-    in_flight.heartbeat(0, clock.now());
+    in_flight.heartbeat(0, {}, clock.now());
     REQUIRE(in_flight.pending(0) == PendingLoad{});
 
     for (int i = 0; i < 5; ++i) {
-        in_flight.heartbeat(1, clock.now());
+        in_flight.heartbeat(1, {}, clock.now());
     }
     REQUIRE(in_flight.pending(1) == kDecodeLoad);  // its KV is not there before the first token
-    REQUIRE(in_flight.first_token(RequestId{1}, Epoch{0}).has_value());
-    in_flight.heartbeat(1, clock.now());
+    REQUIRE(in_flight.first_token(RequestId{1}, Epoch{0}, clock.now()).has_value());
+    in_flight.heartbeat(1, {}, clock.now());
     REQUIRE(in_flight.pending(1) == kDecodeLoad);
-    in_flight.heartbeat(1, clock.now());
+    in_flight.heartbeat(1, {}, clock.now());
     REQUIRE(in_flight.pending(1) == PendingLoad{});
     REQUIRE(in_flight.placements() == 1);
-    REQUIRE(in_flight.ended(RequestId{1}, Epoch{0})->first_token_told);
+    REQUIRE(in_flight.ended(RequestId{1}, Epoch{0}, clock.now())->first_token_told);
     REQUIRE(in_flight.placements() == 0);
 }
 
@@ -59,13 +59,13 @@ TEST_CASE("the first token ends the prefill part and the end ends both", "[sched
     const base::FakeClock clock;
     InFlight in_flight({});
     in_flight.add(make_placed(1), clock.now());
-    REQUIRE(in_flight.first_token(RequestId{1}, Epoch{0})->ttft_seconds == 0.5);
+    REQUIRE(in_flight.first_token(RequestId{1}, Epoch{0}, clock.now())->ttft_seconds == 0.5);
     REQUIRE(in_flight.pending(0) == PendingLoad{});
     REQUIRE(in_flight.pending(1) == kDecodeLoad);
-    REQUIRE_FALSE(in_flight.first_token(RequestId{1}, Epoch{0}).has_value());  // told twice
-    REQUIRE(in_flight.ended(RequestId{1}, Epoch{0}).has_value());
+    REQUIRE_FALSE(in_flight.first_token(RequestId{1}, Epoch{0}, clock.now()).has_value());  // told twice
+    REQUIRE(in_flight.ended(RequestId{1}, Epoch{0}, clock.now()).has_value());
     REQUIRE(in_flight.pending(1) == PendingLoad{});
-    REQUIRE_FALSE(in_flight.ended(RequestId{1}, Epoch{0}).has_value());
+    REQUIRE_FALSE(in_flight.ended(RequestId{1}, Epoch{0}, clock.now()).has_value());
 }
 
 TEST_CASE("a later epoch replaces a placement and late words about the old one do nothing", "[scheduler][in_flight]") {
@@ -77,9 +77,9 @@ TEST_CASE("a later epoch replaces a placement and late words about the old one d
     REQUIRE(in_flight.pending(0) == kPrefillLoad);
     REQUIRE(in_flight.pending(1) == PendingLoad{});
     REQUIRE(in_flight.pending(2) == kDecodeLoad);
-    REQUIRE_FALSE(in_flight.first_token(RequestId{1}, Epoch{0}).has_value());
-    REQUIRE_FALSE(in_flight.ended(RequestId{1}, Epoch{0}).has_value());
-    in_flight.heartbeat(0, clock.now());
+    REQUIRE_FALSE(in_flight.first_token(RequestId{1}, Epoch{0}, clock.now()).has_value());
+    REQUIRE_FALSE(in_flight.ended(RequestId{1}, Epoch{0}, clock.now()).has_value());
+    in_flight.heartbeat(0, {}, clock.now());
     REQUIRE(in_flight.pending(0) ==
             kPrefillLoad);  // the old placement's place in the worker's list counts no heartbeat
     REQUIRE(in_flight.placements() == 1);
@@ -93,10 +93,10 @@ TEST_CASE("a worker's end takes what was sent to it, and its slot begins anew", 
     REQUIRE(in_flight.pending(0) == PendingLoad{});
     REQUIRE(in_flight.pending(1) == kDecodeLoad);
     in_flight.add(make_placed(2, 0, 0, 0), clock.now());  // the next life in slot 0
-    REQUIRE(in_flight.first_token(RequestId{1}, Epoch{0}).has_value());
-    REQUIRE(in_flight.ended(RequestId{1}, Epoch{0}).has_value());
+    REQUIRE(in_flight.first_token(RequestId{1}, Epoch{0}, clock.now()).has_value());
+    REQUIRE(in_flight.ended(RequestId{1}, Epoch{0}, clock.now()).has_value());
     REQUIRE(in_flight.pending(0) == PendingLoad{1, 80, 1, 100, 8});
-    REQUIRE(in_flight.ended(RequestId{2}, Epoch{0}).has_value());
+    REQUIRE(in_flight.ended(RequestId{2}, Epoch{0}, clock.now()).has_value());
     REQUIRE(in_flight.pending(0) == PendingLoad{});
 }
 
@@ -108,10 +108,10 @@ TEST_CASE("what a gateway never releases stops counting", "[scheduler][in_flight
     slow.ttft_seconds = 5;  // counts for 20 s
     in_flight.add(slow, clock.now());
     clock.advance(10s);
-    in_flight.heartbeat(1, clock.now());
+    in_flight.heartbeat(1, {}, clock.now());
     REQUIRE(in_flight.pending(1) == kDecodeLoad);
     clock.advance(10s);
-    in_flight.heartbeat(1, clock.now());
+    in_flight.heartbeat(1, {}, clock.now());
     REQUIRE(in_flight.pending(1) == PendingLoad{});
     in_flight.expire(clock.now());
     REQUIRE(in_flight.placements() == 2);
@@ -131,7 +131,7 @@ TEST_CASE("the number of placements is bounded: the oldest are forgotten", "[sch
     REQUIRE_FALSE(in_flight.epoch_of(RequestId{2}).has_value());
     REQUIRE(in_flight.epoch_of(RequestId{3}).has_value());
     REQUIRE(in_flight.pending(0).prefill_requests == 3);
-    in_flight.heartbeat(0, clock.now());
-    in_flight.heartbeat(0, clock.now());
+    in_flight.heartbeat(0, {}, clock.now());
+    in_flight.heartbeat(0, {}, clock.now());
     REQUIRE(in_flight.pending(0) == PendingLoad{});
 }

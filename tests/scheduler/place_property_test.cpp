@@ -129,15 +129,15 @@ struct Oracle {
         const auto forecast = scheduler::forecast_prefill(prefill, c.query(), cached(p));
         double cost = forecast.ttft_seconds;
         if (p == d) {
-            cost += (forecast.ttft_seconds - forecast.queue_seconds) *
-                    (decode.load.decode_sequences + decode.pending.decode_sequences);
+            cost += (forecast.ttft_seconds - forecast.queue_seconds) * decode.expected.decoding;
         } else {
             cost += decode.costs.transfer.setup_seconds +
                     decode.costs.transfer.byte_seconds * 1000.0 * (c.prompt_tokens - cached(d));
         }
         const double tokens = std::clamp(c.new_tokens_max, 1u, scheduler::kWeighedTokens);
-        return cost + tokens * scheduler::forecast_tpot(decode, c.query()) +
-               scheduler::forecast_decode_wait(decode, c.query());
+        const double tpot = p == d ? scheduler::forecast_tpot(decode, c.query(), forecast.sequences_then)
+                                   : scheduler::forecast_tpot(decode, c.query());
+        return cost + tokens * tpot + scheduler::forecast_decode_wait(decode, c.query());
     }
     bool allowed(std::size_t p, std::size_t d) const {
         const WorkerView& prefill = c.workers[p];

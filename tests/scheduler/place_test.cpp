@@ -11,6 +11,7 @@ namespace {
 using scheduler::Role;
 using scheduler::WorkerStatus;
 using scheduler::WorkerView;
+using scheduler_test::expect_what_is_told;
 using scheduler_test::make_worker;
 
 struct Cluster {
@@ -77,6 +78,7 @@ TEST_CASE("the prefill worker is the one with the least predicted TTFT", "[sched
     }
     SECTION("what was just sent there counts like a queue") {
         cluster.workers[1].pending = {.prefill_requests = 1, .prefill_tokens = 400};
+        expect_what_is_told(cluster.workers[1]);
         REQUIRE(cluster.prefill_id(cluster.placed()) == 1);
     }
     SECTION("a cached prefix outweighs a queue that is shorter than it") {
@@ -252,6 +254,7 @@ TEST_CASE("a decode worker prefills itself where that is allowed and cheaper", "
     SECTION("not when that would hold up many sequences") {
         cluster.rules.local_prefill_tokens_max = 1000;
         cluster.workers[1].load.decode_sequences = 20;
+        expect_what_is_told(cluster.workers[1]);
         REQUIRE_FALSE(cluster.placed(50).local());
     }
 }
@@ -354,9 +357,12 @@ TEST_CASE("full queues are refused with a time to come back from the prediction"
     }
     SECTION("at least one second, at most a minute") {
         cluster.workers[1].load.prefill_tokens_queued = 1;
+        expect_what_is_told(cluster.workers[1]);
         REQUIRE(cluster.refused().retry_after_ms == 1'000);
         cluster.workers[0].load.prefill_tokens_queued = 1'000'000;
         cluster.workers[1].load.prefill_tokens_queued = 1'000'000'000'000;
+        expect_what_is_told(cluster.workers[0]);
+        expect_what_is_told(cluster.workers[1]);
         REQUIRE(cluster.refused().retry_after_ms == 60'000);
     }
     SECTION("pending requests fill a queue like reported ones") {
@@ -495,11 +501,15 @@ TEST_CASE("what no idle worker could do in time is not to be tried again", "[sch
 
 TEST_CASE("a worker whose streams have TPOT targets has only part of its time for prompts", "[scheduler][place][slo]") {
     Cluster cluster{{learned({.id = 1, .decode_sequences = 4})}};
+    cluster.workers[0].expected.residual_seconds = 1e6;
     const double alone = cluster.placed(500).ttft_seconds;
     cluster.tpot_seconds_target = 0.020;
-    // Of each 20 ms, 19 are planned for: 1 for the step, 4 for its decodes, 14 for prompt tokens.
+    // Steps of 19 ms: 1 for the step, 4 for its decodes, 14 for prompt tokens.
     const double paced = cluster.placed(500).ttft_seconds;
     REQUIRE(paced > 1.3 * alone);
-    REQUIRE(paced == Approx(0.5 * 20 / 14).epsilon(0.02));
+    REQUIRE(paced == Approx(0.5 * 19 / 14).epsilon(0.02));
     REQUIRE(cluster.placed(500).tpot_seconds <= 0.020);
+    // The sooner those that decode will be done, the sooner there is more time.
+    cluster.workers[0].expected.residual_seconds = 0.2;
+    REQUIRE(cluster.placed(500).ttft_seconds < 0.9 * paced);
 }

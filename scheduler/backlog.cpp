@@ -1,0 +1,145 @@
+#include "scheduler/backlog.h"
+
+#include <algorithm>
+
+namespace scheduler {
+namespace {
+
+using Seconds = std::chrono::duration<double>;
+
+/// A report that shows fewer requests than were sent may have left before the newest came; older ones have ended, and
+/// the gateway's word of it is on its way.
+constexpr base::Duration kOnItsWay = std::chrono::seconds(1);
+/// Answers that the mean of their lengths remembers, and how many are needed for it.
+constexpr double kAnswersRemembered = 64;
+constexpr double kAnswersNeeded = 4;
+
+}  // namespace
+
+Backlog::Slot& Backlog::slot_at(std::uint32_t slot) {
+    if (slot >= slots_.size()) {
+        slots_.resize(slot + 1);
+        lives_.resize(slot + 1);
+    }
+    return slots_[slot];
+}
+
+Backlog::Slot* Backlog::slot_of(std::uint32_t slot, std::uint64_t life) {
+    return lives_.at(slot) == life ? &slots_[slot] : nullptr;
+}
+
+void Backlog::placed(Number number, std::uint32_t prefill_slot, std::uint32_t decode_slot,
+                     std::uint32_t uncached_tokens, std::uint32_t prompt_tokens, base::TimePoint now) {
+    slot_at(std::max(prefill_slot, decode_slot));
+    Slot& slot = slots_[prefill_slot];
+    if (slot.prompts.empty()) { slot.turned = now; }
+    slot.prompts.emplace(number, Prompt{.tokens = static_cast<double>(uncached_tokens), .placed = now});
+    slot.prompt_tokens += uncached_tokens;
+    ++slots_[decode_slot].coming;
+    placed_[number] = {.prefill_slot = prefill_slot,
+                       .decode_slot = decode_slot,
+                       .prefill_life = lives_[prefill_slot],
+                       .decode_life = lives_[decode_slot],
+                       .prompt_tokens = prompt_tokens,
+                       .began = std::nullopt};
+}
+
+/// A prompt has been computed, or is not wanted any more.
+void Backlog::take_prompt(Slot& slot, Number number, bool is_computed, base::TimePoint now) {
+    const auto prompt = slot.prompts.find(number);
+    if (prompt == slot.prompts.end()) { return; }
+    const double tokens = prompt->second.tokens;
+    slot.prompt_tokens -= tokens;
+    if (is_computed || prompt == slot.prompts.begin()) { slot.computed_tokens -= tokens; }
+    slot.computed_tokens = std::clamp(slot.computed_tokens, 0.0, std::max(0.0, slot.prompt_tokens));
+    slot.prompts.erase(prompt);
+    slot.turned = now;
+}
+
+void Backlog::first_token(Number number, base::TimePoint now) {
+    const auto at = placed_.find(number);
+    if (at == placed_.end() || at->second.began) { return; }
+    Placed& placed = at->second;
+    placed.began = now;
+    if (Slot* slot = slot_of(placed.prefill_slot, placed.prefill_life)) { take_prompt(*slot, number, true, now); }
+    if (Slot* slot = slot_of(placed.decode_slot, placed.decode_life)) {
+        --slot->coming;
+        slot->decoding += 1;
+        slot->decode_context += placed.prompt_tokens;
+    }
+}
+
+void Backlog::ended(Number number, base::TimePoint now) {
+    const auto at = placed_.find(number);
+    if (at == placed_.end()) { return; }
+    const Placed& placed = at->second;
+    if (!placed.began) {
+        if (Slot* slot = slot_of(placed.prefill_slot, placed.prefill_life)) { take_prompt(*slot, number, false, now); }
+        if (Slot* slot = slot_of(placed.decode_slot, placed.decode_life)) { --slot->coming; }
+    } else {
+        const double seconds = Seconds(now - *placed.began).count();
+        const double keep = 1 - 1 / kAnswersRemembered;
+        answers_ = answers_ * keep + 1;
+        answer_seconds_ = answer_seconds_ * keep + seconds;
+        answer_squares_ = answer_squares_ * keep + seconds * seconds;
+        if (Slot* slot = slot_of(placed.decode_slot, placed.decode_life); slot != nullptr && slot->decoding > 0) {
+            const double share = std::min(1.0, 1 / slot->decoding);
+            slot->decode_context *= 1 - share;
+            slot->decoding = std::max(0.0, slot->decoding - 1);
+        }
+    }
+    placed_.erase(at);
+}
+
+void Backlog::reported(std::uint32_t number, const ReportedLoad& load, base::TimePoint now) {
+    Slot& slot = slot_at(number);
+    const double held = static_cast<double>(load.requests_waiting) + load.requests_running;
+    const double known = static_cast<double>(slot.prompts.size()) + slot.decoding;
+    // Prompts that the report does not know: the newest.
+    double missing = std::max(0.0, known - held);
+    double known_tokens = slot.prompt_tokens;
+    double known_prompts = static_cast<double>(slot.prompts.size());
+    for (auto prompt = slot.prompts.rbegin();
+         prompt != slot.prompts.rend() && missing >= 1 && now - prompt->second.placed < kOnItsWay; ++prompt) {
+        missing -= 1;
+        known_tokens -= prompt->second.tokens;
+        known_prompts -= 1;
+    }
+    const auto queued = static_cast<double>(load.prefill_tokens_queued);
+    slot.computed_tokens = std::max(0.0, known_tokens - queued);
+    slot.unknown_tokens = std::max(0.0, queued - known_tokens);
+    slot.unknown_prompts = slot.unknown_tokens > 0 ? std::max(1.0, load.requests_waiting - known_prompts) : 0;
+    slot.decoding = load.decode_sequences;
+    slot.decode_context = static_cast<double>(load.decode_context_tokens);
+    slot.turned = now;
+}
+
+void Backlog::clear(std::uint32_t number) {
+    slot_at(number) = {};
+    ++lives_[number];
+}
+
+ExpectedLoad Backlog::expect(std::uint32_t number, base::TimePoint now) const {
+    if (number >= slots_.size()) { return {}; }
+    const Slot& slot = slots_[number];
+    ExpectedLoad load;
+    load.prompts = static_cast<double>(slot.prompts.size()) + slot.unknown_prompts;
+    load.prompt_tokens = std::max(0.0, slot.prompt_tokens - slot.computed_tokens) + slot.unknown_tokens;
+    if (!slot.prompts.empty()) {
+        load.first_tokens =
+            std::clamp(slot.prompts.begin()->second.tokens - slot.computed_tokens, 0.0, load.prompt_tokens);
+        load.first_since_seconds = std::max(0.0, Seconds(now - slot.turned).count());
+    }
+    load.decoding = slot.decoding;
+    load.decode_context = slot.decode_context;
+    load.coming = slot.coming;
+    if (const auto residual = residual_seconds()) { load.residual_seconds = *residual; }
+    return load;
+}
+
+std::optional<double> Backlog::residual_seconds() const {
+    if (answers_ < kAnswersNeeded || answer_seconds_ <= 0) { return std::nullopt; }
+    return answer_squares_ / (2 * answer_seconds_);
+}
+
+}  // namespace scheduler

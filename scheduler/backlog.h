@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "base/clock.h"
+#include "scheduler/cluster_view.h"
+
+namespace scheduler {
+
+/// What is left to do on each worker, now: what it reported last, and what this scheduler has sent it and heard of it
+/// since. Gateways tell of first tokens and ends at once, so this knows of them before the next report does; and
+/// nothing is counted twice while a report and a placement cross. Not thread-safe. Slots are those of the registry.
+///
+/// A new scheduler knows only reports: what they have more than its own placements is counted as it is reported.
+class Backlog {
+public:
+    /// Of a placement; never used twice.
+    using Number = std::uint64_t;
+
+    void placed(Number number, std::uint32_t prefill_slot, std::uint32_t decode_slot, std::uint32_t uncached_tokens,
+                std::uint32_t prompt_tokens, base::TimePoint now);
+    /// Its first token was seen: it decodes. Without effect when it is not known, like ended().
+    void first_token(Number number, base::TimePoint now);
+    void ended(Number number, base::TimePoint now);
+    /// A fresh report of the worker in `slot`.
+    void reported(std::uint32_t slot, const ReportedLoad& load, base::TimePoint now);
+    /// The life in `slot` has ended.
+    void clear(std::uint32_t slot);
+
+    ExpectedLoad expect(std::uint32_t slot, base::TimePoint now) const;
+    /// How long a sequence that decodes at some instant is expected to go on: the mean residual of the answers that
+    /// ended lately, in seconds. Empty while too few have.
+    std::optional<double> residual_seconds() const;
+
+private:
+    struct Prompt {
+        double tokens = 0;  // uncached
+        base::TimePoint placed{};
+    };
+    struct Slot {
+        std::map<Number, Prompt> prompts;  // without a first token yet, oldest first
+        double prompt_tokens = 0;          // of all of them
+        std::uint32_t coming = 0;          // prompts that will decode here
+        // At the last report, brought forward by what was heard since.
+        double computed_tokens = 0;  // of `prompts`
+        double unknown_tokens = 0;   // prompts of nobody here
+        double unknown_prompts = 0;
+        double decoding = 0;
+        double decode_context = 0;
+        base::TimePoint turned{};  // when the prompt whose turn it is was known to have computed_tokens
+    };
+    struct Placed {
+        std::uint32_t prefill_slot = 0;
+        std::uint32_t decode_slot = 0;
+        std::uint64_t prefill_life = 0;
+        std::uint64_t decode_life = 0;
+        std::uint32_t prompt_tokens = 0;
+        std::optional<base::TimePoint> began;
+    };
+    Slot& slot_at(std::uint32_t slot);
+    Slot* slot_of(std::uint32_t slot, std::uint64_t life);
+    static void take_prompt(Slot& slot, Number number, bool is_computed, base::TimePoint now);
+
+    std::unordered_map<Number, Placed> placed_;
+    std::vector<Slot> slots_;
+    std::vector<std::uint64_t> lives_;
+    // Moments of how long answers took, the last few dozen weighing most.
+    double answers_ = 0;
+    double answer_seconds_ = 0;
+    double answer_squares_ = 0;
+};
+
+}  // namespace scheduler

@@ -1,0 +1,139 @@
+// What clients get of the production scheduler and step loops, over modelled engines on a virtual clock.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "tests/support/catch.h"
+#include "tests/support/modelled_cluster.h"
+
+using namespace test_support;
+
+namespace {
+
+/// About what two cores do with a model of 110M parameters: 6 ms to read the weights, half a millisecond a token.
+constexpr base::StepCost kTwoCores{.prefill = {5e-3, 4.8e-4, 2e-8}, .decode = {6e-3, 5e-4, 1.6e-6}};
+
+struct Figures {
+    double inside = 0;   // share of all requests within both targets
+    double refused = 0;  // share
+    double ttft_error_p50 = 0, ttft_error_p90 = 0, tpot_error_p50 = 0, tpot_error_p90 = 0;
+    double ttft_ratio_p50 = 0, tpot_ratio_p50 = 0;
+};
+
+double quantile(std::vector<double> values, double q) {
+    if (values.empty()) { return 0; }
+    std::sort(values.begin(), values.end());
+    return values[std::min(values.size() - 1, static_cast<std::size_t>(q * static_cast<double>(values.size())))];
+}
+
+Figures figures(const std::vector<ModelledRequest>& requests, const std::vector<ModelledOutcome>& outcomes) {
+    Figures out;
+    std::vector<double> ttft, tpot, ttft_ratio, tpot_ratio;
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+        const ModelledOutcome& outcome = outcomes[i];
+        out.refused += outcome.is_refused;
+        out.inside += outcome.meets(requests[i]);
+        if (outcome.is_refused) { continue; }
+        const double real = outcome.ttft - (outcome.arrived - requests[i].at);
+        ttft.push_back(std::abs(outcome.predicted_ttft / real - 1));
+        tpot.push_back(std::abs(outcome.predicted_tpot / outcome.tpot - 1));
+        ttft_ratio.push_back(outcome.predicted_ttft / real);
+        tpot_ratio.push_back(outcome.predicted_tpot / outcome.tpot);
+    }
+    const auto n = static_cast<double>(requests.size());
+    out.inside /= n;
+    out.refused /= n;
+    out.ttft_error_p50 = quantile(ttft, 0.5);
+    out.ttft_error_p90 = quantile(ttft, 0.9);
+    out.tpot_error_p50 = quantile(tpot, 0.5);
+    out.tpot_error_p90 = quantile(tpot, 0.9);
+    out.ttft_ratio_p50 = quantile(ttft_ratio, 0.5);
+    out.tpot_ratio_p50 = quantile(tpot_ratio, 0.5);
+    return out;
+}
+
+ModelledCluster::Options options_of(int workers, bool admit, std::uint32_t seed) {
+    ModelledCluster::Options options{.workers = workers, .cost = kTwoCores, .seed = seed};
+    options.scheduler.rules.admit_by_prediction = admit;
+    return options;
+}
+
+Figures figures_at(double rate, int workers, bool admit, std::uint32_t seed) {
+    ModelledCluster cluster(options_of(workers, admit, seed));
+    const auto requests = poisson(rate * workers, 400, seed, {});
+    return figures(requests, cluster.run(requests));
+}
+
+}  // namespace
+
+TEST_CASE("predicted times to the first token are those that come, at loads that meet the targets", "[goodput]") {
+    const auto seed = GENERATE(1u, 2u, 3u);
+    const auto workers = GENERATE(1, 2);
+    const auto rate = GENERATE(0.6, 1.25);  // requests a second for each worker
+    CAPTURE(seed, workers, rate);
+    const Figures with = figures_at(rate, workers, true, seed);
+    CAPTURE(with.ttft_error_p50, with.ttft_error_p90, with.ttft_ratio_p50);
+    REQUIRE(with.ttft_error_p50 < 0.10);
+    REQUIRE(with.ttft_error_p90 < 0.25);
+    REQUIRE(with.tpot_ratio_p50 == Approx(1).margin(0.15));  // one answer's is a matter of who comes meanwhile
+}
+
+TEST_CASE("refusing by prediction costs nothing where nearly all are in time", "[goodput]") {
+    const auto seed = GENERATE(1u, 2u, 3u);
+    const auto workers = GENERATE(1, 2);
+    const auto rate = GENERATE(0.6, 0.9, 1.25);
+    CAPTURE(seed, workers, rate);
+    const Figures with = figures_at(rate, workers, true, seed);
+    const Figures without = figures_at(rate, workers, false, seed);
+    CAPTURE(with.inside, with.refused, without.inside);
+    REQUIRE(with.inside >= without.inside - 0.02);
+    REQUIRE(with.refused <= 1 - without.inside + 0.02);  // not more than would be late
+}
+
+TEST_CASE("refusing by prediction keeps goodput up where the load is too high", "[goodput]") {
+    const auto seed = GENERATE(1u, 2u, 3u);
+    const auto workers = GENERATE(1, 2);
+    CAPTURE(seed, workers);
+    const Figures with = figures_at(3, workers, true, seed);
+    const Figures without = figures_at(3, workers, false, seed);
+    const Figures peak = figures_at(1.6, workers, false, seed);
+    CAPTURE(with.inside, with.refused, without.inside, peak.inside);
+    REQUIRE(without.inside < 0.3);  // all queue behind those that are late
+    REQUIRE(3 * with.inside >= 1.6 * peak.inside);
+    REQUIRE(with.inside + with.refused >= 0.9);  // nearly all that are let in are in time
+}
+
+TEST_CASE("ten times the load for a minute, whatever refused clients do, and it is over as soon as they are",
+          "[goodput]") {
+    const auto on_refusal = GENERATE(OnRefusal::wait_as_told, OnRefusal::come_back_at_once);
+    const auto seed = GENERATE(1u, 2u);
+    CAPTURE(static_cast<int>(on_refusal), seed);
+    ModelledCluster::Options options = options_of(1, true, seed);
+    options.on_refusal = on_refusal;
+    ModelledCluster cluster(options);
+    const auto calm = poisson(1, 60, seed, {});
+    static_cast<void>(cluster.run(calm));  // what steps take is known
+    auto requests = poisson(15, 900, seed, {});
+    const double flood_ends = requests.back().at;
+    for (ModelledRequest after : poisson(1, 100, seed + 10, {})) {
+        after.at += flood_ends;
+        requests.push_back(std::move(after));
+    }
+    const auto outcomes = cluster.run(requests);
+    std::size_t good_in_flood = 0;
+    std::size_t good_after = 0;
+    std::size_t after = 0;
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+        const bool is_good = outcomes[i].meets(requests[i]);
+        if (requests[i].at <= flood_ends) {
+            good_in_flood += is_good;
+        } else if (requests[i].at > flood_ends + 5) {
+            ++after;
+            good_after += is_good;
+        }
+    }
+    const double good_per_second = static_cast<double>(good_in_flood) / flood_ends;
+    CAPTURE(good_per_second, good_after, after);
+    REQUIRE(good_per_second >= 0.9 * 1.5);  // 1.5 a second is what it manages at its best without refusals
+    REQUIRE(static_cast<double>(good_after) >= 0.9 * static_cast<double>(after));
+}

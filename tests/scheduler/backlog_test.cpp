@@ -1,0 +1,110 @@
+#include "scheduler/backlog.h"
+
+#include "tests/support/catch.h"
+
+using scheduler::Backlog;
+using scheduler::ExpectedLoad;
+using scheduler::ReportedLoad;
+using namespace std::chrono_literals;
+
+TEST_CASE("what was placed is expected from then on, and counted once when a report shows it", "[scheduler][backlog]") {
+    base::FakeClock clock;
+    Backlog backlog;
+    backlog.placed(1, 0, 0, 400, 500, clock.now());
+    REQUIRE(backlog.expect(0, clock.now()).prompts == 1);
+    REQUIRE(backlog.expect(0, clock.now()).prompt_tokens == 400);
+    REQUIRE(backlog.expect(0, clock.now()).coming == 1);
+    SECTION("a report that left before it came") {
+        backlog.reported(0, {}, clock.now());
+        REQUIRE(backlog.expect(0, clock.now()).prompt_tokens == 400);
+    }
+    SECTION("one that has it, and some of it computed") {
+        backlog.reported(0, {.requests_running = 1, .prefill_tokens_queued = 250}, clock.now());
+        REQUIRE(backlog.expect(0, clock.now()).prompt_tokens == 250);
+        REQUIRE(backlog.expect(0, clock.now()).first_tokens == 250);
+        clock.advance(50ms);
+        REQUIRE(backlog.expect(0, clock.now()).first_since_seconds == Approx(0.05));
+        SECTION("what comes behind it waits whole") {
+            backlog.placed(2, 0, 0, 100, 100, clock.now());
+            REQUIRE(backlog.expect(0, clock.now()).prompt_tokens == 350);
+            REQUIRE(backlog.expect(0, clock.now()).first_tokens == 250);
+        }
+    }
+    SECTION("it decodes as soon as its first token is told") {
+        backlog.first_token(1, clock.now());
+        const ExpectedLoad load = backlog.expect(0, clock.now());
+        REQUIRE(load.prompts == 0);
+        REQUIRE(load.prompt_tokens == 0);
+        REQUIRE(load.decoding == 1);
+        REQUIRE(load.decode_context == 500);
+        REQUIRE(load.coming == 0);
+        backlog.ended(1, clock.now());
+        REQUIRE(backlog.expect(0, clock.now()).decoding == 0);
+    }
+    SECTION("or is withdrawn before") {
+        backlog.ended(1, clock.now());
+        REQUIRE(backlog.expect(0, clock.now()).prompts == 0);
+        REQUIRE(backlog.expect(0, clock.now()).coming == 0);
+    }
+}
+
+TEST_CASE("a split request waits at one worker and will decode at the other", "[scheduler][backlog]") {
+    const base::FakeClock clock;
+    Backlog backlog;
+    backlog.placed(1, 0, 1, 80, 100, clock.now());
+    REQUIRE(backlog.expect(0, clock.now()).prompt_tokens == 80);
+    REQUIRE(backlog.expect(1, clock.now()).prompt_tokens == 0);
+    REQUIRE(backlog.expect(1, clock.now()).coming == 1);
+    backlog.first_token(1, clock.now());
+    REQUIRE(backlog.expect(0, clock.now()).decoding == 0);
+    REQUIRE(backlog.expect(1, clock.now()).decoding == 1);
+}
+
+TEST_CASE("a new scheduler goes by what is reported", "[scheduler][backlog]") {
+    const base::FakeClock clock;
+    Backlog backlog;
+    backlog.reported(0,
+                     {.requests_waiting = 3,
+                      .requests_running = 2,
+                      .prefill_tokens_queued = 900,
+                      .decode_sequences = 2,
+                      .decode_context_tokens = 700},
+                     clock.now());
+    ExpectedLoad load = backlog.expect(0, clock.now());
+    REQUIRE(load.prompts == 3);
+    REQUIRE(load.prompt_tokens == 900);
+    REQUIRE(load.decoding == 2);
+    backlog.placed(1, 0, 0, 100, 100, clock.now());
+    load = backlog.expect(0, clock.now());
+    REQUIRE(load.prompts == 4);
+    REQUIRE(load.prompt_tokens == 1000);
+}
+
+TEST_CASE("nothing of a life that has ended is expected of the next", "[scheduler][backlog]") {
+    const base::FakeClock clock;
+    Backlog backlog;
+    backlog.placed(1, 0, 0, 100, 100, clock.now());
+    backlog.placed(2, 0, 0, 100, 100, clock.now());
+    backlog.first_token(2, clock.now());
+    backlog.clear(0);
+    backlog.first_token(1, clock.now());
+    backlog.ended(2, clock.now());
+    const ExpectedLoad load = backlog.expect(0, clock.now());
+    REQUIRE(load.prompts == 0);
+    REQUIRE(load.decoding == 0);
+    REQUIRE(load.coming == 0);
+}
+
+TEST_CASE("how long answers go on is learned from those that ended", "[scheduler][backlog]") {
+    base::FakeClock clock;
+    Backlog backlog;
+    REQUIRE_FALSE(backlog.residual_seconds().has_value());
+    for (std::uint64_t i = 0; i < 20; ++i) {
+        backlog.placed(i, 0, 0, 10, 10, clock.now());
+        backlog.first_token(i, clock.now());
+        clock.advance(2s);
+        backlog.ended(i, clock.now());
+    }
+    // Of answers that all take 2 s, one seen at some instant has 1 s left.
+    REQUIRE(*backlog.residual_seconds() == Approx(1));
+}
