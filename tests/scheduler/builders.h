@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/block_hash.h"
+#include "base/seal.h"
 #include "proto/block_hashes.h"
 #include "proto/header.h"
 #include "proto/scheduler.pb.h"
@@ -87,7 +88,8 @@ inline proto::RegisterWorker make_registration(const RegistrationSpec& spec) {
     registration.mutable_endpoint()->set_worker_id(spec.id);
     registration.mutable_endpoint()->set_incarnation(spec.incarnation);
     registration.mutable_endpoint()->set_control_address("127.0.0.1:" + std::to_string(10'000 + spec.id));
-    registration.mutable_endpoint()->set_kv_address("kv-" + std::to_string(spec.id));
+    registration.mutable_endpoint()->set_kv_address(
+        base::seal_address({}, base::Incarnation{spec.incarnation}, "kv-" + std::to_string(spec.id)));
     registration.set_role(spec.role);
     registration.set_kv_blocks_total(spec.kv_blocks_total);
     registration.set_block_tokens(spec.block_tokens);
