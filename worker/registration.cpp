@@ -146,7 +146,10 @@ void Registration::attach_once(std::stop_token stop) {
     {
         std::unique_lock lock(mutex_);
         changed_.wait_for(lock, stop, kAnswerPatience, [this] { return interval_ || !is_open_; });
-        if (!interval_) { is_open_ = false; }
+        if (!interval_) {
+            if (is_open_) { context.TryCancel(); }  // else it has ended, and its status says why
+            is_open_ = false;
+        }
     }
     std::uint64_t number = 0;
     std::optional<std::string> load_told;
@@ -175,7 +178,6 @@ void Registration::attach_once(std::stop_token stop) {
         heartbeat->set_number(++number);
         if (!stream->Write(report)) { break; }
     }
-    context.TryCancel();
     reader.join();
     board_.detach();
     const grpc::Status status = stream->Finish();

@@ -397,7 +397,9 @@ TEST_CASE("a fetch that is malformed is answered, and asks nobody", "[kv_transfe
         fetch.set_block_hashes(std::string(24, 'h'));
     }
     SECTION("no run") {
-        fetch.mutable_handoff()->clear_run();
+        HandoffKey key = make_fetch_key(1);
+        key.run = 0;
+        kv_transfer::set_key(*fetch.mutable_handoff(), key, kv_test::kDecode);
     }
     const std::string header = kv_transfer::seal(kv_transfer::kFetch, fetch);
     const auto answer =

@@ -80,6 +80,7 @@ struct RegistrationSpec {
     std::uint32_t queue_requests_max = 64;
     std::string model = "test-model";
     std::uint64_t scheduler_epoch = 0;  // the highest that it has seen
+    base::HashKey key = {};             // of the cluster
 };
 
 inline proto::RegisterWorker make_registration(const RegistrationSpec& spec) {
@@ -89,7 +90,7 @@ inline proto::RegisterWorker make_registration(const RegistrationSpec& spec) {
     registration.mutable_endpoint()->set_incarnation(spec.incarnation);
     registration.mutable_endpoint()->set_control_address("127.0.0.1:" + std::to_string(10'000 + spec.id));
     registration.mutable_endpoint()->set_kv_address(
-        base::seal_address({}, base::Incarnation{spec.incarnation}, "kv-" + std::to_string(spec.id)));
+        base::seal_address(spec.key, base::Incarnation{spec.incarnation}, "kv-" + std::to_string(spec.id)));
     registration.set_role(spec.role);
     registration.set_kv_blocks_total(spec.kv_blocks_total);
     registration.set_block_tokens(spec.block_tokens);

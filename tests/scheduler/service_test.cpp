@@ -244,11 +244,11 @@ TEST_CASE("a worker that attaches again ends its former stream", "[scheduler][se
     Worker former(gateway);
     REQUIRE(former.enroll({.id = 1, .incarnation = 11}));
     Worker later(gateway);
-    REQUIRE(later.enroll({.id = 1, .incarnation = 12}));
+    REQUIRE(later.enroll({.id = 1, .incarnation = 11}));
     REQUIRE(former.ended().error_code() == grpc::StatusCode::ABORTED);
     const auto description = gateway.describe();
     REQUIRE(description.workers_size() == 1);
-    REQUIRE(description.workers(0).endpoint().incarnation() == 12);
+    REQUIRE(description.workers(0).endpoint().incarnation() == 11);
 }
 
 TEST_CASE("a scheduler on the same port takes over from one that stopped", "[scheduler][service]") {
@@ -301,7 +301,7 @@ TEST_CASE("who does not show the cluster's key gets nothing, and keeps nobody ou
     const std::string address = server->address();
     Gateway honest(proto::make_channel({.address = address, .key = proto::ClusterKey(key)}));
     Worker worker(honest);
-    REQUIRE(worker.enroll({.id = 1, .incarnation = 11}));
+    REQUIRE(worker.enroll({.id = 1, .incarnation = 11, .key = key}));
 
     std::shared_ptr<grpc::Channel> channel;
     SECTION("no token") {
@@ -337,7 +337,7 @@ TEST_CASE("who does not show the cluster's key gets nothing, and keeps nobody ou
     REQUIRE(test_support::is_serving(channel));
     REQUIRE(honest.describe().workers_size() == 1);
     Worker second(honest);
-    REQUIRE(second.enroll({.id = 2, .incarnation = 21}));
+    REQUIRE(second.enroll({.id = 2, .incarnation = 21, .key = key}));
 }
 
 TEST_CASE("during an upgrade who shows no key is served, and a wrong key never", "[scheduler][service][hostile]") {
