@@ -134,11 +134,12 @@ constexpr worker::GatewayId kSecondGateway{2};
 
 /// A real gateway's end of the stream. Its I/O thread is whoever calls run(): until then nothing is handled.
 struct GatewaySide final : gateway::ClusterEvents {
-    GatewaySide(const RunningWorker& running, std::size_t inbox_bytes_max)
+    GatewaySide(const RunningWorker& running, std::size_t inbox_bytes_max,
+                base::Duration lost_after = std::chrono::hours(1))
         : client(
               {.models = {"ledger"},
                .name = "held",
-               .lost_after = std::chrono::hours(1),
+               .lost_after = lost_after,
                .hello_timeout = std::chrono::hours(1),
                .inbox_bytes_max = inbox_bytes_max},
               [this](std::function<void()> work) {
@@ -148,6 +149,7 @@ struct GatewaySide final : gateway::ClusterEvents {
               [](base::TimePoint) {}, running.clock) {
         client.attach(*this);
         sluice::proto::DescribeReply cluster;
+        cluster.set_worker_lease_ms(5000);
         auto& model = *cluster.add_models();
         model.set_model("ledger");
         auto& state = *model.add_workers();
@@ -372,6 +374,21 @@ TEST_CASE("the scheduler's lease bounds the heartbeats of gateways' streams", "[
     WorkerEvent event;
     REQUIRE(client.stream->Read(&event));
     REQUIRE(event.hello().heartbeat_ms() == 20);
+}
+
+TEST_CASE("a gateway waits no longer than the scheduler's lease for a worker, whatever that one promises",
+          "[worker][hostile]") {
+    worker::WorkerOptions options;
+    options.heartbeat = std::chrono::hours(1);  // four of which it would be waited for
+    RunningWorker running(options);
+    GatewaySide gateway(running, 1 << 20, std::chrono::milliseconds(1));
+    const auto lost_in = [&] {
+        const base::TimePoint now = running.clock.now();
+        return gateway.client.tick(now).value_or(now + std::chrono::hours(9)) - now;
+    };
+    // Until its Hello is answered it has the hello timeout, an hour.
+    gateway.run_until([&] { return lost_in() < std::chrono::minutes(50); });
+    CHECK(lost_in() <= std::chrono::seconds(5));
 }
 
 TEST_CASE("when a gateway goes, its sequences go", "[worker]") {
