@@ -27,10 +27,30 @@ base::Result<std::uint64_t> parse_worker_id(const std::string& text) {
     return id;
 }
 
+base::Result<base::HashKey> cluster_key(const DrainCommand& command) {
+    if (!command.key_file.empty()) { return read_key_file(command.key_file); }
+    const auto key = key_of_environment();
+    if (!key) { return base::pass_on(key); }
+    if (!*key) {
+        return base::fail(base::ErrorCode::invalid_argument,
+                          "the scheduler listens to nobody without the cluster's key: --cluster-key-file FILE, or "
+                          "SLUICE_CLUSTER_KEY");
+    }
+    return **key;
+}
+
 base::Result<proto::WorkerState> drain(const DrainCommand& command) {
     const auto id = parse_worker_id(command.worker);
     if (!id) { return base::pass_on(id); }
-    const auto stub = proto::Scheduler::NewStub(proto::make_channel({.address = command.scheduler}));
+    const auto key = cluster_key(command);
+    if (!key) { return base::pass_on(key); }
+    if (const auto allowed =
+            check_peer_address(command.scheduler, {.key = *key, .trusted_network = command.trusted_network});
+        !allowed) {
+        return base::pass_on(allowed);
+    }
+    const auto stub =
+        proto::Scheduler::NewStub(proto::make_channel({.address = command.scheduler, .key = proto::ClusterKey(*key)}));
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + kTimeout);
     context.set_wait_for_ready(true);  // a scheduler that is busy, or starts, may take a connection only later
@@ -49,6 +69,9 @@ base::Result<proto::WorkerState> drain(const DrainCommand& command) {
 void add_drain(CLI::App& app, DrainCommand& command) {
     app.add_option("--worker", command.worker, "id of the worker, as the scheduler's log writes it")->required();
     app.add_option("--scheduler", command.scheduler, "HOST:PORT of the scheduler")->capture_default_str();
+    app.add_option("--cluster-key-file", command.key_file, "file with the cluster's key; default: SLUICE_CLUSTER_KEY");
+    app.add_flag("--trusted-network", command.trusted_network,
+                 "the scheduler may be beyond loopback: everybody on the network in between is trusted");
 }
 
 int drain_main(const DrainCommand& command) {

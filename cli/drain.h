@@ -9,6 +9,8 @@ namespace cli {
 struct DrainCommand {
     std::string worker;  // id as the logs write it: hexadecimal digits
     std::string scheduler = "127.0.0.1:7000";
+    bool trusted_network = false;
+    std::string key_file;  // of the cluster; empty: $SLUICE_CLUSTER_KEY
 };
 void add_drain(CLI::App& app, DrainCommand& command);
 int drain_main(const DrainCommand& command);

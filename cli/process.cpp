@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +15,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <string_view>
 
 #include "base/check.h"
 
@@ -86,8 +89,7 @@ void add_common_flags(CLI::App& app, CommonFlags& flags) {
     app.add_option("--set", flags.settings, "one setting, key=value; after all files; may be given more than once")
         ->allow_extra_args(false);
     app.add_option("--log-level", flags.log_level, "trace, debug, info, warn, error, off")->capture_default_str();
-    app.add_flag("--listen-public", flags.listen_public,
-                 "allow to listen on more than loopback (there are no keys and no TLS yet)");
+    app.add_flag("--listen-public", flags.listen_public, "allow to listen on more than loopback (there is no TLS yet)");
 }
 
 base::Result<base::Config> read_config(const CommonFlags& flags) {
@@ -101,22 +103,103 @@ base::Result<base::Config> read_config(const CommonFlags& flags) {
     return config;
 }
 
-base::Result<base::HashKey> cluster_key(base::Config& config, bool mint) {
+namespace {
+
+constexpr std::size_t kKeyFileBytesMax = 256;
+
+bool is_loopback(std::string_view host) {
+    return host == "localhost" || host == "::1" || host == "[::1]" || host.starts_with("127.");
+}
+
+}  // namespace
+
+base::Result<base::HashKey> read_key_file(const std::string& path) {
+    const auto invalid = [&path](const std::string& what) {
+        return base::fail(ErrorCode::invalid_argument, "the cluster's key file " + path + " " + what);
+    };
+    struct stat about{};
+    if (stat(path.c_str(), &about) != 0) { return invalid(std::string("cannot be read: ") + std::strerror(errno)); }
+    if (!S_ISREG(about.st_mode)) { return invalid("is no file"); }
+    if ((about.st_mode & (S_IWGRP | S_IRWXO)) != 0) {
+        return base::fail(ErrorCode::permission_denied,
+                          "the cluster's key file " + path + " can be read or changed by others: chmod 600 " + path);
+    }
+    std::ifstream file(path);
+    std::string text(kKeyFileBytesMax, '\0');
+    file.read(text.data(), static_cast<std::streamsize>(text.size()));
+    text.resize(static_cast<std::size_t>(file.gcount()));
+    if (!file.eof()) { return invalid("is too long: it holds 32 hexadecimal digits and nothing else"); }
+    while (!text.empty() && (text.back() == '\n' || text.back() == '\r' || text.back() == ' ')) {
+        text.pop_back();
+    }
+    auto key = base::parse_hash_key(text);
+    if (!key) { return invalid("does not hold 32 hexadecimal digits (openssl rand -hex 16)"); }
+    return key;
+}
+
+base::Result<std::optional<base::HashKey>> key_of_environment() {
+    const char* const text = std::getenv("SLUICE_CLUSTER_KEY");
+    if (text == nullptr) { return std::optional<base::HashKey>(); }
+    const auto key = base::parse_hash_key(text);
+    if (!key) { return base::fail(ErrorCode::invalid_argument, "SLUICE_CLUSTER_KEY is not 32 hexadecimal digits"); }
+    return std::optional(*key);
+}
+
+base::Result<ClusterSettings> read_cluster(base::Config& config, bool mint) {
+    ClusterSettings cluster;
+    cluster.trusted_network = config.boolean("cluster.trusted_network", false);
+    cluster.admit_without_key = config.boolean("cluster.admit_without_key", false);
     const std::string hex = config.string("cluster.key", "");
-    if (!hex.empty()) { return base::parse_hash_key(hex); }
-    if (mint) { return base::random_hash_key(); }
-    return base::fail(
-        ErrorCode::invalid_argument,
-        "cluster.key is not set: give all roles of one cluster the same 32 hexadecimal digits, for example "
-        "--set cluster.key=$(openssl rand -hex 16)");
+    const std::string file = config.string("cluster.key_file", "");
+    if (!hex.empty() && !file.empty()) {
+        return base::fail(ErrorCode::invalid_argument, "both cluster.key and cluster.key_file are set: leave one");
+    }
+    if (!hex.empty() || !file.empty()) {
+        const auto key = hex.empty() ? read_key_file(file) : base::parse_hash_key(hex);
+        if (!key) { return base::pass_on(key); }
+        cluster.key = *key;
+        return cluster;
+    }
+    const auto key = key_of_environment();
+    if (!key) { return base::pass_on(key); }
+    if (*key) {
+        cluster.key = **key;
+    } else if (mint) {
+        cluster.key = base::random_hash_key();
+    } else {
+        return base::fail(ErrorCode::invalid_argument,
+                          "the cluster has no key: give all of its processes the same one, 32 hexadecimal digits in a "
+                          "file (umask 077; openssl rand -hex 16 > FILE; --set cluster.key_file=FILE) or in "
+                          "SLUICE_CLUSTER_KEY");
+    }
+    return cluster;
 }
 
 base::Result<void> check_listen_host(const std::string& host, const CommonFlags& flags) {
-    if (flags.listen_public || host == "localhost" || host == "::1" || host == "[::1]" || host.starts_with("127.")) {
-        return {};
-    }
+    if (flags.listen_public || is_loopback(host)) { return {}; }
     return base::fail(ErrorCode::permission_denied,
                       "refusing to listen on " + host + ": only loopback is allowed without --listen-public");
+}
+
+base::Result<void> check_internal_host(const std::string& host, const CommonFlags& flags,
+                                       const ClusterSettings& cluster) {
+    if (const auto allowed = check_listen_host(host, flags); !allowed) { return base::pass_on(allowed); }
+    if (cluster.trusted_network || is_loopback(host)) { return {}; }
+    return base::fail(
+        ErrorCode::permission_denied,
+        "refusing to listen on " + host +
+            ": there is no TLS between the processes yet, so prompts and the cluster's key would cross the "
+            "network in plain text; where everybody on it is trusted, --set cluster.trusted_network=true");
+}
+
+base::Result<void> check_peer_address(const std::string& address, const ClusterSettings& cluster) {
+    const std::string host = address.substr(0, address.rfind(':'));
+    if (cluster.trusted_network || is_loopback(host)) { return {}; }
+    return base::fail(
+        ErrorCode::permission_denied,
+        "refusing to connect to " + address +
+            ": there is no TLS between the processes yet, so the cluster's key would cross the network in "
+            "plain text; where everybody on it is trusted, --set cluster.trusted_network=true");
 }
 
 base::Result<std::pair<std::string, std::uint16_t>> split_address(const std::string& address) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,8 @@
 #include "base/clock.h"
 #include "base/config.h"
 #include "base/result.h"
+#include "proto/cluster_key.h"
+#include "proto/version.h"
 
 namespace cli {
 
@@ -31,12 +34,30 @@ void add_common_flags(CLI::App& app, CommonFlags& flags);
 /// Files first, then settings. Error: as base::Config.
 base::Result<base::Config> read_config(const CommonFlags& flags);
 
-/// The key of the cluster from `cluster.key`. `mint`: make one up where there is none (a process that holds all roles).
-/// Error: invalid_argument, with what to do.
-base::Result<base::HashKey> cluster_key(base::Config& config, bool mint);
+/// Section `cluster`: what all processes of one cluster have in common.
+struct ClusterSettings {
+    base::HashKey key;               // one of cluster.key, cluster.key_file, $SLUICE_CLUSTER_KEY
+    bool trusted_network = false;    // everybody on the network between the processes is trusted: no TLS is needed
+    bool admit_without_key = false;  // serve processes that show no key (older versions, during an upgrade)
+
+    proto::ClusterKey control() const { return proto::ClusterKey(key, admit_without_key); }
+};
+/// `mint`: make a key up where there is none (a process that holds all roles).
+/// Error: invalid_argument (no key, two keys, not a key), permission_denied (a key file that others can read).
+base::Result<ClusterSettings> read_cluster(base::Config& config, bool mint);
+/// 32 hexadecimal digits from a file that nobody but its owner and his group can read. Errors as read_cluster.
+base::Result<base::HashKey> read_key_file(const std::string& path);
+/// $SLUICE_CLUSTER_KEY; none where it is not set. Error: invalid_argument.
+base::Result<std::optional<base::HashKey>> key_of_environment();
 
 /// Error: permission_denied when `host` is more than loopback and `flags` do not allow it.
 base::Result<void> check_listen_host(const std::string& host, const CommonFlags& flags);
+/// The same for ports between the processes, which have no TLS: the network must be a trusted one, too.
+base::Result<void> check_internal_host(const std::string& host, const CommonFlags& flags,
+                                       const ClusterSettings& cluster);
+/// Whether the key may be shown at `address` (host:port). Error: permission_denied when it is more than loopback and
+/// the network is not trusted.
+base::Result<void> check_peer_address(const std::string& address, const ClusterSettings& cluster);
 /// "host:port" taken apart. Error: invalid_argument.
 base::Result<std::pair<std::string, std::uint16_t>> split_address(const std::string& address);
 

@@ -56,17 +56,18 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
     auto config = read_config(command.common);
     if (!config) { return base::pass_on(config); }
     const auto options = scheduler::SchedulerOptions::read(*config);
-    config->string("cluster.key", "");  // known, not needed here
+    const auto cluster = read_cluster(*config, false);
+    if (!cluster) { return base::pass_on(cluster); }
     know_gateway_sections(*config);
     know_worker_sections(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
     const auto address = split_address(command.listen);
     if (!address) { return base::pass_on(address); }
-    if (const auto allowed = check_listen_host(address->first, command.common); !allowed) {
+    if (const auto allowed = check_internal_host(address->first, command.common, *cluster); !allowed) {
         return base::pass_on(allowed);
     }
 
-    auto server = scheduler::SchedulerServer::start(options, command.listen, clock, metrics);
+    auto server = scheduler::SchedulerServer::start(options, command.listen, clock, metrics, cluster->control());
     if (!server) { return base::pass_on(server); }
     std::fprintf(stderr, "sluice scheduler at %s\n", (*server)->address().c_str());
     const auto admin =
@@ -82,8 +83,8 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     base::Metrics metrics;
     auto config = read_config(command.common);
     if (!config) { return base::pass_on(config); }
-    const auto key = cluster_key(*config, false);
-    if (!key) { return base::pass_on(key); }
+    const auto cluster = read_cluster(*config, false);
+    if (!cluster) { return base::pass_on(cluster); }
     WorkerSetup setup;
     read_worker_config(*config, setup);
     know_scheduler_section(*config);
@@ -91,7 +92,11 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
     const auto address = split_address(command.listen);
     if (!address) { return base::pass_on(address); }
-    if (const auto allowed = check_listen_host(address->first, command.common); !allowed) {
+    if (const auto allowed = check_internal_host(address->first, command.common, *cluster); !allowed) {
+        return base::pass_on(allowed);
+    }
+
+    if (const auto allowed = check_peer_address(command.scheduler, *cluster); !allowed) {
         return base::pass_on(allowed);
     }
 
@@ -103,7 +108,7 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     setup.listen_host = address->first;
     setup.listen_port = address->second;
     setup.worker_id = command.worker_id;
-    setup.hash_key = *key;
+    setup.cluster = *cluster;
     setup.engine.model_dir = command.model_dir;
     setup.engine.threads = command.threads == 0 ? usable_cores() : command.threads;
     auto process = WorkerProcess::start(std::move(setup), clock, metrics,
@@ -124,8 +129,8 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     base::Metrics metrics;
     auto config = read_config(command.common);
     if (!config) { return base::pass_on(config); }
-    const auto key = cluster_key(*config, false);
-    if (!key) { return base::pass_on(key); }
+    const auto cluster = read_cluster(*config, false);
+    if (!cluster) { return base::pass_on(cluster); }
     auto options = gateway::GatewayOptions::read(*config);
     know_scheduler_section(*config);
     know_worker_sections(*config);
@@ -134,6 +139,9 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     options.http.port = command.port.value_or(options.http.port);
     options.http.allow_public |= command.common.listen_public;
     add_aliases(command.names, options);
+    if (const auto allowed = check_peer_address(command.scheduler, *cluster); !allowed) {
+        return base::pass_on(allowed);
+    }
     if (command.models.empty() && command.encoders.empty()) {
         return base::fail(base::ErrorCode::invalid_argument, "name what is served: --model MODEL, --encoder MODEL");
     }
@@ -149,7 +157,7 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     auto server = gateway::GatewayServer::start({.options = options,
                                                  .models = std::move(*models),
                                                  .scheduler_address = command.scheduler,
-                                                 .hash_key = *key,
+                                                 .hash_key = cluster->key,
                                                  .clock = clock,
                                                  .metrics = metrics});
     if (!server) { return base::pass_on(server); }
@@ -219,10 +227,7 @@ int gateway_main(const GatewayCommand& command) {
 int config_main(const ConfigCommand& command) {
     auto config = read_config(command.common);
     if (!config) { return report(config.error()); }
-    const std::string key = config->string("cluster.key", "");
-    if (!key.empty()) {
-        if (const auto parsed = base::parse_hash_key(key); !parsed) { return report(parsed.error()); }
-    }
+    if (const auto cluster = read_cluster(*config, true); !cluster) { return report(cluster.error()); }
     know_scheduler_section(*config);
     const auto gateway_options = gateway::GatewayOptions::read(*config);
     know_worker_sections(*config);

@@ -79,8 +79,8 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     auto config = read_config(options.common);
     if (!config) { return base::pass_on(config); }
 
-    const auto key = cluster_key(*config, true);
-    if (!key) { return base::pass_on(key); }
+    const auto cluster = read_cluster(*config, true);
+    if (!cluster) { return base::pass_on(cluster); }
     const auto scheduler_options = scheduler::SchedulerOptions::read(*config);
     auto gateway_options = gateway::GatewayOptions::read(*config);
     WorkerSetup common_setup;
@@ -105,8 +105,8 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     auto models = load_text(all);
     if (!models) { return base::pass_on(models); }
 
-    auto scheduler =
-        scheduler::SchedulerServer::start(scheduler_options, "127.0.0.1:0", stack->clock_, stack->metrics_);
+    auto scheduler = scheduler::SchedulerServer::start(scheduler_options, "127.0.0.1:0", stack->clock_, stack->metrics_,
+                                                       cluster->control());
     if (!scheduler) { return base::pass_on(scheduler); }
     stack->scheduler_ = std::move(*scheduler);
 
@@ -127,7 +127,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
         setup.name = fmt::format("{}-{}", worker::role_name(role), number);
         setup.served_name = model.name;
         setup.scheduler_address = stack->scheduler_->address();
-        setup.hash_key = *key;
+        setup.cluster = *cluster;
         setup.engine.model_dir = model.dir;
         setup.engine.threads = threads[stack->workers_.size()];
         setup.engine.kv_pool_bytes = kv_pool_bytes;
@@ -166,7 +166,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     auto gateway = gateway::GatewayServer::start({.options = gateway_options,
                                                   .models = std::move(*models),
                                                   .scheduler_address = stack->scheduler_->address(),
-                                                  .hash_key = *key,
+                                                  .hash_key = cluster->key,
                                                   .clock = stack->clock_,
                                                   .metrics = stack->metrics_});
     if (!gateway) { return base::pass_on(gateway); }

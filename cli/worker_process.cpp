@@ -86,6 +86,7 @@ void read_worker_config(base::Config& config, WorkerSetup& setup) {
     engine.batch_tokens_max = setup.limits.batch_tokens_max;
     engine.batch_sequences_max = setup.limits.batch_sequences_max;
     setup.kv_net_devices = config.string("worker.kv_net_devices", setup.kv_net_devices);
+    setup.kv_ucx_environment = config.strings("worker.kv_ucx_environment", setup.kv_ucx_environment);
     setup.kv_fault_plan = config.string("test.kv_fault_plan", "");
     setup.device_lost_after_steps =
         static_cast<std::uint64_t>(config.integer("test.device_lost_after_steps", 0, 0, 1'000'000'000));
@@ -132,6 +133,13 @@ struct WorkerProcess::Impl {
 
 base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
                                               const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+    if (!setup.kv_net_devices.empty() && !setup.cluster.trusted_network) {
+        return base::fail(
+            base::ErrorCode::permission_denied,
+            "worker.kv_net_devices is " + setup.kv_net_devices +
+                ": UCX neither knows who connects nor survives garbage, so this needs a network on which "
+                "everybody is trusted (--set cluster.trusted_network=true); workers of one host need none");
+    }
     if (auto checked = check_role(setup.engine.model_dir, setup.role); !checked) { return checked; }
     auto loaded = engine::load_engine(setup.engine, progress);
     if (!loaded) { return base::pass_on(loaded); }
@@ -150,8 +158,8 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
     cache = std::make_unique<kv_cache::KvCache>(
         kv_cache::KvCache::Options{.blocks_total = engine->blocks_total(), .block_tokens = setup.engine.block_tokens});
 
-    auto listening =
-        worker::WorkerServer::listen(fmt::format("{}:{}", setup.listen_host, setup.listen_port), setup.limits, *clock);
+    auto listening = worker::WorkerServer::listen(fmt::format("{}:{}", setup.listen_host, setup.listen_port),
+                                                  setup.limits, *clock, setup.cluster.control());
     if (!listening) { return base::pass_on(listening); }
     server = std::move(*listening);
 
@@ -166,7 +174,7 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
     loop = std::make_unique<worker::StepLoop>(
         worker::StepLoop::Options{
             .limits = setup.limits,
-            .hash_key = setup.hash_key,
+            .hash_key = setup.cluster.key,
             .model = setup.served_name,
             .worker = setup.name,
             .role = setup.role,
@@ -182,10 +190,12 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
     step_thread = std::jthread([this](std::stop_token stop) { worker::run_steps(*loop, stop); });
     server->serve(identity, *loop, board);
     registration = std::make_unique<worker::Registration>(
-        setup.scheduler_address, registration_message(), setup.limits, board, *clock, [this] {
+        setup.scheduler_address, registration_message(), setup.limits, board, *clock,
+        [this] {
             spdlog::info("{}: draining, as the scheduler asks", setup.name);
             begin_drain();
-        });
+        },
+        setup.cluster.control());
     return {};
 }
 
@@ -214,6 +224,9 @@ base::Result<void> WorkerProcess::Impl::start_kv_parts(base::Metrics& metrics) {
 base::Result<void> WorkerProcess::Impl::start_kv_plane(base::Metrics& metrics) {
     net::UcxOptions options;
     options.net_devices = setup.kv_net_devices;
+    options.key = setup.cluster.key;
+    options.life = identity.incarnation;
+    options.environment = setup.kv_ucx_environment;
     auto made = net::make_ucx_transport(options, *clock);
     if (!made) { return base::pass_on(made); }
     transport = std::move(*made);
@@ -224,7 +237,7 @@ base::Result<void> WorkerProcess::Impl::start_kv_plane(base::Metrics& metrics) {
         transport = net::make_fault_transport(std::move(transport), std::move(*plan), *clock);
     }
     identity.kv_address = transport->address();
-    const kv_transfer::Identity self{identity.model, identity.numerics_id, identity.incarnation};
+    const kv_transfer::Identity self{identity.model, identity.numerics_id, identity.incarnation, setup.cluster.key};
     sender = std::make_unique<kv_transfer::KvSender>(
         sender_options, self, engine->layout(), engine->kv_store(), *transport, *clock, &metrics,
         [this](kv_transfer::SenderEvent event) {
@@ -245,6 +258,7 @@ sluice::proto::RegisterWorker WorkerProcess::Impl::registration_message() const 
     sluice::proto::RegisterWorker message;
     *message.mutable_header() = worker::make_header(identity);
     *message.mutable_endpoint() = worker::make_endpoint(identity);
+    message.set_life_secret(std::to_string(random_id()) + std::to_string(random_id()));
     message.set_role(proto::role_message(setup.role));
     message.set_kv_blocks_total(engine->blocks_total());
     if (engine->keeps_kv()) {

@@ -5,12 +5,13 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
-#include "base/block_hash.h"
 #include "base/clock.h"
 #include "base/config.h"
 #include "base/metrics.h"
 #include "base/result.h"
+#include "cli/process.h"
 #include "engine/engine.h"
 #include "worker/options.h"
 
@@ -25,13 +26,14 @@ struct WorkerSetup {
     std::string listen_host = "127.0.0.1";
     std::uint16_t listen_port = 0;
     std::uint64_t worker_id = 0;  // 0: drawn at random
-    base::HashKey hash_key;
+    ClusterSettings cluster;
     engine::EngineOptions engine;
     worker::WorkerOptions limits;
-    std::string kv_net_devices = "lo";          // network devices of the KV plane (net::UcxOptions)
-    std::string kv_fault_plan;                  // net::parse_fault_plan; empty: none (tests)
-    bool warm_up = true;                        // on a GPU: engine::warm_up() before requests are taken
-    std::uint64_t device_lost_after_steps = 0;  // engine::make_fault_engine; 0: never (tests)
+    std::string kv_net_devices;                   // network devices of the KV plane (net::UcxOptions); empty: none
+    std::vector<std::string> kv_ucx_environment;  // as net::UcxOptions::environment
+    std::string kv_fault_plan;                    // net::parse_fault_plan; empty: none (tests)
+    bool warm_up = true;                          // on a GPU: engine::warm_up() before requests are taken
+    std::uint64_t device_lost_after_steps = 0;    // engine::make_fault_engine; 0: never (tests)
 };
 
 /// Reads the sections `engine` and `worker`. `model_dir`, threads and processors are the caller's.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <random>
 #include <utility>
 
 #include "gateway/cluster/scheduler_client.h"
@@ -10,16 +11,25 @@
 namespace gateway {
 namespace {
 
+std::uint64_t random_life() {
+    std::random_device device;
+    const std::uint64_t life = (std::uint64_t{device()} << 32) | device();
+    return life == 0 ? 1 : life;  // 0 is a gateway that does not say
+}
+
 /// Both gRPC clients. A description of the cluster also opens the streams to workers that are new in it.
 class GrpcPorts final : public ClusterPorts, private ClusterEvents {
 public:
     GrpcPorts(const GatewayOptions& options, const std::vector<std::string>& models, std::string scheduler_address,
-              const base::Clock& clock, Post post, const Wake& wake)
+              const proto::ClusterKey& key, const base::Clock& clock, Post post, const Wake& wake)
         : scheduler_({.address = std::move(scheduler_address),
+                      .key = key,
+                      .life = random_life(),
                       .models = models,
                       .describe_interval = options.describe_interval},
                      post, wake),
           workers_({.models = models,
+                    .key = key,
                     .name = options.name,
                     .lost_after = options.worker_lost_after,
                     .hello_timeout = options.worker_hello_timeout,
@@ -75,8 +85,9 @@ base::Result<std::unique_ptr<GatewayServer>> GatewayServer::start(Setup setup) {
          .clock = setup.clock,
          .metrics = setup.metrics,
          .make_ports = [&](const Models& models, Post post, Wake wake) -> std::unique_ptr<ClusterPorts> {
-             return std::make_unique<GrpcPorts>(setup.options, models.own_names(), setup.scheduler_address, setup.clock,
-                                                std::move(post), std::move(wake));
+             return std::make_unique<GrpcPorts>(setup.options, models.own_names(), setup.scheduler_address,
+                                                proto::ClusterKey(setup.hash_key), setup.clock, std::move(post),
+                                                std::move(wake));
          }});
     if (!core) { return base::pass_on(core); }
     return std::unique_ptr<GatewayServer>(new GatewayServer(std::move(*core)));

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <string_view>
 
 #include "base/check.h"
 #include "base/crc32c.h"
 #include "base/log.h"
+#include "base/seal.h"
 #include "proto/header.h"
 
 namespace kv_transfer {
@@ -24,6 +26,16 @@ std::uint32_t checksum(net::MessageKind kind, std::span<const std::byte> body) {
     const std::array kind_bytes{static_cast<std::byte>(net::raw(kind) & 0xff),
                                 static_cast<std::byte>(net::raw(kind) >> 8)};
     return base::crc32c(body, base::crc32c(kind_bytes));
+}
+
+constexpr std::size_t kCapabilityBytes = 16;
+constexpr std::string_view kPurpose = "sluice kv hand-off 1";
+
+std::string capability_of(const HandoffKey& key, const base::HashKey& secret) {
+    const std::array<std::uint64_t, 5> named{base::raw(key.request), std::uint64_t{base::raw(key.epoch)},
+                                             base::raw(key.prefill), base::raw(key.decode), std::uint64_t{key.run}};
+    const base::Mac mac = base::make_mac(secret, kPurpose, std::as_bytes(std::span(named)));
+    return {reinterpret_cast<const char*>(mac.data()), kCapabilityBytes};
 }
 
 }  // namespace
@@ -69,12 +81,20 @@ Result<void> check_header(const sluice::proto::Header& header, const Identity& i
     return proto::check_header(header, {.model = identity.model, .numerics_id = identity.numerics_id});
 }
 
-void set_key(sluice::proto::Handoff& handoff, const HandoffKey& key) {
+void set_key(sluice::proto::Handoff& handoff, const HandoffKey& key, const Identity& identity) {
     handoff.set_request_id(base::raw(key.request));
     handoff.set_epoch(base::raw(key.epoch));
     handoff.set_prefill_incarnation(base::raw(key.prefill));
     handoff.set_decode_incarnation(base::raw(key.decode));
     handoff.set_run(key.run);
+    handoff.set_capability(capability_of(key, identity.key));
+}
+
+Result<void> check_capability(const sluice::proto::Handoff& handoff, const Identity& identity) {
+    const HandoffKey key = key_of(handoff);
+    if (base::equal_secrets(handoff.capability(), capability_of(key, identity.key))) { return {}; }
+    return fail(ErrorCode::permission_denied,
+                "hand-off " + to_string(key) + " comes without its capability: the sender has not this cluster's key");
 }
 
 HandoffKey key_of(const sluice::proto::Handoff& handoff) {
@@ -86,7 +106,7 @@ HandoffKey key_of(const sluice::proto::Handoff& handoff) {
 sluice::proto::KvFrame make_frame(const Identity& identity, const kv_cache::KvLayout& layout, const FrameInfo& info) {
     sluice::proto::KvFrame frame;
     set_header(*frame.mutable_header(), identity);
-    set_key(*frame.mutable_handoff(), info.key);
+    set_key(*frame.mutable_handoff(), info.key, identity);
     frame.set_number(info.number);
     frame.set_kv_format(layout.format().wire_id());
     frame.set_group(0);

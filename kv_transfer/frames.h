@@ -32,11 +32,24 @@ std::string seal(net::MessageKind kind, const google::protobuf::MessageLite& mes
 base::Result<void> unseal(net::MessageKind kind, std::span<const std::byte> header,
                           google::protobuf::MessageLite& message);
 
+/// Whether the hand-off carries its capability: 16 bytes of a MAC of all that names it, under the cluster's key. Who
+/// has no key can say nothing about any hand-off. Error: permission_denied.
+base::Result<void> check_capability(const sluice::proto::Handoff& handoff, const Identity& identity);
+
+/// unseal(), and then check_capability(): what every message of the network goes through first.
+template <class Message>
+base::Result<void> open_message(net::MessageKind kind, std::span<const std::byte> header, const Identity& identity,
+                                Message& message) {
+    if (auto parsed = unseal(kind, header, message); !parsed) { return parsed; }
+    return check_capability(message.handoff(), identity);
+}
+
 void set_header(sluice::proto::Header& header, const Identity& identity);
 /// Error: failed_precondition for another protocol version, model or numerics_id, with both values.
 base::Result<void> check_header(const sluice::proto::Header& header, const Identity& identity);
 
-void set_key(sluice::proto::Handoff& handoff, const HandoffKey& key);
+/// Names the hand-off, with its capability.
+void set_key(sluice::proto::Handoff& handoff, const HandoffKey& key, const Identity& identity);
 HandoffKey key_of(const sluice::proto::Handoff& handoff);
 
 /// One frame, after its header was found to fit this worker.

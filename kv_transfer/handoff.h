@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "base/block_hash.h"
 #include "base/ids.h"
 #include "net/transport.h"
 
@@ -30,6 +31,7 @@ struct Identity {
     std::string model;                // served model name
     std::uint64_t numerics_id = 0;    // of the engine
     base::Incarnation incarnation{};  // of this process
+    base::HashKey key{};              // of the cluster: makes and checks the capability of each hand-off
 };
 
 /// The messages of proto/kv_transfer.proto as kinds of net::Message. Part of the wire format.

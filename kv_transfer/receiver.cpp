@@ -123,8 +123,8 @@ Result<net::Target> KvReceiver::on_header(net::PeerId from, net::MessageKind kin
     };
     if (kind == kRoomRequest) {
         sluice::proto::RoomRequest request;
-        if (auto parsed = unseal(kind, header, request); !parsed) {
-            return refused(parsed, Outcome::checksum_mismatch);
+        if (auto opened = open_message(kind, header, state_->identity, request); !opened) {
+            return refused(opened, outcome_of_message(opened.error().code));
         }
         const HandoffKey key = key_of(request.handoff());
         auto checked = check_header(request.header(), state_->identity);
@@ -141,7 +141,9 @@ Result<net::Target> KvReceiver::on_header(net::PeerId from, net::MessageKind kin
     }
     if (kind == kAbortToDecode) {
         sluice::proto::KvAbort abort;
-        if (auto parsed = unseal(kind, header, abort); !parsed) { return refused(parsed, Outcome::checksum_mismatch); }
+        if (auto opened = open_message(kind, header, state_->identity, abort); !opened) {
+            return refused(opened, outcome_of_message(opened.error().code));
+        }
         // Of other numerics, too: it says that it cannot help. The key names this life and that one.
         if (auto checked = proto::check_header(abort.header()); !checked) {
             return refused(checked, Outcome::wrong_request);
@@ -154,10 +156,10 @@ Result<net::Target> KvReceiver::on_header(net::PeerId from, net::MessageKind kin
 Result<net::Target> KvReceiver::State::frame_begins(net::PeerId from, std::span<const std::byte> header,
                                                     std::size_t payload_bytes) {
     sluice::proto::KvFrame frame;
-    if (auto parsed = unseal(kFrame, header, frame); !parsed) {
+    if (auto opened = open_message(kFrame, header, identity, frame); !opened) {
         // Not even the request can be believed: nobody to answer to.
-        metrics.count(Outcome::checksum_mismatch);
-        return base::pass_on(parsed);
+        metrics.count(outcome_of_message(opened.error().code));
+        return base::pass_on(opened);
     }
     const HandoffKey key = key_of(frame.handoff());
     auto info = check_frame(frame, identity, layout, options.codecs, payload_bytes, options.frame_bytes_max);

@@ -57,7 +57,7 @@ void KvReceiver::State::apply(Fetch& command) {
 void KvReceiver::State::ask_for_blocks(const HandoffKey& key, Handoff& handoff, base::TimePoint now) {
     sluice::proto::KvFetch message;
     set_header(*message.mutable_header(), identity);
-    set_key(*message.mutable_handoff(), key);
+    set_key(*message.mutable_handoff(), key, identity);
     message.set_block_hashes(handoff.hashes);
     message.set_deadline_in_us(base::time_left_us(handoff.deadline, now));
     post(handoff.peer, kFetch, message);

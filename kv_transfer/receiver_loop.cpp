@@ -302,7 +302,7 @@ void KvReceiver::State::fail(Handoffs::iterator handoff, base::Error error, bool
     if (tell_prefill) {
         sluice::proto::KvAbort abort;
         set_header(*abort.mutable_header(), identity);
-        set_key(*abort.mutable_handoff(), handoff->first);
+        set_key(*abort.mutable_handoff(), handoff->first, identity);
         proto::set_error(*abort.mutable_error(), error, kErrorBytesMax);
         post(handoff->second.peer, kAbortToPrefill, abort);
     }
@@ -339,7 +339,7 @@ void KvReceiver::State::post(net::PeerId peer, net::MessageKind kind, const goog
 void KvReceiver::State::reply_granted(const HandoffKey& key, const Handoff& handoff) {
     sluice::proto::RoomReply reply;
     set_header(*reply.mutable_header(), identity);
-    set_key(*reply.mutable_handoff(), key);
+    set_key(*reply.mutable_handoff(), key, identity);
     reply.set_answer(sluice::proto::RoomReply::ANSWER_GRANTED);
     reply.set_have_tokens(handoff.have_tokens);
     set_mode(*reply.mutable_kv_mode(), handoff.mode);
@@ -349,7 +349,7 @@ void KvReceiver::State::reply_granted(const HandoffKey& key, const Handoff& hand
 void KvReceiver::State::reply_later(net::PeerId peer, const HandoffKey& key) {
     sluice::proto::RoomReply reply;
     set_header(*reply.mutable_header(), identity);
-    set_key(*reply.mutable_handoff(), key);
+    set_key(*reply.mutable_handoff(), key, identity);
     reply.set_answer(sluice::proto::RoomReply::ANSWER_LATER);
     post(peer, kRoomReply, reply);
 }
@@ -357,7 +357,7 @@ void KvReceiver::State::reply_later(net::PeerId peer, const HandoffKey& key) {
 void KvReceiver::State::reply_refused(net::PeerId peer, const HandoffKey& key, const base::Error& error) {
     sluice::proto::RoomReply reply;
     set_header(*reply.mutable_header(), identity);
-    set_key(*reply.mutable_handoff(), key);
+    set_key(*reply.mutable_handoff(), key, identity);
     reply.set_answer(sluice::proto::RoomReply::ANSWER_REFUSED);
     proto::set_error(*reply.mutable_error(), error, kErrorBytesMax);
     post(peer, kRoomReply, reply);
@@ -367,7 +367,7 @@ void KvReceiver::State::acknowledge(net::PeerId peer, const HandoffKey& key, std
                                     const std::optional<base::Error>& error, bool complete) {
     sluice::proto::KvAck ack;
     set_header(*ack.mutable_header(), identity);
-    set_key(*ack.mutable_handoff(), key);
+    set_key(*ack.mutable_handoff(), key, identity);
     ack.set_number(number);
     if (error) { proto::set_error(*ack.mutable_error(), *error, kErrorBytesMax); }
     ack.set_complete(complete);

@@ -136,9 +136,9 @@ Result<net::Target> KvSender::on_header(net::PeerId from, net::MessageKind kind,
     if (kind == kFetch) { return state_->fetch_begins(from, header); }
     // What to do with a message once its header is understood; dropped when too many wait, because it will be repeated.
     const auto take = [&](auto& message, auto make_command) -> Result<net::Target> {
-        if (auto parsed = unseal(kind, header, message); !parsed) {
-            if (parsed.error().code == ErrorCode::data_loss) { state_->metrics.count(Outcome::checksum_mismatch); }
-            return base::pass_on(parsed);
+        if (auto opened = open_message(kind, header, state_->identity, message); !opened) {
+            state_->metrics.count(outcome_of_message(opened.error().code));
+            return base::pass_on(opened);
         }
         if (auto checked = check_header(message.header(), state_->identity); !checked) {
             state_->metrics.count(Outcome::wrong_request);

@@ -14,10 +14,10 @@ using base::Result;
 /// On the transport's thread. What is refused here is told to the asker, who computes instead of waiting.
 Result<net::Target> KvSender::State::fetch_begins(net::PeerId from, std::span<const std::byte> header) {
     sluice::proto::KvFetch fetch;
-    if (auto parsed = unseal(kFetch, header, fetch); !parsed) {
+    if (auto opened = open_message(kFetch, header, identity, fetch); !opened) {
         // Nobody to answer to: it is repeated.
-        if (parsed.error().code == ErrorCode::data_loss) { metrics.count(Outcome::checksum_mismatch); }
-        return base::pass_on(parsed);
+        metrics.count(outcome_of_message(opened.error().code));
+        return base::pass_on(opened);
     }
     const HandoffKey key = key_of(fetch.handoff());
     const auto refuse = [&](Outcome outcome, base::Error error) -> Result<net::Target> {

@@ -370,7 +370,7 @@ void KvSender::State::post(net::PeerId peer, net::MessageKind kind, const google
 void KvSender::State::ask_for_room(Handoff& handoff, base::TimePoint now) {
     sluice::proto::RoomRequest request;
     set_header(*request.mutable_header(), identity);
-    set_key(*request.mutable_handoff(), handoff.open.key);
+    set_key(*request.mutable_handoff(), handoff.open.key, identity);
     request.set_kv_tokens(handoff.open.kv_tokens);
     request.set_deadline_in_us(base::time_left_us(handoff.open.deadline, now));
     set_mode(*request.mutable_kv_mode(), handoff.open.mode);
@@ -381,7 +381,7 @@ void KvSender::State::ask_for_room(Handoff& handoff, base::TimePoint now) {
 void KvSender::State::tell_abort(net::PeerId peer, const HandoffKey& key, const base::Error& error) {
     sluice::proto::KvAbort abort;
     set_header(*abort.mutable_header(), identity);
-    set_key(*abort.mutable_handoff(), key);
+    set_key(*abort.mutable_handoff(), key, identity);
     proto::set_error(*abort.mutable_error(), error, kErrorBytesMax);
     post(peer, kAbortToDecode, abort);
 }

@@ -6,7 +6,8 @@ using base::ErrorCode;
 
 namespace {
 constexpr std::array<const char*, kOutcomes> kOutcomeNames{
-    "ok", "checksum_mismatch", "stale_epoch", "wrong_request", "timeout", "peer_lost", "oversize", "cancelled"};
+    "ok",        "checksum_mismatch", "stale_epoch", "wrong_request", "timeout",
+    "peer_lost", "oversize",          "cancelled",   "no_capability"};
 }
 
 Outcome outcome_of(ErrorCode code) {
@@ -24,6 +25,10 @@ Outcome outcome_of(ErrorCode code) {
         default:
             return Outcome::wrong_request;
     }
+}
+
+Outcome outcome_of_message(ErrorCode code) {
+    return code == ErrorCode::permission_denied ? Outcome::no_capability : outcome_of(code);
 }
 
 TransferMetrics::TransferMetrics(base::Metrics* metrics, const std::string& direction, std::string_view transport) {

@@ -13,11 +13,23 @@
 namespace kv_transfer {
 
 /// How a hand-off ended, or why a message was refused: label `outcome` of sluice_kv_transfers_total.
-enum class Outcome { ok, checksum_mismatch, stale_epoch, wrong_request, timeout, peer_lost, oversize, cancelled };
-inline constexpr std::size_t kOutcomes = 8;
+enum class Outcome {
+    ok,
+    checksum_mismatch,
+    stale_epoch,
+    wrong_request,
+    timeout,
+    peer_lost,
+    oversize,
+    cancelled,
+    no_capability
+};
+inline constexpr std::size_t kOutcomes = 9;
 
 /// The outcome of a hand-off that failed with `code`.
 Outcome outcome_of(base::ErrorCode code);
+/// Of a message that was not even opened (frames.h, open_message()).
+Outcome outcome_of_message(base::ErrorCode code);
 
 /// The metrics of one direction. Thread-safe; does nothing when made without a registry.
 class TransferMetrics {

@@ -1,12 +1,12 @@
 #include "net/ucx.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <utility>
 
 #include "base/check.h"
+#include "base/seal.h"
 #include "net/ucx_environment.h"
 #include "net/ucx_transport.h"
 
@@ -25,11 +25,19 @@ std::uint64_t random_name() {
     return (std::uint64_t{device()} << 32) | device();
 }
 
-/// Our name, so that others can tell a restart from a reconnection, then UCX's address of the worker.
-std::string pack_address(std::uint64_t self, const std::string& worker_address) {
-    std::string address(sizeof self, '\0');
-    std::memcpy(address.data(), &self, sizeof self);
-    return address + worker_address;
+/// What UCX may use. Between processes of one host shared memory carries its wire-up, too. POSIX segments alone report
+/// dead peers; System V ones are there for hosts whose /dev/shm is too small.
+constexpr const char* kSharedMemory = "posix,sysv,cma,self";
+
+/// Settings of ours that overrule the environment. Error: unavailable.
+Result<void> choose_networks(ucp_config_t& config, const UcxOptions& options) {
+    const bool is_local = options.net_devices.empty();
+    const auto set = [&config](const char* name, const char* value) -> Result<void> {
+        const ucs_status_t status = ucp_config_modify(&config, name, value);
+        if (status == UCS_OK) { return {}; }
+        return fail(ErrorCode::unavailable, describe((std::string("UCX_") + name + "=" + value).c_str(), status));
+    };
+    return is_local ? set("TLS", kSharedMemory) : set("NET_DEVICES", options.net_devices.c_str());
 }
 
 }  // namespace
@@ -44,15 +52,13 @@ const char* ucx_version() {
 
 Result<std::unique_ptr<Transport>> make_ucx_transport(const UcxOptions& options, const base::Clock& clock) {
     prepare_ucx_environment();
+    restore_ucx_environment(options.environment);
     ucp_config_t* config = nullptr;
     ucs_status_t status = ucp_config_read(nullptr, nullptr, &config);
     if (status != UCS_OK) { return fail(ErrorCode::unavailable, describe("ucp_config_read", status)); }
-    if (std::getenv("UCX_NET_DEVICES") == nullptr) {
-        status = ucp_config_modify(config, "NET_DEVICES", options.net_devices.c_str());
-        if (status != UCS_OK) {
-            ucp_config_release(config);
-            return fail(ErrorCode::unavailable, describe("UCX_NET_DEVICES", status));
-        }
+    if (auto chosen = choose_networks(*config, options); !chosen) {
+        ucp_config_release(config);
+        return base::pass_on(chosen);
     }
     ucp_params_t context_params{};
     context_params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED;
@@ -95,8 +101,8 @@ UcxTransport::UcxTransport(UcxOptions options, const base::Clock& clock, ucp_con
       clock_(clock),
       context_(context),
       worker_(worker),
-      self_(random_name()),
-      address_(pack_address(self_, worker_address)),
+      self_(base::raw(options_.life) == 0 ? random_name() : base::raw(options_.life)),
+      address_(base::seal_address(options_.key, base::Incarnation{self_}, worker_address)),
       header_bytes_limit_(header_bytes_limit) {}
 
 Result<void> UcxTransport::prepare() {
@@ -145,12 +151,13 @@ bool UcxTransport::push(Command command) {
 }
 
 Result<PeerId> UcxTransport::connect(const std::string& address) {
-    if (address.size() <= sizeof self_ || address.size() + sizeof(UcxPrefix) > header_bytes_limit_) {
-        return fail(ErrorCode::invalid_argument, "not a UCX address: " + std::to_string(address.size()) + " bytes");
-    }
     const std::scoped_lock lock(mutex_);
     if (!is_running_ || stop_requested_) { return fail(ErrorCode::unavailable, "transport is not running"); }
     if (const auto known = by_address_.find(address); known != by_address_.end()) { return known->second; }
+    if (address.size() + sizeof(UcxPrefix) > header_bytes_limit_) {
+        return fail(ErrorCode::invalid_argument, "not a UCX address: " + std::to_string(address.size()) + " bytes");
+    }
+    if (const auto opened = base::open_address(options_.key, address); !opened) { return base::pass_on(opened); }
     if (live_.size() >= options_.peers_max) {
         return fail(ErrorCode::resource_exhausted, std::to_string(options_.peers_max) + " peers already");
     }

@@ -2,12 +2,20 @@
 
 #include <dlfcn.h>
 #include <signal.h>
+#include <spdlog/spdlog.h>
 #include <ucs/config/types.h>
 #include <ucs/debug/debug.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
+#include <map>
 #include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
 
 extern "C" {
 #include <ucs/config/global_opts.h>  // has no guard for C++ of its own
@@ -57,18 +65,59 @@ void take_out_signal_handlers() {
     }
 }
 
+/// What was found in the environment and taken out of it.
+std::map<std::string, std::string>& taken_out() {
+    static std::map<std::string, std::string> variables;
+    return variables;
+}
+
+/// UCX reads what it finds under its prefix wherever it looks: what is not there cannot make it listen.
+void take_out_variables() {
+    std::vector<std::string> names;
+    for (char** variable = environ; variable != nullptr && *variable != nullptr; ++variable) {
+        const std::string_view text(*variable);
+        const std::size_t name_ends = text.find('=');
+        if (!text.starts_with("UCX_") || name_ends == std::string_view::npos) { continue; }
+        names.emplace_back(text.substr(0, name_ends));
+        const auto is_it = [text](const Setting& setting) {
+            return text == std::string(setting.name) + "=" + setting.value;
+        };
+        // Ours are there where a process of ours started this one.
+        if (std::none_of(std::begin(kSettings), std::end(kSettings), is_it)) {
+            taken_out()[names.back()] = text.substr(name_ends + 1);
+        }
+    }
+    for (const std::string& name : names) {
+        unsetenv(name.c_str());
+    }
+}
+
 }  // namespace
 
 void prepare_ucx_environment() {
     static std::once_flag once;
     std::call_once(once, [] {
+        take_out_variables();
         for (const Setting& setting : kSettings) {
             setenv(setting.name, setting.value, 0);
         }
         // Read from the environment when UCX is loaded, so it is set in another way. UCX logs to stdout, which is ours;
         // and a lost peer is daily business for us, reported as such.
-        if (std::getenv("UCX_LOG_LEVEL") == nullptr) { ucs_global_opts_set_value("LOG_LEVEL", "fatal"); }
+        ucs_global_opts_set_value("LOG_LEVEL", "fatal");
         take_out_signal_handlers();
+    });
+}
+
+void restore_ucx_environment(std::span<const std::string> names) {
+    static std::once_flag once;
+    std::call_once(once, [names] {
+        for (const auto& [name, value] : taken_out()) {
+            if (std::find(names.begin(), names.end(), name) != names.end()) {
+                setenv(name.c_str(), value.c_str(), 1);
+            } else {
+                spdlog::warn("{} of the environment has no effect: it is not among worker.kv_ucx_environment", name);
+            }
+        }
     });
 }
 

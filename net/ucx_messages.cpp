@@ -1,9 +1,11 @@
 #include <spdlog/spdlog.h>
 
 #include <cstring>
+#include <string_view>
 #include <utility>
 
 #include "base/check.h"
+#include "base/seal.h"
 #include "net/ucx_transport.h"
 
 namespace net {
@@ -38,17 +40,14 @@ ucs_status_t UcxTransport::receive_message(const UcxPrefix& prefix, std::span<co
                                            std::size_t data_bytes, const ucp_am_recv_param_t& param) {
     const bool is_rendezvous = (param.recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0;
     const ucs_status_t refused = is_rendezvous ? UCS_ERR_CANCELED : UCS_OK;
-    Peer* peer = find_or_admit(prefix);
+    Peer* peer = find(prefix);
+    if (peer == nullptr && prefix.type == UcxPrefix::Type::hello) { peer = admit(prefix, header); }
     if (peer == nullptr) { return refused; }
     peer->is_answered = true;
     switch (prefix.type) {
         case UcxPrefix::Type::message:
             break;
         case UcxPrefix::Type::hello:
-            if (peer->address.empty() && !peer->key.is_ours && !header.empty()) {
-                peer->address.assign(reinterpret_cast<const char*>(header.data()), header.size());
-                to_adopt_.push_back(peer);
-            }
             return refused;
         case UcxPrefix::Type::hello_ack:
             return refused;
@@ -78,11 +77,21 @@ ucs_status_t UcxTransport::receive_message(const UcxPrefix& prefix, std::span<co
     return UCS_INPROGRESS;  // the descriptor is ours until the receive starts
 }
 
-/// The live peer of this connection; a new one when its first message comes; null when it was closed here.
-UcxTransport::Peer* UcxTransport::find_or_admit(const UcxPrefix& prefix) {
+/// The live peer of this connection, or null.
+UcxTransport::Peer* UcxTransport::find(const UcxPrefix& prefix) const {
+    const auto known = by_key_.find({prefix.initiator, prefix.connection, prefix.is_from_initiator == 0});
+    return known == by_key_.end() ? nullptr : known->second;
+}
+
+/// A new peer, for a hello with an address that has the cluster's MAC; null when it has not, or was closed here.
+UcxTransport::Peer* UcxTransport::admit(const UcxPrefix& prefix, std::span<const std::byte> hello) {
     const ConnectionKey key{prefix.initiator, prefix.connection, prefix.is_from_initiator == 0};
-    if (const auto known = by_key_.find(key); known != by_key_.end()) { return known->second; }
-    if (key.is_ours || prefix.type == UcxPrefix::Type::bye) { return nullptr; }
+    if (key.is_ours) { return nullptr; }
+    const std::string_view address(reinterpret_cast<const char*>(hello.data()), hello.size());
+    if (const auto fine = base::check_address(options_.key, address, base::Incarnation{key.initiator}); !fine) {
+        spdlog::warn("net: somebody is refused: {}", fine.error().message);
+        return nullptr;
+    }
     const auto closed = closed_until_.find(key.initiator);
     if (closed != closed_until_.end() && key.connection <= closed->second) { return nullptr; }
     auto peer = std::make_unique<Peer>();
@@ -94,7 +103,9 @@ UcxTransport::Peer* UcxTransport::find_or_admit(const UcxPrefix& prefix) {
     }
     peer->transport = this;
     peer->key = key;
+    peer->address = address;
     Peer* kept = peer.get();
+    to_adopt_.push_back(kept);
     // Whoever begins a new connection has given up the one before.
     for (auto& [other, existing] : by_key_) {
         if (other.initiator == key.initiator && !other.is_ours) { said_bye_.push_back(existing); }
@@ -107,15 +118,15 @@ UcxTransport::Peer* UcxTransport::find_or_admit(const UcxPrefix& prefix) {
 /// Creates the endpoint: on the initiator's side for a new connection, on the other side for one that said hello (UCX
 /// then finds the endpoint that it made itself when the connection came).
 void UcxTransport::open_endpoint(Peer& peer) {
-    constexpr std::size_t kNameBytes = sizeof self_;
-    if (peer.address.size() <= kNameBytes) {
-        lose(peer, "not an address", false);
+    const auto opened = base::open_address(options_.key, peer.address);  // looked at a second time: UCX does not look
+    if (!opened) {
+        lose(peer, opened.error().message, false);
         return;
     }
     ucp_ep_params_t params{};
     params.field_mask =
         UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
-    params.address = reinterpret_cast<const ucp_address_t*>(peer.address.data() + kNameBytes);
+    params.address = reinterpret_cast<const ucp_address_t*>(opened->address.data());
     params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
     params.err_handler.cb = &UcxTransport::on_endpoint_error;
     params.err_handler.arg = &peer;

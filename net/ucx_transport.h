@@ -31,7 +31,7 @@ struct UcxPrefix {
         bye,        // the connection was closed
     };
 
-    std::uint64_t initiator;   // random name of the transport that began the connection
+    std::uint64_t initiator;   // life of the transport that began the connection
     std::uint64_t connection;  // numbered by it, ascending
     std::uint16_t kind;
     Type type;
@@ -143,7 +143,8 @@ private:
 
     ucs_status_t receive_message(const UcxPrefix& prefix, std::span<const std::byte> header, void* data,
                                  std::size_t data_bytes, const ucp_am_recv_param_t& param);
-    Peer* find_or_admit(const UcxPrefix& prefix);
+    Peer* find(const UcxPrefix& prefix) const;
+    Peer* admit(const UcxPrefix& prefix, std::span<const std::byte> hello);
     void open_endpoint(Peer& peer);
     void post(Peer& peer, std::unique_ptr<Send> send);
     void post_control(Peer& peer, UcxPrefix::Type type, const std::string& body);
@@ -156,7 +157,7 @@ private:
     const base::Clock& clock_;
     const ucp_context_h context_;
     const ucp_worker_h worker_;
-    const std::uint64_t self_;  // random
+    const std::uint64_t self_;  // the life
     const std::string address_;
     const std::size_t header_bytes_limit_;  // of UCX
     int event_descriptor_ = -1;

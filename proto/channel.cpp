@@ -1,6 +1,11 @@
 #include "proto/channel.h"
 
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/support/client_interceptor.h>
+
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace sluice::proto {
 namespace {
@@ -15,6 +20,32 @@ constexpr int kPingTimeoutMs = 5000;
 constexpr int kProbeBandwidth = 0;
 constexpr int kReconnectMsMin = 100;
 constexpr int kReconnectMsMax = 1000;
+
+/// Shows the token with every call of a channel.
+class ShowsToken final : public grpc::experimental::Interceptor {
+public:
+    explicit ShowsToken(const std::string& token) : token_(token) {}
+    void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
+        if (methods->QueryInterceptionHookPoint(
+                grpc::experimental::InterceptionHookPoints::PRE_SEND_INITIAL_METADATA)) {
+            methods->GetSendInitialMetadata()->emplace(ClusterKey::kMetadata, token_);
+        }
+        methods->Proceed();
+    }
+
+private:
+    const std::string& token_;  // the factory's
+};
+class ShowsTokenFactory final : public grpc::experimental::ClientInterceptorFactoryInterface {
+public:
+    explicit ShowsTokenFactory(std::string token) : token_(std::move(token)) {}
+    grpc::experimental::Interceptor* CreateClientInterceptor(grpc::experimental::ClientRpcInfo*) override {
+        return new ShowsToken(token_);
+    }
+
+private:
+    const std::string token_;
+};
 
 /// The only places where credentials are made.
 std::shared_ptr<grpc::ChannelCredentials> channel_credentials(const ChannelOptions& /*options*/) {
@@ -40,7 +71,10 @@ std::shared_ptr<grpc::Channel> make_channel(const ChannelOptions& options) {
     arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, kProbeBandwidth);
     arguments.SetMaxReceiveMessageSize(options.message_bytes_max);
     arguments.SetMaxSendMessageSize(options.message_bytes_max);
-    return grpc::CreateCustomChannel(options.address, channel_credentials(options), arguments);
+    std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> interceptors;
+    interceptors.push_back(std::make_unique<ShowsTokenFactory>(options.key.token()));
+    return grpc::experimental::CreateCustomChannelWithInterceptors(options.address, channel_credentials(options),
+                                                                   arguments, std::move(interceptors));
 }
 
 base::Result<RunningServer> start_server(const ServerOptions& options, std::span<grpc::Service* const> services) {
@@ -54,6 +88,8 @@ base::Result<RunningServer> start_server(const ServerOptions& options, std::span
     // The channels' pings are no attack.
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kPingIntervalMs / 2);
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // two servers on one port would split their peers
+    builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMs);
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.streams_per_peer);
     builder.SetMaxReceiveMessageSize(options.message_bytes_max);
     builder.SetMaxSendMessageSize(options.message_bytes_max);
     RunningServer running;

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "proto/cluster_key.h"
 #include "proto/version.h"
 
 namespace sluice::proto {
@@ -15,22 +16,27 @@ namespace sluice::proto {
 /// prefix index of a million blocks is 16 MB.
 inline constexpr int kMessageBytesMax = 64 << 20;
 
-/// How our processes reach each other. Plain text so far: only loopback and networks that are called trusted are bound;
-/// certificates (mTLS) become fields of these two.
+/// How our processes reach each other. Plain text so far: only loopback and networks that are called trusted are bound
+/// and called (cluster.trusted_network); certificates become fields of these two.
 struct ChannelOptions {
-    std::string address;  // host:port
+    std::string address;            // host:port
+    ClusterKey key = ClusterKey();  // whose token goes with every call
     int message_bytes_max = kMessageBytesMax;
 };
 struct ServerOptions {
     std::string listen_address;  // host:port; port 0 takes a free one
     int message_bytes_max = kMessageBytesMax;
+    int streams_per_peer = 1024;  // calls and streams at once on one connection; more wait at the caller
 };
+
+inline constexpr int kHandshakeMs = 5000;
 
 /// A connection to one address of the cluster, made when first used, tried again within a second, shared with nobody (a
 /// process that restarts on the same port is another life). Both ends look after each other: see channel.cpp.
 std::shared_ptr<grpc::Channel> make_channel(const ChannelOptions& options);
 
-/// A server that listens, alone on its port, with the standard health service.
+/// A server that listens, alone on its port, with the standard health service. Who connects and does not speak HTTP/2
+/// is cut off after kHandshakeMs. Its services check the callers (ClusterKey).
 struct RunningServer {
     std::unique_ptr<grpc::Server> server;
     int port = 0;

@@ -50,30 +50,57 @@ void InFlight::count_decode(Record& record, bool add) {
     change(slot.pending.decode_blocks, record.placed.decode_blocks, add);
 }
 
-std::unordered_map<base::RequestId, InFlight::Record>::iterator InFlight::find(base::RequestId request,
-                                                                               base::Epoch epoch) {
+InFlight::Records::iterator InFlight::find(base::RequestId request, base::Epoch epoch, GatewayLife gateway) {
     const auto at = records_.find(request);
-    return at != records_.end() && at->second.placed.epoch == epoch ? at : records_.end();
+    if (at == records_.end()) { return at; }
+    const PlacedRequest& placed = at->second.placed;
+    return placed.epoch == epoch && placed.gateway == gateway ? at : records_.end();
 }
 
 std::uint32_t InFlight::placements_of(TenantId tenant) const {
     return base::raw(tenant) < of_tenants_.size() ? of_tenants_[base::raw(tenant)] : 0;
 }
 
-void InFlight::drop(std::unordered_map<base::RequestId, Record>::iterator record, base::TimePoint now) {
+void InFlight::drop(Records::iterator record, base::TimePoint now) {
     backlog_.ended(record->second.number, now);
     --of_tenants_[base::raw(record->second.placed.tenant)];
     count_prefill(record->second, false);
     count_decode(record->second, false);
-    ages_.erase(record->second.age);
+    const auto gateway = gateways_.find(record->second.placed.gateway);
+    gateway->second.ages.erase(record->second.age);
+    if (gateway->second.ages.empty()) { gateways_.erase(gateway); }
     records_.erase(record);
+}
+
+void InFlight::drop_all(GatewayLife gateway, base::TimePoint now) {
+    for (auto at = gateways_.find(gateway); at != gateways_.end(); at = gateways_.find(gateway)) {
+        drop(records_.find(at->second.ages.front()), now);
+    }
+}
+
+/// For one placement more, of `newcomer`.
+void InFlight::make_room(GatewayLife newcomer, base::TimePoint now) {
+    while (records_.size() >= options_.placements_max) {
+        const auto most = std::max_element(gateways_.begin(), gateways_.end(), [](const auto& left, const auto& right) {
+            return left.second.ages.size() < right.second.ages.size();
+        });
+        drop(records_.find(most->second.ages.front()), now);
+    }
+    while (!gateways_.contains(newcomer) && gateways_.size() >= options_.gateways_max) {
+        const auto silent = std::min_element(
+            gateways_.begin(), gateways_.end(),
+            [](const auto& left, const auto& right) { return left.second.heard_at < right.second.heard_at; });
+        drop_all(silent->first, now);
+    }
+}
+
+void InFlight::heard(GatewayLife gateway, base::TimePoint now) {
+    if (const auto known = gateways_.find(gateway); known != gateways_.end()) { known->second.heard_at = now; }
 }
 
 void InFlight::add(const PlacedRequest& placed, base::TimePoint now) {
     if (const auto former = records_.find(placed.request); former != records_.end()) { drop(former, now); }
-    while (records_.size() >= options_.placements_max) {
-        drop(records_.find(ages_.front()), now);
-    }
+    make_room(placed.gateway, now);
     const auto patience = std::chrono::duration_cast<base::Duration>(
         std::chrono::duration<double>(std::clamp(4 * placed.ttft_seconds, 0.0, 3600.0)));
     if (base::raw(placed.tenant) >= of_tenants_.size()) { of_tenants_.resize(base::raw(placed.tenant) + 1); }
@@ -85,7 +112,9 @@ void InFlight::add(const PlacedRequest& placed, base::TimePoint now) {
     record.decode = {.slot = placed.decode_slot, .life = slot_at(placed.decode_slot).life};
     record.counted_until = now + std::max(options_.pending_min, patience);
     record.forgotten_at = now + options_.remembered;
-    record.age = ages_.insert(ages_.end(), placed.request);
+    Gateway& gateway = gateways_[placed.gateway];
+    gateway.heard_at = now;
+    record.age = gateway.ages.insert(gateway.ages.end(), placed.request);
     count_prefill(record, true);
     count_decode(record, true);
     backlog_.placed(record.number, placed.prefill_slot, placed.decode_slot, placed.uncached_tokens,
@@ -95,14 +124,14 @@ void InFlight::add(const PlacedRequest& placed, base::TimePoint now) {
     if (placed.decode_slot != placed.prefill_slot) { slot_at(placed.decode_slot).watched.push_back(watched); }
 }
 
-std::optional<base::Epoch> InFlight::epoch_of(base::RequestId request) const {
+const PlacedRequest* InFlight::placed(base::RequestId request) const {
     const auto at = records_.find(request);
-    if (at == records_.end()) { return std::nullopt; }
-    return at->second.placed.epoch;
+    return at == records_.end() ? nullptr : &at->second.placed;
 }
 
-std::optional<PlacedRequest> InFlight::first_token(base::RequestId request, base::Epoch epoch, base::TimePoint now) {
-    const auto at = find(request, epoch);
+std::optional<PlacedRequest> InFlight::first_token(base::RequestId request, base::Epoch epoch, base::TimePoint now,
+                                                   GatewayLife gateway) {
+    const auto at = find(request, epoch, gateway);
     if (at == records_.end() || at->second.first_token_told) { return std::nullopt; }
     at->second.first_token_told = true;
     count_prefill(at->second, false);
@@ -110,8 +139,9 @@ std::optional<PlacedRequest> InFlight::first_token(base::RequestId request, base
     return at->second.placed;
 }
 
-std::optional<InFlight::Ended> InFlight::ended(base::RequestId request, base::Epoch epoch, base::TimePoint now) {
-    const auto at = find(request, epoch);
+std::optional<InFlight::Ended> InFlight::ended(base::RequestId request, base::Epoch epoch, base::TimePoint now,
+                                               GatewayLife gateway) {
+    const auto at = find(request, epoch, gateway);
     if (at == records_.end()) { return std::nullopt; }
     const Ended ended{.placed = at->second.placed, .first_token_told = at->second.first_token_told};
     drop(at, now);
@@ -149,11 +179,22 @@ void InFlight::worker_gone(std::uint32_t slot) {
 }
 
 void InFlight::expire(base::TimePoint now) {
-    while (!ages_.empty()) {
-        const auto oldest = records_.find(ages_.front());
-        CHECK(oldest != records_.end());
-        if (now < oldest->second.forgotten_at) { return; }
-        drop(oldest, now);
+    std::vector<GatewayLife> lives;
+    for (const auto& [life, gateway] : gateways_) {
+        lives.push_back(life);
+    }
+    for (const GatewayLife life : lives) {
+        // Who does not name himself cannot be told from others like him: his placements end by age alone.
+        if (life != GatewayLife::none && now - gateways_.at(life).heard_at >= options_.gateway_lease) {
+            drop_all(life, now);
+            continue;
+        }
+        for (auto at = gateways_.find(life); at != gateways_.end(); at = gateways_.find(life)) {
+            const auto oldest = records_.find(at->second.ages.front());
+            CHECK(oldest != records_.end());
+            if (now < oldest->second.forgotten_at) { break; }
+            drop(oldest, now);
+        }
     }
 }
 

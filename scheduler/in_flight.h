@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <list>
+#include <map>
 #include <optional>
 #include <unordered_map>
 #include <vector>
@@ -15,11 +16,15 @@
 
 namespace scheduler {
 
+/// One life of a gateway, as it names itself; none: one that does not (protocol minor versions below 4).
+enum class GatewayLife : std::uint64_t { none = 0 };
+
 /// What a placement promised and what it will load its workers with.
 struct PlacedRequest {
     base::RequestId request{};
     base::Epoch epoch{};
     TenantId tenant{};
+    GatewayLife gateway{};
     std::uint32_t prefill_slot = 0;
     std::uint32_t decode_slot = 0;
     std::uint32_t uncached_tokens = 0;
@@ -36,36 +41,45 @@ struct PlacedRequest {
 /// request arrived), or until the first token. The decode part counts from the placement on, because decode learns of
 /// the request but has none of its KV, until the decode worker's second heartbeat after the first token. Both end with
 /// the request (Release), with a placement of a later epoch, with the worker's life, and at the latest after
-/// max(pending_min, 4 * predicted TTFT): a gateway that died releases nothing.
-/// The placement itself is remembered for predicted-versus-actual until its release, `remembered` long, or until
-/// `placements_max` newer ones came.
+/// max(pending_min, 4 * predicted TTFT).
+/// A placement belongs to the gateway that asked for it: nobody else releases it, and all of a gateway's end when
+/// nothing was heard of it for `gateway_lease`, because one that died releases nothing. The placement itself is
+/// remembered for predicted-versus-actual until its release or `remembered` long. Where there are `placements_max`,
+/// whoever has most gives up his oldest: one gateway cannot take the room of the others.
 class InFlight {
 public:
     struct Options {
         std::size_t placements_max = 65'536;
         base::Duration pending_min = std::chrono::seconds(30);
         base::Duration remembered = std::chrono::hours(1);
+        base::Duration gateway_lease = std::chrono::seconds(10);
+        std::size_t gateways_max = 1024;  // with placements; beyond it the one that was silent longest loses its own
     };
     explicit InFlight(Options options);
 
     /// Replaces what is known of the request. Slots must be in use.
     void add(const PlacedRequest& placed, base::TimePoint now);
-    /// The epoch of the newest placement of a request, while it is remembered.
-    std::optional<base::Epoch> epoch_of(base::RequestId request) const;
-    /// The first token was seen. Empty when this epoch of the request is unknown or was told before.
-    std::optional<PlacedRequest> first_token(base::RequestId request, base::Epoch epoch, base::TimePoint now);
-    /// The request is over. Empty when this epoch of the request is unknown.
+    /// The newest placement of a request, while it is remembered. Valid until the next call that is not const.
+    const PlacedRequest* placed(base::RequestId request) const;
+    /// The gateway is alive.
+    void heard(GatewayLife gateway, base::TimePoint now);
+    /// The first token was seen. Empty when this epoch of the request is unknown, another gateway's, or was told
+    /// before.
+    std::optional<PlacedRequest> first_token(base::RequestId request, base::Epoch epoch, base::TimePoint now,
+                                             GatewayLife gateway = {});
+    /// The request is over. Empty when this epoch of the request is unknown or another gateway's.
     struct Ended {
         PlacedRequest placed;
         bool first_token_told = false;
     };
-    std::optional<Ended> ended(base::RequestId request, base::Epoch epoch, base::TimePoint now);
+    std::optional<Ended> ended(base::RequestId request, base::Epoch epoch, base::TimePoint now,
+                               GatewayLife gateway = {});
 
     /// A fresh report of the worker in `slot` was taken in.
     void heartbeat(std::uint32_t slot, const ReportedLoad& load, base::TimePoint now);
     /// The life in `slot` has ended; whatever was sent to it counts no more.
     void worker_gone(std::uint32_t slot);
-    /// Drops placements that are too old to be remembered.
+    /// Drops placements that are too old to be remembered, or whose gateway is gone.
     void expire(base::TimePoint now);
 
     PendingLoad pending(std::uint32_t slot) const;
@@ -100,15 +114,23 @@ private:
         PendingLoad pending;
         std::vector<Watched> watched;  // placements with a counted part here; ended ones until the next heartbeat
     };
+    struct Gateway {
+        std::list<base::RequestId> ages;  // its placements, oldest first; never empty
+        base::TimePoint heard_at;
+    };
+    using Records = std::unordered_map<base::RequestId, Record>;
+
     Slot& slot_at(std::uint32_t slot);
     void count_prefill(Record& record, bool add);
     void count_decode(Record& record, bool add);
-    void drop(std::unordered_map<base::RequestId, Record>::iterator record, base::TimePoint now);
-    std::unordered_map<base::RequestId, Record>::iterator find(base::RequestId request, base::Epoch epoch);
+    void drop(Records::iterator record, base::TimePoint now);
+    void drop_all(GatewayLife gateway, base::TimePoint now);
+    void make_room(GatewayLife newcomer, base::TimePoint now);
+    Records::iterator find(base::RequestId request, base::Epoch epoch, GatewayLife gateway);
 
     Options options_;
-    std::unordered_map<base::RequestId, Record> records_;
-    std::list<base::RequestId> ages_;  // oldest first
+    Records records_;
+    std::map<GatewayLife, Gateway> gateways_;  // that have placements
     std::vector<Slot> slots_;
     Backlog backlog_;
     std::vector<std::uint32_t> of_tenants_;  // records, by TenantId

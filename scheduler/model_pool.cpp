@@ -40,7 +40,7 @@ std::string_view status_name(WorkerStatus status) {
 Registry::Options registry_options(const SchedulerOptions& options) {
     return {.workers_max = options.workers_max,
             .prefix_blocks_max = options.prefix_blocks_max,
-            .in_flight = {.placements_max = options.placements_max},
+            .in_flight = {.placements_max = options.placements_max, .gateway_lease = options.gateway_lease},
             .suspect_after = options.suspect_after,
             .lease = options.lease};
 }
@@ -84,11 +84,16 @@ PlaceOutcome ModelPool::decide(const proto::PlaceRequest& request, base::TimePoi
         return refuse({ErrorCode::deadline_exceeded, "the deadline of the request has passed"}, "expired");
     }
     const base::RequestId id{request.request_id()};
-    if (const auto epoch = registry_.in_flight().epoch_of(id); epoch && base::raw(*epoch) > request.epoch()) {
-        return refuse(
-            {ErrorCode::aborted, "epoch " + std::to_string(request.epoch()) + " of the request is late: epoch " +
-                                     std::to_string(base::raw(*epoch)) + " was placed"},
-            "late");
+    if (const PlacedRequest* placed = registry_.in_flight().placed(id)) {
+        if (placed->gateway != GatewayLife{request.gateway()}) {
+            return refuse({ErrorCode::permission_denied, "this request belongs to another gateway"}, "bad_request");
+        }
+        if (base::raw(placed->epoch) > request.epoch()) {
+            return refuse(
+                {ErrorCode::aborted, "epoch " + std::to_string(request.epoch()) + " of the request is late: epoch " +
+                                         std::to_string(base::raw(placed->epoch)) + " was placed"},
+                "late");
+        }
     }
     std::vector<base::Incarnation> avoid;
     for (const std::uint64_t life : request.avoid_workers()) {
@@ -134,6 +139,7 @@ void ModelPool::take(const proto::PlaceRequest& request, const Placement& placem
     registry_.in_flight().add({.request = base::RequestId{request.request_id()},
                                .epoch = base::Epoch{request.epoch()},
                                .tenant = tenants_.id_of(request.tenant()),
+                               .gateway = GatewayLife{request.gateway()},
                                .prefill_slot = static_cast<std::uint32_t>(placement.prefill),
                                .decode_slot = static_cast<std::uint32_t>(placement.decode),
                                .uncached_tokens = request.prompt_tokens() - placement.cached_prompt_tokens,
@@ -144,19 +150,19 @@ void ModelPool::take(const proto::PlaceRequest& request, const Placement& placem
                               now);
 }
 
-bool ModelPool::release(const proto::ReleaseRequest::Ended& ended, base::TimePoint now) {
+bool ModelPool::release(GatewayLife gateway, const proto::ReleaseRequest::Ended& ended, base::TimePoint now) {
     const base::RequestId id{ended.request_id()};
     const base::Epoch epoch{ended.epoch()};
     const auto tell = [this](std::string_view kind, std::uint32_t measured_us, double predicted_seconds) {
         if (measured_us != 0) { metrics_.prediction(kind, measured_us * 1e-6 / std::max(predicted_seconds, 1e-6)); }
     };
     if (ended.phase() == proto::ReleaseRequest::Ended::PHASE_PREFILL) {
-        const auto placed = registry_.in_flight().first_token(id, epoch, now);
+        const auto placed = registry_.in_flight().first_token(id, epoch, now, gateway);
         if (placed) { tell("ttft", ended.ttft_us(), placed->ttft_seconds); }
         return placed.has_value();
     }
     if (ended.phase() != proto::ReleaseRequest::Ended::PHASE_ALL) { return false; }
-    const auto over = registry_.in_flight().ended(id, epoch, now);
+    const auto over = registry_.in_flight().ended(id, epoch, now, gateway);
     if (!over) { return false; }
     if (!over->first_token_told) { tell("ttft", ended.ttft_us(), over->placed.ttft_seconds); }
     tell("tpot", ended.tpot_us(), over->placed.tpot_seconds);
@@ -248,9 +254,8 @@ void ModelPool::learn(Registry::Life life, const proto::Heartbeat& heartbeat) {
     registry_.set_costs(life.id, predictor_.costs(life.id, role));
 }
 
-bool ModelPool::leave(Registry::Life life, bool replaced) {
+bool ModelPool::leave(Registry::Life life) {
     if (!registry_.leave(life)) { return false; }
-    if (replaced) { registry_.keep_out(life); }
     predictor_.forget(life.id);
     return true;
 }

@@ -35,17 +35,18 @@ public:
     /// Writes a placement that decide() has just given into `reply`, and remembers it until its release.
     void take(const sluice::proto::PlaceRequest& request, const Placement& placement, base::TimePoint now,
               sluice::proto::PlaceReply& reply);
-    /// A phase of a request has ended. False when it, or this epoch of it, was not placed here.
-    bool release(const sluice::proto::ReleaseRequest::Ended& ended, base::TimePoint now);
+    /// A phase of a request has ended. False when it, or this epoch of it, was not placed here for this gateway.
+    bool release(GatewayLife gateway, const sluice::proto::ReleaseRequest::Ended& ended, base::TimePoint now);
+    /// The gateway is alive.
+    void heard(GatewayLife gateway, base::TimePoint now) { registry_.in_flight().heard(gateway, now); }
     sluice::proto::ModelState state(base::TimePoint now);
 
     /// As Registry::enroll.
     base::Result<Registry::Enrolled> enroll(const sluice::proto::RegisterWorker& registration, base::TimePoint now);
     /// Load, block events and samples of a heartbeat.
     Registry::Heard hear(Registry::Life life, const sluice::proto::Heartbeat& heartbeat, base::TimePoint now);
-    /// The life has ended; `replaced`: another one, of another model, has taken its place, and it must not come back.
-    /// False when it was not present.
-    bool leave(Registry::Life life, bool replaced = false);
+    /// The life has ended. False when it was not present.
+    bool leave(Registry::Life life);
     std::vector<Registry::Life> expire(base::TimePoint now);
     /// The life takes no new requests from now on. Empty when it is not present.
     std::optional<sluice::proto::WorkerState> drain(Registry::Life life, base::TimePoint now);

@@ -18,6 +18,7 @@ SchedulerOptions SchedulerOptions::read(base::Config& config) {
     options.suspect_after =
         milliseconds("scheduler.suspect_ms", options.suspect_after.count(), 2 * options.heartbeat.count());
     options.lease = milliseconds("scheduler.lease_ms", options.lease.count(), options.suspect_after.count());
+    options.gateway_lease = milliseconds("scheduler.gateway_lease_ms", options.gateway_lease.count(), 1000);
     options.rules.allow_mixed_numerics =
         config.boolean("scheduler.allow_mixed_numerics", options.rules.allow_mixed_numerics);
     options.rules.local_prefill_tokens_max =

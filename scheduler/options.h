@@ -21,6 +21,9 @@ struct SchedulerOptions {
     std::chrono::milliseconds suspect_after{1500};
     /// `scheduler.lease_ms`: a worker that was silent for this long is gone.
     std::chrono::milliseconds lease{5000};
+    /// `scheduler.gateway_lease_ms`: what was placed for a gateway that was silent for this long counts no more. A
+    /// gateway asks for a description every `gateway.describe_interval_ms`, and that is heard.
+    std::chrono::milliseconds gateway_lease{10000};
     /// `scheduler.allow_mixed_numerics`, `scheduler.local_prefill_tokens_max`, `scheduler.fetch_tokens_min`,
     /// `scheduler.admit_by_prediction`.
     PlaceRules rules = {};

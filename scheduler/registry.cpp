@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/seal.h"
 #include "proto/roles.h"
 
 namespace scheduler {
@@ -52,6 +53,19 @@ base::Result<Registry::Enrolled> Registry::enroll(const sluice::proto::RegisterW
     }
     Enrolled enrolled{.life = life};
     const auto former = slot_of(life.id);
+    if (former && views_[*former].incarnation == life.incarnation &&
+        !base::equal_secrets(records_[*former].registration.life_secret(), registration.life_secret())) {
+        return fail(ErrorCode::permission_denied, "this life of the worker is another's: the life_secret differs");
+    }
+    if (former && views_[*former].incarnation != life.incarnation &&
+        now - records_[*former].heard_at < options_.lease) {
+        return fail(
+            ErrorCode::failed_precondition,
+            "this worker id belongs to a life that was heard of " +
+                std::to_string(
+                    std::chrono::duration_cast<std::chrono::milliseconds>(now - records_[*former].heard_at).count()) +
+                " ms ago; it is free when that one has ended (give each worker an --id of its own, or none)");
+    }
     // Hashes are chained over blocks: workers with blocks of another size would never share a prefix with the others.
     for (std::size_t slot = 0; slot < views_.size(); ++slot) {
         if (views_[slot].status == WorkerStatus::gone || slot == former) { continue; }

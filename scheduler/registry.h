@@ -26,8 +26,9 @@ namespace scheduler {
 /// them since. Everything in it comes from workers, so a new registry is filled by their next reports. Not thread-safe;
 /// time comes in as an argument.
 ///
-/// A worker is known by its id, one life of it by its incarnation. A registration with a new incarnation replaces the
-/// former life; whatever names a life that is not the present one has no effect.
+/// A worker is known by its id, one life of it by its incarnation, and who speaks for a life by the secret that came
+/// with its first registration. An id belongs to its present life until that one's end or lease: nobody takes it over
+/// before. Whatever names a life that is not the present one has no effect.
 class Registry {
 public:
     struct Options {
@@ -51,7 +52,8 @@ public:
         bool known = false;                           // this very life was there already (its stream was opened again)
     };
     /// Takes a worker in, or again. Errors: invalid_argument (a field is missing or 0), failed_precondition (another
-    /// block size than the pool's; a life that was replaced), resource_exhausted (workers_max).
+    /// block size than the pool's; a life that was replaced; the id is another's, who is alive), permission_denied
+    /// (this life has another secret), resource_exhausted (workers_max).
     base::Result<Enrolled> enroll(const sluice::proto::RegisterWorker& registration, base::TimePoint now);
 
     struct Heard {
@@ -63,8 +65,6 @@ public:
 
     /// The life has ended. False when it was not the present one.
     bool leave(Life life);
-    /// A life that has ended and was replaced by one that is not known here: it must not come back.
-    void keep_out(Life life);
     /// The life is to take no new requests until its end. False when it is not the present one.
     bool ask_drain(Life life);
     bool drain_asked(Life life) const;
@@ -101,6 +101,7 @@ private:
     std::optional<std::size_t> slot_of(Life life) const;
     WorkerStatus status(std::size_t slot, base::TimePoint now) const;
     void remove(std::size_t slot);
+    void keep_out(Life life);
 
     Options options_;
     std::vector<WorkerView> views_;  // [slots]

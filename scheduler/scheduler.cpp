@@ -124,6 +124,7 @@ std::variant<ModelPool*, Refusal> Scheduler::route(const proto::PlaceRequest& re
 
 proto::PlaceReply Scheduler::place(const proto::PlaceRequest& request) {
     const base::TimePoint started = clock_.now();
+    heard(request.gateway(), started);
     proto::PlaceReply reply;
     reply.set_scheduler_epoch(epoch_);
     auto routed = route(request);
@@ -148,12 +149,20 @@ proto::PlaceReply Scheduler::place(const proto::PlaceRequest& request) {
     return reply;
 }
 
+void Scheduler::heard(std::uint64_t gateway, base::TimePoint now) {
+    for (const auto& [model, pool] : pools_) {
+        pool->heard(GatewayLife{gateway}, now);
+    }
+}
+
 base::Result<proto::ReleaseReply> Scheduler::release(const proto::ReleaseRequest& request) {
     if (auto fine = proto::check_header(request.header()); !fine) { return base::pass_on(fine); }
     const base::TimePoint now = clock_.now();
+    heard(request.gateway(), now);
     for (const proto::ReleaseRequest::Ended& ended : request.ended()) {
-        static_cast<void>(std::any_of(pools_.begin(), pools_.end(),
-                                      [&ended, now](const auto& one) { return one.second->release(ended, now); }));
+        static_cast<void>(std::any_of(pools_.begin(), pools_.end(), [&](const auto& one) {
+            return one.second->release(GatewayLife{request.gateway()}, ended, now);
+        }));
     }
     proto::ReleaseReply reply;
     *reply.mutable_header() = proto::make_header(request.header().model(), 0);
@@ -163,7 +172,9 @@ base::Result<proto::ReleaseReply> Scheduler::release(const proto::ReleaseRequest
 base::Result<proto::DescribeReply> Scheduler::describe(const proto::DescribeRequest& request) {
     if (auto fine = proto::check_header(request.header()); !fine) { return base::pass_on(fine); }
     const base::TimePoint now = clock_.now();
+    heard(request.gateway(), now);
     proto::DescribeReply reply;
+    reply.set_worker_lease_ms(static_cast<std::uint32_t>(options_.lease.count()));
     *reply.mutable_header() = proto::make_header(request.header().model(), 0);
     reply.set_scheduler_epoch(epoch_);
     if (request.header().model().empty()) {
@@ -239,13 +250,13 @@ base::Result<Scheduler::Answer> Scheduler::enroll(SessionId session, const proto
     const auto pool = find_or_make(registration.header().model());
     if (!pool) { return base::pass_on(pool); }
     const Session* other = life_of_other_model(life.id, **pool);
-    if (other != nullptr && other->life.incarnation == life.incarnation) {
-        return fail(ErrorCode::failed_precondition,
-                    "this life of the worker serves model " + base::log_safe(other->pool->model()));
+    if (other != nullptr) {
+        return fail(ErrorCode::failed_precondition, "this worker id belongs to a life that serves model " +
+                                                        base::log_safe(other->pool->model()) +
+                                                        "; it is free when that one has ended");
     }
     const auto enrolled = (*pool)->enroll(registration, clock_.now());
     if (!enrolled) { return base::pass_on(enrolled); }
-    if (other != nullptr) { CHECK(other->pool->leave(other->life, true)); }
     if (!std::exchange(had_worker_, true)) { epoch_ = std::max(epoch_, registration.scheduler_epoch() + 1); }
 
     Answer answer;

@@ -84,6 +84,7 @@ private:
         Registry::Life life;
     };
     std::variant<ModelPool*, Refusal> route(const sluice::proto::PlaceRequest& request);
+    void heard(std::uint64_t gateway, base::TimePoint now);
     base::Result<ModelPool*> find(std::string_view model);
     base::Result<ModelPool*> find_or_make(const std::string& model);
     bool may_serve(std::string_view model) const;

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <deque>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <stop_token>
@@ -38,8 +39,9 @@ constexpr std::size_t kDirectivesMax = 64;
 
 class SchedulerServer::Impl {
 public:
-    Impl(SchedulerOptions options, const base::Clock& clock, base::Metrics& metrics)
+    Impl(SchedulerOptions options, const base::Clock& clock, base::Metrics& metrics, const proto::ClusterKey& key)
         : options_(options),
+          key_(key),
           streams_max_(std::size_t{options.workers_max} * 2),
           commands_(options.calls_max + streams_max_ * kCommandsPerStream + 2),
           scheduler_(std::move(options), clock, metrics),
@@ -108,9 +110,10 @@ private:
             status_ = status;
             if (directives_.empty()) { Finish(status); }
         }
-        /// Ends a stream that the state thread never sees.
-        void refuse(const grpc::Status& status) {
+        /// Ends a stream that the state thread never sees; `counted`: among the open ones.
+        void refuse(const grpc::Status& status, bool counted) {
             refused_ = true;
+            is_counted_ = counted;
             Finish(status);
         }
 
@@ -122,7 +125,7 @@ private:
         }
         void OnDone() override {
             if (refused_) {
-                owner_.open_streams_.fetch_sub(1);
+                if (is_counted_) { owner_.open_streams_.fetch_sub(1); }
                 delete this;
                 return;
             }
@@ -145,6 +148,7 @@ private:
         std::deque<proto::WorkerDirective> directives_;  // the first is being written
         std::optional<grpc::Status> status_;             // set: it ends, or will when the write is done
         bool refused_ = false;
+        bool is_counted_ = true;
     };
 
     class Service final : public proto::Scheduler::CallbackService {
@@ -173,8 +177,8 @@ private:
             return owner_.call(context, [this, request, reply] { return owner_.drain(*request, *reply); });
         }
         grpc::ServerBidiReactor<proto::WorkerReport, proto::WorkerDirective>* Attach(
-            grpc::CallbackServerContext*) override {
-            return owner_.attach();
+            grpc::CallbackServerContext* context) override {
+            return owner_.attach(*context);
         }
 
     private:
@@ -200,6 +204,10 @@ private:
     /// Runs `work` on the state thread and ends the call with its status. gRPC keeps request and reply until then.
     grpc::ServerUnaryReactor* call(grpc::CallbackServerContext* context, std::function<grpc::Status()> work) {
         grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+        if (grpc::Status known = key_.check(*context); !known.ok()) {
+            reactor->Finish(known);
+            return reactor;
+        }
         if (calls_.fetch_add(1) >= options_.calls_max) {
             calls_.fetch_sub(1);
             reactor->Finish({grpc::StatusCode::RESOURCE_EXHAUSTED,
@@ -215,10 +223,16 @@ private:
         return reactor;
     }
 
-    grpc::ServerBidiReactor<proto::WorkerReport, proto::WorkerDirective>* attach() {
+    grpc::ServerBidiReactor<proto::WorkerReport, proto::WorkerDirective>* attach(
+        const grpc::CallbackServerContext& context) {
         auto* stream = new Stream(*this, SessionId{next_session_.fetch_add(1)});
+        if (const grpc::Status known = key_.check(context); !known.ok()) {
+            stream->refuse(known, false);
+            return stream;
+        }
         if (open_streams_.fetch_add(1) >= streams_max_) {
-            stream->refuse({grpc::StatusCode::RESOURCE_EXHAUSTED, std::to_string(streams_max_) + " streams are open"});
+            stream->refuse({grpc::StatusCode::RESOURCE_EXHAUSTED, std::to_string(streams_max_) + " streams are open"},
+                           true);
             return stream;
         }
         push([this, stream] {
@@ -226,6 +240,7 @@ private:
             if (stopping_) {
                 stream->finish({grpc::StatusCode::UNAVAILABLE, "the scheduler stops"});
             } else {
+                expect_registration(*stream);
                 stream->read();
             }
         });
@@ -244,9 +259,27 @@ private:
                 for (const SessionId session : scheduler_.tick()) {
                     finish(session, {grpc::StatusCode::DEADLINE_EXCEEDED, "no heartbeat during the lease"});
                 }
+                end_unregistered(std::chrono::steady_clock::now());
                 next_tick = std::chrono::steady_clock::now() + interval;
             }
             if (auto command = commands_.pop(stop, next_tick)) { (*command)(); }
+        }
+    }
+
+    /// Workers are at most half of the streams, so those that register find room whatever the others do.
+    void expect_registration(const Stream& stream) {
+        unregistered_.emplace(stream.session(), std::chrono::steady_clock::now());
+        if (unregistered_.size() <= streams_max_ / 2) { return; }
+        finish(unregistered_.begin()->first,
+               {grpc::StatusCode::RESOURCE_EXHAUSTED, "too many streams wait for a registration"});
+        unregistered_.erase(unregistered_.begin());
+    }
+
+    void end_unregistered(std::chrono::steady_clock::time_point now) {
+        while (!unregistered_.empty() && now - unregistered_.begin()->second >= options_.lease) {
+            finish(unregistered_.begin()->first,
+                   {grpc::StatusCode::DEADLINE_EXCEEDED, "no registration during the lease"});
+            unregistered_.erase(unregistered_.begin());
         }
     }
 
@@ -261,7 +294,10 @@ private:
             stream.finish(grpc::Status::OK);
             return;
         }
-        auto answer = scheduler_.report(stream.session(), stream.report());
+        unregistered_.erase(stream.session());  // it registers now, or ends
+        auto answer = check_address(stream.report()).and_then([&] {
+            return scheduler_.report(stream.session(), stream.report());
+        });
         if (!answer) {
             spdlog::warn("a worker's stream is closed: {}", answer.error().message);
             scheduler_.detach(stream.session());
@@ -275,6 +311,13 @@ private:
             if (!send(stream, std::move(directive))) { return; }
         }
         stream.read();
+    }
+
+    /// Others will be given the address that a worker registers. Who has no key at all may be here where
+    /// `cluster.admit_without_key` says so; then those who are given such an address refuse it.
+    base::Result<void> check_address(const proto::WorkerReport& report) const {
+        if (!report.has_registration() || key_.admits_without()) { return {}; }
+        return key_.check_address(report.registration().endpoint());
     }
 
     /// False when the stream is cut, because its worker does not read.
@@ -297,6 +340,7 @@ private:
 
     void on_done(Stream& stream) {
         scheduler_.detach(stream.session());
+        unregistered_.erase(stream.session());
         streams_.erase(stream.session());
         open_streams_.fetch_sub(1);
         delete &stream;
@@ -311,6 +355,7 @@ private:
     }
 
     const SchedulerOptions options_;
+    const proto::ClusterKey key_;
     const std::size_t streams_max_;
     base::BoundedQueue<Command> commands_;
     std::atomic<std::uint32_t> calls_ = 0;
@@ -319,6 +364,7 @@ private:
     // Owned by the state thread.
     Scheduler scheduler_;
     std::unordered_map<SessionId, Stream*> streams_;
+    std::map<SessionId, std::chrono::steady_clock::time_point> unregistered_;  // of streams_: since when; oldest first
     bool stopping_ = false;
 
     Service service_;
@@ -333,9 +379,9 @@ SchedulerServer::~SchedulerServer() = default;
 
 base::Result<std::unique_ptr<SchedulerServer>> SchedulerServer::start(SchedulerOptions options,
                                                                       const std::string& listen_address,
-                                                                      const base::Clock& clock,
-                                                                      base::Metrics& metrics) {
-    auto impl = std::make_unique<Impl>(std::move(options), clock, metrics);
+                                                                      const base::Clock& clock, base::Metrics& metrics,
+                                                                      const proto::ClusterKey& key) {
+    auto impl = std::make_unique<Impl>(std::move(options), clock, metrics, key);
     if (auto started = impl->start(listen_address); !started) { return pass_on(started); }
     return std::unique_ptr<SchedulerServer>(new SchedulerServer(std::move(impl)));
 }

@@ -6,6 +6,8 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "base/result.h"
+#include "proto/cluster_key.h"
+#include "proto/version.h"
 #include "scheduler/options.h"
 
 namespace scheduler {
@@ -16,11 +18,13 @@ namespace scheduler {
 /// and a stream is read, written and ended, from that thread. Thread-safe.
 class SchedulerServer {
 public:
-    /// Listens on `listen_address` ("127.0.0.1:0" takes a free port), without TLS. `clock` and `metrics` must outlive
-    /// it. Error: unavailable when the address cannot be bound.
+    /// Listens on `listen_address` ("127.0.0.1:0" takes a free port), without TLS, to those who have `key`. A stream on
+    /// which no worker registers within a lease is ended; where too many of those are open, the oldest is. `clock` and
+    /// `metrics` must outlive it. Error: unavailable when the address cannot be bound.
     static base::Result<std::unique_ptr<SchedulerServer>> start(SchedulerOptions options,
                                                                 const std::string& listen_address,
-                                                                const base::Clock& clock, base::Metrics& metrics);
+                                                                const base::Clock& clock, base::Metrics& metrics,
+                                                                const proto::ClusterKey& key = proto::ClusterKey());
     /// Stops at once what drain_and_stop() has not ended.
     ~SchedulerServer();
     SchedulerServer(const SchedulerServer&) = delete;

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <limits>
 #include <mutex>
 #include <vector>
 
@@ -30,6 +32,11 @@ public:
 
     /// Moves everything that waits into `heartbeat` (header and number are the caller's); the load is copied.
     void take(sluice::proto::Heartbeat& heartbeat);
+
+    /// The scheduler's lease bounds how long the streams of gateways may be silent, too, whatever the settings say
+    /// here.
+    void set_heartbeat_max(std::chrono::milliseconds heartbeat) { heartbeat_max_ms_ = heartbeat.count(); }
+    std::chrono::milliseconds heartbeat_max() const { return std::chrono::milliseconds(heartbeat_max_ms_.load()); }
 
     /// A scheduler listens from now on, and knows nothing of the prefix index.
     void attach();
@@ -69,6 +76,7 @@ private:
     bool attached_ = false;
     bool snapshot_wanted_ = false;
     std::function<void()> wake_;
+    std::atomic<std::int64_t> heartbeat_max_ms_{std::numeric_limits<std::int32_t>::max()};
     std::atomic<base::TimePoint::rep> last_progress_{0};
     std::atomic<bool> draining_{false};
 };

@@ -32,6 +32,7 @@ struct WorkerOptions {
     std::chrono::milliseconds room_pending{
         2000};  // decode: how long a room request and its Start may wait for one another
     std::chrono::milliseconds handoff_timeout{30000};  // prefill: how long it keeps KV for a peer after the first token
+    std::uint32_t gateways_max = 256;                  // streams of gateways at once
     std::uint64_t output_buffer_bytes = 8u << 20;      // to one gateway; a slower one is cut off
     // KV that is fetched from another worker, and lent to others: fetches under way at once, in either direction; a
     // fetch is a run of up to kv_transfer::kFetchBlocksMax blocks. 0: neither asks nor answers.

@@ -41,8 +41,9 @@ milliseconds idle_report_interval(const sluice::proto::Registered& registered) {
 
 Registration::Registration(std::string scheduler_address, sluice::proto::RegisterWorker registration,
                            const WorkerOptions& options, ReportBoard& board, const base::Clock& clock,
-                           std::function<void()> on_drain)
+                           std::function<void()> on_drain, proto::ClusterKey key)
     : scheduler_address_(std::move(scheduler_address)),
+      key_(std::move(key)),
       registration_(std::move(registration)),
       options_(options),
       board_(board),
@@ -87,6 +88,9 @@ void Registration::follow(const sluice::proto::WorkerDirective& directive) {
             }
             scheduler_epoch_ = std::max(epoch, scheduler_epoch_.load());
             spdlog::info("registered with the scheduler at {}, epoch {}", scheduler_address_, epoch);
+            if (directive.registered().lease_ms() > 0) {
+                board_.set_heartbeat_max(milliseconds(directive.registered().lease_ms()) / kReportsPerLease);
+            }
             board_.attach();
             const std::scoped_lock lock(mutex_);
             interval_ = report_interval(directive.registered());
@@ -110,7 +114,8 @@ void Registration::follow(const sluice::proto::WorkerDirective& directive) {
 }
 
 void Registration::attach_once(std::stop_token stop) {
-    const auto channel = proto::make_channel({.address = scheduler_address_});  // each time: no stale back-off
+    const auto channel =
+        proto::make_channel({.address = scheduler_address_, .key = key_});  // each time: no stale back-off
     const auto stub = sluice::proto::Scheduler::NewStub(channel);
     grpc::ClientContext context;
     const std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
@@ -141,7 +146,10 @@ void Registration::attach_once(std::stop_token stop) {
     {
         std::unique_lock lock(mutex_);
         changed_.wait_for(lock, stop, kAnswerPatience, [this] { return interval_ || !is_open_; });
-        if (!interval_) { is_open_ = false; }
+        if (!interval_) {
+            if (is_open_) { context.TryCancel(); }  // else it has ended, and its status says why
+            is_open_ = false;
+        }
     }
     std::uint64_t number = 0;
     std::optional<std::string> load_told;
@@ -170,7 +178,6 @@ void Registration::attach_once(std::stop_token stop) {
         heartbeat->set_number(++number);
         if (!stream->Write(report)) { break; }
     }
-    context.TryCancel();
     reader.join();
     board_.detach();
     const grpc::Status status = stream->Finish();

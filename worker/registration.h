@@ -12,7 +12,9 @@
 #include <thread>
 
 #include "base/clock.h"
+#include "proto/cluster_key.h"
 #include "proto/scheduler.pb.h"
+#include "proto/version.h"
 #include "worker/board.h"
 #include "worker/options.h"
 
@@ -30,9 +32,10 @@ class Registration {
 public:
     /// `registration` is sent at each (re)connect, with what has become known since. `on_drain` is called (on a thread
     /// of this class, maybe more than once) when the scheduler asks for a drain. References must outlive this.
+    /// `key`: shown to the scheduler.
     Registration(std::string scheduler_address, sluice::proto::RegisterWorker registration,
                  const WorkerOptions& options, ReportBoard& board, const base::Clock& clock,
-                 std::function<void()> on_drain);
+                 std::function<void()> on_drain, proto::ClusterKey key = proto::ClusterKey());
     ~Registration();
 
     /// The scheduler knows this worker now (or did a moment ago).
@@ -50,6 +53,7 @@ private:
     void follow(const sluice::proto::WorkerDirective& directive);
 
     const std::string scheduler_address_;
+    const proto::ClusterKey key_;
     const sluice::proto::RegisterWorker registration_;
     const WorkerOptions options_;
     ReportBoard& board_;

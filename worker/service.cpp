@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <deque>
 #include <optional>
 #include <utility>
@@ -31,6 +32,7 @@ struct WorkerServer::Impl {
 
     WorkerOptions options;
     const base::Clock* clock = nullptr;
+    proto::ClusterKey key;
     std::unique_ptr<Service> service;
     std::unique_ptr<grpc::Server> server;
     int port = 0;
@@ -42,12 +44,17 @@ struct WorkerServer::Impl {
     const ReportBoard* board = nullptr;
     std::uint64_t next_gateway = 1;
     std::unordered_map<GatewayId, std::shared_ptr<Stream>> streams;
+    std::deque<std::pair<base::TimePoint, std::weak_ptr<Stream>>> unknown;  // have not said Hello; oldest first
+    std::size_t open_streams = 0;
     std::vector<GatewayId> gone;  // not yet told to the loop, whose queue was full
 
     std::jthread timer;
 
     void run_timer(std::stop_token stop);
     std::vector<std::shared_ptr<Stream>> all_streams();
+    grpc::Status admit(const grpc::CallbackServerContext& context, const std::shared_ptr<Stream>& stream);
+    void end_unknown(base::TimePoint now);
+    base::Duration heartbeat() const;
     void forget(GatewayId gateway);
     void tell_gone();
 };
@@ -58,8 +65,9 @@ public:
     Stream(Impl& impl, grpc::CallbackServerContext& context) : impl_(impl), context_(context) {}
 
     /// Called once, right after construction; `self` keeps this alive until OnDone.
-    void begin(std::shared_ptr<Stream> self) {
+    void begin(std::shared_ptr<Stream> self, grpc::Status admitted) {
         self_ = std::move(self);
+        if (!admitted.ok()) { return refuse(std::move(admitted)); }
         StartRead(&command_);
     }
 
@@ -131,8 +139,17 @@ public:
 
     void OnDone() override {
         leave();
+        if (is_counted_) {
+            const std::scoped_lock lock(impl_.mutex);
+            --impl_.open_streams;
+        }
         self_.reset();  // may delete this
     }
+
+    /// It has said Hello.
+    bool is_known() const { return is_known_; }
+    /// Among the open streams of the worker; before begin().
+    void count() { is_counted_ = true; }
 
 private:
     struct Queued {
@@ -160,6 +177,7 @@ private:
     }
 
     grpc::Status handle(const WorkerCommand& command);
+    base::Result<void> check_addresses(const sluice::proto::Start& start) const;
 
     void leave() {
         if (gateway_ == GatewayId{}) { return; }
@@ -170,6 +188,8 @@ private:
     grpc::CallbackServerContext& context_;
     std::shared_ptr<Stream> self_;
     WorkerCommand command_;
+    std::atomic<bool> is_known_{false};
+    bool is_counted_ = false;
     GatewayId gateway_{};  // 0 until Hello; touched by read callbacks and OnDone only (never at once)
     std::string name_;
 
@@ -187,13 +207,25 @@ public:
     grpc::ServerBidiReactor<WorkerCommand, WorkerEvent>* Serve(grpc::CallbackServerContext* context) override {
         auto stream = std::make_shared<Stream>(impl_, *context);
         Stream* reactor = stream.get();
-        reactor->begin(std::move(stream));
+        grpc::Status admitted = impl_.admit(*context, stream);
+        reactor->begin(std::move(stream), std::move(admitted));
         return reactor;
     }
 
 private:
     Impl& impl_;
 };
+
+/// The other workers that a Start names were made by this cluster. Where processes without a key are served, too, the
+/// transport refuses their addresses, and the KV is computed.
+base::Result<void> WorkerServer::Impl::Stream::check_addresses(const sluice::proto::Start& start) const {
+    if (impl_.key.admits_without()) { return {}; }
+    if (auto fine = impl_.key.check_address(start.peer()); !fine) { return base::pass_on(fine, "Start.peer"); }
+    if (auto fine = impl_.key.check_address(start.kv_source().worker()); !fine) {
+        return base::pass_on(fine, "Start.kv_source");
+    }
+    return {};
+}
 
 grpc::Status WorkerServer::Impl::Stream::handle(const WorkerCommand& command) {
     if (command.has_hello()) {
@@ -211,10 +243,12 @@ grpc::Status WorkerServer::Impl::Stream::handle(const WorkerCommand& command) {
             }
             name_ = hello.gateway();
             gateway_ = GatewayId{impl_.next_gateway++};
+            is_known_ = true;
             impl_.streams.emplace(gateway_, self_);
             *reply.mutable_hello()->mutable_header() = make_header(impl_.identity);
             *reply.mutable_hello()->mutable_endpoint() = make_endpoint(impl_.identity);
-            reply.mutable_hello()->set_heartbeat_ms(static_cast<std::uint32_t>(impl_.options.heartbeat.count()));
+            reply.mutable_hello()->set_heartbeat_ms(static_cast<std::uint32_t>(
+                std::chrono::duration_cast<std::chrono::milliseconds>(impl_.heartbeat()).count()));
         }
         send(std::move(reply));
         return grpc::Status::OK;
@@ -226,7 +260,7 @@ grpc::Status WorkerServer::Impl::Stream::handle(const WorkerCommand& command) {
         const auto& start = command.start();
         spdlog::debug("request {:016x}/{}: {} tokens, placed by scheduler {}", start.request_id(), start.epoch(),
                       start.prompt_size() + start.generated_size(), start.scheduler_epoch());
-        auto request = read_start(start, gateway_, *impl_.clock);
+        auto request = check_addresses(start).and_then([&] { return read_start(start, gateway_, *impl_.clock); });
         if (request) {
             is_taken = impl_.loop->post_command(std::move(*request));
             if (!is_taken) {
@@ -262,6 +296,58 @@ grpc::Status WorkerServer::Impl::Stream::handle(const WorkerCommand& command) {
     return grpc::Status::OK;
 }
 
+/// Counts the stream, and looks at who opens it.
+grpc::Status WorkerServer::Impl::admit(const grpc::CallbackServerContext& context,
+                                       const std::shared_ptr<Stream>& stream) {
+    grpc::Status status = key.check(context);
+    if (!status.ok()) { return status; }
+    std::shared_ptr<Stream> oldest;
+    stream->count();
+    {
+        const std::scoped_lock lock(mutex);
+        ++open_streams;
+        if (open_streams > options.gateways_max) {
+            while (!unknown.empty() && (oldest == nullptr || oldest->is_known())) {
+                oldest = unknown.front().second.lock();
+                unknown.pop_front();
+            }
+            if (oldest == nullptr || oldest->is_known()) {
+                oldest = nullptr;
+                status = {grpc::StatusCode::RESOURCE_EXHAUSTED,
+                          std::to_string(options.gateways_max) + " gateways have streams here (worker.gateways_max)"};
+            }
+        }
+        if (status.ok()) { unknown.emplace_back(clock->now(), stream); }
+    }
+    if (oldest != nullptr) {
+        oldest->end({grpc::StatusCode::RESOURCE_EXHAUSTED, "no Hello came, and others wait for the stream"});
+    }
+    return status;
+}
+
+/// Any thread but one that holds the mutex.
+void WorkerServer::Impl::end_unknown(base::TimePoint now) {
+    std::vector<std::shared_ptr<Stream>> late;
+    {
+        const std::scoped_lock lock(mutex);
+        while (!unknown.empty() && now - unknown.front().first >= kHelloPatience) {
+            if (auto stream = unknown.front().second.lock(); stream && !stream->is_known()) {
+                late.push_back(std::move(stream));
+            }
+            unknown.pop_front();
+        }
+    }
+    for (const auto& stream : late) {
+        stream->end({grpc::StatusCode::DEADLINE_EXCEEDED, "no Hello came"});
+    }
+}
+
+/// As the settings say, but no scheduler's lease may end between two of them. After serve().
+base::Duration WorkerServer::Impl::heartbeat() const {
+    return std::max<base::Duration>(kHeartbeatPauseMin,
+                                    std::min<base::Duration>(options.heartbeat, board->heartbeat_max()));
+}
+
 void WorkerServer::Impl::forget(GatewayId gateway) {
     {
         const std::scoped_lock lock(mutex);
@@ -291,19 +377,20 @@ std::vector<std::shared_ptr<WorkerServer::Impl::Stream>> WorkerServer::Impl::all
 void WorkerServer::Impl::run_timer(std::stop_token stop) {
     std::mutex sleep_mutex;
     std::condition_variable_any sleep;
-    base::Duration pause = options.heartbeat;  // a stream that begins meanwhile is due no earlier
+    base::Duration pause = heartbeat();  // a stream that begins meanwhile is due no earlier
     while (!stop.stop_requested()) {
         {
             std::unique_lock lock(sleep_mutex);
-            sleep.wait_for(lock, stop, std::clamp<base::Duration>(pause, kHeartbeatPauseMin, options.heartbeat),
+            sleep.wait_for(lock, stop, std::clamp<base::Duration>(pause, kHeartbeatPauseMin, heartbeat()),
                            [] { return false; });
         }
         tell_gone();
-        pause = options.heartbeat;
+        pause = heartbeat();
         const base::TimePoint now = clock->now();
+        end_unknown(now);
         if (now - board->last_progress() > options.stall_limit) { continue; }  // silence tells the others
         for (const auto& stream : all_streams()) {
-            const base::TimePoint due = stream->last_sent() + options.heartbeat;
+            const base::TimePoint due = stream->last_sent() + heartbeat();
             if (now < due) {
                 pause = std::min(pause, due - now);
                 continue;
@@ -322,12 +409,13 @@ WorkerServer::~WorkerServer() {
 }
 
 base::Result<std::unique_ptr<WorkerServer>> WorkerServer::listen(const std::string& address,
-                                                                 const WorkerOptions& options,
-                                                                 const base::Clock& clock) {
+                                                                 const WorkerOptions& options, const base::Clock& clock,
+                                                                 const proto::ClusterKey& key) {
     auto server = std::unique_ptr<WorkerServer>(new WorkerServer());
     Impl& impl = *server->impl_;
     impl.options = options;
     impl.clock = &clock;
+    impl.key = key;
     impl.service = std::make_unique<Impl::Service>(impl);
     auto running = proto::start_server({.listen_address = address}, std::array<grpc::Service*, 1>{impl.service.get()});
     if (!running) { return base::pass_on(running); }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -11,6 +12,8 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "proto/cluster_key.h"
+#include "proto/version.h"
 #include "worker/messages.h"
 #include "worker/options.h"
 #include "worker/step_loop.h"
@@ -23,10 +26,13 @@ namespace worker {
 /// Threads: deliver() on the step thread; reactors on gRPC's threads; one timer thread for heartbeats.
 class WorkerServer final : public OutputSink {
 public:
-    /// Listens at `address` (host:port, port 0: any). The loop is attached later, since it needs this as its sink.
-    /// Error: unavailable when the address cannot be bound.
+    /// Listens at `address` (host:port, port 0: any), to those who have `key`. The loop is attached later, since it
+    /// needs this as its sink. A stream that says no Hello for kHelloPatience is ended; where there are `gateways_max`
+    /// streams, the oldest of those makes room for another. Error: unavailable when the address cannot be bound.
     static base::Result<std::unique_ptr<WorkerServer>> listen(const std::string& address, const WorkerOptions& options,
-                                                              const base::Clock& clock);
+                                                              const base::Clock& clock,
+                                                              const proto::ClusterKey& key = proto::ClusterKey());
+    static constexpr std::chrono::seconds kHelloPatience{5};
     ~WorkerServer() override;
 
     /// The port that is bound.

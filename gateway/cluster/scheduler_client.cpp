@@ -42,15 +42,15 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
         : options(std::move(given)),
           post(std::move(given_post)),
           wake(std::move(given_wake)),
-          stub(proto::Scheduler::NewStub(proto::make_channel({.address = options.address}))),
+          stub(proto::Scheduler::NewStub(proto::make_channel({.address = options.address, .key = options.key}))),
           releases(options.releases_max, options.release_batch_max) {}
 
     /// Starts a unary call; `then(status, reply)` runs on the gateway's thread unless stopped.
     template <class Request, class Reply, class Start, class Then>
-    void call(const Request& request, base::Duration timeout, Start start, Then then) {
+    void call(Request request, base::Duration timeout, Start start, Then then) {
         auto call = std::make_shared<Call<Request, Reply>>();
         set_timeout(call->context, timeout);
-        call->request = request;
+        call->request = std::move(request);
         {
             const std::scoped_lock lock(mutex);
             outstanding.insert(&call->context);
@@ -87,6 +87,7 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
         describing = true;
         proto::DescribeRequest request;
         *request.mutable_header() = make_header();
+        request.set_gateway(options.life);
         call<proto::DescribeRequest, proto::DescribeReply>(
             request, kDescribeTimeout,
             [this](grpc::ClientContext& context, auto& ask, auto& reply, auto done) {
@@ -112,6 +113,7 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
         if (!releases.take_batch(request)) { return; }
         releasing = true;
         *request.mutable_header() = make_header();
+        request.set_gateway(options.life);
         call<proto::ReleaseRequest, proto::ReleaseReply>(
             request, kReleaseTimeout,
             [this](grpc::ClientContext& context, auto& ask, auto& reply, auto done) {
@@ -162,8 +164,10 @@ void SchedulerClient::attach(ClusterEvents& events) {
 
 void SchedulerClient::place(const proto::PlaceRequest& request, base::Duration timeout) {
     State& state = *state_;
+    proto::PlaceRequest ours = request;
+    ours.set_gateway(state.options.life);
     state.call<proto::PlaceRequest, proto::PlaceReply>(
-        request, timeout,
+        std::move(ours), timeout,
         [&state](grpc::ClientContext& context, auto& ask, auto& reply, auto done) {
             state.stub->async()->Place(&context, &ask, &reply, std::move(done));
         },

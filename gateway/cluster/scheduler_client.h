@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "gateway/request/ports.h"
+#include "proto/cluster_key.h"
 
 namespace gateway {
 
@@ -16,11 +17,13 @@ namespace gateway {
 class SchedulerClient final : public SchedulerPort {
 public:
     struct Options {
-        std::string address;                   // host:port
-        std::vector<std::string> models;       // served names
-        base::Duration describe_interval;      // five times as often while not ready
-        std::size_t releases_max = 65536;      // endings that wait to be told; older ones are forgotten
-        std::size_t release_batch_max = 4096;  // of one call
+        std::string address;                          // host:port
+        proto::ClusterKey key = proto::ClusterKey();  // shown to the scheduler
+        std::uint64_t life = 0;                       // of this gateway: whose placements are
+        std::vector<std::string> models;              // served names
+        base::Duration describe_interval;             // five times as often while not ready
+        std::size_t releases_max = 65536;             // endings that wait to be told; older ones are forgotten
+        std::size_t release_batch_max = 4096;         // of one call
     };
     SchedulerClient(Options options, Post post, Wake wake);
     ~SchedulerClient() override;

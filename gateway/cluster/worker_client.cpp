@@ -16,6 +16,7 @@
 namespace gateway {
 namespace {
 
+constexpr base::Duration kLeaseDefault = std::chrono::seconds(5);   // where the scheduler does not say
 constexpr base::Duration kStopPatience = std::chrono::seconds(10);  // gRPC ends a cancelled stream in milliseconds
 
 }  // namespace
@@ -27,20 +28,21 @@ struct WorkerClient::State final : WorkerStreamOwner, std::enable_shared_from_th
     /// When it is given up if nothing more is heard of it.
     base::TimePoint lost_at(const WorkerStream& stream) const {
         if (!stream.greeted()) { return stream.heard_at() + options.hello_timeout; }
-        return stream.heard_at() + std::max<base::Duration>(options.lost_after, stream.heartbeat() * 4);
+        const base::Duration promised = std::min<base::Duration>(stream.heartbeat() * 4, lease);
+        return stream.heard_at() + std::max<base::Duration>(options.lost_after, promised);
     }
 
     std::shared_ptr<WorkerStream> stream_to(const std::string& model, const proto::WorkerEndpoint& endpoint) {
         std::shared_ptr<WorkerStream>& stream = streams[endpoint.incarnation()];
         if (!stream) {
-            stream = std::make_shared<WorkerStream>(
-                WorkerStream::Setup{.endpoint = endpoint,
-                                    .channel = proto::make_channel({.address = endpoint.control_address()}),
-                                    .post = post,
-                                    .owner = weak_from_this(),
-                                    .live = live,
-                                    .now = clock.now(),
-                                    .inbox_bytes_max = options.inbox_bytes_max});
+            stream = std::make_shared<WorkerStream>(WorkerStream::Setup{
+                .endpoint = endpoint,
+                .channel = proto::make_channel({.address = endpoint.control_address(), .key = options.key}),
+                .post = post,
+                .owner = weak_from_this(),
+                .live = live,
+                .now = clock.now(),
+                .inbox_bytes_max = options.inbox_bytes_max});
             stream->open();
             proto::WorkerCommand command;
             proto::Hello& hello = *command.mutable_hello();
@@ -119,6 +121,7 @@ struct WorkerClient::State final : WorkerStreamOwner, std::enable_shared_from_th
     Post post;
     Wake wake;
     const base::Clock& clock;
+    base::Duration lease = kLeaseDefault;
     std::map<std::uint64_t, Dropping> droppings;  // by number
     std::uint64_t last_dropping = 0;
     ClusterEvents* events = nullptr;
@@ -170,6 +173,7 @@ void WorkerClient::drop_prefixes(base::Duration timeout, std::function<void(cons
 
 void WorkerClient::expect(const proto::DescribeReply& cluster) {
     State& state = *state_;
+    if (cluster.worker_lease_ms() > 0) { state.lease = std::chrono::milliseconds(cluster.worker_lease_ms()); }
     const auto& models = state.options.models;
     for (const proto::ModelState& of : cluster.models()) {
         if (std::find(models.begin(), models.end(), of.model()) == models.end()) { continue; }

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "gateway/request/ports.h"
+#include "proto/cluster_key.h"
 
 namespace gateway {
 
@@ -17,9 +18,12 @@ namespace gateway {
 class WorkerClient final : public WorkerPort {
 public:
     struct Options {
-        std::vector<std::string> models;        // served names: workers of others are not expected
-        std::string name;                       // of this gateway, for workers' logs
-        base::Duration lost_after;              // no event for so long, or for four heartbeats if that is longer
+        std::vector<std::string> models;              // served names: workers of others are not expected
+        proto::ClusterKey key = proto::ClusterKey();  // shown to the workers
+        std::string name;                             // of this gateway, for workers' logs
+        /// No event for so long, or for four heartbeats if that is longer, but never for longer than the lease that the
+        /// scheduler gives its workers.
+        base::Duration lost_after;
         base::Duration hello_timeout;           // from opening to HelloReply
         std::size_t commands_max = 1 << 16;     // waiting for one stream; more means that the worker does not read
         std::size_t inbox_bytes_max = 1 << 20;  // of one stream's events that wait for the gateway's thread

@@ -11,6 +11,7 @@ import os
 import pathlib
 import random
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -64,10 +65,11 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30) -> 
 class Process:
     """A child with its output in a file. Killed when the test run dies."""
 
-    def __init__(self, command: Sequence[str | os.PathLike[str]], environment: dict[str, str] | None = None) -> None:
+    def __init__(self, command: Sequence[str | os.PathLike[str]], environment: dict[str, str] | None = None,
+                 stdin: int = subprocess.DEVNULL) -> None:
         self.command = [str(word) for word in command]
         self.log = tempfile.NamedTemporaryFile(prefix="sluice-test-", suffix=".log")
-        self.child = subprocess.Popen([*DIE_WITH_PARENT, *self.command], stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT,
+        self.child = subprocess.Popen([*DIE_WITH_PARENT, *self.command], stdin=stdin, stdout=self.log, stderr=subprocess.STDOUT,
                                       env={**os.environ, **(environment or {})})
 
     @property
@@ -133,11 +135,12 @@ class Server(Process):
         return self
 
 
-def serve(*flags: str, model: pathlib.Path = MODEL, prefill: int = 1, decode: int = 1, mixed: int = 0) -> Server:
+def serve(*flags: str, model: pathlib.Path = MODEL, prefill: int = 1, decode: int = 1, mixed: int = 0,
+          environment: dict[str, str] | None = None) -> Server:
     """`sluice serve`: all roles in one process. Not yet ready."""
     port = free_port()
     return Server([BINARY, "serve", "--model", model, "--port", str(port), "--prefill", str(prefill), "--decode", str(decode),
-                   "--mixed", str(mixed), *flags], port)
+                   "--mixed", str(mixed), *flags], port, environment)
 
 
 class LocalCluster(Server):
@@ -146,15 +149,16 @@ class LocalCluster(Server):
     ROLES = ("scheduler", "prefill", "decode", "mixed", "encode", "gateway")
 
     def __init__(self, prefill: int, decode: int, mixed: int = 0, model: pathlib.Path = MODEL, settings: Sequence[str] = (),
-                 binary: pathlib.Path = BINARY, encoder: pathlib.Path | None = None, encode: int = 1) -> None:
+                 binary: pathlib.Path = BINARY, encoder: pathlib.Path | None = None, encode: int = 1, environment: dict[str, str] | None = None) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="sluice-cluster-")
         self.admin_base = free_run_of_ports(2 + prefill + decode + mixed + encode)
         port = free_port()
         flags = [word for setting in settings for word in ("--set", setting)]
+        self.key = secrets.token_hex(16)
         flags += ["--encoder", encoder, "--encode", str(encode)] if encoder else []
         super().__init__([ROOT / "scripts" / "local-cluster", "--binary", binary, "--model", model, "--port", str(port),
                           "--prefill", str(prefill), "--decode", str(decode), "--mixed", str(mixed), "--threads", "1",
-                          "--log-dir", self.folder.name, "--admin-ports", str(self.admin_base), *flags], port)
+                          "--log-dir", self.folder.name, "--admin-ports", str(self.admin_base), *flags], port, {"SLUICE_CLUSTER_KEY": self.key, **(environment or {})})
 
     def is_ready(self) -> bool:
         if not self.is_alive():

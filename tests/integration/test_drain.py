@@ -51,9 +51,10 @@ def worker_id_of(cluster, pid):
     return found()[1]
 
 
-def drain(cluster, worker_id):
+def drain(cluster, worker_id, key=None):
     return subprocess.run([harness.BINARY, "drain", "--worker", worker_id, "--scheduler", scheduler_of(cluster)],
-                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+                          env={**os.environ, "SLUICE_CLUSTER_KEY": cluster.key} if key is None else {**os.environ, **key})
 
 
 def sample(cluster, pid, name):
@@ -160,3 +161,7 @@ def test_what_cannot_be_drained_is_said(cluster):
     for bad in ("0", "worker-1", "12345678901234567", ""):
         refused = drain(cluster, bad)
         assert refused.returncode == 2 and "hexadecimal" in refused.stderr, refused.stderr
+    keyless = drain(cluster, "00000000000000ff", key={})
+    assert keyless.returncode == 2 and "--cluster-key-file" in keyless.stderr, keyless.stderr
+    stranger = drain(cluster, "00000000000000ff", key={"SLUICE_CLUSTER_KEY": "0" * 32})
+    assert stranger.returncode == 1 and "another cluster key" in stranger.stderr, stranger.stderr

@@ -86,9 +86,10 @@ def network():
 @pytest.fixture
 def processes(network):
     """All roles, by host."""
-    key = f"cluster.key={secrets.token_hex(16)}"
-    environment = {"UCX_TLS": "tcp", "UCX_NET_DEVICES": "eth0"}
-    common = ["--set", key, "--admin-port", str(ADMIN_PORT)]
+    # Namespaces share a host: without the first UCX would find shared memory. The second is not ours to let through.
+    environment = {"SLUICE_CLUSTER_KEY": secrets.token_hex(16), "UCX_TLS": "tcp", "UCX_NET_DEVICES": "lo"}
+    trusted = ["--set", "cluster.trusted_network=true", "--set", "worker.kv_net_devices=eth0", "--set", "worker.kv_ucx_environment=UCX_TLS"]
+    common = [*trusted, "--admin-port", str(ADMIN_PORT)]
     scheduler = f"{address('scheduler')}:{SCHEDULER_PORT}"
 
     def start(host, role, *flags):
@@ -98,7 +99,7 @@ def processes(network):
     for host in HOSTS[1:5]:
         started[host] = start(host, host.rstrip("12"), "--model", MODEL, "--scheduler", scheduler, "--listen", f"{address(host)}:{WORKER_PORT}", "--threads", "1")
     started["gateway"] = harness.Process([*network.enter("gateway"), BINARY, "gateway", "--model", MODEL, "--scheduler", scheduler, "--host", address("gateway"),
-                                          "--port", str(GATEWAY_PORT), "--set", key, *REMOTE], environment)
+                                          "--port", str(GATEWAY_PORT), *trusted, *REMOTE], environment)
     try:
         def is_ready():
             for process in started.values():

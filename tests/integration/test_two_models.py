@@ -25,7 +25,7 @@ def cluster(tmp_path):
                         "--config", key, "--admin-port", str(admin[role])])
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(Process([harness.BINARY, "scheduler", "--listen", scheduler]))
+        stack.enter_context(Process([harness.BINARY, "scheduler", "--listen", scheduler, "--config", key]))
         stack.enter_context(worker("prefill", harness.MODEL, "one"))
         stack.enter_context(worker("decode", harness.MODEL, "one"))
         gateway = stack.enter_context(Server([harness.BINARY, "gateway", "--model", f"one={harness.MODEL}", "--model", f"two={folder}",

@@ -148,7 +148,7 @@ TEST_CASE("a coded frame of a hand-off whose mode is another is refused; one tha
     const HandoffKey key = make_key(1);
     proto::RoomRequest ask;
     kv_transfer::set_header(*ask.mutable_header(), kv_test::kPrefill);
-    kv_transfer::set_key(*ask.mutable_handoff(), key);
+    kv_transfer::set_key(*ask.mutable_handoff(), key, kv_test::kPrefill);
     ask.set_kv_tokens(kTokens);
     ask.set_deadline_in_us(10'000'000);
     *ask.mutable_kv_mode() = is_granted ? test_mode(0) : proto::KvMode{};

@@ -359,7 +359,7 @@ TEST_CASE("a fetch and hand-offs of the same request do not end one another", "[
     const auto events = world.received.size();
     proto::RoomRequest request;
     kv_transfer::set_header(*request.mutable_header(), kv_test::kPrefill);
-    kv_transfer::set_key(*request.mutable_handoff(), unasked);
+    kv_transfer::set_key(*request.mutable_handoff(), unasked, kv_test::kPrefill);
     request.set_kv_tokens(16);
     request.set_deadline_in_us(1'000'000);
     const std::string header = kv_transfer::seal(kv_transfer::kRoomRequest, request);
@@ -372,8 +372,9 @@ TEST_CASE("the longest fetch fits a header beside the longest model name", "[kv_
     proto::KvFetch fetch;
     kv_transfer::Identity identity{std::string(256, 'm'), ~0ull, base::Incarnation{~0ull}};
     kv_transfer::set_header(*fetch.mutable_header(), identity);
-    kv_transfer::set_key(*fetch.mutable_handoff(), {base::RequestId{~0ull}, base::Epoch{~0u}, base::Incarnation{~0ull},
-                                                    base::Incarnation{~0ull}, ~0u});
+    kv_transfer::set_key(
+        *fetch.mutable_handoff(),
+        {base::RequestId{~0ull}, base::Epoch{~0u}, base::Incarnation{~0ull}, base::Incarnation{~0ull}, ~0u}, identity);
     fetch.set_block_hashes(std::string(16 * kv_transfer::kFetchBlocksMax, 'h'));
     fetch.set_deadline_in_us(-1);
     CHECK(kv_transfer::seal(kv_transfer::kFetch, fetch).size() <= kv_transfer::kHeaderBytesMax);
@@ -383,7 +384,7 @@ TEST_CASE("a fetch that is malformed is answered, and asks nobody", "[kv_transfe
     World world;
     proto::KvFetch fetch;
     kv_transfer::set_header(*fetch.mutable_header(), kv_test::kDecode);
-    kv_transfer::set_key(*fetch.mutable_handoff(), make_fetch_key(1));
+    kv_transfer::set_key(*fetch.mutable_handoff(), make_fetch_key(1), kv_test::kDecode);
     fetch.set_deadline_in_us(1'000'000);
     fetch.set_block_hashes(std::string(16, 'h'));
     SECTION("no blocks") {
@@ -396,7 +397,9 @@ TEST_CASE("a fetch that is malformed is answered, and asks nobody", "[kv_transfe
         fetch.set_block_hashes(std::string(24, 'h'));
     }
     SECTION("no run") {
-        fetch.mutable_handoff()->clear_run();
+        HandoffKey key = make_fetch_key(1);
+        key.run = 0;
+        kv_transfer::set_key(*fetch.mutable_handoff(), key, kv_test::kDecode);
     }
     const std::string header = kv_transfer::seal(kv_transfer::kFetch, fetch);
     const auto answer =

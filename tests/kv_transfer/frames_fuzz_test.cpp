@@ -136,21 +136,21 @@ TEST_CASE("mutated headers crash nothing and write nothing outside the grant", "
     const net::PeerId peer{1};
     sluice::proto::RoomRequest request;
     kv_transfer::set_header(*request.mutable_header(), kv_test::kPrefill);
-    kv_transfer::set_key(*request.mutable_handoff(), make_key(2));
+    kv_transfer::set_key(*request.mutable_handoff(), make_key(2), kv_test::kPrefill);
     request.set_kv_tokens(8);
     request.set_deadline_in_us(9'000'000);
     sluice::proto::RoomReply reply;
     kv_transfer::set_header(*reply.mutable_header(), kv_test::kDecode);
-    kv_transfer::set_key(*reply.mutable_handoff(), key);
+    kv_transfer::set_key(*reply.mutable_handoff(), key, kv_test::kPrefill);
     reply.set_answer(sluice::proto::RoomReply::ANSWER_GRANTED);
     sluice::proto::KvFetch fetch;
     kv_transfer::set_header(*fetch.mutable_header(), kv_test::kDecode);
-    kv_transfer::set_key(*fetch.mutable_handoff(), kv_test::make_fetch_key(3));
+    kv_transfer::set_key(*fetch.mutable_handoff(), kv_test::make_fetch_key(3), kv_test::kPrefill);
     fetch.set_block_hashes(std::string(48, 'h'));
     fetch.set_deadline_in_us(9'000'000);
     sluice::proto::KvAck ack;
     kv_transfer::set_header(*ack.mutable_header(), kv_test::kDecode);
-    kv_transfer::set_key(*ack.mutable_handoff(), key);
+    kv_transfer::set_key(*ack.mutable_handoff(), key, kv_test::kPrefill);
 
     for (int i = 0; i < 300; ++i) {
         kv_transfer::FrameInfo info;

@@ -50,6 +50,44 @@ TEST_CASE("a sealed header opens as the same message, and no flipped bit passes"
     CHECK(!kv_transfer::unseal(kFrame, {}, opened));
 }
 
+TEST_CASE("nothing of a hand-off is read without its capability", "[kv_transfer]") {
+    const auto layout = kv_test::make_layout();
+    const auto opens = [](const KvFrame& frame, const kv_transfer::Identity& reader) {
+        KvFrame opened;
+        const std::string header = kv_transfer::seal(kFrame, frame);
+        return kv_transfer::open_message(kFrame, std::as_bytes(std::span(header)), reader, opened);
+    };
+    const KvFrame frame = kv_transfer::make_frame(kv_test::kPrefill, layout, make_info(layout));
+    CHECK(opens(frame, kv_test::kDecode));
+    kv_transfer::Identity other_cluster = kv_test::kDecode;
+    other_cluster.key = *base::parse_hash_key(std::string(32, '7'));
+    CHECK(opens(frame, other_cluster).error().code == ErrorCode::permission_denied);
+    // The capability of one hand-off is none for another.
+    KvFrame changed = frame;
+    SECTION("without") {
+        changed.mutable_handoff()->clear_capability();
+    }
+    SECTION("cut") {
+        changed.mutable_handoff()->mutable_capability()->pop_back();
+    }
+    SECTION("another request") {
+        changed.mutable_handoff()->set_request_id(frame.handoff().request_id() + 1);
+    }
+    SECTION("another epoch") {
+        changed.mutable_handoff()->set_epoch(frame.handoff().epoch() + 1);
+    }
+    SECTION("another run") {
+        changed.mutable_handoff()->set_run(frame.handoff().run() + 1);
+    }
+    SECTION("another prefill worker") {
+        changed.mutable_handoff()->set_prefill_incarnation(5);
+    }
+    SECTION("another decode worker") {
+        changed.mutable_handoff()->set_decode_incarnation(5);
+    }
+    CHECK(opens(changed, kv_test::kDecode).error().code == ErrorCode::permission_denied);
+}
+
 TEST_CASE("a frame that fits passes with all its fields", "[kv_transfer]") {
     const auto layout = kv_test::make_layout();
     const FrameInfo info = make_info(layout);

@@ -4,6 +4,8 @@
 //   kv_peer lend              has what is fetched from it; prints its address and the checksum of its KV
 //   kv_peer bench ADDRESS|-   hands 18.9 MB off 20 times to a "kv_peer decode", or to a transport of its own process
 // Runs until its stdin ends.
+#include <spdlog/spdlog.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -118,6 +120,7 @@ void bench(std::string address) {
 }  // namespace
 
 int main(int argc, char** argv) {
+    spdlog::set_level(spdlog::level::off);  // standard output is the test's
     const std::string mode = argc > 1 ? argv[1] : "";
     if (mode == "decode") { decode(); }
     if (mode == "prefill" && argc > 2) { prefill(net_test::from_hex(argv[2])); }

@@ -19,6 +19,7 @@ public:
     std::string read_line();
     void write_line(const std::string& line);
     void signal(int number);
+    int pid() const { return pid_; }
     /// SIGKILL, and waits for the end.
     void kill();
     /// Waits for it to end by itself; its exit status, or -1.

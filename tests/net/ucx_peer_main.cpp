@@ -1,6 +1,8 @@
 // The other process of ucx_test. "ucx_peer sink": takes every message and answers each with one of kind + 1 that says
 // how many bytes came. "ucx_peer source ADDRESS": sends 4 MiB payloads of kind 1 without end. Prints its address (hex)
 // and runs until its stdin ends.
+#include <spdlog/spdlog.h>
+
 #include <atomic>
 #include <cstdio>
 #include <string>
@@ -48,6 +50,7 @@ private:
 }  // namespace
 
 int main(int argc, char** argv) {
+    spdlog::set_level(spdlog::level::off);  // standard output is the test's
     const base::SystemClock clock;
     auto made = net::make_ucx_transport({}, clock);
     CHECK(made.has_value());

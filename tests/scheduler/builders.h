@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/block_hash.h"
+#include "base/seal.h"
 #include "proto/block_hashes.h"
 #include "proto/header.h"
 #include "proto/scheduler.pb.h"
@@ -91,6 +92,7 @@ struct RegistrationSpec {
     std::uint32_t queue_requests_max = 64;
     std::string model = "test-model";
     std::uint64_t scheduler_epoch = 0;  // the highest that it has seen
+    base::HashKey key = {};             // of the cluster
 };
 
 inline proto::RegisterWorker make_registration(const RegistrationSpec& spec) {
@@ -99,7 +101,8 @@ inline proto::RegisterWorker make_registration(const RegistrationSpec& spec) {
     registration.mutable_endpoint()->set_worker_id(spec.id);
     registration.mutable_endpoint()->set_incarnation(spec.incarnation);
     registration.mutable_endpoint()->set_control_address("127.0.0.1:" + std::to_string(10'000 + spec.id));
-    registration.mutable_endpoint()->set_kv_address("kv-" + std::to_string(spec.id));
+    registration.mutable_endpoint()->set_kv_address(
+        base::seal_address(spec.key, base::Incarnation{spec.incarnation}, "kv-" + std::to_string(spec.id)));
     registration.set_role(spec.role);
     registration.set_kv_blocks_total(spec.kv_blocks_total);
     registration.set_block_tokens(spec.block_tokens);

@@ -53,6 +53,7 @@ TEST_CASE("a drain lasts for the life of the worker, over new streams of it", "[
     REQUIRE(again->directives.size() == 2);
     REQUIRE(again->directives[1].drain());
     REQUIRE(f.described().workers(0).state() == "draining");
+    f.scheduler.detach(SessionId{2});
     f.attach(3, {.id = 1, .incarnation = 12});
     REQUIRE(f.described().workers(0).state() == "ready");
     f.placed({});

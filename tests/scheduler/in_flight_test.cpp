@@ -73,7 +73,7 @@ TEST_CASE("a later epoch replaces a placement and late words about the old one d
     InFlight in_flight({});
     in_flight.add(make_placed(1, 0, 0, 1), clock.now());
     in_flight.add(make_placed(1, 1, 0, 2), clock.now());
-    REQUIRE(in_flight.epoch_of(RequestId{1}) == Epoch{1});
+    REQUIRE(in_flight.placed(RequestId{1})->epoch == Epoch{1});
     REQUIRE(in_flight.pending(0) == kPrefillLoad);
     REQUIRE(in_flight.pending(1) == PendingLoad{});
     REQUIRE(in_flight.pending(2) == kDecodeLoad);
@@ -128,10 +128,70 @@ TEST_CASE("the number of placements is bounded: the oldest are forgotten", "[sch
         in_flight.add(make_placed(request), clock.now());
     }
     REQUIRE(in_flight.placements() == 3);
-    REQUIRE_FALSE(in_flight.epoch_of(RequestId{2}).has_value());
-    REQUIRE(in_flight.epoch_of(RequestId{3}).has_value());
+    REQUIRE(in_flight.placed(RequestId{2}) == nullptr);
+    REQUIRE(in_flight.placed(RequestId{3}) != nullptr);
     REQUIRE(in_flight.pending(0).prefill_requests == 3);
     in_flight.heartbeat(0, {}, clock.now());
     in_flight.heartbeat(0, {}, clock.now());
     REQUIRE(in_flight.pending(0) == PendingLoad{});
+}
+
+namespace {
+
+constexpr scheduler::GatewayLife kOne{1};
+constexpr scheduler::GatewayLife kTwo{2};
+
+scheduler::PlacedRequest placed_for(scheduler::GatewayLife gateway, std::uint64_t request) {
+    scheduler::PlacedRequest placed = make_placed(request);
+    placed.gateway = gateway;
+    return placed;
+}
+
+}  // namespace
+
+TEST_CASE("what was placed for a gateway ends with it, and nobody else ends it", "[scheduler][in_flight]") {
+    base::FakeClock clock;
+    InFlight in_flight({.gateway_lease = 10s});
+    in_flight.add(placed_for(kOne, 1), clock.now());
+    in_flight.add(placed_for(kTwo, 2), clock.now());
+    REQUIRE_FALSE(in_flight.ended(RequestId{2}, Epoch{0}, clock.now(), kOne).has_value());
+    REQUIRE_FALSE(in_flight.first_token(RequestId{2}, Epoch{0}, clock.now(), kOne).has_value());
+    REQUIRE_FALSE(in_flight.ended(RequestId{2}, Epoch{0}, clock.now()).has_value());
+    clock.advance(9s);
+    in_flight.heard(kTwo, clock.now());
+    in_flight.expire(clock.now());
+    REQUIRE(in_flight.placements() == 2);
+    clock.advance(1s);
+    in_flight.expire(clock.now());
+    REQUIRE(in_flight.placed(RequestId{1}) == nullptr);
+    REQUIRE(in_flight.pending(0) == kPrefillLoad);
+    REQUIRE(in_flight.pending(1) == kDecodeLoad);
+    REQUIRE(in_flight.ended(RequestId{2}, Epoch{0}, clock.now(), kTwo).has_value());
+    REQUIRE(in_flight.pending(0) == PendingLoad{});
+}
+
+TEST_CASE("a gateway that never releases cannot take the room of the others", "[scheduler][in_flight]") {
+    const base::FakeClock clock;
+    InFlight in_flight({.placements_max = 4});
+    in_flight.add(placed_for(kOne, 1), clock.now());
+    for (std::uint64_t request = 100; request < 200; ++request) {
+        in_flight.add(placed_for(kTwo, request), clock.now());
+    }
+    REQUIRE(in_flight.placements() == 4);
+    REQUIRE(in_flight.placed(RequestId{1}) != nullptr);
+    REQUIRE(in_flight.placed(RequestId{199}) != nullptr);
+}
+
+TEST_CASE("gateways with placements are bounded: the one that was silent longest loses its own",
+          "[scheduler][in_flight]") {
+    base::FakeClock clock;
+    InFlight in_flight({.gateways_max = 3});
+    for (std::uint64_t gateway = 1; gateway <= 50; ++gateway) {
+        in_flight.add(placed_for(scheduler::GatewayLife{gateway}, gateway), clock.now());
+        clock.advance(1s);
+        in_flight.heard(kOne, clock.now());
+    }
+    REQUIRE(in_flight.placements() == 3);
+    REQUIRE(in_flight.placed(RequestId{1}) != nullptr);
+    REQUIRE(in_flight.placed(RequestId{50}) != nullptr);
 }

@@ -181,8 +181,11 @@ TEST_CASE("a worker that comes back with another model has left the former one",
     f.attach(1, {.id = 1, .incarnation = 11, .model = "chat"});
     REQUIRE(f.enroll(2, {.id = 1, .incarnation = 11, .model = "small"}).error().code ==
             base::ErrorCode::failed_precondition);
-    const auto answer = f.enroll(2, {.id = 1, .incarnation = 12, .model = "small"});
-    REQUIRE(answer->superseded == SessionId{1});
+    // The id is the former life's until its stream has ended.
+    REQUIRE(f.enroll(2, {.id = 1, .incarnation = 12, .model = "small"}).error().code ==
+            base::ErrorCode::failed_precondition);
+    f.scheduler.detach(SessionId{1});
+    f.attach(2, {.id = 1, .incarnation = 12, .model = "small"});
     REQUIRE(f.scheduler.workers() == 1);
     REQUIRE(f.refused(make_place({.model = "chat"})).error().code() == 14);
     REQUIRE(f.placed({.model = "small"}).decode().incarnation() == 12);

@@ -75,11 +75,14 @@ TEST_CASE("the registry ends up with the truth whatever reports are lost, double
     Registry registry({.workers_max = 10, .prefix_blocks_max = 1000, .suspect_after = 1s, .lease = 1h});
     std::map<std::uint64_t, SimulatedWorker> workers;
     const auto start_life = [&](SimulatedWorker& worker) {
+        const Registry::Life former = worker.life();
         worker.incarnation = random() | 1;
         worker.heartbeat_number = random() % 3;
         worker.event_number = 0;
         worker.blocks.clear();
         worker.snapshot_wanted = true;
+        // The stream of the former life ended with its process.
+        static_cast<void>(registry.leave(former));
         REQUIRE(registry.enroll(make_registration({.id = worker.id, .incarnation = worker.incarnation}), clock.now())
                     .has_value());
     };

@@ -101,6 +101,12 @@ TEST_CASE("a new life replaces the old one, whose late words have no effect", "[
     REQUIRE(f.matched(1, chain) == 4);
     REQUIRE(f.worker(1).pending.prefill_tokens == 50);
 
+    // Not while the old one is heard of.
+    const auto early = f.registry.enroll(make_registration({.id = 1, .incarnation = 12}), f.clock.now());
+    REQUIRE(early.error().code == base::ErrorCode::failed_precondition);
+    REQUIRE(f.matched(1, chain) == 4);
+    REQUIRE(f.hear(old_life, make_heartbeat(6, 90)).fresh);
+    f.clock.advance(5s);
     const auto enrolled = f.registry.enroll(make_registration({.id = 1, .incarnation = 12}), f.clock.now());
     REQUIRE(enrolled->replaced == old_life);
     REQUIRE(f.registry.workers() == 1);
@@ -108,7 +114,7 @@ TEST_CASE("a new life replaces the old one, whose late words have no effect", "[
     REQUIRE(f.worker(1).pending == scheduler::PendingLoad{});
     REQUIRE(f.worker(1).load.blocks_room == 1000);
 
-    heartbeat = make_heartbeat(6, 5);
+    heartbeat = make_heartbeat(7, 5);
     *heartbeat.add_blocks() = make_events(2, chain);
     REQUIRE_FALSE(f.hear(old_life, heartbeat).fresh);
     REQUIRE_FALSE(f.registry.leave(old_life));
@@ -117,6 +123,24 @@ TEST_CASE("a new life replaces the old one, whose late words have no effect", "[
     const auto back = f.registry.enroll(make_registration({.id = 1, .incarnation = 11}), f.clock.now());
     REQUIRE(back.error().code == base::ErrorCode::failed_precondition);
     REQUIRE(f.worker(1).incarnation == base::Incarnation{12});
+}
+
+TEST_CASE("nobody speaks for a life who has not its secret", "[scheduler][registry]") {
+    Fixture f;
+    auto registration = make_registration({.id = 1, .incarnation = 11});
+    registration.set_life_secret("drawn by the worker");
+    REQUIRE(f.registry.enroll(registration, f.clock.now()).has_value());
+    REQUIRE(f.registry.enroll(registration, f.clock.now())->known);
+    auto forged = registration;
+    SECTION("another") {
+        forged.set_life_secret("guessed by somebody");
+    }
+    SECTION("none") {
+        forged.clear_life_secret();
+    }
+    forged.mutable_endpoint()->set_control_address("127.0.0.1:666");
+    REQUIRE(f.registry.enroll(forged, f.clock.now()).error().code == base::ErrorCode::permission_denied);
+    REQUIRE(f.registry.registration(0).endpoint().control_address() == registration.endpoint().control_address());
 }
 
 TEST_CASE("the same life may attach again and keeps what is known of it", "[scheduler][registry]") {
@@ -242,6 +266,7 @@ TEST_CASE("workers share a block size and are bounded in number", "[scheduler][r
         f.registry.enroll(make_registration({.id = 2, .incarnation = 21, .block_tokens = 32}), f.clock.now());
     REQUIRE(other.error().code == base::ErrorCode::failed_precondition);
     // Its only worker may change it, with a new life.
+    f.clock.advance(5s);
     REQUIRE(f.registry.enroll(make_registration({.id = 1, .incarnation = 12, .block_tokens = 32}), f.clock.now())
                 .has_value());
     for (std::uint64_t id = 2; id <= 3; ++id) {

@@ -46,7 +46,7 @@ TEST_CASE("a request is placed on the workers that have attached", "[scheduler]"
     const auto placement = f.placed({});
     REQUIRE(placement.prefill().worker_id() == 1);
     REQUIRE(placement.prefill().incarnation() == 11);
-    REQUIRE(placement.prefill().kv_address() == "kv-1");
+    REQUIRE(base::open_address({}, placement.prefill().kv_address())->address == "kv-1");
     REQUIRE(placement.decode().control_address() == "127.0.0.1:10002");
     REQUIRE(placement.path() == "disaggregated");
     REQUIRE(placement.predicted_ttft_us() > 0);
@@ -178,7 +178,10 @@ TEST_CASE("a stream that was opened anew outlives the end of the old one", "[sch
         const auto answer = f.enroll(2, {.id = 1, .incarnation = 11});
         REQUIRE(answer->superseded == SessionId{1});
     }
-    SECTION("the next life") {
+    SECTION("the next life, once the lease of the former one is over") {
+        REQUIRE(f.enroll(2, {.id = 1, .incarnation = 12}).error().code == base::ErrorCode::failed_precondition);
+        REQUIRE(f.beat(1).has_value());
+        f.clock.advance(5s);
         const auto answer = f.enroll(2, {.id = 1, .incarnation = 12});
         REQUIRE(answer->superseded == SessionId{1});
     }
@@ -364,4 +367,38 @@ TEST_CASE("decisions, predictions and the pool are told as metrics", "[scheduler
     REQUIRE(f.tells(R"(sluice_scheduler_prediction_ratio_count{kind="ttft",model="test-model"} 1)"));
     f.scheduler.tick();
     REQUIRE(f.tells(R"(sluice_scheduler_queue_requests{model="test-model",stage="decode"} 0)"));
+}
+
+TEST_CASE("a gateway that died is no load, and nobody meddles with another's requests", "[scheduler]") {
+    Fixture f;
+    f.attach(1, {.id = 1, .incarnation = 11});
+    const auto place_for = [&f](std::uint64_t gateway, std::uint64_t id) {
+        auto request = make_place({.request_id = id, .prompt_tokens = 100});
+        request.set_gateway(gateway);
+        return f.scheduler.place(request);
+    };
+    REQUIRE(place_for(5, 1).has_placement());
+    REQUIRE(place_for(6, 3).has_placement());
+    // Another gateway can neither place nor end what is not its own.
+    REQUIRE(place_for(6, 1).refusal().error().code() == 7);
+    proto::ReleaseRequest release;
+    *release.mutable_header() = make_header();
+    release.set_gateway(6);
+    release.add_ended()->set_request_id(1);
+    release.mutable_ended(0)->set_phase(proto::ReleaseRequest::Ended::PHASE_ALL);
+    REQUIRE(f.scheduler.release(release).has_value());
+    REQUIRE(place_for(6, 1).refusal().error().code() == 7);
+
+    // Gateway 5 dies without a word; 6 is heard of.
+    proto::DescribeRequest describe;
+    *describe.mutable_header() = make_header();
+    describe.set_gateway(6);
+    for (int second = 0; second < 11; ++second) {
+        f.clock.advance(1s);
+        REQUIRE(f.beat(1).has_value());
+        REQUIRE(f.scheduler.describe(describe)->worker_lease_ms() == 5000);
+        f.scheduler.tick();
+    }
+    REQUIRE(place_for(6, 1).has_placement());
+    REQUIRE(place_for(7, 3).refusal().error().code() == 7);
 }

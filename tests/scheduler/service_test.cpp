@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "proto/channel.h"
 #include "proto/scheduler.grpc.pb.h"
 #include "tests/scheduler/builders.h"
 #include "tests/support/catch.h"
@@ -36,9 +37,9 @@ std::unique_ptr<SchedulerServer> start(const base::Clock& clock, base::Metrics& 
 
 /// A gateway's side.
 struct Gateway {
-    explicit Gateway(const std::string& address)
-        : channel(grpc::CreateChannel(address, grpc::InsecureChannelCredentials())),
-          stub(proto::Scheduler::NewStub(channel)) {}
+    explicit Gateway(const std::string& address) : Gateway(proto::make_channel({.address = address})) {}
+    explicit Gateway(std::shared_ptr<grpc::Channel> given)
+        : channel(std::move(given)), stub(proto::Scheduler::NewStub(channel)) {}
 
     static void limit(grpc::ClientContext& context) {
         context.set_deadline(std::chrono::system_clock::now() + 30s);  // a hang is a failure, not a wait for ever
@@ -243,11 +244,11 @@ TEST_CASE("a worker that attaches again ends its former stream", "[scheduler][se
     Worker former(gateway);
     REQUIRE(former.enroll({.id = 1, .incarnation = 11}));
     Worker later(gateway);
-    REQUIRE(later.enroll({.id = 1, .incarnation = 12}));
+    REQUIRE(later.enroll({.id = 1, .incarnation = 11}));
     REQUIRE(former.ended().error_code() == grpc::StatusCode::ABORTED);
     const auto description = gateway.describe();
     REQUIRE(description.workers_size() == 1);
-    REQUIRE(description.workers(0).endpoint().incarnation() == 12);
+    REQUIRE(description.workers(0).endpoint().incarnation() == 11);
 }
 
 TEST_CASE("a scheduler on the same port takes over from one that stopped", "[scheduler][service]") {
@@ -290,33 +291,121 @@ TEST_CASE("two schedulers cannot have one port", "[scheduler][service]") {
     REQUIRE(other.error().code == base::ErrorCode::unavailable);
 }
 
-TEST_CASE("streams are bounded", "[scheduler][service]") {
+TEST_CASE("who does not show the cluster's key gets nothing, and keeps nobody out", "[scheduler][service][hostile]") {
     const base::SystemClock clock;
     base::Metrics metrics;
     scheduler::SchedulerOptions options;
-    options.workers_max = 1;  // two streams: one may be the next life of the worker
+    options.workers_max = 2;
+    const auto key = *base::parse_hash_key("00112233445566778899aabbccddeeff");
+    auto server = SchedulerServer::start(options, "127.0.0.1:0", clock, metrics, proto::ClusterKey(key)).value();
+    const std::string address = server->address();
+    Gateway honest(proto::make_channel({.address = address, .key = proto::ClusterKey(key)}));
+    Worker worker(honest);
+    REQUIRE(worker.enroll({.id = 1, .incarnation = 11, .key = key}));
+
+    std::shared_ptr<grpc::Channel> channel;
+    SECTION("no token") {
+        channel = grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
+    }
+    SECTION("another cluster's token") {
+        channel = proto::make_channel({.address = address});
+    }
+    Gateway stranger(channel);
+    const auto refused = [](const grpc::Status& status) {
+        INFO(status.error_message());
+        REQUIRE(status.error_code() == grpc::StatusCode::UNAUTHENTICATED);
+        REQUIRE(status.error_message().find("cluster.key_file") != std::string::npos);
+    };
+    const auto unary = [&](auto method, auto request, auto reply) {
+        *request.mutable_header() = make_header();
+        grpc::ClientContext context;
+        Gateway::limit(context);
+        refused((stranger.stub.get()->*method)(&context, request, &reply));
+    };
+    // Every method that a scheduler has: who adds one adds it here.
+    const auto* service = proto::PlaceRequest::descriptor()->file()->FindServiceByName("Scheduler");
+    REQUIRE(service->method_count() == 5);
+    unary(&proto::Scheduler::Stub::Place, proto::PlaceRequest(), proto::PlaceReply());
+    unary(&proto::Scheduler::Stub::Release, proto::ReleaseRequest(), proto::ReleaseReply());
+    unary(&proto::Scheduler::Stub::Describe, proto::DescribeRequest(), proto::DescribeReply());
+    unary(&proto::Scheduler::Stub::Drain, proto::DrainRequest(), proto::DrainReply());
+    for (std::uint64_t i = 0; i < 100; ++i) {
+        Worker intruder(stranger);
+        REQUIRE_FALSE(intruder.enroll({.id = 100 + i, .incarnation = 11}));
+        refused(intruder.stream->Finish());
+    }
+    REQUIRE(test_support::is_serving(channel));
+    REQUIRE(honest.describe().workers_size() == 1);
+    Worker second(honest);
+    REQUIRE(second.enroll({.id = 2, .incarnation = 21, .key = key}));
+}
+
+TEST_CASE("during an upgrade who shows no key is served, and a wrong key never", "[scheduler][service][hostile]") {
+    const base::SystemClock clock;
+    base::Metrics metrics;
+    const auto key = *base::parse_hash_key("00112233445566778899aabbccddeeff");
+    auto server = SchedulerServer::start({}, "127.0.0.1:0", clock, metrics, proto::ClusterKey(key, true)).value();
+    Gateway old(grpc::CreateChannel(server->address(), grpc::InsecureChannelCredentials()));
+    Worker worker(old);
+    REQUIRE(worker.enroll({.id = 1, .incarnation = 11}));
+    Gateway wrong(server->address());
+    Worker intruder(wrong);
+    REQUIRE(intruder.ended().error_code() == grpc::StatusCode::UNAUTHENTICATED);
+}
+
+TEST_CASE("an address that nobody of the cluster made is not registered", "[scheduler][service][hostile]") {
+    const base::SystemClock clock;
+    base::Metrics metrics;
+    const auto server = start(clock, metrics);
+    Gateway gateway(server->address());
+    proto::WorkerReport report;
+    auto& registration = *report.mutable_registration();
+    registration = make_registration({.id = 1, .incarnation = 11});
+    std::string& address = *registration.mutable_endpoint()->mutable_kv_address();
+    SECTION("nine bytes") {
+        address = std::string(9, 'x');
+    }
+    SECTION("a flipped bit") {
+        address[10] = static_cast<char>(address[10] ^ 1);
+    }
+    SECTION("another life's") {
+        address = make_registration({.id = 1, .incarnation = 12}).endpoint().kv_address();
+    }
+    SECTION("another cluster's") {
+        address = base::seal_address(*base::parse_hash_key(std::string(32, '7')), base::Incarnation{11}, "kv-1");
+    }
+    Worker worker(gateway);
+    REQUIRE(worker.stream->Write(report));
+    REQUIRE(worker.ended().error_code() == grpc::StatusCode::PERMISSION_DENIED);
+    REQUIRE(gateway.describe().workers_size() == 0);
+}
+
+TEST_CASE("streams on which nobody registers are bounded, end, and keep no worker out",
+          "[scheduler][service][hostile]") {
+    const base::SystemClock clock;
+    base::Metrics metrics;
+    scheduler::SchedulerOptions options;
+    options.workers_max = 2;  // four streams
+    options.suspect_after = 100ms;
+    options.lease = 100ms;
     const auto server = start(clock, metrics, "127.0.0.1:0", options);
     Gateway gateway(server->address());
-    std::vector<std::unique_ptr<Worker>> workers;
-    for (int i = 0; i < 3; ++i) {
-        workers.push_back(std::make_unique<Worker>(gateway));
+    std::vector<std::unique_ptr<Worker>> idle;
+    for (int i = 0; i < 50; ++i) {
+        idle.push_back(std::make_unique<Worker>(gateway));
     }
-    std::atomic<int> refused = 0;
-    std::atomic<int> ended = 0;
-    std::vector<std::jthread> readers;
-    for (const auto& worker : workers) {
-        readers.emplace_back([&refused, &ended, &worker] {
-            if (worker->ended().error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED) { ++refused; }
-            ++ended;
-            ended.notify_all();
-        });
+    // Whoever registers finds room, at the latest when he comes again: as a worker does.
+    bool taken = false;
+    const auto deadline = std::chrono::steady_clock::now() + 30s;
+    for (std::uint64_t life = 11; !taken && std::chrono::steady_clock::now() < deadline; ++life) {
+        Worker worker(gateway);
+        taken = worker.enroll({.id = 1, .incarnation = life});
     }
-    ended.wait(0);
-    for (const auto& worker : workers) {
-        worker->context.TryCancel();
+    REQUIRE(taken);
+    for (const auto& one : idle) {
+        const auto code = one->ended().error_code();
+        REQUIRE((code == grpc::StatusCode::RESOURCE_EXHAUSTED || code == grpc::StatusCode::DEADLINE_EXCEEDED));
     }
-    readers.clear();
-    REQUIRE(refused == 1);
 }
 
 TEST_CASE("workers are bounded", "[scheduler][service]") {
@@ -361,11 +450,15 @@ TEST_CASE("many callers and restarting workers get an answer each", "[scheduler]
         }
         threads.emplace_back([&] {
             for (std::uint64_t life = 1; life <= 20; ++life) {
-                Worker worker(gateway);
-                if (worker.enroll({.id = 2, .incarnation = 100 + life})) { ++lives; }
-                worker.beat(make_heartbeat(1));
-                worker.context.TryCancel();
-                worker.ended();
+                // The id is free when the scheduler has seen the end of the former life's stream.
+                for (bool taken = false; !taken;) {
+                    Worker worker(gateway);
+                    taken = worker.enroll({.id = 2, .incarnation = 100 + life});
+                    if (taken) { worker.beat(make_heartbeat(1)); }
+                    worker.context.TryCancel();
+                    worker.ended();
+                }
+                ++lives;
             }
         });
     }

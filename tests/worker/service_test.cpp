@@ -10,7 +10,9 @@
 #include <thread>
 
 #include "base/log.h"
+#include "base/seal.h"
 #include "gateway/cluster/worker_client.h"
+#include "proto/channel.h"
 #include "proto/version.h"
 #include "proto/worker.grpc.pb.h"
 #include "worker/run_steps.h"
@@ -29,9 +31,9 @@ namespace {
 constexpr std::chrono::seconds kPatience{30};  // a hang is a failure, not a wait for ever
 
 struct RunningWorker {
-    explicit RunningWorker(worker::WorkerOptions options = {})
+    explicit RunningWorker(worker::WorkerOptions options = {}, const proto::ClusterKey& key = proto::ClusterKey())
         : cache({.blocks_total = 64, .block_tokens = 16}),
-          server(worker::WorkerServer::listen("127.0.0.1:0", options, clock).value()),
+          server(worker::WorkerServer::listen("127.0.0.1:0", options, clock, key).value()),
           loop({.limits = options, .hash_key = {}, .model = "ledger", .worker = "w", .role = worker::Role::mixed},
                engine, cache, *server, board, clock, metrics) {
         base::init_log({.role = "test", .level = "off"});
@@ -73,9 +75,9 @@ struct RunningWorker {
 /// One gateway's end of the stream.
 struct Client {
     explicit Client(const RunningWorker& running)
-        : channel(grpc::CreateChannel("127.0.0.1:" + std::to_string(running.server->port()),
-                                      grpc::InsecureChannelCredentials())),
-          stub(sluice::proto::Worker::NewStub(channel)) {
+        : Client(proto::make_channel({.address = "127.0.0.1:" + std::to_string(running.server->port())})) {}
+    explicit Client(std::shared_ptr<grpc::Channel> given)
+        : channel(std::move(given)), stub(sluice::proto::Worker::NewStub(channel)) {
         context.set_deadline(std::chrono::system_clock::now() + kPatience);
         stream = stub->Serve(&context);
     }
@@ -132,11 +134,12 @@ constexpr worker::GatewayId kSecondGateway{2};
 
 /// A real gateway's end of the stream. Its I/O thread is whoever calls run(): until then nothing is handled.
 struct GatewaySide final : gateway::ClusterEvents {
-    GatewaySide(const RunningWorker& running, std::size_t inbox_bytes_max)
+    GatewaySide(const RunningWorker& running, std::size_t inbox_bytes_max,
+                base::Duration lost_after = std::chrono::hours(1))
         : client(
               {.models = {"ledger"},
                .name = "held",
-               .lost_after = std::chrono::hours(1),
+               .lost_after = lost_after,
                .hello_timeout = std::chrono::hours(1),
                .inbox_bytes_max = inbox_bytes_max},
               [this](std::function<void()> work) {
@@ -146,6 +149,7 @@ struct GatewaySide final : gateway::ClusterEvents {
               [](base::TimePoint) {}, running.clock) {
         client.attach(*this);
         sluice::proto::DescribeReply cluster;
+        cluster.set_worker_lease_ms(5000);
         auto& model = *cluster.add_models();
         model.set_model("ledger");
         auto& state = *model.add_workers();
@@ -287,6 +291,104 @@ TEST_CASE("a gateway of another minor version streams; one of another major vers
     REQUIRE(status.error_message() == "protocol version " + std::to_string(proto::kProtocolVersion + 1) +
                                           ".4, ours is " + std::to_string(proto::kProtocolVersion) + "." +
                                           std::to_string(proto::kProtocolMinor));
+}
+
+TEST_CASE("who does not show the cluster's key gets no stream", "[worker][hostile]") {
+    const proto::ClusterKey key(*base::parse_hash_key("00112233445566778899aabbccddeeff"));
+    RunningWorker running({}, key);
+    const std::string address = "127.0.0.1:" + std::to_string(running.server->port());
+    for (const auto& channel : {grpc::CreateChannel(address, grpc::InsecureChannelCredentials()),
+                                proto::make_channel({.address = address})}) {
+        Client stranger(channel);
+        stranger.hello(running.identity);
+        stranger.start(5, {1, 2, 3}, 12);
+        WorkerEvent event;
+        REQUIRE(!stranger.stream->Read(&event));
+        REQUIRE(stranger.stream->Finish().error_code() == grpc::StatusCode::UNAUTHENTICATED);
+    }
+    Client client(proto::make_channel({.address = address, .key = key}));
+    client.hello(running.identity);
+    client.read_hello();
+    client.start(5, {1, 2, 3}, 12);
+    SequenceOutput::Finish finish{};
+    REQUIRE(client.read_to_end(5, finish) == ledger_continuation({1, 2, 3}, 12, 1000));
+}
+
+TEST_CASE("a Start with the address of nobody of the cluster is refused, and the stream lives on",
+          "[worker][hostile]") {
+    RunningWorker running;
+    Client client(running);
+    client.hello(running.identity);
+    client.read_hello();
+    const std::string good = base::seal_address({}, base::Incarnation{9}, "an address");
+    for (const std::string& bad : {std::string(9, 'x'), good.substr(0, 12), good + "x",
+                                   base::seal_address({}, base::Incarnation{8}, "an address")}) {
+        for (const bool as_source : {false, true}) {
+            WorkerCommand command;
+            auto& start = *command.mutable_start();
+            start.set_request_id(6);
+            start.set_part(sluice::proto::Start::PART_DECODE);
+            auto& endpoint = as_source ? *start.mutable_kv_source()->mutable_worker() : *start.mutable_peer();
+            endpoint.set_incarnation(9);
+            endpoint.set_kv_address(bad);
+            client.stream->Write(command);
+            WorkerEvent event;
+            while (client.stream->Read(&event) && event.step().sequences_size() == 0) {}
+            REQUIRE(event.step().sequences_size() == 1);
+            REQUIRE(event.step().sequences(0).finish() == SequenceOutput::FINISH_ERROR);
+            REQUIRE(event.step().sequences(0).error().message().find("KV address") != std::string::npos);
+        }
+    }
+    client.start(7, {1, 2, 3}, 12);
+    SequenceOutput::Finish finish{};
+    REQUIRE(client.read_to_end(7, finish) == ledger_continuation({1, 2, 3}, 12, 1000));
+}
+
+TEST_CASE("streams that say no Hello keep no gateway out", "[worker][hostile]") {
+    worker::WorkerOptions options;
+    options.gateways_max = 4;
+    RunningWorker running(options);
+    std::vector<std::unique_ptr<Client>> idle;
+    for (int i = 0; i < 40; ++i) {
+        idle.push_back(std::make_unique<Client>(running));
+    }
+    // Whoever says Hello finds room, at the latest when he comes again: as a gateway does.
+    const auto deadline = std::chrono::steady_clock::now() + kPatience;
+    bool is_greeted = false;
+    while (!is_greeted && std::chrono::steady_clock::now() < deadline) {
+        Client client(running);
+        client.hello(running.identity);
+        WorkerEvent event;
+        is_greeted = client.stream->Read(&event) && event.has_hello();
+    }
+    REQUIRE(is_greeted);
+}
+
+TEST_CASE("the scheduler's lease bounds the heartbeats of gateways' streams", "[worker][hostile]") {
+    worker::WorkerOptions options;
+    options.heartbeat = std::chrono::hours(1);
+    RunningWorker running(options);
+    running.board.set_heartbeat_max(std::chrono::milliseconds(20));
+    Client client(running);
+    client.hello(running.identity);
+    WorkerEvent event;
+    REQUIRE(client.stream->Read(&event));
+    REQUIRE(event.hello().heartbeat_ms() == 20);
+}
+
+TEST_CASE("a gateway waits no longer than the scheduler's lease for a worker, whatever that one promises",
+          "[worker][hostile]") {
+    worker::WorkerOptions options;
+    options.heartbeat = std::chrono::hours(1);  // four of which it would be waited for
+    RunningWorker running(options);
+    GatewaySide gateway(running, 1 << 20, std::chrono::milliseconds(1));
+    const auto lost_in = [&] {
+        const base::TimePoint now = running.clock.now();
+        return gateway.client.tick(now).value_or(now + std::chrono::hours(9)) - now;
+    };
+    // Until its Hello is answered it has the hello timeout, an hour.
+    gateway.run_until([&] { return lost_in() < std::chrono::minutes(50); });
+    CHECK(lost_in() <= std::chrono::seconds(5));
 }
 
 TEST_CASE("when a gateway goes, its sequences go", "[worker]") {

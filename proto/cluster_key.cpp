@@ -1,0 +1,33 @@
+#include "proto/cluster_key.h"
+
+#include "base/ids.h"
+#include "base/seal.h"
+
+namespace sluice::proto {
+
+ClusterKey::ClusterKey(const base::HashKey& key, bool admit_without)
+    : key_(key), token_(base::control_token(key)), admit_without_(admit_without) {}
+
+grpc::Status ClusterKey::check(const grpc::CallbackServerContext& context) const {
+    const auto& metadata = context.client_metadata();
+    const auto shown = metadata.find(kMetadata);
+    if (shown == metadata.end()) {
+        if (admit_without_) { return grpc::Status::OK; }
+        return {grpc::StatusCode::UNAUTHENTICATED,
+                "the caller does not show that it knows this cluster's key: give all processes the same "
+                "cluster.key_file (or SLUICE_CLUSTER_KEY)"};
+    }
+    if (!base::equal_secrets({shown->second.data(), shown->second.size()}, token_)) {
+        return {grpc::StatusCode::UNAUTHENTICATED,
+                "the caller has another cluster key: give all processes the same cluster.key_file (or "
+                "SLUICE_CLUSTER_KEY)"};
+    }
+    return grpc::Status::OK;
+}
+
+base::Result<void> ClusterKey::check_address(const WorkerEndpoint& endpoint) const {
+    if (endpoint.kv_address().empty()) { return {}; }
+    return base::check_address(key_, endpoint.kv_address(), base::Incarnation{endpoint.incarnation()});
+}
+
+}  // namespace sluice::proto

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+#include <string>
+
+#include "base/block_hash.h"
+#include "base/result.h"
+#include "proto/common.pb.h"
+
+namespace sluice::proto {
+
+/// What every process of a cluster knows and shows to the others: the one place that decides whom a gRPC server of ours
+/// listens to. A channel shows the token with each call (make_channel); a service asks check() before it looks at
+/// anything else. The health service alone answers everybody. Thread-safe.
+class ClusterKey {
+public:
+    /// `admit_without`: who shows no token is served, too (versions before there were tokens, while a cluster is
+    /// replaced process by process); a wrong one is refused all the same.
+    explicit ClusterKey(const base::HashKey& key = {}, bool admit_without = false);
+
+    /// Whether the caller is of this cluster. UNAUTHENTICATED otherwise, with what to do. Takes as long for every wrong
+    /// token of the right length.
+    grpc::Status check(const grpc::CallbackServerContext& context) const;
+    /// Whether `endpoint` carries the KV address of the life that it names, or none. permission_denied otherwise.
+    base::Result<void> check_address(const WorkerEndpoint& endpoint) const;
+
+    const std::string& token() const { return token_; }
+    bool admits_without() const { return admit_without_; }
+
+    /// Where the token is in the metadata of a call.
+    static constexpr const char* kMetadata = "sluice-token";
+
+private:
+    base::HashKey key_;
+    std::string token_;
+    bool admit_without_;
+};
+
+}  // namespace sluice::proto
