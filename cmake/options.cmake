@@ -23,6 +23,18 @@ if(SLUICE_SANITIZE)
     endif()
 endif()
 
+# Against what a bug in a parser could be made into; scripts/check-hardening looks for it in the binary. Not with sanitizers,
+# whose own checks replace it, nor in Debug builds. (docs/security.md has its cost.)
+option(SLUICE_HARDEN "fortified sources, stack protector, CET, full RELRO" ON)
+if(SLUICE_HARDEN AND NOT SLUICE_SANITIZE AND NOT CMAKE_BUILD_TYPE STREQUAL "Debug")
+    set(SLUICE_HARDENING -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3 -fstack-protector-strong -fstack-clash-protection)
+    if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+        list(APPEND SLUICE_HARDENING -fcf-protection=full)
+    endif()
+    add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:-fPIE;${SLUICE_HARDENING}>")
+    add_link_options(-pie -Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack)
+endif()
+
 find_program(MOLD_LINKER mold)
 if(MOLD_LINKER)
     add_link_options(-fuse-ld=mold)

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/log_limit.h"
 
 namespace decode_worker {
 
@@ -105,8 +106,7 @@ void DecodePart::apply(const kv_transfer::ReceiverEvent& event) {
             incoming.is_lossy = event.is_lossy;
             break;
         case Kind::failed:
-            spdlog::info("hand-off {} failed, its KV is computed here: {}", kv_transfer::to_string(event.key),
-                         event.error ? event.error->message : "");
+            log_failed(event);
             incoming.state = KvState::missing;
             if (Sequence* sequence = control_.find(request)) { sequence->room.reset(); }
             break;
@@ -116,6 +116,18 @@ void DecodePart::apply(const kv_transfer::ReceiverEvent& event) {
             break;
     }
     proceed(request);
+}
+
+void DecodePart::log_failed(const kv_transfer::ReceiverEvent& event) const {
+    const std::string why = event.error ? event.error->message : "";
+    const bool is_cancelled = event.error && event.error->code == ErrorCode::cancelled;
+    if (is_cancelled || control_.find({event.key.request, event.key.epoch}) == nullptr) {
+        // Nobody wants the KV any more, and nothing is computed.
+        spdlog::debug("hand-off {} ended with its request: {}", kv_transfer::to_string(event.key), why);
+        return;
+    }
+    base::log_limited(spdlog::level::info, "hand-off failed", "hand-off {} failed, its KV is computed here: {}",
+                      kv_transfer::to_string(event.key), why);
 }
 
 void DecodePart::room_requested(const kv_transfer::ReceiverEvent& event) {
@@ -177,7 +189,8 @@ bool DecodePart::may_give_up(const Incoming& incoming) {
 }
 
 void DecodePart::give_up(Incoming& incoming, const char* why) {
-    spdlog::warn("hand-off {}: {}, its KV is computed here", kv_transfer::to_string(incoming.key), why);
+    base::warn_limited("hand-off given up", "hand-off {}: {}, its KV is computed here",
+                       kv_transfer::to_string(incoming.key), why);
     if (incoming.was_requested) {
         receiver_.abort(incoming.key, base::Error{ErrorCode::deadline_exceeded, why});  // failed and released follow
         incoming.give_up = base::TimePoint::max();

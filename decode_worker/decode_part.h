@@ -66,6 +66,8 @@ private:
 
     void apply(const kv_transfer::ReceiverEvent& event);
     void room_requested(const kv_transfer::ReceiverEvent& event);
+    /// Says why the KV of a hand-off is computed here, if it is.
+    void log_failed(const kv_transfer::ReceiverEvent& event) const;
     static bool may_give_up(const Incoming& incoming);
     void give_up(Incoming& incoming, const char* why);
     /// Runs the sequence when everything it waits for is there; forgets `incoming` then.

@@ -4,11 +4,13 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <cstdio>
 #include <limits>
 #include <string>
 #include <utility>
 
 #include "base/check.h"
+#include "base/sampling_ranges.h"
 #include "engine/exact_math.h"
 #include "engine/philox.h"
 
@@ -130,21 +132,28 @@ base::Result<void> require(bool holds, const char* field, const std::string& ran
     return base::fail(ErrorCode::invalid_argument, std::string(field) + " must be " + range + ", got " + number);
 }
 
+std::string shown(double number) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%g", number);
+    return text;
+}
+
+base::Result<void> require_in(const base::NumberRange& range, const char* field, float seen) {
+    return require(range.holds(seen), field, "in [" + shown(range.low) + ", " + shown(range.high) + "]", seen);
+}
+
 }  // namespace
 
 base::Result<void> check_sampling(const SamplingParams& params, std::uint32_t vocabulary) {
+    const std::uint32_t top_logprobs_max = std::min(base::kTopLogprobsMax, vocabulary);
     const auto checks = {
-        require(std::isfinite(params.temperature) && params.temperature >= 0, "temperature", "finite and at least 0",
-                params.temperature),
-        require(params.top_p > 0 && params.top_p <= 1, "top_p", "in (0, 1]", params.top_p),
-        require(params.min_p >= 0 && params.min_p <= 1, "min_p", "in [0, 1]", params.min_p),
-        require(params.repetition_penalty >= 0.01f && params.repetition_penalty <= 100, "repetition_penalty",
-                "in [0.01, 100]", params.repetition_penalty),
-        require(params.presence_penalty >= -2 && params.presence_penalty <= 2, "presence_penalty", "in [-2, 2]",
-                params.presence_penalty),
-        require(params.frequency_penalty >= -2 && params.frequency_penalty <= 2, "frequency_penalty", "in [-2, 2]",
-                params.frequency_penalty),
-        require(params.top_logprobs <= vocabulary, "top_logprobs", "at most " + std::to_string(vocabulary),
+        require_in(base::kTemperatureRange, "temperature", params.temperature),
+        require(params.top_p > 0 && base::kTopPRange.holds(params.top_p), "top_p", "in (0, 1]", params.top_p),
+        require_in(base::kMinPRange, "min_p", params.min_p),
+        require_in(base::kRepetitionPenaltyRange, "repetition_penalty", params.repetition_penalty),
+        require_in(base::kPresencePenaltyRange, "presence_penalty", params.presence_penalty),
+        require_in(base::kFrequencyPenaltyRange, "frequency_penalty", params.frequency_penalty),
+        require(params.top_logprobs <= top_logprobs_max, "top_logprobs", "at most " + std::to_string(top_logprobs_max),
                 params.top_logprobs),
     };
     for (const auto& check : checks) {
@@ -155,9 +164,8 @@ base::Result<void> check_sampling(const SamplingParams& params, std::uint32_t vo
             return base::fail(ErrorCode::invalid_argument, "logit_bias names token " + std::to_string(token) +
                                                                ", the vocabulary has " + std::to_string(vocabulary));
         }
-        if (!(bias >= -100 && bias <= 100)) {
-            return base::fail(ErrorCode::invalid_argument, "logit_bias of token " + std::to_string(token) +
-                                                               " must be in [-100, 100], got " + std::to_string(bias));
+        if (const auto in = require_in(base::kLogitBiasRange, "logit_bias", bias); !in) {
+            return base::fail(ErrorCode::invalid_argument, in.error().message + " for token " + std::to_string(token));
         }
     }
     return {};

@@ -186,7 +186,9 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
     // Also for a path that gives an error then: the page could not read it otherwise.
     HttpFields preflight = setup_.cors.preflight_fields(head, methods);
     if (head.method == "OPTIONS" && (is_known || head.path == "*" || !preflight.empty())) {
-        HttpResponse response{.status = 204, .fields = std::move(preflight), .body = {}};
+        const bool is_of_server = head.path == "*";  // about no route: RFC 9110 has it answered with 200
+        HttpResponse response{
+            .status = is_of_server ? 200u : 204u, .content_type = "", .fields = std::move(preflight), .body = {}};
         response.fields.emplace_back("Allow", methods);
         respond(*exchange, tag, kNoModel, name, std::move(response));
     } else if (is_unbuilt) {

@@ -11,6 +11,7 @@
 
 #include "gateway/intake.h"
 #include "gateway/openai/json_writer.h"
+#include "gateway/text_queue.h"
 
 namespace gateway {
 
@@ -29,9 +30,9 @@ public:
         GatewayMetrics& metrics;
         RequestLog& log;
         const base::Clock& clock;
-        Post post;       // back to the I/O thread
-        Post post_text;  // to a text thread
-        Wake wake = {};  // asks for tick(); empty: its owner looks by itself
+        Post post;           // back to the I/O thread
+        PostText post_text;  // to a text thread
+        Wake wake = {};      // asks for tick(); empty: its owner looks by itself
         std::function<HttpServer::Load()> load;
         const Cors& cors;
         std::string version;

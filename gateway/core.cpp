@@ -13,6 +13,8 @@
 
 #include "base/log.h"
 #include "gateway/api.h"
+#include "gateway/tenant.h"
+#include "gateway/text_queue.h"
 #include "gateway/wake_timer.h"
 
 namespace gateway {
@@ -42,7 +44,8 @@ struct GatewayCore::State {
           cors(std::move(given_cors)),
           io(std::make_shared<asio::io_context>(1)),
           work(asio::make_work_guard(*io)),
-          text_threads(setup.options.text_threads),
+          text_queue({.large_at_once = setup.options.text_threads}),
+          text_threads(setup.options.text_threads + 1),
           metrics(setup.metrics, models.own_names(), setup.options.slo.names()),
           log({.kind = spdlog::should_log(spdlog::level::info) ? setup.options.access_log : AccessLogKind::off,
                .metrics = metrics,
@@ -71,6 +74,14 @@ struct GatewayCore::State {
         return next;
     }
 
+    /// The tenant, where a proxy names one; else the client.
+    std::string payer(const RequestHead& head, const std::string& client) const {
+        const std::string& field = setup.options.tenant_header;
+        if (field.empty() || head.field(field) == nullptr) { return client; }
+        const auto tenant = tenant_of(head, field);
+        return tenant ? "tenant " + *tenant : client;
+    }
+
     bool is_empty() const { return api->in_flight() == 0 && http->load().unanswered == 0; }
 
     /// Lets who waits for the end of a drain know of it: when everything that is on the stack has been done.
@@ -90,7 +101,8 @@ struct GatewayCore::State {
     const Cors cors;
     std::shared_ptr<asio::io_context> io;
     asio::executor_work_guard<asio::io_context::executor_type> work;
-    asio::thread_pool text_threads;
+    TextQueue text_queue;
+    asio::thread_pool text_threads;  // one more than large work may have
     GatewayMetrics metrics;
     RequestLog log;
     std::unique_ptr<ClusterPorts> ports;
@@ -135,7 +147,11 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
                    .log = s.log,
                    .clock = s.setup.clock,
                    .post = s.post_io(),
-                   .post_text = [&s](std::function<void()> run) { asio::post(s.text_threads, std::move(run)); },
+                   .post_text =
+                       [&s](const std::string& payer, std::uint64_t bytes, std::function<void()> work) {
+                           s.text_queue.push(payer, bytes, std::move(work));
+                           asio::post(s.text_threads, [&s] { s.text_queue.run(); });
+                       },
                    .wake = s.wake(),
                    .load = [&s] { return s.http->load(); },
                    .cors = s.cors,
@@ -153,15 +169,16 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
                  s.log.ended(
                      {.method = refusal.method, .path = refusal.path, .id = "", .received_at = s.setup.clock.now()},
                      {.endpoint = "refused", .model = GatewayMetrics::kNoModel, .status = status});
-                 s.metrics.admission(GatewayMetrics::kNoModel, status == 413   ? "rejected_too_large"
-                                                               : status == 503 ? "rejected_capacity"
-                                                                               : "rejected_invalid");
+                 s.metrics.admission(GatewayMetrics::kNoModel, status == 413                    ? "rejected_too_large"
+                                                               : status == 503 || status == 429 ? "rejected_capacity"
+                                                                                                : "rejected_invalid");
              },
          .refusal_body =
              [](unsigned status, std::string_view message) {
                  return error_json(ApiError{.status = status, .message = std::string(message)});
              },
-         .cors = s.cors});
+         .cors = s.cors,
+         .payer = [&s](const RequestHead& head, const std::string& client) { return s.payer(head, client); }});
     if (!http) {
         s.ports->stop();
         return base::pass_on(http);

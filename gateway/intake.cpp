@@ -19,6 +19,18 @@ std::string lower(std::string_view text) {
     return result;
 }
 
+constexpr std::size_t kShownBytesMax = 100;  // of what a client sent, in messages
+
+/// application/json, or a type that is JSON underneath (application/vnd.api+json), with any parameters.
+bool is_json(std::string_view type) {
+    std::string plain = lower(type.substr(0, type.find(';')));
+    plain.erase(plain.find_last_not_of(" \t") + 1);
+    constexpr std::string_view kFamily = "application/";
+    constexpr std::string_view kSuffix = "+json";
+    return plain == "application/json" ||
+           (plain.starts_with(kFamily) && plain.ends_with(kSuffix) && plain.size() > kFamily.size() + kSuffix.size());
+}
+
 std::string_view outcome_of(unsigned status, bool draining) {
     switch (status) {
         case 429:
@@ -55,15 +67,19 @@ ApiResult<void> Intake::admit_body(const HttpRequest& request) const {
         encoding != nullptr && lower(*encoding) != "identity") {
         return pass_on({.status = 415, .message = "Content-Encoding is not supported"});
     }
-    if (const std::string* type = request.head.field("content-type")) {
-        std::string plain = lower(type->substr(0, type->find(';')));
-        plain.erase(plain.find_last_not_of(" \t") + 1);
-        if (plain != "application/json" && !plain.empty()) {
-            return pass_on({.status = 415, .message = "Content-Type must be application/json"});
-        }
+    // Also where none is named: a browser sends a page's request to another site without asking that site first unless
+    // its type is one that no form has.
+    const std::string* type = request.head.only_field("content-type");
+    if (type == nullptr || !is_json(*type)) {
+        ApiError error{.status = 415,
+                       .message =
+                           "the body must be JSON and the request must say so with the one header field "
+                           "'Content-Type: application/json' (curl: -H 'Content-Type: application/json')"};
+        if (type != nullptr) { error.message += "; it says '" + type->substr(0, kShownBytesMax) + "'"; }
+        error.code = "unsupported_content_type";
+        return pass_on(std::move(error));
     }
-    if (in_flight_ >= setup_.options.inflight_requests_max ||
-        preparing_bytes_ + request.body.size() > setup_.options.http.bodies_bytes_max) {
+    if (in_flight_ >= setup_.options.inflight_requests_max) {
         return pass_on(api_error({base::ErrorCode::resource_exhausted, "too many requests are in work"}, 1000));
     }
     return {};
@@ -107,20 +123,23 @@ void Intake::take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<
     }
     ++in_flight_;
     setup_.metrics.in_flight(GatewayMetrics::kNoModel, 1);
-    preparing_bytes_ += request.body.size();
-    setup_.post_text([this,
-                      waiting = Waiting{.endpoint = endpoint,
-                                        .exchange = exchange,
-                                        .tag = std::move(tag),
-                                        .tenant = std::move(*tenant),
-                                        .slo = std::move(*slo),
-                                        .body_bytes = request.body.size()},
-                      body = std::move(request.body), clusters = setup_.table.clusters(),
-                      now_unix_s = setup_.clock.unix_us() / 1'000'000] {
-        auto output = std::make_shared<Stages::Output>(run_stages(
-            waiting, {.endpoint = waiting.endpoint, .body = body, .clusters = clusters, .now_unix_s = now_unix_s}));
-        setup_.post([this, output, waiting] { prepared(std::move(*output), waiting); });
-    });
+    const std::string payer = request.payer();
+    const std::size_t bytes = request.body.size();
+    setup_.post_text(
+        payer, bytes,
+        [this,
+         waiting = Waiting{.endpoint = endpoint,
+                           .exchange = exchange,
+                           .tag = std::move(tag),
+                           .tenant = std::move(*tenant),
+                           .slo = std::move(*slo),
+                           .bytes = std::move(request.bytes)},
+         body = std::move(request.body), clusters = setup_.table.clusters(),
+         now_unix_s = setup_.clock.unix_us() / 1'000'000] {
+            auto output = std::make_shared<Stages::Output>(run_stages(
+                waiting, {.endpoint = waiting.endpoint, .body = body, .clusters = clusters, .now_unix_s = now_unix_s}));
+            setup_.post([this, output, waiting] { prepared(std::move(*output), waiting); });
+        });
 }
 
 void Intake::take_text(const TextRouteForm& route, HttpRequest request, const std::shared_ptr<Exchange>& exchange,
@@ -131,25 +150,25 @@ void Intake::take_text(const TextRouteForm& route, HttpRequest request, const st
     }
     ++in_flight_;
     setup_.metrics.in_flight(GatewayMetrics::kNoModel, 1);
-    preparing_bytes_ += request.body.size();
-    setup_.post_text([this, route, exchange, tag = std::move(tag), body = std::move(request.body),
-                      clusters = setup_.table.clusters(), now_unix_s = setup_.clock.unix_us() / 1'000'000] {
-        auto answer = std::make_shared<TextAnswer>(
-            draining_ ? TextAnswer{std::nullopt, pass_on(not_ready("the gateway is draining"))}
-                      : answer_text(route.route, body,
-                                    {.limits = setup_.options.form,
-                                     .models = setup_.models,
-                                     .clusters = clusters,
-                                     .now_unix_s = now_unix_s}));
-        setup_.post([this, answer, route, exchange, tag, body_bytes = body.size()] {
-            text_answered(*answer, route, body_bytes, *exchange, tag);
+    const std::string payer = request.payer();
+    const std::size_t bytes = request.body.size();
+    setup_.post_text(
+        payer, bytes,
+        [this, route, exchange, tag = std::move(tag), body = std::move(request.body), hold = std::move(request.bytes),
+         clusters = setup_.table.clusters(), now_unix_s = setup_.clock.unix_us() / 1'000'000] {
+            auto answer = std::make_shared<TextAnswer>(
+                draining_ ? TextAnswer{std::nullopt, pass_on(not_ready("the gateway is draining"))}
+                          : answer_text(route.route, body,
+                                        {.limits = setup_.options.form,
+                                         .models = setup_.models,
+                                         .clusters = clusters,
+                                         .now_unix_s = now_unix_s}));
+            setup_.post([this, answer, route, exchange, tag, hold] { text_answered(*answer, route, *exchange, tag); });
         });
-    });
 }
 
-void Intake::text_answered(const TextAnswer& answer, const TextRouteForm& route, std::size_t body_bytes,
-                           Exchange& exchange, const RequestTag& tag) {
-    preparing_bytes_ -= body_bytes;
+void Intake::text_answered(const TextAnswer& answer, const TextRouteForm& route, Exchange& exchange,
+                           const RequestTag& tag) {
     setup_.metrics.in_flight(GatewayMetrics::kNoModel, -1);
     leave();
     RequestEnd end{
@@ -180,7 +199,6 @@ Stages::Output Intake::run_stages(const Waiting& waiting, const Stages::Input& i
 void Intake::prepared(Stages::Output output, Waiting waiting) {
     ApiResult<PreparedRequest>& result = output.prepared;
     std::string_view model = output.model ? setup_.models[*output.model].name : GatewayMetrics::kNoModel;
-    preparing_bytes_ -= waiting.body_bytes;
     setup_.metrics.in_flight(GatewayMetrics::kNoModel, -1);
     if (waiting.exchange->is_gone()) {
         leave();

@@ -18,6 +18,7 @@
 #include "gateway/options.h"
 #include "gateway/request/request_table.h"
 #include "gateway/stages.h"
+#include "gateway/text_queue.h"
 
 namespace gateway {
 
@@ -35,9 +36,9 @@ public:
         GatewayMetrics& metrics;
         RequestLog& log;
         const base::Clock& clock;
-        Post post;       // back to the I/O thread
-        Post post_text;  // to a text thread
-        Wake wake = {};  // asks for tick(); empty: its owner looks by itself
+        Post post;           // back to the I/O thread
+        PostText post_text;  // to a text thread
+        Wake wake = {};      // asks for tick(); empty: its owner looks by itself
         std::string version;
     };
     explicit Intake(Setup setup);
@@ -71,8 +72,8 @@ private:
         std::shared_ptr<Exchange> exchange;
         RequestTag tag;
         std::string tenant;
-        SloWish slo;  // of the header
-        std::size_t body_bytes;
+        SloWish slo;                               // of the header
+        std::shared_ptr<ByteAccount::Hold> bytes;  // counted until its sequences start; may be null
     };
     /// The error of a body that is not taken now.
     ApiResult<void> admit_body(const HttpRequest& request) const;
@@ -84,8 +85,7 @@ private:
     std::size_t sequences_of(const PreparedRequest& prepared) const;
     std::shared_ptr<ClientAnswer> make_answer(PreparedRequest prepared, RequestSlo slo, const Waiting& waiting);
     std::shared_ptr<ClientAnswer> make_text_answer(PreparedRequest prepared, RequestSlo slo, const Waiting& waiting);
-    void text_answered(const TextAnswer& answer, const TextRouteForm& route, std::size_t body_bytes, Exchange& exchange,
-                       const RequestTag& tag);
+    void text_answered(const TextAnswer& answer, const TextRouteForm& route, Exchange& exchange, const RequestTag& tag);
     /// `end`: all but the status is set.
     void refuse(const ApiError& error, Exchange& exchange, const RequestTag& tag, RequestEnd end);
     void done(ClientAnswer& answer);
@@ -97,7 +97,6 @@ private:
     std::mt19937_64 random_;
     std::unordered_map<ClientAnswer*, std::shared_ptr<ClientAnswer>> answers_;
     std::size_t in_flight_ = 0;
-    std::uint64_t preparing_bytes_ = 0;  // bodies that wait for a text thread
     std::atomic<bool> draining_{false};  // set by the I/O thread, read by the text threads too
     std::function<void()> drain_progress_;
 };

@@ -50,8 +50,17 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
     http.limits.header_fields_max =
         integer(config, "gateway.header_fields_max", http.limits.header_fields_max, 8, 1000);
     http.limits.body_bytes_max = integer(config, "gateway.body_bytes_max", http.limits.body_bytes_max, 1024, kGiB);
+    http.hosts = config.strings("gateway.hosts", http.hosts);
+    http.trusted_proxies = config.strings("gateway.trusted_proxies", http.trusted_proxies);
+    const std::string forwarded =
+        config.choice("gateway.forwarded_field", "x-forwarded-for", {"x-forwarded-for", "forwarded"});
+    http.forwarded_field = forwarded == "forwarded" ? ForwardedField::forwarded : ForwardedField::x_forwarded_for;
     http.connections_max = integer(config, "gateway.connections_max", http.connections_max, 1, 1 << 20);
+    http.connections_per_client_max =
+        integer(config, "gateway.connections_per_client_max", http.connections_per_client_max, 1, 1 << 20);
     http.bodies_bytes_max = integer(config, "gateway.bodies_bytes_max", http.bodies_bytes_max, 1024, 64 * kGiB);
+    http.bodies_bytes_per_client_max =
+        integer(config, "gateway.bodies_bytes_per_client_max", http.bodies_bytes_per_client_max, 1024, 64 * kGiB);
     http.send_buffer_bytes_max =
         integer(config, "gateway.send_buffer_bytes_max", http.send_buffer_bytes_max, 1024, kGiB);
     http.socket_send_bytes = integer(config, "gateway.socket_send_bytes", http.socket_send_bytes, 0, 1 << 26);

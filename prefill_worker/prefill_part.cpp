@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/log_limit.h"
 
 namespace prefill_worker {
 
@@ -38,7 +39,8 @@ void PrefillPart::admitted(Sequence& sequence) {
                                       .deadline = deadline,
                                       .kv_mode = sequence.request.kv_mode});
     if (!opened) {
-        spdlog::warn("hand-off {} cannot begin: {}", kv_transfer::to_string(handoff.key), opened.error().message);
+        base::warn_limited("hand-off cannot begin", "hand-off {} cannot begin: {}", kv_transfer::to_string(handoff.key),
+                           opened.error().message);
         not_opened_.insert_or_assign(request, opened.error());
         return;
     }
@@ -136,8 +138,8 @@ void PrefillPart::apply(const kv_transfer::SenderEvent& event) {
         case Kind::failed:
             at->second.error = event.error;
             if (event.error && event.error->code != base::ErrorCode::cancelled) {
-                spdlog::warn("hand-off {} failed, decode computes its KV: {}", kv_transfer::to_string(event.key),
-                             event.error->message);
+                base::warn_limited("hand-off failed", "hand-off {} failed, decode computes its KV: {}",
+                                   kv_transfer::to_string(event.key), event.error->message);
             }
             break;
         case Kind::released:

@@ -18,7 +18,7 @@
 
 #include "base/bounded_queue.h"
 #include "base/check.h"
-#include "base/log.h"
+#include "base/log_limit.h"
 #include "proto/channel.h"
 #include "proto/scheduler.grpc.pb.h"
 #include "proto/status.h"
@@ -299,7 +299,7 @@ private:
             return scheduler_.report(stream.session(), stream.report());
         });
         if (!answer) {
-            spdlog::warn("a worker's stream is closed: {}", answer.error().message);
+            base::warn_limited("stream closed", "a worker's stream is closed: {}", answer.error().message);
             scheduler_.detach(stream.session());
             stream.finish(proto::status_of(answer.error()));
             return;

@@ -4,6 +4,8 @@
 #include <limits>
 #include <sstream>
 
+#include "base/sampling_ranges.h"
+
 namespace text {
 namespace {
 
@@ -68,17 +70,17 @@ std::vector<base::TokenId> ids_in(const json::object& config, std::string_view n
 }
 
 void check_defaults(GenerationDefaults& defaults, const std::string& where, std::vector<std::string>& warnings) {
-    const auto check = [&](std::optional<double>& value, const char* name, double low, double high) {
-        if (!value || (*value >= low && *value <= high)) { return; }
-        warnings.push_back(where + name + " is " + shown(*value) + ", must be from " + shown(low) + " to " +
-                           shown(high) + ": it is left out");
+    const auto check = [&](std::optional<double>& value, const char* name, const base::NumberRange& range) {
+        if (!value || range.holds(*value)) { return; }
+        warnings.push_back(where + name + " is " + shown(*value) + ", must be from " + shown(range.low) + " to " +
+                           shown(range.high) + ": it is left out");
         value.reset();
     };
-    check(defaults.temperature, "temperature", 0, 2);
-    check(defaults.top_p, "top_p", 0, 1);
-    check(defaults.min_p, "min_p", 0, 1);
-    check(defaults.repetition_penalty, "repetition_penalty", 0.01, 10);
-    if (defaults.top_k && *defaults.top_k < -1) {
+    check(defaults.temperature, "temperature", base::kTemperatureRange);
+    check(defaults.top_p, "top_p", base::kTopPRange);
+    check(defaults.min_p, "min_p", base::kMinPRange);
+    check(defaults.repetition_penalty, "repetition_penalty", base::kRepetitionPenaltyRange);
+    if (defaults.top_k && *defaults.top_k < base::kTopKLow) {
         warnings.push_back(where + "top_k is " + std::to_string(*defaults.top_k) +
                            ", must be at least -1: it is left "
                            "out");

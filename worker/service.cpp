@@ -12,6 +12,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/log_limit.h"
 #include "proto/channel.h"
 #include "proto/status.h"
 #include "proto/worker.grpc.pb.h"
@@ -86,8 +87,8 @@ public:
         last_sent_ = impl_.clock->now();
         if (queue_.size() == 1) { StartWrite(&queue_.front().event); }
         if (queued_bytes_ > impl_.options.output_buffer_bytes && reads_too_slowly()) {
-            spdlog::warn("gateway {} reads too slowly ({} bytes wait): its stream is cut", base::log_safe(name_),
-                         queued_bytes_);
+            base::warn_limited("slow gateway", "gateway {} reads too slowly ({} bytes wait): its stream is cut",
+                               base::log_safe(name_), queued_bytes_);
             context_.TryCancel();
         }
     }

@@ -142,12 +142,11 @@ private:
     std::function<void(std::string_view)> gone_;
 };
 
-Connection::Connection(boost::asio::ip::tcp::socket socket, std::shared_ptr<HttpServer::Shared> server)
-    : socket_(std::move(socket)), server_(std::move(server)), read_buffer_(kReadBytes, '\0') {}
+Connection::Connection(boost::asio::ip::tcp::socket socket, const boost::asio::ip::address& peer,
+                       std::shared_ptr<HttpServer::Shared> server)
+    : socket_(std::move(socket)), server_(std::move(server)), read_buffer_(kReadBytes, '\0'), peer_(peer) {}
 
-Connection::~Connection() {
-    free_body_bytes();
-}
+Connection::~Connection() = default;
 
 void Connection::start() {
     boost::system::error_code ignored;
@@ -158,6 +157,7 @@ void Connection::start() {
             ignored);
     }
     set_read_deadline(server_->setup.options.header_timeout);
+    note_idle();
     read();
 }
 
@@ -183,7 +183,9 @@ void Connection::on_read(std::size_t bytes) {
             set_read_deadline(server_->setup.options.header_timeout);  // a next request begins
         }
         input_.append(read_buffer_, 0, bytes);
+        note_idle();
         process();
+        note_idle();
     } else if ((discarded_bytes_ += bytes) > kLingerBytesMax) {
         close("client_gone");
     }
@@ -203,6 +205,7 @@ void Connection::on_read_end(bool in_order) {
 
 void Connection::go_on() {
     process();
+    note_idle();
     read();
     // Of a half-closed client that finished no further request. Its last answer may still be on its way.
     if (read_ended_ && (state_ == State::head || state_ == State::body)) { linger(); }
@@ -293,8 +296,26 @@ void Connection::begin_body(RequestHead head, std::size_t head_bytes) {
     input_.erase(0, head_bytes);
     head_ = std::move(head);
     state_ = State::body;
+    if (auto refusal = admit()) {
+        refuse(std::move(*refusal));
+        return;
+    }
     set_read_deadline(options.body_timeout);
     if (head_->expects_continue && head_->has_body() && input_.empty()) { write("HTTP/1.1 100 Continue\r\n\r\n"); }
+}
+
+std::optional<HttpRefusal> Connection::admit() {
+    if (auto refusal = server_->site.refusal(*head_)) { return refusal; }
+    client_ = client_name(server_->proxies.client_of(peer_, *head_));
+    body_bytes_ = server_->bodies->open(server_->setup.payer ? server_->setup.payer(*head_, client_) : client_);
+    if (!server_->proxies.trusts(peer_)) { return std::nullopt; }  // else its connections are not the client's
+    std::size_t& in_work = server_->proxied[client_];
+    if (in_work >= server_->setup.options.connections_per_client_max) {
+        return HttpRefusal{429, "too many requests of this client are in work"};
+    }
+    ++in_work;
+    proxied_ = client_;
+    return std::nullopt;
 }
 
 bool Connection::process_body() {
@@ -306,10 +327,11 @@ bool Connection::process_body() {
         }
         input_.erase(0, *taken);
         // What has come counts, not what was declared: who only declares must not keep others out.
-        body_bytes_counted_ += *taken;
-        server_->bodies_bytes += *taken;
-        if (server_->bodies_bytes > server_->setup.options.bodies_bytes_max) {
-            refuse({503, "too many request bodies are being received"});
+        const auto counted = body_bytes_->add(*taken);
+        if (counted != ByteAccount::Taken::yes) {
+            const bool all = counted == ByteAccount::Taken::all_full;
+            refuse(all ? HttpRefusal{503, "too many request bodies are being received or prepared"}
+                       : HttpRefusal{429, "too many request bodies of this client are being received or prepared"});
             return false;
         }
         if (!body_->done()) { return false; }
@@ -321,10 +343,11 @@ bool Connection::process_body() {
 void Connection::hand_over() {
     HttpRequest request{.head = std::move(*head_),
                         .body = head_->has_body() ? body_->take() : std::string(),
-                        .received_at = server_->setup.clock.now()};
+                        .received_at = server_->setup.clock.now(),
+                        .client = client_,
+                        .bytes = std::move(body_bytes_)};
     head_.reset();
     body_.reset();
-    free_body_bytes();
     read_deadline_.reset();
     state_ = State::handling;
     ++requests_;
@@ -335,7 +358,7 @@ void Connection::hand_over() {
 }
 
 void Connection::refuse(HttpRefusal refusal) {
-    free_body_bytes();
+    free_request();
     HttpFields fields;
     if (head_) {
         refusal.method = head_->method;
@@ -347,7 +370,7 @@ void Connection::refuse(HttpRefusal refusal) {
     server_->setup.refused(refusal);
     const std::string body = server_->setup.refusal_body(refusal.status, refusal.message);
     if (refusal.status == 405) { fields.emplace_back("Allow", "GET, HEAD, POST, OPTIONS"); }
-    if (refusal.status == 503) { fields.emplace_back("Retry-After", "1"); }
+    if (refusal.status == 503 || refusal.status == 429) { fields.emplace_back("Retry-After", "1"); }
     write(head_text(refusal.status, "application/json", fields, true) +
           "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body);
     linger();
@@ -364,6 +387,7 @@ void Connection::begin_writing() {
     if (is_writing_) { return; }
     write_progress_at_ = server_->setup.clock.now();
     is_writing_ = true;
+    note_idle();
     sweep_in_time();
     // From the event loop, so that everything of this turn goes out in one piece.
     boost::asio::post(socket_.get_executor(), [self = shared_from_this()] { self->flush(); });
@@ -387,6 +411,7 @@ void Connection::flush() {
         } else if (state_ == State::head && input_.empty()) {
             set_read_deadline(server_->setup.options.idle_timeout);
         }
+        note_idle();
         server_->note_progress();
         return;
     }
@@ -409,6 +434,7 @@ void Connection::on_written(std::size_t bytes) {
 
 void Connection::answered() {
     exchange_.reset();
+    free_request();
     probes_sent_ = 0;  // of an answer that was cut
     has_answered_ = true;
     if (close_after_answer_ || server_->draining) {
@@ -423,7 +449,7 @@ void Connection::answered() {
 
 void Connection::linger() {
     // Closing with unread input would reset the connection and could destroy the answer on its way.
-    free_body_bytes();
+    free_request();
     input_.clear();
     end_after_write();
     read();
@@ -506,7 +532,8 @@ void Connection::drain() {
 void Connection::close(std::string_view cause) {
     if (state_ == State::closed) { return; }
     state_ = State::closed;
-    free_body_bytes();
+    free_request();
+    server_->book.closed(*this);
     if (exchange_) { exchange_->client_gone(cause); }
     exchange_.reset();
     boost::system::error_code ignored;
@@ -519,9 +546,12 @@ void Connection::close(std::string_view cause) {
     });
 }
 
-void Connection::free_body_bytes() {
-    server_->bodies_bytes -= body_bytes_counted_;
-    body_bytes_counted_ = 0;
+void Connection::free_request() {
+    body_bytes_.reset();
+    if (proxied_.empty()) { return; }
+    const auto at = server_->proxied.find(proxied_);
+    if (--at->second == 0) { server_->proxied.erase(at); }
+    proxied_.clear();
 }
 
 }  // namespace gateway

@@ -5,10 +5,13 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "gateway/http/body_reader.h"
+#include "gateway/http/connection_book.h"
 #include "gateway/http/server.h"
+#include "gateway/http/site_check.h"
 #include "gateway/wake_timer.h"
 
 namespace gateway {
@@ -17,8 +20,15 @@ class Connection;
 
 /// What the connections of one server share.
 struct HttpServer::Shared {
-    Shared(boost::asio::io_context& io, Setup setup_)
+    Shared(boost::asio::io_context& io, Setup setup_, SiteCheck site_, TrustedProxies proxies_)
         : setup(std::move(setup_)),
+          site(std::move(site_)),
+          proxies(std::move(proxies_)),
+          bodies(std::make_shared<ByteAccount>(
+              ByteAccount::Options{.bytes_max = setup.options.bodies_bytes_max,
+                                   .bytes_per_payer_max = setup.options.bodies_bytes_per_client_max})),
+          book({.connections_max = setup.options.connections_max,
+                .connections_per_client_max = setup.options.connections_per_client_max}),
           acceptor(io),
           timers(io, setup.clock, [this](base::TimePoint now) { return sweep(now); }) {}
 
@@ -26,10 +36,14 @@ struct HttpServer::Shared {
     std::optional<base::TimePoint> sweep(base::TimePoint now);
 
     Setup setup;
+    const SiteCheck site;
+    const TrustedProxies proxies;
+    const std::shared_ptr<ByteAccount> bodies;
+    ConnectionBook book;
+    std::unordered_map<std::string, std::size_t> proxied;  // requests in work, by client, that came by a trusted proxy
     boost::asio::ip::tcp::acceptor acceptor;
     WakeTimer timers;
     std::unordered_set<std::shared_ptr<Connection>> connections;
-    std::uint64_t bodies_bytes = 0;
     bool draining = false;
     std::function<void()> drain_progress;  // while it drains
 
@@ -45,7 +59,9 @@ struct HttpServer::Shared {
 /// side gets its answers. Times are checked by the server's timers, on the server's clock.
 class Connection : public std::enable_shared_from_this<Connection> {
 public:
-    Connection(boost::asio::ip::tcp::socket socket, std::shared_ptr<HttpServer::Shared> server);
+    /// `peer`: the address at the other end.
+    Connection(boost::asio::ip::tcp::socket socket, const boost::asio::ip::address& peer,
+               std::shared_ptr<HttpServer::Shared> server);
     ~Connection();
 
     void start();
@@ -89,6 +105,8 @@ private:
     bool process_head();
     bool process_body();
     void begin_body(RequestHead head, std::size_t head_bytes);
+    /// Why the request whose head has come is not taken, if it is not.
+    std::optional<HttpRefusal> admit();
     void hand_over();
     void refuse(HttpRefusal refusal);
 
@@ -99,7 +117,10 @@ private:
     void answered();
     void linger();
     void end_after_write();
-    void free_body_bytes();
+    /// Nothing of the request is counted any more by us.
+    void free_request();
+    /// Tells the book whether we are idle.
+    void note_idle() { server_->book.set_idle(*this, is_idle()); }
     void begin_writing();
     /// The read deadline counts. A client that takes its last answer may do so slowly; the write timeout watches it.
     bool reads_in_time() const;
@@ -121,7 +142,10 @@ private:
 
     std::optional<RequestHead> head_;
     std::unique_ptr<BodyReader> body_;
-    std::uint64_t body_bytes_counted_ = 0;
+    const boost::asio::ip::address peer_;
+    std::string client_;   // of the request
+    std::string proxied_;  // likewise, while it is counted in Shared::proxied; else empty
+    std::shared_ptr<ByteAccount::Hold> body_bytes_;
 
     std::string output_;   // waits for the running write
     std::string writing_;  // handed to the socket

@@ -19,6 +19,8 @@ public:
     /// Error: invalid_argument for what no browser would send as an origin: a path, a pattern, no scheme.
     static base::Result<Cors> make(const std::vector<std::string>& origins);
 
+    /// Whether a page of `origin` may ask.
+    bool allows(std::string_view origin) const { return allowed(origin) != Allowed::no; }
     /// For every answer, refusals and streams too, to a request from `origin` (empty: it named none).
     HttpFields answer_fields(std::string_view origin) const;
     /// What the answer to a preflight, a browser's question before a request, has besides answer_fields(). Empty where

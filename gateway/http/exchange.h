@@ -2,12 +2,14 @@
 
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "base/clock.h"
+#include "gateway/http/byte_account.h"
 #include "gateway/http/gate.h"
 
 namespace gateway {
@@ -17,6 +19,12 @@ struct HttpRequest {
     RequestHead head;
     std::string body;
     base::TimePoint received_at;  // last byte
+    std::string client = {};      // name of the address that it comes from (client_address.h)
+    /// Counts the body for as long as anybody keeps it: until the request's sequences start. Null: nobody counts.
+    std::shared_ptr<ByteAccount::Hold> bytes = {};
+
+    /// Whom its work is counted for.
+    std::string payer() const { return bytes ? bytes->payer() : client; }
 };
 
 using HttpFields = std::vector<std::pair<std::string, std::string>>;

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "base/log.h"
+#include "base/log_limit.h"
+#include "gateway/http/answer_head.h"
 #include "gateway/http/connection.h"
 
 namespace gateway {
@@ -20,34 +22,51 @@ using asio::ip::tcp;
 
 constexpr base::Duration kAcceptPause = std::chrono::milliseconds(100);  // out of file descriptors
 
+/// One send that fits every socket buffer, then closed: a full server spends nothing more on it.
+void turn_away(HttpServer::Shared& shared, tcp::socket& socket, const HttpRefusal& refusal) {
+    const std::string body = shared.setup.refusal_body(refusal.status, refusal.message);
+    const std::string text = head_text(refusal.status, "application/json", {{"Retry-After", "1"}}, true) +
+                             "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
+    boost::system::error_code ignored;
+    socket.non_blocking(true, ignored);
+    socket.write_some(asio::buffer(text), ignored);
+    socket.shutdown(tcp::socket::shutdown_send, ignored);
+    shared.setup.refused(refusal);
+}
+
+void take_in(const std::shared_ptr<HttpServer::Shared>& shared, tcp::socket socket) {
+    boost::system::error_code error;
+    const tcp::endpoint peer = socket.remote_endpoint(error);
+    if (error) { return; }  // gone already
+    const std::string client = shared->proxies.trusts(peer.address()) ? "" : client_name(peer.address());
+    const ConnectionBook::Room room = shared->book.room_for(client);
+    if (!room.is_there) {
+        turn_away(*shared, socket,
+                  room.client_is_full ? HttpRefusal{429, "too many connections of this client"}
+                                      : HttpRefusal{503, "too many connections"});
+        return;
+    }
+    if (room.close_first != nullptr) { room.close_first->close("idle"); }
+    const auto connection = std::make_shared<Connection>(std::move(socket), peer.address(), shared);
+    shared->connections.insert(connection);
+    shared->book.opened(*connection, client);
+    connection->start();
+}
+
 void accept(const std::shared_ptr<HttpServer::Shared>& shared) {
     if (shared->stopped) { return; }
     shared->acceptor.async_accept([shared](const boost::system::error_code& error, tcp::socket socket) {
         if (shared->stopped) { return; }
         if (error) {
             if (error == asio::error::operation_aborted) { return; }
-            spdlog::warn("accepting a connection failed: {}", error.message());
+            base::warn_limited("accept", "accepting a connection failed: {}", error.message());
+            // Out of file descriptors, the longest idle one is of more use to who comes.
+            if (Connection* const idle = shared->book.longest_idle()) { idle->close("idle"); }
             auto timer = std::make_shared<asio::steady_timer>(shared->acceptor.get_executor(), kAcceptPause);
             timer->async_wait([shared, timer](const boost::system::error_code&) { accept(shared); });
             return;
         }
-        if (shared->connections.size() >= shared->setup.options.connections_max) {
-            // One send that fits every socket buffer, then closed: a full server spends nothing more on it.
-            const std::string body = shared->setup.refusal_body(503, "too many connections");
-            const std::string text =
-                "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: "
-                "close\r\nContent-Length: " +
-                std::to_string(body.size()) + "\r\n\r\n" + body;
-            boost::system::error_code ignored;
-            socket.non_blocking(true, ignored);
-            socket.write_some(asio::buffer(text), ignored);
-            socket.shutdown(tcp::socket::shutdown_send, ignored);
-            shared->setup.refused({.status = 503, .message = "too many connections"});
-        } else {
-            const auto connection = std::make_shared<Connection>(std::move(socket), shared);
-            shared->connections.insert(connection);
-            connection->start();
-        }
+        take_in(shared, std::move(socket));
         accept(shared);
     });
 }
@@ -78,8 +97,12 @@ base::Result<std::unique_ptr<HttpServer>> HttpServer::start(asio::io_context& io
                           "refusing to listen on " + host +
                               ": the gateway has no keys yet, so beyond loopback it listens only with --listen-public");
     }
+    auto site = SiteCheck::make(setup.options.hosts, address.is_loopback(), setup.cors);
+    if (!site) { return base::pass_on(site); }
+    auto proxies = TrustedProxies::make(setup.options.trusted_proxies, setup.options.forwarded_field);
+    if (!proxies) { return base::pass_on(proxies); }
     const tcp::endpoint endpoint(address, setup.options.port);
-    auto shared = std::make_shared<Shared>(io, std::move(setup));
+    auto shared = std::make_shared<Shared>(io, std::move(setup), std::move(*site), std::move(*proxies));
     shared->acceptor.open(endpoint.protocol(), error);
     if (!error) { shared->acceptor.set_option(tcp::acceptor::reuse_address(true), error); }
     if (!error) { shared->acceptor.bind(endpoint, error); }

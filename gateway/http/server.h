@@ -4,9 +4,12 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/result.h"
+#include "gateway/http/client_address.h"
 #include "gateway/http/cors.h"
 #include "gateway/http/exchange.h"
 
@@ -22,11 +25,16 @@ struct HttpServerOptions {
     std::uint16_t port = 8000;  // 0: any free one
     bool allow_public = false;  // may listen on more than loopback
     HttpLimits limits;
+    std::vector<std::string> hosts;            // names that it answers to; as SiteCheck
+    std::vector<std::string> trusted_proxies;  // addresses and networks; as TrustedProxies
+    ForwardedField forwarded_field = ForwardedField::x_forwarded_for;
     std::size_t connections_max = 1024;
-    std::uint64_t bodies_bytes_max = 256ull * 1024 * 1024;   // received of unfinished bodies, all connections together
-    std::size_t send_buffer_bytes_max = 1024 * 1024;         // per connection, beyond the kernel's; more cuts it
-    std::size_t socket_send_bytes = 0;                       // SO_SNDBUF; 0: the kernel's choice
-    base::Duration idle_timeout = std::chrono::seconds(75);  // between requests
+    std::size_t connections_per_client_max = 512;           // of one address; behind a trusted proxy: requests in work
+    std::uint64_t bodies_bytes_max = 256ull * 1024 * 1024;  // of requests that come or are prepared, all together
+    std::uint64_t bodies_bytes_per_client_max = 128ull * 1024 * 1024;  // of one client, or tenant, of these
+    std::size_t send_buffer_bytes_max = 1024 * 1024;           // per connection, beyond the kernel's; more cuts it
+    std::size_t socket_send_bytes = 0;                         // SO_SNDBUF; 0: the kernel's choice
+    base::Duration idle_timeout = std::chrono::seconds(75);    // between requests
     base::Duration header_timeout = std::chrono::seconds(10);  // first byte to end of the head
     base::Duration body_timeout = std::chrono::seconds(60);    // end of the head to end of the body
     base::Duration write_timeout = std::chrono::seconds(30);   // a socket that takes nothing for so long is cut
@@ -47,6 +55,8 @@ public:
         RefusalObserver refused;
         std::function<std::string(unsigned status, std::string_view message)> refusal_body;  // JSON
         Cors cors;                                                                           // put on every answer
+        /// Whom a request of `client` is counted for; empty: the client.
+        std::function<std::string(const RequestHead& head, const std::string& client)> payer = {};
     };
     struct Load {
         std::size_t connections = 0;
@@ -55,8 +65,8 @@ public:
         std::size_t slow_clients = 0;
     };
 
-    /// Listens. Error: invalid_argument (bad host), permission_denied (not loopback and not allowed), unavailable (in
-    /// use).
+    /// Listens. Error: invalid_argument (bad host, name or proxy), permission_denied (not loopback and not allowed),
+    /// unavailable (in use).
     static base::Result<std::unique_ptr<HttpServer>> start(boost::asio::io_context& io, Setup setup);
     ~HttpServer();
     HttpServer(const HttpServer&) = delete;

@@ -141,6 +141,10 @@ ApiResult<PreparedRequest> prepare_embedding(RequestForm form, const PrepareCont
         if (auto* given = std::get_if<Tokens>(&form.prompts[i])) {
             tokens = std::move(*given);
         } else {
+            const std::string what = "text " + std::to_string(i) + " of 'input' has";
+            if (auto fits = check_fits(std::get<std::string>(form.prompts[i]).size(), form, context, what); !fits) {
+                return pass_on(fits.error());
+            }
             auto encoded = context.text.encode(std::get<std::string>(form.prompts[i]), true, false, {});
             if (!encoded) {
                 return bad_request("input", "text " + std::to_string(i) + " of 'input': " + encoded.error().message);

@@ -65,15 +65,15 @@ std::optional<std::int64_t> Fields::integer(std::string_view name, std::int64_t 
     return number;
 }
 
-std::optional<double> Fields::number(std::string_view name, double low, double high) {
+std::optional<double> Fields::number(std::string_view name, const base::NumberRange& range) {
     const auto* value = find(name);
     if (value == nullptr) { return std::nullopt; }
     double number = std::numeric_limits<double>::quiet_NaN();
     if (value->is_double()) { number = value->get_double(); }
     if (value->is_int64()) { number = static_cast<double>(value->get_int64()); }
     if (value->is_uint64()) { number = static_cast<double>(value->get_uint64()); }
-    if (!(number >= low && number <= high)) {
-        problem(name, "must be a number from " + shown(low) + " to " + shown(high));
+    if (!range.holds(number)) {
+        problem(name, "must be a number from " + shown(range.low) + " to " + shown(range.high));
         return std::nullopt;
     }
     return number;

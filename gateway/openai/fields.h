@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/sampling_ranges.h"
 #include "gateway/openai/errors.h"
 
 namespace gateway {
@@ -26,7 +27,7 @@ public:
     const boost::json::value* find(std::string_view name) const;
     /// Whole numbers; 3.0 counts as 3, as many clients send it.
     std::optional<std::int64_t> integer(std::string_view name, std::int64_t low, std::int64_t high);
-    std::optional<double> number(std::string_view name, double low, double high);
+    std::optional<double> number(std::string_view name, const base::NumberRange& range);
     std::optional<bool> boolean(std::string_view name);
     std::optional<std::string> string(std::string_view name, std::size_t bytes_max);
     const boost::json::object* object(std::string_view name);

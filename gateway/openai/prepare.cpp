@@ -151,7 +151,28 @@ ApiResult<void> check_text(const RequestForm& form, const FormLimits& limits, co
     return {};
 }
 
+constexpr std::uint64_t kKeptTimes = 8;  // a context, that a text may be long of which only the end is kept
+
 }  // namespace
+
+ApiResult<void> check_fits(std::uint64_t bytes, const RequestForm& form, const PrepareContext& context,
+                           std::string_view what) {
+    const std::uint64_t token_bytes = context.text.token_bytes_max();
+    if (token_bytes == 0) { return {}; }
+    const std::uint64_t least = bytes / token_bytes;
+    const std::uint32_t context_tokens = context.cluster.context_tokens;
+    if (least <= context_tokens * (form.prompt_tokens_kept ? kKeptTimes : 1)) { return {}; }
+    ApiError error{.status = 400,
+                   .message = "This model's maximum context length is " + std::to_string(context_tokens) +
+                              " tokens. However, " + std::string(what) + " " + std::to_string(bytes) +
+                              " bytes, which are at least " + std::to_string(least) +
+                              " tokens. Please reduce the length."};
+    error.param = std::string(form_of(form.endpoint).prompt_field);
+    error.code = "context_length_exceeded";
+    error.prompt_tokens = static_cast<std::uint32_t>(std::min<std::uint64_t>(least, ~std::uint32_t{0}));
+    error.context_tokens = context_tokens;
+    return pass_on(std::move(error));
+}
 
 ApiResult<ChatPrompt> chat_prompt(RequestForm& form, const FormLimits& limits, const TextPort& text,
                                   std::int64_t now_unix_s) {
@@ -185,6 +206,9 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& conte
     };
     std::vector<Written> prompts;
     if (form.endpoint == Endpoint::chat) {
+        if (auto fits = check_fits(form.user_text_bytes, form, context, "your messages have"); !fits) {
+            return pass_on(fits.error());
+        }
         auto prompt = chat_prompt(form, limits, text, context.now_unix_s);
         if (!prompt) { return pass_on(prompt.error()); }
         prompts.push_back({std::move(prompt->tokens), ""});
@@ -197,6 +221,9 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& conte
                 continue;
             }
             std::string& written = std::get<std::string>(one);
+            if (auto fits = check_fits(written.size(), form, context, "your prompt has"); !fits) {
+                return pass_on(fits.error());
+            }
             auto tokens = text.encode(written, form.add_special.value_or(endpoint.adds_special), true, {});
             if (!tokens) { return pass_on(text_error(tokens.error(), param)); }
             prompts.push_back({std::move(*tokens), form.echo ? std::move(written) : std::string()});

@@ -34,6 +34,11 @@ struct PrepareContext {
     std::int64_t now_unix_s;
 };
 
+/// The error of a text of `bytes` that cannot fit whatever its tokens are, so that nobody encodes it; where the client
+/// wants only its end, of one many times too long. `what`: "your prompt has". Thread-safe.
+ApiResult<void> check_fits(std::uint64_t bytes, const RequestForm& form, const PrepareContext& context,
+                           std::string_view what);
+
 /// The prompt of a chat.
 struct ChatPrompt {
     std::string text;                   // as the chat template wrote it
@@ -47,6 +52,7 @@ ApiResult<ChatPrompt> chat_prompt(RequestForm& form, const FormLimits& limits, c
 
 /// From form to tokens: renders the chat template, encodes, checks lengths against the context, hashes the blocks.
 /// Thread-safe; slow for long prompts, so it runs on the gateway's text threads.
+/// A text that cannot fit the context whatever its tokens are is not encoded.
 /// Errors: 400 (more text or logprobs than `limits` allow, template refuses, prompt empty, context_length_exceeded with
 /// both numbers).
 ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& context);

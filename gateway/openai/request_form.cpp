@@ -114,13 +114,15 @@ void read_seed(Fields& fields, const json::value& seed, RequestForm& form) {
 }
 
 void read_sampling(Fields& fields, const FormLimits& limits, std::uint32_t vocabulary, RequestForm& form) {
-    form.temperature = fields.number("temperature", 0, 2);
-    form.top_p = fields.number("top_p", 0, 1);
-    form.min_p = fields.number("min_p", 0, 1);
-    if (const auto top_k = fields.integer("top_k", -1, kTokensMax)) { form.top_k = std::max<std::int64_t>(*top_k, 0); }
-    form.repetition_penalty = fields.number("repetition_penalty", 0.01, 10);  // the engine takes no less
-    form.presence_penalty = fields.number("presence_penalty", -2, 2).value_or(0);
-    form.frequency_penalty = fields.number("frequency_penalty", -2, 2).value_or(0);
+    form.temperature = fields.number("temperature", base::kTemperatureRange);
+    form.top_p = fields.number("top_p", base::kTopPRange);
+    form.min_p = fields.number("min_p", base::kMinPRange);
+    if (const auto top_k = fields.integer("top_k", base::kTopKLow, base::kTopKHigh)) {
+        form.top_k = std::max<std::int64_t>(*top_k, 0);
+    }
+    form.repetition_penalty = fields.number("repetition_penalty", base::kRepetitionPenaltyRange);
+    form.presence_penalty = fields.number("presence_penalty", base::kPresencePenaltyRange).value_or(0);
+    form.frequency_penalty = fields.number("frequency_penalty", base::kFrequencyPenaltyRange).value_or(0);
     if (const auto* seed = fields.find("seed")) { read_seed(fields, *seed, form); }
     if (const auto* bias = fields.object("logit_bias")) {
         if (bias->size() > limits.logit_bias_max) {
@@ -137,7 +139,7 @@ void read_sampling(Fields& fields, const FormLimits& limits, std::uint32_t vocab
             }
             double number = value.is_double() ? value.get_double() : 1000;
             if (value.is_int64()) { number = static_cast<double>(value.get_int64()); }
-            if (!(number >= -100 && number <= 100)) {
+            if (!base::kLogitBiasRange.holds(number)) {
                 fields.problem("logit_bias", "must have values from -100 to 100");
                 return;
             }
@@ -215,14 +217,15 @@ void read_lengths(Fields& fields, const FormLimits& limits, RequestForm& form) {
     }
 }
 
-void read_logprobs(Fields& fields, RequestForm& form) {
+void read_logprobs(Fields& fields, std::uint32_t vocabulary, RequestForm& form) {
+    const std::int64_t top_max = std::min(base::kTopLogprobsMax, vocabulary);
     // Each endpoint has a type of its own for it, and clients of both send the other's.
     const auto* given = fields.find("logprobs");
     if (form.endpoint == Endpoint::completions) {
         if (given != nullptr && given->is_bool()) {
             form.logprobs = given->get_bool();
             form.top_logprobs = form.logprobs ? 1 : 0;
-        } else if (const auto count = fields.integer("logprobs", 0, 20)) {
+        } else if (const auto count = fields.integer("logprobs", 0, top_max)) {
             form.logprobs = true;
             form.top_logprobs = static_cast<std::uint32_t>(*count);
         }
@@ -233,7 +236,7 @@ void read_logprobs(Fields& fields, RequestForm& form) {
     } else {
         form.logprobs = fields.boolean("logprobs").value_or(false);
     }
-    if (const auto top = fields.integer("top_logprobs", 0, 20)) {
+    if (const auto top = fields.integer("top_logprobs", 0, top_max)) {
         if (!form.logprobs && *top > 0) { fields.problem("top_logprobs", "needs 'logprobs' to be true"); }
         form.top_logprobs = static_cast<std::uint32_t>(*top);
     }
@@ -351,7 +354,7 @@ ApiResult<RequestForm> read_form(Endpoint endpoint, const json::object& body, co
     read_lengths(fields, limits, form);
     read_sampling(fields, limits, vocabulary, form);
     read_stop(fields, limits, vocabulary, form);
-    read_logprobs(fields, form);
+    read_logprobs(fields, vocabulary, form);
     if (endpoint == Endpoint::chat) {
         read_chat(fields, form);
     } else {

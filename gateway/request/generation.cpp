@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/log_limit.h"
 #include "proto/errors.h"
 #include "proto/header.h"
 
@@ -458,8 +459,9 @@ void Generation::attempt_failed(base::Incarnation worker, const base::Error& err
     }
     const std::string_view code = base::error_code_name(error.code);
     const auto give_up = [&](const base::Error& told, std::uint32_t retry_after_ms) {
-        spdlog::warn("request {:016x} epoch {}: {} in phase {} ({} tokens), given up: {}", base::raw(id_),
-                     base::raw(epoch_), code, phase_name(phase_), generated_.size(), base::log_safe(error.message));
+        base::warn_limited("request given up", "request {:016x} epoch {}: {} in phase {} ({} tokens), given up: {}",
+                           base::raw(id_), base::raw(epoch_), code, phase_name(phase_), generated_.size(),
+                           base::log_safe(error.message));
         fail(told, retry_after_ms);
     };
     if (!is_retryable(error.code)) { return give_up(for_client(error), 0); }

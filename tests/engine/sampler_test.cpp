@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/sampling_ranges.h"
 #include "engine/exact_math.h"
 #include "engine/philox.h"
 #include "tests/support/catch.h"
@@ -231,6 +232,18 @@ TEST_CASE("what a client may not ask for is named with its range", "[engine][sam
         return text.find(part) != std::string::npos;
     };
     REQUIRE(message([](SamplingParams&) {}) == "fine");
+    // The ends of the one list, as clients may name them.
+    REQUIRE(message([](SamplingParams& p) { p.temperature = static_cast<float>(base::kTemperatureRange.high); }) ==
+            "fine");
+    REQUIRE(message([](SamplingParams& p) {
+                p.repetition_penalty = static_cast<float>(base::kRepetitionPenaltyRange.low);
+            }) == "fine");
+    REQUIRE(message([](SamplingParams& p) {
+                p.repetition_penalty = static_cast<float>(base::kRepetitionPenaltyRange.high);
+            }) == "fine");
+    REQUIRE(message([](SamplingParams& p) { p.top_logprobs = base::kTopLogprobsMax; }) == "fine");
+    REQUIRE(contains(message([](SamplingParams& p) { p.top_logprobs = base::kTopLogprobsMax + 1; }), "top_logprobs"));
+    REQUIRE(contains(message([](SamplingParams& p) { p.temperature = 2.5f; }), "temperature must be in [0, 2]"));
     REQUIRE(contains(message([](SamplingParams& p) { p.temperature = -1; }), "temperature"));
     REQUIRE(contains(message([](SamplingParams& p) { p.temperature = kNan; }), "temperature"));
     REQUIRE(contains(message([](SamplingParams& p) { p.temperature = kInfinity; }), "temperature"));

@@ -230,9 +230,34 @@ TEST_CASE("other encodings and types of a body are refused", "[gateway][api]") {
     World world;
     const std::string good = R"({"prompt":"a"})";
     REQUIRE(world.send("POST", "/completions", good, {{"content-encoding", "gzip"}})->response->status == 415u);
-    REQUIRE(world.send("POST", "/completions", good, {{"content-type", "text/plain"}})->response->status == 415u);
-    REQUIRE(world.send("POST", "/completions", good, {{"content-type", "Application/JSON; charset=utf-8"}})->answers ==
-            0);
+    for (const std::string type :
+         {"text/plain", "", "application/x-www-form-urlencoded", "text/plain; application/json", "multipart/form-data",
+          "application/jsonp", "application/+json", "text/json"}) {
+        for (const std::string path : {"/completions", "/v1/chat/completions", "/tokenize", "/v1/embeddings"}) {
+            CAPTURE(type, path);
+            const auto refused = world.send("POST", path, good, {{"content-type", type}});
+            REQUIRE(refused->response->status == 415u);
+            const auto error = json::parse(refused->response->body).at("error");
+            REQUIRE(error.at("type") == "invalid_request_error");
+            REQUIRE(error.at("code") == "unsupported_content_type");
+            REQUIRE(error.at("message").as_string().find("Content-Type: application/json") != json::string::npos);
+        }
+    }
+    for (const std::string type : {"Application/JSON; charset=utf-8", "application/json", "application/vnd.api+json"}) {
+        CAPTURE(type);
+        REQUIRE(world.send("POST", "/completions", good, {{"content-type", type}})->answers == 0);
+    }
+    const gateway::HttpFields twice{{"content-type", "application/json"}, {"content-type", "text/plain"}};
+    REQUIRE(world.send("POST", "/completions", good, twice)->response->status == 415u);
+    // Nobody says a type where the field is not given, as a page's request without one.
+    gateway::HttpRequest bare;
+    bare.head.method = "POST";
+    bare.head.path = "/v1/completions";
+    bare.body = good;
+    const auto answer = std::make_shared<FakeExchange>();
+    world.api->handle(std::move(bare), answer);
+    world.run();
+    REQUIRE(answer->response->status == 415u);
 }
 
 TEST_CASE("work beyond the bounds gets 429 with Retry-After", "[gateway][api]") {
@@ -247,11 +272,6 @@ TEST_CASE("work beyond the bounds gets 429 with Retry-After", "[gateway][api]") 
     world.say("x", kLength);
     REQUIRE(first->response->status == 200u);
     REQUIRE(world.complete(R"("prompt":"c","max_tokens":1)")->answers == 0);
-
-    gateway::GatewayOptions small;
-    small.http.bodies_bytes_max = 20;
-    World narrow(small);
-    REQUIRE(narrow.complete("\"prompt\":\"" + std::string(40, 'a') + "\"")->response->status == 429u);
 }
 
 TEST_CASE("a silent stream is kept alive by comments, unless its client does not want them", "[gateway][api]") {

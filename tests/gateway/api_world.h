@@ -37,7 +37,8 @@ struct World {
                                 .log = log,
                                 .clock = owner.clock,
                                 .post = [this](std::function<void()> work) { posted.push_back(std::move(work)); },
-                                .post_text = [this](std::function<void()> work) { posted.push_back(std::move(work)); },
+                                .post_text = [this](const std::string&, std::uint64_t,
+                                                    std::function<void()> work) { posted.push_back(std::move(work)); },
                                 .wake = [this](base::TimePoint at) { wakes.push_back(at); },
                                 .load = [] { return gateway::HttpServer::Load{}; },
                                 .cors = cors,
@@ -68,6 +69,9 @@ struct World {
         request.head.path = path;
         request.head.sent_path = path;
         request.head.fields = fields;
+        if (method == "POST" && !request.head.field("content-type")) {
+            request.head.fields.emplace_back("content-type", "application/json");
+        }
         request.body = body;
         request.received_at = owner.clock.now();
         auto exchange = std::make_shared<FakeExchange>();

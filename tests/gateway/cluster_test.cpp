@@ -359,7 +359,7 @@ TEST_CASE("64 streams of a client that stops reading are cut, what waits for it 
     /// Of all rows that begin so and hold `label`.
     const auto sum_of = [&](std::string_view name, std::string_view label) {
         const std::string rows =
-            exchange(cluster.server->port(), "GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+            exchange(cluster.server->port(), "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         double sum = 0;
         for (auto at = rows.find(name); at != std::string::npos; at = rows.find(name, at + 1)) {
             const std::string row = rows.substr(at, rows.find('\n', at) - at);
@@ -421,7 +421,7 @@ TEST_CASE("every worker drops its prefixes, and the answer waits for the last", 
     options.allow_reset_prefix_cache = true;
     Cluster cluster(options);
     wait_until([&] { return cluster.first.hellos == 1 && cluster.second.hellos == 1; });
-    const std::string reset = "POST /reset_prefix_cache HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    const std::string reset = "POST /reset_prefix_cache HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     const std::string done = exchange(cluster.server->port(), reset);
     REQUIRE(status_of(done) == 200);
     REQUIRE(done.ends_with(R"({"status":"ok","workers":2,"blocks":10})"));

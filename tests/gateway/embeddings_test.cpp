@@ -55,7 +55,8 @@ struct World {
                                 .log = log,
                                 .clock = owner.clock,
                                 .post = [this](std::function<void()> work) { posted.push_back(std::move(work)); },
-                                .post_text = [this](std::function<void()> work) { posted.push_back(std::move(work)); },
+                                .post_text = [this](const std::string&, std::uint64_t,
+                                                    std::function<void()> work) { posted.push_back(std::move(work)); },
                                 .wake = [this](base::TimePoint at) { wakes.push_back(at); },
                                 .load = [] { return gateway::HttpServer::Load{}; },
                                 .cors = cors,
@@ -76,6 +77,7 @@ struct World {
         gateway::HttpRequest request;
         request.head.method = "POST";
         request.head.path = path;
+        request.head.fields = {{"content-type", "application/json"}};
         request.body = body;
         request.received_at = owner.clock.now();
         auto exchange = std::make_shared<FakeExchange>();

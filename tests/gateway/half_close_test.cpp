@@ -45,8 +45,8 @@ TEST_CASE("a client that closes its sending side gets its answer, whole and stre
 TEST_CASE("everything that was sent before the close is answered, in order", "[gateway][http][half_close]") {
     Server server;
     Client client(server.core->port());
-    client.send("GET /live HTTP/1.1\r\nHost: h\r\n\r\n" + post(generate(false)) + post("{") + post(generate(true)) +
-                "GET /nothing HTTP/1.1\r\nHost: h\r\n\r\nGET /hea");
+    client.send("GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n" + post(generate(false)) + post("{") +
+                post(generate(true)) + "GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea");
     client.close_sending();
     const std::string received = client.read_all();
     CAPTURE(received);
@@ -78,15 +78,15 @@ TEST_CASE("a half-closed client gets refusals too, and an unfinished request end
           "[gateway][http][half_close]") {
     Server server;
     for (const auto& [bytes, status] : std::vector<std::pair<std::string, int>>{
-             {"GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n", 404},
+             {"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n", 404},
              {post(R"({"prompt":"a","temperature":9})"), 400},
              {"HEAD /live HTTP/1.0\r\n\r\n", 200},
-             {"POST /completions HTTP/1.0\r\nContent-Length: " + std::to_string(generate(true).size()) + "\r\n\r\n" +
-                  generate(true),
+             {"POST /completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: " +
+                  std::to_string(generate(true).size()) + "\r\n\r\n" + generate(true),
               200},
              {"BROKEN\r\n\r\n", 400},
              {"GET /live HTT", 0},
-             {"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nab", 0}}) {
+             {"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nab", 0}}) {
         CAPTURE(bytes);
         Client client(server.core->port());
         client.send(bytes);

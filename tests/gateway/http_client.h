@@ -23,7 +23,15 @@ inline void demand(bool condition, const char* what) {
 /// A client socket with nothing between the test and the bytes. Waits at most 30 s for anything.
 class Client {
 public:
-    explicit Client(std::uint16_t port, int receive_bytes = 0) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    /// `from`: the last number of its own address, 127.0.0.FROM.
+    explicit Client(std::uint16_t port, int receive_bytes = 0, std::uint32_t from = 1)
+        : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
+        if (from != 1) {
+            sockaddr_in own{};
+            own.sin_family = AF_INET;
+            own.sin_addr.s_addr = htonl((127u << 24) | from);
+            demand(::bind(socket_, reinterpret_cast<sockaddr*>(&own), sizeof own) == 0, "bind");
+        }
         if (receive_bytes > 0) { ::setsockopt(socket_, SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof receive_bytes); }
         sockaddr_in address{};
         address.sin_family = AF_INET;
@@ -75,8 +83,8 @@ private:
     std::string received_;
 };
 
-inline std::string exchange(std::uint16_t port, const std::string& bytes) {
-    Client client(port);
+inline std::string exchange(std::uint16_t port, const std::string& bytes, std::uint32_t from = 1) {
+    Client client(port, 0, from);
     client.send(bytes);
     return client.read_all();
 }
@@ -94,7 +102,7 @@ inline std::size_t count(const std::string& text, std::string_view what) {
 }
 
 inline std::string post(const std::string& body, const std::string& fields = "") {
-    return "POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n" + fields +
+    return "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" + fields +
            "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
 }
 
@@ -107,6 +115,6 @@ void wait_until(Condition condition) {
     }
 }
 
-inline const std::string kHealthClose = "GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+inline const std::string kHealthClose = "GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
 }  // namespace gateway_test

@@ -14,8 +14,8 @@ using namespace gateway_test;
 
 using Server = ServerWith<base::SystemClock>;
 
-const std::string kLive = "GET /live HTTP/1.1\r\nHost: h\r\n\r\n";
-const std::string kLiveClose = "GET /live HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+const std::string kLive = "GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const std::string kLiveClose = "GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 const std::string kLongStream = R"({"prompt":"a","max_tokens":500000,"ignore_eos":true,"stream":true})";
 constexpr int kSmallBufferBytes = 32 * 1024;
 
@@ -70,19 +70,19 @@ TEST_CASE("a request may come byte by byte", "[gateway][http]") {
 TEST_CASE("what could smuggle a request is refused and the connection closed", "[gateway][http]") {
     Server server;
     const std::vector<std::pair<std::string, int>> cases = {
-        {"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n", 400},
-        {"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n", 400},
-        {"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2, 2\r\n\r\n{}", 400},
-        {"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n", 400},
+        {"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n", 400},
+        {"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n", 400},
+        {"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2, 2\r\n\r\n{}", 400},
+        {"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n", 400},
         {"GET /live HTTP/1.1\r\n\r\n", 400},
         {"GET /live HTTP/1.1\nHost: h\n\n", 400},
         {"GET /live HTTP/1.1\r\nHost: a\r\nX: 1\r\n folded\r\n\r\n", 400},
         {"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 405},
         {"GET /live HTTP/2.0\r\nHost: a\r\n\r\n", 505},
         {"\x16\x03\x01\x02", 400},
-        {"GET /" + std::string(100'000, 'a') + " HTTP/1.1\r\nHost: h\r\n\r\n", 414},
-        {"GET / HTTP/1.1\r\nHost: h\r\nX: " + std::string(100'000, 'a') + "\r\n\r\n", 431},
-        {"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 104857600\r\n\r\n", 413},
+        {"GET /" + std::string(100'000, 'a') + " HTTP/1.1\r\nHost: localhost\r\n\r\n", 414},
+        {"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + std::string(100'000, 'a') + "\r\n\r\n", 431},
+        {"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 104857600\r\n\r\n", 413},
     };
     for (const auto& [bytes, status] : cases) {
         CAPTURE(bytes.substr(0, 80));
@@ -107,14 +107,16 @@ TEST_CASE("a body that is announced with Expect is asked for", "[gateway][http]"
     // Too large: the answer comes instead of the invitation.
     REQUIRE(status_of(exchange(
                 server.core->port(),
-                "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 99999999\r\n\r\n")) == 413);
+                "POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 99999999\r\n\r\n")) ==
+            413);
 }
 
 TEST_CASE("a chunked body is taken", "[gateway][http]") {
     Server server;
     const std::string received =
         exchange(server.core->port(),
-                 "POST /completions HTTP/1.1\r\nHost: h\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+                 "POST /completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: "
+                 "application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
                  "a\r\n{\"prompt\":\r\n13\r\n\"a\",\"max_tokens\":2}\r\n0\r\n\r\n");
     REQUIRE(status_of(received) == 200);
 }
@@ -131,9 +133,9 @@ TEST_CASE("a stream is chunked for HTTP/1.1 and ends with the connection for HTT
     client.send(kLiveClose);  // the connection goes on
     REQUIRE(status_of(client.read_all()) == 200);
 
-    const std::string old =
-        exchange(server.core->port(),
-                 "POST /completions HTTP/1.0\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body);
+    const std::string old = exchange(
+        server.core->port(), "POST /completions HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: " +
+                                 std::to_string(body.size()) + "\r\n\r\n" + body);
     REQUIRE(old.find("Transfer-Encoding") == std::string::npos);
     REQUIRE(old.ends_with("data: [DONE]\n\n"));
 }
@@ -174,8 +176,8 @@ TEST_CASE("a request that does not arrive in time gets 408, an idle connection i
     options.http.idle_timeout = 20ms;
     Server server(options);
     REQUIRE(status_of(exchange(server.core->port(), "GET /live HTT")) == 408);
-    REQUIRE(status_of(exchange(server.core->port(), "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nab")) ==
-            408);
+    REQUIRE(status_of(exchange(server.core->port(),
+                               "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nab")) == 408);
     REQUIRE(status_of(exchange(server.core->port(), kLive)) == 200);
     REQUIRE(exchange(server.core->port(), "").empty());
 }
@@ -186,10 +188,10 @@ TEST_CASE("connections beyond the bound are turned away", "[gateway][http]") {
     Server server(options);
     Client first(server.core->port());
     Client second(server.core->port());
-    first.send(kLive);
-    second.send(kLive);
-    first.read_until("\"ok\"}");
-    second.read_until("\"ok\"}");
+    first.send(post(kLongStream));
+    second.send(post(kLongStream));
+    first.read_until("data: ");
+    second.read_until("data: ");
     const std::string refused = Client(server.core->port()).read_all();
     REQUIRE(status_of(refused) == 503);
     REQUIRE(refused.find("Retry-After: 1\r\n") != std::string::npos);
@@ -217,8 +219,10 @@ TEST_CASE("bodies that are only declared keep nobody out", "[gateway][http]") {
     std::vector<std::unique_ptr<Client>> idle;
     for (int number = 0; number < 20; ++number) {
         idle.push_back(std::make_unique<Client>(server.core->port()));
-        idle.back()->send("POST /completions HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: " +
-                          std::to_string(gateway::HttpLimits{}.body_bytes_max) + "\r\n\r\n");
+        idle.back()->send(
+            "POST /completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nExpect: "
+            "100-continue\r\nContent-Length: " +
+            std::to_string(gateway::HttpLimits{}.body_bytes_max) + "\r\n\r\n");
         REQUIRE(idle.back()->read_until("\r\n\r\n") == "HTTP/1.1 100 Continue\r\n\r\n");
     }
     REQUIRE(status_of(exchange(server.core->port(),
@@ -273,7 +277,7 @@ TEST_CASE("draining finishes what is in work, says so to probes and refuses what
     server.control->steps = false;
     std::thread stopping([&] { server.core->drain_and_stop(); });
     REQUIRE(idle.read_all().empty());
-    REQUIRE(status_of(exchange(server.core->port(), "GET /ready HTTP/1.1\r\nHost: a\r\n\r\n")) ==
+    REQUIRE(status_of(exchange(server.core->port(), "GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n")) ==
             503);  // closed after the answer
     REQUIRE(status_of(exchange(server.core->port(), kLive)) == 200);
     const std::string refused = exchange(server.core->port(), post(R"({"prompt":"a","max_tokens":1})"));

@@ -56,6 +56,7 @@ struct World {
         gateway::HttpRequest request;
         request.head.method = "POST";
         request.head.path = "/v1/completions";
+        request.head.fields = {{"content-type", "application/json"}};
         request.body = R"({"prompt":"hello"})";
         request.received_at = clock.now();
         auto exchange = std::make_shared<FakeExchange>();
@@ -92,7 +93,8 @@ struct World {
                       .log = log,
                       .clock = clock,
                       .post = [this](std::function<void()> work) { posted.push_back(std::move(work)); },
-                      .post_text = [this](std::function<void()> work) { posted.push_back(std::move(work)); },
+                      .post_text = [this](const std::string&, std::uint64_t,
+                                          std::function<void()> work) { posted.push_back(std::move(work)); },
                       .load = [] { return gateway::HttpServer::Load{}; },
                       .cors = cors,
                       .version = "1"}};

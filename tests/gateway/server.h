@@ -73,11 +73,12 @@ private:
 
 template <class Clock>
 struct ServerWith {
-    explicit ServerWith(gateway::GatewayOptions options = {}) {
+    explicit ServerWith(gateway::GatewayOptions options = {},
+                        std::shared_ptr<const gateway::TextPort> text = std::make_shared<ByteText>()) {
         options.http.port = 0;
         auto started = gateway::GatewayCore::start(
             {.options = options,
-             .models = {{.name = "m", .text = std::make_shared<ByteText>()}},
+             .models = {{.name = "m", .text = std::move(text)}},
              .hash_key = {},
              .clock = clock,
              .metrics = metrics,

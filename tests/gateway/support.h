@@ -46,8 +46,11 @@ public:
     std::uint32_t vocabulary() const override { return kVocabulary; }
     const gateway::SamplingDefaults& sampling_defaults() const override { return defaults; }
 
+    std::size_t token_bytes_max() const override { return bytes_max; }
+
     gateway::SamplingDefaults defaults;
-    bool shows_tools = true;  // the names of tools stand before the messages
+    std::size_t bytes_max = 0;  // what it says of itself; 1 is true
+    bool shows_tools = true;    // the names of tools stand before the messages
 
 private:
     gateway::SpecialTexts special_texts_{{"<s>", "</s>", "<|end|>"}, {"<think>"}};

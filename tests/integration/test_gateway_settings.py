@@ -55,6 +55,27 @@ def test_pages_that_are_named_may_ask(server):
     assert stranger.headers["vary"] == "Origin"
 
 
+def test_pages_of_others_and_borrowed_names_get_nothing(server):
+    body = {"prompt": PROMPT, "max_tokens": 1}
+    for headers, status in (({"Origin": "https://evil.example"}, 403), ({"Origin": "null"}, 403), ({"Host": f"evil.example:{server.port}"}, 403),
+                            ({"Content-Type": "text/plain"}, 415), ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+                            ({"Host": f"localhost:{server.port}"}, 200), ({"Origin": f"http://127.0.0.1:{server.port}"}, 200),
+                            ({"Content-Type": "application/json; charset=utf-8"}, 200)):
+        answer = request(server.port, "POST", "/v1/completions", body, headers=headers)
+        assert answer.status == status, (headers, answer.body)
+        if status != 200:
+            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert request(server.port, "GET", "/metrics", headers={"Host": "evil.example"}).status == 403
+
+
+def test_a_prompt_far_too_long_never_becomes_tokens(server):
+    answer = post(server.port, "/v1/completions", prompt="a b " * 2_000_000, max_tokens=1)
+    assert answer.status == 400, answer.body
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
+    assert "8000000 bytes" in error["message"]
+
+
 def test_every_request_has_one_line_in_the_log(server):
     for name, path, fields, status in (("whole", "/v1/completions", {"prompt": PROMPT, "max_tokens": 3}, 200),
                                        ("streamed", "/v1/completions", {"prompt": PROMPT, "max_tokens": 3, "stream": True}, 200),
@@ -142,7 +163,7 @@ def test_tools_are_shown_to_a_model_whose_template_takes_them(server, tmp_path):
 def test_a_client_that_closes_its_sending_side_is_answered(server, stream):
     body = json.dumps({"prompt": "Once", "max_tokens": 20, "stream": stream}).encode()
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
-        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
         connection.shutdown(socket.SHUT_WR)
         received = b""
         while part := connection.recv(65536):

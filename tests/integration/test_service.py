@@ -87,7 +87,7 @@ def test_keep_alive_serves_several_requests_on_one_connection(port):
 
 
 def test_a_large_body_is_asked_for(port):
-    received = harness.raw_exchange(port, b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
+    received = harness.raw_exchange(port, b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
                                           b"Content-Length: 20\r\n\r\n")
     assert received.startswith(b"HTTP/1.1 100")
 
