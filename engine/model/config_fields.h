@@ -106,7 +106,8 @@ public:
     void wrong(base::ErrorCode code, std::string message) {
         if (error_) { return; }
         const std::string field = prefix_ + message.substr(0, message.find(' '));
-        const auto place = base::find_json_field(text_, field);
+        auto place = base::find_json_field(text_, field);
+        if (!place && !prefix_.empty()) { place = base::find_json_field(text_, prefix_.substr(0, prefix_.size() - 1)); }
         error_ = base::Error{code, file_ + ": " + prefix_ + message +
                                        (place ? " (" + base::json_place(text_, *place) + ")" : std::string())};
     }

@@ -183,6 +183,8 @@ TEST_CASE("what is wrong in config.json is told with line and column", "[engine]
     refused(begin + sizes + "   \"intermediate_size\": -3}", "intermediate_size is -3", "(line 4, column 4)");
     refused(begin + sizes + " \"intermediate_size\": 8,\n \"rope_scaling\": {\"factor\": 0,\n  \"type\": \"linear\"}}",
             "rope_scaling.factor is 0", "(line 5, column 19)");
+    refused(begin + sizes + " \"intermediate_size\": 8,\n \"rope_scaling\": {\"type\": \"linear\"}}",
+            "rope_scaling.factor is missing", "(line 5, column 2)");
     refused(begin + sizes + " \"rms_norm_eps\": NaN}", "\"rms_norm_eps\"", "line 4, column 18");
     refused(begin + sizes + " \"rms_norm_eps\": NaN}", "NaN is no JSON number", "");
     refused(begin + sizes + " \"rope_theta\": -Infinity}", "\"rope_theta\": -Infinity is no JSON number",

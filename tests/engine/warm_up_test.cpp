@@ -113,6 +113,10 @@ TEST_CASE("a model is tried before it is served, with tokens from all over its v
     // Weights that may be loaded one by one, and whose products are infinite.
     auto tensors = engine::random_tensors(test_engine::small_shape(), "F32", 1);
     for (auto& tensor : tensors) {
+        if (tensor.name.find(".mlp.") == std::string::npos &&
+            !tensor.name.ends_with("post_attention_layernorm.weight")) {
+            continue;
+        }
         tensor.fill = [](std::uint64_t, std::span<float> values) { std::fill(values.begin(), values.end(), 9e7f); };
     }
     REQUIRE(engine::write_checkpoint(model, test_engine::small_shape(), tensors, 1u << 30));

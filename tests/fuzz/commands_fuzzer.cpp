@@ -1,5 +1,7 @@
 // Commands of a gateway to a worker, as protobuf bytes: what read_start() lets through and check_start() does not
 // refuse is a request that the step loop can hold. The first byte says which command.
+#include <google/protobuf/stubs/logging.h>
+
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -50,6 +52,11 @@ void read_start(const std::uint8_t* data, int size) {
 }
 
 }  // namespace
+
+extern "C" int LLVMFuzzerInitialize(int* /*count*/, char*** /*arguments*/) {
+    google::protobuf::SetLogHandler(nullptr);  // it tells of every text that is no UTF-8
+    return 0;
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     if (size == 0) { return 0; }

@@ -4,7 +4,12 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "gateway/openai/embedding_form.h"
 #include "gateway/openai/fields.h"
@@ -13,11 +18,38 @@
 
 namespace {
 
+/// Knows a hundred tokens and no text: forms are read before any text becomes tokens.
+class NoText final : public gateway::TextPort {
+public:
+    base::Result<std::vector<base::TokenId>> encode(std::string_view, bool, bool,
+                                                    std::span<const std::size_t>) const override {
+        return std::vector<base::TokenId>{1};
+    }
+    std::string token_bytes(base::TokenId) const override { return "x"; }
+    std::unique_ptr<gateway::Detokenizer> detokenizer(bool) const override { return nullptr; }
+    base::Result<std::string> render_chat(std::string_view, std::int64_t) const override { return std::string(); }
+    const gateway::SpecialTexts& special_texts() const override { return special_texts_; }
+    const std::vector<base::TokenId>& eos_ids() const override { return eos_ids_; }
+    bool takes_tools() const override { return true; }
+    std::vector<std::pair<std::string, std::string>> named_tokens() const override { return {}; }
+    std::optional<base::TokenId> bos() const override { return 1; }
+    std::uint32_t vocabulary() const override { return 100; }
+    const gateway::SamplingDefaults& sampling_defaults() const override { return defaults_; }
+
+private:
+    gateway::SpecialTexts special_texts_{{}, {}};
+    std::vector<base::TokenId> eos_ids_{2};
+    gateway::SamplingDefaults defaults_;
+};
+
 const gateway::Models& models() {
     static const gateway::Models made = [] {
         auto two = gateway::Models::make(
-            {{.name = "text", .text = nullptr, .aliases = {}, .kind = gateway::ModelKind::text},
-             {.name = "vectors", .text = nullptr, .aliases = {}, .kind = gateway::ModelKind::vectors}},
+            {{.name = "text", .text = std::make_shared<NoText>(), .aliases = {}, .kind = gateway::ModelKind::text},
+             {.name = "vectors",
+              .text = std::make_shared<NoText>(),
+              .aliases = {},
+              .kind = gateway::ModelKind::vectors}},
             {"other=text"});
         if (!two) { std::abort(); }
         return std::move(*two);

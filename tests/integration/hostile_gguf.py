@@ -64,11 +64,12 @@ def files() -> Iterator[Case]:
 
 def metadata() -> Iterator[Case]:
     def key(name: str, kind: int, value: Any, label: str, *words: str, served: bool | None = False) -> Case:
-        return Case(f"{name} {label}", gguf(lambda keys, _: keys.update({name: (kind, value)})), words or (name,), served=served)
+        return Case(f"{name} {label}", gguf(lambda keys, _: keys.update({name: (kind, value)})), words or ((FILE,) if served is None else (name,)), served=served)
 
     for name in (*SIZES, *NUMBERS, *TOKENS, "general.architecture"):
         is_optional = name in ("llama.attention.head_count_kv", "llama.rope.freq_base", *TOKENS[2:])
-        yield Case(f"{name} missing", gguf(lambda keys, _, name=name: keys.pop(name)), () if is_optional else (name,), served=None if is_optional else False)
+        yield Case(f"{name} missing", gguf(lambda keys, _, name=name: keys.pop(name)), (FILE,) if is_optional else (name.rpartition(".")[0],),
+                   served=None if is_optional else False)
     for name in SIZES:
         for label, value in {"0": 0, "2^31": 1 << 31, "2^32-1": (1 << 32) - 1}.items():
             yield key(name, U32, value, label, name)
@@ -99,7 +100,7 @@ def metadata() -> Iterator[Case]:
         yield key(f"tokenizer.ggml.{name}_token_id", U32, 1 << 31, "beyond", served=None)
         yield key(f"tokenizer.ggml.{name}_token_id", STRING, "x", "text", served=None)
     yield key("tokenizer.ggml.add_bos_token", BOOL, [True], "a list", served=None)
-    for name, value in {"temperature": float("nan"), "top_p": -1.0, "min_p": 7.0}.items():
+    for name, value in {"temp": float("nan"), "top_p": -1.0, "min_p": 7.0}.items():
         yield key(f"general.sampling.{name}", F32, value, "out of range", f"general.sampling.{name}", served=True)
     yield key("tokenizer.chat_template", STRING, "{% if %}", "broken", served=None)
 

@@ -96,7 +96,7 @@ def config_numbers() -> Iterator[Case]:
                                    "original_max_position_embeddings": 64},
             "llama3 of no tokens": {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                                     "original_max_position_embeddings": 0}}.items():
-        yield Case(f"rope_scaling {name}", edit(CONFIG, rope_scaling=scaling), (CONFIG, "rope_scaling", "line "))
+        yield Case(f"rope_scaling {name}", edit(CONFIG, rope_scaling=scaling), (CONFIG, "line "), ("rope_scaling", '"factor"'))
     wrong: dict[str, list[Any]] = {
         "architectures": [..., None, "LlamaForCausalLM", [], [7], ["MambaForCausalLM"], {}, ["LlamaForCausalLM" * 100_000]],
         "hidden_act": ["gelu", 7, []], "tie_word_embeddings": [1, "yes"], "attention_bias": ["no", 2], "mlp_bias": [True],
@@ -230,8 +230,7 @@ def weight_values() -> Iterator[Case]:
                 return entries, data[:place] + struct.pack("<f", value) + data[place + 4:]
             yield Case(f"{name} in {tensor}", header(change), (WEIGHTS, f"tensor {tensor}: element ["))
     yield Case("zeros for weights", header(lambda entries, data: (entries, bytes(len(data)))), served=True)
-    yield Case("large weights everywhere", header(lambda entries, data: (entries, struct.pack("<f", 9e7) * (len(data) // 4))), any_of=("computes no numbers", ""),
-               served=None)
+    yield Case("large weights everywhere", header(lambda entries, data: (entries, struct.pack("<f", 9e7) * (len(data) // 4))), served=None)
 
 
 # --- shards ---------------------------------------------------------------------------------------------------------------
