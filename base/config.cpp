@@ -6,10 +6,14 @@
 #include <fstream>
 #include <map>
 #include <optional>
-#include <sstream>
+#include <utility>
 
 namespace base {
 namespace {
+
+constexpr std::size_t kFileBytesMax = 4u << 20;
+constexpr std::size_t kDepthMax = 32;
+constexpr std::size_t kValuesMax = 100'000;
 
 struct Entry {
     YAML::Node value;
@@ -37,6 +41,31 @@ std::vector<std::string> split_list(const std::string& text) {
     return items;
 }
 
+/// What stands below `node`, as often as aliases repeat it: one that holds itself has no end, and a few lines of
+/// aliases of aliases hold more than any memory.
+Result<void> check_size(const YAML::Node& node, const std::string& name) {
+    std::vector<std::pair<YAML::Node, std::size_t>> left{{node, 1}};  // with its depth
+    for (std::size_t seen = 0; !left.empty(); ++seen) {
+        const auto [next, depth] = left.back();
+        left.pop_back();
+        if (depth > kDepthMax || seen + left.size() > kValuesMax) {
+            return fail(ErrorCode::invalid_argument, name + " is nested deeper than " + std::to_string(kDepthMax) +
+                                                         " levels or holds more than " + std::to_string(kValuesMax) +
+                                                         " values, those of repeated aliases counted");
+        }
+        if (next.IsSequence()) {
+            for (const auto& item : next) {
+                left.emplace_back(item, depth + 1);
+            }
+        } else if (next.IsMap()) {
+            for (const auto& pair : next) {
+                left.emplace_back(pair.second, depth + 1);
+            }
+        }
+    }
+    return {};
+}
+
 }  // namespace
 
 struct Config::State {
@@ -46,6 +75,10 @@ struct Config::State {
 
     Result<void> flatten(const YAML::Node& node, const std::string& prefix, const std::string& name) {
         for (const auto& pair : node) {
+            if (!pair.first.IsScalar()) {
+                return fail(ErrorCode::invalid_argument, name + ":" + std::to_string(pair.first.Mark().line + 1) +
+                                                             ": a key is a word, not a list or a map");
+            }
             const std::string key = prefix.empty() ? pair.first.Scalar() : prefix + "." + pair.first.Scalar();
             const std::string place = name + ":" + std::to_string(pair.first.Mark().line + 1);
             if (pair.second.IsMap()) {
@@ -95,9 +128,14 @@ Config& Config::operator=(Config&&) noexcept = default;
 Result<void> Config::add_file(const std::filesystem::path& path) {
     std::ifstream file(path);
     if (!file) { return fail(ErrorCode::not_found, "cannot read the config file " + path.string()); }
-    std::ostringstream text;
-    text << file.rdbuf();
-    return add_text(text.str(), path.string());
+    std::string text(kFileBytesMax + 1, '\0');  // the path may name something that has no size, or no end
+    file.read(text.data(), static_cast<std::streamsize>(text.size()));
+    text.resize(static_cast<std::size_t>(file.gcount()));
+    if (text.size() > kFileBytesMax) {
+        return fail(ErrorCode::invalid_argument,
+                    path.string() + " has more than " + std::to_string(kFileBytesMax) + " bytes");
+    }
+    return add_text(text, path.string());
 }
 
 Result<void> Config::add_text(std::string_view yaml, std::string_view name) {
@@ -108,6 +146,7 @@ Result<void> Config::add_text(std::string_view yaml, std::string_view name) {
             return fail(ErrorCode::invalid_argument,
                         std::string(name) + ": a config file is a map of sections and keys");
         }
+        if (auto bounded = check_size(root, std::string(name)); !bounded) { return bounded; }
         return state_->flatten(root, "", std::string(name));
     } catch (const YAML::Exception& error) {
         return fail(ErrorCode::invalid_argument,
@@ -123,6 +162,7 @@ Result<void> Config::set(std::string_view assignment) {
     const std::string key(assignment.substr(0, equals));
     try {
         YAML::Node value = YAML::Load(std::string(assignment.substr(equals + 1)));
+        if (auto bounded = check_size(value, "--set " + key); !bounded) { return bounded; }
         if (value.IsNull()) { value = YAML::Node(""); }
         state_->entries.insert_or_assign(key, Entry{value, "--set " + key});
         return {};

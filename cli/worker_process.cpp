@@ -144,6 +144,9 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
     auto loaded = engine::load_engine(setup.engine, progress);
     if (!loaded) { return base::pass_on(loaded); }
     engine = std::move(*loaded);
+    if (auto tried = engine::try_model(*engine, setup.engine.batch_tokens_max); !tried) {
+        return base::pass_on(tried, setup.engine.model_dir);
+    }
     if (setup.warm_up && engine->keeps_kv() && !engine->kv_store().device().is_host_memory()) {
         const auto begin = std::chrono::steady_clock::now();
         auto warm = engine::warm_up(*engine, setup.engine.batch_tokens_max, setup.engine.batch_sequences_max);

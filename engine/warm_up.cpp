@@ -1,6 +1,9 @@
 #include "engine/warm_up.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -66,6 +69,35 @@ base::Result<void> warm_up(Engine& engine, std::uint32_t batch_tokens_max, std::
         }
     }
     return {};
+}
+
+base::Result<void> try_model(Engine& engine, std::uint32_t batch_tokens_max) {
+    constexpr std::uint32_t kTokens = 8;
+    const base::ModelShape& shape = engine.shape();
+    std::uint32_t tokens = std::min({kTokens, shape.vocabulary, shape.context_tokens, batch_tokens_max});
+    if (engine.keeps_kv()) { tokens = std::min(tokens, engine.layout().block_tokens()); }
+    Batch batch;
+    BatchEntry& entry = batch.add();
+    for (std::uint32_t i = 0; i < tokens; ++i) {
+        entry.tokens.push_back(static_cast<base::TokenId>(std::uint64_t{i} * shape.vocabulary / tokens));
+    }
+    if (engine.keeps_kv()) {
+        entry.set_blocks(std::vector<base::BlockId>{base::BlockId{0}});
+        entry.sample = true;
+        entry.sampler.position = tokens;
+    } else {
+        entry.pooling = Pooling::own;
+    }
+    const auto result = run_to_end(engine, std::move(batch));
+    if (!result) { return base::pass_on(result); }
+    const EntryResult& answer = result->entries.front();
+    const bool is_finite =
+        std::all_of(answer.pooled.begin(), answer.pooled.end(), [](float value) { return std::isfinite(value); });
+    if (!answer.error && is_finite) { return {}; }
+    return base::fail(base::ErrorCode::data_loss,
+                      "the model computes no numbers: " +
+                          (answer.error ? answer.error->message : std::string("its vector is not finite")) +
+                          ". Its weights or the configuration are damaged or do not belong together");
 }
 
 }  // namespace engine

@@ -14,4 +14,9 @@ namespace engine {
 /// there yet. Error: the first of a step.
 base::Result<void> warm_up(Engine& engine, std::uint32_t batch_tokens_max, std::uint32_t batch_sequences_max);
 
+/// One step of a few tokens from all over the vocabulary, as the first request would have it: whether the model gives
+/// numbers at all. Single weights may be in order and their products not, and a server that is healthy and answers
+/// every request with the same error helps nobody. Writes into block 0. Error: that of the step, or data_loss.
+base::Result<void> try_model(Engine& engine, std::uint32_t batch_tokens_max);
+
 }  // namespace engine

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "base/json_place.h"
 #include "text/file_bytes.h"
 
 namespace text {
@@ -14,10 +15,13 @@ base::Result<json::object> read_json_object(const std::filesystem::path& path, s
     json::parse_options options;
     options.max_depth = 128;
     boost::system::error_code error;
-    json::value value = json::parse(*bytes, error, {}, options);
+    json::parser parser({}, options);
+    const std::size_t read = parser.write(bytes->data(), bytes->size(), error);
     if (error) {
-        return base::fail(base::ErrorCode::invalid_argument, path.string() + " is not JSON: " + error.message());
+        return base::fail(base::ErrorCode::invalid_argument, path.string() + " is not JSON: " + error.message() +
+                                                                 " at " + base::describe_json_error(*bytes, read));
     }
+    json::value value = parser.release();
     if (!value.is_object()) {
         return base::fail(base::ErrorCode::invalid_argument, path.string() + " is not a JSON object");
     }

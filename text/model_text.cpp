@@ -117,6 +117,10 @@ base::Result<ModelText> ModelText::load(const fs::path& model_folder, const Toke
     auto tokenizer = Tokenizer::load(model_folder, options);
     if (!tokenizer) { return base::pass_on(tokenizer); }
     model.tokenizer = std::move(*tokenizer);
+    // A tokenizer may load and have no token for anything: better now than with every request.
+    if (const auto tried = model.tokenizer->encode("a b"); !tried) {
+        return base::pass_on(tried, model_folder.string() + ": the tokenizer cannot encode 'a b'");
+    }
     const auto folder = token_folder(model_folder);
     if (!folder) { return base::pass_on(folder); }
     const auto files = read_token_files(*folder, model_folder);

@@ -8,7 +8,9 @@
 #include <map>
 #include <utility>
 
+#include "base/json_place.h"
 #include "engine/model/gguf_checkpoint.h"
+#include "engine/model/json_text.h"
 #include "engine/model/read_file.h"
 
 namespace engine {
@@ -29,10 +31,12 @@ Result<std::map<std::string, std::string>> read_index(const std::filesystem::pat
     const auto wrong = [&](const std::string& what) {
         return base::fail(ErrorCode::data_loss, path.string() + ": " + what);
     };
-    boost::system::error_code parse_error;
-    const json::value document = json::parse(*text, parse_error);
-    if (parse_error) { return wrong("not valid JSON: " + parse_error.message()); }
-    const json::value* entries = document.is_object() ? document.get_object().if_contains("weight_map") : nullptr;
+    const auto document = parse_json_object(*text, path.string(), ErrorCode::data_loss);
+    if (!document) { return base::pass_on(document); }
+    if (const auto twice = base::find_json_duplicate(*text, "weight_map")) {
+        return wrong("weight_map has tensor " + twice->key + " twice (" + base::json_place(*text, twice->offset) + ")");
+    }
+    const json::value* entries = document->if_contains("weight_map");
     if (entries == nullptr || !entries->is_object()) { return wrong("weight_map is missing or not an object"); }
     std::map<std::string, std::string> files;
     for (const auto& [tensor, file] : entries->get_object()) {
@@ -114,16 +118,33 @@ const Tensor* Checkpoint::find(std::string_view name) const {
     return found == tensors_.end() ? nullptr : &found->second;
 }
 
+namespace {
+
+bool holds(const base::MappedFile& file, std::span<const std::byte> part) {
+    return part.data() >= file.bytes().data() && part.data() < file.bytes().data() + file.bytes().size();
+}
+
+}  // namespace
+
+std::string Checkpoint::file_of(const Tensor& tensor) const {
+    for (const File& file : files_) {
+        if (holds(file.mapped, tensor.bytes)) { return file.path; }
+    }
+    if (gguf_) {
+        for (const auto& file : gguf_->files()) {
+            if (holds(file.mapped, tensor.bytes)) { return file.path.string(); }
+        }
+    }
+    return {};
+}
+
 void Checkpoint::let_go(std::span<const std::byte> part) const {
-    const auto holds = [part](const base::MappedFile& file) {
-        return part.data() >= file.bytes().data() && part.data() < file.bytes().data() + file.bytes().size();
-    };
-    for (const base::MappedFile& file : files_) {
-        if (holds(file)) { return file.let_go(part); }
+    for (const File& file : files_) {
+        if (holds(file.mapped, part)) { return file.mapped.let_go(part); }
     }
     if (!gguf_) { return; }
     for (const auto& file : gguf_->files()) {
-        if (holds(file.mapped)) { return file.mapped.let_go(part); }
+        if (holds(file.mapped, part)) { return file.mapped.let_go(part); }
     }
 }
 
@@ -138,7 +159,7 @@ Result<Tensors> Checkpoint::add_file(const std::string& path, std::string_view f
     }
     identity_ += "\n";
     bytes_ += file->bytes().size();
-    files_.push_back(std::move(*file));
+    files_.push_back({.path = path, .mapped = std::move(*file)});
     return tensors;
 }
 

@@ -39,6 +39,9 @@ public:
     /// Where the shape of the model is said, for messages: "config.json".
     std::string_view shape_source() const { return gguf_ ? "the metadata" : "config.json"; }
 
+    /// The file that holds a tensor of find(), for messages.
+    std::string file_of(const Tensor& tensor) const;
+
     /// Says that these bytes of a tensor will not be read soon (MappedFile::let_go()).
     void let_go(std::span<const std::byte> part) const;
 
@@ -49,7 +52,11 @@ private:
     base::Result<void> add_identity(const std::string& path);
     void add_identity(const std::string& name, const Tensor& tensor, std::span<const std::byte> file);
 
-    std::vector<base::MappedFile> files_;
+    struct File {
+        std::string path;
+        base::MappedFile mapped;
+    };
+    std::vector<File> files_;
     std::optional<base::GgufModel> gguf_;
     Tensors tensors_;
     std::string identity_;

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <boost/json.hpp>
-#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -9,7 +8,9 @@
 #include <string_view>
 #include <utility>
 
+#include "base/json_place.h"
 #include "base/result.h"
+#include "engine/model/shape_bounds.h"
 
 // Reading the JSON files of a Hugging Face folder. Internal to this folder.
 namespace engine {
@@ -24,9 +25,11 @@ inline std::string shown(const boost::json::value& value) {
 /// Fields of one JSON object; remembers the first thing that is wrong.
 class Fields {
 public:
-    /// `object` is borrowed. Messages begin with `file` and `prefix` ("rope_scaling.").
-    Fields(const boost::json::object& object, std::string prefix, std::string file = "config.json")
-        : object_(object), prefix_(std::move(prefix)), file_(std::move(file)) {}
+    /// `object` and `text`, which it was read from, are borrowed. Messages begin with `file` and `prefix`
+    /// ("rope_scaling.") and end with the place in `text`.
+    Fields(const boost::json::object& object, std::string prefix, std::string_view text,
+           std::string file = "config.json")
+        : object_(object), prefix_(std::move(prefix)), text_(text), file_(std::move(file)) {}
 
     /// Null counts as missing, as in Python's config classes.
     const boost::json::value* find(std::string_view name) const {
@@ -53,19 +56,20 @@ public:
         return static_cast<std::uint32_t>(number);
     }
 
-    double positive(std::string_view name, std::optional<double> missing) {
+    double number(std::string_view name, const NumberRange& range, std::optional<double> missing) {
         const boost::json::value* value = find(name);
         if (value == nullptr) {
             if (!missing) { wrong(base::ErrorCode::invalid_argument, std::string(name) + " is missing"); }
-            return missing.value_or(1.0);
+            return missing.value_or(range.least);
         }
         double number = std::numeric_limits<double>::quiet_NaN();
         if (value->is_double()) { number = value->get_double(); }
         if (value->is_int64()) { number = static_cast<double>(value->get_int64()); }
-        if (!(std::isfinite(number) && number > 0)) {
+        if (value->is_uint64()) { number = static_cast<double>(value->get_uint64()); }
+        if (!range.holds(number)) {
             wrong(base::ErrorCode::invalid_argument,
-                  std::string(name) + " is " + shown(*value) + ", must be a number above 0");
-            return 1.0;
+                  std::string(name) + " is " + shown(*value) + ", must be a number in " + std::string(range.shown));
+            return range.least;
         }
         return number;
     }
@@ -98,9 +102,14 @@ public:
         }
     }
 
-    /// Keeps the first one.
+    /// Keeps the first one. `message` begins with the name of the field.
     void wrong(base::ErrorCode code, std::string message) {
-        if (!error_) { error_ = base::Error{code, file_ + ": " + prefix_ + message}; }
+        if (error_) { return; }
+        const std::string field = prefix_ + message.substr(0, message.find(' '));
+        auto place = base::find_json_field(text_, field);
+        if (!place && !prefix_.empty()) { place = base::find_json_field(text_, prefix_.substr(0, prefix_.size() - 1)); }
+        error_ = base::Error{code, file_ + ": " + prefix_ + message +
+                                       (place ? " (" + base::json_place(text_, *place) + ")" : std::string())};
     }
     void adopt(const Fields& inner) {
         if (!error_) { error_ = inner.error_; }
@@ -115,6 +124,7 @@ private:
 
     const boost::json::object& object_;
     std::string prefix_;
+    std::string_view text_;
     std::string file_;
     std::optional<base::Error> error_;
 };

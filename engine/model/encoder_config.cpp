@@ -10,6 +10,7 @@
 
 #include "base/gguf_model.h"
 #include "engine/model/config_fields.h"
+#include "engine/model/json_text.h"
 #include "engine/model/read_file.h"
 #include "engine/model/shape_bounds.h"
 
@@ -26,22 +27,8 @@ constexpr std::uint32_t kTokenTypesMax = 1024;
 constexpr std::uint32_t kEncoderHeadDimMax = 256;
 constexpr std::size_t kModulesMax = 16;
 
-Result<json::value> parse(std::string_view text, const std::string& file) {
-    boost::system::error_code parse_error;
-    json::value document = json::parse(text, parse_error);
-    if (parse_error) {
-        return base::fail(ErrorCode::invalid_argument, file + " is not valid JSON: " + parse_error.message());
-    }
-    return document;
-}
-
 Result<json::object> parse_object(std::string_view text, const std::string& file) {
-    auto document = parse(text, file);
-    if (!document) { return base::pass_on(document); }
-    if (!document->is_object()) {
-        return base::fail(ErrorCode::invalid_argument, file + " is not a JSON object: " + shown(*document));
-    }
-    return std::move(document->get_object());
+    return parse_json_object(text, file, ErrorCode::invalid_argument);
 }
 
 /// One step of modules.json.
@@ -51,7 +38,7 @@ struct Step {
 };
 
 Result<std::vector<Step>> read_steps(std::string_view text) {
-    const auto document = parse(text, "modules.json");
+    const auto document = parse_json(text, "modules.json", ErrorCode::invalid_argument);
     if (!document) { return base::pass_on(document); }
     const auto wrong = [](const std::string& what) {
         return base::fail(ErrorCode::invalid_argument, "modules.json: " + what);
@@ -84,7 +71,7 @@ void read_transformer(Fields& fields, EncoderShape& shape) {
     shape.positions = fields.integer("max_position_embeddings", 1, kContextMax);
     inner.context_tokens = shape.positions;
     shape.token_types = fields.integer("type_vocab_size", 1, kTokenTypesMax, 2);
-    shape.layer_norm_eps = fields.positive("layer_norm_eps", 1e-12);
+    shape.layer_norm_eps = fields.number("layer_norm_eps", kEpsilon, 1e-12);
     inner.qkv_bias = true;
     inner.output_bias = true;
     const json::value* activation = fields.find("hidden_act");
@@ -119,7 +106,7 @@ void read_transformer(Fields& fields, EncoderShape& shape) {
 Result<void> read_pooling(const std::string& text, EncoderShape& shape) {
     const auto object = parse_object(text, "the pooling's config.json");
     if (!object) { return base::pass_on(object); }
-    Fields fields(*object, "", "the pooling's config.json");
+    Fields fields(*object, "", text, "the pooling's config.json");
     const std::uint32_t width = fields.integer("word_embedding_dimension", 1, kHiddenMax, shape.transformer.hidden);
     const bool first = fields.boolean("pooling_mode_cls_token", false);
     const bool mean = fields.boolean("pooling_mode_mean_tokens", false);
@@ -187,7 +174,7 @@ Result<void> read_modules(const EncoderFiles& files, EncoderShape& shape) {
 Result<void> read_longest(const std::string& text, EncoderShape& shape) {
     const auto object = parse_object(text, "sentence_bert_config.json");
     if (!object) { return base::pass_on(object); }
-    Fields fields(*object, "", "sentence_bert_config.json");
+    Fields fields(*object, "", text, "sentence_bert_config.json");
     std::uint32_t& longest = shape.transformer.context_tokens;
     longest = std::min(longest, fields.integer("max_seq_length", 1, kContextMax, longest));
     fields.only("do_lower_case", false);
@@ -198,7 +185,7 @@ Result<void> read_longest(const std::string& text, EncoderShape& shape) {
 Result<void> check_prompts(const std::string& text) {
     const auto object = parse_object(text, "config_sentence_transformers.json");
     if (!object) { return base::pass_on(object); }
-    Fields fields(*object, "", "config_sentence_transformers.json");
+    Fields fields(*object, "", text, "config_sentence_transformers.json");
     fields.none("default_prompt_name", "a prompt in front of every text is not supported");
     if (fields.error()) { return tl::unexpected(*fields.error()); }
     return {};
@@ -256,7 +243,7 @@ Result<EncoderShape> parse_encoder_config(const EncoderFiles& files) {
     }
     EncoderShape shape;
     shape.transformer.architecture = *architecture;
-    Fields fields(*object, "");
+    Fields fields(*object, "", files.config);
     read_transformer(fields, shape);
     if (fields.error()) { return tl::unexpected(*fields.error()); }
     if (files.modules) {

@@ -74,16 +74,17 @@ public:
         return static_cast<std::uint32_t>(*number);
     }
 
-    double positive(std::string_view name, std::optional<double> missing) {
+    double number(std::string_view name, const NumberRange& range, std::optional<double> missing) {
         const GgufValue* value = find(name);
         if (value == nullptr) {
             if (!missing) { wrong(ErrorCode::data_loss, name, "is missing"); }
-            return missing.value_or(1.0);
+            return missing.value_or(range.least);
         }
         const auto number = value->number();
-        if (!number || !(std::isfinite(*number) && *number > 0)) {
-            wrong(ErrorCode::data_loss, name, "is " + value->shown() + ", must be a number above 0");
-            return 1.0;
+        if (!number || !range.holds(*number)) {
+            wrong(ErrorCode::data_loss, name,
+                  "is " + value->shown() + ", must be a number in " + std::string(range.shown));
+            return range.least;
         }
         return as_written(*number);
     }
@@ -209,7 +210,7 @@ Result<void> read_rope_factors(const GgufModel& model, ModelShape& shape) {
 }
 
 void read_rope(Keys& keys, ModelShape& shape) {
-    shape.rope_theta = keys.positive("rope.freq_base", 10000.0);
+    shape.rope_theta = keys.number("rope.freq_base", kRopeTheta, 10000.0);
     const std::uint32_t rotated = keys.integer("rope.dimension_count", 1, 1u << 17, shape.head_dim);
     if (rotated != shape.head_dim) {
         keys.wrong(ErrorCode::unimplemented, "rope.dimension_count",
@@ -224,7 +225,7 @@ void read_rope(Keys& keys, ModelShape& shape) {
     for (const char* name : {"rope.scale_linear", "rope.scaling.factor"}) {
         const GgufValue* value = keys.find(name);
         if (value == nullptr || value->number() == 0.0) { continue; }  // 0: none
-        factor = keys.positive(name, 1.0);
+        factor = keys.number(name, kRopeFactor, 1.0);
     }
     const GgufValue* kind = keys.find("rope.scaling.type");
     if (kind != nullptr && kind->string() != "none" && kind->string() != "linear") {
@@ -325,7 +326,7 @@ Result<ModelShape> read_shape(const GgufModel& model) {
     shape.context_tokens = keys.integer("context_length", 1, kContextMax);
     shape.head_dim = keys.integer("attention.key_length", 2, kHeadDimMax, shape.hidden / shape.heads_q);
     const std::uint32_t value_length = keys.integer("attention.value_length", 2, kHeadDimMax, shape.head_dim);
-    shape.rms_norm_eps = keys.positive("attention.layer_norm_rms_epsilon", {});
+    shape.rms_norm_eps = keys.number("attention.layer_norm_rms_epsilon", kEpsilon, {});
     if (value_length != shape.head_dim) {
         keys.wrong(ErrorCode::unimplemented, "attention.value_length",
                    "is " + std::to_string(value_length) + ", only attention.key_length (" +

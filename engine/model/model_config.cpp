@@ -13,6 +13,7 @@
 #include "engine/model/config_fields.h"
 #include "engine/model/encoder_config.h"
 #include "engine/model/gguf_checkpoint.h"
+#include "engine/model/json_text.h"
 #include "engine/model/read_file.h"
 #include "engine/model/shape_bounds.h"
 
@@ -28,8 +29,8 @@ constexpr std::size_t kConfigBytesMax = 4u << 20;  // real ones have a few kB; t
 
 /// `rope_scaling` of transformers 4 (kind in `rope_type` or, older, `type`) or `rope_parameters` of transformers 5
 /// (which holds rope_theta, too).
-void read_rope(Fields& fields, ModelShape& shape) {
-    shape.rope_theta = fields.positive("rope_theta", 10000.0);
+void read_rope(Fields& fields, std::string_view text, ModelShape& shape) {
+    shape.rope_theta = fields.number("rope_theta", kRopeTheta, 10000.0);
     const std::string_view name = fields.find("rope_parameters") != nullptr ? "rope_parameters" : "rope_scaling";
     const json::value* value = fields.find(name);
     if (value == nullptr) { return; }
@@ -37,8 +38,8 @@ void read_rope(Fields& fields, ModelShape& shape) {
         return fields.wrong(ErrorCode::invalid_argument,
                             std::string(name) + " is " + shown(*value) + ", must be an object");
     }
-    Fields rope(value->get_object(), std::string(name) + ".");
-    shape.rope_theta = rope.positive("rope_theta", shape.rope_theta);
+    Fields rope(value->get_object(), std::string(name) + ".", text);
+    shape.rope_theta = rope.number("rope_theta", kRopeTheta, shape.rope_theta);
     rope.only("partial_rotary_factor", 1.0);
     const json::value* kind = rope.find("rope_type");
     if (kind == nullptr) { kind = rope.find("type"); }
@@ -47,12 +48,12 @@ void read_rope(Fields& fields, ModelShape& shape) {
         scaling.kind = base::RopeScaling::Kind::none;
     } else if (*kind == "linear") {
         scaling.kind = base::RopeScaling::Kind::linear;
-        scaling.factor = rope.positive("factor", {});
+        scaling.factor = rope.number("factor", kRopeFactor, {});
     } else if (*kind == "llama3") {
         scaling.kind = base::RopeScaling::Kind::llama3;
-        scaling.factor = rope.positive("factor", {});
-        scaling.low_freq_factor = rope.positive("low_freq_factor", {});
-        scaling.high_freq_factor = rope.positive("high_freq_factor", {});
+        scaling.factor = rope.number("factor", kRopeFactor, {});
+        scaling.low_freq_factor = rope.number("low_freq_factor", kRopeFactor, {});
+        scaling.high_freq_factor = rope.number("high_freq_factor", kRopeFactor, {});
         scaling.original_max_position_tokens = rope.integer("original_max_position_embeddings", 1, 1u << 24);
         if (!rope.error() && scaling.high_freq_factor <= scaling.low_freq_factor) {
             rope.wrong(ErrorCode::invalid_argument, "high_freq_factor must be above low_freq_factor");
@@ -146,7 +147,7 @@ void read_quantization(Fields& fields) {
     if (value == nullptr) { return; }
     bool is_known = false;
     if (value->is_object()) {
-        const Fields config(value->get_object(), "");
+        const Fields config(value->get_object(), "", "");
         const auto is = [&](const char* name, std::string_view expected) {
             const json::value* found = config.find(name);
             return found != nullptr && found->is_string() && found->get_string() == expected;
@@ -175,21 +176,32 @@ void read_quantization(Fields& fields) {
     }
 }
 
+void check_heads(Fields& fields, const ModelShape& shape) {
+    if (shape.heads_q % shape.heads_kv != 0) {
+        fields.wrong(ErrorCode::invalid_argument, "num_key_value_heads is " + std::to_string(shape.heads_kv) +
+                                                      ", must divide num_attention_heads (" +
+                                                      std::to_string(shape.heads_q) + ")");
+    }
+    if (fields.find("head_dim") == nullptr && shape.hidden % shape.heads_q != 0) {
+        fields.wrong(ErrorCode::invalid_argument, "hidden_size is " + std::to_string(shape.hidden) +
+                                                      ", must be a multiple of num_attention_heads (" +
+                                                      std::to_string(shape.heads_q) + ") where head_dim is not given");
+    }
+    if (shape.head_dim < 2 || shape.head_dim % 2 != 0) {
+        fields.wrong(ErrorCode::unimplemented,
+                     "head_dim is " + std::to_string(shape.head_dim) + ", only even numbers are supported");
+    }
+}
+
 }  // namespace
 
 Result<ModelShape> parse_model_config(std::string_view text) {
-    boost::system::error_code parse_error;
-    const json::value document = json::parse(text, parse_error);
-    if (parse_error) {
-        return base::fail(ErrorCode::invalid_argument, "config.json is not valid JSON: " + parse_error.message());
-    }
-    if (!document.is_object()) {
-        return base::fail(ErrorCode::invalid_argument, "config.json is not a JSON object: " + shown(document));
-    }
-    const auto architecture = architecture_in(document.get_object());
+    const auto object = parse_json_object(text, "config.json", ErrorCode::invalid_argument);
+    if (!object) { return base::pass_on(object); }
+    const auto architecture = architecture_in(*object);
     if (!architecture) { return base::pass_on(architecture); }
 
-    Fields fields(document.get_object(), "");
+    Fields fields(*object, "", text);
     ModelShape shape;
     shape.architecture = *architecture;
     read_family(fields, shape);  // first, so that a foreign model is told as such and not by some field it lacks
@@ -203,40 +215,25 @@ Result<ModelShape> parse_model_config(std::string_view text) {
     shape.vocabulary = fields.integer("vocab_size", 1, kVocabularyMax);
     shape.context_tokens = fields.integer("max_position_embeddings", 1, kContextMax);
     shape.head_dim = fields.integer("head_dim", 2, kHeadDimMax, shape.hidden / shape.heads_q);
-    shape.rms_norm_eps = fields.positive("rms_norm_eps", 1e-6);
+    shape.rms_norm_eps = fields.number("rms_norm_eps", kEpsilon, 1e-6);
     shape.tied_embeddings = fields.boolean("tie_word_embeddings", false);
     read_family(fields, shape);  // again: windows are compared with the context
-    read_rope(fields, shape);
+    read_rope(fields, text, shape);
     fields.only("hidden_act", "silu");
     fields.only("partial_rotary_factor", 1.0);
     read_quantization(fields);
     fields.none("compression_config", "compressed checkpoints are not supported, only F32, F16 and BF16");
     if (fields.error()) { return tl::unexpected(*fields.error()); }
 
-    if (shape.heads_q % shape.heads_kv != 0) {
-        return base::fail(ErrorCode::invalid_argument,
-                          "config.json: num_key_value_heads is " + std::to_string(shape.heads_kv) +
-                              ", must divide num_attention_heads (" + std::to_string(shape.heads_q) + ")");
-    }
-    if (fields.find("head_dim") == nullptr && shape.hidden % shape.heads_q != 0) {
-        return base::fail(ErrorCode::invalid_argument, "config.json: hidden_size is " + std::to_string(shape.hidden) +
-                                                           ", must be a multiple of num_attention_heads (" +
-                                                           std::to_string(shape.heads_q) +
-                                                           ") where head_dim is not given");
-    }
-    if (shape.head_dim < 2 || shape.head_dim % 2 != 0) {
-        return base::fail(ErrorCode::unimplemented, "config.json: head_dim is " + std::to_string(shape.head_dim) +
-                                                        ", only even numbers are supported");
-    }
+    check_heads(fields, shape);
+    if (fields.error()) { return tl::unexpected(*fields.error()); }
     return shape;
 }
 
 std::vector<std::string> model_config_warnings(std::string_view text) {
     constexpr std::int64_t kWindow = 4096;  // transformers' MistralConfig
-    boost::system::error_code error;
-    const json::value document = json::parse(text, error);
-    const json::object* config = error ? nullptr : document.if_object();
-    const auto architecture = config == nullptr ? Result<std::string>(std::string()) : architecture_in(*config);
+    const auto config = parse_json_object(text, "config.json", ErrorCode::invalid_argument);
+    const auto architecture = !config ? Result<std::string>(std::string()) : architecture_in(*config);
     if (!architecture || *architecture != "MistralForCausalLM" || config->contains("sliding_window")) { return {}; }
     const json::value* context = config->if_contains("max_position_embeddings");
     if (context == nullptr || !context->is_int64() || context->get_int64() <= kWindow) { return {}; }

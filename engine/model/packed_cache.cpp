@@ -87,6 +87,10 @@ Result<PackedLock> PackedLock::alone(const fs::path& file) {
     return lock;
 }
 
+bool PackedLock::status(struct ::stat& status) const {
+    return file_ >= 0 && ::fstat(file_, &status) == 0;
+}
+
 Result<std::vector<PackedEntry>> list_packed(const std::string& packed_dir) {
     const auto files = files_in(packed_dir);
     if (!files) { return base::pass_on(files); }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/stat.h>
+
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -29,6 +31,9 @@ public:
     static base::Result<PackedLock> in_use(const std::filesystem::path& file);
     /// For nobody else to use meanwhile. Error: unavailable when somebody does.
     static base::Result<PackedLock> alone(const std::filesystem::path& file);
+
+    /// Of the locked file, whatever its name means by now. False when the system does not say.
+    bool status(struct ::stat& status) const;
 
 private:
     explicit PackedLock(int file) : file_(file) {}

@@ -28,8 +28,10 @@
 #include "base/crc32c.h"
 #include "base/log.h"
 #include "base/parallel.h"
+#include "engine/model/packed_sections.h"
 #include "engine/model/read_file.h"
 #include "engine/model/user_folder.h"
+#include "engine/model/weight_check.h"
 #include "engine/model/weight_rows.h"
 
 namespace engine {
@@ -48,8 +50,8 @@ struct Header {
     std::uint64_t file_bytes = 0;
     BlockHash content;
     BlockHash plan;
-    std::uint32_t reserved = 0;
-    std::uint32_t crc = 0;  // CRC-32C of what comes before
+    std::uint32_t checksums_crc = 0;  // CRC-32C of the table behind the items
+    std::uint32_t crc = 0;            // CRC-32C of what comes before
 };
 static_assert(std::is_trivially_copyable_v<Header> && sizeof(Header) == 64 && sizeof(Header) <= kPackedAlignment);
 
@@ -161,15 +163,19 @@ public:
     Result<void> run(const BlockHash& content) {
         for (const PackedItem& item : plan_.items) {
             const std::vector<SourceTensor> tensors = tensors_of(checkpoint_, item);
+            checksums_.push_back(0);
             const auto done = item.inputs == 0 ? pack_vector(item, tensors) : pack_rows(item, tensors);
             if (!done) { return base::pass_on(done); }
             report(item.offset + item.bytes);
         }
         Header header;
         header.format = static_cast<std::uint32_t>(plan_.format);
-        header.file_bytes = plan_.file_bytes;
+        header.file_bytes = packed_file_bytes(plan_);
         header.content = content;
         header.plan = plan_.fingerprint();
+        const auto table = std::as_bytes(std::span<const std::uint32_t>(checksums_));
+        header.checksums_crc = base::crc32c(table);
+        if (auto done = write_at(file_, table, plan_.file_bytes, path_); !done) { return done; }
         header.crc = header_crc(header);
         return write_at(file_, std::as_bytes(std::span(&header, 1)), 0, path_);
     }
@@ -182,7 +188,15 @@ private:
     Result<void> pack_vector(const PackedItem& item, std::span<const SourceTensor> tensors) {
         std::vector<float> values(item.outputs);
         read_vector(tensors, values);
-        return write_at(file_, std::as_bytes(std::span(values)), item.offset, path_);
+        const auto bytes = std::as_bytes(std::span(values));
+        if (auto good = check_weights(checkpoint_, item, tensors, 0, bytes, SourceFormat::f32); !good) { return good; }
+        return write(bytes, item.offset);
+    }
+
+    /// The next part of the item whose checksum is the last one.
+    Result<void> write(std::span<const std::byte> part, std::uint64_t offset) {
+        checksums_.back() = base::crc32c(part, checksums_.back());
+        return write_at(file_, part, offset, path_);
     }
 
     /// Panels of some megabytes at a time. Rows are copied first: a panel may cross from one tensor into the next, and
@@ -197,10 +211,14 @@ private:
             const std::uint32_t rows = std::min(rows_max, item.outputs - begin);
             stage_.resize((rows * row_bytes + 63) / 64 * 64);
             read_rows(item, tensors, begin, rows, stage_format, stage_.data());
+            const auto read = std::span<const std::byte>(stage_).first(rows * row_bytes);
+            if (auto good = check_weights(checkpoint_, item, tensors, begin, read, stage_format); !good) {
+                return good;
+            }
             packed_.resize(packed_bytes(plan_.format, rows, item.inputs));
             pack_matrix(stage_format, stage_.data(), rows, item.inputs, plan_.format, packed_.data());
             const std::uint64_t offset = item.offset + packed_bytes(plan_.format, begin, item.inputs);
-            if (auto done = write_at(file_, packed_, offset, path_); !done) { return done; }
+            if (auto done = write(packed_, offset); !done) { return done; }
             for (const SourceTensor& tensor : tensors) {  // what was read is not needed, what comes is read in again
                 checkpoint_.let_go(tensor.data->bytes);
             }
@@ -216,6 +234,7 @@ private:
     const std::function<void(std::uint64_t, std::uint64_t)>& progress_;
     std::vector<std::byte> stage_;
     std::vector<std::byte> packed_;
+    SectionChecksums checksums_;
 };
 
 /// Names of the files of one checkpoint in one folder.
@@ -230,9 +249,9 @@ public:
     fs::path sidecar() const { return dir_ / (identity_ + ".content"); }
     fs::path lock() const { return dir_ / (identity_ + "-" + std::string(name_of(plan_.format)) + ".lock"); }
     fs::path temporary() const { return dir_ / (identity_ + "-" + std::string(name_of(plan_.format)) + ".partial"); }
-    fs::path packed(const BlockHash& content) const {
-        return dir_ / (hex(content) + "-" + std::string(name_of(plan_.format)) + "-v" +
-                       std::to_string(kPackingVersion) + ".weights");
+    fs::path packed(const BlockHash& content, std::uint32_t version = kPackingVersion) const {
+        return dir_ /
+               (hex(content) + "-" + std::string(name_of(plan_.format)) + "-v" + std::to_string(version) + ".weights");
     }
 
     /// The finished file of known files, if there is one.
@@ -249,16 +268,27 @@ public:
         auto lock = PackedLock::in_use(path);
         if (!lock) { return std::nullopt; }
         auto file = base::MappedFile::open(path);
-        if (!file || file->bytes().size() != plan_.file_bytes) { return std::nullopt; }
+        if (!file || file->bytes().size() != packed_file_bytes(plan_)) { return std::nullopt; }
         Header header;
         std::memcpy(&header, file->bytes().data(), sizeof header);
         const Header expected;
         if (header.magic != expected.magic || header.crc != header_crc(header) || header.version != kPackingVersion ||
-            header.format != static_cast<std::uint32_t>(plan_.format) || header.file_bytes != plan_.file_bytes ||
-            header.content != content || header.plan != plan_.fingerprint()) {
+            header.format != static_cast<std::uint32_t>(plan_.format) ||
+            header.file_bytes != packed_file_bytes(plan_) || header.content != content ||
+            header.plan != plan_.fingerprint() ||
+            header.checksums_crc != base::crc32c(checksum_table(file->bytes(), plan_))) {
             return std::nullopt;
         }
         return PackedFile{std::move(*file), content, path.string(), false, std::move(*lock)};
+    }
+
+    /// Files of older versions that nobody uses are in the way.
+    void remove_older(const BlockHash& content) const {
+        for (std::uint32_t version = 1; version < kPackingVersion; ++version) {
+            const fs::path path = packed(content, version);
+            std::error_code ignored;
+            if (PackedLock::alone(path)) { fs::remove(path, ignored); }
+        }
     }
 
 private:
@@ -302,12 +332,11 @@ Result<void> pack(const Checkpoint& checkpoint, const PackingPlan& plan, const P
                           "packing the weights (" + std::to_string(plan.file_bytes) + " bytes): " + error.message);
     };
     // All of the room at once: a full disk is told now, and never as a SIGBUS. Not every file system can.
-    if (::fallocate(file.number(), 0, 0, static_cast<::off_t>(plan.file_bytes)) != 0 && errno != EOPNOTSUPP) {
+    const auto file_bytes = static_cast<::off_t>(packed_file_bytes(plan));
+    if (::fallocate(file.number(), 0, 0, file_bytes) != 0 && errno != EOPNOTSUPP) {
         return give_up(system_error("reserve room in", temporary, errno));
     }
-    if (::ftruncate(file.number(), static_cast<::off_t>(plan.file_bytes)) != 0) {
-        return give_up(system_error("resize", temporary, errno));
-    }
+    if (::ftruncate(file.number(), file_bytes) != 0) { return give_up(system_error("resize", temporary, errno)); }
     auto done = Packer(checkpoint, plan, file.number(), temporary, progress).run(content);
     if (done) { done = publish(file.number(), temporary, folder.packed(content)); }
     if (!done) { return give_up(done.error()); }
@@ -324,6 +353,35 @@ void warm(std::span<const std::byte> bytes) {
 #endif
 }
 
+/// The parts of a file that are not as they were written. Here rather than in the background: warm() reads the file
+/// anyway, and no step ever runs on weights that nobody has looked at.
+std::vector<std::string> damage_of(const PackedFile& packed, const PackingPlan& plan) {
+    warm(packed.file.bytes());
+    return find_damaged_sections(packed.file.bytes(), plan);
+}
+
+/// Whether `path` still names the file that is mapped; another process may have put a new one there.
+bool is_same_file(const PackedFile& packed) {
+    struct ::stat mapped{};
+    struct ::stat named{};
+    return packed.lock.status(mapped) && ::stat(packed.path.c_str(), &named) == 0 && mapped.st_ino == named.st_ino &&
+           mapped.st_dev == named.st_dev;
+}
+
+/// `found`, or nothing where it is damaged: then a person is told, and the file is gone. Under the lock of the folder.
+std::optional<PackedFile> intact(std::optional<PackedFile> found, const PackingPlan& plan) {
+    if (!found) { return found; }
+    const std::vector<std::string> damaged = damage_of(*found, plan);
+    if (damaged.empty()) { return found; }
+    spdlog::warn("{}: the packed weights are damaged in {}{}; they are packed again from the model's own files",
+                 found->path, damaged.front(),
+                 damaged.size() > 1 ? " and " + std::to_string(damaged.size() - 1) + " more of " +
+                                          std::to_string(plan.items.size()) + " parts"
+                                    : "");
+    if (is_same_file(*found)) { ::unlink(found->path.c_str()); }
+    return std::nullopt;
+}
+
 }  // namespace
 
 Result<PackedFile> open_packed_file(const Checkpoint& checkpoint, const PackingPlan& plan,
@@ -332,17 +390,19 @@ Result<PackedFile> open_packed_file(const Checkpoint& checkpoint, const PackingP
                                     std::uint64_t packed_bytes_max) {
     const PackedFolder folder(checkpoint, plan, packed_dir);
     std::optional<PackedFile> found = folder.find();
+    if (found && !damage_of(*found, plan).empty()) { found.reset(); }
     if (!found) {
         const fs::path lock_path = folder.lock();
         const Descriptor lock(::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
         if (lock.number() < 0) { return tl::unexpected(system_error("create", lock_path, errno)); }
         if (auto locked = take_lock(lock.number(), lock_path); !locked) { return base::pass_on(locked); }
-        found = folder.find();  // somebody else may have packed it meanwhile
+        found = intact(folder.find(), plan);  // somebody else may have packed it meanwhile
         if (!found) {
             const BlockHash content = hash_content(checkpoint, plan);
-            found = folder.find(content);  // of a copy of these files
+            found = intact(folder.find(content), plan);  // of a copy of these files
             if (!found) {
-                const std::uint64_t for_others = packed_bytes_max - std::min(packed_bytes_max, plan.file_bytes);
+                const std::uint64_t bytes = packed_file_bytes(plan);
+                const std::uint64_t for_others = packed_bytes_max - std::min(packed_bytes_max, bytes);
                 if (const auto pruned = prune_packed(packed_dir, for_others); pruned && !pruned->removed.empty()) {
                     spdlog::info("{}: {} packed files that were not used for longest made room", packed_dir,
                                  pruned->removed.size());
@@ -355,11 +415,12 @@ Result<PackedFile> open_packed_file(const Checkpoint& checkpoint, const PackingP
                                       "the weights packed just now are not to be found in " + packed_dir);
                 }
                 found->packed_now = true;
+                folder.remove_older(content);
+                warm(found->file.bytes());
             }
             if (auto done = write_sidecar(folder, content); !done) { return base::pass_on(done); }
         }
     }
-    warm(found->file.bytes());
     if (progress) { progress(plan.file_bytes, plan.file_bytes); }
     return std::move(*found);
 }

@@ -13,8 +13,8 @@
 
 namespace engine {
 
-/// Raised whenever pack_matrix() or the layout of the file changes.
-inline constexpr std::uint32_t kPackingVersion = 1;
+/// Raised whenever pack_matrix() or the layout of the file changes; files of older versions are packed again.
+inline constexpr std::uint32_t kPackingVersion = 2;
 
 /// The packed weights of a model: one file per machine, mapped read-only by every engine that runs it
 /// (docs/decisions/0010-packed-weights.md).
@@ -29,9 +29,12 @@ struct PackedFile {
 /// Maps the packed form of the checkpoint, after writing it where `packed_dir` does not have it yet. Safe when several
 /// processes do so at once: one packs, the others wait for it. The checkpoint's tensors must have been checked against
 /// the plan. `progress(done, total)` in bytes of the packed file, called from this thread.
-/// Before it packs it makes room: older files go until all of them fit in `packed_bytes_max` (prune_packed()).
-/// Error: resource_exhausted when the disk is full, permission_denied, deadline_exceeded when another process has been
-/// packing for half an hour, internal; the message names the folder.
+/// A file of an earlier start is read once, on all processors, and compared with the checksums in it
+/// (packed_sections.h): a damaged one is removed with a warning that names its parts, and packed again from the
+/// checkpoint. Before it packs it makes room: older files go until all of them fit in `packed_bytes_max`
+/// (prune_packed()). Error: data_loss for weights that are no numbers, or absurd (weight_check.h), with file, tensor
+/// and element; resource_exhausted when the disk is full, permission_denied, deadline_exceeded when another process has
+/// been packing for half an hour, internal; the message names the folder.
 base::Result<PackedFile> open_packed_file(const Checkpoint& checkpoint, const PackingPlan& plan,
                                           const std::string& packed_dir,
                                           const std::function<void(std::uint64_t, std::uint64_t)>& progress,

@@ -42,7 +42,7 @@ base::Error system_error(const std::string& what, const std::filesystem::path& p
 }
 
 base::Result<std::string> read_file(const std::filesystem::path& path, std::size_t bytes_max) {
-    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe without a writer waits for ever
     if (file < 0) { return tl::unexpected(system_error("open", path, errno)); }
     struct ::stat status{};
     if (::fstat(file, &status) != 0 || !S_ISREG(status.st_mode)) {

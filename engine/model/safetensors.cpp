@@ -6,6 +6,9 @@
 #include <optional>
 #include <utility>
 
+#include "base/json_place.h"
+#include "engine/model/json_text.h"
+
 namespace engine {
 namespace {
 
@@ -141,16 +144,16 @@ Result<Tensors> parse_safetensors(std::span<const std::byte> file, std::string_v
     if (header.empty() || header.front() != '{') {
         return base::fail(ErrorCode::data_loss, name + " is no safetensors file: its header does not begin with '{'");
     }
-    boost::system::error_code parse_error;
-    json::parse_options options;
-    options.max_depth = 8;
-    const json::value document = json::parse(header, parse_error, {}, options);
-    if (parse_error) {
-        return base::fail(ErrorCode::data_loss, name + ": the header is not valid JSON: " + parse_error.message());
+    constexpr std::size_t kDepthMax = 8;
+    const auto document = parse_json_object(header, name + ": the header", ErrorCode::data_loss, kDepthMax);
+    if (!document) { return base::pass_on(document); }
+    if (const auto twice = base::find_json_duplicate(header)) {
+        return base::fail(ErrorCode::data_loss, name + ": tensor " + printable(twice->key) +
+                                                    " is in the header twice, and nothing says which is meant");
     }
     const std::span<const std::byte> data = file.subspan(8 + header_bytes);
     Tensors tensors;
-    for (const auto& [key, value] : document.get_object()) {
+    for (const auto& [key, value] : *document) {
         if (key == "__metadata__") { continue; }
         auto tensor = read_tensor(value, data);
         if (!tensor) { return base::pass_on(tensor, name + ": tensor " + printable(key)); }

@@ -25,15 +25,6 @@ SourceFormat source_format(const Tensor& tensor) {
     return SourceFormat::bf16;
 }
 
-/// Where a row (or an element of a vector) stands in the file.
-std::size_t place_of(const Tensor& tensor, std::size_t row) {
-    if (tensor.pair_heads == 0) { return row; }
-    const std::size_t head_rows = tensor.shape[0] / tensor.pair_heads;
-    const std::size_t in_head = row % head_rows;
-    const std::size_t half = in_head / (head_rows / 2);
-    return row - in_head + 2 * (in_head % (head_rows / 2)) + half;
-}
-
 /// `count` elements from `first` on, as floats; F8_E4M3 without its scale. In blocks: whole ones.
 void read_floats(const Tensor& tensor, std::size_t first, std::size_t count, float* out) {
     if (is_fp8(tensor)) {
@@ -96,6 +87,14 @@ void for_rows(const PackedItem& item, std::span<const SourceTensor> tensors, std
 }
 
 }  // namespace
+
+std::size_t place_of(const Tensor& tensor, std::size_t row) {
+    if (tensor.pair_heads == 0) { return row; }
+    const std::size_t head_rows = tensor.shape[0] / tensor.pair_heads;
+    const std::size_t in_head = row % head_rows;
+    const std::size_t half = in_head / (head_rows / 2);
+    return row - in_head + 2 * (in_head % (head_rows / 2)) + half;
+}
 
 std::vector<SourceTensor> tensors_of(const Checkpoint& checkpoint, const PackedItem& item) {
     std::vector<SourceTensor> tensors;

@@ -20,6 +20,9 @@ struct SourceTensor {
     const Tensor* scales = nullptr;  // of F8_E4M3: one for all, for each row, or for each group of a row; else null
 };
 
+/// Where a row (or an element of a vector) stands in the file.
+std::size_t place_of(const Tensor& tensor, std::size_t row);
+
 /// The tensors of `item`, in its order.
 std::vector<SourceTensor> tensors_of(const Checkpoint& checkpoint, const PackedItem& item);
 

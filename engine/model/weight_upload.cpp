@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "engine/model/weight_check.h"
 #include "engine/model/weight_rows.h"
 
 namespace engine {
@@ -101,6 +102,24 @@ std::size_t row_bytes_of(const PackedItem& item) {
     return item.inputs == 0 ? item.bytes : item.inputs * element_bytes(copied_as(item.format));
 }
 
+/// Fills a stage with the next rows, or with a whole vector. Error: check_weights().
+Result<void> read_checked(const Checkpoint& checkpoint, const PackedItem& item, std::span<const SourceTensor> tensors,
+                          std::uint32_t begin, std::uint32_t rows, bool is_stored_fp8, std::byte* stage) {
+    if (item.inputs == 0) {
+        const std::span<float> values(reinterpret_cast<float*>(stage), item.outputs);
+        read_vector(tensors, values);
+        return check_weights(checkpoint, item, tensors, 0, std::as_bytes(values), SourceFormat::f32);
+    }
+    if (is_stored_fp8) {
+        read_rows_fp8(item, tensors, begin, rows, stage);
+        return check_weights_fp8(checkpoint, item, tensors, begin, {stage, std::size_t{rows} * item.inputs});
+    }
+    const SourceFormat format = copied_as(item.format);
+    read_rows(item, tensors, begin, rows, format, stage);
+    const std::size_t bytes = std::size_t{rows} * item.inputs * element_bytes(format);
+    return check_weights(checkpoint, item, tensors, begin, {stage, bytes}, format);
+}
+
 }  // namespace
 
 Result<device::Buffer> upload_weights(const Checkpoint& checkpoint, const PackingPlan& plan, device::Device& device,
@@ -131,13 +150,8 @@ Result<device::Buffer> upload_weights(const Checkpoint& checkpoint, const Packin
             const std::uint32_t rows = std::min(rows_max, rows_total - begin);
             const auto stage = stages->next();
             if (!stage) { return base::pass_on(stage, item.name); }
-            if (item.inputs == 0) {
-                read_vector(tensors, {reinterpret_cast<float*>(*stage), item.outputs});
-            } else if (is_stored_fp8) {
-                read_rows_fp8(item, tensors, begin, rows, *stage);
-            } else {
-                read_rows(item, tensors, begin, rows, copied_as(item.format), *stage);
-            }
+            const auto read = read_checked(checkpoint, item, tensors, begin, rows, is_stored_fp8, *stage);
+            if (!read) { return base::pass_on(read); }
             std::byte* const target = begin_of_item + begin * target_row_bytes;
             float* const scales = reinterpret_cast<float*>(begin_of_item + item.scales_offset()) + begin;
             const auto sent = is_rounded ? stages->send_rounded(target, scales, rows, item.inputs, quantize)
@@ -149,7 +163,11 @@ Result<device::Buffer> upload_weights(const Checkpoint& checkpoint, const Packin
             const auto stage = stages->next();
             if (!stage) { return base::pass_on(stage, item.name); }
             const std::size_t scales = item.scale_count();
-            read_scales(item, tensors, {reinterpret_cast<float*>(*stage), scales});
+            const std::span<float> values(reinterpret_cast<float*>(*stage), scales);
+            read_scales(item, tensors, values);
+            if (auto checked = check_scale_values(checkpoint, item, tensors, values); !checked) {
+                return base::pass_on(checked);
+            }
             const auto sent = stages->send(begin_of_item + item.scales_offset(), scales * sizeof(float));
             if (!sent) { return base::pass_on(sent, item.name); }
         }

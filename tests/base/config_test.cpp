@@ -153,3 +153,22 @@ TEST_CASE("the merged settings list what is in effect, sorted", "[base]") {
     config.boolean("c", true);
     REQUIRE(config.merged() == "a: x\nb: 2\nc: true\n");
 }
+
+TEST_CASE("aliases that hold themselves, or each other many times, are refused", "[base]") {
+    const std::string repeated =
+        "a: &a [x, x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]\n"
+        "c: &c [*b, *b, *b, *b, *b, *b, *b, *b, *b, *b]\nd: &d [*c, *c, *c, *c, *c, *c, *c, *c, *c, *c]\n"
+        "e: &e [*d, *d, *d, *d, *d, *d, *d, *d, *d, *d]\n";
+    for (const std::string& text : {std::string("a: &x\n  share: *x\n"), std::string("a: &x [*x]\n"), repeated}) {
+        CAPTURE(text);
+        base::Config config;
+        const auto added = config.add_text(text, "hostile.yaml");
+        REQUIRE_FALSE(added);
+        CHECK(added.error().message.find("hostile.yaml is nested deeper than") == 0);
+    }
+    base::Config config;
+    CHECK_FALSE(config.set("a=&x [*x]"));
+    CHECK_FALSE(config.add_text("? [a, b]\n: 1\n", "hostile.yaml"));
+    CHECK_FALSE(config.add_file("/dev/zero"));
+    CHECK(config.add_text("a: &x {b: 1}\nc: *x\n", "good.yaml"));
+}

@@ -415,15 +415,30 @@ TEST_CASE("a block that is none stops the process before it is written or read",
 TEST_CASE("weights that give NaN end in an error, and the engine goes on", "[engine]") {
     Setting setting;
     auto tensors = engine::random_tensors(test_engine::small_shape(), "F32", 1);
-    for (auto& tensor : tensors) {
-        if (tensor.name != "model.embed_tokens.weight") { continue; }
-        tensor.fill = [fill = tensor.fill](std::uint64_t first, std::span<float> values) {
-            fill(first, values);
-            for (std::size_t i = 0; i < values.size(); ++i) {
-                if ((first + i) / 64 == 7) { values[i] = std::numeric_limits<float>::quiet_NaN(); }  // token 7
-            }
-        };
+    // Every weight is one that may be loaded; with token 7, which alone has an element 0, their products are infinite.
+    const auto change = [&](const std::string& name, const std::function<float(std::uint64_t, float)>& changed) {
+        for (auto& tensor : tensors) {
+            if (tensor.name != name) { continue; }
+            tensor.fill = [fill = tensor.fill, changed](std::uint64_t first, std::span<float> values) {
+                fill(first, values);
+                for (std::size_t i = 0; i < values.size(); ++i) {
+                    values[i] = changed(first + i, values[i]);
+                }
+            };
+        }
+    };
+    constexpr float kLarge = 9e7f;
+    const std::string layer = "model.layers.0.";
+    change("model.embed_tokens.weight", [](std::uint64_t i, float value) {
+        return i % 64 != 0 ? value : i / 64 == 7 ? 1.0f : 0.0f;
+    });
+    change(layer + "self_attn.o_proj.weight", [](std::uint64_t i, float value) { return i < 64 ? 0.0f : value; });
+    change(layer + "post_attention_layernorm.weight",
+           [](std::uint64_t i, float value) { return i == 0 ? kLarge : value; });
+    for (const char* name : {"mlp.gate_proj.weight", "mlp.up_proj.weight"}) {
+        change(layer + name, [](std::uint64_t i, float value) { return i % 64 == 0 ? kLarge : value; });
     }
+    change(layer + "mlp.down_proj.weight", [](std::uint64_t, float) { return kLarge; });
     REQUIRE(engine::write_checkpoint(setting.options.model_dir, test_engine::small_shape(), tensors, 1u << 30));
     for (const std::string& family : test_engine::families_here()) {
         CAPTURE(family);

@@ -160,6 +160,39 @@ TEST_CASE("what makes no sense is refused by field and value", "[engine][config]
     refused(config(R"("tie_word_embeddings": 1)"), "tie_word_embeddings is 1, must be true or false");
     refused(config(R"("rope_scaling": {"rope_type": "linear"})"), "rope_scaling.factor is missing");
     refused(config(R"("rope_scaling": 3)"), "rope_scaling is 3");
+    refused(config(R"("rms_norm_eps": 1e300)"), "rms_norm_eps is 1E300, must be a number in [1e-20, 0.1]");
+    refused(config(R"("rms_norm_eps": 1e-300)"), "rms_norm_eps is 1E-300");
+    refused(config(R"("rope_theta": 1e300)"), "rope_theta is 1E300, must be a number in [1, 1e15]");
+    refused(config(R"("rope_theta": 18446744073709551615)"), "rope_theta is 18446744073709551615");
+    refused(config(R"("vocab_size": 18446744073709551615)"), "vocab_size is 18446744073709551615");
+}
+
+TEST_CASE("what is wrong in config.json is told with line and column", "[engine][config]") {
+    const auto refused = [](const std::string& text, const std::string& field, const std::string& place) {
+        const auto shape = engine::parse_model_config(text);
+        REQUIRE_FALSE(shape);
+        CAPTURE(shape.error().message);
+        CHECK(contains(shape.error().message, "config.json"));
+        CHECK(contains(shape.error().message, field));
+        CHECK(contains(shape.error().message, place));
+    };
+    const std::string begin = "{\"architectures\": [\"LlamaForCausalLM\"],\n";
+    const std::string sizes =
+        " \"hidden_size\": 64, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"vocab_size\": 9,\n"
+        " \"max_position_embeddings\": 64,\n";
+    refused(begin + sizes + "   \"intermediate_size\": -3}", "intermediate_size is -3", "(line 4, column 4)");
+    refused(begin + sizes + " \"intermediate_size\": 8,\n \"rope_scaling\": {\"factor\": 0,\n  \"type\": \"linear\"}}",
+            "rope_scaling.factor is 0", "(line 5, column 19)");
+    refused(begin + sizes + " \"intermediate_size\": 8,\n \"rope_scaling\": {\"type\": \"linear\"}}",
+            "rope_scaling.factor is missing", "(line 5, column 2)");
+    refused(begin + sizes + " \"rms_norm_eps\": NaN}", "\"rms_norm_eps\"", "line 4, column 18");
+    refused(begin + sizes + " \"rms_norm_eps\": NaN}", "NaN is no JSON number", "");
+    refused(begin + sizes + " \"rope_theta\": -Infinity}", "\"rope_theta\": -Infinity is no JSON number",
+            "line 4, column 16");
+    refused(begin + " \"hidden_size\" 64}", "architectures", "line 2, column 16");
+    refused(begin + " \"hidden_size\": 64", "hidden_size", "line 2, column 19");
+    refused(std::string(4'000'001, ','), "more than 4000000 values", "");
+    refused(std::string(1000, '['), "", "line 1, column 33");
 }
 
 TEST_CASE("a written config reads back as the same shape", "[engine][config]") {

@@ -64,6 +64,23 @@ TEST_CASE("a file of two tensors and a scalar is read", "[engine][safetensors]")
     REQUIRE(tensors->at("s").shape.empty());
 }
 
+TEST_CASE("a tensor that is in a header twice, or in an index, is refused by name", "[engine][safetensors]") {
+    const std::string entry = R"({"dtype": "F32", "shape": [1], "data_offsets": [0, 4]})";
+    REQUIRE(
+        contains(message_of(R"({"t": )" + entry + R"(, "t": )" + entry + "}", 4), "tensor t is in the header twice"));
+    const test_engine::TemporaryFolder folder;
+    test_engine::write_random_model(folder.path().string(), test_engine::small_shape(), "F32");
+    std::filesystem::rename(folder.file("model.safetensors"), folder.file("a.safetensors"));
+    write_text(
+        folder.file("model.safetensors.index.json"),
+        "{\"weight_map\": {\"model.norm.weight\": \"a.safetensors\",\n \"model.norm.weight\": \"b.safetensors\"}}");
+    const auto checkpoint = engine::Checkpoint::open(folder.path().string());
+    REQUIRE_FALSE(checkpoint);
+    REQUIRE(contains(checkpoint.error().message,
+                     "model.safetensors.index.json: weight_map has tensor model.norm.weight twice "
+                     "(line 2, column 2)"));
+}
+
 TEST_CASE("every lie about lengths, offsets and shapes is found", "[engine][safetensors]") {
     const auto tensor = [](const std::string& dtype, const std::string& shape, const std::string& offsets) {
         return R"({"t": {"dtype": ")" + dtype + R"(", "shape": )" + shape + R"(, "data_offsets": )" + offsets + "}}";

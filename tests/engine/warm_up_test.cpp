@@ -101,3 +101,27 @@ TEST_CASE("an engine gives the same tokens after warming up", "[engine]") {
     generate(*engine, got);
     REQUIRE(got.generated == expected.generated);
 }
+
+TEST_CASE("a model is tried before it is served, with tokens from all over its vocabulary", "[engine]") {
+    test_engine::TemporaryFolder folder;
+    const std::string model = folder.file("model");
+    auto options = test_engine::options_for(model, folder.path().string());
+    test_engine::write_random_model(model, test_engine::small_shape(), "F32");
+    REQUIRE(engine::try_model(*test_engine::load(options), 8));
+    REQUIRE(engine::try_model(*test_engine::load(options), 1));
+
+    // Weights that may be loaded one by one, and whose products are infinite.
+    auto tensors = engine::random_tensors(test_engine::small_shape(), "F32", 1);
+    for (auto& tensor : tensors) {
+        if (tensor.name.find(".mlp.") == std::string::npos &&
+            !tensor.name.ends_with("post_attention_layernorm.weight")) {
+            continue;
+        }
+        tensor.fill = [](std::uint64_t, std::span<float> values) { std::fill(values.begin(), values.end(), 9e7f); };
+    }
+    REQUIRE(engine::write_checkpoint(model, test_engine::small_shape(), tensors, 1u << 30));
+    const auto tried = engine::try_model(*test_engine::load(options), 8);
+    REQUIRE_FALSE(tried);
+    CHECK(tried.error().code == base::ErrorCode::data_loss);
+    CHECK(tried.error().message.find("the model computes no numbers") == 0);
+}

@@ -29,7 +29,7 @@ def _value(kind: int, value) -> bytes:
     return struct.pack("<I", kind) + (_text(value) if kind == STRING else struct.pack(FORMATS[kind], value))
 
 
-def _write(path: pathlib.Path, keys: dict[str, tuple[int, object]], tensors: dict[str, tuple[list[int], bytes]]) -> None:
+def write_file(path: pathlib.Path, keys: dict[str, tuple[int, object]], tensors: dict[str, tuple[list[int], bytes]]) -> None:
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys))
     head += b"".join(_text(key) + _value(*value) for key, value in keys.items())
     data = b""
@@ -82,8 +82,8 @@ def _as_pairs(data: bytes, rows: int, heads: int) -> bytes:
     return b"".join(data[row * width:(row + 1) * width] for row in order)
 
 
-def write(folder: pathlib.Path, target: pathlib.Path, name: str, parts: int = 1) -> pathlib.Path:
-    """Writes the model of `folder` into the folder `target`; gives the path of the file, of the last one where there are several."""
+def contents(folder: pathlib.Path) -> tuple[dict[str, tuple[int, object]], dict[str, tuple[list[int], bytes]]]:
+    """Metadata (kind, value) and tensors (shape, bytes in F32) of the model of `folder`."""
     config = json.loads((folder / "config.json").read_text())
     keys: dict[str, tuple[int, object]] = {
         "general.architecture": (STRING, "llama"), "llama.block_count": (U32, config["num_hidden_layers"]),
@@ -92,13 +92,19 @@ def write(folder: pathlib.Path, target: pathlib.Path, name: str, parts: int = 1)
         "llama.attention.head_count_kv": (U32, config["num_key_value_heads"]),
         "llama.attention.layer_norm_rms_epsilon": (F32, config["rms_norm_eps"]), "llama.rope.freq_base": (F32, config["rope_theta"]),
         **_tokenizer(folder)}
-    tensors = list(_weights(folder, {"self_attn.q_proj": config["num_attention_heads"], "self_attn.k_proj": config["num_key_value_heads"]}).items())
+    return keys, _weights(folder, {"self_attn.q_proj": config["num_attention_heads"], "self_attn.k_proj": config["num_key_value_heads"]})
+
+
+def write(folder: pathlib.Path, target: pathlib.Path, name: str, parts: int = 1) -> pathlib.Path:
+    """Writes the model of `folder` into the folder `target`; gives the path of the file, of the last one where there are several."""
+    keys, weights = contents(folder)
+    tensors = list(weights.items())
     path = target / f"{name}.gguf"
     for part in range(parts):
         if parts > 1:
             path = target / f"{name}-{part + 1:05}-of-{parts:05}.gguf"
             keys |= {"split.no": (U16, part), "split.count": (U16, parts), "split.tensors.count": (I32, len(tensors))}
-        _write(path, keys, dict(tensors[part::parts]))
+        write_file(path, keys, dict(tensors[part::parts]))
         keys = {}
     return path
 
