@@ -37,6 +37,9 @@ public:
         return model_.tokenizer->encode(
             utf8, {.add_special = add_special, .parse_special = parse_special, .text_starts = text_starts});
     }
+    base::Result<void> check_length(std::size_t bytes, std::uint32_t tokens_max) const override {
+        return model_.tokenizer->check_length(bytes, tokens_max);
+    }
     std::string token_bytes(base::TokenId token) const override {
         return std::string(model_.tokenizer->token_bytes(token));
     }

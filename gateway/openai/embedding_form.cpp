@@ -141,6 +141,17 @@ ApiResult<PreparedRequest> prepare_embedding(RequestForm form, const PrepareCont
         if (auto* given = std::get_if<Tokens>(&form.prompts[i])) {
             tokens = std::move(*given);
         } else {
+            const auto longest = context.cluster.context_tokens;
+            const auto fits = longest == 0
+                                  ? base::Result<void>()
+                                  : context.text.check_length(std::get<std::string>(form.prompts[i]).size(), longest);
+            if (!fits) {
+                ApiError error =
+                    bad_request("input", "text " + std::to_string(i) + " of 'input': " + fits.error().message).value();
+                error.code = "context_length_exceeded";
+                error.context_tokens = longest;
+                return pass_on(std::move(error));
+            }
             auto encoded = context.text.encode(std::get<std::string>(form.prompts[i]), true, false, {});
             if (!encoded) {
                 return bad_request("input", "text " + std::to_string(i) + " of 'input': " + encoded.error().message);

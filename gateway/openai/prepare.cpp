@@ -13,7 +13,8 @@ using Tokens = std::vector<base::TokenId>;
 
 ApiError text_error(const base::Error& error, std::string_view param) {
     ApiError result = bad_request(param, error.message).value();
-    if (error.code == base::ErrorCode::internal || error.code == base::ErrorCode::unimplemented) {
+    if (error.code == base::ErrorCode::internal || error.code == base::ErrorCode::unimplemented ||
+        error.code == base::ErrorCode::unavailable) {
         result = api_error(error, 0);  // may name files
         result.param = std::string(param);
     }
@@ -73,6 +74,20 @@ ApiError too_long(std::uint32_t context, std::size_t prompt, std::uint32_t compl
     error.prompt_tokens = static_cast<std::uint32_t>(prompt);
     error.context_tokens = context;
     return error;
+}
+
+/// Refuses by its length a text that does not fit the context whatever it holds.
+ApiResult<void> check_length(std::string_view written, const TextPort& text, std::uint32_t context,
+                             std::string_view param) {
+    const auto fits = context == 0 ? base::Result<void>() : text.check_length(written.size(), context);
+    if (fits) { return {}; }
+    ApiError error = bad_request(param, "This model's maximum context length is " + std::to_string(context) +
+                                            " tokens. However, you sent " + fits.error().message +
+                                            ". Please reduce the length of the prompt.")
+                         .value();
+    error.code = "context_length_exceeded";
+    error.context_tokens = context;
+    return pass_on(std::move(error));
 }
 
 /// Leaves the last `count` tokens; of a text that begins with BOS the BOS and the last ones, as transformers truncates.
@@ -154,7 +169,7 @@ ApiResult<void> check_text(const RequestForm& form, const FormLimits& limits, co
 }  // namespace
 
 ApiResult<ChatPrompt> chat_prompt(RequestForm& form, const FormLimits& limits, const TextPort& text,
-                                  std::int64_t now_unix_s) {
+                                  std::uint32_t tokens_max, std::int64_t now_unix_s) {
     if (auto checked = check_text(form, limits, text); !checked) { return pass_on(checked.error()); }
     std::string context = std::move(form.template_context);
     form.template_context = {};
@@ -167,6 +182,7 @@ ApiResult<ChatPrompt> chat_prompt(RequestForm& form, const FormLimits& limits, c
     DataMarks::Rendered rendered = marks.unmark(std::move(*output));
     if (auto cut = cut_after_last_message(continued_text, rendered); !cut) { return pass_on(cut.error()); }
     const bool add_special = form.add_special.value_or(form_of(form.endpoint).adds_special);
+    if (auto fits = check_length(rendered.text, text, tokens_max, "messages"); !fits) { return pass_on(fits.error()); }
     auto tokens = text.encode(rendered.text, add_special, true, rendered.text_starts);
     if (!tokens) { return pass_on(text_error(tokens.error(), "messages")); }
     return ChatPrompt{std::move(rendered.text), std::move(*tokens)};
@@ -184,8 +200,9 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& conte
         bool is_text = true;  // not given as ids
     };
     std::vector<Written> prompts;
+    const std::uint32_t tokens_max = form.prompt_tokens_kept ? 0 : context_tokens;  // what is cut may be long
     if (form.endpoint == Endpoint::chat) {
-        auto prompt = chat_prompt(form, limits, text, context.now_unix_s);
+        auto prompt = chat_prompt(form, limits, text, tokens_max, context.now_unix_s);
         if (!prompt) { return pass_on(prompt.error()); }
         prompts.push_back({std::move(prompt->tokens), ""});
     } else {
@@ -197,6 +214,7 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& conte
                 continue;
             }
             std::string& written = std::get<std::string>(one);
+            if (auto fits = check_length(written, text, tokens_max, param); !fits) { return pass_on(fits.error()); }
             auto tokens = text.encode(written, form.add_special.value_or(endpoint.adds_special), true, {});
             if (!tokens) { return pass_on(text_error(tokens.error(), param)); }
             prompts.push_back({std::move(*tokens), form.echo ? std::move(written) : std::string()});

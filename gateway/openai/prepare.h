@@ -41,9 +41,9 @@ struct ChatPrompt {
 };
 /// Renders and encodes the messages of `form` and takes them out of it: they may be megabytes, and nobody needs them
 /// after this. Thread-safe. Errors: 400 (more text than `limits`
-/// allow, template refuses, tools for a template that takes none).
+/// allow, template refuses, tools for a template that takes none, more text than `tokens_max` tokens can hold; 0: any).
 ApiResult<ChatPrompt> chat_prompt(RequestForm& form, const FormLimits& limits, const TextPort& text,
-                                  std::int64_t now_unix_s);
+                                  std::uint32_t tokens_max, std::int64_t now_unix_s);
 
 /// From form to tokens: renders the chat template, encodes, checks lengths against the context, hashes the blocks.
 /// Thread-safe; slow for long prompts, so it runs on the gateway's text threads.

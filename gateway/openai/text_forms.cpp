@@ -102,7 +102,7 @@ private:
     ApiResult<ChatPrompt> render() const {
         auto form = read_form(Endpoint::chat, body_, context_.limits, context_.models);
         if (!form) { return pass_on(form.error()); }
-        return chat_prompt(*form, context_.limits, text(), context_.now_unix_s);
+        return chat_prompt(*form, context_.limits, text(), 0, context_.now_unix_s);
     }
 
     ApiResult<std::string> tokenize() {

@@ -46,6 +46,9 @@ public:
     /// which no such token begins whatever stands there.
     virtual base::Result<std::vector<base::TokenId>> encode(std::string_view text, bool add_special, bool parse_special,
                                                             std::span<const std::size_t> text_starts) const = 0;
+    /// Whether a text of so many bytes can have as few tokens as `tokens_max`; takes no time. Error: resource_exhausted
+    /// with both numbers.
+    virtual base::Result<void> check_length(std::size_t /*bytes*/, std::uint32_t /*tokens_max*/) const { return {}; }
     /// The bytes that the token stands for, which need not be valid UTF-8 alone.
     virtual std::string token_bytes(base::TokenId token) const = 0;
     virtual std::unique_ptr<Detokenizer> detokenizer(bool skip_special) const = 0;
