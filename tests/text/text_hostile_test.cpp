@@ -116,11 +116,12 @@ TEST_CASE("a model folder with a hostile template says which file it is, and is 
         if (!content.empty()) { folder.write(name, content); }
     }
     std::string deep = "{{ 1";
-    for (int at = 0; at < 200'000; ++at) {
+    for (int at = 0; at < 100'000; ++at) {
         deep += "|string";
     }
     folder.write("chat_template.jinja", deep + " }}");
     const auto model = text::ModelText::load(folder.path(), {.process = started()});
+    CAPTURE(model ? std::string() : model.error().message);
     REQUIRE(model);
     CHECK(model->tokenizer->encode("Once upon a time"));
     if (!model->chat_template) {
