@@ -13,7 +13,8 @@ HOSTILE = """{%- set said = messages[0].content -%}
 {%- if said == 'memory' -%}
 {%- set ns = namespace(x='ab') -%}{%- for i in range(90) -%}{%- set ns.x = ns.x + ns.x -%}{%- endfor -%}
 {%- elif said == 'stack' -%}
-{%- set ns = namespace(x=[]) -%}{%- for i in range(99999) -%}{%- set ns.x = [ns.x] -%}{%- endfor -%}{{ ns.x }}
+{%- set ns = namespace(x=[]) -%}{%- for i in range(9) -%}{%- for j in range(99999) -%}{%- set ns.x = [ns.x] -%}
+{%- endfor -%}{%- endfor -%}{{ ns.x == [ns.x] }}
 {%- elif said == 'time' -%}
 {%- set l = range(99999) | list -%}{%- for i in l -%}{%- set x = l | sort(reverse=true) | tojson -%}{%- endfor -%}
 {%- elif said == 'width' -%}{{ 'x'.center(2000000000) }}
