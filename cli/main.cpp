@@ -24,6 +24,7 @@
 #include "cli/serve.h"
 #include "cli/tokenize.h"
 #include "net/ucx_environment.h"
+#include "text/text_host.h"
 
 namespace {
 
@@ -82,6 +83,7 @@ int with_model(Path& model, std::string* name, FirstUse first_use, const std::fu
 
 /// Picks the subcommand. Each reads its settings, builds its objects in dependency order and runs.
 int main(int argc, char** argv) {
+    if (argc == 2 && argv[1] == text::kTextHostCommand) { return text::text_host_main(); }
     cli::block_signals();
     base::init_log({.role = "", .level = "warn"});  // standard output is for results; roles set up their own
     net::prepare_ucx_environment();                 // before there are threads that read the environment

@@ -9,6 +9,7 @@
 #include "gateway/model_text.h"
 #include "gateway/options.h"
 #include "text/model_text.h"
+#include "text/text_process.h"
 
 namespace cli {
 
@@ -125,7 +126,9 @@ std::string joined(const std::vector<std::string>& names) {
 base::Result<std::vector<gateway::ServedModel>> load_text(const std::vector<NamedModel>& models) {
     std::vector<gateway::ServedModel> result;
     for (const NamedModel& model : models) {
-        auto text = text::ModelText::load(model.dir);
+        auto process = text::TextProcess::start();  // the files are input, and so is what clients write
+        if (!process) { return base::pass_on(process); }
+        auto text = text::ModelText::load(model.dir, {.process = std::move(*process)});
         if (!text) { return base::pass_on(text); }
         for (const std::string& warning : text->warnings) {
             spdlog::warn("{}: {}", model.dir, warning);

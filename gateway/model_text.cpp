@@ -31,7 +31,6 @@ public:
                      .top_k = given.top_k,
                      .repetition_penalty = given.repetition_penalty};
         takes_tools_ = shows_tools();
-        token_bytes_max_ = find_token_bytes_max();
     }
 
     base::Result<std::vector<base::TokenId>> encode(std::string_view utf8, bool add_special, bool parse_special,
@@ -39,7 +38,10 @@ public:
         return model_.tokenizer->encode(
             utf8, {.add_special = add_special, .parse_special = parse_special, .text_starts = text_starts});
     }
-    std::size_t token_bytes_max() const override { return token_bytes_max_; }
+    std::size_t token_bytes_max() const override {
+        const std::uint64_t proven = model_.tokenizer->text_bytes_per_token();
+        return proven > 0 ? proven : text::Tokenizer::kUnprovenBytesPerToken;
+    }
     std::string token_bytes(base::TokenId token) const override {
         return std::string(model_.tokenizer->token_bytes(token));
     }
@@ -70,28 +72,6 @@ private:
         return texts;
     }
 
-    /// Of the vocabulary, several times over for what a normalizer makes of a text first (NFC: a third); none where the
-    /// tokenizer leaves out, or takes as one token, runs of what it does not know or count. Found out by encoding such.
-    std::size_t find_token_bytes_max() const {
-        constexpr std::size_t kRunBytes = 4096;
-        constexpr std::size_t kNormalizerTimes = 4;
-        std::size_t longest = 0;
-        const auto size = static_cast<base::TokenId>(model_.tokenizer->vocabulary_size());
-        for (base::TokenId token = 0; token < size; ++token) {
-            longest = std::max(longest, model_.tokenizer->token_bytes(token).size());
-        }
-        const std::size_t bound = longest * kNormalizerTimes;
-        for (const std::string_view part : {" ", "\n", "\t", "q", "\x01", "\u0301", "\u200d", "\u2d32", "\U0010fffd"}) {
-            std::string run;
-            while (run.size() < std::max(kRunBytes, 4 * bound)) {
-                run += part;
-            }
-            const auto tokens = model_.tokenizer->encode(run, {});
-            if (!tokens || tokens->size() * bound < run.size()) { return 0; }
-        }
-        return bound;
-    }
-
     /// Found out by rendering a tool with a name that no template has of itself.
     bool shows_tools() const {
         constexpr std::string_view kName = "sluice_looks_for_this_tool";
@@ -109,7 +89,6 @@ private:
     SpecialTexts special_texts_;
     SamplingDefaults defaults_;
     bool takes_tools_ = false;
-    std::size_t token_bytes_max_ = 0;
 };
 
 }  // namespace

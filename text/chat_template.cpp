@@ -1,11 +1,15 @@
 #include "text/chat_template.h"
 
+#include <utility>
+
 #include "text/shim_call.h"
+#include "text/text_process.h"
 
 namespace text {
 
 base::Result<std::shared_ptr<const ChatTemplate>> ChatTemplate::compile(std::string_view source,
-                                                                        const ChatTemplateLimits& limits) {
+                                                                        const ChatTemplateLimits& limits,
+                                                                        std::shared_ptr<TextProcess> process) {
     if (source.size() > limits.source_bytes_max) {
         return base::fail(base::ErrorCode::resource_exhausted, "a chat template of " + std::to_string(source.size()) +
                                                                    " bytes; at most " +
@@ -13,14 +17,20 @@ base::Result<std::shared_ptr<const ChatTemplate>> ChatTemplate::compile(std::str
     }
     const SluiceTemplateLimits bounds{
         .fuel = limits.fuel, .output_bytes = limits.output_bytes_max, .recursion = limits.recursion_max};
-    SluiceTemplate* handle = nullptr;
-    ShimBuffer message;
-    const std::int32_t code = sluice_template_compile(shim_bytes(source), bounds, &handle, message.out());
-    if (code != SLUICE_OK) {
-        const base::Error error = shim_error(code, message.view());
-        return base::fail(error.code, "the chat template does not compile: " + error.message);
+    const std::shared_ptr<ChatTemplate> result(new ChatTemplate(limits));
+    std::string message;
+    std::int32_t code = SLUICE_OK;
+    if (process) {
+        code = process->compile(source, bounds, result->index_, message);
+        result->process_ = std::move(process);
+    } else {
+        ShimBuffer out;
+        code = sluice_template_compile(shim_bytes(source), bounds, &result->handle_, out.out());
+        message = out.view();
     }
-    return std::shared_ptr<const ChatTemplate>(new ChatTemplate(handle, limits));
+    if (code == SLUICE_OK) { return result; }
+    const base::Error error = shim_error(code, message);
+    return base::fail(error.code, "the chat template does not compile: " + error.message);
 }
 
 ChatTemplate::~ChatTemplate() {
@@ -40,10 +50,17 @@ base::Result<std::string> ChatTemplate::render(std::string_view context_json, co
                                .minute = now.minute,
                                .second = now.second,
                                .microsecond = now.microsecond};
-    ShimBuffer out;
-    const std::int32_t code = sluice_template_render(handle_, shim_bytes(context_json), time, out.out());
-    if (code == SLUICE_OK) { return std::string(out.view()); }
-    const base::Error error = shim_error(code, out.view());
+    std::string text;
+    std::int32_t code = SLUICE_OK;
+    if (process_) {
+        code = process_->render(index_, context_json, time, text);
+    } else {
+        ShimBuffer out;
+        code = sluice_template_render(handle_, shim_bytes(context_json), time, out.out());
+        text = out.view();
+    }
+    if (code == SLUICE_OK) { return text; }
+    const base::Error error = shim_error(code, text);
     if (code == SLUICE_RAISED) { return base::fail(error.code, error.message); }
     return base::fail(error.code, std::string(kTemplateFailed) + error.message);
 }

@@ -13,6 +13,8 @@ struct SluiceTemplate;
 
 namespace text {
 
+class TextProcess;
+
 struct ChatTemplateLimits {
     std::size_t source_bytes_max = std::size_t{1} << 20;    // the longest template known: 30 KB
     std::size_t context_bytes_max = std::size_t{64} << 20;  // messages, tools and documents of one request, as JSON
@@ -26,9 +28,10 @@ struct ChatTemplateLimits {
 /// once.
 class ChatTemplate {
 public:
-    /// Errors: invalid_argument with line and reason; resource_exhausted when the source is too long.
+    /// `process`: where it does its work (TokenizerOptions::process). Errors: invalid_argument with line and reason;
+    /// resource_exhausted when the source is too long or needs more than a bound of `process`.
     [[nodiscard]] static base::Result<std::shared_ptr<const ChatTemplate>> compile(
-        std::string_view source, const ChatTemplateLimits& limits = {});
+        std::string_view source, const ChatTemplateLimits& limits = {}, std::shared_ptr<TextProcess> process = nullptr);
     ~ChatTemplate();
     ChatTemplate(const ChatTemplate&) = delete;
     ChatTemplate& operator=(const ChatTemplate&) = delete;
@@ -44,8 +47,10 @@ public:
     static constexpr std::string_view kTemplateFailed = "the chat template failed: ";
 
 private:
-    ChatTemplate(SluiceTemplate* handle, const ChatTemplateLimits& limits) : handle_(handle), limits_(limits) {}
-    SluiceTemplate* handle_;  // owned
+    explicit ChatTemplate(const ChatTemplateLimits& limits) : limits_(limits) {}
+    SluiceTemplate* handle_ = nullptr;      // owned; null where there is a process
+    std::shared_ptr<TextProcess> process_;  // may be null
+    std::size_t index_ = 0;                 // in the process
     ChatTemplateLimits limits_;
 };
 

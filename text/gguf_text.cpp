@@ -174,6 +174,8 @@ base::Result<void> read_text(const GgufModel& model, ModelText& text) {
         if (!found) { return base::pass_on(found); }
         *source = std::move(*found);
     }
+    sources.chat_from = "tokenizer.chat_template";
+    sources.tool_from = "tokenizer.chat_template.tool_use";
     compile_templates(sources, "tokenizer.chat_template in the file's metadata", text);
     return {};
 }

@@ -20,8 +20,9 @@ namespace json = boost::json;
 
 constexpr std::size_t kTemplateBytesMax = std::size_t{1} << 20;
 /// One template, or a list of named ones of which "default" (or the first) and "tool_use" count.
-void add_sources(const json::value* field, TemplateSources& sources) {
+void add_sources(const json::value* field, const std::string& file, TemplateSources& sources) {
     if (field == nullptr) { return; }
+    sources.chat_from = sources.tool_from = file + ": chat_template";
     if (field->is_string()) {
         sources.chat = std::string(field->get_string());
         return;
@@ -42,12 +43,12 @@ void add_sources(const json::value* field, TemplateSources& sources) {
 base::Result<TemplateSources> find_sources(const fs::path& folder, const json::object& config) {
     TemplateSources sources;
     std::error_code error;
-    add_sources(config.if_contains("chat_template"), sources);
+    add_sources(config.if_contains("chat_template"), "tokenizer_config.json", sources);
     const auto file = read_optional_object(folder / "chat_template.json");
     if (!file) { return base::pass_on(file); }
     if (file->if_contains("chat_template") != nullptr) {
         sources = {};
-        add_sources(file->if_contains("chat_template"), sources);
+        add_sources(file->if_contains("chat_template"), "chat_template.json", sources);
     }
     for (const auto& [name, target] :
          {std::pair(fs::path("chat_template.jinja"), &sources.chat),
@@ -57,6 +58,7 @@ base::Result<TemplateSources> find_sources(const fs::path& folder, const json::o
         if (!source) { return base::pass_on(source); }
         if (target == &sources.chat) { sources.tool.reset(); }  // of the same model, but of an older file
         *target = std::move(*source);
+        (target == &sources.chat ? sources.chat_from : sources.tool_from) = name.string();
     }
     if (!sources.chat) {  // a model may have named templates only
         const fs::path chat = folder / "additional_chat_templates" / "default.jinja";
@@ -64,6 +66,7 @@ base::Result<TemplateSources> find_sources(const fs::path& folder, const json::o
             auto source = read_file(chat, kTemplateBytesMax);
             if (!source) { return base::pass_on(source); }
             sources.chat = std::move(*source);
+            sources.chat_from = "additional_chat_templates/default.jinja";
         }
     }
     return sources;

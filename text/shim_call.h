@@ -27,7 +27,8 @@ private:
     SluiceBuffer buffer_{nullptr, 0, 0};
 };
 
-/// The error that a failed entry stands for; `code` is not SLUICE_OK, `message` what the entry left in its buffer.
+/// The error that a failed entry stands for; `code` is not SLUICE_OK, `message` what the entry left in its buffer. That
+/// of a panic goes to the log only.
 base::Error shim_error(std::int32_t code, std::string_view message);
 
 }  // namespace text

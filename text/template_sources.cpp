@@ -44,18 +44,18 @@ void compile_templates(const TemplateSources& sources, const std::string& where,
         return;
     }
     find_control_texts(sources, model);
-    auto chat = ChatTemplate::compile(*sources.chat);
+    auto chat = ChatTemplate::compile(*sources.chat, {}, model.tokenizer->process());
     if (!chat) {
-        model.chat_template_problem = chat.error().message;
+        model.chat_template_problem = sources.chat_from + ": " + chat.error().message;
         return;
     }
     model.chat_template = std::move(*chat);
     model.chat_content = find_content_form(*model.chat_template, model.template_variables, false);
     warn(model.chat_content, "the chat template", model);
     if (!sources.tool) { return; }
-    auto tool = ChatTemplate::compile(*sources.tool);
+    auto tool = ChatTemplate::compile(*sources.tool, {}, model.tokenizer->process());
     if (!tool) {
-        model.chat_template_problem = tool.error().message;
+        model.chat_template_problem = sources.tool_from + ": " + tool.error().message;
         return;
     }
     model.tool_template = std::move(*tool);

@@ -11,6 +11,8 @@ namespace text {
 struct TemplateSources {
     std::optional<std::string> chat;
     std::optional<std::string> tool;  // for requests with tools, where the model has another one for these
+    std::string chat_from;            // file, and field where there is one
+    std::string tool_from;
 };
 
 /// Sets the templates of `model` and what they take, or says in chat_template_problem why there is none; `where` they

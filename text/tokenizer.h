@@ -15,12 +15,17 @@
 
 namespace text {
 
+class TextProcess;
+
 struct TokenizerOptions {
     /// For vocabularies that are bare lists of ranks or words: how text is cut ("gpt2", "cl100k", "o200k", "llama3",
     /// "qwen2"; "bert-uncased", "bert-cased"). Empty: recognised by the size of the vocabulary or its words.
     std::string pattern{};
     std::size_t file_bytes_max = std::size_t{256} << 20;  // largest tokenizer.json today: about 35 MB
     std::size_t text_bytes_max = std::size_t{16} << 20;   // of one text to encode
+    /// Where the tokenizer, and the templates of ModelText, do their work: for files and texts of strangers. Null: in
+    /// this process, for files that are trusted. A process holds one tokenizer.
+    std::shared_ptr<TextProcess> process = {};
 };
 
 struct EncodeOptions {
@@ -32,6 +37,9 @@ struct EncodeOptions {
     /// With parse_special: bytes of the text, ascending, at which no token of a fixed text begins: what stands there is
     /// text, and is read as if it were so without that token. Borrowed for the call.
     std::span<const std::size_t> text_starts = {};
+    /// More tokens than this are refused; 0: any number. A text that is too long for it whatever it holds is refused
+    /// before it is looked at (Tokenizer::check_length()).
+    std::uint64_t tokens_max = 0;
 };
 
 struct DecodeOptions {
@@ -57,10 +65,18 @@ public:
     Tokenizer(const Tokenizer&) = delete;
     Tokenizer& operator=(const Tokenizer&) = delete;
 
-    /// Errors: invalid_argument when `utf8` is not UTF-8 or cannot be expressed; resource_exhausted beyond
-    /// `text_bytes_max`.
+    /// Errors: invalid_argument when `utf8` is not UTF-8, cannot be expressed, or is one that the tokenizer cannot deal
+    /// with; resource_exhausted beyond `text_bytes_max` or `tokens_max`, and beyond the bounds of the text process.
     [[nodiscard]] base::Result<std::vector<base::TokenId>> encode(std::string_view utf8,
                                                                   const EncodeOptions& options = {}) const;
+
+    /// Whether a text of so many bytes can have as few tokens as `tokens_max`; takes no time. Where the tokenizer drops
+    /// nothing, no token stands for more bytes than the longest of the vocabulary; of other kinds (a word list has one
+    /// token for any unknown word) kUnprovenBytesPerToken are believed. Error: resource_exhausted with both numbers.
+    [[nodiscard]] base::Result<void> check_length(std::size_t bytes, std::uint64_t tokens_max) const;
+    static constexpr std::uint64_t kUnprovenBytesPerToken = 1024;
+    /// See check_length(). 0: nothing is known.
+    std::uint64_t text_bytes_per_token() const;
 
     /// The text of `tokens`: equal to what a StreamDetokenizer gives in pieces. Ids outside the vocabulary (models pad
     /// theirs) are nothing; broken UTF-8 becomes U+FFFD.
@@ -77,6 +93,8 @@ public:
     std::optional<base::TokenId> token_of(std::string_view token) const;
     std::optional<base::TokenId> bos() const;
     std::optional<base::TokenId> eos() const;
+    /// TokenizerOptions::process.
+    const std::shared_ptr<TextProcess>& process() const;
 
 private:
     friend class StreamDetokenizer;

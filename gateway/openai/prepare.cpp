@@ -13,7 +13,8 @@ using Tokens = std::vector<base::TokenId>;
 
 ApiError text_error(const base::Error& error, std::string_view param) {
     ApiError result = bad_request(param, error.message).value();
-    if (error.code == base::ErrorCode::internal || error.code == base::ErrorCode::unimplemented) {
+    if (error.code == base::ErrorCode::internal || error.code == base::ErrorCode::unimplemented ||
+        error.code == base::ErrorCode::unavailable) {
         result = api_error(error, 0);  // may name files
         result.param = std::string(param);
     }

@@ -47,7 +47,7 @@ public:
     virtual base::Result<std::vector<base::TokenId>> encode(std::string_view text, bool add_special, bool parse_special,
                                                             std::span<const std::size_t> text_starts) const = 0;
     /// The most bytes of a text that one token stands for: a text of more than so many times a number has more tokens
-    /// than that. 0: not known, or no such bound (a tokenizer that leaves parts of a text out).
+    /// than that. 0: not known, or no such bound.
     virtual std::size_t token_bytes_max() const { return 0; }
     /// The bytes that the token stands for, which need not be valid UTF-8 alone.
     virtual std::string token_bytes(base::TokenId token) const = 0;

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/fuzz/text_targets.h"
 #include "tests/support/catch.h"
 #include "tests/support/gguf_writer.h"
 #include "tests/support/seeds.h"
@@ -122,4 +123,18 @@ TEST_CASE("damaged chat templates render, refuse or fail cleanly", "[text][fuzz]
         rendered += result ? 1 : 0;
     }
     CHECK(rendered > 0);
+}
+
+TEST_CASE("the corpora of the fuzzers are dealt with", "[text][fuzz]") {
+    const fs::path corpora = fs::path(SLUICE_SOURCE_DIR) / "tests" / "fuzz";
+    std::size_t inputs = 0;
+    for (const auto& [folder, run] :
+         {std::pair("template", &fuzz::chat_template), std::pair("tokenizer", &fuzz::tokenizer)}) {
+        for (const auto& entry : fs::directory_iterator(corpora / folder)) {
+            CAPTURE(entry.path().string());
+            run(text_test::bytes_of(entry.path()));
+            ++inputs;
+        }
+    }
+    CHECK(inputs >= 19);
 }

@@ -155,6 +155,11 @@ TEST_CASE("sources and contexts above their bounds, or of the wrong form, are re
 }
 
 TEST_CASE("what is wrong in a template is said with its line", "[text]") {
+    for (const char* cut : {"{%}", "{%}{% endif %}", "x{%-}", "{%", "{%%}", "{{}}", "{{}"}) {  // no tag, or half of one
+        CAPTURE(cut);
+        const auto broken = text::ChatTemplate::compile(cut);
+        if (!broken) { CHECK(broken.error().code == base::ErrorCode::invalid_argument); }
+    }
     const auto compiled = text::ChatTemplate::compile("a\nb {% if %}");
     REQUIRE_FALSE(compiled);
     CHECK(compiled.error().code == base::ErrorCode::invalid_argument);

@@ -118,6 +118,9 @@ typedef struct {
     SluiceBytes continuation_prefix;
     int64_t bos;  ///< -1: none known
     int64_t eos;  ///< -1: none known
+    /// A text of n bytes has at least n / this tokens, whatever it is; 0: nothing is known of the kind, as where text
+    /// is dropped or a whole word can be one unknown token.
+    uint64_t text_bytes_per_token;
 } SluiceTokenTable;
 
 void sluice_tokenizer_table(const SluiceTokenizer* tokenizer, SluiceTokenTable* out);

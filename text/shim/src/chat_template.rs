@@ -77,7 +77,7 @@ fn without_generation_tags(source: &str) -> String {
     while let Some(open) = rest.find("{%") {
         out.push_str(&rest[..open]);
         let tag = &rest[open..];
-        let Some(close) = tag.find("%}") else {
+        let Some(close) = tag[2..].find("%}").map(|at| at + 2) else {
             out.push_str(tag);
             return out;
         };

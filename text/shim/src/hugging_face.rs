@@ -3,6 +3,7 @@
 use crate::added_tokens::Cutter;
 use crate::guard::{invalid, Outcome};
 use crate::special_token::SpecialToken;
+use crate::token_bound;
 use crate::token_table::{Decoder, TokenTable};
 use serde::Deserialize;
 use serde_json::{json, Value};
@@ -30,8 +31,12 @@ struct DecoderOnly {
 
 impl HuggingFace {
     /// `added`: tokens that other files of the model name; `special_texts`: those of them and of the vocabulary that are
-    /// special. What the tokenizer has already stays as it is, and no token gets another id than it is said to have.
-    pub fn load(file: &str, added: &[SpecialToken], special_texts: &[String]) -> Outcome<(HuggingFace, TokenTable)> {
+    /// special; the number is the bytes of text that a token stands for at most. What the tokenizer has already stays as it is, and no token gets another id than it is said to have.
+    pub fn load(
+        file: &str,
+        added: &[SpecialToken],
+        special_texts: &[String],
+    ) -> Outcome<(HuggingFace, TokenTable, u64)> {
         let decoder = match serde_json::from_str::<DecoderOnly>(file) {
             Ok(parsed) => Decoder::parse(&parsed.decoder)?,
             Err(error) => return invalid(format!("tokenizer.json is not understood: {error}")),
@@ -48,6 +53,7 @@ impl HuggingFace {
         }
         tokenizer.with_padding(None);
         add_tokens(&mut tokenizer, added, special_texts);
+        let strips = added.iter().any(|token| token.strips_left || token.strips_right);
         let vocabulary = tokenizer.get_vocab(true);
         let added = tokenizer.get_added_tokens_decoder();
         let end = vocabulary.values().chain(added.keys()).copied().max().map_or(0, |id| id as usize + 1);
@@ -62,7 +68,12 @@ impl HuggingFace {
             tokens[id as usize] = Some((token.content, token.special));
         }
         let table = decoder.table(&tokens);
-        Ok((HuggingFace { tokenizer, plain: OnceLock::new(), added: None, cutter: OnceLock::new() }, table))
+        let texts: Vec<&str> = tokens.iter().flatten().map(|(text, _)| text.as_str()).collect();
+        let bound = match serde_json::from_str::<token_bound::Parts>(file) {
+            Ok(parts) => token_bound::of_hugging_face(&parts, strips, &texts, &table),
+            Err(_) => 0,
+        };
+        Ok((HuggingFace { tokenizer, plain: OnceLock::new(), added: None, cutter: OnceLock::new() }, table, bound))
     }
 
     pub fn set_added(&mut self, bos: Option<u32>, eos: Option<u32>) {

@@ -22,6 +22,7 @@ mod rank_bpe;
 mod sentence_piece;
 mod special_token;
 mod strftime;
+mod token_bound;
 mod token_table;
 mod tokenizer;
 
@@ -47,6 +48,7 @@ pub struct TokenTableView {
     continuation_prefix: Bytes,
     bos: i64,
     eos: i64,
+    text_bytes_per_token: u64,
 }
 
 /// # Safety
@@ -158,6 +160,7 @@ pub unsafe extern "C" fn sluice_tokenizer_table(tokenizer: *const Tokenizer, out
         continuation_prefix: Bytes { data: prefix.as_ptr(), size: prefix.len() },
         bos: tokenizer.bos().map_or(-1, i64::from),
         eos: tokenizer.eos().map_or(-1, i64::from),
+        text_bytes_per_token: tokenizer.text_bytes_per_token(),
     };
 }
 

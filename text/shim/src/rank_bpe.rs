@@ -239,4 +239,7 @@ impl RankBpe {
     pub fn bos(&self) -> Option<u32> {
         self.bos
     }
+    pub fn is_nfc(&self) -> bool {
+        self.is_nfc
+    }
 }

@@ -374,6 +374,14 @@ impl SentencePiece {
         ids
     }
 
+    /// Whether nothing of a text is dropped on the way to its tokens.
+    pub fn keeps_text(&self) -> bool {
+        self.file.charsmap.is_empty()
+            && !self.file.removes_extra_spaces
+            && self.file.byte_fallback
+            && self.bytes.iter().all(Option::is_some)
+    }
+
     pub fn file(&self) -> &PieceFile {
         &self.file
     }

@@ -7,6 +7,7 @@ use crate::piece_file::{self, PieceFile, PieceKind};
 use crate::rank_bpe::RankBpe;
 use crate::sentence_piece::SentencePiece;
 use crate::special_token::SpecialToken;
+use crate::token_bound;
 use crate::token_table::{FirstRule, TokenTable, FLAG_ABSENT, FLAG_BYTE, FLAG_SPECIAL};
 use serde::Deserialize;
 
@@ -75,6 +76,8 @@ pub struct Tokenizer {
     eos: Option<u32>,
     adds_bos: bool,
     adds_eos: bool,
+    /// 0: nothing is known.
+    text_bytes_per_token: u64,
 }
 
 fn text<'a>(bytes: &'a [u8], what: &str) -> Outcome<&'a str> {
@@ -180,8 +183,10 @@ impl Tokenizer {
                 let ranks = RankBpe::load(first, &options.pattern, added, options.bos.as_deref())?;
                 let adds_bos = options.add_bos.unwrap_or(ranks.bos().is_some());
                 let eos = options.eos.as_deref().and_then(|text| ranks.specials().id_of(text));
+                let table = rank_table(&ranks);
                 Ok(Tokenizer {
-                    table: rank_table(&ranks),
+                    text_bytes_per_token: token_bound::of_ranks(ranks.specials(), ranks.is_nfc(), &table),
+                    table,
                     bos: ranks.bos(),
                     eos,
                     adds_bos,
@@ -224,7 +229,7 @@ impl Tokenizer {
 
     /// `added`: tokens that files beside `file` name.
     fn from_hugging_face(file: &str, added: &[SpecialToken], options: &LoadOptions) -> Outcome<Tokenizer> {
-        let (mut model, table) = HuggingFace::load(file, added, &options.special_texts)?;
+        let (mut model, table, text_bytes_per_token) = HuggingFace::load(file, added, &options.special_texts)?;
         let bos = options.bos.as_deref().and_then(|text| model.id_of(text));
         let eos = options.eos.as_deref().and_then(|text| model.id_of(text));
         if options.add_bos.is_some() || options.add_eos.is_some() {
@@ -233,15 +238,21 @@ impl Tokenizer {
                 eos.filter(|_| options.add_eos == Some(true)),
             );
         }
-        Ok(Tokenizer { kind: Kind::HuggingFace(Box::new(model)), table, bos, eos, adds_bos: false, adds_eos: false })
+        let kind = Kind::HuggingFace(Box::new(model));
+        Ok(Tokenizer { kind, table, bos, eos, adds_bos: false, adds_eos: false, text_bytes_per_token })
     }
 
     fn from_pieces(file: PieceFile, added: Vec<SpecialToken>, options: &LoadOptions) -> Outcome<Tokenizer> {
         let end = file.pieces.len() as u32;
         let (bos, eos) = (file.bos.filter(|&id| id < end), file.eos.filter(|&id| id < end));
         let pieces = SentencePiece::load(file, added, options.legacy.unwrap_or(true))?;
+        let table = piece_table(&pieces);
+        let texts = pieces.file().pieces.iter().map(|piece| piece.text.as_str());
+        let text_bytes_per_token =
+            if pieces.keeps_text() { token_bound::of_pieces(pieces.specials(), texts, &table) } else { 0 };
         Ok(Tokenizer {
-            table: piece_table(&pieces),
+            table,
+            text_bytes_per_token,
             bos,
             eos,
             adds_bos: options.add_bos.unwrap_or(bos.is_some()),
@@ -292,5 +303,8 @@ impl Tokenizer {
     }
     pub fn eos(&self) -> Option<u32> {
         self.eos
+    }
+    pub fn text_bytes_per_token(&self) -> u64 {
+        self.text_bytes_per_token
     }
 }
