@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "cli/divide_cores.h"
+#include "cli/model/manifest.h"
 #include "cli/model/needs.h"
 #include "cli/served_models.h"
 
@@ -42,7 +43,8 @@ void put_on_host(engine::EngineOptions& options) {
 
 /// What each model needs, and the KV pools of its workers. All workers are held against the same figure of memory,
 /// which `engine_options` then has too. Error: as engine::inspect_model() and engine::fit_on_host().
-base::Result<std::vector<ServedNeeds>> plan_memory(const std::vector<NamedModel>& models, const ServeOptions& options,
+base::Result<std::vector<ServedNeeds>> plan_memory(const std::vector<NamedModel>& models,
+                                                   const std::vector<NamedModel>& encoders, const ServeOptions& options,
                                                    engine::EngineOptions& engine_options) {
     std::vector<ServedNeeds> served;
     std::vector<engine::HostUse> uses;
@@ -57,7 +59,20 @@ base::Result<std::vector<ServedNeeds>> plan_memory(const std::vector<NamedModel>
                         .needs = std::move(*needs),
                         .engines = options.prefill + options.decode + options.mixed});
     }
-    const auto memory = engine::host_memory_of(engine_options.host_memory_bytes);
+    auto memory = engine::host_memory_of(engine_options.host_memory_bytes);
+    for (const NamedModel& encoder : encoders) {
+        const auto needs = engine::inspect_encoder(encoder.dir);
+        if (!needs) { return base::pass_on(needs); }
+        if (!memory) { continue; }
+        if (needs->weight_bytes > memory->available_bytes) {
+            return base::fail(
+                ErrorCode::resource_exhausted,
+                fmt::format("the encoder {} does not fit into memory: its weights take {}, and {} has {} left for it",
+                            encoder.name, model::format_bytes(needs->weight_bytes), memory->limited_by,
+                            model::format_bytes(memory->available_bytes)));
+        }
+        memory->available_bytes -= needs->weight_bytes;
+    }
     if (!memory || !uses.front().needs.on_host) { return served; }
     engine_options.host_memory_bytes = memory->available_bytes;
     const auto pools = engine::fit_on_host(uses, *memory);
@@ -116,7 +131,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     const std::uint32_t cores = options.threads == 0 ? usable_cores() : options.threads;
     const std::vector<std::uint32_t> threads = divide_cores(cores, workers);
     if (workers > cores) { spdlog::warn("{} workers share {} cores", workers, cores); }
-    const auto models_needed = plan_memory(*named, options, common_setup.engine);
+    const auto models_needed = plan_memory(*named, *encoders, options, common_setup.engine);
     if (!models_needed) { return base::pass_on(models_needed); }
     stack->models_ = *models_needed;
     stack->workers_each_ = options.prefill + options.decode + options.mixed;

@@ -4,6 +4,9 @@
 #include <cstdio>
 
 #include "engine/kv_sizing.h"
+#include "engine/model/checkpoint.h"
+#include "engine/model/encoder_weights.h"
+#include "engine/model/weights.h"
 
 namespace engine {
 namespace {
@@ -67,6 +70,21 @@ base::Result<std::vector<std::uint64_t>> fit_on_host(std::span<const HostUse> us
         pools.push_back(use.needs.kv_pool_bytes > 0 ? use.needs.kv_pool_bytes : std::max(open, least));
     }
     return pools;
+}
+
+base::Result<EncoderNeeds> inspect_encoder(const std::string& model_dir) {
+    auto shape = read_encoder_config(model_dir);
+    if (!shape) { return base::pass_on(shape); }
+    const auto checkpoint = Checkpoint::open(model_dir);
+    if (!checkpoint) { return base::pass_on(checkpoint); }
+    PackingPlan plan = plan_encoder_packing(*shape, WeightFormat::f32);
+    if (const auto good = check_tensors(*checkpoint, plan); !good) { return base::pass_on(good); }
+    const WeightFormat format = stored_format(*checkpoint, plan);
+    plan = plan_encoder_packing(*shape, format);
+    return EncoderNeeds{.shape = std::move(*shape),
+                        .weights = format,
+                        .checkpoint_bytes = checkpoint->bytes(),
+                        .weight_bytes = plan.file_bytes};
 }
 
 std::optional<base::HostMemory> host_memory_of(std::uint64_t limit_bytes) {

@@ -11,6 +11,7 @@
 #include "base/result.h"
 #include "engine/engine.h"
 #include "engine/kernels/packing.h"
+#include "engine/model/encoder_config.h"
 #include "kv_cache/kv_layout.h"
 
 namespace engine {
@@ -33,6 +34,17 @@ struct EngineNeeds {
 /// Looks at a model without loading it: reads configuration and headers, packs and allocates nothing.
 /// Error: what load_engine() would say of options, configuration or checkpoint.
 base::Result<EngineNeeds> inspect_model(const EngineOptions& options);
+
+/// The same of a sentence encoder, which has no KV and runs on the host.
+struct EncoderNeeds {
+    EncoderShape shape;
+    WeightFormat weights = WeightFormat::f32;
+    std::uint64_t checkpoint_bytes = 0;  // on disk
+    std::uint64_t weight_bytes = 0;      // in memory, once for all engines of the machine
+};
+
+/// As inspect_model(), for a folder of an encoder.
+base::Result<EncoderNeeds> inspect_encoder(const std::string& model_dir);
 
 /// Engines of one process that run the same model on the host.
 struct HostUse {

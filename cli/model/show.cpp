@@ -11,10 +11,7 @@
 #include "cli/model/needs.h"
 #include "engine/engine.h"
 #include "engine/host_fit.h"
-#include "engine/model/checkpoint.h"
 #include "engine/model/encoder_config.h"
-#include "engine/model/encoder_weights.h"
-#include "engine/model/weights.h"
 
 namespace cli::model {
 namespace {
@@ -38,28 +35,21 @@ std::string grouped(std::uint64_t number) {
 
 /// What the engine makes of a sentence encoder.
 std::string describe_encoder(const fs::path& path) {
-    const auto shape = engine::read_encoder_config(path.string());
-    if (!shape) { return line("cannot run", shape.error().message); }
-    const base::ModelShape& inner = shape->transformer;
+    const auto needs = engine::inspect_encoder(path.string());
+    if (!needs) { return line("cannot run", needs.error().message); }
+    const engine::EncoderShape& shape = needs->shape;
+    const base::ModelShape& inner = shape.transformer;
     std::string text = line("architecture", fmt::format("{} (sentence encoder), {} layers, {} wide, {} heads of {}, "
                                                         "vocabulary {}",
                                                         inner.architecture, inner.layers, grouped(inner.hidden),
                                                         inner.heads_q, inner.head_dim, grouped(inner.vocabulary)));
     text += line("vectors", fmt::format("{} wide, {}{}", grouped(inner.hidden),
-                                        shape->pooling == engine::SentencePooling::mean ? "the mean of all tokens"
-                                                                                        : "of the first token",
-                                        shape->normalize ? ", normalised" : ""));
+                                        shape.pooling == engine::SentencePooling::mean ? "the mean of all tokens"
+                                                                                       : "of the first token",
+                                        shape.normalize ? ", normalised" : ""));
     text += line("context", grouped(inner.context_tokens) + " tokens");
-    const auto checkpoint = engine::Checkpoint::open(path.string());
-    if (!checkpoint) { return text + line("cannot run", checkpoint.error().message); }
-    engine::PackingPlan plan = engine::plan_encoder_packing(*shape, engine::WeightFormat::f32);
-    if (const auto good = engine::check_tensors(*checkpoint, plan); !good) {
-        return text + line("cannot run", good.error().message);
-    }
-    const engine::WeightFormat format = engine::stored_format(*checkpoint, plan);
-    plan = engine::plan_encoder_packing(*shape, format);
-    return text + line("weights", fmt::format("{} on disk, {} in memory ({})", format_bytes(checkpoint->bytes()),
-                                              format_bytes(plan.file_bytes), engine::name_of(format)));
+    return text + line("weights", fmt::format("{} on disk, {} in memory ({})", format_bytes(needs->checkpoint_bytes),
+                                              format_bytes(needs->weight_bytes), engine::name_of(needs->weights)));
 }
 
 /// What the engine makes of a model.

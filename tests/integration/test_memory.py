@@ -80,6 +80,16 @@ def test_an_open_pool_takes_what_there_is(tmp_path):
         assert answer.status == 200, answer.body
 
 
+def test_an_encoder_that_does_not_fit_is_refused_before_it_is_loaded(tmp_path):
+    encoder = harness.ROOT / "tests" / "golden" / "data" / "bert_mean"
+    with harness.serve("--encoder", f"small={encoder}", "--set", "engine.host_memory_bytes=10000", "--set", f"engine.packed_dir={tmp_path / 'packed'}",
+                       **ONE_WORKER) as server:
+        assert server.wait() == 1
+        said = server.output()
+    assert "the encoder small does not fit into memory" in said and "engine.host_memory_bytes" in said, said
+    assert not (tmp_path / "packed").exists()
+
+
 def test_a_worker_of_its_own_is_refused_too(tmp_path):
     ran = sluice("mixed", "--model", harness.MODEL, "--set", "engine.host_memory_bytes=1000000", "--set", f"engine.packed_dir={tmp_path / 'packed'}",
                  "--set", "cluster.key=" + "0" * 32)
