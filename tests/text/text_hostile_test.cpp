@@ -38,9 +38,6 @@ std::shared_ptr<text::TextProcess> started() {
 
 /// The most memory that a text process has had: its bound and what it starts with.
 void check_memory() {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    return;  // their own memory is not bounded by this
-#endif
     rusage usage{};
     REQUIRE(getrusage(RUSAGE_CHILDREN, &usage) == 0);
     CHECK(usage.ru_maxrss < (1100l << 10));  // KiB

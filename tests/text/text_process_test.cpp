@@ -78,6 +78,8 @@ TEST_CASE("a text process gives the ids and the texts that the library gives", "
     CHECK(process->processes_lost() == 0);
 }
 
+// The sanitizers' own runtimes do not survive a bound of address space: they wait for themselves for ever.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 TEST_CASE("a call that is too much for its process fails, says what ran out, and the next one is served",
           "[text][process]") {
     const auto process = started();
@@ -104,9 +106,7 @@ TEST_CASE("a call that is too much for its process fails, says what ran out, and
     const auto grown = (*doubling)->render("{}", kNow);
     REQUIRE_FALSE(grown);
     CHECK(grown.error().code == base::ErrorCode::resource_exhausted);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // these end in their own way
     CHECK(grown.error().message.find("256 MiB of memory") != std::string::npos);
-#endif
     CHECK((*fine)->render(R"({"x": "served"})", kNow) == "served");
     const auto stopped = (*endless)->render("{}", kNow);
     REQUIRE_FALSE(stopped);
@@ -116,6 +116,7 @@ TEST_CASE("a call that is too much for its process fails, says what ran out, and
     CHECK(tokenizer->encode(kText));
     CHECK(process->processes_lost() >= 2);
 }
+#endif
 
 TEST_CASE("a call that does not end holds up nobody else", "[text][process]") {
     const auto process = started();
@@ -256,6 +257,7 @@ TEST_CASE("no token stands for more bytes of a text than is promised", "[text][p
     CHECK((proven >= 5 || paths.size() == 1));
 }
 
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 TEST_CASE("a prompt of ten million spaces is answered or refused, and names no place in a source", "[text][process]") {
     std::vector<std::filesystem::path> paths = {text_test::stories_folder()};
     if (const auto data = text_test::shared_data()) {
@@ -281,3 +283,4 @@ TEST_CASE("a prompt of ten million spaces is answered or refused, and names no p
         CHECK((*tokenizer)->encode("and the next one is served"));
     }
 }
+#endif
