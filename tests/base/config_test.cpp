@@ -154,6 +154,17 @@ TEST_CASE("the merged settings list what is in effect, sorted", "[base]") {
     REQUIRE(config.merged() == "a: x\nb: 2\nc: true\n");
 }
 
+TEST_CASE("the merged settings, which are printed and logged, do not show the cluster's key", "[base]") {
+    base::Config config;
+    REQUIRE(config.merged().empty());
+    config.string("cluster.key", "");
+    REQUIRE(config.merged().find("not shown") == std::string::npos);
+    base::Config with;
+    REQUIRE(with.add_text("cluster:\n  key: 0123456789abcdef0123456789abcdef\n", "c.yaml"));
+    REQUIRE(with.string("cluster.key", "") == "0123456789abcdef0123456789abcdef");
+    REQUIRE(with.merged() == "cluster.key: (not shown)\n");
+}
+
 TEST_CASE("aliases that hold themselves, or each other many times, are refused", "[base]") {
     const std::string repeated =
         "a: &a [x, x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]\n"
