@@ -61,6 +61,7 @@ base::Result<std::vector<ServedNeeds>> plan_memory(const std::vector<NamedModel>
     }
     auto memory = engine::host_memory_of(engine_options.host_memory_bytes);
     for (const NamedModel& encoder : encoders) {
+        if (auto checked = check_role(encoder.dir, worker::Role::encode); !checked) { return base::pass_on(checked); }
         const auto needs = engine::inspect_encoder(encoder.dir);
         if (!needs) { return base::pass_on(needs); }
         if (!memory) { continue; }

@@ -58,7 +58,12 @@ void Child::write_line(const std::string& line) {
 }
 
 void Child::signal(int number) {
-    if (pid_ > 0) { ::kill(pid_, number); }
+    if (pid_ <= 0) { return; }
+    ::kill(pid_, number);
+    if (number != SIGSTOP) { return; }
+    int status = 0;
+    const pid_t stopped = ::waitpid(pid_, &status, WUNTRACED);
+    CHECK(stopped == pid_ && WIFSTOPPED(status), "the child ended instead of stopping");
 }
 
 void Child::kill() {

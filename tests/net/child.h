@@ -18,6 +18,7 @@ public:
     /// The next line that it prints, without its end; empty when it has ended.
     std::string read_line();
     void write_line(const std::string& line);
+    /// SIGSTOP: and waits until none of its threads runs.
     void signal(int number);
     int pid() const { return pid_; }
     /// SIGKILL, and waits for the end.
