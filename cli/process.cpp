@@ -261,6 +261,12 @@ void unblock_signals() {
     pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
 }
 
+void tell_version(base::Metrics& metrics) {
+    metrics
+        .gauge("sluice_build_info", "Always 1; its label is the version of the process", {{"version", SLUICE_VERSION}})
+        .Set(1);
+}
+
 int report(const base::Error& error) {
     std::fprintf(stderr, "sluice: %s\n", error.message.c_str());
     if (error.code == ErrorCode::cancelled) { return 130; }  // as a shell names the end by Ctrl-C

@@ -8,6 +8,7 @@
 #include "base/block_hash.h"
 #include "base/clock.h"
 #include "base/config.h"
+#include "base/metrics.h"
 #include "base/result.h"
 #include "proto/cluster_key.h"
 #include "proto/version.h"
@@ -90,6 +91,9 @@ bool end_asked();
 void end_if_asked();
 /// From now on a second signal ends the process at once (the first has begun an orderly end). In the main thread.
 void unblock_signals();
+
+/// The row `sluice_build_info`, always 1: which version this process is of.
+void tell_version(base::Metrics& metrics);
 
 /// Prints "sluice: message" to stderr; returns the exit status (2 for bad input, 130 when it was interrupted, else 1).
 int report(const base::Error& error);

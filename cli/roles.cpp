@@ -53,6 +53,7 @@ void know_gateway_sections(base::Config& config) {
 base::Result<void> run_scheduler(const SchedulerCommand& command) {
     const base::SystemClock clock;
     base::Metrics metrics;
+    tell_version(metrics);
     auto config = read_config(command.common);
     if (!config) { return base::pass_on(config); }
     const auto options = scheduler::SchedulerOptions::read(*config);
@@ -81,6 +82,7 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
 base::Result<void> run_worker(const WorkerCommandLine& command) {
     const base::SystemClock clock;
     base::Metrics metrics;
+    tell_version(metrics);
     auto config = read_config(command.common);
     if (!config) { return base::pass_on(config); }
     const auto cluster = read_cluster(*config, false);
@@ -127,6 +129,7 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
 base::Result<void> run_gateway(const GatewayCommand& command) {
     const base::SystemClock clock;
     base::Metrics metrics;
+    tell_version(metrics);
     auto config = read_config(command.common);
     if (!config) { return base::pass_on(config); }
     const auto cluster = read_cluster(*config, false);

@@ -121,6 +121,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     auto models = load_text(all);
     if (!models) { return base::pass_on(models); }
 
+    tell_version(stack->metrics_);
     auto scheduler = scheduler::SchedulerServer::start(scheduler_options, "127.0.0.1:0", stack->clock_, stack->metrics_,
                                                        cluster->control());
     if (!scheduler) { return base::pass_on(scheduler); }

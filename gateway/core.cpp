@@ -46,7 +46,7 @@ struct GatewayCore::State {
           work(asio::make_work_guard(*io)),
           text_queue({.large_at_once = setup.options.text_threads}),
           text_threads(setup.options.text_threads + 1),
-          metrics(setup.metrics, models.own_names(), setup.options.slo.names()),
+          metrics(setup.metrics, models.own_names(), setup.options.slo.names(), setup.options.slo.targets()),
           log({.kind = spdlog::should_log(spdlog::level::info) ? setup.options.access_log : AccessLogKind::off,
                .metrics = metrics,
                .clock = setup.clock,

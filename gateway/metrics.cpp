@@ -1,5 +1,6 @@
 #include "gateway/metrics.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace gateway {
@@ -9,14 +10,30 @@ base::Metrics::Labels with_class(std::string_view model, std::string_view slo_cl
     return {{"model", std::string(model)}, {"slo_class", std::string(slo_class)}};
 }
 
+/// `edges` and the targets that some class has.
+std::vector<double> edges_with(std::vector<double> edges, const std::vector<SloTargets>& targets,
+                               base::Duration SloTargets::* target) {
+    for (const SloTargets& one : targets) {
+        if (one.*target > base::Duration::zero()) {
+            edges.push_back(std::chrono::duration<double>(one.*target).count());
+        }
+    }
+    std::sort(edges.begin(), edges.end());
+    edges.erase(std::unique(edges.begin(), edges.end()), edges.end());
+    return edges;
+}
+
 }  // namespace
 
-ModelMetrics::ModelMetrics(base::Metrics& metrics, std::string model, std::vector<std::string> slo_classes)
+ModelMetrics::ModelMetrics(base::Metrics& metrics, std::string model, std::vector<std::string> slo_classes,
+                           const std::vector<SloTargets>& targets)
     : metrics_(metrics),
       model_(std::move(model)),
       slo_classes_(std::move(slo_classes)),
+      ttft_edges_(edges_with(base::ttft_edges(), targets, &SloTargets::ttft)),
+      tpot_edges_(edges_with(base::tpot_edges(), targets, &SloTargets::tpot)),
       inter_token_(metrics.histogram("sluice_gateway_inter_token_seconds", "Gap between two tokens of a sequence",
-                                     base::tpot_edges(), {{"model", model_}})),
+                                     tpot_edges_, {{"model", model_}})),
       prompt_tokens_(metrics.counter("sluice_gateway_tokens_total", "Tokens of answered requests",
                                      {{"model", model_}, {"kind", "prompt"}})),
       cached_tokens_(metrics.counter("sluice_gateway_tokens_total", "Tokens of answered requests",
@@ -26,10 +43,18 @@ ModelMetrics::ModelMetrics(base::Metrics& metrics, std::string model, std::vecto
     for (const std::string& name : slo_classes_) {
         of_class_.push_back(
             {&metrics.histogram("sluice_gateway_time_per_output_token_seconds",
-                                "Mean gap of the tokens after the first, per request", base::tpot_edges(),
+                                "Mean gap of the tokens after the first, per request", tpot_edges_,
                                 with_class(model_, name)),
              &metrics.histogram("sluice_gateway_request_duration_seconds", "Accepted to last byte handed over",
-                                base::ttft_edges(), with_class(model_, name))});
+                                ttft_edges_, with_class(model_, name))});
+    }
+    // A counter that is first seen at 1 has not grown, for Prometheus: those that promises are judged by begin at 0.
+    for (std::size_t slo_class = 0; slo_class < slo_classes_.size(); ++slo_class) {
+        for (const std::string_view slo : {"ttft", "tpot", "availability", "all"}) {
+            for (const std::string_view outcome : {"good", "bad"}) {
+                slo_requests(slo_class, slo, outcome);
+            }
+        }
     }
 }
 
@@ -55,14 +80,17 @@ void ModelMetrics::retries_exhausted(std::string_view reason, std::string_view l
         .Increment();
 }
 
-void ModelMetrics::slo_request(std::size_t slo_class, std::string_view slo, std::string_view outcome) {
+prometheus::Counter& ModelMetrics::slo_requests(std::size_t slo_class, std::string_view slo, std::string_view outcome) {
     base::Metrics::Labels labels = with_class(model_, slo_classes_[slo_class]);
     labels["slo"] = slo;
     labels["outcome"] = outcome;
-    metrics_
-        .counter("sluice_gateway_slo_requests_total",
-                 "Requests by what became of their targets; goodput is the rate of slo all, outcome good", labels)
-        .Increment();
+    return metrics_.counter("sluice_gateway_slo_requests_total",
+                            "Requests by what became of their targets; goodput is the rate of slo all, outcome good",
+                            labels);
+}
+
+void ModelMetrics::slo_request(std::size_t slo_class, std::string_view slo, std::string_view outcome) {
+    slo_requests(slo_class, slo, outcome).Increment();
 }
 
 void ModelMetrics::goodput_tokens(std::size_t slo_class, std::uint64_t tokens) {
@@ -77,7 +105,7 @@ void ModelMetrics::first_token(std::size_t slo_class, std::string_view path, bas
     labels["path"] = path;
     metrics_
         .histogram("sluice_gateway_time_to_first_token_seconds", "Last request byte to first data byte written",
-                   base::ttft_edges(), labels)
+                   ttft_edges_, labels)
         .Observe(seconds(ttft));
 }
 
@@ -88,7 +116,7 @@ void ModelMetrics::tokens(std::uint64_t prompt, std::uint64_t cached, std::uint6
 }
 
 GatewayMetrics::GatewayMetrics(base::Metrics& metrics, const std::vector<std::string>& models,
-                               const std::vector<std::string>& slo_classes)
+                               const std::vector<std::string>& slo_classes, const std::vector<SloTargets>& targets)
     : metrics_(metrics),
       access_lines_dropped_(metrics.counter("sluice_gateway_access_lines_dropped_total",
                                             "Lines of the access log that were left out: its reader is too slow")),
@@ -96,7 +124,7 @@ GatewayMetrics::GatewayMetrics(base::Metrics& metrics, const std::vector<std::st
       send_buffer_bytes_(metrics.gauge("sluice_gateway_send_buffer_bytes", "Bytes that clients have not taken yet")),
       slow_clients_(metrics.gauge("sluice_gateway_slow_clients", "Connections that took nothing for a second")) {
     for (const std::string& model : models) {
-        models_.emplace_back(metrics, model, slo_classes);
+        models_.emplace_back(metrics, model, slo_classes, targets);
         in_flight(model, 0);
     }
 }

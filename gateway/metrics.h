@@ -9,14 +9,17 @@
 
 #include "base/clock.h"
 #include "base/metrics.h"
+#include "gateway/request/slo_targets.h"
 
 namespace gateway {
 
 /// The rows `sluice_gateway_*` about the sequences and answers of one model. Thread-safe, like base::Metrics.
 class ModelMetrics {
 public:
-    /// `slo_classes`: names of the gateway's SLO classes; below, a class is its index here.
-    ModelMetrics(base::Metrics& metrics, std::string model, std::vector<std::string> slo_classes);
+    /// `slo_classes`: names of the gateway's SLO classes; below, a class is its index here. `targets`: what they
+    /// promise; each is an edge of the buckets of its kind, so that buckets say exactly who met it.
+    ModelMetrics(base::Metrics& metrics, std::string model, std::vector<std::string> slo_classes,
+                 const std::vector<SloTargets>& targets = {});
     ModelMetrics(const ModelMetrics&) = delete;
     ModelMetrics& operator=(const ModelMetrics&) = delete;
 
@@ -45,11 +48,14 @@ public:
     void tokens(std::uint64_t prompt, std::uint64_t cached, std::uint64_t completion);
 
 private:
+    prometheus::Counter& slo_requests(std::size_t slo_class, std::string_view slo, std::string_view outcome);
     static double seconds(base::Duration duration) { return std::chrono::duration<double>(duration).count(); }
 
     base::Metrics& metrics_;
     const std::string model_;
     const std::vector<std::string> slo_classes_;
+    const std::vector<double> ttft_edges_;
+    const std::vector<double> tpot_edges_;
     struct OfClass {
         prometheus::Histogram* tpot;
         prometheus::Histogram* duration;
@@ -71,7 +77,8 @@ public:
 
     /// `models`: served names.
     GatewayMetrics(base::Metrics& metrics, const std::vector<std::string>& models,
-                   const std::vector<std::string>& slo_classes = {"default"});
+                   const std::vector<std::string>& slo_classes = {"default"},
+                   const std::vector<SloTargets>& targets = {});
 
     /// Rows of the model with this index in `models`.
     ModelMetrics& of(std::size_t model) { return models_[model]; }

@@ -82,6 +82,14 @@ std::vector<std::string> SloClasses::names() const {
     return names;
 }
 
+std::vector<SloTargets> SloClasses::targets() const {
+    std::vector<SloTargets> targets;
+    for (const SloClass& one : classes_) {
+        targets.push_back(one.targets);
+    }
+    return targets;
+}
+
 ApiResult<SloWish> SloClasses::wish_of(const RequestHead& head) {
     SloWish wish;
     if (const std::string* name = head.field("x-slo-class")) { wish.class_name = *name; }

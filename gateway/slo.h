@@ -33,6 +33,8 @@ public:
     std::size_t size() const { return classes_.size(); }
     const SloClass& operator[](std::size_t index) const { return classes_[index]; }
     std::vector<std::string> names() const;
+    /// In the order of names().
+    std::vector<SloTargets> targets() const;
 
     /// Of the header fields x-slo-class, x-slo-ttft-ms and x-slo-tpot-ms, or of llm-d's x-llm-d-slo-ttft-ms and
     /// x-llm-d-slo-tpot-ms where those are not there. Error: 400 for what is no number of milliseconds.
