@@ -1,0 +1,176 @@
+"""The catalogue of metrics (configs/metrics.toml) is what the code and processes that run export, and no client can make it longer."""
+import re
+import subprocess
+import sys
+
+import pytest
+
+import harness
+from harness import LocalCluster, wait_until
+
+sys.path.insert(0, str(harness.ROOT / "scripts"))
+from monitoring import catalogue, rules  # noqa: E402
+
+METRICS = catalogue.read()
+ENCODER = harness.ROOT / "tests" / "golden" / "data" / "bert_mean"
+CODE_FOLDERS = ["base", "proto", "device", "net", "text", "kv_cache", "engine", "kv_transfer", "worker", "prefill_worker", "decode_worker", "scheduler", "caching",
+                "gateway", "sim", "cli"]
+# Said only when something goes wrong, or when a setting that is off by default is on.
+NEED_MORE_THAN_LOAD = {"sluice_gateway_retries_total", "sluice_gateway_retries_exhausted_total", "sluice_gateway_cancellations_total",
+                       "sluice_scheduler_tenant_placements"}  # the last only while something is placed when the scheduler looks
+
+
+def registrations():
+    """(name, type, help) of every metric that the code asks for."""
+    call = re.compile(r'\b(counter|gauge|histogram)\(\s*"((?:sluice)_[a-z0-9_]+)",\s*((?:"[^"]*"\s*)+)')
+    found = set()
+    for folder in CODE_FOLDERS:
+        for path in sorted((harness.ROOT / folder).rglob("*.cpp")):
+            for kind, name, text in call.findall(path.read_text()):
+                found.add((name, kind, "".join(re.findall(r'"([^"]*)"', text))))
+    return found
+
+
+def test_the_catalogue_is_what_the_code_asks_for():
+    in_code = registrations()
+    in_catalogue = {(metric.name, metric.type, metric.help) for metric in METRICS.values() if metric.name.startswith("sluice_")}
+    assert in_code == in_catalogue
+    # What is asked for by other words than these would not be found.
+    words = set()
+    for folder in CODE_FOLDERS:
+        for path in sorted((harness.ROOT / folder).rglob("*.cpp")):
+            words |= set(re.findall(r'"(sluice_(?:gateway|scheduler|worker|kv)_[a-z0-9_]+)"', path.read_text()))
+    assert words <= set(METRICS)
+
+
+def test_the_catalogue_keeps_to_the_rules_for_names():
+    assert [problem for metric in METRICS.values() for problem in metric.problems()] == []
+
+
+@pytest.mark.parametrize("expression", [
+    "rate(sluice_gateway_request_total[5m])",                                    # no such metric
+    'sluice_gateway_requests_total{status="200"}',                               # another label
+    'sluice_scheduler_queue_tokens{stage="prefil"}',                             # a value that it never has
+    "sum by (model_name) (sluice_gateway_inflight_requests)",                    # grouped by what is not there
+    "rate(sluice_gateway_time_to_first_token_seconds[5m])",                      # a histogram has no series of its own name
+    "sluice:slo_burn:rate7m",                                                    # recorded by nobody
+])
+def test_an_expression_that_asks_for_what_nobody_exports_is_refused(expression):
+    with pytest.raises(catalogue.Unknown):
+        catalogue.check(expression, METRICS, {"sluice:slo_burn:rate1h"})
+
+
+class Exposition:
+    """What one process says at /metrics."""
+
+    def __init__(self, port):
+        answer = harness.request(port, "GET", "/metrics")
+        assert answer.status == 200 and answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        self.text = answer.body.decode()
+        self.help = dict(re.findall(r"^# HELP (\S+) (.*)$", self.text, re.MULTILINE))
+        self.type = dict(re.findall(r"^# TYPE (\S+) (.*)$", self.text, re.MULTILINE))
+        self.samples = [(name, dict(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', labels))) for name, labels
+                        in re.findall(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? \S+$", self.text, re.MULTILINE)]
+
+    def series(self):
+        return sorted((name, *sorted(labels.items())) for name, labels in self.samples)
+
+
+def breaches(role, said):
+    """How what a process of this role exports differs from the catalogue."""
+    found = []
+    by_series = {name: metric for metric in METRICS.values() for name in catalogue.series_names(metric)}
+    for name in said.type:
+        if name not in METRICS:
+            found.append(f"{role} exports {name}, which is not in the catalogue")
+            continue
+        metric = METRICS[name]
+        if (said.type[name], said.help[name]) != (metric.type, metric.help):
+            found.append(f"{role} exports {name} as {said.type[name]} '{said.help[name]}'")
+        if role not in metric.roles:
+            found.append(f"{role} exports {name}, which the catalogue does not say")
+    for name, labels in said.samples:
+        if name not in by_series:
+            continue  # told above
+        metric = by_series[name]
+        labels = {label: value for label, value in labels.items() if not (label == "le" and name.endswith("_bucket"))}
+        if set(labels) != set(metric.labels):
+            found.append(f"{role}: {name} has the labels {sorted(labels)}")
+        for label, value in labels.items():
+            if metric.labels.get(label) and value not in metric.labels[label]:
+                found.append(f"{role}: {name} has {label}={value}")
+    missing = {metric.name for metric in METRICS.values() if metric.always and role in metric.roles} - set(said.type)
+    return found + [f"{role} does not export {name}" for name in sorted(missing)]
+
+
+@pytest.mark.process
+def test_processes_of_all_roles_export_the_catalogue_and_nothing_else():
+    with LocalCluster(1, 1, 1, encoder=ENCODER) as cluster:
+        cluster.wait_ready()
+        ports = {role: cluster.port if role == "gateway" else cluster.admin_port(pid) for role, pid in cluster.pids()}
+        assert set(ports) == {"scheduler", "prefill", "decode", "mixed", "encode", "gateway"}
+        before = [breach for role, port in ports.items() for breach in breaches(role, Exposition(port))]
+        assert before == []
+        for index in range(8):
+            answer = harness.post(cluster.port, "/v1/completions", model=harness.MODEL_ID, prompt=f"Once upon a time, number {index}", max_tokens=8, temperature=0,
+                                  slo={"ttft_ms": 60000, "tpot_ms": 30000})
+            assert answer.status == 200, answer.body
+        assert harness.post(cluster.port, "/v1/embeddings", model=ENCODER.name, input=["a", "b"]).status == 200
+
+        def seen():
+            return {name for port in ports.values() for name in Exposition(port).type}
+
+        wait_until(lambda: set(METRICS) - NEED_MORE_THAN_LOAD <= seen(), f"everything is seen under load; missing: {set(METRICS) - NEED_MORE_THAN_LOAD - seen()}")
+        assert [breach for role, port in ports.items() for breach in breaches(role, Exposition(port))] == []
+
+
+def hostile_requests(port, round_number):
+    """One of everything that a client can choose a name in."""
+    name = f"hostile-{round_number}"
+    tags = {"x-tenant": name, "x-request-id": name, "x-slo-class": name, "User-Agent": name}
+    body = {"model": name, "prompt": name, "max_tokens": 1, "user": name}
+    for path in ("/v1/completions", "/v1/chat/completions", "/v1/embeddings", f"/v1/{name}", f"/{name}?x={name}"):
+        harness.request(port, "POST", path, body, tags)
+        harness.request(port, "GET", path, headers=tags)
+    harness.request(port, "POST", "/v1/completions", {**body, "model": harness.MODEL_ID}, {"x-slo-class": name})
+    harness.request(port, "POST", "/v1/completions", {**body, "model": harness.MODEL_ID}, {"x-tenant": name})
+    harness.request(port, "POST", "/v1/completions", {**body, "model": harness.MODEL_ID, "slo": {"class": name}})
+    harness.request(port, "POST", "/v1/completions", name.encode(), {"Content-Type": name})
+    harness.request(port, f"X-{round_number}", "/v1/models")
+
+
+@pytest.mark.process
+def test_a_client_cannot_make_series():
+    made_by_requests = {"sluice_gateway_requests_total", "sluice_gateway_admission_total", "sluice_gateway_slo_requests_total", "sluice_gateway_inflight_requests",
+                        "sluice_gateway_tokens_total"}
+    with harness.serve("--set", "gateway.tenant_header=x-tenant", "--set", "scheduler.tenants_max=2") as server:
+        server.wait_ready()
+
+        def said():
+            exposition = Exposition(server.port)
+            for _, labels in exposition.samples:  # names of the first tenants are all that a client's word gets into
+                assert all("hostile" not in value or (label == "tenant" and value in ("hostile-0", "hostile-1")) for label, value in labels.items()), labels
+            return [series for series in exposition.series() if series[0] in made_by_requests]
+
+        said()
+        for round_number in range(3):  # all that its requests can have in common
+            hostile_requests(server.port, round_number)
+        before = said()
+        for round_number in range(3, 40):
+            hostile_requests(server.port, round_number)
+        assert said() == before
+
+
+def test_generated_files_are_those_of_the_catalogue():
+    checked = subprocess.run([sys.executable, harness.ROOT / "scripts" / "make-monitoring", "--check"], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_runbook_is_listed_and_every_alert_in_it():
+    folder = harness.ROOT / rules.RUNBOOKS
+    listed = (folder / "README.md").read_text()
+    alerts = {rule.alert: rule.runbook for rule in rules.burn_alerts() + rules.cause_alerts()}
+    for alert, runbook in alerts.items():
+        assert alert in listed, alert
+        assert alert.removeprefix("Sluice") in (folder / runbook).read_text().splitlines()[0].replace("Sluice", ""), (alert, runbook)
+    assert {path.name for path in folder.glob("*.md")} - {"README.md"} == set(alerts.values())
