@@ -7,10 +7,10 @@ SLUICE_STRICT_SKIPS ?= no
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help serve build test nightly bench lint format clean
+.PHONY: help serve build test chart-test nightly bench lint format clean
 
 help: ## shows this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  variables: MODEL='a name of sluice model list, a folder or a GGUF file' PORT=$(PORT) ARGS='more flags of sluice serve' JOBS=$(JOBS)"
 	@echo "  SLUICE_STRICT_SKIPS=yes make test: a skip that tests/allowed_skips.txt does not list is a failure (CI)"
@@ -29,6 +29,9 @@ test: ## installs what is missing, builds, runs every test
 	@scripts/bootstrap --test
 	@$(MAKE) --no-print-directory build
 	@scripts/run-tests $(if $(filter yes,$(SLUICE_STRICT_SKIPS)),--strict-skips)
+
+chart-test: ## the Helm chart, rules, boards and images; needs build/release/sluice and installs the rest below build/
+	@scripts/chart-test
 
 nightly: ## what takes hours: long fuzzing, tests of processes a hundred times on a busy machine
 	@scripts/bootstrap --test

@@ -1,0 +1,17 @@
+{{/* The configuration of all roles: what the chart says over what `config` says. */}}
+{{- define "sluice.config" -}}
+{{- $config := deepCopy .Values.config -}}
+{{- $cluster := dict "key_file" "/run/secrets/sluice/cluster-key" "trusted_network" .Values.cluster.trustedNetwork "admit_without_key" .Values.cluster.admitWithoutKey -}}
+{{- $gateway := dict "drain_timeout_ms" (mul (int .Values.gateway.drainSeconds) 1000) "hosts" .Values.gateway.hosts -}}
+{{- $worker := dict "kv_net_devices" (ternary .Values.kv.netDevices "" .Values.cluster.trustedNetwork) "kv_ucx_environment" (keys .Values.kv.ucxEnvironment | sortAlpha) -}}
+{{- if not .Values.cluster.trustedNetwork }}{{ $worker = set $worker "kv_port" (int .Values.ports.kv) }}{{ end -}}
+{{- $engine := dict "packed_dir" "/cache" -}}
+{{- mergeOverwrite $config (dict "cluster" $cluster "gateway" $gateway "worker" $worker "engine" $engine) | toYaml -}}
+{{- end }}
+
+{{/* SHA256SUMS of a model on a claim, below the folder that its path is in. */}}
+{{- define "sluice.checksums" -}}
+{{- range $file, $sum := .claim.checksums }}
+{{ $sum }}  {{ $file }}
+{{- end }}
+{{- end }}

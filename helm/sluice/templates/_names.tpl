@@ -1,0 +1,85 @@
+{{- define "sluice.name" -}}
+{{ default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "sluice.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{ .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else if contains (include "sluice.name" .) .Release.Name -}}
+{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else -}}
+{{ printf "%s-%s" .Release.Name (include "sluice.name" .) | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{/* Labels by which pods of this release are found; with `component` those of a role. Never changed: Deployments keep them. */}}
+{{- define "sluice.selector" -}}
+app.kubernetes.io/name: {{ include "sluice.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+{{- with .component }}
+app.kubernetes.io/component: {{ . }}
+{{- end }}
+{{- end }}
+
+{{- define "sluice.labels" -}}
+{{ include "sluice.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+{{- end }}
+
+{{- define "sluice.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{ default (include "sluice.fullname" .) .Values.serviceAccount.name }}
+{{- else -}}
+{{ default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "sluice.image" -}}
+{{- with .Values.image -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ default $.Chart.AppVersion .tag }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* Value of the label sluice_cluster. */}}
+{{- define "sluice.clusterLabel" -}}
+{{ default (printf "%s-%s" .Release.Namespace .Release.Name) .Values.monitoring.clusterLabel }}
+{{- end }}
+
+{{/* Roles that have pods, as JSON. */}}
+{{- define "sluice.roles" -}}
+{{- $roles := list "gateway" "scheduler" -}}
+{{- range $role := list "prefill" "decode" "mixed" "encode" -}}
+{{- $values := index $.Values $role -}}
+{{- if or (gt (int $values.replicas) 0) $values.autoscaling.enabled -}}
+{{- $roles = append $roles $role -}}
+{{- end -}}
+{{- end -}}
+{{ toJson $roles }}
+{{- end }}
+
+{{/* What `--model` takes for a model of the chart: root, key (model, encoder). */}}
+{{- define "sluice.modelPath" -}}
+{{- $model := index .root.Values .key -}}
+{{- if eq $model.source "builtin" -}}
+stories260k
+{{- else if eq $model.source "pull" -}}
+{{ printf "/%ss/%s" .key $model.name }}
+{{- else -}}
+{{ printf "/%ss/%s" .key $model.claim.path | trimSuffix "/" }}
+{{- end -}}
+{{- end }}
+
+{{/* Whether the roles can speak TLS to each other, so that cluster.trustedNetwork may be false. The one place that knows. */}}
+{{- define "sluice.hasTls" -}}
+no
+{{- end }}
+
+{{- define "sluice.grace" -}}
+{{- if kindIs "invalid" .terminationGracePeriodSeconds -}}
+{{ add (int .preStopSeconds) (int .drainSeconds) 10 }}
+{{- else -}}
+{{ int .terminationGracePeriodSeconds }}
+{{- end -}}
+{{- end }}

@@ -1,0 +1,76 @@
+{{/* Rules over several values, which a schema cannot say. Every message says what to set. */}}
+{{- define "sluice.validate" -}}
+{{- $values := .Values -}}
+{{- $roles := include "sluice.roles" . | fromJsonArray -}}
+{{- if not $values.image.repository }}{{ fail "image.repository is required: the registry and name of the image that docker/cpu.Dockerfile builds" }}{{ end -}}
+{{- if eq $values.image.tag "latest" }}{{ fail "image.tag is latest: pods that start on different days would run different versions. Name a version, or a digest" }}{{ end -}}
+{{- if not $values.cluster.existingSecret }}
+{{- fail "cluster.existingSecret is required: kubectl create secret generic sluice-key --from-literal=cluster-key=$(openssl rand -hex 16), then --set cluster.existingSecret=sluice-key" }}
+{{- end -}}
+{{- if and (not $values.cluster.trustedNetwork) (ne (include "sluice.hasTls" .) "yes") }}
+{{- fail "cluster.trustedNetwork is false, but there is no TLS between the roles yet: prompts, KV and the cluster's key cross the pods' network in plain text. Set it to true where everybody on that network is trusted" }}
+{{- end -}}
+{{- if not $values.model.name }}{{ fail "model.name is required: the model's name in the API" }}{{ end -}}
+{{- if and (not (has "mixed" $roles)) (not (and (has "prefill" $roles) (has "decode" $roles))) }}
+{{- fail "nobody can serve a whole request: prefill.replicas and decode.replicas above 0, or mixed.replicas above 0" }}
+{{- end -}}
+{{- if and (has "encode" $roles) (not $values.encoder.name) }}{{ fail "encode has replicas, but encoder.name names no encoder" }}{{ end -}}
+{{- if and $values.encoder.name (not (has "encode" $roles)) }}{{ fail "encoder.name is set, but encode.replicas is 0" }}{{ end -}}
+{{- if and $values.cluster.trustedNetwork (has "prefill" $roles) (not $values.kv.netDevices) }}
+{{- fail "kv.netDevices is empty: KV cannot go from prefill pods to decode pods. Name the pods' interface (eth0), or use mixed workers alone" }}
+{{- end -}}
+
+{{- range $key := list "model" "encoder" -}}
+{{- $model := index $values $key -}}
+{{- if $model.name -}}
+{{- if eq $model.source "pull" -}}
+{{- if not $model.pull.from }}{{ fail (printf "%s.pull.from is required: what `sluice model pull` takes, e.g. hf:ORG/REPO@REVISION" $key) }}{{ end -}}
+{{- if and (hasPrefix "hf:" $model.pull.from) (not (contains "@" $model.pull.from)) }}
+{{- fail (printf "%s.pull.from has no revision: pods that start on different days would serve different weights. Write hf:ORG/REPO@REVISION" $key) }}
+{{- end -}}
+{{- if and (hasPrefix "https:" $model.pull.from) (not $model.pull.sha256) }}{{ fail (printf "%s.pull.sha256 is required for https:" $key) }}{{ end -}}
+{{- else if eq $model.source "claim" -}}
+{{- if not $model.claim.name }}{{ fail (printf "%s.claim.name is required: a PersistentVolumeClaim that exists" $key) }}{{ end -}}
+{{- if not $model.claim.path }}{{ fail (printf "%s.claim.path is required: where in the claim the model is" $key) }}{{ end -}}
+{{- if and (not $model.claim.checksums) (not $model.claim.allowUnverified) }}
+{{- fail (printf "%s.claim.checksums is empty: state the SHA-256 of the weights (cd FOLDER && sha256sum *), or set %s.claim.allowUnverified" $key $key) }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- range $role := $roles -}}
+{{- $one := index $values $role -}}
+{{- $grace := include "sluice.grace" $one | int -}}
+{{- $least := add (int $one.preStopSeconds) (int $one.drainSeconds) 5 | int -}}
+{{- if le $grace $least }}
+{{- fail (printf "%s.terminationGracePeriodSeconds is %d: it must be more than preStopSeconds + drainSeconds + 5 = %d, or pods are killed while they finish requests" $role $grace $least) }}
+{{- end -}}
+{{- $limits := default dict $one.resources.limits -}}
+{{- if and $one.gpuResource (hasKey $limits $one.gpuResource) }}{{ fail (printf "%s.resources.limits has %s: say %s.gpus instead" $role $one.gpuResource $role) }}{{ end -}}
+{{- if $one.pdb.enabled -}}
+{{- if and (ne $role "scheduler") (eq (toString $one.pdb.maxUnavailable) "0") }}{{ fail (printf "%s.pdb.maxUnavailable is 0: no node could ever be drained" $role) }}{{ end -}}
+{{- end -}}
+{{- if ne $role "scheduler" -}}
+{{- if and (eq (toString $one.maxSurge) "0") (eq (toString $one.maxUnavailable) "0") }}{{ fail (printf "%s.maxSurge and %s.maxUnavailable are both 0: no pod could ever be replaced" $role $role) }}{{ end -}}
+{{- with $one.autoscaling -}}
+{{- if .enabled -}}
+{{- if lt (int .maxReplicas) (int .minReplicas) }}{{ fail (printf "%s.autoscaling.maxReplicas is below minReplicas" $role) }}{{ end -}}
+{{- if not $values.monitoring.enabled }}{{ fail (printf "%s.autoscaling needs monitoring.enabled: it asks Prometheus for series with the label sluice_cluster" $role) }}{{ end -}}
+{{- if and (eq $values.autoscaling.kind "keda") (not $values.autoscaling.prometheusUrl) }}{{ fail "autoscaling.prometheusUrl is required for keda" }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- range $path := list "gateway.drain_timeout_ms" "gateway.host" "gateway.port" "gateway.hosts" "worker.drain_timeout_ms" "worker.kv_net_devices" "worker.kv_port" "worker.kv_ucx_environment" "engine.packed_dir" -}}
+{{- $parts := splitList "." $path -}}
+{{- if hasKey (default dict (index $values.config (first $parts))) (last $parts) }}
+{{- fail (printf "config.%s is written by the chart: say it with the chart's own values" $path) }}
+{{- end -}}
+{{- end -}}
+{{- if $values.monitoring.enabled -}}
+{{- $interval := trimSuffix "s" $values.monitoring.interval | int -}}
+{{- if ge (trimSuffix "s" $values.monitoring.scrapeTimeout | int) $interval }}{{ fail "monitoring.scrapeTimeout must be less than monitoring.interval" }}{{ end -}}
+{{- end -}}
+{{- end }}

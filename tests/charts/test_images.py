@@ -1,0 +1,90 @@
+"""Images and units: what can be said of them without an engine or an init system."""
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+import chart
+import harness
+
+DOCKERFILES = sorted((chart.ROOT / "docker").glob("*.Dockerfile"))
+UNITS = chart.ROOT / "configs" / "systemd"
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_hadolint_finds_nothing(path):
+    done = subprocess.run([str(chart.TOOLS / "venv" / "bin" / "hadolint"), "--failure-threshold", "style", str(path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_the_last_stage_runs_as_a_number_that_is_not_root(path):
+    last = re.split(r"^FROM ", path.read_text(), flags=re.MULTILINE)[-1]
+    assert re.search(r"^USER 65532:65532$", last, re.MULTILINE)
+    assert "SHELL" not in last and "scripts/" not in last
+    assert ":latest" not in path.read_text()
+
+
+def test_the_image_has_every_library_that_the_binary_is_linked_with():
+    """On the release that the image is based on: the packages of its last stage own all libraries, themselves or by what they depend on."""
+    release = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', open("/etc/os-release").read(), re.MULTILINE))
+    text = (chart.ROOT / "docker" / "cpu.Dockerfile").read_text()
+    if f"BASE={release['ID']}:{release['VERSION_ID']}-slim" not in text:
+        pytest.skip(f"the image is not based on {release['PRETTY_NAME']}")
+    listed = set(re.search(r"--no-install-recommends \\\n(.*?)&&", text, re.DOTALL)[1].replace("\\", " ").split())
+    needed = re.findall(r"=> (/\S+)", subprocess.run(["ldd", str(harness.BINARY)], capture_output=True, text=True, check=True).stdout)
+    assert len(needed) > 10
+    owners = set()
+    for library in needed:
+        real = os.path.realpath(library)
+        for path in (real, real.removeprefix("/usr")):  # as dpkg knows it from before the merge of /usr
+            done = subprocess.run(["dpkg", "-S", path], capture_output=True, text=True)
+            if done.returncode == 0:
+                owners.add(done.stdout.split(":")[0])
+                break
+        else:
+            raise AssertionError(f"{library} belongs to no package")
+    closure = set()
+    pending = [*listed, "libc6", "libgcc-s1", "libstdc++6"]
+    while pending:
+        package = pending.pop()
+        if package in closure:
+            continue
+        closure.add(package)
+        depends = subprocess.run(["dpkg-query", "-W", "-f", "${Depends}, ${Pre-Depends}", package], capture_output=True, text=True).stdout
+        pending += [re.split(r"[ :(]", one.split("|")[0].strip())[0] for one in depends.split(",") if one.strip()]
+    assert owners <= closure, f"the image lacks {sorted(owners - closure)}"
+    direct = subprocess.run(["readelf", "-d", str(harness.BINARY)], capture_output=True, text=True, check=True).stdout.count("(NEEDED)")
+    assert direct >= 10
+
+
+def test_units_are_ones_that_systemd_understands(tmp_path):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not there")
+    for path in UNITS.glob("sluice*"):
+        text = path.read_text().replace("/usr/local/bin/sluice", str(harness.BINARY)).replace("User=sluice", "User=root")
+        (tmp_path / path.name.replace("@.", "@decode.")).write_text(text)
+        if "@" in path.name:
+            (tmp_path / path.name.replace("@.", "@prefill.")).write_text(text)
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", *map(str, sorted(tmp_path.iterdir()))], capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "SYSTEMD_LOG_LEVEL": "warning"})
+    ours = [line for line in (done.stdout + done.stderr).splitlines() if "sluice" in line]
+    assert ours == []
+
+
+@pytest.mark.parametrize("path", sorted(UNITS.glob("*.service")), ids=lambda path: path.name)
+def test_units_give_time_to_finish_and_start_what_the_binary_knows(path):
+    text = path.read_text()
+    command = re.search(r"^ExecStart=/usr/local/bin/sluice (\S+) (.*)$", text, re.MULTILINE)
+    role = command[1].replace("%i", "decode")
+    usage = subprocess.run([str(harness.BINARY), role, "--help"], capture_output=True, text=True, timeout=60).stdout
+    for flag in re.findall(r"--[a-z-]+", command[2]):
+        assert re.search(rf"{flag}\b", usage), flag
+    printed = subprocess.run([str(harness.BINARY), "config", "print", "--config", str(chart.ROOT / "configs" / "cluster.yaml")], capture_output=True, text=True, check=True,
+                             timeout=60).stdout
+    drains = [int(value) for value in re.findall(r"drain_timeout_ms: (\d+)", printed)]
+    assert len(drains) == 2
+    stop = int(re.search(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)[1])
+    assert stop > max(drains) / 1000 or role == "scheduler"

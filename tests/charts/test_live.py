@@ -1,0 +1,168 @@
+"""Rules and boards on a real Prometheus that scrapes a cluster of processes: every expression can be asked, and says something under load."""
+import concurrent.futures
+import json
+import os
+import re
+import signal
+import urllib.parse
+
+import pytest
+import yaml
+
+import chart
+import harness
+from harness import LocalCluster, wait_until
+from monitoring import boards, rules
+
+pytestmark = pytest.mark.process
+CLUSTER = "live"
+
+
+class Prometheus(harness.Process):
+    def __init__(self, folder, targets):
+        self.port = harness.free_port()
+        plain = yaml.safe_load((chart.CHART / "files" / "rules.yaml").read_text())
+        for group in plain["groups"]:
+            group["interval"] = "1s"
+            for rule in group["rules"]:
+                if rule.get("for"):
+                    rule["for"] = "1s"  # what is true for a minute is true for a second
+        (folder / "rules.yaml").write_text(yaml.safe_dump(plain))
+        (folder / "prometheus.yaml").write_text(yaml.safe_dump({
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": [str(folder / "rules.yaml")],
+            "scrape_configs": [{"job_name": "sluice", "static_configs": [{"targets": targets, "labels": {"sluice_cluster": CLUSTER}}]}]}))
+        super().__init__([chart.TOOLS / "bin" / "prometheus", f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data",
+                          f"--web.listen-address=127.0.0.1:{self.port}", "--log.level=warn"])
+
+    def ask(self, path, **fields):
+        answer = harness.request(self.port, "GET", f"/api/v1/{path}?{urllib.parse.urlencode(fields)}")
+        body = answer.json()
+        assert answer.status == 200 and body["status"] == "success", (fields, body)
+        return body["data"]
+
+    def query(self, expression):
+        return self.ask("query", query=expression)["result"]
+
+    def is_up(self):
+        try:
+            return harness.request(self.port, "GET", "/-/ready").status == 200
+        except OSError:
+            return False
+
+    def alerts(self):
+        """Names of those that fire."""
+        return {alert["labels"]["alertname"] for alert in self.ask("alerts")["alerts"] if alert["state"] == "firing"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A cluster of all roles that has had load for long enough that rates are there, and a Prometheus that watched it."""
+    encoder = harness.ROOT / "tests" / "golden" / "data" / "bert_mean"
+    # Nobody takes a worker that has to wait for its processor for one that is lost.
+    settings = ["gateway.worker_lost_after_ms=600000", "scheduler.suspect_ms=60000", "scheduler.lease_ms=60000"]
+    folder = tmp_path_factory.mktemp("prometheus")
+    with LocalCluster(2, 2, encoder=encoder, settings=settings) as cluster:
+        cluster.wait_ready()
+        targets = [f"127.0.0.1:{cluster.port}"] + [f"127.0.0.1:{cluster.admin_port(pid)}" for role, pid in cluster.pids() if role != "gateway"]
+        with Prometheus(folder, targets) as prometheus:
+            wait_until(prometheus.is_up, f"Prometheus is up: {prometheus.output()}")
+
+            def load(index):
+                body = {"model": harness.MODEL_ID, "prompt": f"Number {index}: once upon a time there was a little girl who", "max_tokens": 24,
+                        "slo": {"ttft_ms": 60000, "tpot_ms": 30000}}
+                status = harness.post(cluster.port, "/v1/completions", **body).status
+                return status, harness.post(cluster.port, "/v1/embeddings", model=encoder.name, input=[f"text {index}"]).status
+
+            def seen():
+                """Until every rate over the shortest window has two samples with something between them."""
+                with concurrent.futures.ThreadPoolExecutor(4) as threads:
+                    assert set(threads.map(load, range(12))) == {(200, 200)}
+                return all(prometheus.query(expression) for expression in (
+                    "sluice:goodput_requests:rate5m > 0", "sluice:slo_burn:rate3d", "sluice:tpot_seconds:p99_5m > 0",
+                    'rate(sluice_kv_transfers_total{direction="receive",outcome="ok"}[5m]) > 0', "rate(sluice_scheduler_prediction_ratio_count[5m]) > 0"))
+
+            wait_until(seen, "rates are there", 120)
+            print(prometheus.output())
+            yield cluster, prometheus
+
+
+def asked(expression):
+    """As Grafana would ask it, with all clusters and models chosen."""
+    return expression.replace(boards.RATE, "1m").replace("$cluster", ".*").replace("$model", ".*")
+
+
+def says_something(result):
+    return any(value["value"][1] != "NaN" for value in result)
+
+
+BOARD_LINES = [(board, panel, line) for board in boards.boards() for panel in board.panels for line in panel.lines]
+
+
+def test_every_line_of_a_board_says_something_under_load(world):
+    _, prometheus = world
+    silent = []
+    for board, panel, line in BOARD_LINES:
+        result = prometheus.query(asked(line.expr))
+        if not line.quiet and not says_something(result):
+            silent.append((board.uid, panel.title, asked(line.expr)))
+        used = set(re.findall(r"\{\{(\w+)\}\}", line.legend))
+        for one in result:
+            assert used <= set(one["metric"]), f"{board.uid}, {panel.title}: the legend {line.legend} names a label that {one['metric']} has not"
+    assert silent == []
+
+
+def test_the_boards_in_the_chart_are_those_lines():
+    exprs = {target["expr"] for path in (chart.CHART / "files" / "dashboards").glob("*.json") for panel in json.loads(path.read_text())["panels"]
+             for target in panel["targets"]}
+    assert exprs == {line.expr for _, _, line in BOARD_LINES}
+
+
+def test_every_recorded_series_is_there_and_no_rule_fails(world):
+    _, prometheus = world
+    failing = [(rule["name"], rule["lastError"]) for group in prometheus.ask("rules")["groups"] for rule in group["rules"] if rule["health"] == "err"]
+    assert failing == []
+    missing = [name for name in sorted(rules.recorded_names()) if not says_something(prometheus.query(name))]
+    assert missing == []
+
+
+def without_comparison(expression):
+    """An alert's expression has no result when all is well: what it compares has to have one."""
+    return re.split(r"\s(?:>=?|==|unless|or)\s", expression)[0]
+
+
+def test_what_an_alert_compares_is_there(world):
+    _, prometheus = world
+    silent = []
+    for rule in rules.burn_alerts() + rules.cause_alerts():
+        if rule.alert in ("SluiceRetriesExhausted", "SluiceRefusing"):  # of which a sound cluster has no series
+            continue
+        part = without_comparison(rule.expr)
+        if part.count("(") != part.count(")"):  # cut inside of a share: ask for its numerator
+            part = re.split(r"\s/\s", rule.expr)[0]
+        if not prometheus.query(part):
+            silent.append((rule.alert, part))
+    assert silent == []
+
+
+def test_queries_of_the_autoscalers_say_something(world):
+    _, prometheus = world
+    values = chart.merged(chart.example("gpu"), {"model": {"name": harness.MODEL_ID}, "encoder": {"name": "bert_mean"}, "monitoring": {"clusterLabel": CLUSTER},
+                                                 "encode": {"autoscaling": {"enabled": True}}})
+    triggers = [trigger["metadata"] for one in chart.objects(values) if one["kind"] == "ScaledObject" for trigger in one["spec"]["triggers"]]
+    assert len(triggers) == 6
+    for trigger in triggers:
+        assert len(prometheus.query(trigger["query"])) == 1, trigger["query"]
+
+
+def test_a_sound_cluster_alerts_nobody_and_one_that_lost_its_decode_workers_does(world):
+    cluster, prometheus = world
+    # A machine that does other things besides may be slow; it must not look broken.
+    broken = {"SluiceNoPrefill", "SluiceNoDecode", "SluiceNoScheduler", "SluiceTwoSchedulers", "SluiceTargetDown", "SluiceRestarts", "SluiceKvDamaged", "SluiceRefusing",
+              "SluiceKvStranded", "SluiceRetriesExhausted", "SluiceSloBurn"}
+    assert prometheus.alerts() & broken == set()
+    for pid in cluster.pids_of("decode"):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: {"SluiceNoDecode", "SluiceTargetDown"} <= prometheus.alerts(), "somebody is told", 60)
+    assert "SluiceNoPrefill" not in prometheus.alerts()
+    os.kill(cluster.pids_of("scheduler")[0], signal.SIGKILL)
+    wait_until(lambda: "SluiceNoScheduler" in prometheus.alerts(), "somebody is told of the scheduler", 60)

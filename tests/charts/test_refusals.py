@@ -1,0 +1,94 @@
+"""What the chart refuses, and that it says what to do instead. Each is a slip that some chart for serving language models has or had."""
+import pytest
+
+import chart
+from chart import LEAST, Refused, merged
+
+CLAIM = {"model": {"name": "m", "source": "claim", "claim": {"name": "models", "path": "m"}}}
+CHECKED = merged(CLAIM, {"model": {"claim": {"checksums": {"model.safetensors": "0" * 64}}}})
+
+
+def refused(*values):
+    with pytest.raises(Refused) as error:
+        chart.text(merged(LEAST, *values))
+    return str(error.value)
+
+
+def test_the_least_that_an_operator_says_renders():
+    assert "kind: Deployment" in chart.text(LEAST)
+
+
+@pytest.mark.parametrize("without, said", [
+    ("image", "image.repository is required"),
+    ("cluster", "cluster.existingSecret is required"),
+    ("model", "model.name is required"),
+])
+def test_what_must_be_said_is_asked_for(without, said):
+    with pytest.raises(Refused) as error:
+        chart.text({key: value for key, value in LEAST.items() if key != without})
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("values, said", [
+    # Keys that nobody reads are mistakes, at every level.
+    ({"replicas": 2}, "replicas"),
+    ({"prefill": {"replica": 2}}, "replica"),
+    ({"decode": {"autoscaling": {"enable": True}}}, "enable"),
+    ({"monitoring": {"rules": {"objectives": {"ttfb": 0.9}}}}, "ttfb"),
+    ({"config": {"gatway": {}}}, "gatway"),
+    # Images whose content changes under the same name.
+    ({"image": {"tag": "latest"}}, "image.tag is latest"),
+    ({"image": {"digest": "sha256:12"}}, "digest"),
+    # Plain text must be asked for by its name.
+    ({"cluster": {"trustedNetwork": False}}, "cluster.trustedNetwork is false"),
+    # A secret is named, never written down.
+    ({"cluster": {"key": "0123456789abcdef0123456789abcdef"}}, "key"),
+    ({"config": {"cluster": {"key": "0123456789abcdef0123456789abcdef"}}}, "cluster"),
+    ({"model": {"pull": {"token": "hf_secret"}}}, "token"),
+    # Pods that are killed while they finish.
+    ({"decode": {"terminationGracePeriodSeconds": 305}}, "decode.terminationGracePeriodSeconds is 305: it must be more than preStopSeconds + drainSeconds + 5 = 305"),
+    ({"gateway": {"preStopSeconds": 60, "terminationGracePeriodSeconds": 120}}, "gateway.terminationGracePeriodSeconds"),
+    ({"config": {"worker": {"drain_timeout_ms": 900000}}}, "config.worker.drain_timeout_ms is written by the chart"),
+    ({"config": {"gateway": {"drain_timeout_ms": 900000}}}, "config.gateway.drain_timeout_ms is written by the chart"),
+    # A share is between 0 and 1: a target of 70 would never be reached.
+    ({"decode": {"autoscaling": {"kvUsage": 70}}}, "kvUsage"),
+    ({"decode": {"autoscaling": {"saturation": 80}}}, "saturation"),
+    # Decode is not scaled on TTFT, prefill not on the KV memory of decode.
+    ({"decode": {"autoscaling": {"ttftSeconds": 1}}}, "ttftSeconds"),
+    ({"prefill": {"autoscaling": {"kvUsage": 0.5}}}, "kvUsage"),
+    # What scales asks a Prometheus that knows the series.
+    ({"decode": {"autoscaling": {"enabled": True}}}, "decode.autoscaling needs monitoring.enabled"),
+    ({"decode": {"autoscaling": {"enabled": True}}, "monitoring": {"enabled": True}}, "autoscaling.prometheusUrl is required"),
+    ({"decode": {"autoscaling": {"enabled": True, "minReplicas": 5}}, "monitoring": {"enabled": True}, "autoscaling": {"kind": "hpa"}}, "maxReplicas is below minReplicas"),
+    ({"monitoring": {"enabled": True, "interval": "10s"}}, "monitoring.scrapeTimeout must be less"),
+    # Roles that cannot serve.
+    ({"prefill": {"replicas": 0}}, "nobody can serve a whole request"),
+    ({"decode": {"replicas": 0}}, "nobody can serve a whole request"),
+    ({"encode": {"replicas": 1}}, "encoder.name names no encoder"),
+    ({"encoder": {"name": "e", "pull": {"from": "e"}}}, "encode.replicas is 0"),
+    ({"kv": {"netDevices": ""}}, "kv.netDevices is empty"),
+    ({"kv": {"ucxEnvironment": {"LD_PRELOAD": "x"}}}, "LD_PRELOAD"),
+    # Weights that nobody has vouched for, or that change.
+    (CLAIM, "model.claim.checksums is empty"),
+    ({"model": {"source": "claim", "claim": {"path": "m"}}}, "model.claim.name is required"),
+    ({"model": {"source": "pull"}}, "model.pull.from is required"),
+    ({"model": {"source": "pull", "pull": {"from": "hf:org/repo"}}}, "has no revision"),
+    ({"model": {"source": "pull", "pull": {"from": "https://example.org/m.gguf"}}}, "model.pull.sha256 is required"),
+    ({"model": {"source": "claim", "claim": {"checksums": {"a": "12"}}}}, "checksums"),
+    # Budgets and rollouts that never end.
+    ({"decode": {"pdb": {"maxUnavailable": 0}}}, "no node could ever be drained"),
+    ({"decode": {"maxSurge": 0, "maxUnavailable": 0}}, "no pod could ever be replaced"),
+    ({"prefill": {"gpus": 1, "resources": {"limits": {"nvidia.com/gpu": "1"}}}}, "say prefill.gpus instead"),
+    ({"securityContext": {"runAsUser": 0}}, "runAsUser"),
+    ({"scheduler": {"replicas": 2}}, "replicas"),
+])
+def test_a_slip_is_refused_with_what_to_do(values, said):
+    assert said in refused(values)
+
+
+def test_what_is_refused_by_one_value_is_rendered_by_another():
+    chart.text(merged(LEAST, CHECKED))
+    chart.text(merged(LEAST, CLAIM, {"model": {"claim": {"allowUnverified": True}}}))
+    chart.text(merged(LEAST, {"decode": {"terminationGracePeriodSeconds": 306}}))
+    chart.text(merged(LEAST, {"model": {"source": "pull", "pull": {"from": "hf:org/repo@0123abc"}}}))
+    chart.text(merged(LEAST, {"prefill": {"replicas": 0}, "decode": {"replicas": 0}, "mixed": {"replicas": 1}, "kv": {"netDevices": ""}}))

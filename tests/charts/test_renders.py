@@ -1,0 +1,360 @@
+"""What the chart renders: as looked at before (golden/), valid for Kubernetes and the operators, and right in itself."""
+import json
+import os
+import re
+import shutil
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+import chart
+from chart import LEAST, WORKERS, merged
+from monitoring import catalogue, rules
+
+GOLDEN = chart.ROOT / "tests" / "charts" / "golden"
+PROFILES = {name: chart.example(name) for name in ("cpu", "colocated", "gpu")}
+PROFILES["hpa"] = merged(PROFILES["gpu"], {"autoscaling": {"kind": "hpa", "prometheusUrl": ""}, "monitoring": {"rules": {"runbookUrl": ""}}})
+PROFILES["bare"] = merged(LEAST, {"networkPolicy": {"enabled": False}, "test": {"enabled": False}, "serviceAccount": {"create": False, "name": "mine"}})
+KUBERNETES = ("1.30", "1.33", "1.37")
+CUSTOM = {"monitoring.coreos.com/v1", "keda.sh/v1alpha1"}
+every_profile = pytest.mark.parametrize("profile", PROFILES)
+
+
+@pytest.fixture
+def rendered(profile):
+    return chart.objects(PROFILES[profile])
+
+
+def test_lint_finds_nothing():
+    for name in ("cpu", "colocated", "gpu"):
+        done = chart.helm("lint", "--strict", "--kube-version", chart.KUBERNETES, chart.CHART, "--values", chart.EXAMPLES / f"{name}.yaml", "--set", "image.repository=r", check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@every_profile
+def test_the_render_is_the_one_that_was_looked_at(profile):
+    """UPDATE_GOLDEN=1 writes it anew: look at the difference. Rules and boards are left out; they have tests of their own."""
+    kept = [one for one in chart.objects(PROFILES[profile]) if one["kind"] != "PrometheusRule" and not one["metadata"]["name"].endswith("-board")]
+    text = yaml.safe_dump_all(kept, sort_keys=True, width=160)
+    path = GOLDEN / f"{profile}.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert path.read_text() == text, f"{path} is not what the chart renders; UPDATE_GOLDEN=1 make chart-test writes it anew"
+
+
+@every_profile
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_every_object_is_valid_for_kubernetes(rendered, version):
+    for one in rendered:
+        if one["apiVersion"] not in CUSTOM:
+            kubernetes_validate.validate(one, version, strict=True)
+
+
+def custom_schemas():
+    """(apiVersion, kind) -> schema, of the operators' own definitions."""
+    found = {}
+    for path in (chart.TOOLS / "crds").glob("*.yaml"):
+        definition = yaml.safe_load(path.read_text())["spec"]
+        for version in definition["versions"]:
+            found[f"{definition['group']}/{version['name']}", definition["names"]["kind"]] = version["schema"]["openAPIV3Schema"]
+    return found
+
+
+def closed(schema):
+    """The schema with every object that lists its fields closed to others; an API server would drop those."""
+    if isinstance(schema, list):
+        return [closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result = {key: closed(value) for key, value in schema.items()}
+    if isinstance(schema.get("properties"), dict) and "additionalProperties" not in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        result["additionalProperties"] = False
+    if schema.get("x-kubernetes-int-or-string"):
+        result.pop("type", None)
+    return result
+
+
+@every_profile
+def test_every_object_of_an_operator_is_valid_for_it(rendered):
+    schemas = custom_schemas()
+    own = [one for one in rendered if one["apiVersion"] in CUSTOM]
+    for one in own:
+        schema = closed(schemas[one["apiVersion"], one["kind"]])
+        schema["properties"]["metadata"] = {"type": "object"}
+        problems = [f"{one['kind']} {'/'.join(map(str, error.absolute_path))}: {error.message}" for error in jsonschema.Draft7Validator(schema).iter_errors(one)]
+        assert problems == []
+
+
+def test_a_field_that_an_operator_does_not_know_would_be_found():
+    rendered = chart.objects(PROFILES["gpu"])
+    monitor = next(iter(chart.of_kind(rendered, "PodMonitor").values()))
+    monitor["spec"]["podMetricsEndpoints"][0]["scrapeTimeOut"] = "1s"
+    schema = closed(custom_schemas()["monitoring.coreos.com/v1", "PodMonitor"])
+    assert "scrapeTimeOut" in str([error.message for error in jsonschema.Draft7Validator(schema).iter_errors(monitor)])
+
+
+def test_a_field_that_kubernetes_does_not_know_would_be_found():
+    broken = json.loads(json.dumps(chart.deployment(chart.objects(LEAST), "decode")))
+    broken["spec"]["template"]["spec"]["containers"][0]["readyness"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, KUBERNETES[0], strict=True)
+
+
+@every_profile
+def test_names_are_unique_and_labels_say_whose_it_is(rendered):
+    names = [(one["kind"], one["metadata"]["name"]) for one in rendered]
+    assert len(names) == len(set(names))
+    for one in rendered:
+        assert one["metadata"]["labels"]["app.kubernetes.io/instance"] == "demo", one["metadata"]["name"]
+
+
+@every_profile
+def test_selectors_find_pods_and_ports_have_names(rendered):
+    all_labels = [one["spec"]["template"]["metadata"]["labels"] for one in rendered if one["kind"] == "Deployment"]
+    all_labels += [one["metadata"]["labels"] for one in rendered if one["kind"] == "Pod"]
+    port_names = {port["name"] for spec in chart.pods(rendered).values() for one in spec["containers"] for port in one.get("ports", [])}
+
+    def finds(selector):
+        wanted = selector.get("matchLabels", {})
+        terms = selector.get("matchExpressions", [])
+        return [labels for labels in all_labels if wanted.items() <= labels.items()
+                and all(labels.get(term["key"]) in term["values"] for term in terms if term["operator"] == "In")]
+
+    for one in rendered:
+        spec = one.get("spec", {})
+        if one["kind"] == "Deployment":
+            assert finds(spec["selector"]) == [spec["template"]["metadata"]["labels"]]
+        elif one["kind"] == "Service":
+            assert len(finds({"matchLabels": spec["selector"]})) == 1
+            assert {port["targetPort"] for port in spec["ports"]} <= port_names
+        elif one["kind"] in ("PodDisruptionBudget", "PodMonitor"):
+            assert finds(spec["selector"])
+        elif one["kind"] == "NetworkPolicy" and not one["metadata"]["name"].endswith("-test"):
+            assert finds(spec["podSelector"]), one["metadata"]["name"]
+        elif one["kind"] in ("ScaledObject", "HorizontalPodAutoscaler"):
+            assert spec["scaleTargetRef"]["name"] in chart.of_kind(rendered, "Deployment")
+        for endpoint in [*spec.get("endpoints", []), *spec.get("podMetricsEndpoints", [])]:
+            assert endpoint["port"] in port_names | {"http"}
+
+
+@every_profile
+def test_every_container_is_held_as_tight_as_it_can_be(rendered):
+    for role, spec in chart.pods(rendered).items():
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True and spec["securityContext"]["runAsUser"] > 0
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for one in chart.containers(spec):
+            security = one["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False and security["readOnlyRootFilesystem"] is True, (role, one["name"])
+            assert security["capabilities"]["drop"] == ["ALL"]
+            assert set(security["capabilities"].get("add", [])) <= ({"IPC_LOCK"} if role in WORKERS and profile_has_rdma(rendered) else set())
+            assert "memory" in one["resources"]["limits"] and "cpu" not in one["resources"]["limits"], "a CPU limit throttles steps"
+            assert not re.search(r":latest$|^[^:@]+$", one["image"])
+            mounts = {mount["name"] for mount in one.get("volumeMounts", [])}
+            assert mounts <= {volume["name"] for volume in spec["volumes"]}
+
+
+def profile_has_rdma(rendered):
+    return any(key.startswith("rdma/") for spec in chart.pods(rendered).values() for one in spec["containers"] for key in one["resources"]["limits"])
+
+
+@every_profile
+def test_no_secret_is_written_down(rendered):
+    assert not chart.of_kind(rendered, "Secret")
+    for spec in chart.pods(rendered).values():
+        for one in chart.containers(spec):
+            for variable in one.get("env", []):
+                assert not re.search("TOKEN|KEY|SECRET|PASSWORD", variable["name"]) or "secretKeyRef" in variable.get("valueFrom", {}), variable
+        for volume in spec["volumes"]:
+            if "secret" in volume:
+                assert volume["secret"]["defaultMode"] == 0o440  # the process refuses a key that others can read
+    assert "key" not in chart.config(rendered)["cluster"]
+
+
+@every_profile
+def test_pods_have_the_time_to_finish_that_their_configuration_gives_them(rendered):
+    settings = chart.config(rendered)
+    for role, spec in chart.pods(rendered).items():
+        if role in ("test", "scheduler"):
+            continue
+        container = spec["containers"][0]
+        wait = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        if role == "gateway":
+            drain_ms = settings["gateway"]["drain_timeout_ms"]
+            assert wait > 0, "a Service still sends to a pod that is going"
+        else:
+            drain_ms = int(re.search(r"worker\.drain_timeout_ms=(\d+)", " ".join(container["args"]))[1])
+        assert spec["terminationGracePeriodSeconds"] > wait + drain_ms / 1000 + 5, role
+
+
+@every_profile
+def test_probes_ask_what_they_are_for(rendered):
+    for role, spec in chart.pods(rendered).items():
+        if role == "test":
+            continue
+        container = spec["containers"][0]
+        assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
+        assert container["livenessProbe"]["httpGet"]["path"] == "/live"  # never asks others: a dead peer restarts nobody
+        patience = container["startupProbe"]["failureThreshold"] * container["startupProbe"]["periodSeconds"]
+        assert patience >= {"gateway": 120, "scheduler": 60, "encode": 300}.get(role, 900)
+
+
+def test_the_pods_restart_when_their_configuration_changes():
+    def sums(values):
+        rendered = chart.objects(values)
+        return {role: chart.deployment(rendered, role)["spec"]["template"]["metadata"]["annotations"]["checksum/config"] for role in ("gateway", "scheduler", "decode")}
+
+    before, after = sums(LEAST), sums(merged(LEAST, {"config": {"scheduler": {"heartbeat_ms": 100}}}))
+    assert all(before[role] != after[role] for role in before)
+    assert sums(merged(LEAST, {"gateway": {"replicas": 3}})) == before
+
+
+def test_settings_of_the_operator_are_kept_beside_those_of_the_chart():
+    settings = chart.config(chart.objects(PROFILES["gpu"]))
+    assert settings["slo_classes"]["chat"] == {"ttft_ms": 500, "tpot_ms": 30}
+    assert settings["gateway"] == {"drain_timeout_ms": 60000, "hosts": ["llm.example.org"]}
+    assert settings["worker"] == {"kv_net_devices": "mlx5_0:1,eth0", "kv_ucx_environment": ["UCX_TLS"]}
+
+
+def test_an_autoscaled_role_leaves_its_count_to_the_autoscaler():
+    rendered = chart.objects(PROFILES["gpu"])
+    assert "replicas" not in chart.deployment(rendered, "decode")["spec"]
+    assert chart.deployment(rendered, "encode")["spec"]["replicas"] == 1
+    scaled = {one["metadata"]["name"].rsplit("-", 1)[1]: one["spec"] for one in rendered if one["kind"] == "ScaledObject"}
+    assert set(scaled) == {"gateway", "prefill", "decode"}
+    for role, spec in scaled.items():
+        assert spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"] >= 300
+        assert spec["fallback"]["behavior"] == "currentReplicas"
+        for trigger in spec["triggers"]:
+            assert trigger["metricType"] == "AverageValue"  # of no other kind does KEDA keep a fallback
+            catalogue.check(trigger["metadata"]["query"], catalogue.read())
+            assert 'sluice_cluster="llm-demo"' in trigger["metadata"]["query"]
+            if "ratio" in trigger["metadata"]["query"]:
+                assert 0 < float(trigger["metadata"]["threshold"]) <= 1
+    queries = " ".join(trigger["metadata"]["query"] for trigger in scaled["decode"]["triggers"])
+    assert "time_to_first_token" not in queries and "prefill" not in queries
+
+
+def test_what_is_scraped_bears_the_label_that_rules_and_autoscalers_ask_for():
+    rendered = chart.objects(PROFILES["gpu"])
+    monitors = [*chart.of_kind(rendered, "ServiceMonitor").values(), *chart.of_kind(rendered, "PodMonitor").values()]
+    assert len(monitors) == 2
+    for monitor in monitors:
+        assert monitor["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+        for endpoint in [*monitor["spec"].get("endpoints", []), *monitor["spec"].get("podMetricsEndpoints", [])]:
+            assert endpoint["relabelings"] == [{"targetLabel": "sluice_cluster", "replacement": "llm-demo"}]
+            assert endpoint["honorLabels"] is False
+    scraped = {term for monitor in monitors for rule in monitor["spec"]["selector"].get("matchExpressions", []) for term in rule["values"]} | {"gateway"}
+    assert scraped == set(chart.pods(rendered)) - {"test"}
+
+
+def test_the_rules_in_the_chart_are_those_that_are_tested_with_its_objectives():
+    rendered = chart.objects(merged(PROFILES["gpu"], {"monitoring": {"rules": {"objectives": {"ttft": 0.99}}}}))
+    groups = {group["name"]: group["rules"] for group in next(iter(chart.of_kind(rendered, "PrometheusRule").values()))["spec"]["groups"]}
+    plain = {group["name"]: group["rules"] for group in yaml.safe_load((chart.CHART / "files" / "rules.yaml").read_text())["groups"]}
+    assert {rule["labels"]["slo"]: rule["expr"] for rule in groups.pop("sluice-objectives")} == \
+        {slo: f"vector({0.99 if slo == 'ttft' else objective})" for slo, objective in rules.OBJECTIVES.items()}
+    del plain["sluice-objectives"]
+    for name, expected in plain.items():
+        for rule, other in zip(groups[name], expected, strict=True):
+            if "annotations" in rule:
+                assert rule["annotations"].pop("runbook_url") == \
+                    other["annotations"].pop("runbook_url").replace("docs/runbooks", "https://wiki.example.org/sluice/runbooks")
+            assert rule == other
+    boards = {key: json.loads(text) for one in rendered if one["metadata"]["name"].endswith("-board") for key, text in one["data"].items()}
+    assert boards == {path.name: json.loads(path.read_text()) for path in (chart.CHART / "files" / "dashboards").glob("*.json")}
+    assert all(one["metadata"]["labels"]["grafana_dashboard"] == "1" for one in rendered if one["metadata"]["name"].endswith("-board"))
+
+
+class Network:
+    """Which pods may connect to which, as NetworkPolicies say."""
+
+    def __init__(self, rendered):
+        self.labels = {one["metadata"]["labels"]["app.kubernetes.io/component"]: one["spec"]["template"]["metadata"]["labels"]
+                       for one in rendered if one["kind"] == "Deployment"}
+        self.policies = [one["spec"] for one in rendered if one["kind"] == "NetworkPolicy"]
+
+    @staticmethod
+    def selects(selector, labels):
+        return selector.get("matchLabels", {}).items() <= labels.items() and all(
+            labels.get(term["key"]) in term["values"] for term in selector.get("matchExpressions", []))
+
+    def allows(self, direction, role, other, port):
+        """`direction`: Ingress of `role` from `other`, or Egress of `role` to it."""
+        mine = [policy for policy in self.policies if self.selects(policy["podSelector"], self.labels[role]) and direction in policy["policyTypes"]]
+        assert mine, "nothing holds this pod"
+        peers = {"Ingress": "from", "Egress": "to"}[direction]
+        for policy in mine:
+            for rule in policy.get(direction.lower(), []):
+                if rule.get("ports") and all(one["port"] != port for one in rule["ports"]):
+                    continue
+                if any("podSelector" in peer and "namespaceSelector" not in peer and self.selects(peer["podSelector"], self.labels[other]) for peer in rule[peers]):
+                    return True
+        return False
+
+    def connects(self, role, other, port):
+        return self.allows("Egress", role, other, port) and self.allows("Ingress", other, role, port)
+
+
+def test_the_network_lets_through_what_the_roles_need_and_nothing_else():
+    network = Network(chart.objects(merged(PROFILES["gpu"], {"networkPolicy": {"clients": [{"podSelector": {"matchLabels": {"app": "client"}}}]}})))
+    control, kv = 9000, 41234
+    roles = ("gateway", "scheduler", "prefill", "decode", "encode")
+    expected_control = {("gateway", "scheduler")} | {("gateway", one) for one in ("prefill", "decode", "encode")} | \
+        {(one, "scheduler") for one in ("prefill", "decode", "encode")}
+    carry_kv = {("prefill", "decode"), ("decode", "prefill"), ("prefill", "prefill"), ("decode", "decode")}
+    for one in roles:
+        for other in roles:
+            # Ports of UCX are not known before, so that workers of KV reach each other at all.
+            assert network.connects(one, other, control) == ((one, other) in expected_control | carry_kv), (one, other)
+            assert network.connects(one, other, kv) == ((one, other) in carry_kv), (one, other)
+            assert not network.connects(one, other, 8000) or (one, other) in carry_kv, (one, other)
+
+
+def test_where_roles_have_tls_nothing_is_in_the_clear_and_kv_has_one_port(tmp_path):
+    """The other way of the chart's one switch, cluster.trustedNetwork: false. Until the roles have TLS the chart refuses it (sluice.hasTls)."""
+    copy = tmp_path / "sluice"
+    shutil.copytree(chart.CHART, copy)
+    names = copy / "templates" / "_names.tpl"
+    names.write_text(re.sub(r'(define "sluice.hasTls" -}}\n)no\n', r"\1yes\n", names.read_text()))
+    done = chart.helm("template", "demo", copy, "--namespace", "llm", "--kube-version", chart.KUBERNETES, "--values", chart.EXAMPLES / "cpu.yaml",
+                      "--set", "image.repository=r,cluster.trustedNetwork=false")
+    rendered = [one for one in yaml.safe_load_all(done.stdout) if one]
+    settings = chart.config(rendered)
+    assert settings["cluster"]["trusted_network"] is False
+    assert settings["worker"] == {"kv_net_devices": "", "kv_port": 9002, "kv_ucx_environment": []}
+    network = Network(rendered)
+    assert network.connects("prefill", "decode", 9002) and not network.connects("prefill", "decode", 41234) and not network.connects("prefill", "decode", 9001)
+
+
+def test_decode_is_placed_where_prefill_is():
+    spec = chart.pod(chart.objects(PROFILES["gpu"]), "decode")
+    term = spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0]
+    assert term["topologyKey"] == "topology.kubernetes.io/zone" and term["labelSelector"]["matchLabels"]["app.kubernetes.io/component"] == "prefill"
+    relaxed = chart.pod(chart.objects(LEAST), "decode")["affinity"]["podAffinity"]
+    assert set(relaxed) == {"preferredDuringSchedulingIgnoredDuringExecution"}
+
+
+def test_gpus_and_rdma_are_asked_for_where_they_are_wanted():
+    rendered = chart.objects(PROFILES["gpu"])
+    limits = {role: spec["containers"][0]["resources"]["limits"] for role, spec in chart.pods(rendered).items()}
+    assert limits["prefill"]["nvidia.com/gpu"] == "1" and limits["decode"]["rdma/hca_shared_devices_a"] == "1"
+    assert "nvidia.com/gpu" not in limits["encode"] and not any("/" in key for role in ("gateway", "scheduler", "test") for key in limits[role])
+    strategy = chart.deployment(rendered, "prefill")["spec"]["strategy"]["rollingUpdate"]
+    assert strategy == {"maxSurge": 0, "maxUnavailable": 1}  # there may be no GPU for one more
+
+
+@pytest.mark.parametrize("cpu, threads, expected", [("8", 0, "8"), ("250m", 0, "1"), ("2500m", 0, "3"), ("1.5", 0, "2"), (4, 0, "4"), ("8", 6, "6")])
+def test_a_worker_has_as_many_threads_as_it_asked_for_processors(cpu, threads, expected):
+    args = chart.pod(chart.objects(merged(LEAST, {"decode": {"threads": threads, "resources": {"requests": {"cpu": cpu}}}})), "decode")["containers"][0]["args"]
+    assert args[args.index("--threads") + 1] == expected
+
+
+def test_weights_are_checked_before_a_pod_serves():
+    for role in ("gateway", "prefill", "decode"):
+        spec = chart.pod(chart.objects(PROFILES["gpu"]), role)
+        check = next(one for one in spec["initContainers"] if one["name"] == "model-checksums")
+        assert check["command"] == ["sha256sum", "--check", "--strict", "--quiet", "/etc/sluice/model.sha256"]
+        assert check["workingDir"] == "/models/llama-3.1-8b-instruct"
