@@ -30,7 +30,9 @@ test: ## installs what is missing, builds, runs every test
 	@$(MAKE) --no-print-directory build
 	@scripts/run-tests $(if $(filter yes,$(SLUICE_STRICT_SKIPS)),--strict-skips)
 
-chart-test: ## the Helm chart, rules, boards and images; needs build/release/sluice and installs the rest below build/
+chart-test: ## builds, then tries the Helm chart, rules, boards and images; installs what is missing below build/
+	@scripts/bootstrap
+	@$(MAKE) --no-print-directory build TARGET=sluice
 	@scripts/chart-test
 
 nightly: ## what takes hours: long fuzzing, tests of processes a hundred times on a busy machine

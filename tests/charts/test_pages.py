@@ -1,0 +1,60 @@
+"""What runbooks and READMEs tell an operator to type, and to set, is there."""
+import re
+import subprocess
+
+import pytest
+import yaml
+
+import chart
+import harness
+
+PAGES = [*sorted((chart.ROOT / "docs" / "runbooks").glob("*.md")), chart.ROOT / "docs" / "monitoring.md", chart.CHART / "README.md", chart.ROOT / "helm" / "README.md",
+         chart.ROOT / "configs" / "systemd" / "README.md"]
+every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(chart.ROOT)))
+
+
+@every_page
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+@every_page
+def test_commands_are_ones_that_the_binary_knows(path):
+    for words in re.findall(r"\bsluice ((?:[a-z][a-z-]* ){1,2}--[a-z-]+[^`\n]*)", path.read_text()):
+        command = re.match(r"(?:[a-z][a-z-]* )+", words)[0].split()
+        usage = subprocess.run([str(harness.BINARY), *command, "--help"], capture_output=True, text=True, timeout=60)
+        assert usage.returncode == 0, words
+        for flag in re.findall(r"--[a-z-]+", words.split(" (")[0]):
+            assert re.search(rf"{flag}\b", usage.stdout), (words, flag)
+
+
+@every_page
+def test_pods_are_asked_for_by_labels_that_they_have(path):
+    components = set(chart.pods(chart.objects(chart.merged(chart.LEAST, {"mixed": {"replicas": 1}}))))
+    assert set(re.findall(r"app\.kubernetes\.io/component=(\w+)", path.read_text())) <= components
+
+
+@every_page
+def test_values_and_settings_that_are_named_exist(path):
+    values = yaml.safe_load((chart.CHART / "values.yaml").read_text())
+    printed = subprocess.run([str(harness.BINARY), "config", "print"], capture_output=True, text=True, check=True, timeout=60).stdout
+    settings = set(re.findall(r"^([a-z_.]+):", printed, re.MULTILINE))
+    assert len(settings) > 50
+    roles = ("gateway", "scheduler", "prefill", "decode", "mixed", "encode")
+    for name in re.findall(r"`((?:[A-Za-z]+)(?:\.[A-Za-z_]+)+)(?::[^`]*)?`", path.read_text()):
+        first, *rest = name.split(".")
+        places = [values[role] for role in roles if "autoscaling" in values[role]] if name.startswith(("autoscaling.m", "ROLE.")) else []
+        if first == "ROLE":
+            first, *rest = rest
+        if name in settings or (first not in values and not places and all(not one.startswith(first + ".") for one in settings)):
+            continue  # or the name of a file
+        for tree in [values, *places]:
+            at = tree
+            for part in [first, *rest]:
+                at = at.get(part) if isinstance(at, dict) else None
+            if at is not None:
+                break
+        else:
+            raise AssertionError(f"{name} is neither a value of the chart nor a setting")
