@@ -235,13 +235,16 @@ def test_a_pod_that_is_to_go_says_so_finishes_and_ends(tmp_path):
 
 
 def test_a_gateway_without_workers_is_alive_and_not_ready(tmp_path):
-    with Cluster(values(), tmp_path, CLAIMS) as cluster:
+    with Cluster(values(gateway={"hosts": ["llm.example.org"]}), tmp_path, CLAIMS) as cluster:
         for role in ("scheduler", "gateway"):
             cluster.pods[role][0].start()
         gateway = cluster.pods["gateway"][0]
         wait_until(lambda: gateway.check_alive() and gateway.probe("startupProbe"), "the gateway has started")
         assert gateway.probe("livenessProbe") and not gateway.probe("readinessProbe")
         assert chat(cluster).status == 503
+        asked = {host: harness.request(cluster.port, "POST", "/v1/completions", {"prompt": "a"}, {"Host": host}).status
+                 for host in ("llm.example.org", "demo-sluice", "demo-sluice.llm.svc:80", "elsewhere.example.org")}
+        assert asked == {"llm.example.org": 503, "demo-sluice": 503, "demo-sluice.llm.svc:80": 503, "elsewhere.example.org": 403}
 
 
 def test_weights_that_are_not_those_stated_keep_a_pod_from_serving(tmp_path):

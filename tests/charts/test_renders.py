@@ -214,7 +214,7 @@ def test_the_pods_restart_when_their_configuration_changes():
 def test_settings_of_the_operator_are_kept_beside_those_of_the_chart():
     settings = chart.config(chart.objects(PROFILES["gpu"]))
     assert settings["slo_classes"]["chat"] == {"ttft_ms": 500, "tpot_ms": 30}
-    assert settings["gateway"] == {"drain_timeout_ms": 60000, "hosts": ["llm.example.org"]}
+    assert settings["gateway"] == {"drain_timeout_ms": 60000, "hosts": ["llm.example.org", "demo-sluice", "demo-sluice.llm", "demo-sluice.llm.svc", "demo-sluice.llm.svc.cluster.local"]}
     assert settings["worker"] == {"kv_net_devices": "mlx5_0:1,eth0", "kv_ucx_environment": ["UCX_TLS"]}
 
 

@@ -2,7 +2,14 @@
 {{- define "sluice.config" -}}
 {{- $config := deepCopy .Values.config -}}
 {{- $cluster := dict "key_file" "/run/secrets/sluice/cluster-key" "trusted_network" .Values.cluster.trustedNetwork "admit_without_key" .Values.cluster.admitWithoutKey -}}
-{{- $gateway := dict "drain_timeout_ms" (mul (int .Values.gateway.drainSeconds) 1000) "hosts" .Values.gateway.hosts -}}
+{{- $hosts := .Values.gateway.hosts -}}
+{{- if and $hosts (not (has "*" $hosts)) -}}
+{{- /* Its Service is a name of it, too: helm test and others in the cluster ask by that. */ -}}
+{{- $service := include "sluice.fullname" . -}}
+{{- $full := printf "%s.%s" $service .Release.Namespace -}}
+{{- $hosts = concat $hosts (list $service $full (printf "%s.svc" $full) (printf "%s.svc.cluster.local" $full)) -}}
+{{- end -}}
+{{- $gateway := dict "drain_timeout_ms" (mul (int .Values.gateway.drainSeconds) 1000) "hosts" $hosts -}}
 {{- $worker := dict "kv_net_devices" (ternary .Values.kv.netDevices "" .Values.cluster.trustedNetwork) "kv_ucx_environment" (keys .Values.kv.ucxEnvironment | sortAlpha) -}}
 {{- if not .Values.cluster.trustedNetwork }}{{ $worker = set $worker "kv_port" (int .Values.ports.kv) }}{{ end -}}
 {{- $engine := dict "packed_dir" "/cache" -}}
