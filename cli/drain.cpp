@@ -44,13 +44,10 @@ base::Result<proto::WorkerState> drain(const DrainCommand& command) {
     if (!id) { return base::pass_on(id); }
     const auto key = cluster_key(command);
     if (!key) { return base::pass_on(key); }
-    if (const auto allowed =
-            check_peer_address(command.scheduler, {.key = *key, .trusted_network = command.trusted_network});
-        !allowed) {
-        return base::pass_on(allowed);
-    }
+    const ClusterSettings cluster{
+        .key = *key, .trusted_network = command.trusted_network, .always_tls = command.always_tls};
     const auto stub =
-        proto::Scheduler::NewStub(proto::make_channel({.address = command.scheduler, .key = proto::ClusterKey(*key)}));
+        proto::Scheduler::NewStub(proto::make_channel({.address = command.scheduler, .key = cluster.control()}));
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + kTimeout);
     context.set_wait_for_ready(true);  // a scheduler that is busy, or starts, may take a connection only later
@@ -71,7 +68,8 @@ void add_drain(CLI::App& app, DrainCommand& command) {
     app.add_option("--scheduler", command.scheduler, "HOST:PORT of the scheduler")->capture_default_str();
     app.add_option("--cluster-key-file", command.key_file, "file with the cluster's key; default: SLUICE_CLUSTER_KEY");
     app.add_flag("--trusted-network", command.trusted_network,
-                 "the scheduler may be beyond loopback: everybody on the network in between is trusted");
+                 "as cluster.trusted_network: there is no TLS to a scheduler beyond loopback");
+    app.add_flag("--always-tls", command.always_tls, "as cluster.always_tls: there is TLS to a scheduler of this host");
 }
 
 int drain_main(const DrainCommand& command) {

@@ -19,6 +19,7 @@
 #include <string_view>
 
 #include "base/check.h"
+#include "base/loopback.h"
 
 namespace cli {
 
@@ -107,10 +108,6 @@ namespace {
 
 constexpr std::size_t kKeyFileBytesMax = 256;
 
-bool is_loopback(std::string_view host) {
-    return host == "localhost" || host == "::1" || host == "[::1]" || host.starts_with("127.");
-}
-
 }  // namespace
 
 base::Result<base::HashKey> read_key_file(const std::string& path) {
@@ -145,9 +142,18 @@ base::Result<std::optional<base::HashKey>> key_of_environment() {
     return std::optional(*key);
 }
 
+proto::ClusterKey ClusterSettings::control() const {
+    using proto::Encryption;
+    const Encryption encryption = always_tls        ? Encryption::always
+                                  : trusted_network ? Encryption::never
+                                                    : Encryption::beyond_loopback;
+    return proto::ClusterKey(key, admit_without_key, encryption);
+}
+
 base::Result<ClusterSettings> read_cluster(base::Config& config, bool mint) {
     ClusterSettings cluster;
     cluster.trusted_network = config.boolean("cluster.trusted_network", false);
+    cluster.always_tls = config.boolean("cluster.always_tls", false);
     cluster.admit_without_key = config.boolean("cluster.admit_without_key", false);
     const std::string hex = config.string("cluster.key", "");
     const std::string file = config.string("cluster.key_file", "");
@@ -176,30 +182,9 @@ base::Result<ClusterSettings> read_cluster(base::Config& config, bool mint) {
 }
 
 base::Result<void> check_listen_host(const std::string& host, const CommonFlags& flags) {
-    if (flags.listen_public || is_loopback(host)) { return {}; }
+    if (flags.listen_public || base::is_loopback_host(host)) { return {}; }
     return base::fail(ErrorCode::permission_denied,
                       "refusing to listen on " + host + ": only loopback is allowed without --listen-public");
-}
-
-base::Result<void> check_internal_host(const std::string& host, const CommonFlags& flags,
-                                       const ClusterSettings& cluster) {
-    if (const auto allowed = check_listen_host(host, flags); !allowed) { return base::pass_on(allowed); }
-    if (cluster.trusted_network || is_loopback(host)) { return {}; }
-    return base::fail(
-        ErrorCode::permission_denied,
-        "refusing to listen on " + host +
-            ": there is no TLS between the processes yet, so prompts and the cluster's key would cross the "
-            "network in plain text; where everybody on it is trusted, --set cluster.trusted_network=true");
-}
-
-base::Result<void> check_peer_address(const std::string& address, const ClusterSettings& cluster) {
-    const std::string host = address.substr(0, address.rfind(':'));
-    if (cluster.trusted_network || is_loopback(host)) { return {}; }
-    return base::fail(
-        ErrorCode::permission_denied,
-        "refusing to connect to " + address +
-            ": there is no TLS between the processes yet, so the cluster's key would cross the network in "
-            "plain text; where everybody on it is trusted, --set cluster.trusted_network=true");
 }
 
 base::Result<std::pair<std::string, std::uint16_t>> split_address(const std::string& address) {

@@ -39,9 +39,10 @@ base::Result<base::Config> read_config(const CommonFlags& flags);
 struct ClusterSettings {
     base::HashKey key;               // one of cluster.key, cluster.key_file, $SLUICE_CLUSTER_KEY
     bool trusted_network = false;    // everybody on the network between the processes is trusted: no TLS is needed
+    bool always_tls = false;         // also between processes of one host, and in a trusted network
     bool admit_without_key = false;  // serve processes that show no key (older versions, during an upgrade)
 
-    proto::ClusterKey control() const { return proto::ClusterKey(key, admit_without_key); }
+    proto::ClusterKey control() const;
 };
 /// `mint`: make a key up where there is none (a process that holds all roles).
 /// Error: invalid_argument (no key, two keys, not a key), permission_denied (a key file that others can read).
@@ -53,12 +54,6 @@ base::Result<std::optional<base::HashKey>> key_of_environment();
 
 /// Error: permission_denied when `host` is more than loopback and `flags` do not allow it.
 base::Result<void> check_listen_host(const std::string& host, const CommonFlags& flags);
-/// The same for ports between the processes, which have no TLS: the network must be a trusted one, too.
-base::Result<void> check_internal_host(const std::string& host, const CommonFlags& flags,
-                                       const ClusterSettings& cluster);
-/// Whether the key may be shown at `address` (host:port). Error: permission_denied when it is more than loopback and
-/// the network is not trusted.
-base::Result<void> check_peer_address(const std::string& address, const ClusterSettings& cluster);
 /// "host:port" taken apart. Error: invalid_argument.
 base::Result<std::pair<std::string, std::uint16_t>> split_address(const std::string& address);
 

@@ -48,6 +48,7 @@ void know_scheduler_section(base::Config& config) {
 }
 void know_gateway_sections(base::Config& config) {
     gateway::GatewayOptions::read(config);
+    read_text_config(config);
 }
 
 base::Result<void> run_scheduler(const SchedulerCommand& command) {
@@ -64,7 +65,7 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
     const auto address = split_address(command.listen);
     if (!address) { return base::pass_on(address); }
-    if (const auto allowed = check_internal_host(address->first, command.common, *cluster); !allowed) {
+    if (const auto allowed = check_listen_host(address->first, command.common); !allowed) {
         return base::pass_on(allowed);
     }
 
@@ -94,11 +95,7 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
     const auto address = split_address(command.listen);
     if (!address) { return base::pass_on(address); }
-    if (const auto allowed = check_internal_host(address->first, command.common, *cluster); !allowed) {
-        return base::pass_on(allowed);
-    }
-
-    if (const auto allowed = check_peer_address(command.scheduler, *cluster); !allowed) {
+    if (const auto allowed = check_listen_host(address->first, command.common); !allowed) {
         return base::pass_on(allowed);
     }
 
@@ -135,6 +132,7 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     const auto cluster = read_cluster(*config, false);
     if (!cluster) { return base::pass_on(cluster); }
     auto options = gateway::GatewayOptions::read(*config);
+    const auto text_options = read_text_config(*config);
     know_scheduler_section(*config);
     know_worker_sections(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
@@ -142,9 +140,6 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     options.http.port = command.port.value_or(options.http.port);
     options.http.allow_public |= command.common.listen_public;
     add_aliases(command.names, options);
-    if (const auto allowed = check_peer_address(command.scheduler, *cluster); !allowed) {
-        return base::pass_on(allowed);
-    }
     if (command.models.empty() && command.encoders.empty()) {
         return base::fail(base::ErrorCode::invalid_argument, "name what is served: --model MODEL, --encoder MODEL");
     }
@@ -155,12 +150,13 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     const auto encoders = read_encoders(command.encoders, command.model_names);
     if (!encoders) { return base::pass_on(encoders); }
     named->insert(named->end(), encoders->begin(), encoders->end());
-    auto models = load_text(*named);
+    auto models = load_text(*named, text_options);
     if (!models) { return base::pass_on(models); }
     auto server = gateway::GatewayServer::start({.options = options,
                                                  .models = std::move(*models),
                                                  .scheduler_address = command.scheduler,
                                                  .hash_key = cluster->key,
+                                                 .control = cluster->control(),
                                                  .clock = clock,
                                                  .metrics = metrics});
     if (!server) { return base::pass_on(server); }
@@ -233,6 +229,7 @@ int config_main(const ConfigCommand& command) {
     if (const auto cluster = read_cluster(*config, true); !cluster) { return report(cluster.error()); }
     know_scheduler_section(*config);
     const auto gateway_options = gateway::GatewayOptions::read(*config);
+    read_text_config(*config);
     know_worker_sections(*config);
     if (const auto read = config->finish(); !read) { return report(read.error()); }
     if (const auto cors = gateway::Cors::make(gateway_options.cors_origins); !cors) { return report(cors.error()); }

@@ -99,6 +99,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     if (!cluster) { return base::pass_on(cluster); }
     const auto scheduler_options = scheduler::SchedulerOptions::read(*config);
     auto gateway_options = gateway::GatewayOptions::read(*config);
+    const auto text_options = read_text_config(*config);
     WorkerSetup common_setup;
     read_worker_config(*config, common_setup);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
@@ -118,7 +119,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     stack->merged_config_ = config->merged();
     spdlog::debug("configuration in effect:\n{}", stack->merged_config_);
 
-    auto models = load_text(all);
+    auto models = load_text(all, text_options);
     if (!models) { return base::pass_on(models); }
 
     tell_version(stack->metrics_);
@@ -184,6 +185,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
                                                   .models = std::move(*models),
                                                   .scheduler_address = stack->scheduler_->address(),
                                                   .hash_key = cluster->key,
+                                                  .control = cluster->control(),
                                                   .clock = stack->clock_,
                                                   .metrics = stack->metrics_});
     if (!gateway) { return base::pass_on(gateway); }

@@ -1,6 +1,9 @@
 #include "cli/served_models.h"
 
+#include <chrono>
+#include <cstdint>
 #include <filesystem>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -9,7 +12,6 @@
 #include "gateway/model_text.h"
 #include "gateway/options.h"
 #include "text/model_text.h"
-#include "text/text_process.h"
 
 namespace cli {
 
@@ -123,10 +125,30 @@ std::string joined(const std::vector<std::string>& names) {
     return text;
 }
 
-base::Result<std::vector<gateway::ServedModel>> load_text(const std::vector<NamedModel>& models) {
+text::TextProcessOptions read_text_config(base::Config& config) {
+    text::TextProcessOptions options;
+    const auto bytes = [&config](std::string_view key, std::size_t fallback) {
+        return static_cast<std::size_t>(config.integer(key, static_cast<std::int64_t>(fallback), 1 << 24, 1LL << 40));
+    };
+    const auto milliseconds = [&config](std::string_view key, auto fallback) {
+        const auto said = std::chrono::duration_cast<std::chrono::milliseconds>(fallback);
+        return std::chrono::milliseconds(config.integer(key, said.count(), 10, 3'600'000));
+    };
+    options.load_memory_bytes = bytes("text.load_memory_bytes", options.load_memory_bytes);
+    options.call_memory_bytes = bytes("text.call_memory_bytes", options.call_memory_bytes);
+    options.load_cpu = milliseconds("text.load_cpu_ms", options.load_cpu);
+    options.call_cpu = milliseconds("text.call_cpu_ms", options.call_cpu);
+    options.patience = milliseconds("text.patience_ms", options.patience);
+    options.processes_max = static_cast<std::size_t>(
+        config.integer("text.processes_max", static_cast<std::int64_t>(options.processes_max), 1, 1024));
+    return options;
+}
+
+base::Result<std::vector<gateway::ServedModel>> load_text(const std::vector<NamedModel>& models,
+                                                          const text::TextProcessOptions& options) {
     std::vector<gateway::ServedModel> result;
     for (const NamedModel& model : models) {
-        auto process = text::TextProcess::start();  // the files are input, and so is what clients write
+        auto process = text::TextProcess::start(options);  // the files are input, and so is what clients write
         if (!process) { return base::pass_on(process); }
         auto text = text::ModelText::load(model.dir, {.process = std::move(*process)});
         if (!text) { return base::pass_on(text); }

@@ -5,9 +5,11 @@
 #include <string>
 #include <vector>
 
+#include "base/config.h"
 #include "base/result.h"
 #include "gateway/options.h"
 #include "gateway/request/models.h"
+#include "text/text_process.h"
 
 namespace cli {
 
@@ -49,7 +51,11 @@ std::vector<std::string> names_of(const std::vector<NamedModel>& models);
 /// "a, b", for people.
 std::string joined(const std::vector<std::string>& names);
 
-/// The text side of each, read from its folder. Errors of text::ModelText::load.
-base::Result<std::vector<gateway::ServedModel>> load_text(const std::vector<NamedModel>& models);
+/// Section `text`: what a model's files and the texts of requests may cost.
+text::TextProcessOptions read_text_config(base::Config& config);
+
+/// The text side of each, read from its folder in a process of its own. Errors of text::ModelText::load.
+base::Result<std::vector<gateway::ServedModel>> load_text(const std::vector<NamedModel>& models,
+                                                          const text::TextProcessOptions& options);
 
 }  // namespace cli

@@ -86,8 +86,7 @@ base::Result<std::unique_ptr<GatewayServer>> GatewayServer::start(Setup setup) {
          .metrics = setup.metrics,
          .make_ports = [&](const Models& models, Post post, Wake wake) -> std::unique_ptr<ClusterPorts> {
              return std::make_unique<GrpcPorts>(setup.options, models.own_names(), setup.scheduler_address,
-                                                proto::ClusterKey(setup.hash_key), setup.clock, std::move(post),
-                                                std::move(wake));
+                                                setup.control, setup.clock, std::move(post), std::move(wake));
          }});
     if (!core) { return base::pass_on(core); }
     return std::unique_ptr<GatewayServer>(new GatewayServer(std::move(*core)));

@@ -14,6 +14,7 @@
 #include "gateway/core.h"
 #include "gateway/options.h"
 #include "gateway/request/models.h"
+#include "proto/cluster_key.h"
 
 namespace gateway {
 
@@ -23,10 +24,11 @@ class GatewayServer {
 public:
     struct Setup {
         GatewayOptions options;
-        std::vector<ServedModel> models;  // text e.g. from make_text_port(model_text)
-        std::string scheduler_address;    // host:port
-        base::HashKey hash_key;           // of the cluster
-        const base::Clock& clock;         // borrowed, as metrics
+        std::vector<ServedModel> models;                  // text e.g. from make_text_port(model_text)
+        std::string scheduler_address;                    // host:port
+        base::HashKey hash_key;                           // of the cluster
+        proto::ClusterKey control = proto::ClusterKey();  // shown to the scheduler and the workers
+        const base::Clock& clock;                         // borrowed, as metrics
         base::Metrics& metrics;
     };
     /// Listens when it returns; ready (/health) once the scheduler says so.

@@ -3,9 +3,13 @@
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/support/client_interceptor.h>
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "base/log.h"
+#include "base/tls_identity.h"
 
 namespace sluice::proto {
 namespace {
@@ -48,17 +52,26 @@ private:
 };
 
 /// The only places where credentials are made.
-std::shared_ptr<grpc::ChannelCredentials> channel_credentials(const ChannelOptions& /*options*/) {
-    return grpc::InsecureChannelCredentials();
+std::shared_ptr<grpc::ChannelCredentials> channel_credentials(const std::optional<base::TlsIdentity>& identity) {
+    if (!identity) { return grpc::InsecureChannelCredentials(); }
+    grpc::SslCredentialsOptions options;
+    options.pem_root_certs = identity->certificate_pem;
+    return grpc::SslCredentials(options);
 }
-std::shared_ptr<grpc::ServerCredentials> server_credentials(const ServerOptions& /*options*/) {
-    return grpc::InsecureServerCredentials();
+std::shared_ptr<grpc::ServerCredentials> server_credentials(const std::optional<base::TlsIdentity>& identity) {
+    if (!identity) { return grpc::InsecureServerCredentials(); }
+    grpc::SslServerCredentialsOptions options;
+    options.pem_key_cert_pairs.push_back({identity->private_key_pem, identity->certificate_pem});
+    return grpc::SslServerCredentials(options);
 }
 
 }  // namespace
 
 std::shared_ptr<grpc::Channel> make_channel(const ChannelOptions& options) {
+    const auto identity = options.key.identity_at(options.address);
+    if (!identity) { spdlog::error("{}: {}", options.address, identity.error().message); }
     grpc::ChannelArguments arguments;
+    if (identity && *identity) { arguments.SetSslTargetNameOverride(base::TlsIdentity::kName); }
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMsMin);
     arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kReconnectMsMin);
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectMsMax);
@@ -73,11 +86,13 @@ std::shared_ptr<grpc::Channel> make_channel(const ChannelOptions& options) {
     arguments.SetMaxSendMessageSize(options.message_bytes_max);
     std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> interceptors;
     interceptors.push_back(std::make_unique<ShowsTokenFactory>(options.key.token()));
-    return grpc::experimental::CreateCustomChannelWithInterceptors(options.address, channel_credentials(options),
-                                                                   arguments, std::move(interceptors));
+    return grpc::experimental::CreateCustomChannelWithInterceptors(
+        options.address, identity ? channel_credentials(*identity) : nullptr, arguments, std::move(interceptors));
 }
 
 base::Result<RunningServer> start_server(const ServerOptions& options, std::span<grpc::Service* const> services) {
+    const auto identity = options.key.identity_at(options.listen_address);
+    if (!identity) { return base::pass_on(identity); }
     grpc::EnableDefaultHealthCheckService(true);
     grpc::ServerBuilder builder;
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kPingIntervalMs);
@@ -93,7 +108,7 @@ base::Result<RunningServer> start_server(const ServerOptions& options, std::span
     builder.SetMaxReceiveMessageSize(options.message_bytes_max);
     builder.SetMaxSendMessageSize(options.message_bytes_max);
     RunningServer running;
-    builder.AddListeningPort(options.listen_address, server_credentials(options), &running.port);
+    builder.AddListeningPort(options.listen_address, server_credentials(*identity), &running.port);
     for (grpc::Service* service : services) {
         builder.RegisterService(service);
     }

@@ -16,15 +16,17 @@ namespace sluice::proto {
 /// prefix index of a million blocks is 16 MB.
 inline constexpr int kMessageBytesMax = 64 << 20;
 
-/// How our processes reach each other. Plain text so far: only loopback and networks that are called trusted are bound
-/// and called (cluster.trusted_network); certificates become fields of these two.
+/// How our processes reach each other: inside TLS, where the key says so for the address (ClusterKey::identity_at). The
+/// caller takes exactly the certificate that the cluster's key makes, so nobody without the key can stand in between;
+/// who the caller is, its token says, inside.
 struct ChannelOptions {
     std::string address;            // host:port
-    ClusterKey key = ClusterKey();  // whose token goes with every call
+    ClusterKey key = ClusterKey();  // whose token goes with every call; whose identity the server must have
     int message_bytes_max = kMessageBytesMax;
 };
 struct ServerOptions {
-    std::string listen_address;  // host:port; port 0 takes a free one
+    std::string listen_address;     // host:port; port 0 takes a free one
+    ClusterKey key = ClusterKey();  // whose identity it shows in TLS
     int message_bytes_max = kMessageBytesMax;
     int streams_per_peer = 1024;  // calls and streams at once on one connection; more wait at the caller
 };
@@ -32,7 +34,8 @@ struct ServerOptions {
 inline constexpr int kHandshakeMs = 5000;
 
 /// A connection to one address of the cluster, made when first used, tried again within a second, shared with nobody (a
-/// process that restarts on the same port is another life). Both ends look after each other: see channel.cpp.
+/// process that restarts on the same port is another life). Both ends look after each other: see channel.cpp. Where
+/// there is no TLS on this machine and the address needs it, every call fails and says so.
 std::shared_ptr<grpc::Channel> make_channel(const ChannelOptions& options);
 
 /// A server that listens, alone on its port, with the standard health service. Who connects and does not speak HTTP/2
@@ -41,7 +44,8 @@ struct RunningServer {
     std::unique_ptr<grpc::Server> server;
     int port = 0;
 };
-/// `services` are borrowed until the server has been shut down. Error: unavailable when the address cannot be bound.
+/// `services` are borrowed until the server has been shut down. Error: unavailable when the address cannot be bound,
+/// internal (ClusterKey::identity_at).
 base::Result<RunningServer> start_server(const ServerOptions& options, std::span<grpc::Service* const> services);
 
 }  // namespace sluice::proto

@@ -1,12 +1,26 @@
 #include "proto/cluster_key.h"
 
+#include <string_view>
+#include <utility>
+
 #include "base/ids.h"
+#include "base/loopback.h"
 #include "base/seal.h"
 
 namespace sluice::proto {
 
-ClusterKey::ClusterKey(const base::HashKey& key, bool admit_without)
-    : key_(key), token_(base::control_token(key)), admit_without_(admit_without) {}
+ClusterKey::ClusterKey(const base::HashKey& key, bool admit_without, Encryption encryption)
+    : key_(key), token_(base::control_token(key)), admit_without_(admit_without), encryption_(encryption) {}
+
+base::Result<std::optional<base::TlsIdentity>> ClusterKey::identity_at(const std::string& address) const {
+    const bool is_loopback = base::is_loopback_host(std::string_view(address).substr(0, address.rfind(':')));
+    if (encryption_ == Encryption::never || (encryption_ == Encryption::beyond_loopback && is_loopback)) {
+        return std::optional<base::TlsIdentity>();
+    }
+    auto identity = base::derive_tls_identity(key_);
+    if (!identity) { return base::pass_on(identity); }
+    return std::optional(std::move(*identity));
+}
 
 grpc::Status ClusterKey::check(const grpc::CallbackServerContext& context) const {
     const auto& metadata = context.client_metadata();

@@ -2,14 +2,22 @@
 
 #include <grpcpp/grpcpp.h>
 
-#include <memory>
+#include <optional>
 #include <string>
 
 #include "base/block_hash.h"
 #include "base/result.h"
+#include "base/tls_identity.h"
 #include "proto/common.pb.h"
 
 namespace sluice::proto {
+
+/// Which connections between the processes are TLS. Both ends must come to the same: neither tries the other way.
+enum class Encryption {
+    beyond_loopback,  // those to an address that is not loopback
+    always,
+    never,  // everybody on the network is trusted
+};
 
 /// What every process of a cluster knows and shows to the others: the one place that decides whom a gRPC server of ours
 /// listens to. A channel shows the token with each call (make_channel); a service asks check() before it looks at
@@ -18,13 +26,18 @@ class ClusterKey {
 public:
     /// `admit_without`: who shows no token is served, too (versions before there were tokens, while a cluster is
     /// replaced process by process); a wrong one is refused all the same.
-    explicit ClusterKey(const base::HashKey& key = {}, bool admit_without = false);
+    explicit ClusterKey(const base::HashKey& key = {}, bool admit_without = false,
+                        Encryption encryption = Encryption::beyond_loopback);
 
     /// Whether the caller is of this cluster. UNAUTHENTICATED otherwise, with what to do. Takes as long for every wrong
     /// token of the right length.
     grpc::Status check(const grpc::CallbackServerContext& context) const;
     /// Whether `endpoint` carries the KV address of the life that it names, or none. permission_denied otherwise.
     base::Result<void> check_address(const WorkerEndpoint& endpoint) const;
+
+    /// Who this process is in TLS to or at `address` (host:port); nullopt where that is spoken in the clear.
+    /// Error: internal (no TLS on this machine).
+    base::Result<std::optional<base::TlsIdentity>> identity_at(const std::string& address) const;
 
     const std::string& token() const { return token_; }
     bool admits_without() const { return admit_without_; }
@@ -36,6 +49,7 @@ private:
     base::HashKey key_;
     std::string token_;
     bool admit_without_;
+    Encryption encryption_;
 };
 
 }  // namespace sluice::proto

@@ -85,9 +85,8 @@ struct PlaceRules {
     /// A worker that is believed to hold so many more tokens of the prompt than the prefill worker is named as the one
     /// to fetch them from; 0: none ever. What fetching costs is not weighed, nor what it saves predicted.
     std::uint32_t fetch_tokens_min = 0;
-    /// What cannot be in time by prediction is refused, unless it has begun. Off: so far predictions refuse about twice
-    /// as many requests as would be late.
-    bool admit_by_prediction = false;
+    /// What cannot be in time by prediction is refused, unless it has begun.
+    bool admit_by_prediction = true;
 };
 
 /// All workers at one instant. Borrowed for the decision. Entries with status `gone` are skipped.

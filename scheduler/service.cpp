@@ -50,8 +50,8 @@ public:
     ~Impl() { stop(); }
 
     base::Result<void> start(const std::string& listen_address) {
-        auto running =
-            proto::start_server({.listen_address = listen_address}, std::array<grpc::Service*, 1>{&service_});
+        auto running = proto::start_server({.listen_address = listen_address, .key = key_},
+                                           std::array<grpc::Service*, 1>{&service_});
         if (!running) { return base::pass_on(running, "scheduler"); }
         server_ = std::move(running->server);
         const auto colon = listen_address.rfind(':');

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/log_limit.h"
 #include "text/shim_call.h"
 #include "text/text_host.h"
 
@@ -281,7 +282,7 @@ TextProcess::Answer TextProcess::call(TextOp op, std::int64_t number, std::span<
         if (is_from_outside && attempt == 0) { continue; }
         answer.code = SLUICE_EXHAUSTED;
         answer.frame.set_message(why_ended(status, error, false));
-        spdlog::warn("a text process was ended: {}", answer.frame.part(0));
+        base::warn_limited("text process", "a text process was ended: {}", answer.frame.part(0));
         return answer;
     }
 }
@@ -309,7 +310,7 @@ void TextProcess::replace_dead_host() {
     ::pollfd state{.fd = host_.socket, .events = POLLIN, .revents = 0};
     if (host_.socket >= 0 && ::poll(&state, 1, 0) == 0) { return; }
     if (host_.id >= 0) {
-        spdlog::warn("the text process {} was lost", host_.id);
+        base::warn_limited("text host", "the text process {} was lost", host_.id);
         ask_host(TextOp::end, -1, {});  // fails, and takes what is left of it away
     }
     if (idle_.empty()) { return; }

@@ -418,7 +418,8 @@ base::Result<std::unique_ptr<WorkerServer>> WorkerServer::listen(const std::stri
     impl.clock = &clock;
     impl.key = key;
     impl.service = std::make_unique<Impl::Service>(impl);
-    auto running = proto::start_server({.listen_address = address}, std::array<grpc::Service*, 1>{impl.service.get()});
+    auto running =
+        proto::start_server({.listen_address = address, .key = key}, std::array<grpc::Service*, 1>{impl.service.get()});
     if (!running) { return base::pass_on(running); }
     impl.server = std::move(running->server);
     impl.port = running->port;

@@ -147,7 +147,9 @@ ApiResult<PreparedRequest> prepare_embedding(RequestForm form, const PrepareCont
             }
             auto encoded = context.text.encode(std::get<std::string>(form.prompts[i]), true, false, {});
             if (!encoded) {
-                return bad_request("input", "text " + std::to_string(i) + " of 'input': " + encoded.error().message);
+                return pass_on(text_error(
+                    {encoded.error().code, "text " + std::to_string(i) + " of 'input': " + encoded.error().message},
+                    "input"));
             }
             tokens = std::move(*encoded);
         }

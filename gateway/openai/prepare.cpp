@@ -11,16 +11,6 @@ namespace {
 
 using Tokens = std::vector<base::TokenId>;
 
-ApiError text_error(const base::Error& error, std::string_view param) {
-    ApiError result = bad_request(param, error.message).value();
-    if (error.code == base::ErrorCode::internal || error.code == base::ErrorCode::unimplemented ||
-        error.code == base::ErrorCode::unavailable) {
-        result = api_error(error, 0);  // may name files
-        result.param = std::string(param);
-    }
-    return result;
-}
-
 /// Where `part` begins last in `text`. Linear (Knuth, Morris and Pratt, from the end), whatever people write.
 std::size_t last_place(std::string_view part, std::string_view text) {
     const auto from_end = [](std::string_view one, std::size_t at) { return one[one.size() - 1 - at]; };
@@ -156,6 +146,16 @@ constexpr std::uint64_t kKeptTimes = 8;  // a context, that a text may be long o
 
 }  // namespace
 
+ApiError text_error(const base::Error& error, std::string_view param) {
+    ApiError result = bad_request(param, error.message).value();
+    if (error.code == base::ErrorCode::internal || error.code == base::ErrorCode::unimplemented ||
+        error.code == base::ErrorCode::unavailable) {
+        result = api_error(error, 0);  // may name files
+        result.param = std::string(param);
+    }
+    return result;
+}
+
 ApiResult<void> check_fits(std::uint64_t bytes, const RequestForm& form, const PrepareContext& context,
                            std::string_view what) {
     const std::uint64_t token_bytes = context.text.token_bytes_max();
@@ -166,7 +166,7 @@ ApiResult<void> check_fits(std::uint64_t bytes, const RequestForm& form, const P
     ApiError error{.status = 400,
                    .message = "This model's maximum context length is " + std::to_string(context_tokens) +
                               " tokens. However, " + std::string(what) + " " + std::to_string(bytes) +
-                              " bytes, which are at least " + std::to_string(least) +
+                              " bytes, which count as at least " + std::to_string(least) +
                               " tokens. Please reduce the length."};
     error.param = std::string(form_of(form.endpoint).prompt_field);
     error.code = "context_length_exceeded";

@@ -34,6 +34,10 @@ struct PrepareContext {
     std::int64_t now_unix_s;
 };
 
+/// What a client is told of a text that could not be made tokens: a 400 where the text is the cause, a 5xx, without
+/// paths, where the server is.
+ApiError text_error(const base::Error& error, std::string_view param);
+
 /// The error of a text of `bytes` that cannot fit whatever its tokens are, so that nobody encodes it; where the client
 /// wants only its end, of one many times too long. `what`: "your prompt has". Thread-safe.
 ApiResult<void> check_fits(std::uint64_t bytes, const RequestForm& form, const PrepareContext& context,

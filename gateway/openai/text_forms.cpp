@@ -57,7 +57,7 @@ private:
                            Tokens& tokens) const {
         if (auto fits = check_length(param, words.size()); !fits) { return fits; }
         auto encoded = text().encode(words, add_special, parse_special, {});
-        if (!encoded) { return bad_request(param, encoded.error().message); }
+        if (!encoded) { return pass_on(text_error(encoded.error(), param)); }
         tokens.insert(tokens.end(), encoded->begin(), encoded->end());
         return {};
     }

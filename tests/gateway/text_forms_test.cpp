@@ -10,7 +10,30 @@ std::string tokens_of(const json::object& answer) {
     return json::serialize(answer.at("tokens"));
 }
 
+/// A model whose text processes are all gone.
+struct LostText final : ByteText {
+    base::Result<Tokens> encode(std::string_view, bool, bool, std::span<const std::size_t>) const override {
+        return base::fail(base::ErrorCode::unavailable, "the text process /opt/sluice does not answer");
+    }
+};
+
 }  // namespace
+
+TEST_CASE("where no text can be read it is the server's fault, and paths stay in it", "[gateway][text]") {
+    const auto check = [](gateway::ModelKind kind, const std::string& path, const std::string& fields) {
+        CAPTURE(path, fields);
+        const auto text = std::make_shared<LostText>();
+        World world({}, gateway::Models::make({{.name = "m", .text = text, .aliases = {}, .kind = kind}}, {}).value());
+        const auto exchange = world.send("POST", path, "{" + fields + "}");
+        REQUIRE(exchange->response);
+        CHECK(exchange->response->status == 503u);
+        CHECK(exchange->response->body.find("/opt") == std::string::npos);
+    };
+    check(gateway::ModelKind::text, "/tokenize", R"("prompt":"ab")");
+    check(gateway::ModelKind::text, "/tokenize", R"("content":["ab",1])");
+    check(gateway::ModelKind::text, "/v1/completions", R"("model":"m","prompt":"ab")");
+    check(gateway::ModelKind::vectors, "/v1/embeddings", R"("model":"m","input":"ab")");
+}
 
 TEST_CASE("text is tokenized in the forms of vLLM and of llama.cpp", "[gateway][text]") {
     World world;

@@ -88,7 +88,8 @@ def processes(network):
     """All roles, by host."""
     # Namespaces share a host: without the first UCX would find shared memory. The second is not ours to let through.
     environment = {"SLUICE_CLUSTER_KEY": secrets.token_hex(16), "UCX_TLS": "tcp", "UCX_NET_DEVICES": "lo"}
-    trusted = ["--set", "cluster.trusted_network=true", "--set", "worker.kv_net_devices=eth0", "--set", "worker.kv_ucx_environment=UCX_TLS"]
+    # What UCX needs on this network; messages are inside TLS all the same.
+    trusted = ["--set", "cluster.trusted_network=true", "--set", "cluster.always_tls=true", "--set", "worker.kv_net_devices=eth0", "--set", "worker.kv_ucx_environment=UCX_TLS"]
     common = [*trusted, "--admin-port", str(ADMIN_PORT)]
     scheduler = f"{address('scheduler')}:{SCHEDULER_PORT}"
 
