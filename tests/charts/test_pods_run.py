@@ -234,6 +234,17 @@ def test_a_pod_that_is_to_go_says_so_finishes_and_ends(tmp_path):
             assert cluster.pods[role][0].process.stop(seconds=cluster.pods[role][0].spec["terminationGracePeriodSeconds"]) == 0
 
 
+def test_mixed_workers_need_no_trusted_network(tmp_path):
+    """All that the roles say to each other is inside TLS; here, where all are on loopback, because they are told to."""
+    always = {"extraArgs": ["--set", "cluster.always_tls=true"]}
+    secure = values(cluster={"trustedNetwork": False}, prefill={"replicas": 0}, decode={"replicas": 0}, mixed={"replicas": 2, "threads": 1, **always},
+                    gateway=always, scheduler=always)
+    with Cluster(secure, tmp_path, CLAIMS) as cluster:
+        cluster.start().wait_ready()
+        assert chart.config(cluster.rendered)["cluster"]["trusted_network"] is False
+        assert chat(cluster, max_tokens=8, temperature=0).status == 200
+
+
 def test_a_gateway_without_workers_is_alive_and_not_ready(tmp_path):
     with Cluster(values(gateway={"hosts": ["llm.example.org"]}), tmp_path, CLAIMS) as cluster:
         for role in ("scheduler", "gateway"):

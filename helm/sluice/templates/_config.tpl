@@ -10,8 +10,8 @@
 {{- $hosts = concat $hosts (list $service $full (printf "%s.svc" $full) (printf "%s.svc.cluster.local" $full)) -}}
 {{- end -}}
 {{- $gateway := dict "drain_timeout_ms" (mul (int .Values.gateway.drainSeconds) 1000) "hosts" $hosts -}}
-{{- $worker := dict "kv_net_devices" (ternary .Values.kv.netDevices "" .Values.cluster.trustedNetwork) "kv_ucx_environment" (keys .Values.kv.ucxEnvironment | sortAlpha) -}}
-{{- if not .Values.cluster.trustedNetwork }}{{ $worker = set $worker "kv_port" (int .Values.ports.kv) }}{{ end -}}
+{{- $worker := dict "kv_net_devices" (ternary .Values.kv.netDevices "" (eq (include "sluice.kvNetwork" .) "ucx")) "kv_ucx_environment" (keys .Values.kv.ucxEnvironment | sortAlpha) -}}
+{{- if eq (include "sluice.kvNetwork" .) "tls" }}{{ $worker = set $worker "kv_port" (int .Values.ports.kv) }}{{ end -}}
 {{- $engine := dict "packed_dir" "/cache" -}}
 {{- mergeOverwrite $config (dict "cluster" $cluster "gateway" $gateway "worker" $worker "engine" $engine) | toYaml -}}
 {{- end }}

@@ -71,9 +71,18 @@ stories260k
 {{- end -}}
 {{- end }}
 
-{{/* Whether the roles can speak TLS to each other, so that cluster.trustedNetwork may be false. The one place that knows. */}}
-{{- define "sluice.hasTls" -}}
+{{/* Whether KV can go between pods inside TLS, as messages do. The one place that knows. */}}
+{{- define "sluice.kvHasTls" -}}
 no
+{{- end }}
+
+{{/* How KV goes between pods: ucx (in the clear, on a network that is trusted), tls, or not at all (empty). */}}
+{{- define "sluice.kvNetwork" -}}
+{{- if .Values.cluster.trustedNetwork -}}
+{{ ternary "ucx" "" (ne .Values.kv.netDevices "") }}
+{{- else if eq (include "sluice.kvHasTls" .) "yes" -}}
+tls
+{{- end -}}
 {{- end }}
 
 {{- define "sluice.grace" -}}

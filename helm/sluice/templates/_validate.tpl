@@ -7,17 +7,15 @@
 {{- if not $values.cluster.existingSecret }}
 {{- fail "cluster.existingSecret is required: kubectl create secret generic sluice-key --from-literal=cluster-key=$(openssl rand -hex 16), then --set cluster.existingSecret=sluice-key" }}
 {{- end -}}
-{{- if and (not $values.cluster.trustedNetwork) (ne (include "sluice.hasTls" .) "yes") }}
-{{- fail "cluster.trustedNetwork is false, but there is no TLS between the roles yet: prompts, KV and the cluster's key cross the pods' network in plain text. Set it to true where everybody on that network is trusted" }}
-{{- end -}}
 {{- if not $values.model.name }}{{ fail "model.name is required: the model's name in the API" }}{{ end -}}
 {{- if and (not (has "mixed" $roles)) (not (and (has "prefill" $roles) (has "decode" $roles))) }}
 {{- fail "nobody can serve a whole request: prefill.replicas and decode.replicas above 0, or mixed.replicas above 0" }}
 {{- end -}}
 {{- if and (has "encode" $roles) (not $values.encoder.name) }}{{ fail "encode has replicas, but encoder.name names no encoder" }}{{ end -}}
 {{- if and $values.encoder.name (not (has "encode" $roles)) }}{{ fail "encoder.name is set, but encode.replicas is 0" }}{{ end -}}
-{{- if and $values.cluster.trustedNetwork (has "prefill" $roles) (not $values.kv.netDevices) }}
-{{- fail "kv.netDevices is empty: KV cannot go from prefill pods to decode pods. Name the pods' interface (eth0), or use mixed workers alone" }}
+{{- if and (has "prefill" $roles) (not (include "sluice.kvNetwork" .)) }}
+{{- if $values.cluster.trustedNetwork }}{{ fail "kv.netDevices is empty: KV cannot go from prefill pods to decode pods. Name the pods' interface (eth0), or use mixed workers alone" }}{{ end -}}
+{{- fail "cluster.trustedNetwork is false, and KV has no TLS between pods yet (all else has): it would cross the network in plain text. Set it to true where everybody on that network is trusted, or use mixed workers alone, whose KV stays in the pod" }}
 {{- end -}}
 
 {{- range $key := list "model" "encoder" -}}
