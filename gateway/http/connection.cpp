@@ -144,7 +144,9 @@ private:
 
 Connection::Connection(boost::asio::ip::tcp::socket socket, const boost::asio::ip::address& peer,
                        std::shared_ptr<HttpServer::Shared> server)
-    : socket_(std::move(socket)), server_(std::move(server)), read_buffer_(kReadBytes, '\0'), peer_(peer) {}
+    : socket_(std::move(socket)), server_(std::move(server)), read_buffer_(kReadBytes, '\0'), peer_(peer) {
+    if (server_->setup.certificate) { tls_ = std::make_unique<TlsSession>(server_->setup.certificate()); }
+}
 
 Connection::~Connection() = default;
 
@@ -171,22 +173,57 @@ void Connection::read() {
                                 if (self->state_ == State::closed) { return; }
                                 if (error) {
                                     self->on_read_end(error == boost::asio::error::eof);
+                                } else if (self->tls_) {
+                                    self->on_cipher(std::string_view(self->read_buffer_).substr(0, bytes));
                                 } else {
-                                    self->on_read(bytes);
+                                    self->on_read(std::string_view(self->read_buffer_).substr(0, bytes));
                                 }
                             });
 }
 
-void Connection::on_read(std::size_t bytes) {
+void Connection::on_cipher(std::string_view received) {
+    if (state_ == State::lingering) {
+        on_read(received);  // counted and thrown away
+        return;
+    }
+    std::string plain;
+    const TlsSession::State state = tls_->receive(received, plain);
+    if (state == TlsSession::State::spoke_http) {
+        tls_.reset();
+        refuse({400, "this port speaks TLS: the address begins with https://"});
+        read();
+        return;
+    }
+    std::string said;
+    tls_->take_output(said);
+    if (!said.empty() && state_ != State::closed) {
+        // Records of its own, between those of an answer: behind what was made into records already.
+        handshake_ += said;
+        begin_writing();
+    }
+    if (state == TlsSession::State::broken) {
+        end_after_write();  // with the alert that says why
+        read();
+        return;
+    }
+    if (plain.empty()) {
+        read();
+    } else {
+        on_read(plain);
+    }
+    if (state == TlsSession::State::peer_ended && state_ != State::closed && !read_ended_) { on_read_end(true); }
+}
+
+void Connection::on_read(std::string_view received) {
     if (state_ != State::lingering) {
         if (input_.empty() && state_ == State::head && requests_ > 0) {
             set_read_deadline(server_->setup.options.header_timeout);  // a next request begins
         }
-        input_.append(read_buffer_, 0, bytes);
+        input_.append(received);
         note_idle();
         process();
         note_idle();
-    } else if ((discarded_bytes_ += bytes) > kLingerBytesMax) {
+    } else if ((discarded_bytes_ += received.size()) > kLingerBytesMax) {
         close("client_gone");
     }
     read();
@@ -306,6 +343,9 @@ void Connection::begin_body(RequestHead head, std::size_t head_bytes) {
 
 std::optional<HttpRefusal> Connection::admit() {
     if (auto refusal = server_->site.refusal(*head_)) { return refusal; }
+    if (server_->setup.door) {
+        if (auto refusal = server_->setup.door(*head_)) { return refusal; }
+    }
     client_ = client_name(server_->proxies.client_of(peer_, *head_));
     body_bytes_ = server_->bodies->open(server_->setup.payer ? server_->setup.payer(*head_, client_) : client_);
     if (!server_->proxies.trusts(peer_)) { return std::nullopt; }  // else its connections are not the client's
@@ -368,7 +408,8 @@ void Connection::refuse(HttpRefusal refusal) {
         fields = server_->setup.cors.answer_fields(refusal.origin);
     }
     server_->setup.refused(refusal);
-    const std::string body = server_->setup.refusal_body(refusal.status, refusal.message);
+    const std::string body = server_->setup.refusal_body(refusal);
+    if (refusal.status == 401) { fields.emplace_back("WWW-Authenticate", "Bearer"); }
     if (refusal.status == 405) { fields.emplace_back("Allow", "GET, HEAD, POST, OPTIONS"); }
     if (refusal.status == 503 || refusal.status == 429) { fields.emplace_back("Retry-After", "1"); }
     write(head_text(refusal.status, "application/json", fields, true) +
@@ -395,11 +436,7 @@ void Connection::begin_writing() {
 
 void Connection::flush() {
     if (state_ == State::closed) { return; }
-    if (written_ == writing_.size()) {
-        writing_.clear();
-        written_ = 0;
-        std::swap(writing_, output_);
-    }
+    if (written_ == writing_.size()) { fill_writing(); }
     if (writing_.empty()) {
         is_writing_ = false;
         sweep_in_time();
@@ -424,6 +461,20 @@ void Connection::flush() {
                                      self->on_written(bytes);
                                  }
                              });
+}
+
+void Connection::fill_writing() {
+    writing_.clear();
+    written_ = 0;
+    if (!tls_) {
+        std::swap(writing_, output_);
+        return;
+    }
+    std::swap(writing_, handshake_);
+    if (!tls_->is_established()) { return; }  // who is refused before that is told so by an alert
+    tls_->send(output_, writing_);
+    output_.clear();
+    if (close_after_write_) { tls_->end(writing_); }
 }
 
 void Connection::on_written(std::size_t bytes) {
