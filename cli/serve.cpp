@@ -103,6 +103,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     WorkerSetup common_setup;
     read_worker_config(*config, common_setup);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
+    if (const auto checked = gateway::check_files(gateway_options); !checked) { return base::pass_on(checked); }
     const auto named =
         read_models(options.models, first_name(options.names.served_names), gateway_options.model, options.model_names);
     if (!named) { return base::pass_on(named); }
@@ -116,6 +117,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     gateway_options.http.allow_public |= options.common.listen_public;
     add_aliases(options.names, gateway_options);
     stack->host_ = gateway_options.http.host;
+    stack->scheme_ = gateway_options.tls_certificate_file.empty() ? "http" : "https";
     stack->merged_config_ = config->merged();
     spdlog::debug("configuration in effect:\n{}", stack->merged_config_);
 
@@ -202,8 +204,8 @@ std::uint16_t LocalStack::port() const {
 }
 
 std::string LocalStack::banner() const {
-    std::string text = fmt::format("sluice serves {} at http://{}:{}/v1\n  scheduler at {}\n", joined(served_names_),
-                                   host_, port(), scheduler_->address());
+    std::string text = fmt::format("sluice serves {} at {}://{}:{}/v1\n  scheduler at {}\n", joined(served_names_),
+                                   scheme_, host_, port(), scheduler_->address());
     for (std::size_t i = 0; i < models_.size(); ++i) {
         const std::uint64_t pool_tokens = workers_[i * workers_each_]->kv_pool_tokens();
         text += fmt::format("  {}: {}\n", models_[i].name, model::summarize_needs(models_[i].needs, pool_tokens));

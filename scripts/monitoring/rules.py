@@ -129,7 +129,8 @@ def cause_alerts() -> list[Alert]:
               "or (sluice_gateway_retries_exhausted_total unless sluice_gateway_retries_exhausted_total offset 5m)) > 0", "0s", "ticket",
               "sequences of {{ $labels.model }} were given up after a failure (limit: {{ $labels.limit }})", "retries-exhausted.md"),
         Alert("SluicePredictionsOff",
-              f"abs(log2(histogram_quantile(0.5, sum by (le, {MODEL}, kind) (rate(sluice_scheduler_prediction_ratio_bucket[30m]))))) > 1", "30m", "ticket",
+              f"abs(log2(histogram_quantile(0.5, sum by (le, {MODEL}, kind) ("
+              'rate(sluice_scheduler_prediction_ratio_bucket{kind=~"ttft|tpot"}[30m]))))) > 1', "30m", "ticket",
               "half of the predicted {{ $labels.kind }} of {{ $labels.model }} are wrong by more than a factor of two", "predictions-off.md"),
     ]
 
