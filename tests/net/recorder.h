@@ -40,7 +40,11 @@ public:
     base::Result<net::Target> on_header(net::PeerId from, net::MessageKind kind, std::span<const std::byte> header,
                                         std::size_t payload_bytes) override {
         const std::scoped_lock lock(mutex_);
-        if (refuses_) { return base::fail(base::ErrorCode::resource_exhausted, "the test refuses"); }
+        if (refuses_) {
+            ++refused_;
+            changed_.notify_all();
+            return base::fail(base::ErrorCode::resource_exhausted, "the test refuses");
+        }
         Received& received = received_.emplace_back();
         received.from = from;
         received.kind = kind;
@@ -128,6 +132,7 @@ public:
     std::map<std::string, std::vector<base::Result<void>>> completions_;
     std::map<net::ReceiveToken, Received*> under_way_;
     int stray_payloads_ = 0;
+    std::size_t refused_ = 0;
 
 private:
     std::mutex mutex_;
