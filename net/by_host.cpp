@@ -107,11 +107,9 @@ public:
         const auto way = way_to(address);
         if (!way) { return base::pass_on(way); }
         if (way->is_remote) { return named(remote_->connect(way->address), true); }
+        const std::scoped_lock lock(mutex_);  // before it, so that a loss that comes at once finds what was tried
         const auto peer = named(local_->connect(way->address), false);
-        if (peer && remote_ != nullptr) {
-            const std::scoped_lock lock(mutex_);
-            tried_.try_emplace(*peer, Tried{address, false});
-        }
+        if (peer && remote_ != nullptr) { tried_.try_emplace(*peer, Tried{address, false}); }
         return peer;
     }
 

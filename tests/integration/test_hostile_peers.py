@@ -212,6 +212,7 @@ def test_what_needs_a_trusted_network_says_so():
     key = {"SLUICE_CLUSTER_KEY": "0" * 32}
     assert "cluster.trusted_network" in refused("mixed", "--model", harness.MODEL, "--set", "worker.kv_net_devices=all", environment=key)
     assert "cluster.trusted_network" in refused("serve", "--model", harness.MODEL, "--port", "0", "--set", "worker.kv_net_devices=lo")
+    assert "--listen-public" in refused("serve", "--model", harness.MODEL, "--port", "0", "--set", "worker.kv_transport=tls", "--set", "worker.kv_host=0.0.0.0")
 
 
 def test_the_key_comes_from_one_place_that_others_cannot_read(tmp_path):

@@ -111,6 +111,12 @@ public:
     bool wait_lost(net::PeerId peer) {
         return wait([peer](Recorder& self) { return self.has_lost(peer); });
     }
+    /// What `look` makes of it, with the lock.
+    template <class Look>
+    auto look(Look look) {
+        const std::scoped_lock lock(mutex_);
+        return look(*this);
+    }
     /// The outcome of the send named so; unavailable with "hangs" when there is none within kLimit.
     base::Result<void> outcome(const std::string& name) {
         if (!wait([&](Recorder& self) { return !self.completions_[name].empty(); })) {
