@@ -40,7 +40,8 @@ std::uint16_t AdminServer::port() const {
 
 base::Result<std::unique_ptr<AdminServer>> AdminServer::start(const std::string& host, std::uint16_t port,
                                                               bool allow_public, const base::Clock& clock,
-                                                              base::Metrics& metrics, std::function<bool()> is_ready) {
+                                                              base::Metrics& metrics, std::function<bool()> is_ready,
+                                                              std::function<void()> before_metrics) {
     auto admin = std::unique_ptr<AdminServer>(new AdminServer());
     gateway::HttpServer::Setup setup{
         .options = {}, .clock = clock, .handler = nullptr, .refused = nullptr, .refusal_body = nullptr, .cors = {}};
@@ -50,11 +51,12 @@ base::Result<std::unique_ptr<AdminServer>> AdminServer::start(const std::string&
     setup.options.connections_max = 32;
     setup.options.send_buffer_bytes_max = 16u << 20;
     setup.refused = [](const gateway::HttpRefusal&) {};
-    setup.refusal_body = [](unsigned, std::string_view message) { return std::string(message) + "\n"; };
-    setup.handler = [&metrics, is_ready = std::move(is_ready)](gateway::HttpRequest request,
-                                                               std::shared_ptr<gateway::Exchange> exchange) {
+    setup.refusal_body = [](const gateway::HttpRefusal& refusal) { return refusal.message + "\n"; };
+    setup.handler = [&metrics, is_ready = std::move(is_ready), before_metrics = std::move(before_metrics)](
+                        gateway::HttpRequest request, std::shared_ptr<gateway::Exchange> exchange) {
         const std::string path = request.head.path;
         if (path == "/metrics") {
+            if (before_metrics) { before_metrics(); }
             exchange->respond(text_answer(200, metrics.text(), "text/plain; version=0.0.4; charset=utf-8"));
         } else if (path == "/live") {
             exchange->respond(text_answer(200, "ok\n"));

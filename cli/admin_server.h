@@ -10,14 +10,16 @@
 
 namespace cli {
 
-/// The small HTTP listener of a worker or scheduler process for operators: /metrics, /live (the process), /ready (takes
+/// The small HTTP listener of a process for operators: /metrics, /live (the process), /ready (takes
 /// work). A thread of its own.
 class AdminServer {
 public:
-    /// `clock` and `metrics` are borrowed. Error: as gateway::HttpServer::start.
+    /// `clock` and `metrics` are borrowed; `before_metrics` is called when somebody asks for them, and may be empty.
+    /// Error: as gateway::HttpServer::start.
     static base::Result<std::unique_ptr<AdminServer>> start(const std::string& host, std::uint16_t port,
                                                             bool allow_public, const base::Clock& clock,
-                                                            base::Metrics& metrics, std::function<bool()> is_ready);
+                                                            base::Metrics& metrics, std::function<bool()> is_ready,
+                                                            std::function<void()> before_metrics = {});
     ~AdminServer();
     std::uint16_t port() const;
 

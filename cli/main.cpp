@@ -15,6 +15,7 @@
 #include "bench/transfer.h"
 #include "cli/doctor.h"
 #include "cli/drain.h"
+#include "cli/keys.h"
 #include "cli/model/commands.h"
 #include "cli/model/resolve.h"
 #include "cli/model_make.h"
@@ -143,6 +144,19 @@ int main(int argc, char** argv) {
     cli::add_drain(*command(app, "drain", "a worker finishes what it has and gets nothing new",
                             [&] { return cli::drain_main(drain); }),
                    drain);
+    CLI::App* keys = app.add_subcommand("keys", "API keys of a gateway (gateway.keys_file)");
+    keys->require_subcommand(1);
+    cli::KeysCommand keys_add;
+    cli::add_keys_add(
+        *command(*keys, "add", "makes a key and prints it, this once", [&] { return cli::keys_add_main(keys_add); }),
+        keys_add);
+    cli::KeysCommand keys_list;
+    cli::add_keys_list(*command(*keys, "list", "who may do what", [&] { return cli::keys_list_main(keys_list); }),
+                       keys_list);
+    cli::KeysCommand keys_revoke;
+    cli::add_keys_revoke(*command(*keys, "revoke", "takes a key out; running gateways follow within a second",
+                                  [&] { return cli::keys_revoke_main(keys_revoke); }),
+                         keys_revoke);
 
     cli::RunOptions run;
     cli::add_run(*command(app, "run", "a prompt or a chat in the terminal",

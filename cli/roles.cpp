@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <memory>
 #include <utility>
@@ -24,10 +25,11 @@ namespace {
 /// The admin listener where one was asked for; says its address.
 base::Result<std::unique_ptr<AdminServer>> start_admin(std::int32_t port, const std::string& host,
                                                        const CommonFlags& flags, const base::Clock& clock,
-                                                       base::Metrics& metrics, std::function<bool()> is_ready) {
+                                                       base::Metrics& metrics, std::function<bool()> is_ready,
+                                                       std::function<void()> before_metrics = {}) {
     if (port < 0) { return nullptr; }
     auto admin = AdminServer::start(host, static_cast<std::uint16_t>(port), flags.listen_public, clock, metrics,
-                                    std::move(is_ready));
+                                    std::move(is_ready), std::move(before_metrics));
     if (admin) { std::fprintf(stderr, "  admin at http://%s:%u/metrics\n", host.c_str(), unsigned{(*admin)->port()}); }
     return admin;
 }
@@ -160,9 +162,17 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
                                                  .clock = clock,
                                                  .metrics = metrics});
     if (!server) { return base::pass_on(server); }
-    std::fprintf(stderr, "sluice gateway serves %s at http://%s:%u/v1\n", joined(names_of(*named)).c_str(),
-                 options.http.host.c_str(), unsigned{(*server)->port()});
+    std::fprintf(stderr, "sluice gateway serves %s at %s://%s:%u/v1\n", joined(names_of(*named)).c_str(),
+                 options.tls_certificate_file.empty() ? "http" : "https", options.http.host.c_str(),
+                 unsigned{(*server)->port()});
+    const auto is_ready = std::make_shared<std::atomic<bool>>(false);
+    (*server)->when_ready([is_ready] { *is_ready = true; });
+    const auto admin = start_admin(
+        command.admin_port, options.http.host, command.common, clock, metrics, [is_ready] { return is_ready->load(); },
+        [served = server->get()] { served->refresh_metrics(); });
+    if (!admin) { return base::pass_on(admin); }
     wait_then_say_goodbye();
+    *is_ready = false;
     (*server)->drain_and_stop();
     return {};
 }
@@ -205,6 +215,9 @@ void add_gateway(CLI::App& app, GatewayCommand& command) {
     app.add_option("--scheduler", command.scheduler, "HOST:PORT of the scheduler")->capture_default_str();
     app.add_option("--host", command.host, "address to listen on; default 127.0.0.1");
     app.add_option("--port", command.port, "port to listen on; 0: any free one; default 8000");
+    app.add_option(
+        "--admin-port", command.admin_port,
+        "also serve /metrics, /live and /ready on this port, without API keys; 0: any free one; default: not");
     add_common_flags(app, command.common);
 }
 
@@ -232,6 +245,7 @@ int config_main(const ConfigCommand& command) {
     read_text_config(*config);
     know_worker_sections(*config);
     if (const auto read = config->finish(); !read) { return report(read.error()); }
+    if (const auto files = gateway::check_files(gateway_options); !files) { return report(files.error()); }
     if (const auto cors = gateway::Cors::make(gateway_options.cors_origins); !cors) { return report(cors.error()); }
     if (command.print) {
         std::printf("%s", config->merged().c_str());

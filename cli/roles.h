@@ -41,6 +41,7 @@ int worker_main(const WorkerCommandLine& command);
 /// `sluice gateway`.
 struct GatewayCommand {
     CommonFlags common;
+    std::int32_t admin_port = -1;
     std::vector<std::string> models;                   // [NAME=]DIR
     std::vector<std::string> encoders = {};            // [NAME=]DIR
     std::map<std::string, std::string> model_names{};  // of paths that do not say it (models of the store)

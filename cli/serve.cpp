@@ -106,6 +106,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     if (const auto allowed = check_kv_plane(common_setup.kv_plane, options.common, *cluster); !allowed) {
         return base::pass_on(allowed);
     }
+    if (const auto checked = gateway::check_files(gateway_options); !checked) { return base::pass_on(checked); }
     const auto named =
         read_models(options.models, first_name(options.names.served_names), gateway_options.model, options.model_names);
     if (!named) { return base::pass_on(named); }
@@ -119,6 +120,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     gateway_options.http.allow_public |= options.common.listen_public;
     add_aliases(options.names, gateway_options);
     stack->host_ = gateway_options.http.host;
+    stack->scheme_ = gateway_options.tls_certificate_file.empty() ? "http" : "https";
     stack->merged_config_ = config->merged();
     spdlog::debug("configuration in effect:\n{}", stack->merged_config_);
 
@@ -204,8 +206,8 @@ std::uint16_t LocalStack::port() const {
 }
 
 std::string LocalStack::banner() const {
-    std::string text = fmt::format("sluice serves {} at http://{}:{}/v1\n  scheduler at {}\n", joined(served_names_),
-                                   host_, port(), scheduler_->address());
+    std::string text = fmt::format("sluice serves {} at {}://{}:{}/v1\n  scheduler at {}\n", joined(served_names_),
+                                   scheme_, host_, port(), scheduler_->address());
     for (std::size_t i = 0; i < models_.size(); ++i) {
         const std::uint64_t pool_tokens = workers_[i * workers_each_]->kv_pool_tokens();
         text += fmt::format("  {}: {}\n", models_[i].name, model::summarize_needs(models_[i].needs, pool_tokens));

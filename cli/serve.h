@@ -70,6 +70,7 @@ private:
     std::vector<ServedNeeds> models_;
     std::size_t workers_each_ = 0;  // of each of models_; they come before those that encode
     std::string host_;
+    std::string scheme_;
     std::string merged_config_;
     std::unique_ptr<scheduler::SchedulerServer> scheduler_;
     std::vector<std::unique_ptr<WorkerProcess>> workers_;

@@ -291,7 +291,7 @@ void Answer::send(std::string_view data) {
 }
 
 HttpFields Answer::fields() const {
-    HttpFields result{{"x-request-id", setup_.tag.id}};
+    HttpFields result = answer_fields(setup_.tag, setup_.clock.now());
     if (streams() && head_sent_) {
         result.emplace_back("Cache-Control", "no-cache");
         result.emplace_back("X-Accel-Buffering", "no");

@@ -112,23 +112,25 @@ std::string joined(const std::vector<std::string>& words) {
 
 /// A route that is answered at once.
 struct Api::Get {
-    std::string_view path;  // without /v1
-    std::string_view name;  // in metrics
-    HttpResponse (Api::*answer)() const;
+    std::string_view path;   // without /v1
+    std::string_view name;   // in metrics
+    std::string_view scope;  // that a key needs; empty: everybody may ask
+    HttpResponse (Api::*answer)(const ApiKey*) const;
 };
 
 const Api::Get* Api::find_get(std::string_view path) {
-    static constexpr std::array<Get, 11> kGets = {{{"/models", "models", &Api::models},
-                                                   {"/health", "health", &Api::health},
-                                                   {"/ready", "health", &Api::health},
-                                                   {"/live", "live", &Api::live},
-                                                   {"/metrics", "metrics", &Api::metrics},
-                                                   {"/version", "version", &Api::version},
-                                                   {"/server_info", "server_info", &Api::server_info},
-                                                   {"/get_server_info", "server_info", &Api::server_info},
-                                                   {"/model_info", "model_info", &Api::model_info},
-                                                   {"/get_model_info", "model_info", &Api::model_info},
-                                                   {"/tokenizer_info", "tokenizer_info", &Api::tokenizer_info}}};
+    static constexpr std::array<Get, 11> kGets = {
+        {{"/models", "models", "models", &Api::models},
+         {"/health", "health", "", &Api::health},
+         {"/ready", "health", "", &Api::health},
+         {"/live", "live", "", &Api::live},
+         {"/metrics", "metrics", "admin", &Api::metrics},
+         {"/version", "version", "models", &Api::version},
+         {"/server_info", "server_info", "admin", &Api::server_info},
+         {"/get_server_info", "server_info", "admin", &Api::server_info},
+         {"/model_info", "model_info", "models", &Api::model_info},
+         {"/get_model_info", "model_info", "models", &Api::model_info},
+         {"/tokenizer_info", "tokenizer_info", "models", &Api::tokenizer_info}}};
     const auto at = std::find_if(kGets.begin(), kGets.end(), [&](const Get& get) { return get.path == path; });
     return at == kGets.end() ? nullptr : &*at;
 }
@@ -147,7 +149,8 @@ Api::Api(Setup setup)
                .post = setup_.post,
                .post_text = setup_.post_text,
                .wake = setup_.wake,
-               .version = setup_.version}),
+               .version = setup_.version,
+               .keys = setup_.keys}),
       started_unix_s_(setup_.clock.unix_us() / 1'000'000) {}
 
 void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
@@ -183,6 +186,11 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
     if (is_post) { allowed = {"POST", "OPTIONS"}; }
     if (!is_known) { allowed = {"GET", "HEAD", "POST", "OPTIONS"}; }
     const std::string methods = joined(allowed);
+    const std::string_view scope = is_text          ? "text"
+                                   : is_reset       ? "admin"
+                                   : is_post        ? endpoint->name
+                                   : get != nullptr ? get->scope
+                                                    : "models";
     // Also for a path that gives an error then: the page could not read it otherwise.
     HttpFields preflight = setup_.cors.preflight_fields(head, methods);
     if (head.method == "OPTIONS" && (is_known || head.path == "*" || !preflight.empty())) {
@@ -191,6 +199,8 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
             .status = is_of_server ? 200u : 204u, .content_type = "", .fields = std::move(preflight), .body = {}};
         response.fields.emplace_back("Allow", methods);
         respond(*exchange, tag, kNoModel, name, std::move(response));
+    } else if (const auto admitted = admit(head, scope, tag); !admitted) {
+        respond(*exchange, tag, kNoModel, name, error_response(admitted.error()));
     } else if (is_unbuilt) {
         respond(*exchange, tag, kNoModel, name, error_response(not_built_yet(head.sent_path)));
     } else if (!is_known) {
@@ -206,14 +216,35 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
         intake_.take(endpoint->endpoint, std::move(request), exchange, std::move(tag));
     } else if (is_model) {
         const std::string_view asked = std::string_view(route).substr(kModelPrefix.size());
-        auto found = model(asked);
+        auto found = model(asked, tag.key.get());
         // A name may begin with a slash, or hold two of them.
-        if (!found) { found = model(after(head.path, kModelPrefix)); }
+        if (!found) { found = model(after(head.path, kModelPrefix), tag.key.get()); }
         const std::string_view label = found ? kNoModel : GatewayMetrics::kOtherModel;
         respond(*exchange, tag, label, name, found ? std::move(*found) : error_response(no_such_model(asked)));
     } else {
-        respond(*exchange, tag, kNoModel, name, (this->*get->answer)());
+        respond(*exchange, tag, kNoModel, name, (this->*get->answer)(tag.key.get()));
     }
+}
+
+ApiResult<void> Api::admit(const RequestHead& head, std::string_view scope, RequestTag& tag) const {
+    if (setup_.keys == nullptr || scope.empty()) { return {}; }
+    auto key = setup_.keys->who(head);
+    if (!key) { return pass_on(key.error()); }
+    tag.key = std::move(*key);
+    if (tag.key->allows(scope)) { return {}; }
+    ApiError error{.status = 403,
+                   .message = "this API key is not for " + head.method + " " +
+                              head.sent_path.substr(0, kShownBytesMax) + ": it lacks the scope '" + std::string(scope) +
+                              "'"};
+    error.code = "permission_denied";
+    return pass_on(std::move(error));
+}
+
+std::optional<base::TimePoint> Api::tick(base::TimePoint now) {
+    const auto next = intake_.tick(now);
+    if (setup_.keys == nullptr) { return next; }
+    const base::TimePoint look = setup_.keys->tick(now);
+    return next ? std::min(*next, look) : look;
 }
 
 void Api::reset_prefix_cache(const std::shared_ptr<Exchange>& exchange, const RequestTag& tag) {
@@ -247,22 +278,23 @@ void Api::reset_prefix_cache(const std::shared_ptr<Exchange>& exchange, const Re
     });
 }
 
-HttpResponse Api::models() const {
+HttpResponse Api::models(const ApiKey* key) const {
     std::vector<ModelEntry> entries;
     for (const auto& [name, model] : setup_.models.names()) {
+        if (key != nullptr && !key->allows_model(setup_.models[model].name)) { continue; }
         entries.push_back({.name = name, .context_tokens = setup_.table.cluster(model).context_tokens});
     }
     return json_response(models_json(entries, started_unix_s_));
 }
 
-std::optional<HttpResponse> Api::model(std::string_view name) const {
+std::optional<HttpResponse> Api::model(std::string_view name, const ApiKey* key) const {
     const auto model = setup_.models.find(name);
-    if (!model) { return std::nullopt; }
+    if (!model || (key != nullptr && !key->allows_model(setup_.models[*model].name))) { return std::nullopt; }
     return json_response(
         model_json({.name = name, .context_tokens = setup_.table.cluster(*model).context_tokens}, started_unix_s_));
 }
 
-HttpResponse Api::health() const {
+HttpResponse Api::health(const ApiKey*) const {
     if (intake_.draining()) { return error_response(not_ready("the gateway is draining")); }
     std::string problems;
     bool all_ready = true;
@@ -289,7 +321,7 @@ HttpResponse Api::health() const {
     return json_response(json.end_object().take());
 }
 
-HttpResponse Api::server_info() const {
+HttpResponse Api::server_info(const ApiKey*) const {
     JsonWriter json;
     json.begin_object().key("version").string(setup_.version);
     json.key("started").integer(started_unix_s_);
@@ -314,7 +346,7 @@ HttpResponse Api::server_info() const {
     return json_response(json.end_object().end_object().take());
 }
 
-HttpResponse Api::model_info() const {
+HttpResponse Api::model_info(const ApiKey*) const {
     JsonWriter json;
     json.begin_object();
     write_model_info(json, 0);
@@ -344,7 +376,7 @@ void Api::write_model_info(JsonWriter& json, std::size_t model) const {
     json.end_object();
 }
 
-HttpResponse Api::tokenizer_info() const {
+HttpResponse Api::tokenizer_info(const ApiKey*) const {
     const ServedModel& model = setup_.models[0];
     const std::uint32_t context_tokens = setup_.table.cluster(0).context_tokens;
     JsonWriter json;
@@ -363,18 +395,22 @@ HttpResponse Api::tokenizer_info() const {
     return json_response(json.end_object().take());
 }
 
-HttpResponse Api::live() const {
+HttpResponse Api::live(const ApiKey*) const {
     return json_response(R"({"status":"ok"})");
 }
 
-HttpResponse Api::version() const {
+HttpResponse Api::version(const ApiKey*) const {
     return json_response(JsonWriter().begin_object().key("version").string(setup_.version).end_object().take());
 }
 
-HttpResponse Api::metrics() const {
+void Api::refresh_metrics() const {
     const HttpServer::Load load = setup_.load();
     setup_.metrics.connections(static_cast<double>(load.connections), static_cast<double>(load.send_buffer_bytes),
                                static_cast<double>(load.slow_clients));
+}
+
+HttpResponse Api::metrics(const ApiKey*) const {
+    refresh_metrics();
     HttpResponse response;
     response.content_type = "text/plain; version=0.0.4; charset=utf-8";
     response.body = setup_.metrics.registry().text();
@@ -384,7 +420,7 @@ HttpResponse Api::metrics() const {
 void Api::respond(Exchange& exchange, const RequestTag& tag, std::string_view model, std::string_view endpoint,
                   HttpResponse response) {
     setup_.log.ended(tag, {.endpoint = endpoint, .model = model, .status = response.status});
-    response.fields.emplace_back("x-request-id", tag.id);
+    add_fields(response.fields, answer_fields(tag, setup_.clock.now()));
     exchange.respond(std::move(response));
 }
 

@@ -36,33 +36,39 @@ public:
         std::function<HttpServer::Load()> load;
         const Cors& cors;
         std::string version;
+        KeyKeeper* keys = nullptr;  // borrowed; null: everybody may ask
     };
     explicit Api(Setup setup);
 
     void handle(HttpRequest request, std::shared_ptr<Exchange> exchange);
     /// What is due, and when the next is.
-    std::optional<base::TimePoint> tick(base::TimePoint now) { return intake_.tick(now); }
+    std::optional<base::TimePoint> tick(base::TimePoint now);
     /// New requests and those that wait for a text thread get 503 from now on, /health too. `progress` is called
     /// whenever in_flight() has fallen.
     void drain(std::function<void()> progress) { intake_.drain(std::move(progress)); }
     /// Every request still in work gets its error.
     void give_up_all() { intake_.give_up_all(); }
     std::size_t in_flight() const { return intake_.in_flight(); }
+    /// Of the connections that are open now.
+    void refresh_metrics() const;
 
 private:
     struct Get;
     static const Get* find_get(std::string_view path);
-    HttpResponse models() const;
+    /// 401 or 403 where the request's key is none, or is not for this route; else the tag gets the key.
+    ApiResult<void> admit(const RequestHead& head, std::string_view scope, RequestTag& tag) const;
+    // What a key may see; null: everything.
+    HttpResponse models(const ApiKey* key) const;
     /// Empty when there is no model of that name.
-    std::optional<HttpResponse> model(std::string_view name) const;
-    HttpResponse health() const;
-    HttpResponse live() const;
-    HttpResponse version() const;
-    HttpResponse metrics() const;
-    HttpResponse server_info() const;
+    std::optional<HttpResponse> model(std::string_view name, const ApiKey* key) const;
+    HttpResponse health(const ApiKey*) const;
+    HttpResponse live(const ApiKey*) const;
+    HttpResponse version(const ApiKey*) const;
+    HttpResponse metrics(const ApiKey*) const;
+    HttpResponse server_info(const ApiKey*) const;
     /// Of the first model, like tokenizer_info().
-    HttpResponse model_info() const;
-    HttpResponse tokenizer_info() const;
+    HttpResponse model_info(const ApiKey*) const;
+    HttpResponse tokenizer_info(const ApiKey*) const;
     void write_model_info(JsonWriter& json, std::size_t model) const;
     void respond(Exchange& exchange, const RequestTag& tag, std::string_view model, std::string_view endpoint,
                  HttpResponse response);

@@ -13,6 +13,7 @@
 
 #include "base/log.h"
 #include "gateway/api.h"
+#include "gateway/certificate_keeper.h"
 #include "gateway/tenant.h"
 #include "gateway/text_queue.h"
 #include "gateway/wake_timer.h"
@@ -68,14 +69,20 @@ struct GatewayCore::State {
     std::optional<base::TimePoint> tick(base::TimePoint now) {
         std::optional<base::TimePoint> next = ports->tick(now);
         table->on_time();
-        for (const auto at : {table->wakes_at(), api->tick(now)}) {
+        std::optional<base::TimePoint> look;
+        if (certificate) { look = certificate->tick(now); }
+        for (const auto at : {table->wakes_at(), api->tick(now), look}) {
             if (at && (!next || *at < *next)) { next = at; }
         }
         return next;
     }
 
-    /// The tenant, where a proxy names one; else the client.
+    /// The key's tenant, or the one that a proxy names; else the client.
     std::string payer(const RequestHead& head, const std::string& client) const {
+        if (keys) {
+            const auto key = keys->who(head);
+            return key ? "tenant " + (*key)->tenant : client;
+        }
         const std::string& field = setup.options.tenant_header;
         if (field.empty() || head.field(field) == nullptr) { return client; }
         const auto tenant = tenant_of(head, field);
@@ -107,6 +114,8 @@ struct GatewayCore::State {
     RequestLog log;
     std::unique_ptr<ClusterPorts> ports;
     std::unique_ptr<RequestTable> table;
+    std::unique_ptr<KeyKeeper> keys;                 // null: everybody may ask
+    std::unique_ptr<CertificateKeeper> certificate;  // null: in the clear
     std::unique_ptr<Api> api;
     std::unique_ptr<HttpServer> http;
     WakeTimer timers;
@@ -117,13 +126,49 @@ struct GatewayCore::State {
     std::jthread thread;
 };
 
+base::Result<void> check_files(const GatewayOptions& options) {
+    if (options.tls_certificate_file.empty() != options.tls_key_file.empty()) {
+        return base::fail(base::ErrorCode::invalid_argument,
+                          "TLS needs both gateway.tls_certificate_file and gateway.tls_key_file");
+    }
+    if (!options.tls_certificate_file.empty()) {
+        const auto certificate = TlsCertificate::load(options.tls_certificate_file, options.tls_key_file);
+        if (!certificate) { return base::pass_on(certificate); }
+    }
+    if (!options.keys_file.empty()) {
+        const auto keys = read_key_list(options.keys_file);
+        if (!keys) { return base::fail(base::ErrorCode::invalid_argument, keys.error().message); }
+    }
+    return {};
+}
+
 base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
+    if (const auto checked = check_files(given.options); !checked) { return base::pass_on(checked); }
     auto models = Models::make(given.models, given.options.aliases);
     if (!models) { return base::pass_on(models); }
     auto cors = Cors::make(given.options.cors_origins);
     if (!cors) { return base::pass_on(cors); }
     auto state = std::make_unique<State>(std::move(given), std::move(*models), std::move(*cors));
     State& s = *state;
+    if (!s.setup.options.keys_file.empty()) {
+        auto keys = KeyKeeper::open({.path = s.setup.options.keys_file,
+                                     .look_interval = s.setup.options.files_look_interval,
+                                     .clock = s.setup.clock,
+                                     .metrics = s.metrics.registry()});
+        if (!keys) { return base::pass_on(keys); }
+        s.keys = std::move(*keys);
+    }
+    GatewayOptions& options = s.setup.options;
+    if (!options.tls_certificate_file.empty()) {
+        auto certificate = CertificateKeeper::open({.certificate_file = options.tls_certificate_file,
+                                                    .key_file = options.tls_key_file,
+                                                    .look_interval = options.files_look_interval,
+                                                    .clock = s.setup.clock,
+                                                    .metrics = s.metrics.registry()});
+        if (!certificate) { return base::pass_on(certificate); }
+        s.certificate = std::move(*certificate);
+    }
+    options.http.allow_public |= s.keys && s.certificate;  // strangers get nothing, and hear nothing
     s.ports = s.setup.make_ports(s.models, s.post_io(), s.wake());
     s.table = std::make_unique<RequestTable>(RequestTable::Setup{.scheduler = s.ports->scheduler(),
                                                                  .workers = s.ports->workers(),
@@ -155,7 +200,8 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
                    .wake = s.wake(),
                    .load = [&s] { return s.http->load(); },
                    .cors = s.cors,
-                   .version = SLUICE_VERSION});
+                   .version = SLUICE_VERSION,
+                   .keys = s.keys.get()});
     auto http = HttpServer::start(
         *s.io,
         {.options = s.setup.options.http,
@@ -174,10 +220,16 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
                                                                                                 : "rejected_invalid");
              },
          .refusal_body =
-             [](unsigned status, std::string_view message) {
-                 return error_json(ApiError{.status = status, .message = std::string(message)});
+             [](const HttpRefusal& refusal) {
+                 ApiError error{.status = refusal.status, .message = refusal.message};
+                 if (!refusal.code.empty()) { error.code = refusal.code; }
+                 return error_json(error);
              },
          .cors = s.cors,
+         .certificate = s.certificate ? [&s] { return s.certificate->certificate(); }
+                                      : std::function<std::shared_ptr<const TlsCertificate>()>(),
+         .door = s.keys ? [&s](const RequestHead& head) { return s.keys->refusal(head); }
+                        : std::function<std::optional<HttpRefusal>(const RequestHead&)>(),
          .payer = [&s](const RequestHead& head, const std::string& client) { return s.payer(head, client); }});
     if (!http) {
         s.ports->stop();
@@ -203,6 +255,12 @@ std::uint16_t GatewayCore::port() const {
 void GatewayCore::when_ready(std::function<void()> tell) {
     asio::post(*state_->io,
                [s = state_.get(), tell = std::move(tell)]() mutable { s->table->when_ready(std::move(tell)); });
+}
+
+void GatewayCore::refresh_metrics() {
+    asio::post(*state_->io, [s = state_.get()] {
+        if (s->http) { s->api->refresh_metrics(); }
+    });
 }
 
 void GatewayCore::drain_and_stop() {

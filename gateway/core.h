@@ -14,6 +14,10 @@
 
 namespace gateway {
 
+/// Whether the files that `options` name can be used: API keys, certificate, key. GatewayCore::start looks, too; this
+/// is for who does much before. Error: invalid_argument.
+base::Result<void> check_files(const GatewayOptions& options);
+
 /// A running gateway over any cluster ports: one I/O thread that owns connections, requests and ports, and text threads
 /// that parse and tokenize. GatewayServer is this with gRPC ports; tests give it others.
 class GatewayCore {
@@ -38,6 +42,8 @@ public:
     /// `tell` is called once, on the I/O thread, as soon as requests for every model can be placed (/health). Never
     /// when the gateway stops before. One at a time. Any thread but the gateway's own, before it is stopped.
     void when_ready(std::function<void()> tell);
+    /// Metrics of what is open now are written anew, soon. Any thread, before it is stopped.
+    void refresh_metrics();
     /// /ready and new requests get 503 from now on. Lets requests in work finish for at most the drain timeout, ends
     /// the rest with an error, joins the threads. Any thread but the gateway's own; the first call counts.
     void drain_and_stop();

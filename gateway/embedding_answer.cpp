@@ -134,7 +134,7 @@ void EmbeddingAnswer::complete() {
     }
     const RequestForm& form = setup_.prepared.form;
     HttpResponse response{.status = 200,
-                          .fields = {{"x-request-id", setup_.tag.id}},
+                          .fields = answer_fields(setup_.tag, setup_.clock.now()),
                           .body = embedding_json(form.model_name, vectors_, form.base64, tokens)};
     setup_.exchange->respond(std::move(response));
     metrics().tokens(tokens, 0, 0);
@@ -144,7 +144,7 @@ void EmbeddingAnswer::complete() {
 void EmbeddingAnswer::fail(const ApiError& error, std::string_view cause) {
     if (finished_) { return; }
     HttpResponse response = error_response(error);
-    response.fields.emplace_back("x-request-id", setup_.tag.id);
+    add_fields(response.fields, answer_fields(setup_.tag, setup_.clock.now()));
     setup_.exchange->respond(std::move(response));
     finished_ = true;  // the ends of the others are no answers any more
     cancel_all(cause);

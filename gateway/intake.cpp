@@ -85,27 +85,64 @@ ApiResult<void> Intake::admit_body(const HttpRequest& request) const {
     return {};
 }
 
-ApiResult<std::string> Intake::admit(const HttpRequest& request) const {
+ApiResult<void> Intake::count(RequestTag& tag) const {
+    if (!tag.key) { return {}; }
+    auto quota = setup_.keys->open_request(*tag.key);
+    if (!quota) { return pass_on(quota.error()); }
+    tag.quota = std::move(*quota);
+    return {};
+}
+
+ApiResult<std::string> Intake::admit(const HttpRequest& request, RequestTag& tag) const {
     if (auto admitted = admit_body(request); !admitted) { return pass_on(admitted.error()); }
     const auto& clusters = setup_.table.clusters();
     if (!clusters.front().known) { return pass_on(not_ready("the scheduler has not answered yet")); }
     if (std::all_of(clusters.begin(), clusters.end(), [](const auto& one) { return one.context_tokens == 0; })) {
         return pass_on(not_ready(std::string(no_workers_of(setup_.models[0].kind))));
     }
-    return tenant_of(request.head, setup_.options.tenant_header);
+    if (auto counted = count(tag); !counted) { return pass_on(counted.error()); }
+    return tag.key ? tag.key->tenant : tenant_of(request.head, setup_.options.tenant_header);
+}
+
+ApiResult<void> Intake::admit_text(const HttpRequest& request, RequestTag& tag) const {
+    if (auto admitted = admit_body(request); !admitted) { return admitted; }
+    return count(tag);
+}
+
+ApiResult<void> Intake::admit_prepared(const PreparedRequest& prepared, const RequestSlo& slo,
+                                       const Waiting& waiting) const {
+    const RequestTag& tag = waiting.tag;
+    if (!tag.key) { return {}; }
+    if (!tag.key->allows_model(setup_.models[prepared.form.model].name)) {
+        return pass_on(no_such_model(prepared.form.model_name));
+    }
+    const std::string& slo_class = setup_.options.slo[slo.class_index].name;
+    if (!tag.key->allows_slo_class(slo_class)) {
+        ApiError error{.status = 403, .message = "this API key may not ask for the SLO class '" + slo_class + "'"};
+        error.code = "permission_denied";
+        return pass_on(std::move(error));
+    }
+    std::uint64_t tokens = 0;
+    for (const auto& prompt : prepared.prompts) {
+        tokens += prompt.tokens->size() + std::uint64_t{prepared.form.n} * prepared.new_tokens_max;
+    }
+    if (const auto refusal = tag.quota->reserve(tokens, setup_.clock.now())) {
+        return pass_on(setup_.keys->quota_error(*refusal));
+    }
+    return {};
 }
 
 void Intake::refuse(const ApiError& error, Exchange& exchange, const RequestTag& tag, RequestEnd end) {
-    setup_.metrics.admission(end.model, outcome_of(error.status, draining_));
+    setup_.metrics.admission(end.model, error.is_quota ? "rejected_quota" : outcome_of(error.status, draining_));
     end.status = error.status;
     setup_.log.ended(tag, end);
     HttpResponse response = error_response(error);
-    response.fields.emplace_back("x-request-id", tag.id);
+    add_fields(response.fields, answer_fields(tag, setup_.clock.now()));
     exchange.respond(std::move(response));
 }
 
 void Intake::take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<Exchange>& exchange, RequestTag tag) {
-    auto tenant = admit(request);
+    auto tenant = admit(request, tag);
     if (!tenant) {
         refuse(tenant.error(), *exchange, tag,
                {.endpoint = form_of(endpoint).name,
@@ -144,7 +181,7 @@ void Intake::take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<
 
 void Intake::take_text(const TextRouteForm& route, HttpRequest request, const std::shared_ptr<Exchange>& exchange,
                        RequestTag tag) {
-    if (const auto admitted = admit_body(request); !admitted) {
+    if (const auto admitted = admit_text(request, tag); !admitted) {
         refuse(admitted.error(), *exchange, tag, {.endpoint = route.name, .model = GatewayMetrics::kNoModel});
         return;
     }
@@ -181,7 +218,9 @@ void Intake::text_answered(const TextAnswer& answer, const TextRouteForm& route,
         return;
     }
     setup_.log.ended(tag, end);
-    if (answer.json) { exchange.respond({.status = 200, .fields = {{"x-request-id", tag.id}}, .body = *answer.json}); }
+    if (answer.json) {
+        exchange.respond({.status = 200, .fields = answer_fields(tag, setup_.clock.now()), .body = *answer.json});
+    }
 }
 
 Stages::Output Intake::run_stages(const Waiting& waiting, const Stages::Input& input) const {
@@ -223,6 +262,9 @@ void Intake::prepared(Stages::Output output, Waiting waiting) {
         } else {
             result = pass_on(resolved.error());
         }
+    }
+    if (result) {
+        if (const auto allowed = admit_prepared(*result, slo, waiting); !allowed) { result = pass_on(allowed.error()); }
     }
     if (!result) {
         leave();

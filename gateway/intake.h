@@ -14,6 +14,7 @@
 
 #include "gateway/answer.h"
 #include "gateway/client_answer.h"
+#include "gateway/keys/key_keeper.h"
 #include "gateway/openai/text_forms.h"
 #include "gateway/options.h"
 #include "gateway/request/request_table.h"
@@ -40,6 +41,7 @@ public:
         PostText post_text;  // to a text thread
         Wake wake = {};      // asks for tick(); empty: its owner looks by itself
         std::string version;
+        KeyKeeper* keys = nullptr;  // null: everybody may ask
     };
     explicit Intake(Setup setup);
     /// Every request must have been answered.
@@ -77,8 +79,14 @@ private:
     };
     /// The error of a body that is not taken now.
     ApiResult<void> admit_body(const HttpRequest& request) const;
-    /// The error of who is not let in; else its tenant.
-    ApiResult<std::string> admit(const HttpRequest& request) const;
+    /// The error of who is not let in; else its tenant. Counts it for its key (tag.quota).
+    ApiResult<std::string> admit(const HttpRequest& request, RequestTag& tag) const;
+    /// The same without the tenant, of what needs no worker.
+    ApiResult<void> admit_text(const HttpRequest& request, RequestTag& tag) const;
+    ApiResult<void> count(RequestTag& tag) const;
+    /// What the key allows of what was asked, and whether it may use that many tokens now.
+    ApiResult<void> admit_prepared(const PreparedRequest& prepared, const RequestSlo& slo,
+                                   const Waiting& waiting) const;
     Stages::Output run_stages(const Waiting& waiting, const Stages::Input& input) const;
     void prepared(Stages::Output output, Waiting waiting);
     /// Sequences that an answer opens first.

@@ -80,8 +80,8 @@ public:
 
     /// A request was answered (or its client was gone: code 499). `endpoint` is the route's name.
     void request_ended(std::string_view model, std::string_view endpoint, unsigned code, bool stream);
-    /// outcome: admitted, rejected_capacity, rejected_draining, rejected_invalid, rejected_timeout, rejected_too_large,
-    /// rejected_unavailable.
+    /// outcome: admitted, rejected_capacity, rejected_draining, rejected_invalid, rejected_quota, rejected_timeout,
+    /// rejected_too_large, rejected_unavailable.
     void admission(std::string_view model, std::string_view outcome);
     /// The access log's writer is behind.
     void access_line_dropped() { access_lines_dropped_.Increment(); }

@@ -33,6 +33,11 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
     options.aliases = config.strings("gateway.aliases", options.aliases);
     options.tenant_header = lower(config.string("gateway.tenant_header", options.tenant_header));
     options.name = config.string("gateway.name", options.name);
+    options.keys_file = config.string("gateway.keys_file", options.keys_file);
+    options.tls_certificate_file = config.string("gateway.tls_certificate_file", options.tls_certificate_file);
+    options.tls_key_file = config.string("gateway.tls_key_file", options.tls_key_file);
+    options.files_look_interval =
+        milliseconds(config, "gateway.files_look_ms", options.files_look_interval, 10, kDayMs);
     options.cors_origins = config.strings("gateway.cors_origins", options.cors_origins);
     const std::string log = config.choice("gateway.access_log", "all", {"all", "api", "off"});
     options.access_log = log == "off" ? AccessLogKind::off : log == "api" ? AccessLogKind::api : AccessLogKind::all;

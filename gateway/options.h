@@ -29,6 +29,10 @@ struct GatewayOptions {
     FormLimits form;
     RequestOptions request;
     SloClasses slo;
+    std::string keys_file;             // of API keys; empty: everybody may ask
+    std::string tls_certificate_file;  // PEM, with its chain; empty: connections are in the clear
+    std::string tls_key_file;          // PEM
+    base::Duration files_look_interval = std::chrono::seconds(1);  // at these, for what has changed
 
     std::size_t inflight_requests_max = 1024;  // client requests between arrival and answer; more get 429
     std::size_t embedding_texts_at_once = 64;  // of one request for vectors, at the workers at a time

@@ -20,7 +20,30 @@ bool is_probe(std::string_view endpoint) {
     return std::find(kProbes.begin(), kProbes.end(), endpoint) != kProbes.end();
 }
 
+/// As OpenAI writes it: 120ms, 6s, 1m0s.
+std::string reset_text(base::Duration duration) {
+    const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(duration).count();
+    if (milliseconds < 1000) { return std::to_string(milliseconds) + "ms"; }
+    const auto seconds = (milliseconds + 999) / 1000;
+    return (seconds >= 60 ? std::to_string(seconds / 60) + "m" : "") + std::to_string(seconds % 60) + "s";
+}
+
 }  // namespace
+
+HttpFields answer_fields(const RequestTag& tag, base::TimePoint now) {
+    HttpFields fields{{"x-request-id", tag.id}};
+    if (!tag.quota) { return fields; }
+    const auto add = [&fields](const std::optional<QuotaBook::Standing::One>& one, const std::string& unit) {
+        if (!one) { return; }
+        fields.emplace_back("x-ratelimit-limit-" + unit, std::to_string(one->limit));
+        fields.emplace_back("x-ratelimit-remaining-" + unit, std::to_string(one->remaining));
+        fields.emplace_back("x-ratelimit-reset-" + unit, reset_text(one->reset));
+    };
+    const QuotaBook::Standing standing = tag.quota->standing(now);
+    add(standing.requests, "requests");
+    add(standing.tokens, "tokens");
+    return fields;
+}
 
 std::string AccessLine::json() const {
     char milliseconds[32];
@@ -35,6 +58,7 @@ std::string AccessLine::json() const {
     json.key("cached_tokens").integer(static_cast<std::int64_t>(end.cached_tokens));
     json.key("completion_tokens").integer(static_cast<std::int64_t>(end.completion_tokens));
     json.key("ms").raw(milliseconds).key("request_id").string(tag.id);
+    if (tag.key) { json.key("key").string(tag.key->id).key("tenant").string(tag.key->tenant); }
     return json.end_object().take();
 }
 
@@ -56,12 +80,14 @@ void RequestLog::write() {
 
 void RequestLog::ended(const RequestTag& tag, const RequestEnd& end) {
     setup_.metrics.request_ended(end.model, end.endpoint, end.status, end.stream);
+    if (tag.quota) { tag.quota->settle(end.prompt_tokens + end.completion_tokens, setup_.clock.now()); }
     if (!writer_.joinable() || (setup_.kind == AccessLogKind::api && is_probe(end.endpoint))) { return; }
     AccessLine line{.tag = tag,
                     .endpoint = std::string(end.endpoint),
                     .model = std::string(end.model),
                     .end = end,
                     .took = setup_.clock.now() - tag.received_at};
+    line.tag.quota.reset();
     line.end.endpoint = {};
     line.end.model = {};
     if (!lines_.push(std::move(line))) { setup_.metrics.access_line_dropped(); }

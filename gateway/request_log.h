@@ -11,6 +11,8 @@
 
 #include "base/bounded_queue.h"
 #include "base/clock.h"
+#include "gateway/http/exchange.h"
+#include "gateway/keys/quota.h"
 #include "gateway/metrics.h"
 #include "gateway/options.h"
 
@@ -19,10 +21,15 @@ namespace gateway {
 /// What names a request from its arrival to its end.
 struct RequestTag {
     std::string method;
-    std::string path;             // as sent, without its query
-    std::string id;               // for x-request-id
-    base::TimePoint received_at;  // last byte
+    std::string path;                             // as sent, without its query
+    std::string id;                               // for x-request-id
+    base::TimePoint received_at;                  // last byte
+    std::shared_ptr<const ApiKey> key = {};       // whose request it is, where there are keys
+    std::shared_ptr<QuotaBook::Hold> quota = {};  // of the key, where a model answers; settled at the end
 };
+
+/// What every answer to the request has in its head: its id, and what its key may still use.
+HttpFields answer_fields(const RequestTag& tag, base::TimePoint now);
 
 /// How a request ended.
 struct RequestEnd {

@@ -40,6 +40,8 @@ public:
     std::uint16_t port() const { return core_->port(); }
     /// As GatewayCore::when_ready.
     void when_ready(std::function<void()> tell) { core_->when_ready(std::move(tell)); }
+    /// As GatewayCore::refresh_metrics.
+    void refresh_metrics() { core_->refresh_metrics(); }
     /// /ready and new requests get 503, what is in work is finished within the drain timeout, then it stops.
     void drain_and_stop() { core_->drain_and_stop(); }
     /// The same without waiting: what is in work ends with an error now. For when nobody can do it.

@@ -22,6 +22,9 @@ constexpr int kPingTimeoutMs = 5000;
 /// Off: gRPC would ask with a ping behind each message how far the other side is, so that its windows grow with the
 /// way. Ours are short ways and small messages; the pings were half of all wake-ups of an idle server.
 constexpr int kProbeBandwidth = 0;
+/// How long one try to connect may take, its TLS included: over a long way, or to a busy machine, several round trips
+/// are more than the pause between tries.
+constexpr int kConnectMs = kHandshakeMs;
 constexpr int kReconnectMsMin = 100;
 constexpr int kReconnectMsMax = 1000;
 
@@ -73,7 +76,7 @@ std::shared_ptr<grpc::Channel> make_channel(const ChannelOptions& options) {
     grpc::ChannelArguments arguments;
     if (identity && *identity) { arguments.SetSslTargetNameOverride(base::TlsIdentity::kName); }
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMsMin);
-    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kReconnectMsMin);
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);  // of a try; a refused one ends at once
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectMsMax);
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);

@@ -13,7 +13,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "gateway/http/answer_head.h"
+#include "gateway/http/connection_exchange.h"
 
 namespace gateway {
 namespace {
@@ -27,124 +27,11 @@ constexpr base::Duration kSlowAfter = std::chrono::seconds(1);
 
 }  // namespace
 
-/// The exchange of one request over a Connection. Outlives it when the handler keeps it.
-class ConnectionExchange final : public Exchange {
-public:
-    ConnectionExchange(const std::shared_ptr<Connection>& connection, const RequestHead& head)
-        : connection_(connection),
-          cors_fields_(connection->cors_fields(head)),
-          is_head_(head.method == "HEAD"),
-          http_1_0_(head.http_1_0) {}
-
-    void respond(HttpResponse response) override {
-        const auto connection = usable();
-        if (!connection || started_) { return; }
-        const bool no_body = response.status == 204;
-        response.fields.insert(response.fields.end(), cors_fields_.begin(), cors_fields_.end());
-        std::string text = head_text(response.status, no_body ? "" : response.content_type, response.fields,
-                                     connection->close_after_answer_);
-        if (!no_body) { text += "Content-Length: " + std::to_string(response.body.size()) + "\r\n"; }
-        if (http_1_0_ && !connection->close_after_answer_) { text += "Connection: keep-alive\r\n"; }
-        text += "\r\n";
-        if (!is_head_ && !no_body) { text += response.body; }
-        started_ = true;
-        finish(*connection, connection->without_probes(text));
-    }
-
-    void start_stream(std::string_view content_type, const HttpFields& fields) override {
-        const auto connection = usable();
-        if (!connection || started_) { return; }
-        started_ = true;
-        if (http_1_0_) {
-            connection->close_after_answer_ = true;
-        }  // the end of the stream is the end of the connection
-        HttpFields all = fields;
-        all.insert(all.end(), cors_fields_.begin(), cors_fields_.end());
-        std::string text = head_text(200, content_type, all, connection->close_after_answer_);
-        if (!http_1_0_) { text += "Transfer-Encoding: chunked\r\n"; }
-        text += "\r\n";
-        connection->write(connection->without_probes(text));
-    }
-
-    void send(std::string_view data) override {
-        const auto connection = usable();
-        if (!connection || !started_ || data.empty()) { return; }
-        connection->write(http_1_0_ ? std::string(data) : chunk(data));
-    }
-
-    void end_stream() override {
-        const auto connection = usable();
-        if (!connection || !started_) { return; }
-        finish(*connection, http_1_0_ ? "" : "0\r\n\r\n");
-    }
-
-    void cut() override {
-        const auto connection = usable();
-        if (!connection) { return; }
-        connection->close_after_answer_ = true;
-        started_ = true;
-        finish(*connection, "");
-    }
-
-    void on_gone(std::function<void(std::string_view)> callback) override {
-        if (!gone_cause_.empty()) {
-            tell(std::move(callback));
-        } else {
-            gone_ = std::move(callback);
-        }
-    }
-    bool is_gone() const override { return !gone_cause_.empty() || connection_.expired(); }
-    void close_after() override {
-        if (const auto connection = usable()) { connection->close_after_answer_ = true; }
-    }
-
-    bool started() const { return started_; }
-    /// Called by the connection when it closes before the answer is complete.
-    void client_gone(std::string_view cause) {
-        if (finished_ || !gone_cause_.empty()) { return; }
-        gone_cause_ = cause;
-        if (gone_) { tell(std::exchange(gone_, nullptr)); }
-    }
-
-private:
-    std::shared_ptr<Connection> usable() const {
-        return finished_ || !gone_cause_.empty() ? nullptr : connection_.lock();
-    }
-    static std::string chunk(std::string_view data) {
-        char size[20];
-        const int digits = std::snprintf(size, sizeof size, "%zx\r\n", data.size());
-        std::string text(size, static_cast<std::size_t>(digits));
-        text += data;
-        text += "\r\n";
-        return text;
-    }
-    void finish(Connection& connection, std::string_view last) {
-        finished_ = true;
-        gone_ = nullptr;
-        if (!last.empty()) { connection.write(last); }
-        connection.answered();
-    }
-    void tell(std::function<void(std::string_view)> callback) const {
-        // Never from inside a call of the handler's.
-        if (const auto connection = connection_.lock()) {
-            boost::asio::post(connection->socket_.get_executor(),
-                              [callback = std::move(callback), cause = gone_cause_] { callback(cause); });
-        }
-    }
-
-    std::weak_ptr<Connection> connection_;
-    HttpFields cors_fields_;
-    bool is_head_;
-    bool http_1_0_;
-    bool started_ = false;
-    bool finished_ = false;
-    std::string gone_cause_;
-    std::function<void(std::string_view)> gone_;
-};
-
 Connection::Connection(boost::asio::ip::tcp::socket socket, const boost::asio::ip::address& peer,
                        std::shared_ptr<HttpServer::Shared> server)
-    : socket_(std::move(socket)), server_(std::move(server)), read_buffer_(kReadBytes, '\0'), peer_(peer) {}
+    : socket_(std::move(socket)), server_(std::move(server)), read_buffer_(kReadBytes, '\0'), peer_(peer) {
+    if (server_->setup.certificate) { tls_ = std::make_unique<TlsSession>(server_->setup.certificate()); }
+}
 
 Connection::~Connection() = default;
 
@@ -171,22 +58,57 @@ void Connection::read() {
                                 if (self->state_ == State::closed) { return; }
                                 if (error) {
                                     self->on_read_end(error == boost::asio::error::eof);
+                                } else if (self->tls_) {
+                                    self->on_cipher(std::string_view(self->read_buffer_).substr(0, bytes));
                                 } else {
-                                    self->on_read(bytes);
+                                    self->on_read(std::string_view(self->read_buffer_).substr(0, bytes));
                                 }
                             });
 }
 
-void Connection::on_read(std::size_t bytes) {
+void Connection::on_cipher(std::string_view received) {
+    if (state_ == State::lingering) {
+        on_read(received);  // counted and thrown away
+        return;
+    }
+    std::string plain;
+    const TlsSession::State state = tls_->receive(received, plain);
+    if (state == TlsSession::State::spoke_http) {
+        tls_.reset();
+        refuse({400, "this port speaks TLS: the address begins with https://"});
+        read();
+        return;
+    }
+    std::string said;
+    tls_->take_output(said);
+    if (!said.empty() && state_ != State::closed) {
+        // Records of its own, between those of an answer: behind what was made into records already.
+        handshake_ += said;
+        begin_writing();
+    }
+    if (state == TlsSession::State::broken) {
+        end_after_write();  // with the alert that says why
+        read();
+        return;
+    }
+    if (plain.empty()) {
+        read();
+    } else {
+        on_read(plain);
+    }
+    if (state == TlsSession::State::peer_ended && state_ != State::closed && !read_ended_) { on_read_end(true); }
+}
+
+void Connection::on_read(std::string_view received) {
     if (state_ != State::lingering) {
         if (input_.empty() && state_ == State::head && requests_ > 0) {
             set_read_deadline(server_->setup.options.header_timeout);  // a next request begins
         }
-        input_.append(read_buffer_, 0, bytes);
+        input_.append(received);
         note_idle();
         process();
         note_idle();
-    } else if ((discarded_bytes_ += bytes) > kLingerBytesMax) {
+    } else if ((discarded_bytes_ += received.size()) > kLingerBytesMax) {
         close("client_gone");
     }
     read();
@@ -306,6 +228,9 @@ void Connection::begin_body(RequestHead head, std::size_t head_bytes) {
 
 std::optional<HttpRefusal> Connection::admit() {
     if (auto refusal = server_->site.refusal(*head_)) { return refusal; }
+    if (server_->setup.door) {
+        if (auto refusal = server_->setup.door(*head_)) { return refusal; }
+    }
     client_ = client_name(server_->proxies.client_of(peer_, *head_));
     body_bytes_ = server_->bodies->open(server_->setup.payer ? server_->setup.payer(*head_, client_) : client_);
     if (!server_->proxies.trusts(peer_)) { return std::nullopt; }  // else its connections are not the client's
@@ -368,7 +293,8 @@ void Connection::refuse(HttpRefusal refusal) {
         fields = server_->setup.cors.answer_fields(refusal.origin);
     }
     server_->setup.refused(refusal);
-    const std::string body = server_->setup.refusal_body(refusal.status, refusal.message);
+    const std::string body = server_->setup.refusal_body(refusal);
+    if (refusal.status == 401) { fields.emplace_back("WWW-Authenticate", "Bearer"); }
     if (refusal.status == 405) { fields.emplace_back("Allow", "GET, HEAD, POST, OPTIONS"); }
     if (refusal.status == 503 || refusal.status == 429) { fields.emplace_back("Retry-After", "1"); }
     write(head_text(refusal.status, "application/json", fields, true) +
@@ -395,11 +321,7 @@ void Connection::begin_writing() {
 
 void Connection::flush() {
     if (state_ == State::closed) { return; }
-    if (written_ == writing_.size()) {
-        writing_.clear();
-        written_ = 0;
-        std::swap(writing_, output_);
-    }
+    if (written_ == writing_.size()) { fill_writing(); }
     if (writing_.empty()) {
         is_writing_ = false;
         sweep_in_time();
@@ -424,6 +346,20 @@ void Connection::flush() {
                                      self->on_written(bytes);
                                  }
                              });
+}
+
+void Connection::fill_writing() {
+    writing_.clear();
+    written_ = 0;
+    if (!tls_) {
+        std::swap(writing_, output_);
+        return;
+    }
+    std::swap(writing_, handshake_);
+    if (!tls_->is_established()) { return; }  // who is refused before that is told so by an alert
+    tls_->send(output_, writing_);
+    output_.clear();
+    if (close_after_write_) { tls_->end(writing_); }
 }
 
 void Connection::on_written(std::size_t bytes) {

@@ -12,6 +12,7 @@
 #include "gateway/http/connection_book.h"
 #include "gateway/http/server.h"
 #include "gateway/http/site_check.h"
+#include "gateway/http/tls_session.h"
 #include "gateway/wake_timer.h"
 
 namespace gateway {
@@ -77,6 +78,7 @@ public:
     bool is_idle() const { return state_ == State::head && input_.empty() && !is_writing_; }
     /// Everything was written; only the client's end is waited for.
     bool answered_and_closing() const { return state_ == State::lingering && !is_writing_; }
+    /// Bytes that wait for the client.
     std::uint64_t buffered() const { return output_.size() + writing_.size(); }
     bool is_slow(base::TimePoint now) const;
 
@@ -85,7 +87,9 @@ private:
     enum class State { head, body, handling, lingering, closed };
 
     void read();
-    void on_read(std::size_t bytes);
+    void on_read(std::string_view received);
+    /// What TLS makes of it.
+    void on_cipher(std::string_view received);
     /// `in_order`: the client closed its sending side; else the connection broke.
     void on_read_end(bool in_order);
     /// Looks for a next request in what has come, and reads on.
@@ -112,6 +116,8 @@ private:
 
     void write(std::string_view data);
     void flush();
+    /// With what is to go out next, if anything is.
+    void fill_writing();
     void on_written(std::size_t bytes);
     /// The answer is complete: next request, or close.
     void answered();
@@ -131,7 +137,8 @@ private:
     boost::asio::ip::tcp::socket socket_;
     std::shared_ptr<HttpServer::Shared> server_;
     State state_ = State::head;
-    std::string input_;  // received, not yet used
+    std::unique_ptr<TlsSession> tls_;  // null: in the clear
+    std::string input_;                // received, not yet used
     std::string read_buffer_;
     bool reading_ = false;
     bool read_ended_ = false;  // the client closed its side
@@ -147,8 +154,9 @@ private:
     std::string proxied_;  // likewise, while it is counted in Shared::proxied; else empty
     std::shared_ptr<ByteAccount::Hold> body_bytes_;
 
-    std::string output_;   // waits for the running write
-    std::string writing_;  // handed to the socket
+    std::string output_;     // waits for the running write
+    std::string handshake_;  // what TLS itself has to say; goes before it
+    std::string writing_;    // handed to the socket; in TLS as records
     std::size_t written_ = 0;
     bool is_writing_ = false;
     base::TimePoint write_progress_at_{};

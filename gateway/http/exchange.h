@@ -28,6 +28,11 @@ struct HttpRequest {
 };
 
 using HttpFields = std::vector<std::pair<std::string, std::string>>;
+inline void add_fields(HttpFields& fields, HttpFields more) {
+    for (auto& field : more) {
+        fields.push_back(std::move(field));
+    }
+}
 
 /// An answer that is whole. Content-Length, Date and Connection are added.
 struct HttpResponse {

@@ -22,12 +22,13 @@ struct HttpLimits {
 
 /// A request that is refused at the door. The connection is closed after it: where the next request begins is unknown.
 struct HttpRefusal {
-    unsigned status;  // 400 405 411 413 414 417 431 505
+    unsigned status;  // 400 401 403 405 411 413 414 417 431 505
     std::string message;
     // Of the request, as far as its head was read; else empty.
     std::string method = {};
     std::string path = {};    // as sent, without its query
     std::string origin = {};  // the value of its one Origin field
+    std::string code = {};    // beside the message, where the status does not say it all
 };
 
 /// The head of a request that passed the gate.

@@ -22,14 +22,14 @@ using asio::ip::tcp;
 
 constexpr base::Duration kAcceptPause = std::chrono::milliseconds(100);  // out of file descriptors
 
-/// One send that fits every socket buffer, then closed: a full server spends nothing more on it.
+/// One send that fits every socket buffer, then closed: a full server spends nothing more on it, and no handshake.
 void turn_away(HttpServer::Shared& shared, tcp::socket& socket, const HttpRefusal& refusal) {
-    const std::string body = shared.setup.refusal_body(refusal.status, refusal.message);
+    const std::string body = shared.setup.refusal_body(refusal);
     const std::string text = head_text(refusal.status, "application/json", {{"Retry-After", "1"}}, true) +
                              "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
     boost::system::error_code ignored;
     socket.non_blocking(true, ignored);
-    socket.write_some(asio::buffer(text), ignored);
+    if (!shared.setup.certificate) { socket.write_some(asio::buffer(text), ignored); }
     socket.shutdown(tcp::socket::shutdown_send, ignored);
     shared.setup.refused(refusal);
 }
@@ -93,9 +93,11 @@ base::Result<std::unique_ptr<HttpServer>> HttpServer::start(asio::io_context& io
                           "the gateway's host must be an address, got '" + host + "'");
     }
     if (!address.is_loopback() && !setup.options.allow_public) {
-        return base::fail(base::ErrorCode::permission_denied,
-                          "refusing to listen on " + host +
-                              ": the gateway has no keys yet, so beyond loopback it listens only with --listen-public");
+        return base::fail(
+            base::ErrorCode::permission_denied,
+            "refusing to listen on " + host +
+                ": beyond loopback it listens only with --listen-public, or with API keys (gateway.keys_file) "
+                "and TLS (gateway.tls_certificate_file) together");
     }
     auto site = SiteCheck::make(setup.options.hosts, address.is_loopback(), setup.cors);
     if (!site) { return base::pass_on(site); }

@@ -12,6 +12,7 @@
 #include "gateway/http/client_address.h"
 #include "gateway/http/cors.h"
 #include "gateway/http/exchange.h"
+#include "gateway/http/tls_session.h"
 
 namespace boost::asio {
 class io_context;
@@ -53,8 +54,12 @@ public:
         const base::Clock& clock;  // borrowed; of every deadline and of HttpRequest::received_at
         Handler handler;
         RefusalObserver refused;
-        std::function<std::string(unsigned status, std::string_view message)> refusal_body;  // JSON
-        Cors cors;                                                                           // put on every answer
+        std::function<std::string(const HttpRefusal& refusal)> refusal_body;  // JSON
+        Cors cors;                                                            // put on every answer
+        /// What a new connection shows, in TLS; empty: connections are in the clear.
+        std::function<std::shared_ptr<const TlsCertificate>()> certificate = {};
+        /// Who is not let in, once the head is read and before its body is; empty: everybody is.
+        std::function<std::optional<HttpRefusal>(const RequestHead& head)> door = {};
         /// Whom a request of `client` is counted for; empty: the client.
         std::function<std::string(const RequestHead& head, const std::string& client)> payer = {};
     };

@@ -159,6 +159,7 @@ std::string error_json(const ApiError& error) {
 HttpResponse error_response(const ApiError& error) {
     HttpResponse response{.status = error.status, .fields = {}, .body = error_json(error)};
     if (error.retry_after_s > 0) { response.fields.emplace_back("Retry-After", std::to_string(error.retry_after_s)); }
+    if (error.status == 401) { response.fields.emplace_back("WWW-Authenticate", "Bearer"); }
     if (error.repeat_is_useless) { response.fields.emplace_back("x-should-retry", "false"); }
     if (!error.allow.empty()) {
         std::string list;

@@ -20,6 +20,7 @@ struct ApiError {
     std::optional<std::string> param = {};
     std::optional<std::string> code = {};
     std::uint32_t retry_after_s = 0;                   // 1..60; 0: none
+    bool is_quota = false;                             // 429 by the bounds of an API key, not by load
     bool repeat_is_useless = false;                    // 5xx, 409 and 429 that cannot succeed: x-should-retry: false
     std::vector<std::string> allow = {};               // 405: methods of the route
     std::optional<std::uint32_t> prompt_tokens = {};   // context_length_exceeded

@@ -22,9 +22,15 @@ namespace json = boost::json;
 /// The routes over recorded ports; posted work runs when run() is called.
 struct World {
     explicit World(gateway::GatewayOptions given = {}, gateway::Models models = make_models({"m"}, {"org/m"}),
-                   std::vector<const gateway::FormRewriter*> rewriters = {})
-        : options(std::move(given)), owner({}, std::move(models)) {
+                   std::vector<const gateway::FormRewriter*> given_rewriters = {})
+        : options(std::move(given)), owner({}, std::move(models)), rewriters(std::move(given_rewriters)) {
         cors = gateway::Cors::make(options.cors_origins).value();
+        use_keys(nullptr);
+    }
+    ~World() { end(); }
+
+    /// From now on requests need a key of these; null: none.
+    void use_keys(gateway::KeyKeeper* keys) {
         api = std::make_unique<gateway::Api>(
             gateway::Api::Setup{.options = options,
                                 .models = owner.models,
@@ -32,7 +38,7 @@ struct World {
                                 .table = owner.table,
                                 .source = owner.table,
                                 .workers = owner.ports,
-                                .rewriters = std::move(rewriters),
+                                .rewriters = rewriters,
                                 .metrics = owner.rows,
                                 .log = log,
                                 .clock = owner.clock,
@@ -42,9 +48,9 @@ struct World {
                                 .wake = [this](base::TimePoint at) { wakes.push_back(at); },
                                 .load = [] { return gateway::HttpServer::Load{}; },
                                 .cors = cors,
-                                .version = "1"});
+                                .version = "1",
+                                .keys = keys});
     }
-    ~World() { end(); }
 
     /// Gives up what is still in work; nothing can be sent any more.
     void end() {
@@ -111,6 +117,7 @@ struct World {
 
     gateway::GatewayOptions options;
     Owner owner;
+    std::vector<const gateway::FormRewriter*> rewriters;
     gateway::Cors cors;
     std::vector<std::string> written;  // by the log's thread, until it is gone
     std::optional<gateway::RequestLog> log_writer{

@@ -86,10 +86,11 @@ int listen_on_loopback(int& port) {
     return listener;
 }
 
-/// Somebody on the way: passes one connection on to `to` and keeps what went either way.
+/// Somebody on the way: passes one connection on to `to`, `delay` later, and keeps what went either way.
 class Wiretap {
 public:
-    explicit Wiretap(int to) : listener_(listen_on_loopback(port_)), thread_([this, to] { pass(to); }) {}
+    explicit Wiretap(int to, std::chrono::milliseconds delay = 0ms)
+        : listener_(listen_on_loopback(port_)), thread_([this, to, delay] { pass(to, delay); }) {}
     ~Wiretap() { end(); }
     int port() const { return port_; }
     /// What was seen. Ends the tap.
@@ -100,7 +101,7 @@ public:
     }
 
 private:
-    void pass(int to) {
+    void pass(int to, std::chrono::milliseconds delay) {
         std::array<pollfd, 2> ends{{{listener_, POLLIN, 0}, {-1, POLLIN, 0}}};
         while (!is_ended_) {
             if (poll(ends.data(), ends.size(), 20) <= 0) { continue; }
@@ -122,6 +123,7 @@ private:
                 is_open = is_open && count > 0;
                 if (count <= 0) { continue; }
                 seen_.append(bytes.data(), static_cast<std::size_t>(count));
+                std::this_thread::sleep_for(delay);
                 is_open = is_open &&
                           send(ends[1 - i].fd, bytes.data(), static_cast<std::size_t>(count), MSG_NOSIGNAL) == count;
             }
@@ -158,6 +160,15 @@ TEST_CASE("a wiretap reads the key's token and the prompt in the clear, and neit
         CHECK((seen.find(kPrompt) != std::string::npos) == is_read);
         CHECK((seen.find(key.token().substr(0, 16)) != std::string::npos) == is_read);
     }
+}
+
+TEST_CASE("a handshake over a long way takes its time, longer than the pause between two tries", "[proto]") {
+    const ClusterKey key(kKey, false, Encryption::always);
+    Running running(key);
+    Wiretap tap(running.port, 200ms);
+    const grpc::Status status = call(tap.port(), key);
+    INFO(status.error_message());
+    REQUIRE(status.ok());
 }
 
 TEST_CASE("TLS is with whoever has the cluster's key and nobody else", "[proto]") {
