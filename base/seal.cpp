@@ -12,8 +12,19 @@ namespace base {
 namespace {
 
 constexpr std::size_t kLifeBytes = 8;
-constexpr std::string_view kAddressPurpose = "sluice kv address 1";
 constexpr std::string_view kControlPurpose = "sluice control token 1";
+
+constexpr std::string_view purpose_of(AddressKind kind) {
+    switch (kind) {
+        case AddressKind::tls:
+            return "sluice kv tls address 1";
+        case AddressKind::book:
+            return "sluice kv address book 1";
+        case AddressKind::ucx:
+            break;
+    }
+    return "sluice kv address 1";
+}
 
 Mac hmac(std::span<const std::byte> key, std::span<const std::byte> data) {
     Mac mac;
@@ -53,17 +64,17 @@ std::string control_token(const HashKey& key) {
     return token;
 }
 
-std::string seal_address(const HashKey& key, Incarnation life, std::string_view address) {
+std::string seal_address(const HashKey& key, Incarnation life, std::string_view address, AddressKind kind) {
     std::string sealed;
     for (std::size_t i = 0; i < kLifeBytes; ++i) {
         sealed.push_back(static_cast<char>((raw(life) >> (8 * i)) & 0xff));
     }
     sealed += address;
-    const Mac mac = make_mac(key, kAddressPurpose, bytes_of(sealed));
+    const Mac mac = make_mac(key, purpose_of(kind), bytes_of(sealed));
     return sealed += text_of(mac);
 }
 
-Result<OpenedAddress> open_address(const HashKey& key, std::string_view sealed) {
+Result<OpenedAddress> open_address(const HashKey& key, std::string_view sealed, AddressKind kind) {
     const auto refuse = [&sealed](const char* why) {
         return fail(ErrorCode::permission_denied,
                     "a KV address of " + std::to_string(sealed.size()) + " bytes " + why +
@@ -71,7 +82,7 @@ Result<OpenedAddress> open_address(const HashKey& key, std::string_view sealed) 
     };
     if (sealed.size() <= kLifeBytes + std::tuple_size_v<Mac>) { return refuse("is too short to carry a MAC"); }
     const std::string_view said = sealed.substr(0, sealed.size() - std::tuple_size_v<Mac>);
-    const Mac mac = make_mac(key, kAddressPurpose, bytes_of(said));
+    const Mac mac = make_mac(key, purpose_of(kind), bytes_of(said));
     if (!equal_secrets(sealed.substr(said.size()), text_of(mac))) { return refuse("has a wrong MAC"); }
     std::uint64_t life = 0;
     for (std::size_t i = 0; i < kLifeBytes; ++i) {
@@ -81,7 +92,10 @@ Result<OpenedAddress> open_address(const HashKey& key, std::string_view sealed) 
 }
 
 Result<void> check_address(const HashKey& key, std::string_view sealed, Incarnation life) {
-    const auto opened = open_address(key, sealed);
+    auto opened = open_address(key, sealed);
+    for (const AddressKind kind : {AddressKind::tls, AddressKind::book}) {
+        if (!opened) { opened = open_address(key, sealed, kind); }
+    }
     if (!opened) { return pass_on(opened); }
     if (opened->life != life) {
         return fail(ErrorCode::permission_denied,

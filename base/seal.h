@@ -24,17 +24,25 @@ bool equal_secrets(std::string_view left, std::string_view right);
 /// The token by which a process of the cluster is known to the others: 64 hexadecimal digits.
 std::string control_token(const HashKey& key);
 
-/// Where the KV transport of one life of a worker is reached: the life (8 bytes, little endian), what the transport's
-/// library calls its address, and the MAC of both. Libraries read addresses without looking: nobody gives them one
-/// whose MAC was not checked.
-std::string seal_address(const HashKey& key, Incarnation life, std::string_view address);
+/// Whose words an address is in. Each has a MAC of its own, so that no transport is given what was meant for another.
+enum class AddressKind {
+    ucx,   // UCX's, which reads addresses without looking
+    tls,   // of the transport over TLS
+    book,  // several of the above, for whoever chooses among them
+};
+
+/// Where the KV transport of one life of a worker is reached: the life (8 bytes, little endian), what the transport
+/// calls its address, and the MAC of both. Libraries read addresses without looking: nobody gives them one whose MAC
+/// was not checked.
+std::string seal_address(const HashKey& key, Incarnation life, std::string_view address,
+                         AddressKind kind = AddressKind::ucx);
 struct OpenedAddress {
     Incarnation life{};
     std::string_view address;  // inside of what was opened
 };
-/// Error: permission_denied (made by nobody of this cluster, or cut).
-Result<OpenedAddress> open_address(const HashKey& key, std::string_view sealed);
-/// Whether it is the address of this life. An empty one is nobody's. Error: permission_denied.
+/// Error: permission_denied (made by nobody of this cluster, of another kind, or cut).
+Result<OpenedAddress> open_address(const HashKey& key, std::string_view sealed, AddressKind kind = AddressKind::ucx);
+/// Whether it is the address, of any kind, of this life. An empty one is nobody's. Error: permission_denied.
 Result<void> check_address(const HashKey& key, std::string_view sealed, Incarnation life);
 
 }  // namespace base

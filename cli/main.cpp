@@ -12,6 +12,7 @@
 #include "bench/machine.h"
 #include "bench/perplexity.h"
 #include "bench/serve.h"
+#include "bench/transfer.h"
 #include "cli/doctor.h"
 #include "cli/drain.h"
 #include "cli/keys.h"
@@ -249,6 +250,10 @@ int main(int argc, char** argv) {
     bench::add_bench_kernels(*command(*bench, "kernels", "the engine's operators beside those limits",
                                       [&] { return bench::bench_kernels_main(bench_kernels); }),
                              bench_kernels);
+    bench::TransferBenchOptions bench_transfer;
+    bench::add_bench_transfer(*command(*bench, "transfer", "transports of KV beside each other",
+                                       [&] { return bench::bench_transfer_main(bench_transfer); }),
+                              bench_transfer);
 
     command(app, "doctor", "what this machine has and lacks", [] { return cli::doctor_main(); });
 

@@ -100,6 +100,9 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     if (const auto allowed = check_listen_host(address->first, command.common); !allowed) {
         return base::pass_on(allowed);
     }
+    if (const auto allowed = check_kv_plane(setup.kv_plane, command.common, *cluster); !allowed) {
+        return base::pass_on(allowed);
+    }
 
     setup.role = command.role;
     setup.name = fmt::format("{}-{}", worker::role_name(command.role), getpid());

@@ -103,6 +103,9 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     WorkerSetup common_setup;
     read_worker_config(*config, common_setup);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
+    if (const auto allowed = check_kv_plane(common_setup.kv_plane, options.common, *cluster); !allowed) {
+        return base::pass_on(allowed);
+    }
     if (const auto checked = gateway::check_files(gateway_options); !checked) { return base::pass_on(checked); }
     const auto named =
         read_models(options.models, first_name(options.names.served_names), gateway_options.model, options.model_names);

@@ -20,8 +20,6 @@
 #include "engine/warm_up.h"
 #include "kv_cache/kv_cache.h"
 #include "kv_transfer/router.h"
-#include "net/fault.h"
-#include "net/ucx.h"
 #include "prefill_worker/prefill_part.h"
 #include "prefill_worker/sender_port.h"
 #include "proto/roles.h"
@@ -85,9 +83,7 @@ void read_worker_config(base::Config& config, WorkerSetup& setup) {
     setup.limits = worker::WorkerOptions::read(config, place && place->is_cuda && !names_host_kernels);
     engine.batch_tokens_max = setup.limits.batch_tokens_max;
     engine.batch_sequences_max = setup.limits.batch_sequences_max;
-    setup.kv_net_devices = config.string("worker.kv_net_devices", setup.kv_net_devices);
-    setup.kv_ucx_environment = config.strings("worker.kv_ucx_environment", setup.kv_ucx_environment);
-    setup.kv_fault_plan = config.string("test.kv_fault_plan", "");
+    read_kv_plane(config, setup.kv_plane);
     setup.device_lost_after_steps =
         static_cast<std::uint64_t>(config.integer("test.device_lost_after_steps", 0, 0, 1'000'000'000));
 }
@@ -133,13 +129,6 @@ struct WorkerProcess::Impl {
 
 base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
                                               const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
-    if (!setup.kv_net_devices.empty() && !setup.cluster.trusted_network) {
-        return base::fail(
-            base::ErrorCode::permission_denied,
-            "worker.kv_net_devices is " + setup.kv_net_devices +
-                ": UCX neither knows who connects nor survives garbage, so this needs a network on which "
-                "everybody is trusted (--set cluster.trusted_network=true); workers of one host need none");
-    }
     if (auto checked = check_role(setup.engine.model_dir, setup.role); !checked) { return checked; }
     auto loaded = engine::load_engine(setup.engine, progress);
     if (!loaded) { return base::pass_on(loaded); }
@@ -225,20 +214,9 @@ base::Result<void> WorkerProcess::Impl::start_kv_parts(base::Metrics& metrics) {
 }
 
 base::Result<void> WorkerProcess::Impl::start_kv_plane(base::Metrics& metrics) {
-    net::UcxOptions options;
-    options.net_devices = setup.kv_net_devices;
-    options.key = setup.cluster.key;
-    options.life = identity.incarnation;
-    options.environment = setup.kv_ucx_environment;
-    auto made = net::make_ucx_transport(options, *clock);
+    auto made = make_kv_transport(setup.kv_plane, setup.listen_host, setup.cluster.key, identity.incarnation, *clock);
     if (!made) { return base::pass_on(made); }
     transport = std::move(*made);
-    if (!setup.kv_fault_plan.empty()) {
-        auto plan = net::parse_fault_plan(setup.kv_fault_plan);
-        if (!plan) { return base::pass_on(plan, "test.kv_fault_plan"); }
-        spdlog::warn("the KV plane has faults by configuration: {}", setup.kv_fault_plan);
-        transport = net::make_fault_transport(std::move(transport), std::move(*plan), *clock);
-    }
     identity.kv_address = transport->address();
     const kv_transfer::Identity self{identity.model, identity.numerics_id, identity.incarnation, setup.cluster.key};
     sender = std::make_unique<kv_transfer::KvSender>(

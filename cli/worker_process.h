@@ -5,12 +5,12 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "base/clock.h"
 #include "base/config.h"
 #include "base/metrics.h"
 #include "base/result.h"
+#include "cli/kv_plane.h"
 #include "cli/process.h"
 #include "engine/engine.h"
 #include "worker/options.h"
@@ -29,11 +29,9 @@ struct WorkerSetup {
     ClusterSettings cluster;
     engine::EngineOptions engine;
     worker::WorkerOptions limits;
-    std::string kv_net_devices;                   // network devices of the KV plane (net::UcxOptions); empty: none
-    std::vector<std::string> kv_ucx_environment;  // as net::UcxOptions::environment
-    std::string kv_fault_plan;                    // net::parse_fault_plan; empty: none (tests)
-    bool warm_up = true;                          // on a GPU: engine::warm_up() before requests are taken
-    std::uint64_t device_lost_after_steps = 0;    // engine::make_fault_engine; 0: never (tests)
+    KvPlaneSettings kv_plane;
+    bool warm_up = true;                        // on a GPU: engine::warm_up() before requests are taken
+    std::uint64_t device_lost_after_steps = 0;  // engine::make_fault_engine; 0: never (tests)
 };
 
 /// Reads the sections `engine` and `worker`. `model_dir`, threads and processors are the caller's.

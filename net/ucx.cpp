@@ -37,7 +37,11 @@ Result<void> choose_networks(ucp_config_t& config, const UcxOptions& options) {
         if (status == UCS_OK) { return {}; }
         return fail(ErrorCode::unavailable, describe((std::string("UCX_") + name + "=" + value).c_str(), status));
     };
-    return is_local ? set("TLS", kSharedMemory) : set("NET_DEVICES", options.net_devices.c_str());
+    if (is_local) { return set("TLS", kSharedMemory); }
+    if (!options.transports.empty()) {
+        if (auto chosen = set("TLS", options.transports.c_str()); !chosen) { return chosen; }
+    }
+    return set("NET_DEVICES", options.net_devices.c_str());
 }
 
 }  // namespace

@@ -19,6 +19,8 @@ struct UcxOptions {
     /// Network devices for TCP and RDMA: a list of names, or "all". Empty: shared memory alone, and no socket that
     /// listens. UCX has no authentication and its TCP dies of garbage, so name only devices of a trusted network.
     std::string net_devices = {};
+    /// Where devices are named: what UCX may use, in its own words (tcp, ...). Empty: whatever it finds.
+    std::string transports = {};
     /// Of the cluster. Addresses carry a MAC under it, and UCX is given none whose MAC is wrong.
     base::HashKey key = {};
     /// The life that the address names; none: one drawn at random.

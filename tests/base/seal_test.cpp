@@ -60,3 +60,17 @@ TEST_CASE("a sealed address opens under its key as the life that it names, and n
         REQUIRE_FALSE(base::open_address(kKey, std::string_view(sealed).substr(0, bytes)));
     }
 }
+
+TEST_CASE("an address of one kind opens as no other kind", "[base]") {
+    using base::AddressKind;
+    const AddressKind kinds[] = {AddressKind::ucx, AddressKind::tls, AddressKind::book};
+    for (const AddressKind made : kinds) {
+        const std::string sealed = base::seal_address(kKey, kLife, "where I am", made);
+        for (const AddressKind opened : kinds) {
+            CHECK(base::open_address(kKey, sealed, opened).has_value() == (made == opened));
+        }
+        CHECK(base::check_address(kKey, sealed, kLife));
+        CHECK_FALSE(base::check_address(kKey, sealed, base::Incarnation{7}));
+        CHECK_FALSE(base::check_address(kOther, sealed, kLife));
+    }
+}

@@ -44,7 +44,7 @@ def texts(server):
     return Streams(server.port, STREAMS, TOKENS).texts()
 
 
-@pytest.fixture(params=["serve", "local-cluster"])
+@pytest.fixture(params=["serve", "local-cluster", "local-cluster over TLS"])
 def layout(request):
     """(server, pids, how many ports it has), with an environment that tells UCX to listen everywhere."""
     if request.param == "serve":
@@ -53,13 +53,14 @@ def layout(request):
             yield server, [server.pid], 4  # gateway, scheduler, two workers
             print(server.output())
     else:
-        with LocalCluster(prefill=1, decode=1, environment=UCX_ENVIRONMENT) as cluster:
+        over_tls = request.param == "local-cluster over TLS"
+        with LocalCluster(prefill=1, decode=1, settings=["worker.kv_transport=tls"] if over_tls else [], environment=UCX_ENVIRONMENT) as cluster:
             cluster.wait_ready()
-            yield cluster, [pid for _, pid in cluster.pids()], 7  # the same, and three for metrics
+            yield cluster, [pid for _, pid in cluster.pids()], 9 if over_tls else 7  # the same, and three for metrics; two for KV
             print(cluster.output(), cluster.logs(), sep="\n")
 
 
-def test_nothing_listens_beyond_loopback_and_nothing_of_the_kv_plane_at_all(layout):
+def test_nothing_listens_beyond_loopback_and_nothing_of_the_kv_plane_unless_it_is_told_to(layout):
     server, pids, ports = layout
     sockets = listening(pids)
     assert all(address in LOOPBACK for address, _ in sockets), sockets
@@ -68,7 +69,7 @@ def test_nothing_listens_beyond_loopback_and_nothing_of_the_kv_plane_at_all(layo
     moved = harness.metrics(server.port if len(pids) == 1 else server.admin_port(server.pids_of("decode")[0]))
     handed_over = sum(value for (name, labels), value in moved.items() if name == "sluice_kv_transfers_total"
                       and {("direction", "receive"), ("outcome", "ok")} <= set(labels))
-    assert handed_over >= STREAMS  # over shared memory
+    assert handed_over >= STREAMS  # over shared memory, or TLS
 
 
 GARBAGE = [
@@ -211,6 +212,7 @@ def test_what_needs_a_trusted_network_says_so():
     key = {"SLUICE_CLUSTER_KEY": "0" * 32}
     assert "cluster.trusted_network" in refused("mixed", "--model", harness.MODEL, "--set", "worker.kv_net_devices=all", environment=key)
     assert "cluster.trusted_network" in refused("serve", "--model", harness.MODEL, "--port", "0", "--set", "worker.kv_net_devices=lo")
+    assert "--listen-public" in refused("serve", "--model", harness.MODEL, "--port", "0", "--set", "worker.kv_transport=tls", "--set", "worker.kv_host=0.0.0.0")
 
 
 def test_the_key_comes_from_one_place_that_others_cannot_read(tmp_path):

@@ -1,8 +1,9 @@
-// The other process of kv_transfer's tests over UCX, and a small measurement.
-//   kv_peer decode            takes every hand-off; prints its address, then a line per event
-//   kv_peer prefill ADDRESS   hands off request 1, 2, ... one after the other; prints a line per event
-//   kv_peer lend              has what is fetched from it; prints its address and the checksum of its KV
-//   kv_peer bench ADDRESS|-   hands 18.9 MB off 20 times to a "kv_peer decode", or to a transport of its own process
+// The other process of kv_transfer's tests between processes, and a small measurement. CARRIER: ucx, tls.
+//   kv_peer CARRIER decode            takes every hand-off; prints its address, then a line per event
+//   kv_peer CARRIER prefill ADDRESS   hands off request 1, 2, ... one after the other; prints a line per event
+//   kv_peer CARRIER lend              has what is fetched from it; prints its address and the checksum of its KV
+//   kv_peer CARRIER bench ADDRESS|-   hands 18.9 MB off 20 times to a "kv_peer CARRIER decode", or to a transport of
+//   its own process
 // Runs until its stdin ends.
 #include <spdlog/spdlog.h>
 
@@ -14,7 +15,7 @@
 
 #include "base/bounded_queue.h"
 #include "base/check.h"
-#include "tests/kv_transfer/ucx_worker.h"
+#include "tests/kv_transfer/peer_worker.h"
 #include "tests/net/child.h"
 
 namespace {
@@ -26,8 +27,8 @@ void say(const std::string& line) {
     std::fflush(stdout);
 }
 
-void decode() {
-    UcxWorker worker(kDecode);
+void decode(const std::string& carrier) {
+    PeerWorker worker(carrier, kDecode);
     say(net_test::to_hex(worker.transport->address()));
     std::jthread step([&](std::stop_token stop) {
         while (auto event = worker.received.pop(stop)) {
@@ -52,8 +53,8 @@ void decode() {
     step.request_stop();
 }
 
-void prefill(const std::string& address) {
-    UcxWorker worker(kPrefill);
+void prefill(const std::string& carrier, const std::string& address) {
+    PeerWorker worker(carrier, kPrefill);
     worker.fill(1);
     say(net_test::to_hex(worker.transport->address()));
     std::jthread step([&](std::stop_token stop) {
@@ -69,8 +70,8 @@ void prefill(const std::string& address) {
     step.request_stop();
 }
 
-void lend() {
-    UcxWorker worker(kPrefill);
+void lend(const std::string& carrier) {
+    PeerWorker worker(carrier, kPrefill);
     worker.fill(1);
     say(net_test::to_hex(worker.transport->address()));
     say(std::to_string(worker.checksum()));
@@ -83,13 +84,13 @@ void lend() {
     step.request_stop();
 }
 
-void bench(std::string address) {
-    UcxWorker worker(kPrefill);
+void bench(const std::string& carrier, std::string address) {
+    PeerWorker worker(carrier, kPrefill);
     worker.fill(1);
-    std::unique_ptr<UcxWorker> other;
+    std::unique_ptr<PeerWorker> other;
     std::jthread other_step;
     if (address == "-") {
-        other = std::make_unique<UcxWorker>(kDecode);
+        other = std::make_unique<PeerWorker>(carrier, kDecode);
         address = other->transport->address();
         other_step = std::jthread([&](std::stop_token stop) {
             while (auto event = other->received.pop(stop)) {
@@ -121,10 +122,12 @@ void bench(std::string address) {
 
 int main(int argc, char** argv) {
     spdlog::set_level(spdlog::level::off);  // standard output is the test's
-    const std::string mode = argc > 1 ? argv[1] : "";
-    if (mode == "decode") { decode(); }
-    if (mode == "prefill" && argc > 2) { prefill(net_test::from_hex(argv[2])); }
-    if (mode == "lend") { lend(); }
-    if (mode == "bench" && argc > 2) { bench(argv[2]); }
+    if (argc < 3) { return 2; }
+    const std::string carrier = argv[1];
+    const std::string mode = argv[2];
+    if (mode == "decode") { decode(carrier); }
+    if (mode == "prefill" && argc > 3) { prefill(carrier, net_test::from_hex(argv[3])); }
+    if (mode == "lend") { lend(carrier); }
+    if (mode == "bench" && argc > 3) { bench(carrier, argv[3]); }
     return 0;
 }

@@ -64,6 +64,7 @@ void check_transport(const std::function<Pair()>& make_pair) {
         const auto data = pattern(100000, 6);
         REQUIRE(left.send(*peer, message(1, "no", data), in(kLimit), at_left.completion("no")));
         static_cast<void>(at_left.outcome("no"));  // success or cancelled: it proves nothing
+        REQUIRE(at_right.wait([](Recorder& self) { return self.refused_ == 1; }));
         at_right.refuse(false);
         REQUIRE(left.send(*peer, message(2, "yes", data), in(kLimit), at_left.completion("yes")));
         REQUIRE(at_right.wait_received(1));

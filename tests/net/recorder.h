@@ -40,7 +40,11 @@ public:
     base::Result<net::Target> on_header(net::PeerId from, net::MessageKind kind, std::span<const std::byte> header,
                                         std::size_t payload_bytes) override {
         const std::scoped_lock lock(mutex_);
-        if (refuses_) { return base::fail(base::ErrorCode::resource_exhausted, "the test refuses"); }
+        if (refuses_) {
+            ++refused_;
+            changed_.notify_all();
+            return base::fail(base::ErrorCode::resource_exhausted, "the test refuses");
+        }
         Received& received = received_.emplace_back();
         received.from = from;
         received.kind = kind;
@@ -107,6 +111,12 @@ public:
     bool wait_lost(net::PeerId peer) {
         return wait([peer](Recorder& self) { return self.has_lost(peer); });
     }
+    /// What `look` makes of it, with the lock.
+    template <class Look>
+    auto look(Look look) {
+        const std::scoped_lock lock(mutex_);
+        return look(*this);
+    }
     /// The outcome of the send named so; unavailable with "hangs" when there is none within kLimit.
     base::Result<void> outcome(const std::string& name) {
         if (!wait([&](Recorder& self) { return !self.completions_[name].empty(); })) {
@@ -128,6 +138,7 @@ public:
     std::map<std::string, std::vector<base::Result<void>>> completions_;
     std::map<net::ReceiveToken, Received*> under_way_;
     int stray_payloads_ = 0;
+    std::size_t refused_ = 0;
 
 private:
     std::mutex mutex_;

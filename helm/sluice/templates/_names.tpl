@@ -73,7 +73,7 @@ stories260k
 
 {{/* Whether KV can go between pods inside TLS, as messages do. The one place that knows. */}}
 {{- define "sluice.kvHasTls" -}}
-no
+yes
 {{- end }}
 
 {{/* How KV goes between pods: ucx (in the clear, on a network that is trusted), tls, or not at all (empty). */}}

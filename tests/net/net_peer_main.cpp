@@ -1,6 +1,6 @@
-// The other process of ucx_test. "ucx_peer sink": takes every message and answers each with one of kind + 1 that says
-// how many bytes came. "ucx_peer source ADDRESS": sends 4 MiB payloads of kind 1 without end. Prints its address (hex)
-// and runs until its stdin ends.
+// The other process of processes_test and ucx_test. "net_peer CARRIER sink": takes every message and answers each with
+// one of kind + 1 that says how many bytes came. "net_peer CARRIER source ADDRESS": sends 4 MiB payloads of kind 1
+// without end. Prints its address (hex) and runs until its stdin ends.
 #include <spdlog/spdlog.h>
 
 #include <atomic>
@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "base/check.h"
-#include "net/ucx.h"
+#include "tests/net/carriers.h"
 #include "tests/net/child.h"
 #include "tests/net/recorder.h"
 
@@ -52,16 +52,16 @@ private:
 int main(int argc, char** argv) {
     spdlog::set_level(spdlog::level::off);  // standard output is the test's
     const base::SystemClock clock;
-    auto made = net::make_ucx_transport({}, clock);
-    CHECK(made.has_value());
-    net::Transport& transport = **made;
+    CHECK(argc >= 3);
+    const auto made = net_test::make_carrier(argv[1], clock);
+    net::Transport& transport = *made;
     Sink sink(transport);
     CHECK(transport.start(sink).has_value());
     std::printf("%s\n", net_test::to_hex(transport.address()).c_str());
     std::fflush(stdout);
     std::jthread source;
-    if (argc == 3 && std::string(argv[1]) == "source") {
-        const auto peer = transport.connect(net_test::from_hex(argv[2]));
+    if (argc == 4 && std::string(argv[2]) == "source") {
+        const auto peer = transport.connect(net_test::from_hex(argv[3]));
         CHECK(peer.has_value());
         source = std::jthread([&, peer = *peer](std::stop_token stop) {
             const auto data = net_test::pattern(std::size_t{4} << 20, 1);

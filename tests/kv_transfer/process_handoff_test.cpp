@@ -1,15 +1,15 @@
 #include <signal.h>
 
-#include "tests/kv_transfer/ucx_worker.h"
+#include "tests/kv_transfer/peer_worker.h"
 #include "tests/net/child.h"
 // Last, see there.
 #include "tests/support/catch.h"
 
 using base::ErrorCode;
 using kv_test::make_key;
+using kv_test::PeerWorker;
 using kv_test::ReceiverEvent;
 using kv_test::SenderEvent;
-using kv_test::UcxWorker;
 using net_test::Child;
 using std::chrono::seconds;
 
@@ -27,12 +27,19 @@ std::optional<Event> wait_end(base::BoundedQueue<Event>& events, const kv_test::
     return std::nullopt;
 }
 
+std::string any_carrier() {
+    const auto* const carrier = GENERATE(values({"ucx", "tls"}));
+    return carrier;
+}
+
 }  // namespace
 
-TEST_CASE("UCX: KV goes to another process bit for bit", "[kv_transfer]") {
-    Child child(SLUICE_KV_PEER, {"decode"});
+TEST_CASE("between processes: KV goes to another process bit for bit", "[kv_transfer]") {
+    const std::string carrier = any_carrier();
+    CAPTURE(carrier);
+    Child child(SLUICE_KV_PEER, {carrier, "decode"});
     const std::string address = net_test::from_hex(child.read_line());
-    UcxWorker worker(kv_test::kPrefill);
+    PeerWorker worker(carrier, kv_test::kPrefill);
     for (unsigned request = 1; request <= 3; ++request) {
         worker.fill(request);
         REQUIRE(worker.hand_off(request, address));
@@ -44,9 +51,11 @@ TEST_CASE("UCX: KV goes to another process bit for bit", "[kv_transfer]") {
     }
 }
 
-TEST_CASE("UCX: KV goes between two transports of one process", "[kv_transfer]") {
-    UcxWorker prefill(kv_test::kPrefill);
-    UcxWorker decode(kv_test::kDecode);
+TEST_CASE("between processes: KV goes between two transports of one process", "[kv_transfer]") {
+    const std::string carrier = any_carrier();
+    CAPTURE(carrier);
+    PeerWorker prefill(carrier, kv_test::kPrefill);
+    PeerWorker decode(carrier, kv_test::kDecode);
     prefill.fill(1);
     REQUIRE(prefill.hand_off(1, decode.transport->address()));
     const auto asked = decode.received.pop({}, std::chrono::steady_clock::now() + seconds(60));
@@ -57,11 +66,14 @@ TEST_CASE("UCX: KV goes between two transports of one process", "[kv_transfer]")
     CHECK(decode.checksum() == prefill.checksum());
 }
 
-TEST_CASE("UCX: a decode worker that is killed or stopped in the middle fails the hand-off", "[kv_transfer]") {
+TEST_CASE("between processes: a decode worker that is killed or stopped in the middle fails the hand-off",
+          "[kv_transfer]") {
+    const std::string carrier = any_carrier();
+    CAPTURE(carrier);
     const int number = GENERATE(SIGKILL, SIGSTOP);
     CAPTURE(number);
-    Child child(SLUICE_KV_PEER, {"decode"});
-    UcxWorker worker(kv_test::kPrefill, UcxWorker::Patience{.peer = seconds(5)});
+    Child child(SLUICE_KV_PEER, {carrier, "decode"});
+    PeerWorker worker(carrier, kv_test::kPrefill, PeerWorker::Patience{.peer = seconds(5)});
     worker.fill(1);
     const std::string address = net_test::from_hex(child.read_line());
     kv_test::HandoffKey key;
@@ -71,7 +83,7 @@ TEST_CASE("UCX: a decode worker that is killed or stopped in the middle fails th
         REQUIRE(request <= 20);
         REQUIRE(worker.sender->open({.key = key,
                                      .kv_address = address,
-                                     .kv_tokens = UcxWorker::kTokens,
+                                     .kv_tokens = PeerWorker::kTokens,
                                      .blocks = worker.blocks,
                                      .deadline = worker.clock.now() + seconds(30)}));
         const auto event = worker.sent.pop({}, worker.clock.now() + seconds(60));
@@ -81,18 +93,21 @@ TEST_CASE("UCX: a decode worker that is killed or stopped in the middle fails th
         if (!is_granted) { REQUIRE(worker.sent.pop({}, worker.clock.now() + seconds(60))); }
     }
     number == SIGKILL ? child.kill() : child.signal(number);
-    worker.sender->ready(key, 0, 12, 0, UcxWorker::kTokens);
+    worker.sender->ready(key, 0, 12, 0, PeerWorker::kTokens);
     const auto end = wait_end(worker.sent, key);
     REQUIRE(end);
     CHECK(end->kind == SenderEvent::Kind::failed);
     CHECK(end->error->code == ErrorCode::unavailable);
 }
 
-TEST_CASE("UCX: a prefill worker that is killed or stopped in the middle fails the hand-off", "[kv_transfer]") {
+TEST_CASE("between processes: a prefill worker that is killed or stopped in the middle fails the hand-off",
+          "[kv_transfer]") {
+    const std::string carrier = any_carrier();
+    CAPTURE(carrier);
     const int number = GENERATE(SIGKILL, SIGSTOP);
     CAPTURE(number);
-    UcxWorker worker(kv_test::kDecode, UcxWorker::Patience{.peer = seconds(5), .lease = seconds(1)});
-    Child child(SLUICE_KV_PEER, {"prefill", net_test::to_hex(worker.transport->address())});
+    PeerWorker worker(carrier, kv_test::kDecode, PeerWorker::Patience{.peer = seconds(5), .lease = seconds(1)});
+    Child child(SLUICE_KV_PEER, {carrier, "prefill", net_test::to_hex(worker.transport->address())});
     // A few go well; then it dies while one is granted.
     kv_test::HandoffKey last;
     for (int granted = 0; granted < 4;) {
@@ -114,11 +129,14 @@ TEST_CASE("UCX: a prefill worker that is killed or stopped in the middle fails t
     CHECK(worker.receiver->staging_buffers_free() == 8);
 }
 
-TEST_CASE("UCX: KV is fetched from another process bit for bit, and from nobody when that is gone", "[kv_transfer]") {
-    Child child(SLUICE_KV_PEER, {"lend"});
+TEST_CASE("between processes: KV is fetched from another process bit for bit, and from nobody when that is gone",
+          "[kv_transfer]") {
+    const std::string carrier = any_carrier();
+    CAPTURE(carrier);
+    Child child(SLUICE_KV_PEER, {carrier, "lend"});
     const std::string address = net_test::from_hex(child.read_line());
     const std::string checksum = child.read_line();
-    UcxWorker worker(kv_test::kDecode);
+    PeerWorker worker(carrier, kv_test::kDecode);
     worker.lease = seconds(60);
     for (unsigned request = 1; request <= 3; ++request) {
         worker.fill(100 + request);
@@ -126,7 +144,7 @@ TEST_CASE("UCX: KV is fetched from another process bit for bit, and from nobody 
         const auto end = wait_end(worker.received, kv_test::make_fetch_key(request));
         REQUIRE(end);
         REQUIRE(end->kind == ReceiverEvent::Kind::completed);
-        CHECK(end->kv_tokens == UcxWorker::kTokens);
+        CHECK(end->kv_tokens == PeerWorker::kTokens);
         CHECK(std::to_string(worker.checksum()) == checksum);
     }
     const int number = GENERATE(SIGKILL, SIGSTOP);

@@ -7,14 +7,14 @@
 #include "base/bounded_queue.h"
 #include "base/check.h"
 #include "base/crc32c.h"
-#include "net/ucx.h"
 #include "tests/kv_transfer/world.h"
+#include "tests/net/carriers.h"
 
 namespace kv_test {
 
-/// One worker with real threads over UCX: 512 tokens of the KV of a 110M-parameter model (12 layers, 12 heads of 64,
-/// bf16: 18.9 MB), frames of 2 MiB. The tests play its step thread.
-struct UcxWorker {
+/// One worker with real threads over a transport between processes (net_test::make_carrier): 512 tokens of the KV of a
+/// 110M-parameter model (12 layers, 12 heads of 64, bf16: 18.9 MB), frames of 2 MiB. The tests play its step thread.
+struct PeerWorker {
     static constexpr std::uint32_t kTokens = 512;
 
     /// How long silence of the other side is borne. Long: on a busy machine a process that lives may be silent for many
@@ -24,19 +24,16 @@ struct UcxWorker {
         base::Duration lease = std::chrono::minutes(1);
     };
 
-    explicit UcxWorker(kv_transfer::Identity identity_in, std::size_t frame_bytes = std::size_t{2} << 20)
-        : UcxWorker(std::move(identity_in), Patience{}, frame_bytes) {}
-    UcxWorker(kv_transfer::Identity identity_in, const Patience& patience,
-              std::size_t frame_bytes = std::size_t{2} << 20)
+    PeerWorker(const std::string& carrier, kv_transfer::Identity identity_in,
+               std::size_t frame_bytes = std::size_t{2} << 20)
+        : PeerWorker(carrier, std::move(identity_in), Patience{}, frame_bytes) {}
+    PeerWorker(const std::string& carrier, kv_transfer::Identity identity_in, const Patience& patience,
+               std::size_t frame_bytes = std::size_t{2} << 20)
         : identity(std::move(identity_in)), lease(patience.lease) {
         for (std::uint32_t block = 0; block < store.blocks_total(); ++block) {
             blocks.push_back(base::BlockId{block});
         }
-        net::UcxOptions options;
-        options.connect_timeout = patience.peer;
-        auto made = net::make_ucx_transport(options, clock);
-        CHECK(made.has_value(), made.error().message);
-        transport = std::move(*made);
+        transport = net_test::make_carrier(carrier, clock, patience.peer);
         sender = std::make_unique<KvSender>(
             KvSender::Options{
                 .frame_bytes_max = frame_bytes, .peer_timeout = patience.peer, .send_timeout = patience.peer},
@@ -52,7 +49,7 @@ struct UcxWorker {
         router = std::make_unique<kv_transfer::KvRouter>(sender.get(), receiver.get());
         CHECK(transport->start(*router).has_value());
     }
-    ~UcxWorker() {
+    ~PeerWorker() {
         sender->stop();
         receiver->stop();
         transport->stop();
