@@ -13,7 +13,7 @@ namespace {
 // Plain: sign and mantissa of every value, in the order of the KV: a byte of bf16, three planes of bytes of f32.
 // Escapes: whole exponents, in the order of the symbols.
 constexpr std::uint8_t kOwnTops = 0x40;
-constexpr std::uint32_t kOwnTopsTokensMin = 32;  // below, they take more than they save
+constexpr std::uint32_t kRowsSeen = 16;  // of a group, to choose its class
 
 std::size_t rest_bytes(const ChunkShape& shape) {
     return shape.values() * (shape.is_bf16 ? 1 : 3);
@@ -101,30 +101,31 @@ private:
                                           raw.data() + value_at(shape, plane, piece) * shape.value_bytes(),
                                           shape.is_bf16, tops + piece.lane);
                 });
-                const auto split = [&](const std::uint8_t* with) {
-                    if ((group + 1) * kLanes > shape.channels()) { std::fill(own.begin(), own.end(), std::uint8_t{0}); }
+                /// Every `step`-th row into the beginning of `own`; signs and mantissas to where they belong.
+                const auto split = [&](const std::uint8_t* with, std::uint32_t step) {
+                    const std::size_t rows = (shape.tokens + step - 1) / step;
+                    const auto into = own.first(rows * kLanes);
+                    if ((group + 1) * kLanes > shape.channels()) {
+                        std::fill(into.begin(), into.end(), std::uint8_t{0});
+                    }
                     for_each_piece(shape, group, [&](const GroupPiece& piece) {
                         const std::size_t at = value_at(shape, plane, piece);
-                        kernels.split(rows_of(shape, piece), raw.data() + at * shape.value_bytes(), shape.is_bf16,
-                                      with + piece.lane, own.data() + piece.lane, rest + at, shape.values());
+                        kernels.split(
+                            {.rows = rows, .stride = std::size_t{step} * shape.head_dim, .lanes = piece.lanes},
+                            raw.data() + at * shape.value_bytes(), shape.is_bf16, with + piece.lane,
+                            into.data() + piece.lane, rest + at, shape.values());
                     });
-                    return choose_class(exponent_classes(), own);
+                    return into;
                 };
                 std::uint8_t one_top[kLanes];
                 std::fill(std::begin(one_top), std::end(one_top), *std::max_element(std::begin(tops), std::end(tops)));
-                ClassChoice choice = split(one_top);
-                std::uint8_t id = choice.id;
-                bool has_own_tops = false;
-                if (shape.tokens >= kOwnTopsTokensMin) {
-                    const ClassChoice other = split(tops);
-                    const double saved = (choice.bits - other.bits) * static_cast<double>(group_symbols);
-                    has_own_tops = saved > 8.0 * (kLanes - 1);
-                    if (has_own_tops) {
-                        id = other.id;
-                    } else {
-                        split(one_top);
-                    }
-                }
+                const std::uint32_t step = std::max(1u, shape.tokens / kRowsSeen);
+                const ClassChoice one = choose_class(exponent_classes(), split(one_top, step));
+                const ClassChoice each = choose_class(exponent_classes(), split(tops, step));
+                const double saved = (one.bits - each.bits) * static_cast<double>(group_symbols);
+                const bool has_own_tops = saved > 8.0 * (kLanes - 1);
+                const std::uint8_t id = has_own_tops ? each.id : one.id;
+                split(has_own_tops ? tops : one_top, 1);
                 append(sections.parameters, static_cast<std::uint8_t>(id | (has_own_tops ? kOwnTops : 0)));
                 const std::uint8_t* used = has_own_tops ? tops : one_top;
                 for (std::uint32_t lane = 0; lane < (has_own_tops ? kLanes : 1); ++lane) {
