@@ -32,8 +32,6 @@ struct HeadRows {
     const float* mean = nullptr;           // [head_dim]
     const float* channel_scale = nullptr;  // [head_dim]: of the way (1 / step there, step back)
     const float* row_scale = nullptr;      // [rows]; null: 1
-    float dead_zone = 0;  // what is taken from a magnitude before it is rounded: fewer bits, and nearer the mean of
-                          // what becomes one number
 };
 
 struct LaneKernels {
@@ -46,7 +44,7 @@ struct LaneKernels {
     /// The inverse; of an escape anything.
     void (*join)(const LaneRows& rows, const std::uint8_t* symbols, const std::uint8_t* rest, std::size_t plane,
                  const std::uint8_t* tops, bool is_bf16, void* values) = nullptr;
-    /// [rows][head_dim] whole numbers between -32767 and 32767; NaN becomes 0.
+    /// [rows][head_dim] whole numbers between -32767 and 32767; NaN becomes one of them.
     void (*quantise)(const HeadRows& head, const void* values, std::int16_t* numbers) = nullptr;
     void (*restore)(const HeadRows& head, const std::int16_t* numbers, void* values) = nullptr;
     /// Symbols of number >> shift; whether there are escapes.

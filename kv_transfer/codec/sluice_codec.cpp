@@ -22,9 +22,6 @@ constexpr std::uint32_t kSinkTokens = 4;  // attention leans on the first ones f
 constexpr std::uint32_t kRowsSeen = 32;   // of a head, for means and deviations
 constexpr std::uint32_t kMeansTokensMin = 64;
 
-/// Of a level, in steps (lane_kernels.h). Where steps are wide, more of the values lie near 0 than at the other end.
-constexpr std::array<float, kSluiceLevels> kDeadZones{0, 0, 0, 0.05f, 0.1f, 0.12f, 0.14f, 0.16f};
-
 /// Steps of a level: of the deviation of a plane, or of a profile's steps.
 constexpr std::array<float, kSluiceLevels> kFactors{0.03f, 0.06f, 0.125f, 0.25f, 0.5f, 0.8f, 1.2f, 1.8f};
 
@@ -192,8 +189,7 @@ private:
                                     .cosines = turned.cosines,
                                     .sines = turned.sines,
                                     .mean = means.data() + head * shape.head_dim,
-                                    .channel_scale = scales.data() + head * shape.head_dim,
-                                    .dead_zone = kDeadZones[job.level]};
+                                    .channel_scale = scales.data() + head * shape.head_dim};
                 kernels.quantise(rows, values + head * head_bytes + first * row_bytes,
                                  numbers.data() + std::size_t{head} * coded.tokens * shape.head_dim);
             }

@@ -236,8 +236,7 @@ TEST_CASE("all families of the codecs' loops do the same to the same values", "[
                                          .sines = rotary->sines.data(),
                                          .mean = means.data(),
                                          .channel_scale = scales.data(),
-                                         .row_scale = random() % 2 == 0 ? nullptr : row_scales.data(),
-                                         .dead_zone = random() % 2 == 0 ? 0.0f : 0.15f};
+                                         .row_scale = random() % 2 == 0 ? nullptr : row_scales.data()};
         const kv_transfer::LaneRows lanes{.rows = rows, .stride = dim, .lanes = std::min(dim, kv_transfer::kLanes)};
         const auto all_of = [&](const kv_transfer::LaneKernels& kernels) {
             struct Results {
