@@ -6,9 +6,12 @@
 #include <vector>
 
 #include "base/log.h"
+#include "bench/codec_speed.h"
 #include "bench/embed_texts.h"
 #include "bench/engine_steps.h"
 #include "bench/kernels.h"
+#include "bench/kv_calibrate.h"
+#include "bench/kv_quality.h"
 #include "bench/machine.h"
 #include "bench/perplexity.h"
 #include "bench/serve.h"
@@ -213,6 +216,16 @@ int main(int argc, char** argv) {
     cli::add_common_flags(*command(*config, "print", "the settings in effect", [&] { return cli::config_main(print); }),
                           print.common);
 
+    CLI::App* kv = app.add_subcommand("kv", "KV on the wire");
+    kv->require_subcommand(1);
+    bench::KvCalibrateOptions kv_calibrate;
+    bench::add_kv_calibrate(*command(*kv, "calibrate", "a model's profile for the KV codec sluice",
+                                     [&] {
+                                         return with_model(kv_calibrate.trial.model_dir, nullptr, FirstUse::refuse,
+                                                           [&] { return bench::kv_calibrate_main(kv_calibrate); });
+                                     }),
+                            kv_calibrate);
+
     CLI::App* bench = app.add_subcommand("bench", "measurements");
     bench->require_subcommand(1);
     bench::ServeBenchOptions bench_serve;
@@ -254,6 +267,18 @@ int main(int argc, char** argv) {
     bench::add_bench_transfer(*command(*bench, "transfer", "transports of KV beside each other",
                                        [&] { return bench::bench_transfer_main(bench_transfer); }),
                               bench_transfer);
+
+    bench::CodecSpeedOptions bench_codec;
+    bench::add_bench_codec(
+        *command(*bench, "codec", "the KV codecs on one core", [&] { return bench::bench_codec_main(bench_codec); }),
+        bench_codec);
+    bench::KvQualityOptions bench_kv;
+    bench::add_bench_kv(*command(*bench, "kv", "what the KV codecs do to a model",
+                                 [&] {
+                                     return with_model(bench_kv.trial.model_dir, nullptr, FirstUse::refuse,
+                                                       [&] { return bench::bench_kv_main(bench_kv); });
+                                 }),
+                        bench_kv);
 
     command(app, "doctor", "what this machine has and lacks", [] { return cli::doctor_main(); });
 

@@ -19,6 +19,7 @@
 #include "engine/model/encoder_config.h"
 #include "engine/warm_up.h"
 #include "kv_cache/kv_cache.h"
+#include "kv_transfer/codec/codecs.h"
 #include "kv_transfer/router.h"
 #include "prefill_worker/prefill_part.h"
 #include "prefill_worker/sender_port.h"
@@ -106,6 +107,7 @@ struct WorkerProcess::Impl {
     std::unique_ptr<worker::KvFetcher> fetcher;
     std::unique_ptr<worker::KvLender> lender;
     std::unique_ptr<net::Transport> transport;
+    std::unique_ptr<kv_transfer::Codec> kv_codec;  // null: KV travels raw
     kv_transfer::KvSender::Options sender_options;
     kv_transfer::KvReceiver::Options receiver_options;
     std::unique_ptr<kv_transfer::KvSender> sender;
@@ -192,6 +194,12 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
 }
 
 base::Result<void> WorkerProcess::Impl::start_kv_parts(base::Metrics& metrics) {
+    if (setup.limits.kv_codec != "raw") {
+        auto made = kv_transfer::make_codec(setup.limits.kv_codec, identity.numerics_id, nullptr, nullptr);
+        if (!made) { return base::pass_on(made, "worker.kv_codec"); }
+        kv_codec = std::move(*made);
+        sender_options.codecs = receiver_options.codecs = kv_transfer::Codecs({kv_codec.get()});
+    }
     prefill_part = std::make_unique<prefill_worker::PrefillPart>(setup.limits, engine->shape().layers,
                                                                  identity.incarnation, *loop, sender_port);
     decode_part =

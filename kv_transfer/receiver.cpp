@@ -28,7 +28,7 @@ KvReceiver::State::State(Options options_in, Identity identity_in, const kv_cach
       transport(transport_in),
       clock(clock_in),
       events(std::move(events_in)),
-      metrics(metrics_in, "receive", transport_in.name()),
+      metrics(metrics_in, "receive", transport_in.name(), options_in.codecs),
       staging(store_in.device(), options_in.staging_buffers + (options_in.codecs.empty() ? 0 : 1),
               options_in.frame_bytes_max, nullptr),
       // Calls of the step thread and frames that have landed are pushed.

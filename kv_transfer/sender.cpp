@@ -29,7 +29,7 @@ KvSender::State::State(Options options_in, Identity identity_in, const kv_cache:
       events(std::move(events_in)),
       frame_bytes_max(std::min(options_in.frame_bytes_max, transport_in.limits().payload_bytes_max)),
       peer_frames_max(std::max<std::size_t>(1, options_in.staging_buffers - options_in.staging_buffers / 4)),
-      metrics(metrics_in, "send", transport_in.name()),
+      metrics(metrics_in, "send", transport_in.name(), options_in.codecs),
       // One `Open` for each hand-off that is open is pushed, and one answer for each fetch.
       thread({.messages_max = kMessagesMax,
               .reserve = options_in.handoffs_max + options_in.fetches_max,

@@ -31,7 +31,8 @@ Outcome outcome_of_message(ErrorCode code) {
     return code == ErrorCode::permission_denied ? Outcome::no_capability : outcome_of(code);
 }
 
-TransferMetrics::TransferMetrics(base::Metrics* metrics, const std::string& direction, std::string_view transport) {
+TransferMetrics::TransferMetrics(base::Metrics* metrics, const std::string& direction, std::string_view transport,
+                                 const Codecs& codecs) {
     if (metrics == nullptr) { return; }
     const std::string name(transport);
     for (std::size_t i = 0; i < kOutcomes; ++i) {
@@ -39,7 +40,9 @@ TransferMetrics::TransferMetrics(base::Metrics* metrics, const std::string& dire
             "sluice_kv_transfers_total", "KV hand-offs by how they ended, and refused messages by why",
             {{"direction", direction}, {"transport", name}, {"outcome", kOutcomeNames[i]}});
     }
-    const base::Metrics::Labels codec{{"direction", direction}, {"transport", name}, {"codec", "raw"}};
+    // What frames may be coded by: single ones, and whole hand-offs, go raw all the same.
+    const std::string codecs_here = codecs.empty() ? "raw" : codecs.names().front();
+    const base::Metrics::Labels codec{{"direction", direction}, {"transport", name}, {"codec", codecs_here}};
     payload_bytes_ = &metrics->counter("sluice_kv_transfer_bytes_total", "Bytes of KV frames on the wire", codec);
     raw_bytes_ = &metrics->counter("sluice_kv_transfer_raw_bytes_total", "Bytes of KV frames before the codec", codec);
     if (direction == "send") {

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "base/result.h"
+#include "kv_transfer/codec/codec.h"
 
 namespace kv_transfer {
 
@@ -34,8 +35,9 @@ Outcome outcome_of_message(base::ErrorCode code);
 /// The metrics of one direction. Thread-safe; does nothing when made without a registry.
 class TransferMetrics {
 public:
-    /// `direction`: "send" or "receive".
-    TransferMetrics(base::Metrics* metrics, const std::string& direction, std::string_view transport);
+    /// `direction`: "send" or "receive"; `codecs`: those that its side has.
+    TransferMetrics(base::Metrics* metrics, const std::string& direction, std::string_view transport,
+                    const Codecs& codecs);
 
     void count(Outcome outcome);
     void add_bytes(std::uint64_t payload_bytes, std::uint64_t raw_bytes);

@@ -16,6 +16,13 @@ namespace {
 
 constexpr std::chrono::hours kHandoffMax{1};  // far beyond any prompt: the timer below ends a hand-off earlier
 
+/// How the KV of a hand-off is to travel: as the placement says, and where it says nothing as this worker likes it.
+proto::KvMode mode_of(const Sequence& sequence, const std::string& kv_codec) {
+    proto::KvMode mode = sequence.request.kv_mode;
+    if (mode.codec().empty() && kv_codec != "raw") { mode.set_codec(kv_codec); }
+    return mode;
+}
+
 }  // namespace
 
 PrefillPart::PrefillPart(const worker::WorkerOptions& options, std::uint32_t layers, base::Incarnation incarnation,
@@ -37,7 +44,7 @@ void PrefillPart::admitted(Sequence& sequence) {
                                       .kv_tokens = kv_tokens,
                                       .blocks = handoff.hold.blocks(),
                                       .deadline = deadline,
-                                      .kv_mode = sequence.request.kv_mode});
+                                      .kv_mode = mode_of(sequence, options_.kv_codec)});
     if (!opened) {
         base::warn_limited("hand-off cannot begin", "hand-off {} cannot begin: {}", kv_transfer::to_string(handoff.key),
                            opened.error().message);

@@ -40,6 +40,10 @@ struct WorkerOptions {
     std::chrono::milliseconds fetch_answer{500};    // without an answer for so long the KV is computed
     std::chrono::milliseconds fetch_timeout{5000};  // as long as fetching all of a prompt may take
 
+    /// How KV travels on hand-offs where the placement does not say: raw, or a codec without loss that this worker then
+    /// has; the other side answers with what it has.
+    std::string kv_codec = "raw";
+
     /// What holds where the config says nothing: the values above; on a GPU batches that keep it busy.
     static WorkerOptions defaults(bool on_gpu);
     static WorkerOptions read(base::Config& config, bool on_gpu);

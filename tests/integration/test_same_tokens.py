@@ -24,6 +24,8 @@ LAYOUTS = {
                                                "duplicate:probability=0.2;delay:ms=20,probability=0.2'")),
     "KV fetched from whoever has it": ({"prefill": 2, "decode": 2}, ("--set", "scheduler.fetch_tokens_min=16", "--set", "scheduler.heartbeat_ms=20",
                                                                    "--set", "test.kv_fault_plan='seed=6;drop:kind=7,probability=0.3'")),
+    "KV coded without loss, frames lost and damaged": ({}, ("--set", "worker.kv_codec=exact", "--set",
+                                                            "test.kv_fault_plan='seed=8;drop:kind=3,probability=0.1;corrupt:kind=3,probability=0.1'")),
     "no hand-off ever succeeds": ({}, ("--set", "test.kv_fault_plan='seed=5;drop:kind=3,probability=1'",
                                         "--set", "worker.kv_wait_ms=200", "--set", "worker.kv_lease_ms=100")),
 }

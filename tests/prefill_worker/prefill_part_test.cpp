@@ -35,7 +35,8 @@ RequestKey key_of(std::uint64_t request) {
 class NotedCalls final : public prefill_worker::KvSenderPort {
 public:
     base::Result<void> open(const kv_transfer::OpenHandoff& handoff) override {
-        note("open " + std::to_string(base::raw(handoff.key.request)));
+        const std::string& codec = handoff.kv_mode.codec();
+        note("open " + std::to_string(base::raw(handoff.key.request)) + (codec.empty() ? "" : " as " + codec));
         return {};
     }
     void ready(const kv_transfer::HandoffKey& key, std::uint32_t layer_begin, std::uint32_t, std::uint32_t token_begin,
@@ -70,13 +71,15 @@ worker::WorkerOptions small_steps() {
 }
 
 struct PrefillBench : StepBench {
-    PrefillBench() : StepBench({}, small_steps()), part(small_steps(), 4, kPrefill, loop, calls) {
+    explicit PrefillBench(const worker::WorkerOptions& limits = small_steps())
+        : StepBench({}, limits), part(limits, 4, kPrefill, loop, calls) {
         base::init_log({.role = "test", .level = "off"});
         loop.attach(worker::Part::prefill, &part);
     }
-    void start(std::uint64_t request, std::uint32_t prompt_tokens) {
+    void start(std::uint64_t request, std::uint32_t prompt_tokens, const std::string& codec = "") {
         auto message = test_support::make_start(request, std::vector<TokenId>(prompt_tokens, TokenId(request)), 4);
         message.part = worker::Part::prefill;
+        message.kv_mode.set_codec(codec);
         message.peer = {base::WorkerId{2}, kDecode, "decode"};
         REQUIRE(loop.post_command(std::move(message)));
         loop.work();
@@ -132,4 +135,21 @@ TEST_CASE("a hand-off that ends while a step runs is told the step's layers unde
     REQUIRE(std::count(calls.begin(), calls.end(), "ready 1 [0, 32)") == 1);
     REQUIRE(calls.size() == 3);
     REQUIRE(bench.cache.counts().used + bench.cache.counts().pinned + bench.cache.counts().stranded == 0);
+}
+
+TEST_CASE("KV travels as the placement says, and where it says nothing as the worker's own setting does",
+          "[prefill_worker]") {
+    worker::WorkerOptions limits = small_steps();
+    limits.kv_codec = "exact";
+    PrefillBench bench(limits);
+    bench.start(1, 5);
+    REQUIRE(bench.calls.take() == Calls{"open 1 as exact"});
+    bench.start(2, 5, "raw");
+    REQUIRE(bench.calls.take() == Calls{"open 2 as raw"});
+    for (const std::uint64_t request : {1u, 2u}) {
+        bench.event(SenderEvent::Kind::failed, request);
+        bench.event(SenderEvent::Kind::released, request);
+    }
+    bench.settle();
+    REQUIRE_FALSE(bench.part.busy());
 }

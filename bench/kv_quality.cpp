@@ -1,0 +1,320 @@
+#include "bench/kv_quality.h"
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <boost/json.hpp>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+
+#include "bench/report_json.h"
+
+namespace bench {
+namespace {
+
+using base::ErrorCode;
+using base::Result;
+
+/// A codec at a level, and what it has done so far. Raw has no codec.
+struct Contender {
+    const kv_transfer::Codec* codec = nullptr;
+    KvQuality row;
+    std::uint64_t bytes = 0;
+    double error = 0;
+    double energy = 0;
+    double nll = 0;
+    double change = 0;
+    double change_squares = 0;
+    std::uint32_t answers_equal = 0;
+    double tokens_equal = 0;
+};
+
+float value_at(std::span<const std::byte> kv, bool is_bf16, std::size_t index) {
+    std::uint32_t bits = 0;
+    if (is_bf16) {
+        std::uint16_t half;
+        std::memcpy(&half, kv.data() + index * 2, sizeof half);
+        bits = std::uint32_t{half} << 16;
+    } else {
+        std::memcpy(&bits, kv.data() + index * 4, sizeof bits);
+    }
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/// Codes and decodes `kv` in chunks; what comes out.
+Result<std::vector<std::byte>> through(Contender& contender, const KvTrial& trial, std::span<const std::byte> kv,
+                                       const KvChunks& chunks) {
+    std::vector<std::byte> all(kv.size());
+    std::vector<std::byte> coded;
+    for (const kv_cache::KvRange& range : chunks_of(trial.whole(), chunks)) {
+        const std::vector<std::byte> raw = cut_range(trial.layout(), trial.whole(), kv, range);
+        if (contender.codec == nullptr) {
+            contender.bytes += raw.size();
+            put_range(trial.layout(), trial.whole(), all, range, raw);
+            continue;
+        }
+        coded.resize(contender.codec->bound(raw.size()));
+        const auto bytes = contender.codec->encode(trial.layout(), range, contender.row.level, raw, coded);
+        if (!bytes) { return base::pass_on(bytes); }
+        contender.bytes += *bytes;
+        std::vector<std::byte> back(raw.size());
+        const auto decoded =
+            contender.codec->decode(trial.layout(), range, contender.row.level, std::span(coded).first(*bytes), back);
+        if (!decoded) { return base::pass_on(decoded); }
+        put_range(trial.layout(), trial.whole(), all, range, back);
+    }
+    return all;
+}
+
+void compare_kv(Contender& contender, bool is_bf16, std::span<const std::byte> kv, std::span<const std::byte> other) {
+    const std::size_t values = kv.size() / (is_bf16 ? 2 : 4);
+    for (std::size_t i = 0; i < values; ++i) {
+        const auto value = static_cast<double>(value_at(kv, is_bf16, i));
+        const double difference = value - static_cast<double>(value_at(other, is_bf16, i));
+        contender.error += difference * difference;
+        contender.energy += value * value;
+    }
+}
+
+Result<void> add_contenders(const KvQualityOptions& options, const KvTrial& trial,
+                            std::vector<std::unique_ptr<kv_transfer::Codec>>& codecs,
+                            std::vector<Contender>& contenders) {
+    std::shared_ptr<const kv_transfer::KvProfile> profile;
+    if (!options.profile_path.empty()) {
+        auto read = kv_transfer::read_profile(options.profile_path);
+        if (!read) { return base::pass_on(read); }
+        if (const auto fits = read->fits(trial.layout(), trial.numerics_id()); !fits) { return base::pass_on(fits); }
+        profile = std::make_shared<const kv_transfer::KvProfile>(std::move(*read));
+    }
+    std::vector<std::string> names = options.codecs;
+    if (names == std::vector<std::string>{"all"}) { names = {"raw", "exact", "int8", "cachegen", "sluice"}; }
+    for (const std::string& name : names) {
+        if (name == "raw") {
+            contenders.push_back({});
+            contenders.back().row.codec = name;
+            continue;
+        }
+        auto codec = kv_transfer::make_codec(name, trial.numerics_id(), trial.rotary(), profile);
+        if (!codec) { return base::pass_on(codec); }
+        std::size_t found = 0;
+        for (std::uint32_t level = 0; level < 16; ++level) {
+            const bool is_wanted = options.levels.empty() || std::find(options.levels.begin(), options.levels.end(),
+                                                                       level) != options.levels.end();
+            if (!(*codec)->has_level(level) || !is_wanted) { continue; }
+            contenders.push_back({});
+            contenders.back().codec = codec->get();
+            contenders.back().row.codec = name;
+            contenders.back().row.level = level;
+            ++found;
+        }
+        if (found == 0) {
+            return base::fail(ErrorCode::invalid_argument, "the codec " + name + " has none of the levels asked for");
+        }
+        codecs.push_back(std::move(*codec));
+    }
+    return {};
+}
+
+/// Everything of one window for all contenders.
+Result<void> try_window(const KvQualityOptions& options, KvTrial& trial, std::uint32_t window,
+                        std::vector<Contender>& contenders, KvQualityReport& report, double& nll) {
+    const auto kv = trial.compute_prompt(window);
+    if (!kv) { return base::pass_on(kv); }
+    const auto expected = trial.score();
+    if (!expected) { return base::pass_on(expected); }
+    const auto answer = trial.answer();
+    if (!answer) { return base::pass_on(answer); }
+    for (const double logprob : *expected) {
+        nll -= logprob;
+    }
+    report.tokens_scored += expected->size();
+    const bool is_bf16 = trial.layout().format().dtype == kv_cache::KvDtype::bf16;
+    for (Contender& contender : contenders) {
+        const auto changed = through(contender, trial, *kv, options.chunks);
+        if (!changed) { return base::pass_on(changed, contender.row.codec); }
+        compare_kv(contender, is_bf16, *kv, *changed);
+        if (const auto put = trial.put(trial.whole(), *changed); !put) { return put; }
+        const auto scored = trial.score();
+        if (!scored) { return base::pass_on(scored); }
+        for (std::size_t i = 0; i < scored->size(); ++i) {
+            const double change = (*expected)[i] - (*scored)[i];
+            contender.nll -= (*scored)[i];
+            contender.change += change;
+            contender.change_squares += change * change;
+        }
+        const auto answered = trial.answer();
+        if (!answered) { return base::pass_on(answered); }
+        const auto [first, ignored] = std::mismatch(answer->begin(), answer->end(), answered->begin());
+        contender.answers_equal += first == answer->end() ? 1 : 0;
+        if (!answer->empty()) {
+            contender.tokens_equal +=
+                static_cast<double>(first - answer->begin()) / static_cast<double>(answer->size());
+        }
+    }
+    return {};
+}
+
+void finish(const KvTrial& trial, std::uint32_t windows, const KvQualityReport& report, Contender& contender) {
+    const auto scored = static_cast<double>(report.tokens_scored);
+    const double values = static_cast<double>(trial.layout().wire_bytes(trial.whole())) /
+                          kv_cache::element_bytes(trial.layout().format().dtype) * windows;
+    KvQuality& row = contender.row;
+    row.bits_per_value = 8.0 * static_cast<double>(contender.bytes) / values;
+    row.relative_error = contender.energy == 0 ? 0 : contender.error / contender.energy;
+    row.perplexity = std::exp(contender.nll / scored);
+    row.perplexity_change = row.perplexity / report.perplexity - 1;
+    const double mean = contender.change / scored;
+    const double squares = contender.change_squares / scored;
+    row.perplexity_change_error =
+        std::sqrt(std::max(0.0, squares - mean * mean) / scored) * (1 + row.perplexity_change);
+    row.logprob_change_rms = std::sqrt(squares);
+    row.answers_equal = static_cast<double>(contender.answers_equal) / windows;
+    row.tokens_equal = contender.tokens_equal / windows;
+}
+
+boost::json::object json_of(const KvQualityOptions& options, const KvQualityReport& report) {
+    boost::json::array rows;
+    for (const KvQuality& row : report.rows) {
+        rows.push_back({{"codec", row.codec},
+                        {"level", row.level},
+                        {"bits_per_value", row.bits_per_value},
+                        {"relative_error", row.relative_error},
+                        {"perplexity", row.perplexity},
+                        {"perplexity_change", row.perplexity_change},
+                        {"perplexity_change_error", row.perplexity_change_error},
+                        {"logprob_change_rms", row.logprob_change_rms},
+                        {"answers_equal", row.answers_equal},
+                        {"tokens_equal", row.tokens_equal}});
+    }
+    return {{"model", options.trial.model_dir},
+            {"text", options.trial.text_path},
+            {"text_tokens", report.text_tokens},
+            {"profile", options.profile_path},
+            {"context_tokens", options.trial.context},
+            {"continuation_tokens", options.trial.continuation},
+            {"generated_tokens", options.trial.generated},
+            {"windows", report.windows},
+            {"chunk_tokens", options.chunks.tokens},
+            {"chunk_layers", options.chunks.layers},
+            {"tokens_scored", report.tokens_scored},
+            {"perplexity", report.perplexity},
+            {"rows", std::move(rows)},
+            {"engine", report.engine},
+            {"machine", machine_json()},
+            {"command", command_line()}};
+}
+
+void print(const KvQualityOptions& options, const KvQualityReport& report) {
+    std::printf("%s\n%u windows: %u tokens of KV, then %u scored and %u answered; chunks of %u tokens, %u layers\n",
+                report.engine.c_str(), report.windows, options.trial.context, options.trial.continuation,
+                options.trial.generated, options.chunks.tokens, options.chunks.layers);
+    std::printf("perplexity with the KV as it is: %.4f\n", report.perplexity);
+    std::printf("%-12s %10s %10s %12s %20s %10s %8s %8s\n", "codec", "bits/value", "error", "perplexity", "change",
+                "rms nats", "answers", "tokens");
+    for (const KvQuality& row : report.rows) {
+        std::printf("%-12s %10.3f %10.2e %12.4f %+9.3f %% +/- %.3f %10.4f %7.1f%% %7.1f%%\n",
+                    (row.codec + "/" + std::to_string(row.level)).c_str(), row.bits_per_value, row.relative_error,
+                    row.perplexity, 100 * row.perplexity_change, 100 * row.perplexity_change_error,
+                    row.logprob_change_rms, 100 * row.answers_equal, 100 * row.tokens_equal);
+    }
+}
+
+}  // namespace
+
+Result<KvQualityReport> measure_kv_quality(const KvQualityOptions& options) {
+    auto trial = KvTrial::make(options.trial);
+    if (!trial) { return base::pass_on(trial); }
+    std::vector<std::unique_ptr<kv_transfer::Codec>> codecs;
+    std::vector<Contender> contenders;
+    if (const auto added = add_contenders(options, *trial, codecs, contenders); !added) { return base::pass_on(added); }
+    KvQualityReport report;
+    report.engine = trial->describe();
+    report.text_tokens = trial->text_tokens();
+    double nll = 0;
+    for (std::uint32_t window = 0; window < trial->windows(); ++window) {
+        const auto tried = try_window(options, *trial, window, contenders, report, nll);
+        if (!tried) { return base::pass_on(tried, "window " + std::to_string(window)); }
+        if (isatty(STDERR_FILENO) != 0) {
+            std::fprintf(stderr, "\rwindow %u of %u%s", window + 1, trial->windows(),
+                         window + 1 == trial->windows() ? "\n" : "");
+        }
+    }
+    report.windows = trial->windows();
+    report.perplexity = std::exp(nll / static_cast<double>(report.tokens_scored));
+    for (Contender& contender : contenders) {
+        finish(*trial, report.windows, report, contender);
+        report.rows.push_back(contender.row);
+    }
+    return report;
+}
+
+int bench_kv_main(const KvQualityOptions& options) {
+    const auto report = measure_kv_quality(options);
+    if (!report) {
+        std::fprintf(stderr, "bench kv: %s\n", report.error().message.c_str());
+        return 1;
+    }
+    if (options.out_path != "-") { print(options, *report); }
+    if (options.out_path.empty()) { return 0; }
+    const std::string json = boost::json::serialize(json_of(options, *report)) + "\n";
+    if (options.out_path == "-") {
+        std::fputs(json.c_str(), stdout);
+        return 0;
+    }
+    if (const auto written = write_file(options.out_path, json); !written) {
+        std::fprintf(stderr, "bench kv: %s\n", written.error().message.c_str());
+        return 1;
+    }
+    return 0;
+}
+
+void add_kv_trial_flags(CLI::App& app, KvTrialOptions& options) {
+    app.add_option("--model", options.model_dir, "a model's folder, a GGUF file, or a name of the store")->required();
+    app.add_option("--text", options.text_path,
+                   "a plain text, or .jsonl with a field \"text\" in each line; either may be compressed (.gz)")
+        ->required();
+    app.add_option("--context", options.context, "tokens of a prompt")
+        ->check(CLI::Range(16u, 1u << 20))
+        ->capture_default_str();
+    app.add_option("--continuation", options.continuation, "tokens behind a prompt, to be scored")
+        ->check(CLI::Range(4u, 1u << 16))
+        ->capture_default_str();
+    app.add_option("--windows", options.windows, "prompts at most")
+        ->check(CLI::Range(1u, 1u << 20))
+        ->capture_default_str();
+    app.add_option("--device", options.device, "auto, host, cuda:0, ...")->capture_default_str();
+    app.add_option("--kv-dtype", options.kv_dtype, "as engine.kv_dtype")->capture_default_str();
+    app.add_option("--threads", options.threads, "compute threads of the host; 0: the machine's cores")
+        ->check(CLI::Range(0u, 1024u))
+        ->capture_default_str();
+    app.add_option("--packed-dir", options.packed_dir, "as engine.packed_dir");
+}
+
+void add_bench_kv(CLI::App& app, KvQualityOptions& options) {
+    add_kv_trial_flags(app, options.trial);
+    app.add_option("--generated", options.trial.generated, "tokens of a greedy answer; 0: none")
+        ->check(CLI::Range(0u, 4096u))
+        ->capture_default_str();
+    app.add_option("--codec", options.codecs, "raw, exact, int8, cachegen, sluice (repeated), or all")
+        ->capture_default_str();
+    app.add_option("--level", options.levels, "of the codecs (repeated); without: each that they have");
+    app.add_option("--profile", options.profile_path,
+                   "what sluice kv calibrate made of the model, for the codec sluice");
+    app.add_option("--chunk-tokens", options.chunks.tokens, "tokens of a chunk")
+        ->check(CLI::Range(1u, 65536u))
+        ->capture_default_str();
+    app.add_option("--chunk-layers", options.chunks.layers, "layers of a chunk")
+        ->check(CLI::Range(1u, 1024u))
+        ->capture_default_str();
+    app.add_option("--out", options.out_path, "JSON file; - writes it to standard output instead of the table");
+    app.footer(
+        "What a KV codec costs: bits of each value, and how much worse a model reads and answers what follows a "
+        "prompt\n"
+        "whose KV went through it.");
+}
+
+}  // namespace bench

@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "engine/engine.h"
+#include "kv_cache/kv_access.h"
+#include "kv_transfer/codec/codecs.h"
+
+namespace bench {
+
+/// A model and a text in windows, for what is done to KV between prompt and answer.
+struct KvTrialOptions {
+    std::string model_dir;
+    std::string text_path;
+    std::uint32_t context = 512;       // tokens of a prompt, whose KV is what matters
+    std::uint32_t continuation = 256;  // tokens behind it that are scored
+    std::uint32_t generated = 64;      // tokens of greedy answers; 0: none
+    std::uint32_t windows = 8;
+    std::size_t text_bytes_max = 4u << 20;
+    std::string device = "host";
+    std::string kv_dtype = "auto";  // as engine.kv_dtype
+    std::uint32_t threads = 0;      // 0: the processors that this process may use
+    std::string packed_dir;
+};
+
+/// One engine over windows of the text: the KV of a window's prompt can be taken out as it travels, and put back
+/// changed; then what follows is scored, or answered. Not thread-safe.
+class KvTrial {
+public:
+    /// Error: of the model, the text, or a window that neither has room for.
+    static base::Result<KvTrial> make(const KvTrialOptions& options);
+
+    std::uint32_t windows() const { return windows_; }
+    const kv_cache::KvLayout& layout() const { return engine_->layout(); }
+    std::uint64_t numerics_id() const { return static_cast<std::uint64_t>(engine_->numerics_id()); }
+    std::string describe() const { return engine_->describe(); }
+    std::shared_ptr<const kv_transfer::RotaryTable> rotary() const { return rotary_; }
+    std::size_t text_tokens() const { return tokens_.size(); }
+
+    /// Computes the prompt of a window. The canonical bytes of its KV, all layers.
+    base::Result<std::vector<std::byte>> compute_prompt(std::uint32_t window);
+    /// All layers of the prompt's KV, or those of a range.
+    kv_cache::KvRange whole() const { return {0, layout().layers(), 0, options_.context}; }
+    base::Result<void> put(const kv_cache::KvRange& range, std::span<const std::byte> kv);
+    /// Natural logarithms of the probabilities of the continuation's tokens but the first, which the prompt's own
+    /// computation gives.
+    base::Result<std::vector<double>> score();
+    /// Greedy tokens behind the prompt; the first one is the text's own.
+    base::Result<std::vector<base::TokenId>> answer();
+
+private:
+    KvTrial() = default;
+    engine::BatchEntry& entry_of(engine::Batch& batch, std::uint32_t position, std::span<const base::TokenId> tokens);
+
+    KvTrialOptions options_;
+    std::vector<base::TokenId> tokens_;
+    std::uint32_t windows_ = 0;
+    std::unique_ptr<engine::Engine> engine_;
+    std::unique_ptr<kv_cache::KvAccess> access_;
+    std::shared_ptr<const kv_transfer::RotaryTable> rotary_;
+    std::vector<base::BlockId> blocks_;
+    std::vector<base::TokenId> window_;  // prompt and continuation
+};
+
+/// A chunk of a prompt: some layers of some tokens.
+struct KvChunks {
+    std::uint32_t tokens = 256;
+    std::uint32_t layers = 8;
+};
+std::vector<kv_cache::KvRange> chunks_of(const kv_cache::KvRange& whole, const KvChunks& chunks);
+/// A range's canonical bytes out of those of all layers and tokens of `whole`, and back into them.
+std::vector<std::byte> cut_range(const kv_cache::KvLayout& layout, const kv_cache::KvRange& whole,
+                                 std::span<const std::byte> all, const kv_cache::KvRange& range);
+void put_range(const kv_cache::KvLayout& layout, const kv_cache::KvRange& whole, std::span<std::byte> all,
+               const kv_cache::KvRange& range, std::span<const std::byte> bytes);
+
+}  // namespace bench

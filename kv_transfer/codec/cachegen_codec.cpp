@@ -1,0 +1,328 @@
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "kv_transfer/codec/chunk_codec.h"
+#include "kv_transfer/codec/codecs.h"
+#include "kv_transfer/codec/lane_kernels.h"
+#include "kv_transfer/codec/number_coder.h"
+
+namespace kv_transfer {
+namespace {
+
+// Parameters, for each plane: the scale of each token (bf16), a byte that says whether the plane has coefficients, then
+// these (4 bits a channel, sixteenths), then the bytes of number_coder.h for each group: one piece of all tokens, or
+// with coefficients two, the first tokens of each ten and the others.
+
+constexpr std::uint32_t kTen = 10;  // tokens that predict from their first one
+constexpr float kCoefficientUnit = 1.0f / 16;
+constexpr std::uint32_t kCoefficientMax = 15;
+constexpr std::uint32_t kTensSeen = 8;  // of a chunk, to find coefficients
+constexpr float kEnergyLeftMax = 0.8f;  // of a channel, for its coefficient to pay
+
+/// Largest number of a plane: CacheGen's bins / 2 - 1. Keys have 32 bins in the first third of the layers (10 of 32)
+/// and 16 behind it at level 2; values 32 in the first sixteenth (2 of 32).
+std::int32_t number_max(std::uint32_t level, std::uint32_t plane_layer, bool is_key, std::uint32_t layers_total) {
+    constexpr std::int32_t kBins32 = 15;
+    constexpr std::int32_t kBins16 = 7;
+    constexpr std::int32_t kBins12 = 5;
+    if (level >= 3) { return kBins32; }
+    const std::uint32_t key_layers = level == 2 ? (layers_total * 10 + 31) / 32 : (layers_total * 20 + 31) / 32;
+    const std::uint32_t value_layers = (layers_total + 15) / 16;
+    const bool is_fine = plane_layer < (is_key ? key_layers : value_layers);
+    if (level == 2) { return is_fine ? kBins32 : kBins16; }
+    return is_fine ? kBins16 : kBins12;
+}
+
+float value_of(std::uint16_t bits) {
+    const std::uint32_t wide = std::uint32_t{bits} << 16;
+    float value;
+    std::memcpy(&value, &wide, sizeof value);
+    return value;
+}
+
+std::uint16_t bf16_near(float value) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+/// What the first token of ten says of another one's number. One formula for both ways.
+inline std::int32_t predicted(std::uint8_t coefficient, std::int16_t anchor, float ratio) {
+    const float value = static_cast<float>(coefficient) * kCoefficientUnit * static_cast<float>(anchor) * ratio;
+    const float bounded = std::clamp(value, -8192.0f, 8192.0f);
+    return static_cast<std::int32_t>(bounded < 0 ? bounded - 0.5f : bounded + 0.5f);
+}
+
+/// Scale of the first token of ten over that of another one.
+float ratio_of(float anchor_scale, float scale) {
+    return scale == 0 ? 0.0f : std::min(anchor_scale / scale, 1024.0f);
+}
+
+std::size_t anchors_of(std::size_t tokens) {
+    return (tokens + kTen - 1) / kTen;
+}
+
+/// Where a token's row is in a plane with coefficients: first the first ones of each ten, then the others.
+std::size_t row_of(std::size_t token, std::size_t anchors) {
+    return token % kTen == 0 ? token / kTen : anchors + token - token / kTen - 1;
+}
+
+struct Constants {
+    std::array<float, kHeadDimMax> zeros{};
+    std::array<float, kHeadDimMax> ones{};
+};
+
+class CacheGenCodec final : public ChunkCodec {
+public:
+    explicit CacheGenCodec(std::uint64_t numerics_id) : ChunkCodec(ChunkKind::cachegen, numerics_id) {
+        constants_.ones.fill(1.0f);
+    }
+    std::string_view name() const override { return "cachegen"; }
+    bool has_level(std::uint32_t level) const override { return level >= 1 && level <= 3; }
+    bool is_lossy(std::uint32_t) const override { return true; }
+
+private:
+    /// Sixteenths by which each channel predicts; false when no channel does.
+    bool find_coefficients(const ChunkShape& shape, const std::int16_t* numbers, std::span<const float> scales,
+                           std::vector<std::uint8_t>& coefficients) const {
+        coefficients.assign(shape.channels(), 0);
+        bool has_some = false;
+        const std::uint32_t tens_step = std::max(1u, shape.tokens / kTen / kTensSeen);
+        for (std::uint32_t head = 0; head < shape.heads; ++head) {
+            const std::int16_t* rows = numbers + std::size_t{head} * shape.tokens * shape.head_dim;
+            std::array<float, kHeadDimMax> both{};
+            std::array<float, kHeadDimMax> anchor{};
+            std::array<float, kHeadDimMax> own{};
+            for (std::uint32_t token = 0; token < shape.tokens; ++token) {
+                if (token % kTen == 0 || token / kTen % tens_step != 0) { continue; }
+                const std::uint32_t first = token / kTen * kTen;
+                const float ratio = ratio_of(scales[first], scales[token]);
+                for (std::uint32_t i = 0; i < shape.head_dim; ++i) {
+                    const float a = static_cast<float>(rows[std::size_t{first} * shape.head_dim + i]) * ratio;
+                    const auto b = static_cast<float>(rows[std::size_t{token} * shape.head_dim + i]);
+                    both[i] += a * b;
+                    anchor[i] += a * a;
+                    own[i] += b * b;
+                }
+            }
+            for (std::uint32_t i = 0; i < shape.head_dim; ++i) {
+                if (both[i] <= 0 || both[i] * both[i] < (1 - kEnergyLeftMax) * anchor[i] * own[i]) { continue; }
+                const float wanted = both[i] / anchor[i] / kCoefficientUnit + 0.5f;
+                const auto coefficient = static_cast<std::uint8_t>(std::min(wanted, float{kCoefficientMax}));
+                coefficients[head * shape.head_dim + i] = coefficient;
+                has_some = has_some || coefficient != 0;
+            }
+        }
+        return has_some;
+    }
+
+    void encode_body(const Job& job, std::span<const std::byte> raw, ChunkWorkspace& workspace,
+                     ChunkHeader& header) const override {
+        const ChunkShape& shape = job.shape;
+        const LaneKernels& kernels = lane_kernels();
+        ChunkSections& sections = workspace.sections;
+        const std::size_t row_bytes = shape.head_dim * shape.value_bytes();
+        const std::size_t tokens = shape.tokens;
+        const auto symbols = grown(workspace.symbols, shape.planes() * shape.groups() * tokens * kLanes);
+        const auto numbers = grown(workspace.numbers, shape.plane_values());
+        const auto residuals = grown(workspace.more_numbers, shape.plane_values());
+        const auto floats = grown(workspace.floats, 2 * tokens);
+        const auto scales = floats.first(tokens);
+        const auto inverses = floats.subspan(tokens);
+        std::vector<std::uint8_t> coefficients;
+        NumberEncoder encoder(shape, workspace, symbols);
+        for (std::uint32_t plane = 0; plane < shape.planes(); ++plane) {
+            const std::byte* values = raw.data() + plane * shape.plane_values() * shape.value_bytes();
+            const auto largest = static_cast<float>(
+                number_max(job.level, job.layer_begin + plane / 2, plane % 2 == 0, job.layers_total));
+            for (std::size_t token = 0; token < tokens; ++token) {
+                float scale = 0;
+                for (std::uint32_t head = 0; head < shape.heads; ++head) {
+                    const std::byte* row = values + (head * tokens + token) * row_bytes;
+                    scale = std::max(scale, kernels.largest(row, shape.head_dim, shape.is_bf16));
+                }
+                const std::uint16_t bits = scale < 0x1p-100f ? std::uint16_t{0} : bf16_near(std::min(scale, 0x1p120f));
+                append(sections.parameters, bits);
+                scales[token] = value_of(bits);
+                inverses[token] = bits == 0 ? 0.0f : largest / scales[token];
+            }
+            for (std::uint32_t head = 0; head < shape.heads; ++head) {
+                const HeadRows rows{.rows = tokens,
+                                    .head_dim = shape.head_dim,
+                                    .is_bf16 = shape.is_bf16,
+                                    .mean = constants_.zeros.data(),
+                                    .channel_scale = constants_.ones.data(),
+                                    .row_scale = inverses.data()};
+                kernels.quantise(rows, values + head * tokens * row_bytes,
+                                 numbers.data() + head * tokens * shape.head_dim);
+            }
+            const bool predicts = tokens > kTen && find_coefficients(shape, numbers.data(), scales, coefficients);
+            append(sections.parameters, static_cast<std::uint8_t>(predicts ? 1 : 0));
+            if (!predicts) {
+                for (std::uint32_t group = 0; group < shape.groups(); ++group) {
+                    encoder.add({group, tokens, 0, tokens}, numbers.data());
+                }
+                continue;
+            }
+            for (std::size_t i = 0; i < coefficients.size(); i += 2) {
+                const std::uint8_t second = i + 1 < coefficients.size() ? coefficients[i + 1] : std::uint8_t{0};
+                append(sections.parameters, static_cast<std::uint8_t>(coefficients[i] | second << 4));
+            }
+            const std::size_t anchors = anchors_of(tokens);
+            for_each_row(shape, scales,
+                         [&](std::size_t from, std::size_t anchor, std::size_t to, float ratio, std::size_t channel) {
+                             for (std::uint32_t i = 0; i < shape.head_dim; ++i) {
+                                 const std::int32_t number = numbers[from + i];
+                                 residuals[to + i] = static_cast<std::int16_t>(
+                                     from == anchor
+                                         ? number
+                                         : number - predicted(coefficients[channel + i], numbers[anchor + i], ratio));
+                             }
+                         });
+            for (std::uint32_t group = 0; group < shape.groups(); ++group) {
+                encoder.add({group, tokens, 0, anchors}, residuals.data());
+                encoder.add({group, tokens, anchors, tokens - anchors}, residuals.data());
+            }
+        }
+        code_stream(workspace, symbols, header);
+    }
+
+    /// Calls visit(the token's number, the number of its first one, its place in coding order, ratio, channel) for the
+    /// first channel of each head and token; first tokens come before the nine that predict from them.
+    template <class Visit>
+    static void for_each_row(const ChunkShape& shape, std::span<const float> scales, const Visit& visit) {
+        const std::size_t anchors = anchors_of(shape.tokens);
+        for (std::uint32_t head = 0; head < shape.heads; ++head) {
+            const std::size_t begin = std::size_t{head} * shape.tokens;
+            for (std::size_t token = 0; token < shape.tokens; ++token) {
+                const std::size_t first = token / kTen * kTen;
+                visit((begin + token) * shape.head_dim, (begin + first) * shape.head_dim,
+                      (begin + row_of(token, anchors)) * shape.head_dim, ratio_of(scales[first], scales[token]),
+                      std::size_t{head} * shape.head_dim);
+            }
+        }
+    }
+
+    /// A plane's parameters but for the pieces.
+    struct PlaneParameters {
+        std::span<const std::byte> scales;
+        bool predicts = false;
+        std::span<const std::byte> coefficients;
+        std::span<const std::byte> pieces;
+    };
+    static bool read_plane(const ChunkShape& shape, SectionReader& reader, PlaneParameters& out) {
+        if (!reader.has(shape.tokens * sizeof(std::uint16_t) + 1)) { return false; }
+        out.scales = reader.take(shape.tokens * sizeof(std::uint16_t));
+        const auto predicts = reader.number<std::uint8_t>();
+        if (predicts > 1 || (predicts == 1 && shape.tokens <= kTen)) { return false; }
+        out.predicts = predicts == 1;
+        const std::size_t coefficient_bytes = out.predicts ? (shape.channels() + 1) / 2 : 0;
+        const std::size_t pieces = std::size_t{shape.groups()} * (out.predicts ? 2 : 1);
+        if (!reader.has(coefficient_bytes + pieces)) { return false; }
+        out.coefficients = reader.take(coefficient_bytes);
+        out.pieces = reader.take(pieces);
+        return true;
+    }
+
+    base::Result<void> decode_body(const Job& job, const ChunkView& view, ChunkWorkspace& workspace,
+                                   std::span<std::byte> out) const override {
+        const ChunkShape& shape = job.shape;
+        const LaneKernels& kernels = lane_kernels();
+        const std::size_t tokens = shape.tokens;
+        const std::size_t anchors = anchors_of(tokens);
+        SectionReader reader(view.parameters);
+        PlaneParameters parameters;
+        workspace.runs.clear();
+        for (std::uint32_t plane = 0; plane < shape.planes(); ++plane) {
+            if (!read_plane(shape, reader, parameters)) { return damaged("parameters end too early"); }
+            for (std::size_t i = 0; i < parameters.pieces.size(); ++i) {
+                const auto piece = std::to_integer<std::uint8_t>(parameters.pieces[i]);
+                const std::size_t rows = !parameters.predicts ? tokens : i % 2 == 0 ? anchors : tokens - anchors;
+                workspace.runs.push_back(run_of(piece, rows));
+            }
+        }
+        if (!reader.empty()) { return damaged("too many parameters"); }
+        const auto symbols = grown(workspace.symbols, shape.planes() * shape.groups() * tokens * kLanes);
+        if (auto done = rans_decode(rans_kernels(), workspace.runs, view.stream, view.header.groups, symbols); !done) {
+            return done;
+        }
+        const auto numbers = grown(workspace.numbers, shape.plane_values());
+        const auto residuals = grown(workspace.more_numbers, shape.plane_values());
+        const auto floats = grown(workspace.floats, 2 * tokens);
+        const auto scales = floats.first(tokens);
+        const auto steps = floats.subspan(tokens);
+        const std::size_t row_bytes = shape.head_dim * shape.value_bytes();
+        NumberDecoder decoder(shape, workspace, symbols, SectionReader(view.plain), SectionReader(view.escapes));
+        reader = SectionReader(view.parameters);
+        std::vector<std::uint8_t> coefficients;
+        for (std::uint32_t plane = 0; plane < shape.planes(); ++plane) {
+            static_cast<void>(read_plane(shape, reader, parameters));
+            const auto largest = static_cast<float>(
+                number_max(job.level, job.layer_begin + plane / 2, plane % 2 == 0, job.layers_total));
+            for (std::size_t token = 0; token < tokens; ++token) {
+                std::uint16_t bits;
+                std::memcpy(&bits, parameters.scales.data() + token * sizeof bits, sizeof bits);
+                if (bits >= 0x7f80) { return damaged("a scale that is no number above 0"); }
+                scales[token] = value_of(bits);
+                steps[token] = scales[token] / largest;
+            }
+            bool is_there = true;
+            std::size_t next = 0;
+            std::int16_t* to = parameters.predicts ? residuals.data() : numbers.data();
+            for (std::uint32_t group = 0; group < shape.groups(); ++group) {
+                const auto take = [&](std::size_t begin, std::size_t rows) {
+                    const auto piece = std::to_integer<std::uint8_t>(parameters.pieces[next++]);
+                    is_there = is_there && decoder.take({group, tokens, begin, rows}, piece, to);
+                };
+                if (parameters.predicts) {
+                    take(0, anchors);
+                    take(anchors, tokens - anchors);
+                } else {
+                    take(0, tokens);
+                }
+            }
+            if (!is_there) { return damaged("sections end too early"); }
+            if (parameters.predicts) {
+                coefficients.resize(shape.channels());
+                for (std::size_t i = 0; i < coefficients.size(); ++i) {
+                    const auto pair = std::to_integer<std::uint8_t>(parameters.coefficients[i / 2]);
+                    coefficients[i] = static_cast<std::uint8_t>(i % 2 == 0 ? pair & 15 : pair >> 4);
+                }
+                for_each_row(
+                    shape, scales,
+                    [&](std::size_t number, std::size_t anchor, std::size_t from, float ratio, std::size_t channel) {
+                        for (std::uint32_t i = 0; i < shape.head_dim; ++i) {
+                            const std::int32_t residual = residuals[from + i];
+                            const std::int32_t base =
+                                number == anchor ? 0 : predicted(coefficients[channel + i], numbers[anchor + i], ratio);
+                            numbers[number + i] = static_cast<std::int16_t>(residual + base);
+                        }
+                    });
+            }
+            for (std::uint32_t head = 0; head < shape.heads; ++head) {
+                const HeadRows rows{.rows = tokens,
+                                    .head_dim = shape.head_dim,
+                                    .is_bf16 = shape.is_bf16,
+                                    .mean = constants_.zeros.data(),
+                                    .channel_scale = constants_.ones.data(),
+                                    .row_scale = steps.data()};
+                kernels.restore(
+                    rows, numbers.data() + head * tokens * shape.head_dim,
+                    out.data() + plane * shape.plane_values() * shape.value_bytes() + head * tokens * row_bytes);
+            }
+        }
+        if (!decoder.at_end()) { return damaged("sections go on behind the last number"); }
+        return {};
+    }
+
+    Constants constants_;
+};
+
+}  // namespace
+
+std::unique_ptr<Codec> make_cachegen_codec(std::uint64_t numerics_id) {
+    return std::make_unique<CacheGenCodec>(numerics_id);
+}
+
+}  // namespace kv_transfer

@@ -1,0 +1,335 @@
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+
+#include "base/check.h"
+#include "kv_transfer/codec/chunk_codec.h"
+#include "kv_transfer/codec/codecs.h"
+#include "kv_transfer/codec/lane_kernels.h"
+#include "kv_transfer/codec/number_coder.h"
+
+namespace kv_transfer {
+namespace {
+
+// Parameters: the profile's id where there is one; then, for each plane, the step (f32), a byte that says whether means
+// of the chunk follow (bf16, one a channel), these, and the bytes of number_coder.h, a piece for each group.
+// Plain: the raw tokens (plane, head, token), then what number_coder.h puts there.
+
+constexpr std::uint8_t kIsUnrotated = 1;  // flags: keys are coded as before their rotation
+constexpr std::uint8_t kHasProfile = 2;
+constexpr std::uint32_t kSinkTokens = 4;  // attention leans on the first ones far more than on others
+constexpr std::uint32_t kRowsSeen = 32;   // of a head, for means and deviations
+constexpr std::uint32_t kMeansTokensMin = 64;
+
+/// Steps of a level: of the deviation of a plane, or of a profile's steps.
+constexpr std::array<float, kSluiceLevels> kFactors{0.03f, 0.06f, 0.125f, 0.25f, 0.5f, 0.8f, 1.2f, 1.8f};
+
+float value_of(std::uint16_t bits) {
+    const std::uint32_t wide = std::uint32_t{bits} << 16;
+    float value;
+    std::memcpy(&value, &wide, sizeof value);
+    return value;
+}
+
+std::uint16_t bf16_near(float value) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+struct Rotation {
+    const float* cosines = nullptr;  // of the first coded token, [tokens][head_dim / 2]; null: none
+    const float* sines = nullptr;
+};
+
+class SluiceCodec final : public ChunkCodec {
+public:
+    SluiceCodec(std::uint64_t numerics_id, std::shared_ptr<const RotaryTable> rotary,
+                std::shared_ptr<const KvProfile> profile)
+        : ChunkCodec(ChunkKind::sluice, numerics_id),
+          rotary_(std::move(rotary)),
+          profile_(std::move(profile)),
+          profile_id_(profile_ == nullptr ? 0 : profile_->id()) {}
+    std::string_view name() const override { return "sluice"; }
+    bool has_level(std::uint32_t level) const override { return level < kSluiceLevels; }
+    bool is_lossy(std::uint32_t) const override { return true; }
+
+private:
+    /// What a chunk's coded tokens are.
+    struct Coded {
+        std::uint32_t first = 0;  // in the chunk
+        std::uint32_t tokens = 0;
+    };
+
+    bool can_unrotate(const Job& job) const {
+        return rotary_ != nullptr && rotary_->head_dim == job.shape.head_dim && job.shape.head_dim % 2 == 0 &&
+               job.token_begin + job.shape.tokens <= rotary_->positions;
+    }
+    bool profile_fits(const Job& job) const {
+        return profile_ != nullptr && profile_->layers == job.layers_total && profile_->kv_heads == job.shape.heads &&
+               profile_->head_dim == job.shape.head_dim;
+    }
+    Rotation rotation(const Job& job, bool is_unrotated, std::uint32_t plane, const Coded& coded) const {
+        if (!is_unrotated || plane % 2 != 0) { return {}; }
+        const std::size_t at = std::size_t{job.token_begin + coded.first} * (job.shape.head_dim / 2);
+        return {rotary_->cosines.data() + at, rotary_->sines.data() + at};
+    }
+    std::size_t profile_at(const Job& job, std::uint32_t plane) const {
+        return (std::size_t{job.layer_begin} * 2 + plane) * job.shape.channels();
+    }
+
+    /// Without a profile: the step of a plane, and means where they pay.
+    struct PlaneFit {
+        float deviation = 0;
+        bool has_means = false;
+    };
+    static PlaneFit fit_plane(const ChunkShape& shape, const std::byte* values, const Coded& coded,
+                              const Rotation& rotation, std::span<float> means) {
+        const std::size_t head_bytes = std::size_t{shape.tokens} * shape.head_dim * shape.value_bytes();
+        const std::size_t skipped = std::size_t{coded.first} * shape.head_dim * shape.value_bytes();
+        const std::uint32_t step = std::max(1u, coded.tokens / kRowsSeen);
+        const auto rows = static_cast<float>((coded.tokens + step - 1) / step);
+        double saved_bits = 0;
+        double squares = 0;
+        double centred = 0;
+        std::size_t count = 0;
+        for (std::uint32_t head = 0; head < shape.heads; ++head) {
+            std::array<float, kHeadDimMax> sums{};
+            std::array<float, kHeadDimMax> square_sums{};
+            lane_kernels().moments({.rows = coded.tokens,
+                                    .head_dim = shape.head_dim,
+                                    .is_bf16 = shape.is_bf16,
+                                    .cosines = rotation.cosines,
+                                    .sines = rotation.sines},
+                                   values + head * head_bytes + skipped, step, sums.data(), square_sums.data());
+            double ratios = 1;  // product of square / variance: one logarithm for some channels
+            for (std::uint32_t i = 0; i < shape.head_dim; ++i) {
+                const float mean = value_of(bf16_near(sums[i] / rows));
+                const float square = square_sums[i] / rows;
+                const float variance = std::max(square - mean * mean, 0.0f);
+                means[head * shape.head_dim + i] = mean;
+                squares += static_cast<double>(square);
+                centred += static_cast<double>(variance);
+                ++count;
+                if (variance > 0) { ratios *= static_cast<double>(square / variance); }
+                if (i % 4 == 3 || i + 1 == shape.head_dim) {
+                    saved_bits += 0.5 * std::log2(ratios) * coded.tokens;
+                    ratios = 1;
+                }
+            }
+        }
+        PlaneFit fit;
+        fit.has_means = coded.tokens >= kMeansTokensMin && saved_bits > 24.0 * shape.channels();
+        if (!fit.has_means) { std::fill(means.begin(), means.end(), 0.0f); }
+        fit.deviation = static_cast<float>(std::sqrt((fit.has_means ? centred : squares) / static_cast<double>(count)));
+        return fit;
+    }
+
+    void encode_body(const Job& job, std::span<const std::byte> raw, ChunkWorkspace& workspace,
+                     ChunkHeader& header) const override {
+        const ChunkShape& shape = job.shape;
+        const LaneKernels& kernels = lane_kernels();
+        ChunkSections& sections = workspace.sections;
+        const std::uint32_t first =
+            std::min(job.token_begin < kSinkTokens ? kSinkTokens - job.token_begin : 0, shape.tokens);
+        const std::uint32_t last =
+            std::min({(job.token_begin + shape.tokens) % job.block_tokens, shape.tokens - first, std::uint32_t{255}});
+        const Coded coded{first, shape.tokens - first - last};
+        header.raw_first = static_cast<std::uint8_t>(first);
+        header.raw_last = static_cast<std::uint8_t>(last);
+        const bool is_unrotated = can_unrotate(job);
+        const bool has_profile = profile_fits(job);
+        header.flags = static_cast<std::uint8_t>((is_unrotated ? kIsUnrotated : 0) | (has_profile ? kHasProfile : 0));
+        if (has_profile) { append(sections.parameters, profile_id_); }
+
+        const std::size_t row_bytes = shape.head_dim * shape.value_bytes();
+        const std::size_t head_bytes = shape.tokens * row_bytes;
+        for (std::size_t row = 0; row < std::size_t{shape.planes()} * shape.heads; ++row) {
+            const auto head = raw.subspan(row * head_bytes, head_bytes);
+            const auto begin = head.first(first * row_bytes);
+            const auto end = head.last(last * row_bytes);
+            sections.plain.insert(sections.plain.end(), begin.begin(), begin.end());
+            sections.plain.insert(sections.plain.end(), end.begin(), end.end());
+        }
+        const auto symbols =
+            grown(workspace.symbols, std::size_t{shape.planes()} * shape.groups() * coded.tokens * kLanes);
+        const auto numbers = grown(workspace.numbers, std::size_t{shape.channels()} * coded.tokens);
+        const auto floats = grown(workspace.floats, std::size_t{2} * shape.channels());
+        const auto means = floats.first(shape.channels());
+        const auto scales = floats.subspan(shape.channels());
+        NumberEncoder encoder(shape, workspace, symbols);
+        for (std::uint32_t plane = 0; plane < shape.planes() && coded.tokens > 0; ++plane) {
+            const std::byte* values = raw.data() + plane * shape.plane_values() * shape.value_bytes();
+            const Rotation turned = rotation(job, is_unrotated, plane, coded);
+            float step = kFactors[job.level];
+            bool has_means = false;
+            if (has_profile) {
+                for (std::uint32_t i = 0; i < shape.channels(); ++i) {
+                    means[i] = profile_->means[profile_at(job, plane) + i];
+                    scales[i] = 1.0f / (step * profile_->steps[profile_at(job, plane) + i]);
+                }
+            } else {
+                const PlaneFit fit = fit_plane(shape, values, coded, turned, means);
+                has_means = fit.has_means;
+                step = std::clamp(step * fit.deviation, 1e-25f, 1e25f);
+                std::fill(scales.begin(), scales.end(), 1.0f / step);
+            }
+            append(sections.parameters, step);
+            append(sections.parameters, static_cast<std::uint8_t>(has_means ? 1 : 0));
+            if (has_means) {
+                for (const float mean : means) {
+                    append(sections.parameters, bf16_near(mean));
+                }
+            }
+            for (std::uint32_t head = 0; head < shape.heads; ++head) {
+                const HeadRows rows{.rows = coded.tokens,
+                                    .head_dim = shape.head_dim,
+                                    .is_bf16 = shape.is_bf16,
+                                    .cosines = turned.cosines,
+                                    .sines = turned.sines,
+                                    .mean = means.data() + head * shape.head_dim,
+                                    .channel_scale = scales.data() + head * shape.head_dim};
+                kernels.quantise(rows, values + head * head_bytes + first * row_bytes,
+                                 numbers.data() + std::size_t{head} * coded.tokens * shape.head_dim);
+            }
+            for (std::uint32_t group = 0; group < shape.groups(); ++group) {
+                encoder.add({group, coded.tokens, 0, coded.tokens}, numbers.data());
+            }
+        }
+        code_stream(workspace, symbols, header);
+    }
+
+    struct PlaneParameters {
+        float step = 0;
+        std::span<const std::byte> means;  // empty: none
+        std::span<const std::byte> pieces;
+    };
+    static bool read_plane(const ChunkShape& shape, SectionReader& reader, PlaneParameters& out) {
+        if (!reader.has(sizeof(float) + 1)) { return false; }
+        out.step = reader.number<float>();
+        const auto has_means = reader.number<std::uint8_t>();
+        const std::size_t mean_bytes = has_means == 1 ? shape.channels() * sizeof(std::uint16_t) : 0;
+        if (has_means > 1 || !(out.step >= 1e-26f) || !(out.step <= 1e26f) ||
+            !reader.has(mean_bytes + shape.groups())) {
+            return false;
+        }
+        out.means = reader.take(mean_bytes);
+        out.pieces = reader.take(shape.groups());
+        return true;
+    }
+
+    base::Result<void> decode_body(const Job& job, const ChunkView& view, ChunkWorkspace& workspace,
+                                   std::span<std::byte> out) const override {
+        const ChunkShape& shape = job.shape;
+        const LaneKernels& kernels = lane_kernels();
+        const bool is_unrotated = (view.header.flags & kIsUnrotated) != 0;
+        const bool has_profile = (view.header.flags & kHasProfile) != 0;
+        if ((view.header.flags & ~(kIsUnrotated | kHasProfile)) != 0) { return damaged("flags that no encoder sets"); }
+        if (is_unrotated && !can_unrotate(job)) { return damaged("keys before their rotation, and no angles here"); }
+        SectionReader reader(view.parameters);
+        if (has_profile) {
+            if (!profile_fits(job)) { return damaged("coded with a profile, and none of this model is here"); }
+            if (!reader.has(sizeof profile_id_) || reader.number<std::uint32_t>() != profile_id_) {
+                return damaged("coded with another profile than the one here");
+            }
+        }
+        const Coded coded{view.header.raw_first, shape.tokens - view.header.raw_first - view.header.raw_last};
+        const SectionReader planes_begin = reader;
+        PlaneParameters parameters;
+        workspace.runs.clear();
+        for (std::uint32_t plane = 0; plane < shape.planes() && coded.tokens > 0; ++plane) {
+            if (!read_plane(shape, reader, parameters)) { return damaged("parameters end too early"); }
+            for (const std::byte piece : parameters.pieces) {
+                workspace.runs.push_back(run_of(std::to_integer<std::uint8_t>(piece), coded.tokens));
+            }
+        }
+        if (!reader.empty()) { return damaged("too many parameters"); }
+
+        const std::size_t row_bytes = shape.head_dim * shape.value_bytes();
+        const std::size_t head_bytes = shape.tokens * row_bytes;
+        const std::size_t begin_bytes = view.header.raw_first * row_bytes;
+        const std::size_t end_bytes = view.header.raw_last * row_bytes;
+        SectionReader plain(view.plain);
+        if (!plain.has((begin_bytes + end_bytes) * shape.planes() * shape.heads)) {
+            return damaged("raw tokens end too early");
+        }
+        for (std::size_t row = 0; row < std::size_t{shape.planes()} * shape.heads; ++row) {
+            std::byte* head = out.data() + row * head_bytes;
+            const auto begin = plain.take(begin_bytes);
+            std::copy(begin.begin(), begin.end(), head);
+            const auto end = plain.take(end_bytes);
+            std::copy(end.begin(), end.end(), head + head_bytes - end_bytes);
+        }
+        const auto symbols =
+            grown(workspace.symbols, std::size_t{shape.planes()} * shape.groups() * coded.tokens * kLanes);
+        if (auto done = rans_decode(rans_kernels(), workspace.runs, view.stream, view.header.groups, symbols); !done) {
+            return done;
+        }
+        const auto numbers = grown(workspace.numbers, std::size_t{shape.channels()} * coded.tokens);
+        const auto floats = grown(workspace.floats, std::size_t{2} * shape.channels());
+        const auto means = floats.first(shape.channels());
+        const auto steps = floats.subspan(shape.channels());
+        NumberDecoder decoder(shape, workspace, symbols, plain, SectionReader(view.escapes));
+        reader = planes_begin;
+        for (std::uint32_t plane = 0; plane < shape.planes() && coded.tokens > 0; ++plane) {
+            static_cast<void>(read_plane(shape, reader, parameters));
+            for (std::uint32_t group = 0; group < shape.groups(); ++group) {
+                const auto piece = std::to_integer<std::uint8_t>(parameters.pieces[group]);
+                if (!decoder.take({group, coded.tokens, 0, coded.tokens}, piece, numbers.data())) {
+                    return damaged("sections end too early");
+                }
+            }
+            for (std::uint32_t i = 0; i < shape.channels(); ++i) {
+                means[i] = has_profile ? profile_->means[profile_at(job, plane) + i] : 0.0f;
+                steps[i] =
+                    has_profile ? parameters.step * profile_->steps[profile_at(job, plane) + i] : parameters.step;
+                if (!parameters.means.empty()) {
+                    std::uint16_t bits;
+                    std::memcpy(&bits, parameters.means.data() + i * sizeof bits, sizeof bits);
+                    if ((bits & 0x7f80) == 0x7f80) { return damaged("a mean that is no number"); }
+                    means[i] = value_of(bits);
+                }
+            }
+            const Rotation turned = rotation(job, is_unrotated, plane, coded);
+            for (std::uint32_t head = 0; head < shape.heads; ++head) {
+                const HeadRows rows{.rows = coded.tokens,
+                                    .head_dim = shape.head_dim,
+                                    .is_bf16 = shape.is_bf16,
+                                    .cosines = turned.cosines,
+                                    .sines = turned.sines,
+                                    .mean = means.data() + head * shape.head_dim,
+                                    .channel_scale = steps.data() + head * shape.head_dim};
+                kernels.restore(
+                    rows, numbers.data() + std::size_t{head} * coded.tokens * shape.head_dim,
+                    out.data() + plane * shape.plane_values() * shape.value_bytes() + head * head_bytes + begin_bytes);
+            }
+        }
+        if (!decoder.at_end()) { return damaged("sections go on behind the last number"); }
+        return {};
+    }
+
+    const std::shared_ptr<const RotaryTable> rotary_;
+    const std::shared_ptr<const KvProfile> profile_;
+    const std::uint32_t profile_id_;
+};
+
+}  // namespace
+
+std::unique_ptr<Codec> make_sluice_codec(std::uint64_t numerics_id, std::shared_ptr<const RotaryTable> rotary,
+                                         std::shared_ptr<const KvProfile> profile) {
+    return std::make_unique<SluiceCodec>(numerics_id, std::move(rotary), std::move(profile));
+}
+
+base::Result<std::unique_ptr<Codec>> make_codec(std::string_view name, std::uint64_t numerics_id,
+                                                std::shared_ptr<const RotaryTable> rotary,
+                                                std::shared_ptr<const KvProfile> profile) {
+    if (name == "exact") { return make_exact_codec(numerics_id); }
+    if (name == "int8") { return make_int8_codec(numerics_id); }
+    if (name == "cachegen") { return make_cachegen_codec(numerics_id); }
+    if (name == "sluice") { return make_sluice_codec(numerics_id, std::move(rotary), std::move(profile)); }
+    return base::fail(base::ErrorCode::not_found, "no KV codec \"" + std::string(name.substr(0, 32)) +
+                                                      "\": there are exact, int8, cachegen and sluice");
+}
+
+}  // namespace kv_transfer
