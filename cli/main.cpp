@@ -14,6 +14,7 @@
 #include "bench/serve.h"
 #include "cli/doctor.h"
 #include "cli/drain.h"
+#include "cli/explain.h"
 #include "cli/model/commands.h"
 #include "cli/model/resolve.h"
 #include "cli/model_make.h"
@@ -142,6 +143,11 @@ int main(int argc, char** argv) {
     cli::add_drain(*command(app, "drain", "a worker finishes what it has and gets nothing new",
                             [&] { return cli::drain_main(drain); }),
                    drain);
+
+    cli::ExplainCommand explain;
+    cli::add_explain(*command(app, "explain", "why requests were late, and what would help",
+                              [&] { return cli::explain_main(explain); }),
+                     explain);
 
     cli::RunOptions run;
     cli::add_run(*command(app, "run", "a prompt or a chat in the terminal",

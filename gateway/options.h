@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/config.h"
+#include "gateway/explain/timeline_book.h"
 #include "gateway/http/server.h"
 #include "gateway/openai/request_form.h"
 #include "gateway/request/generation.h"
@@ -29,6 +30,7 @@ struct GatewayOptions {
     FormLimits form;
     RequestOptions request;
     SloClasses slo;
+    ExplainOptions explain;
 
     std::size_t inflight_requests_max = 1024;  // client requests between arrival and answer; more get 429
     std::size_t embedding_texts_at_once = 64;  // of one request for vectors, at the workers at a time

@@ -23,7 +23,7 @@ namespace json = boost::json;
 struct World {
     explicit World(gateway::GatewayOptions given = {}, gateway::Models models = make_models({"m"}, {"org/m"}),
                    std::vector<const gateway::FormRewriter*> rewriters = {})
-        : options(std::move(given)), owner({}, std::move(models)) {
+        : options(std::move(given)), owner({.keeps_timelines = options.explain.is_on()}, std::move(models)) {
         cors = gateway::Cors::make(options.cors_origins).value();
         api = std::make_unique<gateway::Api>(
             gateway::Api::Setup{.options = options,
@@ -35,6 +35,7 @@ struct World {
                                 .rewriters = std::move(rewriters),
                                 .metrics = owner.rows,
                                 .log = log,
+                                .timelines = &timelines,
                                 .clock = owner.clock,
                                 .post = [this](std::function<void()> work) { posted.push_back(std::move(work)); },
                                 .post_text = [this](const std::string&, std::uint64_t,
@@ -111,6 +112,7 @@ struct World {
 
     gateway::GatewayOptions options;
     Owner owner;
+    gateway::TimelineBook timelines{options.explain, owner.clock};
     gateway::Cors cors;
     std::vector<std::string> written;  // by the log's thread, until it is gone
     std::optional<gateway::RequestLog> log_writer{
