@@ -17,6 +17,7 @@
 #include <csignal>
 #include <memory>
 #include <optional>
+#include <unordered_map>
 #include <utility>
 
 #include "bench/sse_parser.h"
@@ -80,6 +81,13 @@ public:
         endpoints_ = *endpoints;
         records_.resize(requests_.size());
         has_ended_.assign(requests_.size(), false);
+        was_sent_.assign(requests_.size(), false);
+        followers_.resize(requests_.size());
+        for (std::size_t i = 0; i < requests_.size(); ++i) {
+            if (const auto after = requests_[i].plan.after) { followers_[*after].push_back(i); }
+        }
+        if (options_.follow) { answers_.resize(requests_.size()); }
+        slot_free_.expires_at(SteadyTime::max());
         start_ = std::chrono::steady_clock::now();
         signals_.async_wait([this](beast::error_code error, int) {
             if (!error) { io_.stop(); }
@@ -88,15 +96,17 @@ public:
         if (options_.progress) { asio::co_spawn(io_, tell_progress(), asio::detached); }
         io_.run();
 
-        for (std::size_t i = 0; i < sent_; ++i) {
+        std::vector<RequestRecord> records;
+        for (std::size_t i = 0; i < records_.size(); ++i) {
+            if (!was_sent_[i]) { continue; }
             if (!has_ended_[i]) {
                 records_[i].error_kind = "interrupted";
                 records_[i].end = elapsed();
             }
+            records.push_back(std::move(records_[i]));
         }
-        records_.resize(sent_);
         if (options_.progress) { options_.progress(progress()); }
-        return std::move(records_);
+        return records;
     }
 
 private:
@@ -109,26 +119,71 @@ private:
     asio::awaitable<void> send_all() {
         asio::steady_timer timer(io_);
         for (std::size_t i = 0; i < requests_.size(); ++i) {
+            if (requests_[i].plan.after) { continue; }
             beast::error_code error;
             timer.expires_at(start_ + to_duration(requests_[i].plan.due));
             co_await timer.async_wait(into(error));
-            while (options_.in_flight_max > 0 && sent_ - ended_ >= options_.in_flight_max) {
-                slot_free_.expires_at(SteadyTime::max());
-                co_await slot_free_.async_wait(into(error));  // cancelled by the next request that ends
-            }
-            RequestRecord& record = records_[i];
-            record.index = i;
-            record.due = requests_[i].plan.due;
-            record.prompt_tokens_asked = requests_[i].plan.prompt_tokens;
-            record.output_tokens_asked = requests_[i].plan.output_tokens;
-            ++sent_;
+            co_await wait_for_slot();
+            begin(i, requests_[i].plan.due);
             asio::co_spawn(io_, serve_one(i), asio::detached);
         }
         if (requests_.empty()) { finish(); }
     }
 
+    asio::awaitable<void> wait_for_slot() {
+        while (options_.in_flight_max > 0 && sent_ - ended_ >= options_.in_flight_max) {
+            beast::error_code error;
+            co_await slot_free_.async_wait(into(error));  // cancelled by the next request that ends
+        }
+    }
+
+    void begin(std::size_t index, Seconds due) {
+        RequestRecord& record = records_[index];
+        const PlannedRequest& plan = requests_[index].plan;
+        record.index = index;
+        record.session = plan.session;
+        record.due = due;
+        record.prompt_tokens_asked = plan.prompt_tokens;
+        record.output_tokens_asked = plan.output_tokens;
+        was_sent_[index] = true;
+        ++sent_;
+    }
+
+    /// The next turn of a conversation.
+    asio::awaitable<void> follow(std::size_t index) {
+        const Seconds due = records_[*requests_[index].plan.after].end + requests_[index].plan.think;
+        asio::steady_timer timer(io_);
+        beast::error_code error;
+        timer.expires_at(start_ + to_duration(due));
+        co_await timer.async_wait(into(error));
+        co_await wait_for_slot();
+        begin(index, due);
+        co_await serve_one(index);
+    }
+
+    /// What follows a failed turn is not sent, and counts as failed.
+    void give_up_followers(std::size_t index) {
+        std::vector<std::size_t> open = followers_[index];
+        while (!open.empty()) {
+            const std::size_t next = open.back();
+            open.pop_back();
+            begin(next, elapsed());
+            records_[next].sent = records_[next].end = records_[next].due;
+            fail(records_[next], "not_sent", "the turn before it failed");
+            has_ended_[next] = true;
+            ++ended_;
+            ++failed_;
+            open.insert(open.end(), followers_[next].begin(), followers_[next].end());
+        }
+    }
+
     asio::awaitable<void> serve_one(std::size_t index) {
         RequestRecord& record = records_[index];
+        if (requests_[index].plan.after && options_.follow) {
+            std::string& before = answers_[*requests_[index].plan.after];
+            followed_body_[index] = options_.follow(index, before);
+            before.clear();
+        }
         record.sent = elapsed();
         const SteadyTime deadline = start_ + to_duration(record.sent + options_.timeout);
         // A kept connection may have been closed by the server meanwhile: then the request is sent once more on a new
@@ -137,7 +192,15 @@ private:
         record.end = elapsed();
         has_ended_[index] = true;
         ++ended_;
-        if (!record.is_ok()) { ++failed_; }
+        followed_body_.erase(index);
+        if (record.is_ok()) {
+            for (const std::size_t next : followers_[index]) {
+                asio::co_spawn(io_, follow(next), asio::detached);
+            }
+        } else {
+            ++failed_;
+            give_up_followers(index);
+        }
         slot_free_.cancel();
         if (ended_ == requests_.size()) { finish(); }
     }
@@ -168,7 +231,11 @@ private:
         Request request = make_request(target_, http::verb::post, endpoint_path(options_.endpoint));
         request.set(http::field::content_type, "application/json");
         request.set(http::field::accept, "text/event-stream");
-        request.body() = requests_[index].body;
+        const auto followed = followed_body_.find(index);
+        request.body() = followed == followed_body_.end() ? requests_[index].body : followed->second;
+        if (const std::uint64_t session = requests_[index].plan.session; session != 0) {
+            request.set("x-session-id", "bench-" + std::to_string(session));
+        }
         request.prepare_payload();
         co_await http::async_write(connection->stream, request, into(error));
 
@@ -223,6 +290,7 @@ private:
                 }
                 if (event->error) { fail(record, "stream_error", *event->error); }
                 if (event->has_text) { record.token_times.push_back(now); }
+                if (!answers_.empty() && !followers_[record.index].empty()) { answers_[record.index] += event->text; }
                 is_done = is_done || event->is_done;
                 is_finished = is_finished || event->is_finish;
                 if (event->usage) {
@@ -302,6 +370,10 @@ private:
     SteadyTime start_;
     std::vector<RequestRecord> records_;
     std::vector<bool> has_ended_;
+    std::vector<bool> was_sent_;
+    std::vector<std::vector<std::size_t>> followers_;             // by request
+    std::vector<std::string> answers_;                            // texts, until the next turn has them; with `follow`
+    std::unordered_map<std::size_t, std::string> followed_body_;  // of turns in flight
     std::size_t sent_ = 0;
     std::size_t ended_ = 0;
     std::size_t failed_ = 0;

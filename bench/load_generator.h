@@ -56,13 +56,16 @@ struct LoadOptions {
     bool check_length = true;       // an answer that is shorter or longer than asked is an error ("wrong_length")
     Seconds progress_interval{1};
     std::function<void(const LoadProgress&)> progress;  // called on the calling thread; may be empty
+    /// The body of a request that follows another one (PlannedRequest::after), made when it is sent. Empty: its own.
+    std::function<std::string(std::size_t index, const std::string& answer_before)> follow;
 };
 
-/// Sends each request when it falls due, whatever became of the earlier ones, and waits for all answers. Blocks; uses
-/// the calling thread for everything. One record for each request, in the order of `requests`. SIGINT ends the run
-/// early: what was in flight then has the error "interrupted", what was not sent has no record. Kinds of error:
-/// http_NNN, connect, read, timeout, stream_error, bad_stream, truncated_stream, wrong_length, interrupted. Error:
-/// unavailable when the host's name cannot be resolved.
+/// Sends each request when it falls due, whatever became of the earlier ones, and waits for all answers. A request that
+/// follows another falls due when that one has ended and the think time has passed; where that one failed it is not
+/// sent, which is its error ("not_sent"). Blocks; uses the calling thread for everything. One record for each request,
+/// in the order of `requests`. SIGINT ends the run early: what was in flight then has the error "interrupted", what was
+/// not sent has no record. Kinds of error: http_NNN, connect, read, timeout, stream_error, bad_stream,
+/// truncated_stream, wrong_length, interrupted. Error: unavailable when the host's name cannot be resolved.
 base::Result<std::vector<RequestRecord>> run_load(const Target& target, std::span<const LoadRequest> requests,
                                                   const LoadOptions& options);
 

@@ -40,28 +40,52 @@ std::string_view endpoint_path(Endpoint endpoint) {
     return endpoint == Endpoint::chat ? "/chat/completions" : "/completions";
 }
 
-std::string request_body(const RequestForm& form, const Prompt& prompt, std::uint32_t output_tokens) {
-    json::object body;
+namespace {
+
+/// The fields that both endpoints have.
+std::string finish_body(json::object body, const RequestForm& form, std::uint32_t output_tokens) {
     body["model"] = form.model;
-    const auto* text = std::get_if<std::string>(&prompt);
-    if (form.endpoint == Endpoint::chat) {
-        CHECK(text != nullptr);
-        body["messages"] = json::array{json::object{{"role", "user"}, {"content", *text}}};
-        body["max_completion_tokens"] = output_tokens;
-    } else {
-        if (text != nullptr) {
-            body["prompt"] = *text;
-        } else {
-            const auto& ids = std::get<std::vector<std::int32_t>>(prompt);
-            body["prompt"] = json::array(ids.begin(), ids.end());
-        }
-        body["max_tokens"] = output_tokens;
-    }
+    body[form.endpoint == Endpoint::chat ? "max_completion_tokens" : "max_tokens"] = output_tokens;
     body["temperature"] = form.temperature;
     body["stream"] = true;
     body["stream_options"] = json::object{{"include_usage", true}};
     if (form.ignore_eos) { body["ignore_eos"] = true; }
     return json::serialize(body);
+}
+
+}  // namespace
+
+std::string request_body(const RequestForm& form, const Prompt& prompt, std::uint32_t output_tokens) {
+    json::object body;
+    const auto* text = std::get_if<std::string>(&prompt);
+    if (form.endpoint == Endpoint::chat) {
+        CHECK(text != nullptr);
+        body["messages"] = json::array{json::object{{"role", "user"}, {"content", *text}}};
+    } else if (text != nullptr) {
+        body["prompt"] = *text;
+    } else {
+        const auto& ids = std::get<std::vector<std::int32_t>>(prompt);
+        body["prompt"] = json::array(ids.begin(), ids.end());
+    }
+    return finish_body(std::move(body), form, output_tokens);
+}
+
+std::string request_body(const RequestForm& form, std::span<const Message> messages, std::uint32_t output_tokens) {
+    json::object body;
+    if (form.endpoint == Endpoint::chat) {
+        json::array all;
+        for (const Message& message : messages) {
+            all.push_back(json::object{{"role", message.role}, {"content", message.content}});
+        }
+        body["messages"] = std::move(all);
+    } else {
+        std::string text;
+        for (const Message& message : messages) {
+            text += (text.empty() ? "" : " ") + message.content;
+        }
+        body["prompt"] = std::move(text);
+    }
+    return finish_body(std::move(body), form, output_tokens);
 }
 
 base::Result<StreamEvent> parse_stream_event(std::string_view data) {
@@ -85,6 +109,9 @@ base::Result<StreamEvent> parse_stream_event(std::string_view data) {
         const json::value* delta = find(choice, "delta");
         event.has_text = is_text(find(choice, "text")) || is_text(find(delta, "content")) ||
                          is_text(find(delta, "reasoning")) || is_text(find(delta, "reasoning_content"));
+        for (const json::value* text : {find(choice, "text"), find(delta, "content")}) {
+            if (is_text(text)) { event.text = text->get_string(); }
+        }
         event.is_finish = is_text(find(choice, "finish_reason"));
     }
     if (const json::value* usage = find(&value, "usage"); usage != nullptr && usage->is_object()) {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -26,10 +27,19 @@ std::string_view endpoint_path(Endpoint endpoint);
 /// A streaming request with usage, as one JSON object. Token ids are only for Endpoint::completions.
 std::string request_body(const RequestForm& form, const Prompt& prompt, std::uint32_t output_tokens);
 
+/// One message of a conversation.
+struct Message {
+    std::string role;  // "user", "assistant"
+    std::string content;
+};
+/// The same with a conversation for Endpoint::chat, or its texts one after the other for Endpoint::completions.
+std::string request_body(const RequestForm& form, std::span<const Message> messages, std::uint32_t output_tokens);
+
 /// What one event of a stream says.
 struct StreamEvent {
     bool is_done = false;              // data: [DONE]
     bool has_text = false;             // some text of the first choice (content, reasoning or completion text)
+    std::string text;                  // of it, without reasoning
     bool is_finish = false;            // the first choice has ended
     std::optional<std::string> error;  // the server's message
     struct Usage {

@@ -14,6 +14,7 @@ using Seconds = std::chrono::duration<double>;
 /// What happened to one request. Times count from the start of the run.
 struct RequestRecord {
     std::size_t index = 0;
+    std::uint64_t session = 0;  // conversation it belongs to; 0: none
     std::uint32_t prompt_tokens_asked = 0;
     std::uint32_t output_tokens_asked = 0;
 
@@ -46,11 +47,14 @@ struct RequestRecord {
 
 /// A target that is not set always holds.
 struct SloTargets {
-    std::optional<Seconds> ttft;
-    std::optional<Seconds> tpot;
+    std::optional<Seconds> ttft = {};
+    std::optional<Seconds> tpot = {};
+    std::optional<Seconds> end_to_end = {};
+
+    bool is_any() const { return ttft || tpot || end_to_end; }
 };
 
-/// Whether the request was answered, in time by both targets. An answer of one token has no TPOT and cannot miss it.
+/// Whether the request was answered, in time by all targets. An answer of one token has no TPOT and cannot miss it.
 bool meets(const SloTargets& targets, const RequestRecord& record);
 
 }  // namespace bench

@@ -2,11 +2,16 @@
 
 #include <algorithm>
 #include <cstdarg>
+#include <cstddef>
+#include <cstdint>
 #include <cstdio>
+#include <utility>
 #include <vector>
 
 namespace bench {
 namespace {
+
+constexpr double kLagNotedMs = 5;  // of the generator, at the 99th percentile
 
 double milliseconds(Seconds value) {
     return value.count() * 1e3;
@@ -37,7 +42,85 @@ bool meets(const SloTargets& targets, const RequestRecord& record) {
     const std::optional<Seconds> ttft = record.ttft();
     if (targets.ttft && (!ttft || *ttft > *targets.ttft)) { return false; }
     const std::optional<Seconds> tpot = record.tpot();
-    return !(targets.tpot && tpot && *tpot > *targets.tpot);
+    if (targets.tpot && tpot && *tpot > *targets.tpot) { return false; }
+    return !(targets.end_to_end && record.end_to_end() > *targets.end_to_end);
+}
+
+namespace {
+
+/// Requests that were sent and had not ended, at most.
+std::size_t most_in_flight(std::span<const RequestRecord> records) {
+    std::vector<std::pair<double, int>> changes;
+    for (const RequestRecord& record : records) {
+        changes.emplace_back(record.sent.count(), 1);
+        changes.emplace_back(record.end.count(), -1);
+    }
+    std::sort(changes.begin(), changes.end());  // of equal times an end comes first
+    std::ptrdiff_t now = 0;
+    std::ptrdiff_t most = 0;
+    for (const auto& [at, change] : changes) {
+        now += change;
+        most = std::max(most, now);
+    }
+    return static_cast<std::size_t>(most);
+}
+
+/// Chunks of text in the fullest whole second, as tokens: a chunk may hold several.
+double peak_tokens(std::span<const RequestRecord> records) {
+    std::map<std::int64_t, double> by_second;
+    double peak = 0;
+    for (const RequestRecord& record : records) {
+        if (record.token_times.empty()) { continue; }
+        const double each = static_cast<double>(record.output_tokens) / static_cast<double>(record.token_times.size());
+        for (const Seconds at : record.token_times) {
+            peak = std::max(peak, by_second[static_cast<std::int64_t>(at.count())] += each);
+        }
+    }
+    return peak;
+}
+
+}  // namespace
+
+std::optional<SteadyWindow> steady_window(std::span<const RequestRecord> records) {
+    if (records.empty()) { return std::nullopt; }
+    SteadyWindow window{records.front().end, records.front().due};
+    for (const RequestRecord& record : records) {
+        if (record.is_ok()) { window.begin = std::min(window.begin, record.end); }
+        window.end = std::max(window.end, record.due);
+    }
+    if (window.end <= window.begin) { return std::nullopt; }
+    return window;
+}
+
+Report make_steady_report(std::span<const RequestRecord> records, const SloTargets& targets,
+                          const SteadyWindow& window) {
+    const double length = (window.end - window.begin).count();
+    std::vector<RequestRecord> due;
+    double completed = 0;
+    double met = 0;
+    double prompt_tokens = 0;
+    double output_tokens = 0;
+    const auto is_in = [&](Seconds at) { return at >= window.begin && at < window.end; };
+    for (const RequestRecord& record : records) {
+        if (is_in(record.due)) { due.push_back(record); }
+        if (record.is_ok() && is_in(record.end)) {
+            ++completed;
+            met += meets(targets, record) ? 1 : 0;
+            prompt_tokens += record.prompt_tokens;
+        }
+        const auto chunks = std::count_if(record.token_times.begin(), record.token_times.end(), is_in);
+        if (chunks > 0) {
+            output_tokens +=
+                static_cast<double>(chunks) * record.output_tokens / static_cast<double>(record.token_times.size());
+        }
+    }
+    Report report = make_report(due, targets);
+    report.duration_s = length;
+    report.completed_per_s = completed / length;
+    report.goodput_per_s = met / length;
+    report.prompt_tokens_per_s = prompt_tokens / length;
+    report.output_tokens_per_s = output_tokens / length;
+    return report;
 }
 
 Report make_report(std::span<const RequestRecord> records, const SloTargets& targets) {
@@ -90,6 +173,8 @@ Report make_report(std::span<const RequestRecord> records, const SloTargets& tar
     if (report.prompt_tokens > 0) {
         report.cached_share = static_cast<double>(cached_tokens) / static_cast<double>(report.prompt_tokens);
     }
+    report.in_flight_max = most_in_flight(records);
+    report.output_tokens_peak_per_s = peak_tokens(records);
     report.attainment = static_cast<double>(met) / static_cast<double>(records.size());
     report.ttft_ms = summarize(std::move(ttft_ms));
     report.tpot_ms = summarize(std::move(tpot_ms));
@@ -112,10 +197,27 @@ std::string report_text(const Report& report, const SloTargets& targets) {
     append_row(text, "ITL", report.itl_ms);
     append_row(text, "E2E", report.end_to_end_ms);
     append_row(text, "lag", report.lag_ms);
-    if (targets.ttft || targets.tpot) {
+    if (report.generator_cpu_s > 0) {
+        append(text, "generator: %.2f s of CPU, %.0f %% of a core, at most %zu requests in flight\n",
+               report.generator_cpu_s, report.generator_cpu_share * 100, report.in_flight_max);
+    }
+    if (report.lag_ms.p99 > kLagNotedMs) {
+        append(text,
+               "late: one of 100 requests was sent %.1f ms after it was due: this machine is too slow for the load, or "
+               "they waited for --max-in-flight\n",
+               report.lag_ms.p99);
+    }
+    if (targets.is_any()) {
         append(text, "SLO:");
-        if (targets.ttft) { append(text, " TTFT <= %g ms", milliseconds(*targets.ttft)); }
-        if (targets.tpot) { append(text, "%s TPOT <= %g ms", targets.ttft ? "," : "", milliseconds(*targets.tpot)); }
+        const char* separator = " ";
+        const auto tell = [&](const char* name, const std::optional<Seconds>& target) {
+            if (!target) { return; }
+            append(text, "%s%s <= %g ms", separator, name, milliseconds(*target));
+            separator = ", ";
+        };
+        tell("TTFT", targets.ttft);
+        tell("TPOT", targets.tpot);
+        tell("E2E", targets.end_to_end);
         append(text, ": met by %.1f %%, goodput %.2f requests/s\n", report.attainment * 100, report.goodput_per_s);
     }
     for (const auto& [kind, count] : report.errors) {

@@ -54,6 +54,10 @@ json::object report_json(const Report& report) {
             {"itl_ms", summary_json(report.itl_ms)},
             {"end_to_end_ms", summary_json(report.end_to_end_ms)},
             {"lag_ms", summary_json(report.lag_ms)},
+            {"in_flight_max", report.in_flight_max},
+            {"output_tokens_peak_per_s", report.output_tokens_peak_per_s},
+            {"generator_cpu_s", report.generator_cpu_s},
+            {"generator_cpu_share", report.generator_cpu_share},
             {"attainment", report.attainment},
             {"goodput_per_s", report.goodput_per_s}};
 }
@@ -79,6 +83,7 @@ json::array records_json(std::span<const RequestRecord> records) {
                          {"itl_ms", std::move(gaps_ms)}};
         row["ttft_ms"] = record.ttft() ? json::value(record.ttft()->count() * 1e3) : json::value(nullptr);
         row["tpot_ms"] = record.tpot() ? json::value(record.tpot()->count() * 1e3) : json::value(nullptr);
+        if (record.session != 0) { row["session"] = record.session; }
         if (!record.is_ok()) {
             row["error"] = record.error_kind;
             row["error_message"] = record.error_message;

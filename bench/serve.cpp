@@ -4,38 +4,39 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
-#include <cerrno>
+#include <chrono>
 #include <cstdio>
-#include <cstring>
-#include <fstream>
-#include <iterator>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "bench/goodput_search.h"
-#include "bench/load_generator.h"
 #include "bench/report.h"
 #include "bench/report_json.h"
+#include "bench/serve_session.h"
+#include "bench/sessions.h"
+#include "bench/vllm_form.h"
 
 namespace bench {
 namespace {
 
 namespace json = boost::json;
 
-constexpr Seconds kGetTimeout{30};
-constexpr std::size_t kProbeWords[2] = {16, 64};  // of the two probes that tell how long a word is for the tokenizer
-
 int complain(const base::Error& error) {
     std::fprintf(stderr, "bench serve: %s\n", error.message.c_str());
     return error.code == base::ErrorCode::invalid_argument ? 2 : 1;
 }
 
-base::Result<std::string> read_file(const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    if (!file) { return base::fail(base::ErrorCode::not_found, "cannot read " + path + ": " + std::strerror(errno)); }
-    return std::string{std::istreambuf_iterator<char>(file), {}};
+double cpu_seconds() {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    const auto seconds = [](const timeval& time) {
+        return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6;
+    };
+    return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
 /// The program blocks the signals that end a server; a benchmark is ended by them at once (SIGINT: with its report).
@@ -64,29 +65,12 @@ void allow_many_connections() {
     setrlimit(RLIMIT_NOFILE, &limit);  // where it fails the default holds, and "connect" errors tell of it
 }
 
-/// Everything that stays the same over the runs of a sweep.
-struct Session {
-    Target target;
-    RequestForm form;
-    SloTargets targets;
-    PromptMaker::Options prompts;
-    std::vector<PlannedRequest> trace;  // empty: synthetic
-};
-
 struct RunResult {
     double rate = 0;  // requests/s asked of the run
     std::vector<RequestRecord> records;
     Report report;
+    std::optional<Report> steady;
 };
-
-LoadOptions load_options(const ServeBenchOptions& options, const Session& session) {
-    LoadOptions load;
-    load.endpoint = session.form.endpoint;
-    load.timeout = Seconds(options.timeout_s);
-    load.in_flight_max = options.in_flight_max;
-    load.check_length = options.ignore_eos;
-    return load;
-}
 
 /// On a terminal one line that is written over; elsewhere a line now and then.
 void show_progress(const LoadProgress& progress) {
@@ -105,121 +89,20 @@ void show_progress(const LoadProgress& progress) {
     std::fflush(stderr);
 }
 
-std::vector<LoadRequest> make_requests(const Session& session, std::span<const PlannedRequest> plan) {
-    PromptMaker prompts(session.prompts);
-    std::vector<LoadRequest> requests;
-    requests.reserve(plan.size());
-    for (const PlannedRequest& planned : plan) {
-        requests.push_back(
-            {planned, request_body(session.form, prompts.make(planned.prompt_tokens), planned.output_tokens)});
-    }
-    return requests;
-}
-
-/// Sends the requests of `plan` one after the other. Error: unavailable when one fails, with what the server said.
-base::Result<std::vector<RequestRecord>> run_in_turn(const ServeBenchOptions& options, const Session& session,
-                                                     std::span<const LoadRequest> requests) {
-    LoadOptions load = load_options(options, session);
-    load.in_flight_max = 1;
-    load.check_length = false;
-    auto records = run_load(session.target, requests, load);
-    if (!records) { return records; }
-    if (records->size() < requests.size()) { return base::fail(base::ErrorCode::cancelled, "interrupted"); }
-    for (const RequestRecord& record : *records) {
-        if (!record.is_ok()) {
-            return base::fail(base::ErrorCode::unavailable,
-                              "a first request failed (" + record.error_kind + "): " + record.error_message);
-        }
-    }
-    return records;
-}
-
-/// Two short requests tell how many tokens a word is and what the template adds.
-base::Result<WordLength> probe_word_length(const ServeBenchOptions& options, const Session& session) {
-    std::mt19937_64 random{options.seed};
-    std::vector<LoadRequest> probes;
-    for (const std::size_t words : kProbeWords) {
-        const PlannedRequest plan{.due = {}, .prompt_tokens = 0, .output_tokens = 1};
-        probes.push_back({plan, request_body(session.form, PromptMaker::random_words(random, words), 1)});
-    }
-    const auto records = run_in_turn(options, session, probes);
-    if (!records) { return base::pass_on(records); }
-    return fit_word_length(kProbeWords[0], (*records)[0].prompt_tokens, kProbeWords[1], (*records)[1].prompt_tokens);
-}
-
-base::Result<Session> prepare(const ServeBenchOptions& options) {
-    Session session;
-    auto target = parse_url(options.url);
-    if (!target) { return base::pass_on(target); }
-    session.target = *target;
-    session.target.api_key = options.api_key;
-    session.form = {.endpoint = options.endpoint == "chat" ? Endpoint::chat : Endpoint::completions,
-                    .model = options.model,
-                    .ignore_eos = options.ignore_eos,
-                    .temperature = options.temperature};
-    if (options.slo_ttft_ms) { session.targets.ttft = Seconds(*options.slo_ttft_ms / 1e3); }
-    if (options.slo_tpot_ms) { session.targets.tpot = Seconds(*options.slo_tpot_ms / 1e3); }
-    if (options.token_ids && session.form.endpoint != Endpoint::completions) {
-        return base::fail(base::ErrorCode::invalid_argument, "--token-ids needs --endpoint completions");
-    }
-    if (options.token_ids && !options.prompts_path.empty()) {
-        return base::fail(base::ErrorCode::invalid_argument, "--token-ids and --prompts exclude each other");
-    }
-    if (options.token_id_first < 0 || options.token_id_first > options.token_id_last) {
-        return base::fail(base::ErrorCode::invalid_argument, "--token-id-first must lie in 0..--token-id-last");
-    }
-    if (options.find_goodput && !session.targets.ttft && !session.targets.tpot) {
-        return base::fail(base::ErrorCode::invalid_argument, "--find-goodput needs --slo-ttft-ms or --slo-tpot-ms");
-    }
-
-    if (!options.trace_path.empty()) {
-        auto text = read_file(options.trace_path);
-        if (!text) { return base::pass_on(text); }
-        auto trace = parse_trace(*text, {.time_scale = options.trace_scale,
-                                         .requests = options.requests,
-                                         .prompt_tokens_max = options.prompt_tokens_max,
-                                         .output_tokens_max = options.output_tokens_max});
-        if (!trace) { return base::pass_on(trace, options.trace_path); }
-        session.trace = std::move(*trace);
-    }
-    session.prompts = {.seed = options.seed,
-                       .word_length = {},
-                       .token_ids = options.token_ids,
-                       .token_id_first = options.token_id_first,
-                       .token_id_last = options.token_id_last,
-                       .texts = {},
-                       .shared_prefix_tokens = options.shared_prefix_tokens};
-    if (!options.prompts_path.empty()) {
-        auto text = read_file(options.prompts_path);
-        if (!text) { return base::pass_on(text); }
-        auto prompts = parse_prompts(*text);
-        if (!prompts) { return base::pass_on(prompts, options.prompts_path); }
-        session.prompts.texts = std::move(*prompts);
-    }
-
-    if (session.form.model.empty()) {
-        const auto answer = http_get(session.target, "/models", kGetTimeout);
-        if (!answer) { return base::pass_on(answer); }
-        if (answer->status != 200) {
-            return base::fail(base::ErrorCode::unavailable, "the list of models was answered with status " +
-                                                                std::to_string(answer->status) + ": " +
-                                                                error_message_of(answer->body));
-        }
-        auto model = first_model_of(answer->body);
-        if (!model) { return base::pass_on(model); }
-        session.form.model = std::move(*model);
-    }
-    if (!options.token_ids && session.prompts.texts.empty()) {
-        const auto word_length = probe_word_length(options, session);
-        if (!word_length) { return base::pass_on(word_length); }
-        session.prompts.word_length = *word_length;
-    }
-    return session;
-}
-
 /// The trace at its own speed for `rate` 0, else sped up or slowed down to that mean rate; without a trace a synthetic
 /// plan.
 std::vector<PlannedRequest> make_plan(const ServeBenchOptions& options, const Session& session, double rate) {
+    if (session.trace.empty() && options.turns > 0) {
+        return plan_turns({.arrival = options.arrival == "constant" ? Arrival::constant : Arrival::poisson,
+                           .rate = rate,
+                           .requests = options.requests,
+                           .turns = options.turns,
+                           .think = Seconds(options.think_s),
+                           .seed = options.seed,
+                           .prompt_tokens = options.prompt_tokens,
+                           .output_tokens = options.output_tokens,
+                           .length_spread = options.length_spread});
+    }
     if (session.trace.empty()) {
         return plan_synthetic({.arrival = options.arrival == "constant" ? Arrival::constant : Arrival::poisson,
                                .rate = rate,
@@ -231,8 +114,9 @@ std::vector<PlannedRequest> make_plan(const ServeBenchOptions& options, const Se
     }
     std::vector<PlannedRequest> plan = session.trace;
     const double span_s = plan.back().due.count();
-    if (rate > 0 && span_s > 0) {
-        const double factor = static_cast<double>(plan.size() - 1) / span_s / rate;
+    const auto begun = std::count_if(plan.begin(), plan.end(), [](const auto& one) { return !one.after; });
+    if (rate > 0 && span_s > 0 && begun > 1) {
+        const double factor = static_cast<double>(begun - 1) / span_s / rate;
         for (PlannedRequest& request : plan) {
             request.due *= factor;
         }
@@ -241,16 +125,59 @@ std::vector<PlannedRequest> make_plan(const ServeBenchOptions& options, const Se
 }
 
 base::Result<RunResult> run_at(const ServeBenchOptions& options, const Session& session, double rate) {
-    const std::vector<LoadRequest> requests = make_requests(session, make_plan(options, session, rate));
+    std::vector<PlannedRequest> plan = make_plan(options, session, rate);
+    Session drawn;  // with the texts of this plan
+    if (!session.lengths.empty()) {
+        auto texts = draw_lengths(plan, session.lengths,
+                                  {.word_length = session.prompts.word_length,
+                                   .divisor = options.length_divisor,
+                                   .prompt_tokens_max = options.prompt_tokens_max,
+                                   .output_tokens_max = options.output_tokens_max,
+                                   .seed = options.seed});
+        if (!texts) { return base::pass_on(texts, options.lengths_path); }
+        drawn.form = session.form;
+        drawn.prompts = session.prompts;
+        if (!texts->empty()) { drawn.prompts.texts = std::move(*texts); }
+    }
+    const bool has_turns = options.turns > 0 && session.trace.empty();
+    Conversations conversations;
+    const std::vector<LoadRequest> requests =
+        make_requests(session.lengths.empty() ? session : drawn, plan, has_turns ? &conversations : nullptr);
+    PromptMaker later(session.prompts);
     LoadOptions load = load_options(options, session);
+    if (has_turns) {
+        load.follow = [&](std::size_t index, const std::string& answer_before) {
+            std::vector<Message>& messages = conversations.messages[requests[index].plan.session];
+            messages.push_back({"assistant", answer_before});
+            messages.push_back({"user", conversations.texts[index]});
+            return request_body(session.form, messages, requests[index].plan.output_tokens);
+        };
+    } else {
+        // A trace of conversations would take gigabytes if all its prompts were made before.
+        load.follow = [&](std::size_t index, const std::string&) {
+            const PlannedRequest& turn = requests[index].plan;
+            return request_body(session.form, later.make(turn.prompt_tokens, turn.blocks, turn.block_tokens),
+                                turn.output_tokens);
+        };
+    }
     if (!options.quiet) {
         load.progress = show_progress;
         load.progress_interval = isatty(STDERR_FILENO) != 0 ? Seconds(0.2) : Seconds(10);
     }
+    const double cpu_before = cpu_seconds();
+    const auto begin = std::chrono::steady_clock::now();
     auto records = run_load(session.target, requests, load);
     if (!records) { return base::pass_on(records); }
-    RunResult result{.rate = rate, .records = std::move(*records), .report = {}};
+    const double cpu = cpu_seconds() - cpu_before;
+    const Seconds took = std::chrono::steady_clock::now() - begin;
+    RunResult result{.rate = rate, .records = std::move(*records), .report = {}, .steady = std::nullopt};
     result.report = make_report(result.records, session.targets);
+    result.report.generator_cpu_s = cpu;
+    result.report.generator_cpu_share = took.count() > 0 ? cpu / took.count() : 0;
+    const auto window = steady_window(result.records);
+    if (options.steady_state && window) {
+        result.steady = make_steady_report(result.records, session.targets, *window);
+    }
     return result;
 }
 
@@ -259,13 +186,56 @@ bool was_interrupted(const ServeBenchOptions& options, const Session& session, c
            run.report.errors.contains("interrupted");
 }
 
-/// All runs; one without --find-goodput.
+VllmRun vllm_run(const ServeBenchOptions& options, const Session& session, const RunResult& run) {
+    VllmRun of{.model = session.form.model, .request_rate = {}, .concurrency_max = {}, .targets = session.targets};
+    if (run.rate > 0) { of.request_rate = run.rate; }
+    if (options.in_flight_max > 0) { of.concurrency_max = options.in_flight_max; }
+    return of;
+}
+
+void print_run(const ServeBenchOptions& options, const Session& session, const RunResult& run) {
+    std::printf("%s", report_text(run.report, session.targets).c_str());
+    if (options.steady_state && run.steady) {
+        std::printf("\nsteady state, from the first answer's end until the last request was due:\n%s",
+                    report_text(*run.steady, session.targets).c_str());
+    } else if (options.steady_state) {
+        std::printf("\nno steady state: the last request was due before the first answer had ended\n");
+    }
+    if (options.result_block) { std::printf("\n%s", vllm_text(run.report, vllm_run(options, session, run)).c_str()); }
+}
+
+/// A run at each rate that was asked for, and a table of them.
+base::Result<std::vector<RunResult>> run_sweep(const ServeBenchOptions& options, const Session& session) {
+    std::vector<RunResult> runs;
+    for (const double rate : options.sweep_rates) {
+        auto run = run_at(options, session, rate);
+        if (!run) { return base::pass_on(run); }
+        std::printf("rate %g/s:\n", rate);
+        print_run(options, session, *run);
+        std::printf("\n");
+        std::fflush(stdout);
+        runs.push_back(std::move(*run));
+        if (was_interrupted(options, session, runs.back())) { break; }
+    }
+    std::printf("%10s %10s %10s %8s %10s %10s %10s %10s %10s\n", "rate/s", "answered/s", "goodput/s", "in SLO",
+                "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "failed");
+    for (const RunResult& run : runs) {
+        const Report& report = run.report;
+        std::printf("%10g %10.2f %10.2f %7.1f%% %10.2f %10.2f %10.2f %10.2f %10zu\n", run.rate, report.completed_per_s,
+                    report.goodput_per_s, report.attainment * 100, report.ttft_ms.p50, report.ttft_ms.p99,
+                    report.tpot_ms.p50, report.tpot_ms.p99, report.requests - report.requests_ok);
+    }
+    return runs;
+}
+
+/// All runs; one without --find-goodput and --sweep-request-rate.
 base::Result<std::vector<RunResult>> run_all(const ServeBenchOptions& options, const Session& session) {
+    if (!options.sweep_rates.empty()) { return run_sweep(options, session); }
     std::vector<RunResult> runs;
     if (!options.find_goodput) {
         auto run = run_at(options, session, session.trace.empty() ? options.rate : 0);
         if (!run) { return base::pass_on(run); }
-        std::printf("%s", report_text(run->report, session.targets).c_str());
+        print_run(options, session, *run);
         runs.push_back(std::move(*run));
         return runs;
     }
@@ -300,8 +270,12 @@ std::string result_json(const ServeBenchOptions& options, const Session& session
                         {"machine", machine_json()},
                         {"model", session.form.model},
                         {"seed", options.seed}};
-    if (options.slo_ttft_ms) { result["slo_ttft_ms"] = *options.slo_ttft_ms; }
-    if (options.slo_tpot_ms) { result["slo_tpot_ms"] = *options.slo_tpot_ms; }
+    const auto tell = [&](const char* name, const std::optional<Seconds>& target) {
+        if (target) { result[name] = target->count() * 1e3; }
+    };
+    tell("slo_ttft_ms", session.targets.ttft);
+    tell("slo_tpot_ms", session.targets.tpot);
+    tell("slo_e2el_ms", session.targets.end_to_end);
     if (options.find_goodput) {
         std::vector<RatePoint> tried;
         for (const RunResult& run : runs) {
@@ -312,8 +286,16 @@ std::string result_json(const ServeBenchOptions& options, const Session& session
     }
     json::array rows;
     for (const RunResult& run : runs) {
-        rows.push_back(json::object{
-            {"rate", run.rate}, {"report", report_json(run.report)}, {"requests", records_json(run.records)}});
+        const auto figures = [&](const Report& report) {
+            json::object all = report_json(report);
+            for (const json::key_value_pair& field : vllm_json(report, vllm_run(options, session, run))) {
+                all[field.key()] = field.value();
+            }
+            return all;
+        };
+        json::object row{{"rate", run.rate}, {"report", figures(run.report)}, {"requests", records_json(run.records)}};
+        if (run.steady) { row["steady_state"] = figures(*run.steady); }
+        rows.push_back(std::move(row));
     }
     result["runs"] = std::move(rows);
     return json::serialize(result) + "\n";

@@ -2,8 +2,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "bench/workload.h"
 
@@ -35,7 +37,12 @@ struct ServeBenchOptions {
     std::uint32_t output_tokens = 64;
     double length_spread = 0;
     std::string prompts_path;  // texts to send instead of random words
+    std::string lengths_path;  // lengths (and texts) drawn from a file
     std::uint32_t shared_prefix_tokens = 0;
+    std::uint32_t length_divisor = 1;  // of the lengths and blocks of --trace and --lengths
+    std::uint32_t turns = 0;           // of a conversation, without a trace; with one: at most; 0: none, all
+    double think_s = 1;                // without a trace: from an answer to the next turn, on average
+    double think_max_s = std::numeric_limits<double>::infinity();  // with a trace
     bool ignore_eos = true;
     double temperature = 0;
 
@@ -45,10 +52,14 @@ struct ServeBenchOptions {
 
     std::optional<double> slo_ttft_ms;
     std::optional<double> slo_tpot_ms;
-    double attainment = 0.9;    // what goodput asks for
-    bool find_goodput = false;  // vary the rate (trace: its speed) until the highest good one is known
+    std::vector<std::string> goodput;  // targets in vLLM's form, instead
+    double attainment = 0.9;           // what goodput asks for
+    bool find_goodput = false;         // vary the rate (trace: its speed) until the highest good one is known
     double rate_max = 1024;
     double precision = 0.1;
+    std::vector<double> sweep_rates;  // a run at each of them
+    bool steady_state = false;        // also the figures without the beginning and the end of a run
+    bool result_block = false;        // print vLLM's block of results, too
 
     std::string out_path;  // JSON with every request
     bool quiet = false;    // no progress

@@ -21,8 +21,15 @@ double percentile(std::span<const double> sorted, double share) {
 Summary summarize(std::vector<double> values) {
     if (values.empty()) { return {}; }
     std::sort(values.begin(), values.end());
+    const auto count = static_cast<double>(values.size());
+    const double mean = std::accumulate(values.begin(), values.end(), 0.0) / count;
+    double squares = 0;
+    for (const double value : values) {
+        squares += (value - mean) * (value - mean);
+    }
     return {.count = values.size(),
-            .mean = std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size()),
+            .mean = mean,
+            .deviation = std::sqrt(squares / count),
             .p50 = percentile(values, 0.50),
             .p90 = percentile(values, 0.90),
             .p95 = percentile(values, 0.95),

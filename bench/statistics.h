@@ -10,6 +10,7 @@ namespace bench {
 struct Summary {
     std::size_t count = 0;
     double mean = 0;
+    double deviation = 0;  // standard, of all values (not of a sample)
     double p50 = 0;
     double p90 = 0;
     double p95 = 0;

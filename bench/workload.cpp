@@ -27,6 +27,14 @@ double uniform(std::mt19937_64& random) {
     return static_cast<double>(random() >> 11) * 0x1.0p-53;
 }
 
+/// A well-mixed number for each number (the finalizer of splitmix64, Steele et al., OOPSLA 2014).
+std::uint64_t mix(std::uint64_t value) {
+    value += 0x9e3779b97f4a7c15u;
+    value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
+    value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
+    return value ^ (value >> 31);
+}
+
 std::uint32_t spread_length(std::mt19937_64& random, std::uint32_t length, double spread) {
     const double factor = 1 + spread * (2 * uniform(random) - 1);
     return static_cast<std::uint32_t>(std::max(1.0, std::round(length * factor)));
@@ -164,9 +172,10 @@ base::Result<std::vector<PlannedRequest>> parse_trace(std::string_view text, con
                 "line " + std::to_string(line_number) + " of the trace is not a request: " +
                     (is_csv ? "three numbers are needed" : "timestamp, input_length and output_length are needed"));
         }
-        plan.push_back({.due = Seconds(row->arrival_s * options.time_scale),
-                        .prompt_tokens = bounded_tokens(row->prompt_tokens, options.prompt_tokens_max),
-                        .output_tokens = bounded_tokens(row->output_tokens, options.output_tokens_max)});
+        plan.push_back(
+            {.due = Seconds(row->arrival_s * options.time_scale),
+             .prompt_tokens = bounded_tokens(row->prompt_tokens / options.length_divisor, options.prompt_tokens_max),
+             .output_tokens = bounded_tokens(row->output_tokens / options.length_divisor, options.output_tokens_max)});
     }
     if (plan.empty()) { return base::fail(base::ErrorCode::invalid_argument, "the trace has no requests"); }
     std::stable_sort(plan.begin(), plan.end(),
@@ -217,6 +226,40 @@ Prompt PromptMaker::make(std::uint32_t tokens) {
     std::string text = random_words(prefix_random, prefix_words);
     if (prefix_words > 0) { text.push_back(' '); }
     return text + random_words(random_, words - prefix_words);
+}
+
+Prompt PromptMaker::make(std::uint32_t tokens, std::span<const BlockRun> blocks, std::uint32_t block_tokens) {
+    CHECK(tokens > 0 && block_tokens > 0);
+    const auto id_count = static_cast<std::uint64_t>(options_.token_id_last - options_.token_id_first) + 1;
+    const std::size_t units = options_.token_ids ? tokens : words_for(tokens);
+    const std::size_t units_per_block =
+        options_.token_ids
+            ? block_tokens
+            : static_cast<std::size_t>(std::max(1.0, std::round(block_tokens / options_.word_length.tokens_per_word)));
+    std::vector<std::int32_t> ids;
+    std::string text;
+    std::size_t made = 0;
+    const auto add_block = [&](std::uint64_t seed) {
+        for (std::size_t i = 0; i < units_per_block && made < units; ++i, ++made) {
+            const std::uint64_t drawn = mix(seed + i);
+            if (options_.token_ids) {
+                ids.push_back(options_.token_id_first + static_cast<std::int32_t>(drawn % id_count));
+            } else {
+                if (made > 0) { text.push_back(' '); }
+                text += kWords[drawn % kWords.size()];
+            }
+        }
+    };
+    for (const BlockRun& run : blocks) {
+        for (std::uint32_t block = 0; block < run.count && made < units; ++block) {
+            add_block(mix(options_.seed ^ mix(run.first + block)));
+        }
+    }
+    while (made < units) {
+        add_block(random_());
+    }
+    if (options_.token_ids) { return ids; }
+    return text;
 }
 
 WordLength fit_word_length(std::size_t words_a, std::uint32_t tokens_a, std::size_t words_b, std::uint32_t tokens_b) {

@@ -3,7 +3,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <random>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -14,11 +16,25 @@
 
 namespace bench {
 
+/// Blocks of a prompt with consecutive ids: equal ids are equal tokens.
+struct BlockRun {
+    std::uint64_t first = 0;
+    std::uint32_t count = 0;
+    bool operator==(const BlockRun&) const = default;
+};
+
 /// When a request falls due and how long it is.
 struct PlannedRequest {
     Seconds due{};  // from the start of the run; plans are in ascending order
     std::uint32_t prompt_tokens = 0;
     std::uint32_t output_tokens = 0;
+
+    // Turns of a conversation (sessions.h).
+    std::uint64_t session = 0;              // 0: none
+    std::optional<std::size_t> after = {};  // the request of the plan whose end it waits for; `due` is not used then
+    Seconds think{};                        // from that end until it falls due
+    std::vector<BlockRun> blocks = {};      // what its prompt consists of; empty: random
+    std::uint32_t block_tokens = 0;
 };
 
 enum class Arrival { poisson, constant };
@@ -37,8 +53,9 @@ struct SyntheticWorkload {
 std::vector<PlannedRequest> plan_synthetic(const SyntheticWorkload& workload);
 
 struct TraceOptions {
-    double time_scale = 1;     // > 0; 2 plays the trace at half its speed
-    std::size_t requests = 0;  // take the first that many; 0: all
+    double time_scale = 1;             // > 0; 2 plays the trace at half its speed
+    std::uint32_t length_divisor = 1;  // > 0
+    std::size_t requests = 0;          // take the first that many; 0: all
     std::uint32_t prompt_tokens_max = std::numeric_limits<std::uint32_t>::max();  // longer ones are cut to this
     std::uint32_t output_tokens_max = std::numeric_limits<std::uint32_t>::max();
 };
@@ -74,6 +91,9 @@ public:
 
     /// About `tokens` (> 0) tokens long; exactly with token ids.
     Prompt make(std::uint32_t tokens);
+    /// The same from blocks of `block_tokens` (> 0) tokens: which tokens are in a block depends on its id and the seed
+    /// alone, so prompts begin alike exactly where their blocks do. Cut or filled up to `tokens`.
+    Prompt make(std::uint32_t tokens, std::span<const BlockRun> blocks, std::uint32_t block_tokens);
 
     /// `count` words from `random`, separated by spaces.
     static std::string random_words(std::mt19937_64& random, std::size_t count);

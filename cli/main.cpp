@@ -18,6 +18,7 @@
 #include "bench/transfer.h"
 #include "cli/doctor.h"
 #include "cli/drain.h"
+#include "cli/explain.h"
 #include "cli/keys.h"
 #include "cli/model/commands.h"
 #include "cli/model/resolve.h"
@@ -160,6 +161,11 @@ int main(int argc, char** argv) {
     cli::add_keys_revoke(*command(*keys, "revoke", "takes a key out; running gateways follow within a second",
                                   [&] { return cli::keys_revoke_main(keys_revoke); }),
                          keys_revoke);
+
+    cli::ExplainCommand explain;
+    cli::add_explain(*command(app, "explain", "why requests were late, and what would help",
+                              [&] { return cli::explain_main(explain); }),
+                     explain);
 
     cli::RunOptions run;
     cli::add_run(*command(app, "run", "a prompt or a chat in the terminal",

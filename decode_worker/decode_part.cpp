@@ -216,7 +216,10 @@ void DecodePart::proceed(RequestKey request) {
     sequence->cached_tokens = sequence->computed_tokens;
     const bool has_memory = sequence->kv.has_value();
     incoming_.erase(at);
-    if (!is_complete) { recomputes_.Increment(); }
+    if (!is_complete) {
+        recomputes_.Increment();
+        sequence->trace.wait_for(worker::SequenceTrace::Wait::recomputed, control_.clock().now());
+    }
     if (!has_memory) { return control_.make_waiting(*sequence); }
     if (is_lossy) { sequence->kv->keep_private(); }
     control_.publish(*sequence);

@@ -1,6 +1,7 @@
 #include "gateway/answer.h"
 
 #include <algorithm>
+#include <chrono>
 #include <iterator>
 #include <utility>
 
@@ -130,6 +131,7 @@ void Answer::on_end(Choice& choice, const GenerationEnd& end) {
     CHECK(!choice.ended);
     choice.ended = true;
     choice.form.end = end;
+    choice.timeline = end.timeline;
     ++ended_;
     if (setup_.prepared.hides_generated) {
         choice.form.end.completion_tokens = 0;
@@ -207,7 +209,8 @@ void Answer::finish(unsigned status) {
     CHECK(!finished_);
     finished_ = true;
     metrics().request_duration(setup_.slo.class_index, setup_.clock.now() - setup_.tag.received_at);
-    count_slo(status);
+    const Outcome outcome = count_slo(status);
+    if (setup_.timelines != nullptr && setup_.timelines->is_on()) { keep_timeline(outcome); }
     const Usage total = usage();
     metrics().tokens(total.prompt_tokens, total.cached_tokens, total.completion_tokens);
     setup_.log.ended(setup_.tag, {.endpoint = form_of(setup_.header.endpoint).name,
@@ -220,13 +223,13 @@ void Answer::finish(unsigned status) {
     setup_.done(*this);
 }
 
-void Answer::count_slo(unsigned status) {
+Outcome Answer::count_slo(unsigned status) {
     const std::size_t slo_class = setup_.slo.class_index;
+    const SloTargets& targets = setup_.slo.targets;
     if (status != 200 && status != 429 && status < 500) {  // the client's doing
         metrics().slo_request(slo_class, "all", "excluded");
-        return;
+        return {.status = status, .targets = targets};
     }
-    const SloTargets& targets = setup_.slo.targets;
     bool ttft_met = status == 200;
     bool tpot_met = status == 200;
     for (const Choice& choice : choices_) {
@@ -246,6 +249,34 @@ void Answer::count_slo(unsigned status) {
     const bool all = status == 200 && (!has_ttft || ttft_met) && (!has_tpot || tpot_met);
     count("all", all);
     if (all) { metrics().goodput_tokens(slo_class, usage().completion_tokens); }
+    return {.status = status, .targets = targets, .ttft_met = ttft_met, .tpot_met = tpot_met};
+}
+
+void Answer::keep_timeline(const Outcome& outcome) {
+    std::vector<std::shared_ptr<const SequenceTimeline>> sequences;
+    for (Choice& choice : choices_) {
+        if (choice.timeline) { sequences.push_back(std::move(choice.timeline)); }
+    }
+    const Explanation why = explain(sequences, outcome);
+    for (const auto& [slo, miss] :
+         {std::pair("ttft", why.ttft), std::pair("tpot", why.tpot), std::pair("all", why.all)}) {
+        if (miss) { metrics().slo_missed(setup_.slo.class_index, slo, name_of(miss->cause)); }
+    }
+    const base::TimePoint now = setup_.clock.now();
+    const auto took = std::chrono::duration_cast<std::chrono::microseconds>(now - setup_.tag.received_at);
+    setup_.timelines->add({.request_id = setup_.tag.id,
+                           .answer_id = setup_.header.id,
+                           .endpoint = std::string(form_of(setup_.header.endpoint).name),
+                           .model = metrics().model(),
+                           .slo_class = setup_.slo.class_name,
+                           .stream = streams(),
+                           .received_unix_us = setup_.clock.unix_us() - took.count(),
+                           .received_at = setup_.tag.received_at,
+                           .ended_at = now,
+                           .outcome = outcome,
+                           .explanation = why,
+                           .sequences_total = choices_.size(),
+                           .sequences = worst_of(sequences)});
 }
 
 std::optional<base::TimePoint> Answer::tick(base::TimePoint now) {

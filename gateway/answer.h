@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "gateway/client_answer.h"
+#include "gateway/explain/timeline_book.h"
 #include "gateway/http/exchange.h"
 #include "gateway/metrics.h"
 #include "gateway/openai/prepare.h"
@@ -35,7 +36,8 @@ public:
         AnswerHeader header;
         RequestTag tag;
         RequestLog& log;
-        std::string tenant;  // whom its sequences are counted for
+        TimelineBook* timelines = nullptr;  // borrowed; null: none are kept
+        std::string tenant;                 // whom its sequences are counted for
         RequestSlo slo = {};
         base::Duration request_timeout;
         base::Duration ping_interval;  // zero: none
@@ -75,6 +77,7 @@ private:
         bool ended = false;
         bool echoed = false;
         ChoiceForm form;
+        std::shared_ptr<const SequenceTimeline> timeline;  // once it has ended, where they are kept
         std::vector<TokenRecord> prompt_records;
         std::size_t echo_length = 0;  // code points of the prompt at the start of the text
         std::uint32_t generated_tokens = 0;
@@ -102,7 +105,9 @@ private:
     void complete();
     void finish(unsigned status);
     /// What became of its targets.
-    void count_slo(unsigned status);
+    Outcome count_slo(unsigned status);
+    /// Why it missed them, and what happened.
+    void keep_timeline(const Outcome& outcome);
 
     Setup setup_;
     ResponseForm response_;

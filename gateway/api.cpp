@@ -4,6 +4,7 @@
 #include <array>
 #include <utility>
 
+#include "gateway/explain/explain_route.h"
 #include "gateway/openai/json_writer.h"
 
 namespace gateway {
@@ -145,6 +146,7 @@ Api::Api(Setup setup)
                .rewriters = setup_.rewriters,
                .metrics = setup_.metrics,
                .log = setup_.log,
+               .timelines = setup_.timelines,
                .clock = setup_.clock,
                .post = setup_.post,
                .post_text = setup_.post_text,
@@ -173,12 +175,14 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
     const bool is_post = endpoint != kEndpoints.end() || is_text || is_reset;
     const Get* const get = find_get(route);
     const bool is_model = route.starts_with(kModelPrefix);
-    const bool is_known = is_post || get != nullptr || is_model;
+    const bool is_explain = route == kExplainPath || route.starts_with(std::string(kExplainPath) + "/");
+    const bool is_known = is_post || get != nullptr || is_model || is_explain;
     const bool is_unbuilt = !is_known && is_not_built_yet(route);
     const std::string_view name = is_text          ? text_route->name
                                   : is_reset       ? kResetName
                                   : is_post        ? endpoint->name
                                   : is_model       ? "models"
+                                  : is_explain     ? "explain"
                                   : get != nullptr ? get->name
                                   : is_unbuilt     ? "unbuilt"
                                                    : "other";
@@ -188,6 +192,7 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
     const std::string methods = joined(allowed);
     const std::string_view scope = is_text          ? "text"
                                    : is_reset       ? "admin"
+                                   : is_explain     ? "admin"
                                    : is_post        ? endpoint->name
                                    : get != nullptr ? get->scope
                                                     : "models";
@@ -214,6 +219,8 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
         intake_.take_text(*text_route, std::move(request), exchange, std::move(tag));
     } else if (is_post) {
         intake_.take(endpoint->endpoint, std::move(request), exchange, std::move(tag));
+    } else if (is_explain) {
+        respond(*exchange, tag, kNoModel, name, explain(request, route));
     } else if (is_model) {
         const std::string_view asked = std::string_view(route).substr(kModelPrefix.size());
         auto found = model(asked, tag.key.get());
@@ -245,6 +252,12 @@ std::optional<base::TimePoint> Api::tick(base::TimePoint now) {
     if (setup_.keys == nullptr) { return next; }
     const base::TimePoint look = setup_.keys->tick(now);
     return next ? std::min(*next, look) : look;
+}
+
+HttpResponse Api::explain(const HttpRequest& request, std::string_view route) const {
+    if (setup_.timelines == nullptr) { return error_response(no_such_route(request.head.sent_path)); }
+    const auto answer = answer_explain(request, route, setup_.options.explain, *setup_.timelines);
+    return answer ? json_response(*answer) : error_response(answer.error());
 }
 
 void Api::reset_prefix_cache(const std::shared_ptr<Exchange>& exchange, const RequestTag& tag) {

@@ -29,6 +29,7 @@ public:
         std::vector<const FormRewriter*> rewriters;  // borrowed
         GatewayMetrics& metrics;
         RequestLog& log;
+        TimelineBook* timelines = nullptr;  // null: none are kept
         const base::Clock& clock;
         Post post;           // back to the I/O thread
         PostText post_text;  // to a text thread
@@ -73,6 +74,7 @@ private:
     void respond(Exchange& exchange, const RequestTag& tag, std::string_view model, std::string_view endpoint,
                  HttpResponse response);
 
+    HttpResponse explain(const HttpRequest& request, std::string_view route) const;
     /// Answered when the workers have done it.
     void reset_prefix_cache(const std::shared_ptr<Exchange>& exchange, const RequestTag& tag);
 

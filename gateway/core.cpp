@@ -52,6 +52,7 @@ struct GatewayCore::State {
                .metrics = metrics,
                .clock = setup.clock,
                .sink = RequestLog::write_to_log}),
+          timelines(setup.options.explain, setup.clock),
           timers(*io, setup.clock, [this](base::TimePoint now) { return tick(now); }) {}
 
     /// For threads that may outlive us. Not an owner of the loop: what was posted and did not run often owns a Post
@@ -112,6 +113,7 @@ struct GatewayCore::State {
     asio::thread_pool text_threads;  // one more than large work may have
     GatewayMetrics metrics;
     RequestLog log;
+    TimelineBook timelines;
     std::unique_ptr<ClusterPorts> ports;
     std::unique_ptr<RequestTable> table;
     std::unique_ptr<KeyKeeper> keys;                 // null: everybody may ask
@@ -190,6 +192,7 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
                    .rewriters = {},
                    .metrics = s.metrics,
                    .log = s.log,
+                   .timelines = &s.timelines,
                    .clock = s.setup.clock,
                    .post = s.post_io(),
                    .post_text =

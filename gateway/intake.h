@@ -36,6 +36,7 @@ public:
         std::vector<const FormRewriter*> rewriters;
         GatewayMetrics& metrics;
         RequestLog& log;
+        TimelineBook* timelines = nullptr;  // null: none are kept
         const base::Clock& clock;
         Post post;           // back to the I/O thread
         PostText post_text;  // to a text thread

@@ -93,6 +93,16 @@ void ModelMetrics::slo_request(std::size_t slo_class, std::string_view slo, std:
     slo_requests(slo_class, slo, outcome).Increment();
 }
 
+void ModelMetrics::slo_missed(std::size_t slo_class, std::string_view slo, std::string_view cause) {
+    base::Metrics::Labels labels = with_class(model_, slo_classes_[slo_class]);
+    labels["slo"] = slo;
+    labels["cause"] = cause;
+    metrics_
+        .counter("sluice_gateway_slo_misses_total", "Requests that missed a target, by the cause (docs/explain.md)",
+                 labels)
+        .Increment();
+}
+
 void ModelMetrics::goodput_tokens(std::size_t slo_class, std::uint64_t tokens) {
     metrics_
         .counter("sluice_gateway_goodput_tokens_total", "Tokens of requests that met all their targets",

@@ -43,6 +43,8 @@ public:
     }
     /// slo: ttft, tpot, availability, all. outcome: good, bad, excluded (the client's doing).
     void slo_request(std::size_t slo_class, std::string_view slo, std::string_view outcome);
+    /// A target was missed, for one of the causes of docs/explain.md.
+    void slo_missed(std::size_t slo_class, std::string_view slo, std::string_view cause);
     /// Tokens of a request that met all its targets.
     void goodput_tokens(std::size_t slo_class, std::uint64_t tokens);
     void tokens(std::uint64_t prompt, std::uint64_t cached, std::uint64_t completion);

@@ -85,6 +85,8 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
         integer(config, "gateway.logprob_records_max", options.form.logprob_records_max, 1, 1ll << 40);
 
     options.slo = SloClasses::read(config);
+    options.explain = ExplainOptions::read(config);
+    options.request.keeps_timelines = options.explain.is_on();
 
     RequestOptions& request = options.request;
     request.placements_max = integer(config, "gateway.placements_max", request.placements_max, 1, 100);

@@ -1,6 +1,7 @@
 #include "worker/messages.h"
 
 #include <algorithm>
+#include <chrono>
 #include <limits>
 
 #include "proto/errors.h"
@@ -19,6 +20,26 @@ void write_token(const engine::SampledToken& token, sluice::proto::TokenOutput& 
         entry->set_token(other.token);
         entry->set_logprob(other.logprob);
     }
+}
+
+std::uint32_t as_us(base::Duration duration) {
+    const auto us = std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
+    return static_cast<std::uint32_t>(std::clamp<std::int64_t>(us, 0, std::numeric_limits<std::uint32_t>::max()));
+}
+
+void write_times(const PartTimes& times, sluice::proto::PartTrace& message) {
+    message.set_total_us(as_us(times.total));
+    message.set_memory_us(as_us(times.memory));
+    message.set_turn_us(as_us(times.turn));
+    message.set_kv_us(as_us(times.kv));
+    message.set_preempted_us(as_us(times.preempted));
+    message.set_recomputed_us(as_us(times.recomputed));
+    message.set_steps_us(as_us(times.steps));
+    message.set_others_us(as_us(times.others));
+    message.set_alone_us(as_us(times.alone));
+    message.set_steps(times.step_count);
+    message.set_prompt_tokens(times.prompt_tokens);
+    message.set_batch(times.batch);
 }
 
 Peer peer_of(const sluice::proto::WorkerEndpoint& endpoint) {
@@ -119,6 +140,7 @@ base::Result<StartRequest> read_start(const sluice::proto::Start& start, Gateway
         request.slo.first_token = base::deadline_in(start.first_token_in_us(), clock.now());
     }
     request.slo.tpot = std::chrono::microseconds(start.tpot_target_us());
+    request.explain = start.explain();
     request.peer = peer_of(start.peer());
     request.kv_mode = start.kv_mode();
     if (start.has_kv_source() && start.kv_source().worker().incarnation() != 0) {
@@ -157,6 +179,7 @@ void write_output(const SequenceOutput& output, sluice::proto::SequenceOutput& m
     message.set_cached_tokens(output.cached_tokens);
     message.set_kv_path(output.kv_path);
     message.mutable_vector()->Assign(output.vector.begin(), output.vector.end());
+    if (output.times) { write_times(*output.times, *message.mutable_trace()); }
 }
 
 }  // namespace worker

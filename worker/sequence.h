@@ -14,6 +14,7 @@
 #include "kv_cache/kv_cache.h"
 #include "proto/common.pb.h"
 #include "proto/version.h"
+#include "worker/sequence_trace.h"
 
 namespace worker {
 
@@ -75,6 +76,7 @@ struct StartRequest {
     Peer peer;                                         // prefill and decode parts
     proto::KvMode kv_mode = {};                        // of the hand-off, as the placement says
     std::optional<KvSource> kv_source = std::nullopt;  // until it was asked
+    bool explain = false;                              // tell where the time went
 };
 
 /// Why a sequence ended here.
@@ -90,6 +92,7 @@ struct SequenceOutput {
     std::uint32_t cached_tokens = 0;
     std::string kv_path;
     std::vector<float> vector = {};  // encode part
+    std::optional<PartTimes> times = std::nullopt;
 };
 
 /// Where a sequence stands. A step may include it only as `running`.
@@ -140,6 +143,7 @@ struct Sequence {
     std::uint32_t cached_tokens = 0;  // prefix hit at admission, with what was loaded then
     std::string kv_path;
     std::vector<engine::SampledToken> prompt_scores;  // collected over chunks when asked for
+    SequenceTrace trace;                              // begun where its request asks for it
 
     std::uint32_t generated_tokens() const { return static_cast<std::uint32_t>(tokens.size()) - prompt_tokens; }
     /// Tokens whose KV is missing. One: the next step is a decode. More: (part of) a prefill.

@@ -96,6 +96,9 @@ void StepLoop::start(StartRequest&& request) {
         look_up_prefix(*sequence);
     }
     Sequence& placed = *sequence;
+    if (placed.request.explain && placed.state != SequenceState::awaiting_kv) {
+        placed.trace.begin(placed.accepted, encodes ? SequenceTrace::Wait::turn : SequenceTrace::Wait::memory);
+    }
     by_key_.emplace(placed.request.key, &placed);
     sequences_.push_back(std::move(sequence));
     part_of(placed)->started(placed);
@@ -129,6 +132,10 @@ void StepLoop::go_on(const ContinueRequest& request) {
     }
     extend_chain(*sequence);
     sequence->begin_schedule(clock_.now());
+    if (sequence->request.explain) {
+        const auto wait = sequence->kv ? SequenceTrace::Wait::kv : SequenceTrace::Wait::memory;
+        sequence->trace.begin(clock_.now(), wait);
+    }
     part_of(*sequence)->continued(*sequence);
 }
 

@@ -41,6 +41,13 @@ std::optional<base::StepCost> StepForecast::cost() const {
     return base::StepCost{fit_.prefill(), fit_.decode()};
 }
 
+KnownCosts StepForecast::known() const {
+    KnownCosts costs;
+    if (fit_.prefill_is_fitted()) { costs.prefill = fit_.prefill(); }
+    if (fit_.decode_is_fitted()) { costs.decode = fit_.decode(); }
+    return costs;
+}
+
 base::Duration StepForecast::predict(std::span<const StepShare> shares) const {
     const auto known = cost();
     if (!known || shares.empty()) { return base::Duration::zero(); }

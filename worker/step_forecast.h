@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/step_fit.h"
 #include "worker/plan_batch.h"
+#include "worker/sequence_trace.h"
 #include "worker/step_reporter.h"
 
 namespace worker {
@@ -18,6 +19,8 @@ public:
 
     /// Empty until enough steps were seen.
     std::optional<base::StepCost> cost() const;
+    /// The same of prompts and of decodes by themselves.
+    KnownCosts known() const;
     /// Prompt tokens of a step that decodes for those who were promised a TPOT, until there is a cost: none until
     /// decodes are known, of which mixed steps teach nothing, then few.
     std::uint32_t chunk_tokens_learning() const { return fit_.decode_is_fitted() ? kChunkTokensMin : 0; }

@@ -120,6 +120,9 @@ std::optional<engine::Ticket> StepLoop::begin_step(engine::StepDone done) {
         };
     }
     step.launched = clock_.now();
+    for (const StepEntry& entry : step.entries) {
+        entry.sequence->trace.launched(step_ended_at_);
+    }
     return engine_.launch(std::move(step.batch), std::move(layers_done), std::move(done));
 }
 
@@ -139,6 +142,8 @@ void StepLoop::finish_step(base::Result<engine::StepResult> result) {
     unreported_ = Unreported{shares_of(step), now - step.launched, std::nullopt};
     if (last_ended) { unreported_->idle_before = result->began - *last_ended; }
     last_ended_ = result->ended;
+    trace_step(step, now);
+    step_ended_at_ = now;
     for (std::size_t i = 0; i < step.entries.size(); ++i) {
         Sequence& sequence = *step.entries[i].sequence;
         engine::EntryResult& entry = result->entries[i];
@@ -161,6 +166,17 @@ std::vector<StepShare> StepLoop::shares_of(const RunningStep& step) {
         shares.push_back({entry.tokens, entry.sequence->computed_tokens, entry.samples});
     }
     return shares;
+}
+
+void StepLoop::trace_step(const RunningStep& step, base::TimePoint ended) {
+    const auto is_traced = [](const StepEntry& entry) { return entry.sequence->trace.is_on(); };
+    if (std::none_of(step.entries.begin(), step.entries.end(), is_traced)) { return; }
+    const base::StepWork all = work_of(unreported_->shares);
+    const KnownCosts costs = forecast_.known();
+    for (std::size_t i = 0; i < step.entries.size(); ++i) {
+        const base::StepWork own = work_of(std::span(unreported_->shares).subspan(i, 1));
+        step.entries[i].sequence->trace.stepped(ended, unreported_->duration, all, own, costs);
+    }
 }
 
 void StepLoop::step_failed(RunningStep&& step, const base::Error& error) {

@@ -178,6 +178,7 @@ void StepLoop::end(Sequence& sequence) {
 void StepLoop::make_running(Sequence& sequence) {
     CHECK(sequence.kv.has_value() && sequence.tokens_left() > 0);
     sequence.state = SequenceState::running;
+    if (sequence.trace.is_on()) { sequence.trace.wait_for(SequenceTrace::Wait::turn, clock_.now()); }
     next_.reset();
 }
 
@@ -189,8 +190,13 @@ void StepLoop::add_transfer_sample(std::uint64_t bytes, base::Duration duration)
     board_.add_transfer(sample);
 }
 
-void StepLoop::emit(const Sequence& sequence, SequenceOutput output) {
+void StepLoop::emit(Sequence& sequence, SequenceOutput output) {
     output.key = sequence.request.key;
+    // Of the first output, and of what may turn out late when it leaves.
+    if (sequence.trace.is_on() && (!sequence.output_started || sequence.request.slo.tpot > base::Duration::zero())) {
+        output.times = sequence.trace.take(clock_.now());
+        output.times->tpot_target = sequence.output_started ? sequence.request.slo.tpot : base::Duration::zero();
+    }
     if (!sequence.output_started) {
         output.cached_tokens = sequence.cached_tokens;
         output.kv_path = sequence.kv_path;
@@ -199,7 +205,14 @@ void StepLoop::emit(const Sequence& sequence, SequenceOutput output) {
 }
 
 void StepLoop::flush_outputs() {
+    std::optional<base::TimePoint> now;
     for (auto& [gateway, outputs] : outputs_) {
+        for (SequenceOutput& output : outputs) {
+            if (!output.times) { continue; }
+            if (!now) { now = clock_.now(); }
+            output.times->total = *now - output.times->since;
+            if (output.times->total <= output.times->tpot_target) { output.times.reset(); }  // in time
+        }
         if (!outputs.empty()) { sink_.deliver(gateway, std::move(outputs)); }
     }
     outputs_.clear();

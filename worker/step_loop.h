@@ -184,6 +184,7 @@ private:
     void lose_device(const base::Error& error);
     void apply_result(const StepEntry& entry, engine::EntryResult& result);
     static std::vector<StepShare> shares_of(const RunningStep& step);
+    void trace_step(const RunningStep& step, base::TimePoint ended);
 
     // step_memory.cpp: who gets KV memory, who waits for it, who gives it up.
     std::vector<MemoryCandidate> memory_candidates() const;
@@ -199,7 +200,7 @@ private:
     bool run_tasks();
     bool expire_deadlines();
     void extend_chain(Sequence& sequence);
-    void emit(const Sequence& sequence, SequenceOutput output);
+    void emit(Sequence& sequence, SequenceOutput output);
     void end(Sequence& sequence);
     void flush_outputs();
     void publish_board();
@@ -242,6 +243,7 @@ private:
     bool more_to_publish_ = false;               // of the prefix index, which goes out in parts
     bool freed_ = false;                         // memory may have become free since those who wait for it were asked
     std::optional<base::TimePoint> last_ended_;  // of the step before, while one follows the other at once
+    base::TimePoint step_ended_at_{};            // of the step before, whenever that was
     std::optional<Unreported> unreported_;
     StepForecast forecast_;
 

@@ -84,6 +84,7 @@ void StepLoop::give_memory() {
             open_kv(sequence);
             if (action.act == MemoryAct::grant) {
                 sequence.room.reset();
+                if (sequence.trace.is_on()) { sequence.trace.wait_for(SequenceTrace::Wait::kv, clock_.now()); }
                 part_of(sequence)->room_granted(sequence);
             } else {
                 reporter_.note_prefix(tokens_wanted(sequence), sequence.computed_tokens);
@@ -166,6 +167,11 @@ void StepLoop::make_waiting(Sequence& sequence) {
     sequence.computed_tokens = 0;
     sequence.published_blocks = 0;
     sequence.prompt_scores.clear();
+    if (sequence.trace.is_on()) {
+        const bool loses_memory = sequence.state == SequenceState::running;
+        const auto wait = loses_memory ? SequenceTrace::Wait::preempted : SequenceTrace::Wait::memory;
+        sequence.trace.wait_for(wait, clock_.now());
+    }
     sequence.state = SequenceState::waiting;
     look_up_prefix(sequence);
 }
@@ -185,6 +191,7 @@ void StepLoop::want_room(Sequence& sequence, std::uint32_t kv_tokens) {
 void StepLoop::make_loading(Sequence& sequence) {
     CHECK(sequence.state == SequenceState::running && sequence.step_tokens == 0);
     sequence.state = SequenceState::loading;
+    if (sequence.trace.is_on()) { sequence.trace.wait_for(SequenceTrace::Wait::kv, clock_.now()); }
     next_.reset();
 }
 

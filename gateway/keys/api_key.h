@@ -40,7 +40,7 @@ struct ApiKey {
 };
 
 /// What a key can be for: the endpoints that make sequences; texts and tokens of a model (tokenize, templates); lists
-/// of models; and admin: metrics, server_info, reset_prefix_cache.
+/// of models; and admin: metrics, server_info, explain, reset_prefix_cache.
 inline constexpr std::array<std::string_view, 6> kKeyScopes = {"chat", "completions", "embeddings",
                                                                "text", "models",      "admin"};
 

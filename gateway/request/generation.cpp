@@ -61,6 +61,19 @@ base::Error for_client(const base::Error& error) {
     }
 }
 
+SequenceRecorder::Doing doing_in(Generation::Phase phase) {
+    switch (phase) {
+        case Generation::Phase::prefill:
+            return SequenceRecorder::Doing::prefill;
+        case Generation::Phase::transfer:
+            return SequenceRecorder::Doing::handoff;
+        case Generation::Phase::decode:
+            return SequenceRecorder::Doing::decode;
+        default:
+            return SequenceRecorder::Doing::placing;
+    }
+}
+
 std::uint32_t as_ms(base::Duration duration) {
     return static_cast<std::uint32_t>(std::chrono::ceil<std::chrono::milliseconds>(duration).count());
 }
@@ -94,7 +107,12 @@ Generation::Generation(base::RequestId id, GenerationRequest request, Generation
 }
 
 void Generation::start() {
-    give_up_at_ = context_.clock.now() + context_.options.place_wait_max;
+    const base::TimePoint now = context_.clock.now();
+    give_up_at_ = now + context_.options.place_wait_max;
+    if (context_.options.keeps_timelines && !request_.encodes) {
+        record_.begin(id_, request_.received_at, now, static_cast<std::uint32_t>(request_.prompt->size()),
+                      request_.slo.targets);
+    }
     place();
 }
 
@@ -127,6 +145,7 @@ void Generation::place() {
     workers_known_ = false;
     epoch_tokens_ = 0;
     placed_at_ = context_.clock.now();
+    record_.asks(placed_at_);
 
     // A stream that has begun goes on with the numerics it began with, so that its tokens stay bit-identical. One that
     // has not may be placed anywhere, however often it was asked for.
@@ -194,6 +213,7 @@ bool Generation::on_place_answered(base::Epoch epoch, const base::Result<proto::
     }
     // A new request is refused at once; a stream that lost its worker waits for a place.
     if (!placed_once_ || !is_retryable(error.code)) {
+        record_.refused(retry_after_ms > 0);
         fail(error, retry_after_ms);
         return true;
     }
@@ -217,6 +237,7 @@ void Generation::take_placement(const proto::Placement& placement) {
     epoch_tokens_ = 0;
     phase_ = Phase::prefill;
     give_up_at_.reset();
+    if (record_.is_on()) { record_.placed(context_.clock.now(), placement, split_); }
     if (split_) {
         // Decode first, so that it knows the request when prefill asks it for room.
         send_start(decode_, proto::Start::PART_DECODE, &prefill_);
@@ -243,6 +264,7 @@ void Generation::send_start(const proto::WorkerEndpoint& to, proto::Start::Part 
     start.mutable_stop()->set_new_tokens_min(request_.new_tokens_min);
     start.set_cache_scope(request_.cache_scope);
     start.set_tenant(request_.tenant);
+    start.set_explain(record_.is_on());
     start.set_scheduler_epoch(scheduler_epoch_);
     if (const auto due = first_token_due(context_.clock.now())) {
         start.set_first_token_in_us(base::time_left_us(*due, context_.clock.now()));
@@ -323,7 +345,7 @@ void Generation::on_output(base::Incarnation from, const proto::SequenceOutput& 
     const base::Epoch epoch = epoch_;
     const bool first_of_epoch = epoch_tokens_ == 0;
     for (const proto::TokenOutput& token : output.tokens()) {
-        accept_token(token);
+        accept_token(token, output);
         if (ended()) { return; }
     }
     CHECK(epoch == epoch_);
@@ -332,7 +354,7 @@ void Generation::on_output(base::Incarnation from, const proto::SequenceOutput& 
     if (split_ && first_of_epoch && epoch_tokens_ > 0) { send_continue(); }
 }
 
-void Generation::accept_token(const proto::TokenOutput& output) {
+void Generation::accept_token(const proto::TokenOutput& output, const proto::SequenceOutput& whole) {
     const base::TimePoint now = context_.clock.now();
     generated_.push_back(output.token());
     if (epoch_tokens_++ == 0) {
@@ -343,10 +365,11 @@ void Generation::accept_token(const proto::TokenOutput& output) {
         phase_ = Phase::decode;
     }
     if (generated_.size() > 1) { context_.metrics.inter_token(now - last_token_at_); }
+    const auto count = static_cast<std::uint32_t>(generated_.size());
+    if (record_.is_on()) { record_.token(now, count, now - last_token_at_, whole); }
     if (!began_at_) { began_at_ = now; }
     last_token_at_ = now;
 
-    const auto count = static_cast<std::uint32_t>(generated_.size());
     const std::string_view path = cached_tokens_ > 0 ? "prefix_hit" : split_ ? "disagg" : "local";
     const auto& stops = request_.stop_tokens;
     const bool is_stop =
@@ -457,6 +480,7 @@ void Generation::attempt_failed(base::Incarnation worker, const base::Error& err
         on_time();
         return;
     }
+    record_.lost(context_.clock.now(), worker, error.code);
     const std::string_view code = base::error_code_name(error.code);
     const auto give_up = [&](const base::Error& told, std::uint32_t retry_after_ms) {
         base::warn_limited("request given up", "request {:016x} epoch {}: {} in phase {} ({} tokens), given up: {}",
@@ -536,7 +560,7 @@ void Generation::fail(base::Error error, std::uint32_t retry_after_ms) {
 void Generation::end(GenerationEnd result, std::string_view worker_reason) {
     CHECK(!ended(), "request " << base::raw(id_) << " would get a second final answer");
     close_epoch(worker_reason);
-    phase_ = Phase::ended;
+    const Phase phase = std::exchange(phase_, Phase::ended);
     if (generated_.size() > 1) {
         result.tpot = (last_token_at_ - *began_at_) / (generated_.size() - 1);
         context_.metrics.time_per_output_token(request_.slo.class_index, result.tpot);
@@ -545,6 +569,10 @@ void Generation::end(GenerationEnd result, std::string_view worker_reason) {
     result.prompt_tokens = static_cast<std::uint32_t>(request_.prompt->size());
     result.cached_tokens = cached_tokens_;
     result.completion_tokens = static_cast<std::uint32_t>(generated_.size());
+    if (record_.is_on()) {
+        const auto doing = result.reason == EndReason::failed ? doing_in(phase) : SequenceRecorder::Doing::nothing;
+        result.timeline = record_.end(context_.clock.now(), result.completion_tokens, result.tpot, doing);
+    }
     sink_.on_end(result);
 }
 

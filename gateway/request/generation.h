@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/result.h"
+#include "gateway/explain/sequence_recorder.h"
 #include "gateway/metrics.h"
 #include "gateway/request/ports.h"
 #include "gateway/request/retry_budget.h"
@@ -26,6 +27,7 @@ struct RequestOptions {
     base::Duration replace_wait_max = std::chrono::seconds(30);  // stream that lost its worker: no place for so long
     std::size_t generations_max = 4096;                          // sequences in flight
     RetryBudget::Options retries = {};                           // of all sequences together
+    bool keeps_timelines = false;                                // for GenerationEnd::timeline
 };
 
 /// What every Generation works with; owned by the RequestTable.
@@ -77,7 +79,8 @@ private:
     void send_start(const proto::WorkerEndpoint& to, proto::Start::Part part, const proto::WorkerEndpoint* peer);
     void send_continue();
     void send_cancel(const proto::WorkerEndpoint& to, std::string_view reason);
-    void accept_token(const proto::TokenOutput& output);
+    /// `whole`: the output that brought it.
+    void accept_token(const proto::TokenOutput& output, const proto::SequenceOutput& whole);
     /// The token where the client asked to stop at it: what stops a text otherwise is no reason that is told.
     std::optional<base::TokenId> asked_stop(base::TokenId token) const;
     void accept_vector(base::Incarnation from, const proto::SequenceOutput& output);
@@ -107,6 +110,7 @@ private:
     bool prompt_told_ = false;
     std::vector<base::TokenId> generated_;
     std::vector<std::uint64_t> avoid_;         // incarnations that failed this sequence
+    SequenceRecorder record_;                  // off, or its timeline so far
     std::optional<base::TimePoint> began_at_;  // first token of all
     std::uint32_t cached_tokens_ = 0;
     bool cached_known_ = false;

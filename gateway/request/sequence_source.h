@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/result.h"
+#include "gateway/explain/timeline.h"
 #include "gateway/request/ports.h"
 #include "gateway/request/prompt_hashes.h"
 #include "gateway/request/slo_targets.h"
@@ -54,6 +55,7 @@ struct GenerationEnd {
     std::uint32_t completion_tokens = 0;  // the stop token counted
     std::optional<base::TimePoint> first_token_at = {};
     base::Duration tpot{};  // mean gap of the tokens after the first; 0 without any
+    std::shared_ptr<const SequenceTimeline> timeline = nullptr;  // where they are kept
 };
 
 /// Who asked for one sequence. Called on the source's thread; may cancel sequences from inside a call. Must outlive the

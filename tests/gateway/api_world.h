@@ -23,7 +23,9 @@ namespace json = boost::json;
 struct World {
     explicit World(gateway::GatewayOptions given = {}, gateway::Models models = make_models({"m"}, {"org/m"}),
                    std::vector<const gateway::FormRewriter*> given_rewriters = {})
-        : options(std::move(given)), owner({}, std::move(models)), rewriters(std::move(given_rewriters)) {
+        : options(std::move(given)),
+          owner({.keeps_timelines = options.explain.is_on()}, std::move(models)),
+          rewriters(std::move(given_rewriters)) {
         cors = gateway::Cors::make(options.cors_origins).value();
         use_keys(nullptr);
     }
@@ -41,6 +43,7 @@ struct World {
                                 .rewriters = rewriters,
                                 .metrics = owner.rows,
                                 .log = log,
+                                .timelines = &timelines,
                                 .clock = owner.clock,
                                 .post = [this](std::function<void()> work) { posted.push_back(std::move(work)); },
                                 .post_text = [this](const std::string&, std::uint64_t,
@@ -118,6 +121,7 @@ struct World {
     gateway::GatewayOptions options;
     Owner owner;
     std::vector<const gateway::FormRewriter*> rewriters;
+    gateway::TimelineBook timelines{options.explain, owner.clock};
     gateway::Cors cors;
     std::vector<std::string> written;  // by the log's thread, until it is gone
     std::optional<gateway::RequestLog> log_writer{

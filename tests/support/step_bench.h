@@ -31,6 +31,7 @@ public:
         int finals = 0;
         std::uint32_t cached_tokens = 0;
         std::optional<base::Error> error;
+        std::vector<worker::PartTimes> times;
     };
     void deliver(worker::GatewayId, std::vector<worker::SequenceOutput> outputs) override {
         for (auto& output : outputs) {
@@ -39,6 +40,7 @@ public:
                 answer.tokens.push_back(token.token);
             }
             answer.cached_tokens = std::max(answer.cached_tokens, output.cached_tokens);
+            if (output.times) { answer.times.push_back(*output.times); }
             if (output.finish != worker::Finish::none) {
                 answer.finish = output.finish;
                 answer.error = output.error;
