@@ -14,6 +14,7 @@
 #include "bench/kv_quality.h"
 #include "bench/machine.h"
 #include "bench/perplexity.h"
+#include "bench/scheduler_decisions.h"
 #include "bench/serve.h"
 #include "bench/transfer.h"
 #include "cli/doctor.h"
@@ -265,6 +266,10 @@ int main(int argc, char** argv) {
                                                           [&] { return bench::bench_embed_main(bench_embed); });
                                     }),
                            bench_embed);
+    bench::SchedulerBenchOptions bench_scheduler;
+    bench::add_bench_scheduler(*command(*bench, "scheduler", "placements a second, by number of workers",
+                                        [&] { return bench::bench_scheduler_main(bench_scheduler); }),
+                               bench_scheduler);
     bench::KernelsBenchOptions bench_kernels;
     bench::add_bench_kernels(*command(*bench, "kernels", "the engine's operators beside those limits",
                                       [&] { return bench::bench_kernels_main(bench_kernels); }),

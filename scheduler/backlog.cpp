@@ -1,6 +1,7 @@
 #include "scheduler/backlog.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace scheduler {
 namespace {
@@ -29,18 +30,21 @@ Backlog::Slot* Backlog::slot_of(std::uint32_t slot, std::uint64_t life) {
 }
 
 void Backlog::placed(Number number, std::uint32_t prefill_slot, std::uint32_t decode_slot,
-                     std::uint32_t uncached_tokens, std::uint32_t prompt_tokens, base::TimePoint now) {
+                     std::uint32_t uncached_tokens, std::uint32_t prompt_tokens, base::TimePoint now,
+                     double tpot_seconds_target) {
     slot_at(std::max(prefill_slot, decode_slot));
     Slot& slot = slots_[prefill_slot];
     if (slot.prompts.empty()) { slot.turned = now; }
     slot.prompts.emplace(number, Prompt{.tokens = static_cast<double>(uncached_tokens), .placed = now});
     slot.prompt_tokens += uncached_tokens;
     ++slots_[decode_slot].coming;
+    if (std::isfinite(tpot_seconds_target)) { ++slots_[decode_slot].targets[tpot_seconds_target]; }
     placed_[number] = {.prefill_slot = prefill_slot,
                        .decode_slot = decode_slot,
                        .prefill_life = lives_[prefill_slot],
                        .decode_life = lives_[decode_slot],
                        .prompt_tokens = prompt_tokens,
+                       .tpot_seconds_target = tpot_seconds_target,
                        .began = std::nullopt};
 }
 
@@ -88,6 +92,10 @@ void Backlog::ended(Number number, base::TimePoint now) {
             slot->decoding = std::max(0.0, slot->decoding - 1);
         }
     }
+    if (Slot* slot = slot_of(placed.decode_slot, placed.decode_life)) {
+        const auto target = slot->targets.find(placed.tpot_seconds_target);
+        if (target != slot->targets.end() && --target->second == 0) { slot->targets.erase(target); }
+    }
     placed_.erase(at);
 }
 
@@ -133,6 +141,7 @@ ExpectedLoad Backlog::expect(std::uint32_t number, base::TimePoint now) const {
     load.decoding = slot.decoding;
     load.decode_context = slot.decode_context;
     load.coming = slot.coming;
+    if (!slot.targets.empty()) { load.tpot_seconds_strictest = slot.targets.begin()->first; }
     if (const auto residual = residual_seconds()) { load.residual_seconds = *residual; }
     return load;
 }

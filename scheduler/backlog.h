@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <optional>
 #include <unordered_map>
@@ -21,8 +22,10 @@ public:
     /// Of a placement; never used twice.
     using Number = std::uint64_t;
 
+    /// `tpot_seconds_target`: infinite where nothing was promised.
     void placed(Number number, std::uint32_t prefill_slot, std::uint32_t decode_slot, std::uint32_t uncached_tokens,
-                std::uint32_t prompt_tokens, base::TimePoint now);
+                std::uint32_t prompt_tokens, base::TimePoint now,
+                double tpot_seconds_target = std::numeric_limits<double>::infinity());
     /// Its first token was seen: it decodes. Without effect when it is not known, like ended().
     void first_token(Number number, base::TimePoint now);
     void ended(Number number, base::TimePoint now);
@@ -51,7 +54,8 @@ private:
         double unknown_prompts = 0;
         double decoding = 0;
         double decode_context = 0;
-        base::TimePoint turned{};  // when the prompt whose turn it is was known to have computed_tokens
+        std::map<double, std::uint32_t> targets;  // of those placed here to decode, how many have each
+        base::TimePoint turned{};                 // when the prompt whose turn it is was known to have computed_tokens
     };
     struct Placed {
         std::uint32_t prefill_slot = 0;
@@ -59,6 +63,7 @@ private:
         std::uint64_t prefill_life = 0;
         std::uint64_t decode_life = 0;
         std::uint32_t prompt_tokens = 0;
+        double tpot_seconds_target = 0;
         std::optional<base::TimePoint> began;
     };
     Slot& slot_at(std::uint32_t slot);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <span>
 
 #include "base/ids.h"
@@ -58,6 +59,8 @@ struct ExpectedLoad {
     double decode_context = 0;       // their tokens
     double coming = 0;               // prompts, there or elsewhere, that will decode here
     double residual_seconds = 0;     // that a decoding sequence goes on, on average; 0: unknown
+    /// The least mean gap that was promised to one of those who decode here or will.
+    double tpot_seconds_strictest = std::numeric_limits<double>::infinity();
 };
 
 /// One worker, as a decision sees it.
@@ -79,9 +82,10 @@ struct WorkerView {
 struct PlaceRules {
     /// True: workers of different numerics_id may share a request. Off: bit-identical tokens hold.
     bool allow_mixed_numerics = false;
-    /// A decode worker prefills a prompt itself, where that is cheaper, up to this many uncached tokens; 0: never
-    /// (as long as there is a worker for prefill).
-    std::uint32_t local_prefill_tokens_max = 0;
+    /// A decode worker prefills a prompt itself where that is predicted to be cheaper than a hand-off, what it costs
+    /// those who decode there included, and keeps what they were promised. Off: never, as long as there is a worker
+    /// for prefill.
+    bool local_prefill_by_prediction = false;
     /// A worker that is believed to hold so many more tokens of the prompt than the prefill worker is named as the one
     /// to fetch them from; 0: none ever. What fetching costs is not weighed, nor what it saves predicted.
     std::uint32_t fetch_tokens_min = 0;

@@ -31,6 +31,8 @@ struct Costs {
     MixedSteps mixed = {};
     /// Prefill and decode were learned from steps of this worker or its role: good enough to refuse a request by.
     bool learned = false;
+    /// Prefill was: from steps of this worker, its role, or, for a decode worker, those of the workers for prefill.
+    bool prefill_learned = false;
 };
 
 inline double transfer_seconds(const TransferCost& cost, double bytes) {

@@ -48,7 +48,7 @@ public:
         if (joined_ < since_.size()) { since_[joined_++] = now; }
     }
     double sequences(double now) const {
-        double sum = here_ * alive(now);
+        double sum = here_ > 0 ? here_ * alive(now) : 0;
         for (std::size_t i = 0; i < joined_; ++i) {
             sum += alive(now - since_[i]);
         }
@@ -61,6 +61,10 @@ public:
             chance *= 1 - alive(now - since_[i]);
         }
         return chance;
+    }
+    /// Those who joined did so that much later.
+    void shift(double seconds) {
+        std::for_each_n(since_.begin(), joined_, [seconds](double& since) { since += seconds; });
     }
     double residual() const { return residual_; }
 
@@ -98,7 +102,11 @@ public:
         if (joins) { company_.join(now_); }
     }
     /// So much of what was computed last has been done already.
-    void pass(double seconds) { now_ = std::max(0.0, now_ + seconds); }
+    void pass(double seconds) {
+        const double by = std::max(-now_, seconds);
+        now_ += by;
+        company_.shift(by);
+    }
     double now() const { return now_; }
     /// now(), with the last step as long as one that is not full.
     double rounded() const {
@@ -151,7 +159,10 @@ std::uint64_t tokens_capacity(const WorkerView& worker) {
                                    std::uint64_t{worker.limits.kv_blocks_total} * worker.limits.block_tokens);
 }
 
-PrefillForecast forecast_prefill(const WorkerView& worker, const PlaceQuery& query, std::uint32_t cached) {
+namespace {
+
+/// Past what is queued there now.
+Passage after_queue(const WorkerView& worker, const PlaceQuery& query) {
     const bool decodes = can_decode(worker);
     Passage passage(worker, query);
     const ExpectedLoad& load = worker.expected;
@@ -170,10 +181,29 @@ PrefillForecast forecast_prefill(const WorkerView& worker, const PlaceQuery& que
             left -= tokens;
         }
     }
+    return passage;
+}
+
+PrefillForecast with_prompt(Passage passage, double cached, double own) {
     const double queue = passage.rounded();
-    const double own = static_cast<double>(query.prompt_tokens - cached);
     passage.compute(own, context_sum(cached, own), false);
     return {.queue_seconds = queue, .ttft_seconds = passage.rounded(), .sequences_then = passage.sequences()};
+}
+
+}  // namespace
+
+PrefillForecast forecast_prefill(const WorkerView& worker, const PlaceQuery& query, std::uint32_t cached) {
+    return with_prompt(after_queue(worker, query), cached, static_cast<double>(query.prompt_tokens - cached));
+}
+
+std::array<PrefillForecast, 3> forecast_prefills(const WorkerView& worker, const PlaceQuery& query,
+                                                 const std::array<double, 3>& prompt_tokens) {
+    const Passage passage = after_queue(worker, query);
+    std::array<PrefillForecast, 3> forecasts{};
+    for (std::size_t i = 0; i < forecasts.size(); ++i) {
+        forecasts[i] = with_prompt(passage, 0, prompt_tokens[i]);
+    }
+    return forecasts;
 }
 
 double forecast_tpot(const WorkerView& worker, const PlaceQuery& query) {
@@ -204,6 +234,43 @@ double forecast_decode_wait(const WorkerView& worker, const PlaceQuery& query) {
         wait = std::max(wait, kRemainingTokens * tpot * blocks_over / used);
     }
     return wait;
+}
+
+PlaceQuery paced_local(const WorkerView& worker, const PlaceQuery& query) {
+    PlaceQuery paced = query;
+    if (worker.role == Role::decode) {
+        paced.tpot_seconds_target = std::min(paced.tpot_seconds_target, worker.expected.tpot_seconds_strictest);
+    }
+    return paced;
+}
+
+LocalForecast forecast_local(const WorkerView& worker, const PlaceQuery& query, std::uint32_t cached) {
+    LocalForecast local{};
+    local.prefill = forecast_prefill(worker, paced_local(worker, query), cached);
+    local.tpot_seconds = forecast_tpot(worker, query, local.prefill.sequences_then);
+    local.wait_seconds = forecast_decode_wait(worker, query);
+    const double others = (local.prefill.ttft_seconds - local.prefill.queue_seconds) * worker.expected.decoding;
+    local.cost_seconds =
+        local.prefill.ttft_seconds + others + local.tpot_seconds * weighed_tokens(query) + local.wait_seconds;
+    return local;
+}
+
+double forecast_answer(const WorkerView& worker, const PlaceQuery& query) {
+    return forecast_tpot(worker, query) * weighed_tokens(query) + forecast_decode_wait(worker, query);
+}
+
+bool prefill_queue_full(const WorkerView& worker) {
+    return prefill_requests_held(worker) >= worker.limits.queue_requests_max;
+}
+
+bool decode_queue_full(const WorkerView& worker) {
+    return decode_requests_held(worker) >= worker.limits.queue_requests_max;
+}
+
+bool may_do_both(const WorkerView& worker, const PlaceRules& rules, bool prefill_exists) {
+    if (worker.role == Role::mixed) { return true; }
+    return worker.role == Role::decode &&
+           (!prefill_exists || (rules.local_prefill_by_prediction && worker.costs.prefill_learned));
 }
 
 }  // namespace scheduler

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "scheduler/place.h"
@@ -18,12 +19,35 @@ struct PrefillForecast {
 };
 /// `cached_tokens` of the prompt are there already.
 PrefillForecast forecast_prefill(const WorkerView& worker, const PlaceQuery& query, std::uint32_t cached_tokens);
+/// The same, with nothing cached, for prompts of several lengths. The query's own length does not count.
+std::array<PrefillForecast, 3> forecast_prefills(const WorkerView& worker, const PlaceQuery& query,
+                                                 const std::array<double, 3>& prompt_tokens);
 /// Mean gap between tokens when this sequence joins what is there and is coming.
 double forecast_tpot(const WorkerView& worker, const PlaceQuery& query);
 /// The same when it joins `company` sequences.
 double forecast_tpot(const WorkerView& worker, const PlaceQuery& query, double company);
 /// Seconds until there is room for this sequence; 0 when there is.
 double forecast_decode_wait(const WorkerView& worker, const PlaceQuery& query);
+
+/// One worker does both phases.
+struct LocalForecast {
+    PrefillForecast prefill;
+    double tpot_seconds;
+    double wait_seconds;  // until there is room; 0 when there is
+    double cost_seconds;  // what place() minimises
+};
+/// `cached_tokens` of the prompt are there already. A pure decode worker computes a prompt no faster than the strictest
+/// target of those who decode there allows.
+LocalForecast forecast_local(const WorkerView& worker, const PlaceQuery& query, std::uint32_t cached_tokens);
+/// The query as a worker that does both paces its prompt.
+PlaceQuery paced_local(const WorkerView& worker, const PlaceQuery& query);
+/// What decode costs a request there, without the hand-off: room, and the first tokens of its answer.
+double forecast_answer(const WorkerView& worker, const PlaceQuery& query);
+
+bool prefill_queue_full(const WorkerView& worker);
+bool decode_queue_full(const WorkerView& worker);
+/// Whether a worker may do both phases at all. `prefill_exists`: there are workers for prefill.
+bool may_do_both(const WorkerView& worker, const PlaceRules& rules, bool prefill_exists);
 
 /// Sequences that decode there, what was sent included.
 double decode_sequences(const WorkerView& worker);

@@ -1,6 +1,7 @@
 #include "scheduler/in_flight.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 
@@ -11,7 +12,7 @@ namespace {
 constexpr int kHeartbeatsUntilSeen = 2;
 
 template <class Number>
-void change(Number& total, Number by, bool add) {
+void count(Number& total, Number by, bool add) {
     CHECK(add || total >= by, total << " - " << by);
     total = static_cast<Number>(add ? total + by : total - by);
 }
@@ -27,6 +28,24 @@ InFlight::Slot& InFlight::slot_at(std::uint32_t slot) {
     return slots_[slot];
 }
 
+void InFlight::change(std::uint32_t number) {
+    Slot& slot = slot_at(number);
+    if (std::exchange(slot.changed, true)) { return; }
+    changed_.push_back(number);
+}
+
+void InFlight::change(const Record& record) {
+    change(record.prefill.slot);
+    change(record.decode.slot);
+}
+
+std::vector<std::uint32_t> InFlight::take_changed() {
+    for (const std::uint32_t slot : changed_) {
+        slots_[slot].changed = false;
+    }
+    return std::exchange(changed_, {});
+}
+
 PendingLoad InFlight::pending(std::uint32_t slot) const {
     return slot < slots_.size() ? slots_[slot].pending : PendingLoad{};
 }
@@ -36,8 +55,8 @@ void InFlight::count_prefill(Record& record, bool add) {
     record.prefill.counted = add;
     Slot& slot = slot_at(record.prefill.slot);
     if (slot.life != record.prefill.life) { return; }
-    change(slot.pending.prefill_requests, 1u, add);
-    change(slot.pending.prefill_tokens, std::uint64_t{record.placed.uncached_tokens}, add);
+    count(slot.pending.prefill_requests, 1u, add);
+    count(slot.pending.prefill_tokens, std::uint64_t{record.placed.uncached_tokens}, add);
 }
 
 void InFlight::count_decode(Record& record, bool add) {
@@ -45,9 +64,9 @@ void InFlight::count_decode(Record& record, bool add) {
     record.decode.counted = add;
     Slot& slot = slot_at(record.decode.slot);
     if (slot.life != record.decode.life) { return; }
-    change(slot.pending.decode_sequences, 1u, add);
-    change(slot.pending.decode_context_tokens, std::uint64_t{record.placed.prompt_tokens}, add);
-    change(slot.pending.decode_blocks, record.placed.decode_blocks, add);
+    count(slot.pending.decode_sequences, 1u, add);
+    count(slot.pending.decode_context_tokens, std::uint64_t{record.placed.prompt_tokens}, add);
+    count(slot.pending.decode_blocks, record.placed.decode_blocks, add);
 }
 
 InFlight::Records::iterator InFlight::find(base::RequestId request, base::Epoch epoch, GatewayLife gateway) {
@@ -63,6 +82,7 @@ std::uint32_t InFlight::placements_of(TenantId tenant) const {
 
 void InFlight::drop(Records::iterator record, base::TimePoint now) {
     backlog_.ended(record->second.number, now);
+    change(record->second);
     --of_tenants_[base::raw(record->second.placed.tenant)];
     count_prefill(record->second, false);
     count_decode(record->second, false);
@@ -118,7 +138,8 @@ void InFlight::add(const PlacedRequest& placed, base::TimePoint now) {
     count_prefill(record, true);
     count_decode(record, true);
     backlog_.placed(record.number, placed.prefill_slot, placed.decode_slot, placed.uncached_tokens,
-                    placed.prompt_tokens, now);
+                    placed.prompt_tokens, now, placed.tpot_seconds_target);
+    change(record);
     const Watched watched{placed.request, record.number};
     slot_at(placed.prefill_slot).watched.push_back(watched);
     if (placed.decode_slot != placed.prefill_slot) { slot_at(placed.decode_slot).watched.push_back(watched); }
@@ -134,8 +155,10 @@ std::optional<PlacedRequest> InFlight::first_token(base::RequestId request, base
     const auto at = find(request, epoch, gateway);
     if (at == records_.end() || at->second.first_token_told) { return std::nullopt; }
     at->second.first_token_told = true;
+    at->second.began = now;
     count_prefill(at->second, false);
     backlog_.first_token(at->second.number, now);
+    change(at->second);
     return at->second.placed;
 }
 
@@ -143,13 +166,17 @@ std::optional<InFlight::Ended> InFlight::ended(base::RequestId request, base::Ep
                                                GatewayLife gateway) {
     const auto at = find(request, epoch, gateway);
     if (at == records_.end()) { return std::nullopt; }
-    const Ended ended{.placed = at->second.placed, .first_token_told = at->second.first_token_told};
+    const Record& record = at->second;
+    const Ended ended{.placed = record.placed,
+                      .first_token_told = record.first_token_told,
+                      .decoded = record.first_token_told ? now - record.began : base::Duration::zero()};
     drop(at, now);
     return ended;
 }
 
 void InFlight::heartbeat(std::uint32_t slot, const ReportedLoad& load, base::TimePoint now) {
     backlog_.reported(slot, load, now);
+    change(slot);
     const std::uint64_t life = slot_at(slot).life;
     std::vector<Watched>& watched = slot_at(slot).watched;
     const auto done = [&](const Watched& one) {
@@ -176,6 +203,7 @@ void InFlight::worker_gone(std::uint32_t slot) {
     gone.pending = {};
     gone.watched.clear();
     backlog_.clear(slot);
+    change(slot);
 }
 
 void InFlight::expire(base::TimePoint now) {

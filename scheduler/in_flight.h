@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <list>
 #include <map>
 #include <optional>
@@ -29,9 +30,12 @@ struct PlacedRequest {
     std::uint32_t decode_slot = 0;
     std::uint32_t uncached_tokens = 0;
     std::uint32_t prompt_tokens = 0;
-    std::uint64_t decode_blocks = 0;  // for prompt and answer
-    double ttft_seconds = 0;          // predicted
-    double tpot_seconds = 0;          // predicted
+    std::uint64_t decode_blocks = 0;                                       // for prompt and answer
+    double ttft_seconds = 0;                                               // predicted
+    double tpot_seconds = 0;                                               // predicted
+    double tpot_seconds_target = std::numeric_limits<double>::infinity();  // promised
+    std::uint32_t answer_tokens_max = 0;
+    double answer_tokens = 0;  // that the tenant was charged for
 };
 
 /// The scheduler's own placements, as load that the workers' reports cannot show yet: without it a burst between two
@@ -71,6 +75,7 @@ public:
     struct Ended {
         PlacedRequest placed;
         bool first_token_told = false;
+        base::Duration decoded{};  // since the first token
     };
     std::optional<Ended> ended(base::RequestId request, base::Epoch epoch, base::TimePoint now,
                                GatewayLife gateway = {});
@@ -84,6 +89,8 @@ public:
 
     PendingLoad pending(std::uint32_t slot) const;
     ExpectedLoad expected(std::uint32_t slot, base::TimePoint now) const { return backlog_.expect(slot, now); }
+    /// Slots whose load may have changed since the last call, each once.
+    std::vector<std::uint32_t> take_changed();
     std::size_t placements() const { return records_.size(); }
     /// Of one tenant, among placements().
     std::uint32_t placements_of(TenantId tenant) const;
@@ -101,6 +108,7 @@ private:
         Part prefill;
         Part decode;
         bool first_token_told = false;
+        base::TimePoint began{};  // first token
         base::TimePoint counted_until;
         base::TimePoint forgotten_at;
         std::list<base::RequestId>::iterator age;
@@ -113,6 +121,7 @@ private:
         std::uint64_t life = 0;
         PendingLoad pending;
         std::vector<Watched> watched;  // placements with a counted part here; ended ones until the next heartbeat
+        bool changed = false;
     };
     struct Gateway {
         std::list<base::RequestId> ages;  // its placements, oldest first; never empty
@@ -121,6 +130,8 @@ private:
     using Records = std::unordered_map<base::RequestId, Record>;
 
     Slot& slot_at(std::uint32_t slot);
+    void change(std::uint32_t slot);
+    void change(const Record& record);
     void count_prefill(Record& record, bool add);
     void count_decode(Record& record, bool add);
     void drop(Records::iterator record, base::TimePoint now);
@@ -132,6 +143,7 @@ private:
     Records records_;
     std::map<GatewayLife, Gateway> gateways_;  // that have placements
     std::vector<Slot> slots_;
+    std::vector<std::uint32_t> changed_;
     Backlog backlog_;
     std::vector<std::uint32_t> of_tenants_;  // records, by TenantId
     std::uint64_t next_number_ = 0;

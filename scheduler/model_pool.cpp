@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "proto/block_hashes.h"
+#include "scheduler/decide.h"
 #include "scheduler/forecast.h"
 
 namespace scheduler {
@@ -17,6 +18,9 @@ using base::ErrorCode;
 constexpr int kAvoidedMax = 64;
 /// Samples that are learned from one heartbeat; later ones say the same.
 constexpr int kSamplesMax = 256;
+/// What an answer is taken to be long before any has ended, and how many the mean remembers.
+constexpr double kAnswerTokensAtFirst = 128;
+constexpr double kAnswersRemembered = 64;
 
 std::uint32_t microseconds(double seconds) {
     return static_cast<std::uint32_t>(
@@ -41,6 +45,8 @@ Registry::Options registry_options(const SchedulerOptions& options) {
     return {.workers_max = options.workers_max,
             .prefix_blocks_max = options.prefix_blocks_max,
             .in_flight = {.placements_max = options.placements_max, .gateway_lease = options.gateway_lease},
+            .rules = options.rules,
+            .scan_workers_max = options.scan_workers_max,
             .suspect_after = options.suspect_after,
             .lease = options.lease};
 }
@@ -51,6 +57,25 @@ double ttft_seconds_left(const proto::PlaceRequest& request) {
 
 double tpot_seconds_target(const proto::PlaceRequest& request) {
     return request.slo_tpot_ms() == 0 ? kNoTarget : request.slo_tpot_ms() * 1e-3;
+}
+
+/// Tenants with a weight have an id of their own, and the first ones.
+std::vector<double> weights_of(const SchedulerOptions& options, Tenants& tenants) {
+    std::vector<double> weights;
+    for (const auto& [name, weight] : options.tenant_weights) {
+        const std::size_t id = base::raw(tenants.id_of(name));
+        if (id >= weights.size()) { weights.resize(id + 1, 1); }
+        weights[id] = weight;
+    }
+    return weights;
+}
+
+/// Tokens of an answer that went on so long after its first one.
+double tokens_of_answer(const InFlight::Ended& over, std::uint32_t tpot_us) {
+    if (tpot_us == 0) { return 1; }
+    const double seconds = std::chrono::duration<double>(over.decoded).count();
+    return std::clamp(1 + seconds / (tpot_us * 1e-6), 1.0,
+                      std::max(1.0, static_cast<double>(over.placed.answer_tokens_max)));
 }
 
 /// Tokens were given out: the rest must have the same numbers. A gateway of minor version 0 does not say so, and has
@@ -66,12 +91,23 @@ ModelPool::ModelPool(std::string model, const SchedulerOptions& options, Tenants
       options_(options),
       tenants_(tenants),
       metrics_(metrics, model_),
-      registry_(registry_options(options)) {}
+      registry_(registry_options(options)),
+      fair_share_({.weights = weights_of(options, tenants)}),
+      answer_tokens_(kAnswerTokensAtFirst) {}
+
+std::int32_t ModelPool::priority_of(const proto::PlaceRequest& request) const {
+    const auto known = options_.priorities.find(request.slo_class().empty() ? "default" : request.slo_class());
+    return known == options_.priorities.end() ? 0 : known->second;
+}
+
+double ModelPool::answer_tokens_expected(const proto::PlaceRequest& request) const {
+    return std::min(answer_tokens_, static_cast<double>(request.new_tokens_max()));
+}
 
 std::uint64_t ModelPool::numerics_id(base::TimePoint now) {
-    const std::span<const WorkerView> workers = registry_.view(now);
-    if (const auto generating = pool_numerics(workers)) { return *generating; }
-    return encode_numerics(workers).value_or(0);
+    if (registry_.workers() <= options_.scan_workers_max) { static_cast<void>(registry_.view(now)); }
+    if (const auto generating = registry_.pool_numerics()) { return *generating; }
+    return encode_numerics(registry_.view(now)).value_or(0);
 }
 
 PlaceOutcome ModelPool::decide(const proto::PlaceRequest& request, base::TimePoint now) {
@@ -104,15 +140,19 @@ PlaceOutcome ModelPool::decide(const proto::PlaceRequest& request, base::TimePoi
         return place_encode({.workers = registry_.view(now), .rules = options_.rules},
                             {.prompt_tokens = request.prompt_tokens(), .avoid = avoid});
     }
-    return scheduler::place({.workers = registry_.view(now), .rules = options_.rules},
-                            {.prompt_tokens = request.prompt_tokens(),
-                             .new_tokens_max = request.new_tokens_max(),
-                             .numerics_id = has_begun(request) ? request.header().numerics_id() : 0,
-                             .cached_blocks = registry_.match(*chain),
-                             .avoid = avoid,
-                             .ttft_seconds_left = ttft_seconds_left(request),
-                             .tpot_seconds_target = tpot_seconds_target(request),
-                             .may_refuse = !has_begun(request)});
+    const TenantId tenant = tenants_.id_of(request.tenant());
+    const std::int32_t priority = priority_of(request);
+    fair_share_.asks(tenant, priority, now);
+    return scheduler::decide(registry_, options_.rules,
+                             {.prompt_tokens = request.prompt_tokens(),
+                              .new_tokens_max = request.new_tokens_max(),
+                              .numerics_id = has_begun(request) ? request.header().numerics_id() : 0,
+                              .avoid = avoid,
+                              .ttft_seconds_left = ttft_seconds_left(request),
+                              .tpot_seconds_target = tpot_seconds_target(request),
+                              .may_refuse = !has_begun(request),
+                              .queue_share = fair_share_.fraction(tenant, priority, now)},
+                             *chain, now);
 }
 
 void ModelPool::take(const proto::PlaceRequest& request, const Placement& placement, base::TimePoint now,
@@ -136,9 +176,15 @@ void ModelPool::take(const proto::PlaceRequest& request, const Placement& placem
     const std::uint64_t tokens = std::uint64_t{request.prompt_tokens()} + request.new_tokens_max();
     const std::uint64_t decode_blocks =
         placement.encodes ? 0 : (tokens + decode.block_tokens() - 1) / decode.block_tokens();
+    const TenantId tenant = tenants_.id_of(request.tenant());
+    const double answer_tokens = placement.encodes ? 0 : answer_tokens_expected(request);
+    if (const PlacedRequest* former = registry_.in_flight().placed(base::RequestId{request.request_id()})) {
+        fair_share_.charge(former->tenant, 0, -former->answer_tokens);  // the rest of it is written elsewhere
+    }
+    fair_share_.charge(tenant, request.prompt_tokens() - placement.cached_prompt_tokens, answer_tokens);
     registry_.in_flight().add({.request = base::RequestId{request.request_id()},
                                .epoch = base::Epoch{request.epoch()},
-                               .tenant = tenants_.id_of(request.tenant()),
+                               .tenant = tenant,
                                .gateway = GatewayLife{request.gateway()},
                                .prefill_slot = static_cast<std::uint32_t>(placement.prefill),
                                .decode_slot = static_cast<std::uint32_t>(placement.decode),
@@ -146,7 +192,10 @@ void ModelPool::take(const proto::PlaceRequest& request, const Placement& placem
                                .prompt_tokens = request.prompt_tokens(),
                                .decode_blocks = decode_blocks,
                                .ttft_seconds = placement.ttft_seconds,
-                               .tpot_seconds = placement.tpot_seconds},
+                               .tpot_seconds = placement.tpot_seconds,
+                               .tpot_seconds_target = tpot_seconds_target(request),
+                               .answer_tokens_max = request.new_tokens_max(),
+                               .answer_tokens = answer_tokens},
                               now);
 }
 
@@ -166,6 +215,11 @@ bool ModelPool::release(GatewayLife gateway, const proto::ReleaseRequest::Ended&
     if (!over) { return false; }
     if (!over->first_token_told) { tell("ttft", ended.ttft_us(), over->placed.ttft_seconds); }
     tell("tpot", ended.tpot_us(), over->placed.tpot_seconds);
+    if (over->placed.answer_tokens > 0) {
+        const double tokens = over->first_token_told ? tokens_of_answer(*over, ended.tpot_us()) : 0;
+        fair_share_.charge(over->placed.tenant, 0, tokens - over->placed.answer_tokens);
+        if (tokens > 0) { answer_tokens_ += (tokens - answer_tokens_) / kAnswersRemembered; }
+    }
     return true;
 }
 
@@ -277,7 +331,8 @@ std::optional<proto::WorkerState> ModelPool::drain(Registry::Life life, base::Ti
 void ModelPool::tell_metrics(base::TimePoint now) {
     metrics_.cluster(registry_.view(now));
     for (std::uint32_t tenant = 0; tenant < tenants_.names().size(); ++tenant) {
-        metrics_.tenant(tenants_.names()[tenant], tenant, registry_.in_flight().placements_of(TenantId{tenant}));
+        metrics_.tenant(tenants_.names()[tenant], tenant, registry_.in_flight().placements_of(TenantId{tenant}),
+                        fair_share_.counter(TenantId{tenant}));
     }
 }
 

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "proto/scheduler.pb.h"
+#include "scheduler/fair_share.h"
 #include "scheduler/options.h"
 #include "scheduler/place.h"
 #include "scheduler/predictor.h"
@@ -57,6 +58,8 @@ public:
     void tell_metrics(base::TimePoint now);
 
 private:
+    std::int32_t priority_of(const sluice::proto::PlaceRequest& request) const;
+    double answer_tokens_expected(const sluice::proto::PlaceRequest& request) const;
     void learn(Registry::Life life, const sluice::proto::Heartbeat& heartbeat);
     sluice::proto::WorkerState worker_state(std::size_t slot, const WorkerView& worker, base::TimePoint now) const;
 
@@ -66,6 +69,8 @@ private:
     ModelMetrics metrics_;
     Registry registry_;
     Predictor predictor_;
+    FairShare fair_share_;
+    double answer_tokens_;  // of answers that ended lately, on average
 };
 
 }  // namespace scheduler

@@ -21,12 +21,27 @@ SchedulerOptions SchedulerOptions::read(base::Config& config) {
     options.gateway_lease = milliseconds("scheduler.gateway_lease_ms", options.gateway_lease.count(), 1000);
     options.rules.allow_mixed_numerics =
         config.boolean("scheduler.allow_mixed_numerics", options.rules.allow_mixed_numerics);
-    options.rules.local_prefill_tokens_max =
-        count("scheduler.local_prefill_tokens_max", options.rules.local_prefill_tokens_max, 0, 1'000'000'000);
+    options.rules.local_prefill_by_prediction =
+        config.boolean("scheduler.local_prefill_by_prediction", options.rules.local_prefill_by_prediction);
+    const std::vector<std::string> given = config.children("scheduler");
+    if (std::find(given.begin(), given.end(), "local_prefill_tokens_max") != given.end()) {
+        static_cast<void>(config.integer("scheduler.local_prefill_tokens_max", 0));
+        config.problem("scheduler.local_prefill_tokens_max",
+                       "is gone: whether a decode worker prefills is predicted now; set "
+                       "scheduler.local_prefill_by_prediction to true or false");
+    }
+    options.scan_workers_max = count("scheduler.scan_workers_max", options.scan_workers_max, 0, 65'536);
     options.rules.fetch_tokens_min =
         count("scheduler.fetch_tokens_min", options.rules.fetch_tokens_min, 0, 1'000'000'000);
     options.rules.admit_by_prediction =
         config.boolean("scheduler.admit_by_prediction", options.rules.admit_by_prediction);
+    for (const std::string& name : config.children("scheduler.tenant_weights")) {
+        options.tenant_weights[name] = config.number("scheduler.tenant_weights." + name, 1, 0.001, 1000);
+    }
+    for (const std::string& name : config.children("slo_classes")) {
+        const std::string key = "slo_classes." + name + ".priority";
+        options.priorities[name] = static_cast<std::int32_t>(config.integer(key, 0, -100, 100));
+    }
     options.workers_max = count("scheduler.workers_max", options.workers_max, 1, 65'536);
     options.models_max = count("scheduler.models_max", options.models_max, 1, 65'536);
     options.prefix_blocks_max = count("scheduler.prefix_blocks_max", options.prefix_blocks_max, 1, 1 << 30);

@@ -2,6 +2,8 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -24,9 +26,16 @@ struct SchedulerOptions {
     /// `scheduler.gateway_lease_ms`: what was placed for a gateway that was silent for this long counts no more. A
     /// gateway asks for a description every `gateway.describe_interval_ms`, and that is heard.
     std::chrono::milliseconds gateway_lease{10000};
-    /// `scheduler.allow_mixed_numerics`, `scheduler.local_prefill_tokens_max`, `scheduler.fetch_tokens_min`,
+    /// `scheduler.allow_mixed_numerics`, `scheduler.local_prefill_by_prediction`, `scheduler.fetch_tokens_min`,
     /// `scheduler.admit_by_prediction`.
     PlaceRules rules = {};
+    /// `scheduler.scan_workers_max`: up to so many workers of a model, all are looked at for each request; with more,
+    /// only the likeliest (shortlist.h).
+    std::uint32_t scan_workers_max = 32;
+    /// `scheduler.tenant_weights`: shares of service among tenants with requests at hand, by name; 1 for all others.
+    std::map<std::string, double> tenant_weights = {};
+    /// `slo_classes.NAME.priority`: those of a higher one are let in first.
+    std::map<std::string, std::int32_t, std::less<>> priorities = {};
     /// `scheduler.workers_max`, `scheduler.models_max`, `scheduler.prefix_blocks_max`, `scheduler.placements_max`,
     /// `scheduler.tenants_max`, `scheduler.calls_max`: bounds.
     std::uint32_t workers_max = 1024;           // of all models together

@@ -25,14 +25,6 @@ std::uint32_t cached_tokens(const WorkerView& worker, const PlaceQuery& query, s
     return blocks * worker.limits.block_tokens;
 }
 
-bool prefill_queue_full(const WorkerView& worker) {
-    return prefill_requests_held(worker) >= worker.limits.queue_requests_max;
-}
-
-bool decode_queue_full(const WorkerView& worker) {
-    return decode_requests_held(worker) >= worker.limits.queue_requests_max;
-}
-
 /// 0: ready; 1: suspect; 2: ready but just failed this request; 3: both.
 int rank(const WorkerView& worker, const PlaceQuery& query) {
     const bool avoided = std::find(query.avoid.begin(), query.avoid.end(), worker.incarnation) != query.avoid.end();
@@ -146,6 +138,7 @@ private:
             if (!counts(worker)) { continue; }
             if (can_prefill(worker)) { look(prefill_, worker, query_.prompt_tokens); }
             if (can_decode(worker)) { look(decode_, worker, tokens_all()); }
+            has_pure_decode_ = has_pure_decode_ || worker.role == Role::decode;
         }
     }
 
@@ -222,15 +215,18 @@ private:
             const bool decodes = in_decode_pool(worker) && !decode_queue_full(worker);
             if (!prefills && !decodes) { continue; }
             const std::uint32_t cached = cached_tokens(worker, query_, i);
-            if (prefills) {
-                keep_better(worker.role == Role::mixed ? prefill_mixed : prefill_pure,
+            const bool is_mixed = worker.role == Role::mixed;
+            if (prefills && (!is_mixed || has_pure_decode_)) {
+                keep_better(is_mixed ? prefill_mixed : prefill_pure,
                             Side{i, false, forecast_prefill(worker, query_, cached).ttft_seconds, worker.id, false});
             }
             if (decodes) {
-                keep_better(worker.role == Role::mixed ? decode_mixed : decode_pure,
-                            Side{i, decode_wait(worker) > 0, handoff(worker, cached) + answer(worker), worker.id,
-                                 misses_tpot(worker)});
-                if (does_both(worker, cached)) { keep_better(best, local_option(i, cached)); }
+                keep_better(is_mixed ? decode_mixed : decode_pure,
+                            Side{i, decode_wait(worker) > 0, handoff(worker, cached) + forecast_answer(worker, query_),
+                                 worker.id, misses_tpot(worker)});
+                if (!prefill_queue_full(worker) && may_do_both(worker, view_.rules, prefill_.exists)) {
+                    keep_better(best, local_option(i, cached));
+                }
             }
         }
         for (const auto& [prefill, decode] :
@@ -254,11 +250,14 @@ private:
         const WorkerView& prefill = view_.workers[option.prefill];
         const WorkerView& decode = view_.workers[option.decode.index];
         const bool is_known = prefill.costs.learned && decode.costs.learned;
-        if (!option.misses || !is_known || !query_.may_refuse || !view_.rules.admit_by_prediction) {
-            return std::nullopt;
-        }
-        const PrefillForecast forecast =
-            forecast_prefill(prefill, query_, cached_tokens(prefill, query_, option.prefill));
+        if (!is_known || !query_.may_refuse || !view_.rules.admit_by_prediction) { return std::nullopt; }
+        if (!option.misses && query_.queue_share >= 1) { return std::nullopt; }
+        const PrefillForecast forecast = forecast_of(option);
+        const double own = forecast.ttft_seconds - forecast.queue_seconds;
+        // At 1/2 another prompt like it would still be in time behind it; at no share does it wait for nothing.
+        const double room = query_.ttft_seconds_left - own;
+        const double may_wait = std::max(0.0, room - 2 * (1 - query_.queue_share) * std::max(own, room / 2));
+        if (!option.misses && forecast.queue_seconds <= may_wait) { return std::nullopt; }
         const auto ms = [](double seconds) {
             return std::to_string(static_cast<std::int64_t>(std::ceil(seconds * 1e3))) + " ms";
         };
@@ -271,6 +270,13 @@ private:
                               " are left of its target",
                           is_hopeless ? 0 : retry_after_ms(forecast.ttft_seconds - query_.ttft_seconds_left),
                           "slo_infeasible");
+        }
+        if (!option.misses) {
+            return refuse(base::ErrorCode::resource_exhausted,
+                          "others ask who have had less: this prompt would wait " + ms(forecast.queue_seconds) + ", " +
+                              ms(may_wait) + " are open to its tenant and class of the " + ms(room) +
+                              " that its target allows",
+                          retry_after_ms(forecast.queue_seconds - may_wait), "over_share");
         }
         const double tpot = option.prefill == option.decode.index
                                 ? forecast_tpot(decode, query_, forecast.sequences_then)
@@ -287,16 +293,7 @@ private:
         return forecast_tpot(worker, query_) > query_.tpot_seconds_target;
     }
 
-    bool does_both(const WorkerView& worker, std::uint32_t cached) const {
-        if (prefill_queue_full(worker)) { return false; }
-        return worker.role == Role::mixed || !prefill_.exists ||
-               query_.prompt_tokens - cached <= view_.rules.local_prefill_tokens_max;
-    }
-
     double decode_wait(const WorkerView& worker) const { return forecast_decode_wait(worker, query_); }
-    double answer(const WorkerView& worker) const {
-        return forecast_tpot(worker, query_) * weighed_tokens(query_) + decode_wait(worker);
-    }
     double handoff(const WorkerView& worker, std::uint32_t cached) const {
         return transfer_seconds(worker.costs.transfer, static_cast<double>(query_.prompt_tokens - cached) *
                                                            static_cast<double>(worker.limits.kv_bytes_per_token));
@@ -304,12 +301,11 @@ private:
 
     Option local_option(std::size_t index, std::uint32_t cached) const {
         const WorkerView& worker = view_.workers[index];
-        const PrefillForecast forecast = forecast_prefill(worker, query_, cached);
-        const double others = (forecast.ttft_seconds - forecast.queue_seconds) * worker.expected.decoding;
-        const double tpot = forecast_tpot(worker, query_, forecast.sequences_then);
-        const double seconds = forecast.ttft_seconds + others + tpot * weighed_tokens(query_) + decode_wait(worker);
-        const bool misses = tpot > query_.tpot_seconds_target || forecast.ttft_seconds > query_.ttft_seconds_left;
-        return {Side{index, decode_wait(worker) > 0, seconds, worker.id, misses}, index, seconds, worker.id, misses};
+        const LocalForecast local = forecast_local(worker, query_, cached);
+        const bool misses =
+            local.tpot_seconds > query_.tpot_seconds_target || local.prefill.ttft_seconds > query_.ttft_seconds_left;
+        return {Side{index, local.wait_seconds > 0, local.cost_seconds, worker.id, misses}, index, local.cost_seconds,
+                worker.id, misses};
     }
 
     /// Who has most of the prompt, if that is worth fetching; ties go to the lower id. Who drains may well be asked.
@@ -334,12 +330,19 @@ private:
         return best;
     }
 
+    PrefillForecast forecast_of(const Option& option) const {
+        const WorkerView& worker = view_.workers[option.prefill];
+        const std::uint32_t cached = cached_tokens(worker, query_, option.prefill);
+        return option.prefill == option.decode.index ? forecast_local(worker, query_, cached).prefill
+                                                     : forecast_prefill(worker, query_, cached);
+    }
+
     Placement describe(const Option& option) const {
         const WorkerView& prefill = view_.workers[option.prefill];
         const WorkerView& decode = view_.workers[option.decode.index];
         const bool local = option.prefill == option.decode.index;
         const std::uint32_t cached = cached_tokens(prefill, query_, option.prefill);
-        const PrefillForecast forecast = forecast_prefill(prefill, query_, cached);
+        const PrefillForecast forecast = forecast_of(option);
         const auto source = kv_source(option.prefill, cached);
         const bool last_resort = decode_.rank > 0 || (prefill_.found() && prefill_.rank > 0);
         return {.prefill = option.prefill,
@@ -363,6 +366,7 @@ private:
     std::optional<std::uint64_t> numerics_;
     PhasePool prefill_;
     PhasePool decode_;
+    bool has_pure_decode_ = false;
 };
 
 }  // namespace

@@ -29,6 +29,10 @@ struct PlaceQuery {
     double ttft_seconds_left = kNoTarget;    // until its first token is due; negative: it is late
     double tpot_seconds_target = kNoTarget;  // mean gap of the later ones
     bool may_refuse = true;                  // for its targets; false: it has begun
+    /// Of the time that it could wait for its turn it may be predicted to wait for so much, or, if that is less, for
+    /// what leaves room for another one like it behind it: less than 1 for who had more than others. Nothing of that
+    /// for what need not wait.
+    double queue_share = 1;
 };
 
 /// Where both phases run. Indices into ClusterView::workers; equal when one worker does both ("local").
@@ -54,7 +58,8 @@ struct Placement {
 struct Refusal {
     base::Error error;
     std::uint32_t retry_after_ms = 0;  // 0: do not retry
-    std::string_view reason;  // label: "queues_full", "slo_infeasible", "no_worker", "never_fits", "bad_request"
+    std::string_view
+        reason;  // label: "queues_full", "slo_infeasible", "over_share", "no_worker", "never_fits", "bad_request"
 };
 
 using PlaceOutcome = std::variant<Placement, Refusal>;
@@ -78,11 +83,13 @@ inline constexpr std::uint32_t kWeighedTokens = 32;
 ///
 /// Options that are predicted to meet the request's targets come before all others, at the same room. Where there is
 /// none, PlaceRules::admit_by_prediction is set and prediction rests on what was measured, a request that has not begun
-/// is refused (early rejection, Mooncake, FAST 2025, section 6): late answers would make others late, too.
+/// is refused (early rejection, Mooncake, FAST 2025, section 6): late answers would make others late, too. So is, then,
+/// one that would wait for longer than PlaceQuery::queue_share allows: its tenant has had more than others.
 ///
 /// Who is asked: workers of one numerics_id (unless rules allow otherwise) that could hold the request when empty.
 /// Never draining ones (they take nothing new). Suspect ones only when there are no ready ones, avoided ones only when
-/// there is nothing else. Without any worker for prefill, decode workers do both phases. Source: DistServe (OSDI 2024)
+/// there is nothing else. Without any worker for prefill, decode workers do both phases; with one, where
+/// PlaceRules::local_prefill_by_prediction is set, p may be d for them too. Source: DistServe (OSDI 2024)
 /// section 4.3 and Mooncake (FAST 2025) algorithm 1; the joint cost is ours.
 PlaceOutcome place(const ClusterView& view, const PlaceQuery& query);
 

@@ -61,11 +61,19 @@ std::optional<double> Predictor::observe_transfer(base::WorkerId worker, Role ro
     return workers_[worker].transfer.observe(bytes, 0, seconds);
 }
 
+/// A decode worker computes prompts as the workers for prefill do, until one has been seen to.
+const base::StepFit& Predictor::prefill_of_role(Role role) const {
+    const auto fit = [this](Role of) -> const base::StepFit& { return roles_[static_cast<std::size_t>(of)].step; };
+    if (role != Role::decode || fit(role).prefill_is_fitted()) { return fit(role); }
+    return fit(Role::prefill).prefill_is_fitted() ? fit(Role::prefill) : fit(Role::mixed);
+}
+
 Costs Predictor::costs(base::WorkerId worker, Role role) const {
     const auto own = workers_.find(worker);
     const Fits& shared = roles_[static_cast<std::size_t>(role)];
     const bool is_known = own != workers_.end();
-    const base::StepFit& prefill = is_known && own->second.step.prefill_is_fitted() ? own->second.step : shared.step;
+    const base::StepFit& prefill =
+        is_known && own->second.step.prefill_is_fitted() ? own->second.step : prefill_of_role(role);
     const base::StepFit& decode = is_known && own->second.step.decode_is_fitted() ? own->second.step : shared.step;
     const base::LinearFit& transfer = is_known && own->second.transfer.is_fitted() ? own->second.transfer
                                       : shared.transfer.is_fitted()                ? shared.transfer
@@ -75,7 +83,8 @@ Costs Predictor::costs(base::WorkerId worker, Role role) const {
             .transfer = {transfer.coefficients()[0], transfer.coefficients()[1]},
             .mixed = is_known ? own->second.mix.mean() : MixedSteps{},
             .learned = (role == Role::decode || prefill.prefill_is_fitted()) &&
-                       (role == Role::prefill || decode.decode_is_fitted())};
+                       (role == Role::prefill || decode.decode_is_fitted()),
+            .prefill_learned = prefill.prefill_is_fitted()};
 }
 
 void Predictor::forget(base::WorkerId worker) {

@@ -49,6 +49,7 @@ private:
         base::LinearFit transfer;
         Mix mix;
     };
+    const base::StepFit& prefill_of_role(Role role) const;
     Fits& of_role(Role role) { return roles_[static_cast<std::size_t>(role)]; }
 
     std::map<base::WorkerId, Fits> workers_;

@@ -1,6 +1,7 @@
 #include "scheduler/registry.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 #include "base/seal.h"
@@ -36,7 +37,10 @@ std::optional<std::string_view> missing_field(const sluice::proto::RegisterWorke
 }  // namespace
 
 Registry::Registry(Options options)
-    : options_(options), block_index_(options.prefix_blocks_max), in_flight_(options.in_flight) {
+    : options_(options),
+      block_index_(options.prefix_blocks_max),
+      in_flight_(options.in_flight),
+      shortlist_(options.rules) {
     CHECK(options.workers_max > 0);
     CHECK(options.suspect_after > base::Duration::zero() && options.lease >= options.suspect_after);
 }
@@ -126,6 +130,8 @@ base::Result<Registry::Enrolled> Registry::enroll(const sluice::proto::RegisterW
                    .queue_requests_max = registration.queue_requests_max(),
                    .kv_bytes_per_token = registration.kv_bytes_per_token(),
                    .lends_kv = registration.lends_kv()};
+    shortlist_.touch(static_cast<std::uint32_t>(slot));
+    facts_.reset();
     return enrolled;
 }
 
@@ -158,6 +164,7 @@ Registry::Heard Registry::hear(Life life, const sluice::proto::Heartbeat& heartb
                  .blocks_room = static_cast<std::uint32_t>(std::min<std::uint64_t>(room, view.limits.kv_blocks_total)),
                  .blocks_used = record.load.blocks_used()};
     in_flight_.heartbeat(static_cast<std::uint32_t>(*slot), view.load, now);
+    look(*slot, now);
 
     for (const sluice::proto::BlockEvents& events : heartbeat.blocks()) {
         record.news.take(events, block_index_, static_cast<std::uint32_t>(*slot));
@@ -180,7 +187,11 @@ void Registry::keep_out(Life life) {
 
 bool Registry::ask_drain(Life life) {
     const auto slot = slot_of(life);
-    if (slot) { records_[*slot].drain_asked = true; }
+    if (slot) {
+        records_[*slot].drain_asked = true;
+        shortlist_.touch(static_cast<std::uint32_t>(*slot));
+        facts_.reset();
+    }
     return slot.has_value();
 }
 
@@ -196,6 +207,7 @@ void Registry::remove(std::size_t slot) {
     block_index_.clear(static_cast<std::uint32_t>(slot));
     in_flight_.worker_gone(static_cast<std::uint32_t>(slot));
     free_slots_.push_back(slot);
+    facts_.reset();
 }
 
 bool Registry::leave(Life life) {
@@ -216,13 +228,20 @@ std::vector<Registry::Life> Registry::expire(base::TimePoint now) {
     return gone;
 }
 
+void Registry::look(std::size_t slot, base::TimePoint now) {
+    WorkerView& worker = views_[slot];
+    if (worker.status == WorkerStatus::gone) { return; }
+    const WorkerStatus former = std::exchange(worker.status, status(slot, now));
+    worker.pending = in_flight_.pending(static_cast<std::uint32_t>(slot));
+    worker.expected = in_flight_.expected(static_cast<std::uint32_t>(slot), now);
+    if (former == worker.status) { return; }
+    shortlist_.touch(static_cast<std::uint32_t>(slot));
+    facts_.reset();
+}
+
 std::span<const WorkerView> Registry::view(base::TimePoint now) {
     for (std::size_t slot = 0; slot < views_.size(); ++slot) {
-        WorkerView& worker = views_[slot];
-        if (worker.status == WorkerStatus::gone) { continue; }
-        worker.status = status(slot, now);
-        worker.pending = in_flight_.pending(static_cast<std::uint32_t>(slot));
-        worker.expected = in_flight_.expected(static_cast<std::uint32_t>(slot), now);
+        look(slot, now);
     }
     return views_;
 }
@@ -230,6 +249,73 @@ std::span<const WorkerView> Registry::view(base::TimePoint now) {
 std::span<const std::uint32_t> Registry::match(std::span<const base::BlockHash> chain) {
     block_index_.match(chain, views_.size(), matched_);
     return matched_;
+}
+
+const Registry::Facts& Registry::facts() {
+    if (facts_) { return *facts_; }
+    facts_.emplace();
+    if (!options_.rules.allow_mixed_numerics) { facts_->numerics = scheduler::pool_numerics(views_); }
+    for (const WorkerView& worker : views_) {
+        if (worker.status == WorkerStatus::gone || worker.role == Role::encode) { continue; }
+        if (facts_->numerics && worker.numerics_id != *facts_->numerics) { continue; }
+        ++facts_->workers;
+        facts_->block_tokens = worker.limits.block_tokens;  // the same for all
+        facts_->prefill_exists =
+            facts_->prefill_exists || (can_prefill(worker) && worker.status != WorkerStatus::draining);
+    }
+    // Who counts, and who does both phases, may be another matter now.
+    if (!last_facts_ || last_facts_->numerics != facts_->numerics ||
+        last_facts_->prefill_exists != facts_->prefill_exists) {
+        shortlist_.touch_all(views_.size());
+    }
+    last_facts_ = facts_;
+    return *facts_;
+}
+
+std::optional<std::uint64_t> Registry::pool_numerics() {
+    return options_.rules.allow_mixed_numerics ? scheduler::pool_numerics(views_) : facts().numerics;
+}
+
+Registry::Outlook Registry::outlook_of_all(std::span<const base::BlockHash> chain, base::TimePoint now) {
+    return {.workers = view(now), .cached_blocks = match(chain), .slots = {}};
+}
+
+Registry::Outlook Registry::outlook(const PlaceQuery& query, std::span<const base::BlockHash> chain,
+                                    base::TimePoint now) {
+    const Facts facts = this->facts();
+    const bool is_of_pool = query.numerics_id == 0 || !facts.numerics || query.numerics_id == *facts.numerics;
+    PrefixSearch prefixes(block_index_, chain);
+    if (facts.workers <= options_.scan_workers_max || !is_of_pool) {
+        outlook_blocks_.clear();
+        for (std::uint32_t slot = 0; slot < views_.size(); ++slot) {
+            outlook_blocks_.push_back(prefixes.blocks_of(slot));
+        }
+        return {.workers = view(now), .cached_blocks = outlook_blocks_, .slots = {}};
+    }
+    for (const std::uint32_t slot : in_flight_.take_changed()) {
+        shortlist_.touch(slot);
+    }
+    ++outlooks_;
+    looked_in_.resize(views_.size());
+    const Shortlist::Pool pool{.numerics = facts.numerics,
+                               .workers = facts.workers,
+                               .block_tokens = facts.block_tokens,
+                               .prefill_exists = facts.prefill_exists};
+    const auto slots =
+        shortlist_.pick(query, prefixes, pool, std::chrono::duration<double>(now.time_since_epoch()).count(),
+                        [this, now](std::uint32_t slot) -> const WorkerView& {
+                            if (std::exchange(looked_in_[slot], outlooks_) != outlooks_) { look(slot, now); }
+                            return views_[slot];
+                        });
+    if (slots.empty()) { return outlook_of_all(chain, now); }
+    outlook_workers_.clear();
+    outlook_blocks_.clear();
+    for (const std::uint32_t slot : slots) {
+        if (std::exchange(looked_in_[slot], outlooks_) != outlooks_) { look(slot, now); }
+        outlook_workers_.push_back(views_[slot]);
+        outlook_blocks_.push_back(prefixes.blocks_of(slot));
+    }
+    return {.workers = outlook_workers_, .cached_blocks = outlook_blocks_, .slots = slots};
 }
 
 const sluice::proto::RegisterWorker& Registry::registration(std::size_t slot) const {
@@ -243,7 +329,10 @@ base::Duration Registry::heartbeat_age(std::size_t slot, base::TimePoint now) co
 }
 
 void Registry::set_costs(base::WorkerId id, const Costs& costs) {
-    if (const auto slot = slot_of(id)) { views_[*slot].costs = costs; }
+    if (const auto slot = slot_of(id)) {
+        views_[*slot].costs = costs;
+        shortlist_.touch(static_cast<std::uint32_t>(*slot));
+    }
 }
 
 }  // namespace scheduler

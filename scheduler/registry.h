@@ -19,6 +19,7 @@
 #include "scheduler/block_news.h"
 #include "scheduler/cluster_view.h"
 #include "scheduler/in_flight.h"
+#include "scheduler/shortlist.h"
 
 namespace scheduler {
 
@@ -35,6 +36,8 @@ public:
         std::uint32_t workers_max = 1024;
         std::size_t prefix_blocks_max = 1 << 20;
         InFlight::Options in_flight = {};
+        PlaceRules rules = {};
+        std::uint32_t scan_workers_max = 32;                             // more: outlook() is made of some
         base::Duration suspect_after = std::chrono::milliseconds(1500);  // without a heartbeat
         base::Duration lease = std::chrono::seconds(5);                  // without a heartbeat; then it is gone
     };
@@ -76,6 +79,18 @@ public:
     /// Leading blocks of `chain` per slot; as long as view(). Valid until the next call.
     std::span<const std::uint32_t> match(std::span<const base::BlockHash> chain);
 
+    /// The workers among which one request is placed: all, or those that are worth looking at.
+    struct Outlook {
+        std::span<const WorkerView> workers;
+        std::span<const std::uint32_t> cached_blocks;  // for each
+        std::span<const std::uint32_t> slots;          // of each; empty: they are all, by slot
+    };
+    /// Valid until the next call that is not const. `query.cached_blocks` is not looked at.
+    Outlook outlook(const PlaceQuery& query, std::span<const base::BlockHash> chain, base::TimePoint now);
+    Outlook outlook_of_all(std::span<const base::BlockHash> chain, base::TimePoint now);
+    /// As the function of that name, of the workers as they were when last looked at.
+    std::optional<std::uint64_t> pool_numerics();
+
     /// The present life in a slot of view() that is not gone.
     const sluice::proto::RegisterWorker& registration(std::size_t slot) const;
     const sluice::proto::WorkerLoad& load(std::size_t slot) const;
@@ -98,6 +113,16 @@ private:
         BlockNews news;
         bool drain_asked = false;
     };
+    /// What is remembered of all workers, so that no request needs to ask each of them.
+    struct Facts {
+        std::optional<std::uint64_t> numerics;
+        std::size_t workers = 0;  // that count
+        std::uint32_t block_tokens = 1;
+        bool prefill_exists = false;
+    };
+    const Facts& facts();
+    /// Updates a worker's view.
+    void look(std::size_t slot, base::TimePoint now);
     std::optional<std::size_t> slot_of(Life life) const;
     WorkerStatus status(std::size_t slot, base::TimePoint now) const;
     void remove(std::size_t slot);
@@ -113,6 +138,13 @@ private:
     BlockIndex block_index_;
     InFlight in_flight_;
     std::vector<std::uint32_t> matched_;
+    std::optional<Facts> facts_;  // empty: something has changed
+    std::optional<Facts> last_facts_;
+    Shortlist shortlist_;
+    std::vector<WorkerView> outlook_workers_;
+    std::vector<std::uint32_t> outlook_blocks_;
+    std::vector<std::uint64_t> looked_in_;  // [slots]: the last outlook that looked at it
+    std::uint64_t outlooks_ = 0;
 };
 
 }  // namespace scheduler

@@ -141,16 +141,21 @@ void ModelMetrics::cluster(std::span<const WorkerView> workers) {
     gauges_->decode.set(decode);
 }
 
-void ModelMetrics::tenant(const std::string& name, std::size_t index, std::uint32_t placements) {
+void ModelMetrics::tenant(const std::string& name, std::size_t index, std::uint32_t placements, double virtual_tokens) {
     if (index >= tenants_.size()) { tenants_.resize(index + 1); }
-    prometheus::Gauge*& gauge = tenants_[index];
-    if (gauge == nullptr) {
-        if (placements == 0) { return; }
-        gauge = &metrics_.gauge("sluice_scheduler_tenant_placements",
-                                "Placements of a tenant that are not released yet; the first tenants by name",
-                                {{"model", model_}, {"tenant", name}});
+    OfTenant& gauges = tenants_[index];
+    if (gauges.placements == nullptr) {
+        if (placements == 0 && virtual_tokens == 0) { return; }
+        const base::Metrics::Labels labels{{"model", model_}, {"tenant", name}};
+        gauges.placements =
+            &metrics_.gauge("sluice_scheduler_tenant_placements",
+                            "Placements of a tenant that are not released yet; the first tenants by name", labels);
+        gauges.virtual_tokens =
+            &metrics_.gauge("sluice_scheduler_tenant_virtual_tokens",
+                            "Service that a tenant has had by its weight, as far as it counts for its share", labels);
     }
-    gauge->Set(placements);
+    gauges.placements->Set(placements);
+    gauges.virtual_tokens->Set(virtual_tokens);
 }
 
 }  // namespace scheduler

@@ -28,8 +28,8 @@ public:
     void prediction(std::string_view kind, double measured_over_predicted);
     /// Everything that is told about the workers as they stand.
     void cluster(std::span<const WorkerView> workers);
-    /// Placements of the tenant with this index (0, 1, ...) that are not released yet.
-    void tenant(const std::string& name, std::size_t index, std::uint32_t placements);
+    /// Placements of the tenant with this index (0, 1, ...) that are not released yet, and its counter of service.
+    void tenant(const std::string& name, std::size_t index, std::uint32_t placements, double virtual_tokens);
 
 private:
     struct Gauges;
@@ -39,8 +39,12 @@ private:
     prometheus::Histogram& decision_seconds_;
     std::map<std::pair<std::string, std::string>, prometheus::Counter*> decisions_;  // (path, reason)
     std::map<std::string, prometheus::Histogram*, std::less<>> predictions_;
-    std::unique_ptr<Gauges> gauges_;           // from the first cluster() on
-    std::vector<prometheus::Gauge*> tenants_;  // by index
+    std::unique_ptr<Gauges> gauges_;  // from the first cluster() on
+    struct OfTenant {
+        prometheus::Gauge* placements = nullptr;
+        prometheus::Gauge* virtual_tokens = nullptr;
+    };
+    std::vector<OfTenant> tenants_;  // by index
 };
 
 }  // namespace scheduler

@@ -1,5 +1,6 @@
 #include "worker/board.h"
 
+#include <bit>
 #include <utility>
 
 #include "proto/block_hashes.h"
@@ -12,6 +13,11 @@ void push_bounded(std::deque<T>& samples, const T& sample, std::size_t max) {
     if (samples.size() >= max) { samples.pop_front(); }
     samples.push_back(sample);
 }
+
+/// Samples that are told again: of each size of step, and sizes; of hand-offs.
+constexpr std::size_t kRememberedOfSize = 6;
+constexpr std::size_t kSizesRemembered = 32;
+constexpr std::size_t kTransfersRemembered = 16;
 
 }  // namespace
 
@@ -50,9 +56,11 @@ void ReportBoard::take(sluice::proto::Heartbeat& heartbeat) {
     *heartbeat.mutable_load() = load_;
     heartbeat.mutable_load()->set_draining(draining_);
     for (auto& sample : steps_) {
+        remember(sample);
         *heartbeat.add_steps() = std::move(sample);
     }
     for (auto& sample : transfers_) {
+        push_bounded(told_transfers_, sample, kTransfersRemembered);
         *heartbeat.add_transfers() = std::move(sample);
     }
     for (auto& events : events_) {
@@ -68,7 +76,33 @@ void ReportBoard::attach() {
     const std::scoped_lock lock(mutex_);
     attached_ = true;
     snapshot_wanted_ = true;
+    tell_again();
     if (wake_) { wake_(); }
+}
+
+/// Called with the mutex held, like tell_again().
+void ReportBoard::remember(const sluice::proto::StepSample& sample) {
+    const SizeOfStep size{std::bit_width(sample.prefill_tokens()), std::bit_width(sample.decode_sequences())};
+    if (told_steps_.size() >= kSizesRemembered && !told_steps_.contains(size)) { return; }
+    push_bounded(told_steps_[size], sample, kRememberedOfSize);
+}
+
+/// Before what is new, as it is older.
+void ReportBoard::tell_again() {
+    const std::deque<sluice::proto::StepSample> steps = std::exchange(steps_, {});
+    const std::deque<sluice::proto::TransferSample> transfers = std::exchange(transfers_, {});
+    for (const auto& [size, samples] : std::exchange(told_steps_, {})) {
+        for (const auto& sample : samples) {
+            push_bounded(steps_, sample, samples_max_);
+        }
+    }
+    for (const auto& sample : steps) {
+        push_bounded(steps_, sample, samples_max_);
+    }
+    transfers_ = std::exchange(told_transfers_, {});
+    for (const auto& sample : transfers) {
+        push_bounded(transfers_, sample, samples_max_);
+    }
 }
 
 void ReportBoard::detach() {

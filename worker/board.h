@@ -7,7 +7,9 @@
 #include <deque>
 #include <functional>
 #include <limits>
+#include <map>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -19,7 +21,8 @@ namespace worker {
 /// What the worker has to tell the scheduler, between the step thread that writes it and the registration thread that
 /// sends it. Thread-safe. Bounded: samples beyond the bound are dropped, the oldest first. Block events are taken from
 /// the prefix index only while a scheduler listens and there is room for them here: until then changes gather in the
-/// index, where one that comes and goes is none.
+/// index, where one that comes and goes is none. Some samples of each size of step are kept and told again to whoever
+/// listens next: a scheduler that has just begun predicts at once what this worker takes.
 class ReportBoard {
 public:
     /// `block_hashes_max`: of the block events that wait here; the last ones may go beyond it.
@@ -65,12 +68,19 @@ public:
     bool draining() const { return draining_; }
 
 private:
+    /// The last few samples of steps of about one size.
+    using SizeOfStep = std::pair<unsigned, unsigned>;
+    void remember(const sluice::proto::StepSample& sample);
+    void tell_again();
+
     const std::size_t samples_max_;
     const std::size_t block_hashes_max_;
     mutable std::mutex mutex_;  // guards all below up to the atomics
     sluice::proto::WorkerLoad load_;
     std::deque<sluice::proto::StepSample> steps_;
     std::deque<sluice::proto::TransferSample> transfers_;
+    std::map<SizeOfStep, std::deque<sluice::proto::StepSample>> told_steps_;
+    std::deque<sluice::proto::TransferSample> told_transfers_;
     std::vector<sluice::proto::BlockEvents> events_;
     std::size_t event_hashes_ = 0;  // in events_
     bool attached_ = false;

@@ -17,7 +17,7 @@ CODE_FOLDERS = ["base", "proto", "device", "net", "text", "kv_cache", "engine", 
                 "gateway", "sim", "cli"]
 # Said only when something goes wrong, or when a setting that is off by default is on.
 NEED_MORE_THAN_LOAD = {"sluice_gateway_retries_total", "sluice_gateway_retries_exhausted_total", "sluice_gateway_cancellations_total", "sluice_gateway_slo_misses_total",
-                       "sluice_scheduler_tenant_placements",  # only while something is placed when the scheduler looks
+                       "sluice_scheduler_tenant_placements", "sluice_scheduler_tenant_virtual_tokens",  # only while something is placed when the scheduler looks
                        # with API keys, with TLS in front
                        "sluice_gateway_auth_failures_total", "sluice_gateway_quota_refusals_total", "sluice_gateway_keys", "sluice_gateway_keys_file_valid",
                        "sluice_gateway_certificate_valid", "sluice_gateway_certificate_expires_timestamp_seconds"}

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <map>
 #include <random>
 #include <set>
@@ -77,4 +78,64 @@ TEST_CASE("a full block index learns nothing new and keeps what it has", "[sched
     index.add(0, make_hash(4));
     REQUIRE(index.holds(0, make_hash(4)));
     REQUIRE(index.blocks() == 3);
+}
+
+TEST_CASE("halving a prompt finds what walking it finds, where workers hold chains from their start",
+          "[scheduler][property]") {
+    const auto seed = GENERATE(range(0u, test_support::seeds_of(60)));
+    CAPTURE(seed);
+    std::mt19937 random{seed};
+    const std::uint32_t slots = seed % 3 == 0 ? 150 : 9;
+    scheduler::BlockIndex index(100'000);
+    // Conversations that share a start, each held by some to some depth; what was held is given up from the end.
+    std::vector<std::vector<base::BlockHash>> chains;
+    const std::size_t shared = random() % 20;
+    for (std::uint64_t conversation = 0; conversation < 4; ++conversation) {
+        auto& chain = chains.emplace_back();
+        const std::size_t length = random() % 300;
+        for (std::uint64_t i = 0; i < length; ++i) {
+            chain.push_back(make_hash(i < shared ? i : 1000 * (conversation + 1) + i));
+        }
+    }
+    for (std::uint32_t slot = 0; slot < slots; ++slot) {
+        for (const auto& chain : chains) {
+            if (chain.empty() || random() % 2 == 0) { continue; }
+            const std::size_t held = random() % 3 == 0 ? chain.size() : random() % chain.size();
+            for (std::size_t i = 0; i < held; ++i) {
+                index.add(slot, chain[i]);
+            }
+            for (std::size_t i = held; i > shared && random() % 5 != 0; --i) {
+                index.remove(slot, chain[i - 1]);
+            }
+        }
+    }
+    for (const auto& chain : chains) {
+        std::vector<std::uint32_t> leading;
+        index.match(chain, slots, leading);
+        scheduler::PrefixSearch search(index, chain);
+        const std::uint32_t most = leading.empty() ? 0 : *std::max_element(leading.begin(), leading.end());
+        REQUIRE(search.deepest() == most);
+        for (std::uint32_t slot = 0; slot < slots; ++slot) {
+            REQUIRE(search.blocks_of(slot) == leading[slot]);
+        }
+        // Down the lengths that are held, from the longest.
+        for (std::uint32_t length = most; length > 0;) {
+            std::uint32_t holders = 0;
+            std::uint32_t below = 0;
+            for (const std::uint32_t one : leading) {
+                holders += one >= length;
+                if (one < length) { below = std::max(below, one); }
+            }
+            REQUIRE(search.holders(length) == holders);
+            std::uint32_t visited = 0;
+            search.for_each_holder(length, 1, [&](std::uint32_t slot) {
+                ++visited;
+                REQUIRE(leading[slot] >= length);
+            });
+            REQUIRE(visited == holders);
+            const std::uint32_t next = search.next_below(length);
+            REQUIRE(next == below);
+            length = next;
+        }
+    }
 }

@@ -1,5 +1,8 @@
 #include "scheduler/options.h"
 
+#include <map>
+#include <string>
+
 #include "tests/support/catch.h"
 
 using namespace std::chrono_literals;
@@ -13,7 +16,8 @@ TEST_CASE("the scheduler's settings have defaults that finish without a problem"
     REQUIRE(options.suspect_after >= 2 * options.heartbeat);
     REQUIRE(options.lease >= options.suspect_after);
     REQUIRE_FALSE(options.rules.allow_mixed_numerics);
-    REQUIRE(options.rules.local_prefill_tokens_max == 0);
+    REQUIRE_FALSE(options.rules.local_prefill_by_prediction);
+    REQUIRE(options.scan_workers_max == 32);
 }
 
 TEST_CASE("the scheduler's settings are read from its section", "[scheduler][options]") {
@@ -44,4 +48,36 @@ TEST_CASE("a lease shorter than suspicion is a problem that names the key", "[sc
     const auto finished = config.finish();
     REQUIRE_FALSE(finished.has_value());
     REQUIRE(finished.error().message.find("scheduler.lease_ms") != std::string::npos);
+}
+
+TEST_CASE("tenants may have weights, and classes priorities", "[scheduler][options]") {
+    base::Config config;
+    REQUIRE(config
+                .add_text("scheduler: {tenant_weights: {gold: 3, trial: 0.5}}\nslo_classes: {chat: {priority: 2}, "
+                          "batch: {priority: -1}}",
+                          "f")
+                .has_value());
+    const auto options = SchedulerOptions::read(config);
+    REQUIRE(options.tenant_weights == std::map<std::string, double>{{"gold", 3}, {"trial", 0.5}});
+    REQUIRE(options.priorities.at("chat") == 2);
+    REQUIRE(options.priorities.at("batch") == -1);
+    REQUIRE(config.finish().has_value());
+}
+
+TEST_CASE("a weight of nothing is a problem that names the key", "[scheduler][options]") {
+    base::Config config;
+    REQUIRE(config.set("scheduler.tenant_weights.gold=0").has_value());
+    SchedulerOptions::read(config);
+    const auto finished = config.finish();
+    REQUIRE_FALSE(finished.has_value());
+    REQUIRE(finished.error().message.find("scheduler.tenant_weights.gold") != std::string::npos);
+}
+
+TEST_CASE("a setting that is gone says what has taken its place", "[scheduler][options]") {
+    base::Config config;
+    REQUIRE(config.set("scheduler.local_prefill_tokens_max=512").has_value());
+    SchedulerOptions::read(config);
+    const auto finished = config.finish();
+    REQUIRE_FALSE(finished.has_value());
+    REQUIRE(finished.error().message.find("scheduler.local_prefill_by_prediction") != std::string::npos);
 }

@@ -66,12 +66,13 @@ Case make_case(std::uint32_t seed) {
                               .decode_context_tokens = pick(0, 1000),
                               .decode_blocks = pick(0, 50)};
         }
+        worker.costs.prefill_learned = pick(0, 1) == 0;
+        if (pick(0, 2) == 0) { worker.expected.tpot_seconds_strictest = pick(5, 40) / 1000.0; }
         made.workers.push_back(worker);
         made.cached_blocks.push_back(pick(0, 1) == 0 ? 0 : pick(0, 60));
         if (pick(0, 5) == 0) { made.avoid.push_back(worker.incarnation); }
     }
-    made.rules = {.allow_mixed_numerics = pick(0, 4) == 0,
-                  .local_prefill_tokens_max = pick(0, 2) == 0 ? pick(1, 500) : 0};
+    made.rules = {.allow_mixed_numerics = pick(0, 4) == 0, .local_prefill_by_prediction = pick(0, 2) == 0};
     made.prompt_tokens = pick(1, 1500);
     made.new_tokens_max = pick(0, 600);
     return made;
@@ -126,7 +127,11 @@ struct Oracle {
     double cost(std::size_t p, std::size_t d) const {
         const WorkerView& prefill = c.workers[p];
         const WorkerView& decode = c.workers[d];
-        const auto forecast = scheduler::forecast_prefill(prefill, c.query(), cached(p));
+        auto query = c.query();
+        if (p == d && decode.role == Role::decode) {
+            query.tpot_seconds_target = std::min(query.tpot_seconds_target, decode.expected.tpot_seconds_strictest);
+        }
+        const auto forecast = scheduler::forecast_prefill(prefill, query, cached(p));
         double cost = forecast.ttft_seconds;
         if (p == d) {
             cost += (forecast.ttft_seconds - forecast.queue_seconds) * decode.expected.decoding;
@@ -151,7 +156,7 @@ struct Oracle {
         }
         if (p == d) {
             return decode.role == Role::mixed || !has_prefill() ||
-                   c.prompt_tokens - cached(d) <= c.rules.local_prefill_tokens_max;
+                   (c.rules.local_prefill_by_prediction && decode.costs.prefill_learned);
         }
         if (!fits_prefill(prefill) || (prefill.role == Role::mixed && decode.role == Role::mixed)) { return false; }
         return rank(prefill) == best_rank([this](const WorkerView& worker) { return fits_prefill(worker); });

@@ -242,20 +242,33 @@ TEST_CASE("a decode worker prefills itself where that is allowed and cheaper", "
     SECTION("off by default") {
         REQUIRE_FALSE(cluster.placed(10).local());
     }
-    SECTION("short prompts only") {
-        cluster.rules.local_prefill_tokens_max = 50;
+    cluster.rules.local_prefill_by_prediction = true;
+    SECTION("not by guesses") {
+        REQUIRE_FALSE(cluster.placed(50).local());
+    }
+    cluster.workers[1].costs.prefill_learned = true;
+    SECTION("idle ones save the hand-off") {
         const auto placement = cluster.placed(50);
         REQUIRE(placement.local());
         REQUIRE(cluster.decode_id(placement) == 2);
-        REQUIRE_FALSE(cluster.placed(51).local());
-        cluster.cached_blocks = {0, 3};
-        REQUIRE(cluster.placed(51).local());  // 3 tokens are left to compute
+        REQUIRE(placement.handoff_seconds == 0);
     }
     SECTION("not when that would hold up many sequences") {
-        cluster.rules.local_prefill_tokens_max = 1000;
         cluster.workers[1].load.decode_sequences = 20;
         expect_what_is_told(cluster.workers[1]);
         REQUIRE_FALSE(cluster.placed(50).local());
+        cluster.cached_blocks = {0, 3};  // but for 2 tokens that are left to compute
+        REQUIRE(cluster.placed(50).local());
+    }
+    SECTION("not where that would break what was promised to those who decode there") {
+        // Slow enough a prefill worker that one sequence beside it would not matter.
+        cluster.workers[0] = make_worker({.id = 1, .role = Role::prefill, .speed = 3});
+        cluster.workers[1].load.decode_sequences = 1;
+        expect_what_is_told(cluster.workers[1]);
+        REQUIRE(cluster.placed(300).local());
+        // A step with its sequence takes 2 ms before any prompt token, so 3 ms leave room for hardly one.
+        cluster.workers[1].expected.tpot_seconds_strictest = 0.003;
+        REQUIRE_FALSE(cluster.placed(300).local());
     }
 }
 

@@ -105,3 +105,40 @@ TEST_CASE("a draining worker says so whatever load is set later", "[worker]") {
     board.take(heartbeat);
     REQUIRE(heartbeat.load().draining());
 }
+
+TEST_CASE("who listens next is told some samples of each size of step again", "[worker]") {
+    worker::ReportBoard board(256);
+    board.attach();
+    const auto add = [&](std::uint32_t tokens, std::uint32_t sequences, std::uint32_t duration_us) {
+        sluice::proto::StepSample sample;
+        sample.set_prefill_tokens(tokens);
+        sample.set_decode_sequences(sequences);
+        sample.set_duration_us(duration_us);
+        board.add_step(sample);
+    };
+    for (std::uint32_t i = 0; i < 50; ++i) {
+        add(512, 0, 1000 + i);
+        add(0, 4, 2000 + i);
+        sluice::proto::Heartbeat heartbeat;
+        board.take(heartbeat);
+        REQUIRE(heartbeat.steps_size() == 2);
+    }
+    add(512, 0, 3000);  // not told to anybody yet
+    board.detach();
+    board.attach();
+    sluice::proto::Heartbeat first;
+    board.take(first);
+    std::uint32_t prefill = 0;
+    std::uint32_t decode = 0;
+    for (const auto& step : first.steps()) {
+        prefill += step.prefill_tokens() == 512;
+        decode += step.decode_sequences() == 4;
+    }
+    REQUIRE(prefill >= 5);
+    REQUIRE(decode >= 5);
+    REQUIRE(first.steps_size() < 20);                                    // not all there ever were
+    REQUIRE(first.steps(first.steps_size() - 1).duration_us() == 3000);  // the newest comes last
+    sluice::proto::Heartbeat second;
+    board.take(second);
+    REQUIRE(second.steps_size() == 0);
+}

@@ -1,0 +1,287 @@
+#include "scheduler/shortlist.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "scheduler/forecast.h"
+
+namespace scheduler {
+namespace {
+
+/// Of a request by which the orders are made.
+constexpr std::uint32_t kAnswerTokens = 256;
+/// Workers with full queues come after all others, those without room for such a request after those with.
+constexpr double kFull = 1e9;
+constexpr double kNoRoom = 1e6;
+constexpr std::uint32_t kRoomTokens = 1024;
+/// So many workers that are of no use (avoided, too small) are passed over.
+constexpr std::size_t kPassedMax = 64;
+/// Different lengths that workers hold of one prompt, from the longest on, and those who hold one.
+constexpr int kLevelsSeen = 8;
+constexpr std::uint32_t kHoldersSeen = 128;
+
+bool is_avoided(const WorkerView& worker, const PlaceQuery& query) {
+    return std::find(query.avoid.begin(), query.avoid.end(), worker.incarnation) != query.avoid.end();
+}
+
+/// Until when the time that is predicted for a prompt falls: until the one whose turn it is has been computed.
+double falls_until(const WorkerView& worker, double now) {
+    const ExpectedLoad& load = worker.expected;
+    return now + load.first_tokens * worker.costs.prefill.token_seconds - load.first_since_seconds;
+}
+
+template <class TimeAt>
+TimesByLength times(TimeAt time_at) {
+    return {time_at(0), time_at(1), time_at(2)};
+}
+
+TimesByLength equal(double seconds) {
+    return {seconds, seconds, seconds};
+}
+
+}  // namespace
+
+void Shortlist::touch(std::uint32_t slot) {
+    if (slot >= is_stale_.size()) { is_stale_.resize(slot + 1); }
+    if (is_stale_[slot]) { return; }
+    is_stale_[slot] = true;
+    stale_.push_back(slot);
+}
+
+void Shortlist::touch_all(std::size_t slots) {
+    for (std::uint32_t slot = 0; slot < slots; ++slot) {
+        touch(slot);
+    }
+}
+
+bool Shortlist::is_ready(const WorkerView& worker, const Pool& pool) {
+    return worker.status == WorkerStatus::ready && worker.role != Role::encode &&
+           (!pool.numerics || worker.numerics_id == *pool.numerics);
+}
+
+void Shortlist::drop(std::uint32_t slot) {
+    for (Lineup* lineup :
+         {&prefill_pure_, &prefill_mixed_, &local_, &local_brief_, &decode_pure_, &decode_mixed_, &roomiest_}) {
+        lineup->remove(slot);
+    }
+}
+
+void Shortlist::refresh(const Picking& picking) {
+    refreshed_.clear();
+    refreshed_.swap(stale_);  // a look may find that more has changed
+    for (const std::uint32_t slot : refreshed_) {
+        is_stale_[slot] = false;
+        const WorkerView& worker = picking.look(slot);
+        if (is_ready(worker, picking.pool)) {
+            place_in_orders(slot, worker, picking);
+        } else {
+            drop(slot);
+        }
+    }
+}
+
+void Shortlist::place_in_orders(std::uint32_t slot, const WorkerView& worker, const Picking& picking) {
+    const double now = picking.now;
+    const double until = falls_until(worker, now);
+    const bool is_mixed = worker.role == Role::mixed;
+    const double prefill_full = prefill_queue_full(worker) ? kFull : 0;
+    const double decode_full = decode_queue_full(worker) ? kFull : 0;
+    std::array<PlaceQuery, kLengths.size()> like;
+    for (std::size_t i = 0; i < kLengths.size(); ++i) {
+        like[i].prompt_tokens = static_cast<std::uint32_t>(kLengths[i]);
+        like[i].new_tokens_max = kAnswerTokens;
+        like[i].tpot_seconds_target = picking.query.tpot_seconds_target;
+    }
+    // A slot may have had a worker of another role.
+    const auto put = [&](Lineup& lineup, bool belongs, auto seconds, double falls) {
+        if (belongs) {
+            lineup.set(slot, worker.id, seconds(), now, falls);
+        } else {
+            lineup.remove(slot);
+        }
+    };
+    const bool both = may_do_both(worker, rules_, picking.pool.prefill_exists);
+    std::array<PrefillForecast, kLengths.size()> prefill{};
+    if (both || can_prefill(worker)) {
+        prefill = forecast_prefills(worker, paced_local(worker, like.front()), kLengths);
+    }
+    if (can_prefill(worker) && worker.costs.prefill.token_seconds > 0) {
+        curve_ = worker.costs.prefill.context_seconds / 2 / worker.costs.prefill.token_seconds;
+    }
+    const auto ttft = [&] { return times([&](std::size_t i) { return prefill[i].ttft_seconds + prefill_full; }); };
+    put(prefill_pure_, can_prefill(worker) && !is_mixed, ttft, until);
+    put(prefill_mixed_, is_mixed, ttft, until);
+    // Room for a request of any length is room for one of about this length here; place() knows better.
+    const PlaceQuery roomy{.prompt_tokens = kRoomTokens, .new_tokens_max = kAnswerTokens};
+    const double no_room = can_decode(worker) && forecast_decode_wait(worker, roomy) > 0 ? kNoRoom : 0;
+    const auto local_for = [&](double answer_tokens) {
+        return [&, answer_tokens] {
+            return times([&](std::size_t i) {
+                const double others = (prefill[i].ttft_seconds - prefill[i].queue_seconds) * worker.expected.decoding;
+                const double tpot = forecast_tpot(worker, like[i], prefill[i].sequences_then);
+                return prefill[i].ttft_seconds + others + tpot * answer_tokens + std::max(prefill_full, decode_full) +
+                       no_room;
+            });
+        };
+    };
+    put(local_, both, local_for(kWeighedTokens), until);
+    put(local_brief_, both, local_for(1), until);
+    const auto answer = [&] {
+        return times([&](std::size_t i) {
+            return forecast_tpot(worker, like[i]) * weighed_tokens(like[i]) + decode_full + no_room;
+        });
+    };
+    put(decode_pure_, can_decode(worker) && !is_mixed, answer, now);
+    put(decode_mixed_, is_mixed, answer, now);
+    put(
+        roomiest_, can_decode(worker),
+        [&] {
+            return equal(decode_full - static_cast<double>(worker.load.blocks_room) +
+                         static_cast<double>(worker.pending.decode_blocks));
+        },
+        now);
+}
+
+bool Shortlist::add(std::uint32_t slot) {
+    if (slot >= picked_in_.size()) { picked_in_.resize(slot + 1); }
+    if (picked_in_[slot] == picks_) { return false; }
+    picked_in_[slot] = picks_;
+    picked_.push_back(slot);
+    return true;
+}
+
+/// Ready, not avoided, and large enough.
+bool Shortlist::is_of_use(std::uint32_t slot, std::uint64_t tokens, const Picking& picking) {
+    const WorkerView& worker = picking.look(slot);
+    return is_ready(worker, picking.pool) && !is_avoided(worker, picking.query) && tokens_capacity(worker) >= tokens;
+}
+
+/// Calls `visit(slot)` for the first workers of a lineup, some more where those are of no use, until it says enough.
+template <class Visit>
+void Shortlist::visit_first(Lineup& lineup, const Length& length, std::size_t count, double now, Visit visit) {
+    if (lineup.is_empty()) { return; }
+    std::size_t visited = 0;
+    for (const std::size_t wanted : {count, count + kPassedMax}) {
+        const std::span<const std::uint32_t> first = lineup.first(length, now, wanted);
+        for (const std::uint32_t slot : first.subspan(std::min(visited, first.size()))) {
+            if (!visit(slot)) { return; }
+        }
+        visited = first.size();
+        if (visited < wanted) { return; }
+    }
+}
+
+void Shortlist::take_prefill(Lineup& lineup, std::size_t count, const Picking& picking) {
+    std::size_t left = count;
+    visit_first(lineup, picking.length, count, picking.now, [&](std::uint32_t slot) {
+        if (!is_of_use(slot, picking.query.prompt_tokens, picking)) { return true; }
+        add(slot);
+        found_prefill_ = true;
+        return --left > 0;
+    });
+}
+
+/// Workers that have room for a request come before all others, and a long one may find it only where most is.
+void Shortlist::take_decode(Lineup& lineup, std::size_t count, const Picking& picking) {
+    const std::uint64_t tokens = std::uint64_t{picking.query.prompt_tokens} + picking.query.new_tokens_max;
+    // What they decode with grows with the whole prompt, what is computed with what is not cached.
+    const bool is_local = &lineup == &local_ || &lineup == &local_brief_;
+    const Length length = is_local ? picking.length : Length{static_cast<double>(picking.query.prompt_tokens)};
+    std::size_t left = count;
+    roomless_.clear();
+    visit_first(lineup, length, count, picking.now, [&](std::uint32_t slot) {
+        if (!is_of_use(slot, tokens, picking)) { return true; }
+        const WorkerView& worker = picking.look(slot);
+        found_decode_ = true;
+        found_prefill_ = found_prefill_ || can_prefill(worker);
+        if (forecast_decode_wait(worker, picking.query) <= 0) {
+            add(slot);
+            return --left > 0;
+        }
+        if (roomless_.size() < count) { roomless_.push_back(slot); }
+        return true;
+    });
+    if (left < count || lineup.is_empty()) { return; }
+    std::for_each(roomless_.begin(), roomless_.end(), [this](std::uint32_t slot) { add(slot); });
+    for (const std::uint32_t slot : roomiest_.first({1}, picking.now, count)) {
+        if (is_of_use(slot, tokens, picking)) { add(slot); }
+    }
+}
+
+/// The likeliest of those who hold more of the prompt than most do, for each phase; and what most hold.
+void Shortlist::take_holders(PrefixSearch& prefixes, Picking& picking) {
+    std::array<Holders, 3> best;  // prefill, both, decode
+    for (Holders& one : best) {
+        one.fill({std::numeric_limits<double>::infinity(), std::numeric_limits<std::uint32_t>::max()});
+    }
+    const auto offer = [](Holders& holders, Holder holder) {
+        for (Holder& one : holders) {
+            if (holder.seconds < one.seconds) { std::swap(holder, one); }
+        }
+    };
+    std::uint32_t blocks = prefixes.deepest();
+    std::uint32_t most = 0;               // blocks that half of the workers hold
+    std::optional<std::uint32_t> lender;  // of most, whatever else it does
+    const double prompt = picking.query.prompt_tokens;
+    const auto uncached = [&](std::uint32_t held) {
+        return std::max(1.0, prompt - static_cast<double>(held) * picking.pool.block_tokens);
+    };
+    for (int level = 0; blocks > 0 && level < kLevelsSeen; ++level) {
+        const std::uint32_t holders = prefixes.holders(blocks);
+        if (most == 0 && holders * std::size_t{2} >= picking.pool.workers) { most = blocks; }
+        if (holders * std::size_t{10} >= picking.pool.workers * 9) { break; }  // these are in the orders as they are
+        prefixes.for_each_holder(blocks, holders / kHoldersSeen + 1, [&](std::uint32_t slot) {
+            if (slot >= seen_in_.size()) { seen_in_.resize(slot + 1); }
+            if (seen_in_[slot] == picks_) { return; }
+            seen_in_[slot] = picks_;
+            if (level == 0) { lender = std::min(slot, lender.value_or(slot)); }
+            const WorkerView& worker = picking.look(slot);
+            if (!is_ready(worker, picking.pool)) { return; }
+            const Length left{uncached(blocks), curve_};
+            for (const Lineup* lineup : {&prefill_pure_, &prefill_mixed_}) {
+                if (lineup->has(slot)) { offer(best[0], {lineup->seconds(slot, left, picking.now), slot}); }
+            }
+            if (local_.has(slot)) { offer(best[1], {local_.seconds(slot, left, picking.now), slot}); }
+            if (decode_pure_.has(slot)) {
+                const double bytes = left.tokens * static_cast<double>(worker.limits.kv_bytes_per_token);
+                offer(best[2], {decode_pure_.seconds(slot, {prompt}, picking.now) +
+                                    transfer_seconds(worker.costs.transfer, bytes),
+                                slot});
+            }
+        });
+        blocks = prefixes.next_below(blocks);
+    }
+    for (const Holders& one : best) {
+        for (const Holder& holder : one) {
+            if (holder.seconds < kFull) { add(holder.slot); }
+        }
+    }
+    if (rules_.fetch_tokens_min > 0 && lender) { add(*lender); }
+    picking.length = {uncached(most), curve_};
+}
+
+std::span<const std::uint32_t> Shortlist::pick(const PlaceQuery& query, PrefixSearch& prefixes, const Pool& pool,
+                                               double now, const Look& look) {
+    Picking picking{query, pool, now, look, {static_cast<double>(query.prompt_tokens)}};
+    refresh(picking);
+    ++picks_;
+    picked_.clear();
+    found_prefill_ = false;
+    found_decode_ = false;
+    take_holders(prefixes, picking);
+    take_decode(local_, kCandidates, picking);
+    if (query.new_tokens_max < kWeighedTokens) { take_decode(local_brief_, kCandidates, picking); }
+    take_prefill(prefill_pure_, kCandidates, picking);
+    if (!decode_pure_.is_empty()) {
+        take_decode(decode_pure_, kCandidates, picking);
+        take_prefill(prefill_mixed_, kCandidates / 2, picking);
+    }
+    // Who keeps the target of TPOT comes before all others, and may have the longer queue.
+    if (query.tpot_seconds_target < kNoTarget || !prefill_pure_.is_empty()) {
+        take_decode(decode_mixed_, kCandidates / 4, picking);
+    }
+    if (!found_decode_ || (pool.prefill_exists && !found_prefill_)) { return {}; }
+    return picked_;
+}
+
+}  // namespace scheduler

@@ -1,0 +1,97 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "scheduler/block_index.h"
+#include "scheduler/cluster_view.h"
+#include "scheduler/lineup.h"
+#include "scheduler/place.h"
+
+namespace scheduler {
+
+/// The workers worth looking at for one request, found without a look at all of them: those that are predicted to take
+/// a request of its length soonest, and those for which what they hold of its prompt outweighs that. What is looked up
+/// is kept in order (lineup.h) as the workers' loads change; a forecast is made for a worker whose load has changed,
+/// not for each worker and request. Not thread-safe; times are seconds of one clock.
+///
+/// What the orders do not know (room, targets, this prompt's context) is for place() to weigh among the candidates:
+/// docs/decisions/0025-who-is-looked-at.md.
+class Shortlist {
+public:
+    /// Candidates of each kind: they are a few times as many in all.
+    static constexpr std::size_t kCandidates = 8;
+
+    explicit Shortlist(PlaceRules rules) : rules_(rules) {}
+
+    /// The worker in `slot` may have changed.
+    void touch(std::uint32_t slot);
+    /// All of them may, or who counts.
+    void touch_all(std::size_t slots);
+
+    /// What a pool is made of, as far as single workers do not tell.
+    struct Pool {
+        std::optional<std::uint64_t> numerics;  // empty: any
+        std::size_t workers = 0;
+        std::uint32_t block_tokens = 1;
+        bool prefill_exists = false;  // a worker for prefill takes new requests, be it suspect
+    };
+    /// `look` gives a worker as it stands now. Valid until the next call. Empty: this is a case for a scan of all,
+    /// as no ready worker is known for one of the phases.
+    using Look = std::function<const WorkerView&(std::uint32_t)>;
+    std::span<const std::uint32_t> pick(const PlaceQuery& query, PrefixSearch& prefixes, const Pool& pool, double now,
+                                        const Look& look);
+
+private:
+    struct Picking {
+        const PlaceQuery& query;
+        const Pool& pool;
+        double now;
+        const Look& look;
+        Length length;  // of what is to be computed where nothing but what most hold is cached
+    };
+    /// The best so far of those who hold some of the prompt.
+    struct Holder {
+        double seconds;
+        std::uint32_t slot;
+    };
+    using Holders = std::array<Holder, 4>;
+    void refresh(const Picking& picking);
+    void place_in_orders(std::uint32_t slot, const WorkerView& worker, const Picking& picking);
+    void drop(std::uint32_t slot);
+    static bool is_ready(const WorkerView& worker, const Pool& pool);
+    bool is_of_use(std::uint32_t slot, std::uint64_t tokens, const Picking& picking);
+    template <class Visit>
+    void visit_first(Lineup& lineup, const Length& length, std::size_t count, double now, Visit visit);
+    void take_prefill(Lineup& lineup, std::size_t count, const Picking& picking);
+    void take_decode(Lineup& lineup, std::size_t count, const Picking& picking);
+    void take_holders(PrefixSearch& prefixes, Picking& picking);
+    bool add(std::uint32_t slot);
+
+    PlaceRules rules_;
+    std::vector<std::uint32_t> stale_;
+    std::vector<bool> is_stale_;  // [slots]
+    Lineup prefill_pure_;
+    Lineup prefill_mixed_;
+    Lineup local_;        // does both
+    Lineup local_brief_;  // the same for an answer of one token
+    Lineup decode_pure_;
+    Lineup decode_mixed_;
+    Lineup roomiest_;  // most free blocks first
+    std::vector<std::uint32_t> picked_;
+    std::vector<std::uint32_t> refreshed_;
+    std::vector<std::uint32_t> roomless_;   // of one lineup, while picking
+    std::vector<std::uint64_t> picked_in_;  // [slots]: the last pick that has it
+    std::vector<std::uint64_t> seen_in_;    // [slots]: the last pick that has seen it hold some of the prompt
+    double curve_ = 0;  // of prefill, on the worker that was placed in the orders last: much the same on all
+    std::uint64_t picks_ = 0;
+    bool found_prefill_ = false;
+    bool found_decode_ = false;
+};
+
+}  // namespace scheduler
