@@ -39,8 +39,6 @@ def test_what_must_be_said_is_asked_for(without, said):
     # Images whose content changes under the same name.
     ({"image": {"tag": "latest"}}, "image.tag is latest"),
     ({"image": {"digest": "sha256:12"}}, "digest"),
-    # Plain text must be asked for by its name.
-    ({"cluster": {"trustedNetwork": False}}, "cluster.trustedNetwork is false, and KV has no TLS between pods yet"),
     # A secret is named, never written down.
     ({"cluster": {"key": "0123456789abcdef0123456789abcdef"}}, "key"),
     ({"config": {"cluster": {"key": "0123456789abcdef0123456789abcdef"}}}, "cluster"),
@@ -93,4 +91,4 @@ def test_what_is_refused_by_one_value_is_rendered_by_another():
     chart.text(merged(LEAST, {"model": {"source": "pull", "pull": {"from": "hf:org/repo@0123abc"}}}))
     alone = {"prefill": {"replicas": 0}, "decode": {"replicas": 0}, "mixed": {"replicas": 1}}
     chart.text(merged(LEAST, alone, {"kv": {"netDevices": ""}}))
-    chart.text(merged(LEAST, alone, {"cluster": {"trustedNetwork": False}}))
+    chart.text(merged(LEAST, {"cluster": {"trustedNetwork": False}}))

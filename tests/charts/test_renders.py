@@ -2,7 +2,6 @@
 import json
 import os
 import re
-import shutil
 
 import jsonschema
 import kubernetes_validate
@@ -313,13 +312,8 @@ def test_the_network_lets_through_what_the_roles_need_and_nothing_else():
             assert not network.connects(one, other, 8000) or (one, other) in carry_kv, (one, other)
 
 
-def test_where_kv_has_tls_nothing_is_in_the_clear_and_it_has_one_port(tmp_path):
-    """The other way of the chart's one switch, cluster.trustedNetwork: false. Until KV has TLS between pods the chart refuses it (sluice.kvHasTls)."""
-    copy = tmp_path / "sluice"
-    shutil.copytree(chart.CHART, copy)
-    names = copy / "templates" / "_names.tpl"
-    names.write_text(re.sub(r'(define "sluice.kvHasTls" -}}\n)no\n', r"\1yes\n", names.read_text()))
-    done = chart.helm("template", "demo", copy, "--namespace", "llm", "--kube-version", chart.KUBERNETES, "--values", chart.EXAMPLES / "cpu.yaml",
+def test_unless_the_network_is_trusted_nothing_is_in_the_clear_and_kv_has_one_port():
+    done = chart.helm("template", "demo", chart.CHART, "--namespace", "llm", "--kube-version", chart.KUBERNETES, "--values", chart.EXAMPLES / "cpu.yaml",
                       "--set", "image.repository=r,cluster.trustedNetwork=false")
     rendered = [one for one in yaml.safe_load_all(done.stdout) if one]
     settings = chart.config(rendered)

@@ -71,16 +71,11 @@ stories260k
 {{- end -}}
 {{- end }}
 
-{{/* Whether KV can go between pods inside TLS, as messages do. The one place that knows. */}}
-{{- define "sluice.kvHasTls" -}}
-yes
-{{- end }}
-
 {{/* How KV goes between pods: ucx (in the clear, on a network that is trusted), tls, or not at all (empty). */}}
 {{- define "sluice.kvNetwork" -}}
 {{- if .Values.cluster.trustedNetwork -}}
 {{ ternary "ucx" "" (ne .Values.kv.netDevices "") }}
-{{- else if eq (include "sluice.kvHasTls" .) "yes" -}}
+{{- else -}}
 tls
 {{- end -}}
 {{- end }}

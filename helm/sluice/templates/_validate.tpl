@@ -14,8 +14,7 @@
 {{- if and (has "encode" $roles) (not $values.encoder.name) }}{{ fail "encode has replicas, but encoder.name names no encoder" }}{{ end -}}
 {{- if and $values.encoder.name (not (has "encode" $roles)) }}{{ fail "encoder.name is set, but encode.replicas is 0" }}{{ end -}}
 {{- if and (has "prefill" $roles) (not (include "sluice.kvNetwork" .)) }}
-{{- if $values.cluster.trustedNetwork }}{{ fail "kv.netDevices is empty: KV cannot go from prefill pods to decode pods. Name the pods' interface (eth0), or use mixed workers alone" }}{{ end -}}
-{{- fail "cluster.trustedNetwork is false, and KV has no TLS between pods yet (all else has): it would cross the network in plain text. Set it to true where everybody on that network is trusted, or use mixed workers alone, whose KV stays in the pod" }}
+{{- fail "kv.netDevices is empty: KV cannot go from prefill pods to decode pods. Name the pods' interface (eth0), or use mixed workers alone, or cluster.trustedNetwork false: then KV goes over TLS" }}
 {{- end -}}
 
 {{- range $key := list "model" "encoder" -}}
