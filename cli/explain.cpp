@@ -19,9 +19,10 @@ constexpr bench::Seconds kTimeout{10};
 constexpr std::chrono::hours kSinceMax{24};
 
 /// What the gateway answers. Errors: of the way there; not_found, permission_denied and others with its own words.
-base::Result<json::object> ask(const std::string& url, const std::string& path) {
-    const auto target = bench::parse_url(url);
+base::Result<json::object> ask(const std::string& url, const std::string& api_key, const std::string& path) {
+    auto target = bench::parse_url(url);
     if (!target) { return base::pass_on(target); }
+    target->api_key = api_key;
     const auto answer = bench::http_get(*target, path, kTimeout);
     if (!answer) { return base::pass_on(answer); }
     if (answer->status != 200) {
@@ -210,6 +211,8 @@ void add_explain(CLI::App& app, ExplainCommand& command) {
     app.add_option("request", command.request_id,
                    "a request: its x-request-id or the id of its answer; none: what was missed lately, and why");
     app.add_option("--url", command.url, "of the gateway")->capture_default_str();
+    app.add_option("--api-key", command.api_key, "of scope admin, where the gateway has keys; default: SLUICE_API_KEY")
+        ->envname("SLUICE_API_KEY");
     app.add_option("--since", command.since, "how far back the summary looks: 90s, 10m, 2h")->capture_default_str();
     app.add_flag("--json", command.json, "as JSON");
 }
@@ -231,7 +234,7 @@ int explain_main(const ExplainCommand& command) {
         }
         path += "/" + command.request_id;
     }
-    const auto answer = ask(command.url, path);
+    const auto answer = ask(command.url, command.api_key, path);
     if (!answer) { return report(answer.error()); }
     if (command.json) {
         std::printf("%s\n", json::serialize(*answer).c_str());

@@ -14,6 +14,7 @@ namespace cli {
 struct ExplainCommand {
     std::string request_id;  // empty: the summary
     std::string url = "http://127.0.0.1:8000";
+    std::string api_key;  // of scope admin, where the gateway has keys
     std::string since = "10m";
     bool json = false;  // as the gateway says it
 };

@@ -103,6 +103,17 @@ def test_a_key_that_is_added_works_at_once_and_one_that_is_revoked_does_not(serv
     harness.wait_until(lambda: status() == 401, "the key is revoked")
 
 
+def test_operators_ask_with_a_key_of_their_own(server, file, user):
+    key = add(file, "--name", "operator", "--scopes", "admin")
+    harness.wait_until(lambda: request(server.port, "GET", "/metrics", headers=bearer(key)).status == 200, "the new key is known")
+    assert request(server.port, "GET", "/explain", headers=bearer(user)).status == 403
+
+    def explain(*flags):
+        return subprocess.run([harness.BINARY, "explain", "--url", server.url, *flags], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    assert "no API key was given" in explain().stderr
+    assert explain("--api-key", key).returncode == 0
+
+
 def test_bounds_are_told_and_kept(server, file):
     key = add(file, "--name", "bounded", "--requests-per-minute", 2, "--tokens-per-minute", 100000)
     harness.wait_until(lambda: request(server.port, "GET", "/v1/models", headers=bearer(key)).status == 200, "the new key is known")
