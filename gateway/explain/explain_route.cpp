@@ -57,7 +57,7 @@ ApiResult<std::string> answer_explain(const HttpRequest& request, std::string_vi
                        .message =
                            "timelines are told on this machine only (loopback, without a proxy), or where the "
                            "setting explain.from_anywhere is true"};
-        error.code = "permission_denied";
+        error.code.emplace("permission_denied");
         return pass_on(std::move(error));
     }
     if (!book.is_on()) { return pass_on(not_found("nothing is recorded: the setting explain.requests_max is 0")); }
