@@ -48,18 +48,21 @@ ApiResult<std::int64_t> since_of(std::string_view query) {
     return seconds;
 }
 
+ApiError not_here() {
+    ApiError error;
+    error.status = 403;
+    error.message =
+        "timelines are told on this machine only (loopback, without a proxy), or where the setting "
+        "explain.from_anywhere is true";
+    error.code = "permission_denied";
+    return error;
+}
+
 }  // namespace
 
 ApiResult<std::string> answer_explain(const HttpRequest& request, std::string_view route, const ExplainOptions& options,
                                       const TimelineBook& book) {
-    if (!options.from_anywhere && !is_from_here(request)) {
-        ApiError error{.status = 403,
-                       .message =
-                           "timelines are told on this machine only (loopback, without a proxy), or where the "
-                           "setting explain.from_anywhere is true"};
-        error.code.emplace("permission_denied");
-        return pass_on(std::move(error));
-    }
+    if (!options.from_anywhere && !is_from_here(request)) { return pass_on(not_here()); }
     if (!book.is_on()) { return pass_on(not_found("nothing is recorded: the setting explain.requests_max is 0")); }
     std::string_view id = route.substr(kExplainPath.size());
     if (id.starts_with('/')) { id.remove_prefix(1); }
