@@ -137,9 +137,9 @@ def test_a_slow_decode_worker_is_blamed_for_its_steps():
 
 def test_who_waits_for_memory_is_told_so():
     # Room for one prompt of 200 tokens at a time.
-    with serve("--set", "engine.kv_pool_bytes=400000", prefill=0, decode=0, mixed=1) as server:
+    with serve("--set", "engine.kv_pool_bytes=400000", "--set", "scheduler.admit_by_prediction=false", prefill=0, decode=0, mixed=1) as server:
         server.wait_ready()
-        answers = in_parallel(5, lambda number: complete(server.port, number, words=40, tokens=60, ttft_ms=30))
+        answers = in_parallel(5, lambda number: complete(server.port, number, words=40, tokens=60, ttft_ms=5))
         told = [timeline(server.port, answer["request_id"]) for answer in answers]
         assert all(one["sequences"][0]["prompt_tokens"] > 160 for one in told), [one["sequences"][0]["prompt_tokens"] for one in told]
         last = max(told, key=lambda one: one["sequences"][0]["ttft_ms"])
@@ -149,13 +149,17 @@ def test_who_waits_for_memory_is_told_so():
 
 
 def test_who_loses_its_memory_is_told_so():
-    with serve("--set", "engine.kv_pool_bytes=400000", prefill=0, decode=0, mixed=1) as server:
+    with serve("--set", "engine.kv_pool_bytes=400000", "--set", "scheduler.admit_by_prediction=false", prefill=0, decode=0, mixed=1) as server:
         server.wait_ready()
-        answers = in_parallel(32, lambda number: complete(server.port, number, tokens=280, tpot_ms=1))  # so many that the last wait long, however fast the machine
+        answers = in_parallel(8, lambda number: complete(server.port, number, tokens=280, tpot_ms=1))
         told = [timeline(server.port, answer["request_id"]) for answer in answers]
-        slowest = max(told, key=lambda one: one["sequences"][0]["tpot_ms"])
-        assert cause(slowest, "tpot") == "preempted", json.dumps(slowest, indent=1)
-        assert harness.metrics(server.port)[("sluice_gateway_slo_misses_total", frozenset({("model", harness.MODEL_ID), ("slo_class", "default"), ("slo", "tpot"), ("cause", "preempted")}))] >= 1
+        # Who lost its memory waits until another is through: longer than a token, on any machine. Whether the mean of all tokens is late, too, is the machine's affair.
+        lost = [one["sequences"][0].get("late_spent_ms", {}).get("preempted", 0) for one in told]
+        assert max(lost) > 1, json.dumps(told, indent=1)
+        missed = [cause(one, "tpot") for one in told if "tpot" in one["missed"]]
+        if "preempted" in missed:
+            row = frozenset({("model", harness.MODEL_ID), ("slo_class", "default"), ("slo", "tpot"), ("cause", "preempted")})
+            assert harness.metrics(server.port)[("sluice_gateway_slo_misses_total", row)] == missed.count("preempted")
 
 
 def test_a_client_that_takes_nothing_is_the_cause():
