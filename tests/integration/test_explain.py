@@ -17,6 +17,8 @@ from harness import BINARY, LocalCluster, Stream, request, serve, wait_until
 # Words that the tokenizer does not share, so that no prompt is another one's prefix.
 WORDS = ["Once", "Then", "Lily", "Tom", "A bird", "The cat", "One day", "Ben", "Mom", "Sue"]
 
+UNREFUSED = "scheduler.admit_by_prediction=false"  # what cannot be in time is late here, not refused
+
 
 def prompt(number: int, words: int) -> str:
     return WORDS[number % len(WORDS)] + " saw the park" * words
@@ -60,13 +62,14 @@ def cause(told: dict[str, Any], slo: str = "all") -> str | None:
     return told["missed"].get(slo, {}).get("cause")
 
 
-def stop_in_the_middle(cluster: LocalCluster, victim: int, tpot_ms: int, resume_after: float | None) -> dict[str, Any]:
-    """Stops a process while a stream is under way, until one stream has really been hit: its timeline."""
+def stop_in_the_middle(cluster: LocalCluster, victims: list[int], tpot_ms: int, resume_after: float | None) -> dict[str, Any]:
+    """Stops one process after the other while a stream is under way, until one stream has really been hit: its timeline."""
     for attempt in range(20):
+        victim = victims[attempt % len(victims)]
         stream = Stream(cluster.port, "/v1/completions", {"model": harness.MODEL_ID, "prompt": prompt(attempt, 1), "max_tokens": 450, "ignore_eos": True, "temperature": 0, "stream": True,
                                                           "slo": {"tpot_ms": tpot_ms}}, headers={"x-request-id": f"hit-{attempt}"})
         chunks = stream.chunks()
-        for _ in range(20):  # decode is under way
+        for _ in range(8):  # decode is under way, and far from its end
             next(chunks)
         os.kill(victim, signal.SIGSTOP)
         timer = threading.Timer(resume_after, os.kill, (victim, signal.SIGCONT)) if resume_after else None
@@ -88,11 +91,9 @@ def stop_in_the_middle(cluster: LocalCluster, victim: int, tpot_ms: int, resume_
 
 
 def test_a_stream_whose_worker_fell_silent_blames_the_loss():
-    with LocalCluster(prefill=1, decode=2, settings=["gateway.worker_lost_after_ms=3000"]) as cluster:
+    with LocalCluster(prefill=1, decode=2, settings=["gateway.worker_lost_after_ms=3000", UNREFUSED]) as cluster:
         cluster.wait_ready()
-        victim = cluster.pids_of("decode")[0]
-        # Either decode worker may have the stream: the other one is left alone.
-        told = stop_in_the_middle(cluster, victim, 4, None)
+        told = stop_in_the_middle(cluster, cluster.pids_of("decode"), 4, None)  # either may have the stream
         assert cause(told) == "worker_lost", json.dumps(told, indent=1)
         [sequence] = told["sequences"]
         assert sequence["placements"] == 2
@@ -102,7 +103,7 @@ def test_a_stream_whose_worker_fell_silent_blames_the_loss():
 
 def test_a_killed_worker_is_in_the_timeline_of_its_streams():
     count = 24
-    with LocalCluster(prefill=0, decode=0, mixed=2) as cluster:
+    with LocalCluster(prefill=0, decode=0, mixed=2, settings=[UNREFUSED]) as cluster:
         cluster.wait_ready()
         streams = [Stream(cluster.port, "/v1/completions", {"model": harness.MODEL_ID, "prompt": prompt(number, 1), "max_tokens": 450, "ignore_eos": True, "stream": True},
                           headers={"x-request-id": f"kill-{number}"}) for number in range(count)]
@@ -126,9 +127,9 @@ def test_a_killed_worker_is_in_the_timeline_of_its_streams():
 
 
 def test_a_slow_decode_worker_is_blamed_for_its_steps():
-    with LocalCluster(prefill=1, decode=1, settings=["gateway.worker_lost_after_ms=20000"]) as cluster:
+    with LocalCluster(prefill=1, decode=1, settings=["gateway.worker_lost_after_ms=20000", UNREFUSED]) as cluster:
         cluster.wait_ready()
-        told = stop_in_the_middle(cluster, cluster.pids_of("decode")[0], 5, 3.5)
+        told = stop_in_the_middle(cluster, cluster.pids_of("decode"), 5, 3.5)
         assert cause(told) == "decode_batch", json.dumps(told, indent=1)
         summary = request(cluster.port, "GET", "/explain?since=3600").json()
         assert summary["bottleneck"] == "decode_batch"
@@ -137,7 +138,7 @@ def test_a_slow_decode_worker_is_blamed_for_its_steps():
 
 def test_who_waits_for_memory_is_told_so():
     # Room for one prompt of 200 tokens at a time.
-    with serve("--set", "engine.kv_pool_bytes=400000", "--set", "scheduler.admit_by_prediction=false", prefill=0, decode=0, mixed=1) as server:
+    with serve("--set", "engine.kv_pool_bytes=400000", "--set", UNREFUSED, prefill=0, decode=0, mixed=1) as server:
         server.wait_ready()
         answers = in_parallel(5, lambda number: complete(server.port, number, words=40, tokens=60, ttft_ms=5))
         told = [timeline(server.port, answer["request_id"]) for answer in answers]
@@ -149,7 +150,7 @@ def test_who_waits_for_memory_is_told_so():
 
 
 def test_who_loses_its_memory_is_told_so():
-    with serve("--set", "engine.kv_pool_bytes=400000", "--set", "scheduler.admit_by_prediction=false", prefill=0, decode=0, mixed=1) as server:
+    with serve("--set", "engine.kv_pool_bytes=400000", "--set", UNREFUSED, prefill=0, decode=0, mixed=1) as server:
         server.wait_ready()
         answers = in_parallel(8, lambda number: complete(server.port, number, tokens=280, tpot_ms=1))
         told = [timeline(server.port, answer["request_id"]) for answer in answers]
@@ -163,7 +164,7 @@ def test_who_loses_its_memory_is_told_so():
 
 
 def test_a_client_that_takes_nothing_is_the_cause():
-    with serve("--set", "gateway.send_buffer_bytes_max=2048", "--set", "gateway.socket_send_bytes=2048", "--set", "gateway.write_timeout_ms=200") as server:
+    with serve("--set", "gateway.send_buffer_bytes_max=2048", "--set", "gateway.socket_send_bytes=2048", "--set", "gateway.write_timeout_ms=200", "--set", UNREFUSED) as server:
         server.wait_ready()
         body = json.dumps({"prompt": "Once", "max_tokens": 480, "ignore_eos": True, "stream": True, "logprobs": 5, "slo": {"ttft_ms": 60000}}).encode()
         with socket.socket() as lazy:
@@ -180,7 +181,7 @@ def test_a_client_that_takes_nothing_is_the_cause():
 
 
 def test_who_is_refused_is_told_so():
-    with serve("--set", "worker.queue_requests_max=1", prefill=0, decode=0, mixed=1) as server:
+    with serve("--set", "worker.queue_requests_max=1", "--set", UNREFUSED, prefill=0, decode=0, mixed=1) as server:
         server.wait_ready()
 
         def ask(number: int) -> tuple[int, str]:
@@ -196,7 +197,7 @@ def test_who_is_refused_is_told_so():
 
 @pytest.fixture(scope="module")
 def server():
-    with serve(prefill=1, decode=1) as one:
+    with serve("--set", UNREFUSED, prefill=1, decode=1) as one:
         one.wait_ready()
         yield one
 
@@ -249,7 +250,7 @@ def test_nothing_is_told_to_whoever_comes_through_a_proxy(server):
 
 
 def test_where_nothing_is_recorded_that_is_said():
-    with serve("--set", "explain.requests_max=0", prefill=0, decode=0, mixed=1) as server:
+    with serve("--set", "explain.requests_max=0", "--set", UNREFUSED, prefill=0, decode=0, mixed=1) as server:
         server.wait_ready()
         answer = complete(server.port, tokens=5, ttft_ms=1)
         told = request(server.port, "GET", f"/explain/{answer['request_id']}")
