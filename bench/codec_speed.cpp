@@ -15,6 +15,7 @@
 
 #include "base/model_shape.h"
 #include "bench/report_json.h"
+#include "kv_transfer/codec/bf16.h"
 #include "kv_transfer/codec/class_tables.h"
 #include "kv_transfer/codec/codecs.h"
 #include "kv_transfer/codec/rans.h"
@@ -50,12 +51,6 @@ double rate_of(const CodecSpeedOptions& options, const std::function<void()>& ca
     return rates[rates.size() / 2];
 }
 
-std::uint16_t bf16(float value) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
-
 std::vector<std::byte> make_kv(const CodecSpeedOptions& options) {
     std::mt19937 random{options.seed};
     std::normal_distribution<float> normal;
@@ -71,7 +66,7 @@ std::vector<std::byte> make_kv(const CodecSpeedOptions& options) {
         }
         for (std::uint32_t token = 0; token < options.tokens; ++token) {
             for (std::uint32_t i = 0; i < options.head_dim; ++i, at += 2) {
-                const std::uint16_t bits = bf16(mean[i] + deviation[i] * normal(random));
+                const std::uint16_t bits = kv_transfer::bf16_near(mean[i] + deviation[i] * normal(random));
                 std::memcpy(raw.data() + at, &bits, sizeof bits);
             }
         }

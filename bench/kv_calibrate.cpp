@@ -21,31 +21,6 @@ constexpr std::uint32_t kGroup = 32;      // channels of a head that noise is pu
 constexpr std::uint32_t kSinkTokens = 4;  // travel as they are
 constexpr double kRatioMax = 8;           // of a step over the deviation of its channels, and one over that
 
-float value_at(std::span<const std::byte> kv, bool is_bf16, std::size_t index) {
-    std::uint32_t bits = 0;
-    if (is_bf16) {
-        std::uint16_t half;
-        std::memcpy(&half, kv.data() + index * 2, sizeof half);
-        bits = std::uint32_t{half} << 16;
-    } else {
-        std::memcpy(&bits, kv.data() + index * 4, sizeof bits);
-    }
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-void put_value(std::span<std::byte> kv, bool is_bf16, std::size_t index, float value) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    if (is_bf16) {
-        const auto half = static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-        std::memcpy(kv.data() + index * 2, &half, sizeof half);
-    } else {
-        std::memcpy(kv.data() + index * 4, &bits, sizeof bits);
-    }
-}
-
 /// Some channels of one head of a layer's keys or values.
 struct Group {
     std::uint32_t layer = 0;

@@ -31,20 +31,6 @@ struct Contender {
     double tokens_equal = 0;
 };
 
-float value_at(std::span<const std::byte> kv, bool is_bf16, std::size_t index) {
-    std::uint32_t bits = 0;
-    if (is_bf16) {
-        std::uint16_t half;
-        std::memcpy(&half, kv.data() + index * 2, sizeof half);
-        bits = std::uint32_t{half} << 16;
-    } else {
-        std::memcpy(&bits, kv.data() + index * 4, sizeof bits);
-    }
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
 /// Codes and decodes `kv` in chunks; what comes out.
 Result<std::vector<std::byte>> through(Contender& contender, const KvTrial& trial, std::span<const std::byte> kv,
                                        const KvChunks& chunks) {

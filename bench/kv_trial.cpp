@@ -10,6 +10,7 @@
 #include "bench/text_source.h"
 #include "engine/model/model_config.h"
 #include "engine/model/rope.h"
+#include "kv_transfer/codec/bf16.h"
 #include "text/tokenizer.h"
 
 namespace bench {
@@ -202,6 +203,26 @@ void put_range(const kv_cache::KvLayout& layout, const kv_cache::KvRange& whole,
     for_each_run(layout, whole, range, [&](std::size_t to, std::size_t from, std::size_t count) {
         std::memcpy(all.data() + to, bytes.data() + from, count);
     });
+}
+
+float value_at(std::span<const std::byte> kv, bool is_bf16, std::size_t index) {
+    if (is_bf16) {
+        std::uint16_t half;
+        std::memcpy(&half, kv.data() + index * sizeof half, sizeof half);
+        return kv_transfer::value_of(half);
+    }
+    float value;
+    std::memcpy(&value, kv.data() + index * sizeof value, sizeof value);
+    return value;
+}
+
+void put_value(std::span<std::byte> kv, bool is_bf16, std::size_t index, float value) {
+    if (is_bf16) {
+        const std::uint16_t half = kv_transfer::bf16_near(value);
+        std::memcpy(kv.data() + index * sizeof half, &half, sizeof half);
+    } else {
+        std::memcpy(kv.data() + index * sizeof value, &value, sizeof value);
+    }
 }
 
 }  // namespace bench

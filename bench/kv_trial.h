@@ -69,6 +69,10 @@ private:
     std::vector<base::TokenId> window_;  // prompt and continuation
 };
 
+/// The value at `index` of canonical bytes, which are bf16 or f32; and another in its place.
+float value_at(std::span<const std::byte> kv, bool is_bf16, std::size_t index);
+void put_value(std::span<std::byte> kv, bool is_bf16, std::size_t index, float value);
+
 /// A chunk of a prompt: some layers of some tokens.
 struct KvChunks {
     std::uint32_t tokens = 256;

@@ -81,8 +81,8 @@ struct GatewayCore::State {
     /// The key's tenant, or the one that a proxy names; else the client.
     std::string payer(const RequestHead& head, const std::string& client) const {
         if (keys) {
-            const auto key = keys->who(head);
-            return key ? "tenant " + (*key)->tenant : client;
+            const auto key = keys->find(head);
+            return key ? "tenant " + key->tenant : client;
         }
         const std::string& field = setup.options.tenant_header;
         if (field.empty() || head.field(field) == nullptr) { return client; }

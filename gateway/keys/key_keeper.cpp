@@ -91,35 +91,44 @@ base::TimePoint KeyKeeper::tick(base::TimePoint now) {
     return next_look_;
 }
 
-ApiResult<KeyKeeper::Key> KeyKeeper::who(const RequestHead& head) const {
-    const auto refuse = [this](std::string_view reason, std::string message) {
-        setup_.metrics
-            .counter("sluice_gateway_auth_failures_total", "Requests without a valid API key",
-                     {{"reason", std::string(reason)}})
-            .Increment();
-        return pass_on(unauthorized(std::move(message)));
-    };
+KeyKeeper::Found KeyKeeper::look_for(const RequestHead& head) const {
     std::optional<std::string_view> shown;
     for (const auto& [name, value] : head.fields) {
         std::optional<std::string_view> here;
         if (name == "authorization") { here = bearer_of(value); }
         if (name == "x-api-key") { here = value; }
         if (!here || here->empty()) { continue; }
-        if (shown && *shown != *here) {
-            return refuse("ambiguous",
-                          "the request shows two different API keys: send one, as 'Authorization: Bearer KEY'");
-        }
+        if (shown && *shown != *here) { return {nullptr, "ambiguous"}; }
         shown = here;
     }
-    if (!shown) {
-        return refuse("missing", "no API key was given: send one as 'Authorization: Bearer KEY' (or 'x-api-key: KEY')");
-    }
+    if (!shown) { return {nullptr, "missing"}; }
     const auto at = keys_.find(digest_of_key(*shown));
-    if (at == keys_.end()) { return refuse("unknown", "the API key is not valid"); }
-    if (at->second->expired(setup_.clock.unix_us() / 1'000'000)) {
-        return refuse("expired", "the API key has expired (" + format_time(*at->second->expires_unix_s) + ")");
+    if (at == keys_.end()) { return {nullptr, "unknown"}; }
+    const bool has_expired = at->second->expired(setup_.clock.unix_us() / 1'000'000);
+    return {at->second, has_expired ? "expired" : ""};
+}
+
+KeyKeeper::Key KeyKeeper::find(const RequestHead& head) const {
+    Found found = look_for(head);
+    return found.problem.empty() ? std::move(found.key) : nullptr;
+}
+
+ApiResult<KeyKeeper::Key> KeyKeeper::who(const RequestHead& head) const {
+    Found found = look_for(head);
+    if (found.problem.empty()) { return std::move(found.key); }
+    setup_.metrics
+        .counter("sluice_gateway_auth_failures_total", "Requests without a valid API key",
+                 {{"reason", std::string(found.problem)}})
+        .Increment();
+    if (found.key) {
+        return pass_on(unauthorized("the API key has expired (" + format_time(*found.key->expires_unix_s) + ")"));
     }
-    return at->second;
+    return pass_on(
+        unauthorized(found.problem == "ambiguous"
+                         ? "the request shows two different API keys: send one, as 'Authorization: Bearer KEY'"
+                     : found.problem == "missing"
+                         ? "no API key was given: send one as 'Authorization: Bearer KEY' (or 'x-api-key: KEY')"
+                         : "the API key is not valid"));
 }
 
 std::optional<HttpRefusal> KeyKeeper::refusal(const RequestHead& head) const {

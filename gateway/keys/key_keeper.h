@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -32,9 +33,11 @@ public:
     static base::Result<std::unique_ptr<KeyKeeper>> open(Setup setup);
 
     using Key = std::shared_ptr<const ApiKey>;
-    /// Of `Authorization: Bearer KEY`, or `x-api-key: KEY`. Error: 401 (none, unknown, expired, two that differ).
-    /// Takes as long for every unknown key.
+    /// Of `Authorization: Bearer KEY`, or `x-api-key: KEY`. Error: 401 (none, unknown, expired, two that differ),
+    /// counted. Takes as long for every unknown key.
     ApiResult<Key> who(const RequestHead& head) const;
+    /// The same for who only wants to know, also of what everybody may ask: null where there is none, and not counted.
+    Key find(const RequestHead& head) const;
     /// For the door, before a body is read: the same error, but nothing for what everybody may ask: /live, /health,
     /// /ready, and what a browser asks first (OPTIONS).
     std::optional<HttpRefusal> refusal(const RequestHead& head) const;
@@ -51,6 +54,11 @@ private:
     struct DigestHash {
         std::size_t operator()(const KeyDigest& digest) const;
     };
+    struct Found {
+        Key key;                   // also one that has expired
+        std::string_view problem;  // the label of the metric; empty: none
+    };
+    Found look_for(const RequestHead& head) const;
     explicit KeyKeeper(Setup setup);
     void take(std::vector<ApiKey> keys);
 

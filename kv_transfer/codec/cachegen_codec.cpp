@@ -2,6 +2,7 @@
 #include <array>
 #include <cstring>
 
+#include "kv_transfer/codec/bf16.h"
 #include "kv_transfer/codec/chunk_codec.h"
 #include "kv_transfer/codec/codecs.h"
 #include "kv_transfer/codec/lane_kernels.h"
@@ -32,19 +33,6 @@ std::int32_t number_max(std::uint32_t level, std::uint32_t plane_layer, bool is_
     const bool is_fine = plane_layer < (is_key ? key_layers : value_layers);
     if (level == 2) { return is_fine ? kBins32 : kBins16; }
     return is_fine ? kBins16 : kBins12;
-}
-
-float value_of(std::uint16_t bits) {
-    const std::uint32_t wide = std::uint32_t{bits} << 16;
-    float value;
-    std::memcpy(&value, &wide, sizeof value);
-    return value;
-}
-
-std::uint16_t bf16_near(float value) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
 /// What the first token of ten says of another one's number. One formula for both ways.

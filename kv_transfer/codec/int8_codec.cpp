@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kv_transfer/codec/bf16.h"
 #include "kv_transfer/codec/chunk_codec.h"
 #include "kv_transfer/codec/codecs.h"
 #include "kv_transfer/codec/lane_kernels.h"
@@ -24,13 +25,6 @@ std::uint16_t bf16_above(float value) {
     std::memcpy(&bits, &value, sizeof bits);
     const auto cut = static_cast<std::uint16_t>(bits >> 16);
     return (bits & 0xffffu) != 0 && cut < 0x7f7f ? static_cast<std::uint16_t>(cut + 1) : cut;
-}
-
-float value_of(std::uint16_t bits) {
-    const std::uint32_t wide = std::uint32_t{bits} << 16;
-    float value;
-    std::memcpy(&value, &wide, sizeof value);
-    return value;
 }
 
 class Int8Codec final : public ChunkCodec {

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "kv_transfer/codec/bf16.h"
 #include "kv_transfer/codec/chunk_codec.h"
 #include "kv_transfer/codec/codecs.h"
 #include "kv_transfer/codec/lane_kernels.h"
@@ -24,19 +25,6 @@ constexpr std::uint32_t kMeansTokensMin = 64;
 
 /// Steps of a level: of the deviation of a plane, or of a profile's steps.
 constexpr std::array<float, kSluiceLevels> kFactors{0.03f, 0.06f, 0.125f, 0.25f, 0.5f, 0.8f, 1.2f, 1.8f};
-
-float value_of(std::uint16_t bits) {
-    const std::uint32_t wide = std::uint32_t{bits} << 16;
-    float value;
-    std::memcpy(&value, &wide, sizeof value);
-    return value;
-}
-
-std::uint16_t bf16_near(float value) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
 
 struct Rotation {
     const float* cosines = nullptr;  // of the first coded token, [tokens][head_dim / 2]; null: none

@@ -59,6 +59,21 @@ def test_without_a_key_nothing_but_health_answers(server, user):
     assert request(server.port, "POST", "/v1/completions", COMPLETION, {"x-api-key": user}).status == 200
 
 
+def test_probes_are_no_failures_and_a_stranger_is_one(server, file):
+    key = add(file, "--name", "counter", "--scopes", "admin")
+    harness.wait_until(lambda: request(server.port, "GET", "/version", headers=bearer(key)).status == 403, "the new key is known")
+
+    def failures():
+        text = request(server.port, "GET", "/metrics", headers=bearer(key)).body.decode()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith("sluice_gateway_auth_failures_total{"))
+    before = failures()
+    for path in ("/live", "/health", "/ready"):
+        assert request(server.port, "GET", path).status == 200
+    assert failures() == before
+    assert request(server.port, "GET", "/version").status == 401
+    assert failures() == before + 1
+
+
 def test_a_strangers_body_is_not_waited_for(server):
     head = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 30000000\r\n\r\n{"
     assert harness.raw_exchange(server.port, head).startswith(b"HTTP/1.1 401 ")
