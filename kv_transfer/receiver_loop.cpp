@@ -317,7 +317,6 @@ void KvReceiver::State::end(Handoffs::iterator handoff, std::optional<base::Erro
     const HandoffKey key = handoff->first;
     Slots::Slot slot = std::move(handoff->second.slot);
     handoffs.erase(handoff);
-    handoffs_open = handoffs.size();
     {
         const std::scoped_lock lock(mutex);
         expected.erase(key);
@@ -328,6 +327,7 @@ void KvReceiver::State::end(Handoffs::iterator handoff, std::optional<base::Erro
         ended_order.pop_front();
     }
     events({.kind = ReceiverEvent::Kind::released, .key = key, .slot = std::move(slot)});
+    handoffs_open = handoffs.size();  // last: who sees none open has been told of all
 }
 
 void KvReceiver::State::post(net::PeerId peer, net::MessageKind kind, const google::protobuf::MessageLite& message) {
