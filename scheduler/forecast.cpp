@@ -248,15 +248,19 @@ LocalForecast forecast_local(const WorkerView& worker, const PlaceQuery& query, 
     LocalForecast local{};
     local.prefill = forecast_prefill(worker, paced_local(worker, query), cached);
     local.tpot_seconds = forecast_tpot(worker, query, local.prefill.sequences_then);
-    local.wait_seconds = forecast_decode_wait(worker, query);
+    local.wait_seconds = std::max(0.0, forecast_decode_wait(worker, query) - local.prefill.ttft_seconds);
     const double others = (local.prefill.ttft_seconds - local.prefill.queue_seconds) * worker.expected.decoding;
     local.cost_seconds =
         local.prefill.ttft_seconds + others + local.tpot_seconds * weighed_tokens(query) + local.wait_seconds;
     return local;
 }
 
-double forecast_answer(const WorkerView& worker, const PlaceQuery& query) {
-    return forecast_tpot(worker, query) * weighed_tokens(query) + forecast_decode_wait(worker, query);
+DecodeForecast forecast_decode(const WorkerView& worker, const PlaceQuery& query, double prefill_seconds) {
+    DecodeForecast decode{};
+    decode.tpot_seconds = forecast_tpot(worker, query);
+    decode.wait_seconds = std::max(0.0, forecast_decode_wait(worker, query) - prefill_seconds);
+    decode.cost_seconds = decode.wait_seconds + decode.tpot_seconds * weighed_tokens(query);
+    return decode;
 }
 
 bool prefill_queue_full(const WorkerView& worker) {

@@ -26,14 +26,14 @@ std::array<PrefillForecast, 3> forecast_prefills(const WorkerView& worker, const
 double forecast_tpot(const WorkerView& worker, const PlaceQuery& query);
 /// The same when it joins `company` sequences.
 double forecast_tpot(const WorkerView& worker, const PlaceQuery& query, double company);
-/// Seconds until there is room for this sequence; 0 when there is.
+/// Seconds from now until there is room for this sequence; 0 when there is.
 double forecast_decode_wait(const WorkerView& worker, const PlaceQuery& query);
 
 /// One worker does both phases.
 struct LocalForecast {
     PrefillForecast prefill;
     double tpot_seconds;
-    double wait_seconds;  // until there is room; 0 when there is
+    double wait_seconds;  // for room, when the prompt has been computed; 0 when there is some then
     double cost_seconds;  // what place() minimises
 };
 /// `cached_tokens` of the prompt are there already. A pure decode worker computes a prompt no faster than the strictest
@@ -41,8 +41,13 @@ struct LocalForecast {
 LocalForecast forecast_local(const WorkerView& worker, const PlaceQuery& query, std::uint32_t cached_tokens);
 /// The query as a worker that does both paces its prompt.
 PlaceQuery paced_local(const WorkerView& worker, const PlaceQuery& query);
-/// What decode costs a request there, without the hand-off: room, and the first tokens of its answer.
-double forecast_answer(const WorkerView& worker, const PlaceQuery& query);
+/// What decode costs a request there whose prompt is computed `prefill_seconds` from now, without the hand-off.
+struct DecodeForecast {
+    double tpot_seconds;
+    double wait_seconds;  // for room, from then on; 0 when there is some then
+    double cost_seconds;  // the wait, and the first tokens of the answer
+};
+DecodeForecast forecast_decode(const WorkerView& worker, const PlaceQuery& query, double prefill_seconds);
 
 bool prefill_queue_full(const WorkerView& worker);
 bool decode_queue_full(const WorkerView& worker);

@@ -202,35 +202,45 @@ private:
     }
 
     PlaceOutcome choose() const {
-        // A split pairs one pure worker with any of the other phase, so the best of four groups is enough: the two
-        // parts of its cost do not depend on each other.
+        // A split pairs one pure worker with any of the other phase, so the best of each group is enough.
         std::optional<Side> prefill_pure;
         std::optional<Side> prefill_mixed;
-        std::optional<Side> decode_pure;
-        std::optional<Side> decode_mixed;
         std::optional<Option> best;
         for (std::size_t i = 0; i < view_.workers.size(); ++i) {
             const WorkerView& worker = view_.workers[i];
-            const bool prefills = in_prefill_pool(worker) && !prefill_queue_full(worker);
-            const bool decodes = in_decode_pool(worker) && !decode_queue_full(worker);
-            if (!prefills && !decodes) { continue; }
+            if (!in_prefill_pool(worker) || prefill_queue_full(worker)) { continue; }
             const std::uint32_t cached = cached_tokens(worker, query_, i);
             const bool is_mixed = worker.role == Role::mixed;
-            if (prefills && (!is_mixed || has_pure_decode_)) {
+            if (!is_mixed || has_pure_decode_) {
                 keep_better(is_mixed ? prefill_mixed : prefill_pure,
                             Side{i, false, forecast_prefill(worker, query_, cached).ttft_seconds, worker.id, false});
             }
-            if (decodes) {
-                keep_better(is_mixed ? decode_mixed : decode_pure,
-                            Side{i, decode_wait(worker) > 0, handoff(worker, cached) + forecast_answer(worker, query_),
-                                 worker.id, misses_tpot(worker)});
-                if (!prefill_queue_full(worker) && may_do_both(worker, view_.rules, prefill_.exists)) {
-                    keep_better(best, local_option(i, cached));
-                }
+        }
+        // Room counts when prefill will have ended: the cost of a pair is the later of both and then the answer, so
+        // who prefills soonest is the best partner of every decode worker.
+        std::optional<Side> pure_after_pure;
+        std::optional<Side> pure_after_mixed;
+        std::optional<Side> mixed_after_pure;
+        for (std::size_t i = 0; i < view_.workers.size(); ++i) {
+            const WorkerView& worker = view_.workers[i];
+            if (!in_decode_pool(worker) || decode_queue_full(worker)) { continue; }
+            const std::uint32_t cached = cached_tokens(worker, query_, i);
+            const auto offer = [&](std::optional<Side>& side, const std::optional<Side>& prefill) {
+                if (prefill) { keep_better(side, decode_side(i, cached, prefill->seconds)); }
+            };
+            if (worker.role == Role::mixed) {
+                offer(mixed_after_pure, prefill_pure);
+            } else {
+                offer(pure_after_pure, prefill_pure);
+                offer(pure_after_mixed, prefill_mixed);
+            }
+            if (!prefill_queue_full(worker) && may_do_both(worker, view_.rules, prefill_.exists)) {
+                keep_better(best, local_option(i, cached));
             }
         }
-        for (const auto& [prefill, decode] :
-             {std::pair{prefill_pure, decode_pure}, {prefill_pure, decode_mixed}, {prefill_mixed, decode_pure}}) {
+        for (const auto& [prefill, decode] : {std::pair{prefill_pure, pure_after_pure},
+                                              {prefill_pure, mixed_after_pure},
+                                              {prefill_mixed, pure_after_mixed}}) {
             if (prefill && decode) {
                 const bool misses = decode->misses || prefill->seconds > query_.ttft_seconds_left;
                 keep_better(best,
@@ -289,14 +299,18 @@ private:
             "slo_infeasible");
     }
 
-    bool misses_tpot(const WorkerView& worker) const {
-        return forecast_tpot(worker, query_) > query_.tpot_seconds_target;
-    }
-
     double decode_wait(const WorkerView& worker) const { return forecast_decode_wait(worker, query_); }
     double handoff(const WorkerView& worker, std::uint32_t cached) const {
         return transfer_seconds(worker.costs.transfer, static_cast<double>(query_.prompt_tokens - cached) *
                                                            static_cast<double>(worker.limits.kv_bytes_per_token));
+    }
+
+    /// What decode adds to a prompt that is computed `prefill_seconds` from now.
+    Side decode_side(std::size_t index, std::uint32_t cached, double prefill_seconds) const {
+        const WorkerView& worker = view_.workers[index];
+        const DecodeForecast decode = forecast_decode(worker, query_, prefill_seconds);
+        return {index, decode.wait_seconds > 0, handoff(worker, cached) + decode.cost_seconds, worker.id,
+                decode.tpot_seconds > query_.tpot_seconds_target};
     }
 
     Option local_option(std::size_t index, std::uint32_t cached) const {

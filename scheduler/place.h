@@ -76,9 +76,9 @@ inline constexpr std::uint32_t kWeighedTokens = 32;
 ///   + predicted TPOT of d, with this sequence, * min(kWeighedTokens, new_tokens_max)
 ///   + prefill seconds * sequences that decode there meanwhile            (only when p is d: what it costs the others)
 /// So the prefill worker of a split request is the one with the least predicted TTFT, and its decode worker the one
-/// that takes it over soonest and fastest. Decode workers with room for the whole request (blocks for prompt and
-/// new_tokens_max, a place in the batch) come before all others; among those without, the predicted wait is part of the
-/// cost. Ties go to the lower worker id. A split request has at most one mixed worker: a pool of mixed workers is
+/// that takes it over soonest and fastest. Decode workers that will have room for the whole request (blocks for prompt
+/// and new_tokens_max, a place in the batch) when the prompt has been computed come before all others; among those
+/// without, the predicted wait from then on is part of the cost. Ties go to the lower worker id. A split request has at most one mixed worker: a pool of mixed workers is
 /// colocated serving.
 ///
 /// Options that are predicted to meet the request's targets come before all others, at the same room. Where there is

@@ -16,6 +16,8 @@ constexpr double kNoRoom = 1e6;
 constexpr std::uint32_t kRoomTokens = 1024;
 /// So many workers that are of no use (avoided, too small) are passed over.
 constexpr std::size_t kPassedMax = 64;
+/// The instant at which a prompt starts to be answered is that of about so many picks before.
+constexpr double kPicksRemembered = 16;
 /// Different lengths that workers hold of one prompt, from the longest on, and those who hold one.
 constexpr int kLevelsSeen = 8;
 constexpr std::uint32_t kHoldersSeen = 128;
@@ -113,14 +115,15 @@ void Shortlist::place_in_orders(std::uint32_t slot, const WorkerView& worker, co
     put(prefill_mixed_, is_mixed, ttft, until);
     // Room for a request of any length is room for one of about this length here; place() knows better.
     const PlaceQuery roomy{.prompt_tokens = kRoomTokens, .new_tokens_max = kAnswerTokens};
-    const double no_room = can_decode(worker) && forecast_decode_wait(worker, roomy) > 0 ? kNoRoom : 0;
+    const double wait = can_decode(worker) ? forecast_decode_wait(worker, roomy) : 0;
+    const auto waits = [wait](double starts_in) { return wait > starts_in ? kNoRoom + wait - starts_in : 0; };
     const auto local_for = [&](double answer_tokens) {
         return [&, answer_tokens] {
             return times([&](std::size_t i) {
                 const double others = (prefill[i].ttft_seconds - prefill[i].queue_seconds) * worker.expected.decoding;
                 const double tpot = forecast_tpot(worker, like[i], prefill[i].sequences_then);
                 return prefill[i].ttft_seconds + others + tpot * answer_tokens + std::max(prefill_full, decode_full) +
-                       no_room;
+                       waits(prefill[i].ttft_seconds);
             });
         };
     };
@@ -128,7 +131,7 @@ void Shortlist::place_in_orders(std::uint32_t slot, const WorkerView& worker, co
     put(local_brief_, both, local_for(1), until);
     const auto answer = [&] {
         return times([&](std::size_t i) {
-            return forecast_tpot(worker, like[i]) * weighed_tokens(like[i]) + decode_full + no_room;
+            return forecast_tpot(worker, like[i]) * weighed_tokens(like[i]) + decode_full + waits(starts_in_);
         });
     };
     put(decode_pure_, can_decode(worker) && !is_mixed, answer, now);
@@ -171,22 +174,28 @@ void Shortlist::visit_first(Lineup& lineup, const Length& length, std::size_t co
     }
 }
 
-void Shortlist::take_prefill(Lineup& lineup, std::size_t count, const Picking& picking) {
+bool Shortlist::take_prefill(Lineup& lineup, std::size_t count, Picking& picking) {
     std::size_t left = count;
     visit_first(lineup, picking.length, count, picking.now, [&](std::uint32_t slot) {
         if (!is_of_use(slot, picking.query.prompt_tokens, picking)) { return true; }
         add(slot);
-        found_prefill_ = true;
+        const double seconds = lineup.seconds(slot, picking.length, picking.now);
+        picking.starts_in = picking.starts_in > 0 ? std::min(picking.starts_in, seconds) : seconds;
         return --left > 0;
     });
+    return left < count;
 }
 
-/// Workers that have room for a request come before all others, and a long one may find it only where most is.
+/// Workers that will have room for a request come before all others, and a long one may find it only where most is.
 void Shortlist::take_decode(Lineup& lineup, std::size_t count, const Picking& picking) {
     const std::uint64_t tokens = std::uint64_t{picking.query.prompt_tokens} + picking.query.new_tokens_max;
     // What they decode with grows with the whole prompt, what is computed with what is not cached.
     const bool is_local = &lineup == &local_ || &lineup == &local_brief_;
     const Length length = is_local ? picking.length : Length{static_cast<double>(picking.query.prompt_tokens)};
+    const auto starts_in = [&](std::uint32_t slot) {
+        if (!is_local) { return picking.starts_in; }
+        return prefill_mixed_.has(slot) ? prefill_mixed_.seconds(slot, length, picking.now) : 0;
+    };
     std::size_t left = count;
     roomless_.clear();
     visit_first(lineup, length, count, picking.now, [&](std::uint32_t slot) {
@@ -194,7 +203,7 @@ void Shortlist::take_decode(Lineup& lineup, std::size_t count, const Picking& pi
         const WorkerView& worker = picking.look(slot);
         found_decode_ = true;
         found_prefill_ = found_prefill_ || can_prefill(worker);
-        if (forecast_decode_wait(worker, picking.query) <= 0) {
+        if (forecast_decode_wait(worker, picking.query) <= starts_in(slot)) {
             add(slot);
             return --left > 0;
         }
@@ -262,7 +271,7 @@ void Shortlist::take_holders(PrefixSearch& prefixes, Picking& picking) {
 
 std::span<const std::uint32_t> Shortlist::pick(const PlaceQuery& query, PrefixSearch& prefixes, const Pool& pool,
                                                double now, const Look& look) {
-    Picking picking{query, pool, now, look, {static_cast<double>(query.prompt_tokens)}};
+    Picking picking{query, pool, now, look, {static_cast<double>(query.prompt_tokens)}, 0};
     refresh(picking);
     ++picks_;
     picked_.clear();
@@ -271,10 +280,11 @@ std::span<const std::uint32_t> Shortlist::pick(const PlaceQuery& query, PrefixSe
     take_holders(prefixes, picking);
     take_decode(local_, kCandidates, picking);
     if (query.new_tokens_max < kWeighedTokens) { take_decode(local_brief_, kCandidates, picking); }
-    take_prefill(prefill_pure_, kCandidates, picking);
+    found_prefill_ = take_prefill(prefill_pure_, kCandidates, picking) || found_prefill_;
     if (!decode_pure_.is_empty()) {
+        found_prefill_ = take_prefill(prefill_mixed_, kCandidates / 2, picking) || found_prefill_;
+        starts_in_ += (picking.starts_in - starts_in_) / kPicksRemembered;
         take_decode(decode_pure_, kCandidates, picking);
-        take_prefill(prefill_mixed_, kCandidates / 2, picking);
     }
     // Who keeps the target of TPOT comes before all others, and may have the longer queue.
     if (query.tpot_seconds_target < kNoTarget || !prefill_pure_.is_empty()) {

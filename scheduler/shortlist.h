@@ -53,7 +53,8 @@ private:
         const Pool& pool;
         double now;
         const Look& look;
-        Length length;  // of what is to be computed where nothing but what most hold is cached
+        Length length;     // of what is to be computed where nothing but what most hold is cached
+        double starts_in;  // seconds until the prompt is computed, where that is soonest; 0: not known
     };
     /// The best so far of those who hold some of the prompt.
     struct Holder {
@@ -68,7 +69,8 @@ private:
     bool is_of_use(std::uint32_t slot, std::uint64_t tokens, const Picking& picking);
     template <class Visit>
     void visit_first(Lineup& lineup, const Length& length, std::size_t count, double now, Visit visit);
-    void take_prefill(Lineup& lineup, std::size_t count, const Picking& picking);
+    /// Whether there was one.
+    bool take_prefill(Lineup& lineup, std::size_t count, Picking& picking);
     void take_decode(Lineup& lineup, std::size_t count, const Picking& picking);
     void take_holders(PrefixSearch& prefixes, Picking& picking);
     bool add(std::uint32_t slot);
@@ -88,7 +90,8 @@ private:
     std::vector<std::uint32_t> roomless_;   // of one lineup, while picking
     std::vector<std::uint64_t> picked_in_;  // [slots]: the last pick that has it
     std::vector<std::uint64_t> seen_in_;    // [slots]: the last pick that has seen it hold some of the prompt
-    double curve_ = 0;  // of prefill, on the worker that was placed in the orders last: much the same on all
+    double curve_ = 0;      // of prefill, on the worker that was placed in the orders last: much the same on all
+    double starts_in_ = 0;  // Picking::starts_in lately: room is looked at as it will be then
     std::uint64_t picks_ = 0;
     bool found_prefill_ = false;
     bool found_decode_ = false;

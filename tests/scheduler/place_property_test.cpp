@@ -118,7 +118,7 @@ struct Oracle {
         return best;
     }
     std::uint32_t cached(std::size_t i) const { return std::min(c.cached_blocks[i], (c.prompt_tokens - 1) / 16) * 16; }
-    bool room(const WorkerView& worker) const {
+    bool room_now(const WorkerView& worker) const {
         const std::uint64_t blocks = (c.prompt_tokens + c.new_tokens_max + 15) / 16;
         return worker.load.decode_sequences + worker.pending.decode_sequences + 1 <=
                    worker.limits.batch_sequences_max &&
@@ -142,7 +142,26 @@ struct Oracle {
         const double tokens = std::clamp(c.new_tokens_max, 1u, scheduler::kWeighedTokens);
         const double tpot = p == d ? scheduler::forecast_tpot(decode, c.query(), forecast.sequences_then)
                                    : scheduler::forecast_tpot(decode, c.query());
-        return cost + tokens * tpot + scheduler::forecast_decode_wait(decode, c.query());
+        return cost + tokens * tpot + wait(p, d);
+    }
+    /// For room on `d`, when `p` has computed the prompt.
+    double wait(std::size_t p, std::size_t d) const {
+        auto query = c.query();
+        if (p == d && c.workers[d].role == Role::decode) {
+            query.tpot_seconds_target =
+                std::min(query.tpot_seconds_target, c.workers[d].expected.tpot_seconds_strictest);
+        }
+        return std::max(0.0, scheduler::forecast_decode_wait(c.workers[d], c.query()) -
+                                 scheduler::forecast_prefill(c.workers[p], query, cached(p)).ttft_seconds);
+    }
+    /// When the prompt will have been computed where that is soonest: a later one is no better for it.
+    bool room(std::size_t p, std::size_t d) const {
+        if (p == d) { return wait(p, d) <= 0; }
+        for (std::size_t other = 0; other < c.workers.size(); ++other) {
+            const bool is_like_p = (c.workers[other].role == Role::mixed) == (c.workers[p].role == Role::mixed);
+            if (other != d && is_like_p && allowed(other, d) && wait(other, d) > 0) { return false; }
+        }
+        return true;
     }
     bool allowed(std::size_t p, std::size_t d) const {
         const WorkerView& prefill = c.workers[p];
@@ -177,7 +196,9 @@ TEST_CASE("a placement costs no more than any other that the rules allow", "[sch
         for (std::size_t p = 0; p < c.workers.size(); ++p) {
             for (std::size_t d = 0; d < c.workers.size(); ++d) {
                 if (!oracle.allowed(p, d)) { continue; }
-                const bool room = oracle.room(c.workers[d]);
+                const bool room = oracle.room(p, d);
+                REQUIRE(oracle.room_now(c.workers[d]) ==
+                        (scheduler::forecast_decode_wait(c.workers[d], c.query()) <= 0));
                 const double cost = oracle.cost(p, d);
                 if (!found || (room && !best_room) || (room == best_room && cost < best_cost)) {
                     best_room = room;
@@ -213,7 +234,7 @@ TEST_CASE("a placement costs no more than any other that the rules allow", "[sch
         const auto& placement = std::get<scheduler::Placement>(outcome);
         REQUIRE(found);
         REQUIRE(oracle.allowed(placement.prefill, placement.decode));
-        REQUIRE(oracle.room(c.workers[placement.decode]) == best_room);
+        REQUIRE(oracle.room(placement.prefill, placement.decode) == best_room);
         REQUIRE(placement.cost_seconds == Approx(best_cost).epsilon(1e-12));
         REQUIRE(oracle.cost(placement.prefill, placement.decode) == Approx(best_cost).epsilon(1e-9));
         REQUIRE(placement.cached_prompt_tokens < c.prompt_tokens);
