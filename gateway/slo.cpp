@@ -54,7 +54,8 @@ SloClasses SloClasses::read(base::Config& config) {
         SloClass one{.name = name,
                      .targets = {milliseconds(config, prefix + "ttft_ms"), milliseconds(config, prefix + "tpot_ms")},
                      .attainment = config.number(prefix + "attainment", 0.9, 0.5, 1),
-                     .priority = static_cast<std::int32_t>(config.integer(prefix + "priority", 0, -100, 100))};
+                     .priority = static_cast<std::int32_t>(config.integer(prefix + "priority", 0, -100, 100)),
+                     .drops_late = config.choice(prefix + "late", "serve", {"serve", "drop"}) == "drop"};
         if (!is_name(name)) { config.problem("slo_classes." + name, "must be named by 1 to 64 of a-z 0-9 _ -"); }
         if (name == "default") {
             slo.classes_[0] = std::move(one);
@@ -116,7 +117,10 @@ ApiResult<RequestSlo> SloClasses::resolve(const SloWish& body, const SloWish& he
         }
         index = static_cast<std::size_t>(at - classes_.begin());
     }
-    RequestSlo slo{.class_name = classes_[index].name, .class_index = index, .targets = classes_[index].targets};
+    RequestSlo slo{.class_name = classes_[index].name,
+                   .class_index = index,
+                   .targets = classes_[index].targets,
+                   .drops_late = classes_[index].drops_late};
     const auto take = [](const std::optional<base::Duration>& first, const std::optional<base::Duration>& second,
                          base::Duration least, const char* param, base::Duration& target) -> std::optional<ApiError> {
         const auto& asked = first ? first : second;

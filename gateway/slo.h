@@ -20,6 +20,7 @@ struct SloClass {
     SloTargets targets;
     double attainment = 0.9;    // share of its requests that shall meet both
     std::int32_t priority = 0;  // higher goes first
+    bool drops_late = false;    // what has no first token when that is due is given up; else it is served late
 };
 
 /// The classes of a gateway: sections `slo_classes.NAME` and `slo` of the config. Immutable: any thread.

@@ -119,6 +119,7 @@ void Generation::start() {
 std::optional<base::TimePoint> Generation::wakes_at() const {
     if (ended()) { return std::nullopt; }
     std::optional<base::TimePoint> at = request_.deadline;
+    if (const auto dropped = dropped_at(); dropped && (!at || *dropped < *at)) { at = dropped; }
     if (phase_ == Phase::waiting && try_at_ && (!at || *try_at_ < *at)) { at = try_at_; }
     return at;
 }
@@ -134,6 +135,16 @@ void Generation::on_time() {
             result.error->message += "; " + std::to_string(generated_.size()) + " tokens were generated";
         }
         end(std::move(result), "deadline");
+        return;
+    }
+    if (const auto at = dropped_at(); at && now >= *at) {
+        context_.metrics.cancelled(phase_name(phase_), "late");
+        GenerationEnd result{.reason = EndReason::failed};
+        result.error = {base::ErrorCode::deadline_exceeded, "the first token was not there after " +
+                                                                std::to_string(as_ms(request_.slo.targets.ttft)) +
+                                                                " ms, its target, and requests of the class '" +
+                                                                request_.slo.class_name + "' are given up then"};
+        end(std::move(result), "late");
         return;
     }
     if (phase_ == Phase::waiting && try_at_ && now >= *try_at_) { place(); }
@@ -182,6 +193,14 @@ std::optional<base::TimePoint> Generation::first_token_due(base::TimePoint now) 
     const base::Duration ttft = request_.slo.targets.ttft;
     if (ttft == base::Duration::zero()) { return std::nullopt; }
     return (generated_.empty() ? request_.received_at : now) + ttft;
+}
+
+std::optional<base::TimePoint> Generation::dropped_at() const {
+    const base::Duration ttft = request_.slo.targets.ttft;
+    if (!request_.slo.drops_late || ttft == base::Duration::zero() || !generated_.empty() || request_.encodes) {
+        return std::nullopt;
+    }
+    return request_.received_at + ttft;
 }
 
 bool Generation::on_place_answered(base::Epoch epoch, const base::Result<proto::PlaceReply>& reply) {

@@ -76,6 +76,8 @@ private:
     void take_placement(const proto::Placement& placement);
     /// By its target; for a stream that lost its worker the next token is due as soon as a first one would be.
     std::optional<base::TimePoint> first_token_due(base::TimePoint now) const;
+    /// When a request of a class that drops what is late is given up, as long as it has no token.
+    std::optional<base::TimePoint> dropped_at() const;
     void send_start(const proto::WorkerEndpoint& to, proto::Start::Part part, const proto::WorkerEndpoint* peer);
     void send_continue();
     void send_cancel(const proto::WorkerEndpoint& to, std::string_view reason);

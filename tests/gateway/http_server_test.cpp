@@ -171,9 +171,10 @@ TEST_CASE("a client that does not read is cut, and others do not notice", "[gate
 
 TEST_CASE("a request that does not arrive in time gets 408, an idle connection is closed", "[gateway][http]") {
     gateway::GatewayOptions options;
-    options.http.header_timeout = 20ms;
-    options.http.body_timeout = 20ms;
-    options.http.idle_timeout = 20ms;
+    // Longer than a busy machine lets a client stand still between connecting and sending.
+    options.http.header_timeout = 500ms;
+    options.http.body_timeout = 500ms;
+    options.http.idle_timeout = 500ms;
     Server server(options);
     REQUIRE(status_of(exchange(server.core->port(), "GET /live HTT")) == 408);
     REQUIRE(status_of(exchange(server.core->port(),
@@ -234,8 +235,8 @@ TEST_CASE("a client that reads its last answer slowly gets the whole of it", "[g
     gateway::GatewayOptions options;
     options.http.socket_send_bytes = kSmallBufferBytes;
     options.http.linger_timeout = 20ms;
-    options.http.idle_timeout = 20ms;
-    options.http.header_timeout = 200ms;
+    options.http.idle_timeout = 400ms;
+    options.http.header_timeout = 600ms;
     Server server(options);
     Client slow(server.core->port(), kSmallBufferBytes);
     slow.send(post(large_echo(), is_kept ? "" : "Connection: close\r\n"));

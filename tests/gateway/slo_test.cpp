@@ -24,7 +24,7 @@ slo:
   tpot_ms_min: 5
 slo_classes:
   interactive: {ttft_ms: 500, tpot_ms: 30, attainment: 0.99, priority: 10}
-  batch: {ttft_ms: 60000}
+  batch: {ttft_ms: 60000, late: drop}
 )";
 
 SloClasses classes_of(const char* yaml) {
@@ -77,6 +77,7 @@ TEST_CASE("a request gets what its class promises, and what it asks for itself b
     REQUIRE(usual->targets.ttft == milliseconds(500));
     REQUIRE(usual->targets.tpot == milliseconds(30));
     REQUIRE(classes[usual->class_index].priority == 10);
+    REQUIRE_FALSE(usual->drops_late);
 
     SloWish header;
     header.class_name = "batch";
@@ -86,6 +87,7 @@ TEST_CASE("a request gets what its class promises, and what it asks for itself b
     REQUIRE(batch->class_name == "batch");
     REQUIRE(batch->targets.ttft == milliseconds(60000));
     REQUIRE(batch->targets.tpot == milliseconds(50));
+    REQUIRE(batch->drops_late);
 
     SloWish body;
     body.class_name = "interactive";
@@ -142,6 +144,7 @@ TEST_CASE("bad classes in the config are told with their place", "[gateway][slo]
             std::string::npos);
     REQUIRE(problem_of("slo_classes:\n  gold: {ttft: 1}\n").find("unknown key slo_classes.gold.ttft") !=
             std::string::npos);
+    REQUIRE(problem_of("slo_classes:\n  gold: {late: never}\n").find("slo_classes.gold.late") != std::string::npos);
     REQUIRE(problem_of("slo_classes:\n  gold: {ttft_ms: -1}\n").find("test.yaml:2") != std::string::npos);
     REQUIRE(problem_of("slo: {default_class: gold}\n").find("default") != std::string::npos);
 }
