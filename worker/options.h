@@ -30,7 +30,7 @@ struct WorkerOptions {
     std::chrono::milliseconds kv_wait{10000};  // decode: how long KV may take after Continue before it is recomputed
     std::chrono::milliseconds kv_lease{2000};  // decode: without a sign of life for so long the hand-off has failed
     std::chrono::milliseconds room_pending{
-        2000};  // decode: how long a room request and its Start may wait for one another
+        5000};  // decode: how long a room request and its Start may wait for one another
     std::chrono::milliseconds handoff_timeout{30000};  // prefill: how long it keeps KV for a peer after the first token
     std::uint32_t gateways_max = 256;                  // streams of gateways at once
     std::uint64_t output_buffer_bytes = 8u << 20;      // to one gateway; a slower one is cut off

@@ -99,6 +99,8 @@ def processes(request, network):
         trusted = ["--set", "cluster.trusted_network=true", "--set", "cluster.always_tls=true", "--set", "worker.kv_net_devices=eth0",
                    "--set", "worker.kv_ucx_environment=UCX_TLS"]
         enter = network.enter
+    # Two hundred prompts at once on a busy machine: KV may come late, but is not to be given up for that.
+    patient = ["--set", "worker.kv_wait_ms=60000", "--set", "worker.room_pending_ms=20000", "--set", "worker.kv_lease_ms=20000"]
     common = [*trusted, "--admin-port", str(ADMIN_PORT)]
     scheduler = f"{address('scheduler')}:{SCHEDULER_PORT}"
 
@@ -107,7 +109,7 @@ def processes(request, network):
 
     started = {"scheduler": start("scheduler", "scheduler", "--listen", scheduler)}
     for host in HOSTS[1:5]:
-        started[host] = start(host, host.rstrip("12"), "--model", MODEL, "--scheduler", scheduler, "--listen", f"{address(host)}:{WORKER_PORT}", "--threads", "1")
+        started[host] = start(host, host.rstrip("12"), "--model", MODEL, "--scheduler", scheduler, "--listen", f"{address(host)}:{WORKER_PORT}", "--threads", "1", *patient)
     started["gateway"] = harness.Process([*network.enter("gateway"), BINARY, "gateway", "--model", MODEL, "--scheduler", scheduler, "--host", address("gateway"),
                                           "--port", str(GATEWAY_PORT), *trusted, *REMOTE], environment)
     try:
