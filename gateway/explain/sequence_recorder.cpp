@@ -79,8 +79,9 @@ void SequenceRecorder::token(base::TimePoint now, std::uint32_t number, base::Du
         if (trace != nullptr) { attempt.decode = *trace; }
     }
     changed_at_ = now;
-    if (trace != nullptr && unexplained_ > base::Duration::zero()) { move_unexplained(number - 1, gap, *trace); }
-    unexplained_ = {};
+    since_unexplained_ += gap;
+    if (trace != nullptr && unexplained_ > base::Duration::zero()) { move_unexplained(gap, *trace); }
+    if (trace != nullptr || since_unexplained_ >= unexplained_) { unexplained_ = {}; }
     if (number == 1) {
         timeline_->first_token_at = now;
     } else if (tpot_target_ > base::Duration::zero() && gap > tpot_target_) {
@@ -88,7 +89,7 @@ void SequenceRecorder::token(base::TimePoint now, std::uint32_t number, base::Du
     }
 }
 
-void SequenceRecorder::move_unexplained(std::uint32_t number, base::Duration gap, const proto::PartTrace& trace) {
+void SequenceRecorder::move_unexplained(base::Duration gap, const proto::PartTrace& trace) {
     const base::Duration total = std::chrono::microseconds(trace.total_us());
     const base::Duration moved = std::min(unexplained_, total - gap);
     if (moved <= base::Duration::zero()) { return; }
@@ -97,7 +98,7 @@ void SequenceRecorder::move_unexplained(std::uint32_t number, base::Duration gap
     timeline_->late.of(cause) += moved;
     timeline_->late_workers[index_of(cause)] = timeline_->attempts.back().decode_worker;
     for (LateToken& late : timeline_->late_tokens) {
-        if (late.token == number - 1) { late.cause = cause; }
+        if (late.token == unexplained_token_) { late.cause = cause; }
     }
 }
 
@@ -114,7 +115,11 @@ void SequenceRecorder::late_token(std::uint32_t number, base::Duration gap, bool
     } else {
         shares = gap_shares(gap, trace, attempt.prefill.has_value());
     }
-    if (!is_after_loss) { unexplained_ = shares.of(Cause::gateway); }
+    if (!is_after_loss && shares.of(Cause::gateway) > base::Duration::zero()) {
+        unexplained_ = shares.of(Cause::gateway);
+        unexplained_token_ = number;
+        since_unexplained_ = {};
+    }
     ++timeline_->late_count;
     timeline_->late.add(shares);
     for (std::size_t i = 0; i < kCauses; ++i) {

@@ -39,13 +39,17 @@ public:
                                                 Doing doing);
 
 private:
-    /// The worker stood still although its output before was handed over in time: so that one was held up there, too.
-    void move_unexplained(std::uint32_t number, base::Duration gap, const proto::PartTrace& trace);
+    /// The worker stood still although the tokens before this one were handed over in time: so they were held up there,
+    /// too, all in its hands already.
+    void move_unexplained(base::Duration gap, const proto::PartTrace& trace);
     void late_token(std::uint32_t number, base::Duration gap, bool is_after_loss, const proto::PartTrace* trace);
 
     std::shared_ptr<SequenceTimeline> timeline_;
     base::Duration tpot_target_{};
-    base::Duration unexplained_{};      // of the token before, if it was late: what no account covers
+    // Of a late token whose worker accounts for less than it took, until another account comes, or tokens for as long:
+    base::Duration unexplained_{};
+    std::uint32_t unexplained_token_ = 0;
+    base::Duration since_unexplained_{};
     base::TimePoint changed_at_{};      // its last step forward
     std::uint32_t attempt_tokens_ = 0;  // of the attempt under way
     std::uint64_t prefill_life_ = 0;    // incarnations of that attempt

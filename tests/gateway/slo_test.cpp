@@ -199,6 +199,41 @@ TEST_CASE("scheduler and workers hear what is promised, and how much of it is le
     REQUIRE(sink.end.first_token_at == owner.clock.now() - 100ms);
 }
 
+TEST_CASE("a class that drops what is late gives up who has no token when that is due, and nobody else",
+          "[gateway][request][slo]") {
+    const int phase = GENERATE(range(0, 4));
+    const bool drops = GENERATE(true, false);
+    CAPTURE(phase, drops);
+    Owner owner;
+    RecordingSink sink;
+    auto request = owner.request();
+    request.received_at = owner.clock.now() - 200ms;  // it was read, and its prompt tokenised
+    request.slo = {.class_name = "chat", .targets = {.ttft = 500ms}, .drops_late = drops};
+    const auto id = owner.table.open(std::move(request), sink);
+    if (phase == 1) {
+        owner.table.on_place_answered(id, base::Epoch{0}, refusal(base::ErrorCode::unavailable, 60'000));
+    }
+    if (phase > 1) { owner.table.on_place_answered(id, base::Epoch{0}, split()); }
+    if (phase > 2) { owner.table.on_output(kPrefill, output(id, 0, "a")); }
+    if (sink.ends > 0) { return; }  // there was no place
+    owner.clock.advance(299ms);
+    owner.table.on_time();
+    REQUIRE(sink.ends == 0);
+    owner.clock.advance(1ms);
+    owner.table.on_time();
+    if (!drops || phase > 2) {
+        REQUIRE(sink.ends == 0);
+        return;
+    }
+    REQUIRE(sink.ends == 1);
+    REQUIRE(sink.end.error->code == base::ErrorCode::deadline_exceeded);
+    REQUIRE(sink.end.error->message.find("500 ms") != std::string::npos);
+    if (phase > 1) {
+        REQUIRE(kinds(owner.ports.sent_to(10)).back() == "cancel:late");
+        REQUIRE(kinds(owner.ports.sent_to(20)).back() == "cancel:late");
+    }
+}
+
 TEST_CASE("without targets scheduler and workers hear of none", "[gateway][request][slo]") {
     Owner owner;
     RecordingSink sink;

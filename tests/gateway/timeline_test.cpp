@@ -194,6 +194,28 @@ TEST_CASE("an output that was held up where its worker stood still is that worke
     REQUIRE(told.late_tokens[1].cause == Cause::gateway);
 }
 
+TEST_CASE("outputs that left together after their worker stood still are explained by the account behind them",
+          "[gateway][explain]") {
+    const bool comes_in_time = GENERATE(true, false);  // or the tokens went on for as long without an account
+    Owner owner({.keeps_timelines = true});
+    RecordingSink sink;
+    const auto id = owner.table.open(promised(owner), sink);
+    owner.table.on_place_answered(id, base::Epoch{0}, local_placement(make_endpoint(2, 20)));
+    owner.table.on_output(kDecode, traced(output(id, 0, "a"), 0));
+    owner.clock.advance(60ms);
+    owner.table.on_output(kDecode, output(id, 0, "b"));
+    for (int i = 0; i < 3; ++i) {
+        owner.clock.advance(comes_in_time ? 1ms : 20ms);
+        owner.table.on_output(kDecode, output(id, 0, "c"));
+    }
+    owner.clock.advance(1ms);
+    owner.table.on_output(kDecode, traced(output(id, 0, "d", SequenceOutput::FINISH_LENGTH), 55));
+    const SequenceTimeline& told = *sink.end.timeline;
+    REQUIRE(told.late_count == 1u);
+    REQUIRE(told.late.of(Cause::decode_batch) == base::Duration(comes_in_time ? 54ms : 0ms));
+    REQUIRE(told.late_tokens[0].cause == (comes_in_time ? Cause::decode_batch : Cause::gateway));
+}
+
 TEST_CASE("where no timelines are kept, nothing is asked for and nothing recorded", "[gateway][explain]") {
     Owner owner;
     RecordingSink sink;
