@@ -3,6 +3,7 @@
 #include <bit>
 #include <utility>
 
+#include "base/linear_fit.h"
 #include "proto/block_hashes.h"
 
 namespace worker {
@@ -14,9 +15,10 @@ void push_bounded(std::deque<T>& samples, const T& sample, std::size_t max) {
     samples.push_back(sample);
 }
 
-/// Samples that are told again: of each size of step, and sizes; of hand-offs.
-constexpr std::size_t kRememberedOfSize = 6;
-constexpr std::size_t kSizesRemembered = 32;
+/// Samples that are told again: of each size of step, and sizes; of hand-offs. Where all steps are alike those of one
+/// size must be enough to predict by.
+constexpr std::size_t kRememberedOfSize = base::LinearFit::kSamplesNeeded + 2;
+constexpr std::size_t kSizesRemembered = 24;
 constexpr std::size_t kTransfersRemembered = 16;
 
 }  // namespace

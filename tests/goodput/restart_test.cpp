@@ -76,3 +76,29 @@ TEST_CASE("predictions outlive the scheduler in what workers report to the next 
     REQUIRE(scheduler::transfer_seconds(after.transfer, 5e6) ==
             Approx(scheduler::transfer_seconds(before.transfer, 5e6)).epsilon(0.1));
 }
+
+TEST_CASE("steps that are all alike are enough to predict by after a restart", "[goodput]") {
+    worker::ReportBoard board;
+    board.attach();
+    scheduler::Predictor former;
+    for (int i = 0; i < 100; ++i) {
+        sluice::proto::StepSample sample;
+        if (i % 2 == 0) {
+            sample.set_prefill_tokens(400);
+            sample.set_prefill_context_tokens(static_cast<std::uint64_t>(base::context_sum(0, 400)));
+            sample.set_duration_us(20'000);
+        } else {
+            sample.set_decode_sequences(1);
+            sample.set_decode_context_tokens(420);
+            sample.set_duration_us(2'000);
+        }
+        board.add_step(sample);
+    }
+    teach(former, board);
+    REQUIRE(former.costs(base::WorkerId{1}, scheduler::Role::mixed).learned);
+    board.detach();
+    board.attach();
+    scheduler::Predictor next;
+    teach(next, board);
+    REQUIRE(next.costs(base::WorkerId{1}, scheduler::Role::mixed).learned);
+}
