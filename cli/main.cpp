@@ -29,6 +29,7 @@
 #include "cli/roles.h"
 #include "cli/run.h"
 #include "cli/serve.h"
+#include "cli/simulate.h"
 #include "cli/tokenize.h"
 #include "net/ucx_environment.h"
 #include "text/text_host.h"
@@ -167,6 +168,11 @@ int main(int argc, char** argv) {
     cli::add_explain(*command(app, "explain", "why requests were late, and what would help",
                               [&] { return cli::explain_main(explain); }),
                      explain);
+
+    cli::SimulateCommand simulate;
+    cli::add_simulate(*command(app, "simulate", "what would happen, on a virtual clock",
+                               [&] { return cli::simulate_main(simulate); }),
+                      simulate);
 
     cli::RunOptions run;
     cli::add_run(*command(app, "run", "a prompt or a chat in the terminal",
