@@ -82,5 +82,6 @@ TEST_CASE("goodput is where the queue begins to hurt", "[sim]") {
     REQUIRE(sim::find_goodput(shape, fixed(1), {.ttft_s = 0.05, .tpot_s = 0.1}).mean == 0);
     // Two of them do twice as much.
     shape.prefill = 2;
-    REQUIRE(sim::find_goodput(shape, fixed(1), {.ttft_s = 1, .tpot_s = 0.1}).mean == Approx(2 * loose.mean).epsilon(0.15));
+    REQUIRE(sim::find_goodput(shape, fixed(1), {.ttft_s = 1, .tpot_s = 0.1}).mean ==
+            Approx(2 * loose.mean).epsilon(0.15));
 }
