@@ -99,6 +99,13 @@ base::Result<ReplayMachine> read_replay_machine(std::string_view machine_json, s
     };
     read.options.keeps_prefixes = !is_off("engine_kwargs.enable_prefix_caching");
     read.options.plans_ahead = !is_off("engine_kwargs.async_scheduling");
+    const auto parallel = number_at(*meta, "engine_kwargs.data_parallel_size", 1, 1, 4096, "engine meta file");
+    if (!parallel) { return base::pass_on(parallel); }
+    if (*parallel > 1) {
+        return base::fail(base::ErrorCode::unimplemented,
+                          "data_parallel_size above 1: replay each engine with its own requests");
+    }
+    if (text_at(*meta, "engine_kwargs.kv_cache_dtype", "auto").rfind("fp8", 0) == 0) { read.kv_bits = 8; }
     if (is_off("engine_kwargs.enable_chunked_prefill")) {
         return base::fail(base::ErrorCode::unimplemented, "a replay of vLLM without chunked prefill");
     }
@@ -117,8 +124,9 @@ base::Result<ReplayMemory> replay_memory(const ReplayMachine& machine, const sch
     memory.sampler = static_cast<double>(machine.options.sequences_max) * shape.vocabulary * kSamplerBytesPerLogit;
     memory.graphs = kGraphBytes;
     memory.kv = memory.usable - memory.weights - memory.activations - memory.sampler - memory.graphs;
-    const double block =
-        machine.options.block_tokens * model.kv_bytes_per_token_per_gpu({.tensor = machine.tensor, .pipeline = 1});
+    const double kv_share = machine.kv_bits > 0 ? static_cast<double>(machine.kv_bits) / model.kv_bits : 1;
+    const double block = machine.options.block_tokens * kv_share *
+                         model.kv_bytes_per_token_per_gpu({.tensor = machine.tensor, .pipeline = 1});
     if (memory.kv < block) {
         return base::fail(base::ErrorCode::resource_exhausted,
                           "no memory for KV: weights of " + std::to_string(memory.weights / kGiB) +

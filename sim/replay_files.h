@@ -25,7 +25,8 @@ struct ReplayMachine {
     double memory_share = 0.9;
     std::uint32_t tensor = 1;
     scheduler::planner::Link link;
-    ReplayOptions options;  // without blocks_total
+    std::uint32_t kv_bits = 0;  // kv_cache_dtype; 0: the model's
+    ReplayOptions options;      // without blocks_total
 };
 
 /// Reads both. Error: invalid_argument that names the field; unimplemented for several nodes or instances and for split

@@ -49,6 +49,8 @@ base::Result<Attention> read_attention(std::string_view text, const std::string&
     for (std::size_t row = 0; row < csv->rows(); ++row) {
         const auto numbers = csv->numbers(row, *columns);
         if (!numbers) { return base::pass_on(numbers); }
+        // Newer profiles also measure several tokens of one sequence at once, for speculative decoding.
+        if (csv->has("decode_q_len") && csv->text(row, *csv->column("decode_q_len")) != "1") { continue; }
         const double chunk = (*numbers)[0];
         const double before = (*numbers)[1];
         const double sequences = (*numbers)[2];

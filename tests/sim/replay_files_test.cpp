@@ -48,7 +48,12 @@ TEST_CASE("what a replay cannot take is refused with the reason", "[sim]") {
         refused(kMachine, R"({"engine_kwargs": {"max_num_seqs": -1}})").find("`engine_kwargs.max_num_seqs` is -1") !=
         std::string::npos);
     REQUIRE_FALSE(refused(kMachine, "").empty());
+    REQUIRE(refused(kMachine, R"({"engine_kwargs": {"data_parallel_size": 2}})").find("data_parallel_size") == 0);
     auto machine = *sim::read_replay_machine(kMachine, kMeta, llama_8b());
+    const auto small = sim::read_replay_machine(kMachine, R"({"engine_kwargs": {"max_num_seqs": 128,
+        "kv_cache_dtype": "fp8"}})",
+                                                llama_8b());
+    REQUIRE(sim::replay_memory(*small, llama_8b())->blocks >= 2 * sim::replay_memory(machine, llama_8b())->blocks);
     machine.memory_bytes /= 2;
     REQUIRE(sim::replay_memory(machine, llama_8b()).error().message.find("no memory for KV") == 0);
 }

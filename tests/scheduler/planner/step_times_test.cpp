@@ -49,6 +49,18 @@ TEST_CASE("a step is the sum of what its tables say", "[scheduler][planner]") {
     REQUIRE(times->seconds({.prompts = two}) == Approx((1 + 4 + 2 * (49 + 6 + 30 + 10)) * 1e-6));
 }
 
+TEST_CASE("rows of several tokens a sequence are for speculative decoding", "[scheduler][planner]") {
+    const auto times =
+        times_of_profile({.name = "t",
+                          .dense = kDense,
+                          .attention = "prefill_chunk,kv_prefill,n_decode,kv_decode,decode_q_len,time_us\n"
+                                       "10,0,0,0,1,20\n0,0,1,100,1,8\n0,0,1,100,4,900\n",
+                          .per_sequence = kHeads},
+                         two_layers(), 1, {});
+    REQUIRE(times);
+    REQUIRE(times->decode.at(std::array{1.0, 100.0}) == Approx(2 * 8e-6));
+}
+
 TEST_CASE("over several GPUs a layer pays for two all-reduces", "[scheduler][planner]") {
     const auto one = times_of_profile({.name = "t", .dense = kDense, .attention = kAttention, .per_sequence = kHeads},
                                       two_layers(), 1, {});
