@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "scheduler/planner/csv.h"
+#include "scheduler/planner/make_grid.h"
 
 namespace scheduler::planner {
 namespace {
@@ -39,7 +40,9 @@ base::Result<void> OperatorTables::add_gemm(std::string_view text, const std::st
         if (!numbers) { return base::pass_on(numbers); }
         points.push_back({{(*numbers)[1], (*numbers)[2], (*numbers)[0]}, (*numbers)[3] * kMilli});
     }
-    gemm_ = {Grid(3, points), name};
+    auto grid = make_grid(3, points, name);
+    if (!grid) { return base::pass_on(grid); }
+    gemm_ = {std::move(*grid), name};
     return {};
 }
 
@@ -79,7 +82,9 @@ base::Result<void> OperatorTables::add_generation_attention(std::string_view tex
         points[{whole(n[2]), whole(n[3]), whole(n[4])}].push_back({{n[0], n[1] + 1}, n[5] * kMilli});
     }
     for (const auto& [heads, of_heads] : points) {
-        generation_attention_[heads] = {Grid(2, of_heads), name};
+        auto grid = make_grid(2, of_heads, name);
+        if (!grid) { return base::pass_on(grid); }
+        generation_attention_[heads] = {std::move(*grid), name};
     }
     return {};
 }

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "scheduler/planner/csv.h"
+#include "scheduler/planner/make_grid.h"
 
 namespace scheduler::planner {
 namespace {
@@ -88,10 +89,11 @@ base::Result<Curve> read_experts(std::string_view text, const std::string& name,
         tokens.insert((*numbers)[0]);
     }
     if (points.empty()) { return base::fail(base::ErrorCode::invalid_argument, name + ": no rows"); }
-    const Grid grid(2, points);
+    const auto grid = make_grid(2, points, name);
+    if (!grid) { return base::pass_on(grid); }
     std::vector<Curve::Sample> samples;
     for (const double count : tokens) {
-        samples.push_back({count, grid.at(std::array{count, model.experts_touched(count)})});
+        samples.push_back({count, grid->at(std::array{count, model.experts_touched(count)})});
     }
     return Curve(std::move(samples));
 }
@@ -159,9 +161,17 @@ base::Result<StepTimes> times_of_profile(const ProfileText& text, const Model& m
         samples.push_back({sequences, sum});
     }
     times.sampled = Curve(std::move(samples));
-    times.prefill = Grid(2, attention->prefill);
-    times.decode = Grid(2, attention->decode);
-    if (!attention->mixed.empty()) { times.mixed = Grid(4, attention->mixed); }
+    struct Part {
+        Grid* into;
+        std::size_t axes;
+        const std::vector<Grid::Point>* points;
+    };
+    for (const Part& part : {Part{&times.prefill, 2, &attention->prefill}, Part{&times.decode, 2, &attention->decode},
+                             Part{&times.mixed, 4, &attention->mixed}}) {
+        auto grid = make_grid(part.axes, *part.points, text.name + "_attention");
+        if (!grid) { return base::pass_on(grid); }
+        *part.into = std::move(*grid);
+    }
     times.sources = {{"matrices, norms, activations", "measured: " + text.name + "_dense"},
                      {"attention", "measured: " + text.name + "_attention"},
                      {"head, sampler", "measured: " + text.name + "_per_sequence"}};

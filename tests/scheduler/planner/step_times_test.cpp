@@ -49,6 +49,17 @@ TEST_CASE("a step is the sum of what its tables say", "[scheduler][planner]") {
     REQUIRE(times->seconds({.prompts = two}) == Approx((1 + 4 + 2 * (49 + 6 + 30 + 10)) * 1e-6));
 }
 
+TEST_CASE("points that lie on no grid are refused, not multiplied out", "[scheduler][planner]") {
+    std::string attention = "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n1,0,0,0,1\n0,0,1,1,1\n";
+    for (int i = 1; i <= 100; ++i) {
+        const std::string n = std::to_string(i);
+        attention += n + "," + n + "," + n + "," + n + ",1\n";
+    }
+    const auto wrong = times_of_profile({.name = "t", .dense = kDense, .attention = attention, .per_sequence = kHeads},
+                                        two_layers(), 1, {});
+    REQUIRE(wrong.error().message.find("t_attention: its points lie on no grid") == 0);
+}
+
 TEST_CASE("rows of several tokens a sequence are for speculative decoding", "[scheduler][planner]") {
     const auto times =
         times_of_profile({.name = "t",
