@@ -24,11 +24,13 @@
 #include "cli/model/commands.h"
 #include "cli/model/resolve.h"
 #include "cli/model_make.h"
+#include "cli/plan.h"
 #include "cli/process.h"
 #include "cli/render.h"
 #include "cli/roles.h"
 #include "cli/run.h"
 #include "cli/serve.h"
+#include "cli/simulate.h"
 #include "cli/tokenize.h"
 #include "net/ucx_environment.h"
 #include "text/text_host.h"
@@ -167,6 +169,20 @@ int main(int argc, char** argv) {
     cli::add_explain(*command(app, "explain", "why requests were late, and what would help",
                               [&] { return cli::explain_main(explain); }),
                      explain);
+
+    cli::PlanFitCommand plan_fit;
+    bool is_fit = false;
+    cli::PlanCommand plan;
+    CLI::App* planner = command(app, "plan", "which workers a workload needs, before anything is bought",
+                                [&] { return is_fit ? cli::plan_fit_main(plan_fit) : cli::plan_main(plan); });
+    cli::add_plan(*planner, plan);
+    CLI::App* fit = planner->add_subcommand("fit", "a workload file from a trace");
+    cli::add_plan_fit(*fit, plan_fit);
+    fit->callback([&is_fit] { is_fit = true; });
+    cli::SimulateCommand simulate;
+    cli::add_simulate(*command(app, "simulate", "what would happen, on a virtual clock",
+                               [&] { return cli::simulate_main(simulate); }),
+                      simulate);
 
     cli::RunOptions run;
     cli::add_run(*command(app, "run", "a prompt or a chat in the terminal",

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace CLI {
+class App;
+}
+
+namespace cli {
+
+/// `sluice plan`: what the command line says.
+struct PlanCommand {
+    std::string model;              // config.json, or a folder with one
+    std::vector<std::string> gpus;  // NAME[=COST], "this"
+    std::string profiles;           // folder of measured operator times; empty: datasheets alone
+    std::string engine_times;       // `bench engine --out` of this machine, for --gpu this
+    double this_kv_tokens = 65'536;
+    std::string fitted;             // DistServe's profile of the GPU, in place of operators
+    std::string fitted_model;       // which of its models
+    std::vector<std::string> also;  // units to look at besides: "2x1+1x1"
+    std::string workload;           // a trace or a FIT
+    std::string slo = "ttft=1,tpot=0.1,attainment=0.9";
+    double rate = 0;          // requests a second; 0: not given
+    std::uint32_t count = 0;  // GPUs; 0: not given
+    double link_gbits = 0;    // of each worker's network; 0: the GPU's datasheet
+    double kv_ratio = 1;      // of KV on the wire: what a codec leaves of it
+    std::string affinity = "high";
+    std::uint32_t seeds = 3;
+    bool no_what_ifs = false;
+    std::string out;          // plan.yaml
+    std::string helm_values;  // YAML for the chart
+    std::string json;         // everything that was tried
+};
+
+void add_plan(CLI::App& app, PlanCommand& command);
+
+/// Exit status: 0; 1 when nothing fits or no candidate meets the targets; 2 for bad input.
+int plan_main(const PlanCommand& command);
+
+/// `sluice plan fit`.
+struct PlanFitCommand {
+    std::string trace;
+    std::string out = "-";
+};
+void add_plan_fit(CLI::App& app, PlanFitCommand& command);
+int plan_fit_main(const PlanFitCommand& command);
+
+}  // namespace cli

@@ -1,0 +1,203 @@
+#include "cli/plan_output.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/json.hpp>
+
+namespace cli {
+namespace {
+
+using scheduler::planner::Candidate;
+using scheduler::planner::PlanRow;
+using scheduler::planner::SearchResult;
+using scheduler::planner::SearchSpace;
+using scheduler::planner::Split;
+
+constexpr std::size_t kRowsShown = 12;
+
+bool is_colocated(const PlanRow& row) {
+    return row.candidate.kind == Candidate::Kind::colocated;
+}
+
+const PlanRow* best_of(const SearchResult& result, bool colocated) {
+    for (const PlanRow& row : result.rows) {
+        if (is_colocated(row) == colocated) { return &row; }
+    }
+    return nullptr;
+}
+
+std::string per_gpu(const PlanRow& row) {
+    return fmt::format("{:.3g}", row.evaluation.goodput / row.candidate.gpus());
+}
+
+/// Why the first row and not the best of the other kind.
+std::string reason(const SearchResult& result) {
+    const PlanRow& chosen = result.rows[0];
+    const PlanRow* other = best_of(result, !is_colocated(chosen));
+    if (other == nullptr) {
+        return is_colocated(chosen) ? "no split of prefill and decode fits: colocated is all there is"
+                                    : "no colocated worker fits";
+    }
+    const char* const kind = is_colocated(chosen) ? "colocated" : "prefill and decode apart";
+    if (other->evaluation.goodput <= 0) {
+        return fmt::format("{}: the other way meets the targets at no rate ({})", kind, other->evaluation.binds);
+    }
+    const double ratio = chosen.goodput_per_cost / other->goodput_per_cost;
+    if (ratio < 1) {
+        return fmt::format(
+            "{}: it serves what was asked for with less in all, though the other way ({}) has {:.2f} "
+            "times its goodput for the cost",
+            kind, other->candidate.text(), 1 / ratio);
+    }
+    const bool is_close =
+        chosen.evaluation.low / chosen.candidate.gpus() <= other->evaluation.high / other->candidate.gpus();
+    return fmt::format("{}: {:.2f} times the goodput for the cost of the best other way ({}){}", kind, ratio,
+                       other->candidate.text(),
+                       is_close ? "; their intervals overlap, so take whichever is simpler to run" : "");
+}
+
+std::string yaml_pool(const char* role, std::uint32_t count, const std::string& device, const Split& split,
+                      double kv_tokens, std::uint32_t sequences, std::uint32_t tokens) {
+    return fmt::format(
+        "  - role: {}\n    count: {}\n    device: {}\n    tensor: {}\n    pipeline: {}\n    limits:\n"
+        "      batch_sequences_max: {}\n      batch_tokens_max: {}\n      kv_tokens: {:.0f}\n",
+        role, count, device, split.tensor, split.pipeline, sequences, tokens, kv_tokens);
+}
+
+boost::json::object json_of(const SearchSpace& space, const PlanRow& row) {
+    return {{"candidate", row.candidate.text()},
+            {"device", space.gpus[row.candidate.gpu].name},
+            {"gpus", row.candidate.gpus()},
+            {"units", row.units},
+            {"goodput_per_s", row.evaluation.goodput},
+            {"goodput_low_per_s", row.evaluation.low},
+            {"goodput_high_per_s", row.evaluation.high},
+            {"goodput_per_gpu_per_s", row.evaluation.goodput / row.candidate.gpus()},
+            {"cost", row.cost},
+            {"binds", row.evaluation.binds},
+            {"refined", row.is_refined}};
+}
+
+}  // namespace
+
+std::string plan_text(const PlanInputs& inputs, const SearchSpace& space, const SearchResult& result,
+                      const std::vector<WhatIf>& what_ifs, PlanEvaluator& evaluator) {
+    const sim::WorkloadSize size = sim::size_of(inputs.workload);
+    std::string text = fmt::format(
+        "{}: {:.2f} billion weights, {:.0f} KiB of KV a token\n"
+        "workload {}: prompts of {:.0f} tokens, answers of {:.0f} on average, burstiness {:.2f}\n"
+        "targets: TTFT {:.3g} s, TPOT {:.3g} s, met by {:.0f} % of requests\n\n",
+        inputs.model.name, inputs.model.parameters() / 1e9, inputs.model.kv_bytes_per_token() / 1024,
+        inputs.workload.name, size.prompt_mean, size.output_mean, inputs.workload.burstiness, inputs.targets.ttft_s,
+        inputs.targets.tpot_s, 100 * inputs.targets.attainment);
+    text += fmt::format("  {:<11} {:<52} {:>4} {:>5} {:>9} {:>17} {:>9} {:>8}  {}\n", "device", "one unit", "GPUs",
+                        "units", "req/s/GPU", "(seeds)", "req/s", "cost", "what binds");
+    for (std::size_t i = 0; i < std::min(kRowsShown, result.rows.size()); ++i) {
+        const PlanRow& row = result.rows[i];
+        const double gpus = row.candidate.gpus();
+        text += fmt::format(
+            "{} {:<11} {:<52} {:>4} {:>5} {:>9} {:>17} {:>9.3g} {:>8.4g}  {}\n", i == 0 ? '*' : ' ',
+            space.gpus[row.candidate.gpu].name, row.candidate.text(), row.candidate.gpus(), row.units, per_gpu(row),
+            row.is_refined ? fmt::format("{:.3g} to {:.3g}", row.evaluation.low / gpus, row.evaluation.high / gpus)
+                           : std::string("one, coarse"),
+            row.goodput, row.cost, row.evaluation.binds);
+    }
+    if (result.rows.size() > kRowsShown) {
+        text += fmt::format("  ... and {} more (--json has all)\n", result.rows.size() - kRowsShown);
+    }
+    const PlanRow& chosen = result.rows[0];
+    if (chosen.evaluation.goodput <= 0) {
+        return text + "\nNo candidate meets the targets at any rate: they are tighter than a request alone takes.\n";
+    }
+    text += fmt::format("\nWhy: {}.\n", reason(result));
+    if (!what_ifs.empty()) { text += "What would change it:\n"; }
+    for (const WhatIf& what_if : what_ifs) {
+        const bool is_same = what_if.best.candidate == chosen.candidate;
+        text += fmt::format("  {}: {}{}, {} req/s/GPU\n", what_if.condition, is_same ? "the same, " : "",
+                            what_if.best.candidate.text(), per_gpu(what_if.best));
+    }
+    text += "Where the times come from:\n";
+    for (const auto& source : evaluator.times(chosen.candidate.gpu, chosen.candidate.prefill).sources) {
+        text += fmt::format("  {:<32} {}\n", source.what, source.from);
+    }
+    return text;
+}
+
+std::string plan_yaml(const PlanInputs& inputs, const PlanCommand& command, const SearchSpace& space,
+                      const PlanRow& chosen, PlanEvaluator& evaluator) {
+    const Candidate& candidate = chosen.candidate;
+    const std::string& device = space.gpus[candidate.gpu].name;
+    const sim::WorkloadSize size = sim::size_of(inputs.workload);
+    std::string text =
+        fmt::format("# Made by `sluice plan`; docs/planning.md has the schema.\nversion: 1\nmodel: {}\npools:\n",
+                    inputs.model.name);
+    if (is_colocated(chosen)) {
+        text += yaml_pool("mixed", candidate.prefill_count * chosen.units, device, candidate.prefill,
+                          evaluator.kv_tokens(candidate.gpu, candidate.prefill),
+                          PlanEvaluator::kDecodeSequences * candidate.prefill.pipeline, candidate.step_tokens);
+    } else {
+        text += yaml_pool("prefill", candidate.prefill_count * chosen.units, device, candidate.prefill,
+                          evaluator.kv_tokens(candidate.gpu, candidate.prefill),
+                          PlanEvaluator::kPrefillSequences * candidate.prefill.pipeline, candidate.step_tokens);
+        text += yaml_pool("decode", candidate.decode_count * chosen.units, device, candidate.decode,
+                          evaluator.kv_tokens(candidate.gpu, candidate.decode),
+                          PlanEvaluator::kDecodeSequences * candidate.decode.pipeline, candidate.step_tokens);
+    }
+    text += fmt::format("slo_classes:\n  default: {{ttft_ms: {:.6g}, tpot_ms: {:.6g}, attainment: {:.6g}}}\n",
+                        inputs.targets.ttft_s * 1e3, inputs.targets.tpot_s * 1e3, inputs.targets.attainment);
+    text += fmt::format(
+        "assumed:\n  workload: {{name: \"{}\", prompt_tokens_mean: {:.6g}, output_tokens_mean: {:.6g}, burstiness: "
+        "{:.4g}}}\n"
+        "  affinity: {}\n  kv_on_the_wire: {:.4g}\n  seeds: {}\n  sources:\n",
+        inputs.workload.name, size.prompt_mean, size.output_mean, inputs.workload.burstiness, command.affinity,
+        command.kv_ratio, command.seeds);
+    if (command.link_gbits > 0) {
+        text += fmt::format("    - {{what: \"link\", from: \"--link-gbits {:.6g}\"}}\n", command.link_gbits);
+    }
+    for (const auto& source : evaluator.times(candidate.gpu, candidate.prefill).sources) {
+        text += fmt::format("    - {{what: \"{}\", from: \"{}\"}}\n", source.what, source.from);
+    }
+    text += fmt::format(
+        "predicted:\n  goodput_per_s: {:.6g}\n  goodput_low_per_s: {:.6g}\n  goodput_high_per_s: {:.6g}\n"
+        "  goodput_per_gpu_per_s: {:.6g}\n  gpus: {}\n  cost: {:.6g}\n  binds: \"{}\"\n",
+        chosen.goodput, chosen.units * chosen.evaluation.low, chosen.units * chosen.evaluation.high,
+        chosen.evaluation.goodput / candidate.gpus(), candidate.gpus() * chosen.units, chosen.cost,
+        chosen.evaluation.binds);
+    return text;
+}
+
+std::string plan_helm_values(const PlanRow& chosen) {
+    const Candidate& candidate = chosen.candidate;
+    std::string text = "# Made by `sluice plan`: workers of each role, for helm/sluice.\n";
+    if (is_colocated(chosen)) {
+        return text +
+               fmt::format("prefill: {{replicas: 0}}\ndecode: {{replicas: 0}}\nmixed: {{replicas: {}, gpus: {}}}\n",
+                           candidate.prefill_count * chosen.units, candidate.prefill.gpus());
+    }
+    return text + fmt::format(
+                      "prefill: {{replicas: {}, gpus: {}}}\ndecode: {{replicas: {}, gpus: {}}}\n"
+                      "mixed: {{replicas: 0}}\n",
+                      candidate.prefill_count * chosen.units, candidate.prefill.gpus(),
+                      candidate.decode_count * chosen.units, candidate.decode.gpus());
+}
+
+std::string plan_json(const SearchSpace& space, const SearchResult& result, const std::vector<WhatIf>& what_ifs) {
+    boost::json::array rows;
+    for (const PlanRow& row : result.rows) {
+        rows.push_back(json_of(space, row));
+    }
+    boost::json::array phases;
+    for (const PlanRow& row : result.phases) {
+        phases.push_back(json_of(space, row));
+    }
+    boost::json::array others;
+    for (const WhatIf& what_if : what_ifs) {
+        others.push_back({{"condition", what_if.condition}, {"best", json_of(space, what_if.best)}});
+    }
+    return boost::json::serialize(boost::json::object{
+               {"rows", std::move(rows)}, {"phases", std::move(phases)}, {"what_ifs", std::move(others)}}) +
+           "\n";
+}
+
+}  // namespace cli

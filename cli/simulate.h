@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace CLI {
+class App;
+}
+
+namespace cli {
+
+/// `sluice simulate`: what the command line says.
+struct SimulateCommand {
+    // A replay of somebody's run of vLLM, from LLMServingSim's files.
+    std::string profile;       // PREFIX of PREFIX_dense.csv[.gz] and so on
+    std::string model_config;  // config.json
+    std::string engine_meta;
+    std::string machine;
+    std::string requests;
+    std::string out = "-";  // JSON
+};
+
+void add_simulate(CLI::App& app, SimulateCommand& command);
+
+/// Exit status: 0; 1 when something cannot be read or done, with the reason on standard error.
+int simulate_main(const SimulateCommand& command);
+
+}  // namespace cli

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "scheduler/planner/step_times.h"
+
+namespace scheduler::planner {
+
+/// DistServe's profile of a GPU (simdistserve/estimators/profile_data/*.json): for each model and tensor split the
+/// coefficients of its fitted forms. In milliseconds, as the file has them.
+/// Error: invalid_argument for another file; not_found, with what there is, for a model or split that is not in it.
+base::Result<FittedForms> read_fitted_forms(std::string_view json, const std::string& model, std::uint32_t tensor);
+
+/// The same in seconds, as the times of a worker's steps.
+base::Result<StepTimes> times_of_fitted(std::string_view json, const std::string& model, std::uint32_t tensor);
+
+/// The figures of `sluice bench engine --out`: whole steps of this machine's engine on a model. Fitted to them by least
+/// squares on relative errors; what a token of context costs a decode step follows from the bytes that the largest
+/// batch read each second. Error: invalid_argument with what is missing.
+base::Result<StepTimes> times_of_bench(std::string_view json, double kv_bytes_per_token);
+
+}  // namespace scheduler::planner
