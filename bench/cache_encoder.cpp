@@ -72,7 +72,10 @@ Result<std::unique_ptr<caching::Embedder>> load_encoder(const std::string& model
     }
     auto text = text::ModelText::load(model_dir);
     if (!text) { return base::pass_on(text); }
-    std::string name = std::filesystem::path(model_dir).filename().string() + " " + (*engine)->describe();
+    std::filesystem::path folder(model_dir);
+    if (!folder.has_filename()) { folder = folder.parent_path(); }
+    std::string name =
+        folder.filename().string() + "-" + std::to_string(static_cast<std::uint64_t>((*engine)->numerics_id()));
     return std::make_unique<Encoder>(std::move(name), std::move(*engine), std::move(*text));
 }
 
