@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "bench/cache_replay.h"
 #include "bench/codec_speed.h"
 #include "bench/embed_texts.h"
 #include "bench/engine_steps.h"
@@ -282,6 +283,16 @@ int main(int argc, char** argv) {
                                                           [&] { return bench::bench_embed_main(bench_embed); });
                                     }),
                            bench_embed);
+    bench::CacheBenchOptions bench_cache;
+    bench::add_bench_cache(*command(*bench, "cache", "the cache in front, on a trace or on pairs with an oracle",
+                                    [&] {
+                                        if (bench_cache.embedder == "hashed") {
+                                            return bench::bench_cache_main(bench_cache);
+                                        }
+                                        return with_model(bench_cache.embedder, nullptr, FirstUse::refuse,
+                                                          [&] { return bench::bench_cache_main(bench_cache); });
+                                    }),
+                           bench_cache);
     bench::SchedulerBenchOptions bench_scheduler;
     bench::add_bench_scheduler(*command(*bench, "scheduler", "placements a second, by number of workers",
                                         [&] { return bench::bench_scheduler_main(bench_scheduler); }),

@@ -1,0 +1,56 @@
+#include "caching/semantic/partition.h"
+
+#include <algorithm>
+#include <array>
+
+#include "base/check.h"
+
+namespace caching {
+
+Partition::Partition(std::size_t dimensions, DotRows dot_rows) : dimensions_(dimensions), dot_rows_(dot_rows) {}
+
+std::uint32_t Partition::add(EntryId entry, std::span<const float> vector) {
+    CHECK(vector.size() == dimensions_);
+    vectors_.resize(vectors_.size() + dimensions_);
+    scales_.push_back(quantise(vector, vectors_.data() + vectors_.size() - dimensions_));
+    entries_.push_back(entry);
+    return static_cast<std::uint32_t>(entries_.size() - 1);
+}
+
+EntryId Partition::remove(std::uint32_t row) {
+    CHECK(row < entries_.size());
+    const std::size_t last = entries_.size() - 1;
+    const EntryId moved = entries_[last];
+    std::copy_n(vectors_.begin() + static_cast<std::ptrdiff_t>(last * dimensions_), dimensions_,
+                vectors_.begin() + static_cast<std::ptrdiff_t>(row * dimensions_));
+    scales_[row] = scales_[last];
+    entries_[row] = moved;
+    vectors_.resize(last * dimensions_);
+    scales_.pop_back();
+    entries_.pop_back();
+    return moved;
+}
+
+std::vector<Near> Partition::nearest(std::span<const float> vector, std::size_t limit) const {
+    CHECK(vector.size() == dimensions_);
+    std::vector<std::int8_t> query(dimensions_);
+    const float scale = quantise(vector, query.data());
+    std::vector<Near> best;
+    constexpr std::size_t kRows = 256;  // of a round: the sums stay in the first cache
+    std::array<std::int32_t, kRows> sums{};
+    const auto nearer = [](const Near& a, const Near& b) { return a.similarity > b.similarity; };
+    for (std::size_t first = 0; first < entries_.size(); first += kRows) {
+        const std::size_t rows = std::min(kRows, entries_.size() - first);
+        dot_rows_(query.data(), vectors_.data() + first * dimensions_, rows, dimensions_, sums.data());
+        for (std::size_t i = 0; i < rows; ++i) {
+            const float similarity = static_cast<float>(sums[i]) * scale * scales_[first + i];
+            if (best.size() == limit && similarity <= best.back().similarity) { continue; }
+            const Near found{entries_[first + i], similarity};
+            best.insert(std::upper_bound(best.begin(), best.end(), found, nearer), found);
+            if (best.size() > limit) { best.pop_back(); }
+        }
+    }
+    return best;
+}
+
+}  // namespace caching

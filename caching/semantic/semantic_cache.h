@@ -1,0 +1,207 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "caching/semantic/answer.h"
+#include "caching/semantic/budget.h"
+#include "caching/semantic/calibration.h"
+#include "caching/semantic/categories.h"
+#include "caching/semantic/doorkeeper.h"
+#include "caching/semantic/embedder.h"
+#include "caching/semantic/partition.h"
+#include "caching/semantic/question.h"
+#include "caching/semantic/text_profile.h"
+
+namespace caching {
+
+struct SemanticCacheOptions {
+    bool semantic = true;  // false: equal questions only
+    CacheRules rules;
+    std::vector<CategoryPolicy> categories = default_policies();
+    std::size_t entries_max = 1'000'000;
+    std::size_t bytes_max = std::size_t{1} << 30;
+    double tenant_share = 1.0;     // of bytes_max that one tenant may fill
+    double shadow_share = 0.02;    // of hits by similarity that are generated again and compared
+    double doorkeeper_from = 0.9;  // from this fill on a question is stored when it comes a second time
+    std::uint64_t seed = 1;        // of shadows and eviction
+    base::HashKey key{};           // the cluster's: names of partitions cannot be computed without it
+};
+
+/// Asks for the keys of `caching.semantic`; what is wrong with them comes from config.finish().
+void read_semantic_options(base::Config& config, SemanticCacheOptions& options);
+
+enum class HitKind { none, exact, semantic };
+
+/// What a lookup found out and store() needs again, so that nothing is computed twice.
+struct Probe {
+    QuestionKeys keys;
+    std::size_t category = 0;
+    std::vector<float> vector;  // empty: not embedded yet
+    TextProfile profile;
+    bool has_candidate = false;
+    Evidence evidence;
+    std::uint64_t candidate_meaning = 0;
+    double probability = 0;
+};
+
+struct Lookup {
+    HitKind kind = HitKind::none;
+    Uncacheable reason = Uncacheable::none;
+    EntryId entry{};
+    std::string document;  // of a hit
+    double similarity = 0;
+    base::Duration age{};
+    Gate gate = Gate::none;      // of the nearest question, where a gate kept its answer back
+    bool shadow_wanted = false;  // generate it all the same, from idle capacity, and tell observe_shadow()
+    Probe probe;
+};
+
+/// Which entries go. All that are given must hold.
+struct EntryFilter {
+    std::optional<EntryId> entry;
+    std::optional<std::string> tenant;
+    std::optional<std::string> model_revision;
+    std::optional<std::string> category;
+    std::optional<std::string> tag;
+    std::optional<base::Duration> older_than;
+    std::optional<std::string> near_text;  // questions within `near_similarity` of it
+    double near_similarity = 0.9;
+};
+
+struct CacheCounts {
+    std::size_t entries = 0;
+    std::size_t bytes = 0;
+    std::size_t partitions = 0;
+    std::uint64_t evicted = 0;
+    std::uint64_t expired = 0;
+    std::uint64_t turned_away = 0;  // by the doorkeeper
+    std::uint64_t refused_unembedded = 0;
+};
+
+/// Answers of a model by question: equal questions first, then similar ones inside hard partitions, as far as the
+/// category's error budget goes. Pure but for the embedder: no thread, no file, no socket. Not thread-safe.
+/// Source: policies by category from "Category-aware semantic caching" (arXiv 2510.26835), whose thresholds are
+/// replaced by measured errors.
+class SemanticCache {
+public:
+    /// All three must outlive the cache.
+    SemanticCache(SemanticCacheOptions options, const base::Clock& clock, Embedder& embedder,
+                  const HashedEmbedder& hashed);
+
+    /// Never fails: what cannot be embedded is a miss.
+    Lookup lookup(const Question& question);
+
+    /// The model has answered what lookup() missed. Learns from it whether the candidate would have been right, and
+    /// stores it unless it is uncacheable, incomplete, or turned away at the door. `saved_s`: seconds of the model that
+    /// a hit saves; `tags`: documents the answer depends on.
+    void store(const Question& question, Probe probe, const Answer& answer, double saved_s = 1.0,
+               std::vector<std::string> tags = {});
+
+    /// The model's own answer to a question that was served by similarity.
+    void observe_shadow(const Question& question, Probe probe, const Answer& answer);
+
+    /// A user was served a wrong answer: it goes, and counts as an error. Error: not_found.
+    base::Result<void> report_wrong(EntryId entry);
+
+    /// The ids that the filter names; they are gone afterwards unless `dry_run`.
+    std::vector<EntryId> invalidate(const EntryFilter& filter, bool dry_run);
+
+    CacheCounts counts() const;
+    const ErrorBudget& budget(std::size_t category) const { return learnt_[category].budget; }
+    const Calibration& calibration(std::size_t category) const { return learnt_[category].calibration; }
+    const SemanticCacheOptions& options() const { return options_; }
+    std::optional<std::string> tenant_of(EntryId entry) const;
+
+    /// For operators and exports: every entry once, in no order.
+    struct EntryView {
+        EntryId id;
+        const std::string& tenant;
+        const std::string& category;
+        const std::string& document;
+        base::Duration age;
+        double hits;
+        std::size_t bytes;
+    };
+    void for_each(const std::function<void(const EntryView&)>& visit) const;
+
+private:
+    struct HashOfKey {
+        std::size_t operator()(const base::BlockHash& hash) const { return static_cast<std::size_t>(hash.low); }
+    };
+    struct Entry {
+        base::BlockHash partition;
+        base::BlockHash exact;
+        std::uint32_t row = 0;  // in the partition, where it has a vector
+        bool has_vector = false;
+        std::uint32_t category = 0;
+        std::uint32_t tenant = 0;
+        std::size_t in_order = 0;   // place in order_
+        std::size_t in_tenant = 0;  // place in the tenant's list
+        std::uint64_t meaning = 0;
+        std::string document;
+        std::string revision;
+        std::vector<std::string> tags;
+        TextProfile profile;
+        base::TimePoint created;
+        base::Duration ttl{};
+        double value = 0;  // hits, halved every hour
+        base::TimePoint valued;
+        double saved_s = 0;
+        std::size_t bytes = 0;
+    };
+    struct Tenant {
+        std::string name;
+        std::size_t bytes = 0;
+        std::vector<EntryId> entries;
+    };
+    struct Learnt {
+        Calibration calibration;
+        ErrorBudget budget;
+        std::size_t bytes = 0;
+    };
+
+    bool alive(const Entry& entry, base::TimePoint now) const { return now - entry.created < entry.ttl; }
+    bool embed_probe(const Question& question, Probe& probe);
+    void weigh(Lookup& found, const Partition& partition, base::TimePoint now);
+    void learn(const Probe& probe, std::uint64_t meaning);
+    void insert(const Question& question, const Probe& probe, const Answer& answer, double saved_s,
+                std::vector<std::string> tags);
+    void serve(Lookup& found, EntryId id, Entry& entry, base::TimePoint now);
+    void remove(EntryId id);
+    bool make_room(std::uint32_t tenant, std::uint32_t category, std::size_t bytes);
+    bool evict_one(const std::vector<EntryId>& among, std::optional<std::uint32_t> category);
+    double value_per_byte(const Entry& entry, base::TimePoint now) const;
+    std::uint32_t tenant_index(const std::string& name);
+    bool matches(const EntryFilter& filter, EntryId id, const Entry& entry, base::TimePoint now) const;
+
+    SemanticCacheOptions options_;
+    const base::Clock& clock_;
+    Embedder& embedder_;
+    CategoryClassifier classifier_;
+    DotRows dot_rows_ = best_dot_rows();
+    std::mt19937_64 random_;
+    Doorkeeper doorkeeper_;
+    Calibration everything_;      // of all categories
+    std::vector<Learnt> learnt_;  // by category
+    std::unordered_map<EntryId, Entry> entries_;
+    std::unordered_map<base::BlockHash, EntryId, HashOfKey> exact_;
+    std::unordered_map<base::BlockHash, Partition, HashOfKey> partitions_;
+    std::vector<EntryId> order_;  // all entries, for drawing one
+    std::vector<Tenant> tenants_;
+    std::unordered_map<std::string, std::uint32_t> tenant_of_name_;
+    std::size_t bytes_ = 0;
+    std::uint64_t next_id_ = 1;
+    CacheCounts counts_;
+};
+
+}  // namespace caching
