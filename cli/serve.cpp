@@ -223,7 +223,7 @@ bool LocalStack::wait_until_ready(base::Duration patience) const {
     const auto ready = std::make_shared<Event>();
     gateway_->when_ready([ready] { ready->set(); });
     const bool is_ready = ready->wait(patience);
-    end_if_asked();
+    if (!is_ready) { end_if_asked(); }  // who is ready may serve somebody already, and ends in order
     return is_ready;
 }
 
