@@ -78,8 +78,8 @@ inline constexpr std::uint32_t kWeighedTokens = 32;
 /// So the prefill worker of a split request is the one with the least predicted TTFT, and its decode worker the one
 /// that takes it over soonest and fastest. Decode workers that will have room for the whole request (blocks for prompt
 /// and new_tokens_max, a place in the batch) when the prompt has been computed come before all others; among those
-/// without, the predicted wait from then on is part of the cost. Ties go to the lower worker id. A split request has at most one mixed worker: a pool of mixed workers is
-/// colocated serving.
+/// without, the predicted wait from then on is part of the cost. Ties go to the lower worker id. A split request has at
+/// most one mixed worker: a pool of mixed workers is colocated serving.
 ///
 /// Options that are predicted to meet the request's targets come before all others, at the same room. Where there is
 /// none, PlaceRules::admit_by_prediction is set and prediction rests on what was measured, a request that has not begun
