@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fstream>
 #include <map>
+#include <memory>
 #include <utility>
 
 #include "bench/cache_replay.h"
@@ -65,17 +66,21 @@ boost::json::object json_of(const Kind& kind) {
 }  // namespace
 
 Result<std::vector<std::string>> read_lines(const std::string& path) {
-    const gzFile file = ::gzopen(path.c_str(), "rb");  // also reads what is not packed
-    if (file == nullptr) { return base::fail(ErrorCode::not_found, "cannot open " + path); }
+    const std::unique_ptr<gzFile_s, int (*)(gzFile)> file(::gzopen(path.c_str(), "rb"), ::gzclose);  // packed or not
+    if (!file) { return base::fail(ErrorCode::not_found, "cannot open " + path); }
     constexpr std::size_t kBytesMost = std::size_t{4} << 30;
     std::string text;
     std::vector<char> part(std::size_t{1} << 16);
     int got = 0;
-    while ((got = ::gzread(file, part.data(), static_cast<unsigned>(part.size()))) > 0 && text.size() < kBytesMost) {
+    while ((got = ::gzread(file.get(), part.data(), static_cast<unsigned>(part.size()))) > 0) {
         text.append(part.data(), static_cast<std::size_t>(got));
+        if (text.size() > kBytesMost) {
+            return base::fail(ErrorCode::resource_exhausted, path + " holds more than 4 GiB of text");
+        }
     }
-    ::gzclose(file);
-    if (got < 0) {
+    int number = Z_OK;
+    ::gzerror(file.get(), &number);  // a file that ends too early is told here alone
+    if (got < 0 || (number != Z_OK && number != Z_STREAM_END)) {
         return base::fail(ErrorCode::data_loss, path + " is damaged after " + std::to_string(text.size()) + " bytes");
     }
     std::vector<std::string> lines;

@@ -1,6 +1,7 @@
 #include "bench/cache_replay.h"
 
 #include <unistd.h>
+#include <zlib.h>
 
 #include <filesystem>
 #include <fstream>
@@ -69,4 +70,22 @@ TEST_CASE("files that are no traces are refused with the line", "[bench]") {
     CHECK(refused.error().message.find("line 2") != std::string::npos);
     options.pairs_path = broken.path;
     CHECK_FALSE(bench::score_pairs(options, embedder));
+}
+
+TEST_CASE("a packed file that ends too early is refused, not read in part", "[bench]") {
+    const Written packed("");
+    const gzFile file = gzopen(packed.path.c_str(), "wb");
+    REQUIRE(file != nullptr);
+    for (int i = 0; i < 2000; ++i) {
+        const std::string one = line(i, "a", std::to_string(i * 7919 % 10007), "x", 0);
+        REQUIRE(gzwrite(file, one.data(), static_cast<unsigned>(one.size())) > 0);
+    }
+    REQUIRE(gzclose(file) == Z_OK);
+    const auto whole = bench::read_lines(packed.path);
+    REQUIRE(whole);
+    CHECK(whole->size() == 2000);
+    std::filesystem::resize_file(packed.path, std::filesystem::file_size(packed.path) / 2);
+    const auto half = bench::read_lines(packed.path);
+    REQUIRE_FALSE(half);
+    CHECK(half.error().code == base::ErrorCode::data_loss);
 }
