@@ -44,8 +44,8 @@ struct TextHostLimits {
     std::uint64_t load_memory_bytes;  // address space of the host above what it starts with
     std::uint64_t call_memory_bytes;  // the same of a forked process above what it is forked with
     std::uint64_t stack_bytes;
-    std::uint64_t load_cpu_us;  // of one load
-    std::uint64_t call_cpu_us;  // of one compile, encode, token_id or render
+    std::uint64_t load_cpu_us;     // of one load
+    std::uint64_t call_cpu_us;     // of one compile, encode, token_id or render
     std::uint64_t grammar_cpu_us;  // of one grammar
 };
 

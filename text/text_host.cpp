@@ -266,8 +266,8 @@ private:
     bool grammar(const TextFrame& frame) {
         ShimBuffer out;
         const CpuTime bound(limits_.grammar_cpu_us);
-        const std::int32_t code = sluice_grammar_check(static_cast<std::int32_t>(frame.head.number),
-                                                       shim_bytes(frame.part(0)), out.out());
+        const std::int32_t code =
+            sluice_grammar_check(static_cast<std::int32_t>(frame.head.number), shim_bytes(frame.part(0)), out.out());
         return answer(static_cast<std::uint32_t>(code), out.view());
     }
 

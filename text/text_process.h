@@ -31,8 +31,8 @@ struct TextProcessOptions {
     std::size_t load_memory_bytes = std::size_t{1} << 30;  // a vocabulary of 150,000 tokens takes 0.2 GiB
     std::size_t call_memory_bytes = std::size_t{1} << 30;  // of one call; 1 MiB of text takes about 0.16 GiB
     std::size_t stack_bytes = std::size_t{64} << 20;
-    std::chrono::microseconds load_cpu = std::chrono::seconds(15);  // a vocabulary of 150,000 tokens takes 1 s
-    std::chrono::microseconds call_cpu = std::chrono::seconds(10);  // 1 MiB of text takes about 0.6 s
+    std::chrono::microseconds load_cpu = std::chrono::seconds(15);    // a vocabulary of 150,000 tokens takes 1 s
+    std::chrono::microseconds call_cpu = std::chrono::seconds(10);    // 1 MiB of text takes about 0.6 s
     std::chrono::microseconds grammar_cpu = std::chrono::seconds(2);  // most take milliseconds
     /// Until an answer when the machine is busy with other things; then the process is given up.
     std::chrono::milliseconds patience = std::chrono::minutes(2);

@@ -187,7 +187,8 @@ int32_t sluice_grammar_compile(const SluiceVocabulary* vocabulary, int32_t kind,
                                SluiceGrammar** out, SluiceBuffer* message);
 void sluice_grammar_free(SluiceGrammar* grammar);
 
-/// A matcher stands at the beginning of a text, and is used by one thread at a time. The grammar may be freed before it.
+/// A matcher stands at the beginning of a text, and is used by one thread at a time. The grammar may be freed before
+/// it.
 int32_t sluice_matcher_new(const SluiceGrammar* grammar, SluiceMatcher** out, SluiceBuffer* message);
 void sluice_matcher_free(SluiceMatcher* matcher);
 /// SLUICE_INVALID: a token cannot come there; the matcher is of no more use.
