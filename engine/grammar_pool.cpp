@@ -7,18 +7,18 @@
 
 namespace engine {
 
-/// Threads that work on streams, first come, first served.
+/// Threads that work on streams, first come, first served. They begin with the first stream.
 class GrammarPool::Queue {
 public:
-    Queue(std::uint32_t threads, std::function<void(Stream&)> work) : work_(std::move(work)) {
-        for (std::uint32_t i = 0; i < threads; ++i) {
-            threads_.emplace_back([this](const std::stop_token& stop) { run(stop); });
-        }
-    }
+    Queue(std::uint32_t threads, std::function<void(Stream&)> work)
+        : work_(std::move(work)), threads_wanted_(threads) {}
     void push(std::shared_ptr<Stream> stream) {
         {
             const std::lock_guard lock(mutex_);
             waiting_.push_back(std::move(stream));
+            while (threads_.size() < threads_wanted_) {
+                threads_.emplace_back([this](const std::stop_token& stop) { run(stop); });
+            }
         }
         pushed_.notify_one();
     }
@@ -38,10 +38,11 @@ private:
     }
 
     const std::function<void(Stream&)> work_;
+    const std::uint32_t threads_wanted_;
     std::mutex mutex_;
     std::condition_variable_any pushed_;
     std::deque<std::shared_ptr<Stream>> waiting_;  // guarded by mutex_
-    std::vector<std::jthread> threads_;
+    std::vector<std::jthread> threads_;            // guarded by mutex_ until the end
 };
 
 /// One sequence. Its matcher belongs to the thread that works on it.
@@ -177,7 +178,6 @@ GrammarPool::GrammarPool(LoadVocabulary load, std::uint32_t vocabulary, Options 
     : load_(std::move(load)),
       vocabulary_bits_(vocabulary),
       options_(options),
-      loaded_vocabulary_(base::fail(base::ErrorCode::unavailable, "no vocabulary has been read")),
       masks_(std::make_unique<Queue>(options.mask_threads, [](Stream& stream) { stream.work(); })),
       compiles_(std::make_unique<Queue>(options.compile_threads, [](Stream& stream) { stream.compile(); })) {
     CHECK(vocabulary > 0 && options.mask_threads > 0 && options.compile_threads > 0);
@@ -195,8 +195,13 @@ std::unique_ptr<GrammarSequence> GrammarPool::begin(const GrammarSpec& spec, std
 }
 
 base::Result<std::shared_ptr<const text::GrammarVocabulary>> GrammarPool::vocabulary() {
-    std::call_once(loaded_, [this] { loaded_vocabulary_ = load_(); });
-    return loaded_vocabulary_;
+    const std::lock_guard lock(load_mutex_);
+    if (loaded_ == nullptr) {
+        auto loaded = load_();
+        if (!loaded) { return loaded; }
+        loaded_ = std::move(*loaded);
+    }
+    return loaded_;
 }
 
 base::Result<std::shared_ptr<const text::Grammar>> GrammarPool::compiled(const GrammarSpec& spec) {

@@ -21,14 +21,14 @@
 
 namespace engine {
 
-/// Grammars over a model's vocabulary. Two kinds of threads: those that compile, which may take a while, and those that
-/// make masks, for which steps wait. Compiled grammars are kept for others that want the same, the least recently used
-/// go first. Work of one sequence is done in order, by one thread at a time. What waits is bounded by the worker's
-/// sequences: each has at most one mask and one compilation under way.
+/// Grammars over a model's vocabulary. Two kinds of threads, begun with the first grammar: those that compile, which
+/// may take a while, and those that make masks, for which steps wait. Compiled grammars are kept for others that want
+/// the same, the least recently used go first. Work of one sequence is done in order, by one thread at a time. What
+/// waits is bounded by the worker's sequences: each has at most one mask and one compilation under way.
 class GrammarPool final : public Grammars {
 public:
-    /// Called once, on a thread of the pool, when the first grammar comes: reading a vocabulary takes a second. An
-    /// error is that of every grammar.
+    /// Called on a thread of the pool when the first grammar comes: reading a vocabulary takes a second. An error is
+    /// that of the grammar that wanted it; the next one tries again.
     using LoadVocabulary = std::function<base::Result<std::shared_ptr<const text::GrammarVocabulary>>()>;
     struct Options {
         std::uint32_t mask_threads = 1;               // > 0
@@ -58,8 +58,8 @@ private:
     const std::uint32_t vocabulary_bits_;
     const Options options_;
 
-    std::once_flag loaded_;
-    base::Result<std::shared_ptr<const text::GrammarVocabulary>> loaded_vocabulary_;
+    std::mutex load_mutex_;
+    std::shared_ptr<const text::GrammarVocabulary> loaded_;  // null: not yet; guarded by load_mutex_
 
     mutable std::mutex mutex_;                                                      // guards what follows
     std::list<std::pair<GrammarSpec, std::shared_ptr<const text::Grammar>>> kept_;  // the most recently used first
