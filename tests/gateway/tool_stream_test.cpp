@@ -1,8 +1,10 @@
 #include "gateway/openai/tool_stream.h"
 
+#include <algorithm>
 #include <random>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "gateway/openai/answer_reader.h"
@@ -64,7 +66,26 @@ Read read(AnswerReader::Options options, std::string_view text, std::uint32_t se
 }
 
 AnswerReader::Options with(ToolFormat format, bool is_begun = false) {
-    return {.tools = ToolStream::Options{.format = format, .names = {"f", "g"}, .is_begun = is_begun}};
+    ToolStream::Options tools;
+    tools.format = format;
+    tools.names = {"f", "g"};
+    tools.is_begun = is_begun;
+    AnswerReader::Options options;
+    options.tools = std::move(tools);
+    return options;
+}
+
+AnswerReader::Options reasoning(bool begins_reasoning) {
+    AnswerReader::Options options;
+    options.reasons = true;
+    options.begins_reasoning = begins_reasoning;
+    return options;
+}
+
+AnswerReader::Options reasoning_with(ToolFormat format) {
+    AnswerReader::Options options = with(format);
+    options.reasons = true;
+    return options;
 }
 
 struct Case {
@@ -118,11 +139,11 @@ std::vector<Case> cases() {
          "｜tool▁sep｜>{\"b\": "
          "2}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
          {"", "", {{"f", "{}"}, {"g", "{\"b\": 2}"}}}},
-        {{.reasons = true}, "<think>\nI see </thin.\n</think>\n\nYes.", {"Yes.", "\nI see </thin.\n", {}}},
-        {{.reasons = true}, "Yes <think>.", {"Yes <think>.", "", {}}},
-        {{.reasons = true, .begins_reasoning = true}, "hm</think>ok", {"ok", "hm", {}}},
-        {{.reasons = true, .begins_reasoning = true}, "never done", {"", "never done", {}}},
-        {{.reasons = true, .tools = ToolStream::Options{.format = ToolFormat::hermes, .names = {"f"}}},
+        {reasoning(false), "<think>\nI see </thin.\n</think>\n\nYes.", {"Yes.", "\nI see </thin.\n", {}}},
+        {reasoning(false), "Yes <think>.", {"Yes <think>.", "", {}}},
+        {reasoning(true), "hm</think>ok", {"ok", "hm", {}}},
+        {reasoning(true), "never done", {"", "never done", {}}},
+        {reasoning_with(ToolFormat::hermes),
          "<think>f?</think>\n<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>",
          {"", "f?", {{"f", "{}"}}}},
     };
