@@ -271,8 +271,8 @@ bool ToolStream::step_between(std::vector<AnswerEvent>& events, bool is_last) {
             const auto is_begun = [&](std::string_view one) {
                 return !rest.empty() && rest.size() < one.size() && begins_with(one, rest);
             };
-            if (!is_last && std::any_of(separators.begin(), separators.end(), is_begun)) {
-                held_.erase(0, at);
+            if (std::any_of(separators.begin(), separators.end(), is_begun)) {
+                held_.erase(0, is_last ? held_.size() : at);  // a mark that was cut off is none for a client either
                 return false;
             }
             const auto found = std::find_if(separators.begin(), separators.end(),
@@ -325,7 +325,10 @@ bool ToolStream::step_envelope(std::vector<AnswerEvent>& events, bool is_last) {
         }
         return true;
     }
-    if (envelope.found == Envelope::Found::more && !is_last && held_.size() <= kHeldBytesMax) { return false; }
+    if (envelope.found == Envelope::Found::more && held_.size() <= kHeldBytesMax && (!is_last || !is_unsure)) {
+        if (is_last) { held_.clear(); }  // a call that was cut off before its name is known
+        return false;
+    }
     return give_up_call();
 }
 

@@ -110,6 +110,9 @@ std::vector<Case> cases() {
          "<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": 1}\"}</tool_call>",
          {"", "", {{"f", "{\"a\": 1}"}}}},
         {with(ToolFormat::hermes), "<tool_call>{\"name\": \"f\"}</tool_call>", {"", "", {{"f", "{}"}}}},
+        {with(ToolFormat::hermes), "Well.\n<tool_call>{\"name\": \"f", {"Well.", "", {}}},
+        {with(ToolFormat::hermes), "<tool_call>{\"name\": \"f\"}</tool_call>\n<tool_c", {"", "", {{"f", "{}"}}}},
+        {with(ToolFormat::json, true), "[{\"name\": \"f\", \"arguments\": {}}, {\"na", {"", "", {{"f", "{}"}}}},
         {with(ToolFormat::llama3), "{\"name\": \"f\", \"parameters\": {\"a\": 1}}", {"", "", {{"f", "{\"a\": 1}"}}}},
         {with(ToolFormat::llama3),
          "<|python_tag|>{\"type\": \"function\", \"name\": \"f\", \"parameters\": {}}; {\"name\": \"g\", "
