@@ -30,7 +30,9 @@ TEST_CASE("a client that closes its sending side gets its answer, whole and stre
     const std::string received = (before_the_first_token ? "H" : "") + client.read_all();
     REQUIRE(received.starts_with("HTTP/1.1 200 OK\r\n"));
     REQUIRE(count(received, "HTTP/1.1 200 OK\r\n") == 1u);
-    REQUIRE(received.find("Connection: close\r\n") != std::string::npos);
+    // Where the close comes first the answer says that nothing follows; else its head may have left before it was
+    // known.
+    if (before_the_first_token) { REQUIRE(received.find("Connection: close\r\n") != std::string::npos); }
     if (stream) {
         REQUIRE(received.ends_with("data: [DONE]\n\n\r\n0\r\n\r\n"));
     } else {
