@@ -94,6 +94,7 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     read_worker_config(*config, setup);
     know_scheduler_section(*config);
     know_gateway_sections(*config);
+    setup.text = read_text_config(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
     const auto address = split_address(command.listen);
     if (!address) { return base::pass_on(address); }

@@ -102,6 +102,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     const auto text_options = read_text_config(*config);
     WorkerSetup common_setup;
     read_worker_config(*config, common_setup);
+    common_setup.text = text_options;
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
     if (const auto allowed = check_kv_plane(common_setup.kv_plane, options.common, *cluster); !allowed) {
         return base::pass_on(allowed);

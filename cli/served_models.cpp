@@ -138,6 +138,7 @@ text::TextProcessOptions read_text_config(base::Config& config) {
     options.call_memory_bytes = bytes("text.call_memory_bytes", options.call_memory_bytes);
     options.load_cpu = milliseconds("text.load_cpu_ms", options.load_cpu);
     options.call_cpu = milliseconds("text.call_cpu_ms", options.call_cpu);
+    options.grammar_cpu = milliseconds("text.grammar_cpu_ms", options.grammar_cpu);
     options.patience = milliseconds("text.patience_ms", options.patience);
     options.processes_max = static_cast<std::size_t>(
         config.integer("text.processes_max", static_cast<std::int64_t>(options.processes_max), 1, 1024));

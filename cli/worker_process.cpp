@@ -16,6 +16,7 @@
 #include "decode_worker/receiver_port.h"
 #include "device/cuda/cuda_device.h"
 #include "engine/fault_engine.h"
+#include "engine/grammar_pool.h"
 #include "engine/model/encoder_config.h"
 #include "engine/warm_up.h"
 #include "kv_cache/kv_cache.h"
@@ -24,6 +25,7 @@
 #include "prefill_worker/prefill_part.h"
 #include "prefill_worker/sender_port.h"
 #include "proto/roles.h"
+#include "text/model_text.h"
 #include "worker/kv_fetcher.h"
 #include "worker/kv_lender.h"
 #include "worker/registration.h"
@@ -38,6 +40,19 @@ std::uint64_t random_id() {
     std::random_device source;
     const std::uint64_t id = (std::uint64_t{source()} << 32) | source();
     return id == 0 ? 1 : id;  // 0 means "none" in messages
+}
+
+/// A model's tokens as grammars see them; its tokenizer is read in a process of its own, which ends then.
+engine::GrammarPool::LoadVocabulary vocabulary_of(std::string model_dir, text::TextProcessOptions options,
+                                                  std::uint32_t vocabulary) {
+    return [model_dir = std::move(model_dir), options = std::move(options),
+            vocabulary]() -> base::Result<std::shared_ptr<const text::GrammarVocabulary>> {
+        auto process = text::TextProcess::start(options);
+        if (!process) { return base::pass_on(process); }
+        const auto model = text::ModelText::load(model_dir, {.process = std::move(*process)});
+        if (!model) { return base::pass_on(model); }
+        return text::GrammarVocabulary::make(*model->tokenizer, model->eos_ids, vocabulary);
+    };
 }
 
 constexpr std::size_t kOtherTasksMax = 256;  // of the step thread, beside the events of transfers
@@ -97,6 +112,7 @@ struct WorkerProcess::Impl {
     std::unique_ptr<kv_cache::KvCache> cache;
     worker::ReportBoard board;
     std::unique_ptr<worker::WorkerServer> server;
+    std::unique_ptr<engine::GrammarPool> grammars;  // null: an encoder
     std::unique_ptr<worker::StepLoop> loop;
     worker::RolePart whole_part;
     worker::RolePart encode_part;
@@ -165,6 +181,13 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
 
     sender_options.fetches_max = setup.limits.fetches_max;
     receiver_options.fetches_max = setup.limits.fetches_max;
+    if (engine->keeps_kv()) {
+        grammars = std::make_unique<engine::GrammarPool>(
+            vocabulary_of(setup.engine.model_dir, setup.text, engine->shape().vocabulary), engine->shape().vocabulary,
+            engine::GrammarPool::Options{.mask_threads = setup.limits.grammar_threads,
+                                         .compile_threads = setup.limits.grammar_threads,
+                                         .compiled_max = setup.limits.grammars_kept_max});
+    }
     loop = std::make_unique<worker::StepLoop>(
         worker::StepLoop::Options{
             .limits = setup.limits,
@@ -173,7 +196,8 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
             .worker = setup.name,
             .role = setup.role,
             .tasks_max = kv_transfer::events_max(sender_options, receiver_options) + kOtherTasksMax,
-            .device_lost = [this](const base::Error& error) { note_device_lost(error); }},
+            .device_lost = [this](const base::Error& error) { note_device_lost(error); },
+            .grammars = grammars.get()},
         *engine, *cache, *server, board, *clock, metrics);
     if (engine->keeps_kv()) {
         if (auto started = start_kv_parts(metrics); !started) { return started; }

@@ -13,6 +13,7 @@
 #include "cli/kv_plane.h"
 #include "cli/process.h"
 #include "engine/engine.h"
+#include "text/text_process.h"
 #include "worker/options.h"
 
 namespace cli {
@@ -30,6 +31,7 @@ struct WorkerSetup {
     engine::EngineOptions engine;
     worker::WorkerOptions limits;
     KvPlaneSettings kv_plane;
+    text::TextProcessOptions text;              // in which the tokenizer is read, for grammars
     bool warm_up = true;                        // on a GPU: engine::warm_up() before requests are taken
     std::uint64_t device_lost_after_steps = 0;  // engine::make_fault_engine; 0: never (tests)
 };

@@ -17,6 +17,7 @@ void Answer::start() {
     const PreparedRequest& prepared = setup_.prepared;
     for (std::size_t index = 0; index < sequences(prepared); ++index) {
         Choice& choice = choices_.emplace_back(*this, index / prepared.form.n, static_cast<std::uint32_t>(index));
+        if (prepared.reader.does_anything()) { choice.reader.emplace(prepared.reader); }
         if (prepared.form.logprobs) { choice.form.logprobs.emplace(); }
         if (prepared.form.return_token_ids) {
             choice.form.token_ids.emplace();
@@ -104,7 +105,57 @@ void Answer::echo(Choice& choice) {
     }
 }
 
-void Answer::stream_piece(const Choice& choice, const Piece& piece) {
+/// Twenty-eight letters and digits after the prefix; Mistral's templates take nine and no others.
+std::string Answer::call_id(const Choice& choice, std::uint32_t call) const {
+    constexpr std::string_view kDigits = "0123456789abcdefghijklmnopqrstuvwxyz";
+    const std::string_view drawn =
+        std::string_view(setup_.header.id)
+            .substr(std::min(form_of(setup_.header.endpoint).id_prefix.size(), setup_.header.id.size()));
+    const auto& tools = setup_.prepared.reader.tools;
+    const bool is_short = tools && setup_.text.answer_style().tools == ToolFormat::mistral;
+    std::string id = is_short ? "" : "call_";
+    id += drawn.substr(0, is_short ? 5 : 24);
+    for (const std::uint32_t number : {choice.form.index, call}) {
+        id += kDigits[number / kDigits.size() % kDigits.size()];
+        id += kDigits[number % kDigits.size()];
+    }
+    return id;
+}
+
+void Answer::stream_events(const Choice& choice, const std::vector<AnswerEvent>& events) {
+    for (const AnswerEvent& event : events) {
+        if (setup_.prepared.form.tools.is_older_form && event.index > 0) { continue; }  // it has room for one
+        const bool begins_call = event.kind == AnswerEvent::Kind::call;
+        emit(response_.event_chunk(choice.form.index, event, begins_call ? call_id(choice, event.index) : std::string(),
+                                   usage_so_far()));
+    }
+}
+
+void Answer::gather_events(Choice& choice, const std::vector<AnswerEvent>& events) {
+    for (const AnswerEvent& event : events) {
+        switch (event.kind) {
+            case AnswerEvent::Kind::content:
+                choice.form.text += event.text;
+                break;
+            case AnswerEvent::Kind::reasoning:
+                choice.form.reasoning += event.text;
+                break;
+            case AnswerEvent::Kind::call:
+                choice.form.calls.push_back({call_id(choice, event.index), event.text, ""});
+                break;
+            case AnswerEvent::Kind::arguments:
+                choice.form.calls.back().arguments += event.text;
+                break;
+        }
+    }
+}
+
+void Answer::stream_piece(Choice& choice, const Piece& piece) {
+    if (choice.reader) {
+        stream_events(choice, choice.reader->push(piece.text));
+        if (!setup_.prepared.form.logprobs && !setup_.prepared.form.return_token_ids) { return; }
+    }
+    const std::string_view shown = choice.reader ? std::string_view() : std::string_view(piece.text);
     std::optional<LogprobsForm> logprobs;
     if (setup_.prepared.form.logprobs) {
         logprobs = LogprobsForm{.tokens = piece.tokens};
@@ -115,12 +166,16 @@ void Answer::stream_piece(const Choice& choice, const Piece& piece) {
     for (const TokenRecord& record : piece.tokens) {
         ids.push_back(record.token);
     }
-    emit(response_.text_chunk(choice.form.index, piece.text, logprobs,
+    emit(response_.text_chunk(choice.form.index, shown, logprobs,
                               setup_.prepared.form.return_token_ids ? &ids : nullptr, usage_so_far()));
 }
 
 void Answer::gather_piece(Choice& choice, Piece piece) {
-    choice.form.text += piece.text;
+    if (choice.reader) {
+        gather_events(choice, choice.reader->push(piece.text));
+    } else {
+        choice.form.text += piece.text;
+    }
     for (TokenRecord& record : piece.tokens) {
         if (choice.form.token_ids) { choice.form.token_ids->push_back(record.token); }
         if (choice.form.logprobs) { choice.form.logprobs->tokens.push_back(std::move(record)); }
@@ -144,8 +199,14 @@ void Answer::on_end(Choice& choice, const GenerationEnd& end) {
         fail(api_error(*end.error, end.retry_after_ms), "sibling_failed");
         return;
     }
-    if (streams() && end.reason != EndReason::cancelled) {
-        emit(response_.end_chunk(choice.form.index, choice.form.end, usage_so_far()));
+    const bool is_cancelled = end.reason == EndReason::cancelled;
+    if (choice.reader && !is_cancelled) {
+        const auto events = choice.reader->finish();
+        streams() ? stream_events(choice, events) : gather_events(choice, events);
+    }
+    if (streams() && !is_cancelled) {
+        emit(response_.end_chunk(choice.form.index, choice.form.end, usage_so_far(),
+                                 choice.reader && choice.reader->calls() > 0));
     }
     if (ended_ == choices_.size()) { complete(); }
 }

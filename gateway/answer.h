@@ -79,7 +79,8 @@ private:
         ChoiceForm form;
         std::shared_ptr<const SequenceTimeline> timeline;  // once it has ended, where they are kept
         std::vector<TokenRecord> prompt_records;
-        std::size_t echo_length = 0;  // code points of the prompt at the start of the text
+        std::optional<AnswerReader> reader;  // of a chat whose answers may hold more than content
+        std::size_t echo_length = 0;         // code points of the prompt at the start of the text
         std::uint32_t generated_tokens = 0;
     };
 
@@ -94,7 +95,10 @@ private:
     std::optional<Usage> usage_so_far() const;
     void first_token(std::string_view path);
     void echo(Choice& choice);
-    void stream_piece(const Choice& choice, const Piece& piece);
+    void stream_piece(Choice& choice, const Piece& piece);
+    void stream_events(const Choice& choice, const std::vector<AnswerEvent>& events);
+    void gather_events(Choice& choice, const std::vector<AnswerEvent>& events);
+    std::string call_id(const Choice& choice, std::uint32_t call) const;
     void gather_piece(Choice& choice, Piece piece);
     /// Sends, or keeps until every sequence has a place: till then the request can still be refused.
     void emit(const std::string& json);

@@ -317,6 +317,8 @@ std::shared_ptr<ClientAnswer> Intake::make_text_answer(PreparedRequest prepared,
                         .created = setup_.clock.unix_us() / 1'000'000,
                         .model = form.model_name,
                         .fingerprint = fingerprint(model),
+                        .older_calls = form.tools.is_older_form,
+                        .one_call_asked = form.tools.choice == ToolsForm::Choice::named,
                         .usage_null = form.stream && form.include_usage};
     const std::uint64_t seed = form.seed.value_or(random_());
     const base::Duration ping = !form.ping_interval_s        ? setup_.options.ping_interval

@@ -1,10 +1,14 @@
 #include "gateway/model_text.h"
 
 #include <algorithm>
+#include <deque>
+#include <mutex>
 #include <utility>
 
+#include "gateway/openai/tool_stream.h"
 #include "text/civil_time.h"
 #include "text/detokenizer.h"
+#include "text/grammar.h"
 
 namespace gateway {
 namespace {
@@ -20,6 +24,47 @@ private:
     text::StreamDetokenizer stream_;
 };
 
+text::GrammarKind grammar_kind(proto::Grammar::Kind kind) {
+    switch (kind) {
+        case proto::Grammar::KIND_JSON_OBJECT:
+            return text::GrammarKind::json_object;
+        case proto::Grammar::KIND_REGEX:
+            return text::GrammarKind::regex;
+        case proto::Grammar::KIND_CHOICE:
+            return text::GrammarKind::choice;
+        case proto::Grammar::KIND_LARK:
+            return text::GrammarKind::lark;
+        default:
+            return text::GrammarKind::json_schema;
+    }
+}
+
+/// Grammars that were found good lately, so that an application's own one is not checked with each request.
+class CheckedGrammars {
+public:
+    bool holds(const text::GrammarSource& source) const {
+        const std::lock_guard lock(mutex_);
+        return std::find(kept_.begin(), kept_.end(), source) != kept_.end();
+    }
+    void keep(const text::GrammarSource& source) {
+        const std::lock_guard lock(mutex_);
+        if (source.text.size() > kBytesMax || std::find(kept_.begin(), kept_.end(), source) != kept_.end()) { return; }
+        bytes_ += source.text.size();
+        kept_.push_back(source);
+        while (kept_.size() > kCountMax || bytes_ > kBytesMax) {
+            bytes_ -= kept_.front().text.size();
+            kept_.pop_front();
+        }
+    }
+
+private:
+    static constexpr std::size_t kCountMax = 256;
+    static constexpr std::size_t kBytesMax = 4 << 20;
+    mutable std::mutex mutex_;
+    std::deque<text::GrammarSource> kept_;  // the oldest first; guarded by mutex_
+    std::size_t bytes_ = 0;                 // guarded by mutex_
+};
+
 class ModelTextPort final : public TextPort {
 public:
     explicit ModelTextPort(text::ModelText model)
@@ -31,6 +76,7 @@ public:
                      .top_k = given.top_k,
                      .repetition_penalty = given.repetition_penalty};
         takes_tools_ = shows_tools();
+        style_ = style_of();
     }
 
     base::Result<std::vector<base::TokenId>> encode(std::string_view utf8, bool add_special, bool parse_special,
@@ -51,10 +97,19 @@ public:
     base::Result<std::string> render_chat(std::string_view context_json, std::int64_t now_unix_s) const override {
         return model_.render_chat(context_json, text::local_time(now_unix_s * 1'000'000));
     }
+    base::Result<void> check_grammar(const proto::Grammar& grammar) const override {
+        const auto kind = grammar_kind(grammar.kind());
+        const text::GrammarSource source{kind, grammar.text()};
+        if (grammars_.holds(source)) { return {}; }
+        auto checked = model_.tokenizer->check_grammar(source);
+        if (checked) { grammars_.keep(source); }
+        return checked;
+    }
     const SpecialTexts& special_texts() const override { return special_texts_; }
     const std::vector<base::TokenId>& eos_ids() const override { return model_.eos_ids; }
     std::optional<base::TokenId> bos() const override { return model_.bos; }
     bool takes_tools() const override { return takes_tools_; }
+    AnswerStyle answer_style() const override { return style_; }
     std::vector<std::pair<std::string, std::string>> named_tokens() const override { return model_.template_variables; }
     std::uint32_t vocabulary() const override {
         const std::size_t of_model = model_.vocabulary;
@@ -70,6 +125,43 @@ private:
             if (tokenizer.is_special(token)) { texts.emplace_back(tokenizer.token_bytes(token)); }
         }
         return texts;
+    }
+
+    /// How answers hold calls: found out by rendering one, with its result, and looking for the marks of each form.
+    AnswerStyle style_of() const {
+        AnswerStyle style;
+        const std::string call =
+            R"({"type":"function","id":"abc123def","function":{"name":"sluice_looks_for_this_tool",)"
+            R"("arguments":{"city":"x"}}})";
+        const std::string tools =
+            R"("tools":[{"type":"function","function":{"name":"sluice_looks_for_this_tool","description":"a tool",)"
+            R"("parameters":{"type":"object","properties":{"city":{"type":"string","description":"a city"}},)"
+            R"("required":["city"]}}}])";
+        std::string rendered;
+        for (const std::string& messages :
+             {R"([{"role":"user","content":"hello"},{"role":"assistant","content":"","tool_calls":[)" + call +
+                  R"(]},{"role":"tool","tool_call_id":"abc123def","content":"y"}])",
+              std::string(R"([{"role":"user","content":"hello"}])")}) {
+            if (const auto one =
+                    render_chat("{\"messages\":" + messages + ",\"add_generation_prompt\":true," + tools + "}", 0)) {
+                rendered += *one;
+            }
+        }
+        const auto has = [&](std::string_view mark) { return rendered.find(mark) != std::string::npos; };
+        if (takes_tools_) { style.tools = ToolFormat::json; }
+        if (has("<|python_tag|>") || has("\"parameters\": {\"city\"")) { style.tools = ToolFormat::llama3; }
+        for (const ToolFormat format : {ToolFormat::hermes, ToolFormat::mistral, ToolFormat::deepseek}) {
+            if (has(tool_marks(format).front())) { style.tools = format; }
+        }
+        for (const std::string& mark : tool_marks(style.tools)) {
+            const auto token = model_.tokenizer->token_of(mark);
+            style.marks_are_special |= token && model_.tokenizer->is_special(*token);
+        }
+        const auto begin = model_.tokenizer->token_of("<think>");
+        const auto end = model_.tokenizer->token_of("</think>");
+        style.reasons = begin && end;
+        style.marks_are_special |= style.reasons && model_.tokenizer->is_special(*end);
+        return style;
     }
 
     /// Found out by rendering a tool with a name that no template has of itself.
@@ -88,7 +180,9 @@ private:
     text::ModelText model_;
     SpecialTexts special_texts_;
     SamplingDefaults defaults_;
+    mutable CheckedGrammars grammars_;
     bool takes_tools_ = false;
+    AnswerStyle style_;
 };
 
 }  // namespace

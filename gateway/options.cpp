@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "gateway/openai/tool_stream.h"
+
 namespace gateway {
 namespace {
 
@@ -81,6 +83,14 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
     options.form.logit_bias_max = integer(config, "gateway.logit_bias_max", options.form.logit_bias_max, 0, 100000);
 
     options.form.text_bytes_max = integer(config, "gateway.text_bytes_max", options.form.text_bytes_max, 1, kGiB);
+    const std::string format =
+        config.choice("gateway.tool_format", "auto", {"auto", "hermes", "llama3", "mistral", "deepseek", "json"});
+    for (const ToolFormat one :
+         {ToolFormat::hermes, ToolFormat::llama3, ToolFormat::mistral, ToolFormat::deepseek, ToolFormat::json}) {
+        if (format == tool_format_name(one)) { options.form.tool_format = one; }
+    }
+    options.form.grammar_bytes_max =
+        integer(config, "gateway.grammar_bytes_max", options.form.grammar_bytes_max, 1, 1 << 20);
     options.form.logprob_records_max =
         integer(config, "gateway.logprob_records_max", options.form.logprob_records_max, 1, 1ll << 40);
 

@@ -21,6 +21,7 @@ enum class TextOp : std::uint32_t {
     encode,     // number: flags; parts: text, text_starts (size_t), the most ids to give (uint64_t; 0: no matter)
     token_id,   // parts: the token; the answer's number: its id, or -1
     render,     // number: the template's; parts: context_json, SluiceCivilTime
+    grammar,    // number: SLUICE_GRAMMAR_JSON_SCHEMA, ...; parts: the grammar, which is checked
 };
 
 /// The numbers of SluiceGgufVocabulary.
@@ -43,8 +44,9 @@ struct TextHostLimits {
     std::uint64_t load_memory_bytes;  // address space of the host above what it starts with
     std::uint64_t call_memory_bytes;  // the same of a forked process above what it is forked with
     std::uint64_t stack_bytes;
-    std::uint64_t load_cpu_us;  // of one load
-    std::uint64_t call_cpu_us;  // of one compile, encode, token_id or render
+    std::uint64_t load_cpu_us;     // of one load
+    std::uint64_t call_cpu_us;     // of one compile, encode, token_id or render
+    std::uint64_t grammar_cpu_us;  // of one grammar
 };
 
 /// Between the two sides of one machine: native byte order, one request and one answer at a time.

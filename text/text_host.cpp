@@ -118,6 +118,8 @@ private:
                 return token_id(frame);
             case TextOp::render:
                 return render(frame);
+            case TextOp::grammar:
+                return grammar(frame);
         }
         return false;
     }
@@ -258,6 +260,14 @@ private:
         ShimBuffer out;
         const CpuTime bound(limits_.call_cpu_us);
         const std::int32_t code = sluice_template_render(templates_[index], shim_bytes(frame.part(0)), now, out.out());
+        return answer(static_cast<std::uint32_t>(code), out.view());
+    }
+
+    bool grammar(const TextFrame& frame) {
+        ShimBuffer out;
+        const CpuTime bound(limits_.grammar_cpu_us);
+        const std::int32_t code =
+            sluice_grammar_check(static_cast<std::int32_t>(frame.head.number), shim_bytes(frame.part(0)), out.out());
         return answer(static_cast<std::uint32_t>(code), out.view());
     }
 

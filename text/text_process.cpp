@@ -91,7 +91,8 @@ base::Result<void> TextProcess::spawn() {
                                 .call_memory_bytes = options_.call_memory_bytes,
                                 .stack_bytes = options_.stack_bytes,
                                 .load_cpu_us = static_cast<std::uint64_t>(options_.load_cpu.count()),
-                                .call_cpu_us = static_cast<std::uint64_t>(options_.call_cpu.count())};
+                                .call_cpu_us = static_cast<std::uint64_t>(options_.call_cpu.count()),
+                                .grammar_cpu_us = static_cast<std::uint64_t>(options_.grammar_cpu.count())};
     const std::string_view parts[] = {bytes_of(limits)};
     const std::lock_guard lock(mutex_);
     const Answer answer = ask_host(TextOp::setup, 0, parts);
@@ -248,6 +249,13 @@ std::int32_t TextProcess::encode(std::string_view text, std::span<const std::siz
     const std::string_view starts(reinterpret_cast<const char*>(text_starts.data()), text_starts.size_bytes());
     const std::string_view parts[] = {text, starts, bytes_of(ids_max)};
     const Answer answer = call(TextOp::encode, flags, parts);
+    out = std::string(answer.frame.part(0));
+    return answer.code;
+}
+
+std::int32_t TextProcess::check_grammar(std::int32_t kind, std::string_view source, std::string& out) {
+    const std::string_view parts[] = {source};
+    const Answer answer = call(TextOp::grammar, kind, parts);
     out = std::string(answer.frame.part(0));
     return answer.code;
 }

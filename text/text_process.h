@@ -31,8 +31,9 @@ struct TextProcessOptions {
     std::size_t load_memory_bytes = std::size_t{1} << 30;  // a vocabulary of 150,000 tokens takes 0.2 GiB
     std::size_t call_memory_bytes = std::size_t{1} << 30;  // of one call; 1 MiB of text takes about 0.16 GiB
     std::size_t stack_bytes = std::size_t{64} << 20;
-    std::chrono::microseconds load_cpu = std::chrono::seconds(15);  // a vocabulary of 150,000 tokens takes 1 s
-    std::chrono::microseconds call_cpu = std::chrono::seconds(10);  // 1 MiB of text takes about 0.6 s
+    std::chrono::microseconds load_cpu = std::chrono::seconds(15);    // a vocabulary of 150,000 tokens takes 1 s
+    std::chrono::microseconds call_cpu = std::chrono::seconds(10);    // 1 MiB of text takes about 0.6 s
+    std::chrono::microseconds grammar_cpu = std::chrono::seconds(2);  // most take milliseconds
     /// Until an answer when the machine is busy with other things; then the process is given up.
     std::chrono::milliseconds patience = std::chrono::minutes(2);
     std::size_t processes_max = 64;  // calls at once; more wait
@@ -67,6 +68,8 @@ public:
     /// `ids_max`: more ids are SLUICE_EXHAUSTED; 0: any number.
     std::int32_t encode(std::string_view text, std::span<const std::size_t> text_starts, std::uint32_t flags,
                         std::uint64_t ids_max, std::string& out);
+    /// Whether a grammar (SLUICE_GRAMMAR_...) compiles within all bounds; see sluice_grammar_check().
+    std::int32_t check_grammar(std::int32_t kind, std::string_view source, std::string& out);
     /// -1: no such token.
     std::int64_t token_id(std::string_view token);
 

@@ -15,6 +15,7 @@
 
 namespace text {
 
+struct GrammarSource;
 class TextProcess;
 
 struct TokenizerOptions {
@@ -70,6 +71,10 @@ public:
     [[nodiscard]] base::Result<std::vector<base::TokenId>> encode(std::string_view utf8,
                                                                   const EncodeOptions& options = {}) const;
 
+    /// Whether answers can keep to a grammar (text/grammar.h); in the text process where there is one, so that one that
+    /// takes too much hurts nobody. Errors: as text::check_grammar().
+    [[nodiscard]] base::Result<void> check_grammar(const GrammarSource& source) const;
+
     /// Whether a text of so many bytes can have as few tokens as `tokens_max`; takes no time. Where the tokenizer drops
     /// nothing, no token stands for more bytes than the longest of the vocabulary; of other kinds (a word list has one
     /// token for any unknown word) kUnprovenBytesPerToken are believed. Error: resource_exhausted with both numbers.
@@ -98,6 +103,7 @@ public:
 
 private:
     friend class StreamDetokenizer;
+    friend class GrammarVocabulary;
     struct Parts;
     explicit Tokenizer(std::unique_ptr<Parts> parts);
     template <class Load>

@@ -46,6 +46,23 @@ Peer peer_of(const sluice::proto::WorkerEndpoint& endpoint) {
     return {base::WorkerId{endpoint.worker_id()}, base::Incarnation{endpoint.incarnation()}, endpoint.kv_address()};
 }
 
+std::optional<engine::GrammarKind> grammar_kind(sluice::proto::Grammar::Kind kind) {
+    switch (kind) {
+        case sluice::proto::Grammar::KIND_JSON_SCHEMA:
+            return engine::GrammarKind::json_schema;
+        case sluice::proto::Grammar::KIND_JSON_OBJECT:
+            return engine::GrammarKind::json_object;
+        case sluice::proto::Grammar::KIND_REGEX:
+            return engine::GrammarKind::regex;
+        case sluice::proto::Grammar::KIND_CHOICE:
+            return engine::GrammarKind::choice;
+        case sluice::proto::Grammar::KIND_LARK:
+            return engine::GrammarKind::lark;
+        default:
+            return std::nullopt;
+    }
+}
+
 sluice::proto::SequenceOutput::Finish finish_message(Finish finish) {
     switch (finish) {
         case Finish::none:
@@ -141,6 +158,11 @@ base::Result<StartRequest> read_start(const sluice::proto::Start& start, Gateway
     }
     request.slo.tpot = std::chrono::microseconds(start.tpot_target_us());
     request.explain = start.explain();
+    if (start.has_grammar()) {
+        const auto kind = grammar_kind(start.grammar().kind());
+        if (!kind) { return base::fail(ErrorCode::invalid_argument, "Start.grammar is of a kind that is not known"); }
+        request.grammar = engine::GrammarSpec{*kind, start.grammar().text()};
+    }
     request.peer = peer_of(start.peer());
     request.kv_mode = start.kv_mode();
     if (start.has_kv_source() && start.kv_source().worker().incarnation() != 0) {

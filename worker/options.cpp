@@ -34,6 +34,9 @@ WorkerOptions WorkerOptions::read(base::Config& config, bool on_gpu) {
     options.kv_lease = milliseconds("worker.kv_lease_ms", options.kv_lease);
     options.room_pending = milliseconds("worker.room_pending_ms", options.room_pending);
     options.handoff_timeout = milliseconds("worker.handoff_timeout_ms", options.handoff_timeout);
+    options.mask_wait = milliseconds("worker.mask_wait_ms", options.mask_wait);
+    options.grammar_threads = count("worker.grammar_threads", options.grammar_threads, 1, 64);
+    options.grammars_kept_max = count("worker.grammars_kept_max", options.grammars_kept_max, 1, 10'000);
     options.gateways_max = count("worker.gateways_max", options.gateways_max, 1, 65'536);
     options.output_buffer_bytes = count("worker.output_buffer_bytes", options.output_buffer_bytes, 1 << 16, 1 << 30);
     options.fetches_max = count("worker.fetches_max", options.fetches_max, 0, 4096);

@@ -32,8 +32,13 @@ struct WorkerOptions {
     std::chrono::milliseconds room_pending{
         5000};  // decode: how long a room request and its Start may wait for one another
     std::chrono::milliseconds handoff_timeout{30000};  // prefill: how long it keeps KV for a peer after the first token
-    std::uint32_t gateways_max = 256;                  // streams of gateways at once
-    std::uint64_t output_buffer_bytes = 8u << 20;      // to one gateway; a slower one is cut off
+    /// How long a step waits for the masks of its sequences once it has their logits; one that comes later ends its
+    /// sequence. Masks take milliseconds, so this is for machines that are busy with other things.
+    std::chrono::milliseconds mask_wait{10000};
+    std::uint32_t grammar_threads = 1;             // that make masks; as many compile
+    std::uint32_t grammars_kept_max = 64;          // compiled ones, for requests that want the same again
+    std::uint32_t gateways_max = 256;              // streams of gateways at once
+    std::uint64_t output_buffer_bytes = 8u << 20;  // to one gateway; a slower one is cut off
     // KV that is fetched from another worker, and lent to others: fetches under way at once, in either direction; a
     // fetch is a run of up to kv_transfer::kFetchBlocksMax blocks. 0: neither asks nor answers.
     std::uint32_t fetches_max = 64;

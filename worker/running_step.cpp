@@ -76,6 +76,7 @@ void fill_tokens(RunningStep& step) {
             sampler.masked_tokens = sequence.request.stop.stop_tokens;
         }
         entry.sampler.assign(sampler);
+        if (entry.sample && sequence.grammar != nullptr) { entry.mask = sequence.grammar->next(sampler.generated); }
         step.batch.add() = std::move(entry);
     }
 }

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "base/block_hash.h"
 #include "base/clock.h"
 #include "base/ids.h"
+#include "engine/grammars.h"
 #include "engine/sampling.h"
 #include "kv_cache/kv_cache.h"
 #include "proto/common.pb.h"
@@ -73,10 +75,11 @@ struct StartRequest {
     std::string tenant = "default";  // whom it is counted for
     std::optional<base::TimePoint> deadline;
     SloTargets slo;
-    Peer peer;                                         // prefill and decode parts
-    proto::KvMode kv_mode = {};                        // of the hand-off, as the placement says
-    std::optional<KvSource> kv_source = std::nullopt;  // until it was asked
-    bool explain = false;                              // tell where the time went
+    Peer peer;                                                  // prefill and decode parts
+    proto::KvMode kv_mode = {};                                 // of the hand-off, as the placement says
+    std::optional<KvSource> kv_source = std::nullopt;           // until it was asked
+    bool explain = false;                                       // tell where the time went
+    std::optional<engine::GrammarSpec> grammar = std::nullopt;  // what the generated tokens keep to
 };
 
 /// Why a sequence ended here.
@@ -142,8 +145,9 @@ struct Sequence {
     bool output_started = false;      // cached_tokens and kv_path go with the first output only
     std::uint32_t cached_tokens = 0;  // prefix hit at admission, with what was loaded then
     std::string kv_path;
-    std::vector<engine::SampledToken> prompt_scores;  // collected over chunks when asked for
-    SequenceTrace trace;                              // begun where its request asks for it
+    std::vector<engine::SampledToken> prompt_scores;   // collected over chunks when asked for
+    SequenceTrace trace;                               // begun where its request asks for it
+    std::unique_ptr<engine::GrammarSequence> grammar;  // where its request has one, until it ends
 
     std::uint32_t generated_tokens() const { return static_cast<std::uint32_t>(tokens.size()) - prompt_tokens; }
     /// Tokens whose KV is missing. One: the next step is a decode. More: (part of) a prefill.
@@ -163,6 +167,8 @@ struct Sequence {
 
     /// A text of which a vector is wanted: no KV, and one step computes all of it.
     bool encodes() const { return request.part == Part::encode; }
+    /// Its grammar is being compiled: no step may include it yet.
+    bool awaits_grammar() const { return grammar != nullptr && !grammar->is_ready(); }
     bool wants_prompt_scores() const { return request.sampling.prompt_logprobs; }
 };
 

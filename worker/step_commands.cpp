@@ -73,6 +73,9 @@ void StepLoop::start(StartRequest&& request) {
     if (auto error = encodes ? check_text(request, engine_.shape()) : check_start(request, engine_.shape(), cache_)) {
         return refuse(request, error->code, error->message);
     }
+    if (request.grammar && (encodes || options_.grammars == nullptr)) {
+        return refuse(request, ErrorCode::unimplemented, "this worker makes no text that keeps to a grammar");
+    }
     for (std::size_t i = sequences_.size(); i > 0; --i) {  // an older attempt that its gateway has given up
         const RequestKey& other = sequences_[i - 1]->request.key;
         if (other.request == request.key.request && other.epoch < request.key.epoch) {
@@ -94,6 +97,9 @@ void StepLoop::start(StartRequest&& request) {
     } else {
         extend_chain(*sequence);
         look_up_prefix(*sequence);
+    }
+    if (sequence->request.grammar) {
+        sequence->grammar = options_.grammars->begin(*sequence->request.grammar, [this] { commands_.wake(); });
     }
     Sequence& placed = *sequence;
     if (placed.request.explain && placed.state != SequenceState::awaiting_kv) {

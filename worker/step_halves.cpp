@@ -57,7 +57,8 @@ std::optional<RunningStep> StepLoop::plan_step() {
         std::vector<PlanCandidate> candidates;
         std::vector<Sequence*> runnable;
         for (const auto& sequence : sequences_) {
-            if (sequence->state != SequenceState::running || ends_with_step(*sequence)) { continue; }
+            const bool can_run = sequence->state == SequenceState::running && !sequence->awaits_grammar();
+            if (!can_run || ends_with_step(*sequence)) { continue; }
             runnable.push_back(sequence.get());
             candidates.push_back(candidate_of(*sequence, begin));
         }
@@ -89,6 +90,7 @@ std::optional<RunningStep> StepLoop::plan_step() {
         RunningStep step =
             build_step(std::move(entries), std::move(spare_batch_), parts_[static_cast<std::size_t>(Part::prefill)]);
         step.predicted = forecast_.predict(shares);
+        step.batch.mask_wait = limits.mask_wait;
         step.rotation = plan.size() < candidates.size() ? rotation_ + size32(plan.size()) : rotation_;
         return step;
     }

@@ -170,6 +170,7 @@ void StepLoop::end(Sequence& sequence) {
     std::unique_ptr<Sequence> owned = std::move(*at);
     sequences_.erase(at);
     owned->state = SequenceState::ended;
+    owned->grammar.reset();
     if (owned->step_tokens == 0) { return; }
     RunningStep& step = running_ ? *running_ : *given_up_;
     step.ended.push_back(std::move(owned));

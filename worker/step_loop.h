@@ -20,6 +20,7 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "engine/engine.h"
+#include "engine/grammars.h"
 #include "kv_cache/kv_cache.h"
 #include "worker/board.h"
 #include "worker/options.h"
@@ -97,6 +98,8 @@ public:
         /// Called once, on the step thread, when the engine's device is lost: must only hand the news on. The loop
         /// takes no more requests then; this process should end and be started again.
         std::function<void(const base::Error&)> device_lost = {};
+        /// Makes the masks of sequences with a grammar; must outlive their end. Null: such sequences are refused.
+        engine::Grammars* grammars = nullptr;
     };
 
     /// All references must outlive the loop. `clock` also stamps step durations.

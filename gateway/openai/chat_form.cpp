@@ -4,6 +4,8 @@
 #include <array>
 #include <boost/json.hpp>
 
+#include "gateway/openai/tool_form.h"
+
 namespace gateway {
 namespace {
 
@@ -128,36 +130,6 @@ bool read_message(Fields& fields, std::size_t index, json::value& value, Request
     }
     unpack_arguments(*message);
     return true;
-}
-
-/// The tools of a request as the template gets them: `tools`, or the older `functions` in the same form.
-void read_tools(Fields& fields, RequestForm& form, json::object& context) {
-    json::array tools;
-    std::string field = "tools";
-    if (const json::array* given = fields.array("tools")) { tools = *given; }
-    if (const json::array* functions = fields.array("functions"); functions != nullptr && tools.empty()) {
-        field = "functions";
-        for (const json::value& function : *functions) {
-            tools.push_back(json::object{{"type", "function"}, {"function", function}});
-        }
-    }
-    if (tools.empty()) { return; }
-    for (const json::value& tool : tools) {
-        const json::object* object = tool.if_object();
-        const json::value* type = object == nullptr ? nullptr : object->if_contains("type");
-        const json::value* function = object == nullptr ? nullptr : object->if_contains("function");
-        const json::value* name =
-            function == nullptr || !function->is_object() ? nullptr : function->get_object().if_contains("name");
-        if (type == nullptr || !type->is_string() || type->get_string() != "function" || name == nullptr ||
-            !name->is_string() || name->get_string().empty()) {
-            fields.problem(field, "must hold functions with a name; other tools are not supported by this server yet");
-            return;
-        }
-    }
-    const json::value* choice = fields.find(field == "tools" ? "tool_choice" : "function_call");
-    form.needs_tools = choice == nullptr || !choice->is_string() || choice->get_string() != "none";
-    form.tools_field = std::move(field);
-    context["tools"] = std::move(tools);
 }
 
 }  // namespace

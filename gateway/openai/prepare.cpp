@@ -1,10 +1,12 @@
 #include "gateway/openai/prepare.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 #include "gateway/openai/data_marks.h"
 #include "gateway/openai/fields.h"
+#include "gateway/openai/tool_form.h"
 
 namespace gateway {
 namespace {
@@ -142,6 +144,43 @@ ApiResult<void> check_text(const RequestForm& form, const FormLimits& limits, co
     return {};
 }
 
+ApiError grammar_error(const base::Error& error, const std::string& field) {
+    ApiError result = text_error(error, field);
+    if (result.status == 400) { result.message = "'" + field + "' cannot be kept to: " + error.message; }
+    return result;
+}
+
+/// The template has opened the reasoning: the answer begins inside.
+bool opens_reasoning(std::string_view prompt) {
+    while (!prompt.empty() && std::string_view(" \t\r\n").find(prompt.back()) != std::string_view::npos) {
+        prompt.remove_suffix(1);
+    }
+    return prompt.ends_with("<think>");
+}
+
+/// How the answer to a chat is to be read, and what it keeps to where it must be a call.
+void set_up_reader(const PrepareContext& context, std::string_view prompt, PreparedRequest& prepared,
+                   RequestForm& form) {
+    const AnswerStyle style = context.text.answer_style();
+    ToolFormat format = context.limits.tool_format.value_or(style.tools);
+    if (form.grammar != nullptr) { return; }  // such an answer is content
+    prepared.reader.reasons = style.reasons && !form.tools.is_forced();
+    prepared.reader.begins_reasoning = prepared.reader.reasons && opens_reasoning(prompt);
+    if (form.tools.is_forced()) {
+        form.grammar = std::make_shared<const proto::Grammar>(call_grammar(form.tools, format));
+        form.grammar_field = form.tools_field;
+        if (format != ToolFormat::hermes && format != ToolFormat::llama3) { format = ToolFormat::json; }
+    }
+    if (form.tools.choice != ToolsForm::Choice::none) {
+        ToolStream::Options tools{.format = format, .is_begun = form.tools.is_forced() && format != ToolFormat::hermes};
+        for (const ToolsForm::Tool& tool : form.tools.tools) {
+            tools.names.push_back(tool.name);
+        }
+        prepared.reader.tools = std::move(tools);
+    }
+    prepared.shows_marks = prepared.reader.does_anything() && style.marks_are_special;
+}
+
 constexpr std::uint64_t kKeptTimes = 8;  // a context, that a text may be long of which only the end is kept
 
 }  // namespace
@@ -206,12 +245,14 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& conte
         bool is_text = true;  // not given as ids
     };
     std::vector<Written> prompts;
+    PreparedRequest prepared;
     if (form.endpoint == Endpoint::chat) {
         if (auto fits = check_fits(form.user_text_bytes, form, context, "your messages have"); !fits) {
             return pass_on(fits.error());
         }
         auto prompt = chat_prompt(form, limits, text, context.now_unix_s);
         if (!prompt) { return pass_on(prompt.error()); }
+        set_up_reader(context, prompt->text, prepared, form);
         prompts.push_back({std::move(prompt->tokens), ""});
     } else {
         if (auto checked = check_text(form, limits, text); !checked) { return pass_on(checked.error()); }
@@ -232,7 +273,19 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& conte
         form.prompts.clear();
     }
 
-    PreparedRequest prepared;
+    if (form.grammar != nullptr) {
+        if (form.grammar->text().size() > limits.grammar_bytes_max) {
+            return pass_on(bad_request(form.grammar_field, "'" + form.grammar_field + "' make a grammar of " +
+                                                               std::to_string(form.grammar->text().size()) +
+                                                               " bytes; at most " +
+                                                               std::to_string(limits.grammar_bytes_max) + " are taken")
+                               .value());
+        }
+        if (const auto checked = text.check_grammar(*form.grammar); !checked) {
+            return pass_on(grammar_error(checked.error(), form.grammar_field));
+        }
+    }
+
     const bool wants_none = form.new_tokens_max == 0u;
     std::uint32_t most = form.new_tokens_max.value_or(
         form.fills_context ? context_tokens : endpoint.new_tokens_default.value_or(context_tokens));
@@ -325,19 +378,20 @@ GenerationRequest generation_request(const PreparedRequest& prepared, std::size_
     sampling.set_prompt_logprobs(form.logprobs && form.echo);
     request.stop_tokens = form.stop_tokens;
     request.stop_tokens_asked = form.stop_tokens.size();
-    if (!form.ignore_eos) {
+    if (!form.ignore_eos || form.grammar != nullptr) {  // after a grammar's end nothing else comes
         for (const base::TokenId eos : text.eos_ids()) {
             if (std::find(form.stop_tokens.begin(), form.stop_tokens.end(), eos) == form.stop_tokens.end()) {
                 request.stop_tokens.push_back(eos);
             }
         }
     }
+    request.grammar = form.grammar;
     request.new_tokens_max = prepared.new_tokens_max;
     request.new_tokens_min = form.new_tokens_min;
     request.text.stop_strings = form.stop_strings;
     request.text.include_stop_string = form.include_stop_string;
     request.text.tokens_min = form.new_tokens_min;
-    request.skip_special = form.skip_special;
+    request.skip_special = form.skip_special && !prepared.shows_marks;
     request.cache_scope = form.cache_scope;
     return request;
 }

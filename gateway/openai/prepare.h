@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "gateway/openai/answer_reader.h"
 #include "gateway/openai/request_form.h"
 #include "gateway/request/ports.h"
 #include "gateway/request/sequence_source.h"
@@ -19,10 +20,12 @@ struct PreparedRequest {
         std::string text;                            // for echo; else empty
         std::vector<std::size_t> text_offsets;       // echo with logprobs: code points of text before each token
     };
-    RequestForm form;                  // without its texts
-    std::vector<Prompt> prompts;       // one for chat
-    std::uint32_t new_tokens_max = 0;  // > 0; also where the client wants none (then `hides_generated`)
-    bool hides_generated = false;      // completions with max_tokens 0: only the prompt is answered
+    RequestForm form;                   // without its texts
+    std::vector<Prompt> prompts;        // one for chat
+    std::uint32_t new_tokens_max = 0;   // > 0; also where the client wants none (then `hides_generated`)
+    AnswerReader::Options reader = {};  // chat: what of an answer is no content
+    bool shows_marks = false;           // which are special tokens
+    bool hides_generated = false;       // completions with max_tokens 0: only the prompt is answered
 };
 
 /// What a form is prepared with; borrowed for the call.

@@ -9,6 +9,7 @@
 
 #include "gateway/openai/chat_form.h"
 #include "gateway/openai/fields.h"
+#include "gateway/openai/grammar_form.h"
 
 namespace gateway {
 namespace {
@@ -41,28 +42,14 @@ void refuse_unbuilt(Fields& fields, Endpoint endpoint) {
             if (asks_for_something(fields.find(name))) { fields.problem(name, "is for /v1/chat/completions"); }
         }
     }
-    for (const char* name : {"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
-                             "regex", "json_schema", "grammar", "ebnf", "bad_words", "allowed_token_ids",
-                             "prompt_logprobs", "use_beam_search", "chat_template", "suffix", "audio"}) {
+    for (const char* name : {"grammar", "ebnf"}) {
+        if (asks_for_something(fields.find(name))) {
+            fields.problem(name, "is not supported: give a Lark grammar in 'structured_outputs.grammar'");
+        }
+    }
+    for (const char* name :
+         {"bad_words", "allowed_token_ids", "prompt_logprobs", "use_beam_search", "chat_template", "suffix", "audio"}) {
         if (asks_for_something(fields.find(name))) { fields.problem(name, "is not supported by this server yet"); }
-    }
-    if (const auto* format = fields.object("response_format")) {
-        Fields inside(*format, "response_format.");
-        const auto type = inside.string("type", 64);
-        if (inside.error()) {
-            fields.problem("response_format", "needs a 'type' that is a string");
-        } else if (!type || *type != "text") {
-            fields.problem("response_format", "other than {\"type\":\"text\"} is not supported by this server yet");
-        }
-    }
-    for (const char* name : {"tool_choice", "function_call"}) {
-        const auto* choice = fields.find(name);
-        if (choice == nullptr || (choice->is_string() && choice->get_string().empty())) { continue; }
-        // Until calls are parsed and tokens masked, an answer is text, and nothing can be demanded of it.
-        if (!choice->is_string() || (choice->get_string() != "none" && choice->get_string() != "auto")) {
-            fields.problem(name,
-                           "can only be \"none\" or \"auto\": other choices are not supported by this server yet");
-        }
     }
     if (const auto* modalities = fields.array("modalities")) {
         for (const json::value& one : *modalities) {
@@ -355,6 +342,7 @@ ApiResult<RequestForm> read_form(Endpoint endpoint, const json::object& body, co
     read_sampling(fields, limits, vocabulary, form);
     read_stop(fields, limits, vocabulary, form);
     read_logprobs(fields, vocabulary, form);
+    read_grammar(fields, limits, form);
     if (endpoint == Endpoint::chat) {
         read_chat(fields, form);
     } else {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -11,8 +12,11 @@
 #include "base/ids.h"
 #include "gateway/openai/endpoint.h"
 #include "gateway/openai/errors.h"
+#include "gateway/request/answer_style.h"
 #include "gateway/request/models.h"
 #include "gateway/request/slo_targets.h"
+#include "proto/version.h"
+#include "proto/worker.pb.h"
 
 namespace boost::json {
 class object;
@@ -29,7 +33,24 @@ struct FormLimits {
     std::uint32_t stop_string_bytes_max = 1024;
     std::uint32_t logit_bias_max = 1024;
     std::uint64_t text_bytes_max = 16ull << 20;     // all user messages or prompts of a request together
+    std::optional<ToolFormat> tool_format = {};     // of all models; absent: what their templates say
+    std::uint64_t grammar_bytes_max = 256 << 10;    // of a schema, a pattern, a list of choices, a grammar
     std::uint64_t logprob_records_max = 4'000'000;  // logprobs that an answer may hold, top ones counted
+};
+
+/// The tools of a chat, and whether the answer shall be a call.
+struct ToolsForm {
+    struct Tool {
+        std::string name;
+        std::string parameters = {};  // JSON schema of its arguments; empty: it takes none
+    };
+    enum class Choice { none, automatic, required, named };
+    std::vector<Tool> tools = {};
+    Choice choice = Choice::none;
+    std::string named = {};      // with Choice::named
+    bool parallel = true;        // more calls than one in an answer
+    bool is_older_form = false;  // came as `functions`
+    bool is_forced() const { return choice == Choice::required || choice == Choice::named; }
 };
 
 /// What a client asked for, checked, before any text became tokens.
@@ -71,9 +92,13 @@ struct RequestForm {
     std::string request_id = {};  // from the body; empty: none
     SloWish slo = {};
 
+    std::shared_ptr<const proto::Grammar> grammar = {};  // that answers keep to; null: none
+    std::string grammar_field = {};                      // that it came in
+
     // chat
-    std::string template_context = {};               // JSON object for the chat template
-    std::size_t user_text_bytes = 0;                 // of the contents of all but assistants
+    std::string template_context = {};  // JSON object for the chat template
+    std::size_t user_text_bytes = 0;    // of the contents of all but assistants
+    ToolsForm tools = {};
     std::string tools_field = {};                    // that tools came in: tools, functions; empty: none came
     bool needs_tools = false;                        // the model shall know them: its template must take them
     std::optional<std::string> continued_text = {};  // continue_final_message: text of the last message

@@ -14,8 +14,39 @@ float floored(float logprob) {
     return std::isfinite(logprob) ? std::max(logprob, kLogprobFloor) : kLogprobFloor;
 }
 
-std::string_view finish_reason(const GenerationEnd& end) {
-    return end.reason == EndReason::length ? "length" : "stop";
+std::string_view finish_reason(const AnswerHeader& header, const GenerationEnd& end, bool has_calls) {
+    if (end.reason == EndReason::length) { return "length"; }
+    if (!has_calls || header.one_call_asked) { return "stop"; }
+    return header.older_calls ? "function_call" : "tool_calls";
+}
+
+void write_function(JsonWriter& json, std::string_view name, std::string_view arguments) {
+    json.begin_object().key("name").string(name).key("arguments").string(arguments).end_object();
+}
+
+/// DeepSeek's name and the one that others have changed to.
+void write_reasoning(JsonWriter& json, std::string_view text) {
+    json.key("reasoning_content").string(text).key("reasoning").string(text);
+}
+
+void write_message(JsonWriter& json, const AnswerHeader& header, const ChoiceForm& choice) {
+    json.begin_object().key("role").string("assistant").key("content");
+    choice.text.empty() && !choice.calls.empty() ? json.null() : json.string(choice.text);
+    json.key("refusal").null();
+    if (!choice.reasoning.empty()) { write_reasoning(json, choice.reasoning); }
+    if (!choice.calls.empty() && header.older_calls) {
+        json.key("function_call");
+        write_function(json, choice.calls.front().name, choice.calls.front().arguments);
+    } else if (!choice.calls.empty()) {
+        json.key("tool_calls").begin_array();
+        for (const CallForm& call : choice.calls) {
+            json.begin_object().key("id").string(call.id).key("type").string("function").key("function");
+            write_function(json, call.name, call.arguments);
+            json.end_object();
+        }
+        json.end_array();
+    }
+    json.end_object();
 }
 
 void write_usage_object(JsonWriter& json, const Usage& usage) {
@@ -166,13 +197,13 @@ std::string ResponseForm::whole(const std::vector<ChoiceForm>& choices, const Us
     for (const ChoiceForm& choice : choices) {
         json.begin_object().key("index").integer(choice.index);
         if (is_chat) {
-            json.key("message").begin_object().key("role").string("assistant");
-            json.key("content").string(choice.text).key("refusal").null().end_object();
+            json.key("message");
+            write_message(json, header_, choice);
         } else {
             json.key("text").string(choice.text);
         }
         write_logprobs(json, header_.endpoint, choice.logprobs, text_);
-        json.key("finish_reason").string(finish_reason(choice.end));
+        json.key("finish_reason").string(finish_reason(header_, choice.end, !choice.calls.empty()));
         write_stop_reason(json, choice.end);
         if (choice.token_ids) {
             json.key("token_ids");
@@ -221,8 +252,35 @@ std::string ResponseForm::text_chunk(std::uint32_t index, std::string_view text,
     return end_chunk_object(json, header_, usage);
 }
 
-std::string ResponseForm::end_chunk(std::uint32_t index, const GenerationEnd& end,
-                                    const std::optional<Usage>& usage) const {
+std::string ResponseForm::event_chunk(std::uint32_t index, const AnswerEvent& event, std::string_view call_id,
+                                      const std::optional<Usage>& usage) const {
+    JsonWriter json;
+    begin(json, header_, chunk_object(header_));
+    json.begin_object().key("index").integer(index).key("delta").begin_object();
+    const bool begins_call = event.kind == AnswerEvent::Kind::call;
+    if (event.kind == AnswerEvent::Kind::content) {
+        json.key("content").string(event.text);
+    } else if (event.kind == AnswerEvent::Kind::reasoning) {
+        write_reasoning(json, event.text);
+    } else if (header_.older_calls) {
+        json.key("function_call").begin_object();
+        if (begins_call) { json.key("name").string(event.text); }
+        json.key("arguments").string(begins_call ? "" : event.text).end_object();
+    } else {
+        // Name and id once: clients put together what comes twice.
+        json.key("tool_calls").begin_array().begin_object().key("index").integer(event.index);
+        if (begins_call) { json.key("id").string(call_id).key("type").string("function"); }
+        json.key("function").begin_object();
+        if (begins_call) { json.key("name").string(event.text); }
+        json.key("arguments").string(begins_call ? "" : event.text);
+        json.end_object().end_object().end_array();
+    }
+    json.end_object().key("logprobs").null().key("finish_reason").null().end_object();
+    return end_chunk_object(json, header_, usage);
+}
+
+std::string ResponseForm::end_chunk(std::uint32_t index, const GenerationEnd& end, const std::optional<Usage>& usage,
+                                    bool has_calls) const {
     JsonWriter json;
     begin(json, header_, chunk_object(header_));
     json.begin_object().key("index").integer(index);
@@ -231,7 +289,7 @@ std::string ResponseForm::end_chunk(std::uint32_t index, const GenerationEnd& en
     } else {
         json.key("text").string("");
     }
-    json.key("logprobs").null().key("finish_reason").string(finish_reason(end));
+    json.key("logprobs").null().key("finish_reason").string(finish_reason(header_, end, has_calls));
     write_stop_reason(json, end);
     json.end_object();
     return end_chunk_object(json, header_, usage);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gateway/openai/request_form.h"
+#include "gateway/openai/tool_stream.h"
 #include "gateway/request/sequence_source.h"
 
 namespace gateway {
@@ -18,6 +19,8 @@ struct AnswerHeader {
     std::int64_t created = 0;
     std::string model = {};
     std::string fingerprint = {};  // begins with "b"
+    bool older_calls = false;      // `function_call` in place of `tool_calls`
+    bool one_call_asked = false;   // the client has named the function: the answer then just stops
     bool usage_null = false;       // stream with include_usage: chunks before the last carry "usage":null
 };
 
@@ -33,10 +36,19 @@ struct LogprobsForm {
     bool first_has_none = false;  // completions with echo: the first prompt token has no logprob
 };
 
+/// A tool that the model wants to be called.
+struct CallForm {
+    std::string id;
+    std::string name;
+    std::string arguments;
+};
+
 /// One finished choice.
 struct ChoiceForm {
     std::uint32_t index = 0;
     std::string text;
+    std::string reasoning = {};
+    std::vector<CallForm> calls = {};
     std::optional<LogprobsForm> logprobs;
     GenerationEnd end;
     std::optional<std::vector<base::TokenId>> token_ids;         // asked for by return_token_ids
@@ -55,7 +67,11 @@ public:
     std::string role_chunk(std::uint32_t index, const std::optional<Usage>& usage) const;
     std::string text_chunk(std::uint32_t index, std::string_view text, const std::optional<LogprobsForm>& logprobs,
                            const std::vector<base::TokenId>* token_ids, const std::optional<Usage>& usage) const;
-    std::string end_chunk(std::uint32_t index, const GenerationEnd& end, const std::optional<Usage>& usage) const;
+    /// One part of an answer that is read by an AnswerReader. `call_id`: of an event that begins a call.
+    std::string event_chunk(std::uint32_t index, const AnswerEvent& event, std::string_view call_id,
+                            const std::optional<Usage>& usage) const;
+    std::string end_chunk(std::uint32_t index, const GenerationEnd& end, const std::optional<Usage>& usage,
+                          bool has_calls = false) const;
     std::string usage_chunk(const Usage& usage) const;
 
     const AnswerHeader& header() const { return header_; }

@@ -284,6 +284,7 @@ void Generation::send_start(const proto::WorkerEndpoint& to, proto::Start::Part 
     start.set_cache_scope(request_.cache_scope);
     start.set_tenant(request_.tenant);
     start.set_explain(record_.is_on());
+    if (request_.grammar != nullptr) { *start.mutable_grammar() = *request_.grammar; }
     start.set_scheduler_epoch(scheduler_epoch_);
     if (const auto due = first_token_due(context_.clock.now())) {
         start.set_first_token_in_us(base::time_left_us(*due, context_.clock.now()));

@@ -37,6 +37,7 @@ struct GenerationRequest {
     TextStream::Options text;
     bool skip_special = true;
     std::string cache_scope;
+    std::shared_ptr<const proto::Grammar> grammar = {};  // that the tokens keep to; null: none
     std::optional<base::TimePoint> deadline;
 };
 

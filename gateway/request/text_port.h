@@ -12,7 +12,10 @@
 
 #include "base/ids.h"
 #include "base/result.h"
+#include "gateway/request/answer_style.h"
 #include "gateway/request/special_texts.h"
+#include "proto/version.h"
+#include "proto/worker.pb.h"
 
 namespace gateway {
 
@@ -55,9 +58,16 @@ public:
     /// Renders the chat template over a JSON context (messages, add_generation_prompt, ...).
     /// Error: invalid_argument when the template refuses, unimplemented when the model has none.
     virtual base::Result<std::string> render_chat(std::string_view context_json, std::int64_t now_unix_s) const = 0;
+    /// Whether answers can be made to keep to it, whatever the model; bounded in time and memory. Errors:
+    /// invalid_argument naming what is wrong or not supported, resource_exhausted: it is too much.
+    virtual base::Result<void> check_grammar(const proto::Grammar& /*grammar*/) const {
+        return base::fail(base::ErrorCode::unimplemented, "grammars cannot be checked here");
+    }
     /// Texts of special tokens, so that they can be recognised in what a client wrote.
     virtual const SpecialTexts& special_texts() const = 0;
     virtual const std::vector<base::TokenId>& eos_ids() const = 0;
+    /// How the model's answers hold calls and reasoning.
+    virtual AnswerStyle answer_style() const { return {}; }
     /// Whether the chat template shows the model the tools of a request.
     virtual bool takes_tools() const = 0;
     /// The tokens that the model's files name (bos_token, eos_token, pad_token, ...), with their texts.

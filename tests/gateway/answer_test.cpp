@@ -57,20 +57,23 @@ void stays(gateway::GenerationSink&) {}
 /// One answer of `n` choices from an instant source.
 struct World {
     explicit World(std::vector<InstantSource::Script> scripts, const std::string& fields = "",
-                   gateway::SloTargets targets = {}) {
+                   gateway::SloTargets targets = {}, gateway::Endpoint endpoint = gateway::Endpoint::completions) {
         source.scripts = std::move(scripts);
+        text.style = {.tools = gateway::ToolFormat::hermes, .reasons = true};
+        const std::string asked =
+            endpoint == gateway::Endpoint::chat ? R"("messages":[{"role":"user","content":"a"}])" : R"("prompt":"ab")";
         gateway::FormLimits limits;
         gateway::ClusterView cluster;
         cluster.context_tokens = 100;
-        auto form = gateway::read_form(gateway::Endpoint::completions,
-                                       R"({"prompt":"ab","n":)" + std::to_string(source.scripts.size()) + fields + "}",
-                                       limits, models);
+        auto form = gateway::read_form(
+            endpoint, "{" + asked + ",\"n\":" + std::to_string(source.scripts.size()) + fields + "}", limits, models);
         REQUIRE(form);
         auto prepared = gateway::prepare(
             std::move(*form), {.limits = limits, .text = text, .cluster = cluster, .hash_key = {}, .now_unix_s = 0});
         REQUIRE(prepared);
         gateway::AnswerHeader header;
-        header.endpoint = gateway::Endpoint::completions;
+        header.endpoint = endpoint;
+        header.id = std::string(gateway::form_of(endpoint).id_prefix) + "0123456789abcdefghijklmnopqr";
         answer = std::make_unique<gateway::Answer>(
             gateway::Answer::Setup{.source = source,
                                    .text = text,
@@ -206,4 +209,36 @@ TEST_CASE(
     gone.answer->client_gone("client_gone");
     REQUIRE(gone.slo_requests("all", "excluded") == 1);
     REQUIRE(gone.slo_requests("all", "bad") == 0);
+}
+
+TEST_CASE("reasoning and calls stand in their own fields of an answer, whole and streamed", "[gateway][answer]") {
+    const auto in_pieces = [](gateway::GenerationSink& sink) {
+        sink.on_placed();
+        for (const char* piece : {"<thi", "nk>why", "</think>Let me see.\n<tool_", "call>\n{\"name\": \"f\", \"argu",
+                                  "ments\": {\"a\"", ": 1}}\n</tool_call>"}) {
+            sink.on_piece({.text = piece, .tokens = {{.token = 'x'}}}, 1, "local");
+        }
+        sink.on_end(ending(EndReason::stop));
+    };
+    const std::string tools = R"(,"tools":[{"type":"function","function":{"name":"f"}}])";
+    World whole({in_pieces}, tools, {}, gateway::Endpoint::chat);
+    const std::string& body = whole.exchange->response->body;
+    CAPTURE(body);
+    CHECK(body.find(R"("content":"Let me see.")") != std::string::npos);
+    CHECK(body.find(R"("reasoning_content":"why","reasoning":"why")") != std::string::npos);
+    CHECK(body.find(R"("function":{"name":"f","arguments":"{\"a\": 1}"})") != std::string::npos);
+    CHECK(body.find(R"("finish_reason":"tool_calls")") != std::string::npos);
+
+    World streamed({in_pieces}, tools + R"(,"stream":true)", {}, gateway::Endpoint::chat);
+    const std::string& events = streamed.exchange->streamed;
+    CAPTURE(events);
+    CHECK(events.find(R"("delta":{"reasoning_content":"why","reasoning":"why"})") != std::string::npos);
+    CHECK(events.find(R"("delta":{"content":"Let me see."})") != std::string::npos);
+    CHECK(events.find(R"("type":"function","function":{"name":"f","arguments":""}}])") != std::string::npos);
+    CHECK(events.find(R"([{"index":0,"function":{"arguments":"{\"a\""}}])") != std::string::npos);
+    CHECK(events.find(R"("finish_reason":"tool_calls")") != std::string::npos);
+    CHECK(events.find("tool_call>") == std::string::npos);
+
+    World refused({in_pieces}, tools + R"(,"tool_choice":"none")", {}, gateway::Endpoint::chat);
+    CHECK(refused.exchange->response->body.find("<tool_call>") != std::string::npos);
 }

@@ -13,6 +13,7 @@ using namespace gateway_test;
 /// Text that counts how often a prompt is tokenized.
 class CountingText final : public gateway::TextPort {
 public:
+    base::Result<void> check_grammar(const sluice::proto::Grammar&) const override { return {}; }
     base::Result<Tokens> encode(std::string_view text, bool add_special, bool parse_special,
                                 std::span<const std::size_t> text_starts) const override {
         ++encoded;

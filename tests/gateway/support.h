@@ -31,6 +31,10 @@ inline constexpr std::uint32_t kVocabulary = 259;
 /// A tokenizer of bytes: token = byte; three special tokens. Its chat template writes "<|end|>" after every message.
 class ByteText : public gateway::TextPort {
 public:
+    base::Result<void> check_grammar(const sluice::proto::Grammar& grammar) const override {
+        if (grammar.text().find("unheard-of") == std::string::npos) { return {}; }
+        return base::fail(base::ErrorCode::invalid_argument, "Unimplemented keys: [\"unheard-of\"]");
+    }
     base::Result<Tokens> encode(std::string_view text, bool add_special, bool parse_special,
                                 std::span<const std::size_t> text_starts = {}) const override;
     std::string token_bytes(base::TokenId token) const override;
@@ -40,6 +44,7 @@ public:
     const Tokens& eos_ids() const override { return eos_ids_; }
     std::optional<base::TokenId> bos() const override { return kBos; }
     bool takes_tools() const override { return shows_tools; }
+    gateway::AnswerStyle answer_style() const override { return style; }
     std::vector<std::pair<std::string, std::string>> named_tokens() const override {
         return {{"bos_token", "<s>"}, {"eos_token", "</s>"}};
     }
@@ -51,6 +56,7 @@ public:
     gateway::SamplingDefaults defaults;
     std::size_t bytes_max = 0;  // what it says of itself; 1 is true
     bool shows_tools = true;    // the names of tools stand before the messages
+    gateway::AnswerStyle style;
 
 private:
     gateway::SpecialTexts special_texts_{{"<s>", "</s>", "<|end|>"}, {"<think>"}};

@@ -97,7 +97,8 @@ private:
 
 /// One step loop of a mixed worker over the engine that keeps books, driven by hand on a clock that stands still.
 struct StepBench {
-    explicit StepBench(LedgerEngine::Options engine_options = {}, worker::WorkerOptions limits = {})
+    explicit StepBench(LedgerEngine::Options engine_options = {}, worker::WorkerOptions limits = {},
+                       engine::Grammars* grammars = nullptr)
         : engine(engine_options),
           cache({.blocks_total = engine_options.blocks_total, .block_tokens = engine_options.block_tokens}),
           loop({.limits = limits,
@@ -105,7 +106,8 @@ struct StepBench {
                 .model = "ledger",
                 .worker = "mixed-0",
                 .role = worker::Role::mixed,
-                .device_lost = [this](const base::Error& error) { lost.push_back(error.message); }},
+                .device_lost = [this](const base::Error& error) { lost.push_back(error.message); },
+                .grammars = grammars},
                engine, cache, sink, board, clock, metrics) {
         loop.attach(worker::Part::whole, &whole);
     }

@@ -9,6 +9,7 @@
 #include "tests/support/catch.h"
 #include "tests/text/text_data.h"
 #include "text/chat_template.h"
+#include "text/grammar.h"
 #include "text/model_text.h"
 #include "text/text_process.h"
 #include "text/tokenizer.h"
@@ -117,6 +118,27 @@ TEST_CASE("a call that is too much for its process fails, says what ran out, and
     CHECK(process->processes_lost() >= 2);
 }
 #endif
+
+TEST_CASE("a grammar that is too much ends its process only", "[text][process]") {
+    const auto process = started();
+    const auto tokenizer = stories_in(process);
+    const text::GrammarSource good{text::GrammarKind::json_schema, R"({"type":"object"})"};
+    REQUIRE(tokenizer->check_grammar(good));
+    std::string chain = "start: a0\n";
+    for (int i = 0; i < 40'000; ++i) {
+        chain += "a" + std::to_string(i) + ": a" + std::to_string(i + 1) + "\n";
+    }
+    chain += "a40000: \"x\"\n";
+    const auto deep = tokenizer->check_grammar({text::GrammarKind::lark, chain});
+    REQUIRE(!deep);
+    CHECK(deep.error().code == base::ErrorCode::resource_exhausted);
+    CHECK(process->processes_lost() == 1);
+    const auto unknown = tokenizer->check_grammar({text::GrammarKind::json_schema, R"({"not":{}})"});
+    REQUIRE(!unknown);
+    CHECK(unknown.error().code == base::ErrorCode::invalid_argument);
+    CHECK(unknown.error().message.find("not") != std::string::npos);
+    REQUIRE(tokenizer->check_grammar(good));
+}
 
 TEST_CASE("a call that does not end holds up nobody else", "[text][process]") {
     const auto process = started();

@@ -84,6 +84,23 @@ TEST_CASE("a Start without a part, or split without a peer, is refused", "[worke
     REQUIRE(worker::read_start(message, worker::GatewayId{1}, clock).has_value());
 }
 
+TEST_CASE("a Start may say what the tokens keep to, in a kind that is known", "[worker]") {
+    const base::FakeClock clock;
+    auto message = make_start();
+    REQUIRE(!worker::read_start(message, worker::GatewayId{3}, clock)->grammar);
+    message.mutable_grammar()->set_kind(sluice::proto::Grammar::KIND_REGEX);
+    message.mutable_grammar()->set_text("[a-z]");
+    const auto start = worker::read_start(message, worker::GatewayId{3}, clock);
+    REQUIRE(start);
+    REQUIRE(start->grammar == engine::GrammarSpec{engine::GrammarKind::regex, "[a-z]"});
+    for (const int kind : {0, 77}) {
+        message.mutable_grammar()->set_kind(static_cast<sluice::proto::Grammar::Kind>(kind));
+        const auto refused = worker::read_start(message, worker::GatewayId{3}, clock);
+        REQUIRE(!refused);
+        REQUIRE(refused.error().code == base::ErrorCode::invalid_argument);
+    }
+}
+
 TEST_CASE("a header of another version, model or numerics is refused", "[worker]") {
     worker::WorkerIdentity identity;
     identity.model = "m";

@@ -151,6 +151,52 @@ void sluice_template_free(SluiceTemplate* source);
 int32_t sluice_template_render(const SluiceTemplate* source, SluiceBytes context_json, SluiceCivilTime now,
                                SluiceBuffer* out);
 
+/// What the text of a grammar is.
+enum {
+    SLUICE_GRAMMAR_JSON_SCHEMA = 0,
+    SLUICE_GRAMMAR_JSON_OBJECT = 1,  ///< any JSON object; the text does not count
+    SLUICE_GRAMMAR_REGEX = 2,        ///< in the syntax of Rust's regex crate; the whole answer matches it
+    SLUICE_GRAMMAR_CHOICE = 3,       ///< a JSON list of strings, of which the answer is one
+    SLUICE_GRAMMAR_LARK = 4          ///< llguidance's form of Lark
+};
+
+/// Whether a grammar compiles within all bounds, whatever the vocabulary. SLUICE_INVALID names what is wrong or cannot
+/// be done; SLUICE_EXHAUSTED: too large or too deep.
+int32_t sluice_grammar_check(int32_t kind, SluiceBytes source, SluiceBuffer* message);
+
+typedef struct SluiceVocabulary SluiceVocabulary;
+typedef struct SluiceGrammar SluiceGrammar;
+typedef struct SluiceMatcher SluiceMatcher;
+
+/// The tokens that grammars are about; the first four as in SluiceTokenTable. Borrowed for one call.
+typedef struct {
+    size_t tokens;
+    const uint8_t* bytes;
+    const uint32_t* offsets;
+    const uint8_t* flags;
+    uint32_t vocabulary;  ///< ids that the model knows: may be more than `tokens` or fewer
+    const uint32_t* eos;  ///< at least one; each ends a text that may end
+    size_t eos_count;
+} SluiceTokens;
+
+int32_t sluice_vocabulary_new(const SluiceTokens* tokens, SluiceVocabulary** out, SluiceBuffer* message);
+void sluice_vocabulary_free(SluiceVocabulary* vocabulary);
+
+/// The vocabulary may be freed before what was made from it.
+int32_t sluice_grammar_compile(const SluiceVocabulary* vocabulary, int32_t kind, SluiceBytes source,
+                               SluiceGrammar** out, SluiceBuffer* message);
+void sluice_grammar_free(SluiceGrammar* grammar);
+
+/// A matcher stands at the beginning of a text, and is used by one thread at a time. The grammar may be freed before
+/// it.
+int32_t sluice_matcher_new(const SluiceGrammar* grammar, SluiceMatcher** out, SluiceBuffer* message);
+void sluice_matcher_free(SluiceMatcher* matcher);
+/// SLUICE_INVALID: a token cannot come there; the matcher is of no more use.
+int32_t sluice_matcher_consume(SluiceMatcher* matcher, const uint32_t* tokens, size_t count, SluiceBuffer* message);
+/// Bit t % 32 of word t / 32: token t may come next; where the text is complete and cannot go on, those that end it.
+/// SLUICE_EXHAUSTED: it takes too much; the matcher is of no more use.
+int32_t sluice_matcher_mask(SluiceMatcher* matcher, uint32_t* words, size_t count, SluiceBuffer* message);
+
 /// Panics inside, for the test that panics stay inside.
 int32_t sluice_text_panic_for_test(SluiceBuffer* out);
 

@@ -1,8 +1,9 @@
-//! Tokenizers and chat templates behind a C interface. The contract of every entry is in `sluice_text.h`.
+//! Tokenizers, chat templates and grammars behind a C interface. The contract of every entry is in `sluice_text.h`.
 
 mod added_tokens;
 mod chat_template;
 mod gguf_vocabulary;
+mod grammar;
 mod guard;
 mod hugging_face;
 mod jinja_expression;
@@ -28,6 +29,7 @@ mod tokenizer;
 
 use chat_template::{ChatTemplate, Limits};
 use gguf_vocabulary::RawVocabulary;
+use grammar::{Grammar, GrammarMatcher, RawTokens, Vocabulary};
 use guard::{enter, Buffer, Bytes};
 use strftime::CivilTime;
 use tokenizer::{FileKind, Tokenizer};
@@ -202,6 +204,121 @@ pub unsafe extern "C" fn sluice_template_render(
     out: *mut Buffer,
 ) -> i32 {
     enter(out, || (*template).render(context_json.as_text("the context")?, now))
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_grammar_check(kind: i32, source: Bytes, message: *mut Buffer) -> i32 {
+    enter(message, || grammar::check(kind, source))
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_vocabulary_new(
+    tokens: *const RawTokens,
+    out: *mut *mut Vocabulary,
+    message: *mut Buffer,
+) -> i32 {
+    enter(message, || {
+        *out = Box::into_raw(Box::new(Vocabulary::from_raw(&*tokens)?));
+        Ok(Vec::new())
+    })
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_vocabulary_free(vocabulary: *mut Vocabulary) {
+    if !vocabulary.is_null() {
+        enter(std::ptr::null_mut(), || {
+            drop(Box::from_raw(vocabulary));
+            Ok(Vec::new())
+        });
+    }
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_grammar_compile(
+    vocabulary: *const Vocabulary,
+    kind: i32,
+    source: Bytes,
+    out: *mut *mut Grammar,
+    message: *mut Buffer,
+) -> i32 {
+    enter(message, || {
+        let grammar = Grammar::compile(&*vocabulary, kind, source.as_text("the grammar")?)?;
+        *out = Box::into_raw(Box::new(grammar));
+        Ok(Vec::new())
+    })
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_grammar_free(grammar: *mut Grammar) {
+    if !grammar.is_null() {
+        enter(std::ptr::null_mut(), || {
+            Box::from_raw(grammar).free();
+            Ok(Vec::new())
+        });
+    }
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_matcher_new(
+    grammar: *const Grammar,
+    out: *mut *mut GrammarMatcher,
+    message: *mut Buffer,
+) -> i32 {
+    enter(message, || {
+        *out = Box::into_raw(Box::new((*grammar).matcher()?));
+        Ok(Vec::new())
+    })
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_matcher_free(matcher: *mut GrammarMatcher) {
+    if !matcher.is_null() {
+        enter(std::ptr::null_mut(), || {
+            drop(Box::from_raw(matcher));
+            Ok(Vec::new())
+        });
+    }
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_matcher_consume(
+    matcher: *mut GrammarMatcher,
+    tokens: *const u32,
+    count: usize,
+    message: *mut Buffer,
+) -> i32 {
+    enter(message, || {
+        let tokens = if count == 0 { &[] } else { std::slice::from_raw_parts(tokens, count) };
+        (*matcher).consume(tokens)
+    })
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_matcher_mask(
+    matcher: *mut GrammarMatcher,
+    words: *mut u32,
+    count: usize,
+    message: *mut Buffer,
+) -> i32 {
+    enter(message, || (*matcher).mask(std::slice::from_raw_parts_mut(words, count)))
 }
 
 /// For tests of the wall: panics inside an entry.

@@ -1,0 +1,190 @@
+#include "gateway/openai/tool_form.h"
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+namespace gateway {
+namespace {
+
+namespace json = boost::json;
+
+constexpr std::size_t kToolsMax = 128;  // OpenAI's
+constexpr std::size_t kDepthMax = 128;  // as parse_body()'s
+
+std::string_view view_of(const json::string& text) {
+    return {text.data(), text.size()};
+}
+
+const json::value* member(const json::value& value, std::string_view name) {
+    const json::object* object = value.if_object();
+    return object == nullptr ? nullptr : object->if_contains(json::string_view(name.data(), name.size()));
+}
+
+/// OpenAI's rule: letters, digits, "_", "-", and here also "." and ":", as servers of tools use them.
+bool is_tool_name(std::string_view name) {
+    return !name.empty() && name.size() <= 128 && std::all_of(name.begin(), name.end(), [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+               std::string_view("_-.:").find(c) != std::string_view::npos;
+    });
+}
+
+/// Empty: it is no tool that is known.
+std::optional<ToolsForm::Tool> tool_of(const json::value& value) {
+    const json::value* type = member(value, "type");
+    const json::value* function = member(value, "function");
+    if (type == nullptr || !type->is_string() || type->get_string() != "function" || function == nullptr) {
+        return std::nullopt;
+    }
+    const json::value* name = member(*function, "name");
+    if (name == nullptr || !name->is_string() || name->get_string().empty()) { return std::nullopt; }
+    ToolsForm::Tool tool;
+    tool.name = view_of(name->get_string());
+    const json::value* parameters = member(*function, "parameters");
+    if (parameters != nullptr && parameters->is_object()) { tool.parameters = json::serialize(*parameters); }
+    return tool;
+}
+
+/// The name that a choice of one tool gives: {"type":"function","function":{"name":..}}, or {"name":..} of the older
+/// form.
+std::optional<std::string> named_of(const json::value& choice) {
+    const json::value* function = member(choice, "function");
+    const json::value* name = function != nullptr ? member(*function, "name") : member(choice, "name");
+    if (name == nullptr || !name->is_string()) { return std::nullopt; }
+    return std::string(view_of(name->get_string()));
+}
+
+void read_choice(Fields& fields, const std::string& field, ToolsForm& tools) {
+    const json::value* choice = fields.find(field);
+    if (choice == nullptr || (choice->is_string() && choice->get_string().empty())) {
+        tools.choice = tools.tools.empty() ? ToolsForm::Choice::none : ToolsForm::Choice::automatic;
+        return;
+    }
+    if (choice->is_string()) {
+        const std::string_view word = view_of(choice->get_string());
+        if (word == "none") {
+            tools.choice = ToolsForm::Choice::none;
+        } else if (word == "auto") {
+            tools.choice = tools.tools.empty() ? ToolsForm::Choice::none : ToolsForm::Choice::automatic;
+        } else if ((word == "required" || word == "any") && field == "tool_choice") {
+            tools.choice = ToolsForm::Choice::required;
+        } else {
+            fields.problem(field, "must be \"none\", \"auto\", \"required\" or name a function");
+        }
+    } else if (const auto name = named_of(*choice)) {
+        tools.choice = ToolsForm::Choice::named;
+        tools.named = *name;
+        const bool is_there = std::any_of(tools.tools.begin(), tools.tools.end(),
+                                          [&](const ToolsForm::Tool& tool) { return tool.name == *name; });
+        if (!is_there) { fields.problem(field, "names the function '" + *name + "', which the request does not have"); }
+    } else {
+        fields.problem(field, "must be \"none\", \"auto\", \"required\" or name a function");
+    }
+    if (tools.choice == ToolsForm::Choice::required && tools.tools.empty()) {
+        fields.problem(field, "needs 'tools' to choose from");
+    }
+}
+
+/// As a literal of Lark.
+std::string lark_text(std::string_view text) {
+    return json::serialize(json::string(text.data(), text.size()));
+}
+
+/// The schema of a tool's arguments, within a Lark grammar.
+std::string arguments_schema(const ToolsForm::Tool& tool) {
+    json::object schema{{"type", "object"}, {"properties", json::object()}, {"additionalProperties", false}};
+    if (!tool.parameters.empty()) {
+        json::parse_options deep;
+        deep.max_depth = kDepthMax;
+        schema = json::parse(tool.parameters, {}, deep).as_object();  // was serialized by us
+        if (schema.if_contains("type") == nullptr && schema.if_contains("$ref") == nullptr &&
+            schema.if_contains("anyOf") == nullptr && schema.if_contains("allOf") == nullptr) {
+            schema["type"] = "object";
+        }
+    }
+    schema["x-guidance"] = json::object{{"whitespace_pattern", R"([\x20\x0A\x0D\x09]{1,40})"}};
+    return json::serialize(schema);
+}
+
+}  // namespace
+
+void read_tools(Fields& fields, RequestForm& form, json::object& context) {
+    json::array list;
+    std::string field = "tools";
+    if (const json::array* given = fields.array("tools")) { list = *given; }
+    if (const json::array* functions = fields.array("functions"); functions != nullptr && list.empty()) {
+        field = "functions";
+        for (const json::value& function : *functions) {
+            list.push_back(json::object{{"type", "function"}, {"function", function}});
+        }
+    }
+    ToolsForm tools;
+    if (list.size() > kToolsMax) {
+        return fields.problem(field, "may hold at most " + std::to_string(kToolsMax) + " tools");
+    }
+    for (const json::value& one : list) {
+        auto tool = tool_of(one);
+        if (!tool) {
+            return fields.problem(field,
+                                  "must hold functions with a name; other tools are not supported by this server");
+        }
+        if (!is_tool_name(tool->name)) {
+            return fields.problem(field, "holds a name that is not 1 to 128 letters, digits, '_', '-', '.' and ':'");
+        }
+        tools.tools.push_back(std::move(*tool));
+    }
+    const bool is_older = field == "functions" || fields.find("tool_choice") == nullptr;
+    read_choice(fields, is_older ? "function_call" : "tool_choice", tools);
+    tools.parallel = fields.boolean("parallel_tool_calls").value_or(true) && field == "tools";
+    tools.is_older_form = field == "functions";
+    if (!list.empty()) {
+        form.needs_tools = tools.choice != ToolsForm::Choice::none;
+        form.tools_field = std::move(field);
+        context["tools"] = std::move(list);
+    }
+    const bool is_forced = tools.choice == ToolsForm::Choice::required || tools.choice == ToolsForm::Choice::named;
+    if (is_forced && form.grammar != nullptr) {
+        fields.problem(form.grammar_field, "and a call that is required exclude each other");
+    }
+    if (is_forced && form.new_tokens_min > 0) {
+        fields.problem("min_tokens", "and a call that is required exclude each other");
+    }
+    form.tools = std::move(tools);
+}
+
+proto::Grammar call_grammar(const ToolsForm& tools, ToolFormat format) {
+    const bool is_named = tools.choice == ToolsForm::Choice::named;
+    const std::string_view arguments_name = format == ToolFormat::llama3 ? "parameters" : "arguments";
+    std::string rules;
+    std::string names;
+    for (std::size_t index = 0; index < tools.tools.size(); ++index) {
+        const ToolsForm::Tool& tool = tools.tools[index];
+        if (is_named && tool.name != tools.named) { continue; }
+        const std::string number = std::to_string(index);
+        const std::string head = "{\"name\": " + lark_text(tool.name) + ", \"" + std::string(arguments_name) + "\": ";
+        names += (names.empty() ? "" : " | ") + ("call_" + number);
+        rules += "call_" + number + ": " + lark_text(head) + " arguments_" + number + " \"}\"\n";
+        rules += "arguments_" + number + ": %json " + arguments_schema(tool) + "\n";
+    }
+    const bool is_several = tools.parallel && !is_named;
+    std::string start;
+    switch (format) {
+        case ToolFormat::hermes:
+            start = R"(start: one)" + std::string(is_several ? R"( ("\n" one){0,15})" : "") +
+                    "\none: \"<tool_call>\\n\" call \"\\n</tool_call>\"\n";
+            break;
+        case ToolFormat::llama3:
+            start = R"(start: call)" + std::string(is_several ? R"( ("; " call){0,15})" : "") + "\n";
+            break;
+        default:
+            start = R"(start: "[" call)" + std::string(is_several ? R"( (", " call){0,15})" : "") + R"( "]")" + "\n";
+    }
+    proto::Grammar grammar;
+    grammar.set_kind(proto::Grammar::KIND_LARK);
+    grammar.set_text(start + "call: " + names + "\n" + rules);
+    return grammar;
+}
+
+}  // namespace gateway

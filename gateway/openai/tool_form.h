@@ -1,0 +1,20 @@
+#pragma once
+
+#include <boost/json/fwd.hpp>
+#include <memory>
+#include <string>
+
+#include "gateway/openai/fields.h"
+#include "gateway/openai/request_form.h"
+
+namespace gateway {
+
+/// Reads `tools` with `tool_choice` and `parallel_tool_calls`, or the older `functions` with `function_call`, into the
+/// form and into the context of the chat template. Problems are left in `fields`.
+void read_tools(Fields& fields, RequestForm& form, boost::json::object& context);
+
+/// What an answer that must be a call keeps to: the name of a tool with arguments as its schema wants them, one call or
+/// (where the client allows it) up to sixteen, in the form that the model knows. Pure.
+proto::Grammar call_grammar(const ToolsForm& tools, ToolFormat format);
+
+}  // namespace gateway

@@ -1,0 +1,22 @@
+#pragma once
+
+namespace gateway {
+
+/// How a model writes its calls of tools.
+enum class ToolFormat {
+    none,      // not known: calls are text
+    hermes,    // <tool_call>{"name": .., "arguments": {..}}</tool_call>, also Qwen's
+    llama3,    // {"name": .., "parameters": {..}} alone, maybe after <|python_tag|>, several with ";" between them
+    mistral,   // [TOOL_CALLS][{"name": .., "arguments": {..}}, ..], or [TOOL_CALLS]name[ARGS]{..}
+    deepseek,  // between <｜tool▁calls▁begin｜> and <｜tool▁calls▁end｜>
+    json,      // an object as llama3's, or a list of them, and nothing else
+};
+
+/// What of a model's answers is no plain text, as its template says.
+struct AnswerStyle {
+    ToolFormat tools = ToolFormat::none;
+    bool marks_are_special = false;  // of its calls or its reasoning: not seen where special tokens are left out
+    bool reasons = false;            // between <think> and </think>
+};
+
+}  // namespace gateway

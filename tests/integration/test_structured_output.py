@@ -1,0 +1,242 @@
+"""Answers that keep to a form, from a model that knows nothing of it; judged by pydantic and re."""
+import json
+import os
+import re
+import shutil
+import signal
+import threading
+from typing import Annotated, Literal
+
+import openai
+import pydantic
+import pytest
+
+import harness
+from harness import assert_error, post
+
+MESSAGES = [{"role": "user", "content": "Tell me about a cat."}]
+# A model that knows nothing of JSON would fill its context with the spaces that JSON allows.
+NO_SPACES = {str(token): -100 for text, token in json.loads((harness.MODEL / "tokenizer.json").read_text())["model"]["vocab"].items()
+             if not text.strip("\u2581 \t\r\n") or text in ("<0x09>", "<0x0A>", "<0x0D>", "<0x20>")}
+
+
+class Pet(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+    kind: Literal["cat", "dog", "bird"]
+    age: Annotated[int, pydantic.Field(ge=0, le=40)]
+    name: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Z][a-z]{1,8}$")]
+    friends: Annotated[list[Literal["Lily", "Tom"]], pydantic.Field(max_length=3)]
+    home: Literal["house", "tree"] | None
+
+
+@pytest.fixture
+def client(server):
+    with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0, timeout=120, _strict_response_validation=True) as client:
+        yield client
+
+
+def schema_format(schema):
+    return {"type": "json_schema", "json_schema": {"name": "pet", "strict": True, "schema": schema}}
+
+
+def test_a_random_model_gives_what_the_schema_says(client):
+    for seed in range(6):
+        answer = client.chat.completions.create(model=harness.MODEL_ID, messages=MESSAGES, max_tokens=300, temperature=1, seed=seed, n=2, logit_bias=NO_SPACES,
+                                                response_format=schema_format(Pet.model_json_schema()))
+        for choice in answer.choices:
+            assert choice.finish_reason == "stop", choice
+            Pet.model_validate_json(choice.message.content)
+
+
+def test_parse_of_the_official_client(client):
+    answer = client.chat.completions.parse(model=harness.MODEL_ID, messages=MESSAGES, max_tokens=300, temperature=1, seed=3, logit_bias=NO_SPACES,
+                                            response_format=Pet)
+    assert answer.choices[0].message.parsed.kind in ("cat", "dog", "bird")
+
+
+def test_streamed_and_whole_are_the_same_bytes(client):
+    fields = {"model": harness.MODEL_ID, "messages": MESSAGES, "max_tokens": 300, "temperature": 1, "seed": 11,
+              "response_format": schema_format(Pet.model_json_schema())}
+    whole = client.chat.completions.create(**fields).choices[0].message.content
+    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(**fields, stream=True) if chunk.choices)
+    assert streamed == whole
+
+
+@pytest.mark.parametrize(("fields", "pattern"), [
+    ({"structured_outputs": {"regex": "[0-9]{3}-[0-9]{4}"}}, "[0-9]{3}-[0-9]{4}"),
+    ({"guided_regex": "(red|green)( [a-z]{3}){2}"}, "(red|green)( [a-z]{3}){2}"),
+    ({"structured_outputs": {"choice": ["yes", "no"]}}, "yes|no"),
+    ({"guided_choice": ["a \"b\"", "c"]}, "a \"b\"|c"),
+    ({"guided_grammar": "start: \"x\" n\nn: /[0-9]{2}/"}, "x[0-9]{2}"),
+    ({"structured_outputs": {"grammar": "start: (\"ab\" | \"cd\"){2,3}"}}, "((ab)|(cd)){2,3}"),
+    ({"guided_json": {"type": "boolean"}}, r"\s*(true|false)\s*"),
+    ({"json_schema": {"enum": [1, 2]}}, r"\s*(1|2)\s*"),
+], ids=lambda value: str(value)[:30])
+def test_every_name_and_kind(port, fields, pattern):
+    for path, prompt in (("/v1/chat/completions", {"messages": MESSAGES}), ("/v1/completions", {"prompt": "Once"})):
+        answer = post(port, path, **prompt, max_tokens=100, temperature=1, seed=5, **fields)
+        assert answer.status == 200, answer.body
+        choice = answer.json()["choices"][0]
+        text = choice["message"]["content"] if "message" in choice else choice["text"]
+        assert re.fullmatch(pattern, text), text
+        assert choice["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(("fields", "param", "names"), [
+    ({"response_format": schema_format({"type": "array", "uniqueItems": True})}, "response_format", "uniqueItems"),
+    ({"response_format": schema_format({"not": {}})}, "response_format", "not"),
+    ({"response_format": schema_format({"type": "hiccup"})}, "response_format", "hiccup"),
+    ({"response_format": {"type": "json_object", "schema": {"type": 123}}}, "response_format", ""),
+    ({"response_format": {"type": "json_schema"}}, "response_format", "json_schema"),
+    ({"response_format": {"type": "xml"}}, "response_format", "type"),
+    ({"guided_regex": "("}, "guided_regex", ""),
+    ({"guided_regex": "(?=a)a"}, "guided_regex", ""),
+    ({"guided_choice": []}, "guided_choice", ""),
+    ({"guided_json": "{"}, "guided_json", ""),
+    ({"guided_grammar": "start: nothing"}, "guided_grammar", "nothing"),
+    ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice", "guided_regex"),
+    ({"guided_regex": "a", "min_tokens": 3}, "min_tokens", "guided_regex"),
+    ({"guided_regex": "(" * 50_000 + ")" * 50_000}, "guided_regex", ""),
+    ({"guided_json": {"type": "array", "items": {"type": "string", "pattern": "(a{1,1000}){1,1000}(b{1,1000}){1,1000}" * 3}}}, None, ""),
+], ids=lambda value: str(value)[:30])
+def test_what_cannot_be_done_is_refused_by_name(port, fields, param, names):
+    answer = post(port, "/v1/chat/completions", messages=MESSAGES, max_tokens=5, **fields)
+    if param is None:  # heavy, and may pass: but it ends
+        assert answer.status in (200, 400)
+    else:
+        error = assert_error(answer, 400)
+        assert error["param"] == param and names in error["message"], error
+    assert post(port, "/v1/completions", prompt="Once", max_tokens=2).status == 200
+
+
+def test_structured_streams_survive_the_death_of_a_worker():
+    fields = {"model": harness.MODEL_ID, "messages": MESSAGES, "max_tokens": 300, "temperature": 1, "logit_bias": NO_SPACES,
+              "response_format": schema_format({"type": "array", "items": Pet.model_json_schema(), "minItems": 2, "maxItems": 2})}
+
+    def answers(port):
+        texts = {}
+
+        def one(seed):
+            texts[seed] = post(port, "/v1/chat/completions", **fields, seed=seed).json()["choices"][0]["message"]["content"]
+
+        threads = [threading.Thread(target=one, args=(seed,)) for seed in range(8)]
+        for thread in threads:
+            thread.start()
+        return threads, texts
+
+    with harness.LocalCluster(prefill=1, decode=2) as cluster:
+        cluster.wait_ready()
+        threads, expected = answers(cluster.port)
+        for thread in threads:
+            thread.join()
+        threads, again = answers(cluster.port)
+        harness.wait_until(lambda: len(again) > 0 or not any(thread.is_alive() for thread in threads), "one has ended")
+        os.kill(cluster.pids_of("decode")[0], signal.SIGKILL)
+        for thread in threads:
+            thread.join()
+        assert again == expected
+        threads, later = answers(cluster.port)
+        for thread in threads:
+            thread.join()
+        assert later == expected
+
+
+HERMES = """{{- bos_token }}{%- if tools %}{%- for tool in tools %}{{ tool.function.name }} {% endfor %}{%- endif %}
+{%- for message in messages %}{{ message.role }}: {{ message.content }}
+{%- for call in message.tool_calls or [] %}<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>{%- endfor %}{% endfor %}"""
+
+TOOLS = [{"type": "function", "function": {"name": "pet", "parameters": Pet.model_json_schema()}},
+         {"type": "function", "function": {"name": "say", "parameters": {"type": "object", "properties": {"word": {"enum": ["hello", "bye"]}},
+                                                                          "required": ["word"], "additionalProperties": False}}}]
+
+
+@pytest.fixture(scope="module")
+def tool_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tools") / "stories260k"
+    shutil.copytree(harness.MODEL, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["chat_template"] = HERMES
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tool_client(tool_model):
+    with harness.serve(model=tool_model) as server:
+        server.wait_ready()
+        with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0, timeout=120, _strict_response_validation=True) as client:
+            yield client
+
+
+def check_call(call):
+    if call.function.name == "pet":
+        Pet.model_validate_json(call.function.arguments)
+    else:
+        assert json.loads(call.function.arguments) in ({"word": "hello"}, {"word": "bye"})
+    assert call.id.startswith("call_") and call.type == "function"
+
+
+def test_a_call_that_is_required_is_one(tool_client):
+    fields = {"model": harness.MODEL_ID, "messages": MESSAGES, "tools": TOOLS, "temperature": 1, "max_tokens": 300, "parallel_tool_calls": False,
+              "logit_bias": NO_SPACES}
+    for seed in range(4):
+        choice = tool_client.chat.completions.create(**fields, tool_choice="required", seed=seed).choices[0]
+        assert choice.finish_reason == "tool_calls" and choice.message.content is None
+        assert len(choice.message.tool_calls) == 1
+        check_call(choice.message.tool_calls[0])
+
+
+@pytest.mark.parametrize("form", ["llama3", "mistral"])
+def test_required_calls_in_other_forms(tool_model, form):
+    fields = {"messages": MESSAGES, "tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False, "temperature": 1, "max_tokens": 300,
+              "logit_bias": NO_SPACES}
+    with harness.serve("--set", f"gateway.tool_format={form}", model=tool_model) as server:
+        server.wait_ready()
+        for seed in range(3):
+            choice = post(server.port, "/v1/chat/completions", **fields, seed=seed).json()["choices"][0]
+            assert choice["finish_reason"] == "tool_calls" and choice["message"]["content"] is None, choice
+            [call] = choice["message"]["tool_calls"]
+            arguments = call["function"]["arguments"]
+            assert Pet.model_validate_json(arguments) if call["function"]["name"] == "pet" else json.loads(arguments)["word"] in ("hello", "bye")
+            assert len(call["id"]) == 9 or call["id"].startswith("call_"), call
+
+
+def test_a_named_call_is_that_one_and_streams_as_the_client_wants_it(tool_client):
+    fields = {"model": harness.MODEL_ID, "messages": MESSAGES, "tools": TOOLS, "temperature": 1, "max_tokens": 300, "seed": 2, "logit_bias": NO_SPACES,
+              "tool_choice": {"type": "function", "function": {"name": "say"}}}
+    whole = tool_client.chat.completions.create(**fields).choices[0]
+    assert whole.finish_reason == "stop" and whole.message.tool_calls[0].function.name == "say"
+    deltas = []
+    for chunk in tool_client.chat.completions.create(**fields, stream=True):
+        deltas += chunk.choices[0].delta.tool_calls or [] if chunk.choices else []
+        assert not chunk.choices or not chunk.choices[0].delta.content
+    assert [delta.function.name for delta in deltas] == ["say"] + [None] * (len(deltas) - 1)
+    assert deltas[0].id and not any(delta.id for delta in deltas[1:])
+    assert "".join(delta.function.arguments for delta in deltas) == whole.message.tool_calls[0].function.arguments
+
+
+def test_the_stream_helper_puts_parallel_calls_together(tool_client):
+    most = 0
+    for seed in range(8):  # a line break, and with it another call, is as likely as what ends a text (1, 2)
+        with tool_client.chat.completions.stream(model=harness.MODEL_ID, messages=MESSAGES, tools=TOOLS[1:], tool_choice="required", temperature=1,
+                                                 seed=seed, max_tokens=440, logit_bias={**NO_SPACES, "1": -100, "2": -100}) as stream:
+            calls = stream.get_final_completion().choices[0].message.tool_calls
+        assert len({call.id for call in calls}) == len(calls) > 0
+        for call in calls:
+            check_call(call)
+        most = max(most, len(calls))
+    assert most > 1
+
+
+def test_wrong_tools_are_refused(tool_client):
+    fields = {"model": harness.MODEL_ID, "messages": MESSAGES, "max_tokens": 4}
+    for more, param in (({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "fly"}}}, "tool_choice"),
+                        ({"tool_choice": "required"}, "tool_choice"), ({"tools": TOOLS, "tool_choice": "maybe"}, "tool_choice"),
+                        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "not": {}}}}], "tool_choice": "required"}, "tools")):
+        with pytest.raises(openai.BadRequestError) as caught:
+            tool_client.chat.completions.create(**fields, **more)
+        assert caught.value.param == param
+    answer = tool_client.chat.completions.create(**fields, tools=TOOLS).choices[0]
+    assert answer.message.tool_calls is None and answer.message.content

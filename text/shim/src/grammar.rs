@@ -1,0 +1,282 @@
+//! Grammars over a model's vocabulary (llguidance): what tokens may come next.
+//!
+//! A matcher's state follows from the tokens that it was given and from nothing else: every matcher begins as a copy of
+//! the compiled grammar with caches of its own.
+
+use crate::guard::{invalid, Bytes, Code, Failure, Outcome};
+use crate::token_table::{FLAG_ABSENT, FLAG_SPECIAL};
+use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::earley::SlicedBiasComputer;
+use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
+use llguidance::{Matcher, ParserFactory};
+use serde_json::{json, Value};
+use std::sync::Mutex;
+
+/// Of a grammar's text.
+const SOURCE_BYTES_MAX: usize = 1 << 20;
+/// Brackets within brackets; what is deeper is no grammar that somebody wrote.
+const NESTING_MAX: usize = 128;
+const CHOICES_MAX: usize = 10_000;
+/// Compilation recurses over what it reads. A grammar is checked with less stack than it is compiled with later, so
+/// that one that has passed the check also compiles. Both are memory of their own that is given back.
+const CHECK_STACK_BYTES: usize = 24 << 20;
+const COMPILE_STACK_BYTES: usize = 64 << 20;
+/// Between the tokens of JSON: enough for a line break and what it is indented by, and an end of it, since models
+/// that may write spaces for ever do.
+const JSON_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,40}";
+/// Steps of a compilation that make it take 50 ms and less; of a mask 20 ms.
+const LIMITS: ParserLimits = ParserLimits {
+    max_items_in_row: 2_000,
+    initial_lexer_fuel: 2_000_000,
+    step_lexer_fuel: 200_000,
+    step_max_items: 50_000,
+    max_lexer_states: 50_000, // of one matcher; up to 2 kB each
+    max_grammar_size: 500_000,
+    precompute_large_lexemes: false,
+    verbose_errors: false,
+};
+
+/// What a grammar's text is. The numbers are those of `sluice_text.h`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    JsonSchema,
+    JsonObject,
+    Regex,
+    Choice,
+    Lark,
+}
+
+impl Kind {
+    fn from_number(number: i32) -> Outcome<Kind> {
+        Ok(match number {
+            0 => Kind::JsonSchema,
+            1 => Kind::JsonObject,
+            2 => Kind::Regex,
+            3 => Kind::Choice,
+            4 => Kind::Lark,
+            other => return invalid(format!("{other} is no kind of grammar")),
+        })
+    }
+}
+
+/// Mirrors `SluiceVocabulary` of the header's input: borrowed for one call.
+#[repr(C)]
+pub struct RawTokens {
+    tokens: usize,
+    bytes: *const u8,
+    offsets: *const u32,
+    flags: *const u8,
+    /// Ids that the model knows; tokens that the table lacks are never allowed.
+    vocabulary: u32,
+    eos: *const u32,
+    eos_count: usize,
+}
+
+pub struct Vocabulary {
+    factory: ParserFactory,
+}
+
+pub struct Grammar {
+    pristine: Mutex<Matcher>,
+}
+
+pub struct GrammarMatcher {
+    matcher: Matcher,
+}
+
+fn failure<T>(code: Code, message: impl Into<String>) -> Outcome<T> {
+    Err(Failure { code, message: message.into() })
+}
+
+fn factory_over(words: &[Vec<u8>], eos: &[u32], slices: &[String]) -> Outcome<ParserFactory> {
+    let info = TokRxInfo::new(words.len() as u32, eos[0]);
+    let trie = TokTrie::from(&info, words).with_eos_tokens(eos);
+    let environment: TokEnv = std::sync::Arc::new(ApproximateTokEnv::new(trie));
+    let mut factory = match ParserFactory::new(&environment, InferenceCapabilities::default(), slices) {
+        Ok(factory) => factory,
+        Err(error) => return failure(Code::Invalid, format!("the vocabulary cannot be used for grammars: {error}")),
+    };
+    factory.quiet();
+    *factory.limits_mut() = LIMITS;
+    Ok(factory)
+}
+
+impl Vocabulary {
+    /// # Safety
+    /// The pointers of `raw` are as `sluice_text.h` says.
+    pub unsafe fn from_raw(raw: &RawTokens) -> Outcome<Vocabulary> {
+        if raw.vocabulary == 0 || raw.eos_count == 0 {
+            return invalid("a vocabulary for grammars needs tokens and one that ends a text");
+        }
+        let offsets = std::slice::from_raw_parts(raw.offsets, raw.tokens + 1);
+        let flags = std::slice::from_raw_parts(raw.flags, raw.tokens);
+        let bytes = std::slice::from_raw_parts(raw.bytes, offsets[raw.tokens] as usize);
+        let eos = std::slice::from_raw_parts(raw.eos, raw.eos_count);
+        if eos.iter().any(|id| *id >= raw.vocabulary) {
+            return invalid("an end of a text is outside of the vocabulary");
+        }
+        let mut words: Vec<Vec<u8>> = vec![Vec::new(); raw.vocabulary as usize];
+        for (id, word) in words.iter_mut().enumerate().take(raw.tokens) {
+            if flags[id] & FLAG_ABSENT != 0 {
+                continue;
+            }
+            let text = &bytes[offsets[id] as usize..offsets[id + 1] as usize];
+            if flags[id] & FLAG_SPECIAL != 0 || eos.contains(&(id as u32)) {
+                word.push(TokTrie::SPECIAL_TOKEN_MARKER); // never matches text
+            }
+            word.extend_from_slice(text);
+        }
+        for id in eos {
+            let word = &mut words[*id as usize];
+            if word.is_empty() {
+                word.push(TokTrie::SPECIAL_TOKEN_MARKER);
+                word.extend_from_slice(format!("<|end {id}|>").as_bytes());
+            }
+        }
+        Ok(Vocabulary { factory: factory_over(&words, eos, &SlicedBiasComputer::general_slices())? })
+    }
+}
+
+/// One token for each byte, and an end: whether a grammar compiles does not depend on more, and the names of special
+/// tokens are unknown here, so that no client demands them.
+fn byte_factory() -> Outcome<ParserFactory> {
+    let mut words: Vec<Vec<u8>> = (0..=255u8).map(|byte| vec![byte]).collect();
+    words[0xff].clear(); // no byte of UTF-8, and the marker of special tokens
+    words.push(b"\xff<|end|>".to_vec());
+    factory_over(&words, &[256], &[])
+}
+
+/// Depth of brackets, counted without regard to quotes: more than this is refused, so less is safe.
+fn check_nesting(source: &str) -> Outcome<()> {
+    let mut depth = 0usize;
+    for byte in source.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' => {
+                depth += 1;
+                if depth > NESTING_MAX {
+                    return failure(Code::Exhausted, format!("it is nested more than {NESTING_MAX} deep"));
+                }
+            }
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn json_grammar(mut schema: Value) -> Outcome<TopLevelGrammar> {
+    match &mut schema {
+        Value::Object(object) => {
+            object.insert("x-guidance".to_string(), json!({"whitespace_pattern": JSON_SPACE}));
+        }
+        Value::Bool(true) => schema = json!({"x-guidance": {"whitespace_pattern": JSON_SPACE}}),
+        _ => return invalid("a JSON schema must be an object"),
+    }
+    Ok(TopLevelGrammar::from_json_schema(schema))
+}
+
+fn choice_grammar(source: &str) -> Outcome<TopLevelGrammar> {
+    let choices: Vec<String> = match serde_json::from_str(source) {
+        Ok(choices) => choices,
+        Err(_) => return invalid("choices must be a list of strings"),
+    };
+    if choices.is_empty() || choices.len() > CHOICES_MAX || choices.iter().any(String::is_empty) {
+        return invalid(format!("choices must be 1 to {CHOICES_MAX} strings that are not empty"));
+    }
+    let quoted: Vec<String> = choices.iter().map(|choice| Value::String(choice.clone()).to_string()).collect();
+    Ok(TopLevelGrammar::from_lark(format!("start: {}", quoted.join(" | "))))
+}
+
+fn read_grammar(kind: Kind, source: &str) -> Outcome<TopLevelGrammar> {
+    if source.len() > SOURCE_BYTES_MAX {
+        return failure(Code::Exhausted, format!("it has {} bytes, more than {SOURCE_BYTES_MAX}", source.len()));
+    }
+    if kind != Kind::Choice {
+        check_nesting(source)?;
+    }
+    match kind {
+        Kind::JsonSchema => match serde_json::from_str(source) {
+            Ok(schema) => json_grammar(schema),
+            Err(error) => invalid(format!("it is no JSON: {error}")),
+        },
+        Kind::JsonObject => json_grammar(json!({"type": "object"})),
+        Kind::Regex => Ok(TopLevelGrammar::from_regex(source)),
+        Kind::Choice => choice_grammar(source),
+        Kind::Lark => Ok(TopLevelGrammar::from_lark(source.to_string())),
+    }
+}
+
+/// The first line of what the library says: the others show its own grammar.
+fn first_line(text: &str) -> String {
+    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("it cannot be compiled");
+    line.trim().chars().take(500).collect()
+}
+
+fn compile_with(factory: &ParserFactory, kind: Kind, source: &str) -> Outcome<Matcher> {
+    let grammar = read_grammar(kind, source)?;
+    let parser = match factory.create_parser(grammar) {
+        Ok(parser) => parser,
+        Err(error) => return invalid(first_line(&format!("{error:#}"))),
+    };
+    let mut matcher = Matcher::new(Ok(parser));
+    match matcher.compute_mask_or_eos() {
+        Ok(mask) if mask.is_zero() => invalid("nothing matches it"),
+        Ok(_) => Ok(matcher),
+        Err(error) => invalid(first_line(&error.to_string())),
+    }
+}
+
+/// Runs `body` on a stack of its own. A panic goes on to the caller.
+fn on_stack<T>(bytes: usize, body: impl FnOnce() -> T) -> T {
+    stacker::grow(bytes, body)
+}
+
+/// Whether the grammar can be compiled within all bounds, for any vocabulary.
+pub fn check(kind: i32, source: Bytes) -> Outcome<Vec<u8>> {
+    let kind = Kind::from_number(kind)?;
+    let source = unsafe { source.as_text("the grammar")? };
+    on_stack(CHECK_STACK_BYTES, || compile_with(&byte_factory()?, kind, source).map(|_| Vec::new()))
+}
+
+impl Grammar {
+    pub fn compile(vocabulary: &Vocabulary, kind: i32, source: &str) -> Outcome<Grammar> {
+        let kind = Kind::from_number(kind)?;
+        let matcher = on_stack(COMPILE_STACK_BYTES, || compile_with(&vocabulary.factory, kind, source))?;
+        Ok(Grammar { pristine: Mutex::new(matcher) })
+    }
+
+    pub fn matcher(&self) -> Outcome<GrammarMatcher> {
+        match self.pristine.lock() {
+            Ok(pristine) => Ok(GrammarMatcher { matcher: pristine.deep_clone() }),
+            Err(_) => failure(Code::Panicked, "a compiled grammar is broken"),
+        }
+    }
+
+    /// What it holds may be as deep as its text was.
+    pub fn free(self: Box<Self>) {
+        on_stack(COMPILE_STACK_BYTES, || drop(self));
+    }
+}
+
+impl GrammarMatcher {
+    pub fn consume(&mut self, tokens: &[u32]) -> Outcome<Vec<u8>> {
+        match self.matcher.consume_tokens(tokens) {
+            Ok(()) => Ok(Vec::new()),
+            Err(error) => invalid(first_line(&error.to_string())),
+        }
+    }
+
+    /// Sets all of `words`: bit t % 32 of word t / 32 says whether token t may come next.
+    pub fn mask(&mut self, words: &mut [u32]) -> Outcome<Vec<u8>> {
+        match self.matcher.compute_mask_or_eos() {
+            Ok(mask) => {
+                let source = mask.as_slice();
+                let count = words.len().min(source.len());
+                words[..count].copy_from_slice(&source[..count]);
+                words[count..].fill(0);
+                Ok(Vec::new())
+            }
+            Err(error) => failure(Code::Exhausted, first_line(&error.to_string())),
+        }
+    }
+}
