@@ -4,14 +4,6 @@
 
 namespace gateway {
 
-std::size_t code_points(std::string_view text) {
-    std::size_t count = 0;
-    for (const char c : text) {
-        count += (static_cast<unsigned char>(c) & 0xc0) != 0x80 ? 1 : 0;
-    }
-    return count;
-}
-
 TextStream::TextStream(std::unique_ptr<Detokenizer> detokenizer, Options options)
     : detokenizer_(std::move(detokenizer)), options_(std::move(options)), matcher_(options_.stop_strings) {}
 

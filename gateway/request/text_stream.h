@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <deque>
 #include <memory>
@@ -16,7 +17,10 @@
 namespace gateway {
 
 /// Unicode code points of valid UTF-8.
-std::size_t code_points(std::string_view text);
+inline std::size_t code_points(std::string_view text) {
+    return static_cast<std::size_t>(
+        std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+}
 
 /// One generated (or prompt) token with what was asked about it.
 struct TokenRecord {
