@@ -161,6 +161,25 @@ std::uint32_t KvCache::drop_prefixes() {
     return dropped;
 }
 
+bool KvCache::adopt(BlockId block, const BlockHash& hash, std::optional<BlockHash> parent) {
+    if (base::raw(block) >= options_.blocks_total || index_.find(hash) || pool_.take_at(block, 1) == 0) {
+        return false;
+    }
+    CHECK(index_.insert(hash, parent, block));
+    index_.set_idle(hash);
+    at(block).hash = hash;
+    at(block).indexed = true;
+    return true;
+}
+
+void KvCache::forget(const PrefixMatch& match, std::uint32_t first) {
+    CHECK(match.cache_ == nullptr || match.cache_ == this);
+    for (std::size_t i = first; i < match.blocks_.size(); ++i) {
+        Block& block = at(match.blocks_[i]);
+        if (std::exchange(block.indexed, false)) { index_.remove(*block.hash); }
+    }
+}
+
 BlockCounts KvCache::counts() const {
     BlockCounts counts;
     counts.free = pool_.blocks_free();

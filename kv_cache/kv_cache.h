@@ -81,6 +81,9 @@ public:
     std::span<const BlockId> blocks() const;
     /// The same as maximal contiguous runs, in sequence order: one copy each.
     std::vector<BlockRun> runs() const;
+    /// The first so many blocks hold what the chain's hashes say, and others may be told: they came from the cache or
+    /// were published. 0 once the sequence publishes no more (keep_private(), KvCache::drop_prefixes()).
+    std::uint32_t blocks_published() const;
     /// `blocks().size() * block_tokens`.
     std::uint32_t tokens_capacity() const;
     /// Tokens of the prefix that came from the cache: never written by this sequence.
@@ -183,6 +186,14 @@ public:
     /// their bytes and lose their names, and no open sequence publishes any more. The number of blocks that match()
     /// could have found. O(blocks_total).
     std::uint32_t drop_prefixes();
+
+    /// A free block that holds the KV of this name already, from before this object: match() finds it from now on, and
+    /// it is the last to be evicted. False, and nothing has changed, when it is not free or its name is taken.
+    /// `parent`: the name of the block before it in its chain; empty for the first.
+    bool adopt(BlockId block, const BlockHash& hash, std::optional<BlockHash> parent);
+    /// The blocks of `match` from the `first`-th on do not hold what their names say: match() no longer finds them, and
+    /// they become free when nobody uses them.
+    void forget(const PrefixMatch& match, std::uint32_t first);
 
     BlockCounts counts() const;
     /// Evicted blocks whose hold is alive: a part of the stranded ones.

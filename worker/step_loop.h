@@ -159,6 +159,7 @@ public:
     void want_room(Sequence& sequence, std::uint32_t kv_tokens) override;
     void make_loading(Sequence& sequence) override;
     void loaded(RequestKey key, base::Result<std::uint32_t> kv_tokens) override;
+    std::optional<base::Duration> predict_prefill(std::uint32_t computed_tokens, std::uint32_t tokens) const override;
     kv_cache::KvCache& cache() override { return cache_; }
     const base::Clock& clock() const override { return clock_; }
     [[nodiscard]] bool post(std::function<void()> task) override;
@@ -205,6 +206,8 @@ private:
     void extend_chain(Sequence& sequence);
     void emit(Sequence& sequence, SequenceOutput output);
     void end(Sequence& sequence);
+    /// Its KV memory is given up now.
+    void leave(Sequence& sequence, bool for_good);
     void flush_outputs();
     void publish_board();
     template <class Visit>
