@@ -87,6 +87,14 @@ std::size_t KvTierStack::events_max(const KvTierSettings& settings) {
     return tiers * kv_transfer::TierCopier::events_max(kJobsMax);
 }
 
+std::vector<kv_cache::KvCache*> KvTierStack::slots() const {
+    std::vector<kv_cache::KvCache*> slots;
+    for (const auto& of_tier : slots_) {
+        slots.push_back(of_tier.get());
+    }
+    return slots;
+}
+
 base::Result<void> KvTierStack::add(std::string name, std::unique_ptr<kv_transfer::TierBytes> bytes,
                                     std::uint32_t save_blocks, engine::Engine& engine, const base::Clock& clock) {
     const std::size_t block_bytes = engine.layout().block_bytes();
@@ -124,7 +132,6 @@ base::Result<std::unique_ptr<KvTierStack>> KvTierStack::start(const Setup& setup
         for (const auto& block : found) {
             stack->slots_.back()->adopt(base::BlockId{block.slot}, block.hash, block.parent);
         }
-        stack->slots_.back()->forget_events();
         stack->description_ += fmt::format(" ({} blocks found)", found.size());
     }
     stack->tiers_ = std::make_unique<worker::KvTiers>(stack->parts_, control, setup.worker, metrics);

@@ -53,6 +53,8 @@ public:
                                                             base::Metrics& metrics);
 
     worker::KvTiers& helper() { return *tiers_; }
+    /// Of each tier, for StepLoop::add_tier.
+    std::vector<kv_cache::KvCache*> slots() const;
     /// "host 512 MiB, disk 4096 MiB (120 blocks found)".
     const std::string& describe() const { return description_; }
 

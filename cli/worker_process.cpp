@@ -247,6 +247,9 @@ base::Result<void> WorkerProcess::Impl::start_kv_parts(base::Metrics& metrics) {
             KvTierStack::start({setup.kv_tiers, setup.cluster.key, setup.name}, *engine, *loop, *clock, metrics);
         if (!started) { return base::pass_on(started); }
         tiers = std::move(*started);
+        for (kv_cache::KvCache* slots : tiers->slots()) {
+            loop->add_tier(*slots);
+        }
         loop->add_helper(&tiers->helper());  // before the fetcher: what is here need not be asked for elsewhere
     }
     loop->add_helper(fetcher.get());

@@ -24,7 +24,7 @@ StepLoop::StepLoop(Options options, engine::Engine& engine, kv_cache::KvCache& c
       clock_(clock),
       commands_(options_.limits.commands_max),
       tasks_(options_.tasks_max),
-      reporter_(board, metrics, {options_.model, options_.worker, options_.role}) {
+      reporter_(cache, board, metrics, {options_.model, options_.worker, options_.role}) {
     publish_board();
     board_.set_waker([this] { commands_.wake(); });
 }
@@ -244,7 +244,7 @@ void StepLoop::flush_outputs() {
 }
 
 void StepLoop::publish_board() {
-    more_to_publish_ = reporter_.publish(sequences_, cache_, clock_.now());
+    more_to_publish_ = reporter_.publish(sequences_, clock_.now());
     const bool is_idle = sequences_.empty() && !running_ && !parts_busy();
     if (is_idle == idle_) { return; }
     {

@@ -112,6 +112,9 @@ public:
     /// Before the first work(): something for the sequences of all parts. Borrowed.
     void add_helper(RolePart* helper) { helpers_.push_back(helper); }
 
+    /// Before the first work(): blocks of this tier need not be computed here, which the scheduler is told. Borrowed.
+    void add_tier(kv_cache::KvCache& slots) { reporter_.known_blocks().add(slots); }
+
     /// Any thread. False when the queue is full (starts leave half of it to other commands) or closed.
     [[nodiscard]] bool post_command(Command command);
 

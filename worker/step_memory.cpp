@@ -57,7 +57,7 @@ std::uint32_t StepLoop::blocks_wanted(Sequence& sequence) {
     const std::uint32_t before = cache_.blocks_available();
     const kv_cache::PrefixMatch match = match_newcomer(sequence);
     const std::uint32_t revived = before - cache_.blocks_available();
-    if (!sequence.room) { sequence.cached_believed = match.tokens(); }
+    if (!sequence.room) { look_up_prefix(sequence); }
     return cache_.blocks_for(tokens_wanted(sequence)) - size32(match.blocks().size()) + revived;
 }
 
@@ -187,8 +187,9 @@ void StepLoop::make_waiting(Sequence& sequence) {
 /// For the load that is reported: O(blocks of the prompt), once for each time that a sequence begins to wait. The first
 /// one that waits is looked up again whenever memory is given.
 void StepLoop::look_up_prefix(Sequence& sequence) {
-    sequence.cached_believed =
-        sequence.wants_prompt_scores() ? 0 : cache_.cached_tokens(sequence.chain, size32(sequence.tokens.size()) - 1);
+    sequence.cached_believed = sequence.wants_prompt_scores() ? 0
+                                                              : reporter_.known_blocks().tokens(
+                                                                    sequence.chain, size32(sequence.tokens.size()) - 1);
 }
 
 void StepLoop::want_room(Sequence& sequence, std::uint32_t kv_tokens) {
