@@ -28,7 +28,7 @@ using base::Result;
 
 namespace {
 
-constexpr std::size_t kPieceBytes = 4u << 20;  // that are on their way at once
+constexpr std::size_t kPieceBytes = 512u << 10;  // at once: what a checksum has read is still near when it is written
 constexpr std::string_view kKeyMark = "sluice kv level 1";
 constexpr const char* kSetting = "engine.kv_disk.bytes";
 
@@ -201,13 +201,17 @@ Result<void> FileTier::save(kv_cache::KvAccess& pool, const TierPiece& piece, st
     std::vector<std::uint32_t> crcs;
     for (std::uint32_t done = 0; done < count;) {
         const std::uint32_t part = std::min(at_once, count - done);
-        buffer_.resize(part * block_bytes_);
         const kv_cache::BlockRun run{kv_cache::BlockId{base::raw(piece.blocks.first) + done}, part};
-        if (auto saved = pool.save(std::array{run}, buffer_); !saved) { return base::pass_on(saved); }
-        for (std::uint32_t i = 0; i < part; ++i) {
-            crcs.push_back(base::crc32c(std::span(buffer_).subspan(i * block_bytes_, block_bytes_)));
+        std::span<std::byte> bytes = pool.in_place(run);
+        if (bytes.empty()) {
+            buffer_.resize(part * block_bytes_);
+            bytes = buffer_;
+            if (auto saved = pool.save(std::array{run}, bytes); !saved) { return base::pass_on(saved); }
         }
-        const int error = write_all(blocks_, buffer_, std::uint64_t{first + done} * block_bytes_);
+        for (std::uint32_t i = 0; i < part; ++i) {
+            crcs.push_back(base::crc32c(bytes.subspan(i * block_bytes_, block_bytes_)));
+        }
+        const int error = write_all(blocks_, bytes, std::uint64_t{first + done} * block_bytes_);
         if (error != 0) { return failed("write", folder_ / "blocks", error); }
         done += part;
     }
@@ -234,8 +238,14 @@ Result<std::uint32_t> FileTier::load(kv_cache::KvAccess& pool, const TierPiece& 
     bool is_damaged = false;
     while (done < count && !is_damaged) {
         const std::uint32_t part = std::min(at_once, count - done);
-        buffer_.resize(part * block_bytes_);
-        const int error = read_all(blocks_, buffer_, std::uint64_t{first + done} * block_bytes_);
+        const kv_cache::BlockRun run{kv_cache::BlockId{base::raw(piece.blocks.first) + done}, part};
+        std::span<std::byte> bytes = pool.in_place(run);  // nobody reads what turns out to be damaged there
+        const bool is_in_place = !bytes.empty();
+        if (!is_in_place) {
+            buffer_.resize(part * block_bytes_);
+            bytes = buffer_;
+        }
+        const int error = read_all(blocks_, bytes, std::uint64_t{first + done} * block_bytes_);
         if (error != 0) {
             if (done > 0) { break; }
             return failed("read", folder_ / "blocks", error);
@@ -243,13 +253,13 @@ Result<std::uint32_t> FileTier::load(kv_cache::KvAccess& pool, const TierPiece& 
         std::uint32_t good = 0;
         for (; good < part; ++good) {
             const std::optional<TierRecord::Block>& block = records_[first + done + good].block;
-            const std::uint32_t crc = base::crc32c(std::span(buffer_).subspan(good * block_bytes_, block_bytes_));
+            const std::uint32_t crc = base::crc32c(bytes.subspan(good * block_bytes_, block_bytes_));
             if (!block || block->hash != hashes[done + good] || block->crc != crc) { break; }
         }
         is_damaged = good < part;
-        if (good > 0) {
-            const kv_cache::BlockRun run{kv_cache::BlockId{base::raw(piece.blocks.first) + done}, good};
-            auto restored = pool.restore(std::array{run}, std::span(buffer_).first(good * block_bytes_));
+        if (good > 0 && !is_in_place) {
+            const kv_cache::BlockRun came{run.first, good};
+            auto restored = pool.restore(std::array{came}, bytes.first(good * block_bytes_));
             if (!restored) { return base::pass_on(restored); }
         }
         done += good;

@@ -64,7 +64,7 @@ private:
     int blocks_ = -1;
     std::vector<TierRecord> records_;  // by slot, as in the file
     std::uint64_t uses_ = 0;           // the largest of the records
-    std::vector<std::byte> buffer_;    // what is on its way
+    std::vector<std::byte> buffer_;    // what is on its way, for a pool that is not in host memory
 };
 
 }  // namespace kv_transfer
