@@ -17,6 +17,7 @@
 #include "bench/perplexity.h"
 #include "bench/scheduler_decisions.h"
 #include "bench/serve.h"
+#include "bench/swap.h"
 #include "bench/transfer.h"
 #include "cli/doctor.h"
 #include "cli/drain.h"
@@ -305,6 +306,11 @@ int main(int argc, char** argv) {
     bench::add_bench_transfer(*command(*bench, "transfer", "transports of KV beside each other",
                                        [&] { return bench::bench_transfer_main(bench_transfer); }),
                               bench_transfer);
+
+    bench::SwapOptions bench_swap;
+    bench::add_bench_swap(*command(*bench, "swap", "KV between the pool and the levels below it",
+                                   [&] { return bench::bench_swap_main(bench_swap); }),
+                          bench_swap);
 
     bench::CodecSpeedOptions bench_codec;
     bench::add_bench_codec(

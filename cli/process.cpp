@@ -172,6 +172,7 @@ base::Result<ClusterSettings> read_cluster(base::Config& config, bool mint) {
         cluster.key = **key;
     } else if (mint) {
         cluster.key = base::random_hash_key();
+        cluster.is_minted = true;
     } else {
         return base::fail(ErrorCode::invalid_argument,
                           "the cluster has no key: give all of its processes the same one, 32 hexadecimal digits in a "

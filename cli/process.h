@@ -38,6 +38,7 @@ base::Result<base::Config> read_config(const CommonFlags& flags);
 /// Section `cluster`: what all processes of one cluster have in common.
 struct ClusterSettings {
     base::HashKey key;               // one of cluster.key, cluster.key_file, $SLUICE_CLUSTER_KEY
+    bool is_minted = false;          // or made up for this process
     bool trusted_network = false;    // everybody on the network between the processes is trusted: no TLS is needed
     bool always_tls = false;         // also between processes of one host, and in a trusted network
     bool admit_without_key = false;  // serve processes that show no key (older versions, during an upgrade)

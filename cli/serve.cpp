@@ -95,7 +95,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     auto config = read_config(options.common);
     if (!config) { return base::pass_on(config); }
 
-    const auto cluster = read_cluster(*config, true);
+    auto cluster = read_cluster(*config, true);
     if (!cluster) { return base::pass_on(cluster); }
     const auto scheduler_options = scheduler::SchedulerOptions::read(*config);
     auto gateway_options = gateway::GatewayOptions::read(*config);
@@ -104,6 +104,11 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     read_worker_config(*config, common_setup);
     common_setup.text = text_options;
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
+    if (cluster->is_minted && !common_setup.kv_tiers.disk_path.empty()) {
+        const auto key = kept_key(common_setup.kv_tiers);
+        if (!key) { return base::pass_on(key); }
+        cluster->key = *key;
+    }
     if (const auto allowed = check_kv_plane(common_setup.kv_plane, options.common, *cluster); !allowed) {
         return base::pass_on(allowed);
     }

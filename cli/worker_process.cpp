@@ -100,6 +100,7 @@ void read_worker_config(base::Config& config, WorkerSetup& setup) {
     engine.batch_tokens_max = setup.limits.batch_tokens_max;
     engine.batch_sequences_max = setup.limits.batch_sequences_max;
     read_kv_plane(config, setup.kv_plane);
+    setup.kv_tiers = read_kv_tiers(config);
     setup.device_lost_after_steps =
         static_cast<std::uint64_t>(config.integer("test.device_lost_after_steps", 0, 0, 1'000'000'000));
 }
@@ -122,6 +123,7 @@ struct WorkerProcess::Impl {
     std::unique_ptr<decode_worker::DecodePart> decode_part;
     std::unique_ptr<worker::KvFetcher> fetcher;
     std::unique_ptr<worker::KvLender> lender;
+    std::unique_ptr<KvTierStack> tiers;  // null: none
     std::unique_ptr<net::Transport> transport;
     std::unique_ptr<kv_transfer::Codec> kv_codec;  // null: KV travels raw
     kv_transfer::KvSender::Options sender_options;
@@ -189,15 +191,15 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
                                          .compiled_max = setup.limits.grammars_kept_max});
     }
     loop = std::make_unique<worker::StepLoop>(
-        worker::StepLoop::Options{
-            .limits = setup.limits,
-            .hash_key = setup.cluster.key,
-            .model = setup.served_name,
-            .worker = setup.name,
-            .role = setup.role,
-            .tasks_max = kv_transfer::events_max(sender_options, receiver_options) + kOtherTasksMax,
-            .device_lost = [this](const base::Error& error) { note_device_lost(error); },
-            .grammars = grammars.get()},
+        worker::StepLoop::Options{.limits = setup.limits,
+                                  .hash_key = setup.cluster.key,
+                                  .model = setup.served_name,
+                                  .worker = setup.name,
+                                  .role = setup.role,
+                                  .tasks_max = kv_transfer::events_max(sender_options, receiver_options) +
+                                               KvTierStack::events_max(setup.kv_tiers) + kOtherTasksMax,
+                                  .device_lost = [this](const base::Error& error) { note_device_lost(error); },
+                                  .grammars = grammars.get()},
         *engine, *cache, *server, board, *clock, metrics);
     if (engine->keeps_kv()) {
         if (auto started = start_kv_parts(metrics); !started) { return started; }
@@ -240,6 +242,16 @@ base::Result<void> WorkerProcess::Impl::start_kv_parts(base::Metrics& metrics) {
         loop->attach(worker::Part::whole, &whole_part);
     }  // a decode worker may prefill a short prompt itself
 
+    if (setup.kv_tiers.any()) {
+        auto started =
+            KvTierStack::start({setup.kv_tiers, setup.cluster.key, setup.name}, *engine, *loop, *clock, metrics);
+        if (!started) { return base::pass_on(started); }
+        tiers = std::move(*started);
+        for (kv_cache::KvCache* slots : tiers->slots()) {
+            loop->add_tier(*slots);
+        }
+        loop->add_helper(&tiers->helper());  // before the fetcher: what is here need not be asked for elsewhere
+    }
     loop->add_helper(fetcher.get());
     loop->add_helper(lender.get());
     return {};
@@ -355,10 +367,11 @@ std::string WorkerProcess::describe() const {
                            impl_->identity.control_address, impl_->engine->describe(), limits.batch_sequences_max,
                            limits.batch_tokens_max, limits.queue_requests_max);
     }
-    return fmt::format("{} at {}: {}; KV {} blocks of {} tokens ({} MiB); batch {} sequences, {} tokens; queue {}",
+    const std::string below = impl_->tiers == nullptr ? "" : "; below it " + impl_->tiers->describe();
+    return fmt::format("{} at {}: {}; KV {} blocks of {} tokens ({} MiB){}; batch {} sequences, {} tokens; queue {}",
                        impl_->setup.name, impl_->identity.control_address, impl_->engine->describe(),
                        impl_->engine->blocks_total(), impl_->setup.engine.block_tokens,
-                       impl_->engine->blocks_total() * impl_->engine->layout().block_bytes() >> 20,
+                       impl_->engine->blocks_total() * impl_->engine->layout().block_bytes() >> 20, below,
                        limits.batch_sequences_max, limits.batch_tokens_max, limits.queue_requests_max);
 }
 

@@ -11,6 +11,7 @@
 #include "base/metrics.h"
 #include "base/result.h"
 #include "cli/kv_plane.h"
+#include "cli/kv_tier_stack.h"
 #include "cli/process.h"
 #include "engine/engine.h"
 #include "text/text_process.h"
@@ -31,6 +32,7 @@ struct WorkerSetup {
     engine::EngineOptions engine;
     worker::WorkerOptions limits;
     KvPlaneSettings kv_plane;
+    KvTierSettings kv_tiers;
     text::TextProcessOptions text;              // in which the tokenizer is read, for grammars
     bool warm_up = true;                        // on a GPU: engine::warm_up() before requests are taken
     std::uint64_t device_lost_after_steps = 0;  // engine::make_fault_engine; 0: never (tests)

@@ -32,6 +32,11 @@ public:
     Result<void> save(std::span<const BlockRun> runs, std::span<std::byte> out);
     Result<void> restore(std::span<const BlockRun> runs, std::span<const std::byte> in);
 
+    /// The bytes of a run themselves, where the store is in host memory; empty elsewhere.
+    std::span<std::byte> in_place(BlockRun run) {
+        return stream_ == nullptr ? store_->run(run) : std::span<std::byte>{};
+    }
+
 private:
     KvAccess(KvStore& store, std::unique_ptr<device::Stream> stream) : store_(&store), stream_(std::move(stream)) {}
 

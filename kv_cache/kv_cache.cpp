@@ -111,40 +111,6 @@ BlockHold KvCache::hold(std::vector<BlockId> blocks) {
     return {*this, std::move(blocks)};
 }
 
-std::optional<EvictedRun> KvCache::evict_run(std::uint32_t blocks_wanted) {
-    const std::uint32_t blocks_coming = pool_.blocks_free() + blocks_leaving_;
-    if (blocks_coming >= blocks_wanted || blocks_leaving_ >= options_.leaving_blocks_max) { return std::nullopt; }
-    const std::uint32_t blocks_max =
-        std::min(blocks_wanted - blocks_coming, options_.leaving_blocks_max - blocks_leaving_);
-    // Ends of chains go first, so the run grows towards the beginning of its chain.
-    EvictedRun evicted;
-    std::optional<BlockHash> before;  // the name of the block before the run
-    while (evicted.run.count < blocks_max) {
-        const auto next = index_.next_to_evict();
-        if (!next) { break; }
-        const bool is_neighbour = next->hash == before && base::raw(next->block) + 1 == base::raw(evicted.run.first);
-        if (evicted.run.count > 0 && !is_neighbour) { break; }
-        evict();
-        evicted.run = {next->block, evicted.run.count + 1};
-        evicted.hashes.push_back(next->hash);
-        before = next->parent;
-    }
-    if (evicted.run.count == 0) { return std::nullopt; }
-    std::reverse(evicted.hashes.begin(), evicted.hashes.end());
-    std::vector<BlockId> held;
-    for (std::uint32_t i = 0; i < evicted.run.count; ++i) {
-        held.push_back(BlockId{base::raw(evicted.run.first) + i});
-        Block& block = at(held.back());
-        block.holds = 1;
-        block.leaving = true;
-    }
-    blocks_stranded_ += evicted.run.count;
-    blocks_leaving_ += evicted.run.count;
-    ++leases_;
-    evicted.hold = BlockHold(*this, std::move(held));
-    return evicted;
-}
-
 std::uint32_t KvCache::drop_prefixes() {
     const std::uint32_t dropped = index_.size();
     while (const auto evicted = evict()) {
@@ -159,6 +125,26 @@ std::uint32_t KvCache::drop_prefixes() {
         state->is_private = true;
     }
     return dropped;
+}
+
+bool KvCache::adopt(BlockId block, const BlockHash& hash, std::optional<BlockHash> parent) {
+    if (base::raw(block) >= options_.blocks_total || parent == hash || index_.find(hash) ||
+        pool_.take_at(block, 1) == 0) {
+        return false;
+    }
+    CHECK(index_.insert(hash, parent, block));
+    index_.set_idle(hash);
+    at(block).hash = hash;
+    at(block).indexed = true;
+    return true;
+}
+
+void KvCache::forget(const PrefixMatch& match, std::uint32_t first) {
+    CHECK(match.cache_ == nullptr || match.cache_ == this);
+    for (std::size_t i = first; i < match.blocks_.size(); ++i) {
+        Block& block = at(match.blocks_[i]);
+        if (std::exchange(block.indexed, false)) { index_.remove(*block.hash); }
+    }
 }
 
 BlockCounts KvCache::counts() const {
@@ -215,10 +201,6 @@ void KvCache::drop_hold(BlockId id) {
         --blocks_pinned_;
     } else {
         --blocks_stranded_;
-        if (block.leaving) {
-            block.leaving = false;
-            --blocks_leaving_;
-        }
         retire(id);
     }
 }

@@ -29,7 +29,7 @@ struct BlockCounts {
     std::uint32_t used = 0;      // of a sequence or a match, reserved tails included
     std::uint32_t cached = 0;    // published, nobody uses them; given up when room is needed
     std::uint32_t pinned = 0;    // used, and source or target of a transfer
-    std::uint32_t stranded = 0;  // nobody uses them, but a transfer still touches them; evicted ones on their way out
+    std::uint32_t stranded = 0;  // nobody uses them, but a transfer still touches them
     bool operator==(const BlockCounts&) const = default;
 };
 
@@ -81,6 +81,9 @@ public:
     std::span<const BlockId> blocks() const;
     /// The same as maximal contiguous runs, in sequence order: one copy each.
     std::vector<BlockRun> runs() const;
+    /// The first so many blocks hold what the chain's hashes say, and others may be told: they came from the cache or
+    /// were published. 0 once the sequence publishes no more (keep_private(), KvCache::drop_prefixes()).
+    std::uint32_t blocks_published() const;
     /// `blocks().size() * block_tokens`.
     std::uint32_t tokens_capacity() const;
     /// Tokens of the prefix that came from the cache: never written by this sequence.
@@ -129,14 +132,6 @@ private:
     std::vector<BlockId> blocks_;
 };
 
-/// Cached blocks on their way out: evicted, so that KvCache::match no longer finds them, but not reused before `hold`
-/// ends. Neighbours in memory and in one chain, so that whoever saves them copies one piece.
-struct EvictedRun {
-    BlockRun run;
-    std::vector<BlockHash> hashes;  // of the run's blocks, in sequence order
-    BlockHold hold;                 // of the same blocks; they are stranded while it lives, free afterwards
-};
-
 /// Who owns which KV block of a worker. Knows ids, not bytes (KvStore has those), so the simulator uses it as it is.
 /// Not thread-safe: owned by the step thread. All leases must be gone before it is destroyed (else it stops the
 /// process). Sources: PagedAttention (Kwon et al., SOSP 2023); FastSwitch (Shen et al., 2024) for block groups.
@@ -149,9 +144,6 @@ public:
         /// reserved tail into which it grows, and which others may take when nothing else is left. Evictions come in
         /// portions of this size too (at most a sixteenth of the pool), so that what they free is contiguous. > 0.
         std::uint32_t group_blocks_initial = 8;
-        /// Blocks that evict_run() may have given out at once, and whose holds are alive. 0: whatever is evicted is
-        /// dropped.
-        std::uint32_t leaving_blocks_max = 0;
     };
     explicit KvCache(Options options);
     ~KvCache();
@@ -173,20 +165,20 @@ public:
     /// (match() goes on to find them), and cached afterwards.
     [[nodiscard]] BlockHold hold(const PrefixMatch& match);
 
-    /// Evicts the coldest cached blocks ahead of need, one run a call, so that they can be saved before they are
-    /// reused: called until it is empty. Up to `blocks_wanted` blocks are then free or on their way out. open() and
-    /// reserve() do not wait for these holds: when too few blocks are free they drop cached ones, the coldest first.
-    /// Empty when that many are free or leaving, when nothing is cached, or when `leaving_blocks_max` are leaving.
-    [[nodiscard]] std::optional<EvictedRun> evict_run(std::uint32_t blocks_wanted);
-
     /// From now on match() finds nothing of what was computed until now: cached blocks become free, those in use keep
     /// their bytes and lose their names, and no open sequence publishes any more. The number of blocks that match()
     /// could have found. O(blocks_total).
     std::uint32_t drop_prefixes();
 
+    /// A free block that holds the KV of this name already, from before this object: match() finds it from now on, and
+    /// it is the last to be evicted. False, and nothing has changed, when it is not free or its name is taken.
+    /// `parent`: the name of the block before it in its chain; empty for the first.
+    bool adopt(BlockId block, const BlockHash& hash, std::optional<BlockHash> parent);
+    /// The blocks of `match` from the `first`-th on do not hold what their names say: match() no longer finds them, and
+    /// they become free when nobody uses them.
+    void forget(const PrefixMatch& match, std::uint32_t first);
+
     BlockCounts counts() const;
-    /// Evicted blocks whose hold is alive: a part of the stranded ones.
-    std::uint32_t blocks_leaving() const { return blocks_leaving_; }
     /// What open() and reserve() can get at most now: free, cached, and reserved tails (for reserve: of all sequences).
     std::uint32_t blocks_available() const;
     /// Blocks that hold `tokens` tokens.
@@ -218,7 +210,6 @@ private:
         std::uint32_t references = 0;  // sequences and matches
         std::uint32_t holds = 0;
         bool indexed = false;           // `hash` names this block
-        bool leaving = false;           // of an EvictedRun: has one hold, no hash and no references
         std::optional<BlockHash> hash;  // also of a private duplicate
     };
 
@@ -253,9 +244,8 @@ private:
     std::uint32_t blocks_reserved_ = 0;  // sum of all tails
     std::uint32_t blocks_pinned_ = 0;
     std::uint32_t blocks_stranded_ = 0;
-    std::uint32_t blocks_leaving_ = 0;  // of the stranded ones
-    std::uint32_t part_blocks_ = 0;     // of the snapshot that is being told; 0: none is
-    std::uint32_t snapshot_next_ = 0;   // the first block that it has not told
+    std::uint32_t part_blocks_ = 0;    // of the snapshot that is being told; 0: none is
+    std::uint32_t snapshot_next_ = 0;  // the first block that it has not told
 };
 
 }  // namespace kv_cache

@@ -85,6 +85,11 @@ std::vector<BlockRun> SequenceKv::runs() const {
     return runs;
 }
 
+std::uint32_t SequenceKv::blocks_published() const {
+    CHECK(is_open());
+    return state_->is_private ? 0 : state_->blocks_published;
+}
+
 std::uint32_t SequenceKv::tokens_capacity() const {
     return static_cast<std::uint32_t>(blocks().size()) * state_->cache.options().block_tokens;
 }

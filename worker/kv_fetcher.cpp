@@ -72,7 +72,9 @@ KvFetcher::KvFetcher(const WorkerOptions& options, base::Incarnation incarnation
 KvFetcher::~KvFetcher() = default;
 
 void KvFetcher::admitted(Sequence& sequence) {
-    if (!sequence.request.kv_source) { return; }
+    if (!sequence.request.kv_source || sequence.state != SequenceState::running) {
+        return;
+    }  // or something loads already
     const KvSource source = *std::exchange(sequence.request.kv_source, std::nullopt);
     if (options_.fetches_max == 0 || source.worker.incarnation == incarnation_ || sequence.wants_prompt_scores()) {
         return;

@@ -79,7 +79,7 @@ std::vector<MemoryAction> plan_memory(Candidates candidates, const MemoryCounts&
         if (candidates[grower].blocks <= available) {
             available -= candidates[grower].blocks;
             actions.push_back({grower, MemoryAct::grow});
-        } else if (counts.step_runs) {
+        } else if (counts.step_runs || candidates[grower].blocks <= available + counts.blocks_returning) {
             actions.push_back({grower, MemoryAct::wait});
         } else {
             actions.push_back(make_way(grower, candidates, counts));

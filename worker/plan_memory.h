@@ -40,6 +40,8 @@ struct MemoryCounts {
     std::uint32_t blocks_available = 0;  // KvCache::blocks_available
     std::uint32_t blocks_stranded = 0;   // come back when a transfer ends
     bool step_runs = false;              // the engine writes blocks: nobody can give way now
+    /// Of the stranded ones: of sequences that have given way, while a tier copies them. That takes less than a step.
+    std::uint32_t blocks_returning = 0;
 };
 
 enum class MemoryAct {

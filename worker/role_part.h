@@ -46,6 +46,10 @@ public:
     /// hit covers is computed. RolePart::loaded follows from inside. Without effect when the sequence has ended
     /// meanwhile.
     virtual void loaded(RequestKey key, base::Result<std::uint32_t> kv_tokens) = 0;
+    /// What computing the KV of `tokens` tokens behind `computed_tokens` is expected to take here, without what it
+    /// would wait for; empty while too little is known.
+    virtual std::optional<base::Duration> predict_prefill(std::uint32_t computed_tokens,
+                                                          std::uint32_t tokens) const = 0;
     virtual kv_cache::KvCache& cache() = 0;
     virtual const base::Clock& clock() const = 0;
     /// Any thread: runs `task` on the step thread soon. For events of which each hand-off has a bounded number: there
@@ -57,7 +61,8 @@ public:
 
 /// What a role adds to the step loop: prefill_worker::PrefillPart hands KV over, decode_worker::DecodePart takes it.
 /// Called on the step thread unless said otherwise, also while a step runs. A helper (StepLoop::add_helper) is for the
-/// sequences of all parts: it hears of admitted, closing, tick, next_tick, busy and ending.
+/// sequences of all parts: it hears of admitted, closing, tick, next_tick, busy and ending, and, as nobody else,
+/// of published, leaving, dropped and blocks_returning.
 class RolePart {
 public:
     virtual ~RolePart() = default;
@@ -79,6 +84,14 @@ public:
     virtual void continued(Sequence&) {}
     /// It is about to end, for whatever reason (also the gateway's wish).
     virtual void closing(Sequence&) {}
+    /// More of its blocks are full and findable (Sequence::kv->blocks_published()).
+    virtual void published(Sequence&) {}
+    /// It gives up its KV memory now, with what it computed published: for good, or to wait for memory again.
+    virtual void leaving(Sequence&, bool /*for_good*/) {}
+    /// No later sequence may find what was computed until now (KvCache::drop_prefixes was called).
+    virtual void dropped() {}
+    /// KV blocks of sequences that have left, which this helper gives back within a step.
+    virtual std::uint32_t blocks_returning() const { return 0; }
     /// Its KV memory is about to be taken away (preemption).
     virtual bool may_preempt(const Sequence&) const { return true; }
     /// Often, between commands: timers, room for those who wait.

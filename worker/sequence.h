@@ -140,7 +140,7 @@ struct Sequence {
     std::vector<base::BlockHash> chain;  // of the full blocks of `tokens`, extended as they fill
     std::uint32_t published_blocks = 0;
     std::uint32_t cached_believed =
-        0;  // while `waiting`: of `tokens`, what the prefix index held when it was asked last
+        0;  // while `waiting`: of `tokens`, what pool and tiers held when they were asked last
 
     bool output_started = false;      // cached_tokens and kv_path go with the first output only
     std::uint32_t cached_tokens = 0;  // prefix hit at admission, with what was loaded then

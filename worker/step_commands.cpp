@@ -32,6 +32,9 @@ void StepLoop::apply(Command& command) {
         }
     } else if (const auto* drop = std::get_if<DropRequest>(&command)) {
         const std::uint32_t blocks = cache_.drop_prefixes();
+        for (RolePart* helper : helpers_) {
+            helper->dropped();
+        }
         spdlog::info("{} blocks of prefixes were dropped on request", blocks);
         drop->done(blocks);
     } else {

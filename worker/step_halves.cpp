@@ -152,7 +152,7 @@ void StepLoop::finish_step(base::Result<engine::StepResult> result) {
         if (sequence.state == SequenceState::ended) {
             if (entry.error) { continue; }
             sequence.computed_tokens += step.entries[i].tokens;
-            if (sequence.kv) { publish(sequence); }
+            leave(sequence, true);
         } else if (entry.error) {
             finish(sequence, Finish::error, entry.error);
         } else {

@@ -1,6 +1,7 @@
 #include "worker/step_loop.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/check.h"
@@ -23,7 +24,7 @@ StepLoop::StepLoop(Options options, engine::Engine& engine, kv_cache::KvCache& c
       clock_(clock),
       commands_(options_.limits.commands_max),
       tasks_(options_.tasks_max),
-      reporter_(board, metrics, {options_.model, options_.worker, options_.role}) {
+      reporter_(cache, board, metrics, {options_.model, options_.worker, options_.role}) {
     publish_board();
     board_.set_waker([this] { commands_.wake(); });
 }
@@ -140,6 +141,17 @@ void StepLoop::publish(Sequence& sequence) {
     extend_chain(sequence);
     sequence.kv->publish(std::span(sequence.chain).first(full));
     sequence.published_blocks = full;
+    for (RolePart* helper : helpers_) {
+        helper->published(sequence);
+    }
+}
+
+void StepLoop::leave(Sequence& sequence, bool for_good) {
+    if (!sequence.kv) { return; }
+    publish(sequence);
+    for (RolePart* helper : helpers_) {
+        helper->leaving(sequence, for_good);
+    }
 }
 
 Sequence* StepLoop::find(RequestKey key) {
@@ -160,7 +172,11 @@ void StepLoop::end(Sequence& sequence) {
     for (RolePart* helper : helpers_) {
         helper->closing(sequence);
     }
-    if (sequence.kv) { publish(sequence); }
+    if (sequence.step_tokens == 0) {
+        leave(sequence, true);
+    } else if (sequence.kv) {
+        publish(sequence);  // it leaves with the step
+    }
     next_.reset();
     freed_ = true;
     by_key_.erase(sequence.request.key);
@@ -181,6 +197,14 @@ void StepLoop::make_running(Sequence& sequence) {
     sequence.state = SequenceState::running;
     if (sequence.trace.is_on()) { sequence.trace.wait_for(SequenceTrace::Wait::turn, clock_.now()); }
     next_.reset();
+}
+
+std::optional<base::Duration> StepLoop::predict_prefill(std::uint32_t computed_tokens, std::uint32_t tokens) const {
+    const auto cost = forecast_.known().prefill;
+    if (!cost || tokens == 0) { return std::nullopt; }
+    const double steps = std::ceil(static_cast<double>(tokens) / options_.limits.batch_tokens_max);
+    const double seconds = base::prefill_seconds(*cost, steps, tokens, base::context_sum(computed_tokens, tokens));
+    return std::chrono::duration_cast<base::Duration>(std::chrono::duration<double>(seconds));
 }
 
 void StepLoop::add_transfer_sample(std::uint64_t bytes, base::Duration duration) {
@@ -220,7 +244,7 @@ void StepLoop::flush_outputs() {
 }
 
 void StepLoop::publish_board() {
-    more_to_publish_ = reporter_.publish(sequences_, cache_, clock_.now());
+    more_to_publish_ = reporter_.publish(sequences_, clock_.now());
     const bool is_idle = sequences_.empty() && !running_ && !parts_busy();
     if (is_idle == idle_) { return; }
     {

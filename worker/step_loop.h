@@ -112,6 +112,9 @@ public:
     /// Before the first work(): something for the sequences of all parts. Borrowed.
     void add_helper(RolePart* helper) { helpers_.push_back(helper); }
 
+    /// Before the first work(): blocks of this tier need not be computed here, which the scheduler is told. Borrowed.
+    void add_tier(kv_cache::KvCache& slots) { reporter_.known_blocks().add(slots); }
+
     /// Any thread. False when the queue is full (starts leave half of it to other commands) or closed.
     [[nodiscard]] bool post_command(Command command);
 
@@ -159,6 +162,7 @@ public:
     void want_room(Sequence& sequence, std::uint32_t kv_tokens) override;
     void make_loading(Sequence& sequence) override;
     void loaded(RequestKey key, base::Result<std::uint32_t> kv_tokens) override;
+    std::optional<base::Duration> predict_prefill(std::uint32_t computed_tokens, std::uint32_t tokens) const override;
     kv_cache::KvCache& cache() override { return cache_; }
     const base::Clock& clock() const override { return clock_; }
     [[nodiscard]] bool post(std::function<void()> task) override;
@@ -205,6 +209,8 @@ private:
     void extend_chain(Sequence& sequence);
     void emit(Sequence& sequence, SequenceOutput output);
     void end(Sequence& sequence);
+    /// Its KV memory is given up now.
+    void leave(Sequence& sequence, bool for_good);
     void flush_outputs();
     void publish_board();
     template <class Visit>

@@ -39,7 +39,11 @@ std::vector<MemoryCandidate> StepLoop::memory_candidates() const {
 }
 
 MemoryCounts StepLoop::memory_counts() const {
-    return {cache_.blocks_available(), cache_.counts().stranded, running_.has_value()};
+    MemoryCounts counts{cache_.blocks_available(), cache_.counts().stranded, running_.has_value()};
+    for (const RolePart* helper : helpers_) {
+        counts.blocks_returning += helper->blocks_returning();
+    }
+    return counts;
 }
 
 kv_cache::PrefixMatch StepLoop::match_newcomer(const Sequence& sequence) {
@@ -53,7 +57,7 @@ std::uint32_t StepLoop::blocks_wanted(Sequence& sequence) {
     const std::uint32_t before = cache_.blocks_available();
     const kv_cache::PrefixMatch match = match_newcomer(sequence);
     const std::uint32_t revived = before - cache_.blocks_available();
-    if (!sequence.room) { sequence.cached_believed = match.tokens(); }
+    if (!sequence.room) { look_up_prefix(sequence); }
     return cache_.blocks_for(tokens_wanted(sequence)) - size32(match.blocks().size()) + revived;
 }
 
@@ -109,8 +113,8 @@ void StepLoop::open_kv(Sequence& sequence) {
     sequence.published_blocks = hit / cache_.options().block_tokens;
 }
 
-/// Memory for what these entries write; whoever gives way or fails is taken out. False while a step runs, when that
-/// would be necessary.
+/// Memory for what these entries write; whoever gives way, fails or waits for a copy is taken out. False when there is
+/// no step then: while one runs, and somebody would have to give way; or all wait.
 bool StepLoop::grow(std::vector<StepEntry>& entries) {
     const auto blocks_more = [this](const StepEntry& entry) {
         const std::uint32_t blocks = cache_.blocks_for(entry.sequence->computed_after_step() + entry.tokens);
@@ -121,6 +125,7 @@ bool StepLoop::grow(std::vector<StepEntry>& entries) {
                                          [](const auto& s, base::SequenceId id) { return s->id < id; });
         return static_cast<std::size_t>(at - sequences_.begin());
     };
+    bool waits = false;
     while (true) {
         std::vector<MemoryCandidate> candidates;
         for (std::size_t i = 0; i < entries.size(); ++i) {
@@ -132,23 +137,26 @@ bool StepLoop::grow(std::vector<StepEntry>& entries) {
             candidate.blocks = blocks;
             candidate.turn = i;
         }
-        if (candidates.empty()) { return true; }
+        if (candidates.empty()) { return !(waits && entries.empty()); }
         for (const MemoryAction& action : plan_memory(candidates, memory_counts())) {
             Sequence& sequence = *sequences_[action.candidate];
-            const auto leave = [&] {
+            const auto take_out = [&] {
                 std::erase_if(entries, [&](const StepEntry& e) { return e.sequence == &sequence; });
             };
-            if (action.act == MemoryAct::wait) { return false; }
-            if (action.act == MemoryAct::grow) {
+            if (action.act == MemoryAct::wait) {
+                if (running_) { return false; }
+                take_out();  // this step goes without it
+                waits = true;
+            } else if (action.act == MemoryAct::grow) {
                 const std::uint32_t blocks = size32(sequence.kv->blocks().size()) + candidates[action.candidate].blocks;
                 CHECK(sequence.kv->reserve(blocks * cache_.options().block_tokens),
                       "the plan of KV memory counted wrong: " << blocks << " blocks for one sequence");
             } else if (action.act == MemoryAct::preempt) {
-                leave();
+                take_out();
                 reporter_.note_preemption();
                 make_waiting(sequence);
             } else {
-                leave();
+                take_out();
                 finish(sequence, Finish::error,
                        base::Error{base::ErrorCode::resource_exhausted, "the KV pool is too small for this sequence"});
             }
@@ -158,7 +166,7 @@ bool StepLoop::grow(std::vector<StepEntry>& entries) {
 
 void StepLoop::make_waiting(Sequence& sequence) {
     CHECK(sequence.step_tokens == 0, "sequence " << base::raw(sequence.id) << " is in the running step");
-    if (sequence.kv) { publish(sequence); }
+    leave(sequence, false);
     sequence.kv.reset();
     sequence.room.reset();
     next_.reset();
@@ -179,8 +187,9 @@ void StepLoop::make_waiting(Sequence& sequence) {
 /// For the load that is reported: O(blocks of the prompt), once for each time that a sequence begins to wait. The first
 /// one that waits is looked up again whenever memory is given.
 void StepLoop::look_up_prefix(Sequence& sequence) {
-    sequence.cached_believed =
-        sequence.wants_prompt_scores() ? 0 : cache_.cached_tokens(sequence.chain, size32(sequence.tokens.size()) - 1);
+    sequence.cached_believed = sequence.wants_prompt_scores() ? 0
+                                                              : reporter_.known_blocks().tokens(
+                                                                    sequence.chain, size32(sequence.tokens.size()) - 1);
 }
 
 void StepLoop::want_room(Sequence& sequence, std::uint32_t kv_tokens) {

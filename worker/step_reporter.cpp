@@ -69,10 +69,13 @@ struct StepReporter::Instruments {
     prometheus::Histogram &idle_prefill, &idle_decode, &idle_mixed;
 };
 
-StepReporter::StepReporter(ReportBoard& board, base::Metrics& metrics, const Labels& labels)
-    : board_(board),
+StepReporter::StepReporter(kv_cache::KvCache& pool, ReportBoard& board, base::Metrics& metrics, const Labels& labels)
+    : pool_(pool),
+      board_(board),
       instruments_(
-          std::make_unique<Instruments>(metrics, labels.model, std::string(role_name(labels.role)), labels.worker)) {}
+          std::make_unique<Instruments>(metrics, labels.model, std::string(role_name(labels.role)), labels.worker)) {
+    known_.add(pool);
+}
 
 StepReporter::~StepReporter() = default;
 
@@ -116,26 +119,25 @@ void StepReporter::note_preemption() {
     instruments_->preemptions.Increment();
 }
 
-bool StepReporter::publish_blocks(kv_cache::KvCache& cache) {
+bool StepReporter::publish_blocks() {
     switch (board_.take_wish()) {
         case ReportBoard::Wish::nothing:
-            cache.forget_events();
+            known_.forget_events();
             return false;
         case ReportBoard::Wish::later:
-            if (cache.events_pending() > kChangesMax) { board_.want_snapshot(); }
+            if (known_.events_pending() > kChangesMax) { board_.want_snapshot(); }
             return false;
         case ReportBoard::Wish::snapshot:
-            cache.begin_snapshot();
+            known_.begin_snapshot();
             break;
         case ReportBoard::Wish::changes:
             break;
     }
-    if (const auto events = cache.take_events()) { board_.add_block_events(*events); }
-    return cache.snapshot_unfinished();
+    if (const auto events = known_.take_events()) { board_.add_block_events(*events); }
+    return known_.snapshot_unfinished();
 }
 
-bool StepReporter::publish(std::span<const std::unique_ptr<Sequence>> sequences, kv_cache::KvCache& cache,
-                           base::TimePoint now) {
+bool StepReporter::publish(std::span<const std::unique_ptr<Sequence>> sequences, base::TimePoint now) {
     sluice::proto::WorkerLoad load;
     for (const auto& sequence : sequences) {
         const bool is_queued =
@@ -152,17 +154,17 @@ bool StepReporter::publish(std::span<const std::unique_ptr<Sequence>> sequences,
             load.set_prefill_tokens_queued(load.prefill_tokens_queued() + uncached_tokens(*sequence));
         }
     }
-    const kv_cache::BlockCounts counts = cache.counts();
+    const kv_cache::BlockCounts counts = pool_.counts();
     load.set_blocks_free(counts.free);
     load.set_blocks_used(counts.used);
     load.set_blocks_cached(counts.cached);
     load.set_blocks_pinned(counts.pinned);
     load.set_blocks_stranded(counts.stranded);
     board_.set_load(load);
-    const bool more = publish_blocks(cache);
+    const bool more = publish_blocks();
     board_.note_progress(now);
 
-    const std::uint32_t blocks_total = cache.options().blocks_total;
+    const std::uint32_t blocks_total = pool_.options().blocks_total;
     instruments_->waiting.Set(load.requests_waiting());
     instruments_->running.Set(load.requests_running());
     instruments_->blocks_capacity.Set(blocks_total);

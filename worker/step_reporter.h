@@ -11,6 +11,7 @@
 #include "base/metrics.h"
 #include "kv_cache/kv_cache.h"
 #include "worker/board.h"
+#include "worker/known_blocks.h"
 #include "worker/options.h"
 #include "worker/sequence.h"
 
@@ -32,8 +33,8 @@ public:
         std::string worker;
         Role role = Role::mixed;
     };
-    /// Borrows both.
-    StepReporter(ReportBoard& board, base::Metrics& metrics, const Labels& labels);
+    /// Borrows all three.
+    StepReporter(kv_cache::KvCache& pool, ReportBoard& board, base::Metrics& metrics, const Labels& labels);
     ~StepReporter();
 
     /// A step that took `duration` from its launch to its result; `idle_before`: how long the engine had stood still
@@ -42,13 +43,18 @@ public:
                    std::optional<base::Duration> idle_before);
     void note_prefix(std::uint32_t tokens_queried, std::uint32_t tokens_hit);
     void note_preemption();
+    /// What is told of blocks, and asked: the pool's, and those of tiers that are added.
+    KnownBlocks& known_blocks() { return known_; }
+    const KnownBlocks& known_blocks() const { return known_; }
     /// Load, block counts and changes of the prefix index, as they are now. O(sequences and changes), and a bounded
     /// part of the index while a scheduler learns all of it. True when there is more to publish at once.
-    bool publish(std::span<const std::unique_ptr<Sequence>> sequences, kv_cache::KvCache& cache, base::TimePoint now);
+    bool publish(std::span<const std::unique_ptr<Sequence>> sequences, base::TimePoint now);
 
 private:
-    bool publish_blocks(kv_cache::KvCache& cache);
+    bool publish_blocks();
 
+    const kv_cache::KvCache& pool_;
+    KnownBlocks known_;
     ReportBoard& board_;
     struct Instruments;
     std::unique_ptr<Instruments> instruments_;

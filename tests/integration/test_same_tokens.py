@@ -18,6 +18,10 @@ LAYOUTS = {
     "small chunks and batches": ({}, ("--set", "worker.batch_tokens_max=37", "--set", "worker.batch_sequences_max=3",
                                       "--set", "worker.chunk_tokens_max=5")),
     "a pool so small that sequences are preempted": ({"mixed": 1, "prefill": 0, "decode": 0}, ("--set", "engine.kv_pool_bytes={small}")),
+    "so small a pool, and what gives way goes to host memory": ({"mixed": 1, "prefill": 0, "decode": 0}, (
+        "--set", "engine.kv_pool_bytes={small}", "--set", "engine.kv_host_bytes=20000000")),
+    "the same with a disk below, split": ({}, ("--set", "engine.kv_pool_bytes={small}", "--set", "engine.kv_disk.path={folder}",
+                                               "--set", "engine.kv_disk.bytes=20000000")),
     "KV frames lost: resent or recomputed": ({}, ("--set", "test.kv_fault_plan='seed=3;drop:kind=3,probability=0.4'",
                                                    "--set", "worker.kv_wait_ms=600", "--set", "worker.kv_lease_ms=300")),
     "KV frames damaged, doubled, late": ({}, ("--set", "test.kv_fault_plan='seed=4;corrupt:kind=3,probability=0.2;"
@@ -83,10 +87,11 @@ def expected(model):
     return alone(model, requests_of(vocabulary, context))
 
 
-def assert_same(model, layout, requests, expected, seed, rounds):
+def assert_same(model, layout, requests, expected, seed, rounds, kv_folder):
     folder, _, _, small = model
     roles, flags = LAYOUTS[layout]
-    with harness.serve(*[flag.format(small=small) if "{small}" in flag else flag for flag in flags], model=folder, **roles) as server:
+    flags = [flag.replace("{small}", str(small)).replace("{folder}", str(kv_folder)) for flag in flags]
+    with harness.serve(*flags, model=folder, **roles) as server:
         server.wait_ready()
         for round_number in range(rounds):
             order = list(range(len(requests)))
@@ -99,20 +104,20 @@ def assert_same(model, layout, requests, expected, seed, rounds):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_tokens_and_logprobs_are_bit_identical(model, expected, layout):
+def test_tokens_and_logprobs_are_bit_identical(model, expected, layout, tmp_path):
     _, vocabulary, context, _ = model
-    assert_same(model, layout, requests_of(vocabulary, context), expected, SEED, rounds=2)
+    assert_same(model, layout, requests_of(vocabulary, context), expected, SEED, 2, tmp_path)
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(SEED + 1, SEED + 21))
-def test_other_requests_are_bit_identical_too(model, seed):
+def test_other_requests_are_bit_identical_too(model, seed, tmp_path):
     _, vocabulary, context, _ = model
     requests = requests_of(vocabulary, context, seed)
     expected = alone(model, requests)
     for layout in LAYOUTS:
-        assert_same(model, layout, requests, expected, seed, rounds=3)
+        assert_same(model, layout, requests, expected, seed, 3, tmp_path)
 
 
 def test_the_faults_of_the_layouts_really_strike(model):

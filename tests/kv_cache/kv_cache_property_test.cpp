@@ -16,7 +16,6 @@ using base::BlockHash;
 using kv_cache::BlockCounts;
 using kv_cache::BlockHold;
 using kv_cache::BlockId;
-using kv_cache::EvictedRun;
 using kv_cache::KvCache;
 using kv_cache::PrefixMatch;
 using kv_cache::SequenceKv;
@@ -39,10 +38,7 @@ class World {
 public:
     explicit World(std::uint32_t seed)
         : random_(seed),
-          cache_({.blocks_total = draw(4, 48),
-                  .block_tokens = kTokens,
-                  .group_blocks_initial = draw(1, 9),
-                  .leaving_blocks_max = draw(0, 12)}),
+          cache_({.blocks_total = draw(4, 48), .block_tokens = kTokens, .group_blocks_initial = draw(1, 9)}),
           content_(cache_.options().blocks_total) {
         const std::uint32_t shared = draw(0, 6);
         for (std::uint32_t document = 1; document <= 5; ++document) {
@@ -76,10 +72,10 @@ public:
                 end_lease();
                 break;
             case 9:
-                evict_run();
+                adopt();
                 break;
             case 10:
-                end_leaving();
+                forget();
                 break;
             default:
                 take_match();
@@ -90,10 +86,9 @@ public:
 
     /// Everything ends; then one sequence must get all blocks in one run.
     void finish() {
-        while (!sequences_.empty() || !holds_.empty() || !matches_.empty() || !leaving_.empty()) {
+        while (!sequences_.empty() || !holds_.empty() || !matches_.empty()) {
             close();
             end_lease();
-            end_leaving();
             learn_events();
             check();
         }
@@ -229,54 +224,31 @@ private:
         if (!matches_.empty()) { const PrefixMatch ended = take_any(matches_); }
     }
 
-    /// Something leaves exactly when it should, under its own names, in one piece of one document, and is found no
-    /// more.
-    void evict_run() {
-        const std::uint32_t wanted = draw(0, cache_.options().blocks_total);
-        const BlockCounts before = cache_.counts();
-        const std::uint32_t leaving = cache_.blocks_leaving();
-        const std::uint32_t coming = before.free + leaving;
-        const std::uint32_t leaving_max = cache_.options().leaving_blocks_max;
-        auto evicted = cache_.evict_run(wanted);
-        REQUIRE(evicted.has_value() == (coming < wanted && leaving < leaving_max && before.cached > 0));
-        if (!evicted) {
-            REQUIRE(cache_.counts() == before);
-            return;
-        }
-        REQUIRE(evicted->run.count > 0);
-        REQUIRE(coming + evicted->run.count <= wanted);
-        REQUIRE(leaving + evicted->run.count <= leaving_max);
-        REQUIRE(evicted->hashes.size() == evicted->run.count);
-        REQUIRE(evicted->hold.blocks().size() == evicted->run.count);
-        REQUIRE(std::any_of(chains_.begin(), chains_.end(), [&](const std::vector<BlockHash>& chain) {
-            return std::search(chain.begin(), chain.end(), evicted->hashes.begin(), evicted->hashes.end()) !=
-                   chain.end();
-        }));
-        const auto in_use = references();
-        const auto in_transfer = held();
-        for (std::uint32_t i = 0; i < evicted->run.count; ++i) {
-            const BlockId id{base::raw(evicted->run.first) + i};
-            REQUIRE(evicted->hold.blocks()[i] == id);
-            REQUIRE_FALSE(in_use.contains(id));
-            REQUIRE_FALSE(in_transfer.contains(id));
-            REQUIRE(named_.at(evicted->hashes[i]) == id);
-            named_.erase(evicted->hashes[i]);
-            left_.insert(evicted->hashes[i]);
-        }
-        REQUIRE(cache_.counts() == BlockCounts{.free = before.free,
-                                               .used = before.used,
-                                               .cached = before.cached - evicted->run.count,
-                                               .pinned = before.pinned,
-                                               .stranded = before.stranded + evicted->run.count});
-        leaving_.push_back(std::move(*evicted));
+    /// A block that is free, and a name that nobody has, come together.
+    void adopt() {
+        const BlockId id{draw(0, cache_.options().blocks_total)};
+        const auto& chain = any(chains_);
+        const std::uint32_t at = draw(0, static_cast<std::uint32_t>(chain.size()) - 1);
+        const auto& free_runs = cache_.pool().free_runs();
+        const bool is_free = std::any_of(free_runs.begin(), free_runs.end(), [&](const auto& run) {
+            return base::raw(id) >= run.first && base::raw(id) - run.first < run.second;
+        });
+        const auto parent = at == 0 ? std::nullopt : std::optional(chain[at - 1]);
+        REQUIRE(cache_.adopt(id, chain[at], parent) == (is_free && !named_.contains(chain[at])));
+        if (is_free && named_.emplace(chain[at], id).second) { content_[base::raw(id)] = chain[at]; }
     }
 
-    void end_leaving() {
-        if (leaving_.empty()) { return; }
-        const std::uint32_t free = cache_.counts().free;
-        EvictedRun ended = take_any(leaving_);
-        ended.hold.release();
-        REQUIRE(cache_.counts().free == free + ended.run.count);
+    void forget() {
+        if (matches_.empty()) { return; }
+        const PrefixMatch& match = matches_[draw(0, static_cast<std::uint32_t>(matches_.size()) - 1)];
+        const std::uint32_t first = draw(0, static_cast<std::uint32_t>(match.blocks().size()));
+        cache_.forget(match, first);
+        for (const BlockId id : match.blocks().subspan(first)) {
+            const auto named = named_.find(*content_[base::raw(id)]);
+            if (named == named_.end() || named->second != id) { continue; }
+            named_.erase(named);
+            nameless_.insert(id);
+        }
     }
 
     /// Blocks from `first` on are new to the sequence: whatever they held is gone.
@@ -306,9 +278,6 @@ private:
         for (const BlockHold& hold : holds_) {
             held.insert(hold.blocks().begin(), hold.blocks().end());
         }
-        for (const EvictedRun& evicted : leaving_) {
-            held.insert(evicted.hold.blocks().begin(), evicted.hold.blocks().end());
-        }
         return held;
     }
 
@@ -316,11 +285,7 @@ private:
     void learn_events() {
         if (draw(0, 9) == 0) { cache_.begin_snapshot(draw(1, 40)); }
         auto events = cache_.take_events();
-        const auto left = std::exchange(left_, {});
-        if (!events) {
-            REQUIRE(left.empty());
-            return;
-        }
+        if (!events) { return; }
         while (cache_.snapshot_unfinished()) {
             ++event_number_;
             const auto part = cache_.take_events();
@@ -342,9 +307,10 @@ private:
         }
         for (const BlockHash& hash : events->removed) {
             REQUIRE(seen_.erase(hash) == 1);
-            if (left.contains(hash)) { continue; }  // checked when it left
-            check_evictable(named_.at(hash));
-            named_.erase(hash);
+            const auto named = named_.find(hash);
+            if (named == named_.end()) { continue; }  // forgotten
+            check_evictable(named->second);
+            named_.erase(named);
         }
         for (const BlockHash& hash : events->stored) {
             REQUIRE(seen_.insert(hash).second);
@@ -401,19 +367,9 @@ private:
         expected.free = total - expected.used - expected.cached - expected.pinned - expected.stranded;
         REQUIRE(counts == expected);
 
-        // What leaves stays as it was until its hold ends.
-        std::uint32_t leaving = 0;
-        for (const EvictedRun& evicted : leaving_) {
-            leaving += evicted.run.count;
-            for (std::uint32_t i = 0; i < evicted.run.count; ++i) {
-                REQUIRE(content_[base::raw(evicted.run.first) + i] == evicted.hashes[i]);
-            }
-        }
-        REQUIRE(cache_.blocks_leaving() == leaving);
-
-        // Private blocks are in one table only; shared ones are published.
+        // Private blocks are in one table only; shared ones are published, or were.
         for (const auto& [id, count] : referenced) {
-            if (count > 1) { REQUIRE(named_blocks.contains(id)); }
+            if (count > 1) { REQUIRE((named_blocks.contains(id) || nameless_.contains(id))); }
         }
         for (const Open& sequence : sequences_) {
             const auto blocks = sequence.kv.blocks();
@@ -448,8 +404,7 @@ private:
     std::vector<Open> sequences_;
     std::vector<BlockHold> holds_;
     std::vector<PrefixMatch> matches_;
-    std::vector<EvictedRun> leaving_;
-    std::set<BlockHash> left_;            // evicted by evict_run since the last events
+    std::set<BlockId> nameless_;          // were forgotten once
     std::map<BlockHash, BlockId> named_;  // what match must find
     std::set<BlockHash> seen_;            // events replayed
     std::uint64_t event_number_ = 0;

@@ -15,7 +15,6 @@ using kv_cache::BlockCounts;
 using kv_cache::BlockHold;
 using kv_cache::BlockId;
 using kv_cache::BlockRun;
-using kv_cache::EvictedRun;
 using kv_cache::KvCache;
 using kv_cache::PrefixMatch;
 using kv_cache::SequenceKv;
@@ -26,12 +25,8 @@ namespace {
 
 constexpr std::uint32_t kTokens = 16;  // per block
 
-KvCache::Options make_options(std::uint32_t blocks_total, std::uint32_t group_blocks_initial = 1,
-                              std::uint32_t leaving_blocks_max = 0) {
-    return {.blocks_total = blocks_total,
-            .block_tokens = kTokens,
-            .group_blocks_initial = group_blocks_initial,
-            .leaving_blocks_max = leaving_blocks_max};
+KvCache::Options make_options(std::uint32_t blocks_total, std::uint32_t group_blocks_initial = 1) {
+    return {.blocks_total = blocks_total, .block_tokens = kTokens, .group_blocks_initial = group_blocks_initial};
 }
 
 SequenceKv open(KvCache& cache, std::uint32_t tokens, PrefixMatch prefix = {}) {
@@ -447,110 +442,6 @@ TEST_CASE("evictions in portions leave room that is contiguous", "[kv_cache]") {
     REQUIRE(second.runs().size() <= 8);
 }
 
-TEST_CASE("evicted blocks leave as one run of one chain and are not reused while they are held", "[kv_cache]") {
-    KvCache cache(make_options(8, 1, 8));
-    const auto old_chain = make_chain(1, 3);
-    const auto new_chain = make_chain(2, 4);
-    fill_cache(cache, old_chain);
-    fill_cache(cache, new_chain);
-    REQUIRE(cache.take_events()->stored.size() == 7);
-    REQUIRE_FALSE(cache.evict_run(1).has_value());  // one block is free as it is
-
-    auto leaving = cache.evict_run(3);
-    REQUIRE(leaving.has_value());
-    REQUIRE(leaving->run == BlockRun{BlockId{1}, 2});  // the end of the colder chain
-    REQUIRE(leaving->hashes == std::vector(old_chain.begin() + 1, old_chain.end()));
-    REQUIRE(std::vector(leaving->hold.blocks().begin(), leaving->hold.blocks().end()) ==
-            std::vector{BlockId{1}, BlockId{2}});
-    REQUIRE(cache.match(old_chain, 1000).tokens() == kTokens);
-    auto removed = old_chain;
-    removed.erase(removed.begin());
-    std::sort(removed.begin(), removed.end());
-    REQUIRE(cache.take_events()->removed == removed);
-    REQUIRE(cache.counts() == BlockCounts{.free = 1, .cached = 5, .stranded = 2});
-    REQUIRE(cache.blocks_leaving() == 2);
-    REQUIRE(cache.blocks_available() == 6);
-    REQUIRE_FALSE(cache.evict_run(3).has_value());  // enough is on its way
-
-    {
-        const SequenceKv all = open(cache, 6 * kTokens);  // everything but the two
-        for (const BlockId id : all.blocks()) {
-            REQUIRE((id != BlockId{1} && id != BlockId{2}));
-        }
-        REQUIRE_FALSE(cache.open({}, 1).has_value());
-        leaving->hold.release();
-        REQUIRE(cache.blocks_leaving() == 0);
-        REQUIRE(cache.counts() == BlockCounts{.free = 2, .used = 6});
-    }
-    REQUIRE(cache.counts() == BlockCounts{.free = 8});
-}
-
-TEST_CASE("an evicted run ends where its chain, its memory or the bound ends", "[kv_cache]") {
-    KvCache cache(make_options(12, 1, 5));
-    const auto first = make_chain(1, 4);
-    const auto second = make_chain(2, 2);
-    {
-        SequenceKv a = open(cache, 2 * kTokens);
-        SequenceKv b = open(cache, 2 * kTokens);  // lies between the two pieces of the first
-        REQUIRE(a.reserve(4 * kTokens).has_value());
-        REQUIRE(a.runs() == std::vector<BlockRun>{{BlockId{0}, 2}, {BlockId{4}, 2}});
-        a.publish(first);
-        b.publish(second);
-        a.close();
-    }
-    std::vector<EvictedRun> leaving;
-    while (auto evicted = cache.evict_run(12)) {
-        leaving.push_back(std::move(*evicted));
-    }
-    REQUIRE(leaving.size() == 3);
-    REQUIRE(leaving[0].run == BlockRun{BlockId{4}, 2});
-    REQUIRE(leaving[0].hashes == std::vector(first.begin() + 2, first.end()));
-    REQUIRE(leaving[1].run == BlockRun{BlockId{0}, 2});
-    REQUIRE(leaving[1].hashes == std::vector(first.begin(), first.begin() + 2));
-    REQUIRE(leaving[2].run == BlockRun{BlockId{3}, 1});  // the fifth block: no more may leave at once
-    REQUIRE(leaving[2].hashes == std::vector{second[1]});
-    REQUIRE(cache.counts() == BlockCounts{.free = 6, .cached = 1, .stranded = 5});
-
-    // In any order they end, each is free at once, and makes room for the next to leave.
-    leaving.erase(leaving.begin() + 1);
-    REQUIRE(cache.counts() == BlockCounts{.free = 8, .cached = 1, .stranded = 3});
-    const auto last = cache.evict_run(12);
-    REQUIRE(last.has_value());
-    REQUIRE(last->hashes == std::vector{second[0]});
-    leaving.clear();
-    REQUIRE(cache.counts() == BlockCounts{.free = 11, .stranded = 1});
-    REQUIRE(cache.blocks_leaving() == 1);
-}
-
-TEST_CASE("what is computed again while its old blocks still leave is found, and stays when they have left",
-          "[kv_cache]") {
-    KvCache cache(make_options(4, 1, 4));
-    const auto chain = make_chain(1, 2);
-    fill_cache(cache, chain);
-    auto leaving = cache.evict_run(4);
-    REQUIRE(leaving->run == BlockRun{BlockId{0}, 2});
-    fill_cache(cache, chain);
-    REQUIRE(cache.counts() == BlockCounts{.cached = 2, .stranded = 2});
-    leaving->hold.release();
-    REQUIRE(cache.match(chain, 100).tokens() == 2 * kTokens);
-    REQUIRE(cache.counts() == BlockCounts{.free = 2, .cached = 2});
-}
-
-TEST_CASE("nothing leaves through a hold where none is allowed, and what is needed at once is dropped", "[kv_cache]") {
-    KvCache without(make_options(4));
-    fill_cache(without, make_chain(1, 4));
-    REQUIRE_FALSE(without.evict_run(4).has_value());
-    REQUIRE(without.counts() == BlockCounts{.cached = 4});
-
-    KvCache with(make_options(4, 1, 2));
-    fill_cache(with, make_chain(1, 4));
-    const auto leaving = with.evict_run(4);
-    REQUIRE(leaving->run.count == 2);
-    REQUIRE_FALSE(with.evict_run(4).has_value());
-    const SequenceKv sequence = open(with, 2 * kTokens);  // does not wait for them
-    REQUIRE(with.counts() == BlockCounts{.used = 2, .stranded = 2});
-}
-
 TEST_CASE("leases can be moved and assigned without losing or doubling a block", "[kv_cache]") {
     KvCache cache(make_options(10));
     SequenceKv a = open(cache, 2 * kTokens);
@@ -569,18 +460,52 @@ TEST_CASE("leases can be moved and assigned without losing or doubling a block",
     REQUIRE(cache.counts() == BlockCounts{.free = 9, .stranded = 1});
 }
 
+TEST_CASE("blocks of an earlier life are found under their names, the last adopted longest", "[kv_cache]") {
+    KvCache cache(make_options(6));
+    const auto chain = make_chain(1, 3);
+    const auto other = make_chain(2, 2);
+    REQUIRE(cache.adopt(BlockId{4}, chain[1], chain[0]));  // in any order
+    REQUIRE(cache.adopt(BlockId{0}, chain[0], std::nullopt));
+    REQUIRE(cache.adopt(BlockId{2}, other[0], std::nullopt));
+    REQUIRE(cache.adopt(BlockId{5}, chain[2], chain[1]));
+    REQUIRE_FALSE(cache.adopt(BlockId{1}, chain[0], std::nullopt));  // the name is taken
+    REQUIRE_FALSE(cache.adopt(BlockId{2}, other[1], other[0]));      // the block is
+    REQUIRE_FALSE(cache.adopt(BlockId{6}, other[1], other[0]));      // there is none
+    REQUIRE_FALSE(cache.adopt(BlockId{1}, other[1], other[1]));      // nobody comes before himself
+    REQUIRE(cache.counts() == BlockCounts{.free = 2, .cached = 4});
+    {
+        const PrefixMatch match = cache.match(chain, 1000);
+        REQUIRE(std::vector(match.blocks().begin(), match.blocks().end()) ==
+                std::vector{BlockId{0}, BlockId{4}, BlockId{5}});
+    }
+    const SequenceKv sequence = open(cache, 3 * kTokens);  // one has to go
+    REQUIRE(cache.match(other, 1000).tokens() == 0);
+    REQUIRE(cache.match(chain, 1000).tokens() == 3 * kTokens);
+}
+
+TEST_CASE("what is forgotten is not found, and free when nobody uses it any more", "[kv_cache]") {
+    KvCache cache(make_options(6));
+    const auto chain = make_chain(1, 4);
+    fill_cache(cache, chain);
+    {
+        const PrefixMatch match = cache.match(chain, 1000);
+        const PrefixMatch user = cache.match(chain, 1000);
+        cache.forget(match, 2);
+        cache.forget(user, 3);  // again: nothing
+        REQUIRE(cache.match(chain, 1000).tokens() == 2 * kTokens);
+        REQUIRE(cache.counts() == BlockCounts{.free = 2, .used = 4});
+    }
+    REQUIRE(cache.counts() == BlockCounts{.free = 4, .cached = 2});
+    fill_cache(cache, chain);
+    REQUIRE(cache.match(chain, 1000).tokens() == 4 * kTokens);
+}
+
 TEST_CASE("use against the contract stops the process", "[kv_cache]") {
     const auto chain = make_chain(1, 2);
     REQUIRE(stops_the_process([] { KvCache cache(make_options(4, 0)); }));
     REQUIRE(stops_the_process([] {  // a lease outlives the cache
         auto cache = std::make_unique<KvCache>(make_options(4));
         const SequenceKv sequence = *cache->open({}, 1);
-        cache.reset();
-    }));
-    REQUIRE(stops_the_process([] {  // so does the hold of blocks that leave
-        auto cache = std::make_unique<KvCache>(make_options(4, 1, 4));
-        fill_cache(*cache, make_chain(1, 2));
-        const auto leaving = cache->evict_run(4);
         cache.reset();
     }));
     KvCache cache(make_options(10));

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+
+namespace CLI {
+class App;
+}
+
+namespace bench {
+
+/// `sluice bench swap`: what the command line says.
+struct SwapOptions {
+    std::uint32_t layers = 30;  // of the KV: SmolLM2-135M's
+    std::uint32_t kv_heads = 3;
+    std::uint32_t head_dim = 64;
+    std::uint32_t tokens = 1024;   // of a sequence that is swapped
+    std::uint32_t sequences = 16;  // of each sample
+    double used_share = 0.5;       // of the pool, by others, in pieces of 1 to 32 blocks: what makes it fragmented
+    double tier_used_share = 0.5;  // of the tier
+    std::uint32_t samples = 9;     // of each figure; medians are told
+    bool processor_time = false;   // of this thread, instead of the wall clock: for a machine that others use
+    std::string disk_folder;       // where to try a disk; empty: not
+    std::uint32_t seed = 1;
+    std::string out_path;  // JSON; "-": standard output instead of the table
+};
+
+/// One way to move the KV of sequences out of a pool and back.
+struct SwapFigure {
+    std::string level;  // "host", "disk"
+    std::string name;   // "limit", "block, layer, K or V" (the plain paged layout), "groups" (ours)
+    double copies_per_sequence = 0;
+    double out_bytes_per_s = 0;
+    double in_bytes_per_s = 0;
+};
+
+/// Error: of memory or the folder; internal, when what came back is not what went out.
+base::Result<std::vector<SwapFigure>> measure_swaps(const SwapOptions& options);
+
+/// Measures and prints. Exit status: 0; 1 when something fails.
+int bench_swap_main(const SwapOptions& options);
+
+/// Adds the flags of `bench swap` to its subcommand; they write into `options`, which must outlive the parsing.
+void add_bench_swap(CLI::App& app, SwapOptions& options);
+
+}  // namespace bench

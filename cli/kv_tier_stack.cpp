@@ -1,0 +1,141 @@
+#include "cli/kv_tier_stack.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "base/log.h"
+#include "cli/process.h"
+#include "kv_transfer/tier/file_tier.h"
+#include "kv_transfer/tier/host_tier.h"
+
+namespace cli {
+
+namespace fs = std::filesystem;
+using base::ErrorCode;
+
+namespace {
+
+constexpr std::uint32_t kJobsMax = 64;     // loads, and as many others, that wait for one tier
+constexpr std::uint32_t kSaveBlocks = 8;   // FastSwitch's groups: a copy each block would be many small ones
+constexpr std::uint32_t kFoldersMax = 64;  // workers of one model with one kv_disk.path
+constexpr std::uint64_t kDiskBytes = std::uint64_t{16} << 30;
+
+/// The first folder of this model that no other process has.
+base::Result<std::unique_ptr<kv_transfer::FileTier>> open_file_tier(const KvTierStack::Setup& setup,
+                                                                    engine::Engine& engine) {
+    kv_transfer::FileTier::Options options;
+    options.bytes = setup.settings.disk_bytes;
+    options.block_bytes = engine.layout().block_bytes();
+    options.numerics_id = static_cast<std::uint64_t>(engine.numerics_id());
+    options.layout = engine.layout().format().name();
+    options.hash_key = setup.hash_key;
+    for (std::uint32_t number = 0;; ++number) {
+        options.folder = fs::path(setup.settings.disk_path) / fmt::format("{:016x}-{}", options.numerics_id, number);
+        auto tier = kv_transfer::FileTier::open(options);
+        const bool is_taken = !tier && tier.error().code == ErrorCode::failed_precondition;
+        if (!is_taken || number + 1 == kFoldersMax) { return tier; }
+    }
+}
+
+}  // namespace
+
+KvTierSettings read_kv_tiers(base::Config& config) {
+    KvTierSettings settings;
+    settings.host_bytes = static_cast<std::uint64_t>(config.integer("engine.kv_host_bytes", 0, 0));
+    settings.disk_path = config.string("engine.kv_disk.path", "");
+    settings.disk_bytes =
+        static_cast<std::uint64_t>(config.integer("engine.kv_disk.bytes", static_cast<std::int64_t>(kDiskBytes), 1));
+    return settings;
+}
+
+base::Result<base::HashKey> kept_key(const KvTierSettings& settings) {
+    const fs::path folder(settings.disk_path);
+    std::error_code error;
+    if (fs::create_directories(folder, error)) { fs::permissions(folder, fs::perms::owner_all, error); }
+    if (error) {
+        return base::fail(ErrorCode::permission_denied,
+                          fmt::format("engine.kv_disk.path: cannot make {}: {}", folder.string(), error.message()));
+    }
+    const fs::path file = folder / "cluster.key";
+    const int made = ::open(file.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (made < 0 && errno != EEXIST) {
+        return base::fail(ErrorCode::permission_denied,
+                          fmt::format("engine.kv_disk.path: cannot make {}: {}", file.string(),
+                                      std::generic_category().message(errno)));
+    }
+    if (made >= 0) {
+        const std::string text = base::format_hash_key(base::random_hash_key()) + "\n";
+        const bool is_written = ::write(made, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+        ::close(made);
+        if (!is_written) {
+            fs::remove(file, error);
+            return base::fail(ErrorCode::resource_exhausted, "engine.kv_disk.path: cannot write " + file.string());
+        }
+    }
+    return read_key_file(file.string());
+}
+
+std::size_t KvTierStack::events_max(const KvTierSettings& settings) {
+    const std::size_t tiers = (settings.host_bytes > 0 ? 1u : 0u) + (settings.disk_path.empty() ? 0u : 1u);
+    return tiers * kv_transfer::TierCopier::events_max(kJobsMax);
+}
+
+std::vector<kv_cache::KvCache*> KvTierStack::slots() const {
+    std::vector<kv_cache::KvCache*> slots;
+    for (const auto& of_tier : slots_) {
+        slots.push_back(of_tier.get());
+    }
+    return slots;
+}
+
+base::Result<void> KvTierStack::add(std::string name, std::unique_ptr<kv_transfer::TierBytes> bytes,
+                                    std::uint32_t save_blocks, engine::Engine& engine, const base::Clock& clock) {
+    const std::size_t block_bytes = engine.layout().block_bytes();
+    slots_.push_back(std::make_unique<kv_cache::KvCache>(kv_cache::KvCache::Options{
+        .blocks_total = bytes->slots_total(), .block_tokens = engine.layout().block_tokens()}));
+    description_ +=
+        fmt::format("{}{} {} MiB", description_.empty() ? "" : ", ", name, bytes->slots_total() * block_bytes >> 20);
+    auto copier = kv_transfer::TierCopier::start(
+        engine.kv_store(), std::move(bytes), kJobsMax, clock,
+        [this, tier = copiers_.size()](kv_transfer::TierEvent event) { tiers_->on_event(tier, std::move(event)); });
+    if (!copier) { return base::pass_on(copier); }
+    copiers_.push_back(std::move(*copier));
+    parts_.push_back({std::move(name), slots_.back().get(), copiers_.back().get(), save_blocks, block_bytes});
+    return {};
+}
+
+base::Result<std::unique_ptr<KvTierStack>> KvTierStack::start(const Setup& setup, engine::Engine& engine,
+                                                              worker::StepControl& control, const base::Clock& clock,
+                                                              base::Metrics& metrics) {
+    std::unique_ptr<KvTierStack> stack(new KvTierStack());
+    if (setup.settings.host_bytes > 0) {
+        auto bytes = kv_transfer::HostTier::make(engine.kv_store(), setup.settings.host_bytes);
+        if (!bytes) { return base::pass_on(bytes); }
+        if (auto added = stack->add("host", std::move(*bytes), kSaveBlocks, engine, clock); !added) {
+            return base::pass_on(added);
+        }
+    }
+    if (!setup.settings.disk_path.empty()) {
+        auto bytes = open_file_tier(setup, engine);
+        if (!bytes) { return base::pass_on(bytes, "engine.kv_disk"); }
+        const auto found = (*bytes)->found();
+        if (auto added = stack->add("disk", std::move(*bytes), 0, engine, clock); !added) {
+            return base::pass_on(added);
+        }
+        for (const auto& block : found) {
+            stack->slots_.back()->adopt(base::BlockId{block.slot}, block.hash, block.parent);
+        }
+        stack->description_ += fmt::format(" ({} blocks found)", found.size());
+    }
+    stack->tiers_ = std::make_unique<worker::KvTiers>(stack->parts_, control, setup.worker, metrics);
+    return stack;
+}
+
+}  // namespace cli

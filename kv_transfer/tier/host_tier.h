@@ -1,0 +1,39 @@
+#pragma once
+
+#include <memory>
+
+#include "device/buffer.h"
+#include "kv_cache/kv_store.h"
+#include "kv_transfer/tier/tier.h"
+
+namespace kv_transfer {
+
+/// A level in host memory that copies of the pool's device reach directly (pinned on CUDA; on the host pages that cost
+/// nothing until they are written). Ends with the process.
+class HostTier final : public TierBytes {
+public:
+    /// As many slots as `bytes` hold. Error: invalid_argument when that is none; resource_exhausted.
+    static base::Result<std::unique_ptr<HostTier>> make(const kv_cache::KvStore& pool, std::uint64_t bytes);
+
+    std::uint32_t slots_total() const override { return slots_; }
+    base::Result<void> save(kv_cache::KvAccess& pool, const TierPiece& piece, std::span<const base::BlockHash> hashes,
+                            std::optional<base::BlockHash> parent) override;
+    base::Result<std::uint32_t> load(kv_cache::KvAccess& pool, const TierPiece& piece,
+                                     std::span<const base::BlockHash> hashes) override;
+    base::Result<void> clear() override { return {}; }
+
+private:
+    HostTier(device::Buffer buffer, std::size_t block_bytes, std::uint32_t slots)
+        : buffer_(std::move(buffer)), block_bytes_(block_bytes), slots_(slots) {}
+    std::span<std::byte> at(kv_cache::BlockRun slots);
+
+    device::Buffer buffer_;
+    std::size_t block_bytes_;
+    std::uint32_t slots_;
+};
+
+/// Slots of `block_bytes` that `bytes` hold, at most what a pool can have. Error: invalid_argument, naming `setting`,
+/// when that is none.
+base::Result<std::uint32_t> tier_slots(std::uint64_t bytes, std::size_t block_bytes, const char* setting);
+
+}  // namespace kv_transfer

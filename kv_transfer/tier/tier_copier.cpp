@@ -1,0 +1,122 @@
+#include "kv_transfer/tier/tier_copier.h"
+
+#include <utility>
+
+#include "base/check.h"
+
+namespace kv_transfer {
+namespace {
+
+std::uint32_t blocks_of(const TierJob& job) {
+    return static_cast<std::uint32_t>(job.hashes.size());
+}
+
+}  // namespace
+
+base::Result<std::unique_ptr<TierCopier>> TierCopier::start(kv_cache::KvStore& store, std::unique_ptr<TierBytes> bytes,
+                                                            std::uint32_t jobs_max, const base::Clock& clock,
+                                                            OnEvent on_event) {
+    CHECK(jobs_max > 0);
+    auto access = kv_cache::KvAccess::make(store);
+    if (!access) { return base::pass_on(access); }
+    return std::unique_ptr<TierCopier>(
+        new TierCopier(std::move(*access), std::move(bytes), jobs_max, clock, std::move(on_event)));
+}
+
+TierCopier::TierCopier(kv_cache::KvAccess access, std::unique_ptr<TierBytes> bytes, std::uint32_t jobs_max,
+                       const base::Clock& clock, OnEvent on_event)
+    : access_(std::move(access)),
+      bytes_(std::move(bytes)),
+      jobs_max_(jobs_max),
+      clock_(clock),
+      on_event_(std::move(on_event)),
+      thread_([this](const std::stop_token& stop) { run(stop); }) {}
+
+TierCopier::~TierCopier() {
+    thread_ = {};
+    for (std::deque<TierJob>* jobs : {&loads_, &others_}) {
+        for (const TierJob& job : *jobs) {
+            on_event_({.id = job.id, .error = base::Error{base::ErrorCode::cancelled, "the level has ended"}});
+        }
+    }
+}
+
+bool TierCopier::submit(TierJob job) {
+    {
+        const std::scoped_lock lock(mutex_);
+        std::deque<TierJob>& queue = job.kind == TierJob::Kind::load ? loads_ : others_;
+        // What must not be found any more is not forgotten for want of room: one such job takes the place of two.
+        if (job.kind == TierJob::Kind::clear && !others_.empty() && others_.back().kind == TierJob::Kind::clear) {
+            return false;
+        }
+        if (queue.size() >= jobs_max_ + (job.kind == TierJob::Kind::clear ? 1 : 0)) { return false; }
+        if (job.kind == TierJob::Kind::load) { blocks_loading_ += blocks_of(job); }
+        queue.push_back(std::move(job));
+    }
+    ready_.notify_one();
+    return true;
+}
+
+std::uint32_t TierCopier::blocks_loading() const {
+    const std::scoped_lock lock(mutex_);
+    return blocks_loading_;
+}
+
+void TierCopier::run(const std::stop_token& stop) {
+    while (true) {
+        TierJob job;
+        {
+            std::unique_lock lock(mutex_);
+            if (!ready_.wait(lock, stop, [this] { return !loads_.empty() || !others_.empty(); }) ||
+                stop.stop_requested()) {
+                return;
+            }
+            std::deque<TierJob>& queue = loads_.empty() ? others_ : loads_;
+            job = std::move(queue.front());
+            queue.pop_front();
+        }
+        TierEvent event = move(job);
+        if (job.kind == TierJob::Kind::load) {
+            const std::scoped_lock lock(mutex_);
+            blocks_loading_ -= blocks_of(job);
+        }
+        on_event_(std::move(event));
+    }
+}
+
+TierEvent TierCopier::move(const TierJob& job) {
+    const base::TimePoint begin = clock_.now();
+    TierEvent event{.id = job.id};
+    if (job.kind == TierJob::Kind::clear) {
+        if (auto cleared = bytes_->clear(); !cleared) { event.error = cleared.error(); }
+        return event;
+    }
+    const std::span<const base::BlockHash> hashes(job.hashes);
+    for (const TierPiece& piece : job.pieces) {
+        const auto names = hashes.subspan(event.blocks_done, piece.blocks.count);
+        if (job.kind == TierJob::Kind::save) {
+            const auto parent = event.blocks_done == 0 ? job.parent : std::optional(job.hashes[event.blocks_done - 1]);
+            if (auto saved = bytes_->save(access_, piece, names, parent); !saved) {
+                event.error = saved.error();
+                event.blocks_done = 0;
+                break;
+            }
+            event.blocks_done += piece.blocks.count;
+            continue;
+        }
+        const auto loaded = bytes_->load(access_, piece, names);
+        if (!loaded) {
+            event.error = loaded.error();
+            break;
+        }
+        event.blocks_done += *loaded;
+        if (*loaded < piece.blocks.count) {
+            event.error = base::Error{base::ErrorCode::data_loss, "a block of KV is not what was saved"};
+            break;
+        }
+    }
+    event.duration = clock_.now() - begin;
+    return event;
+}
+
+}  // namespace kv_transfer

@@ -1,0 +1,421 @@
+// What goes out to the tiers below the pool, what comes back, and that nothing of it changes an answer.
+#include "worker/kv_tiers.h"
+
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/log.h"
+#include "kv_cache/kv_access.h"
+#include "kv_transfer/tier/host_tier.h"
+#include "worker/step_loop.h"
+
+#include "tests/support/catch.h"
+#include "tests/support/ledger_engine.h"
+#include "tests/support/random_tokens.h"
+#include "tests/support/seeds.h"
+#include "tests/support/step_bench.h"
+
+using base::Epoch;
+using base::ErrorCode;
+using base::RequestId;
+using base::TokenId;
+using kv_transfer::TierEvent;
+using kv_transfer::TierJob;
+using test_support::ledger_continuation;
+using test_support::LedgerEngine;
+using test_support::make_start;
+using test_support::Random;
+using test_support::random_prompt;
+using test_support::StepBench;
+using worker::KvTiers;
+using worker::RequestKey;
+using worker::SequenceState;
+
+namespace {
+
+RequestKey key_of(std::uint64_t request) {
+    return {RequestId{request}, Epoch{0}};
+}
+
+/// A tier in host memory whose jobs are done when the test says so.
+class HeldMover final : public kv_transfer::TierMover {
+public:
+    HeldMover(kv_cache::KvStore& store, std::uint32_t slots)
+        : access_(kv_cache::KvAccess::make(store).value()),
+          bytes_(kv_transfer::HostTier::make(store, slots * store.layout().block_bytes()).value()) {}
+
+    bool submit(TierJob job) override {
+        if (jobs.size() >= room) { return false; }
+        jobs.push_back(std::move(job));
+        return true;
+    }
+    std::uint32_t blocks_loading() const override { return 0; }
+
+    /// Moves the bytes of the `index`-th job, or as many of its blocks as `blocks` says, and takes it out.
+    TierEvent run(std::size_t index, std::uint32_t blocks = 0xffffffff) {
+        const TierJob job = jobs.at(index);
+        jobs.erase(jobs.begin() + static_cast<std::ptrdiff_t>(index));
+        TierEvent event;
+        event.id = job.id;
+        event.duration = duration;
+        if (job.kind == TierJob::Kind::clear) { return event; }
+        for (kv_transfer::TierPiece piece : job.pieces) {
+            const std::uint32_t count = std::min(piece.blocks.count, blocks - event.blocks_done);
+            piece.blocks.count = piece.slots.count = count;
+            if (count > 0) {
+                if (job.kind == TierJob::Kind::save) {
+                    REQUIRE(bytes_->save(access_, piece, {}, std::nullopt));
+                } else {
+                    REQUIRE(bytes_->load(access_, piece, {}) == count);
+                }
+            }
+            event.blocks_done += count;
+        }
+        if (event.blocks_done < job.hashes.size()) {
+            event.error = base::Error{ErrorCode::data_loss, "no"};
+            if (job.kind == TierJob::Kind::save) { event.blocks_done = 0; }
+        }
+        return event;
+    }
+
+    std::deque<TierJob> jobs;
+    std::size_t room = 1000;
+    base::Duration duration{};
+
+private:
+    kv_cache::KvAccess access_;
+    std::unique_ptr<kv_transfer::HostTier> bytes_;
+};
+
+struct TierBench : StepBench {
+    explicit TierBench(std::uint32_t blocks, std::uint32_t slots_total = 256, std::uint32_t save_blocks = 2,
+                       worker::WorkerOptions limits = {})
+        : StepBench({.blocks_total = blocks}, limits),
+          mover(engine.kv_store(), slots_total),
+          slots({.blocks_total = slots_total, .block_tokens = 16}),
+          tiers({{"host", &slots, &mover, save_blocks, engine.layout().block_bytes()}}, loop, "mixed-0", metrics) {
+        base::init_log({.role = "test", .level = "off"});
+        loop.add_helper(&tiers);
+    }
+    ~TierBench() { finish_jobs(); }
+    void done(std::size_t index, std::uint32_t blocks = 0xffffffff) { tiers.on_event(0, mover.run(index, blocks)); }
+    void finish_jobs() {
+        do {
+            while (!mover.jobs.empty()) {
+                done(0);
+            }
+            settle();
+        } while (!mover.jobs.empty());
+    }
+    /// To its end, with all copies done at once.
+    void ask(std::uint64_t request, const std::vector<TokenId>& prompt, std::uint32_t new_tokens) {
+        REQUIRE(loop.post_command(make_start(request, prompt, new_tokens)));
+        settle();
+        finish_jobs();
+        check_answer(request, prompt, new_tokens);
+    }
+    void check_answer(std::uint64_t request, const std::vector<TokenId>& prompt, std::uint32_t new_tokens) {
+        INFO("request " << request);
+        REQUIRE(sink.answers.at(key_of(request)).tokens == ledger_continuation(prompt, new_tokens, 1000));
+        REQUIRE(sink.answers.at(key_of(request)).finals == 1);
+        REQUIRE(engine.violations() == 0);
+    }
+    void check_nothing_held() {
+        finish_jobs();
+        REQUIRE_FALSE(tiers.busy());
+        REQUIRE(tiers.blocks_returning() == 0);
+        for (const kv_cache::KvCache* each : {&cache, &slots}) {
+            const auto counts = each->counts();
+            REQUIRE(counts.used + counts.pinned + counts.stranded == 0);
+        }
+    }
+    bool is_loading(std::uint64_t request) {
+        const auto* sequence = loop.find(key_of(request));
+        return sequence != nullptr && sequence->state == SequenceState::loading;
+    }
+    double figure(const std::string& line) const {
+        const std::string text = metrics.text();
+        const auto at = text.find(line + " ");
+        return at == std::string::npos ? -1 : std::stod(text.substr(at + line.size() + 1));
+    }
+    /// Pushes everything out of the pool.
+    void flood(std::uint64_t request) {
+        Random random(static_cast<std::uint32_t>(request));
+        ask(request, random_prompt(random, cache.options().blocks_total * 16 - 1), 1);
+    }
+
+    HeldMover mover;
+    kv_cache::KvCache slots;
+    KvTiers tiers;
+};
+
+std::vector<TokenId> prompt_of(std::uint32_t tokens, std::uint32_t seed = 1) {
+    Random random{seed};
+    return random_prompt(random, tokens);
+}
+
+}  // namespace
+
+TEST_CASE("a conversation that returns is loaded, and only what is new is computed and goes out", "[worker]") {
+    TierBench bench(20);
+    auto prompt = prompt_of(100);
+    bench.ask(1, prompt, 30);
+    const auto answer = bench.sink.answers.at(key_of(1)).tokens;
+    const double out = bench.figure("sluice_kv_tier_bytes_total{direction=\"out\",tier=\"host\"}");
+    REQUIRE(out == 8.0 * static_cast<double>(bench.engine.layout().block_bytes()));  // 129 tokens have KV
+    bench.flood(2);
+    const double out_flooded = bench.figure("sluice_kv_tier_bytes_total{direction=\"out\",tier=\"host\"}");
+
+    prompt.insert(prompt.end(), answer.begin(), answer.end());
+    const auto more = prompt_of(20, 5);
+    prompt.insert(prompt.end(), more.begin(), more.end());
+    REQUIRE(bench.loop.post_command(make_start(3, prompt, 12)));
+    bench.settle();
+    REQUIRE(bench.is_loading(3));
+    const auto before = bench.engine.tokens_computed();
+    bench.finish_jobs();
+    bench.check_answer(3, prompt, 12);
+    REQUIRE(bench.engine.tokens_computed() - before == 150 - 128 + 11);
+    REQUIRE(bench.sink.answers.at(key_of(3)).cached_tokens == 128);
+    REQUIRE(bench.figure("sluice_kv_tier_loads_total{outcome=\"complete\",tier=\"host\"}") == 1);
+    // 161 tokens have KV now: two more full blocks.
+    REQUIRE(bench.figure("sluice_kv_tier_bytes_total{direction=\"out\",tier=\"host\"}") - out_flooded ==
+            2.0 * static_cast<double>(bench.engine.layout().block_bytes()));
+    bench.check_nothing_held();
+}
+
+TEST_CASE("while a sequence computes, its full blocks go out in runs", "[worker]") {
+    TierBench bench(64, 256, 4);
+    REQUIRE(bench.loop.post_command(make_start(1, prompt_of(16 * 9), 1)));
+    int turns = 0;
+    while (bench.mover.jobs.empty()) {
+        bench.driver.turn();
+        REQUIRE(++turns < 10);
+    }
+    REQUIRE(bench.mover.jobs.front().pieces.size() == 1);  // one copy
+    bench.finish_jobs();
+    bench.check_answer(1, prompt_of(16 * 9), 1);
+    bench.check_nothing_held();
+}
+
+TEST_CASE("who gave way finds what it computed in the tier", "[worker]") {
+    TierBench bench(16);
+    const auto first = prompt_of(60, 1);
+    const auto second = prompt_of(60, 2);
+    REQUIRE(bench.loop.post_command(make_start(1, first, 90)));
+    REQUIRE(bench.loop.post_command(make_start(2, second, 90)));
+    int turns = 0;
+    while (bench.sink.answers[key_of(1)].finals == 0 || bench.sink.answers[key_of(2)].finals == 0) {
+        bench.driver.turn();
+        while (!bench.mover.jobs.empty()) {
+            bench.done(0);
+        }
+        REQUIRE(++turns < 2000);
+    }
+    bench.check_answer(1, first, 90);
+    bench.check_answer(2, second, 90);
+    REQUIRE(bench.figure("sluice_worker_preemptions_total{model=\"ledger\"}") >= 1);
+    // Without the tier all of a preempted sequence is computed again: more than a block's worth each time.
+    const double again = static_cast<double>(bench.engine.tokens_computed()) - 2 * (60 + 89);
+    REQUIRE(again <= 16 * bench.figure("sluice_worker_preemptions_total{model=\"ledger\"}"));
+    bench.check_nothing_held();
+}
+
+TEST_CASE("who grows waits for the copy of who gave way, and for nobody else's memory", "[worker]") {
+    TierBench bench(16, 256, 0);  // only who leaves is copied: all of it has to go out then
+    REQUIRE(bench.loop.post_command(make_start(1, prompt_of(60, 1), 150)));
+    REQUIRE(bench.loop.post_command(make_start(2, prompt_of(60, 2), 60)));
+    REQUIRE(bench.loop.post_command(make_start(3, prompt_of(16, 3), 60)));
+    int turns = 0;
+    while (bench.mover.jobs.empty()) {
+        bench.driver.turn();
+        REQUIRE(++turns < 2000);
+    }
+    REQUIRE(bench.figure("sluice_worker_preemptions_total{model=\"ledger\"}") == 1);
+    REQUIRE(bench.tiers.blocks_returning() > 0);
+    bench.settle();  // those who have room go on; nobody else gives way
+    REQUIRE(bench.figure("sluice_worker_preemptions_total{model=\"ledger\"}") == 1);
+    bench.finish_jobs();
+    for (const auto& [request, prompt, tokens] :
+         {std::tuple(1, prompt_of(60, 1), 150u), std::tuple(2, prompt_of(60, 2), 60u),
+          std::tuple(3, prompt_of(16, 3), 60u)}) {
+        bench.check_answer(static_cast<std::uint64_t>(request), prompt, tokens);
+    }
+    bench.check_nothing_held();
+}
+
+TEST_CASE("what a tier gives in part, or not at all, is computed, and not asked for again", "[worker]") {
+    TierBench bench(20);
+    const auto prompt = prompt_of(101);
+    bench.ask(1, prompt, 1);
+    bench.flood(2);
+    std::uint32_t come = 0;
+    SECTION("three blocks") {
+        come = 3;
+    }
+    SECTION("none") {
+        come = 0;
+    }
+    REQUIRE(bench.loop.post_command(make_start(3, prompt, 3)));
+    bench.settle();
+    REQUIRE(bench.is_loading(3));
+    const auto before = bench.engine.tokens_computed();
+    bench.done(0, come);
+    bench.settle();
+    REQUIRE(bench.engine.tokens_computed() - before == 101 - 16 * come + 2);
+    bench.finish_jobs();
+    bench.check_answer(3, prompt, 3);
+    REQUIRE(bench.figure("sluice_kv_tier_loads_total{outcome=\"" + std::string(come > 0 ? "partial" : "failed") +
+                         "\",tier=\"host\"}") == 1);
+    bench.check_nothing_held();
+}
+
+TEST_CASE("who ends while it loads holds its blocks until the copy has ended", "[worker]") {
+    TierBench bench(20);
+    const auto prompt = prompt_of(101);
+    bench.ask(1, prompt, 1);
+    bench.flood(2);
+    REQUIRE(bench.loop.post_command(make_start(3, prompt, 3)));
+    bench.settle();
+    REQUIRE(bench.is_loading(3));
+    REQUIRE(bench.loop.post_command(worker::CancelRequest{key_of(3), test_support::kGateway, "no"}));
+    bench.settle();
+    REQUIRE(bench.loop.find(key_of(3)) == nullptr);
+    REQUIRE(bench.cache.counts().stranded == 6);
+    bench.check_nothing_held();
+}
+
+TEST_CASE("dropped prefixes are in no tier either, also not what was on its way", "[worker]") {
+    TierBench bench(64);
+    const auto prompt = prompt_of(101);
+    REQUIRE(bench.loop.post_command(make_start(1, prompt, 1)));
+    bench.settle();
+    REQUIRE_FALSE(bench.mover.jobs.empty());  // on its way
+    bool is_done = false;
+    REQUIRE(bench.loop.post_command(worker::DropRequest{[&](std::uint32_t) { is_done = true; }}));
+    bench.settle();
+    REQUIRE(is_done);
+    REQUIRE(bench.mover.jobs.back().kind == TierJob::Kind::clear);
+    bench.finish_jobs();
+    REQUIRE(bench.slots.counts().cached == 0);
+    const auto before = bench.engine.tokens_computed();
+    bench.ask(3, prompt, 3);
+    REQUIRE(bench.engine.tokens_computed() - before == 101 + 2);
+    bench.check_nothing_held();
+}
+
+TEST_CASE("once the KV of a sequence is its own affair, no more of it goes to a tier", "[worker]") {
+    TierBench bench(64);
+    const auto prompt = prompt_of(101);
+    REQUIRE(bench.loop.post_command(make_start(1, prompt, 20)));
+    bench.driver.turn();
+    while (!bench.mover.jobs.empty()) {
+        bench.done(0);
+        REQUIRE(bench.loop.work());
+    }
+    bench.loop.find(key_of(1))->kv->keep_private();  // as after a hand-off with loss
+    bench.settle();
+    REQUIRE(bench.mover.jobs.empty());
+    bench.check_answer(1, prompt, 20);
+    bench.check_nothing_held();
+}
+
+TEST_CASE("a tier that is full, or has no room for jobs, is left out", "[worker]") {
+    TierBench bench(40, 4);
+    const auto prompt = prompt_of(101);
+    SECTION("more than it has slots") {}
+    SECTION("no jobs") {
+        bench.mover.room = 0;
+    }
+    bench.ask(1, prompt, 20);
+    REQUIRE(bench.figure("sluice_kv_tier_saves_total{outcome=\"dropped\",tier=\"host\"}") >= 1);
+    bench.check_nothing_held();
+}
+
+TEST_CASE("a prompt that is computed sooner than it would be loaded is computed", "[worker]") {
+    TierBench bench(20);
+    bench.mover.duration = std::chrono::hours(1);
+    const auto prompt = prompt_of(101);
+    bench.ask(1, prompt, 1);
+    bench.flood(2);
+    bench.ask(3, prompt, 3);  // the first load teaches what loading takes
+    REQUIRE(bench.figure("sluice_kv_tier_loads_total{outcome=\"complete\",tier=\"host\"}") == 1);
+    for (std::uint64_t request = 10; request < 30; ++request) {
+        bench.flood(request);  // steps of all sizes teach what computing takes
+        bench.ask(request + 100, prompt_of(3 + static_cast<std::uint32_t>(request) * 7, 9), 5);
+    }
+    if (!bench.loop.predict_prefill(0, 96)) { return; }
+    REQUIRE(bench.loop.post_command(make_start(4, prompt, 3)));
+    bench.settle();
+    REQUIRE(bench.figure("sluice_kv_tier_loads_total{outcome=\"slower\",tier=\"host\"}") >= 1);
+    bench.finish_jobs();
+    bench.check_answer(4, prompt, 3);
+}
+
+TEST_CASE("whatever tiers do and when, answers are the same and nothing is lost", "[worker][property]") {
+    const std::uint32_t seed = GENERATE(range(0u, test_support::seeds_of(40)));
+    INFO("seed " << seed);
+    Random random{seed};
+    worker::WorkerOptions limits;
+    limits.batch_tokens_max = 16 + random() % 100;
+    TierBench bench(14 + random() % 20, 8 + random() % 60, random() % 4, limits);
+    bench.mover.room = random() % 4 == 0 ? 1 : 1000;
+    struct Asked {
+        std::vector<TokenId> prompt;
+        std::uint32_t new_tokens = 0;
+        bool is_cancelled = false;
+    };
+    std::map<std::uint64_t, Asked> asked;
+    std::vector<std::vector<TokenId>> ended;  // conversations to go on with
+    for (std::uint64_t turn = 1; turn < 600; ++turn) {
+        if (random() % 12 == 0) {
+            Asked request;
+            if (!ended.empty() && random() % 2 == 0) { request.prompt = ended[random() % ended.size()]; }
+            const auto more = random_prompt(random, 1 + random() % 60);
+            request.prompt.insert(request.prompt.end(), more.begin(), more.end());
+            request.prompt.resize(std::min<std::size_t>(request.prompt.size(), 150));
+            request.new_tokens = 1 + random() % 40;
+            REQUIRE(bench.loop.post_command(make_start(turn, request.prompt, request.new_tokens)));
+            asked.emplace(turn, std::move(request));
+        }
+        if (random() % 40 == 0 && !asked.empty()) {
+            auto at = std::next(asked.begin(), static_cast<std::ptrdiff_t>(random() % asked.size()));
+            at->second.is_cancelled = true;
+            REQUIRE(bench.loop.post_command(worker::CancelRequest{key_of(at->first), test_support::kGateway, "no"}));
+        }
+        if (random() % 200 == 0) {
+            REQUIRE(bench.loop.post_command(worker::DropRequest{[](std::uint32_t) {}}));
+        }
+        if (!bench.mover.jobs.empty() && random() % 3 != 0) {
+            const std::uint32_t blocks = random() % 5 == 0 ? random() % 3 : 0xffffffff;
+            bench.done(random() % bench.mover.jobs.size(), blocks);
+        }
+        bench.driver.overlapped_turn();
+        for (const auto& [request, what] : asked) {
+            const auto& answer = bench.sink.answers[key_of(request)];
+            if (answer.finals == 1 && random() % 30 == 0) {
+                ended.push_back(what.prompt);
+                ended.back().insert(ended.back().end(), answer.tokens.begin(), answer.tokens.end());
+            }
+        }
+    }
+    bench.mover.room = 1000;
+    int turns = 0;
+    while (bench.driver.overlapped_turn() || !bench.mover.jobs.empty()) {
+        while (!bench.mover.jobs.empty()) {
+            bench.done(0);
+        }
+        REQUIRE(++turns < 100000);
+    }
+    for (const auto& [request, what] : asked) {
+        const auto& answer = bench.sink.answers.at(key_of(request));
+        REQUIRE(answer.finals == 1);
+        if (what.is_cancelled) { continue; }
+        REQUIRE(answer.finish == worker::Finish::length);
+        bench.check_answer(request, what.prompt, what.new_tokens);
+    }
+    REQUIRE(bench.engine.violations() == 0);
+    bench.check_nothing_held();
+}

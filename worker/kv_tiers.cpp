@@ -1,0 +1,376 @@
+#include "worker/kv_tiers.h"
+
+#include <algorithm>
+#include <chrono>
+#include <span>
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/log_limit.h"
+
+namespace worker {
+
+using kv_transfer::TierEvent;
+using kv_transfer::TierJob;
+
+namespace {
+
+/// Of one save: loads of the same tier, which go first, wait for no more than this.
+constexpr std::uint32_t kSaveBlocksMax = 64;
+/// Of each load in what is learned of a tier.
+constexpr double kLearningStep = 0.25;
+
+std::uint32_t size32(std::size_t size) {
+    return static_cast<std::uint32_t>(size);
+}
+
+double seconds_of(base::Duration duration) {
+    return std::chrono::duration<double>(duration).count();
+}
+
+}  // namespace
+
+struct KvTiers::Instruments {
+    struct OfTier {
+        OfTier(base::Metrics& metrics, const std::string& tier, const std::string& worker)
+            : used(blocks(metrics, tier, worker, "used")),
+              cached(blocks(metrics, tier, worker, "cached")),
+              free(blocks(metrics, tier, worker, "free")),
+              bytes_out(bytes(metrics, tier, "out")),
+              bytes_in(bytes(metrics, tier, "in")),
+              copies_out(copies(metrics, tier, "out")),
+              copies_in(copies(metrics, tier, "in")),
+              duration(metrics.histogram("sluice_kv_tier_load_seconds",
+                                         "From the admission of a prompt until its KV was there from the tiers below "
+                                         "the pool",
+                                         base::ttft_edges())) {
+            for (const char* outcome : {"complete", "failed", "dropped"}) {
+                saves[outcome] = &metrics.counter("sluice_kv_tier_saves_total",
+                                                  "Copies of KV to a tier below the pool, by how they ended",
+                                                  {{"tier", tier}, {"outcome", outcome}});
+            }
+            for (const char* outcome : {"complete", "partial", "failed", "busy", "slower"}) {
+                loads[outcome] = &metrics.counter("sluice_kv_tier_loads_total",
+                                                  "Prompts of which a tier below the pool had more than the pool, by "
+                                                  "what came of it",
+                                                  {{"tier", tier}, {"outcome", outcome}});
+            }
+        }
+        static prometheus::Gauge& blocks(base::Metrics& metrics, const std::string& tier, const std::string& worker,
+                                         const std::string& state) {
+            return metrics.gauge("sluice_kv_tier_blocks", "Slots of a tier below the KV pool, by state",
+                                 {{"tier", tier}, {"worker", worker}, {"state", state}});
+        }
+        static prometheus::Counter& bytes(base::Metrics& metrics, const std::string& tier, const std::string& way) {
+            return metrics.counter("sluice_kv_tier_bytes_total", "Bytes of KV moved to (out) and from (in) a tier",
+                                   {{"tier", tier}, {"direction", way}});
+        }
+        static prometheus::Counter& copies(base::Metrics& metrics, const std::string& tier, const std::string& way) {
+            return metrics.counter("sluice_kv_tier_copies_total",
+                                   "Contiguous copies in which KV was moved to (out) and from (in) a tier",
+                                   {{"tier", tier}, {"direction", way}});
+        }
+
+        prometheus::Gauge& used;
+        prometheus::Gauge& cached;
+        prometheus::Gauge& free;
+        prometheus::Counter& bytes_out;
+        prometheus::Counter& bytes_in;
+        prometheus::Counter& copies_out;
+        prometheus::Counter& copies_in;
+        prometheus::Histogram& duration;
+        std::map<std::string, prometheus::Counter*, std::less<>> saves;
+        std::map<std::string, prometheus::Counter*, std::less<>> loads;
+    };
+    std::vector<OfTier> tiers;
+};
+
+KvTiers::KvTiers(std::vector<Tier> tiers, StepControl& control, const std::string& worker, base::Metrics& metrics)
+    : tiers_(std::move(tiers)),
+      control_(control),
+      savings_(tiers_.size()),
+      load_seconds_per_block_(tiers_.size()),
+      instruments_(std::make_unique<Instruments>()) {
+    for (std::size_t i = 0; i < tiers_.size(); ++i) {
+        CHECK(tiers_[i].slots->options().block_tokens == control_.cache().options().block_tokens);
+        instruments_->tiers.emplace_back(metrics, tiers_[i].name, worker);
+        show(i);
+    }
+}
+
+KvTiers::~KvTiers() = default;
+
+void KvTiers::on_event(std::size_t tier, TierEvent event) {
+    if (!control_.post([this, tier, event = std::move(event)] { apply(tier, event); })) {
+        spdlog::debug("a copy of the tier {} ended after the worker", tiers_[tier].name);
+    }
+}
+
+void KvTiers::apply(std::size_t tier, const TierEvent& event) {
+    auto node = jobs_.extract(event.id);
+    CHECK(!node.empty(), "job " << event.id);
+    Job job = std::move(node.mapped());
+    if (event.error && event.error->code != base::ErrorCode::cancelled) {
+        if (const auto left_out =
+                base::LogLimit::shared().admit("kv tier " + tiers_[tier].name, control_.clock().now())) {
+            spdlog::warn("KV tier {}: {}; what it does not have is computed ({} lines like this were left out)",
+                         tiers_[tier].name, base::log_safe(event.error->message), *left_out);
+        }
+    }
+    if (job.save) { saved(tier, std::move(*job.save), event); }
+    if (job.load) { loaded(tier, std::move(*job.load), event); }
+    show(tier);
+}
+
+void KvTiers::published(Sequence& sequence) {
+    for (std::size_t tier = 0; tier < tiers_.size(); ++tier) {
+        if (tiers_[tier].save_blocks == 0) { continue; }
+        const auto known = savings_[tier].find(sequence.id);
+        const std::uint32_t begun = known == savings_[tier].end() ? 0 : known->second.blocks;
+        const bool runs = known != savings_[tier].end() && known->second.runs;
+        if (!runs && sequence.kv->blocks_published() >= begun + tiers_[tier].save_blocks) { save(tier, sequence); }
+    }
+}
+
+void KvTiers::leaving(Sequence& sequence, bool for_good) {
+    for (std::size_t tier = 0; tier < tiers_.size(); ++tier) {
+        // Who gives way comes back soon: one copy is enough.
+        if (for_good || tier == 0) { save(tier, sequence); }
+        const auto known = savings_[tier].find(sequence.id);
+        if (known == savings_[tier].end()) { continue; }
+        known->second.has_left = true;
+        if (!known->second.runs) { savings_[tier].erase(known); }
+    }
+}
+
+/// Copies out what the tier does not have of the sequence; behind the copy of it that runs, if there is one.
+void KvTiers::save(std::size_t tier, const Sequence& sequence) {
+    const std::uint32_t blocks = std::min(sequence.kv->blocks_published(), size32(sequence.chain.size()));
+    Saving& saving = savings_[tier][sequence.id];
+    saving.has_left = false;
+    const std::span<const base::BlockHash> chain = std::span(sequence.chain).first(blocks);
+    const std::uint32_t first = saving.runs ? saving.blocks : blocks_there(tier, chain);
+    saving.blocks = std::max(saving.blocks, blocks);
+    if (first >= blocks) { return; }
+    Save save;
+    save.tier = tier;
+    save.sequence = sequence.id;
+    save.chain.assign(chain.begin(), chain.end());
+    save.first = first;
+    save.source = control_.cache().hold(*sequence.kv, first, blocks - first);
+    if (saving.runs) {
+        saving.next = std::move(save);
+    } else {
+        saving.runs = begin(tier, std::move(save));
+    }
+}
+
+std::uint32_t KvTiers::blocks_there(std::size_t tier, std::span<const base::BlockHash> chain) const {
+    const kv_cache::KvCache& slots = *tiers_[tier].slots;
+    const std::uint32_t block_tokens = slots.options().block_tokens;
+    return slots.cached_tokens(chain, size32(chain.size()) * block_tokens) / block_tokens;
+}
+
+/// False: nothing of it goes out now, because the tier has lost what comes before it, or all of it is there.
+bool KvTiers::begin(std::size_t tier, Save save) {
+    kv_cache::KvCache& slots = *tiers_[tier].slots;
+    const std::uint32_t block_tokens = slots.options().block_tokens;
+    kv_cache::PrefixMatch there = slots.match(save.chain, size32(save.chain.size()) * block_tokens);
+    save.end = size32(there.blocks().size());
+    if (save.end == save.chain.size()) { return false; }
+    if (save.end >= save.first) {
+        // Opened with its first block only: copy_next() reserves, and says why not.
+        if (auto copy = slots.open(std::move(there), (save.end + 1) * block_tokens)) {
+            save.copy = std::move(*copy);
+            return copy_next(tier, std::move(save));
+        }
+    }
+    instruments_->tiers[tier].saves.at("dropped")->Increment();
+    return false;
+}
+
+bool KvTiers::copy_next(std::size_t tier, Save save) {
+    const std::uint32_t begin = save.end;
+    save.end = std::min(size32(save.chain.size()), begin + kSaveBlocksMax);
+    if (save.copy.reserve(save.end * tiers_[tier].slots->options().block_tokens)) {
+        TierJob job;
+        job.id = next_job_++;
+        job.kind = TierJob::Kind::save;
+        job.pieces = kv_transfer::tier_pieces(save.source.blocks().subspan(begin - save.first, save.end - begin),
+                                              save.copy.blocks().subspan(begin, save.end - begin));
+        job.hashes.assign(save.chain.begin() + begin, save.chain.begin() + save.end);
+        if (begin > 0) { job.parent = save.chain[begin - 1]; }
+        const std::uint64_t id = job.id;
+        const auto copies = static_cast<double>(job.pieces.size());
+        if (tiers_[tier].mover->submit(std::move(job))) {
+            instruments_->tiers[tier].copies_out.Increment(copies);
+            Job taken;
+            taken.save = std::move(save);
+            jobs_.emplace(id, std::move(taken));
+            return true;
+        }
+    }
+    instruments_->tiers[tier].saves.at("dropped")->Increment();
+    return false;
+}
+
+void KvTiers::saved(std::size_t tier, Save save, const TierEvent& event) {
+    Instruments::OfTier& figures = instruments_->tiers[tier];
+    figures.saves.at(event.error ? "failed" : "complete")->Increment();
+    const base::SequenceId sequence = save.sequence;
+    bool runs = false;
+    if (!event.error) {
+        figures.bytes_out.Increment(static_cast<double>(event.blocks_done * tiers_[tier].block_bytes));
+        save.copy.publish(std::span(save.chain).first(save.end));
+        runs = save.end < save.chain.size() && copy_next(tier, std::move(save));
+    }
+    if (runs) { return; }
+    save = {};
+    const auto known = savings_[tier].find(sequence);
+    CHECK(known != savings_[tier].end() && known->second.runs, "sequence " << base::raw(sequence));
+    Saving& saving = known->second;
+    auto next = std::exchange(saving.next, std::nullopt);
+    saving.runs = next && begin(tier, std::move(*next));
+    if (saving.has_left && !saving.runs) { savings_[tier].erase(known); }
+}
+
+void KvTiers::admitted(Sequence& sequence) {
+    if (sequence.state != SequenceState::running || sequence.wants_prompt_scores()) { return; }
+    const std::uint32_t block_tokens = control_.cache().options().block_tokens;
+    const std::uint32_t first = sequence.computed_tokens / block_tokens;
+    // A prompt needs at least one token computed.
+    const std::uint32_t end =
+        std::min(size32(sequence.chain.size()), (size32(sequence.tokens.size()) - 1) / block_tokens);
+    const std::span<const base::BlockHash> chain = std::span(sequence.chain).first(end);
+    std::vector<std::uint32_t> there;  // by tier
+    for (std::size_t tier = 0; tier < tiers_.size(); ++tier) {
+        there.push_back(blocks_there(tier, chain));
+    }
+    const std::uint32_t most = there.empty() ? 0 : *std::max_element(there.begin(), there.end());
+    // Another worker has more: that is asked (KvFetcher).
+    const auto& source = sequence.request.kv_source;
+    if (most <= first || (source && source->kv_tokens / block_tokens > most)) { return; }
+
+    Loading loading{.sequence = sequence.id, .first = first, .end = first, .began = control_.clock().now()};
+    for (std::size_t tier = 0; tier < tiers_.size(); ++tier) {
+        if (there[tier] <= loading.end) { continue; }
+        if (!is_worth_loading(tier, loading.end, there[tier])) {
+            instruments_->tiers[tier].loads.at("slower")->Increment();
+        } else if (begin_load(tier, sequence, loading.end, there[tier])) {
+            loading.end = there[tier];
+            ++loading.parts;
+        } else {
+            instruments_->tiers[tier].loads.at("busy")->Increment();
+        }
+    }
+    if (loading.parts == 0) { return; }
+    loadings_.emplace(sequence.id, std::move(loading));
+    control_.make_loading(sequence);
+}
+
+/// Whether blocks [first, end) come sooner from the tier than they would be computed. Unknown: yes, which teaches it.
+bool KvTiers::is_worth_loading(std::size_t tier, std::uint32_t first, std::uint32_t end) const {
+    const std::uint32_t block_tokens = control_.cache().options().block_tokens;
+    const auto computing = control_.predict_prefill(first * block_tokens, (end - first) * block_tokens);
+    const std::optional<double>& seconds_per_block = load_seconds_per_block_[tier];
+    if (!computing || !seconds_per_block) { return true; }
+    const std::uint32_t blocks = tiers_[tier].mover->blocks_loading() + end - first;
+    return *seconds_per_block * blocks < seconds_of(*computing);
+}
+
+bool KvTiers::begin_load(std::size_t tier, const Sequence& sequence, std::uint32_t first, std::uint32_t end) {
+    kv_cache::KvCache& slots = *tiers_[tier].slots;
+    Load load;
+    load.request = sequence.request.key;
+    load.sequence = sequence.id;
+    load.first = first;
+    load.source = slots.match(std::span(sequence.chain).first(end), end * slots.options().block_tokens);
+    CHECK(load.source.blocks().size() == end);
+    load.target = control_.cache().hold(*sequence.kv, first, end - first);
+    TierJob job;
+    job.id = next_job_++;
+    job.kind = TierJob::Kind::load;
+    job.pieces = kv_transfer::tier_pieces(load.target.blocks(), load.source.blocks().subspan(first));
+    job.hashes.assign(sequence.chain.begin() + first, sequence.chain.begin() + end);
+    if (first > 0) { job.parent = sequence.chain[first - 1]; }
+    const std::uint64_t id = job.id;
+    const auto copies = static_cast<double>(job.pieces.size());
+    if (!tiers_[tier].mover->submit(std::move(job))) { return false; }
+    instruments_->tiers[tier].copies_in.Increment(copies);
+    Job taken;
+    taken.load = std::move(load);
+    jobs_.emplace(id, std::move(taken));
+    return true;
+}
+
+void KvTiers::loaded(std::size_t tier, Load load, const TierEvent& event) {
+    Instruments::OfTier& figures = instruments_->tiers[tier];
+    const std::uint32_t wanted = size32(load.target.blocks().size());
+    const bool is_complete = !event.error && event.blocks_done == wanted;
+    figures.loads.at(is_complete ? "complete" : event.blocks_done > 0 ? "partial" : "failed")->Increment();
+    figures.bytes_in.Increment(static_cast<double>(event.blocks_done * tiers_[tier].block_bytes));
+    if (event.blocks_done > 0) {
+        const double seconds = seconds_of(event.duration) / event.blocks_done;
+        std::optional<double>& learned = load_seconds_per_block_[tier];
+        learned = learned ? *learned + kLearningStep * (seconds - *learned) : seconds;
+    }
+    if (!is_complete) { tiers_[tier].slots->forget(load.source, load.first + event.blocks_done); }
+    load.source = {};
+    load.target.release();
+
+    const auto at = loadings_.find(load.sequence);
+    CHECK(at != loadings_.end(), "sequence " << base::raw(load.sequence));
+    Loading& loading = at->second;
+    if (!is_complete) {
+        loading.end = std::min(loading.end, load.first + event.blocks_done);
+        loading.error = event.error;
+    }
+    if (--loading.parts > 0) { return; }
+    const Loading ended = std::move(loading);
+    loadings_.erase(at);
+    const Sequence* sequence = control_.find(load.request);
+    if (sequence == nullptr || sequence->id != ended.sequence) { return; }  // it has ended meanwhile
+    figures.duration.Observe(seconds_of(control_.clock().now() - ended.began));
+    if (ended.end > ended.first) {
+        control_.loaded(load.request, ended.end * control_.cache().options().block_tokens);
+    } else {
+        control_.loaded(
+            load.request,
+            tl::unexpected(ended.error.value_or(base::Error{base::ErrorCode::internal, "no reason was given"})));
+    }
+}
+
+void KvTiers::dropped() {
+    for (std::size_t tier = 0; tier < tiers_.size(); ++tier) {
+        tiers_[tier].slots->drop_prefixes();
+        TierJob job;
+        job.id = next_job_++;
+        job.kind = TierJob::Kind::clear;
+        const std::uint64_t id = job.id;
+        if (tiers_[tier].mover->submit(std::move(job))) { jobs_.emplace(id, Job{}); }  // else one waits already
+        show(tier);
+    }
+}
+
+std::uint32_t KvTiers::blocks_returning() const {
+    std::uint32_t blocks = 0;
+    for (const auto& [id, job] : jobs_) {
+        if (!job.save) { continue; }
+        const auto known = savings_[job.save->tier].find(job.save->sequence);
+        if (known == savings_[job.save->tier].end() || !known->second.has_left) { continue; }
+        blocks += size32(job.save->source.blocks().size());
+        if (known->second.next) { blocks += size32(known->second.next->source.blocks().size()); }
+    }
+    return blocks;
+}
+
+void KvTiers::show(std::size_t tier) {
+    const kv_cache::BlockCounts counts = tiers_[tier].slots->counts();
+    Instruments::OfTier& figures = instruments_->tiers[tier];
+    figures.used.Set(counts.used + counts.pinned + counts.stranded);
+    figures.cached.Set(counts.cached);
+    figures.free.Set(counts.free);
+}
+
+}  // namespace worker

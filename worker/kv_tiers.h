@@ -1,0 +1,116 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "kv_cache/kv_cache.h"
+#include "kv_transfer/tier/tier.h"
+#include "worker/role_part.h"
+
+namespace worker {
+
+/// The levels below the KV pool (docs/kv-memory.md). What a sequence computed is copied out while it lives, in runs of
+/// neighbouring blocks, beside the steps; so when it gives up its memory, for good or for a while, next to nothing has
+/// to be moved first. Whoever is admitted and finds less of its tokens in the pool than a level has, loads the rest
+/// (`loading`, as by KvFetcher) where that is predicted to be quicker than computing it. Whatever fails is computed.
+///
+/// A level is named by block hashes as the pool is, so a block lies there once, however many sequences and turns it
+/// belongs to, and only what is new goes out (FastSwitch, Shen et al. 2024, section 3.3: reuse across turns; the group
+/// of a sequence grows in place there as it does in the pool).
+///
+/// A helper of the step loop: step thread, except on_event (any thread). Knows ids; bytes are TierMover's.
+class KvTiers final : public RolePart {
+public:
+    struct Tier {
+        std::string name;                    // label `tier`: "host", "disk"
+        kv_cache::KvCache* slots = nullptr;  // which block lies in which slot; nobody else uses it
+        kv_transfer::TierMover* mover = nullptr;
+        /// Blocks that are copied out at once while their sequence goes on computing. 0: only when it ends, or gives
+        /// way while no tier above has what it computed.
+        std::uint32_t save_blocks = 0;
+        std::size_t block_bytes = 0;
+    };
+
+    /// `tiers`: nearest first. `worker`: label of the gauges. All references must outlive this.
+    KvTiers(std::vector<Tier> tiers, StepControl& control, const std::string& worker, base::Metrics& metrics);
+    ~KvTiers() override;
+
+    /// What the mover of the `tier`-th tier says: moves the event to the step thread.
+    void on_event(std::size_t tier, kv_transfer::TierEvent event);
+
+    void admitted(Sequence& sequence) override;
+    void published(Sequence& sequence) override;
+    void leaving(Sequence& sequence, bool for_good) override;
+    void dropped() override;
+    std::uint32_t blocks_returning() const override;
+    bool busy() const override { return !jobs_.empty(); }
+
+private:
+    /// Blocks of a sequence that are copied out, a part after the other.
+    struct Save {
+        std::size_t tier = 0;
+        base::SequenceId sequence{};
+        std::vector<base::BlockHash> chain;  // from token 0 on
+        std::uint32_t first = 0;             // block; `source` is what the pool has from there to the chain's end
+        kv_cache::BlockHold source;
+        std::uint32_t end = 0;      // behind the part that is copied now
+        kv_cache::SequenceKv copy;  // in the tier: the chain up to there
+    };
+    struct Load {
+        RequestKey request;
+        base::SequenceId sequence{};
+        std::uint32_t first = 0;       // block of the sequence
+        kv_cache::PrefixMatch source;  // of the tier: from block 0 on
+        kv_cache::BlockHold target;    // of the pool
+    };
+    struct Job {
+        std::optional<Save> save;
+        std::optional<Load> load;  // neither: a clear
+    };
+    /// What is under way of a sequence in one tier.
+    struct Saving {
+        std::uint32_t blocks = 0;  // copied, on their way, or given up: the next save begins behind them
+        bool runs = false;
+        bool has_left = false;
+        std::optional<Save> next;  // of one that has left: when the one that runs has ended
+    };
+    /// A sequence that loads.
+    struct Loading {
+        base::SequenceId sequence{};
+        std::uint32_t parts = 0;  // jobs that have not ended
+        std::uint32_t first = 0;  // block
+        std::uint32_t end = 0;    // behind the last block that can still count: what comes without a gap
+        base::TimePoint began;
+        std::optional<base::Error> error = std::nullopt;
+    };
+    struct Instruments;
+
+    void apply(std::size_t tier, const kv_transfer::TierEvent& event);
+    void saved(std::size_t tier, Save save, const kv_transfer::TierEvent& event);
+    void loaded(std::size_t tier, Load load, const kv_transfer::TierEvent& event);
+    void save(std::size_t tier, const Sequence& sequence);
+    bool begin(std::size_t tier, Save save);
+    bool copy_next(std::size_t tier, Save save);
+    std::uint32_t blocks_there(std::size_t tier, std::span<const base::BlockHash> chain) const;
+    bool is_worth_loading(std::size_t tier, std::uint32_t first, std::uint32_t end) const;
+    bool begin_load(std::size_t tier, const Sequence& sequence, std::uint32_t first, std::uint32_t end);
+    void show(std::size_t tier);
+
+    const std::vector<Tier> tiers_;
+    StepControl& control_;
+    std::uint64_t next_job_ = 1;
+    std::unordered_map<std::uint64_t, Job> jobs_;                        // by TierJob::id
+    std::vector<std::unordered_map<base::SequenceId, Saving>> savings_;  // by tier
+    std::unordered_map<base::SequenceId, Loading> loadings_;
+    std::vector<std::optional<double>> load_seconds_per_block_;  // by tier, learned
+    std::unique_ptr<Instruments> instruments_;
+};
+
+}  // namespace worker
