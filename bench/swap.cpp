@@ -34,8 +34,8 @@ using kv_cache::SequenceKv;
 using kv_transfer::TierPiece;
 
 constexpr std::uint32_t kBlockTokens = 16;
-constexpr std::uint32_t kPieceBlocks = 32;         // the largest of those that fragment a pool
-constexpr std::uint32_t kGrowBlocks = 4;           // that a sequence gets in turn with the others
+constexpr std::uint32_t kPieceBlocks = 32;           // the largest of those that fragment a pool
+constexpr std::uint32_t kGrowBlocks = 4;             // that a sequence gets in turn with the others
 constexpr std::size_t kFilePieceBytes = 512u << 10;  // as FileTier's
 
 double now_seconds(bool processor_time) {
