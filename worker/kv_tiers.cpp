@@ -18,6 +18,8 @@ namespace {
 
 /// Of one save: loads of the same tier, which go first, wait for no more than this.
 constexpr std::uint32_t kSaveBlocksMax = 64;
+/// So many loads are left out in turn because computing is quicker.
+constexpr std::uint32_t kTriedAgainAfter = 16;
 /// Of each load in what is learned of a tier.
 constexpr double kLearningStep = 0.25;
 
@@ -91,6 +93,7 @@ KvTiers::KvTiers(std::vector<Tier> tiers, StepControl& control, const std::strin
       control_(control),
       savings_(tiers_.size()),
       load_seconds_per_block_(tiers_.size()),
+      left_out_(tiers_.size()),
       instruments_(std::make_unique<Instruments>()) {
     for (std::size_t i = 0; i < tiers_.size(); ++i) {
         CHECK(tiers_[i].slots->options().block_tokens == control_.cache().options().block_tokens);
@@ -269,14 +272,18 @@ void KvTiers::admitted(Sequence& sequence) {
     control_.make_loading(sequence);
 }
 
-/// Whether blocks [first, end) come sooner from the tier than they would be computed. Unknown: yes, which teaches it.
-bool KvTiers::is_worth_loading(std::size_t tier, std::uint32_t first, std::uint32_t end) const {
+/// Whether blocks [first, end) come sooner from the tier than they would be computed. Unknown: yes, which teaches it;
+/// so does one now and then of a tier that was slow.
+bool KvTiers::is_worth_loading(std::size_t tier, std::uint32_t first, std::uint32_t end) {
     const std::uint32_t block_tokens = control_.cache().options().block_tokens;
     const auto computing = control_.predict_prefill(first * block_tokens, (end - first) * block_tokens);
     const std::optional<double>& seconds_per_block = load_seconds_per_block_[tier];
     if (!computing || !seconds_per_block) { return true; }
     const std::uint32_t blocks = tiers_[tier].mover->blocks_loading() + end - first;
-    return *seconds_per_block * blocks < seconds_of(*computing);
+    if (*seconds_per_block * blocks < seconds_of(*computing)) { return true; }
+    if (++left_out_[tier] < kTriedAgainAfter) { return false; }
+    left_out_[tier] = 0;
+    return true;
 }
 
 bool KvTiers::begin_load(std::size_t tier, const Sequence& sequence, std::uint32_t first, std::uint32_t end) {

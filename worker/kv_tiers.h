@@ -99,7 +99,7 @@ private:
     bool begin(std::size_t tier, Save save);
     bool copy_next(std::size_t tier, Save save);
     std::uint32_t blocks_there(std::size_t tier, std::span<const base::BlockHash> chain) const;
-    bool is_worth_loading(std::size_t tier, std::uint32_t first, std::uint32_t end) const;
+    bool is_worth_loading(std::size_t tier, std::uint32_t first, std::uint32_t end);
     bool begin_load(std::size_t tier, const Sequence& sequence, std::uint32_t first, std::uint32_t end);
     void show(std::size_t tier);
 
@@ -110,6 +110,7 @@ private:
     std::vector<std::unordered_map<base::SequenceId, Saving>> savings_;  // by tier
     std::unordered_map<base::SequenceId, Loading> loadings_;
     std::vector<std::optional<double>> load_seconds_per_block_;  // by tier, learned
+    std::vector<std::uint32_t> left_out_;                        // by tier: loads, since the last that was tried
     std::unique_ptr<Instruments> instruments_;
 };
 

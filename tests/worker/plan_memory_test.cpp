@@ -276,3 +276,11 @@ TEST_CASE("the plan does what the rules say as plain loops, whatever comes and g
         REQUIRE(held + model.available == blocks_total);
     }
 }
+
+TEST_CASE("who grows waits for memory that is on its way back, and nobody gives way for it", "[worker]") {
+    const std::vector<MemoryCandidate> candidates = {growing(2, 0), growing(1, 1), running()};
+    REQUIRE(plan_memory(candidates, {.blocks_available = 1, .blocks_stranded = 1, .blocks_returning = 1}) ==
+            Actions{{0, MemoryAct::wait}, {1, MemoryAct::grow}});
+    REQUIRE(plan_memory(candidates, {.blocks_available = 0, .blocks_stranded = 1, .blocks_returning = 1}) ==
+            Actions{{2, MemoryAct::preempt}});  // not enough is coming
+}
