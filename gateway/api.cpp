@@ -54,7 +54,8 @@ ApiError not_built_yet(std::string_view path) {
 }
 
 ApiError no_such_response(std::string_view route) {
-    ApiError error{.status = 404};
+    ApiError error;
+    error.status = 404;
     error.message = "the response '" + std::string(route.substr(kResponsePrefix.size(), kShownBytesMax)) +
                     "' does not exist: this server stores no responses";
     error.code = "response_not_found";

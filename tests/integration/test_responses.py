@@ -151,6 +151,15 @@ def test_stored_responses_do_not_exist(port, client):
     assert unknown.value.code == "model_not_found"
 
 
+def test_metrics_name_the_endpoint(port):
+    assert post(port, ROUTE, input="Hi", max_output_tokens=1).status == 200
+    assert post(port, "/v1/responses/input_tokens", input="Hi").status == 200
+    assert request(port, "GET", "/v1/responses/resp_1").status == 404
+    page = request(port, "GET", "/metrics").body.decode()
+    for code, endpoint, model in (("200", "responses", harness.MODEL_ID), ("200", "input_tokens", harness.MODEL_ID), ("404", "responses", "none")):
+        assert f'code="{code}",endpoint="{endpoint}",model="{model}",stream="false"' in page
+
+
 def test_streams_are_the_same_bytes_when_a_decode_worker_dies():
     fields = {"model": harness.MODEL_ID, "input": "Tell me about a cat.", "temperature": 1, "max_output_tokens": 300, "stream": True}
 
