@@ -137,7 +137,8 @@ def test_a_schema_is_kept_to(client):
     assert json.loads(answer.content[0].text)["word"] in ("hello", "bye")
 
 
-def test_streams_are_the_same_text_when_a_decode_worker_dies():
+@pytest.mark.process
+def test_streams_say_the_same_when_a_decode_worker_dies():
     def answers(port):
         texts = {}
 

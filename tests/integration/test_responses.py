@@ -160,32 +160,32 @@ def test_metrics_name_the_endpoint(port):
         assert f'code="{code}",endpoint="{endpoint}",model="{model}",stream="false"' in page
 
 
-def test_streams_are_the_same_bytes_when_a_decode_worker_dies():
+@pytest.mark.process
+def test_streams_say_the_same_when_a_decode_worker_dies():
     fields = {"model": harness.MODEL_ID, "input": "Tell me about a cat.", "temperature": 1, "max_output_tokens": 300, "stream": True}
 
     def answers(port):
-        bodies = {}
+        told = {}
 
         def one(seed):
             events = [json.loads(line[6:]) for line in post(port, ROUTE, **fields, seed=seed).body.decode().splitlines() if line.startswith("data: ")]
-            bodies[seed] = without_ids([event | {"response": {**event["response"], "usage": None}} if "response" in event else event for event in events])
+            last = events[-1]
+            told[seed] = ("".join(event["delta"] for event in events if "delta" in event), last["type"], without_ids(last["response"]["output"]))
 
         threads = [threading.Thread(target=one, args=(seed,)) for seed in range(6)]
         for thread in threads:
             thread.start()
-        return threads, bodies
+        return threads, told
 
     with harness.LocalCluster(prefill=1, decode=2) as cluster:
         cluster.wait_ready()
         threads, expected = answers(cluster.port)
         for thread in threads:
             thread.join()
-        assert len(expected) == 6 and all(events[-1]["type"] in ("response.completed", "response.incomplete") for events in expected.values())
+        assert len(expected) == 6 and all(kind in ("response.completed", "response.incomplete") for _, kind, _ in expected.values())
         threads, again = answers(cluster.port)
         harness.wait_until(lambda: len(again) > 0 or not any(thread.is_alive() for thread in threads), "one has ended")
         os.kill(cluster.pids_of("decode")[0], signal.SIGKILL)
         for thread in threads:
             thread.join()
-        for seed in range(6):
-            texts = [["".join(event["delta"] for event in events if "delta" in event), events[-1]] for events in (expected[seed], again[seed])]
-            assert texts[0][0] == texts[1][0]
+        assert again == expected
