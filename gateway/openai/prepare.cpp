@@ -171,6 +171,14 @@ void set_up_reader(const PrepareContext& context, std::string_view prompt, Prepa
         form.grammar_field = form.tools_field;
         if (format != ToolFormat::hermes && format != ToolFormat::llama3) { format = ToolFormat::json; }
     }
+    const bool any_strict = std::any_of(form.tools.tools.begin(), form.tools.tools.end(),
+                                        [](const ToolsForm::Tool& tool) { return tool.strict; });
+    // Marks that are special tokens are no text, so that a grammar could not let them come.
+    if (form.tools.choice == ToolsForm::Choice::automatic && any_strict && format == ToolFormat::hermes &&
+        !style.marks_are_special && form.new_tokens_min == 0) {
+        form.grammar = std::make_shared<const proto::Grammar>(open_grammar(form.tools));
+        form.grammar_field = form.tools_field;
+    }
     if (form.tools.choice != ToolsForm::Choice::none) {
         ToolStream::Options tools{.format = format, .is_begun = form.tools.is_forced() && format != ToolFormat::hermes};
         for (const ToolsForm::Tool& tool : form.tools.tools) {

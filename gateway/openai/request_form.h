@@ -43,6 +43,7 @@ struct ToolsForm {
     struct Tool {
         std::string name;
         std::string parameters = {};  // JSON schema of its arguments; empty: it takes none
+        bool strict = false;          // also a call that nobody requires keeps to it
     };
     enum class Choice { none, automatic, required, named };
     std::vector<Tool> tools = {};

@@ -58,6 +58,8 @@ def test_streamed_and_whole_are_the_same_bytes(client):
     ({"structured_outputs": {"grammar": "start: (\"ab\" | \"cd\"){2,3}"}}, "((ab)|(cd)){2,3}"),
     ({"guided_json": {"type": "boolean"}}, r"\s*(true|false)\s*"),
     ({"json_schema": {"enum": [1, 2]}}, r"\s*(1|2)\s*"),
+    ({"structured_outputs": {"json": {"type": "array", "items": {"const": 1}, "minItems": 2, "maxItems": 3}, "disable_any_whitespace": True}}, r"\[1(,1){1,2}\]"),
+    ({"guided_json": '{"type": "array", "prefixItems": [{"const": "a"}], "items": false, "minItems": 1}', "structured_outputs": {"disable_any_whitespace": True}}, r'\["a"\]'),
 ], ids=lambda value: str(value)[:30])
 def test_every_name_and_kind(port, fields, pattern):
     for path, prompt in (("/v1/chat/completions", {"messages": MESSAGES}), ("/v1/completions", {"prompt": "Once"})):
@@ -199,5 +201,11 @@ def test_wrong_tools_are_refused(tool_client):
         with pytest.raises(openai.BadRequestError) as caught:
             tool_client.chat.completions.create(**fields, **more)
         assert caught.value.param == param
+    strict = [{"type": "function", "function": {"name": "f", "strict": True, "parameters": {"type": "object", "not": {}}}}]
+    with pytest.raises(openai.BadRequestError) as caught:
+        tool_client.chat.completions.create(**fields, tools=strict)
+    assert caught.value.param == "tools" and "not" in caught.value.message
+    strict[0]["function"]["parameters"] = TOOLS[1]["function"]["parameters"]
+    assert tool_client.chat.completions.create(**fields, tools=strict).choices[0].message.content  # the grammar leaves text free
     answer = tool_client.chat.completions.create(**fields, tools=TOOLS).choices[0]
     assert answer.message.tool_calls is None and answer.message.content
