@@ -172,7 +172,7 @@ void add_keys_add(CLI::App& app, KeysCommand& command) {
     app.add_option("--tenant", command.tenant, "whom its requests are counted for; default: the key's own id");
     app.add_option("--models", command.models, "served names that it may use; default: all")->delimiter(',');
     app.add_option("--scopes", command.scopes,
-                   "of chat, completions, embeddings, text, models, admin; default: all but admin")
+                   "of chat, completions, responses, messages, embeddings, text, models, admin; default: all but admin")
         ->delimiter(',');
     app.add_option("--slo-classes", command.slo_classes, "that its requests may be of; default: all")->delimiter(',');
     app.add_option("--requests-per-minute", command.requests_per_minute, "default: no bound");

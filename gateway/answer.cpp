@@ -6,18 +6,38 @@
 #include <utility>
 
 #include "base/check.h"
+#include "gateway/anthropic/messages_answer.h"
 #include "gateway/openai/json_writer.h"
+#include "gateway/openai/responses_answer.h"
 
 namespace gateway {
+namespace {
+
+/// One sequence each: their forms have no n.
+std::unique_ptr<ItemAnswer> make_items(const AnswerHeader& header, RequestForm& form) {
+    switch (header.endpoint) {
+        case Endpoint::responses:
+            return std::make_unique<ResponsesAnswer>(header, std::move(form.shown_fields), form.stream);
+        case Endpoint::messages:
+            return std::make_unique<MessagesAnswer>(header, form.stream);
+        default:
+            return nullptr;
+    }
+}
+
+}  // namespace
 
 Answer::Answer(Setup setup)
-    : setup_(std::move(setup)), response_(setup_.header, setup_.text), last_sent_at_(setup_.tag.received_at) {}
+    : setup_(std::move(setup)),
+      response_(setup_.header, setup_.text),
+      items_(make_items(setup_.header, setup_.prepared.form)),
+      last_sent_at_(setup_.tag.received_at) {}
 
 void Answer::start() {
     const PreparedRequest& prepared = setup_.prepared;
     for (std::size_t index = 0; index < sequences(prepared); ++index) {
         Choice& choice = choices_.emplace_back(*this, index / prepared.form.n, static_cast<std::uint32_t>(index));
-        if (prepared.reader.does_anything()) { choice.reader.emplace(prepared.reader); }
+        if (prepared.reader.does_anything() || items_ != nullptr) { choice.reader.emplace(prepared.reader); }
         if (prepared.form.logprobs) { choice.form.logprobs.emplace(); }
         if (prepared.form.return_token_ids) {
             choice.form.token_ids.emplace();
@@ -126,6 +146,10 @@ void Answer::stream_events(const Choice& choice, const std::vector<AnswerEvent>&
     for (const AnswerEvent& event : events) {
         if (setup_.prepared.form.tools.is_older_form && event.index > 0) { continue; }  // it has room for one
         const bool begins_call = event.kind == AnswerEvent::Kind::call;
+        if (items_ != nullptr) {
+            emit_events(items_->push(event, begins_call ? call_id(choice, event.index) : std::string()));
+            continue;
+        }
         emit(response_.event_chunk(choice.form.index, event, begins_call ? call_id(choice, event.index) : std::string(),
                                    usage_so_far()));
     }
@@ -133,6 +157,10 @@ void Answer::stream_events(const Choice& choice, const std::vector<AnswerEvent>&
 
 void Answer::gather_events(Choice& choice, const std::vector<AnswerEvent>& events) {
     for (const AnswerEvent& event : events) {
+        if (items_ != nullptr) {
+            items_->push(event, event.kind == AnswerEvent::Kind::call ? call_id(choice, event.index) : std::string());
+            continue;
+        }
         switch (event.kind) {
             case AnswerEvent::Kind::content:
                 choice.form.text += event.text;
@@ -204,7 +232,7 @@ void Answer::on_end(Choice& choice, const GenerationEnd& end) {
         const auto events = choice.reader->finish();
         streams() ? stream_events(choice, events) : gather_events(choice, events);
     }
-    if (streams() && !is_cancelled) {
+    if (streams() && !is_cancelled && items_ == nullptr) {
         emit(response_.end_chunk(choice.form.index, choice.form.end, usage_so_far(),
                                  choice.reader && choice.reader->calls() > 0));
     }
@@ -212,7 +240,10 @@ void Answer::on_end(Choice& choice, const GenerationEnd& end) {
 }
 
 void Answer::complete() {
-    if (streams()) {
+    if (streams() && items_ != nullptr) {
+        send(items_->close(choices_.front().form.end, usage()));
+        setup_.exchange->end_stream();
+    } else if (streams()) {
         if (setup_.prepared.form.include_usage) { send(sse_event(response_.usage_chunk(usage()))); }
         send(kSseDone);
         setup_.exchange->end_stream();
@@ -222,7 +253,8 @@ void Answer::complete() {
         for (Choice& choice : choices_) {
             forms.push_back(std::move(choice.form));
         }
-        HttpResponse response{.status = 200, .fields = fields(), .body = response_.whole(forms, total)};
+        std::string body = items_ != nullptr ? items_->whole(forms.front().end, total) : response_.whole(forms, total);
+        HttpResponse response{.status = 200, .fields = fields(), .body = std::move(body)};
         setup_.exchange->respond(std::move(response));
     }
     finish(200);
@@ -231,12 +263,16 @@ void Answer::complete() {
 void Answer::fail(const ApiError& error, std::string_view cause) {
     if (finished_) { return; }
     if (head_sent_) {
-        send(sse_event(error_json(error)));
-        send(kSseDone);
+        if (items_ != nullptr) {
+            send(items_->failed(error, usage(), roles_sent_));
+        } else {
+            send(sse_event(error_json(error)));
+            send(kSseDone);
+        }
         setup_.exchange->close_after();
         setup_.exchange->end_stream();
     } else {
-        HttpResponse response = error_response(error);
+        HttpResponse response = error_response(error, setup_.tag.style);
         for (auto& field : fields()) {
             response.fields.push_back(std::move(field));
         }
@@ -347,7 +383,7 @@ std::optional<base::TimePoint> Answer::tick(base::TimePoint now) {
             head_sent_ = true;
             setup_.exchange->start_stream("text/event-stream; charset=utf-8", fields());
         }
-        send(kSsePing);
+        send(items_ != nullptr && roles_sent_ ? items_->ping() : kSsePing);
     }
     return last_sent_at_ + setup_.ping_interval;
 }
@@ -365,6 +401,7 @@ void Answer::open_stream() {
             send(sse_event(response_.role_chunk(choice.form.index, usage_so_far())));
         }
     }
+    if (items_ != nullptr) { send(items_->open(usage())); }
     send(std::exchange(held_, {}));
 }
 
@@ -373,6 +410,14 @@ void Answer::emit(const std::string& json) {
         send(sse_event(json));
     } else {
         held_ += sse_event(json);
+    }
+}
+
+void Answer::emit_events(std::string_view events) {
+    if (roles_sent_) {
+        send(events);
+    } else {
+        held_ += events;
     }
 }
 

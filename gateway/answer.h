@@ -14,6 +14,7 @@
 #include "gateway/explain/timeline_book.h"
 #include "gateway/http/exchange.h"
 #include "gateway/metrics.h"
+#include "gateway/openai/item_answer.h"
 #include "gateway/openai/prepare.h"
 #include "gateway/openai/response_form.h"
 #include "gateway/request/sequence_source.h"
@@ -102,6 +103,7 @@ private:
     void gather_piece(Choice& choice, Piece piece);
     /// Sends, or keeps until every sequence has a place: till then the request can still be refused.
     void emit(const std::string& json);
+    void emit_events(std::string_view events);
     void open_stream();
     void send(std::string_view data);
     void fail(const ApiError& error, std::string_view cause);
@@ -115,7 +117,8 @@ private:
 
     Setup setup_;
     ResponseForm response_;
-    std::deque<Choice> choices_;  // all, from start() on; they stay in place
+    std::unique_ptr<ItemAnswer> items_;  // of endpoints whose answers are no choices; else null
+    std::deque<Choice> choices_;         // all, from start() on; they stay in place
     std::size_t placed_ = 0;
     std::size_t ended_ = 0;
     bool first_token_seen_ = false;

@@ -11,6 +11,7 @@ namespace gateway {
 namespace {
 
 constexpr std::string_view kModelPrefix = "/models/";
+constexpr std::string_view kResponsePrefix = "/responses/";
 constexpr std::string_view kNoModel = GatewayMetrics::kNoModel;
 constexpr std::array<std::string_view, 2> kResetPaths = {"/reset_prefix_cache", "/flush_cache"};  // vLLM's, SGLang's
 constexpr std::string_view kResetName = "reset_prefix_cache";
@@ -49,6 +50,15 @@ ApiError not_built_yet(std::string_view path) {
     ApiError error{.status = 400,
                    .message = std::string(path.substr(0, kShownBytesMax)) + " is not supported by this server yet"};
     error.code = "not_supported";
+    return error;
+}
+
+ApiError no_such_response(std::string_view route) {
+    ApiError error;
+    error.status = 404;
+    error.message = "the response '" + std::string(route.substr(kResponsePrefix.size(), kShownBytesMax)) +
+                    "' does not exist: this server stores no responses";
+    error.code = "response_not_found";
     return error;
 }
 
@@ -155,6 +165,11 @@ Api::Api(Setup setup)
                .keys = setup_.keys}),
       started_unix_s_(setup_.clock.unix_us() / 1'000'000) {}
 
+ErrorStyle Api::style_of(std::string_view path) {
+    const std::string route = route_of(path);
+    return route == "/messages" || route.starts_with("/messages/") ? ErrorStyle::anthropic : ErrorStyle::openai;
+}
+
 void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
     const RequestHead& head = request.head;
     const std::string* given_id = head.field("x-request-id");
@@ -163,6 +178,7 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
         .path = head.sent_path,
         .id = given_id != nullptr && is_request_id(*given_id) ? *given_id : intake_.random_id("req-"),
         .received_at = request.received_at,
+        .style = style_of(head.path),
     };
     const std::string route = route_of(head.path);
 
@@ -190,7 +206,7 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
     if (is_post) { allowed = {"POST", "OPTIONS"}; }
     if (!is_known) { allowed = {"GET", "HEAD", "POST", "OPTIONS"}; }
     const std::string methods = joined(allowed);
-    const std::string_view scope = is_text          ? "text"
+    const std::string_view scope = is_text          ? text_route->scope
                                    : is_reset       ? "admin"
                                    : is_explain     ? "admin"
                                    : is_post        ? endpoint->name
@@ -205,14 +221,16 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
         response.fields.emplace_back("Allow", methods);
         respond(*exchange, tag, kNoModel, name, std::move(response));
     } else if (const auto admitted = admit(head, scope, tag); !admitted) {
-        respond(*exchange, tag, kNoModel, name, error_response(admitted.error()));
+        respond(*exchange, tag, kNoModel, name, error_response(admitted.error(), tag.style));
+    } else if (route.starts_with(kResponsePrefix) && !is_known && route != "/responses/compact") {
+        respond(*exchange, tag, kNoModel, form_of(Endpoint::responses).name, error_response(no_such_response(route)));
     } else if (is_unbuilt) {
-        respond(*exchange, tag, kNoModel, name, error_response(not_built_yet(head.sent_path)));
+        respond(*exchange, tag, kNoModel, name, error_response(not_built_yet(head.sent_path), tag.style));
     } else if (!is_known) {
-        respond(*exchange, tag, kNoModel, name, error_response(no_such_route(head.sent_path)));
+        respond(*exchange, tag, kNoModel, name, error_response(no_such_route(head.sent_path), tag.style));
     } else if (std::find(allowed.begin(), allowed.end(), head.method) == allowed.end()) {
         respond(*exchange, tag, kNoModel, name,
-                error_response(method_not_allowed(head.method, head.sent_path, std::move(allowed))));
+                error_response(method_not_allowed(head.method, head.sent_path, std::move(allowed)), tag.style));
     } else if (is_reset) {
         reset_prefix_cache(exchange, tag);
     } else if (is_text) {

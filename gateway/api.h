@@ -52,6 +52,8 @@ public:
     std::size_t in_flight() const { return intake_.in_flight(); }
     /// Of the connections that are open now.
     void refresh_metrics() const;
+    /// Of the route that stands first in `path`, with or without the version.
+    static ErrorStyle style_of(std::string_view path);
 
 private:
     struct Get;

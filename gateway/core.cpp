@@ -226,7 +226,7 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
              [](const HttpRefusal& refusal) {
                  ApiError error{.status = refusal.status, .message = refusal.message};
                  if (!refusal.code.empty()) { error.code = refusal.code; }
-                 return error_json(error);
+                 return error_json(error, Api::style_of(refusal.path));
              },
          .cors = s.cors,
          .certificate = s.certificate ? [&s] { return s.certificate->certificate(); }

@@ -136,7 +136,7 @@ void Intake::refuse(const ApiError& error, Exchange& exchange, const RequestTag&
     setup_.metrics.admission(end.model, error.is_quota ? "rejected_quota" : outcome_of(error.status, draining_));
     end.status = error.status;
     setup_.log.ended(tag, end);
-    HttpResponse response = error_response(error);
+    HttpResponse response = error_response(error, tag.style);
     add_fields(response.fields, answer_fields(tag, setup_.clock.now()));
     exchange.respond(std::move(response));
 }

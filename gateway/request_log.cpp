@@ -32,6 +32,7 @@ std::string reset_text(base::Duration duration) {
 
 HttpFields answer_fields(const RequestTag& tag, base::TimePoint now) {
     HttpFields fields{{"x-request-id", tag.id}};
+    if (tag.style == ErrorStyle::anthropic) { fields.emplace_back("request-id", tag.id); }  // as its clients read it
     if (!tag.quota) { return fields; }
     const auto add = [&fields](const std::optional<QuotaBook::Standing::One>& one, const std::string& unit) {
         if (!one) { return; }

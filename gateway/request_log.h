@@ -14,6 +14,7 @@
 #include "gateway/http/exchange.h"
 #include "gateway/keys/quota.h"
 #include "gateway/metrics.h"
+#include "gateway/openai/errors.h"
 #include "gateway/options.h"
 
 namespace gateway {
@@ -26,6 +27,7 @@ struct RequestTag {
     base::TimePoint received_at;                  // last byte
     std::shared_ptr<const ApiKey> key = {};       // whose request it is, where there are keys
     std::shared_ptr<QuotaBook::Hold> quota = {};  // of the key, where a model answers; settled at the end
+    ErrorStyle style = ErrorStyle::openai;        // of its route
 };
 
 /// What every answer to the request has in its head: its id, and what its key may still use.

@@ -2,8 +2,10 @@
 
 #include <utility>
 
+#include "gateway/anthropic/messages_form.h"
 #include "gateway/openai/embedding_form.h"
 #include "gateway/openai/fields.h"
+#include "gateway/openai/responses_form.h"
 
 namespace gateway {
 namespace {
@@ -39,8 +41,7 @@ Stages::Output Stages::run(const Input& input) const {
     const auto body = parse_body(input.body);
     if (!body) { return {std::nullopt, seems_to_ask_for_stream(input.body), pass_on(body.error())}; }
     const bool stream = asks_for_stream(*body);
-    auto form = input.endpoint == Endpoint::embeddings ? read_embedding_form(*body, setup_.limits, setup_.models)
-                                                       : read_form(input.endpoint, *body, setup_.limits, setup_.models);
+    auto form = read(input.endpoint, *body);
     if (!form) { return {std::nullopt, stream, pass_on(form.error())}; }
     const std::size_t model = form->model;
     if (setup_.models[model].kind != form_of(input.endpoint).kind) {
@@ -48,6 +49,19 @@ Stages::Output Stages::run(const Input& input) const {
     }
     if (auto rewritten = rewrite(*form); !rewritten) { return {model, stream, pass_on(rewritten.error())}; }
     return {model, stream, prepare(std::move(*form), input)};
+}
+
+ApiResult<RequestForm> Stages::read(Endpoint endpoint, const boost::json::object& body) const {
+    switch (endpoint) {
+        case Endpoint::embeddings:
+            return read_embedding_form(body, setup_.limits, setup_.models);
+        case Endpoint::responses:
+            return read_responses_form(body, setup_.limits, setup_.models);
+        case Endpoint::messages:
+            return read_messages_form(body, setup_.limits, setup_.models);
+        default:
+            return read_form(endpoint, body, setup_.limits, setup_.models);
+    }
 }
 
 ApiResult<void> Stages::rewrite(RequestForm& form) const {

@@ -57,6 +57,7 @@ public:
     Output run(const Input& input) const;
 
 private:
+    ApiResult<RequestForm> read(Endpoint endpoint, const boost::json::object& body) const;
     ApiResult<void> rewrite(RequestForm& form) const;
     ApiResult<PreparedRequest> prepare(RequestForm form, const Input& input) const;
 

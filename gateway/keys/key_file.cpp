@@ -71,7 +71,8 @@ public:
         for (const std::string& scope : key.scopes) {
             if (std::find(kKeyScopes.begin(), kKeyScopes.end(), scope) == kKeyScopes.end()) {
                 wrong("scopes",
-                      "knows no '" + scope + "'; there are chat, completions, embeddings, text, models, admin");
+                      "knows no '" + scope +
+                          "'; there are chat, completions, responses, messages, embeddings, text, models, admin");
             }
         }
         key.slo_classes = list("slo_classes");

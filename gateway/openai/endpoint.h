@@ -10,7 +10,7 @@
 namespace gateway {
 
 /// The endpoints that a model answers.
-enum class Endpoint { chat, completions, embeddings };
+enum class Endpoint { chat, completions, embeddings, responses, messages };
 
 /// How they differ, as far as that is data.
 struct EndpointForm {
@@ -26,9 +26,11 @@ struct EndpointForm {
     std::optional<std::uint32_t> new_tokens_default;  // absent: what the context leaves
     bool adds_special;                                // BOS and the like, where the client does not say
     bool has_roles;                                   // a stream begins with a chunk that names the role
+    bool is_chat;                                     // its prompt is made of messages by the chat template
+    bool cuts_new_tokens;                             // more new tokens than the context leaves are no error
 };
 
-inline constexpr std::array<EndpointForm, 3> kEndpoints = {{
+inline constexpr std::array<EndpointForm, 5> kEndpoints = {{
     {.endpoint = Endpoint::chat,
      .kind = ModelKind::text,
      .path = "/chat/completions",
@@ -40,7 +42,9 @@ inline constexpr std::array<EndpointForm, 3> kEndpoints = {{
      .new_tokens_low = 1,
      .new_tokens_default = std::nullopt,
      .adds_special = false,
-     .has_roles = true},
+     .has_roles = true,
+     .is_chat = true,
+     .cuts_new_tokens = false},
     {.endpoint = Endpoint::completions,
      .kind = ModelKind::text,
      .path = "/completions",
@@ -52,7 +56,9 @@ inline constexpr std::array<EndpointForm, 3> kEndpoints = {{
      .new_tokens_low = 0,
      .new_tokens_default = 16,  // OpenAI's
      .adds_special = true,
-     .has_roles = false},
+     .has_roles = false,
+     .is_chat = false,
+     .cuts_new_tokens = false},
     {.endpoint = Endpoint::embeddings,
      .kind = ModelKind::vectors,
      .path = "/embeddings",
@@ -64,7 +70,37 @@ inline constexpr std::array<EndpointForm, 3> kEndpoints = {{
      .new_tokens_low = 0,
      .new_tokens_default = std::nullopt,
      .adds_special = true,
-     .has_roles = false},
+     .has_roles = false,
+     .is_chat = false,
+     .cuts_new_tokens = false},
+    {.endpoint = Endpoint::responses,
+     .kind = ModelKind::text,
+     .path = "/responses",
+     .name = "responses",
+     .id_prefix = "resp_",
+     .prompt_field = "input",
+     .whole_object = "response",
+     .chunk_object = "",
+     .new_tokens_low = 1,
+     .new_tokens_default = std::nullopt,
+     .adds_special = false,
+     .has_roles = false,
+     .is_chat = true,
+     .cuts_new_tokens = false},
+    {.endpoint = Endpoint::messages,
+     .kind = ModelKind::text,
+     .path = "/messages",
+     .name = "messages",
+     .id_prefix = "msg_",
+     .prompt_field = "messages",
+     .whole_object = "message",
+     .chunk_object = "",
+     .new_tokens_low = 1,
+     .new_tokens_default = std::nullopt,
+     .adds_special = false,
+     .has_roles = false,
+     .is_chat = true,
+     .cuts_new_tokens = true},  // max_tokens must be given, and clients know no contexts
 }};
 
 constexpr const EndpointForm& form_of(Endpoint endpoint) {
@@ -73,5 +109,7 @@ constexpr const EndpointForm& form_of(Endpoint endpoint) {
 static_assert(form_of(Endpoint::chat).endpoint == Endpoint::chat);
 static_assert(form_of(Endpoint::completions).endpoint == Endpoint::completions);
 static_assert(form_of(Endpoint::embeddings).endpoint == Endpoint::embeddings);
+static_assert(form_of(Endpoint::responses).endpoint == Endpoint::responses);
+static_assert(form_of(Endpoint::messages).endpoint == Endpoint::messages);
 
 }  // namespace gateway

@@ -94,7 +94,27 @@ std::string without_places(std::string_view text) {
 
 }  // namespace
 
-std::string_view error_type(unsigned status) {
+namespace {
+
+std::string_view anthropic_type(unsigned status) {
+    switch (status) {
+        case 404:
+            return "not_found_error";
+        case 413:
+            return "request_too_large";
+        case 503:
+            return "overloaded_error";
+        case 504:
+            return "timeout_error";
+        default:
+            return status >= 500 ? "api_error" : error_type(status);
+    }
+}
+
+}  // namespace
+
+std::string_view error_type(unsigned status, ErrorStyle style) {
+    if (style == ErrorStyle::anthropic) { return anthropic_type(status); }
     switch (status) {
         case 401:
             return "authentication_error";
@@ -141,8 +161,14 @@ ApiError api_error(const base::Error& error, std::uint32_t retry_after_ms) {
     return result;
 }
 
-std::string error_json(const ApiError& error) {
+std::string error_json(const ApiError& error, ErrorStyle style) {
     JsonWriter json;
+    if (style == ErrorStyle::anthropic) {
+        json.begin_object().key("type").string("error").key("error").begin_object();
+        json.key("type").string(error_type(error.status, style));
+        json.key("message").string(std::string_view(error.message).substr(0, kMessageBytesMax));
+        return json.end_object().end_object().take();
+    }
     json.begin_object().key("error").begin_object();
     json.key("message").string(std::string_view(error.message).substr(0, kMessageBytesMax));
     json.key("type").string(error_type(error.status));
@@ -156,8 +182,8 @@ std::string error_json(const ApiError& error) {
     return json.take();
 }
 
-HttpResponse error_response(const ApiError& error) {
-    HttpResponse response{.status = error.status, .fields = {}, .body = error_json(error)};
+HttpResponse error_response(const ApiError& error, ErrorStyle style) {
+    HttpResponse response{.status = error.status, .fields = {}, .body = error_json(error, style)};
     if (error.retry_after_s > 0) { response.fields.emplace_back("Retry-After", std::to_string(error.retry_after_s)); }
     if (error.status == 401) { response.fields.emplace_back("WWW-Authenticate", "Bearer"); }
     if (error.repeat_is_useless) { response.fields.emplace_back("x-should-retry", "false"); }

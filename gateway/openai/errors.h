@@ -13,6 +13,9 @@
 
 namespace gateway {
 
+/// Whose clients an error is told to.
+enum class ErrorStyle { openai, anthropic };
+
 /// An error as OpenAI clients know it. The only place where Sluice speaks of HTTP statuses is this folder and http/.
 struct ApiError {
     unsigned status = 400;
@@ -44,10 +47,11 @@ ApiError no_such_model(std::string_view name);
 ApiError api_error(const base::Error& error, std::uint32_t retry_after_ms);
 
 /// {"error":{"message":..,"type":..,"param":..,"code":..}}; all four keys always.
-std::string error_json(const ApiError& error);
-HttpResponse error_response(const ApiError& error);
+/// With ErrorStyle::anthropic {"type":"error","error":{"type":..,"message":..}}.
+std::string error_json(const ApiError& error, ErrorStyle style = ErrorStyle::openai);
+HttpResponse error_response(const ApiError& error, ErrorStyle style = ErrorStyle::openai);
 
 /// The `type` that goes with a status.
-std::string_view error_type(unsigned status);
+std::string_view error_type(unsigned status, ErrorStyle style = ErrorStyle::openai);
 
 }  // namespace gateway

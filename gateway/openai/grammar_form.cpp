@@ -13,6 +13,8 @@ namespace json = boost::json;
 
 using Kind = proto::Grammar::Kind;
 
+constexpr std::size_t kDepthMax = 128;  // as parse_body()'s
+
 std::string_view view_of(const json::string& text) {
     return {text.data(), text.size()};
 }
@@ -24,6 +26,11 @@ public:
         : fields_(fields), limits_(limits), form_(form) {}
 
     void read() {
+        if (const json::object* outputs = fields_.object("structured_outputs"); outputs != nullptr) {
+            Fields inside(*outputs, "structured_outputs.");
+            has_spaces_ = !inside.boolean("disable_any_whitespace").value_or(false);
+            if (inside.error()) { return fields_.pass_on(*inside.error()); }
+        }
         read_response_format();
         if (const json::object* outputs = fields_.object("structured_outputs"); outputs != nullptr) {
             read_structured_outputs(*outputs);
@@ -60,7 +67,7 @@ private:
         if (*type == "text") { return; }
         if (*type == "json_object") {
             if (const json::value* schema = inside.find("schema")) { return take_schema("response_format", *schema); }
-            return take(proto::Grammar::KIND_JSON_OBJECT, "response_format", "");
+            return take_object("response_format");
         }
         if (*type != "json_schema") {
             return fields_.problem("response_format", "must have the type text, json_object or json_schema");
@@ -92,7 +99,7 @@ private:
         if (const json::value* grammar = inside.find("grammar")) {
             take_text(proto::Grammar::KIND_LARK, kName, *grammar);
         }
-        if (inside.boolean("json_object").value_or(false)) { take(proto::Grammar::KIND_JSON_OBJECT, kName, ""); }
+        if (inside.boolean("json_object").value_or(false)) { take_object(kName); }
         if (inside.find("structural_tag") != nullptr) {
             fields_.problem(kName, "holds 'structural_tag', which is not supported by this server yet");
         }
@@ -101,11 +108,33 @@ private:
 
     /// As JSON, or as a text that is JSON.
     void take_schema(const char* name, const json::value& schema) {
+        if (!has_spaces_) { return take_dense_schema(name, schema); }
         if (schema.is_string()) { return take(proto::Grammar::KIND_JSON_SCHEMA, name, view_of(schema.get_string())); }
         if (!schema.is_object() && !schema.is_bool()) {
             return fields_.problem(name, "must have a JSON schema that is an object");
         }
         take(proto::Grammar::KIND_JSON_SCHEMA, name, json::serialize(schema));
+    }
+
+    void take_object(const char* name) {
+        if (!has_spaces_) { return take_dense_schema(name, json::object{{"type", "object"}}); }
+        take(proto::Grammar::KIND_JSON_OBJECT, name, "");
+    }
+
+    /// JSON with no spaces between its tokens, as a grammar around the schema.
+    void take_dense_schema(const char* name, json::value schema) {
+        if (schema.is_string()) {
+            json::error_code error;
+            json::parse_options deep;
+            deep.max_depth = kDepthMax;
+            schema = json::parse(json::string(schema.get_string()), error, {}, deep);
+            if (error) { return fields_.problem(name, "must have a JSON schema that is JSON"); }
+        }
+        if (schema.is_bool() && schema.get_bool()) { schema = json::object(); }
+        json::object* object = schema.if_object();
+        if (object == nullptr) { return fields_.problem(name, "must have a JSON schema that is an object"); }
+        (*object)["x-guidance"] = json::object{{"whitespace_flexible", false}};
+        take(proto::Grammar::KIND_LARK, name, "start: %json " + json::serialize(*object) + "\n");
     }
 
     void take_text(Kind kind, const char* name, const json::value& text) {
@@ -141,6 +170,7 @@ private:
     Fields& fields_;
     const FormLimits& limits_;
     RequestForm& form_;
+    bool has_spaces_ = true;  // between the tokens of JSON
 };
 
 }  // namespace

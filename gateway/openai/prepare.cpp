@@ -171,6 +171,14 @@ void set_up_reader(const PrepareContext& context, std::string_view prompt, Prepa
         form.grammar_field = form.tools_field;
         if (format != ToolFormat::hermes && format != ToolFormat::llama3) { format = ToolFormat::json; }
     }
+    const bool any_strict = std::any_of(form.tools.tools.begin(), form.tools.tools.end(),
+                                        [](const ToolsForm::Tool& tool) { return tool.strict; });
+    // Marks that are special tokens are no text, so that a grammar could not let them come.
+    if (form.tools.choice == ToolsForm::Choice::automatic && any_strict && format == ToolFormat::hermes &&
+        !style.marks_are_special && form.new_tokens_min == 0) {
+        form.grammar = std::make_shared<const proto::Grammar>(open_grammar(form.tools));
+        form.grammar_field = form.tools_field;
+    }
     if (form.tools.choice != ToolsForm::Choice::none) {
         ToolStream::Options tools{.format = format, .is_begun = form.tools.is_forced() && format != ToolFormat::hermes};
         for (const ToolsForm::Tool& tool : form.tools.tools) {
@@ -224,12 +232,12 @@ ApiResult<ChatPrompt> chat_prompt(RequestForm& form, const FormLimits& limits, c
     auto marked = marks.mark(std::move(context));
     if (!marked) { return pass_on(marked.error()); }
     auto output = text.render_chat(*marked, now_unix_s);
-    if (!output) { return pass_on(text_error(output.error(), "messages")); }
+    if (!output) { return pass_on(text_error(output.error(), form_of(form.endpoint).prompt_field)); }
     DataMarks::Rendered rendered = marks.unmark(std::move(*output));
     if (auto cut = cut_after_last_message(continued_text, rendered); !cut) { return pass_on(cut.error()); }
     const bool add_special = form.add_special.value_or(form_of(form.endpoint).adds_special);
     auto tokens = text.encode(rendered.text, add_special, true, rendered.text_starts);
-    if (!tokens) { return pass_on(text_error(tokens.error(), "messages")); }
+    if (!tokens) { return pass_on(text_error(tokens.error(), form_of(form.endpoint).prompt_field)); }
     return ChatPrompt{std::move(rendered.text), std::move(*tokens)};
 }
 
@@ -246,7 +254,7 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& conte
     };
     std::vector<Written> prompts;
     PreparedRequest prepared;
-    if (form.endpoint == Endpoint::chat) {
+    if (endpoint.is_chat) {
         if (auto fits = check_fits(form.user_text_bytes, form, context, "your messages have"); !fits) {
             return pass_on(fits.error());
         }
@@ -310,7 +318,7 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& conte
             return pass_on(too_long(context_tokens, tokens.size(), form.new_tokens_max.value_or(1), param));
         }
         const auto left = context_tokens - static_cast<std::uint32_t>(tokens.size());
-        if (!form.new_tokens_max) {
+        if (!form.new_tokens_max || endpoint.cuts_new_tokens) {
             most = std::min(most, left);
         } else if (*form.new_tokens_max > left) {
             return pass_on(too_long(context_tokens, tokens.size(), *form.new_tokens_max, param));

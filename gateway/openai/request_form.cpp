@@ -37,7 +37,7 @@ bool asks_for_something(const json::value* value) {
 
 /// What Sluice cannot do yet and must not silently leave out.
 void refuse_unbuilt(Fields& fields, Endpoint endpoint) {
-    if (endpoint != Endpoint::chat) {
+    if (!form_of(endpoint).is_chat) {
         for (const char* name : {"tools", "functions"}) {
             if (asks_for_something(fields.find(name))) { fields.problem(name, "is for /v1/chat/completions"); }
         }
@@ -343,7 +343,7 @@ ApiResult<RequestForm> read_form(Endpoint endpoint, const json::object& body, co
     read_stop(fields, limits, vocabulary, form);
     read_logprobs(fields, vocabulary, form);
     read_grammar(fields, limits, form);
-    if (endpoint == Endpoint::chat) {
+    if (form_of(endpoint).is_chat) {
         read_chat(fields, form);
     } else {
         read_prompts(fields, limits, vocabulary, form);

@@ -43,6 +43,7 @@ struct ToolsForm {
     struct Tool {
         std::string name;
         std::string parameters = {};  // JSON schema of its arguments; empty: it takes none
+        bool strict = false;          // also a call that nobody requires keeps to it
     };
     enum class Choice { none, automatic, required, named };
     std::vector<Tool> tools = {};
@@ -104,6 +105,9 @@ struct RequestForm {
     std::optional<std::string> continued_text = {};  // continue_final_message: text of the last message
     std::optional<bool> add_special = {};            // BOS and the like; absent: chat no, completions yes
 
+    // responses
+    std::string shown_fields = {};  // of the request, that the answer repeats, as JSON members
+
     // completions
     std::vector<std::variant<std::string, std::vector<base::TokenId>>> prompts = {};
     bool echo = false;
@@ -113,8 +117,9 @@ struct RequestForm {
     std::optional<std::uint32_t> dimensions = {};  // of the vectors, cut off; absent: all
 };
 
-/// Reads and checks a body of /v1/chat/completions or /v1/completions (of /v1/embeddings: embedding_form.h). Unknown
-/// fields are accepted. Pure. Errors: 400 with param; 404 model_not_found.
+/// Reads and checks a body of /v1/chat/completions or /v1/completions (of others: embedding_form.h, responses_form.h,
+/// anthropic/messages_form.h, of which the last two write theirs as a chat's and have it read here). Unknown fields are
+/// accepted. Pure. Errors: 400 with param; 404 model_not_found.
 ApiResult<RequestForm> read_form(Endpoint endpoint, std::string_view body, const FormLimits& limits,
                                  const Models& models);
 /// The same of a body that is parsed already.

@@ -3,9 +3,11 @@
 #include <boost/json.hpp>
 #include <utility>
 
+#include "gateway/anthropic/messages_form.h"
 #include "gateway/openai/fields.h"
 #include "gateway/openai/json_writer.h"
 #include "gateway/openai/prepare.h"
+#include "gateway/openai/responses_form.h"
 
 namespace gateway {
 namespace {
@@ -23,10 +25,18 @@ public:
     TextAnswer answer(TextRoute route) {
         const auto index = find_model();
         if (!index) { return {std::nullopt, pass_on(index.error())}; }
-        ApiResult<std::string> json = route == TextRoute::tokenize     ? tokenize()
-                                      : route == TextRoute::detokenize ? detokenize()
-                                                                       : apply_template();
-        return {*index, std::move(json)};
+        switch (route) {
+            case TextRoute::tokenize:
+                return {*index, tokenize()};
+            case TextRoute::detokenize:
+                return {*index, detokenize()};
+            case TextRoute::apply_template:
+                return {*index, apply_template()};
+            case TextRoute::input_tokens:
+            case TextRoute::count_tokens:
+                return {*index, count(route)};
+        }
+        return {*index, bad_request("", "no such route")};
     }
 
 private:
@@ -204,6 +214,21 @@ private:
             out.integer(token);
         }
         return out.end_array().end_object().take();
+    }
+
+    /// Of a request that another endpoint would answer.
+    ApiResult<std::string> count(TextRoute route) const {
+        const bool is_response = route == TextRoute::input_tokens;
+        auto form = is_response ? read_responses_form(body_, context_.limits, context_.models)
+                                : read_messages_form(body_, context_.limits, context_.models);
+        if (!form) { return pass_on(form.error()); }
+        const auto rendered = chat_prompt(*form, context_.limits, text(), context_.now_unix_s);
+        if (!rendered) { return pass_on(rendered.error()); }
+        JsonWriter out;
+        out.begin_object();
+        if (is_response) { out.key("object").string("response.input_tokens"); }
+        out.key("input_tokens").integer(static_cast<std::int64_t>(rendered->tokens.size()));
+        return out.end_object().take();
     }
 
     void write_context(JsonWriter& out) const {

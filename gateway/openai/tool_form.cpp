@@ -44,6 +44,8 @@ std::optional<ToolsForm::Tool> tool_of(const json::value& value) {
     tool.name = view_of(name->get_string());
     const json::value* parameters = member(*function, "parameters");
     if (parameters != nullptr && parameters->is_object()) { tool.parameters = json::serialize(*parameters); }
+    const json::value* strict = member(*function, "strict");
+    tool.strict = strict != nullptr && strict->is_bool() && strict->get_bool();
     return tool;
 }
 
@@ -152,6 +154,29 @@ void read_tools(Fields& fields, RequestForm& form, json::object& context) {
         fields.problem("min_tokens", "and a call that is required exclude each other");
     }
     form.tools = std::move(tools);
+}
+
+proto::Grammar open_grammar(const ToolsForm& tools) {
+    std::string names;
+    std::string rules;
+    for (std::size_t index = 0; index < tools.tools.size(); ++index) {
+        const ToolsForm::Tool& tool = tools.tools[index];
+        const std::string number = std::to_string(index);
+        const std::string schema = tool.strict ? arguments_schema(tool) : arguments_schema({"", "{}"});
+        names += (names.empty() ? "" : " | ") + ("call_" + number);
+        rules += "call_" + number + ": " + lark_text("{\"name\": " + lark_text(tool.name) + ", \"arguments\": ") +
+                 " arguments_" + number + " \"}\"\n";
+        rules += "arguments_" + number + ": %json " + schema + "\n";
+    }
+    proto::Grammar grammar;
+    grammar.set_kind(proto::Grammar::KIND_LARK);
+    grammar.set_text(std::string(tools.parallel ? "start: (before call){0,16} TEXT\n" : "start: TEXT | before call\n") +
+                     "TEXT: /(?s:.*)/ & ~/(?s:.*)<tool_call>(?s:.*)/\n"
+                     "before[suffix=\"<tool_call>\"]: /(?s:.*)/\n"
+                     "call: /[ \\n]{0,4}/ one /[ \\n]{0,4}/ \"</tool_call>\"\n"
+                     "one: " +
+                     names + "\n" + rules);
+    return grammar;
 }
 
 proto::Grammar call_grammar(const ToolsForm& tools, ToolFormat format) {

@@ -17,4 +17,8 @@ void read_tools(Fields& fields, RequestForm& form, boost::json::object& context)
 /// (where the client allows it) up to sixteen, in the form that the model knows. Pure.
 proto::Grammar call_grammar(const ToolsForm& tools, ToolFormat format);
 
+/// What an answer keeps to in which the model decides itself whether it calls: text, and in Hermes' form calls of the
+/// tools, with arguments as the schema wants them where the tool is strict. Pure.
+proto::Grammar open_grammar(const ToolsForm& tools);
+
 }  // namespace gateway

@@ -49,11 +49,7 @@ TEST_CASE("an error about a path shows it as it was sent", "[gateway][api]") {
 
 TEST_CASE("routes that are not built yet are no 404, whatever the method and what follows", "[gateway][api]") {
     World world;
-    for (const std::string path : {"/v1/responses",
-                                   "/v1/responses/resp_1/cancel",
-                                   "/responses",
-                                   "/v1/messages",
-                                   "/v1/messages/count_tokens",
+    for (const std::string path : {"/v1/responses/compact",
                                    "/v1/rerank",
                                    "/rerank",
                                    "/v2/rerank",
@@ -87,6 +83,15 @@ TEST_CASE("routes that are not built yet are no 404, whatever the method and wha
             CHECK(body(*exchange).at("error").at("code") == "not_supported");
             CHECK(field(*exchange->response, "x-request-id").starts_with("req-"));
         }
+    }
+    const auto batches = world.send("POST", "/v1/messages/batches", "{}");
+    CHECK(batches->response->status == 400u);  // in the form of the route's clients
+    CHECK(body(*batches).at("type") == "error");
+    for (const std::string path : {"/v1/responses/resp_1", "/responses/resp_1/cancel"}) {
+        CAPTURE(path);
+        const auto exchange = world.send("GET", path);
+        CHECK(exchange->response->status == 404u);
+        CHECK(body(*exchange).at("error").at("code") == "response_not_found");
     }
     for (const std::string path : {"/v1/responsesx", "/v1/file", "/v2/models", "/v1/xfiles"}) {
         CAPTURE(path);

@@ -32,7 +32,7 @@ TEST_CASE("every answer to an allowed page says so: whole, streamed, refused, at
         {post(R"({"prompt":"a","temperature":9})", close), 400},
         {post("{", close), 400},
         {get("/nothing", kFrom), 404},
-        {get("/v1/responses", kFrom), 400},
+        {get("/v1/rerank", kFrom), 400},
         {get("/v1/completions", kFrom), 405},
         {get("/health", kFrom), 200},
         // Refused before the request is whole.

@@ -4,6 +4,7 @@ import signal
 import pytest
 
 import harness
+import tools_model
 
 # A test run in the background (`make test &` in a script) inherits an ignored SIGINT, and so would every process under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -55,3 +56,10 @@ def server(shared_server):
 @pytest.fixture
 def port(server):
     return server.port
+
+
+@pytest.fixture(scope="session")
+def tool_server(tmp_path_factory):
+    """A server whose model's template takes tools; shared by all tests that only ask."""
+    with harness.serve(model=tools_model.make(tmp_path_factory.mktemp("tools"))) as server:
+        yield server.wait_ready()

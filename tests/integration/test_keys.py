@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 
+import anthropic
 import openai
 import pytest
 
@@ -161,3 +162,22 @@ def test_the_command_says_what_is_wrong(tmp_path):
     ran = subprocess.run([harness.BINARY, "serve", "--model", harness.MODEL, "--port", "0", "--set", f"gateway.keys_file={tmp_path / 'none'}"],
                          capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
     assert ran.returncode == 2 and "cannot be read" in ran.stderr, ran
+
+
+def test_the_routes_of_other_forms_have_scopes_of_their_own(server, file):
+    key = add(file, "--name", "agent", "--scopes", "messages,responses")
+    with anthropic.Anthropic(base_url=server.url, api_key=key, max_retries=0, timeout=60, _strict_response_validation=True) as client:
+        fields = {"model": harness.MODEL_ID, "messages": [{"role": "user", "content": "Hi"}]}
+        harness.wait_until(lambda: request(server.port, "POST", "/v1/messages", {**fields, "max_tokens": 1}, {"x-api-key": key}).status == 200, "the key is known")
+        assert client.messages.create(**fields, max_tokens=2).usage.output_tokens <= 2
+        assert client.messages.count_tokens(**fields).input_tokens > 0
+    assert request(server.port, "POST", "/v1/responses", {"input": "Hi", "max_output_tokens": 1}, bearer(key)).status == 200
+    assert request(server.port, "POST", "/v1/responses/input_tokens", {"input": "Hi"}, bearer(key)).status == 200
+    assert request(server.port, "POST", "/v1/chat/completions", {**fields, "max_tokens": 1}, bearer(key)).status == 403
+    with anthropic.Anthropic(base_url=server.url, api_key="sk-none", max_retries=0, timeout=60) as client, pytest.raises(anthropic.AuthenticationError) as refused:
+        client.messages.create(**fields, max_tokens=2)
+    assert refused.value.body["error"]["type"] == "authentication_error"
+    other = add(file, "--name", "talker", "--scopes", "chat")
+    harness.wait_until(lambda: request(server.port, "POST", "/v1/messages", {**fields, "max_tokens": 1}, {"x-api-key": other}).status == 403, "the key is known")
+    forbidden = request(server.port, "POST", "/v1/messages", {**fields, "max_tokens": 1}, {"x-api-key": other}).json()
+    assert forbidden["type"] == "error" and forbidden["error"]["type"] == "permission_error"

@@ -29,3 +29,7 @@ def test_the_node_client_gets_whole_and_streamed_answers_and_errors(seen):
     assert seen["unknownModel"] == {"name": "NotFoundError", "status": 404, "code": "model_not_found"}
     assert seen["badValue"]["name"] == "BadRequestError"
     assert seen["badValue"]["status"] == 400
+    assert seen["response"]["text"] == seen["responseStreamed"]["text"] == seen["responseHelper"] == seen["chat"]["text"]
+    assert (seen["response"]["status"], seen["response"]["usage"]) == ("incomplete", 24)
+    assert seen["responseStreamed"]["types"][0] == "response.created" and seen["responseStreamed"]["types"][-1] == "response.incomplete"
+    assert seen["builtIn"]["name"] == "BadRequestError" and "'web_search'" in seen["builtIn"]["message"]

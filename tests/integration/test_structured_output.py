@@ -2,31 +2,18 @@
 import json
 import os
 import re
-import shutil
 import signal
 import threading
-from typing import Annotated, Literal
 
 import openai
-import pydantic
 import pytest
 
 import harness
+import tools_model
 from harness import assert_error, post
+from tools_model import NO_SPACES, TOOLS, Pet, check_arguments
 
 MESSAGES = [{"role": "user", "content": "Tell me about a cat."}]
-# A model that knows nothing of JSON would fill its context with the spaces that JSON allows.
-NO_SPACES = {str(token): -100 for text, token in json.loads((harness.MODEL / "tokenizer.json").read_text())["model"]["vocab"].items()
-             if not text.strip("\u2581 \t\r\n") or text in ("<0x09>", "<0x0A>", "<0x0D>", "<0x20>")}
-
-
-class Pet(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
-    kind: Literal["cat", "dog", "bird"]
-    age: Annotated[int, pydantic.Field(ge=0, le=40)]
-    name: Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Z][a-z]{1,8}$")]
-    friends: Annotated[list[Literal["Lily", "Tom"]], pydantic.Field(max_length=3)]
-    home: Literal["house", "tree"] | None
 
 
 @pytest.fixture
@@ -71,6 +58,8 @@ def test_streamed_and_whole_are_the_same_bytes(client):
     ({"structured_outputs": {"grammar": "start: (\"ab\" | \"cd\"){2,3}"}}, "((ab)|(cd)){2,3}"),
     ({"guided_json": {"type": "boolean"}}, r"\s*(true|false)\s*"),
     ({"json_schema": {"enum": [1, 2]}}, r"\s*(1|2)\s*"),
+    ({"structured_outputs": {"json": {"type": "array", "items": {"const": 1}, "minItems": 2, "maxItems": 3}, "disable_any_whitespace": True}}, r"\[1(,1){1,2}\]"),
+    ({"guided_json": '{"type": "array", "prefixItems": [{"const": "a"}], "items": false, "minItems": 1}', "structured_outputs": {"disable_any_whitespace": True}}, r'\["a"\]'),
 ], ids=lambda value: str(value)[:30])
 def test_every_name_and_kind(port, fields, pattern):
     for path, prompt in (("/v1/chat/completions", {"messages": MESSAGES}), ("/v1/completions", {"prompt": "Once"})):
@@ -141,40 +130,14 @@ def test_structured_streams_survive_the_death_of_a_worker():
         assert later == expected
 
 
-HERMES = """{{- bos_token }}{%- if tools %}{%- for tool in tools %}{{ tool.function.name }} {% endfor %}{%- endif %}
-{%- for message in messages %}{{ message.role }}: {{ message.content }}
-{%- for call in message.tool_calls or [] %}<tool_call>
-{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
-</tool_call>{%- endfor %}{% endfor %}"""
-
-TOOLS = [{"type": "function", "function": {"name": "pet", "parameters": Pet.model_json_schema()}},
-         {"type": "function", "function": {"name": "say", "parameters": {"type": "object", "properties": {"word": {"enum": ["hello", "bye"]}},
-                                                                          "required": ["word"], "additionalProperties": False}}}]
-
-
-@pytest.fixture(scope="module")
-def tool_model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tools") / "stories260k"
-    shutil.copytree(harness.MODEL, folder)
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    settings["chat_template"] = HERMES
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tool_client(tool_model):
-    with harness.serve(model=tool_model) as server:
-        server.wait_ready()
-        with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0, timeout=120, _strict_response_validation=True) as client:
-            yield client
+@pytest.fixture
+def tool_client(tool_server):
+    with openai.OpenAI(base_url=tool_server.url + "/v1", api_key="none", max_retries=0, timeout=120, _strict_response_validation=True) as client:
+        yield client
 
 
 def check_call(call):
-    if call.function.name == "pet":
-        Pet.model_validate_json(call.function.arguments)
-    else:
-        assert json.loads(call.function.arguments) in ({"word": "hello"}, {"word": "bye"})
+    check_arguments(call.function.name, call.function.arguments)
     assert call.id.startswith("call_") and call.type == "function"
 
 
@@ -189,10 +152,10 @@ def test_a_call_that_is_required_is_one(tool_client):
 
 
 @pytest.mark.parametrize("form", ["llama3", "mistral"])
-def test_required_calls_in_other_forms(tool_model, form):
+def test_required_calls_in_other_forms(tmp_path, form):
     fields = {"messages": MESSAGES, "tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False, "temperature": 1, "max_tokens": 300,
               "logit_bias": NO_SPACES}
-    with harness.serve("--set", f"gateway.tool_format={form}", model=tool_model) as server:
+    with harness.serve("--set", f"gateway.tool_format={form}", model=tools_model.make(tmp_path)) as server:
         server.wait_ready()
         for seed in range(3):
             choice = post(server.port, "/v1/chat/completions", **fields, seed=seed).json()["choices"][0]
@@ -238,5 +201,11 @@ def test_wrong_tools_are_refused(tool_client):
         with pytest.raises(openai.BadRequestError) as caught:
             tool_client.chat.completions.create(**fields, **more)
         assert caught.value.param == param
+    strict = [{"type": "function", "function": {"name": "f", "strict": True, "parameters": {"type": "object", "not": {}}}}]
+    with pytest.raises(openai.BadRequestError) as caught:
+        tool_client.chat.completions.create(**fields, tools=strict)
+    assert caught.value.param == "tools" and "not" in caught.value.message
+    strict[0]["function"]["parameters"] = TOOLS[1]["function"]["parameters"]
+    assert tool_client.chat.completions.create(**fields, tools=strict).choices[0].message.content  # the grammar leaves text free
     answer = tool_client.chat.completions.create(**fields, tools=TOOLS).choices[0]
     assert answer.message.tool_calls is None and answer.message.content

@@ -128,13 +128,13 @@ TEST_CASE("damaged chat templates render, refuse or fail cleanly", "[text][fuzz]
 TEST_CASE("the corpora of the fuzzers are dealt with", "[text][fuzz]") {
     const fs::path corpora = fs::path(SLUICE_SOURCE_DIR) / "tests" / "fuzz";
     std::size_t inputs = 0;
-    for (const auto& [folder, run] :
-         {std::pair("template", &fuzz::chat_template), std::pair("tokenizer", &fuzz::tokenizer)}) {
+    for (const auto& [folder, run] : {std::pair("template", &fuzz::chat_template),
+                                      std::pair("tokenizer", &fuzz::tokenizer), std::pair("grammar", &fuzz::grammar)}) {
         for (const auto& entry : fs::directory_iterator(corpora / folder)) {
             CAPTURE(entry.path().string());
             run(text_test::bytes_of(entry.path()));
             ++inputs;
         }
     }
-    CHECK(inputs >= 19);
+    CHECK(inputs >= 24);
 }

@@ -33,6 +33,16 @@ for await (const chunk of await client.completions.create({ ...completion, strea
     for (const choice of chunk.choices) seen.completionStreamed += choice.text;
 }
 
+const question = { model, input: "Tell me about a cat.", max_output_tokens: 24, temperature: 0 };
+const response = await client.responses.create(question);
+seen.response = { text: response.output_text, status: response.status, usage: response.usage.output_tokens };
+seen.responseStreamed = { text: "", types: [] };
+for await (const event of await client.responses.create({ ...question, stream: true })) {
+    seen.responseStreamed.types.push(event.type);
+    if (event.type === "response.output_text.delta") seen.responseStreamed.text += event.delta;
+}
+seen.responseHelper = (await client.responses.stream(question).finalResponse()).output[0].content[0].text;
+
 async function errorOf(fields) {
     try {
         await client.chat.completions.create({ ...chat, ...fields });
@@ -43,5 +53,11 @@ async function errorOf(fields) {
 }
 seen.unknownModel = await errorOf({ model: "gpt-9" });
 seen.badValue = await errorOf({ temperature: -1, stream: true });
+
+try {
+    await client.responses.create({ ...question, tools: [{ type: "web_search" }] });
+} catch (error) {
+    seen.builtIn = { name: error.constructor.name, message: error.message };
+}
 
 console.log(JSON.stringify(seen));

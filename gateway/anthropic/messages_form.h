@@ -1,0 +1,13 @@
+#pragma once
+
+#include "gateway/openai/request_form.h"
+
+namespace gateway {
+
+/// Reads and checks a body of /v1/messages (also of /v1/messages/count_tokens): its blocks become messages of a chat,
+/// its fields a chat's. A last message of the assistant is continued. Pure. Errors: 400 with param, in the names of
+/// this endpoint; 404 model_not_found.
+ApiResult<RequestForm> read_messages_form(const boost::json::object& body, const FormLimits& limits,
+                                          const Models& models);
+
+}  // namespace gateway

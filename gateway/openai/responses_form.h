@@ -1,0 +1,13 @@
+#pragma once
+
+#include "gateway/openai/request_form.h"
+
+namespace gateway {
+
+/// Reads and checks a body of /v1/responses: items of the conversation become messages of a chat, its fields a chat's.
+/// Nothing is stored, so that what refers to earlier answers is refused. Pure. Errors: 400 with param, in the names of
+/// this endpoint; 404 model_not_found.
+ApiResult<RequestForm> read_responses_form(const boost::json::object& body, const FormLimits& limits,
+                                           const Models& models);
+
+}  // namespace gateway

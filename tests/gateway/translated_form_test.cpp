@@ -1,0 +1,137 @@
+#include <boost/json.hpp>
+#include <string>
+
+#include "gateway/anthropic/messages_form.h"
+#include "gateway/openai/responses_form.h"
+#include "tests/gateway/support.h"
+#include "tests/support/catch.h"
+
+namespace {
+
+namespace json = boost::json;
+using gateway_test::make_models;
+
+const gateway::Models& models() {
+    static const gateway::Models made = make_models({"m"});
+    return made;
+}
+
+gateway::ApiResult<gateway::RequestForm> response(const std::string& body) {
+    return gateway::read_responses_form(json::parse(body).as_object(), {}, models());
+}
+gateway::ApiResult<gateway::RequestForm> message(const std::string& body) {
+    return gateway::read_messages_form(json::parse(body).as_object(), {}, models());
+}
+json::value context_of(const gateway::ApiResult<gateway::RequestForm>& form) {
+    REQUIRE(form);
+    return json::parse(form->template_context);
+}
+
+}  // namespace
+
+TEST_CASE("items of a response's input become messages", "[gateway][responses]") {
+    const auto context = context_of(response(R"({"instructions":"be brief","input":[
+        {"role":"developer","content":"d"},
+        {"role":"user","content":[{"type":"input_text","text":"a"},{"type":"input_text","text":"b"}]},
+        {"type":"reasoning","id":"r","summary":[{"type":"summary_text","text":"s"}]},
+        {"type":"message","role":"assistant","content":[{"type":"output_text","text":"t"}]},
+        {"type":"function_call","call_id":"1","name":"f","arguments":"{\"x\":1}"},
+        {"type":"function_call","call_id":"2","name":"g","arguments":"no object"},
+        {"type":"function_call_output","call_id":"1","output":"4"},
+        {"type":"function_call_output","call_id":"2","output":[{"type":"input_text","text":"5"}]},
+        {"type":"function_call","call_id":"3","name":"f","arguments":"{}"}]})"));
+    REQUIRE(context.at("messages") == json::parse(R"([
+        {"role":"system","content":"be brief"},{"role":"system","content":"d"},
+        {"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]},
+        {"role":"assistant","content":"t","reasoning_content":"s","tool_calls":[
+            {"id":"1","type":"function","function":{"name":"f","arguments":{"x":1}}},
+            {"id":"2","type":"function","function":{"name":"g","arguments":"no object"}}]},
+        {"role":"tool","tool_call_id":"1","content":"4"},{"role":"tool","tool_call_id":"2","content":"5"},
+        {"role":"assistant","content":"","tool_calls":[
+            {"id":"3","type":"function","function":{"name":"f","arguments":{}}}]}])"));
+}
+
+TEST_CASE("fields of a response become a chat's, and are repeated in the answer", "[gateway][responses]") {
+    const auto form = response(R"({"input":"a","max_output_tokens":5,"temperature":0.5,"top_p":0.9,"stream":true,"n":7,
+        "reasoning":{"effort":"low"},"metadata":{"k":"v"},"tool_choice":{"type":"function","name":"f"},
+        "tools":[{"type":"function","name":"f","parameters":{"type":"object"},"strict":true}],
+        "text":{"format":{"type":"text"},"verbosity":"low"}})");
+    REQUIRE(form);
+    REQUIRE(form->endpoint == gateway::Endpoint::responses);
+    REQUIRE(form->new_tokens_max == 5u);
+    REQUIRE(form->temperature == 0.5);
+    REQUIRE(form->stream);
+    REQUIRE(form->n == 1u);  // no field of this endpoint
+    REQUIRE(form->tools.named == "f");
+    REQUIRE(json::parse(form->template_context).at("reasoning_effort") == "low");
+    const json::value shown = json::parse("{" + form->shown_fields + "}");
+    REQUIRE(shown.at("metadata").at("k") == "v");
+    REQUIRE(shown.at("tools").at(0).at("strict") == true);
+    REQUIRE(shown.at("tool_choice").at("name") == "f");
+    REQUIRE(shown.at("max_output_tokens") == 5);
+    REQUIRE(shown.at("instructions").is_null());
+    REQUIRE(
+        response(R"({"input":"a","text":{"format":{"type":"json_schema","name":"x","schema":{}}}})")->grammar_field ==
+        "text.format");
+}
+
+TEST_CASE("problems of translated requests are told in the client's names", "[gateway][responses][messages]") {
+    const auto of_response = [](const std::string& fields) {
+        const auto form = response("{\"input\":\"a\"" + fields + "}");
+        REQUIRE_FALSE(form);
+        REQUIRE(form.error().status == 400u);
+        REQUIRE(form.error().message.find("'" + form.error().param.value() + "'") != std::string::npos);
+        return form.error().param.value();
+    };
+    REQUIRE(of_response(R"(,"max_output_tokens":"x")") == "max_output_tokens");
+    REQUIRE(of_response(R"(,"temperature":-1)") == "temperature");
+    REQUIRE(of_response(R"(,"text":{"format":{"type":"json_schema","schema":5}})") == "text.format");
+    REQUIRE(of_response(R"(,"stop_token_ids":"x")") == "stop_token_ids");
+    const auto of_message = [](const std::string& fields) {
+        const auto form = message(R"({"max_tokens":5,"messages":[{"role":"user","content":"a"}])" + fields + "}");
+        REQUIRE_FALSE(form);
+        REQUIRE(form.error().message.find("'" + form.error().param.value() + "'") != std::string::npos);
+        return form.error().param.value();
+    };
+    REQUIRE(of_message(R"(,"stop_sequences":[1])") == "stop_sequences");
+    REQUIRE(of_message(R"(,"stop_token_ids":"x")") == "stop_token_ids");
+    REQUIRE(of_message(R"(,"output_config":{"format":{"type":"json_schema","schema":5}})") == "output_config.format");
+    REQUIRE(response(R"({"input":"a","model":"x"})").error().code == "model_not_found");
+    REQUIRE(message(R"({"messages":[{"role":"user","content":"a"}],"model":"x"})").error().status == 404u);
+}
+
+TEST_CASE("blocks of messages become messages of a chat", "[gateway][messages]") {
+    const auto form =
+        message(R"({"max_tokens":5,"system":[{"type":"text","text":"s"}],"stop_sequences":["x"],"stop":["y"],
+        "tools":[{"name":"f","input_schema":{"type":"object"}}],
+        "tool_choice":{"type":"any","disable_parallel_tool_use":true},"thinking":{"type":"enabled","budget_tokens":9},
+        "messages":[{"role":"user","content":[{"type":"text","text":"a"}]},
+            {"role":"assistant","content":[{"type":"thinking","thinking":"h","signature":"q"},{"type":"text","text":"t"},
+                {"type":"redacted_thinking","data":"z"},{"type":"tool_use","id":"1","name":"f","input":{"x":1}}]},
+            {"role":"user","content":[{"type":"tool_result","tool_use_id":"1","content":"4"},
+                {"type":"tool_result","tool_use_id":"2"},{"type":"text","text":"and"},{"type":"text","text":"so"}]}]})");
+    const auto context = context_of(form);
+    REQUIRE(context.at("messages") == json::parse(R"([{"role":"system","content":"s"},{"role":"user","content":"a"},
+        {"role":"assistant","content":"t","reasoning_content":"h","tool_calls":[
+            {"id":"1","type":"function","function":{"name":"f","arguments":{"x":1}}}]},
+        {"role":"tool","tool_call_id":"1","content":"4"},{"role":"tool","tool_call_id":"2","content":""},
+        {"role":"user","content":[{"type":"text","text":"and"},{"type":"text","text":"so"}]}])"));
+    REQUIRE(context.at("enable_thinking") == true);
+    REQUIRE(context.at("add_generation_prompt") == true);
+    REQUIRE(form->stop_strings == std::vector<std::string>{"x"});
+    REQUIRE(form->tools.choice == gateway::ToolsForm::Choice::required);
+    REQUIRE_FALSE(form->tools.parallel);
+}
+
+TEST_CASE("a last message of the assistant is continued", "[gateway][messages]") {
+    const auto continued = [](const std::string& content) {
+        const auto form =
+            message(R"({"messages":[{"role":"user","content":"a"},{"role":"assistant","content":)" + content + "}]}");
+        REQUIRE(form);
+        return form->continued_text;
+    };
+    REQUIRE(continued("\"so\"") == "so");
+    REQUIRE(continued(R"([{"type":"text","text":"so"}])") == "so");
+    REQUIRE_FALSE(continued("\"\""));
+    REQUIRE_FALSE(continued(R"([{"type":"tool_use","id":"1","name":"f","input":{}}])"));
+}
