@@ -119,7 +119,8 @@ bool read_message(Fields& fields, std::size_t index, json::value& value, Request
     }
     if (json::value* reasoning = message->if_contains("reasoning");
         reasoning != nullptr && message->if_contains("reasoning_content") == nullptr) {
-        (*message)["reasoning_content"] = *reasoning;
+        json::value copy = *reasoning;  // a new key moves the others
+        message->emplace("reasoning_content", std::move(copy));
     }
     // Absent and null are the same to clients, but not to templates that ask whether a name is defined.
     for (const char* name :
