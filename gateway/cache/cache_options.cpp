@@ -28,7 +28,7 @@ CacheOptions CacheOptions::read(base::Config& config) {
     options.semantic.entries_max = 100'000;
     options.semantic.bytes_max = std::size_t{256} << 20;
     caching::read_semantic_options(config, options.semantic);
-    options.lookup_timeout = milliseconds("caching.semantic.lookup_timeout_ms", options.lookup_timeout, 1, 1000);
+    options.lookup_timeout = milliseconds("caching.semantic.lookup_timeout_ms", options.lookup_timeout, 1, 60'000);
     options.lookups_max = count("caching.semantic.lookups_max", options.lookups_max, 1, 1 << 16);
     options.shadows_max = count("caching.semantic.shadows_max", options.shadows_max, 0, 1024);
     options.shadow_busy_max = count("caching.semantic.shadow_busy_max", options.shadow_busy_max, 0, 1 << 20);

@@ -236,7 +236,7 @@ def test_a_store_that_cannot_be_used_costs_misses_and_nothing_else(tmp_path):
 
 
 def test_a_similar_question_is_answered_where_that_is_on():
-    with serve(*ON, "--set", "caching.semantic.similarity=true", "--set", "caching.semantic.lookup_timeout_ms=1000", "--set", "caching.semantic.shadow_share=1",
+    with serve(*ON, "--set", "caching.semantic.similarity=true", "--set", "caching.semantic.lookup_timeout_ms=60000", "--set", "caching.semantic.shadow_share=1",
                prefill=0, decode=0, mixed=1) as server:
         server.wait_ready()
 
