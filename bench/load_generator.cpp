@@ -422,7 +422,10 @@ base::Result<Target> parse_url(std::string_view url) {
     return target;
 }
 
-base::Result<HttpAnswer> http_get(const Target& target, std::string_view path, Seconds timeout) {
+namespace {
+
+base::Result<HttpAnswer> http_ask(const Target& target, http::verb verb, std::string_view path, std::string_view json,
+                                  Seconds timeout) {
     asio::io_context io{1};
     auto endpoints = resolve(io, target);
     if (!endpoints) { return base::pass_on(endpoints); }
@@ -433,8 +436,13 @@ base::Result<HttpAnswer> http_get(const Target& target, std::string_view path, S
         Connection connection(io);
         connection.stream.expires_after(to_duration(timeout));
         co_await connection.stream.async_connect(*endpoints, into(error));
-        Request request = make_request(target, http::verb::get, path);
+        Request request = make_request(target, verb, path);
         request.keep_alive(false);
+        if (verb == http::verb::post) {
+            request.set(http::field::content_type, "application/json");
+            request.body() = json;
+            request.prepare_payload();
+        }
         if (!error) { co_await http::async_write(connection.stream, request, into(error)); }
         if (!error) { co_await http::async_read(connection.stream, connection.buffer, parser, into(error)); }
     };
@@ -443,10 +451,21 @@ base::Result<HttpAnswer> http_get(const Target& target, std::string_view path, S
     if (error) {
         const bool is_late = error == beast::error::timeout;
         return base::fail(is_late ? base::ErrorCode::deadline_exceeded : base::ErrorCode::unavailable,
-                          "GET http://" + target.host + ":" + target.port + target.base_path + std::string(path) +
-                              ": " + error.message());
+                          std::string(http::to_string(verb)) + " http://" + target.host + ":" + target.port +
+                              target.base_path + std::string(path) + ": " + error.message());
     }
     return HttpAnswer{.status = static_cast<int>(parser.get().result_int()), .body = std::move(parser.get().body())};
+}
+
+}  // namespace
+
+base::Result<HttpAnswer> http_get(const Target& target, std::string_view path, Seconds timeout) {
+    return http_ask(target, http::verb::get, path, {}, timeout);
+}
+
+base::Result<HttpAnswer> http_post(const Target& target, std::string_view path, std::string_view json,
+                                   Seconds timeout) {
+    return http_ask(target, http::verb::post, path, json, timeout);
 }
 
 base::Result<std::vector<RequestRecord>> run_load(const Target& target, std::span<const LoadRequest> requests,

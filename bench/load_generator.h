@@ -35,6 +35,9 @@ struct HttpAnswer {
 /// Error: unavailable when there is no answer, deadline_exceeded.
 base::Result<HttpAnswer> http_get(const Target& target, std::string_view path, Seconds timeout);
 
+/// The same with a POST of JSON.
+base::Result<HttpAnswer> http_post(const Target& target, std::string_view path, std::string_view json, Seconds timeout);
+
 /// One request of a run, ready to be sent.
 struct LoadRequest {
     PlannedRequest plan;

@@ -163,6 +163,9 @@ std::string timeline_text(const json::object& timeline) {
         fmt::format("request {} ({}): {} on {}, class {}, status {}, {}\n", text_of(timeline, "request_id"),
                     text_of(timeline, "id"), text_of(timeline, "endpoint"), text_of(timeline, "model"),
                     text_of(timeline, "slo_class"), count_of(timeline, "status"), ms(timeline, "took_ms"));
+    if (const std::string_view cache = text_of(timeline, "cache"); !cache.empty()) {
+        text += fmt::format("at the cache: {}\n", cache);
+    }
     const json::object& targets = object_of(timeline, "targets");
     text += targets.empty()
                 ? "no targets\n"

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "bench/cache_index.h"
 #include "bench/cache_replay.h"
 #include "bench/codec_speed.h"
 #include "bench/embed_texts.h"
@@ -19,6 +20,7 @@
 #include "bench/serve.h"
 #include "bench/swap.h"
 #include "bench/transfer.h"
+#include "cli/cache.h"
 #include "cli/doctor.h"
 #include "cli/drain.h"
 #include "cli/explain.h"
@@ -167,6 +169,25 @@ int main(int argc, char** argv) {
                                   [&] { return cli::keys_revoke_main(keys_revoke); }),
                          keys_revoke);
 
+    CLI::App* answers = app.add_subcommand("cache", "the cache in front of a gateway's models (caching.enabled)");
+    answers->require_subcommand(1);
+    cli::CacheCommand cache_stats;
+    cli::add_cache_stats(*command(*answers, "stats", "what it holds, and what it got wrong",
+                                  [&] { return cli::cache_stats_main(cache_stats); }),
+                         cache_stats);
+    cli::CacheCommand cache_ls;
+    cli::add_cache_ls(*command(*answers, "ls", "the answers that it holds, used last first",
+                               [&] { return cli::cache_ls_main(cache_ls); }),
+                      cache_ls);
+    cli::CacheCommand cache_export;
+    cli::add_cache_export(*command(*answers, "export", "the answers with their texts, one JSON object a line",
+                                   [&] { return cli::cache_export_main(cache_export); }),
+                          cache_export);
+    cli::CacheCommand cache_purge;
+    cli::add_cache_purge(*command(*answers, "purge", "removes answers: all that is said of them must hold",
+                                  [&] { return cli::cache_purge_main(cache_purge); }),
+                         cache_purge);
+
     cli::ExplainCommand explain;
     cli::add_explain(*command(app, "explain", "why requests were late, and what would help",
                               [&] { return cli::explain_main(explain); }),
@@ -284,6 +305,11 @@ int main(int argc, char** argv) {
                                                           [&] { return bench::bench_embed_main(bench_embed); });
                                     }),
                            bench_embed);
+    bench::CacheIndexOptions cache_index;
+    bench::add_bench_cache_index(
+        *command(*bench, "cache-index", "the search of similar questions, in large and in many partitions",
+                 [&] { return bench::bench_cache_index_main(cache_index); }),
+        cache_index);
     bench::CacheBenchOptions bench_cache;
     bench::add_bench_cache(*command(*bench, "cache", "the cache in front, on a trace or on pairs with an oracle",
                                     [&] {

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "gateway/anthropic/messages_answer.h"
+#include "gateway/cache/cache_ask.h"
 #include "gateway/openai/json_writer.h"
 #include "gateway/openai/responses_answer.h"
 
@@ -52,6 +53,7 @@ void Answer::start() {
         request.slo = setup_.slo;
         request.received_at = setup_.tag.received_at;
         request.deadline = setup_.tag.received_at + setup_.request_timeout;
+        request.cache = setup_.tag.cache;
         choice.id = setup_.source.open(std::move(request), choice);
         // It failed, or its client went, from inside: nobody could name it yet.
         if (finished_ && !choice.ended) { setup_.source.cancel(*choice.id, "sibling_failed"); }
@@ -323,7 +325,9 @@ void Answer::finish(unsigned status) {
 Outcome Answer::count_slo(unsigned status) {
     const std::size_t slo_class = setup_.slo.class_index;
     const SloTargets& targets = setup_.slo.targets;
-    if (status != 200 && status != 429 && status < 500) {  // the client's doing
+    const CacheAsk* cache = setup_.tag.cache.get();
+    const bool is_clients = cache != nullptr && cache->only_if_cached && status == 504;
+    if (is_clients || (status != 200 && status != 429 && status < 500)) {  // the client's doing
         metrics().slo_request(slo_class, "all", "excluded");
         return {.status = status, .targets = targets};
     }
@@ -367,6 +371,7 @@ void Answer::keep_timeline(const Outcome& outcome) {
                            .model = metrics().model(),
                            .slo_class = setup_.slo.class_name,
                            .stream = streams(),
+                           .cache = std::string(setup_.tag.cache ? setup_.tag.cache->word() : std::string_view()),
                            .received_unix_us = setup_.clock.unix_us() - took.count(),
                            .received_at = setup_.tag.received_at,
                            .ended_at = now,
@@ -447,6 +452,12 @@ Usage Answer::usage() const {
         total.completion_tokens += choice.ended                      ? choice.form.end.completion_tokens
                                    : setup_.prepared.hides_generated ? 0
                                                                      : choice.generated_tokens;
+    }
+    if (const CacheAsk* cache = setup_.tag.cache.get(); cache != nullptr && cache->is_served()) {
+        total.saved = Usage::Saved{.kind = cache->kind,
+                                   .age_s = cache->age_s.value_or(0),
+                                   .prompt_tokens = cache->saved_prompt_tokens,
+                                   .completion_tokens = cache->saved_completion_tokens};
     }
     return total;
 }

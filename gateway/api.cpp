@@ -4,6 +4,7 @@
 #include <array>
 #include <utility>
 
+#include "gateway/cache/cache_route.h"
 #include "gateway/explain/explain_route.h"
 #include "gateway/openai/json_writer.h"
 
@@ -162,7 +163,8 @@ Api::Api(Setup setup)
                .post_text = setup_.post_text,
                .wake = setup_.wake,
                .version = setup_.version,
-               .keys = setup_.keys}),
+               .keys = setup_.keys,
+               .cache = setup_.cache}),
       started_unix_s_(setup_.clock.unix_us() / 1'000'000) {}
 
 ErrorStyle Api::style_of(std::string_view path) {
@@ -188,14 +190,16 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
                                          [&](const TextRouteForm& one) { return one.path == route; });
     const bool is_text = text_route != kTextRoutes.end();
     const bool is_reset = std::find(kResetPaths.begin(), kResetPaths.end(), route) != kResetPaths.end();
-    const bool is_post = endpoint != kEndpoints.end() || is_text || is_reset;
+    const bool is_cache = is_cache_route(route);
+    const bool is_post = endpoint != kEndpoints.end() || is_text || is_reset || route == kCachePurgePath;
     const Get* const get = find_get(route);
     const bool is_model = route.starts_with(kModelPrefix);
     const bool is_explain = route == kExplainPath || route.starts_with(std::string(kExplainPath) + "/");
-    const bool is_known = is_post || get != nullptr || is_model || is_explain;
+    const bool is_known = is_post || get != nullptr || is_model || is_explain || is_cache;
     const bool is_unbuilt = !is_known && is_not_built_yet(route);
     const std::string_view name = is_text          ? text_route->name
                                   : is_reset       ? kResetName
+                                  : is_cache       ? "cache"
                                   : is_post        ? endpoint->name
                                   : is_model       ? "models"
                                   : is_explain     ? "explain"
@@ -209,6 +213,7 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
     const std::string_view scope = is_text          ? text_route->scope
                                    : is_reset       ? "admin"
                                    : is_explain     ? "admin"
+                                   : is_cache       ? "admin"
                                    : is_post        ? endpoint->name
                                    : get != nullptr ? get->scope
                                                     : "models";
@@ -233,6 +238,10 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
                 error_response(method_not_allowed(head.method, head.sent_path, std::move(allowed)), tag.style));
     } else if (is_reset) {
         reset_prefix_cache(exchange, tag);
+    } else if (is_cache) {
+        answer_cache(request, route, tag, setup_.cache, [this, exchange, tag](HttpResponse response) {
+            respond(*exchange, tag, kNoModel, "cache", std::move(response));
+        });
     } else if (is_text) {
         intake_.take_text(*text_route, std::move(request), exchange, std::move(tag));
     } else if (is_post) {
@@ -435,6 +444,7 @@ HttpResponse Api::version(const ApiKey*) const {
 }
 
 void Api::refresh_metrics() const {
+    if (setup_.cache != nullptr) { setup_.cache->refresh_metrics(); }
     const HttpServer::Load load = setup_.load();
     setup_.metrics.connections(static_cast<double>(load.connections), static_cast<double>(load.send_buffer_bytes),
                                static_cast<double>(load.slow_clients));

@@ -37,7 +37,8 @@ public:
         std::function<HttpServer::Load()> load;
         const Cors& cors;
         std::string version;
-        KeyKeeper* keys = nullptr;  // borrowed; null: everybody may ask
+        KeyKeeper* keys = nullptr;       // borrowed; null: everybody may ask
+        ResponseCache* cache = nullptr;  // borrowed; null: none
     };
     explicit Api(Setup setup);
 

@@ -72,7 +72,8 @@ struct GatewayCore::State {
         table->on_time();
         std::optional<base::TimePoint> look;
         if (certificate) { look = certificate->tick(now); }
-        for (const auto at : {table->wakes_at(), api->tick(now), look}) {
+        const auto search = cache ? cache->tick(now) : std::nullopt;
+        for (const auto at : {table->wakes_at(), api->tick(now), look, search}) {
             if (at && (!next || *at < *next)) { next = at; }
         }
         return next;
@@ -118,6 +119,7 @@ struct GatewayCore::State {
     std::unique_ptr<RequestTable> table;
     std::unique_ptr<KeyKeeper> keys;                 // null: everybody may ask
     std::unique_ptr<CertificateKeeper> certificate;  // null: in the clear
+    std::unique_ptr<ResponseCache> cache;            // null: nothing in front of the model
     std::unique_ptr<Api> api;
     std::unique_ptr<HttpServer> http;
     WakeTimer timers;
@@ -182,14 +184,25 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
                                                                  .seed = random_seed(),
                                                                  .wake = s.wake()});
     s.ports->attach(*s.table);
+    if (s.setup.options.cache.enabled) {
+        s.cache = std::make_unique<ResponseCache>(ResponseCache::Setup{.options = s.setup.options.cache,
+                                                                       .models = s.models,
+                                                                       .hash_key = s.setup.hash_key,
+                                                                       .inner = *s.table,
+                                                                       .metrics = s.metrics.registry(),
+                                                                       .clock = s.setup.clock,
+                                                                       .post = s.post_io(),
+                                                                       .wake = s.wake()});
+    }
     s.api = std::make_unique<Api>(
         Api::Setup{.options = s.setup.options,
                    .models = s.models,
                    .hash_key = s.setup.hash_key,
                    .table = *s.table,
-                   .source = *s.table,
+                   .source = s.cache ? s.cache->source() : *s.table,
                    .workers = s.ports->workers(),
-                   .rewriters = {},
+                   .rewriters = s.cache ? std::vector<const FormRewriter*>{&s.cache->text_reader()}
+                                        : std::vector<const FormRewriter*>{},
                    .metrics = s.metrics,
                    .log = s.log,
                    .timelines = &s.timelines,
@@ -204,7 +217,8 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
                    .load = [&s] { return s.http->load(); },
                    .cors = s.cors,
                    .version = SLUICE_VERSION,
-                   .keys = s.keys.get()});
+                   .keys = s.keys.get(),
+                   .cache = s.cache.get()});
     auto http = HttpServer::start(
         *s.io,
         {.options = s.setup.options.http,
@@ -309,7 +323,10 @@ void GatewayCore::stop(base::Duration drain_timeout) {
         on_io([&s] { s.http->cut_all(); });
     }
     s.text_threads.join();
-    on_io([&s] { s.api->give_up_all(); });  // what a text thread had in work
+    on_io([&s] {
+        s.api->give_up_all();  // what a text thread had in work
+        if (s.cache) { s.cache->stop(); }
+    });
     on_io([&s] {
         s.timers.stop();
         s.http.reset();
@@ -319,6 +336,7 @@ void GatewayCore::stop(base::Duration drain_timeout) {
     s.io->stop();
     s.thread.join();
     s.api.reset();
+    s.cache.reset();
     s.table.reset();
 }
 

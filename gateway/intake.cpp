@@ -150,6 +150,17 @@ void Intake::take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<
                 .stream = seems_to_ask_for_stream(request.body)});
         return;
     }
+    if (setup_.cache != nullptr && form_of(endpoint).kind == ModelKind::text) {
+        auto ask = ResponseCache::ask(request.head);
+        if (!ask) {
+            refuse(ask.error(), *exchange, tag,
+                   {.endpoint = form_of(endpoint).name,
+                    .model = GatewayMetrics::kNoModel,
+                    .stream = seems_to_ask_for_stream(request.body)});
+            return;
+        }
+        tag.cache = std::move(*ask);
+    }
     auto slo = SloClasses::wish_of(request.head);
     if (!slo) {
         refuse(slo.error(), *exchange, tag,
@@ -232,7 +243,12 @@ Stages::Output Intake::run_stages(const Waiting& waiting, const Stages::Input& i
         const base::Error late{base::ErrorCode::deadline_exceeded, "the request waited too long to be prepared"};
         return refuse_unread(api_error(late, 0));
     }
-    return stages_.run(input);
+    Stages::Output output = stages_.run(input);
+    if (setup_.cache != nullptr && waiting.tag.cache && output.prepared) {
+        const std::size_t model = output.prepared->form.model;
+        setup_.cache->name(*waiting.tag.cache, *output.prepared, waiting.tenant, input.clusters[model].numerics_id);
+    }
+    return output;
 }
 
 void Intake::prepared(Stages::Output output, Waiting waiting) {

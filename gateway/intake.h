@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "gateway/answer.h"
+#include "gateway/cache/response_cache.h"
 #include "gateway/client_answer.h"
 #include "gateway/keys/key_keeper.h"
 #include "gateway/openai/text_forms.h"
@@ -42,7 +43,8 @@ public:
         PostText post_text;  // to a text thread
         Wake wake = {};      // asks for tick(); empty: its owner looks by itself
         std::string version;
-        KeyKeeper* keys = nullptr;  // null: everybody may ask
+        KeyKeeper* keys = nullptr;       // null: everybody may ask
+        ResponseCache* cache = nullptr;  // in front of the model; null: none. `source` is then its source
     };
     explicit Intake(Setup setup);
     /// Every request must have been answered.

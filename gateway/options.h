@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/config.h"
+#include "gateway/cache/cache_options.h"
 #include "gateway/explain/timeline_book.h"
 #include "gateway/http/server.h"
 #include "gateway/openai/request_form.h"
@@ -35,6 +36,7 @@ struct GatewayOptions {
     std::string tls_key_file;          // PEM
     base::Duration files_look_interval = std::chrono::seconds(1);  // at these, for what has changed
     ExplainOptions explain;
+    CacheOptions cache;
 
     std::size_t inflight_requests_max = 1024;  // client requests between arrival and answer; more get 429
     std::size_t embedding_texts_at_once = 64;  // of one request for vectors, at the workers at a time

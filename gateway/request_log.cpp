@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "gateway/cache/cache_ask.h"
 #include "gateway/openai/json_writer.h"
 
 namespace gateway {
@@ -33,6 +34,7 @@ std::string reset_text(base::Duration duration) {
 HttpFields answer_fields(const RequestTag& tag, base::TimePoint now) {
     HttpFields fields{{"x-request-id", tag.id}};
     if (tag.style == ErrorStyle::anthropic) { fields.emplace_back("request-id", tag.id); }  // as its clients read it
+    if (tag.cache) { add_fields(fields, tag.cache->fields()); }
     if (!tag.quota) { return fields; }
     const auto add = [&fields](const std::optional<QuotaBook::Standing::One>& one, const std::string& unit) {
         if (!one) { return; }
@@ -58,6 +60,7 @@ std::string AccessLine::json() const {
     json.key("prompt_tokens").integer(static_cast<std::int64_t>(end.prompt_tokens));
     json.key("cached_tokens").integer(static_cast<std::int64_t>(end.cached_tokens));
     json.key("completion_tokens").integer(static_cast<std::int64_t>(end.completion_tokens));
+    if (!cache.empty()) { json.key("cache").string(cache); }
     json.key("ms").raw(milliseconds).key("request_id").string(tag.id);
     if (tag.key) { json.key("key").string(tag.key->id).key("tenant").string(tag.key->tenant); }
     return json.end_object().take();
@@ -86,9 +89,11 @@ void RequestLog::ended(const RequestTag& tag, const RequestEnd& end) {
     AccessLine line{.tag = tag,
                     .endpoint = std::string(end.endpoint),
                     .model = std::string(end.model),
+                    .cache = std::string(tag.cache ? tag.cache->word() : std::string_view()),
                     .end = end,
                     .took = setup_.clock.now() - tag.received_at};
     line.tag.quota.reset();
+    line.tag.cache.reset();
     line.end.endpoint = {};
     line.end.model = {};
     if (!lines_.push(std::move(line))) { setup_.metrics.access_line_dropped(); }

@@ -19,6 +19,8 @@
 
 namespace gateway {
 
+struct CacheAsk;
+
 /// What names a request from its arrival to its end.
 struct RequestTag {
     std::string method;
@@ -28,9 +30,11 @@ struct RequestTag {
     std::shared_ptr<const ApiKey> key = {};       // whose request it is, where there are keys
     std::shared_ptr<QuotaBook::Hold> quota = {};  // of the key, where a model answers; settled at the end
     ErrorStyle style = ErrorStyle::openai;        // of its route
+    std::shared_ptr<CacheAsk> cache = {};         // its way through the cache, where there is one
 };
 
-/// What every answer to the request has in its head: its id, and what its key may still use.
+/// What every answer to the request has in its head: its id, what became of it at the cache, and what its key may still
+/// use.
 HttpFields answer_fields(const RequestTag& tag, base::TimePoint now);
 
 /// How a request ended.
@@ -49,7 +53,8 @@ struct AccessLine {
     RequestTag tag;
     std::string endpoint;
     std::string model;
-    RequestEnd end;  // its views name nothing here
+    std::string cache = {};  // HIT, MISS and so on; empty: it did not pass one
+    RequestEnd end;          // its views name nothing here
     base::Duration took{};
 
     /// One JSON object: method, path, status, stream, model, tokens, milliseconds, request id. No text of a prompt.

@@ -6,14 +6,26 @@
 #include "base/check.h"
 
 namespace caching {
+namespace {
 
-Partition::Partition(std::size_t dimensions, DotRows dot_rows) : dimensions_(dimensions), dot_rows_(dot_rows) {}
+constexpr std::size_t kCaughtUp = 8;  // rows that the graph takes with one that is added
+
+}  // namespace
+
+Partition::Partition(std::size_t dimensions, DotRows dot_rows, std::size_t graph_from)
+    : dimensions_(dimensions), dot_rows_(dot_rows), graph_from_(graph_from) {}
 
 std::uint32_t Partition::add(EntryId entry, std::span<const float> vector) {
     CHECK(vector.size() == dimensions_);
     vectors_.resize(vectors_.size() + dimensions_);
     scales_.push_back(quantise(vector, vectors_.data() + vectors_.size() - dimensions_));
     entries_.push_back(entry);
+    if (graph_ == nullptr && entries_.size() > graph_from_) {
+        graph_ = std::make_unique<GraphIndex>(dimensions_, GraphIndex::Options{});
+    }
+    for (std::size_t more = 0; graph_ != nullptr && more < kCaughtUp && graph_->size() < entries_.size(); ++more) {
+        graph_->add(rows());
+    }
     return static_cast<std::uint32_t>(entries_.size() - 1);
 }
 
@@ -21,6 +33,11 @@ EntryId Partition::remove(std::uint32_t row) {
     CHECK(row < entries_.size());
     const std::size_t last = entries_.size() - 1;
     const EntryId moved = entries_[last];
+    if (graph_ != nullptr && entries_.size() <= graph_from_ / 2) { graph_.reset(); }
+    const bool is_whole = has_graph();
+    const bool is_in_graph = graph_ != nullptr && !is_whole && row < graph_->size();
+    if (is_whole) { graph_->remove(rows(), row); }
+    if (is_in_graph) { graph_->take(rows(), row); }
     std::copy_n(vectors_.begin() + static_cast<std::ptrdiff_t>(last * dimensions_), dimensions_,
                 vectors_.begin() + static_cast<std::ptrdiff_t>(row * dimensions_));
     scales_[row] = scales_[last];
@@ -28,6 +45,7 @@ EntryId Partition::remove(std::uint32_t row) {
     vectors_.resize(last * dimensions_);
     scales_.pop_back();
     entries_.pop_back();
+    if (is_in_graph) { graph_->put(rows(), row); }
     return moved;
 }
 
@@ -35,6 +53,15 @@ std::vector<Near> Partition::nearest(std::span<const float> vector, std::size_t 
     CHECK(vector.size() == dimensions_);
     std::vector<std::int8_t> query(dimensions_);
     const float scale = quantise(vector, query.data());
+    if (!has_graph() || limit > kGraphLimit) { return scan(query, scale, limit); }
+    std::vector<Near> best;
+    for (const auto& [row, similarity] : graph_->nearest(rows(), query, scale, limit)) {
+        best.push_back({entries_[row], similarity});
+    }
+    return best;
+}
+
+std::vector<Near> Partition::scan(std::span<const std::int8_t> query, float scale, std::size_t limit) const {
     std::vector<Near> best;
     constexpr std::size_t kRows = 256;  // of a round: the sums stay in the first cache
     std::array<std::int32_t, kRows> sums{};

@@ -96,11 +96,13 @@ Uncacheable why_not(const Question& question, const CacheRules& rules) {
     if (question.has_files) { return Uncacheable::files; }
     for (const Message& message : question.messages) {
         if (message.role == "tool" || message.role == "function") { return Uncacheable::agent; }
-        if (!rules.allow_personal && (names_mail(message.content) || names_card(message.content))) {
-            return Uncacheable::personal;
-        }
+        if (!rules.allow_personal && is_personal(message.content)) { return Uncacheable::personal; }
     }
     return Uncacheable::none;
+}
+
+bool is_personal(std::string_view text) {
+    return names_mail(text) || names_card(text);
 }
 
 QuestionKeys keys_of(const Question& question, std::string_view embedder, const base::HashKey& key) {

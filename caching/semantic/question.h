@@ -44,6 +44,9 @@ struct CacheRules {
 };
 Uncacheable why_not(const Question& question, const CacheRules& rules);
 
+/// A mail address or the number of a payment card stands in it.
+bool is_personal(std::string_view text);
+
 /// Names of what must be equal, under the cluster's key, so that nobody can compute a neighbour's.
 struct QuestionKeys {
     base::BlockHash partition;  // all but the last text of the user; blanks of the earlier turns made canonical

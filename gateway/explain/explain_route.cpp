@@ -15,14 +15,6 @@ constexpr std::int64_t kSinceDefaultS = 600;
 constexpr std::int64_t kSinceMaxS = 24 * 3600;
 constexpr std::size_t kShownBytesMax = 100;  // of what a client sent, in messages
 
-/// From this machine, and for nobody else: a proxy here that names whom it asks for is not the one who gets the answer.
-bool is_from_here(const HttpRequest& request) {
-    for (const std::string_view field : {"forwarded", "x-forwarded-for", "x-real-ip", "via"}) {
-        if (request.head.field(field) != nullptr) { return false; }
-    }
-    return request.client.starts_with("127.") || request.client == "::/64";  // of ::1, as client_name() writes it
-}
-
 ApiError not_found(std::string message) {
     ApiError error{.status = 404, .message = std::move(message)};
     error.code = "not_found";
@@ -59,6 +51,13 @@ ApiError not_here() {
 }
 
 }  // namespace
+
+bool is_from_here(const HttpRequest& request) {
+    for (const std::string_view field : {"forwarded", "x-forwarded-for", "x-real-ip", "via"}) {
+        if (request.head.field(field) != nullptr) { return false; }
+    }
+    return request.client.starts_with("127.") || request.client == "::/64";  // of ::1, as client_name() writes it
+}
 
 ApiResult<std::string> answer_explain(const HttpRequest& request, std::string_view route, const ExplainOptions& options,
                                       const TimelineBook& book) {

@@ -24,6 +24,8 @@ class object;
 
 namespace gateway {
 
+struct CacheTexts;
+
 /// Bounds of what one request may ask for.
 struct FormLimits {
     std::uint32_t n_max = 16;         // choices of one prompt
@@ -95,6 +97,8 @@ struct RequestForm {
 
     std::shared_ptr<const proto::Grammar> grammar = {};  // that answers keep to; null: none
     std::string grammar_field = {};                      // that it came in
+
+    std::shared_ptr<const CacheTexts> cache_texts = {};  // for a cache in front, where there is one
 
     // chat
     std::string template_context = {};  // JSON object for the chat template

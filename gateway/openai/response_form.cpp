@@ -57,6 +57,13 @@ void write_usage_object(JsonWriter& json, const Usage& usage) {
     json.key("prompt_tokens_details").begin_object();
     json.key("cached_tokens").integer(static_cast<std::int64_t>(usage.cached_tokens)).end_object();
     json.key("completion_tokens_details").begin_object().key("reasoning_tokens").integer(0).end_object();
+    if (usage.saved) {
+        json.key("response_cache").begin_object().key("hit").boolean(true).key("kind").string(usage.saved->kind);
+        json.key("age_s").integer(usage.saved->age_s);
+        json.key("saved_prompt_tokens").integer(static_cast<std::int64_t>(usage.saved->prompt_tokens));
+        json.key("saved_completion_tokens").integer(static_cast<std::int64_t>(usage.saved->completion_tokens));
+        json.end_object();
+    }
     json.end_object();
 }
 

@@ -28,6 +28,14 @@ struct Usage {
     std::uint64_t prompt_tokens = 0;
     std::uint64_t cached_tokens = 0;
     std::uint64_t completion_tokens = 0;
+    /// Where a cache in front had the answer: what was computed once and not again.
+    struct Saved {
+        std::string_view kind;  // exact, semantic
+        std::int64_t age_s = 0;
+        std::uint64_t prompt_tokens = 0;
+        std::uint64_t completion_tokens = 0;
+    };
+    std::optional<Saved> saved = {};
 };
 
 /// Logprobs of one choice, or of one chunk of it.

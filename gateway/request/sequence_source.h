@@ -19,6 +19,8 @@
 
 namespace gateway {
 
+struct CacheAsk;
+
 /// What one sequence shall be: a prompt, how tokens are chosen and where it ends; or a text whose vector is wanted.
 struct GenerationRequest {
     /// A vector of `prompt` is the answer: model, tenant and deadline count, what is about tokens does not.
@@ -39,6 +41,9 @@ struct GenerationRequest {
     std::string cache_scope;
     std::shared_ptr<const proto::Grammar> grammar = {};  // that the tokens keep to; null: none
     std::optional<base::TimePoint> deadline;
+    /// What may stand in front of the model; null: nothing. A new field above on which tokens depend belongs into the
+    /// name of the request, too (gateway/cache/cache_request.cpp).
+    std::shared_ptr<CacheAsk> cache = {};
 };
 
 /// Why a sequence ended.

@@ -1,16 +1,20 @@
 #pragma once
 
 #include <boost/json.hpp>
+#include <chrono>
 #include <deque>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "gateway/api.h"
+#include "gateway/cache/response_cache.h"
 #include "tests/gateway/support.h"
 
 #include "tests/support/catch.h"
@@ -31,6 +35,25 @@ struct World {
     }
     ~World() { end(); }
 
+    /// From now on the model is asked through a cache, as the options say.
+    void use_cache() {
+        cache = std::make_unique<gateway::ResponseCache>(
+            gateway::ResponseCache::Setup{.options = options.cache,
+                                          .models = owner.models,
+                                          .hash_key = {},
+                                          .inner = owner.table,
+                                          .metrics = owner.metrics,
+                                          .clock = owner.clock,
+                                          .post =
+                                              [this](std::function<void()> work) {
+                                                  const std::scoped_lock lock(posting);
+                                                  posted.push_back(std::move(work));
+                                              },
+                                          .wake = [this](base::TimePoint at) { wakes.push_back(at); }});
+        rewriters.push_back(&cache->text_reader());
+        use_keys(nullptr);
+    }
+
     /// From now on requests need a key of these; null: none.
     void use_keys(gateway::KeyKeeper* keys) {
         api = std::make_unique<gateway::Api>(
@@ -38,37 +61,63 @@ struct World {
                                 .models = owner.models,
                                 .hash_key = {},
                                 .table = owner.table,
-                                .source = owner.table,
+                                .source = cache ? cache->source() : owner.table,
                                 .workers = owner.ports,
                                 .rewriters = rewriters,
                                 .metrics = owner.rows,
                                 .log = log,
                                 .timelines = &timelines,
                                 .clock = owner.clock,
-                                .post = [this](std::function<void()> work) { posted.push_back(std::move(work)); },
-                                .post_text = [this](const std::string&, std::uint64_t,
-                                                    std::function<void()> work) { posted.push_back(std::move(work)); },
+                                .post =
+                                    [this](std::function<void()> work) {
+                                        const std::scoped_lock lock(posting);
+                                        posted.push_back(std::move(work));
+                                    },
+                                .post_text =
+                                    [this](const std::string&, std::uint64_t, std::function<void()> work) {
+                                        const std::scoped_lock lock(posting);
+                                        posted.push_back(std::move(work));
+                                    },
                                 .wake = [this](base::TimePoint at) { wakes.push_back(at); },
                                 .load = [] { return gateway::HttpServer::Load{}; },
                                 .cors = cors,
                                 .version = "1",
-                                .keys = keys});
+                                .keys = keys,
+                                .cache = cache.get()});
     }
 
     /// Gives up what is still in work; nothing can be sent any more.
     void end() {
         if (!api) { return; }
         api->give_up_all();
+        if (cache) { cache->stop(); }
         run();
         api.reset();
+        cache.reset();
+        posted.clear();  // of its threads
     }
 
     void run() {
-        while (!posted.empty()) {
-            const auto work = std::move(posted.front());
-            posted.pop_front();
+        while (const auto work = next_posted()) {
             work();
         }
+    }
+    /// Empty when there is none.
+    std::function<void()> next_posted() {
+        const std::scoped_lock lock(posting);
+        if (posted.empty()) { return {}; }
+        auto work = std::move(posted.front());
+        posted.pop_front();
+        return work;
+    }
+    /// Runs what other threads post, too, until `is_done`; false after a minute without.
+    bool run_until(const std::function<bool()>& is_done) {
+        const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+        for (run(); !is_done(); run()) {
+            if (std::chrono::steady_clock::now() > end) { return false; }
+            std::this_thread::yield();
+        }
+        return true;
     }
 
     std::shared_ptr<FakeExchange> send(const std::string& method, const std::string& path, const std::string& body = "",
@@ -131,8 +180,10 @@ struct World {
                                    .clock = owner.clock,
                                    .sink = [this](const std::string& line) { written.push_back(line); }}};
     gateway::RequestLog& log = *log_writer;
-    std::deque<std::function<void()>> posted;
-    std::vector<base::TimePoint> wakes;  // asked for by answers
+    std::mutex posting;                        // guards `posted`
+    std::deque<std::function<void()>> posted;  // also by a cache's threads
+    std::vector<base::TimePoint> wakes;        // asked for by answers
+    std::unique_ptr<gateway::ResponseCache> cache;
     std::unique_ptr<gateway::Api> api;
 };
 

@@ -1,0 +1,262 @@
+#include "caching/store/sqlite_store.h"
+
+#include <fcntl.h>
+#include <sqlite3.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <span>
+#include <string_view>
+#include <utility>
+
+namespace caching {
+namespace {
+
+using base::ErrorCode;
+
+constexpr int kForm = 1;  // of the tables; another one is not read
+constexpr int kBusyMs = 2000;
+constexpr char kTables[] =
+    "CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, tenant TEXT NOT NULL, model TEXT NOT NULL,"
+    " revision TEXT NOT NULL, tags TEXT NOT NULL, created_us INTEGER NOT NULL, expires_us INTEGER NOT NULL,"
+    " saved_s REAL NOT NULL, is_cut INTEGER NOT NULL, stop_string BLOB, stop_token INTEGER,"
+    " prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,"
+    " text BLOB NOT NULL);"
+    "CREATE INDEX IF NOT EXISTS answers_by_age ON answers (created_us);";
+constexpr char kPut[] = "INSERT OR REPLACE INTO answers VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)";
+constexpr char kErase[] = "DELETE FROM answers WHERE key = ?1";
+constexpr char kAll[] =
+    "SELECT key, tenant, model, revision, tags, created_us, expires_us, saved_s, is_cut, stop_string, stop_token,"
+    " prompt_tokens, cached_tokens, completion_tokens, text FROM answers ORDER BY created_us DESC";
+
+tl::unexpected<base::Error> failed(sqlite3* database, const std::string& path, std::string_view what) {
+    const int code = database != nullptr ? sqlite3_errcode(database) : SQLITE_NOMEM;
+    const bool is_broken = code == SQLITE_NOTADB || code == SQLITE_CORRUPT;
+    return base::fail(is_broken ? ErrorCode::data_loss : ErrorCode::unavailable,
+                      "the cache's store " + path + ": " + std::string(what) + ": " +
+                          (database != nullptr ? sqlite3_errmsg(database) : "out of memory"));
+}
+
+/// A prepared statement; null where the file is not as it should be.
+class Statement {
+public:
+    Statement(sqlite3* database, const char* sql) {
+        if (sqlite3_prepare_v2(database, sql, -1, &statement_, nullptr) != SQLITE_OK) { statement_ = nullptr; }
+    }
+    ~Statement() { sqlite3_finalize(statement_); }
+    Statement(const Statement&) = delete;
+    Statement& operator=(const Statement&) = delete;
+
+    bool is_ready() const { return statement_ != nullptr; }
+    void text(int at, std::string_view value) {
+        sqlite3_bind_text64(statement_, at, value.data(), value.size(), SQLITE_TRANSIENT, SQLITE_UTF8);
+    }
+    void blob(int at, std::string_view value) {
+        // A null pointer would bind NULL.
+        sqlite3_bind_blob64(statement_, at, value.empty() ? "" : value.data(), value.size(), SQLITE_TRANSIENT);
+    }
+    void integer(int at, std::int64_t value) { sqlite3_bind_int64(statement_, at, value); }
+    void real(int at, double value) { sqlite3_bind_double(statement_, at, value); }
+    void null(int at) { sqlite3_bind_null(statement_, at); }
+    int step() { return sqlite3_step(statement_); }
+    bool run() {
+        const int code = step();
+        sqlite3_reset(statement_);
+        return code == SQLITE_DONE;
+    }
+
+    std::string bytes_of(int column) {
+        const void* data = sqlite3_column_blob(statement_, column);
+        const int size = sqlite3_column_bytes(statement_, column);
+        return data == nullptr ? std::string()
+                               : std::string(static_cast<const char*>(data), static_cast<std::size_t>(size));
+    }
+    std::int64_t integer_of(int column) { return sqlite3_column_int64(statement_, column); }
+    double real_of(int column) { return sqlite3_column_double(statement_, column); }
+    bool is_null(int column) { return sqlite3_column_type(statement_, column) == SQLITE_NULL; }
+
+private:
+    sqlite3_stmt* statement_ = nullptr;
+};
+
+std::string bytes_of(const base::BlockHash& key) {
+    std::string bytes(16, '\0');
+    std::memcpy(bytes.data(), &key.high, 8);
+    std::memcpy(bytes.data() + 8, &key.low, 8);
+    return bytes;
+}
+
+std::string joined(const std::vector<std::string>& tags) {
+    std::string text;
+    for (const std::string& tag : tags) {
+        text += tag;
+        text += '\n';
+    }
+    return text;
+}
+
+std::vector<std::string> split(std::string_view text) {
+    std::vector<std::string> tags;
+    for (std::size_t end = text.find('\n'); end != std::string_view::npos; end = text.find('\n')) {
+        tags.emplace_back(text.substr(0, end));
+        text.remove_prefix(end + 1);
+    }
+    return tags;
+}
+
+std::uint32_t count_of(std::int64_t value) {
+    return value < 0 || value > 0xffffffff ? 0 : static_cast<std::uint32_t>(value);
+}
+
+bool put(Statement& statement, const SavedAnswer& one) {
+    statement.blob(1, bytes_of(one.key));
+    statement.text(2, one.tenant);
+    statement.text(3, one.model);
+    statement.text(4, one.revision);
+    statement.text(5, joined(one.tags));
+    statement.integer(6, one.created_unix_us);
+    statement.integer(7, one.expires_unix_us);
+    statement.real(8, one.saved_s);
+    statement.integer(9, one.answer.is_cut ? 1 : 0);
+    one.answer.stop_string ? statement.blob(10, *one.answer.stop_string) : statement.null(10);
+    one.answer.stop_token ? statement.integer(11, *one.answer.stop_token) : statement.null(11);
+    statement.integer(12, one.answer.prompt_tokens);
+    statement.integer(13, one.answer.cached_tokens);
+    statement.integer(14, one.answer.completion_tokens);
+    statement.blob(15, one.answer.text);
+    return statement.run();
+}
+
+}  // namespace
+
+base::Result<std::unique_ptr<SqliteStore>> SqliteStore::open(const std::string& path) {
+    auto store = std::unique_ptr<SqliteStore>(new SqliteStore(path));
+    if (auto connected = store->connect(); !connected) { return base::pass_on(connected); }
+    return store;
+}
+
+SqliteStore::~SqliteStore() {
+    disconnect();
+}
+
+void SqliteStore::disconnect() {
+    sqlite3_close(database_);
+    database_ = nullptr;
+}
+
+base::Result<void> SqliteStore::run(const char* sql) {
+    if (sqlite3_exec(database_, sql, nullptr, nullptr, nullptr) != SQLITE_OK) { return failed(database_, path_, sql); }
+    return {};
+}
+
+base::Result<void> SqliteStore::connect() {
+    // Made by us first: SQLite's own files get the rights of this one.
+    const int file = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (file < 0) {
+        return base::fail(ErrorCode::unavailable,
+                          "the cache's store " + path_ + " cannot be opened: " + std::strerror(errno));
+    }
+    ::close(file);
+    const auto give_up = [this](std::string_view what) {
+        auto error = failed(database_, path_, what);
+        disconnect();
+        return error;
+    };
+    if (sqlite3_open_v2(path_.c_str(), &database_, SQLITE_OPEN_READWRITE, nullptr) != SQLITE_OK) {
+        return give_up("open");
+    }
+    sqlite3_busy_timeout(database_, kBusyMs);
+    for (const char* sql : {"PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", "PRAGMA trusted_schema=OFF"}) {
+        if (!run(sql)) { return give_up(sql); }
+    }
+    int form = 0;
+    {
+        Statement version(database_, "PRAGMA user_version");
+        if (!version.is_ready() || version.step() != SQLITE_ROW) { return give_up("user_version"); }
+        form = static_cast<int>(version.integer_of(0));
+    }
+    if (form != 0 && form != kForm) {
+        disconnect();
+        return base::fail(ErrorCode::data_loss, "the cache's store " + path_ + " is of form " + std::to_string(form) +
+                                                    ", this version reads form " + std::to_string(kForm) +
+                                                    ": name another file, or remove this one");
+    }
+    if (!run(kTables) || !run("PRAGMA user_version=1")) { return give_up("tables"); }
+    return {};
+}
+
+base::Result<base::HashKey> SqliteStore::hash_key() {
+    if (database_ == nullptr) { return base::fail(ErrorCode::unavailable, "the cache's store is lost"); }
+    {
+        Statement make(database_, "INSERT OR IGNORE INTO about VALUES ('hash_key', ?1)");
+        if (!make.is_ready()) { return failed(database_, path_, "about"); }
+        make.text(1, base::format_hash_key(base::random_hash_key()));
+        if (!make.run()) { return failed(database_, path_, "about"); }
+    }
+    Statement read(database_, "SELECT value FROM about WHERE name = 'hash_key'");
+    if (!read.is_ready() || read.step() != SQLITE_ROW) { return failed(database_, path_, "hash_key"); }
+    return base::parse_hash_key(read.bytes_of(0));
+}
+
+base::Result<void> SqliteStore::load(const std::function<bool(SavedAnswer)>& visit) {
+    if (database_ == nullptr) { return base::fail(ErrorCode::unavailable, "the cache's store is lost"); }
+    Statement all(database_, kAll);
+    if (!all.is_ready()) { return failed(database_, path_, "load"); }
+    int code = all.step();
+    for (; code == SQLITE_ROW; code = all.step()) {
+        const std::string key = all.bytes_of(0);
+        if (key.size() != 16) { continue; }
+        SavedAnswer one;
+        std::memcpy(&one.key.high, key.data(), 8);
+        std::memcpy(&one.key.low, key.data() + 8, 8);
+        one.tenant = all.bytes_of(1);
+        one.model = all.bytes_of(2);
+        one.revision = all.bytes_of(3);
+        one.tags = split(all.bytes_of(4));
+        one.created_unix_us = all.integer_of(5);
+        one.expires_unix_us = all.integer_of(6);
+        one.saved_s = all.real_of(7);
+        one.answer.is_cut = all.integer_of(8) != 0;
+        if (!all.is_null(9)) { one.answer.stop_string = all.bytes_of(9); }
+        if (!all.is_null(10)) { one.answer.stop_token = static_cast<base::TokenId>(all.integer_of(10)); }
+        one.answer.prompt_tokens = count_of(all.integer_of(11));
+        one.answer.cached_tokens = count_of(all.integer_of(12));
+        one.answer.completion_tokens = count_of(all.integer_of(13));
+        one.answer.text = all.bytes_of(14);
+        if (!visit(std::move(one))) { return {}; }
+    }
+    if (code != SQLITE_DONE) { return failed(database_, path_, "load"); }
+    return {};
+}
+
+base::Result<void> SqliteStore::apply(const std::vector<StoreChange>& changes) {
+    if (database_ == nullptr) {
+        if (auto connected = connect(); !connected) { return connected; }
+    }
+    auto written = write(changes);
+    if (!written) { disconnect(); }  // rolls back; the next batch begins anew
+    return written;
+}
+
+base::Result<void> SqliteStore::write(const std::vector<StoreChange>& changes) {
+    if (auto begun = run("BEGIN IMMEDIATE"); !begun) { return begun; }
+    {
+        Statement put_one(database_, kPut);
+        Statement erase_one(database_, kErase);
+        if (!put_one.is_ready() || !erase_one.is_ready()) { return failed(database_, path_, "write"); }
+        for (const StoreChange& change : changes) {
+            bool is_done = false;
+            if (const auto* answer = std::get_if<SavedAnswer>(&change)) {
+                is_done = put(put_one, *answer);
+            } else {
+                erase_one.blob(1, bytes_of(std::get<base::BlockHash>(change)));
+                is_done = erase_one.run();
+            }
+            if (!is_done) { return failed(database_, path_, "write"); }
+        }
+    }
+    return run("COMMIT");
+}
+
+}  // namespace caching

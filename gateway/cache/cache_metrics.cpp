@@ -1,0 +1,112 @@
+#include "gateway/cache/cache_metrics.h"
+
+#include <algorithm>
+
+namespace gateway {
+namespace {
+
+std::string lower(std::string_view word) {
+    std::string text(word);
+    std::transform(text.begin(), text.end(), text.begin(),
+                   [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
+    return text;
+}
+
+}  // namespace
+
+CacheMetrics::CacheMetrics(base::Metrics& metrics)
+    : metrics_(metrics),
+      entries_(metrics.gauge("sluice_gateway_cache_entries", "Answers kept for equal requests")),
+      bytes_(metrics.gauge("sluice_gateway_cache_bytes", "Memory of the answers kept for equal requests")),
+      evicted_(metrics.counter("sluice_gateway_cache_evicted_total", "Answers that had to make room")),
+      waiters_(metrics.gauge("sluice_gateway_cache_waiters", "Requests that wait for another one's run of the model")),
+      promoted_(metrics.counter("sluice_gateway_cache_promoted_total",
+                                "Runs that were begun anew for those who waited for one that failed")),
+      purged_(metrics.counter("sluice_gateway_cache_purged_total", "Answers that operators removed")) {}
+
+void CacheMetrics::decided(const CacheAsk& ask, double saved_s) {
+    const std::string model = ask.model;
+    metrics_
+        .counter("sluice_gateway_cache_requests_total", "Requests by what became of them at the cache",
+                 {{"model", model},
+                  {"outcome", lower(ask.word())},
+                  {"kind", ask.kind.empty() ? "none" : std::string(ask.kind)}})
+        .Increment();
+    if (ask.outcome == CacheOutcome::bypass) {
+        metrics_
+            .counter("sluice_gateway_cache_bypassed_total", "Requests that passed the cache by, and why",
+                     {{"model", model}, {"reason", std::string(ask.refused)}})
+            .Increment();
+    }
+    if (!ask.is_served()) { return; }
+    const auto tokens = [&](const char* kind, std::uint64_t count) {
+        metrics_
+            .counter("sluice_gateway_cache_saved_tokens_total", "Tokens of answers that no model computed again",
+                     {{"model", model}, {"kind", kind}})
+            .Increment(static_cast<double>(count));
+    };
+    tokens("prompt", ask.saved_prompt_tokens);
+    tokens("completion", ask.saved_completion_tokens);
+    metrics_
+        .counter("sluice_gateway_cache_saved_seconds_total",
+                 "Time that the model once took for answers that were served again", {{"model", model}})
+        .Increment(saved_s);
+}
+
+void CacheMetrics::stored(std::string_view outcome) {
+    metrics_
+        .counter("sluice_gateway_cache_stored_total", "Answers of the model by what became of them at the cache",
+                 {{"outcome", std::string(outcome)}})
+        .Increment();
+}
+
+void CacheMetrics::shadow(std::string_view outcome) {
+    metrics_
+        .counter("sluice_gateway_cache_shadows_total", "Runs that compare an answer served by similarity",
+                 {{"outcome", std::string(outcome)}})
+        .Increment();
+}
+
+void CacheMetrics::lookup_skipped(std::string_view reason) {
+    metrics_
+        .counter("sluice_gateway_cache_lookups_skipped_total",
+                 "Requests that did not wait for the search of similar questions", {{"reason", std::string(reason)}})
+        .Increment();
+}
+
+void CacheMetrics::raise(prometheus::Counter& counter, std::uint64_t to) {
+    const auto target = static_cast<double>(to);
+    if (target > counter.Value()) { counter.Increment(target - counter.Value()); }
+}
+
+void CacheMetrics::standing(std::size_t entries, std::size_t bytes, std::uint64_t evicted, std::size_t waiters) {
+    entries_.Set(static_cast<double>(entries));
+    bytes_.Set(static_cast<double>(bytes));
+    waiters_.Set(static_cast<double>(waiters));
+    raise(evicted_, evicted);
+}
+
+void CacheMetrics::store(std::uint64_t written, std::uint64_t lost, bool is_well) {
+    raise(metrics_.counter("sluice_gateway_cache_store_changes_total", "Changes of the cache's store on disk",
+                           {{"outcome", "written"}}),
+          written);
+    raise(metrics_.counter("sluice_gateway_cache_store_changes_total", "Changes of the cache's store on disk",
+                           {{"outcome", "lost"}}),
+          lost);
+    metrics_.gauge("sluice_gateway_cache_store_up", "1 while the cache's store on disk takes changes")
+        .Set(is_well ? 1 : 0);
+}
+
+void CacheMetrics::category(const std::string& name, double wrong_at_most, bool is_exact_only) {
+    metrics_
+        .gauge("sluice_gateway_cache_wrong_bound_ratio",
+               "Upper bound, at every moment with 95 %, of wrong answers among those served by similarity",
+               {{"category", name}})
+        .Set(wrong_at_most);
+    metrics_
+        .gauge("sluice_gateway_cache_category_open", "1 while a category of questions may be answered by similarity",
+               {{"category", name}})
+        .Set(is_exact_only ? 0 : 1);
+}
+
+}  // namespace gateway

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "base/metrics.h"
+#include "gateway/cache/cache_ask.h"
+
+namespace gateway {
+
+/// All rows `sluice_gateway_cache_*`. Made only where the cache is on. Thread-safe, like base::Metrics.
+class CacheMetrics {
+public:
+    explicit CacheMetrics(base::Metrics& metrics);
+
+    /// How a request ended up, once it is known. What it saved counts where it was served.
+    void decided(const CacheAsk& ask, double saved_s);
+    /// outcome: kept, cut, personal, too_large, empty, no_room, purged.
+    void stored(std::string_view outcome);
+    /// A run that only compares; outcome: begun, busy.
+    void shadow(std::string_view outcome);
+    /// reason: queue_full, timeout.
+    void lookup_skipped(std::string_view reason);
+    /// A run of the model failed, and one of those who waited for it asks anew.
+    void promoted() { promoted_.Increment(); }
+    void purged(std::uint64_t entries) { purged_.Increment(static_cast<double>(entries)); }
+    void standing(std::size_t entries, std::size_t bytes, std::uint64_t evicted, std::size_t waiters);
+    void store(std::uint64_t written, std::uint64_t lost, bool is_well);
+    void category(const std::string& name, double wrong_at_most, bool is_exact_only);
+
+private:
+    static void raise(prometheus::Counter& counter, std::uint64_t to);
+
+    base::Metrics& metrics_;
+    prometheus::Gauge& entries_;
+    prometheus::Gauge& bytes_;
+    prometheus::Counter& evicted_;
+    prometheus::Gauge& waiters_;
+    prometheus::Counter& promoted_;
+    prometheus::Counter& purged_;
+};
+
+}  // namespace gateway

@@ -1,0 +1,38 @@
+#include "gateway/cache/cache_options.h"
+
+namespace gateway {
+
+CacheOptions CacheOptions::read(base::Config& config) {
+    CacheOptions options;
+    const auto count = [&](const char* key, std::size_t fallback, std::int64_t low, std::int64_t high) {
+        return static_cast<std::size_t>(config.integer(key, static_cast<std::int64_t>(fallback), low, high));
+    };
+    const auto milliseconds = [&](const char* key, base::Duration fallback, std::int64_t low, std::int64_t high) {
+        const auto number = std::chrono::duration_cast<std::chrono::milliseconds>(fallback).count();
+        return std::chrono::milliseconds(config.integer(key, number, low, high));
+    };
+    options.enabled = config.boolean("caching.enabled", options.enabled);
+    options.ttl = milliseconds("caching.ttl_ms", options.ttl, 1, std::int64_t{365} * 86'400'000);
+    options.book.entries_max = count("caching.entries_max", options.book.entries_max, 1, 100'000'000);
+    options.book.bytes_max = count("caching.bytes_max", options.book.bytes_max, 1 << 16, std::int64_t{1} << 40);
+    options.book.tenant_share = config.number("caching.tenant_share", options.book.tenant_share, 0, 1);
+    options.answer_bytes_max = count("caching.answer_bytes_max", options.answer_bytes_max, 1, 1 << 26);
+    options.coalesce = config.boolean("caching.coalesce", options.coalesce);
+    options.waiters_max = count("caching.waiters_max", options.waiters_max, 1, 1 << 20);
+    options.allow_cut = config.boolean("caching.allow_cut", options.allow_cut);
+    options.store_file = config.string("caching.store_file", options.store_file);
+    options.store_queue_max = count("caching.store_queue_max", options.store_queue_max, 1, 1 << 20);
+    options.from_anywhere = config.boolean("caching.from_anywhere", options.from_anywhere);
+
+    options.semantic.semantic = false;
+    options.semantic.entries_max = 100'000;
+    options.semantic.bytes_max = std::size_t{256} << 20;
+    caching::read_semantic_options(config, options.semantic);
+    options.lookup_timeout = milliseconds("caching.semantic.lookup_timeout_ms", options.lookup_timeout, 1, 60'000);
+    options.lookups_max = count("caching.semantic.lookups_max", options.lookups_max, 1, 1 << 16);
+    options.shadows_max = count("caching.semantic.shadows_max", options.shadows_max, 0, 1024);
+    options.shadow_busy_max = count("caching.semantic.shadow_busy_max", options.shadow_busy_max, 0, 1 << 20);
+    return options;
+}
+
+}  // namespace gateway

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "caching/exact/answer_book.h"
+#include "caching/semantic/semantic_cache.h"
+
+namespace gateway {
+
+/// Section `caching` of the configuration: answers in front of the model (docs/caching.md). Off, nothing of it is made.
+struct CacheOptions {
+    bool enabled = false;
+    base::Duration ttl = std::chrono::hours(1);  // of equal requests' answers
+    caching::AnswerBook::Options book = {};
+    std::size_t answer_bytes_max = std::size_t{256} << 10;  // a longer one is not kept
+    bool coalesce = true;                                   // equal requests in work share one run
+    std::size_t waiters_max = 4096;                         // for runs of others, all together; more run by themselves
+    bool allow_cut = false;                                 // keep answers that ended at their bound of tokens
+    std::string store_file;                                 // SQLite; empty: in memory only
+    std::size_t store_queue_max = 4096;                     // changes that wait to be written
+    bool from_anywhere = false;                             // /cache answers others than this machine
+
+    // Answers to similar questions; `semantic.rules` hold for equal ones, too.
+    caching::SemanticCacheOptions semantic = {};                   // semantic.semantic: whether at all
+    base::Duration lookup_timeout = std::chrono::milliseconds(5);  // then the model answers
+    std::size_t lookups_max = 256;                                 // that wait; more go to the model
+    std::size_t shadows_max = 2;                                   // runs that only compare, at a time
+    std::size_t shadow_busy_max = 8;                               // with so many runs in work none begins
+
+    bool similarity() const { return enabled && semantic.semantic; }
+    /// Bad values are reported by Config::finish().
+    static CacheOptions read(base::Config& config);
+};
+
+}  // namespace gateway

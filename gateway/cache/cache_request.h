@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "base/block_hash.h"
+#include "gateway/cache/cache_ask.h"
+#include "gateway/openai/prepare.h"
+#include "gateway/stages.h"
+
+namespace gateway {
+
+/// Reads from a request's texts what the cache must know of them, before they become tokens. Pure but for the form's
+/// `cache_texts`.
+class CacheTextReader final : public FormRewriter {
+public:
+    struct Options {
+        caching::CacheRules rules = {};
+        bool similarity = false;  // keep the texts, for questions that are alike
+    };
+    explicit CacheTextReader(Options options) : options_(options) {}
+    ApiResult<void> rewrite(RequestForm& form) const override;
+
+private:
+    Options options_;
+};
+
+/// What a request is named with at the cache.
+struct CacheNaming {
+    caching::CacheRules rules = {};
+    bool similarity = false;
+    base::HashKey key{};
+    std::string_view tenant;
+    std::string_view model;         // served name
+    std::uint64_t numerics_id = 0;  // of the workers that would answer
+};
+
+/// Whether the prepared request may be answered from what was said before, and its name there: everything that its
+/// answer depends on, under the cache's key, the tenant first. Pure; takes as long as its prompt is.
+void name_request(CacheAsk& ask, const PreparedRequest& prepared, const TextPort& text, const CacheNaming& naming);
+
+}  // namespace gateway

@@ -1,0 +1,342 @@
+#include "gateway/cache/cached_source.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "gateway/cache/cached_run.h"
+
+namespace gateway {
+namespace {
+
+constexpr std::size_t kTagsMax = 64;  // of one answer, by all who asked for it at one time
+
+}  // namespace
+
+CachedSource::CachedSource(Setup setup) : setup_(std::move(setup)) {
+    std::random_device device;
+    std::seed_seq seed{device(), device(), device(), device()};
+    random_.seed(seed);
+}
+
+CachedSource::~CachedSource() {
+    CHECK(members_.empty(), members_.size() << " sequences in front of the model were never ended");
+}
+
+CachedSource::Run* CachedSource::run_of(std::uint64_t number) {
+    const auto found = runs_.find(number);
+    return found == runs_.end() ? nullptr : found->second.get();
+}
+
+const caching::SavedAnswer* CachedSource::fresh(const CacheAsk& ask) {
+    if (ask.no_cache) { return nullptr; }
+    const caching::SavedAnswer* kept = setup_.book.find(ask.key);
+    const std::int64_t now = setup_.clock.unix_us();
+    if (kept == nullptr || kept->expires_unix_us <= now) { return nullptr; }
+    if (ask.max_age_s && seconds_since(kept->created_unix_us, now) > *ask.max_age_s) { return nullptr; }
+    return kept;
+}
+
+base::RequestId CachedSource::open(GenerationRequest request, GenerationSink& sink) {
+    if (request.cache == nullptr || is_stopped_) { return setup_.inner.open(std::move(request), sink); }
+    CacheAsk& ask = *request.cache;
+    if (!ask.refused.empty()) {
+        // Once for all its sequences.
+        if (std::exchange(ask.outcome, CacheOutcome::bypass) == CacheOutcome::none) { setup_.metrics.decided(ask, 0); }
+        if (!ask.only_if_cached) { return setup_.inner.open(std::move(request), sink); }
+    }
+    const base::RequestId id = add_member(std::move(request), sink);
+    if (!ask.refused.empty()) {
+        fail_member(id,
+                    {base::ErrorCode::deadline_exceeded,
+                     "only-if-cached: requests like this are not kept (" + std::string(ask.refused) + ")"},
+                    0);
+        return id;
+    }
+    if (const caching::SavedAnswer* kept = fresh(ask)) {
+        give_kept(id, *kept, CacheOutcome::hit);
+        return id;
+    }
+    ask.outcome = CacheOutcome::miss;
+    const auto joinable = joinable_.find(ask.key);
+    const bool may_share = setup_.options.coalesce && !ask.no_cache && !ask.only_if_cached;
+    if (may_share && joinable != joinable_.end() && waiters_ < setup_.options.waiters_max) {
+        join(*runs_.at(joinable->second), id);
+        return id;
+    }
+    Run& run = make_run(ask);
+    run.members.push_back(id);
+    members_.at(id).run = &run;
+    members_.at(id).is_leader = true;
+    if (may_share) { joinable_[ask.key] = run.number; }
+    if (setup_.similar != nullptr && ask.question != nullptr && !ask.no_cache) {
+        const auto found = [this, number = run.number](const std::optional<SimilarAnswer>& answer,
+                                                       caching::Probe probe) {
+            similar_found(number, answer, std::move(probe));
+        };
+        if (setup_.similar->look_up(ask.question, found)) {
+            run.state = Run::State::looking;
+            run.look_until = setup_.clock.now() + setup_.options.lookup_timeout;
+            if (setup_.wake) { setup_.wake(*run.look_until); }
+            return id;
+        }
+        setup_.metrics.lookup_skipped("queue_full");
+    }
+    start(run);
+    return id;
+}
+
+base::RequestId CachedSource::add_member(GenerationRequest request, GenerationSink& sink) {
+    base::RequestId id{random_()};
+    while (members_.contains(id)) {
+        id = base::RequestId{random_()};
+    }
+    Member member;
+    member.request = std::move(request);
+    member.sink = &sink;
+    members_.emplace(id, std::move(member));
+    return id;
+}
+
+CachedSource::Run& CachedSource::make_run(const CacheAsk& ask) {
+    const std::uint64_t number = next_run_++;
+    auto& run = runs_[number] = std::make_unique<Run>(*this, number);
+    run->about = ask;
+    return *run;
+}
+
+void CachedSource::join(Run& run, base::RequestId id) {
+    Member& member = members_.at(id);
+    member.run = &run;
+    member.request.cache->outcome = CacheOutcome::coalesced;
+    member.request.cache->kind = kCacheExact;
+    for (const std::string& tag : member.request.cache->tags) {
+        auto& tags = run.about.tags;
+        if (tags.size() < kTagsMax && std::find(tags.begin(), tags.end(), tag) == tags.end()) { tags.push_back(tag); }
+    }
+    run.members.push_back(id);
+    ++waiters_;
+    tell_standing();
+    if (run.is_placed) {
+        member.is_placed = true;
+        member.sink->on_placed();
+    }
+    if (const auto one = members_.find(id); run.has_text && one != members_.end()) {
+        one->second.has_text = true;
+        one->second.heard_at = setup_.clock.now();
+        one->second.heard_bytes = run.text.size();
+        one->second.sink->on_piece({.text = run.text, .tokens = {}}, run.tokens, kPathOfCache);
+    }
+}
+
+void CachedSource::start(Run& run) {
+    // Who takes nothing but what is there already is told so now.
+    for (const base::RequestId id : std::vector(run.members)) {
+        const auto member = members_.find(id);
+        if (member != members_.end() && member->second.request.cache->only_if_cached) {
+            setup_.metrics.decided(*member->second.request.cache, 0);
+            fail_member(id, {base::ErrorCode::deadline_exceeded, "only-if-cached: there is no answer to this request"},
+                        0);
+        }
+    }
+    if (run.is_dropped) { return; }
+    run.state = Run::State::running;
+    run.look_until.reset();
+    run.started_at = setup_.clock.now();
+    Member& leader = members_.at(run.members.front());
+    if (!leader.is_leader) {
+        leader.is_leader = true;
+        --waiters_;
+        tell_standing();
+    }
+    GenerationRequest request = leader.request;
+    const std::uint64_t number = run.number;
+    const base::RequestId id = setup_.inner.open(std::move(request), run);
+    // It may be over, and another one's begun, from inside.
+    Run* same = run_of(number);
+    if (same != nullptr && same == &run && run.state == Run::State::running && !run.id) { run.id = id; }
+    if (run.is_dropped && run.state == Run::State::running) { setup_.inner.cancel(id, "client_gone"); }
+}
+
+std::optional<base::TimePoint> CachedSource::tick(base::TimePoint now) {
+    std::optional<base::TimePoint> next;
+    std::vector<std::uint64_t> late;
+    for (const auto& [number, run] : runs_) {
+        if (run->state != Run::State::looking || !run->look_until) { continue; }
+        if (*run->look_until <= now) {
+            late.push_back(number);
+        } else if (!next || *run->look_until < *next) {
+            next = run->look_until;
+        }
+    }
+    for (const std::uint64_t number : late) {
+        if (Run* run = run_of(number)) {
+            setup_.metrics.lookup_skipped("timeout");
+            start(*run);
+        }
+    }
+    return next;
+}
+
+void CachedSource::similar_found(std::uint64_t number, const std::optional<SimilarAnswer>& answer,
+                                 caching::Probe probe) {
+    Run* run = run_of(number);
+    if (run == nullptr || run->is_dropped || run->state == Run::State::ended) { return; }
+    if (!answer) { run->probe = probe; }
+    if (run->state != Run::State::looking) { return; }  // too late, but what it found out is of use
+    if (answer) {
+        std::optional<GenerationRequest> shadow;
+        const std::shared_ptr<const caching::Question> question = run->about.question;
+        for (const base::RequestId id : std::vector(run->members)) {
+            const auto member = members_.find(id);
+            if (member == members_.end()) { continue; }
+            CacheAsk& ask = *member->second.request.cache;
+            if (ask.max_age_s && answer->age_s > *ask.max_age_s) { continue; }
+            ask.outcome = CacheOutcome::hit;
+            ask.kind = answer->is_exact ? kCacheExact : kCacheSimilar;
+            ask.entry = "s-" + std::to_string(answer->entry);
+            ask.age_s = answer->age_s;
+            if (!answer->is_exact) { ask.similarity = answer->similarity; }
+            ask.saved_prompt_tokens = answer->answer.prompt_tokens;
+            ask.saved_completion_tokens = answer->answer.completion_tokens;
+            setup_.metrics.decided(ask, 0);
+            if (answer->shadow_wanted && !shadow) { shadow = member->second.request; }
+            give(id, answer->answer);
+        }
+        if (shadow) { begin_shadow(*shadow, question, std::move(probe)); }
+    }
+    if (Run* same = run_of(number); same != nullptr && !same->is_dropped) { start(*same); }
+}
+
+void CachedSource::begin_shadow(const GenerationRequest& request, std::shared_ptr<const caching::Question> question,
+                                caching::Probe probe) {
+    const bool is_idle = runs_.size() - shadows_ <= setup_.options.shadow_busy_max &&
+                         shadows_ < setup_.options.shadows_max && setup_.inner.has_room(1) && !is_stopped_;
+    setup_.metrics.shadow(is_idle ? "begun" : "busy");
+    if (!is_idle) { return; }
+    Run& run = make_run(*request.cache);
+    run.is_shadow = true;
+    run.about.question = std::move(question);
+    run.probe = std::move(probe);
+    run.started_at = setup_.clock.now();
+    ++shadows_;
+    GenerationRequest copy = request;
+    copy.cache = nullptr;
+    copy.slo = {};  // nobody waits for it
+    const std::uint64_t number = run.number;
+    const base::RequestId id = setup_.inner.open(std::move(copy), run);
+    if (Run* same = run_of(number)) { same->id = id; }
+}
+
+void CachedSource::give_kept(base::RequestId id, const caching::SavedAnswer& kept, CacheOutcome outcome) {
+    CacheAsk& ask = *members_.at(id).request.cache;
+    ask.outcome = outcome;
+    ask.kind = kCacheExact;
+    ask.entry = "e-" + std::to_string(kept.id);
+    ask.age_s = seconds_since(kept.created_unix_us, setup_.clock.unix_us());
+    ask.saved_prompt_tokens = kept.answer.prompt_tokens;
+    ask.saved_completion_tokens = kept.answer.completion_tokens;
+    setup_.metrics.decided(ask, kept.saved_s);
+    give(id, caching::SavedText(kept.answer));  // a copy: whoever hears it may change the book
+}
+
+void CachedSource::give(base::RequestId id, const caching::SavedText& answer) {
+    const auto member_of = [&]() -> Member* {
+        const auto found = members_.find(id);
+        return found == members_.end() ? nullptr : &found->second;
+    };
+    const base::TimePoint now = setup_.clock.now();
+    if (Member* member = member_of(); member != nullptr && !std::exchange(member->is_placed, true)) {
+        member->sink->on_placed();
+    }
+    if (Member* member = member_of()) {
+        member->sink->on_piece({.text = answer.text, .tokens = {}}, answer.completion_tokens, kPathOfCache);
+    }
+    if (member_of() == nullptr) { return; }
+    GenerationEnd end;
+    end.reason = answer.is_cut ? EndReason::length : EndReason::stop;
+    end.stop_string = answer.stop_string;
+    end.stop_token = answer.stop_token;
+    end.prompt_tokens = answer.prompt_tokens;
+    end.cached_tokens = answer.cached_tokens;
+    end.completion_tokens = answer.completion_tokens;
+    end.first_token_at = now;
+    leave(id, end);
+}
+
+void CachedSource::leave(base::RequestId id, const GenerationEnd& end) {
+    auto node = members_.extract(id);
+    if (node.empty()) { return; }
+    const Member& member = node.mapped();
+    if (Run* run = member.run) {
+        run->members.erase(std::remove(run->members.begin(), run->members.end(), id), run->members.end());
+        if (!member.is_leader) {
+            --waiters_;
+            tell_standing();
+        }
+        if (run->members.empty() && !run->is_dropped && run->state != Run::State::ended) {
+            const bool is_at_model = run->state == Run::State::running;
+            const auto at_model = run->id;
+            drop(*run);
+            if (is_at_model && at_model) { setup_.inner.cancel(*at_model, "client_gone"); }
+        }
+    }
+    member.sink->on_end(end);
+}
+
+void CachedSource::fail_member(base::RequestId id, const base::Error& error, std::uint32_t retry_after_ms) {
+    GenerationEnd end;
+    end.reason = EndReason::failed;
+    end.error = error;
+    end.retry_after_ms = retry_after_ms;
+    leave(id, end);
+}
+
+void CachedSource::cancel(base::RequestId id, std::string_view cause) {
+    if (!members_.contains(id)) {
+        setup_.inner.cancel(id, cause);
+        return;
+    }
+    GenerationEnd end;
+    end.reason = EndReason::cancelled;
+    leave(id, end);
+}
+
+void CachedSource::purge(const caching::AnswerFilter& filter) {
+    for (const auto& [number, run] : runs_) {
+        caching::SavedAnswer likely;
+        likely.tenant = run->about.tenant;
+        likely.model = run->about.model;
+        likely.revision = run->about.revision;
+        likely.tags = run->about.tags;
+        if (!filter.matches(likely)) { continue; }
+        run->is_purged = true;
+        const auto joinable = joinable_.find(run->about.key);
+        if (joinable != joinable_.end() && joinable->second == number) { joinable_.erase(joinable); }
+    }
+}
+
+void CachedSource::stop() {
+    is_stopped_ = true;
+    std::vector<base::RequestId> left;
+    for (const auto& [id, member] : members_) {
+        left.push_back(id);
+    }
+    for (const base::RequestId id : left) {
+        cancel(id, "drain");
+    }
+    std::vector<base::RequestId> shadows;
+    for (const auto& [number, run] : runs_) {
+        if (run->id) { shadows.push_back(*run->id); }
+    }
+    for (const base::RequestId id : shadows) {
+        setup_.inner.cancel(id, "drain");
+    }
+}
+
+void CachedSource::tell_standing() {
+    const auto counts = setup_.book.counts();
+    setup_.metrics.standing(counts.entries, counts.bytes, counts.evicted, waiters_);
+}
+
+}  // namespace gateway

@@ -1,0 +1,114 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "base/clock.h"
+#include "caching/exact/answer_book.h"
+#include "gateway/cache/cache_ask.h"
+#include "gateway/cache/cache_metrics.h"
+#include "gateway/cache/cache_options.h"
+#include "gateway/cache/similar_answers.h"
+#include "gateway/request/sequence_source.h"
+
+namespace gateway {
+
+/// A source of sequences in front of the model's: what was answered before is answered again, equal requests at one
+/// time share one run, the rest goes on. Sequences whose request has no CacheAsk pass through untouched. I/O thread
+/// only; no call takes longer than a look into a table and a copy of an answer.
+///
+/// A *run* is one sequence at the model, owned here and by no client: its *members* hear what it says from the
+/// beginning, whenever they came; one that leaves does not stop it as long as another is there. A run that fails is
+/// begun anew for its other members, from the request of one of them; who has heard the beginning goes on hearing where
+/// it was, or gets an error when the new run says something else.
+class CachedSource final : public SequenceSource {
+public:
+    struct Setup {
+        SequenceSource& inner;  // the model's; borrowed, like all references here
+        caching::AnswerBook& book;
+        SimilarAnswers* similar = nullptr;  // null: equal requests only
+        const CacheOptions& options;
+        CacheMetrics& metrics;
+        const base::Clock& clock;
+        Post post;  // to this thread, later
+        Wake wake = {};
+        std::function<void(const caching::SavedAnswer&)> keep = {};  // an answer is to be kept
+    };
+    explicit CachedSource(Setup setup);
+    /// Every member must have had its end; stop() ends what has none.
+    ~CachedSource() override;
+
+    bool has_room(std::size_t count) const override { return setup_.inner.has_room(count); }
+    base::RequestId open(GenerationRequest request, GenerationSink& sink) override;
+    void cancel(base::RequestId id, std::string_view cause) override;
+
+    /// Gives up searches that take too long; when the next one does.
+    std::optional<base::TimePoint> tick(base::TimePoint now);
+    /// What is in work now and is meant: neither kept nor joined from here on.
+    void purge(const caching::AnswerFilter& filter);
+    /// Ends runs that nobody waits for. Nothing is opened afterwards.
+    void stop();
+    std::size_t waiters() const { return waiters_; }
+    std::size_t runs() const { return runs_.size(); }
+
+private:
+    struct Run;
+    struct Member {
+        Run* run = nullptr;
+        GenerationSink* sink = nullptr;
+        GenerationRequest request;
+        bool is_placed = false;  // was told so
+        bool has_text = false;   // has heard of a token
+        bool is_ahead = false;   // heard more, of a run that failed, than this one has said
+        std::size_t heard_bytes = 0;
+        bool is_leader = false;  // the run is its own request
+        std::optional<base::TimePoint> heard_at = {};
+    };
+    using Members = std::unordered_map<base::RequestId, Member>;
+
+    base::RequestId add_member(GenerationRequest request, GenerationSink& sink);
+    Run& make_run(const CacheAsk& ask);
+    void join(Run& run, base::RequestId id);
+    void leave(base::RequestId id, const GenerationEnd& end);
+    /// To the model, by the request of its first member.
+    void start(Run& run);
+    void similar_found(std::uint64_t number, const std::optional<SimilarAnswer>& answer, caching::Probe probe);
+    /// An answer that is there already, whole.
+    void give(base::RequestId id, const caching::SavedText& answer);
+    void give_kept(base::RequestId id, const caching::SavedAnswer& kept, CacheOutcome outcome);
+    void fail_member(base::RequestId id, const base::Error& error, std::uint32_t retry_after_ms);
+    bool serve_stale(base::RequestId id);
+    const caching::SavedAnswer* fresh(const CacheAsk& ask);
+
+    void on_placed(Run& run);
+    void on_text(Run& run, std::string_view text, std::uint32_t tokens, std::string_view path);
+    void on_end(Run& run, const GenerationEnd& end);
+    void run_failed(Run& run, const GenerationEnd& end);
+    void keep(Run& run, const caching::SavedText& answer);
+    void begin_shadow(const GenerationRequest& request, std::shared_ptr<const caching::Question> question,
+                      caching::Probe probe);
+    /// Out of the tables now; gone when what is on the stack has been done.
+    void drop(Run& run);
+    void tell_standing();
+    Run* run_of(std::uint64_t number);
+
+    Setup setup_;
+    std::mt19937_64 random_;
+    std::unordered_map<std::uint64_t, std::unique_ptr<Run>> runs_;  // by number
+    std::unordered_map<base::BlockHash, std::uint64_t> joinable_;   // runs that further members may join
+    Members members_;
+    std::uint64_t next_run_ = 1;
+    std::size_t waiters_ = 0;
+    std::size_t shadows_ = 0;
+    bool is_stopped_ = false;
+};
+
+}  // namespace gateway

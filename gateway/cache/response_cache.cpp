@@ -1,0 +1,147 @@
+#include "gateway/cache/response_cache.h"
+
+#include <utility>
+
+#include "base/log.h"
+#include "caching/store/sqlite_store.h"
+
+namespace gateway {
+
+ResponseCache::ResponseCache(Setup setup)
+    : setup_(std::move(setup)),
+      key_(setup_.hash_key),
+      metrics_(setup_.metrics),
+      text_reader_({.rules = setup_.options.semantic.rules, .similarity = setup_.options.similarity()}),
+      book_(setup_.options.book) {
+    if (!setup_.options.store_file.empty()) { open_store(); }
+    if (setup_.options.similarity()) {
+        caching::SemanticCacheOptions options = setup_.options.semantic;
+        options.key = key_;
+        similar_ = std::make_unique<SimilarAnswers>(SimilarAnswers::Setup{.options = std::move(options),
+                                                                          .tasks_max = setup_.options.lookups_max,
+                                                                          .clock = setup_.clock,
+                                                                          .post = setup_.post});
+    }
+    source_ = std::make_unique<CachedSource>(
+        CachedSource::Setup{.inner = setup_.inner,
+                            .book = book_,
+                            .similar = similar_.get(),
+                            .options = setup_.options,
+                            .metrics = metrics_,
+                            .clock = setup_.clock,
+                            .post = setup_.post,
+                            .wake = setup_.wake,
+                            .keep = [this](const caching::SavedAnswer& answer) { keep(answer); }});
+    refresh_metrics();
+}
+
+ResponseCache::~ResponseCache() = default;
+
+void ResponseCache::open_store() {
+    auto store = caching::SqliteStore::open(setup_.options.store_file);
+    const auto key = store ? (*store)->hash_key() : base::Result<base::HashKey>(base::pass_on(store));
+    if (!key) {
+        spdlog::warn("{}; answers are kept in memory only", key.error().message);
+        metrics_.store(0, 0, false);
+        return;
+    }
+    key_ = *key;  // names stay the same from life to life
+    std::vector<caching::SavedAnswer> kept;
+    std::vector<base::BlockHash> gone;
+    std::size_t bytes = 0;
+    const std::int64_t now = setup_.clock.unix_us();
+    const auto loaded = (*store)->load([&](caching::SavedAnswer one) {
+        bytes += one.bytes();
+        if (one.expires_unix_us <= now || kept.size() >= setup_.options.book.entries_max ||
+            bytes > setup_.options.book.bytes_max) {
+            gone.push_back(one.key);
+        } else {
+            kept.push_back(std::move(one));
+        }
+        return true;
+    });
+    if (!loaded) { spdlog::warn("{}; what could be read is kept", loaded.error().message); }
+    store_ = std::make_unique<caching::WriteBehind>(
+        std::move(*store), caching::WriteBehind::Options{.changes_max = setup_.options.store_queue_max});
+    for (auto one = kept.rbegin(); one != kept.rend(); ++one) {  // the latest last: it goes last
+        const std::vector<base::BlockHash> evicted = book_.put(std::move(*one));
+        gone.insert(gone.end(), evicted.begin(), evicted.end());
+    }
+    for (const base::BlockHash& key_of_one : gone) {
+        store_->push(key_of_one);
+    }
+    spdlog::info("cache: {} answers from {}", book_.counts().entries, setup_.options.store_file);
+}
+
+void ResponseCache::name(CacheAsk& ask, const PreparedRequest& prepared, std::string_view tenant,
+                         std::uint64_t numerics_id) const {
+    const ServedModel& model = setup_.models[prepared.form.model];
+    name_request(ask, prepared, *model.text,
+                 {.rules = setup_.options.semantic.rules,
+                  .similarity = setup_.options.similarity(),
+                  .key = key_,
+                  .tenant = tenant,
+                  .model = model.name,
+                  .numerics_id = numerics_id});
+}
+
+void ResponseCache::keep(const caching::SavedAnswer& answer) {
+    bool is_kept = true;
+    for (const base::BlockHash& gone : book_.put(answer)) {
+        is_kept = is_kept && gone != answer.key;
+        if (store_) { store_->push(gone); }
+    }
+    if (is_kept && store_) { store_->push(answer); }
+    metrics_.stored(is_kept ? "kept" : "no_room");
+    refresh_metrics();
+}
+
+void ResponseCache::refresh_metrics() {
+    const auto counts = book_.counts();
+    metrics_.standing(counts.entries, counts.bytes, counts.evicted, source_ ? source_->waiters() : 0);
+    if (store_) { metrics_.store(store_->written(), store_->lost(), store_->is_well()); }
+}
+
+void ResponseCache::purge(const Purge& purge, std::function<void(base::Result<Purged>)> done) {
+    Purged purged;
+    if (!purge.dry_run && !purge.filter.id && !purge.similar_filter.near_text) { source_->purge(purge.filter); }
+    if (purge.equal) {
+        const std::vector<base::BlockHash> keys = book_.purge(purge.filter, purge.dry_run);
+        purged.equal = keys.size();
+        for (const base::BlockHash& key : keys) {
+            if (store_ && !purge.dry_run) { store_->push(key); }
+        }
+    }
+    const bool dry_run = purge.dry_run;
+    const auto finish = [this, equal = purged.equal, dry_run, done](std::size_t similar) {
+        if (!dry_run) { metrics_.purged(equal + similar); }
+        refresh_metrics();
+        done(Purged{.equal = equal, .similar = similar});
+    };
+    if (!similar_ || !purge.similar) {
+        finish(0);
+    } else if (!similar_->purge(purge.similar_filter, dry_run, purge.is_wrong, finish)) {
+        done(base::fail(base::ErrorCode::resource_exhausted,
+                        "answers to equal requests are purged, those to similar questions not yet: too many lookups "
+                        "wait; ask again"));
+    }
+}
+
+void ResponseCache::stand(std::function<void(base::Result<std::optional<SimilarAnswers::Standing>>)> done) {
+    refresh_metrics();
+    if (!similar_) {
+        done(std::optional<SimilarAnswers::Standing>());
+        return;
+    }
+    const auto tell = [this, done](const SimilarAnswers::Standing& standing) {
+        for (const CategoryStanding& one : standing.categories) {
+            metrics_.category(one.name, one.wrong_at_most, one.is_exact_only);
+        }
+        done(std::optional(standing));
+    };
+    if (!similar_->stand(tell)) {
+        done(base::fail(base::ErrorCode::resource_exhausted, "too many lookups wait; ask again"));
+    }
+}
+
+}  // namespace gateway

@@ -1,0 +1,96 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/block_hash.h"
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "caching/exact/answer_book.h"
+#include "caching/store/write_behind.h"
+#include "gateway/cache/cache_ask.h"
+#include "gateway/cache/cache_metrics.h"
+#include "gateway/cache/cache_options.h"
+#include "gateway/cache/cache_request.h"
+#include "gateway/cache/cached_source.h"
+#include "gateway/cache/similar_answers.h"
+#include "gateway/request/models.h"
+
+namespace gateway {
+
+/// The cache as a gateway has it: the only thing of this folder that the rest of the gateway works with. Made only
+/// where `caching.enabled` is true. I/O thread only, but for name() and text_reader().
+class ResponseCache {
+public:
+    struct Setup {
+        const CacheOptions& options;  // borrowed, like all references here
+        const Models& models;
+        base::HashKey hash_key;  // of names, where no store brings its own
+        SequenceSource& inner;   // of what is not there
+        base::Metrics& metrics;
+        const base::Clock& clock;
+        Post post;
+        Wake wake = {};
+    };
+    /// Reads what the store has kept. A store that cannot be used is told of and done without.
+    explicit ResponseCache(Setup setup);
+    ~ResponseCache();
+
+    /// In front of `inner`.
+    SequenceSource& source() { return *source_; }
+    /// Before a form is prepared; on text threads.
+    const FormRewriter& text_reader() const { return text_reader_; }
+    /// The request at the door. Error: 400, as read_cache_ask().
+    static ApiResult<std::shared_ptr<CacheAsk>> ask(const RequestHead& head) { return read_cache_ask(head); }
+    /// The prepared request; on text threads. `numerics_id`: of the workers it would go to.
+    void name(CacheAsk& ask, const PreparedRequest& prepared, std::string_view tenant, std::uint64_t numerics_id) const;
+
+    std::optional<base::TimePoint> tick(base::TimePoint now) { return source_->tick(now); }
+    /// Before the source behind it goes. Runs that only compare end.
+    void stop() { source_->stop(); }
+
+    /// What operators may ask for.
+    struct Purge {
+        bool equal = true;                         // answers to equal requests,
+        bool similar = true;                       // and to similar questions
+        caching::AnswerFilter filter = {};         // of the first
+        caching::EntryFilter similar_filter = {};  // of the second
+        bool dry_run = false;
+        bool is_wrong = false;  // counts as an error of its category
+    };
+    struct Purged {
+        std::size_t equal = 0;
+        std::size_t similar = 0;
+    };
+    /// Error: resource_exhausted when the similar ones have too much to do.
+    void purge(const Purge& purge, std::function<void(base::Result<Purged>)> done);
+    /// Without similarity the standing is empty. Metrics are written anew.
+    void stand(std::function<void(base::Result<std::optional<SimilarAnswers::Standing>>)> done);
+    /// Likewise, of what needs no waiting.
+    void refresh_metrics();
+    const caching::AnswerBook& book() const { return book_; }
+    const CachedSource& runs() const { return *source_; }
+    const caching::WriteBehind* store() const { return store_.get(); }
+    const CacheOptions& options() const { return setup_.options; }
+    std::int64_t unix_us() const { return setup_.clock.unix_us(); }
+
+private:
+    void keep(const caching::SavedAnswer& answer);
+    void open_store();
+
+    Setup setup_;
+    base::HashKey key_;
+    CacheMetrics metrics_;
+    CacheTextReader text_reader_;
+    caching::AnswerBook book_;
+    std::unique_ptr<caching::WriteBehind> store_;  // null: in memory only
+    std::unique_ptr<SimilarAnswers> similar_;      // null: equal requests only
+    std::unique_ptr<CachedSource> source_;
+};
+
+}  // namespace gateway

@@ -1,0 +1,113 @@
+#include "gateway/cache/similar_answers.h"
+
+#include <utility>
+
+namespace gateway {
+namespace {
+
+caching::Answer answer_of(const caching::SavedText& saved) {
+    caching::Answer answer;
+    answer.content = saved.text;
+    answer.finish_reason = saved.is_cut ? "length" : "stop";
+    answer.prompt_tokens = saved.prompt_tokens;
+    answer.completion_tokens = saved.completion_tokens;
+    return answer;
+}
+
+std::optional<caching::SavedText> saved_of(const std::string& document) {
+    const auto answer = caching::from_document(document);
+    if (!answer) { return std::nullopt; }
+    caching::SavedText saved;
+    saved.text = answer->content;
+    saved.prompt_tokens = static_cast<std::uint32_t>(answer->prompt_tokens);
+    saved.completion_tokens = static_cast<std::uint32_t>(answer->completion_tokens);
+    return saved;
+}
+
+SimilarAnswers::Standing standing_of(const caching::SemanticCache& cache) {
+    SimilarAnswers::Standing standing{.counts = cache.counts(), .categories = {}};
+    const auto& categories = cache.options().categories;
+    for (std::size_t at = 0; at < categories.size(); ++at) {
+        const caching::ErrorBudget& budget = cache.budget(at);
+        standing.categories.push_back({.name = categories[at].name,
+                                       .hits_exact = budget.hits_exact(),
+                                       .hits_similar = budget.hits_semantic(),
+                                       .shadows = budget.shadows(),
+                                       .shadow_errors = budget.shadow_errors(),
+                                       .wrong_at_most = budget.bound().upper,
+                                       .is_exact_only = budget.state() == caching::ErrorBudget::State::exact_only});
+    }
+    return standing;
+}
+
+}  // namespace
+
+SimilarAnswers::SimilarAnswers(Setup setup)
+    : setup_(std::move(setup)), tasks_(setup_.tasks_max), thread_([this] { work(); }) {}
+
+SimilarAnswers::~SimilarAnswers() {
+    tasks_.close();
+}
+
+void SimilarAnswers::work() {
+    caching::HashedEmbedder hashed;
+    caching::SemanticCache cache(setup_.options, setup_.clock, hashed, hashed);
+    while (const auto task = tasks_.pop(std::stop_token())) {
+        (*task)(cache);
+    }
+}
+
+bool SimilarAnswers::look_up(std::shared_ptr<const caching::Question> question, Found found) {
+    return push([this, question = std::move(question), found = std::move(found)](caching::SemanticCache& cache) {
+        caching::Lookup lookup = cache.lookup(*question);
+        std::optional<SimilarAnswer> answer;
+        if (lookup.kind != caching::HitKind::none) {
+            if (auto saved = saved_of(lookup.document)) {
+                answer = SimilarAnswer{.answer = std::move(*saved),
+                                       .entry = static_cast<std::uint64_t>(lookup.entry),
+                                       .similarity = lookup.kind == caching::HitKind::exact ? 1.0 : lookup.similarity,
+                                       .age_s = std::chrono::duration_cast<std::chrono::seconds>(lookup.age).count(),
+                                       .is_exact = lookup.kind == caching::HitKind::exact,
+                                       .shadow_wanted = lookup.shadow_wanted};
+            }
+        }
+        auto probe = std::make_shared<caching::Probe>(std::move(lookup.probe));
+        setup_.post([found, answer = std::move(answer), probe] { found(answer, std::move(*probe)); });
+    });
+}
+
+bool SimilarAnswers::store(std::shared_ptr<const caching::Question> question, caching::Probe probe,
+                           const caching::SavedText& answer, double saved_s, std::vector<std::string> tags) {
+    return push([question = std::move(question), probe = std::move(probe), answer = answer_of(answer), saved_s,
+                 tags = std::move(tags)](caching::SemanticCache& cache) {
+        cache.store(*question, probe, answer, saved_s, tags);
+    });
+}
+
+bool SimilarAnswers::observe_shadow(std::shared_ptr<const caching::Question> question, caching::Probe probe,
+                                    const caching::SavedText& answer) {
+    return push([question = std::move(question), probe = std::move(probe), answer = answer_of(answer)](
+                    caching::SemanticCache& cache) { cache.observe_shadow(*question, probe, answer); });
+}
+
+bool SimilarAnswers::purge(caching::EntryFilter filter, bool dry_run, bool is_wrong,
+                           std::function<void(std::size_t)> done) {
+    return push(
+        [this, filter = std::move(filter), dry_run, is_wrong, done = std::move(done)](caching::SemanticCache& cache) {
+            std::size_t count = cache.invalidate(filter, true).size();
+            if (!dry_run && is_wrong && filter.entry) {
+                count = cache.report_wrong(*filter.entry) ? 1 : 0;
+            } else if (!dry_run) {
+                cache.invalidate(filter, false);
+            }
+            setup_.post([done, count] { done(count); });
+        });
+}
+
+bool SimilarAnswers::stand(std::function<void(Standing)> done) {
+    return push([this, done = std::move(done)](caching::SemanticCache& cache) {
+        setup_.post([done, standing = standing_of(cache)] { done(standing); });
+    });
+}
+
+}  // namespace gateway

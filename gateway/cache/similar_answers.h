@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/bounded_queue.h"
+#include "base/clock.h"
+#include "caching/exact/answer_book.h"
+#include "caching/semantic/semantic_cache.h"
+#include "gateway/request/ports.h"
+
+namespace gateway {
+
+/// An answer to a similar question.
+struct SimilarAnswer {
+    caching::SavedText answer;
+    std::uint64_t entry = 0;
+    double similarity = 0;
+    std::int64_t age_s = 0;
+    bool is_exact = false;       // equal but for blanks
+    bool shadow_wanted = false;  // the model shall answer, too, for comparison
+};
+
+/// What a category of questions has come to.
+struct CategoryStanding {
+    std::string name;
+    std::uint64_t hits_exact = 0;
+    std::uint64_t hits_similar = 0;
+    std::uint64_t shadows = 0;
+    std::uint64_t shadow_errors = 0;
+    double wrong_at_most = 0;  // of hits by similarity; holds at every moment with 95 %
+    bool is_exact_only = false;
+};
+
+/// The semantic cache on a thread of its own, behind a bounded queue: nobody who asks waits for it. Answers come back
+/// by `post`. Any thread.
+class SimilarAnswers {
+public:
+    struct Setup {
+        caching::SemanticCacheOptions options;
+        std::size_t tasks_max = 256;
+        const base::Clock& clock;  // borrowed
+        Post post;                 // to who asked
+    };
+    using Found = std::function<void(std::optional<SimilarAnswer> answer, caching::Probe probe)>;
+    struct Standing {
+        caching::CacheCounts counts;
+        std::vector<CategoryStanding> categories;
+    };
+
+    explicit SimilarAnswers(Setup setup);
+    ~SimilarAnswers();
+
+    /// False when too many wait: `found` is then never called.
+    [[nodiscard]] bool look_up(std::shared_ptr<const caching::Question> question, Found found);
+    /// The model has answered what look_up() missed. False when too many wait.
+    bool store(std::shared_ptr<const caching::Question> question, caching::Probe probe,
+               const caching::SavedText& answer, double saved_s, std::vector<std::string> tags);
+    /// The model has answered what was served by similarity.
+    bool observe_shadow(std::shared_ptr<const caching::Question> question, caching::Probe probe,
+                        const caching::SavedText& answer);
+    /// `done` hears how many are meant; they are gone unless `dry_run`. `is_wrong`: an answer was, and counts as an
+    /// error of its category. False when too many wait.
+    [[nodiscard]] bool purge(caching::EntryFilter filter, bool dry_run, bool is_wrong,
+                             std::function<void(std::size_t)> done);
+    [[nodiscard]] bool stand(std::function<void(Standing)> done);
+
+private:
+    using Task = std::function<void(caching::SemanticCache&)>;
+    bool push(Task task) { return tasks_.push(std::move(task)); }
+    void work();
+
+    Setup setup_;
+    base::BoundedQueue<Task> tasks_;
+    std::jthread thread_;
+};
+
+}  // namespace gateway

@@ -1,0 +1,189 @@
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <vector>
+
+#include "caching/store/sqlite_store.h"
+#include "caching/store/write_behind.h"
+#include "tests/support/catch.h"
+
+using caching::SavedAnswer;
+using caching::SqliteStore;
+using caching::StoreChange;
+
+namespace {
+
+/// A folder that goes with the test.
+struct Folder {
+    Folder() {
+        char name[] = "/tmp/sluice-store-XXXXXX";
+        REQUIRE(mkdtemp(name) != nullptr);
+        path = name;
+    }
+    ~Folder() { std::filesystem::remove_all(path); }
+    std::string file(const std::string& name = "answers.db") const { return (path / name).string(); }
+    std::filesystem::path path;
+};
+
+SavedAnswer make(std::uint64_t key, std::string text = "text", std::int64_t created = 1) {
+    SavedAnswer answer;
+    answer.key = {key, ~key};
+    answer.tenant = "acme";
+    answer.model = "m";
+    answer.revision = "00ff";
+    answer.tags = {"doc1", "doc 2"};
+    answer.created_unix_us = created;
+    answer.expires_unix_us = created + 10;
+    answer.saved_s = 1.5;
+    answer.answer = {.text = std::move(text),
+                     .is_cut = false,
+                     .stop_string = "\n",
+                     .stop_token = 7,
+                     .prompt_tokens = 3,
+                     .cached_tokens = 2,
+                     .completion_tokens = 5};
+    return answer;
+}
+
+std::vector<SavedAnswer> all_of(SqliteStore& store) {
+    std::vector<SavedAnswer> all;
+    REQUIRE(store.load([&](SavedAnswer one) {
+        all.push_back(std::move(one));
+        return true;
+    }));
+    return all;
+}
+
+/// A store that fails on demand.
+struct FailingStore final : caching::Store {
+    explicit FailingStore(std::atomic<int>& of_batches) : batches(of_batches) {}
+    base::Result<base::HashKey> hash_key() override { return base::HashKey{}; }
+    base::Result<void> load(const std::function<bool(SavedAnswer)>&) override { return {}; }
+    base::Result<void> apply(const std::vector<StoreChange>&) override {
+        ++batches;
+        return base::fail(base::ErrorCode::unavailable, "the disk is full");
+    }
+    std::atomic<int>& batches;
+};
+
+}  // namespace
+
+TEST_CASE("answers are there after the store was closed, as they were, latest first", "[caching][store]") {
+    const Folder folder;
+    base::HashKey key;
+    const std::string odd("a\0b\xff", 4);
+    {
+        auto store = SqliteStore::open(folder.file());
+        REQUIRE(store);
+        key = (*store)->hash_key().value();
+        SavedAnswer plain = make(2, odd, 20);
+        plain.answer.stop_string.reset();
+        plain.answer.stop_token.reset();
+        plain.tags.clear();
+        REQUIRE((*store)->apply({make(1, "one", 10), plain, make(3, "gone", 30)}));
+        REQUIRE((*store)->apply({StoreChange(base::BlockHash{3, ~std::uint64_t{3}}), make(1, "new", 10)}));
+    }
+    auto store = SqliteStore::open(folder.file());
+    REQUIRE(store);
+    CHECK((*store)->hash_key().value() == key);
+    const auto all = all_of(**store);
+    REQUIRE(all.size() == 2);
+    CHECK(all[0].answer.text == odd);
+    CHECK_FALSE(all[0].answer.stop_string);
+    CHECK_FALSE(all[0].answer.stop_token);
+    CHECK(all[0].tags.empty());
+    CHECK(all[1].answer == make(1, "new").answer);
+    CHECK(all[1].key == make(1).key);
+    CHECK(all[1].tenant == "acme");
+    CHECK(all[1].revision == "00ff");
+    CHECK(all[1].tags == make(1).tags);
+    CHECK(all[1].expires_unix_us == 20);
+    CHECK(all[1].saved_s == 1.5);
+    const auto rights = std::filesystem::status(folder.file()).permissions();
+    CHECK((rights & std::filesystem::perms::others_all) == std::filesystem::perms::none);
+}
+
+TEST_CASE("a batch is there whole or not at all after a kill", "[caching][store]") {
+    const Folder folder;
+    constexpr std::uint64_t kBatch = 16;
+    const pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {  // writes until it is killed: each batch has one text
+        auto store = SqliteStore::open(folder.file());
+        if (!store) { _exit(1); }
+        for (std::uint64_t batch = 0;; ++batch) {
+            std::vector<StoreChange> changes;
+            for (std::uint64_t key = 0; key < kBatch; ++key) {
+                changes.emplace_back(make(key, std::to_string(batch) + std::string(3000, 'x')));
+            }
+            if (!(*store)->apply(changes)) { _exit(1); }
+        }
+    }
+    const auto wrote = [&] {
+        auto reader = SqliteStore::open(folder.file());
+        return reader && all_of(**reader).size() == kBatch;
+    };
+    const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (!wrote()) {
+        REQUIRE(std::chrono::steady_clock::now() < end);
+    }
+    kill(child, SIGKILL);
+    int status = 0;
+    REQUIRE(waitpid(child, &status, 0) == child);
+    REQUIRE(WIFSIGNALED(status));
+    auto store = SqliteStore::open(folder.file());
+    REQUIRE(store);
+    const auto all = all_of(**store);
+    REQUIRE(all.size() == kBatch);
+    for (const SavedAnswer& one : all) {
+        CHECK(one.answer.text == all.front().answer.text);
+        CHECK(one.answer.text.ends_with(std::string(3000, 'x')));
+    }
+}
+
+TEST_CASE("a file that is none of ours is refused with its name", "[caching][store]") {
+    const Folder folder;
+    std::ofstream(folder.file("other.db")) << std::string(5000, 'z');
+    const auto other = SqliteStore::open(folder.file("other.db"));
+    REQUIRE_FALSE(other);
+    CHECK(other.error().message.find("other.db") != std::string::npos);
+    const auto nowhere = SqliteStore::open(folder.file("none/answers.db"));
+    REQUIRE_FALSE(nowhere);
+    CHECK(nowhere.error().code == base::ErrorCode::unavailable);
+}
+
+TEST_CASE("what waits is written before the end, and nobody waits for it", "[caching][store]") {
+    const Folder folder;
+    {
+        caching::WriteBehind behind(std::move(*SqliteStore::open(folder.file())), {});
+        for (std::uint64_t key = 0; key < 1000; ++key) {
+            behind.push(make(key));
+        }
+        CHECK(behind.lost() == 0);
+    }
+    auto store = SqliteStore::open(folder.file());
+    CHECK(all_of(**store).size() == 1000);
+}
+
+TEST_CASE("a store that fails loses changes, and counts them", "[caching][store]") {
+    std::atomic<int> batches = 0;
+    std::uint64_t lost = 0;
+    {
+        caching::WriteBehind behind(std::make_unique<FailingStore>(batches), {.changes_max = 8, .batch_max = 4});
+        for (std::uint64_t key = 0; key < 8; ++key) {
+            behind.push(make(key));
+        }
+        const auto end = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+        while (behind.lost() < 8 && std::chrono::steady_clock::now() < end) {
+            std::this_thread::yield();
+        }
+        lost = behind.lost();
+        CHECK_FALSE(behind.is_well());
+    }
+    CHECK(lost == 8);
+    CHECK(batches >= 2);
+}

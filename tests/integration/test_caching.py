@@ -1,0 +1,254 @@
+"""The cache in front of the model, in real processes: what is served again and to whom, equal requests at one time, purges, restarts and kills."""
+import concurrent.futures
+import json
+import os
+import pathlib
+import signal
+import sqlite3
+import subprocess
+
+import pytest
+
+import harness
+from harness import BINARY, LocalCluster, Stream, request, serve, wait_until
+
+ON = ("--set", "caching.enabled=true")
+ASKED = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 200, "stop": ["."]}
+CHAT = {"messages": [{"role": "user", "content": "Tell me about a bird"}], "temperature": 0, "max_tokens": 200, "stop": ["a"]}
+
+
+def ask(port, body=None, path="/v1/completions", **headers):
+    answer = request(port, "POST", path, body or ASKED, {name.replace("_", "-"): value for name, value in headers.items()})
+    assert answer.status == 200, answer.body
+    return answer
+
+
+def streamed(port, body, path="/v1/completions"):
+    """(text, usage, id) of a stream."""
+    stream = Stream(port, path, {**body, "stream_options": {"include_usage": True}})
+    chunks = [chunk for chunk in stream.chunks() if isinstance(chunk, dict)]
+    stream.close()
+    text = "".join((choice.get("text") or choice.get("delta", {}).get("content") or "") for chunk in chunks for choice in chunk["choices"])
+    return text, chunks[-1]["usage"], chunks[0]["id"]
+
+
+def text_of(chunk):
+    return chunk["choices"][0]["text"] if chunk.get("choices") else ""
+
+
+def counted(port, name, **labels):
+    """The sum of a metric's series that have these labels."""
+    return sum(value for (one, row), value in harness.metrics(port).items() if one == name and set(labels.items()) <= set(row))
+
+
+def runs(port):
+    """Prompts that a worker has computed."""
+    return counted(port, "sluice_gateway_cache_requests_total", outcome="miss")
+
+
+def plain(usage):
+    return {name: value for name, value in usage.items() if name != "response_cache"}
+
+
+def sluice(*words, check=True):
+    ran = subprocess.run([BINARY, "cache", *map(str, words)], capture_output=True, text=True, timeout=60)
+    assert not check or ran.returncode == 0, ran
+    return ran
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serve(*ON, "--set", "gateway.tenant_header=x-tenant", "--set", "caching.from_anywhere=false", prefill=0, decode=0, mixed=1) as one:
+        yield one.wait_ready()
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/completions", ASKED), ("/v1/chat/completions", CHAT)])
+def test_an_answer_is_served_again_in_both_forms_with_its_bytes_and_its_usage(server, path, body):
+    tenant = {"x_tenant": "forms" + path.replace("/", ".")}
+    first = ask(server.port, body, path, **tenant)
+    assert first.headers["x-cache"] == "MISS", first.headers
+    before = runs(server.port)
+    again = ask(server.port, body, path, **tenant)
+    assert (again.headers["x-cache"], again.headers["x-cache-kind"]) == ("HIT", "exact")
+    assert int(again.headers["age"]) >= 0 and again.headers["x-cache-entry"].startswith("e-")
+    one, two = first.json(), again.json()
+    assert one["choices"] == two["choices"] and one["choices"][0]["finish_reason"] == "stop"
+    assert one["id"] != two["id"]
+    assert plain(two["usage"]) == one["usage"]
+    saved = two["usage"]["response_cache"]
+    assert saved["hit"] and saved["saved_completion_tokens"] == one["usage"]["completion_tokens"]
+    assert runs(server.port) == before
+
+
+def test_a_stream_and_a_whole_answer_serve_each_other(server):
+    whole = {**ASKED, "prompt": "The cat sat"}
+    text = ask(server.port, whole).json()
+    assert streamed(server.port, whole)[0] == text["choices"][0]["text"]
+    stream = {**ASKED, "prompt": "The dog ran"}
+    said, usage, name = streamed(server.port, stream)
+    again = ask(server.port, stream)
+    assert again.headers["x-cache"] == "HIT"
+    assert again.json()["choices"][0]["text"] == said
+    assert plain(again.json()["usage"]) == usage and again.json()["id"] != name
+
+
+def test_no_tenant_hears_anothers_answer(server):
+    body = {**ASKED, "prompt": "A secret of one"}
+    assert ask(server.port, body, x_tenant="one").headers["x-cache"] == "MISS"
+    assert ask(server.port, body, x_tenant="two").headers["x-cache"] == "MISS"
+    assert ask(server.port, body, x_tenant="one").headers["x-cache"] == "HIT"
+
+
+def test_what_is_not_kept_says_why(server):
+    for more, reason in (({"temperature": 0.5}, "temperature"), ({"n": 2}, "several-choices"), ({"logprobs": 1}, "logprobs"),
+                         ({"prompt": "mail me at jo@example.org"}, "personal")):
+        answer = ask(server.port, {**ASKED, **more})
+        assert (answer.headers["x-cache"], answer.headers["x-cache-reason"]) == ("BYPASS", reason)
+    assert ask(server.port, cache_control="no-store").headers["x-cache-reason"] == "no-store"
+
+
+def test_cache_control_of_the_request_holds(server):
+    body = {**ASKED, "prompt": "A bird flew"}
+    assert request(server.port, "POST", "/v1/completions", body, {"Cache-Control": "only-if-cached"}).status == 504
+    ask(server.port, body)
+    assert ask(server.port, body, cache_control="only-if-cached").headers["x-cache"] == "HIT"
+    assert ask(server.port, body, cache_control="no-cache").headers["x-cache"] == "MISS"
+    assert request(server.port, "POST", "/v1/completions", body, {"Cache-Control": "max-age=x"}).status == 400
+
+
+def test_equal_requests_at_one_time_are_one_run_at_the_engine(server):
+    count = 24
+    body = {**ASKED, "prompt": "Lily and Ben went to the park and", "max_tokens": 400, "stop": ["@never@"], "ignore_eos": True}
+    before = runs(server.port)
+    tokens = counted(server.port, "sluice_worker_generation_tokens_total")
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        answers = list(pool.map(lambda _: ask(server.port, body), range(count)))
+    assert len({answer.json()["choices"][0]["text"] for answer in answers}) == 1
+    kinds = [answer.headers["x-cache"] for answer in answers]
+    # Such an answer ends at its bound of tokens and is not kept: who came after its end ran anew.
+    assert kinds.count("MISS") == runs(server.port) - before
+    assert counted(server.port, "sluice_worker_generation_tokens_total") - tokens == 400 * kinds.count("MISS")
+    assert kinds.count("COALESCED") == count - kinds.count("MISS") > 0
+    assert len({answer.json()["id"] for answer in answers}) == count
+
+
+def test_who_leaves_stops_nobody(server):
+    body = {**ASKED, "prompt": "Tom saw a big dog and", "max_tokens": 450, "stop": ["@never@"], "ignore_eos": True}
+    leader = Stream(server.port, "/v1/completions", body)
+    next(leader.chunks())
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        follower = pool.submit(streamed, server.port, body)
+        wait_until(lambda: counted(server.port, "sluice_gateway_cache_waiters") == 1 or follower.done(), "the other has joined")
+        leader.close()
+        text, usage, _ = follower.result()
+    assert usage["completion_tokens"] == 450 and text
+
+
+def test_operators_see_and_purge(server):
+    body = {**ASKED, "prompt": "Mom made a cake and"}
+    ask(server.port, body, x_tenant="team", x_cache_tags="recipes, cakes")
+    ask(server.port, {**body, "prompt": "Mom made a pie and"}, x_tenant="team")
+    listed = json.loads(sluice("ls", "--url", server.url, "--tenant", "team", "--json").stdout)
+    assert listed["total"] == 2 and "text" not in listed["entries"][0]
+    assert "team" in sluice("ls", "--url", server.url).stdout and "team" in sluice("stats", "--url", server.url).stdout
+    exported = [json.loads(line) for line in sluice("export", "--url", server.url, "--tenant", "team").stdout.splitlines()]
+    assert len(exported) == 2 and all(one["text"] for one in exported)
+    assert "would remove 1 " in sluice("purge", "--url", server.url, "--tag", "cakes", "--dry-run").stdout
+    assert "removed 1 " in sluice("purge", "--url", server.url, "--tag", "cakes").stdout
+    assert ask(server.port, body, x_tenant="team").headers["x-cache"] == "MISS"
+    entry = ask(server.port, body, x_tenant="team").headers["x-cache-entry"]
+    assert "removed 1 " in sluice("purge", "--url", server.url, "--entry", entry).stdout
+    assert "removed 1 " in sluice("purge", "--url", server.url, "--tenant", "team").stdout
+    assert sluice("purge", "--url", server.url, check=False).returncode == 2
+    assert request(server.port, "GET", "/cache", headers={"X-Forwarded-For": "192.0.2.1"}).status == 403
+    wait_until(lambda: "audit: cache purge by client" in server.output(), "purges are told in the log")
+
+
+def test_hits_are_in_the_log_and_in_the_timeline(server):
+    body = {**ASKED, "prompt": "Sue had a red ball and"}
+    ask(server.port, body)
+    answer = ask(server.port, body)
+    told = request(server.port, "GET", f"/explain/{answer.headers['x-request-id']}").json()
+    assert told["cache"] == "HIT"
+    wait_until(lambda: '"cache":"HIT"' in server.output(), "the access log says so")
+
+
+def test_off_there_is_nothing_of_it():
+    with serve(prefill=0, decode=0, mixed=1) as server:
+        server.wait_ready()
+        for _ in range(2):
+            assert "x-cache" not in ask(server.port).headers
+        assert request(server.port, "GET", "/cache").status == 404
+        assert not [name for name, _ in harness.metrics(server.port) if "cache_requests" in name]
+
+
+def test_a_killed_worker_does_not_end_those_who_wait():
+    body = {**ASKED, "prompt": "One day a little girl named Lily found", "max_tokens": 450, "stop": ["@never@"], "ignore_eos": True}
+    with LocalCluster(prefill=0, decode=0, mixed=2, settings=["caching.enabled=true", "gateway.retry_floor_per_s=0", "gateway.retry_percent=0", "gateway.retry_saved_max=1"]) as cluster:
+        cluster.wait_ready()
+        expected = ask(cluster.port, body, cache_control="no-store").json()["choices"][0]["text"]
+        streams = [Stream(cluster.port, "/v1/completions", body).chunks() for _ in range(3)]
+        texts = [text_of(next(stream)) for stream in streams]
+        victim, other = cluster.pids_of("mixed")
+        for pid in (victim, other):
+            os.kill(pid, signal.SIGSTOP)
+        os.kill(victim, signal.SIGKILL)
+        os.kill(other, signal.SIGCONT)
+        texts = [text + "".join(map(text_of, stream)) for text, stream in zip(texts, streams)]
+        # Whether the run was on the worker that died is chance, and whether its budget of retries saved it: whoever got an answer, got the whole one.
+        assert [text for text in texts if text == expected], texts
+        assert all(expected.startswith(text) for text in texts)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
+def test_answers_outlive_the_process(tmp_path, signal_number):
+    file = tmp_path / "answers.db"
+    flags = (*ON, "--set", f"caching.store_file={file}")
+    bodies = [{**ASKED, "prompt": f"Number {number} is"} for number in range(5)]
+    with serve(*flags, prefill=0, decode=0, mixed=1) as server:
+        server.wait_ready()
+        texts = [ask(server.port, body).json()["choices"][0]["text"] for body in bodies]
+        wait_until(lambda: counted(server.port, "sluice_gateway_cache_store_changes_total", outcome="written") == 5, "all are written")
+        server.stop(signal_number)
+    assert file.stat().st_mode & 0o077 == 0
+    with serve(*flags, prefill=0, decode=0, mixed=1) as server:
+        server.wait_ready()
+        for body, text in zip(bodies, texts):
+            answer = ask(server.port, body)
+            assert answer.headers["x-cache"] == "HIT"
+            assert answer.json()["choices"][0]["text"] == text
+        # What is purged is gone for good.
+        sluice("purge", "--url", server.url, "--all")
+        server.stop()
+    rows = sqlite3.connect(file).execute("SELECT count(*) FROM answers").fetchone()[0]
+    assert rows == 0
+
+
+def test_a_store_that_cannot_be_used_costs_misses_and_nothing_else(tmp_path):
+    broken = pathlib.Path(tmp_path / "broken.db")
+    broken.write_bytes(b"no database" * 1000)
+    with serve(*ON, "--set", f"caching.store_file={broken}", prefill=0, decode=0, mixed=1) as server:
+        server.wait_ready()
+        ask(server.port)
+        assert ask(server.port).headers["x-cache"] == "HIT"
+        assert counted(server.port, "sluice_gateway_cache_store_up") == 0
+        assert "answers are kept in memory only" in server.output()
+
+
+def test_a_similar_question_is_answered_where_that_is_on():
+    with serve(*ON, "--set", "caching.semantic.similarity=true", "--set", "caching.semantic.lookup_timeout_ms=60000", "--set", "caching.semantic.shadow_share=1",
+               prefill=0, decode=0, mixed=1) as server:
+        server.wait_ready()
+
+        def chat(text):
+            return ask(server.port, {**CHAT, "messages": [{"role": "user", "content": text}]}, "/v1/chat/completions")
+
+        first = chat("How do I list hidden files in a folder?")
+        assert first.headers["x-cache"] == "MISS"
+        assert first.json()["choices"][0]["finish_reason"] == "stop"
+        similar = chat("How can I list hidden files in a folder?")
+        assert (similar.headers["x-cache"], similar.headers["x-cache-kind"]) == ("HIT", "semantic")
+        assert similar.headers["x-cache-entry"].startswith("s-") and float(similar.headers["x-cache-similarity"]) > 0.5
+        assert similar.json()["choices"] == first.json()["choices"] or similar.json()["choices"][0]["stop_reason"] is None
+        assert chat("How do I delete hidden files in a folder?").headers["x-cache"] == "MISS"
+        assert json.loads(sluice("stats", "--url", server.url, "--json").stdout)["similar"]["entries"] >= 1
