@@ -116,9 +116,7 @@ void add_simulate(CLI::App& app, SimulateCommand& command) {
 }
 
 int simulate_main(const SimulateCommand& command) {
-    const auto missing = [](const char* what) {
-        return report({base::ErrorCode::invalid_argument, what});
-    };
+    const auto missing = [](const char* what) { return report({base::ErrorCode::invalid_argument, what}); };
     if (command.plan.empty() == command.profile.empty()) {
         return missing("simulate needs --plan (a trace through our own scheduler) or --profile (a run of vLLM again)");
     }

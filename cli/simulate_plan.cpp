@@ -71,9 +71,9 @@ Result<sim::ServingTrace> read_trace(const SimulateCommand& command) {
         const auto workload = sim::read_fit(*text, command.trace);
         if (!workload) { return pass_on(workload, "--trace"); }
         if (workload->rate <= 0) { return fail(ErrorCode::invalid_argument, "--trace: a fit needs a rate above 0"); }
-        const auto drawn = sim::draw_requests(*workload, workload->rate * command.rate_scale,
-                                              command.requests_max > 0 ? command.requests_max : kRequestsDrawn,
-                                              command.seed);
+        const auto drawn =
+            sim::draw_requests(*workload, workload->rate * command.rate_scale,
+                               command.requests_max > 0 ? command.requests_max : kRequestsDrawn, command.seed);
         for (const sim::ClusterRequest& request : drawn) {
             trace.requests.push_back({request.arrival_s, request.prompt_tokens, request.output_tokens});
         }
@@ -111,19 +111,19 @@ std::string error_kind(const sim::ServedOutcome& outcome) {
 boost::json::object counts_json(const sim::ServingResult& result, std::size_t workers) {
     const sim::ServingCounts& counts = result.counts;
     const double hand_offs = std::max<double>(1, static_cast<double>(counts.hand_offs));
-    return {{"workers", workers},
-            {"events", counts.events},
-            {"steps", counts.steps},
-            {"tokens", counts.tokens},
-            {"placements", counts.placements},
-            {"refused", counts.refused},
-            {"placed_again", counts.placed_again},
-            {"preemptions", counts.preemptions},
-            {"hand_offs", counts.hand_offs},
-            {"hand_off_ms_mean", counts.hand_off_seconds / hand_offs * 1e3},
-            {"hand_offs_recomputed", counts.recomputed},
-            {"engines_busy_share",
-             counts.busy_seconds / std::max(1e-9, result.ended_s * static_cast<double>(workers))}};
+    return {
+        {"workers", workers},
+        {"events", counts.events},
+        {"steps", counts.steps},
+        {"tokens", counts.tokens},
+        {"placements", counts.placements},
+        {"refused", counts.refused},
+        {"placed_again", counts.placed_again},
+        {"preemptions", counts.preemptions},
+        {"hand_offs", counts.hand_offs},
+        {"hand_off_ms_mean", counts.hand_off_seconds / hand_offs * 1e3},
+        {"hand_offs_recomputed", counts.recomputed},
+        {"engines_busy_share", counts.busy_seconds / std::max(1e-9, result.ended_s * static_cast<double>(workers))}};
 }
 
 }  // namespace

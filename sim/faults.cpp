@@ -80,9 +80,7 @@ base::Result<std::vector<Fault>> read_faults(std::string_view yaml, const std::s
             faults.push_back(std::move(fault));
         }
         return faults;
-    } catch (const YAML::Exception& error) {
-        return invalid(error.what());
-    }
+    } catch (const YAML::Exception& error) { return invalid(error.what()); }
 }
 
 }  // namespace sim

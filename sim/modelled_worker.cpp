@@ -143,7 +143,8 @@ void ModelledWorker::make_waiting(Sequence& sequence) {
 
 /// Names exist for the blocks of the prompt; those of an answer stay private.
 void ModelledWorker::publish(Sequence& sequence) {
-    const std::uint32_t full = std::min(sequence.computed / options_.kv.block_tokens, size32(sequence.start.chain.size()));
+    const std::uint32_t full =
+        std::min(sequence.computed / options_.kv.block_tokens, size32(sequence.start.chain.size()));
     if (full <= sequence.published_blocks) { return; }
     sequence.kv->publish(sequence.start.chain.first(full));
     sequence.published_blocks = full;
@@ -156,8 +157,7 @@ const std::vector<worker::MemoryCandidate>& ModelledWorker::memory_candidates() 
         memory_[i] = {};
         memory_[i].holds_kv = sequence.kv.has_value();
         // A prefill part may not: the transfer reads its blocks (PrefillPart::may_preempt, once it was granted room).
-        memory_[i].may_give_way =
-            sequence.state == SequenceState::running && sequence.start.part != Part::prefill;
+        memory_[i].may_give_way = sequence.state == SequenceState::running && sequence.start.part != Part::prefill;
     }
     return memory_;
 }
@@ -231,8 +231,7 @@ worker::PlanCandidate ModelledWorker::candidate_of(const Sequence& sequence, bas
     const base::Duration tpot = sequence.start.tpot;
     // As worker::Sequence::next_due of one that is in no step.
     if (sequence.schedule) {
-        const auto due =
-            sequence.schedule->begin + tpot * (sequence.generated() + 1 - sequence.schedule->generated);
+        const auto due = sequence.schedule->begin + tpot * (sequence.generated() + 1 - sequence.schedule->generated);
         candidate.due_seconds = seconds_of(due - begin);
     } else if (sequence.start.first_token_due) {
         candidate.due_seconds = seconds_of(*sequence.start.first_token_due - begin);
@@ -330,8 +329,7 @@ double ModelledWorker::step_seconds() const {
             shape.decode_sequences += 1;
             shape.decode_context += entry.sequence->computed + 1;
         } else {
-            chunks_.push_back(
-                {static_cast<double>(entry.tokens), static_cast<double>(entry.sequence->computed)});
+            chunks_.push_back({static_cast<double>(entry.tokens), static_cast<double>(entry.sequence->computed)});
         }
     }
     shape.prompts = chunks_;
@@ -374,8 +372,7 @@ void ModelledWorker::finish_step(base::TimePoint now) {
             sequence.schedule = {now, sequence.generated()};
         }
         const std::uint32_t generated = sequence.generated();
-        const bool is_last =
-            generated >= sequence.start.new_tokens_max || sequence.tokens >= options_.context_tokens;
+        const bool is_last = generated >= sequence.start.new_tokens_max || sequence.tokens >= options_.context_tokens;
         const AttemptKey key = sequence.key;
         const std::uint32_t cached = sequence.cached_tokens;
         if (is_last) {
@@ -448,6 +445,14 @@ void ModelledWorker::registration(sluice::proto::RegisterWorker& message) const 
     message.set_batch_sequences_max(options_.limits.batch_sequences_max);
     message.set_batch_tokens_max(options_.limits.batch_tokens_max);
     message.set_queue_requests_max(options_.limits.queue_requests_max);
+}
+
+std::string ModelledWorker::first_sequence() const {
+    if (sequences_.empty()) { return ""; }
+    const Sequence& first = *sequences_.front();
+    return "request " + std::to_string(first.key.request) + " epoch " + std::to_string(first.key.epoch) + " part " +
+           std::to_string(static_cast<int>(first.start.part)) + " state " +
+           std::to_string(static_cast<int>(first.state));
 }
 
 std::optional<std::string> ModelledWorker::violation() const {

@@ -107,6 +107,8 @@ public:
     std::size_t sequences() const { return sequences_.size(); }
     std::uint64_t steps() const { return steps_; }
     std::uint64_t preemptions() const { return preemptions_; }
+    /// The first of its sequences, for people; empty: it has none.
+    std::string first_sequence() const;
     /// What holds between two calls; empty when all does.
     std::optional<std::string> violation() const;
 

@@ -127,9 +127,7 @@ std::variant<Placed, NotPlaced> Placer::place_by_scheduler(const PlaceAsk& ask) 
     request_.set_gateway(kGateway);
     request_.set_slo_ttft_ms(ask.ttft_ms);
     request_.set_slo_tpot_ms(ask.tpot_ms);
-    if (ask.first_token_due) {
-        request_.set_first_token_in_us(base::time_left_us(*ask.first_token_due, clock_.now()));
-    }
+    if (ask.first_token_due) { request_.set_first_token_in_us(base::time_left_us(*ask.first_token_due, clock_.now())); }
     request_.set_block_hashes(sluice::proto::write_block_hashes(ask.chain));
     for (const std::uint64_t life : ask.avoid) {
         request_.add_avoid_workers(life);

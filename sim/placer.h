@@ -47,7 +47,8 @@ public:
     Placer(Policy policy, scheduler::SchedulerOptions options, const VirtualClock& clock, std::size_t workers);
 
     /// A life of a worker attaches, or again. False: its id is still another life's, try again later.
-    [[nodiscard]] bool attach(const ModelledWorker& worker, std::uint64_t incarnation, std::uint64_t kv_bytes_per_token);
+    [[nodiscard]] bool attach(const ModelledWorker& worker, std::uint64_t incarnation,
+                              std::uint64_t kv_bytes_per_token);
     /// Its stream has ended.
     void detach(std::uint32_t worker);
     /// True: it is to tell all of its prefix index again. No effect when it is not attached.

@@ -163,9 +163,7 @@ PlanPool read_pool(const YAML::Node& node) {
     if (role != "prefill" && role != "decode" && role != "mixed") {
         throw Problem{"role has to be prefill, decode or mixed"};
     }
-    pool.role = role == "prefill"  ? proto::Role::prefill
-                : role == "decode" ? proto::Role::decode
-                                   : proto::Role::mixed;
+    pool.role = role == "prefill" ? proto::Role::prefill : role == "decode" ? proto::Role::decode : proto::Role::mixed;
     pool.count = count(node, "count", 1, 65'536);
     pool.device = text(node, "device");
     pool.split.tensor = count(node, "tensor", 1, 1024, 1);
@@ -184,8 +182,7 @@ PlanPool read_pool(const YAML::Node& node) {
 }
 
 PlanFile read_file(const YAML::Node& root) {
-    only(root, "the plan",
-         {"version", "model", "pools", "slo_classes", "hand_off", "assumed", "predicted"});
+    only(root, "the plan", {"version", "model", "pools", "slo_classes", "hand_off", "assumed", "predicted"});
     PlanFile plan;
     count(root, "version", 1, 1e6);
     plan.model = text(root, "model");
@@ -265,9 +262,7 @@ base::Result<PlanFile> read_plan(std::string_view yaml, const std::string& name)
                               name + ": version " + root["version"].Scalar() + " is not known here; 1 is");
         }
         return read_file(root);
-    } catch (const Problem& problem) {
-        return invalid(problem.text);
-    } catch (const YAML::Exception& error) {
+    } catch (const Problem& problem) { return invalid(problem.text); } catch (const YAML::Exception& error) {
         return invalid(error.what());
     }
 }

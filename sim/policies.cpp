@@ -84,9 +84,9 @@ std::optional<Route> route(Policy policy, std::span<const RoutedWorker> workers,
         return worker.prompt_tokens + request.prompt_tokens - cached_tokens(worker, request);
     };
     const bool takes_turns = policy == Policy::round_robin;
-    const auto prefill = takes_turns                      ? in_turn(workers, may_prefill, turn)
+    const auto prefill = takes_turns                     ? in_turn(workers, may_prefill, turn)
                          : policy == Policy::cache_aware ? least(workers, may_prefill, to_compute)
-                                                          : least(workers, may_prefill, requests);
+                                                         : least(workers, may_prefill, requests);
     if (!prefill) { return std::nullopt; }
     Route route{.prefill = *prefill, .decode = *prefill, .cached_tokens = cached_tokens(workers[*prefill], request)};
     if (!is_split) { return route; }

@@ -28,11 +28,11 @@ inline bool is_scheduler(Policy policy) {
 struct RoutedWorker {
     proto::Role role = proto::Role::mixed;
     bool is_up = false;
-    std::uint32_t requests = 0;         // sent and not ended
-    std::uint64_t prompt_tokens = 0;    // of those without a first token, believed not to be cached there
-    std::uint32_t cached_blocks = 0;    // of this prompt, as its reports say
+    std::uint32_t requests = 0;       // sent and not ended
+    std::uint64_t prompt_tokens = 0;  // of those without a first token, believed not to be cached there
+    std::uint32_t cached_blocks = 0;  // of this prompt, as its reports say
     std::uint32_t block_tokens = 1;
-    std::uint64_t kv_tokens = 0;        // room when empty
+    std::uint64_t kv_tokens = 0;  // room when empty
 };
 struct RoutedRequest {
     std::uint32_t prompt_tokens = 0;

@@ -149,8 +149,8 @@ void RequestOwner::on_token(std::uint32_t worker, AttemptKey key, std::uint32_t 
     }
     open->last_token_at = now;
     if (open->generated >= trace_.requests[key.request].output_tokens) {
-        if (from_prefill) { open->prefill_done = true; }
-        if (!from_prefill) { open->decode_done = open->prefill_done = true; }
+        if (from_prefill || !open->is_split) { open->prefill_done = true; }
+        if (!from_prefill) { open->decode_done = true; }
         return end(*open, std::nullopt);
     }
     if (from_prefill) { port_.go_on(open->decode, key, open->generated); }

@@ -139,7 +139,8 @@ ServingResult ServingRun::play() {
         result_.counts.steps += node.worker->steps();
         result_.counts.preemptions += node.worker->preemptions();
         if (options_.checks && !result_.violation && node.worker->sequences() > 0 && !node.is_cut) {
-            result_.violation = "a sequence is left on worker " + std::to_string(node.worker->options().index);
+            result_.violation = "worker " + std::to_string(node.worker->options().index) +
+                                " still has a sequence: " + node.worker->first_sequence();
         }
     }
     result_.ended_s = VirtualClock::seconds(clock_.now());

@@ -34,7 +34,7 @@ struct ServingLinks {
 };
 
 struct ServedRequest {
-    double arrival_s = 0;  // ascending
+    double arrival_s = 0;             // ascending
     std::uint32_t prompt_tokens = 0;  // > 0
     std::uint32_t output_tokens = 0;  // > 0; told as its bound, and all generated
     std::uint64_t first_block = 0;    // of ServingTrace::blocks
@@ -79,7 +79,7 @@ struct ServingCounts {
     std::uint64_t tokens = 0;
     std::uint64_t preemptions = 0;
     std::uint64_t placements = 0;
-    std::uint64_t refused = 0;     // before anything was placed
+    std::uint64_t refused = 0;  // before anything was placed
     std::uint64_t placed_again = 0;
     std::uint64_t hand_offs = 0;
     double hand_off_seconds = 0;   // in sum, from the first token until the KV was there

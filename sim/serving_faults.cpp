@@ -29,8 +29,8 @@ void ServingRun::start(std::uint32_t worker, const LightStart& start, std::uint3
         return;
     }
     if (!node.worker) {
-        return push(clock_.now(), {Event::Kind::failed, worker, start.key,
-                                   static_cast<std::uint64_t>(base::ErrorCode::unavailable)});
+        return push(clock_.now(),
+                    {Event::Kind::failed, worker, start.key, static_cast<std::uint64_t>(base::ErrorCode::unavailable)});
     }
     if (!node.worker->start(start, clock_.now())) {
         return push(clock_.now(), {Event::Kind::failed, worker, start.key,
@@ -140,8 +140,7 @@ void ServingRun::begin_transfer(AttemptKey key, HandOff& hand_off) {
     const ServingLinks& links = options_.links;
     double seconds = 0;
     if (links.bytes_per_second > 0) {
-        const double bytes =
-            static_cast<double>(hand_off.kv_tokens - hand_off.tokens_held) * links.kv_bytes_per_token;
+        const double bytes = static_cast<double>(hand_off.kv_tokens - hand_off.tokens_held) * links.kv_bytes_per_token;
         seconds = bytes / links.bytes_per_second * std::max(prefill.link_slowness, decode.link_slowness);
     }
     const base::TimePoint could =
@@ -169,9 +168,10 @@ void ServingRun::kv_arrived(AttemptKey key) {
         ++result_.counts.hand_offs;
         result_.counts.hand_off_seconds += seconds_of(clock_.now() - *hand_off.first_token);
         sluice::proto::TransferSample sample;
-        sample.set_bytes(static_cast<std::uint64_t>(
-            static_cast<double>(hand_off.kv_tokens - hand_off.tokens_held) * options_.links.kv_bytes_per_token));
-        sample.set_duration_us(static_cast<std::uint32_t>(std::max(1.0, seconds_of(clock_.now() - *hand_off.began) * 1e6)));
+        sample.set_bytes(static_cast<std::uint64_t>(static_cast<double>(hand_off.kv_tokens - hand_off.tokens_held) *
+                                                    options_.links.kv_bytes_per_token));
+        sample.set_duration_us(
+            static_cast<std::uint32_t>(std::max(1.0, seconds_of(clock_.now() - *hand_off.began) * 1e6)));
         if (sample.bytes() > 0) { prefill.board().add_transfer(sample); }
     }
     prefill.handed_over(key);

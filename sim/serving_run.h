@@ -44,10 +44,10 @@ private:
             attach,
             tick,
             wake,
-            failed,       // `number`: error code
-            relay,        // a hand-off is tried again
+            failed,  // `number`: error code
+            relay,   // a hand-off is tried again
             kv_arrived,
-            kv_overdue,   // decode computes what has not come
+            kv_overdue,  // decode computes what has not come
             handoff_overdue,
             fault,
             fault_end,

@@ -9,7 +9,8 @@
 namespace {
 
 std::string plan_with(const scheduler::planner::StepTimes& times) {
-    return "version: 1\nmodel: LlamaForCausalLM\npools:\n  - role: mixed\n    count: 3\n    device: h200\n    tensor: 2\n"
+    return "version: 1\nmodel: LlamaForCausalLM\npools:\n  - role: mixed\n    count: 3\n    device: h200\n    tensor: "
+           "2\n"
            "    pipeline: 1\n    limits:\n      batch_sequences_max: 64\n      batch_tokens_max: 2048\n"
            "      kv_tokens: 100000\n    times:\n" +
            sim::times_yaml(times, "      ") +
@@ -34,12 +35,10 @@ TEST_CASE("a placement file says again what was written", "[sim][plan]") {
     CHECK(plan->ttft_s == 0.5);
     CHECK(plan->layers == 32);
     const std::array chunks{scheduler::planner::PromptChunk{300, 200}};
-    for (const auto& step : {scheduler::planner::StepShape{.prompts = chunks,
-                                                           .decode_sequences = 7,
-                                                           .decode_context = 900,
-                                                           .sampled = 8},
-                             scheduler::planner::StepShape{
-                                 .prompts = {}, .decode_sequences = 500, .decode_context = 9e6, .sampled = 500}}) {
+    for (const auto& step :
+         {scheduler::planner::StepShape{.prompts = chunks, .decode_sequences = 7, .decode_context = 900, .sampled = 8},
+          scheduler::planner::StepShape{
+              .prompts = {}, .decode_sequences = 500, .decode_context = 9e6, .sampled = 500}}) {
         CHECK(pool.times.seconds(step) == Approx(times.seconds(step)).epsilon(1e-5));
     }
 }
@@ -67,8 +66,9 @@ TEST_CASE("what is no placement file is refused with a reason", "[sim][plan]") {
          {std::string(), std::string("[1, 2]"), std::string("version: 1"), changed("version: 1", "version: 2"),
           changed("role: mixed", "role: both"), changed("count: 3", "count: 0"), changed("count: 3", "count: 1.5"),
           changed("count: 3", "many: 3"), changed("kv_tokens: 100000", "kv_tokens: lots"),
-          changed("step_s: 0.005", "step_s: -1"), changed("layers: 32", "layers: {}"), changed("tensor: 2", "tensor: []"),
-          changed("seconds: [", "seconds: [1, "), changed("axes: [[", "axes: [[[1], "), good + "  - {"}) {
+          changed("step_s: 0.005", "step_s: -1"), changed("layers: 32", "layers: {}"),
+          changed("tensor: 2", "tensor: []"), changed("seconds: [", "seconds: [1, "),
+          changed("axes: [[", "axes: [[[1], "), good + "  - {"}) {
         CAPTURE(bad.substr(0, 300));
         const auto read = sim::read_plan(bad, "plan.yaml");
         REQUIRE(!read.has_value());

@@ -25,9 +25,9 @@ std::size_t errors(const sim::ServingResult& result) {
 
 sim::ServingOptions split(const scheduler::planner::StepTimes& times) {
     sim::ServingOptions options = mixed(times, 1);
-    options.pools[0].role = sim::proto::Role::prefill;
+    options.pools[0].role = proto::Role::prefill;
     options.pools.push_back(options.pools[0]);
-    options.pools[1].role = sim::proto::Role::decode;
+    options.pools[1].role = proto::Role::decode;
     options.links = {.kv_bytes_per_token = 1e5, .bytes_per_second = 1e9, .latency_seconds = 1e-3, .layers = 10};
     return options;
 }
@@ -84,7 +84,7 @@ TEST_CASE("prompts that begin alike are computed once", "[sim][serving]") {
 TEST_CASE("a worker that dies costs no request its answer", "[sim][serving][faults]") {
     const auto times = linear_times();
     auto options = mixed(times, 3);
-    options.faults = {{.at_s = 2, .kind = sim::Fault::Kind::death, .target = "mixed-1", .duration_s = 5}};
+    options.faults = {{.at_s = 2, .kind = sim::Fault::Kind::death, .target = "mixed-0", .duration_s = 5}};
     const auto result = played(options, even_trace(100, 0.05, 100, 40));
     CHECK(errors(result) == 0);
     CHECK(result.counts.placed_again > 0);
@@ -94,8 +94,7 @@ TEST_CASE("a partition shorter than the lease loses nothing, a longer one is gon
     const auto times = linear_times();
     for (const double seconds : {2.0, 9.0}) {
         auto options = mixed(times, 2);
-        options.faults = {
-            {.at_s = 1, .kind = sim::Fault::Kind::partition, .target = "mixed-0", .duration_s = seconds}};
+        options.faults = {{.at_s = 1, .kind = sim::Fault::Kind::partition, .target = "mixed-0", .duration_s = seconds}};
         const auto result = played(options, even_trace(60, 0.2, 100, 30));
         CAPTURE(seconds);
         CHECK(errors(result) == 0);
@@ -138,9 +137,11 @@ TEST_CASE("faults are read, and mistakes in them are named", "[sim][faults]") {
     CHECK((*faults)[0] ==
           sim::Fault{.at_s = 3, .kind = sim::Fault::Kind::death, .target = "decode-1", .duration_s = 10});
     CHECK((*faults)[1].factor == 8);
-    for (const char* bad : {"time: 3", "- 3", "- {kind: death, target: any}", "- {time: 1, kind: fire, target: any}",
-                            "- {time: 1, kind: slow, target: any, factor: 0.5}", "- {time: -1, kind: slow, target: any}",
-                            "- {time: 1, kind: slow}", "- {time: 1, kind: slow, target: any, when: 3}", "- [", "- {time: .nan, kind: slow, target: any}"}) {
+    for (const char* bad :
+         {"time: 3", "- 3", "- {kind: death, target: any}", "- {time: 1, kind: fire, target: any}",
+          "- {time: 1, kind: slow, target: any, factor: 0.5}", "- {time: -1, kind: slow, target: any}",
+          "- {time: 1, kind: slow}", "- {time: 1, kind: slow, target: any, when: 3}", "- [",
+          "- {time: .nan, kind: slow, target: any}"}) {
         CAPTURE(bad);
         const auto read = sim::read_faults(bad, "f.yaml");
         REQUIRE(!read.has_value());

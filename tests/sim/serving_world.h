@@ -1,6 +1,7 @@
 #pragma once
 
-#include <array>
+#include <algorithm>
+#include <cmath>
 
 #include "scheduler/planner/step_times.h"
 #include "sim/serving.h"
@@ -11,17 +12,16 @@ namespace sim_test {
 inline scheduler::planner::StepTimes linear_times() {
     scheduler::planner::StepTimes times;
     times.step_seconds = 5e-3;
-    times.prefill = scheduler::planner::Grid(
-        2, {{{0, 0}, 0}, {{1000, 0}, 0.2}, {{0, 1000}, 0}, {{1000, 1000}, 0.21}});
-    times.decode = scheduler::planner::Grid(
-        2, {{{1, 1}, 3e-4}, {{100, 1}, 3e-2}, {{1, 1000}, 4e-4}, {{100, 1000}, 4e-2}});
+    times.prefill = scheduler::planner::Grid(2, {{{0, 0}, 0}, {{1000, 0}, 0.2}, {{0, 1000}, 0}, {{1000, 1000}, 0.21}});
+    times.decode =
+        scheduler::planner::Grid(2, {{{1, 1}, 3e-4}, {{100, 1}, 3e-2}, {{1, 1000}, 4e-4}, {{100, 1000}, 4e-2}});
     return times;
 }
 
 /// One pool of mixed workers with room for all.
 inline sim::ServingOptions mixed(const scheduler::planner::StepTimes& times, std::uint32_t count) {
     sim::ServingOptions options;
-    options.pools.push_back({.role = sim::proto::Role::mixed,
+    options.pools.push_back({.role = proto::Role::mixed,
                              .count = count,
                              .times = &times,
                              .limits = worker::WorkerOptions::defaults(true),
