@@ -80,9 +80,32 @@ struct TraceRow {
     double arrival_s;
     double prompt_tokens;
     double output_tokens;
+    std::vector<BlockRun> blocks = {};
+    std::uint32_t block_tokens = 0;
 };
 
-std::optional<TraceRow> json_row(std::string_view line) {
+/// Ids that follow each other become one run. False: something is no id.
+bool read_blocks(const boost::json::object& object, TraceRow& row) {
+    const boost::json::value* ids = object.if_contains("hash_ids");
+    if (ids == nullptr) { return true; }
+    if (!ids->is_array()) { return false; }
+    const double tokens = number_field(object, "block_tokens").value_or(kTraceBlockTokens);
+    if (!(tokens >= 1 && tokens <= 1 << 20)) { return false; }
+    row.block_tokens = static_cast<std::uint32_t>(tokens);
+    for (const boost::json::value& value : ids->get_array()) {
+        boost::system::error_code error;
+        const auto id = value.to_number<std::uint64_t>(error);
+        if (error) { return false; }
+        if (!row.blocks.empty() && row.blocks.back().first + row.blocks.back().count == id) {
+            ++row.blocks.back().count;
+        } else {
+            row.blocks.push_back({id, 1});
+        }
+    }
+    return true;
+}
+
+std::optional<TraceRow> json_row(std::string_view line, bool with_blocks) {
     boost::system::error_code error;
     const boost::json::value value = boost::json::parse(line, error);
     if (error || !value.is_object()) { return std::nullopt; }
@@ -90,7 +113,9 @@ std::optional<TraceRow> json_row(std::string_view line) {
     const auto prompt_tokens = number_field(value.get_object(), "input_length");
     const auto output_tokens = number_field(value.get_object(), "output_length");
     if (!timestamp_ms || !prompt_tokens || !output_tokens) { return std::nullopt; }
-    return TraceRow{*timestamp_ms / 1e3, *prompt_tokens, *output_tokens};
+    TraceRow row{*timestamp_ms / 1e3, *prompt_tokens, *output_tokens};
+    if (with_blocks && !read_blocks(value.get_object(), row)) { return std::nullopt; }
+    return row;
 }
 
 struct CsvColumns {
@@ -165,7 +190,7 @@ base::Result<std::vector<PlannedRequest>> parse_trace(std::string_view text, con
             }
             continue;
         }
-        const std::optional<TraceRow> row = is_csv ? csv_row(*columns, line) : json_row(line);
+        std::optional<TraceRow> row = is_csv ? csv_row(*columns, line) : json_row(line, options.with_blocks);
         if (!row || row->prompt_tokens < 0 || row->output_tokens < 0) {
             return base::fail(
                 base::ErrorCode::invalid_argument,
@@ -175,7 +200,9 @@ base::Result<std::vector<PlannedRequest>> parse_trace(std::string_view text, con
         plan.push_back(
             {.due = Seconds(row->arrival_s * options.time_scale),
              .prompt_tokens = bounded_tokens(row->prompt_tokens / options.length_divisor, options.prompt_tokens_max),
-             .output_tokens = bounded_tokens(row->output_tokens / options.length_divisor, options.output_tokens_max)});
+             .output_tokens = bounded_tokens(row->output_tokens / options.length_divisor, options.output_tokens_max),
+             .blocks = std::move(row->blocks),
+             .block_tokens = row->block_tokens});
     }
     if (plan.empty()) { return base::fail(base::ErrorCode::invalid_argument, "the trace has no requests"); }
     std::stable_sort(plan.begin(), plan.end(),

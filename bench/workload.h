@@ -58,10 +58,15 @@ struct TraceOptions {
     std::size_t requests = 0;          // take the first that many; 0: all
     std::uint32_t prompt_tokens_max = std::numeric_limits<std::uint32_t>::max();  // longer ones are cut to this
     std::uint32_t output_tokens_max = std::numeric_limits<std::uint32_t>::max();
+    bool with_blocks = false;  // PlannedRequest::blocks of `hash_ids`, where a row has them
 };
 
+/// Tokens of the blocks that `hash_ids` name where a row does not say: Mooncake's.
+inline constexpr std::uint32_t kTraceBlockTokens = 512;
+
 /// Reads a trace: JSON lines with `timestamp` (ms), `input_length`, `output_length`, or CSV with a header that names
-/// `arrival_s`, `input_tokens`, `output_tokens`. Rows are put in order of arrival and moved so that the first is due at
+/// `arrival_s`, `input_tokens`, `output_tokens`. JSON lines may have `hash_ids` (of consecutive prefix blocks; the last
+/// may be in part) and `block_tokens`. Rows are put in order of arrival and moved so that the first is due at
 /// 0. Error: invalid_argument with the line when a row cannot be read, or nothing is in the trace. Pure.
 base::Result<std::vector<PlannedRequest>> parse_trace(std::string_view text, const TraceOptions& options);
 

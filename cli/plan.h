@@ -29,9 +29,10 @@ struct PlanCommand {
     std::string affinity = "high";
     std::uint32_t seeds = 3;
     bool no_what_ifs = false;
-    std::string out;          // plan.yaml
-    std::string helm_values;  // YAML for the chart
-    std::string json;         // everything that was tried
+    bool no_pipelines = false;  // workers of one stage: what Sluice's own workers are
+    std::string out;            // plan.yaml
+    std::string helm_values;    // YAML for the chart
+    std::string json;           // everything that was tried
 };
 
 void add_plan(CLI::App& app, PlanCommand& command);

@@ -237,7 +237,8 @@ Result<scheduler::planner::SearchSpace> space_of(const PlanInputs& inputs, const
         for (const std::uint32_t tensor : {1u, 2u, 4u, 8u}) {
             for (const std::uint32_t pipeline : {1u, 2u, 4u}) {
                 const Split split{.tensor = tensor, .pipeline = pipeline};
-                if (split.gpus() > choice.per_node || !scheduler::planner::check_split(inputs.model, split) ||
+                if (split.gpus() > choice.per_node || (command.no_pipelines && pipeline > 1) ||
+                    !scheduler::planner::check_split(inputs.model, split) ||
                     (!planned.fitted.empty() && !planned.fitted.contains(tensor))) {
                     continue;
                 }
@@ -314,7 +315,7 @@ scheduler::planner::Evaluation PlanEvaluator::evaluate(const Candidate& candidat
                                        : inputs_.gpus[candidate.gpu].gpu.network_bytes_per_second *
                                              std::min(candidate.prefill.gpus(), candidate.decode.gpus());
             shape.kv_bytes_per_token = inputs_.model.kv_bytes_per_token() * conditions_.kv_ratio;
-            shape.link = {network, 1e-4};
+            shape.link = {network, kLinkLatencySeconds};
             shape.layers = inputs_.model.shape.layers;
         }
     }

@@ -69,6 +69,7 @@ public:
 
     static constexpr std::uint32_t kPrefillSequences = 128;
     static constexpr std::uint32_t kDecodeSequences = 512;
+    static constexpr double kLinkLatencySeconds = 1e-4;
 
 private:
     const PlanInputs& inputs_;

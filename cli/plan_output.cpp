@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <boost/json.hpp>
 
+#include "sim/plan_file.h"
+
 namespace cli {
 namespace {
 
@@ -58,11 +60,13 @@ std::string reason(const SearchResult& result) {
 }
 
 std::string yaml_pool(const char* role, std::uint32_t count, const std::string& device, const Split& split,
-                      double kv_tokens, std::uint32_t sequences, std::uint32_t tokens) {
+                      double kv_tokens, std::uint32_t sequences, std::uint32_t tokens,
+                      const scheduler::planner::StepTimes& times) {
     return fmt::format(
         "  - role: {}\n    count: {}\n    device: {}\n    tensor: {}\n    pipeline: {}\n    limits:\n"
-        "      batch_sequences_max: {}\n      batch_tokens_max: {}\n      kv_tokens: {:.0f}\n",
-        role, count, device, split.tensor, split.pipeline, sequences, tokens, kv_tokens);
+        "      batch_sequences_max: {}\n      batch_tokens_max: {}\n      kv_tokens: {:.0f}\n    times:\n{}",
+        role, count, device, split.tensor, split.pipeline, sequences, tokens, kv_tokens,
+        sim::times_yaml(times, "      "));
 }
 
 boost::json::object json_of(const SearchSpace& space, const PlanRow& row) {
@@ -135,14 +139,24 @@ std::string plan_yaml(const PlanInputs& inputs, const PlanCommand& command, cons
     if (is_colocated(chosen)) {
         text += yaml_pool("mixed", candidate.prefill_count * chosen.units, device, candidate.prefill,
                           evaluator.kv_tokens(candidate.gpu, candidate.prefill),
-                          PlanEvaluator::kDecodeSequences * candidate.prefill.pipeline, candidate.step_tokens);
+                          PlanEvaluator::kDecodeSequences * candidate.prefill.pipeline, candidate.step_tokens,
+                          evaluator.times(candidate.gpu, candidate.prefill));
     } else {
         text += yaml_pool("prefill", candidate.prefill_count * chosen.units, device, candidate.prefill,
                           evaluator.kv_tokens(candidate.gpu, candidate.prefill),
-                          PlanEvaluator::kPrefillSequences * candidate.prefill.pipeline, candidate.step_tokens);
+                          PlanEvaluator::kPrefillSequences * candidate.prefill.pipeline, candidate.step_tokens,
+                          evaluator.times(candidate.gpu, candidate.prefill));
         text += yaml_pool("decode", candidate.decode_count * chosen.units, device, candidate.decode,
                           evaluator.kv_tokens(candidate.gpu, candidate.decode),
-                          PlanEvaluator::kDecodeSequences * candidate.decode.pipeline, candidate.step_tokens);
+                          PlanEvaluator::kDecodeSequences * candidate.decode.pipeline, candidate.step_tokens,
+                          evaluator.times(candidate.gpu, candidate.decode));
+        const std::uint32_t gpus = std::min(candidate.prefill.gpus(), candidate.decode.gpus());
+        text += fmt::format(
+            "hand_off: {{kv_bytes_per_token: {:.6g}, bytes_per_s: {:.6g}, latency_s: {:.6g}, layers: {}}}\n",
+            inputs.model.kv_bytes_per_token() * command.kv_ratio,
+            command.link_gbits > 0 ? command.link_gbits * 1e9 / 8
+                                   : inputs.gpus[candidate.gpu].gpu.network_bytes_per_second * gpus,
+            PlanEvaluator::kLinkLatencySeconds, inputs.model.shape.layers);
     }
     text += fmt::format("slo_classes:\n  default: {{ttft_ms: {:.6g}, tpot_ms: {:.6g}, attainment: {:.6g}}}\n",
                         inputs.targets.ttft_s * 1e3, inputs.targets.tpot_s * 1e3, inputs.targets.attainment);

@@ -5,6 +5,7 @@
 
 #include "cli/planning_files.h"
 #include "cli/process.h"
+#include "cli/simulate_plan.h"
 #include "scheduler/planner/model.h"
 #include "scheduler/planner/profile_tables.h"
 #include "sim/replay_files.h"
@@ -87,21 +88,47 @@ Result<void> replay(const SimulateCommand& command) {
 }  // namespace
 
 void add_simulate(CLI::App& app, SimulateCommand& command) {
-    app.add_option("--profile", command.profile,
-                   "PREFIX of measured operator times: PREFIX_dense.csv, _attention.csv, _per_sequence.csv, for models "
-                   "with experts _moe.csv; each may be compressed (.gz)")
-        ->required();
-    app.add_option("--model-config", command.model_config, "the model's Hugging Face config.json")->required();
-    app.add_option("--engine-meta", command.engine_meta, "vLLM's settings (JSON with engine_kwargs)")->required();
-    app.add_option("--machine", command.machine, "the machine (JSON: GPU memory, tensor split, link)")->required();
-    app.add_option("--requests", command.requests,
-                   "JSON lines with request_id, input_toks, output_toks, arrival_time; nothing else of them is read")
-        ->required();
-    app.add_option("--out", command.out, "JSON with each request's TTFT and TPOT; -: standard output")
+    app.add_option("--plan", command.plan, "the placement file of `sluice plan`: a trace through our own scheduler");
+    app.add_option("--trace", command.trace,
+                   "a trace (JSON lines with timestamp, input_length, output_length, maybe hash_ids; or CSV with "
+                   "arrival_s, input_tokens, output_tokens; .gz too) or a fit (.yaml) of `sluice plan fit`");
+    app.add_option("--rate-scale", command.rate_scale, "times as many requests a second as the trace has")
+        ->capture_default_str()
+        ->check(CLI::Range(1e-6, 1e6));
+    app.add_option("--requests-max", command.requests_max,
+                   "the first so many of the trace; of a fit so many are drawn (1000)")
+        ->check(CLI::Range(1, 100'000'000));
+    app.add_option("--policy", command.policy,
+                   "who places: sluice, sluice-no-admission, cache-aware, least-load, round-robin")
         ->capture_default_str();
+    app.add_option("--faults", command.faults, "YAML list of time, kind, target, duration, factor");
+    app.add_option("--seed", command.seed, "the same seed gives the same output")->capture_default_str();
+    app.add_flag("--records", command.records, "what became of each request, too");
+    app.add_option("--profile", command.profile,
+                   "instead, a run of vLLM again: PREFIX of measured operator times: PREFIX_dense.csv, _attention.csv, "
+                   "_per_sequence.csv, for models with experts _moe.csv; each may be compressed (.gz)");
+    app.add_option("--model-config", command.model_config, "the model's Hugging Face config.json");
+    app.add_option("--engine-meta", command.engine_meta, "vLLM's settings (JSON with engine_kwargs)");
+    app.add_option("--machine", command.machine, "the machine (JSON: GPU memory, tensor split, link)");
+    app.add_option("--requests", command.requests,
+                   "JSON lines with request_id, input_toks, output_toks, arrival_time; nothing else of them is read");
+    app.add_option("--out", command.out, "JSON; -: standard output")->capture_default_str();
 }
 
 int simulate_main(const SimulateCommand& command) {
+    const auto missing = [](const char* what) { return report({base::ErrorCode::invalid_argument, what}); };
+    if (command.plan.empty() == command.profile.empty()) {
+        return missing("simulate needs --plan (a trace through our own scheduler) or --profile (a run of vLLM again)");
+    }
+    if (!command.plan.empty()) {
+        if (command.trace.empty()) { return missing("simulate --plan needs --trace"); }
+        const auto done = simulate_plan(command);
+        return done ? 0 : report(done.error());
+    }
+    if (command.model_config.empty() || command.engine_meta.empty() || command.machine.empty() ||
+        command.requests.empty()) {
+        return missing("simulate --profile needs --model-config, --engine-meta, --machine and --requests");
+    }
     const auto done = replay(command);
     return done ? 0 : report(done.error());
 }

@@ -17,6 +17,15 @@ struct SimulateCommand {
     std::string engine_meta;
     std::string machine;
     std::string requests;
+    // A trace through our own scheduler (simulate_plan.h).
+    std::string plan;  // plan.yaml
+    std::string trace;
+    double rate_scale = 1;
+    std::uint64_t seed = 1;
+    std::string faults;  // YAML
+    std::string policy = "sluice";
+    std::uint64_t requests_max = 0;  // the first so many; of a FIT: so many are drawn
+    bool records = false;
     std::string out = "-";  // JSON
 };
 

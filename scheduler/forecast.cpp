@@ -196,10 +196,10 @@ PrefillForecast forecast_prefill(const WorkerView& worker, const PlaceQuery& que
     return with_prompt(after_queue(worker, query), cached, static_cast<double>(query.prompt_tokens - cached));
 }
 
-std::array<PrefillForecast, 3> forecast_prefills(const WorkerView& worker, const PlaceQuery& query,
-                                                 const std::array<double, 3>& prompt_tokens) {
+std::array<PrefillForecast, kLengths.size()> forecast_prefills(
+    const WorkerView& worker, const PlaceQuery& query, const std::array<double, kLengths.size()>& prompt_tokens) {
     const Passage passage = after_queue(worker, query);
-    std::array<PrefillForecast, 3> forecasts{};
+    std::array<PrefillForecast, kLengths.size()> forecasts{};
     for (std::size_t i = 0; i < forecasts.size(); ++i) {
         forecasts[i] = with_prompt(passage, 0, prompt_tokens[i]);
     }

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 
+#include "scheduler/lineup.h"
 #include "scheduler/place.h"
 
 namespace scheduler {
@@ -20,8 +21,8 @@ struct PrefillForecast {
 /// `cached_tokens` of the prompt are there already.
 PrefillForecast forecast_prefill(const WorkerView& worker, const PlaceQuery& query, std::uint32_t cached_tokens);
 /// The same, with nothing cached, for prompts of several lengths. The query's own length does not count.
-std::array<PrefillForecast, 3> forecast_prefills(const WorkerView& worker, const PlaceQuery& query,
-                                                 const std::array<double, 3>& prompt_tokens);
+std::array<PrefillForecast, kLengths.size()> forecast_prefills(
+    const WorkerView& worker, const PlaceQuery& query, const std::array<double, kLengths.size()>& prompt_tokens);
 /// Mean gap between tokens when this sequence joins what is there and is coming.
 double forecast_tpot(const WorkerView& worker, const PlaceQuery& query);
 /// The same when it joins `company` sequences.

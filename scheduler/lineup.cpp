@@ -62,7 +62,10 @@ void KeyTree::clear() {
 
 Lineup::Line Lineup::line_at(const Length& length) {
     const double within = std::clamp(length.tokens, kLengths.front(), kLengths.back());
-    const std::size_t from = within < kLengths[1] ? 0 : 1;
+    std::size_t from = 0;
+    while (from + 2 < kLengths.size() && within >= kLengths[from + 1]) {
+        ++from;
+    }
     const auto grown = [&](double tokens) { return tokens + length.curve * tokens * tokens; };
     const double begin = grown(kLengths[from]);
     return {.from = from, .part = (grown(within) - begin) / (grown(kLengths[from + 1]) - begin)};
@@ -77,7 +80,9 @@ void Lineup::set(std::uint32_t slot, base::WorkerId id, const TimesByLength& sec
     }
     still_.remove(slot);
     falling_.set(slot, plus(seconds, now), id);
-    until_.set(slot, {until, until, until}, id);
+    TimesByLength untils;
+    untils.fill(until);
+    until_.set(slot, untils, id);
 }
 
 void Lineup::remove(std::uint32_t slot) {

@@ -12,8 +12,10 @@
 namespace scheduler {
 
 /// Times that are predicted for one worker, for prompts of some lengths.
-using TimesByLength = std::array<double, 3>;
-inline constexpr std::array<double, 3> kLengths = {1, 4096, 262'144};  // tokens
+/// Close where most prompts are: where the workers' costs differ a little, as learned ones do, the bounds between two
+/// lengths that are far apart tell thousands of workers apart no more.
+inline constexpr std::array<double, 6> kLengths = {1, 256, 1024, 4096, 32'768, 262'144};  // tokens
+using TimesByLength = std::array<double, kLengths.size()>;
 
 /// Where between these to look: times grow as tokens + curve * tokens^2, by as much as that for each worker.
 struct Length {
@@ -36,7 +38,7 @@ public:
     bool has(std::uint32_t slot) const { return slot < leaves_ && is_in(nodes_[leaves_ + slot]); }
 
     struct Node {
-        TimesByLength least = {kNone, kNone, kNone};
+        TimesByLength least = none();
         base::WorkerId id{std::numeric_limits<std::uint64_t>::max()};  // the lowest below
     };
     /// 1 is above all; the children of n are 2n and 2n + 1.
@@ -48,6 +50,11 @@ public:
 
 private:
     static constexpr double kNone = std::numeric_limits<double>::infinity();
+    static constexpr TimesByLength none() {
+        TimesByLength times{};
+        times.fill(kNone);
+        return times;
+    }
     void meet(std::size_t number);
     void grow(std::size_t leaves);
 

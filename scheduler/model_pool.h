@@ -27,6 +27,7 @@ public:
 
     const std::string& model() const { return model_; }
     std::size_t workers() const { return registry_.workers(); }
+    std::size_t placements() const { return registry_.in_flight().placements(); }
     bool knows(base::WorkerId id) const { return registry_.slot_of(id).has_value(); }
     /// Of what is placed here; 0 without workers.
     std::uint64_t numerics_id(base::TimePoint now);

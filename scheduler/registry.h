@@ -101,6 +101,7 @@ public:
     void set_costs(base::WorkerId id, const Costs& costs);
 
     InFlight& in_flight() { return in_flight_; }
+    const InFlight& in_flight() const { return in_flight_; }
     const BlockIndex& block_index() const { return block_index_; }
     std::size_t workers() const { return slots_of_.size(); }
 

@@ -42,6 +42,14 @@ std::size_t Scheduler::workers() const {
     return workers;
 }
 
+std::size_t Scheduler::placements() const {
+    std::size_t placements = 0;
+    for (const auto& [model, pool] : pools_) {
+        placements += pool->placements();
+    }
+    return placements;
+}
+
 std::string Scheduler::served_models() const {
     std::string names;
     std::size_t count = 0;

@@ -76,6 +76,8 @@ public:
     std::vector<SessionId> tick();
 
     std::size_t workers() const;
+    /// That are remembered: made and not released, given up or expired.
+    std::size_t placements() const;
     std::uint64_t epoch() const { return epoch_; }
 
 private:

@@ -34,11 +34,17 @@ double falls_until(const WorkerView& worker, double now) {
 
 template <class TimeAt>
 TimesByLength times(TimeAt time_at) {
-    return {time_at(0), time_at(1), time_at(2)};
+    TimesByLength result;
+    for (std::size_t i = 0; i < result.size(); ++i) {
+        result[i] = time_at(i);
+    }
+    return result;
 }
 
 TimesByLength equal(double seconds) {
-    return {seconds, seconds, seconds};
+    TimesByLength result;
+    result.fill(seconds);
+    return result;
 }
 
 }  // namespace

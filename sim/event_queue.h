@@ -9,13 +9,13 @@ namespace sim {
 
 /// What happens next on a virtual clock: by time, what was put in first where times are equal. So a run depends on
 /// nothing but its input. Times are whatever unit the user counts in, and never go back.
-template <class Event>
+template <class Event, class Time = double>
 class EventQueue {
 public:
-    void push(double at, Event event) { heap_.push({at, next_++, std::move(event)}); }
+    void push(Time at, Event event) { heap_.push({at, next_++, std::move(event)}); }
     bool empty() const { return heap_.empty(); }
     std::size_t size() const { return heap_.size(); }
-    double next_at() const { return heap_.top().at; }
+    Time next_at() const { return heap_.top().at; }
     /// Moves the clock to the first event and takes it. Not to be asked when empty.
     Event pop() {
         now_ = heap_.top().at;
@@ -23,11 +23,11 @@ public:
         heap_.pop();
         return event;
     }
-    double now() const { return now_; }
+    Time now() const { return now_; }
 
 private:
     struct Entry {
-        double at;
+        Time at;
         std::uint64_t order;
         Event event;
         bool operator<(const Entry& other) const {
@@ -36,7 +36,7 @@ private:
     };
     std::priority_queue<Entry> heap_;
     std::uint64_t next_ = 0;
-    double now_ = 0;
+    Time now_{};
 };
 
 }  // namespace sim

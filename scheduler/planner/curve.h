@@ -48,6 +48,9 @@ public:
     /// As many coordinates as axes.
     double at(std::span<const double> where) const;
     bool empty() const { return values_.empty(); }
+    std::size_t axes() const { return axes_.size(); }
+    /// At all points, in the order of the axes, the last one fastest: a Grid made of them is this one.
+    const std::vector<double>& values() const { return values_; }
     /// The values of an axis at which there are points, ascending.
     const std::vector<double>& axis(std::size_t index) const { return axes_[index]; }
 

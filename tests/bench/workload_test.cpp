@@ -124,3 +124,26 @@ TEST_CASE("prompts of a file are lines or JSON lines and are taken in turn", "[b
     REQUIRE_FALSE(bench::parse_prompts("{broken").has_value());
     REQUIRE_FALSE(bench::parse_prompts("\n").has_value());
 }
+
+TEST_CASE("names of blocks come from the trace where they are asked for", "[bench][workload]") {
+    const std::string text =
+        R"({"timestamp": 0, "input_length": 1500, "output_length": 3, "hash_ids": [7, 8, 40]})"
+        "\n"
+        R"({"timestamp": 5, "input_length": 30, "output_length": 3, "hash_ids": [1, 2], "block_tokens": 16})"
+        "\n"
+        R"({"timestamp": 9, "input_length": 30, "output_length": 3})";
+    const auto plan = bench::parse_trace(text, {.with_blocks = true});
+    REQUIRE(plan.has_value());
+    CHECK((*plan)[0].blocks == std::vector<bench::BlockRun>{{7, 2}, {40, 1}});
+    CHECK((*plan)[0].block_tokens == bench::kTraceBlockTokens);
+    CHECK((*plan)[1].blocks == std::vector<bench::BlockRun>{{1, 2}});
+    CHECK((*plan)[1].block_tokens == 16);
+    CHECK((*plan)[2].blocks.empty());
+    CHECK((*bench::parse_trace(text, {}))[0].blocks.empty());
+    for (const char* bad : {"[-1]", "[1.5]", "7", "[\"a\"]"}) {
+        CAPTURE(bad);
+        const std::string line =
+            std::string(R"({"timestamp": 0, "input_length": 1, "output_length": 1, "hash_ids": )") + bad + "}";
+        CHECK(!bench::parse_trace(line, {.with_blocks = true}).has_value());
+    }
+}

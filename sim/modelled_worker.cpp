@@ -1,0 +1,488 @@
+#include "sim/modelled_worker.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "sim/virtual_clock.h"
+
+namespace sim {
+namespace {
+
+using worker::MemoryAct;
+using worker::MemoryWish;
+using worker::Part;
+using worker::SequenceState;
+
+std::uint32_t size32(std::size_t size) {
+    return static_cast<std::uint32_t>(size);
+}
+
+sluice::proto::StepSample sample_of(std::span<const worker::StepShare> shares, base::Duration took) {
+    sluice::proto::StepSample sample;
+    const base::StepWork work = worker::work_of(shares);
+    sample.set_prefill_tokens(static_cast<std::uint32_t>(work.prefill_tokens));
+    sample.set_prefill_context_tokens(static_cast<std::uint64_t>(work.prefill_context));
+    sample.set_decode_sequences(static_cast<std::uint32_t>(work.decode_sequences));
+    sample.set_decode_context_tokens(static_cast<std::uint64_t>(work.decode_context));
+    sample.set_duration_us(
+        static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::microseconds>(took).count()));
+    return sample;
+}
+
+}  // namespace
+
+ModelledWorker::ModelledWorker(const Options& options, WorkerListener& listener)
+    : options_(options), listener_(listener), cache_(options.kv) {
+    board_.attach();
+}
+
+ModelledWorker::Sequence* ModelledWorker::find(AttemptKey key) {
+    return const_cast<Sequence*>(std::as_const(*this).find(key));
+}
+
+const ModelledWorker::Sequence* ModelledWorker::find(AttemptKey key) const {
+    const auto at = std::find_if(sequences_.begin(), sequences_.end(), [&](const auto& s) { return s->key == key; });
+    return at == sequences_.end() ? nullptr : at->get();
+}
+
+bool ModelledWorker::start(const LightStart& start, base::TimePoint now) {
+    if (sequences_.size() >= options_.limits.queue_requests_max) { return false; }
+    auto& sequence = *sequences_.emplace_back(std::make_unique<Sequence>());
+    sequence.key = start.key;
+    sequence.id = next_sequence_++;
+    sequence.start = start;
+    sequence.accepted = now;
+    sequence.tokens = start.prompt_tokens + start.generated_tokens;
+    sequence.state = start.part == Part::decode ? SequenceState::awaiting_kv : SequenceState::waiting;
+    if (start.part != Part::decode) {
+        sequence.cached_believed = cache_.cached_tokens(start.chain, sequence.tokens - 1);
+        // A stream that goes on is on a schedule at once, as in StepLoop.
+        if (start.generated_tokens > 0 && start.tpot > base::Duration::zero()) {
+            sequence.schedule = {now, start.generated_tokens};
+        }
+    }
+    return true;
+}
+
+void ModelledWorker::end(Sequence& sequence) {
+    if (sequence.kv) { publish(sequence); }
+    const auto at =
+        std::find_if(sequences_.begin(), sequences_.end(), [&](const auto& s) { return s.get() == &sequence; });
+    CHECK(at != sequences_.end());
+    std::unique_ptr<Sequence> owned = std::move(*at);
+    sequences_.erase(at);
+    owned->state = SequenceState::ended;
+    if (owned->step_tokens > 0) { leaving_.push_back(std::move(owned)); }
+}
+
+void ModelledWorker::cancel(AttemptKey key) {
+    if (Sequence* sequence = find(key)) { end(*sequence); }
+}
+
+void ModelledWorker::cancel_all() {
+    while (!sequences_.empty()) {
+        end(*sequences_.back());
+    }
+}
+
+void ModelledWorker::want_room(AttemptKey key, std::uint32_t kv_tokens) {
+    Sequence* sequence = find(key);
+    if (sequence == nullptr || sequence->state != SequenceState::awaiting_kv || sequence->kv || sequence->room) {
+        return;
+    }
+    sequence->room = worker::RoomWish{kv_tokens, next_room_turn_++};
+}
+
+void ModelledWorker::go_on(AttemptKey key, std::uint32_t generated_tokens, base::TimePoint now) {
+    Sequence* sequence = find(key);
+    if (sequence == nullptr || sequence->has_continued) { return; }
+    sequence->has_continued = true;
+    sequence->tokens = sequence->start.prompt_tokens + generated_tokens;
+    if (sequence->start.tpot > base::Duration::zero()) { sequence->schedule = {now, generated_tokens}; }
+    if (sequence->kv_is_here && sequence->state == SequenceState::awaiting_kv) { make_running(*sequence); }
+}
+
+bool ModelledWorker::kv_arrived(AttemptKey key) {
+    Sequence* sequence = find(key);
+    if (sequence == nullptr || sequence->state != SequenceState::awaiting_kv || !sequence->kv) { return false; }
+    sequence->kv_is_here = true;
+    sequence->computed = sequence->start.prompt_tokens + sequence->start.generated_tokens;
+    publish(*sequence);
+    if (sequence->has_continued) { make_running(*sequence); }
+    return true;
+}
+
+void ModelledWorker::recompute(AttemptKey key) {
+    Sequence* sequence = find(key);
+    if (sequence == nullptr || sequence->state != SequenceState::awaiting_kv || !sequence->has_continued) { return; }
+    make_waiting(*sequence);
+}
+
+bool ModelledWorker::awaits_kv(AttemptKey key) const {
+    const Sequence* sequence = find(key);
+    return sequence != nullptr && sequence->state == SequenceState::awaiting_kv && !sequence->kv_is_here;
+}
+
+void ModelledWorker::make_running(Sequence& sequence) {
+    CHECK(sequence.kv.has_value() && sequence.tokens_left() > 0);
+    sequence.state = SequenceState::running;
+}
+
+void ModelledWorker::make_waiting(Sequence& sequence) {
+    CHECK(sequence.step_tokens == 0);
+    if (sequence.kv) { publish(sequence); }
+    sequence.kv.reset();
+    sequence.room.reset();
+    sequence.computed = 0;
+    sequence.published_blocks = 0;
+    sequence.kv_is_here = false;
+    sequence.state = SequenceState::waiting;
+    sequence.cached_believed = cache_.cached_tokens(sequence.start.chain, sequence.tokens - 1);
+}
+
+/// Names exist for the blocks of the prompt; those of an answer stay private.
+void ModelledWorker::publish(Sequence& sequence) {
+    const std::uint32_t full =
+        std::min(sequence.computed / options_.kv.block_tokens, size32(sequence.start.chain.size()));
+    if (full <= sequence.published_blocks) { return; }
+    sequence.kv->publish(sequence.start.chain.first(full));
+    sequence.published_blocks = full;
+}
+
+const std::vector<worker::MemoryCandidate>& ModelledWorker::memory_candidates() {
+    memory_.resize(sequences_.size());
+    for (std::size_t i = 0; i < sequences_.size(); ++i) {
+        const Sequence& sequence = *sequences_[i];
+        memory_[i] = {};
+        memory_[i].holds_kv = sequence.kv.has_value();
+        // A prefill part may not: the transfer reads its blocks (PrefillPart::may_preempt, once it was granted room).
+        memory_[i].may_give_way = sequence.state == SequenceState::running && sequence.start.part != Part::prefill;
+    }
+    return memory_;
+}
+
+worker::MemoryCounts ModelledWorker::memory_counts() const {
+    return {cache_.blocks_available(), cache_.counts().stranded, runs_step()};
+}
+
+kv_cache::PrefixMatch ModelledWorker::match(const Sequence& sequence) {
+    return cache_.match(sequence.start.chain, sequence.room ? sequence.room->kv_tokens : sequence.tokens - 1);
+}
+
+std::uint32_t ModelledWorker::blocks_wanted(Sequence& sequence) {
+    const std::uint32_t before = cache_.blocks_available();
+    const kv_cache::PrefixMatch found = match(sequence);
+    const std::uint32_t revived = before - cache_.blocks_available();
+    if (!sequence.room) { sequence.cached_believed = found.tokens(); }
+    return cache_.blocks_for(sequence.tokens_wanted()) - size32(found.blocks().size()) + revived;
+}
+
+void ModelledWorker::open_kv(Sequence& sequence) {
+    kv_cache::PrefixMatch found = match(sequence);
+    const std::uint32_t hit = found.tokens();
+    auto opened = cache_.open(std::move(found), sequence.tokens_wanted());
+    CHECK(opened, "the plan of KV memory counted wrong: " << opened.error().message);
+    sequence.kv = std::move(*opened);
+    sequence.computed = hit;
+    sequence.published_blocks = hit / options_.kv.block_tokens;
+}
+
+void ModelledWorker::give_memory() {
+    bool any = true;
+    while (any && std::any_of(sequences_.begin(), sequences_.end(), [](const auto& s) { return s->is_newcomer(); })) {
+        memory_candidates();
+        for (std::size_t i = 0; i < memory_.size(); ++i) {
+            const Sequence& sequence = *sequences_[i];
+            if (!sequence.is_newcomer()) { continue; }
+            memory_[i].wish = sequence.room ? MemoryWish::grant : MemoryWish::admit;
+            memory_[i].turn = sequence.room ? sequence.room->turn : sequence.id;
+            memory_[i].blocks = cache_.blocks_for(sequence.tokens_wanted());
+        }
+        for (const MemoryWish wish : {MemoryWish::grant, MemoryWish::admit}) {
+            if (const auto first = worker::first_of(wish, memory_)) {
+                memory_[*first].blocks = blocks_wanted(*sequences_[*first]);
+            }
+        }
+        any = false;
+        for (const worker::MemoryAction& action : worker::plan_memory(memory_, memory_counts())) {
+            if (action.act == MemoryAct::wait) { continue; }
+            any = true;
+            Sequence& sequence = *sequences_[action.candidate];
+            open_kv(sequence);
+            if (action.act == MemoryAct::grant) {
+                sequence.room.reset();
+                listener_.on_room_granted(options_.index, sequence.key, sequence.computed);
+            } else {
+                if (sequence.generated() == sequence.start.generated_tokens) {
+                    sequence.cached_tokens = sequence.computed;
+                }
+                make_running(sequence);
+                if (sequence.start.part == Part::prefill) { listener_.on_admitted(options_.index, sequence.key); }
+            }
+        }
+    }
+}
+
+worker::PlanCandidate ModelledWorker::candidate_of(const Sequence& sequence, base::TimePoint begin) const {
+    worker::PlanCandidate candidate;
+    candidate.tokens_left = sequence.tokens_left();
+    candidate.context_tokens = sequence.computed;
+    const base::Duration tpot = sequence.start.tpot;
+    // As worker::Sequence::next_due of one that is in no step.
+    if (sequence.schedule) {
+        const auto due = sequence.schedule->begin + tpot * (sequence.generated() + 1 - sequence.schedule->generated);
+        candidate.due_seconds = seconds_of(due - begin);
+    } else if (sequence.start.first_token_due) {
+        candidate.due_seconds = seconds_of(*sequence.start.first_token_due - begin);
+    }
+    if (tpot > base::Duration::zero()) { candidate.tpot_seconds = seconds_of(tpot); }
+    const std::uint32_t generated = sequence.generated() + 1;
+    candidate.answer_tokens_max = sequence.start.new_tokens_max - std::min(generated, sequence.start.new_tokens_max);
+    candidate.waited_seconds = seconds_of(begin - sequence.accepted);
+    return candidate;
+}
+
+bool ModelledWorker::plan_step(base::TimePoint now) {
+    while (true) {
+        candidates_.clear();
+        runnable_.clear();
+        for (const auto& sequence : sequences_) {
+            if (sequence->state != SequenceState::running) { continue; }
+            runnable_.push_back(sequence.get());
+            candidates_.push_back(candidate_of(*sequence, now));
+        }
+        if (candidates_.empty()) { return false; }
+        const worker::WorkerOptions& limits = options_.limits;
+        const worker::PlanLimits plan_limits{.sequences_max = limits.batch_sequences_max,
+                                             .tokens_max = limits.batch_tokens_max,
+                                             .chunk_tokens_max = limits.chunk_tokens_max,
+                                             .chunk_tokens_learning = forecast_.chunk_tokens_learning(),
+                                             .decode_rotation = rotation_ % size32(candidates_.size()),
+                                             .cost = forecast_.cost(),
+                                             .cost_ratio = forecast_.mixed_ratio(),
+                                             .prompt_wait_seconds = seconds_of(limits.prompt_wait)};
+        const auto plan = worker::plan_batch(candidates_, plan_limits);
+        step_.clear();
+        for (const worker::PlanEntry& planned : plan) {
+            Sequence& sequence = *runnable_[planned.candidate];
+            step_.push_back({&sequence, planned.tokens, planned.tokens == sequence.tokens_left()});
+        }
+        const bool is_part = plan.size() < candidates_.size();
+        grow();
+        if (step_.empty()) { continue; }  // at least one has given way or ended
+        if (is_part) { rotation_ += size32(plan.size()); }
+        return true;
+    }
+}
+
+/// Memory for what the entries of the step write; whoever gives way or fails is taken out.
+void ModelledWorker::grow() {
+    const auto index_of = [this](const Sequence& sequence) {
+        const auto at = std::lower_bound(sequences_.begin(), sequences_.end(), sequence.id,
+                                         [](const auto& s, std::uint64_t id) { return s->id < id; });
+        return static_cast<std::size_t>(at - sequences_.begin());
+    };
+    std::vector<StepEntry> entries = std::move(step_);  // no step runs while memory is planned
+    step_.clear();
+    while (true) {
+        bool any = false;
+        for (std::size_t i = 0; i < entries.size(); ++i) {
+            const Sequence& sequence = *entries[i].sequence;
+            const std::uint32_t blocks = cache_.blocks_for(sequence.computed + entries[i].tokens);
+            const std::uint32_t held = size32(sequence.kv->blocks().size());
+            if (blocks <= held) { continue; }
+            if (!std::exchange(any, true)) { memory_candidates(); }
+            worker::MemoryCandidate& candidate = memory_[index_of(sequence)];
+            candidate.wish = MemoryWish::grow;
+            candidate.blocks = blocks - held;
+            candidate.turn = i;
+        }
+        if (!any) { break; }
+        for (const worker::MemoryAction& action : worker::plan_memory(memory_, memory_counts())) {
+            Sequence& sequence = *sequences_[action.candidate];
+            const auto leave = [&] { std::erase_if(entries, [&](const auto& e) { return e.sequence == &sequence; }); };
+            if (action.act == MemoryAct::grow) {
+                const std::uint32_t blocks = size32(sequence.kv->blocks().size()) + memory_[action.candidate].blocks;
+                CHECK(sequence.kv->reserve(blocks * options_.kv.block_tokens), "the plan of KV memory counted wrong");
+            } else if (action.act == MemoryAct::preempt) {
+                leave();
+                ++preemptions_;
+                make_waiting(sequence);
+            } else if (action.act == MemoryAct::fail) {
+                leave();
+                const AttemptKey key = sequence.key;
+                end(sequence);
+                listener_.on_failed(options_.index, key, base::ErrorCode::resource_exhausted);
+            }
+        }
+    }
+    step_ = std::move(entries);
+}
+
+double ModelledWorker::step_seconds() const {
+    scheduler::planner::StepShape shape;
+    chunks_.clear();
+    for (const StepEntry& entry : step_) {
+        if (entry.samples) { shape.sampled += 1; }
+        if (entry.tokens == 1 && entry.samples) {
+            shape.decode_sequences += 1;
+            shape.decode_context += entry.sequence->computed + 1;
+        } else {
+            chunks_.push_back({static_cast<double>(entry.tokens), static_cast<double>(entry.sequence->computed)});
+        }
+    }
+    shape.prompts = chunks_;
+    return options_.times->seconds(shape);
+}
+
+std::optional<base::Duration> ModelledWorker::begin_step(base::TimePoint now, double slowness) {
+    CHECK(!runs_step());
+    give_memory();
+    if (!plan_step(now)) { return std::nullopt; }
+    ++steps_;
+    step_began_ = now;
+    step_takes_ = std::max<base::Duration>(duration_of(step_seconds() * slowness), std::chrono::microseconds(1));
+    for (const StepEntry& entry : step_) {
+        entry.sequence->step_tokens = entry.tokens;
+        entry.sequence->step_samples = entry.samples;
+    }
+    return step_takes_;
+}
+
+void ModelledWorker::finish_step(base::TimePoint now) {
+    CHECK(runs_step());
+    const std::vector<StepEntry> step = std::exchange(step_, {});
+    shares_.clear();
+    for (const StepEntry& entry : step) {
+        shares_.push_back({entry.tokens, entry.sequence->computed, entry.samples});
+        entry.sequence->step_tokens = 0;
+        entry.sequence->step_samples = false;
+    }
+    forecast_.note_step(shares_, step_takes_);
+    board_.add_step(sample_of(shares_, step_takes_));
+    for (const StepEntry& entry : step) {
+        Sequence& sequence = *entry.sequence;
+        if (sequence.state == SequenceState::ended) { continue; }
+        sequence.computed += entry.tokens;
+        publish(sequence);
+        if (!entry.samples) { continue; }
+        ++sequence.tokens;
+        if (!sequence.schedule && sequence.start.tpot > base::Duration::zero()) {
+            sequence.schedule = {now, sequence.generated()};
+        }
+        const std::uint32_t generated = sequence.generated();
+        const bool is_last = generated >= sequence.start.new_tokens_max || sequence.tokens >= options_.context_tokens;
+        const AttemptKey key = sequence.key;
+        const std::uint32_t cached = sequence.cached_tokens;
+        if (is_last) {
+            end(sequence);
+        } else if (sequence.start.part == Part::prefill) {
+            sequence.state = SequenceState::handing_over;
+        }
+        listener_.on_token(options_.index, key, generated, cached, is_last);
+    }
+    leaving_.clear();
+}
+
+sluice::proto::WorkerLoad ModelledWorker::load() const {
+    sluice::proto::WorkerLoad load;
+    for (const auto& sequence : sequences_) {
+        const bool waits = sequence->state == SequenceState::waiting;
+        if (waits || sequence->state == SequenceState::awaiting_kv) {
+            load.set_requests_waiting(load.requests_waiting() + 1);
+        } else {
+            load.set_requests_running(load.requests_running() + 1);
+        }
+        const bool runs = sequence->state == SequenceState::running;
+        if (runs && sequence->tokens_left() == 1) {
+            load.set_decode_sequences(load.decode_sequences() + 1);
+            load.set_context_tokens(load.context_tokens() + sequence->tokens);
+        } else if (runs || waits) {
+            load.set_prefill_tokens_queued(load.prefill_tokens_queued() + sequence->tokens_left() -
+                                           (waits ? sequence->cached_believed : 0));
+        }
+    }
+    const kv_cache::BlockCounts counts = cache_.counts();
+    load.set_blocks_free(counts.free);
+    load.set_blocks_used(counts.used);
+    load.set_blocks_cached(counts.cached);
+    load.set_blocks_pinned(counts.pinned);
+    load.set_blocks_stranded(counts.stranded);
+    return load;
+}
+
+std::optional<sluice::proto::Heartbeat> ModelledWorker::report(base::TimePoint now, base::Duration idle) {
+    board_.set_load(load());
+    const auto wish = board_.take_wish();
+    if (wish == worker::ReportBoard::Wish::snapshot) { cache_.begin_snapshot(); }
+    if (wish == worker::ReportBoard::Wish::nothing) {
+        cache_.forget_events();
+    } else if (wish != worker::ReportBoard::Wish::later) {
+        do {
+            if (const auto events = cache_.take_events()) { board_.add_block_events(*events); }
+        } while (cache_.snapshot_unfinished());
+    }
+    sluice::proto::Heartbeat heartbeat;
+    board_.take(heartbeat);
+    std::string told = heartbeat.load().SerializeAsString();
+    const bool is_news = told != load_told_ || heartbeat.steps_size() > 0 || heartbeat.transfers_size() > 0 ||
+                         heartbeat.blocks_size() > 0;
+    if (!is_news && now - reported_at_ < idle) { return std::nullopt; }
+    load_told_ = std::move(told);
+    reported_at_ = now;
+    heartbeat.set_number(++heartbeats_);
+    return heartbeat;
+}
+
+void ModelledWorker::registration(sluice::proto::RegisterWorker& message) const {
+    message.set_role(options_.role == proto::Role::prefill  ? sluice::proto::WORKER_ROLE_PREFILL
+                     : options_.role == proto::Role::decode ? sluice::proto::WORKER_ROLE_DECODE
+                                                            : sluice::proto::WORKER_ROLE_MIXED);
+    message.set_kv_blocks_total(options_.kv.blocks_total);
+    message.set_block_tokens(options_.kv.block_tokens);
+    message.set_context_tokens(options_.context_tokens);
+    message.set_batch_sequences_max(options_.limits.batch_sequences_max);
+    message.set_batch_tokens_max(options_.limits.batch_tokens_max);
+    message.set_queue_requests_max(options_.limits.queue_requests_max);
+}
+
+std::string ModelledWorker::first_sequence() const {
+    if (sequences_.empty()) { return ""; }
+    const Sequence& first = *sequences_.front();
+    return "request " + std::to_string(first.key.request) + " epoch " + std::to_string(first.key.epoch) + " part " +
+           std::to_string(static_cast<int>(first.start.part)) + " state " +
+           std::to_string(static_cast<int>(first.state));
+}
+
+std::optional<std::string> ModelledWorker::violation() const {
+    const kv_cache::BlockCounts counts = cache_.counts();
+    const std::uint32_t sum = counts.free + counts.used + counts.cached + counts.pinned + counts.stranded;
+    const auto says = [this](const std::string& what) {
+        return "worker " + std::to_string(options_.index) + ": " + what;
+    };
+    if (sum != options_.kv.blocks_total) {
+        return says(std::to_string(sum) + " blocks of " + std::to_string(options_.kv.blocks_total));
+    }
+    if (sequences_.empty() && leaving_.empty() && (counts.used > 0 || counts.pinned > 0 || counts.stranded > 0)) {
+        return says("blocks are in use and nobody is there");
+    }
+    if (sequences_.size() > options_.limits.queue_requests_max) { return says("more sequences than its queue holds"); }
+    std::uint64_t tokens = 0;
+    for (const StepEntry& entry : step_) {
+        tokens += entry.tokens;
+    }
+    if (tokens > options_.limits.batch_tokens_max) { return says("a step of " + std::to_string(tokens) + " tokens"); }
+    if (step_.size() > options_.limits.batch_sequences_max) {
+        return says("a step of " + std::to_string(step_.size()) + " sequences");
+    }
+    for (const auto& sequence : sequences_) {
+        if (sequence->kv && sequence->kv->tokens_capacity() < sequence->computed) {
+            return says("a sequence has computed more than its blocks hold");
+        }
+        if (sequence->computed > sequence->tokens) { return says("a sequence has computed tokens that it has not"); }
+    }
+    return std::nullopt;
+}
+
+}  // namespace sim

@@ -1,0 +1,189 @@
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/block_hash.h"
+#include "base/clock.h"
+#include "kv_cache/kv_cache.h"
+#include "proto/roles.h"
+#include "proto/scheduler.pb.h"
+#include "scheduler/planner/step_times.h"
+#include "worker/board.h"
+#include "worker/options.h"
+#include "worker/plan_batch.h"
+#include "worker/plan_memory.h"
+#include "worker/sequence.h"
+#include "worker/step_forecast.h"
+
+namespace sim {
+
+/// One attempt at one request of the run.
+struct AttemptKey {
+    std::uint32_t request = 0;  // index
+    std::uint32_t epoch = 0;
+    auto operator<=>(const AttemptKey&) const = default;
+};
+
+/// What a gateway asks of a worker: lengths and names of blocks instead of tokens.
+struct LightStart {
+    AttemptKey key;
+    worker::Part part = worker::Part::whole;
+    std::uint32_t prompt_tokens = 0;           // the client's
+    std::uint32_t generated_tokens = 0;        // that the client already has
+    std::uint32_t new_tokens_max = 0;          // counted from the client's prompt; all are generated
+    std::span<const base::BlockHash> chain{};  // of the prompt's full blocks; must outlive the sequence
+    std::optional<base::TimePoint> first_token_due = std::nullopt;
+    base::Duration tpot{};  // target; 0: none
+};
+
+/// What a modelled worker tells of its sequences, while it is being called.
+class WorkerListener {
+public:
+    virtual ~WorkerListener() = default;
+    /// A prefill part has KV memory: it asks the decode worker for room.
+    virtual void on_admitted(std::uint32_t worker, AttemptKey key) = 0;
+    /// A decode part has room for its KV, of which it holds so many tokens already.
+    virtual void on_room_granted(std::uint32_t worker, AttemptKey key, std::uint32_t tokens_held) = 0;
+    /// The attempt's next token; with it the attempt may be over here.
+    virtual void on_token(std::uint32_t worker, AttemptKey key, std::uint32_t generated_tokens,
+                          std::uint32_t cached_tokens, bool is_last) = 0;
+    virtual void on_failed(std::uint32_t worker, AttemptKey key, base::ErrorCode code) = 0;
+};
+
+/// A worker whose engine is a model and whose sequences are lengths: the light form of worker::StepLoop. What decides
+/// is the production code (plan_batch, plan_memory, StepForecast, KvCache, ReportBoard); what is written again here, in
+/// the order of StepLoop, is who stands in which state. No thread, no clock of its own. Differences: a step is planned
+/// when the one before it has ended, not while it runs; blocks of answers have no names.
+class ModelledWorker {
+public:
+    struct Options {
+        std::uint32_t index = 0;
+        proto::Role role = proto::Role::mixed;
+        const scheduler::planner::StepTimes* times = nullptr;  // borrowed
+        worker::WorkerOptions limits;
+        kv_cache::KvCache::Options kv;
+        std::uint32_t context_tokens = 0;
+    };
+    ModelledWorker(const Options& options, WorkerListener& listener);
+
+    /// False: the queue is full.
+    [[nodiscard]] bool start(const LightStart& start, base::TimePoint now);
+    /// No effect when it is not here (any more), like all below.
+    void cancel(AttemptKey key);
+    void cancel_all();
+    /// A decode part: KV of so many tokens is to come.
+    void want_room(AttemptKey key, std::uint32_t kv_tokens);
+    /// A decode part: the first token was seen.
+    void go_on(AttemptKey key, std::uint32_t generated_tokens, base::TimePoint now);
+    /// A decode part: its KV has arrived. False: it is not wanted any more.
+    bool kv_arrived(AttemptKey key);
+    /// A decode part: its KV will not come; computed here.
+    void recompute(AttemptKey key);
+    /// A prefill part: its KV has arrived, or is not wanted any more.
+    void handed_over(AttemptKey key) { cancel(key); }
+    bool awaits_kv(AttemptKey key) const;
+
+    /// Admits and grants what there is memory for. Also while a step runs.
+    void give_memory();
+    /// Plans and begins the next step, which takes `seconds` of the model; none may run. Empty: nothing to compute.
+    std::optional<base::Duration> begin_step(base::TimePoint now, double slowness);
+    void finish_step(base::TimePoint now);
+    bool runs_step() const { return !step_.empty(); }
+    base::TimePoint step_began() const { return step_began_; }
+
+    /// As Registration::send: what is to be reported now. Empty: nothing new, and it was reported less than `idle` ago.
+    std::optional<sluice::proto::Heartbeat> report(base::TimePoint now, base::Duration idle);
+    worker::ReportBoard& board() { return board_; }
+    void registration(sluice::proto::RegisterWorker& message) const;
+
+    const Options& options() const { return options_; }
+    const kv_cache::KvCache& cache() const { return cache_; }
+    std::size_t sequences() const { return sequences_.size(); }
+    std::uint64_t steps() const { return steps_; }
+    std::uint64_t preemptions() const { return preemptions_; }
+    /// The first of its sequences, for people; empty: it has none.
+    std::string first_sequence() const;
+    /// What holds between two calls; empty when all does.
+    std::optional<std::string> violation() const;
+
+private:
+    struct Sequence {
+        AttemptKey key;
+        std::uint64_t id = 0;
+        LightStart start;
+        worker::SequenceState state = worker::SequenceState::waiting;
+        base::TimePoint accepted{};
+        std::optional<worker::TokenSchedule> schedule;
+        std::uint32_t tokens = 0;
+        std::uint32_t computed = 0;
+        std::uint32_t published_blocks = 0;
+        std::uint32_t cached_believed = 0;
+        std::uint32_t cached_tokens = 0;
+        std::uint32_t step_tokens = 0;
+        bool step_samples = false;
+        bool has_continued = false;
+        bool kv_is_here = false;
+        std::optional<kv_cache::SequenceKv> kv;
+        std::optional<worker::RoomWish> room;
+
+        std::uint32_t generated() const { return tokens - start.prompt_tokens; }
+        std::uint32_t tokens_left() const { return tokens - computed; }
+        bool is_newcomer() const { return state == worker::SequenceState::waiting || room.has_value(); }
+        std::uint32_t tokens_wanted() const { return room ? room->kv_tokens + 1 : tokens; }
+    };
+    struct StepEntry {
+        Sequence* sequence;
+        std::uint32_t tokens;
+        bool samples;
+    };
+
+    Sequence* find(AttemptKey key);
+    const Sequence* find(AttemptKey key) const;
+    void end(Sequence& sequence);
+    void make_running(Sequence& sequence);
+    void make_waiting(Sequence& sequence);
+    void publish(Sequence& sequence);
+    worker::PlanCandidate candidate_of(const Sequence& sequence, base::TimePoint begin) const;
+    const std::vector<worker::MemoryCandidate>& memory_candidates();
+    worker::MemoryCounts memory_counts() const;
+    kv_cache::PrefixMatch match(const Sequence& sequence);
+    std::uint32_t blocks_wanted(Sequence& sequence);
+    void open_kv(Sequence& sequence);
+    bool plan_step(base::TimePoint now);
+    void grow();
+    double step_seconds() const;
+    sluice::proto::WorkerLoad load() const;
+
+    const Options options_;
+    WorkerListener& listener_;
+    kv_cache::KvCache cache_;
+    worker::ReportBoard board_;
+    worker::StepForecast forecast_;
+    std::vector<std::unique_ptr<Sequence>> sequences_;  // in order of arrival
+    std::vector<std::unique_ptr<Sequence>> leaving_;    // ended while the step runs
+    std::vector<StepEntry> step_;                       // that runs
+    base::TimePoint step_began_{};
+    base::Duration step_takes_{};
+    std::uint64_t next_sequence_ = 1;
+    std::uint64_t next_room_turn_ = 0;
+    std::uint32_t rotation_ = 0;
+    std::uint64_t steps_ = 0;
+    std::uint64_t preemptions_ = 0;
+    std::uint64_t heartbeats_ = 0;
+    base::TimePoint reported_at_{};
+    std::string load_told_;
+    // Used again and again.
+    std::vector<worker::PlanCandidate> candidates_;
+    std::vector<Sequence*> runnable_;
+    std::vector<worker::MemoryCandidate> memory_;
+    std::vector<worker::StepShare> shares_;
+    mutable std::vector<scheduler::planner::PromptChunk> chunks_;
+};
+
+}  // namespace sim

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "proto/roles.h"
+#include "scheduler/planner/model.h"
+#include "scheduler/planner/step_times.h"
+
+namespace sim {
+
+/// A pool of a placement file.
+struct PlanPool {
+    proto::Role role = proto::Role::mixed;
+    std::uint32_t count = 1;
+    std::string device;
+    scheduler::planner::Split split;
+    std::uint32_t batch_sequences_max = 0;
+    std::uint32_t batch_tokens_max = 0;
+    double kv_tokens = 0;
+    scheduler::planner::StepTimes times;
+    bool has_times = false;
+};
+
+/// A placement file (plan.yaml, version 1; schema in docs/planning.md), as far as it is to be run or simulated.
+struct PlanFile {
+    std::string model;
+    std::vector<PlanPool> pools;
+    double ttft_s = 0;  // targets of the class default; 0: none
+    double tpot_s = 0;
+    double attainment = 0.9;
+    double kv_bytes_per_token = 0;  // of a hand-off, on the wire
+    double link_bytes_per_second = 0;
+    double link_latency_s = 0;
+    std::uint32_t layers = 1;
+};
+
+/// Bounded. Errors: invalid_argument that names key and file, unimplemented for a version to come.
+base::Result<PlanFile> read_plan(std::string_view yaml, const std::string& name);
+
+/// The `times` of a pool, each line led by `indent`: what read_plan() reads. Curves and grids as they are, or fitted
+/// forms; `sources` are elsewhere in the file.
+std::string times_yaml(const scheduler::planner::StepTimes& times, const std::string& indent);
+
+}  // namespace sim

@@ -1,0 +1,315 @@
+#include "sim/serving.h"
+
+#include <algorithm>
+#include <charconv>
+#include <utility>
+
+#include "base/check.h"
+#include "sim/serving_run.h"
+
+namespace sim {
+namespace {
+
+constexpr base::Duration kTick = std::chrono::seconds(1);
+
+std::size_t workers_of(const ServingOptions& options) {
+    std::size_t workers = 0;
+    for (const ServingPool& pool : options.pools) {
+        workers += pool.count;
+    }
+    return workers;
+}
+
+scheduler::SchedulerOptions scheduler_options(const ServingOptions& options) {
+    scheduler::SchedulerOptions scheduler = options.scheduler;
+    // Bounds that an operator sizes for his cluster.
+    scheduler.workers_max = std::max(scheduler.workers_max, static_cast<std::uint32_t>(workers_of(options)));
+    scheduler.placements_max = std::max(scheduler.placements_max, 1'000'000u);
+    return scheduler;
+}
+
+/// Workers of the roles, in order: "decode-3" is the fourth for decode.
+base::Result<std::uint32_t> worker_named(const ServingOptions& options, const std::string& name,
+                                         std::mt19937_64& random) {
+    const std::size_t dash = name.rfind('-');
+    std::uint32_t wanted = 0;
+    const char* const end = name.data() + name.size();
+    const bool is_numbered = dash != std::string::npos &&
+                             std::from_chars(name.data() + dash + 1, end, wanted).ptr == end && dash + 1 < name.size();
+    if (name == "any") { return static_cast<std::uint32_t>(random() % workers_of(options)); }
+    std::uint32_t index = 0;
+    for (const ServingPool& pool : options.pools) {
+        for (std::uint32_t i = 0; i < pool.count; ++i, ++index) {
+            if (!is_numbered || proto::role_name(pool.role) != std::string_view(name).substr(0, dash)) { continue; }
+            if (wanted-- == 0) { return index; }
+        }
+    }
+    return base::fail(base::ErrorCode::invalid_argument,
+                      "a fault's target \"" + name + "\" is no worker of the plan: as in prefill-0, mixed-2, any");
+}
+
+base::Result<void> check_input(const ServingOptions& options, const ServingTrace& trace) {
+    const auto invalid = [](const std::string& why) { return base::fail(base::ErrorCode::invalid_argument, why); };
+    bool prefills = false;
+    bool decodes = false;
+    for (const ServingPool& pool : options.pools) {
+        if (pool.role == proto::Role::encode) { return invalid("workers that encode cannot be simulated"); }
+        CHECK(pool.times != nullptr && pool.count > 0);
+        if (pool.kv_tokens < 2.0 * trace.block_tokens || pool.kv_tokens / trace.block_tokens > 4e9) {
+            return invalid("a pool with KV for " + std::to_string(static_cast<std::uint64_t>(pool.kv_tokens)) +
+                           " tokens cannot hold two blocks of " + std::to_string(trace.block_tokens));
+        }
+        prefills = prefills || proto::can_prefill(pool.role);
+        decodes = decodes || proto::can_decode(pool.role);
+    }
+    if (!decodes || !prefills) { return invalid("the plan has no worker for prefill, or none for decode"); }
+    if (workers_of(options) > 65'536) { return invalid("more than 65536 workers"); }
+    double last = 0;
+    for (const ServedRequest& request : trace.requests) {
+        if (request.prompt_tokens == 0 || request.output_tokens == 0 || !(request.arrival_s >= last)) {
+            return invalid("requests need tokens, and have to be in order of arrival");
+        }
+        CHECK(request.first_block + request.blocks <= trace.blocks.size());
+        last = request.arrival_s;
+    }
+    return {};
+}
+
+}  // namespace
+
+base::Result<ServingResult> simulate_serving(const ServingOptions& options, const ServingTrace& trace) {
+    if (const auto fine = check_input(options, trace); !fine) { return base::pass_on(fine); }
+    std::mt19937_64 random(options.seed ^ 0xfa017);
+    std::vector<std::uint32_t> targets;
+    for (const Fault& fault : options.faults) {
+        const auto target = worker_named(options, fault.target, random);
+        if (!target) { return base::pass_on(target); }
+        targets.push_back(*target);
+    }
+    return ServingRun(options, trace, std::move(targets)).play();
+}
+
+ServingRun::ServingRun(const ServingOptions& options, const ServingTrace& trace, std::vector<std::uint32_t> targets)
+    : options_(options),
+      trace_(trace),
+      targets_(std::move(targets)),
+      random_(options.seed),
+      placer_(options.policy, scheduler_options(options), clock_, workers_of(options)),
+      owner_(options, trace, placer_, *this, clock_, result_) {
+    result_.outcomes.resize(trace.requests.size());
+    nodes_.resize(workers_of(options));
+    std::size_t index = 0;
+    for (const ServingPool& pool : options.pools) {
+        for (std::uint32_t i = 0; i < pool.count; ++i) {
+            nodes_[index++].pool = &pool;
+        }
+    }
+}
+
+ServingResult ServingRun::play() {
+    for (std::uint32_t worker = 0; worker < nodes_.size(); ++worker) {
+        make_worker(worker);
+        attach(worker, nodes_[worker].life);
+    }
+    push(clock_.now() + kTick, {.kind = Event::Kind::tick, .key = {}});
+    for (std::uint32_t fault = 0; fault < options_.faults.size(); ++fault) {
+        ++faults_left_;
+        push(VirtualClock::at(options_.faults[fault].at_s), {.kind = Event::Kind::fault, .worker = fault, .key = {}});
+    }
+    if (!trace_.requests.empty()) {
+        push(VirtualClock::at(trace_.requests[0].arrival_s), {.kind = Event::Kind::arrival, .key = {}});
+    }
+    const auto is_over = [this] {
+        return next_arrival_ == trace_.requests.size() && owner_.open() == 0 && (!options_.checks || faults_left_ == 0);
+    };
+    while (!is_over() && !result_.violation) {
+        const Event event = events_.pop();
+        clock_.set(events_.now());
+        ++result_.counts.events;
+        happen(event);
+        run_marked();
+        if (options_.checks) { check(event.worker); }
+    }
+    placer_.flush();
+    if (options_.checks && !result_.violation && placer_.placements() > 0) {
+        result_.violation = std::to_string(placer_.placements()) + " placements are never given back";
+    }
+    for (const Node& node : nodes_) {
+        if (!node.worker) { continue; }
+        result_.counts.steps += node.worker->steps();
+        result_.counts.preemptions += node.worker->preemptions();
+        if (options_.checks && !result_.violation && node.worker->sequences() > 0 && !node.is_cut) {
+            result_.violation = "worker " + std::to_string(node.worker->options().index) +
+                                " still has a sequence: " + node.worker->first_sequence();
+        }
+    }
+    result_.ended_s = VirtualClock::seconds(clock_.now());
+    return std::move(result_);
+}
+
+void ServingRun::happen(const Event& event) {
+    switch (event.kind) {
+        case Event::Kind::arrival:
+            return arrive(event.key.request);
+        case Event::Kind::step_end:
+            return end_step(event.worker, event.number);
+        case Event::Kind::heartbeat:
+            if (nodes_[event.worker].next_report == clock_.now()) { report(event.worker); }
+            return;
+        case Event::Kind::attach:
+            return attach(event.worker, event.number);
+        case Event::Kind::tick:
+            for (const std::uint32_t worker : placer_.tick()) {
+                // Its stream was closed under it: it attaches again as soon as it can.
+                if (reaches(worker)) { push(clock_.now(), {Event::Kind::attach, worker, {}, nodes_[worker].life}); }
+            }
+            return push(clock_.now() + kTick, event);
+        case Event::Kind::wake:
+            return owner_.on_time(event.key);
+        case Event::Kind::failed:
+            return owner_.on_failed(event.worker, event.key, static_cast<base::ErrorCode>(event.number));
+        case Event::Kind::relay:
+            return relay(event.key);
+        case Event::Kind::kv_arrived:
+            return kv_arrived(event.key);
+        case Event::Kind::kv_overdue: {
+            Node& node = nodes_[event.worker];
+            if (!node.worker || node.life != event.number || !node.worker->awaits_kv(event.key)) { return; }
+            ++result_.counts.recomputed;
+            node.worker->recompute(event.key);
+            return mark(event.worker);
+        }
+        case Event::Kind::handoff_overdue: {
+            const auto at = hand_offs_.find(event.key);
+            if (at == hand_offs_.end()) { return; }
+            Node& node = nodes_[at->second.prefill];
+            if (node.worker && node.life == at->second.prefill_life) {
+                node.worker->handed_over(event.key);
+                mark(at->second.prefill);
+            }
+            owner_.on_handed_over(event.key);
+            hand_offs_.erase(at);
+            return;
+        }
+        case Event::Kind::fault:
+            return begin_fault(event.worker);
+        case Event::Kind::fault_end:
+            --faults_left_;
+            return end_fault(event.worker);
+        case Event::Kind::stream_lost:
+            if (nodes_[event.worker].is_cut && nodes_[event.worker].cuts == event.number) { lose_stream(event.worker); }
+            return;
+    }
+}
+
+void ServingRun::arrive(std::uint32_t request) {
+    next_arrival_ = request + 1;
+    if (next_arrival_ < trace_.requests.size()) {
+        push(VirtualClock::at(trace_.requests[next_arrival_].arrival_s),
+             {.kind = Event::Kind::arrival, .key = {next_arrival_, 0}});
+    }
+    owner_.arrive(request);
+}
+
+void ServingRun::mark(std::uint32_t worker) {
+    if (!std::exchange(nodes_[worker].is_dirty, true)) { marked_.push_back(worker); }
+}
+
+/// Whoever has news admits, and computes what there is to compute.
+void ServingRun::run_marked() {
+    while (!marked_.empty()) {
+        const std::uint32_t index = marked_.back();
+        marked_.pop_back();
+        Node& node = nodes_[index];
+        node.is_dirty = false;
+        if (!node.worker) { continue; }
+        report_by(index, node.reported + options_.scheduler.heartbeat);
+        if (node.worker->runs_step()) {
+            node.worker->give_memory();
+            continue;
+        }
+        const double unit = static_cast<double>(random_() >> 11u) * 0x1p-53;
+        const auto takes = node.worker->begin_step(clock_.now(), node.slowness * (1 + options_.noise * (2 * unit - 1)));
+        if (!takes) { continue; }
+        result_.counts.busy_seconds += seconds_of(*takes);
+        push(clock_.now() + *takes, {Event::Kind::step_end, index, {}, node.life});
+    }
+}
+
+void ServingRun::end_step(std::uint32_t worker, std::uint64_t life) {
+    Node& node = nodes_[worker];
+    if (!node.worker || node.life != life) { return; }
+    node.worker->finish_step(clock_.now());
+    mark(worker);
+}
+
+void ServingRun::make_worker(std::uint32_t index) {
+    Node& node = nodes_[index];
+    const ServingPool& pool = *node.pool;
+    const auto blocks = static_cast<std::uint32_t>(pool.kv_tokens / trace_.block_tokens);
+    const double tokens = static_cast<double>(blocks) * trace_.block_tokens;
+    node.worker = std::make_unique<ModelledWorker>(
+        ModelledWorker::Options{.index = index,
+                                .role = pool.role,
+                                .times = pool.times,
+                                .limits = pool.limits,
+                                .kv = {.blocks_total = blocks, .block_tokens = trace_.block_tokens},
+                                .context_tokens = static_cast<std::uint32_t>(std::min(tokens, 4e9))},
+        *this);
+}
+
+void ServingRun::attach(std::uint32_t worker, std::uint64_t life) {
+    Node& node = nodes_[worker];
+    if (!node.worker || node.life != life || node.is_cut || placer_.is_attached(worker)) { return; }
+    const auto bytes = static_cast<std::uint64_t>(std::max(1.0, options_.links.kv_bytes_per_token));
+    if (!placer_.attach(*node.worker, incarnation_of(worker, life), bytes)) {
+        return push(clock_.now() + kTick, {Event::Kind::attach, worker, {}, life});
+    }
+    node.worker->board().detach();
+    node.worker->board().attach();
+    // Each at another instant, as processes that were started one by one.
+    const auto phase = std::chrono::nanoseconds(
+        random_() % static_cast<std::uint64_t>(base::Duration(options_.scheduler.heartbeat).count()));
+    node.next_report = clock_.now() + phase;
+    node.reported = node.next_report;
+    push(node.next_report, {Event::Kind::heartbeat, worker, {}, 0});
+}
+
+void ServingRun::report_by(std::uint32_t worker, base::TimePoint at) {
+    Node& node = nodes_[worker];
+    at = std::max(at, clock_.now());
+    if (node.next_report <= at || !placer_.is_attached(worker)) { return; }
+    node.next_report = at;
+    push(at, {Event::Kind::heartbeat, worker, {}, 0});
+}
+
+void ServingRun::report(std::uint32_t worker) {
+    Node& node = nodes_[worker];
+    if (!node.worker || !placer_.is_attached(worker)) { return; }
+    const base::Duration idle =
+        std::max<base::Duration>(options_.scheduler.heartbeat, options_.scheduler.suspect_after / 2);
+    if (reaches(worker)) {
+        auto heartbeat = node.worker->report(clock_.now(), idle);
+        if (heartbeat && placer_.hear(worker, std::move(*heartbeat))) { node.worker->board().want_snapshot(); }
+    }
+    node.reported = clock_.now();
+    const bool is_busy = node.worker->runs_step() || node.worker->sequences() > 0;
+    node.next_report = clock_.now() + (is_busy ? base::Duration(options_.scheduler.heartbeat) : idle);
+    push(node.next_report, {Event::Kind::heartbeat, worker, {}, 0});
+}
+
+void ServingRun::check(std::uint32_t worker) {
+    result_.violation = owner_.violation();
+    if (result_.violation) { return; }
+    if (worker < nodes_.size() && nodes_[worker].worker) { result_.violation = nodes_[worker].worker->violation(); }
+    std::size_t ended = 0;
+    for (std::uint32_t request = 0; request < next_arrival_; ++request) {
+        ended += result_.outcomes[request].ended_s >= 0;
+    }
+    if (ended + owner_.open() != next_arrival_) {
+        result_.violation = std::to_string(next_arrival_) + " requests have come, " + std::to_string(ended) +
+                            " have ended, " + std::to_string(owner_.open()) + " are open";
+    }
+}
+
+}  // namespace sim

@@ -1,0 +1,145 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "sim/event_queue.h"
+#include "sim/modelled_worker.h"
+#include "sim/placer.h"
+#include "sim/request_owner.h"
+#include "sim/serving.h"
+#include "sim/virtual_clock.h"
+
+namespace sim {
+
+/// One run of simulate_serving(): its workers, links and faults, and what happens when.
+class ServingRun final : public WorkerListener, public AttemptPort {
+public:
+    /// `targets[i]`: the worker of fault i. All are borrowed.
+    ServingRun(const ServingOptions& options, const ServingTrace& trace, std::vector<std::uint32_t> targets);
+    ServingResult play();
+
+    void on_admitted(std::uint32_t worker, AttemptKey key) override;
+    void on_room_granted(std::uint32_t worker, AttemptKey key, std::uint32_t tokens_held) override;
+    void on_token(std::uint32_t worker, AttemptKey key, std::uint32_t generated_tokens, std::uint32_t cached_tokens,
+                  bool is_last) override;
+    void on_failed(std::uint32_t worker, AttemptKey key, base::ErrorCode code) override;
+
+    void start(std::uint32_t worker, const LightStart& start, std::uint32_t peer) override;
+    void go_on(std::uint32_t worker, AttemptKey key, std::uint32_t generated_tokens) override;
+    void cancel(std::uint32_t worker, AttemptKey key) override;
+    std::uint64_t incarnation(std::uint32_t worker) const override;
+    void wake(AttemptKey key, base::TimePoint at) override;
+
+private:
+    struct Event {
+        enum class Kind : std::uint8_t {
+            arrival,
+            step_end,
+            heartbeat,
+            attach,
+            tick,
+            wake,
+            failed,  // `number`: error code
+            relay,   // a hand-off is tried again
+            kv_arrived,
+            kv_overdue,  // decode computes what has not come
+            handoff_overdue,
+            fault,
+            fault_end,
+            stream_lost,  // `number`: of the partition
+        } kind = Kind::arrival;
+        std::uint32_t worker = 0;  // or fault
+        AttemptKey key;
+        std::uint64_t number = 0;  // of the worker's life, where nothing else is said
+    };
+    /// What a gateway sent to a worker that it cannot reach, or the worker to it.
+    struct Held {
+        enum class Kind { start, go_on, cancel, token } kind = Kind::start;
+        LightStart start;
+        AttemptKey key;
+        std::uint32_t tokens = 0;
+        std::uint32_t cached_tokens = 0;
+    };
+    struct Node {
+        const ServingPool* pool = nullptr;
+        std::unique_ptr<ModelledWorker> worker;  // null: dead
+        std::uint64_t life = 1;
+        std::uint64_t cuts = 0;
+        std::uint64_t cut_life = 0;  // its life when it was cut off
+        bool is_cut = false;
+        bool is_stream_lost = false;
+        double slowness = 1;
+        double link_slowness = 1;
+        base::TimePoint link_free{};
+        base::TimePoint next_report{};
+        base::TimePoint reported{};
+        std::vector<Held> held;  // in order
+        bool is_dirty = false;
+    };
+    struct HandOff {
+        std::uint32_t prefill = 0;
+        std::uint32_t decode = 0;
+        std::uint64_t prefill_life = 0;
+        std::uint64_t decode_life = 0;
+        std::uint32_t kv_tokens = 0;
+        std::uint32_t tokens_held = 0;  // on decode, when it granted room
+        bool is_asked = false;
+        std::optional<base::TimePoint> granted = std::nullopt;
+        std::optional<base::TimePoint> first_token = std::nullopt;
+        base::TimePoint last_step_began{};
+        std::optional<base::TimePoint> began = std::nullopt;
+    };
+    using HandOffs = std::map<AttemptKey, HandOff>;
+
+    void push(base::TimePoint at, Event event) { events_.push(at, event); }
+    void happen(const Event& event);
+    void arrive(std::uint32_t request);
+    void mark(std::uint32_t worker);
+    void run_marked();
+    void end_step(std::uint32_t worker, std::uint64_t life);
+    void report(std::uint32_t worker);
+    void report_by(std::uint32_t worker, base::TimePoint at);
+    void attach(std::uint32_t worker, std::uint64_t life);
+    void make_worker(std::uint32_t worker);
+    bool reaches(std::uint32_t worker) const { return !nodes_[worker].is_cut; }
+
+    // serving_faults.cpp: hand-offs, faults.
+    bool is_alive(const HandOff& hand_off) const;
+    void relay(AttemptKey key);
+    void begin_transfer(AttemptKey key, HandOff& hand_off);
+    void kv_arrived(AttemptKey key);
+    void begin_fault(std::uint32_t fault);
+    void end_fault(std::uint32_t fault);
+    void kill(std::uint32_t worker);
+    void cut(std::uint32_t worker);
+    void heal(std::uint32_t worker);
+    void lose_stream(std::uint32_t worker);
+    void apply(std::uint32_t worker, const Held& held);
+    void check(std::uint32_t worker);
+
+    std::uint64_t incarnation_of(std::uint32_t worker, std::uint64_t life) const {
+        return (life << 32u) | (std::uint64_t{worker} + 1);
+    }
+
+    const ServingOptions& options_;
+    const ServingTrace& trace_;
+    const std::vector<std::uint32_t> targets_;
+    VirtualClock clock_;
+    std::mt19937_64 random_;
+    ServingResult result_;
+    Placer placer_;
+    RequestOwner owner_;
+    std::vector<Node> nodes_;
+    HandOffs hand_offs_;
+    EventQueue<Event, base::TimePoint> events_;
+    std::vector<std::uint32_t> marked_;
+    std::uint32_t next_arrival_ = 0;
+    std::uint32_t faults_left_ = 0;  // that begin or end later
+};
+
+}  // namespace sim
