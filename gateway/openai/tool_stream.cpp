@@ -9,6 +9,8 @@ namespace gateway {
 namespace {
 
 constexpr std::string_view kSpaces = " \t\r\n";
+/// Of those before a call, which belong to it: so many wait for what follows them.
+constexpr std::size_t kSpacesHeldMax = 64;
 
 /// What begins calls in an answer; empty: calls stand alone.
 std::vector<std::string_view> begins_of(ToolFormat format) {
@@ -62,6 +64,16 @@ std::size_t skip_spaces(std::string_view text, std::size_t at) {
         ++at;
     }
     return at;
+}
+
+/// At most kSpacesHeldMax.
+std::size_t spaces_at_end(std::string_view text) {
+    std::size_t spaces = 0;
+    while (spaces < std::min(text.size(), kSpacesHeldMax) &&
+           kSpaces.find(text[text.size() - 1 - spaces]) != std::string_view::npos) {
+        ++spaces;
+    }
+    return spaces;
 }
 
 /// The end of the JSON string that begins at `at`; npos: it is not there yet.
@@ -230,10 +242,7 @@ bool ToolStream::step_content(std::vector<AnswerEvent>& events, bool is_last) {
     }
     if (first != std::string::npos) {
         std::string_view before = std::string_view(held_).substr(0, first);
-        while (!before.empty() && kSpaces.find(before.back()) != std::string_view::npos) {
-            before.remove_suffix(1);  // the line break before a call belongs to it
-        }
-        give_content(events, before);
+        give_content(events, before.substr(0, before.size() - spaces_at_end(before)));
         held_.erase(0, first + mark.size());
         state_ = State::between;
         return true;
@@ -249,9 +258,7 @@ bool ToolStream::step_content(std::vector<AnswerEvent>& events, bool is_last) {
     if (is_last) { keep = 0; }
     // Spaces at the end may be those before a call.
     std::size_t end = held_.size() - keep;
-    while (!is_last && end > 0 && held_.size() - end < 64 && kSpaces.find(held_[end - 1]) != std::string_view::npos) {
-        --end;
-    }
+    if (!is_last) { end -= spaces_at_end(std::string_view(held_).substr(0, end)); }
     if (end == 0) { return false; }
     give_content(events, std::string_view(held_).substr(0, end));
     held_.erase(0, end);
