@@ -67,6 +67,15 @@ impl HuggingFace {
         for (id, token) in added {
             tokens[id as usize] = Some((token.content, token.special));
         }
+        // What the file adds to every text, as far as one can see without a text.
+        if let Ok(added) = tokenizer.encode_fast("", true) {
+            if let Some(id) = added.get_ids().iter().find(|&&id| id as usize >= end) {
+                return invalid(format!(
+                    "tokenizer.json: its post_processor adds the token {id}, but the ids of its tokens end at {}",
+                    end - 1
+                ));
+            }
+        }
         let table = decoder.table(&tokens);
         let texts: Vec<&str> = tokens.iter().flatten().map(|(text, _)| text.as_str()).collect();
         let bound = match serde_json::from_str::<token_bound::Parts>(file) {
