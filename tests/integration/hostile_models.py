@@ -305,12 +305,15 @@ def text_files() -> Iterator[Case]:
         yield Case(f"vocabulary {name}", model(**fields), ("tokenizer",))
     for name, fields in {"of another kind": {"type": "Telepathy"}, "merges of nothing": {"merges": [["zz", "qq"]]}, "merges that are numbers": {"merges": [7]}}.items():
         yield Case(f"model {name}", model(**fields), ("tokenizer",))
-    def adding(folder: pathlib.Path) -> None:
-        document = json.loads((folder / TOKENIZER).read_text())
-        document["post_processor"] = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-                                      "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [600], "tokens": ["<s>"]}}}
-        (folder / TOKENIZER).write_text(dumps(document))
-    yield Case("a post-processor that adds an unknown token", adding, (TOKENIZER, "post_processor", "600"))
+    def adding(token_id: int, name: str) -> Make:
+        def make(folder: pathlib.Path) -> None:
+            document = json.loads((folder / TOKENIZER).read_text())
+            document["post_processor"] = {"type": "TemplateProcessing", "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [token_id], "tokens": ["<s>"]}},
+                                          "single": [{"SpecialToken": {"id": name, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]}
+            (folder / TOKENIZER).write_text(dumps(document))
+        return make
+    yield Case("a post-processor that adds an unknown token", adding(600, "<s>"), (TOKENIZER, "post_processor", "600"))
+    yield Case("a post-processor that adds a token without a definition", adding(1, "<t>"), (TOKENIZER, "post_processor", "<t>"))
     def shifted(folder: pathlib.Path) -> None:
         document = json.loads((folder / TOKENIZER).read_text())
         document["model"]["vocab"] = {token: token_id + 1000 * (token_id > 300) for token, token_id in document["model"]["vocab"].items()}

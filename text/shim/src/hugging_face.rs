@@ -41,6 +41,9 @@ impl HuggingFace {
             Ok(parsed) => Decoder::parse(&parsed.decoder)?,
             Err(error) => return invalid(format!("tokenizer.json is not understood: {error}")),
         };
+        if let Ok(parsed) = serde_json::from_str::<ProcessorOnly>(file) {
+            check_processor(&parsed.post_processor)?;
+        }
         let mut tokenizer: Tokenizer = match file.parse().or_else(|error| match with_hard_spaces(file) {
             Some(repaired) => repaired.parse(),
             None => Err(error),
@@ -121,6 +124,30 @@ impl HuggingFace {
     pub fn id_of(&self, text: &str) -> Option<u32> {
         self.tokenizer.token_to_id(text)
     }
+}
+
+#[derive(Deserialize)]
+struct ProcessorOnly {
+    #[serde(default)]
+    post_processor: Value,
+}
+
+/// The library takes templates with names that it then looks for in vain, with every text.
+fn check_processor(processor: &Value) -> Outcome<()> {
+    for inner in processor.get("processors").and_then(Value::as_array).into_iter().flatten() {
+        check_processor(inner)?;
+    }
+    let Some(defined) = processor.get("special_tokens") else { return Ok(()) };
+    let pieces = ["single", "pair"].map(|name| processor.get(name).and_then(Value::as_array));
+    for piece in pieces.into_iter().flatten().flatten() {
+        let Some(name) = piece.pointer("/SpecialToken/id").and_then(Value::as_str) else { continue };
+        if defined.get(name).is_none() {
+            return invalid(format!(
+                "tokenizer.json: its post_processor adds the special token {name:?}, which it does not define"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// As transformers adds the tokens of tokenizer_config.json, added_tokens.json and special_tokens_map.json to those of
