@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -64,20 +65,21 @@ base::Result<base::HashKey> kept_key(const KvTierSettings& settings) {
                           fmt::format("engine.kv_disk.path: cannot make {}: {}", folder.string(), error.message()));
     }
     const fs::path file = folder / "cluster.key";
-    const int made = ::open(file.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (made < 0 && errno != EEXIST) {
-        return base::fail(ErrorCode::permission_denied,
-                          fmt::format("engine.kv_disk.path: cannot make {}: {}", file.string(),
-                                      std::generic_category().message(errno)));
+    if (fs::exists(file, error)) { return read_key_file(file.string()); }
+    // Written whole under another name first: another process may look for it now, and whoever is first keeps it.
+    std::string draft = (folder / "cluster.key.XXXXXX").string();
+    const int made = ::mkostemp(draft.data(), O_CLOEXEC);  // 0600
+    if (made < 0) {
+        return base::fail(ErrorCode::permission_denied, fmt::format("engine.kv_disk.path: cannot make {}: {}", draft,
+                                                                    std::generic_category().message(errno)));
     }
-    if (made >= 0) {
-        const std::string text = base::format_hash_key(base::random_hash_key()) + "\n";
-        const bool is_written = ::write(made, text.data(), text.size()) == static_cast<ssize_t>(text.size());
-        ::close(made);
-        if (!is_written) {
-            fs::remove(file, error);
-            return base::fail(ErrorCode::resource_exhausted, "engine.kv_disk.path: cannot write " + file.string());
-        }
+    const std::string text = base::format_hash_key(base::random_hash_key()) + "\n";
+    const bool is_written = ::write(made, text.data(), text.size()) == static_cast<ssize_t>(text.size());
+    ::close(made);
+    const bool is_there = is_written && (::link(draft.c_str(), file.c_str()) == 0 || errno == EEXIST);
+    fs::remove(draft, error);
+    if (!is_there) {
+        return base::fail(ErrorCode::resource_exhausted, "engine.kv_disk.path: cannot write " + file.string());
     }
     return read_key_file(file.string());
 }
