@@ -226,7 +226,8 @@ void KvTiers::saved(std::size_t tier, Save save, const TierEvent& event) {
     if (!event.error) {
         figures.bytes_out.Increment(static_cast<double>(event.blocks_done * tiers_[tier].block_bytes));
         save.copy.publish(std::span(save.chain).first(save.end));
-        runs = save.end < save.chain.size() && copy_next(tier, std::move(save));
+        const bool may_be_found = save.copy.blocks_published() == save.end;  // else prefixes were dropped meanwhile
+        runs = may_be_found && save.end < save.chain.size() && copy_next(tier, std::move(save));
     }
     if (runs) { return; }
     save = {};

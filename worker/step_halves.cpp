@@ -150,8 +150,7 @@ void StepLoop::finish_step(base::Result<engine::StepResult> result) {
         Sequence& sequence = *step.entries[i].sequence;
         engine::EntryResult& entry = result->entries[i];
         if (sequence.state == SequenceState::ended) {
-            if (entry.error) { continue; }
-            sequence.computed_tokens += step.entries[i].tokens;
+            if (!entry.error) { sequence.computed_tokens += step.entries[i].tokens; }
             leave(sequence, true);
         } else if (entry.error) {
             finish(sequence, Finish::error, entry.error);
@@ -192,7 +191,11 @@ void StepLoop::step_failed(RunningStep&& step, const base::Error& error) {
         return lose_device(error);
     }
     for (const StepEntry& entry : step.entries) {
-        if (entry.sequence->state != SequenceState::ended) { finish(*entry.sequence, Finish::error, error); }
+        if (entry.sequence->state == SequenceState::ended) {
+            leave(*entry.sequence, true);
+        } else {
+            finish(*entry.sequence, Finish::error, error);
+        }
     }
 }
 

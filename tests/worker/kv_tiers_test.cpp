@@ -306,6 +306,29 @@ TEST_CASE("dropped prefixes are in no tier either, also not what was on its way"
     bench.check_nothing_held();
 }
 
+TEST_CASE("what was only part of the way out, or waited behind it, is in no tier after a drop", "[worker]") {
+    TierBench bench(200, 256, GENERATE(0u, 4u));  // a copy in two parts; two copies
+    const auto prompt = prompt_of(16 * 100);      // more than one copy takes
+    REQUIRE(bench.loop.post_command(make_start(1, prompt, 20)));
+    int turns = 0;
+    while (bench.mover.jobs.empty()) {
+        bench.driver.turn();
+        REQUIRE(++turns < 100);
+    }
+    bench.settle();  // it has ended: what the first copy does not have waits
+    REQUIRE(bench.sink.answers.at(key_of(1)).finals == 1);
+    REQUIRE(bench.mover.jobs.size() == 1);
+    REQUIRE(bench.loop.post_command(worker::DropRequest{[](std::uint32_t) {}}));
+    bench.settle();
+    REQUIRE(bench.mover.jobs.size() == 2);
+    REQUIRE(bench.mover.jobs.back().kind == TierJob::Kind::clear);
+    bench.done(0);
+    bench.settle();
+    REQUIRE(bench.mover.jobs.size() == 1);  // nothing more goes out, which the clear would come too early for
+    bench.check_nothing_held();
+    REQUIRE(bench.slots.counts().cached == 0);
+}
+
 TEST_CASE("once the KV of a sequence is its own affair, no more of it goes to a tier", "[worker]") {
     TierBench bench(64);
     const auto prompt = prompt_of(101);
