@@ -5,8 +5,7 @@
 #include <cstdio>
 #include <string_view>
 
-#include "bench/load_generator.h"
-#include "bench/openai_wire.h"
+#include "cli/ask_gateway.h"
 #include "cli/explain.h"
 #include "cli/process.h"
 
@@ -14,50 +13,6 @@ namespace cli {
 namespace {
 
 namespace json = boost::json;
-
-constexpr bench::Seconds kTimeout{30};
-
-/// What the gateway answers; `body` empty: to a GET. Errors: of the way there, and the gateway's with its own words.
-base::Result<json::object> ask(const CacheCommand& command, const std::string& path, const std::string& body = {}) {
-    auto target = bench::parse_url(command.url);
-    if (!target) { return base::pass_on(target); }
-    target->api_key = command.api_key;
-    const auto answer =
-        body.empty() ? bench::http_get(*target, path, kTimeout) : bench::http_post(*target, path, body, kTimeout);
-    if (!answer) { return base::pass_on(answer); }
-    if (answer->status != 200) {
-        const base::ErrorCode code = answer->status == 404   ? base::ErrorCode::not_found
-                                     : answer->status == 403 ? base::ErrorCode::permission_denied
-                                     : answer->status == 400 ? base::ErrorCode::invalid_argument
-                                                             : base::ErrorCode::unavailable;
-        return base::fail(code, bench::error_message_of(answer->body));
-    }
-    boost::system::error_code error;
-    json::value value = json::parse(answer->body, error);
-    if (error || !value.is_object()) {
-        return base::fail(base::ErrorCode::data_loss,
-                          command.url +
-                              " does not answer as a gateway of Sluice does, or says more than 8 MiB: "
-                              "a smaller --limit says less");
-    }
-    return std::move(value.get_object());
-}
-
-std::string_view text_of(const json::object& object, std::string_view name) {
-    const json::value* value = object.if_contains(name);
-    return value != nullptr && value->is_string() ? std::string_view(value->get_string()) : std::string_view();
-}
-
-double number_of(const json::object& object, std::string_view name) {
-    const json::value* value = object.if_contains(name);
-    boost::system::error_code error;
-    const double number = value != nullptr && value->is_number() ? value->to_number<double>(error) : 0;
-    return error ? 0 : number;
-}
-
-std::int64_t count_of(const json::object& object, std::string_view name) {
-    return static_cast<std::int64_t>(number_of(object, name));
-}
 
 const json::object* object_of(const json::object& object, std::string_view name) {
     const json::value* value = object.if_contains(name);
@@ -86,7 +41,7 @@ base::Result<json::object> ask_entries(const CacheCommand& command, bool with_te
         path += "&" + name + "=" + value;
     }
     if (with_text) { path += "&text=true"; }
-    return ask(command, path);
+    return ask_gateway(command.url, command.api_key, path);
 }
 
 void add_where(CLI::App& app, CacheCommand& command) {
@@ -237,7 +192,7 @@ std::string cache_entries_text(const json::object& entries) {
 }
 
 int cache_stats_main(const CacheCommand& command) {
-    const auto stats = ask(command, "/cache");
+    const auto stats = ask_gateway(command.url, command.api_key, "/cache");
     if (!stats) { return report(stats.error()); }
     std::printf("%s", command.json ? (json::serialize(*stats) + "\n").c_str() : cache_stats_text(*stats).c_str());
     return 0;
@@ -269,7 +224,7 @@ int cache_export_main(const CacheCommand& command) {
 int cache_purge_main(const CacheCommand& command) {
     const auto body = purge_body(command);
     if (!body) { return report(body.error()); }
-    const auto purged = ask(command, "/cache/purge", *body);
+    const auto purged = ask_gateway(command.url, command.api_key, "/cache/purge", *body);
     if (!purged) { return report(purged.error()); }
     if (command.json) {
         std::printf("%s\n", json::serialize(*purged).c_str());

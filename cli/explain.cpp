@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 #include <boost/json.hpp>
 #include <charconv>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 
-#include "bench/load_generator.h"
-#include "bench/openai_wire.h"
+#include "cli/ask_gateway.h"
 #include "cli/process.h"
 
 namespace cli {
@@ -15,47 +15,7 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr bench::Seconds kTimeout{10};
 constexpr std::chrono::hours kSinceMax{24};
-
-/// What the gateway answers. Errors: of the way there; not_found, permission_denied and others with its own words.
-base::Result<json::object> ask(const std::string& url, const std::string& api_key, const std::string& path) {
-    auto target = bench::parse_url(url);
-    if (!target) { return base::pass_on(target); }
-    target->api_key = api_key;
-    const auto answer = bench::http_get(*target, path, kTimeout);
-    if (!answer) { return base::pass_on(answer); }
-    if (answer->status != 200) {
-        const base::ErrorCode code = answer->status == 404   ? base::ErrorCode::not_found
-                                     : answer->status == 403 ? base::ErrorCode::permission_denied
-                                     : answer->status == 400 ? base::ErrorCode::invalid_argument
-                                                             : base::ErrorCode::unavailable;
-        return base::fail(code, bench::error_message_of(answer->body));
-    }
-    boost::system::error_code error;
-    json::value value = json::parse(answer->body, error);
-    if (error || !value.is_object()) {
-        return base::fail(base::ErrorCode::data_loss, url + " does not answer as a gateway of Sluice does");
-    }
-    return std::move(value.get_object());
-}
-
-std::string_view text_of(const json::object& object, std::string_view name) {
-    const json::value* value = object.if_contains(name);
-    return value != nullptr && value->is_string() ? std::string_view(value->get_string()) : std::string_view();
-}
-
-double number_of(const json::object& object, std::string_view name) {
-    const json::value* value = object.if_contains(name);
-    if (value == nullptr || !value->is_number()) { return 0; }
-    return value->is_double()  ? value->get_double()
-           : value->is_int64() ? static_cast<double>(value->get_int64())
-                               : static_cast<double>(value->get_uint64());
-}
-
-std::int64_t count_of(const json::object& object, std::string_view name) {
-    return static_cast<std::int64_t>(number_of(object, name));
-}
 
 const json::object& object_of(const json::object& object, std::string_view name) {
     static const json::object kNone;
@@ -237,7 +197,7 @@ int explain_main(const ExplainCommand& command) {
         }
         path += "/" + command.request_id;
     }
-    const auto answer = ask(command.url, command.api_key, path);
+    const auto answer = ask_gateway(command.url, command.api_key, path);
     if (!answer) { return report(answer.error()); }
     if (command.json) {
         std::printf("%s\n", json::serialize(*answer).c_str());

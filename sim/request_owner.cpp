@@ -3,29 +3,11 @@
 #include <algorithm>
 #include <utility>
 
+#include "gateway/request/retry_rules.h"
+
 namespace sim {
-namespace {
 
-constexpr std::size_t kAvoidMax = 8;  // these three as in gateway/request/generation.cpp
-constexpr base::Duration kRetryPauseMin = std::chrono::milliseconds(20);
-constexpr base::Duration kRetryPauseMax = std::chrono::milliseconds(500);
-
-bool is_retryable(base::ErrorCode code) {
-    switch (code) {
-        case base::ErrorCode::aborted:
-        case base::ErrorCode::cancelled:
-        case base::ErrorCode::data_loss:
-        case base::ErrorCode::deadline_exceeded:
-        case base::ErrorCode::failed_precondition:
-        case base::ErrorCode::resource_exhausted:
-        case base::ErrorCode::unavailable:
-            return true;
-        default:
-            return false;
-    }
-}
-
-}  // namespace
+using gateway::is_retryable;
 
 RequestOwner::RequestOwner(const ServingOptions& options, const ServingTrace& trace, Placer& placer, AttemptPort& port,
                            const VirtualClock& clock, ServingResult& result)
@@ -186,7 +168,7 @@ void RequestOwner::attempt_failed(Open& open, std::uint32_t worker, base::ErrorC
     ++open.key.epoch;
     const std::uint64_t life = worker == open.prefill ? open.prefill_life : open.decode_life;
     if (std::find(open.avoid.begin(), open.avoid.end(), life) == open.avoid.end()) {
-        if (open.avoid.size() == kAvoidMax) { open.avoid.erase(open.avoid.begin()); }
+        if (open.avoid.size() == gateway::kAvoidMax) { open.avoid.erase(open.avoid.begin()); }
         open.avoid.push_back(life);
     }
     open.give_up_at = clock_.now() + rules_.replace_wait_max;
@@ -195,8 +177,7 @@ void RequestOwner::attempt_failed(Open& open, std::uint32_t worker, base::ErrorC
 
 void RequestOwner::wait_for_place(Open& open, base::ErrorCode code, std::uint32_t retry_after_ms) {
     const base::TimePoint now = clock_.now();
-    const base::Duration pause =
-        std::clamp<base::Duration>(std::chrono::milliseconds(retry_after_ms) / 4, kRetryPauseMin, kRetryPauseMax);
+    const base::Duration pause = gateway::retry_pause(retry_after_ms);
     if (!open.give_up_at || now + pause >= *open.give_up_at) { return end(open, code); }
     ++open.key.epoch;
     open.is_waiting = true;

@@ -8,31 +8,12 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/log_limit.h"
+#include "gateway/request/retry_rules.h"
 #include "proto/errors.h"
 #include "proto/header.h"
 
 namespace gateway {
 namespace {
-
-constexpr std::size_t kAvoidMax = 8;                                      // the scheduler needs the latest, not all
-constexpr base::Duration kRetryPauseMin = std::chrono::milliseconds(20);  // before asking the scheduler again
-constexpr base::Duration kRetryPauseMax = std::chrono::milliseconds(500);
-
-/// Another worker may well succeed.
-bool is_retryable(base::ErrorCode code) {
-    switch (code) {
-        case base::ErrorCode::aborted:
-        case base::ErrorCode::cancelled:
-        case base::ErrorCode::data_loss:
-        case base::ErrorCode::deadline_exceeded:
-        case base::ErrorCode::failed_precondition:
-        case base::ErrorCode::resource_exhausted:
-        case base::ErrorCode::unavailable:
-            return true;
-        default:
-            return false;
-    }
-}
 
 base::Incarnation incarnation_of(const proto::WorkerEndpoint& endpoint) {
     return base::Incarnation{endpoint.incarnation()};
@@ -535,8 +516,7 @@ void Generation::attempt_failed(base::Incarnation worker, const base::Error& err
 
 void Generation::wait_for_place(const base::Error& error, std::uint32_t retry_after_ms) {
     const base::TimePoint now = context_.clock.now();
-    const base::Duration pause =
-        std::clamp<base::Duration>(std::chrono::milliseconds(retry_after_ms) / 4, kRetryPauseMin, kRetryPauseMax);
+    const base::Duration pause = retry_pause(retry_after_ms);
     if (!give_up_at_ || now + pause >= *give_up_at_) {
         fail(error, std::max<std::uint32_t>(retry_after_ms, 1000));
         return;

@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -178,6 +179,31 @@ class LocalCluster(Server):
 
     def logs(self) -> str:
         return "\n".join(f"--- {path.name}\n{path.read_text(errors='replace')}" for path in sorted(pathlib.Path(self.folder.name).iterdir()))
+
+
+def check_same_when_a_decode_worker_dies(ask: Callable[[int, int], Any], count: int = 6) -> list[Any]:
+    """`ask(port, seed)` for `count` seeds at once, three times: undisturbed, with one of two decode workers killed meanwhile, and without it. The answers, which must be the same."""
+
+    def begin(port: int) -> tuple[list[threading.Thread], dict[int, Any]]:
+        told: dict[int, Any] = {}
+        threads = [threading.Thread(target=lambda seed=seed: told.__setitem__(seed, ask(port, seed))) for seed in range(count)]
+        for thread in threads:
+            thread.start()
+        return threads, told
+
+    rounds = []
+    with LocalCluster(prefill=1, decode=2) as cluster:
+        cluster.wait_ready()
+        for kills in (False, True, False):
+            threads, told = begin(cluster.port)
+            if kills:
+                wait_until(lambda told=told, threads=threads: told or not any(thread.is_alive() for thread in threads), "one has ended")
+                os.kill(cluster.pids_of("decode")[0], signal.SIGKILL)
+            for thread in threads:
+                thread.join()
+            rounds.append([told.get(seed) for seed in range(count)])  # None: it raised
+    assert None not in rounds[0] and rounds[1] == rounds[0] and rounds[2] == rounds[0], rounds
+    return rounds[0]
 
 
 def free_run_of_ports(count: int) -> int:

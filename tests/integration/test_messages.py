@@ -1,8 +1,5 @@
 """/v1/messages through Anthropic's Python client, with its strict validation as the judge of every object and event."""
 import json
-import os
-import signal
-import threading
 
 import anthropic
 import pytest
@@ -139,28 +136,10 @@ def test_a_schema_is_kept_to(client):
 
 @pytest.mark.process
 def test_streams_say_the_same_when_a_decode_worker_dies():
-    def answers(port):
-        texts = {}
+    def ask(port, seed):
+        body = post(port, ROUTE, messages=HI, temperature=1, max_tokens=300, stream=True, seed=seed).body.decode()
+        events = [json.loads(line[6:]) for line in body.splitlines() if line.startswith("data: ")]
+        assert events[-1] == {"type": "message_stop"}, events[-1]
+        return "".join(event["delta"]["text"] for event in events if event["type"] == "content_block_delta"), events[-2]["delta"]
 
-        def one(seed):
-            body = post(port, ROUTE, messages=HI, temperature=1, max_tokens=300, stream=True, seed=seed).body.decode()
-            events = [json.loads(line[6:]) for line in body.splitlines() if line.startswith("data: ")]
-            assert events[-1] == {"type": "message_stop"}, events[-1]
-            texts[seed] = ("".join(event["delta"]["text"] for event in events if event["type"] == "content_block_delta"), events[-2]["delta"])
-
-        threads = [threading.Thread(target=one, args=(seed,)) for seed in range(6)]
-        for thread in threads:
-            thread.start()
-        return threads, texts
-
-    with harness.LocalCluster(prefill=1, decode=2) as cluster:
-        cluster.wait_ready()
-        threads, expected = answers(cluster.port)
-        for thread in threads:
-            thread.join()
-        threads, again = answers(cluster.port)
-        harness.wait_until(lambda: len(again) > 0 or not any(thread.is_alive() for thread in threads), "one has ended")
-        os.kill(cluster.pids_of("decode")[0], signal.SIGKILL)
-        for thread in threads:
-            thread.join()
-        assert len(expected) == 6 and again == expected
+    harness.check_same_when_a_decode_worker_dies(ask)

@@ -1,8 +1,5 @@
 """/v1/responses through the official Python client, with its strict validation as the judge of every object and event."""
 import json
-import os
-import signal
-import threading
 
 import openai
 import pytest
@@ -164,28 +161,10 @@ def test_metrics_name_the_endpoint(port):
 def test_streams_say_the_same_when_a_decode_worker_dies():
     fields = {"model": harness.MODEL_ID, "input": "Tell me about a cat.", "temperature": 1, "max_output_tokens": 300, "stream": True}
 
-    def answers(port):
-        told = {}
+    def ask(port, seed):
+        events = [json.loads(line[6:]) for line in post(port, ROUTE, **fields, seed=seed).body.decode().splitlines() if line.startswith("data: ")]
+        last = events[-1]
+        return "".join(event["delta"] for event in events if "delta" in event), last["type"], without_ids(last["response"]["output"])
 
-        def one(seed):
-            events = [json.loads(line[6:]) for line in post(port, ROUTE, **fields, seed=seed).body.decode().splitlines() if line.startswith("data: ")]
-            last = events[-1]
-            told[seed] = ("".join(event["delta"] for event in events if "delta" in event), last["type"], without_ids(last["response"]["output"]))
-
-        threads = [threading.Thread(target=one, args=(seed,)) for seed in range(6)]
-        for thread in threads:
-            thread.start()
-        return threads, told
-
-    with harness.LocalCluster(prefill=1, decode=2) as cluster:
-        cluster.wait_ready()
-        threads, expected = answers(cluster.port)
-        for thread in threads:
-            thread.join()
-        assert len(expected) == 6 and all(kind in ("response.completed", "response.incomplete") for _, kind, _ in expected.values())
-        threads, again = answers(cluster.port)
-        harness.wait_until(lambda: len(again) > 0 or not any(thread.is_alive() for thread in threads), "one has ended")
-        os.kill(cluster.pids_of("decode")[0], signal.SIGKILL)
-        for thread in threads:
-            thread.join()
-        assert again == expected
+    told = harness.check_same_when_a_decode_worker_dies(ask)
+    assert all(kind in ("response.completed", "response.incomplete") for _, kind, _ in told)

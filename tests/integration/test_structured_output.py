@@ -1,9 +1,6 @@
 """Answers that keep to a form, from a model that knows nothing of it; judged by pydantic and re."""
 import json
-import os
 import re
-import signal
-import threading
 
 import openai
 import pytest
@@ -102,32 +99,10 @@ def test_structured_streams_survive_the_death_of_a_worker():
     fields = {"model": harness.MODEL_ID, "messages": MESSAGES, "max_tokens": 300, "temperature": 1, "logit_bias": NO_SPACES,
               "response_format": schema_format({"type": "array", "items": Pet.model_json_schema(), "minItems": 2, "maxItems": 2})}
 
-    def answers(port):
-        texts = {}
+    def ask(port, seed):
+        return post(port, "/v1/chat/completions", **fields, seed=seed).json()["choices"][0]["message"]["content"]
 
-        def one(seed):
-            texts[seed] = post(port, "/v1/chat/completions", **fields, seed=seed).json()["choices"][0]["message"]["content"]
-
-        threads = [threading.Thread(target=one, args=(seed,)) for seed in range(8)]
-        for thread in threads:
-            thread.start()
-        return threads, texts
-
-    with harness.LocalCluster(prefill=1, decode=2) as cluster:
-        cluster.wait_ready()
-        threads, expected = answers(cluster.port)
-        for thread in threads:
-            thread.join()
-        threads, again = answers(cluster.port)
-        harness.wait_until(lambda: len(again) > 0 or not any(thread.is_alive() for thread in threads), "one has ended")
-        os.kill(cluster.pids_of("decode")[0], signal.SIGKILL)
-        for thread in threads:
-            thread.join()
-        assert again == expected
-        threads, later = answers(cluster.port)
-        for thread in threads:
-            thread.join()
-        assert later == expected
+    harness.check_same_when_a_decode_worker_dies(ask, 8)
 
 
 @pytest.fixture
