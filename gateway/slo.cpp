@@ -120,6 +120,7 @@ ApiResult<RequestSlo> SloClasses::resolve(const SloWish& body, const SloWish& he
     RequestSlo slo{.class_name = classes_[index].name,
                    .class_index = index,
                    .targets = classes_[index].targets,
+                   .priority = classes_[index].priority,
                    .drops_late = classes_[index].drops_late};
     const auto take = [](const std::optional<base::Duration>& first, const std::optional<base::Duration>& second,
                          base::Duration least, const char* param, base::Duration& target) -> std::optional<ApiError> {

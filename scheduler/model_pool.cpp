@@ -177,6 +177,7 @@ void ModelPool::take(const proto::PlaceRequest& request, const Placement& placem
     const std::uint64_t decode_blocks =
         placement.encodes ? 0 : (tokens + decode.block_tokens() - 1) / decode.block_tokens();
     const TenantId tenant = tenants_.id_of(request.tenant());
+    out.set_tenant_tokens(fair_share_.tokens_ahead(tenant, priority_of(request), now));
     const double answer_tokens = placement.encodes ? 0 : answer_tokens_expected(request);
     if (const PlacedRequest* former = registry_.in_flight().placed(base::RequestId{request.request_id()})) {
         fair_share_.charge(former->tenant, 0, -former->answer_tokens);  // the rest of it is written elsewhere

@@ -373,6 +373,14 @@ std::uint32_t KvTiers::blocks_returning() const {
     return blocks;
 }
 
+std::uint32_t KvTiers::blocks_to_save(const Sequence& sequence) const {
+    if (tiers_.empty()) { return 0; }
+    const auto known = savings_.front().find(sequence.id);
+    const std::uint32_t begun = known == savings_.front().end() ? 0 : known->second.blocks;
+    const std::uint32_t published = sequence.kv->blocks_published();
+    return published - std::min(published, begun);
+}
+
 void KvTiers::show(std::size_t tier) {
     const kv_cache::BlockCounts counts = tiers_[tier].slots->counts();
     Instruments::OfTier& figures = instruments_->tiers[tier];

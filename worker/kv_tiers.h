@@ -50,6 +50,7 @@ public:
     void leaving(Sequence& sequence, bool for_good) override;
     void dropped() override;
     std::uint32_t blocks_returning() const override;
+    std::uint32_t blocks_to_save(const Sequence& sequence) const override;
     bool busy() const override { return !jobs_.empty(); }
 
 private:

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <limits>
 
 #include "proto/errors.h"
@@ -157,6 +158,8 @@ base::Result<StartRequest> read_start(const sluice::proto::Start& start, Gateway
         request.slo.first_token = base::deadline_in(start.first_token_in_us(), clock.now());
     }
     request.slo.tpot = std::chrono::microseconds(start.tpot_target_us());
+    request.priority = start.priority();
+    request.tenant_tokens = std::isfinite(start.tenant_tokens()) ? start.tenant_tokens() : 0;
     request.explain = start.explain();
     if (start.has_grammar()) {
         const auto kind = grammar_kind(start.grammar().kind());

@@ -27,6 +27,7 @@ WorkerOptions WorkerOptions::read(base::Config& config, bool on_gpu) {
     options.batch_tokens_max = count("worker.batch_tokens_max", options.batch_tokens_max, 1, 65536);
     options.chunk_tokens_max = count("worker.chunk_tokens_max", options.chunk_tokens_max, 1, 65536);
     options.prompt_wait = milliseconds("worker.prompt_wait_ms", options.prompt_wait);
+    options.priority_wait = milliseconds("worker.priority_wait_ms", options.priority_wait);
     options.heartbeat = milliseconds("worker.heartbeat_ms", options.heartbeat);
     options.drain_timeout = milliseconds("worker.drain_timeout_ms", options.drain_timeout);
     options.stall_limit = milliseconds("worker.stall_limit_ms", options.stall_limit);

@@ -23,7 +23,9 @@ struct WorkerOptions {
     std::uint32_t batch_tokens_max = 512;
     std::uint32_t chunk_tokens_max = 128;  // prompt tokens of a step that also decodes
     std::chrono::milliseconds prompt_wait{
-        5000};                                 // a prompt older than this is computed whatever was promised to others
+        5000};  // a prompt older than this is computed whatever was promised to others
+    /// Waiting for KV memory for so long counts as one priority more (plan_memory.h).
+    std::chrono::milliseconds priority_wait{10000};
     std::chrono::milliseconds heartbeat{500};  // on the streams of gateways; to the scheduler as that one says
     std::chrono::milliseconds drain_timeout{30000};
     std::chrono::milliseconds stall_limit{30000};  // a step longer than this: heartbeats stop, others take over

@@ -1,12 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
 
-#include "base/clock.h"
+#include "worker/plan_batch.h"
 
 namespace worker {
 
@@ -18,21 +19,32 @@ enum class MemoryWish {
     grow,   // more of it, for what the next step computes
 };
 
+/// MemoryCandidate::tokens_ahead of a stream that nobody waits for.
+inline constexpr std::int32_t kNoSchedule = std::numeric_limits<std::int32_t>::max();
+
 /// What the plan needs to know of a sequence. In order of arrival.
 struct MemoryCandidate {
     MemoryWish wish = MemoryWish::none;
     /// What the wish takes from the pool: blocks that nobody else uses. For all but the first of a kind (first_of) an
     /// upper bound does: they are behind it, and the plan is made again when it has got what it wants.
     std::uint32_t blocks = 0;
-    std::uint64_t turn = 0;     // wishes of one kind are met in ascending order
+    std::uint64_t turn = 0;     // wishes of one kind that are equal otherwise are met in ascending order
     bool holds_kv = false;      // has KV memory: running, loading, granted or handing over
     bool may_give_way = false;  // runs, and no transfer touches its blocks
 
-    std::int32_t priority = 0;  // higher: goes first, gives way last
-    // For policies to come; nothing weighs them yet.
+    std::int32_t priority = 0;  // of its class; higher: goes first, gives way last
+    /// For so many times the wait that counts as one priority it has been without the memory that it asked for, all its
+    /// waits together: whoever waits rises until nobody is before it.
+    std::int32_t age = 0;
     std::string_view tenant;
-    std::string_view slo_class;
-    std::optional<base::TimePoint> deadline;
+    /// Virtual tokens that its tenant has had beyond the least (VTC), as the scheduler said when it was placed.
+    double tenant_tokens = 0;
+    double due_seconds = kNever;  // until its next token is due, by its TTFT or TPOT target; negative: it is late
+    /// Tokens that it is ahead of its TPOT target; negative: behind.
+    std::int32_t tokens_ahead = kNoSchedule;
+    /// What giving way costs: blocks to copy out now, and those to bring back or to compute again.
+    std::uint32_t blocks_to_move = 0;
+    std::uint32_t blocks_held = 0;  // come back at most when it gives way
 };
 
 /// The pool as it is.
@@ -51,6 +63,7 @@ enum class MemoryAct {
     preempt,  // takes its memory and lets it wait; what becomes free is known afterwards, so this is the last action
     fail,     // waiting would not help: ends with an error; the last action, too
     wait,     // asked and got nothing
+    wait_for_step,  // the same, and others will give way for it when the running step has ended
 };
 
 struct MemoryAction {
@@ -60,16 +73,28 @@ struct MemoryAction {
 };
 
 /// Who gets KV memory now, who waits for it and who gives it up. Pure. Act in order, then ask again until nothing but
-/// `wait` comes.
+/// waiting comes.
 ///
-/// - Those that run grow first. When the pool is too small the last arrival gives way (recompute; PagedAttention, Kwon
-///   et al., SOSP 2023, section 4.5), never one that a transfer still reads. A sequence that is alone, or finds nobody
-///   to give way, fails; alone it waits instead while a transfer still has blocks to give back.
+/// *Rank* is priority + age. Who has the higher one goes first and gives way last.
+///
+/// - Those that run grow first. When the pool is too small one gives way, never one that a transfer still reads: of the
+///   lowest rank the one that is furthest ahead of its TPOT target (or has none), then the one that is moved for the
+///   least, then the last arrival (what it computed is loaded or computed again: PagedAttention, Kwon et al., SOSP
+///   2023, section 4.5; FastSwitch, Shen et al., 2024). A sequence that is alone, or finds nobody to give way, fails;
+///   alone it waits instead while a transfer still has blocks to give back.
 /// - A newcomer gets memory while every sequence that has some can still grow by a block: else each newcomer would push
 ///   a running one out a step later, and its work with it. Who is alone may fill the pool.
-/// - First come, first served, within admissions and within grants. A grant does not overtake an admission of an
-/// earlier
-///   arrival: a stream that lost its memory would wait for as long as new ones come.
+/// - Newcomers of one rank come in the order of their tenants' counters (VTC, Sheng et al., OSDI 2024), then as they
+/// are
+///   due (who is late already has no claim), then first come, first served; within admissions and within grants. A
+///   grant does not overtake an admission that is before it: a stream that lost its memory would wait for as long as
+///   new ones come.
+/// - The first newcomer that finds no room takes that of running sequences of a lower class *and* a lower rank, as of
+///   growing, where all of it together is enough. So a stream of a low class is not pushed out for ever: what it waits
+///   counts, and once its rank is theirs, nobody of a higher class takes its memory or comes before it.
+///
+/// Bound: after (highest - own priority) times the wait that counts as one no later arrival goes before a sequence, and
+/// it is no victim of any; it waits only for those to end who have waited as long.
 std::vector<MemoryAction> plan_memory(std::span<const MemoryCandidate> candidates, const MemoryCounts& counts);
 
 /// The candidate whose wish of this kind is met first; empty: nobody has one.

@@ -62,7 +62,7 @@ public:
 /// What a role adds to the step loop: prefill_worker::PrefillPart hands KV over, decode_worker::DecodePart takes it.
 /// Called on the step thread unless said otherwise, also while a step runs. A helper (StepLoop::add_helper) is for the
 /// sequences of all parts: it hears of admitted, closing, tick, next_tick, busy and ending, and, as nobody else,
-/// of published, leaving, dropped and blocks_returning.
+/// of published, leaving, dropped, blocks_returning and blocks_to_save.
 class RolePart {
 public:
     virtual ~RolePart() = default;
@@ -92,6 +92,8 @@ public:
     virtual void dropped() {}
     /// KV blocks of sequences that have left, which this helper gives back within a step.
     virtual std::uint32_t blocks_returning() const { return 0; }
+    /// Blocks that would have to be copied out first if this sequence gave way now.
+    virtual std::uint32_t blocks_to_save(const Sequence&) const { return 0; }
     /// Its KV memory is about to be taken away (preemption).
     virtual bool may_preempt(const Sequence&) const { return true; }
     /// Often, between commands: timers, room for those who wait.

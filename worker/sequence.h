@@ -73,6 +73,8 @@ struct StartRequest {
     StopRules stop;
     std::string cache_scope;
     std::string tenant = "default";  // whom it is counted for
+    double tenant_tokens = 0;        // virtual tokens that this one has had beyond the least (VTC)
+    std::int32_t priority = 0;       // of its class; higher goes first where KV memory is short
     std::optional<base::TimePoint> deadline;
     SloTargets slo;
     Peer peer;                                                  // prefill and decode parts
@@ -126,7 +128,9 @@ struct Sequence {
     StartRequest request;
     SequenceState state = SequenceState::waiting;
     base::TimePoint accepted{};
-    std::optional<TokenSchedule> schedule;  // with a TPOT target, from the first token on
+    base::Duration waited{};                     // for KV memory, until it got it last
+    std::optional<base::TimePoint> waits_since;  // for KV memory
+    std::optional<TokenSchedule> schedule;       // with a TPOT target, from the first token on
 
     std::vector<base::TokenId> tokens;  // prompt, then generated
     std::uint32_t prompt_tokens = 0;
@@ -161,6 +165,9 @@ struct Sequence {
     /// Here the tokens that it has now begin to count against its TPOT target, unless earlier ones do.
     void begin_schedule(base::TimePoint now) {
         if (request.slo.tpot > base::Duration::zero() && !schedule) { schedule = {now, generated_tokens()}; }
+    }
+    base::Duration waited_for_memory(base::TimePoint now) const {
+        return waits_since ? waited + (now - *waits_since) : waited;
     }
     /// When the token is due that follows the running step, which ends at `step_end`. Empty: nobody waits for it.
     std::optional<base::TimePoint> next_due(base::TimePoint step_end) const;

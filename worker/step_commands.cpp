@@ -100,6 +100,7 @@ void StepLoop::start(StartRequest&& request) {
     } else {
         extend_chain(*sequence);
         look_up_prefix(*sequence);
+        if (sequence->state == SequenceState::waiting) { sequence->waits_since = sequence->accepted; }
     }
     if (sequence->request.grammar) {
         sequence->grammar = options_.grammars->begin(*sequence->request.grammar, [this] { commands_.wake(); });

@@ -55,7 +55,7 @@ bool StepLoop::work() {
     is_news = expire_deadlines() || is_news;
     each_part([](RolePart& part) { part.tick(); });
     give_memory();
-    if (running_ && !next_) { next_ = plan_step(); }
+    if (running_ && !next_ && !others_give_way_) { next_ = plan_step(); }
     return is_news || more_to_publish_;
 }
 

@@ -249,8 +249,9 @@ private:
     engine::Batch spare_batch_;  // of the last step: its memory
     /// The step after it, ready to launch; gone as soon as anything that it builds on changes.
     std::optional<RunningStep> next_;
-    bool more_to_publish_ = false;               // of the prefix index, which goes out in parts
-    bool freed_ = false;                         // memory may have become free since those who wait for it were asked
+    bool more_to_publish_ = false;  // of the prefix index, which goes out in parts
+    bool others_give_way_ = false;  // to somebody who waits, when the running step has ended: no step is made ready
+    bool freed_ = false;            // memory may have become free since those who wait for it were asked
     std::optional<base::TimePoint> last_ended_;  // of the step before, while one follows the other at once
     base::TimePoint step_ended_at_{};            // of the step before, whenever that was
     std::optional<Unreported> unreported_;

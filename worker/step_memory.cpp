@@ -17,6 +17,18 @@ std::uint32_t tokens_wanted(const Sequence& sequence) {
     return sequence.room ? sequence.room->kv_tokens + 1 : size32(sequence.tokens.size());
 }
 
+std::int32_t age_of(base::Duration waited, base::Duration priority_wait) {
+    return static_cast<std::int32_t>(std::min<std::int64_t>(waited / priority_wait, 1'000'000));
+}
+
+std::int32_t tokens_ahead_of(const Sequence& sequence, base::TimePoint now) {
+    const base::Duration tpot = sequence.request.slo.tpot;
+    const auto due = sequence.next_due(now);
+    if (tpot == base::Duration::zero() || !sequence.schedule || !due) { return kNoSchedule; }
+    const std::int64_t tokens = (*due - now) / tpot - (*due < now ? 1 : 0);
+    return static_cast<std::int32_t>(std::clamp<std::int64_t>(tokens, -1'000'000, 1'000'000));
+}
+
 bool is_newcomer(const Sequence& sequence) {
     return sequence.state == SequenceState::waiting || sequence.room.has_value();
 }
@@ -24,6 +36,7 @@ bool is_newcomer(const Sequence& sequence) {
 }  // namespace
 
 std::vector<MemoryCandidate> StepLoop::memory_candidates() const {
+    const base::TimePoint now = clock_.now();
     std::vector<MemoryCandidate> candidates;
     candidates.reserve(sequences_.size());
     for (const auto& sequence : sequences_) {
@@ -31,8 +44,21 @@ std::vector<MemoryCandidate> StepLoop::memory_candidates() const {
         candidate.holds_kv = sequence->kv.has_value();
         candidate.may_give_way =
             sequence->state == SequenceState::running && part_of(*sequence)->may_preempt(*sequence);
+        candidate.priority = sequence->request.priority;
+        candidate.age = age_of(sequence->waited_for_memory(now), options_.limits.priority_wait);
         candidate.tenant = sequence->request.tenant;
-        candidate.deadline = sequence->request.deadline;
+        candidate.tenant_tokens = sequence->request.tenant_tokens;
+        if (const auto due = sequence->next_due(now)) {
+            candidate.due_seconds = std::chrono::duration<double>(*due - now).count();
+        }
+        candidate.tokens_ahead = tokens_ahead_of(*sequence, now);
+        if (candidate.may_give_way && sequence->kv) {
+            candidate.blocks_held = size32(sequence->kv->blocks().size());
+            candidate.blocks_to_move = candidate.blocks_held;
+            for (const RolePart* helper : helpers_) {
+                candidate.blocks_to_move += helper->blocks_to_save(*sequence);
+            }
+        }
         candidates.push_back(candidate);
     }
     return candidates;
@@ -62,6 +88,7 @@ std::uint32_t StepLoop::blocks_wanted(Sequence& sequence) {
 }
 
 void StepLoop::give_memory() {
+    others_give_way_ = false;
     bool any = true;
     while (any && std::any_of(sequences_.begin(), sequences_.end(), [](const auto& s) { return is_newcomer(*s); })) {
         std::vector<MemoryCandidate> candidates = memory_candidates();
@@ -80,11 +107,20 @@ void StepLoop::give_memory() {
         any = false;
         for (const MemoryAction& action : plan_memory(candidates, memory_counts())) {
             Sequence& sequence = *sequences_[action.candidate];
-            if (action.act == MemoryAct::wait) {
+            if (action.act == MemoryAct::wait || action.act == MemoryAct::wait_for_step) {
+                if (action.act == MemoryAct::wait_for_step) {
+                    others_give_way_ = true;
+                    next_.reset();
+                }
                 if (sequence.room) { part_of(sequence)->room_delayed(sequence); }
                 continue;
             }
             any = true;
+            if (action.act == MemoryAct::preempt) {
+                reporter_.note_preemption(StepReporter::Preemption::priority);
+                make_waiting(sequence);
+                continue;
+            }
             open_kv(sequence);
             if (action.act == MemoryAct::grant) {
                 sequence.room.reset();
@@ -109,6 +145,8 @@ void StepLoop::open_kv(Sequence& sequence) {
     auto opened = cache_.open(std::move(match), tokens_wanted(sequence));
     CHECK(opened, "the plan of KV memory counted wrong: " << opened.error().message);
     sequence.kv = std::move(*opened);
+    sequence.waited = sequence.waited_for_memory(clock_.now());
+    sequence.waits_since.reset();
     sequence.computed_tokens = hit;
     sequence.published_blocks = hit / cache_.options().block_tokens;
 }
@@ -153,7 +191,7 @@ bool StepLoop::grow(std::vector<StepEntry>& entries) {
                       "the plan of KV memory counted wrong: " << blocks << " blocks for one sequence");
             } else if (action.act == MemoryAct::preempt) {
                 take_out();
-                reporter_.note_preemption();
+                reporter_.note_preemption(StepReporter::Preemption::growth);
                 make_waiting(sequence);
             } else {
                 take_out();
@@ -181,6 +219,7 @@ void StepLoop::make_waiting(Sequence& sequence) {
         sequence.trace.wait_for(wait, clock_.now());
     }
     sequence.state = SequenceState::waiting;
+    if (!sequence.waits_since) { sequence.waits_since = clock_.now(); }
     look_up_prefix(sequence);
 }
 
@@ -195,6 +234,7 @@ void StepLoop::look_up_prefix(Sequence& sequence) {
 void StepLoop::want_room(Sequence& sequence, std::uint32_t kv_tokens) {
     CHECK(!sequence.kv && sequence.state == SequenceState::awaiting_kv);
     sequence.room = RoomWish{kv_tokens, next_room_turn_++};
+    sequence.waits_since = clock_.now();
 }
 
 void StepLoop::make_loading(Sequence& sequence) {

@@ -35,8 +35,8 @@ struct StepReporter::Instruments {
               metrics.counter("sluice_worker_prompt_tokens_total", "Prompt tokens computed", {{"model", model}})),
           generation_tokens(
               metrics.counter("sluice_worker_generation_tokens_total", "Tokens sampled", {{"model", model}})),
-          preemptions(metrics.counter("sluice_worker_preemptions_total",
-                                      "Sequences that lost their KV memory to others", {{"model", model}})),
+          preempted_by_growth(preemptions(metrics, model, "growth")),
+          preempted_by_priority(preemptions(metrics, model, "priority")),
           prefix_queries(metrics.counter("sluice_worker_prefix_query_tokens_total",
                                          "Prompt tokens looked up in the prefix index", {{"model", model}})),
           prefix_hits(metrics.counter("sluice_worker_prefix_hit_tokens_total",
@@ -48,6 +48,11 @@ struct StepReporter::Instruments {
           idle_decode(idle(metrics, "decode")),
           idle_mixed(idle(metrics, "mixed")) {}
 
+    static prometheus::Counter& preemptions(base::Metrics& metrics, const std::string& model, const char* cause) {
+        return metrics.counter("sluice_worker_preemptions_total",
+                               "Sequences that lost their KV memory to others, which grew or have a higher priority",
+                               {{"model", model}, {"cause", cause}});
+    }
     static prometheus::Gauge& blocks(base::Metrics& metrics, const std::string& worker, const char* state) {
         return metrics.gauge("sluice_worker_kv_blocks", "KV blocks by state", {{"state", state}, {"worker", worker}});
     }
@@ -64,7 +69,8 @@ struct StepReporter::Instruments {
 
     prometheus::Gauge &waiting, &running, &usage;
     prometheus::Gauge &blocks_free, &blocks_used, &blocks_cached, &blocks_pinned, &blocks_stranded, &blocks_capacity;
-    prometheus::Counter &prompt_tokens, &generation_tokens, &preemptions, &prefix_queries, &prefix_hits;
+    prometheus::Counter &prompt_tokens, &generation_tokens, &preempted_by_growth, &preempted_by_priority;
+    prometheus::Counter &prefix_queries, &prefix_hits;
     prometheus::Histogram &step_prefill, &step_decode, &step_mixed;
     prometheus::Histogram &idle_prefill, &idle_decode, &idle_mixed;
 };
@@ -115,8 +121,8 @@ void StepReporter::note_prefix(std::uint32_t tokens_queried, std::uint32_t token
     instruments_->prefix_hits.Increment(tokens_hit);
 }
 
-void StepReporter::note_preemption() {
-    instruments_->preemptions.Increment();
+void StepReporter::note_preemption(Preemption cause) {
+    (cause == Preemption::growth ? instruments_->preempted_by_growth : instruments_->preempted_by_priority).Increment();
 }
 
 bool StepReporter::publish_blocks() {

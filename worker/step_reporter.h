@@ -42,7 +42,9 @@ public:
     void note_step(const std::vector<StepShare>& shares, base::Duration duration,
                    std::optional<base::Duration> idle_before);
     void note_prefix(std::uint32_t tokens_queried, std::uint32_t tokens_hit);
-    void note_preemption();
+    /// Why a sequence lost its KV memory: others of its step grew; one of a higher priority came.
+    enum class Preemption : std::uint8_t { growth, priority };
+    void note_preemption(Preemption cause);
     /// What is told of blocks, and asked: the pool's, and those of tiers that are added.
     KnownBlocks& known_blocks() { return known_; }
     const KnownBlocks& known_blocks() const { return known_; }

@@ -228,6 +228,7 @@ void Generation::take_placement(const proto::Placement& placement) {
     split_ = placement.path() != "local" && placement.prefill().incarnation() != placement.decode().incarnation();
     decode_ = placement.has_decode() ? placement.decode() : placement.prefill();
     prefill_ = split_ ? placement.prefill() : decode_;
+    tenant_tokens_ = placement.tenant_tokens();
     kv_mode_ = placement.kv_mode();
     kv_source_.reset();
     if (placement.has_kv_source()) { kv_source_ = placement.kv_source(); }
@@ -264,6 +265,8 @@ void Generation::send_start(const proto::WorkerEndpoint& to, proto::Start::Part 
     start.mutable_stop()->set_new_tokens_min(request_.new_tokens_min);
     start.set_cache_scope(request_.cache_scope);
     start.set_tenant(request_.tenant);
+    start.set_tenant_tokens(tenant_tokens_);
+    start.set_priority(request_.slo.priority);
     start.set_explain(record_.is_on());
     if (request_.grammar != nullptr) { *start.mutable_grammar() = *request_.grammar; }
     start.set_scheduler_epoch(scheduler_epoch_);

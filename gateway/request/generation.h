@@ -120,6 +120,7 @@ private:
     // Of the current epoch.
     proto::WorkerEndpoint prefill_;
     proto::WorkerEndpoint decode_;
+    double tenant_tokens_ = 0;  // as the scheduler said
     proto::KvMode kv_mode_;
     std::optional<proto::KvSource> kv_source_;  // who may have KV that the worker that prefills lacks
     bool workers_known_ = false;

@@ -27,7 +27,8 @@ struct RequestSlo {
     std::string class_name = "default";
     std::size_t class_index = 0;  // of the gateway's SloClasses
     SloTargets targets;
-    bool drops_late = false;  // no first token when that is due: the request ends with an error
+    std::int32_t priority = 0;  // higher goes first where memory is short
+    bool drops_late = false;    // no first token when that is due: the request ends with an error
 };
 
 }  // namespace gateway

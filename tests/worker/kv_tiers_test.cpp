@@ -216,10 +216,10 @@ TEST_CASE("who gave way finds what it computed in the tier", "[worker]") {
     }
     bench.check_answer(1, first, 90);
     bench.check_answer(2, second, 90);
-    REQUIRE(bench.figure("sluice_worker_preemptions_total{model=\"ledger\"}") >= 1);
+    REQUIRE(bench.figure("sluice_worker_preemptions_total{cause=\"growth\",model=\"ledger\"}") >= 1);
     // Without the tier all of a preempted sequence is computed again: more than a block's worth each time.
     const double again = static_cast<double>(bench.engine.tokens_computed()) - 2 * (60 + 89);
-    REQUIRE(again <= 16 * bench.figure("sluice_worker_preemptions_total{model=\"ledger\"}"));
+    REQUIRE(again <= 16 * bench.figure("sluice_worker_preemptions_total{cause=\"growth\",model=\"ledger\"}"));
     bench.check_nothing_held();
 }
 
@@ -233,10 +233,10 @@ TEST_CASE("who grows waits for the copy of who gave way, and for nobody else's m
         bench.driver.turn();
         REQUIRE(++turns < 2000);
     }
-    REQUIRE(bench.figure("sluice_worker_preemptions_total{model=\"ledger\"}") == 1);
+    REQUIRE(bench.figure("sluice_worker_preemptions_total{cause=\"growth\",model=\"ledger\"}") == 1);
     REQUIRE(bench.tiers.blocks_returning() > 0);
     bench.settle();  // those who have room go on; nobody else gives way
-    REQUIRE(bench.figure("sluice_worker_preemptions_total{model=\"ledger\"}") == 1);
+    REQUIRE(bench.figure("sluice_worker_preemptions_total{cause=\"growth\",model=\"ledger\"}") == 1);
     bench.finish_jobs();
     for (const auto& [request, prompt, tokens] :
          {std::tuple(1, prompt_of(60, 1), 150u), std::tuple(2, prompt_of(60, 2), 60u),
@@ -396,6 +396,7 @@ TEST_CASE("whatever tiers do and when, answers are the same and nothing is lost"
     limits.batch_tokens_max = 16 + random() % 100;
     TierBench bench(14 + random() % 20, 8 + random() % 60, random() % 4, limits);
     bench.mover.room = random() % 4 == 0 ? 1 : 1000;
+    const bool has_classes = random() % 2 == 0;
     struct Asked {
         std::vector<TokenId> prompt;
         std::uint32_t new_tokens = 0;
@@ -411,7 +412,9 @@ TEST_CASE("whatever tiers do and when, answers are the same and nothing is lost"
             request.prompt.insert(request.prompt.end(), more.begin(), more.end());
             request.prompt.resize(std::min<std::size_t>(request.prompt.size(), 150));
             request.new_tokens = 1 + random() % 40;
-            REQUIRE(bench.loop.post_command(make_start(turn, request.prompt, request.new_tokens)));
+            worker::StartRequest start = make_start(turn, request.prompt, request.new_tokens);
+            if (has_classes) { start.priority = static_cast<std::int32_t>(random() % 3); }
+            REQUIRE(bench.loop.post_command(std::move(start)));
             asked.emplace(turn, std::move(request));
         }
         if (random() % 40 == 0 && !asked.empty()) {

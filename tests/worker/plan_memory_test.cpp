@@ -125,6 +125,175 @@ TEST_CASE("a higher priority goes first and gives way last", "[worker]") {
     REQUIRE(plan_memory(candidates, {.blocks_available = 4}) == Actions{{1, MemoryAct::grant}, {0, MemoryAct::wait}});
 }
 
+TEST_CASE("what a sequence waited counts as priority, and so does what its tenant has had and when it is due",
+          "[worker]") {
+    const auto order = [](const std::vector<MemoryCandidate>& candidates) {
+        std::vector<std::uint32_t> admitted;
+        for (const MemoryAction& action : plan_memory(candidates, {.blocks_available = 100})) {
+            REQUIRE(action.act == MemoryAct::admit);
+            admitted.push_back(action.candidate);
+        }
+        return admitted;
+    };
+    std::vector<MemoryCandidate> candidates = {waiting(1, 1), waiting(1, 2), waiting(1, 3)};
+    candidates[0].priority = 1;
+    candidates[2].age = 2;
+    REQUIRE(order(candidates) == std::vector<std::uint32_t>{2, 0, 1});
+
+    candidates = {waiting(1, 1), waiting(1, 2), waiting(1, 3), waiting(1, 4)};
+    candidates[0].tenant = candidates[1].tenant = candidates[3].tenant = "much";
+    candidates[2].tenant = "little";
+    candidates[0].tenant_tokens = 10;  // as it was; the last one says how it is
+    candidates[1].tenant_tokens = 5000;
+    candidates[3].tenant_tokens = 900;
+    candidates[2].tenant_tokens = 800;
+    REQUIRE(order(candidates) == std::vector<std::uint32_t>{2, 0, 1, 3});
+
+    candidates = {waiting(1, 1), waiting(1, 2), waiting(1, 3), waiting(1, 4)};
+    candidates[1].due_seconds = 3;
+    candidates[2].due_seconds = 2;
+    candidates[3].due_seconds = -1;  // too late: no claim
+    REQUIRE(order(candidates) == std::vector<std::uint32_t>{2, 1, 0, 3});
+}
+
+TEST_CASE("of one rank the stream that is furthest ahead gives way, then the one that is moved for the least",
+          "[worker]") {
+    std::vector<MemoryCandidate> candidates = {growing(1), running(), running(), running()};
+    for (MemoryCandidate& candidate : candidates) {
+        candidate.tokens_ahead = 2;
+        candidate.blocks_to_move = 9;
+    }
+    const auto victim = [&] { return plan_memory(candidates, {.blocks_available = 0}).back(); };
+    REQUIRE(victim() == MemoryAction{3, MemoryAct::preempt});
+    candidates[1].blocks_to_move = 8;
+    REQUIRE(victim() == MemoryAction{1, MemoryAct::preempt});
+    candidates[2].tokens_ahead = 3;
+    REQUIRE(victim() == MemoryAction{2, MemoryAct::preempt});
+    candidates[3].tokens_ahead = worker::kNoSchedule;
+    REQUIRE(victim() == MemoryAction{3, MemoryAct::preempt});
+    candidates[3].age = 1;
+    REQUIRE(victim() == MemoryAction{2, MemoryAct::preempt});
+    candidates[1].priority = -1;
+    REQUIRE(victim() == MemoryAction{1, MemoryAct::preempt});
+}
+
+TEST_CASE("a newcomer of a higher class takes the memory of lower ones, where that is enough", "[worker]") {
+    std::vector<MemoryCandidate> candidates = {running(), running(), running(false), waiting(5, 1)};
+    candidates[0].blocks_held = candidates[1].blocks_held = candidates[2].blocks_held = 4;
+    const auto plan = [&](MemoryCounts counts) { return plan_memory(candidates, counts); };
+    const Actions waits = {{3, MemoryAct::wait}};
+    REQUIRE(plan({.blocks_available = 2}) == waits);  // of the same class
+    candidates[3].priority = 1;
+    REQUIRE(plan({.blocks_available = 3}) == Actions{{3, MemoryAct::wait}, {1, MemoryAct::preempt}});
+    REQUIRE(plan({.blocks_available = 0}) == Actions{{3, MemoryAct::wait}, {1, MemoryAct::preempt}});
+    REQUIRE(plan({.blocks_available = 3, .step_runs = true}) == Actions{{3, MemoryAct::wait_for_step}});
+    REQUIRE(plan({.blocks_available = 3, .blocks_returning = 5}) == waits);  // it comes without anybody's loss
+    candidates[3].blocks = 9;
+    REQUIRE(plan({.blocks_available = 1}) == waits);  // both together were too little
+    candidates[3].blocks = 5;
+    candidates[1].age = 1;  // its rank is the newcomer's by now
+    REQUIRE(plan({.blocks_available = 3}) == Actions{{3, MemoryAct::wait}, {0, MemoryAct::preempt}});
+    candidates[0].priority = 1;
+    REQUIRE(plan({.blocks_available = 3}) == waits);
+    candidates[0].priority = 0;
+    candidates[3] = asking(5, 1);
+    candidates[3].priority = 1;
+    REQUIRE(plan({.blocks_available = 3}) == Actions{{3, MemoryAct::wait}, {0, MemoryAct::preempt}});
+}
+
+TEST_CASE("nobody waits for ever, whatever of higher classes goes on coming", "[worker][property]") {
+    // One tick is the wait that counts as one priority / kWait. A sequence that gives way begins anew.
+    constexpr int kWait = 20;
+    constexpr std::int32_t kPriorityMax = 3;
+    constexpr int kServiceMax = 12;
+    constexpr std::size_t kQueueMax = 12;
+    constexpr std::uint32_t kPool = 24;
+    struct One {
+        std::uint64_t id = 0;
+        std::int32_t priority = 0;
+        std::uint32_t blocks = 0;  // in the end
+        std::uint32_t held = 0;    // 0: waits
+        int service = 0;
+        int served = 0;
+        int waited = 0;
+    };
+    const auto seed = GENERATE(range(0u, 60u));
+    CAPTURE(seed);
+    Random random{seed};
+    std::vector<One> all;  // in order of arrival
+    std::uint64_t next = 0;
+    std::uint32_t available = kPool;
+    int waited_most = 0;
+    int ended = 0;
+    const auto candidates_of = [&](MemoryWish wish) {
+        std::vector<MemoryCandidate> candidates;
+        for (const One& one : all) {
+            MemoryCandidate candidate;
+            candidate.priority = one.priority;
+            candidate.age = one.waited / kWait;
+            candidate.holds_kv = candidate.may_give_way = one.held > 0;
+            candidate.blocks_held = candidate.blocks_to_move = one.held;
+            candidate.turn = one.id;
+            if (wish == MemoryWish::admit && one.held == 0) {
+                candidate.wish = wish;
+                candidate.blocks = (one.blocks + 1) / 2;
+            } else if (wish == MemoryWish::grow && one.held > 0 && one.held < one.blocks &&
+                       one.served >= one.service / 2) {
+                candidate.wish = wish;
+                candidate.blocks = one.blocks - one.held;
+            }
+            candidates.push_back(candidate);
+        }
+        return candidates;
+    };
+    for (int tick = 0; tick < 4000; ++tick) {
+        while (all.size() < kQueueMax) {  // of the highest class always somebody
+            const bool is_low = random() % 8 == 0;
+            all.push_back({next++, is_low ? static_cast<std::int32_t>(random() % 3) : kPriorityMax,
+                           1 + random() % (kPool - 1), 0, 1 + static_cast<int>(random() % kServiceMax), 0, 0});
+        }
+        for (const MemoryWish wish : {MemoryWish::grow, MemoryWish::admit}) {
+            for (int round = 0;; ++round) {
+                REQUIRE(round < 100);
+                bool any = false;
+                const std::vector<MemoryCandidate> candidates = candidates_of(wish);
+                for (const MemoryAction& action : plan_memory(candidates, {.blocks_available = available})) {
+                    One& one = all[action.candidate];
+                    REQUIRE(action.act != MemoryAct::fail);
+                    if (action.act == MemoryAct::wait) { continue; }
+                    any = true;
+                    if (action.act == MemoryAct::preempt) {
+                        available += one.held;
+                        one.held = 0;
+                        one.served = 0;
+                    } else {
+                        REQUIRE(candidates[action.candidate].blocks <= available);
+                        available -= candidates[action.candidate].blocks;
+                        one.held += candidates[action.candidate].blocks;
+                    }
+                }
+                if (!any) { break; }
+            }
+        }
+        for (One& one : all) {
+            one.held > 0 ? ++one.served : ++one.waited;
+        }
+        std::erase_if(all, [&](const One& one) {
+            if (one.held == 0 || one.served < one.service) { return false; }
+            available += one.held;
+            // Until nobody comes before it any more, and then until those have ended who came before it by then.
+            const int bound = (kPriorityMax - one.priority + 1) * kWait + static_cast<int>(kQueueMax) * kServiceMax;
+            CAPTURE(tick, one.id, one.priority);
+            REQUIRE(one.waited <= bound);
+            if (one.priority < kPriorityMax) { waited_most = std::max(waited_most, one.waited); }
+            ++ended;
+            return true;
+        });
+    }
+    REQUIRE(ended > 500);
+    REQUIRE(waited_most > kWait);  // the test has met its subject
+}
+
 namespace {
 
 /// The pool and the sequences of a worker as numbers, and today's rules as plain loops over them: what the plan is held

@@ -228,8 +228,10 @@ TEST_CASE("a newcomer leaves those that run a block each to grow into, so that n
     bench.settle();
     REQUIRE(bench.sink.answers.at({RequestId{1}, Epoch{0}}).tokens == ledger_continuation(grows, 20, 1000));
     REQUIRE(bench.sink.answers.at({RequestId{2}, Epoch{0}}).tokens == ledger_continuation(large, 4, 1000));
-    const auto& preemptions = bench.metrics.counter(
-        "sluice_worker_preemptions_total", "Sequences that lost their KV memory to others", {{"model", "ledger"}});
+    const auto& preemptions =
+        bench.metrics.counter("sluice_worker_preemptions_total",
+                              "Sequences that lost their KV memory to others, which grew or have a higher priority",
+                              {{"model", "ledger"}, {"cause", "growth"}});
     REQUIRE(preemptions.Value() == 0);
 }
 
