@@ -1,12 +1,10 @@
-#include <zlib.h>
-
 #include <algorithm>
 #include <fstream>
 #include <map>
-#include <memory>
 #include <utility>
 
 #include "bench/cache_replay.h"
+#include "bench/packed_file.h"
 
 namespace bench {
 namespace {
@@ -66,28 +64,13 @@ boost::json::object json_of(const Kind& kind) {
 }  // namespace
 
 Result<std::vector<std::string>> read_lines(const std::string& path) {
-    const std::unique_ptr<gzFile_s, int (*)(gzFile)> file(::gzopen(path.c_str(), "rb"), ::gzclose);  // packed or not
-    if (!file) { return base::fail(ErrorCode::not_found, "cannot open " + path); }
-    constexpr std::size_t kBytesMost = std::size_t{4} << 30;
-    std::string text;
-    std::vector<char> part(std::size_t{1} << 16);
-    int got = 0;
-    while ((got = ::gzread(file.get(), part.data(), static_cast<unsigned>(part.size()))) > 0) {
-        text.append(part.data(), static_cast<std::size_t>(got));
-        if (text.size() > kBytesMost) {
-            return base::fail(ErrorCode::resource_exhausted, path + " holds more than 4 GiB of text");
-        }
-    }
-    int number = Z_OK;
-    ::gzerror(file.get(), &number);  // a file that ends too early is told here alone
-    if (got < 0 || (number != Z_OK && number != Z_STREAM_END)) {
-        return base::fail(ErrorCode::data_loss, path + " is damaged after " + std::to_string(text.size()) + " bytes");
-    }
+    const auto text = read_packed(path, std::size_t{4} << 30);
+    if (!text) { return base::pass_on(text); }
     std::vector<std::string> lines;
-    for (std::size_t at = 0; at < text.size();) {
-        std::size_t end = text.find('\n', at);
-        if (end == std::string::npos) { end = text.size(); }
-        lines.push_back(text.substr(at, end - at));
+    for (std::size_t at = 0; at < text->size();) {
+        std::size_t end = text->find('\n', at);
+        if (end == std::string::npos) { end = text->size(); }
+        lines.push_back(text->substr(at, end - at));
         at = end + 1;
     }
     if (lines.empty()) { return base::fail(ErrorCode::invalid_argument, path + " is empty"); }

@@ -1,16 +1,12 @@
 #include "bench/serve_session.h"
 
-#include <zlib.h>
-
-#include <array>
-#include <cerrno>
 #include <cstring>
-#include <memory>
 #include <optional>
 #include <random>
 #include <utility>
 #include <variant>
 
+#include "bench/packed_file.h"
 #include "bench/sessions.h"
 #include "bench/vllm_form.h"
 
@@ -18,26 +14,8 @@ namespace bench {
 namespace {
 
 constexpr Seconds kGetTimeout{30};
+constexpr std::size_t kFileBytesMax = std::size_t{4} << 30;
 constexpr std::size_t kProbeWords[2] = {16, 64};  // of the two probes that tell how long a word is for the tokenizer
-
-/// Compressed by gzip or not.
-base::Result<std::string> read_file(const std::string& path) {
-    errno = 0;
-    const std::unique_ptr<gzFile_s, int (*)(gzFile)> file(gzopen(path.c_str(), "rb"), gzclose);
-    if (!file) { return base::fail(base::ErrorCode::not_found, "cannot read " + path + ": " + std::strerror(errno)); }
-    std::string text;
-    std::array<char, 65536> bytes;
-    int count = 0;
-    while ((count = gzread(file.get(), bytes.data(), bytes.size())) > 0) {
-        text.append(bytes.data(), static_cast<std::size_t>(count));
-    }
-    int number = Z_OK;
-    const char* const why = gzerror(file.get(), &number);
-    if (count < 0 || (number != Z_OK && number != Z_STREAM_END)) {
-        return base::fail(base::ErrorCode::data_loss, "cannot read " + path + ": " + why);
-    }
-    return text;
-}
 
 }  // namespace
 
@@ -136,7 +114,7 @@ std::optional<base::Result<void>> check_options(const ServeBenchOptions& options
 }
 
 base::Result<std::vector<PlannedRequest>> read_trace(const ServeBenchOptions& options) {
-    const auto text = read_file(options.trace_path);
+    const auto text = read_packed(options.trace_path, kFileBytesMax);
     if (!text) { return base::pass_on(text); }
     if (is_session_trace(*text)) {
         return parse_session_trace(*text,
@@ -182,7 +160,7 @@ base::Result<Session> prepare(const ServeBenchOptions& options) {
         session.trace = std::move(*trace);
     }
     if (!options.lengths_path.empty()) {
-        const auto text = read_file(options.lengths_path);
+        const auto text = read_packed(options.lengths_path, kFileBytesMax);
         if (!text) { return base::pass_on(text); }
         auto lengths = parse_lengths(*text);
         if (!lengths) { return base::pass_on(lengths, options.lengths_path); }
@@ -199,7 +177,7 @@ base::Result<Session> prepare(const ServeBenchOptions& options) {
                        .texts = {},
                        .shared_prefix_tokens = options.shared_prefix_tokens};
     if (!options.prompts_path.empty()) {
-        auto text = read_file(options.prompts_path);
+        auto text = read_packed(options.prompts_path, kFileBytesMax);
         if (!text) { return base::pass_on(text); }
         auto prompts = parse_prompts(*text);
         if (!prompts) { return base::pass_on(prompts, options.prompts_path); }

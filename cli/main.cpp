@@ -19,6 +19,7 @@
 #include "bench/scheduler_decisions.h"
 #include "bench/serve.h"
 #include "bench/swap.h"
+#include "bench/switching.h"
 #include "bench/transfer.h"
 #include "cli/cache.h"
 #include "cli/doctor.h"
@@ -337,6 +338,11 @@ int main(int argc, char** argv) {
     bench::add_bench_swap(*command(*bench, "swap", "KV between the pool and the levels below it",
                                    [&] { return bench::bench_swap_main(bench_swap); }),
                           bench_swap);
+
+    bench::SwitchingOptions bench_switching;
+    bench::add_bench_switching(*command(*bench, "switching", "more conversations than KV memory holds",
+                                        [&] { return bench::bench_switching_main(bench_switching); }),
+                               bench_switching);
 
     bench::CodecSpeedOptions bench_codec;
     bench::add_bench_codec(

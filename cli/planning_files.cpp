@@ -1,14 +1,9 @@
 #include "cli/planning_files.h"
 
-#include <zlib.h>
-
-#include <array>
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
-#include <memory>
 
+#include "bench/packed_file.h"
 #include "bench/report_json.h"
 
 namespace cli {
@@ -23,24 +18,7 @@ base::Result<std::string> read_planning_file(const std::string& path) {
     if (std::filesystem::is_directory(path, ignored)) {
         return base::fail(base::ErrorCode::invalid_argument, path + " is a folder; a file is wanted");
     }
-    errno = 0;
-    const std::unique_ptr<gzFile_s, int (*)(gzFile)> file(gzopen(path.c_str(), "rb"), gzclose);
-    if (!file) { return base::fail(base::ErrorCode::not_found, "cannot read " + path + ": " + std::strerror(errno)); }
-    std::string text;
-    std::array<char, 65536> bytes;
-    int count = 0;
-    while ((count = gzread(file.get(), bytes.data(), bytes.size())) > 0) {
-        text.append(bytes.data(), static_cast<std::size_t>(count));
-        if (text.size() > kTextBytesMax) {
-            return base::fail(base::ErrorCode::resource_exhausted, path + " holds more than 512 MiB of text");
-        }
-    }
-    int number = Z_OK;
-    const char* const why = gzerror(file.get(), &number);
-    if (count < 0 || (number != Z_OK && number != Z_STREAM_END)) {
-        return base::fail(base::ErrorCode::data_loss, "cannot read " + path + ": " + why);
-    }
-    return text;
+    return bench::read_packed(path, kTextBytesMax);
 }
 
 std::optional<std::string> find_planning_file(const std::string& prefix, std::string_view ending) {

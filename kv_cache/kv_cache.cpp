@@ -11,6 +11,7 @@ namespace kv_cache {
 namespace {
 
 constexpr std::uint32_t kEvictionShare = 16;  // one portion of evictions takes at most this part of the pool
+constexpr std::uint32_t kReservedShare = 8;   // groups that grow by more than the least reserve at most this part
 
 }  // namespace
 
@@ -234,14 +235,22 @@ Result<void> KvCache::grow(SequenceKv::State& state, std::uint32_t blocks_more) 
     }
     if (blocks_more == 0) { return {}; }
     make_room(blocks_more);
+    const std::uint32_t initial = options_.group_blocks_initial;
+    std::uint32_t group = initial;
+    if (initial > 1) {
+        // A longer one grows by more, so that it is few runs, as long as tails take little from what is cached.
+        const std::uint32_t wish = static_cast<std::uint32_t>(state.blocks.size()) / 2;
+        if (wish > group && blocks_reserved_ + wish <= options_.blocks_total / kReservedShare) { group = wish; }
+    }
     // In place: behind the last block, be it the group's own or the end of the shared prefix.
     if (!state.blocks.empty()) {
         const BlockId behind{base::raw(state.blocks.back()) + 1};
-        const std::uint32_t taken = pool_.take_at(behind, std::max(blocks_more, options_.group_blocks_initial));
+        const std::uint32_t taken = pool_.take_at(behind, std::max(blocks_more, group));
         blocks_more -= append_and_reserve(state, {behind, taken}, blocks_more);
     }
     while (blocks_more > 0) {
-        auto run = pool_.take_best_fit(std::max(blocks_more, options_.group_blocks_initial));
+        auto run = pool_.take_best_fit(std::max(blocks_more, group));
+        if (!run && group > initial) { run = pool_.take_best_fit(std::max(blocks_more, initial)); }
         if (!run) { run = pool_.take_best_fit(blocks_more); }
         if (!run) { run = pool_.take_largest(); }
         CHECK(run.has_value(), blocks_more << " blocks are missing after room was made for them");

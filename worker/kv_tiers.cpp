@@ -123,6 +123,7 @@ void KvTiers::apply(std::size_t tier, const TierEvent& event) {
     }
     if (job.save) { saved(tier, std::move(*job.save), event); }
     if (job.load) { loaded(tier, std::move(*job.load), event); }
+    if (job.run) { run_loaded(tier, std::move(*job.run), event); }
     show(tier);
 }
 
@@ -318,12 +319,9 @@ void KvTiers::loaded(std::size_t tier, Load load, const TierEvent& event) {
     const bool is_complete = !event.error && event.blocks_done == wanted;
     figures.loads.at(is_complete ? "complete" : event.blocks_done > 0 ? "partial" : "failed")->Increment();
     figures.bytes_in.Increment(static_cast<double>(event.blocks_done * tiers_[tier].block_bytes));
-    if (event.blocks_done > 0) {
-        const double seconds = seconds_of(event.duration) / event.blocks_done;
-        std::optional<double>& learned = load_seconds_per_block_[tier];
-        learned = learned ? *learned + kLearningStep * (seconds - *learned) : seconds;
-    }
+    learn(tier, event);
     if (!is_complete) { tiers_[tier].slots->forget(load.source, load.first + event.blocks_done); }
+    if (is_complete && !tiers_[tier].keeps_loaded) { tiers_[tier].slots->forget(load.source, 0); }
     load.source = {};
     load.target.release();
 
@@ -347,6 +345,66 @@ void KvTiers::loaded(std::size_t tier, Load load, const TierEvent& event) {
             load.request,
             tl::unexpected(ended.error.value_or(base::Error{base::ErrorCode::internal, "no reason was given"})));
     }
+}
+
+void KvTiers::learn(std::size_t tier, const TierEvent& event) {
+    if (event.blocks_done == 0) { return; }
+    const double seconds = seconds_of(event.duration) / event.blocks_done;
+    std::optional<double>& learned = load_seconds_per_block_[tier];
+    learned = learned ? *learned + kLearningStep * (seconds - *learned) : seconds;
+}
+
+/// The tier that has the most of the chain, the nearest of several; and how many blocks.
+std::pair<std::size_t, std::uint32_t> KvTiers::nearest_with_most(std::span<const base::BlockHash> chain) const {
+    std::pair<std::size_t, std::uint32_t> most{0, 0};
+    for (std::size_t tier = 0; tier < tiers_.size(); ++tier) {
+        const std::uint32_t blocks = blocks_there(tier, chain);
+        if (blocks > most.second) { most = {tier, blocks}; }
+    }
+    return most;
+}
+
+std::uint32_t KvTiers::blocks_below(std::span<const base::BlockHash> run) const {
+    return nearest_with_most(run).second;
+}
+
+bool KvTiers::load_run(std::span<const base::BlockHash> run, std::uint32_t first, kv_cache::BlockHold target,
+                       std::function<void(std::uint32_t blocks)> done) {
+    const auto [tier, end] = nearest_with_most(run);
+    CHECK(first < end && target.blocks().size() == end - first, "blocks " << first << " to " << end);
+    kv_cache::KvCache& slots = *tiers_[tier].slots;
+    RunLoad load{.first = first,
+                 .source = slots.match(run.first(end), end * slots.options().block_tokens),
+                 .target = std::move(target),
+                 .done = std::move(done)};
+    TierJob job;
+    job.id = next_job_++;
+    job.kind = TierJob::Kind::load;
+    job.pieces = kv_transfer::tier_pieces(load.target.blocks(), load.source.blocks().subspan(first));
+    job.hashes.assign(run.begin() + first, run.begin() + end);
+    const std::uint64_t id = job.id;
+    const auto copies = static_cast<double>(job.pieces.size());
+    if (!tiers_[tier].mover->submit(std::move(job))) {
+        instruments_->tiers[tier].loads.at("busy")->Increment();
+        return false;
+    }
+    instruments_->tiers[tier].copies_in.Increment(copies);
+    Job taken;
+    taken.run = std::move(load);
+    jobs_.emplace(id, std::move(taken));
+    return true;
+}
+
+void KvTiers::run_loaded(std::size_t tier, RunLoad load, const TierEvent& event) {
+    Instruments::OfTier& figures = instruments_->tiers[tier];
+    const bool is_complete = !event.error && event.blocks_done == size32(load.target.blocks().size());
+    figures.loads.at(is_complete ? "complete" : event.blocks_done > 0 ? "partial" : "failed")->Increment();
+    figures.bytes_in.Increment(static_cast<double>(event.blocks_done * tiers_[tier].block_bytes));
+    learn(tier, event);
+    if (!is_complete) { tiers_[tier].slots->forget(load.source, load.first + event.blocks_done); }
+    load.source = {};
+    load.target.release();
+    load.done(load.first + event.blocks_done);
 }
 
 void KvTiers::dropped() {

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -36,6 +38,9 @@ public:
         /// way while no tier above has what it computed.
         std::uint32_t save_blocks = 0;
         std::size_t block_bytes = 0;
+        /// What was loaded stays, so that of the next copy only what is new goes out. False: as swapping was before
+        /// FastSwitch, to compare with.
+        bool keeps_loaded = true;
     };
 
     /// `tiers`: nearest first. `worker`: label of the gauges. All references must outlive this.
@@ -44,6 +49,15 @@ public:
 
     /// What the mover of the `tier`-th tier says: moves the event to the step thread.
     void on_event(std::size_t tier, kv_transfer::TierEvent event);
+
+    /// For who lends KV: how many leading blocks of `run`, names that follow each other in some chain, one of the
+    /// levels has. O(run) for each level.
+    std::uint32_t blocks_below(std::span<const base::BlockHash> run) const;
+    /// Loads blocks [first, blocks_below(run)) of the run into `target`, blocks of the pool, as many; `done` is told
+    /// how many leading blocks of the run are there then, `first` when none came. False: the level takes no more jobs,
+    /// nothing follows.
+    [[nodiscard]] bool load_run(std::span<const base::BlockHash> run, std::uint32_t first, kv_cache::BlockHold target,
+                                std::function<void(std::uint32_t blocks)> done);
 
     void admitted(Sequence& sequence) override;
     void published(Sequence& sequence) override;
@@ -71,9 +85,17 @@ private:
         kv_cache::PrefixMatch source;  // of the tier: from block 0 on
         kv_cache::BlockHold target;    // of the pool
     };
+    /// For somebody else.
+    struct RunLoad {
+        std::uint32_t first = 0;
+        kv_cache::PrefixMatch source;  // of the tier: from the run's first block on
+        kv_cache::BlockHold target;    // of the pool
+        std::function<void(std::uint32_t blocks)> done;
+    };
     struct Job {
         std::optional<Save> save;
-        std::optional<Load> load;  // neither: a clear
+        std::optional<Load> load;
+        std::optional<RunLoad> run;  // none of them: a clear
     };
     /// What is under way of a sequence in one tier.
     struct Saving {
@@ -96,6 +118,9 @@ private:
     void apply(std::size_t tier, const kv_transfer::TierEvent& event);
     void saved(std::size_t tier, Save save, const kv_transfer::TierEvent& event);
     void loaded(std::size_t tier, Load load, const kv_transfer::TierEvent& event);
+    void run_loaded(std::size_t tier, RunLoad load, const kv_transfer::TierEvent& event);
+    void learn(std::size_t tier, const kv_transfer::TierEvent& event);
+    std::pair<std::size_t, std::uint32_t> nearest_with_most(std::span<const base::BlockHash> chain) const;
     void save(std::size_t tier, const Sequence& sequence);
     bool begin(std::size_t tier, Save save);
     bool copy_next(std::size_t tier, Save save);

@@ -77,6 +77,7 @@ TEST_CASE("a request gets what its class promises, and what it asks for itself b
     REQUIRE(usual->targets.ttft == milliseconds(500));
     REQUIRE(usual->targets.tpot == milliseconds(30));
     REQUIRE(classes[usual->class_index].priority == 10);
+    REQUIRE(usual->priority == 10);
     REQUIRE_FALSE(usual->drops_late);
 
     SloWish header;
@@ -170,7 +171,7 @@ TEST_CASE("scheduler and workers hear what is promised, and how much of it is le
     Owner owner;
     RecordingSink sink;
     auto request = owner.request("hello", 8);
-    request.slo = {.class_name = "chat", .class_index = 0, .targets = {.ttft = 500ms, .tpot = 30ms}};
+    request.slo = {.class_name = "chat", .class_index = 0, .targets = {.ttft = 500ms, .tpot = 30ms}, .priority = 3};
     request.received_at = owner.clock.now();
     owner.clock.advance(100ms);  // it waited to be prepared
     const auto id = owner.table.open(std::move(request), sink);
@@ -180,11 +181,15 @@ TEST_CASE("scheduler and workers hear what is promised, and how much of it is le
     REQUIRE(ask.slo_tpot_ms() == 30u);
     REQUIRE(ask.first_token_in_us() == 400'000);
     owner.clock.advance(10ms);
-    owner.table.on_place_answered(id, base::Epoch{0}, split());
+    proto::PlaceReply placed = split();
+    placed.mutable_placement()->set_tenant_tokens(700);
+    owner.table.on_place_answered(id, base::Epoch{0}, placed);
     for (const std::uint64_t worker : {10u, 20u}) {
         const proto::Start start = owner.ports.sent_to(worker)[0].start();
         REQUIRE(start.first_token_in_us() == 390'000);
         REQUIRE(start.tpot_target_us() == 30'000u);
+        REQUIRE(start.priority() == 3);
+        REQUIRE(start.tenant_tokens() == 700);
     }
     owner.clock.advance(300ms);
     owner.table.on_output(kPrefill, output(id, 0, "a"));

@@ -9,6 +9,7 @@
 #include "worker/step_loop.h"
 
 #include "tests/support/catch.h"
+#include "tests/support/held_mover.h"
 #include "tests/support/ledger_engine.h"
 #include "tests/support/random_tokens.h"
 #include "tests/support/step_bench.h"
@@ -181,4 +182,85 @@ TEST_CASE("the end of the worker ends its loans and takes no new ones", "[worker
     }
     CHECK_FALSE(bench.loop.parts_busy());
     CHECK(bench.cache.counts().stranded == 0);
+}
+
+namespace {
+
+/// The same with a level below, which has a copy of everything; the pool has forgotten it.
+struct BelowBench : LendBench {
+    BelowBench()
+        : mover(engine.kv_store(), 512),
+          slots_below({.blocks_total = 512, .block_tokens = 16}),
+          tiers({{"host", &slots_below, &mover, 2, engine.layout().block_bytes()}}, loop, "mixed-0", metrics) {
+        loop.add_helper(&tiers);
+        lender.add_tiers(tiers);
+        REQUIRE(loop.post_command(test_support::make_start(2, prompt, 1)));
+        settle();
+        finish_jobs();
+        for (std::uint64_t request = 3; cache.cached_tokens(chain, 160) > 0; ++request) {  // others need the room
+            REQUIRE(request < 20);
+            std::vector<TokenId> other(600, static_cast<TokenId>(request));
+            REQUIRE(loop.post_command(test_support::make_start(request, other, 1)));
+            settle();
+            finish_jobs();
+        }
+    }
+    ~BelowBench() { finish_jobs(); }
+    void finish_jobs() {
+        while (!mover.jobs.empty()) {
+            done();
+        }
+    }
+    void done(std::uint32_t blocks = 0xffffffff) {
+        tiers.on_event(0, mover.run(0, blocks));
+        settle();
+    }
+
+    test_support::HeldMover mover;
+    kv_cache::KvCache slots_below;
+    worker::KvTiers tiers;
+};
+
+}  // namespace
+
+TEST_CASE("what only a level below the pool has is loaded and lent, and leaves no trace in the pool", "[worker]") {
+    BelowBench bench;
+    const auto before = bench.cache.counts();
+    bench.ask(1, 2, 5);
+    REQUIRE(bench.port.opened.empty());  // it is on its way
+    REQUIRE(bench.mover.jobs.size() == 1);
+    bench.done();
+    REQUIRE(bench.port.opened.size() == 1);
+    CHECK(bench.port.opened[0].kv_tokens == 80);
+    // What is lent is what was computed: an engine that reads it finds the prompt's tokens.
+    for (std::size_t i = 0; i < 5; ++i) {
+        const auto* values =
+            reinterpret_cast<const float*>(bench.engine.kv_store().block(bench.port.opened[0].blocks[i]) +
+                                           bench.engine.layout().element_offset(0, kv_cache::KvPart::k, 0, 3, 0));
+        CHECK(*values == static_cast<float>(bench.prompt[(2 + i) * 16 + 3]));
+    }
+    bench.event(SenderEvent::Kind::completed, 1);
+    bench.event(SenderEvent::Kind::released, 1);
+    CHECK(bench.cache.counts().pinned + bench.cache.counts().stranded + bench.cache.counts().used == 0);
+    CHECK(bench.cache.cached_tokens(bench.chain, 160) == 0);
+    CHECK(bench.cache.counts().cached <= before.cached);
+    bench.port.opened.clear();
+    CHECK(bench.slots.used() == 0);
+}
+
+TEST_CASE("of a level that fails half way what came is lent, and nothing when nothing came", "[worker]") {
+    BelowBench bench;
+    bench.ask(1, 0, 6);
+    bench.done(4);
+    REQUIRE(bench.port.opened.size() == 1);
+    CHECK(bench.port.opened[0].kv_tokens == 64);
+    bench.event(SenderEvent::Kind::completed, 1);
+    bench.event(SenderEvent::Kind::released, 1);
+    CHECK(bench.metrics.text().find("sluice_kv_lent_blocks_total 4") != std::string::npos);
+    bench.ask(2, 0, 4);
+    bench.done(0);
+    CHECK(bench.port.opened.size() == 1);
+    CHECK(bench.port.refused == std::vector{ErrorCode::not_found});
+    CHECK(bench.cache.counts().pinned + bench.cache.counts().stranded + bench.cache.counts().used == 0);
+    bench.port.opened.clear();
 }

@@ -12,6 +12,7 @@
 #include "worker/step_loop.h"
 
 #include "tests/support/catch.h"
+#include "tests/support/held_mover.h"
 #include "tests/support/ledger_engine.h"
 #include "tests/support/random_tokens.h"
 #include "tests/support/seeds.h"
@@ -21,8 +22,8 @@ using base::Epoch;
 using base::ErrorCode;
 using base::RequestId;
 using base::TokenId;
-using kv_transfer::TierEvent;
 using kv_transfer::TierJob;
+using test_support::HeldMover;
 using test_support::ledger_continuation;
 using test_support::LedgerEngine;
 using test_support::make_start;
@@ -38,56 +39,6 @@ namespace {
 RequestKey key_of(std::uint64_t request) {
     return {RequestId{request}, Epoch{0}};
 }
-
-/// A tier in host memory whose jobs are done when the test says so.
-class HeldMover final : public kv_transfer::TierMover {
-public:
-    HeldMover(kv_cache::KvStore& store, std::uint32_t slots)
-        : access_(kv_cache::KvAccess::make(store).value()),
-          bytes_(kv_transfer::HostTier::make(store, slots * store.layout().block_bytes()).value()) {}
-
-    bool submit(TierJob job) override {
-        if (jobs.size() >= room) { return false; }
-        jobs.push_back(std::move(job));
-        return true;
-    }
-    std::uint32_t blocks_loading() const override { return 0; }
-
-    /// Moves the bytes of the `index`-th job, or as many of its blocks as `blocks` says, and takes it out.
-    TierEvent run(std::size_t index, std::uint32_t blocks = 0xffffffff) {
-        const TierJob job = jobs.at(index);
-        jobs.erase(jobs.begin() + static_cast<std::ptrdiff_t>(index));
-        TierEvent event;
-        event.id = job.id;
-        event.duration = duration;
-        if (job.kind == TierJob::Kind::clear) { return event; }
-        for (kv_transfer::TierPiece piece : job.pieces) {
-            const std::uint32_t count = std::min(piece.blocks.count, blocks - event.blocks_done);
-            piece.blocks.count = piece.slots.count = count;
-            if (count > 0) {
-                if (job.kind == TierJob::Kind::save) {
-                    REQUIRE(bytes_->save(access_, piece, {}, std::nullopt));
-                } else {
-                    REQUIRE(bytes_->load(access_, piece, {}) == count);
-                }
-            }
-            event.blocks_done += count;
-        }
-        if (event.blocks_done < job.hashes.size()) {
-            event.error = base::Error{ErrorCode::data_loss, "no"};
-            if (job.kind == TierJob::Kind::save) { event.blocks_done = 0; }
-        }
-        return event;
-    }
-
-    std::deque<TierJob> jobs;
-    std::size_t room = 1000;
-    base::Duration duration{};
-
-private:
-    kv_cache::KvAccess access_;
-    std::unique_ptr<kv_transfer::HostTier> bytes_;
-};
 
 struct TierBench : StepBench {
     explicit TierBench(std::uint32_t blocks, std::uint32_t slots_total = 256, std::uint32_t save_blocks = 2,

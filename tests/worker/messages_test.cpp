@@ -31,6 +31,8 @@ TEST_CASE("a Start is read field by field", "[worker]") {
     message.mutable_stop()->add_stop_token_ids(3);
     message.set_cache_scope("tenant");
     message.set_tenant("somebody");
+    message.set_tenant_tokens(12.5);
+    message.set_priority(-2);
     message.set_deadline_in_us(1'000'000);
     message.mutable_kv_mode()->set_codec("test");
     message.mutable_kv_mode()->set_lossy(true);
@@ -45,6 +47,8 @@ TEST_CASE("a Start is read field by field", "[worker]") {
     REQUIRE(start->stop.stop_tokens == std::vector<base::TokenId>{3});
     REQUIRE(start->cache_scope == "tenant");
     REQUIRE(start->tenant == "somebody");
+    REQUIRE(start->tenant_tokens == 12.5);
+    REQUIRE(start->priority == -2);
     message.clear_tenant();
     REQUIRE(worker::read_start(message, worker::GatewayId{5}, clock)->tenant == "default");
     REQUIRE(*start->deadline == clock.now() + std::chrono::seconds(1));
