@@ -78,11 +78,13 @@ struct Fragmented {
     std::vector<SequenceKv> sequences;
 };
 
-/// Median bytes a second.
-double rate_of(const SwapOptions& options, std::size_t bytes, const std::function<void()>& move) {
+/// Median bytes a second; `prepare` is not counted.
+double rate_of(const SwapOptions& options, std::size_t bytes, const std::function<void()>& move,
+               const std::function<void()>& prepare = {}) {
     move();
     std::vector<double> rates;
     for (std::uint32_t sample = 0; sample < options.samples; ++sample) {
+        if (prepare) { prepare(); }
         const double begin = now_seconds(options.processor_time);
         move();
         rates.push_back(static_cast<double>(bytes) / (now_seconds(options.processor_time) - begin));
@@ -134,8 +136,33 @@ bool holds(const kv_cache::KvStore& store, const Fragmented& pool, unsigned what
     return true;
 }
 
+/// A file as the disk has it, where that is asked for: a sync after writing, nothing in the page cache before reading.
+class OnDisk {
+public:
+    OnDisk(const SwapOptions& options, const fs::path& path)
+        : file_(options.synced ? ::open(path.c_str(), O_RDWR | O_CLOEXEC) : -1) {}
+    OnDisk(const OnDisk&) = delete;
+    OnDisk& operator=(const OnDisk&) = delete;
+    ~OnDisk() {
+        if (file_ >= 0) { ::close(file_); }
+    }
+    void sync() const {
+        if (file_ >= 0) { ::fdatasync(file_); }
+    }
+    void forget() const {
+        if (file_ >= 0) {
+            ::fdatasync(file_);
+            ::posix_fadvise(file_, 0, 0, POSIX_FADV_DONTNEED);
+        }
+    }
+
+private:
+    int file_;
+};
+
 Result<SwapFigure> measure_tier(const SwapOptions& options, kv_transfer::TierBytes& bytes, const Plan& plan,
-                                kv_cache::KvStore& store, const Fragmented& pool, std::string level) {
+                                kv_cache::KvStore& store, const Fragmented& pool, std::string level,
+                                const fs::path& file) {
     auto access = kv_cache::KvAccess::make(store);
     if (!access) { return base::pass_on(access); }
     const std::size_t total = options.sequences * pool.sequences[0].blocks().size() * store.layout().block_bytes();
@@ -153,19 +180,22 @@ Result<SwapFigure> measure_tier(const SwapOptions& options, kv_transfer::TierByt
             }
         }
     };
+    const OnDisk disk(options, file);
     fill(store, pool, 3);
     figure.out_bytes_per_s = rate_of(options, total, [&] {
         each([&](const TierPiece& piece, auto names, auto parent) {
             if (auto saved = bytes.save(*access, piece, names, parent); !saved) { error = saved.error(); }
         });
+        disk.sync();
     });
     fill(store, pool, 99);
-    figure.in_bytes_per_s = rate_of(options, total, [&] {
+    const auto load = [&] {
         each([&](const TierPiece& piece, auto names, auto) {
             const auto loaded = bytes.load(*access, piece, names);
             if (!loaded) { error = loaded.error(); }
         });
-    });
+    };
+    figure.in_bytes_per_s = rate_of(options, total, load, [&] { disk.forget(); });
     if (error) { return tl::unexpected(*error); }
     if (!holds(store, pool, 3)) { return base::fail(ErrorCode::internal, "what came back is not what went out"); }
     return figure;
@@ -213,12 +243,15 @@ Result<SwapFigure> measure_file(const SwapOptions& options, const fs::path& path
         }
     };
     SwapFigure figure{.level = "disk", .name = "limit"};
+    const OnDisk disk(options, path);
     figure.out_bytes_per_s = rate_of(options, bytes, [&] {
         each([&](std::byte* data, std::size_t count, off_t at) { return ::pwrite(file, data, count, at); });
+        disk.sync();
     });
-    figure.in_bytes_per_s = rate_of(options, bytes, [&] {
+    const auto read = [&] {
         each([&](std::byte* data, std::size_t count, off_t at) { return ::pread(file, data, count, at); });
-    });
+    };
+    figure.in_bytes_per_s = rate_of(options, bytes, read, [&] { disk.forget(); });
     ::close(file);
     std::error_code ignored;
     fs::remove(path, ignored);
@@ -244,6 +277,7 @@ boost::json::object json_of(const SwapOptions& options, const std::vector<SwapFi
             {"tier_used_share", options.tier_used_share},
             {"samples", options.samples},
             {"processor_time", options.processor_time},
+            {"synced", options.synced},
             {"threads", 1},
             {"figures", std::move(list)},
             {"machine", machine_json()},
@@ -296,7 +330,7 @@ Result<std::vector<SwapFigure>> measure_swaps(const SwapOptions& options) {
     {
         auto host = kv_transfer::HostTier::make(*store, blocks_total * layout->block_bytes());
         if (!host) { return base::pass_on(host); }
-        auto figure = measure_tier(options, **host, plan, *store, pool, "host");
+        auto figure = measure_tier(options, **host, plan, *store, pool, "host", {});
         if (!figure) { return base::pass_on(figure); }
         figures.push_back(*figure);
     }
@@ -315,7 +349,7 @@ Result<std::vector<SwapFigure>> measure_swaps(const SwapOptions& options) {
     file.layout = layout->format().name();
     auto disk = kv_transfer::FileTier::open(file);
     if (!disk) { return base::pass_on(disk, "--disk"); }
-    auto figure = measure_tier(options, **disk, plan, *store, pool, "disk");
+    auto figure = measure_tier(options, **disk, plan, *store, pool, "disk", folder / "blocks");
     disk->reset();
     fs::remove_all(folder, error);
     if (!figure) { return base::pass_on(figure, "--disk"); }
@@ -362,6 +396,8 @@ void add_bench_swap(CLI::App& app, SwapOptions& options) {
     app.add_option("--samples", options.samples, "of each figure")->check(CLI::Range(1u, 1000u))->capture_default_str();
     app.add_flag("--processor-time", options.processor_time,
                  "instead of the wall clock: for a machine that others use");
+    app.add_flag("--synced", options.synced,
+                 "files count as written when the disk has them, and are not read from the page cache");
     app.add_option("--disk", options.disk_folder, "folder on the disk to try; none: host memory only");
     app.add_option("--seed", options.seed, "of where the others lie")->capture_default_str();
     app.add_option("--out", options.out_path, "JSON file; - writes it to standard output instead of the table");

@@ -23,7 +23,8 @@ struct SwapOptions {
     double tier_used_share = 0.5;  // of the tier
     std::uint32_t samples = 9;     // of each figure; medians are told
     bool processor_time = false;   // of this thread, instead of the wall clock: for a machine that others use
-    std::string disk_folder;       // where to try a disk; empty: not
+    bool synced = false;      // files: written when the disk has them, read from the disk and not from the page cache
+    std::string disk_folder;  // where to try a disk; empty: not
     std::uint32_t seed = 1;
     std::string out_path;  // JSON; "-": standard output instead of the table
 };

@@ -170,6 +170,7 @@ public:
         figure_.mode = mode;
         figure_.seed = seed;
         figure_.pool_blocks = pool_blocks;
+        figure_.block_bytes = static_cast<double>(machine.block_bytes());
     }
 
     Result<SwitchingFigure> run() {

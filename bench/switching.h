@@ -65,6 +65,7 @@ struct SwitchingFigure {
     double stall_seconds = 0;    // in which the engine stood still for copies
     double stall_share_p99 = 0;  // of the gaps from the 99th percentile on
     std::uint32_t pool_blocks = 0;
+    double block_bytes = 0;
 };
 
 /// Runs all modes. Errors: of the model, the dialogues, the bounds; internal when a stream ended with an error.

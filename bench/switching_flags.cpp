@@ -36,6 +36,7 @@ boost::json::object json_of(const SwitchingOptions& options, const std::vector<S
                         {"tokens_recomputed", figure.tokens_recomputed},
                         {"steps", figure.steps},
                         {"pool_blocks", figure.pool_blocks},
+                        {"block_bytes", figure.block_bytes},
                         {"preemptions", figure.preemptions},
                         {"copies_out", figure.swaps.copies_out},
                         {"copies_in", figure.swaps.copies_in},
@@ -85,14 +86,14 @@ void print(const SwitchingOptions& options, const std::vector<SwitchingFigure>& 
                 "TBT p95 p99 p99.9 s", "stall s", "at p99", "copies", "MB moved", "computed");
     std::printf("%110s\n", "again");
     for (const SwitchingFigure& figure : figures) {
-        std::printf(
-            "%-10s %5u %8.1f %6.2f %6.2f %7.2f %6.3f %6.3f %7.3f %9.2f %8.1f%% %10llu %10.0f %9llu\n",
-            std::string(name_of(figure.mode)).c_str(), figure.seed, static_cast<double>(figure.tokens) / figure.seconds,
-            figure.ttft.p95, figure.ttft.p99, figure.ttft.p999, figure.tbt.p95, figure.tbt.p99, figure.tbt.p999,
-            figure.stall_seconds, figure.stall_share_p99 * 100,
-            static_cast<unsigned long long>(figure.swaps.copies_out + figure.swaps.copies_in),
-            static_cast<double>(figure.swaps.blocks_out + figure.swaps.blocks_in) * options.gpu.block_bytes(16) / 1e6,
-            static_cast<unsigned long long>(figure.tokens_recomputed));
+        std::printf("%-10s %5u %8.1f %6.2f %6.2f %7.2f %6.3f %6.3f %7.3f %9.2f %8.1f%% %10llu %10.0f %9llu\n",
+                    std::string(name_of(figure.mode)).c_str(), figure.seed,
+                    static_cast<double>(figure.tokens) / figure.seconds, figure.ttft.p95, figure.ttft.p99,
+                    figure.ttft.p999, figure.tbt.p95, figure.tbt.p99, figure.tbt.p999, figure.stall_seconds,
+                    figure.stall_share_p99 * 100,
+                    static_cast<unsigned long long>(figure.swaps.copies_out + figure.swaps.copies_in),
+                    static_cast<double>(figure.swaps.blocks_out + figure.swaps.blocks_in) * figure.block_bytes / 1e6,
+                    static_cast<unsigned long long>(figure.tokens_recomputed));
     }
 }
 

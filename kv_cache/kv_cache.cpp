@@ -239,7 +239,7 @@ Result<void> KvCache::grow(SequenceKv::State& state, std::uint32_t blocks_more) 
     std::uint32_t group = initial;
     if (initial > 1) {
         // A longer one grows by more, so that it is few runs, as long as tails take little from what is cached.
-        const std::uint32_t wish = static_cast<std::uint32_t>(state.blocks.size()) / 2;
+        const std::uint32_t wish = static_cast<std::uint32_t>(state.blocks.size() / 2);
         if (wish > group && blocks_reserved_ + wish <= options_.blocks_total / kReservedShare) { group = wish; }
     }
     // In place: behind the last block, be it the group's own or the end of the shared prefix.

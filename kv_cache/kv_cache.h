@@ -141,8 +141,10 @@ public:
         std::uint32_t blocks_total = 0;   // 0: of a worker that keeps no KV
         std::uint32_t block_tokens = 16;  // > 0
         /// Blocks that a group takes at once when it begins a run, if that many lie free together: the rest is a
-        /// reserved tail into which it grows, and which others may take when nothing else is left. Evictions come in
-        /// portions of this size too (at most a sixteenth of the pool), so that what they free is contiguous. > 0.
+        /// reserved tail into which it grows, and which others may take when nothing else is left. A long sequence
+        /// takes half of what it has, while all tails together are at most an eighth of the pool; 1: no tails.
+        /// Evictions come in portions of this size too (at most a sixteenth of the pool), so that what they free is
+        /// contiguous. > 0.
         std::uint32_t group_blocks_initial = 8;
     };
     explicit KvCache(Options options);
