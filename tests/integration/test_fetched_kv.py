@@ -63,3 +63,26 @@ def test_a_lost_fetch_costs_a_computation():
 
         harness.wait_until(converse, "a fetch got no answer", 120)
         assert fetched_blocks(server.port) == 0
+
+
+def test_what_only_a_level_below_the_pool_has_is_lent_too():
+    """Small pools: what decode computed is below its pool when the next turn of the conversation asks for it."""
+    flags = (*FLAGS, "--set", "engine.kv_pool_bytes=600000", "--set", "engine.kv_host_bytes=20000000")
+    source = random.Random(20261130)
+    with harness.serve("--threads", "1", mixed=1, prefill=0, decode=0) as alone, harness.serve(*flags) as server:
+        alone.wait_ready()
+        server.wait_ready()
+        conversations = [[source.randrange(3, 512) for _ in range(100)] for _ in range(6)]  # together far more than a pool
+
+        def converse():
+            for number, prompt in enumerate(conversations):
+                answer = ask(server.port, prompt)
+                assert answer == ask(alone.port, prompt), f"conversation {number}"
+                more = prompt + answer[0] + [source.randrange(3, 512) for _ in range(5)]
+                conversations[number] = more if len(more) < 250 else [source.randrange(3, 512) for _ in range(100)]
+            moved = sum(value for (name, labels), value in harness.metrics(server.port).items()
+                        if name == "sluice_kv_tier_bytes_total" and ("direction", "in") in labels)
+            return fetched_blocks(server.port) > 0 and moved > 0
+
+        harness.wait_until(converse, "KV was fetched, and came from below a pool", 180)
+        harness.wait_until(lambda: harness.blocks_in_use(server.port) == 0, "no block is in use")
