@@ -237,7 +237,11 @@ boost::json::object json_of(const EngineBenchReport& report) {
                           {"tokens_per_s", figure.batch / figure.median_s},
                           {"bytes_per_s", figure.bytes / figure.median_s}});
     }
-    return {{"engine", report.engine}, {"load_s", report.load_s}, {"prefill", prefill}, {"decode", decode}};
+    return {{"engine", report.engine},
+            {"threads", report.threads},
+            {"load_s", report.load_s},
+            {"prefill", prefill},
+            {"decode", decode}};
 }
 
 void print(const EngineBenchReport& report) {
@@ -269,6 +273,7 @@ Result<EngineBenchReport> measure_engine(const EngineBenchOptions& options) {
     EngineBenchReport report;
     report.load_s = seconds_since(begin);
     report.engine = (*engine)->describe();
+    report.threads = options.threads;
     for (const std::uint32_t tokens : options.prompts) {
         const auto figure = measure_prefill(**engine, options, tokens);
         if (!figure) { return base::pass_on(figure, "prefill of " + std::to_string(tokens)); }

@@ -50,7 +50,8 @@ struct DecodeFigure {
 };
 
 struct EngineBenchReport {
-    std::string engine;  // as it describes itself
+    std::string engine;         // as it describes itself
+    std::uint32_t threads = 0;  // that it was given
     double load_s = 0;
     std::vector<PrefillFigure> prefill;
     std::vector<DecodeFigure> decode;

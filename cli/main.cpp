@@ -195,14 +195,26 @@ int main(int argc, char** argv) {
                      explain);
 
     cli::PlanFitCommand plan_fit;
-    bool is_fit = false;
+    cli::PlanPoolsCommand plan_pools;
+    std::function<int()> plan_part;  // its subcommand, where one is given
     cli::PlanCommand plan;
     CLI::App* planner = command(app, "plan", "which workers a workload needs, before anything is bought",
-                                [&] { return is_fit ? cli::plan_fit_main(plan_fit) : cli::plan_main(plan); });
+                                [&] { return plan_part ? plan_part() : cli::plan_main(plan); });
     cli::add_plan(*planner, plan);
     CLI::App* fit = planner->add_subcommand("fit", "a workload file from a trace");
     cli::add_plan_fit(*fit, plan_fit);
-    fit->callback([&is_fit] { is_fit = true; });
+    fit->callback([&] { plan_part = [&] { return cli::plan_fit_main(plan_fit); }; });
+    CLI::App* pools = planner->add_subcommand("pools", "the processes that a placement file means here, for scripts");
+    cli::add_plan_pools(*pools, plan_pools);
+    pools->callback([&] {
+        plan_part = [&] {
+            std::string name;
+            return with_model(plan_pools.model, &name, FirstUse::refuse, [&] {
+                if (!name.empty()) { plan_pools.model_names[plan_pools.model] = name; }
+                return cli::plan_pools_main(plan_pools);
+            });
+        };
+    });
     cli::SimulateCommand simulate;
     cli::add_simulate(*command(app, "simulate", "what would happen, on a virtual clock",
                                [&] { return cli::simulate_main(simulate); }),

@@ -150,6 +150,8 @@ void add_plan(CLI::App& app, PlanCommand& command) {
         ->check(CLI::Range(1, 100));
     app.add_flag("--no-pipelines", command.no_pipelines,
                  "only workers of one stage, as Sluice's own are: what `sluice simulate --plan` can play");
+    app.add_flag("--whole-workers", command.whole_workers,
+                 "only workers of one GPU: what `sluice serve --plan` can start");
     app.add_flag("--no-what-ifs", command.no_what_ifs, "leave out what would change the answer");
     app.add_option("--out", command.out, "the placement file (YAML, docs/planning.md); -: standard output");
     app.add_option("--helm-values", command.helm_values, "values for the chart in helm/ (YAML)");

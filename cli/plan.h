@@ -1,12 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
-namespace CLI {
-class App;
-}
+#include "cli/process.h"
 
 namespace cli {
 
@@ -29,10 +28,11 @@ struct PlanCommand {
     std::string affinity = "high";
     std::uint32_t seeds = 3;
     bool no_what_ifs = false;
-    bool no_pipelines = false;  // workers of one stage: what Sluice's own workers are
-    std::string out;            // plan.yaml
-    std::string helm_values;    // YAML for the chart
-    std::string json;           // everything that was tried
+    bool no_pipelines = false;   // workers of one stage: what Sluice's own workers are
+    bool whole_workers = false;  // workers of one GPU: what `serve --plan` can start
+    std::string out;             // plan.yaml
+    std::string helm_values;     // YAML for the chart
+    std::string json;            // everything that was tried
 };
 
 void add_plan(CLI::App& app, PlanCommand& command);
@@ -47,5 +47,17 @@ struct PlanFitCommand {
 };
 void add_plan_fit(CLI::App& app, PlanFitCommand& command);
 int plan_fit_main(const PlanFitCommand& command);
+
+/// `sluice plan pools`: a placement file as the processes that this machine would start, for scripts.
+struct PlanPoolsCommand {
+    CommonFlags common;
+    std::string plan;
+    std::string model;
+    std::map<std::string, std::string> model_names{};
+};
+void add_plan_pools(CLI::App& app, PlanPoolsCommand& command);
+/// A line `common FLAGS` for scheduler and gateway, then a line `ROLE THREADS FLAGS` for each worker (THREADS 0: not
+/// said). What is not as planned is told on standard error. Exit status: 0; 1; 2 for bad input.
+int plan_pools_main(const PlanPoolsCommand& command);
 
 }  // namespace cli

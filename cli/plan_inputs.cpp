@@ -93,6 +93,7 @@ Result<PlannedGpu> read_gpu(const PlanCommand& command, const std::string& text,
         planned.is_this = true;
         planned.this_times = std::move(*times);
         planned.this_kv_tokens = command.this_kv_tokens;
+        planned.this_threads = scheduler::planner::threads_of_bench(*file);
         planned.gpu.name = "this";
         planned.gpu.cost = cost;
         planned.gpu.gpus_per_node = 1;
@@ -238,6 +239,7 @@ Result<scheduler::planner::SearchSpace> space_of(const PlanInputs& inputs, const
             for (const std::uint32_t pipeline : {1u, 2u, 4u}) {
                 const Split split{.tensor = tensor, .pipeline = pipeline};
                 if (split.gpus() > choice.per_node || (command.no_pipelines && pipeline > 1) ||
+                    (command.whole_workers && split.gpus() > 1) ||
                     !scheduler::planner::check_split(inputs.model, split) ||
                     (!planned.fitted.empty() && !planned.fitted.contains(tensor))) {
                     continue;

@@ -32,6 +32,7 @@ struct PlannedGpu {
     bool is_this = false;
     scheduler::planner::StepTimes this_times;
     double this_kv_tokens = 0;
+    std::uint32_t this_threads = 0;                                 // that the steps were measured with; 0: not said
     std::map<std::uint32_t, scheduler::planner::StepTimes> fitted;  // by tensor split; empty: operators
 };
 

@@ -60,13 +60,13 @@ std::string reason(const SearchResult& result) {
 }
 
 std::string yaml_pool(const char* role, std::uint32_t count, const std::string& device, const Split& split,
-                      double kv_tokens, std::uint32_t sequences, std::uint32_t tokens,
+                      double kv_tokens, std::uint32_t sequences, std::uint32_t tokens, std::uint32_t threads,
                       const scheduler::planner::StepTimes& times) {
     return fmt::format(
-        "  - role: {}\n    count: {}\n    device: {}\n    tensor: {}\n    pipeline: {}\n    limits:\n"
+        "  - role: {}\n    count: {}\n    device: {}\n{}    tensor: {}\n    pipeline: {}\n    limits:\n"
         "      batch_sequences_max: {}\n      batch_tokens_max: {}\n      kv_tokens: {:.0f}\n    times:\n{}",
-        role, count, device, split.tensor, split.pipeline, sequences, tokens, kv_tokens,
-        sim::times_yaml(times, "      "));
+        role, count, device, threads > 0 ? fmt::format("    threads: {}\n", threads) : "", split.tensor, split.pipeline,
+        sequences, tokens, kv_tokens, sim::times_yaml(times, "      "));
 }
 
 boost::json::object json_of(const SearchSpace& space, const PlanRow& row) {
@@ -133,22 +133,25 @@ std::string plan_yaml(const PlanInputs& inputs, const PlanCommand& command, cons
     const Candidate& candidate = chosen.candidate;
     const std::string& device = space.gpus[candidate.gpu].name;
     const sim::WorkloadSize size = sim::size_of(inputs.workload);
-    std::string text =
-        fmt::format("# Made by `sluice plan`; docs/planning.md has the schema.\nversion: 1\nmodel: {}\npools:\n",
-                    inputs.model.name);
+    const base::ModelShape& shape = inputs.model.shape;
+    std::string text = fmt::format(
+        "# Made by `sluice plan`; docs/planning.md has the schema.\nversion: 1\nmodel: {}\n"
+        "model_shape: {{layers: {}, hidden: {}, heads_kv: {}, head_dim: {}, vocabulary: {}}}\npools:\n",
+        inputs.model.name, shape.layers, shape.hidden, shape.heads_kv, shape.head_dim, shape.vocabulary);
+    const std::uint32_t threads = inputs.gpus[candidate.gpu].this_threads;
     if (is_colocated(chosen)) {
         text += yaml_pool("mixed", candidate.prefill_count * chosen.units, device, candidate.prefill,
                           evaluator.kv_tokens(candidate.gpu, candidate.prefill),
-                          PlanEvaluator::kDecodeSequences * candidate.prefill.pipeline, candidate.step_tokens,
+                          PlanEvaluator::kDecodeSequences * candidate.prefill.pipeline, candidate.step_tokens, threads,
                           evaluator.times(candidate.gpu, candidate.prefill));
     } else {
         text += yaml_pool("prefill", candidate.prefill_count * chosen.units, device, candidate.prefill,
                           evaluator.kv_tokens(candidate.gpu, candidate.prefill),
-                          PlanEvaluator::kPrefillSequences * candidate.prefill.pipeline, candidate.step_tokens,
+                          PlanEvaluator::kPrefillSequences * candidate.prefill.pipeline, candidate.step_tokens, threads,
                           evaluator.times(candidate.gpu, candidate.prefill));
         text += yaml_pool("decode", candidate.decode_count * chosen.units, device, candidate.decode,
                           evaluator.kv_tokens(candidate.gpu, candidate.decode),
-                          PlanEvaluator::kDecodeSequences * candidate.decode.pipeline, candidate.step_tokens,
+                          PlanEvaluator::kDecodeSequences * candidate.decode.pipeline, candidate.step_tokens, threads,
                           evaluator.times(candidate.gpu, candidate.decode));
         const std::uint32_t gpus = std::min(candidate.prefill.gpus(), candidate.decode.gpus());
         text += fmt::format(

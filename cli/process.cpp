@@ -93,8 +93,9 @@ void add_common_flags(CLI::App& app, CommonFlags& flags) {
     app.add_flag("--listen-public", flags.listen_public, "allow to listen on more than loopback (there is no TLS yet)");
 }
 
-base::Result<base::Config> read_config(const CommonFlags& flags) {
+base::Result<base::Config> read_config(const CommonFlags& flags, const std::string& below, const std::string& name) {
     base::Config config;
+    if (const auto added = config.add_text(below, name); !added) { return base::pass_on(added); }
     for (const std::string& file : flags.config_files) {
         if (const auto added = config.add_file(file); !added) { return base::pass_on(added); }
     }

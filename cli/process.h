@@ -32,8 +32,9 @@ struct CommonFlags {
 };
 void add_common_flags(CLI::App& app, CommonFlags& flags);
 
-/// Files first, then settings. Error: as base::Config.
-base::Result<base::Config> read_config(const CommonFlags& flags);
+/// Files first, then settings; both count over `below`, settings as text that came from `name`. Error: as base::Config.
+base::Result<base::Config> read_config(const CommonFlags& flags, const std::string& below = {},
+                                       const std::string& name = {});
 
 /// Section `cluster`: what all processes of one cluster have in common.
 struct ClusterSettings {

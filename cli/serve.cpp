@@ -4,14 +4,17 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <map>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "base/log.h"
 #include "cli/divide_cores.h"
-#include "cli/model/manifest.h"
 #include "cli/model/needs.h"
+#include "cli/placement.h"
 #include "cli/served_models.h"
+#include "cli/stack_pools.h"
 
 namespace cli {
 
@@ -30,69 +33,22 @@ std::function<void(std::uint64_t, std::uint64_t)> load_progress(std::string labe
     };
 }
 
-namespace {
-
-/// Encoders run on the host, also where the settings put the models that make text on a GPU.
-void put_on_host(engine::EngineOptions& options) {
-    options.device = "host";
-    if (options.kernels == "cuda") { options.kernels = "auto"; }
-    if (options.weight_format == "fp8") { options.weight_format = "auto"; }
-    options.prefill_attention = "auto";
-    options.dependent_launch = false;
-}
-
-/// What each model needs, and the KV pools of its workers. All workers are held against the same figure of memory,
-/// which `engine_options` then has too. Error: as engine::inspect_model() and engine::fit_on_host().
-base::Result<std::vector<ServedNeeds>> plan_memory(const std::vector<NamedModel>& models,
-                                                   const std::vector<NamedModel>& encoders, const ServeOptions& options,
-                                                   engine::EngineOptions& engine_options) {
-    std::vector<ServedNeeds> served;
-    std::vector<engine::HostUse> uses;
-    for (const NamedModel& model : models) {
-        if (auto checked = check_role(model.dir, worker::Role::mixed); !checked) { return base::pass_on(checked); }
-        engine::EngineOptions of_model = engine_options;
-        of_model.model_dir = model.dir;
-        auto needs = engine::inspect_model(of_model);
-        if (!needs) { return base::pass_on(needs); }
-        served.push_back({.name = model.name, .needs = *needs, .kv_pool_bytes = engine_options.kv_pool_bytes});
-        uses.push_back({.name = model.name,
-                        .needs = std::move(*needs),
-                        .engines = options.prefill + options.decode + options.mixed});
-    }
-    auto memory = engine::host_memory_of(engine_options.host_memory_bytes);
-    for (const NamedModel& encoder : encoders) {
-        if (auto checked = check_role(encoder.dir, worker::Role::encode); !checked) { return base::pass_on(checked); }
-        const auto needs = engine::inspect_encoder(encoder.dir);
-        if (!needs) { return base::pass_on(needs); }
-        if (!memory) { continue; }
-        if (needs->weight_bytes > memory->available_bytes) {
-            return base::fail(
-                ErrorCode::resource_exhausted,
-                fmt::format("the encoder {} does not fit into memory: its weights take {}, and {} has {} left for it",
-                            encoder.name, model::format_bytes(needs->weight_bytes), memory->limited_by,
-                            model::format_bytes(memory->available_bytes)));
-        }
-        memory->available_bytes -= needs->weight_bytes;
-    }
-    if (!memory || !uses.front().needs.on_host) { return served; }
-    engine_options.host_memory_bytes = memory->available_bytes;
-    const auto pools = engine::fit_on_host(uses, *memory);
-    if (!pools) { return base::pass_on(pools); }
-    for (std::size_t i = 0; i < served.size(); ++i) {
-        served[i].kv_pool_bytes = (*pools)[i];
-    }
-    return served;
-}
-
-}  // namespace
-
 base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& options) {
     auto stack = std::unique_ptr<LocalStack>(new LocalStack());
-    if (options.mixed == 0 && (options.prefill == 0 || options.decode == 0)) {
+    std::optional<ReadPlacement> planned;
+    if (!options.plan.empty()) {
+        auto read = read_placement(options.plan);
+        if (!read) { return base::pass_on(read); }
+        for (const std::string& warning : read->placement.warnings) {
+            spdlog::warn("{}: {}", options.plan, warning);
+        }
+        planned = std::move(*read);
+    } else if (options.mixed == 0 && (options.prefill == 0 || options.decode == 0)) {
         return base::fail(ErrorCode::invalid_argument,
                           "nobody can serve a whole request: use --prefill N --decode M (both > 0), or --mixed K");
     }
-    auto config = read_config(options.common);
+    auto config =
+        read_config(options.common, planned ? settings_yaml(planned->placement.settings) : std::string(), options.plan);
     if (!config) { return base::pass_on(config); }
 
     auto cluster = read_cluster(*config, true);
@@ -133,60 +89,77 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     auto models = load_text(all, text_options);
     if (!models) { return base::pass_on(models); }
 
+    std::vector<StackPool> pools;
+    if (planned) {
+        auto read = planned_pools(planned->placement, options.common);
+        if (!read) { return base::pass_on(read); }
+        pools = std::move(*read);
+    } else {
+        for (const auto& [role, count] :
+             {std::pair(worker::Role::prefill, options.prefill), std::pair(worker::Role::decode, options.decode),
+              std::pair(worker::Role::mixed, options.mixed)}) {
+            if (count > 0) { pools.push_back({.role = role, .count = count, .setup = common_setup}); }
+        }
+    }
+
     tell_version(stack->metrics_);
     auto scheduler = scheduler::SchedulerServer::start(scheduler_options, "127.0.0.1:0", stack->clock_, stack->metrics_,
                                                        cluster->control());
     if (!scheduler) { return base::pass_on(scheduler); }
     stack->scheduler_ = std::move(*scheduler);
 
-    const auto generating =
-        (options.prefill + options.decode + options.mixed) * static_cast<std::uint32_t>(named->size());
+    std::uint32_t of_model = 0;
+    for (const StackPool& pool : pools) {
+        of_model += pool.count;
+    }
+    const auto generating = of_model * static_cast<std::uint32_t>(named->size());
     const auto workers = generating + options.encode * static_cast<std::uint32_t>(encoders->size());
     const std::uint32_t cores = options.threads == 0 ? usable_cores() : options.threads;
     const std::vector<std::uint32_t> threads = divide_cores(cores, workers);
     if (workers > cores) { spdlog::warn("{} workers share {} cores", workers, cores); }
-    const auto models_needed = plan_memory(*named, *encoders, options, common_setup.engine);
+    const auto models_needed = plan_memory(*named, *encoders, pools, common_setup);
     if (!models_needed) { return base::pass_on(models_needed); }
     stack->models_ = *models_needed;
-    stack->workers_each_ = options.prefill + options.decode + options.mixed;
-    const auto start_worker = [&](std::uint64_t kv_pool_bytes, const NamedModel& model, worker::Role role,
+    if (planned) {
+        const auto checked = check_against_plan(planned->plan, pools, stack->models_);
+        if (!checked) { return base::pass_on(checked); }
+    }
+    stack->workers_each_ = of_model;
+    const auto start_worker = [&](WorkerSetup setup, const NamedModel& model,
                                   std::uint32_t number) -> base::Result<void> {
-        WorkerSetup setup = common_setup;
-        setup.role = role;
-        setup.name = fmt::format("{}-{}", worker::role_name(role), number);
+        setup.name = fmt::format("{}-{}", worker::role_name(setup.role), number);
         setup.served_name = model.name;
         setup.scheduler_address = stack->scheduler_->address();
         setup.cluster = *cluster;
         setup.engine.model_dir = model.dir;
-        setup.engine.threads = threads[stack->workers_.size()];
-        setup.engine.kv_pool_bytes = kv_pool_bytes;
-        if (role == worker::Role::encode) {
-            put_on_host(setup.engine);
-        } else {
-            setup.engine.gpu_memory_share /= generating;  // all on one GPU
-        }
         auto progress = load_progress(setup.name);
         auto worker = WorkerProcess::start(std::move(setup), stack->clock_, stack->metrics_, std::move(progress));
         if (!worker) { return base::pass_on(worker); }
         stack->workers_.push_back(std::move(*worker));
         return {};
     };
-    for (std::uint32_t index = 0; index < named->size(); ++index) {
-        for (const auto& [role, count] :
-             {std::pair(worker::Role::prefill, options.prefill), std::pair(worker::Role::decode, options.decode),
-              std::pair(worker::Role::mixed, options.mixed)}) {
-            for (std::uint32_t number = index * count; number < (index + 1) * count; ++number) {
-                const std::uint64_t kv_pool_bytes = stack->models_[index].kv_pool_bytes;
-                if (const auto started = start_worker(kv_pool_bytes, (*named)[index], role, number); !started) {
-                    return base::pass_on(started);
-                }
+    std::map<worker::Role, std::uint32_t> numbers;  // of each role, over all models
+    for (std::size_t index = 0; index < named->size(); ++index) {
+        for (const StackPool& pool : pools) {
+            for (std::uint32_t number = 0; number < pool.count; ++number) {
+                WorkerSetup setup = pool.setup_of(number, generating);
+                const bool is_said = pool.threads > 0 && options.threads == 0;
+                setup.engine.threads = is_said ? pool.threads : threads[stack->workers_.size()];
+                setup.engine.kv_pool_bytes = pool.kv_pool_bytes[index];
+                const auto started = start_worker(std::move(setup), (*named)[index], numbers[pool.role]++);
+                if (!started) { return base::pass_on(started); }
             }
         }
     }
 
     for (std::uint32_t index = 0; index < encoders->size(); ++index) {
         for (std::uint32_t number = index * options.encode; number < (index + 1) * options.encode; ++number) {
-            if (const auto started = start_worker(0, (*encoders)[index], worker::Role::encode, number); !started) {
+            WorkerSetup setup = common_setup;
+            setup.role = worker::Role::encode;
+            setup.engine.threads = threads[stack->workers_.size()];
+            setup.engine.kv_pool_bytes = 0;
+            put_on_host(setup.engine);
+            if (const auto started = start_worker(std::move(setup), (*encoders)[index], number); !started) {
                 return base::pass_on(started);
             }
         }
@@ -267,10 +240,17 @@ void add_serve(CLI::App& app, ServeOptions& options) {
         ->allow_extra_args(false);
     app.add_option("--host", options.host, "address to listen on; default 127.0.0.1");
     app.add_option("--port", options.port, "port to listen on; 0: any free one; default 8000");
-    app.add_option("--prefill", options.prefill, "prefill workers of each model")->capture_default_str();
-    app.add_option("--decode", options.decode, "decode workers of each model")->capture_default_str();
-    app.add_option("--mixed", options.mixed, "workers of each model that do both phases (colocated)")
-        ->capture_default_str();
+    auto* prefill =
+        app.add_option("--prefill", options.prefill, "prefill workers of each model")->capture_default_str();
+    auto* decode = app.add_option("--decode", options.decode, "decode workers of each model")->capture_default_str();
+    auto* mixed = app.add_option("--mixed", options.mixed, "workers of each model that do both phases (colocated)")
+                      ->capture_default_str();
+    app.add_option("--plan", options.plan,
+                   "a placement file of sluice plan --out (docs/planning.md): its pools, limits and SLO classes; "
+                   "settings count over it")
+        ->excludes(prefill)
+        ->excludes(decode)
+        ->excludes(mixed);
     app.add_option("--encode", options.encode, "workers of each encoder")
         ->check(CLI::Range(1, 1024))
         ->capture_default_str();

@@ -14,8 +14,8 @@
 #include "base/result.h"
 #include "cli/process.h"
 #include "cli/served_models.h"
+#include "cli/stack_pools.h"
 #include "cli/worker_process.h"
-#include "engine/host_fit.h"
 #include "gateway/server.h"
 #include "scheduler/service.h"
 
@@ -30,18 +30,12 @@ struct ServeOptions {
     std::map<std::string, std::string> model_names{};  // of paths that do not say it (models of the store)
     std::optional<std::string> host;                   // empty: gateway.host of the settings
     std::optional<std::uint16_t> port;                 // empty: gateway.port of the settings
+    std::string plan = {};                             // a placement file, in place of the next three
     std::uint32_t prefill = 1;                         // of each model, like the next two
     std::uint32_t decode = 1;
     std::uint32_t mixed = 0;
     std::uint32_t encode = 1;   // of each encoder
     std::uint32_t threads = 0;  // compute threads of all engines together; 0: the machine's cores
-};
-
-/// A model that is served, and what it needs.
-struct ServedNeeds {
-    std::string name;
-    engine::EngineNeeds needs;
-    std::uint64_t kv_pool_bytes = 0;  // of each worker; 0: chosen when it is loaded (on a GPU)
 };
 
 /// All roles of one machine, started in order. Ends them in reverse order.

@@ -50,6 +50,7 @@ void Answer::start() {
         GenerationRequest request =
             generation_request(prepared, choice.prompt, choice.form.index % prepared.form.n, setup_.seed, setup_.text);
         request.tenant = setup_.tenant;
+        request.session = setup_.tag.session;
         request.slo = setup_.slo;
         request.received_at = setup_.tag.received_at;
         request.deadline = setup_.tag.received_at + setup_.request_timeout;

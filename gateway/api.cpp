@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::string_view kModelPrefix = "/models/";
 constexpr std::string_view kResponsePrefix = "/responses/";
+constexpr std::size_t kSessionBytesMax = 256;  // that count of the name of a conversation
 constexpr std::string_view kNoModel = GatewayMetrics::kNoModel;
 constexpr std::array<std::string_view, 2> kResetPaths = {"/reset_prefix_cache", "/flush_cache"};  // vLLM's, SGLang's
 constexpr std::string_view kResetName = "reset_prefix_cache";
@@ -182,6 +183,10 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
         .received_at = request.received_at,
         .style = style_of(head.path),
     };
+    if (setup_.options.capture.is_on()) {
+        const std::string* session = head.field(setup_.options.capture.session_header);
+        if (session != nullptr) { tag.session = session->substr(0, kSessionBytesMax); }
+    }
     const std::string route = route_of(head.path);
 
     const auto endpoint =

@@ -116,6 +116,7 @@ struct GatewayCore::State {
     RequestLog log;
     TimelineBook timelines;
     std::unique_ptr<ClusterPorts> ports;
+    std::unique_ptr<TraceCapture> capture;  // null: nothing is captured
     std::unique_ptr<RequestTable> table;
     std::unique_ptr<KeyKeeper> keys;                 // null: everybody may ask
     std::unique_ptr<CertificateKeeper> certificate;  // null: in the clear
@@ -173,6 +174,11 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
         s.certificate = std::move(*certificate);
     }
     options.http.allow_public |= s.keys && s.certificate;  // strangers get nothing, and hear nothing
+    if (options.capture.is_on()) {
+        auto capture = TraceCapture::start(options.capture, s.metrics.registry(), s.setup.clock);
+        if (!capture) { return base::pass_on(capture); }
+        s.capture = std::move(*capture);
+    }
     s.ports = s.setup.make_ports(s.models, s.post_io(), s.wake());
     s.table = std::make_unique<RequestTable>(RequestTable::Setup{.scheduler = s.ports->scheduler(),
                                                                  .workers = s.ports->workers(),
@@ -182,7 +188,8 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
                                                                  .options = s.setup.options.request,
                                                                  .hash_key = s.setup.hash_key,
                                                                  .seed = random_seed(),
-                                                                 .wake = s.wake()});
+                                                                 .wake = s.wake(),
+                                                                 .observer = s.capture.get()});
     s.ports->attach(*s.table);
     if (s.setup.options.cache.enabled) {
         s.cache = std::make_unique<ResponseCache>(ResponseCache::Setup{.options = s.setup.options.cache,

@@ -96,6 +96,7 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
 
     options.slo = SloClasses::read(config);
     options.explain = ExplainOptions::read(config);
+    options.capture = CaptureOptions::read(config);
     options.cache = CacheOptions::read(config);
     options.request.keeps_timelines = options.explain.is_on();
 

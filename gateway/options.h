@@ -12,6 +12,7 @@
 #include "gateway/openai/request_form.h"
 #include "gateway/request/generation.h"
 #include "gateway/slo.h"
+#include "gateway/trace_capture.h"
 
 namespace gateway {
 
@@ -36,6 +37,7 @@ struct GatewayOptions {
     std::string tls_key_file;          // PEM
     base::Duration files_look_interval = std::chrono::seconds(1);  // at these, for what has changed
     ExplainOptions explain;
+    CaptureOptions capture;
     CacheOptions cache;
 
     std::size_t inflight_requests_max = 1024;  // client requests between arrival and answer; more get 429

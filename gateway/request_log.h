@@ -30,6 +30,7 @@ struct RequestTag {
     std::shared_ptr<const ApiKey> key = {};       // whose request it is, where there are keys
     std::shared_ptr<QuotaBook::Hold> quota = {};  // of the key, where a model answers; settled at the end
     ErrorStyle style = ErrorStyle::openai;        // of its route
+    std::string session = {};                     // the client's name of its conversation, where one is captured
     std::shared_ptr<CacheAsk> cache = {};         // its way through the cache, where there is one
 };
 

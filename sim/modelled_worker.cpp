@@ -100,23 +100,31 @@ void ModelledWorker::go_on(AttemptKey key, std::uint32_t generated_tokens, base:
     sequence->has_continued = true;
     sequence->tokens = sequence->start.prompt_tokens + generated_tokens;
     if (sequence->start.tpot > base::Duration::zero()) { sequence->schedule = {now, generated_tokens}; }
-    if (sequence->kv_is_here && sequence->state == SequenceState::awaiting_kv) { make_running(*sequence); }
+    if (sequence->kv_is_here && sequence->state == SequenceState::awaiting_kv) { take_kv(*sequence); }
 }
 
 bool ModelledWorker::kv_arrived(AttemptKey key) {
     Sequence* sequence = find(key);
     if (sequence == nullptr || sequence->state != SequenceState::awaiting_kv || !sequence->kv) { return false; }
     sequence->kv_is_here = true;
-    sequence->computed = sequence->start.prompt_tokens + sequence->start.generated_tokens;
-    publish(*sequence);
-    if (sequence->has_continued) { make_running(*sequence); }
+    if (sequence->has_continued) { take_kv(*sequence); }
     return true;
+}
+
+/// Until the first token was seen, too, nobody finds what has arrived (DecodePart::proceed).
+void ModelledWorker::take_kv(Sequence& sequence) {
+    sequence.computed = sequence.start.prompt_tokens + sequence.start.generated_tokens;
+    publish(sequence);
+    make_running(sequence);
 }
 
 void ModelledWorker::recompute(AttemptKey key) {
     Sequence* sequence = find(key);
     if (sequence == nullptr || sequence->state != SequenceState::awaiting_kv || !sequence->has_continued) { return; }
-    make_waiting(*sequence);
+    // With memory it goes on in it, from the prefix hit that it got with it, as DecodePart::proceed.
+    if (!sequence->kv) { return make_waiting(*sequence); }
+    publish(*sequence);
+    make_running(*sequence);
 }
 
 bool ModelledWorker::awaits_kv(AttemptKey key) const {
@@ -445,6 +453,14 @@ void ModelledWorker::registration(sluice::proto::RegisterWorker& message) const 
     message.set_batch_sequences_max(options_.limits.batch_sequences_max);
     message.set_batch_tokens_max(options_.limits.batch_tokens_max);
     message.set_queue_requests_max(options_.limits.queue_requests_max);
+}
+
+std::vector<ModelledWorker::StepPart> ModelledWorker::step_parts() const {
+    std::vector<StepPart> parts;
+    for (const StepEntry& entry : step_) {
+        parts.push_back({entry.sequence->id, entry.sequence->computed, entry.tokens, entry.samples});
+    }
+    return parts;
 }
 
 std::string ModelledWorker::first_sequence() const {

@@ -107,6 +107,15 @@ public:
     std::size_t sequences() const { return sequences_.size(); }
     std::uint64_t steps() const { return steps_; }
     std::uint64_t preemptions() const { return preemptions_; }
+    /// What the step that runs computes of one sequence; they are numbered from 1 in the order in which they came.
+    struct StepPart {
+        std::uint64_t sequence = 0;
+        std::uint32_t position = 0;
+        std::uint32_t tokens = 0;
+        bool samples = false;
+        bool operator==(const StepPart&) const = default;
+    };
+    std::vector<StepPart> step_parts() const;
     /// The first of its sequences, for people; empty: it has none.
     std::string first_sequence() const;
     /// What holds between two calls; empty when all does.
@@ -146,6 +155,7 @@ private:
     Sequence* find(AttemptKey key);
     const Sequence* find(AttemptKey key) const;
     void end(Sequence& sequence);
+    void take_kv(Sequence& sequence);
     void make_running(Sequence& sequence);
     void make_waiting(Sequence& sequence);
     void publish(Sequence& sequence);

@@ -2,8 +2,11 @@
 
 #include <yaml-cpp/yaml.h>
 
+#include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -17,11 +20,7 @@ using scheduler::planner::StepTimes;
 constexpr std::size_t kFileBytesMax = 8u << 20;
 constexpr std::size_t kPoolsMax = 256;
 constexpr std::size_t kPointsMax = 100'000;
-
-/// What is wrong with the file; caught in read_plan().
-struct Problem {
-    std::string text;
-};
+constexpr std::size_t kClassesMax = 32;  // as many as a gateway has
 
 std::string short_number(double value) {
     char text[32];
@@ -29,60 +28,99 @@ std::string short_number(double value) {
     return std::string(text, end);
 }
 
-double number(const YAML::Node& map, const std::string& key, double low, double high, double fallback = NAN) {
+/// Reads sections and keys, and remembers the first thing that is wrong: what it gives after that is empty.
+class Reader {
+public:
+    const std::optional<std::string>& problem() const { return problem_; }
+    PlanFile file(const YAML::Node& root);
+
+private:
+    /// What is found wrong later is not told: it may follow from the first.
+    void wrong(std::string what) {
+        if (!problem_) { problem_ = std::move(what); }
+    }
+    bool is_good() const { return !problem_.has_value(); }
+
+    double number(const YAML::Node& map, const std::string& key, double low, double high, double fallback = NAN);
+    std::uint32_t count(const YAML::Node& map, const std::string& key, double low, double high, double fallback = NAN);
+    std::string text(const YAML::Node& map, const std::string& key);
+    void only(const YAML::Node& map, const std::string& what, const std::set<std::string>& known);
+    std::vector<double> numbers(const YAML::Node& list, const std::string& key, std::size_t size = 0);
+    Curve curve(const YAML::Node& node, const std::string& key);
+    Grid grid(const YAML::Node& node, const std::string& key, std::size_t axes_wanted);
+    scheduler::planner::FittedForms forms(const YAML::Node& node);
+    StepTimes times(const YAML::Node& node);
+    PlanPool pool(const YAML::Node& node);
+    void read_classes(const YAML::Node& classes, PlanFile& plan);
+
+    std::optional<std::string> problem_;
+};
+
+double Reader::number(const YAML::Node& map, const std::string& key, double low, double high, double fallback) {
     const YAML::Node value = map[key];
     if (!value) {
-        if (std::isnan(fallback)) { throw Problem{key + " is missing"}; }
+        if (std::isnan(fallback)) { wrong(key + " is missing"); }
         return fallback;
     }
     double number = 0;
     if (!value.IsScalar() || !YAML::convert<double>::decode(value, number) || !(number >= low && number <= high)) {
-        throw Problem{key + " has to be a number from " + short_number(low) + " to " + short_number(high)};
+        wrong(key + " has to be a number from " + short_number(low) + " to " + short_number(high));
     }
     return number;
 }
 
-std::uint32_t count(const YAML::Node& map, const std::string& key, double low, double high, double fallback = NAN) {
+std::uint32_t Reader::count(const YAML::Node& map, const std::string& key, double low, double high, double fallback) {
     const double value = number(map, key, low, high, fallback);
-    if (value != std::floor(value)) { throw Problem{key + " has to be a whole number"}; }
-    return static_cast<std::uint32_t>(value);
+    if (is_good() && value != std::floor(value)) { wrong(key + " has to be a whole number"); }
+    return is_good() ? static_cast<std::uint32_t>(value) : 0;
 }
 
-std::string text(const YAML::Node& map, const std::string& key) {
+std::string Reader::text(const YAML::Node& map, const std::string& key) {
     const YAML::Node value = map[key];
-    if (!value || !value.IsScalar()) { throw Problem{key + " is missing, or no text"}; }
+    if (!value || !value.IsScalar()) {
+        wrong(key + " is missing, or no text");
+        return {};
+    }
     return value.Scalar();
 }
 
-void only(const YAML::Node& map, const std::string& what, const std::set<std::string>& known) {
-    if (!map.IsMap()) { throw Problem{what + " has to be a section"}; }
+void Reader::only(const YAML::Node& map, const std::string& what, const std::set<std::string>& known) {
+    if (!map.IsMap()) { return wrong(what + " has to be a section"); }
     for (const auto& entry : map) {
         const std::string key = entry.first.IsScalar() ? entry.first.Scalar() : "";
-        if (!known.contains(key)) { throw Problem{what + ": \"" + key + "\" is not known"}; }
+        if (!known.contains(key)) { return wrong(what + ": \"" + key + "\" is not known"); }
     }
 }
 
-std::vector<double> numbers(const YAML::Node& list, const std::string& key, std::size_t size = 0) {
+std::vector<double> Reader::numbers(const YAML::Node& list, const std::string& key, std::size_t size) {
+    if (!is_good()) { return {}; }
     if (!list || !list.IsSequence() || list.size() > kPointsMax || (size > 0 && list.size() != size)) {
-        throw Problem{"times." + key + " has to be a list" + (size > 0 ? " of " + std::to_string(size) : "") +
-                      " numbers"};
+        wrong("times." + key + " has to be a list" + (size > 0 ? " of " + std::to_string(size) : "") + " numbers");
+        return {};
     }
     std::vector<double> values;
     for (const auto& item : list) {
         double value = 0;
         if (!item.IsScalar() || !YAML::convert<double>::decode(item, value) || !(value >= 0 && value <= 1e12)) {
-            throw Problem{"times." + key + " holds something that is no number of at least 0"};
+            wrong("times." + key + " holds something that is no number of at least 0");
+            return {};
         }
         values.push_back(value);
     }
     return values;
 }
 
-Curve read_curve(const YAML::Node& node, const std::string& key) {
+Curve Reader::curve(const YAML::Node& node, const std::string& key) {
     if (!node) { return {}; }
     only(node, "times." + key, {"at", "seconds"});
+    if (!is_good()) { return {}; }
     const std::vector<double> at = numbers(node["at"], key + ".at");
     const std::vector<double> seconds = numbers(node["seconds"], key + ".seconds", at.size());
+    if (!is_good()) { return {}; }
+    if (seconds.size() != at.size()) {
+        wrong("times." + key + ".seconds has to have as many numbers as its at");
+        return {};
+    }
     std::vector<Curve::Sample> samples;
     for (std::size_t i = 0; i < at.size(); ++i) {
         samples.push_back({at[i], seconds[i]});
@@ -90,22 +128,29 @@ Curve read_curve(const YAML::Node& node, const std::string& key) {
     return Curve(std::move(samples));
 }
 
-Grid read_grid(const YAML::Node& node, const std::string& key) {
+Grid Reader::grid(const YAML::Node& node, const std::string& key, std::size_t axes_wanted) {
     if (!node) { return {}; }
     only(node, "times." + key, {"axes", "seconds"});
+    if (!is_good()) { return {}; }
     const YAML::Node axes_node = node["axes"];
-    if (!axes_node || !axes_node.IsSequence() || axes_node.size() == 0 || axes_node.size() > Grid::kAxesMax) {
-        throw Problem{"times." + key + ".axes has to be a list of up to 4 lists"};
+    if (!axes_node || !axes_node.IsSequence() || axes_node.size() != axes_wanted) {
+        wrong("times." + key + ".axes has to be a list of " + std::to_string(axes_wanted) + " lists");
+        return {};
     }
     std::vector<std::vector<double>> axes;
     std::size_t size = 1;
     for (const auto& axis : axes_node) {
         axes.push_back(numbers(axis, key + ".axes"));
-        if (axes.back().empty()) { throw Problem{"times." + key + ".axes holds an empty list"}; }
+        if (axes.back().empty()) { wrong("times." + key + ".axes holds an empty list"); }
+        if (!is_good()) { return {}; }
         size *= axes.back().size();
-        if (size > kPointsMax) { throw Problem{"times." + key + " is too large"}; }
+        if (size > kPointsMax) {
+            wrong("times." + key + " is too large");
+            return {};
+        }
     }
     const std::vector<double> seconds = numbers(node["seconds"], key + ".seconds", size);
+    if (!is_good()) { return {}; }
     std::vector<Grid::Point> points;
     for (std::size_t i = 0; i < size; ++i) {
         Grid::Point point;
@@ -119,89 +164,122 @@ Grid read_grid(const YAML::Node& node, const std::string& key) {
     return Grid(axes.size(), points);
 }
 
-StepTimes read_times(const YAML::Node& node) {
+scheduler::planner::FittedForms Reader::forms(const YAML::Node& node) {
+    only(node, "times.fitted", {"prefill", "decode_small", "decode_large", "large_from"});
+    scheduler::planner::FittedForms forms;
+    if (!is_good()) { return forms; }
+    const auto read = [&](const char* key, scheduler::planner::FittedForms::Form& form) {
+        const std::vector<double> values = numbers(node[key], std::string("fitted.") + key, form.size());
+        std::copy(values.begin(), values.end(), form.begin());
+    };
+    read("prefill", forms.prefill);
+    read("decode_small", forms.decode_small);
+    read("decode_large", forms.decode_large);
+    forms.large_from = number(node, "large_from", 0, 1e9);
+    return forms;
+}
+
+StepTimes Reader::times(const YAML::Node& node) {
     only(node, "times", {"step_s", "sequence_s", "tokens", "sampled", "prefill", "decode", "mixed", "fitted"});
+    if (!is_good()) { return {}; }
     StepTimes times;
     times.step_seconds = number(node, "step_s", 0, 1e4, 0);
     times.sequence_seconds = number(node, "sequence_s", 0, 1e4, 0);
-    times.tokens = read_curve(node["tokens"], "tokens");
-    times.sampled = read_curve(node["sampled"], "sampled");
-    times.prefill = read_grid(node["prefill"], "prefill");
-    times.decode = read_grid(node["decode"], "decode");
-    times.mixed = read_grid(node["mixed"], "mixed");
-    const auto axes_are = [](const Grid& grid, std::size_t count, const char* key) {
-        if (!grid.empty() && grid.axes() != count) {
-            throw Problem{std::string("times.") + key + " has to have " + std::to_string(count) + " axes"};
-        }
-    };
-    axes_are(times.prefill, 2, "prefill");
-    axes_are(times.decode, 2, "decode");
-    axes_are(times.mixed, 4, "mixed");
-    if (const YAML::Node fitted = node["fitted"]) {
-        only(fitted, "times.fitted", {"prefill", "decode_small", "decode_large", "large_from"});
-        scheduler::planner::FittedForms forms;
-        const auto read = [&fitted](const char* key, scheduler::planner::FittedForms::Form& form) {
-            const std::vector<double> values = numbers(fitted[key], std::string("fitted.") + key, form.size());
-            std::copy(values.begin(), values.end(), form.begin());
-        };
-        read("prefill", forms.prefill);
-        read("decode_small", forms.decode_small);
-        read("decode_large", forms.decode_large);
-        forms.large_from = number(fitted, "large_from", 0, 1e9);
-        times.fitted = forms;
-    }
+    times.tokens = curve(node["tokens"], "tokens");
+    times.sampled = curve(node["sampled"], "sampled");
+    times.prefill = grid(node["prefill"], "prefill", 2);
+    times.decode = grid(node["decode"], "decode", 2);
+    times.mixed = grid(node["mixed"], "mixed", 4);
+    if (const YAML::Node fitted = node["fitted"]) { times.fitted = forms(fitted); }
     if (!times.fitted && times.tokens.empty() && times.step_seconds == 0) {
-        throw Problem{"times says nothing: tokens, fitted or step_s is needed"};
+        wrong("times says nothing: tokens, fitted or step_s is needed");
     }
     return times;
 }
 
-PlanPool read_pool(const YAML::Node& node) {
-    only(node, "a pool", {"role", "count", "device", "tensor", "pipeline", "limits", "times"});
+PlanPool Reader::pool(const YAML::Node& node) {
+    only(node, "a pool", {"role", "count", "device", "threads", "tensor", "pipeline", "limits", "times"});
+    if (!is_good()) { return {}; }
     PlanPool pool;
     const std::string role = text(node, "role");
     if (role != "prefill" && role != "decode" && role != "mixed") {
-        throw Problem{"role has to be prefill, decode or mixed"};
+        wrong("role has to be prefill, decode or mixed");
+        return pool;
     }
     pool.role = role == "prefill" ? proto::Role::prefill : role == "decode" ? proto::Role::decode : proto::Role::mixed;
     pool.count = count(node, "count", 1, 65'536);
     pool.device = text(node, "device");
+    pool.threads = count(node, "threads", 1, 4096, 0);
     pool.split.tensor = count(node, "tensor", 1, 1024, 1);
     pool.split.pipeline = count(node, "pipeline", 1, 1024, 1);
     const YAML::Node limits = node["limits"];
-    if (!limits) { throw Problem{"limits is missing"}; }
+    if (!limits) { wrong("limits is missing"); }
+    if (!is_good()) { return pool; }
     only(limits, "limits", {"batch_sequences_max", "batch_tokens_max", "kv_tokens"});
+    if (!is_good()) { return pool; }
     pool.batch_sequences_max = count(limits, "batch_sequences_max", 1, 65'536);
     pool.batch_tokens_max = count(limits, "batch_tokens_max", 1, 1 << 20);
     pool.kv_tokens = number(limits, "kv_tokens", 1, 1e12);
-    if (const YAML::Node times = node["times"]) {
-        pool.times = read_times(times);
+    if (const YAML::Node node_of_times = node["times"]) {
+        pool.times = times(node_of_times);
         pool.has_times = true;
     }
     return pool;
 }
 
-PlanFile read_file(const YAML::Node& root) {
-    only(root, "the plan", {"version", "model", "pools", "slo_classes", "hand_off", "assumed", "predicted"});
+void Reader::read_classes(const YAML::Node& classes, PlanFile& plan) {
+    if (!classes.IsMap() || classes.size() > kClassesMax) {
+        return wrong("slo_classes has to be a section of up to " + std::to_string(kClassesMax) + " classes");
+    }
+    for (const auto& entry : classes) {
+        const std::string name = entry.first.IsScalar() ? entry.first.Scalar() : "";
+        const auto is_odd = [](char c) { return !std::isalnum(static_cast<unsigned char>(c)) && c != '_' && c != '-'; };
+        if (name.empty() || name.size() > 64 || std::any_of(name.begin(), name.end(), is_odd)) {
+            return wrong("slo_classes holds a class whose name is not 1 to 64 of a-z 0-9 _ -");
+        }
+        only(entry.second, "slo_classes." + name, {"ttft_ms", "tpot_ms", "attainment", "priority"});
+        if (!is_good()) { return; }
+        const PlanFile::Class one{.name = name,
+                                  .ttft_s = number(entry.second, "ttft_ms", 0, 1e9, 0) / 1e3,
+                                  .tpot_s = number(entry.second, "tpot_ms", 0, 1e9, 0) / 1e3,
+                                  .attainment = number(entry.second, "attainment", 0, 1, 0.9),
+                                  .priority = number(entry.second, "priority", -100, 100, 0)};
+        plan.classes.push_back(one);
+        if (name != "default") { continue; }
+        plan.ttft_s = one.ttft_s;
+        plan.tpot_s = one.tpot_s;
+        plan.attainment = one.attainment;
+    }
+}
+
+PlanFile Reader::file(const YAML::Node& root) {
+    only(root, "the plan",
+         {"version", "model", "model_shape", "pools", "slo_classes", "hand_off", "assumed", "predicted"});
     PlanFile plan;
-    count(root, "version", 1, 1e6);
+    if (!is_good()) { return plan; }
     plan.model = text(root, "model");
+    if (const YAML::Node shape = root["model_shape"]) {
+        only(shape, "model_shape", {"layers", "hidden", "heads_kv", "head_dim", "vocabulary"});
+        if (!is_good()) { return plan; }
+        plan.shape = PlanFile::Shape{.layers = count(shape, "layers", 1, 1e6),
+                                     .hidden = count(shape, "hidden", 1, 1e8),
+                                     .heads_kv = count(shape, "heads_kv", 1, 1e6),
+                                     .head_dim = count(shape, "head_dim", 1, 1e6),
+                                     .vocabulary = count(shape, "vocabulary", 1, 1e9)};
+    }
     const YAML::Node pools = root["pools"];
     if (!pools || !pools.IsSequence() || pools.size() == 0 || pools.size() > kPoolsMax) {
-        throw Problem{"pools has to be a list of at least one"};
+        wrong("pools has to be a list of at least one");
+        return plan;
     }
-    for (const auto& pool : pools) {
-        plan.pools.push_back(read_pool(pool));
+    for (const auto& node : pools) {
+        plan.pools.push_back(pool(node));
+        if (!is_good()) { return plan; }
     }
-    if (const YAML::Node classes = root["slo_classes"]; classes && classes.IsMap() && classes["default"]) {
-        const YAML::Node targets = classes["default"];
-        only(targets, "slo_classes.default", {"ttft_ms", "tpot_ms", "attainment"});
-        plan.ttft_s = number(targets, "ttft_ms", 0, 1e9, 0) / 1e3;
-        plan.tpot_s = number(targets, "tpot_ms", 0, 1e9, 0) / 1e3;
-        plan.attainment = number(targets, "attainment", 0, 1, 0.9);
-    }
+    if (const YAML::Node classes = root["slo_classes"]) { read_classes(classes, plan); }
     if (const YAML::Node hand_off = root["hand_off"]) {
         only(hand_off, "hand_off", {"kv_bytes_per_token", "bytes_per_s", "latency_s", "layers"});
+        if (!is_good()) { return plan; }
         plan.kv_bytes_per_token = number(hand_off, "kv_bytes_per_token", 0, 1e9);
         plan.link_bytes_per_second = number(hand_off, "bytes_per_s", 0, 1e15, 0);
         plan.link_latency_s = number(hand_off, "latency_s", 0, 100, 0);
@@ -257,14 +335,16 @@ base::Result<PlanFile> read_plan(std::string_view yaml, const std::string& name)
         if (!root.IsMap() || !root["version"] || !root["pools"]) {
             return invalid("is no placement file: it needs version, model, pools, as `sluice plan --out` writes them");
         }
-        if (root["version"].IsScalar() && root["version"].Scalar() != "1") {
+        const std::string version = root["version"].IsScalar() ? root["version"].Scalar() : "(no number)";
+        if (version != "1") {
             return base::fail(base::ErrorCode::unimplemented,
-                              name + ": version " + root["version"].Scalar() + " is not known here; 1 is");
+                              name + ": version " + version + " is not known here; 1 is");
         }
-        return read_file(root);
-    } catch (const Problem& problem) { return invalid(problem.text); } catch (const YAML::Exception& error) {
-        return invalid(error.what());
-    }
+        Reader reader;
+        PlanFile plan = reader.file(root);
+        if (reader.problem()) { return invalid(*reader.problem()); }
+        return plan;
+    } catch (const YAML::Exception& error) { return invalid(error.what()); }
 }
 
 std::string times_yaml(const StepTimes& times, const std::string& indent) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,7 +17,8 @@ namespace sim {
 struct PlanPool {
     proto::Role role = proto::Role::mixed;
     std::uint32_t count = 1;
-    std::string device;
+    std::string device;         // a GPU's name, or "this": the machine that was measured
+    std::uint32_t threads = 0;  // compute threads that its steps were measured with; 0: not said
     scheduler::planner::Split split;
     std::uint32_t batch_sequences_max = 0;
     std::uint32_t batch_tokens_max = 0;
@@ -27,8 +29,26 @@ struct PlanPool {
 
 /// A placement file (plan.yaml, version 1; schema in docs/planning.md), as far as it is to be run or simulated.
 struct PlanFile {
-    std::string model;
+    /// What tells a model from another of its architecture.
+    struct Shape {
+        std::uint32_t layers = 0;
+        std::uint32_t hidden = 0;
+        std::uint32_t heads_kv = 0;
+        std::uint32_t head_dim = 0;
+        std::uint32_t vocabulary = 0;
+        bool operator==(const Shape&) const = default;
+    };
+    struct Class {
+        std::string name;
+        double ttft_s = 0;  // 0: none
+        double tpot_s = 0;
+        double attainment = 0.9;
+        double priority = 0;
+    };
+    std::string model;           // architecture
+    std::optional<Shape> shape;  // empty: not said
     std::vector<PlanPool> pools;
+    std::vector<Class> classes;
     double ttft_s = 0;  // targets of the class default; 0: none
     double tpot_s = 0;
     double attainment = 0.9;

@@ -576,6 +576,7 @@ void Generation::end(GenerationEnd result, std::string_view worker_reason) {
         const auto doing = result.reason == EndReason::failed ? doing_in(phase) : SequenceRecorder::Doing::nothing;
         result.timeline = record_.end(context_.clock.now(), result.completion_tokens, result.tpot, doing);
     }
+    if (context_.observer != nullptr) { context_.observer->on_sequence_end(request_, result, context_.model); }
     sink_.on_end(result);
 }
 

@@ -15,6 +15,7 @@
 #include "gateway/metrics.h"
 #include "gateway/request/ports.h"
 #include "gateway/request/retry_budget.h"
+#include "gateway/request/sequence_observer.h"
 #include "gateway/request/sequence_source.h"
 
 namespace gateway {
@@ -41,7 +42,8 @@ struct GenerationContext {
     const ClusterView& cluster;            // of the request's model
     const std::uint64_t& scheduler_epoch;  // the highest that was seen; 0: none
     const base::HashKey& hash_key;
-    const std::string& model;  // as the cluster calls it
+    const std::string& model;              // as the cluster calls it
+    SequenceObserver* observer = nullptr;  // null: none
 };
 
 /// The owner of one sequence: keeps its prompt, tokens, seed, deadline and epoch, and moves it from placement to its

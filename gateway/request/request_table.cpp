@@ -55,7 +55,8 @@ base::RequestId RequestTable::open(GenerationRequest request, GenerationSink& si
                                                                      .cluster = clusters_[model],
                                                                      .scheduler_epoch = scheduler_epoch_,
                                                                      .hash_key = setup_.hash_key,
-                                                                     .model = setup_.models[model].name});
+                                                                     .model = setup_.models[model].name,
+                                                                     .observer = setup_.observer});
     generations_.emplace(id, Entry{.generation = std::move(generation), .wakes_at = std::nullopt});
     ++opened_;
     retries_.earn();

@@ -31,6 +31,7 @@ public:
         base::HashKey hash_key;
         std::uint64_t seed;  // of request ids; random in production
         Wake wake = {};      // asked for when wakes_at() has come nearer; empty: its owner looks by itself
+        SequenceObserver* observer = nullptr;  // null: none
     };
     explicit RequestTable(Setup setup);
     /// No sequence may be open.

@@ -27,6 +27,7 @@ struct GenerationRequest {
     bool encodes = false;
     std::size_t model = 0;                                     // of the gateway's Models
     std::string tenant;                                        // whom it is counted for
+    std::string session = {};                                  // the client's name of its conversation; empty: none
     RequestSlo slo;                                            // what is promised
     base::TimePoint received_at{};                             // from when its TTFT counts
     std::shared_ptr<const std::vector<base::TokenId>> prompt;  // not empty; choices of one prompt share it

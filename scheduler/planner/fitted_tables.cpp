@@ -174,4 +174,10 @@ base::Result<StepTimes> times_of_bench(std::string_view text, double kv_bytes_pe
     return times;
 }
 
+std::uint32_t threads_of_bench(std::string_view text) {
+    const auto json = parse_json(text, kBench);
+    const auto threads = json ? number_at(*json, "threads", 0.0, 0, 4096, kBench) : base::Result<double>(0);
+    return threads ? static_cast<std::uint32_t>(*threads) : 0;
+}
+
 }  // namespace scheduler::planner

@@ -9,12 +9,15 @@
 namespace {
 
 std::string plan_with(const scheduler::planner::StepTimes& times) {
-    return "version: 1\nmodel: LlamaForCausalLM\npools:\n  - role: mixed\n    count: 3\n    device: h200\n    tensor: "
+    return "version: 1\nmodel: LlamaForCausalLM\n"
+           "model_shape: {layers: 32, hidden: 4096, heads_kv: 8, head_dim: 128, vocabulary: 128256}\npools:\n  - role: "
+           "mixed\n    count: 3\n    device: h200\n    tensor: "
            "2\n"
            "    pipeline: 1\n    limits:\n      batch_sequences_max: 64\n      batch_tokens_max: 2048\n"
            "      kv_tokens: 100000\n    times:\n" +
            sim::times_yaml(times, "      ") +
            "slo_classes:\n  default: {ttft_ms: 500, tpot_ms: 30, attainment: 0.9}\n"
+           "  batch: {ttft_ms: 5000, priority: -2}\n"
            "hand_off: {kv_bytes_per_token: 131072, bytes_per_s: 5e10, latency_s: 1e-4, layers: 32}\n"
            "assumed: {seeds: 3}\npredicted: {gpus: 6}\n";
 }
@@ -34,6 +37,12 @@ TEST_CASE("a placement file says again what was written", "[sim][plan]") {
     CHECK(pool.kv_tokens == 100000);
     CHECK(plan->ttft_s == 0.5);
     CHECK(plan->layers == 32);
+    REQUIRE(plan->classes.size() == 2);
+    CHECK(plan->classes[1].name == "batch");
+    CHECK(plan->classes[1].priority == -2);
+    CHECK(plan->classes[1].tpot_s == 0);
+    REQUIRE(plan->shape.has_value());
+    CHECK(plan->shape->vocabulary == 128256);
     const std::array chunks{scheduler::planner::PromptChunk{300, 200}};
     for (const auto& step :
          {scheduler::planner::StepShape{.prompts = chunks, .decode_sequences = 7, .decode_context = 900, .sampled = 8},
@@ -62,13 +71,26 @@ TEST_CASE("what is no placement file is refused with a reason", "[sim][plan]") {
         std::string text = good;
         return text.replace(text.find(from), from.size(), to);
     };
-    for (const std::string& bad :
-         {std::string(), std::string("[1, 2]"), std::string("version: 1"), changed("version: 1", "version: 2"),
-          changed("role: mixed", "role: both"), changed("count: 3", "count: 0"), changed("count: 3", "count: 1.5"),
-          changed("count: 3", "many: 3"), changed("kv_tokens: 100000", "kv_tokens: lots"),
-          changed("step_s: 0.005", "step_s: -1"), changed("layers: 32", "layers: {}"),
-          changed("tensor: 2", "tensor: []"), changed("seconds: [", "seconds: [1, "),
-          changed("axes: [[", "axes: [[[1], "), good + "  - {"}) {
+    for (const std::string& bad : {std::string(),
+                                   std::string("[1, 2]"),
+                                   std::string("version: 1"),
+                                   changed("version: 1", "version: 2"),
+                                   changed("version: 1", "version: [1]"),
+                                   changed("hidden: 4096", "hidden: much"),
+                                   changed("heads_kv: 8", "heads: 8"),
+                                   changed("  batch: {", "  a class: {"),
+                                   changed("priority: -2", "weight: 1"),
+                                   changed("role: mixed", "role: both"),
+                                   changed("count: 3", "count: 0"),
+                                   changed("count: 3", "count: 1.5"),
+                                   changed("count: 3", "many: 3"),
+                                   changed("kv_tokens: 100000", "kv_tokens: lots"),
+                                   changed("step_s: 0.005", "step_s: -1"),
+                                   changed("layers: 32", "layers: {}"),
+                                   changed("tensor: 2", "tensor: []"),
+                                   changed("seconds: [", "seconds: [1, "),
+                                   changed("axes: [[", "axes: [[[1], "),
+                                   good + "  - {"}) {
         CAPTURE(bad.substr(0, 300));
         const auto read = sim::read_plan(bad, "plan.yaml");
         REQUIRE(!read.has_value());

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <random>
 #include <stop_token>
@@ -25,6 +26,7 @@ public:
         std::uint32_t seed = 0;
         std::uint32_t context_tokens = 4096;
         std::uint32_t blocks_total = 4096;
+        std::function<base::Duration(const engine::Batch&)> takes = {};  // asked instead of `cost`, where it is set
     };
     ModelledEngine(const Options& options, const base::Clock& clock)
         : options_(options),
@@ -64,7 +66,9 @@ public:
         const double seconds = base::step_seconds(options_.cost, work) * (1 + noise);
         result_.began = clock_.now();
         result_.ended =
-            result_.began + std::chrono::duration_cast<base::Duration>(std::chrono::duration<double>(seconds));
+            result_.began + (options_.takes
+                                 ? options_.takes(batch)
+                                 : std::chrono::duration_cast<base::Duration>(std::chrono::duration<double>(seconds)));
         result_.batch = std::move(batch);
         return engine::Ticket{++steps_};
     }

@@ -1,0 +1,531 @@
+#include <algorithm>
+#include <map>
+#include <queue>
+#include <random>
+#include <set>
+
+#include "sim/modelled_worker.h"
+#include "sim/virtual_clock.h"
+#include "worker/step_loop.h"
+
+#include "tests/support/catch.h"
+#include "tests/support/modelled_engine.h"
+
+// The light form of the step loop (sim::ModelledWorker) against worker::StepLoop itself over a modelled engine, both on
+// a virtual clock and with the same requests: every step, its begin, its entries in order, their positions and sizes.
+// Both are handed what happens between two steps, since the light form plans a step when the one before it has ended.
+
+namespace {
+
+using sim::VirtualClock;
+using worker::Part;
+using Part_ = sim::ModelledWorker::StepPart;
+
+constexpr std::uint32_t kBlockTokens = 16;
+constexpr std::uint64_t kNumerics = 7;  // of ModelledEngine
+
+struct Wish {
+    base::TimePoint at;
+    Part part = Part::whole;
+    std::vector<base::TokenId> prompt;
+    std::uint32_t answer_tokens = 0;
+    base::Duration ttft{};  // 0: none is promised
+    base::Duration tpot{};
+    base::Duration room_after{};   // decode: from its start until prefill asks for room
+    base::Duration first_after{};  // decode: until the first token is told
+    base::Duration
+        kv_after{};           // decode: from the grant until its KV is there; prefill: from its token until handed over
+    bool is_kv_lost = false;  // decode: it has to be computed here
+};
+
+struct Script {
+    std::vector<Wish> wishes;
+    worker::WorkerOptions limits;
+    std::uint32_t blocks = 0;
+    bool is_private = false;  // nobody finds the blocks of another, or its own again
+};
+
+struct Step {
+    base::TimePoint began;
+    std::vector<Part_> parts;
+    bool operator==(const Step&) const = default;
+};
+
+struct Event {
+    enum class Kind { start, want_room, kv_over, first_token, handed_over } kind;
+    std::size_t wish;
+};
+
+/// Of both forms alike: 3 ms and 0.1 ms for each prompt token, 0.4 ms for each sequence, a little for its context.
+scheduler::planner::StepTimes times() {
+    scheduler::planner::StepTimes times;
+    times.fitted = scheduler::planner::FittedForms{.prefill = {2e-3, 1e-4, 1e-8},
+                                                   .decode_small = {1e-3, 1e-7, 4e-4},
+                                                   .decode_large = {1e-3, 1e-7, 4e-4},
+                                                   .large_from = 1e9};
+    times.step_seconds = 1e-3;
+    return times;
+}
+
+/// Steps take up to a tenth longer, by their number.
+double slowness(std::uint64_t step) {
+    return 1 + 0.1 * static_cast<double>(step * 2654435761u % 1024) / 1024;
+}
+
+/// What happens when, by time and then by the order in which it was put in.
+class Agenda {
+public:
+    void add(base::TimePoint at, Event event) { events_.emplace(at, event); }
+    bool is_empty() const { return events_.empty(); }
+    base::TimePoint next() const { return events_.begin()->first; }
+    Event take() {
+        const Event event = events_.begin()->second;
+        events_.erase(events_.begin());
+        return event;
+    }
+
+private:
+    std::multimap<base::TimePoint, Event> events_;
+};
+
+/// worker::StepLoop with parts that hear of the hand-offs of the script.
+class RealForm final : worker::OutputSink {
+public:
+    RealForm(const Script& script, Agenda& agenda, VirtualClock& clock)
+        : script_(script),
+          agenda_(agenda),
+          clock_(clock),
+          engine_({.cost = {},
+                   .noise = 0,
+                   .seed = 0,
+                   .context_tokens = 4096,
+                   .blocks_total = script.blocks,
+                   .takes = [this](const engine::Batch& batch) { return takes(batch); }},
+                  clock),
+          cache_({.blocks_total = script.blocks, .block_tokens = kBlockTokens}),
+          whole_(*this),
+          prefill_(*this),
+          decode_(*this),
+          loop_({.limits = script.limits, .hash_key = {}, .model = "m", .worker = "w", .role = worker::Role::mixed},
+                engine_, cache_, *this, board_, clock, metrics_) {
+        loop_.attach(Part::whole, &whole_);
+        loop_.attach(Part::prefill, &prefill_);
+        loop_.attach(Part::decode, &decode_);
+    }
+
+    void happen(const Event& event) {
+        const Wish& wish = script_.wishes[event.wish];
+        const worker::RequestKey key = key_of(event.wish);
+        switch (event.kind) {
+            case Event::Kind::start: {
+                worker::StartRequest start;
+                start.key = key;
+                start.gateway = worker::GatewayId{1};
+                start.part = wish.part;
+                start.prompt = wish.prompt;
+                start.stop.new_tokens_max = wish.answer_tokens;
+                if (wish.ttft > base::Duration::zero()) { start.slo.first_token = wish.at + wish.ttft; }
+                start.slo.tpot = wish.tpot;
+                REQUIRE(loop_.post_command(std::move(start)));
+                break;
+            }
+            case Event::Kind::want_room:
+                if (auto* sequence = loop_.find(key)) {
+                    loop_.want_room(*sequence, static_cast<std::uint32_t>(wish.prompt.size()));
+                }
+                break;
+            case Event::Kind::kv_over:
+                kv_over_.insert(key.request);
+                proceed(key);
+                break;
+            case Event::Kind::first_token: {
+                worker::ContinueRequest go_on;
+                go_on.key = key;
+                go_on.gateway = worker::GatewayId{1};
+                go_on.generated = {1};
+                REQUIRE(loop_.post_command(std::move(go_on)));
+                break;
+            }
+            case Event::Kind::handed_over:
+                if (auto* sequence = loop_.find(key)) {
+                    loop_.finish(*sequence, worker::Finish::handed_over, std::nullopt);
+                }
+                break;
+        }
+        loop_.work();
+        loop_.settle();
+    }
+    std::optional<base::Duration> begin() {
+        ticket_ = loop_.begin_step();
+        if (!ticket_) { return std::nullopt; }
+        return engine_.ends_at() - clock_.now();
+    }
+    std::vector<Part_> parts() const { return parts_; }
+    void finish() {
+        loop_.finish_step(engine_.collect(*ticket_, clock_.now(), {}));
+        loop_.settle();
+        loop_.work();
+    }
+    std::size_t finals() const { return finals_; }
+    std::uint64_t failures() const { return failures_; }
+
+private:
+    struct WholeTest final : worker::RolePart {
+        explicit WholeTest(RealForm& form) : of(form) {}
+        void admitted(worker::Sequence& sequence) override {
+            if (of.script_.is_private) { sequence.kv->keep_private(); }
+        }
+        RealForm& of;
+    };
+    struct PrefillTest final : worker::RolePart {
+        explicit PrefillTest(RealForm& form) : of(form) {}
+        bool may_preempt(const worker::Sequence&) const override { return false; }
+        void sampled(worker::Sequence& sequence) override {
+            const std::size_t wish = of.wish_of(sequence.request.key);
+            of.agenda_.add(of.clock_.now() + of.script_.wishes[wish].kv_after, {Event::Kind::handed_over, wish});
+        }
+        RealForm& of;
+    };
+    struct DecodeTest final : worker::RolePart {
+        explicit DecodeTest(RealForm& form) : of(form) {}
+        void room_granted(worker::Sequence& sequence) override {
+            const std::size_t wish = of.wish_of(sequence.request.key);
+            of.agenda_.add(of.clock_.now() + of.script_.wishes[wish].kv_after, {Event::Kind::kv_over, wish});
+        }
+        void continued(worker::Sequence& sequence) override { of.proceed(sequence.request.key); }
+        RealForm& of;
+    };
+
+    static worker::RequestKey key_of(std::size_t wish) { return {base::RequestId{wish + 1}, base::Epoch{0}}; }
+    static std::size_t wish_of(const worker::RequestKey& key) { return base::raw(key.request) - 1; }
+
+    /// As decode_worker::DecodePart::proceed.
+    void proceed(const worker::RequestKey& key) {
+        worker::Sequence* sequence = loop_.find(key);
+        const Wish& wish = script_.wishes[wish_of(key)];
+        if (sequence == nullptr || !kv_over_.contains(key.request) || sequence->tokens.size() <= wish.prompt.size()) {
+            return;
+        }
+        if (!wish.is_kv_lost) { sequence->computed_tokens = static_cast<std::uint32_t>(wish.prompt.size()); }
+        if (!sequence->kv) { return loop_.make_waiting(*sequence); }
+        loop_.publish(*sequence);
+        loop_.make_running(*sequence);
+    }
+    base::Duration takes(const engine::Batch& batch) {
+        scheduler::planner::StepShape shape;
+        std::vector<scheduler::planner::PromptChunk> chunks;
+        parts_.clear();
+        for (const engine::BatchEntry& entry : batch.entries()) {
+            const auto tokens = static_cast<std::uint32_t>(entry.tokens.size());
+            parts_.push_back({base::raw(entry.sequence), entry.position, tokens, entry.sample});
+            if (entry.sample) { shape.sampled += 1; }
+            if (tokens == 1 && entry.sample) {
+                shape.decode_sequences += 1;
+                shape.decode_context += entry.position + 1;
+            } else {
+                chunks.push_back({static_cast<double>(tokens), static_cast<double>(entry.position)});
+            }
+        }
+        shape.prompts = chunks;
+        return std::max<base::Duration>(sim::duration_of(times_.seconds(shape) * slowness(++steps_)),
+                                        std::chrono::microseconds(1));
+    }
+    void deliver(worker::GatewayId, std::vector<worker::SequenceOutput> outputs) override {
+        for (const worker::SequenceOutput& output : outputs) {
+            if (output.finish == worker::Finish::none) { continue; }
+            ++finals_;
+            if (output.error) { ++failures_; }
+        }
+    }
+
+    const Script& script_;
+    Agenda& agenda_;
+    VirtualClock& clock_;
+    const scheduler::planner::StepTimes times_ = times();
+    base::Metrics metrics_;
+    test_support::ModelledEngine engine_;
+    kv_cache::KvCache cache_;
+    worker::ReportBoard board_;
+    WholeTest whole_;
+    PrefillTest prefill_;
+    DecodeTest decode_;
+    worker::StepLoop loop_;
+    std::optional<engine::Ticket> ticket_;
+    std::set<base::RequestId> kv_over_;
+    std::vector<Part_> parts_;
+    std::uint64_t steps_ = 0;
+    std::size_t finals_ = 0;
+    std::uint64_t failures_ = 0;
+};
+
+/// sim::ModelledWorker, told the same.
+class LightForm final : sim::WorkerListener {
+public:
+    LightForm(const Script& script, Agenda& agenda, VirtualClock& clock)
+        : script_(script),
+          agenda_(agenda),
+          clock_(clock),
+          worker_({.index = 0,
+                   .role = proto::Role::mixed,
+                   .times = &times_,
+                   .limits = script.limits,
+                   .kv = {.blocks_total = script.blocks, .block_tokens = kBlockTokens},
+                   .context_tokens = 4096},
+                  *this) {
+        base::HashScope scope;
+        scope.numerics_id = kNumerics;
+        scope.block_tokens = kBlockTokens;
+        for (const Wish& wish : script.wishes) {
+            chains_.emplace_back();
+            if (!script.is_private) { chains_.back() = base::block_hash_chain({}, scope, wish.prompt); }
+        }
+    }
+
+    void happen(const Event& event) {
+        const Wish& wish = script_.wishes[event.wish];
+        const sim::AttemptKey key{static_cast<std::uint32_t>(event.wish), 0};
+        switch (event.kind) {
+            case Event::Kind::start: {
+                sim::LightStart start{.key = key,
+                                      .part = wish.part,
+                                      .prompt_tokens = static_cast<std::uint32_t>(wish.prompt.size()),
+                                      .generated_tokens = 0,
+                                      .new_tokens_max = wish.answer_tokens,
+                                      .chain = chains_[event.wish],
+                                      .tpot = wish.tpot};
+                if (wish.ttft > base::Duration::zero()) { start.first_token_due = wish.at + wish.ttft; }
+                if (!worker_.start(start, clock_.now())) { ++finals_, ++failures_; }
+                break;
+            }
+            case Event::Kind::want_room:
+                worker_.want_room(key, static_cast<std::uint32_t>(wish.prompt.size()));
+                break;
+            case Event::Kind::kv_over:
+                if (wish.is_kv_lost) {
+                    lost_.insert(event.wish);
+                } else {
+                    worker_.kv_arrived(key);
+                }
+                break;
+            case Event::Kind::first_token:
+                worker_.go_on(key, 1, clock_.now());
+                continued_.insert(event.wish);
+                break;
+            case Event::Kind::handed_over:
+                ++finals_;
+                worker_.handed_over(key);
+                break;
+        }
+        if (lost_.contains(event.wish) && continued_.contains(event.wish)) {
+            worker_.recompute(key);
+            lost_.erase(event.wish);
+        }
+        worker_.give_memory();
+        check();
+    }
+    std::optional<base::Duration> begin() {
+        const auto takes = worker_.begin_step(clock_.now(), slowness(worker_.steps() + 1));
+        check();
+        return takes;
+    }
+    std::vector<Part_> parts() const { return worker_.step_parts(); }
+    void finish() {
+        worker_.finish_step(clock_.now());
+        worker_.give_memory();
+        check();
+    }
+    std::size_t finals() const { return finals_; }
+    std::uint64_t failures() const { return failures_; }
+
+private:
+    void check() const {
+        const auto violation = worker_.violation();
+        if (violation) { FAIL(*violation); }
+    }
+    void on_admitted(std::uint32_t, sim::AttemptKey) override {}
+    void on_room_granted(std::uint32_t, sim::AttemptKey key, std::uint32_t) override {
+        agenda_.add(clock_.now() + script_.wishes[key.request].kv_after, {Event::Kind::kv_over, key.request});
+    }
+    void on_token(std::uint32_t, sim::AttemptKey key, std::uint32_t, std::uint32_t, bool is_last) override {
+        if (is_last) {
+            ++finals_;
+        } else if (script_.wishes[key.request].part == Part::prefill) {
+            agenda_.add(clock_.now() + script_.wishes[key.request].kv_after, {Event::Kind::handed_over, key.request});
+        }
+    }
+    void on_failed(std::uint32_t, sim::AttemptKey, base::ErrorCode) override { ++finals_, ++failures_; }
+
+    const Script& script_;
+    Agenda& agenda_;
+    VirtualClock& clock_;
+    const scheduler::planner::StepTimes times_ = times();
+    std::vector<std::vector<base::BlockHash>> chains_;
+    sim::ModelledWorker worker_;
+    std::set<std::size_t> lost_;
+    std::set<std::size_t> continued_;
+    std::size_t finals_ = 0;
+    std::uint64_t failures_ = 0;
+};
+
+struct Played {
+    std::vector<Step> steps;
+    std::size_t finals = 0;
+    std::uint64_t failures = 0;
+    std::uint64_t preemptions = 0;  // sequences whose position went back
+};
+
+template <class Form>
+Played play(const Script& script) {
+    VirtualClock clock;
+    Agenda agenda;
+    for (std::size_t i = 0; i < script.wishes.size(); ++i) {
+        const Wish& wish = script.wishes[i];
+        agenda.add(wish.at, {Event::Kind::start, i});
+        if (wish.part != Part::decode) { continue; }
+        agenda.add(wish.at + wish.room_after, {Event::Kind::want_room, i});
+        agenda.add(wish.at + wish.first_after, {Event::Kind::first_token, i});
+    }
+    Form form(script, agenda, clock);
+    Played played;
+    std::map<std::uint64_t, std::uint32_t> reached;
+    bool runs = false;
+    base::TimePoint ends{};
+    constexpr std::size_t kStepsMax = 100'000;
+    while (played.steps.size() < kStepsMax && (runs || !agenda.is_empty())) {
+        clock.set(runs ? ends : std::max(clock.now(), agenda.next()));
+        if (runs) { form.finish(); }
+        while (!agenda.is_empty() && agenda.next() <= clock.now()) {
+            form.happen(agenda.take());
+        }
+        const auto takes = form.begin();
+        runs = takes.has_value();
+        if (!runs) { continue; }
+        ends = clock.now() + *takes;
+        played.steps.push_back({clock.now(), form.parts()});
+        for (const Part_& part : played.steps.back().parts) {
+            std::uint32_t& position = reached[part.sequence];
+            if (part.position < position) { ++played.preemptions; }
+            position = part.position + part.tokens;
+        }
+    }
+    played.finals = form.finals();
+    played.failures = form.failures();
+    return played;
+}
+
+/// `answer_max` below a block: answers fill no block, which in the light form have no names.
+Script draw(std::uint32_t seed, std::uint32_t answer_max, bool hand_offs) {
+    std::mt19937 random(seed);
+    const auto up_to = [&random](std::uint32_t most) { return static_cast<std::uint32_t>(random() % (most + 1)); };
+    const auto milliseconds = [&](std::uint32_t most) { return std::chrono::microseconds(up_to(most * 1000)); };
+    Script script;
+    script.limits.batch_sequences_max = 4 + up_to(20);
+    script.limits.batch_tokens_max = 64 + up_to(192);
+    script.limits.chunk_tokens_max = 16 + up_to(64);
+    script.limits.queue_requests_max = 200;
+    const bool is_tight = seed % 2 == 0;  // little memory for many short prompts: somebody has to give way
+    script.blocks = is_tight ? 8 + up_to(16) : 24 + up_to(40);
+    std::vector<std::vector<base::TokenId>> seen;
+    base::TimePoint at = VirtualClock::kStart;
+    for (std::size_t i = 0; i < 120; ++i) {
+        at += milliseconds(is_tight ? 8 : 30);
+        Wish wish;
+        wish.at = at;
+        if (hand_offs) { wish.part = std::array{Part::whole, Part::prefill, Part::decode}[up_to(2)]; }
+        if (!seen.empty() && up_to(2) == 0) {  // begins as another one
+            const auto& other = seen[random() % seen.size()];
+            wish.prompt.assign(other.begin(), other.begin() + kBlockTokens);
+        }
+        const std::size_t tokens = kBlockTokens * (1 + up_to(is_tight ? 1 : 7));
+        while (wish.prompt.size() < tokens) {
+            wish.prompt.push_back(static_cast<base::TokenId>(random() % 100));
+        }
+        seen.push_back(wish.prompt);
+        wish.answer_tokens = 2 + up_to(answer_max - 2);
+        if (up_to(1) == 0) {
+            wish.ttft = std::chrono::milliseconds(50 + up_to(500));
+            wish.tpot = std::chrono::milliseconds(5 + up_to(40));
+        }
+        wish.room_after = milliseconds(20);
+        wish.first_after = milliseconds(60);
+        wish.kv_after = milliseconds(40);
+        wish.is_kv_lost = up_to(5) == 0;
+        script.wishes.push_back(std::move(wish));
+    }
+    return script;
+}
+
+void compare(const Played& real, const Played& light) {
+    const std::size_t both = std::min(real.steps.size(), light.steps.size());
+    for (std::size_t i = 0; i < both; ++i) {
+        if (real.steps[i] == light.steps[i]) { continue; }
+        CAPTURE(i, VirtualClock::seconds(real.steps[i].began), VirtualClock::seconds(light.steps[i].began));
+        std::string text;
+        for (const auto& [name, step] : {std::pair("real", &real.steps[i]), std::pair("light", &light.steps[i])}) {
+            text += name;
+            for (const Part_& part : step->parts) {
+                text += " " + std::to_string(part.sequence) + "@" + std::to_string(part.position) + "+" +
+                        std::to_string(part.tokens) + (part.samples ? "!" : "");
+            }
+            text += "; ";
+        }
+        FAIL("the first step that differs: " << text);
+    }
+    CHECK(real.steps.size() == light.steps.size());
+    CHECK(real.finals == light.finals);
+    CHECK(real.failures == light.failures);
+}
+
+}  // namespace
+
+TEST_CASE("the light form takes the steps of the step loop, who gives way included", "[sim][light]") {
+    std::uint64_t preemptions = 0;
+    for (std::uint32_t seed = 1; seed <= 40; ++seed) {
+        CAPTURE(seed);
+        const Script script = draw(seed, 15, false);
+        const Played real = play<RealForm>(script);
+        compare(real, play<LightForm>(script));
+        CHECK(real.finals == script.wishes.size());
+        preemptions += real.preemptions;
+    }
+    CHECK(preemptions > 0);
+}
+
+TEST_CASE("the light form lets the same sequences give way, again and again", "[sim][light]") {
+    std::uint64_t preemptions = 0;
+    for (std::uint32_t seed = 1; seed <= 30; ++seed) {
+        CAPTURE(seed);
+        Script script = draw(seed, 80, false);
+        script.is_private = true;
+        const Played real = play<RealForm>(script);
+        compare(real, play<LightForm>(script));
+        preemptions += real.preemptions;
+    }
+    CHECK(preemptions > 100);
+}
+
+TEST_CASE("the light form takes the steps of the step loop with hand-offs in either direction", "[sim][light]") {
+    for (std::uint32_t seed = 1; seed <= 40; ++seed) {
+        CAPTURE(seed);
+        const Script script = draw(seed, 15, true);
+        const Played real = play<RealForm>(script);
+        compare(real, play<LightForm>(script));
+        CHECK(real.finals == script.wishes.size());
+    }
+}
+
+TEST_CASE("blocks of answers have no names in the light form: who gave way computes a little more", "[sim][light]") {
+    double real_end = 0;
+    double light_end = 0;
+    for (std::uint32_t seed = 1; seed <= 20; ++seed) {
+        CAPTURE(seed);
+        const Script script = draw(seed, 80, false);
+        const Played real = play<RealForm>(script);
+        const Played light = play<LightForm>(script);
+        CHECK(real.finals == light.finals);
+        real_end += VirtualClock::seconds(real.steps.back().began);
+        light_end += VirtualClock::seconds(light.steps.back().began);
+    }
+    INFO("seconds until the last step: " << real_end << " and " << light_end);
+    CHECK(light_end == Approx(real_end).epsilon(0.05));
+}
