@@ -180,14 +180,15 @@ void ExampleBook::used(ExampleId id, double expected_quality) {
     credit(found->second, std::clamp(expected_quality, 0.0, 1.0));
 }
 
-void ExampleBook::judged(ExampleId id, double quality, double cost) {
+void ExampleBook::judged(ExampleId id, double quality, double expected, double cost) {
     const auto found = examples_.find(id);
     if (found == examples_.end() || !std::isfinite(quality)) { return; }
     Example& example = found->second;
     quality = std::clamp(quality, 0.0, 1.0);
     example.gain += kGainStep * ((1 - quality) * cost - example.gain);
     example.record_uses = std::min(example.record_uses + 1, kRecordMost);
-    example.record += (quality - example.record) / example.record_uses;
+    const double standing = std::clamp(0.5 + quality - expected, 0.0, 1.0);
+    example.record += (standing - example.record) / example.record_uses;
 }
 
 void ExampleBook::answer_judged(ExampleId id, double quality) {

@@ -37,7 +37,7 @@ struct Example {
     base::TimePoint valued{};
     double gain = 0;  // IC-Cache's G: mean of (1 - quality) * cost, of the answers that it was used for
     std::uint64_t uses = 0;
-    double record = 0.5;  // mean quality of judged answers that had it in their prompt
+    double record = 0.5;  // of judged answers that had it in their prompt: a half is as good as was expected of them
     double record_uses = 0;
     std::uint32_t replays = 0;
     std::size_t bytes = 0;
@@ -82,8 +82,9 @@ public:
 
     /// It stands in the prompt of an answer of the small model, whose quality is expected to be so.
     void used(ExampleId id, double expected_quality);
-    /// Such an answer was judged. `cost`: of the model that answered, the large one's being 1.
-    void judged(ExampleId id, double quality, double cost);
+    /// Such an answer was judged. `expected`: what the router had thought, so that an example of a hard topic is not
+    /// blamed for it. `cost`: of the model that answered, the large one's being 1.
+    void judged(ExampleId id, double quality, double expected, double cost);
     /// The example's own answer was judged.
     void answer_judged(ExampleId id, double quality);
 
@@ -108,6 +109,7 @@ public:
         std::uint64_t evicted = 0;
     };
     Counts counts() const;
+    std::size_t partitions() const { return partitions_.size(); }
 
 private:
     struct Owner {

@@ -10,9 +10,9 @@ namespace {
 constexpr double kStep = 0.2;             // of AdaGrad
 constexpr double kRecordPrior = 4;        // uses that a record needs to count half
 constexpr std::uint64_t kLookEvery = 64;  // judged answers between two choices of the best threshold
-constexpr double kSeenLeast = 16;         // judged answers before a threshold may be the best
+constexpr double kSeenLeast = 30;         // judged answers before a threshold may be the best
 constexpr double kSeenMost = 400;         // beyond it older ones fade
-constexpr double kGainStep = 0.005;       // a better threshold is better by more than this
+constexpr double kErrors = 1.0;           // standard errors by which a better threshold is better
 
 }  // namespace
 
@@ -73,12 +73,16 @@ void HelpfulnessThreshold::learn(std::size_t index, double gain) {
     if (index >= seen_.size() || !std::isfinite(gain)) { return; }
     Seen& seen = seen_[index];
     seen.count = std::min(seen.count + 1, kSeenMost);
-    seen.gain += (gain - seen.gain) / seen.count;
+    const double off = gain - seen.gain;
+    seen.gain += off / seen.count;
+    seen.variance += (off * off - seen.variance) / (seen.count + kSeenLeast);
     if (++since_look_ < kLookEvery) { return; }
     since_look_ = 0;
     for (std::size_t one = 0; one < seen_.size(); ++one) {
         if (seen_[one].count < kSeenLeast) { continue; }
-        if (seen_[best_].count < kSeenLeast || seen_[one].gain > seen_[best_].gain + kGainStep) { best_ = one; }
+        if (one == best_ || seen_[best_].count < kSeenLeast) { continue; }
+        const double error = std::sqrt(seen_[one].error() + seen_[best_].error());
+        if (seen_[one].gain > seen_[best_].gain + kErrors * error) { best_ = one; }
     }
 }
 

@@ -16,7 +16,7 @@ struct HelpfulnessEvidence {
     double similarity = 0;      // of the questions' vectors
     double word_overlap = 0;    // share of the question's words that the example's question has
     double answer_quality = 1;  // of the example's own answer, 0 to 1
-    double record = 0.5;        // mean quality of answers that had it in their prompt
+    double record = 0.5;        // of answers that had it in their prompt: a half is what was expected of them
     double record_uses = 0;     // how many those were
     double answer_bytes = 0;
 };
@@ -60,14 +60,16 @@ public:
         std::size_t index = 0;
     };
     Choice choose(std::mt19937_64& random) const;
-    /// What the answer was worth, net of what its examples cost.
+    /// How much better the answer was than those to questions like it, net of what its examples cost.
     void learn(std::size_t index, double gain);
     double best() const { return values_[best_]; }
 
 private:
     struct Seen {
         double gain = 0;
+        double variance = 0.06;  // of one gain
         double count = 0;
+        double error() const { return variance / count; }
     };
     double trial_share_;
     std::vector<double> values_;

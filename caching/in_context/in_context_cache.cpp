@@ -11,21 +11,10 @@
 namespace caching {
 namespace {
 
-constexpr double kCornerStep = 0.05;       // of a cluster's means once it has seen twenty answers
-constexpr double kCornerPrior = 4;         // answers that "a half" is worth
 constexpr double kExampleCost = 0.005;     // of quality, that an example's prompt tokens are worth
 constexpr std::size_t kDemandMost = 64;    // examples of a cluster whose demand is counted
 constexpr double kDemandLeast = 2;         // of an example in a pack
 constexpr std::size_t kCornersSlack = 16;  // clusters that are gone and still known, at the least
-
-double shrunk(double mean, double count) {
-    return (mean * count + 0.5 * kCornerPrior) / (count + kCornerPrior);
-}
-
-void mix(double& mean, double& count, double quality) {
-    count = std::min(count + 1, 1 / kCornerStep);
-    mean += (quality - mean) / count;
-}
 
 }  // namespace
 
@@ -36,7 +25,8 @@ InContextCache::InContextCache(InContextOptions options, const base::Clock& cloc
       book_(options_, clock, dimensions),
       threshold_(options_.helpfulness_min, options_.threshold_share),
       router_(options_),
-      meter_(options_.load_half_life, options_.load_threshold) {}
+      meter_(options_.load_half_life, options_.load_threshold),
+      memory_(dimensions) {}
 
 base::BlockHash InContextCache::partition_of(std::string_view tenant, std::string_view scope) const {
     std::string name = "sluice examples 1";
@@ -50,16 +40,8 @@ base::BlockHash InContextCache::partition_of(std::string_view tenant, std::strin
     return base::keyed_hash(options_.key, std::as_bytes(std::span(name)));
 }
 
-InContextCache::Corner* InContextCache::corner_of(const base::BlockHash& partition, std::optional<ClusterId> cluster) {
-    if (!cluster) { return nullptr; }
-    const auto of = corners_.find(partition);
-    if (of == corners_.end()) { return nullptr; }
-    const auto found = of->second.find(*cluster);
-    return found == of->second.end() ? nullptr : &found->second;
-}
-
 void InContextCache::forget_gone_corners(const base::BlockHash& partition) {
-    if (corners_.size() > 2 * book_.counts().partitions + kCornersSlack) {
+    if (corners_.size() > 2 * book_.partitions() + kCornersSlack) {
         std::erase_if(corners_, [&](const auto& one) { return book_.index(one.first) == nullptr; });
     }
     const ExampleIndex* index = book_.index(partition);
@@ -145,7 +127,8 @@ void InContextCache::add_others(std::vector<Scored>& pack, const std::vector<Sco
 void InContextCache::renew_pack(Corner& corner, const ExampleIndex& index) {
     const bool is_whole = !corner.pack.empty() && std::all_of(corner.pack.begin(), corner.pack.end(),
                                                               [&](ExampleId id) { return book_.find(id) != nullptr; });
-    if (is_whole && corner.pack_uses < options_.pack_uses) { return; }
+    const bool is_refused = 4 * corner.pack_refusals > options_.pack_uses;
+    if (is_whole && !is_refused && corner.pack_uses < options_.pack_uses) { return; }
     std::erase_if(corner.demand, [&](const auto& one) { return book_.find(one.first) == nullptr; });
     std::vector<std::pair<double, ExampleId>> order;
     for (const auto& [id, demand] : corner.demand) {
@@ -178,6 +161,7 @@ void InContextCache::renew_pack(Corner& corner, const ExampleIndex& index) {
         corner.pack_id = pack.empty() ? 0 : next_pack_++;
     }
     corner.pack_uses = 0;
+    corner.pack_refusals = 0;
     if (pack.empty()) { return; }
     for (auto& [id, demand] : corner.demand) {
         demand /= 2;
@@ -209,6 +193,8 @@ ChosenExamples InContextCache::choose(const InContextQuestion& question, Example
         ++with_pack_;
         add_others(members, chosen, index);
         chosen = std::move(members);
+    } else if (corner.pack_id != 0) {
+        ++corner.pack_refusals;
     }
     std::sort(chosen.begin() + static_cast<std::ptrdiff_t>(result.pack_examples), chosen.end(), older);
     for (const Scored& scored : chosen) {
@@ -235,6 +221,7 @@ std::string InContextCache::render(const std::vector<ExampleId>& examples, const
 InContextDecision InContextCache::decide(const InContextQuestion& question, Router::Allowed allowed) {
     InContextDecision decision;
     decision.partition = partition_of(question.tenant, question.scope);
+    decision.vector = question.vector;
     Corner nowhere;
     Corner* corner = &nowhere;
     if (ExampleIndex* index = book_.index(decision.partition)) {
@@ -254,9 +241,10 @@ InContextDecision InContextCache::decide(const InContextQuestion& question, Rout
                              static_cast<double>(std::max<std::size_t>(options_.examples_each, 1)),
                          std::min(std::log1p(static_cast<double>(question.text.size())) / 10, 1.5),
                          chosen.overlap_best,
-                         shrunk(corner->small, corner->small_count),
-                         shrunk(corner->large, corner->large_count)};
-    decision.route = router_.choose(decision.features, meter_.excess(), allowed);
+                         memory_.near(question.vector, Arm::small, kUnknownSmall),
+                         memory_.near(question.vector, Arm::large, kUnknownLarge)};
+    decision.route =
+        router_.choose(decision.features, {.excess = meter_.excess(), .is_idle = meter_.is_idle()}, allowed);
     if (decision.route.arm == Arm::small || decision.route.is_compared) {
         decision.chosen.rendered = render(chosen.examples, question.tenant);
     }
@@ -296,18 +284,18 @@ InContextCache::Kept InContextCache::keep(const InContextQuestion& question, std
 
 void InContextCache::judge(const InContextDecision& decision, const InContextFeedback& feedback) {
     const ChosenExamples& chosen = decision.chosen;
-    Corner* corner = corner_of(decision.partition, decision.cluster);
     if (feedback.small && std::isfinite(*feedback.small)) {
         const double quality = std::clamp(*feedback.small, 0.0, 1.0);
         for (std::size_t at = 0; at < chosen.examples.size(); ++at) {
             proxy_.learn(chosen.evidence[at], quality);
-            book_.judged(chosen.examples[at], quality, options_.small_cost);
+            book_.judged(chosen.examples[at], quality, decision.route.mean_small, options_.small_cost);
         }
-        threshold_.learn(chosen.threshold, quality - kExampleCost * static_cast<double>(chosen.examples.size()));
-        if (corner != nullptr) { mix(corner->small, corner->small_count, quality); }
+        threshold_.learn(chosen.threshold, quality - decision.features[kNearSmall] -
+                                               kExampleCost * static_cast<double>(chosen.examples.size()));
+        memory_.add(decision.vector, Arm::small, quality);
     }
-    if (feedback.large && std::isfinite(*feedback.large) && corner != nullptr) {
-        mix(corner->large, corner->large_count, std::clamp(*feedback.large, 0.0, 1.0));
+    if (feedback.large && std::isfinite(*feedback.large)) {
+        memory_.add(decision.vector, Arm::large, std::clamp(*feedback.large, 0.0, 1.0));
     }
     if (feedback.small && feedback.large) {
         router_.learn_both(decision.features, decision.route, *feedback.small, *feedback.large);
@@ -315,6 +303,12 @@ void InContextCache::judge(const InContextDecision& decision, const InContextFee
         router_.learn(decision.features, Arm::small, *feedback.small);
     } else if (feedback.large) {
         router_.learn(decision.features, Arm::large, *feedback.large);
+    }
+    for (auto [arm, heard] : {std::pair(Arm::small, &changes_small_), std::pair(Arm::large, &changes_large_)}) {
+        if (const std::uint64_t changes = router_.belief(arm).changes(); changes != *heard) {
+            *heard = changes;
+            memory_.forget(arm);
+        }
     }
 }
 

@@ -14,6 +14,7 @@
 #include "caching/in_context/example_book.h"
 #include "caching/in_context/helpfulness.h"
 #include "caching/in_context/options.h"
+#include "caching/in_context/quality_memory.h"
 #include "caching/in_context/router.h"
 
 namespace caching {
@@ -44,6 +45,7 @@ struct ChosenExamples {
 struct InContextDecision {
     base::BlockHash partition;
     std::optional<ClusterId> cluster;
+    std::vector<float> vector;  // the question's
     ChosenExamples chosen;
     RouterFeatures features{};
     Router::Choice route;
@@ -99,14 +101,11 @@ public:
 private:
     /// What was seen around one cluster.
     struct Corner {
-        double small = 0.5;  // mean quality of judged answers
-        double small_count = 0;
-        double large = 0.5;
-        double large_count = 0;
         std::unordered_map<ExampleId, double> demand;  // how much each was chosen for itself
         std::vector<ExampleId> pack;
         std::uint64_t pack_id = 0;
         std::uint32_t pack_uses = 0;
+        std::uint32_t pack_refusals = 0;  // requests that it would not have helped
     };
     using Corners = std::unordered_map<ClusterId, Corner>;
     struct Scored {
@@ -124,7 +123,6 @@ private:
     /// Behind the pack, the most helpful first, what was chosen and says something else, as far as there is room.
     void add_others(std::vector<Scored>& pack, const std::vector<Scored>& chosen, const ExampleIndex& index) const;
     void renew_pack(Corner& corner, const ExampleIndex& index);
-    Corner* corner_of(const base::BlockHash& partition, std::optional<ClusterId> cluster);
     void forget_gone_corners(const base::BlockHash& partition);
     std::string render(const std::vector<ExampleId>& examples, const std::string& tenant) const;
 
@@ -136,6 +134,9 @@ private:
     HelpfulnessThreshold threshold_;
     Router router_;
     LoadMeter meter_;
+    QualityMemory memory_;
+    std::uint64_t changes_small_ = 0;  // that memory_ has heard of
+    std::uint64_t changes_large_ = 0;
     std::unordered_map<base::BlockHash, Corners> corners_;
     std::uint64_t next_pack_ = 1;
     std::uint64_t with_pack_ = 0;

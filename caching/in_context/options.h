@@ -55,8 +55,9 @@ struct InContextOptions {
     base::Duration load_half_life = std::chrono::seconds(5);  // of the mean of the load, likewise
     double compare_share = 0.02;        // of requests go to both; IC-Cache: feedback on 1 % is enough
     double compare_unsure_share = 0.2;  // of those that could go either way
+    double compare_idle_share = 0.1;    // while the large model is idle; ours
     double unsure_below = 0.1;          // standard deviation of the confidences: IC-Cache
-    double forgetting = 0.997;          // of what was learnt, an observation; ours
+    double forgetting = 0.999;          // of what was learnt, an observation; ours
 
     std::uint64_t seed = 1;
     base::HashKey key{};  // the cluster's: names of partitions cannot be computed without it

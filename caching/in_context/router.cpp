@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/check.h"
+
 namespace caching {
 namespace {
 
@@ -11,13 +13,14 @@ constexpr double kPriorSmall = 0.4;  // nothing is offloaded on faith
 constexpr double kPriorLarge = 0.8;
 constexpr double kNoiseStep = 0.02;  // of the mean of squared residuals
 constexpr double kNoiseLeast = 0.0025;
-constexpr double kDriftStep = 0.06;     // of the mean of residuals: about the last thirty
+constexpr double kDriftStep = 0.03;     // of the mean of residuals: about the last sixty
 constexpr double kDriftMost = 4.5;      // standard deviations of that mean: chance goes so far once in some 100,000
 constexpr double kDriftFrom = 60;       // observations before drift is looked for, and between two changes
 constexpr double kKeptAfterChange = 5;  // observations that what was learnt is worth then
 constexpr std::uint64_t kAlert = 400;   // requests after a change for which more is compared
 constexpr double kTemperature = 0.1;    // of the confidences' softmax
 constexpr double kAccountMost = 5;      // losses of a whole answer that may be saved up
+constexpr double kLossMost = 0.25;      // of one request, with all of it saved up; less in proportion
 constexpr double kSurprisePrior = 100;  // comparisons before measured losses correct the expected ones by half
 constexpr double kSurpriseMost = 1000;  // comparisons that are remembered
 
@@ -27,7 +30,8 @@ std::string_view arm_name(Arm arm) {
     return arm == Arm::small ? "small" : "large";
 }
 
-ArmBelief::ArmBelief(double prior, double forgetting) : prior_(prior), forgetting_(forgetting) {
+ArmBelief::ArmBelief(std::size_t prior, double forgetting) : prior_(prior), forgetting_(forgetting) {
+    CHECK(prior < kRouterFeatures);
     for (std::size_t i = 0; i < kRouterFeatures; ++i) {
         precision_[i][i] = kRidge;
     }
@@ -67,7 +71,7 @@ RouterFeatures ArmBelief::solve(const RouterFeatures& right) const {
 
 ArmBelief::Estimate ArmBelief::estimate(const RouterFeatures& features) const {
     const RouterFeatures spread = solve(features);
-    double mean = prior_;
+    double mean = features[prior_];
     double variance = 0;
     for (std::size_t i = 0; i < kRouterFeatures; ++i) {
         mean += weights_[i] * features[i];
@@ -105,7 +109,7 @@ void ArmBelief::learn(const RouterFeatures& features, double quality) {
         for (std::size_t column = 0; column < kRouterFeatures; ++column) {
             precision_[row][column] += features[row] * features[column];
         }
-        right_[row] += features[row] * (quality - prior_);
+        right_[row] += features[row] * (quality - features[prior_]);
     }
     factor();
     ++observations_;
@@ -133,23 +137,25 @@ double LoadMeter::excess() const {
 Router::Router(const InContextOptions& options)
     : options_(options),
       random_(options.seed),
-      small_(kPriorSmall, options.forgetting),
-      large_(kPriorLarge, options.forgetting) {}
+      small_(kNearSmall, options.forgetting),
+      large_(kNearLarge, options.forgetting) {}
 
 bool Router::draw(double share) {
     return std::uniform_real_distribution<double>(0, 1)(random_) < share;
 }
 
-Router::Choice Router::choose(const RouterFeatures& features, double excess, Allowed allowed) {
+Router::Choice Router::choose(const RouterFeatures& features, Load load, Allowed allowed) {
     Choice choice;
     choice.mean_small = small_.estimate(features).mean;
     choice.mean_large = large_.estimate(features).mean;
-    choice.price = options_.rest_price + options_.load_price * std::tanh(options_.load_steepness * excess);
+    choice.price = options_.rest_price + options_.load_price * std::tanh(options_.load_steepness * load.excess);
     const double score_small = choice.mean_small - choice.price * options_.small_cost;
     const double score_large = choice.mean_large - choice.price;
     const double confidence_small = 1.0 / (1.0 + std::exp((score_large - score_small) / kTemperature));
     // Of two confidences p and 1 - p the standard deviation is |p - (1 - p)| / 2.
-    choice.is_unsure = std::abs(2 * confidence_small - 1) / 2 < options_.unsure_below;
+    // That load makes the choice plain says nothing of what the models are worth: without it, so.
+    const double plain = 1.0 / (1.0 + std::exp((choice.mean_large - choice.mean_small) / kTemperature));
+    choice.is_unsure = std::abs(2 * plain - 1) / 2 < options_.unsure_below;
     if (options_.route != RouteMode::learnt || allowed.small != allowed.large) {
         const bool is_only = allowed.small != allowed.large;
         choice.arm = is_only ? (allowed.small ? Arm::small : Arm::large)
@@ -162,20 +168,25 @@ Router::Choice Router::choose(const RouterFeatures& features, double excess, All
         if (choice.arm == Arm::large) { choice.why = "quality"; }
         if (choice.arm == Arm::small) {
             const double surprise = surprise_ / (surprise_count_ + kSurprisePrior);
-            const double loss = std::max(choice.mean_large - choice.mean_small + surprise, 0.0);
-            if (loss > account_) {
+            const double loss = choice.mean_large - choice.mean_small + surprise;  // below 0: a gain
+            // The emptier the account, the smaller the loss that it is spent on: what is left goes to the requests that
+            // lose least, not to those that come first.
+            if (loss > std::min(kLossMost * account_ / kAccountMost, account_)) {
                 choice.arm = Arm::large;
                 choice.why = "budget";
             } else {
-                account_ -= loss;
+                account_ = std::min(account_ - loss, kAccountMost);
             }
         }
     }
     choice.confidence = choice.arm == Arm::small ? confidence_small : 1 - confidence_small;
     const bool is_alert = alert_ > 0;
     if (is_alert) { --alert_; }
-    const double share = choice.is_unsure || is_alert ? std::max(options_.compare_unsure_share, options_.compare_share)
-                                                      : options_.compare_share;
+    double share = options_.compare_share;
+    if (load.is_idle) { share = std::max(share, options_.compare_idle_share); }
+    // A large model that has too much to do is not asked for more than it must.
+    const bool may_ask_more = load.excess <= 0 || choice.arm == Arm::large;
+    if ((choice.is_unsure || is_alert) && may_ask_more) { share = std::max(share, options_.compare_unsure_share); }
     // Drawn in any case: what follows does not depend on what one request was allowed.
     const bool is_drawn = draw(share);
     choice.is_compared = is_drawn && options_.route == RouteMode::learnt && allowed.small && allowed.large;

@@ -13,14 +13,20 @@ namespace caching {
 /// What a router knows of a request and the examples that the small model would get. Every one about 0 to 1.
 inline constexpr std::size_t kRouterFeatures = 9;
 using RouterFeatures = std::array<double, kRouterFeatures>;
+/// The first feature is 1. These two are what answers to the nearest questions were worth, which is what is expected
+/// before a regression knows better; where nothing was judged, the constants: nothing is offloaded on faith.
+inline constexpr std::size_t kNearSmall = 7;
+inline constexpr std::size_t kNearLarge = 8;
+inline constexpr double kUnknownSmall = 0.4;
+inline constexpr double kUnknownLarge = 0.8;
 
 /// What one arm's answers are worth, by the features of the request: Bayesian linear regression whose older
 /// observations fade, so that another model behind the same name is learnt anew. (IC-Cache trains a network of half a
 /// million weights in JAX with a replay buffer; nine terms need neither.) Not thread-safe.
 class ArmBelief {
 public:
-    /// `prior`: what is expected before anything was seen.
-    ArmBelief(double prior, double forgetting);
+    /// `prior`: the feature that is expected before anything was seen.
+    ArmBelief(std::size_t prior, double forgetting);
 
     struct Estimate {
         double mean = 0;
@@ -41,7 +47,7 @@ private:
     RouterFeatures solve(const RouterFeatures& right) const;
     void fade(double kept);
 
-    double prior_;
+    std::size_t prior_;
     double forgetting_;
     Matrix precision_{};  // ridge + sum of x x'
     Matrix lower_{};      // its Cholesky factor
@@ -63,6 +69,8 @@ public:
     double mean() const { return mean_; }
     /// max(0, mean - threshold): for how long this stays above 0 says that the pool is too small (IC-Cache, A.2).
     double excess() const;
+    /// Less than half of the threshold: what is done now takes nothing from anybody.
+    bool is_idle() const { return 2 * mean_ < threshold_; }
 
 private:
     base::Duration half_life_;
@@ -96,8 +104,12 @@ public:
         bool is_compared =
             false;  // the other arm shall answer, too, for who looks at nobody's answer but learns from it
     };
-    /// `excess`: LoadMeter's.
-    Choice choose(const RouterFeatures& features, double excess, Allowed allowed);
+    /// LoadMeter's.
+    struct Load {
+        double excess = 0;
+        bool is_idle = false;
+    };
+    Choice choose(const RouterFeatures& features, Load load, Allowed allowed);
 
     /// An answer of one arm was judged, by itself: 0 to 1.
     void learn(const RouterFeatures& features, Arm arm, double quality);

@@ -28,6 +28,7 @@ void read_in_context_options(base::Config& config, InContextOptions& options) {
     number("load_price", options.load_price, 0, 1);
     number("load_threshold", options.load_threshold, 0, 100);
     number("compare_share", options.compare_share, 0, 1);
+    number("compare_idle_share", options.compare_idle_share, 0, 1);
     number("compare_unsure_share", options.compare_unsure_share, 0, 1);
 }
 
