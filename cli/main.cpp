@@ -180,6 +180,11 @@ int main(int argc, char** argv) {
     cli::add_cache_ls(*command(*answers, "ls", "the answers that it holds, used last first",
                                [&] { return cli::cache_ls_main(cache_ls); }),
                       cache_ls);
+    cli::CacheCommand cache_examples;
+    cli::add_cache_examples(
+        *command(*answers, "examples", "what a small model is shown (caching.in_context), the most valuable first",
+                 [&] { return cli::cache_examples_main(cache_examples); }),
+        cache_examples);
     cli::CacheCommand cache_export;
     cli::add_cache_export(*command(*answers, "export", "the answers with their texts, one JSON object a line",
                                    [&] { return cli::cache_export_main(cache_export); }),
