@@ -29,8 +29,8 @@ bool is_plain(std::string_view text) {
     return text.find_first_of("&=#%+? ") == std::string_view::npos;
 }
 
-base::Result<json::object> ask_entries(const CacheCommand& command, bool with_text) {
-    std::string path = "/cache/entries?limit=" + std::to_string(command.limit);
+base::Result<json::object> ask_list(const CacheCommand& command, std::string path, bool with_text) {
+    path += "?limit=" + std::to_string(command.limit);
     for (const auto& [name, value] : {std::pair<std::string, std::string>{"tenant", command.tenant},
                                       {"tag", command.tag},
                                       {"revision", command.revision}}) {
@@ -42,6 +42,20 @@ base::Result<json::object> ask_entries(const CacheCommand& command, bool with_te
     }
     if (with_text) { path += "&text=true"; }
     return ask_gateway(command.url, command.api_key, path);
+}
+
+base::Result<json::object> ask_entries(const CacheCommand& command, bool with_text) {
+    return ask_list(command, "/cache/entries", with_text);
+}
+
+std::string tags_of(const json::object& one) {
+    std::string tags;
+    if (const json::array* all = array_of(one, "tags")) {
+        for (const json::value& tag : *all) {
+            if (tag.is_string()) { tags += (tags.empty() ? "" : ",") + std::string(tag.get_string()); }
+        }
+    }
+    return tags;
 }
 
 void add_where(CLI::App& app, CacheCommand& command) {
@@ -75,6 +89,11 @@ void add_cache_ls(CLI::App& app, CacheCommand& command) {
     add_limit(app, command);
 }
 
+void add_cache_examples(CLI::App& app, CacheCommand& command) {
+    add_cache_ls(app, command);
+    app.add_flag("--text", command.text, "their questions and answers, too");
+}
+
 void add_cache_export(CLI::App& app, CacheCommand& command) {
     add_cache_ls(app, command);
 }
@@ -82,7 +101,8 @@ void add_cache_export(CLI::App& app, CacheCommand& command) {
 void add_cache_purge(CLI::App& app, CacheCommand& command) {
     add_where(app, command);
     add_filter(app, command);
-    app.add_option("--entry", command.entry, "one answer, by the x-cache-entry that came with it");
+    app.add_option("--entry", command.entry,
+                   "one answer, by the x-cache-entry that came with it; or one example, by its name");
     app.add_option("--older-than", command.older_than, "90s, 10m, 2h");
     app.add_option("--near", command.near_text, "answers to questions that are like this one (of the similar ones)");
     app.add_option("--near-similarity", command.near_similarity, "how alike, for --near")
@@ -149,6 +169,14 @@ std::string cache_stats_text(const json::object& stats) {
     } else {
         text += "no store: a restart forgets\n";
     }
+    if (const json::object* examples = object_of(stats, "examples")) {
+        text += fmt::format(
+            "{}: {} by {}, {} by {}; {} compared; {} examples, {:.1f} MiB; quality that may be given up: {:.2f} "
+            "answers\n",
+            text_of(*examples, "name"), count_of(*examples, "small"), text_of(*examples, "small_model"),
+            count_of(*examples, "large"), text_of(*examples, "large_model"), count_of(*examples, "comparisons"),
+            count_of(*examples, "examples"), number_of(*examples, "bytes") / 1048576, number_of(*examples, "account"));
+    }
     const json::object* similar = object_of(stats, "similar");
     if (similar == nullptr) { return text + "similar questions: off (caching.semantic.similarity)\n"; }
     text += fmt::format("similar questions: {} answers, {:.1f} MiB, {} partitions\n", count_of(*similar, "entries"),
@@ -176,19 +204,40 @@ std::string cache_entries_text(const json::object& entries) {
         for (const json::value& item : *list) {
             if (!item.is_object()) { continue; }
             const json::object& one = item.get_object();
-            std::string tags;
-            if (const json::array* all = array_of(one, "tags")) {
-                for (const json::value& tag : *all) {
-                    if (tag.is_string()) { tags += (tags.empty() ? "" : ",") + std::string(tag.get_string()); }
-                }
-            }
             text += fmt::format("{:<10} {:<20} {:<20} {:<18} {:>8} {:>9} {:>7} {:>8.2f}  {}\n", text_of(one, "entry"),
                                 text_of(one, "tenant"), text_of(one, "model"), text_of(one, "revision"),
                                 count_of(one, "age_s"), count_of(one, "expires_in_s"),
-                                count_of(one, "completion_tokens"), number_of(one, "saves_s"), tags);
+                                count_of(one, "completion_tokens"), number_of(one, "saves_s"), tags_of(one));
         }
     }
     return text + fmt::format("{} of {}\n", count_of(entries, "shown"), count_of(entries, "total"));
+}
+
+std::string cache_examples_text(const json::object& examples) {
+    std::string text = fmt::format("{:<10} {:<20} {:<18} {:>8} {:>6} {:>8} {:>7} {:>7}  {}\n", "EXAMPLE", "TENANT",
+                                   "REVISION", "AGE s", "USES", "VALUE", "GAIN", "BYTES", "TAGS");
+    if (const json::array* list = array_of(examples, "examples")) {
+        for (const json::value& item : *list) {
+            if (!item.is_object()) { continue; }
+            const json::object& one = item.get_object();
+            text += fmt::format("{:<10} {:<20} {:<18} {:>8} {:>6} {:>8.2f} {:>7.3f} {:>7}  {}\n", text_of(one, "entry"),
+                                text_of(one, "tenant"), text_of(one, "revision"), count_of(one, "age_s"),
+                                count_of(one, "uses"), number_of(one, "value"), number_of(one, "gain"),
+                                count_of(one, "bytes"), tags_of(one));
+            if (one.contains("question")) {
+                text += fmt::format("  asked: {}\n  answered: {}\n", text_of(one, "question"), text_of(one, "answer"));
+            }
+        }
+    }
+    return text + fmt::format("{} of {}\n", count_of(examples, "shown"), count_of(examples, "total"));
+}
+
+int cache_examples_main(const CacheCommand& command) {
+    const auto examples = ask_list(command, "/cache/examples", command.text);
+    if (!examples) { return report(examples.error()); }
+    std::printf("%s",
+                command.json ? (json::serialize(*examples) + "\n").c_str() : cache_examples_text(*examples).c_str());
+    return 0;
 }
 
 int cache_stats_main(const CacheCommand& command) {
@@ -229,9 +278,10 @@ int cache_purge_main(const CacheCommand& command) {
     if (command.json) {
         std::printf("%s\n", json::serialize(*purged).c_str());
     } else {
-        std::printf("%s%lld answers to equal requests and %lld to similar questions\n",
+        std::printf("%s%lld answers to equal requests and %lld to similar questions, %lld examples\n",
                     command.dry_run ? "would remove " : "removed ", static_cast<long long>(count_of(*purged, "equal")),
-                    static_cast<long long>(count_of(*purged, "similar")));
+                    static_cast<long long>(count_of(*purged, "similar")),
+                    static_cast<long long>(count_of(*purged, "examples")));
     }
     return 0;
 }

@@ -10,7 +10,7 @@
 
 namespace cli {
 
-/// `sluice cache stats|ls|export|purge`: the cache of a running gateway, over its routes /cache.
+/// `sluice cache stats|ls|examples|export|purge`: the cache of a running gateway, over its routes /cache.
 struct CacheCommand {
     std::string url = "http://127.0.0.1:8000";
     std::string api_key;  // of scope admin, where the gateway has keys
@@ -27,20 +27,25 @@ struct CacheCommand {
     bool all = false;
     bool dry_run = false;
     bool wrong = false;
+    // examples
+    bool text = false;
 };
 void add_cache_stats(CLI::App& app, CacheCommand& command);
 void add_cache_ls(CLI::App& app, CacheCommand& command);
+void add_cache_examples(CLI::App& app, CacheCommand& command);
 void add_cache_export(CLI::App& app, CacheCommand& command);
 void add_cache_purge(CLI::App& app, CacheCommand& command);
 int cache_stats_main(const CacheCommand& command);
 int cache_ls_main(const CacheCommand& command);
+int cache_examples_main(const CacheCommand& command);
 int cache_export_main(const CacheCommand& command);
 int cache_purge_main(const CacheCommand& command);
 
 /// The body of POST /cache/purge. Error: invalid_argument, where nothing is said of the answers, or a time is none.
 base::Result<std::string> purge_body(const CacheCommand& command);
-/// For people: what GET /cache and GET /cache/entries say. Pure.
+/// For people: what GET /cache, /cache/entries and /cache/examples say. Pure.
 std::string cache_stats_text(const boost::json::object& stats);
 std::string cache_entries_text(const boost::json::object& entries);
+std::string cache_examples_text(const boost::json::object& examples);
 
 }  // namespace cli

@@ -11,6 +11,7 @@
 #include "bench/codec_speed.h"
 #include "bench/embed_texts.h"
 #include "bench/engine_steps.h"
+#include "bench/in_context.h"
 #include "bench/kernels.h"
 #include "bench/kv_calibrate.h"
 #include "bench/kv_quality.h"
@@ -180,6 +181,11 @@ int main(int argc, char** argv) {
     cli::add_cache_ls(*command(*answers, "ls", "the answers that it holds, used last first",
                                [&] { return cli::cache_ls_main(cache_ls); }),
                       cache_ls);
+    cli::CacheCommand cache_examples;
+    cli::add_cache_examples(
+        *command(*answers, "examples", "what a small model is shown (caching.in_context), the most valuable first",
+                 [&] { return cli::cache_examples_main(cache_examples); }),
+        cache_examples);
     cli::CacheCommand cache_export;
     cli::add_cache_export(*command(*answers, "export", "the answers with their texts, one JSON object a line",
                                    [&] { return cli::cache_export_main(cache_export); }),
@@ -323,6 +329,11 @@ int main(int argc, char** argv) {
         *command(*bench, "cache-index", "the search of similar questions, in large and in many partitions",
                  [&] { return bench::bench_cache_index_main(cache_index); }),
         cache_index);
+    bench::InContextBenchOptions in_context;
+    bench::add_bench_in_context(
+        *command(*bench, "in-context", "the in-context cache between two played models of known quality",
+                 [&] { return bench::bench_in_context_main(in_context); }),
+        in_context);
     bench::CacheBenchOptions bench_cache;
     bench::add_bench_cache(*command(*bench, "cache", "the cache in front, on a trace or on pairs with an oracle",
                                     [&] {

@@ -77,6 +77,18 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     std::vector<NamedModel> all = *named;
     all.insert(all.end(), encoders->begin(), encoders->end());
     stack->served_names_ = names_of(all);
+    std::vector<gateway::ServedModel> served;  // in name only: before anything is loaded
+    for (const NamedModel& one : all) {
+        const bool is_encoder = served.size() >= named->size();
+        served.push_back({.name = one.name,
+                          .text = nullptr,
+                          .aliases = {},
+                          .kind = is_encoder ? gateway::ModelKind::vectors : gateway::ModelKind::text});
+    }
+    const gateway::CacheOptions& cache = gateway_options.cache;
+    if (const auto checked = gateway::check_in_context(cache.in_context, cache.enabled, served); !checked) {
+        return base::pass_on(checked);
+    }
     gateway_options.http.host = options.host.value_or(gateway_options.http.host);
     gateway_options.http.port = options.port.value_or(gateway_options.http.port);
     gateway_options.http.allow_public |= options.common.listen_public;

@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "gateway/anthropic/messages_answer.h"
 #include "gateway/cache/cache_ask.h"
+#include "gateway/cache/routed_ask.h"
 #include "gateway/openai/json_writer.h"
 #include "gateway/openai/responses_answer.h"
 
@@ -55,6 +56,7 @@ void Answer::start() {
         request.received_at = setup_.tag.received_at;
         request.deadline = setup_.tag.received_at + setup_.request_timeout;
         request.cache = setup_.tag.cache;
+        request.routed = setup_.tag.routed;
         choice.id = setup_.source.open(std::move(request), choice);
         // It failed, or its client went, from inside: nobody could name it yet.
         if (finished_ && !choice.ended) { setup_.source.cancel(*choice.id, "sibling_failed"); }
@@ -372,6 +374,7 @@ void Answer::keep_timeline(const Outcome& outcome) {
                            .model = metrics().model(),
                            .slo_class = setup_.slo.class_name,
                            .stream = streams(),
+                           .routed = setup_.tag.routed ? setup_.tag.routed->word() : std::string(),
                            .cache = std::string(setup_.tag.cache ? setup_.tag.cache->word() : std::string_view()),
                            .received_unix_us = setup_.clock.unix_us() - took.count(),
                            .received_at = setup_.tag.received_at,

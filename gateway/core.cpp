@@ -149,6 +149,10 @@ base::Result<void> check_files(const GatewayOptions& options) {
 
 base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
     if (const auto checked = check_files(given.options); !checked) { return base::pass_on(checked); }
+    const InContextSettings& in_context = given.options.cache.in_context;
+    const auto routed = check_in_context(in_context, given.options.cache.enabled, given.models);
+    if (!routed) { return base::pass_on(routed); }
+    if (in_context.enabled) { given.options.aliases.push_back(in_context.name + "=" + in_context.large); }
     auto models = Models::make(given.models, given.options.aliases);
     if (!models) { return base::pass_on(models); }
     auto cors = Cors::make(given.options.cors_origins);
@@ -208,8 +212,7 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
                    .table = *s.table,
                    .source = s.cache ? s.cache->source() : *s.table,
                    .workers = s.ports->workers(),
-                   .rewriters = s.cache ? std::vector<const FormRewriter*>{&s.cache->text_reader()}
-                                        : std::vector<const FormRewriter*>{},
+                   .rewriters = s.cache ? s.cache->rewriters() : std::vector<const FormRewriter*>{},
                    .metrics = s.metrics,
                    .log = s.log,
                    .timelines = &s.timelines,

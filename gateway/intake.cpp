@@ -185,7 +185,12 @@ void Intake::take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<
          body = std::move(request.body), clusters = setup_.table.clusters(),
          now_unix_s = setup_.clock.unix_us() / 1'000'000] {
             auto output = std::make_shared<Stages::Output>(run_stages(
-                waiting, {.endpoint = waiting.endpoint, .body = body, .clusters = clusters, .now_unix_s = now_unix_s}));
+                waiting,
+                {.endpoint = waiting.endpoint,
+                 .body = body,
+                 .clusters = clusters,
+                 .now_unix_s = now_unix_s,
+                 .who = {.tenant = waiting.tenant, .key = waiting.tag.key.get(), .cache = waiting.tag.cache.get()}}));
             setup_.post([this, output, waiting] { prepared(std::move(*output), waiting); });
         });
 }
@@ -246,7 +251,7 @@ Stages::Output Intake::run_stages(const Waiting& waiting, const Stages::Input& i
     Stages::Output output = stages_.run(input);
     if (setup_.cache != nullptr && waiting.tag.cache && output.prepared) {
         const std::size_t model = output.prepared->form.model;
-        setup_.cache->name(*waiting.tag.cache, *output.prepared, waiting.tenant, input.clusters[model].numerics_id);
+        setup_.cache->name(*waiting.tag.cache, *output.prepared, waiting.tenant, input.clusters, model);
     }
     return output;
 }
@@ -263,6 +268,7 @@ void Intake::prepared(Stages::Output output, Waiting waiting) {
             {.endpoint = form_of(waiting.endpoint).name, .model = model, .status = 499, .stream = output.stream});
         return;
     }
+    if (result) { waiting.tag.routed = result->form.routed; }
     if (result && !result->form.request_id.empty() && waiting.tag.id.starts_with("req-")) {
         waiting.tag.id = result->form.request_id;
     }

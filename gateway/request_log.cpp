@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "gateway/cache/cache_ask.h"
+#include "gateway/cache/routed_ask.h"
 #include "gateway/openai/json_writer.h"
 
 namespace gateway {
@@ -35,6 +36,8 @@ HttpFields answer_fields(const RequestTag& tag, base::TimePoint now) {
     HttpFields fields{{"x-request-id", tag.id}};
     if (tag.style == ErrorStyle::anthropic) { fields.emplace_back("request-id", tag.id); }  // as its clients read it
     if (tag.cache) { add_fields(fields, tag.cache->fields()); }
+    // Of an answer from the cache nobody knows any more.
+    if (tag.routed && !(tag.cache && tag.cache->is_served())) { add_fields(fields, tag.routed->fields()); }
     if (!tag.quota) { return fields; }
     const auto add = [&fields](const std::optional<QuotaBook::Standing::One>& one, const std::string& unit) {
         if (!one) { return; }
@@ -61,6 +64,7 @@ std::string AccessLine::json() const {
     json.key("cached_tokens").integer(static_cast<std::int64_t>(end.cached_tokens));
     json.key("completion_tokens").integer(static_cast<std::int64_t>(end.completion_tokens));
     if (!cache.empty()) { json.key("cache").string(cache); }
+    if (!routed.empty()) { json.key("routed").string(routed); }
     json.key("ms").raw(milliseconds).key("request_id").string(tag.id);
     if (tag.key) { json.key("key").string(tag.key->id).key("tenant").string(tag.key->tenant); }
     return json.end_object().take();
@@ -90,10 +94,12 @@ void RequestLog::ended(const RequestTag& tag, const RequestEnd& end) {
                     .endpoint = std::string(end.endpoint),
                     .model = std::string(end.model),
                     .cache = std::string(tag.cache ? tag.cache->word() : std::string_view()),
+                    .routed = tag.routed ? tag.routed->word() : std::string(),
                     .end = end,
                     .took = setup_.clock.now() - tag.received_at};
     line.tag.quota.reset();
     line.tag.cache.reset();
+    line.tag.routed.reset();
     line.end.endpoint = {};
     line.end.model = {};
     if (!lines_.push(std::move(line))) { setup_.metrics.access_line_dropped(); }

@@ -20,6 +20,7 @@
 namespace gateway {
 
 struct CacheAsk;
+struct RoutedAsk;
 
 /// What names a request from its arrival to its end.
 struct RequestTag {
@@ -32,6 +33,7 @@ struct RequestTag {
     ErrorStyle style = ErrorStyle::openai;        // of its route
     std::string session = {};                     // the client's name of its conversation, where one is captured
     std::shared_ptr<CacheAsk> cache = {};         // its way through the cache, where there is one
+    std::shared_ptr<RoutedAsk> routed = {};       // which of two models answers, where two answer to the name
 };
 
 /// What every answer to the request has in its head: its id, what became of it at the cache, and what its key may still
@@ -54,8 +56,9 @@ struct AccessLine {
     RequestTag tag;
     std::string endpoint;
     std::string model;
-    std::string cache = {};  // HIT, MISS and so on; empty: it did not pass one
-    RequestEnd end;          // its views name nothing here
+    std::string cache = {};   // HIT, MISS and so on; empty: it did not pass one
+    std::string routed = {};  // small, small+3 and so on; empty: one model answers to the name
+    RequestEnd end;           // its views name nothing here
     base::Duration took{};
 
     /// One JSON object: method, path, status, stream, model, tokens, milliseconds, request id. No text of a prompt.

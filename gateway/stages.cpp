@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "gateway/anthropic/messages_form.h"
+#include "gateway/cache/routed_ask.h"
 #include "gateway/openai/embedding_form.h"
 #include "gateway/openai/fields.h"
 #include "gateway/openai/responses_form.h"
@@ -47,8 +48,11 @@ Stages::Output Stages::run(const Input& input) const {
     if (setup_.models[model].kind != form_of(input.endpoint).kind) {
         return {model, stream, pass_on(wrong_kind(*form, setup_.models))};
     }
-    if (auto rewritten = rewrite(*form); !rewritten) { return {model, stream, pass_on(rewritten.error())}; }
-    return {model, stream, prepare(std::move(*form), input)};
+    if (auto rewritten = rewrite(*form, input.who); !rewritten) { return {model, stream, pass_on(rewritten.error())}; }
+    if (form->routed == nullptr) { return {model, stream, prepare(std::move(*form), input)}; }
+    std::size_t answering = form->model;
+    auto prepared = prepare_routed(std::move(*form), input, answering);
+    return {answering, stream, std::move(prepared)};
 }
 
 ApiResult<RequestForm> Stages::read(Endpoint endpoint, const boost::json::object& body) const {
@@ -64,12 +68,35 @@ ApiResult<RequestForm> Stages::read(Endpoint endpoint, const boost::json::object
     }
 }
 
-ApiResult<void> Stages::rewrite(RequestForm& form) const {
+ApiResult<void> Stages::rewrite(RequestForm& form, const RewriteContext& context) const {
     if (form.endpoint == Endpoint::embeddings) { return {}; }
     for (const FormRewriter* rewriter : setup_.rewriters) {
-        if (auto rewritten = rewriter->rewrite(form); !rewritten) { return rewritten; }
+        if (auto rewritten = rewriter->rewrite(form, context); !rewritten) { return rewritten; }
     }
     return {};
+}
+
+ApiResult<PreparedRequest> Stages::prepare_routed(RequestForm form, const Input& input, std::size_t& model) const {
+    const std::shared_ptr<RoutedAsk> routed = form.routed;
+    const auto plain = std::exchange(routed->plain, nullptr);
+    auto prepared = prepare(std::move(form), input);
+    if (!prepared && plain != nullptr) {
+        // Whatever it is that the one cannot take: what both cannot is the client's error, and told by the other.
+        RequestForm other = std::move(*plain);
+        other.routed = routed;
+        const std::size_t other_model = other.model;
+        if (auto second = prepare(std::move(other), input)) {
+            model = other_model;
+            routed->fall_back(setup_.models[model].name);
+            prepared = std::move(second);
+        }
+    }
+    if (const auto compared = std::exchange(routed->compared, nullptr); prepared && compared != nullptr) {
+        if (auto other = prepare(std::move(*compared), input)) {
+            routed->other = std::make_shared<const PreparedRequest>(std::move(*other));
+        }
+    }
+    return prepared;
 }
 
 ApiResult<PreparedRequest> Stages::prepare(RequestForm form, const Input& input) const {

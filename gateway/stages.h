@@ -16,13 +16,23 @@
 
 namespace gateway {
 
+struct ApiKey;
+struct CacheAsk;
+
+/// Whose request a form is.
+struct RewriteContext {
+    std::string_view tenant = {};
+    const ApiKey* key = nullptr;      // null: there are no keys
+    const CacheAsk* cache = nullptr;  // null: there is no cache
+};
+
 /// Changes what a client asked for after it was read and before it becomes tokens, e.g. by examples in its context.
 /// Thread-safe.
 class FormRewriter {
 public:
     virtual ~FormRewriter() = default;
     /// An error is the request's answer.
-    virtual ApiResult<void> rewrite(RequestForm& form) const = 0;
+    virtual ApiResult<void> rewrite(RequestForm& form, const RewriteContext& context) const = 0;
 };
 
 /// 503 with Retry-After, as whoever asks too early or too late gets it.
@@ -45,6 +55,7 @@ public:
         std::string_view body;
         const std::vector<ClusterView>& clusters;  // by model, as they were when the request came
         std::int64_t now_unix_s;
+        RewriteContext who = {};
     };
     struct Output {
         std::optional<std::size_t> model;  // once it is known, also of a request that failed
@@ -58,8 +69,10 @@ public:
 
 private:
     ApiResult<RequestForm> read(Endpoint endpoint, const boost::json::object& body) const;
-    ApiResult<void> rewrite(RequestForm& form) const;
+    ApiResult<void> rewrite(RequestForm& form, const RewriteContext& context) const;
     ApiResult<PreparedRequest> prepare(RequestForm form, const Input& input) const;
+    /// Of a form that was given to one of two models: by the other one where that one cannot.
+    ApiResult<PreparedRequest> prepare_routed(RequestForm form, const Input& input, std::size_t& model) const;
 
     Setup setup_;
 };

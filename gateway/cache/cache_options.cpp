@@ -32,6 +32,7 @@ CacheOptions CacheOptions::read(base::Config& config) {
     options.lookups_max = count("caching.semantic.lookups_max", options.lookups_max, 1, 1 << 16);
     options.shadows_max = count("caching.semantic.shadows_max", options.shadows_max, 0, 1024);
     options.shadow_busy_max = count("caching.semantic.shadow_busy_max", options.shadow_busy_max, 0, 1 << 20);
+    options.in_context = InContextSettings::read(config);
     return options;
 }
 

@@ -8,6 +8,7 @@
 #include "base/config.h"
 #include "caching/exact/answer_book.h"
 #include "caching/semantic/semantic_cache.h"
+#include "gateway/cache/in_context_options.h"
 
 namespace gateway {
 
@@ -30,6 +31,8 @@ struct CacheOptions {
     std::size_t lookups_max = 256;                                 // that wait; more go to the model
     std::size_t shadows_max = 2;                                   // runs that only compare, at a time
     std::size_t shadow_busy_max = 8;                               // with so many runs in work none begins
+
+    InContextSettings in_context = {};  // a name that two models answer to
 
     bool similarity() const { return enabled && semantic.semantic; }
     /// Bad values are reported by Config::finish().

@@ -110,7 +110,7 @@ std::shared_ptr<const caching::Question> question_of(const CacheAsk& ask, const 
 
 }  // namespace
 
-ApiResult<void> CacheTextReader::rewrite(RequestForm& form) const {
+ApiResult<void> CacheTextReader::rewrite(RequestForm& form, const RewriteContext& /*context*/) const {
     auto texts = std::make_shared<CacheTexts>();
     const auto look_at = [&](std::string_view text) {
         if (!options_.rules.allow_personal && caching::is_personal(text)) { texts->refused = "personal"; }
@@ -157,12 +157,16 @@ ApiResult<void> CacheTextReader::rewrite(RequestForm& form) const {
     return {};
 }
 
+std::string revision_name(std::uint64_t numerics_id) {
+    char revision[32];
+    std::snprintf(revision, sizeof revision, "%016llx", static_cast<unsigned long long>(numerics_id));
+    return revision;
+}
+
 void name_request(CacheAsk& ask, const PreparedRequest& prepared, const TextPort& text, const CacheNaming& naming) {
     ask.tenant = naming.tenant;
     ask.model = naming.model;
-    char revision[32];
-    std::snprintf(revision, sizeof revision, "%016llx", static_cast<unsigned long long>(naming.numerics_id));
-    ask.revision = revision;
+    ask.revision = revision_name(naming.numerics_id);
     if (prepared.prompts.empty()) {
         ask.refused = "several-prompts";
         return;
@@ -175,6 +179,8 @@ void name_request(CacheAsk& ask, const PreparedRequest& prepared, const TextPort
 
     NameBytes parameters;
     parameters.add(serialized(request.sampling));
+    // Two models that answer to one name have ends of their own; what the client asked for is in front.
+    if (!naming.routed.empty()) { request.stop_tokens.resize(request.stop_tokens_asked); }
     parameters.list(request.stop_tokens);
     parameters.number(request.stop_tokens_asked);
     parameters.number(request.new_tokens_min);
@@ -189,11 +195,21 @@ void name_request(CacheAsk& ask, const PreparedRequest& prepared, const TextPort
     NameBytes name;
     name.add("sluice answer 1");
     name.add(ask.tenant);
-    name.add(ask.model);
-    name.add(ask.revision);
+    if (naming.routed.empty()) {
+        name.add(ask.model);
+        name.add(ask.revision);
+    } else {
+        name.add("routed");
+        name.add(naming.routed);
+    }
     name.add(parameters.bytes());
-    name.number(request.new_tokens_max);
-    name.raw(std::as_bytes(std::span(*request.prompt)));
+    if (naming.routed.empty()) {
+        name.number(request.new_tokens_max);
+        name.raw(std::as_bytes(std::span(*request.prompt)));
+    } else {
+        // The bound as it was asked for: what the context leaves differs by model and examples.
+        name.number(prepared.form.new_tokens_max.value_or(0));
+    }
     ask.key = base::keyed_hash(naming.key, std::as_bytes(std::span(name.bytes())));
     if (naming.similarity) { ask.question = question_of(ask, prepared.form, request, parameters); }
 }

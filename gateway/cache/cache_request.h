@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "base/block_hash.h"
@@ -19,11 +20,14 @@ public:
         bool similarity = false;  // keep the texts, for questions that are alike
     };
     explicit CacheTextReader(Options options) : options_(options) {}
-    ApiResult<void> rewrite(RequestForm& form) const override;
+    ApiResult<void> rewrite(RequestForm& form, const RewriteContext& context) const override;
 
 private:
     Options options_;
 };
+
+/// Weights as operators see them: 16 hexadecimal digits.
+std::string revision_name(std::uint64_t numerics_id);
 
 /// What a request is named with at the cache.
 struct CacheNaming {
@@ -33,6 +37,7 @@ struct CacheNaming {
     std::string_view tenant;
     std::string_view model;         // served name
     std::uint64_t numerics_id = 0;  // of the workers that would answer
+    std::string_view routed = {};   // where two models answer to the name: what stands for both and for the prompt
 };
 
 /// Whether the prepared request may be answered from what was said before, and its name there: everything that its

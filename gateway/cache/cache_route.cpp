@@ -21,6 +21,7 @@ constexpr std::size_t kEntriesMax = 10'000;
 constexpr std::size_t kEntriesBytesMax = std::size_t{64} << 20;  // of texts in one answer
 constexpr std::size_t kShownBytesMax = 100;
 constexpr std::string_view kEntriesPath = "/cache/entries";
+constexpr std::string_view kExamplesPath = "/cache/examples";
 
 HttpResponse json_response(std::string body) {
     HttpResponse response;
@@ -79,31 +80,44 @@ void write_entry(JsonWriter& json, const caching::SavedAnswer& one, std::int64_t
     json.end_object();
 }
 
-ApiResult<std::string> entries_json(const ResponseCache& cache, std::string_view query) {
-    auto pairs = pairs_of(query);
-    caching::AnswerFilter filter;
+/// What a query asks to list.
+struct ListQuery {
+    std::optional<std::string> tenant;
+    std::optional<std::string> tag;
+    std::optional<std::string> revision;
     std::size_t limit = kEntriesDefault;
     bool with_text = false;
-    for (auto& [name, value] : pairs) {
+};
+ApiResult<ListQuery> read_list_query(std::string_view query) {
+    ListQuery list;
+    for (auto& [name, value] : pairs_of(query)) {
         if (name == "tenant") {
-            filter.tenant = value;
+            list.tenant = value;
         } else if (name == "tag") {
-            filter.tag = value;
+            list.tag = value;
         } else if (name == "revision") {
-            filter.revision = value;
+            list.revision = value;
         } else if (name == "text") {
-            with_text = value == "true";
+            list.with_text = value == "true";
         } else if (name == "limit") {
             const auto number = number_of(value);
             if (!number || *number < 1 || *number > kEntriesMax) {
                 return bad_request("limit", "limit must be a whole number from 1 to " + std::to_string(kEntriesMax));
             }
-            limit = static_cast<std::size_t>(*number);
+            list.limit = static_cast<std::size_t>(*number);
         } else {
             return bad_request(
                 name, "'" + name.substr(0, kShownBytesMax) + "' is none of tenant, tag, revision, limit, text");
         }
     }
+    return list;
+}
+
+std::string entries_json(const ResponseCache& cache, const ListQuery& list) {
+    caching::AnswerFilter filter;
+    filter.tenant = list.tenant;
+    filter.tag = list.tag;
+    filter.revision = list.revision;
     JsonWriter json;
     std::size_t total = 0;
     std::size_t shown = 0;
@@ -111,9 +125,9 @@ ApiResult<std::string> entries_json(const ResponseCache& cache, std::string_view
     cache.book().for_each([&](const caching::SavedAnswer& one) {
         if (!filter.matches(one)) { return true; }
         ++total;
-        if (shown < limit && json.text().size() < kEntriesBytesMax) {
+        if (shown < list.limit && json.text().size() < kEntriesBytesMax) {
             ++shown;
-            write_entry(json, one, cache.unix_us(), with_text);
+            write_entry(json, one, cache.unix_us(), list.with_text);
         }
         return true;
     });
@@ -121,7 +135,80 @@ ApiResult<std::string> entries_json(const ResponseCache& cache, std::string_view
     return json.key("total").integer(static_cast<std::int64_t>(total)).end_object().take();
 }
 
-std::string standing_json(const ResponseCache& cache, const std::optional<SimilarAnswers::Standing>& similar) {
+std::string examples_json(const LiveExamples::Listed& listed, bool with_text) {
+    JsonWriter json;
+    json.begin_object().key("examples").begin_array();
+    std::size_t shown = 0;
+    for (const LiveExamples::View& one : listed.shown) {
+        if (json.text().size() >= kEntriesBytesMax) { break; }
+        ++shown;
+        json.begin_object().key("entry").string("x-" + std::to_string(one.id));
+        json.key("tenant").string(one.tenant).key("revision").string(one.revision);
+        json.key("tags").begin_array();
+        for (const std::string& tag : one.tags) {
+            json.string(tag);
+        }
+        json.end_array();
+        json.key("age_s").integer(one.age_s);
+        json.key("uses").integer(static_cast<std::int64_t>(one.uses));
+        json.key("value").number(static_cast<float>(one.value));
+        json.key("gain").number(static_cast<float>(one.gain));
+        json.key("bytes").integer(static_cast<std::int64_t>(one.bytes));
+        if (with_text) { json.key("question").string(one.question).key("answer").string(one.answer); }
+        json.end_object();
+    }
+    json.end_array().key("shown").integer(static_cast<std::int64_t>(shown));
+    return json.key("total").integer(static_cast<std::int64_t>(listed.total)).end_object().take();
+}
+
+void answer_examples(ResponseCache& cache, const ListQuery& list, std::function<void(HttpResponse)> done) {
+    if (cache.examples() == nullptr) {
+        done(error_response(
+            made(404, "not_found", "there are no examples: the setting caching.in_context.enabled is false")));
+        return;
+    }
+    caching::ExampleFilter filter;
+    filter.tenant = list.tenant;
+    filter.tag = list.tag;
+    filter.revision = list.revision;
+    const bool is_asked = cache.examples()->list(
+        filter, list.limit, [done, with_text = list.with_text](const LiveExamples::Listed& listed) {
+            done(json_response(examples_json(listed, with_text)));
+        });
+    if (!is_asked) {
+        done(error_response(api_error(
+            {base::ErrorCode::resource_exhausted, "too many answers wait to become examples; ask again"}, 1000)));
+    }
+}
+
+void write_examples(JsonWriter& json, const ResponseCache& cache,
+                    const std::optional<caching::InContextCache::Counts>& counts) {
+    json.key("examples");
+    if (!counts) {
+        json.null();
+        return;
+    }
+    const auto integer = [&](const char* name, std::uint64_t value) {
+        json.key(name).integer(static_cast<std::int64_t>(value));
+    };
+    json.begin_object().key("name").string(cache.options().in_context.name);
+    json.key("small_model").string(cache.options().in_context.small);
+    json.key("large_model").string(cache.options().in_context.large);
+    integer("examples", counts->book.examples);
+    integer("bytes", counts->book.bytes);
+    integer("clusters", counts->book.clusters);
+    integer("evicted", counts->book.evicted);
+    integer("small", counts->small);
+    integer("large", counts->large);
+    integer("comparisons", counts->comparisons);
+    integer("with_pack", counts->with_pack);
+    integer("model_changes", counts->model_changes);
+    json.key("account").number(static_cast<float>(counts->account));
+    json.key("load").number(static_cast<float>(counts->load)).end_object();
+}
+
+std::string standing_json(const ResponseCache& cache, const ResponseCache::Standing& standing) {
+    const std::optional<SimilarAnswers::Standing>& similar = standing.similar;
     struct OfTenant {
         std::int64_t entries = 0;
         std::int64_t bytes = 0;
@@ -157,6 +244,7 @@ std::string standing_json(const ResponseCache& cache, const std::optional<Simila
     } else {
         json.null();
     }
+    write_examples(json, cache, standing.examples);
     json.key("similar");
     if (!similar) { return json.null().end_object().take(); }
     json.begin_object().key("entries").integer(static_cast<std::int64_t>(similar->counts.entries));
@@ -207,25 +295,29 @@ ApiResult<ResponseCache::Purge> read_purge(std::string_view body, std::int64_t n
         return bad_request("",
                            "say which answers: entry, tenant, tag, revision, older_than_s, near_text, or all: true");
     }
-    purge.filter.tenant = purge.similar_filter.tenant = tenant;
-    purge.filter.tag = purge.similar_filter.tag = tag;
-    purge.filter.revision = purge.similar_filter.model_revision = revision;
+    purge.filter.tenant = purge.similar_filter.tenant = purge.example_filter.tenant = tenant;
+    purge.filter.tag = purge.similar_filter.tag = purge.example_filter.tag = tag;
+    purge.filter.revision = purge.similar_filter.model_revision = purge.example_filter.revision = revision;
     if (older_than_s) {
         purge.filter.created_before_unix_us = now_unix_us - *older_than_s * 1'000'000;
-        purge.similar_filter.older_than = std::chrono::seconds(*older_than_s);
+        purge.similar_filter.older_than = purge.example_filter.older_than = std::chrono::seconds(*older_than_s);
     }
     if (entry) {
         const auto number = entry->size() > 2 ? number_of(std::string_view(*entry).substr(2)) : std::nullopt;
-        if (!number || (!entry->starts_with("e-") && !entry->starts_with("s-"))) {
-            return bad_request("entry", "'entry' is what x-cache-entry said, like e-12 or s-3");
+        const char kind = entry->front();
+        if (!number || (kind != 'e' && kind != 's' && kind != 'x') || (*entry)[1] != '-') {
+            return bad_request("entry",
+                               "'entry' is what x-cache-entry said, like e-12 or s-3, or an example's name, like x-7");
         }
-        purge.equal = entry->starts_with("e-");
-        purge.similar = !purge.equal;
+        purge.equal = kind == 'e';
+        purge.similar = kind == 's';
+        purge.examples = kind == 'x';
+        purge.example_filter.id = caching::ExampleId{*number};
         purge.filter.id = *number;
         purge.similar_filter.entry = caching::EntryId{*number};
     }
     if (near_text) {
-        purge.equal = false;  // their questions are not kept
+        purge.equal = purge.examples = false;  // their questions are not kept, or not searched by
         purge.similar_filter.near_text = near_text;
         purge.similar_filter.near_similarity = near_similarity.value_or(0.9);
     }
@@ -240,7 +332,7 @@ bool is_json(const HttpRequest& request) {
 }  // namespace
 
 bool is_cache_route(std::string_view route) {
-    return route == kCachePath || route == kEntriesPath || route == kCachePurgePath;
+    return route == kCachePath || route == kEntriesPath || route == kExamplesPath || route == kCachePurgePath;
 }
 
 void answer_cache(const HttpRequest& request, std::string_view route, const RequestTag& tag, ResponseCache* cache,
@@ -255,15 +347,21 @@ void answer_cache(const HttpRequest& request, std::string_view route, const Requ
                                  "setting caching.from_anywhere is true")));
         return;
     }
-    if (route == kEntriesPath) {
-        auto entries = entries_json(*cache, request.head.query);
-        done(entries ? json_response(std::move(*entries)) : error_response(entries.error()));
+    if (route == kEntriesPath || route == kExamplesPath) {
+        const auto list = read_list_query(request.head.query);
+        if (!list) {
+            done(error_response(list.error()));
+        } else if (route == kEntriesPath) {
+            done(json_response(entries_json(*cache, *list)));
+        } else {
+            answer_examples(*cache, *list, std::move(done));
+        }
         return;
     }
     if (route == kCachePath) {
-        cache->stand([cache, done](const base::Result<std::optional<SimilarAnswers::Standing>>& similar) {
-            done(similar ? json_response(standing_json(*cache, *similar))
-                         : error_response(api_error(similar.error(), 1000)));
+        cache->stand([cache, done](const base::Result<ResponseCache::Standing>& standing) {
+            done(standing ? json_response(standing_json(*cache, *standing))
+                          : error_response(api_error(standing.error(), 1000)));
         });
         return;
     }
@@ -287,12 +385,14 @@ void answer_cache(const HttpRequest& request, std::string_view route, const Requ
         }
         JsonWriter asked;
         asked.string(what);  // one line, whatever it holds
-        spdlog::info("audit: cache purge{} by {}: {} equal and {} similar answers, request {}: {}",
-                     dry_run ? " (dry run)" : "", who, purged->equal, purged->similar, id, asked.text());
+        spdlog::info("audit: cache purge{} by {}: {} equal and {} similar answers, {} examples, request {}: {}",
+                     dry_run ? " (dry run)" : "", who, purged->equal, purged->similar, purged->examples, id,
+                     asked.text());
         JsonWriter json;
         json.begin_object().key("dry_run").boolean(dry_run);
         json.key("equal").integer(static_cast<std::int64_t>(purged->equal));
         json.key("similar").integer(static_cast<std::int64_t>(purged->similar));
+        json.key("examples").integer(static_cast<std::int64_t>(purged->examples));
         done(json_response(json.end_object().take()));
     });
 }

@@ -12,6 +12,7 @@ namespace gateway {
 /// Where the operators' routes of the cache begin, without the version:
 ///   GET  /cache            what it holds, saved and got wrong
 ///   GET  /cache/entries    the answers themselves, used last first; ?tenant= ?tag= ?revision= ?limit= ?text=true
+///   GET  /cache/examples   what a small model is shown, the most valuable first; the same query
 ///   POST /cache/purge      {"entry"|"tenant"|"tag"|"revision"|"older_than_s"|"near_text"|"all": .., "dry_run": bool}
 inline constexpr std::string_view kCachePath = "/cache";
 inline constexpr std::string_view kCachePurgePath = "/cache/purge";

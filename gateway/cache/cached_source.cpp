@@ -222,6 +222,7 @@ void CachedSource::begin_shadow(const GenerationRequest& request, std::shared_pt
     ++shadows_;
     GenerationRequest copy = request;
     copy.cache = nullptr;
+    copy.routed = nullptr;
     copy.slo = {};  // nobody waits for it
     const std::uint64_t number = run.number;
     const base::RequestId id = setup_.inner.open(std::move(copy), run);

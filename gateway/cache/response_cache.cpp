@@ -22,8 +22,21 @@ ResponseCache::ResponseCache(Setup setup)
                                                                           .clock = setup_.clock,
                                                                           .post = setup_.post});
     }
+    if (setup_.options.in_context.enabled) {
+        examples_ = std::make_unique<LiveExamples>(LiveExamples::Setup{.settings = setup_.options.in_context,
+                                                                       .models = setup_.models,
+                                                                       .key = key_,
+                                                                       .metrics = setup_.metrics,
+                                                                       .clock = setup_.clock,
+                                                                       .post = setup_.post});
+        routed_ = std::make_unique<RoutedSource>(RoutedSource::Setup{.inner = setup_.inner,
+                                                                     .examples = *examples_,
+                                                                     .models = setup_.models,
+                                                                     .clock = setup_.clock,
+                                                                     .post = setup_.post});
+    }
     source_ = std::make_unique<CachedSource>(
-        CachedSource::Setup{.inner = setup_.inner,
+        CachedSource::Setup{.inner = routed_ ? *routed_ : setup_.inner,
                             .book = book_,
                             .similar = similar_.get(),
                             .options = setup_.options,
@@ -73,16 +86,37 @@ void ResponseCache::open_store() {
     spdlog::info("cache: {} answers from {}", book_.counts().entries, setup_.options.store_file);
 }
 
+std::vector<const FormRewriter*> ResponseCache::rewriters() const {
+    std::vector<const FormRewriter*> result{&text_reader_};
+    if (examples_) { result.push_back(examples_.get()); }
+    return result;
+}
+
+void ResponseCache::stop() {
+    source_->stop();
+    if (routed_) { routed_->stop(); }
+}
+
 void ResponseCache::name(CacheAsk& ask, const PreparedRequest& prepared, std::string_view tenant,
-                         std::uint64_t numerics_id) const {
-    const ServedModel& model = setup_.models[prepared.form.model];
+                         const std::vector<ClusterView>& clusters, std::size_t model_index) const {
+    const ServedModel& model = setup_.models[model_index];
+    const std::uint64_t numerics_id = clusters[model_index].numerics_id;
+    std::string both;
+    if (RoutedAsk* routed = prepared.form.routed.get(); routed != nullptr && examples_) {
+        const std::string small = revision_name(clusters[examples_->small()].numerics_id);
+        routed->revision_large = revision_name(clusters[examples_->large()].numerics_id);
+        routed->tags = ask.tags;
+        both =
+            setup_.options.in_context.name + "\n" + small + routed->revision_large + std::exchange(routed->asked, {});
+    }
     name_request(ask, prepared, *model.text,
                  {.rules = setup_.options.semantic.rules,
                   .similarity = setup_.options.similarity(),
                   .key = key_,
                   .tenant = tenant,
                   .model = model.name,
-                  .numerics_id = numerics_id});
+                  .numerics_id = numerics_id,
+                  .routed = both});
 }
 
 void ResponseCache::keep(const caching::SavedAnswer& answer) {
@@ -104,7 +138,10 @@ void ResponseCache::refresh_metrics() {
 
 void ResponseCache::purge(const Purge& purge, std::function<void(base::Result<Purged>)> done) {
     Purged purged;
-    if (!purge.dry_run && !purge.filter.id && !purge.similar_filter.near_text) { source_->purge(purge.filter); }
+    if (!purge.dry_run && !purge.filter.id && !purge.similar_filter.near_text) {
+        source_->purge(purge.filter);
+        if (routed_) { routed_->purge(); }
+    }
     if (purge.equal) {
         const std::vector<base::BlockHash> keys = book_.purge(purge.filter, purge.dry_run);
         purged.equal = keys.size();
@@ -113,34 +150,52 @@ void ResponseCache::purge(const Purge& purge, std::function<void(base::Result<Pu
         }
     }
     const bool dry_run = purge.dry_run;
-    const auto finish = [this, equal = purged.equal, dry_run, done](std::size_t similar) {
-        if (!dry_run) { metrics_.purged(equal + similar); }
+    const auto finish = [this, equal = purged.equal, dry_run, done](std::size_t similar, std::size_t examples) {
+        if (!dry_run) { metrics_.purged(equal + similar + examples); }
         refresh_metrics();
-        done(Purged{.equal = equal, .similar = similar});
+        done(Purged{.equal = equal, .similar = similar, .examples = examples});
     };
-    if (!similar_ || !purge.similar) {
-        finish(0);
-    } else if (!similar_->purge(purge.similar_filter, dry_run, purge.is_wrong, finish)) {
+    const auto then_similar = [this, purge, dry_run, finish, done](std::size_t examples) {
+        if (!similar_ || !purge.similar) {
+            finish(0, examples);
+        } else if (!similar_->purge(purge.similar_filter, dry_run, purge.is_wrong,
+                                    [finish, examples](std::size_t similar) { finish(similar, examples); })) {
+            done(base::fail(base::ErrorCode::resource_exhausted,
+                            "answers to equal requests and examples are purged, answers to similar questions not yet: "
+                            "too many lookups wait; ask again"));
+        }
+    };
+    if (!examples_ || !purge.examples) {
+        then_similar(0);
+    } else if (!examples_->purge(purge.example_filter, dry_run, then_similar)) {
         done(base::fail(base::ErrorCode::resource_exhausted,
-                        "answers to equal requests are purged, those to similar questions not yet: too many lookups "
-                        "wait; ask again"));
+                        "answers to equal requests are purged, the others not yet: too many answers wait to become "
+                        "examples; ask again"));
     }
 }
 
-void ResponseCache::stand(std::function<void(base::Result<std::optional<SimilarAnswers::Standing>>)> done) {
+void ResponseCache::stand(std::function<void(base::Result<Standing>)> done) {
     refresh_metrics();
-    if (!similar_) {
-        done(std::optional<SimilarAnswers::Standing>());
-        return;
-    }
-    const auto tell = [this, done](const SimilarAnswers::Standing& standing) {
-        for (const CategoryStanding& one : standing.categories) {
-            metrics_.category(one.name, one.wrong_at_most, one.is_exact_only);
-        }
-        done(std::optional(standing));
-    };
-    if (!similar_->stand(tell)) {
+    const auto busy = [done] {
         done(base::fail(base::ErrorCode::resource_exhausted, "too many lookups wait; ask again"));
+    };
+    const auto then_similar = [this, done, busy](std::optional<caching::InContextCache::Counts> examples) {
+        if (!similar_) {
+            done(Standing{.similar = {}, .examples = examples});
+            return;
+        }
+        const auto tell = [this, done, examples](const SimilarAnswers::Standing& standing) {
+            for (const CategoryStanding& one : standing.categories) {
+                metrics_.category(one.name, one.wrong_at_most, one.is_exact_only);
+            }
+            done(Standing{.similar = standing, .examples = examples});
+        };
+        if (!similar_->stand(tell)) { busy(); }
+    };
+    if (!examples_) {
+        then_similar({});
+    } else if (!examples_->stand([then_similar](const auto& counts) { then_similar(counts); })) {
+        busy();
     }
 }
 

@@ -18,13 +18,15 @@
 #include "gateway/cache/cache_options.h"
 #include "gateway/cache/cache_request.h"
 #include "gateway/cache/cached_source.h"
+#include "gateway/cache/live_examples.h"
+#include "gateway/cache/routed_source.h"
 #include "gateway/cache/similar_answers.h"
 #include "gateway/request/models.h"
 
 namespace gateway {
 
 /// The cache as a gateway has it: the only thing of this folder that the rest of the gateway works with. Made only
-/// where `caching.enabled` is true. I/O thread only, but for name() and text_reader().
+/// where `caching.enabled` is true. I/O thread only, but for name() and rewriters().
 class ResponseCache {
 public:
     struct Setup {
@@ -44,35 +46,45 @@ public:
     /// In front of `inner`.
     SequenceSource& source() { return *source_; }
     /// Before a form is prepared; on text threads.
-    const FormRewriter& text_reader() const { return text_reader_; }
+    std::vector<const FormRewriter*> rewriters() const;
     /// The request at the door. Error: 400, as read_cache_ask().
     static ApiResult<std::shared_ptr<CacheAsk>> ask(const RequestHead& head) { return read_cache_ask(head); }
-    /// The prepared request; on text threads. `numerics_id`: of the workers it would go to.
-    void name(CacheAsk& ask, const PreparedRequest& prepared, std::string_view tenant, std::uint64_t numerics_id) const;
+    /// The prepared request; on text threads. `clusters`: by model; `model`: that it would go to.
+    void name(CacheAsk& ask, const PreparedRequest& prepared, std::string_view tenant,
+              const std::vector<ClusterView>& clusters, std::size_t model) const;
 
     std::optional<base::TimePoint> tick(base::TimePoint now) { return source_->tick(now); }
     /// Before the source behind it goes. Runs that only compare end.
-    void stop() { source_->stop(); }
+    void stop();
 
     /// What operators may ask for.
     struct Purge {
-        bool equal = true;                         // answers to equal requests,
-        bool similar = true;                       // and to similar questions
-        caching::AnswerFilter filter = {};         // of the first
-        caching::EntryFilter similar_filter = {};  // of the second
+        bool equal = true;                           // answers to equal requests,
+        bool similar = true;                         // and to similar questions,
+        bool examples = true;                        // and examples for a small model
+        caching::AnswerFilter filter = {};           // of the first
+        caching::EntryFilter similar_filter = {};    // of the second
+        caching::ExampleFilter example_filter = {};  // of the third
         bool dry_run = false;
         bool is_wrong = false;  // counts as an error of its category
     };
     struct Purged {
         std::size_t equal = 0;
         std::size_t similar = 0;
+        std::size_t examples = 0;
     };
     /// Error: resource_exhausted when the similar ones have too much to do.
     void purge(const Purge& purge, std::function<void(base::Result<Purged>)> done);
-    /// Without similarity the standing is empty. Metrics are written anew.
-    void stand(std::function<void(base::Result<std::optional<SimilarAnswers::Standing>>)> done);
+    /// Of what is off there is nothing in it. Metrics are written anew.
+    struct Standing {
+        std::optional<SimilarAnswers::Standing> similar = {};
+        std::optional<caching::InContextCache::Counts> examples = {};
+    };
+    void stand(std::function<void(base::Result<Standing>)> done);
     /// Likewise, of what needs no waiting.
     void refresh_metrics();
+    /// Null: no name has two models.
+    LiveExamples* examples() { return examples_.get(); }
     const caching::AnswerBook& book() const { return book_; }
     const CachedSource& runs() const { return *source_; }
     const caching::WriteBehind* store() const { return store_.get(); }
@@ -90,6 +102,8 @@ private:
     caching::AnswerBook book_;
     std::unique_ptr<caching::WriteBehind> store_;  // null: in memory only
     std::unique_ptr<SimilarAnswers> similar_;      // null: equal requests only
+    std::unique_ptr<LiveExamples> examples_;       // null: no name has two models; so is the next
+    std::unique_ptr<RoutedSource> routed_;
     std::unique_ptr<CachedSource> source_;
 };
 

@@ -181,6 +181,7 @@ std::string timeline_json(const RequestTimeline& request) {
     json.begin_object().key("request_id").string(request.request_id).key("id").string(request.answer_id);
     json.key("endpoint").string(request.endpoint).key("model").string(request.model);
     json.key("slo_class").string(request.slo_class).key("stream").boolean(request.stream);
+    if (!request.routed.empty()) { json.key("routed").string(request.routed); }
     if (!request.cache.empty()) { json.key("cache").string(request.cache); }
     json.key("status").integer(request.outcome.status);
     json.key("received_unix_ms").integer(request.received_unix_us / 1000);

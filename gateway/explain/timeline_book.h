@@ -39,7 +39,8 @@ struct RequestTimeline {
     std::string model;
     std::string slo_class;
     bool stream = false;
-    std::string cache = {};  // what became of it at the cache in front, where there is one
+    std::string routed = {};  // which of two models answered, and with how many examples; empty: one was asked for
+    std::string cache = {};   // what became of it at the cache in front, where there is one
     std::int64_t received_unix_us = 0;
     base::TimePoint received_at{};
     base::TimePoint ended_at{};

@@ -25,6 +25,7 @@ class object;
 namespace gateway {
 
 struct CacheTexts;
+struct RoutedAsk;
 
 /// Bounds of what one request may ask for.
 struct FormLimits {
@@ -99,6 +100,7 @@ struct RequestForm {
     std::string grammar_field = {};                      // that it came in
 
     std::shared_ptr<const CacheTexts> cache_texts = {};  // for a cache in front, where there is one
+    std::shared_ptr<RoutedAsk> routed = {};              // where two models answer to the name; null: one does
 
     // chat
     std::string template_context = {};  // JSON object for the chat template

@@ -20,6 +20,7 @@
 namespace gateway {
 
 struct CacheAsk;
+struct RoutedAsk;
 
 /// What one sequence shall be: a prompt, how tokens are chosen and where it ends; or a text whose vector is wanted.
 struct GenerationRequest {
@@ -45,6 +46,7 @@ struct GenerationRequest {
     /// What may stand in front of the model; null: nothing. A new field above on which tokens depend belongs into the
     /// name of the request, too (gateway/cache/cache_request.cpp).
     std::shared_ptr<CacheAsk> cache = {};
+    std::shared_ptr<RoutedAsk> routed = {};  // where two models answer to the name that was asked for
 };
 
 /// Why a sequence ended.

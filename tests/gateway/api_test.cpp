@@ -417,7 +417,7 @@ namespace {
 /// Puts a word before every prompt; refuses one.
 class Prefix final : public gateway::FormRewriter {
 public:
-    gateway::ApiResult<void> rewrite(gateway::RequestForm& form) const override {
+    gateway::ApiResult<void> rewrite(gateway::RequestForm& form, const gateway::RewriteContext&) const override {
         for (auto& prompt : form.prompts) {
             auto& text = std::get<std::string>(prompt);
             if (text == "no") { return gateway::bad_request("prompt", "not this one"); }

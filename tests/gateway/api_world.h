@@ -50,7 +50,9 @@ struct World {
                                                   posted.push_back(std::move(work));
                                               },
                                           .wake = [this](base::TimePoint at) { wakes.push_back(at); }});
-        rewriters.push_back(&cache->text_reader());
+        for (const gateway::FormRewriter* one : cache->rewriters()) {
+            rewriters.push_back(one);
+        }
         use_keys(nullptr);
     }
 

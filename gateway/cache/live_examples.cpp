@@ -1,0 +1,316 @@
+#include "gateway/cache/live_examples.h"
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <utility>
+
+#include "base/check.h"
+#include "caching/semantic/words.h"
+#include "gateway/cache/cache_ask.h"
+#include "gateway/keys/api_key.h"
+#include "gateway/openai/request_form.h"
+
+namespace gateway {
+namespace {
+
+namespace json = boost::json;
+
+caching::InContextOptions with_key(caching::InContextOptions options, const base::HashKey& key) {
+    options.key = key;
+    return options;
+}
+
+/// A content that is text: a string, or parts that all are text.
+std::optional<std::string> plain_text(const json::value* content) {
+    if (content == nullptr) { return std::nullopt; }
+    if (content->is_string()) { return std::string(content->get_string()); }
+    if (!content->is_array()) { return std::nullopt; }
+    std::string text;
+    for (const json::value& part : content->get_array()) {
+        const json::object* object = part.if_object();
+        const json::value* one = object == nullptr ? nullptr : object->if_contains("text");
+        if (one == nullptr || !one->is_string()) { return std::nullopt; }
+        text += one->get_string();
+        text += '\n';
+    }
+    return text;
+}
+
+bool has_role(const json::object& message, std::string_view role) {
+    const json::value* value = message.if_contains("role");
+    return value != nullptr && value->is_string() && std::string_view(value->get_string()) == role;
+}
+
+/// One question, maybe behind a system prompt, and nothing else.
+struct SingleQuestion {
+    std::string system;
+    std::string text;
+};
+std::optional<SingleQuestion> single_question(const json::object& context) {
+    const json::value* list = context.if_contains("messages");
+    if (list == nullptr || !list->is_array()) { return std::nullopt; }
+    const json::array& messages = list->get_array();
+    if (messages.empty() || messages.size() > 2) { return std::nullopt; }
+    SingleQuestion result;
+    for (std::size_t at = 0; at < messages.size(); ++at) {
+        const json::object* message = messages[at].if_object();
+        if (message == nullptr || message->contains("tool_calls")) { return std::nullopt; }
+        const auto text = plain_text(message->if_contains("content"));
+        if (!text) { return std::nullopt; }
+        const bool is_last = at + 1 == messages.size();
+        if (is_last ? !has_role(*message, "user") : !has_role(*message, "system") && !has_role(*message, "developer")) {
+            return std::nullopt;
+        }
+        (is_last ? result.text : result.system) = *text;
+    }
+    return result;
+}
+
+/// Puts the examples behind the system prompt, which is where the next request of its kind has them, too.
+void insert_examples(json::object& context, const std::string& examples) {
+    json::array& messages = context.at("messages").as_array();
+    json::object& first = messages.front().as_object();
+    if (has_role(first, "user")) {
+        messages.insert(messages.begin(), json::object{{"role", "system"}, {"content", examples}});
+        return;
+    }
+    json::value& content = first.at("content");
+    if (content.is_string()) {
+        content = std::string(content.get_string()) + "\n\n" + examples;
+    } else {
+        content.as_array().push_back(json::object{{"type", "text"}, {"text", "\n\n" + examples}});
+    }
+}
+
+}  // namespace
+
+double answer_likeness(const caching::HashedEmbedder& embedder, const std::string& one, const std::string& other) {
+    if (caching::canonical_text(one) == caching::canonical_text(other)) { return 1; }
+    const std::vector<float> a = embedder.embed_one(one);
+    const std::vector<float> b = embedder.embed_one(other);
+    double cosine = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+        cosine += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+    }
+    return std::clamp(cosine, 0.0, 0.95);
+}
+
+LiveExamples::LiveExamples(Setup setup)
+    : setup_(std::move(setup)),
+      cache_(with_key(setup_.settings.learning, setup_.key), setup_.clock, embedder_.dimensions()),
+      tasks_(setup_.settings.tasks_max) {
+    const auto small = setup_.models.find(setup_.settings.small);
+    const auto large = setup_.models.find(setup_.settings.large);
+    CHECK(small && large);  // check_in_context() has looked
+    small_ = *small;
+    large_ = *large;
+    told({});
+    thread_ = std::jthread([this] { work(); });
+}
+
+LiveExamples::~LiveExamples() {
+    tasks_.close();
+}
+
+void LiveExamples::work() {
+    // Until the queue is closed and empty; never stopped in between.
+    while (const auto task = tasks_.pop(std::stop_token())) {
+        caching::InContextCache::Counts counts;
+        {
+            const std::scoped_lock lock(mutex_);
+            (*task)(cache_);
+            counts = cache_.counts();
+        }
+        told(counts);
+    }
+}
+
+void LiveExamples::told(const caching::InContextCache::Counts& counts) const {
+    const auto set = [&](const char* name, const char* help, double value) {
+        setup_.metrics.gauge(name, help).Set(value);
+    };
+    set("sluice_gateway_in_context_examples", "Answers of the large model kept as examples",
+        static_cast<double>(counts.book.examples));
+    set("sluice_gateway_in_context_bytes", "Memory of the examples", static_cast<double>(counts.book.bytes));
+    set("sluice_gateway_in_context_account", "Quality that offloading may still cost, in answers", counts.account);
+}
+
+ApiResult<void> LiveExamples::rewrite(RequestForm& form, const RewriteContext& context) const {
+    if (form.model_name != setup_.settings.name) { return {}; }
+    auto routed = std::make_shared<RoutedAsk>();
+    form.routed = routed;
+    form.model = large_;
+    decide(form, context, *routed);
+    routed->model = setup_.models[form.model].name;
+    setup_.metrics
+        .counter("sluice_gateway_in_context_requests_total", "Requests for the routed name, by who answers and why",
+                 {{"arm", std::string(caching::arm_name(routed->arm))}, {"reason", std::string(routed->why)}})
+        .Increment();
+    return {};
+}
+
+void LiveExamples::decide(RequestForm& form, const RewriteContext& context, RoutedAsk& routed) const {
+    routed.asked = form.template_context;
+    if (form.template_context.empty()) {
+        routed.why = "form";
+        return;
+    }
+    if (!form.tools_field.empty()) {
+        routed.why = "tools";
+        return;
+    }
+    if (form.n != 1 || form.logprobs || form.return_token_ids || form.continued_text) {
+        routed.why = "several";
+        return;
+    }
+    boost::system::error_code error;
+    json::parse_options depth;
+    depth.max_depth = 256;  // it is ours: deeper than what a client may send by the levels around it
+    json::value parsed = json::parse(form.template_context, error, {}, depth);
+    json::object* fields = error ? nullptr : parsed.if_object();
+    const auto single = fields == nullptr ? std::nullopt : single_question(*fields);
+    if (!single) {
+        routed.why = "history";
+        return;
+    }
+    json::object beside = *fields;
+    beside.erase("messages");
+    auto question = std::make_shared<caching::InContextQuestion>();
+    question->tenant = context.tenant;
+    // Of the form of an answer: its grammar is named by the field that it came in and by its own text.
+    question->scope = json::serialize(beside) + '\0' + caching::canonical_text(single->system) + '\0' +
+                      form.grammar_field +
+                      (form.grammar != nullptr ? form.grammar->SerializeAsString() : std::string());
+    question->text = single->text;
+    question->vector = embedder_.embed_one(single->text);
+    caching::Router::Allowed allowed;
+    if (context.key != nullptr) {
+        allowed.small = context.key->allows_model(setup_.settings.small);
+        allowed.large = context.key->allows_model(setup_.settings.large);
+    }
+    auto decision = std::make_shared<caching::InContextDecision>();
+    double load = 0;
+    {
+        const std::scoped_lock lock(mutex_);
+        cache_.see_load(static_cast<double>(large_in_work_.load(std::memory_order_relaxed)) /
+                        static_cast<double>(setup_.settings.large_sequences));
+        *decision = cache_.decide(*question, allowed);
+        load = cache_.meter().mean();
+    }
+    setup_.metrics.gauge("sluice_gateway_in_context_load", "Mean load of the large model, as routing sees it")
+        .Set(load);
+    const bool is_small = decision->route.arm == caching::Arm::small;
+    routed.arm = decision->route.arm;
+    routed.why = decision->route.why;
+    if (context.cache == nullptr || !context.cache->no_store) { routed.question = question; }
+    // The chosen model may have no workers, and examples may be too much for its context.
+    routed.plain = std::make_unique<RequestForm>(form);
+    routed.plain->routed.reset();
+    routed.plain->model = is_small ? large_ : small_;
+    const std::string& examples = decision->chosen.rendered;
+    const auto give_examples = [&](RequestForm& to) {
+        to.model = small_;
+        if (examples.empty()) { return; }
+        insert_examples(*fields, examples);
+        to.template_context = json::serialize(parsed);
+        to.user_text_bytes += examples.size();
+    };
+    if (decision->route.is_compared) {
+        routed.compared = std::make_unique<RequestForm>(form);
+        routed.compared->routed.reset();
+        routed.compared->model = large_;
+        if (!is_small) { give_examples(*routed.compared); }
+    }
+    if (is_small) {
+        give_examples(form);
+        routed.examples = decision->chosen.examples.size();
+        routed.pack = decision->chosen.pack;
+    }
+    if (!allowed.small || !allowed.large) { routed.plain.reset(); }
+    routed.decision = std::move(decision);
+}
+
+void LiveExamples::keep(std::shared_ptr<const caching::InContextQuestion> question, std::string answer,
+                        std::string revision, std::vector<std::string> tags) {
+    static constexpr std::string_view kNames[] = {"kept",  "replaced", "worse",   "too_large",
+                                                  "empty", "no_room",  "personal"};
+    const auto count = [this](std::string_view outcome) {
+        setup_.metrics
+            .counter("sluice_gateway_in_context_kept_total",
+                     "Answers of the large model, by what became of them as examples",
+                     {{"outcome", std::string(outcome)}})
+            .Increment();
+    };
+    const bool is_taken =
+        tasks_.push([count, question = std::move(question), answer = std::move(answer), revision = std::move(revision),
+                     tags = std::move(tags)](caching::InContextCache& cache) {
+            count(kNames[static_cast<std::size_t>(cache.keep(*question, answer, revision, tags))]);
+        });
+    if (!is_taken) { count("busy"); }
+}
+
+void LiveExamples::compare(std::shared_ptr<const caching::InContextDecision> decision, const std::string& small,
+                           const std::string& large) {
+    const bool is_taken =
+        tasks_.push([this, decision = std::move(decision), small, large](caching::InContextCache& cache) {
+            cache.judge(*decision, {.small = answer_likeness(embedder_, small, large), .large = 1.0});
+        });
+    comparison(is_taken ? "judged" : "busy");
+}
+
+void LiveExamples::comparison(std::string_view outcome) const {
+    setup_.metrics
+        .counter("sluice_gateway_in_context_comparisons_total", "Requests that both models were to answer",
+                 {{"outcome", std::string(outcome)}})
+        .Increment();
+}
+
+bool LiveExamples::list(caching::ExampleFilter filter, std::size_t limit, std::function<void(Listed)> done) {
+    return tasks_.push([this, filter = std::move(filter), limit,
+                        done = std::move(done)](caching::InContextCache& cache) {
+        Listed listed;
+        std::vector<std::pair<double, const caching::Example*>> order;
+        cache.book().for_each([&](const caching::Example& example) {
+            if (filter.matches(example, setup_.clock.now())) {
+                order.emplace_back(-cache.book().value_of(example), &example);
+            }
+        });
+        listed.total = order.size();
+        std::sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
+            return a.first != b.first ? a.first < b.first : a.second->id < b.second->id;
+        });
+        for (const auto& [value, example] : order) {
+            if (listed.shown.size() >= limit) { break; }
+            listed.shown.push_back(
+                {.id = static_cast<std::uint64_t>(example->id),
+                 .tenant = example->tenant,
+                 .revision = example->revision,
+                 .tags = example->tags,
+                 .age_s =
+                     std::chrono::duration_cast<std::chrono::seconds>(setup_.clock.now() - example->created).count(),
+                 .uses = example->uses,
+                 .value = -value,
+                 .gain = example->gain,
+                 .bytes = example->bytes,
+                 .question = example->question,
+                 .answer = example->answer});
+        }
+        setup_.post([done, listed = std::make_shared<Listed>(std::move(listed))] { done(std::move(*listed)); });
+    });
+}
+
+bool LiveExamples::purge(caching::ExampleFilter filter, bool dry_run, std::function<void(std::size_t)> done) {
+    return tasks_.push(
+        [this, filter = std::move(filter), dry_run, done = std::move(done)](caching::InContextCache& cache) {
+            const std::size_t count = cache.remove(filter, dry_run);
+            setup_.post([done, count] { done(count); });
+        });
+}
+
+bool LiveExamples::stand(std::function<void(caching::InContextCache::Counts)> done) {
+    return tasks_.push([this, done = std::move(done)](caching::InContextCache& cache) {
+        setup_.post([done, counts = cache.counts()] { done(counts); });
+    });
+}
+
+}  // namespace gateway

@@ -1,0 +1,105 @@
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "base/bounded_queue.h"
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "caching/in_context/in_context_cache.h"
+#include "caching/semantic/embedder.h"
+#include "gateway/cache/in_context_options.h"
+#include "gateway/cache/routed_ask.h"
+#include "gateway/request/models.h"
+#include "gateway/request/ports.h"
+#include "gateway/stages.h"
+
+namespace gateway {
+
+/// The in-context cache of a gateway. Decides on text threads, before a form becomes tokens; learns on a thread of its
+/// own, behind a bounded queue. Any thread.
+class LiveExamples final : public FormRewriter {
+public:
+    struct Setup {
+        const InContextSettings& settings;  // borrowed, like all references here
+        const Models& models;
+        base::HashKey key;
+        base::Metrics& metrics;
+        const base::Clock& clock;
+        Post post;  // answers of what operators ask
+    };
+    explicit LiveExamples(Setup setup);
+    ~LiveExamples() override;
+
+    /// A request for the routed name gets its model, and examples where the small one answers. Others are left alone.
+    /// What is no single question goes to the large model. Never an error of its own.
+    ApiResult<void> rewrite(RequestForm& form, const RewriteContext& context) const override;
+
+    /// Sequences that the large model has in work.
+    void large_in_work(std::size_t sequences) { large_in_work_.store(sequences, std::memory_order_relaxed); }
+    /// The large model has answered.
+    void keep(std::shared_ptr<const caching::InContextQuestion> question, std::string answer, std::string revision,
+              std::vector<std::string> tags);
+    /// Both have: what the small one's is worth is how much it is like the large one's (there is no judge of answers).
+    void compare(std::shared_ptr<const caching::InContextDecision> decision, const std::string& small,
+                 const std::string& large);
+    /// A comparison; outcome: begun, busy, failed.
+    void comparison(std::string_view outcome) const;
+
+    /// Of one example, as operators see it.
+    struct View {
+        std::uint64_t id = 0;
+        std::string tenant;
+        std::string revision;
+        std::vector<std::string> tags;
+        std::int64_t age_s = 0;
+        std::uint64_t uses = 0;
+        double value = 0;
+        double gain = 0;
+        std::size_t bytes = 0;
+        std::string question;
+        std::string answer;
+    };
+    struct Listed {
+        std::vector<View> shown;  // the most valuable first
+        std::size_t total = 0;
+    };
+    /// False, here and below, when too many tasks wait: `done` is then never called.
+    [[nodiscard]] bool list(caching::ExampleFilter filter, std::size_t limit, std::function<void(Listed)> done);
+    [[nodiscard]] bool purge(caching::ExampleFilter filter, bool dry_run, std::function<void(std::size_t)> done);
+    [[nodiscard]] bool stand(std::function<void(caching::InContextCache::Counts)> done);
+
+    std::size_t large() const { return large_; }
+    std::size_t small() const { return small_; }
+    const InContextSettings& settings() const { return setup_.settings; }
+
+private:
+    using Task = std::function<void(caching::InContextCache&)>;
+    void work();
+    void decide(RequestForm& form, const RewriteContext& context, RoutedAsk& routed) const;
+    void told(const caching::InContextCache::Counts& counts) const;
+
+    Setup setup_;
+    std::size_t small_ = 0;  // of the models
+    std::size_t large_ = 0;
+    caching::HashedEmbedder embedder_;
+    std::atomic<std::size_t> large_in_work_{0};
+    mutable std::mutex mutex_;
+    mutable caching::InContextCache cache_;  // guarded by mutex_
+    base::BoundedQueue<Task> tasks_;
+    std::jthread thread_;
+};
+
+/// How much an answer is like another: 1 for the same but for blanks, else by the cosine of their vectors, below 1.
+double answer_likeness(const caching::HashedEmbedder& embedder, const std::string& one, const std::string& other);
+
+}  // namespace gateway
