@@ -56,6 +56,7 @@ bool ModelledWorker::start(const LightStart& start, base::TimePoint now) {
     sequence.tokens = start.prompt_tokens + start.generated_tokens;
     sequence.state = start.part == Part::decode ? SequenceState::awaiting_kv : SequenceState::waiting;
     if (start.part != Part::decode) {
+        sequence.waits_since = now;
         sequence.cached_believed = cache_.cached_tokens(start.chain, sequence.tokens - 1);
         // A stream that goes on is on a schedule at once, as in StepLoop.
         if (start.generated_tokens > 0 && start.tpot > base::Duration::zero()) {
@@ -86,12 +87,13 @@ void ModelledWorker::cancel_all() {
     }
 }
 
-void ModelledWorker::want_room(AttemptKey key, std::uint32_t kv_tokens) {
+void ModelledWorker::want_room(AttemptKey key, std::uint32_t kv_tokens, base::TimePoint now) {
     Sequence* sequence = find(key);
     if (sequence == nullptr || sequence->state != SequenceState::awaiting_kv || sequence->kv || sequence->room) {
         return;
     }
     sequence->room = worker::RoomWish{kv_tokens, next_room_turn_++};
+    sequence->waits_since = now;
 }
 
 void ModelledWorker::go_on(AttemptKey key, std::uint32_t generated_tokens, base::TimePoint now) {
@@ -118,11 +120,11 @@ void ModelledWorker::take_kv(Sequence& sequence) {
     make_running(sequence);
 }
 
-void ModelledWorker::recompute(AttemptKey key) {
+void ModelledWorker::recompute(AttemptKey key, base::TimePoint now) {
     Sequence* sequence = find(key);
     if (sequence == nullptr || sequence->state != SequenceState::awaiting_kv || !sequence->has_continued) { return; }
     // With memory it goes on in it, from the prefix hit that it got with it, as DecodePart::proceed.
-    if (!sequence->kv) { return make_waiting(*sequence); }
+    if (!sequence->kv) { return make_waiting(*sequence, now); }
     publish(*sequence);
     make_running(*sequence);
 }
@@ -137,7 +139,7 @@ void ModelledWorker::make_running(Sequence& sequence) {
     sequence.state = SequenceState::running;
 }
 
-void ModelledWorker::make_waiting(Sequence& sequence) {
+void ModelledWorker::make_waiting(Sequence& sequence, base::TimePoint now) {
     CHECK(sequence.step_tokens == 0);
     if (sequence.kv) { publish(sequence); }
     sequence.kv.reset();
@@ -146,6 +148,7 @@ void ModelledWorker::make_waiting(Sequence& sequence) {
     sequence.published_blocks = 0;
     sequence.kv_is_here = false;
     sequence.state = SequenceState::waiting;
+    if (!sequence.waits_since) { sequence.waits_since = now; }
     sequence.cached_believed = cache_.cached_tokens(sequence.start.chain, sequence.tokens - 1);
 }
 
@@ -158,7 +161,15 @@ void ModelledWorker::publish(Sequence& sequence) {
     sequence.published_blocks = full;
 }
 
-const std::vector<worker::MemoryCandidate>& ModelledWorker::memory_candidates() {
+std::optional<base::TimePoint> ModelledWorker::Sequence::next_due(base::TimePoint step_end) const {
+    const std::uint32_t after_step = generated() + (step_samples ? 1 : 0);
+    if (schedule) { return schedule->begin + start.tpot * (after_step + 1 - schedule->generated); }
+    if (!step_samples) { return start.first_token_due; }
+    if (start.tpot == base::Duration::zero()) { return std::nullopt; }
+    return step_end + start.tpot;
+}
+
+const std::vector<worker::MemoryCandidate>& ModelledWorker::memory_candidates(base::TimePoint now) {
     memory_.resize(sequences_.size());
     for (std::size_t i = 0; i < sequences_.size(); ++i) {
         const Sequence& sequence = *sequences_[i];
@@ -166,6 +177,15 @@ const std::vector<worker::MemoryCandidate>& ModelledWorker::memory_candidates() 
         memory_[i].holds_kv = sequence.kv.has_value();
         // A prefill part may not: the transfer reads its blocks (PrefillPart::may_preempt, once it was granted room).
         memory_[i].may_give_way = sequence.state == SequenceState::running && sequence.start.part != Part::prefill;
+        memory_[i].priority = sequence.start.priority;
+        memory_[i].age = worker::memory_age(sequence.waited_for_memory(now), options_.limits.priority_wait);
+        if (const auto due = sequence.next_due(now)) {
+            memory_[i].due_seconds = seconds_of(*due - now);
+            if (sequence.schedule) { memory_[i].tokens_ahead = worker::tokens_ahead(*due, sequence.start.tpot, now); }
+        }
+        if (memory_[i].may_give_way) {
+            memory_[i].blocks_held = memory_[i].blocks_to_move = size32(sequence.kv->blocks().size());
+        }
     }
     return memory_;
 }
@@ -186,20 +206,22 @@ std::uint32_t ModelledWorker::blocks_wanted(Sequence& sequence) {
     return cache_.blocks_for(sequence.tokens_wanted()) - size32(found.blocks().size()) + revived;
 }
 
-void ModelledWorker::open_kv(Sequence& sequence) {
+void ModelledWorker::open_kv(Sequence& sequence, base::TimePoint now) {
     kv_cache::PrefixMatch found = match(sequence);
     const std::uint32_t hit = found.tokens();
     auto opened = cache_.open(std::move(found), sequence.tokens_wanted());
     CHECK(opened, "the plan of KV memory counted wrong: " << opened.error().message);
     sequence.kv = std::move(*opened);
+    sequence.waited = sequence.waited_for_memory(now);
+    sequence.waits_since.reset();
     sequence.computed = hit;
     sequence.published_blocks = hit / options_.kv.block_tokens;
 }
 
-void ModelledWorker::give_memory() {
+void ModelledWorker::give_memory(base::TimePoint now) {
     bool any = true;
     while (any && std::any_of(sequences_.begin(), sequences_.end(), [](const auto& s) { return s->is_newcomer(); })) {
-        memory_candidates();
+        memory_candidates(now);
         for (std::size_t i = 0; i < memory_.size(); ++i) {
             const Sequence& sequence = *sequences_[i];
             if (!sequence.is_newcomer()) { continue; }
@@ -214,10 +236,15 @@ void ModelledWorker::give_memory() {
         }
         any = false;
         for (const worker::MemoryAction& action : worker::plan_memory(memory_, memory_counts())) {
-            if (action.act == MemoryAct::wait) { continue; }
+            if (action.act == MemoryAct::wait || action.act == MemoryAct::wait_for_step) { continue; }
             any = true;
             Sequence& sequence = *sequences_[action.candidate];
-            open_kv(sequence);
+            if (action.act == MemoryAct::preempt) {
+                ++preemptions_;
+                make_waiting(sequence, now);
+                continue;
+            }
+            open_kv(sequence, now);
             if (action.act == MemoryAct::grant) {
                 sequence.room.reset();
                 listener_.on_room_granted(options_.index, sequence.key, sequence.computed);
@@ -277,7 +304,7 @@ bool ModelledWorker::plan_step(base::TimePoint now) {
             step_.push_back({&sequence, planned.tokens, planned.tokens == sequence.tokens_left()});
         }
         const bool is_part = plan.size() < candidates_.size();
-        grow();
+        grow(now);
         if (step_.empty()) { continue; }  // at least one has given way or ended
         if (is_part) { rotation_ += size32(plan.size()); }
         return true;
@@ -285,7 +312,7 @@ bool ModelledWorker::plan_step(base::TimePoint now) {
 }
 
 /// Memory for what the entries of the step write; whoever gives way or fails is taken out.
-void ModelledWorker::grow() {
+void ModelledWorker::grow(base::TimePoint now) {
     const auto index_of = [this](const Sequence& sequence) {
         const auto at = std::lower_bound(sequences_.begin(), sequences_.end(), sequence.id,
                                          [](const auto& s, std::uint64_t id) { return s->id < id; });
@@ -300,7 +327,7 @@ void ModelledWorker::grow() {
             const std::uint32_t blocks = cache_.blocks_for(sequence.computed + entries[i].tokens);
             const std::uint32_t held = size32(sequence.kv->blocks().size());
             if (blocks <= held) { continue; }
-            if (!std::exchange(any, true)) { memory_candidates(); }
+            if (!std::exchange(any, true)) { memory_candidates(now); }
             worker::MemoryCandidate& candidate = memory_[index_of(sequence)];
             candidate.wish = MemoryWish::grow;
             candidate.blocks = blocks - held;
@@ -316,7 +343,7 @@ void ModelledWorker::grow() {
             } else if (action.act == MemoryAct::preempt) {
                 leave();
                 ++preemptions_;
-                make_waiting(sequence);
+                make_waiting(sequence, now);
             } else if (action.act == MemoryAct::fail) {
                 leave();
                 const AttemptKey key = sequence.key;
@@ -346,7 +373,7 @@ double ModelledWorker::step_seconds() const {
 
 std::optional<base::Duration> ModelledWorker::begin_step(base::TimePoint now, double slowness) {
     CHECK(!runs_step());
-    give_memory();
+    give_memory(now);
     if (!plan_step(now)) { return std::nullopt; }
     ++steps_;
     step_began_ = now;

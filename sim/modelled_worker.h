@@ -40,6 +40,7 @@ struct LightStart {
     std::span<const base::BlockHash> chain{};  // of the prompt's full blocks; must outlive the sequence
     std::optional<base::TimePoint> first_token_due = std::nullopt;
     base::Duration tpot{};  // target; 0: none
+    std::int32_t priority = 0;
 };
 
 /// What a modelled worker tells of its sequences, while it is being called.
@@ -78,19 +79,19 @@ public:
     void cancel(AttemptKey key);
     void cancel_all();
     /// A decode part: KV of so many tokens is to come.
-    void want_room(AttemptKey key, std::uint32_t kv_tokens);
+    void want_room(AttemptKey key, std::uint32_t kv_tokens, base::TimePoint now);
     /// A decode part: the first token was seen.
     void go_on(AttemptKey key, std::uint32_t generated_tokens, base::TimePoint now);
     /// A decode part: its KV has arrived. False: it is not wanted any more.
     bool kv_arrived(AttemptKey key);
     /// A decode part: its KV will not come; computed here.
-    void recompute(AttemptKey key);
+    void recompute(AttemptKey key, base::TimePoint now);
     /// A prefill part: its KV has arrived, or is not wanted any more.
     void handed_over(AttemptKey key) { cancel(key); }
     bool awaits_kv(AttemptKey key) const;
 
     /// Admits and grants what there is memory for. Also while a step runs.
-    void give_memory();
+    void give_memory(base::TimePoint now);
     /// Plans and begins the next step, which takes `seconds` of the model; none may run. Empty: nothing to compute.
     std::optional<base::Duration> begin_step(base::TimePoint now, double slowness);
     void finish_step(base::TimePoint now);
@@ -128,6 +129,8 @@ private:
         LightStart start;
         worker::SequenceState state = worker::SequenceState::waiting;
         base::TimePoint accepted{};
+        base::Duration waited{};  // as worker::Sequence
+        std::optional<base::TimePoint> waits_since;
         std::optional<worker::TokenSchedule> schedule;
         std::uint32_t tokens = 0;
         std::uint32_t computed = 0;
@@ -141,6 +144,11 @@ private:
         std::optional<kv_cache::SequenceKv> kv;
         std::optional<worker::RoomWish> room;
 
+        base::Duration waited_for_memory(base::TimePoint now) const {
+            return waits_since ? waited + (now - *waits_since) : waited;
+        }
+        /// As worker::Sequence::next_due.
+        std::optional<base::TimePoint> next_due(base::TimePoint step_end) const;
         std::uint32_t generated() const { return tokens - start.prompt_tokens; }
         std::uint32_t tokens_left() const { return tokens - computed; }
         bool is_newcomer() const { return state == worker::SequenceState::waiting || room.has_value(); }
@@ -157,16 +165,16 @@ private:
     void end(Sequence& sequence);
     void take_kv(Sequence& sequence);
     void make_running(Sequence& sequence);
-    void make_waiting(Sequence& sequence);
+    void make_waiting(Sequence& sequence, base::TimePoint now);
     void publish(Sequence& sequence);
     worker::PlanCandidate candidate_of(const Sequence& sequence, base::TimePoint begin) const;
-    const std::vector<worker::MemoryCandidate>& memory_candidates();
+    const std::vector<worker::MemoryCandidate>& memory_candidates(base::TimePoint now);
     worker::MemoryCounts memory_counts() const;
     kv_cache::PrefixMatch match(const Sequence& sequence);
     std::uint32_t blocks_wanted(Sequence& sequence);
-    void open_kv(Sequence& sequence);
+    void open_kv(Sequence& sequence, base::TimePoint now);
     bool plan_step(base::TimePoint now);
-    void grow();
+    void grow(base::TimePoint now);
     double step_seconds() const;
     sluice::proto::WorkerLoad load() const;
 

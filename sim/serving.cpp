@@ -176,7 +176,7 @@ void ServingRun::happen(const Event& event) {
             Node& node = nodes_[event.worker];
             if (!node.worker || node.life != event.number || !node.worker->awaits_kv(event.key)) { return; }
             ++result_.counts.recomputed;
-            node.worker->recompute(event.key);
+            node.worker->recompute(event.key, clock_.now());
             return mark(event.worker);
         }
         case Event::Kind::handoff_overdue: {
@@ -225,7 +225,7 @@ void ServingRun::run_marked() {
         if (!node.worker) { continue; }
         report_by(index, node.reported + options_.scheduler.heartbeat);
         if (node.worker->runs_step()) {
-            node.worker->give_memory();
+            node.worker->give_memory(clock_.now());
             continue;
         }
         const double unit = static_cast<double>(random_() >> 11u) * 0x1p-53;

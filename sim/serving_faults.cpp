@@ -127,7 +127,7 @@ void ServingRun::relay(AttemptKey key) {
         return push(clock_.now() + kAskAgain, {Event::Kind::relay, 0, key, 0});
     }
     if (!std::exchange(hand_off.is_asked, true)) {
-        nodes_[hand_off.decode].worker->want_room(key, hand_off.kv_tokens);
+        nodes_[hand_off.decode].worker->want_room(key, hand_off.kv_tokens, clock_.now());
         return mark(hand_off.decode);
     }
     if (hand_off.granted && hand_off.first_token) { begin_transfer(key, hand_off); }

@@ -8,6 +8,8 @@ namespace {
 
 using Candidates = std::span<const MemoryCandidate>;
 
+constexpr std::int64_t kAgeMax = 1'000'000;  // far beyond every priority
+
 std::int64_t rank_of(const MemoryCandidate& candidate) {
     return std::int64_t{candidate.priority} + candidate.age;
 }
@@ -168,6 +170,15 @@ std::vector<std::uint32_t> victims_for(std::uint32_t newcomer, Candidates candid
 }
 
 }  // namespace
+
+std::int32_t memory_age(base::Duration waited, base::Duration priority_wait) {
+    return static_cast<std::int32_t>(std::min<std::int64_t>(waited / priority_wait, kAgeMax));
+}
+
+std::int32_t tokens_ahead(base::TimePoint due, base::Duration tpot, base::TimePoint now) {
+    const std::int64_t tokens = (due - now) / tpot - (due < now ? 1 : 0);
+    return static_cast<std::int32_t>(std::clamp<std::int64_t>(tokens, -kAgeMax, kAgeMax));
+}
 
 std::optional<std::uint32_t> first_of(MemoryWish wish, Candidates candidates) {
     const std::vector<std::uint32_t> queue = queue_of(wish, candidates, Order(candidates));

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/clock.h"
 #include "worker/plan_batch.h"
 
 namespace worker {
@@ -96,6 +97,11 @@ struct MemoryAction {
 /// Bound: after (highest - own priority) times the wait that counts as one no later arrival goes before a sequence, and
 /// it is no victim of any; it waits only for those to end who have waited as long.
 std::vector<MemoryAction> plan_memory(std::span<const MemoryCandidate> candidates, const MemoryCounts& counts);
+
+/// MemoryCandidate::age of who has waited so long in all.
+std::int32_t memory_age(base::Duration waited, base::Duration priority_wait);
+/// MemoryCandidate::tokens_ahead of who has a schedule by which its next token is due at `due`.
+std::int32_t tokens_ahead(base::TimePoint due, base::Duration tpot, base::TimePoint now);
 
 /// The candidate whose wish of this kind is met first; empty: nobody has one.
 std::optional<std::uint32_t> first_of(MemoryWish wish, std::span<const MemoryCandidate> candidates);

@@ -17,18 +17,6 @@ std::uint32_t tokens_wanted(const Sequence& sequence) {
     return sequence.room ? sequence.room->kv_tokens + 1 : size32(sequence.tokens.size());
 }
 
-std::int32_t age_of(base::Duration waited, base::Duration priority_wait) {
-    return static_cast<std::int32_t>(std::min<std::int64_t>(waited / priority_wait, 1'000'000));
-}
-
-std::int32_t tokens_ahead_of(const Sequence& sequence, base::TimePoint now) {
-    const base::Duration tpot = sequence.request.slo.tpot;
-    const auto due = sequence.next_due(now);
-    if (tpot == base::Duration::zero() || !sequence.schedule || !due) { return kNoSchedule; }
-    const std::int64_t tokens = (*due - now) / tpot - (*due < now ? 1 : 0);
-    return static_cast<std::int32_t>(std::clamp<std::int64_t>(tokens, -1'000'000, 1'000'000));
-}
-
 bool is_newcomer(const Sequence& sequence) {
     return sequence.state == SequenceState::waiting || sequence.room.has_value();
 }
@@ -45,13 +33,13 @@ std::vector<MemoryCandidate> StepLoop::memory_candidates() const {
         candidate.may_give_way =
             sequence->state == SequenceState::running && part_of(*sequence)->may_preempt(*sequence);
         candidate.priority = sequence->request.priority;
-        candidate.age = age_of(sequence->waited_for_memory(now), options_.limits.priority_wait);
+        candidate.age = memory_age(sequence->waited_for_memory(now), options_.limits.priority_wait);
         candidate.tenant = sequence->request.tenant;
         candidate.tenant_tokens = sequence->request.tenant_tokens;
         if (const auto due = sequence->next_due(now)) {
             candidate.due_seconds = std::chrono::duration<double>(*due - now).count();
+            if (sequence->schedule) { candidate.tokens_ahead = tokens_ahead(*due, sequence->request.slo.tpot, now); }
         }
-        candidate.tokens_ahead = tokens_ahead_of(*sequence, now);
         if (candidate.may_give_way && sequence->kv) {
             candidate.blocks_held = size32(sequence->kv->blocks().size());
             candidate.blocks_to_move = candidate.blocks_held;

@@ -31,6 +31,7 @@ struct Wish {
     std::uint32_t answer_tokens = 0;
     base::Duration ttft{};  // 0: none is promised
     base::Duration tpot{};
+    std::int32_t priority = 0;
     base::Duration room_after{};   // decode: from its start until prefill asks for room
     base::Duration first_after{};  // decode: until the first token is told
     base::Duration
@@ -126,6 +127,7 @@ public:
                 start.stop.new_tokens_max = wish.answer_tokens;
                 if (wish.ttft > base::Duration::zero()) { start.slo.first_token = wish.at + wish.ttft; }
                 start.slo.tpot = wish.tpot;
+                start.priority = wish.priority;
                 REQUIRE(loop_.post_command(std::move(start)));
                 break;
             }
@@ -292,13 +294,14 @@ public:
                                       .generated_tokens = 0,
                                       .new_tokens_max = wish.answer_tokens,
                                       .chain = chains_[event.wish],
-                                      .tpot = wish.tpot};
+                                      .tpot = wish.tpot,
+                                      .priority = wish.priority};
                 if (wish.ttft > base::Duration::zero()) { start.first_token_due = wish.at + wish.ttft; }
                 if (!worker_.start(start, clock_.now())) { ++finals_, ++failures_; }
                 break;
             }
             case Event::Kind::want_room:
-                worker_.want_room(key, static_cast<std::uint32_t>(wish.prompt.size()));
+                worker_.want_room(key, static_cast<std::uint32_t>(wish.prompt.size()), clock_.now());
                 break;
             case Event::Kind::kv_over:
                 if (wish.is_kv_lost) {
@@ -317,10 +320,10 @@ public:
                 break;
         }
         if (lost_.contains(event.wish) && continued_.contains(event.wish)) {
-            worker_.recompute(key);
+            worker_.recompute(key, clock_.now());
             lost_.erase(event.wish);
         }
-        worker_.give_memory();
+        worker_.give_memory(clock_.now());
         check();
     }
     std::optional<base::Duration> begin() {
@@ -331,7 +334,7 @@ public:
     std::vector<Part_> parts() const { return worker_.step_parts(); }
     void finish() {
         worker_.finish_step(clock_.now());
-        worker_.give_memory();
+        worker_.give_memory(clock_.now());
         check();
     }
     std::size_t finals() const { return finals_; }
@@ -423,6 +426,8 @@ Script draw(std::uint32_t seed, std::uint32_t answer_max, bool hand_offs) {
     script.limits.batch_tokens_max = 64 + up_to(192);
     script.limits.chunk_tokens_max = 16 + up_to(64);
     script.limits.queue_requests_max = 200;
+    script.limits.priority_wait = std::chrono::milliseconds(100);  // some become older by it
+    const bool has_classes = seed % 3 != 0;
     const bool is_tight = seed % 2 == 0;  // little memory for many short prompts: somebody has to give way
     script.blocks = is_tight ? 8 + up_to(16) : 24 + up_to(40);
     std::vector<std::vector<base::TokenId>> seen;
@@ -446,6 +451,7 @@ Script draw(std::uint32_t seed, std::uint32_t answer_max, bool hand_offs) {
             wish.ttft = std::chrono::milliseconds(50 + up_to(500));
             wish.tpot = std::chrono::milliseconds(5 + up_to(40));
         }
+        if (has_classes) { wish.priority = static_cast<std::int32_t>(up_to(2)); }
         wish.room_after = milliseconds(20);
         wish.first_after = milliseconds(60);
         wish.kv_after = milliseconds(40);
