@@ -63,6 +63,32 @@ std::array<double, 3> solve_subset(const Matrix& matrix, const std::array<double
     return x;
 }
 
+constexpr unsigned kAllOfThem = 7;
+
+bool is_feasible(const std::array<double, 3>& x) {
+    return x[0] >= 0 && x[1] >= 0 && x[2] >= 0;  // false for NaN
+}
+
+/// The best feasible solution in which at least one unknown is 0.
+std::array<double, 3> best_of_parts(const Matrix& matrix, const std::array<double, 3>& right) {
+    double best_value = std::numeric_limits<double>::infinity();
+    std::array<double, 3> best{};
+    for (unsigned subset = 1; subset < kAllOfThem; ++subset) {
+        const std::array<double, 3> x = solve_subset(matrix, right, subset);
+        if (!is_feasible(x)) { continue; }
+        double value = 0;
+        for (std::size_t i = 0; i < 3; ++i) {
+            value -= right[i] * x[i];  // at the optimum of a subset x'Mx - 2 r'x = -r'x
+        }
+        if (value < best_value) {
+            best_value = value;
+            best = x;
+        }
+    }
+    CHECK(std::isfinite(best_value), "no feasible subset");
+    return best;
+}
+
 }  // namespace
 
 LinearFit::LinearFit(Options options)
@@ -163,21 +189,9 @@ void LinearFit::solve() {
         matrix[i][i] += kRidge;
         right[i] = scale[i] * products[i] + kRidge;
     }
-    double best_value = std::numeric_limits<double>::infinity();
-    std::array<double, 3> best{};
-    for (unsigned subset = 1; subset < 8; ++subset) {
-        const std::array<double, 3> x = solve_subset(matrix, right, subset);
-        if (!(x[0] >= 0 && x[1] >= 0 && x[2] >= 0)) { continue; }
-        double value = 0;
-        for (std::size_t i = 0; i < 3; ++i) {
-            value -= right[i] * x[i];  // at the optimum of a subset x'Mx - 2 r'x = -r'x
-        }
-        if (value < best_value) {
-            best_value = value;
-            best = x;
-        }
-    }
-    CHECK(std::isfinite(best_value), "no feasible subset");
+    // The least of all is the best where it is feasible, which is nearly always: only else are its parts looked at.
+    std::array<double, 3> best = solve_subset(matrix, right, kAllOfThem);
+    if (!is_feasible(best)) { best = best_of_parts(matrix, right); }
     for (std::size_t i = 0; i < 3; ++i) {
         coefficients_[i] = best[i] * scale[i];
     }

@@ -19,7 +19,9 @@ namespace base {
 ///   not (a machine that changed its speed).
 /// - The ridge pulls towards the prior scaled to this machine's speed (one number, fitted to the same sums): what the
 ///   samples do not show keeps the prior's shape.
-/// - Non-negative by solving all subsets of the three coefficients and keeping the best feasible one: exact.
+/// - Non-negative: all three coefficients are solved for, and where one comes out below 0 all subsets, of which the
+/// best
+///   feasible one is kept: exact.
 class LinearFit {
 public:
     using Coefficients = std::array<double, 3>;
