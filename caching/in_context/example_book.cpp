@@ -80,6 +80,7 @@ ExampleBook::Added ExampleBook::add(const New& given) {
             }
         }
         if (example.tags.size() > 64) { example.tags.resize(64); }
+        keep_within_bounds(std::string(given.tenant));
         return Added::replaced;
     }
     Example example;
@@ -96,11 +97,8 @@ ExampleBook::Added ExampleBook::add(const New& given) {
     example.value = kFirstValue;
     example.answer_quality = given.answer_quality;
     example.bytes = kFixedBytes + 2 * given.question.size() + given.answer.size() + dimensions_;
-    const auto share = [&](std::size_t most) {
-        return static_cast<std::size_t>(options_.tenant_share * static_cast<double>(most));
-    };
-    const std::size_t tenant_bytes = share(options_.bytes_max);
-    const std::size_t tenant_examples = std::max<std::size_t>(share(options_.examples_max), 1);
+    const std::size_t tenant_bytes = tenant_bytes_max();
+    const std::size_t tenant_examples = tenant_examples_max();
     if (example.bytes > std::min(tenant_bytes, options_.bytes_max) || options_.examples_max == 0) {
         return Added::no_room;
     }
@@ -123,6 +121,22 @@ ExampleBook::Added ExampleBook::add(const New& given) {
     const ExampleId id = example.id;
     examples_.emplace(id, std::move(example));
     return Added::kept;
+}
+
+std::size_t ExampleBook::tenant_bytes_max() const {
+    return static_cast<std::size_t>(options_.tenant_share * static_cast<double>(options_.bytes_max));
+}
+
+std::size_t ExampleBook::tenant_examples_max() const {
+    return std::max<std::size_t>(
+        static_cast<std::size_t>(options_.tenant_share * static_cast<double>(options_.examples_max)), 1);
+}
+
+void ExampleBook::keep_within_bounds(const std::string& tenant) {
+    if (owners_.at(tenant).bytes > tenant_bytes_max()) {
+        make_room(&tenant, tenant_bytes_max(), tenant_examples_max());
+    }
+    if (bytes_ > options_.bytes_max) { make_room(nullptr, options_.bytes_max, options_.examples_max); }
 }
 
 void ExampleBook::make_room(const std::string* tenant, std::size_t bytes_max, std::size_t examples_max) {
@@ -234,6 +248,7 @@ bool ExampleBook::replayed(ExampleId id, std::string_view answer, double quality
     // What it is worth in prompts is to be seen anew.
     example.record = 0.5;
     example.record_uses = 0;
+    keep_within_bounds(std::string(example.tenant));
     return true;
 }
 

@@ -119,6 +119,10 @@ private:
     void erase(ExampleId id);
     /// Keeps of these, of all or of one tenant's, what is worth most in nine tenths of the bounds.
     void make_room(const std::string* tenant, std::size_t bytes_max, std::size_t examples_max);
+    /// After an answer has become longer: what is worth least goes, maybe this one.
+    void keep_within_bounds(const std::string& tenant);
+    std::size_t tenant_bytes_max() const;
+    std::size_t tenant_examples_max() const;
     void credit(Example& example, double value);
 
     InContextOptions options_;

@@ -15,6 +15,8 @@ namespace {
 
 namespace json = boost::json;
 
+constexpr std::size_t kContextBytesMax = std::size_t{64} << 10;  // of a routed chat: longer ones are not read again
+
 caching::InContextOptions with_key(caching::InContextOptions options, const base::HashKey& key) {
     options.key = key;
     return options;
@@ -126,13 +128,13 @@ void LiveExamples::work() {
 }
 
 void LiveExamples::told(const caching::InContextCache::Counts& counts) const {
-    const auto set = [&](const char* name, const char* help, double value) {
-        setup_.metrics.gauge(name, help).Set(value);
-    };
-    set("sluice_gateway_in_context_examples", "Answers of the large model kept as examples",
-        static_cast<double>(counts.book.examples));
-    set("sluice_gateway_in_context_bytes", "Memory of the examples", static_cast<double>(counts.book.bytes));
-    set("sluice_gateway_in_context_account", "Quality that offloading may still cost, in answers", counts.account);
+    base::Metrics& metrics = setup_.metrics;
+    metrics.gauge("sluice_gateway_in_context_examples", "Answers of the large model kept as examples")
+        .Set(static_cast<double>(counts.book.examples));
+    metrics.gauge("sluice_gateway_in_context_bytes", "Memory of the examples")
+        .Set(static_cast<double>(counts.book.bytes));
+    metrics.gauge("sluice_gateway_in_context_account", "Quality that offloading may still cost, in answers")
+        .Set(counts.account);
 }
 
 ApiResult<void> LiveExamples::rewrite(RequestForm& form, const RewriteContext& context) const {
@@ -157,6 +159,10 @@ void LiveExamples::decide(RequestForm& form, const RewriteContext& context, Rout
     }
     if (!form.tools_field.empty()) {
         routed.why = "tools";
+        return;
+    }
+    if (form.template_context.size() > kContextBytesMax) {
+        routed.why = "long";
         return;
     }
     if (form.n != 1 || form.logprobs || form.return_token_ids || form.continued_text) {

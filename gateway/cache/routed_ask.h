@@ -25,7 +25,7 @@ struct RoutedAsk {
     std::string model;  // that answers
     caching::Arm arm = caching::Arm::large;
     std::string_view why = {};  // quality, price, budget, forced, only; or why nothing was decided: history, tools,
-                                // form, several, fallback
+                                // form, long, several, fallback
     std::size_t examples = 0;   // in its prompt
     std::uint64_t pack = 0;     // that the first of them are; 0: none
 

@@ -197,6 +197,14 @@ TEST_CASE("what is no single question goes to the large model and is not learnt 
     world.answer("upon", 1);
     CHECK(header(*text, "x-routed-reason") == "form");
     CHECK(world.placed() == 2);
+    world.ask("two of them", R"(,"n":2)");
+    CHECK(world.placed() == 4);
+    CHECK(world.model_of(2) == "large");
+    CHECK(world.model_of(3) == "large");
+    const auto is_long = world.send("POST", "/v1/chat/completions",
+                                    R"({"model":"auto","temperature":0,"messages":[{"role":"user","content":")" +
+                                        std::string(66'000, 'a') + R"("}]})");
+    CHECK(is_long->response->status == 400u);  // more than the context holds; nobody has looked for examples
     CHECK(world.counts().book.examples == 0);
 }
 
