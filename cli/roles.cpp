@@ -17,6 +17,7 @@
 #include "cli/served_models.h"
 #include "cli/worker_process.h"
 #include "gateway/server.h"
+#include "scheduler/folder_lease.h"
 #include "scheduler/service.h"
 
 namespace cli {
@@ -71,9 +72,18 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
         return base::pass_on(allowed);
     }
 
-    auto server = scheduler::SchedulerServer::start(options, command.listen, clock, metrics, cluster->control());
+    std::unique_ptr<scheduler::LeaderLease> lease;
+    if (!options.leader_lease.empty()) {
+        auto folder = scheduler::FolderLease::open(options.leader_lease);
+        if (!folder) { return base::pass_on(folder, "scheduler.leader_lease"); }
+        lease = std::move(*folder);
+    }
+    const bool may_stand_by = lease != nullptr;
+    auto server = scheduler::SchedulerServer::start(options, command.listen, clock, metrics, cluster->control(),
+                                                    std::move(lease));
     if (!server) { return base::pass_on(server); }
-    std::fprintf(stderr, "sluice scheduler at %s\n", (*server)->address().c_str());
+    std::fprintf(stderr, "sluice scheduler at %s%s\n", (*server)->address().c_str(),
+                 may_stand_by ? (", one of those that share " + options.leader_lease).c_str() : "");
     const auto admin =
         start_admin(command.admin_port, address->first, command.common, clock, metrics, [] { return true; });
     if (!admin) { return base::pass_on(admin); }
@@ -109,7 +119,7 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     setup.name = fmt::format("{}-{}", worker::role_name(command.role), getpid());
     setup.served_name = served_name(first_name(command.served_names), gateway::GatewayOptions{}.model,
                                     command.model_name.empty() ? command.model_dir : command.model_name);
-    setup.scheduler_address = command.scheduler;
+    setup.scheduler_addresses = command.schedulers;
     setup.listen_host = address->first;
     setup.listen_port = address->second;
     setup.worker_id = command.worker_id;
@@ -160,7 +170,7 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     if (!models) { return base::pass_on(models); }
     auto server = gateway::GatewayServer::start({.options = options,
                                                  .models = std::move(*models),
-                                                 .scheduler_address = command.scheduler,
+                                                 .scheduler_addresses = command.schedulers,
                                                  .hash_key = cluster->key,
                                                  .control = cluster->control(),
                                                  .clock = clock,
@@ -198,7 +208,7 @@ void add_worker(CLI::App& app, WorkerCommandLine& command) {
     app.add_option("--served-name", command.served_names,
                    "model name in the API; default: the folder's or the file's name; further ones are the gateway's")
         ->allow_extra_args(false);
-    app.add_option("--scheduler", command.scheduler, "HOST:PORT of the scheduler")->capture_default_str();
+    add_scheduler_flag(app, command.schedulers);
     app.add_option("--listen", command.listen, "HOST:PORT of this worker's control plane")->capture_default_str();
     app.add_option("--threads", command.threads, "compute threads; 0: the machine's cores")->capture_default_str();
     app.add_option("--id", command.worker_id, "worker id that survives a restart; default: a random one");
@@ -216,7 +226,7 @@ void add_gateway(CLI::App& app, GatewayCommand& command) {
                    "times for several")
         ->allow_extra_args(false);
     add_name_flags(app, command.names);
-    app.add_option("--scheduler", command.scheduler, "HOST:PORT of the scheduler")->capture_default_str();
+    add_scheduler_flag(app, command.schedulers);
     app.add_option("--host", command.host, "address to listen on; default 127.0.0.1");
     app.add_option("--port", command.port, "port to listen on; 0: any free one; default 8000");
     app.add_option(

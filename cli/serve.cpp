@@ -155,7 +155,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
         setup.role = role;
         setup.name = fmt::format("{}-{}", worker::role_name(role), number);
         setup.served_name = model.name;
-        setup.scheduler_address = stack->scheduler_->address();
+        setup.scheduler_addresses = {stack->scheduler_->address()};
         setup.cluster = *cluster;
         setup.engine.model_dir = model.dir;
         setup.engine.threads = threads[stack->workers_.size()];
@@ -194,7 +194,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
 
     auto gateway = gateway::GatewayServer::start({.options = gateway_options,
                                                   .models = std::move(*models),
-                                                  .scheduler_address = stack->scheduler_->address(),
+                                                  .scheduler_addresses = {stack->scheduler_->address()},
                                                   .hash_key = cluster->key,
                                                   .control = cluster->control(),
                                                   .clock = stack->clock_,

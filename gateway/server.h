@@ -24,9 +24,9 @@ class GatewayServer {
 public:
     struct Setup {
         GatewayOptions options;
-        std::vector<ServedModel> models;                  // text e.g. from make_text_port(model_text)
-        std::string scheduler_address;                    // host:port
-        base::HashKey hash_key;                           // of the cluster
+        std::vector<ServedModel> models;               // text e.g. from make_text_port(model_text)
+        std::vector<std::string> scheduler_addresses;  // host:port of each scheduler, of which one leads; at least one
+        base::HashKey hash_key;                        // of the cluster
         proto::ClusterKey control = proto::ClusterKey();  // shown to the scheduler and the workers
         const base::Clock& clock;                         // borrowed, as metrics
         base::Metrics& metrics;
