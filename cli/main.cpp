@@ -1,4 +1,5 @@
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -21,6 +22,7 @@
 #include "bench/swap.h"
 #include "bench/transfer.h"
 #include "cli/cache.h"
+#include "cli/completion.h"
 #include "cli/doctor.h"
 #include "cli/drain.h"
 #include "cli/explain.h"
@@ -36,6 +38,7 @@
 #include "cli/serve.h"
 #include "cli/simulate.h"
 #include "cli/tokenize.h"
+#include "cli/top.h"
 #include "net/ucx_environment.h"
 #include "text/text_host.h"
 
@@ -193,6 +196,10 @@ int main(int argc, char** argv) {
                               [&] { return cli::explain_main(explain); }),
                      explain);
 
+    cli::TopCommand top;
+    cli::add_top(*command(app, "top", "what the processes of a cluster do, live", [&] { return cli::top_main(top); }),
+                 top);
+
     cli::PlanFitCommand plan_fit;
     bool is_fit = false;
     cli::PlanCommand plan;
@@ -349,6 +356,19 @@ int main(int argc, char** argv) {
                                                        [&] { return bench::bench_kv_main(bench_kv); });
                                  }),
                         bench_kv);
+
+    CLI::App* completion =
+        app.add_subcommand("completion", "a script by which a shell completes subcommands and flags");
+    completion->require_subcommand(1);
+    for (const bool for_zsh : {false, true}) {
+        command(*completion, for_zsh ? "zsh" : "bash",
+                for_zsh ? "for ~/.zshrc: source <(sluice completion zsh)"
+                        : "for ~/.bashrc: source <(sluice completion bash)",
+                [&app, for_zsh] {
+                    std::fputs(cli::completion_script(app, for_zsh).c_str(), stdout);
+                    return 0;
+                });
+    }
 
     command(app, "doctor", "what this machine has and lacks", [] { return cli::doctor_main(); });
 
