@@ -261,9 +261,11 @@ int main(int argc, char** argv) {
     CLI::App* config = app.add_subcommand("config", "settings");
     config->require_subcommand(1);
     cli::ConfigCommand check;
-    cli::add_common_flags(
-        *command(*config, "check", "report unknown keys and bad values", [&] { return cli::config_main(check); }),
-        check.common);
+    CLI::App* checker =
+        command(*config, "check", "report unknown keys and bad values", [&] { return cli::config_main(check); });
+    checker->add_option("files", check.files, "YAML settings, as behind --config");
+    cli::add_common_flags(*checker, check.common);
+    command(*config, "schema", "a JSON Schema of all settings, for editors", [] { return cli::config_schema_main(); });
     cli::ConfigCommand print;
     print.print = true;
     cli::add_common_flags(*command(*config, "print", "the settings in effect", [&] { return cli::config_main(print); }),

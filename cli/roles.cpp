@@ -9,10 +9,13 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/config_asked.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "cli/admin_server.h"
+#include "cli/config_schema.h"
 #include "cli/divide_cores.h"
+#include "cli/reload.h"
 #include "cli/serve.h"
 #include "cli/served_models.h"
 #include "cli/worker_process.h"
@@ -57,9 +60,11 @@ void know_gateway_sections(base::Config& config) {
 base::Result<void> run_scheduler(const SchedulerCommand& command) {
     const base::SystemClock clock;
     base::Metrics metrics;
+    Reloader reloader;
     tell_version(metrics);
     auto config = read_config(command.common);
     if (!config) { return base::pass_on(config); }
+    set_log_level(read_log_level(*config, command.common));
     const auto options = scheduler::SchedulerOptions::read(*config);
     const auto cluster = read_cluster(*config, false);
     if (!cluster) { return base::pass_on(cluster); }
@@ -87,7 +92,9 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
     const auto admin =
         start_admin(command.admin_port, address->first, command.common, clock, metrics, [] { return true; });
     if (!admin) { return base::pass_on(admin); }
+    reloader.start(command.common, false, metrics);
     wait_then_say_goodbye();
+    reloader.stop();
     (*server)->drain_and_stop();
     return {};
 }
@@ -95,9 +102,11 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
 base::Result<void> run_worker(const WorkerCommandLine& command) {
     const base::SystemClock clock;
     base::Metrics metrics;
+    Reloader reloader;
     tell_version(metrics);
     auto config = read_config(command.common);
     if (!config) { return base::pass_on(config); }
+    set_log_level(read_log_level(*config, command.common));
     const auto cluster = read_cluster(*config, false);
     if (!cluster) { return base::pass_on(cluster); }
     WorkerSetup setup;
@@ -133,7 +142,9 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     const auto admin = start_admin(command.admin_port, address->first, command.common, clock, metrics,
                                    [worker = process->get()] { return worker->is_ready(); });
     if (!admin) { return base::pass_on(admin); }
+    reloader.start(command.common, false, metrics);
     wait_then_say_goodbye();
+    reloader.stop();
     (*process)->drain_and_stop();
     if (auto lost = (*process)->device_lost()) { return tl::unexpected(std::move(*lost)); }
     return {};
@@ -142,9 +153,11 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
 base::Result<void> run_gateway(const GatewayCommand& command) {
     const base::SystemClock clock;
     base::Metrics metrics;
+    Reloader reloader;
     tell_version(metrics);
     auto config = read_config(command.common);
     if (!config) { return base::pass_on(config); }
+    set_log_level(read_log_level(*config, command.common));
     const auto cluster = read_cluster(*config, false);
     if (!cluster) { return base::pass_on(cluster); }
     auto options = gateway::GatewayOptions::read(*config);
@@ -185,7 +198,10 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
         command.admin_port, options.http.host, command.common, clock, metrics, [is_ready] { return is_ready->load(); },
         [served = server->get()] { served->refresh_metrics(); });
     if (!admin) { return base::pass_on(admin); }
+    reloader.start(command.common, false, metrics,
+                   [served = server->get()](const gateway::SloClasses& slo) { return served->set_slo(slo); });
     wait_then_say_goodbye();
+    reloader.stop();
     *is_ready = false;
     (*server)->drain_and_stop();
     return {};
@@ -251,21 +267,28 @@ int gateway_main(const GatewayCommand& command) {
 }
 
 int config_main(const ConfigCommand& command) {
-    auto config = read_config(command.common);
-    if (!config) { return report(config.error()); }
-    if (const auto cluster = read_cluster(*config, true); !cluster) { return report(cluster.error()); }
-    know_scheduler_section(*config);
-    const auto gateway_options = gateway::GatewayOptions::read(*config);
-    read_text_config(*config);
-    know_worker_sections(*config);
-    if (const auto read = config->finish(); !read) { return report(read.error()); }
-    if (const auto files = gateway::check_files(gateway_options); !files) { return report(files.error()); }
-    if (const auto cors = gateway::Cors::make(gateway_options.cors_origins); !cors) { return report(cors.error()); }
+    CommonFlags flags = command.common;
+    flags.config_files.insert(flags.config_files.end(), command.files.begin(), command.files.end());
+    const auto settings = read_all_settings(flags, true);
+    if (!settings) { return report(settings.error()); }
     if (command.print) {
-        std::printf("%s", config->merged().c_str());
+        std::printf("%s", settings->merged.c_str());
     } else {
         std::printf("the configuration is valid\n");
     }
+    return 0;
+}
+
+int config_schema_main() {
+    // Sections whose keys are names of the user's are asked for once one is there.
+    CommonFlags flags;
+    for (const char* section : {"slo_classes.any-name.ttft_ms=0", "scheduler.tenant_weights.any-name=1",
+                                "caching.semantic.categories.any-name.prototypes=[a question]"}) {
+        flags.settings.emplace_back(section);
+    }
+    const base::AskedKeys asked;
+    if (const auto settings = read_all_settings(flags, true); !settings) { return report(settings.error()); }
+    std::printf("%s", pretty_json(config_schema(asked.keys())).c_str());
     return 0;
 }
 

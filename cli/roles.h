@@ -56,8 +56,11 @@ int gateway_main(const GatewayCommand& command);
 /// `sluice config check|print`: the sections of all roles, with defaults, files and settings merged.
 struct ConfigCommand {
     CommonFlags common;
+    std::vector<std::string> files;  // as if they stood behind --config
     bool print = false;
 };
 int config_main(const ConfigCommand& command);
+/// `sluice config schema`: a JSON Schema of all settings.
+int config_schema_main();
 
 }  // namespace cli
