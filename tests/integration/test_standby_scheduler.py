@@ -170,4 +170,3 @@ def test_a_folder_that_cannot_be_used_is_said(tmp_path):
         refused = subprocess.run([harness.BINARY, "scheduler", "--listen", "127.0.0.1:0", "--set", f"scheduler.leader_lease={path}"], stdin=subprocess.DEVNULL,
                                  capture_output=True, text=True, timeout=60, env={**os.environ, "SLUICE_CLUSTER_KEY": "0" * 32})
         assert refused.returncode != 0 and "scheduler.leader_lease" in refused.stderr and words in refused.stderr, refused.stderr
-
