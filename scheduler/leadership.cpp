@@ -8,13 +8,19 @@
 
 namespace scheduler {
 
+LeaderMetrics::LeaderMetrics(base::Metrics& metrics)
+    : leads(metrics.gauge("sluice_scheduler_leads", "1 while this scheduler places requests, 0 while it stands by")),
+      terms(metrics.counter("sluice_scheduler_terms_total", "Times that this scheduler began to lead")),
+      lease_errors(metrics.counter("sluice_scheduler_lease_errors_total", "Looks at the leader's lease that failed")) {}
+
 Leadership::Leadership(Election::Options options, std::unique_ptr<LeaderLease> lease, const base::Clock& clock,
-                       base::Metrics& metrics, std::function<void()> changed)
+                       LeaderMetrics& metrics, std::function<void()> changed)
     : options_(std::move(options)),
       lease_(std::move(lease)),
       clock_(clock),
+      metrics_(metrics),
       changed_(std::move(changed)),
-      thread_([this, &metrics](std::stop_token stop) { run(std::move(stop), metrics); }) {}
+      thread_([this](std::stop_token stop) { run(std::move(stop)); }) {}
 
 Leadership::~Leadership() {
     stop();
@@ -35,9 +41,7 @@ void Leadership::stop() {
     if (thread_.joinable()) { thread_.join(); }
 }
 
-void Leadership::run(std::stop_token stop, base::Metrics& metrics) {
-    auto& terms = metrics.counter("sluice_scheduler_terms_total", "Times that this scheduler began to lead");
-    auto& problems = metrics.counter("sluice_scheduler_lease_errors_total", "Looks at the leader's lease that failed");
+void Leadership::run(std::stop_token stop) {
     Election election(options_, *lease_, clock_);
     std::mutex sleep_mutex;
     std::condition_variable_any sleep;
@@ -54,12 +58,12 @@ void Leadership::run(std::stop_token stop, base::Metrics& metrics) {
         const Standing& now = election.step(told);
         const Standing before = publish(now);
         if (!election.problem().empty()) {
-            problems.Increment();
+            metrics_.lease_errors.Increment();
             base::warn_limited("leader lease", "{}", election.problem());
         }
         if (now.serial != before.serial) {
             if (now.epoch != 0) {
-                terms.Increment();
+                metrics_.terms.Increment();
                 spdlog::info("leads from now on, epoch {}; the leader before had {} workers", now.epoch,
                              now.workers_before);
             } else {

@@ -14,6 +14,14 @@
 
 namespace scheduler {
 
+/// How often a scheduler began to lead, and what went wrong with its lease. One that is alone has them, too.
+struct LeaderMetrics {
+    explicit LeaderMetrics(base::Metrics& metrics);
+    prometheus::Gauge& leads;
+    prometheus::Counter& terms;
+    prometheus::Counter& lease_errors;
+};
+
 /// Keeps looking at the lease, on a thread of its own: so that a disk or a network that is slow delays nobody who waits
 /// for a placement. Thread-safe.
 class Leadership {
@@ -21,7 +29,7 @@ public:
     /// `changed` is called on that thread when the standing has changed, and must not wait. `clock` and `metrics` are
     /// borrowed.
     Leadership(Election::Options options, std::unique_ptr<LeaderLease> lease, const base::Clock& clock,
-               base::Metrics& metrics, std::function<void()> changed);
+               LeaderMetrics& metrics, std::function<void()> changed);
     ~Leadership();
 
     /// As it was at the last look: whether it still holds, its `until` says.
@@ -32,11 +40,12 @@ public:
     void stop();
 
 private:
-    void run(std::stop_token stop, base::Metrics& metrics);
+    void run(std::stop_token stop);
 
     const Election::Options options_;
     const std::unique_ptr<LeaderLease> lease_;
     const base::Clock& clock_;
+    LeaderMetrics& metrics_;
     const std::function<void()> changed_;
     mutable std::mutex mutex_;  // guards the next two
     Standing standing_;

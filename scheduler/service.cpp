@@ -52,8 +52,7 @@ public:
           key_(key),
           streams_max_(std::size_t{options_.workers_max} * 2),
           commands_(options_.calls_max + streams_max_ * kCommandsPerStream + 3),
-          leads_(
-              metrics.gauge("sluice_scheduler_leads", "1 while this scheduler places requests, 0 while it stands by")),
+          leader_metrics_(metrics),
           service_(*this) {}
 
     ~Impl() { stop(); }
@@ -70,13 +69,14 @@ public:
             set_leads(false);
             leadership_ =
                 std::make_unique<Leadership>(Election::Options{.name = address_, .lease = options_.leader_silence},
-                                             std::move(lease), clock_, metrics_, [this] {
+                                             std::move(lease), clock_, leader_metrics_, [this] {
                                                  if (!look_asked_.exchange(true)) {
                                                      push([this] { look_asked_ = false; });
                                                  }
                                              });
         } else {
             scheduler_ = std::make_unique<Scheduler>(options_, clock_, metrics_);
+            leader_metrics_.terms.Increment();
             set_leads(true);
         }
         thread_ = std::jthread([this](std::stop_token stop) { run(stop); });
@@ -217,7 +217,7 @@ private:
 
     void set_leads(bool leads) {
         server_->GetHealthCheckService()->SetServingStatus(proto::Scheduler::service_full_name(), leads);
-        leads_.Set(leads ? 1 : 0);
+        leader_metrics_.leads.Set(leads ? 1 : 0);
     }
 
     /// Its commands are counted, so the queue has room by construction.
@@ -476,7 +476,7 @@ private:
     std::atomic<std::size_t> open_streams_ = 0;
     std::atomic<std::uint64_t> next_session_ = 1;
     std::atomic<bool> look_asked_ = false;
-    prometheus::Gauge& leads_;
+    LeaderMetrics leader_metrics_;
     // Owned by the state thread.
     std::unique_ptr<Scheduler> scheduler_;          // none while another one leads
     std::uint64_t term_ = 0;                        // its term
