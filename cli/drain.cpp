@@ -4,6 +4,7 @@
 #include <charconv>
 #include <chrono>
 #include <cstdio>
+#include <thread>
 
 #include "base/result.h"
 #include "cli/process.h"
@@ -16,7 +17,8 @@ namespace cli {
 namespace {
 
 constexpr std::chrono::seconds kTimeout{10};
-constexpr std::chrono::seconds kTurn{1};  // of one scheduler, where there are several
+constexpr std::chrono::seconds kTurn{1};          // of one scheduler, where there are several
+constexpr std::chrono::milliseconds kPause{200};  // between two rounds: who stands by answers at once
 
 base::Result<std::uint64_t> parse_worker_id(const std::string& text) {
     std::uint64_t id = 0;
@@ -75,6 +77,7 @@ base::Result<proto::WorkerState> drain(const DrainCommand& command) {
                 return tl::unexpected(proto::error_of(status));
             }
         }
+        std::this_thread::sleep_for(kPause);
     }
 }
 
