@@ -35,6 +35,7 @@ constexpr std::size_t kCommandsPerStream = 4;
 constexpr std::chrono::seconds kStopPatience{2};
 /// How often a new leader looks whether it may place, besides when workers report.
 constexpr std::chrono::milliseconds kGatherTick{50};
+constexpr std::chrono::milliseconds kNoTime{0};
 /// A leader is heard so often in the time after which workers look for another one.
 constexpr int kSignsPerLease = 4;
 
@@ -349,9 +350,13 @@ private:
     }
 
     /// Whoever begins to lead has heard of no worker. It places nothing before as many as the leader before it had have
-    /// told how they stand, or there was time enough for it.
+    /// told how they stand, or there was time enough for it: twice as much while none at all has, since then every
+    /// request would be refused.
     void gather() {
-        if (gathers_until_ && (scheduler_->workers_heard() >= workers_awaited_ || clock_.now() >= *gathers_until_)) {
+        const base::TimePoint now = clock_.now();
+        const std::size_t heard = scheduler_->workers_heard();
+        if (gathers_until_ &&
+            (heard >= workers_awaited_ || now >= *gathers_until_ + (heard == 0 ? options_.gather_max : kNoTime))) {
             spdlog::info("places requests on {} workers; {} were awaited", scheduler_->workers(), workers_awaited_);
             gathers_until_.reset();
             set_leads(true);

@@ -21,8 +21,9 @@ constexpr milliseconds kBackoffMax{2000};
 constexpr milliseconds kBackoffMaxOfSeveral{500};
 /// From the registration to the scheduler's answer. One that takes the stream and says nothing is left.
 constexpr milliseconds kAnswerPatience{5000};
-/// The same at first where there is another one to ask; then as long as that, for a machine that is slow.
-constexpr milliseconds kAnswerPatienceOfSeveral{1000};
+/// The same at first where there is another one to ask; twice as long in each round, for a machine that is slow. One
+/// that stands still must not hold up the way to the one that leads by now.
+constexpr milliseconds kAnswerPatienceOfSeveral{250};
 /// How long a thread that waits for a connection may take to see that it should end.
 constexpr milliseconds kStopPatience{100};
 /// Where the scheduler does not say.
