@@ -8,12 +8,21 @@
 #include <optional>
 #include <utility>
 
+#include "base/config_asked.h"
+
 namespace base {
 namespace {
 
 constexpr std::size_t kFileBytesMax = 4u << 20;
 constexpr std::size_t kDepthMax = 32;
 constexpr std::size_t kValuesMax = 100'000;
+
+template <class T>
+std::string as_yaml(const T& value) {
+    YAML::Emitter out;
+    out << value;
+    return out.c_str();
+}
 
 struct Entry {
     YAML::Node value;
@@ -113,9 +122,7 @@ struct Config::State {
 
     template <class T>
     T remember(std::string_view key, T value) {
-        YAML::Emitter out;
-        out << value;
-        effective[std::string(key)] = out.c_str();
+        effective[std::string(key)] = as_yaml(value);
         return value;
     }
 };
@@ -172,6 +179,10 @@ Result<void> Config::set(std::string_view assignment) {
 }
 
 std::int64_t Config::integer(std::string_view key, std::int64_t fallback, std::int64_t low, std::int64_t high) {
+    if (AskedKey* asked = AskedKeys::note(key, AskedKey::Kind::integer, as_yaml(fallback))) {
+        asked->integer_low = low;
+        asked->integer_high = high;
+    }
     std::int64_t value = fallback;
     if (const Entry* entry = state_->find(key)) {
         const auto given = state_->convert<std::int64_t>(*entry);
@@ -185,6 +196,10 @@ std::int64_t Config::integer(std::string_view key, std::int64_t fallback, std::i
 }
 
 double Config::number(std::string_view key, double fallback, double low, double high) {
+    if (AskedKey* asked = AskedKeys::note(key, AskedKey::Kind::number, as_yaml(fallback))) {
+        asked->low = low;
+        asked->high = high;
+    }
     double value = fallback;
     if (const Entry* entry = state_->find(key)) {
         const auto given = state_->convert<double>(*entry);
@@ -198,6 +213,7 @@ double Config::number(std::string_view key, double fallback, double low, double 
 }
 
 bool Config::boolean(std::string_view key, bool fallback) {
+    AskedKeys::note(key, AskedKey::Kind::boolean, as_yaml(fallback));
     bool value = fallback;
     if (const Entry* entry = state_->find(key)) {
         if (const auto given = state_->convert<bool>(*entry)) {
@@ -210,6 +226,7 @@ bool Config::boolean(std::string_view key, bool fallback) {
 }
 
 std::string Config::string(std::string_view key, std::string_view fallback) {
+    AskedKeys::note(key, AskedKey::Kind::text, as_yaml(std::string(fallback)));
     std::string value(fallback);
     if (const Entry* entry = state_->find(key)) {
         if (entry->value.IsScalar()) {
@@ -222,6 +239,9 @@ std::string Config::string(std::string_view key, std::string_view fallback) {
 }
 
 std::string Config::choice(std::string_view key, std::string_view fallback, const std::vector<std::string>& allowed) {
+    if (AskedKey* asked = AskedKeys::note(key, AskedKey::Kind::choice, as_yaml(std::string(fallback)))) {
+        asked->allowed = allowed;
+    }
     std::string value(fallback);
     if (const Entry* entry = state_->find(key)) {
         std::string list;
@@ -240,6 +260,7 @@ std::string Config::choice(std::string_view key, std::string_view fallback, cons
 }
 
 std::vector<std::string> Config::strings(std::string_view key, const std::vector<std::string>& fallback) {
+    AskedKeys::note(key, AskedKey::Kind::list, as_yaml(fallback));
     std::vector<std::string> value = fallback;
     if (const Entry* entry = state_->find(key)) {
         if (entry->value.IsScalar()) {

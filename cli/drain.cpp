@@ -1,8 +1,10 @@
 #include "cli/drain.h"
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <cstdio>
+#include <thread>
 
 #include "base/result.h"
 #include "cli/process.h"
@@ -15,6 +17,8 @@ namespace cli {
 namespace {
 
 constexpr std::chrono::seconds kTimeout{10};
+constexpr std::chrono::seconds kTurn{1};          // of one scheduler, where there are several
+constexpr std::chrono::milliseconds kPause{200};  // between two rounds: who stands by answers at once
 
 base::Result<std::uint64_t> parse_worker_id(const std::string& text) {
     std::uint64_t id = 0;
@@ -46,26 +50,42 @@ base::Result<proto::WorkerState> drain(const DrainCommand& command) {
     if (!key) { return base::pass_on(key); }
     const ClusterSettings cluster{
         .key = *key, .trusted_network = command.trusted_network, .always_tls = command.always_tls};
-    const auto stub =
-        proto::Scheduler::NewStub(proto::make_channel({.address = command.scheduler, .key = cluster.control()}));
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + kTimeout);
-    context.set_wait_for_ready(true);  // a scheduler that is busy, or starts, may take a connection only later
     proto::DrainRequest request;
     *request.mutable_header() = proto::make_header("", 0);
     request.set_worker_id(*id);
-    proto::DrainReply reply;
-    if (const grpc::Status status = stub->Drain(&context, request, &reply); !status.ok()) {
-        return tl::unexpected(proto::error_of(status));
+    const auto ask = [&](const std::string& address, std::chrono::system_clock::time_point until,
+                         proto::DrainReply& reply) {
+        const auto stub =
+            proto::Scheduler::NewStub(proto::make_channel({.address = address, .key = cluster.control()}));
+        grpc::ClientContext context;
+        context.set_deadline(until);
+        context.set_wait_for_ready(true);  // a scheduler that is busy, or starts, may take a connection only later
+        return stub->Drain(&context, request, &reply);
+    };
+    // Of several, all but one stand by or are gone: each is asked for a while, in turns, until one leads.
+    const auto deadline = std::chrono::system_clock::now() + kTimeout;
+    const bool are_several = command.schedulers.size() > 1;
+    while (true) {
+        for (const std::string& address : command.schedulers) {
+            const auto now = std::chrono::system_clock::now();
+            proto::DrainReply reply;
+            const grpc::Status status = ask(address, are_several ? std::min(deadline, now + kTurn) : deadline, reply);
+            if (status.ok()) { return reply.worker(); }
+            const bool is_another_asked = status.error_code() == grpc::StatusCode::UNAVAILABLE ||
+                                          status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED;
+            if (!are_several || !is_another_asked || now + kTurn >= deadline) {
+                return tl::unexpected(proto::error_of(status));
+            }
+        }
+        std::this_thread::sleep_for(kPause);
     }
-    return reply.worker();
 }
 
 }  // namespace
 
 void add_drain(CLI::App& app, DrainCommand& command) {
     app.add_option("--worker", command.worker, "id of the worker, as the scheduler's log writes it")->required();
-    app.add_option("--scheduler", command.scheduler, "HOST:PORT of the scheduler")->capture_default_str();
+    add_scheduler_flag(app, command.schedulers);
     app.add_option("--cluster-key-file", command.key_file, "file with the cluster's key; default: SLUICE_CLUSTER_KEY");
     app.add_flag("--trusted-network", command.trusted_network,
                  "as cluster.trusted_network: there is no TLS to a scheduler beyond loopback");

@@ -2,13 +2,16 @@
 
 #include <CLI/CLI.hpp>
 #include <string>
+#include <vector>
+
+#include "cli/process.h"
 
 namespace cli {
 
 /// `sluice drain`: asks the scheduler to let a worker finish what it has and give it nothing new.
 struct DrainCommand {
     std::string worker;  // id as the logs write it: hexadecimal digits
-    std::string scheduler = "127.0.0.1:7000";
+    std::vector<std::string> schedulers = {kSchedulerDefault};
     bool trusted_network = false;
     bool always_tls = false;
     std::string key_file;  // of the cluster; empty: $SLUICE_CLUSTER_KEY

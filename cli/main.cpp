@@ -1,4 +1,5 @@
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -23,6 +24,7 @@
 #include "bench/switching.h"
 #include "bench/transfer.h"
 #include "cli/cache.h"
+#include "cli/completion.h"
 #include "cli/doctor.h"
 #include "cli/drain.h"
 #include "cli/explain.h"
@@ -38,6 +40,7 @@
 #include "cli/serve.h"
 #include "cli/simulate.h"
 #include "cli/tokenize.h"
+#include "cli/top.h"
 #include "net/ucx_environment.h"
 #include "text/text_host.h"
 
@@ -200,6 +203,10 @@ int main(int argc, char** argv) {
                               [&] { return cli::explain_main(explain); }),
                      explain);
 
+    cli::TopCommand top;
+    cli::add_top(*command(app, "top", "what the processes of a cluster do, live", [&] { return cli::top_main(top); }),
+                 top);
+
     cli::PlanFitCommand plan_fit;
     cli::PlanPoolsCommand plan_pools;
     std::function<int()> plan_part;  // its subcommand, where one is given
@@ -273,9 +280,11 @@ int main(int argc, char** argv) {
     CLI::App* config = app.add_subcommand("config", "settings");
     config->require_subcommand(1);
     cli::ConfigCommand check;
-    cli::add_common_flags(
-        *command(*config, "check", "report unknown keys and bad values", [&] { return cli::config_main(check); }),
-        check.common);
+    CLI::App* checker =
+        command(*config, "check", "report unknown keys and bad values", [&] { return cli::config_main(check); });
+    checker->add_option("files", check.files, "YAML settings, as behind --config");
+    cli::add_common_flags(*checker, check.common);
+    command(*config, "schema", "a JSON Schema of all settings, for editors", [] { return cli::config_schema_main(); });
     cli::ConfigCommand print;
     print.print = true;
     cli::add_common_flags(*command(*config, "print", "the settings in effect", [&] { return cli::config_main(print); }),
@@ -378,6 +387,19 @@ int main(int argc, char** argv) {
                                                        [&] { return bench::bench_kv_main(bench_kv); });
                                  }),
                         bench_kv);
+
+    CLI::App* completion =
+        app.add_subcommand("completion", "a script by which a shell completes subcommands and flags");
+    completion->require_subcommand(1);
+    for (const bool for_zsh : {false, true}) {
+        command(*completion, for_zsh ? "zsh" : "bash",
+                for_zsh ? "for ~/.zshrc: source <(sluice completion zsh)"
+                        : "for ~/.bashrc: source <(sluice completion bash)",
+                [&app, for_zsh] {
+                    std::fputs(cli::completion_script(app, for_zsh).c_str(), stdout);
+                    return 0;
+                });
+    }
 
     command(app, "doctor", "what this machine has and lacks", [] { return cli::doctor_main(); });
 

@@ -93,6 +93,14 @@ void add_common_flags(CLI::App& app, CommonFlags& flags) {
     app.add_flag("--listen-public", flags.listen_public, "allow to listen on more than loopback (there is no TLS yet)");
 }
 
+void add_scheduler_flag(CLI::App& app, std::vector<std::string>& addresses) {
+    app.add_option("--scheduler", addresses,
+                   "HOST:PORT of the scheduler; with commas, or several times, of all that may lead")
+        ->delimiter(',')
+        ->allow_extra_args(false)
+        ->capture_default_str();
+}
+
 base::Result<base::Config> read_config(const CommonFlags& flags, const std::string& below, const std::string& name) {
     base::Config config;
     if (const auto added = config.add_text(below, name); !added) { return base::pass_on(added); }

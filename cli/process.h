@@ -32,6 +32,11 @@ struct CommonFlags {
 };
 void add_common_flags(CLI::App& app, CommonFlags& flags);
 
+/// Where a scheduler listens, and is looked for, if nothing is said.
+inline constexpr const char* kSchedulerDefault = "127.0.0.1:7000";
+/// `--scheduler`: the addresses of all schedulers of a cluster.
+void add_scheduler_flag(CLI::App& app, std::vector<std::string>& addresses);
+
 /// Files first, then settings; both count over `below`, settings as text that came from `name`. Error: as base::Config.
 base::Result<base::Config> read_config(const CommonFlags& flags, const std::string& below = {},
                                        const std::string& name = {});

@@ -9,14 +9,18 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/config_asked.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "cli/admin_server.h"
+#include "cli/config_schema.h"
 #include "cli/divide_cores.h"
+#include "cli/reload.h"
 #include "cli/serve.h"
 #include "cli/served_models.h"
 #include "cli/worker_process.h"
 #include "gateway/server.h"
+#include "scheduler/folder_lease.h"
 #include "scheduler/service.h"
 
 namespace cli {
@@ -56,9 +60,11 @@ void know_gateway_sections(base::Config& config) {
 base::Result<void> run_scheduler(const SchedulerCommand& command) {
     const base::SystemClock clock;
     base::Metrics metrics;
+    Reloader reloader;
     tell_version(metrics);
     auto config = read_config(command.common);
     if (!config) { return base::pass_on(config); }
+    set_log_level(read_log_level(*config, command.common));
     const auto options = scheduler::SchedulerOptions::read(*config);
     const auto cluster = read_cluster(*config, false);
     if (!cluster) { return base::pass_on(cluster); }
@@ -71,13 +77,24 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
         return base::pass_on(allowed);
     }
 
-    auto server = scheduler::SchedulerServer::start(options, command.listen, clock, metrics, cluster->control());
+    std::unique_ptr<scheduler::LeaderLease> lease;
+    if (!options.leader_lease.empty()) {
+        auto folder = scheduler::FolderLease::open(options.leader_lease);
+        if (!folder) { return base::pass_on(folder, "scheduler.leader_lease"); }
+        lease = std::move(*folder);
+    }
+    const bool may_stand_by = lease != nullptr;
+    auto server = scheduler::SchedulerServer::start(options, command.listen, clock, metrics, cluster->control(),
+                                                    std::move(lease));
     if (!server) { return base::pass_on(server); }
-    std::fprintf(stderr, "sluice scheduler at %s\n", (*server)->address().c_str());
+    std::fprintf(stderr, "sluice scheduler at %s%s\n", (*server)->address().c_str(),
+                 may_stand_by ? (", one of those that share " + options.leader_lease).c_str() : "");
     const auto admin =
         start_admin(command.admin_port, address->first, command.common, clock, metrics, [] { return true; });
     if (!admin) { return base::pass_on(admin); }
+    reloader.start(command.common, false, metrics);
     wait_then_say_goodbye();
+    reloader.stop();
     (*server)->drain_and_stop();
     return {};
 }
@@ -85,9 +102,11 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
 base::Result<void> run_worker(const WorkerCommandLine& command) {
     const base::SystemClock clock;
     base::Metrics metrics;
+    Reloader reloader;
     tell_version(metrics);
     auto config = read_config(command.common);
     if (!config) { return base::pass_on(config); }
+    set_log_level(read_log_level(*config, command.common));
     const auto cluster = read_cluster(*config, false);
     if (!cluster) { return base::pass_on(cluster); }
     WorkerSetup setup;
@@ -109,7 +128,7 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     setup.name = fmt::format("{}-{}", worker::role_name(command.role), getpid());
     setup.served_name = served_name(first_name(command.served_names), gateway::GatewayOptions{}.model,
                                     command.model_name.empty() ? command.model_dir : command.model_name);
-    setup.scheduler_address = command.scheduler;
+    setup.scheduler_addresses = command.schedulers;
     setup.listen_host = address->first;
     setup.listen_port = address->second;
     setup.worker_id = command.worker_id;
@@ -123,7 +142,9 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     const auto admin = start_admin(command.admin_port, address->first, command.common, clock, metrics,
                                    [worker = process->get()] { return worker->is_ready(); });
     if (!admin) { return base::pass_on(admin); }
+    reloader.start(command.common, false, metrics);
     wait_then_say_goodbye();
+    reloader.stop();
     (*process)->drain_and_stop();
     if (auto lost = (*process)->device_lost()) { return tl::unexpected(std::move(*lost)); }
     return {};
@@ -132,9 +153,11 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
 base::Result<void> run_gateway(const GatewayCommand& command) {
     const base::SystemClock clock;
     base::Metrics metrics;
+    Reloader reloader;
     tell_version(metrics);
     auto config = read_config(command.common);
     if (!config) { return base::pass_on(config); }
+    set_log_level(read_log_level(*config, command.common));
     const auto cluster = read_cluster(*config, false);
     if (!cluster) { return base::pass_on(cluster); }
     auto options = gateway::GatewayOptions::read(*config);
@@ -160,7 +183,7 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     if (!models) { return base::pass_on(models); }
     auto server = gateway::GatewayServer::start({.options = options,
                                                  .models = std::move(*models),
-                                                 .scheduler_address = command.scheduler,
+                                                 .scheduler_addresses = command.schedulers,
                                                  .hash_key = cluster->key,
                                                  .control = cluster->control(),
                                                  .clock = clock,
@@ -175,7 +198,10 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
         command.admin_port, options.http.host, command.common, clock, metrics, [is_ready] { return is_ready->load(); },
         [served = server->get()] { served->refresh_metrics(); });
     if (!admin) { return base::pass_on(admin); }
+    reloader.start(command.common, false, metrics,
+                   [served = server->get()](const gateway::SloClasses& slo) { return served->set_slo(slo); });
     wait_then_say_goodbye();
+    reloader.stop();
     *is_ready = false;
     (*server)->drain_and_stop();
     return {};
@@ -198,7 +224,7 @@ void add_worker(CLI::App& app, WorkerCommandLine& command) {
     app.add_option("--served-name", command.served_names,
                    "model name in the API; default: the folder's or the file's name; further ones are the gateway's")
         ->allow_extra_args(false);
-    app.add_option("--scheduler", command.scheduler, "HOST:PORT of the scheduler")->capture_default_str();
+    add_scheduler_flag(app, command.schedulers);
     app.add_option("--listen", command.listen, "HOST:PORT of this worker's control plane")->capture_default_str();
     app.add_option("--threads", command.threads, "compute threads; 0: the machine's cores")->capture_default_str();
     app.add_option("--id", command.worker_id, "worker id that survives a restart; default: a random one");
@@ -216,7 +242,7 @@ void add_gateway(CLI::App& app, GatewayCommand& command) {
                    "times for several")
         ->allow_extra_args(false);
     add_name_flags(app, command.names);
-    app.add_option("--scheduler", command.scheduler, "HOST:PORT of the scheduler")->capture_default_str();
+    add_scheduler_flag(app, command.schedulers);
     app.add_option("--host", command.host, "address to listen on; default 127.0.0.1");
     app.add_option("--port", command.port, "port to listen on; 0: any free one; default 8000");
     app.add_option(
@@ -241,21 +267,28 @@ int gateway_main(const GatewayCommand& command) {
 }
 
 int config_main(const ConfigCommand& command) {
-    auto config = read_config(command.common);
-    if (!config) { return report(config.error()); }
-    if (const auto cluster = read_cluster(*config, true); !cluster) { return report(cluster.error()); }
-    know_scheduler_section(*config);
-    const auto gateway_options = gateway::GatewayOptions::read(*config);
-    read_text_config(*config);
-    know_worker_sections(*config);
-    if (const auto read = config->finish(); !read) { return report(read.error()); }
-    if (const auto files = gateway::check_files(gateway_options); !files) { return report(files.error()); }
-    if (const auto cors = gateway::Cors::make(gateway_options.cors_origins); !cors) { return report(cors.error()); }
+    CommonFlags flags = command.common;
+    flags.config_files.insert(flags.config_files.end(), command.files.begin(), command.files.end());
+    const auto settings = read_all_settings(flags, true);
+    if (!settings) { return report(settings.error()); }
     if (command.print) {
-        std::printf("%s", config->merged().c_str());
+        std::printf("%s", settings->merged.c_str());
     } else {
         std::printf("the configuration is valid\n");
     }
+    return 0;
+}
+
+int config_schema_main() {
+    // Sections whose keys are names of the user's are asked for once one is there.
+    CommonFlags flags;
+    for (const char* section : {"slo_classes.any-name.ttft_ms=0", "scheduler.tenant_weights.any-name=1",
+                                "caching.semantic.categories.any-name.prototypes=[a question]"}) {
+        flags.settings.emplace_back(section);
+    }
+    const base::AskedKeys asked;
+    if (const auto settings = read_all_settings(flags, true); !settings) { return report(settings.error()); }
+    std::printf("%s", pretty_json(config_schema(asked.keys())).c_str());
     return 0;
 }
 

@@ -16,7 +16,7 @@ namespace cli {
 /// `sluice scheduler`: one role in this process.
 struct SchedulerCommand {
     CommonFlags common;
-    std::string listen = "127.0.0.1:7000";
+    std::string listen = kSchedulerDefault;
     std::int32_t admin_port = -1;  // -1: no admin listener; 0: any free port
 };
 void add_scheduler(CLI::App& app, SchedulerCommand& command);
@@ -29,7 +29,7 @@ struct WorkerCommandLine {
     std::string model_dir;
     std::string model_name;                 // where its path does not say it (a model of the store)
     std::vector<std::string> served_names;  // the first is the cluster's; the others are for the gateway
-    std::string scheduler = "127.0.0.1:7000";
+    std::vector<std::string> schedulers = {kSchedulerDefault};
     std::string listen = "127.0.0.1:0";
     std::uint32_t threads = 0;  // 0: the machine's cores
     std::uint64_t worker_id = 0;
@@ -46,7 +46,7 @@ struct GatewayCommand {
     std::vector<std::string> encoders = {};            // [NAME=]DIR
     std::map<std::string, std::string> model_names{};  // of paths that do not say it (models of the store)
     NameFlags names;
-    std::string scheduler = "127.0.0.1:7000";
+    std::vector<std::string> schedulers = {kSchedulerDefault};
     std::optional<std::string> host;    // empty: gateway.host of the settings
     std::optional<std::uint16_t> port;  // empty: gateway.port of the settings
 };
@@ -56,8 +56,11 @@ int gateway_main(const GatewayCommand& command);
 /// `sluice config check|print`: the sections of all roles, with defaults, files and settings merged.
 struct ConfigCommand {
     CommonFlags common;
+    std::vector<std::string> files;  // as if they stood behind --config
     bool print = false;
 };
 int config_main(const ConfigCommand& command);
+/// `sluice config schema`: a JSON Schema of all settings.
+int config_schema_main();
 
 }  // namespace cli

@@ -13,6 +13,7 @@
 #include "cli/divide_cores.h"
 #include "cli/model/needs.h"
 #include "cli/placement.h"
+#include "cli/reload.h"
 #include "cli/served_models.h"
 #include "cli/stack_pools.h"
 
@@ -50,6 +51,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     auto config =
         read_config(options.common, planned ? settings_yaml(planned->placement.settings) : std::string(), options.plan);
     if (!config) { return base::pass_on(config); }
+    set_log_level(read_log_level(*config, options.common));
 
     auto cluster = read_cluster(*config, true);
     if (!cluster) { return base::pass_on(cluster); }
@@ -141,7 +143,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
                                   std::uint32_t number) -> base::Result<void> {
         setup.name = fmt::format("{}-{}", worker::role_name(setup.role), number);
         setup.served_name = model.name;
-        setup.scheduler_address = stack->scheduler_->address();
+        setup.scheduler_addresses = {stack->scheduler_->address()};
         setup.cluster = *cluster;
         setup.engine.model_dir = model.dir;
         auto progress = load_progress(setup.name);
@@ -179,7 +181,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
 
     auto gateway = gateway::GatewayServer::start({.options = gateway_options,
                                                   .models = std::move(*models),
-                                                  .scheduler_address = stack->scheduler_->address(),
+                                                  .scheduler_addresses = {stack->scheduler_->address()},
                                                   .hash_key = cluster->key,
                                                   .control = cluster->control(),
                                                   .clock = stack->clock_,
@@ -273,13 +275,17 @@ void add_serve(CLI::App& app, ServeOptions& options) {
 
 int serve_main(const ServeOptions& options) {
     base::init_log({.role = "serve", .level = options.common.log_level});
+    Reloader reloader;
     auto stack = LocalStack::start(options);
     if (!stack) { return report(stack.error()); }
+    reloader.start(options.common, true, (*stack)->metrics(),
+                   [served = stack->get()](const gateway::SloClasses& slo) { return served->set_slo(slo); });
     if (!(*stack)->wait_until_ready(std::chrono::seconds(30))) { spdlog::warn("the workers are not registered yet"); }
     std::fprintf(stderr, "%s", (*stack)->banner().c_str());
     wait_for_end();
     unblock_signals();
     spdlog::info("ending: finishing what runs (a second signal ends at once)");
+    reloader.stop();
     const auto lost = (*stack)->device_lost();
     (*stack)->drain_and_stop();
     return lost ? report(*lost) : 0;

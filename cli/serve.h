@@ -53,6 +53,9 @@ public:
     bool wait_until_ready(base::Duration patience) const;
     /// That of the first worker that has lost its device: then none of this process can use it (WorkerProcess).
     std::optional<base::Error> device_lost() const;
+    base::Metrics& metrics() { return metrics_; }
+    /// As gateway::GatewayServer::set_slo.
+    base::Result<void> set_slo(const gateway::SloClasses& slo) { return gateway_->set_slo(slo); }
     void drain_and_stop();
 
 private:

@@ -210,7 +210,7 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
     step_thread = std::jthread([this](std::stop_token stop) { worker::run_steps(*loop, stop); });
     server->serve(identity, *loop, board);
     registration = std::make_unique<worker::Registration>(
-        setup.scheduler_address, registration_message(), setup.limits, board, *clock,
+        setup.scheduler_addresses, registration_message(), setup.limits, board, *clock,
         [this] {
             spdlog::info("{}: draining, as the scheduler asks", setup.name);
             begin_drain();

@@ -22,9 +22,9 @@ namespace cli {
 /// What one worker is made from.
 struct WorkerSetup {
     worker::Role role = worker::Role::mixed;
-    std::string name;               // for logs and metrics, e.g. "prefill-0"
-    std::string served_name;        // model name that gateways use
-    std::string scheduler_address;  // host:port
+    std::string name;                              // for logs and metrics, e.g. "prefill-0"
+    std::string served_name;                       // model name that gateways use
+    std::vector<std::string> scheduler_addresses;  // host:port of each scheduler
     std::string listen_host = "127.0.0.1";
     std::uint16_t listen_port = 0;
     std::uint64_t worker_id = 0;  // 0: drawn at random

@@ -106,6 +106,7 @@ struct GatewayCore::State {
     }
 
     Setup setup;
+    const std::vector<std::string> slo_names = setup.options.slo.names();
     const Models models;
     const Cors cors;
     std::shared_ptr<asio::io_context> io;
@@ -288,6 +289,15 @@ void GatewayCore::refresh_metrics() {
     asio::post(*state_->io, [s = state_.get()] {
         if (s->http) { s->api->refresh_metrics(); }
     });
+}
+
+base::Result<void> GatewayCore::set_slo(const SloClasses& slo) {
+    if (slo.names() != state_->slo_names) {
+        return base::fail(base::ErrorCode::failed_precondition,
+                          "slo_classes: other classes than at the start need a restart; their targets may change");
+    }
+    asio::post(*state_->io, [s = state_.get(), slo] { s->setup.options.slo = slo; });
+    return {};
 }
 
 void GatewayCore::drain_and_stop() {

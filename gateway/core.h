@@ -44,6 +44,9 @@ public:
     void when_ready(std::function<void()> tell);
     /// Metrics of what is open now are written anew, soon. Any thread, before it is stopped.
     void refresh_metrics();
+    /// Requests that come from now on are promised what these classes say. Any thread, before it is stopped. Error:
+    /// failed_precondition (other names of classes than at the start, by which metrics are told).
+    base::Result<void> set_slo(const SloClasses& slo);
     /// /ready and new requests get 503 from now on. Lets requests in work finish for at most the drain timeout, ends
     /// the rest with an error, joins the threads. Any thread but the gateway's own; the first call counts.
     void drain_and_stop();

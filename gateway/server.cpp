@@ -20,9 +20,10 @@ std::uint64_t random_life() {
 /// Both gRPC clients. A description of the cluster also opens the streams to workers that are new in it.
 class GrpcPorts final : public ClusterPorts, private ClusterEvents {
 public:
-    GrpcPorts(const GatewayOptions& options, const std::vector<std::string>& models, std::string scheduler_address,
-              const proto::ClusterKey& key, const base::Clock& clock, Post post, const Wake& wake)
-        : scheduler_({.address = std::move(scheduler_address),
+    GrpcPorts(const GatewayOptions& options, const std::vector<std::string>& models,
+              std::vector<std::string> scheduler_addresses, const proto::ClusterKey& key, const base::Clock& clock,
+              Post post, const Wake& wake)
+        : scheduler_({.addresses = std::move(scheduler_addresses),
                       .key = key,
                       .life = random_life(),
                       .models = models,
@@ -85,7 +86,7 @@ base::Result<std::unique_ptr<GatewayServer>> GatewayServer::start(Setup setup) {
          .clock = setup.clock,
          .metrics = setup.metrics,
          .make_ports = [&](const Models& models, Post post, Wake wake) -> std::unique_ptr<ClusterPorts> {
-             return std::make_unique<GrpcPorts>(setup.options, models.own_names(), setup.scheduler_address,
+             return std::make_unique<GrpcPorts>(setup.options, models.own_names(), setup.scheduler_addresses,
                                                 setup.control, setup.clock, std::move(post), std::move(wake));
          }});
     if (!core) { return base::pass_on(core); }

@@ -24,9 +24,9 @@ class GatewayServer {
 public:
     struct Setup {
         GatewayOptions options;
-        std::vector<ServedModel> models;                  // text e.g. from make_text_port(model_text)
-        std::string scheduler_address;                    // host:port
-        base::HashKey hash_key;                           // of the cluster
+        std::vector<ServedModel> models;               // text e.g. from make_text_port(model_text)
+        std::vector<std::string> scheduler_addresses;  // host:port of each scheduler, of which one leads; at least one
+        base::HashKey hash_key;                        // of the cluster
         proto::ClusterKey control = proto::ClusterKey();  // shown to the scheduler and the workers
         const base::Clock& clock;                         // borrowed, as metrics
         base::Metrics& metrics;
@@ -42,6 +42,8 @@ public:
     void when_ready(std::function<void()> tell) { core_->when_ready(std::move(tell)); }
     /// As GatewayCore::refresh_metrics.
     void refresh_metrics() { core_->refresh_metrics(); }
+    /// As GatewayCore::set_slo.
+    base::Result<void> set_slo(const SloClasses& slo) { return core_->set_slo(slo); }
     /// /ready and new requests get 503, what is in work is finished within the drain timeout, then it stops.
     void drain_and_stop() { core_->drain_and_stop(); }
     /// The same without waiting: what is in work ends with an error now. For when nobody can do it.

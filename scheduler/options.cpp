@@ -19,6 +19,9 @@ SchedulerOptions SchedulerOptions::read(base::Config& config) {
         milliseconds("scheduler.suspect_ms", options.suspect_after.count(), 2 * options.heartbeat.count());
     options.lease = milliseconds("scheduler.lease_ms", options.lease.count(), options.suspect_after.count());
     options.gateway_lease = milliseconds("scheduler.gateway_lease_ms", options.gateway_lease.count(), 1000);
+    options.leader_lease = config.string("scheduler.leader_lease", options.leader_lease);
+    options.leader_silence = milliseconds("scheduler.leader_lease_ms", options.leader_silence.count(), 200);
+    options.gather_max = milliseconds("scheduler.gather_ms", options.gather_max.count(), 0);
     options.rules.allow_mixed_numerics =
         config.boolean("scheduler.allow_mixed_numerics", options.rules.allow_mixed_numerics);
     options.rules.local_prefill_by_prediction =

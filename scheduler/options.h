@@ -26,6 +26,13 @@ struct SchedulerOptions {
     /// `scheduler.gateway_lease_ms`: what was placed for a gateway that was silent for this long counts no more. A
     /// gateway asks for a description every `gateway.describe_interval_ms`, and that is heard.
     std::chrono::milliseconds gateway_lease{10000};
+    /// `scheduler.leader_lease`: folder by which the schedulers of one machine agree on who leads (folder_lease.h).
+    /// Empty: this one is alone, and leads.
+    std::string leader_lease = {};
+    /// `scheduler.leader_lease_ms`: a leader that was silent for this long leads no more.
+    std::chrono::milliseconds leader_silence{2000};
+    /// `scheduler.gather_ms`: a new leader waits at most so long for the workers of the one before it.
+    std::chrono::milliseconds gather_max{1500};
     /// `scheduler.allow_mixed_numerics`, `scheduler.local_prefill_by_prediction`, `scheduler.fetch_tokens_min`,
     /// `scheduler.admit_by_prediction`.
     PlaceRules rules = {};

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "base/check.h"
@@ -25,12 +26,14 @@ constexpr std::uint32_t kRetryWithoutWorkerMs = 2'000;
 
 }  // namespace
 
-Scheduler::Scheduler(SchedulerOptions options, const base::Clock& clock, base::Metrics& metrics)
+Scheduler::Scheduler(SchedulerOptions options, const base::Clock& clock, base::Metrics& metrics,
+                     std::uint64_t term_epoch)
     : options_(std::move(options)),
       clock_(clock),
       metrics_(metrics),
       started_(clock.now()),
-      epoch_(static_cast<std::uint64_t>(std::max<std::int64_t>(1, clock.unix_us()))),
+      has_lease_(term_epoch != 0),
+      epoch_(has_lease_ ? term_epoch : static_cast<std::uint64_t>(std::max<std::int64_t>(1, clock.unix_us()))),
       tenants_(options_.tenants_max),
       unrouted_metrics_(metrics, "") {}
 
@@ -40,6 +43,11 @@ std::size_t Scheduler::workers() const {
         workers += pool->workers();
     }
     return workers;
+}
+
+std::size_t Scheduler::workers_heard() const {
+    return static_cast<std::size_t>(
+        std::count_if(sessions_.begin(), sessions_.end(), [](const auto& one) { return one.second.is_heard; }));
 }
 
 std::size_t Scheduler::placements() const {
@@ -109,6 +117,13 @@ base::Result<ModelPool*> Scheduler::find_or_make(const std::string& model) {
     return pools_.emplace(model, std::make_unique<ModelPool>(model, options_, tenants_, metrics_)).first->second.get();
 }
 
+/// Whoever has seen a higher epoch than ours while we have the lease saw it from somebody who leads no more.
+void Scheduler::meet(std::uint64_t epoch_seen) {
+    if (!has_lease_ || epoch_seen <= epoch_ || epoch_seen == std::numeric_limits<std::uint64_t>::max()) { return; }
+    spdlog::warn("somebody has seen the epoch {}, above ours ({}): ours is {} now", epoch_seen, epoch_, epoch_seen + 1);
+    epoch_ = epoch_seen + 1;
+}
+
 std::variant<ModelPool*, Refusal> Scheduler::route(const proto::PlaceRequest& request) {
     if (const auto fine = proto::check_header(request.header()); !fine) {
         return Refusal{.error = fine.error(), .reason = "bad_request"};
@@ -133,6 +148,7 @@ std::variant<ModelPool*, Refusal> Scheduler::route(const proto::PlaceRequest& re
 proto::PlaceReply Scheduler::place(const proto::PlaceRequest& request) {
     const base::TimePoint started = clock_.now();
     heard(request.gateway(), started);
+    meet(request.scheduler_epoch());
     proto::PlaceReply reply;
     reply.set_scheduler_epoch(epoch_);
     auto routed = route(request);
@@ -174,6 +190,7 @@ base::Result<proto::ReleaseReply> Scheduler::release(const proto::ReleaseRequest
     }
     proto::ReleaseReply reply;
     *reply.mutable_header() = proto::make_header(request.header().model(), 0);
+    reply.set_scheduler_epoch(epoch_);
     return reply;
 }
 
@@ -181,6 +198,7 @@ base::Result<proto::DescribeReply> Scheduler::describe(const proto::DescribeRequ
     if (auto fine = proto::check_header(request.header()); !fine) { return base::pass_on(fine); }
     const base::TimePoint now = clock_.now();
     heard(request.gateway(), now);
+    meet(request.scheduler_epoch());
     proto::DescribeReply reply;
     reply.set_worker_lease_ms(static_cast<std::uint32_t>(options_.lease.count()));
     *reply.mutable_header() = proto::make_header(request.header().model(), 0);
@@ -217,8 +235,16 @@ base::Result<Scheduler::Drained> Scheduler::drain(const proto::DrainRequest& req
     drained.session = session->second;
     *drained.reply.mutable_header() = proto::make_header(known.pool->model(), 0);
     *drained.reply.mutable_worker() = std::move(*state);
+    drained.reply.set_scheduler_epoch(epoch_);
     drained.directive.set_drain(true);
+    drained.directive.set_scheduler_epoch(epoch_);
     return drained;
+}
+
+proto::WorkerDirective& Scheduler::add_directive(Answer& answer) const {
+    proto::WorkerDirective& directive = answer.directives.emplace_back();
+    directive.set_scheduler_epoch(epoch_);
+    return directive;
 }
 
 base::Result<Scheduler::Answer> Scheduler::report(SessionId session, const proto::WorkerReport& report) {
@@ -265,6 +291,7 @@ base::Result<Scheduler::Answer> Scheduler::enroll(SessionId session, const proto
     }
     const auto enrolled = (*pool)->enroll(registration, clock_.now());
     if (!enrolled) { return base::pass_on(enrolled); }
+    meet(registration.scheduler_epoch());
     if (!std::exchange(had_worker_, true)) { epoch_ = std::max(epoch_, registration.scheduler_epoch() + 1); }
 
     Answer answer;
@@ -279,7 +306,7 @@ base::Result<Scheduler::Answer> Scheduler::enroll(SessionId session, const proto
                  enrolled->known ? "attached again" : "registered", proto::WorkerRole_Name(registration.role()),
                  base::log_safe((*pool)->model()), enrolled->replaced ? ", replacing its former life" : "");
 
-    proto::Registered& registered = *answer.directives.emplace_back().mutable_registered();
+    proto::Registered& registered = *add_directive(answer).mutable_registered();
     *registered.mutable_header() = proto::make_header((*pool)->model(), (*pool)->numerics_id(clock_.now()));
     registered.set_heartbeat_ms(static_cast<std::uint32_t>(options_.heartbeat.count()));
     registered.set_lease_ms(static_cast<std::uint32_t>(options_.lease.count()));
@@ -287,7 +314,8 @@ base::Result<Scheduler::Answer> Scheduler::enroll(SessionId session, const proto
     registered.set_idle_heartbeat_ms(
         static_cast<std::uint32_t>(std::max(options_.heartbeat, options_.suspect_after / 2).count()));
     registered.set_scheduler_epoch(epoch_);
-    if ((*pool)->is_drained(life)) { answer.directives.emplace_back().set_drain(true); }
+    if (has_lease_) { registered.set_leader_silence_ms(static_cast<std::uint32_t>(options_.leader_silence.count())); }
+    if ((*pool)->is_drained(life)) { add_directive(answer).set_drain(true); }
     return answer;
 }
 
@@ -300,14 +328,15 @@ base::Result<Scheduler::Answer> Scheduler::hear(SessionId session, const proto::
     if (auto fine = proto::check_header(heartbeat.header()); !fine) { return base::pass_on(fine); }
     Answer answer;
     const Registry::Heard heard = known->second.pool->hear(known->second.life, heartbeat, clock_.now());
-    if (heard.resend_snapshot) { answer.directives.emplace_back().set_resend_snapshot(true); }
+    known->second.is_heard = true;
+    if (heard.resend_snapshot) { add_directive(answer).set_resend_snapshot(true); }
     return answer;
 }
 
 void Scheduler::detach(SessionId session) {
     const auto known = sessions_.find(session);
     if (known == sessions_.end()) { return; }
-    const auto [pool, life] = known->second;
+    const auto [pool, life, is_heard] = known->second;
     sessions_.erase(known);
     if (!pool->leave(life)) { return; }
     session_of_.erase(life.id);

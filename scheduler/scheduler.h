@@ -30,13 +30,16 @@ enum class SessionId : std::uint64_t {};
 /// (model_pool.h). Streams in flight never pass through it, and all it knows was reported by workers: a new one is
 /// complete as soon as they have attached again.
 ///
-/// Its epoch tells it from the schedulers before it: the wall clock at its start in microseconds, and above whatever
-/// the first worker that attaches has seen (the clock may have gone back). It is in every answer; a request that has
-/// seen a higher one is refused, because a newer scheduler has taken over.
+/// Its epoch tells it from the schedulers before it and is in every answer and directive. Of one that is alone: the
+/// wall clock at its start in microseconds, and above whatever the first worker that attaches has seen (the clock may
+/// have gone back); a request that has seen a higher one is refused, because a newer scheduler has taken over. Of one
+/// that leads by a lease: that of its term, and above whatever anybody it meets has seen, since while it leads nobody
+/// else does.
 class Scheduler {
 public:
-    /// `clock` and `metrics` must outlive it.
-    Scheduler(SchedulerOptions options, const base::Clock& clock, base::Metrics& metrics);
+    /// `clock` and `metrics` must outlive it. `term_epoch`: of the lease by which it leads, and then it is asked and
+    /// told things only while that lasts; 0: it is alone.
+    Scheduler(SchedulerOptions options, const base::Clock& clock, base::Metrics& metrics, std::uint64_t term_epoch = 0);
     Scheduler(const Scheduler&) = delete;  // pools borrow its options
     Scheduler& operator=(const Scheduler&) = delete;
 
@@ -76,6 +79,8 @@ public:
     std::vector<SessionId> tick();
 
     std::size_t workers() const;
+    /// Of these, whose load is known: they have reported since they registered.
+    std::size_t workers_heard() const;
     /// That are remembered: made and not released, given up or expired.
     std::size_t placements() const;
     std::uint64_t epoch() const { return epoch_; }
@@ -84,7 +89,10 @@ private:
     struct Session {
         ModelPool* pool = nullptr;
         Registry::Life life;
+        bool is_heard = false;
     };
+    void meet(std::uint64_t epoch_seen);
+    sluice::proto::WorkerDirective& add_directive(Answer& answer) const;
     std::variant<ModelPool*, Refusal> route(const sluice::proto::PlaceRequest& request);
     void heard(std::uint64_t gateway, base::TimePoint now);
     base::Result<ModelPool*> find(std::string_view model);
@@ -99,6 +107,7 @@ private:
     const base::Clock& clock_;
     base::Metrics& metrics_;
     const base::TimePoint started_;
+    const bool has_lease_;
     std::uint64_t epoch_;
     bool had_worker_ = false;
     Tenants tenants_;

@@ -18,10 +18,12 @@
 
 #include "base/bounded_queue.h"
 #include "base/check.h"
+#include "base/log.h"
 #include "base/log_limit.h"
 #include "proto/channel.h"
 #include "proto/scheduler.grpc.pb.h"
 #include "proto/status.h"
+#include "scheduler/leadership.h"
 #include "scheduler/scheduler.h"
 
 namespace scheduler {
@@ -31,6 +33,11 @@ namespace {
 constexpr std::size_t kCommandsPerStream = 4;
 /// How long calls that are being answered may take once the server is told to stop.
 constexpr std::chrono::seconds kStopPatience{2};
+/// How often a new leader looks whether it may place, besides when workers report.
+constexpr std::chrono::milliseconds kGatherTick{50};
+constexpr std::chrono::milliseconds kNoTime{0};
+/// A leader is heard so often in the time after which workers look for another one.
+constexpr int kSignsPerLease = 4;
 
 /// Directives that wait for a slow worker; one that does not read them is cut off.
 constexpr std::size_t kDirectivesMax = 64;
@@ -40,24 +47,40 @@ constexpr std::size_t kDirectivesMax = 64;
 class SchedulerServer::Impl {
 public:
     Impl(SchedulerOptions options, const base::Clock& clock, base::Metrics& metrics, const proto::ClusterKey& key)
-        : options_(options),
+        : options_(std::move(options)),
+          clock_(clock),
+          metrics_(metrics),
           key_(key),
-          streams_max_(std::size_t{options.workers_max} * 2),
-          commands_(options.calls_max + streams_max_ * kCommandsPerStream + 2),
-          scheduler_(std::move(options), clock, metrics),
+          streams_max_(std::size_t{options_.workers_max} * 2),
+          commands_(options_.calls_max + streams_max_ * kCommandsPerStream + 3),
+          leader_metrics_(metrics),
           service_(*this) {}
 
     ~Impl() { stop(); }
 
-    base::Result<void> start(const std::string& listen_address) {
+    base::Result<void> start(const std::string& listen_address, std::unique_ptr<LeaderLease> lease) {
         auto running = proto::start_server({.listen_address = listen_address, .key = key_},
                                            std::array<grpc::Service*, 1>{&service_});
         if (!running) { return base::pass_on(running, "scheduler"); }
         server_ = std::move(running->server);
         const auto colon = listen_address.rfind(':');
         address_ = listen_address.substr(0, colon) + ":" + std::to_string(running->port);
+        server_->GetHealthCheckService()->SetServingStatus(true);
+        if (lease) {
+            set_leads(false);
+            leadership_ =
+                std::make_unique<Leadership>(Election::Options{.name = address_, .lease = options_.leader_silence},
+                                             std::move(lease), clock_, leader_metrics_, [this] {
+                                                 if (!look_asked_.exchange(true)) {
+                                                     push([this] { look_asked_ = false; });
+                                                 }
+                                             });
+        } else {
+            scheduler_ = std::make_unique<Scheduler>(options_, clock_, metrics_);
+            leader_metrics_.terms.Increment();
+            set_leads(true);
+        }
         thread_ = std::jthread([this](std::stop_token stop) { run(stop); });
-        set_serving(true);
         return {};
     }
 
@@ -66,7 +89,8 @@ public:
     void stop() {
         const std::scoped_lock lock(stop_mutex_);
         if (!server_) { return; }
-        set_serving(false);
+        server_->GetHealthCheckService()->SetServingStatus(false);
+        if (leadership_) { leadership_->stop(); }  // the lease is free; whoever comes from now on finds another leader
         CHECK(commands_.push([this] { end_all_streams(); }));
         server_->Shutdown(std::chrono::system_clock::now() + kStopPatience);
         server_->Wait();  // every reactor has had its OnDone; the state thread ran until here
@@ -96,6 +120,7 @@ private:
         void read() {
             if (!finished()) { StartRead(&report_); }
         }
+        bool is_idle() const { return directives_.empty() && !finished(); }
         /// False when too many wait already.
         bool send(proto::WorkerDirective directive) {
             if (finished()) { return true; }
@@ -158,19 +183,19 @@ private:
         grpc::ServerUnaryReactor* Place(grpc::CallbackServerContext* context, const proto::PlaceRequest* request,
                                         proto::PlaceReply* reply) override {
             return owner_.call(context, [this, request, reply] {
-                *reply = owner_.scheduler_.place(*request);
+                *reply = owner_.scheduler_->place(*request);
                 return grpc::Status::OK;
             });
         }
         grpc::ServerUnaryReactor* Release(grpc::CallbackServerContext* context, const proto::ReleaseRequest* request,
                                           proto::ReleaseReply* reply) override {
             return owner_.call(context,
-                               [this, request, reply] { return answer(owner_.scheduler_.release(*request), *reply); });
+                               [this, request, reply] { return answer(owner_.scheduler_->release(*request), *reply); });
         }
         grpc::ServerUnaryReactor* Describe(grpc::CallbackServerContext* context, const proto::DescribeRequest* request,
                                            proto::DescribeReply* reply) override {
-            return owner_.call(context,
-                               [this, request, reply] { return answer(owner_.scheduler_.describe(*request), *reply); });
+            return owner_.call(
+                context, [this, request, reply] { return answer(owner_.scheduler_->describe(*request), *reply); });
         }
         grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context, const proto::DrainRequest* request,
                                         proto::DrainReply* reply) override {
@@ -191,9 +216,9 @@ private:
         Impl& owner_;
     };
 
-    void set_serving(bool serving) {
-        server_->GetHealthCheckService()->SetServingStatus(serving);
-        server_->GetHealthCheckService()->SetServingStatus(proto::Scheduler::service_full_name(), serving);
+    void set_leads(bool leads) {
+        server_->GetHealthCheckService()->SetServingStatus(proto::Scheduler::service_full_name(), leads);
+        leader_metrics_.leads.Set(leads ? 1 : 0);
     }
 
     /// Its commands are counted, so the queue has room by construction.
@@ -216,7 +241,9 @@ private:
         }
         push([this, context, reactor, work = std::move(work)] {
             // Nobody waits for the answer any more: what is placed now would count as load for nothing.
-            const grpc::Status status = context->IsCancelled() ? grpc::Status::CANCELLED : work();
+            const grpc::Status status = context->IsCancelled() ? grpc::Status::CANCELLED
+                                        : places()             ? work()
+                                                               : stands_by();
             calls_.fetch_sub(1);
             reactor->Finish(status);
         });
@@ -239,6 +266,8 @@ private:
             streams_.emplace(stream->session(), stream);
             if (stopping_) {
                 stream->finish({grpc::StatusCode::UNAVAILABLE, "the scheduler stops"});
+            } else if (!scheduler_) {
+                stream->finish(stands_by());
             } else {
                 expect_registration(*stream);
                 stream->read();
@@ -254,15 +283,98 @@ private:
         const auto interval = std::clamp<std::chrono::milliseconds>(options_.lease / 5, std::chrono::milliseconds(5),
                                                                     std::chrono::seconds(1));
         auto next_tick = std::chrono::steady_clock::now();
+        auto next_sign = next_tick;
         while (!stop.stop_requested()) {
-            if (std::chrono::steady_clock::now() >= next_tick) {
-                for (const SessionId session : scheduler_.tick()) {
-                    finish(session, {grpc::StatusCode::DEADLINE_EXCEEDED, "no heartbeat during the lease"});
-                }
-                end_unregistered(std::chrono::steady_clock::now());
-                next_tick = std::chrono::steady_clock::now() + interval;
+            const auto now = std::chrono::steady_clock::now();
+            look_at_standing();
+            if (now >= next_tick) {
+                if (scheduler_) { expire(now); }
+                next_tick = now + (gathers_until_ ? std::min(interval, kGatherTick) : interval);
             }
-            if (auto command = commands_.pop(stop, next_tick)) { (*command)(); }
+            if (leadership_ && now >= next_sign) {
+                give_sign();
+                next_sign = now + options_.leader_silence / kSignsPerLease;
+            }
+            const auto wake = leadership_ ? std::min(next_tick, next_sign) : next_tick;
+            if (auto command = commands_.pop(stop, wake)) {
+                look_at_standing();  // this thread may have stood still before, with its process
+                (*command)();
+            }
+        }
+    }
+
+    void expire(std::chrono::steady_clock::time_point now) {
+        for (const SessionId session : scheduler_->tick()) {
+            finish(session, {grpc::StatusCode::DEADLINE_EXCEEDED, "no heartbeat during the lease"});
+        }
+        end_unregistered(now);
+    }
+
+    // Leading by a lease. A scheduler object lives for one term, and knows nothing of those before it.
+
+    bool places() const { return scheduler_ != nullptr && !gathers_until_; }
+
+    grpc::Status stands_by() const {
+        if (scheduler_) {
+            return {grpc::StatusCode::UNAVAILABLE, "this scheduler begins to lead, and waits for its workers"};
+        }
+        return {grpc::StatusCode::UNAVAILABLE,
+                "this scheduler stands by: " + (leader_.empty() ? "nobody leads" : leader_ + " leads")};
+    }
+
+    void look_at_standing() {
+        if (!leadership_) { return; }
+        const Standing standing = leadership_->standing();
+        const bool leads = standing.leads_at(clock_.now());
+        leader_ = base::log_safe(standing.leader);
+        if (scheduler_ && (!leads || standing.serial != term_)) { step_down(); }
+        if (!scheduler_ && leads && !stopping_) { step_up(standing); }
+        if (scheduler_) { gather(); }
+    }
+
+    void step_up(const Standing& standing) {
+        scheduler_ = std::make_unique<Scheduler>(options_, clock_, metrics_, standing.epoch);
+        term_ = standing.serial;
+        workers_awaited_ = standing.workers_before;
+        gathers_until_ = clock_.now() + options_.gather_max;
+    }
+
+    void step_down() {
+        for (auto& [session, stream] : streams_) {
+            stream->finish({grpc::StatusCode::UNAVAILABLE, "this scheduler leads no more"});
+        }
+        unregistered_.clear();
+        scheduler_.reset();
+        gathers_until_.reset();
+        set_leads(false);
+    }
+
+    /// Whoever begins to lead has heard of no worker. It places nothing before as many as the leader before it had have
+    /// told how they stand, or there was time enough for it: twice as much while none at all has, since then every
+    /// request would be refused.
+    void gather() {
+        const base::TimePoint now = clock_.now();
+        const std::size_t heard = scheduler_->workers_heard();
+        if (gathers_until_ &&
+            (heard >= workers_awaited_ || now >= *gathers_until_ + (heard == 0 ? options_.gather_max : kNoTime))) {
+            spdlog::info("places requests on {} workers; {} were awaited", scheduler_->workers(), workers_awaited_);
+            gathers_until_.reset();
+            set_leads(true);
+        }
+        const auto workers = static_cast<std::uint32_t>(scheduler_->workers());
+        leadership_->tell(
+            {.workers = gathers_until_ ? std::max(workers, workers_awaited_) : workers, .epoch = scheduler_->epoch()});
+    }
+
+    /// To every worker: the lease goes on. Whatever else is on its way to one says so, too.
+    void give_sign() {
+        if (!scheduler_) { return; }
+        for (auto& [session, stream] : streams_) {
+            if (!stream->is_idle()) { continue; }
+            proto::WorkerDirective sign;
+            sign.set_alive(true);
+            sign.set_scheduler_epoch(scheduler_->epoch());
+            stream->send(std::move(sign));
         }
     }
 
@@ -283,6 +395,11 @@ private:
         }
     }
 
+    /// No effect for a session of a former term.
+    void detach(SessionId session) {
+        if (scheduler_) { scheduler_->detach(session); }
+    }
+
     void finish(SessionId session, const grpc::Status& status) {
         if (const auto stream = streams_.find(session); stream != streams_.end()) { stream->second->finish(status); }
     }
@@ -290,17 +407,17 @@ private:
     void on_read(Stream& stream, bool ok) {
         if (stream.finished()) { return; }
         if (!ok) {
-            scheduler_.detach(stream.session());
+            detach(stream.session());
             stream.finish(grpc::Status::OK);
             return;
         }
         unregistered_.erase(stream.session());  // it registers now, or ends
         auto answer = check_address(stream.report()).and_then([&] {
-            return scheduler_.report(stream.session(), stream.report());
+            return scheduler_->report(stream.session(), stream.report());
         });
         if (!answer) {
             base::warn_limited("stream closed", "a worker's stream is closed: {}", answer.error().message);
-            scheduler_.detach(stream.session());
+            detach(stream.session());
             stream.finish(proto::status_of(answer.error()));
             return;
         }
@@ -323,13 +440,13 @@ private:
     /// False when the stream is cut, because its worker does not read.
     bool send(Stream& stream, proto::WorkerDirective directive) {
         if (stream.send(std::move(directive))) { return true; }
-        scheduler_.detach(stream.session());
+        detach(stream.session());
         stream.finish({grpc::StatusCode::RESOURCE_EXHAUSTED, "the worker does not read its directives"});
         return false;
     }
 
     grpc::Status drain(const proto::DrainRequest& request, proto::DrainReply& reply) {
-        auto drained = scheduler_.drain(request);
+        auto drained = scheduler_->drain(request);
         if (!drained) { return proto::status_of(drained.error()); }
         reply = std::move(drained->reply);
         if (const auto stream = streams_.find(drained->session); stream != streams_.end()) {
@@ -339,7 +456,7 @@ private:
     }
 
     void on_done(Stream& stream) {
-        scheduler_.detach(stream.session());
+        detach(stream.session());
         unregistered_.erase(stream.session());
         streams_.erase(stream.session());
         open_streams_.fetch_sub(1);
@@ -349,20 +466,28 @@ private:
     void end_all_streams() {
         stopping_ = true;
         for (auto& [session, stream] : streams_) {
-            scheduler_.detach(session);
+            detach(session);
             stream->finish({grpc::StatusCode::UNAVAILABLE, "the scheduler stops"});
         }
     }
 
     const SchedulerOptions options_;
+    const base::Clock& clock_;
+    base::Metrics& metrics_;
     const proto::ClusterKey key_;
     const std::size_t streams_max_;
     base::BoundedQueue<Command> commands_;
     std::atomic<std::uint32_t> calls_ = 0;
     std::atomic<std::size_t> open_streams_ = 0;
     std::atomic<std::uint64_t> next_session_ = 1;
+    std::atomic<bool> look_asked_ = false;
+    LeaderMetrics leader_metrics_;
     // Owned by the state thread.
-    Scheduler scheduler_;
+    std::unique_ptr<Scheduler> scheduler_;          // none while another one leads
+    std::uint64_t term_ = 0;                        // its term
+    std::uint32_t workers_awaited_ = 0;             // the leader before it had so many
+    std::optional<base::TimePoint> gathers_until_;  // set: it begins to lead
+    std::string leader_;                            // for people
     std::unordered_map<SessionId, Stream*> streams_;
     std::map<SessionId, std::chrono::steady_clock::time_point> unregistered_;  // of streams_: since when; oldest first
     bool stopping_ = false;
@@ -371,7 +496,8 @@ private:
     std::unique_ptr<grpc::Server> server_;
     std::string address_;
     std::jthread thread_;
-    std::mutex stop_mutex_;  // one stop at a time
+    std::unique_ptr<Leadership> leadership_;  // none: it is alone
+    std::mutex stop_mutex_;                   // one stop at a time
 };
 
 SchedulerServer::SchedulerServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -380,9 +506,10 @@ SchedulerServer::~SchedulerServer() = default;
 base::Result<std::unique_ptr<SchedulerServer>> SchedulerServer::start(SchedulerOptions options,
                                                                       const std::string& listen_address,
                                                                       const base::Clock& clock, base::Metrics& metrics,
-                                                                      const proto::ClusterKey& key) {
+                                                                      const proto::ClusterKey& key,
+                                                                      std::unique_ptr<LeaderLease> lease) {
     auto impl = std::make_unique<Impl>(std::move(options), clock, metrics, key);
-    if (auto started = impl->start(listen_address); !started) { return pass_on(started); }
+    if (auto started = impl->start(listen_address, std::move(lease)); !started) { return pass_on(started); }
     return std::unique_ptr<SchedulerServer>(new SchedulerServer(std::move(impl)));
 }
 

@@ -10,6 +10,7 @@
 #include <stop_token>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "base/clock.h"
 #include "proto/cluster_key.h"
@@ -30,17 +31,19 @@ std::chrono::milliseconds idle_report_interval(const sluice::proto::Registered& 
 /// thread of its own, and one more that reads while a stream is open; the step loop never waits for the scheduler.
 class Registration {
 public:
-    /// `registration` is sent at each (re)connect, with what has become known since. `on_drain` is called (on a thread
-    /// of this class, maybe more than once) when the scheduler asks for a drain. References must outlive this.
-    /// `key`: shown to the scheduler.
-    Registration(std::string scheduler_address, sluice::proto::RegisterWorker registration,
+    /// `scheduler_addresses`: of the schedulers of the cluster (at least one), of which one leads: they are tried in
+    /// turns until one takes this worker in. `registration` is sent at each (re)connect, with what has become known
+    /// since. `on_drain` is called (on a thread of this class, maybe more than once) when the scheduler asks for a
+    /// drain. References must outlive this. `key`: shown to the scheduler.
+    Registration(std::vector<std::string> scheduler_addresses, sluice::proto::RegisterWorker registration,
                  const WorkerOptions& options, ReportBoard& board, const base::Clock& clock,
                  std::function<void()> on_drain, proto::ClusterKey key = proto::ClusterKey());
     ~Registration();
 
     /// The scheduler knows this worker now (or did a moment ago).
     bool is_registered() const { return is_registered_; }
-    /// The highest epoch of a scheduler that took this worker in; 0: none has. A lower one is served too: what runs
+    /// The highest epoch of a scheduler that took this worker in; 0: none has. One that leads by a lease is left when
+    /// its epoch is lower: it leads no more, and does not know. One that is alone is served all the same: what runs
     /// here runs on, and who is in charge is for schedulers and gateways to find out.
     std::uint64_t scheduler_epoch() const { return scheduler_epoch_; }
     /// Any thread: something on the board should not wait for the next heartbeat.
@@ -49,10 +52,11 @@ public:
 
 private:
     void run(std::stop_token stop);
-    void attach_once(std::stop_token stop);
-    void follow(const sluice::proto::WorkerDirective& directive);
+    void attach_once(std::stop_token stop, const std::string& address, std::chrono::milliseconds patience);
+    bool follow(const std::string& address, const sluice::proto::WorkerDirective& directive);
+    bool is_superseded(const sluice::proto::WorkerDirective& directive) const;
 
-    const std::string scheduler_address_;
+    const std::vector<std::string> scheduler_addresses_;
     const proto::ClusterKey key_;
     const sluice::proto::RegisterWorker registration_;
     const WorkerOptions options_;
@@ -64,9 +68,11 @@ private:
 
     std::mutex mutex_;  // guards all up to the thread
     std::condition_variable_any changed_;
-    bool is_open_ = false;                               // the stream that is there now
-    std::optional<std::chrono::milliseconds> interval_;  // of its reports; empty until the scheduler has answered
-    std::chrono::milliseconds idle_interval_{};          // of those that say nothing new
+    bool is_open_ = false;                                  // the stream that is there now
+    std::optional<std::chrono::milliseconds> interval_;     // of its reports; empty until the scheduler has answered
+    std::chrono::milliseconds idle_interval_{};             // of those that say nothing new
+    std::optional<std::chrono::milliseconds> silence_max_;  // of a scheduler that leads by a lease
+    base::TimePoint heard_at_{};                            // when that one spoke last
     bool report_soon_ = false;
 
     std::jthread thread_;

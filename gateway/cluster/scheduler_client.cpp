@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <map>
 #include <mutex>
-#include <set>
 #include <utility>
 
 #include "base/log.h"
+#include "base/log_limit.h"
+#include "gateway/cluster/leader_view.h"
 #include "gateway/cluster/releases.h"
 #include "proto/channel.h"
 #include "proto/header.h"
@@ -42,20 +44,26 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
         : options(std::move(given)),
           post(std::move(given_post)),
           wake(std::move(given_wake)),
-          stub(proto::Scheduler::NewStub(proto::make_channel({.address = options.address, .key = options.key}))),
-          releases(options.releases_max, options.release_batch_max) {}
+          view(options.addresses.size()),
+          releases(options.releases_max, options.release_batch_max) {
+        for (const std::string& address : options.addresses) {
+            schedulers.push_back(
+                {.stub = proto::Scheduler::NewStub(proto::make_channel({.address = address, .key = options.key})),
+                 .describing = false});
+        }
+    }
 
-    /// Starts a unary call; `then(status, reply)` runs on the gateway's thread unless stopped.
+    /// Starts a unary call to scheduler `to`; `then(status, reply)` runs on the gateway's thread unless stopped.
     template <class Request, class Reply, class Start, class Then>
-    void call(Request request, base::Duration timeout, Start start, Then then) {
+    void call(std::size_t to, Request request, base::Duration timeout, Start start, Then then) {
         auto call = std::make_shared<Call<Request, Reply>>();
         set_timeout(call->context, timeout);
         call->request = std::move(request);
         {
             const std::scoped_lock lock(mutex);
-            outstanding.insert(&call->context);
+            outstanding.emplace(&call->context, to);
         }
-        start(call->context, call->request, call->reply,
+        start(*schedulers[to].stub, call->context, call->request, call->reply,
               [self = shared_from_this(), call, then = std::move(then)](grpc::Status status) mutable {
                   {
                       const std::scoped_lock lock(self->mutex);
@@ -67,6 +75,47 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
                       if (self->events != nullptr) { then(status, call->reply); }
                   });
               });
+    }
+
+    /// What scheduler `from` answered, if it counts: else why not.
+    template <class Reply>
+    base::Result<Reply> take(std::size_t from, const grpc::Status& status, const Reply& reply) {
+        if (!status.ok()) {
+            const base::Error error = proto::error_of(status);
+            // The other errors are of one that leads.
+            if (error.code == base::ErrorCode::unavailable || error.code == base::ErrorCode::deadline_exceeded) {
+                lose(from);
+            }
+            return tl::unexpected(error);
+        }
+        const std::optional<std::size_t> before = view.leader();
+        if (!view.answered(from, reply.scheduler_epoch())) {
+            base::warn_limited("superseded scheduler",
+                               "an answer of the scheduler at {} is refused: its epoch {} is over, it is {}",
+                               options.addresses[from], reply.scheduler_epoch(), view.epoch());
+            return base::fail(base::ErrorCode::unavailable, "the scheduler that answered leads no more");
+        }
+        if (before != from && schedulers.size() > 1) { follow(from); }
+        return reply;
+    }
+
+    /// Scheduler `leader` leads from now on. Whatever was asked of another one is asked again, of this one.
+    void follow(std::size_t leader) {
+        spdlog::info("the scheduler at {} leads, epoch {}", options.addresses[leader], view.epoch());
+        const std::scoped_lock lock(mutex);
+        for (const auto& [context, to] : outstanding) {
+            if (to != leader) { context->TryCancel(); }
+        }
+        release_answered = true;
+    }
+
+    /// Scheduler `index` does not lead, so far as can be seen: the next description is due at once, of all of them.
+    void lose(std::size_t index) {
+        const bool led = view.leader() == index;
+        view.failed(index);
+        if (!led || schedulers.size() == 1) { return; }
+        describe_at = base::TimePoint();
+        wake(describe_at);
     }
 
     /// Of descriptions and releases, which are of all models.
@@ -83,25 +132,30 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
         return static_cast<std::size_t>(count) == options.models.size();
     }
 
+    /// Asks every scheduler that does not owe an answer.
     void describe() {
-        describing = true;
+        for (std::size_t to = 0; to < schedulers.size(); ++to) {
+            if (!std::exchange(schedulers[to].describing, true)) { describe(to); }
+        }
+    }
+
+    void describe(std::size_t to) {
         proto::DescribeRequest request;
         *request.mutable_header() = make_header();
         request.set_gateway(options.life);
+        request.set_scheduler_epoch(view.epoch());
         call<proto::DescribeRequest, proto::DescribeReply>(
-            request, kDescribeTimeout,
-            [this](grpc::ClientContext& context, auto& ask, auto& reply, auto done) {
-                stub->async()->Describe(&context, &ask, &reply, std::move(done));
+            to, request, kDescribeTimeout,
+            [](auto& stub, grpc::ClientContext& context, auto& ask, auto& reply, auto done) {
+                stub.async()->Describe(&context, &ask, &reply, std::move(done));
             },
-            [this](const grpc::Status& status, const proto::DescribeReply& reply) {
-                describing = false;
+            [this, to](const grpc::Status& status, const proto::DescribeReply& reply) {
+                schedulers[to].describing = false;
                 wake(describe_at);
-                ready = status.ok() && is_ready(reply);
-                if (status.ok()) {
-                    events->on_cluster(reply);
-                } else {
-                    events->on_cluster(tl::unexpected<base::Error>(proto::error_of(status)));
-                }
+                const auto taken = take(to, status, reply);
+                if (!taken && view.leader()) { return; }  // another one leads, and says how it is
+                ready = taken && is_ready(*taken);
+                events->on_cluster(taken);
             });
     }
 
@@ -114,15 +168,16 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
         releasing = true;
         *request.mutable_header() = make_header();
         request.set_gateway(options.life);
+        const std::size_t to = view.next();
         call<proto::ReleaseRequest, proto::ReleaseReply>(
-            request, kReleaseTimeout,
-            [this](grpc::ClientContext& context, auto& ask, auto& reply, auto done) {
-                stub->async()->Release(&context, &ask, &reply, std::move(done));
+            to, request, kReleaseTimeout,
+            [](auto& stub, grpc::ClientContext& context, auto& ask, auto& reply, auto done) {
+                stub.async()->Release(&context, &ask, &reply, std::move(done));
             },
-            [this, request](const grpc::Status& status, const proto::ReleaseReply&) {
+            [this, to, request](const grpc::Status& status, const proto::ReleaseReply& reply) {
                 releasing = false;
-                release_answered = status.ok();
-                if (status.ok()) {
+                release_answered = take(to, status, reply).has_value();
+                if (release_answered) {
                     flush_releases();
                 } else {
                     releases.give_back(request);
@@ -133,22 +188,26 @@ struct SchedulerClient::State : std::enable_shared_from_this<State> {
     Options options;
     Post post;
     Wake wake;
-    std::unique_ptr<proto::Scheduler::Stub> stub;
+    struct OfScheduler {
+        std::unique_ptr<proto::Scheduler::Stub> stub;
+        bool describing = false;  // a description is awaited
+    };
 
     // Gateway's thread.
+    std::vector<OfScheduler> schedulers;  // as options.addresses
+    LeaderView view;
     ClusterEvents* events = nullptr;
     Releases releases;
     bool flush_posted = false;
     bool releasing = false;
     bool release_answered = true;  // else the next description's turn tries again
-    bool describing = false;
     bool ready = false;
     base::TimePoint describe_at{};
 
     std::mutex mutex;
     std::condition_variable idle;
-    std::set<grpc::ClientContext*> outstanding;  // guarded by mutex
-    bool stopped = false;                        // guarded by mutex
+    std::map<grpc::ClientContext*, std::size_t> outstanding;  // to whom; guarded by mutex
+    bool stopped = false;                                     // guarded by mutex
 };
 
 SchedulerClient::SchedulerClient(Options options, Post post, Wake wake)
@@ -166,18 +225,15 @@ void SchedulerClient::place(const proto::PlaceRequest& request, base::Duration t
     State& state = *state_;
     proto::PlaceRequest ours = request;
     ours.set_gateway(state.options.life);
+    const std::size_t to = state.view.next();
     state.call<proto::PlaceRequest, proto::PlaceReply>(
-        std::move(ours), timeout,
-        [&state](grpc::ClientContext& context, auto& ask, auto& reply, auto done) {
-            state.stub->async()->Place(&context, &ask, &reply, std::move(done));
+        to, std::move(ours), timeout,
+        [](auto& stub, grpc::ClientContext& context, auto& ask, auto& reply, auto done) {
+            stub.async()->Place(&context, &ask, &reply, std::move(done));
         },
-        [&state, id = base::RequestId{request.request_id()}, epoch = base::Epoch{request.epoch()}](
+        [&state, to, id = base::RequestId{request.request_id()}, epoch = base::Epoch{request.epoch()}](
             const grpc::Status& status, const proto::PlaceReply& reply) {
-            if (status.ok()) {
-                state.events->on_place_answered(id, epoch, reply);
-            } else {
-                state.events->on_place_answered(id, epoch, tl::unexpected<base::Error>(proto::error_of(status)));
-            }
+            state.events->on_place_answered(id, epoch, state.take(to, status, reply));
         });
 }
 
@@ -192,13 +248,15 @@ void SchedulerClient::release(const proto::ReleaseRequest::Ended& ended) {
 
 std::optional<base::TimePoint> SchedulerClient::tick(base::TimePoint now) {
     State& state = *state_;
-    if (!state.describing && now >= state.describe_at) {
+    const auto owes = [](const State::OfScheduler& one) { return one.describing; };
+    const auto& schedulers = state.schedulers;
+    if (now >= state.describe_at && !std::all_of(schedulers.begin(), schedulers.end(), owes)) {
         state.describe_at = now + (state.ready ? state.options.describe_interval : state.options.describe_interval / 5);
         state.describe();
         state.release_answered = true;
         state.flush_releases();  // what failed before
     }
-    if (state.describing) { return std::nullopt; }
+    if (std::all_of(schedulers.begin(), schedulers.end(), owes)) { return std::nullopt; }
     return state.describe_at;
 }
 
@@ -207,7 +265,7 @@ void SchedulerClient::stop() {
     state.events = nullptr;
     std::unique_lock lock(state.mutex);
     state.stopped = true;
-    for (grpc::ClientContext* context : state.outstanding) {
+    for (const auto& [context, to] : state.outstanding) {
         context->TryCancel();
     }
     if (!state.idle.wait_for(lock, kStopPatience, [&] { return state.outstanding.empty(); })) {

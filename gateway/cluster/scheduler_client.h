@@ -13,11 +13,13 @@
 
 namespace gateway {
 
-/// SchedulerPort over gRPC. Calls are made and answered on the gateway's thread; gRPC's threads only post.
+/// SchedulerPort over gRPC, to the one of the schedulers that leads (leader_view.h). All of them are asked for a
+/// description; what is asked of one that leads no more is given up. Calls are made and answered on the gateway's
+/// thread; gRPC's threads only post.
 class SchedulerClient final : public SchedulerPort {
 public:
     struct Options {
-        std::string address;                          // host:port
+        std::vector<std::string> addresses;           // host:port of each scheduler; at least one
         proto::ClusterKey key = proto::ClusterKey();  // shown to the scheduler
         std::uint64_t life = 0;                       // of this gateway: whose placements are
         std::vector<std::string> models;              // served names
@@ -32,7 +34,7 @@ public:
     void attach(ClusterEvents& events);
     void place(const proto::PlaceRequest& request, base::Duration timeout) override;
     void release(const proto::ReleaseRequest::Ended& ended) override;
-    /// Asks for a description if that is due. When the next is; empty while one is awaited.
+    /// Asks for descriptions if that is due. When the next are; empty while one is awaited of the only scheduler.
     std::optional<base::TimePoint> tick(base::TimePoint now);
     /// Cancels what is outstanding and waits for gRPC to let go of it.
     void stop();

@@ -83,17 +83,19 @@ def ready(roles: str) -> str:
 
 def cause_alerts() -> list[Alert]:
     served = f'group by ({MODEL}) (sluice_gateway_inflight_requests{{model!~"none|other"}})'
-    scheduled = "sluice_scheduler_decision_duration_seconds_count"
+    leaders = "sum by (sluice_cluster) (sluice_scheduler_leads)"
     damage = 'sluice_kv_transfers_total{outcome=~"checksum_mismatch|oversize|wrong_request|no_capability"}'
     return [
         Alert("SluiceNoPrefill", f"{served} unless on ({MODEL}) ({ready('prefill|mixed|encode')})", "1m", "page",
               "no worker that can compute prompts of {{ $labels.model }} is ready", "no-ready-workers.md"),
         Alert("SluiceNoDecode", f"{served} unless on ({MODEL}) ({ready('decode|mixed|encode')})", "1m", "page",
               "no worker that can generate for {{ $labels.model }} is ready", "no-ready-workers.md"),
-        Alert("SluiceNoScheduler", f"group by (sluice_cluster) (sluice_gateway_connections) unless on (sluice_cluster) group by (sluice_cluster) ({scheduled})",
-              "1m", "page", "no scheduler of {{ $labels.sluice_cluster }} is scraped: new requests are refused, streams go on", "no-scheduler.md"),
-        Alert("SluiceTwoSchedulers", f"count by (sluice_cluster) ({scheduled}) > 1", "5m", "ticket",
-              "{{ $value }} schedulers of {{ $labels.sluice_cluster }} run at once", "no-scheduler.md"),
+        Alert("SluiceNoScheduler", f"group by (sluice_cluster) (sluice_gateway_connections) unless on (sluice_cluster) {leaders} > 0",
+              "1m", "page", "no scheduler of {{ $labels.sluice_cluster }} leads: new requests are refused, streams go on", "no-scheduler.md"),
+        Alert("SluiceTwoSchedulers", f"{leaders} > 1", "5m", "ticket",
+              "{{ $value }} schedulers of {{ $labels.sluice_cluster }} lead at once", "no-scheduler.md"),
+        Alert("SluiceConfigInvalid", "min by (sluice_cluster, instance) (sluice_config_valid) == 0", "5m", "ticket",
+              "{{ $labels.instance }} keeps its old settings: those that it read are invalid", "config-invalid.md"),
         Alert("SluiceTargetDown", 'up{sluice_cluster!=""} == 0', "3m", "ticket", "{{ $labels.instance }} does not answer Prometheus", "target-down.md"),
         Alert("SluiceRestarts", 'changes(process_start_time_seconds{sluice_cluster!=""}[30m]) > 3', "1m", "ticket",
               "{{ $labels.instance }} has started {{ $value }} times in half an hour", "target-down.md"),

@@ -220,7 +220,7 @@ struct Cluster {
         options.worker_lost_after = 300ms;
         auto started = gateway::GatewayServer::start({.options = options,
                                                       .models = {{.name = "m", .text = text}},
-                                                      .scheduler_address = scheduler.address(),
+                                                      .scheduler_addresses = {scheduler.address()},
                                                       .hash_key = {},
                                                       .clock = clock,
                                                       .metrics = metrics});

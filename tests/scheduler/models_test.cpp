@@ -1,6 +1,7 @@
 // Workers of several models at one scheduler, and schedulers one after the other.
 #include "scheduler/scheduler.h"
 
+#include <limits>
 #include <string>
 
 #include "tests/scheduler/builders.h"
@@ -256,6 +257,36 @@ TEST_CASE("a newer scheduler has a higher epoch, and the older one knows when it
     const auto refusal = older.refused(request);
     REQUIRE(refusal.error().code() == 10);
     REQUIRE(refusal.error().message().find("superseded") != std::string::npos);
+}
+
+TEST_CASE("who leads by a lease is above every epoch that anybody has seen", "[scheduler][epoch][leader]") {
+    base::FakeClock clock;
+    base::Metrics metrics;
+    scheduler::Scheduler leader({}, clock, metrics, 500);
+    REQUIRE(leader.epoch() == 500);
+    const auto enroll = [&](std::uint64_t session, const scheduler_test::RegistrationSpec& spec) {
+        proto::WorkerReport report;
+        *report.mutable_registration() = scheduler_test::make_registration(spec);
+        return leader.report(scheduler::SessionId{session}, report);
+    };
+    const auto first = enroll(1, {.id = 1, .incarnation = 11, .scheduler_epoch = 499});
+    REQUIRE(first->directives.at(0).scheduler_epoch() == 500);
+    REQUIRE(first->directives.at(0).registered().leader_silence_ms() == 2000);
+    REQUIRE(enroll(2, {.id = 2, .incarnation = 21, .scheduler_epoch = 900})->directives.at(0).scheduler_epoch() == 901);
+    REQUIRE(leader.workers() == 2);
+    REQUIRE(leader.workers_heard() == 0);
+    proto::WorkerReport report;
+    *report.mutable_heartbeat() = scheduler_test::make_heartbeat(1);
+    REQUIRE(leader.report(scheduler::SessionId{1}, report).has_value());
+    REQUIRE(leader.workers_heard() == 1);
+    auto request = make_place({});
+    request.set_scheduler_epoch(2000);
+    const auto reply = leader.place(request);
+    REQUIRE(reply.has_placement());
+    REQUIRE(reply.scheduler_epoch() == 2001);
+    request.set_scheduler_epoch(std::numeric_limits<std::uint64_t>::max());  // nobody's epoch
+    REQUIRE(leader.place(request).has_refusal());
+    REQUIRE(leader.epoch() == 2001);
 }
 
 TEST_CASE("a scheduler whose clock has gone back is newer than what its first worker has seen", "[scheduler][epoch]") {

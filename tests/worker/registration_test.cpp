@@ -47,6 +47,7 @@ public:
         }
         {
             const std::scoped_lock lock(mutex_);
+            if (stands_by_) { return {grpc::StatusCode::UNAVAILABLE, "this scheduler stands by"}; }
             registrations_.push_back(report.registration());
             heartbeats_.clear();
             context_ = context;
@@ -62,6 +63,17 @@ public:
         context_ = nullptr;
         stream_ = nullptr;
         return grpc::Status::OK;
+    }
+
+    /// From now on it stands by: streams end at once.
+    void stand_by() {
+        const std::scoped_lock lock(mutex_);
+        stands_by_ = true;
+        if (context_ != nullptr) { context_->TryCancel(); }
+    }
+    void lead() {
+        const std::scoped_lock lock(mutex_);
+        stands_by_ = false;
     }
 
     /// Waits for the `count`-th registration, counted from 1.
@@ -89,8 +101,11 @@ public:
         REQUIRE(stream_ != nullptr);
         REQUIRE(stream_->Write(directive));
     }
-    void take_in(std::uint32_t heartbeat_ms, std::uint32_t lease_ms = 3'600'000, std::uint64_t epoch = 0) {
+    void take_in(std::uint32_t heartbeat_ms, std::uint32_t lease_ms = 3'600'000, std::uint64_t epoch = 0,
+                 std::uint32_t leader_silence_ms = 0) {
         WorkerDirective directive;
+        directive.set_scheduler_epoch(epoch);
+        directive.mutable_registered()->set_leader_silence_ms(leader_silence_ms);
         directive.mutable_registered()->set_scheduler_epoch(epoch);
         directive.mutable_registered()->set_heartbeat_ms(heartbeat_ms);
         directive.mutable_registered()->set_lease_ms(lease_ms);
@@ -105,6 +120,7 @@ public:
 private:
     int port_ = 0;
     std::mutex mutex_;  // guards all below up to the server
+    bool stands_by_ = false;
     std::condition_variable changed_;
     std::vector<sluice::proto::RegisterWorker> registrations_;
     std::vector<Heartbeat> heartbeats_;  // of the present stream
@@ -116,7 +132,9 @@ private:
 /// A worker without a step loop: the test answers the board's wishes.
 struct Worker {
     explicit Worker(const std::string& scheduler, worker::WorkerOptions options = {})
-        : registration(scheduler, message(), options, board, clock, [this] {
+        : Worker(std::vector{scheduler}, options) {}
+    explicit Worker(std::vector<std::string> schedulers, worker::WorkerOptions options = {})
+        : registration(std::move(schedulers), message(), options, board, clock, [this] {
               board.set_draining();
               const std::scoped_lock lock(mutex);
               ++drains;
@@ -303,4 +321,81 @@ TEST_CASE("a worker tells each scheduler the highest epoch that it has seen, and
     scheduler.take_in(5, 3'600'000, 60);  // an older one: it is served, and not remembered
     scheduler.heartbeat([](const Heartbeat&) { return true; });
     REQUIRE(worker.registration.scheduler_epoch() == 70);
+}
+
+TEST_CASE("of several schedulers a worker follows the one that leads", "[worker][leader]") {
+    ScriptedScheduler first;
+    ScriptedScheduler second;
+    second.stand_by();
+    Worker worker(std::vector{second.address(), first.address()});
+    first.registration(1);
+    first.take_in(5, 3'600'000, 70, 3'600'000);
+    first.heartbeat([](const Heartbeat&) { return true; });
+    second.lead();
+    first.stand_by();
+    REQUIRE(second.registration(1).scheduler_epoch() == 70);
+    second.take_in(5, 3'600'000, 71, 3'600'000);
+    second.heartbeat([](const Heartbeat&) { return true; });
+    REQUIRE(worker.registration.scheduler_epoch() == 71);
+}
+
+TEST_CASE("a scheduler that led by a lease and has an older epoch is left, and its orders are not followed",
+          "[worker][leader]") {
+    ScriptedScheduler older;
+    ScriptedScheduler newer;
+    newer.stand_by();
+    Worker worker(std::vector{older.address(), newer.address()});
+    older.registration(1);
+    older.take_in(5, 3'600'000, 70, 3'600'000);
+    older.heartbeat([](const Heartbeat&) { return true; });
+    older.stand_by();
+    newer.lead();
+    newer.registration(1);
+    newer.take_in(5, 3'600'000, 80, 3'600'000);
+    newer.heartbeat([](const Heartbeat&) { return true; });
+
+    older.lead();  // it was stopped, and woke
+    newer.stand_by();
+    REQUIRE(older.registration(2).scheduler_epoch() == 80);
+    older.take_in(5, 3'600'000, 70, 3'600'000);
+    older.registration(3);  // the stream was left, and after a look at the other one it comes again
+    REQUIRE(worker.registration.scheduler_epoch() == 80);
+    older.take_in(5, 3'600'000, 81, 3'600'000);
+    older.heartbeat([](const Heartbeat&) { return true; });
+    WorkerDirective drain;
+    drain.set_drain(true);
+    drain.set_scheduler_epoch(79);
+    older.say(drain);
+    older.registration(4);
+    older.take_in(5, 3'600'000, 82, 3'600'000);
+    older.heartbeat([](const Heartbeat& heartbeat) { return !heartbeat.load().draining(); });
+    const std::scoped_lock lock(worker.mutex);
+    REQUIRE(worker.drains == 0);
+}
+
+TEST_CASE("a leader that is silent for as long as its lease is left for another one", "[worker][leader]") {
+    ScriptedScheduler silent;
+    ScriptedScheduler other;
+    Worker worker(std::vector{silent.address(), other.address()});
+    silent.registration(1);
+    silent.take_in(5, 3'600'000, 70, 10'000);
+    silent.heartbeat([](const Heartbeat&) { return true; });
+    const auto report_at = [&](std::chrono::seconds later) {
+        worker.clock.advance(later);
+        worker.board.note_progress(worker.clock.now());
+        worker.registration.report_soon();
+    };
+    report_at(9s);
+    WorkerDirective word;
+    word.set_drain(true);
+    word.set_scheduler_epoch(70);
+    silent.say(word);
+    worker.wait_until([&worker] { return worker.drains == 1; });
+    const auto number = silent.heartbeat([](const Heartbeat& one) { return one.load().draining(); }).number();
+    report_at(9s);  // 18 s after the registration, 9 s after the last word
+    silent.heartbeat([number](const Heartbeat& one) { return one.number() > number; });
+    report_at(2s);
+    other.registration(1);
+    other.take_in(5, 3'600'000, 71, 10'000);
+    other.heartbeat([](const Heartbeat&) { return true; });
 }

@@ -1,0 +1,113 @@
+#include "scheduler/election.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+
+namespace scheduler {
+namespace {
+
+/// Looks in a lease: a leader that misses one or two still leads.
+constexpr int kStepsPerLease = 8;
+/// However long the lease is, a leader that has ended is noticed so soon.
+constexpr int kPauseMaxMs = 250;
+
+}  // namespace
+
+Election::Election(Options options, LeaderLease& lease, const base::Clock& clock)
+    : options_(std::move(options)), lease_(lease), clock_(clock) {
+    CHECK(options_.lease.count() > 0);
+}
+
+std::chrono::milliseconds Election::pause(std::chrono::milliseconds lease) {
+    return std::clamp(lease / kStepsPerLease, std::chrono::milliseconds(5), std::chrono::milliseconds(kPauseMaxMs));
+}
+
+const Standing& Election::step(const Told& told) {
+    problem_.clear();
+    if (standing_.epoch != 0) {
+        renew(told);
+    } else {
+        follow();
+    }
+    return standing_;
+}
+
+void Election::stand_by(std::string leader) {
+    unchanged_since_.reset();
+    standing_ = Standing();
+    standing_.leader = std::move(leader);
+}
+
+void Election::renew(const Told& told) {
+    const base::TimePoint before = clock_.now();
+    if (before >= standing_.until) {
+        // Others may lead by now, and what we had heard of workers is old. A new term, if any, begins with a new
+        // record.
+        lease_.resign();
+        stand_by("");
+        return follow();
+    }
+    LeaderTerm next = term_;
+    ++next.beat;
+    next.workers = told.workers;
+    next.epoch = std::max(next.epoch, told.epoch);
+    const auto renewed = lease_.renew(next);
+    if (!renewed) {
+        problem_ = renewed.error().message;  // it leads until its lease is over
+        return;
+    }
+    if (!*renewed) {
+        stand_by("");
+        return;
+    }
+    term_ = std::move(next);
+    standing_.epoch = term_.epoch;
+    standing_.until = before + options_.lease - options_.lease / 10;
+}
+
+void Election::follow() {
+    const base::TimePoint before = clock_.now();
+    auto seen = lease_.look();
+    if (!seen) {
+        problem_ = seen.error().message;
+        unchanged_since_.reset();  // what happens meanwhile is not seen
+        return;
+    }
+    if (!unchanged_since_ || *seen != term_) {
+        term_ = std::move(*seen);
+        unchanged_since_ = clock_.now();  // after the look: not before it was written
+    }
+    const bool is_free = term_.serial == 0 || term_.over;
+    if (!is_free && before - *unchanged_since_ < options_.lease) {
+        standing_.leader = term_.holder;
+        return;
+    }
+    stand_by("");
+    LeaderTerm ours;
+    ours.serial = term_.serial + 1;
+    ours.epoch = std::max<std::uint64_t>(term_.epoch + 1,
+                                         static_cast<std::uint64_t>(std::max<std::int64_t>(clock_.unix_us(), 1)));
+    ours.holder = options_.name;
+    const auto begun = lease_.begin(term_, ours);
+    if (!begun) {
+        problem_ = begun.error().message;
+        return;
+    }
+    if (!*begun) { return; }
+    standing_.workers_before = term_.workers;
+    standing_.epoch = ours.epoch;
+    standing_.serial = ours.serial;
+    standing_.until = before + options_.lease - options_.lease / 10;
+    standing_.leader = options_.name;
+    term_ = std::move(ours);
+}
+
+void Election::resign() {
+    if (standing_.epoch == 0) { return; }
+    lease_.resign();
+    stand_by("");
+}
+
+}  // namespace scheduler

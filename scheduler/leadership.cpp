@@ -1,0 +1,85 @@
+#include "scheduler/leadership.h"
+
+#include <condition_variable>
+#include <utility>
+
+#include "base/log.h"
+#include "base/log_limit.h"
+
+namespace scheduler {
+
+LeaderMetrics::LeaderMetrics(base::Metrics& metrics)
+    : leads(metrics.gauge("sluice_scheduler_leads", "1 while this scheduler places requests, 0 while it stands by")),
+      terms(metrics.counter("sluice_scheduler_terms_total", "Times that this scheduler began to lead")),
+      lease_errors(metrics.counter("sluice_scheduler_lease_errors_total", "Looks at the leader's lease that failed")) {}
+
+Leadership::Leadership(Election::Options options, std::unique_ptr<LeaderLease> lease, const base::Clock& clock,
+                       LeaderMetrics& metrics, std::function<void()> changed)
+    : options_(std::move(options)),
+      lease_(std::move(lease)),
+      clock_(clock),
+      metrics_(metrics),
+      changed_(std::move(changed)),
+      thread_([this](std::stop_token stop) { run(std::move(stop)); }) {}
+
+Leadership::~Leadership() {
+    stop();
+}
+
+Standing Leadership::standing() const {
+    const std::scoped_lock lock(mutex_);
+    return standing_;
+}
+
+void Leadership::tell(const Election::Told& told) {
+    const std::scoped_lock lock(mutex_);
+    told_ = told;
+}
+
+void Leadership::stop() {
+    thread_.request_stop();
+    if (thread_.joinable()) { thread_.join(); }
+}
+
+void Leadership::run(std::stop_token stop) {
+    Election election(options_, *lease_, clock_);
+    std::mutex sleep_mutex;
+    std::condition_variable_any sleep;
+    const auto publish = [this](const Standing& now) {
+        const std::scoped_lock lock(mutex_);
+        return std::exchange(standing_, now);
+    };
+    while (!stop.stop_requested()) {
+        Election::Told told;
+        {
+            const std::scoped_lock lock(mutex_);
+            told = told_;
+        }
+        const Standing& now = election.step(told);
+        const Standing before = publish(now);
+        if (!election.problem().empty()) {
+            metrics_.lease_errors.Increment();
+            base::warn_limited("leader lease", "{}", election.problem());
+        }
+        if (now.serial != before.serial) {
+            if (now.epoch != 0) {
+                metrics_.terms.Increment();
+                spdlog::info("leads from now on, epoch {}; the leader before had {} workers", now.epoch,
+                             now.workers_before);
+            } else {
+                spdlog::warn("leads no more");
+            }
+            changed_();
+        }
+        if (now.epoch == 0 && !now.leader.empty() && now.leader != before.leader) {
+            spdlog::info("stands by; the scheduler at {} leads", base::log_safe(now.leader));
+        }
+        std::unique_lock lock(sleep_mutex);
+        sleep.wait_for(lock, stop, Election::pause(options_.lease), [] { return false; });
+    }
+    election.resign();
+    publish(election.standing());
+    changed_();
+}
+
+}  // namespace scheduler

@@ -1,0 +1,124 @@
+"""The schema of the settings, the page that follows from it, and what SIGHUP does."""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import harness
+from harness import BINARY, MODEL, ROOT, post, wait_until
+
+pytestmark = pytest.mark.process
+
+
+def sluice(*words):
+    return subprocess.run([BINARY, *map(str, words)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+
+
+def settings(section, prefix=""):
+    """Path and schema of every setting but those below names of the user's."""
+    for name, value in section.get("properties", {}).items():
+        key = f"{prefix}.{name}" if prefix else name
+        if value.get("type") == "object":
+            yield from settings(value, key)
+        else:
+            yield key, value
+
+
+@pytest.fixture(scope="module")
+def schema():
+    shown = sluice("config", "schema")
+    assert shown.returncode == 0, shown.stderr
+    return json.loads(shown.stdout)
+
+
+def test_the_schema_knows_the_settings_that_there_are_and_no_others(schema):
+    printed = dict(line.split(": ", 1) for line in sluice("config", "print").stdout.splitlines())
+    assert set(printed) == set(dict(settings(schema)))
+    assert schema["additionalProperties"] is False
+    assert all(section["additionalProperties"] is False for name, section in schema["properties"].items() if name != "slo_classes")
+    target = schema["properties"]["slo_classes"]["additionalProperties"]["properties"]["ttft_ms"]
+    assert target["type"] == "integer" and target["minimum"] == 0
+    assert "weight_format" in schema["properties"]["engine"]["properties"]
+
+
+def test_what_the_schema_refuses_the_program_refuses(schema):
+    beyond = {key: one["maximum"] + 1 for key, one in settings(schema) if "maximum" in one and one["maximum"] < 2**62}
+    beyond |= {key: "no-such-choice" for key, one in settings(schema) if "enum" in one}
+    assert len(beyond) > 80
+    refused = sluice("config", "check", *(word for key, value in beyond.items() for word in ("--set", f"{key}={value}")))
+    assert refused.returncode == 2
+    assert [key for key in beyond if key not in refused.stderr] == []
+
+
+def test_the_page_of_the_settings_is_current():
+    checked = subprocess.run([sys.executable, ROOT / "scripts" / "make-config-docs", "--check", "--binary", BINARY], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_a_file_is_checked_by_its_name(tmp_path):
+    assert sluice("config", "check", ROOT / "configs" / "cluster.yaml").stdout == "the configuration is valid\n"
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("gateway:\n  port: 99999\n  prot: 1\n")
+    refused = sluice("config", "check", bad)
+    assert refused.returncode == 2 and f"{bad}:2" in refused.stderr and "unknown key gateway.prot" in refused.stderr
+
+
+def metric(port, name, **labels):
+    return sum(value for (found, had), value in harness.metrics(port).items() if found == name and labels.items() <= dict(had).items())
+
+
+def test_hangup_takes_in_what_may_change_and_keeps_the_old_where_the_new_is_invalid(tmp_path):
+    file = tmp_path / "sluice.yaml"
+
+    def write(ttft_ms, more=""):
+        file.write_text(f"slo_classes:\n  chat: {{ttft_ms: {ttft_ms}, tpot_ms: 1000}}\nslo: {{default_class: chat}}\n{more}")
+
+    write(60000)
+    port = harness.free_port()
+    with harness.Server([BINARY, "serve", "--model", MODEL, "--port", str(port), "--config", file], port) as server:
+        server.wait_ready()
+
+        def reload(outcome):
+            before = metric(port, "sluice_config_reloads_total", outcome=outcome)
+            os.kill(server.pid, signal.SIGHUP)
+            wait_until(lambda: metric(port, "sluice_config_reloads_total", outcome=outcome) == before + 1, f"a reload is {outcome}", 60)
+
+        def outcomes():
+            answer = post(port, "/v1/completions", prompt="Once upon a time", max_tokens=3)
+            assert answer.status in (200, 429), answer.body
+            return metric(port, "sluice_gateway_slo_requests_total", slo="ttft", outcome="good"), answer.status
+
+        assert outcomes()[0] == 1
+        write(1, "log: {level: debug}\ngateway: {text_threads: 2}\n")
+        reload("applied")
+        assert re.search(r"in effect now: log.level, slo_classes.chat.ttft_ms; needs a restart: gateway.text_threads", server.output())
+        good, status = outcomes()
+        assert status == 429 or good == 1  # a millisecond is met by nobody
+        write(60000, "gateway: {text_threads: many}\n")
+        reload("invalid")
+        assert metric(port, "sluice_config_valid") == 0
+        assert f"{file}:4: gateway.text_threads must be" in server.output()
+        file.write_text("slo_classes:\n  chat: {ttft_ms: 60000, tpot_ms: 1000}\n  more: {ttft_ms: 5}\nslo: {default_class: chat}\n")
+        reload("invalid")
+        assert "other classes than at the start need a restart" in server.output()
+        write(60000)
+        reload("applied")
+        assert metric(port, "sluice_config_valid") == 1
+        assert outcomes() == (good + 1, 200)
+        assert server.stop() == 0
+
+
+def test_every_role_outlives_a_hangup(tmp_path):
+    file = tmp_path / "sluice.yaml"
+    file.write_text("log: {level: info}\n")
+    environment = {"SLUICE_CLUSTER_KEY": "0" * 32}
+    for role, flags in (("scheduler", ["--listen", "127.0.0.1:0"]), ("mixed", ["--model", MODEL]), ("gateway", ["--model", MODEL, "--port", "0"])):
+        with harness.Process([BINARY, role, *flags, "--config", file], environment) as process:
+            wait_until(lambda process=process: f"sluice {role}" in process.output(), f"{role} runs", 60)
+            os.kill(process.pid, signal.SIGHUP)
+            wait_until(lambda process=process: "the settings were read again" in process.output(), f"{role} has read its settings", 60)
+            assert process.stop() == 0

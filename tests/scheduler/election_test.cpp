@@ -1,0 +1,113 @@
+// Who leads, on a clock that the test moves.
+#include "scheduler/election.h"
+
+#include "base/clock.h"
+#include "tests/scheduler/memory_lease.h"
+
+#include "tests/support/catch.h"
+
+using namespace std::chrono_literals;
+using scheduler::Election;
+using scheduler_test::MemoryLease;
+using scheduler_test::SharedRecord;
+
+namespace {
+
+struct Candidate {
+    Candidate(std::string name, SharedRecord& record, const base::Clock& given)
+        : lease(record), clock(given), election({.name = std::move(name), .lease = 1000ms}, lease, given) {}
+    bool step(std::uint32_t workers = 0, std::uint64_t epoch = 0) {
+        election.step({.workers = workers, .epoch = epoch});
+        return leads();
+    }
+    bool leads() const { return election.standing().leads_at(clock.now()); }
+
+    MemoryLease lease;
+    const base::Clock& clock;
+    Election election;
+};
+
+struct Two {
+    base::FakeClock clock;
+    SharedRecord record;
+    Candidate a{"a:1", record, clock};
+    Candidate b{"b:1", record, clock};
+};
+
+}  // namespace
+
+TEST_CASE("the first scheduler leads at once, and goes on as long as it looks", "[scheduler][election]") {
+    Two two;
+    REQUIRE(two.a.step());
+    const std::uint64_t epoch = two.a.election.standing().epoch;
+    for (int step = 0; step < 100; ++step) {
+        two.clock.advance(Election::pause(1000ms));
+        REQUIRE(two.a.step(3));
+        REQUIRE_FALSE(two.b.step());
+        REQUIRE(two.b.election.standing().leader == "a:1");
+    }
+    REQUIRE(two.a.election.standing().epoch == epoch);
+    REQUIRE(two.record.term.workers == 3u);
+}
+
+TEST_CASE("a leader that is silent for its lease has stopped before another one begins", "[scheduler][election]") {
+    Two two;
+    REQUIRE(two.a.step(5));
+    REQUIRE(two.a.step(5));
+    REQUIRE_FALSE(two.b.step());
+    const std::uint64_t epoch = two.a.election.standing().epoch;
+    two.clock.advance(899ms);
+    REQUIRE(two.a.leads());
+    REQUIRE_FALSE(two.b.step());
+    two.clock.advance(1ms);
+    REQUIRE_FALSE(two.a.leads());  // it stood still, and looks at the clock
+    REQUIRE_FALSE(two.b.step());
+    two.clock.advance(100ms);
+    REQUIRE(two.b.step());
+    REQUIRE(two.b.election.standing().epoch > epoch);
+    REQUIRE(two.b.election.standing().workers_before == 5u);
+    REQUIRE_FALSE(two.a.step());  // awake again
+    REQUIRE(two.a.election.standing().leader == "b:1");
+    REQUIRE(two.b.step());
+}
+
+TEST_CASE("a leader that resigns is followed at the next look", "[scheduler][election]") {
+    Two two;
+    REQUIRE(two.a.step());
+    REQUIRE_FALSE(two.b.step());
+    two.a.election.resign();
+    REQUIRE_FALSE(two.a.leads());
+    REQUIRE(two.b.step());
+}
+
+TEST_CASE("a store that is down takes nobody's lead before its lease is over, and gives it to nobody",
+          "[scheduler][election]") {
+    Two two;
+    REQUIRE(two.a.step());
+    REQUIRE_FALSE(two.b.step());
+    two.record.is_down = true;
+    two.clock.advance(800ms);
+    REQUIRE(two.a.step());
+    REQUIRE_FALSE(two.a.election.problem().empty());
+    two.clock.advance(100ms);
+    REQUIRE_FALSE(two.a.step());
+    two.clock.advance(10s);
+    REQUIRE_FALSE(two.a.step());
+    REQUIRE_FALSE(two.b.step());
+    two.record.is_down = false;
+    REQUIRE_FALSE(two.b.step());  // it has not watched the record for a lease
+    two.clock.advance(1000ms);
+    REQUIRE(two.b.step());
+    REQUIRE(two.b.election.problem().empty());
+}
+
+TEST_CASE("an epoch that the leader raised is in the record, and the next one is above it", "[scheduler][election]") {
+    Two two;
+    REQUIRE(two.a.step());
+    const std::uint64_t raised = two.a.election.standing().epoch + 1'000'000'000;
+    REQUIRE(two.a.step(1, raised));
+    REQUIRE(two.record.term.epoch == raised);
+    two.a.election.resign();
+    REQUIRE(two.b.step());
+    REQUIRE(two.b.election.standing().epoch > raised);
+}
