@@ -22,10 +22,9 @@ void Bandwidth::Mean::add(double rate, double seconds) {
 }
 
 void Bandwidth::add(std::uint64_t bytes, base::Duration busy) {
-    if (bytes == 0 || busy <= base::Duration::zero()) { return; }
     bytes_ += bytes;
-    busy_ += busy;
-    if (bytes_ < kSampleBytes && busy_ < kSampleTime) { return; }
+    busy_ += std::max(busy, base::Duration::zero());
+    if (busy_ == base::Duration::zero() || bytes_ == 0 || (bytes_ < kSampleBytes && busy_ < kSampleTime)) { return; }
     const double seconds = seconds_of(busy_);
     const double rate = static_cast<double>(bytes_) / seconds;
     const double error = samples_ == 0 ? 0 : (expected() - rate) / rate;

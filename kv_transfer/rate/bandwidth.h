@@ -25,7 +25,8 @@ public:
     static constexpr double kStrange = 9;     // the error that is feared of a wire when nothing is known of it;
     static constexpr double kFamiliar_s = 2;  // it halves with each so much busy time
 
-    /// `busy` > 0: how long the wire had something to carry until these bytes were through.
+    /// `busy`: how long the wire had something to carry until these bytes were through. 0, for what came through
+    /// together with the bytes before, counts with those that follow.
     void add(std::uint64_t bytes, base::Duration busy);
 
     bool is_known() const { return samples_ > 0; }
