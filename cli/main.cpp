@@ -16,6 +16,7 @@
 #include "bench/kernels.h"
 #include "bench/kv_calibrate.h"
 #include "bench/kv_quality.h"
+#include "bench/kv_rates.h"
 #include "bench/machine.h"
 #include "bench/perplexity.h"
 #include "bench/scheduler_decisions.h"
@@ -380,6 +381,11 @@ int main(int argc, char** argv) {
     bench::add_bench_codec(
         *command(*bench, "codec", "the KV codecs on one core", [&] { return bench::bench_codec_main(bench_codec); }),
         bench_codec);
+    bench::KvRatesOptions bench_rates;
+    bench::add_bench_kv_rates(
+        *command(*bench, "rates", "KV over slow wires on a virtual clock: who is late, and how it went",
+                 [&] { return bench::bench_kv_rates_main(bench_rates); }),
+        bench_rates);
     bench::KvQualityOptions bench_kv;
     bench::add_bench_kv(*command(*bench, "kv", "what the KV codecs do to a model",
                                  [&] {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "cli/kv_codecs.h"
 #include "cli/process.h"
 #include "decode_worker/decode_part.h"
 #include "decode_worker/receiver_port.h"
@@ -20,7 +21,6 @@
 #include "engine/model/encoder_config.h"
 #include "engine/warm_up.h"
 #include "kv_cache/kv_cache.h"
-#include "kv_transfer/codec/codecs.h"
 #include "kv_transfer/router.h"
 #include "prefill_worker/prefill_part.h"
 #include "prefill_worker/sender_port.h"
@@ -125,7 +125,7 @@ struct WorkerProcess::Impl {
     std::unique_ptr<worker::KvLender> lender;
     std::unique_ptr<KvTierStack> tiers;  // null: none
     std::unique_ptr<net::Transport> transport;
-    std::unique_ptr<kv_transfer::Codec> kv_codec;  // null: KV travels raw
+    KvCodecs kv_codecs;
     kv_transfer::KvSender::Options sender_options;
     kv_transfer::KvReceiver::Options receiver_options;
     std::unique_ptr<kv_transfer::KvSender> sender;
@@ -220,12 +220,10 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
 }
 
 base::Result<void> WorkerProcess::Impl::start_kv_parts(base::Metrics& metrics) {
-    if (setup.limits.kv_codec != "raw") {
-        auto made = kv_transfer::make_codec(setup.limits.kv_codec, identity.numerics_id, nullptr, nullptr);
-        if (!made) { return base::pass_on(made, "worker.kv_codec"); }
-        kv_codec = std::move(*made);
-        sender_options.codecs = receiver_options.codecs = kv_transfer::Codecs({kv_codec.get()});
-    }
+    auto made = make_kv_codecs(setup.limits, *engine, identity.numerics_id);
+    if (!made) { return base::pass_on(made); }
+    kv_codecs = std::move(*made);
+    sender_options.codecs = receiver_options.codecs = kv_codecs.codecs();
     prefill_part = std::make_unique<prefill_worker::PrefillPart>(setup.limits, engine->shape().layers,
                                                                  identity.incarnation, *loop, sender_port);
     decode_part =

@@ -104,6 +104,7 @@ void DecodePart::apply(const kv_transfer::ReceiverEvent& event) {
         case Kind::completed:
             if (incoming.state == KvState::granted) { incoming.state = KvState::complete; }
             incoming.is_lossy = event.is_lossy;
+            incoming.codec = event.mode.label();
             break;
         case Kind::failed:
             log_failed(event);
@@ -180,7 +181,8 @@ void DecodePart::room_granted(Sequence& sequence) {
                      .blocks = sequence.kv->blocks().first(blocks),
                      .lease = options_.kv_lease,
                      .deadline = std::min(incoming.give_up, control_.clock().now() + kHandoffMax),
-                     .allow_lossy = sequence.request.kv_mode.lossy()});
+                     .allow_lossy = sequence.request.kv_mode.lossy() ||
+                                    (sequence.request.allow_lossy_kv && options_.kv_lossy_allowed)});
 }
 
 bool DecodePart::may_give_up(const Incoming& incoming) {
@@ -212,6 +214,7 @@ void DecodePart::proceed(RequestKey request) {
     const bool is_complete = incoming.state == KvState::complete;
     const bool is_lossy = is_complete && incoming.is_lossy;
     sequence->kv_path = is_complete ? "pushed" : "recomputed";
+    if (is_complete) { sequence->kv_codec = std::move(incoming.codec); }
     if (is_complete) { sequence->computed_tokens = incoming.kv_tokens; }
     sequence->cached_tokens = sequence->computed_tokens;
     const bool has_memory = sequence->kv.has_value();

@@ -54,6 +54,7 @@ private:
         bool was_requested = false;                        // the receiver knows the key: released will come
         bool is_released = false;                          // nobody writes the blocks any more
         bool is_lossy = false;                             // complete: not what prefill has, bit for bit
+        std::string codec;                                 // complete: how it came
         kv_cache::BlockHold hold;                          // while granted and not released
         base::TimePoint give_up = base::TimePoint::max();  // then KV that is not there counts as missing
     };

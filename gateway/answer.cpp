@@ -219,6 +219,7 @@ void Answer::on_end(Choice& choice, const GenerationEnd& end) {
     CHECK(!choice.ended);
     choice.ended = true;
     choice.form.end = end;
+    choice.kv = end.kv;
     choice.timeline = end.timeline;
     ++ended_;
     if (setup_.prepared.hides_generated) {
@@ -321,7 +322,8 @@ void Answer::finish(unsigned status) {
                                   .stream = streams(),
                                   .prompt_tokens = total.prompt_tokens,
                                   .cached_tokens = total.cached_tokens,
-                                  .completion_tokens = total.completion_tokens});
+                                  .completion_tokens = total.completion_tokens,
+                                  .kv = kv()});
     setup_.done(*this);
 }
 
@@ -436,8 +438,21 @@ void Answer::send(std::string_view data) {
     setup_.exchange->send(data);
 }
 
+std::string_view Answer::kv() const {
+    std::string_view told;
+    for (const Choice& choice : choices_) {
+        if (told.empty() || is_lossy_label(choice.kv)) { told = choice.kv; }
+    }
+    return told;
+}
+
 HttpFields Answer::fields() const {
     HttpFields result = answer_fields(setup_.tag, setup_.clock.now());
+    // The head of a stream goes with its first token, before all KV has come: it says what may be.
+    const bool may_be_lossy = streams() && setup_.slo.allow_lossy_kv;
+    if (may_be_lossy || !kv().empty()) {
+        result.emplace_back("x-sluice-kv", may_be_lossy ? "lossy-allowed" : std::string(kv()));
+    }
     if (streams() && head_sent_) {
         result.emplace_back("Cache-Control", "no-cache");
         result.emplace_back("X-Accel-Buffering", "no");

@@ -78,6 +78,7 @@ private:
         bool ended = false;
         bool echoed = false;
         ChoiceForm form;
+        std::string kv;  // GenerationEnd::kv, also when `form` has gone into the answer
         std::shared_ptr<const SequenceTimeline> timeline;  // once it has ended, where they are kept
         std::vector<TokenRecord> prompt_records;
         std::optional<AnswerReader> reader;  // of a chat whose answers may hold more than content
@@ -92,6 +93,8 @@ private:
     ModelMetrics& metrics() { return setup_.metrics.of(model()); }
     bool streams() const { return setup_.prepared.form.stream; }
     HttpFields fields() const;
+    /// How KV came from another worker, the lossiest of all choices; empty: it did not, or not yet.
+    std::string_view kv() const;
     Usage usage() const;
     std::optional<Usage> usage_so_far() const;
     void first_token(std::string_view path);

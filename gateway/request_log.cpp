@@ -63,6 +63,7 @@ std::string AccessLine::json() const {
     json.key("prompt_tokens").integer(static_cast<std::int64_t>(end.prompt_tokens));
     json.key("cached_tokens").integer(static_cast<std::int64_t>(end.cached_tokens));
     json.key("completion_tokens").integer(static_cast<std::int64_t>(end.completion_tokens));
+    if (!kv.empty()) { json.key("kv").string(kv); }
     if (!cache.empty()) { json.key("cache").string(cache); }
     if (!routed.empty()) { json.key("routed").string(routed); }
     json.key("ms").raw(milliseconds).key("request_id").string(tag.id);
@@ -93,6 +94,7 @@ void RequestLog::ended(const RequestTag& tag, const RequestEnd& end) {
     AccessLine line{.tag = tag,
                     .endpoint = std::string(end.endpoint),
                     .model = std::string(end.model),
+                    .kv = std::string(end.kv),
                     .cache = std::string(tag.cache ? tag.cache->word() : std::string_view()),
                     .routed = tag.routed ? tag.routed->word() : std::string(),
                     .end = end,
@@ -102,6 +104,7 @@ void RequestLog::ended(const RequestTag& tag, const RequestEnd& end) {
     line.tag.routed.reset();
     line.end.endpoint = {};
     line.end.model = {};
+    line.end.kv = {};
     if (!lines_.push(std::move(line))) { setup_.metrics.access_line_dropped(); }
 }
 

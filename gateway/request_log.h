@@ -49,6 +49,7 @@ struct RequestEnd {
     std::uint64_t prompt_tokens = 0;
     std::uint64_t cached_tokens = 0;
     std::uint64_t completion_tokens = 0;
+    std::string_view kv = {};  // GenerationEnd::kv
 };
 
 /// One line of the access log.
@@ -56,6 +57,7 @@ struct AccessLine {
     RequestTag tag;
     std::string endpoint;
     std::string model;
+    std::string kv = {};      // how KV came from another worker; empty: it did not
     std::string cache = {};   // HIT, MISS and so on; empty: it did not pass one
     std::string routed = {};  // small, small+3 and so on; empty: one model answers to the name
     RequestEnd end;           // its views name nothing here

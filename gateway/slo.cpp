@@ -55,6 +55,7 @@ SloClasses SloClasses::read(base::Config& config) {
                      .targets = {milliseconds(config, prefix + "ttft_ms"), milliseconds(config, prefix + "tpot_ms")},
                      .attainment = config.number(prefix + "attainment", 0.9, 0.5, 1),
                      .priority = static_cast<std::int32_t>(config.integer(prefix + "priority", 0, -100, 100)),
+                     .lossy_kv = config.boolean(prefix + "lossy_kv", false),
                      .drops_late = config.choice(prefix + "late", "serve", {"serve", "drop"}) == "drop"};
         if (!is_name(name)) { config.problem("slo_classes." + name, "must be named by 1 to 64 of a-z 0-9 _ -"); }
         if (name == "default") {
@@ -70,6 +71,7 @@ SloClasses SloClasses::read(base::Config& config) {
     for (std::size_t i = 0; i < slo.size(); ++i) {
         if (slo[i].name == chosen) { slo.default_ = i; }
     }
+    slo.allows_lossy_kv_ = config.choice("slo.lossy_kv", "off", {"off", "allowed"}) == "allowed";
     slo.ttft_min_ = std::chrono::milliseconds(config.integer("slo.ttft_ms_min", 1, 1, kMillisecondsMax));
     slo.tpot_min_ = std::chrono::milliseconds(config.integer("slo.tpot_ms_min", 1, 1, kMillisecondsMax));
     return slo;
@@ -98,6 +100,12 @@ ApiResult<SloWish> SloClasses::wish_of(const RequestHead& head) {
     if (!ttft) { return pass_on(ttft.error()); }
     auto tpot = milliseconds_of(head, {"x-slo-tpot-ms", "x-llm-d-slo-tpot-ms"});
     if (!tpot) { return pass_on(tpot.error()); }
+    if (const std::string* kv = head.field("x-sluice-kv")) {
+        if (*kv != "lossy" && *kv != "exact") {
+            return bad_request("", "the header x-sluice-kv must be lossy or exact");
+        }
+        wish.lossy_kv = *kv == "lossy";
+    }
     wish.ttft = *ttft;
     wish.tpot = *tpot;
     return wish;
@@ -122,6 +130,8 @@ ApiResult<RequestSlo> SloClasses::resolve(const SloWish& body, const SloWish& he
                    .targets = classes_[index].targets,
                    .priority = classes_[index].priority,
                    .drops_late = classes_[index].drops_late};
+    const std::optional<bool>& asked_lossy = body.lossy_kv ? body.lossy_kv : header.lossy_kv;
+    slo.allow_lossy_kv = allows_lossy_kv_ && asked_lossy.value_or(classes_[index].lossy_kv);
     const auto take = [](const std::optional<base::Duration>& first, const std::optional<base::Duration>& second,
                          base::Duration least, const char* param, base::Duration& target) -> std::optional<ApiError> {
         const auto& asked = first ? first : second;

@@ -20,6 +20,7 @@ struct SloClass {
     SloTargets targets;
     double attainment = 0.9;    // share of its requests that shall meet both
     std::int32_t priority = 0;  // higher goes first
+    bool lossy_kv = false;      // KV of its requests may lose a little, where that is allowed at all
     bool drops_late = false;    // what has no first token when that is due is given up; else it is served late
 };
 
@@ -38,7 +39,8 @@ public:
     std::vector<SloTargets> targets() const;
 
     /// Of the header fields x-slo-class, x-slo-ttft-ms and x-slo-tpot-ms, or of llm-d's x-llm-d-slo-ttft-ms and
-    /// x-llm-d-slo-tpot-ms where those are not there. Error: 400 for what is no number of milliseconds.
+    /// x-llm-d-slo-tpot-ms where those are not there; and of x-sluice-kv (lossy, exact). Error: 400 for what is no
+    /// number of milliseconds, and none of the two words.
     static ApiResult<SloWish> wish_of(const RequestHead& head);
     /// What a request is promised: what the body says, else the header, else the class. Error: 400 for a class that
     /// does not exist, and for targets outside the bounds of the config.
@@ -47,6 +49,7 @@ public:
 private:
     std::vector<SloClass> classes_;
     std::size_t default_ = 0;
+    bool allows_lossy_kv_ = false;
     base::Duration ttft_min_ = std::chrono::milliseconds(1);  // that a client may ask for
     base::Duration tpot_min_ = std::chrono::milliseconds(1);
 };

@@ -136,8 +136,14 @@ Result<net::Target> KvReceiver::on_header(net::PeerId from, net::MessageKind kin
             return refused(checked,
                            key.decode != state_->identity.incarnation ? Outcome::stale_epoch : Outcome::wrong_request);
         }
-        return take(State::Asked{from, key, request.kv_tokens(),
-                                 base::deadline_in(request.deadline_in_us(), state_->clock.now()), request.kv_mode()});
+        // More modes than anybody has are not all looked at.
+        const int modes = std::min(request.kv_modes_size(), static_cast<int>(Codecs::kModesMax));
+        return take(State::Asked{from,
+                                 key,
+                                 request.kv_tokens(),
+                                 base::deadline_in(request.deadline_in_us(), state_->clock.now()),
+                                 request.kv_mode(),
+                                 {request.kv_modes().begin(), request.kv_modes().begin() + modes}});
     }
     if (kind == kAbortToDecode) {
         sluice::proto::KvAbort abort;
@@ -185,7 +191,7 @@ Result<net::Target> KvReceiver::State::frame_begins(net::PeerId from, std::span<
              "tokens " + std::to_string(info->range.token_begin) + ".." + std::to_string(info->range.token_end) +
                  " of " + std::to_string(room.have_tokens) + ".." + std::to_string(room.kv_tokens)});
     }
-    if (!info->mode.is_raw() && info->mode != room.mode) {
+    if (!info->mode.is_raw() && std::find(room.modes.begin(), room.modes.end(), info->mode) == room.modes.end()) {
         return refuse_frame(
             from, key, frame.number(), Outcome::wrong_request,
             {ErrorCode::failed_precondition, "codec \"" + std::string(info->mode.codec->name()) + "\", level " +
@@ -199,7 +205,7 @@ Result<net::Target> KvReceiver::State::frame_begins(net::PeerId from, std::span<
     }
     const net::ReceiveToken token{++tokens_minted};
     const std::span<std::byte> target = buffer->first(payload_bytes);
-    under_way.emplace(token, Landed{from, std::move(*info), std::move(buffer)});
+    under_way.emplace(token, Landed{from, std::move(*info), std::move(buffer), {}});
     return net::Target{target, token, clock.now() + options.payload_timeout};
 }
 
@@ -227,7 +233,9 @@ void KvReceiver::on_payload(net::ReceiveToken token, Result<void> outcome) {
         is_stopped = state_->is_stopped;
     }
     // What did not arrive whole is sent again, or the hand-off ends with the connection.
-    if (outcome && !is_stopped) { state_->thread.push(std::move(*landed)); }
+    if (!outcome || is_stopped) { return; }
+    landed->at = state_->clock.now();
+    state_->thread.push(std::move(*landed));
 }
 
 void KvReceiver::on_peer_lost(net::PeerId peer, const base::Error& why) {

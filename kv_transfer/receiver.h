@@ -46,6 +46,7 @@ struct ReceiverEvent {
     std::uint64_t payload_bytes = 0;  // completed
     base::Duration duration{};        // completed: from grant to the last frame
     bool is_lossy = false;  // completed: some of the KV is not what prefill computed, so it must not be published
+    KvMode mode{};          // completed: the lossiest of its frames (lossier())
     std::optional<base::Error> error = std::nullopt;  // failed
     Slots::Slot slot = nullptr;                       // released: the hand-off counts as open until this is dropped
 

@@ -78,7 +78,7 @@ void KvReceiver::State::take_answer(Handoffs::iterator fetch, Asked& answer) {
     }
     handoff.kv_tokens = answer.kv_tokens;
     handoff.deadline = std::min(handoff.deadline, answer.deadline);
-    handoff.mode = agree(answer.kv_mode, /*allow_lossy=*/false);
+    agree(handoff, answer.kv_mode, answer.kv_modes, /*allow_lossy=*/false);
     begin_receiving(fetch, clock.now());
 }
 

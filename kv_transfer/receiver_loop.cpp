@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "base/check.h"
@@ -72,6 +73,7 @@ void KvReceiver::State::apply(Asked& command) {
     handoff.deadline = command.deadline;
     handoff.heard_at = now;
     handoff.proposed = std::move(command.kv_mode);
+    handoff.proposed_modes = std::move(command.kv_modes);
     handoff.slot = slots.take();
     handoffs_open = handoffs.size();
     events({.kind = ReceiverEvent::Kind::room_requested,
@@ -138,7 +140,7 @@ void KvReceiver::State::apply(Grant& command) {
         return;
     }
     const base::TimePoint now = clock.now();
-    handoff.mode = agree(handoff.proposed, command.allow_lossy);
+    agree(handoff, handoff.proposed, handoff.proposed_modes, command.allow_lossy);
     handoff.have_tokens = command.have_tokens;
     handoff.blocks = std::move(command.blocks);
     handoff.lease = command.lease;
@@ -159,16 +161,27 @@ void KvReceiver::State::begin_receiving(Handoffs::iterator found, base::TimePoin
     handoff.received = Coverage(layout.layers(), handoff.have_tokens, handoff.kv_tokens);
     {
         const std::scoped_lock lock(mutex);
-        if (!is_stopped) { expected[found->first] = {handoff.have_tokens, handoff.kv_tokens, handoff.mode}; }
+        if (!is_stopped) { expected[found->first] = {handoff.have_tokens, handoff.kv_tokens, handoff.modes}; }
     }
     reply_granted(found->first, handoff);
 }
 
-/// What prefill proposes where we have it and may take it, else raw.
-KvMode KvReceiver::State::agree(const proto::KvMode& proposed, bool allow_lossy) const {
-    const auto mode = options.codecs.find(proposed);
-    if (!mode || (mode->is_lossy() && !allow_lossy)) { return {}; }
-    return *mode;
+/// What prefill proposes where we have it and may take it; besides it raw.
+void KvReceiver::State::agree(Handoff& handoff, const proto::KvMode& proposed, std::span<const proto::KvMode> modes,
+                              bool allow_lossy) const {
+    const auto take = [&](const proto::KvMode& wanted) {
+        const auto mode = options.codecs.find(wanted);
+        if (!mode || mode->is_raw() || (mode->is_lossy() && !allow_lossy)) { return false; }
+        if (std::find(handoff.modes.begin(), handoff.modes.end(), *mode) == handoff.modes.end()) {
+            handoff.modes.push_back(*mode);
+        }
+        return true;
+    };
+    handoff.modes.clear();
+    handoff.has_first = take(proposed);
+    for (const proto::KvMode& mode : modes) {
+        take(mode);
+    }
 }
 
 void KvReceiver::State::apply(Later& command) {
@@ -193,8 +206,9 @@ void KvReceiver::State::apply(Landed& command) {
     }
     Handoff& handoff = found->second;
     handoff.heard_at = clock.now();
+    base::Duration decoded_in{};
     if (!handoff.received.covers(command.info.range)) {
-        if (auto unpacked = unpack(handoff, command); !unpacked) {
+        if (auto unpacked = unpack(handoff, command, decoded_in); !unpacked) {
             if (unpacked.error().code != ErrorCode::data_loss) {  // not the frame's fault, no other will fare better
                 fail(found, unpacked.error(), true);
                 return;
@@ -205,15 +219,17 @@ void KvReceiver::State::apply(Landed& command) {
         }
         handoff.received.add(command.info.range);
         handoff.payload_bytes += command.info.payload_bytes;
-        handoff.is_lossy = handoff.is_lossy || command.info.mode.is_lossy();
-        metrics.add_bytes(command.info.payload_bytes, command.info.raw_bytes);
+        handoff.mode = lossier(handoff.mode, command.info.mode);
+        metrics.add_bytes(command.info.mode, command.info.payload_bytes, command.info.raw_bytes);
     }
     const bool is_complete = handoff.received.is_complete();
-    acknowledge(command.from, command.info.key, command.info.number, std::nullopt, is_complete);
+    // Where nothing is coded nobody asks.
+    const base::Duration landed_ago = handoff.modes.empty() ? base::Duration{} : clock.now() - command.at;
+    acknowledge(command.from, command.info.key, command.info.number, std::nullopt, is_complete, landed_ago, decoded_in);
     if (is_complete) { complete(found); }
 }
 
-Result<void> KvReceiver::State::unpack(Handoff& handoff, const Landed& landed) {
+Result<void> KvReceiver::State::unpack(Handoff& handoff, const Landed& landed, base::Duration& decoded_in) {
     const std::span<const std::byte> payload = landed.buffer->first(landed.info.payload_bytes);
     if (base::crc32c(payload) != landed.info.payload_crc32c) {
         return base::fail(ErrorCode::data_loss, "checksum of frame " + std::to_string(landed.info.number));
@@ -222,9 +238,11 @@ Result<void> KvReceiver::State::unpack(Handoff& handoff, const Landed& landed) {
     const KvMode& mode = landed.info.mode;
     if (mode.is_raw()) { return access->unpack(handoff.blocks, landed.info.range, payload); }
     const std::span<std::byte> raw = workspace->first(landed.info.raw_bytes);
+    const base::TimePoint begin = clock.now();
     if (auto decoded = mode.codec->decode(layout, landed.info.range, mode.level, payload, raw); !decoded) {
         return base::fail(ErrorCode::data_loss, decoded.error().message);
     }
+    decoded_in = clock.now() - begin;
     return access->unpack(handoff.blocks, landed.info.range, raw);
 }
 
@@ -294,7 +312,8 @@ void KvReceiver::State::complete(Handoffs::iterator handoff) {
             .kv_tokens = handoff->second.kv_tokens,
             .payload_bytes = handoff->second.payload_bytes,
             .duration = clock.now() - handoff->second.granted_at,
-            .is_lossy = handoff->second.is_lossy});
+            .is_lossy = handoff->second.mode.is_lossy(),
+            .mode = handoff->second.mode});
     end(handoff, std::nullopt);
 }
 
@@ -342,7 +361,10 @@ void KvReceiver::State::reply_granted(const HandoffKey& key, const Handoff& hand
     set_key(*reply.mutable_handoff(), key, identity);
     reply.set_answer(sluice::proto::RoomReply::ANSWER_GRANTED);
     reply.set_have_tokens(handoff.have_tokens);
-    set_mode(*reply.mutable_kv_mode(), handoff.mode);
+    set_mode(*reply.mutable_kv_mode(), handoff.has_first ? handoff.modes.front() : KvMode{});
+    for (const KvMode& mode : handoff.modes) {
+        if (!handoff.proposed_modes.empty()) { set_mode(*reply.add_kv_modes(), mode); }
+    }
     post(handoff.peer, kRoomReply, reply);
 }
 
@@ -364,13 +386,20 @@ void KvReceiver::State::reply_refused(net::PeerId peer, const HandoffKey& key, c
 }
 
 void KvReceiver::State::acknowledge(net::PeerId peer, const HandoffKey& key, std::uint32_t number,
-                                    const std::optional<base::Error>& error, bool complete) {
+                                    const std::optional<base::Error>& error, bool complete, base::Duration landed_ago,
+                                    base::Duration decoded_in) {
     sluice::proto::KvAck ack;
     set_header(*ack.mutable_header(), identity);
     set_key(*ack.mutable_handoff(), key, identity);
     ack.set_number(number);
     if (error) { proto::set_error(*ack.mutable_error(), *error, kErrorBytesMax); }
     ack.set_complete(complete);
+    const auto microseconds = [](base::Duration duration) {
+        const std::int64_t us = std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
+        return static_cast<std::uint32_t>(std::clamp<std::int64_t>(us, 0, std::numeric_limits<std::int32_t>::max()));
+    };
+    ack.set_landed_us(microseconds(landed_ago));
+    ack.set_decoded_us(microseconds(decoded_in));
     post(peer, kAck, ack);
 }
 

@@ -57,11 +57,13 @@ struct KvReceiver::State {
         std::uint32_t kv_tokens;
         base::TimePoint deadline;
         proto::KvMode kv_mode;
+        std::vector<proto::KvMode> kv_modes;  // Codecs::kModesMax at most
     };
     struct Landed {
         net::PeerId from;
         FrameInfo info;
         StagingPool::Buffer buffer;
+        base::TimePoint at{};
     };
     struct Refused {
         net::PeerId from;
@@ -89,14 +91,16 @@ struct KvReceiver::State {
         base::TimePoint deadline;
         base::TimePoint heard_at;
         proto::KvMode proposed;
+        std::vector<proto::KvMode> proposed_modes;
         Slots::Slot slot;
         // While fetching:
         std::string hashes;
         base::Duration answer_timeout{};
         base::TimePoint ask_again_at;
         // Since the grant, `blocks` and `lease` of a fetch from its beginning:
-        KvMode mode;
-        bool is_lossy = false;  // a frame came so
+        std::vector<KvMode> modes;  // besides raw; the first answers `proposed`, if any does
+        bool has_first = false;     // it does
+        KvMode mode;                // the lossiest of the frames that came
         std::uint32_t have_tokens = 0;
         std::vector<base::BlockId> blocks;
         base::Duration lease{};
@@ -110,7 +114,7 @@ struct KvReceiver::State {
     struct Expected {
         std::uint32_t have_tokens;
         std::uint32_t kv_tokens;
-        KvMode mode;
+        std::vector<KvMode> modes;  // besides raw
     };
 
     State(Options options_in, Identity identity_in, const kv_cache::KvLayout& layout_in, kv_cache::KvStore& store_in,
@@ -145,9 +149,10 @@ struct KvReceiver::State {
 
     void begin_receiving(Handoffs::iterator handoff, base::TimePoint now);
     base::TimePoint silent_until(const Handoff& handoff) const;
-    KvMode agree(const proto::KvMode& proposed, bool allow_lossy) const;
+    void agree(Handoff& handoff, const proto::KvMode& proposed, std::span<const proto::KvMode> modes,
+               bool allow_lossy) const;
     bool refuse_by_history(const Asked& asked);
-    base::Result<void> unpack(Handoff& handoff, const Landed& landed);
+    base::Result<void> unpack(Handoff& handoff, const Landed& landed, base::Duration& decoded_in);
     void answer_unknown(net::PeerId from, const HandoffKey& key, std::uint32_t number);
     void complete(Handoffs::iterator handoff);
     void fail(Handoffs::iterator handoff, base::Error error, bool tell_prefill);
@@ -158,7 +163,8 @@ struct KvReceiver::State {
     void reply_later(net::PeerId peer, const HandoffKey& key);
     void reply_refused(net::PeerId peer, const HandoffKey& key, const base::Error& error);
     void acknowledge(net::PeerId peer, const HandoffKey& key, std::uint32_t number,
-                     const std::optional<base::Error>& error, bool complete);
+                     const std::optional<base::Error>& error, bool complete, base::Duration landed_ago = {},
+                     base::Duration decoded_in = {});
 
     const Options options;
     const Identity identity;

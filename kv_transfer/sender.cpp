@@ -41,6 +41,7 @@ KvSender::State::State(Options options_in, Identity identity_in, const kv_cache:
       staging(store_in.device(), options_in.staging_buffers + (options_in.codecs.empty() ? 0 : 1),
               options_in.codecs.bound(frame_bytes_max), [this] { thread.wake(); }) {
     if (!options.codecs.empty()) { workspace = staging.take(); }
+    rates = believed_rates(options.codecs);
     CHECK(layout.wire_bytes({0, 1, 0, 1}) <= frame_bytes_max, "a frame must hold one layer of one token");
     CHECK(options.inflight_bytes_max >= frame_bytes_max);
     CHECK(transport.limits().header_bytes_max >= kHeaderBytesMax);
@@ -66,8 +67,17 @@ Result<void> KvSender::open(const OpenHandoff& handoff) {
         CHECK(base::raw(block) < state_->store.blocks_total());
     }
     CHECK(handoff.key.is_fetch() == (handoff.fetch_slot != nullptr), "hand-off " << to_string(handoff.key));
-    const auto mode = state_->options.codecs.find(handoff.kv_mode);
-    if (!mode) { spdlog::debug("hand-off {} goes raw: {}", to_string(handoff.key), mode.error().message); }
+    std::vector<KvMode> modes;
+    if (handoff.choose_mode) {
+        modes = state_->options.codecs.modes();
+        if (!handoff.allow_lossy) {
+            std::erase_if(modes, [](const KvMode& mode) { return mode.is_lossy(); });
+        }
+    } else {
+        const auto mode = state_->options.codecs.find(handoff.kv_mode);
+        if (!mode) { spdlog::debug("hand-off {} goes raw: {}", to_string(handoff.key), mode.error().message); }
+        if (mode && !mode->is_raw()) { modes = {*mode}; }
+    }
     const std::scoped_lock lock(state_->mutex);
     if (state_->is_stopped) { return base::fail(ErrorCode::unavailable, "KV sender has stopped"); }
     if (!handoff.key.is_fetch() && state_->slots.used() >= state_->options.handoffs_max) {
@@ -79,7 +89,7 @@ Result<void> KvSender::open(const OpenHandoff& handoff) {
     }
     state_->thread.push(State::Open{handoff.key, handoff.kv_address, handoff.kv_tokens,
                                     std::vector<base::BlockId>(handoff.blocks.begin(), handoff.blocks.end()),
-                                    handoff.deadline, mode.value_or(KvMode{}),
+                                    handoff.deadline, std::move(modes), handoff.choose_mode, handoff.due,
                                     handoff.key.is_fetch() ? handoff.fetch_slot : state_->slots.take()});
     return {};
 }
@@ -157,8 +167,13 @@ Result<net::Target> KvSender::on_header(net::PeerId from, net::MessageKind kind,
     if (kind == kRoomReply) {
         sluice::proto::RoomReply reply;
         return take(reply, [&](const HandoffKey& key) {
-            return State::Reply{
-                from, key, reply.answer(), reply.have_tokens(), proto::error_of(reply.error()), reply.kv_mode()};
+            return State::Reply{from,
+                                key,
+                                reply.answer(),
+                                reply.have_tokens(),
+                                proto::error_of(reply.error()),
+                                reply.kv_mode(),
+                                {reply.kv_modes().begin(), reply.kv_modes().end()}};
         });
     }
     if (kind == kAck) {
@@ -166,7 +181,13 @@ Result<net::Target> KvSender::on_header(net::PeerId from, net::MessageKind kind,
         return take(ack, [&](const HandoffKey& key) {
             std::optional<base::Error> error;
             if (ack.error().code() != 0) { error = proto::error_of(ack.error()); }
-            return State::Ack{from, key, ack.number(), std::move(error), ack.complete()};
+            return State::Ack{from,
+                              key,
+                              ack.number(),
+                              std::move(error),
+                              ack.complete(),
+                              std::chrono::microseconds(ack.landed_us()),
+                              std::chrono::microseconds(ack.decoded_us())};
         });
     }
     if (kind == kAbortToPrefill) {

@@ -49,6 +49,7 @@ struct SenderEvent {
     std::uint32_t have_tokens = 0;                    // granted
     std::uint64_t payload_bytes = 0;                  // completed: bytes of frames, resends counted
     base::Duration duration{};                        // completed: from the grant to the last acknowledgement
+    KvMode mode{};                                    // completed: the lossiest of its frames (lossier())
     std::optional<base::Error> error = std::nullopt;  // failed
     Slots::Slot slot = nullptr;  // released, fetch_requested: it counts as open until this is dropped
 
@@ -72,6 +73,13 @@ struct OpenHandoff {
     base::TimePoint deadline{};             // the hand-off fails then
     proto::KvMode kv_mode = {};             // as the placement says; raw where it is not known here, or not on decode
     Slots::Slot fetch_slot = nullptr;       // of a fetch, and only then
+    /// Each frame goes as the wire, the coders and `due` make best (rate/rate_controller.h), by any codec that both
+    /// sides have, lossy ones only with `allow_lossy`; kv_mode is not looked at.
+    bool choose_mode = false;
+    bool allow_lossy = false;
+    /// All KV should be there by then, and what is due first is sent first; empty: as soon as possible, after what is
+    /// due within ten seconds.
+    std::optional<base::TimePoint> due = std::nullopt;
 };
 
 /// Prefill side of the hand-offs: asks decode for room, and pushes layer groups as soon as they are both computed and

@@ -10,6 +10,10 @@ namespace kv_transfer {
 using base::ErrorCode;
 using kv_cache::KvRange;
 
+namespace {
+constexpr base::Duration kPatience = std::chrono::seconds(10);  // of hand-offs that nobody said a time for
+}
+
 bool KvSender::State::proceed(base::TimePoint now) {
     bool did = fail_what_others_ended();
     did = check_timers(now) || did;
@@ -67,9 +71,13 @@ bool KvSender::State::fail_what_others_ended() {
 
 void KvSender::State::apply(Open& command) {
     const base::TimePoint now = clock.now();
-    handoffs.emplace_back();
-    const auto handoff = std::prev(handoffs.end());
+    // Earliest due first, whoever shares the wire; what has no time goes as if it were due a little later.
+    const base::TimePoint due = command.due.value_or(now + kPatience);
+    const auto later =
+        std::find_if(handoffs.begin(), handoffs.end(), [&](const Handoff& other) { return other.due > due; });
+    const auto handoff = handoffs.emplace(later);
     handoff->open = std::move(command);
+    handoff->due = due;
     handoff->heard_at = now;
     by_key[handoff->open.key] = handoff;
     if (handoff->open.key.is_fetch()) {
@@ -92,6 +100,11 @@ void KvSender::State::apply(Ready& command) {
     if (handoff == handoffs.end()) { return; }
     command.range.token_end = std::min(command.range.token_end, handoff->open.kv_tokens);
     if (command.range.token_begin >= command.range.token_end) { return; }
+    if (!handoff->modes.empty()) {  // granted, and coded: whole chunks
+        command.range.token_begin = std::max(command.range.token_begin, handoff->have_tokens);
+        if (command.range.token_begin < command.range.token_end) { handoff->grid.add(command.range, handoff->ready); }
+        return;
+    }
     if (!handoff->ready.empty()) {
         // What piles up before the grant goes in frames as large as possible.
         KvRange& last = handoff->ready.back();
@@ -139,9 +152,9 @@ void KvSender::State::apply(Reply& command) {
             return;
     }
     if (handoff->phase == Handoff::Phase::granted) { return; }
-    const auto mode = options.codecs.find(command.kv_mode);
-    if (!mode || (!mode->is_raw() && *mode != handoff->open.mode)) {
-        fail(handoff, {ErrorCode::internal, "decode granted a KV mode that was not proposed"}, true);
+    auto modes = granted_modes(*handoff, command);
+    if (!modes) {
+        fail(handoff, modes.error(), true);
         return;
     }
     if (command.have_tokens > handoff->open.kv_tokens || command.have_tokens % layout.block_tokens() != 0) {
@@ -153,10 +166,19 @@ void KvSender::State::apply(Reply& command) {
     }
     handoff->phase = Handoff::Phase::granted;
     handoff->have_tokens = command.have_tokens;
-    handoff->mode = *mode;
+    handoff->bytes_left = layout.wire_bytes({0, layout.layers(), command.have_tokens, handoff->open.kv_tokens});
     handoff->granted_at = now;
     handoff->acknowledged_at = now;
     handoff->packed = Coverage(layout.layers(), command.have_tokens, handoff->open.kv_tokens);
+    if (!modes->empty()) {
+        handoff->modes = std::move(*modes);
+        handoff->grid = ChunkGrid(layout, command.have_tokens, handoff->open.kv_tokens, frame_bytes_max);
+        const std::deque<KvRange> computed = std::exchange(handoff->ready, {});
+        for (KvRange range : computed) {
+            range.token_begin = std::max(range.token_begin, command.have_tokens);
+            if (range.token_begin < range.token_end) { handoff->grid.add(range, handoff->ready); }
+        }
+    }
     events({.kind = SenderEvent::Kind::granted, .key = command.key, .have_tokens = command.have_tokens});
     complete_if_done(handoff);
 }
@@ -167,14 +189,20 @@ void KvSender::State::apply(Ack& command) {
     const auto handoff = find(command.key);
     if (handoff == handoffs.end()) { return; }
     handoff->heard_at = now;
+    const auto frame = handoff->unacknowledged.find(command.number);
     if (command.complete) {
+        if (handoff->open.choose_mode && frame != handoff->unacknowledged.end()) {
+            note_landed(*handoff, frame->second, command, now);
+        }
         complete(handoff);
         return;
     }
-    const auto frame = handoff->unacknowledged.find(command.number);
     if (!command.error) {
         handoff->acknowledged_at = now;
-        if (frame != handoff->unacknowledged.end()) { drop_frame(*handoff, frame); }
+        if (frame != handoff->unacknowledged.end()) {
+            if (handoff->open.choose_mode) { note_landed(*handoff, frame->second, command, now); }
+            drop_frame(*handoff, frame);
+        }
         complete_if_done(handoff);
         return;
     }
@@ -197,6 +225,7 @@ void KvSender::State::apply(Ack& command) {
 
 void KvSender::State::apply(PeerLost& command) {
     peer_heard_at.erase(command.peer);
+    wires.erase(command.peer);
     forget_fetches_of(command.peer);
     for (auto handoff = handoffs.begin(); handoff != handoffs.end();) {
         const auto next = std::next(handoff);
@@ -298,6 +327,7 @@ bool KvSender::State::pack_next(Handoffs::iterator handoff, base::TimePoint now)
             return false;
         }
         if (peer_frames[handoff->peer] >= peer_frames_max) { return false; }
+        if (handoff->open.choose_mode && wire_is_full(*handoff)) { return false; }
         StagingPool::Buffer buffer = staging.take();
         if (buffer == nullptr) { return false; }
 
@@ -314,11 +344,17 @@ bool KvSender::State::pack_next(Handoffs::iterator handoff, base::TimePoint now)
             return true;
         }
         frame.payload = raw;
-        if (!handoff->mode.is_raw()) { encode(frame, handoff->mode); }
+        if (!handoff->modes.empty()) {
+            encode(frame, handoff->open.choose_mode ? choose_mode(*handoff, frame.info.raw_bytes, now)
+                                                    : handoff->modes.front());
+        }
+        handoff->bytes_left -= std::min<std::uint64_t>(handoff->bytes_left, frame.info.raw_bytes);
+        handoff->mode_sent = lossier(handoff->mode_sent, frame.info.mode);
         frame.info.payload_bytes = frame.payload.size();
         frame.info.payload_crc32c = base::crc32c(frame.payload);
         handoff->packed.add(frame.info.range);
         ++peer_frames[handoff->peer];
+        peer_bytes[handoff->peer] += frame.payload.size();
         inflight_bytes += frame.payload.size();
         metrics.add_inflight(static_cast<std::int64_t>(frame.payload.size()));
         Frame& kept = handoff->unacknowledged.emplace(frame.info.number, std::move(frame)).first->second;
@@ -331,9 +367,13 @@ bool KvSender::State::pack_next(Handoffs::iterator handoff, base::TimePoint now)
 /// The packed frame as its hand-off's codec has it, unless that is not shorter. No bytes move: the frame takes the
 /// workspace, and its own buffer becomes the next one's.
 void KvSender::State::encode(Frame& frame, const KvMode& mode) {
+    if (mode.is_raw()) { return; }
+    const base::TimePoint begin = clock.now();
     const std::span<std::byte> out = workspace->first(mode.codec->bound(frame.info.raw_bytes));
     const auto coded = mode.codec->encode(layout, frame.info.range, mode.level, frame.payload, out);
-    if (!coded || *coded >= frame.info.raw_bytes) { return; }
+    if (!coded) { return; }
+    note_encoded(frame, mode, *coded, clock.now() - begin);
+    if (*coded >= frame.info.raw_bytes) { return; }
     CHECK(*coded > 0 && *coded <= out.size(), *coded << " of " << out.size() << " bytes");
     frame.info.mode = mode;
     frame.payload = out.first(*coded);
@@ -349,7 +389,7 @@ bool KvSender::State::post_frame(Handoffs::iterator handoff, Frame& frame, base:
                                      now + options.send_timeout, [](const base::Result<void>&) {});
     if (sent) {
         handoff->payload_bytes += frame.payload.size();
-        metrics.add_bytes(frame.payload.size(), frame.info.raw_bytes);
+        metrics.add_bytes(frame.info.mode, frame.payload.size(), frame.info.raw_bytes);
         return true;
     }
     if (sent.error().code == ErrorCode::resource_exhausted) {
@@ -373,7 +413,13 @@ void KvSender::State::ask_for_room(Handoff& handoff, base::TimePoint now) {
     set_key(*request.mutable_handoff(), handoff.open.key, identity);
     request.set_kv_tokens(handoff.open.kv_tokens);
     request.set_deadline_in_us(base::time_left_us(handoff.open.deadline, now));
-    set_mode(*request.mutable_kv_mode(), handoff.open.mode);
+    // Where they are chosen, for who does not know of that: the first one, which loses least.
+    set_mode(*request.mutable_kv_mode(), handoff.open.modes.empty() ? KvMode{} : handoff.open.modes.front());
+    if (handoff.open.choose_mode) {
+        for (const KvMode& mode : handoff.open.modes) {
+            set_mode(*request.add_kv_modes(), mode);
+        }
+    }
     post(handoff.peer, kRoomRequest, request);
     handoff.ask_again_at = now + options.room_interval;
 }
@@ -389,6 +435,8 @@ void KvSender::State::tell_abort(net::PeerId peer, const HandoffKey& key, const 
 void KvSender::State::drop_frame(Handoff& handoff, std::map<std::uint32_t, Frame>::iterator frame) {
     inflight_bytes -= frame->second.payload.size();
     metrics.add_inflight(-static_cast<std::int64_t>(frame->second.payload.size()));
+    peer_bytes[handoff.peer] -= frame->second.payload.size();
+    if (peer_bytes[handoff.peer] == 0) { peer_bytes.erase(handoff.peer); }
     handoff.unacknowledged.erase(frame);
     if (--peer_frames[handoff.peer] == 0) { peer_frames.erase(handoff.peer); }
 }
@@ -410,7 +458,8 @@ void KvSender::State::complete(Handoffs::iterator handoff) {
     events({.kind = SenderEvent::Kind::completed,
             .key = handoff->open.key,
             .payload_bytes = handoff->payload_bytes,
-            .duration = duration});
+            .duration = duration,
+            .mode = handoff->mode_sent});
     release(handoff);
 }
 

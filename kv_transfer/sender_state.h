@@ -14,10 +14,12 @@
 #include "kv_cache/kv_access.h"
 #include "kv_cache/kv_layout.h"
 #include "kv_cache/kv_store.h"
+#include "kv_transfer/chunk_grid.h"
 #include "kv_transfer/codec/codec.h"
 #include "kv_transfer/command_thread.h"
 #include "kv_transfer/coverage.h"
 #include "kv_transfer/frames.h"
+#include "kv_transfer/rate/bandwidth.h"
 #include "kv_transfer/sender.h"
 #include "kv_transfer/staging.h"
 #include "kv_transfer/transfer_metrics.h"
@@ -32,7 +34,9 @@ struct KvSender::State {
         std::uint32_t kv_tokens;
         std::vector<base::BlockId> blocks;
         base::TimePoint deadline;
-        KvMode mode;  // proposed
+        std::vector<KvMode> modes;  // proposed, besides raw; one unless they are chosen frame by frame
+        bool choose_mode;
+        std::optional<base::TimePoint> due;
         Slots::Slot slot;
     };
     struct Ready {
@@ -50,6 +54,7 @@ struct KvSender::State {
         std::uint32_t have_tokens;
         base::Error error;
         proto::KvMode kv_mode;
+        std::vector<proto::KvMode> kv_modes;
     };
     struct Ack {
         net::PeerId from;
@@ -57,6 +62,8 @@ struct KvSender::State {
         std::uint32_t number;
         std::optional<base::Error> error;
         bool complete;
+        base::Duration landed_ago;  // 0: not told
+        base::Duration decoded_in;
     };
     struct PeerLost {
         net::PeerId peer;
@@ -89,10 +96,14 @@ struct KvSender::State {
         enum class Phase { asking, later, granted };
 
         Open open;
+        base::TimePoint due;  // what is due first is sent first
         Phase phase = Phase::asking;
         net::PeerId peer{};
         std::uint32_t have_tokens = 0;
-        KvMode mode;  // granted
+        std::vector<KvMode> modes;     // granted, besides raw
+        KvMode mode_sent;              // the lossiest so far
+        ChunkGrid grid;                // since the grant, where modes is not empty
+        std::uint64_t bytes_left = 0;  // of KV since the grant, not packed
         std::deque<kv_cache::KvRange> ready;
         Coverage packed;  // since the grant
         std::map<std::uint32_t, Frame> unacknowledged;
@@ -103,7 +114,7 @@ struct KvSender::State {
         base::TimePoint acknowledged_at;
         base::TimePoint ask_again_at;
     };
-    using Handoffs = std::list<Handoff>;  // in order of opening
+    using Handoffs = std::list<Handoff>;  // by when they are due, then in order of opening
 
     /// A fetch that the step thread has not answered yet.
     struct AskedFetch {
@@ -141,6 +152,13 @@ struct KvSender::State {
     bool resend(Handoffs::iterator handoff, base::TimePoint now);
     bool pack_next(Handoffs::iterator handoff, base::TimePoint now);
     void encode(Frame& frame, const KvMode& mode);
+
+    // sender_rates.cpp
+    base::Result<std::vector<KvMode>> granted_modes(const Handoff& handoff, const Reply& reply) const;
+    bool wire_is_full(const Handoff& handoff) const;
+    KvMode choose_mode(const Handoff& handoff, std::size_t frame_bytes, base::TimePoint now) const;
+    void note_encoded(const Frame& frame, const KvMode& mode, std::size_t coded_bytes, base::Duration taken);
+    void note_landed(const Handoff& handoff, const Frame& frame, const Ack& ack, base::TimePoint now);
     bool post_frame(Handoffs::iterator handoff, Frame& frame, base::TimePoint now);
     void post(net::PeerId peer, net::MessageKind kind, const google::protobuf::MessageLite& message);
     void ask_for_room(Handoff& handoff, base::TimePoint now);
@@ -178,6 +196,17 @@ struct KvSender::State {
     std::map<HandoffKey, AskedFetch> asked_fetches;
     std::map<net::PeerId, base::TimePoint> peer_heard_at;
     std::map<net::PeerId, std::size_t> peer_frames;  // unacknowledged
+    std::map<net::PeerId, std::size_t> peer_bytes;   // the same, of payload
+    std::map<net::PeerId, WireMeter> wires;          // to peers that are not lost, where modes are chosen
+    /// What coding takes, as it was lately.
+    struct CodedRates {
+        KvMode mode;
+        Ratio wire_share;   // payload by KV
+        Ratio encode_rate;  // bytes of KV a second
+        Ratio decode_rate;
+    };
+    static std::vector<CodedRates> believed_rates(const Codecs& codecs);
+    std::vector<CodedRates> rates;
 
     CommandThread<Command> thread;  // all above outlive it
     StagingPool staging;            // a returned buffer wakes the thread

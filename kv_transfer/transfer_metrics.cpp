@@ -40,11 +40,17 @@ TransferMetrics::TransferMetrics(base::Metrics* metrics, const std::string& dire
             "sluice_kv_transfers_total", "KV hand-offs by how they ended, and refused messages by why",
             {{"direction", direction}, {"transport", name}, {"outcome", kOutcomeNames[i]}});
     }
-    // What frames may be coded by: single ones, and whole hand-offs, go raw all the same.
-    const std::string codecs_here = codecs.empty() ? "raw" : codecs.names().front();
-    const base::Metrics::Labels codec{{"direction", direction}, {"transport", name}, {"codec", codecs_here}};
-    payload_bytes_ = &metrics->counter("sluice_kv_transfer_bytes_total", "Bytes of KV frames on the wire", codec);
-    raw_bytes_ = &metrics->counter("sluice_kv_transfer_raw_bytes_total", "Bytes of KV frames before the codec", codec);
+    const auto add = [&](const Codec* codec) {
+        const std::string codec_name(codec == nullptr ? "raw" : codec->name());
+        const base::Metrics::Labels labels{{"direction", direction}, {"transport", name}, {"codec", codec_name}};
+        bytes_.push_back(
+            {codec, &metrics->counter("sluice_kv_transfer_bytes_total", "Bytes of KV frames on the wire", labels),
+             &metrics->counter("sluice_kv_transfer_raw_bytes_total", "Bytes of KV frames before the codec", labels)});
+    };
+    add(nullptr);
+    for (const Codec* codec : codecs.all()) {
+        add(codec);
+    }
     if (direction == "send") {
         duration_ = &metrics->histogram("sluice_kv_transfer_duration_seconds",
                                         "From the grant to the last acknowledgement of a KV hand-off",
@@ -58,10 +64,12 @@ void TransferMetrics::count(Outcome outcome) {
     if (prometheus::Counter* counter = transfers_[static_cast<std::size_t>(outcome)]) { counter->Increment(); }
 }
 
-void TransferMetrics::add_bytes(std::uint64_t payload_bytes, std::uint64_t raw_bytes) {
-    if (payload_bytes_ == nullptr) { return; }
-    payload_bytes_->Increment(static_cast<double>(payload_bytes));
-    raw_bytes_->Increment(static_cast<double>(raw_bytes));
+void TransferMetrics::add_bytes(const KvMode& mode, std::uint64_t payload_bytes, std::uint64_t raw_bytes) {
+    for (const Bytes& counted : bytes_) {
+        if (counted.codec != mode.codec) { continue; }
+        counted.payload->Increment(static_cast<double>(payload_bytes));
+        counted.raw->Increment(static_cast<double>(raw_bytes));
+    }
 }
 
 void TransferMetrics::observe_duration(base::Duration duration) {

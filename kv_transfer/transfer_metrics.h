@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/metrics.h"
@@ -40,14 +41,19 @@ public:
                     const Codecs& codecs);
 
     void count(Outcome outcome);
-    void add_bytes(std::uint64_t payload_bytes, std::uint64_t raw_bytes);
+    /// Of a frame that went so.
+    void add_bytes(const KvMode& mode, std::uint64_t payload_bytes, std::uint64_t raw_bytes);
     void observe_duration(base::Duration duration);
     void add_inflight(std::int64_t bytes);
 
 private:
     std::array<prometheus::Counter*, kOutcomes> transfers_{};
-    prometheus::Counter* payload_bytes_ = nullptr;
-    prometheus::Counter* raw_bytes_ = nullptr;
+    struct Bytes {
+        const Codec* codec = nullptr;  // null: raw
+        prometheus::Counter* payload = nullptr;
+        prometheus::Counter* raw = nullptr;
+    };
+    std::vector<Bytes> bytes_;                   // raw, then each codec
     prometheus::Histogram* duration_ = nullptr;  // of the sending direction
     prometheus::Gauge* inflight_bytes_ = nullptr;
 };

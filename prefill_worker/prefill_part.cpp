@@ -17,10 +17,21 @@ namespace {
 constexpr std::chrono::hours kHandoffMax{1};  // far beyond any prompt: the timer below ends a hand-off earlier
 
 /// How the KV of a hand-off is to travel: as the placement says, and where it says nothing as this worker likes it.
-proto::KvMode mode_of(const Sequence& sequence, const std::string& kv_codec) {
+proto::KvMode mode_of(const Sequence& sequence, const worker::WorkerOptions& options, bool allow_lossy) {
     proto::KvMode mode = sequence.request.kv_mode;
-    if (mode.codec().empty() && kv_codec != "raw") { mode.set_codec(kv_codec); }
+    if (!mode.codec().empty() || options.kv_codec == "raw") { return mode; }
+    const bool is_exact = options.kv_codec == "exact" || options.kv_codec == "auto" || !allow_lossy;
+    mode.set_codec(is_exact ? "exact" : options.kv_codec);
+    mode.set_level(is_exact || options.kv_codec == "int8" ? 0 : options.kv_level);
+    mode.set_lossy(!is_exact);
     return mode;
+}
+
+/// When its KV should be with the decode worker: the second token is due then, which needs it. Empty: nobody said.
+std::optional<base::TimePoint> kv_due(const Sequence& sequence) {
+    const worker::SloTargets& slo = sequence.request.slo;
+    if (!slo.first_token) { return std::nullopt; }
+    return *slo.first_token + slo.tpot;
 }
 
 }  // namespace
@@ -39,12 +50,17 @@ void PrefillPart::admitted(Sequence& sequence) {
     // A long prompt may compute for long; what is bounded is how long its KV waits for decode afterwards (tick).
     base::TimePoint deadline = control_.clock().now() + kHandoffMax;
     if (sequence.request.deadline) { deadline = std::min(deadline, *sequence.request.deadline); }
-    const auto opened = sender_.open({.key = handoff.key,
-                                      .kv_address = sequence.request.peer.kv_address,
-                                      .kv_tokens = kv_tokens,
-                                      .blocks = handoff.hold.blocks(),
-                                      .deadline = deadline,
-                                      .kv_mode = mode_of(sequence, options_.kv_codec)});
+    const bool allow_lossy = sequence.request.allow_lossy_kv && options_.kv_lossy_allowed;
+    const auto opened =
+        sender_.open({.key = handoff.key,
+                      .kv_address = sequence.request.peer.kv_address,
+                      .kv_tokens = kv_tokens,
+                      .blocks = handoff.hold.blocks(),
+                      .deadline = deadline,
+                      .kv_mode = mode_of(sequence, options_, allow_lossy),
+                      .choose_mode = options_.kv_codec == "auto" && sequence.request.kv_mode.codec().empty(),
+                      .allow_lossy = allow_lossy,
+                      .due = kv_due(sequence)});
     if (!opened) {
         base::warn_limited("hand-off cannot begin", "hand-off {} cannot begin: {}", kv_transfer::to_string(handoff.key),
                            opened.error().message);

@@ -168,6 +168,7 @@ base::Result<StartRequest> read_start(const sluice::proto::Start& start, Gateway
     }
     request.peer = peer_of(start.peer());
     request.kv_mode = start.kv_mode();
+    request.allow_lossy_kv = start.allow_lossy_kv();
     if (start.has_kv_source() && start.kv_source().worker().incarnation() != 0) {
         const sluice::proto::KvSource& source = start.kv_source();
         request.kv_source = KvSource{
@@ -203,6 +204,7 @@ void write_output(const SequenceOutput& output, sluice::proto::SequenceOutput& m
     if (output.error) { proto::set_error(*message.mutable_error(), *output.error); }
     message.set_cached_tokens(output.cached_tokens);
     message.set_kv_path(output.kv_path);
+    message.set_kv_codec(output.kv_codec);
     message.mutable_vector()->Assign(output.vector.begin(), output.vector.end());
     if (output.times) { write_times(*output.times, *message.mutable_trace()); }
 }

@@ -47,9 +47,13 @@ struct WorkerOptions {
     std::chrono::milliseconds fetch_answer{500};    // without an answer for so long the KV is computed
     std::chrono::milliseconds fetch_timeout{5000};  // as long as fetching all of a prompt may take
 
-    /// How KV travels on hand-offs where the placement does not say: raw, or a codec without loss that this worker then
-    /// has; the other side answers with what it has.
+    /// How KV travels on hand-offs where the placement does not say: raw, exact, a lossy codec (int8, cachegen,
+    /// sluice), or auto: each frame as the wire makes best. The other side answers with what it has. A lossy codec is
+    /// used only for requests that may have loss, and exact for the others.
     std::string kv_codec = "raw";
+    std::uint32_t kv_level = 4;     // of a lossy codec that is named
+    bool kv_lossy_allowed = false;  // whether any request may have loss here
+    std::string kv_profile;         // of the codec sluice (`sluice kv calibrate`); empty: none
 
     /// What holds where the config says nothing: the values above; on a GPU batches that keep it busy.
     static WorkerOptions defaults(bool on_gpu);

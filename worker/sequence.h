@@ -79,6 +79,7 @@ struct StartRequest {
     SloTargets slo;
     Peer peer;                                                  // prefill and decode parts
     proto::KvMode kv_mode = {};                                 // of the hand-off, as the placement says
+    bool allow_lossy_kv = false;                                // its hand-off may lose a little
     std::optional<KvSource> kv_source = std::nullopt;           // until it was asked
     bool explain = false;                                       // tell where the time went
     std::optional<engine::GrammarSpec> grammar = std::nullopt;  // what the generated tokens keep to
@@ -96,6 +97,7 @@ struct SequenceOutput {
     std::optional<base::Error> error;
     std::uint32_t cached_tokens = 0;
     std::string kv_path;
+    std::string kv_codec = {};       // how its KV came: kv_transfer::KvMode::label
     std::vector<float> vector = {};  // encode part
     std::optional<PartTimes> times = std::nullopt;
 };
@@ -149,6 +151,7 @@ struct Sequence {
     bool output_started = false;      // cached_tokens and kv_path go with the first output only
     std::uint32_t cached_tokens = 0;  // prefix hit at admission, with what was loaded then
     std::string kv_path;
+    std::string kv_codec;                              // pushed KV: how it came
     std::vector<engine::SampledToken> prompt_scores;   // collected over chunks when asked for
     SequenceTrace trace;                               // begun where its request asks for it
     std::unique_ptr<engine::GrammarSequence> grammar;  // where its request has one, until it ends

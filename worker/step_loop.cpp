@@ -225,6 +225,7 @@ void StepLoop::emit(Sequence& sequence, SequenceOutput output) {
     if (!sequence.output_started) {
         output.cached_tokens = sequence.cached_tokens;
         output.kv_path = sequence.kv_path;
+        output.kv_codec = sequence.kv_codec;
     }
     outputs_[sequence.request.gateway].push_back(std::move(output));
 }

@@ -33,6 +33,7 @@ struct Event {
     std::string_view what;
     std::uint64_t worker = 0;
     std::string_view error = {};  // worker_lost
+    std::string_view kv = {};     // handed_over: how it came
     const proto::PartTrace* trace = nullptr;
 };
 
@@ -75,6 +76,7 @@ std::vector<Event> events_of(const SequenceTimeline& sequence) {
             events.push_back({.at = *attempt.second_token_at,
                               .what = attempt.kv_recomputed ? "kv_recomputed" : "handed_over",
                               .worker = attempt.decode_worker,
+                              .kv = attempt.kv,
                               .trace = attempt.decode ? &*attempt.decode : nullptr});
         }
         if (attempt.lost_at) {
@@ -95,6 +97,7 @@ void write_event(JsonWriter& json, const Event& event, base::TimePoint begin) {
     json.key("event").string(event.what);
     write_worker(json, "worker", event.worker);
     if (!event.error.empty()) { json.key("error").string(event.error); }
+    if (!event.kv.empty()) { json.key("kv").string(event.kv); }
     if (event.trace != nullptr) { write_trace(json, *event.trace); }
     json.end_object();
 }

@@ -76,6 +76,7 @@ void SequenceRecorder::token(base::TimePoint now, std::uint32_t number, base::Du
     } else if (attempt.is_split && attempt_tokens_ == 2) {
         attempt.second_token_at = now;
         attempt.kv_recomputed = output.kv_path() == "recomputed";
+        attempt.kv = output.kv_codec();
         if (trace != nullptr) { attempt.decode = *trace; }
     }
     changed_at_ = now;

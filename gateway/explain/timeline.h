@@ -38,6 +38,7 @@ struct Attempt {
     std::uint32_t cached_believed = 0;          // of the prompt, at the prefill worker
     std::uint32_t cached_tokens = 0;            // that were
     bool kv_recomputed = false;                 // on decode
+    std::string kv;                             // split: how it came (proto SequenceOutput.kv_codec)
     std::optional<proto::PartTrace> prefill{};  // until its first token
     std::optional<proto::PartTrace> decode{};   // split: from there to the next
 };

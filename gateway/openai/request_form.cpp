@@ -288,6 +288,7 @@ void read_slo(Fields& fields, RequestForm& form) {
     if (const auto tpot = inside.integer("tpot_ms", 0, kTargetMsMax)) {
         form.slo.tpot = std::chrono::milliseconds(*tpot);
     }
+    form.slo.lossy_kv = inside.boolean("lossy_kv");
     if (inside.error()) { fields.pass_on(*inside.error()); }
 }
 

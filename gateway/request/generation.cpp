@@ -153,6 +153,7 @@ void Generation::place() {
     const SloTargets& targets = request_.slo.targets;
     ask.set_slo_class(request_.slo.class_name);
     ask.set_slo_ttft_ms(as_ms(targets.ttft));
+    ask.set_allow_lossy_kv(request_.slo.allow_lossy_kv);
     ask.set_slo_tpot_ms(as_ms(targets.tpot));
     if (const auto due = first_token_due(placed_at_)) {
         ask.set_first_token_in_us(base::time_left_us(*due, placed_at_));
@@ -280,6 +281,7 @@ void Generation::send_start(const proto::WorkerEndpoint& to, proto::Start::Part 
     if (peer != nullptr) {
         *start.mutable_peer() = *peer;
         *start.mutable_kv_mode() = kv_mode_;
+        start.set_allow_lossy_kv(request_.slo.allow_lossy_kv);
     }
     if (kv_source_ && part != proto::Start::PART_DECODE) { *start.mutable_kv_source() = *kv_source_; }
     context_.workers.send(context_.model, to, std::move(command));
@@ -325,6 +327,7 @@ void Generation::on_output(base::Incarnation from, const proto::SequenceOutput& 
         return;
     }
 
+    if (split_ && from_decode) { note_kv(output); }
     if (from_prefill && !cached_known_) {
         cached_known_ = true;
         cached_tokens_ = std::min(output.cached_tokens(), static_cast<std::uint32_t>(request_.prompt->size()));
@@ -356,6 +359,12 @@ void Generation::on_output(base::Incarnation from, const proto::SequenceOutput& 
     accept_finish(from, output);
     if (ended() || epoch != epoch_) { return; }
     if (split_ && first_of_epoch && epoch_tokens_ > 0) { send_continue(); }
+}
+
+/// How its KV came. After a loss of a worker it comes again: what was lossy once stays so.
+void Generation::note_kv(const proto::SequenceOutput& output) {
+    if (output.kv_path().empty() || is_lossy_label(kv_)) { return; }
+    kv_ = output.kv_codec().empty() ? output.kv_path() : output.kv_codec();
 }
 
 void Generation::accept_token(const proto::TokenOutput& output, const proto::SequenceOutput& whole) {
@@ -572,6 +581,7 @@ void Generation::end(GenerationEnd result, std::string_view worker_reason) {
     result.prompt_tokens = static_cast<std::uint32_t>(request_.prompt->size());
     result.cached_tokens = cached_tokens_;
     result.completion_tokens = static_cast<std::uint32_t>(generated_.size());
+    result.kv = kv_;
     if (record_.is_on()) {
         const auto doing = result.reason == EndReason::failed ? doing_in(phase) : SequenceRecorder::Doing::nothing;
         result.timeline = record_.end(context_.clock.now(), result.completion_tokens, result.tpot, doing);

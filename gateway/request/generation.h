@@ -87,6 +87,7 @@ private:
     void accept_token(const proto::TokenOutput& output, const proto::SequenceOutput& whole);
     /// The token where the client asked to stop at it: what stops a text otherwise is no reason that is told.
     std::optional<base::TokenId> asked_stop(base::TokenId token) const;
+    void note_kv(const proto::SequenceOutput& output);
     void accept_vector(base::Incarnation from, const proto::SequenceOutput& output);
     void accept_finish(base::Incarnation from, const proto::SequenceOutput& output);
     /// This epoch has failed: place again, or fail when that cannot help.
@@ -118,6 +119,7 @@ private:
     std::optional<base::TimePoint> began_at_;  // first token of all
     std::uint32_t cached_tokens_ = 0;
     bool cached_known_ = false;
+    std::string kv_;  // GenerationEnd::kv
 
     // Of the current epoch.
     proto::WorkerEndpoint prefill_;

@@ -64,8 +64,16 @@ struct GenerationEnd {
     std::uint32_t completion_tokens = 0;  // the stop token counted
     std::optional<base::TimePoint> first_token_at = {};
     base::Duration tpot{};  // mean gap of the tokens after the first; 0 without any
+    /// How its KV came from another worker: "raw", "exact", the lossiest codec and level ("sluice/3"), "pushed" (by a
+    /// worker that does not say how), "recomputed"; empty: it never had to.
+    std::string kv = {};
     std::shared_ptr<const SequenceTimeline> timeline = nullptr;  // where they are kept
 };
+
+/// Whether GenerationEnd::kv names something lossy.
+inline bool is_lossy_label(std::string_view kv) {
+    return kv.find('/') != std::string_view::npos;
+}
 
 /// Who asked for one sequence. Called on the source's thread; may cancel sequences from inside a call. Must outlive the
 /// sequence's end.

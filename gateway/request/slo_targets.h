@@ -20,6 +20,7 @@ struct SloWish {
     std::optional<std::string> class_name = {};
     std::optional<base::Duration> ttft = {};
     std::optional<base::Duration> tpot = {};
+    std::optional<bool> lossy_kv = {};  // whether its KV may lose a little between workers
 };
 
 /// What one request is promised.
@@ -29,6 +30,7 @@ struct RequestSlo {
     SloTargets targets;
     std::int32_t priority = 0;  // higher goes first where memory is short
     bool drops_late = false;    // no first token when that is due: the request ends with an error
+    bool allow_lossy_kv = false;
 };
 
 }  // namespace gateway

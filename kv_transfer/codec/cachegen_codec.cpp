@@ -69,6 +69,7 @@ public:
     std::string_view name() const override { return "cachegen"; }
     bool has_level(std::uint32_t level) const override { return level >= 1 && level <= 3; }
     bool is_lossy(std::uint32_t) const override { return true; }
+    std::uint32_t loss(std::uint32_t level) const override { return 4 - level; }
 
 private:
     /// Sixteenths by which each channel predicts; false when no channel does.

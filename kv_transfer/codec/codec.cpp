@@ -43,6 +43,31 @@ std::vector<std::string> Codecs::names() const {
     return names;
 }
 
+std::vector<KvMode> Codecs::modes() const {
+    constexpr std::uint32_t kLevels = 16;
+    std::vector<KvMode> modes;
+    for (const Codec* codec : codecs_) {
+        const auto first = static_cast<std::ptrdiff_t>(modes.size());
+        for (std::uint32_t level = 0; level < kLevels; ++level) {
+            if (codec->has_level(level)) { modes.push_back({codec, level}); }
+        }
+        std::stable_sort(modes.begin() + first, modes.end(),
+                         [](const KvMode& a, const KvMode& b) { return a.loss() < b.loss(); });
+    }
+    modes.resize(std::min(modes.size(), kModesMax));
+    return modes;
+}
+
+std::string KvMode::label() const {
+    if (codec == nullptr) { return std::string(kRaw); }
+    return is_lossy() ? std::string(codec->name()) + "/" + std::to_string(level) : std::string(codec->name());
+}
+
+KvMode lossier(const KvMode& a, const KvMode& b) {
+    if (a.loss() != b.loss()) { return a.loss() > b.loss() ? a : b; }
+    return a.is_raw() ? b : a;
+}
+
 void set_mode(proto::KvMode& out, const KvMode& mode) {
     out.set_codec(std::string(mode.is_raw() ? kRaw : mode.codec->name()));
     out.set_level(mode.level);

@@ -24,6 +24,8 @@ public:
     virtual bool has_level(std::uint32_t level) const = 0;
     /// Whether decode gives other bytes than encode got.
     virtual bool is_lossy(std::uint32_t level) const = 0;
+    /// Orders the levels of a codec by how much they lose: 0 nothing.
+    virtual std::uint32_t loss(std::uint32_t level) const { return is_lossy(level) ? 1 + level : 0; }
     /// Bytes that encode writes at most for `raw_bytes` canonical bytes; may be more than those.
     virtual std::size_t bound(std::size_t raw_bytes) const = 0;
 
@@ -47,6 +49,9 @@ struct KvMode {
 
     bool is_raw() const { return codec == nullptr; }
     bool is_lossy() const { return codec != nullptr && codec->is_lossy(level); }
+    std::uint32_t loss() const { return codec == nullptr ? 0 : codec->loss(level); }
+    /// For people: "raw", the name of a codec without loss, or its name and level, "sluice/3".
+    std::string label() const;
     bool operator==(const KvMode&) const = default;
 };
 
@@ -63,12 +68,19 @@ public:
     std::size_t bound(std::size_t raw_bytes) const;
     /// For RegisterWorker.kv_codecs.
     std::vector<std::string> names() const;
+    /// All modes but raw, codec by codec, each from its least lossy level on; kModesMax at most.
+    std::vector<KvMode> modes() const;
+    static constexpr std::size_t kModesMax = 12;
     bool empty() const { return codecs_.empty(); }
+    std::span<const Codec* const> all() const { return codecs_; }
 
 private:
     std::vector<const Codec*> codecs_;
 };
 
 void set_mode(proto::KvMode& out, const KvMode& mode);
+
+/// What a hand-off says of itself when its frames went in several modes: the lossiest; without loss, coded before raw.
+KvMode lossier(const KvMode& a, const KvMode& b);
 
 }  // namespace kv_transfer

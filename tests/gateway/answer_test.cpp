@@ -57,7 +57,8 @@ void stays(gateway::GenerationSink&) {}
 /// One answer of `n` choices from an instant source.
 struct World {
     explicit World(std::vector<InstantSource::Script> scripts, const std::string& fields = "",
-                   gateway::SloTargets targets = {}, gateway::Endpoint endpoint = gateway::Endpoint::completions) {
+                   gateway::SloTargets targets = {}, gateway::Endpoint endpoint = gateway::Endpoint::completions,
+                   bool allow_lossy_kv = false) {
         source.scripts = std::move(scripts);
         text.style = {.tools = gateway::ToolFormat::hermes, .reasons = true};
         const std::string asked =
@@ -85,7 +86,7 @@ struct World {
                                    .tag = {.method = "POST", .path = "/", .id = "r", .received_at = clock.now()},
                                    .log = log,
                                    .tenant = "default",
-                                   .slo = {.targets = targets},
+                                   .slo = {.targets = targets, .allow_lossy_kv = allow_lossy_kv},
                                    .request_timeout = std::chrono::seconds(1),
                                    .ping_interval = {},
                                    .seed = 1,
@@ -241,4 +242,30 @@ TEST_CASE("reasoning and calls stand in their own fields of an answer, whole and
 
     World refused({in_pieces}, tools + R"(,"tool_choice":"none")", {}, gateway::Endpoint::chat);
     CHECK(refused.exchange->response->body.find("<tool_call>") != std::string::npos);
+}
+
+TEST_CASE("an answer says how its KV came, the lossiest of its choices; the head of a stream what may be",
+          "[gateway][answer]") {
+    const auto came = [](const std::string& kv) {
+        return [kv](gateway::GenerationSink& sink) {
+            sink.on_placed();
+            sink.on_piece({.text = "x", .tokens = {{.token = 'x'}}}, 1, "disagg");
+            gateway::GenerationEnd end = ending(EndReason::length);
+            end.kv = kv;
+            sink.on_end(end);
+        };
+    };
+    const auto told = [](const gateway::HttpFields& fields) {
+        std::string value = "nothing";
+        for (const auto& [name, text] : fields) {
+            if (name == "x-sluice-kv") { value = text; }
+        }
+        return value;
+    };
+    CHECK(told(World({came("exact"), came("sluice/3"), came("raw")}).exchange->response->fields) == "sluice/3");
+    CHECK(told(World({came("exact")}).exchange->response->fields) == "exact");
+    CHECK(told(World({whole("one")}).exchange->response->fields) == "nothing");
+    CHECK(told(World({came("raw")}, R"(,"stream":true)").exchange->head) == "nothing");
+    CHECK(told(World({came("raw")}, R"(,"stream":true)", {}, gateway::Endpoint::completions, true).exchange->head) ==
+          "lossy-allowed");
 }

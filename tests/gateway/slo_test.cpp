@@ -253,3 +253,60 @@ TEST_CASE("without targets scheduler and workers hear of none", "[gateway][reque
     REQUIRE(owner.ports.sent_to(20)[0].start().tpot_target_us() == 0u);
     owner.table.cancel(id, "client_gone");
 }
+
+TEST_CASE("KV may be lossy where the config allows it and the request or its class wants it", "[gateway][slo]") {
+    const char* kAllowed = "slo: {lossy_kv: allowed}\nslo_classes: {cheap: {lossy_kv: true}, dear: {priority: 1}}\n";
+    const char* kOff = "slo_classes: {cheap: {lossy_kv: true}, dear: {priority: 1}}\n";
+    const auto resolved = [](const char* yaml, const char* name, std::optional<bool> body, std::optional<bool> header) {
+        SloWish wish;
+        wish.class_name = name;
+        wish.lossy_kv = body;
+        SloWish in_header;
+        in_header.lossy_kv = header;
+        const auto slo = classes_of(yaml).resolve(wish, in_header);
+        REQUIRE(slo);
+        return slo->allow_lossy_kv;
+    };
+    CHECK(resolved(kAllowed, "cheap", {}, {}));
+    CHECK_FALSE(resolved(kAllowed, "dear", {}, {}));
+    CHECK(resolved(kAllowed, "dear", {}, true));
+    CHECK(resolved(kAllowed, "dear", true, false));
+    CHECK_FALSE(resolved(kAllowed, "cheap", false, true));
+    CHECK_FALSE(resolved(kAllowed, "cheap", {}, false));
+    CHECK_FALSE(resolved(kOff, "cheap", true, true));
+
+    CHECK(SloClasses::wish_of(head_of({{"x-sluice-kv", "lossy"}}))->lossy_kv == true);
+    CHECK(SloClasses::wish_of(head_of({{"x-sluice-kv", "exact"}}))->lossy_kv == false);
+    CHECK_FALSE(SloClasses::wish_of(head_of({}))->lossy_kv);
+    const auto bad = SloClasses::wish_of(head_of({{"x-sluice-kv", "fast"}}));
+    REQUIRE_FALSE(bad);
+    CHECK(bad.error().message == "the header x-sluice-kv must be lossy or exact");
+}
+
+TEST_CASE("workers hear that KV may be lossy, and the end of a sequence says how it came", "[gateway][request][slo]") {
+    const bool is_allowed = GENERATE(true, false);
+    Owner owner;
+    RecordingSink sink;
+    auto request = owner.request("hello", 8);
+    request.slo.allow_lossy_kv = is_allowed;
+    const auto id = owner.table.open(std::move(request), sink);
+    CHECK(owner.ports.placed[0].allow_lossy_kv() == is_allowed);
+    owner.table.on_place_answered(id, base::Epoch{0}, split());
+    for (const std::uint64_t worker : {10u, 20u}) {
+        CHECK(owner.ports.sent_to(worker)[0].start().allow_lossy_kv() == is_allowed);
+    }
+    owner.table.on_output(kPrefill, output(id, 0, "a"));
+    auto second = output(id, 0, "b");
+    second.set_kv_path("pushed");
+    second.set_kv_codec(is_allowed ? "sluice/3" : "exact");
+    owner.table.on_output(kDecode, second);
+    // It loses its worker, and the next one computes: what was lossy once is said in the end.
+    owner.table.on_worker_lost(kDecode, {base::ErrorCode::unavailable, "gone"});
+    owner.table.on_place_answered(id, base::Epoch{1}, split());
+    owner.table.on_output(kPrefill, output(id, 1, "c"));
+    auto fourth = output(id, 1, "d", SequenceOutput::FINISH_LENGTH);
+    fourth.set_kv_path("recomputed");
+    owner.table.on_output(kDecode, fourth);
+    REQUIRE(sink.ends == 1);
+    CHECK(sink.end.kv == (is_allowed ? "sluice/3" : "recomputed"));
+}

@@ -189,7 +189,10 @@ public:
         ++answers;
         response = std::move(given);
     }
-    void start_stream(std::string_view type, const gateway::HttpFields&) override { content_type = type; }
+    void start_stream(std::string_view type, const gateway::HttpFields& fields) override {
+        content_type = type;
+        head = fields;
+    }
     void send(std::string_view data) override {
         sends.emplace_back(data);
         streamed += data;
@@ -204,6 +207,7 @@ public:
     bool closes = false;
     std::optional<gateway::HttpResponse> response;
     std::string content_type;
+    gateway::HttpFields head;  // of a stream
     std::string streamed;
     std::vector<std::string> sends;
     std::function<void(std::string_view)> gone;

@@ -1,4 +1,4 @@
-"""KV that travels coded without loss (worker.kv_codec) takes fewer bytes and changes no bit of any answer."""
+"""KV that travels coded (worker.kv_codec): without loss it takes fewer bytes and changes no bit of any answer; with loss only where all say so, and the answer tells."""
 import random
 
 import harness
@@ -32,3 +32,52 @@ def test_exact_kv_is_shorter_and_changes_nothing(dtype):
         raw = bytes_of(coded.port, "sluice_kv_transfer_raw_bytes_total")
         assert 0 < bytes_of(coded.port, "sluice_kv_transfer_bytes_total") < 0.95 * raw
         harness.wait_until(lambda: harness.blocks_in_use(coded.port) == 0, "no block is in use")
+
+
+LOSSY = ("--set", "worker.kv_lossy=allowed", "--set", "slo.lossy_kv=allowed", "--set", "engine.kv_dtype=bf16")
+
+
+def ask_lossy(port, prompt, **fields):
+    answer = harness.post(port, "/v1/completions", prompt=prompt, max_tokens=20, ignore_eos=True, return_token_ids=True, temperature=1.0, seed=7, **fields)
+    assert answer.status == 200, answer.body
+    return answer.json()["choices"][0]["token_ids"], answer.headers.get("x-sluice-kv")
+
+
+@pytest.mark.parametrize("codec", ["int8/0", "cachegen/2", "sluice/6"])
+def test_loss_is_told_repeats_itself_and_touches_nobody_else(codec):
+    name, level = codec.split("/")
+    source = random.Random(20261203)
+    prompt = [source.randrange(3, 512) for _ in range(300)]
+    with harness.serve("--set", f"worker.kv_codec={name}", "--set", f"worker.kv_level={level}", *LOSSY) as server:
+        server.wait_ready()
+        plain = ask_lossy(server.port, prompt, slo={"lossy_kv": False})
+        assert plain[1] == "exact"
+        lossy = ask_lossy(server.port, prompt[1:], slo={"lossy_kv": True})
+        assert lossy[1] == codec
+        # Nothing of it is kept: the same again comes the same way, whatever was computed in between.
+        assert ask_lossy(server.port, prompt, slo={"lossy_kv": False}) == plain
+        assert ask_lossy(server.port, prompt[1:], slo={"lossy_kv": True}) == lossy
+        assert ask_lossy(server.port, prompt[1:])[1] == "exact"  # nobody asked for loss
+        harness.wait_until(lambda: harness.blocks_in_use(server.port) == 0, "no block is in use")
+
+
+def test_a_stream_says_that_loss_may_be_and_a_bad_wish_is_refused():
+    with harness.serve("--set", "worker.kv_codec=auto", *LOSSY) as server:
+        server.wait_ready()
+        prompt = list(range(3, 200))
+        answer = harness.post(server.port, "/v1/completions", prompt=prompt, max_tokens=3, stream=True, slo={"lossy_kv": True})
+        assert answer.status == 200 and answer.headers.get("x-sluice-kv") == "lossy-allowed"
+        assert harness.post(server.port, "/v1/completions", prompt=prompt, slo={"lossy_kv": "yes"}).status == 400
+
+
+@pytest.mark.parametrize("settings, says", [
+    (("worker.kv_codec=sluice",), "worker.kv_lossy: allowed"),
+    (("worker.kv_codec=cachegen", "worker.kv_lossy=allowed", "worker.kv_level=7"), "but 1 to 3"),
+    (("worker.kv_codec=exact", "worker.kv_profile=/nowhere"), "worker.kv_profile is for the codec sluice"),
+    (("worker.kv_codec=sluice", "worker.kv_lossy=allowed", "worker.kv_profile=/nowhere"), "worker.kv_profile"),
+])
+def test_settings_that_contradict_each_other_are_refused_at_start(settings, says):
+    flags = [flag for setting in settings for flag in ("--set", setting)]
+    with harness.serve(*flags) as server:
+        assert server.wait() != 0
+        assert says in server.output()

@@ -30,6 +30,9 @@ LAYOUTS = {
                                                                    "--set", "test.kv_fault_plan='seed=6;drop:kind=7,probability=0.3'")),
     "KV coded without loss, frames lost and damaged": ({}, ("--set", "worker.kv_codec=exact", "--set",
                                                             "test.kv_fault_plan='seed=8;drop:kind=3,probability=0.1;corrupt:kind=3,probability=0.1'")),
+    "KV coded as the wire makes best, frames lost, damaged and late": ({}, ("--set", "worker.kv_codec=auto", "--set",
+        "test.kv_fault_plan='seed=9;drop:kind=3,probability=0.1;corrupt:kind=3,probability=0.1;delay:ms=20,probability=0.3'")),
+    "loss is allowed here, but no request may have it": ({}, ("--set", "worker.kv_codec=sluice", "--set", "worker.kv_lossy=allowed")),
     "no hand-off ever succeeds": ({}, ("--set", "test.kv_fault_plan='seed=5;drop:kind=3,probability=1'",
                                         "--set", "worker.kv_wait_ms=200", "--set", "worker.kv_lease_ms=100")),
 }

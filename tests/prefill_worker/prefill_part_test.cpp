@@ -36,7 +36,10 @@ class NotedCalls final : public prefill_worker::KvSenderPort {
 public:
     base::Result<void> open(const kv_transfer::OpenHandoff& handoff) override {
         const std::string& codec = handoff.kv_mode.codec();
-        note("open " + std::to_string(base::raw(handoff.key.request)) + (codec.empty() ? "" : " as " + codec));
+        note("open " + std::to_string(base::raw(handoff.key.request)) + (codec.empty() ? "" : " as " + codec) +
+             (handoff.kv_mode.lossy() ? "/" + std::to_string(handoff.kv_mode.level()) : "") +
+             (handoff.choose_mode ? ", chosen" : "") + (handoff.allow_lossy ? ", lossy" : "") +
+             (handoff.due ? ", due" : ""));
         return {};
     }
     void ready(const kv_transfer::HandoffKey& key, std::uint32_t layer_begin, std::uint32_t, std::uint32_t token_begin,
@@ -76,10 +79,13 @@ struct PrefillBench : StepBench {
         base::init_log({.role = "test", .level = "off"});
         loop.attach(worker::Part::prefill, &part);
     }
-    void start(std::uint64_t request, std::uint32_t prompt_tokens, const std::string& codec = "") {
+    void start(std::uint64_t request, std::uint32_t prompt_tokens, const std::string& codec = "",
+               bool allow_lossy = false, bool has_target = false) {
         auto message = test_support::make_start(request, std::vector<TokenId>(prompt_tokens, TokenId(request)), 4);
         message.part = worker::Part::prefill;
         message.kv_mode.set_codec(codec);
+        message.allow_lossy_kv = allow_lossy;
+        if (has_target) { message.slo.first_token = clock.now(); }
         message.peer = {base::WorkerId{2}, kDecode, "decode"};
         REQUIRE(loop.post_command(std::move(message)));
         loop.work();
@@ -147,6 +153,38 @@ TEST_CASE("KV travels as the placement says, and where it says nothing as the wo
     bench.start(2, 5, "raw");
     REQUIRE(bench.calls.take() == Calls{"open 2 as raw"});
     for (const std::uint64_t request : {1u, 2u}) {
+        bench.event(SenderEvent::Kind::failed, request);
+        bench.event(SenderEvent::Kind::released, request);
+    }
+    bench.settle();
+    REQUIRE_FALSE(bench.part.busy());
+}
+
+TEST_CASE("loss needs the request's word and the worker's, and a target says when the KV is due", "[prefill_worker]") {
+    const auto [codec, level, is_allowed, says] = GENERATE(table<const char*, std::uint32_t, bool, const char*>({
+        {"sluice", 5, true, "open 1 as exact|open 2 as sluice/5, lossy"},
+        {"sluice", 5, false, "open 1 as exact|open 2 as exact"},
+        {"int8", 5, true, "open 1 as exact|open 2 as int8/0, lossy"},
+        {"exact", 5, true, "open 1 as exact|open 2 as exact, lossy"},
+        {"auto", 5, true, "open 1 as exact, chosen|open 2 as exact, chosen, lossy"},
+        {"auto", 5, false, "open 1 as exact, chosen|open 2 as exact, chosen"},
+        {"raw", 5, true, "open 1|open 2, lossy"},
+    }));
+    worker::WorkerOptions limits = small_steps();
+    limits.kv_codec = codec;
+    limits.kv_level = level;
+    limits.kv_lossy_allowed = is_allowed;
+    PrefillBench bench(limits);
+    bench.start(1, 5);
+    bench.start(2, 5, "", true);
+    const Calls calls = bench.calls.take();
+    REQUIRE(calls.size() == 2);
+    CHECK(calls[0] + "|" + calls[1] == says);
+    bench.start(3, 5, "raw", true, true);
+    const Calls last = bench.calls.take();
+    REQUIRE(last.size() == 1);
+    CHECK(last[0] == std::string("open 3 as raw") + (is_allowed ? ", lossy" : "") + ", due");
+    for (const std::uint64_t request : {1u, 2u, 3u}) {
         bench.event(SenderEvent::Kind::failed, request);
         bench.event(SenderEvent::Kind::released, request);
     }
