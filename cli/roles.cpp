@@ -13,6 +13,7 @@
 #include "base/metrics.h"
 #include "cli/admin_server.h"
 #include "cli/divide_cores.h"
+#include "cli/otlp_exporter.h"
 #include "cli/serve.h"
 #include "cli/served_models.h"
 #include "cli/worker_process.h"
@@ -52,6 +53,9 @@ void know_gateway_sections(base::Config& config) {
     gateway::GatewayOptions::read(config);
     read_text_config(config);
 }
+void know_tracing_section(base::Config& config) {
+    TracingOptions::read(config);
+}
 
 base::Result<void> run_scheduler(const SchedulerCommand& command) {
     const base::SystemClock clock;
@@ -64,6 +68,7 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
     if (!cluster) { return base::pass_on(cluster); }
     know_gateway_sections(*config);
     know_worker_sections(*config);
+    know_tracing_section(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
     const auto address = split_address(command.listen);
     if (!address) { return base::pass_on(address); }
@@ -95,6 +100,7 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     know_scheduler_section(*config);
     know_gateway_sections(*config);
     setup.text = read_text_config(*config);
+    const auto tracing = TracingOptions::read(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
     const auto address = split_address(command.listen);
     if (!address) { return base::pass_on(address); }
@@ -116,6 +122,9 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     setup.cluster = *cluster;
     setup.engine.model_dir = command.model_dir;
     setup.engine.threads = command.threads == 0 ? usable_cores() : command.threads;
+    const auto exporter = start_exporter(tracing, "sluice-" + std::string(worker::role_name(command.role)), metrics);
+    if (!exporter) { return base::pass_on(exporter); }
+    setup.spans = exporter->get();
     auto process = WorkerProcess::start(std::move(setup), clock, metrics,
                                         load_progress(std::string(worker::role_name(command.role))));
     if (!process) { return base::pass_on(process); }
@@ -139,6 +148,7 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     if (!cluster) { return base::pass_on(cluster); }
     auto options = gateway::GatewayOptions::read(*config);
     const auto text_options = read_text_config(*config);
+    const auto tracing = TracingOptions::read(*config);
     know_scheduler_section(*config);
     know_worker_sections(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
@@ -158,13 +168,17 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     named->insert(named->end(), encoders->begin(), encoders->end());
     auto models = load_text(*named, text_options);
     if (!models) { return base::pass_on(models); }
-    auto server = gateway::GatewayServer::start({.options = options,
-                                                 .models = std::move(*models),
-                                                 .scheduler_address = command.scheduler,
-                                                 .hash_key = cluster->key,
-                                                 .control = cluster->control(),
-                                                 .clock = clock,
-                                                 .metrics = metrics});
+    const auto exporter = start_exporter(tracing, "sluice-gateway", metrics);
+    if (!exporter) { return base::pass_on(exporter); }
+    auto server =
+        gateway::GatewayServer::start({.options = options,
+                                       .models = std::move(*models),
+                                       .scheduler_address = command.scheduler,
+                                       .hash_key = cluster->key,
+                                       .control = cluster->control(),
+                                       .clock = clock,
+                                       .metrics = metrics,
+                                       .tracing = {.spans = exporter->get(), .sampled_share = tracing.sampled_share}});
     if (!server) { return base::pass_on(server); }
     std::fprintf(stderr, "sluice gateway serves %s at %s://%s:%u/v1\n", joined(names_of(*named)).c_str(),
                  options.tls_certificate_file.empty() ? "http" : "https", options.http.host.c_str(),
@@ -248,7 +262,11 @@ int config_main(const ConfigCommand& command) {
     const auto gateway_options = gateway::GatewayOptions::read(*config);
     read_text_config(*config);
     know_worker_sections(*config);
+    const auto tracing = TracingOptions::read(*config);
     if (const auto read = config->finish(); !read) { return report(read.error()); }
+    if (tracing.is_on()) {
+        if (const auto url = traces_url(tracing.otlp_endpoint); !url) { return report(url.error()); }
+    }
     if (const auto files = gateway::check_files(gateway_options); !files) { return report(files.error()); }
     if (const auto cors = gateway::Cors::make(gateway_options.cors_origins); !cors) { return report(cors.error()); }
     if (command.print) {

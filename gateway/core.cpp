@@ -51,7 +51,8 @@ struct GatewayCore::State {
           log({.kind = spdlog::should_log(spdlog::level::info) ? setup.options.access_log : AccessLogKind::off,
                .metrics = metrics,
                .clock = setup.clock,
-               .sink = RequestLog::write_to_log}),
+               .sink = RequestLog::write_to_log,
+               .spans = setup.tracing.spans}),
           timelines(setup.options.explain, setup.clock),
           timers(*io, setup.clock, [this](base::TimePoint now) { return tick(now); }) {}
 
@@ -173,6 +174,7 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
         s.certificate = std::move(*certificate);
     }
     options.http.allow_public |= s.keys && s.certificate;  // strangers get nothing, and hear nothing
+    options.request.keeps_timelines |= s.setup.tracing.spans != nullptr;
     s.ports = s.setup.make_ports(s.models, s.post_io(), s.wake());
     s.table = std::make_unique<RequestTable>(RequestTable::Setup{.scheduler = s.ports->scheduler(),
                                                                  .workers = s.ports->workers(),
@@ -206,6 +208,7 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
                    .metrics = s.metrics,
                    .log = s.log,
                    .timelines = &s.timelines,
+                   .tracing = s.setup.tracing,
                    .clock = s.setup.clock,
                    .post = s.post_io(),
                    .post_text =

@@ -16,6 +16,7 @@
 #include "gateway/metrics.h"
 #include "gateway/openai/errors.h"
 #include "gateway/options.h"
+#include "gateway/trace/request_trace.h"
 
 namespace gateway {
 
@@ -24,18 +25,27 @@ struct CacheAsk;
 /// What names a request from its arrival to its end.
 struct RequestTag {
     std::string method;
-    std::string path;                             // as sent, without its query
-    std::string id;                               // for x-request-id
-    base::TimePoint received_at;                  // last byte
-    std::shared_ptr<const ApiKey> key = {};       // whose request it is, where there are keys
-    std::shared_ptr<QuotaBook::Hold> quota = {};  // of the key, where a model answers; settled at the end
-    ErrorStyle style = ErrorStyle::openai;        // of its route
-    std::shared_ptr<CacheAsk> cache = {};         // its way through the cache, where there is one
+    std::string path;                                // as sent, without its query
+    std::string id;                                  // for x-request-id
+    base::TimePoint received_at;                     // last byte
+    std::shared_ptr<const ApiKey> key = {};          // whose request it is, where there are keys
+    std::shared_ptr<QuotaBook::Hold> quota = {};     // of the key, where a model answers; settled at the end
+    ErrorStyle style = ErrorStyle::openai;           // of its route
+    std::shared_ptr<CacheAsk> cache = {};            // its way through the cache, where there is one
+    std::shared_ptr<const RequestTrace> trace = {};  // null: it is not traced
 };
 
 /// What every answer to the request has in its head: its id, what became of it at the cache, and what its key may still
 /// use.
 HttpFields answer_fields(const RequestTag& tag, base::TimePoint now);
+
+/// How long a request of tokens took for what; empty: it did not come so far.
+struct StageTimes {
+    std::optional<base::Duration> prepare = {};      // from its last byte until its prompts were tokens
+    std::optional<base::Duration> place = {};        // from there until its sequences had workers
+    std::optional<base::Duration> first_token = {};  // from its last byte
+    std::optional<base::Duration> tpot = {};         // mean gap of the later ones; of several sequences the largest
+};
 
 /// How a request ended.
 struct RequestEnd {
@@ -46,6 +56,9 @@ struct RequestEnd {
     std::uint64_t prompt_tokens = 0;
     std::uint64_t cached_tokens = 0;
     std::uint64_t completion_tokens = 0;
+    StageTimes stages = {};
+    std::string_view answer_id = {};
+    std::string_view finish_reason = {};  // of its first sequence
 };
 
 /// One line of the access log.
@@ -73,13 +86,16 @@ public:
         GatewayMetrics& metrics;
         const base::Clock& clock;
         Sink sink;
-        std::size_t lines_max = 8192;  // waiting
+        std::size_t lines_max = 8192;     // waiting
+        base::SpanSink* spans = nullptr;  // of requests that are traced; borrowed
     };
     explicit RequestLog(Setup setup);
     /// Writes what waits.
     ~RequestLog();
 
     void ended(const RequestTag& tag, const RequestEnd& end);
+    /// Where spans go; null: nowhere.
+    base::SpanSink* spans() const { return setup_.spans; }
     /// The sink of production.
     static void write_to_log(const std::string& line);
 
