@@ -93,11 +93,12 @@ private:
         return choice;
     }
 
-    /// {"name": .., "arguments": ..} with the spaces that models put in.
-    std::string objects() {
-        return each("object", [](const std::string& name, const std::string& arguments) {
-            return "/" + head() + regex_text(name) + "\"" + kSpace + "," + kSpace + "\"(parameters|arguments)\"" +
-                   kSpace + ":" + kSpace + "/ " + arguments + " /[ \\t\\r\\n]{0,4}\\}/";
+    /// {"name": .., "arguments": ..} with the spaces that models put in, and with `before` in front: one lexeme up to
+    /// the arguments, since a text that could go on longer takes what begins alike.
+    std::string objects(const std::string& stem, const std::string& before) {
+        return each(stem, [&](const std::string& name, const std::string& arguments) {
+            return "/" + before + head() + regex_text(name) + "\"" + kSpace + "," + kSpace +
+                   "\"(parameters|arguments)\"" + kSpace + ":" + kSpace + "/ " + arguments + " /[ \\t\\r\\n]{0,4}\\}/";
         });
     }
     static std::string head() {
@@ -107,7 +108,7 @@ private:
     }
 
     std::string list() {
-        const std::string choice = objects();
+        const std::string choice = objects("object", "");
         rules_ += "object: " + choice + "\n";
         return std::string(R"(/[ \n]{0,4}\[/ object)") + (tools_.parallel ? R"( (/[ \n]{0,4},/ object){0,15})" : "") +
                R"( /[ \n]{0,4}\]/)";
@@ -155,21 +156,21 @@ private:
             names += (names.empty() ? "" : "|") + regex_text(tool.name);
         }
         const bool may_be_list = format_ == ToolFormat::json;
-        const std::string calls = objects();
+        const std::string calls = objects("object", "");
         rules_ += "object: " + calls + "\n";
         std::string start = "start: TEXT | object";
         if (tools_.parallel) { start += " (/[ \\t\\r\\n]{0,4};/ object){0,15}"; }
         start += " /[ \\n]{0,4}/";
-        if (may_be_list) { start += " | " + list_of_objects(); }
+        if (may_be_list) {
+            const std::string firsts = objects("first", std::string(kSpace) + R"(\[)");
+            rules_ += "first: " + firsts + "\n";
+            start += " | first" + std::string(tools_.parallel ? R"( (/[ \n]{0,4},/ object){0,15})" : "") +
+                     R"( /[ \n]{0,4}\][ \n]{0,4}/)";
+        }
         const std::string open = may_be_list ? std::string("(") + kSpace + R"(\[)?)" : std::string();
         return start + "\nTEXT: /(?s:.*)/ & ~/" + open + head() + "(" + names + ")\"(?s:.*)/" +
                (may_be_list ? "" : R"( & ~/(?s:.*)<\|python_tag\|>(?s:.*)/)") + "\n" + rules_;
     }
-    std::string list_of_objects() const {
-        return std::string(R"(/[ \t\r\n]*\[/ object)") + (tools_.parallel ? R"( (/[ \n]{0,4},/ object){0,15})" : "") +
-               R"( /[ \n]{0,4}\][ \n]{0,4}/)";
-    }
-
     std::string hermes() {
         const std::string calls = each("call", [](const std::string& name, const std::string& arguments) {
             return lark_text("{\"name\": " + lark_text(name) + ", \"arguments\": ") + " " + arguments + " \"}\"";

@@ -30,8 +30,8 @@ struct Receiver {
             answers.erase(answers.begin());
             if (!answer) { return answer; }
         }
-        for (const auto& one :
-             json::parse(body).at("resourceSpans").at(0).at("scopeSpans").at(0).at("spans").as_array()) {
+        const json::value request = json::parse(body);
+        for (const auto& one : request.at("resourceSpans").at(0).at("scopeSpans").at(0).at("spans").as_array()) {
             names.emplace_back(one.at("name").as_string());
         }
         return {};
