@@ -309,7 +309,8 @@ Result<void> Config::finish() const {
 std::string Config::merged() const {
     std::string text;
     for (const auto& [key, value] : state_->effective) {
-        const bool is_secret = key == "cluster.key" && !value.empty() && value != "\"\"";
+        const bool is_none = value.empty() || value == "\"\"" || value == "[]";
+        const bool is_secret = (key == "cluster.key" || key == "tracing.headers") && !is_none;
         text += key + ": " + (is_secret ? "(not shown)" : value) + "\n";
     }
     return text;

@@ -16,6 +16,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "cli/otlp_exporter.h"
 #include "cli/served_models.h"
 #include "cli/worker_process.h"
 #include "gateway/options.h"
@@ -97,7 +98,11 @@ base::Result<AllSettings> read_all_settings(const CommonFlags& flags, bool mint)
     read_text_config(*config);
     WorkerSetup worker;
     read_worker_config(*config, worker);
+    const auto tracing = TracingOptions::read(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
+    if (tracing.is_on()) {
+        if (const auto url = traces_url(tracing.otlp_endpoint); !url) { return base::pass_on(url); }
+    }
     if (const auto files = gateway::check_files(gateway_options); !files) { return base::pass_on(files); }
     if (const auto cors = gateway::Cors::make(gateway_options.cors_origins); !cors) { return base::pass_on(cors); }
     settings.slo = std::move(gateway_options.slo);

@@ -15,6 +15,7 @@
 #include "cli/admin_server.h"
 #include "cli/config_schema.h"
 #include "cli/divide_cores.h"
+#include "cli/otlp_exporter.h"
 #include "cli/reload.h"
 #include "cli/serve.h"
 #include "cli/served_models.h"
@@ -56,6 +57,9 @@ void know_gateway_sections(base::Config& config) {
     gateway::GatewayOptions::read(config);
     read_text_config(config);
 }
+void know_tracing_section(base::Config& config) {
+    TracingOptions::read(config);
+}
 
 base::Result<void> run_scheduler(const SchedulerCommand& command) {
     const base::SystemClock clock;
@@ -70,6 +74,7 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
     if (!cluster) { return base::pass_on(cluster); }
     know_gateway_sections(*config);
     know_worker_sections(*config);
+    know_tracing_section(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
     const auto address = split_address(command.listen);
     if (!address) { return base::pass_on(address); }
@@ -114,6 +119,7 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     know_scheduler_section(*config);
     know_gateway_sections(*config);
     setup.text = read_text_config(*config);
+    const auto tracing = TracingOptions::read(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
     const auto address = split_address(command.listen);
     if (!address) { return base::pass_on(address); }
@@ -135,6 +141,9 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     setup.cluster = *cluster;
     setup.engine.model_dir = command.model_dir;
     setup.engine.threads = command.threads == 0 ? usable_cores() : command.threads;
+    const auto exporter = start_exporter(tracing, "sluice-" + std::string(worker::role_name(command.role)), metrics);
+    if (!exporter) { return base::pass_on(exporter); }
+    setup.spans = exporter->get();
     auto process = WorkerProcess::start(std::move(setup), clock, metrics,
                                         load_progress(std::string(worker::role_name(command.role))));
     if (!process) { return base::pass_on(process); }
@@ -162,6 +171,7 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     if (!cluster) { return base::pass_on(cluster); }
     auto options = gateway::GatewayOptions::read(*config);
     const auto text_options = read_text_config(*config);
+    const auto tracing = TracingOptions::read(*config);
     know_scheduler_section(*config);
     know_worker_sections(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
@@ -181,13 +191,16 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     named->insert(named->end(), encoders->begin(), encoders->end());
     auto models = load_text(*named, text_options);
     if (!models) { return base::pass_on(models); }
+    const auto exporter = start_exporter(tracing, "sluice-gateway", metrics);
+    if (!exporter) { return base::pass_on(exporter); }
     auto server = gateway::GatewayServer::start({.options = options,
                                                  .models = std::move(*models),
                                                  .scheduler_addresses = command.schedulers,
                                                  .hash_key = cluster->key,
                                                  .control = cluster->control(),
                                                  .clock = clock,
-                                                 .metrics = metrics});
+                                                 .metrics = metrics,
+                                                 .tracing = {.spans = exporter->get(), .sampled_share = tracing.sampled_share}});
     if (!server) { return base::pass_on(server); }
     std::fprintf(stderr, "sluice gateway serves %s at %s://%s:%u/v1\n", joined(names_of(*named)).c_str(),
                  options.tls_certificate_file.empty() ? "http" : "https", options.http.host.c_str(),

@@ -61,6 +61,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     WorkerSetup common_setup;
     read_worker_config(*config, common_setup);
     common_setup.text = text_options;
+    const auto tracing = TracingOptions::read(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
     if (cluster->is_minted && !common_setup.kv_tiers.disk_path.empty()) {
         const auto key = kept_key(common_setup.kv_tiers);
@@ -117,6 +118,10 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     }
 
     tell_version(stack->metrics_);
+    auto exporter = start_exporter(tracing, "sluice", stack->metrics_);
+    if (!exporter) { return base::pass_on(exporter); }
+    stack->exporter_ = std::move(*exporter);
+    common_setup.spans = stack->exporter_.get();
     auto scheduler = scheduler::SchedulerServer::start(scheduler_options, "127.0.0.1:0", stack->clock_, stack->metrics_,
                                                        cluster->control());
     if (!scheduler) { return base::pass_on(scheduler); }
@@ -185,7 +190,8 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
                                                   .hash_key = cluster->key,
                                                   .control = cluster->control(),
                                                   .clock = stack->clock_,
-                                                  .metrics = stack->metrics_});
+                                                  .metrics = stack->metrics_,
+                                                  .tracing = {.spans = stack->exporter_.get(), .sampled_share = tracing.sampled_share}});
     if (!gateway) { return base::pass_on(gateway); }
     stack->gateway_ = std::move(*gateway);
     return stack;

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "base/result.h"
+#include "cli/otlp_exporter.h"
 #include "cli/process.h"
 #include "cli/served_models.h"
 #include "cli/stack_pools.h"
@@ -63,6 +64,7 @@ private:
 
     base::SystemClock clock_;
     base::Metrics metrics_;
+    std::unique_ptr<OtlpExporter> exporter_;  // null: nothing is traced
     std::vector<std::string> served_names_;
     std::vector<ServedNeeds> models_;
     std::size_t workers_each_ = 0;  // of each of models_; they come before those that encode

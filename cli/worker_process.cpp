@@ -199,7 +199,8 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
                                   .tasks_max = kv_transfer::events_max(sender_options, receiver_options) +
                                                KvTierStack::events_max(setup.kv_tiers) + kOtherTasksMax,
                                   .device_lost = [this](const base::Error& error) { note_device_lost(error); },
-                                  .grammars = grammars.get()},
+                                  .grammars = grammars.get(),
+                                  .spans = setup.spans},
         *engine, *cache, *server, board, *clock, metrics);
     if (engine->keeps_kv()) {
         if (auto started = start_kv_parts(metrics); !started) { return started; }

@@ -34,6 +34,7 @@ struct WorkerSetup {
     KvPlaneSettings kv_plane;
     KvTierSettings kv_tiers;
     text::TextProcessOptions text;              // in which the tokenizer is read, for grammars
+    base::SpanSink* spans = nullptr;            // of parts whose requests are traced; borrowed; null: none
     bool warm_up = true;                        // on a GPU: engine::warm_up() before requests are taken
     std::uint64_t device_lost_after_steps = 0;  // engine::make_fault_engine; 0: never (tests)
 };

@@ -78,11 +78,11 @@ public:
     }
 
     /// The caller's thread.
-    std::shared_ptr<const LateMask> next(std::span<const base::TokenId> generated) {
+    std::shared_ptr<const LateMask> next(std::span<const base::TokenId> generated, std::optional<base::TokenId> also) {
         CHECK(generated.size() >= told_,
               "tokens were taken back from a grammar: " << generated.size() << " of " << told_);
         auto mask = std::make_shared<LateMask>(pool_.vocabulary_bits_);
-        Job job{{generated.begin() + static_cast<std::ptrdiff_t>(told_), generated.end()}, mask};
+        Job job{{generated.begin() + static_cast<std::ptrdiff_t>(told_), generated.end()}, also, mask};
         told_ = generated.size();
         bool is_first = false;
         {
@@ -119,6 +119,7 @@ public:
 private:
     struct Job {
         std::vector<base::TokenId> news;
+        std::optional<base::TokenId> also;
         std::shared_ptr<LateMask> mask;
     };
 
@@ -131,6 +132,11 @@ private:
         std::vector<std::uint32_t> words((std::size_t{pool_.vocabulary_bits_} + 31) / 32);
         if (const auto made = matcher_->mask(words); !made) {
             return fail(job, made.error(), "the grammar takes too much here");
+        }
+        if (job.also) {
+            CHECK(*job.also >= 0 && static_cast<std::uint32_t>(*job.also) < pool_.vocabulary_bits_);
+            const auto token = static_cast<std::uint32_t>(*job.also);
+            words[token / 32] |= 1U << (token % 32);
         }
         job.mask->set(std::move(words));
     }
@@ -165,8 +171,9 @@ public:
         if (stream_->abandon()) { pool_.masks_->push(std::move(stream_)); }
     }
     bool is_ready() const override { return stream_->is_ready(); }
-    std::shared_ptr<const LateMask> next(std::span<const base::TokenId> generated) override {
-        return stream_->next(generated);
+    std::shared_ptr<const LateMask> next(std::span<const base::TokenId> generated,
+                                         std::optional<base::TokenId> also) override {
+        return stream_->next(generated, also);
     }
 
 private:

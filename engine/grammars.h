@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -29,9 +30,11 @@ public:
     virtual ~GrammarSequence() = default;
     /// Whether the grammar is compiled, or cannot be.
     virtual bool is_ready() const = 0;
-    /// The mask of the token after `generated`, all tokens of the answer so far (of which those before are the same as
-    /// in earlier calls). Filled on another thread; fails where the grammar cannot be compiled or does not allow them.
-    virtual std::shared_ptr<const LateMask> next(std::span<const base::TokenId> generated) = 0;
+    /// The mask of the token after `generated`, all tokens so far that the grammar is about (of which those before are
+    /// the same as in earlier calls), with `also`, a token that may come whatever the grammar says. Filled on another
+    /// thread; fails where the grammar cannot be compiled or does not allow them.
+    virtual std::shared_ptr<const LateMask> next(std::span<const base::TokenId> generated,
+                                                 std::optional<base::TokenId> also) = 0;
 };
 
 /// Where grammars are compiled and masks are made, beside the step thread. Thread-safe.

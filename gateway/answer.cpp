@@ -37,6 +37,7 @@ Answer::Answer(Setup setup)
 
 void Answer::start() {
     const PreparedRequest& prepared = setup_.prepared;
+    opened_at_ = setup_.clock.now();
     for (std::size_t index = 0; index < sequences(prepared); ++index) {
         Choice& choice = choices_.emplace_back(*this, index / prepared.form.n, static_cast<std::uint32_t>(index));
         if (prepared.reader.does_anything() || items_ != nullptr) { choice.reader.emplace(prepared.reader); }
@@ -57,6 +58,7 @@ void Answer::start() {
         request.deadline = setup_.tag.received_at + setup_.request_timeout;
         request.cache = setup_.tag.cache;
         request.routed = setup_.tag.routed;
+        if (setup_.tag.trace) { request.traceparent = base::to_traceparent(setup_.tag.trace->context); }
         choice.id = setup_.source.open(std::move(request), choice);
         // It failed, or its client went, from inside: nobody could name it yet.
         if (finished_ && !choice.ended) { setup_.source.cancel(*choice.id, "sibling_failed"); }
@@ -65,6 +67,7 @@ void Answer::start() {
 
 void Answer::on_placed() {
     ++placed_;
+    placed_at_ = setup_.clock.now();
     if (placed_ == choices_.size() && first_token_seen_) { open_stream(); }
     if (pings() && setup_.wake) { setup_.wake(last_sent_at_ + setup_.ping_interval); }
 }
@@ -94,7 +97,8 @@ void Answer::on_piece(Choice& choice, Piece piece, std::uint32_t generated_token
 
 void Answer::first_token(std::string_view path) {
     first_token_seen_ = true;
-    metrics().first_token(setup_.slo.class_index, path, setup_.clock.now() - setup_.tag.received_at);
+    first_token_at_ = setup_.clock.now();
+    metrics().first_token(setup_.slo.class_index, path, *first_token_at_ - setup_.tag.received_at);
     if (streams() && placed_ == choices_.size()) { open_stream(); }
 }
 
@@ -313,6 +317,15 @@ void Answer::finish(unsigned status) {
     finished_ = true;
     metrics().request_duration(setup_.slo.class_index, setup_.clock.now() - setup_.tag.received_at);
     const Outcome outcome = count_slo(status);
+    if (base::SpanSink* spans = setup_.log.spans(); spans != nullptr && setup_.tag.trace) {
+        const WallTime wall(setup_.clock);
+        for (const Choice& choice : choices_) {
+            if (!choice.timeline) { continue; }
+            for (base::Span& span : sequence_spans(*setup_.tag.trace, *choice.timeline, wall)) {
+                spans->add(std::move(span));
+            }
+        }
+    }
     if (setup_.timelines != nullptr && setup_.timelines->is_on()) { keep_timeline(outcome); }
     const Usage total = usage();
     metrics().tokens(total.prompt_tokens, total.cached_tokens, total.completion_tokens);
@@ -323,8 +336,34 @@ void Answer::finish(unsigned status) {
                                   .prompt_tokens = total.prompt_tokens,
                                   .cached_tokens = total.cached_tokens,
                                   .completion_tokens = total.completion_tokens,
+                                  .stages = stages(),
+                                  .answer_id = setup_.header.id,
+                                  .finish_reason = finish_word(),
                                   .kv = kv()});
     setup_.done(*this);
+}
+
+StageTimes Answer::stages() const {
+    StageTimes times;
+    const base::TimePoint received = setup_.tag.received_at;
+    if (opened_at_) { times.prepare = *opened_at_ - received; }
+    if (placed_at_) { times.place = *placed_at_ - *opened_at_; }
+    if (first_token_at_) { times.first_token = *first_token_at_ - received; }
+    for (const Choice& choice : choices_) {
+        const base::Duration tpot = choice.form.end.tpot;
+        if (tpot > times.tpot.value_or(base::Duration::zero())) { times.tpot = tpot; }
+    }
+    return times;
+}
+
+/// Of its first sequence, where that has an answer.
+std::string_view Answer::finish_word() const {
+    if (choices_.empty() || !choices_.front().ended) { return {}; }
+    const Choice& choice = choices_.front();
+    const EndReason reason = choice.form.end.reason;
+    if (reason == EndReason::failed || reason == EndReason::cancelled) { return {}; }
+    if (reason == EndReason::length) { return "length"; }
+    return choice.reader && choice.reader->calls() > 0 ? "tool_calls" : "stop";
 }
 
 Outcome Answer::count_slo(unsigned status) {
@@ -468,6 +507,7 @@ Usage Answer::usage() const {
             total.prompt_tokens += setup_.prepared.prompts[choice.prompt].tokens->size();
             total.cached_tokens += choice.form.end.cached_tokens;
         }
+        total.reasoning_tokens += choice.form.end.reasoning_tokens;
         total.completion_tokens += choice.ended                      ? choice.form.end.completion_tokens
                                    : setup_.prepared.hides_generated ? 0
                                                                      : choice.generated_tokens;

@@ -117,6 +117,8 @@ private:
     Outcome count_slo(unsigned status);
     /// Why it missed them, and what happened.
     void keep_timeline(const Outcome& outcome);
+    StageTimes stages() const;
+    std::string_view finish_word() const;
 
     Setup setup_;
     ResponseForm response_;
@@ -130,6 +132,9 @@ private:
     bool finished_ = false;
     std::string held_;  // events that wait for open_stream()
     base::TimePoint last_sent_at_;
+    std::optional<base::TimePoint> opened_at_;       // its sequences
+    std::optional<base::TimePoint> placed_at_;       // the last of them
+    std::optional<base::TimePoint> first_token_at_;  // of the first
 };
 
 }  // namespace gateway

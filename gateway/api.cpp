@@ -250,6 +250,7 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
     } else if (is_text) {
         intake_.take_text(*text_route, std::move(request), exchange, std::move(tag));
     } else if (is_post) {
+        tag.trace = begin_trace(head, setup_.tracing);
         intake_.take(endpoint->endpoint, std::move(request), exchange, std::move(tag));
     } else if (is_explain) {
         respond(*exchange, tag, kNoModel, name, explain(request, route));

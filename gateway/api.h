@@ -30,6 +30,7 @@ public:
         GatewayMetrics& metrics;
         RequestLog& log;
         TimelineBook* timelines = nullptr;  // null: none are kept
+        Tracing tracing = {};
         const base::Clock& clock;
         Post post;           // back to the I/O thread
         PostText post_text;  // to a text thread

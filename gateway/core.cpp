@@ -51,7 +51,8 @@ struct GatewayCore::State {
           log({.kind = spdlog::should_log(spdlog::level::info) ? setup.options.access_log : AccessLogKind::off,
                .metrics = metrics,
                .clock = setup.clock,
-               .sink = RequestLog::write_to_log}),
+               .sink = RequestLog::write_to_log,
+               .spans = setup.tracing.spans}),
           timelines(setup.options.explain, setup.clock),
           timers(*io, setup.clock, [this](base::TimePoint now) { return tick(now); }) {}
 
@@ -184,6 +185,7 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
         if (!capture) { return base::pass_on(capture); }
         s.capture = std::move(*capture);
     }
+    options.request.keeps_timelines |= s.setup.tracing.spans != nullptr;
     s.ports = s.setup.make_ports(s.models, s.post_io(), s.wake());
     s.table = std::make_unique<RequestTable>(RequestTable::Setup{.scheduler = s.ports->scheduler(),
                                                                  .workers = s.ports->workers(),
@@ -217,6 +219,7 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
                    .metrics = s.metrics,
                    .log = s.log,
                    .timelines = &s.timelines,
+                   .tracing = s.setup.tracing,
                    .clock = s.setup.clock,
                    .post = s.post_io(),
                    .post_text =

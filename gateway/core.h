@@ -11,6 +11,7 @@
 #include "gateway/options.h"
 #include "gateway/request/models.h"
 #include "gateway/request/ports.h"
+#include "gateway/trace/request_trace.h"
 
 namespace gateway {
 
@@ -28,6 +29,7 @@ public:
         base::HashKey hash_key;
         const base::Clock& clock;  // borrowed, like metrics
         base::Metrics& metrics;
+        Tracing tracing = {};  // its sink outlives the gateway
         /// Makes the ports; called on the caller's thread, used on the I/O thread only.
         std::function<std::unique_ptr<ClusterPorts>(const Models& models, Post post, Wake wake)> make_ports;
     };

@@ -51,7 +51,8 @@ Intake::Intake(Setup setup)
       stages_({.models = setup_.models,
                .limits = setup_.options.form,
                .hash_key = setup_.hash_key,
-               .rewriters = setup_.rewriters}) {
+               .rewriters = setup_.rewriters,
+               .prefix_tokens_max = setup_.options.prefix_tokens_max}) {
     std::random_device device;
     std::seed_seq seed{device(), device(), device(), device()};
     random_.seed(seed);

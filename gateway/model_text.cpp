@@ -157,9 +157,17 @@ private:
             const auto token = model_.tokenizer->token_of(mark);
             style.marks_are_special |= token && model_.tokenizer->is_special(*token);
         }
+        for (const std::string_view mark : special_marks(style.tools)) {
+            const auto token = model_.tokenizer->token_of(mark);
+            style.marks.push_back(token && model_.tokenizer->is_special(*token) ? *token : -1);
+        }
         const auto begin = model_.tokenizer->token_of("<think>");
         const auto end = model_.tokenizer->token_of("</think>");
         style.reasons = begin && end;
+        if (style.reasons) {
+            style.reasoning_begin = *begin;
+            style.reasoning_end = *end;
+        }
         style.marks_are_special |= style.reasons && model_.tokenizer->is_special(*end);
         return style;
     }

@@ -1,6 +1,7 @@
 #include "gateway/options.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "gateway/openai/tool_stream.h"
 
@@ -26,6 +27,7 @@ std::string lower(std::string text) {
 
 constexpr std::int64_t kDayMs = 24ll * 3600 * 1000;
 constexpr std::int64_t kGiB = 1ll << 30;
+constexpr std::int64_t kTokensMax = std::numeric_limits<std::int32_t>::max();
 
 }  // namespace
 
@@ -91,6 +93,9 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
     }
     options.form.grammar_bytes_max =
         integer(config, "gateway.grammar_bytes_max", options.form.grammar_bytes_max, 1, 1 << 20);
+    if (const auto most = config.integer("gateway.reasoning_tokens_max", -1, -1, kTokensMax); most >= 0) {
+        options.form.reasoning_tokens_max = static_cast<std::uint32_t>(most);
+    }
     options.form.logprob_records_max =
         integer(config, "gateway.logprob_records_max", options.form.logprob_records_max, 1, 1ll << 40);
 
@@ -114,6 +119,7 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
         integer(config, "gateway.inflight_requests_max", options.inflight_requests_max, 1, 1 << 20);
     options.embedding_texts_at_once =
         integer(config, "gateway.embedding_texts_at_once", options.embedding_texts_at_once, 1, 4096);
+    options.prefix_tokens_max = integer(config, "gateway.prefix_tokens_max", options.prefix_tokens_max, 0, 1ll << 34);
     options.text_threads = integer(config, "gateway.text_threads", options.text_threads, 1, 64);
     options.request_timeout = milliseconds(config, "gateway.request_timeout_ms", options.request_timeout, 1, kDayMs);
     options.ping_interval = milliseconds(config, "gateway.ping_interval_ms", options.ping_interval, 0, kDayMs);

@@ -30,6 +30,13 @@ std::string reset_text(base::Duration duration) {
     return (seconds >= 60 ? std::to_string(seconds / 60) + "m" : "") + std::to_string(seconds % 60) + "s";
 }
 
+std::string milliseconds(base::Duration duration) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.3f",
+                  std::chrono::duration<double, std::milli>(std::max(duration, base::Duration::zero())).count());
+    return text;
+}
+
 }  // namespace
 
 HttpFields answer_fields(const RequestTag& tag, base::TimePoint now) {
@@ -52,9 +59,6 @@ HttpFields answer_fields(const RequestTag& tag, base::TimePoint now) {
 }
 
 std::string AccessLine::json() const {
-    char milliseconds[32];
-    std::snprintf(milliseconds, sizeof milliseconds, "%.3f",
-                  std::chrono::duration<double, std::milli>(std::max(took, base::Duration::zero())).count());
     JsonWriter json;
     json.begin_object().key("method").string(tag.method);
     json.key("path").string(std::string_view(tag.path).substr(0, kPathBytesMax));
@@ -66,7 +70,13 @@ std::string AccessLine::json() const {
     if (!kv.empty()) { json.key("kv").string(kv); }
     if (!cache.empty()) { json.key("cache").string(cache); }
     if (!routed.empty()) { json.key("routed").string(routed); }
-    json.key("ms").raw(milliseconds).key("request_id").string(tag.id);
+    for (const auto& [name, stage] :
+         {std::pair("prepare_ms", end.stages.prepare), std::pair("place_ms", end.stages.place),
+          std::pair("ttft_ms", end.stages.first_token), std::pair("tpot_ms", end.stages.tpot)}) {
+        if (stage) { json.key(name).raw(milliseconds(*stage)); }
+    }
+    json.key("ms").raw(milliseconds(took)).key("request_id").string(tag.id);
+    if (tag.trace) { json.key("trace_id").string(base::trace_id_text(tag.trace->context)); }
     if (tag.key) { json.key("key").string(tag.key->id).key("tenant").string(tag.key->tenant); }
     return json.end_object().take();
 }
@@ -90,6 +100,25 @@ void RequestLog::write() {
 void RequestLog::ended(const RequestTag& tag, const RequestEnd& end) {
     setup_.metrics.request_ended(end.model, end.endpoint, end.status, end.stream);
     if (tag.quota) { tag.quota->settle(end.prompt_tokens + end.completion_tokens, setup_.clock.now()); }
+    if (tag.trace && setup_.spans != nullptr) {
+        setup_.spans->add(request_span(*tag.trace,
+                                       {.method = tag.method,
+                                        .path = std::string_view(tag.path).substr(0, kPathBytesMax),
+                                        .request_id = tag.id,
+                                        .endpoint = end.endpoint,
+                                        .model = end.model,
+                                        .answer_id = end.answer_id,
+                                        .finish_reason = end.finish_reason,
+                                        .status = end.status,
+                                        .stream = end.stream,
+                                        .prompt_tokens = end.prompt_tokens,
+                                        .cached_tokens = end.cached_tokens,
+                                        .completion_tokens = end.completion_tokens,
+                                        .time_to_first_token = end.stages.first_token,
+                                        .began_at = tag.received_at,
+                                        .ended_at = setup_.clock.now()},
+                                       WallTime(setup_.clock)));
+    }
     if (!writer_.joinable() || (setup_.kind == AccessLogKind::api && is_probe(end.endpoint))) { return; }
     AccessLine line{.tag = tag,
                     .endpoint = std::string(end.endpoint),
@@ -105,6 +134,8 @@ void RequestLog::ended(const RequestTag& tag, const RequestEnd& end) {
     line.end.endpoint = {};
     line.end.model = {};
     line.end.kv = {};
+    line.end.answer_id = {};
+    line.end.finish_reason = {};
     if (!lines_.push(std::move(line))) { setup_.metrics.access_line_dropped(); }
 }
 

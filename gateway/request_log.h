@@ -16,6 +16,7 @@
 #include "gateway/metrics.h"
 #include "gateway/openai/errors.h"
 #include "gateway/options.h"
+#include "gateway/trace/request_trace.h"
 
 namespace gateway {
 
@@ -34,11 +35,20 @@ struct RequestTag {
     std::string session = {};                     // the client's name of its conversation, where one is captured
     std::shared_ptr<CacheAsk> cache = {};         // its way through the cache, where there is one
     std::shared_ptr<RoutedAsk> routed = {};       // which of two models answers, where two answer to the name
+    std::shared_ptr<const RequestTrace> trace = {};  // null: it is not traced
 };
 
 /// What every answer to the request has in its head: its id, what became of it at the cache, and what its key may still
 /// use.
 HttpFields answer_fields(const RequestTag& tag, base::TimePoint now);
+
+/// How long a request of tokens took for what; empty: it did not come so far.
+struct StageTimes {
+    std::optional<base::Duration> prepare = {};      // from its last byte until its prompts were tokens
+    std::optional<base::Duration> place = {};        // from there until its sequences had workers
+    std::optional<base::Duration> first_token = {};  // from its last byte
+    std::optional<base::Duration> tpot = {};         // mean gap of the later ones; of several sequences the largest
+};
 
 /// How a request ended.
 struct RequestEnd {
@@ -49,6 +59,9 @@ struct RequestEnd {
     std::uint64_t prompt_tokens = 0;
     std::uint64_t cached_tokens = 0;
     std::uint64_t completion_tokens = 0;
+    StageTimes stages = {};
+    std::string_view answer_id = {};
+    std::string_view finish_reason = {};  // of its first sequence
     std::string_view kv = {};  // GenerationEnd::kv
 };
 
@@ -79,13 +92,16 @@ public:
         GatewayMetrics& metrics;
         const base::Clock& clock;
         Sink sink;
-        std::size_t lines_max = 8192;  // waiting
+        std::size_t lines_max = 8192;     // waiting
+        base::SpanSink* spans = nullptr;  // of requests that are traced; borrowed
     };
     explicit RequestLog(Setup setup);
     /// Writes what waits.
     ~RequestLog();
 
     void ended(const RequestTag& tag, const RequestEnd& end);
+    /// Where spans go; null: nowhere.
+    base::SpanSink* spans() const { return setup_.spans; }
     /// The sink of production.
     static void write_to_log(const std::string& line);
 

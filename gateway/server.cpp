@@ -85,6 +85,7 @@ base::Result<std::unique_ptr<GatewayServer>> GatewayServer::start(Setup setup) {
          .hash_key = setup.hash_key,
          .clock = setup.clock,
          .metrics = setup.metrics,
+         .tracing = setup.tracing,
          .make_ports = [&](const Models& models, Post post, Wake wake) -> std::unique_ptr<ClusterPorts> {
              return std::make_unique<GrpcPorts>(setup.options, models.own_names(), setup.scheduler_addresses,
                                                 setup.control, setup.clock, std::move(post), std::move(wake));

@@ -30,6 +30,7 @@ public:
         proto::ClusterKey control = proto::ClusterKey();  // shown to the scheduler and the workers
         const base::Clock& clock;                         // borrowed, as metrics
         base::Metrics& metrics;
+        Tracing tracing = {};  // its sink outlives the gateway
     };
     /// Listens when it returns; ready (/health) once the scheduler says so.
     /// Error: invalid_argument (also names that are given twice), permission_denied (not loopback without

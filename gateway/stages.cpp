@@ -38,6 +38,13 @@ std::string_view no_workers_of(ModelKind kind) {
     return kind == ModelKind::vectors ? "no workers that encode" : "no workers for both phases";
 }
 
+Stages::Stages(Setup setup) : setup_(std::move(setup)) {
+    for (std::size_t model = 0; model < setup_.models.size(); ++model) {
+        prefixes_.push_back(
+            std::make_unique<TokenPrefixes>(TokenPrefixes::Options{.tokens_max = setup_.prefix_tokens_max}));
+    }
+}
+
 Stages::Output Stages::run(const Input& input) const {
     const auto body = parse_body(input.body);
     if (!body) { return {std::nullopt, seems_to_ask_for_stream(input.body), pass_on(body.error())}; }
@@ -110,7 +117,8 @@ ApiResult<PreparedRequest> Stages::prepare(RequestForm form, const Input& input)
                                  .text = *model.text,
                                  .cluster = cluster,
                                  .hash_key = setup_.hash_key,
-                                 .now_unix_s = input.now_unix_s};
+                                 .now_unix_s = input.now_unix_s,
+                                 .prefixes = prefixes_[form.model].get()};
     if (input.endpoint == Endpoint::embeddings) { return prepare_embedding(std::move(form), context); }
     return gateway::prepare(std::move(form), context);
 }

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -11,6 +12,7 @@
 #include "base/block_hash.h"
 #include "gateway/openai/prepare.h"
 #include "gateway/openai/request_form.h"
+#include "gateway/openai/token_prefixes.h"
 #include "gateway/request/models.h"
 #include "gateway/request/ports.h"
 
@@ -49,6 +51,7 @@ public:
         FormLimits limits;
         base::HashKey hash_key;
         std::vector<const FormRewriter*> rewriters;  // in order; borrowed
+        std::size_t prefix_tokens_max = 0;           // of each model's chats, that are kept; 0: none
     };
     struct Input {
         Endpoint endpoint;
@@ -63,7 +66,7 @@ public:
         /// Errors: of read_form, of a rewriter, of prepare; 503 when the model's workers have never been heard of.
         ApiResult<PreparedRequest> prepared;
     };
-    explicit Stages(Setup setup) : setup_(std::move(setup)) {}
+    explicit Stages(Setup setup);
 
     Output run(const Input& input) const;
 
@@ -75,6 +78,7 @@ private:
     ApiResult<PreparedRequest> prepare_routed(RequestForm form, const Input& input, std::size_t& model) const;
 
     Setup setup_;
+    std::vector<std::unique_ptr<TokenPrefixes>> prefixes_;  // by model
 };
 
 }  // namespace gateway

@@ -1,5 +1,6 @@
 #include "worker/check_start.h"
 
+#include <array>
 #include <span>
 #include <string>
 #include <utility>
@@ -43,6 +44,10 @@ std::optional<base::Error> check_start(const StartRequest& request, const base::
     if (request.prompt.empty()) { return invalid("the prompt has no tokens"); }
     for (const auto* list : {&request.prompt, &request.generated, &request.stop.stop_tokens}) {
         if (auto error = check_tokens(*list, shape)) { return error; }
+    }
+    if (request.reasoning) {
+        const std::array<base::TokenId, 2> marks = {request.reasoning->begin, request.reasoning->end};
+        if (auto error = check_tokens(marks, shape)) { return error; }
     }
     if (request.stop.new_tokens_max == 0 || request.generated.size() >= request.stop.new_tokens_max) {
         return invalid("nothing is left to generate: " + std::to_string(request.generated.size()) + " of " +

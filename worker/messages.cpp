@@ -166,6 +166,15 @@ base::Result<StartRequest> read_start(const sluice::proto::Start& start, Gateway
         if (!kind) { return base::fail(ErrorCode::invalid_argument, "Start.grammar is of a kind that is not known"); }
         request.grammar = engine::GrammarSpec{*kind, start.grammar().text()};
     }
+    if (start.has_reasoning()) {
+        const sluice::proto::Reasoning& given = start.reasoning();
+        base::ReasoningRule& rule = request.reasoning.emplace();
+        rule.begin = given.begin_token();
+        rule.end = given.end_token();
+        rule.is_begun = given.is_begun();
+        if (given.has_tokens_max()) { rule.tokens_max = given.tokens_max(); }
+    }
+    if (!start.traceparent().empty()) { request.trace_context = base::parse_traceparent(start.traceparent()); }
     request.peer = peer_of(start.peer());
     request.kv_mode = start.kv_mode();
     request.allow_lossy_kv = start.allow_lossy_kv();

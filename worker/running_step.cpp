@@ -1,8 +1,10 @@
 #include "worker/running_step.h"
 
+#include <memory>
 #include <optional>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "base/check.h"
 
@@ -13,6 +15,33 @@ namespace {
 bool scores_prompt(const Sequence& sequence) {
     return sequence.wants_prompt_scores() && sequence.computed_after_step() + 1 < sequence.prompt_tokens &&
            sequence.generated_after_step() == 0;
+}
+
+std::shared_ptr<const engine::LateMask> only(base::TokenId token, std::uint32_t vocabulary) {
+    auto mask = std::make_shared<engine::LateMask>(vocabulary);
+    std::vector<std::uint32_t> words((std::size_t{vocabulary} + 31) / 32);
+    words[static_cast<std::uint32_t>(token) / 32] = 1U << (static_cast<std::uint32_t>(token) % 32);
+    mask->set(std::move(words));
+    return mask;
+}
+
+/// What the next token may be; null: anything. `generated` are the sequence's.
+std::shared_ptr<const engine::LateMask> mask_of(Sequence& sequence, std::span<const base::TokenId> generated,
+                                                std::uint32_t vocabulary) {
+    if (!sequence.reasoning) {
+        return sequence.grammar == nullptr ? nullptr : sequence.grammar->next(generated, std::nullopt);
+    }
+    const base::ReasoningState& reasoning = *sequence.reasoning;
+    if (const auto token = reasoning.forced()) { return only(*token, vocabulary); }
+    if (sequence.grammar == nullptr || reasoning.is_inside()) { return nullptr; }
+    const auto also = reasoning.may_begin() ? std::optional(sequence.request.reasoning->begin) : std::nullopt;
+    return sequence.grammar->next(generated.subspan(reasoning.answer_begin()), also);
+}
+
+/// Before the answer that a grammar is about has begun it must not end.
+bool may_not_end(const Sequence& sequence) {
+    const bool reasons_first = sequence.grammar != nullptr && sequence.reasoning && sequence.reasoning->is_inside();
+    return reasons_first || sequence.generated_tokens() < sequence.request.stop.new_tokens_min;
 }
 
 }  // namespace
@@ -51,9 +80,9 @@ RunningStep build_step(std::vector<StepEntry> entries, engine::Batch&& spare, co
     return step;
 }
 
-void fill_tokens(RunningStep& step) {
+void fill_tokens(RunningStep& step, std::uint32_t vocabulary) {
     for (std::size_t i = 0; i < step.entries.size(); ++i) {
-        const Sequence& sequence = *step.entries[i].sequence;
+        Sequence& sequence = *step.entries[i].sequence;
         engine::BatchEntry& entry = step.prepared[i];
         const std::uint32_t count = step.entries[i].tokens;
         const bool is_whole = sequence.tokens_left() == count;
@@ -72,11 +101,13 @@ void fill_tokens(RunningStep& step) {
                                        .position = tokens.size(),
                                        .prompt = tokens.first(sequence.prompt_tokens),
                                        .generated = tokens.subspan(sequence.prompt_tokens)};
-        if (sequence.generated_tokens() < sequence.request.stop.new_tokens_min) {
-            sampler.masked_tokens = sequence.request.stop.stop_tokens;
+        if (sequence.request.reasoning) {
+            if (!sequence.reasoning) { sequence.reasoning.emplace(*sequence.request.reasoning); }
+            sequence.reasoning->follow(sampler.generated);
         }
+        if (may_not_end(sequence)) { sampler.masked_tokens = sequence.request.stop.stop_tokens; }
         entry.sampler.assign(sampler);
-        if (entry.sample && sequence.grammar != nullptr) { entry.mask = sequence.grammar->next(sampler.generated); }
+        if (entry.sample) { entry.mask = mask_of(sequence, sampler.generated, vocabulary); }
         step.batch.add() = std::move(entry);
     }
 }

@@ -36,7 +36,7 @@ struct RunningStep {
 /// `prefill_part` (may be null) says which hand-offs wait for the chunks.
 RunningStep build_step(std::vector<StepEntry> entries, engine::Batch&& spare, const RolePart* prefill_part);
 
-/// Puts the tokens in, which must all be there now: between finish and launch, so short.
-void fill_tokens(RunningStep& step);
+/// Puts the tokens in, which must all be there now: between finish and launch, so short. `vocabulary`: of the model.
+void fill_tokens(RunningStep& step, std::uint32_t vocabulary);
 
 }  // namespace worker

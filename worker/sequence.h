@@ -11,6 +11,8 @@
 #include "base/block_hash.h"
 #include "base/clock.h"
 #include "base/ids.h"
+#include "base/reasoning.h"
+#include "base/trace.h"
 #include "engine/grammars.h"
 #include "engine/sampling.h"
 #include "kv_cache/kv_cache.h"
@@ -77,12 +79,14 @@ struct StartRequest {
     std::int32_t priority = 0;       // of its class; higher goes first where KV memory is short
     std::optional<base::TimePoint> deadline;
     SloTargets slo;
-    Peer peer;                                                  // prefill and decode parts
-    proto::KvMode kv_mode = {};                                 // of the hand-off, as the placement says
-    bool allow_lossy_kv = false;                                // its hand-off may lose a little
-    std::optional<KvSource> kv_source = std::nullopt;           // until it was asked
-    bool explain = false;                                       // tell where the time went
-    std::optional<engine::GrammarSpec> grammar = std::nullopt;  // what the generated tokens keep to
+    Peer peer;                                                       // prefill and decode parts
+    proto::KvMode kv_mode = {};                                      // of the hand-off, as the placement says
+    bool allow_lossy_kv = false;                                     // its hand-off may lose a little
+    std::optional<KvSource> kv_source = std::nullopt;                // until it was asked
+    bool explain = false;                                            // tell where the time went
+    std::optional<engine::GrammarSpec> grammar = std::nullopt;       // what the generated tokens keep to
+    std::optional<base::ReasoningRule> reasoning = std::nullopt;     // `grammar` is about what follows it
+    std::optional<base::TraceContext> trace_context = std::nullopt;  // under which a span of this part is told
 };
 
 /// Why a sequence ended here.
@@ -155,6 +159,7 @@ struct Sequence {
     std::vector<engine::SampledToken> prompt_scores;   // collected over chunks when asked for
     SequenceTrace trace;                               // begun where its request asks for it
     std::unique_ptr<engine::GrammarSequence> grammar;  // where its request has one, until it ends
+    std::optional<base::ReasoningState> reasoning;  // where its request has a rule; of the tokens up to the last step
 
     std::uint32_t generated_tokens() const { return static_cast<std::uint32_t>(tokens.size()) - prompt_tokens; }
     /// Tokens whose KV is missing. One: the next step is a decode. More: (part of) a prefill.

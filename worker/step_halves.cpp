@@ -108,7 +108,7 @@ std::optional<engine::Ticket> StepLoop::begin_step(engine::StepDone done) {
     }
     running_ = std::exchange(next_, std::nullopt);
     RunningStep& step = *running_;
-    fill_tokens(step);
+    fill_tokens(step, engine_.shape().vocabulary);
     for (const StepEntry& entry : step.entries) {
         entry.sequence->step_tokens = entry.tokens;
         entry.sequence->step_samples = entry.samples;

@@ -217,6 +217,9 @@ void StepLoop::add_transfer_sample(std::uint64_t bytes, base::Duration duration)
 
 void StepLoop::emit(Sequence& sequence, SequenceOutput output) {
     output.key = sequence.request.key;
+    if (output.finish != Finish::none && options_.spans != nullptr && sequence.request.trace_context) {
+        tell_span(sequence, output.finish, output.error);
+    }
     // Of the first output, and of what may turn out late when it leaves.
     if (sequence.trace.is_on() && (!sequence.output_started || sequence.request.slo.tpot > base::Duration::zero())) {
         output.times = sequence.trace.take(clock_.now());
@@ -228,6 +231,32 @@ void StepLoop::emit(Sequence& sequence, SequenceOutput output) {
         output.kv_codec = sequence.kv_codec;
     }
     outputs_[sequence.request.gateway].push_back(std::move(output));
+}
+
+void StepLoop::tell_span(const Sequence& sequence, Finish finish, const std::optional<base::Error>& error) const {
+    static constexpr std::array<const char*, kParts> kNames = {"worker prefill", "worker decode", "worker",
+                                                               "worker encode"};
+    static constexpr std::array<const char*, 6> kEnds = {"", "stop", "length", "handed_over", "error", "cancelled"};
+    const StartRequest& request = sequence.request;
+    const auto took = std::chrono::duration_cast<std::chrono::microseconds>(clock_.now() - sequence.accepted);
+    base::Span span;
+    span.context = *request.trace_context;
+    span.parent = std::exchange(span.context.span, base::random_span_id());
+    span.name = kNames[static_cast<std::size_t>(request.part)];
+    span.kind = base::Span::Kind::server;
+    span.end_unix_us = clock_.unix_us();
+    span.begin_unix_us = span.end_unix_us - took.count();
+    const auto generated_here = sequence.generated_tokens() - request.generated.size();
+    span.attributes = {{"sluice.worker", options_.worker},
+                       {"gen_ai.request.model", options_.model},
+                       {"sluice.sequence.epoch", static_cast<std::int64_t>(base::raw(request.key.epoch))},
+                       {"sluice.prompt_tokens", static_cast<std::int64_t>(sequence.prompt_tokens)},
+                       {"sluice.cached_tokens", static_cast<std::int64_t>(sequence.cached_tokens)},
+                       {"sluice.generated_tokens", static_cast<std::int64_t>(generated_here)},
+                       {"sluice.finish", std::string(kEnds[static_cast<std::size_t>(finish)])}};
+    if (!sequence.kv_path.empty()) { span.attributes.push_back({"sluice.kv_path", sequence.kv_path}); }
+    if (error) { span.error = error->message; }
+    options_.spans->add(std::move(span));
 }
 
 void StepLoop::flush_outputs() {

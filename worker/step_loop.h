@@ -19,6 +19,7 @@
 #include "base/bounded_queue.h"
 #include "base/clock.h"
 #include "base/metrics.h"
+#include "base/trace.h"
 #include "engine/engine.h"
 #include "engine/grammars.h"
 #include "kv_cache/kv_cache.h"
@@ -100,6 +101,8 @@ public:
         std::function<void(const base::Error&)> device_lost = {};
         /// Makes the masks of sequences with a grammar; must outlive their end. Null: such sequences are refused.
         engine::Grammars* grammars = nullptr;
+        /// Where the span of a part goes whose request is traced. Null: nowhere.
+        base::SpanSink* spans = nullptr;
     };
 
     /// All references must outlive the loop. `clock` also stamps step durations.
@@ -182,6 +185,8 @@ private:
     void start(StartRequest&& request);
     void go_on(const ContinueRequest& request);
     void refuse(const StartRequest& request, base::ErrorCode code, std::string message);
+
+    void tell_span(const Sequence& sequence, Finish finish, const std::optional<base::Error>& error) const;
 
     // step_halves.cpp: from plan to result.
     std::optional<RunningStep> plan_step();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <boost/json.hpp>
+#include <limits>
 #include <utility>
 
 #include "gateway/openai/translated_form.h"
@@ -263,8 +264,11 @@ private:
         if (!type || (*type != "enabled" && *type != "disabled" && *type != "adaptive")) {
             inside.problem("type", "must be enabled, disabled or adaptive");
         }
-        inside.integer("budget_tokens", 0, std::int64_t{1} << 40);
+        const auto budget = inside.integer("budget_tokens", 0, std::int64_t{1} << 40);
         if (inside.error()) { return fields_.pass_on(*inside.error()); }
+        if (budget && *type == "enabled") {
+            chat_["thinking_token_budget"] = std::min<std::int64_t>(*budget, std::numeric_limits<std::int32_t>::max());
+        }
         json::object arguments;
         if (const json::object* given = fields_.object("chat_template_kwargs")) { arguments = *given; }
         if (arguments.if_contains("enable_thinking") == nullptr) { arguments["enable_thinking"] = *type != "disabled"; }

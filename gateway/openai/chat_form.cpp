@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <boost/json.hpp>
+#include <limits>
 
 #include "gateway/openai/tool_form.h"
 
@@ -22,6 +23,11 @@ constexpr std::array<std::string_view, 9> kReservedNames = {"messages",
                                                             "continue_final_message",
                                                             "tokenize",
                                                             "chat_template"};
+
+/// A budget for reasoning as Alibaba, llama.cpp and vLLM call it; -1: none, also where the server has one by default.
+constexpr std::array<const char*, 3> kBudgetNames = {"thinking_budget", "thinking_budget_tokens",
+                                                     "thinking_token_budget"};
+constexpr std::int64_t kTokensMax = std::numeric_limits<std::int32_t>::max();
 
 std::string text_of(const json::string& text) {
     return {text.data(), text.size()};
@@ -168,11 +174,18 @@ void read_chat(Fields& fields, RequestForm& form) {
     if (const json::array* documents = fields.array("documents")) { context["documents"] = *documents; }
     read_tools(fields, form, context);
     auto effort = fields.string("reasoning_effort", 32);
+    std::optional<std::int64_t> budget;
+    for (const char* name : kBudgetNames) {
+        if (const auto most = fields.integer(name, -1, kTokensMax)) { budget = *most; }
+    }
     if (const json::object* reasoning = fields.find("reasoning") != nullptr ? fields.object("reasoning") : nullptr) {
         Fields inside(*reasoning, "reasoning.");
         if (!effort) { effort = inside.string("effort", 32); }
+        if (const auto most = inside.integer("max_tokens", -1, kTokensMax)) { budget = *most; }
         if (inside.error()) { fields.problem("reasoning", "holds a value of a wrong type"); }
     }
+    if (budget && *budget >= 0) { form.reasoning_tokens_max = static_cast<std::uint32_t>(*budget); }
+    form.reasoning_unbounded = budget && *budget < 0;
     if (effort) { context["reasoning_effort"] = *effort; }
     context["messages"] = std::move(list);
     context["add_generation_prompt"] = add_generation_prompt;

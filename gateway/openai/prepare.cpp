@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "gateway/openai/data_marks.h"
 #include "gateway/openai/fields.h"
+#include "gateway/openai/token_prefixes.h"
 #include "gateway/openai/tool_form.h"
 
 namespace gateway {
@@ -163,9 +164,19 @@ void set_up_reader(const PrepareContext& context, std::string_view prompt, Prepa
                    RequestForm& form) {
     const AnswerStyle style = context.text.answer_style();
     ToolFormat format = context.limits.tool_format.value_or(style.tools);
-    if (form.grammar != nullptr) { return; }  // such an answer is content
-    prepared.reader.reasons = style.reasons && !form.tools.is_forced();
-    prepared.reader.begins_reasoning = prepared.reader.reasons && opens_reasoning(prompt);
+    prepared.reader.reasons = style.reasons;
+    prepared.reader.begins_reasoning = style.reasons && opens_reasoning(prompt);
+    prepared.shows_marks = style.reasons && style.marks_are_special;
+    if (style.reasons) {
+        prepared.reasoning = base::ReasoningRule{.begin = style.reasoning_begin,
+                                                 .end = style.reasoning_end,
+                                                 .is_begun = prepared.reader.begins_reasoning,
+                                                 .tokens_max = form.reasoning_tokens_max};
+        if (!form.reasoning_tokens_max && !form.reasoning_unbounded) {
+            prepared.reasoning->tokens_max = context.limits.reasoning_tokens_max;
+        }
+    }
+    if (form.grammar != nullptr) { return; }  // what follows the reasoning is content
     if (form.tools.is_forced()) {
         form.grammar = std::make_shared<const proto::Grammar>(call_grammar(form.tools, format));
         form.grammar_field = form.tools_field;
@@ -173,10 +184,12 @@ void set_up_reader(const PrepareContext& context, std::string_view prompt, Prepa
     }
     const bool any_strict = std::any_of(form.tools.tools.begin(), form.tools.tools.end(),
                                         [](const ToolsForm::Tool& tool) { return tool.strict; });
-    // Marks that are special tokens are no text, so that a grammar could not let them come.
-    if (form.tools.choice == ToolsForm::Choice::automatic && any_strict && format == ToolFormat::hermes &&
-        !style.marks_are_special && form.new_tokens_min == 0) {
-        form.grammar = std::make_shared<const proto::Grammar>(open_grammar(form.tools));
+    if (form.tools.choice == ToolsForm::Choice::automatic && any_strict && format != ToolFormat::none &&
+        form.new_tokens_min == 0) {
+        const bool is_own = format == style.tools;  // else its marks are text here
+        form.grammar = std::make_shared<const proto::Grammar>(
+            open_grammar(form.tools, format, is_own ? style.marks : std::vector<base::TokenId>()));
+        form.grammar_to_check = std::make_shared<const proto::Grammar>(open_grammar(form.tools, format, {}));
         form.grammar_field = form.tools_field;
     }
     if (form.tools.choice != ToolsForm::Choice::none) {
@@ -223,7 +236,7 @@ ApiResult<void> check_fits(std::uint64_t bytes, const RequestForm& form, const P
 }
 
 ApiResult<ChatPrompt> chat_prompt(RequestForm& form, const FormLimits& limits, const TextPort& text,
-                                  std::int64_t now_unix_s) {
+                                  std::int64_t now_unix_s, TokenPrefixes* prefixes) {
     if (auto checked = check_text(form, limits, text); !checked) { return pass_on(checked.error()); }
     std::string context = std::move(form.template_context);
     form.template_context = {};
@@ -236,7 +249,9 @@ ApiResult<ChatPrompt> chat_prompt(RequestForm& form, const FormLimits& limits, c
     DataMarks::Rendered rendered = marks.unmark(std::move(*output));
     if (auto cut = cut_after_last_message(continued_text, rendered); !cut) { return pass_on(cut.error()); }
     const bool add_special = form.add_special.value_or(form_of(form.endpoint).adds_special);
-    auto tokens = text.encode(rendered.text, add_special, true, rendered.text_starts);
+    auto tokens = prefixes == nullptr
+                      ? text.encode(rendered.text, add_special, true, rendered.text_starts)
+                      : prefixes->encode(text, rendered.text, add_special, rendered.text_starts, form.cache_scope);
     if (!tokens) { return pass_on(text_error(tokens.error(), form_of(form.endpoint).prompt_field)); }
     return ChatPrompt{std::move(rendered.text), std::move(*tokens)};
 }
@@ -258,7 +273,7 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& conte
         if (auto fits = check_fits(form.user_text_bytes, form, context, "your messages have"); !fits) {
             return pass_on(fits.error());
         }
-        auto prompt = chat_prompt(form, limits, text, context.now_unix_s);
+        auto prompt = chat_prompt(form, limits, text, context.now_unix_s, context.prefixes);
         if (!prompt) { return pass_on(prompt.error()); }
         set_up_reader(context, prompt->text, prepared, form);
         prompts.push_back({std::move(prompt->tokens), ""});
@@ -289,7 +304,8 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& conte
                                                                std::to_string(limits.grammar_bytes_max) + " are taken")
                                .value());
         }
-        if (const auto checked = text.check_grammar(*form.grammar); !checked) {
+        const auto& checked_one = form.grammar_to_check != nullptr ? form.grammar_to_check : form.grammar;
+        if (const auto checked = text.check_grammar(*checked_one); !checked) {
             return pass_on(grammar_error(checked.error(), form.grammar_field));
         }
     }
@@ -394,6 +410,7 @@ GenerationRequest generation_request(const PreparedRequest& prepared, std::size_
         }
     }
     request.grammar = form.grammar;
+    request.reasoning = prepared.reasoning;
     request.new_tokens_max = prepared.new_tokens_max;
     request.new_tokens_min = form.new_tokens_min;
     request.text.stop_strings = form.stop_strings;

@@ -2,15 +2,19 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "base/reasoning.h"
 #include "gateway/openai/answer_reader.h"
 #include "gateway/openai/request_form.h"
 #include "gateway/request/ports.h"
 #include "gateway/request/sequence_source.h"
 
 namespace gateway {
+
+class TokenPrefixes;
 
 /// A checked request whose text became tokens.
 struct PreparedRequest {
@@ -25,7 +29,8 @@ struct PreparedRequest {
     std::uint32_t new_tokens_max = 0;   // > 0; also where the client wants none (then `hides_generated`)
     AnswerReader::Options reader = {};  // chat: what of an answer is no content
     bool shows_marks = false;           // which are special tokens
-    bool hides_generated = false;       // completions with max_tokens 0: only the prompt is answered
+    std::optional<base::ReasoningRule> reasoning = {};  // where its model reasons
+    bool hides_generated = false;                       // completions with max_tokens 0: only the prompt is answered
 };
 
 /// What a form is prepared with; borrowed for the call.
@@ -35,6 +40,7 @@ struct PrepareContext {
     const ClusterView& cluster;  // its workers; context_tokens > 0
     const base::HashKey& hash_key;
     std::int64_t now_unix_s;
+    TokenPrefixes* prefixes = nullptr;  // of the model's chats so far; null: none are kept
 };
 
 /// What a client is told of a text that could not be made tokens: a 400 where the text is the cause, a 5xx, without
@@ -54,8 +60,9 @@ struct ChatPrompt {
 /// Renders and encodes the messages of `form` and takes them out of it: they may be megabytes, and nobody needs them
 /// after this. Thread-safe. Errors: 400 (more text than `limits`
 /// allow, template refuses, tools for a template that takes none).
+/// `prefixes`: of the model's texts so far; null: none are kept.
 ApiResult<ChatPrompt> chat_prompt(RequestForm& form, const FormLimits& limits, const TextPort& text,
-                                  std::int64_t now_unix_s);
+                                  std::int64_t now_unix_s, TokenPrefixes* prefixes = nullptr);
 
 /// From form to tokens: renders the chat template, encodes, checks lengths against the context, hashes the blocks.
 /// Thread-safe; slow for long prompts, so it runs on the gateway's text threads.

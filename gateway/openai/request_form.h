@@ -35,10 +35,11 @@ struct FormLimits {
     std::uint32_t stop_strings_max = 16;
     std::uint32_t stop_string_bytes_max = 1024;
     std::uint32_t logit_bias_max = 1024;
-    std::uint64_t text_bytes_max = 16ull << 20;     // all user messages or prompts of a request together
-    std::optional<ToolFormat> tool_format = {};     // of all models; absent: what their templates say
-    std::uint64_t grammar_bytes_max = 256 << 10;    // of a schema, a pattern, a list of choices, a grammar
-    std::uint64_t logprob_records_max = 4'000'000;  // logprobs that an answer may hold, top ones counted
+    std::uint64_t text_bytes_max = 16ull << 20;              // all user messages or prompts of a request together
+    std::optional<ToolFormat> tool_format = {};              // of all models; absent: what their templates say
+    std::uint64_t grammar_bytes_max = 256 << 10;             // of a schema, a pattern, a list of choices, a grammar
+    std::optional<std::uint32_t> reasoning_tokens_max = {};  // of answers that ask for no other budget; absent: any
+    std::uint64_t logprob_records_max = 4'000'000;           // logprobs that an answer may hold, top ones counted
 };
 
 /// The tools of a chat, and whether the answer shall be a call.
@@ -96,15 +97,18 @@ struct RequestForm {
     std::string request_id = {};  // from the body; empty: none
     SloWish slo = {};
 
-    std::shared_ptr<const proto::Grammar> grammar = {};  // that answers keep to; null: none
-    std::string grammar_field = {};                      // that it came in
+    std::shared_ptr<const proto::Grammar> grammar = {};           // that answers keep to; null: none
+    std::shared_ptr<const proto::Grammar> grammar_to_check = {};  // the same without tokens of the model; null: itself
+    std::string grammar_field = {};                               // that it came in
 
     std::shared_ptr<const CacheTexts> cache_texts = {};  // for a cache in front, where there is one
     std::shared_ptr<RoutedAsk> routed = {};              // where two models answer to the name; null: one does
 
     // chat
-    std::string template_context = {};  // JSON object for the chat template
-    std::size_t user_text_bytes = 0;    // of the contents of all but assistants
+    std::optional<std::uint32_t> reasoning_tokens_max = {};  // a budget: after so many its reasoning is closed
+    bool reasoning_unbounded = false;                        // it asks for none, whatever the server's default is
+    std::string template_context = {};                       // JSON object for the chat template
+    std::size_t user_text_bytes = 0;                         // of the contents of all but assistants
     ToolsForm tools = {};
     std::string tools_field = {};                    // that tools came in: tools, functions; empty: none came
     bool needs_tools = false;                        // the model shall know them: its template must take them

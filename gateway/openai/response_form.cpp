@@ -56,7 +56,8 @@ void write_usage_object(JsonWriter& json, const Usage& usage) {
     json.key("total_tokens").integer(static_cast<std::int64_t>(usage.prompt_tokens + usage.completion_tokens));
     json.key("prompt_tokens_details").begin_object();
     json.key("cached_tokens").integer(static_cast<std::int64_t>(usage.cached_tokens)).end_object();
-    json.key("completion_tokens_details").begin_object().key("reasoning_tokens").integer(0).end_object();
+    json.key("completion_tokens_details").begin_object();
+    json.key("reasoning_tokens").integer(static_cast<std::int64_t>(usage.reasoning_tokens)).end_object();
     if (usage.saved) {
         json.key("response_cache").begin_object().key("hit").boolean(true).key("kind").string(usage.saved->kind);
         json.key("age_s").integer(usage.saved->age_s);

@@ -28,6 +28,7 @@ struct Usage {
     std::uint64_t prompt_tokens = 0;
     std::uint64_t cached_tokens = 0;
     std::uint64_t completion_tokens = 0;
+    std::uint64_t reasoning_tokens = 0;  // of them; of sequences that have ended
     /// Where a cache in front had the answer: what was computed once and not again.
     struct Saved {
         std::string_view kind;  // exact, semantic

@@ -27,7 +27,8 @@ void write_usage(JsonWriter& json, const Usage& usage) {
     json.key("cached_tokens").integer(static_cast<std::int64_t>(usage.cached_tokens));
     json.key("cache_write_tokens").integer(0).end_object();
     json.key("output_tokens").integer(static_cast<std::int64_t>(usage.completion_tokens));
-    json.key("output_tokens_details").begin_object().key("reasoning_tokens").integer(0).end_object();
+    json.key("output_tokens_details").begin_object();
+    json.key("reasoning_tokens").integer(static_cast<std::int64_t>(usage.reasoning_tokens)).end_object();
     json.key("total_tokens").integer(static_cast<std::int64_t>(usage.prompt_tokens + usage.completion_tokens));
     json.end_object();
 }

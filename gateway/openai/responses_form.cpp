@@ -274,6 +274,7 @@ private:
         if (reasoning == nullptr) { return; }
         Fields inside(*reasoning, "reasoning.");
         if (const auto effort = inside.string("effort", 32)) { chat_["reasoning_effort"] = *effort; }
+        if (const json::value* most = inside.find("max_tokens")) { chat_["thinking_token_budget"] = *most; }
         inside.string("summary", 32);
         if (inside.error()) { fields_.pass_on(*inside.error()); }
     }

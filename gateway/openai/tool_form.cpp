@@ -12,7 +12,6 @@ namespace {
 namespace json = boost::json;
 
 constexpr std::size_t kToolsMax = 128;  // OpenAI's
-constexpr std::size_t kDepthMax = 128;  // as parse_body()'s
 
 std::string_view view_of(const json::string& text) {
     return {text.data(), text.size()};
@@ -89,27 +88,6 @@ void read_choice(Fields& fields, const std::string& field, ToolsForm& tools) {
     }
 }
 
-/// As a literal of Lark.
-std::string lark_text(std::string_view text) {
-    return json::serialize(json::string(text.data(), text.size()));
-}
-
-/// The schema of a tool's arguments, within a Lark grammar.
-std::string arguments_schema(const ToolsForm::Tool& tool) {
-    json::object schema{{"type", "object"}, {"properties", json::object()}, {"additionalProperties", false}};
-    if (!tool.parameters.empty()) {
-        json::parse_options deep;
-        deep.max_depth = kDepthMax;
-        schema = json::parse(tool.parameters, {}, deep).as_object();  // was serialized by us
-        if (schema.if_contains("type") == nullptr && schema.if_contains("$ref") == nullptr &&
-            schema.if_contains("anyOf") == nullptr && schema.if_contains("allOf") == nullptr) {
-            schema["type"] = "object";
-        }
-    }
-    schema["x-guidance"] = json::object{{"whitespace_pattern", R"([\x20\x0A\x0D\x09]{1,40})"}};
-    return json::serialize(schema);
-}
-
 }  // namespace
 
 void read_tools(Fields& fields, RequestForm& form, json::object& context) {
@@ -154,62 +132,6 @@ void read_tools(Fields& fields, RequestForm& form, json::object& context) {
         fields.problem("min_tokens", "and a call that is required exclude each other");
     }
     form.tools = std::move(tools);
-}
-
-proto::Grammar open_grammar(const ToolsForm& tools) {
-    std::string names;
-    std::string rules;
-    for (std::size_t index = 0; index < tools.tools.size(); ++index) {
-        const ToolsForm::Tool& tool = tools.tools[index];
-        const std::string number = std::to_string(index);
-        const std::string schema = tool.strict ? arguments_schema(tool) : arguments_schema({"", "{}"});
-        names += (names.empty() ? "" : " | ") + ("call_" + number);
-        rules += "call_" + number + ": " + lark_text("{\"name\": " + lark_text(tool.name) + ", \"arguments\": ") +
-                 " arguments_" + number + " \"}\"\n";
-        rules += "arguments_" + number + ": %json " + schema + "\n";
-    }
-    proto::Grammar grammar;
-    grammar.set_kind(proto::Grammar::KIND_LARK);
-    grammar.set_text(std::string(tools.parallel ? "start: (before call){0,16} TEXT\n" : "start: TEXT | before call\n") +
-                     "TEXT: /(?s:.*)/ & ~/(?s:.*)<tool_call>(?s:.*)/\n"
-                     "before[suffix=\"<tool_call>\"]: /(?s:.*)/\n"
-                     "call: /[ \\n]{0,4}/ one /[ \\n]{0,4}/ \"</tool_call>\"\n"
-                     "one: " +
-                     names + "\n" + rules);
-    return grammar;
-}
-
-proto::Grammar call_grammar(const ToolsForm& tools, ToolFormat format) {
-    const bool is_named = tools.choice == ToolsForm::Choice::named;
-    const std::string_view arguments_name = format == ToolFormat::llama3 ? "parameters" : "arguments";
-    std::string rules;
-    std::string names;
-    for (std::size_t index = 0; index < tools.tools.size(); ++index) {
-        const ToolsForm::Tool& tool = tools.tools[index];
-        if (is_named && tool.name != tools.named) { continue; }
-        const std::string number = std::to_string(index);
-        const std::string head = "{\"name\": " + lark_text(tool.name) + ", \"" + std::string(arguments_name) + "\": ";
-        names += (names.empty() ? "" : " | ") + ("call_" + number);
-        rules += "call_" + number + ": " + lark_text(head) + " arguments_" + number + " \"}\"\n";
-        rules += "arguments_" + number + ": %json " + arguments_schema(tool) + "\n";
-    }
-    const bool is_several = tools.parallel && !is_named;
-    std::string start;
-    switch (format) {
-        case ToolFormat::hermes:
-            start = R"(start: one)" + std::string(is_several ? R"( ("\n" one){0,15})" : "") +
-                    "\none: \"<tool_call>\\n\" call \"\\n</tool_call>\"\n";
-            break;
-        case ToolFormat::llama3:
-            start = R"(start: call)" + std::string(is_several ? R"( ("; " call){0,15})" : "") + "\n";
-            break;
-        default:
-            start = R"(start: "[" call)" + std::string(is_several ? R"( (", " call){0,15})" : "") + R"( "]")" + "\n";
-    }
-    proto::Grammar grammar;
-    grammar.set_kind(proto::Grammar::KIND_LARK);
-    grammar.set_text(start + "call: " + names + "\n" + rules);
-    return grammar;
 }
 
 }  // namespace gateway

@@ -3,6 +3,7 @@
 #include <boost/json/fwd.hpp>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "gateway/openai/fields.h"
 #include "gateway/openai/request_form.h"
@@ -17,8 +18,9 @@ void read_tools(Fields& fields, RequestForm& form, boost::json::object& context)
 /// (where the client allows it) up to sixteen, in the form that the model knows. Pure.
 proto::Grammar call_grammar(const ToolsForm& tools, ToolFormat format);
 
-/// What an answer keeps to in which the model decides itself whether it calls: text, and in Hermes' form calls of the
-/// tools, with arguments as the schema wants them where the tool is strict. Pure.
-proto::Grammar open_grammar(const ToolsForm& tools);
+/// What an answer keeps to in which the model decides itself whether it calls: text, and calls of the tools in the
+/// model's form, with arguments as the schema wants them where the tool is strict. `marks`: AnswerStyle::marks, or
+/// empty: they are written as text, as whoever checks a grammar without knowing the model's tokens needs it. Pure.
+proto::Grammar open_grammar(const ToolsForm& tools, ToolFormat format, const std::vector<base::TokenId>& marks);
 
 }  // namespace gateway

@@ -165,6 +165,20 @@ std::string_view tool_format_name(ToolFormat format) {
     }
 }
 
+std::vector<std::string_view> special_marks(ToolFormat format) {
+    switch (format) {
+        case ToolFormat::hermes:
+            return {"<tool_call>", "</tool_call>"};
+        case ToolFormat::mistral:
+            return {"[TOOL_CALLS]", "[ARGS]"};
+        case ToolFormat::deepseek:
+            return {"<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>",
+                    "<｜tool▁calls▁end｜>"};
+        default:
+            return {};
+    }
+}
+
 std::vector<std::string> tool_marks(ToolFormat format) {
     std::vector<std::string> marks;
     for (const auto& list : {begins_of(format), separators_of(format)}) {

@@ -14,6 +14,9 @@ std::string_view tool_format_name(ToolFormat format);
 /// The marks of a format's calls, which must not reach a client.
 std::vector<std::string> tool_marks(ToolFormat format);
 
+/// Those that are one token in the models that know them, in the order in which AnswerStyle::marks has them.
+std::vector<std::string_view> special_marks(ToolFormat format);
+
 /// What of an answer goes where.
 struct AnswerEvent {
     enum class Kind { content, reasoning, call, arguments };

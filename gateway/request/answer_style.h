@@ -1,5 +1,9 @@
 #pragma once
 
+#include <vector>
+
+#include "base/ids.h"
+
 namespace gateway {
 
 /// How a model writes its calls of tools.
@@ -15,8 +19,11 @@ enum class ToolFormat {
 /// What of a model's answers is no plain text, as its template says.
 struct AnswerStyle {
     ToolFormat tools = ToolFormat::none;
-    bool marks_are_special = false;  // of its calls or its reasoning: not seen where special tokens are left out
-    bool reasons = false;            // between <think> and </think>
+    bool marks_are_special = false;         // of its calls or its reasoning: not seen where special tokens are left out
+    std::vector<base::TokenId> marks = {};  // special_marks() of `tools` as special tokens; -1: it is none
+    bool reasons = false;                   // between <think> and </think>
+    base::TokenId reasoning_begin = -1;     // these two as tokens, where it `reasons`
+    base::TokenId reasoning_end = -1;
 };
 
 }  // namespace gateway

@@ -269,7 +269,15 @@ void Generation::send_start(const proto::WorkerEndpoint& to, proto::Start::Part 
     start.set_tenant_tokens(tenant_tokens_);
     start.set_priority(request_.slo.priority);
     start.set_explain(record_.is_on());
+    start.set_traceparent(request_.traceparent);
     if (request_.grammar != nullptr) { *start.mutable_grammar() = *request_.grammar; }
+    if (request_.reasoning && (request_.reasoning->tokens_max || request_.grammar != nullptr)) {
+        proto::Reasoning& reasoning = *start.mutable_reasoning();
+        reasoning.set_begin_token(request_.reasoning->begin);
+        reasoning.set_end_token(request_.reasoning->end);
+        reasoning.set_is_begun(request_.reasoning->is_begun);
+        if (request_.reasoning->tokens_max) { reasoning.set_tokens_max(*request_.reasoning->tokens_max); }
+    }
     start.set_scheduler_epoch(scheduler_epoch_);
     if (const auto due = first_token_due(context_.clock.now())) {
         start.set_first_token_in_us(base::time_left_us(*due, context_.clock.now()));
@@ -582,6 +590,11 @@ void Generation::end(GenerationEnd result, std::string_view worker_reason) {
     result.cached_tokens = cached_tokens_;
     result.completion_tokens = static_cast<std::uint32_t>(generated_.size());
     result.kv = kv_;
+    if (request_.reasoning) {
+        base::ReasoningState reasoning(*request_.reasoning);
+        reasoning.follow(generated_);
+        result.reasoning_tokens = reasoning.tokens();
+    }
     if (record_.is_on()) {
         const auto doing = result.reason == EndReason::failed ? doing_in(phase) : SequenceRecorder::Doing::nothing;
         result.timeline = record_.end(context_.clock.now(), result.completion_tokens, result.tpot, doing);

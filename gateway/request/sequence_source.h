@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/ids.h"
+#include "base/reasoning.h"
 #include "base/result.h"
 #include "gateway/explain/timeline.h"
 #include "gateway/request/ports.h"
@@ -42,7 +43,9 @@ struct GenerationRequest {
     bool skip_special = true;
     std::string cache_scope;
     std::shared_ptr<const proto::Grammar> grammar = {};  // that the tokens keep to; null: none
+    std::optional<base::ReasoningRule> reasoning = {};   // where the model reasons; `grammar` is about what follows it
     std::optional<base::TimePoint> deadline;
+    std::string traceparent = {};  // of its request's span; empty: not traced
     /// What may stand in front of the model; null: nothing. A new field above on which tokens depend belongs into the
     /// name of the request, too (gateway/cache/cache_request.cpp).
     std::shared_ptr<CacheAsk> cache = {};
@@ -62,6 +65,7 @@ struct GenerationEnd {
     std::uint32_t prompt_tokens = 0;
     std::uint32_t cached_tokens = 0;      // of the prompt, found in a prefix cache by the first placement
     std::uint32_t completion_tokens = 0;  // the stop token counted
+    std::uint32_t reasoning_tokens = 0;   // of them
     std::optional<base::TimePoint> first_token_at = {};
     base::Duration tpot{};  // mean gap of the tokens after the first; 0 without any
     /// How its KV came from another worker: "raw", "exact", the lossiest codec and level ("sluice/3"), "pushed" (by a

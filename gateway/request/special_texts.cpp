@@ -45,6 +45,27 @@ bool SpecialTexts::Sorted::begins_at(std::string_view text, std::size_t at, std:
     return false;
 }
 
+std::size_t SpecialTexts::Sorted::longest_at(std::string_view text, std::size_t at) const {
+    if (!begins[static_cast<unsigned char>(text[at])]) { return 0; }
+    auto first = texts.begin();
+    auto last = texts.end();
+    std::size_t longest = 0;
+    for (std::size_t depth = 0; at + depth < text.size() && first != last; ++depth) {
+        const auto wanted = static_cast<unsigned char>(text[at + depth]);
+        const auto byte = [depth](const std::string& one) -> int {
+            return one.size() > depth ? static_cast<unsigned char>(one[depth]) : -1;
+        };
+        first = std::partition_point(first, last, [&](const std::string& one) { return byte(one) < wanted; });
+        last = std::partition_point(first, last, [&](const std::string& one) { return byte(one) <= wanted; });
+        if (first != last && first->size() == depth + 1) { longest = depth + 1; }
+    }
+    return longest;
+}
+
+std::size_t SpecialTexts::longest_at(std::string_view text, std::size_t at) const {
+    return std::max(special_.longest_at(text, at), control_.longest_at(text, at));
+}
+
 bool SpecialTexts::begins_at(std::string_view text, std::size_t at, std::size_t end, bool of_assistant) const {
     return special_.begins_at(text, at, end) || (!of_assistant && control_.begins_at(text, at, end));
 }

@@ -21,6 +21,9 @@ public:
     /// printed behind this one could complete it. `of_assistant`: control texts do not count.
     bool begins_at(std::string_view text, std::size_t at, std::size_t end, bool of_assistant) const;
 
+    /// Bytes of the longest one that begins at byte `at` and is there in full; 0: none does.
+    std::size_t longest_at(std::string_view text, std::size_t at) const;
+
     /// Whether one that holds a character which JSON escapes could be missed in a document as it was sent.
     bool has_escaped() const { return has_escaped_; }
 
@@ -29,6 +32,7 @@ private:
         std::vector<std::string> texts;
         std::array<bool, 256> begins{};  // bytes that a text begins with
         bool begins_at(std::string_view text, std::size_t at, std::size_t end) const;
+        std::size_t longest_at(std::string_view text, std::size_t at) const;
     };
     static Sorted sorted(std::vector<std::string> texts);
 

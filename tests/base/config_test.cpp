@@ -154,6 +154,16 @@ TEST_CASE("the merged settings list what is in effect, sorted", "[base]") {
     REQUIRE(config.merged() == "a: x\nb: 2\nc: true\n");
 }
 
+TEST_CASE("the merged settings do not show what is sent to a receiver of traces, which may be a key", "[base]") {
+    base::Config config;
+    config.strings("tracing.headers", {});
+    REQUIRE(config.merged().find("not shown") == std::string::npos);
+    base::Config with;
+    REQUIRE(with.add_text("tracing:\n  headers: [x-key=secret]\n", "c.yaml"));
+    REQUIRE(with.strings("tracing.headers", {}) == std::vector<std::string>{"x-key=secret"});
+    REQUIRE(with.merged() == "tracing.headers: (not shown)\n");
+}
+
 TEST_CASE("the merged settings, which are printed and logged, do not show the cluster's key", "[base]") {
     base::Config config;
     REQUIRE(config.merged().empty());

@@ -54,7 +54,7 @@ std::vector<base::TokenId> random_answer(engine::Grammars& grammars, const engin
     const auto sequence = grammars.begin(spec, [] {});
     std::vector<base::TokenId> answer;
     while (answer.size() < most) {
-        const auto tokens = allowed(words_of(*sequence->next(answer)));
+        const auto tokens = allowed(words_of(*sequence->next(answer, std::nullopt)));
         REQUIRE(!tokens.empty());
         answer.push_back(tokens[random() % tokens.size()]);
         if (is_eos(answer.back())) { break; }
@@ -93,9 +93,21 @@ TEST_CASE("masks follow from the tokens alone, wherever a sequence goes on", "[e
     for (std::size_t count = 0; count < answer.size(); ++count) {
         const std::span<const base::TokenId> so_far = std::span(answer).first(count);
         const auto moved = elsewhere.begin(spec, [] {});
-        REQUIRE(words_of(*at_once->next(so_far)) == words_of(*moved->next(so_far)));
+        REQUIRE(words_of(*at_once->next(so_far, std::nullopt)) == words_of(*moved->next(so_far, std::nullopt)));
     }
     REQUIRE(elsewhere.compilations() == 1);
+}
+
+TEST_CASE("a mask may allow one token more than its grammar", "[engine]") {
+    engine::GrammarPool pool(loader(), kVocabulary, {});
+    const engine::GrammarSpec spec{GrammarKind::json_schema, kSchema};
+    const auto sequence = pool.begin(spec, [] {});
+    const auto plain = allowed(words_of(*sequence->next({}, std::nullopt)));
+    REQUIRE(std::find(plain.begin(), plain.end(), 300) == plain.end());
+    auto more = allowed(words_of(*sequence->next({}, 300)));
+    REQUIRE(more.size() == plain.size() + 1);
+    REQUIRE(std::find(more.begin(), more.end(), 300) != more.end());
+    REQUIRE(allowed(words_of(*sequence->next({}, std::nullopt))) == plain);
 }
 
 TEST_CASE("every kind of grammar gives what it says", "[engine]") {
@@ -115,7 +127,7 @@ TEST_CASE("every kind of grammar gives what it says", "[engine]") {
 TEST_CASE("a grammar that cannot be compiled fails its masks and nobody else's", "[engine]") {
     engine::GrammarPool pool(loader(), kVocabulary, {});
     const auto broken = pool.begin({GrammarKind::json_schema, R"({"type":"object","not":{}})"}, [] {});
-    const auto mask = broken->next({});
+    const auto mask = broken->next({}, std::nullopt);
     const auto words = mask->wait(std::chrono::steady_clock::now() + kPatience);
     REQUIRE(!words);
     REQUIRE(words.error().code == base::ErrorCode::invalid_argument);
@@ -123,17 +135,17 @@ TEST_CASE("a grammar that cannot be compiled fails its masks and nobody else's",
 
     const auto wrong = pool.begin({GrammarKind::choice, R"(["yes"])"}, [] {});
     const std::vector<base::TokenId> tokens{300};
-    REQUIRE(!wrong->next(tokens)->wait(std::chrono::steady_clock::now() + kPatience));
+    REQUIRE(!wrong->next(tokens, std::nullopt)->wait(std::chrono::steady_clock::now() + kPatience));
 
     const auto right = pool.begin({GrammarKind::choice, R"(["yes"])"}, [] {});
-    REQUIRE(right->next({})->wait(std::chrono::steady_clock::now() + kPatience));
+    REQUIRE(right->next({}, std::nullopt)->wait(std::chrono::steady_clock::now() + kPatience));
 }
 
 TEST_CASE("compiled grammars are kept within a bound", "[engine]") {
     engine::GrammarPool pool(loader(), kVocabulary, {.compiled_max = 2});
     const auto use = [&](const std::string& word) {
         const auto sequence = pool.begin({GrammarKind::choice, "[\"" + word + "\"]"}, [] {});
-        words_of(*sequence->next({}));
+        words_of(*sequence->next({}, std::nullopt));
     };
     for (const char* word : {"a", "b", "a", "c", "a"}) {
         use(word);
@@ -147,7 +159,7 @@ TEST_CASE("a sequence may end while its grammar is compiled or its mask is made"
     engine::GrammarPool pool(loader(), kVocabulary, {.mask_threads = 2, .compile_threads = 2});
     for (int round = 0; round < 50; ++round) {
         auto sequence = pool.begin({GrammarKind::json_schema, kSchema}, [] {});
-        if (round % 2 == 0) { sequence->next({}); }
+        if (round % 2 == 0) { sequence->next({}, std::nullopt); }
         sequence.reset();
     }
 }

@@ -82,7 +82,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         const auto is_written = [](const sluice::proto::Grammar& grammar) {
             return grammar.kind() == sluice::proto::Grammar::KIND_LARK && grammar.text().starts_with("start: ");
         };
-        if (!is_written(gateway::open_grammar(tools)) || !is_written(gateway::call_grammar(tools, format))) {
+        if (!is_written(gateway::open_grammar(tools, format, {})) ||
+            !is_written(gateway::call_grammar(tools, format))) {
             std::abort();
         }
     }

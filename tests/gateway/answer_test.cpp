@@ -219,7 +219,9 @@ TEST_CASE("reasoning and calls stand in their own fields of an answer, whole and
                                   "ments\": {\"a\"", ": 1}}\n</tool_call>"}) {
             sink.on_piece({.text = piece, .tokens = {{.token = 'x'}}}, 1, "local");
         }
-        sink.on_end(ending(EndReason::stop));
+        gateway::GenerationEnd end = ending(EndReason::stop);
+        end.reasoning_tokens = 3;
+        sink.on_end(end);
     };
     const std::string tools = R"(,"tools":[{"type":"function","function":{"name":"f"}}])";
     World whole({in_pieces}, tools, {}, gateway::Endpoint::chat);
@@ -229,6 +231,7 @@ TEST_CASE("reasoning and calls stand in their own fields of an answer, whole and
     CHECK(body.find(R"("reasoning_content":"why","reasoning":"why")") != std::string::npos);
     CHECK(body.find(R"("function":{"name":"f","arguments":"{\"a\": 1}"})") != std::string::npos);
     CHECK(body.find(R"("finish_reason":"tool_calls")") != std::string::npos);
+    CHECK(body.find(R"("completion_tokens_details":{"reasoning_tokens":3})") != std::string::npos);
 
     World streamed({in_pieces}, tools + R"(,"stream":true)", {}, gateway::Endpoint::chat);
     const std::string& events = streamed.exchange->streamed;

@@ -69,6 +69,7 @@ struct World {
                                 .metrics = owner.rows,
                                 .log = log,
                                 .timelines = &timelines,
+                                .tracing = tracing,
                                 .clock = owner.clock,
                                 .post =
                                     [this](std::function<void()> work) {
@@ -86,6 +87,12 @@ struct World {
                                 .version = "1",
                                 .keys = keys,
                                 .cache = cache.get()});
+    }
+
+    /// From now on requests are traced.
+    void trace(double sampled_share = 1) {
+        tracing = {.spans = &spans, .sampled_share = sampled_share};
+        use_keys(nullptr);
     }
 
     /// Gives up what is still in work; nothing can be sent any more.
@@ -174,13 +181,18 @@ struct World {
     std::vector<const gateway::FormRewriter*> rewriters;
     gateway::TimelineBook timelines{options.explain, owner.clock};
     gateway::Cors cors;
+    struct Spans final : base::SpanSink {
+        void add(base::Span span) override { all.push_back(std::move(span)); }
+        std::vector<base::Span> all;
+    } spans;
+    gateway::Tracing tracing;
     std::vector<std::string> written;  // by the log's thread, until it is gone
     std::optional<gateway::RequestLog> log_writer{
-        std::in_place,
-        gateway::RequestLog::Setup{.kind = options.access_log,
-                                   .metrics = owner.rows,
-                                   .clock = owner.clock,
-                                   .sink = [this](const std::string& line) { written.push_back(line); }}};
+        std::in_place, gateway::RequestLog::Setup{.kind = options.access_log,
+                                                  .metrics = owner.rows,
+                                                  .clock = owner.clock,
+                                                  .sink = [this](const std::string& line) { written.push_back(line); },
+                                                  .spans = &spans}};
     gateway::RequestLog& log = *log_writer;
     std::mutex posting;                        // guards `posted`
     std::deque<std::function<void()>> posted;  // also by a cache's threads

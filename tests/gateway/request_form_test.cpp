@@ -185,6 +185,42 @@ TEST_CASE("fields are taken as they were meant", "[gateway][openai]") {
     REQUIRE(form->ping_interval_s == -1);
 }
 
+TEST_CASE("a budget for reasoning has the names that other servers gave it", "[gateway][openai]") {
+    for (const char* field : {R"("thinking_token_budget":9)", R"("thinking_budget":9)", R"("thinking_budget_tokens":9)",
+                              R"("reasoning":{"max_tokens":9,"effort":"low"})"}) {
+        CAPTURE(field);
+        REQUIRE(chat(field)->reasoning_tokens_max == 9u);
+    }
+    REQUIRE_FALSE(chat("")->reasoning_tokens_max);
+    REQUIRE_FALSE(chat("")->reasoning_unbounded);
+    REQUIRE_FALSE(chat(R"("thinking_token_budget":-1)")->reasoning_tokens_max);
+    REQUIRE(chat(R"("thinking_token_budget":-1)")->reasoning_unbounded);
+    REQUIRE(chat(R"("thinking_token_budget":0)")->reasoning_tokens_max == 0u);
+    REQUIRE(chat(R"("thinking_token_budget":-2)").error().param == "thinking_token_budget");
+    REQUIRE(chat(R"("reasoning":{"max_tokens":"x"})").error().status == 400);
+}
+
+TEST_CASE("the reasoning of a prepared chat has its budget, or the server's", "[gateway][openai]") {
+    ByteText text;
+    text.style = {.reasons = true, .reasoning_begin = 1, .reasoning_end = 2};
+    gateway::ClusterView cluster;
+    cluster.context_tokens = 1000;
+    gateway::FormLimits bounds;
+    const auto rule_of = [&](const std::string& fields) {
+        auto made = gateway::prepare(
+            *chat(fields), {.limits = bounds, .text = text, .cluster = cluster, .hash_key = {}, .now_unix_s = 0});
+        REQUIRE(made);
+        return gateway::generation_request(*made, 0, 0, 0, text).reasoning;
+    };
+    REQUIRE(rule_of("") == base::ReasoningRule{.begin = 1, .end = 2});
+    bounds.reasoning_tokens_max = 50;
+    REQUIRE(rule_of("")->tokens_max == 50u);
+    REQUIRE(rule_of(R"("thinking_token_budget":3)")->tokens_max == 3u);
+    REQUIRE_FALSE(rule_of(R"("thinking_token_budget":-1)")->tokens_max);
+    text.style = {};
+    REQUIRE_FALSE(rule_of(R"("thinking_token_budget":3)"));
+}
+
 TEST_CASE("what asks for nothing is no error", "[gateway][openai]") {
     for (const std::string stop : {"\"\"", "[\"\"]", "[\"\",null]", "[]", "null"}) {
         CAPTURE(stop);

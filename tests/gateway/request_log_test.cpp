@@ -31,7 +31,7 @@ TEST_CASE("each request has one line of the access log when it is over, and no t
     REQUIRE(
         world.written[0] ==
         R"({"method":"POST","path":"/v1/completions","endpoint":"completions","model":"m","status":200,"stream":true,)"
-        R"("prompt_tokens":7,"cached_tokens":0,"completion_tokens":2,"ms":1.500,"request_id":"r1"})");
+        R"("prompt_tokens":7,"cached_tokens":0,"completion_tokens":2,"prepare_ms":0.000,"place_ms":0.000,"ttft_ms":1.500,"ms":1.500,"request_id":"r1"})");
     REQUIRE(lines[1].at("status") == 400);
     REQUIRE(lines[1].at("stream") == true);
     REQUIRE(lines[1].at("request_id") == "r2");
@@ -44,6 +44,67 @@ TEST_CASE("each request has one line of the access log when it is over, and no t
     for (const std::size_t at : {0u, 1u, 4u, 5u}) {
         REQUIRE(world.written[at].find("secret") == std::string::npos);
     }
+}
+
+TEST_CASE("a traced request has a span, and one for each of its stages, under the client's", "[gateway][trace]") {
+    World world;
+    world.trace();
+    world.send("POST", "/v1/completions", R"({"prompt":"secret","max_tokens":2})",
+               {{"x-request-id", "r1"}, {"traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}});
+    world.owner.clock.advance(1ms);
+    world.place();
+    world.owner.clock.advance(2ms);
+    world.say("x");
+    world.owner.clock.advance(3ms);
+    world.say("y", kLength);
+    const auto& start = world.owner.ports.sent.at(0).second.start();
+    const auto& spans = world.spans.all;
+    REQUIRE(spans.size() == 5u);
+    const base::Span& root = spans.back();
+    REQUIRE(root.name == "text_completion m");
+    REQUIRE(root.parent == 0x00f067aa0ba902b7u);
+    REQUIRE(root.end_unix_us - root.begin_unix_us == 6000);
+    REQUIRE(start.traceparent() == base::to_traceparent(root.context));
+    const std::vector<std::pair<std::string, std::int64_t>> stages = {
+        {"prepare", 0}, {"place", 1000}, {"prefill", 2000}, {"decode", 3000}};
+    for (std::size_t at = 0; at < stages.size(); ++at) {
+        REQUIRE(spans[at].name == stages[at].first);
+        REQUIRE(spans[at].parent == root.context.span);
+        REQUIRE(base::trace_id_text(spans[at].context) == "4bf92f3577b34da6a3ce929d0e0e4736");
+        REQUIRE(spans[at].end_unix_us - spans[at].begin_unix_us == stages[at].second);
+    }
+    const auto value_of = [&](std::string_view name) {
+        const auto at = std::find_if(root.attributes.begin(), root.attributes.end(),
+                                     [&](const auto& one) { return one.name == name; });
+        REQUIRE(at != root.attributes.end());
+        return at->value;
+    };
+    REQUIRE(std::get<std::string>(value_of("gen_ai.operation.name")) == "text_completion");
+    REQUIRE(std::get<std::string>(value_of("gen_ai.request.model")) == "m");
+    REQUIRE(std::get<std::int64_t>(value_of("gen_ai.usage.input_tokens")) == 7);
+    REQUIRE(std::get<std::int64_t>(value_of("gen_ai.usage.output_tokens")) == 2);
+    REQUIRE(std::get<std::vector<std::string>>(value_of("gen_ai.response.finish_reasons")).at(0) == "length");
+    REQUIRE(world.lines().at(0).at("trace_id") == "4bf92f3577b34da6a3ce929d0e0e4736");
+}
+
+TEST_CASE("a request is traced where somebody keeps it, and else costs nothing", "[gateway][trace]") {
+    World world;
+    const auto ask = [&](const gateway::HttpFields& fields) {
+        world.send("POST", "/v1/completions", R"({"prompt":3})", fields);
+        return std::exchange(world.spans.all, {});
+    };
+    REQUIRE(ask({}).empty());
+    REQUIRE(ask({{"traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}}).empty());
+    world.trace();
+    auto own = ask({});
+    REQUIRE(own.size() == 1u);  // refused: it has no stages
+    REQUIRE(own[0].parent == 0u);
+    REQUIRE_FALSE(own[0].error);  // the client's fault
+    REQUIRE(ask({{"traceparent", "nonsense"}})[0].parent == 0u);
+    REQUIRE(ask({{"traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"}}).empty());
+    world.trace(0);
+    REQUIRE(ask({}).empty());
+    REQUIRE(ask({{"traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}}).size() == 1u);
 }
 
 TEST_CASE("the access log can leave out what probes ask, or everything", "[gateway][log]") {

@@ -51,6 +51,14 @@ TEST_CASE("items of a response's input become messages", "[gateway][responses]")
             {"id":"3","type":"function","function":{"name":"f","arguments":{}}}]}])"));
 }
 
+TEST_CASE("a budget for reasoning comes through from either form", "[gateway][responses]") {
+    REQUIRE(response(R"({"input":"a","reasoning":{"max_tokens":7}})")->reasoning_tokens_max == 7u);
+    const std::string talk = R"("messages":[{"role":"user","content":"a"}])";
+    REQUIRE(message("{" + talk + R"(,"thinking":{"type":"enabled","budget_tokens":8}})")->reasoning_tokens_max == 8u);
+    REQUIRE_FALSE(message("{" + talk + R"(,"thinking":{"type":"disabled"}})")->reasoning_tokens_max);
+    REQUIRE(message("{" + talk + R"(,"thinking":{"type":"enabled","budget_tokens":-1}})").error().status == 400);
+}
+
 TEST_CASE("fields of a response become a chat's, and are repeated in the answer", "[gateway][responses]") {
     const auto form = response(R"({"input":"a","max_output_tokens":5,"temperature":0.5,"top_p":0.9,"stream":true,"n":7,
         "reasoning":{"effort":"low"},"metadata":{"k":"v"},"tool_choice":{"type":"function","name":"f"},

@@ -181,7 +181,7 @@ class LocalCluster(Server):
         return "\n".join(f"--- {path.name}\n{path.read_text(errors='replace')}" for path in sorted(pathlib.Path(self.folder.name).iterdir()))
 
 
-def check_same_when_a_decode_worker_dies(ask: Callable[[int, int], Any], count: int = 6) -> list[Any]:
+def check_same_when_a_decode_worker_dies(ask: Callable[[int, int], Any], count: int = 6, model: pathlib.Path = MODEL) -> list[Any]:
     """`ask(port, seed)` for `count` seeds at once, three times: undisturbed, with one of two decode workers killed meanwhile, and without it. The answers, which must be the same."""
 
     def begin(port: int) -> tuple[list[threading.Thread], dict[int, Any]]:
@@ -192,7 +192,7 @@ def check_same_when_a_decode_worker_dies(ask: Callable[[int, int], Any], count: 
         return threads, told
 
     rounds = []
-    with LocalCluster(prefill=1, decode=2) as cluster:
+    with LocalCluster(prefill=1, decode=2, model=model) as cluster:
         cluster.wait_ready()
         for kills in (False, True, False):
             threads, told = begin(cluster.port)

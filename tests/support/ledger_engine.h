@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -170,11 +171,27 @@ private:
             if (entry.sample) {
                 const auto end = entry.position + static_cast<std::uint32_t>(entry.tokens.size());
                 engine::SampledToken sampled;
-                sampled.token = ledger_next(read_back(entry.block_tables[0], end), shape_.vocabulary);
+                sampled.token = allowed(entry, ledger_next(read_back(entry.block_tables[0], end), shape_.vocabulary));
                 row.sampled = sampled;
             }
             result_.entries.push_back(std::move(row));
         }
+    }
+
+    /// `token`, or the next one that may be chosen.
+    base::TokenId allowed(const engine::BatchEntry& entry, base::TokenId token) const {
+        base::Result<std::span<const std::uint32_t>> words;
+        if (entry.mask) { words = entry.mask->wait(std::chrono::steady_clock::now() + std::chrono::minutes(1)); }
+        const auto may_come = [&](base::TokenId one) {
+            const auto bit = static_cast<std::uint32_t>(one);
+            const auto& masked = entry.sampler.masked_tokens;
+            return std::find(masked.begin(), masked.end(), one) == masked.end() &&
+                   (!words || words->empty() || (((*words)[bit / 32] >> (bit % 32)) & 1U) != 0);
+        };
+        for (std::uint32_t tries = 0; tries < shape_.vocabulary && !may_come(token); ++tries) {
+            token = (token + 1) % static_cast<base::TokenId>(shape_.vocabulary);
+        }
+        return token;
     }
 
     void write(const engine::BatchEntry& entry, std::uint32_t layer, std::uint32_t i) {

@@ -1,5 +1,7 @@
 // What an answer can be in which the model decides itself whether it calls a strict tool.
+#include <algorithm>
 #include <cstdint>
+#include <cstdio>
 #include <memory>
 #include <optional>
 #include <string>
@@ -7,6 +9,7 @@
 #include <vector>
 
 #include "gateway/openai/tool_form.h"
+#include "gateway/openai/tool_stream.h"
 #include "tests/support/catch.h"
 #include "tests/text/text_data.h"
 #include "text/grammar.h"
@@ -29,14 +32,19 @@ gateway::ToolsForm tools(bool parallel) {
 
 class Answers {
 public:
-    explicit Answers(bool parallel) {
+    /// `marks`: of the form, as tokens; else as text.
+    explicit Answers(bool parallel, gateway::ToolFormat format = gateway::ToolFormat::hermes,
+                     std::vector<base::TokenId> marks = {})
+        : marks_(std::move(marks)), words_(gateway::special_marks(format)) {
         auto loaded = text::Tokenizer::load(text_test::stories_folder() / "tokenizer.json", {});
         REQUIRE(loaded);
         tokenizer_ = std::move(*loaded);
         const std::vector<base::TokenId> eos{2};
         auto vocabulary = text::GrammarVocabulary::make(*tokenizer_, eos, 512);
         REQUIRE(vocabulary);
-        auto grammar = (*vocabulary)->compile({text::GrammarKind::lark, gateway::open_grammar(tools(parallel)).text()});
+        auto grammar =
+            (*vocabulary)
+                ->compile({text::GrammarKind::lark, gateway::open_grammar(tools(parallel), format, marks_).text()});
         if (!grammar) { FAIL(grammar.error().message); }
         grammar_ = std::move(*grammar);
     }
@@ -54,14 +62,45 @@ public:
 
 private:
     std::optional<text::GrammarMatcher> consumed(const std::string& answer) const {
-        const auto ids = tokenizer_->encode(answer, {.add_special = false, .parse_special = false});
-        REQUIRE(ids);
         auto matcher = grammar_->matcher();
         REQUIRE(matcher);
-        if (!matcher->consume(*ids)) { return std::nullopt; }
+        std::string_view rest = answer;
+        while (!rest.empty()) {
+            std::size_t size = rest.size();
+            std::optional<base::TokenId> mark;
+            for (std::size_t index = 0; index < marks_.size(); ++index) {
+                const std::size_t at = rest.find(words_[index]);
+                if (at < size) { size = at; }
+                if (at == 0) { mark = marks_[index]; }
+            }
+            std::vector<base::TokenId> ids;
+            if (mark) {
+                ids = {*mark};
+                const auto word = std::find(marks_.begin(), marks_.end(), *mark) - marks_.begin();
+                size = words_[static_cast<std::size_t>(word)].size();
+            } else {
+                ids = bytes_of(rest.substr(0, size));
+            }
+            if (!matcher->consume(ids)) { return std::nullopt; }
+            rest.remove_prefix(size);
+        }
         return std::move(*matcher);
     }
+    /// Byte by byte, so that nothing stands before a text.
+    std::vector<base::TokenId> bytes_of(std::string_view text) const {
+        std::vector<base::TokenId> ids;
+        for (const char c : text) {
+            char name[8];
+            std::snprintf(name, sizeof name, "<0x%02X>", static_cast<unsigned>(static_cast<unsigned char>(c)));
+            const auto token = tokenizer_->token_of(name);
+            REQUIRE(token);
+            ids.push_back(*token);
+        }
+        return ids;
+    }
 
+    const std::vector<base::TokenId> marks_;
+    const std::vector<std::string_view> words_;
     std::shared_ptr<const text::Tokenizer> tokenizer_;
     std::shared_ptr<const text::Grammar> grammar_;
 };
@@ -82,10 +121,85 @@ TEST_CASE("a call that has begun keeps to the schema of a strict tool", "[text][
     CHECK_FALSE(answers.can_be("<tool_call> I would call"));
 }
 
+TEST_CASE("Llama's calls stand alone, and keep to the schema once they have a tool's name", "[text][tools]") {
+    const Answers answers(true, gateway::ToolFormat::llama3);
+    CHECK(answers.can_end("Hello."));
+    CHECK(answers.can_end("{\"name\": \"Lily\", \"age\": 3}"));  // JSON that is no call
+    CHECK(answers.can_end("{\"a\": 1}"));
+    const std::string call = "{\"name\": \"say\", \"parameters\": {\"word\": \"hello\"}}";
+    CHECK(answers.can_end(call));
+    CHECK(answers.can_end("\n{\"type\": \"function\", \"name\":\"say\",\"parameters\":{\"word\":\"bye\"}}"));
+    CHECK(answers.can_end(call + ";" + call));
+    CHECK(answers.can_end("{\"name\": \"any\", \"parameters\": {\"x\": [1]}}"));
+    CHECK_FALSE(answers.can_be("{\"name\": \"say\", \"parameters\": {\"word\": \"no"));
+    CHECK_FALSE(answers.can_be("{\"name\": \"say\", \"other"));
+    CHECK_FALSE(answers.can_end("{\"name\": \"say\", \"parameters\": {\"word\": \"hello\"}"));
+    CHECK_FALSE(answers.can_be(call + " and"));
+    CHECK(answers.can_end("I say {\"name\": \"say\", \"parameters\": 3"));  // inside of a text nothing is a call
+    CHECK_FALSE(Answers(false, gateway::ToolFormat::llama3).can_be(call + ";"));
+}
+
+TEST_CASE("calls as a plain list keep to the schema, too", "[text][tools]") {
+    const Answers answers(true, gateway::ToolFormat::json);
+    const std::string call = "{\"name\": \"say\", \"arguments\": {\"word\": \"hello\"}}";
+    CHECK(answers.can_end(call));
+    CHECK(answers.can_end("[" + call + ", " + call + "]"));
+    CHECK(answers.can_end("[1, 2]"));
+    CHECK_FALSE(answers.can_be("[{\"name\": \"say\", \"arguments\": {\"word\": \"no"));
+}
+
+TEST_CASE("Mistral's calls keep to the schema behind their mark, be it text or a token", "[text][tools]") {
+    const bool is_token = GENERATE(false, true);
+    const Answers answers(true, gateway::ToolFormat::mistral,
+                          is_token ? std::vector<base::TokenId>{300, 301} : std::vector<base::TokenId>());
+    const std::string call = "{\"name\": \"say\", \"arguments\": {\"word\": \"hello\"}}";
+    CHECK(answers.can_end("Hello."));
+    CHECK(answers.can_end("[TOOL_CALLS][" + call + "]"));
+    CHECK(answers.can_end("So: [TOOL_CALLS] [" + call + ", " + call + "]"));
+    CHECK(answers.can_end("[TOOL_CALLS]say[ARGS]{\"word\": \"bye\"}"));
+    CHECK(answers.can_end("[TOOL_CALLS]say[ARGS]{\"word\": \"bye\"}[TOOL_CALLS]any[ARGS]{}"));
+    CHECK_FALSE(answers.can_be("[TOOL_CALLS]say[ARGS]{\"word\": \"no"));
+    CHECK_FALSE(answers.can_be("[TOOL_CALLS][{\"name\": \"fly"));
+    CHECK_FALSE(answers.can_be("[TOOL_CALLS] then"));
+}
+
+TEST_CASE("DeepSeek's calls keep to the schema between their marks, be they text or tokens", "[text][tools]") {
+    const bool is_token = GENERATE(false, true);
+    const Answers answers(
+        true, gateway::ToolFormat::deepseek,
+        is_token ? std::vector<base::TokenId>{300, 301, 302, 303, 304} : std::vector<base::TokenId>());
+    const std::string begin = "<｜tool▁calls▁begin｜>";
+    const std::string end = "<｜tool▁calls▁end｜>";
+    const std::string older =
+        "<｜tool▁call▁begin｜>function<｜tool▁sep｜>say\n```json\n{\"word\": \"hello\"}\n```<｜tool▁call▁end｜>";
+    const std::string newer = "<｜tool▁call▁begin｜>say<｜tool▁sep｜>{\"word\": \"hello\"}<｜tool▁call▁end｜>";
+    CHECK(answers.can_end("Hello."));
+    CHECK(answers.can_end(begin + older + end));
+    CHECK(answers.can_end("So: " + begin + newer + newer + end));
+    CHECK(answers.can_end(begin + older + "\n" + older + end));
+    CHECK_FALSE(answers.can_end(begin + newer));
+    CHECK_FALSE(answers.can_be(begin + "<｜tool▁call▁begin｜>fly"));
+    CHECK_FALSE(answers.can_be(begin + "<｜tool▁call▁begin｜>say<｜tool▁sep｜>{\"word\": \"no"));
+    CHECK_FALSE(answers.can_be(begin + "so"));
+}
+
 TEST_CASE("one call and no more where the client wants it so", "[text][tools]") {
     const Answers answers(false);
     const std::string call = "<tool_call>\n{\"name\": \"say\", \"arguments\": {\"word\": \"bye\"}}\n</tool_call>";
     CHECK(answers.can_end("No."));
     CHECK(answers.can_end("So: " + call));
     CHECK_FALSE(answers.can_be(call + "\n<tool_call>"));
+}
+
+TEST_CASE("every form's grammar passes the check that knows no model", "[text][tools]") {
+    for (const gateway::ToolFormat format :
+         {gateway::ToolFormat::hermes, gateway::ToolFormat::llama3, gateway::ToolFormat::mistral,
+          gateway::ToolFormat::deepseek, gateway::ToolFormat::json}) {
+        for (const bool parallel : {false, true}) {
+            CAPTURE(gateway::tool_format_name(format), parallel);
+            const auto checked = text::check_grammar(
+                {text::GrammarKind::lark, gateway::open_grammar(tools(parallel), format, {}).text()});
+            if (!checked) { FAIL(checked.error().message); }
+        }
+    }
 }

@@ -1,6 +1,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -54,7 +55,8 @@ private:
         explicit Sequence(std::shared_ptr<Asked> asked) : asked_(std::move(asked)) {}
         ~Sequence() override { asked_->is_over = true; }
         bool is_ready() const override { return asked_->is_ready; }
-        std::shared_ptr<const engine::LateMask> next(std::span<const TokenId> generated) override {
+        std::shared_ptr<const engine::LateMask> next(std::span<const TokenId> generated,
+                                                     std::optional<TokenId>) override {
             asked_->generated.emplace_back(generated.begin(), generated.end());
             auto mask = std::make_shared<engine::LateMask>(1000);
             mask->set(std::vector<std::uint32_t>(32, ~0U));

@@ -92,6 +92,15 @@ TEST_CASE("a Start may say what the tokens keep to, in a kind that is known", "[
     const base::FakeClock clock;
     auto message = make_start();
     REQUIRE(!worker::read_start(message, worker::GatewayId{3}, clock)->grammar);
+    REQUIRE(!worker::read_start(message, worker::GatewayId{3}, clock)->reasoning);
+    message.mutable_reasoning()->set_begin_token(5);
+    message.mutable_reasoning()->set_end_token(6);
+    REQUIRE(worker::read_start(message, worker::GatewayId{3}, clock)->reasoning ==
+            base::ReasoningRule{.begin = 5, .end = 6});
+    message.mutable_reasoning()->set_is_begun(true);
+    message.mutable_reasoning()->set_tokens_max(0);
+    REQUIRE(worker::read_start(message, worker::GatewayId{3}, clock)->reasoning ==
+            base::ReasoningRule{.begin = 5, .end = 6, .is_begun = true, .tokens_max = 0});
     message.mutable_grammar()->set_kind(sluice::proto::Grammar::KIND_REGEX);
     message.mutable_grammar()->set_text("[a-z]");
     const auto start = worker::read_start(message, worker::GatewayId{3}, clock);

@@ -206,10 +206,18 @@ fn read_grammar(kind: Kind, source: &str) -> Outcome<TopLevelGrammar> {
     }
 }
 
-/// The first line of what the library says: the others show its own grammar.
+/// The first line of what the library says: the others show its own grammar. Of a pattern that is no regular expression
+/// the reason, which stands last.
 fn first_line(text: &str) -> String {
-    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("it cannot be compiled");
-    line.trim().chars().take(500).collect()
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or("it cannot be compiled");
+    let line = match lines.rfind(|line| line.starts_with("error: ")) {
+        Some(reason) if first.ends_with("regex parse error:") => {
+            format!("{first} {} (in a pattern)", reason.trim_start_matches("error: "))
+        }
+        _ => first.to_string(),
+    };
+    line.chars().take(500).collect()
 }
 
 fn compile_with(factory: &ParserFactory, kind: Kind, source: &str) -> Outcome<Matcher> {

@@ -1,0 +1,238 @@
+#include <algorithm>
+#include <boost/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gateway/openai/tool_form.h"
+#include "gateway/openai/tool_stream.h"
+
+namespace gateway {
+namespace {
+
+namespace json = boost::json;
+
+constexpr std::size_t kDepthMax = 128;  // as parse_body()'s
+
+/// As a literal of Lark.
+std::string lark_text(std::string_view text) {
+    return json::serialize(json::string(text.data(), text.size()));
+}
+
+/// The schema of a tool's arguments, within a Lark grammar.
+std::string arguments_schema(const ToolsForm::Tool& tool) {
+    json::object schema{{"type", "object"}, {"properties", json::object()}, {"additionalProperties", false}};
+    if (!tool.parameters.empty()) {
+        json::parse_options deep;
+        deep.max_depth = kDepthMax;
+        schema = json::parse(tool.parameters, {}, deep).as_object();  // was serialized by us
+        if (schema.if_contains("type") == nullptr && schema.if_contains("$ref") == nullptr &&
+            schema.if_contains("anyOf") == nullptr && schema.if_contains("allOf") == nullptr) {
+            schema["type"] = "object";
+        }
+    }
+    schema["x-guidance"] = json::object{{"whitespace_pattern", R"([\x20\x0A\x0D\x09]{1,40})"}};
+    return json::serialize(schema);
+}
+
+/// A name within a regular expression of Lark.
+std::string regex_text(std::string_view name) {
+    std::string text;
+    for (const char c : name) {
+        if (std::string_view(".-").find(c) != std::string_view::npos) { text += '\\'; }
+        text += c;
+    }
+    return text;
+}
+
+/// Writes the grammar of an answer in which the model decides itself, for one form of calls.
+class OpenGrammar {
+public:
+    OpenGrammar(const ToolsForm& tools, ToolFormat format, const std::vector<base::TokenId>& marks)
+        : tools_(tools), format_(format), marks_(marks) {}
+
+    std::string text() {
+        for (std::size_t index = 0; index < tools_.tools.size(); ++index) {
+            const ToolsForm::Tool& tool = tools_.tools[index];
+            const std::string schema = tool.strict ? arguments_schema(tool) : arguments_schema({"", "{}"});
+            rules_ += "arguments_" + std::to_string(index) + ": %json " + schema + "\n";
+        }
+        switch (format_) {
+            case ToolFormat::llama3:
+            case ToolFormat::json:
+                return bare();
+            case ToolFormat::mistral:
+                return marked(0, list() + (has_mark(1) ? " | " + named(1) : std::string()), true);
+            case ToolFormat::deepseek:
+                return deepseek();
+            default:
+                return hermes();
+        }
+    }
+
+private:
+    static constexpr const char* kSpace = R"([ \t\r\n]*)";
+
+    bool is_token(std::size_t mark) const { return mark < marks_.size() && marks_[mark] >= 0; }
+    /// Where the first mark is a token, so are all that the model knows.
+    bool has_mark(std::size_t mark) const { return is_token(mark) || !is_token(0); }
+    std::string mark(std::size_t index) const {
+        if (is_token(index)) { return "<[" + std::to_string(marks_[index]) + "]>"; }
+        return lark_text(special_marks(format_)[index]);
+    }
+
+    /// Rules `stem`_0, .. of each tool, and the choice between them.
+    template <class Rule>
+    std::string each(const std::string& stem, const Rule& rule) {
+        std::string choice;
+        for (std::size_t index = 0; index < tools_.tools.size(); ++index) {
+            const std::string number = std::to_string(index);
+            choice += (choice.empty() ? "" : " | ") + stem + "_" + number;
+            rules_ += stem + "_" + number + ": " + rule(tools_.tools[index].name, "arguments_" + number) + "\n";
+        }
+        return choice;
+    }
+
+    /// {"name": .., "arguments": ..} with the spaces that models put in, and with `before` in front: one lexeme up to
+    /// the arguments, since a text that could go on longer takes what begins alike.
+    std::string objects(const std::string& stem, const std::string& before) {
+        return each(stem, [&](const std::string& name, const std::string& arguments) {
+            return "/" + before + head() + regex_text(name) + "\"" + kSpace + "," + kSpace +
+                   "\"(parameters|arguments)\"" + kSpace + ":" + kSpace + "/ " + arguments + " /[ \\t\\r\\n]{0,4}\\}/";
+        });
+    }
+    static std::string head() {
+        const std::string space = kSpace;
+        return space + R"(\{)" + space + R"(("type")" + space + ":" + space + R"("function")" + space + "," + space +
+               R"()?"name")" + space + ":" + space + "\"";
+    }
+
+    std::string list() {
+        const std::string choice = objects("object", "");
+        rules_ += "object: " + choice + "\n";
+        return std::string(R"(/[ \n]{0,4}\[/ object)") + (tools_.parallel ? R"( (/[ \n]{0,4},/ object){0,15})" : "") +
+               R"( /[ \n]{0,4}\]/)";
+    }
+    std::string named(std::size_t separator) {
+        const std::string choice = each("named", [&](const std::string& name, const std::string& arguments) {
+            return lark_text(name) + " " + mark(separator) + " " + arguments;
+        });
+        rules_ += "named: " + choice + "\n";
+        return "named";
+    }
+
+    /// Text, and behind a mark `calls`; `again`: calls may follow calls, each behind a mark of its own.
+    std::string marked(std::size_t first, const std::string& calls, bool again) {
+        const std::string more = tools_.parallel && again ? "{1,16}" : "";
+        std::string text = "calls: " + calls + "\n" + rules_;
+        if (is_token(first)) {
+            return "start: TEXT | TEXT (" + mark(first) + " calls)" + more + "\nTEXT: /(?s:.*)/\n" + text;
+        }
+        const std::string word(special_marks(format_)[first]);
+        std::string pattern;
+        for (const char c : word) {
+            if (std::string_view("[]|").find(c) != std::string_view::npos) { pattern += '\\'; }
+            pattern += c;
+        }
+        return "start: TEXT | before calls" + (more.empty() ? "" : " (/[ \\n]{0,4}/ " + mark(first) + " calls){0,15}") +
+               "\nTEXT: /(?s:.*)/ & ~/(?s:.*)" + pattern + "(?s:.*)/\nbefore[suffix=" + lark_text(word) +
+               "]: /(?s:.*)/\n" + text;
+    }
+
+    std::string deepseek() {
+        const std::string older = each("older", [&](const std::string& name, const std::string& arguments) {
+            return "\"function\" " + mark(2) + " " + lark_text(name + "\n```json\n") + " " + arguments + " \"\\n```\"";
+        });
+        const std::string newer = named(2);
+        rules_ += "one: " + older + " | " + newer + "\n";
+        const std::string call = mark(1) + " one " + mark(3);
+        return marked(0, call + (tools_.parallel ? " (/[ \\n]{0,4}/ " + call + "){0,15}" : "") + " " + mark(4), false);
+    }
+
+    /// Text that does not begin as a call of one of the tools, or calls and nothing else.
+    std::string bare() {
+        std::string names;
+        for (const ToolsForm::Tool& tool : tools_.tools) {
+            names += (names.empty() ? "" : "|") + regex_text(tool.name);
+        }
+        const bool may_be_list = format_ == ToolFormat::json;
+        const std::string calls = objects("object", "");
+        rules_ += "object: " + calls + "\n";
+        std::string start = "start: TEXT | object";
+        if (tools_.parallel) { start += " (/[ \\t\\r\\n]{0,4};/ object){0,15}"; }
+        start += " /[ \\n]{0,4}/";
+        if (may_be_list) {
+            const std::string firsts = objects("first", std::string(kSpace) + R"(\[)");
+            rules_ += "first: " + firsts + "\n";
+            start += " | first" + std::string(tools_.parallel ? R"( (/[ \n]{0,4},/ object){0,15})" : "") +
+                     R"( /[ \n]{0,4}\][ \n]{0,4}/)";
+        }
+        const std::string open = may_be_list ? std::string("(") + kSpace + R"(\[)?)" : std::string();
+        return start + "\nTEXT: /(?s:.*)/ & ~/" + open + head() + "(" + names + ")\"(?s:.*)/" +
+               (may_be_list ? "" : R"( & ~/(?s:.*)<\|python_tag\|>(?s:.*)/)") + "\n" + rules_;
+    }
+    std::string hermes() {
+        const std::string calls = each("call", [](const std::string& name, const std::string& arguments) {
+            return lark_text("{\"name\": " + lark_text(name) + ", \"arguments\": ") + " " + arguments + " \"}\"";
+        });
+        rules_ += "one: " + calls + "\n";
+        const std::string call = R"(/[ \n]{0,4}/ one /[ \n]{0,4}/ )" + mark(1) + "\n";
+        if (is_token(0)) {
+            return std::string(tools_.parallel ? "start: (TEXT " + mark(0) + " call){0,16} TEXT\n"
+                                               : "start: TEXT | TEXT " + mark(0) + " call\n") +
+                   "TEXT: /(?s:.*)/\ncall: " + call + rules_;
+        }
+        return std::string(tools_.parallel ? "start: (before call){0,16} TEXT\n" : "start: TEXT | before call\n") +
+               "TEXT: /(?s:.*)/ & ~/(?s:.*)<tool_call>(?s:.*)/\nbefore[suffix=\"<tool_call>\"]: /(?s:.*)/\ncall: " +
+               call + rules_;
+    }
+
+    const ToolsForm& tools_;
+    const ToolFormat format_;
+    const std::vector<base::TokenId>& marks_;
+    std::string rules_;
+};
+
+}  // namespace
+
+proto::Grammar open_grammar(const ToolsForm& tools, ToolFormat format, const std::vector<base::TokenId>& marks) {
+    proto::Grammar grammar;
+    grammar.set_kind(proto::Grammar::KIND_LARK);
+    grammar.set_text(OpenGrammar(tools, format, marks).text());
+    return grammar;
+}
+
+proto::Grammar call_grammar(const ToolsForm& tools, ToolFormat format) {
+    const bool is_named = tools.choice == ToolsForm::Choice::named;
+    const std::string_view arguments_name = format == ToolFormat::llama3 ? "parameters" : "arguments";
+    std::string rules;
+    std::string names;
+    for (std::size_t index = 0; index < tools.tools.size(); ++index) {
+        const ToolsForm::Tool& tool = tools.tools[index];
+        if (is_named && tool.name != tools.named) { continue; }
+        const std::string number = std::to_string(index);
+        const std::string head = "{\"name\": " + lark_text(tool.name) + ", \"" + std::string(arguments_name) + "\": ";
+        names += (names.empty() ? "" : " | ") + ("call_" + number);
+        rules += "call_" + number + ": " + lark_text(head) + " arguments_" + number + " \"}\"\n";
+        rules += "arguments_" + number + ": %json " + arguments_schema(tool) + "\n";
+    }
+    const bool is_several = tools.parallel && !is_named;
+    std::string start;
+    switch (format) {
+        case ToolFormat::hermes:
+            start = R"(start: one)" + std::string(is_several ? R"( ("\n" one){0,15})" : "") +
+                    "\none: \"<tool_call>\\n\" call \"\\n</tool_call>\"\n";
+            break;
+        case ToolFormat::llama3:
+            start = R"(start: call)" + std::string(is_several ? R"( ("; " call){0,15})" : "") + "\n";
+            break;
+        default:
+            start = R"(start: "[" call)" + std::string(is_several ? R"( (", " call){0,15})" : "") + R"( "]")" + "\n";
+    }
+    proto::Grammar grammar;
+    grammar.set_kind(proto::Grammar::KIND_LARK);
+    grammar.set_text(start + "call: " + names + "\n" + rules);
+    return grammar;
+}
+
+}  // namespace gateway
