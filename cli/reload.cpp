@@ -126,7 +126,8 @@ std::vector<std::string> changed_keys(std::string_view before, std::string_view 
 }
 
 bool may_change(std::string_view key) {
-    if (key == "log.level" || key == "slo.ttft_ms_min" || key == "slo.tpot_ms_min" || key == "slo.default_class") {
+    if (key == "log.level" || key == "slo.ttft_ms_min" || key == "slo.tpot_ms_min" || key == "slo.default_class" ||
+        key == "slo.lossy_kv") {
         return true;
     }
     // Priorities are the scheduler's too, which does not read them again.

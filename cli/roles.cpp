@@ -193,14 +193,15 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     if (!models) { return base::pass_on(models); }
     const auto exporter = start_exporter(tracing, "sluice-gateway", metrics);
     if (!exporter) { return base::pass_on(exporter); }
-    auto server = gateway::GatewayServer::start({.options = options,
-                                                 .models = std::move(*models),
-                                                 .scheduler_addresses = command.schedulers,
-                                                 .hash_key = cluster->key,
-                                                 .control = cluster->control(),
-                                                 .clock = clock,
-                                                 .metrics = metrics,
-                                                 .tracing = {.spans = exporter->get(), .sampled_share = tracing.sampled_share}});
+    auto server =
+        gateway::GatewayServer::start({.options = options,
+                                       .models = std::move(*models),
+                                       .scheduler_addresses = command.schedulers,
+                                       .hash_key = cluster->key,
+                                       .control = cluster->control(),
+                                       .clock = clock,
+                                       .metrics = metrics,
+                                       .tracing = {.spans = exporter->get(), .sampled_share = tracing.sampled_share}});
     if (!server) { return base::pass_on(server); }
     std::fprintf(stderr, "sluice gateway serves %s at %s://%s:%u/v1\n", joined(names_of(*named)).c_str(),
                  options.tls_certificate_file.empty() ? "http" : "https", options.http.host.c_str(),

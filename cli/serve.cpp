@@ -184,14 +184,15 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
         }
     }
 
-    auto gateway = gateway::GatewayServer::start({.options = gateway_options,
-                                                  .models = std::move(*models),
-                                                  .scheduler_addresses = {stack->scheduler_->address()},
-                                                  .hash_key = cluster->key,
-                                                  .control = cluster->control(),
-                                                  .clock = stack->clock_,
-                                                  .metrics = stack->metrics_,
-                                                  .tracing = {.spans = stack->exporter_.get(), .sampled_share = tracing.sampled_share}});
+    auto gateway = gateway::GatewayServer::start(
+        {.options = gateway_options,
+         .models = std::move(*models),
+         .scheduler_addresses = {stack->scheduler_->address()},
+         .hash_key = cluster->key,
+         .control = cluster->control(),
+         .clock = stack->clock_,
+         .metrics = stack->metrics_,
+         .tracing = {.spans = stack->exporter_.get(), .sampled_share = tracing.sampled_share}});
     if (!gateway) { return base::pass_on(gateway); }
     stack->gateway_ = std::move(*gateway);
     return stack;

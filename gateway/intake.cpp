@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "gateway/cache/cache_ask.h"
 #include "gateway/embedding_answer.h"
 #include "gateway/tenant.h"
 
@@ -282,6 +283,9 @@ void Intake::prepared(Stages::Output output, Waiting waiting) {
     if (result) {
         if (auto resolved = setup_.options.slo.resolve(result->form.slo, waiting.slo)) {
             slo = std::move(*resolved);
+            CacheAsk* const cache = waiting.tag.cache.get();
+            // Its tokens may be others than those of a request that allows no loss.
+            if (slo.allow_lossy_kv && cache != nullptr && cache->refused.empty()) { cache->refused = "lossy-kv"; }
         } else {
             result = pass_on(resolved.error());
         }

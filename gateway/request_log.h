@@ -26,15 +26,15 @@ struct RoutedAsk;
 /// What names a request from its arrival to its end.
 struct RequestTag {
     std::string method;
-    std::string path;                             // as sent, without its query
-    std::string id;                               // for x-request-id
-    base::TimePoint received_at;                  // last byte
-    std::shared_ptr<const ApiKey> key = {};       // whose request it is, where there are keys
-    std::shared_ptr<QuotaBook::Hold> quota = {};  // of the key, where a model answers; settled at the end
-    ErrorStyle style = ErrorStyle::openai;        // of its route
-    std::string session = {};                     // the client's name of its conversation, where one is captured
-    std::shared_ptr<CacheAsk> cache = {};         // its way through the cache, where there is one
-    std::shared_ptr<RoutedAsk> routed = {};       // which of two models answers, where two answer to the name
+    std::string path;                                // as sent, without its query
+    std::string id;                                  // for x-request-id
+    base::TimePoint received_at;                     // last byte
+    std::shared_ptr<const ApiKey> key = {};          // whose request it is, where there are keys
+    std::shared_ptr<QuotaBook::Hold> quota = {};     // of the key, where a model answers; settled at the end
+    ErrorStyle style = ErrorStyle::openai;           // of its route
+    std::string session = {};                        // the client's name of its conversation, where one is captured
+    std::shared_ptr<CacheAsk> cache = {};            // its way through the cache, where there is one
+    std::shared_ptr<RoutedAsk> routed = {};          // which of two models answers, where two answer to the name
     std::shared_ptr<const RequestTrace> trace = {};  // null: it is not traced
 };
 
@@ -62,7 +62,7 @@ struct RequestEnd {
     StageTimes stages = {};
     std::string_view answer_id = {};
     std::string_view finish_reason = {};  // of its first sequence
-    std::string_view kv = {};  // GenerationEnd::kv
+    std::string_view kv = {};             // GenerationEnd::kv
 };
 
 /// One line of the access log.

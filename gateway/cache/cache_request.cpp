@@ -188,7 +188,6 @@ void name_request(CacheAsk& ask, const PreparedRequest& prepared, const TextPort
     parameters.number(request.text.include_stop_string ? 1 : 0);
     parameters.number(request.skip_special ? 1 : 0);
     parameters.add(request.cache_scope);
-    parameters.add(request.slo.allow_lossy_kv ? "lossy KV" : "");  // it may change tokens
     parameters.add(request.grammar == nullptr ? std::string() : serialized(*request.grammar));
     if (const auto& rule = request.reasoning) {
         parameters.number(rule->is_begun ? 2 : 1);

@@ -168,6 +168,26 @@ TEST_CASE("what must not be kept says why", "[gateway][cache]") {
     CHECK(world.runs() == runs + 1);
 }
 
+TEST_CASE("an answer whose KV may lose a little is nobody's but its client's", "[gateway][cache]") {
+    gateway::GatewayOptions options = cached();
+    base::Config config;
+    REQUIRE(config.add_text("slo: {lossy_kv: allowed}", "test"));
+    options.slo = gateway::SloClasses::read(config);
+    REQUIRE(config.finish());
+    CacheWorld world(std::move(options));
+    const auto lossy = world.ask(R"(,"slo":{"lossy_kv":true})");
+    world.answer("nearly");
+    CHECK(header(*lossy, "x-cache") == "BYPASS");
+    CHECK(header(*lossy, "x-cache-reason") == "lossy-kv");
+    const auto exact = world.ask();
+    REQUIRE(world.runs() == 2);
+    world.answer("just so", 1);
+    CHECK(text_of(*exact) == "just so");
+    CHECK(text_of(*world.ask(R"(,"slo":{"lossy_kv":false})")) == "just so");
+    world.ask(R"(,"slo":{"lossy_kv":true})");
+    CHECK(world.runs() == 3);
+}
+
 TEST_CASE("what came of tools is of one moment", "[gateway][cache]") {
     CacheWorld world;
     const std::string agent =
