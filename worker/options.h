@@ -53,7 +53,7 @@ struct WorkerOptions {
     std::string kv_codec = "raw";
     std::uint32_t kv_level = 4;     // of a lossy codec that is named
     bool kv_lossy_allowed = false;  // whether any request may have loss here
-    std::string kv_profile = {};         // of the codec sluice (`sluice kv calibrate`); empty: none
+    std::string kv_profile = {};    // of the codec sluice (`sluice kv calibrate`); empty: none
 
     /// What holds where the config says nothing: the values above; on a GPU batches that keep it busy.
     static WorkerOptions defaults(bool on_gpu);

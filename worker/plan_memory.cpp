@@ -219,8 +219,11 @@ std::vector<MemoryAction> plan_memory(Candidates candidates, const MemoryCounts&
         }
     }
     is_full = false;
+    const std::optional<std::uint32_t> asking = left_out;
     for (const std::uint32_t newcomer : waiting) {
-        is_full = is_full || !newcomers.take(newcomer);
+        // Else whoever gives way to a grant would take the memory again before it.
+        const bool is_behind = asking && rank_of(candidates[*asking]) > rank_of(candidates[newcomer]);
+        is_full = is_full || is_behind || !newcomers.take(newcomer);
         if (is_full) {
             waits(newcomer);
         } else {

@@ -89,7 +89,8 @@ struct MemoryAction {
 /// are
 ///   due (who is late already has no claim), then first come, first served; within admissions and within grants. A
 ///   grant does not overtake an admission that is before it: a stream that lost its memory would wait for as long as
-///   new ones come.
+///   new ones come. An admission overtakes a grant that finds no room only at the same rank: else who gave way to it
+///   would take the memory again before it.
 /// - The first newcomer that finds no room takes that of running sequences of a lower class *and* a lower rank, as of
 ///   growing, where all of it together is enough. So a stream of a low class is not pushed out for ever: what it waits
 ///   counts, and once its rank is theirs, nobody of a higher class takes its memory or comes before it.

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <iterator>
-#include <limits>
 #include <utility>
 
 #include "base/check.h"
 #include "base/log.h"
 #include "base/log_limit.h"
+#include "gateway/request/microseconds.h"
 #include "gateway/request/retry_rules.h"
 #include "proto/errors.h"
 #include "proto/header.h"
@@ -17,11 +17,6 @@ namespace {
 
 base::Incarnation incarnation_of(const proto::WorkerEndpoint& endpoint) {
     return base::Incarnation{endpoint.incarnation()};
-}
-
-std::uint32_t as_us(base::Duration duration) {
-    const auto us = std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
-    return static_cast<std::uint32_t>(std::clamp<std::int64_t>(us, 1, std::numeric_limits<std::uint32_t>::max()));
 }
 
 /// What a client is told of an error of a worker or of the way to one. What is wrong with its own request it hears in
@@ -248,67 +243,6 @@ void Generation::take_placement(const proto::Placement& placement) {
         send_start(decode_, request_.encodes ? proto::Start::PART_ENCODE : proto::Start::PART_WHOLE, nullptr);
     }
     if (is_first) { sink_.on_placed(); }
-}
-
-void Generation::send_start(const proto::WorkerEndpoint& to, proto::Start::Part part,
-                            const proto::WorkerEndpoint* peer) {
-    proto::WorkerCommand command;
-    proto::Start& start = *command.mutable_start();
-    start.set_request_id(base::raw(id_));
-    start.set_epoch(base::raw(epoch_));
-    start.set_part(part);
-    start.mutable_prompt()->Assign(request_.prompt->begin(), request_.prompt->end());
-    start.mutable_generated()->Assign(generated_.begin(), generated_.end());
-    *start.mutable_sampling() = request_.sampling;
-    if (prompt_told_) { start.mutable_sampling()->set_prompt_logprobs(false); }
-    start.mutable_stop()->mutable_stop_token_ids()->Assign(request_.stop_tokens.begin(), request_.stop_tokens.end());
-    start.mutable_stop()->set_new_tokens_max(request_.new_tokens_max);
-    start.mutable_stop()->set_new_tokens_min(request_.new_tokens_min);
-    start.set_cache_scope(request_.cache_scope);
-    start.set_tenant(request_.tenant);
-    start.set_tenant_tokens(tenant_tokens_);
-    start.set_priority(request_.slo.priority);
-    start.set_explain(record_.is_on());
-    start.set_traceparent(request_.traceparent);
-    if (request_.grammar != nullptr) { *start.mutable_grammar() = *request_.grammar; }
-    if (request_.reasoning && (request_.reasoning->tokens_max || request_.grammar != nullptr)) {
-        proto::Reasoning& reasoning = *start.mutable_reasoning();
-        reasoning.set_begin_token(request_.reasoning->begin);
-        reasoning.set_end_token(request_.reasoning->end);
-        reasoning.set_is_begun(request_.reasoning->is_begun);
-        if (request_.reasoning->tokens_max) { reasoning.set_tokens_max(*request_.reasoning->tokens_max); }
-    }
-    start.set_scheduler_epoch(scheduler_epoch_);
-    if (const auto due = first_token_due(context_.clock.now())) {
-        start.set_first_token_in_us(base::time_left_us(*due, context_.clock.now()));
-    }
-    if (request_.slo.targets.tpot > base::Duration::zero()) {
-        start.set_tpot_target_us(as_us(request_.slo.targets.tpot));
-    }
-    if (request_.deadline) { start.set_deadline_in_us(base::time_left_us(*request_.deadline, context_.clock.now())); }
-    if (peer != nullptr) {
-        *start.mutable_peer() = *peer;
-        *start.mutable_kv_mode() = kv_mode_;
-        start.set_allow_lossy_kv(request_.slo.allow_lossy_kv);
-    }
-    if (kv_source_ && part != proto::Start::PART_DECODE) { *start.mutable_kv_source() = *kv_source_; }
-    context_.workers.send(context_.model, to, std::move(command));
-}
-
-void Generation::send_continue() {
-    proto::WorkerCommand command;
-    command.mutable_go_on()->set_request_id(base::raw(id_));
-    command.mutable_go_on()->set_epoch(base::raw(epoch_));
-    command.mutable_go_on()->mutable_tokens()->Assign(generated_.begin(), generated_.end());
-    context_.workers.send(context_.model, decode_, std::move(command));
-}
-
-void Generation::send_cancel(const proto::WorkerEndpoint& to, std::string_view reason) {
-    proto::WorkerCommand command;
-    command.mutable_cancel()->set_request_id(base::raw(id_));
-    command.mutable_cancel()->set_epoch(base::raw(epoch_));
-    command.mutable_cancel()->set_reason(std::string(reason));
-    context_.workers.send(context_.model, to, std::move(command));
 }
 
 void Generation::on_output(base::Incarnation from, const proto::SequenceOutput& output) {

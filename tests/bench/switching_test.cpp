@@ -1,4 +1,5 @@
-// FastSwitch's experiment over a modelled GPU: the same bytes for the same seed, and the order that its mechanisms promise.
+// FastSwitch's experiment over a modelled GPU: the same bytes for the same seed, and the order that its mechanisms
+// promise.
 #include "bench/switching.h"
 
 #include <map>

@@ -201,6 +201,13 @@ TEST_CASE("a newcomer of a higher class takes the memory of lower ones, where th
     REQUIRE(plan({.blocks_available = 3}) == Actions{{3, MemoryAct::wait}, {0, MemoryAct::preempt}});
 }
 
+TEST_CASE("who gave way to a grant does not take the memory again before it", "[worker]") {
+    std::vector<MemoryCandidate> candidates = {asking(6, 1), waiting(4, 1)};
+    REQUIRE(plan_memory(candidates, {.blocks_available = 5}) == Actions{{0, MemoryAct::wait}, {1, MemoryAct::admit}});
+    candidates[0].priority = 1;
+    REQUIRE(plan_memory(candidates, {.blocks_available = 5}) == Actions{{0, MemoryAct::wait}, {1, MemoryAct::wait}});
+}
+
 TEST_CASE("nobody waits for ever, whatever of higher classes goes on coming", "[worker][property]") {
     // One tick is the wait that counts as one priority / kWait. A sequence that gives way begins anew.
     constexpr int kWait = 20;
