@@ -121,7 +121,6 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     auto exporter = start_exporter(tracing, "sluice", stack->metrics_);
     if (!exporter) { return base::pass_on(exporter); }
     stack->exporter_ = std::move(*exporter);
-    common_setup.spans = stack->exporter_.get();
     auto scheduler = scheduler::SchedulerServer::start(scheduler_options, "127.0.0.1:0", stack->clock_, stack->metrics_,
                                                        cluster->control());
     if (!scheduler) { return base::pass_on(scheduler); }
@@ -148,6 +147,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
                                   std::uint32_t number) -> base::Result<void> {
         setup.name = fmt::format("{}-{}", worker::role_name(setup.role), number);
         setup.served_name = model.name;
+        setup.spans = stack->exporter_.get();
         setup.scheduler_addresses = {stack->scheduler_->address()};
         setup.cluster = *cluster;
         setup.engine.model_dir = model.dir;

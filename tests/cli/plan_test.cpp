@@ -87,7 +87,7 @@ TEST_CASE("what a plan cannot be made from is refused with the flag", "[cli]") {
         const auto inputs = cli::read_plan_inputs(command);
         return inputs ? std::string() : inputs.error().message;
     };
-    REQUIRE(refused().find("--model: cannot read") == 0);
+    REQUIRE(refused().find("--model: cannot open") == 0);
     folder.write("config.json", kModel);
     REQUIRE(refused().empty());
     command.gpus = {"h999"};
