@@ -224,7 +224,7 @@ TEST_CASE("nobody waits for ever, whatever of higher classes goes on coming", "[
         int served = 0;
         int waited = 0;
     };
-    const auto seed = GENERATE(range(0u, 60u));
+    const auto seed = GENERATE(range(0u, 40u));
     CAPTURE(seed);
     Random random{seed};
     std::vector<One> all;  // in order of arrival
@@ -253,7 +253,7 @@ TEST_CASE("nobody waits for ever, whatever of higher classes goes on coming", "[
         }
         return candidates;
     };
-    for (int tick = 0; tick < 4000; ++tick) {
+    for (int tick = 0; tick < 1500; ++tick) {
         while (all.size() < kQueueMax) {  // of the highest class always somebody
             const bool is_low = random() % 8 == 0;
             all.push_back({next++, is_low ? static_cast<std::int32_t>(random() % 3) : kPriorityMax,
@@ -297,7 +297,7 @@ TEST_CASE("nobody waits for ever, whatever of higher classes goes on coming", "[
             return true;
         });
     }
-    REQUIRE(ended > 500);
+    REQUIRE(ended > 200);
     REQUIRE(waited_most > kWait);  // the test has met its subject
 }
 
