@@ -293,18 +293,7 @@ int bench_codec_main(const CodecSpeedOptions& options) {
         std::fprintf(stderr, "bench codec: %s\n", figures.error().message.c_str());
         return 1;
     }
-    if (options.out_path != "-") { print(*figures); }
-    if (options.out_path.empty()) { return 0; }
-    const std::string json = boost::json::serialize(json_of(options, *figures)) + "\n";
-    if (options.out_path == "-") {
-        std::fputs(json.c_str(), stdout);
-        return 0;
-    }
-    if (const auto written = write_file(options.out_path, json); !written) {
-        std::fprintf(stderr, "bench codec: %s\n", written.error().message.c_str());
-        return 1;
-    }
-    return 0;
+    return tell_figures("bench codec", options.out_path, json_of(options, *figures), [&] { print(*figures); });
 }
 
 void add_bench_codec(CLI::App& app, CodecSpeedOptions& options) {

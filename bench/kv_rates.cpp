@@ -353,18 +353,7 @@ int bench_kv_rates_main(const KvRatesOptions& options) {
         std::fprintf(stderr, "bench rates: %s\n", rates.error().message.c_str());
         return 1;
     }
-    if (options.out_path != "-") { print(*rates); }
-    if (options.out_path.empty()) { return 0; }
-    const std::string json = boost::json::serialize(json_of(options, *rates)) + "\n";
-    if (options.out_path == "-") {
-        std::fputs(json.c_str(), stdout);
-        return 0;
-    }
-    if (const auto written = write_file(options.out_path, json); !written) {
-        std::fprintf(stderr, "bench rates: %s\n", written.error().message.c_str());
-        return 1;
-    }
-    return 0;
+    return tell_figures("bench rates", options.out_path, json_of(options, *rates), [&] { print(*rates); });
 }
 
 void add_bench_kv_rates(CLI::App& app, KvRatesOptions& options) {

@@ -135,4 +135,20 @@ base::Result<void> write_file(const std::string& path, std::string_view content)
     return {};
 }
 
+int tell_figures(const char* command, const std::string& out_path, const boost::json::object& figures,
+                 const std::function<void()>& print) {
+    if (out_path != "-") { print(); }
+    if (out_path.empty()) { return 0; }
+    const std::string json = boost::json::serialize(figures) + "\n";
+    if (out_path == "-") {
+        std::fputs(json.c_str(), stdout);
+        return 0;
+    }
+    if (const auto written = write_file(out_path, json); !written) {
+        std::fprintf(stderr, "%s: %s\n", command, written.error().message.c_str());
+        return 1;
+    }
+    return 0;
+}
+
 }  // namespace bench

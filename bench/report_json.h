@@ -1,6 +1,7 @@
 #pragma once
 
 #include <boost/json/object.hpp>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -27,5 +28,11 @@ std::string command_line();
 /// Replaces the file at once, so that a reader never sees half of it. Error: unavailable with the path and the system's
 /// reason.
 base::Result<void> write_file(const std::string& path, std::string_view content);
+
+/// What a measurement ends with: `print` for people unless `out_path` is "-", which writes the JSON to standard output;
+/// else to the file of that name, if there is one. Exit status: 0; 1 when the file cannot be written, said as
+/// `command`.
+int tell_figures(const char* command, const std::string& out_path, const boost::json::object& figures,
+                 const std::function<void()>& print);
 
 }  // namespace bench

@@ -336,21 +336,19 @@ private:
             const bool copies = machine_.copies_pending();
             const bool anybody = std::any_of(users_.begin(), users_.end(), [](const User& user) { return user.waits; });
             wait(std::min(next_arrival(), loop_.next_wake()));
-            if (copies && anybody) {
-                stalled_ += now() - before;
-                idle_stalled_ += now() - before;
-            }
+            if (copies && anybody) { stalled_ += now() - before; }
             return;
         }
         if (last_ended_) { stalled_ += machine_.copied_between(*last_ended_, now()); }
         loop_.settle();
-        while (!machine_.engine().ready(*ticket)) {
+        const TimePoint give_up = now() + std::chrono::minutes(10);
+        while (!machine_.engine().ready(*ticket) && now() < give_up) {
             wait(std::min(next_arrival(), now() + std::chrono::seconds(1)));
             ask();
             loop_.work();
             loop_.settle();
         }
-        auto result = machine_.engine().collect(*ticket, now() + std::chrono::minutes(10));
+        auto result = machine_.engine().collect(*ticket, give_up);
         if (!result) {
             error_ = result.error();
             loop_.finish_step(std::move(result));
@@ -423,7 +421,6 @@ private:
     std::uint64_t requests_ = 0;
     std::optional<TimePoint> last_ended_;  // of the last step
     Duration stalled_{};
-    Duration idle_stalled_{};
     std::uint64_t computed_tokens_ = 0;
     std::uint64_t known_tokens_ = 0;  // of all turns that were asked: what has to be computed once
     std::vector<double> ttft_;

@@ -119,18 +119,8 @@ int bench_switching_main(const SwitchingOptions& options) {
         std::fprintf(stderr, "bench switching: %s\n", figures.error().message.c_str());
         return 1;
     }
-    if (options.out_path != "-") { print(options, *figures); }
-    if (options.out_path.empty()) { return 0; }
-    const std::string json = boost::json::serialize(json_of(options, *figures)) + "\n";
-    if (options.out_path == "-") {
-        std::fputs(json.c_str(), stdout);
-        return 0;
-    }
-    if (const auto written = write_file(options.out_path, json); !written) {
-        std::fprintf(stderr, "bench switching: %s\n", written.error().message.c_str());
-        return 1;
-    }
-    return 0;
+    return tell_figures("bench switching", options.out_path, json_of(options, *figures),
+                        [&] { print(options, *figures); });
 }
 
 void add_bench_switching(CLI::App& app, SwitchingOptions& options) {
