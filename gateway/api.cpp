@@ -7,6 +7,7 @@
 #include "gateway/cache/cache_route.h"
 #include "gateway/explain/explain_route.h"
 #include "gateway/openai/json_writer.h"
+#include "gateway/page/page.h"
 
 namespace gateway {
 namespace {
@@ -200,7 +201,8 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
     const Get* const get = find_get(route);
     const bool is_model = route.starts_with(kModelPrefix);
     const bool is_explain = route == kExplainPath || route.starts_with(std::string(kExplainPath) + "/");
-    const bool is_known = is_post || get != nullptr || is_model || is_explain || is_cache;
+    std::optional<HttpResponse> page = setup_.options.has_page ? page_file(route) : std::nullopt;
+    const bool is_known = is_post || get != nullptr || is_model || is_explain || is_cache || page;
     const bool is_unbuilt = !is_known && is_not_built_yet(route);
     const std::string_view name = is_text          ? text_route->name
                                   : is_reset       ? kResetName
@@ -209,6 +211,7 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
                                   : is_model       ? "models"
                                   : is_explain     ? "explain"
                                   : get != nullptr ? get->name
+                                  : page           ? "page"
                                   : is_unbuilt     ? "unbuilt"
                                                    : "other";
     std::vector<std::string> allowed{"GET", "HEAD", "OPTIONS"};
@@ -221,6 +224,7 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
                                    : is_cache       ? "admin"
                                    : is_post        ? endpoint->name
                                    : get != nullptr ? get->scope
+                                   : page           ? ""
                                                     : "models";
     // Also for a path that gives an error then: the page could not read it otherwise.
     HttpFields preflight = setup_.cors.preflight_fields(head, methods);
@@ -254,6 +258,8 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
         intake_.take(endpoint->endpoint, std::move(request), exchange, std::move(tag));
     } else if (is_explain) {
         respond(*exchange, tag, kNoModel, name, explain(request, route));
+    } else if (page) {
+        respond(*exchange, tag, kNoModel, name, std::move(*page));
     } else if (is_model) {
         const std::string_view asked = std::string_view(route).substr(kModelPrefix.size());
         auto found = model(asked, tag.key.get());

@@ -26,6 +26,7 @@ struct GatewayOptions {
     std::string tenant_header;         // field, in lower case, by which a trusted proxy names the tenant; empty: none
     std::vector<std::string> cors_origins;  // web pages whose scripts may ask: exact origins, or "*"; none: no page
     AccessLogKind access_log = AccessLogKind::all;
+    bool has_page = true;                   // for people, at /
     bool allow_reset_prefix_cache = false;  // POST /reset_prefix_cache makes all workers forget their prefixes
     bool usage_in_streams = false;          // every stream ends with its usage, also where the client did not ask
     HttpServerOptions http;
