@@ -105,6 +105,7 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
     options.explain = ExplainOptions::read(config);
     options.capture = CaptureOptions::read(config);
     options.cache = CacheOptions::read(config);
+    options.batch = BatchOptions::read(config);
     options.request.keeps_timelines = options.explain.is_on();
 
     RequestOptions& request = options.request;
