@@ -9,10 +9,13 @@
 #include <string_view>
 #include <utility>
 
+#include "caching/store/sqlite_statement.h"
+
 namespace caching {
 namespace {
 
 using base::ErrorCode;
+using Statement = SqliteStatement;
 
 constexpr int kForm = 1;  // of the tables; another one is not read
 constexpr int kBusyMs = 2000;
@@ -37,48 +40,6 @@ tl::unexpected<base::Error> failed(sqlite3* database, const std::string& path, s
                       "the cache's store " + path + ": " + std::string(what) + ": " +
                           (database != nullptr ? sqlite3_errmsg(database) : "out of memory"));
 }
-
-/// A prepared statement; null where the file is not as it should be.
-class Statement {
-public:
-    Statement(sqlite3* database, const char* sql) {
-        if (sqlite3_prepare_v2(database, sql, -1, &statement_, nullptr) != SQLITE_OK) { statement_ = nullptr; }
-    }
-    ~Statement() { sqlite3_finalize(statement_); }
-    Statement(const Statement&) = delete;
-    Statement& operator=(const Statement&) = delete;
-
-    bool is_ready() const { return statement_ != nullptr; }
-    void text(int at, std::string_view value) {
-        sqlite3_bind_text64(statement_, at, value.data(), value.size(), SQLITE_TRANSIENT, SQLITE_UTF8);
-    }
-    void blob(int at, std::string_view value) {
-        // A null pointer would bind NULL.
-        sqlite3_bind_blob64(statement_, at, value.empty() ? "" : value.data(), value.size(), SQLITE_TRANSIENT);
-    }
-    void integer(int at, std::int64_t value) { sqlite3_bind_int64(statement_, at, value); }
-    void real(int at, double value) { sqlite3_bind_double(statement_, at, value); }
-    void null(int at) { sqlite3_bind_null(statement_, at); }
-    int step() { return sqlite3_step(statement_); }
-    bool run() {
-        const int code = step();
-        sqlite3_reset(statement_);
-        return code == SQLITE_DONE;
-    }
-
-    std::string bytes_of(int column) {
-        const void* data = sqlite3_column_blob(statement_, column);
-        const int size = sqlite3_column_bytes(statement_, column);
-        return data == nullptr ? std::string()
-                               : std::string(static_cast<const char*>(data), static_cast<std::size_t>(size));
-    }
-    std::int64_t integer_of(int column) { return sqlite3_column_int64(statement_, column); }
-    double real_of(int column) { return sqlite3_column_double(statement_, column); }
-    bool is_null(int column) { return sqlite3_column_type(statement_, column) == SQLITE_NULL; }
-
-private:
-    sqlite3_stmt* statement_ = nullptr;
-};
 
 std::string bytes_of(const base::BlockHash& key) {
     std::string bytes(16, '\0');
