@@ -235,6 +235,13 @@ def pid_exists(pid: int) -> bool:
         return False
 
 
+def freeze(pid: int) -> None:
+    """SIGSTOP, and waits until all of its threads stand: until one of them has got round to it, the others go on."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: all(pathlib.Path(f"{task}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T" for task in pathlib.Path(f"/proc/{pid}/task").iterdir()),
+               f"process {pid} stands still", 60)
+
+
 # --- HTTP -----------------------------------------------------------------------------------------------------------------
 
 

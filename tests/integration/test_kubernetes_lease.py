@@ -160,7 +160,7 @@ def test_a_leader_that_stood_still_finds_another_one(server, account):
     with start(server, account, "gateway.place_wait_max_ms=60000", "scheduler.leader_lease_ms=4000") as cluster:
         cluster.wait_ready()
         leader, other = leader_and_other(cluster)
-        os.kill(leader, signal.SIGSTOP)
+        harness.freeze(leader)
         assert complete(cluster).status == 200
         assert leads(cluster, other)
         os.kill(leader, signal.SIGCONT)
