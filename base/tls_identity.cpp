@@ -1,15 +1,8 @@
 #include "base/tls_identity.h"
 
-#include <openssl/asn1.h>
-#include <openssl/bio.h>
-#include <openssl/evp.h>
-#include <openssl/pem.h>
-#include <openssl/x509.h>
-#include <openssl/x509v3.h>
-
-#include <memory>
 #include <string_view>
 
+#include "base/openssl_types.h"
 #include "base/seal.h"
 
 namespace base {
@@ -19,26 +12,14 @@ constexpr std::string_view kPurpose = "sluice tls identity 1";
 constexpr const char* kFrom = "20000101000000Z";
 constexpr const char* kUntil = "99991231235959Z";  // RFC 5280, 4.1.2.5: no date to run out at
 
-template <auto free>
-struct Freed {
-    template <class T>
-    void operator()(T* held) const {
-        free(held);
-    }
-};
-using Key = std::unique_ptr<EVP_PKEY, Freed<EVP_PKEY_free>>;
-using Certificate = std::unique_ptr<X509, Freed<X509_free>>;
-using Text = std::unique_ptr<BIO, Freed<BIO_free_all>>;
-using Extension = std::unique_ptr<X509_EXTENSION, Freed<X509_EXTENSION_free>>;
-
 bool add_extension(X509* certificate, int kind, const std::string& value) {
-    const Extension extension(X509V3_EXT_conf_nid(nullptr, nullptr, kind, value.c_str()));
+    const OpensslExtension extension(X509V3_EXT_conf_nid(nullptr, nullptr, kind, value.c_str()));
     return extension != nullptr && X509_add_ext(certificate, extension.get(), -1) == 1;
 }
 
 /// Nothing in it is drawn or read from a clock, and Ed25519 signs without chance: the same key, the same bytes.
-Certificate make_certificate(EVP_PKEY* key) {
-    Certificate certificate(X509_new());
+OpensslCertificate make_certificate(EVP_PKEY* key) {
+    OpensslCertificate certificate(X509_new());
     if (certificate == nullptr) { return nullptr; }
     X509* const x509 = certificate.get();
     const std::string name = TlsIdentity::kName;
@@ -55,21 +36,15 @@ Certificate make_certificate(EVP_PKEY* key) {
     return made ? std::move(certificate) : nullptr;
 }
 
-std::string text_of(BIO* bio) {
-    char* data = nullptr;
-    const long bytes = BIO_get_mem_data(bio, &data);
-    return {data, static_cast<std::size_t>(bytes)};
-}
-
 }  // namespace
 
 Result<TlsIdentity> derive_tls_identity(const HashKey& key) {
     const Mac seed = make_mac(key, kPurpose, {});
-    const Key made(EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, nullptr,
-                                                reinterpret_cast<const unsigned char*>(seed.data()), seed.size()));
-    const Certificate certificate = made == nullptr ? nullptr : make_certificate(made.get());
-    const Text certificate_text(BIO_new(BIO_s_mem()));
-    const Text key_text(BIO_new(BIO_s_mem()));
+    const OpensslKey made(EVP_PKEY_new_raw_private_key(
+        EVP_PKEY_ED25519, nullptr, reinterpret_cast<const unsigned char*>(seed.data()), seed.size()));
+    const OpensslCertificate certificate = made == nullptr ? nullptr : make_certificate(made.get());
+    const OpensslText certificate_text(BIO_new(BIO_s_mem()));
+    const OpensslText key_text(BIO_new(BIO_s_mem()));
     if (certificate == nullptr || certificate_text == nullptr || key_text == nullptr ||
         PEM_write_bio_X509(certificate_text.get(), certificate.get()) != 1 ||
         PEM_write_bio_PrivateKey(key_text.get(), made.get(), nullptr, nullptr, 0, nullptr, nullptr) != 1) {
@@ -77,7 +52,7 @@ Result<TlsIdentity> derive_tls_identity(const HashKey& key) {
                     "this machine's OpenSSL makes no Ed25519 certificate (a FIPS provider alone?), so there is no TLS "
                     "between the processes; where the network is trusted, cluster.trusted_network does without");
     }
-    return TlsIdentity{text_of(certificate_text.get()), text_of(key_text.get())};
+    return TlsIdentity{openssl_string(certificate_text.get()), openssl_string(key_text.get())};
 }
 
 }  // namespace base

@@ -48,8 +48,15 @@ base::Result<proto::WorkerState> drain(const DrainCommand& command) {
     if (!id) { return base::pass_on(id); }
     const auto key = cluster_key(command);
     if (!key) { return base::pass_on(key); }
-    const ClusterSettings cluster{
-        .key = *key, .trusted_network = command.trusted_network, .always_tls = command.always_tls};
+    ClusterSettings cluster;
+    cluster.key = *key;
+    cluster.trusted_network = command.trusted_network;
+    cluster.always_tls = command.always_tls;
+    if (!command.certificate.certificate.empty()) {
+        auto used = cluster.use(command.certificate);
+        if (used) { used = cluster.check_role(base::PeerRole::operate); }
+        if (!used) { return base::pass_on(used); }
+    }
     proto::DrainRequest request;
     *request.mutable_header() = proto::make_header("", 0);
     request.set_worker_id(*id);
@@ -90,6 +97,11 @@ void add_drain(CLI::App& app, DrainCommand& command) {
     app.add_flag("--trusted-network", command.trusted_network,
                  "as cluster.trusted_network: there is no TLS to a scheduler beyond loopback");
     app.add_flag("--always-tls", command.always_tls, "as cluster.always_tls: there is TLS to a scheduler of this host");
+    auto* const certificate = app.add_option("--certificate-file", command.certificate.certificate,
+                                             "of role operator, where processes have certificates (PEM)");
+    auto* const key = app.add_option("--certificate-key-file", command.certificate.key, "its key");
+    auto* const authority = app.add_option("--authority-file", command.certificate.authority, "who signs certificates");
+    certificate->needs(key)->needs(authority);
 }
 
 int drain_main(const DrainCommand& command) {

@@ -14,7 +14,8 @@ struct DrainCommand {
     std::vector<std::string> schedulers = {kSchedulerDefault};
     bool trusted_network = false;
     bool always_tls = false;
-    std::string key_file;  // of the cluster; empty: $SLUICE_CLUSTER_KEY
+    std::string key_file;                // of the cluster; empty: $SLUICE_CLUSTER_KEY
+    base::CertificateFiles certificate;  // of role operator, where processes have certificates
 };
 void add_drain(CLI::App& app, DrainCommand& command);
 int drain_main(const DrainCommand& command);

@@ -42,14 +42,17 @@ base::Result<std::unique_ptr<net::Transport>> make_ucx(const KvPlaneSettings& se
 }
 
 base::Result<std::unique_ptr<net::Transport>> make_tls(const KvPlaneSettings& settings, const std::string& listen_host,
-                                                       const base::HashKey& key, base::Incarnation life,
+                                                       const ClusterSettings& cluster, base::Incarnation life,
                                                        const base::Clock& clock) {
-    auto identity = base::derive_tls_identity(key);
-    if (!identity) { return base::pass_on(identity); }
     net::TlsOptions options;
-    options.key = key;
-    options.certificate_pem = std::move(identity->certificate_pem);
-    options.private_key_pem = std::move(identity->private_key_pem);
+    options.key = cluster.key;
+    options.certificates = cluster.certificates;
+    if (!options.certificates) {
+        auto identity = base::derive_tls_identity(cluster.key);
+        if (!identity) { return base::pass_on(identity); }
+        options.certificate_pem = std::move(identity->certificate_pem);
+        options.private_key_pem = std::move(identity->private_key_pem);
+    }
     options.life = life;
     options.host = tls_host(settings, listen_host);
     options.advertised_host = settings.advertised_host;
@@ -101,8 +104,9 @@ base::Result<void> check_kv_plane(const KvPlaneSettings& settings, const CommonF
 
 base::Result<std::unique_ptr<net::Transport>> make_kv_transport(const KvPlaneSettings& settings,
                                                                 const std::string& listen_host,
-                                                                const base::HashKey& key, base::Incarnation life,
+                                                                const ClusterSettings& cluster, base::Incarnation life,
                                                                 const base::Clock& clock) {
+    const base::HashKey& key = cluster.key;
     const KvWays ways = choose_kv_ways(settings, listen_host);
     std::unique_ptr<net::Transport> local;
     std::unique_ptr<net::Transport> remote;
@@ -112,7 +116,7 @@ base::Result<std::unique_ptr<net::Transport>> make_kv_transport(const KvPlaneSet
         local = std::move(*made);
     }
     if (ways.tls) {
-        auto made = make_tls(settings, listen_host, key, life, clock);
+        auto made = make_tls(settings, listen_host, cluster, life, clock);
         if (!made) { return base::pass_on(made); }
         remote = std::move(*made);
     }

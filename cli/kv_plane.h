@@ -47,7 +47,7 @@ base::Result<void> check_kv_plane(const KvPlaneSettings& settings, const CommonF
 /// The transport of a worker's life, not started. Errors: as the transports'; of the fault plan.
 base::Result<std::unique_ptr<net::Transport>> make_kv_transport(const KvPlaneSettings& settings,
                                                                 const std::string& listen_host,
-                                                                const base::HashKey& key, base::Incarnation life,
+                                                                const ClusterSettings& cluster, base::Incarnation life,
                                                                 const base::Clock& clock);
 
 }  // namespace cli

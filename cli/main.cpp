@@ -25,6 +25,7 @@
 #include "bench/switching.h"
 #include "bench/transfer.h"
 #include "cli/cache.h"
+#include "cli/certs.h"
 #include "cli/completion.h"
 #include "cli/doctor.h"
 #include "cli/drain.h"
@@ -174,6 +175,13 @@ int main(int argc, char** argv) {
     cli::add_keys_revoke(*command(*keys, "revoke", "takes a key out; running gateways follow within a second",
                                   [&] { return cli::keys_revoke_main(keys_revoke); }),
                          keys_revoke);
+
+    CLI::App* certs = app.add_subcommand("certs", "certificates between the processes of a cluster");
+    certs->require_subcommand(1);
+    cli::CertsCommand certs_make;
+    cli::add_certs_make(*command(*certs, "make", "an authority, and a certificate for each role",
+                                 [&] { return cli::certs_make_main(certs_make); }),
+                        certs_make);
 
     CLI::App* answers = app.add_subcommand("cache", "the cache in front of a gateway's models (caching.enabled)");
     answers->require_subcommand(1);

@@ -156,14 +156,60 @@ proto::ClusterKey ClusterSettings::control() const {
     const Encryption encryption = always_tls        ? Encryption::always
                                   : trusted_network ? Encryption::never
                                                     : Encryption::beyond_loopback;
-    return proto::ClusterKey(key, admit_without_key, encryption);
+    const proto::ClusterKey control(key, admit_without_key, encryption);
+    return peers ? control.with(peers) : control;
 }
+
+base::Result<void> ClusterSettings::use(base::CertificateFiles files) {
+    auto opened = base::Certificates::open(std::move(files));
+    if (!opened) { return base::pass_on(opened); }
+    certificates = std::move(*opened);
+    peers = proto::Peers::make(certificates);
+    return {};
+}
+
+base::Result<void> ClusterSettings::check_role(base::PeerRole role) const {
+    const auto self = certificates ? std::optional(certificates->current()->self()) : std::nullopt;
+    if (!self || base::may_run_as(self->role, role)) { return {}; }
+    return base::fail(ErrorCode::invalid_argument, "cluster.certificate_file is of " + base::peer_uri(*self) +
+                                                       ", and this process is a " +
+                                                       std::string(base::peer_role_name(role)));
+}
+
+namespace {
+
+/// All three files, or none.
+base::Result<void> read_certificates(base::Config& config, ClusterSettings& cluster) {
+    base::CertificateFiles files;
+    files.certificate = config.string("cluster.certificate_file", "");
+    files.key = config.string("cluster.certificate_key_file", "");
+    files.authority = config.string("cluster.authority_file", "");
+    cluster.certificates_look =
+        std::chrono::milliseconds(config.integer("cluster.certificates_look_ms", 1000, 50, 3'600'000));
+    const int given =
+        (files.certificate.empty() ? 0 : 1) + (files.key.empty() ? 0 : 1) + (files.authority.empty() ? 0 : 1);
+    if (given == 0) { return {}; }
+    if (given < 3) {
+        return base::fail(ErrorCode::invalid_argument,
+                          "cluster.certificate_file, cluster.certificate_key_file and cluster.authority_file belong "
+                          "together: set all three, or none");
+    }
+    if (cluster.admit_without_key) {
+        return base::fail(ErrorCode::invalid_argument,
+                          "cluster.certificate_file contradicts cluster.admit_without_key, which serves processes that "
+                          "show neither: leave one of them out");
+    }
+    return cluster.use(std::move(files));
+}
+
+}  // namespace
 
 base::Result<ClusterSettings> read_cluster(base::Config& config, bool mint) {
     ClusterSettings cluster;
     cluster.trusted_network = config.boolean("cluster.trusted_network", false);
     cluster.always_tls = config.boolean("cluster.always_tls", false);
     cluster.admit_without_key = config.boolean("cluster.admit_without_key", false);
+    if (auto read = read_certificates(config, cluster); !read) { return base::pass_on(read); }
     const std::string hex = config.string("cluster.key", "");
     const std::string file = config.string("cluster.key_file", "");
     if (!hex.empty() && !file.empty()) {

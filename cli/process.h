@@ -1,11 +1,14 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <chrono>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/block_hash.h"
+#include "base/certificates.h"
 #include "base/clock.h"
 #include "base/config.h"
 #include "base/metrics.h"
@@ -48,11 +51,20 @@ struct ClusterSettings {
     bool trusted_network = false;    // everybody on the network between the processes is trusted: no TLS is needed
     bool always_tls = false;         // also between processes of one host, and in a trusted network
     bool admit_without_key = false;  // serve processes that show no key (older versions, during an upgrade)
+    /// Of this process, in its role; null: all are one identity, by the key.
+    std::shared_ptr<base::Certificates> certificates = {};
+    std::shared_ptr<proto::Peers> peers = {};
+    std::chrono::milliseconds certificates_look{1000};
 
     proto::ClusterKey control() const;
+    /// Takes the certificates of these files. Errors of base::Certificates::open.
+    base::Result<void> use(base::CertificateFiles files);
+    /// Error: invalid_argument where there is a certificate, and it is of another role.
+    base::Result<void> check_role(base::PeerRole role) const;
 };
 /// `mint`: make a key up where there is none (a process that holds all roles).
-/// Error: invalid_argument (no key, two keys, not a key), permission_denied (a key file that others can read).
+/// Errors: invalid_argument (no key, two keys, not a key; certificates that contradict other settings),
+/// permission_denied (a key file that others can read), those of ClusterSettings::use.
 base::Result<ClusterSettings> read_cluster(base::Config& config, bool mint);
 /// 32 hexadecimal digits from a file that nobody but its owner and his group can read. Errors as read_cluster.
 base::Result<base::HashKey> read_key_file(const std::string& path);

@@ -16,6 +16,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "cli/kubernetes_lease.h"
 #include "cli/otlp_exporter.h"
 #include "cli/served_models.h"
 #include "cli/worker_process.h"
@@ -94,6 +95,8 @@ base::Result<AllSettings> read_all_settings(const CommonFlags& flags, bool mint)
     AllSettings settings;
     settings.log_level = read_log_level(*config, flags);
     scheduler::SchedulerOptions::read(*config);
+    KubernetesAccess kubernetes;
+    read_kubernetes_access(*config, kubernetes);
     auto gateway_options = gateway::GatewayOptions::read(*config);
     read_text_config(*config);
     WorkerSetup worker;

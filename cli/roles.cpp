@@ -13,8 +13,10 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "cli/admin_server.h"
+#include "cli/certificate_watch.h"
 #include "cli/config_schema.h"
 #include "cli/divide_cores.h"
+#include "cli/kubernetes_lease.h"
 #include "cli/otlp_exporter.h"
 #include "cli/reload.h"
 #include "cli/serve.h"
@@ -52,6 +54,8 @@ void know_worker_sections(base::Config& config) {
 }
 void know_scheduler_section(base::Config& config) {
     scheduler::SchedulerOptions::read(config);
+    KubernetesAccess unused;
+    read_kubernetes_access(config, unused);
 }
 void know_gateway_sections(base::Config& config) {
     gateway::GatewayOptions::read(config);
@@ -70,8 +74,11 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
     if (!config) { return base::pass_on(config); }
     set_log_level(read_log_level(*config, command.common));
     const auto options = scheduler::SchedulerOptions::read(*config);
+    KubernetesAccess kubernetes;
+    read_kubernetes_access(*config, kubernetes);
     const auto cluster = read_cluster(*config, false);
     if (!cluster) { return base::pass_on(cluster); }
+    if (auto fits = cluster->check_role(base::PeerRole::scheduler); !fits) { return fits; }
     know_gateway_sections(*config);
     know_worker_sections(*config);
     know_tracing_section(*config);
@@ -82,8 +89,14 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
         return base::pass_on(allowed);
     }
 
+    const CertificateWatch certificates(cluster->certificates, cluster->certificates_look, metrics);
     std::unique_ptr<scheduler::LeaderLease> lease;
-    if (!options.leader_lease.empty()) {
+    if (options.leader_lease.starts_with(kKubernetesPrefix)) {
+        auto opened = KubernetesLease::open(options.leader_lease.substr(kKubernetesPrefix.size()), kubernetes,
+                                            options.leader_silence);
+        if (!opened) { return base::pass_on(opened, "scheduler.leader_lease"); }
+        lease = std::move(*opened);
+    } else if (!options.leader_lease.empty()) {
         auto folder = scheduler::FolderLease::open(options.leader_lease);
         if (!folder) { return base::pass_on(folder, "scheduler.leader_lease"); }
         lease = std::move(*folder);
@@ -114,6 +127,9 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     set_log_level(read_log_level(*config, command.common));
     const auto cluster = read_cluster(*config, false);
     if (!cluster) { return base::pass_on(cluster); }
+    if (const auto role = base::peer_role_of(worker::role_name(command.role))) {
+        if (auto fits = cluster->check_role(*role); !fits) { return fits; }
+    }
     WorkerSetup setup;
     read_worker_config(*config, setup);
     know_scheduler_section(*config);
@@ -130,6 +146,7 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
         return base::pass_on(allowed);
     }
 
+    const CertificateWatch certificates(cluster->certificates, cluster->certificates_look, metrics);
     setup.role = command.role;
     setup.name = fmt::format("{}-{}", worker::role_name(command.role), getpid());
     setup.served_name = served_name(first_name(command.served_names), gateway::GatewayOptions{}.model,
@@ -169,6 +186,7 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     set_log_level(read_log_level(*config, command.common));
     const auto cluster = read_cluster(*config, false);
     if (!cluster) { return base::pass_on(cluster); }
+    if (auto fits = cluster->check_role(base::PeerRole::gateway); !fits) { return fits; }
     auto options = gateway::GatewayOptions::read(*config);
     const auto text_options = read_text_config(*config);
     const auto tracing = TracingOptions::read(*config);
@@ -182,6 +200,7 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     if (command.models.empty() && command.encoders.empty()) {
         return base::fail(base::ErrorCode::invalid_argument, "name what is served: --model MODEL, --encoder MODEL");
     }
+    const CertificateWatch certificates(cluster->certificates, cluster->certificates_look, metrics);
     auto named = command.models.empty() ? base::Result<std::vector<NamedModel>>()
                                         : read_models(command.models, first_name(command.names.served_names),
                                                       options.model, command.model_names);

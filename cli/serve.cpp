@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 #include "cli/divide_cores.h"
+#include "cli/kubernetes_lease.h"
 #include "cli/model/needs.h"
 #include "cli/placement.h"
 #include "cli/reload.h"
@@ -55,7 +56,14 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
 
     auto cluster = read_cluster(*config, true);
     if (!cluster) { return base::pass_on(cluster); }
+    if (cluster->certificates) {
+        return base::fail(base::ErrorCode::invalid_argument,
+                          "cluster.certificate_file is for roles that run as processes of their own; serve is one "
+                          "process, whose roles meet on loopback alone");
+    }
     const auto scheduler_options = scheduler::SchedulerOptions::read(*config);
+    KubernetesAccess unused;  // of schedulers that are not alone
+    read_kubernetes_access(*config, unused);
     auto gateway_options = gateway::GatewayOptions::read(*config);
     const auto text_options = read_text_config(*config);
     WorkerSetup common_setup;

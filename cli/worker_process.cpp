@@ -258,7 +258,7 @@ base::Result<void> WorkerProcess::Impl::start_kv_parts(base::Metrics& metrics) {
 }
 
 base::Result<void> WorkerProcess::Impl::start_kv_plane(base::Metrics& metrics) {
-    auto made = make_kv_transport(setup.kv_plane, setup.listen_host, setup.cluster.key, identity.incarnation, *clock);
+    auto made = make_kv_transport(setup.kv_plane, setup.listen_host, setup.cluster, identity.incarnation, *clock);
     if (!made) { return base::pass_on(made); }
     transport = std::move(*made);
     identity.kv_address = transport->address();

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/log_limit.h"
 #include "base/seal.h"
 #include "net/tls_transport.h"
 #include "net/tls_wire.h"
@@ -29,6 +30,12 @@ std::uint64_t random_life() {
 }  // namespace
 
 Result<std::unique_ptr<Transport>> make_tls_transport(const TlsOptions& options, const base::Clock& clock) {
+    if (options.certificates) {
+        const base::PeerName self = options.certificates->current()->self();
+        if (!base::may_call(self.role, base::PeerCall::kv)) {
+            return fail(ErrorCode::invalid_argument, base::peer_uri(self) + " is of a role that exchanges no KV");
+        }
+    }
     auto context = make_ssl_context(options);
     if (!context) { return base::pass_on(context); }
     auto transport = std::make_unique<TlsTransport>(options, clock, std::move(*context));
@@ -45,6 +52,20 @@ TlsTransport::TlsTransport(TlsOptions options, const base::Clock& clock, SslCont
       acceptor_(io_),
       accept_timer_(io_),
       check_timer_(io_) {}
+
+/// Of a new connection: with the certificates that are current. Those that stand keep theirs.
+SSL_CTX& TlsTransport::context() {
+    const std::uint64_t generation = options_.certificates ? options_.certificates->generation() : 0;
+    if (generation != context_generation_) {
+        if (auto fresh = make_ssl_context(options_)) {
+            context_ = std::move(*fresh);
+            context_generation_ = generation;
+        } else {
+            base::warn_limited("kv certificate", "net: the new certificate cannot be used: {}", fresh.error().message);
+        }
+    }
+    return *context_;
+}
 
 Result<void> TlsTransport::listen() {
     boost::system::error_code error;

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/block_hash.h"
+#include "base/certificates.h"
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/result.h"
@@ -21,6 +22,9 @@ struct TlsOptions {
     /// The identity of the cluster, made from its key: both sides of a connection show it and accept exactly it.
     std::string certificate_pem = {};
     std::string private_key_pem = {};
+    /// In its place, where processes have certificates of their own: each side accepts who may exchange KV
+    /// (base::may_call). New connections use those that are current.
+    std::shared_ptr<const base::Certificates> certificates = {};
     /// The life that the address names; none: one drawn at random.
     base::Incarnation life = {};
 

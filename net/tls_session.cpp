@@ -13,6 +13,8 @@
 #include <string_view>
 
 #include "base/check.h"
+#include "base/log.h"
+#include "base/log_limit.h"
 
 namespace net {
 
@@ -26,6 +28,7 @@ namespace {
 constexpr std::string_view kProtocol("\x0bsluice-kv/1", 12);
 constexpr std::size_t kReadBufferBytes = std::size_t{128} << 10;
 constexpr long kPeerCertificatesBytesMax = 16384;
+constexpr std::size_t kWordsMax = 600;  // of a line of the log
 
 std::string openssl_error(const char* what) {
     const unsigned long code = ERR_get_error();
@@ -49,6 +52,28 @@ int accept_own_identity(X509_STORE_CTX* store, void*) {
     return is_own ? 1 : 0;
 }
 
+/// The same for certificates of roles: an authority of ours has signed it, and such a role exchanges KV.
+int accept_worker(X509_STORE_CTX* store, void* given) {
+    auto* const ssl = static_cast<SSL*>(X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx()));
+    const auto& certificates = *static_cast<const base::Certificates*>(given);
+    const auto side = SSL_is_server(ssl) != 0 ? base::PeerSide::client : base::PeerSide::server;
+    auto peer = certificates.current()->verify(X509_STORE_CTX_get0_cert(store), X509_STORE_CTX_get0_untrusted(store),
+                                               side, certificates.now_unix_s());
+    if (peer && !base::may_call(peer->role, base::PeerCall::kv)) {
+        peer = fail(ErrorCode::permission_denied, base::peer_uri(*peer) + " may not take part in " +
+                                                      std::string(base::peer_call_name(base::PeerCall::kv)));
+    }
+    if (peer) {
+        X509_STORE_CTX_set_error(store, X509_V_OK);
+        return 1;
+    }
+    base::warn_limited("kv certificate", "net: KV is not exchanged with a peer: {}",
+                       base::log_safe(peer.error().message, kWordsMax));
+    static_cast<TlsSession*>(SSL_get_app_data(ssl))->refuse(peer.error().message);
+    X509_STORE_CTX_set_error(store, X509_V_ERR_CERT_REJECTED);  // the other side is told: bad certificate
+    return 0;
+}
+
 int choose_protocol(SSL*, const unsigned char** chosen, unsigned char* chosen_bytes, const unsigned char* offered,
                     unsigned offered_bytes, void*) {
     unsigned char* found = nullptr;
@@ -68,15 +93,28 @@ MemoryBio memory_of(const std::string& text) {
     return MemoryBio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
 }
 
-Result<void> use_identity(SSL_CTX& context, const TlsOptions& options) {
-    const MemoryBio certificate_text = memory_of(options.certificate_pem);
-    const MemoryBio key_text = memory_of(options.private_key_pem);
+/// What leads from the own certificate to an authority that others know.
+bool use_chain(SSL_CTX& context, BIO* rest) {
+    while (true) {
+        const std::unique_ptr<X509, void (*)(X509*)> next(PEM_read_bio_X509(rest, nullptr, nullptr, nullptr),
+                                                          X509_free);
+        if (next == nullptr) { break; }
+        if (SSL_CTX_add1_chain_cert(&context, next.get()) != 1) { return false; }
+    }
+    ERR_clear_error();  // the end of the text is an error to OpenSSL
+    return true;
+}
+
+Result<void> use_identity(SSL_CTX& context, const std::string& certificate_pem, const std::string& private_key_pem) {
+    const MemoryBio certificate_text = memory_of(certificate_pem);
+    const MemoryBio key_text = memory_of(private_key_pem);
     const std::unique_ptr<X509, void (*)(X509*)> certificate(
         PEM_read_bio_X509(certificate_text.get(), nullptr, nullptr, nullptr), X509_free);
     const std::unique_ptr<EVP_PKEY, void (*)(EVP_PKEY*)> key(
         PEM_read_bio_PrivateKey(key_text.get(), nullptr, nullptr, nullptr), EVP_PKEY_free);
     if (certificate == nullptr || key == nullptr || SSL_CTX_use_certificate(&context, certificate.get()) != 1 ||
-        SSL_CTX_use_PrivateKey(&context, key.get()) != 1 || SSL_CTX_check_private_key(&context) != 1) {
+        SSL_CTX_use_PrivateKey(&context, key.get()) != 1 || SSL_CTX_check_private_key(&context) != 1 ||
+        !use_chain(context, certificate_text.get())) {
         return fail(ErrorCode::invalid_argument, openssl_error("the identity of the cluster cannot be used for TLS"));
     }
     return {};
@@ -105,9 +143,18 @@ Result<SslContext> make_ssl_context(const TlsOptions& options) {
     SSL_CTX_set_read_ahead(&it, 1);
     SSL_CTX_set_max_cert_list(&it, kPeerCertificatesBytesMax);
     SSL_CTX_set_verify(&it, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
-    SSL_CTX_set_cert_verify_callback(&it, accept_own_identity, nullptr);
     SSL_CTX_set_alpn_select_cb(&it, choose_protocol, nullptr);
-    if (auto used = use_identity(it, options); !used) { return base::pass_on(used); }
+    if (options.certificates) {
+        const auto set = options.certificates->current();
+        SSL_CTX_set_cert_verify_callback(&it, accept_worker,
+                                         const_cast<base::Certificates*>(options.certificates.get()));
+        if (auto used = use_identity(it, set->chain_pem(), set->key_pem()); !used) { return base::pass_on(used); }
+        return context;
+    }
+    SSL_CTX_set_cert_verify_callback(&it, accept_own_identity, nullptr);
+    if (auto used = use_identity(it, options.certificate_pem, options.private_key_pem); !used) {
+        return base::pass_on(used);
+    }
     return context;
 }
 
@@ -122,6 +169,7 @@ Result<std::unique_ptr<TlsSession>> TlsSession::make(SSL_CTX& context, int socke
         BIO_free(bio);
         return fail(ErrorCode::unavailable, openssl_error("SSL_new"));
     }
+    SSL_set_app_data(session->ssl_, session.get());
     BIO_set_data(bio, session.get());
     BIO_set_init(bio, 1);
     SSL_set_bio(session->ssl_, bio, bio);
@@ -145,6 +193,7 @@ TlsSession::Step TlsSession::step_of(int result, const char* what) {
             return Step::closed;
         default:
             failure_ = openssl_error(what);
+            if (!refused_.empty()) { failure_ = std::string(what) + ": " + refused_; }
             return Step::failed;
     }
 }

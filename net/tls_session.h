@@ -20,7 +20,8 @@ struct SslContextFree {
 using SslContext = std::unique_ptr<SSL_CTX, SslContextFree>;
 
 /// Either side of the connections of one cluster: TLS 1.3 alone, no tickets, no early data; each side shows the
-/// identity and accepts exactly it. Error: invalid_argument (the identity is none), unavailable (OpenSSL refuses).
+/// identity and accepts exactly it; with `options.certificates`, which must outlive it, each shows its own and accepts
+/// those of workers. Error: invalid_argument (the identity is none), unavailable (OpenSSL refuses).
 [[nodiscard]] base::Result<SslContext> make_ssl_context(const TlsOptions& options);
 
 /// TLS over a socket that does not block. What is encrypted waits in a buffer of fixed size, so that a write either
@@ -65,6 +66,8 @@ public:
     void say_end();
 
     const std::string& failure() const { return failure_; }
+    /// Why the certificate of the other side is not accepted; known before the handshake fails by it.
+    void refuse(std::string why) { refused_ = std::move(why); }
     /// Times that this side has changed its keys.
     std::uint64_t key_updates() const { return key_updates_; }
 
@@ -90,6 +93,7 @@ private:
     std::uint64_t records_ = 0;
     std::uint64_t key_updates_ = 0;
     std::string failure_;
+    std::string refused_;
 };
 
 }  // namespace net

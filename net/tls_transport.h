@@ -79,7 +79,7 @@ private:
     TlsOwner& as_owner() { return *this; }
     const TlsOptions& options() const override { return options_; }
     const base::Clock& clock() const override { return clock_; }
-    SSL_CTX& context() override { return *context_; }
+    SSL_CTX& context() override;
     Handler& handler() override { return *handler_; }
     base::Result<PeerId> admit(TlsConnection& connection, const TlsHello& hello) override;
     void finish(std::unique_ptr<TlsSend> send, base::Result<void> outcome) override;
@@ -88,8 +88,9 @@ private:
 
     const TlsOptions options_;
     const base::Clock& clock_;
-    const SslContext context_;
-    const std::uint64_t self_;  // the life
+    SslContext context_;                    // of the own thread, once it runs
+    std::uint64_t context_generation_ = 0;  // of options_.certificates
+    const std::uint64_t self_;              // the life
     std::string address_;
 
     boost::asio::io_context io_{1};

@@ -54,7 +54,7 @@ private:
     const std::string token_;
 };
 
-/// The only places where credentials are made.
+/// Credentials by the cluster's key alone; those of certificates: Peers.
 std::shared_ptr<grpc::ChannelCredentials> channel_credentials(const std::optional<base::TlsIdentity>& identity) {
     if (!identity) { return grpc::InsecureChannelCredentials(); }
     grpc::SslCredentialsOptions options;
@@ -71,10 +71,16 @@ std::shared_ptr<grpc::ServerCredentials> server_credentials(const std::optional<
 }  // namespace
 
 std::shared_ptr<grpc::Channel> make_channel(const ChannelOptions& options) {
-    const auto identity = options.key.identity_at(options.address);
-    if (!identity) { spdlog::error("{}: {}", options.address, identity.error().message); }
     grpc::ChannelArguments arguments;
-    if (identity && *identity) { arguments.SetSslTargetNameOverride(base::TlsIdentity::kName); }
+    std::shared_ptr<grpc::ChannelCredentials> credentials;
+    if (const auto& peers = options.key.peers()) {
+        credentials = peers->channel_credentials(options.callee);
+    } else if (const auto identity = options.key.identity_at(options.address); !identity) {
+        spdlog::error("{}: {}", options.address, identity.error().message);
+    } else {
+        credentials = channel_credentials(*identity);
+        if (*identity) { arguments.SetSslTargetNameOverride(base::TlsIdentity::kName); }
+    }
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectMsMin);
     arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);  // of a try; a refused one ends at once
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectMsMax);
@@ -89,13 +95,19 @@ std::shared_ptr<grpc::Channel> make_channel(const ChannelOptions& options) {
     arguments.SetMaxSendMessageSize(options.message_bytes_max);
     std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> interceptors;
     interceptors.push_back(std::make_unique<ShowsTokenFactory>(options.key.token()));
-    return grpc::experimental::CreateCustomChannelWithInterceptors(
-        options.address, identity ? channel_credentials(*identity) : nullptr, arguments, std::move(interceptors));
+    return grpc::experimental::CreateCustomChannelWithInterceptors(options.address, credentials, arguments,
+                                                                   std::move(interceptors));
 }
 
 base::Result<RunningServer> start_server(const ServerOptions& options, std::span<grpc::Service* const> services) {
-    const auto identity = options.key.identity_at(options.listen_address);
-    if (!identity) { return base::pass_on(identity); }
+    std::shared_ptr<grpc::ServerCredentials> credentials;
+    if (const auto& peers = options.key.peers()) {
+        credentials = peers->server_credentials();
+    } else {
+        const auto identity = options.key.identity_at(options.listen_address);
+        if (!identity) { return base::pass_on(identity); }
+        credentials = server_credentials(*identity);
+    }
     grpc::EnableDefaultHealthCheckService(true);
     grpc::ServerBuilder builder;
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kPingIntervalMs);
@@ -108,10 +120,13 @@ base::Result<RunningServer> start_server(const ServerOptions& options, std::span
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);  // two servers on one port would split their peers
     builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMs);
     builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.streams_per_peer);
+    if (options.key.peers()) {
+        builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, static_cast<int>(options.connection_age.count()));
+    }
     builder.SetMaxReceiveMessageSize(options.message_bytes_max);
     builder.SetMaxSendMessageSize(options.message_bytes_max);
     RunningServer running;
-    builder.AddListeningPort(options.listen_address, server_credentials(*identity), &running.port);
+    builder.AddListeningPort(options.listen_address, credentials, &running.port);
     for (grpc::Service* service : services) {
         builder.RegisterService(service);
     }

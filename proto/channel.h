@@ -2,6 +2,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <chrono>
 #include <memory>
 #include <span>
 #include <string>
@@ -18,17 +19,22 @@ inline constexpr int kMessageBytesMax = 64 << 20;
 
 /// How our processes reach each other: inside TLS, where the key says so for the address (ClusterKey::identity_at). The
 /// caller takes exactly the certificate that the cluster's key makes, so nobody without the key can stand in between;
-/// who the caller is, its token says, inside.
+/// who the caller is, its token says, inside. Where processes have certificates of their own (ClusterKey::peers), all
+/// is TLS, and each end judges the other's (peers.h).
 struct ChannelOptions {
     std::string address;            // host:port
     ClusterKey key = ClusterKey();  // whose token goes with every call; whose identity the server must have
     int message_bytes_max = kMessageBytesMax;
+    base::PeerKind callee = base::PeerKind::scheduler;  // where there are certificates
 };
 struct ServerOptions {
     std::string listen_address;     // host:port; port 0 takes a free one
     ClusterKey key = ClusterKey();  // whose identity it shows in TLS
     int message_bytes_max = kMessageBytesMax;
     int streams_per_peer = 1024;  // calls and streams at once on one connection; more wait at the caller
+    /// Where there are certificates: callers are asked for a new connection so often, and judged again with it. What is
+    /// under way on the old one ends there.
+    std::chrono::milliseconds connection_age{60'000};
 };
 
 inline constexpr int kHandshakeMs = 5000;

@@ -6,6 +6,7 @@
 #include "base/ids.h"
 #include "base/loopback.h"
 #include "base/seal.h"
+#include "proto/status.h"
 
 namespace sluice::proto {
 
@@ -22,7 +23,27 @@ base::Result<std::optional<base::TlsIdentity>> ClusterKey::identity_at(const std
     return std::optional(std::move(*identity));
 }
 
-grpc::Status ClusterKey::check(const grpc::CallbackServerContext& context) const {
+ClusterKey ClusterKey::with(std::shared_ptr<Peers> peers) const {
+    ClusterKey certified = *this;
+    certified.peers_ = std::move(peers);
+    return certified;
+}
+
+grpc::Status ClusterKey::check(const grpc::CallbackServerContext& context, base::PeerCall call) const {
+    std::optional<base::PeerName> ignored;
+    return check(context, call, ignored);
+}
+
+grpc::Status ClusterKey::check(const grpc::CallbackServerContext& context, base::PeerCall call,
+                               std::optional<base::PeerName>& caller) const {
+    if (const grpc::Status known = check_token(context); !known.ok() || peers_ == nullptr) { return known; }
+    auto peer = peers_->check(context, call);
+    if (!peer) { return status_of(peer.error()); }
+    caller = std::move(*peer);
+    return grpc::Status::OK;
+}
+
+grpc::Status ClusterKey::check_token(const grpc::CallbackServerContext& context) const {
     const auto& metadata = context.client_metadata();
     const auto shown = metadata.find(kMetadata);
     if (shown == metadata.end()) {

@@ -6,22 +6,9 @@
 #include "base/check.h"
 
 namespace scheduler {
-namespace {
-
-/// Looks in a lease: a leader that misses one or two still leads.
-constexpr int kStepsPerLease = 8;
-/// However long the lease is, a leader that has ended is noticed so soon.
-constexpr int kPauseMaxMs = 250;
-
-}  // namespace
-
 Election::Election(Options options, LeaderLease& lease, const base::Clock& clock)
     : options_(std::move(options)), lease_(lease), clock_(clock) {
     CHECK(options_.lease.count() > 0);
-}
-
-std::chrono::milliseconds Election::pause(std::chrono::milliseconds lease) {
-    return std::clamp(lease / kStepsPerLease, std::chrono::milliseconds(5), std::chrono::milliseconds(kPauseMaxMs));
 }
 
 const Standing& Election::step(const Told& told) {
@@ -55,7 +42,12 @@ void Election::renew(const Told& told) {
     next.epoch = std::max(next.epoch, told.epoch);
     const auto renewed = lease_.renew(next);
     if (!renewed) {
-        problem_ = renewed.error().message;  // it leads until its lease is over
+        problem_ = renewed.error().message;
+        if (told.epoch > term_.epoch) {
+            stand_by("");  // somebody has seen a higher one since the record could be reached
+        } else {
+            standing_.until = before + options_.lease - options_.lease / 10;
+        }
         return;
     }
     if (!*renewed) {

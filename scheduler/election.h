@@ -25,8 +25,12 @@ struct Standing {
 /// term of their own as soon as the leader's is known to be over, or when its record has not changed for a whole lease,
 /// by their own clock, since they first saw it so. The leader counts its lease from before it asked for the renewal,
 /// and leaves a tenth of it: so it has stopped before anybody else begins, unless a clock runs that much faster than
-/// another. A process that stood still finds its lease over when it looks at the clock (Standing::leads_at). Not
-/// thread-safe.
+/// another. A process that stood still finds its lease over when it looks at the clock (Standing::leads_at).
+///
+/// While the record cannot be reached who leads stays: a leader that looked in time goes on, nobody else begins. Where
+/// another one can reach it all the same and begins, its epoch is higher, and the first that tells the leader of it
+/// (Told::epoch) ends its term. Until then both place, each for those that follow it; epochs keep that apart.
+/// Not thread-safe.
 class Election {
 public:
     struct Options {
@@ -41,14 +45,11 @@ public:
         std::uint32_t workers = 0;
         std::uint64_t epoch = 0;  // above that of the term: it has met somebody who had seen a higher one
     };
-    /// One look, and what follows from it. To be called several times a lease (pause()).
+    /// One look, and what follows from it. To be called several times a lease (LeaderLease::pause).
     const Standing& step(const Told& told);
     const Standing& standing() const { return standing_; }
     /// The lease is given back: another one may begin at once.
     void resign();
-
-    /// Between two steps.
-    static std::chrono::milliseconds pause(std::chrono::milliseconds lease);
     /// Why the last step could not look or write; empty where it could.
     const std::string& problem() const { return problem_; }
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <string>
 
@@ -36,6 +38,11 @@ public:
     virtual base::Result<bool> renew(const LeaderTerm& ours) = 0;
     /// Our term is over. No effect where none was begun here.
     virtual void resign() = 0;
+    /// How long to wait between two looks, of a lease that lasts so long: a leader that misses one or two still leads.
+    virtual std::chrono::milliseconds pause(std::chrono::milliseconds lease) const {
+        return std::clamp<std::chrono::milliseconds>(lease / 8, std::chrono::milliseconds(5),
+                                                     std::chrono::milliseconds(250));
+    }
 };
 
 }  // namespace scheduler

@@ -75,7 +75,7 @@ void Leadership::run(std::stop_token stop) {
             spdlog::info("stands by; the scheduler at {} leads", base::log_safe(now.leader));
         }
         std::unique_lock lock(sleep_mutex);
-        sleep.wait_for(lock, stop, Election::pause(options_.lease), [] { return false; });
+        sleep.wait_for(lock, stop, lease_->pause(options_.lease), [] { return false; });
     }
     election.resign();
     publish(election.standing());

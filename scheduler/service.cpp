@@ -21,12 +21,16 @@
 #include "base/log.h"
 #include "base/log_limit.h"
 #include "proto/channel.h"
+#include "proto/roles.h"
 #include "proto/scheduler.grpc.pb.h"
 #include "proto/status.h"
 #include "scheduler/leadership.h"
 #include "scheduler/scheduler.h"
 
 namespace scheduler {
+
+using base::PeerCall;
+
 namespace {
 
 /// Commands that one stream can have on their way: a read, a write, its end.
@@ -111,9 +115,11 @@ private:
     /// gRPC calls.
     class Stream final : public grpc::ServerBidiReactor<proto::WorkerReport, proto::WorkerDirective> {
     public:
-        Stream(Impl& owner, SessionId session) : owner_(owner), session_(session) {}
+        Stream(Impl& owner, SessionId session, std::optional<base::PeerName> caller)
+            : owner_(owner), session_(session), caller_(std::move(caller)) {}
 
         SessionId session() const { return session_; }
+        const std::optional<base::PeerName>& caller() const { return caller_; }
         const proto::WorkerReport& report() const { return report_; }
         bool finished() const { return status_.has_value(); }
 
@@ -169,6 +175,7 @@ private:
 
         Impl& owner_;
         const SessionId session_;
+        const std::optional<base::PeerName> caller_;  // as its certificate says; none where there are none
         proto::WorkerReport report_;
         std::deque<proto::WorkerDirective> directives_;  // the first is being written
         std::optional<grpc::Status> status_;             // set: it ends, or will when the write is done
@@ -182,24 +189,26 @@ private:
 
         grpc::ServerUnaryReactor* Place(grpc::CallbackServerContext* context, const proto::PlaceRequest* request,
                                         proto::PlaceReply* reply) override {
-            return owner_.call(context, [this, request, reply] {
+            return owner_.call(context, PeerCall::place, [this, request, reply] {
                 *reply = owner_.scheduler_->place(*request);
                 return grpc::Status::OK;
             });
         }
         grpc::ServerUnaryReactor* Release(grpc::CallbackServerContext* context, const proto::ReleaseRequest* request,
                                           proto::ReleaseReply* reply) override {
-            return owner_.call(context,
+            return owner_.call(context, PeerCall::release,
                                [this, request, reply] { return answer(owner_.scheduler_->release(*request), *reply); });
         }
         grpc::ServerUnaryReactor* Describe(grpc::CallbackServerContext* context, const proto::DescribeRequest* request,
                                            proto::DescribeReply* reply) override {
-            return owner_.call(
-                context, [this, request, reply] { return answer(owner_.scheduler_->describe(*request), *reply); });
+            return owner_.call(context, PeerCall::describe, [this, request, reply] {
+                return answer(owner_.scheduler_->describe(*request), *reply);
+            });
         }
         grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context, const proto::DrainRequest* request,
                                         proto::DrainReply* reply) override {
-            return owner_.call(context, [this, request, reply] { return owner_.drain(*request, *reply); });
+            return owner_.call(context, PeerCall::drain,
+                               [this, request, reply] { return owner_.drain(*request, *reply); });
         }
         grpc::ServerBidiReactor<proto::WorkerReport, proto::WorkerDirective>* Attach(
             grpc::CallbackServerContext* context) override {
@@ -227,9 +236,10 @@ private:
     }
 
     /// Runs `work` on the state thread and ends the call with its status. gRPC keeps request and reply until then.
-    grpc::ServerUnaryReactor* call(grpc::CallbackServerContext* context, std::function<grpc::Status()> work) {
+    grpc::ServerUnaryReactor* call(grpc::CallbackServerContext* context, PeerCall what,
+                                   std::function<grpc::Status()> work) {
         grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-        if (grpc::Status known = key_.check(*context); !known.ok()) {
+        if (grpc::Status known = key_.check(*context, what); !known.ok()) {
             reactor->Finish(known);
             return reactor;
         }
@@ -252,8 +262,10 @@ private:
 
     grpc::ServerBidiReactor<proto::WorkerReport, proto::WorkerDirective>* attach(
         const grpc::CallbackServerContext& context) {
-        auto* stream = new Stream(*this, SessionId{next_session_.fetch_add(1)});
-        if (const grpc::Status known = key_.check(context); !known.ok()) {
+        std::optional<base::PeerName> caller;
+        const grpc::Status known = key_.check(context, PeerCall::attach, caller);
+        auto* stream = new Stream(*this, SessionId{next_session_.fetch_add(1)}, std::move(caller));
+        if (!known.ok()) {
             stream->refuse(known, false);
             return stream;
         }
@@ -412,9 +424,8 @@ private:
             return;
         }
         unregistered_.erase(stream.session());  // it registers now, or ends
-        auto answer = check_address(stream.report()).and_then([&] {
-            return scheduler_->report(stream.session(), stream.report());
-        });
+        auto answer =
+            check_registration(stream).and_then([&] { return scheduler_->report(stream.session(), stream.report()); });
         if (!answer) {
             base::warn_limited("stream closed", "a worker's stream is closed: {}", answer.error().message);
             detach(stream.session());
@@ -430,10 +441,18 @@ private:
         stream.read();
     }
 
-    /// Others will be given the address that a worker registers. Who has no key at all may be here where
-    /// `cluster.admit_without_key` says so; then those who are given such an address refuse it.
-    base::Result<void> check_address(const proto::WorkerReport& report) const {
+    /// Others will be given the address that a worker registers, and send it what is for its role. Who has no key at
+    /// all may be here where `cluster.admit_without_key` says so; then those who are given such an address refuse it.
+    base::Result<void> check_registration(const Stream& stream) const {
+        const proto::WorkerReport& report = stream.report();
         if (!report.has_registration() || key_.admits_without()) { return {}; }
+        const auto role = proto::role_of(report.registration().role());
+        const auto run = role ? base::peer_role_of(proto::role_name(*role)) : std::nullopt;
+        if (stream.caller() && run && !base::may_run_as(stream.caller()->role, *run)) {
+            return base::fail(base::ErrorCode::permission_denied, base::peer_uri(*stream.caller()) +
+                                                                      " may not register as a worker of role " +
+                                                                      std::string(base::peer_role_name(*run)));
+        }
         return key_.check_address(report.registration().endpoint());
     }
 

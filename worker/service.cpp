@@ -300,7 +300,7 @@ grpc::Status WorkerServer::Impl::Stream::handle(const WorkerCommand& command) {
 /// Counts the stream, and looks at who opens it.
 grpc::Status WorkerServer::Impl::admit(const grpc::CallbackServerContext& context,
                                        const std::shared_ptr<Stream>& stream) {
-    grpc::Status status = key.check(context);
+    grpc::Status status = key.check(context, base::PeerCall::serve);
     if (!status.ok()) { return status; }
     std::shared_ptr<Stream> oldest;
     stream->count();

@@ -37,7 +37,8 @@ struct WorkerClient::State final : WorkerStreamOwner, std::enable_shared_from_th
         if (!stream) {
             stream = std::make_shared<WorkerStream>(WorkerStream::Setup{
                 .endpoint = endpoint,
-                .channel = proto::make_channel({.address = endpoint.control_address(), .key = options.key}),
+                .channel = proto::make_channel(
+                    {.address = endpoint.control_address(), .key = options.key, .callee = base::PeerKind::worker}),
                 .post = post,
                 .owner = weak_from_this(),
                 .live = live,

@@ -78,7 +78,9 @@ def test_what_must_be_said_is_asked_for(without, said):
     ({"decode": {"maxSurge": 0, "maxUnavailable": 0}}, "no pod could ever be replaced"),
     ({"prefill": {"gpus": 1, "resources": {"limits": {"nvidia.com/gpu": "1"}}}}, "say prefill.gpus instead"),
     ({"securityContext": {"runAsUser": 0}}, "runAsUser"),
-    ({"scheduler": {"replicas": 2}}, "replicas"),
+    ({"scheduler": {"replicas": 4}}, "replicas"),
+    ({"config": {"scheduler": {"leader_lease": "/tmp/x"}}}, "config.scheduler.leader_lease is written by the chart"),
+    ({"cluster": {"certificates": {"enabled": True}, "admitWithoutKey": True}}, "contradict each other"),
 ])
 def test_a_slip_is_refused_with_what_to_do(values, said):
     assert said in refused(values)

@@ -323,6 +323,59 @@ def test_unless_the_network_is_trusted_nothing_is_in_the_clear_and_kv_has_one_po
     assert network.connects("prefill", "decode", 9002) and not network.connects("prefill", "decode", 41234) and not network.connects("prefill", "decode", 9001)
 
 
+def test_each_role_has_its_own_certificate_and_no_other():
+    values = merged(PROFILES["cpu"], {"cluster": {"certificates": {"enabled": True}}})
+    rendered = chart.objects(values)
+    for one in rendered:
+        if one["apiVersion"] not in CUSTOM:
+            kubernetes_validate.validate(one, KUBERNETES[-1], strict=True)
+    folder = "/run/secrets/sluice-certificate"
+    settings = chart.config(rendered)["cluster"]
+    assert (settings["certificate_file"], settings["certificate_key_file"], settings["authority_file"]) == tuple(f"{folder}/{name}" for name in ("tls.crt", "tls.key", "ca.crt"))
+    for role in ("gateway", "scheduler", "prefill", "decode"):
+        spec = chart.pod(rendered, role)
+        secrets = {one["name"]: one["secret"] for one in spec["volumes"] if "secret" in one}
+        assert secrets["certificate"] == {"secretName": f"demo-sluice-{role}", "defaultMode": 0o440}  # as ours refuses what others can read
+        assert set(secrets) == {"cluster-key", "certificate"}
+        assert {"name": "certificate", "mountPath": folder, "readOnly": True} in spec["containers"][0]["volumeMounts"]
+    named = chart.pod(chart.objects(merged(values, {"cluster": {"certificates": {"secretPrefix": "mine"}}})), "decode")
+    assert [one["secret"]["secretName"] for one in named["volumes"] if one["name"] == "certificate"] == ["mine-decode"]
+    assert "certificate" not in chart.text(PROFILES["cpu"])
+
+
+def test_several_schedulers_agree_by_a_lease_and_alone_may_touch_it():
+    rendered = chart.objects(merged(PROFILES["cpu"], {"scheduler": {"replicas": 2}}))
+    for one in rendered:
+        if one["apiVersion"] not in CUSTOM:
+            kubernetes_validate.validate(one, KUBERNETES[-1], strict=True)
+    stateful = chart.of_kind(rendered, "StatefulSet")["demo-sluice-scheduler"]["spec"]
+    assert stateful["replicas"] == 2 and stateful["serviceName"] == "demo-sluice-schedulers" and stateful["podManagementPolicy"] == "Parallel"
+    assert "demo-sluice-scheduler" not in chart.of_kind(rendered, "Deployment")
+    # Each by a name of its own, whether it is ready or not: who leads is for the callers to find.
+    headless = chart.of_kind(rendered, "Service")["demo-sluice-schedulers"]["spec"]
+    assert headless["clusterIP"] == "None" and headless["publishNotReadyAddresses"] is True
+    assert headless["selector"].items() <= stateful["template"]["metadata"]["labels"].items()
+    addresses = ",".join(f"demo-sluice-scheduler-{index}.demo-sluice-schedulers:9000" for index in range(2))
+    for role in ("gateway", "prefill", "decode"):
+        args = chart.pod(rendered, role)["containers"][0]["args"]
+        assert args[args.index("--scheduler") + 1] == addresses
+        assert chart.pod(rendered, role)["automountServiceAccountToken"] is False and chart.pod(rendered, role)["serviceAccountName"] == "demo-sluice"
+    assert chart.config(rendered)["scheduler"]["leader_lease"] == "kubernetes:demo-sluice"
+    spec = stateful["template"]["spec"]
+    assert spec["automountServiceAccountToken"] is True and spec["serviceAccountName"] == "demo-sluice-scheduler"
+    binding = chart.of_kind(rendered, "RoleBinding")["demo-sluice-scheduler"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "demo-sluice-scheduler", "namespace": "llm"}] and binding["roleRef"]["name"] == "demo-sluice-scheduler"
+    assert chart.of_kind(rendered, "Role")["demo-sluice-scheduler"]["rules"] == [
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["demo-sluice"], "verbs": ["get", "update"]},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]}]
+    assert "demo-sluice-scheduler" in chart.of_kind(rendered, "ServiceAccount")
+    egress = chart.of_kind(rendered, "NetworkPolicy")["demo-sluice-scheduler"]["spec"]["egress"]
+    assert [[port["port"] for port in rule["ports"]] for rule in egress] == [[443, 6443]]
+    # One alone has no use for any of it.
+    alone = chart.objects(PROFILES["cpu"])
+    assert not {"StatefulSet", "Role", "RoleBinding"} & {one["kind"] for one in alone} and "leader_lease" not in chart.config(alone).get("scheduler", {})
+
+
 def test_decode_is_placed_where_prefill_is():
     spec = chart.pod(chart.objects(PROFILES["gpu"]), "decode")
     term = spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0]

@@ -74,9 +74,11 @@ TEST_CASE("what the KV plane may not do is said before anything is loaded", "[cl
 TEST_CASE("a worker's KV address is of the kind of its transport", "[cli]") {
     const base::SystemClock clock;
     const base::HashKey key = base::random_hash_key();
+    cli::ClusterSettings cluster;
+    cluster.key = key;
     constexpr base::Incarnation kLife{77};
     const auto kind_of = [&](const Said& said) -> int {
-        const auto made = cli::make_kv_transport(said.settings(), "127.0.0.1", key, kLife, clock);
+        const auto made = cli::make_kv_transport(said.settings(), "127.0.0.1", cluster, kLife, clock);
         REQUIRE(made);
         REQUIRE(base::check_address(key, (*made)->address(), kLife));
         for (const AddressKind kind : {AddressKind::ucx, AddressKind::tls, AddressKind::book}) {
@@ -87,7 +89,7 @@ TEST_CASE("a worker's KV address is of the kind of its transport", "[cli]") {
     CHECK(kind_of({}) == static_cast<int>(AddressKind::ucx));
     CHECK(kind_of({.transport = "tls"}) == static_cast<int>(AddressKind::tls));
     const auto nowhere = cli::make_kv_transport(Said{.transport = "tls", .host = "192.0.2.1"}.settings(), "127.0.0.1",
-                                                key, kLife, clock);
+                                                cluster, kLife, clock);
     REQUIRE_FALSE(nowhere);
     CHECK(nowhere.error().code == ErrorCode::unavailable);
     CHECK(nowhere.error().message.find("worker.kv_host") != std::string::npos);

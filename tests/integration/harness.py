@@ -150,13 +150,15 @@ class LocalCluster(Server):
     ROLES = ("scheduler", "prefill", "decode", "mixed", "encode", "gateway")
 
     def __init__(self, prefill: int, decode: int, mixed: int = 0, model: pathlib.Path = MODEL, settings: Sequence[str] = (),
-                 binary: pathlib.Path = BINARY, encoder: pathlib.Path | None = None, encode: int = 1, schedulers: int = 1, environment: dict[str, str] | None = None) -> None:
+                 binary: pathlib.Path = BINARY, encoder: pathlib.Path | None = None, encode: int = 1, schedulers: int = 1, environment: dict[str, str] | None = None,
+                 certificates: pathlib.Path | None = None) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="sluice-cluster-")
         self.admin_base = free_run_of_ports(1 + schedulers + prefill + decode + mixed + encode)
         port = free_port()
         flags = [word for setting in settings for word in ("--set", setting)]
         self.key = secrets.token_hex(16)
         flags += ["--encoder", encoder, "--encode", str(encode)] if encoder else []
+        flags += ["--certificates", certificates] if certificates else []
         super().__init__([ROOT / "scripts" / "local-cluster", "--binary", binary, "--model", model, "--port", str(port),
                           "--schedulers", str(schedulers), "--prefill", str(prefill), "--decode", str(decode), "--mixed", str(mixed), "--threads", "1",
                           "--log-dir", self.folder.name, "--admin-ports", str(self.admin_base), *flags], port, {"SLUICE_CLUSTER_KEY": self.key, **(environment or {})})
@@ -231,6 +233,13 @@ def pid_exists(pid: int) -> bool:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def freeze(pid: int) -> None:
+    """SIGSTOP, and waits until all of its threads stand: until one of them has got round to it, the others go on."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: all(pathlib.Path(f"{task}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T" for task in pathlib.Path(f"/proc/{pid}/task").iterdir()),
+               f"process {pid} stands still", 60)
 
 
 # --- HTTP -----------------------------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def test_a_leader_that_stood_still_is_refused_when_it_wakes(cluster):
     expected = OpenStreams(cluster).texts()
     leader, other = leader_and_other(cluster)
     streams = OpenStreams(cluster)
-    os.kill(leader, signal.SIGSTOP)
+    harness.freeze(leader)
     assert complete(cluster).status == 200
     assert leads(cluster, other)
     os.kill(leader, signal.SIGCONT)

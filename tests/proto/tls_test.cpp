@@ -35,7 +35,7 @@ struct Echo final : proto::Scheduler::CallbackService {
         ++calls;
         auto* const reactor = context->DefaultReactor();
         reply->mutable_header()->set_model(request->header().model());
-        reactor->Finish(key.check(*context));
+        reactor->Finish(key.check(*context, base::PeerCall::describe));
         return reactor;
     }
     ClusterKey key;

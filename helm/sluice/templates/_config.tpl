@@ -2,6 +2,11 @@
 {{- define "sluice.config" -}}
 {{- $config := deepCopy .Values.config -}}
 {{- $cluster := dict "key_file" "/run/secrets/sluice/cluster-key" "trusted_network" .Values.cluster.trustedNetwork "admit_without_key" .Values.cluster.admitWithoutKey -}}
+{{- if .Values.cluster.certificates.enabled -}}
+{{- $cluster = merge $cluster (dict "certificate_file" "/run/secrets/sluice-certificate/tls.crt" "certificate_key_file" "/run/secrets/sluice-certificate/tls.key" "authority_file" "/run/secrets/sluice-certificate/ca.crt") -}}
+{{- end -}}
+{{- $scheduler := dict -}}
+{{- if gt (int .Values.scheduler.replicas) 1 }}{{ $scheduler = dict "leader_lease" (printf "kubernetes:%s" (include "sluice.fullname" .)) }}{{ end -}}
 {{- $hosts := .Values.gateway.hosts -}}
 {{- if and $hosts (not (has "*" $hosts)) -}}
 {{- /* Its Service is a name of it, too: helm test and others in the cluster ask by that. */ -}}
@@ -13,7 +18,7 @@
 {{- $worker := dict "kv_net_devices" (ternary .Values.kv.netDevices "" (eq (include "sluice.kvNetwork" .) "ucx")) "kv_ucx_environment" (keys .Values.kv.ucxEnvironment | sortAlpha) -}}
 {{- if eq (include "sluice.kvNetwork" .) "tls" }}{{ $worker = set $worker "kv_port" (int .Values.ports.kv) }}{{ end -}}
 {{- $engine := dict "packed_dir" "/cache" -}}
-{{- mergeOverwrite $config (dict "cluster" $cluster "gateway" $gateway "worker" $worker "engine" $engine) | toYaml -}}
+{{- mergeOverwrite $config (dict "cluster" $cluster "gateway" $gateway "worker" $worker "engine" $engine) (ternary (dict "scheduler" $scheduler) dict (ne (len $scheduler) 0)) | toYaml -}}
 {{- end }}
 
 {{/* SHA256SUMS of a model on a claim, below the folder that its path is in. */}}

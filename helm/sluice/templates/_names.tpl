@@ -36,6 +36,30 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 {{- end }}
 
+{{/* Of the schedulers, where several agree by a Lease on who leads. */}}
+{{- define "sluice.schedulerAccount" -}}
+{{- if and .Values.serviceAccount.create (gt (int .Values.scheduler.replicas) 1) -}}
+{{ include "sluice.fullname" . }}-scheduler
+{{- else -}}
+{{ include "sluice.serviceAccount" . }}
+{{- end -}}
+{{- end }}
+
+{{/* What --scheduler takes: one by its Service, several each by the name of its pod. */}}
+{{- define "sluice.schedulerAddresses" -}}
+{{- $name := printf "%s-scheduler" (include "sluice.fullname" .) -}}
+{{- $port := int .Values.ports.control -}}
+{{- if gt (int .Values.scheduler.replicas) 1 -}}
+{{- $addresses := list -}}
+{{- range $index := until (int .Values.scheduler.replicas) -}}
+{{- $addresses = append $addresses (printf "%s-%d.%ss:%d" $name $index $name $port) -}}
+{{- end -}}
+{{ join "," $addresses }}
+{{- else -}}
+{{ printf "%s:%d" $name $port }}
+{{- end -}}
+{{- end }}
+
 {{- define "sluice.image" -}}
 {{- with .Values.image -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ default $.Chart.AppVersion .tag }}{{ end }}

@@ -31,7 +31,7 @@ seccompProfile:
 {{- define "sluice.args" -}}
 {{- $values := .root.Values -}}
 {{- $one := index $values .role -}}
-{{- $scheduler := printf "%s-scheduler:%d" (include "sluice.fullname" .root) (int $values.ports.control) -}}
+{{- $scheduler := include "sluice.schedulerAddresses" .root -}}
 {{- $args := list .role "--config" "/etc/sluice/sluice.yaml" "--log-level" $values.logLevel "--listen-public" -}}
 {{- if eq .role "gateway" -}}
 {{- $args = concat $args (list "--model" (printf "%s=%s" $values.model.name (include "sluice.modelPath" (dict "root" .root "key" "model")))) -}}
@@ -177,7 +177,7 @@ livenessProbe:
 {{ toYaml $resources }}
 {{- end }}
 
-{{/* A role's Deployment: root, role. */}}
+{{/* A role's Deployment, or the StatefulSet of several schedulers: root, role. */}}
 {{- define "sluice.deployment" -}}
 {{- $root := .root -}}
 {{- $role := .role -}}
@@ -185,18 +185,23 @@ livenessProbe:
 {{- $one := index $values $role -}}
 {{- $is_worker := not (has $role (list "gateway" "scheduler")) -}}
 {{- $has_models := ne $role "scheduler" -}}
+{{- $stands_by := and (eq $role "scheduler") (gt (int $values.scheduler.replicas) 1) -}}
 {{- $keys := list -}}
 {{- if $has_models -}}
 {{- $keys = ternary (list "encoder") (list "model") (eq $role "encode") -}}
 {{- if and (eq $role "gateway") $values.encoder.name }}{{ $keys = list "model" "encoder" }}{{ end -}}
 {{- end -}}
 apiVersion: apps/v1
-kind: Deployment
+kind: {{ ternary "StatefulSet" "Deployment" $stands_by }}
 metadata:
   name: {{ include "sluice.fullname" $root }}-{{ $role }}
   labels: {{- include "sluice.labels" (dict "root" $root "component" $role) | nindent 4 }}
 spec:
-  {{- if eq $role "scheduler" }}
+  {{- if $stands_by }}
+  replicas: {{ $one.replicas }}
+  serviceName: {{ include "sluice.fullname" $root }}-schedulers
+  podManagementPolicy: Parallel
+  {{- else if eq $role "scheduler" }}
   replicas: 1
   strategy:
     type: Recreate  # two at once would be told apart by their epochs, but nobody gains by it
@@ -224,8 +229,8 @@ spec:
         {{- toYaml . | nindent 8 }}
         {{- end }}
     spec:
-      serviceAccountName: {{ include "sluice.serviceAccount" $root }}
-      automountServiceAccountToken: false
+      serviceAccountName: {{ include (ternary "sluice.schedulerAccount" "sluice.serviceAccount" (eq $role "scheduler")) $root }}
+      automountServiceAccountToken: {{ $stands_by }}
       enableServiceLinks: false
       terminationGracePeriodSeconds: {{ include "sluice.grace" $one }}
       securityContext: {{- include "sluice.podSecurity" $root | nindent 8 }}
@@ -286,6 +291,9 @@ spec:
           volumeMounts:
             - {name: config, mountPath: /etc/sluice, readOnly: true}
             - {name: cluster-key, mountPath: /run/secrets/sluice, readOnly: true}
+            {{- if $values.cluster.certificates.enabled }}
+            - {name: certificate, mountPath: /run/secrets/sluice-certificate, readOnly: true}
+            {{- end }}
             - {name: tmp, mountPath: /tmp}
             {{- range $key := $keys }}
             - {name: {{ $key }}s, mountPath: /{{ $key }}s, readOnly: true}
@@ -303,6 +311,12 @@ spec:
             defaultMode: 0440  # owned by fsGroup; the key is refused where others can read it
             items:
               - {key: {{ $values.cluster.secretKey }}, path: cluster-key}
+        {{- if $values.cluster.certificates.enabled }}
+        - name: certificate
+          secret:
+            secretName: {{ default (include "sluice.fullname" $root) $values.cluster.certificates.secretPrefix }}-{{ $role }}
+            defaultMode: 0440
+        {{- end }}
         - name: tmp
           emptyDir: {sizeLimit: 1Gi}
         {{- range $key := $keys }}

@@ -7,6 +7,7 @@
 {{- if not $values.cluster.existingSecret }}
 {{- fail "cluster.existingSecret is required: kubectl create secret generic sluice-key --from-literal=cluster-key=$(openssl rand -hex 16), then --set cluster.existingSecret=sluice-key" }}
 {{- end -}}
+{{- if and $values.cluster.certificates.enabled $values.cluster.admitWithoutKey }}{{ fail "cluster.certificates and cluster.admitWithoutKey contradict each other: the latter serves processes that show neither key nor certificate" }}{{ end -}}
 {{- if not $values.model.name }}{{ fail "model.name is required: the model's name in the API" }}{{ end -}}
 {{- if and (not (has "mixed" $roles)) (not (and (has "prefill" $roles) (has "decode" $roles))) }}
 {{- fail "nobody can serve a whole request: prefill.replicas and decode.replicas above 0, or mixed.replicas above 0" }}
@@ -60,7 +61,7 @@
 {{- end -}}
 {{- end -}}
 
-{{- range $path := list "gateway.drain_timeout_ms" "gateway.host" "gateway.port" "gateway.hosts" "worker.drain_timeout_ms" "worker.kv_net_devices" "worker.kv_port" "worker.kv_ucx_environment" "engine.packed_dir" -}}
+{{- range $path := list "gateway.drain_timeout_ms" "gateway.host" "gateway.port" "gateway.hosts" "scheduler.leader_lease" "worker.drain_timeout_ms" "worker.kv_net_devices" "worker.kv_port" "worker.kv_ucx_environment" "engine.packed_dir" -}}
 {{- $parts := splitList "." $path -}}
 {{- if hasKey (default dict (index $values.config (first $parts))) (last $parts) }}
 {{- fail (printf "config.%s is written by the chart: say it with the chart's own values" $path) }}
