@@ -1,12 +1,14 @@
 #include "decode_worker/decode_part.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 #include <vector>
 
 #include "base/check.h"
 #include "base/log.h"
 #include "base/log_limit.h"
+#include "kv_transfer/rate/both_ends.h"
 
 namespace decode_worker {
 
@@ -20,6 +22,10 @@ namespace {
 constexpr std::chrono::hours kHandoffMax{
     1};  // far beyond any prompt: the lease and the timers here end a hand-off earlier
 
+double seconds_of(base::Duration duration) {
+    return std::chrono::duration<double>(duration).count();
+}
+
 }  // namespace
 
 DecodePart::DecodePart(const worker::WorkerOptions& options, base::Incarnation incarnation,
@@ -29,7 +35,10 @@ DecodePart::DecodePart(const worker::WorkerOptions& options, base::Incarnation i
       control_(control),
       receiver_(receiver),
       recomputes_(metrics.counter("sluice_kv_fallbacks_total", "Hand-offs whose KV was computed again",
-                                  {{"action", "recompute"}, {"cause", "handoff_failed"}})) {}
+                                  {{"action", "recompute"}, {"cause", "handoff_failed"}})),
+      front_tokens_(metrics.counter("sluice_kv_front_tokens_total",
+                                    "Prompt tokens that a decode worker computed itself while the KV of those behind "
+                                    "them came over a slow wire")) {}
 
 kv_transfer::HandoffKey DecodePart::key_of(const Sequence& sequence) const {
     const RequestKey& request = sequence.request.key;
@@ -51,6 +60,9 @@ void DecodePart::started(Sequence& sequence) {
     event.kind = kv_transfer::ReceiverEvent::Kind::room_requested;
     event.key = room.key;
     event.kv_tokens = room.kv_tokens;
+    event.sending = room.expected.sending;
+    event.computing = room.expected.computing;
+    event.computing_whole = room.expected.computing_whole;
     room_requested(event);
 }
 
@@ -132,6 +144,7 @@ void DecodePart::log_failed(const kv_transfer::ReceiverEvent& event) const {
 }
 
 void DecodePart::room_requested(const kv_transfer::ReceiverEvent& event) {
+    const Expected expected{event.sending, event.computing, event.computing_whole};
     const RequestKey request{event.key.request, event.key.epoch};
     const auto at = incoming_.find(request);
     if (at == incoming_.end() || at->second.key != event.key) {
@@ -139,7 +152,7 @@ void DecodePart::room_requested(const kv_transfer::ReceiverEvent& event) {
             receiver_.refuse(event.key, base::Error{ErrorCode::resource_exhausted, "too many early requests for room"});
             return;
         }
-        pending_.push_back({event.key, event.kv_tokens, control_.clock().now() + options_.room_pending});
+        pending_.push_back({event.key, event.kv_tokens, control_.clock().now() + options_.room_pending, expected});
         return;
     }
     Incoming& incoming = at->second;
@@ -159,6 +172,7 @@ void DecodePart::room_requested(const kv_transfer::ReceiverEvent& event) {
     if (incoming.give_up != base::TimePoint::max()) { incoming.give_up = control_.clock().now() + options_.kv_wait; }
     if (incoming.state != KvState::expected) { return; }  // asked already
     incoming.state = KvState::asked;
+    incoming.expected = expected;
     control_.want_room(*sequence, incoming.kv_tokens);
 }
 
@@ -172,17 +186,56 @@ void DecodePart::room_granted(Sequence& sequence) {
     kv_cache::KvCache& cache = control_.cache();
     incoming.have_tokens = sequence.computed_tokens;
     incoming.state = KvState::granted;
-    const std::uint32_t first = incoming.have_tokens / cache.options().block_tokens;
+    incoming.front_tokens = front_tokens(incoming, sequence);
+    const std::uint32_t begin = incoming.have_tokens + incoming.front_tokens;
+    const std::uint32_t first = begin / cache.options().block_tokens;
     const std::uint32_t blocks = cache.blocks_for(incoming.kv_tokens);
     incoming.hold = cache.hold(*sequence.kv, first, blocks - first);
     receiver_.grant({.key = incoming.key,
                      .kv_tokens = incoming.kv_tokens,
-                     .have_tokens = incoming.have_tokens,
+                     .have_tokens = begin,
                      .blocks = sequence.kv->blocks().first(blocks),
                      .lease = options_.kv_lease,
                      .deadline = std::min(incoming.give_up, control_.clock().now() + kHandoffMax),
                      .allow_lossy = sequence.request.kv_mode.lossy() ||
                                     (sequence.request.allow_lossy_kv && options_.kv_lossy_allowed)});
+    if (incoming.front_tokens == 0) { return; }
+    front_tokens_.Increment(incoming.front_tokens);
+    control_.load_from_end(sequence, {.until = begin, .begin = begin, .end = incoming.kv_tokens});
+}
+
+/// Tokens behind the prefix hit, in whole blocks, that are computed here before the rest of the KV has come: none where
+/// it is in time, where prefill computes for as long, or where not much would be gained.
+std::uint32_t DecodePart::front_tokens(const Incoming& incoming, const Sequence& sequence) const {
+    const std::uint32_t block_tokens = control_.cache().options().block_tokens;
+    const std::uint32_t first = incoming.have_tokens / block_tokens;
+    const std::uint32_t end = (incoming.kv_tokens - 1) / block_tokens;
+    const Expected& expected = incoming.expected;
+    const bool is_own = control_.predict_prefill(0, incoming.kv_tokens).has_value();
+    const bool is_known = is_own || expected.computing_whole > base::Duration::zero();
+    if (expected.sending <= base::Duration::zero() || !is_known || first >= end) { return 0; }
+    const double there = seconds_of(expected.computing);
+    const auto share = [&](base::Duration whole, std::uint32_t from, std::uint32_t to) {
+        return seconds_of(whole) * block_tokens * (to - from) / incoming.kv_tokens;
+    };
+    const auto sending = [&](std::uint32_t from, std::uint32_t to) { return share(expected.sending, from, to); };
+    // Who only decoded knows nothing of prompts: it is taken for as quick as prefill then, which teaches it.
+    const auto computing = [&](std::uint32_t from, std::uint32_t to) {
+        const auto own = control_.predict_prefill(from * block_tokens, (to - from) * block_tokens);
+        return std::max(there, own ? seconds_of(*own) : share(expected.computing_whole, from, to));
+    };
+    const auto meeting = kv_transfer::meeting_of(first, end, computing, sending);
+    const double alone = std::max(there, sending(first, end));
+    std::optional<double> left;  // until the second token is due
+    const worker::SloTargets& slo = sequence.request.slo;
+    if (slo.first_token) { left = seconds_of(*slo.first_token + slo.tpot - control_.clock().now()); }
+    const kv_transfer::KvWaySeconds seconds{.load = alone, .compute = alone, .both = meeting.seconds};
+    if (kv_transfer::choose_kv_way(seconds, left) != kv_transfer::KvWay::both) { return 0; }
+    return (meeting.block - first) * block_tokens;
+}
+
+void DecodePart::front_computed(Sequence& sequence) {
+    proceed(sequence.request.key);
 }
 
 bool DecodePart::may_give_up(const Incoming& incoming) {
@@ -212,11 +265,16 @@ void DecodePart::proceed(RequestKey request) {
     if (!is_over || !incoming.is_released || !may_go_on) { return; }
 
     const bool is_complete = incoming.state == KvState::complete;
+    if (sequence->from_end) {
+        const bool computes = sequence->step_tokens > 0 || sequence->computed_tokens < sequence->from_end->until;
+        if (is_complete && computes) { return; }  // front_computed() comes
+        sequence->from_end.reset();
+    }
     const bool is_lossy = is_complete && incoming.is_lossy;
     sequence->kv_path = is_complete ? "pushed" : "recomputed";
     if (is_complete) { sequence->kv_codec = std::move(incoming.codec); }
     if (is_complete) { sequence->computed_tokens = incoming.kv_tokens; }
-    sequence->cached_tokens = sequence->computed_tokens;
+    sequence->cached_tokens = is_complete ? incoming.kv_tokens - incoming.front_tokens : incoming.have_tokens;
     const bool has_memory = sequence->kv.has_value();
     incoming_.erase(at);
     if (!is_complete) {

@@ -14,8 +14,9 @@
 namespace decode_worker {
 
 /// The decode role: grants room for KV under a lease, waits for the KV and for the gateway's Continue, and computes
-/// again what does not come in time (design 4.3, steps 3 to 6). From then on the sequence is like any other in the step
-/// loop.
+/// again what does not come in time (design 4.3, steps 3 to 6). Where the wire is what the KV waits for it computes the
+/// first tokens itself meanwhile, and takes the rest (kv_transfer/rate/both_ends.h). From then on the sequence is like
+/// any other in the step loop.
 ///
 /// Step thread, except on_event (any thread).
 class DecodePart final : public worker::RolePart {
@@ -29,6 +30,7 @@ public:
 
     void started(worker::Sequence& sequence) override;
     void room_granted(worker::Sequence& sequence) override;
+    void front_computed(worker::Sequence& sequence) override;
     void room_delayed(worker::Sequence& sequence) override;
     void continued(worker::Sequence& sequence) override;
     void closing(worker::Sequence& sequence) override;
@@ -37,6 +39,13 @@ public:
     bool busy() const override { return !incoming_.empty() || !stranded_.empty(); }
 
 private:
+    /// What prefill expects: of all KV, over the wire (0: not known); until it is computed there; what computing it
+    /// from the first token on takes there (0: not known).
+    struct Expected {
+        base::Duration sending{};
+        base::Duration computing{};
+        base::Duration computing_whole{};
+    };
     /// What is known of the KV of a sequence that waits for it.
     enum class KvState {
         expected,  // no request for room yet
@@ -48,7 +57,9 @@ private:
     struct Incoming {
         kv_transfer::HandoffKey key;
         std::uint32_t kv_tokens = 0;
-        std::uint32_t have_tokens = 0;  // prefix hit at the grant
+        std::uint32_t have_tokens = 0;   // prefix hit at the grant
+        std::uint32_t front_tokens = 0;  // behind it: computed here while the rest comes
+        Expected expected;
         KvState state = KvState::expected;
         bool was_delayed = false;                          // prefill has been told that there is no room yet
         bool was_requested = false;                        // the receiver knows the key: released will come
@@ -63,12 +74,14 @@ private:
         kv_transfer::HandoffKey key;
         std::uint32_t kv_tokens = 0;
         base::TimePoint give_up{};
+        Expected expected;
     };
 
     void apply(const kv_transfer::ReceiverEvent& event);
     void room_requested(const kv_transfer::ReceiverEvent& event);
     /// Says why the KV of a hand-off is computed here, if it is.
     void log_failed(const kv_transfer::ReceiverEvent& event) const;
+    std::uint32_t front_tokens(const Incoming& incoming, const worker::Sequence& sequence) const;
     static bool may_give_up(const Incoming& incoming);
     void give_up(Incoming& incoming, const char* why);
     /// Runs the sequence when everything it waits for is there; forgets `incoming` then.
@@ -83,6 +96,7 @@ private:
     std::deque<PendingRoom> pending_;  // at most options_.queue_requests_max
     std::vector<std::pair<kv_transfer::HandoffKey, kv_cache::BlockHold>> stranded_;  // closed before their release
     prometheus::Counter& recomputes_;
+    prometheus::Counter& front_tokens_;
 };
 
 }  // namespace decode_worker

@@ -143,7 +143,10 @@ Result<net::Target> KvReceiver::on_header(net::PeerId from, net::MessageKind kin
                                  request.kv_tokens(),
                                  base::deadline_in(request.deadline_in_us(), state_->clock.now()),
                                  request.kv_mode(),
-                                 {request.kv_modes().begin(), request.kv_modes().begin() + modes}});
+                                 {request.kv_modes().begin(), request.kv_modes().begin() + modes},
+                                 std::chrono::microseconds(request.send_us()),
+                                 std::chrono::microseconds(request.compute_us()),
+                                 std::chrono::microseconds(request.whole_us())});
     }
     if (kind == kAbortToDecode) {
         sluice::proto::KvAbort abort;

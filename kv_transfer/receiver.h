@@ -41,10 +41,13 @@ struct ReceiverEvent {
     };
     Kind kind{};
     HandoffKey key;
-    std::uint32_t kv_tokens = 0;      // room_requested; completed: what is there now
-    base::TimePoint deadline{};       // room_requested: the prefill worker gives up then
-    std::uint64_t payload_bytes = 0;  // completed
-    base::Duration duration{};        // completed: from grant to the last frame
+    std::uint32_t kv_tokens = 0;       // room_requested; completed: what is there now
+    base::TimePoint deadline{};        // room_requested: the prefill worker gives up then
+    base::Duration sending{};          // room_requested: what the wire is expected to take for all of it; 0: not known
+    base::Duration computing{};        // room_requested: until prefill has computed all of it, as it expects
+    base::Duration computing_whole{};  // room_requested: had it nothing of it; 0: not known
+    std::uint64_t payload_bytes = 0;   // completed
+    base::Duration duration{};         // completed: from grant to the last frame
     bool is_lossy = false;  // completed: some of the KV is not what prefill computed, so it must not be published
     KvMode mode{};          // completed: the lossiest of its frames (lossier())
     std::optional<base::Error> error = std::nullopt;  // failed

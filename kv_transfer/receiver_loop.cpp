@@ -79,7 +79,10 @@ void KvReceiver::State::apply(Asked& command) {
     events({.kind = ReceiverEvent::Kind::room_requested,
             .key = command.key,
             .kv_tokens = command.kv_tokens,
-            .deadline = command.deadline});
+            .deadline = command.deadline,
+            .sending = command.sending,
+            .computing = command.computing,
+            .computing_whole = command.computing_whole});
 }
 
 /// Answers what asks for a hand-off that has ended, or for an attempt that a newer one has replaced. A newer attempt

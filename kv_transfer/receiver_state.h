@@ -58,6 +58,9 @@ struct KvReceiver::State {
         base::TimePoint deadline;
         proto::KvMode kv_mode;
         std::vector<proto::KvMode> kv_modes;  // Codecs::kModesMax at most
+        base::Duration sending{};             // expected; 0: not known
+        base::Duration computing{};
+        base::Duration computing_whole{};
     };
     struct Landed {
         net::PeerId from;

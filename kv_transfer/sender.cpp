@@ -90,6 +90,7 @@ Result<void> KvSender::open(const OpenHandoff& handoff) {
     state_->thread.push(State::Open{handoff.key, handoff.kv_address, handoff.kv_tokens,
                                     std::vector<base::BlockId>(handoff.blocks.begin(), handoff.blocks.end()),
                                     handoff.deadline, std::move(modes), handoff.choose_mode, handoff.due,
+                                    handoff.computing, handoff.computing_whole,
                                     handoff.key.is_fetch() ? handoff.fetch_slot : state_->slots.take()});
     return {};
 }

@@ -80,6 +80,10 @@ struct OpenHandoff {
     /// All KV should be there by then, and what is due first is sent first; empty: as soon as possible, after what is
     /// due within ten seconds.
     std::optional<base::TimePoint> due = std::nullopt;
+    /// What this worker is expected to compute: until all of it can be sent; for all of it, had it nothing (0: not
+    /// known). Told to decode, which may compute some, too.
+    base::Duration computing{};
+    base::Duration computing_whole{};
 };
 
 /// Prefill side of the hand-offs: asks decode for room, and pushes layer groups as soon as they are both computed and

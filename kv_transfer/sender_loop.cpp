@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <chrono>
+#include <limits>
 #include <utility>
 
 #include "base/check.h"
@@ -12,7 +14,12 @@ using kv_cache::KvRange;
 
 namespace {
 constexpr base::Duration kPatience = std::chrono::seconds(10);  // of hand-offs that nobody said a time for
+
+std::uint32_t whole_us(base::Duration duration) {
+    const auto us = std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
+    return static_cast<std::uint32_t>(std::clamp<std::int64_t>(us, 0, std::numeric_limits<std::uint32_t>::max()));
 }
+}  // namespace
 
 bool KvSender::State::proceed(base::TimePoint now) {
     bool did = fail_what_others_ended();
@@ -191,16 +198,14 @@ void KvSender::State::apply(Ack& command) {
     handoff->heard_at = now;
     const auto frame = handoff->unacknowledged.find(command.number);
     if (command.complete) {
-        if (handoff->open.choose_mode && frame != handoff->unacknowledged.end()) {
-            note_landed(*handoff, frame->second, command, now);
-        }
+        if (frame != handoff->unacknowledged.end()) { note_landed(*handoff, frame->second, command, now); }
         complete(handoff);
         return;
     }
     if (!command.error) {
         handoff->acknowledged_at = now;
         if (frame != handoff->unacknowledged.end()) {
-            if (handoff->open.choose_mode) { note_landed(*handoff, frame->second, command, now); }
+            note_landed(*handoff, frame->second, command, now);
             drop_frame(*handoff, frame);
         }
         complete_if_done(handoff);
@@ -419,6 +424,11 @@ void KvSender::State::ask_for_room(Handoff& handoff, base::TimePoint now) {
         for (const KvMode& mode : handoff.open.modes) {
             set_mode(*request.add_kv_modes(), mode);
         }
+    }
+    if (!handoff.open.key.is_fetch()) {
+        request.set_send_us(whole_us(expected_to_send(handoff)));
+        request.set_compute_us(whole_us(handoff.open.computing));
+        request.set_whole_us(whole_us(handoff.open.computing_whole));
     }
     post(handoff.peer, kRoomRequest, request);
     handoff.ask_again_at = now + options.room_interval;

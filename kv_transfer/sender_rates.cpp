@@ -80,27 +80,59 @@ bool KvSender::State::wire_is_full(const Handoff& handoff) const {
     return bytes != peer_bytes.end() && static_cast<double>(bytes->second) >= rate * kQueued_s;
 }
 
-KvMode KvSender::State::choose_mode(const Handoff& handoff, std::size_t frame_bytes, base::TimePoint now) const {
-    std::vector<WayToSend> ways{{}};  // raw
-    std::vector<KvMode> modes{{}};
+/// raw, and those of `modes` that are known, with what they take.
+std::vector<std::pair<KvMode, WayToSend>> KvSender::State::ways_of(std::span<const KvMode> modes) const {
+    std::vector<std::pair<KvMode, WayToSend>> ways{{}};
     for (const CodedRates& rate : rates) {
-        if (std::find(handoff.modes.begin(), handoff.modes.end(), rate.mode) == handoff.modes.end()) { continue; }
-        ways.push_back(
-            {rate.wire_share.value(), rate.encode_rate.value(), rate.decode_rate.value(), rate.mode.is_lossy()});
-        modes.push_back(rate.mode);
+        if (std::find(modes.begin(), modes.end(), rate.mode) == modes.end()) { continue; }
+        ways.emplace_back(rate.mode, WayToSend{rate.wire_share.value(), rate.encode_rate.value(),
+                                               rate.decode_rate.value(), rate.mode.is_lossy()});
     }
+    return ways;
+}
+
+/// About what is left of this hand-off, as its wire is now.
+RateQuestion KvSender::State::question_for(const Handoff& handoff, std::uint64_t bytes_left,
+                                           std::uint64_t frame_bytes) const {
     RateQuestion question;
     question.frame_bytes = frame_bytes;
-    question.bytes_left = std::max<std::uint64_t>(handoff.bytes_left, frame_bytes);
+    question.bytes_left = std::max(bytes_left, frame_bytes);
     const auto queued = peer_bytes.find(handoff.peer);
     question.bytes_ahead = queued == peer_bytes.end() ? 0 : queued->second;
     const auto wire = wires.find(handoff.peer);
     const bool is_known = wire != wires.end() && wire->second.bandwidth().is_known();
     question.wire = is_known ? wire->second.bandwidth().expected() : kWirePrior;
     question.wire_low = is_known ? wire->second.bandwidth().low() : kWirePrior / (1 + Bandwidth::kStrange);
-    if (handoff.open.due) { question.left = *handoff.open.due - now; }
     question.allow_lossy = true;  // modes that may not be used were not proposed
-    return modes[choose_way(ways, question).way];
+    return question;
+}
+
+KvMode KvSender::State::choose_mode(const Handoff& handoff, std::size_t frame_bytes, base::TimePoint now) const {
+    const auto known = ways_of(handoff.modes);
+    std::vector<WayToSend> ways;
+    for (const auto& [mode, way] : known) {
+        ways.push_back(way);
+    }
+    RateQuestion question = question_for(handoff, handoff.bytes_left, frame_bytes);
+    if (handoff.open.due) { question.left = *handoff.open.due - now; }
+    return known[choose_way(ways, question).way].first;
+}
+
+/// All of it, before anything was granted. 0: nothing is known of the wire, or what is proposed loses some of it.
+base::Duration KvSender::State::expected_to_send(const Handoff& handoff) const {
+    const auto wire = wires.find(handoff.peer);
+    const auto& modes = handoff.open.modes;
+    const auto is_lossy = [](const KvMode& mode) { return mode.is_lossy(); };
+    if (wire == wires.end() || !wire->second.bandwidth().is_known() ||
+        std::any_of(modes.begin(), modes.end(), is_lossy)) {
+        return {};
+    }
+    std::vector<WayToSend> ways;
+    for (const auto& [mode, way] : ways_of(modes)) {
+        ways.push_back(way);
+    }
+    const std::uint64_t bytes = layout.wire_bytes({0, layout.layers(), 0, handoff.open.kv_tokens});
+    return choose_way(ways, question_for(handoff, bytes, std::min<std::uint64_t>(bytes, frame_bytes_max))).takes;
 }
 
 void KvSender::State::note_encoded(const Frame& frame, const KvMode& mode, std::size_t coded_bytes,

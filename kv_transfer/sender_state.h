@@ -8,6 +8,8 @@
 #include <map>
 #include <mutex>
 #include <set>
+#include <span>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -20,6 +22,7 @@
 #include "kv_transfer/coverage.h"
 #include "kv_transfer/frames.h"
 #include "kv_transfer/rate/bandwidth.h"
+#include "kv_transfer/rate/rate_controller.h"
 #include "kv_transfer/sender.h"
 #include "kv_transfer/staging.h"
 #include "kv_transfer/transfer_metrics.h"
@@ -37,6 +40,8 @@ struct KvSender::State {
         std::vector<KvMode> modes;  // proposed, besides raw; one unless they are chosen frame by frame
         bool choose_mode;
         std::optional<base::TimePoint> due;
+        base::Duration computing;
+        base::Duration computing_whole;
         Slots::Slot slot;
     };
     struct Ready {
@@ -156,6 +161,9 @@ struct KvSender::State {
     // sender_rates.cpp
     base::Result<std::vector<KvMode>> granted_modes(const Handoff& handoff, const Reply& reply) const;
     bool wire_is_full(const Handoff& handoff) const;
+    std::vector<std::pair<KvMode, WayToSend>> ways_of(std::span<const KvMode> modes) const;
+    RateQuestion question_for(const Handoff& handoff, std::uint64_t bytes_left, std::uint64_t frame_bytes) const;
+    base::Duration expected_to_send(const Handoff& handoff) const;
     KvMode choose_mode(const Handoff& handoff, std::size_t frame_bytes, base::TimePoint now) const;
     void note_encoded(const Frame& frame, const KvMode& mode, std::size_t coded_bytes, base::Duration taken);
     void note_landed(const Handoff& handoff, const Frame& frame, const Ack& ack, base::TimePoint now);
@@ -197,7 +205,7 @@ struct KvSender::State {
     std::map<net::PeerId, base::TimePoint> peer_heard_at;
     std::map<net::PeerId, std::size_t> peer_frames;  // unacknowledged
     std::map<net::PeerId, std::size_t> peer_bytes;   // the same, of payload
-    std::map<net::PeerId, WireMeter> wires;          // to peers that are not lost, where modes are chosen
+    std::map<net::PeerId, WireMeter> wires;          // to peers that are not lost
     /// What coding takes, as it was lately.
     struct CodedRates {
         KvMode mode;

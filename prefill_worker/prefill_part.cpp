@@ -51,6 +51,9 @@ void PrefillPart::admitted(Sequence& sequence) {
     base::TimePoint deadline = control_.clock().now() + kHandoffMax;
     if (sequence.request.deadline) { deadline = std::min(deadline, *sequence.request.deadline); }
     const bool allow_lossy = sequence.request.allow_lossy_kv && options_.kv_lossy_allowed;
+    const auto left = kv_tokens - sequence.computed_tokens;
+    const auto computing = control_.predict_prefill(sequence.computed_tokens, left);
+    const auto computing_whole = control_.predict_prefill(0, kv_tokens);
     const auto opened =
         sender_.open({.key = handoff.key,
                       .kv_address = sequence.request.peer.kv_address,
@@ -60,7 +63,9 @@ void PrefillPart::admitted(Sequence& sequence) {
                       .kv_mode = mode_of(sequence, options_, allow_lossy),
                       .choose_mode = options_.kv_codec == "auto" && sequence.request.kv_mode.codec().empty(),
                       .allow_lossy = allow_lossy,
-                      .due = kv_due(sequence)});
+                      .due = kv_due(sequence),
+                      .computing = computing.value_or(base::Duration::zero()),
+                      .computing_whole = computing_whole.value_or(base::Duration::zero())});
     if (!opened) {
         base::warn_limited("hand-off cannot begin", "hand-off {} cannot begin: {}", kv_transfer::to_string(handoff.key),
                            opened.error().message);

@@ -18,12 +18,14 @@ void for_each_hash(const std::string& bytes, Take take) {
 
 }  // namespace
 
-void BlockNews::take(const sluice::proto::BlockEvents& events, BlockIndex& index, std::uint32_t slot) {
+void BlockNews::take(const sluice::proto::BlockEvents& events, BlockIndex& index, std::uint32_t slot,
+                     LevelIndex* levels) {
     const std::uint64_t number = events.number();
     if (events.snapshot()) {
         const bool late = in_step_ ? number <= applied_ : any_ && number < seen_;
         if (late) { return; }
         index.clear(slot);
+        if (levels != nullptr) { levels->clear_blocks(slot); }
         in_step_ = true;
         gap_ = false;
         asked_at_.reset();
@@ -41,9 +43,23 @@ void BlockNews::take(const sluice::proto::BlockEvents& events, BlockIndex& index
     any_ = true;
     applied_ = number;
     seen_ = std::max(seen_, number);
-    for_each_hash(events.stored(), [&](base::BlockHash hash) { index.add(slot, hash); });
+    const auto put = [&](base::BlockHash hash, std::uint32_t level) {
+        if (levels != nullptr) { levels->put(slot, hash, level); }
+    };
+    for_each_hash(events.stored(), [&](base::BlockHash hash) {
+        index.add(slot, hash);
+        put(hash, 0);
+    });
     if (!events.snapshot()) {
-        for_each_hash(events.removed(), [&](base::BlockHash hash) { index.remove(slot, hash); });
+        for_each_hash(events.removed(), [&](base::BlockHash hash) {
+            index.remove(slot, hash);
+            put(hash, 0);
+        });
+    }
+    for (const sluice::proto::BlocksBelow& below : events.below()) {
+        for_each_hash(below.hashes(), [&](base::BlockHash hash) {
+            if (index.holds(slot, hash)) { put(hash, below.level()); }
+        });
     }
 }
 

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "proto/scheduler.pb.h"
 #include "scheduler/block_index.h"
+#include "scheduler/level_index.h"
 
 namespace scheduler {
 
@@ -14,8 +15,9 @@ namespace scheduler {
 /// comes; what is believed until then stays: mostly still true, and wrong only at the price of a missed prefix.
 class BlockNews {
 public:
-    /// Takes events into the worker's `slot` of the index.
-    void take(const sluice::proto::BlockEvents& events, BlockIndex& index, std::uint32_t slot);
+    /// Takes events into the worker's `slot` of the index, and of `levels` where somebody wants to know.
+    void take(const sluice::proto::BlockEvents& events, BlockIndex& index, std::uint32_t slot,
+              LevelIndex* levels = nullptr);
 
     /// Whether to ask the worker for a snapshot now: after a gap, or when it holds blocks and has never said which (it
     /// was there before this scheduler). Asked once, and again when nothing came for `patience`.

@@ -5,6 +5,7 @@ namespace {
 
 PlaceOutcome place_among(const Registry::Outlook& outlook, const PlaceRules& rules, PlaceQuery& query) {
     query.cached_blocks = outlook.cached_blocks;
+    query.below_pool = outlook.below_pool;
     return place({.workers = outlook.workers, .rules = rules}, query);
 }
 

@@ -94,6 +94,7 @@ public:
     Decision(const ClusterView& view, const PlaceQuery& query) : view_(view), query_(query) {
         CHECK(query.cached_blocks.empty() || query.cached_blocks.size() == view.workers.size(),
               query.cached_blocks.size() << " prefixes for " << view.workers.size() << " workers");
+        CHECK(query.below_pool.empty() || query.below_pool.size() == view.workers.size());
     }
 
     PlaceOutcome decide() {
@@ -209,11 +210,10 @@ private:
         for (std::size_t i = 0; i < view_.workers.size(); ++i) {
             const WorkerView& worker = view_.workers[i];
             if (!in_prefill_pool(worker) || prefill_queue_full(worker)) { continue; }
-            const std::uint32_t cached = cached_tokens(worker, query_, i);
             const bool is_mixed = worker.role == Role::mixed;
             if (!is_mixed || has_pure_decode_) {
                 keep_better(is_mixed ? prefill_mixed : prefill_pure,
-                            Side{i, false, forecast_prefill(worker, query_, cached).ttft_seconds, worker.id, false});
+                            Side{i, false, prefill_at(i).ttft_seconds, worker.id, false});
             }
         }
         // Room counts when prefill will have ended: the cost of a pair is the later of both and then the answer, so
@@ -224,7 +224,7 @@ private:
         for (std::size_t i = 0; i < view_.workers.size(); ++i) {
             const WorkerView& worker = view_.workers[i];
             if (!in_decode_pool(worker) || decode_queue_full(worker)) { continue; }
-            const std::uint32_t cached = cached_tokens(worker, query_, i);
+            const std::uint32_t cached = in_pool_tokens(i);
             const auto offer = [&](std::optional<Side>& side, const std::optional<Side>& prefill) {
                 if (prefill) { keep_better(side, decode_side(i, cached, prefill->seconds)); }
             };
@@ -235,7 +235,7 @@ private:
                 offer(pure_after_mixed, prefill_mixed);
             }
             if (!prefill_queue_full(worker) && may_do_both(worker, view_.rules, prefill_.exists)) {
-                keep_better(best, local_option(i, cached));
+                keep_better(best, local_option(i));
             }
         }
         for (const auto& [prefill, decode] : {std::pair{prefill_pure, pure_after_pure},
@@ -313,9 +313,47 @@ private:
                 decode.tpot_seconds > query_.tpot_seconds_target};
     }
 
-    Option local_option(std::size_t index, std::uint32_t cached) const {
+    /// What lies below the pool of a worker is loaded while other prompts are computed; or it is computed, where that
+    /// is sooner.
+    PrefillForecast prefill_at(std::size_t index) const {
         const WorkerView& worker = view_.workers[index];
-        const LocalForecast local = forecast_local(worker, query_, cached);
+        const std::uint32_t cached = cached_tokens(worker, query_, index);
+        PrefillForecast loaded = forecast_prefill(worker, query_, cached);
+        const BelowPool below = below_pool(index);
+        if (below.seconds <= loaded.queue_seconds) { return loaded; }
+        loaded.ttft_seconds += below.seconds - loaded.queue_seconds;
+        const PrefillForecast computed = forecast_prefill(worker, query_, cached - below_tokens(index, cached));
+        return computed.ttft_seconds < loaded.ttft_seconds ? computed : loaded;
+    }
+
+    LocalForecast local_at(std::size_t index) const {
+        const WorkerView& worker = view_.workers[index];
+        const std::uint32_t cached = cached_tokens(worker, query_, index);
+        LocalForecast loaded = forecast_local(worker, query_, cached);
+        const double more = below_pool(index).seconds - loaded.prefill.queue_seconds;
+        if (more <= 0) { return loaded; }
+        loaded.prefill.ttft_seconds += more;
+        loaded.cost_seconds += more - std::min(more, loaded.wait_seconds);
+        loaded.wait_seconds -= std::min(more, loaded.wait_seconds);
+        const LocalForecast computed = forecast_local(worker, query_, cached - below_tokens(index, cached));
+        return computed.cost_seconds < loaded.cost_seconds ? computed : loaded;
+    }
+
+    BelowPool below_pool(std::size_t index) const {
+        return query_.below_pool.empty() ? BelowPool{} : query_.below_pool[index];
+    }
+    /// What a hand-off to it need not bring: nothing is loaded for one.
+    std::uint32_t in_pool_tokens(std::size_t index) const {
+        const std::uint32_t cached = cached_tokens(view_.workers[index], query_, index);
+        return cached - below_tokens(index, cached);
+    }
+    std::uint32_t below_tokens(std::size_t index, std::uint32_t cached) const {
+        return std::min(cached, below_pool(index).blocks * view_.workers[index].limits.block_tokens);
+    }
+
+    Option local_option(std::size_t index) const {
+        const WorkerView& worker = view_.workers[index];
+        const LocalForecast local = local_at(index);
         const bool misses =
             local.tpot_seconds > query_.tpot_seconds_target || local.prefill.ttft_seconds > query_.ttft_seconds_left;
         return {Side{index, local.wait_seconds > 0, local.cost_seconds, worker.id, misses}, index, local.cost_seconds,
@@ -345,10 +383,7 @@ private:
     }
 
     PrefillForecast forecast_of(const Option& option) const {
-        const WorkerView& worker = view_.workers[option.prefill];
-        const std::uint32_t cached = cached_tokens(worker, query_, option.prefill);
-        return option.prefill == option.decode.index ? forecast_local(worker, query_, cached).prefill
-                                                     : forecast_prefill(worker, query_, cached);
+        return option.prefill == option.decode.index ? local_at(option.prefill).prefill : prefill_at(option.prefill);
     }
 
     Placement describe(const Option& option) const {
@@ -364,7 +399,7 @@ private:
                 .cached_prompt_tokens = cached,
                 .queue_seconds = forecast.queue_seconds,
                 .ttft_seconds = forecast.ttft_seconds,
-                .handoff_seconds = local ? 0 : handoff(decode, cached_tokens(decode, query_, option.decode.index)),
+                .handoff_seconds = local ? 0 : handoff(decode, in_pool_tokens(option.decode.index)),
                 .tpot_seconds =
                     local ? forecast_tpot(decode, query_, forecast.sequences_then) : forecast_tpot(decode, query_),
                 .cost_seconds = option.seconds,

@@ -11,6 +11,7 @@
 #include "base/ids.h"
 #include "base/result.h"
 #include "scheduler/cluster_view.h"
+#include "scheduler/level_index.h"
 
 namespace scheduler {
 
@@ -24,6 +25,8 @@ struct PlaceQuery {
     std::uint64_t numerics_id = 0;     // 0: whatever the pool has; else the rest of a stream that began with this id
     /// Per entry of ClusterView::workers: leading full blocks of the prompt that it is believed to hold. Empty: none.
     std::span<const std::uint32_t> cached_blocks = {};
+    /// The same: of those blocks, what lies only below the worker's pool. Empty: nothing does.
+    std::span<const BelowPool> below_pool = {};
     /// Lives that just failed this request.
     std::span<const base::Incarnation> avoid = {};
     double ttft_seconds_left = kNoTarget;    // until its first token is due; negative: it is late
@@ -71,7 +74,9 @@ inline constexpr std::uint32_t kWeighedTokens = 32;
 /// Where this request gets its answer soonest. Pure: no clock, no I/O, no log. O(workers).
 ///
 /// cost(prefill worker p, decode worker d) =
-///     queue and uncached prefill on p                                    (the predicted TTFT)
+///     queue and uncached prefill on p                                    (the predicted TTFT; KV below its pool is
+///                                                                        loaded meanwhile, or computed if that is
+///                                                                        sooner)
 ///   + hand-off of the KV that d lacks                                    (0 when p is d)
 ///   + predicted TPOT of d, with this sequence, * min(kWeighedTokens, new_tokens_max)
 ///   + prefill seconds * sequences that decode there meanwhile            (only when p is d: what it costs the others)

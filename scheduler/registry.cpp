@@ -39,6 +39,7 @@ std::optional<std::string_view> missing_field(const sluice::proto::RegisterWorke
 Registry::Registry(Options options)
     : options_(options),
       block_index_(options.prefix_blocks_max),
+      level_index_(options.prefix_blocks_max),
       in_flight_(options.in_flight),
       shortlist_(options.rules) {
     CHECK(options.workers_max > 0);
@@ -167,8 +168,11 @@ Registry::Heard Registry::hear(Life life, const sluice::proto::Heartbeat& heartb
     look(*slot, now);
 
     for (const sluice::proto::BlockEvents& events : heartbeat.blocks()) {
-        record.news.take(events, block_index_, static_cast<std::uint32_t>(*slot));
+        record.news.take(events, block_index_, static_cast<std::uint32_t>(*slot), &level_index_);
     }
+    const auto& prices = heartbeat.load_ns_per_token();
+    level_index_.set_prices(static_cast<std::uint32_t>(*slot),
+                            std::vector<std::uint32_t>(prices.begin(), prices.end()));
     return {
         .fresh = true,
         .resend_snapshot = record.news.ask_for_snapshot(record.load.blocks_cached() > 0, now, options_.suspect_after)};
@@ -205,6 +209,7 @@ void Registry::remove(std::size_t slot) {
     views_[slot] = {};
     records_[slot] = {};
     block_index_.clear(static_cast<std::uint32_t>(slot));
+    level_index_.clear(static_cast<std::uint32_t>(slot));
     in_flight_.worker_gone(static_cast<std::uint32_t>(slot));
     free_slots_.push_back(slot);
     facts_.reset();
@@ -277,7 +282,17 @@ std::optional<std::uint64_t> Registry::pool_numerics() {
 }
 
 Registry::Outlook Registry::outlook_of_all(std::span<const base::BlockHash> chain, base::TimePoint now) {
-    return {.workers = view(now), .cached_blocks = match(chain), .slots = {}};
+    const auto cached = match(chain);
+    outlook_below_.clear();
+    for (std::uint32_t slot = 0; slot < cached.size(); ++slot) {
+        note_below(slot, chain, cached[slot]);
+    }
+    return {.workers = view(now), .cached_blocks = cached, .below_pool = outlook_below_, .slots = {}};
+}
+
+void Registry::note_below(std::uint32_t slot, std::span<const base::BlockHash> chain, std::uint32_t blocks) {
+    if (level_index_.empty()) { return; }
+    outlook_below_.push_back(level_index_.below(slot, chain, blocks, views_[slot].limits.block_tokens));
 }
 
 Registry::Outlook Registry::outlook(const PlaceQuery& query, std::span<const base::BlockHash> chain,
@@ -287,10 +302,12 @@ Registry::Outlook Registry::outlook(const PlaceQuery& query, std::span<const bas
     PrefixSearch prefixes(block_index_, chain);
     if (facts.workers <= options_.scan_workers_max || !is_of_pool) {
         outlook_blocks_.clear();
+        outlook_below_.clear();
         for (std::uint32_t slot = 0; slot < views_.size(); ++slot) {
             outlook_blocks_.push_back(prefixes.blocks_of(slot));
+            note_below(slot, chain, outlook_blocks_.back());
         }
-        return {.workers = view(now), .cached_blocks = outlook_blocks_, .slots = {}};
+        return {.workers = view(now), .cached_blocks = outlook_blocks_, .below_pool = outlook_below_, .slots = {}};
     }
     for (const std::uint32_t slot : in_flight_.take_changed()) {
         shortlist_.touch(slot);
@@ -310,12 +327,15 @@ Registry::Outlook Registry::outlook(const PlaceQuery& query, std::span<const bas
     if (slots.empty()) { return outlook_of_all(chain, now); }
     outlook_workers_.clear();
     outlook_blocks_.clear();
+    outlook_below_.clear();
     for (const std::uint32_t slot : slots) {
         if (std::exchange(looked_in_[slot], outlooks_) != outlooks_) { look(slot, now); }
         outlook_workers_.push_back(views_[slot]);
         outlook_blocks_.push_back(prefixes.blocks_of(slot));
+        note_below(slot, chain, outlook_blocks_.back());
     }
-    return {.workers = outlook_workers_, .cached_blocks = outlook_blocks_, .slots = slots};
+    return {
+        .workers = outlook_workers_, .cached_blocks = outlook_blocks_, .below_pool = outlook_below_, .slots = slots};
 }
 
 const sluice::proto::RegisterWorker& Registry::registration(std::size_t slot) const {

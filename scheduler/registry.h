@@ -19,6 +19,7 @@
 #include "scheduler/block_news.h"
 #include "scheduler/cluster_view.h"
 #include "scheduler/in_flight.h"
+#include "scheduler/level_index.h"
 #include "scheduler/shortlist.h"
 
 namespace scheduler {
@@ -83,6 +84,7 @@ public:
     struct Outlook {
         std::span<const WorkerView> workers;
         std::span<const std::uint32_t> cached_blocks;  // for each
+        std::span<const BelowPool> below_pool;         // the same, of those
         std::span<const std::uint32_t> slots;          // of each; empty: they are all, by slot
     };
     /// Valid until the next call that is not const. `query.cached_blocks` is not looked at.
@@ -125,6 +127,7 @@ private:
     /// Updates a worker's view.
     void look(std::size_t slot, base::TimePoint now);
     std::optional<std::size_t> slot_of(Life life) const;
+    void note_below(std::uint32_t slot, std::span<const base::BlockHash> chain, std::uint32_t blocks);
     WorkerStatus status(std::size_t slot, base::TimePoint now) const;
     void remove(std::size_t slot);
     void keep_out(Life life);
@@ -137,6 +140,7 @@ private:
     std::deque<Life> replaced_;  // the last few, which must not come back
     std::uint64_t next_registration_ = 0;
     BlockIndex block_index_;
+    LevelIndex level_index_;
     InFlight in_flight_;
     std::vector<std::uint32_t> matched_;
     std::optional<Facts> facts_;  // empty: something has changed
@@ -144,6 +148,7 @@ private:
     Shortlist shortlist_;
     std::vector<WorkerView> outlook_workers_;
     std::vector<std::uint32_t> outlook_blocks_;
+    std::vector<BelowPool> outlook_below_;
     std::vector<std::uint64_t> looked_in_;  // [slots]: the last outlook that looked at it
     std::uint64_t outlooks_ = 0;
 };

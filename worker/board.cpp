@@ -41,15 +41,30 @@ void ReportBoard::add_transfer(const sluice::proto::TransferSample& sample) {
     push_bounded(transfers_, sample, samples_max_);
 }
 
-void ReportBoard::add_block_events(const kv_cache::BlockEvents& events) {
+void ReportBoard::set_load_price(std::size_t level, std::uint32_t ns_per_token) {
+    const std::scoped_lock lock(mutex_);
+    if (load_prices_.size() <= level) { load_prices_.resize(level + 1); }
+    load_prices_[level] = ns_per_token;
+}
+
+void ReportBoard::add_block_events(const kv_cache::BlockEvents& events,
+                                   std::span<const std::vector<base::BlockHash>> below) {
     sluice::proto::BlockEvents message;
     message.set_number(events.number);
     message.set_snapshot(events.snapshot);
     message.set_stored(proto::write_block_hashes(events.stored));
     message.set_removed(proto::write_block_hashes(events.removed));
+    std::size_t hashes = events.stored.size() + events.removed.size();
+    for (std::size_t level = 0; level < below.size(); ++level) {
+        if (below[level].empty()) { continue; }
+        auto& part = *message.add_below();
+        part.set_level(static_cast<std::uint32_t>(level + 1));
+        part.set_hashes(proto::write_block_hashes(below[level]));
+        hashes += below[level].size();
+    }
     const std::scoped_lock lock(mutex_);
     if (!attached_) { return; }  // the scheduler has gone since it was asked for
-    event_hashes_ += events.stored.size() + events.removed.size();
+    event_hashes_ += hashes;
     events_.push_back(std::move(message));
 }
 
@@ -67,6 +82,9 @@ void ReportBoard::take(sluice::proto::Heartbeat& heartbeat) {
     }
     for (auto& events : events_) {
         *heartbeat.add_blocks() = std::move(events);
+    }
+    for (const std::uint32_t price : load_prices_) {
+        heartbeat.add_load_ns_per_token(price);
     }
     steps_.clear();
     transfers_.clear();

@@ -9,9 +9,11 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <span>
 #include <utility>
 #include <vector>
 
+#include "base/block_hash.h"
 #include "base/clock.h"
 #include "kv_cache/prefix_index.h"
 #include "proto/scheduler.pb.h"
@@ -31,7 +33,11 @@ public:
     void set_load(const sluice::proto::WorkerLoad& load);
     void add_step(const sluice::proto::StepSample& sample);
     void add_transfer(const sluice::proto::TransferSample& sample);
-    void add_block_events(const kv_cache::BlockEvents& events);
+    /// `below`: of KnownBlockEvents.
+    void add_block_events(const kv_cache::BlockEvents& events,
+                          std::span<const std::vector<base::BlockHash>> below = {});
+    /// What loading the KV of a token from the `level`-th level below the pool (0: the nearest) took lately.
+    void set_load_price(std::size_t level, std::uint32_t ns_per_token);
 
     /// Moves everything that waits into `heartbeat` (header and number are the caller's); the load is copied.
     void take(sluice::proto::Heartbeat& heartbeat);
@@ -77,6 +83,7 @@ private:
     const std::size_t block_hashes_max_;
     mutable std::mutex mutex_;  // guards all below up to the atomics
     sluice::proto::WorkerLoad load_;
+    std::vector<std::uint32_t> load_prices_;  // by level
     std::deque<sluice::proto::StepSample> steps_;
     std::deque<sluice::proto::TransferSample> transfers_;
     std::map<SizeOfStep, std::deque<sluice::proto::StepSample>> told_steps_;

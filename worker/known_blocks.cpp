@@ -13,10 +13,11 @@ std::uint32_t KnownBlocks::tokens(std::span<const base::BlockHash> chain, std::u
     return most;
 }
 
-bool KnownBlocks::is_known(const base::BlockHash& hash) const {
-    return std::any_of(caches_.begin(), caches_.end(), [&](const kv_cache::KvCache* cache) {
+std::size_t KnownBlocks::level_of(const base::BlockHash& hash) const {
+    const auto nearest = std::find_if(caches_.begin(), caches_.end(), [&](const kv_cache::KvCache* cache) {
         return cache->cached_tokens(std::span(&hash, 1), cache->options().block_tokens) > 0;
     });
+    return static_cast<std::size_t>(nearest - caches_.begin());
 }
 
 void KnownBlocks::begin_snapshot() {
@@ -25,8 +26,9 @@ void KnownBlocks::begin_snapshot() {
     has_begun_ = false;
 }
 
-std::optional<kv_cache::BlockEvents> KnownBlocks::take_events() {
-    kv_cache::BlockEvents all;
+std::optional<KnownBlockEvents> KnownBlocks::take_events() {
+    KnownBlockEvents told;
+    kv_cache::BlockEvents& all = told.events;
     all.snapshot = std::exchange(begins_, false);
     const auto take = [&](kv_cache::KvCache& cache) {
         const auto events = cache.take_events();
@@ -46,17 +48,29 @@ std::optional<kv_cache::BlockEvents> KnownBlocks::take_events() {
         ++telling_;
         has_begun_ = false;
     }
-    std::erase_if(all.removed, [this](const base::BlockHash& hash) { return is_known(hash); });
-    std::erase_if(all.stored, [this](const base::BlockHash& hash) { return !is_known(hash); });
-    // Told twice where two hold it: that changes nothing.
-    std::sort(all.stored.begin(), all.stored.end());
-    all.stored.erase(std::unique(all.stored.begin(), all.stored.end()), all.stored.end());
-    std::sort(all.removed.begin(), all.removed.end());
-    all.removed.erase(std::unique(all.removed.begin(), all.removed.end()), all.removed.end());
+    const auto sort_out = [](std::vector<base::BlockHash>& hashes) {  // of two caches: told twice
+        std::sort(hashes.begin(), hashes.end());
+        hashes.erase(std::unique(hashes.begin(), hashes.end()), hashes.end());
+    };
+    sort_out(all.stored);
+    sort_out(all.removed);
+    told.below.resize(caches_.size() - 1);
+    const auto is_gone = [&](const base::BlockHash& hash) {
+        const std::size_t level = level_of(hash);
+        if (level > 0 && level < caches_.size()) { told.below[level - 1].push_back(hash); }
+        return level == caches_.size();
+    };
+    std::erase_if(all.stored, is_gone);
+    std::erase_if(all.removed, [&](const base::BlockHash& hash) { return !is_gone(hash); });
+    bool any_below = false;
+    for (std::vector<base::BlockHash>& hashes : told.below) {
+        sort_out(hashes);
+        any_below = any_below || !hashes.empty();
+    }
     if (all.snapshot) { all.removed.clear(); }
-    if (!all.snapshot && all.stored.empty() && all.removed.empty()) { return std::nullopt; }
+    if (!all.snapshot && all.stored.empty() && all.removed.empty() && !any_below) { return std::nullopt; }
     all.number = ++number_;
-    return all;
+    return told;
 }
 
 void KnownBlocks::forget_events() {

@@ -52,7 +52,7 @@ struct KvTiers::Instruments {
                                                   "Copies of KV to a tier below the pool, by how they ended",
                                                   {{"tier", tier}, {"outcome", outcome}});
             }
-            for (const char* outcome : {"complete", "partial", "failed", "busy", "slower"}) {
+            for (const char* outcome : {"complete", "partial", "failed", "busy", "slower", "both_ends"}) {
                 loads[outcome] = &metrics.counter("sluice_kv_tier_loads_total",
                                                   "Prompts of which a tier below the pool had more than the pool, by "
                                                   "what came of it",
@@ -257,10 +257,16 @@ void KvTiers::admitted(Sequence& sequence) {
     const auto& source = sequence.request.kv_source;
     if (most <= first || (source && source->kv_tokens / block_tokens > most)) { return; }
 
+    const Way way = way_for(sequence, first, there);
+    if (way == Way::both && begin_back(sequence, first, there)) {
+        const auto farthest = std::find(there.begin(), there.end(), most) - there.begin();
+        instruments_->tiers[static_cast<std::size_t>(farthest)].loads.at("both_ends")->Increment();
+        return;
+    }
     Loading loading{.sequence = sequence.id, .first = first, .end = first, .began = control_.clock().now()};
     for (std::size_t tier = 0; tier < tiers_.size(); ++tier) {
         if (there[tier] <= loading.end) { continue; }
-        if (!is_worth_loading(tier, loading.end, there[tier])) {
+        if (way != Way::load && !is_worth_loading(tier, loading.end, there[tier])) {
             instruments_->tiers[tier].loads.at("slower")->Increment();
         } else if (begin_load(tier, sequence, loading.end, there[tier])) {
             loading.end = there[tier];
@@ -288,12 +294,14 @@ bool KvTiers::is_worth_loading(std::size_t tier, std::uint32_t first, std::uint3
     return true;
 }
 
-bool KvTiers::begin_load(std::size_t tier, const Sequence& sequence, std::uint32_t first, std::uint32_t end) {
+bool KvTiers::begin_load(std::size_t tier, const Sequence& sequence, std::uint32_t first, std::uint32_t end,
+                         bool is_piece) {
     kv_cache::KvCache& slots = *tiers_[tier].slots;
     Load load;
     load.request = sequence.request.key;
     load.sequence = sequence.id;
     load.first = first;
+    load.is_piece = is_piece;
     load.source = slots.match(std::span(sequence.chain).first(end), end * slots.options().block_tokens);
     CHECK(load.source.blocks().size() == end);
     load.target = control_.cache().hold(*sequence.kv, first, end - first);
@@ -317,13 +325,18 @@ void KvTiers::loaded(std::size_t tier, Load load, const TierEvent& event) {
     Instruments::OfTier& figures = instruments_->tiers[tier];
     const std::uint32_t wanted = size32(load.target.blocks().size());
     const bool is_complete = !event.error && event.blocks_done == wanted;
-    figures.loads.at(is_complete ? "complete" : event.blocks_done > 0 ? "partial" : "failed")->Increment();
+    if (!load.is_piece || !is_complete) {
+        figures.loads.at(is_complete ? "complete" : event.blocks_done > 0 ? "partial" : "failed")->Increment();
+    }
     figures.bytes_in.Increment(static_cast<double>(event.blocks_done * tiers_[tier].block_bytes));
     learn(tier, event);
     if (!is_complete) { tiers_[tier].slots->forget(load.source, load.first + event.blocks_done); }
-    if (is_complete && !tiers_[tier].keeps_loaded) { tiers_[tier].slots->forget(load.source, 0); }
+    if (is_complete && !tiers_[tier].keeps_loaded) {
+        tiers_[tier].slots->forget(load.source, load.is_piece ? load.first : 0);
+    }
     load.source = {};
     load.target.release();
+    if (load.is_piece) { return piece_loaded(load, wanted, event); }
 
     const auto at = loadings_.find(load.sequence);
     CHECK(at != loadings_.end(), "sequence " << base::raw(load.sequence));
@@ -337,7 +350,7 @@ void KvTiers::loaded(std::size_t tier, Load load, const TierEvent& event) {
     loadings_.erase(at);
     const Sequence* sequence = control_.find(load.request);
     if (sequence == nullptr || sequence->id != ended.sequence) { return; }  // it has ended meanwhile
-    figures.duration.Observe(seconds_of(control_.clock().now() - ended.began));
+    observe_load(control_.clock().now() - ended.began);
     if (ended.end > ended.first) {
         control_.loaded(load.request, ended.end * control_.cache().options().block_tokens);
     } else {
@@ -347,11 +360,16 @@ void KvTiers::loaded(std::size_t tier, Load load, const TierEvent& event) {
     }
 }
 
+void KvTiers::observe_load(base::Duration duration) {
+    instruments_->tiers.front().duration.Observe(seconds_of(duration));
+}
+
 void KvTiers::learn(std::size_t tier, const TierEvent& event) {
     if (event.blocks_done == 0) { return; }
     const double seconds = seconds_of(event.duration) / event.blocks_done;
     std::optional<double>& learned = load_seconds_per_block_[tier];
     learned = learned ? *learned + kLearningStep * (seconds - *learned) : seconds;
+    control_.tell_load_price(tier, *learned / control_.cache().options().block_tokens);
 }
 
 /// The tier that has the most of the chain, the nearest of several; and how many blocks.

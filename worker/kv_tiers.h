@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "kv_cache/kv_cache.h"
+#include "kv_transfer/rate/both_ends.h"
 #include "kv_transfer/tier/tier.h"
 #include "worker/role_part.h"
 
@@ -21,7 +22,10 @@ namespace worker {
 /// The levels below the KV pool (docs/kv-memory.md). What a sequence computed is copied out while it lives, in runs of
 /// neighbouring blocks, beside the steps; so when it gives up its memory, for good or for a while, next to nothing has
 /// to be moved first. Whoever is admitted and finds less of its tokens in the pool than a level has, loads the rest
-/// (`loading`, as by KvFetcher) where that is predicted to be quicker than computing it. Whatever fails is computed.
+/// (`loading`, as by KvFetcher) where that is predicted to be quicker than computing it; or both at once, where that is
+/// quicker than either by what counts and loading alone would not be in time for its first token: steps compute from
+/// the front, pieces are loaded from the end back, and where they meet follows from what both took lately, looked at
+/// anew after each piece (kv_transfer/rate/both_ends.h). Whatever fails is computed.
 ///
 /// A level is named by block hashes as the pool is, so a block lies there once, however many sequences and turns it
 /// belongs to, and only what is new goes out (FastSwitch, Shen et al. 2024, section 3.3: reuse across turns; the group
@@ -60,6 +64,8 @@ public:
                                 std::function<void(std::uint32_t blocks)> done);
 
     void admitted(Sequence& sequence) override;
+    void front_computed(Sequence& sequence) override;
+    void closing(Sequence& sequence) override;
     void published(Sequence& sequence) override;
     void leaving(Sequence& sequence, bool for_good) override;
     void dropped() override;
@@ -84,6 +90,7 @@ private:
         std::uint32_t first = 0;       // block of the sequence
         kv_cache::PrefixMatch source;  // of the tier: from block 0 on
         kv_cache::BlockHold target;    // of the pool
+        bool is_piece = false;         // of a LoadingBack
     };
     /// For somebody else.
     struct RunLoad {
@@ -113,6 +120,17 @@ private:
         base::TimePoint began;
         std::optional<base::Error> error = std::nullopt;
     };
+    /// A sequence that computes from the front while it loads from the end back. In blocks.
+    struct LoadingBack {
+        std::vector<std::uint32_t> there;  // leading ones, by tier
+        std::uint32_t until = 0;  // computed is what lies before it; what lies between it and `begin` is loaded
+        std::uint32_t begin = 0;  // [begin, end) is there, or comes with the piece that is being copied
+        std::uint32_t end = 0;
+        bool copies = false;   // a piece
+        bool is_over = false;  // nothing more is loaded
+        base::TimePoint began;
+    };
+    using LoadsBack = std::unordered_map<base::SequenceId, LoadingBack>;
     struct Instruments;
 
     void apply(std::size_t tier, const kv_transfer::TierEvent& event);
@@ -126,7 +144,25 @@ private:
     bool copy_next(std::size_t tier, Save save);
     std::uint32_t blocks_there(std::size_t tier, std::span<const base::BlockHash> chain) const;
     bool is_worth_loading(std::size_t tier, std::uint32_t first, std::uint32_t end);
-    bool begin_load(std::size_t tier, const Sequence& sequence, std::uint32_t first, std::uint32_t end);
+    bool begin_load(std::size_t tier, const Sequence& sequence, std::uint32_t first, std::uint32_t end,
+                    bool is_piece = false);
+    void observe_load(base::Duration duration);
+    // kv_tiers_back.cpp
+    enum class Way : std::uint8_t {
+        load,      // all of it: that is in time
+        by_level,  // what is worth it, level by level
+        both,      // from both ends
+    };
+    Way way_for(const Sequence& sequence, std::uint32_t first, std::span<const std::uint32_t> there) const;
+    std::optional<double> seconds_to_load(std::span<const std::uint32_t> there, std::uint32_t first,
+                                          std::uint32_t end) const;
+    std::optional<double> seconds_to_compute(std::uint32_t first, std::uint32_t end) const;
+    kv_transfer::Meeting meeting(std::span<const std::uint32_t> there, std::uint32_t first, std::uint32_t end) const;
+    bool begin_back(Sequence& sequence, std::uint32_t first, std::span<const std::uint32_t> there);
+    void go_on_back(LoadsBack::iterator load, Sequence& sequence);
+    void next_piece(LoadingBack& load, const Sequence& sequence);
+    void piece_loaded(const Load& piece, std::uint32_t blocks, const kv_transfer::TierEvent& event);
+    void end_back(LoadsBack::iterator load, RequestKey request, base::Result<std::uint32_t> kv_tokens);
     void show(std::size_t tier);
 
     const std::vector<Tier> tiers_;
@@ -135,6 +171,7 @@ private:
     std::unordered_map<std::uint64_t, Job> jobs_;                        // by TierJob::id
     std::vector<std::unordered_map<base::SequenceId, Saving>> savings_;  // by tier
     std::unordered_map<base::SequenceId, Loading> loadings_;
+    LoadsBack loads_back_;
     std::vector<std::optional<double>> load_seconds_per_block_;  // by tier, learned
     std::vector<std::uint32_t> left_out_;                        // by tier: loads, since the last that was tried
     std::unique_ptr<Instruments> instruments_;

@@ -42,9 +42,16 @@ public:
     /// Something loads KV into the memory of a sequence that has just been admitted: it keeps the memory and does not
     /// run until loaded(). Who loads holds the blocks (KvCache::hold) as long as they are written.
     virtual void make_loading(Sequence& sequence) = 0;
+    /// Something puts KV into the end of its memory while steps compute what comes before: of a running sequence, or of
+    /// one that awaits KV and has room for it. May be called again as often as the bounds move; `until` must not lie
+    /// before what a running step computes. front_computed() follows whenever computing has come to `until`. Whoever
+    /// calls ends it by loaded(), or resets Sequence::from_end where its state changes with it. Until then the sequence
+    /// gives way to nobody.
+    virtual void load_from_end(Sequence& sequence, const KvFromEnd& range) = 0;
     /// Loading has ended: KV of the first `kv_tokens` (fewer than it has) is there, or, with an error, what no prefix
     /// hit covers is computed. RolePart::loaded follows from inside. Without effect when the sequence has ended
-    /// meanwhile.
+    /// meanwhile. After load_from_end: all before it is computed, and no step runs that computes it; or, with an error,
+    /// it computes on from where it stands.
     virtual void loaded(RequestKey key, base::Result<std::uint32_t> kv_tokens) = 0;
     /// What computing the KV of `tokens` tokens behind `computed_tokens` is expected to take here, without what it
     /// would wait for; empty while too little is known.
@@ -57,6 +64,9 @@ public:
     [[nodiscard]] virtual bool post(std::function<void()> task) = 0;
     /// One measured hand-off, for the scheduler's predictor.
     virtual void add_transfer_sample(std::uint64_t bytes, base::Duration duration) = 0;
+    /// What loading the KV of a token from the `level`-th level below the pool (0: the nearest) takes now, for the
+    /// scheduler.
+    virtual void tell_load_price(std::size_t level, double seconds_per_token) = 0;
 };
 
 /// What a role adds to the step loop: prefill_worker::PrefillPart hands KV over, decode_worker::DecodePart takes it.
@@ -74,6 +84,8 @@ public:
     virtual void admitted(Sequence&) {}
     /// What was loading is there: KV of [tokens_before, sequence.computed_tokens), perhaps none.
     virtual void loaded(Sequence&, std::uint32_t /*tokens_before*/) {}
+    /// Computing has come to where KV from elsewhere begins, or may begin (Sequence::from_end). Told helpers, too.
+    virtual void front_computed(Sequence&) {}
     /// It has the memory that it asked for with want_room; sequence.computed_tokens of it are a prefix hit.
     virtual void room_granted(Sequence&) {}
     /// There is no room for it now; it keeps its place. May come many times.

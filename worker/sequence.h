@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -122,6 +123,14 @@ struct RoomWish {
     std::uint64_t turn = 0;       // first come, first served
 };
 
+/// KV of its tokens [begin, end) that something else puts into its memory, or has, while steps compute those before.
+/// No step computes beyond `until`, which is at most `begin`: what lies between is nobody's yet.
+struct KvFromEnd {
+    std::uint32_t until = 0;  // token; a multiple of the block size, like `begin`
+    std::uint32_t begin = 0;
+    std::uint32_t end = 0;
+};
+
 /// From when on tokens are due, one each TPOT target: a stream that gave more than that is ahead of its schedule.
 struct TokenSchedule {
     base::TimePoint begin;
@@ -142,7 +151,8 @@ struct Sequence {
     std::uint32_t prompt_tokens = 0;
     std::uint32_t computed_tokens = 0;  // KV of tokens [0, computed_tokens) is in the blocks
     std::optional<kv_cache::SequenceKv> kv;
-    std::optional<RoomWish> room;  // awaiting_kv, without kv
+    std::optional<RoomWish> room;       // awaiting_kv, without kv
+    std::optional<KvFromEnd> from_end;  // running, or awaiting_kv with kv
 
     std::uint32_t step_tokens = 0;  // its share of the running step; 0: none
     bool step_samples = false;      // that step chooses its next token
@@ -169,6 +179,11 @@ struct Sequence {
     std::uint32_t computed_after_step() const { return computed_tokens + step_tokens; }
     std::uint32_t generated_after_step() const { return generated_tokens() + (step_samples ? 1 : 0); }
     std::uint32_t left_after_step() const { return tokens_left() + (step_samples ? 1 : 0) - step_tokens; }
+    /// Of those, what steps may compute before something that comes from elsewhere is there.
+    std::uint32_t computable_after_step() const {
+        if (!from_end) { return left_after_step(); }
+        return from_end->until - std::min(from_end->until, computed_after_step());
+    }
 
     /// Here the tokens that it has now begin to count against its TPOT target, unless earlier ones do.
     void begin_schedule(base::TimePoint now) {

@@ -35,7 +35,7 @@ bool StepLoop::ends_with_step(const Sequence& sequence) const {
 /// As it stands when the running step has ended, at `step_begin`.
 PlanCandidate StepLoop::candidate_of(const Sequence& sequence, base::TimePoint step_begin) const {
     PlanCandidate candidate;
-    candidate.tokens_left = sequence.left_after_step();
+    candidate.tokens_left = sequence.computable_after_step();
     candidate.context_tokens = sequence.computed_after_step();
     if (const auto due = sequence.next_due(step_begin)) { candidate.due_seconds = seconds_of(*due - step_begin); }
     const base::Duration tpot = sequence.request.slo.tpot;
@@ -57,8 +57,11 @@ std::optional<RunningStep> StepLoop::plan_step() {
         std::vector<PlanCandidate> candidates;
         std::vector<Sequence*> runnable;
         for (const auto& sequence : sequences_) {
-            const bool can_run = sequence->state == SequenceState::running && !sequence->awaits_grammar();
+            const bool fills = sequence->from_end.has_value();  // the rest of its KV comes meanwhile
+            const bool can_run = (sequence->state == SequenceState::running && !sequence->awaits_grammar()) ||
+                                 (sequence->state == SequenceState::awaiting_kv && fills);
             if (!can_run || ends_with_step(*sequence)) { continue; }
+            if (fills && sequence->computable_after_step() == 0) { continue; }
             runnable.push_back(sequence.get());
             candidates.push_back(candidate_of(*sequence, begin));
         }
@@ -225,6 +228,12 @@ void StepLoop::apply_result(const StepEntry& entry, engine::EntryResult& result)
     for (engine::SampledToken& score : result.scores) {
         if (sequence.prompt_scores.size() + 1 < sequence.prompt_tokens) {
             sequence.prompt_scores.push_back(std::move(score));
+        }
+    }
+    if (sequence.from_end && sequence.computed_tokens >= sequence.from_end->until) {
+        part_of(sequence)->front_computed(sequence);
+        for (RolePart* helper : helpers_) {
+            helper->front_computed(sequence);
         }
     }
     if (!entry.samples) { return; }

@@ -215,6 +215,11 @@ void StepLoop::add_transfer_sample(std::uint64_t bytes, base::Duration duration)
     board_.add_transfer(sample);
 }
 
+void StepLoop::tell_load_price(std::size_t level, double seconds_per_token) {
+    constexpr double kMost = 4e9;  // nanoseconds: what the report has room for
+    board_.set_load_price(level, static_cast<std::uint32_t>(std::clamp(seconds_per_token * 1e9, 1.0, kMost)));
+}
+
 void StepLoop::emit(Sequence& sequence, SequenceOutput output) {
     output.key = sequence.request.key;
     if (output.finish != Finish::none && options_.spans != nullptr && sequence.request.trace_context) {

@@ -164,12 +164,14 @@ public:
     void publish(Sequence& sequence) override;
     void want_room(Sequence& sequence, std::uint32_t kv_tokens) override;
     void make_loading(Sequence& sequence) override;
+    void load_from_end(Sequence& sequence, const KvFromEnd& range) override;
     void loaded(RequestKey key, base::Result<std::uint32_t> kv_tokens) override;
     std::optional<base::Duration> predict_prefill(std::uint32_t computed_tokens, std::uint32_t tokens) const override;
     kv_cache::KvCache& cache() override { return cache_; }
     const base::Clock& clock() const override { return clock_; }
     [[nodiscard]] bool post(std::function<void()> task) override;
     void add_transfer_sample(std::uint64_t bytes, base::Duration duration) override;
+    void tell_load_price(std::size_t level, double seconds_per_token) override;
 
 private:
     /// A step that has been collected, as far as settle() has not reported it.

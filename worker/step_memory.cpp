@@ -30,8 +30,8 @@ std::vector<MemoryCandidate> StepLoop::memory_candidates() const {
     for (const auto& sequence : sequences_) {
         MemoryCandidate candidate;
         candidate.holds_kv = sequence->kv.has_value();
-        candidate.may_give_way =
-            sequence->state == SequenceState::running && part_of(*sequence)->may_preempt(*sequence);
+        candidate.may_give_way = sequence->state == SequenceState::running && !sequence->from_end &&
+                                 part_of(*sequence)->may_preempt(*sequence);
         candidate.priority = sequence->request.priority;
         candidate.age = memory_age(sequence->waited_for_memory(now), options_.limits.priority_wait);
         candidate.tenant = sequence->request.tenant;
@@ -195,6 +195,7 @@ void StepLoop::make_waiting(Sequence& sequence) {
     leave(sequence, false);
     sequence.kv.reset();
     sequence.room.reset();
+    sequence.from_end.reset();
     next_.reset();
     freed_ = true;
     extend_chain(sequence);  // what it computed may be found again when its turn comes
@@ -232,14 +233,25 @@ void StepLoop::make_loading(Sequence& sequence) {
     next_.reset();
 }
 
+void StepLoop::load_from_end(Sequence& sequence, const KvFromEnd& range) {
+    CHECK(sequence.kv && sequence.computed_after_step() <= range.until && range.until <= range.begin &&
+              range.begin <= range.end && range.end <= sequence.tokens.size(),
+          "tokens " << range.until << ", " << range.begin << " to " << range.end << " of " << sequence.tokens.size()
+                    << ", computed are " << sequence.computed_after_step());
+    sequence.from_end = range;
+    next_.reset();
+}
+
 void StepLoop::loaded(RequestKey key, base::Result<std::uint32_t> kv_tokens) {
     Sequence* sequence = find(key);
-    if (sequence == nullptr || sequence->state != SequenceState::loading) { return; }
+    if (sequence == nullptr || (sequence->state != SequenceState::loading && !sequence->from_end)) { return; }
+    sequence->from_end.reset();
     const std::uint32_t before = sequence->computed_tokens;
     if (kv_tokens) {
-        CHECK(*kv_tokens < sequence->tokens.size(), *kv_tokens << " tokens loaded of " << sequence->tokens.size());
+        CHECK(*kv_tokens < sequence->tokens.size() && sequence->step_tokens == 0,
+              *kv_tokens << " tokens loaded of " << sequence->tokens.size());
         sequence->computed_tokens = std::max(before, *kv_tokens);
-        if (!sequence->output_started) { sequence->cached_tokens = sequence->computed_tokens; }
+        if (!sequence->output_started) { sequence->cached_tokens += sequence->computed_tokens - before; }
     }
     make_running(*sequence);
     part_of(*sequence)->loaded(*sequence, before);

@@ -12,7 +12,8 @@ constexpr std::size_t kChangesMax = 1 << 16;
 /// Prompt tokens that a step has to compute before the sequence can be sampled, as far as one knows.
 std::uint32_t uncached_tokens(const Sequence& sequence) {
     const bool waits = sequence.state == SequenceState::waiting;
-    return sequence.tokens_left() - (waits ? sequence.cached_believed : 0);
+    const std::uint32_t comes = sequence.from_end ? sequence.from_end->end - sequence.from_end->until : 0;
+    return sequence.tokens_left() - (waits ? sequence.cached_believed : comes);
 }
 
 }  // namespace
@@ -139,7 +140,7 @@ bool StepReporter::publish_blocks() {
         case ReportBoard::Wish::changes:
             break;
     }
-    if (const auto events = known_.take_events()) { board_.add_block_events(*events); }
+    if (const auto told = known_.take_events()) { board_.add_block_events(told->events, told->below); }
     return known_.snapshot_unfinished();
 }
 

@@ -1,6 +1,9 @@
 // The decode part over a receiver that only notes what it is told: what is decided, without a network or a thread.
 #include "decode_worker/decode_part.h"
 
+#include <array>
+#include <chrono>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,7 +13,9 @@
 
 #include "tests/support/catch.h"
 #include "tests/support/ledger_engine.h"
+#include "tests/support/random_tokens.h"
 #include "tests/support/step_bench.h"
+#include "tests/support/taught_costs.h"
 
 using base::Epoch;
 using base::RequestId;
@@ -36,11 +41,18 @@ kv_transfer::HandoffKey handoff_of(std::uint64_t request) {
 /// Notes the answers, in order: "grant 1", "later 2".
 class NotedAnswers final : public decode_worker::KvReceiverPort {
 public:
-    void grant(const kv_transfer::GrantRoom& room) override { note("grant", room.key); }
+    void grant(const kv_transfer::GrantRoom& room) override {
+        note("grant", room.key);
+        have_tokens = room.have_tokens;
+        blocks.assign(room.blocks.begin(), room.blocks.end());
+    }
     void later(const kv_transfer::HandoffKey& key) override { note("later", key); }
     void refuse(const kv_transfer::HandoffKey& key, base::Error) override { note("refuse", key); }
     void abort(const kv_transfer::HandoffKey& key, base::Error) override { note("abort", key); }
     std::vector<std::string> take() { return std::exchange(answers_, {}); }
+
+    std::uint32_t have_tokens = 0;  // of the last grant
+    std::vector<base::BlockId> blocks;
 
 private:
     void note(const char* what, const kv_transfer::HandoffKey& key) {
@@ -140,4 +152,140 @@ TEST_CASE("who waits for room and whose hand-off fails is computed here when mem
     REQUIRE(bench.loop.post_command(worker::ContinueRequest{key_of(2), test_support::kGateway, {expected[0]}}));
     bench.settle();
     REQUIRE(bench.sink.answers.at(key_of(2)).tokens == std::vector<TokenId>(expected.begin() + 1, expected.end()));
+}
+
+namespace {
+
+constexpr std::uint32_t kLongTokens = 40 * 16 + 5;
+
+/// Steps take a millisecond a token.
+struct SlowWireBench : DecodeBench {
+    explicit SlowWireBench(bool knows_prompts = true) : DecodeBench(100) {
+        if (knows_prompts) { test_support::teach_millisecond_a_token(*this); }
+    }
+    void ask_room(std::chrono::milliseconds sending, std::chrono::milliseconds computing,
+                  std::optional<base::Duration> first_token_in = std::nullopt) {
+        before = engine.tokens_computed();
+        auto message = test_support::make_start(1, prompt, 4);
+        message.part = worker::Part::decode;
+        message.peer = {base::WorkerId{1}, kPrefill, "prefill"};
+        if (first_token_in) { message.slo.first_token = clock.now() + *first_token_in; }
+        REQUIRE(loop.post_command(std::move(message)));
+        loop.work();
+        ReceiverEvent news;
+        news.kind = ReceiverEvent::Kind::room_requested;
+        news.key = handoff_of(1);
+        news.kv_tokens = kLongTokens;
+        news.sending = sending;
+        news.computing = computing;
+        news.computing_whole = std::chrono::milliseconds(kLongTokens);
+        part.on_event(std::move(news));
+        loop.work();
+        REQUIRE(answers.take() == Answers{"grant 1"});
+    }
+    /// The KV behind what decode says it has comes from prefill.
+    void come() {
+        engine::Batch batch;
+        engine::BatchEntry& entry = batch.add();
+        entry.position = answers.have_tokens;
+        entry.tokens.assign(prompt.begin() + answers.have_tokens, prompt.end());
+        entry.set_blocks(answers.blocks);
+        before += entry.tokens.size();
+        REQUIRE(engine::run_to_end(engine, std::move(batch)));
+        event(ReceiverEvent::Kind::completed, 1, kLongTokens);
+        event(ReceiverEvent::Kind::released, 1);
+    }
+    void go_on() {
+        const std::vector<TokenId> first = test_support::ledger_continuation(prompt, 1, 1000);
+        REQUIRE(loop.post_command(worker::ContinueRequest{key_of(1), test_support::kGateway, first}));
+        loop.work();
+    }
+    void check(std::uint32_t cached_tokens) {
+        settle();
+        const auto all = test_support::ledger_continuation(prompt, 4, 1000);
+        const auto& answer = sink.answers.at(key_of(1));
+        REQUIRE(answer.tokens == std::vector<TokenId>(all.begin() + 1, all.end()));
+        REQUIRE(answer.finals == 1);
+        REQUIRE(answer.cached_tokens == cached_tokens);
+        REQUIRE(engine.violations() == 0);
+        REQUIRE(engine.tokens_computed() - before == kLongTokens - cached_tokens + 3);
+        const auto counts = cache.counts();
+        REQUIRE(counts.used + counts.pinned + counts.stranded == 0);
+    }
+
+    const std::vector<TokenId> prompt = [] {
+        test_support::Random random{3};
+        return test_support::random_prompt(random, kLongTokens);
+    }();
+    std::uint64_t before = 0;
+};
+
+}  // namespace
+
+TEST_CASE("over a slow wire the first tokens are computed while the others come", "[decode_worker]") {
+    SlowWireBench bench(GENERATE(true, false));  // else it is taken for as quick as prefill says that it is
+    bench.ask_room(std::chrono::milliseconds(kLongTokens), std::chrono::milliseconds(0));
+    const std::uint32_t front = bench.answers.have_tokens;
+    REQUIRE(front >= 17 * 16);
+    REQUIRE(front <= 23 * 16);
+    // In any order: the front, the rest, the first token.
+    const int order = GENERATE(range(0, 6));
+    CAPTURE(order);
+    const std::array<std::array<int, 3>, 6> orders{{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}}};
+    for (const int step : orders[static_cast<std::size_t>(order)]) {
+        if (step == 0) {
+            bench.settle();
+            REQUIRE(bench.engine.tokens_computed() - bench.before >= front);
+        } else if (step == 1) {
+            bench.come();
+        } else {
+            bench.go_on();
+        }
+    }
+    bench.check(kLongTokens - front);
+    REQUIRE(bench.metrics.text().find("sluice_kv_front_tokens_total " + std::to_string(front)) != std::string::npos);
+}
+
+TEST_CASE("nothing is computed twice where the wire is not what the KV waits for", "[decode_worker]") {
+    SlowWireBench bench;
+    const std::chrono::milliseconds all(kLongTokens);
+    SECTION("nothing is known of it") {
+        bench.ask_room(std::chrono::milliseconds(0), std::chrono::milliseconds(0));
+    }
+    SECTION("prefill computes for as long") {
+        bench.ask_room(all, all);
+    }
+    SECTION("it is quick") {
+        bench.ask_room(all / 20, std::chrono::milliseconds(0));
+    }
+    SECTION("all of it is there when the second token is due") {
+        bench.ask_room(all, std::chrono::milliseconds(0), all * 2);
+    }
+    REQUIRE(bench.answers.have_tokens == 0);
+    bench.come();
+    bench.go_on();
+    bench.check(kLongTokens);
+}
+
+TEST_CASE("a hand-off that fails while the first tokens are computed leaves the rest to steps", "[decode_worker]") {
+    SlowWireBench bench;
+    bench.ask_room(std::chrono::milliseconds(kLongTokens), std::chrono::milliseconds(0));
+    REQUIRE(bench.answers.have_tokens > 0);
+    if (GENERATE(false, true)) { bench.settle(); }
+    bench.go_on();
+    bench.event(ReceiverEvent::Kind::failed, 1);
+    bench.event(ReceiverEvent::Kind::released, 1);
+    bench.check(0);
+}
+
+TEST_CASE("who is cancelled while its first tokens are computed leaves nothing behind", "[decode_worker]") {
+    SlowWireBench bench;
+    bench.ask_room(std::chrono::milliseconds(kLongTokens), std::chrono::milliseconds(0));
+    if (GENERATE(false, true)) { bench.driver.turn(); }
+    bench.cancel(1);
+    REQUIRE(bench.answers.take() == Answers{"abort 1"});
+    bench.event(ReceiverEvent::Kind::failed, 1);
+    bench.event(ReceiverEvent::Kind::released, 1);
+    const auto counts = bench.cache.counts();
+    REQUIRE(counts.used + counts.pinned + counts.stranded == 0);
 }

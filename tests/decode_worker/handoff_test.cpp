@@ -126,6 +126,30 @@ struct Pair {
 
 }  // namespace
 
+TEST_CASE("over a slow wire decode computes the first tokens itself, and all tokens are as ever", "[decode_worker]") {
+    KvPlane plane;
+    plane.faults = *net::parse_fault_plan("seed=3;delay:kind=3,ms=50,probability=1");  // frames
+    Pair pair({}, {.blocks_total = 400}, plane);
+    Random random{9};
+    const auto computes_some = [&pair] {
+        const std::string text = pair.decode.metrics.text();
+        const std::string name = "\nsluice_kv_front_tokens_total ";
+        const auto at = text.find(name);
+        return at != std::string::npos && std::stod(text.substr(at + name.size())) > 0;
+    };
+    // The wire has to be known, and what steps take.
+    for (std::uint64_t request = 1; request <= 200 && !computes_some(); ++request) {
+        const auto prompt = random_prompt(random, 500 + random() % 100);
+        pair.start(request, prompt, 5);
+        const RequestKey key{RequestId{request}, Epoch{0}};
+        REQUIRE(pair.decode.mailbox.wait_for_final(key));
+        REQUIRE(pair.tokens(request) == ledger_continuation(prompt, 5, 1000));
+        REQUIRE(pair.decode.mailbox.answer(key).kv_path == "pushed");
+    }
+    REQUIRE(computes_some());
+    REQUIRE(pair.prefill.engine.violations() + pair.decode.engine.violations() == 0);
+}
+
 TEST_CASE("a split request gives the tokens of an undivided one, from pushed KV", "[decode_worker]") {
     Random random{1};
     Pair pair;

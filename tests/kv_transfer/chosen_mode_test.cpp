@@ -222,6 +222,28 @@ TEST_CASE("modes are chosen among what both sides have, else all goes raw", "[kv
     CHECK(world.received_kv(kTokens) == world.sent_kv(kTokens));
 }
 
+TEST_CASE("decode hears what the wire is expected to take for all of it, where nothing is lost", "[kv_transfer]") {
+    const auto exact = kv_transfer::make_exact_codec(kv_test::kNumerics);
+    const Codecs codecs({exact.get(), &kv_test::kTestCodec});
+    World::Options options = options_with(codecs, codecs);
+    options.prefill_faults = kSlow;
+    World world(options);
+    fill_normal(world, 3);
+    const auto told = [&](std::uint64_t request) {
+        for (const ReceiverEvent& event : world.received) {
+            if (event.kind == R::room_requested && event.key == make_key(request)) { return event.sending; }
+        }
+        return base::Duration(-1);
+    };
+    hand_over(world, {.allow_lossy_prefill = false}, 1);
+    CHECK(told(1) == base::Duration::zero());  // nothing is known of it yet
+    hand_over(world, {.allow_lossy_prefill = false}, 2);
+    CHECK(told(2) > milliseconds(10));  // a frame is on its way for 100 ms
+    CHECK(told(2) < seconds(5));
+    hand_over(world, {.allow_lossy_prefill = true}, 3);
+    CHECK(told(3) == base::Duration::zero());
+}
+
 TEST_CASE("of several modes a hand-off is named by the lossiest", "[kv_transfer]") {
     const auto cachegen = kv_transfer::make_cachegen_codec();
     const auto exact = kv_transfer::make_exact_codec();

@@ -18,6 +18,7 @@ struct Cluster {
     std::vector<WorkerView> workers;
     scheduler::PlaceRules rules = {};
     std::vector<std::uint32_t> cached_blocks = {};
+    std::vector<scheduler::BelowPool> below_pool = {};
     std::vector<base::Incarnation> avoid = {};
     double ttft_seconds_left = scheduler::kNoTarget;
     double tpot_seconds_target = scheduler::kNoTarget;
@@ -29,6 +30,7 @@ struct Cluster {
                                                                        .new_tokens_max = new_tokens_max,
                                                                        .numerics_id = numerics_id,
                                                                        .cached_blocks = cached_blocks,
+                                                                       .below_pool = below_pool,
                                                                        .avoid = avoid,
                                                                        .ttft_seconds_left = ttft_seconds_left,
                                                                        .tpot_seconds_target = tpot_seconds_target,
@@ -525,4 +527,50 @@ TEST_CASE("a worker whose streams have TPOT targets has only part of its time fo
     // The sooner those that decode will be done, the sooner there is more time.
     cluster.workers[0].expected.residual_seconds = 0.2;
     REQUIRE(cluster.placed(500).ttft_seconds < 0.9 * paced);
+}
+
+TEST_CASE("KV below a worker's pool counts at what loading it takes", "[scheduler][place]") {
+    // A millisecond a token: 1,600 of 1,616 tokens are worth 1.6 s.
+    Cluster cluster{{make_worker({.id = 1}), make_worker({.id = 2})}};
+    constexpr std::uint32_t kPrompt = 1616;
+    SECTION("quick: its worker is the one, and says when") {
+        cluster.cached_blocks = {0, 100};
+        cluster.below_pool = {{}, {.blocks = 100, .seconds = 0.2}};
+        const auto placement = cluster.placed(kPrompt);
+        CHECK(cluster.prefill_id(placement) == 2);
+        CHECK(placement.ttft_seconds == Approx(0.2 + 0.001 + 0.016).margin(0.001));
+        CHECK(placement.cached_prompt_tokens == 1600);
+    }
+    SECTION("a shorter prefix in a pool may be sooner") {
+        cluster.cached_blocks = {60, 100};
+        cluster.below_pool = {{}, {.blocks = 100, .seconds = 1}};
+        CHECK(cluster.prefill_id(cluster.placed(kPrompt)) == 1);
+        cluster.below_pool[1].seconds = 0.3;
+        CHECK(cluster.prefill_id(cluster.placed(kPrompt)) == 2);
+    }
+    SECTION("slower than computing: as if it were not there") {
+        cluster.cached_blocks = {0, 100};
+        cluster.below_pool = {{}, {.blocks = 90, .seconds = 60}};
+        const auto placement = cluster.placed(kPrompt);
+        CHECK(cluster.prefill_id(placement) == 2);  // its pool has ten
+        CHECK(placement.ttft_seconds == Approx(1.616 - 0.16).margin(0.01));
+    }
+    SECTION("loading goes on while others are computed") {
+        cluster.workers = {make_worker({.id = 1, .requests_waiting = 1, .prefill_tokens_queued = 500})};
+        cluster.cached_blocks = {100};
+        const double before = cluster.placed(kPrompt).ttft_seconds;
+        cluster.below_pool = {{.blocks = 100, .seconds = 0.4}};
+        CHECK(cluster.placed(kPrompt).ttft_seconds == Approx(before));
+        cluster.below_pool = {{.blocks = 100, .seconds = 0.8}};
+        CHECK(cluster.placed(kPrompt).ttft_seconds == Approx(before + 0.3).margin(0.01));
+    }
+}
+
+TEST_CASE("a hand-off brings what lies below the pool of its decode worker", "[scheduler][place]") {
+    Cluster cluster{{make_worker({.id = 1, .role = Role::prefill}), make_worker({.id = 2, .role = Role::decode})}};
+    cluster.cached_blocks = {0, 5};
+    cluster.below_pool = {{}, {}};
+    CHECK(cluster.placed(101).handoff_seconds == Approx(0.001 + 21e-5));
+    cluster.below_pool = {{}, {.blocks = 5, .seconds = 0.001}};
+    CHECK(cluster.placed(101).handoff_seconds == Approx(0.001 + 101e-5));
 }

@@ -278,3 +278,66 @@ TEST_CASE("workers share a block size and are bounded in number", "[scheduler][r
         f.registry.enroll(make_registration({.id = 4, .incarnation = 41, .block_tokens = 32}), f.clock.now());
     REQUIRE(fourth.error().code == base::ErrorCode::resource_exhausted);
 }
+
+TEST_CASE("the level of each block is known, and what loading from there takes", "[scheduler][registry]") {
+    Fixture f;
+    const auto who = f.enroll(1, 11);
+    const auto other = f.enroll(2, 22);
+    const auto chain = make_hashes(1, 40);
+    const std::uint32_t slot = static_cast<std::uint32_t>(*f.registry.slot_of(base::WorkerId{1}));
+    const auto below = [&](std::uint32_t blocks) {
+        const auto outlook = f.registry.outlook_of_all(std::span(chain).first(blocks), f.clock.now());
+        return outlook.below_pool.empty() ? scheduler::BelowPool{} : outlook.below_pool[slot];
+    };
+    const auto put_below = [](sluice::proto::BlockEvents& events, std::uint32_t level,
+                              const std::vector<base::BlockHash>& hashes) {
+        auto& part = *events.add_below();
+        part.set_level(level);
+        part.set_hashes(proto::write_block_hashes(hashes));
+    };
+    auto heartbeat = make_heartbeat(1);
+    *heartbeat.add_blocks() = make_events(1, chain);
+    f.hear(who, heartbeat);
+    CHECK(f.registry.outlook_of_all(chain, f.clock.now()).below_pool.empty());  // no levels, no cost
+
+    // Blocks 10 to 29 move to the first level, the last ten to the second.
+    heartbeat = make_heartbeat(2);
+    auto moved = make_events(2, {});
+    put_below(moved, 1, {chain.begin() + 10, chain.begin() + 30});
+    put_below(moved, 2, {chain.begin() + 30, chain.end()});
+    *heartbeat.add_blocks() = moved;
+    heartbeat.add_load_ns_per_token(1'000);
+    heartbeat.add_load_ns_per_token(50'000);
+    f.hear(who, heartbeat);
+    CHECK(f.matched(1, chain) == 40);
+    CHECK(below(10).blocks == 0);
+    CHECK(below(25).blocks == 15);
+    CHECK(below(25).seconds == Approx(15 * 16 * 1e-6));
+    CHECK(below(40).blocks == 30);
+    CHECK(below(40).seconds == Approx(20 * 16 * 1e-6 + 10 * 16 * 50e-6));
+    CHECK(f.registry.outlook_of_all(chain, f.clock.now()).below_pool[*f.registry.slot_of(base::WorkerId{2})].blocks ==
+          0);
+
+    // Loaded, another price, gone from everywhere.
+    heartbeat = make_heartbeat(3);
+    *heartbeat.add_blocks() =
+        make_events(3, {chain.begin() + 10, chain.begin() + 30}, {chain.begin() + 35, chain.end()});
+    heartbeat.add_load_ns_per_token(0);
+    heartbeat.add_load_ns_per_token(20'000);
+    f.hear(who, heartbeat);
+    CHECK(f.matched(1, chain) == 35);
+    CHECK(below(35).blocks == 5);
+    CHECK(below(35).seconds == Approx(5 * 16 * 20e-6));
+
+    // A snapshot says all anew; a worker that goes takes its levels along.
+    heartbeat = make_heartbeat(4);
+    auto snapshot = make_events(4, chain, {}, true);
+    put_below(snapshot, 9, {chain.begin() + 20, chain.end()});  // deeper than any that is told apart
+    *heartbeat.add_blocks() = snapshot;
+    f.hear(who, heartbeat);
+    CHECK(below(40).blocks == 20);
+    CHECK(below(40).seconds == 0);
+    f.registry.leave(who);
+    CHECK(below(40).blocks == 0);
+    f.registry.leave(other);
+}

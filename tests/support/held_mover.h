@@ -27,7 +27,13 @@ public:
         jobs.push_back(std::move(job));
         return true;
     }
-    std::uint32_t blocks_loading() const override { return 0; }
+    std::uint32_t blocks_loading() const override {
+        std::size_t blocks = 0;
+        for (const kv_transfer::TierJob& job : jobs) {
+            blocks += job.kind == kv_transfer::TierJob::Kind::load ? job.hashes.size() : 0;
+        }
+        return static_cast<std::uint32_t>(blocks);
+    }
 
     /// Moves the bytes of the `index`-th job, or as many of its blocks as `blocks` says, and takes it out.
     kv_transfer::TierEvent run(std::size_t index, std::uint32_t blocks = 0xffffffff) {

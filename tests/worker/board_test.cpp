@@ -1,5 +1,7 @@
 #include "worker/board.h"
 
+#include "proto/block_hashes.h"
+
 #include "tests/support/catch.h"
 
 using Wish = worker::ReportBoard::Wish;
@@ -104,6 +106,24 @@ TEST_CASE("a draining worker says so whatever load is set later", "[worker]") {
     sluice::proto::Heartbeat heartbeat;
     board.take(heartbeat);
     REQUIRE(heartbeat.load().draining());
+}
+
+TEST_CASE("what lies below the pool is told by level, and what loading from there takes", "[worker]") {
+    worker::ReportBoard board;
+    board.attach();
+    static_cast<void>(board.take_wish());
+    const std::vector<std::vector<base::BlockHash>> below{{}, {{3, 4}}};
+    board.add_block_events(events(1, false, {{1, 2}}), below);
+    board.set_load_price(1, 700);
+    sluice::proto::Heartbeat heartbeat;
+    board.take(heartbeat);
+    REQUIRE(heartbeat.blocks_size() == 1);
+    REQUIRE(heartbeat.blocks(0).below_size() == 1);
+    CHECK(heartbeat.blocks(0).below(0).level() == 2);
+    CHECK(heartbeat.blocks(0).below(0).hashes() == proto::write_block_hashes(below[1]));
+    REQUIRE(heartbeat.load_ns_per_token_size() == 2);
+    CHECK(heartbeat.load_ns_per_token(0) == 0);
+    CHECK(heartbeat.load_ns_per_token(1) == 700);
 }
 
 TEST_CASE("who listens next is told some samples of each size of step again", "[worker]") {

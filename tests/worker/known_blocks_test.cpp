@@ -1,7 +1,8 @@
 // What the scheduler believes, when it has replayed what it is told, is what pool and tiers hold.
 #include "worker/known_blocks.h"
 
-#include <set>
+#include <map>
+#include <memory>
 #include <vector>
 
 #include "kv_cache/kv_cache.h"
@@ -34,16 +35,25 @@ void fill(KvCache& cache, const std::vector<BlockHash>& chain) {
 
 /// What BlockNews makes of events.
 struct Believed {
-    void take(const kv_cache::BlockEvents& events) {
+    void take(const worker::KnownBlockEvents& told) {
+        const kv_cache::BlockEvents& events = told.events;
         REQUIRE(events.number == ++number);
-        if (events.snapshot) { hashes.clear(); }
-        hashes.insert(events.stored.begin(), events.stored.end());
+        if (events.snapshot) { levels.clear(); }
+        for (const BlockHash& hash : events.stored) {
+            levels[hash] = 0;
+        }
         for (const BlockHash& hash : events.removed) {
-            hashes.erase(hash);
+            levels.erase(hash);
+        }
+        for (std::size_t level = 0; level < told.below.size(); ++level) {
+            for (const BlockHash& hash : told.below[level]) {
+                // Of a snapshot that is not told to its end it may be one that comes later.
+                if (const auto at = levels.find(hash); at != levels.end()) { at->second = level + 1; }
+            }
         }
     }
     std::uint64_t number = 0;
-    std::set<BlockHash> hashes;
+    std::map<BlockHash, std::size_t> levels;
 };
 
 }  // namespace
@@ -58,16 +68,17 @@ TEST_CASE("a block that leaves the pool and is in a tier has not gone", "[worker
     fill(pool, first);
     fill(tier, first);
     REQUIRE(known.events_pending() == 8);
-    REQUIRE(known.take_events()->stored == first);
+    REQUIRE(known.take_events()->events.stored == first);
     fill(pool, chain_of(2, 4));
-    const auto events = known.take_events();
-    REQUIRE(events->number == 2);
-    REQUIRE(events->stored == chain_of(2, 4));
-    REQUIRE(events->removed.empty());
+    const auto told = known.take_events();
+    REQUIRE(told->events.number == 2);
+    REQUIRE(told->events.stored == chain_of(2, 4));
+    REQUIRE(told->events.removed.empty());
+    REQUIRE(told->below == std::vector<std::vector<BlockHash>>{first});  // has moved down
     REQUIRE(known.tokens(first, 1000) == 64);
     REQUIRE(known.tokens(first, 40) == 32);
     fill(tier, chain_of(3, 8));
-    REQUIRE(known.take_events()->removed == first);
+    REQUIRE(known.take_events()->events.removed == first);
     REQUIRE_FALSE(known.take_events().has_value());
 }
 
@@ -99,14 +110,14 @@ TEST_CASE("whatever pool and tiers do, replaying the events gives what they hold
         if (random() % 3 != 0) { continue; }
         if (const auto events = known.take_events()) { believed.take(*events); }
         if (known.snapshot_unfinished()) { continue; }
-        std::set<BlockHash> held;
+        std::map<BlockHash, std::size_t> held;
         for (std::uint64_t number = 0; number < 6; ++number) {
             for (const BlockHash& hash : chain_of(number, 8)) {
-                for (const auto& each : caches) {
-                    if (each->cached_tokens(std::span(&hash, 1), 16) > 0) { held.insert(hash); }
+                for (std::size_t level = 0; level < caches.size(); ++level) {
+                    if (caches[level]->cached_tokens(std::span(&hash, 1), 16) > 0) { held.emplace(hash, level); }
                 }
             }
         }
-        REQUIRE(believed.hashes == held);
+        REQUIRE(believed.levels == held);
     }
 }

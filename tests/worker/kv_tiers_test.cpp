@@ -1,113 +1,27 @@
 // What goes out to the tiers below the pool, what comes back, and that nothing of it changes an answer.
 #include "worker/kv_tiers.h"
 
-#include <deque>
-#include <memory>
 #include <string>
 #include <vector>
 
-#include "base/log.h"
-#include "kv_cache/kv_access.h"
-#include "kv_transfer/tier/host_tier.h"
 #include "worker/step_loop.h"
 
 #include "tests/support/catch.h"
-#include "tests/support/held_mover.h"
-#include "tests/support/ledger_engine.h"
 #include "tests/support/random_tokens.h"
 #include "tests/support/seeds.h"
 #include "tests/support/step_bench.h"
+#include "tests/support/taught_costs.h"
+#include "tests/worker/tier_bench.h"
 
-using base::Epoch;
-using base::ErrorCode;
-using base::RequestId;
 using base::TokenId;
 using kv_transfer::TierJob;
-using test_support::HeldMover;
-using test_support::ledger_continuation;
-using test_support::LedgerEngine;
 using test_support::make_start;
 using test_support::Random;
 using test_support::random_prompt;
-using test_support::StepBench;
-using worker::KvTiers;
-using worker::RequestKey;
-using worker::SequenceState;
-
-namespace {
-
-RequestKey key_of(std::uint64_t request) {
-    return {RequestId{request}, Epoch{0}};
-}
-
-struct TierBench : StepBench {
-    explicit TierBench(std::uint32_t blocks, std::uint32_t slots_total = 256, std::uint32_t save_blocks = 2,
-                       worker::WorkerOptions limits = {})
-        : StepBench({.blocks_total = blocks}, limits),
-          mover(engine.kv_store(), slots_total),
-          slots({.blocks_total = slots_total, .block_tokens = 16}),
-          tiers({{"host", &slots, &mover, save_blocks, engine.layout().block_bytes()}}, loop, "mixed-0", metrics) {
-        base::init_log({.role = "test", .level = "off"});
-        loop.add_helper(&tiers);
-    }
-    ~TierBench() { finish_jobs(); }
-    void done(std::size_t index, std::uint32_t blocks = 0xffffffff) { tiers.on_event(0, mover.run(index, blocks)); }
-    void finish_jobs() {
-        do {
-            while (!mover.jobs.empty()) {
-                done(0);
-            }
-            settle();
-        } while (!mover.jobs.empty());
-    }
-    /// To its end, with all copies done at once.
-    void ask(std::uint64_t request, const std::vector<TokenId>& prompt, std::uint32_t new_tokens) {
-        REQUIRE(loop.post_command(make_start(request, prompt, new_tokens)));
-        settle();
-        finish_jobs();
-        check_answer(request, prompt, new_tokens);
-    }
-    void check_answer(std::uint64_t request, const std::vector<TokenId>& prompt, std::uint32_t new_tokens) {
-        INFO("request " << request);
-        REQUIRE(sink.answers.at(key_of(request)).tokens == ledger_continuation(prompt, new_tokens, 1000));
-        REQUIRE(sink.answers.at(key_of(request)).finals == 1);
-        REQUIRE(engine.violations() == 0);
-    }
-    void check_nothing_held() {
-        finish_jobs();
-        REQUIRE_FALSE(tiers.busy());
-        REQUIRE(tiers.blocks_returning() == 0);
-        for (const kv_cache::KvCache* each : {&cache, &slots}) {
-            const auto counts = each->counts();
-            REQUIRE(counts.used + counts.pinned + counts.stranded == 0);
-        }
-    }
-    bool is_loading(std::uint64_t request) {
-        const auto* sequence = loop.find(key_of(request));
-        return sequence != nullptr && sequence->state == SequenceState::loading;
-    }
-    double figure(const std::string& line) const {
-        const std::string text = metrics.text();
-        const auto at = text.find(line + " ");
-        return at == std::string::npos ? -1 : std::stod(text.substr(at + line.size() + 1));
-    }
-    /// Pushes everything out of the pool.
-    void flood(std::uint64_t request) {
-        Random random(static_cast<std::uint32_t>(request));
-        ask(request, random_prompt(random, cache.options().blocks_total * 16 - 1), 1);
-    }
-
-    HeldMover mover;
-    kv_cache::KvCache slots;
-    KvTiers tiers;
-};
-
-std::vector<TokenId> prompt_of(std::uint32_t tokens, std::uint32_t seed = 1) {
-    Random random{seed};
-    return random_prompt(random, tokens);
-}
-
-}  // namespace
+using test_support::teach_millisecond_a_token;
+using tier_test::key_of;
+using tier_test::prompt_of;
+using tier_test::TierBench;
 
 TEST_CASE("a conversation that returns is loaded, and only what is new is computed and goes out", "[worker]") {
     TierBench bench(20);
@@ -316,14 +230,7 @@ TEST_CASE("a prompt that is computed sooner than it would be loaded is computed,
     bench.flood(2);
     bench.ask(3, prompt, 3);  // nothing is known of computing: loading it teaches what that takes
     REQUIRE(bench.figure("sluice_kv_tier_loads_total{outcome=\"complete\",tier=\"host\"}") == 1);
-    for (std::uint64_t request = 100; request < 140; ++request) {  // a millisecond a token
-        const auto tokens = static_cast<std::uint32_t>(5 + (request % 9) * 14);
-        REQUIRE(
-            bench.loop.post_command(make_start(request, prompt_of(tokens, static_cast<std::uint32_t>(request)), 1)));
-        while (bench.driver.overlapped_turn([&] { bench.clock.advance(std::chrono::milliseconds(tokens)); })) {}
-        bench.finish_jobs();
-    }
-    REQUIRE(bench.loop.predict_prefill(0, 96).has_value());
+    teach_millisecond_a_token(bench, [&] { bench.finish_jobs(); });
     const auto left_out = [&] { return bench.figure("sluice_kv_tier_loads_total{outcome=\"slower\",tier=\"host\"}"); };
     std::uint64_t request = 1000;
     for (int time = 0; time < 15; ++time) {

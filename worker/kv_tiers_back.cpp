@@ -1,0 +1,156 @@
+// A sequence that computes its KV from the front while levels below the pool give it from the end back; the contract
+// stands in kv_tiers.h.
+#include <algorithm>
+#include <chrono>
+#include <span>
+#include <utility>
+
+#include "base/check.h"
+#include "kv_transfer/rate/both_ends.h"
+#include "worker/kv_tiers.h"
+
+namespace worker {
+namespace {
+
+/// Of one copy: fewer are mostly overhead, more leave one side waiting for the other where they meet.
+constexpr std::uint32_t kPieceBlocksMin = 8;
+constexpr std::uint32_t kPieceBlocksMax = 64;
+
+double seconds_of(base::Duration duration) {
+    return std::chrono::duration<double>(duration).count();
+}
+
+}  // namespace
+
+/// Blocks [first, end), each from the nearest level that has it, behind what waits there already. Empty: not known yet.
+std::optional<double> KvTiers::seconds_to_load(std::span<const std::uint32_t> there, std::uint32_t first,
+                                               std::uint32_t end) const {
+    double seconds = 0;
+    for (std::size_t tier = 0; tier < tiers_.size() && first < end; ++tier) {
+        const std::uint32_t until = std::min(there[tier], end);
+        if (until <= first) { continue; }
+        if (!load_seconds_per_block_[tier]) { return std::nullopt; }
+        seconds += *load_seconds_per_block_[tier] * (tiers_[tier].mover->blocks_loading() + until - first);
+        first = until;
+    }
+    return seconds;
+}
+
+std::optional<double> KvTiers::seconds_to_compute(std::uint32_t first, std::uint32_t end) const {
+    const std::uint32_t block_tokens = control_.cache().options().block_tokens;
+    const auto computing = control_.predict_prefill(first * block_tokens, (end - first) * block_tokens);
+    if (!computing) { return std::nullopt; }
+    return seconds_of(*computing);
+}
+
+/// Where the two ends of blocks [first, end) meet; both rates are known.
+kv_transfer::Meeting KvTiers::meeting(std::span<const std::uint32_t> there, std::uint32_t first,
+                                      std::uint32_t end) const {
+    return kv_transfer::meeting_of(
+        first, end, [&](std::uint32_t from, std::uint32_t to) { return seconds_to_compute(from, to).value_or(0); },
+        [&](std::uint32_t from, std::uint32_t to) { return seconds_to_load(there, from, to).value_or(0); });
+}
+
+KvTiers::Way KvTiers::way_for(const Sequence& sequence, std::uint32_t first,
+                              std::span<const std::uint32_t> there) const {
+    const std::uint32_t end = *std::max_element(there.begin(), there.end());
+    const auto loading = seconds_to_load(there, first, end);
+    const auto computing = seconds_to_compute(first, end);
+    if (!loading || !computing) { return Way::by_level; }
+    std::optional<double> left;
+    if (sequence.request.slo.first_token) {
+        left = seconds_of(*sequence.request.slo.first_token - control_.clock().now());
+    }
+    if (kv_transfer::loads_in_time(*loading, left)) { return Way::load; }
+    if (end - first < 2 * kPieceBlocksMin) { return Way::by_level; }
+    const kv_transfer::KvWaySeconds seconds{*loading, *computing, meeting(there, first, end).seconds};
+    return kv_transfer::choose_kv_way(seconds, left) == kv_transfer::KvWay::both ? Way::both : Way::by_level;
+}
+
+/// False: the level takes no job now, and nothing was begun.
+bool KvTiers::begin_back(Sequence& sequence, std::uint32_t first, std::span<const std::uint32_t> there) {
+    LoadingBack load;
+    load.there.assign(there.begin(), there.end());
+    load.begin = load.end = *std::max_element(there.begin(), there.end());
+    load.until = meeting(there, first, load.end).block;
+    load.began = control_.clock().now();
+    next_piece(load, sequence);
+    if (!load.copies) { return false; }
+    const auto at = loads_back_.emplace(sequence.id, std::move(load)).first;
+    go_on_back(at, sequence);
+    return true;
+}
+
+/// Copies the blocks before `begin`, unless computing gets there first.
+void KvTiers::next_piece(LoadingBack& load, const Sequence& sequence) {
+    if (load.is_over || load.until >= load.begin) { return; }
+    std::uint32_t lowest = load.until;  // that this level is the nearest to have
+    std::size_t tier = 0;
+    while (load.there[tier] < load.begin) {
+        lowest = std::max(lowest, load.there[tier++]);
+    }
+    const std::uint32_t most = load.begin - lowest;
+    const std::uint32_t blocks = std::min(most, std::clamp(most / 2, kPieceBlocksMin, kPieceBlocksMax));
+    // It may have lost some meanwhile.
+    load.is_over = blocks_there(tier, std::span(sequence.chain).first(load.begin)) < load.begin ||
+                   !begin_load(tier, sequence, load.begin - blocks, load.begin, true);
+    if (load.is_over) { return; }
+    load.begin -= blocks;
+    load.copies = true;
+}
+
+/// Says anew where both ends meet, by what they took up to now, and goes on with either.
+void KvTiers::go_on_back(LoadsBack::iterator at, Sequence& sequence) {
+    LoadingBack& load = at->second;
+    const std::uint32_t block_tokens = control_.cache().options().block_tokens;
+    const std::uint32_t computed = control_.cache().blocks_for(sequence.computed_after_step());
+    load.until = load.is_over ? load.begin : meeting(load.there, computed, load.begin).block;
+    if (!load.copies) { next_piece(load, sequence); }
+    if (!load.copies) {
+        load.until = load.begin;  // nothing more is loaded
+        if (sequence.step_tokens == 0 && sequence.computed_tokens == load.begin * block_tokens) {
+            return end_back(at, sequence.request.key, load.end * block_tokens);
+        }
+    }
+    control_.load_from_end(sequence, {load.until * block_tokens, load.begin * block_tokens, load.end * block_tokens});
+}
+
+void KvTiers::piece_loaded(const Load& piece, std::uint32_t blocks, const kv_transfer::TierEvent& event) {
+    const auto at = loads_back_.find(piece.sequence);
+    CHECK(at != loads_back_.end(), "sequence " << base::raw(piece.sequence));
+    LoadingBack& load = at->second;
+    load.copies = false;
+    Sequence* sequence = control_.find(piece.request);
+    if (sequence == nullptr || sequence->id != piece.sequence) {  // it has ended meanwhile
+        loads_back_.erase(at);
+        return;
+    }
+    if (event.error || event.blocks_done < blocks) {
+        load.begin = piece.first + blocks;
+        load.is_over = true;
+        if (load.begin == load.end) {
+            return end_back(
+                at, piece.request,
+                tl::unexpected(event.error.value_or(base::Error{base::ErrorCode::internal, "no reason was given"})));
+        }
+    }
+    go_on_back(at, *sequence);
+}
+
+void KvTiers::end_back(LoadsBack::iterator load, RequestKey request, base::Result<std::uint32_t> kv_tokens) {
+    observe_load(control_.clock().now() - load->second.began);
+    loads_back_.erase(load);
+    control_.loaded(request, std::move(kv_tokens));
+}
+
+void KvTiers::front_computed(Sequence& sequence) {
+    const auto load = loads_back_.find(sequence.id);
+    if (load != loads_back_.end()) { go_on_back(load, sequence); }
+}
+
+void KvTiers::closing(Sequence& sequence) {
+    const auto load = loads_back_.find(sequence.id);
+    if (load != loads_back_.end() && !load->second.copies) { loads_back_.erase(load); }  // else with its piece
+}
+
+}  // namespace worker
