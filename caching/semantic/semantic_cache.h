@@ -39,7 +39,7 @@ struct SemanticCacheOptions {
     bool judges = false;    // answers in other words may say the same (judge_answers()); else only equal texts do
     bool relieves = false;  // bounds give way while the pools have too much to do:
     LoadRelief::Options relief_load;
-    ErrorBudget::Reserve relief_reserve{.share = 0.5, .wrong_chance_most = 0.25};
+    ErrorBudget::Reserve relief_reserve;
     double relief_ttl_growth = 1.0;  // of answers to equal requests, as CategoryPolicy::ttl_growth
     std::uint64_t seed = 1;          // of shadows and eviction
     base::HashKey key{};             // the cluster's: names of partitions cannot be computed without it
