@@ -339,8 +339,17 @@ void Answer::finish(unsigned status) {
                                   .stages = stages(),
                                   .answer_id = setup_.header.id,
                                   .finish_reason = finish_word(),
-                                  .kv = kv()});
+                                  .kv = kv(),
+                                  .kept_targets = kept_targets(outcome)});
     setup_.done(*this);
+}
+
+std::optional<bool> Answer::kept_targets(const Outcome& outcome) const {
+    const SloTargets& targets = outcome.targets;
+    const bool has_any = targets.ttft > base::Duration::zero() || targets.tpot > base::Duration::zero();
+    if (!has_any || outcome.status != 200) { return std::nullopt; }
+    return (targets.ttft == base::Duration::zero() || outcome.ttft_met) &&
+           (targets.tpot == base::Duration::zero() || outcome.tpot_met);
 }
 
 StageTimes Answer::stages() const {

@@ -115,6 +115,8 @@ private:
     void finish(unsigned status);
     /// What became of its targets.
     Outcome count_slo(unsigned status);
+    /// Nothing where none were given, or where it has no whole answer.
+    std::optional<bool> kept_targets(const Outcome& outcome) const;
     /// Why it missed them, and what happened.
     void keep_timeline(const Outcome& outcome);
     StageTimes stages() const;

@@ -7,6 +7,8 @@
 #include "gateway/cache/cache_route.h"
 #include "gateway/explain/explain_route.h"
 #include "gateway/openai/json_writer.h"
+#include "gateway/page/page.h"
+#include "gateway/tenant.h"
 
 namespace gateway {
 namespace {
@@ -48,9 +50,11 @@ ApiError no_such_route(std::string_view path) {
 }
 
 /// A 400 and no 404: proxies that meet a 404 take the whole server out of service.
-ApiError not_built_yet(std::string_view path) {
-    ApiError error{.status = 400,
-                   .message = std::string(path.substr(0, kShownBytesMax)) + " is not supported by this server yet"};
+ApiError not_built_yet(std::string_view path, std::string_view route) {
+    ApiError error{.status = 400, .message = std::string(path.substr(0, kShownBytesMax))};
+    error.message += BatchDesk::is_route(route)
+                         ? " is not served here: the setting batch.file names no file for files and batches"
+                         : " is not supported by this server yet";
     error.code = "not_supported";
     return error;
 }
@@ -200,7 +204,9 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
     const Get* const get = find_get(route);
     const bool is_model = route.starts_with(kModelPrefix);
     const bool is_explain = route == kExplainPath || route.starts_with(std::string(kExplainPath) + "/");
-    const bool is_known = is_post || get != nullptr || is_model || is_explain || is_cache;
+    std::optional<HttpResponse> page = setup_.options.has_page ? page_file(route) : std::nullopt;
+    const bool is_batch = batches_ != nullptr && BatchDesk::is_route(route);
+    const bool is_known = is_post || get != nullptr || is_model || is_explain || is_cache || page || is_batch;
     const bool is_unbuilt = !is_known && is_not_built_yet(route);
     const std::string_view name = is_text          ? text_route->name
                                   : is_reset       ? kResetName
@@ -209,10 +215,13 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
                                   : is_model       ? "models"
                                   : is_explain     ? "explain"
                                   : get != nullptr ? get->name
+                                  : page           ? "page"
+                                  : is_batch       ? "batches"
                                   : is_unbuilt     ? "unbuilt"
                                                    : "other";
     std::vector<std::string> allowed{"GET", "HEAD", "OPTIONS"};
     if (is_post) { allowed = {"POST", "OPTIONS"}; }
+    if (is_batch) { allowed = BatchDesk::methods_of(route); }
     if (!is_known) { allowed = {"GET", "HEAD", "POST", "OPTIONS"}; }
     const std::string methods = joined(allowed);
     const std::string_view scope = is_text          ? text_route->scope
@@ -221,6 +230,8 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
                                    : is_cache       ? "admin"
                                    : is_post        ? endpoint->name
                                    : get != nullptr ? get->scope
+                                   : page           ? ""
+                                   : is_batch       ? "batches"
                                                     : "models";
     // Also for a path that gives an error then: the page could not read it otherwise.
     HttpFields preflight = setup_.cors.preflight_fields(head, methods);
@@ -235,7 +246,7 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
     } else if (route.starts_with(kResponsePrefix) && !is_known && route != "/responses/compact") {
         respond(*exchange, tag, kNoModel, form_of(Endpoint::responses).name, error_response(no_such_response(route)));
     } else if (is_unbuilt) {
-        respond(*exchange, tag, kNoModel, name, error_response(not_built_yet(head.sent_path), tag.style));
+        respond(*exchange, tag, kNoModel, name, error_response(not_built_yet(head.sent_path, route), tag.style));
     } else if (!is_known) {
         respond(*exchange, tag, kNoModel, name, error_response(no_such_route(head.sent_path), tag.style));
     } else if (std::find(allowed.begin(), allowed.end(), head.method) == allowed.end()) {
@@ -252,8 +263,12 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
     } else if (is_post) {
         tag.trace = begin_trace(head, setup_.tracing);
         intake_.take(endpoint->endpoint, std::move(request), exchange, std::move(tag));
+    } else if (is_batch) {
+        answer_batches(std::move(request), route, std::move(exchange), std::move(tag));
     } else if (is_explain) {
         respond(*exchange, tag, kNoModel, name, explain(request, route));
+    } else if (page) {
+        respond(*exchange, tag, kNoModel, name, std::move(*page));
     } else if (is_model) {
         const std::string_view asked = std::string_view(route).substr(kModelPrefix.size());
         auto found = model(asked, tag.key.get());
@@ -285,6 +300,19 @@ std::optional<base::TimePoint> Api::tick(base::TimePoint now) {
     if (setup_.keys == nullptr) { return next; }
     const base::TimePoint look = setup_.keys->tick(now);
     return next ? std::min(*next, look) : look;
+}
+
+void Api::answer_batches(HttpRequest request, std::string_view route, std::shared_ptr<Exchange> exchange,
+                         RequestTag tag) {
+    const auto tenant =
+        tag.key ? ApiResult<std::string>(tag.key->tenant) : tenant_of(request.head, setup_.options.tenant_header);
+    if (!tenant) {
+        respond(*exchange, tag, kNoModel, "batches", error_response(tenant.error()));
+        return;
+    }
+    batches_->answer(std::move(request), route, tag, *tenant, [this, exchange, tag](HttpResponse response) {
+        respond(*exchange, tag, kNoModel, "batches", std::move(response));
+    });
 }
 
 HttpResponse Api::explain(const HttpRequest& request, std::string_view route) const {

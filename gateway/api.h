@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "gateway/batch/batch_desk.h"
 #include "gateway/intake.h"
 #include "gateway/openai/json_writer.h"
 #include "gateway/text_queue.h"
@@ -44,6 +45,13 @@ public:
     explicit Api(Setup setup);
 
     void handle(HttpRequest request, std::shared_ptr<Exchange> exchange);
+    /// Files and batches are answered by `desk`, which outlives the requests; without it there are none.
+    void use_batches(BatchDesk& desk) { batches_ = &desk; }
+    /// A request that came by no socket.
+    void take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<Exchange>& exchange, RequestTag tag) {
+        intake_.take(endpoint, std::move(request), exchange, std::move(tag));
+    }
+    std::string random_id(std::string_view prefix) { return intake_.random_id(prefix); }
     /// What is due, and when the next is.
     std::optional<base::TimePoint> tick(base::TimePoint now);
     /// New requests and those that wait for a text thread get 503 from now on, /health too. `progress` is called
@@ -75,6 +83,8 @@ private:
     HttpResponse model_info(const ApiKey*) const;
     HttpResponse tokenizer_info(const ApiKey*) const;
     void write_model_info(JsonWriter& json, std::size_t model) const;
+    void answer_batches(HttpRequest request, std::string_view route, std::shared_ptr<Exchange> exchange,
+                        RequestTag tag);
     void respond(Exchange& exchange, const RequestTag& tag, std::string_view model, std::string_view endpoint,
                  HttpResponse response);
 
@@ -83,6 +93,7 @@ private:
     void reset_prefix_cache(const std::shared_ptr<Exchange>& exchange, const RequestTag& tag);
 
     Setup setup_;
+    BatchDesk* batches_ = nullptr;
     Intake intake_;
     bool is_resetting_ = false;
     std::int64_t started_unix_s_;

@@ -1,5 +1,6 @@
 #include "gateway/core.h"
 
+#include <algorithm>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
@@ -14,6 +15,7 @@
 #include "base/log.h"
 #include "gateway/api.h"
 #include "gateway/certificate_keeper.h"
+#include "gateway/page/page.h"
 #include "gateway/tenant.h"
 #include "gateway/text_queue.h"
 #include "gateway/wake_timer.h"
@@ -52,7 +54,11 @@ struct GatewayCore::State {
                .metrics = metrics,
                .clock = setup.clock,
                .sink = RequestLog::write_to_log,
-               .spans = setup.tracing.spans}),
+               .spans = setup.tracing.spans,
+               .observer =
+                   [this](const RequestTag& tag, const RequestEnd& end) {
+                       if (batches) { batches->runner().ended(tag, end); }
+                   }}),
           timelines(setup.options.explain, setup.clock),
           timers(*io, setup.clock, [this](base::TimePoint now) { return tick(now); }) {}
 
@@ -74,10 +80,48 @@ struct GatewayCore::State {
         std::optional<base::TimePoint> look;
         if (certificate) { look = certificate->tick(now); }
         const auto search = cache ? cache->tick(now) : std::nullopt;
-        for (const auto at : {table->wakes_at(), api->tick(now), look, search}) {
+        const auto batch = batches ? batches->runner().tick(now) : std::nullopt;
+        for (const auto at : {table->wakes_at(), api->tick(now), look, search, batch}) {
             if (at && (!next || *at < *next)) { next = at; }
         }
         return next;
+    }
+
+    /// Where the options name a file for them.
+    base::Result<void> begin_batches() {
+        const BatchOptions& options = setup.options.batch;
+        if (!options.is_on()) { return {}; }
+        const auto names = setup.options.slo.names();
+        if (!options.slo_class.empty() && std::find(names.begin(), names.end(), options.slo_class) == names.end()) {
+            return base::fail(base::ErrorCode::invalid_argument,
+                              "batch.slo_class: there is no class '" + options.slo_class + "' in slo_classes");
+        }
+        auto store = BatchStore::open(
+            options.file,
+            {.bytes_max = options.bytes_max, .files_max = options.files_max, .unfinished_max = options.unfinished_max});
+        if (!store) { return base::pass_on(store); }
+        auto unfinished = (*store)->unfinished();
+        if (!unfinished) { return base::pass_on(unfinished); }
+        batch_store = std::move(*store);
+        batch_disk = std::make_unique<asio::thread_pool>(1);
+        batches = std::make_unique<BatchDesk>(BatchDesk::Setup{
+            .runner = {
+                .options = options,
+                .store = *batch_store,
+                .post = post_io(),
+                .post_disk = [this](std::function<void()> run) { asio::post(*batch_disk, std::move(run)); },
+                .submit = [this](Endpoint endpoint, HttpRequest request, const std::shared_ptr<Exchange>& exchange,
+                                 RequestTag tag) { api->take(endpoint, std::move(request), exchange, std::move(tag)); },
+                .key = [this](const std::string& id) { return keys ? keys->of_id(id) : nullptr; },
+                .in_flight = [this] { return api->in_flight(); },
+                .random_id = [this](std::string_view prefix) { return api->random_id(prefix); },
+                .tenant_header = setup.options.tenant_header,
+                .clock = setup.clock,
+                .metrics = metrics.registry(),
+                .wake = wake()},
+            .unfinished = std::move(*unfinished)});
+        api->use_batches(*batches);
+        return {};
     }
 
     /// The key's tenant, or the one that a proxy names; else the client.
@@ -90,6 +134,11 @@ struct GatewayCore::State {
         if (field.empty() || head.field(field) == nullptr) { return client; }
         const auto tenant = tenant_of(head, field);
         return tenant ? "tenant " + *tenant : client;
+    }
+
+    std::optional<HttpRefusal> at_the_door(const RequestHead& head) const {
+        if (setup.options.has_page && is_page_file(head.path)) { return std::nullopt; }
+        return keys->refusal(head);
     }
 
     bool is_empty() const { return api->in_flight() == 0 && http->load().unanswered == 0; }
@@ -124,6 +173,9 @@ struct GatewayCore::State {
     std::unique_ptr<CertificateKeeper> certificate;  // null: in the clear
     std::unique_ptr<ResponseCache> cache;            // null: nothing in front of the model
     std::unique_ptr<Api> api;
+    std::unique_ptr<BatchStore> batch_store;        // null: no batches
+    std::unique_ptr<asio::thread_pool> batch_disk;  // one thread, the store's
+    std::unique_ptr<BatchDesk> batches;
     std::unique_ptr<HttpServer> http;
     WakeTimer timers;
     std::uint16_t port = 0;
@@ -234,6 +286,10 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
                    .version = SLUICE_VERSION,
                    .keys = s.keys.get(),
                    .cache = s.cache.get()});
+    if (auto begun = s.begin_batches(); !begun) {
+        s.ports->stop();
+        return base::pass_on(begun);
+    }
     auto http = HttpServer::start(
         *s.io,
         {.options = s.setup.options.http,
@@ -260,7 +316,7 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
          .cors = s.cors,
          .certificate = s.certificate ? [&s] { return s.certificate->certificate(); }
                                       : std::function<std::shared_ptr<const TlsCertificate>()>(),
-         .door = s.keys ? [&s](const RequestHead& head) { return s.keys->refusal(head); }
+         .door = s.keys ? [&s](const RequestHead& head) { return s.at_the_door(head); }
                         : std::function<std::optional<HttpRefusal>(const RequestHead&)>(),
          .payer = [&s](const RequestHead& head, const std::string& client) { return s.payer(head, client); }});
     if (!http) {
@@ -333,6 +389,7 @@ void GatewayCore::stop(base::Duration drain_timeout) {
         return s.emptied.wait_for(lock, timeout, [&s] { return s.was_empty; });
     };
     const bool is_empty_at_once = on_io([&s] {
+        if (s.batches) { s.batches->runner().stop(); }
         s.api->drain([&s] { s.look_if_empty(); });
         s.http->drain([&s] { s.look_if_empty(); });
         return s.is_empty();
@@ -359,6 +416,8 @@ void GatewayCore::stop(base::Duration drain_timeout) {
     s.work.reset();
     s.io->stop();
     s.thread.join();
+    if (s.batch_disk) { s.batch_disk->join(); }  // what was answered is kept
+    s.batches.reset();
     s.api.reset();
     s.cache.reset();
     s.table.reset();

@@ -45,6 +45,8 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
     options.cors_origins = config.strings("gateway.cors_origins", options.cors_origins);
     const std::string log = config.choice("gateway.access_log", "all", {"all", "api", "off"});
     options.access_log = log == "off" ? AccessLogKind::off : log == "api" ? AccessLogKind::api : AccessLogKind::all;
+    const std::string page = config.choice("gateway.page", "auto", {"auto", "on", "off"});
+    options.has_page = page == "on" || (page == "auto" && options.keys_file.empty());
     options.allow_reset_prefix_cache = config.boolean("gateway.reset_prefix_cache", options.allow_reset_prefix_cache);
     options.usage_in_streams = config.boolean("gateway.usage_in_streams", options.usage_in_streams);
 
@@ -103,6 +105,7 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
     options.explain = ExplainOptions::read(config);
     options.capture = CaptureOptions::read(config);
     options.cache = CacheOptions::read(config);
+    options.batch = BatchOptions::read(config);
     options.request.keeps_timelines = options.explain.is_on();
 
     RequestOptions& request = options.request;

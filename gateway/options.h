@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/config.h"
+#include "gateway/batch/batch_options.h"
 #include "gateway/cache/cache_options.h"
 #include "gateway/explain/timeline_book.h"
 #include "gateway/http/server.h"
@@ -26,6 +27,7 @@ struct GatewayOptions {
     std::string tenant_header;         // field, in lower case, by which a trusted proxy names the tenant; empty: none
     std::vector<std::string> cors_origins;  // web pages whose scripts may ask: exact origins, or "*"; none: no page
     AccessLogKind access_log = AccessLogKind::all;
+    bool has_page = false;                  // for people, at /
     bool allow_reset_prefix_cache = false;  // POST /reset_prefix_cache makes all workers forget their prefixes
     bool usage_in_streams = false;          // every stream ends with its usage, also where the client did not ask
     HttpServerOptions http;
@@ -39,6 +41,7 @@ struct GatewayOptions {
     ExplainOptions explain;
     CaptureOptions capture;
     CacheOptions cache;
+    BatchOptions batch;
 
     std::size_t inflight_requests_max = 1024;  // client requests between arrival and answer; more get 429
     std::size_t embedding_texts_at_once = 64;  // of one request for vectors, at the workers at a time

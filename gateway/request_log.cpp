@@ -99,6 +99,7 @@ void RequestLog::write() {
 
 void RequestLog::ended(const RequestTag& tag, const RequestEnd& end) {
     setup_.metrics.request_ended(end.model, end.endpoint, end.status, end.stream);
+    if (setup_.observer) { setup_.observer(tag, end); }
     if (tag.quota) { tag.quota->settle(end.prompt_tokens + end.completion_tokens, setup_.clock.now()); }
     if (tag.trace && setup_.spans != nullptr) {
         setup_.spans->add(request_span(*tag.trace,

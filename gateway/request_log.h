@@ -32,6 +32,7 @@ struct RequestTag {
     std::shared_ptr<const ApiKey> key = {};          // whose request it is, where there are keys
     std::shared_ptr<QuotaBook::Hold> quota = {};     // of the key, where a model answers; settled at the end
     ErrorStyle style = ErrorStyle::openai;           // of its route
+    bool is_batch = false;                           // of a batch: nobody waits for it
     std::string session = {};                        // the client's name of its conversation, where one is captured
     std::shared_ptr<CacheAsk> cache = {};            // its way through the cache, where there is one
     std::shared_ptr<RoutedAsk> routed = {};          // which of two models answers, where two answer to the name
@@ -61,8 +62,9 @@ struct RequestEnd {
     std::uint64_t completion_tokens = 0;
     StageTimes stages = {};
     std::string_view answer_id = {};
-    std::string_view finish_reason = {};  // of its first sequence
-    std::string_view kv = {};             // GenerationEnd::kv
+    std::string_view finish_reason = {};    // of its first sequence
+    std::string_view kv = {};               // GenerationEnd::kv
+    std::optional<bool> kept_targets = {};  // of latency; nothing where it had none
 };
 
 /// One line of the access log.
@@ -94,6 +96,8 @@ public:
         Sink sink;
         std::size_t lines_max = 8192;     // waiting
         base::SpanSink* spans = nullptr;  // of requests that are traced; borrowed
+        /// Hears of each, on the thread that tells it; may be empty.
+        std::function<void(const RequestTag&, const RequestEnd&)> observer = {};
     };
     explicit RequestLog(Setup setup);
     /// Writes what waits.

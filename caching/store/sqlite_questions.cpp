@@ -4,7 +4,7 @@
 
 namespace caching {
 
-bool put_question(Statement& statement, const SavedQuestion& one) {
+bool put_question(SqliteStatement& statement, const SavedQuestion& one) {
     std::string vector(one.vector.size(), '\0');
     const float scale = one.vector.empty() ? 0.0F : quantise(one.vector, reinterpret_cast<std::int8_t*>(vector.data()));
     statement.key(1, one.exact);
@@ -25,7 +25,7 @@ bool put_question(Statement& statement, const SavedQuestion& one) {
     return statement.run();
 }
 
-bool read_question(Statement& statement, SavedQuestion& one) {
+bool read_question(SqliteStatement& statement, SavedQuestion& one) {
     if (!statement.key_of(0, one.exact) || !statement.key_of(1, one.partition)) { return false; }
     one.tenant = statement.bytes_of(2);
     one.category = statement.bytes_of(3);

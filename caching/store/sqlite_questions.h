@@ -23,8 +23,8 @@ inline constexpr char kPutLearning[] = "INSERT OR REPLACE INTO learning VALUES (
 inline constexpr char kLearning[] = "SELECT bytes FROM learning WHERE id = 1";
 
 /// Into a statement of kPutQuestion. False: the file's fault.
-bool put_question(Statement& statement, const SavedQuestion& one);
+bool put_question(SqliteStatement& statement, const SavedQuestion& one);
 /// The row of kAllQuestions that the statement is at. False for what is not whole.
-bool read_question(Statement& statement, SavedQuestion& one);
+bool read_question(SqliteStatement& statement, SavedQuestion& one);
 
 }  // namespace caching

@@ -1,8 +1,8 @@
 #pragma once
 
-// The inside of SqliteStore, for its source files.
 #include <sqlite3.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <string>
@@ -13,15 +13,15 @@
 
 namespace caching {
 
-/// A prepared statement; null where the file is not as it should be.
-class Statement {
+/// A prepared statement of SQLite, null where the file is not as it should be. Columns are from 0, parameters from 1.
+class SqliteStatement {
 public:
-    Statement(sqlite3* database, const char* sql) {
+    SqliteStatement(sqlite3* database, const char* sql) {
         if (sqlite3_prepare_v2(database, sql, -1, &statement_, nullptr) != SQLITE_OK) { statement_ = nullptr; }
     }
-    ~Statement() { sqlite3_finalize(statement_); }
-    Statement(const Statement&) = delete;
-    Statement& operator=(const Statement&) = delete;
+    ~SqliteStatement() { sqlite3_finalize(statement_); }
+    SqliteStatement(const SqliteStatement&) = delete;
+    SqliteStatement& operator=(const SqliteStatement&) = delete;
 
     bool is_ready() const { return statement_ != nullptr; }
     void text(int at, std::string_view value) {

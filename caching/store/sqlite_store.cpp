@@ -15,6 +15,7 @@ namespace caching {
 namespace {
 
 using base::ErrorCode;
+using Statement = SqliteStatement;
 
 constexpr int kForm = 1;  // of the tables; another one is not read
 constexpr int kBusyMs = 2000;

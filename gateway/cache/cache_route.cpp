@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "gateway/explain/explain_route.h"
+#include "gateway/http/query.h"
 #include "gateway/openai/errors.h"
 #include "gateway/openai/fields.h"
 #include "gateway/openai/json_writer.h"
@@ -35,21 +36,6 @@ ApiError made(unsigned status, std::string code, std::string message) {
     error.code = std::move(code);
     error.message = std::move(message);
     return error;
-}
-
-/// NAME=VALUE pairs of a query; what is percent-encoded stays as it is: no name of ours needs it.
-std::map<std::string, std::string> pairs_of(std::string_view query) {
-    std::map<std::string, std::string> pairs;
-    while (!query.empty()) {
-        const auto end = query.find('&');
-        const std::string_view pair = query.substr(0, end);
-        query = end == std::string_view::npos ? std::string_view() : query.substr(end + 1);
-        const auto equals = pair.find('=');
-        if (equals != std::string_view::npos) {
-            pairs[std::string(pair.substr(0, equals))] = std::string(pair.substr(equals + 1));
-        }
-    }
-    return pairs;
 }
 
 std::optional<std::uint64_t> number_of(std::string_view text) {
@@ -90,7 +76,7 @@ struct ListQuery {
 };
 ApiResult<ListQuery> read_list_query(std::string_view query) {
     ListQuery list;
-    for (auto& [name, value] : pairs_of(query)) {
+    for (auto& [name, value] : query_pairs(query)) {
         if (name == "tenant") {
             list.tenant = value;
         } else if (name == "tag") {

@@ -39,10 +39,10 @@ struct ApiKey {
     bool allows_slo_class(std::string_view name) const;
 };
 
-/// What a key can be for: the endpoints that make sequences; texts and tokens of a model (tokenize, templates); lists
-/// of models; and admin: metrics, server_info, explain, reset_prefix_cache.
-inline constexpr std::array<std::string_view, 8> kKeyScopes = {"chat",       "completions", "responses", "messages",
-                                                               "embeddings", "text",        "models",    "admin"};
+/// What a key can be for: the endpoints that make sequences; batches (files, too); texts and tokens of a model
+/// (tokenize, templates); lists of models; and admin: metrics, server_info, explain, reset_prefix_cache.
+inline constexpr std::array<std::string_view, 9> kKeyScopes = {
+    "chat", "completions", "responses", "messages", "embeddings", "batches", "text", "models", "admin"};
 
 /// "sk-sluice-" and 43 characters that stand for 256 bits of the operating system's random source.
 std::string random_api_key();

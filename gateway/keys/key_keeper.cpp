@@ -131,6 +131,12 @@ ApiResult<KeyKeeper::Key> KeyKeeper::who(const RequestHead& head) const {
                          : "the API key is not valid"));
 }
 
+KeyKeeper::Key KeyKeeper::of_id(std::string_view id) const {
+    const auto at = std::find_if(keys_.begin(), keys_.end(), [&](const auto& one) { return one.second->id == id; });
+    const bool is_there = at != keys_.end() && !at->second->expired(setup_.clock.unix_us() / 1'000'000);
+    return is_there ? at->second : nullptr;
+}
+
 std::optional<HttpRefusal> KeyKeeper::refusal(const RequestHead& head) const {
     if (is_open(head)) { return std::nullopt; }
     const auto key = who(head);

@@ -38,6 +38,8 @@ public:
     ApiResult<Key> who(const RequestHead& head) const;
     /// The same for who only wants to know, also of what everybody may ask: null where there is none, and not counted.
     Key find(const RequestHead& head) const;
+    /// Of the key with that public id; null where it is not there any more, or has expired.
+    Key of_id(std::string_view id) const;
     /// For the door, before a body is read: the same error, but nothing for what everybody may ask: /live, /health,
     /// /ready, and what a browser asks first (OPTIONS).
     std::optional<HttpRefusal> refusal(const RequestHead& head) const;

@@ -62,7 +62,8 @@ std::size_t trimmed_end(std::string_view text) {
 /// Whether a document, as JSON, may hold a special text. Says yes a little too often.
 bool may_hold(const SpecialTexts& texts, std::string_view document) {
     if (texts.has_escaped()) { return true; }
-    for (std::size_t at = 0; at < document.size(); ++at) {
+    for (std::size_t at = texts.next_begin(document, 0); at < document.size();
+         at = texts.next_begin(document, at + 1)) {
         if (texts.begins_at(document, at, document.size(), false)) { return true; }
         // The beginning of one at the end of a string: a quote, or white space and a quote, follow.
         for (std::size_t end = at + 1; end < document.size() && texts.begins_at(document, at, end, false); ++end) {
@@ -113,7 +114,7 @@ private:
         const std::size_t end = trimmed_end(text);
         std::optional<std::string> result;
         std::size_t copied = 0;
-        for (std::size_t at = 0; at < text.size(); ++at) {
+        for (std::size_t at = texts_.next_begin(text, 0); at < text.size(); at = texts_.next_begin(text, at + 1)) {
             if (!texts_.begins_at(text, at, end, of_assistant)) { continue; }
             std::size_t next = at + 1;
             while (next < text.size() && (static_cast<unsigned char>(text[next]) & 0xc0) == 0x80) {

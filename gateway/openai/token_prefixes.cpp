@@ -95,7 +95,7 @@ std::vector<TokenPrefixes::Cut> TokenPrefixes::cuts_of(const TextPort& port, std
                                                        std::span<const std::size_t> text_starts) {
     const SpecialTexts& specials = port.special_texts();
     std::vector<Cut> cuts;
-    for (std::size_t at = 0; at < text.size();) {
+    for (std::size_t at = specials.next_begin(text, 0); at < text.size(); at = specials.next_begin(text, at)) {
         const std::size_t size = specials.longest_at(text, at);
         if (size == 0 || std::binary_search(text_starts.begin(), text_starts.end(), at)) {
             ++at;

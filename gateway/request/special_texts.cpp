@@ -1,12 +1,17 @@
 #include "gateway/request/special_texts.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 namespace gateway {
 
 SpecialTexts::SpecialTexts(std::vector<std::string> special, std::vector<std::string> control)
     : special_(sorted(std::move(special))), control_(sorted(std::move(control))) {
+    for (std::size_t byte = 0; byte < begins_.size(); ++byte) {
+        begins_[byte] = special_.begins[byte] || control_.begins[byte];
+        if (begins_[byte]) { begin_bytes_ += static_cast<char>(byte); }
+    }
     const auto is_escaped = [](const std::string& text) {
         return std::any_of(text.begin(), text.end(),
                            [](char c) { return c == '"' || c == '\\' || (c >= 0 && c < ' '); });
@@ -60,6 +65,18 @@ std::size_t SpecialTexts::Sorted::longest_at(std::string_view text, std::size_t 
         if (first != last && first->size() == depth + 1) { longest = depth + 1; }
     }
     return longest;
+}
+
+std::size_t SpecialTexts::next_begin(std::string_view text, std::size_t at) const {
+    if (begin_bytes_.empty() || at >= text.size()) { return text.size(); }
+    if (begin_bytes_.size() == 1) {
+        const void* const found = std::memchr(text.data() + at, begin_bytes_.front(), text.size() - at);
+        return found == nullptr ? text.size() : static_cast<std::size_t>(static_cast<const char*>(found) - text.data());
+    }
+    while (at < text.size() && !begins_[static_cast<unsigned char>(text[at])]) {
+        ++at;
+    }
+    return at;
 }
 
 std::size_t SpecialTexts::longest_at(std::string_view text, std::size_t at) const {

@@ -21,6 +21,10 @@ public:
     /// printed behind this one could complete it. `of_assistant`: control texts do not count.
     bool begins_at(std::string_view text, std::size_t at, std::size_t end, bool of_assistant) const;
 
+    /// The first byte from `at` on that one could begin with; text.size(): there is none. All that begins_at() and
+    /// longest_at() find stands at such bytes, so that a long text is looked through at the speed of memory.
+    std::size_t next_begin(std::string_view text, std::size_t at) const;
+
     /// Bytes of the longest one that begins at byte `at` and is there in full; 0: none does.
     std::size_t longest_at(std::string_view text, std::size_t at) const;
 
@@ -38,6 +42,8 @@ private:
 
     Sorted special_;
     Sorted control_;
+    std::array<bool, 256> begins_{};  // of either kind
+    std::string begin_bytes_;         // those of them that are true
     bool has_escaped_ = false;
 };
 

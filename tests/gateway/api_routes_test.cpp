@@ -54,9 +54,6 @@ TEST_CASE("routes that are not built yet are no 404, whatever the method and wha
                                    "/rerank",
                                    "/v2/rerank",
                                    "/v1/score",
-                                   "/v1/batches",
-                                   "/v1/batches/b/cancel",
-                                   "/v1/files/f/content",
                                    "/v1/images/generations",
                                    "/v1/audio/speech",
                                    "/v1/audio/transcriptions",
@@ -83,6 +80,11 @@ TEST_CASE("routes that are not built yet are no 404, whatever the method and wha
             CHECK(body(*exchange).at("error").at("code") == "not_supported");
             CHECK(field(*exchange->response, "x-request-id").starts_with("req-"));
         }
+    }
+    for (const std::string path : {"/v1/batches", "/v1/batches/b/cancel", "/v1/files/f/content"}) {
+        CAPTURE(path);
+        CHECK(world.send("DELETE", path)->response->status == 400u);
+        CHECK(message_of(*world.send("GET", path)).find("batch.file") != std::string::npos);
     }
     const auto batches = world.send("POST", "/v1/messages/batches", "{}");
     CHECK(batches->response->status == 400u);  // in the form of the route's clients
@@ -218,4 +220,22 @@ TEST_CASE("an error of a worker or on the way to one is told without saying wher
                                        base::fail(ErrorCode::internal, "connecting to ipv4:10.1.2.3:7000 failed"));
     REQUIRE(exchange->response->status == 500u);
     REQUIRE(exchange->response->body.find("10.1.2.3") == std::string::npos);
+}
+
+TEST_CASE("the page is there where it is wanted, to be read and nothing else", "[gateway][api]") {
+    World without;
+    REQUIRE(without.send("GET", "/")->response->status == 404u);
+    gateway::GatewayOptions options;
+    options.has_page = true;
+    World world(options);
+    for (const std::string path : {"/", "//", "/page/main.mjs", "/page/style.css", "/page/icon.svg"}) {
+        CAPTURE(path);
+        const auto exchange = world.send("GET", path);
+        REQUIRE(exchange->response->status == 200u);
+        REQUIRE_FALSE(exchange->response->body.empty());
+    }
+    CHECK(world.send("GET", "/page/page.cpp")->response->status == 404u);
+    CHECK(world.send("GET", "/page")->response->status == 404u);
+    CHECK(world.send("DELETE", "/")->response->status == 405u);
+    CHECK(world.send("GET", "/v1/models")->response->status == 200u);
 }

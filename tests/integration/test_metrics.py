@@ -22,6 +22,7 @@ NEED_MORE_THAN_LOAD = {"sluice_gateway_retries_total", "sluice_gateway_retries_e
                        "sluice_gateway_auth_failures_total", "sluice_gateway_quota_refusals_total", "sluice_gateway_keys", "sluice_gateway_keys_file_valid",
                        *(name for name in METRICS if name.startswith("sluice_gateway_cache_")),  # with caching.enabled
                        *(name for name in METRICS if name.startswith("sluice_gateway_in_context_")),  # with caching.in_context.enabled
+                       *(name for name in METRICS if name.startswith("sluice_gateway_batch")),  # with batch.file
                        "sluice_trace_spans_total",  # with tracing.otlp_endpoint
                        "sluice_gateway_certificate_valid", "sluice_gateway_certificate_expires_timestamp_seconds"}
 
