@@ -12,8 +12,8 @@ int bench_cache_main(const CacheBenchOptions& options) {
         std::fprintf(stderr, "bench cache: %s\n", message.c_str());
         return 1;
     };
-    if (options.trace_path.empty() && options.pairs_path.empty()) {
-        return fail("nothing to do: give --trace FILE, --pairs FILE, or both");
+    if (options.trace_path.empty() && options.pairs_path.empty() && options.answers_path.empty()) {
+        return fail("nothing to do: give --trace FILE, --pairs FILE, --answers FILE, or several");
     }
     const caching::HashedEmbedder hashed;
     std::unique_ptr<caching::Embedder> encoder;
@@ -41,6 +41,11 @@ int bench_cache_main(const CacheBenchOptions& options) {
             report["pairs"] = std::move(*scored);
         }
     }
+    if (!options.answers_path.empty()) {
+        auto judged = score_answers(options);
+        if (!judged) { return fail(judged.error().message); }
+        report["answers"] = std::move(*judged);
+    }
     const std::string text = boost::json::serialize(report);
     if (options.out_path.empty() || options.out_path == "-") {
         std::printf("%s\n", text.c_str());
@@ -55,11 +60,17 @@ int bench_cache_main(const CacheBenchOptions& options) {
 void add_bench_cache(CLI::App& app, CacheBenchOptions& options) {
     app.add_option("--trace", options.trace_path, "requests with an oracle, JSON lines, gzip or not");
     app.add_option("--pairs", options.pairs_path, "pairs of questions with a label, JSON lines, gzip or not");
+    app.add_option("--answers", options.answers_path,
+                   "pairs of answers with a label, for the judge, JSON lines, gzip or not");
     app.add_option("--embedder", options.embedder, "hashed (needs no model), or a sentence encoder's folder or name")
         ->capture_default_str();
     app.add_option("--config", options.config_path, "YAML with the section caching.semantic");
     app.add_option("--model-ms", options.model_ms, "what the played model takes for an answer")
         ->check(CLI::Range(0.0, 1e6))
+        ->capture_default_str();
+    app.add_option("--pool-sequences", options.pool_sequences,
+                   "that the played model answers at a time, to compare bounds that follow its load; 0: any number")
+        ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1'000'000}))
         ->capture_default_str();
     app.add_option("--kernels", options.kernels, "of the encoder: auto, avx512, avx2, reference")
         ->capture_default_str();

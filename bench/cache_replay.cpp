@@ -115,6 +115,8 @@ struct Tally {
     std::uint64_t leaks = 0;
     std::uint64_t uncacheable_served = 0;
     std::uint64_t shadows = 0;
+    std::uint64_t late = 0;            // served beyond their time,
+    std::uint64_t relieved = 0;        // and that or more likely wrong than at rest: because of load
     std::uint64_t exact_ceiling = 0;   // equal requests with the same key that came before
     std::uint64_t tenant_ceiling = 0;  // requests of this tenant with the same key that came before
 
@@ -159,7 +161,9 @@ boost::json::object json_of(const Tally& tally) {
             {"tenant_ceiling", share(tally.tenant_ceiling, tally.requests)},
             {"hit_rate", share(tally.hits(), tally.requests)},
             {"gap_captured", captured(tally)},
-            {"shadow_generations", tally.shadows}};
+            {"shadow_generations", tally.shadows},
+            {"hits_late", tally.late},
+            {"hits_by_load", tally.relieved}};
 }
 
 boost::json::object percentiles(std::vector<double>& values) {
@@ -221,20 +225,56 @@ std::string content_of(const std::string& document) {
     return answer ? answer->content : std::string();
 }
 
-}  // namespace
+/// The pool of the played model, whose answers all take equally long, so that they end in the order they were asked
+/// for.
+class Pool {
+public:
+    Pool(std::uint64_t sequences, std::int64_t model_ms) : sequences_(sequences), model_ms_(model_ms) {}
 
-Result<boost::json::object> replay_trace(const CacheBenchOptions& options, caching::Embedder& model) {
-    const auto lines = read_lines(options.trace_path);
-    if (!lines) { return base::pass_on(lines); }
-    auto settings = read_cache_options(options.config_path);
-    if (!settings) { return base::pass_on(settings); }
-    settings->seed = options.seed;
+    /// When an answer that is asked for now begins.
+    std::int64_t begin(std::int64_t now_ms) {
+        std::int64_t start = now_ms;
+        if (sequences_ > 0 && ends_.size() >= sequences_) { start = std::max(start, ends_.front()); }
+        ends_.push_back(start + model_ms_);
+        if (sequences_ > 0 && ends_.size() > sequences_) { ends_.pop_front(); }
+        return start;
+    }
+
+private:
+    std::uint64_t sequences_;
+    std::int64_t model_ms_;
+    std::deque<std::int64_t> ends_;  // of the latest `sequences_`
+};
+
+/// One play of a trace.
+struct Played {
+    boost::json::object report;
+    std::vector<std::uint64_t> asked;  // of the pool, by second
+    std::vector<double> load;          // its highest in that second: what it has to do by what it can at a time
+    std::vector<double> waited_ms;
+    Tally all;
+};
+
+struct Play {
+    const CacheBenchOptions& options;
+    const std::vector<std::string>& lines;
+    const caching::SemanticCacheOptions& settings;
+    bool is_told = false;  // decisions are written
+};
+
+Result<Played> replay(const Play& play, caching::Embedder& model) {
+    const CacheBenchOptions& options = play.options;
+    const std::vector<std::string>* lines = &play.lines;
+    const caching::SemanticCacheOptions* settings = &play.settings;
+    Played played;
+    Pool pool(options.pool_sequences, static_cast<std::int64_t>(options.model_ms));
+    caching::LoadRelief relief(settings->relief_load);
     base::FakeClock clock;
     TimedEmbedder embedder(model);
     const caching::HashedEmbedder hashed;
     caching::SemanticCache cache(*settings, clock, embedder, hashed);
     std::ofstream decisions;
-    if (!options.decisions_path.empty()) { decisions.open(options.decisions_path); }
+    if (play.is_told && !options.decisions_path.empty()) { decisions.open(options.decisions_path); }
 
     std::map<std::string, Tally> by_category;
     Tally all;
@@ -277,11 +317,21 @@ Result<boost::json::object> replay_trace(const CacheBenchOptions& options, cachi
         Request& request = *parsed;
         finish_until(request.t_ms);
         advance_to(request.t_ms);
+        const auto second = static_cast<std::size_t>(std::max<std::int64_t>(request.t_ms, 0) / 1000);
+        if (played.load.size() <= second) {
+            played.load.resize(second + 1);
+            played.asked.resize(second + 1);
+        }
+        if (options.pool_sequences > 0) {
+            const double load = static_cast<double>(running.size()) / static_cast<double>(options.pool_sequences);
+            relief.see(load, clock.now());
+            played.load[second] = std::max(played.load[second], load);
+        }
 
         Tally& tally = by_category[request.category];
         const double embedded_before = embedder.spent_us;
         const auto begin = std::chrono::steady_clock::now();
-        Lookup lookup = cache.lookup(request.question);
+        Lookup lookup = cache.lookup(request.question, relief.at(clock.now()));
         const double took = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
         const double embedding = embedder.spent_us - embedded_before;
         (lookup.kind == HitKind::none ? lookup_us : lookup_hit_us).push_back(took - embedding);
@@ -318,6 +368,8 @@ Result<boost::json::object> replay_trace(const CacheBenchOptions& options, cachi
             counted->leaks += verdict == Verdict::leak ? 1 : 0;
             counted->uncacheable_served += request.cacheable ? 0 : 1;
             counted->shadows += lookup.shadow_wanted ? 1 : 0;
+            counted->late += lookup.is_late ? 1 : 0;
+            counted->relieved += lookup.is_relieved ? 1 : 0;
         }
         if (request.cacheable) {
             exact_before.insert(request.whole + '\n' + request.key());
@@ -339,16 +391,23 @@ Result<boost::json::object> replay_trace(const CacheBenchOptions& options, cachi
                              {"gate", caching::gate_name(lookup.gate)}})
                       << '\n';
         }
-        const auto done_ms = request.t_ms + static_cast<std::int64_t>(options.model_ms);
-        if (served.empty() && lookup.reason == caching::Uncacheable::none) {
-            in_flight.emplace(name_of(lookup.probe.keys), request.key());
-            running.push_back({done_ms, std::move(request), std::move(lookup), false});
-        } else if (lookup.shadow_wanted) {
-            running.push_back({done_ms, std::move(request), std::move(lookup), true});
+        // Comparisons are made in idle capacity; what is uncacheable is the pool's work like any other.
+        const bool is_shadow = !served.empty() && lookup.shadow_wanted &&
+                               (options.pool_sequences == 0 || running.size() < options.pool_sequences);
+        if (served.empty() || is_shadow) {
+            const std::int64_t start_ms = pool.begin(request.t_ms);
+            ++played.asked[second];
+            if (!is_shadow) { played.waited_ms.push_back(static_cast<double>(start_ms - request.t_ms)); }
+            if (!is_shadow && lookup.reason == caching::Uncacheable::none) {
+                in_flight.emplace(name_of(lookup.probe.keys), request.key());
+            }
+            const std::int64_t done_ms = start_ms + static_cast<std::int64_t>(options.model_ms);
+            running.push_back({done_ms, std::move(request), std::move(lookup), is_shadow});
         }
     }
 
     boost::json::object report = json_of(all);
+    played.all = all;
     report["embedder"] = embedder.name();
     std::vector<double> every_us = lookup_us;
     every_us.insert(every_us.end(), lookup_hit_us.begin(), lookup_hit_us.end());
@@ -383,6 +442,63 @@ Result<boost::json::object> replay_trace(const CacheBenchOptions& options, cachi
                                           {"partitions", counts.partitions},
                                           {"evicted", counts.evicted},
                                           {"expired", counts.expired}};
+    played.report = std::move(report);
+    return played;
+}
+
+/// What bounds that follow the load brought: the seconds are those in which the pool of the play without them had more
+/// to do than it could at a time.
+boost::json::object compared(const Played& without, Played& with, std::vector<double> waited_without) {
+    std::uint64_t seconds = 0;
+    std::uint64_t asked_without = 0;
+    std::uint64_t asked_with = 0;
+    for (std::size_t second = 0; second < without.load.size(); ++second) {
+        if (without.load[second] < 1) { continue; }
+        ++seconds;
+        asked_without += without.asked[second];
+        asked_with += with.asked[second];
+    }
+    const auto side = [](const Tally& all, std::vector<double>& waited, std::uint64_t asked) {
+        const std::uint64_t wrong = all.wrong_false + all.wrong_stale + all.leaks;
+        double sum = 0;
+        for (const double one : waited) {
+            sum += one;
+        }
+        boost::json::object times = percentiles(waited);
+        times["mean"] = waited.empty() ? 0.0 : sum / static_cast<double>(waited.size());
+        return boost::json::object{
+            {"asked_while_saturated", asked}, {"hits", all.hits()}, {"hits_late", all.late},
+            {"hits_by_load", all.relieved},   {"wrong", wrong},     {"wrong_share_of_hits", share(wrong, all.hits())},
+            {"waited_ms", std::move(times)}};
+    };
+    const double saved = asked_without == 0 ? 0.0 : 1.0 - share(asked_with, asked_without);
+    return {{"seconds_saturated", seconds},
+            {"seconds", without.load.size()},
+            {"without", side(without.all, waited_without, asked_without)},
+            {"with", side(with.all, with.waited_ms, asked_with)},
+            {"traffic_less_share", saved}};
+}
+
+}  // namespace
+
+Result<boost::json::object> replay_trace(const CacheBenchOptions& options, caching::Embedder& embedder) {
+    const auto lines = read_lines(options.trace_path);
+    if (!lines) { return base::pass_on(lines); }
+    auto settings = read_cache_options(options.config_path);
+    if (!settings) { return base::pass_on(settings); }
+    settings->seed = options.seed;
+    auto first = replay({.options = options, .lines = *lines, .settings = *settings, .is_told = true}, embedder);
+    if (!first) { return base::pass_on(first); }
+    if (options.pool_sequences == 0) { return std::move(first->report); }
+    caching::SemanticCacheOptions other = *settings;
+    other.relieves = !settings->relieves;
+    auto second = replay({.options = options, .lines = *lines, .settings = other}, embedder);
+    if (!second) { return base::pass_on(second); }
+    Played& with = settings->relieves ? *first : *second;
+    Played& without = settings->relieves ? *second : *first;
+    boost::json::object adaptation = compared(without, with, without.waited_ms);
+    boost::json::object report = std::move(first->report);
+    report["adaptation"] = std::move(adaptation);
     return report;
 }
 

@@ -254,6 +254,7 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
         s.cache = std::make_unique<ResponseCache>(ResponseCache::Setup{.options = s.setup.options.cache,
                                                                        .models = s.models,
                                                                        .hash_key = s.setup.hash_key,
+                                                                       .loads = s.table->loads(),
                                                                        .inner = *s.table,
                                                                        .metrics = s.metrics.registry(),
                                                                        .clock = s.setup.clock,

@@ -21,17 +21,23 @@ double ErrorBudget::allowed_rate() const {
     return std::min(0.5, target_ * (static_cast<double>(hits_exact_) + semantic) / semantic);
 }
 
-double ErrorBudget::wrong_chance_max() const {
+double ErrorBudget::wrong_chance_max(double relief) const {
     if (state_ == State::exact_only || target_ <= 0) { return 0; }
     const double allowed = target_ * (static_cast<double>(hits_exact_ + hits_semantic_) + kCreditHits);
-    const double left = 1.0 - expected_wrong() / allowed;
+    const double left = 1.0 - expected_wrong() / (allowed * (1.0 - reserve_.share * (1.0 - relief)));
     if (left <= 0) { return 0; }
-    const double most = state_ == State::tight ? kWrongChanceMost / 4 : kWrongChanceMost;
+    const double open = kWrongChanceMost + relief * std::max(reserve_.wrong_chance_most - kWrongChanceMost, 0.0);
+    const double most = state_ == State::tight ? kWrongChanceMost / 4 : open;
     return kWrongChanceLeast + (most - kWrongChanceLeast) * std::min(1.0, 2.0 * left);
 }
 
 void ErrorBudget::semantic_hit(double wrong_chance) {
     ++hits_semantic_;
+    expected_wrong_ += wrong_chance;
+}
+
+void ErrorBudget::late_hit(double wrong_chance) {
+    ++hits_exact_;
     expected_wrong_ += wrong_chance;
 }
 
@@ -45,6 +51,34 @@ void ErrorBudget::shadow(bool wrong, double wrong_chance) {
         shadows_before_ = shadows_;
         shadow_errors_before_ = shadow_errors_;
     }
+}
+
+void ErrorBudget::save(ByteWriter& bytes) const {
+    bytes.number(static_cast<std::uint32_t>(state_));
+    for (const std::uint64_t count :
+         {hits_exact_, hits_semantic_, shadows_, shadow_errors_, shadows_before_, shadow_errors_before_}) {
+        bytes.number(count);
+    }
+    bytes.number(expected_wrong_);
+    bytes.number(shadows_expected_);
+}
+
+bool ErrorBudget::restore(ByteReader& bytes) {
+    ErrorBudget read(target_, reserve_);
+    const auto state = bytes.number<std::uint32_t>();
+    for (std::uint64_t* count : {&read.hits_exact_, &read.hits_semantic_, &read.shadows_, &read.shadow_errors_,
+                                 &read.shadows_before_, &read.shadow_errors_before_}) {
+        *count = bytes.number<std::uint64_t>();
+    }
+    read.expected_wrong_ = bytes.number<double>();
+    read.shadows_expected_ = bytes.number<double>();
+    const bool is_sound = read.shadow_errors_ <= read.shadows_ && read.shadow_errors_before_ <= read.shadow_errors_ &&
+                          read.shadows_before_ <= read.shadows_ && read.expected_wrong_ >= 0 &&
+                          read.shadows_expected_ >= 0;
+    if (!bytes.ok() || !is_sound || state > static_cast<std::uint32_t>(State::exact_only)) { return false; }
+    read.state_ = static_cast<State>(state);
+    *this = read;
+    return true;
 }
 
 }  // namespace caching

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "caching/semantic/bytes.h"
 #include "caching/semantic/calibration.h"
 
 namespace caching {
@@ -10,15 +11,24 @@ namespace caching {
 /// too, earns `error_target`. Shadow generations say what hits really were: the bound is theirs. Not thread-safe.
 class ErrorBudget {
 public:
-    explicit ErrorBudget(double error_target) : target_(error_target) {}
+    /// What is kept for the time when the pools have too much to do.
+    struct Reserve {
+        double share = 0;                 // of the budget, that is not spent at rest
+        double wrong_chance_most = 0.12;  // of one answer under full load, with the whole budget left
+    };
+    explicit ErrorBudget(double error_target) : ErrorBudget(error_target, Reserve()) {}
+    ErrorBudget(double error_target, Reserve reserve) : target_(error_target), reserve_(reserve) {}
 
     enum class State { open, tight, exact_only };
     State state() const { return state_; }
 
-    /// The most that a single answer's chance of being wrong may be now; 0: none by similarity.
-    double wrong_chance_max() const;
+    /// The most that a single answer's chance of being wrong may be now; 0: none that may be wrong. `relief`: 0 at
+    /// rest, 1 under full load (LoadRelief). The budget is the same under any load: load only says when it is spent.
+    double wrong_chance_max(double relief = 0) const;
     void exact_hit() { ++hits_exact_; }
     void semantic_hit(double wrong_chance);
+    /// An answer to an equal question was served beyond its time; `wrong_chance`: that it has changed since.
+    void late_hit(double wrong_chance);
     /// A hit was generated again; `wrong_chance` is what was expected of it. A breach, which is when even the lower
     /// bound of the error is above what is allowed, tightens at once; the next one stops the category.
     void shadow(bool wrong, double wrong_chance);
@@ -33,6 +43,10 @@ public:
     /// Of hits by similarity.
     ErrorBound bound() const { return anytime_bound(shadow_errors_, shadows_); }
 
+    /// What it has seen, for another life. False for bytes that are none: it is then as it was.
+    void save(ByteWriter& bytes) const;
+    bool restore(ByteReader& bytes);
+
 private:
     /// How much more often shadows were wrong than expected.
     double bias() const;
@@ -40,6 +54,7 @@ private:
     double allowed_rate() const;
 
     double target_;
+    Reserve reserve_;
     State state_ = State::open;
     std::uint64_t hits_exact_ = 0;
     std::uint64_t hits_semantic_ = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace caching {
 namespace {
@@ -92,6 +93,49 @@ void Calibration::observe(const Evidence& evidence, bool correct) {
         next_ = (next_ + 1) % observations_.size();
     }
     if (++seen_ % options_.refit_every == 0) { refit(); }
+}
+
+void Calibration::save(ByteWriter& bytes) const {
+    for (const double weight : weights_) {
+        bytes.number(weight);
+    }
+    bytes.number(static_cast<std::uint64_t>(seen_));
+    bytes.number(static_cast<std::uint32_t>(observations_.size()));
+    for (std::size_t i = 0; i < observations_.size(); ++i) {  // the oldest first
+        const Seen& seen = observations_[(next_ + i) % observations_.size()];
+        for (const double term : seen.terms) {
+            bytes.number(static_cast<float>(term));
+        }
+        bytes.number(static_cast<std::uint8_t>(seen.correct));
+    }
+}
+
+bool Calibration::restore(ByteReader& bytes) {
+    Terms weights;
+    for (double& weight : weights) {
+        weight = bytes.number<double>();
+    }
+    const auto count = bytes.number<std::uint64_t>();
+    const auto kept = bytes.number<std::uint32_t>();
+    if (!bytes.ok() || kept > options_.observations_max || kept > count) { return false; }
+    std::vector<Seen> observations;
+    for (std::uint32_t i = 0; i < kept && bytes.ok(); ++i) {
+        Seen& seen = observations.emplace_back();
+        for (double& term : seen.terms) {
+            term = static_cast<double>(bytes.number<float>());
+        }
+        seen.correct = bytes.number<std::uint8_t>() != 0;
+    }
+    const auto is_number = [](double value) { return std::isfinite(value); };
+    if (!bytes.ok() || !std::all_of(weights.begin(), weights.end(), is_number)) { return false; }
+    for (const Seen& seen : observations) {
+        if (!std::all_of(seen.terms.begin(), seen.terms.end(), is_number)) { return false; }
+    }
+    weights_ = weights;
+    observations_ = std::move(observations);
+    next_ = 0;
+    seen_ = static_cast<std::size_t>(count);
+    return true;
 }
 
 /// Logarithm of how likely the observations and these weights are together.

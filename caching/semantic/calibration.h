@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "caching/semantic/bytes.h"
+
 namespace caching {
 
 /// What is known of the best answer at hand for a question, before anything is served.
@@ -43,6 +45,10 @@ public:
     double probability(const Evidence& evidence) const;
     const Terms& weights() const { return weights_; }
     std::size_t observations() const { return seen_; }
+
+    /// Observations and weights, for another life. False for bytes that are none: it is then as it was.
+    void save(ByteWriter& bytes) const;
+    bool restore(ByteReader& bytes);
 
     /// Weights of the start: a question is taken for another only where their content words are the same.
     static Terms start_weights();

@@ -21,6 +21,7 @@ struct CategoryPolicy {
     double similarity_min = 0.5;          // nothing below it is ever served, however sure the calibration
     std::int64_t ttl_ms = 86'400'000;     // of a new answer
     std::int64_t ttl_longest_ms = 0;      // of one that was the same when it was generated again; 0: ttl_ms
+    double ttl_growth = 1.0;              // more of its time that an answer is served for under full load
     double quota_share = 1.0;             // of the cache's bytes
     std::vector<std::string> prototypes;  // questions of this kind, for categories of the operator's own
 };

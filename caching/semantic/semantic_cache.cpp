@@ -15,6 +15,7 @@ constexpr std::size_t kNearestVoting = 5;    // Evidence::support
 constexpr std::size_t kNearestAveraged = 3;  // Evidence::mean
 constexpr int kTtlGrowth = 3;                // of the time of an answer that was the same again, and back
 constexpr std::int64_t kTtlShortestMs = 30'000;
+constexpr double kAskedAgainMost = 512;  // then the older half of what is known of changes is forgotten
 
 }  // namespace
 
@@ -26,12 +27,21 @@ SemanticCache::SemanticCache(SemanticCacheOptions options, const base::Clock& cl
       classifier_(options_.categories, hashed),
       random_(options_.seed),
       everything_({}, Calibration::start_weights()) {
-    for (const CategoryPolicy& policy : options_.categories) {
-        learnt_.push_back({Calibration({}, Calibration::start_weights()), ErrorBudget(policy.error_target), 0});
-    }
+    learnt_ = fresh_learnt();
 }
 
-Lookup SemanticCache::lookup(const Question& question) {
+bool SemanticCache::may_serve(const Entry& entry, base::TimePoint now, double relief) const {
+    if (alive(entry, now)) { return true; }
+    const double longer = 1.0 + options_.categories[entry.category].ttl_growth * relief;
+    return std::chrono::duration<double>(now - entry.created) < longer * std::chrono::duration<double>(entry.ttl);
+}
+
+double SemanticCache::late_chance(const Entry& entry, base::TimePoint now) const {
+    return alive(entry, now) ? 0.0 : learnt_[entry.category].changed_chance();
+}
+
+Lookup SemanticCache::lookup(const Question& question, double relief) {
+    if (!options_.relieves) { relief = 0; }
     Lookup found;
     found.reason = why_not(question, options_.rules);
     if (found.reason != Uncacheable::none) { return found; }
@@ -42,10 +52,13 @@ Lookup SemanticCache::lookup(const Question& question) {
     probe.category = classifier_.classify(text);
     if (const auto same = exact_.find(probe.keys.exact); same != exact_.end()) {
         Entry& entry = entries_.at(same->second);
-        if (alive(entry, now)) {
+        ErrorBudget& budget = learnt_[entry.category].budget;
+        const double late = late_chance(entry, now);
+        if (alive(entry, now) || (may_serve(entry, now, relief) && late <= budget.wrong_chance_max(relief))) {
             found.kind = HitKind::exact;
             found.similarity = 1.0;
-            learnt_[entry.category].budget.exact_hit();
+            found.is_late = found.is_relieved = !alive(entry, now);
+            found.is_late ? budget.late_hit(late) : budget.exact_hit();
             serve(found, same->second, entry, now);
             return found;
         }
@@ -55,7 +68,7 @@ Lookup SemanticCache::lookup(const Question& question) {
     const auto partition = partitions_.find(probe.keys.partition);
     if (partition == partitions_.end()) { return found; }  // nothing to compare with: the vector can wait
     if (!embed_probe(question, probe)) { return found; }
-    weigh(found, partition->second, now);
+    weigh(found, partition->second, now, relief);
     return found;
 }
 
@@ -74,7 +87,7 @@ bool SemanticCache::embed_probe(const Question& question, Probe& probe) {
 
 /// Looks at the nearest questions, takes the best answer among those that pass the gates, and serves it when the
 /// budget lets it.
-void SemanticCache::weigh(Lookup& found, const Partition& partition, base::TimePoint now) {
+void SemanticCache::weigh(Lookup& found, const Partition& partition, base::TimePoint now, double relief) {
     Probe& probe = found.probe;
     const std::vector<Near> nearest = partition.nearest(probe.vector, kNearest);
     const Gates gates = options_.categories[probe.category].gates;
@@ -86,7 +99,7 @@ void SemanticCache::weigh(Lookup& found, const Partition& partition, base::TimeP
     std::size_t votes = 0;
     for (const Near& near : nearest) {
         const Entry& entry = entries_.at(near.entry);
-        if (!alive(entry, now) || entry.category != probe.category) { continue; }
+        if (!may_serve(entry, now, relief) || entry.category != probe.category) { continue; }
         const Gate gate = first_conflict(probe.profile, entry.profile, gates);
         if (gate != Gate::none) {
             if (found.gate == Gate::none && !probe.has_candidate) { found.gate = gate; }
@@ -96,12 +109,15 @@ void SemanticCache::weigh(Lookup& found, const Partition& partition, base::TimeP
         if (!probe.has_candidate) {
             probe.has_candidate = true;
             probe.candidate_meaning = entry.meaning;
-            best = near.entry;
+            probe.candidate = best = near.entry;
             evidence.similarity = similarity;
             evidence.unmatched = unmatched_share(probe.profile, entry.profile);
             evidence.conflict = first_conflict(probe.profile, entry.profile, ~gates) == Gate::none ? 0.0 : 1.0;
         }
         const bool same = entry.meaning == probe.candidate_meaning;
+        if (same && entry.own == entry.meaning && probe.representative == EntryId{}) {
+            probe.representative = near.entry;
+        }
         if (voters < kNearestVoting) {
             ++voters;
             votes += same ? 1 : 0;
@@ -124,15 +140,20 @@ void SemanticCache::weigh(Lookup& found, const Partition& partition, base::TimeP
     probe.evidence = evidence;
     probe.probability = learnt_[probe.category].calibration.probability(evidence);
     ErrorBudget& budget = learnt_[probe.category].budget;
+    Entry& served = entries_.at(best);
+    probe.probability *= 1.0 - late_chance(served, now);
+    const double wrong_chance = 1.0 - probe.probability;
     if (evidence.similarity < options_.categories[probe.category].similarity_min ||
-        1.0 - probe.probability > budget.wrong_chance_max()) {
+        wrong_chance > budget.wrong_chance_max(relief)) {
         return;
     }
-    budget.semantic_hit(1.0 - probe.probability);
+    found.is_late = !alive(served, now);
+    found.is_relieved = found.is_late || (relief > 0 && wrong_chance > budget.wrong_chance_max());
+    budget.semantic_hit(wrong_chance);
     found.kind = HitKind::semantic;
     found.similarity = evidence.similarity;
     found.shadow_wanted = std::uniform_real_distribution<double>(0, 1)(random_) < options_.shadow_share;
-    serve(found, best, entries_.at(best), now);
+    serve(found, best, served, now);
 }
 
 void SemanticCache::serve(Lookup& found, EntryId id, Entry& entry, base::TimePoint now) {
@@ -143,13 +164,33 @@ void SemanticCache::serve(Lookup& found, EntryId id, Entry& entry, base::TimePoi
     found.age = now - entry.created;
 }
 
-void SemanticCache::learn(const Probe& probe, std::uint64_t meaning) {
+bool SemanticCache::says_same(EntryId id, const Answer& answer) const {
+    const auto entry = entries_.find(id);
+    if (!options_.judges || entry == entries_.end()) { return false; }
+    const auto kept = from_document(entry->second.document);
+    return kept && kept->refusal == answer.refusal && kept->tool_calls == answer.tool_calls &&
+           judge_answers(kept->content, answer.content).same;
+}
+
+/// An answer joins a class of answers that say the same only by the words that the class began with, where those are
+/// at hand: likeness is not passed on from one to the next.
+SemanticCache::Said SemanticCache::compare(const Probe& probe, const Answer& answer) const {
+    const std::uint64_t own = meaning_of(answer);
+    if (!probe.has_candidate) { return {false, own}; }
+    if (own == probe.candidate_meaning) { return {true, own}; }
+    if (!says_same(probe.candidate, answer)) { return {false, own}; }
+    const bool joins = probe.representative == EntryId{} || probe.representative == probe.candidate ||
+                       says_same(probe.representative, answer);
+    return {true, joins ? probe.candidate_meaning : own};
+}
+
+void SemanticCache::learn(const Probe& probe, bool correct) {
     if (!probe.has_candidate) { return; }
-    const bool correct = meaning == probe.candidate_meaning;
     everything_.observe(probe.evidence, correct);
     Learnt& learnt = learnt_[probe.category];
     learnt.calibration.set_above(everything_.weights());
     learnt.calibration.observe(probe.evidence, correct);
+    told_observation(learnt.budget.state(), learnt.budget);
     if (const auto partition = partitions_.find(probe.keys.partition); partition != partitions_.end()) {
         const auto fate = partition->second.fates.find(probe.candidate_meaning);
         if (fate != partition->second.fates.end()) { (correct ? fate->second.right : fate->second.wrong) += 1.0F; }
@@ -159,16 +200,20 @@ void SemanticCache::learn(const Probe& probe, std::uint64_t meaning) {
 void SemanticCache::store(const Question& question, Probe probe, const Answer& answer, double saved_s,
                           std::vector<std::string> tags) {
     if (why_not(question, options_.rules) != Uncacheable::none || !may_be_stored(answer)) { return; }
-    learn(probe, meaning_of(answer));
-    insert(question, probe, answer, saved_s, std::move(tags));
+    const Said said = compare(probe, answer);
+    learn(probe, said.same);
+    insert(question, probe, answer, said.meaning, saved_s, std::move(tags));
 }
 
 void SemanticCache::observe_shadow(const Question& question, Probe probe, const Answer& answer) {
     if (!probe.has_candidate || !may_be_stored(answer)) { return; }
-    const std::uint64_t meaning = meaning_of(answer);
-    learnt_[probe.category].budget.shadow(meaning != probe.candidate_meaning, 1.0 - probe.probability);
-    learn(probe, meaning);
-    insert(question, probe, answer, 1.0, {});  // it is paid for
+    const Said said = compare(probe, answer);
+    ErrorBudget& budget = learnt_[probe.category].budget;
+    const ErrorBudget::State before = budget.state();
+    budget.shadow(!said.same, 1.0 - probe.probability);
+    told_observation(before, budget);
+    learn(probe, said.same);
+    insert(question, probe, answer, said.meaning, 1.0, {});  // it is paid for
 }
 
 base::Result<void> SemanticCache::report_wrong(EntryId id) {
@@ -177,7 +222,10 @@ base::Result<void> SemanticCache::report_wrong(EntryId id) {
         return base::fail(base::ErrorCode::not_found,
                           "no cached answer " + std::to_string(static_cast<std::uint64_t>(id)));
     }
-    learnt_[found->second.category].budget.complaint();
+    ErrorBudget& budget = learnt_[found->second.category].budget;
+    const ErrorBudget::State before = budget.state();
+    budget.complaint();
+    told_observation(before, budget);
     remove(id);
     return {};
 }
@@ -188,21 +236,32 @@ std::optional<std::string> SemanticCache::tenant_of(EntryId id) const {
     return tenants_[found->second.tenant].name;
 }
 
-void SemanticCache::insert(const Question& question, const Probe& found, const Answer& answer, double saved_s,
-                           std::vector<std::string> tags) {
+/// The model has answered what it answered before, after that answer's time.
+void SemanticCache::asked_again(const Entry& old, bool is_same) {
+    Learnt& learnt = learnt_[old.category];
+    learnt.asked_again += 1;
+    learnt.changed += is_same ? 0 : 1;
+    if (learnt.asked_again < kAskedAgainMost) { return; }
+    learnt.asked_again /= 2;
+    learnt.changed /= 2;
+}
+
+void SemanticCache::insert(const Question& question, const Probe& found, const Answer& answer, std::uint64_t meaning,
+                           double saved_s, std::vector<std::string> tags) {
     Probe probe = found;
     const CategoryPolicy& policy = options_.categories[probe.category];
-    const std::uint64_t meaning = meaning_of(answer);
     base::Duration ttl = std::chrono::milliseconds(policy.ttl_ms);
     if (const auto before = exact_.find(probe.keys.exact); before != exact_.end()) {
         // Asked again after its time: an answer that stayed may live longer, one that changed lives shorter.
         const Entry& old = entries_.at(before->second);
         if (!alive(old, clock_.now())) {
             ++counts_.expired;
+            const bool is_same = old.meaning == meaning || says_same(before->second, answer);
+            asked_again(old, is_same);
             const auto longest = std::chrono::milliseconds(std::max(policy.ttl_longest_ms, policy.ttl_ms));
             const auto shortest = std::chrono::milliseconds(std::min(policy.ttl_ms, kTtlShortestMs));
-            ttl = old.meaning == meaning ? std::min<base::Duration>(old.ttl * kTtlGrowth, longest)
-                                         : std::max<base::Duration>(old.ttl / kTtlGrowth, shortest);
+            ttl = is_same ? std::min<base::Duration>(old.ttl * kTtlGrowth, longest)
+                          : std::max<base::Duration>(old.ttl / kTtlGrowth, shortest);
         }
         remove(before->second);
     }
@@ -211,6 +270,7 @@ void SemanticCache::insert(const Question& question, const Probe& found, const A
     entry.exact = probe.keys.exact;
     entry.category = static_cast<std::uint32_t>(probe.category);
     entry.meaning = meaning;
+    entry.own = meaning_of(answer);
     entry.document = to_document(answer);
     entry.revision = question.revision;
     entry.tags = std::move(tags);
@@ -221,10 +281,7 @@ void SemanticCache::insert(const Question& question, const Probe& found, const A
     const bool compared = options_.semantic && policy.semantic && question.tools.empty() && !asked(question).empty();
     entry.has_vector = compared && embed_probe(question, probe);
     entry.profile = std::move(probe.profile);
-    const TextProfile& kept = entry.profile;
-    entry.bytes = sizeof(Entry) + 96 + entry.document.size() + (entry.has_vector ? probe.vector.size() + 12 : 0) +
-                  4 * (kept.content.size() + kept.numbers.size() + kept.identifiers.size() + kept.names.size() +
-                       kept.all.size() + kept.times.size() + kept.directed.size() + kept.poles.size());
+    entry.bytes = bytes_of(entry, probe.vector.size());
     entry.tenant = tenant_index(question.tenant);
     if (static_cast<double>(bytes_) > options_.doorkeeper_from * static_cast<double>(options_.bytes_max) ||
         static_cast<double>(entries_.size()) > options_.doorkeeper_from * static_cast<double>(options_.entries_max)) {
@@ -234,22 +291,9 @@ void SemanticCache::insert(const Question& question, const Probe& found, const A
         }
     }
     if (!make_room(entry.tenant, entry.category, entry.bytes)) { return; }
-    const EntryId id{next_id_++};
-    if (entry.has_vector) {
-        auto [place, made] = partitions_.try_emplace(entry.partition, embedder_.dimensions(), dot_rows_);
-        entry.row = place->second.add(id, probe.vector);
-        ++place->second.fates[meaning].questions;
-    }
-    Tenant& tenant = tenants_[entry.tenant];
-    entry.in_order = order_.size();
-    entry.in_tenant = tenant.entries.size();
-    order_.push_back(id);
-    tenant.entries.push_back(id);
-    tenant.bytes += entry.bytes;
-    learnt_[entry.category].bytes += entry.bytes;
-    bytes_ += entry.bytes;
-    exact_[entry.exact] = id;
-    entries_.emplace(id, std::move(entry));
+    if (!entry.has_vector) { probe.vector.clear(); }
+    if (journal_ != nullptr) { journal_->put(saved_of(entry, probe.vector)); }
+    add(EntryId{next_id_++}, std::move(entry), probe.vector);
 }
 
 }  // namespace caching

@@ -13,13 +13,16 @@
 #include "base/clock.h"
 #include "base/config.h"
 #include "caching/semantic/answer.h"
+#include "caching/semantic/answer_judge.h"
 #include "caching/semantic/budget.h"
 #include "caching/semantic/calibration.h"
 #include "caching/semantic/categories.h"
 #include "caching/semantic/doorkeeper.h"
 #include "caching/semantic/embedder.h"
+#include "caching/semantic/load_relief.h"
 #include "caching/semantic/partition.h"
 #include "caching/semantic/question.h"
+#include "caching/semantic/saved_question.h"
 #include "caching/semantic/text_profile.h"
 
 namespace caching {
@@ -33,8 +36,13 @@ struct SemanticCacheOptions {
     double tenant_share = 1.0;     // of bytes_max that one tenant may fill
     double shadow_share = 0.02;    // of hits by similarity that are generated again and compared
     double doorkeeper_from = 0.9;  // from this fill on a question is stored when it comes a second time
-    std::uint64_t seed = 1;        // of shadows and eviction
-    base::HashKey key{};           // the cluster's: names of partitions cannot be computed without it
+    bool judges = false;    // answers in other words may say the same (judge_answers()); else only equal texts do
+    bool relieves = false;  // bounds give way while the pools have too much to do:
+    LoadRelief::Options relief_load;
+    ErrorBudget::Reserve relief_reserve;
+    double relief_ttl_growth = 1.0;  // of answers to equal requests, as CategoryPolicy::ttl_growth
+    std::uint64_t seed = 1;          // of shadows and eviction
+    base::HashKey key{};             // the cluster's: names of partitions cannot be computed without it
 };
 
 /// Asks for the keys of `caching.semantic`; what is wrong with them comes from config.finish().
@@ -50,6 +58,8 @@ struct Probe {
     TextProfile profile;
     bool has_candidate = false;
     Evidence evidence;
+    EntryId candidate{};
+    EntryId representative{};  // the nearest whose own words stand for the candidate's answer; 0: none is near
     std::uint64_t candidate_meaning = 0;
     double probability = 0;
 };
@@ -62,6 +72,8 @@ struct Lookup {
     double similarity = 0;
     base::Duration age{};
     Gate gate = Gate::none;      // of the nearest question, where a gate kept its answer back
+    bool is_late = false;        // beyond its time, which full load lengthens
+    bool is_relieved = false;    // at rest it would not have been served
     bool shadow_wanted = false;  // generate it all the same, from idle capacity, and tell observe_shadow()
     Probe probe;
 };
@@ -76,6 +88,10 @@ struct EntryFilter {
     std::optional<base::Duration> older_than;
     std::optional<std::string> near_text;  // questions within `near_similarity` of it
     double near_similarity = 0.9;
+
+    bool is_all() const {
+        return !entry && !tenant && !model_revision && !category && !tag && !older_than && !near_text;
+    }
 };
 
 struct CacheCounts {
@@ -98,8 +114,9 @@ public:
     SemanticCache(SemanticCacheOptions options, const base::Clock& clock, Embedder& embedder,
                   const HashedEmbedder& hashed);
 
-    /// Never fails: what cannot be embedded is a miss.
-    Lookup lookup(const Question& question);
+    /// Never fails: what cannot be embedded is a miss. `relief`: of the pool that would answer it (LoadRelief), 0 at
+    /// rest; without `relieves` it counts for nothing.
+    Lookup lookup(const Question& question, double relief = 0);
 
     /// The model has answered what lookup() missed. Learns from it whether the candidate would have been right, and
     /// stores it unless it is uncacheable, incomplete, or turned away at the door. `saved_s`: seconds of the model that
@@ -113,7 +130,18 @@ public:
     /// A user was served a wrong answer: it goes, and counts as an error. Error: not_found.
     base::Result<void> report_wrong(EntryId entry);
 
-    /// The ids that the filter names; they are gone afterwards unless `dry_run`.
+    /// From now on what is kept and what goes is told; null: no more. It must outlive the cache.
+    void set_journal(QuestionJournal* journal) { journal_ = journal; }
+    /// Keeps what an earlier life has told its journal. False, and nothing is kept, where its time is over, its
+    /// embedder or category are others now, there is no room, or it is no whole question.
+    bool restore(SavedQuestion saved);
+    /// Calibrations, budgets and what is known of changes, and back. False for bytes that are none of this embedder's:
+    /// everything is then as it was. Categories that are no more are passed over.
+    std::string learning() const;
+    bool restore_learning(std::string_view bytes);
+
+    /// The ids that the filter names; they are gone afterwards unless `dry_run`. What was learnt stays, but where the
+    /// filter names everything.
     std::vector<EntryId> invalidate(const EntryFilter& filter, bool dry_run);
 
     CacheCounts counts() const;
@@ -147,7 +175,8 @@ private:
         std::uint32_t tenant = 0;
         std::size_t in_order = 0;   // place in order_
         std::size_t in_tenant = 0;  // place in the tenant's list
-        std::uint64_t meaning = 0;
+        std::uint64_t meaning = 0;  // equal for answers that say the same: of the first one's words,
+        std::uint64_t own = 0;      // and of its own
         std::string document;
         std::string revision;
         std::vector<std::string> tags;
@@ -168,18 +197,39 @@ private:
         Calibration calibration;
         ErrorBudget budget;
         std::size_t bytes = 0;
+        double asked_again = 0;  // after an answer's time, lately,
+        double changed = 0;      // and then answered otherwise
+
+        double changed_chance() const { return (changed + 1.0) / (asked_again + 2.0); }
     };
 
     bool alive(const Entry& entry, base::TimePoint now) const { return now - entry.created < entry.ttl; }
+    /// Within the time that it has under such a load.
+    bool may_serve(const Entry& entry, base::TimePoint now, double relief) const;
+    /// That it has changed since: 0 within its time.
+    double late_chance(const Entry& entry, base::TimePoint now) const;
     bool embed_probe(const Question& question, Probe& probe);
-    void weigh(Lookup& found, const Partition& partition, base::TimePoint now);
-    void learn(const Probe& probe, std::uint64_t meaning);
-    void insert(const Question& question, const Probe& probe, const Answer& answer, double saved_s,
-                std::vector<std::string> tags);
+    void weigh(Lookup& found, const Partition& partition, base::TimePoint now, double relief);
+    void asked_again(const Entry& old, bool is_same);
+    struct Said {
+        bool same = false;          // as the candidate
+        std::uint64_t meaning = 0;  // that it is kept under
+    };
+    Said compare(const Probe& probe, const Answer& answer) const;
+    bool says_same(EntryId entry, const Answer& answer) const;
+    void learn(const Probe& probe, bool correct);
+    void insert(const Question& question, const Probe& probe, const Answer& answer, std::uint64_t meaning,
+                double saved_s, std::vector<std::string> tags);
     void serve(Lookup& found, EntryId id, Entry& entry, base::TimePoint now);
+    void add(EntryId id, Entry entry, std::span<const float> vector);
     void remove(EntryId id);
+    std::optional<base::BlockHash> remove_untold(EntryId id);
+    SavedQuestion saved_of(const Entry& entry, std::vector<float> vector) const;
+    void told_observation(ErrorBudget::State before, const ErrorBudget& budget);
+    std::vector<Learnt> fresh_learnt() const;
     bool make_room(std::uint32_t tenant, std::uint32_t category, std::size_t bytes);
     bool evict_one(const std::vector<EntryId>& among, std::optional<std::uint32_t> category);
+    static std::size_t bytes_of(const Entry& entry, std::size_t dimensions);
     double value_per_byte(const Entry& entry, base::TimePoint now) const;
     std::uint32_t tenant_index(const std::string& name);
     bool matches(const EntryFilter& filter, EntryId id, const Entry& entry, base::TimePoint now) const;
@@ -202,6 +252,8 @@ private:
     std::size_t bytes_ = 0;
     std::uint64_t next_id_ = 1;
     CacheCounts counts_;
+    QuestionJournal* journal_ = nullptr;
+    std::size_t untold_observations_ = 0;
 };
 
 }  // namespace caching

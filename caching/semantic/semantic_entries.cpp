@@ -39,7 +39,38 @@ std::uint32_t SemanticCache::tenant_index(const std::string& name) {
     return place->second;
 }
 
+std::size_t SemanticCache::bytes_of(const Entry& entry, std::size_t dimensions) {
+    const TextProfile& kept = entry.profile;
+    return sizeof(Entry) + 96 + entry.document.size() + (entry.has_vector ? dimensions + 12 : 0) +
+           4 * (kept.content.size() + kept.numbers.size() + kept.identifiers.size() + kept.names.size() +
+                kept.all.size() + kept.times.size() + kept.directed.size() + kept.poles.size());
+}
+
+void SemanticCache::add(EntryId id, Entry entry, std::span<const float> vector) {
+    if (entry.has_vector) {
+        auto [place, made] = partitions_.try_emplace(entry.partition, embedder_.dimensions(), dot_rows_);
+        entry.row = place->second.add(id, vector);
+        ++place->second.fates[entry.meaning].questions;
+    }
+    Tenant& tenant = tenants_[entry.tenant];
+    entry.in_order = order_.size();
+    entry.in_tenant = tenant.entries.size();
+    order_.push_back(id);
+    tenant.entries.push_back(id);
+    tenant.bytes += entry.bytes;
+    learnt_[entry.category].bytes += entry.bytes;
+    bytes_ += entry.bytes;
+    exact_[entry.exact] = id;
+    entries_.emplace(id, std::move(entry));
+}
+
 void SemanticCache::remove(EntryId id) {
+    const auto gone = remove_untold(id);
+    if (gone && journal_ != nullptr) { journal_->erase({*gone}); }
+}
+
+/// Its exact name, where no other entry has it.
+std::optional<base::BlockHash> SemanticCache::remove_untold(EntryId id) {
     const auto found = entries_.find(id);
     CHECK(found != entries_.end());
     Entry& entry = found->second;
@@ -63,10 +94,13 @@ void SemanticCache::remove(EntryId id) {
     tenant.bytes -= entry.bytes;
     learnt_[entry.category].bytes -= entry.bytes;
     bytes_ -= entry.bytes;
+    std::optional<base::BlockHash> gone;
     if (const auto exact = exact_.find(entry.exact); exact != exact_.end() && exact->second == id) {
+        gone = entry.exact;
         exact_.erase(exact);
     }
     entries_.erase(found);
+    return gone;
 }
 
 /// The drawn entry that is worth least a byte goes; one whose time is over before any other.
@@ -141,10 +175,16 @@ std::vector<EntryId> SemanticCache::invalidate(const EntryFilter& filter, bool d
         }
     }
     std::sort(chosen.begin(), chosen.end());
-    if (!dry_run) {
-        for (const EntryId id : chosen) {
-            remove(id);
-        }
+    if (dry_run) { return chosen; }
+    std::vector<base::BlockHash> gone;
+    for (const EntryId id : chosen) {
+        if (const auto name = remove_untold(id)) { gone.push_back(*name); }
+    }
+    if (journal_ != nullptr && !gone.empty()) { journal_->erase(std::move(gone)); }
+    if (filter.is_all()) {
+        everything_ = Calibration({}, Calibration::start_weights());
+        learnt_ = fresh_learnt();
+        if (journal_ != nullptr) { journal_->learnt(learning()); }
     }
     return chosen;
 }

@@ -18,6 +18,17 @@ void read_semantic_options(base::Config& config, SemanticCacheOptions& options) 
     options.bytes_max = count("bytes_max", options.bytes_max, 0, std::int64_t{1} << 40);
     options.tenant_share = config.number(root + "tenant_share", options.tenant_share, 0, 1);
     options.shadow_share = config.number(root + "shadow_share", options.shadow_share, 0, 1);
+    options.judges = config.boolean(root + "judge", options.judges);
+    options.relieves = config.boolean("caching.load.enabled", options.relieves);
+    options.relief_load.from = config.number("caching.load.from", options.relief_load.from, 0, 10);
+    options.relief_load.full = config.number("caching.load.full", options.relief_load.full, 0, 20);
+    if (options.relief_load.full <= options.relief_load.from) {
+        config.problem("caching.load.full", "must be above caching.load.from");
+    }
+    options.relief_reserve.share = config.number("caching.load.reserve", options.relief_reserve.share, 0, 0.95);
+    options.relief_reserve.wrong_chance_most =
+        config.number("caching.load.wrong_chance_max", options.relief_reserve.wrong_chance_most, 0, 0.5);
+    options.relief_ttl_growth = config.number("caching.load.ttl_growth", options.relief_ttl_growth, 0, 100);
     const std::string categories = root + "categories";
     for (const std::string& name : config.children(categories)) {
         const auto same = [&](const CategoryPolicy& policy) { return policy.name == name; };
@@ -38,6 +49,7 @@ void read_semantic_options(base::Config& config, SemanticCacheOptions& options) 
         policy->ttl_ms = config.integer(at + "ttl_ms", policy->ttl_ms, 0, std::int64_t{365} * 86'400'000);
         policy->ttl_longest_ms =
             config.integer(at + "ttl_longest_ms", policy->ttl_longest_ms, 0, std::int64_t{365} * 86'400'000);
+        policy->ttl_growth = config.number(at + "ttl_growth", policy->ttl_growth, 0, 100);
         policy->quota_share = config.number(at + "quota_share", policy->quota_share, 0, 1);
         policy->prototypes = config.strings(at + "prototypes", policy->prototypes);
         const auto index = static_cast<std::size_t>(policy - options.categories.begin());

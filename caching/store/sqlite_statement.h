@@ -4,8 +4,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <string_view>
+#include <vector>
+
+#include "base/block_hash.h"
 
 namespace caching {
 
@@ -27,6 +31,20 @@ public:
         // A null pointer would bind NULL.
         sqlite3_bind_blob64(statement_, at, value.empty() ? "" : value.data(), value.size(), SQLITE_TRANSIENT);
     }
+    void key(int at, const base::BlockHash& key) {
+        std::string bytes(16, '\0');
+        std::memcpy(bytes.data(), &key.high, 8);
+        std::memcpy(bytes.data() + 8, &key.low, 8);
+        blob(at, bytes);
+    }
+    void tags(int at, const std::vector<std::string>& tags) {
+        std::string lines;
+        for (const std::string& tag : tags) {
+            lines += tag;
+            lines += '\n';
+        }
+        text(at, lines);
+    }
     void integer(int at, std::int64_t value) { sqlite3_bind_int64(statement_, at, value); }
     void real(int at, double value) { sqlite3_bind_double(statement_, at, value); }
     void null(int at) { sqlite3_bind_null(statement_, at); }
@@ -42,6 +60,24 @@ public:
         const int size = sqlite3_column_bytes(statement_, column);
         return data == nullptr ? std::string()
                                : std::string(static_cast<const char*>(data), static_cast<std::size_t>(size));
+    }
+    /// False for what is no key.
+    bool key_of(int column, base::BlockHash& key) {
+        const std::string bytes = bytes_of(column);
+        if (bytes.size() != 16) { return false; }
+        std::memcpy(&key.high, bytes.data(), 8);
+        std::memcpy(&key.low, bytes.data() + 8, 8);
+        return true;
+    }
+    std::vector<std::string> tags_of(int column) {
+        const std::string lines = bytes_of(column);
+        std::vector<std::string> tags;
+        std::string_view left = lines;
+        for (std::size_t end = left.find('\n'); end != std::string_view::npos; end = left.find('\n')) {
+            tags.emplace_back(left.substr(0, end));
+            left.remove_prefix(end + 1);
+        }
+        return tags;
     }
     std::int64_t integer_of(int column) { return sqlite3_column_int64(statement_, column); }
     double real_of(int column) { return sqlite3_column_double(statement_, column); }

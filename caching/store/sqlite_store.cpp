@@ -1,14 +1,14 @@
 #include "caching/store/sqlite_store.h"
 
 #include <fcntl.h>
-#include <sqlite3.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
-#include <span>
 #include <string_view>
 #include <utility>
 
+#include "caching/store/sqlite_questions.h"
 #include "caching/store/sqlite_statement.h"
 
 namespace caching {
@@ -41,41 +41,16 @@ tl::unexpected<base::Error> failed(sqlite3* database, const std::string& path, s
                           (database != nullptr ? sqlite3_errmsg(database) : "out of memory"));
 }
 
-std::string bytes_of(const base::BlockHash& key) {
-    std::string bytes(16, '\0');
-    std::memcpy(bytes.data(), &key.high, 8);
-    std::memcpy(bytes.data() + 8, &key.low, 8);
-    return bytes;
-}
-
-std::string joined(const std::vector<std::string>& tags) {
-    std::string text;
-    for (const std::string& tag : tags) {
-        text += tag;
-        text += '\n';
-    }
-    return text;
-}
-
-std::vector<std::string> split(std::string_view text) {
-    std::vector<std::string> tags;
-    for (std::size_t end = text.find('\n'); end != std::string_view::npos; end = text.find('\n')) {
-        tags.emplace_back(text.substr(0, end));
-        text.remove_prefix(end + 1);
-    }
-    return tags;
-}
-
 std::uint32_t count_of(std::int64_t value) {
     return value < 0 || value > 0xffffffff ? 0 : static_cast<std::uint32_t>(value);
 }
 
 bool put(Statement& statement, const SavedAnswer& one) {
-    statement.blob(1, bytes_of(one.key));
+    statement.key(1, one.key);
     statement.text(2, one.tenant);
     statement.text(3, one.model);
     statement.text(4, one.revision);
-    statement.text(5, joined(one.tags));
+    statement.tags(5, one.tags);
     statement.integer(6, one.created_unix_us);
     statement.integer(7, one.expires_unix_us);
     statement.real(8, one.saved_s);
@@ -88,6 +63,43 @@ bool put(Statement& statement, const SavedAnswer& one) {
     statement.blob(15, one.answer.text);
     return statement.run();
 }
+
+/// What each kind of change does to the file. False: the file's fault.
+class Statements {
+public:
+    explicit Statements(sqlite3* database)
+        : put_(database, kPut),
+          erase_(database, kErase),
+          put_question_(database, kPutQuestion),
+          erase_question_(database, kEraseQuestion),
+          put_learning_(database, kPutLearning) {}
+
+    bool operator()(const SavedAnswer& answer) { return put_.is_ready() && put(put_, answer); }
+    bool operator()(const ErasedAnswers& gone) { return erase(erase_, gone.keys); }
+    bool operator()(const SavedQuestion& question) {
+        return put_question_.is_ready() && put_question(put_question_, question);
+    }
+    bool operator()(const ErasedQuestions& gone) { return erase(erase_question_, gone.keys); }
+    bool operator()(const SavedLearning& learning) {
+        if (!put_learning_.is_ready()) { return false; }
+        put_learning_.blob(1, learning.bytes);
+        return put_learning_.run();
+    }
+
+private:
+    static bool erase(Statement& statement, const std::vector<base::BlockHash>& keys) {
+        return statement.is_ready() && std::all_of(keys.begin(), keys.end(), [&](const base::BlockHash& key) {
+                   statement.key(1, key);
+                   return statement.run();
+               });
+    }
+
+    Statement put_;
+    Statement erase_;
+    Statement put_question_;
+    Statement erase_question_;
+    Statement put_learning_;
+};
 
 }  // namespace
 
@@ -143,7 +155,7 @@ base::Result<void> SqliteStore::connect() {
                                                     ", this version reads form " + std::to_string(kForm) +
                                                     ": name another file, or remove this one");
     }
-    if (!run(kTables) || !run("PRAGMA user_version=1")) { return give_up("tables"); }
+    if (!run(kTables) || !run(kQuestionTables) || !run("PRAGMA user_version=1")) { return give_up("tables"); }
     return {};
 }
 
@@ -166,15 +178,12 @@ base::Result<void> SqliteStore::load(const std::function<bool(SavedAnswer)>& vis
     if (!all.is_ready()) { return failed(database_, path_, "load"); }
     int code = all.step();
     for (; code == SQLITE_ROW; code = all.step()) {
-        const std::string key = all.bytes_of(0);
-        if (key.size() != 16) { continue; }
         SavedAnswer one;
-        std::memcpy(&one.key.high, key.data(), 8);
-        std::memcpy(&one.key.low, key.data() + 8, 8);
+        if (!all.key_of(0, one.key)) { continue; }
         one.tenant = all.bytes_of(1);
         one.model = all.bytes_of(2);
         one.revision = all.bytes_of(3);
-        one.tags = split(all.bytes_of(4));
+        one.tags = all.tags_of(4);
         one.created_unix_us = all.integer_of(5);
         one.expires_unix_us = all.integer_of(6);
         one.saved_s = all.real_of(7);
@@ -191,6 +200,30 @@ base::Result<void> SqliteStore::load(const std::function<bool(SavedAnswer)>& vis
     return {};
 }
 
+base::Result<void> SqliteStore::load_questions(const std::function<bool(SavedQuestion)>& visit) {
+    if (database_ == nullptr) { return base::fail(ErrorCode::unavailable, "the cache's store is lost"); }
+    Statement all(database_, kAllQuestions);
+    if (!all.is_ready()) { return failed(database_, path_, "load questions"); }
+    int code = all.step();
+    for (; code == SQLITE_ROW; code = all.step()) {
+        SavedQuestion one;
+        if (!read_question(all, one)) { continue; }
+        if (!visit(std::move(one))) { return {}; }
+    }
+    if (code != SQLITE_DONE) { return failed(database_, path_, "load questions"); }
+    return {};
+}
+
+base::Result<std::string> SqliteStore::learning() {
+    if (database_ == nullptr) { return base::fail(ErrorCode::unavailable, "the cache's store is lost"); }
+    Statement read(database_, kLearning);
+    if (!read.is_ready()) { return failed(database_, path_, "learning"); }
+    const int code = read.step();
+    if (code == SQLITE_DONE) { return std::string(); }
+    if (code != SQLITE_ROW) { return failed(database_, path_, "learning"); }
+    return read.bytes_of(0);
+}
+
 base::Result<void> SqliteStore::apply(const std::vector<StoreChange>& changes) {
     if (database_ == nullptr) {
         if (auto connected = connect(); !connected) { return connected; }
@@ -203,18 +236,9 @@ base::Result<void> SqliteStore::apply(const std::vector<StoreChange>& changes) {
 base::Result<void> SqliteStore::write(const std::vector<StoreChange>& changes) {
     if (auto begun = run("BEGIN IMMEDIATE"); !begun) { return begun; }
     {
-        Statement put_one(database_, kPut);
-        Statement erase_one(database_, kErase);
-        if (!put_one.is_ready() || !erase_one.is_ready()) { return failed(database_, path_, "write"); }
+        Statements statements(database_);
         for (const StoreChange& change : changes) {
-            bool is_done = false;
-            if (const auto* answer = std::get_if<SavedAnswer>(&change)) {
-                is_done = put(put_one, *answer);
-            } else {
-                erase_one.blob(1, bytes_of(std::get<base::BlockHash>(change)));
-                is_done = erase_one.run();
-            }
-            if (!is_done) { return failed(database_, path_, "write"); }
+            if (!std::visit(statements, change)) { return failed(database_, path_, "write"); }
         }
     }
     return run("COMMIT");

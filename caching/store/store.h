@@ -1,18 +1,32 @@
 #pragma once
 
 #include <functional>
+#include <string>
 #include <variant>
 #include <vector>
 
 #include "base/block_hash.h"
 #include "base/result.h"
 #include "caching/exact/answer_book.h"
+#include "caching/semantic/saved_question.h"
 
 namespace caching {
 
-/// One change of what a store keeps: an answer to be kept (in the place of an earlier one of its key), or the key of
-/// one that is to go.
-using StoreChange = std::variant<SavedAnswer, base::BlockHash>;
+/// Answers to equal requests that are to go, by the keys of these.
+struct ErasedAnswers {
+    std::vector<base::BlockHash> keys;
+};
+/// Questions that are to go, by their exact names.
+struct ErasedQuestions {
+    std::vector<base::BlockHash> keys;
+};
+/// What the semantic cache has learnt, in the place of what was there.
+struct SavedLearning {
+    std::string bytes;
+};
+
+/// One change of what a store keeps. What is to be kept takes the place of an earlier one of its key.
+using StoreChange = std::variant<SavedAnswer, ErasedAnswers, SavedQuestion, ErasedQuestions, SavedLearning>;
 
 /// Where answers outlive the process. Losing it costs misses, never a wrong answer. One thread at a time.
 class Store {
@@ -22,6 +36,10 @@ public:
     virtual base::Result<base::HashKey> hash_key() = 0;
     /// Every whole answer, latest first, until `visit` says false. What cannot be read is left out.
     virtual base::Result<void> load(const std::function<bool(SavedAnswer)>& visit) = 0;
+    /// Likewise questions with their answers.
+    virtual base::Result<void> load_questions(const std::function<bool(SavedQuestion)>& visit) = 0;
+    /// What the semantic cache has learnt; empty: nothing.
+    virtual base::Result<std::string> learning() = 0;
     /// All of the changes or none of them. Error: the store's; it may be tried again.
     virtual base::Result<void> apply(const std::vector<StoreChange>& changes) = 0;
 };

@@ -23,7 +23,8 @@ public:
     /// Writes what waits.
     ~WriteBehind();
 
-    void push(StoreChange change);
+    /// False: it is lost.
+    bool push(StoreChange change);
     std::uint64_t written() const { return written_; }
     std::uint64_t lost() const { return lost_; }
     /// Whether the last batch was taken.

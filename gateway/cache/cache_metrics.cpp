@@ -74,6 +74,21 @@ void CacheMetrics::lookup_skipped(std::string_view reason) {
         .Increment();
 }
 
+void CacheMetrics::relief(const std::string& model, double relief) {
+    metrics_
+        .gauge("sluice_gateway_cache_relief_ratio",
+               "How far the cache's bounds give way because a model's workers have too much to do", {{"model", model}})
+        .Set(relief);
+}
+
+void CacheMetrics::relieved(const std::string& model, std::string_view kind) {
+    metrics_
+        .counter("sluice_gateway_cache_relieved_total",
+                 "Answers from the cache that would not have been served with less load",
+                 {{"model", model}, {"kind", std::string(kind)}})
+        .Increment();
+}
+
 void CacheMetrics::raise(prometheus::Counter& counter, std::uint64_t to) {
     const auto target = static_cast<double>(to);
     if (target > counter.Value()) { counter.Increment(target - counter.Value()); }

@@ -22,6 +22,10 @@ public:
     void shadow(std::string_view outcome);
     /// reason: queue_full, timeout.
     void lookup_skipped(std::string_view reason);
+    /// How far bounds give way for the load of the model's workers now.
+    void relief(const std::string& model, double relief);
+    /// An answer that at rest would not have been served; kind: exact (an equal request), semantic.
+    void relieved(const std::string& model, std::string_view kind);
     /// A run of the model failed, and one of those who waited for it asks anew.
     void promoted() { promoted_.Increment(); }
     void purged(std::uint64_t entries) { purged_.Increment(static_cast<double>(entries)); }

@@ -28,11 +28,14 @@ CachedSource::Run* CachedSource::run_of(std::uint64_t number) {
     return found == runs_.end() ? nullptr : found->second.get();
 }
 
-const caching::SavedAnswer* CachedSource::fresh(const CacheAsk& ask) {
+const caching::SavedAnswer* CachedSource::fresh(const CacheAsk& ask, double relief) {
     if (ask.no_cache) { return nullptr; }
     const caching::SavedAnswer* kept = setup_.book.find(ask.key);
     const std::int64_t now = setup_.clock.unix_us();
-    if (kept == nullptr || kept->expires_unix_us <= now) { return nullptr; }
+    if (kept == nullptr) { return nullptr; }
+    const auto lifetime = static_cast<double>(kept->expires_unix_us - kept->created_unix_us);
+    const double longer = lifetime * relief * setup_.options.semantic.relief_ttl_growth;
+    if (static_cast<double>(now - kept->expires_unix_us) >= longer) { return nullptr; }
     if (ask.max_age_s && seconds_since(kept->created_unix_us, now) > *ask.max_age_s) { return nullptr; }
     return kept;
 }
@@ -53,8 +56,13 @@ base::RequestId CachedSource::open(GenerationRequest request, GenerationSink& si
                     0);
         return id;
     }
-    if (const caching::SavedAnswer* kept = fresh(ask)) {
-        give_kept(id, *kept, CacheOutcome::hit);
+    const std::size_t model = members_.at(id).request.model;
+    const double relief = setup_.relief != nullptr ? setup_.relief->of(model) : 0.0;
+    if (setup_.relief != nullptr) { setup_.metrics.relief(ask.model, relief); }
+    if (const caching::SavedAnswer* kept = fresh(ask, relief)) {
+        const bool is_late = is_past(*kept);
+        if (is_late) { setup_.metrics.relieved(ask.model, kCacheExact); }
+        give_kept(id, *kept, is_late ? CacheOutcome::stale : CacheOutcome::hit);
         return id;
     }
     ask.outcome = CacheOutcome::miss;
@@ -74,7 +82,7 @@ base::RequestId CachedSource::open(GenerationRequest request, GenerationSink& si
                                                        caching::Probe probe) {
             similar_found(number, answer, std::move(probe));
         };
-        if (setup_.similar->look_up(ask.question, found)) {
+        if (setup_.similar->look_up(ask.question, relief, found)) {
             run.state = Run::State::looking;
             run.look_until = setup_.clock.now() + setup_.options.lookup_timeout;
             if (setup_.wake) { setup_.wake(*run.look_until); }
@@ -192,7 +200,8 @@ void CachedSource::similar_found(std::uint64_t number, const std::optional<Simil
             if (member == members_.end()) { continue; }
             CacheAsk& ask = *member->second.request.cache;
             if (ask.max_age_s && answer->age_s > *ask.max_age_s) { continue; }
-            ask.outcome = CacheOutcome::hit;
+            ask.outcome = answer->is_late ? CacheOutcome::stale : CacheOutcome::hit;
+            if (answer->is_relieved) { setup_.metrics.relieved(ask.model, kCacheSimilar); }
             ask.kind = answer->is_exact ? kCacheExact : kCacheSimilar;
             ask.entry = "s-" + std::to_string(answer->entry);
             ask.age_s = answer->age_s;

@@ -16,6 +16,7 @@
 #include "gateway/cache/cache_ask.h"
 #include "gateway/cache/cache_metrics.h"
 #include "gateway/cache/cache_options.h"
+#include "gateway/cache/pool_relief.h"
 #include "gateway/cache/similar_answers.h"
 #include "gateway/request/sequence_source.h"
 
@@ -35,6 +36,7 @@ public:
         SequenceSource& inner;  // the model's; borrowed, like all references here
         caching::AnswerBook& book;
         SimilarAnswers* similar = nullptr;  // null: equal requests only
+        PoolRelief* relief = nullptr;       // null: bounds do not follow the load
         const CacheOptions& options;
         CacheMetrics& metrics;
         const base::Clock& clock;
@@ -84,9 +86,11 @@ private:
     /// An answer that is there already, whole.
     void give(base::RequestId id, const caching::SavedText& answer);
     void give_kept(base::RequestId id, const caching::SavedAnswer& kept, CacheOutcome outcome);
+    bool is_past(const caching::SavedAnswer& kept) const { return kept.expires_unix_us <= setup_.clock.unix_us(); }
     void fail_member(base::RequestId id, const base::Error& error, std::uint32_t retry_after_ms);
     bool serve_stale(base::RequestId id);
-    const caching::SavedAnswer* fresh(const CacheAsk& ask);
+    /// What is kept for it and may be served under such a load of its model's pool.
+    const caching::SavedAnswer* fresh(const CacheAsk& ask, double relief);
 
     void on_placed(Run& run);
     void on_text(Run& run, std::string_view text, std::uint32_t tokens, std::string_view path);

@@ -1,9 +1,9 @@
 #include "gateway/cache/response_cache.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/log.h"
-#include "caching/store/sqlite_store.h"
 
 namespace gateway {
 
@@ -20,7 +20,10 @@ ResponseCache::ResponseCache(Setup setup)
         similar_ = std::make_unique<SimilarAnswers>(SimilarAnswers::Setup{.options = std::move(options),
                                                                           .tasks_max = setup_.options.lookups_max,
                                                                           .clock = setup_.clock,
-                                                                          .post = setup_.post});
+                                                                          .post = setup_.post,
+                                                                          .store = store_.get(),
+                                                                          .kept = std::exchange(questions_, {}),
+                                                                          .learning = std::exchange(learning_, {})});
     }
     if (setup_.options.in_context.enabled) {
         examples_ = std::make_unique<LiveExamples>(LiveExamples::Setup{.settings = setup_.options.in_context,
@@ -35,10 +38,14 @@ ResponseCache::ResponseCache(Setup setup)
                                                                      .clock = setup_.clock,
                                                                      .post = setup_.post});
     }
+    if (setup_.options.semantic.relieves) {
+        relief_ = std::make_unique<PoolRelief>(setup_.options.semantic.relief_load, setup_.loads, setup_.clock);
+    }
     source_ = std::make_unique<CachedSource>(
         CachedSource::Setup{.inner = routed_ ? *routed_ : setup_.inner,
                             .book = book_,
                             .similar = similar_.get(),
+                            .relief = relief_.get(),
                             .options = setup_.options,
                             .metrics = metrics_,
                             .clock = setup_.clock,
@@ -74,16 +81,36 @@ void ResponseCache::open_store() {
         return true;
     });
     if (!loaded) { spdlog::warn("{}; what could be read is kept", loaded.error().message); }
+    std::vector<base::BlockHash> left_out;
+    if (setup_.options.similarity()) { left_out = load_questions(**store); }
     store_ = std::make_unique<caching::WriteBehind>(
         std::move(*store), caching::WriteBehind::Options{.changes_max = setup_.options.store_queue_max});
     for (auto one = kept.rbegin(); one != kept.rend(); ++one) {  // the latest last: it goes last
         const std::vector<base::BlockHash> evicted = book_.put(std::move(*one));
         gone.insert(gone.end(), evicted.begin(), evicted.end());
     }
-    for (const base::BlockHash& key_of_one : gone) {
-        store_->push(key_of_one);
-    }
+    erase_stored(std::move(gone));
+    if (!left_out.empty()) { store_->push(caching::ErasedQuestions{std::move(left_out)}); }
     spdlog::info("cache: {} answers from {}", book_.counts().entries, setup_.options.store_file);
+}
+
+/// Reads them for the thread of the similar questions. Returns the names of those that are too many.
+std::vector<base::BlockHash> ResponseCache::load_questions(caching::SqliteStore& store) {
+    std::vector<base::BlockHash> left_out;
+    std::size_t bytes = 0;
+    const auto loaded = store.load_questions([&](caching::SavedQuestion one) {
+        bytes += one.document.size() + one.vector.size();
+        if (questions_.size() < setup_.options.semantic.entries_max && bytes <= setup_.options.semantic.bytes_max) {
+            questions_.push_back(std::move(one));
+        } else {
+            left_out.push_back(one.exact);
+        }
+        return true;
+    });
+    if (!loaded) { spdlog::warn("{}; what could be read is kept", loaded.error().message); }
+    std::reverse(questions_.begin(), questions_.end());
+    if (auto learning = store.learning()) { learning_ = std::move(*learning); }
+    return left_out;
 }
 
 std::vector<const FormRewriter*> ResponseCache::rewriters() const {
@@ -93,6 +120,7 @@ std::vector<const FormRewriter*> ResponseCache::rewriters() const {
 }
 
 void ResponseCache::stop() {
+    erase_stored({});
     source_->stop();
     if (routed_) { routed_->stop(); }
 }
@@ -123,11 +151,18 @@ void ResponseCache::keep(const caching::SavedAnswer& answer) {
     bool is_kept = true;
     for (const base::BlockHash& gone : book_.put(answer)) {
         is_kept = is_kept && gone != answer.key;
-        if (store_) { store_->push(gone); }
+        erase_stored({gone});
     }
     if (is_kept && store_) { store_->push(answer); }
     metrics_.stored(is_kept ? "kept" : "no_room");
     refresh_metrics();
+}
+
+/// What the store has no room for now goes with the next that is erased: else it would be back after a restart.
+void ResponseCache::erase_stored(std::vector<base::BlockHash> keys) {
+    if (!store_) { return; }
+    unerased_.insert(unerased_.end(), keys.begin(), keys.end());
+    if (!unerased_.empty() && store_->push(caching::ErasedAnswers{unerased_})) { unerased_.clear(); }
 }
 
 void ResponseCache::refresh_metrics() {
@@ -143,11 +178,9 @@ void ResponseCache::purge(const Purge& purge, std::function<void(base::Result<Pu
         if (routed_) { routed_->purge(); }
     }
     if (purge.equal) {
-        const std::vector<base::BlockHash> keys = book_.purge(purge.filter, purge.dry_run);
+        std::vector<base::BlockHash> keys = book_.purge(purge.filter, purge.dry_run);
         purged.equal = keys.size();
-        for (const base::BlockHash& key : keys) {
-            if (store_ && !purge.dry_run) { store_->push(key); }
-        }
+        if (!purge.dry_run) { erase_stored(std::move(keys)); }
     }
     const bool dry_run = purge.dry_run;
     const auto finish = [this, equal = purged.equal, dry_run, done](std::size_t similar, std::size_t examples) {

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "caching/exact/answer_book.h"
+#include "caching/store/sqlite_store.h"
 #include "caching/store/write_behind.h"
 #include "gateway/cache/cache_ask.h"
 #include "gateway/cache/cache_metrics.h"
@@ -19,6 +20,7 @@
 #include "gateway/cache/cache_request.h"
 #include "gateway/cache/cached_source.h"
 #include "gateway/cache/live_examples.h"
+#include "gateway/cache/pool_relief.h"
 #include "gateway/cache/routed_source.h"
 #include "gateway/cache/similar_answers.h"
 #include "gateway/request/models.h"
@@ -32,8 +34,9 @@ public:
     struct Setup {
         const CacheOptions& options;  // borrowed, like all references here
         const Models& models;
-        base::HashKey hash_key;  // of names, where no store brings its own
-        SequenceSource& inner;   // of what is not there
+        base::HashKey hash_key;            // of names, where no store brings its own
+        const std::vector<double>& loads;  // RequestTable::loads()
+        SequenceSource& inner;             // of what is not there
         base::Metrics& metrics;
         const base::Clock& clock;
         Post post;
@@ -93,16 +96,22 @@ public:
 
 private:
     void keep(const caching::SavedAnswer& answer);
+    void erase_stored(std::vector<base::BlockHash> keys);
     void open_store();
+    std::vector<base::BlockHash> load_questions(caching::SqliteStore& store);
 
     Setup setup_;
     base::HashKey key_;
     CacheMetrics metrics_;
     CacheTextReader text_reader_;
     caching::AnswerBook book_;
-    std::unique_ptr<caching::WriteBehind> store_;  // null: in memory only
-    std::unique_ptr<SimilarAnswers> similar_;      // null: equal requests only
-    std::unique_ptr<LiveExamples> examples_;       // null: no name has two models; so is the next
+    std::unique_ptr<caching::WriteBehind> store_;    // null: in memory only
+    std::vector<base::BlockHash> unerased_;          // of answers that are gone: the store could not take them yet
+    std::vector<caching::SavedQuestion> questions_;  // of an earlier life, for similar_; then empty
+    std::string learning_;                           // likewise
+    std::unique_ptr<SimilarAnswers> similar_;        // null: equal requests only
+    std::unique_ptr<PoolRelief> relief_;             // null: bounds stay where they are
+    std::unique_ptr<LiveExamples> examples_;         // null: no name has two models; so is the next
     std::unique_ptr<RoutedSource> routed_;
     std::unique_ptr<CachedSource> source_;
 };

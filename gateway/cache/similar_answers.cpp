@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "base/log.h"
+
 namespace gateway {
 namespace {
 
@@ -40,6 +42,22 @@ SimilarAnswers::Standing standing_of(const caching::SemanticCache& cache) {
     return standing;
 }
 
+/// What the cache keeps goes to the store behind the cache's back.
+class StoreJournal final : public caching::QuestionJournal {
+public:
+    explicit StoreJournal(caching::WriteBehind& store) : store_(store) {}
+    void put(caching::SavedQuestion question) override { store_.push(std::move(question)); }
+    void erase(std::vector<base::BlockHash> exact) override {
+        unerased_.insert(unerased_.end(), exact.begin(), exact.end());
+        if (!unerased_.empty() && store_.push(caching::ErasedQuestions{unerased_})) { unerased_.clear(); }
+    }
+    void learnt(std::string bytes) override { store_.push(caching::SavedLearning{std::move(bytes)}); }
+
+private:
+    caching::WriteBehind& store_;
+    std::vector<base::BlockHash> unerased_;  // the store could not take them yet: they go with the next
+};
+
 }  // namespace
 
 SimilarAnswers::SimilarAnswers(Setup setup)
@@ -52,14 +70,40 @@ SimilarAnswers::~SimilarAnswers() {
 void SimilarAnswers::work() {
     caching::HashedEmbedder hashed;
     caching::SemanticCache cache(setup_.options, setup_.clock, hashed, hashed);
+    std::optional<StoreJournal> journal;
+    if (setup_.store != nullptr) {
+        journal.emplace(*setup_.store);
+        restore(cache, *journal);
+        cache.set_journal(&*journal);
+    }
     while (const auto task = tasks_.pop(std::stop_token())) {
         (*task)(cache);
     }
+    if (journal) {
+        journal->erase({});
+        journal->learnt(cache.learning());
+    }
 }
 
-bool SimilarAnswers::look_up(std::shared_ptr<const caching::Question> question, Found found) {
-    return push([this, question = std::move(question), found = std::move(found)](caching::SemanticCache& cache) {
-        caching::Lookup lookup = cache.lookup(*question);
+void SimilarAnswers::restore(caching::SemanticCache& cache, caching::QuestionJournal& journal) {
+    if (!setup_.learning.empty() && !cache.restore_learning(setup_.learning)) {
+        spdlog::warn("cache: what was learnt of similar questions is of another embedder, or damaged: it begins anew");
+    }
+    setup_.learning.clear();
+    std::vector<base::BlockHash> gone;
+    for (caching::SavedQuestion& one : std::exchange(setup_.kept, {})) {
+        const base::BlockHash name = one.exact;
+        if (!cache.restore(std::move(one))) { gone.push_back(name); }
+    }
+    spdlog::info("cache: {} questions that similar ones may get the answers of, from the store",
+                 cache.counts().entries);
+    if (!gone.empty()) { journal.erase(std::move(gone)); }
+}
+
+bool SimilarAnswers::look_up(std::shared_ptr<const caching::Question> question, double relief, Found found) {
+    return push([this, question = std::move(question), relief,
+                 found = std::move(found)](caching::SemanticCache& cache) {
+        caching::Lookup lookup = cache.lookup(*question, relief);
         std::optional<SimilarAnswer> answer;
         if (lookup.kind != caching::HitKind::none) {
             if (auto saved = saved_of(lookup.document)) {
@@ -68,6 +112,8 @@ bool SimilarAnswers::look_up(std::shared_ptr<const caching::Question> question, 
                                        .similarity = lookup.kind == caching::HitKind::exact ? 1.0 : lookup.similarity,
                                        .age_s = std::chrono::duration_cast<std::chrono::seconds>(lookup.age).count(),
                                        .is_exact = lookup.kind == caching::HitKind::exact,
+                                       .is_late = lookup.is_late,
+                                       .is_relieved = lookup.is_relieved,
                                        .shadow_wanted = lookup.shadow_wanted};
             }
         }

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "caching/exact/answer_book.h"
 #include "caching/semantic/semantic_cache.h"
+#include "caching/store/write_behind.h"
 #include "gateway/request/ports.h"
 
 namespace gateway {
@@ -24,6 +25,8 @@ struct SimilarAnswer {
     double similarity = 0;
     std::int64_t age_s = 0;
     bool is_exact = false;       // equal but for blanks
+    bool is_late = false;        // beyond its time, and
+    bool is_relieved = false;    // served because the model's workers have too much to do
     bool shadow_wanted = false;  // the model shall answer, too, for comparison
 };
 
@@ -45,8 +48,11 @@ public:
     struct Setup {
         caching::SemanticCacheOptions options;
         std::size_t tasks_max = 256;
-        const base::Clock& clock;  // borrowed
-        Post post;                 // to who asked
+        const base::Clock& clock;                       // borrowed
+        Post post;                                      // to who asked
+        caching::WriteBehind* store = nullptr;          // where it is kept; null: in memory only
+        std::vector<caching::SavedQuestion> kept = {};  // of an earlier life, the oldest first,
+        std::string learning = {};                      // and what that had learnt
     };
     using Found = std::function<void(std::optional<SimilarAnswer> answer, caching::Probe probe)>;
     struct Standing {
@@ -57,8 +63,8 @@ public:
     explicit SimilarAnswers(Setup setup);
     ~SimilarAnswers();
 
-    /// False when too many wait: `found` is then never called.
-    [[nodiscard]] bool look_up(std::shared_ptr<const caching::Question> question, Found found);
+    /// `relief`: how far bounds give way for the load. False when too many wait: `found` is then never called.
+    [[nodiscard]] bool look_up(std::shared_ptr<const caching::Question> question, double relief, Found found);
     /// The model has answered what look_up() missed. False when too many wait.
     bool store(std::shared_ptr<const caching::Question> question, caching::Probe probe,
                const caching::SavedText& answer, double saved_s, std::vector<std::string> tags);
@@ -75,6 +81,7 @@ private:
     using Task = std::function<void(caching::SemanticCache&)>;
     bool push(Task task) { return tasks_.push(std::move(task)); }
     void work();
+    void restore(caching::SemanticCache& cache, caching::QuestionJournal& journal);
 
     Setup setup_;
     base::BoundedQueue<Task> tasks_;

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "gateway/request/pool_load.h"
 
 namespace gateway {
 namespace {
@@ -23,6 +24,7 @@ const proto::ModelState& state_of(const proto::DescribeReply& reply, const std::
 RequestTable::RequestTable(Setup setup)
     : setup_(std::move(setup)),
       clusters_(setup_.models.size()),
+      loads_(setup_.models.size()),
       retries_(setup_.options.retries, setup_.clock.now()),
       random_(setup_.seed) {}
 
@@ -138,6 +140,7 @@ void RequestTable::on_cluster(const base::Result<proto::DescribeReply>& reply) {
         for (ClusterView& cluster : clusters_) {
             cluster.ready = false;
         }
+        std::fill(loads_.begin(), loads_.end(), 0.0);
         return;
     }
     scheduler_epoch_ = std::max(scheduler_epoch_, reply->scheduler_epoch());
@@ -147,6 +150,7 @@ void RequestTable::on_cluster(const base::Result<proto::DescribeReply>& reply) {
         cluster.known = true;
         cluster.ready = state.ready();
         cluster.numerics_id = state.numerics_id();
+        loads_[model] = pool_load(state);
         // A model without workers has no limits of its own; those of the workers that come back hold on.
         if (state.block_tokens() > 0) { cluster.block_tokens = state.block_tokens(); }
         if (state.context_tokens() > 0) { cluster.context_tokens = state.context_tokens(); }

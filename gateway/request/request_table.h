@@ -61,6 +61,8 @@ public:
     /// What is known of the workers of one model.
     const ClusterView& cluster(std::size_t model) const { return clusters_[model]; }
     const std::vector<ClusterView>& clusters() const { return clusters_; }
+    /// What the workers of each model have to do by what they can (pool_load()); 0: nothing is known.
+    const std::vector<double>& loads() const { return loads_; }
     /// The highest epoch of a scheduler that was heard of; 0: none.
     std::uint64_t scheduler_epoch() const { return scheduler_epoch_; }
     std::size_t open_count() const { return generations_.size(); }
@@ -81,6 +83,7 @@ private:
 
     Setup setup_;
     std::vector<ClusterView> clusters_;  // by model; never resized: sequences refer to them
+    std::vector<double> loads_;          // likewise
     std::uint64_t scheduler_epoch_ = 0;
     std::function<void()> tell_ready_;
     RetryBudget retries_;

@@ -63,11 +63,36 @@ struct FailingStore final : caching::Store {
     explicit FailingStore(std::atomic<int>& of_batches) : batches(of_batches) {}
     base::Result<base::HashKey> hash_key() override { return base::HashKey{}; }
     base::Result<void> load(const std::function<bool(SavedAnswer)>&) override { return {}; }
+    base::Result<void> load_questions(const std::function<bool(caching::SavedQuestion)>&) override { return {}; }
+    base::Result<std::string> learning() override { return std::string(); }
     base::Result<void> apply(const std::vector<StoreChange>&) override {
         ++batches;
         return base::fail(base::ErrorCode::unavailable, "the disk is full");
     }
     std::atomic<int>& batches;
+};
+
+/// A store whose first batch fails; what it was given then stays given.
+struct RecoveringStore final : caching::Store {
+    struct Seen {
+        std::atomic<int> batches = 0;
+        std::atomic<int> erased = 0;
+        std::atomic<int> put = 0;
+    };
+    explicit RecoveringStore(Seen& of) : seen(of) {}
+    base::Result<base::HashKey> hash_key() override { return base::HashKey{}; }
+    base::Result<void> load(const std::function<bool(SavedAnswer)>&) override { return {}; }
+    base::Result<void> load_questions(const std::function<bool(caching::SavedQuestion)>&) override { return {}; }
+    base::Result<std::string> learning() override { return std::string(); }
+    base::Result<void> apply(const std::vector<StoreChange>& changes) override {
+        if (++seen.batches == 1) { return base::fail(base::ErrorCode::unavailable, "the disk is full"); }
+        for (const StoreChange& change : changes) {
+            seen.erased += std::holds_alternative<caching::ErasedAnswers>(change) ? 1 : 0;
+            seen.put += std::holds_alternative<SavedAnswer>(change) ? 1 : 0;
+        }
+        return {};
+    }
+    Seen& seen;
 };
 
 }  // namespace
@@ -85,7 +110,7 @@ TEST_CASE("answers are there after the store was closed, as they were, latest fi
         plain.answer.stop_token.reset();
         plain.tags.clear();
         REQUIRE((*store)->apply({make(1, "one", 10), plain, make(3, "gone", 30)}));
-        REQUIRE((*store)->apply({StoreChange(base::BlockHash{3, ~std::uint64_t{3}}), make(1, "new", 10)}));
+        REQUIRE((*store)->apply({caching::ErasedAnswers{{base::BlockHash{3, ~std::uint64_t{3}}}}, make(1, "new", 10)}));
     }
     auto store = SqliteStore::open(folder.file());
     REQUIRE(store);
@@ -186,4 +211,16 @@ TEST_CASE("a store that fails loses changes, and counts them", "[caching][store]
     }
     CHECK(lost == 8);
     CHECK(batches >= 2);
+}
+
+TEST_CASE("what was to go while the store failed goes when it is well again", "[caching][store]") {
+    RecoveringStore::Seen seen;
+    {
+        caching::WriteBehind behind(std::make_unique<RecoveringStore>(seen), {.changes_max = 8, .batch_max = 1});
+        CHECK(behind.push(caching::ErasedAnswers{{make(1).key}}));
+        CHECK(behind.push(make(2)));
+    }
+    CHECK(seen.batches == 2);
+    CHECK(seen.erased == 1);
+    CHECK(seen.put == 1);
 }

@@ -41,6 +41,7 @@ struct World {
             gateway::ResponseCache::Setup{.options = options.cache,
                                           .models = owner.models,
                                           .hash_key = {},
+                                          .loads = owner.table.loads(),
                                           .inner = owner.table,
                                           .metrics = owner.metrics,
                                           .clock = owner.clock,
