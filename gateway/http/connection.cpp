@@ -18,7 +18,7 @@
 namespace gateway {
 namespace {
 
-constexpr std::size_t kReadBytes = 64 * 1024;
+constexpr std::size_t kKeptBytesMax = 4 * 1024;         // of each buffer, by a connection that is idle
 constexpr std::size_t kPipelinedBytesMax = 256 * 1024;  // read ahead while a request is in work
 constexpr std::uint64_t kSendBufferHardFactor = 16;     // one echoed prompt with logprobs may be larger than the limit
 constexpr std::size_t kLingerBytesMax = 8 * 1024 * 1024;            // then the connection is closed all the same
@@ -29,7 +29,7 @@ constexpr base::Duration kSlowAfter = std::chrono::seconds(1);
 
 Connection::Connection(boost::asio::ip::tcp::socket socket, const boost::asio::ip::address& peer,
                        std::shared_ptr<HttpServer::Shared> server)
-    : socket_(std::move(socket)), server_(std::move(server)), read_buffer_(kReadBytes, '\0'), peer_(peer) {
+    : socket_(std::move(socket)), server_(std::move(server)), peer_(peer) {
     if (server_->setup.certificate) { tls_ = std::make_unique<TlsSession>(server_->setup.certificate()); }
 }
 
@@ -38,6 +38,7 @@ Connection::~Connection() = default;
 void Connection::start() {
     boost::system::error_code ignored;
     socket_.set_option(boost::asio::ip::tcp::no_delay(true), ignored);
+    socket_.non_blocking(true, ignored);
     if (server_->setup.options.socket_send_bytes > 0) {
         socket_.set_option(
             boost::asio::socket_base::send_buffer_size(static_cast<int>(server_->setup.options.socket_send_bytes)),
@@ -52,18 +53,37 @@ void Connection::read() {
     if (reading_ || read_ended_ || state_ == State::closed) { return; }
     if (state_ == State::handling && input_.size() > kPipelinedBytesMax) { return; }
     reading_ = true;
-    socket_.async_read_some(boost::asio::buffer(read_buffer_),
-                            [self = shared_from_this()](const boost::system::error_code& error, std::size_t bytes) {
-                                self->reading_ = false;
-                                if (self->state_ == State::closed) { return; }
-                                if (error) {
-                                    self->on_read_end(error == boost::asio::error::eof);
-                                } else if (self->tls_) {
-                                    self->on_cipher(std::string_view(self->read_buffer_).substr(0, bytes));
-                                } else {
-                                    self->on_read(std::string_view(self->read_buffer_).substr(0, bytes));
-                                }
-                            });
+    // Until there is something to read no buffer is held for it: idle connections are many.
+    socket_.async_wait(boost::asio::ip::tcp::socket::wait_read,
+                       [self = shared_from_this()](const boost::system::error_code& error) {
+                           self->reading_ = false;
+                           if (self->state_ == State::closed) { return; }
+                           error ? self->on_read_end(false) : self->take();
+                       });
+}
+
+void Connection::take() {
+    std::string& buffer = server_->read_buffer;
+    boost::system::error_code error;
+    const std::size_t bytes = socket_.read_some(boost::asio::buffer(buffer), error);
+    if (error == boost::asio::error::would_block) {
+        read();
+    } else if (error) {
+        on_read_end(error == boost::asio::error::eof);
+    } else if (tls_) {
+        on_cipher(std::string_view(buffer).substr(0, bytes));
+    } else {
+        on_read(std::string_view(buffer).substr(0, bytes));
+    }
+}
+
+void Connection::note_idle() {
+    const bool idle = is_idle();
+    server_->book.set_idle(*this, idle);
+    if (!idle) { return; }
+    for (std::string* buffer : {&input_, &output_, &writing_, &handshake_}) {
+        if (buffer->empty() && buffer->capacity() > kKeptBytesMax) { std::string().swap(*buffer); }
+    }
 }
 
 void Connection::on_cipher(std::string_view received) {

@@ -45,6 +45,7 @@ struct HttpServer::Shared {
     boost::asio::ip::tcp::acceptor acceptor;
     WakeTimer timers;
     std::unordered_set<std::shared_ptr<Connection>> connections;
+    std::string read_buffer = std::string(64 * 1024, '\0');  // of whichever connection has something to read
     bool draining = false;
     std::function<void()> drain_progress;  // while it drains
 
@@ -125,8 +126,10 @@ private:
     void end_after_write();
     /// Nothing of the request is counted any more by us.
     void free_request();
-    /// Tells the book whether we are idle.
-    void note_idle() { server_->book.set_idle(*this, is_idle()); }
+    /// Reads what has come.
+    void take();
+    /// Tells the book whether we are idle, and keeps little if so.
+    void note_idle();
     void begin_writing();
     /// The read deadline counts. A client that takes its last answer may do so slowly; the write timeout watches it.
     bool reads_in_time() const;
@@ -139,7 +142,6 @@ private:
     State state_ = State::head;
     std::unique_ptr<TlsSession> tls_;  // null: in the clear
     std::string input_;                // received, not yet used
-    std::string read_buffer_;
     bool reading_ = false;
     bool read_ended_ = false;  // the client closed its side
     bool watches_for_reset_ = false;
