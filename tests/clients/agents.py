@@ -67,7 +67,7 @@ ALL = (
           run=("gptme", "--non-interactive", "--model", "local/{model}", "--tools", "shell,patch", "--tool-format", "tool", TASK)),
     Agent("opencode", node=("opencode-ai@1.18.33",), environment={"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"},
           run=("opencode", "run", "--model", "sluice/{model}", TASK), files={".config/opencode/opencode.json": json.dumps(OPENCODE)}),
-    Agent("qwen-code", node=(NODE, "@qwen-code/qwen-code@0.24.4"), environment={**KEY, "OPENAI_MODEL": "{model}"},
+    Agent("qwen-code", node=("@qwen-code/qwen-code@0.24.4", NODE), environment={**KEY, "OPENAI_MODEL": "{model}"},
           run=("qwen", "--yolo", "--auth-type", "openai", "--prompt", TASK)),
     Agent("codex", node=("@openai/codex@0.171.0",), environment=KEY,
           run=("codex", "exec", "--dangerously-bypass-approvals-and-sandbox", TASK), files={".codex/config.toml": CODEX}),

@@ -107,7 +107,7 @@ MEASURING = (
     Client("guidellm", python=("guidellm==0.3.1",), server="suites", environment=OFFLINE, check=measuring.guidellm,
            run=("guidellm", "benchmark", "run", "--target", "{url}", "--rate-type", "concurrent", "--rate", "2", "--max-requests", str(measuring.REQUESTS), "--processor", "{demo}",
                 "--data", "prompt_tokens=64,output_tokens=16", "--disable-progress", "--output-path", "{home}/out.json")),
-    Client("aiperf", python=("aiperf==0.13.0",), server="suites", environment=OFFLINE, check=measuring.aiperf,
+    Client("aiperf", python=("aiperf==0.13.0",), server="suites", check=measuring.aiperf,
            run=("aiperf", "profile", "--model", "{model}", "--url", "{url}", "--endpoint-type", "chat", "--streaming", "--request-count", str(measuring.REQUESTS), "--concurrency", "2",
                 "--tokenizer", "{demo}", "--isl", "64", "--osl", "16", "--extra-inputs", "ignore_eos:true", "--extra-inputs", "min_tokens:16", "--use-server-token-count",
                 "--ui", "none", "--artifact-dir", "{home}/out")),
