@@ -7,7 +7,7 @@ import sys
 import pytest
 
 FOLDER = pathlib.Path(os.environ["EXAMPLES"])
-NAMES = ["demo", "async_demo", "module_client", "streaming", "parsing", "parsing_stream", "parsing_tools", "parsing_tools_stream", "responses_input_tokens", "responses/streaming",
+NAMES = ["demo", "async_demo", "streaming", "parsing", "parsing_stream", "parsing_tools", "parsing_tools_stream", "responses_input_tokens", "responses/streaming",
          "responses/streaming_tools", "responses/structured_outputs", "responses/structured_outputs_tools"]
 
 
