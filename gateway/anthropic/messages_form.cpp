@@ -29,12 +29,25 @@ std::string shown(const std::string& text) {
     return "'" + text.substr(0, kShownBytesMax) + "'";
 }
 
+/// Not a problem of one field: what follows it would be taken for the whole conversation.
+ApiError stores_no_threads() {
+    ApiError error;
+    error.message =
+        "'thread' is not supported: this server stores no messages, send the whole conversation in 'messages'";
+    error.param = "thread";
+    error.code = std::string(kThreadsUnsupported);
+    return error;
+}
+
 /// Writes one request as a body of /v1/chat/completions.
 class MessagesReader {
 public:
     explicit MessagesReader(const json::object& body) : body_(body), fields_(body) {}
 
     ApiResult<json::object> chat_body() {
+        if (const json::value* thread = fields_.find("thread"); thread != nullptr && *thread != false) {
+            return pass_on(stores_no_threads());
+        }
         pass_fields(body_, chat_);
         chat_.erase("stop");
         if (const json::value* most = fields_.find("max_tokens")) { chat_["max_tokens"] = *most; }

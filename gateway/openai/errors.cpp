@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "gateway/anthropic/messages_form.h"
 #include "gateway/openai/json_writer.h"
 
 namespace gateway {
@@ -167,6 +168,10 @@ std::string error_json(const ApiError& error, ErrorStyle style) {
         json.begin_object().key("type").string("error").key("error").begin_object();
         json.key("type").string(error_type(error.status, style));
         json.key("message").string(std::string_view(error.message).substr(0, kMessageBytesMax));
+        if (error.code == kThreadsUnsupported) {  // by this the client sends whole conversations from then on
+            json.key("details").begin_object().key("error_code").string(kThreadsUnsupported);
+            json.key("unsupported").begin_array().string("thread").end_array().end_object();
+        }
         return json.end_object().end_object().take();
     }
     json.begin_object().key("error").begin_object();

@@ -48,9 +48,10 @@ void refuse_unbuilt(Fields& fields, Endpoint endpoint) {
         }
     }
     for (const char* name :
-         {"bad_words", "allowed_token_ids", "prompt_logprobs", "use_beam_search", "chat_template", "suffix", "audio"}) {
+         {"bad_words", "allowed_token_ids", "prompt_logprobs", "use_beam_search", "chat_template", "suffix"}) {
         if (asks_for_something(fields.find(name))) { fields.problem(name, "is not supported by this server yet"); }
     }
+    // `audio` says how an answer in audio would be; it is `modalities` that asks for one.
     if (const auto* modalities = fields.array("modalities")) {
         for (const json::value& one : *modalities) {
             if (!one.is_string() || one.get_string() != "text") {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <ctime>
 
 #include "gateway/openai/json_writer.h"
 
@@ -12,6 +13,16 @@ constexpr float kLogprobFloor = -9999.0F;  // JSON has no infinity
 
 float floored(float logprob) {
     return std::isfinite(logprob) ? std::max(logprob, kLogprobFloor) : kLogprobFloor;
+}
+
+std::string in_rfc_3339(std::int64_t unix_s) {
+    const std::time_t seconds = static_cast<std::time_t>(unix_s);
+    std::tm parts{};
+    char text[32];
+    if (gmtime_r(&seconds, &parts) == nullptr || std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &parts) == 0) {
+        return "1970-01-01T00:00:00Z";
+    }
+    return text;
 }
 
 std::string_view finish_reason(const AnswerHeader& header, const GenerationEnd& end, bool has_calls) {
@@ -315,6 +326,15 @@ std::string model_json(const ModelEntry& model, std::int64_t created) {
     json.key("created").integer(created).key("owned_by").string("sluice");
     json.key("max_model_len");
     model.context_tokens > 0 ? json.integer(model.context_tokens) : json.null();
+    // And as Anthropic's clients know a model; neither minds the names of the other.
+    json.key("type")
+        .string("model")
+        .key("display_name")
+        .string(model.name)
+        .key("lifecycle")
+        .string("active")
+        .key("created_at")
+        .string(in_rfc_3339(created));
     json.end_object();
     return json.take();
 }
@@ -325,7 +345,12 @@ std::string models_json(const std::vector<ModelEntry>& models, std::int64_t crea
     for (const ModelEntry& model : models) {
         json.raw(model_json(model, created));
     }
-    json.end_array().end_object();
+    json.end_array().key("has_more").boolean(false);
+    json.key("first_id");
+    models.empty() ? json.null() : json.string(models.front().name);
+    json.key("last_id");
+    models.empty() ? json.null() : json.string(models.back().name);
+    json.end_object();
     return json.take();
 }
 

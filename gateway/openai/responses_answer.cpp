@@ -1,9 +1,12 @@
 #include "gateway/openai/responses_answer.h"
 
 #include <algorithm>
+#include <boost/json.hpp>
 #include <utility>
 
+#include "base/check.h"
 #include "gateway/openai/endpoint.h"
+#include "gateway/openai/responses_form.h"
 
 namespace gateway {
 
@@ -18,6 +21,9 @@ std::string named_event(std::string_view name, std::string_view json) {
 
 namespace {
 
+namespace json = boost::json;
+
+constexpr std::size_t kShownDepthMax = 160;  // of what is repeated: the depth of a body, and that of its place here
 constexpr std::string_view kCompleted = "completed";
 constexpr std::string_view kIncomplete = "incomplete";
 
@@ -39,6 +45,25 @@ std::string_view failure_code(const ApiError& error) {
 }
 
 }  // namespace
+
+ResponsesAnswer::ResponsesAnswer(AnswerHeader header, std::string shown_fields, bool streams)
+    : header_(std::move(header)), shown_fields_(std::move(shown_fields)), streams_(streams) {
+    if (shown_fields_.find(R"("namespace")") == std::string::npos) { return; }
+    boost::system::error_code error;
+    json::parse_options options;
+    options.max_depth = kShownDepthMax;
+    const json::value shown = json::parse("{" + shown_fields_ + "}", error, {}, options);
+    CHECK(!error && shown.is_object());
+    const json::value* tools = shown.get_object().if_contains("tools");
+    if (tools == nullptr || !tools->is_array()) { return; }
+    for (const json::value& tool : tools->get_array()) {  // read_responses_form() has seen to their form
+        if (tool.at("type") != "namespace") { continue; }
+        for (const json::value& one : tool.at("tools").as_array()) {
+            namespaced_tools_.push_back(
+                {std::string(tool.at("name").as_string()), std::string(one.at("name").as_string())});
+        }
+    }
+}
 
 std::string ResponsesAnswer::item_id(std::string_view prefix) const {
     const std::string_view drawn =
@@ -63,6 +88,7 @@ void ResponsesAnswer::write_item(JsonWriter& json, const Item& item) const {
     if (item.kind == Kind::call) {
         json.key("type").string("function_call").key("status").string(item.status);
         json.key("arguments").string(item.text).key("call_id").string(item.call_id).key("name").string(item.name);
+        if (!item.name_space.empty()) { json.key("namespace").string(item.name_space); }
         json.end_object();
         return;
     }
@@ -194,6 +220,16 @@ void ResponsesAnswer::add_text(std::string& events, std::string_view text) {
     events += named_event(type, json.end_object().take());
 }
 
+void ResponsesAnswer::name_call(Item& item, std::string_view name) const {
+    item.name = name;
+    for (const NamespacedTool& tool : namespaced_tools_) {
+        if (flat_tool_name(tool.name_space, tool.name) != name) { continue; }
+        item.name_space = tool.name_space;
+        item.name = tool.name;
+        return;
+    }
+}
+
 std::string ResponsesAnswer::push(const AnswerEvent& event, std::string_view call_id) {
     std::string events;
     const Kind kind = event.kind == AnswerEvent::Kind::content     ? Kind::message
@@ -207,7 +243,7 @@ std::string ResponsesAnswer::push(const AnswerEvent& event, std::string_view cal
         item.id = item_id(kind == Kind::call ? "fc_" : kind == Kind::reasoning ? "rs_" : "msg_");
         if (begins_call) {
             item.call_id = call_id;
-            item.name = event.text;
+            name_call(item, event.text);
         }
         begin_item(events, std::move(item));
     }

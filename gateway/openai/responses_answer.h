@@ -15,9 +15,9 @@ namespace gateway {
 /// the events that build it up, each with its number.
 class ResponsesAnswer final : public ItemAnswer {
 public:
-    /// `shown_fields`: what of the request is repeated, as JSON members (RequestForm::shown_fields).
-    ResponsesAnswer(AnswerHeader header, std::string shown_fields, bool streams)
-        : header_(std::move(header)), shown_fields_(std::move(shown_fields)), streams_(streams) {}
+    /// `shown_fields`: what of the request is repeated, as JSON members (RequestForm::shown_fields). The tools in a
+    /// namespace that are among them get back the names that the client knows them by.
+    ResponsesAnswer(AnswerHeader header, std::string shown_fields, bool streams);
 
     std::string open(const Usage& usage) override;
     std::string push(const AnswerEvent& event, std::string_view call_id) override;
@@ -27,6 +27,10 @@ public:
     std::string_view ping() const override { return kSsePing; }
 
 private:
+    struct NamespacedTool {
+        std::string name_space;
+        std::string name;
+    };
     enum class Kind { reasoning, message, call };
     struct Item {
         Kind kind = Kind::message;
@@ -34,6 +38,7 @@ private:
         std::string text = {};  // of a call its arguments
         std::string call_id = {};
         std::string name = {};
+        std::string name_space = {};  // empty: none
         std::string_view status = "in_progress";
     };
     struct Told {
@@ -56,10 +61,13 @@ private:
     JsonWriter begin_item_event(std::string_view type, bool names_part);
     void response_event(std::string& events, std::string_view type, const Told& told);
     std::string item_id(std::string_view prefix) const;
+    /// Gives a call the name of its tool as the client knows it.
+    void name_call(Item& item, std::string_view name) const;
 
     const AnswerHeader header_;
     const std::string shown_fields_;
     const bool streams_;
+    std::vector<NamespacedTool> namespaced_tools_;
     std::vector<Item> items_;
     bool is_item_open_ = false;
     std::int64_t next_number_ = 0;

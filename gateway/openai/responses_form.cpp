@@ -31,6 +31,9 @@ constexpr auto kTextTypes = std::to_array<std::string_view>({"input_text", "outp
 constexpr auto kReasoningTypes = std::to_array<std::string_view>({"reasoning_text", "summary_text", "text"});
 constexpr auto kRoles = std::to_array<std::string_view>({"user", "assistant", "system", "developer"});
 
+/// Tools that OpenAI runs itself and the model may use or not: left out beside functions (docs/decisions/0054).
+constexpr auto kLeftOut = std::to_array<std::string_view>({"web_search", "image_generation"});
+
 std::string text_of(const json::string& text) {
     return {text.data(), text.size()};
 }
@@ -174,7 +177,11 @@ private:
         json::value& calls = messages_.back().get_object()["tool_calls"];
         if (!calls.is_array()) { calls = json::array(); }
         calls.get_array().push_back(json::object{
-            {"id", *id}, {"type", "function"}, {"function", json::object{{"name", *name}, {"arguments", *arguments}}}});
+            {"id", *id},
+            {"type", "function"},
+            {"function",
+             json::object{{"name", flat_tool_name(inside.string("namespace", kIdBytesMax).value_or(""), *name)},
+                          {"arguments", *arguments}}}});
     }
 
     void read_output(const std::string& at, Fields& inside) {
@@ -206,25 +213,18 @@ private:
 
     void read_tools() {
         const json::array* tools = fields_.array("tools");
-        json::array list;
         for (std::size_t index = 0; tools != nullptr && index < tools->size(); ++index) {
             const std::string at = "tools[" + std::to_string(index) + "]";
             const json::object* tool = (*tools)[index].if_object();
             if (tool == nullptr) { return fields_.problem(at, "must be an object"); }
-            Fields inside(*tool, at + ".");
-            const auto type = inside.string("type", kIdBytesMax);
-            if (!type || *type != "function") {
-                return fields_.problem(at, "has the type " + shown(type.value_or("")) +
-                                               ": this server runs no tools of its own, give tools of the type "
-                                               "'function'");
-            }
-            json::object function;
-            for (const char* name : {"name", "description", "parameters", "strict"}) {
-                if (const json::value* one = inside.find(name)) { function[name] = *one; }
-            }
-            list.push_back(json::object{{"type", "function"}, {"function", std::move(function)}});
+            read_tool(at, *tool);
+            if (fields_.error()) { return; }
         }
-        if (!list.empty()) { chat_["tools"] = std::move(list); }
+        if (tools_.empty() && !left_out_.empty()) {
+            const auto& [at, type] = left_out_.front();
+            return refuse_tool(at, type);
+        }
+        if (!tools_.empty()) { chat_["tools"] = std::move(tools_); }
         if (const auto parallel = fields_.boolean("parallel_tool_calls")) { chat_["parallel_tool_calls"] = *parallel; }
         const json::value* choice = fields_.find("tool_choice");
         if (choice == nullptr) { return; }
@@ -240,8 +240,62 @@ private:
             return fields_.problem(
                 "tool_choice", "must be \"none\", \"auto\", \"required\" or {\"type\": \"function\", \"name\": ..}");
         }
-        chat_["tool_choice"] =
-            json::object{{"type", "function"}, {"function", json::object{{"name", name->get_string()}}}};
+        Fields inside(*object, "tool_choice.");
+        const std::string flat =
+            flat_tool_name(inside.string("namespace", kIdBytesMax).value_or(""), text_of(name->get_string()));
+        chat_["tool_choice"] = json::object{{"type", "function"}, {"function", json::object{{"name", flat}}}};
+    }
+
+    void refuse_tool(const std::string& at, const std::string& type) {
+        fields_.problem(at, "has the type " + shown(type) +
+                                ": this server runs no tools of its own, give tools of the type 'function'");
+    }
+
+    void read_tool(const std::string& at, const json::object& tool) {
+        Fields inside(tool, at + ".");
+        const std::string type = inside.string("type", kIdBytesMax).value_or("");
+        if (type == "function") {
+            add_function(inside, {});
+            shown_tools_.push_back(tool);
+        } else if (type == "namespace") {
+            read_namespace(at, inside);
+            shown_tools_.push_back(tool);
+        } else if (std::any_of(kLeftOut.begin(), kLeftOut.end(),
+                               [&](std::string_view prefix) { return type.starts_with(prefix); })) {
+            left_out_.emplace_back(at, type);
+        } else {
+            refuse_tool(at, type);
+        }
+    }
+
+    void read_namespace(const std::string& at, Fields& inside) {
+        const auto name = inside.string("name", kIdBytesMax);
+        const json::array* tools = inside.array("tools");
+        if (inside.error()) { return fields_.pass_on(*inside.error()); }
+        if (!name || name->empty() || tools == nullptr) {
+            return fields_.problem(at, "needs a 'name' and 'tools', a list of functions");
+        }
+        for (std::size_t index = 0; index < tools->size(); ++index) {
+            const std::string here = at + ".tools[" + std::to_string(index) + "]";
+            const json::object* tool = (*tools)[index].if_object();
+            if (tool == nullptr) { return fields_.problem(here, "must be an object"); }
+            Fields one(*tool, here + ".");
+            if (const auto type = one.string("type", kIdBytesMax); type != "function") {
+                return refuse_tool(here, type.value_or(""));
+            }
+            add_function(one, *name);
+        }
+    }
+
+    void add_function(Fields& tool, std::string_view name_space) {
+        json::object function;
+        for (const char* name : {"name", "description", "parameters", "strict"}) {
+            if (const json::value* one = tool.find(name)) { function[name] = *one; }
+        }
+        if (const auto name = tool.string("name", kIdBytesMax); name && !name_space.empty()) {
+            function["name"] = flat_tool_name(name_space, *name);
+        }
+        tools_.push_back(json::object{{"type", "function"}, {"function", std::move(function)}});
     }
 
     void read_format() {
@@ -315,6 +369,9 @@ private:
     const json::object& body_;
     Fields fields_;
     json::object chat_;
+    json::array tools_;                                          // as a chat has them
+    json::array shown_tools_;                                    // as the client wrote them, without those left out
+    std::vector<std::pair<std::string, std::string>> left_out_;  // where they stand, their types
     json::array messages_;
     std::string reasoning_;           // of the next message of the assistant
     bool is_assistant_open_ = false;  // the last message takes calls that follow
@@ -341,7 +398,8 @@ std::string ResponsesReader::shown_fields(const RequestForm& form, const Models&
     repeat("safety_identifier", "null");
     repeat("text", R"({"format":{"type":"text"}})");
     repeat("tool_choice", "\"auto\"");
-    repeat("tools", "[]");
+    out.key("tools");
+    write_value(out, shown_tools_);
     repeat("top_logprobs", "0");
     repeat("truncation", "\"disabled\"");
     repeat("user", "null");
@@ -353,6 +411,11 @@ std::string ResponsesReader::shown_fields(const RequestForm& form, const Models&
 }
 
 }  // namespace
+
+std::string flat_tool_name(std::string_view name_space, std::string_view name) {
+    if (name_space.empty()) { return std::string(name); }
+    return std::string(name_space) + "__" + std::string(name);
+}
 
 ApiResult<RequestForm> read_responses_form(const json::object& body, const FormLimits& limits, const Models& models) {
     ResponsesReader reader(body);

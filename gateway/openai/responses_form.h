@@ -4,6 +4,9 @@
 
 namespace gateway {
 
+/// What the model knows a tool in a namespace as, NAMESPACE__NAME; without a namespace its name.
+std::string flat_tool_name(std::string_view name_space, std::string_view name);
+
 /// Reads and checks a body of /v1/responses: items of the conversation become messages of a chat, its fields a chat's.
 /// Nothing is stored, so that what refers to earlier answers is refused. Pure. Errors: 400 with param, in the names of
 /// this endpoint; 404 model_not_found.

@@ -133,7 +133,6 @@ TEST_CASE("a field of a wrong type or out of range is a 400 that names it", "[ga
         {"guided_grammar", "{}"},
         {"grammar", "\"root ::= [a]\""},
         {"modalities", R"(["text","audio"])"},
-        {"audio", R"({"voice":"x"})"},
         {"chat_template", "\"x\""},
         {"cache_salt", "\"\""},
         {"cache_salt", "1"},
@@ -161,7 +160,7 @@ TEST_CASE("null is as good as absent, and unknown fields are accepted", "[gatewa
                     "response_format":null,"tool_choice":null,"max_tokens":null,"model":null)"));
     REQUIRE(chat(R"("some_field":{"a":[1]},"user":"u","metadata":{"a":"b"},"store":true,"service_tier":"auto",
                     "parallel_tool_calls":true,"prediction":{"type":"content"},"web_search_options":{},"verbosity":"low",
-                    "kv_transfer_params":{"host":"x"},"modalities":["text"],"tools":[],"functions":[],"tool_choice":"auto",
+                    "kv_transfer_params":{"host":"x"},"modalities":["text"],"audio":{"voice":"alloy","format":"wav"},"tools":[],"functions":[],"tool_choice":"auto",
                     "function_call":"none","response_format":{"type":"text"},"prompt_cache_key":"k","best_of":1)"));
 }
 

@@ -193,8 +193,13 @@ TEST_CASE("errors have all four keys, and fields that SDKs obey", "[gateway][ope
 TEST_CASE("models are listed with their context", "[gateway][openai]") {
     REQUIRE(
         gateway::models_json({{"a", 512}, {"b", 0}}, 7) ==
-        R"({"object":"list","data":[{"id":"a","object":"model","created":7,"owned_by":"sluice","max_model_len":512},)"
-        R"({"id":"b","object":"model","created":7,"owned_by":"sluice","max_model_len":null}]})");
+        R"({"object":"list","data":[{"id":"a","object":"model","created":7,"owned_by":"sluice","max_model_len":512,)"
+        R"("type":"model","display_name":"a","lifecycle":"active","created_at":"1970-01-01T00:00:07Z"},)"
+        R"({"id":"b","object":"model","created":7,"owned_by":"sluice","max_model_len":null,)"
+        R"("type":"model","display_name":"b","lifecycle":"active","created_at":"1970-01-01T00:00:07Z"}],)"
+        R"("has_more":false,"first_id":"a","last_id":"b"})");
+    REQUIRE(gateway::models_json({}, 7) ==
+            R"({"object":"list","data":[],"has_more":false,"first_id":null,"last_id":null})");
 }
 
 TEST_CASE("what a client may take for the end of a line is escaped, in texts and in names", "[gateway][openai]") {

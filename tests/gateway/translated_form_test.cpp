@@ -83,6 +83,58 @@ TEST_CASE("fields of a response become a chat's, and are repeated in the answer"
         "text.format");
 }
 
+TEST_CASE("tools in a namespace are known to the model by both names", "[gateway][responses]") {
+    const std::string tools = R"("tools":[{"type":"function","name":"f","parameters":{"type":"object"}},
+        {"type":"namespace","name":"agents","tools":[{"type":"function","name":"start","parameters":{"type":"object"}}]},
+        {"type":"web_search","external_web_access":true},{"type":"image_generation"}])";
+    const auto form = response("{" + tools + R"(,"input":[{"role":"user","content":"a"},
+        {"type":"function_call","call_id":"1","namespace":"agents","name":"start","arguments":"{}"},
+        {"type":"function_call_output","call_id":"1","output":"x"}],
+        "tool_choice":{"type":"function","namespace":"agents","name":"start"}})");
+    REQUIRE(form);
+    REQUIRE(form->tools.named == "agents__start");
+    const json::value context = json::parse(form->template_context);
+    REQUIRE(context.at("tools").as_array().size() == 2u);  // what OpenAI would run itself is nobody's here
+    REQUIRE(context.at("tools").at(1).at("function").at("name") == "agents__start");
+    REQUIRE(context.at("messages").at(1).at("tool_calls").at(0).at("function").at("name") == "agents__start");
+    const json::value shown = json::parse("{" + form->shown_fields + "}");
+    REQUIRE(shown.at("tools").as_array().size() == 2u);
+    REQUIRE(shown.at("tools").at(1).at("type") == "namespace");
+    REQUIRE(gateway::flat_tool_name("", "f") == "f");
+
+    const auto problem = [](const std::string& list) {
+        const auto refused = response(R"({"input":"a","tools":[)" + list + "]}");
+        REQUIRE_FALSE(refused);
+        return refused.error().param.value();
+    };
+    REQUIRE(problem(R"({"type":"web_search"})") == "tools[0]");  // nothing else is left
+    REQUIRE(problem(R"({"type":"namespace","name":"n"})") == "tools[0]");
+    REQUIRE(problem(R"({"type":"namespace","tools":[]})") == "tools[0]");
+    REQUIRE(problem(R"({"type":"namespace","name":"n","tools":5})") == "tools[0].tools");
+    REQUIRE(problem(R"({"type":"namespace","name":"n","tools":[{"type":"custom"}]})") == "tools[0].tools[0]");
+}
+
+TEST_CASE("a thread is refused in the way that makes Anthropic's clients do without", "[gateway][messages]") {
+    const std::string talk = R"("messages":[{"role":"user","content":"a"}])";
+    REQUIRE(message("{" + talk + R"(,"thread":null})"));
+    REQUIRE(message("{" + talk + R"(,"thread":false})"));
+    for (const char* thread : {R"({"type":"create"})", R"({"type":"continue","previous_message_id":"msg_1"})"}) {
+        const auto refused = message("{" + talk + ",\"thread\":" + thread + "}");
+        REQUIRE_FALSE(refused);
+        REQUIRE(refused.error().status == 400u);
+        const json::value body = json::parse(gateway::error_json(refused.error(), gateway::ErrorStyle::anthropic));
+        REQUIRE(body.at("error").at("type") == "invalid_request_error");
+        REQUIRE(body.at("error").at("details").at("error_code") == "thread_unsupported_request");
+        REQUIRE(body.at("error").at("details").at("unsupported").as_array().size() == 1u);
+    }
+    const auto other = message("{}");
+    REQUIRE_FALSE(other);
+    REQUIRE_FALSE(json::parse(gateway::error_json(other.error(), gateway::ErrorStyle::anthropic))
+                      .at("error")
+                      .as_object()
+                      .contains("details"));
+}
+
 TEST_CASE("problems of translated requests are told in the client's names", "[gateway][responses][messages]") {
     const auto of_response = [](const std::string& fields) {
         const auto form = response("{\"input\":\"a\"" + fields + "}");

@@ -60,6 +60,21 @@ def test_text_whole_and_streamed_say_the_same(client):
         assert stream.get_final_message().content[0].text == block.text
 
 
+def test_models(client):
+    [model] = client.models.list()
+    assert (model.id, model.display_name, model.type) == (harness.MODEL_ID, harness.MODEL_ID, "model") and model.created_at.year >= 2024
+    assert client.models.retrieve(harness.MODEL_ID) == model
+
+
+def test_a_conversation_that_the_server_would_keep_is_refused(client):
+    """By these details the client's runner of tools sends whole conversations (test_tool_loops.py)."""
+    for thread in ({"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}):
+        with pytest.raises(anthropic.BadRequestError) as refused:
+            client.beta.messages.create(model=harness.MODEL_ID, messages=HI, max_tokens=2, extra_body={"thread": thread})
+        assert refused.value.body["error"]["details"] == {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    assert client.messages.create(model=harness.MODEL_ID, messages=HI, max_tokens=1, extra_body={"thread": None}).usage.output_tokens == 1
+
+
 def test_stop_sequences_and_a_long_max_tokens(client):
     answer = client.messages.create(model=harness.MODEL_ID, messages=HI, max_tokens=32_000, extra_body=COLD, stop_sequences=["."], metadata={"user_id": "u"})
     assert answer.stop_reason == "stop_sequence" and answer.stop_sequence == "." and "." not in answer.content[0].text
