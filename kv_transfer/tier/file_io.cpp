@@ -3,7 +3,9 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <liburing.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -151,7 +153,9 @@ private:
 };
 
 /// 0: direct I/O is not for this file.
-std::size_t alignment_of(const fs::path& path) {
+std::size_t alignment_of(int file, const fs::path& path) {
+    struct ::statfs system{};
+    if (::fstatfs(file, &system) == 0 && system.f_type == TMPFS_MAGIC) { return 0; }  // takes O_DIRECT, is a page cache
 #ifdef STATX_DIOALIGN
     struct ::statx status{};
     const int asked = ::statx(AT_FDCWD, path.c_str(), AT_SYMLINK_NOFOLLOW, STATX_DIOALIGN, &status);
@@ -208,7 +212,7 @@ std::unique_ptr<FileIo> make_direct_io(int file, const fs::path& path, std::size
     CHECK(depth > 0 && depth <= kDirectDepthMax, depth);
     reason = io_uring_problem();
     if (!reason.empty()) { return nullptr; }
-    const std::size_t alignment = alignment_of(path);
+    const std::size_t alignment = alignment_of(file, path);
     const int direct = ::open(path.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC | O_NOFOLLOW);
     if (direct < 0 || alignment == 0) {
         reason = fmt::format("the file system of {} has no direct I/O", path.string());

@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-// How the bytes of a level's file move. Internal to this folder and to `sluice bench swap`.
+// How the bytes of a level's file move.
 namespace kv_transfer {
 
 /// Moves pieces of one file. Two ways: `direct`, around the page cache (O_DIRECT) with several pieces on their way at

@@ -59,7 +59,6 @@ def test_kv_on_a_disk_outlives_its_process(tmp_path, how, way):
     with harness.serve(*SMALL_POOL, *disk(folder), "--set", f"engine.kv_disk.io={way}", **ONE_WORKER) as server:
         server.wait_ready()
         direct = sample(server.port, "sluice_kv_tier_direct_io") == 1
-        assert ("direct I/O)" if direct else "page cache)") in server.output()
         if way == "page_cache":
             assert not direct
         elif not direct:

@@ -63,8 +63,8 @@ struct Pool {
 
 /// A folder of its own, gone afterwards.
 struct Folder {
-    Folder() {
-        std::string name = (std::filesystem::temp_directory_path() / "sluice-tier-XXXXXX").string();
+    explicit Folder(const std::filesystem::path& in = std::filesystem::temp_directory_path()) {
+        std::string name = (in / "sluice-tier-XXXXXX").string();
         REQUIRE(::mkdtemp(name.data()) != nullptr);
         path = name;
     }
