@@ -1,202 +1,50 @@
 #include "bench/swap.h"
 
-#include <fcntl.h>
-#include <time.h>
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <boost/json.hpp>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <functional>
-#include <memory>
 #include <random>
 
 #include "base/check.h"
 #include "base/model_shape.h"
 #include "bench/report_json.h"
+#include "bench/swap_parts.h"
 #include "kv_cache/kv_access.h"
 #include "kv_cache/kv_cache.h"
 #include "kv_cache/kv_store.h"
-#include "kv_transfer/tier/file_tier.h"
+#include "kv_transfer/tier/file_io.h"
 #include "kv_transfer/tier/host_tier.h"
 
 namespace bench {
 namespace {
 
-namespace fs = std::filesystem;
 using base::ErrorCode;
 using base::Result;
-using kv_cache::KvCache;
-using kv_cache::SequenceKv;
-using kv_transfer::TierPiece;
 
 constexpr std::uint32_t kBlockTokens = 16;
-constexpr std::uint32_t kPieceBlocks = 32;           // the largest of those that fragment a pool
-constexpr std::uint32_t kGrowBlocks = 4;             // that a sequence gets in turn with the others
-constexpr std::size_t kFilePieceBytes = 512u << 10;  // as FileTier's
 
-double now_seconds(bool processor_time) {
-    timespec time{};
-    ::clock_gettime(processor_time ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &time);
-    return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+/// Median bytes a second.
+double rate_of(const SwapOptions& options, std::size_t bytes, std::function<void()> move) {
+    const SwapTrial trial{.move = std::move(move)};
+    return median(rates_of(options, bytes, std::span(&trial, 1))[0]);
 }
 
-/// A pool, or a tier, of which a share is in use in scattered pieces, and the sequences of a sample in the rest.
-struct Fragmented {
-    Fragmented(const SwapOptions& options, double used_share, std::uint32_t blocks_total, std::mt19937& random)
-        : cache({.blocks_total = blocks_total, .block_tokens = kBlockTokens}) {
-        std::vector<SequenceKv> pieces;
-        std::uniform_int_distribution<std::uint32_t> size(1, kPieceBlocks);
-        while (cache.pool().blocks_free() > 0) {
-            const std::uint32_t blocks = std::min(size(random), cache.pool().blocks_free());
-            pieces.push_back(std::move(*cache.open({}, blocks * kBlockTokens)));
-        }
-        std::shuffle(pieces.begin(), pieces.end(), random);
-        const auto wanted = static_cast<std::uint32_t>((1 - used_share) * blocks_total);
-        while (!pieces.empty() && cache.pool().blocks_free() < wanted) {
-            pieces.pop_back();
-        }
-        others = std::move(pieces);
-        // They grow in turns, as sequences of one batch do.
-        const std::uint32_t blocks = cache.blocks_for(options.tokens);
-        for (std::uint32_t have = 0; have < blocks;) {
-            have = std::min(have + (have == 0 ? blocks / 2 + 1 : kGrowBlocks), blocks);
-            for (std::uint32_t i = 0; i < options.sequences; ++i) {
-                if (i == sequences.size()) {
-                    sequences.push_back(std::move(*cache.open({}, have * kBlockTokens)));
-                } else {
-                    CHECK(sequences[i].reserve(have * kBlockTokens));
-                }
-            }
-        }
-    }
-    KvCache cache;
-    std::vector<SequenceKv> others;
-    std::vector<SequenceKv> sequences;
-};
-
-/// Median bytes a second; `prepare` is not counted.
-double rate_of(const SwapOptions& options, std::size_t bytes, const std::function<void()>& move,
-               const std::function<void()>& prepare = {}) {
-    move();
-    std::vector<double> rates;
-    for (std::uint32_t sample = 0; sample < options.samples; ++sample) {
-        if (prepare) { prepare(); }
-        const double begin = now_seconds(options.processor_time);
-        move();
-        rates.push_back(static_cast<double>(bytes) / (now_seconds(options.processor_time) - begin));
-    }
-    std::nth_element(rates.begin(), rates.begin() + static_cast<std::ptrdiff_t>(rates.size() / 2), rates.end());
-    return rates[rates.size() / 2];
-}
-
-/// What is to be moved, by sequence.
-struct Plan {
-    std::vector<std::vector<TierPiece>> pieces;
-    std::vector<std::vector<base::BlockHash>> names;
-    std::size_t copies = 0;
-};
-
-Plan plan_of(const SwapOptions& options, const Fragmented& pool, const Fragmented& tier) {
-    Plan plan;
-    for (std::uint32_t i = 0; i < options.sequences; ++i) {
-        plan.pieces.push_back(kv_transfer::tier_pieces(pool.sequences[i].blocks(), tier.sequences[i].blocks()));
-        plan.copies += plan.pieces.back().size();
-        std::vector<base::BlockHash> names;
-        for (std::uint64_t block = 0; block < pool.sequences[i].blocks().size(); ++block) {
-            names.push_back({i + 1, block + 1});
-        }
-        plan.names.push_back(std::move(names));
-    }
-    return plan;
-}
-
-void fill(kv_cache::KvStore& store, const Fragmented& pool, unsigned with) {
-    for (const SequenceKv& sequence : pool.sequences) {
-        unsigned number = with;
-        for (const base::BlockId id : sequence.blocks()) {
-            std::memset(store.block(id), static_cast<int>(number++ % 251), store.layout().block_bytes());
-        }
-    }
-}
-
-bool holds(const kv_cache::KvStore& store, const Fragmented& pool, unsigned what) {
-    for (const SequenceKv& sequence : pool.sequences) {
-        unsigned number = what;
-        for (const base::BlockId id : sequence.blocks()) {
-            const auto expected = static_cast<std::byte>(number++ % 251);
-            if (store.block(id)[0] != expected || store.block(id)[store.layout().block_bytes() - 1] != expected) {
-                return false;
-            }
-        }
-    }
-    return true;
-}
-
-/// A file as the disk has it, where that is asked for: a sync after writing, nothing in the page cache before reading.
-class OnDisk {
-public:
-    OnDisk(const SwapOptions& options, const fs::path& path)
-        : file_(options.synced ? ::open(path.c_str(), O_RDWR | O_CLOEXEC) : -1) {}
-    OnDisk(const OnDisk&) = delete;
-    OnDisk& operator=(const OnDisk&) = delete;
-    ~OnDisk() {
-        if (file_ >= 0) { ::close(file_); }
-    }
-    void sync() const {
-        if (file_ >= 0) { ::fdatasync(file_); }
-    }
-    void forget() const {
-        if (file_ >= 0) {
-            ::fdatasync(file_);
-            ::posix_fadvise(file_, 0, 0, POSIX_FADV_DONTNEED);
-        }
-    }
-
-private:
-    int file_;
-};
-
-Result<SwapFigure> measure_tier(const SwapOptions& options, kv_transfer::TierBytes& bytes, const Plan& plan,
-                                kv_cache::KvStore& store, const Fragmented& pool, std::string level,
-                                const fs::path& file) {
+Result<SwapFigure> measure_host(const SwapOptions& options, kv_transfer::TierBytes& bytes, const SwapPlan& plan,
+                                kv_cache::KvStore& store, const Fragmented& pool) {
     auto access = kv_cache::KvAccess::make(store);
     if (!access) { return base::pass_on(access); }
     const std::size_t total = options.sequences * pool.sequences[0].blocks().size() * store.layout().block_bytes();
-    SwapFigure figure{.level = std::move(level), .name = "groups"};
+    SwapFigure figure{.level = "host", .name = "groups"};
     figure.copies_per_sequence = static_cast<double>(plan.copies) / options.sequences;
-    std::optional<base::Error> error;
-    const auto each = [&](const auto& move) {
-        for (std::uint32_t i = 0; i < options.sequences; ++i) {
-            std::span<const base::BlockHash> names(plan.names[i]);
-            std::optional<base::BlockHash> parent;
-            for (const TierPiece& piece : plan.pieces[i]) {
-                move(piece, names.first(piece.blocks.count), parent);
-                parent = names[piece.blocks.count - 1];
-                names = names.subspan(piece.blocks.count);
-            }
-        }
-    };
-    const OnDisk disk(options, file);
+    SwapMover mover(plan, bytes, *access);
     fill(store, pool, 3);
-    figure.out_bytes_per_s = rate_of(options, total, [&] {
-        each([&](const TierPiece& piece, auto names, auto parent) {
-            if (auto saved = bytes.save(*access, piece, names, parent); !saved) { error = saved.error(); }
-        });
-        disk.sync();
-    });
+    figure.out_bytes_per_s = rate_of(options, total, [&] { mover.save(); });
     fill(store, pool, 99);
-    const auto load = [&] {
-        each([&](const TierPiece& piece, auto names, auto) {
-            const auto loaded = bytes.load(*access, piece, names);
-            if (!loaded) { error = loaded.error(); }
-        });
-    };
-    figure.in_bytes_per_s = rate_of(options, total, load, [&] { disk.forget(); });
-    if (error) { return tl::unexpected(*error); }
+    figure.in_bytes_per_s = rate_of(options, total, [&] { mover.load(); });
+    if (mover.error()) { return tl::unexpected(*mover.error()); }
     if (!holds(store, pool, 3)) { return base::fail(ErrorCode::internal, "what came back is not what went out"); }
     return figure;
 }
@@ -230,35 +78,6 @@ SwapFigure measure_paged(const SwapOptions& options, const kv_cache::KvLayout& l
     return figure;
 }
 
-/// A file of the same size, written over and read in pieces.
-Result<SwapFigure> measure_file(const SwapOptions& options, const fs::path& path, std::size_t bytes) {
-    const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (file < 0) { return base::fail(ErrorCode::unavailable, "cannot open " + path.string()); }
-    std::vector<std::byte> memory(bytes, std::byte{5});  // as large as what is swapped: no piece stays in a cache
-    bool is_good = true;
-    const auto each = [&](auto&& call) {
-        for (std::size_t at = 0; at < bytes; at += kFilePieceBytes) {
-            const std::size_t count = std::min(kFilePieceBytes, bytes - at);
-            is_good = call(memory.data() + at, count, static_cast<off_t>(at)) == static_cast<ssize_t>(count) && is_good;
-        }
-    };
-    SwapFigure figure{.level = "disk", .name = "limit"};
-    const OnDisk disk(options, path);
-    figure.out_bytes_per_s = rate_of(options, bytes, [&] {
-        each([&](std::byte* data, std::size_t count, off_t at) { return ::pwrite(file, data, count, at); });
-        disk.sync();
-    });
-    const auto read = [&] {
-        each([&](std::byte* data, std::size_t count, off_t at) { return ::pread(file, data, count, at); });
-    };
-    figure.in_bytes_per_s = rate_of(options, bytes, read, [&] { disk.forget(); });
-    ::close(file);
-    std::error_code ignored;
-    fs::remove(path, ignored);
-    if (!is_good) { return base::fail(ErrorCode::unavailable, "cannot write and read " + path.string()); }
-    return figure;
-}
-
 boost::json::object json_of(const SwapOptions& options, const std::vector<SwapFigure>& figures) {
     boost::json::array list;
     for (const SwapFigure& figure : figures) {
@@ -267,6 +86,10 @@ boost::json::object json_of(const SwapOptions& options, const std::vector<SwapFi
                         {"copies_per_sequence", figure.copies_per_sequence},
                         {"out_bytes_per_s", figure.out_bytes_per_s},
                         {"in_bytes_per_s", figure.in_bytes_per_s}});
+        if (figure.level == "disk") {
+            list.back().as_object()["out_of_limit"] = figure.out_of_limit;
+            list.back().as_object()["in_of_limit"] = figure.in_of_limit;
+        }
     }
     return {{"layers", options.layers},
             {"kv_heads", options.kv_heads},
@@ -278,6 +101,7 @@ boost::json::object json_of(const SwapOptions& options, const std::vector<SwapFi
             {"samples", options.samples},
             {"processor_time", options.processor_time},
             {"synced", options.synced},
+            {"queue_depth", options.queue_depth},
             {"threads", 1},
             {"figures", std::move(list)},
             {"machine", machine_json()},
@@ -290,8 +114,13 @@ void print(const SwapOptions& options, const std::vector<SwapFigure>& figures) {
         options.tokens, options.used_share * 100, options.tier_used_share * 100);
     std::printf("%-6s %-22s %16s %10s %10s\n", "level", "", "copies/sequence", "out GB/s", "in GB/s");
     for (const SwapFigure& figure : figures) {
-        std::printf("%-6s %-22s %16.1f %10.2f %10.2f\n", figure.level.c_str(), figure.name.c_str(),
+        std::printf("%-6s %-22s %16.1f %10.2f %10.2f", figure.level.c_str(), figure.name.c_str(),
                     figure.copies_per_sequence, figure.out_bytes_per_s / 1e9, figure.in_bytes_per_s / 1e9);
+        if (figure.level == "disk") {
+            std::printf("  (%.0f %% and %.0f %% of the better limit in the same turn)", figure.out_of_limit * 100,
+                        figure.in_of_limit * 100);
+        }
+        std::printf("\n");
     }
 }
 
@@ -312,7 +141,7 @@ Result<std::vector<SwapFigure>> measure_swaps(const SwapOptions& options) {
     std::mt19937 random(options.seed);
     const Fragmented pool(options, options.used_share, blocks_total, random);
     const Fragmented tier(options, options.tier_used_share, blocks_total, random);
-    const Plan plan = plan_of(options, pool, tier);
+    const SwapPlan plan = plan_of(options, pool, tier);
 
     std::vector<SwapFigure> figures;
     {
@@ -330,30 +159,14 @@ Result<std::vector<SwapFigure>> measure_swaps(const SwapOptions& options) {
     {
         auto host = kv_transfer::HostTier::make(*store, blocks_total * layout->block_bytes());
         if (!host) { return base::pass_on(host); }
-        auto figure = measure_tier(options, **host, plan, *store, pool, "host", {});
+        auto figure = measure_host(options, **host, plan, *store, pool);
         if (!figure) { return base::pass_on(figure); }
         figures.push_back(*figure);
     }
     if (options.disk_folder.empty()) { return figures; }
-    std::error_code error;
-    fs::create_directories(options.disk_folder, error);
-    const fs::path folder = fs::path(options.disk_folder) / "bench-swap";
-    auto limit = measure_file(options, fs::path(options.disk_folder) / "bench-swap.limit", bytes);
-    if (!limit) { return base::pass_on(limit, "--disk"); }
-    limit->copies_per_sequence = 1;
-    figures.push_back(*limit);
-    kv_transfer::FileTier::Options file;
-    file.folder = folder;
-    file.bytes = std::uint64_t{blocks_total + 1} * (layout->block_bytes() + 4096);
-    file.block_bytes = layout->block_bytes();
-    file.layout = layout->format().name();
-    auto disk = kv_transfer::FileTier::open(file);
+    auto disk = measure_disk(options, plan, *store, pool);
     if (!disk) { return base::pass_on(disk, "--disk"); }
-    auto figure = measure_tier(options, **disk, plan, *store, pool, "disk", folder / "blocks");
-    disk->reset();
-    fs::remove_all(folder, error);
-    if (!figure) { return base::pass_on(figure, "--disk"); }
-    figures.push_back(*figure);
+    figures.insert(figures.end(), disk->begin(), disk->end());
     return figures;
 }
 
@@ -388,13 +201,17 @@ void add_bench_swap(CLI::App& app, SwapOptions& options) {
     app.add_flag("--synced", options.synced,
                  "files count as written when the disk has them, and are not read from the page cache");
     app.add_option("--disk", options.disk_folder, "folder on the disk to try; none: host memory only");
+    app.add_option("--queue-depth", options.queue_depth, "pieces on their way at once, around the page cache")
+        ->check(CLI::Range(1u, kv_transfer::kDirectDepthMax))
+        ->capture_default_str();
     app.add_option("--seed", options.seed, "of where the others lie")->capture_default_str();
     app.add_option("--out", options.out_path, "JSON file; - writes it to standard output instead of the table");
     app.footer(
         "How fast the KV of sequences leaves a fragmented pool for the levels below it and comes back, and in how "
         "many\n"
         "copies: in groups of neighbouring blocks, beside a copy for each block, layer, and K or V (the plain paged\n"
-        "layout) and the machine's limit (one copy; a file that is written over in pieces).");
+        "layout) and the machine's limit (one copy; a file that is written over in pieces). Files go through the page\n"
+        "cache and, where that can be, around it, all in turns.");
 }
 
 }  // namespace bench

@@ -25,6 +25,7 @@ struct SwapOptions {
     bool processor_time = false;   // of this thread, instead of the wall clock: for a machine that others use
     bool synced = false;      // files: written when the disk has them, read from the disk and not from the page cache
     std::string disk_folder;  // where to try a disk; empty: not
+    std::uint32_t queue_depth = 8;  // of direct I/O
     std::uint32_t seed = 1;
     std::string out_path;  // JSON; "-": standard output instead of the table
 };
@@ -32,10 +33,14 @@ struct SwapOptions {
 /// One way to move the KV of sequences out of a pool and back.
 struct SwapFigure {
     std::string level;  // "host", "disk"
-    std::string name;   // "limit", "block, layer, K or V" (the plain paged layout), "groups" (ours)
+    std::string
+        name;  // "limit", "block, layer, K or V" (the plain paged layout), "groups" (ours); disks: and which way
     double copies_per_sequence = 0;
     double out_bytes_per_s = 0;
     double in_bytes_per_s = 0;
+    // Disks: the median over the samples of the share of the better limit that was measured in the same turn.
+    double out_of_limit = 0;
+    double in_of_limit = 0;
 };
 
 /// Error: of memory or the folder; internal, when what came back is not what went out.

@@ -27,28 +27,33 @@ public:
           bytes_(planes_ * tile_ * slots) {}
 
     std::uint32_t slots_total() const override { return slots_; }
-    base::Result<void> save(kv_cache::KvAccess& pool, const TierPiece& piece, std::span<const base::BlockHash>,
-                            std::optional<base::BlockHash>) override {
-        each(pool, piece, [this](std::byte* block, std::byte* tier) { std::memcpy(tier, block, tile_); });
+    base::Result<void> save(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
+                            std::span<const base::BlockHash>, std::optional<base::BlockHash>) override {
+        each(pool, pieces, [this](std::byte* block, std::byte* tier) { std::memcpy(tier, block, tile_); });
         return {};
     }
-    base::Result<std::uint32_t> load(kv_cache::KvAccess& pool, const TierPiece& piece,
+    base::Result<std::uint32_t> load(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
                                      std::span<const base::BlockHash>) override {
-        each(pool, piece, [this](std::byte* block, std::byte* tier) { std::memcpy(block, tier, tile_); });
-        return piece.blocks.count;
+        return each(pool, pieces, [this](std::byte* block, std::byte* tier) { std::memcpy(block, tier, tile_); });
     }
     base::Result<void> clear() override { return {}; }
 
 private:
+    /// The blocks of the pieces.
     template <class Copy>
-    void each(kv_cache::KvAccess& pool, const TierPiece& piece, const Copy& copy) {
-        const std::span<std::byte> blocks = pool.in_place(piece.blocks);
-        for (std::uint32_t i = 0; i < piece.blocks.count; ++i) {
-            const std::size_t slot = base::raw(piece.slots.first) + i;
-            for (std::size_t plane = 0; plane < planes_; ++plane) {
-                copy(blocks.data() + (i * planes_ + plane) * tile_, bytes_.data() + (plane * slots_ + slot) * tile_);
+    std::uint32_t each(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces, const Copy& copy) {
+        std::uint32_t blocks = 0;
+        for (const TierPiece& piece : pieces) {
+            const std::span<std::byte> bytes = pool.in_place(piece.blocks);
+            for (std::uint32_t i = 0; i < piece.blocks.count; ++i) {
+                const std::size_t slot = base::raw(piece.slots.first) + i;
+                for (std::size_t plane = 0; plane < planes_; ++plane) {
+                    copy(bytes.data() + (i * planes_ + plane) * tile_, bytes_.data() + (plane * slots_ + slot) * tile_);
+                }
             }
+            blocks += piece.blocks.count;
         }
+        return blocks;
     }
 
     const std::size_t planes_;
@@ -130,11 +135,13 @@ private:
         for (const TierPiece& piece : job.pieces) {
             const auto of_piece = names.first(piece.blocks.count);
             if (job.kind == TierJob::Kind::save) {
-                if (auto saved = bytes_->save(access_, piece, of_piece, parent); !saved) {
+                if (auto saved = bytes_->save(access_, std::span(&piece, 1), of_piece, parent); !saved) {
                     event.error = saved.error();
                 }
             } else if (job.kind == TierJob::Kind::load) {
-                if (auto loaded = bytes_->load(access_, piece, of_piece); !loaded) { event.error = loaded.error(); }
+                if (auto loaded = bytes_->load(access_, std::span(&piece, 1), of_piece); !loaded) {
+                    event.error = loaded.error();
+                }
             }
             parent = of_piece.back();
             names = names.subspan(piece.blocks.count);

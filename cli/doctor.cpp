@@ -12,6 +12,7 @@
 #include "cli/divide_cores.h"
 #include "device/cuda/cuda_device.h"
 #include "engine/kernels/backend.h"
+#include "kv_transfer/tier/file_io.h"
 #include "net/ucx.h"
 
 namespace cli {
@@ -108,6 +109,12 @@ int doctor_main() {
         row("/dev/shm", "missing: workers of one machine fall back to TCP");
     }
     row("UCX", net::ucx_version());
+    if (const std::string problem = kv_transfer::io_uring_problem(); problem.empty()) {
+        row("KV on disks", "io_uring, around the page cache where the file system allows it");
+    } else {
+        row("KV on disks", "through the page cache: " + problem);
+        row("", "containers: a seccomp profile that allows io_uring_setup, io_uring_enter (docs/kv-memory.md)");
+    }
     show_gpu();
     if (!best) {
         std::printf("\nThis machine cannot serve: %s\n", best.error().message.c_str());

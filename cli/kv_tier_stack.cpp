@@ -37,6 +37,9 @@ base::Result<std::unique_ptr<kv_transfer::FileTier>> open_file_tier(const KvTier
     options.numerics_id = static_cast<std::uint64_t>(engine.numerics_id());
     options.layout = engine.layout().format().name();
     options.hash_key = setup.hash_key;
+    options.page_cache = setup.settings.disk_page_cache;
+    options.depth = setup.settings.disk_depth;
+    options.device = &engine.kv_store().device();
     for (std::uint32_t number = 0;; ++number) {
         options.folder = fs::path(setup.settings.disk_path) / fmt::format("{:016x}-{}", options.numerics_id, number);
         auto tier = kv_transfer::FileTier::open(options);
@@ -53,6 +56,9 @@ KvTierSettings read_kv_tiers(base::Config& config) {
     settings.disk_path = config.string("engine.kv_disk.path", "");
     settings.disk_bytes =
         static_cast<std::uint64_t>(config.integer("engine.kv_disk.bytes", static_cast<std::int64_t>(kDiskBytes), 1));
+    settings.disk_page_cache = config.choice("engine.kv_disk.io", "auto", {"auto", "page_cache"}) == "page_cache";
+    settings.disk_depth =
+        static_cast<std::uint32_t>(config.integer("engine.kv_disk.queue_depth", 8, 1, kv_transfer::kDirectDepthMax));
     return settings;
 }
 
@@ -128,13 +134,23 @@ base::Result<std::unique_ptr<KvTierStack>> KvTierStack::start(const Setup& setup
         auto bytes = open_file_tier(setup, engine);
         if (!bytes) { return base::pass_on(bytes, "engine.kv_disk"); }
         const auto found = (*bytes)->found();
+        const bool is_direct = (*bytes)->way() == "direct";
+        if (const std::string& why = (*bytes)->why_not_direct(); !why.empty()) {
+            spdlog::info("engine.kv_disk: through the page cache: {}", why);
+        }
+        metrics
+            .gauge("sluice_kv_tier_direct_io",
+                   "1: the disk level goes around the page cache by io_uring; 0: through it",
+                   {{"worker", setup.worker}})
+            .Set(is_direct ? 1 : 0);
         if (auto added = stack->add("disk", std::move(*bytes), 0, engine, clock); !added) {
             return base::pass_on(added);
         }
         for (const auto& block : found) {
             stack->slots_.back()->adopt(base::BlockId{block.slot}, block.hash, block.parent);
         }
-        stack->description_ += fmt::format(" ({} blocks found)", found.size());
+        stack->description_ +=
+            fmt::format(" ({} blocks found, {})", found.size(), is_direct ? "direct I/O" : "page cache");
     }
     stack->tiers_ = std::make_unique<worker::KvTiers>(stack->parts_, control, setup.worker, metrics);
     return stack;

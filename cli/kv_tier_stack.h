@@ -23,6 +23,8 @@ struct KvTierSettings {
     std::uint64_t host_bytes = 0;  // engine.kv_host_bytes: of each worker; 0: none
     std::string disk_path;         // engine.kv_disk.path; empty: none
     std::uint64_t disk_bytes = 0;  // engine.kv_disk.bytes: of each worker
+    bool disk_page_cache = false;  // engine.kv_disk.io: page_cache, whatever is allowed
+    std::uint32_t disk_depth = 0;  // engine.kv_disk.queue_depth
 
     bool any() const { return host_bytes > 0 || !disk_path.empty(); }
 };
@@ -55,7 +57,7 @@ public:
     worker::KvTiers& helper() { return *tiers_; }
     /// Of each tier, for StepLoop::add_tier.
     std::vector<kv_cache::KvCache*> slots() const;
-    /// "host 512 MiB, disk 4096 MiB (120 blocks found)".
+    /// "host 512 MiB, disk 4096 MiB (120 blocks found, direct I/O)".
     const std::string& describe() const { return description_; }
 
 private:

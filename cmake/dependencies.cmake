@@ -18,6 +18,11 @@ find_library(LIBZIP_LIBRARY zip REQUIRED)
 add_library(libzip::library UNKNOWN IMPORTED)
 set_target_properties(libzip::library PROPERTIES IMPORTED_LOCATION "${LIBZIP_LIBRARY}"
     INTERFACE_INCLUDE_DIRECTORIES "${LIBZIP_INCLUDE_DIR}")
+find_path(LIBURING_INCLUDE_DIR liburing.h REQUIRED)
+find_library(LIBURING_LIBRARY uring REQUIRED)
+add_library(liburing::liburing UNKNOWN IMPORTED)
+set_target_properties(liburing::liburing PROPERTIES IMPORTED_LOCATION "${LIBURING_LIBRARY}"
+    INTERFACE_INCLUDE_DIRECTORIES "${LIBURING_INCLUDE_DIR}")
 find_package(Protobuf REQUIRED)
 if(NOT SLUICE_CORE_ONLY)
     find_package(gRPC CONFIG REQUIRED)

@@ -9,9 +9,11 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <string_view>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 #include "base/check.h"
@@ -29,6 +31,9 @@ using base::Result;
 namespace {
 
 constexpr std::size_t kPieceBytes = 512u << 10;  // at once: what a checksum has read is still near when it is written
+constexpr std::size_t kPageBytes = 4096;         // what the places of pieces in memory of ours begin at multiples of
+constexpr int kFlags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW;
+constexpr auto kLockPoll = std::chrono::milliseconds(5);
 constexpr std::string_view kKeyMark = "sluice kv level 1";
 constexpr const char* kSetting = "engine.kv_disk.bytes";
 
@@ -41,29 +46,6 @@ base::Error system_error(std::string_view what, const fs::path& file, int error)
 
 tl::unexpected<base::Error> failed(std::string_view what, const fs::path& file, int error) {
     return tl::unexpected(system_error(what, file, error));
-}
-
-/// All of it. Error: errno; a file that ends too early is EIO.
-int read_all(int file, std::span<std::byte> out, std::uint64_t offset) {
-    while (!out.empty()) {
-        const ssize_t got = ::pread(file, out.data(), out.size(), static_cast<off_t>(offset));
-        if (got < 0 && errno == EINTR) { continue; }
-        if (got <= 0) { return got < 0 ? errno : EIO; }
-        out = out.subspan(static_cast<std::size_t>(got));
-        offset += static_cast<std::uint64_t>(got);
-    }
-    return 0;
-}
-
-int write_all(int file, std::span<const std::byte> bytes, std::uint64_t offset) {
-    while (!bytes.empty()) {
-        const ssize_t put = ::pwrite(file, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-        if (put < 0 && errno == EINTR) { continue; }
-        if (put <= 0) { return put < 0 ? errno : EIO; }
-        bytes = bytes.subspan(static_cast<std::size_t>(put));
-        offset += static_cast<std::uint64_t>(put);
-    }
-    return 0;
 }
 
 std::uint64_t record_offset(std::uint32_t slot) {
@@ -90,23 +72,54 @@ Result<std::unique_ptr<FileTier>> FileTier::open(const Options& options) {
     if (error) { return failed("make the folder", options.folder, error.value()); }
     if (is_new) { fs::permissions(options.folder, fs::perms::owner_all, error); }
 
-    std::unique_ptr<FileTier> tier(new FileTier(options.folder, options.block_bytes));
-    constexpr int kFlags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW;
+    std::unique_ptr<FileTier> tier(new FileTier(options));
     const fs::path names = options.folder / "names";
-    const fs::path blocks = options.folder / "blocks";
     tier->names_ = ::open(names.c_str(), kFlags, 0600);
     if (tier->names_ < 0) { return failed("open", names, errno); }
     if (::flock(tier->names_, LOCK_EX | LOCK_NB) != 0) {
         return base::fail(ErrorCode::failed_precondition,
                           names.string() + " is in use by another process: give each worker a folder of its own");
     }
-    tier->blocks_ = ::open(blocks.c_str(), kFlags, 0600);
-    if (tier->blocks_ < 0) { return failed("open", blocks, errno); }
+    if (auto opened = tier->open_blocks(options); !opened) { return base::pass_on(opened); }
     if (auto read = tier->read_names(header_of(options, *slots), *slots); !read) { return base::pass_on(read); }
+    tier->choose_io(options);
     return tier;
 }
 
+Result<void> FileTier::open_blocks(const Options& options) {
+    const fs::path blocks = folder_ / "blocks";
+    blocks_ = ::open(blocks.c_str(), kFlags, 0600);
+    if (blocks_ < 0) { return failed("open", blocks, errno); }
+    // `names` is ours, so nobody uses `blocks`. But what a killed process had handed to the kernel may still be
+    // written, and the lock lasts as long as that.
+    const auto until = std::chrono::steady_clock::now() + options.earlier_wait;
+    while (::flock(blocks_, LOCK_EX | LOCK_NB) != 0) {
+        if (std::chrono::steady_clock::now() >= until) {
+            return base::fail(ErrorCode::failed_precondition,
+                              blocks.string() +
+                                  " is still written by a process that has ended: the disk does not "
+                                  "answer, or something else holds a lock on the file");
+        }
+        std::this_thread::sleep_for(kLockPoll);
+    }
+    return {};
+}
+
+void FileTier::choose_io(const Options& options) {
+    io_ = make_page_cache_io(blocks_);
+    if (options.page_cache) { return; }
+    auto direct = make_direct_io(blocks_, folder_ / "blocks", block_bytes_, options.depth, why_not_direct_);
+    if (direct == nullptr) { return; }
+    // The lock goes to what the kernel keeps open while it writes; `names` keeps others out meanwhile.
+    if (::flock(blocks_, LOCK_UN) != 0 || ::flock(direct->descriptor(), LOCK_EX | LOCK_NB) != 0) {
+        why_not_direct_ = system_error("lock", folder_ / "blocks", errno).message;
+        return;
+    }
+    io_ = std::move(direct);
+}
+
 FileTier::~FileTier() {
+    io_.reset();
     if (blocks_ >= 0) { ::close(blocks_); }
     if (names_ >= 0) { ::close(names_); }  // and the lock with it
 }
@@ -175,6 +188,7 @@ std::vector<FileTier::Found> FileTier::found() const {
 }
 
 Result<void> FileTier::write_records(std::uint32_t first, std::uint32_t count) {
+    if (count == 0) { return {}; }
     std::vector<std::byte> bytes;
     bytes.reserve(std::size_t{count} * kTierRecordBytes);
     for (std::uint32_t slot = first; slot < first + count; ++slot) {
@@ -187,90 +201,164 @@ Result<void> FileTier::write_records(std::uint32_t first, std::uint32_t count) {
     return {};
 }
 
-Result<void> FileTier::save(kv_cache::KvAccess& pool, const TierPiece& piece, std::span<const base::BlockHash> hashes,
-                            std::optional<base::BlockHash> parent) {
-    const std::uint32_t first = base::raw(piece.slots.first);
-    const std::uint32_t count = piece.slots.count;
-    CHECK(count == hashes.size() && count <= records_.size() && first <= records_.size() - count);
-    for (std::uint32_t i = 0; i < count; ++i) {
-        records_[first + i].block.reset();
-    }
-    if (auto taken_back = write_records(first, count); !taken_back) { return taken_back; }
-
-    const auto at_once = static_cast<std::uint32_t>(std::max<std::size_t>(1, kPieceBytes / block_bytes_));
-    std::vector<std::uint32_t> crcs;
-    for (std::uint32_t done = 0; done < count;) {
-        const std::uint32_t part = std::min(at_once, count - done);
-        const kv_cache::BlockRun run{kv_cache::BlockId{base::raw(piece.blocks.first) + done}, part};
-        std::span<std::byte> bytes = pool.in_place(run);
-        if (bytes.empty()) {
-            buffer_.resize(part * block_bytes_);
-            bytes = buffer_;
-            if (auto saved = pool.save(std::array{run}, bytes); !saved) { return base::pass_on(saved); }
+Result<void> FileTier::forget(std::span<const TierPiece> pieces) {
+    for (const TierPiece& piece : pieces) {
+        const std::uint32_t first = base::raw(piece.slots.first);
+        CHECK(piece.slots.count <= records_.size() && first <= records_.size() - piece.slots.count);
+        for (std::uint32_t slot = first; slot < first + piece.slots.count; ++slot) {
+            records_[slot].block.reset();
         }
-        for (std::uint32_t i = 0; i < part; ++i) {
-            crcs.push_back(base::crc32c(bytes.subspan(i * block_bytes_, block_bytes_)));
-        }
-        const int error = write_all(blocks_, bytes, std::uint64_t{first + done} * block_bytes_);
-        if (error != 0) { return failed("write", folder_ / "blocks", error); }
-        done += part;
+        if (auto written = write_records(first, piece.slots.count); !written) { return written; }
     }
-    for (std::uint32_t i = 0; i < count; ++i) {
-        records_[first + i].block =
-            TierRecord::Block{hashes[i], i == 0 ? parent : std::optional(hashes[i - 1]), crcs[i], ++uses_};
-    }
-    auto named = write_records(first, count);
-    if (!named) {
-        for (std::uint32_t i = 0; i < count; ++i) {
-            records_[first + i].block.reset();
-        }
-    }
-    return named;
+    return {};
 }
 
-Result<std::uint32_t> FileTier::load(kv_cache::KvAccess& pool, const TierPiece& piece,
-                                     std::span<const base::BlockHash> hashes) {
-    const std::uint32_t first = base::raw(piece.slots.first);
-    const std::uint32_t count = piece.slots.count;
-    CHECK(count == hashes.size() && count <= records_.size() && first <= records_.size() - count);
+std::vector<FileTier::Part> FileTier::parts_of(std::span<const TierPiece> pieces) const {
     const auto at_once = static_cast<std::uint32_t>(std::max<std::size_t>(1, kPieceBytes / block_bytes_));
+    std::vector<Part> parts;
+    std::uint32_t first = 0;
+    for (const TierPiece& piece : pieces) {
+        const std::uint32_t slot = base::raw(piece.slots.first);
+        CHECK(piece.blocks.count == piece.slots.count && piece.slots.count <= records_.size() &&
+              slot <= records_.size() - piece.slots.count);
+        for (std::uint32_t done = 0; done < piece.blocks.count; done += at_once) {
+            const std::uint32_t count = std::min(at_once, piece.blocks.count - done);
+            const kv_cache::BlockId block{base::raw(piece.blocks.first) + done};
+            parts.push_back({.blocks = {block, count}, .slot = slot + done, .first = first + done});
+        }
+        first += piece.blocks.count;
+    }
+    return parts;
+}
+
+Result<FileTier::Place> FileTier::place_of(kv_cache::KvAccess& pool, const Part& part, std::uint32_t index) {
+    const std::span<std::byte> there = pool.in_place(part.blocks);
+    if (!there.empty() && reinterpret_cast<std::uintptr_t>(there.data()) % io_->alignment() == 0) {
+        return Place{there, true};
+    }
+    const std::size_t place_bytes = std::max(kPieceBytes, block_bytes_);
+    const std::size_t stride = (place_bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
+    if (staging_.size() == 0) {
+        auto staging = device_.allocate_host(io_->depth() * stride);
+        if (!staging) { return base::pass_on(staging, "engine.kv_disk.queue_depth"); }
+        staging_ = std::move(*staging);
+    }
+    return Place{{staging_.data() + index * stride, part.blocks.count * block_bytes_}, false};
+}
+
+template <class Begin, class Finish>
+Result<void> FileTier::each_part(std::span<const Part> parts, const Begin& begin, const Finish& finish) {
+    Result<void> result;
+    std::size_t begun = 0;
+    for (std::size_t finished = 0; finished < parts.size();) {
+        const bool has_room = begun < parts.size() && begun - finished < io_->depth();
+        if (has_room && result) {
+            result = begin(parts[begun], static_cast<std::uint32_t>(begun % io_->depth()));
+            begun += result ? 1 : 0;
+            continue;
+        }
+        if (finished == begun) { break; }
+        auto ended = finish(parts[finished], static_cast<std::uint32_t>(finished % io_->depth()));
+        if (result) { result = std::move(ended); }
+        ++finished;
+    }
+    return result;
+}
+
+Result<void> FileTier::save(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
+                            std::span<const base::BlockHash> hashes, std::optional<base::BlockHash> parent) {
+    const std::vector<Part> parts = parts_of(pieces);
+    CHECK(hashes.size() == (parts.empty() ? 0 : parts.back().first + parts.back().blocks.count));
+    if (auto taken_back = forget(pieces); !taken_back) { return taken_back; }
+
+    std::vector<std::uint32_t> crcs(hashes.size());
+    const auto begin = [&](const Part& part, std::uint32_t index) -> Result<void> {
+        auto place = place_of(pool, part, index);
+        if (!place) { return base::pass_on(place); }
+        if (!place->in_pool) {
+            if (auto saved = pool.save(std::array{part.blocks}, place->bytes); !saved) { return saved; }
+        }
+        for (std::uint32_t i = 0; i < part.blocks.count; ++i) {
+            crcs[part.first + i] = base::crc32c(place->bytes.subspan(i * block_bytes_, block_bytes_));
+        }
+        io_->begin_write(index, place->bytes, std::uint64_t{part.slot} * block_bytes_);
+        return {};
+    };
+    const auto finish = [&](const Part&, std::uint32_t index) -> Result<void> {
+        if (const int error = io_->finish(index); error != 0) { return failed("write", folder_ / "blocks", error); }
+        return {};
+    };
+    if (auto moved = each_part(parts, begin, finish); !moved) { return moved; }
+
+    for (const Part& part : parts) {
+        for (std::uint32_t i = 0; i < part.blocks.count; ++i) {
+            const std::uint32_t at = part.first + i;
+            records_[part.slot + i].block =
+                TierRecord::Block{hashes[at], at == 0 ? parent : std::optional(hashes[at - 1]), crcs[at], ++uses_};
+        }
+    }
+    for (const TierPiece& piece : pieces) {
+        if (auto named = write_records(base::raw(piece.slots.first), piece.slots.count); !named) {
+            if (auto taken_back = forget(pieces); !taken_back) { spdlog::debug("{}", taken_back.error().message); }
+            return named;
+        }
+    }
+    return {};
+}
+
+Result<std::uint32_t> FileTier::load(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
+                                     std::span<const base::BlockHash> hashes) {
+    const std::vector<Part> parts = parts_of(pieces);
+    CHECK(hashes.size() == (parts.empty() ? 0 : parts.back().first + parts.back().blocks.count));
+    std::vector<Place> places(io_->depth());  // of those that are on their way; nobody reads a pool's before the end
     std::uint32_t done = 0;
     bool is_damaged = false;
-    while (done < count && !is_damaged) {
-        const std::uint32_t part = std::min(at_once, count - done);
-        const kv_cache::BlockRun run{kv_cache::BlockId{base::raw(piece.blocks.first) + done}, part};
-        std::span<std::byte> bytes = pool.in_place(run);  // nobody reads what turns out to be damaged there
-        const bool is_in_place = !bytes.empty();
-        if (!is_in_place) {
-            buffer_.resize(part * block_bytes_);
-            bytes = buffer_;
-        }
-        const int error = read_all(blocks_, bytes, std::uint64_t{first + done} * block_bytes_);
-        if (error != 0) {
-            if (done > 0) { break; }
-            return failed("read", folder_ / "blocks", error);
-        }
+    const auto begin = [&](const Part& part, std::uint32_t index) -> Result<void> {
+        auto place = place_of(pool, part, index);
+        if (!place) { return base::pass_on(place); }
+        places[index] = *place;
+        io_->begin_read(index, place->bytes, std::uint64_t{part.slot} * block_bytes_);
+        return {};
+    };
+    const auto finish = [&](const Part& part, std::uint32_t index) -> Result<void> {
+        const int error = io_->finish(index);
+        if (done < part.first) { return {}; }  // something before it did not come
+        if (error != 0) { return failed("read", folder_ / "blocks", error); }
+        const auto& [bytes, in_pool] = places[index];
         std::uint32_t good = 0;
-        for (; good < part; ++good) {
-            const std::optional<TierRecord::Block>& block = records_[first + done + good].block;
+        for (; good < part.blocks.count; ++good) {
+            const std::optional<TierRecord::Block>& block = records_[part.slot + good].block;
             const std::uint32_t crc = base::crc32c(bytes.subspan(good * block_bytes_, block_bytes_));
-            if (!block || block->hash != hashes[done + good] || block->crc != crc) { break; }
+            if (!block || block->hash != hashes[part.first + good] || block->crc != crc) { break; }
         }
-        is_damaged = good < part;
-        if (good > 0 && !is_in_place) {
-            const kv_cache::BlockRun came{run.first, good};
+        if (good > 0 && !in_pool) {
+            const kv_cache::BlockRun came{part.blocks.first, good};
             auto restored = pool.restore(std::array{came}, bytes.first(good * block_bytes_));
-            if (!restored) { return base::pass_on(restored); }
+            if (!restored) { return restored; }
         }
         done += good;
-    }
+        if (good == part.blocks.count) { return {}; }
+        is_damaged = true;
+        return base::fail(ErrorCode::data_loss, "a block is not what was saved");
+    };
+    const auto moved = each_part(parts, begin, finish);
+    if (!moved && !is_damaged && done == 0) { return base::pass_on(moved); }
+
     // The order in which blocks are given up after a new start. The damaged one is named no more.
-    for (std::uint32_t i = 0; i < done; ++i) {
-        records_[first + i].block->used = ++uses_;
-    }
-    if (is_damaged) { records_[first + done].block.reset(); }
-    if (auto noted = write_records(first, done + (is_damaged ? 1 : 0)); !noted) {
-        spdlog::debug("{}", noted.error().message);
+    const std::uint32_t end = done + (is_damaged ? 1 : 0);
+    std::uint32_t first = 0;
+    for (const TierPiece& piece : pieces) {
+        const std::uint32_t changed = std::min(piece.slots.count, end - std::min(end, first));
+        const std::uint32_t slot = base::raw(piece.slots.first);
+        for (std::uint32_t i = 0; i < changed; ++i) {
+            if (first + i < done) {
+                records_[slot + i].block->used = ++uses_;
+            } else {
+                records_[slot + i].block.reset();
+            }
+        }
+        if (auto noted = write_records(slot, changed); !noted) { spdlog::debug("{}", noted.error().message); }
+        first += piece.slots.count;
     }
     return done;
 }

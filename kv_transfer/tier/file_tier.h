@@ -1,13 +1,19 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/block_hash.h"
+#include "base/clock.h"
+#include "device/buffer.h"
+#include "device/device.h"
 #include "kv_cache/kv_layout.h"
+#include "kv_transfer/tier/file_io.h"
 #include "kv_transfer/tier/tier.h"
 #include "kv_transfer/tier/tier_record.h"
 
@@ -16,7 +22,11 @@ namespace kv_transfer {
 /// A level in two files of a folder: `blocks`, slot after slot, and `names`, a header and a record for each slot with
 /// the name of its block and the CRC-32C of its bytes. It outlives the process, however that ends: a record is taken
 /// back before its slot is written and comes back when that is done, and a block whose bytes are not those that were
-/// saved is never given out. One process at a time has it (a lock on `names`).
+/// saved is never given out. One process at a time has it (a lock on `names`), and only when nothing of an earlier one
+/// is on its way to the disk any more (a lock on `blocks`, which the kernel keeps until then).
+///
+/// Blocks move around the page cache, several at once, where kernel, container and file system allow it, else through
+/// it (file_io.h); the files are the same.
 ///
 /// Files of another format, block size, model, or key are begun anew: they can hold nothing that could be found.
 class FileTier final : public TierBytes {
@@ -28,6 +38,10 @@ public:
         std::uint64_t numerics_id = 0;
         std::string layout;           // KvFormat::name()
         base::HashKey hash_key = {};  // under which blocks are named
+        bool page_cache = false;      // not around it, whatever is allowed
+        std::uint32_t depth = 8;      // pieces (512 KiB, or a block) on their way at once, 1 to kDirectDepthMax
+        base::Duration earlier_wait = std::chrono::seconds(10);  // for what a killed process has on its way
+        device::Device* device = &device::host_device();         // of the pool; must outlive the tier
     };
     /// A block that an earlier life has left.
     struct Found {
@@ -36,35 +50,68 @@ public:
         std::optional<base::BlockHash> parent;
     };
 
-    /// Error: invalid_argument (no room for a block), failed_precondition (another process has it), permission_denied,
-    /// resource_exhausted; each names the file.
+    /// Error: invalid_argument (no room for a block), failed_precondition (another process has it, or left something
+    /// on its way for too long), permission_denied, resource_exhausted; each names the file.
     static base::Result<std::unique_ptr<FileTier>> open(const Options& options);
     ~FileTier() override;
 
     /// What is there, the longest unused first. Before the first save.
     std::vector<Found> found() const;
 
+    /// "direct", "page_cache".
+    std::string_view way() const { return io_->way(); }
+    /// Why it is not direct; empty where it is, or was not asked for.
+    const std::string& why_not_direct() const { return why_not_direct_; }
+
     std::uint32_t slots_total() const override { return static_cast<std::uint32_t>(records_.size()); }
-    base::Result<void> save(kv_cache::KvAccess& pool, const TierPiece& piece, std::span<const base::BlockHash> hashes,
-                            std::optional<base::BlockHash> parent) override;
-    base::Result<std::uint32_t> load(kv_cache::KvAccess& pool, const TierPiece& piece,
+    base::Result<void> save(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
+                            std::span<const base::BlockHash> hashes, std::optional<base::BlockHash> parent) override;
+    base::Result<std::uint32_t> load(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
                                      std::span<const base::BlockHash> hashes) override;
     base::Result<void> clear() override;
 
 private:
-    FileTier(std::filesystem::path folder, std::size_t block_bytes) : folder_(folder), block_bytes_(block_bytes) {}
+    /// Blocks that move at once: neighbours in pool and level.
+    struct Part {
+        kv_cache::BlockRun blocks;
+        std::uint32_t slot = 0;   // the first
+        std::uint32_t first = 0;  // block of the job
+    };
+
+    explicit FileTier(const Options& options)
+        : folder_(options.folder), block_bytes_(options.block_bytes), device_(*options.device) {}
+    base::Result<void> open_blocks(const Options& options);
+    void choose_io(const Options& options);
     /// Reads `names`, or begins both files anew. Error: as open().
     base::Result<void> read_names(const TierHeader& expected, std::uint32_t slots);
     base::Result<void> begin_anew(const TierHeader& header, std::uint32_t slots);
     base::Result<void> write_records(std::uint32_t first, std::uint32_t count);
+    /// Takes the names of these slots back, in the file too.
+    base::Result<void> forget(std::span<const TierPiece> pieces);
+
+    std::vector<Part> parts_of(std::span<const TierPiece> pieces) const;
+    /// Where the bytes of a part lie while they move, as the index-th of those on their way: in the pool, where that
+    /// can be, else in memory of ours. Error: resource_exhausted.
+    struct Place {
+        std::span<std::byte> bytes;
+        bool in_pool = false;
+    };
+    base::Result<Place> place_of(kv_cache::KvAccess& pool, const Part& part, std::uint32_t index);
+    /// Calls begin(part, index) and, in the same order, finish(part, index) for each, with at most depth() of them
+    /// begun and not finished; after the first error of either begins no more. What was begun has always ended.
+    template <class Begin, class Finish>
+    base::Result<void> each_part(std::span<const Part> parts, const Begin& begin, const Finish& finish);
 
     std::filesystem::path folder_;
     std::size_t block_bytes_;
+    device::Device& device_;
     int names_ = -1;  // descriptors
     int blocks_ = -1;
+    std::unique_ptr<FileIo> io_;  // of `blocks`
+    std::string why_not_direct_;
     std::vector<TierRecord> records_;  // by slot, as in the file
     std::uint64_t uses_ = 0;           // the largest of the records
-    std::vector<std::byte> buffer_;    // what is on its way, for a pool that is not in host memory
+    device::Buffer staging_;           // what is on its way, for a pool that is not in host memory; a place for each
 };
 
 }  // namespace kv_transfer

@@ -37,17 +37,24 @@ std::span<std::byte> HostTier::at(kv_cache::BlockRun slots) {
     return {buffer_.data() + base::raw(slots.first) * block_bytes_, slots.count * block_bytes_};
 }
 
-base::Result<void> HostTier::save(kv_cache::KvAccess& pool, const TierPiece& piece, std::span<const base::BlockHash>,
-                                  std::optional<base::BlockHash>) {
-    return pool.save(std::array{piece.blocks}, at(piece.slots));
+base::Result<void> HostTier::save(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
+                                  std::span<const base::BlockHash>, std::optional<base::BlockHash>) {
+    for (const TierPiece& piece : pieces) {
+        if (auto saved = pool.save(std::array{piece.blocks}, at(piece.slots)); !saved) { return saved; }
+    }
+    return {};
 }
 
-base::Result<std::uint32_t> HostTier::load(kv_cache::KvAccess& pool, const TierPiece& piece,
+base::Result<std::uint32_t> HostTier::load(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
                                            std::span<const base::BlockHash>) {
-    if (auto restored = pool.restore(std::array{piece.blocks}, at(piece.slots)); !restored) {
-        return base::pass_on(restored);
+    std::uint32_t done = 0;
+    for (const TierPiece& piece : pieces) {
+        if (auto restored = pool.restore(std::array{piece.blocks}, at(piece.slots)); !restored) {
+            return base::pass_on(restored);
+        }
+        done += piece.blocks.count;
     }
-    return piece.blocks.count;
+    return done;
 }
 
 }  // namespace kv_transfer

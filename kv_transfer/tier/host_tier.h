@@ -16,9 +16,9 @@ public:
     static base::Result<std::unique_ptr<HostTier>> make(const kv_cache::KvStore& pool, std::uint64_t bytes);
 
     std::uint32_t slots_total() const override { return slots_; }
-    base::Result<void> save(kv_cache::KvAccess& pool, const TierPiece& piece, std::span<const base::BlockHash> hashes,
-                            std::optional<base::BlockHash> parent) override;
-    base::Result<std::uint32_t> load(kv_cache::KvAccess& pool, const TierPiece& piece,
+    base::Result<void> save(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
+                            std::span<const base::BlockHash> hashes, std::optional<base::BlockHash> parent) override;
+    base::Result<std::uint32_t> load(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
                                      std::span<const base::BlockHash> hashes) override;
     base::Result<void> clear() override { return {}; }
 

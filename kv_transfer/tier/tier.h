@@ -62,13 +62,13 @@ class TierBytes {
 public:
     virtual ~TierBytes() = default;
     virtual std::uint32_t slots_total() const = 0;
-    /// The blocks of `piece`, which have these names (`parent`: of the block before the first). Error: the slots hold
-    /// nothing then.
-    virtual base::Result<void> save(kv_cache::KvAccess& pool, const TierPiece& piece,
+    /// The blocks of `pieces`, one chain in their order, which have these names (`parent`: of the block before the
+    /// first). Error: the slots hold nothing then.
+    virtual base::Result<void> save(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
                                     std::span<const base::BlockHash> hashes, std::optional<base::BlockHash> parent) = 0;
     /// The number of blocks that came, from the first on; fewer than asked for: the next one is not what was saved
     /// (data_loss would be its error). Error: none came.
-    virtual base::Result<std::uint32_t> load(kv_cache::KvAccess& pool, const TierPiece& piece,
+    virtual base::Result<std::uint32_t> load(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
                                              std::span<const base::BlockHash> hashes) = 0;
     /// As TierJob::Kind::clear.
     virtual base::Result<void> clear() = 0;

@@ -91,28 +91,18 @@ TierEvent TierCopier::move(const TierJob& job) {
         if (auto cleared = bytes_->clear(); !cleared) { event.error = cleared.error(); }
         return event;
     }
-    const std::span<const base::BlockHash> hashes(job.hashes);
-    for (const TierPiece& piece : job.pieces) {
-        const auto names = hashes.subspan(event.blocks_done, piece.blocks.count);
-        if (job.kind == TierJob::Kind::save) {
-            const auto parent = event.blocks_done == 0 ? job.parent : std::optional(job.hashes[event.blocks_done - 1]);
-            if (auto saved = bytes_->save(access_, piece, names, parent); !saved) {
-                event.error = saved.error();
-                event.blocks_done = 0;
-                break;
-            }
-            event.blocks_done += piece.blocks.count;
-            continue;
+    if (job.kind == TierJob::Kind::save) {
+        if (auto saved = bytes_->save(access_, job.pieces, job.hashes, job.parent); !saved) {
+            event.error = saved.error();
+        } else {
+            event.blocks_done = blocks_of(job);
         }
-        const auto loaded = bytes_->load(access_, piece, names);
-        if (!loaded) {
-            event.error = loaded.error();
-            break;
-        }
-        event.blocks_done += *loaded;
-        if (*loaded < piece.blocks.count) {
+    } else if (const auto loaded = bytes_->load(access_, job.pieces, job.hashes); !loaded) {
+        event.error = loaded.error();
+    } else {
+        event.blocks_done = *loaded;
+        if (*loaded < blocks_of(job)) {
             event.error = base::Error{base::ErrorCode::data_loss, "a block of KV is not what was saved"};
-            break;
         }
     }
     event.duration = clock_.now() - begin;

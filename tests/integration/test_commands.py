@@ -81,6 +81,7 @@ def test_doctor_tells_the_hardware():
     assert ran.returncode == 0, ran.stderr
     assert re.search(r"avx2|avx-?512|reference", ran.stdout, re.IGNORECASE)
     assert re.search(r"^CUDA +(built in|not built in)", ran.stdout, re.MULTILINE)
+    assert re.search(r"^KV on disks +(io_uring, |through the page cache: .+\n +containers: )", ran.stdout, re.MULTILINE), ran.stdout
     # Either a GPU is usable, or it says why not and which command changes that.
     assert re.search(r"^GPU +usable|^GPU +not usable: .+\n +to change that: .+", ran.stdout, re.MULTILINE), ran.stdout
 

@@ -53,10 +53,16 @@ def test_a_returning_conversation_comes_from_host_memory():
 
 @pytest.mark.process
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_kv_on_a_disk_outlives_its_process(tmp_path, how):
+@pytest.mark.parametrize("way", ["auto", "page_cache"])
+def test_kv_on_a_disk_outlives_its_process(tmp_path, how, way):
     folder = tmp_path / "kv"
-    with harness.serve(*SMALL_POOL, *disk(folder), **ONE_WORKER) as server:
+    with harness.serve(*SMALL_POOL, *disk(folder), "--set", f"engine.kv_disk.io={way}", **ONE_WORKER) as server:
         server.wait_ready()
+        direct = sample(server.port, "sluice_kv_tier_direct_io") == 1
+        if way == "page_cache":
+            assert not direct
+        elif not direct:
+            assert "engine.kv_disk: through the page cache: " in server.output()  # and why
         first = [ask(server.port, number) for number in range(3)]
         if how == signal.SIGKILL:
             wait_saved(server.port, 3 * 20)

@@ -16,13 +16,13 @@
 #include <vector>
 
 #include "base/block_hash.h"
-#include "base/log.h"
 #include "kv_cache/kv_access.h"
 #include "kv_cache/kv_store.h"
 #include "kv_transfer/tier/file_tier.h"
 #include "kv_transfer/tier/host_tier.h"
 #include "kv_transfer/tier/tier_copier.h"
 
+#include "tests/kv_transfer/tier_world.h"
 #include "tests/support/catch.h"
 #include "tests/support/seeds.h"
 
@@ -37,83 +37,14 @@ using kv_transfer::TierCopier;
 using kv_transfer::TierEvent;
 using kv_transfer::TierJob;
 using kv_transfer::TierPiece;
+using test_support::chain_of;
+using test_support::Folder;
+using test_support::kBlocks;
+using test_support::options_of;
+using test_support::piece;
+using test_support::Pool;
 
 namespace {
-
-constexpr std::uint32_t kBlocks = 16;
-
-kv_cache::KvLayout make_layout() {
-    base::ModelShape shape;
-    shape.layers = 3;
-    shape.heads_kv = 2;
-    shape.heads_q = 2;
-    shape.head_dim = 8;
-    return kv_cache::KvLayout::make(shape, {kv_cache::KvDtype::f32, kv_cache::TileOrder::lanes}, 16).value();
-}
-
-/// A pool whose blocks can be told apart.
-struct Pool {
-    Pool()
-        : layout(make_layout()),
-          store(kv_cache::KvStore::make(device::host_device(), layout, kBlocks).value()),
-          access(kv_cache::KvAccess::make(store).value()) {
-        base::init_log({.role = "test", .level = "off"});
-    }
-    void fill(BlockRun run, std::uint8_t with) {
-        for (std::uint32_t i = 0; i < run.count; ++i) {
-            std::memset(store.block(BlockId{base::raw(run.first) + i}), with + static_cast<int>(i),
-                        layout.block_bytes());
-        }
-    }
-    bool holds(BlockRun run, std::uint8_t what) const {
-        for (std::uint32_t i = 0; i < run.count; ++i) {
-            const std::byte* bytes = store.block(BlockId{base::raw(run.first) + i});
-            for (std::size_t at = 0; at < layout.block_bytes(); ++at) {
-                if (std::to_integer<unsigned>(bytes[at]) != what + i) { return false; }
-            }
-        }
-        return true;
-    }
-    kv_cache::KvLayout layout;
-    kv_cache::KvStore store;
-    kv_cache::KvAccess access;
-};
-
-/// A folder of its own, gone afterwards.
-struct Folder {
-    Folder() {
-        std::string name = (fs::temp_directory_path() / "sluice-tier-XXXXXX").string();
-        REQUIRE(::mkdtemp(name.data()) != nullptr);
-        path = name;
-    }
-    ~Folder() {
-        std::error_code ignored;
-        fs::remove_all(path, ignored);
-    }
-    fs::path path;
-};
-
-FileTier::Options options_of(const Folder& folder, const Pool& pool, std::uint32_t slots) {
-    FileTier::Options options;
-    options.folder = folder.path / "tier";
-    options.bytes = 4096 + slots * (pool.layout.block_bytes() + 64);
-    options.block_bytes = pool.layout.block_bytes();
-    options.numerics_id = 7;
-    options.layout = pool.layout.format().name();
-    return options;
-}
-
-std::vector<BlockHash> chain_of(std::uint32_t blocks, std::uint64_t from = 1) {
-    std::vector<BlockHash> chain;
-    for (std::uint64_t i = 0; i < blocks; ++i) {
-        chain.push_back({from * 1000, i + 1});
-    }
-    return chain;
-}
-
-TierPiece piece(std::uint32_t block, std::uint32_t slot, std::uint32_t count) {
-    return {{BlockId{block}, count}, {BlockId{slot}, count}};
-}
 
 void flip_byte(const fs::path& file, std::streamoff at) {
     std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
@@ -134,6 +65,8 @@ TEST_CASE("pieces are what lies side by side in the pool and in the tier", "[kv_
 }
 
 TEST_CASE("what is saved in host memory or in a file comes back into other blocks", "[kv_transfer]") {
+    const bool page_cache = GENERATE(false, true);
+    CAPTURE(page_cache);
     Pool pool;
     const Folder folder;
     std::unique_ptr<kv_transfer::TierBytes> tier;
@@ -141,25 +74,27 @@ TEST_CASE("what is saved in host memory or in a file comes back into other block
         tier = HostTier::make(pool.store, 8 * pool.layout.block_bytes() + 17).value();
     }
     SECTION("file") {
-        tier = FileTier::open(options_of(folder, pool, 8)).value();
+        tier = FileTier::open(options_of(folder, pool, 8, page_cache)).value();
     }
     REQUIRE(tier->slots_total() == 8);
     pool.fill({BlockId{0}, 4}, 10);
     const auto chain = chain_of(4);
-    REQUIRE(tier->save(pool.access, piece(0, 3, 4), chain, std::nullopt));
+    REQUIRE(tier->save(pool.access, std::array{piece(0, 3, 4)}, chain, std::nullopt));
     pool.fill({BlockId{0}, kBlocks}, 100);
-    REQUIRE(tier->load(pool.access, piece(8, 3, 4), chain) == 4u);
+    REQUIRE(tier->load(pool.access, std::array{piece(8, 3, 4)}, chain) == 4u);
     REQUIRE(pool.holds({BlockId{8}, 4}, 10));
     REQUIRE(pool.holds({BlockId{0}, 4}, 100));
 }
 
 TEST_CASE("a budget below one block is refused with the setting and the size", "[kv_transfer]") {
+    const bool page_cache = GENERATE(false, true);
+    CAPTURE(page_cache);
     Pool pool;
     const Folder folder;
     const auto host = HostTier::make(pool.store, pool.layout.block_bytes() - 1);
     REQUIRE(host.error().code == ErrorCode::invalid_argument);
     REQUIRE(host.error().message.find("engine.kv_host_bytes") != std::string::npos);
-    auto options = options_of(folder, pool, 8);
+    auto options = options_of(folder, pool, 8, page_cache);
     options.bytes = 5000;
     const auto file = FileTier::open(options);
     REQUIRE(file.error().code == ErrorCode::invalid_argument);
@@ -167,17 +102,19 @@ TEST_CASE("a budget below one block is refused with the setting and the size", "
 }
 
 TEST_CASE("a file's blocks are there in its next life, the longest unused first", "[kv_transfer]") {
+    const bool page_cache = GENERATE(false, true);
+    CAPTURE(page_cache);
     Pool pool;
     const Folder folder;
-    const auto options = options_of(folder, pool, 8);
+    const auto options = options_of(folder, pool, 8, page_cache);
     const auto chain = chain_of(4);
     {
         auto tier = FileTier::open(options).value();
         REQUIRE(tier->found().empty());
         pool.fill({BlockId{0}, 4}, 10);
-        REQUIRE(tier->save(pool.access, piece(0, 0, 2), std::span(chain).first(2), std::nullopt));
-        REQUIRE(tier->save(pool.access, piece(2, 5, 2), std::span(chain).last(2), chain[1]));
-        REQUIRE(tier->load(pool.access, piece(8, 0, 1), std::span(chain).first(1)) == 1u);
+        REQUIRE(tier->save(pool.access, std::array{piece(0, 0, 2)}, std::span(chain).first(2), std::nullopt));
+        REQUIRE(tier->save(pool.access, std::array{piece(2, 5, 2)}, std::span(chain).last(2), chain[1]));
+        REQUIRE(tier->load(pool.access, std::array{piece(8, 0, 1)}, std::span(chain).first(1)) == 1u);
         const auto second = FileTier::open(options);
         REQUIRE(second.error().code == ErrorCode::failed_precondition);
     }
@@ -194,26 +131,32 @@ TEST_CASE("a file's blocks are there in its next life, the longest unused first"
     REQUIRE(found[0].parent == chain[0]);
     REQUIRE(found[3].hash == chain[0]);
     REQUIRE_FALSE(found[3].parent.has_value());
-    REQUIRE(tier->load(pool.access, piece(8, 5, 2), std::span(chain).last(2)) == 2u);
+    REQUIRE(tier->load(pool.access, std::array{piece(8, 5, 2)}, std::span(chain).last(2)) == 2u);
     REQUIRE(pool.holds({BlockId{8}, 2}, 12));
 }
 
 TEST_CASE("what a smaller budget has no place for is gone, the rest stays", "[kv_transfer]") {
+    const bool page_cache = GENERATE(false, true);
+    CAPTURE(page_cache);
     Pool pool;
     const Folder folder;
     const auto chain = chain_of(4);
-    REQUIRE(FileTier::open(options_of(folder, pool, 8)).value()->save(pool.access, piece(0, 2, 4), chain, {}));
-    auto tier = FileTier::open(options_of(folder, pool, 4)).value();
+    REQUIRE(FileTier::open(options_of(folder, pool, 8, page_cache))
+                .value()
+                ->save(pool.access, std::array{piece(0, 2, 4)}, chain, {}));
+    auto tier = FileTier::open(options_of(folder, pool, 4, page_cache)).value();
     REQUIRE(tier->slots_total() == 4);
     REQUIRE(tier->found().size() == 2);
     REQUIRE(fs::file_size(folder.path / "tier" / "blocks") == 4 * pool.layout.block_bytes());
 }
 
 TEST_CASE("files of another model, key, layout or version are begun anew", "[kv_transfer]") {
+    const bool page_cache = GENERATE(false, true);
+    CAPTURE(page_cache);
     Pool pool;
     const Folder folder;
-    const auto options = options_of(folder, pool, 8);
-    REQUIRE(FileTier::open(options).value()->save(pool.access, piece(0, 0, 2), chain_of(2), std::nullopt));
+    const auto options = options_of(folder, pool, 8, page_cache);
+    REQUIRE(FileTier::open(options).value()->save(pool.access, std::array{piece(0, 0, 2)}, chain_of(2), std::nullopt));
     auto other = options;
     SECTION("model") {
         other.numerics_id = 8;
@@ -235,16 +178,18 @@ TEST_CASE("files of another model, key, layout or version are begun anew", "[kv_
 }
 
 TEST_CASE("damaged blocks and records are never given out", "[kv_transfer]") {
+    const bool page_cache = GENERATE(false, true);
+    CAPTURE(page_cache);
     Pool pool;
     const Folder folder;
-    const auto options = options_of(folder, pool, 8);
+    const auto options = options_of(folder, pool, 8, page_cache);
     const auto chain = chain_of(4);
     pool.fill({BlockId{0}, 4}, 10);
-    REQUIRE(FileTier::open(options).value()->save(pool.access, piece(0, 0, 4), chain, std::nullopt));
+    REQUIRE(FileTier::open(options).value()->save(pool.access, std::array{piece(0, 0, 4)}, chain, std::nullopt));
     SECTION("a block: those before it come, it is named no more") {
         flip_byte(options.folder / "blocks", static_cast<std::streamoff>(2 * pool.layout.block_bytes() + 5));
         auto tier = FileTier::open(options).value();
-        REQUIRE(tier->load(pool.access, piece(8, 0, 4), chain) == 2u);
+        REQUIRE(tier->load(pool.access, std::array{piece(8, 0, 4)}, chain) == 2u);
         REQUIRE(pool.holds({BlockId{8}, 2}, 10));
         tier.reset();
         REQUIRE(FileTier::open(options).value()->found().size() == 3);
@@ -256,58 +201,64 @@ TEST_CASE("damaged blocks and records are never given out", "[kv_transfer]") {
     SECTION("a file that ends too early") {
         auto tier = FileTier::open(options).value();
         fs::resize_file(options.folder / "blocks", 2 * pool.layout.block_bytes());
-        const auto loaded = tier->load(pool.access, piece(8, 0, 4), chain);
+        const auto loaded = tier->load(pool.access, std::array{piece(8, 0, 4)}, chain);
         REQUIRE((!loaded || *loaded <= 2));
     }
     SECTION("another block than the one that is asked for") {
         auto tier = FileTier::open(options).value();
-        REQUIRE(tier->load(pool.access, piece(8, 1, 2), std::span(chain).first(2)) == 0u);
+        REQUIRE(tier->load(pool.access, std::array{piece(8, 1, 2)}, std::span(chain).first(2)) == 0u);
     }
     SECTION("cleared") {
         auto tier = FileTier::open(options).value();
         REQUIRE(tier->clear());
-        REQUIRE(tier->load(pool.access, piece(8, 0, 4), chain) == 0u);
+        REQUIRE(tier->load(pool.access, std::array{piece(8, 0, 4)}, chain) == 0u);
         tier.reset();
         REQUIRE(FileTier::open(options).value()->found().empty());
     }
 }
 
 TEST_CASE("a disk that takes no more is an error, and the slots hold nothing", "[kv_transfer]") {
+    const bool page_cache = GENERATE(false, true);
+    CAPTURE(page_cache);
     Pool pool;
     const Folder folder;
-    const auto options = options_of(folder, pool, 8);
+    const auto options = options_of(folder, pool, 8, page_cache);
     const auto chain = chain_of(4);
     auto tier = FileTier::open(options).value();
-    REQUIRE(tier->save(pool.access, piece(0, 0, 4), chain, std::nullopt));
+    REQUIRE(tier->save(pool.access, std::array{piece(0, 0, 4)}, chain, std::nullopt));
     struct ::rlimit before{};
     REQUIRE(::getrlimit(RLIMIT_FSIZE, &before) == 0);
     ::signal(SIGXFSZ, SIG_IGN);
     const struct ::rlimit small{5 * pool.layout.block_bytes(), before.rlim_max};
     REQUIRE(::setrlimit(RLIMIT_FSIZE, &small) == 0);
-    const auto saved = tier->save(pool.access, piece(4, 3, 4), chain_of(4, 2), std::nullopt);
-    const auto loaded = tier->load(pool.access, piece(8, 3, 4), chain_of(4, 2));
+    const auto saved = tier->save(pool.access, std::array{piece(4, 3, 4)}, chain_of(4, 2), std::nullopt);
+    const auto loaded = tier->load(pool.access, std::array{piece(8, 3, 4)}, chain_of(4, 2));
     REQUIRE(::setrlimit(RLIMIT_FSIZE, &before) == 0);
     REQUIRE(saved.error().code == ErrorCode::resource_exhausted);
     REQUIRE(loaded == 0u);
-    REQUIRE(tier->load(pool.access, piece(8, 0, 3), std::span(chain).first(3)) == 3u);
+    REQUIRE(tier->load(pool.access, std::array{piece(8, 0, 3)}, std::span(chain).first(3)) == 3u);
 }
 
 TEST_CASE("a folder that cannot be made is an error that names it", "[kv_transfer]") {
+    const bool page_cache = GENERATE(false, true);
+    CAPTURE(page_cache);
     Pool pool;
     const Folder folder;
     std::ofstream(folder.path / "tier") << "a file";
-    const auto opened = FileTier::open(options_of(folder, pool, 8));
+    const auto opened = FileTier::open(options_of(folder, pool, 8, page_cache));
     REQUIRE_FALSE(opened);
     REQUIRE(opened.error().message.find((folder.path / "tier").string()) != std::string::npos);
 }
 
 TEST_CASE("a process that is killed while it writes leaves nothing torn", "[kv_transfer][property]") {
+    const bool page_cache = GENERATE(false, true);
+    CAPTURE(page_cache);
     // Each life writes blocks whose bytes follow from their name, for ever, until it is killed.
     const auto content = [](const BlockHash& hash) { return static_cast<std::uint8_t>(hash.low * 7 + hash.high); };
     for (std::uint64_t seed = 0; seed < test_support::seeds_of(25); ++seed) {
         const Folder folder;
         Pool pool;
-        const auto options = options_of(folder, pool, 8);
+        const auto options = options_of(folder, pool, 8, page_cache);
         for (int life = 0; life < 4; ++life) {
             int ready[2];
             REQUIRE(::pipe(ready) == 0);
@@ -320,7 +271,9 @@ TEST_CASE("a process that is killed while it writes leaves nothing torn", "[kv_t
                     const BlockHash hash{random() % 1000, random() % 1000};
                     const auto slot = static_cast<std::uint32_t>(round % 8);
                     std::memset(pool.store.block(BlockId{0}), content(hash), pool.layout.block_bytes());
-                    if (!tier->save(pool.access, piece(0, slot, 1), std::array{hash}, std::nullopt)) { ::_exit(1); }
+                    if (!tier->save(pool.access, std::array{piece(0, slot, 1)}, std::array{hash}, std::nullopt)) {
+                        ::_exit(1);
+                    }
                     if (round == 20 && ::write(ready[1], "x", 1) != 1) { ::_exit(2); }
                 }
             }
@@ -338,7 +291,8 @@ TEST_CASE("a process that is killed while it writes leaves nothing torn", "[kv_t
             REQUIRE(found.size() >= 7);  // one may be on its way
             for (const auto& block : found) {
                 INFO("seed " << seed << ", life " << life << ", slot " << block.slot);
-                const auto loaded = tier->load(pool.access, piece(1, block.slot, 1), std::array{block.hash});
+                const auto loaded =
+                    tier->load(pool.access, std::array{piece(1, block.slot, 1)}, std::array{block.hash});
                 REQUIRE(loaded);
                 if (*loaded == 1) { REQUIRE(pool.holds({BlockId{1}, 1}, content(block.hash))); }
                 REQUIRE(*loaded == 1);

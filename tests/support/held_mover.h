@@ -5,6 +5,7 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include "kv_cache/kv_access.h"
@@ -48,9 +49,9 @@ public:
             piece.blocks.count = piece.slots.count = count;
             if (count > 0) {
                 if (job.kind == kv_transfer::TierJob::Kind::save) {
-                    REQUIRE(bytes_->save(access_, piece, {}, std::nullopt));
+                    REQUIRE(bytes_->save(access_, std::span(&piece, 1), {}, std::nullopt));
                 } else {
-                    REQUIRE(bytes_->load(access_, piece, {}) == count);
+                    REQUIRE(bytes_->load(access_, std::span(&piece, 1), {}) == count);
                 }
             }
             event.blocks_done += count;
