@@ -12,7 +12,7 @@ constexpr std::size_t kChangesMax = 1 << 16;
 /// Prompt tokens that a step has to compute before the sequence can be sampled, as far as one knows.
 std::uint32_t uncached_tokens(const Sequence& sequence) {
     const bool waits = sequence.state == SequenceState::waiting;
-    return sequence.tokens_left() - (waits ? sequence.cached_believed : 0);
+    return sequence.tokens_left() - (waits ? std::max(sequence.cached_believed, sequence.awaited_tokens) : 0);
 }
 
 }  // namespace
