@@ -16,6 +16,7 @@
 #include "gateway/metrics.h"
 #include "gateway/openai/errors.h"
 #include "gateway/options.h"
+#include "gateway/request/session_hints.h"
 #include "gateway/trace/request_trace.h"
 
 namespace gateway {
@@ -33,6 +34,7 @@ struct RequestTag {
     std::shared_ptr<QuotaBook::Hold> quota = {};     // of the key, where a model answers; settled at the end
     ErrorStyle style = ErrorStyle::openai;           // of its route
     std::string session = {};                        // the client's name of its conversation, where one is captured
+    SessionHints hints = {};                         // its header's
     std::shared_ptr<CacheAsk> cache = {};            // its way through the cache, where there is one
     std::shared_ptr<RoutedAsk> routed = {};          // which of two models answers, where two answer to the name
     std::shared_ptr<const RequestTrace> trace = {};  // null: it is not traced

@@ -18,6 +18,7 @@
 #include "scheduler/block_index.h"
 #include "scheduler/block_news.h"
 #include "scheduler/cluster_view.h"
+#include "scheduler/coming_blocks.h"
 #include "scheduler/in_flight.h"
 #include "scheduler/shortlist.h"
 
@@ -85,6 +86,8 @@ public:
         std::span<const std::uint32_t> cached_blocks;  // for each
         std::span<const std::uint32_t> slots;          // of each; empty: they are all, by slot
     };
+    /// Who is going to hold a beginning of `chain` (PlaceQuery::coming). Valid until the next call of this kind.
+    std::span<const ComingPrefix> coming(std::span<const base::BlockHash> chain);
     /// Valid until the next call that is not const. `query.cached_blocks` is not looked at.
     Outlook outlook(const PlaceQuery& query, std::span<const base::BlockHash> chain, base::TimePoint now);
     Outlook outlook_of_all(std::span<const base::BlockHash> chain, base::TimePoint now);
@@ -101,6 +104,8 @@ public:
     void set_costs(base::WorkerId id, const Costs& costs);
 
     InFlight& in_flight() { return in_flight_; }
+    /// Told of by whoever adds to in_flight() and takes from it.
+    ComingBlocks& coming_blocks() { return coming_blocks_; }
     const InFlight& in_flight() const { return in_flight_; }
     const BlockIndex& block_index() const { return block_index_; }
     std::size_t workers() const { return slots_of_.size(); }
@@ -138,6 +143,11 @@ private:
     std::uint64_t next_registration_ = 0;
     BlockIndex block_index_;
     InFlight in_flight_;
+    ComingBlocks coming_blocks_;
+    std::vector<ComingBlocks::Held> coming_held_;
+    std::vector<ComingPrefix> coming_;
+    std::vector<std::uint32_t> also_;
+    std::unordered_map<base::Incarnation, std::uint32_t> slots_of_lives_;
     std::vector<std::uint32_t> matched_;
     std::optional<Facts> facts_;  // empty: something has changed
     std::optional<Facts> last_facts_;
