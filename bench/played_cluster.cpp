@@ -119,6 +119,7 @@ base::RequestId PlayedCluster::remember(const PlayedRequest& request, const sche
                                .tpot_seconds = placement.tpot_seconds,
                                .tpot_seconds_target = request.tpot_seconds},
                               now_);
+    registry_.coming_blocks().add(id, static_cast<std::uint32_t>(placement.prefill), request.chain);
     return id;
 }
 
@@ -158,6 +159,7 @@ void PlayedCluster::happen(const Event& event) {
         prefill.prompts -= 1;
         prefill.prompt_tokens -= running.uncached;
         static_cast<void>(registry_.in_flight().first_token(id, base::Epoch{}, now_));
+        registry_.coming_blocks().computed(id);
         if (options_.reports_prefixes) { give_prefix(running.prefill, running.request.chain); }
         decode.sequences += 1;
         decode.context += running.request.prompt_tokens;
@@ -174,6 +176,7 @@ void PlayedCluster::happen(const Event& event) {
     decode.context -= running.request.prompt_tokens;
     decode.blocks_used -= blocks_of(running.request);
     static_cast<void>(registry_.in_flight().ended(id, base::Epoch{}, now_));
+    registry_.coming_blocks().ended(id, true);
     if (options_.reports_prefixes && running.decode != running.prefill) {
         give_prefix(running.decode, running.request.chain);
     }

@@ -53,6 +53,8 @@ void Answer::start() {
             generation_request(prepared, choice.prompt, choice.form.index % prepared.form.n, setup_.seed, setup_.text);
         request.tenant = setup_.tenant;
         request.session = setup_.tag.session;
+        request.hints = setup_.tag.hints;
+        request.hints.prompt_group = prepared.form.prompt_cache_key;
         request.slo = setup_.slo;
         request.received_at = setup_.tag.received_at;
         request.deadline = setup_.tag.received_at + setup_.request_timeout;

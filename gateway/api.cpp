@@ -29,6 +29,17 @@ bool is_request_id(std::string_view text) {
     });
 }
 
+SessionHints hints_of(const RequestHead& head) {
+    const auto text = [&head](std::string_view field) {
+        const std::string* value = head.field(field);
+        return value == nullptr ? std::string() : value->substr(0, kSessionBytesMax);
+    };
+    SessionHints hints{.session = text("x-session-id"), .parent = text("x-parent-id")};
+    const std::string last = text("x-session-final");
+    hints.ends = last == "true" || last == "1";
+    return hints;
+}
+
 HttpResponse json_response(std::string body) {
     HttpResponse response;
     response.body = std::move(body);
@@ -187,6 +198,7 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
         .received_at = request.received_at,
         .style = style_of(head.path),
     };
+    tag.hints = hints_of(head);
     if (setup_.options.capture.is_on()) {
         const std::string* session = head.field(setup_.options.capture.session_header);
         if (session != nullptr) { tag.session = session->substr(0, kSessionBytesMax); }

@@ -16,6 +16,7 @@
 #include "gateway/metrics.h"
 #include "gateway/openai/errors.h"
 #include "gateway/options.h"
+#include "gateway/request/session_hints.h"
 #include "gateway/trace/request_trace.h"
 
 namespace gateway {
@@ -34,6 +35,7 @@ struct RequestTag {
     ErrorStyle style = ErrorStyle::openai;           // of its route
     bool is_batch = false;                           // of a batch: nobody waits for it
     std::string session = {};                        // the client's name of its conversation, where one is captured
+    SessionHints hints = {};                         // its header's
     std::shared_ptr<CacheAsk> cache = {};            // its way through the cache, where there is one
     std::shared_ptr<RoutedAsk> routed = {};          // which of two models answers, where two answer to the name
     std::shared_ptr<const RequestTrace> trace = {};  // null: it is not traced

@@ -72,7 +72,7 @@ std::optional<BlockEvents> KvCache::take_events() {
     return index_.take_part(std::move(part), first, last);
 }
 
-Result<SequenceKv> KvCache::open(PrefixMatch&& prefix, std::uint32_t tokens) {
+Result<SequenceKv> KvCache::open(PrefixMatch&& prefix, std::uint32_t tokens, std::uint64_t conversation) {
     CHECK(tokens > 0 && tokens >= prefix.tokens(), tokens << " tokens, of which " << prefix.tokens() << " are prefix");
     CHECK(prefix.cache_ == nullptr || prefix.cache_ == this);
     const auto blocks_prefix = static_cast<std::uint32_t>(prefix.blocks_.size());
@@ -85,6 +85,11 @@ Result<SequenceKv> KvCache::open(PrefixMatch&& prefix, std::uint32_t tokens) {
     prefix.blocks_.clear();
     state->blocks_prefix = blocks_prefix;
     state->blocks_published = blocks_prefix;
+    state->conversation = conversation;
+    for (const BlockId id : state->blocks) {
+        at(id).goes_first = false;
+        if (at(id).indexed && at(id).conversation != conversation) { at(id).conversation = 0; }
+    }
     state->number = opened_++;
     open_.emplace(state->number, state.get());
     return SequenceKv(std::move(state));
@@ -208,10 +213,12 @@ void KvCache::drop_hold(BlockId id) {
 
 void KvCache::retire(BlockId id) {
     Block& block = at(id);
+    const bool goes_first = std::exchange(block.goes_first, false);
     if (block.indexed) {
-        index_.set_idle(*block.hash);
+        index_.set_idle(*block.hash, goes_first);
         return;
     }
+    block.conversation = 0;
     // A private duplicate was as good as a use of the block that has its name.
     if (block.hash) { index_.touch(*block.hash); }
     block.hash.reset();
@@ -286,6 +293,7 @@ std::optional<BlockId> KvCache::evict() {
     if (!evicted) { return std::nullopt; }
     Block& block = at(*evicted);
     block.indexed = false;
+    block.conversation = 0;
     block.hash.reset();
     return evicted;
 }
@@ -336,6 +344,7 @@ void KvCache::publish(SequenceKv::State& state, std::span<const BlockHash> chain
         Block& block = at(state.blocks[i]);
         const auto parent = i == 0 ? std::nullopt : std::optional(chain[i - 1]);
         block.hash = chain[i];
+        block.conversation = state.conversation;
         block.indexed = index_.insert(chain[i], parent, state.blocks[i]);
         state.blocks_published = i + 1;
     }

@@ -97,6 +97,12 @@ public:
     /// What the blocks behind the published ones hold is not what their hash names (KV that came with loss, and all
     /// that is computed from it): publish() does nothing any more.
     void keep_private();
+    /// Nobody will find what it computes from now on.
+    bool is_private() const;
+
+    /// Its conversation is over: the blocks that only sequences of the conversation had are the first to be evicted
+    /// once nobody uses them. No effect without a conversation.
+    void give_up_first();
 
     /// Closes now: as the destructor does.
     void close();
@@ -157,9 +163,10 @@ public:
     PrefixMatch match(std::span<const BlockHash> chain, std::uint32_t tokens_max);
 
     /// A sequence that begins with the matched prefix and has blocks for `tokens` (> 0, at least the prefix) tokens in
-    /// all. All or nothing; evicts cached blocks, then takes reserved tails, when too few are free.
+    /// all. All or nothing; evicts cached blocks, then takes reserved tails, when too few are free. What it publishes
+    /// belongs to `conversation` (0: none) until a sequence of another one finds it.
     /// Error: resource_exhausted, with the numbers; then nothing has changed and `prefix` is still the caller's.
-    [[nodiscard]] Result<SequenceKv> open(PrefixMatch&& prefix, std::uint32_t tokens);
+    [[nodiscard]] Result<SequenceKv> open(PrefixMatch&& prefix, std::uint32_t tokens, std::uint64_t conversation = 0);
 
     /// Blocks [first_block, first_block + count) of the sequence's table are source or target of a transfer.
     [[nodiscard]] BlockHold hold(const SequenceKv& sequence, std::uint32_t first_block, std::uint32_t count);
@@ -211,8 +218,10 @@ private:
     struct Block {
         std::uint32_t references = 0;  // sequences and matches
         std::uint32_t holds = 0;
-        bool indexed = false;           // `hash` names this block
-        std::optional<BlockHash> hash;  // also of a private duplicate
+        bool indexed = false;            // `hash` names this block
+        bool goes_first = false;         // when it is nobody's, it is the first to be evicted
+        std::uint64_t conversation = 0;  // whose alone it is; 0: anybody's
+        std::optional<BlockHash> hash;   // also of a private duplicate
     };
 
     Block& at(BlockId id) { return blocks_[base::raw(id)]; }

@@ -109,6 +109,20 @@ void SequenceKv::keep_private() {
     state_->is_private = true;
 }
 
+bool SequenceKv::is_private() const {
+    CHECK(is_open());
+    return state_->is_private;
+}
+
+void SequenceKv::give_up_first() {
+    CHECK(is_open());
+    if (state_->conversation == 0) { return; }
+    for (const BlockId id : state_->blocks) {
+        KvCache::Block& block = state_->cache.at(id);
+        block.goes_first = block.indexed && block.conversation == state_->conversation;
+    }
+}
+
 BlockHold::BlockHold(BlockHold&& other) noexcept
     : cache_(std::exchange(other.cache_, nullptr)), blocks_(std::exchange(other.blocks_, {})) {}
 

@@ -31,8 +31,8 @@ bool PrefixIndex::insert(const BlockHash& hash, std::optional<BlockHash> parent,
     return true;
 }
 
-void PrefixIndex::make_idle(const BlockHash& hash, Entry& entry) {
-    entry.idle_since = ++idle_counter_;
+void PrefixIndex::make_idle(const BlockHash& hash, Entry& entry, bool goes_first) {
+    entry.idle_since = goes_first ? ++first_counter_ : ++idle_counter_;
     ++blocks_idle_;
     if (!idle_children_.contains(hash)) { evictable_.emplace(entry.idle_since, hash); }
     if (!entry.parent) { return; }
@@ -58,10 +58,10 @@ void PrefixIndex::make_busy(const BlockHash& hash, Entry& entry) {
     }
 }
 
-void PrefixIndex::set_idle(const BlockHash& hash) {
+void PrefixIndex::set_idle(const BlockHash& hash, bool goes_first) {
     const auto found = entries_.find(hash);
     CHECK(found != entries_.end() && found->second.idle_since == 0);
-    make_idle(hash, found->second);
+    make_idle(hash, found->second, goes_first);
 }
 
 void PrefixIndex::set_in_use(const BlockHash& hash) {
@@ -74,7 +74,7 @@ void PrefixIndex::touch(const BlockHash& hash) {
     const auto found = entries_.find(hash);
     if (found == entries_.end() || found->second.idle_since == 0) { return; }
     make_busy(hash, found->second);
-    make_idle(hash, found->second);
+    make_idle(hash, found->second, false);
 }
 
 std::optional<NamedBlock> PrefixIndex::next_to_evict() const {

@@ -46,8 +46,9 @@ public:
     /// Names a block that is in use. `parent` is the hash of the block before it in the chain; empty for the first.
     /// False, and nothing changes, when the name is taken.
     bool insert(const BlockHash& hash, std::optional<BlockHash> parent, BlockId block);
-    /// Nobody uses the block any more: it may be evicted from now on, as the last one of those that may.
-    void set_idle(const BlockHash& hash);
+    /// Nobody uses the block any more: it may be evicted from now on, as the last one of those that may; or before all
+    /// that became idle otherwise.
+    void set_idle(const BlockHash& hash, bool goes_first = false);
     /// Somebody uses it again. It must be idle.
     void set_in_use(const BlockHash& hash);
     /// An idle block was useful: it becomes the last to be evicted. Nothing happens when it is in use or unknown.
@@ -84,14 +85,15 @@ private:
     };
     using Entries = std::unordered_map<BlockHash, Entry>;
 
-    void make_idle(const BlockHash& hash, Entry& entry);
+    void make_idle(const BlockHash& hash, Entry& entry, bool goes_first);
     void make_busy(const BlockHash& hash, Entry& entry);
 
     Entries entries_;
     std::unordered_map<BlockHash, std::uint32_t> idle_children_;  // idle blocks that name this hash as parent; > 0
     std::set<std::pair<std::uint64_t, BlockHash>> evictable_;     // (idle since, hash): idle, without idle children
     std::uint32_t blocks_idle_ = 0;
-    std::uint64_t idle_counter_ = 0;
+    std::uint64_t idle_counter_ = std::uint64_t{1} << 62;
+    std::uint64_t first_counter_ = 0;  // of those that go first
     std::uint64_t event_number_ = 0;
     std::unordered_set<BlockHash> stored_;   // since the last event
     std::unordered_set<BlockHash> removed_;  // since the last event

@@ -18,6 +18,7 @@ struct SequenceKv::State {
     std::uint32_t blocks_prefix = 0;     // came from the match
     std::uint32_t blocks_published = 0;  // have a hash: indexed, or a private duplicate
     bool is_private = false;             // what is behind them gets none
+    std::uint64_t conversation = 0;      // that it belongs to; 0: none
 };
 
 }  // namespace kv_cache

@@ -38,6 +38,7 @@ public:
 
 private:
     friend class PrefixSearch;
+    friend class ComingBlocks;
     using Row = std::uint32_t;
     static constexpr Row kNoRow = std::numeric_limits<Row>::max();
     static constexpr std::uint32_t kFew = 6;

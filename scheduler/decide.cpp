@@ -19,6 +19,7 @@ bool is_for_all_to_say(const PlaceOutcome& outcome) {
 
 PlaceOutcome decide(Registry& registry, const PlaceRules& rules, PlaceQuery query,
                     std::span<const base::BlockHash> chain, base::TimePoint now) {
+    query.coming = registry.coming(chain);
     const Registry::Outlook outlook = registry.outlook(query, chain, now);
     PlaceOutcome outcome = place_among(outlook, rules, query);
     if (outlook.slots.empty()) { return outcome; }
@@ -33,6 +34,7 @@ PlaceOutcome decide(Registry& registry, const PlaceRules& rules, PlaceQuery quer
 
 PlaceOutcome decide_by_scan(Registry& registry, const PlaceRules& rules, PlaceQuery query,
                             std::span<const base::BlockHash> chain, base::TimePoint now) {
+    query.coming = registry.coming(chain);
     return place_among(registry.outlook_of_all(chain, now), rules, query);
 }
 

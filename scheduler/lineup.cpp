@@ -20,14 +20,26 @@ bool is_before(double seconds, base::WorkerId id, double other_seconds, base::Wo
 
 }  // namespace
 
-void KeyTree::meet(std::size_t number) {
+bool KeyTree::meet(std::size_t number) {
     const Node& left = nodes_[2 * number];
     const Node& right = nodes_[2 * number + 1];
-    Node& above = nodes_[number];
-    for (std::size_t i = 0; i < above.least.size(); ++i) {
-        above.least[i] = std::min(left.least[i], right.least[i]);
+    Node met;
+    for (std::size_t i = 0; i < met.least.size(); ++i) {
+        met.least[i] = std::min(left.least[i], right.least[i]);
     }
-    above.id = std::min(left.id, right.id);
+    met.id = std::min(left.id, right.id);
+    Node& above = nodes_[number];
+    if (met == above) { return false; }
+    above = met;
+    return true;
+}
+
+/// Most changes are above nobody else's least before they have come far up.
+void KeyTree::change(std::uint32_t slot, const Node& leaf) {
+    Node& former = nodes_[leaves_ + slot];
+    if (former == leaf) { return; }
+    former = leaf;
+    for (std::size_t number = (leaves_ + slot) / 2; number >= 1 && meet(number); number /= 2) {}
 }
 
 void KeyTree::grow(std::size_t leaves) {
@@ -42,18 +54,11 @@ void KeyTree::grow(std::size_t leaves) {
 
 void KeyTree::set(std::uint32_t slot, const TimesByLength& keys, base::WorkerId id) {
     if (slot >= leaves_) { grow(std::bit_ceil(std::max<std::size_t>(std::size_t{slot} + 1, 2))); }
-    nodes_[leaves_ + slot] = {.least = keys, .id = id};
-    for (std::size_t number = (leaves_ + slot) / 2; number >= 1; number /= 2) {
-        meet(number);
-    }
+    change(slot, {.least = keys, .id = id});
 }
 
 void KeyTree::remove(std::uint32_t slot) {
-    if (!has(slot)) { return; }
-    nodes_[leaves_ + slot] = {};
-    for (std::size_t number = (leaves_ + slot) / 2; number >= 1; number /= 2) {
-        meet(number);
-    }
+    if (has(slot)) { change(slot, {}); }
 }
 
 void KeyTree::clear() {

@@ -25,8 +25,8 @@ struct Length {
 
 /// Small numbers 0, 1, ..., of which some are in, each with a key that depends on a length, as the leaves of a tree
 /// whose nodes know the least key below them at each of kLengths. A least key at a length between is never below what
-/// the least keys at its neighbours give, so these bound what lies below a node at every length. O(log n) a change; no
-/// allocation but when it grows. Not thread-safe.
+/// the least keys at its neighbours give, so these bound what lies below a node at every length. At most O(log n) a
+/// change; no allocation but when it grows. Not thread-safe.
 class KeyTree {
 public:
     void set(std::uint32_t slot, const TimesByLength& keys, base::WorkerId id);
@@ -40,6 +40,7 @@ public:
     struct Node {
         TimesByLength least = none();
         base::WorkerId id{std::numeric_limits<std::uint64_t>::max()};  // the lowest below
+        bool operator==(const Node&) const = default;
     };
     /// 1 is above all; the children of n are 2n and 2n + 1.
     const Node& node(std::size_t number) const { return nodes_[number]; }
@@ -55,7 +56,9 @@ private:
         times.fill(kNone);
         return times;
     }
-    void meet(std::size_t number);
+    /// Whether the node has changed.
+    bool meet(std::size_t number);
+    void change(std::uint32_t slot, const Node& leaf);
     void grow(std::size_t leaves);
 
     std::size_t leaves_ = 0;   // a power of two

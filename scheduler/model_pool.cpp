@@ -22,6 +22,11 @@ constexpr int kSamplesMax = 256;
 constexpr double kAnswerTokensAtFirst = 128;
 constexpr double kAnswersRemembered = 64;
 
+/// What coming back is worth: a conversation finds nearly all of its prompt and of the answer before it, which no
+/// report may show yet; what shares a key or a parent finds what they have in common.
+constexpr double kSessionShare = 0.5;
+constexpr double kGroupShare = 0.25;
+
 std::uint32_t microseconds(double seconds) {
     return static_cast<std::uint32_t>(
         std::clamp(std::round(seconds * 1e6), 1.0, double{std::numeric_limits<std::uint32_t>::max()}));
@@ -93,6 +98,7 @@ ModelPool::ModelPool(std::string model, const SchedulerOptions& options, Tenants
       metrics_(metrics, model_),
       registry_(registry_options(options)),
       fair_share_({.weights = weights_of(options, tenants)}),
+      affinity_(options.affinity_names_max),
       answer_tokens_(kAnswerTokensAtFirst) {}
 
 std::int32_t ModelPool::priority_of(const proto::PlaceRequest& request) const {
@@ -114,8 +120,9 @@ PlaceOutcome ModelPool::decide(const proto::PlaceRequest& request, base::TimePoi
     const auto refuse = [](base::Error error, std::string_view reason) {
         return Refusal{.error = std::move(error), .retry_after_ms = 0, .reason = reason};
     };
-    const auto chain = proto::read_block_hashes(request.block_hashes());
+    auto chain = proto::read_block_hashes(request.block_hashes());
     if (!chain) { return refuse(chain.error(), "bad_request"); }
+    chain_ = std::move(*chain);
     if (request.deadline_in_us() < 0) {
         return refuse({ErrorCode::deadline_exceeded, "the deadline of the request has passed"}, "expired");
     }
@@ -143,16 +150,49 @@ PlaceOutcome ModelPool::decide(const proto::PlaceRequest& request, base::TimePoi
     const TenantId tenant = tenants_.id_of(request.tenant());
     const std::int32_t priority = priority_of(request);
     fair_share_.asks(tenant, priority, now);
+    const std::vector<Affinity> affinities = affinities_of(request);
     return scheduler::decide(registry_, options_.rules,
                              {.prompt_tokens = request.prompt_tokens(),
                               .new_tokens_max = request.new_tokens_max(),
                               .numerics_id = has_begun(request) ? request.header().numerics_id() : 0,
+                              .affinities = affinities,
                               .avoid = avoid,
                               .ttft_seconds_left = ttft_seconds_left(request),
                               .tpot_seconds_target = tpot_seconds_target(request),
                               .may_refuse = !has_begun(request),
                               .queue_share = fair_share_.fraction(tenant, priority, now)},
-                             *chain, now);
+                             chain_, now);
+}
+
+std::vector<Affinity> ModelPool::affinities_of(const proto::PlaceRequest& request) const {
+    std::vector<Affinity> affinities;
+    const auto add = [&](std::uint64_t name, double share) {
+        const auto last = affinity_.find(AffinityName{name});
+        if (!last) { return false; }
+        affinities.push_back({last->prefill, share});
+        if (last->decode != last->prefill) { affinities.push_back({last->decode, share}); }
+        return true;
+    };
+    if (!add(request.session(), kSessionShare)) { add(request.parent_session(), kGroupShare); }
+    add(request.prompt_group(), kGroupShare);
+    return affinities;
+}
+
+void ModelPool::remember_names(const proto::PlaceRequest& request, const Placement& placement) {
+    if (placement.encodes) { return; }
+    const AffinityTable::Last last{
+        .prefill = base::Incarnation{registry_.registration(placement.prefill).endpoint().incarnation()},
+        .decode = base::Incarnation{registry_.registration(placement.decode).endpoint().incarnation()}};
+    if (const std::vector<Affinity> known = affinities_of(request); !known.empty()) {
+        metrics_.affinity(std::any_of(known.begin(), known.end(),
+                                      [&last](const Affinity& one) { return one.worker == last.prefill; }));
+    }
+    affinity_.note(AffinityName{request.prompt_group()}, last);
+    if (request.session_ends()) {
+        affinity_.forget(AffinityName{request.session()});
+    } else {
+        affinity_.note(AffinityName{request.session()}, last);
+    }
 }
 
 void ModelPool::take(const proto::PlaceRequest& request, const Placement& placement, base::TimePoint now,
@@ -198,6 +238,11 @@ void ModelPool::take(const proto::PlaceRequest& request, const Placement& placem
                                .answer_tokens_max = request.new_tokens_max(),
                                .answer_tokens = answer_tokens},
                               now);
+    if (!placement.encodes) {
+        registry_.coming_blocks().add(base::RequestId{request.request_id()},
+                                      static_cast<std::uint32_t>(placement.prefill), chain_);
+    }
+    remember_names(request, placement);
 }
 
 bool ModelPool::release(GatewayLife gateway, const proto::ReleaseRequest::Ended& ended, base::TimePoint now) {
@@ -209,11 +254,13 @@ bool ModelPool::release(GatewayLife gateway, const proto::ReleaseRequest::Ended&
     if (ended.phase() == proto::ReleaseRequest::Ended::PHASE_PREFILL) {
         const auto placed = registry_.in_flight().first_token(id, epoch, now, gateway);
         if (placed) { tell("ttft", ended.ttft_us(), placed->ttft_seconds); }
+        if (placed) { registry_.coming_blocks().computed(id); }
         return placed.has_value();
     }
     if (ended.phase() != proto::ReleaseRequest::Ended::PHASE_ALL) { return false; }
     const auto over = registry_.in_flight().ended(id, epoch, now, gateway);
     if (!over) { return false; }
+    registry_.coming_blocks().ended(id, over->first_token_told || ended.ttft_us() != 0);
     if (!over->first_token_told) { tell("ttft", ended.ttft_us(), over->placed.ttft_seconds); }
     tell("tpot", ended.tpot_us(), over->placed.tpot_seconds);
     if (over->placed.answer_tokens > 0) {

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "proto/scheduler.pb.h"
+#include "scheduler/affinity_table.h"
 #include "scheduler/fair_share.h"
 #include "scheduler/options.h"
 #include "scheduler/place.h"
@@ -61,6 +62,8 @@ public:
 private:
     std::int32_t priority_of(const sluice::proto::PlaceRequest& request) const;
     double answer_tokens_expected(const sluice::proto::PlaceRequest& request) const;
+    std::vector<Affinity> affinities_of(const sluice::proto::PlaceRequest& request) const;
+    void remember_names(const sluice::proto::PlaceRequest& request, const Placement& placement);
     void learn(Registry::Life life, const sluice::proto::Heartbeat& heartbeat);
     sluice::proto::WorkerState worker_state(std::size_t slot, const WorkerView& worker, base::TimePoint now) const;
 
@@ -71,7 +74,9 @@ private:
     Registry registry_;
     Predictor predictor_;
     FairShare fair_share_;
-    double answer_tokens_;  // of answers that ended lately, on average
+    AffinityTable affinity_;
+    std::vector<base::BlockHash> chain_;  // of the request that was decided last
+    double answer_tokens_;                // of answers that ended lately, on average
 };
 
 }  // namespace scheduler

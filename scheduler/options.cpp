@@ -49,6 +49,7 @@ SchedulerOptions SchedulerOptions::read(base::Config& config) {
     options.models_max = count("scheduler.models_max", options.models_max, 1, 65'536);
     options.prefix_blocks_max = count("scheduler.prefix_blocks_max", options.prefix_blocks_max, 1, 1 << 30);
     options.placements_max = count("scheduler.placements_max", options.placements_max, 1, 10'000'000);
+    options.affinity_names_max = count("scheduler.affinity_names_max", options.affinity_names_max, 0, 10'000'000);
     options.tenants_max = count("scheduler.tenants_max", options.tenants_max, 0, 10'000);
     options.calls_max = count("scheduler.calls_max", options.calls_max, 1, 1'000'000);
     return options;

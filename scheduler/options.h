@@ -44,11 +44,12 @@ struct SchedulerOptions {
     /// `slo_classes.NAME.priority`: those of a higher one are let in first.
     std::map<std::string, std::int32_t, std::less<>> priorities = {};
     /// `scheduler.workers_max`, `scheduler.models_max`, `scheduler.prefix_blocks_max`, `scheduler.placements_max`,
-    /// `scheduler.tenants_max`, `scheduler.calls_max`: bounds.
+    /// `scheduler.affinity_names_max`, `scheduler.tenants_max`, `scheduler.calls_max`: bounds.
     std::uint32_t workers_max = 1024;           // of all models together
     std::uint32_t models_max = 64;              // that have workers, or had some lately
     std::uint32_t prefix_blocks_max = 1 << 20;  // different block hashes in the prefix index of one model
     std::uint32_t placements_max = 65'536;      // placements of one model remembered until their release
+    std::uint32_t affinity_names_max = 65'536;  // conversations and prompt groups of one model; 0: none are remembered
     std::uint32_t tenants_max = 64;             // that are told apart in metrics; the others are "other"
     std::uint32_t calls_max = 4096;             // Place, Release and Describe calls at once
 

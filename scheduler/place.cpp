@@ -18,11 +18,45 @@ constexpr double kRetryAfterMsMax = 60'000;
 constexpr std::uint32_t kRetryWithoutWorkerMs = 2'000;
 
 /// At most prompt - 1 tokens, in full blocks: the last token is always computed.
+std::uint32_t tokens_of_blocks(const WorkerView& worker, const PlaceQuery& query, std::uint32_t blocks) {
+    return std::min(blocks, (query.prompt_tokens - 1) / worker.limits.block_tokens) * worker.limits.block_tokens;
+}
+
+/// That the worker is believed to hold now.
 std::uint32_t cached_tokens(const WorkerView& worker, const PlaceQuery& query, std::size_t index) {
-    if (query.cached_blocks.empty()) { return 0; }
-    const std::uint32_t blocks =
-        std::min(query.cached_blocks[index], (query.prompt_tokens - 1) / worker.limits.block_tokens);
-    return blocks * worker.limits.block_tokens;
+    return query.cached_blocks.empty() ? 0 : tokens_of_blocks(worker, query, query.cached_blocks[index]);
+}
+
+/// That it will hold when the turn of this prompt comes.
+std::uint32_t prefix_tokens(const WorkerView& worker, const PlaceQuery& query, std::size_t index) {
+    std::uint32_t tokens = cached_tokens(worker, query, index);
+    for (const ComingPrefix& coming : query.coming) {
+        if (coming.worker == worker.incarnation) {
+            tokens = std::max(tokens, tokens_of_blocks(worker, query, coming.blocks));
+        }
+    }
+    return tokens;
+}
+
+/// Of the work that a worker need not do because another prompt brings it, that its being saved is worth. The request
+/// itself has its first token no sooner for it.
+constexpr double kSavedWorkShare = 0.25;
+
+/// What coming back to this worker is worth, where `seconds` are predicted for what it lacks.
+double benefit_of(const WorkerView& worker, const PlaceQuery& query, double seconds) {
+    double share = 0;
+    if (query.queue_share < 1) { return 0; }
+    for (const Affinity& affinity : query.affinities) {
+        if (affinity.worker == worker.incarnation) { share = std::max(share, affinity.share); }
+    }
+    return share * seconds;
+}
+
+/// The same on a worker that computes the prompt in `seconds`, with what another prompt brings there.
+double prefill_benefit(const WorkerView& worker, const PlaceQuery& query, std::size_t index, double seconds) {
+    if (query.queue_share < 1) { return 0; }
+    const std::uint32_t saved = prefix_tokens(worker, query, index) - cached_tokens(worker, query, index);
+    return benefit_of(worker, query, seconds) + kSavedWorkShare * saved * worker.costs.prefill.token_seconds;
 }
 
 /// 0: ready; 1: suspect; 2: ready but just failed this request; 3: both.
@@ -35,18 +69,21 @@ std::uint32_t retry_after_ms(double seconds) {
     return static_cast<std::uint32_t>(std::clamp(seconds * 1e3, kRetryAfterMsMin, kRetryAfterMsMax));
 }
 
-/// One side of an option with its part of the cost. Better: with room, then cheaper, then the lower id.
+/// One side of an option with its part of the cost. Better: with room, then cheaper by what its affinity is worth, then
+/// the lower id.
 struct Side {
     std::size_t index = 0;
     bool no_room = false;
     double seconds = 0;
     base::WorkerId id{};
     bool misses = false;  // a target of the request, by prediction
+    double benefit = 0;   // of affinity
+    double weighed() const { return seconds - benefit; }
     bool better_than(const std::optional<Side>& other) const {
         if (!other) { return true; }
         if (no_room != other->no_room) { return !no_room; }
         if (misses != other->misses) { return !misses; }
-        if (seconds != other->seconds) { return seconds < other->seconds; }
+        if (weighed() != other->weighed()) { return weighed() < other->weighed(); }
         return id < other->id;
     }
 };
@@ -57,11 +94,13 @@ struct Option {
     double seconds = 0;
     base::WorkerId prefill_id{};
     bool misses = false;
+    double benefit = 0;
+    double weighed() const { return seconds - benefit; }
     bool better_than(const std::optional<Option>& other) const {
         if (!other) { return true; }
         if (decode.no_room != other->decode.no_room) { return !decode.no_room; }
         if (misses != other->misses) { return !misses; }
-        if (seconds != other->seconds) { return seconds < other->seconds; }
+        if (weighed() != other->weighed()) { return weighed() < other->weighed(); }
         if (prefill_id != other->prefill_id) { return prefill_id < other->prefill_id; }
         return decode.id < other->decode.id;
     }
@@ -212,8 +251,7 @@ private:
             if (!in_prefill_pool(worker) || prefill_queue_full(worker)) { continue; }
             const bool is_mixed = worker.role == Role::mixed;
             if (!is_mixed || has_pure_decode_) {
-                keep_better(is_mixed ? prefill_mixed : prefill_pure,
-                            Side{i, false, prefill_at(i).ttft_seconds, worker.id, false});
+                keep_better(is_mixed ? prefill_mixed : prefill_pure, prefill_side(i));
             }
         }
         // Room counts when prefill will have ended: the cost of a pair is the later of both and then the answer, so
@@ -224,7 +262,7 @@ private:
         for (std::size_t i = 0; i < view_.workers.size(); ++i) {
             const WorkerView& worker = view_.workers[i];
             if (!in_decode_pool(worker) || decode_queue_full(worker)) { continue; }
-            const std::uint32_t cached = in_pool_tokens(i);
+            const std::uint32_t cached = in_pool_tokens(i);  // what comes may come later than the KV
             const auto offer = [&](std::optional<Side>& side, const std::optional<Side>& prefill) {
                 if (prefill) { keep_better(side, decode_side(i, cached, prefill->seconds)); }
             };
@@ -243,8 +281,8 @@ private:
                                               {prefill_mixed, pure_after_mixed}}) {
             if (prefill && decode) {
                 const bool misses = decode->misses || prefill->seconds > query_.ttft_seconds_left;
-                keep_better(best,
-                            Option{*decode, prefill->index, prefill->seconds + decode->seconds, prefill->id, misses});
+                keep_better(best, Option{*decode, prefill->index, prefill->seconds + decode->seconds, prefill->id,
+                                         misses, prefill->benefit + decode->benefit});
             }
         }
         if (!best) {
@@ -305,50 +343,75 @@ private:
                                                            static_cast<double>(worker.limits.kv_bytes_per_token));
     }
 
+    Side prefill_side(std::size_t index) const {
+        const WorkerView& worker = view_.workers[index];
+        const PrefillForecast forecast = prefill_at(index);
+        const double own = forecast.ttft_seconds - forecast.queue_seconds;
+        return {.index = index,
+                .seconds = forecast.ttft_seconds,
+                .id = worker.id,
+                .misses = forecast.ttft_seconds > query_.ttft_seconds_left,
+                .benefit = prefill_benefit(worker, query_, index, own)};
+    }
+
     /// What decode adds to a prompt that is computed `prefill_seconds` from now.
     Side decode_side(std::size_t index, std::uint32_t cached, double prefill_seconds) const {
         const WorkerView& worker = view_.workers[index];
         const DecodeForecast decode = forecast_decode(worker, query_, prefill_seconds);
-        return {index, decode.wait_seconds > 0, handoff(worker, cached) + decode.cost_seconds, worker.id,
-                decode.tpot_seconds > query_.tpot_seconds_target};
+        const double moved = handoff(worker, cached);
+        return {index,
+                decode.wait_seconds > 0,
+                moved + decode.cost_seconds,
+                worker.id,
+                decode.tpot_seconds > query_.tpot_seconds_target,
+                benefit_of(worker, query_, moved)};
     }
 
     /// What lies below the pool of a worker is loaded while other prompts are computed; or it is computed, where that
     /// is sooner.
     PrefillForecast prefill_at(std::size_t index) const {
         const WorkerView& worker = view_.workers[index];
-        const std::uint32_t cached = cached_tokens(worker, query_, index);
-        PrefillForecast loaded = forecast_prefill(worker, query_, cached);
-        const BelowPool below = below_pool(index);
-        if (below.seconds <= loaded.queue_seconds) { return loaded; }
-        loaded.ttft_seconds += below.seconds - loaded.queue_seconds;
-        const PrefillForecast computed = forecast_prefill(worker, query_, cached - below_tokens(index, cached));
+        const Prefix prefix = prefix_of(index);
+        PrefillForecast loaded = forecast_prefill(worker, query_, prefix.tokens);
+        if (prefix.below.seconds <= loaded.queue_seconds) { return loaded; }
+        loaded.ttft_seconds += prefix.below.seconds - loaded.queue_seconds;
+        const PrefillForecast computed = forecast_prefill(worker, query_, prefix.tokens - below_tokens(index, prefix));
         return computed.ttft_seconds < loaded.ttft_seconds ? computed : loaded;
     }
 
     LocalForecast local_at(std::size_t index) const {
         const WorkerView& worker = view_.workers[index];
-        const std::uint32_t cached = cached_tokens(worker, query_, index);
-        LocalForecast loaded = forecast_local(worker, query_, cached);
-        const double more = below_pool(index).seconds - loaded.prefill.queue_seconds;
+        const Prefix prefix = prefix_of(index);
+        LocalForecast loaded = forecast_local(worker, query_, prefix.tokens);
+        const double more = prefix.below.seconds - loaded.prefill.queue_seconds;
         if (more <= 0) { return loaded; }
         loaded.prefill.ttft_seconds += more;
         loaded.cost_seconds += more - std::min(more, loaded.wait_seconds);
         loaded.wait_seconds -= std::min(more, loaded.wait_seconds);
-        const LocalForecast computed = forecast_local(worker, query_, cached - below_tokens(index, cached));
+        const LocalForecast computed = forecast_local(worker, query_, prefix.tokens - below_tokens(index, prefix));
         return computed.cost_seconds < loaded.cost_seconds ? computed : loaded;
     }
 
-    BelowPool below_pool(std::size_t index) const {
-        return query_.below_pool.empty() ? BelowPool{} : query_.below_pool[index];
+    /// What a prompt need not compute on a worker: what it holds, or what is coming there, which brings what lies below
+    /// the pool with it.
+    struct Prefix {
+        std::uint32_t tokens = 0;
+        BelowPool below = {};  // of them
+    };
+    Prefix prefix_of(std::size_t index) const {
+        const std::uint32_t held = cached_tokens(view_.workers[index], query_, index);
+        const std::uint32_t all = prefix_tokens(view_.workers[index], query_, index);
+        if (all > held) { return {.tokens = all}; }
+        return {.tokens = held, .below = query_.below_pool.empty() ? BelowPool{} : query_.below_pool[index]};
     }
-    /// What a hand-off to it need not bring: nothing is loaded for one.
+    /// What a hand-off to it need not bring: nothing is loaded for one, and what comes may come later.
     std::uint32_t in_pool_tokens(std::size_t index) const {
-        const std::uint32_t cached = cached_tokens(view_.workers[index], query_, index);
-        return cached - below_tokens(index, cached);
+        const std::uint32_t held = cached_tokens(view_.workers[index], query_, index);
+        const BelowPool below = query_.below_pool.empty() ? BelowPool{} : query_.below_pool[index];
+        return held - below_tokens(index, {.tokens = held, .below = below});
     }
-    std::uint32_t below_tokens(std::size_t index, std::uint32_t cached) const {
-        return std::min(cached, below_pool(index).blocks * view_.workers[index].limits.block_tokens);
+    std::uint32_t below_tokens(std::size_t index, const Prefix& prefix) const {
+        return std::min(prefix.tokens, prefix.below.blocks * view_.workers[index].limits.block_tokens);
     }
 
     Option local_option(std::size_t index) const {
@@ -356,8 +419,13 @@ private:
         const LocalForecast local = local_at(index);
         const bool misses =
             local.tpot_seconds > query_.tpot_seconds_target || local.prefill.ttft_seconds > query_.ttft_seconds_left;
-        return {Side{index, local.wait_seconds > 0, local.cost_seconds, worker.id, misses}, index, local.cost_seconds,
-                worker.id, misses};
+        const double own = local.prefill.ttft_seconds - local.prefill.queue_seconds;
+        return {Side{index, local.wait_seconds > 0, local.cost_seconds, worker.id, misses},
+                index,
+                local.cost_seconds,
+                worker.id,
+                misses,
+                prefill_benefit(worker, query_, index, own)};
     }
 
     /// Who has most of the prompt, if that is worth fetching; ties go to the lower id. Who drains may well be asked.
@@ -390,7 +458,7 @@ private:
         const WorkerView& prefill = view_.workers[option.prefill];
         const WorkerView& decode = view_.workers[option.decode.index];
         const bool local = option.prefill == option.decode.index;
-        const std::uint32_t cached = cached_tokens(prefill, query_, option.prefill);
+        const std::uint32_t cached = prefix_tokens(prefill, query_, option.prefill);
         const PrefillForecast forecast = forecast_of(option);
         const auto source = kv_source(option.prefill, cached);
         const bool last_resort = decode_.rank > 0 || (prefill_.found() && prefill_.rank > 0);

@@ -18,6 +18,20 @@ namespace scheduler {
 /// A target that any time meets.
 inline constexpr double kNoTarget = std::numeric_limits<double>::infinity();
 
+/// A worker that is going to hold the first blocks of a prompt: the prompt of another request that was placed there.
+struct ComingPrefix {
+    base::Incarnation worker{};
+    std::uint32_t blocks = 0;
+};
+
+/// A worker to which the request's conversation, or others of its group, went last.
+struct Affinity {
+    base::Incarnation worker{};
+    /// What it is worth to come back there: this part of what is predicted for the uncached rest of the prompt (to
+    /// compute it, on the worker for prefill; to move it, on the one for decode). 0 to 1.
+    double share = 0;
+};
+
 /// A request, or the rest of one, that needs workers.
 struct PlaceQuery {
     std::uint32_t prompt_tokens = 0;   // KV that is needed before the next token; > 0
@@ -27,6 +41,11 @@ struct PlaceQuery {
     std::span<const std::uint32_t> cached_blocks = {};
     /// The same: of those blocks, what lies only below the worker's pool. Empty: nothing does.
     std::span<const BelowPool> below_pool = {};
+    /// What reports do not show yet, and what names of conversations tell; a few entries. A worker's leading blocks are
+    /// the more of those that it holds and those that are coming there: a prompt behind the one that brings them finds
+    /// them when its turn comes.
+    std::span<const ComingPrefix> coming = {};
+    std::span<const Affinity> affinities = {};
     /// Lives that just failed this request.
     std::span<const base::Incarnation> avoid = {};
     double ttft_seconds_left = kNoTarget;    // until its first token is due; negative: it is late
@@ -42,7 +61,7 @@ struct PlaceQuery {
 struct Placement {
     std::size_t prefill = 0;
     std::size_t decode = 0;
-    std::uint32_t cached_prompt_tokens = 0;  // on the prefill worker; at most prompt - 1
+    std::uint32_t cached_prompt_tokens = 0;  // on the prefill worker, coming ones included; at most prompt - 1
     double queue_seconds = 0;                // until the prefill worker turns to this prompt
     double ttft_seconds = 0;                 // queue and uncached prefill: the first token leaves the prefill worker
     double handoff_seconds = 0;              // KV to the decode worker; 0 when local
@@ -85,6 +104,12 @@ inline constexpr std::uint32_t kWeighedTokens = 32;
 /// and new_tokens_max, a place in the batch) when the prompt has been computed come before all others; among those
 /// without, the predicted wait from then on is part of the cost. Ties go to the lower worker id. A split request has at
 /// most one mixed worker: a pool of mixed workers is colocated serving.
+///
+/// Affinity (PlaceQuery::affinities) is taken off the cost of an option when it is compared, and off nothing else: so
+/// it decides between options that are about equal, is worth less the more of the prompt the worker is known to hold,
+/// and lets no queue grow by more than a part of one prompt over another worker's. So is a quarter of the work that is
+/// saved where another prompt brings what this one begins with (PlaceQuery::coming). Room and targets come first.
+/// Both count nothing for a tenant that is held back (queue_share below 1).
 ///
 /// Options that are predicted to meet the request's targets come before all others, at the same room. Where there is
 /// none, PlaceRules::admit_by_prediction is set and prediction rests on what was measured, a request that has not begun

@@ -14,6 +14,8 @@ using base::ErrorCode;
 using base::fail;
 
 constexpr std::size_t kReplacedRemembered = 1024;
+/// Prefixes that are on their way are fewer than those that are there.
+constexpr std::size_t kComingShare = 8;
 constexpr std::uint64_t kTokensMax = 1'000'000'000'000;  // above any real load: keeps sums from wrapping
 
 /// The name of the first field that makes a registration unusable.
@@ -41,6 +43,7 @@ Registry::Registry(Options options)
       block_index_(options.prefix_blocks_max),
       level_index_(options.prefix_blocks_max),
       in_flight_(options.in_flight),
+      coming_blocks_(std::max<std::size_t>(1, options.prefix_blocks_max / kComingShare)),
       shortlist_(options.rules) {
     CHECK(options.workers_max > 0);
     CHECK(options.suspect_after > base::Duration::zero() && options.lease >= options.suspect_after);
@@ -104,6 +107,7 @@ base::Result<Registry::Enrolled> Registry::enroll(const sluice::proto::RegisterW
         free_slots_.pop_back();
     }
     slots_of_[life.id] = slot;
+    slots_of_lives_[life.incarnation] = static_cast<std::uint32_t>(slot);
 
     Record& record = records_[slot];
     record.registration = registration;
@@ -165,6 +169,8 @@ Registry::Heard Registry::hear(Life life, const sluice::proto::Heartbeat& heartb
                  .blocks_room = static_cast<std::uint32_t>(std::min<std::uint64_t>(room, view.limits.kv_blocks_total)),
                  .blocks_used = record.load.blocks_used()};
     in_flight_.heartbeat(static_cast<std::uint32_t>(*slot), view.load, now);
+    coming_blocks_.heartbeat(static_cast<std::uint32_t>(*slot),
+                             [this](base::RequestId request) { return in_flight_.placed(request) != nullptr; });
     look(*slot, now);
 
     for (const sluice::proto::BlockEvents& events : heartbeat.blocks()) {
@@ -206,11 +212,13 @@ bool Registry::drain_asked(Life life) const {
 
 void Registry::remove(std::size_t slot) {
     slots_of_.erase(views_[slot].id);
+    slots_of_lives_.erase(views_[slot].incarnation);
     views_[slot] = {};
     records_[slot] = {};
     block_index_.clear(static_cast<std::uint32_t>(slot));
     level_index_.clear(static_cast<std::uint32_t>(slot));
     in_flight_.worker_gone(static_cast<std::uint32_t>(slot));
+    coming_blocks_.clear(static_cast<std::uint32_t>(slot));
     free_slots_.push_back(slot);
     facts_.reset();
 }
@@ -281,6 +289,15 @@ std::optional<std::uint64_t> Registry::pool_numerics() {
     return options_.rules.allow_mixed_numerics ? scheduler::pool_numerics(views_) : facts().numerics;
 }
 
+std::span<const ComingPrefix> Registry::coming(std::span<const base::BlockHash> chain) {
+    coming_.clear();
+    coming_blocks_.find(chain, coming_held_);
+    for (const ComingBlocks::Held& held : coming_held_) {
+        coming_.push_back({views_[held.slot].incarnation, held.blocks});
+    }
+    return coming_;
+}
+
 Registry::Outlook Registry::outlook_of_all(std::span<const base::BlockHash> chain, base::TimePoint now) {
     const auto cached = match(chain);
     outlook_below_.clear();
@@ -312,12 +329,23 @@ Registry::Outlook Registry::outlook(const PlaceQuery& query, std::span<const bas
     for (const std::uint32_t slot : in_flight_.take_changed()) {
         shortlist_.touch(slot);
     }
+    also_.clear();
+    const auto add_life = [this](base::Incarnation life) {
+        if (const auto at = slots_of_lives_.find(life); at != slots_of_lives_.end()) { also_.push_back(at->second); }
+    };
+    for (const ComingPrefix& coming : query.coming) {
+        add_life(coming.worker);
+    }
+    for (const Affinity& affinity : query.affinities) {
+        add_life(affinity.worker);
+    }
     ++outlooks_;
     looked_in_.resize(views_.size());
     const Shortlist::Pool pool{.numerics = facts.numerics,
                                .workers = facts.workers,
                                .block_tokens = facts.block_tokens,
-                               .prefill_exists = facts.prefill_exists};
+                               .prefill_exists = facts.prefill_exists,
+                               .also = also_};
     const auto slots =
         shortlist_.pick(query, prefixes, pool, std::chrono::duration<double>(now.time_since_epoch()).count(),
                         [this, now](std::uint32_t slot) -> const WorkerView& {

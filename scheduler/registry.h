@@ -18,6 +18,7 @@
 #include "scheduler/block_index.h"
 #include "scheduler/block_news.h"
 #include "scheduler/cluster_view.h"
+#include "scheduler/coming_blocks.h"
 #include "scheduler/in_flight.h"
 #include "scheduler/level_index.h"
 #include "scheduler/shortlist.h"
@@ -87,6 +88,8 @@ public:
         std::span<const BelowPool> below_pool;         // the same, of those
         std::span<const std::uint32_t> slots;          // of each; empty: they are all, by slot
     };
+    /// Who is going to hold a beginning of `chain` (PlaceQuery::coming). Valid until the next call of this kind.
+    std::span<const ComingPrefix> coming(std::span<const base::BlockHash> chain);
     /// Valid until the next call that is not const. `query.cached_blocks` is not looked at.
     Outlook outlook(const PlaceQuery& query, std::span<const base::BlockHash> chain, base::TimePoint now);
     Outlook outlook_of_all(std::span<const base::BlockHash> chain, base::TimePoint now);
@@ -103,6 +106,8 @@ public:
     void set_costs(base::WorkerId id, const Costs& costs);
 
     InFlight& in_flight() { return in_flight_; }
+    /// Told of by whoever adds to in_flight() and takes from it.
+    ComingBlocks& coming_blocks() { return coming_blocks_; }
     const InFlight& in_flight() const { return in_flight_; }
     const BlockIndex& block_index() const { return block_index_; }
     std::size_t workers() const { return slots_of_.size(); }
@@ -142,6 +147,11 @@ private:
     BlockIndex block_index_;
     LevelIndex level_index_;
     InFlight in_flight_;
+    ComingBlocks coming_blocks_;
+    std::vector<ComingBlocks::Held> coming_held_;
+    std::vector<ComingPrefix> coming_;
+    std::vector<std::uint32_t> also_;
+    std::unordered_map<base::Incarnation, std::uint32_t> slots_of_lives_;
     std::vector<std::uint32_t> matched_;
     std::optional<Facts> facts_;  // empty: something has changed
     std::optional<Facts> last_facts_;

@@ -91,6 +91,16 @@ void ModelMetrics::decision(std::string_view path, std::string_view reason, doub
     counter->Increment();
 }
 
+void ModelMetrics::affinity(bool is_kept) {
+    prometheus::Counter*& counter = affinity_[is_kept ? 1 : 0];
+    if (counter == nullptr) {
+        counter = &metrics_.counter("sluice_scheduler_affinity_total",
+                                    "Placements of conversations and prompt groups that were placed before",
+                                    {{"model", model_}, {"outcome", is_kept ? "kept" : "left"}});
+    }
+    counter->Increment();
+}
+
 void ModelMetrics::prediction(std::string_view kind, double measured_over_predicted) {
     auto at = predictions_.find(kind);
     if (at == predictions_.end()) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -24,6 +25,8 @@ public:
 
     /// `path`: local, disaggregated or refused; `reason`: Placement::reason or Refusal::reason.
     void decision(std::string_view path, std::string_view reason, double seconds);
+    /// A request whose conversation, parent or group is known was placed: its prompt went where that went last, or not.
+    void affinity(bool is_kept);
     /// `kind`: ttft, tpot (of requests), prefill_step, decode_step, transfer (of worker samples).
     void prediction(std::string_view kind, double measured_over_predicted);
     /// Everything that is told about the workers as they stand.
@@ -38,6 +41,7 @@ private:
     const std::string model_;
     prometheus::Histogram& decision_seconds_;
     std::map<std::pair<std::string, std::string>, prometheus::Counter*> decisions_;  // (path, reason)
+    std::array<prometheus::Counter*, 2> affinity_{};                                 // [kept]; null: not told yet
     std::map<std::string, prometheus::Histogram*, std::less<>> predictions_;
     std::unique_ptr<Gauges> gauges_;  // from the first cluster() on
     struct OfTenant {

@@ -283,6 +283,9 @@ std::span<const std::uint32_t> Shortlist::pick(const PlaceQuery& query, PrefixSe
     picked_.clear();
     found_prefill_ = false;
     found_decode_ = false;
+    for (const std::uint32_t slot : pool.also) {
+        if (is_of_use(slot, query.prompt_tokens, picking)) { add(slot); }
+    }
     take_holders(prefixes, picking);
     take_decode(local_, kCandidates, picking);
     if (query.new_tokens_max < kWeighedTokens) { take_decode(local_brief_, kCandidates, picking); }

@@ -39,7 +39,8 @@ public:
         std::optional<std::uint64_t> numerics;  // empty: any
         std::size_t workers = 0;
         std::uint32_t block_tokens = 1;
-        bool prefill_exists = false;  // a worker for prefill takes new requests, be it suspect
+        bool prefill_exists = false;               // a worker for prefill takes new requests, be it suspect
+        std::span<const std::uint32_t> also = {};  // slots that are candidates, too, where they are of use
     };
     /// `look` gives a worker as it stands now. Valid until the next call. Empty: this is a case for a scan of all,
     /// as no ready worker is known for one of the phases.

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "sim/virtual_clock.h"
+#include "worker/shared_prefix.h"
 
 namespace sim {
 namespace {
@@ -218,13 +219,36 @@ void ModelledWorker::open_kv(Sequence& sequence, base::TimePoint now) {
     sequence.published_blocks = hit / options_.kv.block_tokens;
 }
 
+/// As StepLoop::awaited_prefix.
+std::uint32_t ModelledWorker::awaited_prefix(const Sequence& newcomer, base::TimePoint now) const {
+    if (newcomer.room || newcomer.start.chain.empty()) { return 0; }
+    const auto due_seconds = [now](const Sequence& sequence) {
+        const auto due = sequence.schedule ? sequence.next_due(now) : sequence.start.first_token_due;
+        return due ? seconds_of(*due - now) : worker::kNever;
+    };
+    const worker::SharingPrompt own{newcomer.start.chain, newcomer.tokens, 0, due_seconds(newcomer)};
+    if (!worker::may_wait_for_prefix(now - newcomer.accepted, own.due_seconds, options_.limits.prompt_wait)) {
+        return 0;
+    }
+    std::uint32_t tokens = 0;
+    for (const auto& other : sequences_) {
+        if (other->state != SequenceState::running || other->tokens_left() <= 1) { continue; }
+        const worker::SharingPrompt its{other->start.chain, other->tokens, other->computed, due_seconds(*other)};
+        tokens = std::max(tokens,
+                          worker::awaited_prefix(own, its, options_.kv.block_tokens, options_.limits.batch_tokens_max));
+    }
+    return tokens;
+}
+
 void ModelledWorker::give_memory(base::TimePoint now) {
     bool any = true;
     while (any && std::any_of(sequences_.begin(), sequences_.end(), [](const auto& s) { return s->is_newcomer(); })) {
         memory_candidates(now);
         for (std::size_t i = 0; i < memory_.size(); ++i) {
-            const Sequence& sequence = *sequences_[i];
+            Sequence& sequence = *sequences_[i];
             if (!sequence.is_newcomer()) { continue; }
+            sequence.awaited = awaited_prefix(sequence, now);
+            if (sequence.awaited > 0) { continue; }
             memory_[i].wish = sequence.room ? MemoryWish::grant : MemoryWish::admit;
             memory_[i].turn = sequence.room ? sequence.room->turn : sequence.id;
             memory_[i].blocks = cache_.blocks_for(sequence.tokens_wanted());
@@ -243,6 +267,10 @@ void ModelledWorker::give_memory(base::TimePoint now) {
                 ++preemptions_;
                 make_waiting(sequence, now);
                 continue;
+            }
+            if (action.act == MemoryAct::admit) {
+                sequence.awaited = awaited_prefix(sequence, now);
+                if (sequence.awaited > 0) { continue; }
             }
             open_kv(sequence, now);
             if (action.act == MemoryAct::grant) {
@@ -435,7 +463,7 @@ sluice::proto::WorkerLoad ModelledWorker::load() const {
             load.set_context_tokens(load.context_tokens() + sequence->tokens);
         } else if (runs || waits) {
             load.set_prefill_tokens_queued(load.prefill_tokens_queued() + sequence->tokens_left() -
-                                           (waits ? sequence->cached_believed : 0));
+                                           (waits ? std::max(sequence->cached_believed, sequence->awaited) : 0));
         }
     }
     const kv_cache::BlockCounts counts = cache_.counts();

@@ -136,6 +136,7 @@ private:
         std::uint32_t computed = 0;
         std::uint32_t published_blocks = 0;
         std::uint32_t cached_believed = 0;
+        std::uint32_t awaited = 0;  // as worker::Sequence::awaited_tokens
         std::uint32_t cached_tokens = 0;
         std::uint32_t step_tokens = 0;
         bool step_samples = false;
@@ -172,6 +173,7 @@ private:
     worker::MemoryCounts memory_counts() const;
     kv_cache::PrefixMatch match(const Sequence& sequence);
     std::uint32_t blocks_wanted(Sequence& sequence);
+    std::uint32_t awaited_prefix(const Sequence& newcomer, base::TimePoint now) const;
     void open_kv(Sequence& sequence, base::TimePoint now);
     bool plan_step(base::TimePoint now);
     void grow(base::TimePoint now);

@@ -160,6 +160,8 @@ base::Result<StartRequest> read_start(const sluice::proto::Start& start, Gateway
     request.slo.tpot = std::chrono::microseconds(start.tpot_target_us());
     request.priority = start.priority();
     request.tenant_tokens = std::isfinite(start.tenant_tokens()) ? start.tenant_tokens() : 0;
+    request.session = start.session();
+    request.session_ends = start.session_ends();
     request.explain = start.explain();
     if (start.has_grammar()) {
         const auto kind = grammar_kind(start.grammar().kind());

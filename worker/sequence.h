@@ -84,6 +84,8 @@ struct StartRequest {
     proto::KvMode kv_mode = {};                                      // of the hand-off, as the placement says
     bool allow_lossy_kv = false;                                     // its hand-off may lose a little
     std::optional<KvSource> kv_source = std::nullopt;                // until it was asked
+    std::uint64_t session = 0;                                       // stands for its conversation; 0: none
+    bool session_ends = false;                                       // nothing of it follows
     bool explain = false;                                            // tell where the time went
     std::optional<engine::GrammarSpec> grammar = std::nullopt;       // what the generated tokens keep to
     std::optional<base::ReasoningRule> reasoning = std::nullopt;     // `grammar` is about what follows it
@@ -161,6 +163,10 @@ struct Sequence {
     std::uint32_t published_blocks = 0;
     std::uint32_t cached_believed =
         0;  // while `waiting`: of `tokens`, what pool and tiers held when they were asked last
+
+    /// While `waiting`, of `tokens`: what another one is computing that begins alike, and this one will find; 0:
+    /// nothing.
+    std::uint32_t awaited_tokens = 0;
 
     bool output_started = false;      // cached_tokens and kv_path go with the first output only
     std::uint32_t cached_tokens = 0;  // prefix hit at admission, with what was loaded then

@@ -102,6 +102,7 @@ std::optional<RunningStep> StepLoop::plan_step() {
 std::optional<engine::Ticket> StepLoop::begin_step(engine::StepDone done) {
     CHECK(!running_);
     if (!next_) {
+        publish_all();  // newcomers find what the step before this one computed
         give_memory();
         next_ = plan_step();
     }

@@ -67,10 +67,14 @@ void StepLoop::settle() {
     }
     unreported_.reset();
     flush_outputs();
+    publish_all();
+    publish_board();
+}
+
+void StepLoop::publish_all() {
     for (const auto& sequence : sequences_) {
         if (sequence->kv) { publish(*sequence); }
     }
-    publish_board();
 }
 
 void StepLoop::end_all() {
@@ -149,6 +153,7 @@ void StepLoop::publish(Sequence& sequence) {
 void StepLoop::leave(Sequence& sequence, bool for_good) {
     if (!sequence.kv) { return; }
     publish(sequence);
+    if (for_good && sequence.request.session_ends) { sequence.kv->give_up_first(); }
     for (RolePart* helper : helpers_) {
         helper->leaving(sequence, for_good);
     }

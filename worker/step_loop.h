@@ -205,6 +205,7 @@ private:
     MemoryCounts memory_counts() const;
     kv_cache::PrefixMatch match_newcomer(const Sequence& sequence);
     std::uint32_t blocks_wanted(Sequence& sequence);
+    std::uint32_t awaited_prefix(const Sequence& newcomer) const;
     void look_up_prefix(Sequence& sequence);
     void give_memory();
     void open_kv(Sequence& sequence);
@@ -214,6 +215,7 @@ private:
     bool run_tasks();
     bool expire_deadlines();
     void extend_chain(Sequence& sequence);
+    void publish_all();
     void emit(Sequence& sequence, SequenceOutput output);
     void end(Sequence& sequence);
     /// Its KV memory is given up now.

@@ -1,8 +1,10 @@
 // Acts on the plan of KV memory (plan_memory.h); the contract stands in step_loop.h and role_part.h.
 #include <algorithm>
+#include <span>
 #include <utility>
 
 #include "base/check.h"
+#include "worker/shared_prefix.h"
 #include "worker/step_loop.h"
 
 namespace worker {
@@ -75,14 +77,44 @@ std::uint32_t StepLoop::blocks_wanted(Sequence& sequence) {
     return cache_.blocks_for(tokens_wanted(sequence)) - size32(match.blocks().size()) + revived;
 }
 
+/// Tokens of what this newcomer begins with that another one is computing; 0: it need not wait for any.
+std::uint32_t StepLoop::awaited_prefix(const Sequence& newcomer) const {
+    if (newcomer.room || newcomer.chain.empty() || newcomer.wants_prompt_scores()) { return 0; }
+    const base::TimePoint now = clock_.now();
+    const auto due_seconds = [now](const Sequence& sequence) {
+        const auto due = sequence.schedule ? sequence.next_due(now) : sequence.request.slo.first_token;
+        return due ? std::chrono::duration<double>(*due - now).count() : kNever;
+    };
+    // Of what clients sent: an answer begins like another one only by chance.
+    const auto prompt_chain = [this](const Sequence& sequence) {
+        const std::size_t blocks = sequence.prompt_tokens / cache_.options().block_tokens;
+        return std::span(sequence.chain).first(std::min(sequence.chain.size(), blocks));
+    };
+    const SharingPrompt own{prompt_chain(newcomer), size32(newcomer.tokens.size()), 0, due_seconds(newcomer)};
+    if (!may_wait_for_prefix(now - newcomer.accepted, own.due_seconds, options_.limits.prompt_wait)) { return 0; }
+    std::uint32_t tokens = 0;
+    for (const auto& other : sequences_) {
+        const bool computes = other->state == SequenceState::running || other->state == SequenceState::loading;
+        if (!computes || other->encodes() || other->tokens_left() <= 1 || other->awaits_grammar()) { continue; }
+        if (other->kv->is_private()) { continue; }
+        const SharingPrompt its{prompt_chain(*other), size32(other->tokens.size()), other->computed_tokens,
+                                due_seconds(*other)};
+        tokens = std::max(
+            tokens, worker::awaited_prefix(own, its, cache_.options().block_tokens, options_.limits.batch_tokens_max));
+    }
+    return tokens;
+}
+
 void StepLoop::give_memory() {
     others_give_way_ = false;
     bool any = true;
     while (any && std::any_of(sequences_.begin(), sequences_.end(), [](const auto& s) { return is_newcomer(*s); })) {
         std::vector<MemoryCandidate> candidates = memory_candidates();
         for (std::size_t i = 0; i < candidates.size(); ++i) {
-            const Sequence& sequence = *sequences_[i];
+            Sequence& sequence = *sequences_[i];
             if (!is_newcomer(sequence)) { continue; }
+            sequence.awaited_tokens = awaited_prefix(sequence);
+            if (sequence.awaited_tokens > 0) { continue; }
             candidates[i].wish = sequence.room ? MemoryWish::grant : MemoryWish::admit;
             candidates[i].turn = sequence.room ? sequence.room->turn : base::raw(sequence.id);
             candidates[i].blocks = cache_.blocks_for(tokens_wanted(sequence));
@@ -109,6 +141,10 @@ void StepLoop::give_memory() {
                 make_waiting(sequence);
                 continue;
             }
+            if (action.act == MemoryAct::admit) {  // one that was admitted just now may bring what it begins with
+                sequence.awaited_tokens = awaited_prefix(sequence);
+                if (sequence.awaited_tokens > 0) { continue; }
+            }
             open_kv(sequence);
             if (action.act == MemoryAct::grant) {
                 sequence.room.reset();
@@ -130,7 +166,7 @@ void StepLoop::give_memory() {
 void StepLoop::open_kv(Sequence& sequence) {
     kv_cache::PrefixMatch match = match_newcomer(sequence);
     const std::uint32_t hit = match.tokens();
-    auto opened = cache_.open(std::move(match), tokens_wanted(sequence));
+    auto opened = cache_.open(std::move(match), tokens_wanted(sequence), sequence.request.session);
     CHECK(opened, "the plan of KV memory counted wrong: " << opened.error().message);
     sequence.kv = std::move(*opened);
     sequence.waited = sequence.waited_for_memory(clock_.now());

@@ -13,7 +13,7 @@ constexpr std::size_t kChangesMax = 1 << 16;
 std::uint32_t uncached_tokens(const Sequence& sequence) {
     const bool waits = sequence.state == SequenceState::waiting;
     const std::uint32_t comes = sequence.from_end ? sequence.from_end->end - sequence.from_end->until : 0;
-    return sequence.tokens_left() - (waits ? sequence.cached_believed : comes);
+    return sequence.tokens_left() - (waits ? std::max(sequence.cached_believed, sequence.awaited_tokens) : comes);
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ namespace json = boost::json;
 
 constexpr std::int64_t kTokensMax = std::numeric_limits<std::int32_t>::max();
 constexpr std::size_t kStopTokensMax = 64;
+constexpr std::size_t kCacheKeyBytesMax = 1024;
 constexpr std::size_t kStreamFieldWithin = 32 * 1024;  // bytes looked at from either end
 constexpr std::int64_t kNoLimit = -1;                  // of max_tokens, as llama.cpp's clients send it
 constexpr std::int64_t kTargetMsMax = 3'600'000;       // an hour
@@ -358,6 +359,7 @@ ApiResult<RequestForm> read_form(Endpoint endpoint, const json::object& body, co
         if (salt->empty()) { fields.problem("cache_salt", "must not be empty"); }
         form.cache_scope = "salt:" + *salt;
     }
+    form.prompt_cache_key = fields.string("prompt_cache_key", kCacheKeyBytesMax).value_or("");
     fields.integer("priority", std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max());
     if (const auto* id = fields.find("request_id"); id != nullptr && id->is_string()) {
         if (std::string text = text_of(id->get_string()); is_request_id(text)) { form.request_id = std::move(text); }

@@ -94,7 +94,8 @@ struct RequestForm {
     bool return_token_ids = false;
     std::optional<std::uint32_t> prompt_tokens_kept = {};  // truncate_prompt_tokens: the last so many
     std::string cache_scope = {};
-    std::string request_id = {};  // from the body; empty: none
+    std::string request_id = {};        // from the body; empty: none
+    std::string prompt_cache_key = {};  // prompts with the same one begin alike; empty: not said
     SloWish slo = {};
 
     std::shared_ptr<const proto::Grammar> grammar = {};           // that answers keep to; null: none

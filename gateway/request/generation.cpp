@@ -159,6 +159,13 @@ void Generation::place() {
     if (hashes_.hold_for(numerics_id, context_.cluster.block_tokens)) {
         ask.set_block_hashes(hashes_.bytes(context_.hash_key, *request_.prompt, generated_));
     }
+    const auto name = [&](HintKind kind, const std::string& text) {
+        return hint_name(context_.hash_key, kind, request_.tenant, text);
+    };
+    ask.set_session(name(HintKind::session, request_.hints.session));
+    ask.set_parent_session(name(HintKind::session, request_.hints.parent));
+    ask.set_prompt_group(name(HintKind::prompt_group, request_.hints.prompt_group));
+    ask.set_session_ends(request_.hints.ends);
     if (request_.deadline) { ask.set_deadline_in_us(base::time_left_us(*request_.deadline, placed_at_)); }
     for (const std::uint64_t worker : avoid_) {
         ask.add_avoid_workers(worker);

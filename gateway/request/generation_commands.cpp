@@ -24,6 +24,8 @@ void Generation::send_start(const proto::WorkerEndpoint& to, proto::Start::Part 
     start.set_tenant(request_.tenant);
     start.set_tenant_tokens(tenant_tokens_);
     start.set_priority(request_.slo.priority);
+    start.set_session(hint_name(context_.hash_key, HintKind::session, request_.tenant, request_.hints.session));
+    start.set_session_ends(request_.hints.ends);
     start.set_explain(record_.is_on());
     start.set_traceparent(request_.traceparent);
     if (request_.grammar != nullptr) { *start.mutable_grammar() = *request_.grammar; }

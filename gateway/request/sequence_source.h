@@ -15,6 +15,7 @@
 #include "gateway/explain/timeline.h"
 #include "gateway/request/ports.h"
 #include "gateway/request/prompt_hashes.h"
+#include "gateway/request/session_hints.h"
 #include "gateway/request/slo_targets.h"
 #include "gateway/request/text_stream.h"
 
@@ -27,11 +28,12 @@ struct RoutedAsk;
 struct GenerationRequest {
     /// A vector of `prompt` is the answer: model, tenant and deadline count, what is about tokens does not.
     bool encodes = false;
-    std::size_t model = 0;                                     // of the gateway's Models
-    std::string tenant;                                        // whom it is counted for
-    std::string session = {};                                  // the client's name of its conversation; empty: none
-    RequestSlo slo;                                            // what is promised
-    base::TimePoint received_at{};                             // from when its TTFT counts
+    std::size_t model = 0;          // of the gateway's Models
+    std::string tenant;             // whom it is counted for
+    std::string session = {};       // the client's name of its conversation for a capture; empty: none
+    SessionHints hints = {};        // for placement
+    RequestSlo slo;                 // what is promised
+    base::TimePoint received_at{};  // from when its TTFT counts
     std::shared_ptr<const std::vector<base::TokenId>> prompt;  // not empty; choices of one prompt share it
     std::shared_ptr<const PromptHashes> hashes;                // of `prompt`, likewise; empty: no prefix can be reused
     proto::Sampling sampling;                                  // seed and choice set

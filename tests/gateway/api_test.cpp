@@ -399,6 +399,33 @@ TEST_CASE("the blocks of a prompt are hashed once, for all of its choices", "[ga
     REQUIRE(world.owner.ports.placed[3].block_hashes().empty());  // every token of it is computed
 }
 
+TEST_CASE("the names of conversations and prompt groups reach the scheduler as hashes that depend on the tenant",
+          "[gateway][api]") {
+    gateway::GatewayOptions options;
+    options.tenant_header = "x-tenant";
+    World world(options);
+    const std::string body = R"({"prompt":"a","max_tokens":3,"prompt_cache_key":"docs"})";
+    const auto& placed = world.owner.ports.placed;
+    world.send("POST", "/completions", body,
+               {{"x-tenant", "a"}, {"x-session-id", "one"}, {"x-parent-id", "two"}, {"x-session-final", "true"}});
+    world.send("POST", "/completions", body, {{"x-tenant", "a"}, {"x-session-id", "two"}, {"x-session-final", "no"}});
+    world.send("POST", "/completions", body, {{"x-tenant", "b"}, {"x-session-id", "one"}});
+    world.send("POST", "/completions", R"({"prompt":"a","max_tokens":3})", {{"x-tenant", "a"}});
+    world.send("POST", "/completions", body, {{"x-tenant", "a"}, {"x-session-id", "docs"}});
+    REQUIRE(placed.size() == 5);
+    REQUIRE(placed[0].session() != 0);
+    REQUIRE(placed[0].session_ends());
+    REQUIRE(placed[1].session() == placed[0].parent_session());
+    REQUIRE_FALSE(placed[1].session_ends());
+    REQUIRE(placed[1].parent_session() == 0);
+    REQUIRE(placed[1].prompt_group() == placed[0].prompt_group());
+    REQUIRE(placed[2].session() != placed[0].session());
+    REQUIRE(placed[2].prompt_group() != placed[0].prompt_group());
+    REQUIRE(placed[3].session() + placed[3].parent_session() + placed[3].prompt_group() == 0);
+    REQUIRE(placed[4].session() != placed[4].prompt_group());
+    REQUIRE(placed[0].DebugString().find("one") == std::string::npos);
+}
+
 TEST_CASE("a tenant comes from the trusted field, or the request is refused", "[gateway][api]") {
     gateway::GatewayOptions options;
     options.tenant_header = "x-tenant";

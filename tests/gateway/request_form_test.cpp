@@ -136,6 +136,7 @@ TEST_CASE("a field of a wrong type or out of range is a 400 that names it", "[ga
         {"chat_template", "\"x\""},
         {"cache_salt", "\"\""},
         {"cache_salt", "1"},
+        {"prompt_cache_key", "1"},
         {"priority", "\"high\""},
         {"truncate_prompt_tokens", "0"},
         {"chat_template_kwargs", R"({"messages":[]})"},

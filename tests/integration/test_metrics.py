@@ -123,7 +123,7 @@ def test_processes_of_all_roles_export_the_catalogue_and_nothing_else(tmp_path):
         assert before == []
         for index in range(8):
             answer = harness.post(cluster.port, "/v1/completions", model=harness.MODEL_ID, prompt=f"Once upon a time, number {index}", max_tokens=8, temperature=0,
-                                  slo={"ttft_ms": 60000, "tpot_ms": 30000})
+                                  prompt_cache_key="stories", slo={"ttft_ms": 60000, "tpot_ms": 30000})
             assert answer.status == 200, answer.body
         assert harness.post(cluster.port, "/v1/embeddings", model=ENCODER.name, input=["a", "b"]).status == 200
 

@@ -500,6 +500,54 @@ TEST_CASE("what is forgotten is not found, and free when nobody uses it any more
     REQUIRE(cache.match(chain, 1000).tokens() == 4 * kTokens);
 }
 
+TEST_CASE("what only a conversation had that is over is evicted first, what others found with it is not",
+          "[kv_cache]") {
+    KvCache cache(make_options(8));
+    const auto ours = make_chain(1, 4, 2);
+    const auto other = make_chain(2, 3, 2);
+    const auto turn = [&](std::span<const BlockHash> chain, std::uint64_t conversation, bool is_last) {
+        auto sequence =
+            cache.open(cache.match(chain, 1000), static_cast<std::uint32_t>(chain.size()) * kTokens, conversation);
+        REQUIRE(sequence.has_value());
+        sequence->publish(chain);
+        if (is_last) { sequence->give_up_first(); }
+    };
+    const auto found = [&](std::span<const BlockHash> chain) { return cache.cached_tokens(chain, 1000) / kTokens; };
+    const bool is_shared = GENERATE(true, false);
+    CAPTURE(is_shared);
+    const auto unlike = make_chain(3, 3);
+    turn(is_shared ? other : unlike, 8, false);
+    turn(std::span(ours).first(3), 7, false);
+    turn(ours, 7, true);
+    const std::uint32_t kept = cache.counts().cached;
+    const SequenceKv newcomer = open(cache, (cache.counts().free + (is_shared ? 2 : 4)) * kTokens);
+    REQUIRE(cache.counts().cached == kept - (is_shared ? 2 : 4));
+    if (is_shared) {
+        REQUIRE(found(other) == 3);
+        REQUIRE(found(ours) == 2);
+    } else {
+        REQUIRE(found(ours) == 0);
+        REQUIRE(cache.counts().cached == 3);  // the older ones
+    }
+}
+
+TEST_CASE("a conversation that goes on after all keeps its blocks like any other", "[kv_cache]") {
+    KvCache cache(make_options(6));
+    const auto ours = make_chain(1, 3);
+    const auto other = make_chain(2, 3);
+    {
+        auto last = cache.open({}, 3 * kTokens, 7);
+        REQUIRE(last.has_value());
+        last->publish(ours);
+        last->give_up_first();
+    }
+    fill_cache(cache, other);
+    { const auto again = cache.open(cache.match(ours, 1000), 3 * kTokens, 7); }
+    const SequenceKv newcomer = open(cache, 3 * kTokens);
+    REQUIRE(cache.cached_tokens(ours, 1000) == 3 * kTokens);
+    REQUIRE(cache.cached_tokens(other, 1000) == 0);
+}
+
 TEST_CASE("use against the contract stops the process", "[kv_cache]") {
     const auto chain = make_chain(1, 2);
     REQUIRE(stops_the_process([] { KvCache cache(make_options(4, 0)); }));
