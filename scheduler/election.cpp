@@ -82,6 +82,7 @@ void Election::follow() {
     ours.epoch = std::max<std::uint64_t>(term_.epoch + 1,
                                          static_cast<std::uint64_t>(std::max<std::int64_t>(clock_.unix_us(), 1)));
     ours.holder = options_.name;
+    ours.workers = term_.workers;  // they are awaited by whoever leads after us, too
     const auto begun = lease_.begin(term_, ours);
     if (!begun) {
         problem_ = begun.error().message;

@@ -1,12 +1,17 @@
 #include "scheduler/leadership.h"
 
-#include <condition_variable>
+#include <chrono>
 #include <utility>
 
 #include "base/log.h"
 #include "base/log_limit.h"
 
 namespace scheduler {
+namespace {
+
+constexpr std::chrono::milliseconds kNewsPause(100);
+
+}  // namespace
 
 LeaderMetrics::LeaderMetrics(base::Metrics& metrics)
     : leads(metrics.gauge("sluice_scheduler_leads", "1 while this scheduler places requests, 0 while it stands by")),
@@ -32,8 +37,11 @@ Standing Leadership::standing() const {
 }
 
 void Leadership::tell(const Election::Told& told) {
-    const std::scoped_lock lock(mutex_);
-    told_ = told;
+    {
+        const std::scoped_lock lock(mutex_);
+        if (std::exchange(told_, told).workers == told.workers) { return; }
+    }
+    news_.notify_all();
 }
 
 void Leadership::stop() {
@@ -43,8 +51,6 @@ void Leadership::stop() {
 
 void Leadership::run(std::stop_token stop) {
     Election election(options_, *lease_, clock_);
-    std::mutex sleep_mutex;
-    std::condition_variable_any sleep;
     const auto publish = [this](const Standing& now) {
         const std::scoped_lock lock(mutex_);
         return std::exchange(standing_, now);
@@ -74,8 +80,14 @@ void Leadership::run(std::stop_token stop) {
         if (now.epoch == 0 && !now.leader.empty() && now.leader != before.leader) {
             spdlog::info("stands by; the scheduler at {} leads", base::log_safe(now.leader));
         }
-        std::unique_lock lock(sleep_mutex);
-        sleep.wait_for(lock, stop, lease_->pause(options_.lease), [] { return false; });
+        const bool leads = now.epoch != 0;
+        std::unique_lock lock(mutex_);
+        const bool has_news = news_.wait_for(lock, stop, lease_->pause(options_.lease),
+                                             [&] { return leads && told_.workers != told.workers; });
+        // More may come at once.
+        if (has_news) {
+            news_.wait_for(lock, stop, kNewsPause, [] { return false; });
+        }
     }
     election.resign();
     publish(election.standing());

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <condition_variable>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -34,7 +35,8 @@ public:
 
     /// As it was at the last look: whether it still holds, its `until` says.
     Standing standing() const;
-    /// What goes into the record at the next renewal.
+    /// What goes into the record at the next renewal, which comes soon where the number of workers is another one: who
+    /// leads next awaits as many.
     void tell(const Election::Told& told);
     /// Gives the lease back and looks no more. May be called twice.
     void stop();
@@ -47,7 +49,8 @@ private:
     const base::Clock& clock_;
     LeaderMetrics& metrics_;
     const std::function<void()> changed_;
-    mutable std::mutex mutex_;  // guards the next two
+    mutable std::mutex mutex_;          // guards the next three
+    std::condition_variable_any news_;  // other workers were told
     Standing standing_;
     Election::Told told_;
     std::jthread thread_;

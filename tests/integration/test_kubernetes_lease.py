@@ -121,9 +121,10 @@ def complete(cluster):
     return harness.request(cluster.port, "POST", "/v1/completions", {"model": "stories260k", "prompt": "There was", "max_tokens": 4, "temperature": 1, "seed": 1}, seconds=120)
 
 
-def leader_and_other(cluster):
+def leader_and_other(cluster, server):
     first, second = cluster.pids_of("scheduler")
     wait_until(lambda: leads(cluster, first) != leads(cluster, second), "one scheduler leads", 60)
+    wait_until(lambda: server.lease["metadata"]["annotations"]["sluice.dev/workers"] == "2", "the Lease tells of both workers")
     return (first, second) if leads(cluster, first) else (second, first)
 
 
@@ -131,7 +132,7 @@ def test_a_killed_leader_is_followed_and_an_api_server_that_is_gone_changes_noth
     with start(server, account, "gateway.place_wait_max_ms=60000", "scheduler.leader_lease_ms=6000") as cluster:
         cluster.wait_ready()
         text = complete(cluster).json()["choices"][0]["text"]
-        leader, other = leader_and_other(cluster)
+        leader, other = leader_and_other(cluster, server)
         assert server.lease["spec"]["leaseDurationSeconds"] == 6 and server.lease["metadata"]["namespace"] == "serving"
 
         # Gone for longer than the lease: who leads stays, and serves.
@@ -159,7 +160,7 @@ def test_a_killed_leader_is_followed_and_an_api_server_that_is_gone_changes_noth
 def test_a_leader_that_stood_still_finds_another_one(server, account):
     with start(server, account, "gateway.place_wait_max_ms=60000", "scheduler.leader_lease_ms=4000") as cluster:
         cluster.wait_ready()
-        leader, other = leader_and_other(cluster)
+        leader, other = leader_and_other(cluster, server)
         harness.freeze(leader)
         assert complete(cluster).status == 200
         assert leads(cluster, other)
