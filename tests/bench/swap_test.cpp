@@ -33,7 +33,8 @@ TEST_CASE("where others lie in between a sequence is a few copies, on a disk as 
     options.disk_folder = folder;
     const auto figures = bench::measure_swaps(options);
     REQUIRE(figures.has_value());
-    REQUIRE(figures->size() == 5);
+    // Copies; memory in two ways; a file in two, and in two more where the system lets files be read around its cache.
+    REQUIRE((figures->size() == 5 || figures->size() == 7));
     for (const bench::SwapFigure& figure : *figures) {
         REQUIRE(figure.out_bytes_per_s > 0);
         REQUIRE(figure.in_bytes_per_s > 0);
