@@ -96,9 +96,15 @@ TEST_CASE("a call that is too much for its process fails, says what ran out, and
     const auto fine = text::ChatTemplate::compile("{{ x }}", {}, process);
     REQUIRE(fine);
     if (deep) { CHECK_FALSE((*deep)->render("{}", kNow)); }
+    // On a busy machine 256 MiB may take longer than half a second: here memory runs out first.
+    text::TextProcessOptions patient = small_bounds();
+    patient.call_cpu = 60s;
+    const auto patient_process = started(patient);
     const auto doubling = text::ChatTemplate::compile(
         "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}", {},
-        process);
+        patient_process);
+    const auto served = text::ChatTemplate::compile("{{ x }}", {}, patient_process);
+    REQUIRE(served);
     const auto endless = text::ChatTemplate::compile(
         "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a %}{% endfor %}{% endfor %}",
         {.fuel = std::uint64_t{1} << 60}, process);
@@ -108,14 +114,15 @@ TEST_CASE("a call that is too much for its process fails, says what ran out, and
     REQUIRE_FALSE(grown);
     CHECK(grown.error().code == base::ErrorCode::resource_exhausted);
     CHECK(grown.error().message.find("256 MiB of memory") != std::string::npos);
-    CHECK((*fine)->render(R"({"x": "served"})", kNow) == "served");
+    CHECK((*served)->render(R"({"x": "served"})", kNow) == "served");
+    CHECK(patient_process->processes_lost() == 1);
     const auto stopped = (*endless)->render("{}", kNow);
     REQUIRE_FALSE(stopped);
     CHECK(stopped.error().code == base::ErrorCode::resource_exhausted);
     CHECK(stopped.error().message.find("500 ms of CPU time") != std::string::npos);
     CHECK((*fine)->render(R"({"x": "served"})", kNow) == "served");
     CHECK(tokenizer->encode(kText));
-    CHECK(process->processes_lost() >= 2);
+    CHECK(process->processes_lost() >= 1);
 }
 #endif
 
