@@ -36,11 +36,18 @@ HttpResponse store_error(const base::Error& error) {
     return error_response(api_error(error, 1000));
 }
 
+ApiError made(unsigned status, std::string code, std::string message) {
+    ApiError error;
+    error.status = status;
+    error.code = std::move(code);
+    error.message = std::move(message);
+    return error;
+}
+
 HttpResponse not_there(std::string_view what, std::string_view id) {
-    ApiError error{.status = 404,
-                   .message = "no " + std::string(what) + " '" + std::string(id.substr(0, kShownBytesMax)) + "'"};
+    ApiError error =
+        made(404, "not_found", "no " + std::string(what) + " '" + std::string(id.substr(0, kShownBytesMax)) + "'");
     error.param = "id";
-    error.code = "not_found";
     return error_response(error);
 }
 
@@ -224,11 +231,9 @@ void BatchDesk::create(const HttpRequest& request, const RequestTag& tag, const 
     if (!form) { return done(error_response(form.error())); }
     const std::string_view scope = form_of(*batch_endpoint(form->endpoint)).name;
     if (tag.key && !tag.key->allows(scope)) {
-        ApiError error{.status = 403,
-                       .message = "this API key is not for " + form->endpoint + ": it lacks the scope '" +
-                                  std::string(scope) + "'"};
-        error.code = "permission_denied";
-        return done(error_response(error));
+        return done(error_response(
+            made(403, "permission_denied",
+                 "this API key is not for " + form->endpoint + ": it lacks the scope '" + std::string(scope) + "'")));
     }
     const std::int64_t now = setup_.clock.unix_us() / 1'000'000;
     BatchRecord record{.id = setup_.random_id("batch_"),
@@ -290,10 +295,9 @@ void BatchDesk::batch(std::string_view rest, const std::string& tenant, Done don
             if (!found) { return store_error(found.error()); }
             if (!*found) { return not_there("batch", id); }
             if (cancels) {
-                ApiError error{.status = 409,
-                               .message = "the batch is " + std::string(name_of((*found)->status)) +
-                                          ": there is nothing to cancel"};
-                error.code = "batch_is_over";
+                ApiError error =
+                    made(409, "batch_is_over",
+                         "the batch is " + std::string(name_of((*found)->status)) + ": there is nothing to cancel");
                 error.repeat_is_useless = true;
                 return error_response(error);
             }

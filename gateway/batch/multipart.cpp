@@ -63,6 +63,14 @@ std::size_t find_boundary(std::string_view body, const std::string& first, std::
     return std::string_view::npos;
 }
 
+ApiError other_type() {
+    ApiError error;
+    error.status = 415;
+    error.message = "files come as multipart/form-data with a boundary (curl: -F file=@..)";
+    error.code = "unsupported_content_type";
+    return error;
+}
+
 tl::unexpected<ApiError> malformed(const std::string& what) {
     return bad_request("", "the body is not the multipart/form-data that it says it is: " + what);
 }
@@ -72,12 +80,7 @@ tl::unexpected<ApiError> malformed(const std::string& what) {
 ApiResult<std::vector<FormPart>> read_form(std::string_view content_type, std::string_view body) {
     const std::string type = lower(trimmed(content_type.substr(0, content_type.find(';'))));
     const auto boundary = parameter(content_type, "boundary");
-    if (type != "multipart/form-data" || !boundary || boundary->empty()) {
-        ApiError error{.status = 415,
-                       .message = "files come as multipart/form-data with a boundary (curl: -F file=@..)"};
-        error.code = "unsupported_content_type";
-        return pass_on(std::move(error));
-    }
+    if (type != "multipart/form-data" || !boundary || boundary->empty()) { return pass_on(other_type()); }
     if (boundary->size() > kBoundaryBytesMax) { return malformed("its boundary is longer than 70 characters"); }
     const std::string first = "--" + *boundary;
     std::size_t at = find_boundary(body, first, 0);  // a preamble may stand before it
