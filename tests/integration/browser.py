@@ -42,7 +42,7 @@ class Browser:
         self.pending = b""
         self.events: collections.deque[dict[str, Any]] = collections.deque(maxlen=10_000)
 
-    def call(self, method: str, session: str | None = None, seconds: float = 60, **params: Any) -> dict[str, Any]:
+    def call(self, method: str, session: str | None = None, seconds: float = 240, **params: Any) -> dict[str, Any]:
         self.sent += 1
         message = {"id": self.sent, "method": method, "params": params, **({"sessionId": session} if session else {})}
         os.write(self.write_end, json.dumps(message).encode() + b"\0")
@@ -97,7 +97,7 @@ class Page:
         assert "exceptionDetails" not in told, told["exceptionDetails"]
         return told["result"].get("value")
 
-    def wait(self, script: str, seconds: float = 60) -> Any:
+    def wait(self, script: str, seconds: float = 240) -> Any:
         return harness.wait_until(lambda: self.run(script), script, seconds)
 
     def click(self, selector: str) -> None:
