@@ -149,11 +149,11 @@ void BatchRunner::launch(const ActivePtr& active, BatchRequest request) {
     ++running_;
     running_gauge_.Set(static_cast<double>(running_));
     const std::int64_t number = request.number;
-    // Answers may come from inside submit(): what they change is changed by the loop.
+    // Answers may come from inside submit(): what they change is changed by the loop. The batch owns its exchanges.
     const auto exchange = std::make_shared<BatchExchange>(
-        [this, active, request = std::move(request), id = tag.id](HttpResponse response) {
-            setup_.post([this, active, request, id, response = std::move(response)]() mutable {
-                answered(active, std::move(request), id, std::move(response));
+        [this, weak = std::weak_ptr(active), request = std::move(request), id = tag.id](HttpResponse response) {
+            setup_.post([this, weak, request, id, response = std::move(response)]() mutable {
+                if (const ActivePtr of = weak.lock()) { answered(of, std::move(request), id, std::move(response)); }
             });
         });
     active->in_work.emplace(number, exchange);
