@@ -147,7 +147,8 @@ double first_token_ms(BackBench& bench, std::uint64_t request) {
     bool steps = false;
     engine::Ticket ticket{};  // of the step that runs
     base::TimePoint step_ends;
-    std::optional<base::TimePoint> piece_ends;
+    constexpr base::TimePoint kNoPiece = base::TimePoint::max();
+    base::TimePoint piece_ends = kNoPiece;
     while (bench.sink.answers[key_of(request)].tokens.empty()) {
         for (std::size_t i = bench.mover.jobs.size(); i > 0; --i) {
             if (bench.mover.jobs[i - 1].kind == TierJob::Kind::save) { bench.done(i - 1); }
@@ -163,15 +164,15 @@ double first_token_ms(BackBench& bench, std::uint64_t request) {
                 step_ends = bench.clock.now() + std::chrono::milliseconds(sequence->step_tokens);
             }
         }
-        if (!piece_ends && !bench.mover.jobs.empty()) {
+        if (piece_ends == kNoPiece && !bench.mover.jobs.empty()) {
             const auto blocks = static_cast<double>(bench.mover.jobs[0].hashes.size());
             piece_ends = bench.clock.now() + std::chrono::duration_cast<base::Duration>(
                                                  std::chrono::duration<double, std::milli>(bench.load_ms * blocks));
         }
-        REQUIRE((steps || piece_ends));
-        if (piece_ends && (!steps || *piece_ends <= step_ends)) {
-            bench.clock.advance(*piece_ends - bench.clock.now());
-            piece_ends.reset();
+        REQUIRE((steps || piece_ends != kNoPiece));
+        if (piece_ends != kNoPiece && (!steps || piece_ends <= step_ends)) {
+            bench.clock.advance(piece_ends - bench.clock.now());
+            piece_ends = kNoPiece;
             bench.done_in_time(0);
         } else {
             bench.clock.advance(step_ends - bench.clock.now());
