@@ -1,8 +1,5 @@
 #include "caching/store/sqlite_store.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
 #include <string_view>
@@ -18,7 +15,6 @@ using base::ErrorCode;
 using Statement = SqliteStatement;
 
 constexpr int kForm = 1;  // of the tables; another one is not read
-constexpr int kBusyMs = 2000;
 constexpr char kTables[] =
     "CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, tenant TEXT NOT NULL, model TEXT NOT NULL,"
@@ -32,14 +28,6 @@ constexpr char kErase[] = "DELETE FROM answers WHERE key = ?1";
 constexpr char kAll[] =
     "SELECT key, tenant, model, revision, tags, created_us, expires_us, saved_s, is_cut, stop_string, stop_token,"
     " prompt_tokens, cached_tokens, completion_tokens, text FROM answers ORDER BY created_us DESC";
-
-tl::unexpected<base::Error> failed(sqlite3* database, const std::string& path, std::string_view what) {
-    const int code = database != nullptr ? sqlite3_errcode(database) : SQLITE_NOMEM;
-    const bool is_broken = code == SQLITE_NOTADB || code == SQLITE_CORRUPT;
-    return base::fail(is_broken ? ErrorCode::data_loss : ErrorCode::unavailable,
-                      "the cache's store " + path + ": " + std::string(what) + ": " +
-                          (database != nullptr ? sqlite3_errmsg(database) : "out of memory"));
-}
 
 std::uint32_t count_of(std::int64_t value) {
     return value < 0 || value > 0xffffffff ? 0 : static_cast<std::uint32_t>(value);
@@ -109,73 +97,30 @@ base::Result<std::unique_ptr<SqliteStore>> SqliteStore::open(const std::string& 
     return store;
 }
 
-SqliteStore::~SqliteStore() {
-    disconnect();
-}
-
-void SqliteStore::disconnect() {
-    sqlite3_close(database_);
-    database_ = nullptr;
-}
-
-base::Result<void> SqliteStore::run(const char* sql) {
-    if (sqlite3_exec(database_, sql, nullptr, nullptr, nullptr) != SQLITE_OK) { return failed(database_, path_, sql); }
-    return {};
-}
-
 base::Result<void> SqliteStore::connect() {
-    // Made by us first: SQLite's own files get the rights of this one.
-    const int file = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (file < 0) {
-        return base::fail(ErrorCode::unavailable,
-                          "the cache's store " + path_ + " cannot be opened: " + std::strerror(errno));
-    }
-    ::close(file);
-    const auto give_up = [this](std::string_view what) {
-        auto error = failed(database_, path_, what);
-        disconnect();
-        return error;
-    };
-    if (sqlite3_open_v2(path_.c_str(), &database_, SQLITE_OPEN_READWRITE, nullptr) != SQLITE_OK) {
-        return give_up("open");
-    }
-    sqlite3_busy_timeout(database_, kBusyMs);
-    for (const char* sql : {"PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", "PRAGMA trusted_schema=OFF"}) {
-        if (!run(sql)) { return give_up(sql); }
-    }
-    int form = 0;
-    {
-        Statement version(database_, "PRAGMA user_version");
-        if (!version.is_ready() || version.step() != SQLITE_ROW) { return give_up("user_version"); }
-        form = static_cast<int>(version.integer_of(0));
-    }
-    if (form != 0 && form != kForm) {
-        disconnect();
-        return base::fail(ErrorCode::data_loss, "the cache's store " + path_ + " is of form " + std::to_string(form) +
-                                                    ", this version reads form " + std::to_string(kForm) +
-                                                    ": name another file, or remove this one");
-    }
-    if (!run(kTables) || !run(kQuestionTables) || !run("PRAGMA user_version=1")) { return give_up("tables"); }
+    auto file = SqliteFile::open("the cache's store", path_, kForm, std::string(kTables) + kQuestionTables);
+    if (!file) { return base::pass_on(file); }
+    file_ = std::move(*file);
     return {};
 }
 
 base::Result<base::HashKey> SqliteStore::hash_key() {
-    if (database_ == nullptr) { return base::fail(ErrorCode::unavailable, "the cache's store is lost"); }
+    if (!file_) { return base::fail(ErrorCode::unavailable, "the cache's store is lost"); }
     {
-        Statement make(database_, "INSERT OR IGNORE INTO about VALUES ('hash_key', ?1)");
-        if (!make.is_ready()) { return failed(database_, path_, "about"); }
+        Statement make(file_->database(), "INSERT OR IGNORE INTO about VALUES ('hash_key', ?1)");
+        if (!make.is_ready()) { return tl::unexpected(file_->failed("about")); }
         make.text(1, base::format_hash_key(base::random_hash_key()));
-        if (!make.run()) { return failed(database_, path_, "about"); }
+        if (!make.run()) { return tl::unexpected(file_->failed("about")); }
     }
-    Statement read(database_, "SELECT value FROM about WHERE name = 'hash_key'");
-    if (!read.is_ready() || read.step() != SQLITE_ROW) { return failed(database_, path_, "hash_key"); }
+    Statement read(file_->database(), "SELECT value FROM about WHERE name = 'hash_key'");
+    if (!read.is_ready() || read.step() != SQLITE_ROW) { return tl::unexpected(file_->failed("hash_key")); }
     return base::parse_hash_key(read.bytes_of(0));
 }
 
 base::Result<void> SqliteStore::load(const std::function<bool(SavedAnswer)>& visit) {
-    if (database_ == nullptr) { return base::fail(ErrorCode::unavailable, "the cache's store is lost"); }
-    Statement all(database_, kAll);
-    if (!all.is_ready()) { return failed(database_, path_, "load"); }
+    if (!file_) { return base::fail(ErrorCode::unavailable, "the cache's store is lost"); }
+    Statement all(file_->database(), kAll);
+    if (!all.is_ready()) { return tl::unexpected(file_->failed("load")); }
     int code = all.step();
     for (; code == SQLITE_ROW; code = all.step()) {
         SavedAnswer one;
@@ -196,52 +141,52 @@ base::Result<void> SqliteStore::load(const std::function<bool(SavedAnswer)>& vis
         one.answer.text = all.bytes_of(14);
         if (!visit(std::move(one))) { return {}; }
     }
-    if (code != SQLITE_DONE) { return failed(database_, path_, "load"); }
+    if (code != SQLITE_DONE) { return tl::unexpected(file_->failed("load")); }
     return {};
 }
 
 base::Result<void> SqliteStore::load_questions(const std::function<bool(SavedQuestion)>& visit) {
-    if (database_ == nullptr) { return base::fail(ErrorCode::unavailable, "the cache's store is lost"); }
-    Statement all(database_, kAllQuestions);
-    if (!all.is_ready()) { return failed(database_, path_, "load questions"); }
+    if (!file_) { return base::fail(ErrorCode::unavailable, "the cache's store is lost"); }
+    Statement all(file_->database(), kAllQuestions);
+    if (!all.is_ready()) { return tl::unexpected(file_->failed("load questions")); }
     int code = all.step();
     for (; code == SQLITE_ROW; code = all.step()) {
         SavedQuestion one;
         if (!read_question(all, one)) { continue; }
         if (!visit(std::move(one))) { return {}; }
     }
-    if (code != SQLITE_DONE) { return failed(database_, path_, "load questions"); }
+    if (code != SQLITE_DONE) { return tl::unexpected(file_->failed("load questions")); }
     return {};
 }
 
 base::Result<std::string> SqliteStore::learning() {
-    if (database_ == nullptr) { return base::fail(ErrorCode::unavailable, "the cache's store is lost"); }
-    Statement read(database_, kLearning);
-    if (!read.is_ready()) { return failed(database_, path_, "learning"); }
+    if (!file_) { return base::fail(ErrorCode::unavailable, "the cache's store is lost"); }
+    Statement read(file_->database(), kLearning);
+    if (!read.is_ready()) { return tl::unexpected(file_->failed("learning")); }
     const int code = read.step();
     if (code == SQLITE_DONE) { return std::string(); }
-    if (code != SQLITE_ROW) { return failed(database_, path_, "learning"); }
+    if (code != SQLITE_ROW) { return tl::unexpected(file_->failed("learning")); }
     return read.bytes_of(0);
 }
 
 base::Result<void> SqliteStore::apply(const std::vector<StoreChange>& changes) {
-    if (database_ == nullptr) {
+    if (!file_) {
         if (auto connected = connect(); !connected) { return connected; }
     }
     auto written = write(changes);
-    if (!written) { disconnect(); }  // rolls back; the next batch begins anew
+    if (!written) { file_.reset(); }  // rolls back; the next batch begins anew
     return written;
 }
 
 base::Result<void> SqliteStore::write(const std::vector<StoreChange>& changes) {
-    if (auto begun = run("BEGIN IMMEDIATE"); !begun) { return begun; }
+    if (auto begun = file_->run("BEGIN IMMEDIATE"); !begun) { return begun; }
     {
-        Statements statements(database_);
+        Statements statements(file_->database());
         for (const StoreChange& change : changes) {
-            if (!std::visit(statements, change)) { return failed(database_, path_, "write"); }
+            if (!std::visit(statements, change)) { return tl::unexpected(file_->failed("write")); }
         }
     }
-    return run("COMMIT");
+    return file_->run("COMMIT");
 }
 
 }  // namespace caching

@@ -3,9 +3,8 @@
 #include <memory>
 #include <string>
 
+#include "caching/store/sqlite_file.h"
 #include "caching/store/store.h"
-
-struct sqlite3;
 
 namespace caching {
 
@@ -15,7 +14,6 @@ public:
     /// Opens or makes the file, readable by its owner only. Error: unavailable with SQLite's words, data_loss for a
     /// file that is none of ours.
     static base::Result<std::unique_ptr<SqliteStore>> open(const std::string& path);
-    ~SqliteStore() override;
 
     base::Result<base::HashKey> hash_key() override;
     base::Result<void> load(const std::function<bool(SavedAnswer)>& visit) override;
@@ -26,12 +24,10 @@ public:
 private:
     explicit SqliteStore(std::string path) : path_(std::move(path)) {}
     base::Result<void> connect();
-    base::Result<void> run(const char* sql);
     base::Result<void> write(const std::vector<StoreChange>& changes);
-    void disconnect();
 
     std::string path_;
-    sqlite3* database_ = nullptr;  // null: lost; apply() tries to open it again
+    std::unique_ptr<SqliteFile> file_;  // null: lost; apply() tries to open it again
 };
 
 }  // namespace caching

@@ -1,11 +1,7 @@
 #include "gateway/batch/batch_store.h"
 
-#include <fcntl.h>
 #include <sqlite3.h>
-#include <unistd.h>
 
-#include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "caching/store/sqlite_statement.h"
@@ -20,7 +16,6 @@ using base::ErrorCode;
 using Statement = caching::SqliteStatement;
 
 constexpr int kForm = 1;  // of the tables; another one is not read
-constexpr int kBusyMs = 2000;
 constexpr char kTables[] =
     "CREATE TABLE IF NOT EXISTS files (id TEXT PRIMARY KEY, tenant TEXT NOT NULL, name TEXT NOT NULL,"
     " purpose TEXT NOT NULL, created_at INTEGER NOT NULL, bytes INTEGER NOT NULL, of_batch TEXT NOT NULL,"
@@ -109,76 +104,34 @@ BatchRecord batch_of(Statement& row) {
 
 }  // namespace
 
-base::Error BatchStore::failed(std::string_view what) const {
-    const int code = database_ != nullptr ? sqlite3_errcode(database_) : SQLITE_NOMEM;
-    const bool is_broken = code == SQLITE_NOTADB || code == SQLITE_CORRUPT;
-    return {is_broken ? ErrorCode::data_loss : ErrorCode::unavailable,
-            "batch.file " + path_ + ": " + std::string(what) + ": " +
-                (database_ != nullptr ? sqlite3_errmsg(database_) : "out of memory")};
-}
-
 base::Result<std::unique_ptr<BatchStore>> BatchStore::open(const std::string& path, Bounds bounds) {
-    auto store = std::unique_ptr<BatchStore>(new BatchStore(path, bounds));
-    if (auto connected = store->connect(); !connected) { return base::pass_on(connected); }
-    return store;
-}
-
-BatchStore::~BatchStore() {
-    sqlite3_close(database_);
-}
-
-base::Result<void> BatchStore::run(const char* sql) {
-    if (sqlite3_exec(database_, sql, nullptr, nullptr, nullptr) != SQLITE_OK) { return tl::unexpected(failed(sql)); }
-    return {};
-}
-
-base::Result<void> BatchStore::connect() {
-    // Made by us first: SQLite's own files get the rights of this one.
-    const int file = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (file < 0) {
-        return base::fail(ErrorCode::unavailable, "batch.file " + path_ + " cannot be opened: " + std::strerror(errno));
-    }
-    ::close(file);
-    if (sqlite3_open_v2(path_.c_str(), &database_, SQLITE_OPEN_READWRITE, nullptr) != SQLITE_OK) {
-        return tl::unexpected(failed("open"));
-    }
-    sqlite3_busy_timeout(database_, kBusyMs);
-    for (const char* sql : {"PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", "PRAGMA trusted_schema=OFF"}) {
-        if (auto done = run(sql); !done) { return done; }
-    }
-    const auto form = number("PRAGMA user_version");
-    if (!form) { return base::pass_on(form); }
-    if (*form != 0 && *form != kForm) {
-        return base::fail(ErrorCode::data_loss, "batch.file " + path_ + " is of form " + std::to_string(*form) +
-                                                    ", this version reads form " + std::to_string(kForm) +
-                                                    ": name another file, or remove this one");
-    }
-    if (auto made = run(kTables); !made) { return made; }
-    return run("PRAGMA user_version=1");
+    auto file = caching::SqliteFile::open("batch.file", path, kForm, kTables);
+    if (!file) { return base::pass_on(file); }
+    return std::unique_ptr<BatchStore>(new BatchStore(std::move(*file), bounds));
 }
 
 /// The first column of the first row.
 base::Result<std::int64_t> BatchStore::number(const char* sql, const std::string& text) {
-    Statement statement(database_, sql);
-    if (!statement.is_ready()) { return tl::unexpected(failed(sql)); }
+    Statement statement(file_->database(), sql);
+    if (!statement.is_ready()) { return tl::unexpected(file_->failed(sql)); }
     if (!text.empty()) { statement.text(1, text); }
-    if (statement.step() != SQLITE_ROW) { return tl::unexpected(failed(sql)); }
+    if (statement.step() != SQLITE_ROW) { return tl::unexpected(file_->failed(sql)); }
     return statement.integer_of(0);
 }
 
 template <class Work>
 base::Result<void> BatchStore::in_transaction(Work work) {
-    if (auto begun = run("BEGIN IMMEDIATE"); !begun) { return begun; }
+    if (auto begun = file_->run("BEGIN IMMEDIATE"); !begun) { return begun; }
     base::Result<void> done = work();
-    if (done) { done = run("COMMIT"); }
-    if (!done) { sqlite3_exec(database_, "ROLLBACK", nullptr, nullptr, nullptr); }
+    if (done) { done = file_->run("COMMIT"); }
+    if (!done) { sqlite3_exec(file_->database(), "ROLLBACK", nullptr, nullptr, nullptr); }
     return done;
 }
 
 base::Result<void> BatchStore::insert_file(const FileRecord& file, std::string_view content,
                                            const std::string& of_batch, bool is_error) {
-    Statement put(database_, "INSERT INTO files VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9)");
-    if (!put.is_ready()) { return tl::unexpected(failed("files")); }
+    Statement put(file_->database(), "INSERT INTO files VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9)");
+    if (!put.is_ready()) { return tl::unexpected(file_->failed("files")); }
     put.text(1, file.id);
     put.text(2, file.tenant);
     put.text(3, file.name);
@@ -188,7 +141,7 @@ base::Result<void> BatchStore::insert_file(const FileRecord& file, std::string_v
     put.text(7, of_batch);
     put.integer(8, is_error ? 1 : 0);
     of_batch.empty() ? put.blob(9, content) : put.null(9);
-    if (!put.run()) { return tl::unexpected(failed("files")); }
+    if (!put.run()) { return tl::unexpected(file_->failed("files")); }
     return {};
 }
 
@@ -213,24 +166,26 @@ base::Result<void> BatchStore::add_file(const FileRecord& file, std::string_view
 }
 
 base::Result<std::optional<FileRecord>> BatchStore::file(const std::string& tenant, const std::string& id) {
-    Statement get(database_, (std::string("SELECT ") + kFileColumns + " FROM files WHERE id=?1 AND tenant=?2").c_str());
-    if (!get.is_ready()) { return tl::unexpected(failed("files")); }
+    Statement get(file_->database(),
+                  (std::string("SELECT ") + kFileColumns + " FROM files WHERE id=?1 AND tenant=?2").c_str());
+    if (!get.is_ready()) { return tl::unexpected(file_->failed("files")); }
     get.text(1, id);
     get.text(2, tenant);
     const int code = get.step();
     if (code == SQLITE_DONE) { return std::nullopt; }
-    if (code != SQLITE_ROW) { return tl::unexpected(failed("files")); }
+    if (code != SQLITE_ROW) { return tl::unexpected(file_->failed("files")); }
     return file_of(get);
 }
 
 base::Result<std::vector<FileRecord>> BatchStore::files(const std::string& tenant, const std::string& purpose,
                                                         const std::string& after, std::size_t limit) {
-    Statement all(database_, (std::string("SELECT ") + kFileColumns +
-                              " FROM files WHERE tenant=?1 AND (?2='' OR purpose=?2) AND (?3='' OR (created_at, id) <"
-                              " (SELECT created_at, id FROM files WHERE id=?3 AND tenant=?1))"
-                              " ORDER BY created_at DESC, id DESC LIMIT ?4")
-                                 .c_str());
-    if (!all.is_ready()) { return tl::unexpected(failed("files")); }
+    Statement all(file_->database(),
+                  (std::string("SELECT ") + kFileColumns +
+                   " FROM files WHERE tenant=?1 AND (?2='' OR purpose=?2) AND (?3='' OR (created_at, id) <"
+                   " (SELECT created_at, id FROM files WHERE id=?3 AND tenant=?1))"
+                   " ORDER BY created_at DESC, id DESC LIMIT ?4")
+                      .c_str());
+    if (!all.is_ready()) { return tl::unexpected(file_->failed("files")); }
     all.text(1, tenant);
     all.text(2, purpose);
     all.text(3, after);
@@ -240,7 +195,7 @@ base::Result<std::vector<FileRecord>> BatchStore::files(const std::string& tenan
     for (; code == SQLITE_ROW; code = all.step()) {
         found.push_back(file_of(all));
     }
-    if (code != SQLITE_DONE) { return tl::unexpected(failed("files")); }
+    if (code != SQLITE_DONE) { return tl::unexpected(file_->failed("files")); }
     return found;
 }
 
@@ -248,19 +203,19 @@ base::Result<std::optional<std::string>> BatchStore::content(const std::string& 
     std::string of_batch;
     bool is_error = false;
     {
-        Statement get(database_, "SELECT of_batch, is_error, content FROM files WHERE id=?1 AND tenant=?2");
-        if (!get.is_ready()) { return tl::unexpected(failed("files")); }
+        Statement get(file_->database(), "SELECT of_batch, is_error, content FROM files WHERE id=?1 AND tenant=?2");
+        if (!get.is_ready()) { return tl::unexpected(file_->failed("files")); }
         get.text(1, id);
         get.text(2, tenant);
         const int code = get.step();
         if (code == SQLITE_DONE) { return std::nullopt; }
-        if (code != SQLITE_ROW) { return tl::unexpected(failed("files")); }
+        if (code != SQLITE_ROW) { return tl::unexpected(file_->failed("files")); }
         of_batch = get.bytes_of(0);
         is_error = get.integer_of(1) != 0;
         if (of_batch.empty()) { return get.bytes_of(2); }
     }
-    Statement all(database_, "SELECT outcome FROM requests WHERE batch=?1 AND state=?2 ORDER BY number");
-    if (!all.is_ready()) { return tl::unexpected(failed("requests")); }
+    Statement all(file_->database(), "SELECT outcome FROM requests WHERE batch=?1 AND state=?2 ORDER BY number");
+    if (!all.is_ready()) { return tl::unexpected(file_->failed("requests")); }
     all.text(1, of_batch);
     all.integer(2, is_error ? kFailed : kAnswered);
     std::string content;
@@ -269,7 +224,7 @@ base::Result<std::optional<std::string>> BatchStore::content(const std::string& 
         content += all.bytes_of(0);
         content += '\n';
     }
-    if (code != SQLITE_DONE) { return tl::unexpected(failed("requests")); }
+    if (code != SQLITE_DONE) { return tl::unexpected(file_->failed("requests")); }
     return content;
 }
 
@@ -288,10 +243,10 @@ base::Result<bool> BatchStore::remove_file(const std::string& tenant, const std:
              {"UPDATE requests SET outcome=NULL WHERE batch=(SELECT of_batch FROM files WHERE id=?1) AND"
               " state=(SELECT 1+is_error FROM files WHERE id=?1)",
               "DELETE FROM files WHERE id=?1"}) {
-            Statement change(database_, sql);
-            if (!change.is_ready()) { return tl::unexpected(failed(sql)); }
+            Statement change(file_->database(), sql);
+            if (!change.is_ready()) { return tl::unexpected(file_->failed(sql)); }
             change.text(1, id);
-            if (!change.run()) { return tl::unexpected(failed(sql)); }
+            if (!change.run()) { return tl::unexpected(file_->failed(sql)); }
         }
         return {};
     });
@@ -300,10 +255,10 @@ base::Result<bool> BatchStore::remove_file(const std::string& tenant, const std:
 }
 
 base::Result<void> BatchStore::write_batch(const BatchRecord& batch) {
-    Statement put(database_,
+    Statement put(file_->database(),
                   "INSERT OR REPLACE INTO batches VALUES "
                   "(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21)");
-    if (!put.is_ready()) { return tl::unexpected(failed("batches")); }
+    if (!put.is_ready()) { return tl::unexpected(file_->failed("batches")); }
     put.text(1, batch.id);
     put.text(2, batch.tenant);
     put.text(3, batch.key_id);
@@ -322,7 +277,7 @@ base::Result<void> BatchStore::write_batch(const BatchRecord& batch) {
     put.text(19, batch.output_file);
     put.text(20, batch.error_file);
     put.text(21, problems_json(batch.problems));
-    if (!put.run()) { return tl::unexpected(failed("batches")); }
+    if (!put.run()) { return tl::unexpected(file_->failed("batches")); }
     return {};
 }
 
@@ -341,9 +296,9 @@ base::Result<void> BatchStore::add_batch(const BatchRecord& batch) {
 base::Result<std::vector<BatchRecord>> BatchStore::select_batches(const std::string& where,
                                                                   const std::vector<std::string>& texts,
                                                                   std::int64_t limit) {
-    Statement all(database_,
+    Statement all(file_->database(),
                   (std::string("SELECT ") + kColumns + " FROM batches WHERE " + where + " LIMIT ?9").c_str());
-    if (!all.is_ready()) { return tl::unexpected(failed("batches")); }
+    if (!all.is_ready()) { return tl::unexpected(file_->failed("batches")); }
     for (std::size_t i = 0; i < texts.size(); ++i) {
         all.text(static_cast<int>(i) + 1, texts[i]);
     }
@@ -353,7 +308,7 @@ base::Result<std::vector<BatchRecord>> BatchStore::select_batches(const std::str
     for (; code == SQLITE_ROW; code = all.step()) {
         found.push_back(batch_of(all));
     }
-    if (code != SQLITE_DONE) { return tl::unexpected(failed("batches")); }
+    if (code != SQLITE_DONE) { return tl::unexpected(file_->failed("batches")); }
     return found;
 }
 
@@ -379,15 +334,15 @@ base::Result<std::vector<BatchRecord>> BatchStore::unfinished() {
 base::Result<void> BatchStore::update(const BatchRecord& batch, const std::vector<BatchLine>& lines) {
     return in_transaction([&]() -> base::Result<void> {
         if (auto written = write_batch(batch); !written) { return written; }
-        Statement put(database_, "INSERT OR IGNORE INTO requests VALUES (?1,?2,?3,?4,?5,0,NULL)");
-        if (!put.is_ready()) { return tl::unexpected(failed("requests")); }
+        Statement put(file_->database(), "INSERT OR IGNORE INTO requests VALUES (?1,?2,?3,?4,?5,0,NULL)");
+        if (!put.is_ready()) { return tl::unexpected(file_->failed("requests")); }
         for (const BatchLine& line : lines) {
             put.text(1, batch.id);
             put.integer(2, line.number);
             put.text(3, line.custom_id);
             put.integer(4, static_cast<std::int64_t>(line.begin));
             put.integer(5, static_cast<std::int64_t>(line.bytes));
-            if (!put.run()) { return tl::unexpected(failed("requests")); }
+            if (!put.run()) { return tl::unexpected(file_->failed("requests")); }
         }
         return {};
     });
@@ -395,11 +350,11 @@ base::Result<void> BatchStore::update(const BatchRecord& batch, const std::vecto
 
 base::Result<std::vector<BatchRequest>> BatchStore::next(const std::string& batch, std::int64_t number,
                                                          std::size_t limit) {
-    Statement all(database_,
+    Statement all(file_->database(),
                   "SELECT number, custom_id, substr(files.content, begin + 1, requests.bytes) FROM requests"
                   " JOIN batches ON batches.id = requests.batch JOIN files ON files.id = batches.input_file"
                   " WHERE batch=?1 AND number>?2 AND state=0 ORDER BY number LIMIT ?3");
-    if (!all.is_ready()) { return tl::unexpected(failed("requests")); }
+    if (!all.is_ready()) { return tl::unexpected(file_->failed("requests")); }
     all.text(1, batch);
     all.integer(2, number);
     all.integer(3, static_cast<std::int64_t>(limit));
@@ -408,15 +363,16 @@ base::Result<std::vector<BatchRequest>> BatchStore::next(const std::string& batc
     for (; code == SQLITE_ROW; code = all.step()) {
         found.push_back({.number = all.integer_of(0), .custom_id = all.bytes_of(1), .line = all.bytes_of(2)});
     }
-    if (code != SQLITE_DONE) { return tl::unexpected(failed("requests")); }
+    if (code != SQLITE_DONE) { return tl::unexpected(file_->failed("requests")); }
     return found;
 }
 
 base::Result<void> BatchStore::add_outcomes(const std::string& batch, const std::vector<BatchOutcome>& outcomes) {
     return in_transaction([&]() -> base::Result<void> {
-        Statement put(database_, "UPDATE requests SET state=?3, outcome=?4 WHERE batch=?1 AND number=?2 AND state=0");
-        Statement count(database_, "UPDATE batches SET completed=completed+?2, failed=failed+?3 WHERE id=?1");
-        if (!put.is_ready() || !count.is_ready()) { return tl::unexpected(failed("requests")); }
+        Statement put(file_->database(),
+                      "UPDATE requests SET state=?3, outcome=?4 WHERE batch=?1 AND number=?2 AND state=0");
+        Statement count(file_->database(), "UPDATE batches SET completed=completed+?2, failed=failed+?3 WHERE id=?1");
+        if (!put.is_ready() || !count.is_ready()) { return tl::unexpected(file_->failed("requests")); }
         std::int64_t answered = 0;
         std::int64_t wrong = 0;
         for (const BatchOutcome& one : outcomes) {
@@ -424,13 +380,13 @@ base::Result<void> BatchStore::add_outcomes(const std::string& batch, const std:
             put.integer(2, one.number);
             put.integer(3, one.is_error ? kFailed : kAnswered);
             put.blob(4, one.line);
-            if (!put.run()) { return tl::unexpected(failed("requests")); }
-            (one.is_error ? wrong : answered) += sqlite3_changes(database_);
+            if (!put.run()) { return tl::unexpected(file_->failed("requests")); }
+            (one.is_error ? wrong : answered) += sqlite3_changes(file_->database());
         }
         count.text(1, batch);
         count.integer(2, answered);
         count.integer(3, wrong);
-        if (!count.run()) { return tl::unexpected(failed("batches")); }
+        if (!count.run()) { return tl::unexpected(file_->failed("batches")); }
         return {};
     });
 }
@@ -438,8 +394,8 @@ base::Result<void> BatchStore::add_outcomes(const std::string& batch, const std:
 base::Result<BatchRecord> BatchStore::finish(BatchRecord batch) {
     if (batch.status == BatchStatus::expired) {
         std::vector<BatchOutcome> unsent;
-        Statement rest(database_, "SELECT number, custom_id FROM requests WHERE batch=?1 AND state=0");
-        if (!rest.is_ready()) { return tl::unexpected(failed("requests")); }
+        Statement rest(file_->database(), "SELECT number, custom_id FROM requests WHERE batch=?1 AND state=0");
+        if (!rest.is_ready()) { return tl::unexpected(file_->failed("requests")); }
         rest.text(1, batch.id);
         while (rest.step() == SQLITE_ROW) {
             const std::int64_t number = rest.integer_of(0);
@@ -455,12 +411,12 @@ base::Result<BatchRecord> BatchStore::finish(BatchRecord batch) {
     const auto done = in_transaction([&]() -> base::Result<void> {
         for (const bool is_error : {false, true}) {
             std::string& id = is_error ? batch.error_file : batch.output_file;
-            Statement sizes(database_,
+            Statement sizes(file_->database(),
                             "SELECT COUNT(*), SUM(length(outcome) + 1) FROM requests WHERE batch=?1 AND state=?2");
-            if (!sizes.is_ready()) { return tl::unexpected(failed("requests")); }
+            if (!sizes.is_ready()) { return tl::unexpected(file_->failed("requests")); }
             sizes.text(1, batch.id);
             sizes.integer(2, is_error ? kFailed : kAnswered);
-            if (sizes.step() != SQLITE_ROW) { return tl::unexpected(failed("requests")); }
+            if (sizes.step() != SQLITE_ROW) { return tl::unexpected(file_->failed("requests")); }
             const std::int64_t count = sizes.integer_of(0);
             (is_error ? batch.failed : batch.completed) = static_cast<std::uint64_t>(count);
             if (count == 0) {

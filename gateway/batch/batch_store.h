@@ -5,12 +5,12 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
+#include "caching/store/sqlite_file.h"
 #include "gateway/batch/batch_records.h"
-
-struct sqlite3;
 
 namespace gateway {
 
@@ -26,9 +26,6 @@ public:
     };
     /// Opens or makes the file, readable by its owner only. Error: also data_loss for a file that is none of ours.
     static base::Result<std::unique_ptr<BatchStore>> open(const std::string& path, Bounds bounds);
-    ~BatchStore();
-    BatchStore(const BatchStore&) = delete;
-    BatchStore& operator=(const BatchStore&) = delete;
 
     // Files. A tenant sees its own only.
     /// Error: resource_exhausted (bytes, files).
@@ -62,10 +59,7 @@ public:
     base::Result<BatchRecord> finish(BatchRecord batch);
 
 private:
-    BatchStore(std::string path, Bounds bounds) : path_(std::move(path)), bounds_(bounds) {}
-    base::Result<void> connect();
-    base::Result<void> run(const char* sql);
-    base::Error failed(std::string_view what) const;
+    BatchStore(std::unique_ptr<caching::SqliteFile> file, Bounds bounds) : file_(std::move(file)), bounds_(bounds) {}
     base::Result<std::int64_t> number(const char* sql, const std::string& text = {});
     template <class Work>
     base::Result<void> in_transaction(Work work);
@@ -75,9 +69,8 @@ private:
                                                           const std::vector<std::string>& texts, std::int64_t limit);
     base::Result<void> write_batch(const BatchRecord& batch);
 
-    std::string path_;
+    std::unique_ptr<caching::SqliteFile> file_;
     Bounds bounds_;
-    sqlite3* database_ = nullptr;
 };
 
 }  // namespace gateway

@@ -1,4 +1,5 @@
 // Files and batches: forms, the store's file, how fast they go, and the way of a request through the runner.
+#include <sqlite3.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -488,4 +489,33 @@ TEST_CASE("a batch is cancelled, expires, fails by its input or by its key", "[g
     REQUIRE(world.status("batch_4") == BatchStatus::failed);
     REQUIRE(world.store->batch("t", "batch_4").value()->problems.at(0).code == "key_gone");
     REQUIRE(world.sent.empty());
+}
+
+TEST_CASE("a store that cannot be written stops batches until it can, and loses no outcome", "[gateway][batch]") {
+    const Folder folder;
+    gateway::BatchOptions options;
+    options.requests_at_once = 2;
+    World world(folder, options);
+    world.runner->add(fresh(*world.store, "1", lines(6)));
+    world.run();
+    REQUIRE(world.sent.size() == 2u);
+    sqlite3* other = nullptr;  // somebody who holds the file, as a full disk would
+    REQUIRE(sqlite3_open(folder.file().c_str(), &other) == SQLITE_OK);
+    REQUIRE(sqlite3_exec(other, "BEGIN IMMEDIATE", nullptr, nullptr, nullptr) == SQLITE_OK);
+    world.answer();
+    world.run();
+    REQUIRE(world.sent.size() == 1u);  // no other one is sent
+    REQUIRE(world.metrics.text().find("sluice_gateway_batch_store_failures_total 1") != std::string::npos);
+    REQUIRE(world.store->batch("t", "batch_1").value()->completed == 0u);
+    REQUIRE(sqlite3_exec(other, "ROLLBACK", nullptr, nullptr, nullptr) == SQLITE_OK);
+    REQUIRE(sqlite3_close(other) == SQLITE_OK);
+    world.clock.advance(6s);
+    world.run();
+    REQUIRE(world.store->batch("t", "batch_1").value()->completed == 1u);
+    while (!world.sent.empty()) {
+        world.answer();
+        world.run();
+    }
+    REQUIRE(world.status("batch_1") == BatchStatus::completed);
+    REQUIRE(world.store->batch("t", "batch_1").value()->completed == 6u);
 }
