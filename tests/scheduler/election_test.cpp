@@ -67,7 +67,7 @@ TEST_CASE("a leader that is silent for its lease has stopped before another one 
     REQUIRE(two.b.election.standing().epoch > epoch);
     REQUIRE(two.b.election.standing().workers_before == 5u);
     REQUIRE(two.record.term.workers == 5u);  // whoever follows it in turn awaits them, too
-    REQUIRE_FALSE(two.a.step());  // awake again
+    REQUIRE_FALSE(two.a.step());             // awake again
     REQUIRE(two.a.election.standing().leader == "b:1");
     REQUIRE(two.b.step());
 }
