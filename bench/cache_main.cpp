@@ -72,7 +72,7 @@ void add_bench_cache(CLI::App& app, CacheBenchOptions& options) {
                    "that the played model answers at a time, to compare bounds that follow its load; 0: any number")
         ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1'000'000}))
         ->capture_default_str();
-    app.add_option("--kernels", options.kernels, "of the encoder: auto, avx512, avx2, reference")
+    app.add_option("--kernels", options.kernels, "of the encoder: auto, amx, avx512, avx2, reference")
         ->capture_default_str();
     app.add_option("--threads", options.threads, "of the encoder")->check(CLI::Range(1, 1024))->capture_default_str();
     app.add_option("--seed", options.seed, "of shadow generations and evictions")->capture_default_str();

@@ -234,7 +234,7 @@ void add_bench_embed(CLI::App& app, EmbedBenchOptions& options) {
     app.add_option("--model", options.model_dir, "folder of a sentence encoder, or its name in the store")->required();
     app.add_option("--texts", options.texts_path, "file with a text a line, or a JSON object with a field text")
         ->required();
-    app.add_option("--kernels", options.kernels, "auto, avx512, avx2, reference")->capture_default_str();
+    app.add_option("--kernels", options.kernels, "auto, amx, avx512, avx2, reference")->capture_default_str();
     app.add_option("--weight-format", options.weight_format, "auto, f32, bf16")->capture_default_str();
     app.add_option("--threads", options.threads, "compute threads")->check(CLI::Range(1, 1024))->capture_default_str();
     app.add_option("--batch-tokens", options.batch_tokens_max, "tokens of a step at most")

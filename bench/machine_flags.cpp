@@ -23,7 +23,7 @@ void add_bench_engine(CLI::App& app, EngineBenchOptions& options) {
     app.add_option("--model", options.model_dir, "model folder (`sluice model make` writes one), or a GGUF file")
         ->required();
     app.add_option("--device", options.device, "auto, host, cuda:0, ...")->capture_default_str();
-    app.add_option("--kernels", options.kernels, "auto, avx512, avx2, reference, cuda")->capture_default_str();
+    app.add_option("--kernels", options.kernels, "auto, amx, avx512, avx2, reference, cuda")->capture_default_str();
     app.add_option("--prefill-attention", options.prefill_attention, "cuda: auto, mma, wgmma")->capture_default_str();
     app.add_option("--weight-format", options.weight_format, "as engine.weight_format")->capture_default_str();
     app.add_flag("--dependent-launch", options.dependent_launch, "cuda: as engine.dependent_launch");
@@ -59,7 +59,7 @@ void add_bench_kernels(CLI::App& app, KernelsBenchOptions& options) {
     app.add_option("--threads", options.threads, "compute threads")
         ->check(CLI::Range(1u, 1024u))
         ->capture_default_str();
-    app.add_option("--family", options.family, "auto, avx512, avx2 or reference")->capture_default_str();
+    app.add_option("--family", options.family, "auto, amx, avx512, avx2 or reference")->capture_default_str();
     app.add_option("--format", options.format, "bf16 or f32")
         ->check(CLI::IsMember({"bf16", "f32"}))
         ->capture_default_str();

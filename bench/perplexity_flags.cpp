@@ -18,7 +18,7 @@ void add_bench_perplexity(CLI::App& app, PerplexityOptions& options) {
         ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30))
         ->capture_default_str();
     app.add_option("--device", options.device, "auto, host, cuda:0, ...")->capture_default_str();
-    app.add_option("--kernels", options.kernels, "auto, avx512, avx2, reference, cuda")->capture_default_str();
+    app.add_option("--kernels", options.kernels, "auto, amx, avx512, avx2, reference, cuda")->capture_default_str();
     app.add_option("--weight-format", options.weight_format, "as engine.weight_format")->capture_default_str();
     app.add_option("--threads", options.threads, "compute threads of the host; 0: the machine's cores")
         ->check(CLI::Range(0u, 1024u))

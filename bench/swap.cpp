@@ -26,56 +26,68 @@ using base::Result;
 
 constexpr std::uint32_t kBlockTokens = 16;
 
-/// Median bytes a second.
-double rate_of(const SwapOptions& options, std::size_t bytes, std::function<void()> move) {
-    const SwapTrial trial{.move = std::move(move)};
-    return median(rates_of(options, bytes, std::span(&trial, 1))[0]);
-}
-
-Result<SwapFigure> measure_host(const SwapOptions& options, kv_transfer::TierBytes& bytes, const SwapPlan& plan,
-                                kv_cache::KvStore& store, const Fragmented& pool) {
+/// Host memory in three ways, in turns: one copy (the limit), one for each tile of the plain paged layout, which has a
+/// plane for each layer and K or V and in it a tile for each block, and groups of neighbouring blocks.
+Result<std::vector<SwapFigure>> measure_host(const SwapOptions& options, const SwapPlan& plan, kv_cache::KvStore& store,
+                                             const Fragmented& pool, const Fragmented& tier) {
     auto access = kv_cache::KvAccess::make(store);
     if (!access) { return base::pass_on(access); }
-    const std::size_t total = options.sequences * pool.sequences[0].blocks().size() * store.layout().block_bytes();
-    SwapFigure figure{.level = "host", .name = "groups"};
-    figure.copies_per_sequence = static_cast<double>(plan.copies) / options.sequences;
-    SwapMover mover(plan, bytes, *access);
-    fill(store, pool, 3);
-    figure.out_bytes_per_s = rate_of(options, total, [&] { mover.save(); });
-    fill(store, pool, 99);
-    figure.in_bytes_per_s = rate_of(options, total, [&] { mover.load(); });
-    if (mover.error()) { return tl::unexpected(*mover.error()); }
-    if (!holds(store, pool, 3)) { return base::fail(ErrorCode::internal, "what came back is not what went out"); }
-    return figure;
-}
+    const std::size_t block_bytes = store.layout().block_bytes();
+    const std::size_t blocks_total = store.blocks_total();
+    auto host = kv_transfer::HostTier::make(store, blocks_total * block_bytes);
+    if (!host) { return base::pass_on(host); }
+    // Of the same kind of memory as the pool, and as large: pages of another size would be another limit.
+    auto from = device::host_device().allocate(blocks_total * block_bytes);
+    if (!from) { return base::pass_on(from); }
+    auto to = device::host_device().allocate(blocks_total * block_bytes);
+    if (!to) { return base::pass_on(to); }
 
-/// The plain paged layout: a plane for each layer and K or V, in it a tile for each block; so a block is as many
-/// copies.
-SwapFigure measure_paged(const SwapOptions& options, const kv_cache::KvLayout& layout, const Fragmented& pool,
-                         const Fragmented& tier, std::uint32_t blocks_total, std::span<std::byte> pool_bytes,
-                         std::span<std::byte> tier_bytes) {
     const std::size_t planes = std::size_t{2} * options.layers;
-    const std::size_t tile = layout.block_bytes() / planes;
+    const std::size_t tile = block_bytes / planes;
     const std::size_t blocks = pool.sequences[0].blocks().size();
-    const auto move = [&](std::span<std::byte> to, const Fragmented& to_places, std::span<std::byte> from,
-                          const Fragmented& from_places) {
+    const auto move_tiles = [&](std::byte* target_plane, const Fragmented& targets, const std::byte* source_plane,
+                                const Fragmented& sources) {
         for (std::uint32_t i = 0; i < options.sequences; ++i) {
             for (std::size_t block = 0; block < blocks; ++block) {
-                const std::size_t target = base::raw(to_places.sequences[i].blocks()[block]);
-                const std::size_t source = base::raw(from_places.sequences[i].blocks()[block]);
+                const std::size_t target = base::raw(targets.sequences[i].blocks()[block]);
+                const std::size_t source = base::raw(sources.sequences[i].blocks()[block]);
                 for (std::size_t plane = 0; plane < planes; ++plane) {
-                    std::memcpy(to.data() + (plane * blocks_total + target) * tile,
-                                from.data() + (plane * blocks_total + source) * tile, tile);
+                    std::memcpy(target_plane + (plane * blocks_total + target) * tile,
+                                source_plane + (plane * blocks_total + source) * tile, tile);
                 }
             }
         }
     };
-    const std::size_t total = options.sequences * blocks * layout.block_bytes();
-    SwapFigure figure{.level = "host", .name = "block, layer, K or V"};
-    figure.copies_per_sequence = static_cast<double>(blocks * planes);
-    figure.out_bytes_per_s = rate_of(options, total, [&] { move(tier_bytes, tier, pool_bytes, pool); });
-    figure.in_bytes_per_s = rate_of(options, total, [&] { move(pool_bytes, pool, tier_bytes, tier); });
-    return figure;
+    const std::size_t total = options.sequences * blocks * block_bytes;
+    SwapMover mover(plan, **host, *access);
+    const SwapTrial out[] = {{.move = [&] { std::memcpy(to->data(), from->data(), total); }},
+                             {.move = [&] { move_tiles(to->data(), tier, from->data(), pool); }},
+                             {.move = [&] { mover.save(); }}};
+    const SwapTrial in[] = {{.move = [&] { std::memcpy(from->data(), to->data(), total); }},
+                            {.move = [&] { move_tiles(from->data(), pool, to->data(), tier); }},
+                            {.move = [&] { mover.load(); }}};
+    fill(store, pool, 3);
+    const auto rates_out = rates_of(options, total, out);
+    fill(store, pool, 99);
+    const auto rates_in = rates_of(options, total, in);
+    if (mover.error()) { return tl::unexpected(*mover.error()); }
+    if (!holds(store, pool, 3)) { return base::fail(ErrorCode::internal, "what came back is not what went out"); }
+
+    std::vector<SwapFigure> figures = {
+        {.level = "host", .name = "limit", .copies_per_sequence = 1},
+        {.level = "host", .name = "block, layer, K or V", .copies_per_sequence = static_cast<double>(blocks * planes)},
+        {.level = "host",
+         .name = "groups",
+         .copies_per_sequence = static_cast<double>(plan.copies) / options.sequences}};
+    const std::vector<double> shares_out = shares_of(rates_out, 1);
+    const std::vector<double> shares_in = shares_of(rates_in, 1);
+    for (std::size_t i = 0; i < figures.size(); ++i) {
+        figures[i].out_bytes_per_s = median(rates_out[i]);
+        figures[i].in_bytes_per_s = median(rates_in[i]);
+        figures[i].out_of_limit = shares_out[i];
+        figures[i].in_of_limit = shares_in[i];
+    }
+    return figures;
 }
 
 boost::json::object json_of(const SwapOptions& options, const std::vector<SwapFigure>& figures) {
@@ -85,11 +97,9 @@ boost::json::object json_of(const SwapOptions& options, const std::vector<SwapFi
                         {"name", figure.name},
                         {"copies_per_sequence", figure.copies_per_sequence},
                         {"out_bytes_per_s", figure.out_bytes_per_s},
-                        {"in_bytes_per_s", figure.in_bytes_per_s}});
-        if (figure.level == "disk") {
-            list.back().as_object()["out_of_limit"] = figure.out_of_limit;
-            list.back().as_object()["in_of_limit"] = figure.in_of_limit;
-        }
+                        {"in_bytes_per_s", figure.in_bytes_per_s},
+                        {"out_of_limit", figure.out_of_limit},
+                        {"in_of_limit", figure.in_of_limit}});
     }
     return {{"layers", options.layers},
             {"kv_heads", options.kv_heads},
@@ -112,15 +122,12 @@ void print(const SwapOptions& options, const std::vector<SwapFigure>& figures) {
     std::printf(
         "sequences of %u tokens, BF16; %.0f %% of the pool and %.0f %% of the tier in use by others; one thread\n",
         options.tokens, options.used_share * 100, options.tier_used_share * 100);
-    std::printf("%-6s %-22s %16s %10s %10s\n", "level", "", "copies/sequence", "out GB/s", "in GB/s");
+    std::printf("%-6s %-22s %16s %14s %14s  (%% of the level's best limit in the same turn)\n", "level", "",
+                "copies/sequence", "out GB/s", "in GB/s");
     for (const SwapFigure& figure : figures) {
-        std::printf("%-6s %-22s %16.1f %10.2f %10.2f", figure.level.c_str(), figure.name.c_str(),
-                    figure.copies_per_sequence, figure.out_bytes_per_s / 1e9, figure.in_bytes_per_s / 1e9);
-        if (figure.level == "disk") {
-            std::printf("  (%.0f %% and %.0f %% of the better limit in the same turn)", figure.out_of_limit * 100,
-                        figure.in_of_limit * 100);
-        }
-        std::printf("\n");
+        std::printf("%-6s %-22s %16.1f %8.2f %3.0f %% %8.2f %3.0f %%\n", figure.level.c_str(), figure.name.c_str(),
+                    figure.copies_per_sequence, figure.out_bytes_per_s / 1e9, figure.out_of_limit * 100,
+                    figure.in_bytes_per_s / 1e9, figure.in_of_limit * 100);
     }
 }
 
@@ -137,36 +144,19 @@ Result<std::vector<SwapFigure>> measure_swaps(const SwapOptions& options) {
     const std::uint32_t blocks = layout->blocks_for(options.tokens) * options.sequences;
     const auto blocks_total =
         static_cast<std::uint32_t>(blocks / (1 - std::max(options.used_share, options.tier_used_share)) * 1.25);
-    const std::size_t bytes = blocks * layout->block_bytes();
     std::mt19937 random(options.seed);
     const Fragmented pool(options, options.used_share, blocks_total, random);
     const Fragmented tier(options, options.tier_used_share, blocks_total, random);
     const SwapPlan plan = plan_of(options, pool, tier);
 
-    std::vector<SwapFigure> figures;
-    {
-        std::vector<std::byte> from(blocks_total * layout->block_bytes(), std::byte{1});
-        std::vector<std::byte> to(from.size(), std::byte{2});
-        SwapFigure limit{.level = "host", .name = "limit"};
-        limit.copies_per_sequence = 1;
-        limit.out_bytes_per_s = rate_of(options, bytes, [&] { std::memcpy(to.data(), from.data(), bytes); });
-        limit.in_bytes_per_s = rate_of(options, bytes, [&] { std::memcpy(from.data(), to.data(), bytes); });
-        figures.push_back(limit);
-        figures.push_back(measure_paged(options, *layout, pool, tier, blocks_total, from, to));
-    }
     auto store = kv_cache::KvStore::make(device::host_device(), *layout, blocks_total);
     if (!store) { return base::pass_on(store); }
-    {
-        auto host = kv_transfer::HostTier::make(*store, blocks_total * layout->block_bytes());
-        if (!host) { return base::pass_on(host); }
-        auto figure = measure_host(options, **host, plan, *store, pool);
-        if (!figure) { return base::pass_on(figure); }
-        figures.push_back(*figure);
-    }
+    auto figures = measure_host(options, plan, *store, pool, tier);
+    if (!figures) { return base::pass_on(figures); }
     if (options.disk_folder.empty()) { return figures; }
     auto disk = measure_disk(options, plan, *store, pool);
     if (!disk) { return base::pass_on(disk, "--disk"); }
-    figures.insert(figures.end(), disk->begin(), disk->end());
+    figures->insert(figures->end(), disk->begin(), disk->end());
     return figures;
 }
 

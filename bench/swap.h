@@ -38,7 +38,7 @@ struct SwapFigure {
     double copies_per_sequence = 0;
     double out_bytes_per_s = 0;
     double in_bytes_per_s = 0;
-    // Disks: the median over the samples of the share of the better limit that was measured in the same turn.
+    // The median over the samples of the share of the best limit of the level that was measured in the same turn.
     double out_of_limit = 0;
     double in_of_limit = 0;
 };

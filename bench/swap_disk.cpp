@@ -126,24 +126,6 @@ struct TierOnDisk {
     SwapMover mover;
 };
 
-/// The trial with the highest median among the first `limits`, and of each trial the median of its share of that one in
-/// the same turn.
-std::vector<double> shares_of(const std::vector<std::vector<double>>& rates, std::size_t limits) {
-    std::size_t best = 0;
-    for (std::size_t i = 1; i < limits; ++i) {
-        if (median(rates[i]) > median(rates[best])) { best = i; }
-    }
-    std::vector<double> shares;
-    for (const std::vector<double>& of_trial : rates) {
-        std::vector<double> in_turn;
-        for (std::size_t sample = 0; sample < of_trial.size(); ++sample) {
-            in_turn.push_back(of_trial[sample] / rates[best][sample]);
-        }
-        shares.push_back(median(std::move(in_turn)));
-    }
-    return shares;
-}
-
 }  // namespace
 
 Result<std::vector<SwapFigure>> measure_disk(const SwapOptions& options, const SwapPlan& plan, kv_cache::KvStore& store,

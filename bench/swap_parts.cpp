@@ -79,6 +79,22 @@ std::vector<std::vector<double>> rates_of(const SwapOptions& options, std::size_
     return rates;
 }
 
+std::vector<double> shares_of(const std::vector<std::vector<double>>& rates, std::size_t limits) {
+    std::size_t best = 0;
+    for (std::size_t i = 1; i < limits; ++i) {
+        if (median(rates[i]) > median(rates[best])) { best = i; }
+    }
+    std::vector<double> shares;
+    for (const std::vector<double>& of_trial : rates) {
+        std::vector<double> in_turn;
+        for (std::size_t sample = 0; sample < of_trial.size(); ++sample) {
+            in_turn.push_back(of_trial[sample] / rates[best][sample]);
+        }
+        shares.push_back(median(std::move(in_turn)));
+    }
+    return shares;
+}
+
 SwapPlan plan_of(const SwapOptions& options, const Fragmented& pool, const Fragmented& tier) {
     SwapPlan plan;
     for (std::uint32_t i = 0; i < options.sequences; ++i) {

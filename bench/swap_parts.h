@@ -65,6 +65,9 @@ struct SwapTrial {
 std::vector<std::vector<double>> rates_of(const SwapOptions& options, std::size_t bytes,
                                           std::span<const SwapTrial> trials);
 double median(std::vector<double> values);
+/// The trial with the highest median among the first `limits`, and of each trial the median of its share of that one in
+/// the same turn.
+std::vector<double> shares_of(const std::vector<std::vector<double>>& rates, std::size_t limits);
 
 /// A plain file and the groups, each through the page cache and, where that can be, around it. Error: as
 /// measure_swaps().

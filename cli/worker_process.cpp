@@ -79,7 +79,7 @@ void read_worker_config(base::Config& config, WorkerSetup& setup) {
         devices.push_back(fmt::format("cuda:{}", gpu));
     }
     engine.device = config.choice("engine.device", "auto", devices);
-    engine.kernels = config.choice("engine.kernels", "auto", {"auto", "avx512", "avx2", "reference", "cuda"});
+    engine.kernels = config.choice("engine.kernels", "auto", {"auto", "amx", "avx512", "avx2", "reference", "cuda"});
     engine.deterministic = config.boolean("engine.deterministic", false);
     engine.prefill_attention = config.choice("engine.prefill_attention", "auto", {"auto", "mma", "wgmma"});
     engine.dependent_launch = config.boolean("engine.dependent_launch", false);

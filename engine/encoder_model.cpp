@@ -47,7 +47,7 @@ Result<std::unique_ptr<Backend>> make_host_backend(const EngineOptions& options)
     if (options.kernels == "cuda" || (options.device != "auto" && options.device != "host")) {
         return base::fail(ErrorCode::unimplemented,
                           "sentence encoders run on the host only: set device to auto or "
-                          "host and kernels to auto, avx512, avx2 or reference");
+                          "host and kernels to auto, amx, avx512, avx2 or reference");
     }
     auto backend = make_backend({.family = options.kernels,
                                  .threads = options.threads,

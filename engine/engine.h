@@ -61,7 +61,7 @@ enum class NumericsId : std::uint64_t {};
 struct EngineOptions {
     std::string model_dir;                   // a Hugging Face folder, or a GGUF file
     std::string device = "host";             // auto, host, cuda:N (device::parse_device)
-    std::string kernels = "auto";            // auto, avx512, avx2, reference, cuda; the others mean the host
+    std::string kernels = "auto";            // auto, amx, avx512, avx2, reference, cuda; the others mean the host
     bool deterministic = false;              // cuda: numbers do not depend on the batch; on the host they never do
     std::string prefill_attention = "auto";  // cuda: mma (auto), or on Hopper wgmma
     bool dependent_launch = false;           // cuda 9.0 or newer: a kernel may begin before the one before it has ended

@@ -50,7 +50,7 @@ struct AttentionArgs {
 };
 
 /// The operators of a decoder-only transformer over buffers of fixed place in the memory of one device. Backends:
-/// reference (plain loops), avx2, avx512, cuda. Called from one thread at a time.
+/// reference (plain loops), avx2, avx512, amx, cuda. Called from one thread at a time.
 ///
 /// On the host operators have run when they return (with the backend's own threads inside), and the calls around a step
 /// do nothing. On a GPU operators are only started; a failure is kept, the rest of the step is skipped, and
@@ -66,7 +66,7 @@ class Backend {
 public:
     virtual ~Backend() = default;
 
-    /// "reference", "avx2", "avx512", "cuda".
+    /// "reference", "avx2", "avx512", "amx", "cuda".
     virtual std::string_view family() const = 0;
     /// All that decides the bits of a result besides numerics_version(): the family, for CUDA also chip and libraries.
     virtual std::string numerics_name() const { return std::string(family()); }

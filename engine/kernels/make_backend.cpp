@@ -14,14 +14,24 @@ base::Result<std::unique_ptr<Backend>> make_backend(const BackendOptions& option
     if (auto checked = check_names(options); !checked) { return base::pass_on(checked); }
     const ThreadPool::Options threads{.threads = options.threads, .cpus = options.cpus};
     std::string_view family = options.family;
-    if (family == "auto") { family = runs_avx512() ? "avx512" : runs_avx2() ? "avx2" : "reference"; }
+    if (family == "auto") {
+        family = runs_amx() ? "amx" : runs_avx512() ? "avx512" : runs_avx2() ? "avx2" : "reference";
+    }
     if (family == "cuda") { return make_cuda_backend(options); }
-    if (family != "reference" && family != "avx512" && family != "avx2") {
-        return base::fail(ErrorCode::invalid_argument,
-                          "kernels: '" + std::string(family) + "' is not one of auto, avx512, avx2, reference, cuda");
+    if (family != "reference" && family != "amx" && family != "avx512" && family != "avx2") {
+        return base::fail(ErrorCode::invalid_argument, "kernels: '" + std::string(family) +
+                                                           "' is not one of auto, amx, avx512, avx2, reference, cuda");
     }
     if (auto checked = check_host_options(options, family); !checked) { return base::pass_on(checked); }
     if (family == "reference") { return std::make_unique<ReferenceBackend>(options); }
+    if (family == "amx") {
+        if (!runs_amx()) {
+            return base::fail(ErrorCode::unimplemented,
+                              "kernels: amx needs AMX TILE and BF16 beside AVX-512 BF16, and a system that lends tiles "
+                              "(Linux 5.16); this machine lacks some of it");
+        }
+        return std::make_unique<CpuBackend>("amx", *amx_kernels(), threads, options);
+    }
     if (family == "avx512") {
         if (!runs_avx512()) {
             return base::fail(

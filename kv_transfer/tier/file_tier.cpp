@@ -30,7 +30,10 @@ using base::Result;
 
 namespace {
 
-constexpr std::size_t kPieceBytes = 512u << 10;  // at once: what a checksum has read is still near when it is written
+// At once. Writes gain from larger pieces (each costs the disk the same), reads do not: the checksum of a job's last piece
+// is waited for.
+constexpr std::size_t kWriteBytes = 1u << 20;
+constexpr std::size_t kReadBytes = 512u << 10;
 constexpr std::size_t kPageBytes = 4096;         // what the places of pieces in memory of ours begin at multiples of
 constexpr int kFlags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW;
 constexpr auto kLockPoll = std::chrono::milliseconds(5);
@@ -213,8 +216,8 @@ Result<void> FileTier::forget(std::span<const TierPiece> pieces) {
     return {};
 }
 
-std::vector<FileTier::Part> FileTier::parts_of(std::span<const TierPiece> pieces) const {
-    const auto at_once = static_cast<std::uint32_t>(std::max<std::size_t>(1, kPieceBytes / block_bytes_));
+std::vector<FileTier::Part> FileTier::parts_of(std::span<const TierPiece> pieces, std::size_t bytes_at_once) const {
+    const auto at_once = static_cast<std::uint32_t>(std::max<std::size_t>(1, bytes_at_once / block_bytes_));
     std::vector<Part> parts;
     std::uint32_t first = 0;
     for (const TierPiece& piece : pieces) {
@@ -236,7 +239,7 @@ Result<FileTier::Place> FileTier::place_of(kv_cache::KvAccess& pool, const Part&
     if (!there.empty() && reinterpret_cast<std::uintptr_t>(there.data()) % io_->alignment() == 0) {
         return Place{there, true};
     }
-    const std::size_t place_bytes = std::max(kPieceBytes, block_bytes_);
+    const std::size_t place_bytes = std::max(kWriteBytes, block_bytes_);
     const std::size_t stride = (place_bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
     if (staging_.size() == 0) {
         auto staging = device_.allocate_host(io_->depth() * stride);
@@ -267,7 +270,7 @@ Result<void> FileTier::each_part(std::span<const Part> parts, const Begin& begin
 
 Result<void> FileTier::save(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
                             std::span<const base::BlockHash> hashes, std::optional<base::BlockHash> parent) {
-    const std::vector<Part> parts = parts_of(pieces);
+    const std::vector<Part> parts = parts_of(pieces, kWriteBytes);
     CHECK(hashes.size() == (parts.empty() ? 0 : parts.back().first + parts.back().blocks.count));
     if (auto taken_back = forget(pieces); !taken_back) { return taken_back; }
 
@@ -308,7 +311,7 @@ Result<void> FileTier::save(kv_cache::KvAccess& pool, std::span<const TierPiece>
 
 Result<std::uint32_t> FileTier::load(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
                                      std::span<const base::BlockHash> hashes) {
-    const std::vector<Part> parts = parts_of(pieces);
+    const std::vector<Part> parts = parts_of(pieces, kReadBytes);
     CHECK(hashes.size() == (parts.empty() ? 0 : parts.back().first + parts.back().blocks.count));
     std::vector<Place> places(io_->depth());  // of those that are on their way; nobody reads a pool's before the end
     std::uint32_t done = 0;

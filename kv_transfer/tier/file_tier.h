@@ -89,7 +89,7 @@ private:
     /// Takes the names of these slots back, in the file too.
     base::Result<void> forget(std::span<const TierPiece> pieces);
 
-    std::vector<Part> parts_of(std::span<const TierPiece> pieces) const;
+    std::vector<Part> parts_of(std::span<const TierPiece> pieces, std::size_t bytes_at_once) const;
     /// Where the bytes of a part lie while they move, as the index-th of those on their way: in the pool, where that
     /// can be, else in memory of ours. Error: resource_exhausted.
     struct Place {

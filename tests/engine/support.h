@@ -68,7 +68,7 @@ inline void write_random_model(const std::string& dir, const base::ModelShape& s
 /// The kernel families that this machine can run; "reference" is always one.
 inline std::vector<std::string> families_here() {
     std::vector<std::string> families;
-    for (const char* family : {"reference", "avx2", "avx512"}) {
+    for (const char* family : {"reference", "avx2", "avx512", "amx"}) {
         if (engine::make_backend({.family = family, .threads = 1, .cpus = {}})) { families.emplace_back(family); }
     }
     return families;

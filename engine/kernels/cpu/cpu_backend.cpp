@@ -19,6 +19,10 @@ constexpr std::size_t kProductWork = 128 * 1024;
 /// Tasks a thread: some more than one, so that a thread that is held up can be helped.
 constexpr std::uint32_t kTasksPerThread = 4;
 
+std::size_t round_up(std::size_t value, std::size_t multiple) {
+    return (value + multiple - 1) / multiple * multiple;
+}
+
 }  // namespace
 
 CpuBackend::CpuBackend(std::string_view family, const KernelTable& kernels, ThreadPool::Options threads,
@@ -101,7 +105,8 @@ void CpuBackend::linear(const PackedMatrix& w, const void* x_rows, std::uint32_t
     const WeightKernels& kernels = kernels_of(w.format);
     const std::uint32_t lanes = (w.inputs + kernels.lane_elements - 1) / kernels.lane_elements;
     const std::uint32_t row_tiles = (rows + kernels.row_tile_max - 1) / kernels.row_tile_max;
-    std::byte* packed = activations_.at_least(std::size_t{rows} * lanes * kernels.lane_bytes);
+    std::byte* packed = activations_.at_least(round_up(rows, kernels.row_multiple) *
+                                              round_up(lanes, kernels.lane_multiple) * kernels.lane_bytes);
     for_rows(row_tiles, std::size_t{kernels.row_tile_max} * w.inputs, [&](std::uint32_t begin, std::uint32_t end) {
         kernels.pack_rows(
             {.x = x, .rows = rows, .inputs = w.inputs, .tile_begin = begin, .tile_end = end, .out = packed});

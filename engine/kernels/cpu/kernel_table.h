@@ -36,14 +36,14 @@ struct LinearShare {
     float* y = nullptr;           // [rows, outputs]
 };
 
-/// How rows are grouped: tile i of n holds rows [rows * i / n, rows * (i + 1) / n), n = ceil(rows / row_tile_max).
+/// Rows are grouped in n = ceil(rows / row_tile_max) tiles; which rows a tile holds is the instruction set's affair.
 struct PackRows {
     const float* x = nullptr;  // [rows, inputs]
     std::uint32_t rows = 0;
     std::uint32_t inputs = 0;
     std::uint32_t tile_begin = 0;  // row tiles to pack
     std::uint32_t tile_end = 0;
-    void* out = nullptr;  // rows * lanes * lane_bytes bytes
+    void* out = nullptr;  // rows * lanes * lane_bytes bytes, both rounded up to their multiples
 };
 
 /// One row of the fused projection: norms, rotation, q out, K and V into their tiles.
@@ -90,6 +90,8 @@ struct WeightKernels {
     std::uint32_t lane_elements = 1;  // weights of a lane
     std::uint32_t lane_bytes = 4;     // of a packed activation lane
     std::uint32_t row_tile_max = 1;
+    std::uint32_t row_multiple = 1;  // of the packed rows
+    std::uint32_t lane_multiple = 1;
     void (*pack_rows)(const PackRows&) = nullptr;
     void (*linear)(const LinearShare&) = nullptr;
 };
@@ -135,5 +137,7 @@ struct KernelTable {
 /// Null when this build has no such code (another architecture).
 const KernelTable* avx2_kernels();
 const KernelTable* avx512_kernels();
+/// After runs_amx() said so: the system must have been asked for the tiles.
+const KernelTable* amx_kernels();
 
 }  // namespace engine

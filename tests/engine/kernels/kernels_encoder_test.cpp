@@ -38,7 +38,7 @@ TEST_CASE("the exact GELU is exact, the other one what its formula says", "[kern
     for (int i = 0; i < 100'000; ++i) {
         x.push_back(std::uniform_real_distribution<float>{-8.0f, 8.0f}(random));
     }
-    for (const std::string family : {"reference", "avx2", "avx512"}) {
+    for (const std::string family : {"reference", "avx2", "avx512", "amx"}) {
         if (family != "reference" && !engine::make_backend({.family = family, .threads = 1, .cpus = {}})) { continue; }
         CAPTURE(family);
         const double bound = family == "reference" ? 1e-7 : 1e-6;

@@ -24,7 +24,7 @@ namespace kernels_test {
 /// The fast families that this machine runs.
 inline std::vector<std::string> fast_families() {
     std::vector<std::string> families;
-    for (const char* family : {"avx2", "avx512"}) {
+    for (const char* family : {"avx2", "avx512", "amx"}) {
         if (engine::make_backend({.family = family, .threads = 1, .cpus = {}})) { families.emplace_back(family); }
     }
     return families;

@@ -10,7 +10,9 @@ using namespace kernels_test;
 namespace {
 
 const engine::KernelTable& table_of(const std::string& family) {
-    return family == "avx512" ? *engine::avx512_kernels() : *engine::avx2_kernels();
+    return family == "amx"      ? *engine::amx_kernels()
+           : family == "avx512" ? *engine::avx512_kernels()
+                                : *engine::avx2_kernels();
 }
 
 double units_in_last_place(float value, long double exact) {
@@ -175,4 +177,12 @@ TEST_CASE("a family names itself, and one that is unknown or cannot run is refus
         REQUIRE(engine::make_backend({.family = "avx512", .threads = 1, .cpus = {}}).error().code ==
                 base::ErrorCode::unimplemented);
     }
+    if (!engine::runs_amx()) {
+        REQUIRE(engine::make_backend({.family = "amx", .threads = 1, .cpus = {}}).error().code ==
+                base::ErrorCode::unimplemented);
+    }
+    REQUIRE(backend("auto")->family() == (engine::runs_amx()      ? "amx"
+                                          : engine::runs_avx512() ? "avx512"
+                                          : engine::runs_avx2()   ? "avx2"
+                                                                  : "reference"));
 }
