@@ -144,7 +144,9 @@ struct Workspace {
     Workspace(const Call& call, std::size_t vectors) {
         thread_local Scratch scratch;
         const std::size_t width = std::size_t{call.chunks} * 16;
-        query_bytes = std::size_t{call.head_dim} / call.format.lane_elements * call.format.lane_bytes;
+        const std::size_t lanes = call.head_dim / call.format.lane_elements;
+        query_bytes = (lanes + call.format.lane_multiple - 1) / call.format.lane_multiple * call.format.lane_multiple *
+                      call.format.lane_bytes;
         const std::size_t room_bytes =
             kPartitionTiles * 2 * std::size_t{kTileTokens} / call.format.lane_elements * width * 4;
         state_floats = width + kStatePadding;
@@ -242,8 +244,7 @@ void attend_items(const Call& call, std::span<const Item> items) {
                 static_cast<const float*>(call.args.q) + call.q_offset(sequence, item.kv_head, item.vector_begin + v);
             const std::uint32_t first = v / call.format.block_vectors * call.format.block_vectors;
             const std::uint32_t count = std::min(vectors - first, call.format.block_vectors);
-            call.format.pack_query(q, call.head_dim, count,
-                                   space.queries + first * space.query_bytes + (v - first) * call.format.lane_bytes);
+            call.format.pack_query(q, call.head_dim, v - first, count, space.queries + first * space.query_bytes);
         }
         for (std::uint32_t partition = item.partition_begin; partition < item.partition_end; ++partition) {
             Tiles tiles = next;

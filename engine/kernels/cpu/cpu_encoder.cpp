@@ -78,8 +78,8 @@ private:
         const KvKernels& format = kernels_.kv_f32;
         const std::size_t row = std::size_t{text.row_begin} + begin;
         for (std::uint32_t i = 0; i < count; ++i) {
-            format.pack_query(args_.qkv + (row + i) * 3 * width() + head * args_.head_dim, args_.head_dim, count,
-                              queries_ + i);
+            format.pack_query(args_.qkv + (row + i) * 3 * width() + head * args_.head_dim, args_.head_dim, i, count,
+                              queries_);
         }
         const std::size_t part_floats = std::size_t{chunks_} * 16;
         for (std::uint32_t first_key = 0; first_key < text.rows; first_key += kPartitionTokens) {

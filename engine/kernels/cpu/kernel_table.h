@@ -21,7 +21,7 @@ inline constexpr std::uint32_t kTileTokens = 16;
 inline constexpr std::uint32_t kPartitionTiles = kPartitionTokens / kTileTokens;
 inline constexpr std::uint32_t kHeadDimMax = 256;
 /// Query vectors that one attention block takes at most, over all instruction sets.
-inline constexpr std::uint32_t kBlockVectorsMax = 6;
+inline constexpr std::uint32_t kBlockVectorsMax = 16;
 
 /// One thread's share of y = x * W^T + bias: all rows, panels [panel_begin, panel_end).
 struct LinearShare {
@@ -67,7 +67,7 @@ struct AppendRow {
 
 /// A block of query vectors against the first `tiles` tiles of one partition.
 struct AttentionBlock {
-    const void* q = nullptr;  // made by pack_query: [head_lanes][vectors] lanes
+    const void* q = nullptr;  // made by pack_query
     std::uint32_t vectors = 0;
     std::uint32_t head_lanes = 0;               // lanes of a query: head_dim, or pairs
     std::uint32_t chunks = 0;                   // head_dim / 16, rounded up
@@ -100,10 +100,13 @@ struct WeightKernels {
 struct KvKernels {
     std::uint32_t lane_elements = 1;  // KV elements of a lane
     std::uint32_t lane_bytes = 4;     // of a packed query lane
+    std::uint32_t lane_multiple = 1;  // of the lanes of a packed query
     std::uint32_t block_vectors = 1;
     void (*append)(const AppendRow&) = nullptr;
-    /// `q`: one head of one row; its lanes go to out[0], out[vectors], out[2 * vectors], ...
-    void (*pack_query)(const float* q, std::uint32_t head_dim, std::uint32_t vectors, void* out) = nullptr;
+    /// `q`: one head of one row. `block`: where the block's packed queries are, of which this is the `vector`th of
+    /// `vectors`.
+    void (*pack_query)(const float* q, std::uint32_t head_dim, std::uint32_t vector, std::uint32_t vectors,
+                       void* block) = nullptr;
     void (*attend)(const AttentionBlock&) = nullptr;
 };
 

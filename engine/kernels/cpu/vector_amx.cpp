@@ -1,5 +1,6 @@
-// AMX (TILE, BF16) beside AVX-512. Compiled with these instructions: shares no inline function with other files, and
-// includes nothing of the standard library that could leave one behind (kernel_table.h says why).
+// AMX (TILE, BF16) beside AVX-512: products of BF16 by tiles, the rest as there. Compiled with these instructions:
+// shares no inline function with other files, and includes nothing of the standard library that could leave one behind
+// (kernel_table.h says why).
 #include <cstddef>
 #include <cstdint>
 
@@ -8,304 +9,13 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "engine/kernels/cpu/vec_avx512.h"
+// after vec_avx512.h, whose vectors they use
+#include "engine/kernels/cpu/amx_attention.h"
+#include "engine/kernels/cpu/amx_linear.h"
+
 namespace engine {
 namespace {
-
-// A tile is 16 rows of 64 bytes. A packed panel has that form already: 16 lanes (pairs of bf16 along K) for 16 outputs
-// are 1 KiB in a row. Activations are packed to it: [row tile][chunk of 16 lanes][16 rows][16 lanes], with zeros where
-// rows or lanes end. An element is summed chunk by chunk, K ascending, with one accumulator: within a chunk the
-// processor sums the first and the second of each pair apart (its order is fixed), so a row's numbers depend on nothing
-// but the row, for every number of rows.
-constexpr std::uint32_t kTile = 16;  // rows, lanes of a chunk, outputs
-constexpr std::size_t kTileBytes = 1024;
-constexpr std::size_t kTileStride = 64;
-
-struct alignas(64) TileConfig {
-    std::uint8_t palette = 1;
-    std::uint8_t start_row = 0;
-    std::uint8_t reserved[14] = {};
-    std::uint16_t row_bytes[16] = {};
-    std::uint8_t rows[16] = {};
-};
-
-/// g++'s tile instructions do not say which memory they read.
-inline void memory_barrier() {
-    asm volatile("" ::: "memory");
-}
-
-/// tmm0 to tmm3: sums; 4, 5: activations; 6, 7: weights. `rows`: of sums and activations.
-void configure(std::uint32_t rows) {
-    TileConfig config;
-    for (std::uint32_t i = 0; i < 8; ++i) {
-        config.row_bytes[i] = kTileStride;
-        config.rows[i] = static_cast<std::uint8_t>(i < 6 ? rows : kTile);
-    }
-    memory_barrier();
-    _tile_loadconfig(&config);
-}
-
-inline std::uint32_t least(std::uint32_t a, std::uint32_t b) {
-    return a < b ? a : b;
-}
-inline __mmask16 mask_of(std::uint32_t n) {
-    return static_cast<__mmask16>(n >= 16 ? 0xffffu : (1u << n) - 1u);
-}
-
-/// A part of a panel that comes nearer while tiles are multiplied: `lines` with each chunk, from `at` to `end`, then
-/// from `then_at` to `then_end`.
-struct Ahead {
-    const std::byte* at = nullptr;
-    const std::byte* end = nullptr;
-    const std::byte* then_at = nullptr;
-    const std::byte* then_end = nullptr;
-    std::uint32_t lines = 0;
-
-    void bring() {
-        for (std::uint32_t i = 0; i < lines; ++i, at += kTileStride) {
-            if (at >= end) {
-                if (then_at >= then_end) { return; }
-                at = then_at;
-                end = then_end;
-                then_at = then_end;
-            }
-            __builtin_prefetch(at, 0, 2);
-        }
-    }
-};
-
-/// The last chunk of a panel whose lanes are no multiple of 16: behind it lies another panel, or nothing.
-struct Weights {
-    const std::byte* at = nullptr;  // of the first chunk of the block
-    std::uint32_t whole = 0;        // chunks that can be read in place
-    const std::byte* rest = nullptr;
-};
-
-// g++'s tile instructions want their registers as literals.
-template <int kRegister>
-inline void load_tile(const void* from, std::size_t stride) {
-    static_assert(kRegister < 8);
-    if constexpr (kRegister == 0) { _tile_loadd(0, from, stride); }
-    if constexpr (kRegister == 1) { _tile_loadd(1, from, stride); }
-    if constexpr (kRegister == 2) { _tile_loadd(2, from, stride); }
-    if constexpr (kRegister == 3) { _tile_loadd(3, from, stride); }
-    if constexpr (kRegister == 4) { _tile_loadd(4, from, stride); }
-    if constexpr (kRegister == 5) { _tile_loadd(5, from, stride); }
-    if constexpr (kRegister == 6) { _tile_loadd(6, from, stride); }
-    if constexpr (kRegister == 7) { _tile_loadd(7, from, stride); }
-}
-template <int kRegister>
-inline void zero_sum() {
-    static_assert(kRegister < 4);
-    if constexpr (kRegister == 0) { _tile_zero(0); }
-    if constexpr (kRegister == 1) { _tile_zero(1); }
-    if constexpr (kRegister == 2) { _tile_zero(2); }
-    if constexpr (kRegister == 3) { _tile_zero(3); }
-}
-template <int kRegister>
-inline void store_sum(void* to, std::size_t stride) {
-    static_assert(kRegister < 4);
-    if constexpr (kRegister == 0) { _tile_stored(0, to, stride); }
-    if constexpr (kRegister == 1) { _tile_stored(1, to, stride); }
-    if constexpr (kRegister == 2) { _tile_stored(2, to, stride); }
-    if constexpr (kRegister == 3) { _tile_stored(3, to, stride); }
-}
-
-template <int kRegister>
-inline void load_weights(const Weights& weights, std::uint32_t chunk) {
-    load_tile<kRegister>(chunk < weights.whole ? weights.at + chunk * kTileBytes : weights.rest, kTileStride);
-}
-
-/// Where a block of sums lies.
-struct Sums {
-    float* y = nullptr;
-    std::uint32_t rows = 0;
-    std::uint32_t outputs = 0;
-    std::size_t stride = 0;  // floats
-};
-
-/// Sums from and to y; through a tile of its own where the block is not whole.
-struct Block {
-    alignas(64) float memory[kTile * kTile];
-    bool is_whole;
-    const Sums& sums;
-
-    Block(const Sums& of, std::uint32_t rows_of_tile)
-        : is_whole(of.rows == rows_of_tile && of.outputs == kTile), sums(of) {}
-    const float* fetch() {
-        if (is_whole) { return sums.y; }
-        for (std::uint32_t row = 0; row < kTile; ++row) {
-            const __m512 values = row < sums.rows
-                                      ? _mm512_maskz_loadu_ps(mask_of(sums.outputs), sums.y + row * sums.stride)
-                                      : _mm512_setzero_ps();
-            _mm512_store_ps(memory + row * kTile, values);
-        }
-        memory_barrier();
-        return memory;
-    }
-    float* target() { return is_whole ? sums.y : memory; }
-    std::size_t stride_bytes() const { return is_whole ? sums.stride * sizeof(float) : kTileStride; }
-    /// After the tile was stored in target(): the bias, and back to y.
-    void put(const float* bias) {
-        if (is_whole && bias == nullptr) { return; }
-        const __mmask16 mask = mask_of(sums.outputs);
-        const __m512 add = bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask, bias);
-        for (std::uint32_t row = 0; row < sums.rows; ++row) {
-            float* to = sums.y + row * sums.stride;
-            __m512 values = is_whole ? _mm512_loadu_ps(to) : _mm512_load_ps(memory + row * kTile);
-            if (bias != nullptr) { values = _mm512_add_ps(values, add); }
-            _mm512_mask_storeu_ps(to, mask, values);
-        }
-    }
-};
-
-template <int kSum>
-inline void begin_sum(bool first, Block& block) {
-    if (first) {
-        zero_sum<kSum>();
-    } else {
-        const float* from = block.fetch();
-        load_tile<kSum>(from, block.stride_bytes());
-    }
-}
-template <int kSum>
-inline void end_sum(Block& block, const float* bias) {
-    store_sum<kSum>(block.target(), block.stride_bytes());
-    block.put(bias);
-}
-
-/// MT row tiles against NP panels over `chunks` chunks. `x`: the first row tile's chunk; `x_step`: bytes to the next
-/// row tile. `sums`: [MT * NP]. `first`: they start at zero, else from y. `rows_of_tile`: as configured.
-template <int MT, int NP>
-void multiply(const std::byte* x, std::size_t x_step, const Weights* weights, std::uint32_t chunks, bool first,
-              const float* bias, const Sums* sums, std::uint32_t rows_of_tile, Ahead* ahead) {
-    Block a(sums[0], rows_of_tile);
-    Block b(sums[NP > 1 ? 1 : 0], rows_of_tile);
-    Block c(sums[MT > 1 ? NP : 0], rows_of_tile);
-    Block d(sums[MT * NP - 1], rows_of_tile);
-    begin_sum<0>(first, a);
-    if constexpr (NP > 1) { begin_sum<1>(first, b); }
-    if constexpr (MT > 1) { begin_sum<2>(first, c); }
-    if constexpr (MT > 1 && NP > 1) { begin_sum<3>(first, d); }
-    for (std::uint32_t chunk = 0; chunk < chunks; ++chunk) {
-        load_weights<6>(weights[0], chunk);
-        _tile_loadd(4, x, kTileStride);
-        if constexpr (MT > 1) { _tile_loadd(5, x + x_step, kTileStride); }
-        _tile_dpbf16ps(0, 4, 6);
-        if constexpr (NP > 1) {
-            load_weights<7>(weights[1], chunk);
-            _tile_dpbf16ps(1, 4, 7);
-        }
-        ahead[0].bring();
-        ahead[1].bring();
-        if constexpr (MT > 1) { _tile_dpbf16ps(2, 5, 6); }
-        if constexpr (MT > 1 && NP > 1) { _tile_dpbf16ps(3, 5, 7); }
-        x += kTileBytes;
-    }
-    end_sum<0>(a, bias);
-    const float* next_bias = bias == nullptr ? nullptr : bias + kTile;
-    if constexpr (NP > 1) { end_sum<1>(b, next_bias); }
-    if constexpr (MT > 1) { end_sum<2>(c, bias); }
-    if constexpr (MT > 1 && NP > 1) { end_sum<3>(d, next_bias); }
-}
-
-/// Chunks of a block along K: a pair of panels' blocks (32 KiB) stays in the first cache while all rows pass by.
-constexpr std::uint32_t kBlockChunks = 16;
-/// Where rows fit one tile all of K is one block, and weights come from memory: so far ahead in each panel.
-constexpr std::size_t kAheadBytes = 8192;
-
-void linear(const LinearShare& share) {
-    const std::uint32_t chunks = (share.lanes + kTile - 1) / kTile;
-    const std::uint32_t row_tiles = (share.rows + kTile - 1) / kTile;
-    const std::uint32_t rows_of_tile = row_tiles == 1 ? share.rows : kTile;
-    const std::size_t panel_bytes = std::size_t{share.lanes} * kPanelRowBytes;
-    const std::size_t row_tile_bytes = chunks * kTileBytes;
-    const std::uint32_t lanes_left = share.lanes % kTile;
-    const std::uint32_t block_chunks = row_tiles == 1 ? chunks : kBlockChunks;
-    const auto* x = static_cast<const std::byte*>(share.x);
-    configure(rows_of_tile);
-    alignas(64) std::byte rests[2][kTileBytes] = {};
-    for (std::uint32_t chunk = 0; chunk < chunks; chunk += block_chunks) {
-        const std::uint32_t count = least(block_chunks, chunks - chunk);
-        const bool is_last = chunk + count == chunks;
-        const std::uint32_t whole = is_last && lanes_left != 0 ? count - 1 : count;
-        for (std::uint32_t panel = share.panel_begin; panel < share.panel_end; panel += 2) {
-            const std::uint32_t panels = least(2, share.panel_end - panel);
-            Weights weights[2];
-            for (std::uint32_t p = 0; p < panels; ++p) {
-                const std::byte* at = share.w + (panel + p) * panel_bytes + chunk * kTileBytes;
-                weights[p] = {at, whole, rests[p]};
-                if (whole == count) { continue; }
-                for (std::uint32_t lane = 0; lane < lanes_left; ++lane) {
-                    _mm512_store_si512(rests[p] + lane * kPanelRowBytes,
-                                       _mm512_loadu_si512(at + whole * kTileBytes + lane * kPanelRowBytes));
-                }
-            }
-            memory_barrier();
-
-            // What comes next: further on in the same panels where the rows pass once, else the next panels' block.
-            Ahead ahead[2];
-            const std::uint32_t row_steps = (row_tiles + 1) / 2;
-            for (std::uint32_t p = 0; p < 2; ++p) {
-                const std::byte* here = share.w + (panel + p) * panel_bytes + chunk * kTileBytes;
-                const std::byte* next = here + 2 * panel_bytes;
-                const std::byte* next_end = panel + p + 2 < share.panel_end ? next + whole * kTileBytes : next;
-                if (row_tiles == 1 && p < panels) {
-                    ahead[p] = {here + kAheadBytes, here + panel_bytes, next,
-                                next_end == next ? next : next + kAheadBytes, kTile};
-                } else if (row_tiles > 1) {
-                    ahead[p] = {next, next_end, next_end, next_end, (kTile + row_steps - 1) / row_steps};
-                }
-            }
-            for (std::uint32_t tile = 0; tile < row_tiles; tile += 2) {
-                const std::uint32_t tiles = least(2, row_tiles - tile);
-                Sums sums[4];
-                for (std::uint32_t i = 0; i < tiles; ++i) {
-                    for (std::uint32_t p = 0; p < panels; ++p) {
-                        const std::uint32_t row = (tile + i) * kTile;
-                        const std::uint32_t output = (panel + p) * kPanelOutputs;
-                        sums[i * panels + p] = {share.y + std::size_t{row} * share.outputs + output,
-                                                least(kTile, share.rows - row), least(kTile, share.outputs - output),
-                                                share.outputs};
-                    }
-                }
-                const float* bias = is_last && share.bias != nullptr ? share.bias + panel * kPanelOutputs : nullptr;
-                const std::byte* from = x + tile * row_tile_bytes + chunk * kTileBytes;
-                const auto multiply_block = tiles == 2 ? (panels == 2 ? multiply<2, 2> : multiply<2, 1>)
-                                                       : (panels == 2 ? multiply<1, 2> : multiply<1, 1>);
-                multiply_block(from, row_tile_bytes, weights, count, chunk == 0, bias, sums, rows_of_tile, ahead);
-            }
-        }
-    }
-    _tile_release();
-}
-
-void pack_rows(const PackRows& pack) {
-    const std::uint32_t lanes = (pack.inputs + 1) / 2;
-    const std::uint32_t chunks = (lanes + kTile - 1) / kTile;
-    const std::uint32_t row_tiles = (pack.rows + kTile - 1) / kTile;
-    for (std::uint32_t tile = pack.tile_begin; tile < pack.tile_end; ++tile) {
-        const std::uint32_t rows = least(kTile, pack.rows - tile * kTile);
-        auto* out = static_cast<std::byte*>(pack.out) + std::size_t{tile} * chunks * kTileBytes;
-        for (std::uint32_t row = 0; row < rows; ++row) {
-            const float* x = pack.x + (std::size_t{tile} * kTile + row) * pack.inputs;
-            for (std::uint32_t chunk = 0; chunk < chunks; ++chunk) {
-                const std::uint32_t at = chunk * 32;
-                const std::uint32_t left = pack.inputs - at;
-                const __m512 low = _mm512_maskz_loadu_ps(mask_of(left), x + at);
-                const __m512 high =
-                    left > 16 ? _mm512_maskz_loadu_ps(mask_of(left - 16), x + at + 16) : _mm512_setzero_ps();
-                _mm512_store_si512(out + chunk * kTileBytes + row * kTileStride,
-                                   (__m512i)_mm512_cvtne2ps_pbh(high, low));
-            }
-        }
-        if (row_tiles == 1) { continue; }  // the tiles have as many rows as there are
-        for (std::uint32_t row = rows; row < kTile; ++row) {
-            for (std::uint32_t chunk = 0; chunk < chunks; ++chunk) {
-                _mm512_store_si512(out + chunk * kTileBytes + row * kTileStride, _mm512_setzero_si512());
-            }
-        }
-    }
-}
 
 /// As of AVX-512, whose kernels do the rest, and a product of tiles.
 std::uint32_t probe() {
@@ -321,8 +31,7 @@ std::uint32_t probe() {
         }
     }
     alignas(64) std::uint32_t sums[kTile * kTile];
-    configure(kTile);
-    memory_barrier();
+    configure(config_of(kTile));
     _tile_zero(0);
     _tile_loadd(4, tiles[0], kTileStride);
     _tile_loadd(6, tiles[1], kTileStride);
@@ -346,8 +55,12 @@ const KernelTable* amx_kernels() {
                              .row_tile_max = kTile,
                              .row_multiple = kTile,
                              .lane_multiple = kTile,
-                             .pack_rows = pack_rows,
-                             .linear = linear};
+                             .pack_rows = pack_tiles,
+                             .linear = linear_tiles};
+        made.kv_bf16.lane_multiple = kTile;
+        made.kv_bf16.block_vectors = kTile;
+        made.kv_bf16.pack_query = pack_query_rows;
+        made.kv_bf16.attend = attend_tiles;
         made.probe = probe;
         return made;
     }();

@@ -3,16 +3,15 @@
 // partitions at fixed places so that a vector's numbers do not depend on how the work is cut).
 #pragma once
 
+#include "engine/kernels/cpu/vector_soften.h"
+
 namespace engine {
 namespace {
 
-/// Scaled weights of one block, as lanes; not a power of two apart.
-constexpr std::uint32_t kWeightStride = kPartitionTokens + 16;
-
 template <class A>
-void pack_query(const float* q, std::uint32_t head_dim, std::uint32_t vectors, void* out) {
+void pack_query(const float* q, std::uint32_t head_dim, std::uint32_t vector, std::uint32_t vectors, void* block) {
     constexpr std::uint32_t kLanesAtOnce = 16 / A::kElements;
-    auto* lanes = static_cast<typename A::Lane*>(out);
+    auto* lanes = static_cast<typename A::Lane*>(block) + vector;
     for (std::uint32_t i = 0; i < head_dim; i += 16) {
         const std::uint32_t elements = least(head_dim - i, 16);
         typename A::Lane some[kLanesAtOnce];
@@ -119,34 +118,6 @@ inline void weigh_values(const typename A::Lane* weights, const std::byte* const
             store(weighted + r * weighted_stride + c * 16, sums[r][c]);
         }
     }
-}
-
-/// Scores of one vector to weights 2^(scale * score - largest), as lanes; keys from `visible` on get weight 0.
-template <class A>
-inline void soften(float* scores, std::uint32_t tiles, std::uint32_t visible, float scale_log2, float* largest,
-                   float* sum, typename A::Lane* weights) {
-    constexpr std::uint32_t kLanes = kTileTokens / A::kElements;
-    const Vec scale = set(scale_log2);
-    const std::uint32_t tiles_visible = (visible + kTileTokens - 1) / kTileTokens;
-    Vec most = set(-__builtin_inff());
-    for (std::uint32_t t = 0; t < tiles_visible; ++t) {
-        Vec s = mul(load(scores + t * kTileTokens), scale);
-        if ((t + 1) * kTileTokens > visible) { s = first_n(s, visible - t * kTileTokens, -__builtin_inff()); }
-        store(scores + t * kTileTokens, s);
-        most = max(most, s);
-    }
-    const float top = reduce_max(most);
-    const Vec tops = set(top);
-    Vec total = zero();
-    for (std::uint32_t t = 0; t < tiles_visible; ++t) {
-        const Vec weight = exp2_nonpositive(sub(load(scores + t * kTileTokens), tops));
-        total = add(total, A::to_lanes(weight, weights + t * kLanes));
-    }
-    for (std::uint32_t t = tiles_visible; t < tiles; ++t) {
-        A::to_lanes(zero(), weights + t * kLanes);
-    }
-    *largest = top;
-    *sum = reduce_add(total);
 }
 
 template <class A, int R, bool kAhead>
