@@ -335,8 +335,11 @@ int bench_kernels_main(const KernelsBenchOptions& options) {
     const Timer timer{options.processor_time};
     const MachineReport report = measure_machine(machine);
     const bool bf16 = options.format == "bf16";
-    const bool avx512 = (*backend)->family() == "avx512";
-    const char* rate = avx512 ? (bf16 ? "bf16_dot_avx512" : "f32_fma_avx512") : "f32_fma_avx2";
+    const std::string_view family = (*backend)->family();
+    const char* rate = family == "amx" && bf16      ? "bf16_tiles_amx"
+                       : family == "avx512" && bf16 ? "bf16_dot_avx512"
+                       : family == "avx2"           ? "f32_fma_avx2"
+                                                    : "f32_fma_avx512";
     const Limits limits{.dram = figure_of(report, "read", "DRAM", options.threads),
                         .rate = figure_of(report, rate, "", options.threads)};
     std::printf("%s, %u threads, %s, %s: DRAM %.1f GB/s, %s %.1f Gop/s; round trip %.0f ns (%s)\n",

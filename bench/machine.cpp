@@ -17,6 +17,7 @@
 
 #include "base/check.h"
 #include "bench/machine_loops.h"
+#include "engine/kernels/cpu/cpu_features.h"
 
 namespace bench {
 namespace {
@@ -317,6 +318,7 @@ MachineReport measure_machine(const MachineBenchOptions& options) {
         if (!__builtin_cpu_supports("avx512vnni")) { avx512.int8 = nullptr; }
     }
 #endif
+    const MachineLoops amx = engine::runs_amx() ? amx_loops() : MachineLoops{};
     std::vector<std::uint32_t> columns{1};
     if (report.threads > 1) { columns.push_back(report.threads); }
     for (const std::uint32_t threads : columns) {
@@ -324,6 +326,7 @@ MachineReport measure_machine(const MachineBenchOptions& options) {
         measure_rate(options, processors, threads, "f32_fma_avx2", avx2.f32, avx2.f32_operations, report);
         measure_rate(options, processors, threads, "f32_fma_avx512", avx512.f32, avx512.f32_operations, report);
         measure_rate(options, processors, threads, "bf16_dot_avx512", avx512.bf16, avx512.bf16_operations, report);
+        measure_rate(options, processors, threads, "bf16_tiles_amx", amx.bf16, amx.bf16_operations, report);
         measure_rate(options, processors, threads, "int8_dot_avx512", avx512.int8, avx512.int8_operations, report);
     }
     report.round_trip_ns_after = round_trip_ns(processors);

@@ -26,5 +26,7 @@ MachineLoops generic_loops();
 MachineLoops avx2_loops();
 /// Call only on machines with AVX-512 F; bf16 and int8 additionally need BF16 and VNNI.
 MachineLoops avx512_loops();
+/// Only bf16, by tiles. Call only where engine::runs_amx() says so.
+MachineLoops amx_loops();
 
 }  // namespace bench

@@ -148,73 +148,121 @@ void multiply(const std::byte* x, std::size_t x_step, const Weights* weights, st
     if constexpr (MT > 1 && NP > 1) { end_sum<3>(d, next_bias); }
 }
 
-/// Chunks of a block along K: a pair of panels' blocks (32 KiB) stays in the first cache while all rows pass by.
-constexpr std::uint32_t kBlockChunks = 16;
-constexpr std::uint32_t kRowTilesOneBlock = 2;
-/// Where rows fit so many tiles all of K is one block, and weights come from memory: so far ahead in each panel.
+/// Blocks: along K so that those of a pair of panels (48 KiB) stay in the first caches, along rows so that their
+/// activations (768 KiB) stay in the second one while the panels pass by. Neither changes the order in which an element
+/// is summed.
+constexpr std::uint32_t kBlockChunks = 24;
+constexpr std::uint32_t kBlockRowTiles = 32;
+/// Up to so many row tiles weights come from memory, once: all of K is one block, and lines come near so far ahead in
+/// each panel.
+constexpr std::uint32_t kFewRowTiles = 2;
 constexpr std::size_t kAheadBytes = 8192;
 
-void linear_tiles(const LinearShare& share) {
-    const std::uint32_t chunks = (share.lanes + kTile - 1) / kTile;
-    const std::uint32_t row_tiles = (share.rows + kTile - 1) / kTile;
-    const std::uint32_t rows_of_tile = row_tiles == 1 ? share.rows : kTile;
-    const std::size_t panel_bytes = std::size_t{share.lanes} * kPanelRowBytes;
-    const std::size_t row_tile_bytes = chunks * kTileBytes;
-    const std::uint32_t lanes_left = share.lanes % kTile;
-    const bool is_one_block = row_tiles <= kRowTilesOneBlock;
-    const std::uint32_t block_chunks = is_one_block ? chunks : kBlockChunks;
-    const auto* x = static_cast<const std::byte*>(share.x);
-    configure(config_of(rows_of_tile));
-    alignas(64) std::byte rests[2][kTileBytes] = {};
-    for (std::uint32_t chunk = 0; chunk < chunks; chunk += block_chunks) {
-        const std::uint32_t count = least(block_chunks, chunks - chunk);
-        const bool is_last = chunk + count == chunks;
-        const std::uint32_t whole = is_last && lanes_left != 0 ? count - 1 : count;
-        for (std::uint32_t panel = share.panel_begin; panel < share.panel_end; panel += 2) {
-            const std::uint32_t panels = least(2, share.panel_end - panel);
-            Weights weights[2];
-            for (std::uint32_t p = 0; p < panels; ++p) {
-                const std::byte* at = share.w + (panel + p) * panel_bytes + chunk * kTileBytes;
-                weights[p] = {at, whole, rests[p]};
-                if (whole == count) { continue; }
-                for (std::uint32_t lane = 0; lane < lanes_left; ++lane) {
-                    _mm512_store_si512(rests[p] + lane * kPanelRowBytes,
-                                       _mm512_loadu_si512(at + whole * kTileBytes + lane * kPanelRowBytes));
-                }
-            }
-            memory_barrier();
+/// A share as tiles.
+struct TileShare {
+    const LinearShare& share;
+    std::uint32_t chunks;
+    std::uint32_t row_tiles;
+    std::uint32_t rows_of_tile;
+    std::size_t panel_bytes;
+    std::size_t row_tile_bytes;
 
-            // What comes next: further on in the same panels where the rows pass once, else the next panels' block.
-            Ahead ahead[2];
-            const std::uint32_t row_steps = (row_tiles + 1) / 2;
-            for (std::uint32_t p = 0; p < 2; ++p) {
-                const std::byte* here = share.w + (panel + p) * panel_bytes + chunk * kTileBytes;
-                const std::byte* next = here + 2 * panel_bytes;
-                const std::byte* next_end = panel + p + 2 < share.panel_end ? next + whole * kTileBytes : next;
-                if (is_one_block && p < panels) {
-                    ahead[p] = {here + kAheadBytes, here + panel_bytes, next,
-                                next_end == next ? next : next + kAheadBytes, (kTile + row_steps - 1) / row_steps};
-                } else if (!is_one_block) {
-                    ahead[p] = {next, next_end, next_end, next_end, (kTile + row_steps - 1) / row_steps};
-                }
+    explicit TileShare(const LinearShare& of)
+        : share(of),
+          chunks((of.lanes + kTile - 1) / kTile),
+          row_tiles((of.rows + kTile - 1) / kTile),
+          rows_of_tile(row_tiles == 1 ? of.rows : kTile),
+          panel_bytes(std::size_t{of.lanes} * kPanelRowBytes),
+          row_tile_bytes(chunks * kTileBytes) {}
+
+    bool has_few_rows() const { return row_tiles <= kFewRowTiles; }
+    const std::byte* panel(std::uint32_t index) const { return share.w + index * panel_bytes; }
+};
+
+/// Part of K, [chunk, chunk + count), and of the rows.
+struct TileBlock {
+    std::uint32_t chunk;
+    std::uint32_t count;
+    std::uint32_t whole;  // of `count`: chunks with all lanes
+    std::uint32_t tile_begin;
+    std::uint32_t tile_end;
+};
+
+/// What comes near during a block of the panels from `panel` on: with few rows what is further on in the same panels,
+/// then the first of the next ones; else the same block of the next ones, a few lines with each of its chunks.
+Ahead ahead_of(const TileShare& tiles, const TileBlock& block, std::uint32_t panel, std::uint32_t panel_in_pair) {
+    const std::uint32_t steps = (block.tile_end - block.tile_begin + 1) / 2;
+    const std::byte* here = tiles.panel(panel + panel_in_pair) + block.chunk * kTileBytes;
+    const std::byte* next = here + 2 * tiles.panel_bytes;
+    const bool has_next = panel + panel_in_pair + 2 < tiles.share.panel_end;
+    Ahead ahead;
+    ahead.lines = (kTile + steps - 1) / steps;
+    if (!tiles.has_few_rows()) {
+        ahead.at = next;
+        ahead.end = has_next ? next + block.whole * kTileBytes : next;
+    } else if (panel + panel_in_pair < tiles.share.panel_end) {
+        ahead.at = here + kAheadBytes;
+        ahead.end = here + tiles.panel_bytes;
+        ahead.then_at = next;
+        ahead.then_end = has_next ? next + kAheadBytes : next;
+    }
+    return ahead;
+}
+
+/// All rows of the block against `panels` panels.
+void multiply_panels(const TileShare& tiles, const TileBlock& block, std::uint32_t panel, std::uint32_t panels) {
+    const LinearShare& share = tiles.share;
+    alignas(64) std::byte rests[2][kTileBytes];
+    Weights weights[2];
+    for (std::uint32_t p = 0; p < panels; ++p) {
+        const std::byte* at = tiles.panel(panel + p) + block.chunk * kTileBytes;
+        weights[p] = {at, block.whole, rests[p]};
+        if (block.whole == block.count) { continue; }
+        for (std::uint32_t lane = 0; lane < kTile; ++lane) {
+            const std::byte* from = at + block.whole * kTileBytes + lane * kPanelRowBytes;
+            _mm512_store_si512(rests[p] + lane * kPanelRowBytes,
+                               lane < share.lanes % kTile ? _mm512_loadu_si512(from) : _mm512_setzero_si512());
+        }
+    }
+    memory_barrier();
+    Ahead ahead[2] = {ahead_of(tiles, block, panel, 0), ahead_of(tiles, block, panel, 1)};
+    const bool is_last = block.chunk + block.count == tiles.chunks;
+    const float* bias = is_last && share.bias != nullptr ? share.bias + panel * kPanelOutputs : nullptr;
+    for (std::uint32_t tile = block.tile_begin; tile < block.tile_end; tile += 2) {
+        const std::uint32_t count = least(2, block.tile_end - tile);
+        Sums sums[4];
+        for (std::uint32_t i = 0; i < count; ++i) {
+            for (std::uint32_t p = 0; p < panels; ++p) {
+                const std::uint32_t row = (tile + i) * kTile;
+                const std::uint32_t output = (panel + p) * kPanelOutputs;
+                sums[i * panels + p] = {share.y + std::size_t{row} * share.outputs + output,
+                                        least(kTile, share.rows - row), least(kTile, share.outputs - output),
+                                        share.outputs};
             }
-            for (std::uint32_t tile = 0; tile < row_tiles; tile += 2) {
-                const std::uint32_t tiles = least(2, row_tiles - tile);
-                Sums sums[4];
-                for (std::uint32_t i = 0; i < tiles; ++i) {
-                    for (std::uint32_t p = 0; p < panels; ++p) {
-                        const std::uint32_t row = (tile + i) * kTile;
-                        const std::uint32_t output = (panel + p) * kPanelOutputs;
-                        sums[i * panels + p] = {share.y + std::size_t{row} * share.outputs + output,
-                                                least(kTile, share.rows - row), least(kTile, share.outputs - output),
-                                                share.outputs};
-                    }
-                }
-                const float* bias = is_last && share.bias != nullptr ? share.bias + panel * kPanelOutputs : nullptr;
-                const std::byte* from = x + tile * row_tile_bytes + chunk * kTileBytes;
-                const auto multiply_block = tiles == 2 ? (panels == 2 ? multiply<2, 2> : multiply<2, 1>)
-                                                       : (panels == 2 ? multiply<1, 2> : multiply<1, 1>);
-                multiply_block(from, row_tile_bytes, weights, count, chunk == 0, bias, sums, rows_of_tile, ahead);
+        }
+        const std::byte* x =
+            static_cast<const std::byte*>(share.x) + tile * tiles.row_tile_bytes + block.chunk * kTileBytes;
+        const auto multiply_block = count == 2 ? (panels == 2 ? multiply<2, 2> : multiply<2, 1>)
+                                               : (panels == 2 ? multiply<1, 2> : multiply<1, 1>);
+        multiply_block(x, tiles.row_tile_bytes, weights, block.count, block.chunk == 0, bias, sums, tiles.rows_of_tile,
+                       ahead);
+    }
+}
+
+void linear_tiles(const LinearShare& share) {
+    const TileShare tiles(share);
+    const std::uint32_t k_blocks = tiles.has_few_rows() ? 1 : (tiles.chunks + kBlockChunks - 1) / kBlockChunks;
+    configure(config_of(tiles.rows_of_tile));
+    for (std::uint32_t row_tile = 0; row_tile < tiles.row_tiles; row_tile += kBlockRowTiles) {
+        for (std::uint32_t k = 0; k < k_blocks; ++k) {
+            TileBlock block;
+            block.chunk = tiles.chunks * k / k_blocks;
+            block.count = tiles.chunks * (k + 1) / k_blocks - block.chunk;
+            block.whole = least(block.count, share.lanes / kTile - block.chunk);
+            block.tile_begin = row_tile;
+            block.tile_end = least(row_tile + kBlockRowTiles, tiles.row_tiles);
+            for (std::uint32_t panel = share.panel_begin; panel < share.panel_end; panel += 2) {
+                multiply_panels(tiles, block, panel, least(2, share.panel_end - panel));
             }
         }
     }

@@ -87,6 +87,26 @@ TEST_CASE("linear gives a row the same bits in any company and with any number o
     }
 }
 
+TEST_CASE("linear gives a row the same bits alone and among more rows than one block takes", "[kernels][property]") {
+    Random random{11};
+    for (const std::string& family : fast_families()) {
+        const std::uint32_t rows = 1100;
+        const std::uint32_t outputs = 50;
+        const std::uint32_t inputs = one_of<std::uint32_t>(random, {1602, 2500});
+        CAPTURE(family, inputs);
+        Matrix matrix{random, WeightFormat::bf16, outputs, inputs};
+        const std::vector<float> x = normals(random, std::size_t{rows} * inputs);
+        const std::vector<float> bias = normals(random, outputs);
+        const std::vector<float> whole = run_linear(*backend(family, 2), matrix, x, rows, bias.data());
+        for (const std::uint32_t row : {0u, 15u, 16u, 511u, 512u, 1023u, 1098u, 1099u}) {
+            const std::vector<float> one(x.begin() + row * inputs, x.begin() + (row + 1) * inputs);
+            const std::vector<float> y = run_linear(*backend(family), matrix, one, 1, bias.data());
+            CAPTURE(row);
+            REQUIRE(same_bits(y.data(), whole.data() + std::size_t{row} * outputs, outputs));
+        }
+    }
+}
+
 TEST_CASE("embed reads rows of the packed matrix exactly", "[kernels]") {
     const auto format = GENERATE(WeightFormat::f32, WeightFormat::bf16);
     Random random{7};
