@@ -41,6 +41,8 @@ Result<std::vector<SwapFigure>> measure_host(const SwapOptions& options, const S
     if (!from) { return base::pass_on(from); }
     auto to = device::host_device().allocate(blocks_total * block_bytes);
     if (!to) { return base::pass_on(to); }
+    std::memset(from->data(), 1, from->size());  // untouched memory is one page of zeros, and always near
+    std::memset(to->data(), 2, to->size());
 
     const std::size_t planes = std::size_t{2} * options.layers;
     const std::size_t tile = block_bytes / planes;

@@ -1,10 +1,10 @@
 #include "kv_cache/kv_access.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "base/check.h"
+#include "device/stream_copy.h"
 #include "kv_cache/kv_pack.h"
 
 namespace kv_cache {
@@ -82,7 +82,7 @@ Result<void> KvAccess::save(std::span<const BlockRun> runs, std::span<std::byte>
         const std::span<const std::byte> bytes = std::as_const(*store_).run(run);
         CHECK(bytes.size() <= static_cast<std::size_t>(out.data() + out.size() - to));
         if (stream_ == nullptr) {
-            std::memcpy(to, bytes.data(), bytes.size());
+            device::copy_streamed(to, bytes.data(), bytes.size());
         } else if (auto copied = store_->device().copy_async(*stream_, to, bytes.data(), bytes.size()); !copied) {
             static_cast<void>(stream_->synchronize());  // as in for_each_block()
             return copied;
@@ -98,7 +98,7 @@ Result<void> KvAccess::restore(std::span<const BlockRun> runs, std::span<const s
         const std::span<std::byte> bytes = store_->run(run);
         CHECK(bytes.size() <= static_cast<std::size_t>(in.data() + in.size() - from));
         if (stream_ == nullptr) {
-            std::memcpy(bytes.data(), from, bytes.size());
+            device::copy_streamed(bytes.data(), from, bytes.size());
         } else if (auto copied = store_->device().copy_async(*stream_, bytes.data(), from, bytes.size()); !copied) {
             static_cast<void>(stream_->synchronize());  // as in for_each_block()
             return copied;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "device/device.h"
+#include "device/stream_copy.h"
 
 #include "tests/support/catch.h"
 
@@ -110,4 +111,26 @@ TEST_CASE("host copies have run when the call returns and events are done", "[de
     REQUIRE((*event)->wait().has_value());
     REQUIRE(host.wait(**other, **event).has_value());
     REQUIRE((*other)->synchronize().has_value());
+}
+
+TEST_CASE("a streamed copy is a copy, wherever it begins and ends, and touches nothing else", "[device]") {
+    constexpr std::size_t kRoom = 256;
+    for (const std::size_t bytes : {std::size_t{0}, std::size_t{1}, device::kStreamedBytes - 1, device::kStreamedBytes,
+                                    device::kStreamedBytes + 1, device::kStreamedBytes + 127}) {
+        std::vector<std::byte> source(bytes + kRoom);
+        for (std::size_t i = 0; i < source.size(); ++i) {
+            source[i] = static_cast<std::byte>(i * 31 + i / 251);
+        }
+        for (const std::size_t from : {0, 1, 17, 64}) {
+            for (const std::size_t to : {0, 1, 16, 63, 64, 127}) {
+                CAPTURE(bytes, from, to);
+                std::vector<std::byte> target(bytes + kRoom, std::byte{0xee});
+                device::copy_streamed(target.data() + to, source.data() + from, bytes);
+                std::vector<std::byte> expected(bytes + kRoom, std::byte{0xee});
+                std::copy_n(source.begin() + static_cast<std::ptrdiff_t>(from), bytes,
+                            expected.begin() + static_cast<std::ptrdiff_t>(to));
+                REQUIRE(target == expected);
+            }
+        }
+    }
 }
