@@ -30,11 +30,11 @@ using base::Result;
 
 namespace {
 
-// At once. Writes gain from larger pieces (each costs the disk the same), reads do not: the checksum of a job's last piece
-// is waited for.
+// At once. Writes gain from larger pieces (each costs the disk the same), reads do not: the checksum of a job's last
+// piece is waited for.
 constexpr std::size_t kWriteBytes = 1u << 20;
 constexpr std::size_t kReadBytes = 512u << 10;
-constexpr std::size_t kPageBytes = 4096;         // what the places of pieces in memory of ours begin at multiples of
+constexpr std::size_t kPageBytes = 4096;  // what the places of pieces in memory of ours begin at multiples of
 constexpr int kFlags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW;
 constexpr auto kLockPoll = std::chrono::milliseconds(5);
 constexpr std::string_view kKeyMark = "sluice kv level 1";
