@@ -89,6 +89,7 @@ void read_worker_config(base::Config& config, WorkerSetup& setup) {
     engine.block_tokens = static_cast<std::uint32_t>(config.integer("engine.block_tokens", 16, 16, 1024));
     engine.kv_pool_bytes = static_cast<std::uint64_t>(config.integer("engine.kv_pool_bytes", 0, 0));
     engine.host_memory_bytes = static_cast<std::uint64_t>(config.integer("engine.host_memory_bytes", 0, 0));
+    engine.kv_prefault = config.boolean("engine.kv_prefault", false);
     engine.gpu_memory_share = config.number("engine.gpu_memory_share", 0.9, 0.01, 1);
     engine.layer_group = static_cast<std::uint32_t>(config.integer("engine.layer_group", 0, 0, 1024));
     engine.packed_dir = config.string("engine.packed_dir", "");

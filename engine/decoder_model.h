@@ -8,6 +8,7 @@
 #include "base/block_hash.h"
 #include "base/model_shape.h"
 #include "device/buffer.h"
+#include "device/prefault.h"
 #include "engine/kernels/backend.h"
 #include "engine/loaded_model.h"
 #include "engine/model/decoder.h"
@@ -28,6 +29,7 @@ struct DecoderParts {
     RopeTable rope;
     std::unique_ptr<Backend> backend;
     std::optional<kv_cache::KvStore> kv;
+    std::optional<device::Prefault> prefault;  // of its memory
     std::optional<Decoder> decoder;
 };
 

@@ -70,6 +70,7 @@ struct EngineOptions {
     std::string kv_dtype = "auto";  // auto: bf16 with bf16 or fp8 weights, else f32
     std::uint32_t block_tokens = 16;
     std::uint64_t kv_pool_bytes = 0;       // 0: chosen (kv_sizing.h); blocks_total follows
+    bool kv_prefault = false;              // the host: the pool's pages are there before they are used
     std::uint64_t host_memory_bytes = 0;   // that weights, KV and steps may take on the host; 0: what it has available
     double gpu_memory_share = 0.9;         // of a GPU's memory that weights, KV and steps take, with kv_pool_bytes 0
     std::uint32_t batch_tokens_max = 512;  // new tokens of one step

@@ -294,6 +294,10 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
     auto kv = make_kv(options, shape, formats.kv, *model->backend);
     if (!kv) { return base::pass_on(kv); }
     model->kv.emplace(std::move(*kv));
+    if (options.kv_prefault && model->backend->device().is_host_memory()) {
+        const kv_cache::BlockRun all{kv_cache::BlockId{0}, model->kv->blocks_total()};
+        model->prefault.emplace(model->kv->run(all));
+    }
 
     const auto packed_dir = prepare_packed_dir(options.packed_dir);
     if (!packed_dir) { return base::pass_on(packed_dir, "folder for packed weights"); }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "device/device.h"
+#include "device/prefault.h"
 #include "device/stream_copy.h"
 
 #include "tests/support/catch.h"
@@ -133,4 +134,26 @@ TEST_CASE("a streamed copy is a copy, wherever it begins and ends, and touches n
             }
         }
     }
+}
+
+TEST_CASE("memory that is touched ahead has its pages, and what was written stays", "[device]") {
+    auto buffer = device::host_device().allocate((std::size_t{24} << 20) + 100);
+    REQUIRE(buffer.has_value());
+    buffer->data()[buffer->size() - 1] = std::byte{7};
+    device::Prefault prefault({buffer->data(), buffer->size()});
+    buffer->data()[0] = std::byte{9};
+    prefault.wait();
+    REQUIRE(buffer->data()[0] == std::byte{9});
+    REQUIRE(buffer->data()[buffer->size() - 1] == std::byte{7});
+    if (madvise(buffer->data(), 4096, 23) != 0) { return; }  // Linux before 5.14
+    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    REQUIRE(resident_pages(buffer->data(), buffer->size()) == (buffer->size() + page - 1) / page);
+}
+
+TEST_CASE("touching memory ahead ends when nobody wants it any more", "[device]") {
+    auto buffer = device::host_device().allocate(std::size_t{64} << 20);
+    REQUIRE(buffer.has_value());
+    { const device::Prefault prefault({buffer->data(), buffer->size()}); }
+    buffer->data()[buffer->size() - 1] = std::byte{7};  // the memory is still there, whole or not
+    REQUIRE(buffer->data()[buffer->size() - 1] == std::byte{7});
 }
