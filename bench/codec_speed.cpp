@@ -298,8 +298,10 @@ int bench_codec_main(const CodecSpeedOptions& options) {
 
 void add_bench_codec(CLI::App& app, CodecSpeedOptions& options) {
     app.add_option("--layers", options.layers, "of a chunk")->check(CLI::Range(1u, 128u))->capture_default_str();
-    app.add_option("--kv-heads", options.kv_heads)->check(CLI::Range(1u, 128u))->capture_default_str();
-    app.add_option("--head-dim", options.head_dim)->check(CLI::Range(2u, 256u))->capture_default_str();
+    app.add_option("--kv-heads", options.kv_heads, "of a layer")->check(CLI::Range(1u, 128u))->capture_default_str();
+    app.add_option("--head-dim", options.head_dim, "values of a head")
+        ->check(CLI::Range(2u, 256u))
+        ->capture_default_str();
     app.add_option("--tokens", options.tokens, "of a chunk")->check(CLI::Range(1u, 4096u))->capture_default_str();
     app.add_option("--samples", options.samples, "of each figure")->check(CLI::Range(1u, 1000u))->capture_default_str();
     app.add_option("--sample-ms", options.sample_ms, "least time of one")

@@ -261,7 +261,7 @@ void add_bench_scheduler(CLI::App& app, SchedulerBenchOptions& options) {
                    "measure the service, too, with up to so many workers; 0: not at all");
     app.add_option("--service-placements", options.service_placements, "over gRPC, for each number of workers")
         ->check(CLI::Range(1, 10'000'000));
-    app.add_option("--seed", options.seed);
+    app.add_option("--seed", options.seed, "of workers and requests; the same gives the same");
     app.add_option("--out", options.out_path, "JSON file; -: standard output instead of the table");
 }
 

@@ -103,7 +103,9 @@ void add_bench_serve(CLI::App& app, ServeBenchOptions& options) {
     app.add_flag("--ignore-eos,!--no-ignore-eos", options.ignore_eos,
                  "ask for answers of exactly --output-tokens (default)")
         ->group(content);
-    app.add_option("--temperature", options.temperature, "")->capture_default_str()->group(content);
+    app.add_option("--temperature", options.temperature, "of every request; 0: greedy")
+        ->capture_default_str()
+        ->group(content);
 
     const std::string slo = "SLO";
     app.add_option("--slo-ttft-ms", options.slo_ttft_ms, "target of the time to the first token")

@@ -172,9 +172,13 @@ int bench_swap_main(const SwapOptions& options) {
 }
 
 void add_bench_swap(CLI::App& app, SwapOptions& options) {
-    app.add_option("--layers", options.layers)->check(CLI::Range(1u, 128u))->capture_default_str();
-    app.add_option("--kv-heads", options.kv_heads)->check(CLI::Range(1u, 128u))->capture_default_str();
-    app.add_option("--head-dim", options.head_dim)->check(CLI::Range(16u, 256u))->capture_default_str();
+    app.add_option("--layers", options.layers, "of the model whose KV is moved")
+        ->check(CLI::Range(1u, 128u))
+        ->capture_default_str();
+    app.add_option("--kv-heads", options.kv_heads, "of a layer")->check(CLI::Range(1u, 128u))->capture_default_str();
+    app.add_option("--head-dim", options.head_dim, "values of a head")
+        ->check(CLI::Range(16u, 256u))
+        ->capture_default_str();
     app.add_option("--tokens", options.tokens, "of a sequence that is swapped")
         ->check(CLI::Range(16u, 131072u))
         ->capture_default_str();

@@ -4,6 +4,7 @@
 #include <mutex>
 #include <utility>
 
+#include "base/certificate_times.h"
 #include "base/log.h"
 #include "base/log_limit.h"
 
@@ -16,13 +17,19 @@ CertificateWatch::CertificateWatch(std::shared_ptr<base::Certificates> certifica
                                 "Whether the certificate between processes could be read when it changed last");
     auto& expires = metrics.gauge("sluice_certificate_expires_timestamp_seconds",
                                   "When the certificate between processes that is in use runs out");
+    auto& starts = metrics.gauge("sluice_certificate_starts_timestamp_seconds",
+                                 "When the certificate between processes that is in use began to hold");
     auto& changes = metrics.counter("sluice_certificate_changes_total",
                                     "Times that a new certificate between processes was taken into use");
+    const auto tell = [&starts, &expires](const base::CertificateSet& set) {
+        starts.Set(static_cast<double>(base::certificate_starts_unix_s(set.chain_pem())));
+        expires.Set(static_cast<double>(set.expires_unix_s()));
+    };
     valid.Set(1);
-    expires.Set(static_cast<double>(certificates->current()->expires_unix_s()));
+    tell(*certificates->current());
     spdlog::info("this process is {}", base::peer_uri(certificates->current()->self()));
     thread_ = std::jthread(
-        [certificates = std::move(certificates), interval, &valid, &expires, &changes](const std::stop_token& stop) {
+        [certificates = std::move(certificates), interval, tell, &valid, &changes](const std::stop_token& stop) {
             std::mutex mutex;
             std::condition_variable_any ended;
             std::unique_lock lock(mutex);
@@ -37,7 +44,7 @@ CertificateWatch::CertificateWatch(std::shared_ptr<base::Certificates> certifica
                 } else if (*looked) {
                     valid.Set(1);
                     const auto set = certificates->current();
-                    expires.Set(static_cast<double>(set->expires_unix_s()));
+                    tell(*set);
                     changes.Increment();
                     spdlog::info("new connections use the new certificate of {}", base::peer_uri(set->self()));
                 }

@@ -31,6 +31,7 @@
 #include "cli/drain.h"
 #include "cli/explain.h"
 #include "cli/keys.h"
+#include "cli/man_page.h"
 #include "cli/model/commands.h"
 #include "cli/model/resolve.h"
 #include "cli/model_make.h"
@@ -415,6 +416,10 @@ int main(int argc, char** argv) {
                 });
     }
 
+    command(app, "man", "the manual page: sluice man > /usr/local/share/man/man1/sluice.1", [&app] {
+        std::fputs(cli::man_page(app, SLUICE_VERSION).c_str(), stdout);
+        return 0;
+    });
     command(app, "doctor", "what this machine has and lacks", [] { return cli::doctor_main(); });
 
     CLI11_PARSE(app, argc, argv);

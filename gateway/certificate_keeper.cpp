@@ -1,7 +1,11 @@
 #include "gateway/certificate_keeper.h"
 
+#include <fstream>
+#include <iterator>
+#include <string>
 #include <utility>
 
+#include "base/certificate_times.h"
 #include "base/log.h"
 #include "base/log_limit.h"
 
@@ -27,6 +31,11 @@ base::Result<void> CertificateKeeper::load() {
     setup_.metrics
         .gauge("sluice_gateway_certificate_expires_timestamp_seconds", "When the TLS certificate in use runs out")
         .Set(static_cast<double>(certificate_->expires_unix_s()));
+    std::ifstream file(setup_.certificate_file, std::ios::binary);
+    const std::string pem{std::istreambuf_iterator<char>(file), {}};  // OpenSSL has just read it, and found it sound
+    setup_.metrics
+        .gauge("sluice_gateway_certificate_starts_timestamp_seconds", "When the TLS certificate in use began to hold")
+        .Set(static_cast<double>(base::certificate_starts_unix_s(pem)));
     return {};
 }
 

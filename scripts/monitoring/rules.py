@@ -81,6 +81,28 @@ def ready(roles: str) -> str:
     return f'sum by ({MODEL}) (sluice_scheduler_workers{{role=~"{roles}",state="ready"}}) > 0'
 
 
+DAY = 86400
+
+
+def certificate_alerts() -> list[Alert]:
+    """Of those between processes (peers) and the one that clients see (https)."""
+    by = "sluice_cluster, instance"
+    alerts = []
+    for which, name in (("peers", "sluice_certificate"), ("https", "sluice_gateway_certificate")):
+        ends = f"min by ({by}) ({name}_expires_timestamp_seconds)"
+        life = f"({ends} - min by ({by}) ({name}_starts_timestamp_seconds))"
+        # Of its life, since some live for a day and some for years; whoever renews in time does so when a third is left. Never weeks ahead.
+        for severity, share, days in (("ticket", 0.2, 14), ("page", 0.05, 2)):
+            alerts.append(Alert(
+                "SluiceCertificateExpires", f"{ends} - time() < {share} * {life} and {ends} - time() < {days * DAY}", "10m", severity,
+                "the certificate of {{ $labels.instance }} (" + which + ") has {{ $value | humanizeDuration }} left: then others refuse it",
+                "certificates.md", {"certificate": which}))
+        alerts.append(Alert("SluiceCertificateInvalid", f"min by ({by}) ({name}_valid) == 0", "5m", "ticket",
+                            "{{ $labels.instance }} keeps its old certificate (" + which + "): the files that it read do not do", "certificates.md",
+                            {"certificate": which}))
+    return alerts
+
+
 def cause_alerts() -> list[Alert]:
     served = f'group by ({MODEL}) (sluice_gateway_inflight_requests{{model!~"none|other"}})'
     leaders = "sum by (sluice_cluster) (sluice_scheduler_leads)"
@@ -134,6 +156,7 @@ def cause_alerts() -> list[Alert]:
               f"abs(log2(histogram_quantile(0.5, sum by (le, {MODEL}, kind) ("
               'rate(sluice_scheduler_prediction_ratio_bucket{kind=~"ttft|tpot"}[30m]))))) > 1', "30m", "ticket",
               "half of the predicted {{ $labels.kind }} of {{ $labels.model }} are wrong by more than a factor of two", "predictions-off.md"),
+        *certificate_alerts(),
     ]
 
 

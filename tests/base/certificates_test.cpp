@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/certificate_make.h"
+#include "base/certificate_times.h"
 #include "tests/support/certificates.h"
 
 #include "tests/support/catch.h"
@@ -80,6 +81,8 @@ TEST_CASE("a certificate of the authority says who its bearer is", "[base]") {
     const CertificateFolder ours(certificate_of(authority, PeerRole::scheduler), authority.certificate_pem);
     const auto certificates = ours.open();
     REQUIRE(base::peer_uri(certificates->current()->self()) == "sluice://test/scheduler/one");
+    REQUIRE(base::certificate_starts_unix_s(certificates->current()->chain_pem()) == kCertified);
+    REQUIRE(base::certificate_starts_unix_s("no certificate") == 0);
     REQUIRE(certificates->current()->expires_unix_s() == kCertified + 100 * kDay);
 
     const auto shown = certificate_of(authority, PeerRole::gateway).certificate_pem;

@@ -47,18 +47,18 @@ def helm(*words: str | os.PathLike[str], check: bool = True, seconds: float = 30
 
 
 @functools.cache
-def _rendered(values: str, release: str, namespace: str) -> str:
+def _rendered(values: str, release: str, namespace: str, version: str) -> str:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         file.write(values)
         file.flush()
-        done = helm("template", release, CHART, "--namespace", namespace, "--kube-version", KUBERNETES, "--values", file.name, check=False)
+        done = helm("template", release, CHART, "--namespace", namespace, "--kube-version", version, "--values", file.name, check=False)
     if done.returncode != 0:
         raise Refused(done.stderr)
     return done.stdout
 
 
-def text(values: dict[str, Any], release: str = "demo", namespace: str = "llm") -> str:
-    return _rendered(json.dumps(values, sort_keys=True), release, namespace)
+def text(values: dict[str, Any], release: str = "demo", namespace: str = "llm", version: str = KUBERNETES) -> str:
+    return _rendered(json.dumps(values, sort_keys=True), release, namespace, version)
 
 
 def objects(values: dict[str, Any], **options: str) -> list[dict[str, Any]]:
@@ -70,8 +70,14 @@ def of_kind(rendered: list[dict[str, Any]], kind: str) -> dict[str, dict[str, An
     return {one["metadata"]["name"]: one for one in rendered if one["kind"] == kind}
 
 
+def workloads(rendered: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What pods are made of."""
+    return [one for one in rendered if one["kind"] in ("Deployment", "StatefulSet")]
+
+
 def deployment(rendered: list[dict[str, Any]], role: str) -> dict[str, Any]:
-    found = [one for one in rendered if one["kind"] == "Deployment" and one["metadata"]["labels"]["app.kubernetes.io/component"] == role]
+    """The role's Deployment, or the StatefulSet of several schedulers."""
+    found = [one for one in workloads(rendered) if one["metadata"]["labels"]["app.kubernetes.io/component"] == role]
     assert len(found) == 1, (role, [one["metadata"]["name"] for one in rendered])
     return found[0]
 
@@ -82,7 +88,7 @@ def pod(rendered: list[dict[str, Any]], role: str) -> dict[str, Any]:
 
 def pods(rendered: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The pod of every role, and the test's."""
-    found = {one["metadata"]["labels"]["app.kubernetes.io/component"]: one["spec"]["template"]["spec"] for one in rendered if one["kind"] == "Deployment"}
+    found = {one["metadata"]["labels"]["app.kubernetes.io/component"]: one["spec"]["template"]["spec"] for one in workloads(rendered)}
     found |= {one["metadata"]["labels"]["app.kubernetes.io/component"]: one["spec"] for one in rendered if one["kind"] == "Pod"}
     return found
 

@@ -1,9 +1,6 @@
-"""The pods that the chart renders, run on this machine: the same commands with the same arguments, variables and configuration files, each at a
-loopback address of its own. What the kubelet would mount is put into a folder, and paths below mount points lead there; nothing else is changed."""
+"""The pods that the chart renders, run on this machine (pods.py): they serve, drain, and refuse what they should."""
 import hashlib
-import http.client
 import json
-import os
 import re
 import secrets
 import subprocess
@@ -12,138 +9,13 @@ import pytest
 
 import chart
 import harness
+import pods
 from harness import wait_until
+from pods import Cluster
+from test_kubernetes_lease import TOKEN, ApiServer
 
 pytestmark = pytest.mark.process
 WEIGHTS = harness.MODEL / "model.safetensors"
-
-
-class Pod:
-    """One pod of a role: its folder of mounts, its address, its processes."""
-
-    def __init__(self, cluster, role, index, spec):
-        self.cluster, self.role, self.spec = cluster, role, spec
-        self.address = cluster.address_of(role, index)
-        self.folder = cluster.folder / f"{role}-{index}"
-        self.folder.mkdir()
-        for volume in spec["volumes"]:
-            self.put(volume)
-        self.process = None
-
-    def put(self, volume):
-        place = self.folder / volume["name"]
-        if "configMap" in volume:
-            place.mkdir()
-            for name, text in self.cluster.config_maps[volume["configMap"]["name"]]["data"].items():
-                (place / name).write_text(self.moved(text))
-        elif "secret" in volume:
-            place.mkdir(mode=0o750)
-            for item in volume["secret"]["items"]:
-                path = place / item["path"]
-                path.write_text(self.cluster.key)
-                path.chmod(volume["secret"]["defaultMode"])
-        elif "persistentVolumeClaim" in volume:
-            place.symlink_to(self.cluster.claims[volume["persistentVolumeClaim"]["claimName"]])
-        else:
-            assert "emptyDir" in volume, volume
-            place.mkdir()
-
-    def moved(self, text):
-        """Paths below mount points lead to the pod's folder; addresses of the pods' network to loopback."""
-        mounts = {mount["mountPath"]: self.folder / mount["name"] for one in chart.containers(self.spec) for mount in one["volumeMounts"]}
-        for path, place in sorted(mounts.items(), reverse=True):
-            text = re.sub(rf"(?<![\w/.-]){re.escape(path)}(?=[/\s]|$)", str(place), text, flags=re.MULTILINE)
-        text = text.replace("$(POD_IP)", self.address)
-        return text.replace(f"{self.cluster.scheduler_name}:", f"{self.cluster.address_of('scheduler', 0)}:")
-
-    def words(self, container):
-        words = [self.moved(word) for word in [*container["command"], *container.get("args", [])]]
-        return [str(harness.BINARY) if words[0] == "sluice" else words[0], *words[1:]]
-
-    def environment(self, container):
-        return {one["name"]: self.moved(one["value"]) for one in container.get("env", []) if "value" in one} | {"POD_IP": self.address}
-
-    def run_init(self):
-        """The init containers, one after the other; the first that fails."""
-        for one in self.spec.get("initContainers", []):
-            done = subprocess.run(self.words(one), env={**os.environ, **self.environment(one)}, capture_output=True, text=True, timeout=120,
-                                  cwd=self.moved(one["workingDir"]) if "workingDir" in one else None)
-            if done.returncode != 0:
-                return done
-        return None
-
-    def start(self):
-        container = self.spec["containers"][0]
-        self.process = harness.Process(self.words(container), self.environment(container))
-        return self
-
-    def probe(self, name):
-        """Whether the kubelet would take it for started, ready or alive."""
-        container = self.spec["containers"][0]
-        asked = container[name]["httpGet"]
-        port = next(port["containerPort"] for port in container["ports"] if port["name"] == asked["port"])
-        connection = http.client.HTTPConnection(self.address, port, timeout=10)
-        try:
-            connection.request("GET", asked["path"])
-            return 200 <= connection.getresponse().status < 400
-        except OSError:
-            return False
-        finally:
-            connection.close()
-
-    def check_alive(self):
-        assert self.process.is_alive(), f"{self.role} ended with {self.process.child.returncode}:\n{self.process.output()}"
-        return True
-
-
-class Cluster:
-    """All pods of a rendered chart."""
-
-    def __init__(self, values, folder, claims=None):
-        self.folder = folder
-        self.key = secrets.token_hex(16)
-        self.claims = claims or {}
-        self.net = f"127.{secrets.randbelow(250) + 2}.{secrets.randbelow(250) + 1}"
-        self.rendered = chart.objects(values)
-        self.config_maps = chart.of_kind(self.rendered, "ConfigMap")
-        self.specs = {role: spec for role, spec in chart.pods(self.rendered).items() if role != "test"}
-        self.scheduler_name = next(name for name in chart.of_kind(self.rendered, "Service") if name.endswith("-scheduler"))
-        self.pods = {}
-        for role, spec in self.specs.items():
-            count = chart.deployment(self.rendered, role)["spec"].get("replicas", 1)
-            self.pods[role] = [Pod(self, role, index, spec) for index in range(count)]
-
-    def address_of(self, role, index):
-        return f"{self.net}.{10 * (1 + sorted(self.specs).index(role)) + index}"
-
-    @property
-    def all(self):
-        return [pod for pods in self.pods.values() for pod in pods]
-
-    @property
-    def port(self):
-        return self.specs["gateway"]["containers"][0]["ports"][0]["containerPort"]
-
-    def start(self):
-        for pod in self.all:
-            failed = pod.run_init()
-            assert failed is None, (failed.args, failed.stdout, failed.stderr)
-            pod.start()
-        return self
-
-    def wait_ready(self):
-        for pod in self.all:
-            wait_until(lambda pod=pod: pod.check_alive() and pod.probe("startupProbe") and pod.probe("readinessProbe"), f"{pod.role} is ready", 120)
-        return self
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for pod in self.all:
-            if pod.process is not None:
-                print(f"--- {pod.role} {pod.address}\n{pod.process.output()[-4000:]}")  # shown when the test fails
-                pod.process.__exit__()
 
 
 def sha256(path):
@@ -179,26 +51,14 @@ def test_the_pods_serve_a_chat(cluster):
     assert case["prompt"] + completed.json()["choices"][0]["text"] == case["output_text"]
 
 
-def admin_metrics(cluster, role, name, **labels):
-    total = 0
-    for pod in cluster.pods[role]:
-        connection = http.client.HTTPConnection(pod.address, pod.spec["containers"][0]["ports"][1]["containerPort"], timeout=10)
-        connection.request("GET", "/metrics")
-        for line in connection.getresponse().read().decode().splitlines():
-            if re.match(rf"{name}(\{{|\s)", line) and all(f'{label}="{value}"' in line for label, value in labels.items()):
-                total += float(line.rsplit(" ", 1)[1])
-        connection.close()
-    return total
-
-
 def test_kv_goes_from_prefill_pods_to_decode_pods(cluster):
-    before = admin_metrics(cluster, "decode", "sluice_kv_transfers_total", direction="receive", outcome="ok")
+    before = cluster.metric("decode", "sluice_kv_transfers_total", direction="receive", outcome="ok")
     for index in range(4):
         prompt = f"Number {index}: once upon a time there was a little girl who had a big red ball"
         answer = harness.post(cluster.port, "/v1/completions", model=harness.MODEL_ID, prompt=prompt, max_tokens=8)
         assert answer.status == 200, answer.body
-    wait_until(lambda: admin_metrics(cluster, "decode", "sluice_kv_transfers_total", direction="receive", outcome="ok") > before, "KV has come over the network")
-    assert admin_metrics(cluster, "decode", "sluice_kv_fallbacks_total") == 0
+    wait_until(lambda: cluster.metric("decode", "sluice_kv_transfers_total", direction="receive", outcome="ok") > before, "KV has come over the network")
+    assert cluster.metric("decode", "sluice_kv_fallbacks_total") == 0
 
 
 def test_the_chart_s_own_test_passes_on_them(cluster):
@@ -245,6 +105,84 @@ def test_mixed_workers_need_no_trusted_network(tmp_path):
         assert chat(cluster, max_tokens=8, temperature=0).status == 200
 
 
+def secured(**more):
+    """Certificates for all roles, two schedulers that share a Lease, KV over TLS: nothing is in the clear, on loopback too."""
+    return values(cluster={"trustedNetwork": False, "certificates": {"enabled": True}}, scheduler={"replicas": 2},
+                  config={"scheduler": {"leader_lease_ms": 15000}, "gateway": {"place_wait_max_ms": 110000}, "worker": {"kv_transport": "tls"}}, **more)
+
+
+def complete(cluster, seed=1):
+    answer = harness.request(cluster.port, "POST", "/v1/completions", {"model": harness.MODEL_ID, "prompt": "There was", "max_tokens": 8, "temperature": 1, "seed": seed}, seconds=120)
+    assert answer.status == 200, answer.body
+    return answer.json()["choices"][0]["text"]
+
+
+@pytest.fixture
+def api_server(tmp_path):
+    """What the schedulers find at KUBERNETES_SERVICE_HOST, and the account by which they ask: with the Lease as the chart makes it, that nobody holds."""
+    pods.certificates(tmp_path / "api", "--role", "gateway/api", "--san", "IP:127.0.0.1")
+    server = ApiServer(tmp_path / "api" / "gateway-api", "llm", "demo-sluice")
+    lease = chart.of_kind(chart.objects(secured()), "Lease")["demo-sluice"]
+    server.lease = {**lease, "metadata": {**lease["metadata"], "namespace": "llm", "resourceVersion": "0"}}
+    server.account = {"token": TOKEN.encode(), "namespace": b"llm", "ca.crt": (tmp_path / "api" / "authority" / "tls.crt").read_bytes()}
+    server.environment = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": server.url.rsplit(":", 1)[1]}
+    yield server
+    server.close()
+
+
+def test_pods_with_certificates_and_a_lease_serve_through_a_renewal_and_the_leader_s_end(tmp_path, api_server):
+    with Cluster(secured(), tmp_path, CLAIMS, environment=api_server.environment, account=api_server.account) as cluster:
+        cluster.start().wait_ready()
+        text = complete(cluster)
+        assert cluster.metric("decode", "sluice_kv_transfers_total", direction="receive", outcome="ok") > 0
+        for pod in cluster.all:
+            assert f"this process is sluice://sluice/{pod.role}/{pod.role}" in pod.process.output()
+        leader, other = cluster.leader_and_other()
+        assert api_server.holder() == f"{leader.address}:{leader.spec['containers'][0]['ports'][0]['containerPort']}"
+
+        # Secrets change, and the kubelet brings them.
+        renewed = pods.certificates(tmp_path / "renewed", "--authority", str(tmp_path / "certificates" / "authority"))
+        cluster.source.secrets |= renewed
+        for pod in cluster.all:
+            pod.put(next(volume for volume in pod.spec["volumes"] if volume["name"] == "certificate"))
+        wait_until(lambda: all(pod.metric("sluice_certificate_changes_total") == 1 for pod in cluster.all), "all have the new ones", 120)
+        assert complete(cluster) == text
+
+        leader.process.child.kill()
+        assert complete(cluster) == text  # waits in the gateway until somebody leads
+        assert api_server.holder() == f"{other.address}:{other.spec['containers'][0]['ports'][0]['containerPort']}"
+        leader.start()  # as the kubelet does
+        leader.wait_ready()
+        assert complete(cluster) == text
+
+
+def test_with_api_keys_the_probes_pass_and_nobody_else_without_a_key(tmp_path):
+    """And helm test with the key that it is given."""
+    def add(*flags):
+        done = subprocess.run([str(harness.BINARY), "keys", "add", "--file", str(tmp_path / "keys.json"), *flags], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return re.search(r"sk-\S+", done.stdout)[0]
+
+    client, admin = add("--name", "client"), add("--name", "prometheus", "--scopes", "admin")
+    keyed = values(gateway={"keys": {"existingSecret": "api-keys"}}, test={"apiKeySecret": {"name": "client"}}, cluster={"trustedNetwork": True}, prefill={"replicas": 0},
+                   decode={"replicas": 0}, mixed={"replicas": 1, "threads": 1})
+    held = {"sluice-key": {"cluster-key": secrets.token_hex(16).encode()}, "api-keys": {"keys.json": (tmp_path / "keys.json").read_bytes()}}
+    with Cluster(keyed, tmp_path, CLAIMS, source=pods.Rendered(chart.objects(keyed), held, {})) as cluster:
+        cluster.start()
+        for pod in cluster.all:
+            pod.wait_ready()
+        assert chat(cluster).status == 401
+        body = {"model": harness.MODEL_ID, "prompt": "There was", "max_tokens": 4}
+        assert harness.request(cluster.port, "POST", "/v1/completions", body, {"Authorization": f"Bearer {client}"}).status == 200
+        scraped = {key: harness.request(cluster.port, "GET", "/metrics", None, {"Authorization": f"Bearer {key}"}).status for key in (client, admin)}
+        assert scraped == {client: 403, admin: 200}
+        test = chart.pods(cluster.rendered)["test"]["containers"][0]
+        words = [word.replace("http://demo-sluice:80", f"http://127.0.0.1:{cluster.port}").replace("$(SLUICE_API_KEY)", client) for word in test["args"]]
+        assert client in words
+        done = subprocess.run([str(harness.BINARY), *words], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_gateway_without_workers_is_alive_and_not_ready(tmp_path):
     with Cluster(values(gateway={"hosts": ["llm.example.org"]}), tmp_path, CLAIMS) as cluster:
         for role in ("scheduler", "gateway"):
@@ -268,7 +206,7 @@ def test_weights_that_are_not_those_stated_keep_a_pod_from_serving(tmp_path):
 def test_a_key_that_others_can_read_is_refused(tmp_path):
     with Cluster(values(), tmp_path, CLAIMS) as cluster:
         pod = cluster.pods["scheduler"][0]
-        (pod.folder / "cluster-key" / "cluster-key").chmod(0o444)
+        pod.file("cluster-key/cluster-key").chmod(0o444)
         pod.start()
         assert pod.process.wait() == 2 and "can be read or changed by others" in pod.process.output()
 
@@ -276,7 +214,7 @@ def test_a_key_that_others_can_read_is_refused(tmp_path):
 def test_a_pod_with_another_key_is_not_listened_to(tmp_path):
     with Cluster(values(), tmp_path, CLAIMS) as cluster:
         stranger = cluster.pods["decode"][0]
-        path = stranger.folder / "cluster-key" / "cluster-key"
+        path = stranger.file("cluster-key/cluster-key")
         path.chmod(0o600)
         path.write_text(secrets.token_hex(16))
         cluster.start()

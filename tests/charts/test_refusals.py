@@ -79,6 +79,12 @@ def test_what_must_be_said_is_asked_for(without, said):
     ({"prefill": {"gpus": 1, "resources": {"limits": {"nvidia.com/gpu": "1"}}}}, "say prefill.gpus instead"),
     ({"securityContext": {"runAsUser": 0}}, "runAsUser"),
     ({"scheduler": {"replicas": 4}}, "replicas"),
+    ({"decode": {"gpus": 1, "dra": {"deviceClassName": "gpu.example.com"}}}, "decode.gpus and decode.dra both ask for devices"),
+    # API keys by name; and nobody who then needs one is left without.
+    ({"gateway": {"keys": {"keys": ["sk-1"]}}}, "keys"),
+    ({"config": {"gateway": {"keys_file": "/tmp/keys.json"}}}, "config.gateway.keys_file is written by the chart"),
+    ({"gateway": {"keys": {"existingSecret": "s"}}}, "test.apiKeySecret.name is required with gateway.keys"),
+    ({"gateway": {"keys": {"existingSecret": "s"}}, "test": {"enabled": False}, "monitoring": {"enabled": True}}, "monitoring.apiKeySecret.name is required with gateway.keys"),
     ({"config": {"scheduler": {"leader_lease": "/tmp/x"}}}, "config.scheduler.leader_lease is written by the chart"),
     ({"cluster": {"certificates": {"enabled": True}, "admitWithoutKey": True}}, "contradict each other"),
 ])

@@ -15,6 +15,7 @@ from monitoring import catalogue, rules
 GOLDEN = chart.ROOT / "tests" / "charts" / "golden"
 PROFILES = {name: chart.example(name) for name in ("cpu", "colocated", "gpu")}
 PROFILES["hpa"] = merged(PROFILES["gpu"], {"autoscaling": {"kind": "hpa", "prometheusUrl": ""}, "monitoring": {"rules": {"runbookUrl": ""}}})
+PROFILES["secured"] = merged(PROFILES["cpu"], {"cluster": {"trustedNetwork": False, "certificates": {"enabled": True}}, "scheduler": {"replicas": 2}})
 PROFILES["bare"] = merged(LEAST, {"networkPolicy": {"enabled": False}, "test": {"enabled": False}, "serviceAccount": {"create": False, "name": "mine"}})
 KUBERNETES = ("1.30", "1.33", "1.37")
 CUSTOM = {"monitoring.coreos.com/v1", "keda.sh/v1alpha1"}
@@ -111,7 +112,7 @@ def test_names_are_unique_and_labels_say_whose_it_is(rendered):
 
 @every_profile
 def test_selectors_find_pods_and_ports_have_names(rendered):
-    all_labels = [one["spec"]["template"]["metadata"]["labels"] for one in rendered if one["kind"] == "Deployment"]
+    all_labels = [one["spec"]["template"]["metadata"]["labels"] for one in chart.workloads(rendered)]
     all_labels += [one["metadata"]["labels"] for one in rendered if one["kind"] == "Pod"]
     port_names = {port["name"] for spec in chart.pods(rendered).values() for one in spec["containers"] for port in one.get("ports", [])}
 
@@ -123,7 +124,7 @@ def test_selectors_find_pods_and_ports_have_names(rendered):
 
     for one in rendered:
         spec = one.get("spec", {})
-        if one["kind"] == "Deployment":
+        if one["kind"] in ("Deployment", "StatefulSet"):
             assert finds(spec["selector"]) == [spec["template"]["metadata"]["labels"]]
         elif one["kind"] == "Service":
             assert len(finds({"matchLabels": spec["selector"]})) == 1
@@ -141,7 +142,8 @@ def test_selectors_find_pods_and_ports_have_names(rendered):
 @every_profile
 def test_every_container_is_held_as_tight_as_it_can_be(rendered):
     for role, spec in chart.pods(rendered).items():
-        assert spec["automountServiceAccountToken"] is False
+        # Who asks the API server: several schedulers, for their Lease.
+        assert spec["automountServiceAccountToken"] is (role == "scheduler" and bool(chart.of_kind(rendered, "Lease")))
         assert spec["securityContext"]["runAsNonRoot"] is True and spec["securityContext"]["runAsUser"] > 0
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         for one in chart.containers(spec):
@@ -272,7 +274,7 @@ class Network:
 
     def __init__(self, rendered):
         self.labels = {one["metadata"]["labels"]["app.kubernetes.io/component"]: one["spec"]["template"]["metadata"]["labels"]
-                       for one in rendered if one["kind"] == "Deployment"}
+                       for one in chart.workloads(rendered)}
         self.policies = [one["spec"] for one in rendered if one["kind"] == "NetworkPolicy"]
 
     @staticmethod
@@ -349,6 +351,9 @@ def test_several_schedulers_agree_by_a_lease_and_alone_may_touch_it():
         if one["apiVersion"] not in CUSTOM:
             kubernetes_validate.validate(one, KUBERNETES[-1], strict=True)
     stateful = chart.of_kind(rendered, "StatefulSet")["demo-sluice-scheduler"]["spec"]
+    # Part of the release, so that it goes with it; who holds it is none of the chart's business.
+    lease = chart.of_kind(rendered, "Lease")["demo-sluice"]
+    assert "spec" not in lease and "annotations" not in lease["metadata"]
     assert stateful["replicas"] == 2 and stateful["serviceName"] == "demo-sluice-schedulers" and stateful["podManagementPolicy"] == "Parallel"
     assert "demo-sluice-scheduler" not in chart.of_kind(rendered, "Deployment")
     # Each by a name of its own, whether it is ready or not: who leads is for the callers to find.
@@ -373,7 +378,7 @@ def test_several_schedulers_agree_by_a_lease_and_alone_may_touch_it():
     assert [[port["port"] for port in rule["ports"]] for rule in egress] == [[443, 6443]]
     # One alone has no use for any of it.
     alone = chart.objects(PROFILES["cpu"])
-    assert not {"StatefulSet", "Role", "RoleBinding"} & {one["kind"] for one in alone} and "leader_lease" not in chart.config(alone).get("scheduler", {})
+    assert not {"StatefulSet", "Role", "RoleBinding", "Lease"} & {one["kind"] for one in alone} and "leader_lease" not in chart.config(alone).get("scheduler", {})
 
 
 def test_decode_is_placed_where_prefill_is():
@@ -382,6 +387,44 @@ def test_decode_is_placed_where_prefill_is():
     assert term["topologyKey"] == "topology.kubernetes.io/zone" and term["labelSelector"]["matchLabels"]["app.kubernetes.io/component"] == "prefill"
     relaxed = chart.pod(chart.objects(LEAST), "decode")["affinity"]["podAffinity"]
     assert set(relaxed) == {"preferredDuringSchedulingIgnoredDuringExecution"}
+
+
+@pytest.mark.parametrize("version, group", [("1.33.0", "v1beta1"), ("1.34.0", "v1"), ("1.37.0", "v1")])
+def test_devices_may_come_by_claims(version, group):
+    values = merged(LEAST, {"decode": {"dra": {"deviceClassName": "gpu.nvidia.com", "count": 2}}})
+    rendered = chart.objects(values, version=version)
+    for one in rendered:
+        kubernetes_validate.validate(one, version.rsplit(".", 1)[0], strict=True)
+    templates = chart.of_kind(rendered, "ResourceClaimTemplate")
+    assert set(templates) == {"demo-sluice-decode"} and templates["demo-sluice-decode"]["apiVersion"] == f"resource.k8s.io/{group}"
+    request = templates["demo-sluice-decode"]["spec"]["spec"]["devices"]["requests"][0]
+    assert request.get("exactly", request)["deviceClassName"] == "gpu.nvidia.com" and request.get("exactly", request)["count"] == 2
+    spec = chart.pod(rendered, "decode")
+    assert spec["resourceClaims"] == [{"name": "devices", "resourceClaimTemplateName": "demo-sluice-decode"}]
+    assert spec["containers"][0]["resources"]["claims"] == [{"name": "devices"}]
+    assert "resourceClaims" not in chart.pod(rendered, "prefill") and "resourceClaims" not in chart.pod(rendered, "gateway")
+    assert chart.deployment(rendered, "decode")["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}  # as with GPUs
+
+
+KEYS = {"gateway": {"keys": {"existingSecret": "api-keys"}}, "test": {"apiKeySecret": {"name": "a-client"}}, "monitoring": {"apiKeySecret": {"name": "prometheus", "key": "k"}}}
+
+
+def test_api_keys_are_a_secret_of_the_gateway_alone_and_whoever_must_have_one_has_it():
+    rendered = chart.objects(merged(PROFILES["gpu"], KEYS))
+    assert chart.config(rendered)["gateway"]["keys_file"] == "/run/secrets/sluice-keys/keys.json"
+    for role, spec in chart.pods(rendered).items():
+        mounted = [volume["secret"]["secretName"] for volume in spec["volumes"] if "secret" in volume]
+        assert ("api-keys" in mounted) == (role == "gateway")
+    variable = chart.pods(rendered)["test"]["containers"][0]["env"][1]
+    assert variable == {"name": "SLUICE_API_KEY", "valueFrom": {"secretKeyRef": {"name": "a-client", "key": "api-key"}}}
+    assert chart.pods(rendered)["test"]["containers"][0]["args"][-2:] == ["--api-key", "$(SLUICE_API_KEY)"]
+    monitor = next(iter(chart.of_kind(rendered, "ServiceMonitor").values()))["spec"]["endpoints"][0]
+    assert monitor["authorization"] == {"credentials": {"name": "prometheus", "key": "k"}}
+    for one in rendered:
+        if one["apiVersion"] not in CUSTOM:
+            kubernetes_validate.validate(one, KUBERNETES[-1], strict=True)
+    schema = closed(custom_schemas()["monitoring.coreos.com/v1", "ServiceMonitor"])["properties"]["spec"]
+    assert list(jsonschema.Draft7Validator(schema).iter_errors(next(iter(chart.of_kind(rendered, "ServiceMonitor").values()))["spec"])) == []
 
 
 def test_gpus_and_rdma_are_asked_for_where_they_are_wanted():

@@ -1,6 +1,7 @@
 """Subcommands that need no server."""
 import json
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -17,6 +18,48 @@ def test_help_names_every_subcommand():
     assert ran.returncode == 0
     for command in ("serve", "gateway", "scheduler", "prefill", "decode", "run", "bench", "tokenize", "render", "model", "config", "doctor"):
         assert re.search(rf"^\s+{command}\b", ran.stdout, re.MULTILINE), command
+
+
+def subcommands(*above):
+    """Words of every command that there is, at every depth."""
+    shown = sluice(*above, "--help")
+    assert shown.returncode == 0, (above, shown.stderr)
+    yield above, shown.stdout
+    listed = re.search(r"^Subcommands:\n((?:  .*\n?)*)", shown.stdout, re.MULTILINE)
+    for name in re.findall(r"^  (\w[\w-]*)", listed[1], re.MULTILINE) if listed else []:
+        yield from subcommands(*above, name)
+
+
+def flags_of(help_text):
+    return set(re.findall(r"^  (?:-\w, *)?(--[a-z0-9][a-z0-9-]*)", help_text, re.MULTILINE))
+
+
+def test_every_command_and_flag_is_explained_by_help_and_by_the_manual_page_and_is_completed():
+    page = sluice("man")
+    assert page.returncode == 0
+    if shutil.which("groff"):
+        rendered = subprocess.run(["groff", "-man", "-Tascii", "-wmac", "-wsyntax", "-wescape", "-wfont"], input=page.stdout, capture_output=True, text=True, timeout=60)
+        assert rendered.returncode == 0 and rendered.stderr == "", rendered.stderr
+        assert "sluice model pull" in re.sub(".\b", "", rendered.stdout)  # bold is struck twice
+    sections = dict(re.findall(r'^\.SS "(.*)"\n((?:(?!\.S[SH] ).*\n)*)', page.stdout, re.MULTILINE))
+    script = sluice("completion", "bash").stdout
+    commands = list(subcommands())
+    assert len(commands) > 40 and {("serve",), ("model", "cache", "prune"), ("bench", "serve"), ("man",)} <= {words for words, _ in commands}
+    lines = []  # what bash would be asked, and with what it should answer
+    for words, text in commands:
+        flags = flags_of(text)
+        assert "--help" in flags
+        below = [other[-1] for other, _ in commands if other[:-1] == words and len(other) == len(words) + 1]
+        lines.append((" ".join(["sluice", *words]), flags | set(below)))
+        if words:
+            section = sections[" ".join(["sluice", *words]).replace("-", r"\-")]
+            told = {name for names in re.findall(r"^\.TP\n(.*)\n(?! ?\()\S", section, re.MULTILINE) for name in re.findall(r"\\fB(\S+?)\\fR", names)}  # with an explanation
+            assert {flag.replace("-", r"\-") for flag in flags} <= told, words
+    asked = "".join(f'COMP_WORDS=({line} ""); COMP_CWORD={len(line.split())}; _sluice; echo "${{COMPREPLY[*]}}"\n' for line, _ in lines)
+    answered = subprocess.run(["bash", "--norc"], input=script + asked, capture_output=True, text=True, timeout=60)
+    assert answered.returncode == 0 and answered.stderr == "", answered.stderr
+    for (line, expected), answer in zip(lines, answered.stdout.splitlines(), strict=True):
+        assert expected <= set(answer.split()), line
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["tokenize"], ["serve", "--model", str(harness.MODEL), "--port", "x"], ["serve", "--nonsense"]])

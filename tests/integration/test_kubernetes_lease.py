@@ -16,13 +16,13 @@ from harness import LocalCluster, wait_until
 
 pytestmark = pytest.mark.process
 TOKEN = "token-of-the-service-account"
-LEASES = "/apis/coordination.k8s.io/v1/namespaces/serving/leases"
 
 
 class ApiServer:
     """One Lease, and its versions."""
 
-    def __init__(self, certificate):
+    def __init__(self, certificate, namespace="serving", name="sluice"):
+        self.leases, self.name = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases", name
         self.lock = threading.Lock()
         self.lease = None
         self.version = 0
@@ -62,12 +62,12 @@ class ApiServer:
             if self.is_down:
                 return 503, {"message": "the server is currently unable to handle the request"}
             is_there = self.lease is not None
-            if (method, path) == ("GET", f"{LEASES}/sluice"):
-                return (200, self.lease) if is_there else (404, {"message": 'leases.coordination.k8s.io "sluice" not found'})
-            if (method, path) == ("POST", LEASES):
+            if (method, path) == ("GET", f"{self.leases}/{self.name}"):
+                return (200, self.lease) if is_there else (404, {"message": f'leases.coordination.k8s.io "{self.name}" not found'})
+            if (method, path) == ("POST", self.leases):
                 if is_there:
                     return 409, {"reason": "AlreadyExists"}
-            elif (method, path) == ("PUT", f"{LEASES}/sluice"):
+            elif (method, path) == ("PUT", f"{self.leases}/{self.name}"):
                 if not is_there or body["metadata"].get("resourceVersion") != self.lease["metadata"]["resourceVersion"]:
                     return (409 if is_there else 404), {"reason": "Conflict"}
             else:

@@ -15,6 +15,7 @@
 {{- $hosts = concat $hosts (list $service $full (printf "%s.svc" $full) (printf "%s.svc.cluster.local" $full)) -}}
 {{- end -}}
 {{- $gateway := dict "drain_timeout_ms" (mul (int .Values.gateway.drainSeconds) 1000) "hosts" $hosts -}}
+{{- if .Values.gateway.keys.existingSecret }}{{ $gateway = set $gateway "keys_file" "/run/secrets/sluice-keys/keys.json" }}{{ end -}}
 {{- $worker := dict "kv_net_devices" (ternary .Values.kv.netDevices "" (eq (include "sluice.kvNetwork" .) "ucx")) "kv_ucx_environment" (keys .Values.kv.ucxEnvironment | sortAlpha) -}}
 {{- if eq (include "sluice.kvNetwork" .) "tls" }}{{ $worker = set $worker "kv_port" (int .Values.ports.kv) }}{{ end -}}
 {{- $engine := dict "packed_dir" "/cache" -}}

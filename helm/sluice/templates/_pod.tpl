@@ -162,9 +162,17 @@ livenessProbe:
   failureThreshold: 6
 {{- end }}
 
+{{/* Whether each pod of a worker role has devices that there are no more of than pods. */}}
+{{- define "sluice.hasDevices" -}}
+{{- if or (gt (int .gpus) 0) .dra.deviceClassName }}yes{{ end -}}
+{{- end }}
+
 {{- define "sluice.resources" -}}
 {{- $resources := deepCopy .one.resources -}}
 {{- $extra := dict -}}
+{{- if and .is_worker .one.dra.deviceClassName -}}
+{{- $resources = set $resources "claims" (append (default list $resources.claims) (dict "name" "devices")) -}}
+{{- end -}}
 {{- if .one.gpus -}}
 {{- $extra = set $extra .one.gpuResource (toString .one.gpus) -}}
 {{- end -}}
@@ -185,6 +193,8 @@ livenessProbe:
 {{- $one := index $values $role -}}
 {{- $is_worker := not (has $role (list "gateway" "scheduler")) -}}
 {{- $has_models := ne $role "scheduler" -}}
+{{- $has_devices := false -}}
+{{- if $is_worker }}{{ $has_devices = ne (include "sluice.hasDevices" $one) "" }}{{ end -}}
 {{- $stands_by := and (eq $role "scheduler") (gt (int $values.scheduler.replicas) 1) -}}
 {{- $keys := list -}}
 {{- if $has_models -}}
@@ -211,8 +221,8 @@ spec:
   {{- end }}
   strategy:
     rollingUpdate:
-      maxSurge: {{ if kindIs "invalid" $one.maxSurge }}{{ ternary 0 1 (gt (int (default 0 $one.gpus)) 0) }}{{ else }}{{ $one.maxSurge }}{{ end }}
-      maxUnavailable: {{ if kindIs "invalid" $one.maxUnavailable }}{{ ternary 1 0 (gt (int (default 0 $one.gpus)) 0) }}{{ else }}{{ $one.maxUnavailable }}{{ end }}
+      maxSurge: {{ if kindIs "invalid" $one.maxSurge }}{{ ternary 0 1 $has_devices }}{{ else }}{{ $one.maxSurge }}{{ end }}
+      maxUnavailable: {{ if kindIs "invalid" $one.maxUnavailable }}{{ ternary 1 0 $has_devices }}{{ else }}{{ $one.maxUnavailable }}{{ end }}
   {{- end }}
   selector:
     matchLabels: {{- include "sluice.selector" (dict "root" $root "component" $role) | nindent 6 }}
@@ -239,6 +249,10 @@ spec:
         {{- range . }}
         - name: {{ . }}
         {{- end }}
+      {{- end }}
+      {{- if and $is_worker $one.dra.deviceClassName }}
+      resourceClaims:
+        - {name: devices, resourceClaimTemplateName: {{ include "sluice.fullname" $root }}-{{ $role }}}
       {{- end }}
       {{- with $one.priorityClassName }}
       priorityClassName: {{ . }}
@@ -294,6 +308,9 @@ spec:
             {{- if $values.cluster.certificates.enabled }}
             - {name: certificate, mountPath: /run/secrets/sluice-certificate, readOnly: true}
             {{- end }}
+            {{- if and (eq $role "gateway") $one.keys.existingSecret }}
+            - {name: api-keys, mountPath: /run/secrets/sluice-keys, readOnly: true}
+            {{- end }}
             - {name: tmp, mountPath: /tmp}
             {{- range $key := $keys }}
             - {name: {{ $key }}s, mountPath: /{{ $key }}s, readOnly: true}
@@ -316,6 +333,14 @@ spec:
           secret:
             secretName: {{ default (include "sluice.fullname" $root) $values.cluster.certificates.secretPrefix }}-{{ $role }}
             defaultMode: 0440
+        {{- end }}
+        {{- if and (eq $role "gateway") $one.keys.existingSecret }}
+        - name: api-keys
+          secret:
+            secretName: {{ $one.keys.existingSecret }}
+            defaultMode: 0440
+            items:
+              - {key: {{ $one.keys.secretKey }}, path: keys.json}
         {{- end }}
         - name: tmp
           emptyDir: {sizeLimit: 1Gi}

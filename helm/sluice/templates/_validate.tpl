@@ -46,6 +46,9 @@
 {{- end -}}
 {{- $limits := default dict $one.resources.limits -}}
 {{- if and $one.gpuResource (hasKey $limits $one.gpuResource) }}{{ fail (printf "%s.resources.limits has %s: say %s.gpus instead" $role $one.gpuResource $role) }}{{ end -}}
+{{- with $one.dra }}
+{{- if and .deviceClassName (gt (int $one.gpus) 0) }}{{ fail (printf "%s.gpus and %s.dra both ask for devices: say one of them" $role $role) }}{{ end -}}
+{{- end -}}
 {{- if $one.pdb.enabled -}}
 {{- if and (ne $role "scheduler") (eq (toString $one.pdb.maxUnavailable) "0") }}{{ fail (printf "%s.pdb.maxUnavailable is 0: no node could ever be drained" $role) }}{{ end -}}
 {{- end -}}
@@ -61,11 +64,15 @@
 {{- end -}}
 {{- end -}}
 
-{{- range $path := list "gateway.drain_timeout_ms" "gateway.host" "gateway.port" "gateway.hosts" "scheduler.leader_lease" "worker.drain_timeout_ms" "worker.kv_net_devices" "worker.kv_port" "worker.kv_ucx_environment" "engine.packed_dir" -}}
+{{- range $path := list "gateway.drain_timeout_ms" "gateway.host" "gateway.port" "gateway.hosts" "gateway.keys_file" "scheduler.leader_lease" "worker.drain_timeout_ms" "worker.kv_net_devices" "worker.kv_port" "worker.kv_ucx_environment" "engine.packed_dir" -}}
 {{- $parts := splitList "." $path -}}
 {{- if hasKey (default dict (index $values.config (first $parts))) (last $parts) }}
 {{- fail (printf "config.%s is written by the chart: say it with the chart's own values" $path) }}
 {{- end -}}
+{{- end -}}
+{{- if $values.gateway.keys.existingSecret -}}
+{{- if and $values.monitoring.enabled (not $values.monitoring.apiKeySecret.name) }}{{ fail "monitoring.apiKeySecret.name is required with gateway.keys: a Secret with an API key of scope admin (sluice keys add --scopes admin), or Prometheus gets no metrics of the gateway" }}{{ end -}}
+{{- if and $values.test.enabled (not $values.test.apiKeySecret.name) }}{{ fail "test.apiKeySecret.name is required with gateway.keys: a Secret with an API key for helm test, or test.enabled false" }}{{ end -}}
 {{- end -}}
 {{- if $values.monitoring.enabled -}}
 {{- $interval := trimSuffix "s" $values.monitoring.interval | int -}}
