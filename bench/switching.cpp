@@ -182,7 +182,7 @@ public:
             tier.save_blocks = mode_ == SwapMode::through ? kSaveBlocks : 0;
             tier.block_bytes = machine_.block_bytes();
             tier.keeps_loaded = mode_ == SwapMode::reuse || mode_ == SwapMode::through;
-            tiers_ = std::make_unique<worker::KvTiers>(std::vector{tier}, loop_, "bench", metrics_);
+            tiers_ = std::make_unique<worker::KvTiers>(std::vector{tier}, limits(), loop_, "bench", metrics_);
             loop_.add_helper(tiers_.get());
             loop_.add_tier(slots_);
         }

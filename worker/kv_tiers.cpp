@@ -88,8 +88,10 @@ struct KvTiers::Instruments {
     std::vector<OfTier> tiers;
 };
 
-KvTiers::KvTiers(std::vector<Tier> tiers, StepControl& control, const std::string& worker, base::Metrics& metrics)
+KvTiers::KvTiers(std::vector<Tier> tiers, const WorkerOptions& limits, StepControl& control, const std::string& worker,
+                 base::Metrics& metrics)
     : tiers_(std::move(tiers)),
+      both_ends_(limits.kv_both_ends),
       control_(control),
       savings_(tiers_.size()),
       load_seconds_per_block_(tiers_.size()),

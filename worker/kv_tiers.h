@@ -15,6 +15,7 @@
 #include "kv_cache/kv_cache.h"
 #include "kv_transfer/rate/both_ends.h"
 #include "kv_transfer/tier/tier.h"
+#include "worker/options.h"
 #include "worker/role_part.h"
 
 namespace worker {
@@ -47,8 +48,10 @@ public:
         bool keeps_loaded = true;
     };
 
-    /// `tiers`: nearest first. `worker`: label of the gauges. All references must outlive this.
-    KvTiers(std::vector<Tier> tiers, StepControl& control, const std::string& worker, base::Metrics& metrics);
+    /// `tiers`: nearest first. `worker`: label of the gauges. `limits`: kv_both_ends of them is for this. All
+    /// references must outlive this.
+    KvTiers(std::vector<Tier> tiers, const WorkerOptions& limits, StepControl& control, const std::string& worker,
+            base::Metrics& metrics);
     ~KvTiers() override;
 
     /// What the mover of the `tier`-th tier says: moves the event to the step thread.
@@ -166,6 +169,7 @@ private:
     void show(std::size_t tier);
 
     const std::vector<Tier> tiers_;
+    const bool both_ends_;  // WorkerOptions::kv_both_ends
     StepControl& control_;
     std::uint64_t next_job_ = 1;
     std::unordered_map<std::uint64_t, Job> jobs_;                        // by TierJob::id

@@ -62,7 +62,7 @@ KvTiers::Way KvTiers::way_for(const Sequence& sequence, std::uint32_t first,
         left = seconds_of(*sequence.request.slo.first_token - control_.clock().now());
     }
     if (kv_transfer::loads_in_time(*loading, left)) { return Way::load; }
-    if (end - first < 2 * kPieceBlocksMin) { return Way::by_level; }
+    if (!both_ends_ || end - first < 2 * kPieceBlocksMin) { return Way::by_level; }
     const kv_transfer::KvWaySeconds seconds{*loading, *computing, meeting(there, first, end).seconds};
     return kv_transfer::choose_kv_way(seconds, left) == kv_transfer::KvWay::both ? Way::both : Way::by_level;
 }
