@@ -149,6 +149,7 @@ void KvTiers::front_computed(Sequence& sequence) {
 }
 
 void KvTiers::closing(Sequence& sequence) {
+    settle_ahead(sequence.id, 0);
     const auto load = loads_back_.find(sequence.id);
     if (load != loads_back_.end() && !load->second.copies) { loads_back_.erase(load); }  // else with its piece
 }

@@ -49,6 +49,9 @@ struct WorkerOptions {
     /// Whether KV that is slow to load, to fetch or to receive may come from one end while steps compute it from the
     /// other (kv_transfer/rate/both_ends.h). False: either all of it comes or all of it is computed.
     bool kv_both_ends = true;
+    /// Of the KV pool: so much may hold KV that was loaded ahead, from a level below, for those who get memory next
+    /// (plan_memory.h). 0: nothing is loaded before its sequence has memory.
+    std::uint32_t kv_ahead_percent = 0;
 
     /// How KV travels on hand-offs where the placement does not say: raw, exact, a lossy codec (int8, cachegen,
     /// sluice), or auto: each frame as the wire makes best. The other side answers with what it has. A lossy codec is
