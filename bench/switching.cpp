@@ -33,6 +33,7 @@ constexpr std::uint32_t kBlockTokens = 16;
 constexpr std::uint32_t kPriorities = 10;
 constexpr double kStaysHot = 0.9;         // of the Markov pattern: from one change of priorities to the next
 constexpr std::uint32_t kSaveBlocks = 8;  // as cli/kv_tier_stack
+constexpr std::uint32_t kAheadPercent = 50;
 
 double seconds_of(Duration duration) {
     return std::chrono::duration<double>(duration).count();
@@ -179,10 +180,10 @@ public:
         if (!begun) { return base::pass_on(begun); }
         if (mode_ != SwapMode::recompute) {
             worker::KvTiers::Tier tier{.name = "host", .slots = &slots_, .mover = &machine_.mover()};
-            tier.save_blocks = mode_ == SwapMode::through ? kSaveBlocks : 0;
+            tier.save_blocks = goes_through(mode_) ? kSaveBlocks : 0;
             tier.block_bytes = machine_.block_bytes();
-            tier.keeps_loaded = mode_ == SwapMode::reuse || mode_ == SwapMode::through;
-            tiers_ = std::make_unique<worker::KvTiers>(std::vector{tier}, loop_, "bench", metrics_);
+            tier.keeps_loaded = mode_ == SwapMode::reuse || goes_through(mode_);
+            tiers_ = std::make_unique<worker::KvTiers>(std::vector{tier}, limits(), loop_, "bench", metrics_);
             loop_.add_helper(tiers_.get());
             loop_.add_tier(slots_);
         }
@@ -246,6 +247,7 @@ private:
         worker::WorkerOptions limits = worker::WorkerOptions::defaults(options_.model_dir.empty());
         limits.batch_sequences_max = options_.users;
         limits.queue_requests_max = options_.users + 1;
+        limits.kv_ahead_percent = mode_ == SwapMode::ahead ? kAheadPercent : 0;
         return limits;
     }
     TimePoint now() const { return machine_.clock().now(); }
@@ -384,6 +386,16 @@ private:
                              {{"model", "bench"}, {"cause", cause}})
                     .Value());
         }
+        const auto ahead_bytes = [this](const char* outcome) {
+            return metrics_
+                .counter("sluice_kv_ahead_bytes_total",
+                         "Bytes of KV that were loaded before their sequence had memory, by whether it found them when "
+                         "it had",
+                         {{"outcome", outcome}})
+                .Value();
+        };
+        figure_.ahead_used_bytes = ahead_bytes("used");
+        figure_.ahead_wasted_bytes = ahead_bytes("wasted");
         figure_.tokens_recomputed = computed_tokens_ - std::min(computed_tokens_, known_tokens_);
         figure_.stall_seconds = seconds_of(stalled_);
         figure_.ttft = tail_of(std::move(ttft_));
@@ -460,8 +472,8 @@ Result<std::vector<SwitchingFigure>> measure_switching(const SwitchingOptions& o
         modes.push_back(*mode);
     }
     if (modes.empty()) {
-        modes = {SwapMode::recompute, SwapMode::paged, SwapMode::groups,
-                 SwapMode::async,     SwapMode::reuse, SwapMode::through};
+        modes = {SwapMode::recompute, SwapMode::paged,   SwapMode::groups, SwapMode::async,
+                 SwapMode::reuse,     SwapMode::through, SwapMode::ahead};
     }
     std::uint32_t context_tokens = 8192;
     const bool is_real = !options.model_dir.empty();

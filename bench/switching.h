@@ -60,10 +60,12 @@ struct SwitchingFigure {
     std::uint64_t tokens_recomputed = 0;  // computed more often than once: what was neither in the pool nor below
     std::uint64_t preemptions = 0;
     SwapCounts swaps;
-    TailFigures ttft;            // from a turn's arrival to its first token
-    TailFigures tbt;             // between two tokens, also where the stream had given way
-    double stall_seconds = 0;    // in which the engine stood still for copies
-    double stall_share_p99 = 0;  // of the gaps from the 99th percentile on
+    double ahead_used_bytes = 0;    // loaded before their stream had memory, and found by it
+    double ahead_wasted_bytes = 0;  // and not found
+    TailFigures ttft;               // from a turn's arrival to its first token
+    TailFigures tbt;                // between two tokens, also where the stream had given way
+    double stall_seconds = 0;       // in which the engine stood still for copies
+    double stall_share_p99 = 0;     // of the gaps from the 99th percentile on
     std::uint32_t pool_blocks = 0;
     double block_bytes = 0;
 };

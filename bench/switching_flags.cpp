@@ -11,12 +11,13 @@
 namespace bench {
 namespace {
 
-constexpr std::array<std::pair<SwapMode, std::string_view>, 6> kModes = {{{SwapMode::recompute, "recompute"},
+constexpr std::array<std::pair<SwapMode, std::string_view>, 7> kModes = {{{SwapMode::recompute, "recompute"},
                                                                           {SwapMode::paged, "paged"},
                                                                           {SwapMode::groups, "groups"},
                                                                           {SwapMode::async, "async"},
                                                                           {SwapMode::reuse, "reuse"},
-                                                                          {SwapMode::through, "through"}}};
+                                                                          {SwapMode::through, "through"},
+                                                                          {SwapMode::ahead, "ahead"}}};
 
 boost::json::object tail_json(const TailFigures& tail) {
     return {
@@ -45,6 +46,8 @@ boost::json::object json_of(const SwitchingOptions& options, const std::vector<S
                         {"saves", figure.swaps.saves},
                         {"loads", figure.swaps.loads},
                         {"copying_s", figure.swaps.seconds},
+                        {"ahead_used_bytes", figure.ahead_used_bytes},
+                        {"ahead_wasted_bytes", figure.ahead_wasted_bytes},
                         {"stall_s", figure.stall_seconds},
                         {"stall_share_p99", figure.stall_share_p99},
                         {"ttft", tail_json(figure.ttft)},
@@ -161,7 +164,8 @@ void add_bench_switching(CLI::App& app, SwitchingOptions& options) {
     app.add_option("--update-every", options.update_steps, "steps after which priorities change")
         ->check(CLI::Range(1u, 1'000'000u))
         ->capture_default_str();
-    app.add_option("--mode", options.modes, "recompute, paged, groups, async, reuse, through; repeated; none: all");
+    app.add_option("--mode", options.modes,
+                   "recompute, paged, groups, async, reuse, through, ahead; repeated; none: all");
     app.add_option("--rounds", options.rounds, "of all modes, each with a seed of its own")
         ->check(CLI::Range(1u, 1000u))
         ->capture_default_str();
@@ -177,7 +181,7 @@ void add_bench_switching(CLI::App& app, SwitchingOptions& options) {
         "FastSwitch's experiment (Shen, Li, Gao, 2024): more conversations are alive than KV memory holds, and their\n"
         "priorities change as they talk. The same step loop with each way to move what gives way, a step further each\n"
         "time: computed again; a copy for each block, layer, K or V; groups; beside the steps; reused; written "
-        "through.");
+        "through; loaded ahead of need.");
 }
 
 }  // namespace bench

@@ -20,8 +20,13 @@ enum class SwapMode {
     groups,     // the same with a copy for each run of neighbouring blocks
     async,      // beside the steps
     reuse,      // what came back stays below: only what is new is copied
-    through,    // and what is computed goes out while it is: what Sluice does
+    through,    // and what is computed goes out while it is
+    ahead,      // and who gets memory next is loaded before: what Sluice does
 };
+/// Whether what is computed goes out while it is.
+inline bool goes_through(SwapMode mode) {
+    return mode == SwapMode::through || mode == SwapMode::ahead;
+}
 std::string_view name_of(SwapMode mode);
 /// Error: invalid_argument with the names that there are.
 base::Result<SwapMode> swap_mode_of(std::string_view name);

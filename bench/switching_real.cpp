@@ -190,7 +190,7 @@ public:
         }
         mover_ = std::make_unique<CountingMover>(std::move(*access), std::move(bytes), 2 * layers, mode, clock_,
                                                  std::move(on_event));
-        const bool beside = mode == SwapMode::async || mode == SwapMode::reuse || mode == SwapMode::through;
+        const bool beside = mode == SwapMode::async || mode == SwapMode::reuse || goes_through(mode);
         return beside ? mover_->start_copier(engine_->kv_store()) : base::Result<void>{};
     }
     void end() override { mover_.reset(); }

@@ -152,7 +152,7 @@ base::Result<std::unique_ptr<KvTierStack>> KvTierStack::start(const Setup& setup
         stack->description_ +=
             fmt::format(" ({} blocks found, {})", found.size(), is_direct ? "direct I/O" : "page cache");
     }
-    stack->tiers_ = std::make_unique<worker::KvTiers>(stack->parts_, control, setup.worker, metrics);
+    stack->tiers_ = std::make_unique<worker::KvTiers>(stack->parts_, setup.limits, control, setup.worker, metrics);
     return stack;
 }
 

@@ -44,6 +44,7 @@ public:
         KvTierSettings settings;
         base::HashKey hash_key;
         std::string worker;  // label of the gauges
+        worker::WorkerOptions limits = {};
     };
     /// Events of all tiers that may wait for the step thread at once.
     static std::size_t events_max(const KvTierSettings& settings);

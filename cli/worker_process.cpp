@@ -243,8 +243,8 @@ base::Result<void> WorkerProcess::Impl::start_kv_parts(base::Metrics& metrics) {
     }  // a decode worker may prefill a short prompt itself
 
     if (setup.kv_tiers.any()) {
-        auto started =
-            KvTierStack::start({setup.kv_tiers, setup.cluster.key, setup.name}, *engine, *loop, *clock, metrics);
+        auto started = KvTierStack::start({setup.kv_tiers, setup.cluster.key, setup.name, setup.limits}, *engine, *loop,
+                                          *clock, metrics);
         if (!started) { return base::pass_on(started); }
         tiers = std::move(*started);
         for (kv_cache::KvCache* slots : tiers->slots()) {

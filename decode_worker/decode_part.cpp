@@ -207,6 +207,7 @@ void DecodePart::room_granted(Sequence& sequence) {
 /// Tokens behind the prefix hit, in whole blocks, that are computed here before the rest of the KV has come: none where
 /// it is in time, where prefill computes for as long, or where not much would be gained.
 std::uint32_t DecodePart::front_tokens(const Incoming& incoming, const Sequence& sequence) const {
+    if (!options_.kv_both_ends) { return 0; }
     const std::uint32_t block_tokens = control_.cache().options().block_tokens;
     const std::uint32_t first = incoming.have_tokens / block_tokens;
     const std::uint32_t end = (incoming.kv_tokens - 1) / block_tokens;

@@ -124,7 +124,7 @@ KvFetcher::Way KvFetcher::way_for(const Fetch& fetch, const Sequence& sequence) 
     const auto computing = control_.predict_prefill(fetch.first * block_tokens, blocks * block_tokens);
     if (known == seconds_per_block_.end() || !computing) { return Way::fetch; }
     kv_transfer::KvWaySeconds seconds{known->second * blocks, seconds_of(*computing), seconds_of(*computing)};
-    if (blocks >= 2 * kBackBlocksMin) {
+    if (options_.kv_both_ends && blocks >= 2 * kBackBlocksMin) {
         const std::uint32_t meeting = meeting_block(fetch, fetch.first, fetch.end);
         const auto front = control_.predict_prefill(fetch.first * block_tokens, (meeting - fetch.first) * block_tokens);
         seconds.both = std::max(known->second * (fetch.end - meeting), front ? seconds_of(*front) : 0);

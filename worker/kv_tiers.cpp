@@ -34,6 +34,18 @@ double seconds_of(base::Duration duration) {
 }  // namespace
 
 struct KvTiers::Instruments {
+    explicit Instruments(base::Metrics& metrics)
+        : ahead_loads(metrics.counter("sluice_kv_ahead_loads_total",
+                                      "Loads from a tier into the pool for a sequence that waited for memory")),
+          ahead_used(ahead_bytes(metrics, "used")),
+          ahead_wasted(ahead_bytes(metrics, "wasted")) {}
+    static prometheus::Counter& ahead_bytes(base::Metrics& metrics, const std::string& outcome) {
+        return metrics.counter(
+            "sluice_kv_ahead_bytes_total",
+            "Bytes of KV that were loaded before their sequence had memory, by whether it found them "
+            "when it had",
+            {{"outcome", outcome}});
+    }
     struct OfTier {
         OfTier(base::Metrics& metrics, const std::string& tier, const std::string& worker)
             : used(blocks(metrics, tier, worker, "used")),
@@ -86,15 +98,20 @@ struct KvTiers::Instruments {
         std::map<std::string, prometheus::Counter*, std::less<>> loads;
     };
     std::vector<OfTier> tiers;
+    prometheus::Counter& ahead_loads;
+    prometheus::Counter& ahead_used;
+    prometheus::Counter& ahead_wasted;
 };
 
-KvTiers::KvTiers(std::vector<Tier> tiers, StepControl& control, const std::string& worker, base::Metrics& metrics)
+KvTiers::KvTiers(std::vector<Tier> tiers, const WorkerOptions& limits, StepControl& control, const std::string& worker,
+                 base::Metrics& metrics)
     : tiers_(std::move(tiers)),
+      both_ends_(limits.kv_both_ends),
       control_(control),
       savings_(tiers_.size()),
       load_seconds_per_block_(tiers_.size()),
       left_out_(tiers_.size()),
-      instruments_(std::make_unique<Instruments>()) {
+      instruments_(std::make_unique<Instruments>(metrics)) {
     for (std::size_t i = 0; i < tiers_.size(); ++i) {
         CHECK(tiers_[i].slots->options().block_tokens == control_.cache().options().block_tokens);
         instruments_->tiers.emplace_back(metrics, tiers_[i].name, worker);
@@ -240,14 +257,19 @@ void KvTiers::saved(std::size_t tier, Save save, const TierEvent& event) {
     if (saving.has_left && !saving.runs) { savings_[tier].erase(known); }
 }
 
-void KvTiers::admitted(Sequence& sequence) {
-    if (sequence.state != SequenceState::running || sequence.wants_prompt_scores()) { return; }
-    const std::uint32_t block_tokens = control_.cache().options().block_tokens;
-    const std::uint32_t first = sequence.computed_tokens / block_tokens;
-    // A prompt needs at least one token computed.
+/// Names of the blocks that it may have from elsewhere: of a prompt at least one token has to be computed.
+std::span<const base::BlockHash> KvTiers::loadable(const Sequence& sequence, std::uint32_t block_tokens) {
     const std::uint32_t end =
         std::min(size32(sequence.chain.size()), (size32(sequence.tokens.size()) - 1) / block_tokens);
-    const std::span<const base::BlockHash> chain = std::span(sequence.chain).first(end);
+    return std::span(sequence.chain).first(end);
+}
+
+void KvTiers::admitted(Sequence& sequence) {
+    const std::uint32_t block_tokens = control_.cache().options().block_tokens;
+    const std::uint32_t first = sequence.computed_tokens / block_tokens;
+    settle_ahead(sequence.id, first);
+    if (sequence.state != SequenceState::running || sequence.wants_prompt_scores()) { return; }
+    const std::span<const base::BlockHash> chain = loadable(sequence, block_tokens);
     std::vector<std::uint32_t> there;  // by tier
     for (std::size_t tier = 0; tier < tiers_.size(); ++tier) {
         there.push_back(blocks_there(tier, chain));
@@ -360,6 +382,12 @@ void KvTiers::loaded(std::size_t tier, Load load, const TierEvent& event) {
     }
 }
 
+void KvTiers::count_ahead(std::uint32_t blocks_used, std::uint32_t blocks_wasted) {
+    const auto block_bytes = static_cast<double>(tiers_.front().block_bytes);
+    instruments_->ahead_used.Increment(blocks_used * block_bytes);
+    instruments_->ahead_wasted.Increment(blocks_wasted * block_bytes);
+}
+
 void KvTiers::observe_load(base::Duration duration) {
     instruments_->tiers.front().duration.Observe(seconds_of(duration));
 }
@@ -388,13 +416,16 @@ std::uint32_t KvTiers::blocks_below(std::span<const base::BlockHash> run) const 
 
 bool KvTiers::load_run(std::span<const base::BlockHash> run, std::uint32_t first, kv_cache::BlockHold target,
                        std::function<void(std::uint32_t blocks)> done) {
+    return begin_run({.first = first, .source = {}, .target = std::move(target), .done = std::move(done)}, run);
+}
+
+/// From the nearest level with most of the run into `load.target`.
+bool KvTiers::begin_run(RunLoad load, std::span<const base::BlockHash> run) {
     const auto [tier, end] = nearest_with_most(run);
-    CHECK(first < end && target.blocks().size() == end - first, "blocks " << first << " to " << end);
+    const std::uint32_t first = load.first;
+    CHECK(first < end && load.target.blocks().size() == end - first, "blocks " << first << " to " << end);
     kv_cache::KvCache& slots = *tiers_[tier].slots;
-    RunLoad load{.first = first,
-                 .source = slots.match(run.first(end), end * slots.options().block_tokens),
-                 .target = std::move(target),
-                 .done = std::move(done)};
+    load.source = slots.match(run.first(end), end * slots.options().block_tokens);
     TierJob job;
     job.id = next_job_++;
     job.kind = TierJob::Kind::load;
@@ -403,9 +434,10 @@ bool KvTiers::load_run(std::span<const base::BlockHash> run, std::uint32_t first
     const std::uint64_t id = job.id;
     const auto copies = static_cast<double>(job.pieces.size());
     if (!tiers_[tier].mover->submit(std::move(job))) {
-        instruments_->tiers[tier].loads.at("busy")->Increment();
+        if (!load.is_piece) { instruments_->tiers[tier].loads.at("busy")->Increment(); }
         return false;
     }
+    if (load.is_piece) { instruments_->ahead_loads.Increment(); }
     instruments_->tiers[tier].copies_in.Increment(copies);
     Job taken;
     taken.run = std::move(load);
@@ -416,7 +448,9 @@ bool KvTiers::load_run(std::span<const base::BlockHash> run, std::uint32_t first
 void KvTiers::run_loaded(std::size_t tier, RunLoad load, const TierEvent& event) {
     Instruments::OfTier& figures = instruments_->tiers[tier];
     const bool is_complete = !event.error && event.blocks_done == size32(load.target.blocks().size());
-    figures.loads.at(is_complete ? "complete" : event.blocks_done > 0 ? "partial" : "failed")->Increment();
+    if (!load.is_piece || !is_complete) {
+        figures.loads.at(is_complete ? "complete" : event.blocks_done > 0 ? "partial" : "failed")->Increment();
+    }
     figures.bytes_in.Increment(static_cast<double>(event.blocks_done * tiers_[tier].block_bytes));
     learn(tier, event);
     if (!is_complete) { tiers_[tier].slots->forget(load.source, load.first + event.blocks_done); }
@@ -438,7 +472,7 @@ void KvTiers::dropped() {
 }
 
 std::uint32_t KvTiers::blocks_returning() const {
-    std::uint32_t blocks = 0;
+    std::uint32_t blocks = ahead_ ? ahead_->returning : 0;
     for (const auto& [id, job] : jobs_) {
         if (!job.save) { continue; }
         const auto known = savings_[job.save->tier].find(job.save->sequence);

@@ -15,6 +15,7 @@
 #include "kv_cache/kv_cache.h"
 #include "kv_transfer/rate/both_ends.h"
 #include "kv_transfer/tier/tier.h"
+#include "worker/options.h"
 #include "worker/role_part.h"
 
 namespace worker {
@@ -30,6 +31,9 @@ namespace worker {
 /// A level is named by block hashes as the pool is, so a block lies there once, however many sequences and turns it
 /// belongs to, and only what is new goes out (FastSwitch, Shen et al. 2024, section 3.3: reuse across turns; the group
 /// of a sequence grows in place there as it does in the pool).
+///
+/// What lies below of those who get memory next is loaded before they have it, a piece after the other while nobody
+/// else loads, into memory that nobody needs; it is in the pool as what has been computed there is.
 ///
 /// A helper of the step loop: step thread, except on_event (any thread). Knows ids; bytes are TierMover's.
 class KvTiers final : public RolePart {
@@ -47,8 +51,10 @@ public:
         bool keeps_loaded = true;
     };
 
-    /// `tiers`: nearest first. `worker`: label of the gauges. All references must outlive this.
-    KvTiers(std::vector<Tier> tiers, StepControl& control, const std::string& worker, base::Metrics& metrics);
+    /// `tiers`: nearest first. `worker`: label of the gauges. `limits`: kv_both_ends of them is for this. All
+    /// references must outlive this.
+    KvTiers(std::vector<Tier> tiers, const WorkerOptions& limits, StepControl& control, const std::string& worker,
+            base::Metrics& metrics);
     ~KvTiers() override;
 
     /// What the mover of the `tier`-th tier says: moves the event to the step thread.
@@ -71,6 +77,10 @@ public:
     void dropped() override;
     std::uint32_t blocks_returning() const override;
     std::uint32_t blocks_to_save(const Sequence& sequence) const override;
+    bool may_load_ahead() const override;
+    std::uint32_t blocks_ahead(const Sequence& sequence) const override;
+    void load_ahead(const Sequence& sequence, kv_cache::PrefixMatch prefix, std::uint32_t kept,
+                    std::uint32_t blocks) override;
     bool busy() const override { return !jobs_.empty(); }
 
 private:
@@ -98,6 +108,7 @@ private:
         kv_cache::PrefixMatch source;  // of the tier: from the run's first block on
         kv_cache::BlockHold target;    // of the pool
         std::function<void(std::uint32_t blocks)> done;
+        bool is_piece = false;  // of what is loaded ahead
     };
     struct Job {
         std::optional<Save> save;
@@ -130,6 +141,20 @@ private:
         bool is_over = false;  // nothing more is loaded
         base::TimePoint began;
     };
+    /// A piece that is loaded for a sequence that waits for memory.
+    struct Ahead {
+        RequestKey request;
+        base::SequenceId sequence{};
+        std::vector<base::BlockHash> chain;  // up to its end
+        std::uint32_t first = 0;             // block
+        kv_cache::SequenceKv kv;             // what the pool had of it, and the piece
+        std::uint32_t returning = 0;         // blocks that are anybody's when it has ended
+    };
+    /// What was loaded ahead for a sequence that waits.
+    struct LoadedAhead {
+        std::uint32_t first = 0;   // block
+        std::uint32_t blocks = 0;  // loaded, also those that were loaded again
+    };
     using LoadsBack = std::unordered_map<base::SequenceId, LoadingBack>;
     struct Instruments;
 
@@ -137,6 +162,7 @@ private:
     void saved(std::size_t tier, Save save, const kv_transfer::TierEvent& event);
     void loaded(std::size_t tier, Load load, const kv_transfer::TierEvent& event);
     void run_loaded(std::size_t tier, RunLoad load, const kv_transfer::TierEvent& event);
+    bool begin_run(RunLoad load, std::span<const base::BlockHash> run);
     void learn(std::size_t tier, const kv_transfer::TierEvent& event);
     std::pair<std::size_t, std::uint32_t> nearest_with_most(std::span<const base::BlockHash> chain) const;
     void save(std::size_t tier, const Sequence& sequence);
@@ -147,6 +173,11 @@ private:
     bool begin_load(std::size_t tier, const Sequence& sequence, std::uint32_t first, std::uint32_t end,
                     bool is_piece = false);
     void observe_load(base::Duration duration);
+    static std::span<const base::BlockHash> loadable(const Sequence& sequence, std::uint32_t block_tokens);
+    // kv_tiers_ahead.cpp
+    void ahead_loaded(std::uint32_t blocks);
+    void settle_ahead(base::SequenceId sequence, std::uint32_t blocks_found);
+    void count_ahead(std::uint32_t blocks_used, std::uint32_t blocks_wasted);
     // kv_tiers_back.cpp
     enum class Way : std::uint8_t {
         load,      // all of it: that is in time
@@ -166,14 +197,17 @@ private:
     void show(std::size_t tier);
 
     const std::vector<Tier> tiers_;
+    const bool both_ends_;  // WorkerOptions::kv_both_ends
     StepControl& control_;
     std::uint64_t next_job_ = 1;
     std::unordered_map<std::uint64_t, Job> jobs_;                        // by TierJob::id
     std::vector<std::unordered_map<base::SequenceId, Saving>> savings_;  // by tier
     std::unordered_map<base::SequenceId, Loading> loadings_;
     LoadsBack loads_back_;
-    std::vector<std::optional<double>> load_seconds_per_block_;  // by tier, learned
-    std::vector<std::uint32_t> left_out_;                        // by tier: loads, since the last that was tried
+    std::optional<Ahead> ahead_;                                      // under way
+    std::unordered_map<base::SequenceId, LoadedAhead> loaded_ahead_;  // of sequences that wait
+    std::vector<std::optional<double>> load_seconds_per_block_;       // by tier, learned
+    std::vector<std::uint32_t> left_out_;                             // by tier: loads, since the last that was tried
     std::unique_ptr<Instruments> instruments_;
 };
 

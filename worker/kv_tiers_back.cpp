@@ -62,7 +62,7 @@ KvTiers::Way KvTiers::way_for(const Sequence& sequence, std::uint32_t first,
         left = seconds_of(*sequence.request.slo.first_token - control_.clock().now());
     }
     if (kv_transfer::loads_in_time(*loading, left)) { return Way::load; }
-    if (end - first < 2 * kPieceBlocksMin) { return Way::by_level; }
+    if (!both_ends_ || end - first < 2 * kPieceBlocksMin) { return Way::by_level; }
     const kv_transfer::KvWaySeconds seconds{*loading, *computing, meeting(there, first, end).seconds};
     return kv_transfer::choose_kv_way(seconds, left) == kv_transfer::KvWay::both ? Way::both : Way::by_level;
 }
@@ -149,6 +149,7 @@ void KvTiers::front_computed(Sequence& sequence) {
 }
 
 void KvTiers::closing(Sequence& sequence) {
+    settle_ahead(sequence.id, 0);
     const auto load = loads_back_.find(sequence.id);
     if (load != loads_back_.end() && !load->second.copies) { loads_back_.erase(load); }  // else with its piece
 }

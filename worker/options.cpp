@@ -48,6 +48,8 @@ WorkerOptions WorkerOptions::read(base::Config& config, bool on_gpu) {
     options.kv_profile = config.string("worker.kv_profile", options.kv_profile);
     options.fetch_answer = milliseconds("worker.fetch_answer_ms", options.fetch_answer);
     options.fetch_timeout = milliseconds("worker.fetch_timeout_ms", options.fetch_timeout);
+    options.kv_both_ends = config.boolean("worker.kv_both_ends", options.kv_both_ends);
+    options.kv_ahead_percent = count("worker.kv_ahead_percent", options.kv_ahead_percent, 0, 100);
     return options;
 }
 

@@ -46,6 +46,12 @@ struct WorkerOptions {
     std::uint32_t fetches_max = 64;
     std::chrono::milliseconds fetch_answer{500};    // without an answer for so long the KV is computed
     std::chrono::milliseconds fetch_timeout{5000};  // as long as fetching all of a prompt may take
+    /// Whether KV that is slow to load, to fetch or to receive may come from one end while steps compute it from the
+    /// other (kv_transfer/rate/both_ends.h). False: either all of it comes or all of it is computed.
+    bool kv_both_ends = true;
+    /// Of the KV pool: so much may hold KV that was loaded ahead, from a level below, for those who get memory next
+    /// (plan_memory.h). 0: nothing is loaded before its sequence has memory.
+    std::uint32_t kv_ahead_percent = 0;
 
     /// How KV travels on hand-offs where the placement does not say: raw, exact, a lossy codec (int8, cachegen,
     /// sluice), or auto: each frame as the wire makes best. The other side answers with what it has. A lossy codec is

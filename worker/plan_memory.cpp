@@ -169,6 +169,23 @@ std::vector<std::uint32_t> victims_for(std::uint32_t newcomer, Candidates candid
     return {};
 }
 
+/// What is loaded ahead for the first of `queue` of whom there is something to load, if there is room.
+std::optional<MemoryAction> load_ahead(Candidates candidates, std::span<const std::uint32_t> queue,
+                                       std::uint32_t available, const MemoryCounts& counts) {
+    const std::uint32_t holders = holders_of(candidates);
+    const std::uint64_t room = std::min(available - std::min(available, holders), counts.blocks_ahead_max);
+    std::uint64_t kept = 0;
+    for (const std::uint32_t waiting : queue) {
+        const MemoryCandidate& candidate = candidates[waiting];
+        kept += candidate.blocks_kept;
+        if (kept >= room) { return std::nullopt; }
+        if (candidate.blocks_below == 0) { continue; }
+        const auto blocks = static_cast<std::uint32_t>(std::min<std::uint64_t>(candidate.blocks_below, room - kept));
+        return MemoryAction{waiting, MemoryAct::load_ahead, blocks};
+    }
+    return std::nullopt;
+}
+
 }  // namespace
 
 std::int32_t memory_age(base::Duration waited, base::Duration priority_wait) {
@@ -180,20 +197,26 @@ std::int32_t tokens_ahead(base::TimePoint due, base::Duration tpot, base::TimePo
     return static_cast<std::int32_t>(std::clamp<std::int64_t>(tokens, -kAgeMax, kAgeMax));
 }
 
+std::vector<std::uint32_t> order_of(MemoryWish wish, Candidates candidates) {
+    return queue_of(wish, candidates, Order(candidates));
+}
+
 std::optional<std::uint32_t> first_of(MemoryWish wish, Candidates candidates) {
-    const std::vector<std::uint32_t> queue = queue_of(wish, candidates, Order(candidates));
+    const std::vector<std::uint32_t> queue = order_of(wish, candidates);
     return queue.empty() ? std::nullopt : std::optional(queue.front());
 }
 
 std::vector<MemoryAction> plan_memory(Candidates candidates, const MemoryCounts& counts) {
     std::vector<MemoryAction> actions;
     std::uint32_t available = counts.blocks_available;
+    bool is_short = false;  // somebody who runs waits for memory
     for (const std::uint32_t grower : growers_of(candidates)) {
         if (candidates[grower].blocks <= available) {
             available -= candidates[grower].blocks;
             actions.push_back({grower, MemoryAct::grow});
         } else if (counts.step_runs || candidates[grower].blocks <= available + counts.blocks_returning) {
             actions.push_back({grower, MemoryAct::wait});
+            is_short = true;
         } else {
             actions.push_back(make_way(grower, candidates, counts));
             return actions;
@@ -237,14 +260,16 @@ std::vector<MemoryAction> plan_memory(Candidates candidates, const MemoryCounts&
         return actions;
     }
     const auto victims = victims_for(*left_out, candidates, available);
-    if (victims.empty()) { return actions; }
-    if (counts.step_runs) {
+    if (!victims.empty() && counts.step_runs) {
         for (MemoryAction& action : actions) {
             if (action.candidate == *left_out) { action.act = MemoryAct::wait_for_step; }
         }
-    } else if (!newcomers.has_room(*left_out, counts.blocks_returning)) {
+    } else if (!victims.empty() && !newcomers.has_room(*left_out, counts.blocks_returning)) {
         actions.push_back({victims.front(), MemoryAct::preempt});
+        return actions;
     }
+    if (is_short) { return actions; }
+    if (const auto ahead = load_ahead(candidates, waiting, available, counts)) { actions.push_back(*ahead); }
     return actions;
 }
 

@@ -46,6 +46,13 @@ struct MemoryCandidate {
     /// What giving way costs: blocks to copy out now, and those to bring back or to compute again.
     std::uint32_t blocks_to_move = 0;
     std::uint32_t blocks_held = 0;  // come back at most when it gives way
+
+    // Of who waits for admit, where KV may be loaded ahead; at least for the first ones, up to one that has something
+    // to load.
+    /// What the pool has of its tokens and nobody uses: no load ahead of others may push it out.
+    std::uint32_t blocks_kept = 0;
+    /// Of the tokens behind those that the pool has: blocks that a level below has.
+    std::uint32_t blocks_below = 0;
 };
 
 /// The pool as it is.
@@ -54,7 +61,10 @@ struct MemoryCounts {
     std::uint32_t blocks_stranded = 0;   // come back when a transfer ends
     bool step_runs = false;              // the engine writes blocks: nobody can give way now
     /// Of the stranded ones: of sequences that have given way, while a tier copies them. That takes less than a step.
+    /// Or into which something is loaded ahead.
     std::uint32_t blocks_returning = 0;
+    /// So many blocks may hold KV of those who wait, where something is loaded ahead for one of them. 0: nothing is.
+    std::uint32_t blocks_ahead_max = 0;
 };
 
 enum class MemoryAct {
@@ -65,11 +75,13 @@ enum class MemoryAct {
     fail,     // waiting would not help: ends with an error; the last action, too
     wait,     // asked and got nothing
     wait_for_step,  // the same, and others will give way for it when the running step has ended
+    load_ahead,     // one that waits: the next `blocks` of its tokens are loaded from below; they stay anybody's
 };
 
 struct MemoryAction {
     std::uint32_t candidate = 0;  // index into the candidates
     MemoryAct act = MemoryAct::wait;
+    std::uint32_t blocks = 0;  // load_ahead
     bool operator==(const MemoryAction&) const = default;
 };
 
@@ -94,6 +106,12 @@ struct MemoryAction {
 /// - The first newcomer that finds no room takes that of running sequences of a lower class *and* a lower rank, as of
 ///   growing, where all of it together is enough. So a stream of a low class is not pushed out for ever: what it waits
 ///   counts, and once its rank is theirs, nobody of a higher class takes its memory or comes before it.
+/// - What the first of those who wait has on a level below is loaded ahead (load_ahead, beside its wait) when nothing
+/// else
+///   is to be done: into room that is there beside a block for each that runs to grow into, and beside what the pool
+///   has of those before it; when nothing is left to load of it, what the second has, and so on. Once loaded it is like
+///   any block that nobody uses: it is anybody's who wants memory, and no rule above knows of it. So loading ahead
+///   changes nothing of who runs; while it is under way its blocks are on their way back (blocks_returning).
 ///
 /// Bound: after (highest - own priority) times the wait that counts as one no later arrival goes before a sequence, and
 /// it is no victim of any; it waits only for those to end who have waited as long.
@@ -104,7 +122,9 @@ std::int32_t memory_age(base::Duration waited, base::Duration priority_wait);
 /// MemoryCandidate::tokens_ahead of who has a schedule by which its next token is due at `due`.
 std::int32_t tokens_ahead(base::TimePoint due, base::Duration tpot, base::TimePoint now);
 
-/// The candidate whose wish of this kind is met first; empty: nobody has one.
+/// The candidates with this wish, in the order in which it is met.
+std::vector<std::uint32_t> order_of(MemoryWish wish, std::span<const MemoryCandidate> candidates);
+/// The first of them; empty: nobody has one.
 std::optional<std::uint32_t> first_of(MemoryWish wish, std::span<const MemoryCandidate> candidates);
 
 }  // namespace worker

@@ -72,7 +72,7 @@ public:
 /// What a role adds to the step loop: prefill_worker::PrefillPart hands KV over, decode_worker::DecodePart takes it.
 /// Called on the step thread unless said otherwise, also while a step runs. A helper (StepLoop::add_helper) is for the
 /// sequences of all parts: it hears of admitted, closing, tick, next_tick, busy and ending, and, as nobody else,
-/// of published, leaving, dropped, blocks_returning and blocks_to_save.
+/// of published, leaving, dropped, blocks_returning, blocks_to_save and what is loaded ahead.
 class RolePart {
 public:
     virtual ~RolePart() = default;
@@ -106,6 +106,15 @@ public:
     virtual std::uint32_t blocks_returning() const { return 0; }
     /// Blocks that would have to be copied out first if this sequence gave way now.
     virtual std::uint32_t blocks_to_save(const Sequence&) const { return 0; }
+    /// Whether it can begin now to load KV for somebody who waits for memory.
+    virtual bool may_load_ahead() const { return false; }
+    /// While it may: how many leading blocks of the tokens of a sequence that waits it has.
+    virtual std::uint32_t blocks_ahead(const Sequence&) const { return 0; }
+    /// Loads at most `blocks` (> 0) blocks behind `prefix`, what the pool has of a sequence that waits, and publishes
+    /// them: from then on they are there for whoever needs them, or their room. Only while may_load_ahead(), and no
+    /// more than blocks_ahead() has; there is room for them. `kept`: blocks of the prefix that only it uses.
+    virtual void load_ahead(const Sequence&, kv_cache::PrefixMatch /*prefix*/, std::uint32_t /*kept*/,
+                            std::uint32_t /*blocks*/) {}
     /// Its KV memory is about to be taken away (preemption).
     virtual bool may_preempt(const Sequence&) const { return true; }
     /// Often, between commands: timers, room for those who wait.

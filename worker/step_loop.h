@@ -207,6 +207,10 @@ private:
     std::uint32_t blocks_wanted(Sequence& sequence);
     std::uint32_t awaited_prefix(const Sequence& newcomer) const;
     void look_up_prefix(Sequence& sequence);
+    /// What the pool has of some who wait, by candidate, in the order in which they get memory.
+    using LookedAhead = std::vector<std::pair<std::uint32_t, kv_cache::PrefixMatch>>;
+    RolePart* loads_ahead() const;
+    LookedAhead look_ahead(const RolePart& helper, std::vector<MemoryCandidate>& candidates);
     void give_memory();
     void open_kv(Sequence& sequence);
     bool grow(std::vector<StepEntry>& entries);

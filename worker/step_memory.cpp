@@ -14,6 +14,9 @@ std::uint32_t size32(std::size_t size) {
     return static_cast<std::uint32_t>(size);
 }
 
+/// Of those who wait, for loads ahead: more would be looked up for little.
+constexpr std::size_t kLookedAheadMax = 16;
+
 /// Tokens that a newcomer's KV memory must hold: all it has, or what it has asked room for and the token after.
 std::uint32_t tokens_wanted(const Sequence& sequence) {
     return sequence.room ? sequence.room->kv_tokens + 1 : size32(sequence.tokens.size());
@@ -105,6 +108,31 @@ std::uint32_t StepLoop::awaited_prefix(const Sequence& newcomer) const {
     return tokens;
 }
 
+/// Who would begin to load KV for those who wait. Null: nobody, or it is off.
+RolePart* StepLoop::loads_ahead() const {
+    if (options_.limits.kv_ahead_percent == 0) { return nullptr; }
+    const auto at =
+        std::find_if(helpers_.begin(), helpers_.end(), [](const RolePart* h) { return h->may_load_ahead(); });
+    return at == helpers_.end() ? nullptr : *at;
+}
+
+/// Says of the first who wait what the pool has of them, and what could be loaded; up to the first that has something
+/// to load, since nothing is loaded for others before. What the pool has of them is not evicted while the result lives.
+StepLoop::LookedAhead StepLoop::look_ahead(const RolePart& helper, std::vector<MemoryCandidate>& candidates) {
+    LookedAhead looked;
+    for (const std::uint32_t index : order_of(MemoryWish::admit, candidates)) {
+        if (looked.size() == kLookedAheadMax) { break; }
+        const Sequence& sequence = *sequences_[index];
+        const std::uint32_t before = cache_.blocks_available();
+        const kv_cache::PrefixMatch& there = looked.emplace_back(index, match_newcomer(sequence)).second;
+        candidates[index].blocks_kept = before - cache_.blocks_available();
+        const std::uint32_t below = helper.blocks_ahead(sequence);
+        candidates[index].blocks_below = below - std::min(below, size32(there.blocks().size()));
+        if (candidates[index].blocks_below > 0) { break; }
+    }
+    return looked;
+}
+
 void StepLoop::give_memory() {
     others_give_way_ = false;
     bool any = true;
@@ -124,9 +152,33 @@ void StepLoop::give_memory() {
                 candidates[*first].blocks = blocks_wanted(*sequences_[*first]);
             }
         }
+        MemoryCounts counts = memory_counts();
+        LookedAhead looked;
+        RolePart* const loader = loads_ahead();
+        if (loader != nullptr) {
+            const kv_cache::BlockCounts blocks = cache_.counts();
+            const std::uint64_t share =
+                std::uint64_t{cache_.options().blocks_total} * options_.limits.kv_ahead_percent / 100;
+            // Not the reserved tails of those who run: they would grow in pieces.
+            counts.blocks_ahead_max =
+                static_cast<std::uint32_t>(std::min<std::uint64_t>(share, blocks.free + blocks.cached));
+            looked = look_ahead(*loader, candidates);
+        }
+        const std::vector<MemoryAction> actions = plan_memory(candidates, counts);
+        if (!actions.empty() && actions.back().act == MemoryAct::load_ahead) {
+            const MemoryAction& ahead = actions.back();
+            CHECK(looked.back().first == ahead.candidate, ahead.candidate << " was not looked at last");
+            kv_cache::PrefixMatch there = std::move(looked.back().second);
+            loader->load_ahead(*sequences_[ahead.candidate], std::move(there), candidates[ahead.candidate].blocks_kept,
+                               ahead.blocks);
+        }
+        while (!looked.empty()) {  // the first last: it is evicted last
+            looked.pop_back();
+        }
         any = false;
-        for (const MemoryAction& action : plan_memory(candidates, memory_counts())) {
+        for (const MemoryAction& action : actions) {
             Sequence& sequence = *sequences_[action.candidate];
+            if (action.act == MemoryAct::load_ahead) { continue; }
             if (action.act == MemoryAct::wait || action.act == MemoryAct::wait_for_step) {
                 if (action.act == MemoryAct::wait_for_step) {
                     others_give_way_ = true;

@@ -29,7 +29,7 @@ TEST_CASE("contexts are switched in every mode, each answer comes whole, and bet
     CAPTURE(options.pattern);
     const auto figures = bench::measure_switching(options);
     REQUIRE(figures);
-    REQUIRE(figures->size() == 6);
+    REQUIRE(figures->size() == 7);
     std::map<SwapMode, SwitchingFigure> by_mode;
     for (const SwitchingFigure& figure : *figures) {
         by_mode[figure.mode] = figure;
@@ -51,11 +51,16 @@ TEST_CASE("contexts are switched in every mode, each answer comes whole, and bet
     REQUIRE(groups.stall_seconds < paged.stall_seconds);
     REQUIRE(async.stall_seconds < paged.stall_seconds);
     REQUIRE(reuse.swaps.blocks_out < async.swaps.blocks_out);
+    const SwitchingFigure& ahead = by_mode[SwapMode::ahead];
+    REQUIRE(by_mode[SwapMode::through].ahead_used_bytes + by_mode[SwapMode::through].ahead_wasted_bytes == 0);
+    REQUIRE(ahead.ahead_used_bytes > 0);
+    REQUIRE(ahead.ahead_used_bytes + ahead.ahead_wasted_bytes <=
+            static_cast<double>(ahead.swaps.blocks_in) * ahead.block_bytes);
 }
 
 TEST_CASE("the same seed gives the same figures", "[bench]") {
     bench::SwitchingOptions options = small();
-    options.modes = {"async", "through"};
+    options.modes = {"async", "through", "ahead"};
     options.seed = 7;
     const auto first = bench::measure_switching(options);
     const auto second = bench::measure_switching(options);

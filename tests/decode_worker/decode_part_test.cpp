@@ -62,8 +62,8 @@ private:
 };
 
 struct DecodeBench : StepBench {
-    explicit DecodeBench(std::uint32_t blocks_total)
-        : StepBench({.blocks_total = blocks_total}), part({}, kDecode, loop, answers, metrics) {
+    explicit DecodeBench(std::uint32_t blocks_total, worker::WorkerOptions limits = {})
+        : StepBench({.blocks_total = blocks_total}, limits), part(limits, kDecode, loop, answers, metrics) {
         base::init_log({.role = "test", .level = "off"});
         loop.attach(worker::Part::decode, &part);
     }
@@ -160,7 +160,7 @@ constexpr std::uint32_t kLongTokens = 40 * 16 + 5;
 
 /// Steps take a millisecond a token.
 struct SlowWireBench : DecodeBench {
-    explicit SlowWireBench(bool knows_prompts = true) : DecodeBench(100) {
+    explicit SlowWireBench(bool knows_prompts = true, worker::WorkerOptions limits = {}) : DecodeBench(100, limits) {
         if (knows_prompts) { test_support::teach_millisecond_a_token(*this); }
     }
     void ask_room(std::chrono::milliseconds sending, std::chrono::milliseconds computing,
@@ -244,6 +244,17 @@ TEST_CASE("over a slow wire the first tokens are computed while the others come"
     }
     bench.check(kLongTokens - front);
     REQUIRE(bench.metrics.text().find("sluice_kv_front_tokens_total " + std::to_string(front)) != std::string::npos);
+}
+
+TEST_CASE("with both ends off all of a slow hand-off comes over the wire", "[decode_worker]") {
+    worker::WorkerOptions limits;
+    limits.kv_both_ends = false;
+    SlowWireBench bench(true, limits);
+    bench.ask_room(std::chrono::milliseconds(kLongTokens), std::chrono::milliseconds(0));
+    REQUIRE(bench.answers.have_tokens == 0);
+    bench.come();
+    bench.go_on();
+    bench.check(kLongTokens);
 }
 
 TEST_CASE("nothing is computed twice where the wire is not what the KV waits for", "[decode_worker]") {

@@ -90,6 +90,20 @@ TEST_CASE("blocks that come as fast as they are computed are fetched from the en
     CHECK(bench.ended("complete") == 2);
 }
 
+TEST_CASE("with both ends off all of it is fetched, or all of it computed", "[worker]") {
+    worker::WorkerOptions limits;
+    limits.kv_both_ends = false;
+    const bool fetches = GENERATE(true, false);
+    BackBench bench(fetches ? 15 : 18, limits);
+    bench.begin();
+    REQUIRE(bench.range() == nullptr);
+    REQUIRE(bench.is_loading() == fetches);
+    bench.come_all();
+    bench.check();
+    CHECK(bench.sink.answers.at(bench.key).cached_tokens == (fetches ? kBlocks * 16 : 0));
+    CHECK(bench.ended("slower") == (fetches ? 0 : 1));
+}
+
 TEST_CASE("a wire that is much quicker, or much slower, than the steps does all, or nothing", "[worker]") {
     SECTION("quicker") {
         BackBench bench(1);

@@ -191,7 +191,7 @@ struct BelowBench : LendBench {
     BelowBench()
         : mover(engine.kv_store(), 512),
           slots_below({.blocks_total = 512, .block_tokens = 16}),
-          tiers({{"host", &slots_below, &mover, 2, engine.layout().block_bytes()}}, loop, "mixed-0", metrics) {
+          tiers({{"host", &slots_below, &mover, 2, engine.layout().block_bytes()}}, {}, loop, "mixed-0", metrics) {
         loop.add_helper(&tiers);
         lender.add_tiers(tiers);
         REQUIRE(loop.post_command(test_support::make_start(2, prompt, 1)));

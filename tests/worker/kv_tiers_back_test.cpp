@@ -222,6 +222,21 @@ TEST_CASE("where one end is much quicker it does all", "[worker]") {
     }
 }
 
+TEST_CASE("with both ends off all of it is loaded, or all of it computed", "[worker]") {
+    worker::WorkerOptions limits;
+    limits.kv_both_ends = false;
+    const bool loads = GENERATE(true, false);
+    BackBench bench(loads ? 15 : 18, limits);  // both ends would take 310 and 339 ms, either one 600 at least
+    bench.begin(3);
+    REQUIRE(bench.is_loading(3) == loads);
+    REQUIRE(bench.range_of(3) == nullptr);
+    bench.settle();
+    bench.finish_jobs();
+    bench.check(3);
+    CHECK(bench.cached(3) == (loads ? kBlocks * 16 : 0));
+    CHECK(bench.both() == 0);
+}
+
 TEST_CASE("what is in time for its first token is only loaded", "[worker]") {
     BackBench bench(16);  // 640 ms for all of it
     auto start = make_start(3, bench.prompt, 4);

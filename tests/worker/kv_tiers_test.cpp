@@ -252,6 +252,7 @@ TEST_CASE("whatever tiers do and when, answers are the same and nothing is lost"
     Random random{seed};
     worker::WorkerOptions limits;
     limits.batch_tokens_max = 16 + random() % 100;
+    limits.kv_ahead_percent = random() % 2 == 0 ? 0 : 1 + random() % 100;
     TierBench bench(14 + random() % 20, 8 + random() % 60, random() % 4, limits);
     bench.mover.room = random() % 4 == 0 ? 1 : 1000;
     const bool has_classes = random() % 2 == 0;

@@ -13,9 +13,15 @@ TEST_CASE("a worker on a GPU has larger batches, and the config overrules either
     REQUIRE(gpu.chunk_tokens_max > host.chunk_tokens_max);
     REQUIRE(gpu.queue_requests_max > host.queue_requests_max);
     REQUIRE(gpu.kv_wait == host.kv_wait);
+    REQUIRE(host.kv_both_ends);
+    REQUIRE(host.kv_ahead_percent == 0);
     for (const bool on_gpu : {false, true}) {
         base::Config config;
         REQUIRE(config.set("worker.batch_tokens_max=77"));
+        REQUIRE(config.set("worker.kv_both_ends=false"));
         REQUIRE(worker::WorkerOptions::read(config, on_gpu).batch_tokens_max == 77);
+        REQUIRE_FALSE(worker::WorkerOptions::read(config, on_gpu).kv_both_ends);
+        REQUIRE(config.set("worker.kv_ahead_percent=30"));
+        REQUIRE(worker::WorkerOptions::read(config, on_gpu).kv_ahead_percent == 30);
     }
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <deque>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "tests/support/catch.h"
@@ -208,6 +209,120 @@ TEST_CASE("who gave way to a grant does not take the memory again before it", "[
     REQUIRE(plan_memory(candidates, {.blocks_available = 5}) == Actions{{0, MemoryAct::wait}, {1, MemoryAct::wait}});
 }
 
+TEST_CASE("what the next one has below is loaded ahead into room that nobody needs", "[worker]") {
+    std::vector<MemoryCandidate> candidates = {running(), running(), waiting(20, 1), waiting(30, 2)};
+    candidates[2].blocks_below = 9;
+    candidates[3].blocks_below = 7;
+    const auto ahead = [&](MemoryCounts counts) -> std::optional<MemoryAction> {
+        const Actions actions = plan_memory(candidates, counts);
+        REQUIRE(actions.at(0) == MemoryAction{2, MemoryAct::wait});
+        REQUIRE(actions.at(1) == MemoryAction{3, MemoryAct::wait});
+        REQUIRE(actions.size() <= 3);
+        return actions.size() == 3 ? std::optional(actions[2]) : std::nullopt;
+    };
+    const auto load = [](std::uint32_t candidate, std::uint32_t blocks) {
+        return std::optional(MemoryAction{candidate, MemoryAct::load_ahead, blocks});
+    };
+    REQUIRE(ahead({.blocks_available = 10}) == std::nullopt);  // off
+    REQUIRE(ahead({.blocks_available = 10, .blocks_ahead_max = 100}) == load(2, 8));
+    REQUIRE(ahead({.blocks_available = 10, .blocks_ahead_max = 5}) == load(2, 5));
+    REQUIRE(ahead({.blocks_available = 15, .blocks_ahead_max = 100}) == load(2, 9));  // the second not before it
+    REQUIRE(ahead({.blocks_available = 10, .step_runs = true, .blocks_ahead_max = 100}) == load(2, 8));
+    REQUIRE(ahead({.blocks_available = 3, .blocks_ahead_max = 100}) == load(2, 1));
+    REQUIRE(ahead({.blocks_available = 2, .blocks_ahead_max = 100}) == std::nullopt);  // those that run grow into it
+    REQUIRE(ahead({.blocks_available = 0, .blocks_ahead_max = 100}) == std::nullopt);
+    // What the pool has of the first one stays, and counts against the bound.
+    candidates[2].blocks_kept = 4;
+    REQUIRE(ahead({.blocks_available = 10, .blocks_ahead_max = 100}) == load(2, 4));
+    candidates[2].blocks_below = 0;
+    REQUIRE(ahead({.blocks_available = 10, .blocks_ahead_max = 100}) == load(3, 4));
+    REQUIRE(ahead({.blocks_available = 10, .blocks_ahead_max = 4}) == std::nullopt);
+    candidates[3].priority = 1;  // comes before it now
+    REQUIRE(plan_memory(candidates, {.blocks_available = 10, .blocks_ahead_max = 100}) ==
+            Actions{{3, MemoryAct::wait}, {2, MemoryAct::wait}, {3, MemoryAct::load_ahead, 7}});
+}
+
+TEST_CASE("nothing is loaded ahead while somebody comes in, gives way, or waits to grow", "[worker]") {
+    const MemoryCounts counts{.blocks_available = 10, .blocks_ahead_max = 100};
+    std::vector<MemoryCandidate> candidates = {running(), waiting(5, 1), waiting(30, 2)};
+    candidates[2].blocks_below = 7;
+    REQUIRE(plan_memory(candidates, counts) == Actions{{1, MemoryAct::admit}, {2, MemoryAct::wait}});
+    candidates = {running(), waiting(12, 1)};
+    candidates[0].blocks_held = 9;
+    candidates[1].blocks_below = 7;
+    candidates[1].priority = 1;
+    REQUIRE(plan_memory(candidates, counts) == Actions{{1, MemoryAct::wait}, {0, MemoryAct::preempt}});
+    MemoryCounts later = counts;
+    later.step_runs = true;  // it gives way when the step has ended; room that is there is used until then
+    REQUIRE(plan_memory(candidates, later) == Actions{{1, MemoryAct::wait_for_step}, {1, MemoryAct::load_ahead, 7}});
+    candidates = {growing(11), waiting(12, 1)};
+    candidates[1].blocks_below = 7;
+    REQUIRE(plan_memory(candidates, later) == Actions{{0, MemoryAct::wait}, {1, MemoryAct::wait}});
+}
+
+TEST_CASE("who grows waits for what is being loaded ahead, and pushes nobody out for it", "[worker]") {
+    const std::vector<MemoryCandidate> candidates = {running(), growing(1)};
+    REQUIRE(plan_memory(candidates, {.blocks_available = 0, .blocks_returning = 1}) == Actions{{1, MemoryAct::wait}});
+    const std::vector<MemoryCandidate> alone = {growing(1)};
+    REQUIRE(plan_memory(alone, {.blocks_available = 0, .blocks_returning = 1}) == Actions{{0, MemoryAct::wait}});
+}
+
+TEST_CASE("loads ahead change nothing of who gets memory, and take no more than nobody needs", "[worker][property]") {
+    const auto seed = GENERATE(range(0u, 300u));
+    CAPTURE(seed);
+    Random random{seed};
+    for (int round = 0; round < 100; ++round) {
+        CAPTURE(round);
+        std::vector<MemoryCandidate> candidates;
+        std::uint32_t kept = 0;
+        for (std::uint32_t i = 0, count = random() % 8; i < count; ++i) {
+            MemoryCandidate candidate = random() % 2 == 0 ? waiting(1 + random() % 20, i) : running(random() % 4 != 0);
+            if (random() % 5 == 0) {
+                candidate = random() % 2 == 0 ? growing(1 + random() % 3, i) : asking(1 + random() % 20, i);
+            }
+            candidate.priority = static_cast<std::int32_t>(random() % 3);
+            candidate.age = static_cast<std::int32_t>(random() % 2);
+            if (candidate.holds_kv) { candidate.blocks_held = candidate.blocks_to_move = 1 + random() % 10; }
+            if (candidate.wish == MemoryWish::admit) {
+                candidate.blocks_kept = random() % 6;
+                candidate.blocks_below = random() % 6;
+                kept += candidate.blocks_kept;
+            }
+            candidates.push_back(candidate);
+        }
+        MemoryCounts counts;
+        counts.blocks_available = kept + random() % 30;
+        counts.blocks_returning = random() % 4;
+        counts.step_runs = random() % 2 == 0;
+        const Actions without = plan_memory(candidates, counts);
+        counts.blocks_ahead_max = random() % 40;
+        Actions with = plan_memory(candidates, counts);
+        if (!with.empty() && with.back().act == MemoryAct::load_ahead) {
+            const MemoryAction ahead = with.back();
+            with.pop_back();
+            std::uint32_t taken = ahead.blocks;
+            for (const std::uint32_t next : worker::order_of(MemoryWish::admit, candidates)) {
+                taken += candidates[next].blocks_kept;
+                if (next == ahead.candidate) { break; }
+                REQUIRE(candidates[next].blocks_below == 0);
+            }
+            std::uint32_t needed = 0;  // by those that run
+            for (const MemoryCandidate& candidate : candidates) {
+                needed += (candidate.holds_kv ? 1 : 0) + (candidate.wish == MemoryWish::grow ? candidate.blocks : 0);
+            }
+            REQUIRE(ahead.blocks > 0);
+            REQUIRE(ahead.blocks <= candidates[ahead.candidate].blocks_below);
+            REQUIRE(taken <= counts.blocks_ahead_max);
+            REQUIRE(taken + needed <= counts.blocks_available);
+            REQUIRE(std::none_of(with.begin(), with.end(), [](const MemoryAction& action) {
+                return action.act == MemoryAct::admit || action.act == MemoryAct::grant ||
+                       action.act == MemoryAct::preempt;
+            }));
+        }
+        REQUIRE(with == without);
+    }
+}
+
 TEST_CASE("nobody waits for ever, whatever of higher classes goes on coming", "[worker][property]") {
     // One tick is the wait that counts as one priority / kWait. A sequence that gives way begins anew.
     constexpr int kWait = 20;
@@ -223,11 +338,16 @@ TEST_CASE("nobody waits for ever, whatever of higher classes goes on coming", "[
         int service = 0;
         int served = 0;
         int waited = 0;
+        std::uint32_t loaded = 0;  // ahead, and not pushed out
     };
+    // Loads ahead take room for a tick, in which somebody may find none.
+    const bool loads_ahead = GENERATE(false, true);
     const auto seed = GENERATE(range(0u, 40u));
-    CAPTURE(seed);
+    CAPTURE(loads_ahead, seed);
     Random random{seed};
     std::vector<One> all;  // in order of arrival
+    std::uint32_t in_flight = 0;
+    int loads = 0;
     std::uint64_t next = 0;
     std::uint32_t available = kPool;
     int waited_most = 0;
@@ -244,6 +364,8 @@ TEST_CASE("nobody waits for ever, whatever of higher classes goes on coming", "[
             if (wish == MemoryWish::admit && one.held == 0) {
                 candidate.wish = wish;
                 candidate.blocks = (one.blocks + 1) / 2;
+                candidate.blocks_kept = std::min(one.loaded, available);
+                candidate.blocks_below = candidate.blocks - std::min(candidate.blocks, candidate.blocks_kept);
             } else if (wish == MemoryWish::grow && one.held > 0 && one.held < one.blocks &&
                        one.served >= one.service / 2) {
                 candidate.wish = wish;
@@ -257,21 +379,34 @@ TEST_CASE("nobody waits for ever, whatever of higher classes goes on coming", "[
         while (all.size() < kQueueMax) {  // of the highest class always somebody
             const bool is_low = random() % 8 == 0;
             all.push_back({next++, is_low ? static_cast<std::int32_t>(random() % 3) : kPriorityMax,
-                           1 + random() % (kPool - 1), 0, 1 + static_cast<int>(random() % kServiceMax), 0, 0});
+                           1 + random() % (kPool - 1), 0, 1 + static_cast<int>(random() % kServiceMax), 0, 0, 0});
         }
+        available += std::exchange(in_flight, 0);
         for (const MemoryWish wish : {MemoryWish::grow, MemoryWish::admit}) {
             for (int round = 0;; ++round) {
                 REQUIRE(round < 100);
                 bool any = false;
                 const std::vector<MemoryCandidate> candidates = candidates_of(wish);
-                for (const MemoryAction& action : plan_memory(candidates, {.blocks_available = available})) {
+                const MemoryCounts counts{.blocks_available = available,
+                                          .blocks_returning = in_flight,
+                                          .blocks_ahead_max = loads_ahead && in_flight == 0 ? kPool : 0};
+                for (const MemoryAction& action : plan_memory(candidates, counts)) {
                     One& one = all[action.candidate];
                     REQUIRE(action.act != MemoryAct::fail);
                     if (action.act == MemoryAct::wait) { continue; }
+                    if (action.act == MemoryAct::load_ahead) {
+                        in_flight = action.blocks + candidates[action.candidate].blocks_kept;
+                        REQUIRE(in_flight <= available);
+                        available -= in_flight;
+                        one.loaded += action.blocks;
+                        ++loads;
+                        continue;
+                    }
                     any = true;
                     if (action.act == MemoryAct::preempt) {
                         available += one.held;
                         one.held = 0;
+                        one.loaded = 0;
                         one.served = 0;
                     } else {
                         REQUIRE(candidates[action.candidate].blocks <= available);
@@ -289,7 +424,9 @@ TEST_CASE("nobody waits for ever, whatever of higher classes goes on coming", "[
             if (one.held == 0 || one.served < one.service) { return false; }
             available += one.held;
             // Until nobody comes before it any more, and then until those have ended who came before it by then.
-            const int bound = (kPriorityMax - one.priority + 1) * kWait + static_cast<int>(kQueueMax) * kServiceMax;
+            // Each of them may have waited for a load ahead.
+            const int service_most = kServiceMax + (loads_ahead ? 1 : 0);
+            const int bound = (kPriorityMax - one.priority + 1) * kWait + static_cast<int>(kQueueMax) * service_most;
             CAPTURE(tick, one.id, one.priority);
             REQUIRE(one.waited <= bound);
             if (one.priority < kPriorityMax) { waited_most = std::max(waited_most, one.waited); }
@@ -299,6 +436,7 @@ TEST_CASE("nobody waits for ever, whatever of higher classes goes on coming", "[
     }
     REQUIRE(ended > 200);
     REQUIRE(waited_most > kWait);  // the test has met its subject
+    REQUIRE((loads > 100) == loads_ahead);
 }
 
 namespace {

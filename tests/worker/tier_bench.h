@@ -29,7 +29,8 @@ struct TierBench : test_support::StepBench {
         : StepBench({.blocks_total = blocks}, limits),
           mover(engine.kv_store(), slots_total),
           slots({.blocks_total = slots_total, .block_tokens = 16}),
-          tiers({{"host", &slots, &mover, save_blocks, engine.layout().block_bytes()}}, loop, "mixed-0", metrics) {
+          tiers({{"host", &slots, &mover, save_blocks, engine.layout().block_bytes()}}, limits, loop, "mixed-0",
+                metrics) {
         base::init_log({.role = "test", .level = "off"});
         loop.add_helper(&tiers);
     }
