@@ -10,7 +10,7 @@
 namespace base {
 namespace {
 
-constexpr std::size_t kBucketsPerSide = 8;
+constexpr std::size_t kBucketsPerSide = 8;  // 64 in all: as many as bits in a set of them
 constexpr double kSecondsMax = 3600;
 constexpr double kFeatureMax = 1e15;
 constexpr double kPredictionMin = 1e-7;           // seconds; nothing we measure is shorter
@@ -91,8 +91,7 @@ std::array<double, 3> best_of_parts(const Matrix& matrix, const std::array<doubl
 
 }  // namespace
 
-LinearFit::LinearFit(Options options)
-    : options_(options), buckets_(kBucketsPerSide * kBucketsPerSide), coefficients_(options.prior) {
+LinearFit::LinearFit(Options options) : options_(options), coefficients_(options.prior) {
     for (const double one : options_.prior) {
         CHECK(std::isfinite(one) && one > 0, one);
     }
@@ -103,8 +102,11 @@ LinearFit::LinearFit(Options options)
 
 LinearFit::Sums& LinearFit::bucket_of(double x1, double x2) {
     const std::size_t index = side(x1, options_.bucket_bits[0]) * kBucketsPerSide + side(x2, options_.bucket_bits[1]);
-    used_buckets_ |= std::uint64_t{1} << index;
-    return buckets_[index];
+    const std::uint64_t bit = std::uint64_t{1} << index;
+    const auto at = buckets_.begin() + std::popcount(used_buckets_ & (bit - 1));
+    if ((used_buckets_ & bit) != 0) { return *at; }
+    used_buckets_ |= bit;
+    return *buckets_.insert(at, Sums{});
 }
 
 double LinearFit::predict(double x1, double x2) const {
@@ -151,8 +153,7 @@ std::optional<double> LinearFit::observe(double x1, double x2, double seconds) {
 void LinearFit::solve() {
     std::array<double, 6> squares{};
     std::array<double, 3> products{};
-    for (std::uint64_t left = used_buckets_; left != 0; left &= left - 1) {
-        const Sums& sums = buckets_[static_cast<std::size_t>(std::countr_zero(left))];
+    for (const Sums& sums : buckets_) {
         const double keep = std::exp(kFade * (sums.age - age_));
         for (std::size_t i = 0; i < squares.size(); ++i) {
             squares[i] += keep * sums.squares[i];

@@ -53,8 +53,8 @@ private:
     void solve();
 
     Options options_;
-    std::vector<Sums> buckets_;
-    std::uint64_t used_buckets_ = 0;  // bit set
+    std::vector<Sums> buckets_;       // those that are used, by number
+    std::uint64_t used_buckets_ = 0;  // bit set of their numbers
     std::uint64_t samples_ = 0;
     double age_ = 0;                // samples, each counting for more while predictions are bad
     double usual_deviation_ = 1.0;  // tracks the median of |relative error|

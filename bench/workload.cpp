@@ -205,8 +205,8 @@ base::Result<std::vector<PlannedRequest>> parse_trace(std::string_view text, con
              .block_tokens = row->block_tokens});
     }
     if (plan.empty()) { return base::fail(base::ErrorCode::invalid_argument, "the trace has no requests"); }
-    std::stable_sort(plan.begin(), plan.end(),
-                     [](const PlannedRequest& a, const PlannedRequest& b) { return a.due < b.due; });
+    const auto is_before = [](const PlannedRequest& a, const PlannedRequest& b) { return a.due < b.due; };
+    if (!std::is_sorted(plan.begin(), plan.end(), is_before)) { std::stable_sort(plan.begin(), plan.end(), is_before); }
     if (options.requests > 0 && plan.size() > options.requests) { plan.resize(options.requests); }
     const Seconds first = plan.front().due;
     for (PlannedRequest& request : plan) {

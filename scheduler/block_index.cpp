@@ -203,6 +203,7 @@ void BlockIndex::widen(std::size_t words) {
 
 PrefixSearch::PrefixSearch(const BlockIndex& index, std::span<const base::BlockHash> chain)
     : index_(index), chain_(chain) {
+    if (chain.empty()) { return; }
     looked_.reserve(64);
     deepest_ = longest([this](std::uint32_t blocks) { return row_at(blocks - 1) != BlockIndex::kNoRow; });
 }

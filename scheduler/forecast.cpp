@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 
 namespace scheduler {
 namespace {
@@ -46,35 +47,48 @@ public:
 
     void join(double now) {
         if (joined_ < since_.size()) { since_[joined_++] = now; }
+        at_.reset();
     }
-    double sequences(double now) const {
-        double sum = here_ > 0 ? here_ * alive(now) : 0;
-        for (std::size_t i = 0; i < joined_; ++i) {
-            sum += alive(now - since_[i]);
-        }
-        return sum;
-    }
+    double sequences(double now) const { return at(now).sequences; }
     /// The chance that nobody decodes any more.
-    double nobody(double now) const {
-        double chance = here_ > 0 ? std::pow(1 - alive(now), here_) : 1;
-        for (std::size_t i = 0; i < joined_; ++i) {
-            chance *= 1 - alive(now - since_[i]);
-        }
-        return chance;
-    }
+    double nobody(double now) const { return at(now).nobody; }
     /// Those who joined did so that much later.
     void shift(double seconds) {
         std::for_each_n(since_.begin(), joined_, [seconds](double& since) { since += seconds; });
+        at_.reset();
     }
     double residual() const { return residual_; }
 
 private:
+    struct At {
+        double now;
+        double sequences;
+        double nobody;
+    };
     double alive(double seconds) const { return std::exp(-seconds / residual_); }
+    /// A forecast asks several times for one instant, and exponentials are most of what it costs.
+    const At& at(double now) const {
+        if (at_ && at_->now == now) { return *at_; }
+        At here{.now = now, .sequences = 0, .nobody = 1};
+        if (here_ > 0) {
+            const double left = alive(now);
+            here.sequences = here_ * left;
+            here.nobody = std::pow(1 - left, here_);
+        }
+        for (std::size_t i = 0; i < joined_; ++i) {
+            const double left = alive(now - since_[i]);
+            here.sequences += left;
+            here.nobody *= 1 - left;
+        }
+        at_ = here;
+        return *at_;
+    }
 
     double here_;
     double residual_;
     std::array<double, kPromptsForeseen> since_{};
     std::size_t joined_ = 0;
+    mutable std::optional<At> at_;
 };
 
 /// Goes forward in time over the prompts of one worker, in order of arrival.

@@ -1,69 +1,21 @@
 #include "scheduler/lineup.h"
 
 #include <algorithm>
-#include <bit>
 #include <utility>
 
 namespace scheduler {
 namespace {
 
-TimesByLength plus(TimesByLength times, double seconds) {
-    for (double& time : times) {
-        time += seconds;
-    }
-    return times;
-}
-
 bool is_before(double seconds, base::WorkerId id, double other_seconds, base::WorkerId other_id) {
     return seconds != other_seconds ? seconds < other_seconds : id < other_id;
 }
 
+/// By so much two times around this one may differ and be alike.
+double alike_seconds(double seconds) {
+    return std::clamp(seconds * kAlikeShare, 0.0, kAlikeSecondsMax);
+}
+
 }  // namespace
-
-bool KeyTree::meet(std::size_t number) {
-    const Node& left = nodes_[2 * number];
-    const Node& right = nodes_[2 * number + 1];
-    Node met;
-    for (std::size_t i = 0; i < met.least.size(); ++i) {
-        met.least[i] = std::min(left.least[i], right.least[i]);
-    }
-    met.id = std::min(left.id, right.id);
-    Node& above = nodes_[number];
-    if (met == above) { return false; }
-    above = met;
-    return true;
-}
-
-/// Most changes are above nobody else's least before they have come far up.
-void KeyTree::change(std::uint32_t slot, const Node& leaf) {
-    Node& former = nodes_[leaves_ + slot];
-    if (former == leaf) { return; }
-    former = leaf;
-    for (std::size_t number = (leaves_ + slot) / 2; number >= 1 && meet(number); number /= 2) {}
-}
-
-void KeyTree::grow(std::size_t leaves) {
-    const std::vector<Node> former(nodes_.begin() + static_cast<std::ptrdiff_t>(leaves_), nodes_.end());
-    leaves_ = leaves;
-    nodes_.assign(2 * leaves, {});
-    std::copy(former.begin(), former.end(), nodes_.begin() + static_cast<std::ptrdiff_t>(leaves));
-    for (std::size_t number = leaves - 1; number >= 1; --number) {
-        meet(number);
-    }
-}
-
-void KeyTree::set(std::uint32_t slot, const TimesByLength& keys, base::WorkerId id) {
-    if (slot >= leaves_) { grow(std::bit_ceil(std::max<std::size_t>(std::size_t{slot} + 1, 2))); }
-    change(slot, {.least = keys, .id = id});
-}
-
-void KeyTree::remove(std::uint32_t slot) {
-    if (has(slot)) { change(slot, {}); }
-}
-
-void KeyTree::clear() {
-    std::fill(nodes_.begin(), nodes_.end(), Node{});
-}
 
 Lineup::Line Lineup::line_at(const Length& length) {
     const double within = std::clamp(length.tokens, kLengths.front(), kLengths.back());
@@ -76,95 +28,143 @@ Lineup::Line Lineup::line_at(const Length& length) {
     return {.from = from, .part = (grown(within) - begin) / (grown(kLengths[from + 1]) - begin)};
 }
 
-void Lineup::set(std::uint32_t slot, base::WorkerId id, const TimesByLength& seconds, double now, double until) {
-    if (until <= now) {
-        falling_.remove(slot);
-        until_.remove(slot);
-        still_.set(slot, seconds, id);
-        return;
+double Lineup::seconds_of(const Leaf& leaf, const Line& line, double now) {
+    const double seconds = line.at(leaf.keys);
+    return leaf.until == kStill ? seconds : seconds - std::min(now, leaf.until);
+}
+
+void Lineup::grow(std::uint32_t slot) {
+    const std::size_t groups = slot / kGroup + 1;
+    if (groups <= ids_.size()) { return; }
+    leaves_.resize(groups * kGroup);
+    for (std::size_t i = 0; i < kLengths.size(); ++i) {
+        falling_[i].resize(groups, kNone);
+        still_[i].resize(groups, kNone);
     }
-    still_.remove(slot);
-    falling_.set(slot, plus(seconds, now), id);
-    TimesByLength untils;
-    untils.fill(until);
-    until_.set(slot, untils, id);
+    ids_.resize(groups, kNoId);
+    is_loose_.resize(groups);
+}
+
+void Lineup::set(std::uint32_t slot, base::WorkerId id, const TimesByLength& seconds, double now, double until) {
+    grow(slot);
+    const std::size_t group = slot / kGroup;
+    Leaf& leaf = leaves_[slot];
+    if (!leaf.is_in()) {
+        ++size_;
+    } else if (!is_loose_[group]) {
+        const Bounds& former = leaf.until == kStill ? still_ : falling_;
+        bool gave_bound = leaf.id == ids_[group];
+        for (std::size_t i = 0; i < kLengths.size(); ++i) {
+            gave_bound = gave_bound || leaf.keys[i] == former[i][group];
+        }
+        is_loose_[group] = gave_bound;
+    }
+    const bool falls = until > now;
+    leaf = {.keys = seconds, .until = falls ? until : kStill, .id = id};
+    for (std::size_t i = 0; i < kLengths.size(); ++i) {
+        if (falls) { leaf.keys[i] += now; }
+        double& least = (falls ? falling_ : still_)[i][group];
+        least = std::min(least, leaf.keys[i]);
+    }
+    ids_[group] = std::min(ids_[group], id);
 }
 
 void Lineup::remove(std::uint32_t slot) {
-    falling_.remove(slot);
-    still_.remove(slot);
-    until_.remove(slot);
+    if (!has(slot)) { return; }
+    leaves_[slot] = {};
+    is_loose_[slot / kGroup] = true;
+    --size_;
 }
 
 void Lineup::clear() {
-    falling_.clear();
-    still_.clear();
-    until_.clear();
+    for (std::uint32_t slot = 0; slot < leaves_.size(); ++slot) {
+        remove(slot);
+    }
 }
 
 double Lineup::seconds(std::uint32_t slot, const Length& length, double now) const {
-    const Line line = line_at(length);
-    if (still_.has(slot)) { return line.at(still_.leaf(slot).least); }
-    return line.at(falling_.leaf(slot).least) - std::min(now, until_.leaf(slot).least[0]);
+    return seconds_of(leaves_[slot], line_at(length), now);
 }
 
-/// Those whose time has stopped falling.
-void Lineup::settle(double now) {
-    while (!until_.is_empty()) {
-        const double first = until_.node(1).least[0];
-        if (first > now) { return; }
-        std::size_t at = 1;
-        while (!until_.is_leaf(at)) {
-            at = until_.node(2 * at).least[0] == first ? 2 * at : 2 * at + 1;
+/// The bounds of a group as they are; those whose time has stopped falling stand still from now on.
+void Lineup::gather(std::size_t group, double now) {
+    TimesByLength falling = none();
+    TimesByLength still = none();
+    base::WorkerId id = kNoId;
+    for (std::size_t slot = group * kGroup; slot < (group + 1) * kGroup; ++slot) {
+        Leaf& leaf = leaves_[slot];
+        if (!leaf.is_in()) { continue; }
+        if (leaf.until != kStill && leaf.until <= now) {
+            for (double& key : leaf.keys) {
+                key -= leaf.until;
+            }
+            leaf.until = kStill;
         }
-        const std::uint32_t slot = until_.slot(at);
-        still_.set(slot, plus(falling_.leaf(slot).least, -first), falling_.leaf(slot).id);
-        falling_.remove(slot);
-        until_.remove(slot);
+        TimesByLength& least = leaf.until == kStill ? still : falling;
+        for (std::size_t i = 0; i < kLengths.size(); ++i) {
+            least[i] = std::min(least[i], leaf.keys[i]);
+        }
+        id = std::min(id, leaf.id);
     }
+    for (std::size_t i = 0; i < kLengths.size(); ++i) {
+        falling_[i][group] = falling[i];
+        still_[i][group] = still[i];
+    }
+    ids_[group] = id;
+    is_loose_[group] = false;
 }
 
-/// No worker below the node is predicted to take less.
-double Lineup::bound(const Search& search, std::size_t node) {
-    return search.line.at(search.tree.node(node).least) - search.fallen;
+bool Lineup::may_be_found(double seconds, base::WorkerId id, std::size_t count) const {
+    if (found_.size() < count) { return true; }
+    const Found& last = found_.back();
+    return is_before(seconds + alike_seconds(last.seconds), id, last.seconds, last.id);
 }
 
-bool Lineup::may_be_found(const Search& search, std::size_t node, double seconds) const {
-    const KeyTree::Node& below = search.tree.node(node);
-    if (!KeyTree::is_in(below)) { return false; }
-    return found_.size() < search.count || is_before(seconds, below.id, found_.back().seconds, found_.back().id);
-}
-
-void Lineup::find(const Search& search, std::size_t node) {
-    if (search.tree.is_leaf(node)) {
-        const Found one{bound(search, node), search.tree.node(node).id, search.tree.slot(node)};
-        if (found_.size() == search.count) { found_.pop_back(); }
-        const auto at = std::find_if(found_.begin(), found_.end(), [&](const Found& other) {
-            return is_before(one.seconds, one.id, other.seconds, other.id);
-        });
+/// Whoever of the group is among the first so far is put there.
+void Lineup::look(std::size_t group, const Line& line, double now, std::size_t count) {
+    bool has_settled = false;
+    for (std::size_t slot = group * kGroup; slot < (group + 1) * kGroup; ++slot) {
+        const Leaf& leaf = leaves_[slot];
+        if (!leaf.is_in()) { continue; }
+        has_settled = has_settled || (leaf.until != kStill && leaf.until <= now);
+        const Found one{seconds_of(leaf, line, now), leaf.id, static_cast<std::uint32_t>(slot)};
+        if (found_.size() == count) {
+            const Found& last = found_.back();
+            if (!is_before(one.seconds, one.id, last.seconds, last.id)) { continue; }
+            found_.pop_back();
+        }
+        auto at = found_.end();
+        while (at != found_.begin() && is_before(one.seconds, one.id, std::prev(at)->seconds, std::prev(at)->id)) {
+            --at;
+        }
         found_.insert(at, one);
-        return;
     }
-    std::size_t nearer = 2 * node;
-    std::size_t other = nearer + 1;
-    double nearer_seconds = bound(search, nearer);
-    double other_seconds = bound(search, other);
-    if (is_before(other_seconds, search.tree.node(other).id, nearer_seconds, search.tree.node(nearer).id)) {
-        std::swap(nearer, other);
-        std::swap(nearer_seconds, other_seconds);
-    }
-    if (may_be_found(search, nearer, nearer_seconds)) { find(search, nearer); }
-    if (may_be_found(search, other, other_seconds)) { find(search, other); }
+    looked_at_ += kGroup;
+    if (has_settled || is_loose_[group]) { gather(group, now); }
 }
 
 std::span<const std::uint32_t> Lineup::first(const Length& length, double now, std::size_t count) {
-    settle(now);
     found_.clear();
     slots_.clear();
+    order_.clear();
+    if (count == 0 || size_ == 0) { return slots_; }
     const Line line = line_at(length);
-    for (const auto& [tree, fallen] : {std::pair{&falling_, now}, {&still_, 0.0}}) {
-        const Search search{*tree, line, fallen, count};
-        if (count > 0 && !tree->is_empty() && may_be_found(search, 1, bound(search, 1))) { find(search, 1); }
+    const auto at = [&](const Bounds& bounds, std::size_t group) {
+        const double from = bounds[line.from][group];
+        return from + line.part * (bounds[line.from + 1][group] - from);
+    };
+    for (std::size_t group = 0; group < ids_.size(); ++group) {
+        const double seconds = std::min(at(falling_, group) - now, at(still_, group));
+        if (seconds < kNone / 2) { order_.push_back({seconds, ids_[group], static_cast<std::uint32_t>(group)}); }
+    }
+    const auto is_behind = [](const Bound& left, const Bound& right) {
+        return is_before(right.seconds, right.id, left.seconds, left.id);
+    };
+    std::make_heap(order_.begin(), order_.end(), is_behind);
+    while (!order_.empty() && may_be_found(order_.front().seconds, order_.front().id, count)) {
+        look(order_.front().group, line, now, count);
+        std::pop_heap(order_.begin(), order_.end(), is_behind);
+        order_.pop_back();
     }
     for (const Found& one : found_) {
         slots_.push_back(one.slot);

@@ -23,50 +23,19 @@ struct Length {
     double curve = 0;
 };
 
-/// Small numbers 0, 1, ..., of which some are in, each with a key that depends on a length, as the leaves of a tree
-/// whose nodes know the least key below them at each of kLengths. A least key at a length between is never below what
-/// the least keys at its neighbours give, so these bound what lies below a node at every length. At most O(log n) a
-/// change; no allocation but when it grows. Not thread-safe.
-class KeyTree {
-public:
-    void set(std::uint32_t slot, const TimesByLength& keys, base::WorkerId id);
-    /// No effect when it is not in.
-    void remove(std::uint32_t slot);
-    void clear();
+/// Two workers whose predicted times are closer than this are as good as each other: predictions are further off. Of
+/// the longer one, and never more than kAlikeSecondsMax.
+inline constexpr double kAlikeShare = 1.0 / 256;
+inline constexpr double kAlikeSecondsMax = 1e-3;
 
-    bool is_empty() const { return nodes_.empty() || !is_in(nodes_[1]); }
-    bool has(std::uint32_t slot) const { return slot < leaves_ && is_in(nodes_[leaves_ + slot]); }
-
-    struct Node {
-        TimesByLength least = none();
-        base::WorkerId id{std::numeric_limits<std::uint64_t>::max()};  // the lowest below
-        bool operator==(const Node&) const = default;
-    };
-    /// 1 is above all; the children of n are 2n and 2n + 1.
-    const Node& node(std::size_t number) const { return nodes_[number]; }
-    const Node& leaf(std::uint32_t slot) const { return nodes_[leaves_ + slot]; }
-    bool is_leaf(std::size_t number) const { return number >= leaves_; }
-    std::uint32_t slot(std::size_t leaf) const { return static_cast<std::uint32_t>(leaf - leaves_); }
-    static bool is_in(const Node& node) { return node.least[0] < kNone; }
-
-private:
-    static constexpr double kNone = std::numeric_limits<double>::infinity();
-    static constexpr TimesByLength none() {
-        TimesByLength times{};
-        times.fill(kNone);
-        return times;
-    }
-    /// Whether the node has changed.
-    bool meet(std::size_t number);
-    void change(std::uint32_t slot, const Node& leaf);
-    void grow(std::size_t leaves);
-
-    std::size_t leaves_ = 0;   // a power of two
-    std::vector<Node> nodes_;  // [2 * leaves]
-};
-
-/// Workers in order of a time that is predicted for each and gets shorter, second by second, until some instant: what
-/// waits on a worker is worked off. Least first; ties go to the lower worker id. Times are in seconds. Not thread-safe.
+/// Workers by slot (0, 1, ...; small and reused), each with a time that is predicted for it at each of kLengths and
+/// gets shorter, second by second, until some instant: what waits on a worker is worked off. Times are in seconds and
+/// not negative where they are the clock's. Not thread-safe.
+///
+/// Slots stand in groups of neighbours that know what none of theirs takes less than, at each length; between two
+/// lengths what the bounds at both give is one, too. So a change costs one slot's worth, and who is first is found in
+/// the few groups that may have him: with 10,000 slots a look at 313 bounds and some groups. A bound may be lower than
+/// it need be, after a change that only the next look at the group takes in.
 class Lineup {
 public:
     /// `seconds` are what is predicted now; they fall until `until`. An earlier `until`: they stay as they are.
@@ -75,15 +44,36 @@ public:
     void remove(std::uint32_t slot);
     void clear();
 
-    bool is_empty() const { return falling_.is_empty() && still_.is_empty(); }
-    bool has(std::uint32_t slot) const { return falling_.has(slot) || still_.has(slot); }
+    bool is_empty() const { return size_ == 0; }
+    bool has(std::uint32_t slot) const { return slot < leaves_.size() && leaves_[slot].is_in(); }
     /// What is predicted for a slot that is in, at a length.
     double seconds(std::uint32_t slot, const Length& length, double now) const;
 
-    /// The first `count` at this length, the least first. Valid until the next call. `now` must not go back.
+    /// The first `count` at this length, the least first, ties by the lower id; or others that are as good: who is left
+    /// out is predicted to take no less than the last of them but for what is alike (kAlikeShare). Valid until the next
+    /// call. `now` must not go back.
     std::span<const std::uint32_t> first(const Length& length, double now, std::size_t count);
+    /// Slots that first() has looked at one by one, in all.
+    std::uint64_t looked_at() const { return looked_at_; }
+
+    static constexpr std::size_t kGroup = 32;
 
 private:
+    static constexpr double kNone = std::numeric_limits<double>::max() / 4;  // finite: differences of it are 0
+    static constexpr double kStill = -1;                                     // Leaf::until of who does not fall
+    static constexpr base::WorkerId kNoId{std::numeric_limits<std::uint64_t>::max()};
+    static constexpr TimesByLength none() {
+        TimesByLength times{};
+        times.fill(kNone);
+        return times;
+    }
+
+    struct Leaf {
+        TimesByLength keys = none();  // seconds; of who falls: the instant at which they would be 0
+        double until = kStill;
+        base::WorkerId id = kNoId;
+        bool is_in() const { return keys[0] < kNone; }
+    };
     struct Line {
         std::size_t from;
         double part;  // of the way to the next length
@@ -94,21 +84,29 @@ private:
         base::WorkerId id;
         std::uint32_t slot;
     };
-    struct Search {
-        const KeyTree& tree;
-        Line line;
-        double fallen;  // since the keys were 0
-        std::size_t count;
+    struct Bound {
+        double seconds;
+        base::WorkerId id;
+        std::uint32_t group;
     };
-    static Line line_at(const Length& length);
-    void settle(double now);
-    static double bound(const Search& search, std::size_t node);
-    bool may_be_found(const Search& search, std::size_t node, double seconds) const;
-    void find(const Search& search, std::size_t node);
+    /// The least keys of each group, at each length: those of one length lie together.
+    using Bounds = std::array<std::vector<double>, kLengths.size()>;
 
-    KeyTree falling_;  // by the instant at which it would be 0
-    KeyTree still_;    // by seconds
-    KeyTree until_;    // of the falling ones
+    static Line line_at(const Length& length);
+    static double seconds_of(const Leaf& leaf, const Line& line, double now);
+    void grow(std::uint32_t slot);
+    void gather(std::size_t group, double now);
+    bool may_be_found(double seconds, base::WorkerId id, std::size_t count) const;
+    void look(std::size_t group, const Line& line, double now, std::size_t count);
+
+    std::vector<Leaf> leaves_;         // [slots], whole groups
+    Bounds falling_;                   // [groups]; kNone: nobody in it falls
+    Bounds still_;                     // the same of those that do not
+    std::vector<base::WorkerId> ids_;  // [groups]: none has a lower one
+    std::vector<bool> is_loose_;       // [groups]: who gave a bound has left it
+    std::size_t size_ = 0;
+    std::uint64_t looked_at_ = 0;
+    std::vector<Bound> order_;
     std::vector<Found> found_;
     std::vector<std::uint32_t> slots_;
 };

@@ -45,10 +45,12 @@ base::StepFit::Ratios Predictor::observe_step(base::WorkerId worker, Role role,
                               .decode_sequences = static_cast<double>(sample.decode_sequences()),
                               .decode_context = static_cast<double>(sample.decode_context_tokens())};
     const double seconds = seconds_of(sample.duration_us());
-    workers_[worker].mix.note(work, seconds);
-    const DecodeCost decode = costs(worker, role).decode;
-    static_cast<void>(of_role(role).step.observe(work, seconds, decode));
-    return workers_[worker].step.observe(work, seconds, decode);
+    auto& own = workers_[worker];
+    own.mix.note(work, seconds);
+    Fits& shared = of_role(role);
+    const DecodeCost decode = (own.step.decode_is_fitted() ? own.step : shared.step).decode();
+    static_cast<void>(shared.step.observe(work, seconds, decode));
+    return own.step.observe(work, seconds, decode);
 }
 
 std::optional<double> Predictor::observe_transfer(base::WorkerId worker, Role role,

@@ -2,8 +2,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <optional>
+#include <unordered_map>
 
 #include "base/ids.h"
 #include "base/linear_fit.h"
@@ -52,7 +52,7 @@ private:
     const base::StepFit& prefill_of_role(Role role) const;
     Fits& of_role(Role role) { return roles_[static_cast<std::size_t>(role)]; }
 
-    std::map<base::WorkerId, Fits> workers_;
+    std::unordered_map<base::WorkerId, Fits> workers_;
     std::array<Fits, proto::kRoles> roles_;
     base::LinearFit transfer_everywhere_;  // hand-offs are measured at one end only: the fallback of every role
 };

@@ -136,7 +136,11 @@ base::Result<Registry::Enrolled> Registry::enroll(const sluice::proto::RegisterW
                    .kv_bytes_per_token = registration.kv_bytes_per_token(),
                    .lends_kv = registration.lends_kv()};
     shortlist_.touch(static_cast<std::uint32_t>(slot));
-    facts_.reset();
+    if (enrolled.known) {
+        facts_.reset();
+    } else {
+        count_newcomer(view);
+    }
     return enrolled;
 }
 
@@ -264,17 +268,32 @@ std::span<const std::uint32_t> Registry::match(std::span<const base::BlockHash> 
     return matched_;
 }
 
+void Registry::count(Facts& facts, const WorkerView& worker) {
+    if (worker.status == WorkerStatus::gone || worker.role == Role::encode) { return; }
+    if (facts.numerics && worker.numerics_id != *facts.numerics) { return; }
+    ++facts.workers;
+    facts.block_tokens = worker.limits.block_tokens;  // the same for all
+    facts.prefill_exists = facts.prefill_exists || (can_prefill(worker) && worker.status != WorkerStatus::draining);
+}
+
+/// One more of those that count already changes nothing about who counts: thousands that register one after the other
+/// are looked at once each.
+void Registry::count_newcomer(const WorkerView& worker) {
+    const bool is_alike = facts_ && worker.status == WorkerStatus::ready && worker.role != Role::encode &&
+                          (options_.rules.allow_mixed_numerics || facts_->numerics == worker.numerics_id);
+    if (!is_alike) { return facts_.reset(); }
+    const bool had_prefill = facts_->prefill_exists;
+    count(*facts_, worker);
+    if (facts_->prefill_exists != had_prefill) { shortlist_.touch_all(views_.size()); }
+    last_facts_ = facts_;
+}
+
 const Registry::Facts& Registry::facts() {
     if (facts_) { return *facts_; }
     facts_.emplace();
     if (!options_.rules.allow_mixed_numerics) { facts_->numerics = scheduler::pool_numerics(views_); }
     for (const WorkerView& worker : views_) {
-        if (worker.status == WorkerStatus::gone || worker.role == Role::encode) { continue; }
-        if (facts_->numerics && worker.numerics_id != *facts_->numerics) { continue; }
-        ++facts_->workers;
-        facts_->block_tokens = worker.limits.block_tokens;  // the same for all
-        facts_->prefill_exists =
-            facts_->prefill_exists || (can_prefill(worker) && worker.status != WorkerStatus::draining);
+        count(*facts_, worker);
     }
     // Who counts, and who does both phases, may be another matter now.
     if (!last_facts_ || last_facts_->numerics != facts_->numerics ||

@@ -129,6 +129,8 @@ private:
         bool prefill_exists = false;
     };
     const Facts& facts();
+    static void count(Facts& facts, const WorkerView& worker);
+    void count_newcomer(const WorkerView& worker);
     /// Updates a worker's view.
     void look(std::size_t slot, base::TimePoint now);
     std::optional<std::size_t> slot_of(Life life) const;

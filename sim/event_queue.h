@@ -28,6 +28,14 @@ public:
     }
     bool empty() const { return heap_.empty(); }
     std::size_t size() const { return heap_.size(); }
+    /// The event that comes next (0), and one of those that come soon after it (1), as far as that is known without
+    /// work; null: there is none.
+    const Event* soon(std::size_t number) const {
+        if (number >= heap_.size()) { return nullptr; }
+        std::size_t at = number;
+        if (number == 1 && heap_.size() > 2 && heap_[1] < heap_[2]) { at = 2; }
+        return &events_[heap_[at].place];
+    }
     Time next_at() const { return heap_.front().at; }
     /// Moves the clock to the first event and takes it. Not to be asked when empty.
     Event pop() {

@@ -19,9 +19,8 @@ std::uint32_t size32(std::size_t size) {
     return static_cast<std::uint32_t>(size);
 }
 
-sluice::proto::StepSample sample_of(std::span<const worker::StepShare> shares, base::Duration took) {
+sluice::proto::StepSample sample_of(const base::StepWork& work, base::Duration took) {
     sluice::proto::StepSample sample;
-    const base::StepWork work = worker::work_of(shares);
     sample.set_prefill_tokens(static_cast<std::uint32_t>(work.prefill_tokens));
     sample.set_prefill_context_tokens(static_cast<std::uint64_t>(work.prefill_context));
     sample.set_decode_sequences(static_cast<std::uint32_t>(work.decode_sequences));
@@ -31,10 +30,18 @@ sluice::proto::StepSample sample_of(std::span<const worker::StepShare> shares, b
     return sample;
 }
 
+constexpr std::size_t kSamplesHeld = 32;  // until they go to the board, which is locked and keeps messages
+constexpr std::size_t kCacheLine = 64;
+
 }  // namespace
 
 ModelledWorker::ModelledWorker(const Options& options, WorkerListener& listener)
-    : options_(options), listener_(listener), cache_(options.kv) {
+    : options_(options),
+      listener_(listener),
+      own_workspace_(options.workspace == nullptr ? std::make_unique<Workspace>() : nullptr),
+      space_(options.workspace == nullptr ? *own_workspace_ : *options.workspace),
+      cache_(options.kv) {
+    CHECK(options.limits != nullptr && options.times != nullptr);
     board_.attach();
 }
 
@@ -48,13 +55,14 @@ const ModelledWorker::Sequence* ModelledWorker::find(AttemptKey key) const {
 }
 
 bool ModelledWorker::start(const LightStart& start, base::TimePoint now) {
-    if (sequences_.size() >= options_.limits.queue_requests_max) { return false; }
+    if (sequences_.size() >= options_.limits->queue_requests_max) { return false; }
     auto& sequence = *sequences_.emplace_back(std::make_unique<Sequence>());
     sequence.key = start.key;
     sequence.id = next_sequence_++;
     sequence.start = start;
     sequence.accepted = now;
     sequence.tokens = start.prompt_tokens + start.generated_tokens;
+    sequence.told = start.generated_tokens;
     sequence.state = start.part == Part::decode ? SequenceState::awaiting_kv : SequenceState::waiting;
     if (start.part != Part::decode) {
         sequence.waits_since = now;
@@ -101,6 +109,7 @@ void ModelledWorker::go_on(AttemptKey key, std::uint32_t generated_tokens, base:
     Sequence* sequence = find(key);
     if (sequence == nullptr || sequence->has_continued) { return; }
     sequence->has_continued = true;
+    sequence->told = generated_tokens;
     sequence->tokens = sequence->start.prompt_tokens + generated_tokens;
     if (sequence->start.tpot > base::Duration::zero()) { sequence->schedule = {now, generated_tokens}; }
     if (sequence->kv_is_here && sequence->state == SequenceState::awaiting_kv) { take_kv(*sequence); }
@@ -144,6 +153,7 @@ void ModelledWorker::make_waiting(Sequence& sequence, base::TimePoint now) {
     CHECK(sequence.step_tokens == 0);
     if (sequence.kv) { publish(sequence); }
     sequence.kv.reset();
+    sequence.blocks_held = 0;
     sequence.room.reset();
     sequence.computed = 0;
     sequence.published_blocks = 0;
@@ -171,24 +181,23 @@ std::optional<base::TimePoint> ModelledWorker::Sequence::next_due(base::TimePoin
 }
 
 const std::vector<worker::MemoryCandidate>& ModelledWorker::memory_candidates(base::TimePoint now) {
-    memory_.resize(sequences_.size());
+    std::vector<worker::MemoryCandidate>& memory = space_.memory;
+    memory.resize(sequences_.size());
     for (std::size_t i = 0; i < sequences_.size(); ++i) {
         const Sequence& sequence = *sequences_[i];
-        memory_[i] = {};
-        memory_[i].holds_kv = sequence.kv.has_value();
+        memory[i] = {};
+        memory[i].holds_kv = sequence.kv.has_value();
         // A prefill part may not: the transfer reads its blocks (PrefillPart::may_preempt, once it was granted room).
-        memory_[i].may_give_way = sequence.state == SequenceState::running && sequence.start.part != Part::prefill;
-        memory_[i].priority = sequence.start.priority;
-        memory_[i].age = worker::memory_age(sequence.waited_for_memory(now), options_.limits.priority_wait);
+        memory[i].may_give_way = sequence.state == SequenceState::running && sequence.start.part != Part::prefill;
+        memory[i].priority = sequence.start.priority;
+        memory[i].age = worker::memory_age(sequence.waited_for_memory(now), options_.limits->priority_wait);
         if (const auto due = sequence.next_due(now)) {
-            memory_[i].due_seconds = seconds_of(*due - now);
-            if (sequence.schedule) { memory_[i].tokens_ahead = worker::tokens_ahead(*due, sequence.start.tpot, now); }
+            memory[i].due_seconds = seconds_of(*due - now);
+            if (sequence.schedule) { memory[i].tokens_ahead = worker::tokens_ahead(*due, sequence.start.tpot, now); }
         }
-        if (memory_[i].may_give_way) {
-            memory_[i].blocks_held = memory_[i].blocks_to_move = size32(sequence.kv->blocks().size());
-        }
+        if (memory[i].may_give_way) { memory[i].blocks_held = memory[i].blocks_to_move = sequence.blocks_held; }
     }
-    return memory_;
+    return memory;
 }
 
 worker::MemoryCounts ModelledWorker::memory_counts() const {
@@ -213,6 +222,7 @@ void ModelledWorker::open_kv(Sequence& sequence, base::TimePoint now) {
     auto opened = cache_.open(std::move(found), sequence.tokens_wanted());
     CHECK(opened, "the plan of KV memory counted wrong: " << opened.error().message);
     sequence.kv = std::move(*opened);
+    sequence.blocks_held = size32(sequence.kv->blocks().size());
     sequence.waited = sequence.waited_for_memory(now);
     sequence.waits_since.reset();
     sequence.computed = hit;
@@ -227,15 +237,15 @@ std::uint32_t ModelledWorker::awaited_prefix(const Sequence& newcomer, base::Tim
         return due ? seconds_of(*due - now) : worker::kNever;
     };
     const worker::SharingPrompt own{newcomer.start.chain, newcomer.tokens, 0, due_seconds(newcomer)};
-    if (!worker::may_wait_for_prefix(now - newcomer.accepted, own.due_seconds, options_.limits.prompt_wait)) {
+    if (!worker::may_wait_for_prefix(now - newcomer.accepted, own.due_seconds, options_.limits->prompt_wait)) {
         return 0;
     }
     std::uint32_t tokens = 0;
     for (const auto& other : sequences_) {
         if (other->state != SequenceState::running || other->tokens_left() <= 1) { continue; }
         const worker::SharingPrompt its{other->start.chain, other->tokens, other->computed, due_seconds(*other)};
-        tokens = std::max(tokens,
-                          worker::awaited_prefix(own, its, options_.kv.block_tokens, options_.limits.batch_tokens_max));
+        tokens = std::max(
+            tokens, worker::awaited_prefix(own, its, options_.kv.block_tokens, options_.limits->batch_tokens_max));
     }
     return tokens;
 }
@@ -244,22 +254,22 @@ void ModelledWorker::give_memory(base::TimePoint now) {
     bool any = true;
     while (any && std::any_of(sequences_.begin(), sequences_.end(), [](const auto& s) { return s->is_newcomer(); })) {
         memory_candidates(now);
-        for (std::size_t i = 0; i < memory_.size(); ++i) {
+        for (std::size_t i = 0; i < space_.memory.size(); ++i) {
             Sequence& sequence = *sequences_[i];
             if (!sequence.is_newcomer()) { continue; }
             sequence.awaited = awaited_prefix(sequence, now);
             if (sequence.awaited > 0) { continue; }
-            memory_[i].wish = sequence.room ? MemoryWish::grant : MemoryWish::admit;
-            memory_[i].turn = sequence.room ? sequence.room->turn : sequence.id;
-            memory_[i].blocks = cache_.blocks_for(sequence.tokens_wanted());
+            space_.memory[i].wish = sequence.room ? MemoryWish::grant : MemoryWish::admit;
+            space_.memory[i].turn = sequence.room ? sequence.room->turn : sequence.id;
+            space_.memory[i].blocks = cache_.blocks_for(sequence.tokens_wanted());
         }
         for (const MemoryWish wish : {MemoryWish::grant, MemoryWish::admit}) {
-            if (const auto first = worker::first_of(wish, memory_)) {
-                memory_[*first].blocks = blocks_wanted(*sequences_[*first]);
+            if (const auto first = worker::first_of(wish, space_.memory)) {
+                space_.memory[*first].blocks = blocks_wanted(*sequences_[*first]);
             }
         }
         any = false;
-        for (const worker::MemoryAction& action : worker::plan_memory(memory_, memory_counts())) {
+        for (const worker::MemoryAction& action : worker::plan_memory(space_.memory, memory_counts())) {
             if (action.act == MemoryAct::wait || action.act == MemoryAct::wait_for_step) { continue; }
             any = true;
             Sequence& sequence = *sequences_[action.candidate];
@@ -308,30 +318,30 @@ worker::PlanCandidate ModelledWorker::candidate_of(const Sequence& sequence, bas
 
 bool ModelledWorker::plan_step(base::TimePoint now) {
     while (true) {
-        candidates_.clear();
-        runnable_.clear();
+        space_.candidates.clear();
+        space_.runnable.clear();
         for (const auto& sequence : sequences_) {
             if (sequence->state != SequenceState::running) { continue; }
-            runnable_.push_back(sequence.get());
-            candidates_.push_back(candidate_of(*sequence, now));
+            space_.runnable.push_back(sequence.get());
+            space_.candidates.push_back(candidate_of(*sequence, now));
         }
-        if (candidates_.empty()) { return false; }
-        const worker::WorkerOptions& limits = options_.limits;
+        if (space_.candidates.empty()) { return false; }
+        const worker::WorkerOptions& limits = *options_.limits;
         const worker::PlanLimits plan_limits{.sequences_max = limits.batch_sequences_max,
                                              .tokens_max = limits.batch_tokens_max,
                                              .chunk_tokens_max = limits.chunk_tokens_max,
                                              .chunk_tokens_learning = forecast_.chunk_tokens_learning(),
-                                             .decode_rotation = rotation_ % size32(candidates_.size()),
+                                             .decode_rotation = rotation_ % size32(space_.candidates.size()),
                                              .cost = forecast_.cost(),
                                              .cost_ratio = forecast_.mixed_ratio(),
                                              .prompt_wait_seconds = seconds_of(limits.prompt_wait)};
-        const auto plan = worker::plan_batch(candidates_, plan_limits);
+        const auto plan = worker::plan_batch(space_.candidates, plan_limits);
         step_.clear();
         for (const worker::PlanEntry& planned : plan) {
-            Sequence& sequence = *runnable_[planned.candidate];
+            Sequence& sequence = *space_.runnable[planned.candidate];
             step_.push_back({&sequence, planned.tokens, planned.tokens == sequence.tokens_left()});
         }
-        const bool is_part = plan.size() < candidates_.size();
+        const bool is_part = plan.size() < space_.candidates.size();
         grow(now);
         if (step_.empty()) { continue; }  // at least one has given way or ended
         if (is_part) { rotation_ += size32(plan.size()); }
@@ -346,28 +356,28 @@ void ModelledWorker::grow(base::TimePoint now) {
                                          [](const auto& s, std::uint64_t id) { return s->id < id; });
         return static_cast<std::size_t>(at - sequences_.begin());
     };
-    std::vector<StepEntry> entries = std::move(step_);  // no step runs while memory is planned
-    step_.clear();
+    std::vector<StepEntry> entries;  // no step runs while memory is planned
+    entries.swap(step_);
     while (true) {
         bool any = false;
         for (std::size_t i = 0; i < entries.size(); ++i) {
             const Sequence& sequence = *entries[i].sequence;
             const std::uint32_t blocks = cache_.blocks_for(sequence.computed + entries[i].tokens);
-            const std::uint32_t held = size32(sequence.kv->blocks().size());
-            if (blocks <= held) { continue; }
+            if (blocks <= sequence.blocks_held) { continue; }
             if (!std::exchange(any, true)) { memory_candidates(now); }
-            worker::MemoryCandidate& candidate = memory_[index_of(sequence)];
+            worker::MemoryCandidate& candidate = space_.memory[index_of(sequence)];
             candidate.wish = MemoryWish::grow;
-            candidate.blocks = blocks - held;
+            candidate.blocks = blocks - sequence.blocks_held;
             candidate.turn = i;
         }
         if (!any) { break; }
-        for (const worker::MemoryAction& action : worker::plan_memory(memory_, memory_counts())) {
+        for (const worker::MemoryAction& action : worker::plan_memory(space_.memory, memory_counts())) {
             Sequence& sequence = *sequences_[action.candidate];
             const auto leave = [&] { std::erase_if(entries, [&](const auto& e) { return e.sequence == &sequence; }); };
             if (action.act == MemoryAct::grow) {
-                const std::uint32_t blocks = size32(sequence.kv->blocks().size()) + memory_[action.candidate].blocks;
-                CHECK(sequence.kv->reserve(blocks * options_.kv.block_tokens), "the plan of KV memory counted wrong");
+                sequence.blocks_held += space_.memory[action.candidate].blocks;
+                CHECK(sequence.kv->reserve(sequence.blocks_held * options_.kv.block_tokens),
+                      "the plan of KV memory counted wrong");
             } else if (action.act == MemoryAct::preempt) {
                 leave();
                 ++preemptions_;
@@ -375,27 +385,31 @@ void ModelledWorker::grow(base::TimePoint now) {
             } else if (action.act == MemoryAct::fail) {
                 leave();
                 const AttemptKey key = sequence.key;
+                const std::uint32_t generated = sequence.generated();
+                const std::uint32_t cached = sequence.cached_tokens;
+                const bool is_told = sequence.told >= generated;
                 end(sequence);
+                if (!is_told) { listener_.on_token(options_.index, key, generated, cached, false); }
                 listener_.on_failed(options_.index, key, base::ErrorCode::resource_exhausted);
             }
         }
     }
-    step_ = std::move(entries);
+    step_.swap(entries);
 }
 
 double ModelledWorker::step_seconds() const {
     scheduler::planner::StepShape shape;
-    chunks_.clear();
+    space_.chunks.clear();
     for (const StepEntry& entry : step_) {
         if (entry.samples) { shape.sampled += 1; }
         if (entry.tokens == 1 && entry.samples) {
             shape.decode_sequences += 1;
             shape.decode_context += entry.sequence->computed + 1;
         } else {
-            chunks_.push_back({static_cast<double>(entry.tokens), static_cast<double>(entry.sequence->computed)});
+            space_.chunks.push_back({static_cast<double>(entry.tokens), static_cast<double>(entry.sequence->computed)});
         }
     }
-    shape.prompts = chunks_;
+    shape.prompts = space_.chunks;
     return options_.times->seconds(shape);
 }
 
@@ -415,15 +429,18 @@ std::optional<base::Duration> ModelledWorker::begin_step(base::TimePoint now, do
 
 void ModelledWorker::finish_step(base::TimePoint now) {
     CHECK(runs_step());
-    const std::vector<StepEntry> step = std::exchange(step_, {});
-    shares_.clear();
+    std::vector<StepEntry>& step = space_.ended;
+    step.clear();
+    step.swap(step_);
+    space_.shares.clear();
     for (const StepEntry& entry : step) {
-        shares_.push_back({entry.tokens, entry.sequence->computed, entry.samples});
+        space_.shares.push_back({entry.tokens, entry.sequence->computed, entry.samples});
         entry.sequence->step_tokens = 0;
         entry.sequence->step_samples = false;
     }
-    forecast_.note_step(shares_, step_takes_);
-    board_.add_step(sample_of(shares_, step_takes_));
+    forecast_.note_step(space_.shares, step_takes_);
+    samples_.push_back({worker::work_of(space_.shares), step_takes_});
+    if (samples_.size() >= kSamplesHeld) { give_samples(); }
     for (const StepEntry& entry : step) {
         Sequence& sequence = *entry.sequence;
         if (sequence.state == SequenceState::ended) { continue; }
@@ -436,6 +453,8 @@ void ModelledWorker::finish_step(base::TimePoint now) {
         }
         const std::uint32_t generated = sequence.generated();
         const bool is_last = generated >= sequence.start.new_tokens_max || sequence.tokens >= options_.context_tokens;
+        const bool is_told = is_last || options_.tells_every_token || generated == sequence.start.generated_tokens + 1;
+        if (is_told) { sequence.told = generated; }
         const AttemptKey key = sequence.key;
         const std::uint32_t cached = sequence.cached_tokens;
         if (is_last) {
@@ -443,9 +462,35 @@ void ModelledWorker::finish_step(base::TimePoint now) {
         } else if (sequence.start.part == Part::prefill) {
             sequence.state = SequenceState::handing_over;
         }
-        listener_.on_token(options_.index, key, generated, cached, is_last);
+        if (is_told) { listener_.on_token(options_.index, key, generated, cached, is_last); }
     }
     leaving_.clear();
+}
+
+void ModelledWorker::give_samples() {
+    for (const Sample& sample : samples_) {
+        board_.add_step(sample_of(sample.work, sample.took));
+    }
+    samples_.clear();
+}
+
+void ModelledWorker::fetch_state() const {
+    __builtin_prefetch(&options_);
+    __builtin_prefetch(&space_);
+    const auto* const end = reinterpret_cast<const char*>(this + 1);
+    for (const auto* at = reinterpret_cast<const char*>(&forecast_); at < end; at += kCacheLine) {
+        __builtin_prefetch(at);
+    }
+}
+
+void ModelledWorker::fetch_sequences() const {
+    __builtin_prefetch(step_.data());
+    for (const auto& sequence : sequences_) {
+        const auto* const at = reinterpret_cast<const char*>(sequence.get());
+        for (std::size_t line = 0; line < 3; ++line) {
+            __builtin_prefetch(at + line * kCacheLine);
+        }
+    }
 }
 
 sluice::proto::WorkerLoad ModelledWorker::load() const {
@@ -476,6 +521,7 @@ sluice::proto::WorkerLoad ModelledWorker::load() const {
 }
 
 std::optional<sluice::proto::Heartbeat> ModelledWorker::report(base::TimePoint now, base::Duration idle) {
+    give_samples();
     board_.set_load(load());
     const auto wish = board_.take_wish();
     if (wish == worker::ReportBoard::Wish::snapshot) { cache_.begin_snapshot(); }
@@ -505,55 +551,9 @@ void ModelledWorker::registration(sluice::proto::RegisterWorker& message) const 
     message.set_kv_blocks_total(options_.kv.blocks_total);
     message.set_block_tokens(options_.kv.block_tokens);
     message.set_context_tokens(options_.context_tokens);
-    message.set_batch_sequences_max(options_.limits.batch_sequences_max);
-    message.set_batch_tokens_max(options_.limits.batch_tokens_max);
-    message.set_queue_requests_max(options_.limits.queue_requests_max);
-}
-
-std::vector<ModelledWorker::StepPart> ModelledWorker::step_parts() const {
-    std::vector<StepPart> parts;
-    for (const StepEntry& entry : step_) {
-        parts.push_back({entry.sequence->id, entry.sequence->computed, entry.tokens, entry.samples});
-    }
-    return parts;
-}
-
-std::string ModelledWorker::first_sequence() const {
-    if (sequences_.empty()) { return ""; }
-    const Sequence& first = *sequences_.front();
-    return "request " + std::to_string(first.key.request) + " epoch " + std::to_string(first.key.epoch) + " part " +
-           std::to_string(static_cast<int>(first.start.part)) + " state " +
-           std::to_string(static_cast<int>(first.state));
-}
-
-std::optional<std::string> ModelledWorker::violation() const {
-    const kv_cache::BlockCounts counts = cache_.counts();
-    const std::uint32_t sum = counts.free + counts.used + counts.cached + counts.pinned + counts.stranded;
-    const auto says = [this](const std::string& what) {
-        return "worker " + std::to_string(options_.index) + ": " + what;
-    };
-    if (sum != options_.kv.blocks_total) {
-        return says(std::to_string(sum) + " blocks of " + std::to_string(options_.kv.blocks_total));
-    }
-    if (sequences_.empty() && leaving_.empty() && (counts.used > 0 || counts.pinned > 0 || counts.stranded > 0)) {
-        return says("blocks are in use and nobody is there");
-    }
-    if (sequences_.size() > options_.limits.queue_requests_max) { return says("more sequences than its queue holds"); }
-    std::uint64_t tokens = 0;
-    for (const StepEntry& entry : step_) {
-        tokens += entry.tokens;
-    }
-    if (tokens > options_.limits.batch_tokens_max) { return says("a step of " + std::to_string(tokens) + " tokens"); }
-    if (step_.size() > options_.limits.batch_sequences_max) {
-        return says("a step of " + std::to_string(step_.size()) + " sequences");
-    }
-    for (const auto& sequence : sequences_) {
-        if (sequence->kv && sequence->kv->tokens_capacity() < sequence->computed) {
-            return says("a sequence has computed more than its blocks hold");
-        }
-        if (sequence->computed > sequence->tokens) { return says("a sequence has computed tokens that it has not"); }
-    }
-    return std::nullopt;
+    message.set_batch_sequences_max(options_.limits->batch_sequences_max);
+    message.set_batch_tokens_max(options_.limits->batch_tokens_max);
+    message.set_queue_requests_max(options_.limits->queue_requests_max);
 }
 
 }  // namespace sim

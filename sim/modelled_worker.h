@@ -51,7 +51,8 @@ public:
     virtual void on_admitted(std::uint32_t worker, AttemptKey key) = 0;
     /// A decode part has room for its KV, of which it holds so many tokens already.
     virtual void on_room_granted(std::uint32_t worker, AttemptKey key, std::uint32_t tokens_held) = 0;
-    /// The attempt's next token; with it the attempt may be over here.
+    /// The attempt's next token; with it the attempt may be over here. Where not every token is told
+    /// (ModelledWorker::Options), `generated_tokens` may have grown by more than one since the last time.
     virtual void on_token(std::uint32_t worker, AttemptKey key, std::uint32_t generated_tokens,
                           std::uint32_t cached_tokens, bool is_last) = 0;
     virtual void on_failed(std::uint32_t worker, AttemptKey key, base::ErrorCode code) = 0;
@@ -62,14 +63,36 @@ public:
 /// the order of StepLoop, is who stands in which state. No thread, no clock of its own. Differences: a step is planned
 /// when the one before it has ended, not while it runs; blocks of answers have no names.
 class ModelledWorker {
+    struct Sequence;
+    struct StepEntry {
+        Sequence* sequence;
+        std::uint32_t tokens;
+        bool samples;
+    };
+
 public:
+    /// What a worker needs only while it is being called: workers that are called one after the other may share it, so
+    /// that with thousands of them it stays in the processor's caches.
+    struct Workspace {
+        std::vector<worker::PlanCandidate> candidates;
+        std::vector<Sequence*> runnable;
+        std::vector<worker::MemoryCandidate> memory;
+        std::vector<worker::StepShare> shares;
+        std::vector<StepEntry> ended;
+        std::vector<scheduler::planner::PromptChunk> chunks;
+    };
+
     struct Options {
         std::uint32_t index = 0;
         proto::Role role = proto::Role::mixed;
         const scheduler::planner::StepTimes* times = nullptr;  // borrowed
-        worker::WorkerOptions limits;
+        const worker::WorkerOptions* limits = nullptr;         // borrowed: thousands have the same
         kv_cache::KvCache::Options kv;
         std::uint32_t context_tokens = 0;
+        Workspace* workspace = nullptr;  // borrowed; null: one of its own
+        /// False: only the first token of a part that computes a prompt, the last of an attempt, and the latest where
+        /// the attempt fails here. What is computed is the same.
+        bool tells_every_token = true;
     };
     ModelledWorker(const Options& options, WorkerListener& listener);
 
@@ -96,6 +119,10 @@ public:
     std::optional<base::Duration> begin_step(base::TimePoint now, double slowness);
     void finish_step(base::TimePoint now);
     bool runs_step() const { return !step_.empty(); }
+    /// Asks the processor to have ready what the next call will read: the first for the second, that for the call. With
+    /// ten thousand workers that is in no near cache.
+    void fetch_state() const;
+    void fetch_sequences() const;
     base::TimePoint step_began() const { return step_began_; }
 
     /// As Registration::send: what is to be reported now. Empty: nothing new, and it was reported less than `idle` ago.
@@ -123,26 +150,30 @@ public:
     std::optional<std::string> violation() const;
 
 private:
-    struct Sequence {
+    /// What every step reads stands first, in as few cache lines as it fits.
+    struct alignas(64) Sequence {
         AttemptKey key;
-        std::uint64_t id = 0;
-        LightStart start;
-        worker::SequenceState state = worker::SequenceState::waiting;
-        base::TimePoint accepted{};
-        base::Duration waited{};  // as worker::Sequence
-        std::optional<base::TimePoint> waits_since;
-        std::optional<worker::TokenSchedule> schedule;
         std::uint32_t tokens = 0;
         std::uint32_t computed = 0;
         std::uint32_t published_blocks = 0;
-        std::uint32_t cached_believed = 0;
-        std::uint32_t awaited = 0;  // as worker::Sequence::awaited_tokens
-        std::uint32_t cached_tokens = 0;
+        std::uint32_t blocks_held = 0;
         std::uint32_t step_tokens = 0;
+        worker::SequenceState state = worker::SequenceState::waiting;
         bool step_samples = false;
         bool has_continued = false;
         bool kv_is_here = false;
+        std::optional<worker::TokenSchedule> schedule;
+        LightStart start;
+        base::TimePoint accepted{};
         std::optional<kv_cache::SequenceKv> kv;
+        // And what only some do.
+        std::uint64_t id = 0;
+        base::Duration waited{};  // as worker::Sequence
+        std::optional<base::TimePoint> waits_since;
+        std::uint32_t cached_believed = 0;
+        std::uint32_t awaited = 0;  // as worker::Sequence::awaited_tokens
+        std::uint32_t cached_tokens = 0;
+        std::uint32_t told = 0;  // the last of its tokens that the listener heard of
         std::optional<worker::RoomWish> room;
 
         base::Duration waited_for_memory(base::TimePoint now) const {
@@ -152,13 +183,11 @@ private:
         std::optional<base::TimePoint> next_due(base::TimePoint step_end) const;
         std::uint32_t generated() const { return tokens - start.prompt_tokens; }
         std::uint32_t tokens_left() const { return tokens - computed; }
-        bool is_newcomer() const { return state == worker::SequenceState::waiting || room.has_value(); }
+        bool is_newcomer() const {
+            return state == worker::SequenceState::waiting ||
+                   (state == worker::SequenceState::awaiting_kv && room.has_value());
+        }
         std::uint32_t tokens_wanted() const { return room ? room->kv_tokens + 1 : tokens; }
-    };
-    struct StepEntry {
-        Sequence* sequence;
-        std::uint32_t tokens;
-        bool samples;
     };
 
     Sequence* find(AttemptKey key);
@@ -180,11 +209,21 @@ private:
     double step_seconds() const;
     sluice::proto::WorkerLoad load() const;
 
+    /// Of the steps that ended since the last report, until they go to the board.
+    struct Sample {
+        base::StepWork work;
+        base::Duration took{};
+    };
+    void give_samples();
+
     const Options options_;
     WorkerListener& listener_;
-    kv_cache::KvCache cache_;
+    const std::unique_ptr<Workspace> own_workspace_;  // null: borrowed
+    Workspace& space_;
+    kv_cache::KvCache cache_;  // sequences have leases of it: it goes last
     worker::ReportBoard board_;
-    worker::StepForecast forecast_;
+    worker::StepForecast forecast_;  // from here on: what every step reads
+    std::vector<Sample> samples_;
     std::vector<std::unique_ptr<Sequence>> sequences_;  // in order of arrival
     std::vector<std::unique_ptr<Sequence>> leaving_;    // ended while the step runs
     std::vector<StepEntry> step_;                       // that runs
@@ -198,12 +237,6 @@ private:
     std::uint64_t heartbeats_ = 0;
     base::TimePoint reported_at_{};
     std::string load_told_;
-    // Used again and again.
-    std::vector<worker::PlanCandidate> candidates_;
-    std::vector<Sequence*> runnable_;
-    std::vector<worker::MemoryCandidate> memory_;
-    std::vector<worker::StepShare> shares_;
-    mutable std::vector<scheduler::planner::PromptChunk> chunks_;
 };
 
 }  // namespace sim

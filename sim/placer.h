@@ -39,9 +39,19 @@ struct NotPlaced {
     std::uint32_t retry_after_ms = 0;
 };
 
+/// The way from the owner of a request to whoever places it. Answers at once.
+class PlacePort {
+public:
+    virtual ~PlacePort() = default;
+    virtual std::variant<Placed, NotPlaced> place(const PlaceAsk& ask) = 0;
+    /// Of a placement: its first token was seen; it is over, with what it took (0: not known).
+    virtual void first_token(AttemptKey key, base::Duration ttft) = 0;
+    virtual void ended(AttemptKey key, base::Duration ttft, base::Duration tpot) = 0;
+};
+
 /// One side to the production scheduler, in its own messages, and to the plain policies. Workers are their indices.
 /// Not thread-safe.
-class Placer {
+class Placer final : public PlacePort {
 public:
     /// Borrows the clock.
     Placer(Policy policy, scheduler::SchedulerOptions options, const VirtualClock& clock, std::size_t workers);
@@ -57,10 +67,10 @@ public:
     std::vector<std::uint32_t> tick();
     bool is_attached(std::uint32_t worker) const { return sessions_[worker].has_value(); }
 
-    std::variant<Placed, NotPlaced> place(const PlaceAsk& ask);
-    /// Gathered until flush().
-    void first_token(AttemptKey key, base::Duration ttft);
-    void ended(AttemptKey key, base::Duration ttft, base::Duration tpot);
+    std::variant<Placed, NotPlaced> place(const PlaceAsk& ask) override;
+    /// Gathered until flush(), like ended().
+    void first_token(AttemptKey key, base::Duration ttft) override;
+    void ended(AttemptKey key, base::Duration ttft, base::Duration tpot) override;
     void flush();
 
     /// What the accounts still hold: 0 when every request has ended.

@@ -1,6 +1,7 @@
 #include "sim/request_owner.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "gateway/request/retry_rules.h"
@@ -9,8 +10,17 @@ namespace sim {
 
 using gateway::is_retryable;
 
-RequestOwner::RequestOwner(const ServingOptions& options, const ServingTrace& trace, Placer& placer, AttemptPort& port,
-                           const VirtualClock& clock, ServingResult& result)
+namespace {
+
+/// As a gateway tells its targets.
+std::uint32_t milliseconds(double seconds) {
+    return static_cast<std::uint32_t>(std::chrono::ceil<std::chrono::milliseconds>(duration_of(seconds)).count());
+}
+
+}  // namespace
+
+RequestOwner::RequestOwner(const ServingOptions& options, const ServingTrace& trace, PlacePort& placer,
+                           AttemptPort& port, const VirtualClock& clock, ServingResult& result)
     : options_(options),
       trace_(trace),
       placer_(placer),
@@ -51,8 +61,8 @@ void RequestOwner::place(Open& open) {
                  .prompt_tokens = asked.prompt_tokens + open.generated,
                  .new_tokens_max = asked.output_tokens - open.generated,
                  .has_begun = open.generated > 0,
-                 .ttft_ms = static_cast<std::uint32_t>(options_.ttft_target_s * 1e3),
-                 .tpot_ms = static_cast<std::uint32_t>(options_.tpot_target_s * 1e3),
+                 .ttft_ms = milliseconds(options_.ttft_target_s),
+                 .tpot_ms = milliseconds(options_.tpot_target_s),
                  .chain = std::span(trace_.blocks).subspan(asked.first_block, asked.blocks),
                  .avoid = open.avoid};
     if (options_.ttft_target_s > 0) {
@@ -61,7 +71,11 @@ void RequestOwner::place(Open& open) {
     }
     const auto answer = placer_.place(ask);
     if (const auto* placed = std::get_if<Placed>(&answer)) { return take(open, *placed); }
-    const auto& refusal = std::get<NotPlaced>(answer);
+    auto refusal = std::get<NotPlaced>(answer);
+    if (refusal.code == base::ErrorCode::not_found) {  // that nobody serves the model is no mistake of the client's
+        refusal.code = base::ErrorCode::unavailable;
+        refusal.retry_after_ms = std::max(refusal.retry_after_ms, 1000u);
+    }
     if (open.placements == 0 || !is_retryable(refusal.code)) {
         ++result_.counts.refused;
         return end(open, refusal.code);
@@ -110,7 +124,8 @@ void RequestOwner::on_token(std::uint32_t worker, AttemptKey key, std::uint32_t 
         return violate(key, "decode gives the first token");
     }
     if (worker != open->decode && !from_prefill) { return violate(key, "a token from elsewhere"); }
-    if (generated_tokens != open->generated + 1) {
+    const bool is_next = generated_tokens == open->generated + 1;
+    if (!is_next && (options_.tells_every_token() || generated_tokens <= open->generated)) {
         return violate(key, "token " + std::to_string(generated_tokens) + " after " + std::to_string(open->generated));
     }
     const base::TimePoint now = clock_.now();
@@ -123,9 +138,10 @@ void RequestOwner::on_token(std::uint32_t worker, AttemptKey key, std::uint32_t 
         outcome.token_gaps_s.push_back(static_cast<float>(at - outcome.last_token_s));
     }
     outcome.last_token_s = at;
-    ++open->generated;
-    ++result_.counts.tokens;
-    if (open->epoch_tokens++ == 0) {
+    const std::uint32_t tokens = generated_tokens - open->generated;
+    open->generated = generated_tokens;
+    result_.counts.tokens += tokens;
+    if (std::exchange(open->epoch_tokens, open->epoch_tokens + tokens) == 0) {
         open->first_token_at = now;
         placer_.first_token(key, now - open->placed_at);
     }
@@ -161,9 +177,8 @@ void RequestOwner::on_worker_lost(std::uint32_t worker) {
 }
 
 void RequestOwner::attempt_failed(Open& open, std::uint32_t worker, base::ErrorCode code) {
-    if (!is_retryable(code) || open.placements >= rules_.placements_max || !retries_.take(clock_.now())) {
-        return end(open, code);
-    }
+    if (!is_retryable(code) || open.placements >= rules_.placements_max) { return end(open, code); }
+    if (!retries_.take(clock_.now())) { return end(open, base::ErrorCode::unavailable); }
     close_epoch(open);
     ++open.key.epoch;
     const std::uint64_t life = worker == open.prefill ? open.prefill_life : open.decode_life;

@@ -34,10 +34,11 @@ public:
 class RequestOwner {
 public:
     /// All are borrowed.
-    RequestOwner(const ServingOptions& options, const ServingTrace& trace, Placer& placer, AttemptPort& port,
+    RequestOwner(const ServingOptions& options, const ServingTrace& trace, PlacePort& placer, AttemptPort& port,
                  const VirtualClock& clock, ServingResult& result);
 
     void arrive(std::uint32_t request);
+    /// The attempt has given so many tokens now: one more than before, or some (ServingOptions::tells_every_token).
     void on_token(std::uint32_t worker, AttemptKey key, std::uint32_t generated_tokens, std::uint32_t cached_tokens);
     void on_failed(std::uint32_t worker, AttemptKey key, base::ErrorCode code);
     void on_handed_over(AttemptKey key);
@@ -81,7 +82,7 @@ private:
 
     const ServingOptions& options_;
     const ServingTrace& trace_;
-    Placer& placer_;
+    PlacePort& placer_;
     AttemptPort& port_;
     const VirtualClock& clock_;
     ServingResult& result_;

@@ -124,6 +124,7 @@ ServingResult ServingRun::play() {
     };
     while (!is_over() && !result_.violation) {
         const Event event = events_.pop();
+        fetch_ahead();
         clock_.set(events_.now());
         ++result_.counts.events;
         happen(event);
@@ -145,6 +146,16 @@ ServingResult ServingRun::play() {
     }
     result_.ended_s = VirtualClock::seconds(clock_.now());
     return std::move(result_);
+}
+
+/// Of the workers whose steps end next.
+void ServingRun::fetch_ahead() const {
+    const auto worker_of = [this](const Event* event) -> const ModelledWorker* {
+        if (event == nullptr || event->kind != Event::Kind::step_end) { return nullptr; }
+        return nodes_[event->worker].worker.get();
+    };
+    if (const ModelledWorker* worker = worker_of(events_.soon(1))) { worker->fetch_state(); }
+    if (const ModelledWorker* worker = worker_of(events_.soon(0))) { worker->fetch_sequences(); }
 }
 
 void ServingRun::happen(const Event& event) {
@@ -252,9 +263,11 @@ void ServingRun::make_worker(std::uint32_t index) {
         ModelledWorker::Options{.index = index,
                                 .role = pool.role,
                                 .times = pool.times,
-                                .limits = pool.limits,
+                                .limits = &pool.limits,
                                 .kv = {.blocks_total = blocks, .block_tokens = trace_.block_tokens},
-                                .context_tokens = static_cast<std::uint32_t>(std::min(tokens, 4e9))},
+                                .context_tokens = static_cast<std::uint32_t>(std::min(tokens, 4e9)),
+                                .workspace = &workspace_,
+                                .tells_every_token = options_.tells_every_token()},
         *this);
 }
 

@@ -60,6 +60,8 @@ struct ServingOptions {
     double noise = 0.02;  // steps take up to this share longer or shorter than the model says
     bool keeps_token_times = true;
     bool checks = false;  // every invariant after every event: for tests
+    /// Whether owners hear of every token, or only of those that change something for them.
+    bool tells_every_token() const { return keeps_token_times || checks || !faults.empty(); }
 };
 
 struct ServedOutcome {

@@ -66,20 +66,21 @@ private:
         std::uint32_t cached_tokens = 0;
     };
     struct Node {
-        const ServingPool* pool = nullptr;
+        // What every step reads stands first.
         std::unique_ptr<ModelledWorker> worker;  // null: dead
         std::uint64_t life = 1;
-        std::uint64_t cuts = 0;
-        std::uint64_t cut_life = 0;  // its life when it was cut off
-        bool is_cut = false;
-        bool is_stream_lost = false;
         double slowness = 1;
-        double link_slowness = 1;
-        base::TimePoint link_free{};
         base::TimePoint next_report{};
         base::TimePoint reported{};
-        std::vector<Held> held;  // in order
         bool is_dirty = false;
+        bool is_cut = false;
+        bool is_stream_lost = false;
+        const ServingPool* pool = nullptr;
+        std::uint64_t cuts = 0;
+        std::uint64_t cut_life = 0;  // its life when it was cut off
+        double link_slowness = 1;
+        base::TimePoint link_free{};
+        std::vector<Held> held;  // in order
     };
     struct HandOff {
         std::uint32_t prefill = 0;
@@ -98,6 +99,7 @@ private:
 
     void push(base::TimePoint at, Event event) { events_.push(at, event); }
     void happen(const Event& event);
+    void fetch_ahead() const;
     void arrive(std::uint32_t request);
     void mark(std::uint32_t worker);
     void run_marked();
@@ -134,6 +136,7 @@ private:
     ServingResult result_;
     Placer placer_;
     RequestOwner owner_;
+    ModelledWorker::Workspace workspace_;
     std::vector<Node> nodes_;
     HandOffs hand_offs_;
     EventQueue<Event, base::TimePoint> events_;

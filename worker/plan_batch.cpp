@@ -62,6 +62,7 @@ public:
             const bool is_overdue = candidates[index].waited_seconds > limits.prompt_wait_seconds;
             (is_overdue ? overdue_ : rest_).push_back(index);
         }
+        if (rest_.size() < 2) { return; }
         std::stable_sort(rest_.begin(), rest_.end(), [this](std::uint32_t a, std::uint32_t b) {
             return candidates_[a].due_seconds < candidates_[b].due_seconds;
         });
@@ -142,10 +143,12 @@ std::vector<PlanEntry> plan_decodes(std::span<const PlanCandidate> candidates, s
                                     std::uint32_t rotation) {
     const auto count = static_cast<std::uint32_t>(candidates.size());
     std::vector<PlanEntry> decodes;
-    for (std::uint32_t offset = 0; offset < count; ++offset) {
-        const std::uint32_t index = (rotation + offset) % count;
+    decodes.reserve(count);
+    std::uint32_t index = rotation % std::max(1u, count);
+    for (std::uint32_t i = 0; i < count; ++i) {
         CHECK(candidates[index].tokens_left > 0);
         if (candidates[index].tokens_left == 1) { decodes.push_back({index, 1}); }
+        if (++index == count) { index = 0; }
     }
     if (decodes.size() <= decodes_max) { return decodes; }
     std::stable_sort(decodes.begin(), decodes.end(), [&](const PlanEntry& a, const PlanEntry& b) {
@@ -159,13 +162,14 @@ std::vector<PlanEntry> plan_decodes(std::span<const PlanCandidate> candidates, s
 
 std::vector<PlanEntry> plan_batch(std::span<const PlanCandidate> candidates, const PlanLimits& limits) {
     CHECK(limits.sequences_max > 0 && limits.tokens_max > 0 && limits.chunk_tokens_max > 0);
-    PromptOrder prompts(candidates, limits);
-    const bool has_prompt = !prompts.indices().empty();
+    const bool has_prompt = std::any_of(candidates.begin(), candidates.end(),
+                                        [](const PlanCandidate& candidate) { return candidate.tokens_left != 1; });
     std::uint32_t decodes_max = std::min(limits.sequences_max, limits.tokens_max);
     if (has_prompt && decodes_max > 1) { --decodes_max; }  // decodes alone could fill every step for ever
     std::vector<PlanEntry> plan = plan_decodes(candidates, decodes_max, limits.decode_rotation);
     if (!has_prompt) { return plan; }
 
+    PromptOrder prompts(candidates, limits);
     const bool decodes = !plan.empty();
     std::uint32_t tokens = limits.tokens_max - static_cast<std::uint32_t>(plan.size());
     const bool all_have_targets = std::all_of(plan.begin(), plan.end(), [&](const PlanEntry& entry) {

@@ -270,7 +270,7 @@ public:
           worker_({.index = 0,
                    .role = proto::Role::mixed,
                    .times = &times_,
-                   .limits = script.limits,
+                   .limits = &script.limits,
                    .kv = {.blocks_total = script.blocks, .block_tokens = kBlockTokens},
                    .context_tokens = 4096},
                   *this) {

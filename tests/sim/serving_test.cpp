@@ -114,6 +114,33 @@ TEST_CASE("a prefill worker that dies during a hand-off is made up for by decode
     CHECK(result.counts.recomputed > 0);
 }
 
+TEST_CASE("a run is the same whether every token is told or only those that matter", "[sim][serving]") {
+    const auto times = linear_times();
+    for (const bool is_split : {false, true}) {
+        auto options = is_split ? split(times) : mixed(times, 3);
+        options.checks = false;
+        const auto trace = even_trace(120, 0.01, 150, 25);
+        options.keeps_token_times = true;
+        const auto all = played(options, trace);
+        options.keeps_token_times = false;
+        REQUIRE(!options.tells_every_token());
+        const auto some = played(options, trace);
+        CAPTURE(is_split);
+        CHECK(all.counts.events == some.counts.events);
+        CHECK(all.counts.tokens == some.counts.tokens);
+        CHECK(all.counts.tokens == 120u * 25);
+        CHECK(all.ended_s == some.ended_s);
+        for (std::size_t i = 0; i < trace.requests.size(); ++i) {
+            REQUIRE(all.outcomes[i].first_token_s == some.outcomes[i].first_token_s);
+            REQUIRE(all.outcomes[i].last_token_s == some.outcomes[i].last_token_s);
+            REQUIRE(all.outcomes[i].ended_s == some.outcomes[i].ended_s);
+            REQUIRE(all.outcomes[i].tokens == some.outcomes[i].tokens);
+            REQUIRE(all.outcomes[i].token_gaps_s.size() == 24);
+            REQUIRE(some.outcomes[i].token_gaps_s.empty());
+        }
+    }
+}
+
 TEST_CASE("what can never fit is refused, what is wrong is said", "[sim][serving]") {
     const auto times = linear_times();
     auto options = mixed(times, 1);
