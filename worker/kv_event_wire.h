@@ -15,7 +15,7 @@ struct KvEventForm {
     std::uint32_t rank = 0;            // of the worker among those of its process
 };
 
-/// A batch as vLLM (0.23 and later) sends it, in MessagePack: [seconds, [events], rank], each event a map with its
+/// A batch as vLLM (0.24 and later) sends it, in MessagePack: [seconds, [events], rank], each event a map with its
 /// "type" and fields by name. Every level of the batch must have a medium. Pure.
 std::string kv_event_payload(const KvEventBatch& batch, const KvEventForm& form);
 
