@@ -229,7 +229,7 @@ def ports():
 
 
 def test_a_router_knows_what_will_be_found(ports):
-    with serve(*flags(ports), *SMALL_POOL, **ONE_WORKER) as server, Router(ports) as router:
+    with serve(*flags(ports), *SMALL_POOL, "--set", "gateway.reset_prefix_cache=true", **ONE_WORKER) as server, Router(ports) as router:
         server.wait_ready()
         follow(router, server.port, begin_to_hear([router], server.port))
         predicted = []
