@@ -27,6 +27,13 @@ struct KvTierSettings {
     std::uint32_t disk_depth = 0;  // engine.kv_disk.queue_depth
 
     bool any() const { return host_bytes > 0 || !disk_path.empty(); }
+    /// The levels by name, the nearest first.
+    std::vector<std::string> levels() const {
+        std::vector<std::string> names;
+        if (host_bytes > 0) { names.emplace_back("host"); }
+        if (!disk_path.empty()) { names.emplace_back("disk"); }
+        return names;
+    }
 };
 
 /// Error comes from config.finish(), later.

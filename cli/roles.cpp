@@ -145,6 +145,7 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     if (const auto allowed = check_kv_plane(setup.kv_plane, command.common, *cluster); !allowed) {
         return base::pass_on(allowed);
     }
+    if (const auto allowed = check_kv_events(setup.kv_events, *cluster); !allowed) { return base::pass_on(allowed); }
 
     const CertificateWatch certificates(cluster->certificates, cluster->certificates_look, metrics);
     setup.role = command.role;

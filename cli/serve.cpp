@@ -79,6 +79,9 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     if (const auto allowed = check_kv_plane(common_setup.kv_plane, options.common, *cluster); !allowed) {
         return base::pass_on(allowed);
     }
+    if (const auto allowed = check_kv_events(common_setup.kv_events, *cluster); !allowed) {
+        return base::pass_on(allowed);
+    }
     if (const auto checked = gateway::check_files(gateway_options); !checked) { return base::pass_on(checked); }
     const auto named =
         read_models(options.models, first_name(options.names.served_names), gateway_options.model, options.model_names);
@@ -159,6 +162,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
         setup.scheduler_addresses = {stack->scheduler_->address()};
         setup.cluster = *cluster;
         setup.engine.model_dir = model.dir;
+        setup.kv_events.rank = static_cast<std::uint32_t>(stack->workers_.size());
         auto progress = load_progress(setup.name);
         auto worker = WorkerProcess::start(std::move(setup), stack->clock_, stack->metrics_, std::move(progress));
         if (!worker) { return base::pass_on(worker); }

@@ -102,6 +102,7 @@ void read_worker_config(base::Config& config, WorkerSetup& setup) {
     engine.batch_sequences_max = setup.limits.batch_sequences_max;
     read_kv_plane(config, setup.kv_plane);
     setup.kv_tiers = read_kv_tiers(config);
+    setup.kv_events = read_kv_events(config);
     setup.device_lost_after_steps =
         static_cast<std::uint64_t>(config.integer("test.device_lost_after_steps", 0, 0, 1'000'000'000));
 }
@@ -124,7 +125,8 @@ struct WorkerProcess::Impl {
     std::unique_ptr<decode_worker::DecodePart> decode_part;
     std::unique_ptr<worker::KvFetcher> fetcher;
     std::unique_ptr<worker::KvLender> lender;
-    std::unique_ptr<KvTierStack> tiers;  // null: none
+    std::unique_ptr<KvTierStack> tiers;    // null: none
+    std::unique_ptr<KvEventStack> events;  // null: none
     std::unique_ptr<net::Transport> transport;
     KvCodecs kv_codecs;
     kv_transfer::KvSender::Options sender_options;
@@ -141,6 +143,7 @@ struct WorkerProcess::Impl {
 
     base::Result<void> start(base::Metrics& metrics, const std::function<void(std::uint64_t, std::uint64_t)>& progress);
     base::Result<void> start_kv_parts(base::Metrics& metrics);
+    base::Result<void> start_kv_events(base::Metrics& metrics);
     base::Result<void> start_kv_plane(base::Metrics& metrics);
     sluice::proto::RegisterWorker registration_message() const;
     void note_device_lost(const base::Error& error);
@@ -255,6 +258,20 @@ base::Result<void> WorkerProcess::Impl::start_kv_parts(base::Metrics& metrics) {
     }
     loop->add_helper(fetcher.get());
     loop->add_helper(lender.get());
+    return setup.kv_events.is_on() ? start_kv_events(metrics) : base::Result<void>();
+}
+
+base::Result<void> WorkerProcess::Impl::start_kv_events(base::Metrics& metrics) {
+    std::vector<kv_cache::KvCache*> caches{cache.get()};
+    if (tiers != nullptr) {
+        for (kv_cache::KvCache* slots : tiers->slots()) {
+            caches.push_back(slots);
+        }
+    }
+    auto started = KvEventStack::start(setup.kv_events, setup.name, caches, setup.kv_tiers.levels(), *clock, metrics);
+    if (!started) { return base::pass_on(started); }
+    events = std::move(*started);
+    loop->add_helper(&events->helper());  // last: it tells what the others have done
     return {};
 }
 

@@ -10,6 +10,7 @@
 #include "base/config.h"
 #include "base/metrics.h"
 #include "base/result.h"
+#include "cli/kv_event_stack.h"
 #include "cli/kv_plane.h"
 #include "cli/kv_tier_stack.h"
 #include "cli/process.h"
@@ -33,6 +34,7 @@ struct WorkerSetup {
     worker::WorkerOptions limits;
     KvPlaneSettings kv_plane;
     KvTierSettings kv_tiers;
+    KvEventSettings kv_events;
     text::TextProcessOptions text;              // in which the tokenizer is read, for grammars
     base::SpanSink* spans = nullptr;            // of parts whose requests are traced; borrowed; null: none
     bool warm_up = true;                        // on a GPU: engine::warm_up() before requests are taken

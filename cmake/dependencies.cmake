@@ -23,6 +23,12 @@ find_library(LIBURING_LIBRARY uring REQUIRED)
 add_library(liburing::liburing UNKNOWN IMPORTED)
 set_target_properties(liburing::liburing PROPERTIES IMPORTED_LOCATION "${LIBURING_LIBRARY}"
     INTERFACE_INCLUDE_DIRECTORIES "${LIBURING_INCLUDE_DIR}")
+# By hand: Debian 12's package has no CMake files.
+find_path(LIBZMQ_INCLUDE_DIR zmq.h REQUIRED)
+find_library(LIBZMQ_LIBRARY zmq REQUIRED)
+add_library(libzmq::libzmq UNKNOWN IMPORTED)
+set_target_properties(libzmq::libzmq PROPERTIES IMPORTED_LOCATION "${LIBZMQ_LIBRARY}"
+    INTERFACE_INCLUDE_DIRECTORIES "${LIBZMQ_INCLUDE_DIR}")
 find_package(Protobuf REQUIRED)
 if(NOT SLUICE_CORE_ONLY)
     find_package(gRPC CONFIG REQUIRED)

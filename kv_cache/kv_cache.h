@@ -205,6 +205,8 @@ public:
     void begin_snapshot(std::uint32_t part_blocks = kSnapshotPartBlocks);
     bool snapshot_unfinished() const { return part_blocks_ > 0; }
     void forget_events() { index_.forget_events(); }
+    /// As PrefixIndex::listen, whatever becomes of the events.
+    void listen(NameListener* listener) { index_.listen(listener); }
     std::size_t events_pending() const { return index_.events_pending(); }
 
     /// The free runs, for tests and metrics of fragmentation.

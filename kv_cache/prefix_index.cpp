@@ -28,6 +28,7 @@ bool PrefixIndex::insert(const BlockHash& hash, std::optional<BlockHash> parent,
     // A hash that went and came back since the last event is no change; but it may have come back as a block whose part
     // of a snapshot was told before it was there.
     if (removed_.erase(hash) == 0 || telling_) { stored_.insert(hash); }
+    if (listener_ != nullptr) { listener_->named(hash, parent); }
     return true;
 }
 
@@ -95,6 +96,7 @@ std::optional<BlockId> PrefixIndex::evict() {
     make_busy(victim->hash, found->second);
     entries_.erase(found);
     if (stored_.erase(victim->hash) == 0 || telling_) { removed_.insert(victim->hash); }
+    if (listener_ != nullptr) { listener_->unnamed(victim->hash); }
     return victim->block;
 }
 
@@ -103,6 +105,15 @@ void PrefixIndex::remove(const BlockHash& hash) {
     CHECK(found != entries_.end() && found->second.idle_since == 0);
     entries_.erase(found);
     if (stored_.erase(hash) == 0 || telling_) { removed_.insert(hash); }
+    if (listener_ != nullptr) { listener_->unnamed(hash); }
+}
+
+void PrefixIndex::listen(NameListener* listener) {
+    listener_ = listener;
+    if (listener_ == nullptr) { return; }
+    for (const auto& [hash, entry] : entries_) {
+        listener_->named(hash, entry.parent);
+    }
 }
 
 std::optional<BlockEvents> PrefixIndex::take_events() {

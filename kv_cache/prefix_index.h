@@ -35,6 +35,15 @@ struct NamedBlock {
     std::optional<BlockHash> parent;
 };
 
+/// Hears of each name of an index as it comes and goes, in order. Called from inside the index: it must not call back.
+class NameListener {
+public:
+    virtual ~NameListener() = default;
+    /// `parent`: the name of the block before it in its chain; empty for the first.
+    virtual void named(const BlockHash& hash, const std::optional<BlockHash>& parent) = 0;
+    virtual void unnamed(const BlockHash& hash) = 0;
+};
+
 /// Full, immutable blocks by their hash, and the order in which those that nobody uses are given up.
 /// Not thread-safe: owned by the step thread.
 class PrefixIndex {
@@ -61,6 +70,9 @@ public:
 
     /// Forgets a block that is in use: its name means nothing any more.
     void remove(const BlockHash& hash);
+
+    /// `listener` is told all names that there are, and from now on each change; null: nobody is. Borrowed.
+    void listen(NameListener* listener);
 
     /// Named blocks, idle or not.
     std::uint32_t size() const { return static_cast<std::uint32_t>(entries_.size()); }
@@ -98,6 +110,7 @@ private:
     std::unordered_set<BlockHash> stored_;   // since the last event
     std::unordered_set<BlockHash> removed_;  // since the last event
     bool telling_ = false;                   // between the parts of a snapshot
+    NameListener* listener_ = nullptr;
 };
 
 }  // namespace kv_cache
