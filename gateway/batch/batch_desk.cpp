@@ -23,6 +23,7 @@ constexpr std::size_t kShownBytesMax = 100;
 constexpr std::size_t kListDefault = 20;
 constexpr std::size_t kListMax = 100;
 constexpr std::size_t kFilesListMax = 10'000;
+constexpr std::size_t kPieceBytes = 256 * 1024;  // of a file's content on its way to a client
 constexpr std::array<std::string_view, 6> kPurposes = {"assistants", "batch",     "evals",
                                                        "fine-tune",  "user_data", "vision"};
 
@@ -87,6 +88,38 @@ std::string list_json(std::vector<T> all, std::size_t limit, Write write) {
     all.empty() ? json.null() : json.string(all.back().id);
     return json.key("has_more").boolean(has_more).end_object().take();
 }
+
+/// A file's content as a client takes it: a piece is read when the one before has left.
+class FileContent final : public BodySource, public std::enable_shared_from_this<FileContent> {
+public:
+    FileContent(const BatchRunner::Setup& setup, std::string tenant, std::string id)
+        : setup_(setup), tenant_(std::move(tenant)), id_(std::move(id)) {}
+
+    void next(std::function<void(base::Result<std::string>)> done) override {
+        // Moved on and on: whoever waits is let go where it lives, on the I/O thread.
+        setup_.post_disk([self = shared_from_this(), done = std::move(done)]() mutable {
+            auto piece = self->setup_.store.content_piece(self->tenant_, self->id_, self->place_, kPieceBytes);
+            base::Result<std::string> given;
+            if (!piece) {
+                given = tl::unexpected(piece.error());
+            } else if (!*piece) {
+                given = base::fail(base::ErrorCode::not_found, "the file was deleted");
+            } else {
+                given = std::move(**piece);
+            }
+            const BatchRunner::Setup& setup = self->setup_;
+            setup.post([self = std::move(self), done = std::move(done), given = std::move(given)]() mutable {
+                done(std::move(given));
+            });
+        });
+    }
+
+private:
+    const BatchRunner::Setup& setup_;  // of the desk, which outlives requests
+    const std::string tenant_;
+    const std::string id_;
+    BatchStore::ContentPlace place_;  // the store's thread, of one call at a time
+};
 
 }  // namespace
 
@@ -190,14 +223,15 @@ void BatchDesk::file(std::string_view method, std::string_view rest, const std::
     if (is_content) {
         on_disk(
             [this, id, tenant] {
-                auto content = setup_.store.content(tenant, id);
-                if (!content) { return store_error(content.error()); }
-                if (!*content) { return not_there("file", id); }
+                const auto found = setup_.store.file(tenant, id);
+                if (!found) { return store_error(found.error()); }
+                if (!*found) { return not_there("file", id); }
                 HttpResponse response;
                 // What a client uploaded is never shown as a page.
                 response.content_type = "application/octet-stream";
                 response.fields = {{"X-Content-Type-Options", "nosniff"}, {"Content-Disposition", "attachment"}};
-                response.body = std::move(**content);
+                response.source = std::make_shared<FileContent>(setup_, tenant, id);
+                response.source_bytes = (*found)->bytes;
                 return response;
             },
             std::move(done));

@@ -2,6 +2,8 @@
 
 #include <sqlite3.h>
 
+#include <algorithm>
+#include <memory>
 #include <utility>
 
 #include "caching/store/sqlite_statement.h"
@@ -226,6 +228,58 @@ base::Result<std::optional<std::string>> BatchStore::content(const std::string& 
     }
     if (code != SQLITE_DONE) { return tl::unexpected(file_->failed("requests")); }
     return content;
+}
+
+base::Result<std::optional<std::string>> BatchStore::content_piece(const std::string& tenant, const std::string& id,
+                                                                   ContentPlace& place, std::size_t bytes) {
+    Statement get(file_->database(), "SELECT rowid, of_batch, is_error FROM files WHERE id=?1 AND tenant=?2");
+    if (!get.is_ready()) { return tl::unexpected(file_->failed("files")); }
+    get.text(1, id);
+    get.text(2, tenant);
+    const int code = get.step();
+    if (code == SQLITE_DONE) { return std::nullopt; }
+    if (code != SQLITE_ROW) { return tl::unexpected(file_->failed("files")); }
+    const std::string of_batch = get.bytes_of(1);
+    auto piece = of_batch.empty() ? bytes_of_file(get.integer_of(0), place, bytes)
+                                  : lines_of_batch(of_batch, get.integer_of(2) != 0, place, bytes);
+    if (!piece) { return base::pass_on(piece); }
+    return std::optional(std::move(*piece));
+}
+
+/// A column's value would come into memory as a whole; a blob handle reads a part.
+base::Result<std::string> BatchStore::bytes_of_file(std::int64_t row, ContentPlace& place, std::size_t bytes) {
+    sqlite3_blob* blob = nullptr;
+    const int opened = sqlite3_blob_open(file_->database(), "main", "files", "content", row, 0, &blob);
+    const std::unique_ptr<sqlite3_blob, int (*)(sqlite3_blob*)> closes(blob, sqlite3_blob_close);
+    if (opened != SQLITE_OK) { return tl::unexpected(file_->failed("files")); }
+    const std::int64_t left = std::max<std::int64_t>(0, sqlite3_blob_bytes(blob) - place.next);
+    std::string piece(std::min(bytes, static_cast<std::size_t>(left)), '\0');
+    if (piece.empty()) { return piece; }
+    const int read =
+        sqlite3_blob_read(blob, piece.data(), static_cast<int>(piece.size()), static_cast<int>(place.next));
+    if (read != SQLITE_OK) { return tl::unexpected(file_->failed("files")); }
+    place.next += static_cast<std::int64_t>(piece.size());
+    return piece;
+}
+
+base::Result<std::string> BatchStore::lines_of_batch(const std::string& batch, bool is_error, ContentPlace& place,
+                                                     std::size_t bytes) {
+    Statement lines(file_->database(),
+                    "SELECT number, outcome FROM requests WHERE batch=?1 AND number>=?2 AND state=?3 ORDER BY number");
+    if (!lines.is_ready()) { return tl::unexpected(file_->failed("requests")); }
+    lines.text(1, batch);
+    lines.integer(2, place.next);
+    lines.integer(3, is_error ? kFailed : kAnswered);
+    std::string piece;
+    while (piece.size() < bytes) {
+        const int code = lines.step();
+        if (code == SQLITE_DONE) { break; }
+        if (code != SQLITE_ROW) { return tl::unexpected(file_->failed("requests")); }
+        place.next = lines.integer_of(0) + 1;
+        piece += lines.bytes_of(1);
+        piece += '\n';
+    }
+    return piece;
 }
 
 base::Result<bool> BatchStore::remove_file(const std::string& tenant, const std::string& id) {

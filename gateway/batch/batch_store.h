@@ -36,6 +36,14 @@ public:
                                                 const std::string& after, std::size_t limit);
     /// Nothing where there is no such file.
     base::Result<std::optional<std::string>> content(const std::string& tenant, const std::string& id);
+    /// Where reading of a content in pieces stands; as it is made, at the beginning.
+    struct ContentPlace {
+        std::int64_t next = 0;  // byte of a client's file; number of the next request of a batch
+    };
+    /// The next piece of content(), from `place` on, which moves behind it: of a client's file at most `bytes`, of what
+    /// a batch has written whole lines, as many as begin within `bytes`. No bytes: the end.
+    base::Result<std::optional<std::string>> content_piece(const std::string& tenant, const std::string& id,
+                                                           ContentPlace& place, std::size_t bytes);
     /// False where there is no such file. Error: failed_precondition for the input of a batch that is not over.
     base::Result<bool> remove_file(const std::string& tenant, const std::string& id);
 
@@ -65,6 +73,9 @@ private:
     base::Result<void> in_transaction(Work work);
     base::Result<void> insert_file(const FileRecord& file, std::string_view content, const std::string& of_batch,
                                    bool is_error);
+    base::Result<std::string> bytes_of_file(std::int64_t row, ContentPlace& place, std::size_t bytes);
+    base::Result<std::string> lines_of_batch(const std::string& batch, bool is_error, ContentPlace& place,
+                                             std::size_t bytes);
     base::Result<std::vector<BatchRecord>> select_batches(const std::string& where,
                                                           const std::vector<std::string>& texts, std::int64_t limit);
     base::Result<void> write_batch(const BatchRecord& batch);

@@ -355,6 +355,7 @@ void Connection::flush() {
         }
         note_idle();
         server_->note_progress();
+        if (exchange_) { exchange_->drained(); }
         return;
     }
     socket_.async_write_some(boost::asio::buffer(writing_.data() + written_, writing_.size() - written_),
@@ -423,7 +424,7 @@ void Connection::sweep(base::TimePoint now) {
     if (now >= probe_at_) { probe(now); }
     // Over its limit and taking nothing; or far over it, however little it takes at a time.
     const std::uint64_t limit = options.send_buffer_bytes_max;
-    if (state_ == State::handling &&
+    if (state_ == State::handling && !(exchange_ && exchange_->waits_for_client()) &&
         ((buffered() > limit && is_slow(now)) || buffered() > limit * kSendBufferHardFactor)) {
         close("slow_client");
         return;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/result.h"
 #include "gateway/http/byte_account.h"
 #include "gateway/http/gate.h"
 
@@ -34,12 +36,25 @@ inline void add_fields(HttpFields& fields, HttpFields more) {
     }
 }
 
+/// The body of an answer, in pieces. I/O thread only.
+class BodySource {
+public:
+    virtual ~BodySource() = default;
+    /// Gives the next piece to `done`, later and from the event loop; a piece without bytes is the end. Not called
+    /// again before `done` was. Whoever asks may be gone by then.
+    virtual void next(std::function<void(base::Result<std::string> piece)> done) = 0;
+};
+
 /// An answer that is whole. Content-Length, Date and Connection are added.
 struct HttpResponse {
     unsigned status = 200;
     std::string content_type = "application/json";
     HttpFields fields = {};
     std::string body = {};
+    /// In place of `body`: `source_bytes` bytes in pieces, each asked for when the client has taken the one before. A
+    /// source that fails, or gives fewer or more, cuts the connection.
+    std::shared_ptr<BodySource> source = {};
+    std::uint64_t source_bytes = 0;
 };
 
 /// The client's side of one request: answer it once, whole or as a stream. I/O thread only. Calls after the client has

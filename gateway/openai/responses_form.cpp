@@ -4,6 +4,7 @@
 #include <array>
 #include <boost/json.hpp>
 #include <limits>
+#include <span>
 #include <utility>
 
 #include "gateway/openai/translated_form.h"
@@ -29,6 +30,10 @@ constexpr auto kNames =
 
 constexpr auto kTextTypes = std::to_array<std::string_view>({"input_text", "output_text", "text", "refusal"});
 constexpr auto kReasoningTypes = std::to_array<std::string_view>({"reasoning_text", "summary_text", "text"});
+// That an answer may name.
+constexpr auto kShownEfforts =
+    std::to_array<std::string_view>({"none", "minimal", "low", "medium", "high", "xhigh", "max"});
+constexpr auto kShownSummaries = std::to_array<std::string_view>({"auto", "concise", "detailed"});
 constexpr auto kRoles = std::to_array<std::string_view>({"user", "assistant", "system", "developer"});
 
 /// Tools that OpenAI runs itself and the model may use or not: left out beside functions (docs/decisions/0054).
@@ -366,6 +371,8 @@ private:
         }
     }
 
+    void write_reasoning(JsonWriter& out) const;
+
     const json::object& body_;
     Fields fields_;
     json::object chat_;
@@ -376,6 +383,21 @@ private:
     std::string reasoning_;           // of the next message of the assistant
     bool is_assistant_open_ = false;  // the last message takes calls that follow
 };
+
+/// What the specification of answers knows of it. A template may have other efforts, and takes them; no answer says so.
+void ResponsesReader::write_reasoning(JsonWriter& out) const {
+    const json::value* const given = fields_.find("reasoning");
+    const auto value = [&](std::string_view name, std::span<const std::string_view> known) {
+        out.key(name);
+        const json::value* const said = given == nullptr ? nullptr : given->get_object().if_contains(name);
+        const std::string text = said != nullptr && said->is_string() ? text_of(said->get_string()) : "";
+        std::find(known.begin(), known.end(), text) != known.end() ? out.string(text) : out.null();
+    };
+    out.begin_object();
+    value("effort", kShownEfforts);
+    value("summary", kShownSummaries);
+    out.end_object();
+}
 
 std::string ResponsesReader::shown_fields(const RequestForm& form, const Models& models) const {
     JsonWriter out;
@@ -394,7 +416,8 @@ std::string ResponsesReader::shown_fields(const RequestForm& form, const Models&
     repeat("metadata", "{}");
     repeat("parallel_tool_calls", "true");
     repeat("prompt_cache_key", "null");
-    repeat("reasoning", R"({"effort":null,"summary":null})");
+    out.key("reasoning");
+    write_reasoning(out);
     repeat("safety_identifier", "null");
     repeat("text", R"({"format":{"type":"text"}})");
     repeat("tool_choice", "\"auto\"");

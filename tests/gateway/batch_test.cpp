@@ -258,6 +258,48 @@ TEST_CASE("outcomes count once, and make the files of a batch that is over", "[g
     REQUIRE(store->content("t", "file-err").value() == errors);
 }
 
+TEST_CASE("a content comes in pieces, too", "[gateway][batch]") {
+    const Folder folder;
+    const auto store = open(folder);
+    const auto pieces = [&](const std::string& tenant, const std::string& id, std::size_t bytes) {
+        std::vector<std::string> all;
+        BatchStore::ContentPlace place;
+        while (true) {
+            const auto piece = store->content_piece(tenant, id, place, bytes);
+            REQUIRE(piece.has_value());
+            if (!*piece || (*piece)->empty()) { return all; }
+            all.push_back(std::move(**piece));
+        }
+    };
+    REQUIRE(store->add_file(file("file-a"), std::string("0123456\0\x89", 9)));
+    REQUIRE(pieces("t", "file-a", 4) == std::vector<std::string>{"0123", std::string("456\0", 4), "\x89"});
+    REQUIRE(pieces("t", "file-a", 9).size() == 1u);
+    REQUIRE(pieces("other", "file-a", 4).empty());
+    REQUIRE(store->add_file(file("file-empty"), ""));
+    REQUIRE(pieces("t", "file-empty", 4).empty());
+
+    BatchRecord record = begin(*store, "1", 6);
+    std::vector<BatchOutcome> outcomes;
+    for (std::int64_t number = 1; number <= 6; ++number) {
+        outcomes.push_back(
+            {.number = number, .is_error = number == 4, .line = std::string(5, static_cast<char>('0' + number))});
+    }
+    REQUIRE(store->add_outcomes(record.id, outcomes));
+    record.status = BatchStatus::completed;
+    record.output_file = "file-out";
+    record.error_file = "file-err";
+    REQUIRE(store->finish(record).has_value());
+    // Whole lines, as many as begin within the bytes.
+    REQUIRE(pieces("t", "file-out", 7) == std::vector<std::string>{"11111\n22222\n", "33333\n55555\n", "66666\n"});
+    REQUIRE(pieces("t", "file-out", 1).size() == 5u);
+    REQUIRE(pieces("t", "file-err", 100) == std::vector<std::string>{"44444\n"});
+
+    BatchStore::ContentPlace place;
+    REQUIRE(store->content_piece("t", "file-out", place, 7).value() == "11111\n22222\n");
+    REQUIRE(store->remove_file("t", "file-out").value());
+    REQUIRE(store->content_piece("t", "file-out", place, 7).value() == std::nullopt);
+}
+
 TEST_CASE("a killed writer leaves whole outcomes only", "[gateway][batch]") {
     const Folder folder;
     BatchRecord record;

@@ -83,6 +83,25 @@ TEST_CASE("fields of a response become a chat's, and are repeated in the answer"
         "text.format");
 }
 
+TEST_CASE("an answer repeats of reasoning what its specification knows", "[gateway][responses]") {
+    const auto shown = [](const std::string& reasoning) {
+        const auto form = response(R"({"input":"a")" + (reasoning.empty() ? "" : ",\"reasoning\":" + reasoning) + "}");
+        REQUIRE(form);
+        return json::serialize(json::parse("{" + form->shown_fields + "}").at("reasoning"));
+    };
+    const std::string nothing = R"({"effort":null,"summary":null})";
+    REQUIRE(shown("") == nothing);
+    REQUIRE(shown("null") == nothing);
+    REQUIRE(shown(R"({"effort":"xhigh","summary":"detailed"})") == R"({"effort":"xhigh","summary":"detailed"})");
+    REQUIRE(shown(R"({"effort":"my own","summary":"short","max_tokens":7,"other":{"a":1},"effort ":"low"})") ==
+            nothing);
+    REQUIRE(shown(R"({"effort":null,"generate_summary":"auto"})") == nothing);
+    // A template may have an effort of its own.
+    REQUIRE(json::parse(response(R"({"input":"a","reasoning":{"effort":"my own"}})")->template_context)
+                .at("reasoning_effort") == "my own");
+    REQUIRE(response(R"({"input":"a","reasoning":{"effort":7}})").error().status == 400);
+}
+
 TEST_CASE("tools in a namespace are known to the model by both names", "[gateway][responses]") {
     const std::string tools = R"("tools":[{"type":"function","name":"f","parameters":{"type":"object"}},
         {"type":"namespace","name":"agents","tools":[{"type":"function","name":"start","parameters":{"type":"object"}}]},
