@@ -56,7 +56,7 @@ std::string list_of(const std::vector<std::string>& keys) {
 
 /// Says what has changed. `settings` become those in effect.
 base::Result<std::string> reload(const CommonFlags& flags, bool mint, AllSettings& settings,
-                                 const Reloader::ApplySlo& apply_slo) {
+                                 const Reloader::Apply& apply) {
     auto fresh = read_all_settings(flags, mint);
     if (!fresh) { return base::pass_on(fresh); }
     const std::vector<std::string> changed = changed_keys(settings.merged, fresh->merged);
@@ -65,8 +65,8 @@ base::Result<std::string> reload(const CommonFlags& flags, bool mint, AllSetting
     for (const std::string& key : changed) {
         (may_change(key) ? taken : left).push_back(key);
     }
-    if (apply_slo) {
-        if (const auto applied = apply_slo(fresh->slo); !applied) { return base::pass_on(applied); }
+    if (apply) {
+        if (const auto applied = apply(*fresh); !applied) { return base::pass_on(applied); }
     }
     set_log_level(fresh->log_level);
     // What needs a restart is told again at each reload until it is restarted or taken back.
@@ -94,7 +94,7 @@ base::Result<AllSettings> read_all_settings(const CommonFlags& flags, bool mint)
     if (const auto cluster = read_cluster(*config, mint); !cluster) { return base::pass_on(cluster); }
     AllSettings settings;
     settings.log_level = read_log_level(*config, flags);
-    scheduler::SchedulerOptions::read(*config);
+    settings.priorities = scheduler::SchedulerOptions::read(*config).priorities;
     KubernetesAccess kubernetes;
     read_kubernetes_access(*config, kubernetes);
     auto gateway_options = gateway::GatewayOptions::read(*config);
@@ -108,7 +108,7 @@ base::Result<AllSettings> read_all_settings(const CommonFlags& flags, bool mint)
     }
     if (const auto files = gateway::check_files(gateway_options); !files) { return base::pass_on(files); }
     if (const auto cors = gateway::Cors::make(gateway_options.cors_origins); !cors) { return base::pass_on(cors); }
-    settings.slo = std::move(gateway_options.slo);
+    settings.gateway = {.slo = std::move(gateway_options.slo), .cors_origins = std::move(gateway_options.cors_origins)};
     settings.merged = config->merged();
     return settings;
 }
@@ -130,11 +130,10 @@ std::vector<std::string> changed_keys(std::string_view before, std::string_view 
 
 bool may_change(std::string_view key) {
     if (key == "log.level" || key == "slo.ttft_ms_min" || key == "slo.tpot_ms_min" || key == "slo.default_class" ||
-        key == "slo.lossy_kv") {
+        key == "slo.lossy_kv" || key == "gateway.cors_origins") {
         return true;
     }
-    // Priorities are the scheduler's too, which does not read them again.
-    return key.starts_with("slo_classes.") && !key.ends_with(".priority");
+    return key.starts_with("slo_classes.");
 }
 
 Reloader::Reloader() : ended_(eventfd(0, EFD_CLOEXEC)) {
@@ -148,7 +147,7 @@ Reloader::~Reloader() {
     close(ended_);
 }
 
-void Reloader::start(const CommonFlags& flags, bool mint, base::Metrics& metrics, ApplySlo apply_slo) {
+void Reloader::start(const CommonFlags& flags, bool mint, base::Metrics& metrics, Apply apply) {
     auto& valid = metrics.gauge("sluice_config_valid", "1 while the settings as last read are valid");
     const auto count = [&metrics](const char* outcome) -> prometheus::Counter& {
         return metrics.counter("sluice_config_reloads_total", "Times that the settings were read anew",
@@ -160,8 +159,8 @@ void Reloader::start(const CommonFlags& flags, bool mint, base::Metrics& metrics
     auto settings = read_all_settings(flags, mint);
     if (!settings) { return spdlog::error("SIGHUP has no effect: {}", settings.error().message); }
     set_log_level(settings->log_level);
-    thread_ = std::jthread([this, flags, mint, settings = std::move(*settings), apply_slo = std::move(apply_slo),
-                            &valid, &applied, &invalid]() mutable {
+    thread_ = std::jthread([this, flags, mint, settings = std::move(*settings), apply = std::move(apply), &valid,
+                            &applied, &invalid]() mutable {
         const sigset_t set = hangup();
         const int signals = signalfd(-1, &set, SFD_CLOEXEC);
         CHECK(signals >= 0, std::strerror(errno));
@@ -174,7 +173,7 @@ void Reloader::start(const CommonFlags& flags, bool mint, base::Metrics& metrics
             if (waits[1].revents != 0) { break; }
             signalfd_siginfo taken{};
             CHECK(read(signals, &taken, sizeof(taken)) == sizeof(taken), std::strerror(errno));
-            const auto result = reload(flags, mint, settings, apply_slo);
+            const auto result = reload(flags, mint, settings, apply);
             valid.Set(result ? 1 : 0);
             (result ? applied : invalid).Increment();
             if (result) {

@@ -10,7 +10,8 @@
 #include "base/metrics.h"
 #include "base/result.h"
 #include "cli/process.h"
-#include "gateway/slo.h"
+#include "gateway/core.h"
+#include "scheduler/priorities.h"
 
 namespace cli {
 
@@ -21,7 +22,8 @@ void set_log_level(const std::string& level);
 /// The settings of all roles, read as at a start, of which some may change while a process runs.
 struct AllSettings {
     std::string log_level;
-    gateway::SloClasses slo;
+    gateway::GatewayChange gateway;
+    scheduler::Priorities priorities;
     std::string merged;  // base::Config::merged()
 };
 /// `mint`: as read_cluster. Error: invalid_argument, with every mistake.
@@ -44,10 +46,10 @@ public:
     Reloader(const Reloader&) = delete;
     Reloader& operator=(const Reloader&) = delete;
 
-    /// `flags`: with which the process was started, and started well. `apply_slo`: of a gateway; its error says why the
-    /// classes cannot be taken. `metrics` is borrowed.
-    using ApplySlo = std::function<base::Result<void>(const gateway::SloClasses&)>;
-    void start(const CommonFlags& flags, bool mint, base::Metrics& metrics, ApplySlo apply_slo = {});
+    /// `flags`: with which the process was started, and started well. `apply`: takes in what is of a gateway or a
+    /// scheduler; its error says why nothing of it can be taken. `metrics` is borrowed.
+    using Apply = std::function<base::Result<void>(const AllSettings&)>;
+    void start(const CommonFlags& flags, bool mint, base::Metrics& metrics, Apply apply = {});
     /// After this nothing is applied any more. May be called twice.
     void stop();
 

@@ -110,7 +110,11 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
     const auto admin =
         start_admin(command.admin_port, address->first, command.common, clock, metrics, [] { return true; });
     if (!admin) { return base::pass_on(admin); }
-    reloader.start(command.common, false, metrics);
+    reloader.start(command.common, false, metrics,
+                   [served = server->get()](const AllSettings& settings) -> base::Result<void> {
+                       served->set_priorities(settings.priorities);
+                       return {};
+                   });
     wait_then_say_goodbye();
     reloader.stop();
     (*server)->drain_and_stop();
@@ -233,7 +237,7 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
         [served = server->get()] { served->refresh_metrics(); });
     if (!admin) { return base::pass_on(admin); }
     reloader.start(command.common, false, metrics,
-                   [served = server->get()](const gateway::SloClasses& slo) { return served->set_slo(slo); });
+                   [served = server->get()](const AllSettings& settings) { return served->change(settings.gateway); });
     wait_then_say_goodbye();
     reloader.stop();
     *is_ready = false;

@@ -246,6 +246,12 @@ std::optional<base::Error> LocalStack::device_lost() const {
     return std::nullopt;
 }
 
+base::Result<void> LocalStack::change(const AllSettings& settings) {
+    if (auto changed = gateway_->change(settings.gateway); !changed) { return changed; }
+    scheduler_->set_priorities(settings.priorities);
+    return {};
+}
+
 void LocalStack::drain_and_stop() {
     if (gateway_ != nullptr && device_lost()) {
         gateway_->give_up_and_stop();  // all workers of a process use one device: nobody is left to place requests at
@@ -298,7 +304,7 @@ int serve_main(const ServeOptions& options) {
     auto stack = LocalStack::start(options);
     if (!stack) { return report(stack.error()); }
     reloader.start(options.common, true, (*stack)->metrics(),
-                   [served = stack->get()](const gateway::SloClasses& slo) { return served->set_slo(slo); });
+                   [served = stack->get()](const AllSettings& settings) { return served->change(settings); });
     if (!(*stack)->wait_until_ready(std::chrono::seconds(30))) { spdlog::warn("the workers are not registered yet"); }
     std::fprintf(stderr, "%s", (*stack)->banner().c_str());
     wait_for_end();

@@ -14,6 +14,7 @@
 #include "base/result.h"
 #include "cli/otlp_exporter.h"
 #include "cli/process.h"
+#include "cli/reload.h"
 #include "cli/served_models.h"
 #include "cli/stack_pools.h"
 #include "cli/worker_process.h"
@@ -55,8 +56,8 @@ public:
     /// That of the first worker that has lost its device: then none of this process can use it (WorkerProcess).
     std::optional<base::Error> device_lost() const;
     base::Metrics& metrics() { return metrics_; }
-    /// As gateway::GatewayServer::set_slo.
-    base::Result<void> set_slo(const gateway::SloClasses& slo) { return gateway_->set_slo(slo); }
+    /// As Reloader::Apply.
+    base::Result<void> change(const AllSettings& settings);
     void drain_and_stop();
 
 private:

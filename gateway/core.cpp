@@ -158,7 +158,7 @@ struct GatewayCore::State {
     Setup setup;
     const std::vector<std::string> slo_names = setup.options.slo.names();
     const Models models;
-    const Cors cors;
+    Cors cors;
     std::shared_ptr<asio::io_context> io;
     asio::executor_work_guard<asio::io_context::executor_type> work;
     TextQueue text_queue;
@@ -351,12 +351,18 @@ void GatewayCore::refresh_metrics() {
     });
 }
 
-base::Result<void> GatewayCore::set_slo(const SloClasses& slo) {
-    if (slo.names() != state_->slo_names) {
+base::Result<void> GatewayCore::change(const GatewayChange& change) {
+    auto cors = Cors::make(change.cors_origins);
+    if (!cors) { return base::pass_on(cors); }
+    if (change.slo.names() != state_->slo_names) {
         return base::fail(base::ErrorCode::failed_precondition,
                           "slo_classes: other classes than at the start need a restart; their targets may change");
     }
-    asio::post(*state_->io, [s = state_.get(), slo] { s->setup.options.slo = slo; });
+    asio::post(*state_->io, [s = state_.get(), slo = change.slo, cors = std::move(*cors)] {
+        s->setup.options.slo = slo;
+        s->cors = cors;
+        if (s->http) { s->http->set_cors(cors); }
+    });
     return {};
 }
 

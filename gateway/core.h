@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/block_hash.h"
@@ -14,6 +15,12 @@
 #include "gateway/trace/request_trace.h"
 
 namespace gateway {
+
+/// What of GatewayOptions may change while a gateway runs.
+struct GatewayChange {
+    SloClasses slo = {};
+    std::vector<std::string> cors_origins = {};
+};
 
 /// Whether the files that `options` name can be used: API keys, certificate, key. GatewayCore::start looks, too; this
 /// is for who does much before. Error: invalid_argument.
@@ -46,9 +53,10 @@ public:
     void when_ready(std::function<void()> tell);
     /// Metrics of what is open now are written anew, soon. Any thread, before it is stopped.
     void refresh_metrics();
-    /// Requests that come from now on are promised what these classes say. Any thread, before it is stopped. Error:
-    /// failed_precondition (other names of classes than at the start, by which metrics are told).
-    base::Result<void> set_slo(const SloClasses& slo);
+    /// Requests that come from now on are promised what these classes say, and pages of these origins may ask. All of
+    /// it is taken, or with an error nothing. Any thread, before it is stopped. Errors: invalid_argument (as
+    /// Cors::make), failed_precondition (other names of classes than at the start, by which metrics are told).
+    base::Result<void> change(const GatewayChange& change);
     /// /ready and new requests get 503 from now on. Lets requests in work finish for at most the drain timeout, ends
     /// the rest with an error, joins the threads. Any thread but the gateway's own; the first call counts.
     void drain_and_stop();

@@ -43,8 +43,8 @@ public:
     void when_ready(std::function<void()> tell) { core_->when_ready(std::move(tell)); }
     /// As GatewayCore::refresh_metrics.
     void refresh_metrics() { core_->refresh_metrics(); }
-    /// As GatewayCore::set_slo.
-    base::Result<void> set_slo(const SloClasses& slo) { return core_->set_slo(slo); }
+    /// As GatewayCore::change.
+    base::Result<void> change(const GatewayChange& change) { return core_->change(change); }
     /// /ready and new requests get 503, what is in work is finished within the drain timeout, then it stops.
     void drain_and_stop() { core_->drain_and_stop(); }
     /// The same without waiting: what is in work ends with an error now. For when nobody can do it.

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "proto/scheduler.pb.h"
 #include "scheduler/model_pool.h"
 #include "scheduler/options.h"
+#include "scheduler/priorities.h"
 #include "scheduler/tenants.h"
 
 namespace scheduler {
@@ -78,6 +80,9 @@ public:
     /// date. To be called several times a lease.
     std::vector<SessionId> tick();
 
+    /// `SchedulerOptions::priorities` of requests that come from now on.
+    void set_priorities(Priorities priorities) { options_.priorities = std::move(priorities); }
+
     std::size_t workers() const;
     /// Of these, whose load is known: they have reported since they registered.
     std::size_t workers_heard() const;
@@ -103,7 +108,7 @@ private:
     base::Result<Answer> hear(SessionId session, const sluice::proto::Heartbeat& heartbeat);
     const Session* life_of_other_model(base::WorkerId id, const ModelPool& pool) const;
 
-    const SchedulerOptions options_;
+    SchedulerOptions options_;  // but for the priorities they stay; pools borrow them
     const base::Clock& clock_;
     base::Metrics& metrics_;
     const base::TimePoint started_;

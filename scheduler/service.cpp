@@ -56,7 +56,7 @@ public:
           metrics_(metrics),
           key_(key),
           streams_max_(std::size_t{options_.workers_max} * 2),
-          commands_(options_.calls_max + streams_max_ * kCommandsPerStream + 3),
+          commands_(options_.calls_max + streams_max_ * kCommandsPerStream + 4),
           leader_metrics_(metrics),
           service_(*this) {}
 
@@ -89,6 +89,14 @@ public:
     }
 
     const std::string& address() const { return address_; }
+
+    void set_priorities(Priorities priorities) {
+        const std::scoped_lock lock(priorities_mutex_);
+        const bool is_asked = std::exchange(next_priorities_, std::move(priorities)).has_value();
+        if (!is_asked) {
+            push([this] { take_priorities(); });
+        }
+    }
 
     void stop() {
         const std::scoped_lock lock(stop_mutex_);
@@ -407,6 +415,12 @@ private:
         }
     }
 
+    void take_priorities() {
+        const std::scoped_lock lock(priorities_mutex_);
+        options_.priorities = *std::exchange(next_priorities_, std::nullopt);
+        if (scheduler_) { scheduler_->set_priorities(options_.priorities); }
+    }
+
     /// No effect for a session of a former term.
     void detach(SessionId session) {
         if (scheduler_) { scheduler_->detach(session); }
@@ -490,7 +504,7 @@ private:
         }
     }
 
-    const SchedulerOptions options_;
+    SchedulerOptions options_;  // but for the priorities, which are the state thread's, they stay
     const base::Clock& clock_;
     base::Metrics& metrics_;
     const proto::ClusterKey key_;
@@ -500,6 +514,8 @@ private:
     std::atomic<std::size_t> open_streams_ = 0;
     std::atomic<std::uint64_t> next_session_ = 1;
     std::atomic<bool> look_asked_ = false;
+    std::mutex priorities_mutex_;
+    std::optional<Priorities> next_priorities_;  // guarded by it; not taken yet
     LeaderMetrics leader_metrics_;
     // Owned by the state thread.
     std::unique_ptr<Scheduler> scheduler_;          // none while another one leads
@@ -534,6 +550,10 @@ base::Result<std::unique_ptr<SchedulerServer>> SchedulerServer::start(SchedulerO
 
 std::string SchedulerServer::address() const {
     return impl_->address();
+}
+
+void SchedulerServer::set_priorities(Priorities priorities) {
+    impl_->set_priorities(std::move(priorities));
 }
 
 void SchedulerServer::drain_and_stop() {

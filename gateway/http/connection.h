@@ -37,7 +37,7 @@ struct HttpServer::Shared {
     std::optional<base::TimePoint> sweep(base::TimePoint now);
 
     Setup setup;
-    const SiteCheck site;
+    SiteCheck site;
     const TrustedProxies proxies;
     const std::shared_ptr<ByteAccount> bodies;
     ConnectionBook book;

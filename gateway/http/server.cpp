@@ -148,6 +148,11 @@ HttpServer::Load HttpServer::load() const {
     return load;
 }
 
+void HttpServer::set_cors(const Cors& cors) {
+    shared_->setup.cors = cors;
+    shared_->site.set_cors(cors);
+}
+
 void HttpServer::drain(std::function<void()> progress) {
     shared_->draining = true;
     shared_->drain_progress = std::move(progress);

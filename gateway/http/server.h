@@ -79,6 +79,8 @@ public:
 
     std::uint16_t port() const;
     Load load() const;
+    /// Of requests whose head is read from now on, in place of Setup::cors.
+    void set_cors(const Cors& cors);
     /// Closes connections that are idle after an answer; the others, and those that still come (probes must hear that
     /// we are going), close after one answer. `progress` is called whenever load().unanswered may have fallen.
     void drain(std::function<void()> progress);

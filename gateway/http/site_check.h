@@ -3,6 +3,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -13,7 +14,7 @@ namespace gateway {
 
 /// Whether a request is meant for this server: by its Host (a name of somebody else's that was pointed at our address
 /// is none of ours: DNS rebinding) and by its Origin (a page of another site that makes a browser act for it). Clients
-/// that are no browsers send no Origin and the Host that they were given. Immutable: any thread.
+/// that are no browsers send no Origin and the Host that they were given. One thread at a time.
 class SiteCheck {
 public:
     /// Lets everything pass.
@@ -24,6 +25,9 @@ public:
     /// `cors`: pages that may ask; so may pages of the host that they ask.
     /// Error: invalid_argument for what is no host.
     static base::Result<SiteCheck> make(const std::vector<std::string>& hosts, bool on_loopback, Cors cors);
+
+    /// Other pages that may ask from now on.
+    void set_cors(Cors cors) { cors_ = std::move(cors); }
 
     /// 403 with what to do about it, or nothing.
     std::optional<HttpRefusal> refusal(const RequestHead& head) const;

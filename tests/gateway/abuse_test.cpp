@@ -235,3 +235,39 @@ TEST_CASE("a page of another site makes nothing happen", "[gateway][http]") {
     REQUIRE(status_of(ask(port, post_to("localhost", json + "Origin: https://chat.example.org\r\n"))) == 200);
     REQUIRE(status_of(ask(port, post_to("localhost:1", json + "Origin: http://localhost:1\r\n"))) == 200);
 }
+
+TEST_CASE("pages that may ask are others from one moment to the next, or the same where the new ones are none",
+          "[gateway][http]") {
+    gateway::GatewayOptions options;
+    options.cors_origins = {"https://old.example"};
+    Server server(options);
+    const std::uint16_t port = server.core->port();
+    const auto asked_by = [&](const std::string& page) {
+        return ask(port, post_to("localhost", "Content-Type: application/json\r\nOrigin: " + page + "\r\n"));
+    };
+    const auto told = [&](const std::string& page) {
+        return ask(port, get("/v1/models", "localhost", "Origin: " + page + "\r\n"))
+            .find("Access-Control-Allow-Origin: " + page);
+    };
+    const auto preflight = [&](const std::string& page) {
+        return ask(port, "OPTIONS /v1/completions HTTP/1.1\r\nHost: localhost\r\nOrigin: " + page +
+                             "\r\nAccess-Control-Request-Method: POST\r\n" + kClose + "\r\n")
+            .find("Access-Control-Allow-Methods");
+    };
+    const std::string before = "https://old.example";
+    const std::string after = "https://new.example";
+    const auto may_ask = [&](const std::string& yes, const std::string& no) {
+        CHECK(status_of(asked_by(yes)) == 200);
+        CHECK(status_of(asked_by(no)) == 403);
+        CHECK(told(yes) != std::string::npos);
+        CHECK(told(no) == std::string::npos);
+        CHECK(preflight(yes) != std::string::npos);
+        CHECK(preflight(no) == std::string::npos);
+    };
+    may_ask(before, after);
+    REQUIRE(server.core->change({.slo = options.slo, .cors_origins = {after}}).has_value());
+    may_ask(after, before);
+    const auto refused = server.core->change({.slo = options.slo, .cors_origins = {before, "no origin"}});
+    REQUIRE(refused.error().code == base::ErrorCode::invalid_argument);
+    may_ask(after, before);
+}

@@ -112,6 +112,45 @@ def test_hangup_takes_in_what_may_change_and_keeps_the_old_where_the_new_is_inva
         assert server.stop() == 0
 
 
+def test_pages_that_may_ask_and_priorities_change_by_a_hangup(tmp_path):
+    """In processes of their own: the gateway takes in both, the scheduler the priorities."""
+    file = tmp_path / "sluice.yaml"
+
+    def write(page, priority):
+        file.write_text(f"gateway: {{cors_origins: ['{page}']}}\nslo_classes:\n  chat: {{priority: {priority}}}\n")
+
+    port = harness.free_port()
+    environment = {"SLUICE_CLUSTER_KEY": "0" * 32}
+    write("https://old.example", 0)
+    with harness.Process([BINARY, "scheduler", "--listen", "127.0.0.1:0", "--config", file], environment) as scheduler, \
+            harness.Process([BINARY, "gateway", "--model", MODEL, "--port", str(port), "--config", file], environment) as gateway:
+        wait_until(lambda: "sluice scheduler at" in scheduler.output() and "sluice gateway serves" in gateway.output(), "both run", 60)
+
+        def may_ask(page):
+            answer = harness.request(port, "POST", "/tokenize", {"prompt": "a"}, {"Origin": page})
+            assert (answer.status, answer.headers.get("access-control-allow-origin")) in ((200, page), (403, None)), answer.body
+            return answer.status == 200
+
+        def reload(says):
+            for process in (scheduler, gateway):
+                before = len(re.findall("the settings (?:were read again|are invalid)", process.output()))
+                os.kill(process.pid, signal.SIGHUP)
+                wait_until(lambda process=process, before=before: len(re.findall("the settings (?:were read again|are invalid).*\n", process.output())) > before,
+                           "the settings were read", 60)
+                assert says in re.findall("the settings (?:were read again|are invalid).*", process.output())[-1]
+
+        assert may_ask("https://old.example") and not may_ask("https://new.example")
+        write("https://new.example", 3)
+        reload("in effect now: gateway.cors_origins, slo_classes.chat.priority")
+        assert may_ask("https://new.example") and not may_ask("https://old.example")
+        write("https://newer.example/path", 4)
+        reload("the old ones stay: gateway.cors_origins: 'https://newer.example/path' has a path")
+        assert metric(port, "sluice_config_valid") == 0
+        assert may_ask("https://new.example") and not may_ask("https://old.example")
+        for process in (gateway, scheduler):
+            assert process.stop() == 0
+
+
 def test_every_role_outlives_a_hangup(tmp_path):
     file = tmp_path / "sluice.yaml"
     file.write_text("log: {level: info}\n")

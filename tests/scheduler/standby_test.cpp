@@ -156,6 +156,50 @@ TEST_CASE("who stands by places nothing, and takes over when the leader goes, as
     REQUIRE(second.metrics.text().find("sluice_scheduler_leads 1") != std::string::npos);
 }
 
+TEST_CASE("other priorities count at once where it leads, and when its turn comes where it stands by",
+          "[scheduler][leader]") {
+    const base::SystemClock clock;
+    const Folder folder;
+    const auto watcher = folder.lease();
+    std::uint64_t requests = 0;
+    /// How much its tenant has had beyond those whom it is compared with: only requests of one priority are.
+    const auto tokens_ahead = [&requests](Server& server, const std::string& tenant, const std::string& slo_class) {
+        auto ask = make_place({.request_id = ++requests, .tenant = tenant});
+        ask.set_slo_class(slo_class);
+        grpc::ClientContext context;
+        Server::limit(context);
+        proto::PlaceReply reply;
+        const grpc::Status status = server.stub->Place(&context, ask, &reply);
+        INFO(status.error_message());
+        REQUIRE(reply.has_placement());
+        return reply.placement().tenant_tokens();
+    };
+    Server first(folder, clock);
+    first.wait_answer();
+    Worker worker(first);
+    worker.beat();
+    Server second(folder, clock);
+    second.wait_refused("stands by");
+    second.server->set_priorities({{"chat", 1}});
+    wait_record_of_one_worker(*watcher);
+    tokens_ahead(first, "red", "batch");
+    tokens_ahead(first, "blue", "chat");
+    REQUIRE(tokens_ahead(first, "blue", "chat") > 0);
+    first.server->set_priorities({{"chat", 1}});
+    REQUIRE(tokens_ahead(first, "blue", "chat") == 0);
+    first.server->drain_and_stop();
+
+    second.wait_refused("waits for its workers");
+    Worker again(second);
+    again.beat();
+    second.wait_answer();
+    tokens_ahead(second, "red", "batch");
+    tokens_ahead(second, "blue", "chat");
+    REQUIRE(tokens_ahead(second, "blue", "chat") == 0);
+    second.server->set_priorities({});
+    REQUIRE(tokens_ahead(second, "blue", "chat") > 0);
+}
+
 TEST_CASE("a new leader waits for workers that do not come only for a time", "[scheduler][leader]") {
     const base::SystemClock clock;
     const Folder folder;

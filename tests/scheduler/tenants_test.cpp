@@ -1,5 +1,6 @@
 #include "scheduler/tenants.h"
 
+#include <cstdint>
 #include <string>
 
 #include "tests/scheduler/builders.h"
@@ -10,6 +11,7 @@
 using scheduler::TenantId;
 using scheduler::Tenants;
 using scheduler_test::Fixture;
+using scheduler_test::make_place;
 
 TEST_CASE("the first tenants are told apart, all others are one", "[scheduler][tenants]") {
     Tenants tenants(2);
@@ -25,6 +27,27 @@ TEST_CASE("the first tenants are told apart, all others are one", "[scheduler][t
     REQUIRE(tenants.names()[base::raw(red)] == "red");
     REQUIRE(tenants.names().size() == 3);
     REQUIRE(Tenants(100).id_of(std::string(65, 'x')) == TenantId{0});
+}
+
+TEST_CASE("classes may get other priorities while it places: who was compared before is compared no more",
+          "[scheduler][tenants]") {
+    Fixture f;
+    f.attach(1, {.id = 1, .incarnation = 11});
+    std::uint64_t request = 0;
+    const auto tokens_ahead = [&](const std::string& tenant, const std::string& slo_class) {
+        auto ask = make_place({.request_id = ++request, .prompt_tokens = 100, .new_tokens_max = 1, .tenant = tenant});
+        ask.set_slo_class(slo_class);
+        const auto reply = f.scheduler.place(ask);
+        REQUIRE(reply.has_placement());
+        return reply.placement().tenant_tokens();
+    };
+    REQUIRE(tokens_ahead("red", "batch") == 0);
+    REQUIRE(tokens_ahead("blue", "chat") == 0);  // lifted to where red is
+    REQUIRE(tokens_ahead("blue", "chat") > 0);
+    f.scheduler.set_priorities({{"chat", 1}});
+    REQUIRE(tokens_ahead("blue", "chat") == 0);  // nobody else asks with that priority
+    f.scheduler.set_priorities({});
+    REQUIRE(tokens_ahead("blue", "chat") > 0);
 }
 
 TEST_CASE("placements are counted for their tenant until their release", "[scheduler][tenants]") {

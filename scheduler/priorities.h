@@ -1,0 +1,10 @@
+#pragma once
+
+#include "scheduler/options.h"
+
+namespace scheduler {
+
+/// Of classes, by name: the only option that may change while a scheduler runs.
+using Priorities = decltype(SchedulerOptions::priorities);
+
+}  // namespace scheduler
