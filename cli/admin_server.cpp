@@ -2,6 +2,7 @@
 
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
 #include <thread>
 #include <utility>
 
@@ -22,6 +23,7 @@ gateway::HttpResponse text_answer(unsigned status, std::string body, std::string
 
 struct AdminServer::Impl {
     boost::asio::io_context io{1};
+    std::unique_ptr<FleetDesk> fleet;  // null: no page
     std::unique_ptr<gateway::HttpServer> server;
     std::jthread thread;
 };
@@ -31,6 +33,7 @@ AdminServer::AdminServer() : impl_(std::make_unique<Impl>()) {}
 AdminServer::~AdminServer() {
     impl_->io.stop();
     impl_->thread = {};
+    impl_->fleet.reset();  // its thread posts to io
     impl_->server.reset();
 }
 
@@ -41,19 +44,21 @@ std::uint16_t AdminServer::port() const {
 base::Result<std::unique_ptr<AdminServer>> AdminServer::start(const std::string& host, std::uint16_t port,
                                                               bool allow_public, const base::Clock& clock,
                                                               base::Metrics& metrics, std::function<bool()> is_ready,
-                                                              std::function<void()> before_metrics) {
+                                                              std::function<void()> before_metrics,
+                                                              std::unique_ptr<FleetDesk> fleet) {
     auto admin = std::unique_ptr<AdminServer>(new AdminServer());
     gateway::HttpServer::Setup setup{
         .options = {}, .clock = clock, .handler = nullptr, .refused = nullptr, .refusal_body = nullptr, .cors = {}};
     setup.options.host = host;
     setup.options.port = port;
     setup.options.allow_public = allow_public;
-    setup.options.connections_max = 32;
+    setup.options.connections_max = fleet ? 128 : 32;
+    setup.options.limits.body_bytes_max = 64u << 10;
     setup.options.send_buffer_bytes_max = 16u << 20;
     setup.refused = [](const gateway::HttpRefusal&) {};
     setup.refusal_body = [](const gateway::HttpRefusal& refusal) { return refusal.message + "\n"; };
-    setup.handler = [&metrics, is_ready = std::move(is_ready), before_metrics = std::move(before_metrics)](
-                        gateway::HttpRequest request, std::shared_ptr<gateway::Exchange> exchange) {
+    setup.handler = [&metrics, is_ready = std::move(is_ready), before_metrics = std::move(before_metrics),
+                     desk = fleet.get()](gateway::HttpRequest request, std::shared_ptr<gateway::Exchange> exchange) {
         const std::string path = request.head.path;
         if (path == "/metrics") {
             if (before_metrics) { before_metrics(); }
@@ -62,10 +67,17 @@ base::Result<std::unique_ptr<AdminServer>> AdminServer::start(const std::string&
             exchange->respond(text_answer(200, "ok\n"));
         } else if (path == "/ready") {
             exchange->respond(is_ready() ? text_answer(200, "ok\n") : text_answer(503, "not ready\n"));
+        } else if (desk != nullptr && FleetDesk::is_route(path)) {
+            desk->handle(request, exchange);
         } else {
-            exchange->respond(text_answer(404, "here are /metrics, /live and /ready\n"));
+            exchange->respond(text_answer(404, desk != nullptr ? "here are /fleet, /metrics, /live and /ready\n"
+                                                               : "here are /metrics, /live and /ready\n"));
         }
     };
+    if (fleet) {
+        fleet->start([io = &admin->impl_->io](std::function<void()> step) { boost::asio::post(*io, std::move(step)); });
+    }
+    admin->impl_->fleet = std::move(fleet);
     auto server = gateway::HttpServer::start(admin->impl_->io, std::move(setup));
     if (!server) { return base::pass_on(server, "the admin listener"); }
     admin->impl_->server = std::move(*server);

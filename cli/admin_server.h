@@ -7,11 +7,12 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "base/result.h"
+#include "cli/fleet_desk.h"
 
 namespace cli {
 
 /// The small HTTP listener of a process for operators: /metrics, /live (the process), /ready (takes
-/// work). A thread of its own.
+/// work), and the fleet page where there is a desk for it. A thread of its own.
 class AdminServer {
 public:
     /// `clock` and `metrics` are borrowed; `before_metrics` is called when somebody asks for them, and may be empty.
@@ -19,7 +20,8 @@ public:
     static base::Result<std::unique_ptr<AdminServer>> start(const std::string& host, std::uint16_t port,
                                                             bool allow_public, const base::Clock& clock,
                                                             base::Metrics& metrics, std::function<bool()> is_ready,
-                                                            std::function<void()> before_metrics = {});
+                                                            std::function<void()> before_metrics = {},
+                                                            std::unique_ptr<FleetDesk> fleet = nullptr);
     ~AdminServer();
     std::uint16_t port() const;
 

@@ -30,6 +30,7 @@
 #include "cli/doctor.h"
 #include "cli/drain.h"
 #include "cli/explain.h"
+#include "cli/fleet.h"
 #include "cli/keys.h"
 #include "cli/man_page.h"
 #include "cli/model/commands.h"
@@ -216,6 +217,10 @@ int main(int argc, char** argv) {
     cli::TopCommand top;
     cli::add_top(*command(app, "top", "what the processes of a cluster do, live", [&] { return cli::top_main(top); }),
                  top);
+    cli::FleetCommand fleet;
+    cli::add_fleet(*command(app, "fleet", "the same as a page for a browser, where workers can be drained",
+                            [&] { return cli::fleet_main(fleet); }),
+                   fleet);
 
     cli::PlanFitCommand plan_fit;
     cli::PlanPoolsCommand plan_pools;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <map>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "base/log.h"
 #include "cli/divide_cores.h"
 #include "cli/kubernetes_lease.h"
+#include "cli/metrics_text.h"
 #include "cli/model/needs.h"
 #include "cli/placement.h"
 #include "cli/reload.h"
@@ -21,6 +23,14 @@
 namespace cli {
 
 using base::ErrorCode;
+
+namespace {
+
+// The scheduler is in this process: longer, and it hangs.
+constexpr std::chrono::seconds kDescribeTimeout{2};
+constexpr std::chrono::seconds kDrainTimeout{5};
+
+}  // namespace
 
 std::function<void(std::uint64_t, std::uint64_t)> load_progress(std::string label) {
     return [label = std::move(label), last = -1](std::uint64_t done, std::uint64_t total) mutable {
@@ -207,7 +217,62 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
          .tracing = {.spans = stack->exporter_.get(), .sampled_share = tracing.sampled_share}});
     if (!gateway) { return base::pass_on(gateway); }
     stack->gateway_ = std::move(*gateway);
+    stack->has_page_ = gateway_options.has_page;
+    if (auto admin = stack->start_admin(options, gateway_options, cluster->control()); !admin) {
+        return base::pass_on(admin);
+    }
     return stack;
+}
+
+base::Result<void> LocalStack::start_admin(const ServeOptions& options, const gateway::GatewayOptions& gateway,
+                                           const proto::ClusterKey& key) {
+    if (options.admin_port < 0) {
+        if (gateway.fleet_page == gateway::FleetPage::on) {
+            spdlog::warn("gateway.fleet_page is on, and there is no port for it: add --admin-port PORT");
+        }
+        return {};
+    }
+    has_fleet_page_ = gateway.has_fleet_page();
+    std::unique_ptr<FleetDesk> desk;
+    if (has_fleet_page_) {
+        scheduler_access_ = std::make_unique<SchedulerAccess>(std::vector{scheduler_->address()}, key);
+        FleetDesk::Setup setup{
+            .look = [this] { return look_at_itself(); },
+            .describe = [this] { return scheduler_access_->describe(kDescribeTimeout); },
+            .drain = [this](std::uint64_t worker,
+                            std::uint64_t life) { return scheduler_access_->drain(worker, life, kDrainTimeout); },
+            .keys_file = gateway.keys_file,
+            .clock = clock_};
+        if (gateway.keys_file.empty()) {
+            fleet_key_ = make_admin_key();
+            setup.keys = {fleet_key_.key};
+        }
+        auto opened = FleetDesk::open(std::move(setup));
+        if (!opened) { return base::pass_on(opened, "gateway.keys_file"); }
+        desk = std::move(*opened);
+    }
+    auto admin = AdminServer::start(
+        host_, static_cast<std::uint16_t>(options.admin_port), options.common.listen_public, clock_, metrics_,
+        [is_ready = is_ready_] { return is_ready->load(); }, [this] { gateway_->refresh_metrics(); }, std::move(desk));
+    if (!admin) { return base::pass_on(admin); }
+    admin_ = std::move(*admin);
+    return {};
+}
+
+TopMoment LocalStack::look_at_itself() {
+    gateway_->refresh_metrics();
+    TopMoment moment;
+    TopSource& self = moment.sources.emplace_back();
+    self.url = address();
+    auto samples = parse_metrics(metrics_.text());
+    if (samples) {
+        self.samples = std::move(*samples);
+    } else {
+        self.problem = samples.error().message;
+    }
+    moment.at = clock_.now();
+    moment.unix_s = static_cast<double>(clock_.unix_us()) / 1e6;
+    return moment;
 }
 
 LocalStack::~LocalStack() {
@@ -218,9 +283,24 @@ std::uint16_t LocalStack::port() const {
     return gateway_->port();
 }
 
+std::string LocalStack::address() const {
+    return fmt::format("{}://{}:{}", scheme_, host_, port());
+}
+
 std::string LocalStack::banner() const {
-    std::string text = fmt::format("sluice serves {} at {}://{}:{}/v1\n  scheduler at {}\n", joined(served_names_),
-                                   scheme_, host_, port(), scheduler_->address());
+    std::string text = fmt::format("sluice serves {} at {}/v1\n", joined(served_names_), address());
+    if (has_page_) { text += fmt::format("  a chat in the browser at {}/\n", address()); }
+    if (admin_ != nullptr) {
+        const std::string admin = fmt::format("http://{}:{}", host_, admin_->port());
+        text += fmt::format("  admin at {}/metrics\n", admin);
+        if (has_fleet_page_) {
+            text +=
+                fmt::format("  the fleet page at {}/fleet, {}\n", admin,
+                            fleet_key_.secret.empty() ? "for keys of scope admin"
+                                                      : "with the key " + fleet_key_.secret + ", made for this run");
+        }
+    }
+    text += fmt::format("  scheduler at {}\n", scheduler_->address());
     for (std::size_t i = 0; i < models_.size(); ++i) {
         const std::uint64_t pool_tokens = workers_[i * workers_each_]->kv_pool_tokens();
         text += fmt::format("  {}: {}\n", models_[i].name, model::summarize_needs(models_[i].needs, pool_tokens));
@@ -233,7 +313,10 @@ std::string LocalStack::banner() const {
 
 bool LocalStack::wait_until_ready(base::Duration patience) const {
     const auto ready = std::make_shared<Event>();
-    gateway_->when_ready([ready] { ready->set(); });
+    gateway_->when_ready([ready, is_ready = is_ready_] {
+        *is_ready = true;
+        ready->set();
+    });
     const bool is_ready = ready->wait(patience);
     if (!is_ready) { end_if_asked(); }  // who is ready may serve somebody already, and ends in order
     return is_ready;
@@ -253,6 +336,7 @@ base::Result<void> LocalStack::change(const AllSettings& settings) {
 }
 
 void LocalStack::drain_and_stop() {
+    *is_ready_ = false;
     if (gateway_ != nullptr && device_lost()) {
         gateway_->give_up_and_stop();  // all workers of a process use one device: nobody is left to place requests at
     } else if (gateway_ != nullptr) {
@@ -262,6 +346,7 @@ void LocalStack::drain_and_stop() {
         (*worker)->drain_and_stop();
     }
     if (scheduler_ != nullptr) { scheduler_->drain_and_stop(); }
+    admin_.reset();  // it looks at the others
     gateway_.reset();
     workers_.clear();
     scheduler_.reset();
@@ -295,6 +380,9 @@ void add_serve(CLI::App& app, ServeOptions& options) {
         ->capture_default_str();
     app.add_option("--threads", options.threads, "compute threads of all workers together; 0: the machine's cores")
         ->capture_default_str();
+    app.add_option("--admin-port", options.admin_port,
+                   "also serve /metrics, /live and /ready on this port, without API keys, and the fleet page where "
+                   "gateway.fleet_page has it; 0: any free one; default: not");
     add_common_flags(app, options.common);
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -12,11 +13,15 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "base/result.h"
+#include "cli/admin_server.h"
+#include "cli/fleet_desk.h"
+#include "cli/operator_access.h"
 #include "cli/otlp_exporter.h"
 #include "cli/process.h"
 #include "cli/reload.h"
 #include "cli/served_models.h"
 #include "cli/stack_pools.h"
+#include "cli/top_view.h"
 #include "cli/worker_process.h"
 #include "gateway/server.h"
 #include "scheduler/service.h"
@@ -36,8 +41,9 @@ struct ServeOptions {
     std::uint32_t prefill = 1;                         // of each model, like the next two
     std::uint32_t decode = 1;
     std::uint32_t mixed = 0;
-    std::uint32_t encode = 1;   // of each encoder
-    std::uint32_t threads = 0;  // compute threads of all engines together; 0: the machine's cores
+    std::uint32_t encode = 1;      // of each encoder
+    std::uint32_t threads = 0;     // compute threads of all engines together; 0: the machine's cores
+    std::int32_t admin_port = -1;  // -1: no admin listener; 0: any free port
 };
 
 /// All roles of one machine, started in order. Ends them in reverse order.
@@ -62,6 +68,11 @@ public:
 
 private:
     LocalStack() = default;
+    /// The admin listener where one is asked for, with the fleet page where the settings have it.
+    base::Result<void> start_admin(const ServeOptions& options, const gateway::GatewayOptions& gateway,
+                                   const proto::ClusterKey& key);
+    std::string address() const;  // of the gateway, without a path
+    TopMoment look_at_itself();
 
     base::SystemClock clock_;
     base::Metrics metrics_;
@@ -75,6 +86,12 @@ private:
     std::unique_ptr<scheduler::SchedulerServer> scheduler_;
     std::vector<std::unique_ptr<WorkerProcess>> workers_;
     std::unique_ptr<gateway::GatewayServer> gateway_;
+    std::shared_ptr<std::atomic<bool>> is_ready_ = std::make_shared<std::atomic<bool>>(false);  // of wait_until_ready()
+    bool has_page_ = false;
+    bool has_fleet_page_ = false;
+    MadeKey fleet_key_;  // empty where there is a file of keys
+    std::unique_ptr<SchedulerAccess> scheduler_access_;
+    std::unique_ptr<AdminServer> admin_;
 };
 
 void add_serve(CLI::App& app, ServeOptions& options);

@@ -2,10 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <string>
-#include <string_view>
 #include <vector>
-
-#include "base/result.h"
 
 namespace cli {
 
@@ -19,9 +16,5 @@ struct TopCommand {
 };
 void add_top(CLI::App& app, TopCommand& command);
 int top_main(const TopCommand& command);
-
-/// The addresses that `urls` name: "http://host:9100-9104" is five. Error: invalid_argument (no address, more than
-/// 256).
-base::Result<std::vector<std::string>> expand_urls(const std::vector<std::string>& urls);
 
 }  // namespace cli

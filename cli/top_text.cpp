@@ -128,29 +128,24 @@ std::string process_line(const json::object& process) {
 }
 
 std::string kv_line(const json::object& row) {
-    const double blocks = number_of(row, "blocks");
-    const double in_use = number_of(row, "used") + number_of(row, "pinned") + number_of(row, "stranded");
+    const double in_use = number_of(row, "in_use_ratio");
     return fmt::format("{} {} {:>7} {:>7} {:>7} {:>7} {:>8} {:>7} {}", fit(text_of(row, "worker"), 15),
                        fit(text_of(row, "level"), 5), count_text(number_of(row, "used")),
                        count_text(number_of(row, "cached")), count_text(number_of(row, "free")),
                        count_text(number_of(row, "pinned")), count_text(number_of(row, "stranded")),
-                       fmt::format("{:.0f} %", blocks > 0 ? 100 * in_use / blocks : 0), bar(in_use, blocks, 6));
+                       fmt::format("{:.0f} %", 100 * in_use), bar(in_use, 1, 6));
 }
 
 }  // namespace
 
 std::string top_text(const json::object& view, std::size_t columns) {
     Page page(columns);
-    std::size_t up = 0;
-    std::size_t down = 0;
-    if (const json::value* processes = view.if_contains("processes"); processes != nullptr && processes->is_array()) {
-        for (const json::value& process : processes->get_array()) {
-            const json::value* is_up = process.is_object() ? process.get_object().if_contains("up") : nullptr;
-            (is_up != nullptr && is_up->is_bool() && is_up->get_bool() ? up : down) += 1;
-        }
-    }
+    const json::value* const told = view.if_contains("summary");
+    const json::object summary = told != nullptr && told->is_object() ? told->get_object() : json::object();
+    const std::string up = count_text(number_of(summary, "processes_up"));
+    const double down = number_of(summary, "processes_down");
     page.line(fmt::format(
-        "sluice top   {} processes{}{}", up, down > 0 ? fmt::format(", {} not reached", down) : "",
+        "sluice top   {} processes{}{}", up, down > 0 ? ", " + count_text(down) + " not reached" : "",
         is_known(view, "interval_s") ? fmt::format("   rates over {:.1f} s", number_of(view, "interval_s")) : ""));
     page.section(view, "processes",
                  fmt::format("{:21} {:23} {:9} {:>7} {:>5} {:>8}", "PROCESS", "ROLE", "VERSION", "UP", "CPU", "MEMORY"),

@@ -251,15 +251,18 @@ json::array kv_of(const TopMoment& now) {
     for (const auto& [worker, levels] : all) {
         for (const auto& [level, states] : levels) {
             double sum = 0;
+            double in_use = 0;
             json::object row;
             row["worker"] = worker;
             row["level"] = level;
             for (const auto& [state, value] : states) {
                 row[state] = value;
                 sum += value;
+                if (state == "used" || state == "pinned" || state == "stranded") { in_use += value; }
             }
             if (sum <= 0) { continue; }
             row["blocks"] = sum;
+            row["in_use_ratio"] = round_to(in_use / sum, 0.0001);
             rows.push_back(std::move(row));
         }
     }
@@ -290,6 +293,33 @@ json::array transfers_of(const TopMoment& now, const Rates& rates) {
     return all;
 }
 
+double sum_of(const json::array& rows, std::string_view name) {
+    double sum = 0;
+    for (const json::value& row : rows) {
+        sum += row.get_object().at(name).get_double();
+    }
+    return sum;
+}
+
+/// The few figures that say whether somebody should look closer.
+json::object summary_of(const TopMoment& now, const json::object& view) {
+    const auto rows = [&view](std::string_view name) -> const json::array& { return view.at(name).get_array(); };
+    const auto up = std::count_if(now.sources.begin(), now.sources.end(),
+                                  [](const TopSource& source) { return source.problem.empty(); });
+    json::object summary;
+    summary["processes_up"] = static_cast<double>(up);
+    summary["processes_down"] = static_cast<double>(now.sources.size()) - static_cast<double>(up);
+    summary["requests_running"] = sum_of(rows("models"), "running");
+    summary["requests_queued"] = sum_of(rows("queues"), "requests");
+    summary["burn_max"] = nullptr;  // no target has been missed or met yet
+    for (const json::value& slo : rows("slo")) {
+        const double burn = slo.at("burn").get_double();
+        const json::value& most = summary["burn_max"];
+        summary["burn_max"] = most.is_null() ? burn : std::max(burn, most.get_double());
+    }
+    return summary;
+}
+
 }  // namespace
 
 json::object top_view(const TopMoment& now, const TopMoment* before) {
@@ -308,6 +338,7 @@ json::object top_view(const TopMoment& now, const TopMoment* before) {
     view["queues"] = queues_of(now);
     view["kv"] = kv_of(now);
     view["transfers"] = transfers_of(now, rates);
+    view["summary"] = summary_of(now, view);
     return view;
 }
 

@@ -22,7 +22,7 @@ struct TopMoment {
     std::vector<TopSource> sources;
 };
 
-/// The cluster between two moments: processes, models, slo, pools, queues, kv, transfers, schedulers. Rates are over
+/// The cluster between two moments: summary, processes, models, slo, pools, queues, kv, transfers. Rates are over
 /// the time between, null where there is no `before`. Attainment is over the requests that ended in between ("window":
 /// "interval"), or since the processes began where none did ("start"); burn is the share of bad ones over what the
 /// objective allows. Workers of one name in several processes are one row. Pure.

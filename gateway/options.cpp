@@ -47,6 +47,8 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
     options.access_log = log == "off" ? AccessLogKind::off : log == "api" ? AccessLogKind::api : AccessLogKind::all;
     const std::string page = config.choice("gateway.page", "auto", {"auto", "on", "off"});
     options.has_page = page == "on" || (page == "auto" && options.keys_file.empty());
+    const std::string fleet = config.choice("gateway.fleet_page", "auto", {"auto", "on", "off"});
+    options.fleet_page = fleet == "on" ? FleetPage::on : fleet == "off" ? FleetPage::off : FleetPage::automatic;
     options.allow_reset_prefix_cache = config.boolean("gateway.reset_prefix_cache", options.allow_reset_prefix_cache);
     options.usage_in_streams = config.boolean("gateway.usage_in_streams", options.usage_in_streams);
 

@@ -20,6 +20,9 @@ namespace gateway {
 /// Which requests have a line in the access log: all; those of the API (not /health, /ready, /live and /metrics); none.
 enum class AccessLogKind { all, api, off };
 
+/// Whether the fleet page is on the admin port of `serve`. automatic: where there is a file of API keys.
+enum class FleetPage : std::uint8_t { automatic, on, off };
+
 /// Every setting of a gateway; section `gateway` of the configuration.
 struct GatewayOptions {
     std::string model = "model";       // served name of the only model
@@ -30,6 +33,7 @@ struct GatewayOptions {
     bool has_page = false;                  // for people, at /
     bool allow_reset_prefix_cache = false;  // POST /reset_prefix_cache makes all workers forget their prefixes
     bool usage_in_streams = false;          // every stream ends with its usage, also where the client did not ask
+    FleetPage fleet_page = FleetPage::automatic;
     HttpServerOptions http;
     FormLimits form;
     RequestOptions request;
@@ -59,6 +63,9 @@ struct GatewayOptions {
         1 << 20;  // of a worker's events, waiting for the I/O thread; then it is held back
     base::Duration describe_interval = std::chrono::seconds(1);  // five times as often while not ready
 
+    bool has_fleet_page() const {
+        return fleet_page == FleetPage::on || (fleet_page == FleetPage::automatic && !keys_file.empty());
+    }
     /// Reads `gateway.*`; bad values are reported by Config::finish().
     static GatewayOptions read(base::Config& config);
 };

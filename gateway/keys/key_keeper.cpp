@@ -60,6 +60,13 @@ base::Result<std::unique_ptr<KeyKeeper>> KeyKeeper::open(Setup setup) {
     return keeper;
 }
 
+std::unique_ptr<KeyKeeper> KeyKeeper::of(std::vector<ApiKey> keys, const base::Clock& clock, base::Metrics& metrics) {
+    auto keeper = std::unique_ptr<KeyKeeper>(new KeyKeeper({.path = "", .clock = clock, .metrics = metrics}));
+    keeper->take(std::move(keys));
+    keeper->next_look_ = base::TimePoint::max();
+    return keeper;
+}
+
 void KeyKeeper::take(std::vector<ApiKey> keys) {
     book_->forget_others(keys);
     keys_.clear();

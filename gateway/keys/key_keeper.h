@@ -32,6 +32,9 @@ public:
     /// Error: invalid_argument, with the words of read_key_list().
     static base::Result<std::unique_ptr<KeyKeeper>> open(Setup setup);
 
+    /// Over keys that are in no file.
+    static std::unique_ptr<KeyKeeper> of(std::vector<ApiKey> keys, const base::Clock& clock, base::Metrics& metrics);
+
     using Key = std::shared_ptr<const ApiKey>;
     /// Of `Authorization: Bearer KEY`, or `x-api-key: KEY`. Error: 401 (none, unknown, expired, two that differ),
     /// counted. Takes as long for every unknown key.

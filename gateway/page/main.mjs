@@ -4,12 +4,12 @@ import { Answer, Conversation } from "/page/conversation.mjs";
 import { eventsOf } from "/page/events.mjs";
 import { Figures } from "/page/figures.mjs";
 import { nodesOf, parse } from "/page/markdown.mjs";
+import { byId, element, errorOf, switchTheme } from "/page/shared.mjs";
 import { asCurl, asPython } from "/page/snippets.mjs";
 
 const TOLD_TRIES = 5;  // for the server's timeline: it is there a moment after the answer's end
 const TOLD_WAIT_MS = 200;
 
-const byId = (id) => document.getElementById(id);
 const SETTINGS = ["system", "temperature", "top_p", "max_tokens", "seed", "slo_ttft", "slo_tpot", "stops", "tools"];
 
 let conversation = new Conversation();
@@ -29,17 +29,6 @@ function notice(text) {
   byId("notice").hidden = text === "";
 }
 
-/** What the server says went wrong, in words. */
-async function errorOf(response) {
-  const wait = response.headers.get("retry-after");
-  let text = `${response.status} ${response.statusText}`;
-  try {
-    text = (await response.json()).error.message;
-  } catch { /* no JSON: the status has to do */ }
-  if (response.status === 401) { text += " (Settings: API key)"; }
-  return wait ? `${text} (come again in ${wait} s)` : text;
-}
-
 // --- models and state -------------------------------------------------------------------------------------------
 
 async function loadModels() {
@@ -47,7 +36,7 @@ async function loadModels() {
   try {
     const response = await fetch("/v1/models", { headers: headers() });
     if (!response.ok) {
-      state.textContent = await errorOf(response);
+      state.textContent = await errorOf(response, "Settings: API key");
       return;
     }
     const names = (await response.json()).data.map((model) => model.id);
@@ -62,12 +51,6 @@ async function loadModels() {
 }
 
 // --- the conversation, drawn ---------------------------------------------------------------------------------------
-
-function element(tag, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(tag), properties);
-  node.append(...children);
-  return node;
-}
 
 /** A call of a tool, with a field for its result while there is none. */
 function drawCall(call) {
@@ -179,7 +162,7 @@ async function ask() {
   };
   try {
     response = await fetch("/v1/chat/completions", { method: "POST", headers: headers({ "Content-Type": "application/json" }), body: JSON.stringify(body), signal: mine.signal });
-    if (!response.ok) { throw new Error(await errorOf(response)); }
+    if (!response.ok) { throw new Error(await errorOf(response, "Settings: API key")); }
     let isWhole = false;
     for await (const data of eventsOf(response)) {
       if (data === "[DONE]") {
@@ -240,11 +223,7 @@ byId("clear").addEventListener("click", () => {
   draw();
 });
 byId("key").addEventListener("change", loadModels);
-byId("theme").addEventListener("click", () => {
-  const root = document.documentElement;
-  const isDark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = isDark ? "light" : "dark";
-});
+byId("theme").addEventListener("click", switchTheme);
 byId("settings-toggle").addEventListener("click", () => {
   const isOpen = byId("settings").classList.toggle("is-open");
   byId("settings-toggle").setAttribute("aria-expanded", String(isOpen));

@@ -15,4 +15,8 @@ namespace gateway {
 std::optional<HttpResponse> page_file(std::string_view route);
 bool is_page_file(std::string_view route);
 
+/// The same for the fleet page at `/fleet`: what the processes of a cluster do, for operators (cli/fleet_desk.h).
+std::optional<HttpResponse> fleet_page_file(std::string_view route);
+bool is_fleet_page_file(std::string_view route);
+
 }  // namespace gateway

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import urllib.parse
+import xml.etree.ElementTree
 
 import pytest
 import yaml
@@ -113,6 +114,20 @@ def test_every_line_of_a_board_says_something_under_load(world):
         for one in result:
             assert used <= set(one["metric"]), f"{board.uid}, {panel.title}: the legend {line.legend} names a label that {one['metric']} has not"
     assert silent == []
+
+
+def test_every_board_can_be_drawn(world, tmp_path):
+    _, prometheus = world
+    drawn = subprocess.run([harness.ROOT / "scripts" / "draw-boards", f"http://127.0.0.1:{prometheus.port}", tmp_path, "--minutes", "1"], capture_output=True, text=True, timeout=300)
+    assert drawn.returncode == 0, drawn.stderr
+    for board in boards.boards():
+        picture = xml.etree.ElementTree.parse(tmp_path / f"{board.uid}.svg")
+        texts = {element.text for element in picture.iter("{http://www.w3.org/2000/svg}text")}
+        loud = [panel for panel in board.panels if not all(line.quiet for line in panel.lines)]
+        assert {panel.title for panel in board.panels} <= texts
+        assert len(list(picture.iter("{http://www.w3.org/2000/svg}polyline"))) >= len(loud), board.uid
+    nobody = subprocess.run([harness.ROOT / "scripts" / "draw-boards", f"http://127.0.0.1:{harness.free_port()}", tmp_path], capture_output=True, text=True, timeout=60)
+    assert nobody.returncode == 1 and "does not answer" in nobody.stderr
 
 
 def test_the_boards_in_the_chart_are_those_lines():

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "cli/metrics_text.h"
-#include "cli/top.h"
+#include "cli/top_look.h"
 #include "cli/top_view.h"
 
 #include "tests/support/catch.h"
@@ -81,6 +81,12 @@ TEST_CASE("rates, attainment and burn are of what came between two looks", "[cli
     REQUIRE(view.at("processes").at(0).at("version").as_string() == "1.2.3");
     REQUIRE(view.at("processes").at(1).at("leads").as_bool() == false);
     REQUIRE(view.at("kv").as_array().size() == 2u);
+    REQUIRE(view.at("kv").at(1).at("in_use_ratio").to_number<double>() == Approx(0.75));  // of the pool: after "host"
+    const auto& summary = view.at("summary").as_object();
+    REQUIRE(summary.at("processes_up").to_number<int>() == 2);
+    REQUIRE(summary.at("requests_running").to_number<int>() == 3);
+    REQUIRE(summary.at("requests_queued").to_number<int>() == 4);
+    REQUIRE(summary.at("burn_max").to_number<double>() == Approx(2));
     REQUIRE(view.at("pools").at(0).at("ready").to_number<double>() == Approx(1));
     REQUIRE(view.at("transfers").at(0).at("sent_bytes_per_s").to_number<double>() == Approx(0));
 }

@@ -33,7 +33,7 @@ def server():
 def test_every_file_is_served_as_what_it_is_and_none_other(server):
     kinds = {".html": "text/html", ".css": "text/css", ".mjs": "text/javascript", ".svg": "image/svg+xml"}
     files = [path for path in FILES.iterdir() if path.suffix in kinds]
-    assert len(files) == 9
+    assert len(files) == 10
     for path in files:
         answer = request(server.port, "GET", "/" if path.name == "index.html" else f"/page/{path.name}")
         assert answer.status == 200 and answer.body == path.read_bytes()

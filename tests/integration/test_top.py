@@ -32,7 +32,7 @@ def test_one_process_that_serves_everything():
         for words in ("1 processes", "stories260k", "POOL", "prefill", "decode", "KV BLOCKS OF", "TARGETS OF", "QUEUE", "KV OVER"):
             assert words in shown.stdout, shown.stdout
         view = json.loads(top("--url", server.url, "--json").stdout)
-        assert set(view) == {"unix_s", "interval_s", "processes", "models", "slo", "pools", "queues", "kv", "transfers"}
+        assert set(view) == {"unix_s", "interval_s", "processes", "models", "slo", "pools", "queues", "kv", "transfers", "summary"}
         assert view["processes"][0]["up"] and {"gateway", "scheduler", "prefill", "decode"} <= set(view["processes"][0]["roles"])
         assert view["processes"][0]["version"] and view["interval_s"] > 0
         assert any(slo["slo"] == "ttft" and slo["met"] == 1 and slo["attainment"] == 1 and slo["burn"] == 0 for slo in view["slo"]), view["slo"]

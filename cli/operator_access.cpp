@@ -1,0 +1,130 @@
+#include "cli/operator_access.h"
+
+#include <algorithm>
+#include <charconv>
+#include <thread>
+
+#include "proto/channel.h"
+#include "proto/header.h"
+#include "proto/status.h"
+
+namespace cli {
+namespace {
+
+using std::chrono::system_clock;
+
+constexpr std::chrono::seconds kTurn{1};          // of one scheduler, where there are several
+constexpr std::chrono::milliseconds kPause{200};  // between two rounds: who stands by answers at once
+
+base::Result<base::HashKey> cluster_key(const OperatorFlags& flags) {
+    if (!flags.key_file.empty()) { return read_key_file(flags.key_file); }
+    const auto key = key_of_environment();
+    if (!key) { return base::pass_on(key); }
+    if (!*key) {
+        return base::fail(base::ErrorCode::invalid_argument,
+                          "the scheduler listens to nobody without the cluster's key: --cluster-key-file FILE, or "
+                          "SLUICE_CLUSTER_KEY");
+    }
+    return **key;
+}
+
+}  // namespace
+
+void add_operator_flags(CLI::App& app, OperatorFlags& flags) {
+    add_scheduler_flag(app, flags.schedulers);
+    app.add_option("--cluster-key-file", flags.key_file, "file with the cluster's key; default: SLUICE_CLUSTER_KEY");
+    app.add_flag("--trusted-network", flags.trusted_network,
+                 "as cluster.trusted_network: there is no TLS to a scheduler beyond loopback");
+    app.add_flag("--always-tls", flags.always_tls, "as cluster.always_tls: there is TLS to a scheduler of this host");
+    auto* const certificate = app.add_option("--certificate-file", flags.certificate.certificate,
+                                             "of role operator, where processes have certificates (PEM)");
+    auto* const key = app.add_option("--certificate-key-file", flags.certificate.key, "its key");
+    auto* const authority = app.add_option("--authority-file", flags.certificate.authority, "who signs certificates");
+    certificate->needs(key)->needs(authority);
+}
+
+base::Result<ClusterSettings> operator_cluster(const OperatorFlags& flags) {
+    const auto key = cluster_key(flags);
+    if (!key) { return base::pass_on(key); }
+    ClusterSettings cluster;
+    cluster.key = *key;
+    cluster.trusted_network = flags.trusted_network;
+    cluster.always_tls = flags.always_tls;
+    if (!flags.certificate.certificate.empty()) {
+        auto used = cluster.use(flags.certificate);
+        if (used) { used = cluster.check_role(base::PeerRole::operate); }
+        if (!used) { return base::pass_on(used); }
+    }
+    return cluster;
+}
+
+base::Result<std::uint64_t> parse_worker_number(const std::string& text, const std::string& what) {
+    std::uint64_t number = 0;
+    const char* const end = text.data() + text.size();
+    const auto [at, error] = std::from_chars(text.data(), end, number, 16);
+    if (error != std::errc{} || at != end || number == 0) {
+        return base::fail(base::ErrorCode::invalid_argument,
+                          what + " is hexadecimal digits, as the scheduler's log writes them, got '" + text + "'");
+    }
+    return number;
+}
+
+SchedulerAccess::SchedulerAccess(const std::vector<std::string>& addresses, const proto::ClusterKey& key) {
+    for (const std::string& address : addresses) {
+        schedulers_.push_back(proto::Scheduler::NewStub(proto::make_channel({.address = address, .key = key})));
+    }
+}
+
+template <class Ask>
+base::Result<void> SchedulerAccess::ask(std::chrono::milliseconds patience, Ask ask_one) {
+    const auto deadline = system_clock::now() + patience;
+    const bool are_several = schedulers_.size() > 1;
+    while (true) {
+        const std::size_t first = answered_;
+        for (std::size_t turn = 0; turn < schedulers_.size(); ++turn) {
+            const std::size_t at = (first + turn) % schedulers_.size();
+            const auto now = system_clock::now();
+            grpc::ClientContext context;
+            context.set_deadline(are_several ? std::min(deadline, now + kTurn) : deadline);
+            context.set_wait_for_ready(true);  // a scheduler that is busy, or starts, may take a connection only later
+            const grpc::Status status = ask_one(*schedulers_[at], context);
+            if (status.ok()) {
+                answered_ = at;
+                return {};
+            }
+            const bool is_another_asked = status.error_code() == grpc::StatusCode::UNAVAILABLE ||
+                                          status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED;
+            if (!are_several || !is_another_asked || now + kTurn >= deadline) {
+                return tl::unexpected(proto::error_of(status));
+            }
+        }
+        std::this_thread::sleep_for(kPause);
+    }
+}
+
+base::Result<proto::DescribeReply> SchedulerAccess::describe(std::chrono::milliseconds patience) {
+    proto::DescribeRequest request;
+    *request.mutable_header() = proto::make_header("", 0);
+    proto::DescribeReply reply;
+    const auto asked = ask(patience, [&](proto::Scheduler::Stub& scheduler, grpc::ClientContext& context) {
+        return scheduler.Describe(&context, request, &reply);
+    });
+    if (!asked) { return base::pass_on(asked); }
+    return reply;
+}
+
+base::Result<proto::WorkerState> SchedulerAccess::drain(std::uint64_t worker, std::uint64_t incarnation,
+                                                        std::chrono::milliseconds patience) {
+    proto::DrainRequest request;
+    *request.mutable_header() = proto::make_header("", 0);
+    request.set_worker_id(worker);
+    request.set_incarnation(incarnation);
+    proto::DrainReply reply;
+    const auto asked = ask(patience, [&](proto::Scheduler::Stub& scheduler, grpc::ClientContext& context) {
+        return scheduler.Drain(&context, request, &reply);
+    });
+    if (!asked) { return base::pass_on(asked); }
+    return reply.worker();
+}
+
+}  // namespace cli
