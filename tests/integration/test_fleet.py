@@ -330,9 +330,10 @@ def test_what_has_a_hostile_name_is_shown_as_text(chromium):
     evil = "<img src=x onerror=document.title='hit'><b>m</b>"
     with serve("--admin-port", str(admin), "--set", "gateway.fleet_page=on", "--served-name", evil, prefill=0, decode=0, mixed=1) as server:
         server.wait_ready()
+        assert post(server.port, "/v1/completions", model=evil, prompt="Once", max_tokens=3).status == 200
         output = wait_until(lambda: "made for this run" in server.output() and server.output(), "the banner")
         page = open_page(chromium, f"http://127.0.0.1:{admin}/fleet", re.search(r"with the key (\S+),", output)[1])
-        page.wait(f"{ROWS}.length === 1 && document.querySelector('#section-pools tbody tr') && document.querySelector('#section-models tbody tr')")
+        page.wait(f"{ROWS}.length === 1 && ['pools', 'models'].every((id) => document.querySelector(`#section-${{id}} tbody tr`))")
         assert table(page, "workers")[0][2] == table(page, "section-pools")[0][0] == table(page, "section-models")[0][0] == evil
         page.click("#workers td button")
         assert evil in page.text("#drain-text")
