@@ -106,9 +106,9 @@ struct MemoryAction {
 /// - The first newcomer that finds no room takes that of running sequences of a lower class *and* a lower rank, as of
 ///   growing, where all of it together is enough. So a stream of a low class is not pushed out for ever: what it waits
 ///   counts, and once its rank is theirs, nobody of a higher class takes its memory or comes before it.
-/// - What the first of those who wait has on a level below is loaded ahead (load_ahead, beside its wait) when nothing
-/// else
-///   is to be done: into room that is there beside a block for each that runs to grow into, and beside what the pool
+/// - When nothing else is to be done, what the first of those who wait has on a level below is loaded ahead
+/// (load_ahead,
+///   beside its wait): into room that is there beside a block for each that runs to grow into, and beside what the pool
 ///   has of those before it; when nothing is left to load of it, what the second has, and so on. Once loaded it is like
 ///   any block that nobody uses: it is anybody's who wants memory, and no rule above knows of it. So loading ahead
 ///   changes nothing of who runs; while it is under way its blocks are on their way back (blocks_returning).
