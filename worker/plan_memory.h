@@ -107,11 +107,11 @@ struct MemoryAction {
 ///   growing, where all of it together is enough. So a stream of a low class is not pushed out for ever: what it waits
 ///   counts, and once its rank is theirs, nobody of a higher class takes its memory or comes before it.
 /// - When nothing else is to be done, what the first of those who wait has on a level below is loaded ahead
-/// (load_ahead,
-///   beside its wait): into room that is there beside a block for each that runs to grow into, and beside what the pool
-///   has of those before it; when nothing is left to load of it, what the second has, and so on. Once loaded it is like
-///   any block that nobody uses: it is anybody's who wants memory, and no rule above knows of it. So loading ahead
-///   changes nothing of who runs; while it is under way its blocks are on their way back (blocks_returning).
+///   (load_ahead, beside its wait): into room that is there beside a block for each that runs to grow into, and beside
+///   what the pool has of those before it; when nothing is left to load of it, what the second has, and so on. Once
+///   loaded it is like any block that nobody uses: it is anybody's who wants memory, and no rule above knows of it. So
+///   loading ahead changes nothing of who runs; while it is under way its blocks are on their way back
+///   (blocks_returning).
 ///
 /// Bound: after (highest - own priority) times the wait that counts as one no later arrival goes before a sequence, and
 /// it is no victim of any; it waits only for those to end who have waited as long.
