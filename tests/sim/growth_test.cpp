@@ -35,6 +35,12 @@ void* operator new[](std::size_t bytes) {
 void* operator new(std::size_t bytes, std::align_val_t alignment) {
     return take(bytes, static_cast<std::size_t>(alignment));
 }
+void* operator new(std::size_t bytes, const std::nothrow_t& /*none*/) noexcept {  // std::stable_sort's
+    return take(bytes, 0);
+}
+void* operator new[](std::size_t bytes, const std::nothrow_t& /*none*/) noexcept {
+    return take(bytes, 0);
+}
 void operator delete(void* memory) noexcept {
     std::free(memory);
 }
