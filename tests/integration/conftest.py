@@ -3,6 +3,7 @@ import signal
 
 import pytest
 
+import browser
 import harness
 import tools_model
 
@@ -63,3 +64,21 @@ def tool_server(tmp_path_factory):
     """A server whose model's template takes tools; shared by all tests that only ask."""
     with harness.serve(model=tools_model.make(tmp_path_factory.mktemp("tools"))) as server:
         yield server.wait_ready()
+
+
+@pytest.fixture(scope="session")
+def slow_model(tmp_path_factory):
+    """So slow that streams of it run while processes come and go."""
+    folder = tmp_path_factory.mktemp("models") / "slow"
+    with harness.Process([harness.BINARY, "model", "make", "--shape", "stories15m", folder]) as made:
+        assert made.wait() == 0, made.output()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if browser.find() is None:
+        pytest.skip("SKIPPED: no Chromium here (scripts/bootstrap --browser)")
+    made = browser.Browser()
+    yield made
+    made.close()

@@ -15,15 +15,6 @@ STREAMS, TOKENS = 8, 200
 RUNNING, GENERATED = "sluice_worker_requests_running", "sluice_worker_generation_tokens_total"
 
 
-@pytest.fixture(scope="module")
-def slow_model(tmp_path_factory):
-    """So slow that streams of it can be caught while they run."""
-    folder = tmp_path_factory.mktemp("models") / "slow"
-    with harness.Process([harness.BINARY, "model", "make", "--shape", "stories15m", folder]) as made:
-        assert made.wait() == 0, made.output()
-    return folder
-
-
 @pytest.fixture
 def cluster(slow_model):
     # Nobody takes a worker that is stopped for one that is lost, but for gRPC's own pings.

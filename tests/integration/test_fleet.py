@@ -9,7 +9,6 @@ import subprocess
 
 import pytest
 
-import browser
 import harness
 from harness import BINARY, MODEL_ID, ROOT, LocalCluster, post, request, serve, wait_until
 
@@ -63,15 +62,6 @@ def cluster_of(**more):
             yield cluster.wait_ready()
         finally:
             print(cluster.output(), cluster.logs(), sep="\n")  # shown when the test fails
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    if browser.find() is None:
-        pytest.skip("SKIPPED: no Chromium here (scripts/bootstrap --browser)")
-    made = browser.Browser()
-    yield made
-    made.close()
 
 
 def open_page(chromium, url, key, **device):

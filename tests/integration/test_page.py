@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-import browser
 import harness
 from harness import BINARY, MODEL_ID, ROOT, request, serve
 
@@ -56,15 +55,6 @@ def test_where_keys_are_asked_for_the_page_has_to_be_wanted(tmp_path):
             server.wait_ready()
             assert request(server.port, "GET", "/").status == status
             assert request(server.port, "GET", "/page/main.mjs").status == status
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    if browser.find() is None:
-        pytest.skip("SKIPPED: no Chromium here (scripts/bootstrap --browser)")
-    made = browser.Browser()
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -23,15 +23,6 @@ NEXT = harness.BINARY.parent / "tests" / "integration" / "sluice_next_minor"
 TOKENS, STREAM_TOKENS, ASKING = 8, 120, 2
 
 
-@pytest.fixture(scope="module")
-def slow_model(tmp_path_factory):
-    """So slow that streams of it run while processes come and go."""
-    folder = tmp_path_factory.mktemp("models") / "slow"
-    with harness.Process([harness.BINARY, "model", "make", "--shape", "stories15m", folder]) as made:
-        assert made.wait() == 0, made.output()
-    return folder
-
-
 class Fleet:
     """Schedulers (two, of which one leads, where both builds can), a prefill and a decode worker and a gateway, each of a build of its own choice."""
 

@@ -17,15 +17,6 @@ pytestmark = pytest.mark.process
 STREAMS, TOKENS = 6, 200
 
 
-@pytest.fixture(scope="module")
-def slow_model(tmp_path_factory):
-    """So slow that streams of it run while schedulers come and go."""
-    folder = tmp_path_factory.mktemp("models") / "slow"
-    with harness.Process([harness.BINARY, "model", "make", "--shape", "stories15m", folder]) as made:
-        assert made.wait() == 0, made.output()
-    return folder
-
-
 def start(model, *settings):
     return LocalCluster(prefill=1, decode=1, model=model, schedulers=2, settings=["gateway.place_wait_max_ms=60000", *settings])
 
