@@ -3,6 +3,7 @@
 #include <sqlite3.h>
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -202,32 +203,8 @@ base::Result<std::vector<FileRecord>> BatchStore::files(const std::string& tenan
 }
 
 base::Result<std::optional<std::string>> BatchStore::content(const std::string& tenant, const std::string& id) {
-    std::string of_batch;
-    bool is_error = false;
-    {
-        Statement get(file_->database(), "SELECT of_batch, is_error, content FROM files WHERE id=?1 AND tenant=?2");
-        if (!get.is_ready()) { return tl::unexpected(file_->failed("files")); }
-        get.text(1, id);
-        get.text(2, tenant);
-        const int code = get.step();
-        if (code == SQLITE_DONE) { return std::nullopt; }
-        if (code != SQLITE_ROW) { return tl::unexpected(file_->failed("files")); }
-        of_batch = get.bytes_of(0);
-        is_error = get.integer_of(1) != 0;
-        if (of_batch.empty()) { return get.bytes_of(2); }
-    }
-    Statement all(file_->database(), "SELECT outcome FROM requests WHERE batch=?1 AND state=?2 ORDER BY number");
-    if (!all.is_ready()) { return tl::unexpected(file_->failed("requests")); }
-    all.text(1, of_batch);
-    all.integer(2, is_error ? kFailed : kAnswered);
-    std::string content;
-    int code = all.step();
-    for (; code == SQLITE_ROW; code = all.step()) {
-        content += all.bytes_of(0);
-        content += '\n';
-    }
-    if (code != SQLITE_DONE) { return tl::unexpected(file_->failed("requests")); }
-    return content;
+    ContentPlace place;
+    return content_piece(tenant, id, place, std::numeric_limits<std::size_t>::max());
 }
 
 base::Result<std::optional<std::string>> BatchStore::content_piece(const std::string& tenant, const std::string& id,
