@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 
 #include "base/check.h"
@@ -21,6 +22,8 @@ constexpr double kRidge = 0.02;                   // weight of the prior, in sam
 constexpr double kHuber = 3;                      // deviations up to this many usual ones count in full
 constexpr double kDeviationStep = 0.1;            // the median tracker moves by this share per sample
 constexpr double kDeviationMin = 0.02;
+constexpr double kFar = 0.3;        // a deviation so large, ...
+constexpr int kFarInARow = 5;       // ... so often in a row, is no noise
 constexpr double kSpeedMin = 1e-6;  // a machine this much faster or slower than the prior is a broken clock
 constexpr double kSpeedMax = 1e6;
 
@@ -121,7 +124,17 @@ std::optional<double> LinearFit::observe(double x1, double x2, double seconds) {
     const double predicted = predict(x1, x2);
     const double unit = 1 / std::max(seconds, predicted);
     const double deviation = std::abs(seconds - predicted) * unit;  // below 1
-    const double weight = std::min(1.0, kHuber * usual_deviation_ / std::max(deviation, kDeviationMin));
+    far_in_a_row_ = deviation <= kFar     ? 0
+                    : seconds > predicted ? std::max(far_in_a_row_, 0) + 1
+                                          : std::min(far_in_a_row_, 0) - 1;
+    const bool has_changed = std::abs(far_in_a_row_) >= kFarInARow;
+    if (has_changed) {
+        buckets_.clear();
+        used_buckets_ = 0;
+        far_in_a_row_ = 0;
+    }
+    const double weight =
+        has_changed ? 1 : std::min(1.0, kHuber * usual_deviation_ / std::max(deviation, kDeviationMin));
     usual_deviation_ =
         std::clamp(usual_deviation_ * (deviation > usual_deviation_ ? 1 + kDeviationStep : 1 - kDeviationStep),
                    kDeviationMin, 1.0);

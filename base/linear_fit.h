@@ -13,7 +13,8 @@ namespace base {
 /// - Every sample is divided by max(measured, predicted), so that short and long steps count alike (DistServe,
 ///   appendix A) and a sample that is far too long counts for little. What deviates by more than a multiple of the
 ///   usual (median) deviation is weighted down as by Huber, so that garbage cannot move the fit while a lasting change
-///   can.
+///   can. Where five samples in a row are far off on the same side, what was learned before is wrong, all of it, and
+///   learning begins anew with the last of them: a machine that was slow for its first steps is known again soon.
 /// - Samples are summed by the magnitude of (x1, x2); each bucket forgets by itself. A worker that decoded one sequence
 ///   for an hour still knows what many cost. Unused buckets fade: slowly while predictions are good, fast when they are
 ///   not (a machine that changed its speed).
@@ -58,6 +59,7 @@ private:
     std::uint64_t samples_ = 0;
     double age_ = 0;                // samples, each counting for more while predictions are bad
     double usual_deviation_ = 1.0;  // tracks the median of |relative error|
+    int far_in_a_row_ = 0;          // samples that were far too long (> 0) or far too short (< 0)
     Coefficients coefficients_;
 };
 

@@ -38,6 +38,7 @@ void Backlog::placed(Number number, std::uint32_t prefill_slot, std::uint32_t de
     slot.prompts.emplace(number, Prompt{.tokens = static_cast<double>(uncached_tokens), .placed = now});
     slot.prompt_tokens += uncached_tokens;
     ++slots_[decode_slot].coming;
+    slot.busy = slots_[decode_slot].busy = now;
     if (std::isfinite(tpot_seconds_target)) { ++slots_[decode_slot].targets[tpot_seconds_target]; }
     placed_[number] = {.prefill_slot = prefill_slot,
                        .decode_slot = decode_slot,
@@ -57,7 +58,7 @@ void Backlog::take_prompt(Slot& slot, Number number, bool is_computed, base::Tim
     if (is_computed || prompt == slot.prompts.begin()) { slot.computed_tokens -= tokens; }
     slot.computed_tokens = std::clamp(slot.computed_tokens, 0.0, std::max(0.0, slot.prompt_tokens));
     slot.prompts.erase(prompt);
-    slot.turned = now;
+    slot.turned = slot.busy = now;
 }
 
 void Backlog::first_token(Number number, base::TimePoint now) {
@@ -69,6 +70,7 @@ void Backlog::first_token(Number number, base::TimePoint now) {
     if (Slot* slot = slot_of(placed.decode_slot, placed.decode_life)) {
         --slot->coming;
         slot->decoding += 1;
+        slot->busy = now;
         slot->decode_context += placed.prompt_tokens;
     }
 }
@@ -90,6 +92,7 @@ void Backlog::ended(Number number, base::TimePoint now) {
             const double share = std::min(1.0, 1 / slot->decoding);
             slot->decode_context *= 1 - share;
             slot->decoding = std::max(0.0, slot->decoding - 1);
+            slot->busy = now;
         }
     }
     if (Slot* slot = slot_of(placed.decode_slot, placed.decode_life)) {
@@ -120,6 +123,7 @@ void Backlog::reported(std::uint32_t number, const ReportedLoad& load, base::Tim
     slot.decoding = load.decode_sequences;
     slot.decode_context = static_cast<double>(load.decode_context_tokens);
     slot.turned = now;
+    if (held > 0) { slot.busy = now; }
 }
 
 void Backlog::clear(std::uint32_t number) {
@@ -143,6 +147,9 @@ ExpectedLoad Backlog::expect(std::uint32_t number, base::TimePoint now) const {
     load.coming = slot.coming;
     if (!slot.targets.empty()) { load.tpot_seconds_strictest = slot.targets.begin()->first; }
     if (const auto residual = residual_seconds()) { load.residual_seconds = *residual; }
+    if (load.prompts == 0 && load.prompt_tokens == 0 && load.decoding == 0 && load.coming == 0) {
+        load.idle_seconds = std::max(0.0, Seconds(now - slot.busy).count());
+    }
     return load;
 }
 

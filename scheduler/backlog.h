@@ -56,6 +56,7 @@ private:
         double decode_context = 0;
         std::map<double, std::uint32_t> targets;  // of those placed here to decode, how many have each
         base::TimePoint turned{};                 // when the prompt whose turn it is was known to have computed_tokens
+        base::TimePoint busy{};                   // when there was something to do last
     };
     struct Placed {
         std::uint32_t prefill_slot = 0;

@@ -59,6 +59,7 @@ struct ExpectedLoad {
     double decode_context = 0;       // their tokens
     double coming = 0;               // prompts, there or elsewhere, that will decode here
     double residual_seconds = 0;     // that a decoding sequence goes on, on average; 0: unknown
+    double idle_seconds = 0;         // that it has had nothing to do; 0: it has
     /// The least mean gap that was promised to one of those who decode here or will.
     double tpot_seconds_strictest = std::numeric_limits<double>::infinity();
 };
@@ -91,6 +92,9 @@ struct PlaceRules {
     std::uint32_t fetch_tokens_min = 0;
     /// What cannot be in time by prediction is refused, unless it has begun.
     bool admit_by_prediction = true;
+    /// A worker that had nothing to do for so long is given the next request that asks for it, whatever is predicted:
+    /// a prediction that lets nobody in would never be put right. Infinite: never.
+    double probe_after_seconds = 1;
 };
 
 /// All workers at one instant. Borrowed for the decision. Entries with status `gone` are skipped.

@@ -1,6 +1,8 @@
 #include "scheduler/options.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 namespace scheduler {
 
@@ -38,6 +40,10 @@ SchedulerOptions SchedulerOptions::read(base::Config& config) {
         count("scheduler.fetch_tokens_min", options.rules.fetch_tokens_min, 0, 1'000'000'000);
     options.rules.admit_by_prediction =
         config.boolean("scheduler.admit_by_prediction", options.rules.admit_by_prediction);
+    const double probe_ms = options.rules.probe_after_seconds * 1e3;
+    const std::int64_t probe = config.integer("scheduler.probe_after_ms", std::llround(probe_ms), 0, 86'400'000);
+    options.rules.probe_after_seconds =
+        probe == 0 ? std::numeric_limits<double>::infinity() : static_cast<double>(probe) * 1e-3;
     for (const std::string& name : config.children("scheduler.tenant_weights")) {
         options.tenant_weights[name] = config.number("scheduler.tenant_weights." + name, 1, 0.001, 1000);
     }

@@ -34,7 +34,7 @@ struct SchedulerOptions {
     /// `scheduler.gather_ms`: a new leader waits at most so long for the workers of the one before it.
     std::chrono::milliseconds gather_max{1500};
     /// `scheduler.allow_mixed_numerics`, `scheduler.local_prefill_by_prediction`, `scheduler.fetch_tokens_min`,
-    /// `scheduler.admit_by_prediction`.
+    /// `scheduler.admit_by_prediction`, `scheduler.probe_after_ms` (0: never).
     PlaceRules rules = {};
     /// `scheduler.scan_workers_max`: up to so many workers of a model, all are looked at for each request; with more,
     /// only the likeliest (shortlist.h).

@@ -300,6 +300,8 @@ private:
         const bool is_known = prefill.costs.learned && decode.costs.learned;
         if (!is_known || !query_.may_refuse || !view_.rules.admit_by_prediction) { return std::nullopt; }
         if (!option.misses && query_.queue_share >= 1) { return std::nullopt; }
+        const double idle = std::min(prefill.expected.idle_seconds, decode.expected.idle_seconds);
+        if (idle > view_.rules.probe_after_seconds) { return std::nullopt; }
         const PrefillForecast forecast = forecast_of(option);
         const double own = forecast.ttft_seconds - forecast.queue_seconds;
         // At 1/2 another prompt like it would still be in time behind it; at no share does it wait for nothing.

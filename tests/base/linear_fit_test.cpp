@@ -73,3 +73,27 @@ TEST_CASE("a time that does not grow with the load gives coefficients that are n
     }
     REQUIRE(fit.predict(10, 100) == Approx(0.015).epsilon(0.2));
 }
+
+TEST_CASE("a machine that changes its speed is known again after a handful of samples", "[scheduler][predictor]") {
+    LinearFit fit = make_fit();
+    const auto truth = [](double x1, double x2) { return 2e-3 + 5e-4 * x1 + 3e-9 * x2; };
+    for (int i = 0; i < 500; ++i) {
+        const double x1 = 100 + i % 7 * 50;
+        fit.observe(x1, 50 * x1, truth(x1, 50 * x1));
+    }
+    const double factor = GENERATE(0.25, 4.0);
+    CAPTURE(factor);
+    SECTION("which stays so") {
+        for (int i = 0; i < 12; ++i) {
+            fit.observe(512, 25'600, factor * truth(512, 25'600));
+        }
+        REQUIRE(fit.predict(512, 25'600) == Approx(factor * truth(512, 25'600)).epsilon(0.1));
+        REQUIRE(fit.predict(100, 5'000) == Approx(factor * truth(100, 5'000)).epsilon(0.3));
+    }
+    SECTION("but not by four samples that went wrong") {
+        for (int i = 0; i < 4; ++i) {
+            fit.observe(512, 25'600, factor * truth(512, 25'600));
+        }
+        REQUIRE(fit.predict(512, 25'600) == Approx(truth(512, 25'600)).epsilon(0.05));
+    }
+}

@@ -1,6 +1,7 @@
 // What clients get of the production scheduler and step loops, over modelled engines on a virtual clock.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "tests/support/catch.h"
@@ -136,4 +137,23 @@ TEST_CASE("ten times the load for a minute, whatever refused clients do, and it 
     CAPTURE(good_per_second, good_after, after);
     REQUIRE(good_per_second >= 0.9 * 1.5);  // 1.5 a second is what it manages at its best without refusals
     REQUIRE(static_cast<double>(good_after) >= 0.9 * static_cast<double>(after));
+}
+
+TEST_CASE("a machine that was slow once is not refused for ever", "[goodput]") {
+    const auto seed = GENERATE(1u, 2u, 3u);
+    CAPTURE(seed);
+    // Four times as slow, a step of one sequence takes longer than the target: who comes then is late, or refused.
+    const auto slow = poisson(1, 30, seed, {});
+    const auto after = poisson(1, 100, seed + 10, {});
+    const auto good_after = [&](double probe_after_seconds) {
+        ModelledCluster::Options options = options_of(1, true, seed);
+        options.scheduler.rules.probe_after_seconds = probe_after_seconds;
+        ModelledCluster cluster(options);
+        cluster.slow_down(4);
+        static_cast<void>(cluster.run(slow));
+        cluster.slow_down(1);
+        return figures(after, cluster.run(after)).inside;
+    };
+    REQUIRE(good_after(std::numeric_limits<double>::infinity()) == 0);
+    REQUIRE(good_after(1) >= 0.85);
 }

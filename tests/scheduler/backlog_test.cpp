@@ -48,6 +48,35 @@ TEST_CASE("what was placed is expected from then on, and counted once when a rep
     }
 }
 
+TEST_CASE("a worker is idle from the end of the last thing that it had to do", "[scheduler][backlog]") {
+    base::FakeClock clock;
+    Backlog backlog;
+    const auto idle = [&](std::uint32_t slot) { return backlog.expect(slot, clock.now()).idle_seconds; };
+    backlog.placed(1, 0, 1, 400, 500, clock.now());
+    clock.advance(10s);
+    REQUIRE(idle(0) == 0);
+    REQUIRE(idle(1) == 0);
+    backlog.first_token(1, clock.now());
+    clock.advance(1s);
+    REQUIRE(idle(0) == Approx(1));  // it decodes at the other
+    REQUIRE(idle(1) == 0);
+    backlog.ended(1, clock.now());
+    clock.advance(2s);
+    REQUIRE(idle(0) == Approx(3));
+    REQUIRE(idle(1) == Approx(2));
+    SECTION("reports of what others placed count, too") {
+        backlog.reported(1, {.requests_running = 1, .decode_sequences = 1}, clock.now());
+        REQUIRE(idle(1) == 0);
+        backlog.reported(1, {}, clock.now());
+        clock.advance(500ms);
+        REQUIRE(idle(1) == Approx(0.5));
+    }
+    SECTION("an empty report changes nothing") {
+        backlog.reported(1, {}, clock.now());
+        REQUIRE(idle(1) == Approx(2));
+    }
+}
+
 TEST_CASE("a split request waits at one worker and will decode at the other", "[scheduler][backlog]") {
     const base::FakeClock clock;
     Backlog backlog;

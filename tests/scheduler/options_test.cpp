@@ -1,5 +1,6 @@
 #include "scheduler/options.h"
 
+#include <cmath>
 #include <map>
 #include <string>
 
@@ -18,12 +19,14 @@ TEST_CASE("the scheduler's settings have defaults that finish without a problem"
     REQUIRE_FALSE(options.rules.allow_mixed_numerics);
     REQUIRE_FALSE(options.rules.local_prefill_by_prediction);
     REQUIRE(options.scan_workers_max == 32);
+    REQUIRE(options.rules.probe_after_seconds == 1);
 }
 
 TEST_CASE("the scheduler's settings are read from its section", "[scheduler][options]") {
     base::Config config;
     REQUIRE(config
-                .add_text("scheduler: {heartbeat_ms: 2000, allow_mixed_numerics: true, models: [m, n], workers_max: 5}",
+                .add_text("scheduler: {heartbeat_ms: 2000, allow_mixed_numerics: true, models: [m, n], workers_max: 5, "
+                          "probe_after_ms: 0}",
                           "f")
                 .has_value());
     const auto options = SchedulerOptions::read(config);
@@ -31,6 +34,7 @@ TEST_CASE("the scheduler's settings are read from its section", "[scheduler][opt
     REQUIRE(options.models == std::vector<std::string>{"m", "n"});
     REQUIRE(options.rules.allow_mixed_numerics);
     REQUIRE(options.workers_max == 5);
+    REQUIRE(std::isinf(options.rules.probe_after_seconds));
     REQUIRE(options.suspect_after == 4000ms);  // never below two heartbeats
     REQUIRE(options.lease == 5000ms);
 }

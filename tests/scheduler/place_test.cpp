@@ -1,5 +1,6 @@
 #include "scheduler/place.h"
 
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -512,6 +513,14 @@ TEST_CASE("what no idle worker could do in time is not to be tried again", "[sch
     cluster.ttft_seconds_left = scheduler::kNoTarget;
     cluster.tpot_seconds_target = 0.005;  // a step takes 10 ms
     REQUIRE(cluster.refused(100).retry_after_ms == 0);
+    SECTION("but is asked of a worker that long had nothing to do: what was learned of it may be wrong") {
+        cluster.workers[0].expected.idle_seconds = 0.9;
+        cluster.refused(100);
+        cluster.workers[0].expected.idle_seconds = 1.1;
+        cluster.placed(100);
+        cluster.rules.probe_after_seconds = std::numeric_limits<double>::infinity();
+        cluster.refused(100);
+    }
 }
 
 TEST_CASE("a worker whose streams have TPOT targets has only part of its time for prompts", "[scheduler][place][slo]") {

@@ -110,6 +110,12 @@ ModelledCluster::ModelledCluster(const Options& options)
 
 ModelledCluster::~ModelledCluster() = default;
 
+void ModelledCluster::slow_down(double factor) {
+    for (const auto& worker : workers_) {
+        worker->engine.slow_down(factor);
+    }
+}
+
 void ModelledCluster::heartbeat(Worker& worker) {
     sluice::proto::WorkerReport report;
     auto& heartbeat = *report.mutable_heartbeat();

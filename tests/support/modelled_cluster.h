@@ -66,6 +66,8 @@ public:
     /// Plays them to their ends. `requests`: in order of `at`. Can be called again: what was learned stays.
     std::vector<ModelledOutcome> run(const std::vector<ModelledRequest>& requests);
     base::Metrics& metrics() { return metrics_; }
+    /// Steps of all workers take so many times what the cost says, from now on.
+    void slow_down(double factor);
 
 private:
     struct Worker;

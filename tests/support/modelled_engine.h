@@ -63,7 +63,7 @@ public:
             result_.entries.push_back(std::move(row));
         }
         const double noise = options_.noise * std::uniform_real_distribution<double>(-1, 1)(random_);
-        const double seconds = base::step_seconds(options_.cost, work) * (1 + noise);
+        const double seconds = base::step_seconds(options_.cost, work) * (1 + noise) * slower_;
         result_.began = clock_.now();
         result_.ended =
             result_.began + (options_.takes
@@ -78,6 +78,9 @@ public:
         return std::move(result_);
     }
     base::Result<void> truncate(base::SequenceId, std::uint32_t) override { return {}; }
+
+    /// From the next step on, each takes so many times what `cost` says.
+    void slow_down(double factor) { slower_ = factor; }
 
     base::TimePoint ends_at() const { return result_.ended; }
     std::uint64_t steps() const { return steps_; }
@@ -105,6 +108,7 @@ private:
     const base::ModelShape shape_;
     engine::StepResult result_;
     std::uint64_t steps_ = 0;
+    double slower_ = 1;
 };
 
 }  // namespace test_support
