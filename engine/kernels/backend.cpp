@@ -12,6 +12,12 @@ base::Result<void> Backend::quantize_rows(const std::byte* /*rows*/, std::uint32
     return {};
 }
 
+void Backend::mlp(const MlpArgs& args) {
+    linear(*args.gate_up, args.x, args.rows, nullptr, args.gate_up_rows, Activation::gate_up);
+    swiglu(args.gate_up_rows, args.rows, args.down->inputs, args.activated_rows);
+    linear(*args.down, args.activated_rows, args.rows, nullptr, args.y, args.kind);
+}
+
 void Backend::keep_wanted(const StepRows& step, Activation kind, void* rows, std::uint32_t width) {
     const std::size_t row_bytes = width * element_bytes(kind);
     auto* bytes = static_cast<std::byte*>(rows);

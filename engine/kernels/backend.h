@@ -39,6 +39,18 @@ struct AppendArgs {
     kv_cache::KvStore* kv = nullptr;  // out: K and V of these positions, rounded to the KV format
 };
 
+/// y = (silu(x * G^T) * (x * U^T)) * down^T, where G and U are the halves of gate_up.
+struct MlpArgs {
+    const PackedMatrix* gate_up = nullptr;  // [2 * down->inputs, hidden]
+    const PackedMatrix* down = nullptr;
+    const void* x = nullptr;  // [rows, hidden]
+    std::uint32_t rows = 0;
+    void* gate_up_rows = nullptr;    // room for [rows, 2 * down->inputs] ...
+    void* activated_rows = nullptr;  // ... and [rows, down->inputs] between the operators
+    void* y = nullptr;               // out [rows, hidden], of kind `kind`
+    Activation kind = Activation::delta;
+};
+
 struct AttentionArgs {
     const void* q = nullptr;  // [rows, heads_q * head_dim]
     std::span<const SequenceRows> sequences;
@@ -129,6 +141,9 @@ public:
 
     /// out[row][i] = silu(gate_up[row][i]) * gate_up[row][width + i]. gate_up: [rows, 2 * width], out: [rows, width].
     virtual void swiglu(const void* gate_up, std::uint32_t rows, std::uint32_t width, void* out) = 0;
+
+    /// linear() by gate_up, swiglu(), linear() by down; the same bits.
+    virtual void mlp(const MlpArgs& args);
 
     /// Norms (if any), rotates q and k, writes q and appends K and V to the cache.
     virtual void rope_and_append(const base::ModelShape& shape, const AppendArgs& args) = 0;

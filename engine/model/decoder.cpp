@@ -180,9 +180,14 @@ void Decoder::finish_layer(std::uint32_t layer, std::span<const SequenceRows> se
     backend_->linear(w.output, attention_.data, rows, w.output_bias, delta_.data, delta_.kind);
     backend_->add_rms_norm(residual_.data, delta_.data, w.mlp_norm, static_cast<float>(shape_->rms_norm_eps), rows,
                            shape_->hidden, normed_.data);
-    backend_->linear(w.gate_up, normed_.data, rows, nullptr, gate_up_.data, gate_up_.kind);
-    backend_->swiglu(gate_up_.data, rows, shape_->intermediate, activated_.data);
-    backend_->linear(w.down, activated_.data, rows, nullptr, delta_.data, delta_.kind);
+    backend_->mlp({.gate_up = &w.gate_up,
+                   .down = &w.down,
+                   .x = normed_.data,
+                   .rows = rows,
+                   .gate_up_rows = gate_up_.data,
+                   .activated_rows = activated_.data,
+                   .y = delta_.data,
+                   .kind = delta_.kind});
 }
 
 void Decoder::find_wanted(const DecoderBatch& batch) {

@@ -148,15 +148,27 @@ void multiply(const std::byte* x, std::size_t x_step, const Weights* weights, st
     if constexpr (MT > 1 && NP > 1) { end_sum<3>(d, next_bias); }
 }
 
-/// Blocks: along K so that those of a pair of panels (48 KiB) stay in the first caches, along rows so that their
-/// activations (768 KiB) stay in the second one while the panels pass by. Neither changes the order in which an element
+/// Blocks: along K so that those of a pair of panels (24 KiB) stay in the first cache while rows pass by, along rows so
+/// that their activations (768 KiB) stay in the second one while the panels pass by. With some rows only, blocks twice
+/// as long are better, since their sums are fetched half as often. Nothing of it changes the order in which an element
 /// is summed.
-constexpr std::uint32_t kBlockChunks = 24;
+constexpr std::uint32_t kBlockChunks = 12;
+constexpr std::uint32_t kSomeRowTiles = 8;
+constexpr std::uint32_t kLongBlockChunks = 24;
 constexpr std::uint32_t kBlockRowTiles = 32;
 /// Up to so many row tiles weights come from memory, once: all of K is one block, and lines come near so far ahead in
 /// each panel.
 constexpr std::uint32_t kFewRowTiles = 2;
 constexpr std::size_t kAheadBytes = 8192;
+
+/// Part of K, [chunk, chunk + count), and of the rows.
+struct TileBlock {
+    std::uint32_t chunk;
+    std::uint32_t count;
+    std::uint32_t whole;  // of `count`: chunks with all lanes
+    std::uint32_t tile_begin;
+    std::uint32_t tile_end;
+};
 
 /// A share as tiles.
 struct TileShare {
@@ -176,17 +188,32 @@ struct TileShare {
           row_tile_bytes(chunks * kTileBytes) {}
 
     bool has_few_rows() const { return row_tiles <= kFewRowTiles; }
+    std::uint32_t k_blocks() const {
+        if (has_few_rows()) { return 1; }
+        const std::uint32_t length = row_tiles <= kSomeRowTiles ? kLongBlockChunks : kBlockChunks;
+        return (chunks + length - 1) / length;
+    }
     const std::byte* panel(std::uint32_t index) const { return share.w + index * panel_bytes; }
+    /// The kth of `k_blocks` parts of K.
+    TileBlock block(std::uint32_t k, std::uint32_t k_blocks, std::uint32_t tile_begin, std::uint32_t tile_end) const {
+        const std::uint32_t chunk = chunks * k / k_blocks;
+        const std::uint32_t count = chunks * (k + 1) / k_blocks - chunk;
+        return {chunk, count, least(count, share.lanes / kTile - chunk), tile_begin, tile_end};
+    }
 };
 
-/// Part of K, [chunk, chunk + count), and of the rows.
-struct TileBlock {
-    std::uint32_t chunk;
-    std::uint32_t count;
-    std::uint32_t whole;  // of `count`: chunks with all lanes
-    std::uint32_t tile_begin;
-    std::uint32_t tile_end;
-};
+/// A panel's part of the block; `rest` is filled where its last chunk is not whole.
+Weights weights_of(const TileShare& tiles, const TileBlock& block, std::uint32_t panel, std::byte* rest) {
+    const std::byte* at = tiles.panel(panel) + block.chunk * kTileBytes;
+    if (block.whole != block.count) {
+        for (std::uint32_t lane = 0; lane < kTile; ++lane) {
+            const std::byte* from = at + block.whole * kTileBytes + lane * kPanelRowBytes;
+            _mm512_store_si512(rest + lane * kPanelRowBytes,
+                               lane < tiles.share.lanes % kTile ? _mm512_loadu_si512(from) : _mm512_setzero_si512());
+        }
+    }
+    return {at, block.whole, rest};
+}
 
 /// What comes near during a block of the panels from `panel` on: with few rows what is further on in the same panels,
 /// then the first of the next ones; else the same block of the next ones, a few lines with each of its chunks.
@@ -215,14 +242,7 @@ void multiply_panels(const TileShare& tiles, const TileBlock& block, std::uint32
     alignas(64) std::byte rests[2][kTileBytes];
     Weights weights[2];
     for (std::uint32_t p = 0; p < panels; ++p) {
-        const std::byte* at = tiles.panel(panel + p) + block.chunk * kTileBytes;
-        weights[p] = {at, block.whole, rests[p]};
-        if (block.whole == block.count) { continue; }
-        for (std::uint32_t lane = 0; lane < kTile; ++lane) {
-            const std::byte* from = at + block.whole * kTileBytes + lane * kPanelRowBytes;
-            _mm512_store_si512(rests[p] + lane * kPanelRowBytes,
-                               lane < share.lanes % kTile ? _mm512_loadu_si512(from) : _mm512_setzero_si512());
-        }
+        weights[p] = weights_of(tiles, block, panel + p, rests[p]);
     }
     memory_barrier();
     Ahead ahead[2] = {ahead_of(tiles, block, panel, 0), ahead_of(tiles, block, panel, 1)};
@@ -251,19 +271,101 @@ void multiply_panels(const TileShare& tiles, const TileBlock& block, std::uint32
 
 void linear_tiles(const LinearShare& share) {
     const TileShare tiles(share);
-    const std::uint32_t k_blocks = tiles.has_few_rows() ? 1 : (tiles.chunks + kBlockChunks - 1) / kBlockChunks;
+    const std::uint32_t k_blocks = tiles.k_blocks();
     configure(config_of(tiles.rows_of_tile));
     for (std::uint32_t row_tile = 0; row_tile < tiles.row_tiles; row_tile += kBlockRowTiles) {
         for (std::uint32_t k = 0; k < k_blocks; ++k) {
-            TileBlock block;
-            block.chunk = tiles.chunks * k / k_blocks;
-            block.count = tiles.chunks * (k + 1) / k_blocks - block.chunk;
-            block.whole = least(block.count, share.lanes / kTile - block.chunk);
-            block.tile_begin = row_tile;
-            block.tile_end = least(row_tile + kBlockRowTiles, tiles.row_tiles);
+            const TileBlock block =
+                tiles.block(k, k_blocks, row_tile, least(row_tile + kBlockRowTiles, tiles.row_tiles));
             for (std::uint32_t panel = share.panel_begin; panel < share.panel_end; panel += 2) {
                 multiply_panels(tiles, block, panel, least(2, share.panel_end - panel));
             }
+        }
+    }
+    _tile_release();
+}
+
+/// Of the activations of rows that one pass over the weights takes: 1 MiB, half of the second cache.
+constexpr std::uint32_t kGatedChunks = 1024;
+
+/// A panel of each half against the rows of a block, all of K; then the activation, and its bf16 where the next product
+/// looks for it: 16 outputs are half a chunk.
+struct GatedTiles {
+    const GatedShare& share;
+    const TileShare& tiles;
+    void (*swiglu)(const float* gate, const float* up, std::uint32_t width, float* out);
+    std::byte* sums;  // [row tiles of a block][2] tiles: of G, of U
+
+    float* sums_of(std::uint32_t tile, std::uint32_t half) const {
+        return reinterpret_cast<float*>(sums + (std::size_t{tile} * 2 + half) * kTileBytes);
+    }
+
+    void multiply_pair(const TileBlock& block, std::uint32_t panel) const {
+        const std::uint32_t panels[2] = {panel, panel + tiles.share.outputs / (2 * kPanelOutputs)};
+        const std::uint32_t steps = (block.tile_end - block.tile_begin + 1) / 2;
+        const bool is_last = block.chunk + block.count == tiles.chunks;
+        const bool has_next = !is_last || panel + 1 < tiles.share.panel_end;
+        alignas(64) std::byte rests[2][kTileBytes];
+        Weights weights[2];
+        Ahead ahead[2];
+        for (std::uint32_t p = 0; p < 2; ++p) {
+            weights[p] = weights_of(tiles, block, panels[p], rests[p]);
+            const std::byte* next = weights[p].at + block.whole * kTileBytes;  // the next panel lies behind this one
+            ahead[p].lines = (kTile + steps - 1) / steps;
+            if (tiles.has_few_rows()) {
+                ahead[p].at = weights[p].at + kAheadBytes;
+                ahead[p].end = has_next ? next + kAheadBytes : next;
+            } else if (has_next) {
+                ahead[p].at = next;
+                ahead[p].end = next + block.whole * kTileBytes;
+            }
+        }
+        memory_barrier();
+        for (std::uint32_t tile = block.tile_begin; tile < block.tile_end; tile += 2) {
+            const std::uint32_t count = least(2, block.tile_end - tile);
+            Sums to[4];
+            for (std::uint32_t i = 0; i < 2 * count; ++i) {
+                to[i] = {sums_of(tile - block.tile_begin + i / 2, i % 2), tiles.rows_of_tile, kTile, kTile};
+            }
+            const std::byte* x =
+                static_cast<const std::byte*>(tiles.share.x) + tile * tiles.row_tile_bytes + block.chunk * kTileBytes;
+            const auto multiply_block = count == 2 ? multiply<2, 2> : multiply<1, 2>;
+            multiply_block(x, tiles.row_tile_bytes, weights, block.count, block.chunk == 0, nullptr, to,
+                           tiles.rows_of_tile, ahead);
+        }
+    }
+
+    void activate(const TileBlock& block, std::uint32_t panel) const {
+        memory_barrier();
+        const std::size_t chunks_out = tiles.share.outputs / (4 * kPanelOutputs);
+        for (std::uint32_t tile = block.tile_begin; tile < block.tile_end; ++tile) {
+            float* result = sums_of(tile - block.tile_begin, 0);
+            swiglu(result, sums_of(tile - block.tile_begin, 1), tiles.rows_of_tile * kTile, result);
+            std::byte* out = static_cast<std::byte*>(share.out) + (tile * chunks_out + panel / 2) * kTileBytes +
+                             panel % 2 * kTileStride / 2;
+            for (std::uint32_t row = 0; row < tiles.rows_of_tile; ++row) {
+                _mm256_store_si256(reinterpret_cast<__m256i*>(out + row * kTileStride),
+                                   (__m256i)_mm512_cvtneps_pbh(_mm512_load_ps(result + row * kTile)));
+            }
+        }
+    }
+};
+
+void gated_tiles(const GatedShare& share) {
+    const TileShare tiles(share.product);
+    alignas(64) std::byte sums[kBlockRowTiles * 2 * kTileBytes];
+    const GatedTiles gated{share, tiles, avx512_kernels()->swiglu, sums};
+    const std::uint32_t fitting = kGatedChunks / tiles.chunks / 2 * 2;
+    const std::uint32_t rows_at_once = fitting == 0 ? 2 : least(kBlockRowTiles, fitting);
+    const std::uint32_t k_blocks = tiles.k_blocks();
+    configure(config_of(tiles.rows_of_tile));
+    for (std::uint32_t row_tile = 0; row_tile < tiles.row_tiles; row_tile += rows_at_once) {
+        const std::uint32_t tile_end = least(row_tile + rows_at_once, tiles.row_tiles);
+        for (std::uint32_t panel = share.product.panel_begin; panel < share.product.panel_end; ++panel) {
+            for (std::uint32_t k = 0; k < k_blocks; ++k) {
+                gated.multiply_pair(tiles.block(k, k_blocks, row_tile, tile_end), panel);
+            }
+            gated.activate(tiles.block(0, 1, row_tile, tile_end), panel);
         }
     }
     _tile_release();

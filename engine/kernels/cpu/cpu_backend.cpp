@@ -23,6 +23,15 @@ std::size_t round_up(std::size_t value, std::size_t multiple) {
     return (value + multiple - 1) / multiple * multiple;
 }
 
+std::uint32_t lanes_of(const WeightKernels& kernels, std::uint32_t inputs) {
+    return (inputs + kernels.lane_elements - 1) / kernels.lane_elements;
+}
+
+std::size_t packed_bytes(const WeightKernels& kernels, std::uint32_t rows, std::uint32_t inputs) {
+    return round_up(rows, kernels.row_multiple) * round_up(lanes_of(kernels, inputs), kernels.lane_multiple) *
+           kernels.lane_bytes;
+}
+
 }  // namespace
 
 CpuBackend::CpuBackend(std::string_view family, const KernelTable& kernels, ThreadPool::Options threads,
@@ -97,51 +106,84 @@ void CpuBackend::add_rms_norm(void* residual_rows, const void* delta_rows, const
     });
 }
 
-void CpuBackend::linear(const PackedMatrix& w, const void* x_rows, std::uint32_t rows, const float* bias, void* y_rows,
-                        Activation /*kind*/) {
-    const auto* x = static_cast<const float*>(x_rows);
-    auto* y = static_cast<float*>(y_rows);
-    if (rows == 0) { return; }
+const std::byte* CpuBackend::pack(const PackedMatrix& w, const float* x, std::uint32_t rows, Scratch& scratch) {
     const WeightKernels& kernels = kernels_of(w.format);
-    const std::uint32_t lanes = (w.inputs + kernels.lane_elements - 1) / kernels.lane_elements;
     const std::uint32_t row_tiles = (rows + kernels.row_tile_max - 1) / kernels.row_tile_max;
-    std::byte* packed = activations_.at_least(round_up(rows, kernels.row_multiple) *
-                                              round_up(lanes, kernels.lane_multiple) * kernels.lane_bytes);
+    std::byte* packed = scratch.at_least(packed_bytes(kernels, rows, w.inputs));
     for_rows(row_tiles, std::size_t{kernels.row_tile_max} * w.inputs, [&](std::uint32_t begin, std::uint32_t end) {
         kernels.pack_rows(
             {.x = x, .rows = rows, .inputs = w.inputs, .tile_begin = begin, .tile_end = end, .out = packed});
     });
+    return packed;
+}
 
-    // Columns are divided in steps of what a tile takes at once (every tile's panel count divides 12 or 8).
-    const std::uint32_t panels = (w.outputs + kPanelOutputs - 1) / kPanelOutputs;
-    const std::uint32_t step = rows <= 3 ? 8 : 6;
-    std::uint32_t steps = (panels + step - 1) / step;
+template <class Function>
+void CpuBackend::for_panels(std::uint32_t panels, std::uint32_t step, std::size_t work, const Function& function) {
+    const std::uint32_t steps = (panels + step - 1) / step;
     std::uint32_t tasks = 1;
-    if (pool_.threads() > 1 && std::size_t{rows} * w.inputs * w.outputs >= kProductWork) {
+    if (pool_.threads() > 1 && work >= kProductWork) {
         tasks = std::min(steps, pool_.threads() * kTasksPerThread);
         if (tasks < pool_.threads() * 2) { tasks = std::min(panels, pool_.threads() * 2); }
     }
     const bool in_steps = tasks <= steps;
     pool_.parallel(tasks, [&](std::uint32_t task) {
-        std::uint32_t begin = 0;
-        std::uint32_t end = 0;
         if (in_steps) {
-            begin = steps * task / tasks * step;
-            end = std::min(steps * (task + 1) / tasks * step, panels);
+            function(steps * task / tasks * step, std::min(steps * (task + 1) / tasks * step, panels));
         } else {
-            begin = panels * task / tasks;
-            end = panels * (task + 1) / tasks;
+            function(panels * task / tasks, panels * (task + 1) / tasks);
         }
-        kernels.linear({.x = packed,
-                        .rows = rows,
-                        .lanes = lanes,
-                        .w = w.data,
-                        .outputs = w.outputs,
-                        .panel_begin = begin,
-                        .panel_end = end,
-                        .bias = bias,
-                        .y = y});
     });
+}
+
+void CpuBackend::multiply(const PackedMatrix& w, const void* packed, std::uint32_t rows, const float* bias, float* y) {
+    const WeightKernels& kernels = kernels_of(w.format);
+    // Columns are divided in steps of what a tile takes at once (every tile's panel count divides 12 or 8).
+    for_panels((w.outputs + kPanelOutputs - 1) / kPanelOutputs, rows <= 3 ? 8 : 6,
+               std::size_t{rows} * w.inputs * w.outputs, [&](std::uint32_t begin, std::uint32_t end) {
+                   kernels.linear({.x = packed,
+                                   .rows = rows,
+                                   .lanes = lanes_of(kernels, w.inputs),
+                                   .w = w.data,
+                                   .outputs = w.outputs,
+                                   .panel_begin = begin,
+                                   .panel_end = end,
+                                   .bias = bias,
+                                   .y = y});
+               });
+}
+
+void CpuBackend::linear(const PackedMatrix& w, const void* x_rows, std::uint32_t rows, const float* bias, void* y_rows,
+                        Activation /*kind*/) {
+    if (rows == 0) { return; }
+    multiply(w, pack(w, static_cast<const float*>(x_rows), rows, activations_), rows, bias,
+             static_cast<float*>(y_rows));
+}
+
+/// Where there is a kernel for it, gate and up never lie in memory: of a prompt they are the largest of all
+/// activations.
+void CpuBackend::mlp(const MlpArgs& args) {
+    const PackedMatrix& first = *args.gate_up;
+    const WeightKernels& kernels = kernels_of(first.format);
+    const std::uint32_t lanes = lanes_of(kernels, first.inputs);
+    if (args.rows == 0 || kernels.gated == nullptr || args.down->format != first.format ||
+        args.down->inputs % kernels.gated_multiple != 0 || std::size_t{args.rows} * lanes > kernels.gated_lanes_max) {
+        Backend::mlp(args);
+        return;
+    }
+    const std::byte* packed = pack(first, static_cast<const float*>(args.x), args.rows, activations_);
+    std::byte* gated = gated_.at_least(packed_bytes(kernels, args.rows, args.down->inputs));
+    for_panels(first.outputs / 2 / kPanelOutputs, 4, std::size_t{args.rows} * first.inputs * first.outputs,
+               [&](std::uint32_t begin, std::uint32_t end) {
+                   kernels.gated({.product = {.x = packed,
+                                              .rows = args.rows,
+                                              .lanes = lanes,
+                                              .w = first.data,
+                                              .outputs = first.outputs,
+                                              .panel_begin = begin,
+                                              .panel_end = end},
+                                  .out = gated});
+               });
+    multiply(*args.down, gated, args.rows, nullptr, static_cast<float*>(args.y));
 }
 
 void CpuBackend::swiglu(const void* gate_up_rows, std::uint32_t rows, std::uint32_t width, void* out_rows) {

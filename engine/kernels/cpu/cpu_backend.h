@@ -33,6 +33,7 @@ public:
     void linear(const PackedMatrix& w, const void* x, std::uint32_t rows, const float* bias, void* y,
                 Activation kind) override;
     void swiglu(const void* gate_up, std::uint32_t rows, std::uint32_t width, void* out) override;
+    void mlp(const MlpArgs& args) override;
     void rope_and_append(const base::ModelShape& shape, const AppendArgs& args) override;
     void attention(const base::ModelShape& shape, const AttentionArgs& args) override;
 
@@ -42,6 +43,14 @@ private:
                         std::uint32_t width) override;
     void gelu(float* x, Gelu kind, std::uint32_t rows, std::uint32_t width) override;
     void attend_within(const TextAttention& args) override;
+
+    /// Rows as the products by `w` want them; in `scratch` until it is asked for again.
+    const std::byte* pack(const PackedMatrix& w, const float* x, std::uint32_t rows, Scratch& scratch);
+    /// linear() of rows that are packed.
+    void multiply(const PackedMatrix& w, const void* packed, std::uint32_t rows, const float* bias, float* y);
+    /// Divides panels [0, panels) among the threads: function(begin, end).
+    template <class Function>
+    void for_panels(std::uint32_t panels, std::uint32_t step, std::size_t work, const Function& function);
 
     const WeightKernels& kernels_of(WeightFormat format) const;
     const KvKernels& kernels_of(kv_cache::KvDtype dtype) const;
@@ -65,6 +74,7 @@ private:
     std::uint32_t numerics_version_;
     ThreadPool pool_;
     Scratch activations_;  // packed rows of linear()
+    Scratch gated_;        // the same of mlp(), between its products
     Scratch partials_;     // of attention() when partitions are spread over threads
 };
 

@@ -36,6 +36,12 @@ struct LinearShare {
     float* y = nullptr;           // [rows, outputs]
 };
 
+/// One thread's share of silu(x * G^T) * (x * U^T), where G is the first half of the outputs and U the second one.
+struct GatedShare {
+    LinearShare product;  // panels of G; no bias, no y
+    void* out = nullptr;  // as pack_rows would make it of the result, [rows, outputs / 2]
+};
+
 /// Rows are grouped in n = ceil(rows / row_tile_max) tiles; which rows a tile holds is the instruction set's affair.
 struct PackRows {
     const float* x = nullptr;  // [rows, inputs]
@@ -94,6 +100,10 @@ struct WeightKernels {
     std::uint32_t lane_multiple = 1;
     void (*pack_rows)(const PackRows&) = nullptr;
     void (*linear)(const LinearShare&) = nullptr;
+    /// Null: there is none, and the product and the activation are two. The same bits as of these, packed.
+    void (*gated)(const GatedShare&) = nullptr;
+    std::uint32_t gated_multiple = 1;  // of outputs / 2
+    std::size_t gated_lanes_max = 0;   // of rows * lanes: with more it would read weights too often
 };
 
 /// The functions that depend on the format of KV.

@@ -56,7 +56,10 @@ const KernelTable* amx_kernels() {
                              .row_multiple = kTile,
                              .lane_multiple = kTile,
                              .pack_rows = pack_tiles,
-                             .linear = linear_tiles};
+                             .linear = linear_tiles,
+                             .gated = gated_tiles,
+                             .gated_multiple = 2 * kPanelOutputs,
+                             .gated_lanes_max = std::size_t{2} * kGatedChunks * kTile * kTile};
         made.kv_bf16.lane_multiple = kTile;
         made.kv_bf16.block_vectors = kTile;
         made.kv_bf16.pack_query = pack_query_rows;

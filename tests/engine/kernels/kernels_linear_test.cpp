@@ -107,6 +107,43 @@ TEST_CASE("linear gives a row the same bits alone and among more rows than one b
     }
 }
 
+TEST_CASE("mlp gives the bits of its products and its activation one by one", "[kernels][property]") {
+    const auto seed = GENERATE(range(0u, 40u));
+    CAPTURE(seed);
+    Random random{seed};
+    for (const std::string& family : fast_families()) {
+        CAPTURE(family);
+        const auto format = one_of<WeightFormat>(random, {WeightFormat::f32, WeightFormat::bf16});
+        const std::uint32_t rows = one_of<std::uint32_t>(random, {1, 2, 16, 17, 33, 300, 520, pick(random, 1, 70)});
+        const std::uint32_t hidden = one_of<std::uint32_t>(random, {2, 31, 64, 172, 768, 2500});
+        const std::uint32_t width = one_of<std::uint32_t>(random, {16, 32, 48, 96, 160, 17, pick(random, 1, 200)});
+        CAPTURE(rows, hidden, width, static_cast<int>(format));
+        Matrix gate_up{random, format, 2 * width, hidden};
+        Matrix down{random, format, hidden, width};
+        const std::vector<float> x = normals(random, std::size_t{rows} * hidden);
+        std::vector<float> gates(std::size_t{rows} * 2 * width);
+        std::vector<float> activated(std::size_t{rows} * width);
+        std::vector<float> expected(x.size());
+        const auto alone = backend(family);
+        alone->linear(gate_up.packed, x.data(), rows, nullptr, gates.data(), engine::Activation::gate_up);
+        alone->swiglu(gates.data(), rows, width, activated.data());
+        alone->linear(down.packed, activated.data(), rows, nullptr, expected.data(), engine::Activation::delta);
+        const auto fast = backend(family, pick(random, 1, 3));
+        for (const std::uint32_t count : {rows, pick(random, 1, rows)}) {  // the second in memory of the first
+            Guarded<float> y{std::size_t{count} * hidden};
+            fast->mlp({.gate_up = &gate_up.packed,
+                       .down = &down.packed,
+                       .x = x.data(),
+                       .rows = count,
+                       .gate_up_rows = gates.data(),
+                       .activated_rows = activated.data(),
+                       .y = y.data()});
+            REQUIRE(y.front_untouched());
+            REQUIRE(same_bits(y.data(), expected.data(), y.size()));
+        }
+    }
+}
+
 TEST_CASE("embed reads rows of the packed matrix exactly", "[kernels]") {
     const auto format = GENERATE(WeightFormat::f32, WeightFormat::bf16);
     Random random{7};
