@@ -21,6 +21,7 @@ struct TransferCost {
 struct MixedSteps {
     double share = 0;    // 0..1, by number
     double seconds = 0;  // mean duration; 0: there was none
+    double ratio = 1;    // measured / predicted: what the sum of the models of both phases is off
 };
 
 /// What a worker is expected to need. All coefficients are finite and not negative.

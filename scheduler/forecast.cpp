@@ -137,12 +137,13 @@ private:
         const double sequences = company_.sequences(now_);
         if (sequences <= 0) { return alone; }
         const double decode = decode_share_seconds(worker_.costs.decode, sequences, sequences * context_);
-        double beside = token_seconds + (prefill.step_seconds + decode) / chunk_tokens(worker_, sequences);
+        const double ratio = worker_.costs.mixed.ratio;
+        double beside = ratio * (token_seconds + (prefill.step_seconds + decode) / chunk_tokens(worker_, sequences));
         if (query_.tpot_seconds_target != kNoTarget) {
-            const double step = std::max(query_.tpot_seconds_target, prefill.step_seconds + decode);
+            const double step = std::max(query_.tpot_seconds_target / ratio, prefill.step_seconds + decode);
             const double tokens =
                 std::max(kTimeUsed * step - prefill.step_seconds - decode, token_seconds) / token_seconds;
-            beside = std::max(beside, (prefill.step_seconds + decode + tokens * token_seconds) / tokens);
+            beside = std::max(beside, ratio * (prefill.step_seconds + decode + tokens * token_seconds) / tokens);
         }
         // Of a second in which the chance that nobody decodes is p, that part goes at full speed.
         const double chance = company_.nobody(now_);

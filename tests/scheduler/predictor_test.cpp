@@ -67,6 +67,23 @@ TEST_CASE("a mixed step teaches prefill what its decode sequences leave", "[sche
     REQUIRE(costs.decode.sequence_seconds == predictor.costs(WorkerId{1}, Role::mixed).decode.sequence_seconds);
 }
 
+TEST_CASE("what mixed steps take longer than the sum of both models is known", "[scheduler][predictor]") {
+    Predictor predictor;
+    teach(predictor, WorkerId{1}, Role::mixed, 1.0, 100);
+    REQUIRE(predictor.costs(WorkerId{1}, Role::mixed).mixed.ratio == 1);
+    const double longer = GENERATE(0.8, 1.0, 1.3);
+    for (int i = 0; i < 100; ++i) {
+        const std::uint32_t tokens = 16 + 37 * static_cast<std::uint32_t>(i % 13);
+        predictor.observe_step(WorkerId{1}, Role::mixed, make_step(tokens, 0, 0.004 + 0.0005 * tokens));
+        predictor.observe_step(WorkerId{1}, Role::mixed, make_step(tokens, 8, longer * (0.0072 + 0.0005 * tokens)));
+    }
+    // The fit of prefill lies between steps with decodes and those without; the ratio is the rest.
+    const auto costs = predictor.costs(WorkerId{1}, Role::mixed);
+    const double predicted =
+        base::step_seconds({costs.prefill, costs.decode}, {.prefill_tokens = 256, .decode_sequences = 8});
+    REQUIRE(predicted * costs.mixed.ratio == Approx(longer * (0.0072 + 0.0005 * 256)).epsilon(0.06));
+}
+
 TEST_CASE("a step that is nearly all decode teaches prefill nothing", "[scheduler][predictor]") {
     Predictor predictor;
     teach(predictor, WorkerId{1}, Role::mixed, 1.0, 30);
