@@ -14,6 +14,7 @@
 #include "bench/played_cluster.h"
 #include "bench/scheduler_prompts.h"
 #include "scheduler/decide.h"
+#include "scheduler/lineup.h"
 
 namespace bench {
 namespace {
@@ -55,6 +56,14 @@ bool is_same(const scheduler::PlaceOutcome& left, const scheduler::PlaceOutcome&
     return one->prefill == other->prefill && one->decode == other->decode;
 }
 
+bool is_as_good(const scheduler::PlaceOutcome& outcome, const scheduler::PlaceOutcome& best) {
+    const auto* one = std::get_if<scheduler::Placement>(&outcome);
+    const auto* other = std::get_if<scheduler::Placement>(&best);
+    if (one == nullptr || other == nullptr) { return one == other; }
+    const double alike = std::min(other->cost_seconds * scheduler::kAlikeShare, scheduler::kAlikeSecondsMax);
+    return one->cost_seconds <= other->cost_seconds + alike;
+}
+
 base::Result<SchedulerFigure> measure(const SchedulerBenchOptions& options, std::uint32_t workers) {
     scheduler::Registry registry(registry_options(workers));
     PlayedCluster cluster({.workers = workers,
@@ -92,6 +101,7 @@ base::Result<SchedulerFigure> measure(const SchedulerBenchOptions& options, std:
     double total_us = 0;
     double events_us = 0;
     std::uint32_t same = 0;
+    std::uint32_t as_good = 0;
     const std::uint32_t scan_every = options.scans == 0 ? 0 : std::max(1u, options.placements / options.scans);
     for (std::uint32_t i = 0; i < options.placements; ++i) {
         PlayedRequest request{
@@ -114,6 +124,7 @@ base::Result<SchedulerFigure> measure(const SchedulerBenchOptions& options, std:
             const auto again = scheduler::decide_by_scan(registry, {}, query, request.chain, cluster.now());
             scan_us.push_back(microseconds(Clock::now() - scan));
             same += is_same(outcome, again);
+            as_good += is_same(outcome, again) || is_as_good(outcome, again);
         }
         const auto* placement = std::get_if<scheduler::Placement>(&outcome);
         if (placement == nullptr) {
@@ -128,7 +139,9 @@ base::Result<SchedulerFigure> measure(const SchedulerBenchOptions& options, std:
     figure.decide_us = summarize(std::move(decide_us));
     figure.placements_per_s = options.placements / total_us * 1e6;
     figure.events_us = events_us / options.placements;
-    figure.same_as_scan_share = scan_us.empty() ? 0 : same / static_cast<double>(scan_us.size());
+    const double scanned = std::max(1.0, static_cast<double>(scan_us.size()));
+    figure.same_as_scan_share = same / scanned;
+    figure.as_good_share = as_good / scanned;
     figure.scan_us = summarize(std::move(scan_us));
     return figure;
 }
@@ -148,7 +161,8 @@ boost::json::object json_of(const SchedulerBenchOptions& options, const std::vec
                                 {"events_us_per_placement", figure.events_us},
                                 {"refused_share", figure.refused_share},
                                 {"scan_us", json_of(figure.scan_us)},
-                                {"same_as_scan_share", figure.same_as_scan_share}};
+                                {"same_as_scan_share", figure.same_as_scan_share},
+                                {"as_good_share", figure.as_good_share}};
         if (figure.service_us.count > 0) {
             row["service_us"] = json_of(figure.service_us);
             row["service_placements_per_s"] = figure.service_per_s;
@@ -164,10 +178,12 @@ boost::json::object json_of(const SchedulerBenchOptions& options, const std::vec
 
 void print(const std::vector<SchedulerFigure>& figures) {
     std::printf(
-        "workers placements/s   decide us: p50     p99   scan us: p50     same   service/s   service us: p50\n");
+        "workers placements/s   decide us: p50     p99   scan us: p50     same  as good   service/s   service us: "
+        "p50\n");
     for (const SchedulerFigure& figure : figures) {
-        std::printf("%7u %12.0f %16.1f %7.1f %14.1f %7.1f%%", figure.workers, figure.placements_per_s,
-                    figure.decide_us.p50, figure.decide_us.p99, figure.scan_us.p50, 100 * figure.same_as_scan_share);
+        std::printf("%7u %12.0f %16.1f %7.1f %14.1f %7.1f%% %7.1f%%", figure.workers, figure.placements_per_s,
+                    figure.decide_us.p50, figure.decide_us.p99, figure.scan_us.p50, 100 * figure.same_as_scan_share,
+                    100 * figure.as_good_share);
         if (figure.service_us.count > 0) {
             std::printf(" %11.0f %17.0f\n", figure.service_per_s, figure.service_us.p50);
         } else {

@@ -37,6 +37,7 @@ struct SchedulerFigure {
     double events_us = 0;           // that came between two placements, on average: the generator's own part included
     Summary scan_us = {};           // the same decision by a look at all workers
     double same_as_scan_share = 0;  // of those that were decided both ways
+    double as_good_share = 0;       // the same, or predicted to cost no more but for what is alike (scheduler/lineup.h)
     Summary service_us = {};        // Place over gRPC on the loopback interface, one at a time; count 0: not measured
     double service_per_s = 0;       // several at once
 };

@@ -25,6 +25,7 @@ TEST_CASE("bench scheduler decides for few and for many workers, and over gRPC",
     REQUIRE(many.workers == 60);
     REQUIRE(many.scan_us.count == 100);
     REQUIRE(many.same_as_scan_share > 0.9);
+    REQUIRE(many.as_good_share >= many.same_as_scan_share);
     REQUIRE(many.placements_per_s > 0);
     REQUIRE(many.service_us.count == 0);  // more than it is measured with
 }
