@@ -116,7 +116,7 @@ base::Result<std::unique_ptr<KvEventStack>> KvEventStack::start(const KvEventSet
     // As vLLM calls them, whatever the pool's memory is: routers know these names.
     options.form = {.block_tokens = block_tokens, .mediums = {"GPU"}, .rank = settings.rank};
     for (const std::string& level : levels) {
-        options.form.mediums.push_back(level == "host" ? "CPU" : "DISK");
+        options.form.mediums.push_back(level == "host" ? "CPU" : level == "disk" ? "DISK" : "EXTERNAL");
     }
     options.queue_batches_max = settings.queue_batches_max;
     options.subscriber_batches_max = settings.subscriber_batches_max;

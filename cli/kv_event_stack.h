@@ -43,8 +43,8 @@ std::string endpoint_of_rank(const std::string& endpoint, std::uint32_t rank);
 /// One worker's events: their book, a helper of its step loop, and who sends them. Outlives the step thread.
 class KvEventStack {
 public:
-    /// `caches`: the pool, then the levels below it, named by `levels` ("host", "disk"). All references must outlive
-    /// it. Errors: of an address, with its setting.
+    /// `caches`: the pool, then the levels below it, named by `levels` ("host", "disk", "s3"). All references must
+    /// outlive it. Errors: of an address, with its setting.
     static base::Result<std::unique_ptr<KvEventStack>> start(const KvEventSettings& settings, const std::string& worker,
                                                              const std::vector<kv_cache::KvCache*>& caches,
                                                              const std::vector<std::string>& levels,

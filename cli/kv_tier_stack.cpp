@@ -59,10 +59,16 @@ KvTierSettings read_kv_tiers(base::Config& config) {
     settings.disk_page_cache = config.choice("engine.kv_disk.io", "auto", {"auto", "page_cache"}) == "page_cache";
     settings.disk_depth =
         static_cast<std::uint32_t>(config.integer("engine.kv_disk.queue_depth", 8, 1, kv_transfer::kDirectDepthMax));
+    settings.s3 = read_s3_level(config);
     return settings;
 }
 
 base::Result<base::HashKey> kept_key(const KvTierSettings& settings) {
+    if (settings.disk_path.empty()) {
+        return base::fail(ErrorCode::invalid_argument,
+                          "engine.kv_s3 needs a key that stays, under which KV is named and sealed: umask 077; openssl "
+                          "rand -hex 16 > FILE; --set cluster.key_file=FILE");
+    }
     const fs::path folder(settings.disk_path);
     std::error_code error;
     if (fs::create_directories(folder, error)) { fs::permissions(folder, fs::perms::owner_all, error); }
@@ -91,8 +97,7 @@ base::Result<base::HashKey> kept_key(const KvTierSettings& settings) {
 }
 
 std::size_t KvTierStack::events_max(const KvTierSettings& settings) {
-    const std::size_t tiers = (settings.host_bytes > 0 ? 1u : 0u) + (settings.disk_path.empty() ? 0u : 1u);
-    return tiers * kv_transfer::TierCopier::events_max(kJobsMax);
+    return settings.levels().size() * kv_transfer::TierCopier::events_max(kJobsMax);
 }
 
 std::vector<kv_cache::KvCache*> KvTierStack::slots() const {
@@ -116,6 +121,28 @@ base::Result<void> KvTierStack::add(std::string name, std::unique_ptr<kv_transfe
     if (!copier) { return base::pass_on(copier); }
     copiers_.push_back(std::move(*copier));
     parts_.push_back({std::move(name), slots_.back().get(), copiers_.back().get(), save_blocks, block_bytes});
+    return {};
+}
+
+base::Result<void> KvTierStack::add_s3(const Setup& setup, engine::Engine& engine, const base::Clock& clock,
+                                       base::Metrics& metrics) {
+    kv_transfer::S3Tier::Options options = setup.settings.s3.options;
+    options.store.credentials = setup.settings.s3.credentials();
+    options.numerics_id = static_cast<std::uint64_t>(engine.numerics_id());
+    options.layout = engine.layout().format().name();
+    options.hash_key = setup.hash_key;
+    options.worker = setup.worker;
+    auto bytes = kv_transfer::S3Tier::open(engine.kv_store(), std::move(options), clock, metrics);
+    if (!bytes) { return base::pass_on(bytes); }
+    if (const auto& why = (*bytes)->why_not_all()) {
+        spdlog::warn("engine.kv_s3: not all that the store has is known: {}", base::log_safe(why->message));
+    }
+    const auto found = (*bytes)->found();
+    if (auto added = add("s3", std::move(*bytes), 0, engine, clock); !added) { return added; }
+    for (const auto& [slot, block] : found) {
+        slots_.back()->adopt(base::BlockId{slot}, block.hash, block.parent);
+    }
+    description_ += fmt::format(" ({} blocks found)", found.size());
     return {};
 }
 
@@ -151,6 +178,9 @@ base::Result<std::unique_ptr<KvTierStack>> KvTierStack::start(const Setup& setup
         }
         stack->description_ +=
             fmt::format(" ({} blocks found, {})", found.size(), is_direct ? "direct I/O" : "page cache");
+    }
+    if (setup.settings.s3.is_on()) {
+        if (auto added = stack->add_s3(setup, engine, clock, metrics); !added) { return base::pass_on(added); }
     }
     stack->tiers_ = std::make_unique<worker::KvTiers>(stack->parts_, setup.limits, control, setup.worker, metrics);
     return stack;

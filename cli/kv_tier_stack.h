@@ -11,6 +11,7 @@
 #include "base/config.h"
 #include "base/metrics.h"
 #include "base/result.h"
+#include "cli/s3_level.h"
 #include "engine/engine.h"
 #include "kv_cache/kv_cache.h"
 #include "kv_transfer/tier/tier_copier.h"
@@ -26,12 +27,15 @@ struct KvTierSettings {
     bool disk_page_cache = false;  // engine.kv_disk.io: page_cache, whatever is allowed
     std::uint32_t disk_depth = 0;  // engine.kv_disk.queue_depth
 
-    bool any() const { return host_bytes > 0 || !disk_path.empty(); }
+    S3LevelSettings s3;  // engine.kv_s3
+
+    bool any() const { return host_bytes > 0 || !disk_path.empty() || s3.is_on(); }
     /// The levels by name, the nearest first.
     std::vector<std::string> levels() const {
         std::vector<std::string> names;
         if (host_bytes > 0) { names.emplace_back("host"); }
         if (!disk_path.empty()) { names.emplace_back("disk"); }
+        if (s3.is_on()) { names.emplace_back("s3"); }
         return names;
     }
 };
@@ -40,7 +44,8 @@ struct KvTierSettings {
 KvTierSettings read_kv_tiers(base::Config& config);
 
 /// The key that names blocks in the files of a process that was given none: kept beside them, for its owner only, since
-/// blocks are found by it. Error: of the folder or the file; invalid_argument when it holds no key.
+/// blocks are found by it. Error: of the folder or the file; invalid_argument when it holds no key, or when there is
+/// nothing but a store, where it cannot be kept.
 base::Result<base::HashKey> kept_key(const KvTierSettings& settings);
 
 /// The tiers of one worker: their slots, their bytes and who moves them. Outlives the step loop's last event; its
@@ -70,6 +75,8 @@ public:
 
 private:
     KvTierStack() = default;
+    base::Result<void> add_s3(const Setup& setup, engine::Engine& engine, const base::Clock& clock,
+                              base::Metrics& metrics);
     base::Result<void> add(std::string name, std::unique_ptr<kv_transfer::TierBytes> bytes, std::uint32_t save_blocks,
                            engine::Engine& engine, const base::Clock& clock);
 

@@ -5,7 +5,6 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,11 +14,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <string_view>
 
 #include "base/check.h"
 #include "base/loopback.h"
+#include "cli/private_file.h"
 
 namespace cli {
 
@@ -120,26 +119,18 @@ constexpr std::size_t kKeyFileBytesMax = 256;
 }  // namespace
 
 base::Result<base::HashKey> read_key_file(const std::string& path) {
-    const auto invalid = [&path](const std::string& what) {
-        return base::fail(ErrorCode::invalid_argument, "the cluster's key file " + path + " " + what);
-    };
-    struct stat about{};
-    if (stat(path.c_str(), &about) != 0) { return invalid(std::string("cannot be read: ") + std::strerror(errno)); }
-    if (!S_ISREG(about.st_mode)) { return invalid("is no file"); }
-    if ((about.st_mode & (S_IWGRP | S_IRWXO)) != 0) {
-        return base::fail(ErrorCode::permission_denied,
-                          "the cluster's key file " + path + " can be read or changed by others: chmod 600 " + path);
-    }
-    std::ifstream file(path);
-    std::string text(kKeyFileBytesMax, '\0');
-    file.read(text.data(), static_cast<std::streamsize>(text.size()));
-    text.resize(static_cast<std::size_t>(file.gcount()));
-    if (!file.eof()) { return invalid("is too long: it holds 32 hexadecimal digits and nothing else"); }
+    auto read = read_private_file(path, kKeyFileBytesMax, "the cluster's key file " + path);
+    if (!read) { return base::pass_on(read); }
+    std::string text = std::move(*read);
     while (!text.empty() && (text.back() == '\n' || text.back() == '\r' || text.back() == ' ')) {
         text.pop_back();
     }
     auto key = base::parse_hash_key(text);
-    if (!key) { return invalid("does not hold 32 hexadecimal digits (openssl rand -hex 16)"); }
+    if (!key) {
+        return base::fail(
+            ErrorCode::invalid_argument,
+            "the cluster's key file " + path + " does not hold 32 hexadecimal digits (openssl rand -hex 16)");
+    }
     return key;
 }
 

@@ -81,8 +81,9 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     common_setup.text = text_options;
     const auto tracing = TracingOptions::read(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
-    if (cluster->is_minted && !common_setup.kv_tiers.disk_path.empty()) {
-        const auto key = kept_key(common_setup.kv_tiers);
+    const KvTierSettings& tiers = common_setup.kv_tiers;
+    if (cluster->is_minted && (!tiers.disk_path.empty() || tiers.s3.is_on())) {
+        const auto key = kept_key(tiers);
         if (!key) { return base::pass_on(key); }
         cluster->key = *key;
     }

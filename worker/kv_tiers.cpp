@@ -16,8 +16,6 @@ using kv_transfer::TierJob;
 
 namespace {
 
-/// Of one save: loads of the same tier, which go first, wait for no more than this.
-constexpr std::uint32_t kSaveBlocksMax = 64;
 /// So many loads are left out in turn because computing is quicker.
 constexpr std::uint32_t kTriedAgainAfter = 16;
 /// Of each load in what is learned of a tier.
@@ -213,7 +211,7 @@ bool KvTiers::begin(std::size_t tier, Save save) {
 
 bool KvTiers::copy_next(std::size_t tier, Save save) {
     const std::uint32_t begin = save.end;
-    save.end = std::min(size32(save.chain.size()), begin + kSaveBlocksMax);
+    save.end = std::min(size32(save.chain.size()), begin + kv_transfer::kTierSaveBlocksMax);
     if (save.copy.reserve(save.end * tiers_[tier].slots->options().block_tokens)) {
         TierJob job;
         job.id = next_job_++;

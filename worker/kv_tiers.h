@@ -39,7 +39,7 @@ namespace worker {
 class KvTiers final : public RolePart {
 public:
     struct Tier {
-        std::string name;                    // label `tier`: "host", "disk"
+        std::string name;                    // label `tier`: "host", "disk", "s3"
         kv_cache::KvCache* slots = nullptr;  // which block lies in which slot; nobody else uses it
         kv_transfer::TierMover* mover = nullptr;
         /// Blocks that are copied out at once while their sequence goes on computing. 0: only when it ends, or gives

@@ -22,6 +22,9 @@ struct TierPiece {
     bool operator==(const TierPiece&) const = default;
 };
 
+/// Blocks of one job that saves, at most: loads of the same level, which go first, wait for no more than this.
+inline constexpr std::uint32_t kTierSaveBlocksMax = 64;
+
 /// Maximal pieces of the pairs (blocks[i], slots[i]), in their order; both have the same size.
 std::vector<TierPiece> tier_pieces(std::span<const kv_cache::BlockId> blocks, std::span<const kv_cache::BlockId> slots);
 
@@ -34,7 +37,7 @@ struct TierJob {
     };
     std::uint64_t id = 0;
     Kind kind = Kind::save;
-    std::vector<TierPiece> pieces;          // in sequence order
+    std::vector<TierPiece> pieces;          // in sequence order; of a save at most kTierSaveBlocksMax blocks
     std::vector<base::BlockHash> hashes;    // of their blocks, one chain
     std::optional<base::BlockHash> parent;  // the name before the first; empty: it begins the chain
 };
