@@ -281,8 +281,8 @@ std::uint32_t DecodePart::front_tokens(const Incoming& incoming, const Sequence&
     if (const auto due = kv_due(sequence)) { left = seconds_of(*due - control_.clock().now()); }
     const kv_transfer::KvWaySeconds seconds{.load = alone, .compute = alone, .both = meeting.seconds};
     if (kv_transfer::choose_kv_way(seconds, left) != kv_transfer::KvWay::both) { return 0; }
-    const std::uint32_t share = meeting.block - first;
-    return (incoming.moves && !incoming.allow_lossy ? kv_transfer::front_piece(share) : share) * block_tokens;
+    const std::uint32_t blocks = meeting.block - first;
+    return (incoming.moves && !incoming.allow_lossy ? kv_transfer::front_piece(blocks) : blocks) * block_tokens;
 }
 
 void DecodePart::front_computed(Sequence& sequence) {
