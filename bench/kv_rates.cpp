@@ -10,6 +10,7 @@
 
 #include "bench/report_json.h"
 #include "kv_transfer/rate/known_ways.h"
+#include "kv_transfer/rate/played_front.h"
 #include "kv_transfer/rate/played_handoff.h"
 
 namespace bench {
@@ -240,6 +241,51 @@ void play_traces(const KvRatesOptions& options, const std::string& name, const s
     }
 }
 
+/// Each trace begins at each of its steps; at first the wire is known as it was at another one.
+void play_fronts(const KvRatesOptions& options, const std::string& name, const std::vector<Trace>& traces,
+                 std::vector<FrontRow>& rows) {
+    using Split = kv_transfer::PlayedFront::Split;
+    kv_transfer::PlayedFront handoff;
+    handoff.tokens = options.trace_tokens;
+    handoff.token_bytes = static_cast<double>(k8bBytes);
+    handoff.frame_bytes = options.frame_mib * 1024 * 1024;
+    handoff.computing = options.recompute_tokens_per_s;
+    handoff.way_back_s = kWayBack;
+    for (const WayToSend& way : ways_of(kv_transfer::controller_ways(), options.coders)) {
+        if (!way.is_lossy) { handoff.ways.push_back(way); }
+    }
+    const std::pair<const char*, Split> splits[] = {{"all is sent", Split::none},
+                                                    {"split at the beginning", Split::fixed},
+                                                    {"split as the wire goes", Split::moves}};
+    for (const double slack : options.slacks) {
+        for (const auto& [policy, split] : splits) {
+            FrontRow row{.traces = name, .slack = slack, .policy = policy};
+            std::mt19937_64 random{options.seed};
+            for (const Trace& trace : traces) {
+                for (std::size_t first = 0; first < trace.size(); ++first) {
+                    kv_transfer::ChangingWire wire{trace, options.trace_step_s};
+                    std::rotate(wire.rates.begin(), wire.rates.begin() + static_cast<std::ptrdiff_t>(first),
+                                wire.rates.end());
+                    handoff.split = split;
+                    handoff.wire_known = trace[random() % trace.size()];
+                    const double least = kv_transfer::least_front_seconds(handoff, wire);
+                    handoff.due_s = slack * least;
+                    const auto outcome = kv_transfer::play_front(handoff, wire);
+                    ++row.hand_offs;
+                    row.late += outcome.seconds > *handoff.due_s ? 1u : 0u;
+                    row.seconds_mean += outcome.seconds;
+                    row.oracle_seconds_mean += least;
+                    row.computed_share += static_cast<double>(outcome.tokens_computed) / handoff.tokens;
+                }
+            }
+            for (double* sum : {&row.seconds_mean, &row.oracle_seconds_mean, &row.computed_share}) {
+                *sum /= row.hand_offs;
+            }
+            rows.push_back(row);
+        }
+    }
+}
+
 Result<std::vector<Trace>> read_traces(const std::string& path) {
     std::ifstream file(path);
     if (!file) { return base::fail(ErrorCode::not_found, "no file of traces " + path); }
@@ -305,6 +351,17 @@ boost::json::object json_of(const KvRatesOptions& options, const KvRates& rates)
                           {"bits_per_value", row.bits_per_value},
                           {"lossless_share", row.lossless_share}});
     }
+    boost::json::array fronts;
+    for (const FrontRow& row : rates.fronts) {
+        fronts.push_back({{"traces", row.traces},
+                          {"slack", row.slack},
+                          {"policy", row.policy},
+                          {"hand_offs", row.hand_offs},
+                          {"late", row.late},
+                          {"seconds_mean", row.seconds_mean},
+                          {"oracle_seconds_mean", row.oracle_seconds_mean},
+                          {"computed_share", row.computed_share}});
+    }
     return {{"clock", "virtual"},
             {"frame_mib", options.frame_mib},
             {"coders", options.coders},
@@ -314,6 +371,8 @@ boost::json::object json_of(const KvRatesOptions& options, const KvRates& rates)
             {"seed", options.seed},
             {"steady", std::move(steady)},
             {"traces", std::move(traces)},
+            {"fronts", std::move(fronts)},
+            {"trace_step_s", options.trace_step_s},
             {"command", command_line()}};
 }
 
@@ -331,6 +390,15 @@ void print(const KvRates& rates) {
                     row.policy.c_str(), row.hand_offs, row.late, row.late_where_an_oracle_is_not, row.seconds_mean,
                     row.bits_per_value, 100 * row.lossless_share);
     }
+    std::printf(
+        "\nwithout loss, the other side computes from the front; due at so many times what an oracle takes\n"
+        "%-8s %9s  %-30s %6s %6s %8s %9s %9s\n",
+        "traces", "deadline", "", "of", "late", "mean s", "oracle s", "computed");
+    for (const FrontRow& row : rates.fronts) {
+        std::printf("%-8s %8.2fx  %-30s %6u %6u %8.3f %9.3f %8.0f%%\n", row.traces.c_str(), row.slack,
+                    row.policy.c_str(), row.hand_offs, row.late, row.seconds_mean, row.oracle_seconds_mean,
+                    100 * row.computed_share);
+    }
 }
 
 }  // namespace
@@ -342,8 +410,13 @@ Result<KvRates> play_kv_rates(const KvRatesOptions& options) {
         const auto traces = read_traces(options.traces_path);
         if (!traces) { return base::pass_on(traces); }
         play_traces(options, "file", *traces, rates.traces);
+        play_fronts(options, "file", *traces, rates.fronts);
     }
-    if (options.random_traces > 0) { play_traces(options, "random", random_traces(options), rates.traces); }
+    if (options.random_traces > 0) {
+        const std::vector<Trace> traces = random_traces(options);
+        play_traces(options, "random", traces, rates.traces);
+        play_fronts(options, "random", traces, rates.fronts);
+    }
     return rates;
 }
 
@@ -372,6 +445,12 @@ void add_bench_kv_rates(CLI::App& app, KvRatesOptions& options) {
         ->check(CLI::Range(100u, 1'000'000u))
         ->capture_default_str();
     app.add_option("--deadlines", options.deadlines_s, "seconds")->check(above_zero)->capture_default_str();
+    app.add_option("--trace-step", options.trace_step_s, "seconds of a step, where the other side computes meanwhile")
+        ->check(above_zero)
+        ->capture_default_str();
+    app.add_option("--slacks", options.slacks, "there all is due at so many times what an oracle takes")
+        ->check(CLI::Range(1.0, 1e6))
+        ->capture_default_str();
     app.add_option("--frame-mib", options.frame_mib, "KV in a frame")
         ->check(CLI::Range(0.0625, 1024.0))
         ->capture_default_str();

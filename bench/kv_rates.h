@@ -21,9 +21,11 @@ struct KvRatesOptions {
     std::uint32_t trace_tokens = 9400;
     std::vector<double> deadlines_s = {1, 1.5, 2, 3};
     double frame_mib = 4;
-    double coders = 1;                          // cores that code at each side
-    double recompute_tokens_per_s = 5000;       // of the 8B model at the receiving side
-    double small_recompute_tokens_per_s = 500;  // of the small one, on a CPU
+    double trace_step_s = 0.2;                            // where both ends work: a step of a trace lasts so long,
+    std::vector<double> slacks = {1.05, 1.1, 1.25, 1.5};  // and all is due at so many times what an oracle takes
+    double coders = 1;                                    // cores that code at each side
+    double recompute_tokens_per_s = 5000;                 // of the 8B model at the receiving side
+    double small_recompute_tokens_per_s = 500;            // of the small one, on a CPU
     std::uint64_t seed = 1;
     std::string out_path;  // JSON; "-": standard output instead of the tables
 };
@@ -51,9 +53,22 @@ struct TraceRow {
     double lossless_share = 0;  // of all KV: sent without loss, or computed
 };
 
+/// Hand-offs without loss, some of whose front the other side computes, over wires that change with time.
+struct FrontRow {
+    std::string traces;
+    double slack = 0;
+    std::string policy;
+    std::uint32_t hand_offs = 0;
+    std::uint32_t late = 0;
+    double seconds_mean = 0;
+    double oracle_seconds_mean = 0;
+    double computed_share = 0;  // of all tokens
+};
+
 struct KvRates {
     std::vector<SteadyRow> steady;
     std::vector<TraceRow> traces;
+    std::vector<FrontRow> fronts;
 };
 
 /// Plays hand-offs on a virtual clock. Error: invalid_argument, not_found (the file of traces).

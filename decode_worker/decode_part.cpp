@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/log_limit.h"
 #include "kv_transfer/rate/both_ends.h"
+#include "kv_transfer/rate/front.h"
 
 namespace decode_worker {
 
@@ -63,6 +64,7 @@ void DecodePart::started(Sequence& sequence) {
     event.sending = room.expected.sending;
     event.computing = room.expected.computing;
     event.computing_whole = room.expected.computing_whole;
+    event.moves = room.moves;
     room_requested(event);
 }
 
@@ -113,6 +115,12 @@ void DecodePart::apply(const kv_transfer::ReceiverEvent& event) {
     switch (event.kind) {
         case Kind::room_requested:
             return;
+        case Kind::front:
+            if (Sequence* sequence = control_.find(request);
+                sequence != nullptr && incoming.state == KvState::granted) {
+                take_front(incoming, *sequence, event.front_begin, event.front_end);
+            }
+            return;
         case Kind::completed:
             if (incoming.state == KvState::granted) { incoming.state = KvState::complete; }
             incoming.is_lossy = event.is_lossy;
@@ -152,7 +160,8 @@ void DecodePart::room_requested(const kv_transfer::ReceiverEvent& event) {
             receiver_.refuse(event.key, base::Error{ErrorCode::resource_exhausted, "too many early requests for room"});
             return;
         }
-        pending_.push_back({event.key, event.kv_tokens, control_.clock().now() + options_.room_pending, expected});
+        pending_.push_back(
+            {event.key, event.kv_tokens, control_.clock().now() + options_.room_pending, expected, event.moves});
         return;
     }
     Incoming& incoming = at->second;
@@ -173,6 +182,7 @@ void DecodePart::room_requested(const kv_transfer::ReceiverEvent& event) {
     if (incoming.state != KvState::expected) { return; }  // asked already
     incoming.state = KvState::asked;
     incoming.expected = expected;
+    incoming.moves = event.moves;
     control_.want_room(*sequence, incoming.kv_tokens);
 }
 
@@ -186,8 +196,10 @@ void DecodePart::room_granted(Sequence& sequence) {
     kv_cache::KvCache& cache = control_.cache();
     incoming.have_tokens = sequence.computed_tokens;
     incoming.state = KvState::granted;
-    incoming.front_tokens = front_tokens(incoming, sequence);
-    const std::uint32_t begin = incoming.have_tokens + incoming.front_tokens;
+    incoming.allow_lossy =
+        sequence.request.kv_mode.lossy() || (sequence.request.allow_lossy_kv && options_.kv_lossy_allowed);
+    const std::uint32_t front = front_tokens(incoming, sequence);
+    const std::uint32_t begin = incoming.have_tokens + front;
     const std::uint32_t first = begin / cache.options().block_tokens;
     const std::uint32_t blocks = cache.blocks_for(incoming.kv_tokens);
     incoming.hold = cache.hold(*sequence.kv, first, blocks - first);
@@ -197,15 +209,53 @@ void DecodePart::room_granted(Sequence& sequence) {
                      .blocks = sequence.kv->blocks().first(blocks),
                      .lease = options_.kv_lease,
                      .deadline = std::min(incoming.give_up, control_.clock().now() + kHandoffMax),
-                     .allow_lossy = sequence.request.kv_mode.lossy() ||
-                                    (sequence.request.allow_lossy_kv && options_.kv_lossy_allowed)});
-    if (incoming.front_tokens == 0) { return; }
-    front_tokens_.Increment(incoming.front_tokens);
-    control_.load_from_end(sequence, {.until = begin, .begin = begin, .end = incoming.kv_tokens});
+                     .allow_lossy = incoming.allow_lossy,
+                     .from_end = incoming.moves && front > 0});
+    if (front == 0) { return offer_front(incoming, sequence); }
+    take_front(incoming, sequence, incoming.have_tokens, begin);
+}
+
+/// Steps compute tokens [begin, end); all before them are there.
+void DecodePart::take_front(Incoming& incoming, Sequence& sequence, std::uint32_t begin, std::uint32_t end) {
+    CHECK(sequence.step_tokens == 0 && sequence.computed_tokens <= begin && begin < end,
+          "tokens " << begin << " to " << end << ", computed are " << sequence.computed_tokens);
+    sequence.computed_tokens = begin;
+    incoming.front_tokens += end - begin;
+    incoming.piece_tokens = end - begin;
+    incoming.piece_at = control_.clock().now();
+    front_tokens_.Increment(end - begin);
+    control_.load_from_end(sequence, {.until = end, .begin = end, .end = incoming.kv_tokens});
+}
+
+void DecodePart::offer_front(const Incoming& incoming, const Sequence& sequence) {
+    if (!options_.kv_both_ends || !incoming.moves || incoming.allow_lossy) { return; }
+    const std::uint32_t tokens = std::min(kv_transfer::kFrontBlocksMax * control_.cache().options().block_tokens,
+                                          incoming.kv_tokens - sequence.computed_tokens);
+    if (tokens == 0) { return; }
+    double seconds = 0;  // that they would take
+    if (const auto own = control_.predict_prefill(sequence.computed_tokens, tokens)) {
+        seconds = seconds_of(*own);
+    } else {
+        seconds = seconds_of(incoming.expected.computing_whole) * tokens / incoming.kv_tokens;
+    }
+    if (incoming.piece_tokens > 0) {  // beside other streams it took so long
+        const double took = seconds_of(control_.clock().now() - incoming.piece_at);
+        seconds = std::max(seconds, took * tokens / incoming.piece_tokens);
+    }
+    if (seconds <= 0) { return; }
+    receiver_.offer_front({.key = incoming.key, .tokens_per_s = tokens / seconds, .due = kv_due(sequence)});
+}
+
+/// When the second token is: the first one does not wait for KV.
+std::optional<base::TimePoint> DecodePart::kv_due(const Sequence& sequence) {
+    const worker::SloTargets& slo = sequence.request.slo;
+    if (!slo.first_token) { return std::nullopt; }
+    return *slo.first_token + slo.tpot;
 }
 
 /// Tokens behind the prefix hit, in whole blocks, that are computed here before the rest of the KV has come: none where
-/// it is in time, where prefill computes for as long, or where not much would be gained.
+/// it is in time, where prefill computes for as long, or where not much would be gained. Where more can be taken later:
+/// a piece of them.
 std::uint32_t DecodePart::front_tokens(const Incoming& incoming, const Sequence& sequence) const {
     if (!options_.kv_both_ends) { return 0; }
     const std::uint32_t block_tokens = control_.cache().options().block_tokens;
@@ -227,15 +277,17 @@ std::uint32_t DecodePart::front_tokens(const Incoming& incoming, const Sequence&
     };
     const auto meeting = kv_transfer::meeting_of(first, end, computing, sending);
     const double alone = std::max(there, sending(first, end));
-    std::optional<double> left;  // until the second token is due
-    const worker::SloTargets& slo = sequence.request.slo;
-    if (slo.first_token) { left = seconds_of(*slo.first_token + slo.tpot - control_.clock().now()); }
+    std::optional<double> left;
+    if (const auto due = kv_due(sequence)) { left = seconds_of(*due - control_.clock().now()); }
     const kv_transfer::KvWaySeconds seconds{.load = alone, .compute = alone, .both = meeting.seconds};
     if (kv_transfer::choose_kv_way(seconds, left) != kv_transfer::KvWay::both) { return 0; }
-    return (meeting.block - first) * block_tokens;
+    const std::uint32_t blocks = meeting.block - first;
+    return (incoming.moves && !incoming.allow_lossy ? kv_transfer::front_piece(blocks) : blocks) * block_tokens;
 }
 
 void DecodePart::front_computed(Sequence& sequence) {
+    const auto at = incoming_.find(sequence.request.key);
+    if (at != incoming_.end() && at->second.state == KvState::granted) { offer_front(at->second, sequence); }
     proceed(sequence.request.key);
 }
 

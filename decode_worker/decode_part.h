@@ -15,8 +15,8 @@ namespace decode_worker {
 
 /// The decode role: grants room for KV under a lease, waits for the KV and for the gateway's Continue, and computes
 /// again what does not come in time (design 4.3, steps 3 to 6). Where the wire is what the KV waits for it computes the
-/// first tokens itself meanwhile, and takes the rest (kv_transfer/rate/both_ends.h). From then on the sequence is like
-/// any other in the step loop.
+/// first tokens itself meanwhile, piece by piece as the wire goes, and takes the rest (kv_transfer/rate/both_ends.h,
+/// front.h). From then on the sequence is like any other in the step loop.
 ///
 /// Step thread, except on_event (any thread).
 class DecodePart final : public worker::RolePart {
@@ -59,6 +59,10 @@ private:
         std::uint32_t kv_tokens = 0;
         std::uint32_t have_tokens = 0;   // prefix hit at the grant
         std::uint32_t front_tokens = 0;  // behind it: computed here while the rest comes
+        bool moves = false;              // prefill heeds more of them later
+        bool allow_lossy = false;        // as granted
+        std::uint32_t piece_tokens = 0;  // of them, the last that were taken,
+        base::TimePoint piece_at;        // and when
         Expected expected;
         KvState state = KvState::expected;
         bool was_delayed = false;                          // prefill has been told that there is no room yet
@@ -75,6 +79,7 @@ private:
         std::uint32_t kv_tokens = 0;
         base::TimePoint give_up{};
         Expected expected;
+        bool moves = false;
     };
 
     void apply(const kv_transfer::ReceiverEvent& event);
@@ -82,6 +87,10 @@ private:
     /// Says why the KV of a hand-off is computed here, if it is.
     void log_failed(const kv_transfer::ReceiverEvent& event) const;
     std::uint32_t front_tokens(const Incoming& incoming, const worker::Sequence& sequence) const;
+    void take_front(Incoming& incoming, worker::Sequence& sequence, std::uint32_t begin, std::uint32_t end);
+    /// Tells the receiver what computing (more of) the front would take here, where it is known and may be of use.
+    void offer_front(const Incoming& incoming, const worker::Sequence& sequence);
+    static std::optional<base::TimePoint> kv_due(const worker::Sequence& sequence);
     static bool may_give_up(const Incoming& incoming);
     void give_up(Incoming& incoming, const char* why);
     /// Runs the sequence when everything it waits for is there; forgets `incoming` then.

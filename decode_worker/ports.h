@@ -13,6 +13,7 @@ public:
     virtual ~KvReceiverPort() = default;
 
     virtual void grant(const kv_transfer::GrantRoom& room) = 0;
+    virtual void offer_front(const kv_transfer::FrontOffer& offer) = 0;
     virtual void later(const kv_transfer::HandoffKey& key) = 0;
     virtual void refuse(const kv_transfer::HandoffKey& key, base::Error error) = 0;
     virtual void abort(const kv_transfer::HandoffKey& key, base::Error error) = 0;

@@ -15,6 +15,7 @@ public:
     void connect(kv_transfer::KvReceiver& receiver) { receiver_ = &receiver; }
 
     void grant(const kv_transfer::GrantRoom& room) override { receiver_->grant(room); }
+    void offer_front(const kv_transfer::FrontOffer& offer) override { receiver_->offer_front(offer); }
     void later(const kv_transfer::HandoffKey& key) override { receiver_->later(key); }
     void refuse(const kv_transfer::HandoffKey& key, base::Error error) override {
         receiver_->refuse(key, std::move(error));

@@ -1,5 +1,6 @@
 #include "kv_transfer/coverage.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "base/check.h"
@@ -47,6 +48,23 @@ bool Coverage::covers(const kv_cache::KvRange& range) const {
     bool all = true;
     for_each_word(range, [&](std::uint64_t index, std::uint64_t mask) { all = all && (words_[index] & mask) == mask; });
     return all;
+}
+
+std::uint32_t Coverage::find(std::uint32_t token, bool whole) const {
+    CHECK(token_begin_ <= token && token <= token_end_);
+    const std::uint64_t tokens = token_end_ - token_begin_;
+    for (std::uint64_t bit = token - token_begin_; bit < tokens; bit = (bit / 64 + 1) * 64) {
+        std::uint64_t there = ~0ull;  // in every layer
+        for (std::uint64_t layer = 0; layer < layers_; ++layer) {
+            there &= words_[layer * words_per_layer_ + bit / 64];
+        }
+        const std::uint64_t found = (whole ? there : ~there) >> (bit % 64);
+        if (found != 0) {
+            const std::uint64_t at = bit + static_cast<std::uint64_t>(std::countr_zero(found));
+            return token_begin_ + static_cast<std::uint32_t>(std::min(at, tokens));
+        }
+    }
+    return token_end_;
 }
 
 }  // namespace kv_transfer

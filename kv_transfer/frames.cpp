@@ -120,7 +120,23 @@ sluice::proto::KvFrame make_frame(const Identity& identity, const kv_cache::KvLa
     frame.set_payload_crc32c(info.payload_crc32c);
     frame.set_head_begin(0);
     frame.set_head_end(layout.kv_heads());
+    frame.set_kv_rate(info.kv_rate);
+    frame.set_kv_rate_low(info.kv_rate_low);
+    frame.set_more(info.more);
     return frame;
+}
+
+std::span<std::byte> last_tokens(const kv_cache::KvLayout& layout, const kv_cache::KvRange& range,
+                                 std::uint32_t token_begin, std::span<std::byte> kv) {
+    CHECK(range.token_begin <= token_begin && token_begin <= range.token_end);
+    if (token_begin == range.token_begin) { return kv; }
+    const std::size_t rows = std::size_t{range.layers()} * 2 * layout.kv_heads();  // [layer][K|V][kv_head]
+    const std::size_t row_bytes = kv.size() / rows;
+    const std::size_t kept = row_bytes / range.tokens() * (range.token_end - token_begin);
+    for (std::size_t row = 0; row < rows; ++row) {
+        std::memmove(kv.data() + row * kept, kv.data() + (row + 1) * row_bytes - kept, kept);
+    }
+    return kv.first(rows * kept);
 }
 
 Result<FrameInfo> check_frame(const sluice::proto::KvFrame& frame, const Identity& identity,
@@ -166,8 +182,16 @@ Result<FrameInfo> check_frame(const sluice::proto::KvFrame& frame, const Identit
     if (mode->is_raw() ? payload_bytes != raw_bytes : payload_bytes >= raw_bytes) {
         return invalid("payload does not fit the range");
     }
-    return FrameInfo{key_of(frame.handoff()), frame.number(), range, *mode, payload_bytes, raw_bytes,
-                     frame.payload_crc32c()};
+    return FrameInfo{.key = key_of(frame.handoff()),
+                     .number = frame.number(),
+                     .range = range,
+                     .mode = *mode,
+                     .payload_bytes = payload_bytes,
+                     .raw_bytes = raw_bytes,
+                     .payload_crc32c = frame.payload_crc32c(),
+                     .kv_rate = frame.kv_rate(),
+                     .kv_rate_low = std::min(frame.kv_rate_low(), frame.kv_rate()),
+                     .more = frame.more()};
 }
 
 }  // namespace kv_transfer

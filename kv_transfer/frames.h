@@ -61,9 +61,18 @@ struct FrameInfo {
     std::size_t payload_bytes = 0;
     std::size_t raw_bytes = 0;
     std::uint32_t payload_crc32c = 0;
+    // What the sender says of those behind it: bytes of KV a second, 0 where it is not known; not checked further.
+    std::uint64_t kv_rate = 0;
+    std::uint64_t kv_rate_low = 0;  // at most kv_rate
+    bool more = false;
 };
 
 sluice::proto::KvFrame make_frame(const Identity& identity, const kv_cache::KvLayout& layout, const FrameInfo& info);
+
+/// Of the KV of `range` in wire order, what is of its tokens from `token_begin` (inside it) on, in wire order: moved
+/// together at the beginning of `kv`.
+std::span<std::byte> last_tokens(const kv_cache::KvLayout& layout, const kv_cache::KvRange& range,
+                                 std::uint32_t token_begin, std::span<std::byte> kv);
 
 /// Checks every field against our own layout, before any payload is taken. `payload_bytes` is what the transport says.
 /// A raw frame is as long as our layout says, a coded one shorter. The range may still lie outside of what was granted,

@@ -68,7 +68,12 @@ void KvReceiver::grant(const GrantRoom& room) {
     CHECK(room.lease > base::Duration::zero());
     state_->thread.push(State::Grant{room.key, room.kv_tokens, room.have_tokens,
                                      std::vector<base::BlockId>(room.blocks.begin(), room.blocks.end()), room.lease,
-                                     room.deadline, room.allow_lossy});
+                                     room.deadline, room.allow_lossy, room.from_end});
+}
+
+void KvReceiver::offer_front(const FrontOffer& offer) {
+    CHECK(offer.tokens_per_s > 0);
+    state_->thread.push(State::Offer{offer});
 }
 
 void KvReceiver::later(const HandoffKey& key) {
@@ -146,7 +151,8 @@ Result<net::Target> KvReceiver::on_header(net::PeerId from, net::MessageKind kin
                                  {request.kv_modes().begin(), request.kv_modes().begin() + modes},
                                  std::chrono::microseconds(request.send_us()),
                                  std::chrono::microseconds(request.compute_us()),
-                                 std::chrono::microseconds(request.whole_us())});
+                                 std::chrono::microseconds(request.whole_us()),
+                                 request.moves()});
     }
     if (kind == kAbortToDecode) {
         sluice::proto::KvAbort abort;

@@ -27,13 +27,14 @@ class KvStore;
 namespace kv_transfer {
 
 /// What the receiver tells the decode worker's step thread about one hand-off. In this order: exactly one
-/// room_requested, then exactly one of completed / failed, then exactly one released. (An ended key that comes again is
-/// answered by the receiver itself.) A hand-off counts as open (handoffs_max) until its released is dealt with, so at
-/// most kPerHandoff * handoffs_max events wait. One that `fetch` began has no room_requested, and counts by itself
-/// (fetches_max, kPerFetch).
+/// room_requested, then at most one front for each offer_front, then exactly one of completed / failed, then exactly
+/// one released. (An ended key that comes again is answered by the receiver itself.) A hand-off counts as open
+/// (handoffs_max) until its released is dealt with, so at most kPerHandoff * handoffs_max events wait. One that `fetch`
+/// began has no room_requested, and counts by itself (fetches_max, kPerFetch).
 struct ReceiverEvent {
     enum class Kind {
         room_requested,  // answer with grant, later or refuse; may overtake the gateway's Start: hold it till then
+        front,           // tokens [front_begin, front_end) are this worker's to compute now, all before them are there
         completed,       // the KV of [have_tokens, kv_tokens) is in the granted blocks, checked; of a fetch: of the
                          // first kv_tokens (whole blocks), as many as the other worker has
         failed,          // see error; what the granted blocks hold is undefined
@@ -41,7 +42,10 @@ struct ReceiverEvent {
     };
     Kind kind{};
     HandoffKey key;
-    std::uint32_t kv_tokens = 0;       // room_requested; completed: what is there now
+    std::uint32_t kv_tokens = 0;    // room_requested; completed: what is there now
+    std::uint32_t front_begin = 0;  // front: multiples of block_tokens
+    std::uint32_t front_end = 0;
+    bool moves = false;                // room_requested: offer_front can come to something
     base::TimePoint deadline{};        // room_requested: the prefill worker gives up then
     base::Duration sending{};          // room_requested: what the wire is expected to take for all of it; 0: not known
     base::Duration computing{};        // room_requested: until prefill has computed all of it, as it expects
@@ -53,7 +57,7 @@ struct ReceiverEvent {
     std::optional<base::Error> error = std::nullopt;  // failed
     Slots::Slot slot = nullptr;                       // released: the hand-off counts as open until this is dropped
 
-    static constexpr std::size_t kPerHandoff = 3;
+    static constexpr std::size_t kPerHandoff = 4;
     static constexpr std::size_t kPerFetch = 2;
 };
 
@@ -70,6 +74,15 @@ struct GrantRoom {
     base::Duration lease{};                 // > 0: without a sign of life from prefill for so long the hand-off fails
     base::TimePoint deadline{};             // the hand-off fails then in any case
     bool allow_lossy = false;               // a lossy mode that prefill proposes is granted; else raw is
+    bool from_end = false;  // the tokens before have_tokens are being computed here: the last come first
+};
+
+/// This worker could compute tokens at the front of a granted hand-off while the rest comes. An offer stands until its
+/// `front` has come, another one replaces it, or the hand-off ends.
+struct FrontOffer {
+    HandoffKey key;
+    double tokens_per_s = 0;             // > 0: that it would compute
+    std::optional<base::TimePoint> due;  // all KV should be there; empty: as soon as possible
 };
 
 /// KV that another worker is asked for. Exact KV only: raw, or by a codec without loss.
@@ -87,10 +100,10 @@ struct FetchKv {
 /// layout and the grant (header before the payload is taken, CRC32C before it is unpacked), and are unpacked into
 /// granted, unpublished blocks on the receiver's own thread. Repeated, overlapping and reordered frames are harmless.
 ///
-/// Threads: `grant`, `later`, `refuse`, `fetch`, `abort` may be called from any thread and do not wait; a few times for
-/// each hand-off, until its `released` (kCallsPerHandoff may wait). A call for a key that has ended meanwhile has no
-/// effect: its `released` is then already on its way, and holds for blocks granted too late as well. Implements
-/// net::Handler for the kinds that go to decode; KvRouter connects it.
+/// Threads: `grant`, `offer_front`, `later`, `refuse`, `fetch`, `abort` may be called from any thread and do not wait;
+/// a few times for each hand-off, until its `released` (kCallsPerHandoff may wait). A call for a key that has ended
+/// meanwhile has no effect: its `released` is then already on its way, and holds for blocks granted too late as well.
+/// Implements net::Handler for the kinds that go to decode; KvRouter connects it.
 class KvReceiver final : public net::Handler {
 public:
     struct Options {
@@ -117,6 +130,12 @@ public:
 
     /// Gives room. With have_tokens == kv_tokens the hand-off completes at once. Bad numbers are bugs (CHECK).
     void grant(const GrantRoom& room);
+
+    /// Computing may be worth it, now or when the wire gets slower: then `front` says from where to where, prefill is
+    /// told to leave those tokens and to send the last ones first, and whatever comes of them is dropped, so steps may
+    /// write them. When (rate/front.h): by what prefill says of the wire with each frame, and by what does not come.
+    /// Without effect for a hand-off that is not granted, may have loss, or whose prefill is too old for it.
+    void offer_front(const FrontOffer& offer);
 
     /// Begins a hand-off from here: asks another worker for blocks. completed or failed and then released follow. Its
     /// failures are: not_found (it has not even the first block), unavailable (no answer, or lost), deadline_exceeded,

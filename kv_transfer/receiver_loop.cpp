@@ -15,6 +15,7 @@ std::optional<base::TimePoint> KvReceiver::State::next_due() const {
     std::optional<base::TimePoint> due;
     for (const auto& [key, handoff] : handoffs) {
         base::TimePoint at = std::min(handoff.deadline, silent_until(handoff));
+        if (handoff.front.offer) { at = std::min(at, handoff.front.look_at); }
         if (handoff.phase == Handoff::Phase::fetching) { at = std::min(at, handoff.ask_again_at); }
         due = std::min(due.value_or(at), at);
     }
@@ -75,10 +76,18 @@ void KvReceiver::State::apply(Asked& command) {
     handoff.proposed = std::move(command.kv_mode);
     handoff.proposed_modes = std::move(command.kv_modes);
     handoff.slot = slots.take();
+    handoff.front.moves = command.moves;
+    handoff.front.ready_at = now + command.computing;
+    if (command.sending > base::Duration::zero()) {
+        const auto bytes = static_cast<double>(layout.wire_bytes({0, 1, 0, 1})) * layout.layers() * command.kv_tokens;
+        handoff.front.kv_rate = bytes / std::chrono::duration<double>(command.sending).count();
+        handoff.front.kv_rate_low = handoff.front.kv_rate;
+    }
     handoffs_open = handoffs.size();
     events({.kind = ReceiverEvent::Kind::room_requested,
             .key = command.key,
             .kv_tokens = command.kv_tokens,
+            .moves = command.moves,
             .deadline = command.deadline,
             .sending = command.sending,
             .computing = command.computing,
@@ -145,6 +154,7 @@ void KvReceiver::State::apply(Grant& command) {
     const base::TimePoint now = clock.now();
     agree(handoff, handoff.proposed, handoff.proposed_modes, command.allow_lossy);
     handoff.have_tokens = command.have_tokens;
+    handoff.front.is_taken = command.from_end;
     handoff.blocks = std::move(command.blocks);
     handoff.lease = command.lease;
     handoff.deadline = std::min(handoff.deadline, command.deadline);
@@ -162,6 +172,7 @@ void KvReceiver::State::begin_receiving(Handoffs::iterator found, base::TimePoin
     handoff.granted_at = now;
     handoff.heard_at = now;
     handoff.received = Coverage(layout.layers(), handoff.have_tokens, handoff.kv_tokens);
+    handoff.front.end = handoff.have_tokens;
     {
         const std::scoped_lock lock(mutex);
         if (!is_stopped) { expected[found->first] = {handoff.have_tokens, handoff.kv_tokens, handoff.modes}; }
@@ -210,8 +221,10 @@ void KvReceiver::State::apply(Landed& command) {
     Handoff& handoff = found->second;
     handoff.heard_at = clock.now();
     base::Duration decoded_in{};
-    if (!handoff.received.covers(command.info.range)) {
-        if (auto unpacked = unpack(handoff, command, decoded_in); !unpacked) {
+    kv_cache::KvRange range = command.info.range;  // but for what is computed here
+    range.token_begin = std::min(std::max(range.token_begin, handoff.front.end), range.token_end);
+    if (!handoff.received.covers(range)) {
+        if (auto unpacked = unpack(handoff, command, range, decoded_in); !unpacked) {
             if (unpacked.error().code != ErrorCode::data_loss) {  // not the frame's fault, no other will fare better
                 fail(found, unpacked.error(), true);
                 return;
@@ -220,33 +233,46 @@ void KvReceiver::State::apply(Landed& command) {
             acknowledge(command.from, command.info.key, command.info.number, unpacked.error(), false);
             return;
         }
-        handoff.received.add(command.info.range);
+        handoff.received.add(range);
         handoff.payload_bytes += command.info.payload_bytes;
         handoff.mode = lossier(handoff.mode, command.info.mode);
         metrics.add_bytes(command.info.mode, command.info.payload_bytes, command.info.raw_bytes);
     }
+    if (command.info.kv_rate > 0) {
+        handoff.front.kv_rate = static_cast<double>(command.info.kv_rate);
+        handoff.front.kv_rate_low = static_cast<double>(command.info.kv_rate_low);
+    }
+    handoff.front.more = command.info.more;
+    handoff.front.landed_at = handoff.heard_at;
+    handoff.front.landed_bytes = command.info.raw_bytes;
     const bool is_complete = handoff.received.is_complete();
     // Where nothing is coded nobody asks.
     const base::Duration landed_ago = handoff.modes.empty() ? base::Duration{} : clock.now() - command.at;
     acknowledge(command.from, command.info.key, command.info.number, std::nullopt, is_complete, landed_ago, decoded_in);
-    if (is_complete) { complete(found); }
+    if (is_complete) { return complete(found); }
+    look_at_front(found, handoff.heard_at);
 }
 
-Result<void> KvReceiver::State::unpack(Handoff& handoff, const Landed& landed, base::Duration& decoded_in) {
-    const std::span<const std::byte> payload = landed.buffer->first(landed.info.payload_bytes);
+/// Of a frame its tokens of `range`: all of them, or the last ones.
+Result<void> KvReceiver::State::unpack(Handoff& handoff, const Landed& landed, const kv_cache::KvRange& range,
+                                       base::Duration& decoded_in) {
+    const std::span<std::byte> payload = landed.buffer->first(landed.info.payload_bytes);
     if (base::crc32c(payload) != landed.info.payload_crc32c) {
         return base::fail(ErrorCode::data_loss, "checksum of frame " + std::to_string(landed.info.number));
     }
     if (!access) { return base::fail(ErrorCode::internal, access.error().message); }
     const KvMode& mode = landed.info.mode;
-    if (mode.is_raw()) { return access->unpack(handoff.blocks, landed.info.range, payload); }
+    if (mode.is_raw()) {
+        return access->unpack(handoff.blocks, range,
+                              last_tokens(layout, landed.info.range, range.token_begin, payload));
+    }
     const std::span<std::byte> raw = workspace->first(landed.info.raw_bytes);
     const base::TimePoint begin = clock.now();
     if (auto decoded = mode.codec->decode(layout, landed.info.range, mode.level, payload, raw); !decoded) {
         return base::fail(ErrorCode::data_loss, decoded.error().message);
     }
     decoded_in = clock.now() - begin;
-    return access->unpack(handoff.blocks, landed.info.range, raw);
+    return access->unpack(handoff.blocks, range, last_tokens(layout, landed.info.range, range.token_begin, raw));
 }
 
 void KvReceiver::State::apply(Refused& command) {
@@ -302,6 +328,8 @@ bool KvReceiver::State::proceed(base::TimePoint now) {
         } else if (handoff->second.phase == Handoff::Phase::fetching && now >= handoff->second.ask_again_at) {
             ask_for_blocks(handoff->first, handoff->second, now);
             did = true;
+        } else if (handoff->second.front.offer && now >= handoff->second.front.look_at) {
+            did = look_at_front(handoff, now) || did;
         }
         handoff = next;
     }
@@ -363,7 +391,8 @@ void KvReceiver::State::reply_granted(const HandoffKey& key, const Handoff& hand
     set_header(*reply.mutable_header(), identity);
     set_key(*reply.mutable_handoff(), key, identity);
     reply.set_answer(sluice::proto::RoomReply::ANSWER_GRANTED);
-    reply.set_have_tokens(handoff.have_tokens);
+    reply.set_have_tokens(handoff.front.end);
+    reply.set_from_end(handoff.front.is_taken);
     set_mode(*reply.mutable_kv_mode(), handoff.has_first ? handoff.modes.front() : KvMode{});
     for (const KvMode& mode : handoff.modes) {
         if (!handoff.proposed_modes.empty()) { set_mode(*reply.add_kv_modes(), mode); }

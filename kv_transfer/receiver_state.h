@@ -31,6 +31,10 @@ struct KvReceiver::State {
         base::Duration lease;
         base::TimePoint deadline;
         bool allow_lossy;
+        bool from_end;
+    };
+    struct Offer {
+        FrontOffer offer;
     };
     struct Later {
         HandoffKey key;
@@ -61,6 +65,7 @@ struct KvReceiver::State {
         base::Duration sending{};             // expected; 0: not known
         base::Duration computing{};
         base::Duration computing_whole{};
+        bool moves = false;
     };
     struct Landed {
         net::PeerId from;
@@ -78,7 +83,23 @@ struct KvReceiver::State {
         net::PeerId peer;
         base::Error why;
     };
-    using Command = std::variant<Grant, Later, End, Fetch, Asked, Landed, Refused, PeerLost>;
+    using Command = std::variant<Grant, Offer, Later, End, Fetch, Asked, Landed, Refused, PeerLost>;
+
+    /// What is computed here of a granted hand-off, and what is known of what comes.
+    struct Front {
+        std::uint32_t end = 0;  // frames of tokens before it are dropped; have_tokens at first
+        bool is_taken = false;  // some of it is computed here: the last tokens come first
+        bool moves = false;     // prefill knows of this
+        std::optional<FrontOffer> offer;
+        base::TimePoint look_at;   // again, while an offer stands
+        base::TimePoint ready_at;  // prefill has computed all then, as it expected
+        // As the last frame said, or the request for room: bytes of KV a second; 0: not known.
+        double kv_rate = 0;
+        double kv_rate_low = 0;
+        bool more = false;             // another frame follows at once
+        base::TimePoint landed_at;     // the last frame
+        std::size_t landed_bytes = 0;  // of KV, of it
+    };
 
     struct Handoff {
         enum class Phase {
@@ -108,8 +129,9 @@ struct KvReceiver::State {
         std::vector<base::BlockId> blocks;
         base::Duration lease{};
         base::TimePoint granted_at;
-        Coverage received;
+        Coverage received;  // or computed here: all before front_end counts
         std::uint64_t payload_bytes = 0;
+        Front front;
     };
     using Handoffs = std::map<HandoffKey, Handoff>;
 
@@ -138,6 +160,7 @@ struct KvReceiver::State {
     void fail_all(const base::Error& error);
 
     void apply(Grant& command);
+    void apply(Offer& command);
     void apply(Later& command);
     void apply(End& command);
     void apply(Fetch& command);
@@ -150,12 +173,17 @@ struct KvReceiver::State {
     void ask_for_blocks(const HandoffKey& key, Handoff& handoff, base::TimePoint now);
     void take_answer(Handoffs::iterator fetch, Asked& answer);
 
+    // receiver_front.cpp
+    bool look_at_front(Handoffs::iterator found, base::TimePoint now);
+    void take_front(Handoffs::iterator found, std::uint32_t begin, std::uint32_t end);
+
     void begin_receiving(Handoffs::iterator handoff, base::TimePoint now);
     base::TimePoint silent_until(const Handoff& handoff) const;
     void agree(Handoff& handoff, const proto::KvMode& proposed, std::span<const proto::KvMode> modes,
                bool allow_lossy) const;
     bool refuse_by_history(const Asked& asked);
-    base::Result<void> unpack(Handoff& handoff, const Landed& landed, base::Duration& decoded_in);
+    base::Result<void> unpack(Handoff& handoff, const Landed& landed, const kv_cache::KvRange& range,
+                              base::Duration& decoded_in);
     void answer_unknown(net::PeerId from, const HandoffKey& key, std::uint32_t number);
     void complete(Handoffs::iterator handoff);
     void fail(Handoffs::iterator handoff, base::Error error, bool tell_prefill);

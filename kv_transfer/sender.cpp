@@ -174,7 +174,8 @@ Result<net::Target> KvSender::on_header(net::PeerId from, net::MessageKind kind,
                                 reply.have_tokens(),
                                 proto::error_of(reply.error()),
                                 reply.kv_mode(),
-                                {reply.kv_modes().begin(), reply.kv_modes().end()}};
+                                {reply.kv_modes().begin(), reply.kv_modes().end()},
+                                reply.from_end()};
         });
     }
     if (kind == kAck) {

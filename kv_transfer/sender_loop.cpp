@@ -108,7 +108,7 @@ void KvSender::State::apply(Ready& command) {
     command.range.token_end = std::min(command.range.token_end, handoff->open.kv_tokens);
     if (command.range.token_begin >= command.range.token_end) { return; }
     if (!handoff->modes.empty()) {  // granted, and coded: whole chunks
-        command.range.token_begin = std::max(command.range.token_begin, handoff->have_tokens);
+        command.range.token_begin = std::max(command.range.token_begin, handoff->granted_from);
         if (command.range.token_begin < command.range.token_end) { handoff->grid.add(command.range, handoff->ready); }
         return;
     }
@@ -158,7 +158,10 @@ void KvSender::State::apply(Reply& command) {
         default:
             return;
     }
-    if (handoff->phase == Handoff::Phase::granted) { return; }
+    if (handoff->phase == Handoff::Phase::granted) {
+        if (command.from_end) { leave_front(handoff, command.have_tokens); }
+        return;
+    }
     auto modes = granted_modes(*handoff, command);
     if (!modes) {
         fail(handoff, modes.error(), true);
@@ -172,7 +175,9 @@ void KvSender::State::apply(Reply& command) {
         return;
     }
     handoff->phase = Handoff::Phase::granted;
+    handoff->granted_from = command.have_tokens;
     handoff->have_tokens = command.have_tokens;
+    handoff->from_end = command.from_end;
     handoff->bytes_left = layout.wire_bytes({0, layout.layers(), command.have_tokens, handoff->open.kv_tokens});
     handoff->granted_at = now;
     handoff->acknowledged_at = now;
@@ -187,6 +192,20 @@ void KvSender::State::apply(Reply& command) {
         }
     }
     events({.kind = SenderEvent::Kind::granted, .key = command.key, .have_tokens = command.have_tokens});
+    complete_if_done(handoff);
+}
+
+/// Decode computes the tokens before `have_tokens` itself: what is not packed of them is not sent, and of the others
+/// the last come first. Replies may come late and in any order: what it takes it never gives back.
+void KvSender::State::leave_front(Handoffs::iterator handoff, std::uint32_t have_tokens) {
+    if (have_tokens <= handoff->have_tokens || have_tokens > handoff->open.kv_tokens ||
+        have_tokens % layout.block_tokens() != 0) {
+        return;
+    }
+    const std::uint64_t left = handoff->packed.add({0, layout.layers(), handoff->have_tokens, have_tokens});
+    handoff->bytes_left -= std::min<std::uint64_t>(handoff->bytes_left, left * layout.wire_bytes({0, 1, 0, 1}));
+    handoff->have_tokens = have_tokens;
+    handoff->from_end = true;
     complete_if_done(handoff);
 }
 
@@ -319,20 +338,56 @@ static KvRange cut_frame(const kv_cache::KvLayout& layout, std::deque<KvRange>& 
     return range;
 }
 
+/// The same, the last tokens of `at` first: all its layers of as many tokens as a chunk has, then those before them.
+static KvRange cut_last_frame(const kv_cache::KvLayout& layout, std::deque<KvRange>& ready,
+                              std::deque<KvRange>::iterator at, std::size_t bytes_max) {
+    const KvRange whole = *at;
+    ready.erase(at);
+    const std::size_t bytes_per_token = layout.wire_bytes({0, 1, 0, 1});
+    const auto most =
+        static_cast<std::uint32_t>(std::min<std::size_t>(ChunkGrid::kTokens, bytes_max / bytes_per_token));
+    KvRange range = whole;
+    if (whole.tokens() > most) {
+        const std::uint32_t begin = whole.token_end - most;
+        const std::uint32_t block_begin = layout.blocks_for(begin) * layout.block_tokens();
+        range.token_begin = block_begin < whole.token_end ? block_begin : begin;
+        KvRange before = whole;
+        before.token_end = range.token_begin;
+        ready.push_back(before);
+    }
+    const std::size_t layers = bytes_max / (bytes_per_token * range.tokens());
+    if (layers < whole.layers()) {
+        range.layer_end = range.layer_begin + static_cast<std::uint32_t>(layers);
+        KvRange above = range;
+        above.layer_begin = range.layer_end;
+        above.layer_end = whole.layer_end;
+        ready.push_back(above);
+    }
+    return range;
+}
+
+/// What is packed next of what is ready: in the order in which it came, or the last tokens, their first layers.
+static std::deque<KvRange>::iterator next_range(std::deque<KvRange>& ready, bool from_end) {
+    if (!from_end) { return ready.begin(); }
+    return std::min_element(ready.begin(), ready.end(), [](const KvRange& a, const KvRange& b) {
+        return a.token_end != b.token_end ? a.token_end > b.token_end : a.layer_begin < b.layer_begin;
+    });
+}
+
 bool KvSender::State::pack_next(Handoffs::iterator handoff, base::TimePoint now) {
     std::deque<KvRange>& ready = handoff->ready;
     while (!ready.empty()) {
-        KvRange& front = ready.front();
-        front.token_begin = std::max(front.token_begin, handoff->have_tokens);
-        if (front.token_begin >= front.token_end || handoff->packed.covers(front)) {
-            ready.pop_front();
+        const auto next = next_range(ready, handoff->from_end);
+        next->token_begin = std::max(next->token_begin, handoff->have_tokens);
+        if (next->token_begin >= next->token_end || handoff->packed.covers(*next)) {
+            ready.erase(next);
             continue;
         }
-        if (inflight_bytes.load() + std::min(frame_bytes_max, layout.wire_bytes(front)) > options.inflight_bytes_max) {
+        if (inflight_bytes.load() + std::min(frame_bytes_max, layout.wire_bytes(*next)) > options.inflight_bytes_max) {
             return false;
         }
         if (peer_frames[handoff->peer] >= peer_frames_max) { return false; }
-        if (handoff->open.choose_mode && wire_is_full(*handoff)) { return false; }
+        if ((handoff->open.choose_mode || handoff->from_end) && wire_is_full(*handoff)) { return false; }
         StagingPool::Buffer buffer = staging.take();
         if (buffer == nullptr) { return false; }
 
@@ -340,7 +395,8 @@ bool KvSender::State::pack_next(Handoffs::iterator handoff, base::TimePoint now)
         frame.buffer = std::move(buffer);
         frame.info.key = handoff->open.key;
         frame.info.number = handoff->frames++;
-        frame.info.range = cut_frame(layout, ready, frame_bytes_max);
+        frame.info.range = handoff->from_end ? cut_last_frame(layout, ready, next, front_bytes_max(*handoff))
+                                             : cut_frame(layout, ready, frame_bytes_max);
         frame.info.raw_bytes = layout.wire_bytes(frame.info.range);
         const std::span<std::byte> raw = frame.buffer->first(frame.info.raw_bytes);
         auto copied = access ? access->pack(handoff->open.blocks, frame.info.range, raw) : base::pass_on(access);
@@ -349,6 +405,8 @@ bool KvSender::State::pack_next(Handoffs::iterator handoff, base::TimePoint now)
             return true;
         }
         frame.payload = raw;
+        frame.info.more = !ready.empty();
+        tell_rates(*handoff, frame.info);
         if (!handoff->modes.empty()) {
             encode(frame, handoff->open.choose_mode ? choose_mode(*handoff, frame.info.raw_bytes, now)
                                                     : handoff->modes.front());
@@ -429,6 +487,7 @@ void KvSender::State::ask_for_room(Handoff& handoff, base::TimePoint now) {
         request.set_send_us(whole_us(expected_to_send(handoff)));
         request.set_compute_us(whole_us(handoff.open.computing));
         request.set_whole_us(whole_us(handoff.open.computing_whole));
+        request.set_moves(true);
     }
     post(handoff.peer, kRoomRequest, request);
     handoff.ask_again_at = now + options.room_interval;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "kv_transfer/rate/front.h"
 #include "kv_transfer/rate/known_ways.h"
 #include "kv_transfer/rate/rate_controller.h"
 #include "kv_transfer/sender_state.h"
@@ -105,6 +106,40 @@ RateQuestion KvSender::State::question_for(const Handoff& handoff, std::uint64_t
     question.wire_low = is_known ? wire->second.bandwidth().low() : kWirePrior / (1 + Bandwidth::kStrange);
     question.allow_lossy = true;  // modes that may not be used were not proposed
     return question;
+}
+
+/// KV of a frame while decode computes from the front.
+std::size_t KvSender::State::front_bytes_max(const Handoff& handoff) const {
+    const auto wire = wires.find(handoff.peer);
+    const bool is_known = wire != wires.end() && wire->second.bandwidth().is_known();
+    const double most = front_frame_bytes(is_known ? wire->second.bandwidth().expected() : kWirePrior);
+    return std::max(layout.wire_bytes({0, 1, 0, 1}),
+                    static_cast<std::size_t>(std::min(static_cast<double>(frame_bytes_max), most)));
+}
+
+/// What this frame and those behind it are expected to come at, and if the wire falls to its lowest, for a decode that
+/// may compute some of them. Nothing where the wire is not known yet, or some of it may be lost.
+void KvSender::State::tell_rates(const Handoff& handoff, FrameInfo& info) const {
+    const auto wire = wires.find(handoff.peer);
+    const auto is_lossy = [](const KvMode& mode) { return mode.is_lossy(); };
+    if (handoff.open.key.is_fetch() || wire == wires.end() || !wire->second.bandwidth().is_known() ||
+        std::any_of(handoff.modes.begin(), handoff.modes.end(), is_lossy)) {
+        return;
+    }
+    std::vector<WayToSend> ways;
+    for (const auto& [mode, way] : ways_of(handoff.modes)) {
+        ways.push_back(way);
+    }
+    if (!handoff.open.choose_mode && ways.size() > 1) { ways.erase(ways.begin()); }  // all goes coded
+    RateQuestion question = question_for(handoff, handoff.bytes_left, info.raw_bytes);
+    question.bytes_ahead = 0;
+    const auto rate = [&] {
+        const double seconds = seconds_of(choose_way(ways, question).takes);
+        return seconds <= 0 ? 0 : static_cast<std::uint64_t>(static_cast<double>(question.bytes_left) / seconds);
+    };
+    info.kv_rate = rate();
+    question.wire = question.wire_low;
+    info.kv_rate_low = rate();
 }
 
 KvMode KvSender::State::choose_mode(const Handoff& handoff, std::size_t frame_bytes, base::TimePoint now) const {

@@ -60,6 +60,7 @@ struct KvSender::State {
         base::Error error;
         proto::KvMode kv_mode;
         std::vector<proto::KvMode> kv_modes;
+        bool from_end;
     };
     struct Ack {
         net::PeerId from;
@@ -104,11 +105,13 @@ struct KvSender::State {
         base::TimePoint due;  // what is due first is sent first
         Phase phase = Phase::asking;
         net::PeerId peer{};
-        std::uint32_t have_tokens = 0;
-        std::vector<KvMode> modes;     // granted, besides raw
-        KvMode mode_sent;              // the lossiest so far
-        ChunkGrid grid;                // since the grant, where modes is not empty
-        std::uint64_t bytes_left = 0;  // of KV since the grant, not packed
+        std::uint32_t granted_from = 0;  // have_tokens of the grant
+        std::uint32_t have_tokens = 0;   // grows where decode computes from the front
+        bool from_end = false;           // it does: the last tokens go first
+        std::vector<KvMode> modes;       // granted, besides raw
+        KvMode mode_sent;                // the lossiest so far
+        ChunkGrid grid;                  // since the grant, where modes is not empty
+        std::uint64_t bytes_left = 0;    // of KV since the grant, not packed
         std::deque<kv_cache::KvRange> ready;
         Coverage packed;  // since the grant
         std::map<std::uint32_t, Frame> unacknowledged;
@@ -156,6 +159,7 @@ struct KvSender::State {
     bool send_one_frame(base::TimePoint now);
     bool resend(Handoffs::iterator handoff, base::TimePoint now);
     bool pack_next(Handoffs::iterator handoff, base::TimePoint now);
+    void leave_front(Handoffs::iterator handoff, std::uint32_t have_tokens);
     void encode(Frame& frame, const KvMode& mode);
 
     // sender_rates.cpp
@@ -164,6 +168,8 @@ struct KvSender::State {
     std::vector<std::pair<KvMode, WayToSend>> ways_of(std::span<const KvMode> modes) const;
     RateQuestion question_for(const Handoff& handoff, std::uint64_t bytes_left, std::uint64_t frame_bytes) const;
     base::Duration expected_to_send(const Handoff& handoff) const;
+    std::size_t front_bytes_max(const Handoff& handoff) const;
+    void tell_rates(const Handoff& handoff, FrameInfo& info) const;
     KvMode choose_mode(const Handoff& handoff, std::size_t frame_bytes, base::TimePoint now) const;
     void note_encoded(const Frame& frame, const KvMode& mode, std::size_t coded_bytes, base::Duration taken);
     void note_landed(const Handoff& handoff, const Frame& frame, const Ack& ack, base::TimePoint now);

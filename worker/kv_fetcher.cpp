@@ -289,7 +289,8 @@ void KvFetcher::apply(const kv_transfer::ReceiverEvent& event) {
     Fetch& fetch = at->second;
     switch (event.kind) {
         case Kind::room_requested:
-            CHECK(false, "fetch " << kv_transfer::to_string(event.key) << " asks for room");
+        case Kind::front:
+            CHECK(false, "fetch " << kv_transfer::to_string(event.key) << " asks for room, or for its front");
             return;
         case Kind::completed: {
             CHECK(!event.is_lossy, "fetch " << kv_transfer::to_string(event.key));

@@ -103,6 +103,18 @@ TEST_CASE("over wires that change the controller is late less than what is fixed
     const auto rates = bench::play_kv_rates(options);
     REQUIRE(rates);
     check_traces(*rates, "random", options.deadlines_s);
+    std::map<std::pair<double, std::string>, bench::FrontRow> fronts;
+    for (const bench::FrontRow& row : rates->fronts) {
+        REQUIRE(row.hand_offs == 1000);
+        CHECK(row.seconds_mean >= row.oracle_seconds_mean);
+        fronts[{row.slack, row.policy}] = row;
+    }
+    for (const double slack : options.slacks) {
+        CAPTURE(slack);
+        const auto& moves = fronts.at({slack, "split as the wire goes"});
+        CHECK(moves.late <= fronts.at({slack, "split at the beginning"}).late);
+        if (slack >= 1.5) { CHECK(moves.late <= moves.hand_offs / 50); }
+    }
 }
 
 TEST_CASE("the same over CacheGen's traces", "[bench][rate]") {

@@ -1,6 +1,7 @@
 // The decode part over a receiver that only notes what it is told: what is decided, without a network or a thread.
 #include "decode_worker/decode_part.h"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <optional>
@@ -44,7 +45,12 @@ public:
     void grant(const kv_transfer::GrantRoom& room) override {
         note("grant", room.key);
         have_tokens = room.have_tokens;
+        from_end = room.from_end;
         blocks.assign(room.blocks.begin(), room.blocks.end());
+    }
+    void offer_front(const kv_transfer::FrontOffer& offered) override {
+        note("offer", offered.key);
+        offer = offered;
     }
     void later(const kv_transfer::HandoffKey& key) override { note("later", key); }
     void refuse(const kv_transfer::HandoffKey& key, base::Error) override { note("refuse", key); }
@@ -52,6 +58,8 @@ public:
     std::vector<std::string> take() { return std::exchange(answers_, {}); }
 
     std::uint32_t have_tokens = 0;  // of the last grant
+    bool from_end = false;
+    kv_transfer::FrontOffer offer;  // the last one
     std::vector<base::BlockId> blocks;
 
 private:
@@ -169,6 +177,7 @@ struct SlowWireBench : DecodeBench {
         auto message = test_support::make_start(1, prompt, 4);
         message.part = worker::Part::decode;
         message.peer = {base::WorkerId{1}, kPrefill, "prefill"};
+        message.kv_mode.set_lossy(may_lose);
         if (first_token_in) { message.slo.first_token = clock.now() + *first_token_in; }
         REQUIRE(loop.post_command(std::move(message)));
         loop.work();
@@ -179,19 +188,41 @@ struct SlowWireBench : DecodeBench {
         news.sending = sending;
         news.computing = computing;
         news.computing_whole = std::chrono::milliseconds(kLongTokens);
+        news.moves = moves;
         part.on_event(std::move(news));
         loop.work();
-        REQUIRE(answers.take() == Answers{"grant 1"});
+        auto answered = answers.take();
+        REQUIRE(!answered.empty());
+        REQUIRE(answered.front() == "grant 1");
+        offers = static_cast<int>(answered.size()) - 1;
+        computed_until = answers.have_tokens;
     }
-    /// The KV behind what decode says it has comes from prefill.
-    void come() {
+    /// KV of these tokens comes from prefill.
+    void come(std::uint32_t begin, std::uint32_t end) {
+        if (begin >= end) { return; }
         engine::Batch batch;
         engine::BatchEntry& entry = batch.add();
-        entry.position = answers.have_tokens;
-        entry.tokens.assign(prompt.begin() + answers.have_tokens, prompt.end());
+        entry.position = begin;
+        entry.tokens.assign(prompt.begin() + begin, prompt.begin() + end);
         entry.set_blocks(answers.blocks);
         before += entry.tokens.size();
         REQUIRE(engine::run_to_end(engine, std::move(batch)));
+    }
+    /// Tokens [computed_until, begin) have come, and those behind them up to `end` are decode's.
+    void front(std::uint32_t begin, std::uint32_t end) {
+        come(computed_until, begin);
+        computed_until = end;
+        ReceiverEvent news;
+        news.kind = ReceiverEvent::Kind::front;
+        news.key = handoff_of(1);
+        news.front_begin = begin;
+        news.front_end = end;
+        part.on_event(std::move(news));
+        loop.work();
+    }
+    /// The KV behind what decode says it has comes from prefill.
+    void come() {
+        come(computed_until, kLongTokens);
         event(ReceiverEvent::Kind::completed, 1, kLongTokens);
         event(ReceiverEvent::Kind::released, 1);
     }
@@ -218,6 +249,10 @@ struct SlowWireBench : DecodeBench {
         return test_support::random_prompt(random, kLongTokens);
     }();
     std::uint64_t before = 0;
+    bool may_lose = false;             // the request's KV
+    bool moves = false;                // prefill heeds more fronts
+    int offers = 0;                    // with the grant
+    std::uint32_t computed_until = 0;  // the front, up to now
 };
 
 }  // namespace
@@ -244,6 +279,137 @@ TEST_CASE("over a slow wire the first tokens are computed while the others come"
     }
     bench.check(kLongTokens - front);
     REQUIRE(bench.metrics.text().find("sluice_kv_front_tokens_total " + std::to_string(front)) != std::string::npos);
+}
+
+TEST_CASE("where prefill heeds it the front is computed piece by piece, as the wire goes", "[decode_worker]") {
+    SlowWireBench bench;
+    bench.moves = true;
+    bench.ask_room(std::chrono::milliseconds(kLongTokens), std::chrono::milliseconds(0));
+    REQUIRE(bench.answers.from_end);
+    REQUIRE(bench.offers == 0);  // it has something to do
+    const std::uint32_t first = bench.answers.have_tokens;
+    REQUIRE(first >= 8 * 16);
+    REQUIRE(first <= 12 * 16);  // half of its share
+    bench.settle();
+    REQUIRE(bench.answers.take() == Answers{"offer 1"});
+    REQUIRE(bench.answers.offer.tokens_per_s > 500);
+    REQUIRE(bench.answers.offer.tokens_per_s <= 1001);
+    bench.front(first, first + 64);
+    bench.settle();
+    REQUIRE(bench.answers.take() == Answers{"offer 1"});
+    bench.front(first + 96, first + 128);  // what lies between has come
+    if (GENERATE(false, true)) {
+        bench.settle();
+        REQUIRE(bench.answers.take() == Answers{"offer 1"});
+        bench.come();
+        bench.go_on();
+    } else {
+        bench.come();
+        bench.go_on();
+    }
+    bench.check(kLongTokens - first - 96);
+    REQUIRE(bench.metrics.text().find("sluice_kv_front_tokens_total " + std::to_string(first + 96)) !=
+            std::string::npos);
+}
+
+TEST_CASE("what is in time over the wire is offered to be computed, should that get slower", "[decode_worker]") {
+    SlowWireBench bench;
+    bench.moves = true;
+    const std::chrono::milliseconds all(kLongTokens);
+    bench.ask_room(all, std::chrono::milliseconds(0), all * 2);
+    REQUIRE(bench.answers.have_tokens == 0);
+    REQUIRE_FALSE(bench.answers.from_end);
+    REQUIRE(bench.offers == 1);
+    REQUIRE(bench.answers.offer.due.has_value());
+    if (GENERATE(false, true)) {
+        bench.front(160, 320);
+        bench.settle();
+        REQUIRE(bench.answers.take() == Answers{"offer 1"});
+        bench.come();
+        bench.go_on();
+        bench.check(kLongTokens - 160);
+    } else {
+        bench.come();
+        bench.go_on();
+        bench.check(kLongTokens);
+    }
+}
+
+TEST_CASE("nothing is offered with both ends off, or where the KV may come with loss", "[decode_worker]") {
+    worker::WorkerOptions limits;
+    limits.kv_both_ends = GENERATE(true, false);
+    SlowWireBench bench(true, limits);
+    bench.moves = true;
+    bench.may_lose = limits.kv_both_ends;
+    bench.ask_room(std::chrono::milliseconds(0), std::chrono::milliseconds(0));
+    REQUIRE(bench.offers == 0);
+    bench.come();
+    bench.go_on();
+    bench.settle();
+    REQUIRE(bench.answers.take().empty());
+}
+
+TEST_CASE("fronts, the rest and the first token in any order, or no rest at all: the tokens are as ever",
+          "[decode_worker][property]") {
+    const auto seed = GENERATE(range(0u, 100u));
+    CAPTURE(seed);
+    test_support::Random random{seed};
+    SlowWireBench bench;
+    bench.moves = true;
+    bench.ask_room(std::chrono::milliseconds(kLongTokens), std::chrono::milliseconds(0));
+    int offers = 0;
+    std::uint32_t computed = bench.computed_until;
+    bool has_first = false;
+    const bool fails = random() % 3 == 0;
+    for (int step = 0; step < 200; ++step) {
+        const std::vector<std::string> answers = bench.answers.take();
+        offers += static_cast<int>(answers.size());
+        REQUIRE(std::count(answers.begin(), answers.end(), "offer 1") == std::ssize(answers));
+        switch (random() % 6) {
+            case 0:
+            case 1:
+                bench.driver.turn();
+                break;
+            case 2:
+            case 3: {
+                const std::uint32_t begin = bench.computed_until + 16 * static_cast<std::uint32_t>(random() % 3);
+                const std::uint32_t end = begin + 16 * (1 + static_cast<std::uint32_t>(random() % 5));
+                if (offers == 0 || end >= kLongTokens) { break; }
+                bench.settle();
+                bench.front(begin, end);
+                computed += end - begin;
+                offers = 0;
+                break;
+            }
+            case 4:
+                if (!std::exchange(has_first, true)) { bench.go_on(); }
+                break;
+            default:
+                if (random() % 20 == 0) { step = 200; }
+                break;
+        }
+    }
+    if (!has_first && random() % 2 == 0) {
+        bench.go_on();
+        has_first = true;
+    }
+    if (random() % 2 == 0) { bench.settle(); }
+    if (fails) {
+        bench.event(ReceiverEvent::Kind::failed, 1);
+        bench.event(ReceiverEvent::Kind::released, 1);
+    } else {
+        bench.settle();
+        bench.come();
+    }
+    if (!has_first) { bench.go_on(); }
+    bench.settle();
+    const auto all = test_support::ledger_continuation(bench.prompt, 4, 1000);
+    const auto& answer = bench.sink.answers.at(key_of(1));
+    REQUIRE(answer.tokens == std::vector<TokenId>(all.begin() + 1, all.end()));
+    REQUIRE(answer.cached_tokens == (fails ? 0 : kLongTokens - computed));
+    REQUIRE(bench.engine.violations() == 0);
+    const auto counts = bench.cache.counts();
+    REQUIRE(counts.used + counts.pinned + counts.stranded == 0);
 }
 
 TEST_CASE("with both ends off all of a slow hand-off comes over the wire", "[decode_worker]") {

@@ -24,6 +24,9 @@ FrameInfo make_info(const kv_cache::KvLayout& layout) {
     info.raw_bytes = layout.wire_bytes(info.range);
     info.payload_bytes = info.raw_bytes;
     info.payload_crc32c = 0x12345678;
+    info.kv_rate = 5'000'000'000;
+    info.kv_rate_low = 7;
+    info.more = true;
     return info;
 }
 
@@ -99,6 +102,29 @@ TEST_CASE("a frame that fits passes with all its fields", "[kv_transfer]") {
     CHECK(checked->range == info.range);
     CHECK(checked->payload_bytes == info.payload_bytes);
     CHECK(checked->payload_crc32c == info.payload_crc32c);
+    CHECK(checked->kv_rate == info.kv_rate);
+    CHECK(checked->kv_rate_low == info.kv_rate_low);
+    CHECK(checked->more);
+    KvFrame odd = kv_transfer::make_frame(kv_test::kPrefill, layout, info);
+    odd.set_kv_rate_low(info.kv_rate + 1);
+    CHECK(check_frame(odd, kv_test::kDecode, layout, {}, info.payload_bytes, 1 << 20)->kv_rate_low == info.kv_rate);
+}
+
+TEST_CASE("the last tokens of a frame's KV are what packing them alone gives", "[kv_transfer]") {
+    const auto layout = kv_test::make_layout();
+    const auto store = kv_test::make_store(layout, 8, 3);
+    const auto blocks = kv_test::block_table({5, 2, 7, 1});
+    const kv_cache::KvRange range{1, 3, 16, 49};
+    for (std::uint32_t token = range.token_begin; token <= range.token_end; ++token) {
+        CAPTURE(token);
+        std::vector<std::byte> kv(layout.wire_bytes(range));
+        kv_cache::pack(store, blocks, range, kv);
+        const kv_cache::KvRange last{1, 3, token, range.token_end};
+        std::vector<std::byte> alone(layout.wire_bytes(last));
+        if (token < range.token_end) { kv_cache::pack(store, blocks, last, alone); }
+        const auto kept = kv_transfer::last_tokens(layout, range, token, kv);
+        REQUIRE(std::vector<std::byte>(kept.begin(), kept.end()) == alone);
+    }
 }
 
 TEST_CASE("a frame is refused for each field that does not fit our own layout", "[kv_transfer]") {

@@ -37,6 +37,8 @@ void decode(const std::string& carrier) {
                 case ReceiverEvent::Kind::room_requested:
                     worker.grant(*event);
                     break;
+                case ReceiverEvent::Kind::front:  // nothing is offered
+                    break;
                 case ReceiverEvent::Kind::completed:
                     say("completed " + request + " " + std::to_string(worker.checksum()));
                     break;
