@@ -26,7 +26,7 @@ class Api:
         self.state = pathlib.Path(kubeconfig).parent
 
     def ask(self, path: str, body: Any = None, method: str | None = None, token: str | None = None) -> tuple[int, dict[str, Any]]:
-        """Status and answer."""
+        """Status and answer; of what is no JSON (a path that is not served yet) the words."""
         command = ["curl", "-sk", "--max-time", "30", "-w", "\n%{http_code}", "-H", f"Authorization: Bearer {token or self.token}", "-H", "Content-Type: application/json",
                    f"{self.server}/{path}"]
         if body is not None:
@@ -35,7 +35,10 @@ class Api:
             command += ["-X", method]
         done = subprocess.run(command, capture_output=True, text=True, check=True, input=None if body is None else json.dumps(body))
         text, status = done.stdout.rsplit("\n", 1)
-        return int(status), json.loads(text)
+        try:
+            return int(status), json.loads(text)
+        except json.JSONDecodeError:
+            return int(status), {"message": text}
 
     def call(self, path: str, body: Any = None, method: str | None = None) -> dict[str, Any]:
         status, told = self.ask(path, body, method)
