@@ -60,7 +60,12 @@ base::Result<std::unique_ptr<AdminServer>> AdminServer::start(const std::string&
     setup.handler = [&metrics, is_ready = std::move(is_ready), before_metrics = std::move(before_metrics),
                      desk = fleet.get()](gateway::HttpRequest request, std::shared_ptr<gateway::Exchange> exchange) {
         const std::string path = request.head.path;
-        if (path == "/metrics") {
+        const bool is_ours = path == "/metrics" || path == "/live" || path == "/ready";
+        if (is_ours && request.head.method != "GET" && request.head.method != "HEAD") {
+            gateway::HttpResponse refusal = text_answer(405, path + " is read with GET\n");
+            refusal.fields.emplace_back("Allow", "GET, HEAD");
+            exchange->respond(std::move(refusal));
+        } else if (path == "/metrics") {
             if (before_metrics) { before_metrics(); }
             exchange->respond(text_answer(200, metrics.text(), "text/plain; version=0.0.4; charset=utf-8"));
         } else if (path == "/live") {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "base/log.h"
@@ -411,14 +412,14 @@ int main(int argc, char** argv) {
     CLI::App* completion =
         app.add_subcommand("completion", "a script by which a shell completes subcommands and flags");
     completion->require_subcommand(1);
-    for (const bool for_zsh : {false, true}) {
-        command(*completion, for_zsh ? "zsh" : "bash",
-                for_zsh ? "for ~/.zshrc: source <(sluice completion zsh)"
-                        : "for ~/.bashrc: source <(sluice completion bash)",
-                [&app, for_zsh] {
-                    std::fputs(cli::completion_script(app, for_zsh).c_str(), stdout);
-                    return 0;
-                });
+    for (const auto& [name, shell, use] :
+         {std::tuple{"bash", cli::Shell::bash, "for ~/.bashrc: source <(sluice completion bash)"},
+          std::tuple{"zsh", cli::Shell::zsh, "for ~/.zshrc: source <(sluice completion zsh)"},
+          std::tuple{"fish", cli::Shell::fish, "sluice completion fish > ~/.config/fish/completions/sluice.fish"}}) {
+        command(*completion, name, use, [&app, shell = shell] {
+            std::fputs(cli::completion_script(app, shell).c_str(), stdout);
+            return 0;
+        });
     }
 
     command(app, "man", "the manual page: sluice man > /usr/local/share/man/man1/sluice.1", [&app] {

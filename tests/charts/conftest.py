@@ -1,5 +1,7 @@
 """Fixtures of the chart's tests. They run with the tools of scripts/chart-tools (make chart-test)."""
+import os
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -26,3 +28,19 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def missing_tools():
     pytest.fail("helm is missing: make chart-test installs it")
+
+
+@pytest.fixture(scope="session")
+def kubeconfig():
+    """Of a control plane that runs while tests that want it do (scripts/kube-cluster)."""
+    script = ROOT / "scripts" / "kube-cluster"
+    root = os.environ.get("SLUICE_KUBE") or str(ROOT / "build" / "kube")
+    if not os.path.exists(f"{root}/bin/kwok"):
+        subprocess.run([str(script), "build"], check=True, timeout=3600)
+    # Its children live on behind it: they must not hold a pipe of ours open.
+    with open(f"{root}/up.log", "w+") as log:
+        subprocess.run([str(script), "up"], check=True, timeout=300, stdout=log, stderr=subprocess.STDOUT)
+        log.seek(0)
+        path = log.read().splitlines()[-1]
+    yield path
+    subprocess.run([str(script), "down"], check=True, timeout=60)

@@ -29,7 +29,7 @@ def certificates(folder: pathlib.Path, *more: str) -> dict[str, dict[str, bytes]
 class Rendered:
     """What pods mount, of a chart that was only rendered: Secrets are the test's. `account`: files of the service account of who has one."""
 
-    def __init__(self, objects: list[dict[str, Any]], secret_files: dict[str, dict[str, bytes]], account: dict[str, bytes]) -> None:
+    def __init__(self, objects: list[dict[str, Any]], secret_files: dict[str, dict[str, bytes]], account: dict[str, bytes] | None = None) -> None:
         self.config_maps = chart.of_kind(objects, "ConfigMap")
         self.secrets = secret_files
         self.account = account
@@ -39,6 +39,10 @@ class Rendered:
 
     def secret(self, name: str) -> dict[str, bytes]:
         return self.secrets[name]
+
+    def account_of(self, spec: dict[str, Any], pod_name: str) -> dict[str, bytes]:
+        assert spec["automountServiceAccountToken"] and self.account is not None
+        return self.account
 
 
 def mount(place: pathlib.Path, files: dict[str, bytes], mode: int) -> None:
@@ -63,8 +67,8 @@ def mount(place: pathlib.Path, files: dict[str, bytes], mode: int) -> None:
 class Pod:
     """One pod of a role: its folder of mounts, its address, its processes."""
 
-    def __init__(self, cluster: Cluster, role: str, index: int, spec: dict[str, Any]) -> None:
-        self.cluster, self.role, self.spec = cluster, role, spec
+    def __init__(self, cluster: Cluster, role: str, index: int, spec: dict[str, Any], name: str) -> None:
+        self.cluster, self.role, self.spec, self.name = cluster, role, spec, name
         self.address = cluster.address_of(role, index)
         self.folder = cluster.folder / f"{role}-{index}"
         self.folder.mkdir()
@@ -72,7 +76,7 @@ class Pod:
         for volume in spec["volumes"]:
             self.put(volume)
         if self.has_account:
-            mount(self.folder / "account", cluster.source.account, 0o600)
+            mount(self.folder / "account", cluster.source.account_of(spec, name), 0o600)
         self.process = None
 
     def put(self, volume: dict[str, Any]) -> None:
@@ -84,6 +88,8 @@ class Pod:
             held = self.cluster.source.secret(volume["secret"]["secretName"])
             items = volume["secret"].get("items") or [{"key": name, "path": name} for name in held]
             mount(place, {item["path"]: held[item["key"]] for item in items}, volume["secret"]["defaultMode"])
+        elif "projected" in volume:
+            assert self.has_account, volume  # what the API server adds for the service account
         elif "persistentVolumeClaim" in volume:
             place.symlink_to(self.cluster.claims[volume["persistentVolumeClaim"]["claimName"]])
         else:
@@ -165,10 +171,11 @@ class Pod:
 
 
 class Cluster:
-    """All pods of a chart, by role. `source`: what they mount; none: a key, and with certificates some that are made here."""
+    """All pods of a chart, by role. `source`: what they mount; none: a key, and with certificates some that are made here. `specs`: name -> (role,
+    spec) of pods that an API server has; else those that the chart renders."""
 
     def __init__(self, values: dict[str, Any], folder: pathlib.Path, claims: dict[str, pathlib.Path] | None = None, source: Any = None,
-                 environment: dict[str, str] | None = None, account: dict[str, bytes] | None = None) -> None:
+                 specs: dict[str, tuple[str, dict[str, Any]]] | None = None, environment: dict[str, str] | None = None, account: dict[str, bytes] | None = None) -> None:
         self.folder = folder
         self.claims = claims or {}
         self.environment = environment or {}  # that the kubelet gives to all
@@ -178,15 +185,21 @@ class Cluster:
             held = {values["cluster"]["existingSecret"]: {"cluster-key": secrets.token_hex(16).encode()}}
             if values["cluster"].get("certificates", {}).get("enabled"):
                 held |= certificates(folder / "certificates")
-            source = Rendered(self.rendered, held, account or {})
+            source = Rendered(self.rendered, held, account)
         self.source = source
-        specs = {role: spec for role, spec in chart.pods(self.rendered).items() if role != "test"}
-        self.roles = sorted(specs)
+        if specs is None:
+            specs = {}
+            for role, spec in chart.pods(self.rendered).items():
+                if role != "test":
+                    owner = chart.deployment(self.rendered, role)
+                    specs |= {f"{owner['metadata']['name']}-{index}": (role, spec) for index in range(owner["spec"].get("replicas", 1))}
+        self.roles = sorted({role for role, _ in specs.values()})
         service = next(name for name in chart.of_kind(self.rendered, "Service") if name.endswith("-scheduler"))
         # Names in the cluster's DNS: of each scheduler where there are several, else of their Service.
         self.names = {f"{service}-{index}.{service}s": self.address_of("scheduler", index) for index in range(3)} | {service: self.address_of("scheduler", 0)}
-        self.pods = {role: [Pod(self, role, index, spec) for index in range(chart.deployment(self.rendered, role)["spec"].get("replicas", 1))]
-                     for role, spec in specs.items()}
+        self.pods: dict[str, list[Pod]] = {role: [] for role in self.roles}
+        for name, (role, spec) in sorted(specs.items()):
+            self.pods[role].append(Pod(self, role, len(self.pods[role]), spec, name))
 
     def address_of(self, role: str, index: int) -> str:
         return f"{self.net}.{10 * (1 + self.roles.index(role)) + index}"

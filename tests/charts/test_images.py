@@ -1,8 +1,11 @@
 """Images and units: what can be said of them without an engine or an init system."""
+import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
+import tomllib
 
 import pytest
 
@@ -58,6 +61,36 @@ def test_the_image_has_every_library_that_the_binary_is_linked_with():
     assert owners <= closure, f"the image lacks {sorted(owners - closure)}"
     direct = subprocess.run(["readelf", "-d", str(harness.BINARY)], capture_output=True, text=True, check=True).stdout.count("(NEEDED)")
     assert direct >= 10
+
+
+def test_the_bill_of_materials_has_what_the_binary_is_made_of():
+    """SPDX: every library by its package as dpkg has it, every crate with the registry's checksum, and the same document again."""
+    made = [subprocess.run([str(chart.ROOT / "scripts" / "make-sbom"), "--binary", str(harness.BINARY)], capture_output=True, text=True, timeout=120) for _ in range(2)]
+    assert made[0].returncode == 0 and made[0].stdout == made[1].stdout, made[0].stderr
+    document = json.loads(made[0].stdout)
+    assert document["spdxVersion"] == "SPDX-2.3" and document["documentNamespace"].startswith("https://")
+    parts = {one["SPDXID"]: one for one in document["packages"]}
+    assert len(parts) == len(document["packages"]) and all(re.fullmatch(r"SPDXRef-[A-Za-z0-9.-]+", name) for name in parts)
+    related = {(one["spdxElementId"], one["relationshipType"], one["relatedSpdxElement"]) for one in document["relationships"]}
+    own, = (other for one, kind, other in related if (one, kind) == ("SPDXRef-DOCUMENT", "DESCRIBES"))
+    assert {name for one, _, other in related for name in (one, other)} == {"SPDXRef-DOCUMENT", *parts}  # all are there, and none hangs in the air
+    assert parts[own]["checksums"] == [{"algorithm": "SHA256", "checksumValue": hashlib.sha256(harness.BINARY.read_bytes()).hexdigest()}]
+
+    linked = {parts[other]["name"]: parts[other]["versionInfo"] for one, kind, other in related if (one, kind) == (own, "DYNAMIC_LINK")}
+    listed = subprocess.run(["dpkg-query", "-W", "-f", "${Package}\t${Version}\t${db:Status-Status}\n"], capture_output=True, text=True, check=True).stdout
+    installed = {(name, version) for name, version, status in (line.split("\t") for line in listed.splitlines()) if status == "installed"}
+    assert set(linked.items()) <= installed and "libc6" in linked
+    needed = subprocess.run(["readelf", "-d", str(harness.BINARY)], capture_output=True, text=True, check=True).stdout.count("(NEEDED)")
+    assert len(linked) >= needed / 2  # a package may have several libraries
+    lock = tomllib.loads((chart.ROOT / "text" / "shim" / "Cargo.lock").read_text())["package"]
+    locked = {(one["name"], one["version"]): one.get("checksum") for one in lock}
+    crates = {one["name"]: one for one in parts.values() if "pkg:cargo" in one["externalRefs"][0]["referenceLocator"]}
+    assert {"tokenizers", "minijinja", "llguidance", "onig_sys", "serde"} <= set(crates)
+    for one in crates.values():
+        assert locked[one["name"], one["versionInfo"]] == one["checksums"][0]["checksumValue"] and one["licenseDeclared"] != "NOASSERTION", one
+    assert any(one["name"].startswith("libboost") and (name, "BUILD_DEPENDENCY_OF", own) in related for name, one in parts.items())  # headers alone
+    nobody = subprocess.run([str(chart.ROOT / "scripts" / "make-sbom"), "--binary", "/no/such"], capture_output=True, text=True, timeout=60)
+    assert nobody.returncode == 1 and "build it first" in nobody.stderr
 
 
 def test_units_are_ones_that_systemd_understands(tmp_path):

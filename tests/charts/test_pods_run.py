@@ -167,7 +167,7 @@ def test_with_api_keys_the_probes_pass_and_nobody_else_without_a_key(tmp_path):
     keyed = values(gateway={"keys": {"existingSecret": "api-keys"}}, test={"apiKeySecret": {"name": "client"}}, cluster={"trustedNetwork": True}, prefill={"replicas": 0},
                    decode={"replicas": 0}, mixed={"replicas": 1, "threads": 1})
     held = {"sluice-key": {"cluster-key": secrets.token_hex(16).encode()}, "api-keys": {"keys.json": (tmp_path / "keys.json").read_bytes()}}
-    with Cluster(keyed, tmp_path, CLAIMS, source=pods.Rendered(chart.objects(keyed), held, {})) as cluster:
+    with Cluster(keyed, tmp_path, CLAIMS, source=pods.Rendered(chart.objects(keyed), held)) as cluster:
         cluster.start()
         for pod in cluster.all:
             pod.wait_ready()
@@ -194,6 +194,26 @@ def test_a_gateway_without_workers_is_alive_and_not_ready(tmp_path):
         asked = {host: harness.request(cluster.port, "POST", "/v1/completions", {"prompt": "a"}, {"Host": host}).status
                  for host in ("llm.example.org", "demo-sluice", "demo-sluice.llm.svc:80", "elsewhere.example.org")}
         assert asked == {"llm.example.org": 503, "demo-sluice": 503, "demo-sluice.llm.svc:80": 503, "elsewhere.example.org": 403}
+
+
+def test_what_a_route_lets_in_is_answered_and_what_a_picker_reads_is_there(tmp_path):
+    routed = values(gateway={"hosts": ["llm.example.org"], "route": {"enabled": True, "parentRefs": [{"name": "public"}]},
+                             "inferencePool": {"enabled": True, "endpointPicker": {"name": "picker"}}}, networkPolicy={"proxies": [{"podSelector": {}}]},
+                    prefill={"replicas": 0}, decode={"replicas": 0}, mixed={"replicas": 1, "threads": 1})
+    with Cluster(routed, tmp_path, CLAIMS) as cluster:
+        cluster.start().wait_ready()
+        route, = chart.of_kind(cluster.rendered, "HTTPRoute").values()
+        pool, = chart.of_kind(cluster.rendered, "InferencePool").values()
+        port, = (one["number"] for one in pool["spec"]["targetPorts"])
+        prefix, = (match["path"]["value"] for match in route["spec"]["rules"][0]["matches"])
+        for host in route["spec"]["hostnames"]:
+            for path, body in (("completions", {"prompt": "a", "max_tokens": 4}), ("chat/completions", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 4})):
+                answer = harness.request(port, "POST", f"{prefix}/{path}", {"model": harness.MODEL_ID, **body}, {"Host": host})
+                assert answer.status == 200, answer.body
+            assert harness.request(port, "GET", f"{prefix}/models", None, {"Host": host}).status == 200
+        page = (chart.CHART / "README.md").read_text()
+        told = re.search(r"`(sluice_gateway_\w+)` as the requests that wait or run", page)[1]
+        assert re.search(rf"^{told}\{{", cluster.pods["gateway"][0].get("http", "/metrics")[1], re.MULTILINE)
 
 
 def test_weights_that_are_not_those_stated_keep_a_pod_from_serving(tmp_path):

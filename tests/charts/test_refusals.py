@@ -5,6 +5,8 @@ import chart
 from chart import LEAST, Refused, merged
 
 CLAIM = {"model": {"name": "m", "source": "claim", "claim": {"name": "models", "path": "m"}}}
+ROUTE = {"enabled": True, "parentRefs": [{"name": "public"}]}
+PROXIES = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}]
 CHECKED = merged(CLAIM, {"model": {"claim": {"checksums": {"model.safetensors": "0" * 64}}}})
 
 
@@ -80,6 +82,21 @@ def test_what_must_be_said_is_asked_for(without, said):
     ({"securityContext": {"runAsUser": 0}}, "runAsUser"),
     ({"scheduler": {"replicas": 4}}, "replicas"),
     ({"decode": {"gpus": 1, "dra": {"deviceClassName": "gpu.example.com"}}}, "decode.gpus and decode.dra both ask for devices"),
+    # A device that nobody would compute on.
+    ({"decode": {"gpus": 2}}, "decode.gpus is 2: a worker of this version computes on one device"),
+    # Routes that lead nowhere, and pods that their proxies cannot reach.
+    ({"gateway": {"route": {"enabled": True}}}, "gateway.route.parentRefs is required"),
+    ({"gateway": {"route": {"enabled": True, "parentRefs": [{"namespace": "ingress"}]}}}, "name"),
+    ({"gateway": {"route": {"parentRef": []}}}, "parentRef"),
+    ({"gateway": {"route": ROUTE}}, "networkPolicy.proxies is required with gateway.route"),
+    ({"gateway": {"inferencePool": {"enabled": True, "endpointPicker": {"name": "picker"}}}}, "networkPolicy.proxies is required with gateway.route or gateway.inferencePool"),
+    ({"gateway": {"inferencePool": {"enabled": True}}, "networkPolicy": {"proxies": PROXIES}}, "gateway.inferencePool.endpointPicker.name is required"),
+    ({"gateway": {"inferencePool": {"failureMode": "Retry"}}}, "failureMode"),
+    ({"gateway": {"hosts": ["a.example.org"], "route": {**ROUTE, "hostnames": ["b.example.org"]}}, "networkPolicy": {"proxies": PROXIES}},
+     "gateway.route.hostnames has b.example.org, which gateway.hosts does not"),
+    ({"gateway": {"route": {"hostnames": ["https://a.example.org"]}}}, "hostnames"),
+    ({"gateway": {"route": {"paths": ["v1"]}}}, "paths"),
+    ({"gateway": {"route": {"requestTimeout": "forever"}}}, "requestTimeout"),
     # API keys by name; and nobody who then needs one is left without.
     ({"gateway": {"keys": {"keys": ["sk-1"]}}}, "keys"),
     ({"config": {"gateway": {"keys_file": "/tmp/keys.json"}}}, "config.gateway.keys_file is written by the chart"),
@@ -100,3 +117,5 @@ def test_what_is_refused_by_one_value_is_rendered_by_another():
     alone = {"prefill": {"replicas": 0}, "decode": {"replicas": 0}, "mixed": {"replicas": 1}}
     chart.text(merged(LEAST, alone, {"kv": {"netDevices": ""}}))
     chart.text(merged(LEAST, {"cluster": {"trustedNetwork": False}}))
+    chart.text(merged(LEAST, {"gateway": {"route": ROUTE}, "networkPolicy": {"proxies": PROXIES}}))
+    chart.text(merged(LEAST, {"gateway": {"route": ROUTE}, "networkPolicy": {"enabled": False}}))

@@ -17,8 +17,12 @@ PROFILES = {name: chart.example(name) for name in ("cpu", "colocated", "gpu")}
 PROFILES["hpa"] = merged(PROFILES["gpu"], {"autoscaling": {"kind": "hpa", "prometheusUrl": ""}, "monitoring": {"rules": {"runbookUrl": ""}}})
 PROFILES["secured"] = merged(PROFILES["cpu"], {"cluster": {"trustedNetwork": False, "certificates": {"enabled": True}}, "scheduler": {"replicas": 2}})
 PROFILES["bare"] = merged(LEAST, {"networkPolicy": {"enabled": False}, "test": {"enabled": False}, "serviceAccount": {"create": False, "name": "mine"}})
+PROXIES = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}
+PROFILES["routed"] = merged(PROFILES["cpu"], {
+    "gateway": {"hosts": ["llm.example.org"], "route": {"enabled": True, "parentRefs": [{"name": "public", "namespace": "ingress", "sectionName": "https"}]},
+                "inferencePool": {"enabled": True, "endpointPicker": {"name": "picker"}}}, "networkPolicy": {"proxies": [PROXIES]}})
 KUBERNETES = ("1.30", "1.33", "1.37")
-CUSTOM = {"monitoring.coreos.com/v1", "keda.sh/v1alpha1"}
+CUSTOM = {"monitoring.coreos.com/v1", "keda.sh/v1alpha1", "gateway.networking.k8s.io/v1", "inference.networking.k8s.io/v1"}
 every_profile = pytest.mark.parametrize("profile", PROFILES)
 
 
@@ -131,6 +135,13 @@ def test_selectors_find_pods_and_ports_have_names(rendered):
             assert {port["targetPort"] for port in spec["ports"]} <= port_names
         elif one["kind"] in ("PodDisruptionBudget", "PodMonitor"):
             assert finds(spec["selector"])
+        elif one["kind"] == "InferencePool":
+            assert [labels["app.kubernetes.io/component"] for labels in finds(spec["selector"])] == ["gateway"]
+            assert [port["number"] for port in spec["targetPorts"]] == [port["containerPort"] for port in chart.pod(rendered, "gateway")["containers"][0]["ports"]]
+        elif one["kind"] == "HTTPRoute":
+            for backend in (backend for rule in spec["rules"] for backend in rule["backendRefs"]):
+                target = chart.of_kind(rendered, backend.get("kind", "Service"))[backend["name"]]
+                assert target["kind"] == "InferencePool" or backend["port"] in {port["port"] for port in target["spec"]["ports"]}
         elif one["kind"] == "NetworkPolicy" and not one["metadata"]["name"].endswith("-test"):
             assert finds(spec["podSelector"]), one["metadata"]["name"]
         elif one["kind"] in ("ScaledObject", "HorizontalPodAutoscaler"):
@@ -312,6 +323,33 @@ def test_the_network_lets_through_what_the_roles_need_and_nothing_else():
             assert network.connects(one, other, control) == ((one, other) in expected_control | carry_kv), (one, other)
             assert network.connects(one, other, kv) == ((one, other) in carry_kv), (one, other)
             assert not network.connects(one, other, 8000) or (one, other) in carry_kv, (one, other)
+
+
+def test_a_route_leads_to_the_gateway_which_knows_its_names_and_lets_its_proxies_in():
+    rendered = chart.objects(merged(PROFILES["routed"], {"gateway": {"inferencePool": {"enabled": False}}}))
+    route = chart.of_kind(rendered, "HTTPRoute")["demo-sluice"]["spec"]
+    assert route["hostnames"] == ["llm.example.org"] and set(route["hostnames"]) <= set(chart.config(rendered)["gateway"]["hosts"])
+    assert route["parentRefs"] == [{"name": "public", "namespace": "ingress", "sectionName": "https"}]
+    rule, = route["rules"]
+    assert rule["matches"] == [{"path": {"type": "PathPrefix", "value": "/v1"}}]  # metrics, probes and the page are for inside
+    assert rule["timeouts"] == {"request": "0s", "backendRequest": "0s"}  # a proxy's own would cut long answers
+    assert rule["backendRefs"] == [{"name": "demo-sluice", "port": 80}]
+    assert not chart.of_kind(rendered, "InferencePool")
+    policies = chart.of_kind(rendered, "NetworkPolicy")
+    let_in = [rule["ports"] for rule in policies["demo-sluice-gateway"]["spec"]["ingress"] if PROXIES in rule["from"]]
+    assert let_in == [[{"port": 8000, "protocol": "TCP"}]]
+    assert not any("ingress" in json.dumps(policy["spec"].get("ingress", [])) for name, policy in policies.items() if name != "demo-sluice-gateway")
+
+    pooled = chart.objects(PROFILES["routed"])
+    rule, = chart.of_kind(pooled, "HTTPRoute")["demo-sluice"]["spec"]["rules"]
+    assert rule["backendRefs"] == [{"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": "demo-sluice"}]
+    assert chart.of_kind(pooled, "InferencePool")["demo-sluice"]["spec"]["endpointPickerRef"] == {
+        "kind": "Service", "name": "picker", "port": {"number": 9002}, "failureMode": "FailOpen"}
+
+    # Every name, or those of the Gateway's listener.
+    for hosts, own, expected in ((["*"], [], None), ([], [], None), (["*"], ["a.example.org"], ["a.example.org"]), (["a.example.org", "b.example.org"], ["b.example.org"], ["b.example.org"])):
+        made = chart.objects(merged(PROFILES["routed"], {"gateway": {"hosts": hosts, "route": {"hostnames": own}}}))
+        assert chart.of_kind(made, "HTTPRoute")["demo-sluice"]["spec"].get("hostnames") == expected
 
 
 def test_unless_the_network_is_trusted_nothing_is_in_the_clear_and_kv_has_one_port():

@@ -68,11 +68,7 @@ def tool_server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def slow_model(tmp_path_factory):
-    """So slow that streams of it run while processes come and go."""
-    folder = tmp_path_factory.mktemp("models") / "slow"
-    with harness.Process([harness.BINARY, "model", "make", "--shape", "stories15m", folder]) as made:
-        assert made.wait() == 0, made.output()
-    return folder
+    return harness.make_slow_model(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

@@ -144,6 +144,13 @@ def serve(*flags: str, model: pathlib.Path = MODEL, prefill: int = 1, decode: in
                    "--mixed", str(mixed), *flags], port, environment)
 
 
+def make_slow_model(folder: pathlib.Path) -> pathlib.Path:
+    """So slow that streams of it run while processes come and go."""
+    with Process([BINARY, "model", "make", "--shape", "stories15m", folder / "slow"]) as made:
+        assert made.wait() == 0, made.output()
+    return folder / "slow"
+
+
 class LocalCluster(Server):
     """scripts/local-cluster: a process for each role. The script says when the cluster is up: what a test does before, it does to the start."""
 

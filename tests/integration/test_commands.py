@@ -43,6 +43,8 @@ def test_every_command_and_flag_is_explained_by_help_and_by_the_manual_page_and_
         assert "sluice model pull" in re.sub(".\b", "", rendered.stdout)  # bold is struck twice
     sections = dict(re.findall(r'^\.SS "(.*)"\n((?:(?!\.S[SH] ).*\n)*)', page.stdout, re.MULTILINE))
     script = sluice("completion", "bash").stdout
+    of_fish = re.findall(r"^complete -c sluice -n '__sluice_is_at ([^']+)'(?: -f -a (\S+)|((?: -[ls] \S+)+))", sluice("completion", "fish").stdout, re.MULTILINE)
+    by_fish = {(at, name) for at, name, _ in of_fish if name} | {(at, "--" + name) for at, _, names in of_fish for name in re.findall(r"-l (\S+)", names)}
     commands = list(subcommands())
     assert len(commands) > 40 and {("serve",), ("model", "cache", "prune"), ("bench", "serve"), ("man",)} <= {words for words, _ in commands}
     lines = []  # what bash would be asked, and with what it should answer
@@ -50,9 +52,11 @@ def test_every_command_and_flag_is_explained_by_help_and_by_the_manual_page_and_
         flags = flags_of(text)
         assert "--help" in flags
         below = [other[-1] for other, _ in commands if other[:-1] == words and len(other) == len(words) + 1]
-        lines.append((" ".join(["sluice", *words]), flags | set(below)))
+        at = " ".join(["sluice", *words])
+        assert {(at, word) for word in flags | set(below)} <= by_fish, words
+        lines.append((at, flags | set(below)))
         if words:
-            section = sections[" ".join(["sluice", *words]).replace("-", r"\-")]
+            section = sections[at.replace("-", r"\-")]
             told = {name for names in re.findall(r"^\.TP\n(.*)\n(?! ?\()\S", section, re.MULTILINE) for name in re.findall(r"\\fB(\S+?)\\fR", names)}  # with an explanation
             assert {flag.replace("-", r"\-") for flag in flags} <= told, words
     asked = "".join(f'COMP_WORDS=({line} ""); COMP_CWORD={len(line.split())}; _sluice; echo "${{COMPREPLY[*]}}"\n' for line, _ in lines)

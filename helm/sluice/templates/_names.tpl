@@ -111,3 +111,8 @@ tls
 {{ int .terminationGracePeriodSeconds }}
 {{- end -}}
 {{- end }}
+
+{{/* Host names of the HTTPRoute, as JSON; none: all of its Gateway. */}}
+{{- define "sluice.routeHostnames" -}}
+{{ default (without .Values.gateway.hosts "*") .Values.gateway.route.hostnames | toJson }}
+{{- end }}

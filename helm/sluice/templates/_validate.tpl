@@ -46,6 +46,9 @@
 {{- end -}}
 {{- $limits := default dict $one.resources.limits -}}
 {{- if and $one.gpuResource (hasKey $limits $one.gpuResource) }}{{ fail (printf "%s.resources.limits has %s: say %s.gpus instead" $role $one.gpuResource $role) }}{{ end -}}
+{{- if gt (default 0 $one.gpus | int) 1 }}
+{{- fail (printf "%s.gpus is %d: a worker of this version computes on one device, the others would be held and idle. Say %s.gpus 1 and more replicas; a plan with tensor or pipeline above 1 cannot be served yet" $role (int $one.gpus) $role) }}
+{{- end -}}
 {{- with $one.dra }}
 {{- if and .deviceClassName (gt (int $one.gpus) 0) }}{{ fail (printf "%s.gpus and %s.dra both ask for devices: say one of them" $role $role) }}{{ end -}}
 {{- end -}}
@@ -69,6 +72,22 @@
 {{- if hasKey (default dict (index $values.config (first $parts))) (last $parts) }}
 {{- fail (printf "config.%s is written by the chart: say it with the chart's own values" $path) }}
 {{- end -}}
+{{- end -}}
+{{- $route := $values.gateway.route -}}
+{{- $pool := $values.gateway.inferencePool -}}
+{{- if $route.enabled -}}
+{{- if not $route.parentRefs }}{{ fail "gateway.route.parentRefs is required: the Gateway that the route belongs to, e.g. [{name: public, namespace: ingress, sectionName: https}]" }}{{ end -}}
+{{- if and $values.gateway.hosts (not (has "*" $values.gateway.hosts)) -}}
+{{- range $name := $route.hostnames -}}
+{{- if not (has $name $values.gateway.hosts) }}{{ fail (printf "gateway.route.hostnames has %s, which gateway.hosts does not: the gateway would answer 403 to it" $name) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and $pool.enabled (not $pool.endpointPicker.name) }}
+{{- fail "gateway.inferencePool.endpointPicker.name is required: the Service of an endpoint picker in this namespace. Sluice brings none: without one gateway.route leads to the Service" }}
+{{- end -}}
+{{- if and (or $route.enabled $pool.enabled) $values.networkPolicy.enabled (not $values.networkPolicy.proxies) }}
+{{- fail "networkPolicy.proxies is required with gateway.route or gateway.inferencePool: peers of a NetworkPolicy by which the Gateway's proxies (and the picker) reach the gateway, e.g. [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: ingress}}}]" }}
 {{- end -}}
 {{- if $values.gateway.keys.existingSecret -}}
 {{- if and $values.monitoring.enabled (not $values.monitoring.apiKeySecret.name) }}{{ fail "monitoring.apiKeySecret.name is required with gateway.keys: a Secret with an API key of scope admin (sluice keys add --scopes admin), or Prometheus gets no metrics of the gateway" }}{{ end -}}
