@@ -95,6 +95,8 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
          {ToolFormat::hermes, ToolFormat::llama3, ToolFormat::mistral, ToolFormat::deepseek, ToolFormat::json}) {
         if (format == tool_format_name(one)) { options.form.tool_format = one; }
     }
+    options.form.leaves_tools_out =
+        config.choice("gateway.tools_without_template", "leave_out", {"leave_out", "refuse"}) == "leave_out";
     options.form.grammar_bytes_max =
         integer(config, "gateway.grammar_bytes_max", options.form.grammar_bytes_max, 1, 1 << 20);
     if (const auto most = config.integer("gateway.reasoning_tokens_max", -1, -1, kTokensMax); most >= 0) {
