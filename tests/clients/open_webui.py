@@ -68,8 +68,10 @@ def in_flight(port: int) -> float:
 
 
 def new_chat(page: browser.Page, url: str, query: str = "") -> None:
+    page.run("window.isOld = true")
     page.call("Page.navigate", url=url + "/" + query)
-    page.wait("document.querySelector('#chat-input')")
+    page.wait("!window.isOld && document.querySelector('#chat-input')")
+    page.run("[...document.querySelectorAll('button')].find((one) => /^Okay, Let/.test(one.innerText.trim()))?.click()")  # what is new in this version
 
 
 def main() -> None:

@@ -53,8 +53,7 @@ def test_no_number_is_too_much(server, path, field):
         fields = {name: value for name, value in FORMS[path].items() if name != field}
         body = json.dumps({**fields, field: "HERE", "stop": ["."]} if path in (CHAT, COMPLETIONS) else {**fields, field: "HERE"}).replace('"HERE"', number)
         status = told(request(server.port, "POST", path, body.encode()))
-        if field in ("n", "best_of") or "e999" in number or number == "NaN" and field not in ("n_discard", "n_keep", "id_slot"):
-            assert status == 400 or field in ("n_discard", "n_keep", "id_slot"), (field, number)
+        assert status == 400 or status == 200 and number != "NaN" and field not in ("n", "best_of"), (number, status)
     assert peak_memory_bytes(server) - before < 256 << 20
 
 
@@ -227,7 +226,7 @@ def test_routes_that_others_left_open_are_none_here(keyed):
 def test_what_is_shown_as_a_key_is_nothing_but_compared(keyed):
     server, keys = keyed
     good = keys["one"]
-    shown = ["' OR '1'='1", "x' UNION SELECT key FROM keys --", "*", "%", "null", "undefined", "../../keys.json", good[:-1], good + "x", good.upper(), good.lower(), good[::-1], f"{good},{good}",
+    shown = ["' OR '1'='1", "x' UNION SELECT key FROM keys --", "*", "%", "null", "undefined", "../../keys.json", good[:-1], good + "x", good.swapcase(), good[::-1], f"{good},{good}",
              f" {good[:-1]} ", "\t", "sk-" + "a" * 8000, "\u00e9" * 50, "[object Object]", "{{ key }}", "${jndi:ldap://127.0.0.1/a}"]
     for one in shown:
         for value in (f"Bearer {one}", f"Basic {one}", one, f"Bearer  {one}", f"Bearer {one} extra"):
