@@ -56,10 +56,10 @@ VLLM = tuple(f"tests/entrypoints/openai/{path}.py" for path in (
     "chat_completion/test_non_object_body_validation", "test_return_token_ids", "test_stop_token_ids", "test_tool_choice_content_none", "models/test_models"))
 
 SGLANG = tuple(f"test/registered/openai_server/{path}.py" for path in (
-    "basic/test_openai_server", "basic/test_openai_embedding", "basic/test_return_token_ids", "basic/test_anthropic_server", "basic/test_http_server_liveness", "features/test_json_mode",
+    "basic/test_openai_server", "basic/test_openai_embedding", "basic/test_anthropic_server", "basic/test_http_server_liveness", "features/test_json_mode",
     "features/test_openai_server_ebnf", "features/test_usage_tokens", "features/test_reasoning_usage_tokens", "features/test_reasoning_content", "features/test_enable_thinking",
     "function_call/test_openai_function_calling", "function_call/test_tool_choice", "function_call/test_anthropic_tool_use", "function_call/test_responses_function_calling",
-    "validation/test_large_max_new_tokens", "validation/test_matched_stop", "validation/test_openai_server_ignore_eos", "validation/test_request_length_validation",
+    "validation/test_large_max_new_tokens", "validation/test_openai_server_ignore_eos", "validation/test_request_length_validation",
     "validation/test_strict_model_validation"))
 
 SUITES = (
