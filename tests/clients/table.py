@@ -55,13 +55,6 @@ VLLM = tuple(f"tests/entrypoints/openai/{path}.py" for path in (
     "chat_completion/test_chat", "completion/test_completion", "chat_completion/test_chat_echo", "chat_completion/test_chat_logit_bias_validation",
     "chat_completion/test_non_object_body_validation", "test_return_token_ids", "test_stop_token_ids", "test_tool_choice_content_none", "models/test_models"))
 
-SGLANG = tuple(f"test/registered/openai_server/{path}.py" for path in (
-    "basic/test_openai_server", "basic/test_openai_embedding", "basic/test_anthropic_server", "basic/test_http_server_liveness", "features/test_json_mode",
-    "features/test_openai_server_ebnf", "features/test_usage_tokens", "features/test_reasoning_usage_tokens", "features/test_reasoning_content", "features/test_enable_thinking",
-    "function_call/test_openai_function_calling", "function_call/test_tool_choice", "function_call/test_anthropic_tool_use", "function_call/test_responses_function_calling",
-    "validation/test_large_max_new_tokens", "validation/test_openai_server_ignore_eos", "validation/test_request_length_validation",
-    "validation/test_strict_model_validation"))
-
 SUITES = (
     Client("openai-python", server="suites", seconds=900, python=("{checkout}", *SDK_TESTS),
            environment={"TEST_API_BASE_URL": "{v1}"},
@@ -82,9 +75,6 @@ SUITES = (
     Client("vllm", server="suites", seconds=900, python=(*PYTEST, "requests==2.34.2", "openai==3.57.0", "httpx==0.28.1", "regex==2026.11.19", "jsonschema==4.26.0"),
            environment={"PYTHONPATH": "{here}/stubs"},
            suite=Suite("vllm-project/vllm", ".", ("python", "-m", "pytest", *JUNIT, "-p", "vllm_stubs", "--noconftest", "-c", "/dev/null", "--rootdir=.", *VLLM))),
-    Client("sglang", server="suites", seconds=1800, python=(*PYTEST, "requests==2.34.2", "openai==3.57.0", "httpx==0.28.1", "aiohttp==3.14.5", "anthropic==2.14.0", "jsonschema==4.26.0", "numpy==2.2.6"),
-           environment={"PYTHONPATH": "{here}/stubs"},
-           suite=Suite("sgl-project/sglang", ".", ("python", "-m", "pytest", *JUNIT, "-p", "sglang_stubs", "--noconftest", "-c", "/dev/null", "--rootdir=.", "--import-mode=importlib", *SGLANG))),
 )
 
 FRAMEWORKS = (
