@@ -50,7 +50,8 @@ OPEN_WEBUI = {
     "tags": [json.dumps({"tags": TAGS})],
     "follow_ups": [json.dumps({"follow_ups": [FOLLOW_UP, "Which clock do you trust?", "How is a second defined?"]})],
 }
-BY_WORDS = {"Generate a concise title": "title", "Generate 1-3 broad tags": "tags", "Predict 3-5 useful messages": "follow_ups"}
+ASKED = "Ask my own tool for the weather in Paris."
+BY_WORDS = {ASKED: "get_weather", "Generate a concise title": "title", "Generate 1-3 broad tags": "tags", "Predict 3-5 useful messages": "follow_ups"}
 ALL = {**FRAMEWORKS, **AGENTS, **OPEN_WEBUI}
 
 # What openai-python's examples ask for: a solved equation as JSON, and two tools.

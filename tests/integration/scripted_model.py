@@ -5,8 +5,8 @@ row of the next piece reads that place. So each piece is followed by the next on
 The chat template chooses the answer: its last token is the first piece of it.
 
 An answer is chosen by its script and by how many messages of the assistant the conversation holds (the last one from then on). The script is the
-`chat_template_kwargs` `script`; else, where the request has tools, the one with the name of the first of them that has one, or "tools"; else that of the words which the
-last message holds, where some are given for it; else "".
+`chat_template_kwargs` `script`; else that of the last words of `by_words` which a message of the user holds; else, where the request has tools, the one with the name of the
+first of them that has one, or "tools"; else "".
 """
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ TEMPLATE = """{%- set sizes = SIZES -%}
 {%- for tool in tools -%}{{ tool | tojson }}
 {% endfor -%}
 {%- endif -%}
-{%- for words, name in by_words.items() -%}{%- if not tools and messages[-1].content is string and words in messages[-1].content -%}{%- set seen.script = name -%}{%- endif -%}{%- endfor -%}
+{%- for words, name in by_words.items() -%}{%- for message in messages -%}
+{%- if message.role == "user" and message.content is string and words in message.content -%}{%- set seen.script = name -%}{%- endif -%}
+{%- endfor -%}{%- endfor -%}
 {%- if script is defined -%}{%- set seen.script = script -%}{%- endif -%}
 {%- for message in messages -%}
 {{ message.role }}: {{ message.content }}

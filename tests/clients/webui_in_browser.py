@@ -38,22 +38,21 @@ def shot(page: browser.Page, name: str) -> None:
         page.screenshot(pathlib.Path(SCREENSHOTS) / f"open-webui-{name}.png")
 
 
-def press(page: browser.Page, words: str) -> None:
-    """Clicks the button with these words."""
-    page.wait(f"(() => {{ const found = [...document.querySelectorAll('button')].find((one) => one.innerText.trim() === {json.dumps(words)}); found?.click(); return Boolean(found); }})()")
+def wait(page: browser.Page, condition: str, seconds: float = 240) -> None:
+    page.wait(f"Boolean({condition})", seconds)
 
 
 def say(page: browser.Page, text: str) -> None:
-    page.wait("document.querySelector('#chat-input')")
+    wait(page, "document.querySelector('#chat-input')")
     page.run("document.querySelector('#chat-input').focus()")
     page.call("Input.insertText", text=text)
-    page.wait("document.querySelector('#send-message-button') && !document.querySelector('#send-message-button').disabled")
+    wait(page, "document.querySelector('#send-message-button') && !document.querySelector('#send-message-button').disabled")
     page.click("#send-message-button")
 
 
 def answer_of(page: browser.Page, words: str = "") -> str:
     """The last answer, when it has come as a whole; `words` are in it."""
-    page.wait(f"!document.querySelector('{STOP}') && {ANSWER}?.innerText.trim() && {ANSWER}.innerText.includes({json.dumps(words)})")
+    wait(page, f"!document.querySelector('{STOP}') && {ANSWER}?.innerText.trim() && {ANSWER}.innerText.includes({json.dumps(words)})")
     return page.run(f"{ANSWER}.innerText")
 
 
@@ -70,7 +69,7 @@ def in_flight(port: int) -> float:
 def new_chat(page: browser.Page, url: str, query: str = "") -> None:
     page.run("window.isOld = true")
     page.call("Page.navigate", url=url + "/" + query)
-    page.wait("!window.isOld && document.querySelector('#chat-input')")
+    wait(page, "!window.isOld && document.querySelector('#chat-input')")
     page.run("[...document.querySelectorAll('button')].find((one) => /^Okay, Let/.test(one.innerText.trim()))?.click()")  # what is new in this version
 
 
@@ -82,7 +81,8 @@ def main() -> None:
     port = harness.free_port()
     with harness.serve("--served-name", "talker", model=slow_model, prefill=0, decode=0, mixed=1) as slow:
         slow.wait_ready()
-        environment = {"OPENAI_API_BASE_URLS": f"{URL}/v1;{slow.url}/v1", "OPENAI_API_KEYS": "none;none", "DATA_DIR": str(HOME / "data"), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "true"}
+        environment = {"OPENAI_API_BASE_URLS": f"{URL}/v1;{slow.url}/v1", "OPENAI_API_KEYS": "none;none", "DATA_DIR": str(HOME / "data"), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "true",
+                       "PYTHONPATH": ""}
         with harness.Server(["open-webui", "serve", "--host", "127.0.0.1", "--port", str(port)], port, environment) as webui:
             try:
                 wait_until(webui.is_ready, "Open WebUI is ready", 400)
@@ -108,11 +108,11 @@ def use(chromium: browser.Browser, url: str, slow_port: int) -> None:
     said = answer_of(page, scripts.TIME if IS_SCRIPTED else "")
     shot(page, "chat")
     say(page, "Thank you.")
-    page.wait("document.querySelectorAll('.chat-assistant').length === 2")
+    wait(page, "document.querySelectorAll('.chat-assistant').length === 2")
     answer_of(page)
     if IS_SCRIPTED:
-        page.wait(f"document.title.includes({json.dumps(scripts.TITLE)})")
-        page.wait(f"document.body.innerText.includes({json.dumps(scripts.FOLLOW_UP)})")
+        wait(page, f"document.title.includes({json.dumps(scripts.TITLE)})")
+        wait(page, f"document.body.innerText.includes({json.dumps(scripts.FOLLOW_UP)})")
         [chat] = api(page, "GET", "/api/v1/chats/")
         assert chat["title"] == scripts.TITLE, chat
         tags = wait_until(lambda: api(page, "GET", f"/api/v1/chats/{chat['id']}/tags"), "the chat has its tags", 60)
@@ -125,32 +125,31 @@ def use(chromium: browser.Browser, url: str, slow_port: int) -> None:
     made = api(page, "POST", "/api/v1/tools/create", {"id": "weather", "name": "Weather", "content": TOOL, "meta": {"description": "of a city"}})
     assert made["id"] == "weather", made
     new_chat(page, url, f"?models={MODEL}&tools=weather")
-    say(page, "What is the weather in Paris?")
+    say(page, scripts.ASKED)
     answer_of(page, scripts.ANSWER if IS_SCRIPTED else "")
     shot(page, "tool")
 
     # An answer that does not end is stopped, and the server has stopped, too.
     new_chat(page, url, "?models=talker")
     say(page, "Once upon a time")
-    page.wait(f"{ANSWER}?.innerText.length > 20")
+    wait(page, f"{ANSWER}?.innerText.length > 20")
     assert in_flight(slow_port) > 0
     page.click(STOP)
-    page.wait(f"!document.querySelector('{STOP}')")
+    wait(page, f"!document.querySelector('{STOP}')")
     wait_until(lambda: in_flight(slow_port) == 0, "the server has stopped, too", 60)
     shot(page, "stopped")
     print(f"an account, {len(models)} models, a chat with a tool of its own ({said.splitlines()[-1]!r}), a title, tags and follow-ups, a tool that was made, an answer that was stopped")
 
 
 def sign_up(page: browser.Page) -> None:
-    page.wait("document.querySelector('input[type=password]') || [...document.querySelectorAll('button')].some((one) => one.innerText.trim() === 'Get started')")
+    started = "[...document.querySelectorAll('button')].find((one) => one.innerText.trim() === 'Get started')"
+    wait(page, f"document.querySelector('#password') || {started}")
     shot(page, "first")
-    if page.run("!document.querySelector('input[type=password]')"):
-        press(page, "Get started")
-    page.wait("document.querySelector('input[type=password]')")
-    for selector, text in (("#name", "Ada"), ("#email", "ada@example.org"), ("input[type=password]", "a-password-of-ada-1")):
+    wait(page, f"document.querySelector('#password') || ({started}?.click(), false)")  # until somebody listens to it
+    for selector, text in (("#name", "Ada"), ("#email", "ada@example.org"), ("#password", "a-password-of-ada-1")):
         page.write(selector, text)
     page.run("document.querySelector('form button[type=submit]').click()")
-    page.wait("document.querySelector('#chat-input') || document.querySelector('[role=dialog], .modal')")
+    wait(page, "document.querySelector('#chat-input')")
     shot(page, "signed-up")
 
 
