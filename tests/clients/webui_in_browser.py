@@ -121,7 +121,12 @@ def use(chromium: browser.Browser, url: str, slow_port: int) -> None:
         assert "get_current_timestamp" in stored and "<tool_call>" not in stored
     shot(page, "titles")
 
-    # A tool that somebody wrote.
+    tools_and_stop(page, url, slow_port)
+    print(f"an account, {len(models)} models, a chat with a tool of its own ({said.splitlines()[-1]!r}), a title, tags and follow-ups, a tool that was made, an answer that was stopped")
+
+
+def tools_and_stop(page: browser.Page, url: str, slow_port: int) -> None:
+    """A tool that somebody wrote, and an answer that is stopped."""
     made = api(page, "POST", "/api/v1/tools/create", {"id": "weather", "name": "Weather", "content": TOOL, "meta": {"description": "of a city"}})
     assert made["id"] == "weather", made
     new_chat(page, url, f"?models={MODEL}&tools=weather")
@@ -138,7 +143,6 @@ def use(chromium: browser.Browser, url: str, slow_port: int) -> None:
     wait(page, f"!document.querySelector('{STOP}')")
     wait_until(lambda: in_flight(slow_port) == 0, "the server has stopped, too", 60)
     shot(page, "stopped")
-    print(f"an account, {len(models)} models, a chat with a tool of its own ({said.splitlines()[-1]!r}), a title, tags and follow-ups, a tool that was made, an answer that was stopped")
 
 
 def sign_up(page: browser.Page) -> None:
