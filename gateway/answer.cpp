@@ -503,6 +503,7 @@ HttpFields Answer::fields() const {
     if (may_be_lossy || !kv().empty()) {
         result.emplace_back("x-sluice-kv", may_be_lossy ? "lossy-allowed" : std::string(kv()));
     }
+    if (setup_.prepared.tools_left_out) { result.emplace_back("x-sluice-tools", "left-out"); }
     if (streams() && head_sent_) {
         result.emplace_back("Cache-Control", "no-cache");
         result.emplace_back("X-Accel-Buffering", "no");

@@ -53,7 +53,8 @@ Intake::Intake(Setup setup)
                .limits = setup_.options.form,
                .hash_key = setup_.hash_key,
                .rewriters = setup_.rewriters,
-               .prefix_tokens_max = setup_.options.prefix_tokens_max}) {
+               .prefix_tokens_max = setup_.options.prefix_tokens_max,
+               .tenants_share_prefixes = setup_.options.tenants_share_prefixes}) {
     std::random_device device;
     std::seed_seq seed{device(), device(), device(), device()};
     random_.seed(seed);

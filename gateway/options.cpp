@@ -95,6 +95,8 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
          {ToolFormat::hermes, ToolFormat::llama3, ToolFormat::mistral, ToolFormat::deepseek, ToolFormat::json}) {
         if (format == tool_format_name(one)) { options.form.tool_format = one; }
     }
+    options.form.leaves_tools_out =
+        config.choice("gateway.tools_without_template", "leave_out", {"leave_out", "refuse"}) == "leave_out";
     options.form.grammar_bytes_max =
         integer(config, "gateway.grammar_bytes_max", options.form.grammar_bytes_max, 1, 1 << 20);
     if (const auto most = config.integer("gateway.reasoning_tokens_max", -1, -1, kTokensMax); most >= 0) {
@@ -125,6 +127,7 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
     options.embedding_texts_at_once =
         integer(config, "gateway.embedding_texts_at_once", options.embedding_texts_at_once, 1, 4096);
     options.prefix_tokens_max = integer(config, "gateway.prefix_tokens_max", options.prefix_tokens_max, 0, 1ll << 34);
+    options.tenants_share_prefixes = config.boolean("gateway.tenants_share_prefixes", options.tenants_share_prefixes);
     options.text_threads = integer(config, "gateway.text_threads", options.text_threads, 1, 64);
     options.request_timeout = milliseconds(config, "gateway.request_timeout_ms", options.request_timeout, 1, kDayMs);
     options.ping_interval = milliseconds(config, "gateway.ping_interval_ms", options.ping_interval, 0, kDayMs);

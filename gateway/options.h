@@ -51,6 +51,7 @@ struct GatewayOptions {
     std::size_t embedding_texts_at_once = 64;  // of one request for vectors, at the workers at a time
     std::size_t text_threads = 1;              // parse, render and tokenize
     std::size_t prefix_tokens_max = 8 << 20;   // of a model's chats, kept so that the next turn need not encode them
+    bool tenants_share_prefixes = false;       // else what one has cached no other finds, or can measure
     base::Duration request_timeout = std::chrono::minutes(10);
     base::Duration ping_interval = std::chrono::seconds(15);  // silence of a stream until a keep-alive; 0: none
     base::Duration drain_timeout = std::chrono::seconds(30);

@@ -11,6 +11,16 @@
 namespace gateway {
 namespace {
 
+/// Who finds what was cached of a prompt: whoever has this name, and nobody else. Requests of nobody in particular
+/// share theirs. `salt`: the request's own part of it. A tenant's name holds no line feed, so no two of them become
+/// one.
+std::string scope_of(std::string_view tenant, const std::string& salt) {
+    if (tenant.empty() || tenant == "default") { return salt; }
+    std::string scope = "tenant:" + std::string(tenant);
+    if (!salt.empty()) { scope += "\n" + salt; }
+    return scope;
+}
+
 /// A model of one kind was asked for what another kind gives.
 ApiError wrong_kind(const RequestForm& form, const Models& models) {
     const bool wants_vectors = form_of(form.endpoint).kind == ModelKind::vectors;
@@ -119,6 +129,7 @@ ApiResult<PreparedRequest> Stages::prepare(RequestForm form, const Input& input)
                                  .hash_key = setup_.hash_key,
                                  .now_unix_s = input.now_unix_s,
                                  .prefixes = prefixes_[form.model].get()};
+    if (!setup_.tenants_share_prefixes) { form.cache_scope = scope_of(input.who.tenant, form.cache_scope); }
     if (input.endpoint == Endpoint::embeddings) { return prepare_embedding(std::move(form), context); }
     return gateway::prepare(std::move(form), context);
 }

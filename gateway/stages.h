@@ -52,6 +52,7 @@ public:
         base::HashKey hash_key;
         std::vector<const FormRewriter*> rewriters;  // in order; borrowed
         std::size_t prefix_tokens_max = 0;           // of each model's chats, that are kept; 0: none
+        bool tenants_share_prefixes = false;         // blocks and tokens of one tenant's prompts serve another's
     };
     struct Input {
         Endpoint endpoint;

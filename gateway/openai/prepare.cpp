@@ -130,6 +130,11 @@ ApiResult<void> check_logprob_records(const PreparedRequest& prepared, const Req
                                        " are given. Please reduce max_tokens, n or the top logprobs.");
 }
 
+/// The model may call or not, and cannot be told of its tools: then it does not.
+bool leaves_tools_out(const RequestForm& form, const FormLimits& limits, const TextPort& text) {
+    return limits.leaves_tools_out && form.tools.choice == ToolsForm::Choice::automatic && !text.takes_tools();
+}
+
 /// What is asked of the texts before any work is put into them.
 ApiResult<void> check_text(const RequestForm& form, const FormLimits& limits, const TextPort& text) {
     if (const std::size_t bytes = text_bytes(form); bytes > limits.text_bytes_max) {
@@ -137,10 +142,13 @@ ApiResult<void> check_text(const RequestForm& form, const FormLimits& limits, co
                            "the request has " + std::to_string(bytes) + " bytes of text; at most " +
                                std::to_string(limits.text_bytes_max) + " are read");
     }
-    if (form.needs_tools && !text.takes_tools()) {
-        return bad_request(form.tools_field, "'" + form.tools_field +
-                                                 "' cannot be shown to this model: its chat template takes no tools "
-                                                 "(with the choice \"none\" they are left out)");
+    if (form.needs_tools && !text.takes_tools() && !leaves_tools_out(form, limits, text)) {
+        const bool is_forced = form.tools.is_forced();
+        return bad_request(form.tools_field,
+                           "'" + form.tools_field +
+                               "' cannot be shown to this model: its chat template takes no tools (with the choice " +
+                               (is_forced && limits.leaves_tools_out ? "\"auto\" or \"none\"" : "\"none\"") +
+                               " they are left out)");
     }
     return {};
 }
@@ -175,6 +183,10 @@ void set_up_reader(const PrepareContext& context, std::string_view prompt, Prepa
         if (!form.reasoning_tokens_max && !form.reasoning_unbounded) {
             prepared.reasoning->tokens_max = context.limits.reasoning_tokens_max;
         }
+    }
+    if (leaves_tools_out(form, context.limits, context.text)) {
+        form.tools.choice = ToolsForm::Choice::none;
+        prepared.tools_left_out = true;
     }
     if (form.grammar != nullptr) { return; }  // what follows the reasoning is content
     if (form.tools.is_forced()) {

@@ -29,6 +29,7 @@ struct PreparedRequest {
     std::uint32_t new_tokens_max = 0;   // > 0; also where the client wants none (then `hides_generated`)
     AnswerReader::Options reader = {};  // chat: what of an answer is no content
     bool shows_marks = false;           // which are special tokens
+    bool tools_left_out = false;        // the template takes none, and the model might have called or not
     std::optional<base::ReasoningRule> reasoning = {};  // where its model reasons
     bool hides_generated = false;                       // completions with max_tokens 0: only the prompt is answered
 };

@@ -425,7 +425,7 @@ std::string ResponsesReader::shown_fields(const RequestForm& form, const Models&
     write_value(out, shown_tools_);
     repeat("top_logprobs", "0");
     repeat("truncation", "\"disabled\"");
-    repeat("user", "null");
+    if (fields_.find("user") != nullptr) { repeat("user", ""); }  // the specification of answers has no null of it
     const SamplingDefaults& defaults = models[form.model].text->sampling_defaults();
     out.key("service_tier").string("default");
     out.key("temperature").number(static_cast<float>(form.temperature.value_or(defaults.temperature.value_or(1))));

@@ -56,17 +56,23 @@ base_url = "V1"
 wire_api = "responses"
 env_key = "OPENAI_API_KEY"
 """
+MESSAGES_OPENCODE = {**OPENCODE, "provider": {"sluice": {**OPENCODE["provider"]["sluice"], "npm": "@ai-sdk/anthropic"}}}
 KEY = {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": "{v1}"}
 
 ALL = (
     Agent("aider", server="scripted:aider", python=("aider-chat==0.86.2",), environment={"OPENAI_API_KEY": "none", "OPENAI_API_BASE": "{v1}"},
           run=("aider", "--model", "openai/{model}", "--edit-format", "diff", "--message", TASK, "--yes-always", "--no-check-update", "--no-show-model-warnings",
                "--analytics-disable", "--no-stream", "--map-tokens", "0", "--auto-test", "--test-cmd", CHECK, "add.py")),
+    Agent("aider-messages", server="scripted:aider", python=("aider-chat==0.86.2",), environment={"ANTHROPIC_API_KEY": "none", "ANTHROPIC_API_BASE": "{url}"},
+          run=("aider", "--model", "anthropic/{model}", "--edit-format", "diff", "--message", TASK, "--yes-always", "--no-check-update", "--no-show-model-warnings",
+               "--analytics-disable", "--map-tokens", "0", "--auto-test", "--test-cmd", CHECK, "add.py")),
     Agent("gptme", server="scripted:gptme", python=("gptme==0.35.1",), environment=KEY, run=("gptme", "--non-interactive", "--model", "local/{model}", "--tools", "shell,patch", TASK)),
     Agent("gptme-calls", python=("gptme==0.35.1",), environment=KEY,
           run=("gptme", "--non-interactive", "--model", "local/{model}", "--tools", "shell,patch", "--tool-format", "tool", TASK)),
     Agent("opencode", node=("opencode-ai@1.18.33",), environment={"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"},
           run=("opencode", "run", "--model", "sluice/{model}", TASK), files={".config/opencode/opencode.json": json.dumps(OPENCODE)}),
+    Agent("opencode-messages", node=("opencode-ai@1.18.33",), environment={"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"},
+          run=("opencode", "run", "--model", "sluice/{model}", TASK), files={".config/opencode/opencode.json": json.dumps(MESSAGES_OPENCODE)}),
     Agent("qwen-code", node=("@qwen-code/qwen-code@0.24.4", NODE), environment={**KEY, "OPENAI_MODEL": "{model}"},
           run=("qwen", "--yolo", "--auth-type", "openai", "--prompt", TASK)),
     Agent("codex", node=("@openai/codex@0.171.0",), environment=KEY,

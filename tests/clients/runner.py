@@ -60,7 +60,7 @@ class Runner:
             elif kind.startswith("scripted"):
                 first = {"": scripts.ALL[kind.split(":")[1]]} if ":" in kind else {}
                 said = {name: [answer.replace(scripts.HOMES, str(self.temporary / "home")) for answer in answers] for name, answers in {**scripts.ALL, **first}.items()}
-                model = scripted_model.make(self.temporary / kind.replace(":", "-") / "scripted", said, context=131072)
+                model = scripted_model.make(self.temporary / kind.replace(":", "-") / "scripted", said, context=131072, by_words=scripts.BY_WORDS)
             else:
                 model = tools_model.make(self.temporary / kind)
                 flags += ["--set", f"gateway.aliases=[\"*={harness.MODEL_ID}\", \"text-embedding-3-small={ENCODER}\", \"text-embedding-ada-002={ENCODER}\"]"]
@@ -94,7 +94,7 @@ class Runner:
     def python(self, client: Client, checkout: pathlib.Path | None) -> pathlib.Path:
         """The bin/ of a virtual environment with the client's packages."""
         folder = self.work / "python" / client.name
-        packages = [package.format(checkout=checkout) for package in client.python]
+        packages = [package.format(checkout=checkout, here=self.here) for package in client.python]
 
         def install(target: pathlib.Path) -> None:
             self.command(sys.executable, "-m", "venv", target)

@@ -1,4 +1,6 @@
 """What the scripted model says to whom (tests/integration/scripted_model.py): fixed answers, so that what is tried is the client and the gateway."""
+import json
+
 from scripted_model import call
 
 ANSWER = "It is 18 degrees and sunny in Paris."
@@ -39,7 +41,18 @@ AGENTS = {
                           call("run_shell_command", {"command": CHECK, "is_background": False}), DONE],  # qwen-code
     "exec_command": [call("exec_command", {"cmd": f"apply_patch <<'EOF'\n{CODEX_PATCH}\nEOF"}), call("exec_command", {"cmd": CHECK}), DONE],  # Codex
 }
-ALL = {**FRAMEWORKS, **AGENTS}
+# Open WebUI: a tool of its own, and what it asks for beside the chat.
+TIME = "It is past noon, by the clock of the server."
+TITLE, TAGS, FOLLOW_UP = "Time and Tides", ["Science", "Clocks"], "And what time is it in Tokyo?"
+OPEN_WEBUI = {
+    "get_current_timestamp": [call("get_current_timestamp", {}), TIME, "You are **welcome**, whatever the hour."],
+    "title": [json.dumps({"title": TITLE})],
+    "tags": [json.dumps({"tags": TAGS})],
+    "follow_ups": [json.dumps({"follow_ups": [FOLLOW_UP, "Which clock do you trust?", "How is a second defined?"]})],
+}
+ASKED = "Ask my own tool for the weather in Paris."
+BY_WORDS = {ASKED: "get_weather", "Generate a concise title": "title", "Generate 1-3 broad tags": "tags", "Predict 3-5 useful messages": "follow_ups"}
+ALL = {**FRAMEWORKS, **AGENTS, **OPEN_WEBUI}
 
 # What openai-python's examples ask for: a solved equation as JSON, and two tools.
 EXAMPLES = {

@@ -113,7 +113,13 @@ MEASURING = (
                 "--ui", "none", "--artifact-dir", "{home}/out")),
 )
 
+PAGES = (
+    # Its packages without those for models of its own (PyTorch, 3 GB): nothing of what is tried asks for one.
+    Client("open-webui", python=("open-webui==0.12.4", "-r", "{here}/webui_packages.txt"), no_dependencies=True, run=("python", "{here}/webui_in_browser.py"), seconds=1500, environment={
+        "PYTHONPATH": "{here}:{here}/../integration"}),
+)
+
 AGENTS = tuple(Client(agent.name, python=agent.python, node=agent.node, run=agent.run, environment=agent.environment, prepare=agent.prepare, check=agents.check, server=agent.server)
                for agent in agents.ALL)
 
-CLIENTS = {client.name: client for client in (*SUITES, *FRAMEWORKS, *MEASURING, *AGENTS)}
+CLIENTS = {client.name: client for client in (*SUITES, *FRAMEWORKS, *MEASURING, *PAGES, *AGENTS)}

@@ -58,8 +58,9 @@ void stays(gateway::GenerationSink&) {}
 struct World {
     explicit World(std::vector<InstantSource::Script> scripts, const std::string& fields = "",
                    gateway::SloTargets targets = {}, gateway::Endpoint endpoint = gateway::Endpoint::completions,
-                   bool allow_lossy_kv = false) {
+                   bool allow_lossy_kv = false, bool shows_tools = true) {
         source.scripts = std::move(scripts);
+        text.shows_tools = shows_tools;
         text.style = {.tools = gateway::ToolFormat::hermes, .reasons = true};
         const std::string asked =
             endpoint == gateway::Endpoint::chat ? R"("messages":[{"role":"user","content":"a"}])" : R"("prompt":"ab")";
@@ -271,4 +272,20 @@ TEST_CASE("an answer says how its KV came, the lossiest of its choices; the head
     CHECK(told(World({came("raw")}, R"(,"stream":true)").exchange->head) == "nothing");
     CHECK(told(World({came("raw")}, R"(,"stream":true)", {}, gateway::Endpoint::completions, true).exchange->head) ==
           "lossy-allowed");
+}
+
+TEST_CASE("an answer says that its model was not told of the tools", "[gateway][answer]") {
+    const auto told = [](const gateway::HttpFields& fields) {
+        return std::any_of(fields.begin(), fields.end(), [](const auto& one) {
+            return one == std::pair<std::string, std::string>("x-sluice-tools", "left-out");
+        });
+    };
+    const std::string tools = R"(,"tools":[{"type":"function","function":{"name":"f"}}])";
+    const auto asked = [&](const std::string& fields, bool shows_tools) {
+        return World({whole("one")}, fields, {}, gateway::Endpoint::chat, false, shows_tools);
+    };
+    CHECK(told(asked(tools, false).exchange->response->fields));
+    CHECK(told(asked(tools + R"(,"stream":true)", false).exchange->head));
+    CHECK_FALSE(told(asked(tools, true).exchange->response->fields));
+    CHECK_FALSE(told(asked("", false).exchange->response->fields));
 }

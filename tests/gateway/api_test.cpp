@@ -1,3 +1,5 @@
+#include <set>
+
 #include "tests/gateway/api_world.h"
 
 namespace {
@@ -424,6 +426,34 @@ TEST_CASE("the names of conversations and prompt groups reach the scheduler as h
     REQUIRE(placed[3].session() + placed[3].parent_session() + placed[3].prompt_group() == 0);
     REQUIRE(placed[4].session() != placed[4].prompt_group());
     REQUIRE(placed[0].DebugString().find("one") == std::string::npos);
+}
+
+TEST_CASE("the blocks of a prompt have a name of their tenant's, unless prefixes are shared", "[gateway][api]") {
+    gateway::GatewayOptions options;
+    options.tenant_header = "x-tenant";
+    const auto names = [](World& world, const std::string& tenant, const std::string& more = "") {
+        gateway::HttpFields fields;
+        if (!tenant.empty()) { fields.emplace_back("x-tenant", tenant); }
+        world.send("POST", "/completions", R"({"prompt":"1234567","max_tokens":1)" + more + "}", fields);
+        const std::string hashes = world.owner.ports.placed.back().block_hashes();
+        REQUIRE(hashes.size() == 32u);
+        return hashes;
+    };
+    World apart(options);
+    const std::string salted = R"(,"cache_salt":"s")";
+    const std::vector<std::string> all = {names(apart, "a"),         names(apart, "b"),
+                                          names(apart, ""),          names(apart, "a", salted),
+                                          names(apart, "b", salted), names(apart, "", salted)};
+    CHECK(std::set<std::string>(all.begin(), all.end()).size() == all.size());
+    CHECK(names(apart, "a") == all[0]);
+    CHECK(names(apart, "default") == all[2]);
+    CHECK(names(apart, "a", salted) == all[3]);
+    options.tenants_share_prefixes = true;
+    World together(options);
+    CHECK(names(together, "a") == names(together, "b"));
+    CHECK(names(together, "a") == names(together, ""));
+    CHECK(names(together, "a", salted) == names(together, "b", salted));
+    CHECK(names(together, "a", salted) != names(together, "a"));
 }
 
 TEST_CASE("a tenant comes from the trusted field, or the request is refused", "[gateway][api]") {

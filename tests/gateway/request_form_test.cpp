@@ -297,7 +297,7 @@ TEST_CASE("tools are shown to the model where its template takes them", "[gatewa
     without.shows_tools = false;
     gateway::ClusterView cluster;
     cluster.context_tokens = 1000;
-    const auto bounds = limits();
+    auto bounds = limits();
     const auto prepare_without = [&](const std::string& fields) {
         return gateway::prepare(
             chat(fields).value(),
@@ -305,12 +305,24 @@ TEST_CASE("tools are shown to the model where its template takes them", "[gatewa
     };
     REQUIRE(prepare_without(tools + R"(,"tool_choice":"none")"));
     REQUIRE(prepare_without(functions + R"(,"function_call":"none")"));
-    for (const auto& [fields, param] : {std::pair(tools, "tools"), std::pair(functions, "functions")}) {
+    const std::string strict = R"("tools":[{"type":"function","function":{"name":"f","strict":true}}])";
+    for (const std::string& fields : {tools, functions, strict}) {  // may be called or not: they are not
+        const auto left_out = prepare_without(fields);
+        REQUIRE((left_out && left_out->tools_left_out));
+        CHECK((left_out->form.grammar == nullptr && !left_out->reader.tools));  // what looks like a call is text
+        CHECK(shown(*left_out->prompts[0].tokens) == "user:hi{258}assistant:");
+    }
+    CHECK_FALSE(prepared(chat(tools))->tools_left_out);
+    const auto refuses = [&](const std::string& fields, const std::string& param) {
         const auto refused = prepare_without(fields);
         REQUIRE_FALSE(refused);
-        CHECK(refused.error().status == 400u);
-        CHECK(refused.error().param == param);
-    }
+        CHECK((refused.error().status == 400u && refused.error().param == param));
+    };
+    refuses(tools + R"(,"tool_choice":"required")", "tools");
+    refuses(functions + R"(,"function_call":{"name":"get_weather"})", "functions");
+    bounds.leaves_tools_out = false;
+    refuses(tools, "tools");
+    REQUIRE(prepare_without(tools + R"(,"tool_choice":"none")"));
     REQUIRE_FALSE(completion(R"("prompt":"a",)" + tools));
 }
 

@@ -5,7 +5,8 @@ row of the next piece reads that place. So each piece is followed by the next on
 The chat template chooses the answer: its last token is the first piece of it.
 
 An answer is chosen by its script and by how many messages of the assistant the conversation holds (the last one from then on). The script is the
-`chat_template_kwargs` `script`; else, where the request has tools, the one with the name of the first of them that has one, or "tools"; else "".
+`chat_template_kwargs` `script`; else that of the last words of `by_words` which a message of the user holds; else, where the request has tools, the one with the name of the
+first of them that has one, or "tools"; else "".
 """
 from __future__ import annotations
 
@@ -29,6 +30,7 @@ def call(name: str, arguments: dict) -> str:
 
 
 TEMPLATE = """{%- set sizes = SIZES -%}
+{%- set by_words = WORDS -%}
 {%- set seen = namespace(answers=0, script="") -%}
 {%- if tools -%}
 {%- set seen.script = "tools" -%}
@@ -36,6 +38,9 @@ TEMPLATE = """{%- set sizes = SIZES -%}
 {%- for tool in tools -%}{{ tool | tojson }}
 {% endfor -%}
 {%- endif -%}
+{%- for words, name in by_words.items() -%}{%- for message in messages -%}
+{%- if message.role == "user" and message.content is string and words in message.content -%}{%- set seen.script = name -%}{%- endif -%}
+{%- endfor -%}{%- endfor -%}
 {%- if script is defined -%}{%- set seen.script = script -%}{%- endif -%}
 {%- for message in messages -%}
 {{ message.role }}: {{ message.content }}
@@ -89,8 +94,8 @@ def pieces_of(text: str, used: set[str]) -> list[str]:
     return pieces
 
 
-def make(folder: pathlib.Path, scripts: dict[str, list[str]], context: int = 65536) -> pathlib.Path:
-    """Writes the model into `folder` (made here). `scripts`: the answers of each script, at least one each; "" and "tools" have some if need be."""
+def make(folder: pathlib.Path, scripts: dict[str, list[str]], context: int = 65536, by_words: dict[str, str] | None = None) -> pathlib.Path:
+    """Writes the model into `folder` (made here). `scripts`: the answers of each script, at least one each; "" and "tools" have some if need be. `by_words`: words -> a script."""
     scripts = {"": ["Yes, that is so."], "tools": ["I need none of them."], **scripts}
     folder.mkdir(parents=True)
     letters = byte_letters()
@@ -144,5 +149,5 @@ def make(folder: pathlib.Path, scripts: dict[str, list[str]], context: int = 655
                   "merges": [f"{left} {right}" for left, right in merges]}}))
     (folder / "tokenizer_config.json").write_text(json.dumps({
         "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "clean_up_tokenization_spaces": False, "model_max_length": context,
-        "chat_template": TEMPLATE.replace("SIZES", json.dumps({name: len(answers) for name, answers in scripts.items()}))}))
+        "chat_template": TEMPLATE.replace("SIZES", json.dumps({name: len(answers) for name, answers in scripts.items()})).replace("WORDS", json.dumps(by_words or {}))}))
     return folder

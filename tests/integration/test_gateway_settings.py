@@ -142,8 +142,15 @@ TOOLS = [{"type": "function", "function": {"name": "get_weather", "description":
 def test_tools_are_shown_to_a_model_whose_template_takes_them(server, tmp_path):
     chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "tools": TOOLS}
     assert post(server.port, "/v1/chat/completions", **chat, tool_choice="none").status == 200
-    refused = post(server.port, "/v1/chat/completions", **chat)
+    plain = post(server.port, "/v1/chat/completions", **{**chat, "tools": None}, temperature=0)
+    left_out = post(server.port, "/v1/chat/completions", **chat, temperature=0)  # the demo model's takes none
+    assert left_out.headers["x-sluice-tools"] == "left-out" and "x-sluice-tools" not in plain.headers
+    assert left_out.json()["choices"] == plain.json()["choices"] and left_out.json()["usage"]["prompt_tokens"] == plain.json()["usage"]["prompt_tokens"]
+    refused = post(server.port, "/v1/chat/completions", **chat, tool_choice="required")
     assert refused.status == 400 and refused.json()["error"]["param"] == "tools"
+    with harness.serve("--set", "gateway.tools_without_template=refuse", prefill=0, decode=0, mixed=1) as strict:
+        refused = post(strict.wait_ready().port, "/v1/chat/completions", **chat)
+        assert refused.status == 400 and refused.json()["error"]["param"] == "tools"
     model = tmp_path / "tools"
     model.mkdir()
     for file in harness.MODEL.iterdir():

@@ -122,7 +122,7 @@ def test_calls_of_tools_whole_and_streamed(tool_client):
     ({"system": 5}, "'system'"), ({"system": [{"type": "image"}]}, "'image'"), ({"max_tokens": 0}, "'max_tokens'"), ({"max_tokens": "many"}, "'max_tokens'"),
     ({"temperature": 9}, "'temperature'"), ({"stop_sequences": [5]}, "'stop_sequences'"), ({"stop_sequences": "x"}, "'stop_sequences'"),
     ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "'web_search_20250305'"), ({"tools": [{"name": "f"}]}, "input_schema"),
-    ({"tools": TOOL_FORMS}, "template takes no tools"), ({"tool_choice": {"type": "tool"}}, "tool_choice"), ({"thinking": {"type": "deep"}}, "thinking"),
+    ({"tools": TOOL_FORMS, "tool_choice": {"type": "any"}}, "template takes no tools"), ({"tool_choice": {"type": "tool"}}, "tool_choice"), ({"thinking": {"type": "deep"}}, "thinking"),
     ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"), ({"output_config": {"format": {"type": "json_schema", "schema": {"not": {}}}}}, "'output_config.format'"),
 ], ids=lambda value: str(value)[:40])
 @pytest.mark.parametrize("stream", [False, True])

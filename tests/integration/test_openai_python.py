@@ -73,7 +73,7 @@ def test_errors_are_the_client_s_own_classes(client):
     assert too_long.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError) as tools:
         client.chat.completions.create(model=harness.MODEL_ID, messages=MESSAGES,
-                                       tools=[{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}])
+                                       tools=[{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}], tool_choice="required")
     assert "tools" in tools.value.message
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model=harness.MODEL_ID, messages=MESSAGES, temperature=-1, stream=True)
