@@ -63,7 +63,7 @@ def api(page: browser.Page, method: str, path: str, body: object = None) -> obje
 
 
 def in_flight(port: int) -> float:
-    return sum(value for (name, _), value in harness.metrics(port).items() if name == "sluice_gateway_requests_in_flight")
+    return sum(value for (name, _), value in harness.metrics(port).items() if name == "sluice_gateway_inflight_requests")
 
 
 def new_chat(page: browser.Page, url: str, query: str = "") -> None:
@@ -141,7 +141,7 @@ def tools_and_stop(page: browser.Page, url: str, slow_port: int) -> None:
     assert in_flight(slow_port) > 0
     page.click(STOP)
     wait(page, f"!document.querySelector('{STOP}')")
-    wait_until(lambda: in_flight(slow_port) == 0, "the server has stopped, too", 60)
+    wait_until(lambda: in_flight(slow_port) == 0, "the server has stopped, too", 240)  # a title is made of what had come
     shot(page, "stopped")
 
 

@@ -312,7 +312,6 @@ TEST_CASE("tools are shown to the model where its template takes them", "[gatewa
         CHECK((left_out->form.grammar == nullptr && !left_out->reader.tools));  // what looks like a call is text
         CHECK(shown(*left_out->prompts[0].tokens) == "user:hi{258}assistant:");
     }
-    CHECK_FALSE(prepared(chat(tools))->tools_left_out);
     const auto refuses = [&](const std::string& fields, const std::string& param) {
         const auto refused = prepare_without(fields);
         REQUIRE_FALSE(refused);

@@ -168,7 +168,7 @@ def test_an_answer_is_stopped_and_nothing_runs_on(chromium, tmp_path):
                  ".observe(document.querySelector('#chat'), {subtree: true, childList: true, characterData: true})")
         say(page, "Once")
         assert "stopped" in page.run(f"{LAST}.textContent")
-        harness.wait_until(lambda: sum(value for (name, _), value in harness.metrics(server.port).items() if name == "sluice_gateway_requests_in_flight") == 0,
+        harness.wait_until(lambda: sum(value for (name, _), value in harness.metrics(server.port).items() if name == "sluice_gateway_inflight_requests") == 0,
                            "the server has stopped, too")
 
 
