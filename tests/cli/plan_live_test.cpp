@@ -76,9 +76,15 @@ TEST_CASE("what a live cluster does is read from two looks at its metrics", "[cl
     const auto workload = cli::live_workload(*live);
     REQUIRE(workload.has_value());
     CHECK(workload->rate == Approx(6));
-    const auto size = sim::size_of(*workload);
-    CHECK(size.prompt_mean == Approx(500).epsilon(0.02));
-    CHECK(size.output_mean == Approx(60).epsilon(0.05));
+    double prompt_tokens = 0;
+    double output_tokens = 0;
+    const auto drawn = sim::draw_requests(*workload, workload->rate, 50'000, 1);
+    for (const sim::ClusterRequest& request : drawn) {
+        prompt_tokens += request.prompt_tokens / static_cast<double>(drawn.size());
+        output_tokens += request.output_tokens / static_cast<double>(drawn.size());
+    }
+    CHECK(prompt_tokens == Approx(500).epsilon(0.02));
+    CHECK(output_tokens == Approx(60).epsilon(0.03));
 
     const auto other = cli::live_cluster(cli::top_view(now, &before), "other");
     REQUIRE(!other.has_value());
