@@ -34,13 +34,6 @@ public:
     /// The life in `slot` has ended.
     void clear(std::uint32_t slot);
 
-    /// Asks the processor to have ready what expect() reads.
-    void fetch(std::uint32_t slot) const {
-        if (slot >= slots_.size()) { return; }
-        for (std::size_t at = 0; at < sizeof(Slot); at += 64) {
-            __builtin_prefetch(reinterpret_cast<const char*>(&slots_[slot]) + at);
-        }
-    }
     ExpectedLoad expect(std::uint32_t slot, base::TimePoint now) const;
     /// How long a sequence that decodes at some instant is expected to go on: the mean residual of the answers that
     /// ended lately, in seconds. Empty while too few have.

@@ -72,9 +72,8 @@ private:
         At here{.now = now, .sequences = 0, .nobody = 1};
         if (here_ > 0) {
             const double left = alive(now);
-            const double gone = 1 - left;
             here.sequences = here_ * left;
-            here.nobody = gone == 1 ? 1 : std::pow(gone, here_);
+            here.nobody = std::pow(1 - left, here_);
         }
         for (std::size_t i = 0; i < joined_; ++i) {
             const double left = alive(now - since_[i]);
@@ -199,8 +198,8 @@ Passage after_queue(const WorkerView& worker, const PlaceQuery& query) {
     return passage;
 }
 
-/// `queue`: passage.rounded().
-PrefillForecast with_prompt(Passage passage, double queue, double cached, double own) {
+PrefillForecast with_prompt(Passage passage, double cached, double own) {
+    const double queue = passage.rounded();
     passage.compute(own, context_sum(cached, own), false);
     return {.queue_seconds = queue, .ttft_seconds = passage.rounded(), .sequences_then = passage.sequences()};
 }
@@ -208,17 +207,15 @@ PrefillForecast with_prompt(Passage passage, double queue, double cached, double
 }  // namespace
 
 PrefillForecast forecast_prefill(const WorkerView& worker, const PlaceQuery& query, std::uint32_t cached) {
-    const Passage passage = after_queue(worker, query);
-    return with_prompt(passage, passage.rounded(), cached, static_cast<double>(query.prompt_tokens - cached));
+    return with_prompt(after_queue(worker, query), cached, static_cast<double>(query.prompt_tokens - cached));
 }
 
 std::array<PrefillForecast, kLengths.size()> forecast_prefills(
     const WorkerView& worker, const PlaceQuery& query, const std::array<double, kLengths.size()>& prompt_tokens) {
     const Passage passage = after_queue(worker, query);
-    const double queue = passage.rounded();
     std::array<PrefillForecast, kLengths.size()> forecasts{};
     for (std::size_t i = 0; i < forecasts.size(); ++i) {
-        forecasts[i] = with_prompt(passage, queue, 0, prompt_tokens[i]);
+        forecasts[i] = with_prompt(passage, 0, prompt_tokens[i]);
     }
     return forecasts;
 }

@@ -88,11 +88,6 @@ public:
     void expire(base::TimePoint now);
 
     PendingLoad pending(std::uint32_t slot) const;
-    /// Asks the processor to have ready what pending() and expected() read.
-    void fetch(std::uint32_t slot) const {
-        if (slot < slots_.size()) { __builtin_prefetch(&slots_[slot].pending); }
-        backlog_.fetch(slot);
-    }
     ExpectedLoad expected(std::uint32_t slot, base::TimePoint now) const { return backlog_.expect(slot, now); }
     /// Slots whose load may have changed since the last call, each once.
     std::vector<std::uint32_t> take_changed();

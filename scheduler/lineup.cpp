@@ -34,8 +34,8 @@ double Lineup::seconds_of(const Leaf& leaf, const Line& line, double now) {
 }
 
 void Lineup::grow(std::uint32_t slot) {
-    if (slot / kGroup < ids_.size()) { return; }
-    const std::size_t groups = (slot / kGroup / kBlock + 1) * kBlock;
+    const std::size_t groups = slot / kGroup + 1;
+    if (groups <= ids_.size()) { return; }
     leaves_.resize(groups * kGroup);
     for (std::size_t i = 0; i < kLengths.size(); ++i) {
         falling_[i].resize(groups, kNone);
@@ -143,57 +143,28 @@ void Lineup::look(std::size_t group, const Line& line, double now, std::size_t c
     if (has_settled || is_loose_[group]) { gather(group, now); }
 }
 
-/// What nobody of each group takes less than at this length, and the least of each block of groups. Loops of a fixed
-/// length over a block, which the compiler turns into vectors.
-void Lineup::bound_groups(const Line& line, double now) {
-    bounds_.resize(ids_.size());
-    least_.resize(ids_.size() / kBlock);
-    for (std::size_t block = 0; block < least_.size(); ++block) {
-        const std::size_t first = block * kBlock;
-        const double* const falling_from = falling_[line.from].data() + first;
-        const double* const falling_to = falling_[line.from + 1].data() + first;
-        const double* const still_from = still_[line.from].data() + first;
-        const double* const still_to = still_[line.from + 1].data() + first;
-        std::array<double, kBlock> bounds;
-        for (std::size_t i = 0; i < kBlock; ++i) {
-            const double falling = falling_from[i] + line.part * (falling_to[i] - falling_from[i]) - now;
-            const double still = still_from[i] + line.part * (still_to[i] - still_from[i]);
-            bounds[i] = std::min(falling, still);
-        }
-        std::copy(bounds.begin(), bounds.end(), bounds_.begin() + static_cast<std::ptrdiff_t>(first));
-        least_[block] = *std::min_element(bounds.begin(), bounds.end());
-    }
-}
-
-/// The group with the least bound, of equal ones that with the lowest id; empty when no group has anybody left.
-std::optional<std::size_t> Lineup::next_group() const {
-    double least = kNone / 2;
-    for (const double one : least_) {
-        least = std::min(least, one);
-    }
-    if (least >= kNone / 2) { return std::nullopt; }
-    std::optional<std::size_t> found;
-    for (std::size_t block = 0; block < least_.size(); ++block) {
-        if (least_[block] != least) { continue; }
-        for (std::size_t group = block * kBlock; group < (block + 1) * kBlock; ++group) {
-            if (bounds_[group] == least && (!found || ids_[group] < ids_[*found])) { found = group; }
-        }
-    }
-    return found;
-}
-
 std::span<const std::uint32_t> Lineup::first(const Length& length, double now, std::size_t count) {
     found_.clear();
     slots_.clear();
+    order_.clear();
     if (count == 0 || size_ == 0) { return slots_; }
     const Line line = line_at(length);
-    bound_groups(line, now);
-    for (auto group = next_group(); group; group = next_group()) {
-        if (!may_be_found(bounds_[*group], ids_[*group], count)) { break; }
-        look(*group, line, now, count);
-        bounds_[*group] = kNone;
-        const auto block = bounds_.begin() + static_cast<std::ptrdiff_t>(*group / kBlock * kBlock);
-        least_[*group / kBlock] = *std::min_element(block, block + kBlock);
+    const auto at = [&](const Bounds& bounds, std::size_t group) {
+        const double from = bounds[line.from][group];
+        return from + line.part * (bounds[line.from + 1][group] - from);
+    };
+    for (std::size_t group = 0; group < ids_.size(); ++group) {
+        const double seconds = std::min(at(falling_, group) - now, at(still_, group));
+        if (seconds < kNone / 2) { order_.push_back({seconds, ids_[group], static_cast<std::uint32_t>(group)}); }
+    }
+    const auto is_behind = [](const Bound& left, const Bound& right) {
+        return is_before(right.seconds, right.id, left.seconds, left.id);
+    };
+    std::make_heap(order_.begin(), order_.end(), is_behind);
+    while (!order_.empty() && may_be_found(order_.front().seconds, order_.front().id, count)) {
+        look(order_.front().group, line, now, count);
+        std::pop_heap(order_.begin(), order_.end(), is_behind);
+        order_.pop_back();
     }
     for (const Found& one : found_) {
         slots_.push_back(one.slot);

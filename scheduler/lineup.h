@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -47,10 +46,6 @@ public:
 
     bool is_empty() const { return size_ == 0; }
     bool has(std::uint32_t slot) const { return slot < leaves_.size() && leaves_[slot].is_in(); }
-    /// Asks the processor to have ready what set() and seconds() read of a slot.
-    void fetch(std::uint32_t slot) const {
-        if (slot < leaves_.size()) { __builtin_prefetch(&leaves_[slot]); }
-    }
     /// What is predicted for a slot that is in, at a length.
     double seconds(std::uint32_t slot, const Length& length, double now) const;
 
@@ -64,7 +59,6 @@ public:
     static constexpr std::size_t kGroup = 32;
 
 private:
-    static constexpr std::size_t kBlock = 16;                                // groups that are compared at once
     static constexpr double kNone = std::numeric_limits<double>::max() / 4;  // finite: differences of it are 0
     static constexpr double kStill = -1;                                     // Leaf::until of who does not fall
     static constexpr base::WorkerId kNoId{std::numeric_limits<std::uint64_t>::max()};
@@ -74,7 +68,7 @@ private:
         return times;
     }
 
-    struct alignas(64) Leaf {         // a cache line
+    struct Leaf {
         TimesByLength keys = none();  // seconds; of who falls: the instant at which they would be 0
         double until = kStill;
         base::WorkerId id = kNoId;
@@ -90,6 +84,11 @@ private:
         base::WorkerId id;
         std::uint32_t slot;
     };
+    struct Bound {
+        double seconds;
+        base::WorkerId id;
+        std::uint32_t group;
+    };
     /// The least keys of each group, at each length: those of one length lie together.
     using Bounds = std::array<std::vector<double>, kLengths.size()>;
 
@@ -97,20 +96,17 @@ private:
     static double seconds_of(const Leaf& leaf, const Line& line, double now);
     void grow(std::uint32_t slot);
     void gather(std::size_t group, double now);
-    void bound_groups(const Line& line, double now);
-    std::optional<std::size_t> next_group() const;
     bool may_be_found(double seconds, base::WorkerId id, std::size_t count) const;
     void look(std::size_t group, const Line& line, double now, std::size_t count);
 
     std::vector<Leaf> leaves_;         // [slots], whole groups
-    Bounds falling_;                   // [groups], whole blocks; kNone: nobody in it falls
+    Bounds falling_;                   // [groups]; kNone: nobody in it falls
     Bounds still_;                     // the same of those that do not
     std::vector<base::WorkerId> ids_;  // [groups]: none has a lower one
     std::vector<bool> is_loose_;       // [groups]: who gave a bound has left it
     std::size_t size_ = 0;
     std::uint64_t looked_at_ = 0;
-    std::vector<double> bounds_;  // [groups]: of a search; kNone: nobody, or looked at
-    std::vector<double> least_;   // [blocks]: of bounds_
+    std::vector<Bound> order_;
     std::vector<Found> found_;
     std::vector<std::uint32_t> slots_;
 };

@@ -245,19 +245,6 @@ std::vector<Registry::Life> Registry::expire(base::TimePoint now) {
     return gone;
 }
 
-void Registry::fetch(std::size_t slot) const {
-    const auto lines = [](const void* from, std::size_t bytes) {
-        for (std::size_t at = 0; at < bytes; at += 64) {
-            __builtin_prefetch(static_cast<const char*>(from) + at);
-        }
-    };
-    lines(&views_[slot], sizeof(WorkerView));
-    lines(&records_[slot].load, sizeof(records_[slot].load));
-    __builtin_prefetch(&records_[slot].heard_at);
-    __builtin_prefetch(&records_[slot].drain_asked);
-    in_flight_.fetch(static_cast<std::uint32_t>(slot));
-}
-
 void Registry::look(std::size_t slot, base::TimePoint now) {
     WorkerView& worker = views_[slot];
     if (worker.status == WorkerStatus::gone) { return; }
@@ -378,13 +365,12 @@ Registry::Outlook Registry::outlook(const PlaceQuery& query, std::span<const bas
                                .block_tokens = facts.block_tokens,
                                .prefill_exists = facts.prefill_exists,
                                .also = also_};
-    const auto slots = shortlist_.pick(
-        query, prefixes, pool, std::chrono::duration<double>(now.time_since_epoch()).count(),
-        [this, now](std::uint32_t slot) -> const WorkerView& {
-            if (std::exchange(looked_in_[slot], outlooks_) != outlooks_) { look(slot, now); }
-            return views_[slot];
-        },
-        [this](std::uint32_t slot) { fetch(slot); });
+    const auto slots =
+        shortlist_.pick(query, prefixes, pool, std::chrono::duration<double>(now.time_since_epoch()).count(),
+                        [this, now](std::uint32_t slot) -> const WorkerView& {
+                            if (std::exchange(looked_in_[slot], outlooks_) != outlooks_) { look(slot, now); }
+                            return views_[slot];
+                        });
     if (slots.empty()) { return outlook_of_all(chain, now); }
     outlook_workers_.clear();
     outlook_blocks_.clear();

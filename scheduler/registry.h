@@ -131,8 +131,6 @@ private:
     const Facts& facts();
     static void count(Facts& facts, const WorkerView& worker);
     void count_newcomer(const WorkerView& worker);
-    /// Asks the processor to have ready what look() reads.
-    void fetch(std::size_t slot) const;
     /// Updates a worker's view.
     void look(std::size_t slot, base::TimePoint now);
     std::optional<std::size_t> slot_of(Life life) const;

@@ -21,8 +21,6 @@ constexpr double kPicksRemembered = 16;
 /// Different lengths that workers hold of one prompt, from the longest on, and those who hold one.
 constexpr int kLevelsSeen = 8;
 constexpr std::uint32_t kHoldersSeen = 128;
-/// Workers whose data is asked for before they are looked at.
-constexpr std::size_t kFetchAhead = 4;
 
 bool is_avoided(const WorkerView& worker, const PlaceQuery& query) {
     return std::find(query.avoid.begin(), query.avoid.end(), worker.incarnation) != query.avoid.end();
@@ -79,10 +77,7 @@ void Shortlist::drop(std::uint32_t slot) {
 void Shortlist::refresh(const Picking& picking) {
     refreshed_.clear();
     refreshed_.swap(stale_);  // a look may find that more has changed
-    for (std::size_t i = 0; i < refreshed_.size() + kFetchAhead; ++i) {
-        if (i < refreshed_.size()) { fetch(refreshed_[i], picking); }
-        if (i < kFetchAhead) { continue; }
-        const std::uint32_t slot = refreshed_[i - kFetchAhead];
+    for (const std::uint32_t slot : refreshed_) {
         is_stale_[slot] = false;
         const WorkerView& worker = picking.look(slot);
         if (is_ready(worker, picking.pool)) {
@@ -90,15 +85,6 @@ void Shortlist::refresh(const Picking& picking) {
         } else {
             drop(slot);
         }
-    }
-}
-
-/// With thousands of workers nothing of one of them is in a near cache.
-void Shortlist::fetch(std::uint32_t slot, const Picking& picking) const {
-    picking.fetch(slot);
-    for (const Lineup* lineup :
-         {&prefill_pure_, &prefill_mixed_, &local_, &local_brief_, &decode_pure_, &decode_mixed_, &roomiest_}) {
-        lineup->fetch(slot);
     }
 }
 
@@ -137,16 +123,13 @@ void Shortlist::place_in_orders(std::uint32_t slot, const WorkerView& worker, co
     const PlaceQuery roomy{.prompt_tokens = kRoomTokens, .new_tokens_max = kAnswerTokens};
     const double wait = can_decode(worker) ? forecast_decode_wait(worker, roomy) : 0;
     const auto waits = [wait](double starts_in) { return wait > starts_in ? kNoRoom + wait - starts_in : 0; };
-    TimesByLength tpots{};
-    if (both) {
-        tpots = times([&](std::size_t i) { return forecast_tpot(worker, like[i], prefill[i].sequences_then); });
-    }
     const auto local_for = [&](double answer_tokens) {
         return [&, answer_tokens] {
             return times([&](std::size_t i) {
                 const double others = (prefill[i].ttft_seconds - prefill[i].queue_seconds) * worker.expected.decoding;
-                return prefill[i].ttft_seconds + others + tpots[i] * answer_tokens +
-                       std::max(prefill_full, decode_full) + waits(prefill[i].ttft_seconds);
+                const double tpot = forecast_tpot(worker, like[i], prefill[i].sequences_then);
+                return prefill[i].ttft_seconds + others + tpot * answer_tokens + std::max(prefill_full, decode_full) +
+                       waits(prefill[i].ttft_seconds);
             });
         };
     };
@@ -184,17 +167,12 @@ bool Shortlist::is_of_use(std::uint32_t slot, std::uint64_t tokens, const Pickin
 
 /// Calls `visit(slot)` for the first workers of a lineup, some more where those are of no use, until it says enough.
 template <class Visit>
-void Shortlist::visit_first(Lineup& lineup, const Length& length, std::size_t count, const Picking& picking,
-                            Visit visit) {
+void Shortlist::visit_first(Lineup& lineup, const Length& length, std::size_t count, double now, Visit visit) {
     if (lineup.is_empty()) { return; }
     std::size_t visited = 0;
     for (const std::size_t wanted : {count, count + kPassedMax}) {
-        const std::span<const std::uint32_t> first = lineup.first(length, picking.now, wanted);
-        const std::span<const std::uint32_t> more = first.subspan(std::min(visited, first.size()));
-        for (const std::uint32_t slot : more.first(std::min(more.size(), count))) {
-            picking.fetch(slot);
-        }
-        for (const std::uint32_t slot : more) {
+        const std::span<const std::uint32_t> first = lineup.first(length, now, wanted);
+        for (const std::uint32_t slot : first.subspan(std::min(visited, first.size()))) {
             if (!visit(slot)) { return; }
         }
         visited = first.size();
@@ -204,7 +182,7 @@ void Shortlist::visit_first(Lineup& lineup, const Length& length, std::size_t co
 
 bool Shortlist::take_prefill(Lineup& lineup, std::size_t count, Picking& picking) {
     std::size_t left = count;
-    visit_first(lineup, picking.length, count, picking, [&](std::uint32_t slot) {
+    visit_first(lineup, picking.length, count, picking.now, [&](std::uint32_t slot) {
         if (!is_of_use(slot, picking.query.prompt_tokens, picking)) { return true; }
         add(slot);
         const double seconds = lineup.seconds(slot, picking.length, picking.now);
@@ -226,7 +204,7 @@ void Shortlist::take_decode(Lineup& lineup, std::size_t count, const Picking& pi
     };
     std::size_t left = count;
     roomless_.clear();
-    visit_first(lineup, length, count, picking, [&](std::uint32_t slot) {
+    visit_first(lineup, length, count, picking.now, [&](std::uint32_t slot) {
         if (!is_of_use(slot, tokens, picking)) { return true; }
         const WorkerView& worker = picking.look(slot);
         found_decode_ = true;
@@ -298,8 +276,8 @@ void Shortlist::take_holders(PrefixSearch& prefixes, Picking& picking) {
 }
 
 std::span<const std::uint32_t> Shortlist::pick(const PlaceQuery& query, PrefixSearch& prefixes, const Pool& pool,
-                                               double now, const Look& look, const Fetch& fetch) {
-    Picking picking{query, pool, now, look, fetch, {static_cast<double>(query.prompt_tokens)}, 0};
+                                               double now, const Look& look) {
+    Picking picking{query, pool, now, look, {static_cast<double>(query.prompt_tokens)}, 0};
     refresh(picking);
     ++picks_;
     picked_.clear();

@@ -42,12 +42,11 @@ public:
         bool prefill_exists = false;               // a worker for prefill takes new requests, be it suspect
         std::span<const std::uint32_t> also = {};  // slots that are candidates, too, where they are of use
     };
-    /// `look` gives a worker as it stands now; `fetch` asks the processor to have ready what `look` will read. Valid
-    /// until the next call. Empty: this is a case for a scan of all, as no ready worker is known for one of the phases.
+    /// `look` gives a worker as it stands now. Valid until the next call. Empty: this is a case for a scan of all,
+    /// as no ready worker is known for one of the phases.
     using Look = std::function<const WorkerView&(std::uint32_t)>;
-    using Fetch = std::function<void(std::uint32_t)>;
     std::span<const std::uint32_t> pick(const PlaceQuery& query, PrefixSearch& prefixes, const Pool& pool, double now,
-                                        const Look& look, const Fetch& fetch);
+                                        const Look& look);
 
 private:
     struct Picking {
@@ -55,7 +54,6 @@ private:
         const Pool& pool;
         double now;
         const Look& look;
-        const Fetch& fetch;
         Length length;     // of what is to be computed where nothing but what most hold is cached
         double starts_in;  // seconds until the prompt is computed, where that is soonest; 0: not known
     };
@@ -66,13 +64,12 @@ private:
     };
     using Holders = std::array<Holder, 4>;
     void refresh(const Picking& picking);
-    void fetch(std::uint32_t slot, const Picking& picking) const;
     void place_in_orders(std::uint32_t slot, const WorkerView& worker, const Picking& picking);
     void drop(std::uint32_t slot);
     static bool is_ready(const WorkerView& worker, const Pool& pool);
     bool is_of_use(std::uint32_t slot, std::uint64_t tokens, const Picking& picking);
     template <class Visit>
-    void visit_first(Lineup& lineup, const Length& length, std::size_t count, const Picking& picking, Visit visit);
+    void visit_first(Lineup& lineup, const Length& length, std::size_t count, double now, Visit visit);
     /// Whether there was one.
     bool take_prefill(Lineup& lineup, std::size_t count, Picking& picking);
     void take_decode(Lineup& lineup, std::size_t count, const Picking& picking);

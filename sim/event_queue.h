@@ -9,8 +9,7 @@ namespace sim {
 
 /// What happens next on a virtual clock: by time, what was put in first where times are equal. So a run depends on
 /// nothing but its input. Times are whatever unit the user counts in, and never go back. The heap holds times alone,
-/// the events stay where they were put: with ten thousand workers it is small enough to stay in a cache. The next few
-/// stand in order in front of it, so that what they will need can be fetched before it is their turn.
+/// the events stay where they were put: with ten thousand workers it is small enough to stay in a cache.
 template <class Event, class Time = double>
 class EventQueue {
 public:
@@ -24,71 +23,40 @@ public:
             free_.pop_back();
             events_[place] = std::move(event);
         }
-        const Entry entry{at, next_++, place};
-        if (empty()) {
-            near_.push_back(entry);
-        } else if (entry.is_before(near_.back())) {
-            near_.insert(std::upper_bound(begin(), near_.end(), entry, is_before), entry);
-            if (near_.size() - first_ > 2 * kNear) { spill(); }
-        } else {
-            heap_.push_back(entry);
-            std::push_heap(heap_.begin(), heap_.end(), is_behind);
-        }
+        heap_.push_back({at, next_++, place});
+        std::push_heap(heap_.begin(), heap_.end());
     }
-    bool empty() const { return first_ == near_.size(); }
-    std::size_t size() const { return heap_.size() + near_.size() - first_; }
-    /// The event that comes next (0), the one after it, and so on, as far as that is known: right after pop() at least
-    /// kAhead of them, or all. Null: there is none, or it is not known. What is put in may come before them.
+    bool empty() const { return heap_.empty(); }
+    std::size_t size() const { return heap_.size(); }
+    /// The event that comes next (0), and one of those that come soon after it (1), as far as that is known without
+    /// work; null: there is none.
     const Event* soon(std::size_t number) const {
-        return number < near_.size() - first_ ? &events_[near_[first_ + number].place] : nullptr;
+        if (number >= heap_.size()) { return nullptr; }
+        std::size_t at = number;
+        if (number == 1 && heap_.size() > 2 && heap_[1] < heap_[2]) { at = 2; }
+        return &events_[heap_[at].place];
     }
-    Time next_at() const { return near_[first_].at; }
+    Time next_at() const { return heap_.front().at; }
     /// Moves the clock to the first event and takes it. Not to be asked when empty.
     Event pop() {
-        const Entry next = near_[first_++];
-        if (near_.size() - first_ < kAhead) { gather(); }
-        now_ = next.at;
-        free_.push_back(next.place);
-        return std::move(events_[next.place]);
+        now_ = heap_.front().at;
+        const std::uint32_t place = heap_.front().place;
+        std::pop_heap(heap_.begin(), heap_.end());
+        heap_.pop_back();
+        free_.push_back(place);
+        return std::move(events_[place]);
     }
     Time now() const { return now_; }
 
-    static constexpr std::size_t kAhead = 16;
-
 private:
-    static constexpr std::size_t kNear = 2 * kAhead;
-
     struct Entry {
         Time at;
         std::uint64_t order;
         std::uint32_t place;  // of events_
-        bool is_before(const Entry& other) const { return at != other.at ? at < other.at : order < other.order; }
+        bool operator<(const Entry& other) const {
+            return at != other.at ? at > other.at : order > other.order;  // the top of a heap is its largest
+        }
     };
-    static bool is_before(const Entry& left, const Entry& right) { return left.is_before(right); }
-    static bool is_behind(const Entry& left, const Entry& right) { return right.is_before(left); }
-
-    auto begin() { return near_.begin() + static_cast<std::ptrdiff_t>(first_); }
-    /// Makes kNear known, or all.
-    void gather() {
-        near_.erase(near_.begin(), begin());
-        first_ = 0;
-        while (near_.size() < kNear && !heap_.empty()) {
-            near_.push_back(heap_.front());
-            std::pop_heap(heap_.begin(), heap_.end(), is_behind);
-            heap_.pop_back();
-        }
-    }
-    /// The later ones go back to the heap.
-    void spill() {
-        while (near_.size() - first_ > kNear) {
-            heap_.push_back(near_.back());
-            std::push_heap(heap_.begin(), heap_.end(), is_behind);
-            near_.pop_back();
-        }
-    }
-
-    std::vector<Entry> near_;  // from first_ on: in order, before all in heap_; empty only with it
-    std::size_t first_ = 0;
     std::vector<Entry> heap_;
     std::vector<Event> events_;
     std::vector<std::uint32_t> free_;  // places in it

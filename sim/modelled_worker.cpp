@@ -32,14 +32,6 @@ sluice::proto::StepSample sample_of(const base::StepWork& work, base::Duration t
 
 constexpr std::size_t kSamplesHeld = 32;  // until they go to the board, which is locked and keeps messages
 constexpr std::size_t kCacheLine = 64;
-/// Of a sequence that a step reads.
-constexpr std::size_t kStepLines = 3;
-
-void fetch(const void* from, const void* to) {
-    for (const auto* at = static_cast<const char*>(from); at < static_cast<const char*>(to); at += kCacheLine) {
-        __builtin_prefetch(at);
-    }
-}
 
 }  // namespace
 
@@ -485,25 +477,20 @@ void ModelledWorker::give_samples() {
 void ModelledWorker::fetch_state() const {
     __builtin_prefetch(&options_);
     __builtin_prefetch(&space_);
-    fetch(&forecast_, this + 1);
-}
-
-void ModelledWorker::fetch_lists() const {
-    fetch(step_.data(), step_.data() + step_.size());
-    fetch(sequences_.data(), sequences_.data() + sequences_.size());
-    __builtin_prefetch(samples_.data() + samples_.size());
-}
-
-void ModelledWorker::fetch_sequences() const {
-    for (const auto& sequence : sequences_) {
-        const auto* const at = reinterpret_cast<const char*>(sequence.get());
-        fetch(at, at + kStepLines * kCacheLine);
+    const auto* const end = reinterpret_cast<const char*>(this + 1);
+    for (const auto* at = reinterpret_cast<const char*>(&forecast_); at < end; at += kCacheLine) {
+        __builtin_prefetch(at);
     }
 }
 
-void ModelledWorker::fetch_report() const {
-    fetch(&board_, &forecast_);
-    fetch(samples_.data(), samples_.data() + samples_.size());
+void ModelledWorker::fetch_sequences() const {
+    __builtin_prefetch(step_.data());
+    for (const auto& sequence : sequences_) {
+        const auto* const at = reinterpret_cast<const char*>(sequence.get());
+        for (std::size_t line = 0; line < 3; ++line) {
+            __builtin_prefetch(at + line * kCacheLine);
+        }
+    }
 }
 
 sluice::proto::WorkerLoad ModelledWorker::load() const {

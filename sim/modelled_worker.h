@@ -119,13 +119,10 @@ public:
     std::optional<base::Duration> begin_step(base::TimePoint now, double slowness);
     void finish_step(base::TimePoint now);
     bool runs_step() const { return !step_.empty(); }
-    /// Asks the processor to have ready what begin_step() and finish_step() will read: each for the next one, the last
-    /// for the calls. With ten thousand workers that is in no near cache.
+    /// Asks the processor to have ready what the next call will read: the first for the second, that for the call. With
+    /// ten thousand workers that is in no near cache.
     void fetch_state() const;
-    void fetch_lists() const;
     void fetch_sequences() const;
-    /// The same for report(), besides.
-    void fetch_report() const;
     base::TimePoint step_began() const { return step_began_; }
 
     /// As Registration::send: what is to be reported now. Empty: nothing new, and it was reported less than `idle` ago.

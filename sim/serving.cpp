@@ -148,29 +148,14 @@ ServingResult ServingRun::play() {
     return std::move(result_);
 }
 
-/// Of the workers that will be looked at soon: each event passes these distances one after the other, so that what one
-/// of them has asked for is there for the next.
+/// Of the workers whose steps end next.
 void ServingRun::fetch_ahead() const {
-    constexpr std::size_t kNodeAt = 12;
-    constexpr std::size_t kStateAt = 9;
-    constexpr std::size_t kListsAt = 6;
-    constexpr std::size_t kSequencesAt = 3;
-    const auto with_worker = [this](std::size_t distance, auto fetch) {
-        const Event* const event = events_.soon(distance);
-        if (event == nullptr) { return; }
-        const bool is_report = event->kind == Event::Kind::heartbeat;
-        if (!is_report && event->kind != Event::Kind::step_end) { return; }
-        const Node& node = nodes_[event->worker];
-        if (distance == kNodeAt) { return __builtin_prefetch(&node); }
-        if (node.worker) { fetch(*node.worker, is_report); }
+    const auto worker_of = [this](const Event* event) -> const ModelledWorker* {
+        if (event == nullptr || event->kind != Event::Kind::step_end) { return nullptr; }
+        return nodes_[event->worker].worker.get();
     };
-    with_worker(kNodeAt, [](const ModelledWorker&, bool) {});
-    with_worker(kStateAt, [](const ModelledWorker& worker, bool is_report) {
-        worker.fetch_state();
-        if (is_report) { worker.fetch_report(); }
-    });
-    with_worker(kListsAt, [](const ModelledWorker& worker, bool) { worker.fetch_lists(); });
-    with_worker(kSequencesAt, [](const ModelledWorker& worker, bool) { worker.fetch_sequences(); });
+    if (const ModelledWorker* worker = worker_of(events_.soon(1))) { worker->fetch_state(); }
+    if (const ModelledWorker* worker = worker_of(events_.soon(0))) { worker->fetch_sequences(); }
 }
 
 void ServingRun::happen(const Event& event) {
