@@ -304,11 +304,12 @@ Result<LiveCluster> live_cluster(const json::object& view, std::string_view mode
     });
     if (met + missed > 0) { live.attainment = met / (met + missed); }
     for_each_of(view, "pools", live.model, [&](const json::object& row) {
-        const auto ready = static_cast<std::uint32_t>(number_of(row, "ready"));
+        // Whose report is late is there, too.
+        const auto there = static_cast<std::uint32_t>(number_of(row, "ready") + number_of(row, "suspect"));
         const std::string_view role = text_of(row, "role");
-        if (role == "prefill") { live.layout.prefill += ready; }
-        if (role == "decode") { live.layout.decode += ready; }
-        if (role == "mixed") { live.layout.mixed += ready; }
+        if (role == "prefill") { live.layout.prefill += there; }
+        if (role == "decode") { live.layout.decode += there; }
+        if (role == "mixed") { live.layout.mixed += there; }
     });
     if (live.layout.workers() == 0) {
         return fail(ErrorCode::unavailable,

@@ -35,7 +35,7 @@ struct LiveCluster {
     double prompt_tokens = 0;  // mean of those answered
     double output_tokens = 0;
     std::optional<double> attainment;  // share of requests that met all their targets; empty: nobody had any
-    LiveLayout layout;                 // ready workers
+    LiveLayout layout;                 // workers that do not drain
 };
 
 /// Of `view` (top_view(), of two moments). `model`: its name; empty: the only one there is.

@@ -39,7 +39,8 @@ std::string gateway(int answered, int refused, int prompt_tokens, int output_tok
 }
 
 const std::string kWorkers =
-    "sluice_scheduler_workers{model=\"m\",role=\"prefill\",state=\"ready\"} 3\n"
+    "sluice_scheduler_workers{model=\"m\",role=\"prefill\",state=\"ready\"} 2\n"
+    "sluice_scheduler_workers{model=\"m\",role=\"prefill\",state=\"suspect\"} 1\n"
     "sluice_scheduler_workers{model=\"m\",role=\"decode\",state=\"ready\"} 1\n"
     "sluice_scheduler_workers{model=\"m\",role=\"decode\",state=\"draining\"} 1\n"
     "sluice_scheduler_workers{model=\"m\",role=\"mixed\",state=\"ready\"} 0\n";

@@ -164,8 +164,13 @@ def test_what_plan_would_do_to_a_running_cluster_is_told_and_not_done(planned, e
         return sluice("plan", "--live", f"http://127.0.0.1:{port}", "--model", harness.MODEL, "--gpu", "this", "--engine-times", engine_times,
                       "--this-kv-tokens", "4096", "--slo", "ttft=20,tpot=10,attainment=0.9", *flags)
 
+    def pools(port):
+        state = sluice("top", "--url", f"http://127.0.0.1:{port}", "--once", "--interval", "0.2", "--json")
+        return {row["role"]: row["ready"] + row["suspect"] for row in json.loads(state.stdout)["pools"]}
+
     with harness.serve(prefill=1, decode=1) as server:
         server.wait_ready()
+        harness.wait_until(lambda: pools(server.port) == {"prefill": 1, "decode": 1}, "metrics tell of both workers")
         idle = plan_live(server.port, "--live-window", "0.2")
         assert idle.returncode != 0 and "nothing was answered" in idle.stderr and "--workload" in idle.stderr, idle.stderr
         # What metrics do not tell an idle cluster's planner, a file does.
@@ -192,9 +197,7 @@ def test_what_plan_would_do_to_a_running_cluster_is_told_and_not_done(planned, e
         assert seen["output_tokens_mean"] == pytest.approx(6, rel=0.01 + 2 / answered)
         assert "exponential around the means" in seen["lengths"]
         # Nothing was done: the same workers, in the same roles.
-        state = sluice("top", "--url", f"http://127.0.0.1:{server.port}", "--once", "--interval", "0.2", "--json")
-        pools = {row["role"]: row["ready"] for row in json.loads(state.stdout)["pools"]}
-        assert pools == {"prefill": 1, "decode": 1}
+        assert pools(server.port) == {"prefill": 1, "decode": 1}
         refused = plan_live(server.port, "--out", tmp_path / "p.yaml")
         assert refused.returncode == 2 and "--out" in refused.stderr
         assert server.stop(signal.SIGTERM) == 0
