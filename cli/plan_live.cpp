@@ -313,7 +313,7 @@ Result<LiveCluster> live_cluster(const json::object& view, std::string_view mode
     });
     if (live.layout.workers() == 0) {
         return fail(ErrorCode::unavailable,
-                    "no ready worker of model " + live.model +
+                    "no worker of model " + live.model +
                         " is told of there: name the scheduler's --admin-port in --live, too (a `sluice serve` has all "
                         "at one)");
     }

@@ -40,7 +40,7 @@ struct LiveCluster {
 
 /// Of `view` (top_view(), of two moments). `model`: its name; empty: the only one there is.
 /// Errors: not_found without such a model, invalid_argument where the name would have to be said, unavailable without a
-/// ready worker.
+/// worker.
 base::Result<LiveCluster> live_cluster(const boost::json::object& view, std::string_view model);
 
 /// Requests as the cluster has them: at their rate, with lengths drawn from exponential distributions around the means,
