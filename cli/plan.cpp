@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "cli/plan_inputs.h"
+#include "cli/plan_live.h"
 #include "cli/plan_output.h"
 #include "cli/planning_files.h"
 #include "cli/process.h"
@@ -156,9 +157,23 @@ void add_plan(CLI::App& app, PlanCommand& command) {
     app.add_option("--out", command.out, "the placement file (YAML, docs/planning.md); -: standard output");
     app.add_option("--helm-values", command.helm_values, "values for the chart in helm/ (YAML)");
     app.add_option("--json", command.json, "every candidate that was tried (JSON)");
+    app.add_option("--live", command.live,
+                   "instead of a rate: addresses of a running cluster (the gateway, and the scheduler's --admin-port; "
+                   "as `sluice top --url`). Tells which roles its workers should have and why, and changes nothing. "
+                   "With --workload lengths are that trace's")
+        ->delimiter(',')
+        ->allow_extra_args(false);
+    app.add_option("--live-model", command.live_model, "of several models there, by the gateway's name");
+    app.add_option("--live-window", command.live_window_s, "seconds to watch it")
+        ->capture_default_str()
+        ->check(CLI::Range(0.1, 86'400.0));
+    app.add_option("--api-key", command.api_key,
+                   "for --live, of scope admin, where the gateway has keys; default: SLUICE_API_KEY")
+        ->envname("SLUICE_API_KEY");
 }
 
 int plan_main(const PlanCommand& command) {
+    if (!command.live.empty()) { return plan_live_main(command); }
     if (command.model.empty() || command.gpus.empty() || command.workload.empty()) {
         return report(
             {base::ErrorCode::invalid_argument, "plan needs --model, --gpu and --workload; see sluice plan --help"});

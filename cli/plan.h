@@ -28,11 +28,15 @@ struct PlanCommand {
     std::string affinity = "high";
     std::uint32_t seeds = 3;
     bool no_what_ifs = false;
-    bool no_pipelines = false;   // workers of one stage: what Sluice's own workers are
-    bool whole_workers = false;  // workers of one GPU: what `serve --plan` can start
-    std::string out;             // plan.yaml
-    std::string helm_values;     // YAML for the chart
-    std::string json;            // everything that was tried
+    bool no_pipelines = false;      // workers of one stage: what Sluice's own workers are
+    bool whole_workers = false;     // workers of one GPU: what `serve --plan` can start
+    std::string out;                // plan.yaml
+    std::string helm_values;        // YAML for the chart
+    std::string json;               // everything that was tried
+    std::vector<std::string> live;  // addresses of a running cluster's processes, instead of a workload and a rate
+    std::string live_model;         // as its gateway calls it; empty: the only one
+    double live_window_s = 30;      // between two looks
+    std::string api_key;            // where its gateway has keys
 };
 
 void add_plan(CLI::App& app, PlanCommand& command);

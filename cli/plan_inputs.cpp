@@ -194,6 +194,7 @@ Result<PlanInputs> read_plan_inputs(const PlanCommand& command) {
         if (!gpu) { return pass_on(gpu); }
         inputs.gpus.push_back(std::move(*gpu));
     }
+    if (command.workload.empty()) { return inputs; }
     auto workload = read_workload(command.workload);
     if (!workload) { return pass_on(workload, "--workload"); }
     inputs.workload = std::move(*workload);

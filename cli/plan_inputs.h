@@ -43,7 +43,7 @@ struct PlanInputs {
     PlanTargets targets;
 };
 
-/// Reads all files that the command names. Errors name file or flag.
+/// Reads all files that the command names; without a workload that stays empty. Errors name file or flag.
 base::Result<PlanInputs> read_plan_inputs(const PlanCommand& command);
 
 /// A trace (JSON lines or CSV) or a FIT (YAML), by what is in it.

@@ -11,6 +11,7 @@
 #include "bench/report.h"
 #include "bench/report_json.h"
 #include "bench/workload.h"
+#include "cli/heap_pages.h"
 #include "cli/planning_files.h"
 #include "sim/workload.h"
 
@@ -26,6 +27,17 @@ constexpr std::uint64_t kRequestsDrawn = 1000;
 constexpr std::uint32_t kBlockTokens = 16;  // of a trace that names no blocks
 /// More tokens than this are not remembered one by one.
 constexpr std::uint64_t kTokenTimesMax = 20'000'000;
+/// A cluster of so many workers is worth huge pages; about what one of them takes.
+constexpr std::size_t kWorkersForHugePages = 256;
+constexpr std::size_t kBytesPerWorker = std::size_t{256} << 10;
+
+std::size_t workers_of(const sim::ServingOptions& options) {
+    std::size_t workers = 0;
+    for (const sim::ServingPool& pool : options.pools) {
+        workers += pool.count;
+    }
+    return workers;
+}
 
 double cpu_seconds() {
     timespec now{};
@@ -195,6 +207,8 @@ Result<void> simulate_plan(const SimulateCommand& command) {
     if (!plan) { return pass_on(plan, "--plan"); }
     auto options = serving_of(*plan);
     if (!options) { return pass_on(options, "--plan " + command.plan); }
+    const std::size_t workers = workers_of(*options);
+    if (workers >= kWorkersForHugePages) { use_huge_pages(workers * kBytesPerWorker); }
     const auto policy = sim::parse_policy(command.policy);
     if (!policy) { return pass_on(policy, "--policy"); }
     options->policy = *policy;
@@ -218,10 +232,6 @@ Result<void> simulate_plan(const SimulateCommand& command) {
     auto result = sim::simulate_serving(*options, *trace);
     if (!result) { return pass_on(result); }
     const double cpu_spent = cpu_seconds() - cpu_begin;
-    std::size_t workers = 0;
-    for (const sim::ServingPool& pool : options->pools) {
-        workers += pool.count;
-    }
     const auto records = records_of(*trace, *result);
     for (sim::ServedOutcome& outcome : result->outcomes) {
         outcome.token_gaps_s = {};

@@ -139,6 +139,7 @@ json::array models_of(const TopMoment& now, const Rates& rates) {
         model["model"] = key[0];
         model["running"] = value;
         model["requests_per_s"] = rates.of("sluice_gateway_requests_total", {"model"}, key);
+        model["answered_per_s"] = rates.of("sluice_gateway_requests_total", {"model"}, key, {{"code", "200"}});
         model["prompt_tokens_per_s"] = rates.of("sluice_gateway_tokens_total", {"model"}, key, {{"kind", "prompt"}});
         model["completion_tokens_per_s"] =
             rates.of("sluice_gateway_tokens_total", {"model"}, key, {{"kind", "completion"}});

@@ -59,6 +59,11 @@ def planned(tmp_path_factory):
     return folder / "plan.yaml"
 
 
+@pytest.fixture(scope="module")
+def engine_times(planned):
+    return planned.parent / "engine.json"
+
+
 def workers_of(plan):
     """(role, count) of each pool of a file that `sluice plan` wrote."""
     return [(role, int(count)) for role, count in re.findall(r"role: (\w+)\n    count: (\d+)\n", plan.read_text())]
@@ -152,3 +157,49 @@ def test_a_plan_for_another_model_or_version_is_refused(tmp_path):
         assert ran.returncode > 0 and says in ran.stderr, ran.stderr
     ran = sluice("serve", "--model", harness.MODEL, "--plan", plan, "--mixed", "1")
     assert ran.returncode > 0 and "--plan excludes --mixed" in ran.stderr or "--mixed" in ran.stderr
+
+
+def test_what_plan_would_do_to_a_running_cluster_is_told_and_not_done(planned, engine_times, tmp_path):
+    def plan_live(port, *flags):
+        return sluice("plan", "--live", f"http://127.0.0.1:{port}", "--model", harness.MODEL, "--gpu", "this", "--engine-times", engine_times,
+                      "--this-kv-tokens", "4096", "--slo", "ttft=20,tpot=10,attainment=0.9", *flags)
+
+    def pools(port):
+        state = sluice("top", "--url", f"http://127.0.0.1:{port}", "--once", "--interval", "0.2", "--json")
+        return {row["role"]: row["ready"] + row["suspect"] for row in json.loads(state.stdout)["pools"]}
+
+    with harness.serve(prefill=1, decode=1) as server:
+        server.wait_ready()
+        harness.wait_until(lambda: pools(server.port) == {"prefill": 1, "decode": 1}, "metrics tell of both workers")
+        idle = plan_live(server.port, "--live-window", "0.2")
+        assert idle.returncode != 0 and "nothing was answered" in idle.stderr and "--workload" in idle.stderr, idle.stderr
+        # What metrics do not tell an idle cluster's planner, a file does.
+        told = plan_live(server.port, "--live-window", "0.2", "--workload", planned.parent / "fit.yaml", "--json", tmp_path / "live.json")
+        assert told.returncode == 0, told.stderr
+        assert "1 prefill, 1 decode (now)" in told.stdout and "nothing was changed" in told.stdout, told.stdout
+        seen = json.loads((tmp_path / "live.json").read_text())
+        assert seen["present"] == {"prefill": 1, "decode": 1, "mixed": 0}
+        assert {(row["layout"]["prefill"], row["layout"]["mixed"]) for row in seen["layouts"]} == {(1, 0), (0, 2)}
+        assert all(row["goodput_per_s"] > 0 for row in seen["layouts"]) and seen["flips"] == [] and "room enough" in seen["why"]
+
+        watching = subprocess.Popen([str(harness.BINARY), "plan", "--live", f"http://127.0.0.1:{server.port}", "--live-window", "3", "--model", str(harness.MODEL), "--gpu", "this",
+                                     "--engine-times", str(engine_times), "--this-kv-tokens", "4096", "--slo", "ttft=20,tpot=10", "--json", str(tmp_path / "busy.json")],
+                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while watching.poll() is None:
+            answer = harness.post(server.port, "/v1/completions", model=harness.MODEL_ID, prompt="Once upon a time", max_tokens=6, temperature=0, ignore_eos=True)
+            assert answer.status == 200
+        output, errors = watching.communicate(timeout=60)
+        assert watching.returncode == 0, output + errors
+        seen = json.loads((tmp_path / "busy.json").read_text())
+        answered = seen["answered_per_s"] * seen["seconds"]
+        assert answered >= 1
+        # Either look may fall between the end of an answer and its row, so one of them counts in one figure alone.
+        assert seen["output_tokens_mean"] == pytest.approx(6, rel=0.01 + 2 / answered)
+        assert "exponential around the means" in seen["lengths"]
+        # Nothing was done: the same workers, in the same roles.
+        assert pools(server.port) == {"prefill": 1, "decode": 1}
+        refused = plan_live(server.port, "--out", tmp_path / "p.yaml")
+        assert refused.returncode == 2 and "--out" in refused.stderr
+        assert server.stop(signal.SIGTERM) == 0
+    gone = plan_live(server.port, "--live-window", "0.2")
+    assert gone.returncode != 0 and "--live http://127.0.0.1" in gone.stderr
