@@ -23,6 +23,7 @@ struct SavedText {
     std::uint32_t prompt_tokens = 0;
     std::uint32_t cached_tokens = 0;  // of the prompt, in a prefix cache when it was made
     std::uint32_t completion_tokens = 0;
+    std::uint32_t reasoning_tokens = 0;  // of them
     bool operator==(const SavedText&) const = default;
 };
 

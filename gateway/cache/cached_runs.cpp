@@ -71,7 +71,8 @@ void CachedSource::on_end(Run& run, const GenerationEnd& end) {
                               .stop_token = end.stop_token,
                               .prompt_tokens = end.prompt_tokens,
                               .cached_tokens = end.cached_tokens,
-                              .completion_tokens = end.completion_tokens};
+                              .completion_tokens = end.completion_tokens,
+                              .reasoning_tokens = end.reasoning_tokens};
     const auto members = std::exchange(run.members, {});
     drop(run);
     if (run.is_shadow) {

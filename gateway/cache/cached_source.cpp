@@ -270,6 +270,7 @@ void CachedSource::give(base::RequestId id, const caching::SavedText& answer) {
     end.prompt_tokens = answer.prompt_tokens;
     end.cached_tokens = answer.cached_tokens;
     end.completion_tokens = answer.completion_tokens;
+    end.reasoning_tokens = answer.reasoning_tokens;
     end.first_token_at = now;
     leave(id, end);
 }
