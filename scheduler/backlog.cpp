@@ -123,7 +123,7 @@ void Backlog::reported(std::uint32_t number, const ReportedLoad& load, base::Tim
     slot.decoding = load.decode_sequences;
     slot.decode_context = static_cast<double>(load.decode_context_tokens);
     slot.turned = now;
-    if (held > 0) { slot.busy = now; }
+    if (held > 0 || slot.busy == base::TimePoint{}) { slot.busy = now; }  // the first report of a life: not idle yet
 }
 
 void Backlog::clear(std::uint32_t number) {
@@ -148,7 +148,7 @@ ExpectedLoad Backlog::expect(std::uint32_t number, base::TimePoint now) const {
     if (!slot.targets.empty()) { load.tpot_seconds_strictest = slot.targets.begin()->first; }
     if (const auto residual = residual_seconds()) { load.residual_seconds = *residual; }
     if (load.prompts == 0 && load.prompt_tokens == 0 && load.decoding == 0 && load.coming == 0) {
-        load.idle_seconds = std::max(0.0, Seconds(now - slot.busy).count());
+        load.idle_seconds = slot.busy == base::TimePoint{} ? 0 : std::max(0.0, Seconds(now - slot.busy).count());
     }
     return load;
 }

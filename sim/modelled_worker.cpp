@@ -174,7 +174,7 @@ void ModelledWorker::publish(Sequence& sequence) {
 
 std::optional<base::TimePoint> ModelledWorker::Sequence::next_due(base::TimePoint step_end) const {
     const std::uint32_t after_step = generated() + (step_samples ? 1 : 0);
-    if (schedule) { return schedule->begin + start.tpot * (after_step + 1 - schedule->generated); }
+    if (schedule) { return worker::due_at(schedule->begin, start.tpot, after_step + 1 - schedule->generated); }
     if (!step_samples) { return start.first_token_due; }
     if (start.tpot == base::Duration::zero()) { return std::nullopt; }
     return step_end + start.tpot;
@@ -304,7 +304,8 @@ worker::PlanCandidate ModelledWorker::candidate_of(const Sequence& sequence, bas
     const base::Duration tpot = sequence.start.tpot;
     // As worker::Sequence::next_due of one that is in no step.
     if (sequence.schedule) {
-        const auto due = sequence.schedule->begin + tpot * (sequence.generated() + 1 - sequence.schedule->generated);
+        const auto due =
+            worker::due_at(sequence.schedule->begin, tpot, sequence.generated() + 1 - sequence.schedule->generated);
         candidate.due_seconds = seconds_of(due - begin);
     } else if (sequence.start.first_token_due) {
         candidate.due_seconds = seconds_of(*sequence.start.first_token_due - begin);

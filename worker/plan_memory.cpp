@@ -192,6 +192,11 @@ std::int32_t memory_age(base::Duration waited, base::Duration priority_wait) {
     return static_cast<std::int32_t>(std::min<std::int64_t>(waited / priority_wait, kAgeMax));
 }
 
+base::TimePoint due_at(base::TimePoint begin, base::Duration tpot, std::uint32_t tokens) {
+    constexpr int kTargetPercent = 99;
+    return begin + tpot / 100 * kTargetPercent * tokens;
+}
+
 std::int32_t tokens_ahead(base::TimePoint due, base::Duration tpot, base::TimePoint now) {
     const std::int64_t tokens = (due - now) / tpot - (due < now ? 1 : 0);
     return static_cast<std::int32_t>(std::clamp<std::int64_t>(tokens, -kAgeMax, kAgeMax));

@@ -119,6 +119,9 @@ std::vector<MemoryAction> plan_memory(std::span<const MemoryCandidate> candidate
 
 /// MemoryCandidate::age of who has waited so long in all.
 std::int32_t memory_age(base::Duration waited, base::Duration priority_wait);
+/// When the `tokens`th token after `begin` is due: a percent before its target, since a schedule that ends exactly
+/// there is missed by what the last step, or the way to the client, takes longer.
+base::TimePoint due_at(base::TimePoint begin, base::Duration tpot, std::uint32_t tokens);
 /// MemoryCandidate::tokens_ahead of who has a schedule by which its next token is due at `due`.
 std::int32_t tokens_ahead(base::TimePoint due, base::Duration tpot, base::TimePoint now);
 

@@ -28,7 +28,7 @@ class Cluster:
         self.gateway = harness.Process([BINARY, "gateway", "--model", MODEL, *at, "--port", str(self.port)], self.environment)
 
     def start_scheduler(self) -> harness.Process:
-        return harness.Process([BINARY, "scheduler", "--listen", f"127.0.0.1:{self.scheduler_port}", "--admin-port", str(self.admin_port)], self.environment)
+        return harness.Process([BINARY, "scheduler", "--listen", f"127.0.0.1:{self.scheduler_port}", "--admin-port", str(self.admin_port), "--set", "scheduler.probe_after_ms=0"], self.environment)
 
     def restart_scheduler(self) -> None:
         self.scheduler.child.kill()

@@ -48,6 +48,20 @@ TEST_CASE("what was placed is expected from then on, and counted once when a rep
     }
 }
 
+TEST_CASE("a worker that nobody has asked anything is idle from its first report on", "[scheduler][backlog]") {
+    base::FakeClock clock;
+    clock.advance(100s);
+    Backlog backlog;
+    REQUIRE(backlog.expect(0, clock.now()).idle_seconds == 0);
+    backlog.reported(0, {}, clock.now());
+    REQUIRE(backlog.expect(0, clock.now()).idle_seconds == 0);
+    clock.advance(3s);
+    backlog.reported(0, {}, clock.now());
+    REQUIRE(backlog.expect(0, clock.now()).idle_seconds == Approx(3));
+    backlog.clear(0);
+    REQUIRE(backlog.expect(0, clock.now()).idle_seconds == 0);
+}
+
 TEST_CASE("a worker is idle from the end of the last thing that it had to do", "[scheduler][backlog]") {
     base::FakeClock clock;
     Backlog backlog;
