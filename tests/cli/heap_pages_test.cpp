@@ -20,8 +20,8 @@ struct Mapping {
     std::uintptr_t end = 0;
 };
 
-/// Of this process, those under which huge pages were asked for.
-std::vector<Mapping> huge_mappings() {
+/// Of this process, those under which huge pages were asked for. Sanitizers have an allocator of their own.
+[[maybe_unused]] std::vector<Mapping> huge_mappings() {
     std::vector<Mapping> found;
     Mapping last;
     std::ifstream smaps("/proc/self/smaps");
