@@ -29,10 +29,15 @@ public:
     /// Whether enough was seen to prefer this to what one knows of engines of the same kind.
     bool prefill_is_fitted() const { return prefill_.is_fitted(); }
     bool decode_is_fitted() const { return decode_.is_fitted(); }
+    /// Empty until both are fitted.
+    std::optional<StepCost> cost() const;
+    /// measured / predicted of steps with prompts and decodes in them, lately: what the sum of both models is off.
+    double mixed_ratio() const { return mixed_ratio_; }
 
 private:
     LinearFit prefill_;
     LinearFit decode_;
+    double mixed_ratio_ = 1;
 };
 
 }  // namespace base

@@ -1,6 +1,5 @@
 #include "scheduler/predictor.h"
 
-#include <algorithm>
 #include <cmath>
 
 namespace scheduler {
@@ -11,10 +10,6 @@ constexpr base::LinearFit::Options kTransferStart{.prior = {1e-3, 1e-9, 1e-9}, .
 
 /// The last steps of so long tell how often prompts are computed beside those that decode.
 constexpr double kMixRememberedSeconds = 5;
-/// As the worker itself corrects what it plans for (worker/step_forecast.cpp).
-constexpr double kMixedRatioStep = 1.0 / 16;
-constexpr double kMixedRatioMin = 0.5;
-constexpr double kMixedRatioMax = 2;
 
 double seconds_of(std::uint32_t microseconds) {
     return static_cast<double>(microseconds) * 1e-6;
@@ -22,7 +17,7 @@ double seconds_of(std::uint32_t microseconds) {
 
 }  // namespace
 
-void Predictor::Mix::note(const base::StepWork& work, double seconds, const std::optional<base::StepCost>& known) {
+void Predictor::Mix::note(const base::StepWork& work, double seconds) {
     if (work.decode_sequences == 0) { return; }
     const double keep = std::exp(-seconds / kMixRememberedSeconds);
     for (double* sum : {&steps, &mixed_steps, &mixed_seconds}) {
@@ -32,13 +27,9 @@ void Predictor::Mix::note(const base::StepWork& work, double seconds, const std:
     if (work.prefill_tokens == 0) { return; }
     mixed_steps += 1;
     mixed_seconds += seconds;
-    if (known) {
-        const double measured = std::clamp(seconds / base::step_seconds(*known, work), kMixedRatioMin, kMixedRatioMax);
-        ratio += kMixedRatioStep * (measured - ratio);
-    }
 }
 
-MixedSteps Predictor::Mix::mean() const {
+MixedSteps Predictor::Mix::mean(double ratio) const {
     if (mixed_steps < 1) { return {.ratio = ratio}; }
     return {.share = mixed_steps / steps, .seconds = mixed_seconds / mixed_steps, .ratio = ratio};
 }
@@ -55,11 +46,7 @@ base::StepFit::Ratios Predictor::observe_step(base::WorkerId worker, Role role,
                               .decode_context = static_cast<double>(sample.decode_context_tokens())};
     const double seconds = seconds_of(sample.duration_us());
     auto& own = workers_[worker];
-    std::optional<base::StepCost> known;
-    if (own.step.prefill_is_fitted() && own.step.decode_is_fitted()) {
-        known = {own.step.prefill(), own.step.decode()};
-    }
-    own.mix.note(work, seconds, known);
+    own.mix.note(work, seconds);
     Fits& shared = of_role(role);
     const DecodeCost decode = (own.step.decode_is_fitted() ? own.step : shared.step).decode();
     static_cast<void>(shared.step.observe(work, seconds, decode));
@@ -96,7 +83,8 @@ Costs Predictor::costs(base::WorkerId worker, Role role) const {
     return {.prefill = prefill.prefill(),
             .decode = decode.decode(),
             .transfer = {transfer.coefficients()[0], transfer.coefficients()[1]},
-            .mixed = is_known ? own->second.mix.mean() : MixedSteps{},
+            .mixed = is_known ? own->second.mix.mean(own->second.step.mixed_ratio())
+                              : MixedSteps{.ratio = shared.step.mixed_ratio()},
             .learned = (role == Role::decode || prefill.prefill_is_fitted()) &&
                        (role == Role::prefill || decode.decode_is_fitted()),
             .prefill_learned = prefill.prefill_is_fitted()};

@@ -40,10 +40,9 @@ private:
         double steps = 0;
         double mixed_steps = 0;
         double mixed_seconds = 0;
-        double ratio = 1;
-        /// `known`: by what the step was predicted; empty while nothing is known.
-        void note(const base::StepWork& work, double seconds, const std::optional<base::StepCost>& known);
-        MixedSteps mean() const;
+        void note(const base::StepWork& work, double seconds);
+        /// `ratio` is the fit's.
+        MixedSteps mean(double ratio) const;
     };
     struct Fits {
         Fits();

@@ -18,20 +18,19 @@ public:
     void note_step(std::span<const StepShare> shares, base::Duration duration);
 
     /// Empty until enough steps were seen.
-    std::optional<base::StepCost> cost() const;
+    std::optional<base::StepCost> cost() const { return fit_.cost(); }
     /// The same of prompts and of decodes by themselves.
     KnownCosts known() const;
     /// Prompt tokens of a step that decodes for those who were promised a TPOT, until there is a cost: none until
     /// decodes are known, of which mixed steps teach nothing, then few.
     std::uint32_t chunk_tokens_learning() const { return fit_.decode_is_fitted() ? kChunkTokensMin : 0; }
     /// measured / predicted of steps with prompts and decodes in them, lately: what the sum of both models is off.
-    double mixed_ratio() const { return mixed_ratio_; }
+    double mixed_ratio() const { return fit_.mixed_ratio(); }
     /// Zero while nothing is known.
     base::Duration predict(std::span<const StepShare> shares) const;
 
 private:
     base::StepFit fit_;
-    double mixed_ratio_ = 1;
 };
 
 /// The step that computes these shares.
