@@ -69,7 +69,8 @@ struct Placement {
     double cost_seconds = 0;                              // what was minimised: see place()
     std::optional<std::size_t> kv_source = std::nullopt;  // who has KV that the prefill worker lacks; to fetch it from
     std::uint32_t kv_source_tokens = 0;                   // that it is believed to have, from the first token on
-    std::string_view reason;  // "cheapest", "no_prefill_worker", "last_resort" (suspect or avoided workers)
+    std::string_view reason;  // "cheapest", "probe", "no_prefill_worker", "last_resort" (suspect or avoided workers)
+    bool is_probe = false;    // predicted to miss its targets, and let in to see: PlaceRules::probe_after_seconds
     bool encodes = false;     // a text of which a vector is wanted; prefill is decode then
     bool local() const { return prefill == decode; }
     std::string_view path() const { return encodes ? "encode" : local() ? "local" : "disaggregated"; }

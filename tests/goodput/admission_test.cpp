@@ -157,3 +157,26 @@ TEST_CASE("a machine that was slow once is not refused for ever", "[goodput]") {
     REQUIRE(good_after(std::numeric_limits<double>::infinity()) == 0);
     REQUIRE(good_after(1) >= 0.85);
 }
+
+TEST_CASE("nor is one that was slow with prompts beside streams", "[goodput]") {
+    const auto seed = GENERATE(1u, 2u, 3u, 4u);
+    const auto rate = GENERATE(2.0, 3.0);
+    CAPTURE(seed, rate);
+    const auto before = poisson(rate, 60, seed, {});
+    const auto meanwhile = poisson(rate, static_cast<std::size_t>(20 * rate), seed + 20, {});
+    const auto after = poisson(rate, 200, seed + 10, {});
+    const auto good_after = [&](double probe_after_seconds) {
+        ModelledCluster::Options options = options_of(1, true, seed);
+        options.cost = {.prefill = {9e-3, 1.2e-4, 1e-8}, .decode = {8.5e-3, 8e-4, 1e-6}};
+        options.scheduler.rules.probe_after_seconds = probe_after_seconds;
+        ModelledCluster cluster(options);
+        static_cast<void>(cluster.run(before));
+        cluster.slow_down_mixed(2);
+        static_cast<void>(cluster.run(meanwhile));
+        cluster.slow_down_mixed(1);
+        return figures(after, cluster.run(after)).inside;
+    };
+    // One at a time is served, for ever, and nothing beside it: so nothing is learned of what that takes now.
+    REQUIRE(good_after(std::numeric_limits<double>::infinity()) < 0.5);
+    REQUIRE(good_after(1) >= 0.75);
+}
