@@ -99,7 +99,10 @@ inline constexpr std::uint32_t kWeighedTokens = 32;
 ///                                                                        sooner)
 ///   + hand-off of the KV that d lacks                                    (0 when p is d)
 ///   + predicted TPOT of d, with this sequence, * min(kWeighedTokens, new_tokens_max)
-///   + prefill seconds * sequences that decode there meanwhile            (only when p is d: what it costs the others)
+///   + prefill seconds * sequences that decode there meanwhile            (only when p is d: what it costs the others;
+///                                                                        whole steps that TTFT waits for are left
+///                                                                        out then, since decode waits for them on
+///                                                                        any d)
 /// So the prefill worker of a split request is the one with the least predicted TTFT, and its decode worker the one
 /// that takes it over soonest and fastest. Decode workers that will have room for the whole request (blocks for prompt
 /// and new_tokens_max, a place in the batch) when the prompt has been computed come before all others; among those
