@@ -15,6 +15,7 @@
 
 #include "base/model_shape.h"
 #include "bench/report_json.h"
+#include "bench/zstd_codec.h"
 #include "kv_transfer/codec/bf16.h"
 #include "kv_transfer/codec/class_tables.h"
 #include "kv_transfer/codec/codecs.h"
@@ -134,23 +135,13 @@ std::vector<Library> system_libraries() {
     const auto symbol = [](void* library, const char* name) {
         return library == nullptr ? nullptr : ::dlsym(library, name);
     };
-    void* zstd = ::dlopen("libzstd.so.1", RTLD_NOW | RTLD_LOCAL);  // stays: libraries are not unloaded
-    using ZstdCompress = std::size_t (*)(void*, std::size_t, const void*, std::size_t, int);
-    using ZstdDecompress = std::size_t (*)(void*, std::size_t, const void*, std::size_t);
-    if (symbol(zstd, "ZSTD_compress") != nullptr && symbol(zstd, "ZSTD_decompress") != nullptr) {
-        const auto compress = reinterpret_cast<ZstdCompress>(symbol(zstd, "ZSTD_compress"));
-        const auto decompress = reinterpret_cast<ZstdDecompress>(symbol(zstd, "ZSTD_decompress"));
-        found.push_back({"zstd -1",
-                         [compress](std::span<const std::byte> in, std::span<std::byte> out) {
-                             const std::size_t bytes = compress(out.data(), out.size(), in.data(), in.size(), 1);
-                             return bytes > out.size() ? 0 : bytes;
-                         },
-                         [decompress](std::span<const std::byte> in, std::span<std::byte> out) {
-                             const std::size_t bytes = decompress(out.data(), out.size(), in.data(), in.size());
-                             return bytes > out.size() ? 0 : bytes;
-                         }});
+    if (const SystemZstd* zstd = system_zstd()) {
+        found.push_back(
+            {"zstd -1",
+             [zstd](std::span<const std::byte> in, std::span<std::byte> out) { return zstd->compress(in, out); },
+             [zstd](std::span<const std::byte> in, std::span<std::byte> out) { return zstd->decompress(in, out); }});
     }
-    void* lz4 = ::dlopen("liblz4.so.1", RTLD_NOW | RTLD_LOCAL);
+    void* lz4 = ::dlopen("liblz4.so.1", RTLD_NOW | RTLD_LOCAL);  // stays: libraries are not unloaded
     using Lz4 = int (*)(const char*, char*, int, int);
     if (symbol(lz4, "LZ4_compress_default") != nullptr && symbol(lz4, "LZ4_decompress_safe") != nullptr) {
         const auto with = [](Lz4 function) {

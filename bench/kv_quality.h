@@ -16,7 +16,7 @@ namespace bench {
 /// `sluice bench kv`: what the command line says.
 struct KvQualityOptions {
     KvTrialOptions trial;
-    std::vector<std::string> codecs = {"exact"};  // "raw" among them, or "all"
+    std::vector<std::string> codecs = {"exact"};  // "raw" and "zstd" (the system's) among them, or "all"
     std::vector<std::uint32_t> levels;            // empty: every level of the codec
     std::string profile_path;                     // for sluice
     KvChunks chunks;
@@ -35,6 +35,8 @@ struct KvQuality {
     double logprob_change_rms = 0;       // of one token, in nats
     double answers_equal = 0;            // share of greedy answers that are the same to the end
     double tokens_equal = 0;             // mean share of an answer before the first other token
+    double recall = 0;                   // where something is to be found: share of prompts in which it was
+    double answer_logprob = 0;           // there: of the right answer, in nats, the mean
 };
 
 struct KvQualityReport {
@@ -42,7 +44,9 @@ struct KvQualityReport {
     std::size_t text_tokens = 0;
     std::uint32_t windows = 0;
     std::uint64_t tokens_scored = 0;
-    double perplexity = 0;  // with the KV as it is
+    double perplexity = 0;  // with the KV as it is, like the next two
+    double recall = 0;
+    double answer_logprob = 0;
     std::vector<KvQuality> rows;
 };
 

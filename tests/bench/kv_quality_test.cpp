@@ -6,6 +6,7 @@
 
 #include "bench/codec_speed.h"
 #include "bench/kv_calibrate.h"
+#include "bench/zstd_codec.h"
 #include "tests/engine/support.h"
 
 #include "tests/support/catch.h"
@@ -49,7 +50,7 @@ TEST_CASE("KV that went through a codec is scored beside KV as it was: exact cha
     REQUIRE(report);
     CHECK(report->windows == 3);
     CHECK(report->tokens_scored == 3 * 59);
-    REQUIRE(report->rows.size() == 6 + kv_transfer::kSluiceLevels);
+    REQUIRE(report->rows.size() == 6 + kv_transfer::kSluiceLevels + (bench::system_zstd() == nullptr ? 0 : 1));
     double rms_before = 0;
     for (const bench::KvQuality& row : report->rows) {
         CAPTURE(row.codec, row.level);
@@ -65,11 +66,70 @@ TEST_CASE("KV that went through a codec is scored beside KV as it was: exact cha
             CHECK(row.relative_error > 0);
             CHECK(row.logprob_change_rms > 0);
         }
-        if (row.codec == "int8") { CHECK(row.logprob_change_rms < 0.1); }
+        if (row.codec == "int8" || row.codec == "zstd") { CHECK(row.logprob_change_rms < 0.1); }
         if (row.codec == "sluice" && row.level % 3 == 1) {  // far enough apart to be ordered by this little text
             CHECK(row.logprob_change_rms > rms_before);
             rms_before = row.logprob_change_rms;
         }
+    }
+}
+
+TEST_CASE("what is to be found in a prompt is scored and looked for, coded and not", "[bench]") {
+    const test_engine::TemporaryFolder folder;
+    write_text(folder.file("text.txt"));
+    bench::KvQualityOptions options;
+    options.trial = trial_options(folder);
+    options.codecs = {"raw", "exact", "sluice"};
+    options.levels = {0, 7};
+    const bool by_lines = GENERATE(true, false);
+    std::size_t windows = 3;
+    if (by_lines) {
+        std::ofstream file(folder.file("lines.jsonl"));
+        for (const char* asked : {"red-hat", "big-cat"}) {
+            const std::string line = std::string("line ") + asked + ": REGISTER_CONTENT is <";
+            file << R"({"expected_number": 71, "correct_line": ")" + line + R"(71>\n", "prompt": "Read:\n)";
+            for (int i = 0; i < 40; ++i) {
+                file << (i == 17 ? line + "71>" : "line old-dog" + std::to_string(i) + ": REGISTER_CONTENT is <5>") +
+                            "\\n";
+            }
+            file << "Now which?\"}\n";
+        }
+        options.trial.text_path = {};
+        options.trial.longeval_path = folder.file("lines.jsonl");
+        options.trial.longeval_lines = 4;
+        windows = 2;
+    } else {
+        options.trial.passkeys = 3;
+        options.trial.context = 200;
+    }
+    const auto report = bench::measure_kv_quality(options);
+    CAPTURE(by_lines, (report ? "" : report.error().message));
+    REQUIRE(report);
+    CHECK(report->windows == windows);
+    CHECK(report->answer_logprob < 0);
+    REQUIRE(report->rows.size() == 4);
+    for (const bench::KvQuality& row : report->rows) {
+        CAPTURE(row.codec, row.level);
+        CHECK(row.recall >= 0);
+        CHECK(row.recall <= 1);
+        if (row.codec == "sluice") { continue; }
+        CHECK(row.recall == report->recall);
+        CHECK(row.answer_logprob == Approx(report->answer_logprob));
+        CHECK(row.answers_equal == 1);
+        CHECK((row.codec == "raw" ? row.bits_per_value == 16 : row.bits_per_value < 14));
+    }
+    CHECK(std::abs(report->rows[2].answer_logprob - report->answer_logprob) <
+          std::abs(report->rows[3].answer_logprob - report->answer_logprob));
+    if (by_lines) {
+        options.trial.longeval_lines = 0;  // all 40 are longer than the model reads
+        CHECK(bench::measure_kv_quality(options).error().code == base::ErrorCode::invalid_argument);
+        std::ofstream(folder.file("lines.jsonl")) << "{\"prompt\": \"a\"}\n";
+        CHECK(bench::measure_kv_quality(options).error().code == base::ErrorCode::invalid_argument);
+        options.trial.longeval_path = {};
+        CHECK(bench::measure_kv_quality(options).error().code == base::ErrorCode::invalid_argument);
+    } else {
+        options.trial.passkeys = 1000;  // more than the text has room for
+        CHECK(bench::measure_kv_quality(options).error().code == base::ErrorCode::invalid_argument);
     }
 }
 
