@@ -169,9 +169,9 @@ Result<void> try_window(const KvQualityOptions& options, KvTrial& trial, std::ui
     return {};
 }
 
-void finish(std::uint32_t windows, const KvQualityReport& report, Contender& contender) {
+KvQuality row_of(std::uint32_t windows, const KvQualityReport& report, const Contender& contender) {
     const auto scored = static_cast<double>(report.tokens_scored);
-    KvQuality& row = contender.row;
+    KvQuality row = contender.row;
     row.bits_per_value = 8.0 * static_cast<double>(contender.bytes) / static_cast<double>(contender.values);
     row.relative_error = contender.energy == 0 ? 0 : contender.error / contender.energy;
     row.perplexity = std::exp(contender.nll / scored);
@@ -185,6 +185,21 @@ void finish(std::uint32_t windows, const KvQualityReport& report, Contender& con
     row.tokens_equal = contender.tokens_equal / windows;
     row.recall = static_cast<double>(contender.found) / windows;
     row.answer_logprob = -contender.nll / windows;
+    return row;
+}
+
+/// What `windows` windows say together.
+KvQualityReport report_of(const KvQualityReport& sums, std::uint32_t windows, double nll,
+                          std::span<const Contender> contenders) {
+    KvQualityReport report = sums;
+    report.windows = windows;
+    report.perplexity = std::exp(nll / static_cast<double>(report.tokens_scored));
+    report.recall /= windows;
+    report.answer_logprob = -nll / windows;
+    for (const Contender& contender : contenders) {
+        report.rows.push_back(row_of(windows, report, contender));
+    }
+    return report;
 }
 
 bool finds(const KvQualityOptions& options) {
@@ -266,51 +281,50 @@ void print(const KvQualityOptions& options, const KvQualityReport& report) {
 
 }  // namespace
 
-Result<KvQualityReport> measure_kv_quality(const KvQualityOptions& options) {
+Result<KvQualityReport> measure_kv_quality(
+    const KvQualityOptions& options, const std::function<Result<void>(const KvQualityReport& so_far)>& after_window) {
     auto trial = KvTrial::make(options.trial);
     if (!trial) { return base::pass_on(trial); }
     std::vector<std::unique_ptr<kv_transfer::Codec>> codecs;
     std::vector<Contender> contenders;
     if (const auto added = add_contenders(options, *trial, codecs, contenders); !added) { return base::pass_on(added); }
-    KvQualityReport report;
-    report.engine = trial->describe();
-    report.text_tokens = trial->text_tokens();
+    KvQualityReport sums;
+    sums.engine = trial->describe();
+    sums.text_tokens = trial->text_tokens();
     double nll = 0;
+    KvQualityReport report;
     for (std::uint32_t window = 0; window < trial->windows(); ++window) {
-        const auto tried = try_window(options, *trial, window, contenders, report, nll);
+        const auto tried = try_window(options, *trial, window, contenders, sums, nll);
         if (!tried) { return base::pass_on(tried, "window " + std::to_string(window)); }
+        report = report_of(sums, window + 1, nll, contenders);
+        if (after_window) {
+            if (const auto told = after_window(report); !told) { return base::pass_on(told); }
+        }
         if (isatty(STDERR_FILENO) != 0) {
             std::fprintf(stderr, "\rwindow %u of %u%s", window + 1, trial->windows(),
                          window + 1 == trial->windows() ? "\n" : "");
         }
     }
-    report.windows = trial->windows();
-    report.perplexity = std::exp(nll / static_cast<double>(report.tokens_scored));
-    report.recall /= report.windows;
-    report.answer_logprob = -nll / report.windows;
-    for (Contender& contender : contenders) {
-        finish(report.windows, report, contender);
-        report.rows.push_back(contender.row);
-    }
     return report;
 }
 
 int bench_kv_main(const KvQualityOptions& options) {
-    const auto report = measure_kv_quality(options);
+    const bool writes = !options.out_path.empty() && options.out_path != "-";
+    const auto json = [&](const KvQualityReport& report) {
+        return boost::json::serialize(json_of(options, report)) + "\n";
+    };
+    // Long measurements that are ended have told what they know by then.
+    const auto report = measure_kv_quality(options, [&](const KvQualityReport& so_far) -> Result<void> {
+        return writes ? write_file(options.out_path, json(so_far)) : Result<void>{};
+    });
     if (!report) {
         std::fprintf(stderr, "bench kv: %s\n", report.error().message.c_str());
         return 1;
     }
-    if (options.out_path != "-") { print(options, *report); }
-    if (options.out_path.empty()) { return 0; }
-    const std::string json = boost::json::serialize(json_of(options, *report)) + "\n";
     if (options.out_path == "-") {
-        std::fputs(json.c_str(), stdout);
-        return 0;
-    }
-    if (const auto written = write_file(options.out_path, json); !written) {
-        std::fprintf(stderr, "bench kv: %s\n", written.error().message.c_str());
-        return 1;
+        std::fputs(json(*report).c_str(), stdout);
+    } else {
+        print(options, *report);
     }
     return 0;
 }
@@ -363,7 +377,8 @@ void add_bench_kv(CLI::App& app, KvQualityOptions& options) {
     app.add_option("--chunk-layers", options.chunks.layers, "layers of a chunk")
         ->check(CLI::Range(1u, 1024u))
         ->capture_default_str();
-    app.add_option("--out", options.out_path, "JSON file; - writes it to standard output instead of the table");
+    app.add_option("--out", options.out_path,
+                   "JSON file, written anew after each window; - writes to standard output instead of the table");
     app.footer(
         "What a KV codec costs: bits of each value, and how much worse a model reads and answers what follows a "
         "prompt\n"

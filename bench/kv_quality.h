@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -42,7 +43,7 @@ struct KvQuality {
 struct KvQualityReport {
     std::string engine;
     std::size_t text_tokens = 0;
-    std::uint32_t windows = 0;
+    std::uint32_t windows = 0;  // that have been tried
     std::uint64_t tokens_scored = 0;
     double perplexity = 0;  // with the KV as it is, like the next two
     double recall = 0;
@@ -51,9 +52,12 @@ struct KvQualityReport {
 };
 
 /// For each window of the text: the prompt is computed, its KV taken out, coded and decoded in chunks and put back, and
-/// what follows scored and answered, beside the same with the KV as it was. Error: those of KvTrial::make(), the
-/// codecs' and the profile's.
-base::Result<KvQualityReport> measure_kv_quality(const KvQualityOptions& options);
+/// what follows scored and answered, beside the same with the KV as it was. `after_window`, where there is one, gets
+/// what is known so far after each window, and ends the measurement by an error. Error: those of KvTrial::make(), the
+/// codecs', the profile's, and that.
+base::Result<KvQualityReport> measure_kv_quality(
+    const KvQualityOptions& options,
+    const std::function<base::Result<void>(const KvQualityReport& so_far)>& after_window = {});
 
 /// Measures and prints. Exit status: 0; 1 when something fails.
 int bench_kv_main(const KvQualityOptions& options);

@@ -8,7 +8,7 @@
 
 namespace bench {
 
-/// The system's zstd, found when it is asked for: no build needs its headers, and no server uses it.
+/// The system's zstd, found when it is asked for: no build needs its headers.
 struct SystemZstd {
     std::size_t (*compress_bound)(std::size_t) = nullptr;
     /// At level 1. Bytes written; 0: failed.

@@ -65,7 +65,7 @@ def ask_lossy(port, prompt, **fields):
     return answer.json()["choices"][0]["token_ids"], answer.headers.get("x-sluice-kv")
 
 
-@pytest.mark.parametrize("codec", ["int8/0", "cachegen/2", "sluice/6"])
+@pytest.mark.parametrize("codec", ["int8/0", "zstd/0", "cachegen/2", "sluice/6"])
 def test_loss_is_told_repeats_itself_and_touches_nobody_else(codec):
     name, level = codec.split("/")
     source = random.Random(20261203)
