@@ -14,7 +14,9 @@
 #include <random>
 
 #include "base/model_shape.h"
+#include "bench/arithmetic_coder.h"
 #include "bench/report_json.h"
+#include "bench/zstd_codec.h"
 #include "kv_transfer/codec/bf16.h"
 #include "kv_transfer/codec/class_tables.h"
 #include "kv_transfer/codec/codecs.h"
@@ -89,7 +91,7 @@ std::shared_ptr<const kv_transfer::RotaryTable> make_rotary(const CodecSpeedOpti
 }
 
 /// Symbols of a normal distribution two steps wide (about 3 bits), a table for each group as chunks have it.
-void measure_entropy(const CodecSpeedOptions& options, std::size_t values, std::vector<CodecFigure>& figures) {
+Result<void> measure_entropy(const CodecSpeedOptions& options, std::size_t values, std::vector<CodecFigure>& figures) {
     std::mt19937 random{options.seed};
     std::vector<std::uint8_t> symbols(values / kv_transfer::kRansLanes * kv_transfer::kRansLanes);
     std::normal_distribution<float> normal{0, 1.2f};
@@ -120,6 +122,19 @@ void measure_entropy(const CodecSpeedOptions& options, std::size_t values, std::
         figure.decode_values_per_s = decodes * count;
         figures.push_back(figure);
     }
+    // One symbol after the other, as an arithmetic coder does it.
+    const kv_transfer::RansTable& table = kv_transfer::signed_classes().tables[choice.id];
+    CodecFigure figure{.stage = "entropy", .name = "arithmetic"};
+    std::vector<std::byte> coded;
+    const double encodes = rate_of(options, [&] { coded = range_encode(table, symbols); });
+    const double decodes = rate_of(options, [&] { range_decode(table, coded, back); });
+    if (back != symbols) { return base::fail(ErrorCode::internal, "arithmetic did not give back what it got"); }
+    const auto count = static_cast<double>(symbols.size());
+    figure.bits_per_value = 8.0 * static_cast<double>(coded.size()) / count;
+    figure.encode_values_per_s = encodes * count;
+    figure.decode_values_per_s = decodes * count;
+    figures.push_back(figure);
+    return {};
 }
 
 /// A compressor of the system, found when it is asked for: no build needs its headers.
@@ -134,23 +149,13 @@ std::vector<Library> system_libraries() {
     const auto symbol = [](void* library, const char* name) {
         return library == nullptr ? nullptr : ::dlsym(library, name);
     };
-    void* zstd = ::dlopen("libzstd.so.1", RTLD_NOW | RTLD_LOCAL);  // stays: libraries are not unloaded
-    using ZstdCompress = std::size_t (*)(void*, std::size_t, const void*, std::size_t, int);
-    using ZstdDecompress = std::size_t (*)(void*, std::size_t, const void*, std::size_t);
-    if (symbol(zstd, "ZSTD_compress") != nullptr && symbol(zstd, "ZSTD_decompress") != nullptr) {
-        const auto compress = reinterpret_cast<ZstdCompress>(symbol(zstd, "ZSTD_compress"));
-        const auto decompress = reinterpret_cast<ZstdDecompress>(symbol(zstd, "ZSTD_decompress"));
-        found.push_back({"zstd -1",
-                         [compress](std::span<const std::byte> in, std::span<std::byte> out) {
-                             const std::size_t bytes = compress(out.data(), out.size(), in.data(), in.size(), 1);
-                             return bytes > out.size() ? 0 : bytes;
-                         },
-                         [decompress](std::span<const std::byte> in, std::span<std::byte> out) {
-                             const std::size_t bytes = decompress(out.data(), out.size(), in.data(), in.size());
-                             return bytes > out.size() ? 0 : bytes;
-                         }});
+    if (const SystemZstd* zstd = system_zstd()) {
+        found.push_back(
+            {"zstd -1",
+             [zstd](std::span<const std::byte> in, std::span<std::byte> out) { return zstd->compress(in, out); },
+             [zstd](std::span<const std::byte> in, std::span<std::byte> out) { return zstd->decompress(in, out); }});
     }
-    void* lz4 = ::dlopen("liblz4.so.1", RTLD_NOW | RTLD_LOCAL);
+    void* lz4 = ::dlopen("liblz4.so.1", RTLD_NOW | RTLD_LOCAL);  // stays: libraries are not unloaded
     using Lz4 = int (*)(const char*, char*, int, int);
     if (symbol(lz4, "LZ4_compress_default") != nullptr && symbol(lz4, "LZ4_decompress_safe") != nullptr) {
         const auto with = [](Lz4 function) {
@@ -238,7 +243,7 @@ Result<std::vector<CodecFigure>> measure_codecs(const CodecSpeedOptions& options
                        .bits_per_value = 16,
                        .encode_values_per_s = copies * static_cast<double>(values),
                        .decode_values_per_s = copies * static_cast<double>(values)});
-    measure_entropy(options, values, figures);
+    if (const auto measured = measure_entropy(options, values, figures); !measured) { return base::pass_on(measured); }
 
     const auto rotary = make_rotary(options, range.token_end);
     for (const char* name : {"exact", "int8", "cachegen", "sluice"}) {
@@ -311,7 +316,8 @@ void add_bench_codec(CLI::App& app, CodecSpeedOptions& options) {
                  "instead of the wall clock: for a machine that others use");
     app.add_option("--out", options.out_path, "JSON file; - writes it to standard output instead of the table");
     app.footer(
-        "How fast the KV codecs are on one core, beside a copy in memory, and zstd and lz4 where the system has them.\n"
+        "How fast the KV codecs are on one core, beside a copy in memory, a plain arithmetic coder, and\n"
+        "zstd and lz4 where the system has them.\n"
         "The entropy stage alone by instruction set, then whole chunks both ways, with checksums.");
 }
 

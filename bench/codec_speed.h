@@ -28,7 +28,7 @@ struct CodecSpeedOptions {
 /// One way to make KV smaller, on one core.
 struct CodecFigure {
     std::string stage;  // "copy", "entropy", "chunk", "library"
-    std::string name;   // "memcpy", "rans/avx512", "sluice/4", "zstd -1 of int8"
+    std::string name;   // "memcpy", "rans/avx512", "arithmetic", "sluice/4", "zstd -1 of int8"
     double bits_per_value = 0;
     double encode_values_per_s = 0;
     double decode_values_per_s = 0;

@@ -230,6 +230,7 @@ void add_kv_calibrate(CLI::App& app, KvCalibrateOptions& options) {
     options.trial.continuation = 128;
     options.trial.windows = 2;
     add_kv_trial_flags(app, options.trial);
+    app.get_option("--text")->required();
     app.add_option("--noise", options.noise, "over the deviation of what it is put on")
         ->check(CLI::Range(0.01, 10.0))
         ->capture_default_str();

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "bench/report_json.h"
+#include "bench/zstd_codec.h"
 
 namespace bench {
 namespace {
@@ -29,6 +30,8 @@ struct Contender {
     double change_squares = 0;
     std::uint32_t answers_equal = 0;
     double tokens_equal = 0;
+    std::uint32_t found = 0;
+    std::uint64_t values = 0;
 };
 
 /// Codes and decodes `kv` in chunks; what comes out.
@@ -66,6 +69,24 @@ void compare_kv(Contender& contender, bool is_bf16, std::span<const std::byte> k
     }
 }
 
+Result<std::unique_ptr<kv_transfer::Codec>> codec_of(const std::string& name, const KvTrial& trial,
+                                                     std::shared_ptr<const kv_transfer::KvProfile> profile) {
+    if (name != "zstd") {
+        return kv_transfer::make_codec(name, trial.numerics_id(), trial.rotary(), std::move(profile));
+    }
+    auto zstd = make_zstd_codec(trial.numerics_id());
+    if (zstd == nullptr) {
+        return base::fail(ErrorCode::not_found, "the system has no libzstd.so.1 for the codec zstd");
+    }
+    return zstd;
+}
+
+/// Whether a greedy answer is what was to be found in the window.
+bool is_found(const KvTrial& trial, std::span<const base::TokenId> answer) {
+    const auto expected = trial.expected();
+    return !expected.empty() && std::equal(expected.begin(), expected.end(), answer.begin(), answer.end());
+}
+
 Result<void> add_contenders(const KvQualityOptions& options, const KvTrial& trial,
                             std::vector<std::unique_ptr<kv_transfer::Codec>>& codecs,
                             std::vector<Contender>& contenders) {
@@ -77,14 +98,15 @@ Result<void> add_contenders(const KvQualityOptions& options, const KvTrial& tria
         profile = std::make_shared<const kv_transfer::KvProfile>(std::move(*read));
     }
     std::vector<std::string> names = options.codecs;
-    if (names == std::vector<std::string>{"all"}) { names = {"raw", "exact", "int8", "cachegen", "sluice"}; }
+    if (names == std::vector<std::string>{"all"}) { names = {"raw", "exact", "int8", "zstd", "cachegen", "sluice"}; }
+    if (options.codecs == std::vector<std::string>{"all"} && system_zstd() == nullptr) { std::erase(names, "zstd"); }
     for (const std::string& name : names) {
         if (name == "raw") {
             contenders.push_back({});
             contenders.back().row.codec = name;
             continue;
         }
-        auto codec = kv_transfer::make_codec(name, trial.numerics_id(), trial.rotary(), profile);
+        auto codec = codec_of(name, trial, profile);
         if (!codec) { return base::pass_on(codec); }
         std::size_t found = 0;
         for (std::uint32_t level = 0; level < 16; ++level) {
@@ -118,11 +140,13 @@ Result<void> try_window(const KvQualityOptions& options, KvTrial& trial, std::ui
         nll -= logprob;
     }
     report.tokens_scored += expected->size();
+    report.recall += is_found(trial, *answer) ? 1 : 0;
     const bool is_bf16 = trial.layout().format().dtype == kv_cache::KvDtype::bf16;
     for (Contender& contender : contenders) {
         const auto changed = through(contender, trial, *kv, options.chunks);
         if (!changed) { return base::pass_on(changed, contender.row.codec); }
         compare_kv(contender, is_bf16, *kv, *changed);
+        contender.values += kv->size() / (is_bf16 ? 2 : 4);
         if (const auto put = trial.put(trial.whole(), *changed); !put) { return put; }
         const auto scored = trial.score();
         if (!scored) { return base::pass_on(scored); }
@@ -136,6 +160,7 @@ Result<void> try_window(const KvQualityOptions& options, KvTrial& trial, std::ui
         if (!answered) { return base::pass_on(answered); }
         const auto [first, ignored] = std::mismatch(answer->begin(), answer->end(), answered->begin());
         contender.answers_equal += first == answer->end() ? 1 : 0;
+        contender.found += is_found(trial, *answered) ? 1 : 0;
         if (!answer->empty()) {
             contender.tokens_equal +=
                 static_cast<double>(first - answer->begin()) / static_cast<double>(answer->size());
@@ -144,12 +169,10 @@ Result<void> try_window(const KvQualityOptions& options, KvTrial& trial, std::ui
     return {};
 }
 
-void finish(const KvTrial& trial, std::uint32_t windows, const KvQualityReport& report, Contender& contender) {
+KvQuality row_of(std::uint32_t windows, const KvQualityReport& report, const Contender& contender) {
     const auto scored = static_cast<double>(report.tokens_scored);
-    const double values = static_cast<double>(trial.layout().wire_bytes(trial.whole())) /
-                          kv_cache::element_bytes(trial.layout().format().dtype) * windows;
-    KvQuality& row = contender.row;
-    row.bits_per_value = 8.0 * static_cast<double>(contender.bytes) / values;
+    KvQuality row = contender.row;
+    row.bits_per_value = 8.0 * static_cast<double>(contender.bytes) / static_cast<double>(contender.values);
     row.relative_error = contender.energy == 0 ? 0 : contender.error / contender.energy;
     row.perplexity = std::exp(contender.nll / scored);
     row.perplexity_change = row.perplexity / report.perplexity - 1;
@@ -160,6 +183,27 @@ void finish(const KvTrial& trial, std::uint32_t windows, const KvQualityReport& 
     row.logprob_change_rms = std::sqrt(squares);
     row.answers_equal = static_cast<double>(contender.answers_equal) / windows;
     row.tokens_equal = contender.tokens_equal / windows;
+    row.recall = static_cast<double>(contender.found) / windows;
+    row.answer_logprob = -contender.nll / windows;
+    return row;
+}
+
+/// What `windows` windows say together.
+KvQualityReport report_of(const KvQualityReport& sums, std::uint32_t windows, double nll,
+                          std::span<const Contender> contenders) {
+    KvQualityReport report = sums;
+    report.windows = windows;
+    report.perplexity = std::exp(nll / static_cast<double>(report.tokens_scored));
+    report.recall /= windows;
+    report.answer_logprob = -nll / windows;
+    for (const Contender& contender : contenders) {
+        report.rows.push_back(row_of(windows, report, contender));
+    }
+    return report;
+}
+
+bool finds(const KvQualityOptions& options) {
+    return !options.trial.longeval_path.empty() || options.trial.passkeys > 0;
 }
 
 boost::json::object json_of(const KvQualityOptions& options, const KvQualityReport& report) {
@@ -175,6 +219,18 @@ boost::json::object json_of(const KvQualityOptions& options, const KvQualityRepo
                         {"logprob_change_rms", row.logprob_change_rms},
                         {"answers_equal", row.answers_equal},
                         {"tokens_equal", row.tokens_equal}});
+        if (finds(options)) {
+            rows.back().as_object()["recall"] = row.recall;
+            rows.back().as_object()["answer_logprob"] = row.answer_logprob;
+        }
+    }
+    boost::json::value recall;  // null: nothing was to be found
+    if (finds(options)) {
+        recall = {{"longeval", options.trial.longeval_path},
+                  {"longeval_lines", options.trial.longeval_lines},
+                  {"passkeys", options.trial.passkeys},
+                  {"recall", report.recall},
+                  {"answer_logprob", report.answer_logprob}};
     }
     return {{"model", options.trial.model_dir},
             {"text", options.trial.text_path},
@@ -188,6 +244,7 @@ boost::json::object json_of(const KvQualityOptions& options, const KvQualityRepo
             {"chunk_layers", options.chunks.layers},
             {"tokens_scored", report.tokens_scored},
             {"perplexity", report.perplexity},
+            {"recall", std::move(recall)},
             {"rows", std::move(rows)},
             {"engine", report.engine},
             {"machine", machine_json()},
@@ -198,6 +255,19 @@ void print(const KvQualityOptions& options, const KvQualityReport& report) {
     std::printf("%s\n%u windows: %u tokens of KV, then %u scored and %u answered; chunks of %u tokens, %u layers\n",
                 report.engine.c_str(), report.windows, options.trial.context, options.trial.continuation,
                 options.trial.generated, options.chunks.tokens, options.chunks.layers);
+    if (finds(options)) {
+        std::printf(
+            "with the KV as it is %.1f %% are found, the right answer has a log-probability of %.3f\n%-12s %10s %10s "
+            "%8s %12s %8s\n",
+            100 * report.recall, report.answer_logprob, "codec", "bits/value", "error", "found", "log-prob.",
+            "answers");
+        for (const KvQuality& row : report.rows) {
+            std::printf("%-12s %10.3f %10.2e %7.1f%% %12.3f %7.1f%%\n",
+                        (row.codec + "/" + std::to_string(row.level)).c_str(), row.bits_per_value, row.relative_error,
+                        100 * row.recall, row.answer_logprob, 100 * row.answers_equal);
+        }
+        return;
+    }
     std::printf("perplexity with the KV as it is: %.4f\n", report.perplexity);
     std::printf("%-12s %10s %10s %12s %20s %10s %8s %8s\n", "codec", "bits/value", "error", "perplexity", "change",
                 "rms nats", "answers", "tokens");
@@ -211,49 +281,50 @@ void print(const KvQualityOptions& options, const KvQualityReport& report) {
 
 }  // namespace
 
-Result<KvQualityReport> measure_kv_quality(const KvQualityOptions& options) {
+Result<KvQualityReport> measure_kv_quality(
+    const KvQualityOptions& options, const std::function<Result<void>(const KvQualityReport& so_far)>& after_window) {
     auto trial = KvTrial::make(options.trial);
     if (!trial) { return base::pass_on(trial); }
     std::vector<std::unique_ptr<kv_transfer::Codec>> codecs;
     std::vector<Contender> contenders;
     if (const auto added = add_contenders(options, *trial, codecs, contenders); !added) { return base::pass_on(added); }
-    KvQualityReport report;
-    report.engine = trial->describe();
-    report.text_tokens = trial->text_tokens();
+    KvQualityReport sums;
+    sums.engine = trial->describe();
+    sums.text_tokens = trial->text_tokens();
     double nll = 0;
+    KvQualityReport report;
     for (std::uint32_t window = 0; window < trial->windows(); ++window) {
-        const auto tried = try_window(options, *trial, window, contenders, report, nll);
+        const auto tried = try_window(options, *trial, window, contenders, sums, nll);
         if (!tried) { return base::pass_on(tried, "window " + std::to_string(window)); }
+        report = report_of(sums, window + 1, nll, contenders);
+        if (after_window) {
+            if (const auto told = after_window(report); !told) { return base::pass_on(told); }
+        }
         if (isatty(STDERR_FILENO) != 0) {
             std::fprintf(stderr, "\rwindow %u of %u%s", window + 1, trial->windows(),
                          window + 1 == trial->windows() ? "\n" : "");
         }
     }
-    report.windows = trial->windows();
-    report.perplexity = std::exp(nll / static_cast<double>(report.tokens_scored));
-    for (Contender& contender : contenders) {
-        finish(*trial, report.windows, report, contender);
-        report.rows.push_back(contender.row);
-    }
     return report;
 }
 
 int bench_kv_main(const KvQualityOptions& options) {
-    const auto report = measure_kv_quality(options);
+    const bool writes = !options.out_path.empty() && options.out_path != "-";
+    const auto json = [&](const KvQualityReport& report) {
+        return boost::json::serialize(json_of(options, report)) + "\n";
+    };
+    // Long measurements that are ended have told what they know by then.
+    const auto report = measure_kv_quality(options, [&](const KvQualityReport& so_far) -> Result<void> {
+        return writes ? write_file(options.out_path, json(so_far)) : Result<void>{};
+    });
     if (!report) {
         std::fprintf(stderr, "bench kv: %s\n", report.error().message.c_str());
         return 1;
     }
-    if (options.out_path != "-") { print(options, *report); }
-    if (options.out_path.empty()) { return 0; }
-    const std::string json = boost::json::serialize(json_of(options, *report)) + "\n";
     if (options.out_path == "-") {
-        std::fputs(json.c_str(), stdout);
-        return 0;
-    }
-    if (const auto written = write_file(options.out_path, json); !written) {
-        std::fprintf(stderr, "bench kv: %s\n", written.error().message.c_str());
-        return 1;
+        std::fputs(json(*report).c_str(), stdout);
+    } else {
+        print(options, *report);
     }
     return 0;
 }
@@ -261,8 +332,7 @@ int bench_kv_main(const KvQualityOptions& options) {
 void add_kv_trial_flags(CLI::App& app, KvTrialOptions& options) {
     app.add_option("--model", options.model_dir, "a model's folder, a GGUF file, or a name of the store")->required();
     app.add_option("--text", options.text_path,
-                   "a plain text, or .jsonl with a field \"text\" in each line; either may be compressed (.gz)")
-        ->required();
+                   "a plain text, or .jsonl with a field \"text\" in each line; either may be compressed (.gz)");
     app.add_option("--context", options.context, "tokens of a prompt")
         ->check(CLI::Range(16u, 1u << 20))
         ->capture_default_str();
@@ -285,9 +355,20 @@ void add_bench_kv(CLI::App& app, KvQualityOptions& options) {
     app.add_option("--generated", options.trial.generated, "tokens of a greedy answer; 0: none")
         ->check(CLI::Range(0u, 4096u))
         ->capture_default_str();
-    app.add_option("--codec", options.codecs, "raw, exact, int8, cachegen, sluice (repeated), or all")
+    app.add_option("--codec", options.codecs,
+                   "raw, exact, int8, zstd (of int8, the system's), cachegen, sluice (repeated), or all")
         ->capture_default_str();
     app.add_option("--level", options.levels, "of the codecs (repeated); without: each that they have");
+    app.add_option(
+        "--longeval", options.trial.longeval_path,
+        "LongEval's lines (JSON lines, .gz or not): how many of the numbers asked for are found, in place of a text");
+    app.add_option("--longeval-lines", options.trial.longeval_lines, "of each record; 0: all of them")
+        ->check(CLI::Range(0u, 100'000u))
+        ->capture_default_str();
+    app.add_option("--passkeys", options.trial.passkeys,
+                   "so many prompts of --context tokens out of the text, each with a pass key to find")
+        ->check(CLI::Range(0u, 10'000u))
+        ->capture_default_str();
     app.add_option("--profile", options.profile_path,
                    "what sluice kv calibrate made of the model, for the codec sluice");
     app.add_option("--chunk-tokens", options.chunks.tokens, "tokens of a chunk")
@@ -296,7 +377,8 @@ void add_bench_kv(CLI::App& app, KvQualityOptions& options) {
     app.add_option("--chunk-layers", options.chunks.layers, "layers of a chunk")
         ->check(CLI::Range(1u, 1024u))
         ->capture_default_str();
-    app.add_option("--out", options.out_path, "JSON file; - writes it to standard output instead of the table");
+    app.add_option("--out", options.out_path,
+                   "JSON file, written anew after each window; - writes to standard output instead of the table");
     app.footer(
         "What a KV codec costs: bits of each value, and how much worse a model reads and answers what follows a "
         "prompt\n"

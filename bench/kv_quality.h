@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,7 @@ namespace bench {
 /// `sluice bench kv`: what the command line says.
 struct KvQualityOptions {
     KvTrialOptions trial;
-    std::vector<std::string> codecs = {"exact"};  // "raw" among them, or "all"
+    std::vector<std::string> codecs = {"exact"};  // "raw" and "zstd" (the system's) among them, or "all"
     std::vector<std::uint32_t> levels;            // empty: every level of the codec
     std::string profile_path;                     // for sluice
     KvChunks chunks;
@@ -35,21 +36,28 @@ struct KvQuality {
     double logprob_change_rms = 0;       // of one token, in nats
     double answers_equal = 0;            // share of greedy answers that are the same to the end
     double tokens_equal = 0;             // mean share of an answer before the first other token
+    double recall = 0;                   // where something is to be found: share of prompts in which it was
+    double answer_logprob = 0;           // there: of the right answer, in nats, the mean
 };
 
 struct KvQualityReport {
     std::string engine;
     std::size_t text_tokens = 0;
-    std::uint32_t windows = 0;
+    std::uint32_t windows = 0;  // that have been tried
     std::uint64_t tokens_scored = 0;
-    double perplexity = 0;  // with the KV as it is
+    double perplexity = 0;  // with the KV as it is, like the next two
+    double recall = 0;
+    double answer_logprob = 0;
     std::vector<KvQuality> rows;
 };
 
 /// For each window of the text: the prompt is computed, its KV taken out, coded and decoded in chunks and put back, and
-/// what follows scored and answered, beside the same with the KV as it was. Error: those of KvTrial::make(), the
-/// codecs' and the profile's.
-base::Result<KvQualityReport> measure_kv_quality(const KvQualityOptions& options);
+/// what follows scored and answered, beside the same with the KV as it was. `after_window`, where there is one, gets
+/// what is known so far after each window, and ends the measurement by an error. Error: those of KvTrial::make(), the
+/// codecs', the profile's, and that.
+base::Result<KvQualityReport> measure_kv_quality(
+    const KvQualityOptions& options,
+    const std::function<base::Result<void>(const KvQualityReport& so_far)>& after_window = {});
 
 /// Measures and prints. Exit status: 0; 1 when something fails.
 int bench_kv_main(const KvQualityOptions& options);

@@ -51,29 +51,30 @@ void for_each_run(const kv_cache::KvLayout& layout, const kv_cache::KvRange& who
 Result<KvTrial> KvTrial::make(const KvTrialOptions& options) {
     const auto shape = engine::read_model_config(options.model_dir);
     if (!shape) { return base::pass_on(shape); }
-    const std::uint32_t tokens_each = options.context + std::max(options.continuation, options.generated);
-    if (tokens_each > shape->context_tokens) {
+    std::uint32_t tokens_each = options.context + std::max(options.continuation, options.generated);
+    const bool finds = !options.longeval_path.empty() || options.passkeys > 0;
+    if (tokens_each > shape->context_tokens && options.longeval_path.empty()) {
         return base::fail(ErrorCode::invalid_argument,
                           "--context and what follows it are " + std::to_string(tokens_each) +
                               " tokens, the model has room for " + std::to_string(shape->context_tokens));
     }
-    const auto source = read_text_source(options.text_path, options.text_bytes_max);
-    if (!source) { return base::pass_on(source); }
     const auto tokenizer = text::Tokenizer::load(options.model_dir, {.text_bytes_max = options.text_bytes_max});
     if (!tokenizer) { return base::pass_on(tokenizer); }
-    auto tokens = (*tokenizer)->encode(source->text);
-    if (!tokens) { return base::pass_on(tokens, options.text_path); }
-    const std::size_t windows = tokens->size() / (options.context + options.continuation);
-    if (windows == 0) {
-        return base::fail(ErrorCode::invalid_argument, options.text_path + " has " + std::to_string(tokens->size()) +
-                                                           " tokens, a window " +
-                                                           std::to_string(options.context + options.continuation) +
-                                                           ": take a longer text or a smaller --context");
+    if (options.text_path.empty() && options.longeval_path.empty()) {
+        return base::fail(ErrorCode::invalid_argument, "of which text? --text FILE, or --longeval FILE");
     }
     KvTrial trial;
     trial.options_ = options;
-    trial.tokens_ = std::move(*tokens);
-    trial.windows_ = static_cast<std::uint32_t>(std::min<std::size_t>(windows, options.windows));
+    if (const auto cut = finds ? trial.cut_items(**tokenizer, shape->context_tokens) : trial.cut_windows(**tokenizer);
+        !cut) {
+        return base::pass_on(cut);
+    }
+    std::uint32_t positions = options.context;  // of prompts
+    for (const RecallItem& item : trial.items_) {
+        const auto prompt = static_cast<std::uint32_t>(item.prompt.size());
+        tokens_each = std::max(tokens_each, prompt + static_cast<std::uint32_t>(item.answer.size()));
+        positions = std::max(positions, prompt);
+    }
 
     engine::EngineOptions chosen;
     chosen.model_dir = options.model_dir;
@@ -95,14 +96,51 @@ Result<KvTrial> KvTrial::make(const KvTrialOptions& options) {
     for (std::uint32_t i = 0; i < blocks; ++i) {
         trial.blocks_.push_back(base::BlockId{i});
     }
-    auto angles = engine::make_rope_table(*shape, options.context);
+    auto angles = engine::make_rope_table(*shape, positions);
     auto rotary = std::make_shared<kv_transfer::RotaryTable>();
     rotary->head_dim = angles.head_dim;
-    rotary->positions = options.context;
+    rotary->positions = positions;
     rotary->cosines = std::move(angles.cosines);
     rotary->sines = std::move(angles.sines);
     trial.rotary_ = std::move(rotary);
     return trial;
+}
+
+Result<void> KvTrial::cut_windows(const text::Tokenizer& tokenizer) {
+    const auto source = read_text_source(options_.text_path, options_.text_bytes_max);
+    if (!source) { return base::pass_on(source); }
+    auto tokens = tokenizer.encode(source->text);
+    if (!tokens) { return base::pass_on(tokens, options_.text_path); }
+    const std::size_t windows = tokens->size() / (options_.context + options_.continuation);
+    if (windows == 0) {
+        return base::fail(ErrorCode::invalid_argument, options_.text_path + " has " + std::to_string(tokens->size()) +
+                                                           " tokens, a window " +
+                                                           std::to_string(options_.context + options_.continuation) +
+                                                           ": take a longer text or a smaller --context");
+    }
+    tokens_ = std::move(*tokens);
+    windows_ = static_cast<std::uint32_t>(std::min<std::size_t>(windows, options_.windows));
+    return {};
+}
+
+Result<void> KvTrial::cut_items(const text::Tokenizer& tokenizer, std::uint32_t tokens_max) {
+    auto items = [&]() -> Result<std::vector<RecallItem>> {
+        if (!options_.longeval_path.empty()) {
+            return read_longeval(options_.longeval_path, tokenizer, options_.longeval_lines, tokens_max,
+                                 options_.windows);
+        }
+        const auto source = read_text_source(options_.text_path, options_.text_bytes_max);
+        if (!source) { return base::pass_on(source); }
+        return make_passkeys(source->text, tokenizer, options_.context, options_.passkeys);
+    }();
+    if (!items) { return base::pass_on(items); }
+    items_ = std::move(*items);
+    windows_ = static_cast<std::uint32_t>(items_.size());
+    return {};
+}
+
+std::span<const TokenId> KvTrial::expected() const {
+    return items_.empty() ? std::span<const TokenId>{} : std::span<const TokenId>(items_[item_].answer);
 }
 
 engine::BatchEntry& KvTrial::entry_of(engine::Batch& batch, std::uint32_t position, std::span<const TokenId> tokens) {
@@ -115,11 +153,19 @@ engine::BatchEntry& KvTrial::entry_of(engine::Batch& batch, std::uint32_t positi
 
 Result<std::vector<std::byte>> KvTrial::compute_prompt(std::uint32_t window) {
     CHECK(window < windows_);
-    const std::size_t each = options_.context + options_.continuation;
-    const auto all = std::span(tokens_).subspan(window * each, each);
-    window_.assign(all.begin(), all.end());
-    for (std::uint32_t begin = 0; begin < options_.context;) {
-        const std::uint32_t end = std::min(begin + kBatchTokens, options_.context);
+    if (items_.empty()) {
+        const std::size_t each = options_.context + options_.continuation;
+        const auto all = std::span(tokens_).subspan(window * each, each);
+        window_.assign(all.begin(), all.end());
+        context_ = options_.context;
+    } else {
+        item_ = window;
+        window_ = items_[window].prompt;
+        context_ = static_cast<std::uint32_t>(window_.size()) - 1;
+        window_.insert(window_.end(), items_[window].answer.begin(), items_[window].answer.end());
+    }
+    for (std::uint32_t begin = 0; begin < context_;) {
+        const std::uint32_t end = std::min(begin + kBatchTokens, context_);
         engine::Batch batch;
         entry_of(batch, begin, std::span(window_).subspan(begin, end - begin));
         if (const auto result = engine::run_to_end(*engine_, std::move(batch)); !result) {
@@ -138,8 +184,8 @@ Result<void> KvTrial::put(const kv_cache::KvRange& range, std::span<const std::b
 
 Result<std::vector<double>> KvTrial::score() {
     std::vector<double> logprobs;
-    const auto end_row = options_.context + options_.continuation - 1;  // a row gives the token behind it
-    for (std::uint32_t begin = options_.context; begin < end_row;) {
+    const auto end_row = static_cast<std::uint32_t>(window_.size()) - 1;  // a row gives the token behind it
+    for (std::uint32_t begin = context_; begin < end_row;) {
         const std::uint32_t end = std::min(begin + kBatchTokens, end_row);
         engine::Batch batch;
         engine::BatchEntry& entry = entry_of(batch, begin, std::span(window_).subspan(begin, end - begin));
@@ -160,10 +206,11 @@ Result<std::vector<double>> KvTrial::score() {
 
 Result<std::vector<TokenId>> KvTrial::answer() {
     std::vector<TokenId> answered;
-    TokenId token = window_[options_.context];
-    for (std::uint32_t i = 0; i < options_.generated; ++i) {
+    TokenId token = window_[context_];
+    const std::size_t wanted = items_.empty() ? options_.generated : expected().size();
+    for (std::uint32_t i = 0; i < wanted; ++i) {
         engine::Batch batch;
-        const std::uint32_t position = options_.context + i;
+        const std::uint32_t position = context_ + i;
         engine::BatchEntry& entry = entry_of(batch, position, {&token, 1});
         entry.sample = true;
         entry.sampler.position = position + 1;

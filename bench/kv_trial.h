@@ -9,6 +9,7 @@
 
 #include "base/ids.h"
 #include "base/result.h"
+#include "bench/kv_recall.h"
 #include "engine/engine.h"
 #include "kv_cache/kv_access.h"
 #include "kv_transfer/codec/codecs.h"
@@ -23,6 +24,9 @@ struct KvTrialOptions {
     std::uint32_t continuation = 256;  // tokens behind it that are scored
     std::uint32_t generated = 64;      // tokens of greedy answers; 0: none
     std::uint32_t windows = 8;
+    std::string longeval_path;         // something to find in each prompt, in place of windows of the text
+    std::uint32_t longeval_lines = 0;  // of each record; 0: all
+    std::uint32_t passkeys = 0;        // so many prompts out of the text with a pass key to find; 0: none
     std::size_t text_bytes_max = 4u << 20;
     std::string device = "host";
     std::string kv_dtype = "auto";  // as engine.kv_dtype
@@ -44,19 +48,24 @@ public:
     std::shared_ptr<const kv_transfer::RotaryTable> rotary() const { return rotary_; }
     std::size_t text_tokens() const { return tokens_.size(); }
 
-    /// Computes the prompt of a window. The canonical bytes of its KV, all layers.
+    /// Computes the prompt of a window, of one with something to find all but its last token. The canonical bytes of
+    /// its KV, all layers.
     base::Result<std::vector<std::byte>> compute_prompt(std::uint32_t window);
     /// All layers of the prompt's KV, or those of a range.
-    kv_cache::KvRange whole() const { return {0, layout().layers(), 0, options_.context}; }
+    kv_cache::KvRange whole() const { return {0, layout().layers(), 0, context_}; }
     base::Result<void> put(const kv_cache::KvRange& range, std::span<const std::byte> kv);
     /// Natural logarithms of the probabilities of the continuation's tokens but the first, which the prompt's own
     /// computation gives.
     base::Result<std::vector<double>> score();
     /// Greedy tokens behind the prompt; the first one is the text's own.
     base::Result<std::vector<base::TokenId>> answer();
+    /// What was to be found in this window; empty for windows of a text.
+    std::span<const base::TokenId> expected() const;
 
 private:
     KvTrial() = default;
+    base::Result<void> cut_windows(const text::Tokenizer& tokenizer);
+    base::Result<void> cut_items(const text::Tokenizer& tokenizer, std::uint32_t tokens_max);
     engine::BatchEntry& entry_of(engine::Batch& batch, std::uint32_t position, std::span<const base::TokenId> tokens);
 
     KvTrialOptions options_;
@@ -67,6 +76,9 @@ private:
     std::shared_ptr<const kv_transfer::RotaryTable> rotary_;
     std::vector<base::BlockId> blocks_;
     std::vector<base::TokenId> window_;  // prompt and continuation
+    std::uint32_t context_ = 0;          // tokens of it whose KV is taken out
+    std::vector<RecallItem> items_;      // a window each
+    std::size_t item_ = 0;
 };
 
 /// The value at `index` of canonical bytes, which are bf16 or f32; and another in its place.

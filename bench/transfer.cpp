@@ -30,8 +30,10 @@ using base::Result;
 constexpr net::MessageKind kAsk{1};
 constexpr net::MessageKind kAnswer{2};
 constexpr net::MessageKind kBulk{3};
+constexpr net::MessageKind kBlock{4};
 constexpr auto kPatience = std::chrono::seconds(30);
 constexpr int kRoundTrips = 1000;
+constexpr std::uint64_t kIsBlock = std::uint64_t{1} << 32;  // in a token, above the buffer's number
 
 double cpu_seconds() {
     rusage used{};
@@ -42,13 +44,13 @@ double cpu_seconds() {
     return seconds(used.ru_utime) + seconds(used.ru_stime);
 }
 
-/// Either end: counts what comes, answers what asks.
+/// Either end: counts what comes, answers what asks. The one that `echoes` answers a block by another one.
 class End final : public net::Handler {
 public:
-    End(net::Transport& transport, const TransferBenchOptions& options)
-        : transport_(transport), buffers_(2 * options.in_flight) {
+    End(net::Transport& transport, const TransferBenchOptions& options, bool echoes)
+        : transport_(transport), echoes_(echoes), block_(options.block_bytes), buffers_(2 * options.in_flight) {
         for (std::uint32_t i = 0; i < buffers_.size(); ++i) {
-            buffers_[i].resize(options.message_bytes);
+            buffers_[i].resize(std::max(options.message_bytes, options.block_bytes));
             free_.push_back(i);
         }
     }
@@ -69,13 +71,23 @@ public:
         if (free_.empty()) { return fail(ErrorCode::resource_exhausted, "no buffer"); }
         const std::uint32_t buffer = free_.back();
         free_.pop_back();
-        return net::Target{std::span(buffers_[buffer]).first(payload_bytes), net::ReceiveToken{buffer + 1},
-                           clock_.now() + kPatience};
+        if (kind == kBlock) { asker_ = from; }
+        return net::Target{std::span(buffers_[buffer]).first(payload_bytes),
+                           net::ReceiveToken{(kind == kBlock ? kIsBlock : 0) | (buffer + 1)}, clock_.now() + kPatience};
     }
     void on_payload(net::ReceiveToken token, Result<void> outcome) override {
+        const bool is_block = (net::raw(token) & kIsBlock) != 0;
+        if (is_block && outcome && echoes_) {
+            static_cast<void>(transport_.send(asker_, {kBlock, "x", {block_, nullptr}}, clock_.now() + kPatience,
+                                              [](const Result<void>&) {}));
+        }
         const std::scoped_lock lock(mutex_);
-        const auto buffer = static_cast<std::uint32_t>(net::raw(token) - 1);
-        if (outcome) { bytes_ += buffers_[buffer].size(); }
+        const auto buffer = static_cast<std::uint32_t>((net::raw(token) & ~kIsBlock) - 1);
+        if (outcome && !is_block) { bytes_ += buffers_[buffer].size(); }
+        if (outcome && is_block && !echoes_) {
+            ++answers_;
+            changed_.notify_all();
+        }
         free_.push_back(buffer);
     }
     void on_peer_lost(net::PeerId, const base::Error& why) override {
@@ -108,8 +120,11 @@ public:
 
 private:
     net::Transport& transport_;
+    const bool echoes_;
+    const std::vector<std::byte> block_;
     const base::SystemClock clock_;
-    std::mutex mutex_;  // guards what follows
+    net::PeerId asker_{};  // transport's thread
+    std::mutex mutex_;     // guards what follows
     std::condition_variable changed_;
     std::vector<std::vector<std::byte>> buffers_;
     std::vector<std::uint32_t> free_;
@@ -119,9 +134,9 @@ private:
     std::string lost_;
 };
 
-Result<std::unique_ptr<net::Transport>> make_transport(const std::string& name, std::size_t message_bytes,
+Result<std::unique_ptr<net::Transport>> make_transport(const std::string& name, std::size_t payload_bytes,
                                                        const base::Clock& clock) {
-    const net::Limits limits{.payload_bytes_max = message_bytes};
+    const net::Limits limits{.payload_bytes_max = payload_bytes};
     if (name == "ucx") { return net::make_ucx_transport({.limits = limits}, clock); }
     if (name == "ucx-tcp") {
         return net::make_ucx_transport({.limits = limits, .net_devices = "lo", .transports = "tcp"}, clock);
@@ -140,13 +155,16 @@ Result<std::unique_ptr<net::Transport>> make_transport(const std::string& name, 
 
 Result<TransferFigure> measure_one(const std::string& name, const TransferBenchOptions& options) {
     const base::SystemClock clock;
-    auto left = make_transport(name, options.message_bytes, clock);
+    const std::size_t payload_bytes = std::max(options.message_bytes, options.block_bytes);
+    auto left = make_transport(name, payload_bytes, clock);
     if (!left) { return base::pass_on(left); }
-    auto right = make_transport(name, options.message_bytes, clock);
+    auto right = make_transport(name, payload_bytes, clock);
     if (!right) { return base::pass_on(right); }
-    const std::vector<std::byte> data(options.message_bytes, std::byte{7});
-    End at_left(**left, options);
-    End at_right(**right, options);
+    const std::vector<std::byte> all(payload_bytes, std::byte{7});
+    const auto data = std::span(all).first(options.message_bytes);
+    const auto block = std::span(all).first(options.block_bytes);
+    End at_left(**left, options, false);
+    End at_right(**right, options, true);
     const struct Stop {  // before what they use goes
         net::Transport& left;
         net::Transport& right;
@@ -165,15 +183,25 @@ Result<TransferFigure> measure_one(const std::string& name, const TransferBenchO
 
     TransferFigure figure;
     figure.transport = name;
-    std::vector<double> trips;
-    for (int i = 0; i < kRoundTrips; ++i) {
-        const auto begin = clock.now();
-        const auto asked = (*left)->send(*peer, {kAsk, "x", {}}, begin + kPatience, [](const Result<void>&) {});
-        if (!asked || !at_left.wait_answers(i + 1)) { return broken(); }
-        trips.push_back(std::chrono::duration<double, std::micro>(clock.now() - begin).count());
-    }
-    std::nth_element(trips.begin(), trips.begin() + kRoundTrips / 2, trips.end());
-    figure.round_trip_us = trips[kRoundTrips / 2];
+    int asked = 0;
+    const auto median_trip_us = [&](const net::MessageKind kind, std::span<const std::byte> payload) -> Result<double> {
+        std::vector<double> trips;
+        for (int i = 0; i < kRoundTrips; ++i) {
+            const auto begin = clock.now();
+            const auto sent =
+                (*left)->send(*peer, {kind, "x", {payload, nullptr}}, begin + kPatience, [](const Result<void>&) {});
+            if (!sent || !at_left.wait_answers(++asked)) { return broken(); }
+            trips.push_back(std::chrono::duration<double, std::micro>(clock.now() - begin).count());
+        }
+        std::nth_element(trips.begin(), trips.begin() + kRoundTrips / 2, trips.end());
+        return trips[kRoundTrips / 2];
+    };
+    const auto trip = median_trip_us(kAsk, {});
+    if (!trip) { return base::pass_on(trip); }
+    figure.round_trip_us = *trip;
+    const auto block_trip = median_trip_us(kBlock, block);
+    if (!block_trip) { return base::pass_on(block_trip); }
+    figure.block_us = *block_trip / 2;
 
     const auto send_for = [&](base::Duration time) {
         for (const auto end = clock.now() + time; clock.now() < end;) {
@@ -225,24 +253,28 @@ void measure_aes(double seconds, TransferReport& report) {
     report.aes_128_gcm_cpu_seconds_per_gigabyte = (cpu_seconds() - cpu_before) / gigabytes;
 }
 
-boost::json::object json_of(const TransferReport& report) {
+boost::json::object json_of(const TransferBenchOptions& options, const TransferReport& report) {
     boost::json::array figures;
     for (const TransferFigure& figure : report.figures) {
         figures.push_back(boost::json::object{{"transport", figure.transport},
                                               {"gigabytes_per_second", figure.gigabytes_per_second},
                                               {"cpu_seconds_per_gigabyte", figure.cpu_seconds_per_gigabyte},
-                                              {"round_trip_us", figure.round_trip_us}});
+                                              {"round_trip_us", figure.round_trip_us},
+                                              {"block_us", figure.block_us}});
     }
-    return {{"figures", std::move(figures)},
+    return {{"message_bytes", options.message_bytes},
+            {"in_flight", options.in_flight},
+            {"block_bytes", options.block_bytes},
+            {"figures", std::move(figures)},
             {"aes_128_gcm_gigabytes_per_second", report.aes_128_gcm_gigabytes_per_second},
             {"aes_128_gcm_cpu_seconds_per_gigabyte", report.aes_128_gcm_cpu_seconds_per_gigabyte}};
 }
 
 void print(const TransferReport& report) {
-    std::printf("%-10s %10s %16s %16s\n", "transport", "GB/s", "CPU s / GB", "round trip us");
+    std::printf("%-10s %10s %16s %16s %12s\n", "transport", "GB/s", "CPU s / GB", "round trip us", "block us");
     for (const TransferFigure& figure : report.figures) {
-        std::printf("%-10s %10.2f %16.2f %16.1f\n", figure.transport.c_str(), figure.gigabytes_per_second,
-                    figure.cpu_seconds_per_gigabyte, figure.round_trip_us);
+        std::printf("%-10s %10.2f %16.2f %16.1f %12.1f\n", figure.transport.c_str(), figure.gigabytes_per_second,
+                    figure.cpu_seconds_per_gigabyte, figure.round_trip_us, figure.block_us);
     }
     std::printf("%-10s %10.2f %16.2f  (one thread encrypts, records of 16 KiB)\n", "AES-GCM",
                 report.aes_128_gcm_gigabytes_per_second, report.aes_128_gcm_cpu_seconds_per_gigabyte);
@@ -267,7 +299,7 @@ int bench_transfer_main(const TransferBenchOptions& options) {
         std::fprintf(stderr, "bench transfer: %s\n", report.error().message.c_str());
         return 1;
     }
-    const std::string json = boost::json::serialize(json_of(*report));
+    const std::string json = boost::json::serialize(json_of(options, *report));
     if (options.out_path == "-") {
         std::printf("%s\n", json.c_str());
         return 0;
@@ -294,6 +326,9 @@ void add_bench_transfer(CLI::App& app, TransferBenchOptions& options) {
         ->capture_default_str();
     app.add_option("--in-flight", options.in_flight, "messages that are on their way at once")
         ->check(CLI::Range(1u, 256u))
+        ->capture_default_str();
+    app.add_option("--block-bytes", options.block_bytes, "of the message whose latency is told")
+        ->check(CLI::Range(std::size_t{1}, std::size_t{64} << 20))
         ->capture_default_str();
     app.add_option("--seconds", options.seconds, "of each measurement")
         ->check(CLI::Range(0.01, 600.0))

@@ -18,6 +18,7 @@ struct TransferBenchOptions {
     std::vector<std::string> transports{"ucx", "ucx-tcp", "tls"};
     std::size_t message_bytes = std::size_t{2} << 20;  // payload of one message
     std::uint32_t in_flight = 4;                       // messages that are on their way at once
+    std::size_t block_bytes = 16 * 23040;              // one block of KV: 16 tokens of SmolLM2-135M in BF16
     double seconds = 1;                                // of each measurement
     std::string out_path;                              // JSON; "-": standard output instead of the table
 };
@@ -28,6 +29,7 @@ struct TransferFigure {
     double gigabytes_per_second = 0;      // payload that has arrived
     double cpu_seconds_per_gigabyte = 0;  // of both ends together
     double round_trip_us = 0;             // median, of a message without a payload and its answer
+    double block_us = 0;                  // half the median round trip of a message with a block and one back
 };
 
 struct TransferReport {

@@ -3,6 +3,7 @@
 #include <string>
 #include <utility>
 
+#include "bench/zstd_codec.h"
 #include "engine/model/rope.h"
 #include "kv_transfer/codec/codecs.h"
 
@@ -51,6 +52,14 @@ base::Result<KvCodecs> make_kv_codecs(const worker::WorkerOptions& options, cons
     KvCodecs made;
     const auto add = [&](const std::string& name, std::shared_ptr<const kv_transfer::RotaryTable> rotary,
                          std::shared_ptr<const kv_transfer::KvProfile> profile) -> base::Result<void> {
+        if (name == "zstd") {
+            auto zstd = bench::make_zstd_codec(numerics_id);
+            if (zstd == nullptr) {
+                return base::fail(ErrorCode::not_found, "worker.kv_codec: zstd needs the system's libzstd.so.1");
+            }
+            made.owned.push_back(std::move(zstd));
+            return {};
+        }
         auto codec = kv_transfer::make_codec(name, numerics_id, std::move(rotary), std::move(profile));
         if (!codec) { return base::pass_on(codec, "worker.kv_codec"); }
         made.owned.push_back(std::move(*codec));
@@ -72,7 +81,7 @@ base::Result<KvCodecs> make_kv_codecs(const worker::WorkerOptions& options, cons
     } else if (is_lossy) {
         if (auto added = add(wanted, nullptr, nullptr); !added) { return base::pass_on(added); }
     }
-    const std::uint32_t level = wanted == "int8" ? 0 : options.kv_level;
+    const std::uint32_t level = wanted == "int8" || wanted == "zstd" ? 0 : options.kv_level;
     if (is_lossy && !made.owned.back()->has_level(level)) {
         return base::fail(ErrorCode::invalid_argument, "worker.kv_level: " + wanted + " has no level " +
                                                            std::to_string(level) +

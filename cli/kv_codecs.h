@@ -19,7 +19,7 @@ struct KvCodecs {
 };
 
 /// Error: invalid_argument (a lossy codec where loss is not allowed, a level that it does not have, a profile that
-/// nothing uses), or of the profile; each names its setting.
+/// nothing uses), not_found (zstd without its library), or of the profile; each names its setting.
 base::Result<KvCodecs> make_kv_codecs(const worker::WorkerOptions& options, const engine::Engine& engine,
                                       std::uint64_t numerics_id);
 

@@ -15,7 +15,7 @@ class App;
 namespace cli {
 
 struct ModelMakeOptions {
-    std::string shape;  // stories15m, 110m, tinyllama-1.1b, llama-3.2-1b, llama-3.1-8b, qwen3-0.6b
+    std::string shape;  // stories15m, 110m, tinyllama-1.1b, llama-3.2-1b, llama-3.1-8b, qwen3-0.6b, kv-8b
     std::string out_dir;
     std::string dtype = "bf16";  // f32, bf16, f16
     std::uint64_t seed = 1;

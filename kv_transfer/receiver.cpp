@@ -1,9 +1,11 @@
 #include "kv_transfer/receiver.h"
+#include "kv_transfer/rate/bandwidth.h"
 
 #include <algorithm>
 #include <utility>
 
 #include "base/check.h"
+#include "kv_transfer/rate/bandwidth.h"
 #include "kv_transfer/receiver_state.h"
 #include "proto/header.h"
 
@@ -215,7 +217,7 @@ Result<net::Target> KvReceiver::State::frame_begins(net::PeerId from, std::span<
     const net::ReceiveToken token{++tokens_minted};
     const std::span<std::byte> target = buffer->first(payload_bytes);
     under_way.emplace(token, Landed{from, std::move(*info), std::move(buffer), {}});
-    return net::Target{target, token, clock.now() + options.payload_timeout};
+    return net::Target{target, token, clock.now() + options.payload_timeout + slow_wire_time(payload_bytes)};
 }
 
 Result<net::Target> KvReceiver::State::refuse_frame(net::PeerId from, const HandoffKey& key, std::uint32_t number,

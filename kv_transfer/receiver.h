@@ -114,7 +114,8 @@ public:
         std::size_t ended_max = 4096;     // keys remembered after their end
         base::Duration fetch_interval = std::chrono::milliseconds(100);  // a fetch is repeated until it is answered
         base::Duration peer_timeout = std::chrono::seconds(5);           // silent for so long before a grant: fails
-        base::Duration payload_timeout = std::chrono::seconds(3);        // of one payload under way, then force-close
+        base::Duration payload_timeout = std::chrono::seconds(3);        // of one payload under way, then force-close;
+                                                                         // slow_wire_time() (rate/bandwidth.h) is added
         base::Duration send_timeout = std::chrono::seconds(3);           // of one reply inside the transport
         Codecs codecs = {};                                              // besides raw
         bool own_thread = true;                                          // false: `tick()` does the work (tests)

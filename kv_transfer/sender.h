@@ -102,6 +102,7 @@ public:
         std::size_t handoffs_max = 1024;                         // until their released is dealt with
         std::size_t fetches_max = 64;                            // of other workers, beside those; 0: all are refused
         std::uint32_t frame_retries = 4;  // resends of one frame for damage or a lost acknowledgement
+        // To this and send_timeout slow_wire_time() (rate/bandwidth.h) of what is under way is added.
         base::Duration ack_timeout = std::chrono::seconds(2);           // then the frame goes again
         base::Duration refused_delay = std::chrono::milliseconds(2);    // receiver's staging full: again after this
         base::Duration room_interval = std::chrono::milliseconds(250);  // the request for room is repeated: asks,

@@ -35,7 +35,8 @@ std::optional<base::TimePoint> KvSender::State::next_due() const {
     for (const Handoff& handoff : handoffs) {
         consider(std::min({handoff.open.deadline, handoff.ask_again_at, handoff.heard_at + options.peer_timeout}));
         for (const auto& [number, frame] : handoff.unacknowledged) {
-            consider(frame.retry_at.value_or(std::max(frame.sent_at, handoff.acknowledged_at) + options.ack_timeout));
+            consider(frame.retry_at.value_or(std::max(frame.sent_at, handoff.acknowledged_at) + options.ack_timeout +
+                                             time_under_way(handoff.peer)));
         }
     }
     for (const auto& [key, fetch] : asked_fetches) {
@@ -297,8 +298,8 @@ bool KvSender::State::send_one_frame(base::TimePoint now) {
 
 bool KvSender::State::resend(Handoffs::iterator handoff, base::TimePoint now) {
     for (auto& [number, frame] : handoff->unacknowledged) {
-        const base::TimePoint due =
-            frame.retry_at.value_or(std::max(frame.sent_at, handoff->acknowledged_at) + options.ack_timeout);
+        const base::TimePoint due = frame.retry_at.value_or(std::max(frame.sent_at, handoff->acknowledged_at) +
+                                                            options.ack_timeout + time_under_way(handoff->peer));
         if (now < due) { continue; }
         if (++frame.failures > options.frame_retries) {
             fail(handoff,
@@ -387,7 +388,7 @@ bool KvSender::State::pack_next(Handoffs::iterator handoff, base::TimePoint now)
             return false;
         }
         if (peer_frames[handoff->peer] >= peer_frames_max) { return false; }
-        if ((handoff->open.choose_mode || handoff->from_end) && wire_is_full(*handoff)) { return false; }
+        if (wire_is_full(*handoff)) { return false; }
         StagingPool::Buffer buffer = staging.take();
         if (buffer == nullptr) { return false; }
 
@@ -448,8 +449,9 @@ bool KvSender::State::post_frame(Handoffs::iterator handoff, Frame& frame, base:
     const sluice::proto::KvFrame header = make_frame(identity, layout, frame.info);
     frame.sent_at = now;
     frame.retry_at.reset();
-    const auto sent = transport.send(handoff->peer, {kFrame, seal(kFrame, header), {frame.payload, frame.buffer}},
-                                     now + options.send_timeout, [](const base::Result<void>&) {});
+    const auto sent =
+        transport.send(handoff->peer, {kFrame, seal(kFrame, header), {frame.payload, frame.buffer}},
+                       now + options.send_timeout + time_under_way(handoff->peer), [](const base::Result<void>&) {});
     if (sent) {
         handoff->payload_bytes += frame.payload.size();
         metrics.add_bytes(frame.info.mode, frame.payload.size(), frame.info.raw_bytes);

@@ -69,16 +69,26 @@ base::Result<std::vector<KvMode>> KvSender::State::granted_modes(const Handoff& 
     return modes;
 }
 
-/// Enough is under way to keep the wire busy until the next look: what is chosen later is chosen better, and what is
-/// cancelled then was never packed.
+/// Enough is under way to keep the wire busy until the next look: what is chosen later is chosen better, what is
+/// cancelled then was never packed, and what decode computes meanwhile need not come.
 bool KvSender::State::wire_is_full(const Handoff& handoff) const {
     const auto frames = peer_frames.find(handoff.peer);
-    if (frames == peer_frames.end() || frames->second < kFramesQueued) { return false; }
+    if (frames == peer_frames.end()) { return false; }
     const auto wire = wires.find(handoff.peer);
-    const double rate =
-        wire == wires.end() || !wire->second.bandwidth().is_known() ? kWirePrior : wire->second.bandwidth().expected();
+    if (wire == wires.end() || !wire->second.bandwidth().is_known()) {
+        // One frame tells; where nothing is chosen nothing is at stake.
+        return frames->second > 0 && (handoff.open.choose_mode || handoff.from_end);
+    }
+    if (frames->second < kFramesQueued) { return false; }
+    const double rate = wire->second.bandwidth().expected();
     const auto bytes = peer_bytes.find(handoff.peer);
     return bytes != peer_bytes.end() && static_cast<double>(bytes->second) >= rate * kQueued_s;
+}
+
+/// What is under way to the peer may take so long over the slowest of wires.
+base::Duration KvSender::State::time_under_way(net::PeerId peer) const {
+    const auto bytes = peer_bytes.find(peer);
+    return bytes == peer_bytes.end() ? base::Duration{} : slow_wire_time(bytes->second);
 }
 
 /// raw, and those of `modes` that are known, with what they take.

@@ -165,6 +165,7 @@ struct KvSender::State {
     // sender_rates.cpp
     base::Result<std::vector<KvMode>> granted_modes(const Handoff& handoff, const Reply& reply) const;
     bool wire_is_full(const Handoff& handoff) const;
+    base::Duration time_under_way(net::PeerId peer) const;
     std::vector<std::pair<KvMode, WayToSend>> ways_of(std::span<const KvMode> modes) const;
     RateQuestion question_for(const Handoff& handoff, std::uint64_t bytes_left, std::uint64_t frame_bytes) const;
     base::Duration expected_to_send(const Handoff& handoff) const;

@@ -22,7 +22,8 @@ proto::KvMode mode_of(const Sequence& sequence, const worker::WorkerOptions& opt
     if (!mode.codec().empty() || options.kv_codec == "raw") { return mode; }
     const bool is_exact = options.kv_codec == "exact" || options.kv_codec == "auto" || !allow_lossy;
     mode.set_codec(is_exact ? "exact" : options.kv_codec);
-    mode.set_level(is_exact || options.kv_codec == "int8" ? 0 : options.kv_level);
+    const bool has_levels = options.kv_codec == "cachegen" || options.kv_codec == "sluice";
+    mode.set_level(is_exact || !has_levels ? 0 : options.kv_level);
     mode.set_lossy(!is_exact);
     return mode;
 }

@@ -41,8 +41,8 @@ WorkerOptions WorkerOptions::read(base::Config& config, bool on_gpu) {
     options.gateways_max = count("worker.gateways_max", options.gateways_max, 1, 65'536);
     options.output_buffer_bytes = count("worker.output_buffer_bytes", options.output_buffer_bytes, 1 << 16, 1 << 30);
     options.fetches_max = count("worker.fetches_max", options.fetches_max, 0, 4096);
-    options.kv_codec =
-        config.choice("worker.kv_codec", options.kv_codec, {"raw", "exact", "auto", "int8", "cachegen", "sluice"});
+    options.kv_codec = config.choice("worker.kv_codec", options.kv_codec,
+                                     {"raw", "exact", "auto", "int8", "zstd", "cachegen", "sluice"});
     options.kv_level = count("worker.kv_level", options.kv_level, 0, 15);
     options.kv_lossy_allowed = config.choice("worker.kv_lossy", "off", {"off", "allowed"}) == "allowed";
     options.kv_profile = config.string("worker.kv_profile", options.kv_profile);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 
@@ -71,6 +72,13 @@ private:
     Mean fast_{0.1};
     Mean slow_{1.0};
 };
+
+/// What any wire that is used at all carries in a second: what is under way has so much more time than a short message,
+/// before it counts as lost or its connection as dead. In whole seconds: none for little.
+inline constexpr std::uint64_t kWireSlowest = std::uint64_t{1} << 20;
+constexpr base::Duration slow_wire_time(std::uint64_t bytes) {
+    return std::chrono::seconds(bytes / kWireSlowest);
+}
 
 /// One wire between two workers, as its sender sees it: how long it was busy with what it carried. Not thread-safe.
 class WireMeter {

@@ -22,6 +22,9 @@ TEST_CASE("every named shape has the size that its name says", "[cli][model_make
     REQUIRE(millions("llama-3.2-1b") == Approx(1236).epsilon(0.02));
     REQUIRE(millions("llama-3.1-8b") == Approx(8030).epsilon(0.01));
     REQUIRE(millions("qwen3-0.6b") == Approx(596).epsilon(0.02));
+    REQUIRE(millions("kv-8b") == Approx(225).epsilon(0.02));
+    REQUIRE(cli::named_shape("kv-8b")->kv_elements_per_token() ==
+            cli::named_shape("llama-3.1-8b")->kv_elements_per_token());
     REQUIRE_FALSE(cli::named_shape("gpt-5"));
 }
 

@@ -14,6 +14,8 @@
 #include "tests/support/seeds.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
+/// Targets may have one.
+extern "C" [[gnu::weak]] int LLVMFuzzerInitialize(int* count, char*** arguments);
 
 namespace {
 
@@ -61,6 +63,7 @@ Bytes mutate(Bytes bytes, const Bytes& other, std::mt19937& random) {
 
 int main(int count, char** arguments) {
     if (count != 2) { return 2; }
+    if (LLVMFuzzerInitialize != nullptr) { LLVMFuzzerInitialize(&count, &arguments); }
     std::vector<std::filesystem::path> paths;
     for (const auto& entry : std::filesystem::directory_iterator(arguments[1])) {
         paths.push_back(entry.path());

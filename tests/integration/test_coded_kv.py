@@ -34,6 +34,28 @@ def test_exact_kv_is_shorter_and_changes_nothing(dtype):
         harness.wait_until(lambda: harness.blocks_in_use(coded.port) == 0, "no block is in use")
 
 
+@pytest.mark.parametrize("codec", ["raw", "auto"])
+def test_over_a_slow_wire_decode_computes_the_front_and_changes_nothing(codec):
+    slow = ("--set", "test.kv_fault_plan='seed=1;delay:kind=3,ms=120,probability=1'")
+    source = random.Random(20261204)
+
+    def front_tokens(port):
+        return sum(value for (metric, _), value in harness.metrics(port).items() if metric == "sluice_kv_front_tokens_total")
+    with harness.serve("--set", "engine.kv_dtype=bf16", "--set", "worker.kv_both_ends=false") as plain, \
+            harness.serve("--set", "engine.kv_dtype=bf16", "--set", f"worker.kv_codec={codec}", *slow) as split:
+        plain.wait_ready()
+        split.wait_ready()
+        # What steps take and what the wire carries has to be known first.
+        for number in range(200):
+            prompt = [source.randrange(3, 512) for _ in range(300 + source.randrange(150))]
+            assert ask(split.port, prompt) == ask(plain.port, prompt)
+            if number >= 20 and front_tokens(split.port) > 0:
+                break
+        assert front_tokens(split.port) > 0
+        assert front_tokens(plain.port) == 0
+        harness.wait_until(lambda: harness.blocks_in_use(split.port) == 0, "no block is in use")
+
+
 LOSSY = ("--set", "worker.kv_lossy=allowed", "--set", "slo.lossy_kv=allowed", "--set", "engine.kv_dtype=bf16")
 
 
@@ -43,7 +65,7 @@ def ask_lossy(port, prompt, **fields):
     return answer.json()["choices"][0]["token_ids"], answer.headers.get("x-sluice-kv")
 
 
-@pytest.mark.parametrize("codec", ["int8/0", "cachegen/2", "sluice/6"])
+@pytest.mark.parametrize("codec", ["int8/0", "zstd/0", "cachegen/2", "sluice/6"])
 def test_loss_is_told_repeats_itself_and_touches_nobody_else(codec):
     name, level = codec.split("/")
     source = random.Random(20261203)

@@ -296,8 +296,10 @@ TEST_CASE("of hand-offs that share a wire the one that is due first goes first",
     CHECK(order == std::vector<std::uint64_t>{3, 5, 2, 1, 4});
 }
 
-TEST_CASE("where modes are chosen a cancelled hand-off leaves the wire to others at once", "[kv_transfer]") {
-    World::Options options = options_with(kTestCodecs, kTestCodecs);
+TEST_CASE("a cancelled hand-off leaves a slow wire to others at once, coded or not", "[kv_transfer]") {
+    const bool is_coded = GENERATE(true, false);
+    CAPTURE(is_coded);
+    World::Options options = is_coded ? options_with(kTestCodecs, kTestCodecs) : World::Options{};
     options.sender.frame_bytes_max = 2048;  // sixty frames
     options.prefill_faults = "seed=1;delay:kind=3,ms=1000,probability=1";
     World world(options);
@@ -308,13 +310,18 @@ TEST_CASE("where modes are chosen a cancelled hand-off leaves the wire to others
         handoff.kv_tokens = kTokens;
         handoff.blocks = world.prefill_blocks;
         handoff.deadline = world.clock.now() + seconds(60);
-        handoff.choose_mode = true;
+        handoff.choose_mode = is_coded;
         REQUIRE(world.sender->open(handoff));
         world.settle();
         world.grant(make_key(request), kTokens);
         world.ready_all(make_key(request), kTokens);
         world.settle();
     };
+    if (!is_coded) {  // which goes as it is over a wire that nobody knows
+        begin(3);
+        world.pass(seconds(20));
+        REQUIRE(world.count(S::completed, make_key(3)) == 1);
+    }
     begin(1);
     world.pass(seconds(3));  // the wire is known by now: 2 KiB a second
     const std::size_t under_way = world.sender->inflight_bytes();

@@ -93,6 +93,12 @@ TEST_CASE("the meter counts the time that the wire was busy, not what lies betwe
     CHECK(meter.bandwidth().last() == Approx(kGbit));
 }
 
+TEST_CASE("what is long has more time on the wire, what is short none", "[kv_transfer][rate]") {
+    CHECK(kv_transfer::slow_wire_time(0) == base::Duration{});
+    CHECK(kv_transfer::slow_wire_time(kv_transfer::kWireSlowest - 1) == base::Duration{});
+    CHECK(kv_transfer::slow_wire_time(4 * kv_transfer::kWireSlowest) == seconds(4));
+}
+
 TEST_CASE("nothing is coded where the wire outruns the coder", "[kv_transfer][rate]") {
     for (const bool allow_lossy : {false, true}) {
         RateQuestion fast = question(100);
