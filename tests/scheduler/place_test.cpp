@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "tests/scheduler/builders.h"
+#include "tests/scheduler/place_cluster.h"
 #include "tests/support/catch.h"
 
 namespace {
@@ -12,45 +13,9 @@ namespace {
 using scheduler::Role;
 using scheduler::WorkerStatus;
 using scheduler::WorkerView;
+using scheduler_test::Cluster;
 using scheduler_test::expect_what_is_told;
 using scheduler_test::make_worker;
-
-struct Cluster {
-    std::vector<WorkerView> workers;
-    scheduler::PlaceRules rules = {};
-    std::vector<std::uint32_t> cached_blocks = {};
-    std::vector<scheduler::BelowPool> below_pool = {};
-    std::vector<base::Incarnation> avoid = {};
-    double ttft_seconds_left = scheduler::kNoTarget;
-    double tpot_seconds_target = scheduler::kNoTarget;
-    bool may_refuse = true;
-
-    scheduler::PlaceOutcome place(std::uint32_t prompt_tokens = 100, std::uint32_t new_tokens_max = 20,
-                                  std::uint64_t numerics_id = 0) const {
-        return scheduler::place({.workers = workers, .rules = rules}, {.prompt_tokens = prompt_tokens,
-                                                                       .new_tokens_max = new_tokens_max,
-                                                                       .numerics_id = numerics_id,
-                                                                       .cached_blocks = cached_blocks,
-                                                                       .below_pool = below_pool,
-                                                                       .avoid = avoid,
-                                                                       .ttft_seconds_left = ttft_seconds_left,
-                                                                       .tpot_seconds_target = tpot_seconds_target,
-                                                                       .may_refuse = may_refuse});
-    }
-    scheduler::Placement placed(std::uint32_t prompt_tokens = 100, std::uint32_t new_tokens_max = 20,
-                                std::uint64_t numerics_id = 0) const {
-        const auto outcome = place(prompt_tokens, new_tokens_max, numerics_id);
-        if (const auto* refusal = std::get_if<scheduler::Refusal>(&outcome)) { FAIL(refusal->error.message); }
-        return std::get<scheduler::Placement>(outcome);
-    }
-    scheduler::Refusal refused(std::uint32_t prompt_tokens = 100, std::uint32_t new_tokens_max = 20) const {
-        const auto outcome = place(prompt_tokens, new_tokens_max);
-        REQUIRE(std::holds_alternative<scheduler::Refusal>(outcome));
-        return std::get<scheduler::Refusal>(outcome);
-    }
-    std::uint64_t prefill_id(const scheduler::Placement& placement) const { return raw(workers[placement.prefill].id); }
-    std::uint64_t decode_id(const scheduler::Placement& placement) const { return raw(workers[placement.decode].id); }
-};
 
 }  // namespace
 
@@ -452,109 +417,6 @@ TEST_CASE("a request stays within one numerics_id", "[scheduler][place]") {
         cluster.workers[2].status = WorkerStatus::draining;
         REQUIRE(scheduler::pool_numerics(cluster.workers) == 7u);
     }
-}
-
-namespace {
-
-WorkerView learned(scheduler_test::WorkerSpec spec) {
-    WorkerView worker = make_worker(spec);
-    worker.costs.learned = true;
-    return worker;
-}
-
-}  // namespace
-
-TEST_CASE("a decode worker that keeps the TPOT target comes before one that takes over sooner",
-          "[scheduler][place][slo]") {
-    Cluster cluster{{learned({.id = 1, .role = Role::prefill}),
-                     learned({.id = 2, .role = Role::decode, .decode_sequences = 12}),
-                     learned({.id = 3, .role = Role::decode})}};
-    cluster.workers[2].costs.transfer = {2, 1e-8};  // a slow link: without a target the busy worker is the better one
-    REQUIRE(cluster.decode_id(cluster.placed()) == 2);
-    cluster.tpot_seconds_target = 0.020;
-    REQUIRE(cluster.decode_id(cluster.placed()) == 3);
-}
-
-TEST_CASE("a request that cannot be in time anywhere is refused with when to come again", "[scheduler][place][slo]") {
-    Cluster cluster{{learned({.id = 1, .requests_waiting = 2, .prefill_tokens_queued = 3000}),
-                     learned({.id = 2, .requests_waiting = 2, .prefill_tokens_queued = 2500})}};
-    cluster.ttft_seconds_left = 1;
-    cluster.rules.admit_by_prediction = true;
-    auto refusal = cluster.refused(100);
-    REQUIRE(refusal.reason == "slo_infeasible");
-    REQUIRE(refusal.error.code == base::ErrorCode::resource_exhausted);
-    REQUIRE(refusal.retry_after_ms >= 1600);  // 2.6 s on the better worker, of which 1 s is allowed
-    REQUIRE(refusal.retry_after_ms <= 1700);
-    REQUIRE(refusal.error.message.find("1000 ms are left") != std::string::npos);
-
-    SECTION("but not one that has begun") {
-        cluster.may_refuse = false;
-        REQUIRE(cluster.prefill_id(cluster.placed(100)) == 2);
-    }
-    SECTION("nor when the scheduler is told not to") {
-        cluster.rules.admit_by_prediction = false;
-        REQUIRE(cluster.prefill_id(cluster.placed(100)) == 2);
-    }
-    SECTION("nor by guesses, before steps were measured") {
-        cluster.workers[1].costs.learned = false;
-        REQUIRE(cluster.prefill_id(cluster.placed(100)) == 2);
-    }
-    SECTION("nor when there is time enough") {
-        cluster.ttft_seconds_left = 2.7;
-        REQUIRE(cluster.prefill_id(cluster.placed(100)) == 2);
-    }
-}
-
-TEST_CASE("what no idle worker could do in time is not to be tried again", "[scheduler][place][slo]") {
-    Cluster cluster{{learned({.id = 1})}};
-    cluster.rules.admit_by_prediction = true;
-    cluster.ttft_seconds_left = 0.5;
-    REQUIRE(cluster.refused(1000).retry_after_ms == 0);
-    cluster.ttft_seconds_left = scheduler::kNoTarget;
-    cluster.tpot_seconds_target = 0.005;  // a step takes 10 ms
-    REQUIRE(cluster.refused(100).retry_after_ms == 0);
-    SECTION("but is asked of a worker that long had nothing to do: what was learned of it may be wrong") {
-        cluster.workers[0].expected.idle_seconds = 0.9;
-        cluster.refused(100);
-        cluster.workers[0].expected.idle_seconds = 1.1;
-        cluster.placed(100);
-        REQUIRE(cluster.placed(100).is_probe);
-        REQUIRE(cluster.placed(100).reason == "probe");
-        cluster.rules.probe_after_seconds = std::numeric_limits<double>::infinity();
-        cluster.refused(100);
-    }
-    SECTION("or of one whose streams nothing has joined for long") {
-        scheduler::ExpectedLoad& expected = cluster.workers[0].expected;
-        expected.prompts = 0;
-        expected.decoding = 1;
-        expected.unjoined_seconds = 0.9;
-        cluster.refused(100);
-        expected.unjoined_seconds = 1.1;
-        REQUIRE(cluster.placed(100).is_probe);
-        expected.prompts = 1;  // another is there, and teaches it already
-        cluster.refused(100);
-        expected.prompts = 0;
-        expected.coming = 1;
-        cluster.refused(100);
-        expected.coming = 0;
-        cluster.tpot_seconds_target = 1;  // what meets its targets is nobody's probe
-        REQUIRE_FALSE(cluster.placed(100).is_probe);
-    }
-}
-
-TEST_CASE("a worker whose streams have TPOT targets has only part of its time for prompts", "[scheduler][place][slo]") {
-    Cluster cluster{{learned({.id = 1, .decode_sequences = 4})}};
-    cluster.workers[0].expected.residual_seconds = 1e6;
-    const double alone = cluster.placed(500).ttft_seconds;
-    cluster.tpot_seconds_target = 0.020;
-    // Steps of 19 ms: 1 for the step, 4 for its decodes, 14 for prompt tokens.
-    const double paced = cluster.placed(500).ttft_seconds;
-    REQUIRE(paced > 1.3 * alone);
-    REQUIRE(paced == Approx(0.5 * 19 / 14).epsilon(0.02));
-    REQUIRE(cluster.placed(500).tpot_seconds <= 0.020);
-    // The sooner those that decode will be done, the sooner there is more time.
-    cluster.workers[0].expected.residual_seconds = 0.2;
-    REQUIRE(cluster.placed(500).ttft_seconds < 0.9 * paced);
 }
 
 TEST_CASE("KV below a worker's pool counts at what loading it takes", "[scheduler][place]") {
