@@ -318,8 +318,9 @@ bool LocalStack::wait_until_ready(base::Duration patience) const {
         *is_ready = true;
         ready->set();
     });
-    const bool is_ready = ready->wait(patience);
-    if (!is_ready) { end_if_asked(); }  // who is ready may serve somebody already, and ends in order
+    // Who is ready may serve somebody already, and ends in order; /health may have said so before anybody asked here.
+    const bool is_ready = ready->wait(patience) || gateway_->is_ready();
+    if (!is_ready) { end_if_asked(); }
     return is_ready;
 }
 

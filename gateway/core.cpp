@@ -345,6 +345,12 @@ void GatewayCore::when_ready(std::function<void()> tell) {
                [s = state_.get(), tell = std::move(tell)]() mutable { s->table->when_ready(std::move(tell)); });
 }
 
+bool GatewayCore::is_ready() const {
+    std::promise<bool> ready;
+    asio::post(*state_->io, [s = state_.get(), &ready] { ready.set_value(s->table->is_ready()); });
+    return ready.get_future().get();
+}
+
 void GatewayCore::refresh_metrics() {
     asio::post(*state_->io, [s = state_.get()] {
         if (s->http) { s->api->refresh_metrics(); }

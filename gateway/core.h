@@ -51,6 +51,9 @@ public:
     /// `tell` is called once, on the I/O thread, as soon as requests for every model can be placed (/health). Never
     /// when the gateway stops before. One at a time. Any thread but the gateway's own, before it is stopped.
     void when_ready(std::function<void()> tell);
+    /// Whether they can be placed now: true for whoever was told so by /health before, unless that has changed since.
+    /// Waits for the I/O thread. Any thread but the gateway's own, before it is stopped.
+    bool is_ready() const;
     /// Metrics of what is open now are written anew, soon. Any thread, before it is stopped.
     void refresh_metrics();
     /// Requests that come from now on are promised what these classes say, and pages of these origins may ask. All of

@@ -41,6 +41,8 @@ public:
     std::uint16_t port() const { return core_->port(); }
     /// As GatewayCore::when_ready.
     void when_ready(std::function<void()> tell) { core_->when_ready(std::move(tell)); }
+    /// As GatewayCore::is_ready.
+    bool is_ready() const { return core_->is_ready(); }
     /// As GatewayCore::refresh_metrics.
     void refresh_metrics() { core_->refresh_metrics(); }
     /// As GatewayCore::change.

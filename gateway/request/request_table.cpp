@@ -163,11 +163,12 @@ void RequestTable::when_ready(std::function<void()> tell) {
     tell_ready();
 }
 
+bool RequestTable::is_ready() const {
+    return std::all_of(clusters_.begin(), clusters_.end(), [](const auto& one) { return one.ready; });
+}
+
 void RequestTable::tell_ready() {
-    if (!tell_ready_) { return; }
-    if (std::all_of(clusters_.begin(), clusters_.end(), [](const auto& one) { return one.ready; })) {
-        std::exchange(tell_ready_, nullptr)();
-    }
+    if (tell_ready_ && is_ready()) { std::exchange(tell_ready_, nullptr)(); }
 }
 
 void RequestTable::on_time() {

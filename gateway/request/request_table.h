@@ -57,6 +57,7 @@ public:
 
     /// `tell` is called once, as soon as every model is ready: from inside this call if that is so. One at a time.
     void when_ready(std::function<void()> tell);
+    bool is_ready() const;
 
     /// What is known of the workers of one model.
     const ClusterView& cluster(std::size_t model) const { return clusters_[model]; }
