@@ -6,6 +6,7 @@
 #include <grpcpp/security/tls_credentials_options.h>
 
 #include <functional>
+#include <limits>
 #include <string_view>
 #include <utility>
 
@@ -24,6 +25,8 @@ constexpr std::size_t kAcceptedMax = 4096;
 /// gRPC looks so often at the file in memory that has key and certificate.
 constexpr unsigned kLookSeconds = 1;
 constexpr std::size_t kWordsMax = 600;  // of a line of the log
+/// Where nobody ever listens: below a file there is no folder.
+constexpr const char* kNowhere = "unix:/dev/null/nobody";
 
 std::string text_of(grpc::string_ref text) {
     return {text.data(), text.size()};
@@ -72,9 +75,25 @@ private:
     const std::shared_ptr<Peers> peers_;
 };
 
-}  // namespace
-
-namespace {
+/// Keeps the certificates of `provider` watched: a connection that is tried once and never made. Without it a process
+/// whose last connection goes while it makes another can be left without a certificate (gRPC 1.51): the provider is
+/// told of the two watchers in either order, and takes the new one for gone for as long as that one lives.
+std::shared_ptr<grpc::Channel> watch(
+    const std::shared_ptr<grpc::experimental::CertificateProviderInterface>& provider) {
+    constexpr int kNever = std::numeric_limits<int>::max();
+    grpc::experimental::TlsChannelCredentialsOptions options;
+    options.set_certificate_provider(provider);
+    options.watch_identity_key_cert_pairs();
+    options.set_verify_server_certs(false);
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kNever);
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kNever);
+    arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kNever);
+    arguments.SetInt(GRPC_ARG_CLIENT_IDLE_TIMEOUT_MS, kNever);
+    auto channel = grpc::CreateCustomChannel(kNowhere, grpc::experimental::TlsCredentials(options), arguments);
+    channel->GetState(true);
+    return channel;
+}
 
 /// gRPC's own words, in our log. A server says with each connection that the caller named a host which its certificate
 /// does not: ours name none.
@@ -97,7 +116,8 @@ std::shared_ptr<Peers> Peers::make(std::shared_ptr<base::Certificates> certifica
 Peers::Peers(std::shared_ptr<base::Certificates> certificates)
     : certificates_(std::move(certificates)),
       provider_(std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
-          certificates_->identity_path(), certificates_->identity_path(), kLookSeconds)) {}
+          certificates_->identity_path(), certificates_->identity_path(), kLookSeconds)),
+      watch_(watch(provider_)) {}
 
 std::shared_ptr<grpc::ChannelCredentials> Peers::channel_credentials(base::PeerKind callee) {
     grpc::experimental::TlsChannelCredentialsOptions options;

@@ -15,6 +15,8 @@ constexpr base::Duration kOnItsWay = std::chrono::seconds(1);
 constexpr double kAnswersRemembered = 64;
 constexpr double kAnswersNeeded = 4;
 constexpr std::size_t kCacheLine = 64;
+/// Probes in vain that make the pause before the next one twice as long.
+constexpr int kProbesMax = 4;
 
 }  // namespace
 
@@ -32,14 +34,19 @@ Backlog::Slot* Backlog::slot_of(std::uint32_t slot, std::uint64_t life) {
 
 void Backlog::placed(Number number, std::uint32_t prefill_slot, std::uint32_t decode_slot,
                      std::uint32_t uncached_tokens, std::uint32_t prompt_tokens, base::TimePoint now,
-                     double tpot_seconds_target) {
+                     double tpot_seconds_target, bool is_probe) {
     slot_at(std::max(prefill_slot, decode_slot));
     Slot& slot = slots_[prefill_slot];
     if (slot.prompts.empty()) { slot.turned = now; }
     slot.prompts.emplace(number, Prompt{.tokens = static_cast<double>(uncached_tokens), .placed = now});
     slot.prompt_tokens += uncached_tokens;
-    ++slots_[decode_slot].coming;
-    slot.busy = slots_[decode_slot].busy = now;
+    Slot& decodes = slots_[decode_slot];
+    if (decodes.decoding > 0 || decodes.coming > 0) {
+        decodes.joined = now;
+        decodes.probes = is_probe ? std::min(decodes.probes + 1, kProbesMax) : 0;
+    }
+    ++decodes.coming;
+    slot.busy = decodes.busy = now;
     if (std::isfinite(tpot_seconds_target)) { ++slots_[decode_slot].targets[tpot_seconds_target]; }
     placed_[number] = {.prefill_slot = prefill_slot,
                        .decode_slot = decode_slot,
@@ -125,6 +132,7 @@ void Backlog::reported(std::uint32_t number, const ReportedLoad& load, base::Tim
     slot.decode_context = static_cast<double>(load.decode_context_tokens);
     slot.turned = now;
     if (held > 0 || slot.busy == base::TimePoint{}) { slot.busy = now; }  // the first report of a life: not idle yet
+    if (slot.joined == base::TimePoint{}) { slot.joined = now; }
 }
 
 void Backlog::clear(std::uint32_t number) {
@@ -158,6 +166,9 @@ ExpectedLoad Backlog::expect(std::uint32_t number, base::TimePoint now) const {
     if (const auto residual = residual_seconds()) { load.residual_seconds = *residual; }
     if (load.prompts == 0 && load.prompt_tokens == 0 && load.decoding == 0 && load.coming == 0) {
         load.idle_seconds = slot.busy == base::TimePoint{} ? 0 : std::max(0.0, Seconds(now - slot.busy).count());
+    }
+    if (slot.joined != base::TimePoint{}) {
+        load.unjoined_seconds = std::ldexp(std::max(0.0, Seconds(now - slot.joined).count()), -slot.probes);
     }
     return load;
 }

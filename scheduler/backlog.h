@@ -22,10 +22,10 @@ public:
     /// Of a placement; never used twice.
     using Number = std::uint64_t;
 
-    /// `tpot_seconds_target`: infinite where nothing was promised.
+    /// `tpot_seconds_target`: infinite where nothing was promised. `is_probe`: as Placement's.
     void placed(Number number, std::uint32_t prefill_slot, std::uint32_t decode_slot, std::uint32_t uncached_tokens,
                 std::uint32_t prompt_tokens, base::TimePoint now,
-                double tpot_seconds_target = std::numeric_limits<double>::infinity());
+                double tpot_seconds_target = std::numeric_limits<double>::infinity(), bool is_probe = false);
     /// Its first token was seen: it decodes. Without effect when it is not known, like ended().
     void first_token(Number number, base::TimePoint now);
     void ended(Number number, base::TimePoint now);
@@ -59,6 +59,8 @@ private:
         std::map<double, std::uint32_t> targets;  // of those placed here to decode, how many have each
         base::TimePoint turned{};                 // when the prompt whose turn it is was known to have computed_tokens
         base::TimePoint busy{};                   // when there was something to do last
+        base::TimePoint joined{};                 // when something was placed beside other work last
+        int probes = 0;                           // in a row, of those that were
     };
     struct Placed {
         std::uint32_t prefill_slot = 0;

@@ -60,6 +60,8 @@ struct ExpectedLoad {
     double coming = 0;               // prompts, there or elsewhere, that will decode here
     double residual_seconds = 0;     // that a decoding sequence goes on, on average; 0: unknown
     double idle_seconds = 0;         // that it has had nothing to do; 0: it has
+    /// That nothing was given to it beside other work, halved for each probe (Placement::is_probe) in a row before.
+    double unjoined_seconds = 0;
     /// The least mean gap that was promised to one of those who decode here or will.
     double tpot_seconds_strictest = std::numeric_limits<double>::infinity();
 };
@@ -92,8 +94,9 @@ struct PlaceRules {
     std::uint32_t fetch_tokens_min = 0;
     /// What cannot be in time by prediction is refused, unless it has begun.
     bool admit_by_prediction = true;
-    /// A worker that had nothing to do for so long is given the next request that asks for it, whatever is predicted:
-    /// a prediction that lets nobody in would never be put right. Infinite: never.
+    /// A worker that had nothing to do for so long is given the next request that asks for it, whatever is predicted,
+    /// and so is one with sequences that decode, and no prompt, which nothing has joined for so long: a prediction that
+    /// lets nobody in would never be put right. Infinite: never.
     double probe_after_seconds = 1;
 };
 

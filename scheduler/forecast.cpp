@@ -14,6 +14,8 @@ constexpr double kTimeUsed = 0.95;
 constexpr std::size_t kPromptsForeseen = 32;
 /// Instants at which a forecast looks at who still decodes, at most.
 constexpr int kLooksMax = 128;
+/// So many of them close to each other.
+constexpr int kLooksClose = 16;
 /// Where fewer sequences than this are expected to decode still, the rest of a prompt goes at one pace.
 constexpr double kAloneBelow = 1e-3;
 
@@ -121,9 +123,10 @@ public:
         while (left > 1e-9) {
             const double pace = seconds_per_token(token_seconds);
             const double whole = left * pace;
-            // Who decodes changes slowly against this.
+            // Who decodes changes slowly against a quarter of the time that they go on; later it matters less.
             const bool is_steady = looks_ >= kLooksMax || company_.sequences(now_) < kAloneBelow;
-            const double stretch = is_steady ? whole : std::min(whole, std::max(whole / 8, company_.residual() / 4));
+            const double least = looks_ < kLooksClose ? 0 : whole / 8;
+            const double stretch = is_steady ? whole : std::min(whole, std::max(least, company_.residual() / 4));
             ++looks_;
             now_ += stretch;
             left -= stretch >= whole ? left : stretch / pace;
@@ -141,6 +144,19 @@ public:
     double rounded() const {
         const double steps = tokens_ / chunk_tokens(worker_, 0);
         return now_ + company_.nobody(now_) * (std::ceil(steps) - steps) * worker_.costs.prefill.step_seconds;
+    }
+    /// What a prompt that ends here takes besides, since steps are whole: the one that runs when it comes, of which
+    /// half is left on average, and in its last one all decodes for half of its tokens. Nothing where nobody decodes.
+    double whole_steps() const {
+        const DecodeCost& decode = worker_.costs.decode;
+        const double sequences = company_.sequences(now_);
+        const double last =
+            worker_.costs.prefill.step_seconds + decode_share_seconds(decode, sequences, sequences * context_);
+        const ExpectedLoad& load = worker_.expected;
+        const double running = load.prompts == 0 && load.decoding > 0
+                                   ? decode_step_seconds(decode, load.decoding, load.decode_context)
+                                   : 0;
+        return (running + (1 - company_.nobody(now_)) * last) / 2;
     }
     double sequences() const { return company_.sequences(now_); }
     double context() const { return context_; }
@@ -217,7 +233,10 @@ Passage after_queue(const WorkerView& worker, const PlaceQuery& query) {
 /// `queue`: what it has passed until now, rounded.
 PrefillForecast with_prompt(Passage passage, double queue, double cached, double own) {
     passage.compute(own, context_sum(cached, own), false);
-    return {.queue_seconds = queue, .ttft_seconds = passage.rounded(), .sequences_then = passage.sequences()};
+    return {.queue_seconds = queue,
+            .busy_seconds = passage.rounded() - queue,
+            .ttft_seconds = passage.rounded() + passage.whole_steps(),
+            .sequences_then = passage.sequences()};
 }
 
 }  // namespace
@@ -281,9 +300,10 @@ LocalForecast forecast_local(const WorkerView& worker, const PlaceQuery& query, 
     local.prefill = forecast_prefill(worker, paced_local(worker, query), cached);
     local.tpot_seconds = forecast_tpot(worker, query, local.prefill.sequences_then);
     local.wait_seconds = std::max(0.0, forecast_decode_wait(worker, query) - local.prefill.ttft_seconds);
-    const double others = (local.prefill.ttft_seconds - local.prefill.queue_seconds) * worker.expected.decoding;
-    local.cost_seconds =
-        local.prefill.ttft_seconds + others + local.tpot_seconds * weighed_tokens(query) + local.wait_seconds;
+    const double others = local.prefill.busy_seconds * worker.expected.decoding;
+    // Whoever decodes there waits for whole steps, wherever the prompt was computed: that decides nothing.
+    local.cost_seconds = local.prefill.queue_seconds + local.prefill.busy_seconds + others +
+                         local.tpot_seconds * weighed_tokens(query) + local.wait_seconds;
     return local;
 }
 

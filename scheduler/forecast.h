@@ -15,7 +15,8 @@ std::uint64_t tokens_capacity(const WorkerView& worker);
 
 struct PrefillForecast {
     double queue_seconds;   // what is queued there now
-    double ttft_seconds;    // queue and this prompt
+    double busy_seconds;    // in which this prompt is computed then
+    double ttft_seconds;    // both, and what whole steps add
     double sequences_then;  // that decode there when it has been computed, without it
 };
 /// `cached_tokens` of the prompt are there already.

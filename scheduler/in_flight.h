@@ -36,6 +36,7 @@ struct PlacedRequest {
     double tpot_seconds_target = std::numeric_limits<double>::infinity();  // promised
     std::uint32_t answer_tokens_max = 0;
     double answer_tokens = 0;  // that the tenant was charged for
+    bool is_probe = false;     // as Placement's
 };
 
 /// The scheduler's own placements, as load that the workers' reports cannot show yet: without it a burst between two

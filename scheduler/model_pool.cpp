@@ -236,7 +236,8 @@ void ModelPool::take(const proto::PlaceRequest& request, const Placement& placem
                                .tpot_seconds = placement.tpot_seconds,
                                .tpot_seconds_target = tpot_seconds_target(request),
                                .answer_tokens_max = request.new_tokens_max(),
-                               .answer_tokens = answer_tokens},
+                               .answer_tokens = answer_tokens,
+                               .is_probe = placement.is_probe},
                               now);
     if (!placement.encodes) {
         registry_.coming_blocks().add(base::RequestId{request.request_id()},

@@ -293,15 +293,28 @@ private:
         return describe(*best);
     }
 
+    /// What is predicted of these workers rests on what was seen too long ago: nothing to do, or nothing beside others.
+    bool is_in_doubt(const Option& option) const {
+        const ExpectedLoad& prefill = view_.workers[option.prefill].expected;
+        const ExpectedLoad& decode = view_.workers[option.decode.index].expected;
+        if (std::min(prefill.idle_seconds, decode.idle_seconds) > view_.rules.probe_after_seconds) { return true; }
+        return option.misses && prefill.prompts == 0 && decode.coming == 0 && decode.decoding > 0 &&
+               decode.unjoined_seconds > view_.rules.probe_after_seconds;
+    }
+
+    /// Whether it is predicted to be late and may be refused for that.
+    bool may_refuse(const Option& option) const {
+        return view_.workers[option.prefill].costs.learned && view_.workers[option.decode.index].costs.learned &&
+               query_.may_refuse && view_.rules.admit_by_prediction;
+    }
+
     /// The best option misses a target, so all do.
     std::optional<Refusal> refuse_when_late(const Option& option) const {
         const WorkerView& prefill = view_.workers[option.prefill];
         const WorkerView& decode = view_.workers[option.decode.index];
-        const bool is_known = prefill.costs.learned && decode.costs.learned;
-        if (!is_known || !query_.may_refuse || !view_.rules.admit_by_prediction) { return std::nullopt; }
+        if (!may_refuse(option)) { return std::nullopt; }
         if (!option.misses && query_.queue_share >= 1) { return std::nullopt; }
-        const double idle = std::min(prefill.expected.idle_seconds, decode.expected.idle_seconds);
-        if (idle > view_.rules.probe_after_seconds) { return std::nullopt; }
+        if (is_in_doubt(option)) { return std::nullopt; }
         const PrefillForecast forecast = forecast_of(option);
         const double own = forecast.ttft_seconds - forecast.queue_seconds;
         // At 1/2 another prompt like it would still be in time behind it; at no share does it wait for nothing.
@@ -463,6 +476,7 @@ private:
         const std::uint32_t cached = prefix_tokens(prefill, query_, option.prefill);
         const PrefillForecast forecast = forecast_of(option);
         const auto source = kv_source(option.prefill, cached);
+        const bool is_probe = option.misses && may_refuse(option);  // and yet here
         const bool last_resort = decode_.rank > 0 || (prefill_.found() && prefill_.rank > 0);
         return {.prefill = option.prefill,
                 .decode = option.decode.index,
@@ -476,8 +490,10 @@ private:
                 .kv_source = source,
                 .kv_source_tokens = source ? cached_tokens(view_.workers[*source], query_, *source) : 0,
                 .reason = last_resort        ? "last_resort"
+                          : is_probe         ? "probe"
                           : !prefill_.exists ? "no_prefill_worker"
-                                             : "cheapest"};
+                                             : "cheapest",
+                .is_probe = is_probe};
     }
 
     const ClusterView& view_;

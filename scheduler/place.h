@@ -69,7 +69,8 @@ struct Placement {
     double cost_seconds = 0;                              // what was minimised: see place()
     std::optional<std::size_t> kv_source = std::nullopt;  // who has KV that the prefill worker lacks; to fetch it from
     std::uint32_t kv_source_tokens = 0;                   // that it is believed to have, from the first token on
-    std::string_view reason;  // "cheapest", "no_prefill_worker", "last_resort" (suspect or avoided workers)
+    std::string_view reason;  // "cheapest", "probe", "no_prefill_worker", "last_resort" (suspect or avoided workers)
+    bool is_probe = false;    // predicted to miss its targets, and let in to see: PlaceRules::probe_after_seconds
     bool encodes = false;     // a text of which a vector is wanted; prefill is decode then
     bool local() const { return prefill == decode; }
     std::string_view path() const { return encodes ? "encode" : local() ? "local" : "disaggregated"; }
@@ -98,7 +99,10 @@ inline constexpr std::uint32_t kWeighedTokens = 32;
 ///                                                                        sooner)
 ///   + hand-off of the KV that d lacks                                    (0 when p is d)
 ///   + predicted TPOT of d, with this sequence, * min(kWeighedTokens, new_tokens_max)
-///   + prefill seconds * sequences that decode there meanwhile            (only when p is d: what it costs the others)
+///   + prefill seconds * sequences that decode there meanwhile            (only when p is d: what it costs the others;
+///                                                                        whole steps that TTFT waits for are left
+///                                                                        out then, since decode waits for them on
+///                                                                        any d)
 /// So the prefill worker of a split request is the one with the least predicted TTFT, and its decode worker the one
 /// that takes it over soonest and fastest. Decode workers that will have room for the whole request (blocks for prompt
 /// and new_tokens_max, a place in the batch) when the prompt has been computed come before all others; among those

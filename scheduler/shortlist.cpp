@@ -126,10 +126,10 @@ void Shortlist::place_in_orders(std::uint32_t slot, const WorkerView& worker, co
     const auto local_for = [&](double answer_tokens) {
         return [&, answer_tokens] {
             return times([&](std::size_t i) {
-                const double others = (prefill[i].ttft_seconds - prefill[i].queue_seconds) * worker.expected.decoding;
+                const double others = prefill[i].busy_seconds * worker.expected.decoding;
                 const double tpot = forecast_tpot(worker, like[i], prefill[i].sequences_then);
-                return prefill[i].ttft_seconds + others + tpot * answer_tokens + std::max(prefill_full, decode_full) +
-                       waits(prefill[i].ttft_seconds);
+                return prefill[i].queue_seconds + prefill[i].busy_seconds + others + tpot * answer_tokens +
+                       std::max(prefill_full, decode_full) + waits(prefill[i].ttft_seconds);
             });
         };
     };

@@ -1,10 +1,12 @@
 """Rules and boards on a real Prometheus that scrapes a cluster of processes: every expression can be asked, and says something under load."""
 import concurrent.futures
+import itertools
 import json
 import os
 import re
 import signal
 import subprocess
+import threading
 import urllib.parse
 import xml.etree.ElementTree
 
@@ -88,7 +90,30 @@ def world(tmp_path_factory):
 
             wait_until(seen, "rates are there", 120)
             print(prometheus.output())
+            # The load goes on while boards and rules are asked, however long that takes: what they show is of the last minute.
+            prometheus.load = Load(load)
             yield cluster, prometheus
+            prometheus.load.end()
+
+
+class Load:
+    """Calls `load(index)`, one at a time, until it is ended; each has to succeed."""
+
+    def __init__(self, load):
+        self.ended = threading.Event()
+        self.threads = concurrent.futures.ThreadPoolExecutor(1)
+        self.result = self.threads.submit(self.go_on, load)
+
+    def go_on(self, load):
+        for index in itertools.count(1000):
+            assert load(index) == (200, 200)
+            if self.ended.wait(0.5):
+                return
+
+    def end(self):
+        self.ended.set()
+        self.result.result(120)
+        self.threads.shutdown()
 
 
 def asked(expression):
@@ -183,6 +208,7 @@ def test_a_sound_cluster_alerts_nobody_and_one_that_lost_its_decode_workers_does
     (prometheus.certificates / "prefill" / "tls.crt").write_text("-----BEGIN CERTIFICATE-----\n")
     wait_until(lambda: "SluiceCertificateInvalid" in prometheus.alerts(), "somebody is told of the certificate", 60)
     assert prometheus.alerts() & (broken - {"SluiceCertificateInvalid"}) == set()
+    prometheus.load.end()
     for pid in cluster.pids_of("decode"):
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: {"SluiceNoDecode", "SluiceTargetDown"} <= prometheus.alerts(), "somebody is told", 60)

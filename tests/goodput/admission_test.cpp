@@ -157,3 +157,52 @@ TEST_CASE("a machine that was slow once is not refused for ever", "[goodput]") {
     REQUIRE(good_after(std::numeric_limits<double>::infinity()) == 0);
     REQUIRE(good_after(1) >= 0.85);
 }
+
+/// What two cores with tiles do with the same model: a prompt of 512 tokens takes 70 ms, a step of four sequences 14.
+constexpr base::StepCost kTiles{.prefill = {9e-3, 1.2e-4, 1e-8}, .decode = {8.5e-3, 8e-4, 1e-6}};
+
+/// The share of 200 requests inside their targets after 20 s in which prompts beside streams took twice as long.
+double inside_after_slow_company(double rate, const ModelledRequest& like, std::uint32_t seed,
+                                 double probe_after_seconds) {
+    ModelledCluster::Options options = options_of(1, true, seed);
+    options.cost = kTiles;
+    options.scheduler.rules.probe_after_seconds = probe_after_seconds;
+    ModelledCluster cluster(options);
+    static_cast<void>(cluster.run(poisson(rate, 60, seed, like)));
+    cluster.slow_down_mixed(2);
+    static_cast<void>(cluster.run(poisson(rate, static_cast<std::size_t>(20 * rate), seed + 20, like)));
+    cluster.slow_down_mixed(1);
+    const auto after = poisson(rate, 200, seed + 10, like);
+    return figures(after, cluster.run(after)).inside;
+}
+
+TEST_CASE("nor is one that was slow with prompts beside streams", "[goodput]") {
+    const auto seed = GENERATE(1u, 2u, 3u, 4u);
+    CAPTURE(seed);
+    const double never = std::numeric_limits<double>::infinity();
+    SECTION("whose streams end soon: a forecast sees that") {
+        REQUIRE(inside_after_slow_company(2, {}, seed, never) >= 0.95);
+        REQUIRE(inside_after_slow_company(3, {}, seed, never) >= 0.85);
+    }
+    SECTION("whose streams go on: what joins them is tried, or one at a time would be served for ever") {
+        const ModelledRequest like{.answer_tokens = 300, .ttft_seconds = 0.5};
+        REQUIRE(inside_after_slow_company(1, like, seed, never) < 0.3);
+        REQUIRE(inside_after_slow_company(1, like, seed, 1) >= 0.7);
+        REQUIRE(inside_after_slow_company(2, like, seed, never) < 0.2);
+        REQUIRE(inside_after_slow_company(2, like, seed, 1) >= 0.38);
+    }
+}
+
+TEST_CASE("predicted times to the first token are those that come, with tiles and beside streams", "[goodput]") {
+    const auto seed = GENERATE(1u, 2u, 3u, 4u);
+    const auto rate = GENERATE(1.0, 2.0);
+    CAPTURE(seed, rate);
+    ModelledCluster::Options options = options_of(1, true, seed);
+    options.cost = kTiles;
+    ModelledCluster cluster(options);
+    const auto requests = poisson(rate, 400, seed, {});
+    const Figures with = figures(requests, cluster.run(requests));
+    CAPTURE(with.ttft_error_p50, with.ttft_error_p90, with.ttft_ratio_p50);
+    REQUIRE(with.ttft_error_p50 < 0.09);
+    REQUIRE(with.ttft_error_p90 < 0.25);
+}

@@ -6,8 +6,10 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "proto/channel.h"
 #include "proto/scheduler.grpc.pb.h"
@@ -305,6 +307,35 @@ TEST_CASE("who was refused is served once its certificate does, on the same chan
     } while (!status.ok() && std::chrono::steady_clock::now() < deadline);
     INFO(status.error_message());
     REQUIRE(status.ok());
+}
+
+TEST_CASE("a process whose last connection goes while it makes another shows its certificate all the same", "[proto]") {
+    const auto authority = new_authority();
+    Member scheduler(certificate_of(authority, PeerRole::scheduler), authority.certificate_pem);
+    Member gateway(certificate_of(authority, PeerRole::gateway), authority.certificate_pem);
+    Running running(scheduler.key);
+    std::atomic<int> served = 0;
+    std::mutex mutex;
+    std::string problem;
+    {
+        std::vector<std::jthread> callers;
+        for (int caller = 0; caller < 4; ++caller) {
+            callers.emplace_back([&] {
+                for (int i = 0; i < 50; ++i) {
+                    // A channel of its own for each call: there is one connection, or none.
+                    const grpc::Status status = call(*stub_of(running.address, gateway.key), PeerCall::place);
+                    if (status.ok()) {
+                        ++served;
+                        continue;
+                    }
+                    const std::scoped_lock lock(mutex);
+                    problem = status.error_message();
+                }
+            });
+        }
+    }
+    INFO(problem);
+    REQUIRE(served == 200);
 }
 
 TEST_CASE("a stream goes on while its connection is replaced by others again and again", "[proto]") {

@@ -62,6 +62,40 @@ TEST_CASE("a worker that nobody has asked anything is idle from its first report
     REQUIRE(backlog.expect(0, clock.now()).idle_seconds == 0);
 }
 
+TEST_CASE("since when nothing has joined others on a worker, with longer pauses between probes in vain",
+          "[scheduler][backlog]") {
+    base::FakeClock clock;
+    clock.advance(100s);
+    Backlog backlog;
+    const auto unjoined = [&] { return backlog.expect(0, clock.now()).unjoined_seconds; };
+    REQUIRE(unjoined() == 0);
+    backlog.reported(0, {}, clock.now());
+    clock.advance(3s);
+    backlog.reported(0, {}, clock.now());
+    REQUIRE(unjoined() == Approx(3));
+    const auto place = [&](Backlog::Number number, bool is_probe) {
+        backlog.placed(number, 0, 0, 100, 100, clock.now(), 0.02, is_probe);
+    };
+    place(1, false);  // alone
+    REQUIRE(unjoined() == Approx(3));
+    place(2, true);
+    clock.advance(4s);
+    REQUIRE(unjoined() == Approx(2));
+    place(3, true);
+    clock.advance(4s);
+    REQUIRE(unjoined() == Approx(1));
+    for (Backlog::Number number = 4; number < 20; ++number) {
+        place(number, true);
+    }
+    clock.advance(16s);
+    REQUIRE(unjoined() == Approx(1));  // no longer than that
+    place(20, false);
+    clock.advance(4s);
+    REQUIRE(unjoined() == Approx(4));
+    backlog.clear(0);
+    REQUIRE(unjoined() == 0);
+}
+
 TEST_CASE("a worker is idle from the end of the last thing that it had to do", "[scheduler][backlog]") {
     base::FakeClock clock;
     Backlog backlog;

@@ -134,7 +134,7 @@ struct Oracle {
         const auto forecast = scheduler::forecast_prefill(prefill, query, cached(p));
         double cost = forecast.ttft_seconds;
         if (p == d) {
-            cost += (forecast.ttft_seconds - forecast.queue_seconds) * decode.expected.decoding;
+            cost = forecast.queue_seconds + forecast.busy_seconds * (1 + decode.expected.decoding);
         } else {
             cost += decode.costs.transfer.setup_seconds +
                     decode.costs.transfer.byte_seconds * 1000.0 * (c.prompt_tokens - cached(d));

@@ -518,8 +518,27 @@ TEST_CASE("what no idle worker could do in time is not to be tried again", "[sch
         cluster.refused(100);
         cluster.workers[0].expected.idle_seconds = 1.1;
         cluster.placed(100);
+        REQUIRE(cluster.placed(100).is_probe);
+        REQUIRE(cluster.placed(100).reason == "probe");
         cluster.rules.probe_after_seconds = std::numeric_limits<double>::infinity();
         cluster.refused(100);
+    }
+    SECTION("or of one whose streams nothing has joined for long") {
+        scheduler::ExpectedLoad& expected = cluster.workers[0].expected;
+        expected.prompts = 0;
+        expected.decoding = 1;
+        expected.unjoined_seconds = 0.9;
+        cluster.refused(100);
+        expected.unjoined_seconds = 1.1;
+        REQUIRE(cluster.placed(100).is_probe);
+        expected.prompts = 1;  // another is there, and teaches it already
+        cluster.refused(100);
+        expected.prompts = 0;
+        expected.coming = 1;
+        cluster.refused(100);
+        expected.coming = 0;
+        cluster.tpot_seconds_target = 1;  // what meets its targets is nobody's probe
+        REQUIRE_FALSE(cluster.placed(100).is_probe);
     }
 }
 

@@ -116,6 +116,12 @@ void ModelledCluster::slow_down(double factor) {
     }
 }
 
+void ModelledCluster::slow_down_mixed(double factor) {
+    for (const auto& worker : workers_) {
+        worker->engine.slow_down_mixed(factor);
+    }
+}
+
 void ModelledCluster::heartbeat(Worker& worker) {
     sluice::proto::WorkerReport report;
     auto& heartbeat = *report.mutable_heartbeat();

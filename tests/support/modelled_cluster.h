@@ -68,6 +68,8 @@ public:
     base::Metrics& metrics() { return metrics_; }
     /// Steps of all workers take so many times what the cost says, from now on.
     void slow_down(double factor);
+    /// Those with prompts and decodes in them besides.
+    void slow_down_mixed(double factor);
 
 private:
     struct Worker;

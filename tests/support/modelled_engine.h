@@ -63,7 +63,8 @@ public:
             result_.entries.push_back(std::move(row));
         }
         const double noise = options_.noise * std::uniform_real_distribution<double>(-1, 1)(random_);
-        const double seconds = base::step_seconds(options_.cost, work) * (1 + noise) * slower_;
+        const double seconds = base::step_seconds(options_.cost, work) * (1 + noise) * slower_ *
+                               (work.prefill_tokens > 0 && work.decode_sequences > 0 ? slower_mixed_ : 1);
         result_.began = clock_.now();
         result_.ended =
             result_.began + (options_.takes
@@ -81,6 +82,8 @@ public:
 
     /// From the next step on, each takes so many times what `cost` says.
     void slow_down(double factor) { slower_ = factor; }
+    /// Steps with prompts and decodes in them besides.
+    void slow_down_mixed(double factor) { slower_mixed_ = factor; }
 
     base::TimePoint ends_at() const { return result_.ended; }
     std::uint64_t steps() const { return steps_; }
@@ -109,6 +112,7 @@ private:
     engine::StepResult result_;
     std::uint64_t steps_ = 0;
     double slower_ = 1;
+    double slower_mixed_ = 1;
 };
 
 }  // namespace test_support

@@ -204,7 +204,9 @@ TEST_CASE("a subscriber gets topic, number and payload of each batch, and the sa
     asks.send({"", number(expected + 1)});  // nothing is missing
     REQUIRE(asks.receive() == std::vector<std::string>{"", "", number(~std::uint64_t{0}), ""});
     REQUIRE_FALSE(world.publisher->take_wish());
-    REQUIRE(world.shows("sluice_worker_kv_event_replays_total{outcome=\"complete\",worker=\"w\"} 2"));
+    World::wait_until([&] {  // counted after it was sent
+        return world.shows("sluice_worker_kv_event_replays_total{outcome=\"complete\",worker=\"w\"} 2");
+    });
 }
 
 TEST_CASE("who asks for batches that are gone gets those that are left, and all is told anew", "[worker]") {
