@@ -17,6 +17,7 @@ constexpr double kFeatureMax = 1e15;
 constexpr double kPredictionMin = 1e-7;           // seconds; nothing we measure is shorter
 constexpr double kBucketForget = 1.0 - 1.0 / 32;  // per sample of the bucket: it remembers its last few dozens
 constexpr double kFade = 1.0 / 4096;              // per unit of age, for all buckets
+constexpr double kGrowthMax = 1e6;                // sums are then brought back to weights around 1
 constexpr double kDistrust = 200;                 // age of a sample grows with the square of the usual deviation
 constexpr double kRidge = 0.02;                   // weight of the prior, in samples
 constexpr double kHuber = 3;                      // deviations up to this many usual ones count in full
@@ -103,6 +104,15 @@ LinearFit::LinearFit(Options options) : options_(options), coefficients_(options
     }
 }
 
+void LinearFit::multiply(Sums& sums, double factor) {
+    for (double& one : sums.squares) {
+        one *= factor;
+    }
+    for (double& one : sums.products) {
+        one *= factor;
+    }
+}
+
 LinearFit::Sums& LinearFit::bucket_of(double x1, double x2) {
     const std::size_t index = side(x1, options_.bucket_bits[0]) * kBucketsPerSide + side(x2, options_.bucket_bits[1]);
     const std::uint64_t bit = std::uint64_t{1} << index;
@@ -132,22 +142,17 @@ std::optional<double> LinearFit::observe(double x1, double x2, double seconds) {
         buckets_.clear();
         used_buckets_ = 0;
         far_in_a_row_ = 0;
+        growth_ = 1;
     }
     const double weight =
-        has_changed ? 1 : std::min(1.0, kHuber * usual_deviation_ / std::max(deviation, kDeviationMin));
+        growth_ * (has_changed ? 1 : std::min(1.0, kHuber * usual_deviation_ / std::max(deviation, kDeviationMin)));
     usual_deviation_ =
         std::clamp(usual_deviation_ * (deviation > usual_deviation_ ? 1 + kDeviationStep : 1 - kDeviationStep),
                    kDeviationMin, 1.0);
 
     Sums& sums = bucket_of(x1, x2);
     ++samples_;
-    const double keep = kBucketForget * std::exp(kFade * (sums.age - age_));
-    for (double& one : sums.squares) {
-        one *= keep;
-    }
-    for (double& one : sums.products) {
-        one *= keep;
-    }
+    multiply(sums, kBucketForget);
     const std::array<double, 3> z = {unit, x1 * unit, x2 * unit};
     const double target = seconds * unit;
     std::size_t at = 0;
@@ -157,8 +162,14 @@ std::optional<double> LinearFit::observe(double x1, double x2, double seconds) {
         }
         sums.products[i] += weight * z[i] * target;
     }
-    sums.age = age_;
-    age_ += 1 + kDistrust * usual_deviation_ * usual_deviation_;
+    // A sample is of age 1, and of more while predictions are bad.
+    growth_ *= std::exp(kFade * (1 + kDistrust * usual_deviation_ * usual_deviation_));
+    if (growth_ > kGrowthMax) {
+        for (Sums& one : buckets_) {
+            multiply(one, 1 / growth_);
+        }
+        growth_ = 1;
+    }
     solve();
     return seconds / predicted;
 }
@@ -166,13 +177,13 @@ std::optional<double> LinearFit::observe(double x1, double x2, double seconds) {
 void LinearFit::solve() {
     std::array<double, 6> squares{};
     std::array<double, 3> products{};
+    const double unit = 1 / growth_;
     for (const Sums& sums : buckets_) {
-        const double keep = std::exp(kFade * (sums.age - age_));
         for (std::size_t i = 0; i < squares.size(); ++i) {
-            squares[i] += keep * sums.squares[i];
+            squares[i] += unit * sums.squares[i];
         }
         for (std::size_t i = 0; i < products.size(); ++i) {
-            products[i] += keep * sums.products[i];
+            products[i] += unit * sums.products[i];
         }
     }
     const Matrix raw = {{{squares[0], squares[1], squares[2]},

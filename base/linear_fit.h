@@ -48,8 +48,8 @@ private:
     struct Sums {
         std::array<double, 6> squares{};  // 00 01 02 11 12 22
         std::array<double, 3> products{};
-        double age = 0;  // age_ at the last sample
     };
+    static void multiply(Sums& sums, double factor);
     Sums& bucket_of(double x1, double x2);
     void solve();
 
@@ -57,7 +57,7 @@ private:
     std::vector<Sums> buckets_;       // those that are used, by number
     std::uint64_t used_buckets_ = 0;  // bit set of their numbers
     std::uint64_t samples_ = 0;
-    double age_ = 0;                // samples, each counting for more while predictions are bad
+    double growth_ = 1;             // what a sample weighs now: later ones weigh more, in place of earlier ones fading
     double usual_deviation_ = 1.0;  // tracks the median of |relative error|
     int far_in_a_row_ = 0;          // samples that were far too long (> 0) or far too short (< 0)
     Coefficients coefficients_;

@@ -14,6 +14,7 @@ constexpr base::Duration kOnItsWay = std::chrono::seconds(1);
 /// Answers that the mean of their lengths remembers, and how many are needed for it.
 constexpr double kAnswersRemembered = 64;
 constexpr double kAnswersNeeded = 4;
+constexpr std::size_t kCacheLine = 64;
 /// Probes in vain that make the pause before the next one twice as long.
 constexpr int kProbesMax = 4;
 
@@ -137,6 +138,14 @@ void Backlog::reported(std::uint32_t number, const ReportedLoad& load, base::Tim
 void Backlog::clear(std::uint32_t number) {
     slot_at(number) = {};
     ++lives_[number];
+}
+
+void Backlog::fetch(std::uint32_t number) const {
+    if (number >= slots_.size()) { return; }
+    const auto* const slot = reinterpret_cast<const char*>(&slots_[number]);
+    for (std::size_t at = 0; at < sizeof(Slot); at += kCacheLine) {
+        __builtin_prefetch(slot + at);
+    }
 }
 
 ExpectedLoad Backlog::expect(std::uint32_t number, base::TimePoint now) const {

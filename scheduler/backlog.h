@@ -34,6 +34,8 @@ public:
     /// The life in `slot` has ended.
     void clear(std::uint32_t slot);
 
+    /// Asks the processor to have ready what expect() will read.
+    void fetch(std::uint32_t slot) const;
     ExpectedLoad expect(std::uint32_t slot, base::TimePoint now) const;
     /// How long a sequence that decodes at some instant is expected to go on: the mean residual of the answers that
     /// ended lately, in seconds. Empty while too few have.

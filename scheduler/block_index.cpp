@@ -2,160 +2,133 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
+#include <utility>
 
 #include "base/check.h"
 
 namespace scheduler {
 namespace {
 
-constexpr std::size_t kTableMin = 64;
-
-constexpr std::uint64_t bit_of(std::uint32_t slot) {
-    return std::uint64_t{1} << (slot % 64);
-}
+constexpr std::size_t kBucketsMin = 16;
+/// Of kPlaces, on average.
+constexpr std::size_t kTakenMax = 2;
 
 }  // namespace
 
-BlockIndex::BlockIndex(std::size_t blocks_max) : blocks_max_(blocks_max), table_(kTableMin, kNoRow) {
-    CHECK(blocks_max > 0 && blocks_max < kNoRow, blocks_max);
+BlockIndex::BlockIndex(std::size_t blocks_max) : blocks_max_(blocks_max), buckets_(kBucketsMin) {
+    CHECK(blocks_max > 0 && blocks_max < std::numeric_limits<std::uint32_t>::max(), blocks_max);
 }
 
-BlockIndex::Row BlockIndex::find(base::BlockHash hash) const {
-    for (std::size_t at = home_of(hash);; at = (at + 1) & (table_.size() - 1)) {
-        const Row row = table_[at];
-        if (row == kNoRow || rows_[row].hash == hash) { return row; }
+BlockIndex::Place BlockIndex::find(base::BlockHash hash) const {
+    for (std::size_t at = home_of(hash);; at = (at + 1) & (buckets_.size() - 1)) {
+        const Bucket& bucket = buckets_[at];
+        for (std::uint32_t place = 0; place < bucket.used; ++place) {
+            if (bucket.low[place] == hash.low && bucket.high[place] == hash.high) { return {at, place}; }
+        }
+        if (bucket.used < kPlaces) { return {at, bucket.used}; }
     }
 }
 
-/// Where the table names a row that is in use.
-std::size_t BlockIndex::place_of(Row row) const {
-    std::size_t at = home_of(rows_[row].hash);
-    while (table_[at] != row) {
-        at = (at + 1) & (table_.size() - 1);
-    }
-    return at;
+HolderSets::Set BlockIndex::holders_of(base::BlockHash hash) const {
+    const auto [at, place] = find(hash);
+    const Bucket& bucket = buckets_[at];
+    return place < bucket.used ? bucket.holders[place] : HolderSets::kNobody;
 }
 
-BlockIndex::Row BlockIndex::insert(base::BlockHash hash) {
-    if ((blocks_ + 1) * 2 > table_.size()) { grow_table(); }
-    Row row = static_cast<Row>(rows_.size());
-    if (free_rows_.empty()) {
-        rows_.emplace_back();
-    } else {
-        row = free_rows_.back();
-        free_rows_.pop_back();
-    }
-    rows_[row] = {.hash = hash};
+/// A block that is not there yet, where there is room for it.
+void BlockIndex::put(base::BlockHash hash, HolderSets::Set holders) {
     std::size_t at = home_of(hash);
-    while (table_[at] != kNoRow) {
-        at = (at + 1) & (table_.size() - 1);
+    while (buckets_[at].used == kPlaces) {
+        at = (at + 1) & (buckets_.size() - 1);
     }
-    table_[at] = row;
-    ++blocks_;
-    return row;
+    Bucket& bucket = buckets_[at];
+    bucket.high[bucket.used] = hash.high;
+    bucket.low[bucket.used] = hash.low;
+    bucket.holders[bucket.used] = holders;
+    ++bucket.used;
 }
 
-void BlockIndex::erase(Row row) {
-    const std::size_t mask = table_.size() - 1;
-    std::size_t hole = place_of(row);
-    for (std::size_t at = (hole + 1) & mask; table_[at] != kNoRow; at = (at + 1) & mask) {
-        // What stands behind the hole moves into it unless its home lies behind it, too.
-        const std::size_t home = home_of(rows_[table_[at]].hash);
-        if (((at - home) & mask) < ((at - hole) & mask)) { continue; }
-        table_[hole] = table_[at];
-        hole = at;
+void BlockIndex::erase(Place hole) {
+    const std::size_t mask = buckets_.size() - 1;
+    const auto move = [this](Place from, Place to) {
+        Bucket& one = buckets_[from.bucket];
+        Bucket& other = buckets_[to.bucket];
+        other.high[to.place] = one.high[from.place];
+        other.low[to.place] = one.low[from.place];
+        other.holders[to.place] = one.holders[from.place];
+    };
+    // Whoever passed over a full bucket moves back into it, unless his home lies behind it.
+    const auto who_passed = [&](std::size_t full) {
+        for (std::size_t at = (full + 1) & mask;; at = (at + 1) & mask) {
+            const Bucket& bucket = buckets_[at];
+            for (std::uint32_t place = 0; place < bucket.used; ++place) {
+                const std::size_t home = static_cast<std::size_t>(bucket.low[place]) & mask;
+                if (((at - home) & mask) >= ((at - full) & mask)) { return Place{at, place}; }
+            }
+            if (bucket.used < kPlaces) { return Place{full, kPlaces}; }
+        }
+    };
+    while (buckets_[hole.bucket].used == kPlaces) {
+        const Place passed = who_passed(hole.bucket);
+        if (passed.place == kPlaces) { break; }
+        move(passed, hole);
+        hole = passed;
     }
-    table_[hole] = kNoRow;
-    rows_[row] = {};
-    free_rows_.push_back(row);
+    Bucket& bucket = buckets_[hole.bucket];
+    move({hole.bucket, --bucket.used}, hole);
     --blocks_;
 }
 
-void BlockIndex::grow_table() {
-    table_.assign(table_.size() * 2, kNoRow);
-    for (Row row = 0; row < rows_.size(); ++row) {
-        if (rows_[row].holders == 0) { continue; }
-        std::size_t at = home_of(rows_[row].hash);
-        while (table_[at] != kNoRow) {
-            at = (at + 1) & (table_.size() - 1);
+void BlockIndex::grow() {
+    Buckets former(buckets_.size() * 2);
+    former.swap(buckets_);
+    for (const Bucket& bucket : former) {
+        for (std::uint32_t place = 0; place < bucket.used; ++place) {
+            put({.high = bucket.high[place], .low = bucket.low[place]}, bucket.holders[place]);
         }
-        table_[at] = row;
     }
 }
 
-bool BlockIndex::has(const Block& block, std::uint32_t slot) const {
-    if (block.wide != kNoRow) { return slot / 64 < words_ && (bits(block.wide)[slot / 64] & bit_of(slot)) != 0; }
-    const auto end = block.few.begin() + block.holders;
-    return std::find(block.few.begin(), end, slot) != end;
-}
-
-bool BlockIndex::holds(std::uint32_t slot, base::BlockHash hash) const {
-    const Row row = find(hash);
-    return row != kNoRow && has(rows_[row], slot);
-}
-
-void BlockIndex::make_wide(Block& block) {
-    if (free_wide_.empty()) {
-        block.wide = static_cast<std::uint32_t>(bits_.size() / words_);
-        bits_.resize(bits_.size() + words_);
-    } else {
-        block.wide = free_wide_.back();
-        free_wide_.pop_back();
-    }
-    for (const std::uint32_t slot : block.few) {
-        bits(block.wide)[slot / 64] |= bit_of(slot);
-    }
-}
-
-void BlockIndex::add(std::uint32_t slot, base::BlockHash hash) {
+bool BlockIndex::add(std::uint32_t slot, base::BlockHash hash) {
     if (slot >= counts_.size()) { counts_.resize(slot + 1); }
-    if (slot / 64 >= words_) { widen(std::bit_ceil(std::size_t{slot / 64} + 1)); }
-    Row row = find(hash);
-    if (row == kNoRow) {
-        if (blocks_ >= blocks_max_) { return; }
-        row = insert(hash);
-    }
-    Block& block = rows_[row];
-    if (has(block, slot)) { return; }
-    if (block.wide == kNoRow && block.holders == kFew) { make_wide(block); }
-    if (block.wide == kNoRow) {
-        block.few[block.holders] = slot;
+    const auto [at, place] = find(hash);
+    if (place < buckets_[at].used) {
+        HolderSets::Set& holders = buckets_[at].holders[place];
+        if (sets_.has(holders, slot)) { return false; }
+        holders = sets_.with(holders, slot);
     } else {
-        bits(block.wide)[slot / 64] |= bit_of(slot);
+        if (blocks_ >= blocks_max_) { return false; }
+        if (++blocks_ > buckets_.size() * kTakenMax) { grow(); }
+        put(hash, sets_.with(HolderSets::kNobody, slot));
     }
-    ++block.holders;
     ++counts_[slot];
-}
-
-/// `slot` is one of the holders.
-void BlockIndex::take_out(Row row, std::uint32_t slot) {
-    Block& block = rows_[row];
-    --counts_[slot];
-    --block.holders;
-    if (block.wide == kNoRow) {
-        *std::find(block.few.begin(), block.few.end(), slot) = block.few[block.holders];
-    } else {
-        bits(block.wide)[slot / 64] &= ~bit_of(slot);
-        if (block.holders <= kFew / 2) {
-            const std::uint32_t wide = block.wide;
-            std::uint32_t count = 0;
-            for_each_holder(block, [&](std::uint32_t holder) { block.few[count++] = holder; });
-            std::fill_n(bits(wide), words_, 0);
-            free_wide_.push_back(wide);
-            block.wide = kNoRow;
-        }
-    }
-    if (block.holders == 0) { erase(row); }
+    return true;
 }
 
 void BlockIndex::remove(std::uint32_t slot, base::BlockHash hash) {
-    const Row row = find(hash);
-    if (row != kNoRow && has(rows_[row], slot)) { take_out(row, slot); }
+    const Place found = find(hash);
+    Bucket& bucket = buckets_[found.bucket];
+    if (found.place >= bucket.used || !sets_.has(bucket.holders[found.place], slot)) { return; }
+    HolderSets::Set& holders = bucket.holders[found.place];
+    holders = sets_.without(holders, slot);
+    --counts_[slot];
+    if (holders == HolderSets::kNobody) { erase(found); }
 }
 
 void BlockIndex::clear(std::uint32_t slot) {
-    for (Row row = 0; row < rows_.size() && blocks_of(slot) > 0; ++row) {
-        if (rows_[row].holders > 0 && has(rows_[row], slot)) { take_out(row, slot); }
+    for (std::size_t at = 0; at < buckets_.size() && blocks_of(slot) > 0;) {
+        Bucket& bucket = buckets_[at];
+        std::uint32_t place = 0;
+        while (place < bucket.used && !sets_.has(bucket.holders[place], slot)) {
+            ++place;
+        }
+        if (place == bucket.used) {
+            ++at;
+            continue;
+        }
+        // Another may move here, from this bucket or a later one: it is looked at again.
+        remove(slot, {.high = bucket.high[place], .low = bucket.low[place]});
     }
 }
 
@@ -165,13 +138,16 @@ void BlockIndex::match(std::span<const base::BlockHash> chain, std::size_t slots
     std::vector<std::uint64_t> alive((slots + 63) / 64, ~std::uint64_t{0});  // hold everything so far
     if (slots % 64 != 0) { alive.back() = (std::uint64_t{1} << (slots % 64)) - 1; }
     std::vector<std::uint64_t> here(alive.size());
+    HolderSets::Set last = HolderSets::kNobody;
     std::uint32_t blocks = 0;
     for (; blocks < chain.size(); ++blocks) {
-        const Row row = find(chain[blocks]);
-        if (row == kNoRow) { break; }
+        const HolderSets::Set holders = holders_of(chain[blocks]);
+        if (holders == HolderSets::kNobody) { break; }
+        if (std::exchange(last, holders) == holders) { continue; }  // nobody less than one block before
         std::fill(here.begin(), here.end(), 0);
-        for_each_holder(rows_[row], [&](std::uint32_t slot) {
-            if (slot < slots) { here[slot / 64] |= bit_of(slot); }
+        sets_.visit_while(holders, [&](std::uint32_t slot) {
+            if (slot < slots) { here[slot / 64] |= std::uint64_t{1} << (slot % 64); }
+            return true;
         });
         std::uint64_t any = 0;
         for (std::size_t word = 0; word < alive.size(); ++word) {
@@ -188,63 +164,6 @@ void BlockIndex::match(std::span<const base::BlockHash> chain, std::size_t slots
             leading[word * 64 + static_cast<std::size_t>(std::countr_zero(left))] = blocks;
         }
     }
-}
-
-void BlockIndex::widen(std::size_t words) {
-    const std::size_t rows = bits_.size() / words_;
-    std::vector<std::uint64_t> wider(rows * words);
-    for (std::size_t row = 0; row < rows; ++row) {
-        std::copy_n(bits_.begin() + static_cast<std::ptrdiff_t>(row * words_), words_,
-                    wider.begin() + static_cast<std::ptrdiff_t>(row * words));
-    }
-    bits_ = std::move(wider);
-    words_ = words;
-}
-
-PrefixSearch::PrefixSearch(const BlockIndex& index, std::span<const base::BlockHash> chain)
-    : index_(index), chain_(chain) {
-    if (chain.empty()) { return; }
-    looked_.reserve(64);
-    deepest_ = longest([this](std::uint32_t blocks) { return row_at(blocks - 1) != BlockIndex::kNoRow; });
-}
-
-/// The most blocks for which `holds` is true, as it is for all fewer ones; the same few lengths are asked for first
-/// whatever is looked for, and each is looked up once.
-template <class Holds>
-std::uint32_t PrefixSearch::longest(Holds holds) {
-    const auto length = static_cast<std::uint32_t>(chain_.size());
-    if (length == 0 || !holds(1)) { return 0; }
-    std::uint32_t held = 0;
-    for (std::uint32_t step = std::bit_floor(length); step > 0; step /= 2) {
-        if (held + step <= length && (held + step == 1 || holds(held + step))) { held += step; }
-    }
-    return held;
-}
-
-BlockIndex::Row PrefixSearch::row_at(std::uint32_t position) {
-    const auto at = std::lower_bound(looked_.begin(), looked_.end(), std::pair{position, BlockIndex::Row{0}});
-    if (at != looked_.end() && at->first == position) { return at->second; }
-    const BlockIndex::Row row = index_.find(chain_[position]);
-    looked_.insert(at, {position, row});
-    return row;
-}
-
-std::uint32_t PrefixSearch::holders(std::uint32_t blocks) {
-    const BlockIndex::Row row = row_at(blocks - 1);
-    return row == BlockIndex::kNoRow ? 0 : index_.rows_[row].holders;
-}
-
-std::uint32_t PrefixSearch::next_below(std::uint32_t blocks) {
-    const std::uint32_t here = holders(blocks);
-    return longest([&](std::uint32_t shorter) { return shorter < blocks && holders(shorter) > here; });
-}
-
-std::uint32_t PrefixSearch::blocks_of(std::uint32_t slot) {
-    return longest([&](std::uint32_t blocks) {
-        if (blocks > deepest_) { return false; }
-        const BlockIndex::Row row = row_at(blocks - 1);
-        return row != BlockIndex::kNoRow && index_.has(index_.rows_[row], slot);
-    });
 }
 
 }  // namespace scheduler

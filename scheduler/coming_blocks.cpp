@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 namespace scheduler {
 namespace {
@@ -11,6 +12,8 @@ constexpr int kHeartbeatsUntilSeen = 2;
 constexpr std::uint32_t kAllUpTo = 8;
 /// More positions than the longest chain of 32-bit length has.
 constexpr std::size_t kMarksMax = 128;
+/// As many as a prompt of some thousand blocks has.
+constexpr std::size_t kMarksUsual = 40;
 
 /// Calls `visit(blocks)` for the positions by which a chain of `length` blocks is remembered, ascending.
 template <class Visit>
@@ -37,11 +40,10 @@ ComingBlocks::Entries::iterator ComingBlocks::drop(Entries::iterator entry) {
 void ComingBlocks::add(base::RequestId request, std::uint32_t slot, std::span<const base::BlockHash> chain) {
     if (const auto former = entries_.find(request); former != entries_.end()) { drop(former); }
     Entry entry{.slot = slot, .marks = {}};
+    entry.marks.reserve(kMarksUsual);
     for_each_mark(static_cast<std::uint32_t>(chain.size()), [&](std::uint32_t blocks) {
         const base::BlockHash& mark = chain[blocks - 1];
-        if (marks_.holds(slot, mark)) { return; }
-        marks_.add(slot, mark);
-        if (marks_.holds(slot, mark)) { entry.marks.push_back(mark); }  // else there is no room
+        if (marks_.add(slot, mark)) { entry.marks.push_back(mark); }
     });
     if (entry.marks.empty()) { return; }
     if (slot >= of_slots_.size()) { of_slots_.resize(slot + 1); }
@@ -91,15 +93,19 @@ void ComingBlocks::find(std::span<const base::BlockHash> chain, std::vector<Held
     for_each_mark(static_cast<std::uint32_t>(chain.size()), [&](std::uint32_t blocks) {
         if (count < positions.size()) { positions[count++] = blocks; }
     });
+    for (std::size_t i = 0; i < count; ++i) {
+        marks_.fetch(chain[positions[i] - 1]);
+    }
+    HolderSets::Set last = HolderSets::kNobody;
     while (count > 0 && found.size() < kFoundMax) {
         const std::uint32_t blocks = positions[--count];
-        const BlockIndex::Row row = marks_.find(chain[blocks - 1]);
-        if (row == BlockIndex::kNoRow) { continue; }
-        marks_.for_each_holder(marks_.rows_[row], [&](std::uint32_t slot) {
-            if (found.size() >= kFoundMax) { return; }
+        const HolderSets::Set holders = marks_.holders_of(chain[blocks - 1]);
+        if (std::exchange(last, holders) == holders) { continue; }  // nobody, or those that were found already
+        marks_.holders().visit_while(holders, [&](std::uint32_t slot) {
             const bool is_known =
                 std::any_of(found.begin(), found.end(), [slot](const Held& held) { return held.slot == slot; });
             if (!is_known) { found.push_back({slot, blocks}); }
+            return found.size() < kFoundMax;
         });
     }
 }

@@ -6,6 +6,7 @@ namespace {
 PlaceOutcome place_among(const Registry::Outlook& outlook, const PlaceRules& rules, PlaceQuery& query) {
     query.cached_blocks = outlook.cached_blocks;
     query.below_pool = outlook.below_pool;
+    query.coming = outlook.coming;
     return place({.workers = outlook.workers, .rules = rules}, query);
 }
 
@@ -19,7 +20,6 @@ bool is_for_all_to_say(const PlaceOutcome& outcome) {
 
 PlaceOutcome decide(Registry& registry, const PlaceRules& rules, PlaceQuery query,
                     std::span<const base::BlockHash> chain, base::TimePoint now) {
-    query.coming = registry.coming(chain);
     const Registry::Outlook outlook = registry.outlook(query, chain, now);
     PlaceOutcome outcome = place_among(outlook, rules, query);
     if (outlook.slots.empty()) { return outcome; }
@@ -34,7 +34,6 @@ PlaceOutcome decide(Registry& registry, const PlaceRules& rules, PlaceQuery quer
 
 PlaceOutcome decide_by_scan(Registry& registry, const PlaceRules& rules, PlaceQuery query,
                             std::span<const base::BlockHash> chain, base::TimePoint now) {
-    query.coming = registry.coming(chain);
     return place_among(registry.outlook_of_all(chain, now), rules, query);
 }
 

@@ -16,6 +16,8 @@ constexpr std::size_t kPromptsForeseen = 32;
 constexpr int kLooksMax = 128;
 /// So many of them close to each other.
 constexpr int kLooksClose = 16;
+/// Where fewer sequences than this are expected to decode still, the rest of a prompt goes at one pace.
+constexpr double kAloneBelow = 1e-3;
 
 /// Prompt tokens that fit into one step besides the sequences that decode.
 double chunk_tokens(const WorkerView& worker, double decoding) {
@@ -38,6 +40,19 @@ double residual_seconds(const WorkerView& worker, const PlaceQuery& query) {
     const double step =
         decode_step_seconds(worker.costs.decode, worker.expected.decoding, worker.expected.decode_context);
     return kRemainingTokens * std::max(step, std::min(query.tpot_seconds_target, 0.1));
+}
+
+/// As std::pow; by multiplication where the exponent is whole, as numbers of sequences mostly are.
+double power(double x, double exponent) {
+    constexpr double kWholeMax = 1 << 20;
+    const bool is_small = exponent >= 0 && exponent <= kWholeMax;
+    if (!is_small || static_cast<std::uint32_t>(exponent) != exponent) { return std::pow(x, exponent); }
+    double result = 1;
+    for (auto left = static_cast<std::uint32_t>(exponent); left > 0; left >>= 1) {
+        if ((left & 1u) != 0) { result *= x; }
+        x *= x;
+    }
+    return result;
 }
 
 /// The sequences that decode on one worker while time passes in a forecast: those of now leave, prompts join when they
@@ -75,7 +90,7 @@ private:
         if (here_ > 0) {
             const double left = alive(now);
             here.sequences = here_ * left;
-            here.nobody = std::pow(1 - left, here_);
+            here.nobody = power(1 - left, here_);
         }
         for (std::size_t i = 0; i < joined_; ++i) {
             const double left = alive(now - since_[i]);
@@ -109,9 +124,9 @@ public:
             const double pace = seconds_per_token(token_seconds);
             const double whole = left * pace;
             // Who decodes changes slowly against a quarter of the time that they go on; later it matters less.
+            const bool is_steady = looks_ >= kLooksMax || company_.sequences(now_) < kAloneBelow;
             const double least = looks_ < kLooksClose ? 0 : whole / 8;
-            const double stretch =
-                looks_ < kLooksMax ? std::min(whole, std::max(least, company_.residual() / 4)) : whole;
+            const double stretch = is_steady ? whole : std::min(whole, std::max(least, company_.residual() / 4));
             ++looks_;
             now_ += stretch;
             left -= stretch >= whole ? left : stretch / pace;
@@ -215,8 +230,8 @@ Passage after_queue(const WorkerView& worker, const PlaceQuery& query) {
     return passage;
 }
 
-PrefillForecast with_prompt(Passage passage, double cached, double own) {
-    const double queue = passage.rounded();
+/// `queue`: what it has passed until now, rounded.
+PrefillForecast with_prompt(Passage passage, double queue, double cached, double own) {
     passage.compute(own, context_sum(cached, own), false);
     return {.queue_seconds = queue,
             .busy_seconds = passage.rounded() - queue,
@@ -227,15 +242,17 @@ PrefillForecast with_prompt(Passage passage, double cached, double own) {
 }  // namespace
 
 PrefillForecast forecast_prefill(const WorkerView& worker, const PlaceQuery& query, std::uint32_t cached) {
-    return with_prompt(after_queue(worker, query), cached, static_cast<double>(query.prompt_tokens - cached));
+    const Passage passage = after_queue(worker, query);
+    return with_prompt(passage, passage.rounded(), cached, static_cast<double>(query.prompt_tokens - cached));
 }
 
 std::array<PrefillForecast, kLengths.size()> forecast_prefills(
     const WorkerView& worker, const PlaceQuery& query, const std::array<double, kLengths.size()>& prompt_tokens) {
     const Passage passage = after_queue(worker, query);
+    const double queue = passage.rounded();
     std::array<PrefillForecast, kLengths.size()> forecasts{};
     for (std::size_t i = 0; i < forecasts.size(); ++i) {
-        forecasts[i] = with_prompt(passage, 0, prompt_tokens[i]);
+        forecasts[i] = with_prompt(passage, queue, 0, prompt_tokens[i]);
     }
     return forecasts;
 }

@@ -46,6 +46,11 @@ std::vector<std::uint32_t> InFlight::take_changed() {
     return std::exchange(changed_, {});
 }
 
+void InFlight::fetch(std::uint32_t slot) const {
+    if (slot < slots_.size()) { __builtin_prefetch(&slots_[slot]); }
+    backlog_.fetch(slot);
+}
+
 PendingLoad InFlight::pending(std::uint32_t slot) const {
     return slot < slots_.size() ? slots_[slot].pending : PendingLoad{};
 }

@@ -90,6 +90,8 @@ public:
 
     PendingLoad pending(std::uint32_t slot) const;
     ExpectedLoad expected(std::uint32_t slot, base::TimePoint now) const { return backlog_.expect(slot, now); }
+    /// Asks the processor to have ready what pending() and expected() will read.
+    void fetch(std::uint32_t slot) const;
     /// Slots whose load may have changed since the last call, each once.
     std::vector<std::uint32_t> take_changed();
     std::size_t placements() const { return records_.size(); }

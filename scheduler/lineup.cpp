@@ -1,6 +1,7 @@
 #include "scheduler/lineup.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 namespace scheduler {
@@ -28,15 +29,10 @@ Lineup::Line Lineup::line_at(const Length& length) {
     return {.from = from, .part = (grown(within) - begin) / (grown(kLengths[from + 1]) - begin)};
 }
 
-double Lineup::seconds_of(const Leaf& leaf, const Line& line, double now) {
-    const double seconds = line.at(leaf.keys);
-    return leaf.until == kStill ? seconds : seconds - std::min(now, leaf.until);
-}
-
 void Lineup::grow(std::uint32_t slot) {
     const std::size_t groups = slot / kGroup + 1;
     if (groups <= ids_.size()) { return; }
-    leaves_.resize(groups * kGroup);
+    groups_.resize(groups);
     for (std::size_t i = 0; i < kLengths.size(); ++i) {
         falling_[i].resize(groups, kNone);
         still_[i].resize(groups, kNone);
@@ -47,71 +43,75 @@ void Lineup::grow(std::uint32_t slot) {
 
 void Lineup::set(std::uint32_t slot, base::WorkerId id, const TimesByLength& seconds, double now, double until) {
     grow(slot);
-    const std::size_t group = slot / kGroup;
-    Leaf& leaf = leaves_[slot];
-    if (!leaf.is_in()) {
+    const std::size_t number = slot / kGroup;
+    const std::size_t place = slot % kGroup;
+    Group& group = groups_[number];
+    if (!group.has(place)) {
         ++size_;
-    } else if (!is_loose_[group]) {
-        const Bounds& former = leaf.until == kStill ? still_ : falling_;
-        bool gave_bound = leaf.id == ids_[group];
+    } else if (!is_loose_[number]) {
+        const Bounds& former = group.until[place] == kStill ? still_ : falling_;
+        bool gave_bound = group.ids[place] == ids_[number];
         for (std::size_t i = 0; i < kLengths.size(); ++i) {
-            gave_bound = gave_bound || leaf.keys[i] == former[i][group];
+            gave_bound = gave_bound || group.keys[i][place] == former[i][number];
         }
-        is_loose_[group] = gave_bound;
+        is_loose_[number] = gave_bound;
     }
     const bool falls = until > now;
-    leaf = {.keys = seconds, .until = falls ? until : kStill, .id = id};
+    group.until[place] = falls ? until : kStill;
+    group.ids[place] = id;
     for (std::size_t i = 0; i < kLengths.size(); ++i) {
-        if (falls) { leaf.keys[i] += now; }
-        double& least = (falls ? falling_ : still_)[i][group];
-        least = std::min(least, leaf.keys[i]);
+        const double key = falls ? seconds[i] + now : seconds[i];
+        group.keys[i][place] = key;
+        double& least = (falls ? falling_ : still_)[i][number];
+        least = std::min(least, key);
     }
-    ids_[group] = std::min(ids_[group], id);
+    ids_[number] = std::min(ids_[number], id);
 }
 
 void Lineup::remove(std::uint32_t slot) {
     if (!has(slot)) { return; }
-    leaves_[slot] = {};
+    Group& group = groups_[slot / kGroup];
+    for (auto& of_length : group.keys) {
+        of_length[slot % kGroup] = kNone;
+    }
+    group.until[slot % kGroup] = kStill;
+    group.ids[slot % kGroup] = kNoId;
     is_loose_[slot / kGroup] = true;
     --size_;
 }
 
 void Lineup::clear() {
-    for (std::uint32_t slot = 0; slot < leaves_.size(); ++slot) {
+    for (std::uint32_t slot = 0; slot < groups_.size() * kGroup; ++slot) {
         remove(slot);
     }
 }
 
 double Lineup::seconds(std::uint32_t slot, const Length& length, double now) const {
-    return seconds_of(leaves_[slot], line_at(length), now);
+    return seconds_of(groups_[slot / kGroup], slot % kGroup, line_at(length), now);
 }
 
 /// The bounds of a group as they are; those whose time has stopped falling stand still from now on.
-void Lineup::gather(std::size_t group, double now) {
-    TimesByLength falling = none();
-    TimesByLength still = none();
-    base::WorkerId id = kNoId;
-    for (std::size_t slot = group * kGroup; slot < (group + 1) * kGroup; ++slot) {
-        Leaf& leaf = leaves_[slot];
-        if (!leaf.is_in()) { continue; }
-        if (leaf.until != kStill && leaf.until <= now) {
-            for (double& key : leaf.keys) {
-                key -= leaf.until;
-            }
-            leaf.until = kStill;
+void Lineup::gather(std::size_t number, double now) {
+    Group& group = groups_[number];
+    for (std::size_t place = 0; place < kGroup; ++place) {
+        if (group.until[place] == kStill || group.until[place] > now) { continue; }
+        for (auto& of_length : group.keys) {
+            of_length[place] -= group.until[place];
         }
-        TimesByLength& least = leaf.until == kStill ? still : falling;
-        for (std::size_t i = 0; i < kLengths.size(); ++i) {
-            least[i] = std::min(least[i], leaf.keys[i]);
-        }
-        id = std::min(id, leaf.id);
+        group.until[place] = kStill;
     }
     for (std::size_t i = 0; i < kLengths.size(); ++i) {
-        falling_[i][group] = falling[i];
-        still_[i][group] = still[i];
+        double falling = kNone;
+        double still = kNone;
+        for (std::size_t place = 0; place < kGroup; ++place) {
+            double& least = group.until[place] == kStill ? still : falling;
+            least = std::min(least, group.keys[i][place]);
+        }
+        falling_[i][number] = falling;
+        still_[i][number] = still;
     }
-    ids_[group] = id;
-    is_loose_[group] = false;
+    ids_[number] = *std::min_element(group.ids.begin(), group.ids.end());
+    is_loose_[number] = false;
 }
 
 bool Lineup::may_be_found(double seconds, base::WorkerId id, std::size_t count) const {
@@ -121,13 +121,15 @@ bool Lineup::may_be_found(double seconds, base::WorkerId id, std::size_t count) 
 }
 
 /// Whoever of the group is among the first so far is put there.
-void Lineup::look(std::size_t group, const Line& line, double now, std::size_t count) {
-    bool has_settled = false;
-    for (std::size_t slot = group * kGroup; slot < (group + 1) * kGroup; ++slot) {
-        const Leaf& leaf = leaves_[slot];
-        if (!leaf.is_in()) { continue; }
-        has_settled = has_settled || (leaf.until != kStill && leaf.until <= now);
-        const Found one{seconds_of(leaf, line, now), leaf.id, static_cast<std::uint32_t>(slot)};
+void Lineup::look(std::size_t number, const Line& line, double now, std::size_t count) {
+    const Group& group = groups_[number];
+    std::array<double, kGroup> seconds;
+    for (std::size_t place = 0; place < kGroup; ++place) {
+        seconds[place] = seconds_of(group, place, line, now);
+    }
+    for (std::size_t place = 0; place < kGroup; ++place) {
+        if (seconds[place] > (found_.size() == count ? found_.back().seconds : kNone / 2)) { continue; }
+        const Found one{seconds[place], group.ids[place], static_cast<std::uint32_t>(number * kGroup + place)};
         if (found_.size() == count) {
             const Found& last = found_.back();
             if (!is_before(one.seconds, one.id, last.seconds, last.id)) { continue; }
@@ -140,7 +142,9 @@ void Lineup::look(std::size_t group, const Line& line, double now, std::size_t c
         found_.insert(at, one);
     }
     looked_at_ += kGroup;
-    if (has_settled || is_loose_[group]) { gather(group, now); }
+    const bool has_settled = std::any_of(group.until.begin(), group.until.end(),
+                                         [now](double until) { return until != kStill && until <= now; });
+    if (has_settled || is_loose_[number]) { gather(number, now); }
 }
 
 std::span<const std::uint32_t> Lineup::first(const Length& length, double now, std::size_t count) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -45,7 +46,9 @@ public:
     void clear();
 
     bool is_empty() const { return size_ == 0; }
-    bool has(std::uint32_t slot) const { return slot < leaves_.size() && leaves_[slot].is_in(); }
+    bool has(std::uint32_t slot) const {
+        return slot < groups_.size() * kGroup && groups_[slot / kGroup].has(slot % kGroup);
+    }
     /// What is predicted for a slot that is in, at a length.
     double seconds(std::uint32_t slot, const Length& length, double now) const;
 
@@ -60,24 +63,26 @@ public:
 
 private:
     static constexpr double kNone = std::numeric_limits<double>::max() / 4;  // finite: differences of it are 0
-    static constexpr double kStill = -1;                                     // Leaf::until of who does not fall
+    static constexpr double kStill = 0;                                      // Group::until of who does not fall
     static constexpr base::WorkerId kNoId{std::numeric_limits<std::uint64_t>::max()};
-    static constexpr TimesByLength none() {
-        TimesByLength times{};
-        times.fill(kNone);
-        return times;
-    }
-
-    struct Leaf {
-        TimesByLength keys = none();  // seconds; of who falls: the instant at which they would be 0
-        double until = kStill;
-        base::WorkerId id = kNoId;
-        bool is_in() const { return keys[0] < kNone; }
+    /// Neighbours. What one search reads of all of them lies together.
+    struct Group {
+        Group() {
+            for (auto& of_length : keys) {
+                of_length.fill(kNone);
+            }
+            until.fill(kStill);
+            ids.fill(kNoId);
+        }
+        bool has(std::size_t place) const { return keys[0][place] < kNone; }
+        // Seconds, by length; of who falls: the instant at which they would be 0.
+        std::array<std::array<double, kGroup>, kLengths.size()> keys;
+        std::array<double, kGroup> until;
+        std::array<base::WorkerId, kGroup> ids;
     };
     struct Line {
         std::size_t from;
         double part;  // of the way to the next length
-        double at(const TimesByLength& times) const { return times[from] + part * (times[from + 1] - times[from]); }
     };
     struct Found {
         double seconds;
@@ -93,13 +98,16 @@ private:
     using Bounds = std::array<std::vector<double>, kLengths.size()>;
 
     static Line line_at(const Length& length);
-    static double seconds_of(const Leaf& leaf, const Line& line, double now);
+    static double seconds_of(const Group& group, std::size_t place, const Line& line, double now) {
+        const double from = group.keys[line.from][place];
+        return from + line.part * (group.keys[line.from + 1][place] - from) - std::min(now, group.until[place]);
+    }
     void grow(std::uint32_t slot);
     void gather(std::size_t group, double now);
     bool may_be_found(double seconds, base::WorkerId id, std::size_t count) const;
     void look(std::size_t group, const Line& line, double now, std::size_t count);
 
-    std::vector<Leaf> leaves_;         // [slots], whole groups
+    std::vector<Group> groups_;
     Bounds falling_;                   // [groups]; kNone: nobody in it falls
     Bounds still_;                     // the same of those that do not
     std::vector<base::WorkerId> ids_;  // [groups]: none has a lower one

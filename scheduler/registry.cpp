@@ -14,6 +14,7 @@ using base::ErrorCode;
 using base::fail;
 
 constexpr std::size_t kReplacedRemembered = 1024;
+constexpr std::size_t kCacheLine = 64;
 /// Prefixes that are on their way are fewer than those that are there.
 constexpr std::size_t kComingShare = 8;
 constexpr std::uint64_t kTokensMax = 1'000'000'000'000;  // above any real load: keeps sums from wrapping
@@ -121,6 +122,7 @@ base::Result<Registry::Enrolled> Registry::enroll(const sluice::proto::RegisterW
         view.load.blocks_room = registration.kv_blocks_total();
         record.load.set_blocks_free(registration.kv_blocks_total());
         record.load.set_draining(registration.draining());
+        record.says_draining = registration.draining();
     }
     view.id = life.id;
     view.incarnation = life.incarnation;
@@ -163,6 +165,7 @@ Registry::Heard Registry::hear(Life life, const sluice::proto::Heartbeat& heartb
     record.heartbeat_number = heartbeat.number();
     record.heard_at = now;
     record.load = heartbeat.load();
+    record.says_draining = record.load.draining();
     WorkerView& view = views_[*slot];
     const std::uint64_t room = std::uint64_t{record.load.blocks_free()} + record.load.blocks_cached();
     view.load = {.requests_waiting = record.load.requests_waiting(),
@@ -190,7 +193,7 @@ Registry::Heard Registry::hear(Life life, const sluice::proto::Heartbeat& heartb
 
 WorkerStatus Registry::status(std::size_t slot, base::TimePoint now) const {
     const Record& record = records_[slot];
-    if (record.load.draining() || record.drain_asked) { return WorkerStatus::draining; }
+    if (record.says_draining || record.drain_asked) { return WorkerStatus::draining; }
     return now - record.heard_at >= options_.suspect_after ? WorkerStatus::suspect : WorkerStatus::ready;
 }
 
@@ -308,13 +311,14 @@ std::optional<std::uint64_t> Registry::pool_numerics() {
     return options_.rules.allow_mixed_numerics ? scheduler::pool_numerics(views_) : facts().numerics;
 }
 
-std::span<const ComingPrefix> Registry::coming(std::span<const base::BlockHash> chain) {
+/// `blocks_of(slot)`: leading blocks of the chain that the slot holds.
+template <class BlocksOf>
+void Registry::find_coming(std::span<const base::BlockHash> chain, BlocksOf blocks_of) {
     coming_.clear();
     coming_blocks_.find(chain, coming_held_);
     for (const ComingBlocks::Held& held : coming_held_) {
-        coming_.push_back({views_[held.slot].incarnation, held.blocks});
+        if (held.blocks > blocks_of(held.slot)) { coming_.push_back({views_[held.slot].incarnation, held.blocks}); }
     }
-    return coming_;
 }
 
 Registry::Outlook Registry::outlook_of_all(std::span<const base::BlockHash> chain, base::TimePoint now) {
@@ -323,7 +327,9 @@ Registry::Outlook Registry::outlook_of_all(std::span<const base::BlockHash> chai
     for (std::uint32_t slot = 0; slot < cached.size(); ++slot) {
         note_below(slot, chain, cached[slot]);
     }
-    return {.workers = view(now), .cached_blocks = cached, .below_pool = outlook_below_, .slots = {}};
+    find_coming(chain, [cached](std::uint32_t slot) { return cached[slot]; });
+    return {
+        .workers = view(now), .cached_blocks = cached, .below_pool = outlook_below_, .slots = {}, .coming = coming_};
 }
 
 void Registry::note_below(std::uint32_t slot, std::span<const base::BlockHash> chain, std::uint32_t blocks) {
@@ -331,11 +337,36 @@ void Registry::note_below(std::uint32_t slot, std::span<const base::BlockHash> c
     outlook_below_.push_back(level_index_.below(slot, chain, blocks, views_[slot].limits.block_tokens));
 }
 
+/// Looks at each worker once for one outlook.
+class Registry::Looker final : public Shortlist::Workers {
+public:
+    Looker(Registry& registry, base::TimePoint now) : registry_(registry), now_(now) {}
+    const WorkerView& look(std::uint32_t slot) override {
+        if (std::exchange(registry_.looked_in_[slot], registry_.outlooks_) != registry_.outlooks_) {
+            registry_.look(slot, now_);
+        }
+        return registry_.views_[slot];
+    }
+    void fetch(std::uint32_t slot) const override {
+        const auto* const view = reinterpret_cast<const char*>(&registry_.views_[slot]);
+        for (std::size_t at = 0; at < sizeof(WorkerView); at += kCacheLine) {
+            __builtin_prefetch(view + at);
+        }
+        __builtin_prefetch(&registry_.records_[slot]);
+        registry_.in_flight_.fetch(slot);
+    }
+
+private:
+    Registry& registry_;
+    base::TimePoint now_;
+};
+
 Registry::Outlook Registry::outlook(const PlaceQuery& query, std::span<const base::BlockHash> chain,
                                     base::TimePoint now) {
     const Facts facts = this->facts();
     const bool is_of_pool = query.numerics_id == 0 || !facts.numerics || query.numerics_id == *facts.numerics;
-    PrefixSearch prefixes(block_index_, chain);
+    PrefixSearch prefixes(block_index_, chain, Shortlist::bounds(facts.workers));
+    find_coming(chain, [&prefixes](std::uint32_t slot) { return prefixes.blocks_of(slot); });
     if (facts.workers <= options_.scan_workers_max || !is_of_pool) {
         outlook_blocks_.clear();
         outlook_below_.clear();
@@ -343,7 +374,11 @@ Registry::Outlook Registry::outlook(const PlaceQuery& query, std::span<const bas
             outlook_blocks_.push_back(prefixes.blocks_of(slot));
             note_below(slot, chain, outlook_blocks_.back());
         }
-        return {.workers = view(now), .cached_blocks = outlook_blocks_, .below_pool = outlook_below_, .slots = {}};
+        return {.workers = view(now),
+                .cached_blocks = outlook_blocks_,
+                .below_pool = outlook_below_,
+                .slots = {},
+                .coming = coming_};
     }
     for (const std::uint32_t slot : in_flight_.take_changed()) {
         shortlist_.touch(slot);
@@ -352,7 +387,7 @@ Registry::Outlook Registry::outlook(const PlaceQuery& query, std::span<const bas
     const auto add_life = [this](base::Incarnation life) {
         if (const auto at = slots_of_lives_.find(life); at != slots_of_lives_.end()) { also_.push_back(at->second); }
     };
-    for (const ComingPrefix& coming : query.coming) {
+    for (const ComingPrefix& coming : coming_) {
         add_life(coming.worker);
     }
     for (const Affinity& affinity : query.affinities) {
@@ -365,24 +400,23 @@ Registry::Outlook Registry::outlook(const PlaceQuery& query, std::span<const bas
                                .block_tokens = facts.block_tokens,
                                .prefill_exists = facts.prefill_exists,
                                .also = also_};
+    Looker looker(*this, now);
     const auto slots =
-        shortlist_.pick(query, prefixes, pool, std::chrono::duration<double>(now.time_since_epoch()).count(),
-                        [this, now](std::uint32_t slot) -> const WorkerView& {
-                            if (std::exchange(looked_in_[slot], outlooks_) != outlooks_) { look(slot, now); }
-                            return views_[slot];
-                        });
+        shortlist_.pick(query, prefixes, pool, std::chrono::duration<double>(now.time_since_epoch()).count(), looker);
     if (slots.empty()) { return outlook_of_all(chain, now); }
     outlook_workers_.clear();
     outlook_blocks_.clear();
     outlook_below_.clear();
     for (const std::uint32_t slot : slots) {
-        if (std::exchange(looked_in_[slot], outlooks_) != outlooks_) { look(slot, now); }
-        outlook_workers_.push_back(views_[slot]);
+        outlook_workers_.push_back(looker.look(slot));
         outlook_blocks_.push_back(prefixes.blocks_of(slot));
         note_below(slot, chain, outlook_blocks_.back());
     }
-    return {
-        .workers = outlook_workers_, .cached_blocks = outlook_blocks_, .below_pool = outlook_below_, .slots = slots};
+    return {.workers = outlook_workers_,
+            .cached_blocks = outlook_blocks_,
+            .below_pool = outlook_below_,
+            .slots = slots,
+            .coming = coming_};
 }
 
 const sluice::proto::RegisterWorker& Registry::registration(std::size_t slot) const {

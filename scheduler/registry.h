@@ -87,10 +87,9 @@ public:
         std::span<const std::uint32_t> cached_blocks;  // for each
         std::span<const BelowPool> below_pool;         // the same, of those
         std::span<const std::uint32_t> slots;          // of each; empty: they are all, by slot
+        std::span<const ComingPrefix> coming;          // more of the chain than the worker holds now
     };
-    /// Who is going to hold a beginning of `chain` (PlaceQuery::coming). Valid until the next call of this kind.
-    std::span<const ComingPrefix> coming(std::span<const base::BlockHash> chain);
-    /// Valid until the next call that is not const. `query.cached_blocks` is not looked at.
+    /// Valid until the next call that is not const. What the query says of `chain` is not looked at.
     Outlook outlook(const PlaceQuery& query, std::span<const base::BlockHash> chain, base::TimePoint now);
     Outlook outlook_of_all(std::span<const base::BlockHash> chain, base::TimePoint now);
     /// As the function of that name, of the workers as they were when last looked at.
@@ -114,12 +113,14 @@ public:
 
 private:
     struct Record {
-        sluice::proto::RegisterWorker registration;
-        sluice::proto::WorkerLoad load;
+        // What every look at the worker reads stands first.
         base::TimePoint heard_at;
+        bool drain_asked = false;
+        bool says_draining = false;
         std::optional<std::uint64_t> heartbeat_number;
         BlockNews news;
-        bool drain_asked = false;
+        sluice::proto::RegisterWorker registration;
+        sluice::proto::WorkerLoad load;
     };
     /// What is remembered of all workers, so that no request needs to ask each of them.
     struct Facts {
@@ -128,6 +129,7 @@ private:
         std::uint32_t block_tokens = 1;
         bool prefill_exists = false;
     };
+    class Looker;
     const Facts& facts();
     static void count(Facts& facts, const WorkerView& worker);
     void count_newcomer(const WorkerView& worker);
@@ -135,6 +137,8 @@ private:
     void look(std::size_t slot, base::TimePoint now);
     std::optional<std::size_t> slot_of(Life life) const;
     void note_below(std::uint32_t slot, std::span<const base::BlockHash> chain, std::uint32_t blocks);
+    template <class BlocksOf>
+    void find_coming(std::span<const base::BlockHash> chain, BlocksOf blocks_of);
     WorkerStatus status(std::size_t slot, base::TimePoint now) const;
     void remove(std::size_t slot);
     void keep_out(Life life);

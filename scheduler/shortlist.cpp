@@ -19,7 +19,7 @@ constexpr std::size_t kPassedMax = 64;
 /// The instant at which a prompt starts to be answered is that of about so many picks before.
 constexpr double kPicksRemembered = 16;
 /// Different lengths that workers hold of one prompt, from the longest on, and those who hold one.
-constexpr int kLevelsSeen = 8;
+constexpr std::uint32_t kLevelsSeen = 8;
 constexpr std::uint32_t kHoldersSeen = 128;
 
 bool is_avoided(const WorkerView& worker, const PlaceQuery& query) {
@@ -79,7 +79,7 @@ void Shortlist::refresh(const Picking& picking) {
     refreshed_.swap(stale_);  // a look may find that more has changed
     for (const std::uint32_t slot : refreshed_) {
         is_stale_[slot] = false;
-        const WorkerView& worker = picking.look(slot);
+        const WorkerView& worker = picking.workers.look(slot);
         if (is_ready(worker, picking.pool)) {
             place_in_orders(slot, worker, picking);
         } else {
@@ -161,17 +161,21 @@ bool Shortlist::add(std::uint32_t slot) {
 
 /// Ready, not avoided, and large enough.
 bool Shortlist::is_of_use(std::uint32_t slot, std::uint64_t tokens, const Picking& picking) {
-    const WorkerView& worker = picking.look(slot);
+    const WorkerView& worker = picking.workers.look(slot);
     return is_ready(worker, picking.pool) && !is_avoided(worker, picking.query) && tokens_capacity(worker) >= tokens;
 }
 
 /// Calls `visit(slot)` for the first workers of a lineup, some more where those are of no use, until it says enough.
 template <class Visit>
-void Shortlist::visit_first(Lineup& lineup, const Length& length, std::size_t count, double now, Visit visit) {
+void Shortlist::visit_first(Lineup& lineup, const Length& length, std::size_t count, const Picking& picking,
+                            Visit visit) {
     if (lineup.is_empty()) { return; }
     std::size_t visited = 0;
     for (const std::size_t wanted : {count, count + kPassedMax}) {
-        const std::span<const std::uint32_t> first = lineup.first(length, now, wanted);
+        const std::span<const std::uint32_t> first = lineup.first(length, picking.now, wanted);
+        for (const std::uint32_t slot : first.subspan(std::min(visited, first.size()))) {
+            picking.workers.fetch(slot);
+        }
         for (const std::uint32_t slot : first.subspan(std::min(visited, first.size()))) {
             if (!visit(slot)) { return; }
         }
@@ -182,7 +186,7 @@ void Shortlist::visit_first(Lineup& lineup, const Length& length, std::size_t co
 
 bool Shortlist::take_prefill(Lineup& lineup, std::size_t count, Picking& picking) {
     std::size_t left = count;
-    visit_first(lineup, picking.length, count, picking.now, [&](std::uint32_t slot) {
+    visit_first(lineup, picking.length, count, picking, [&](std::uint32_t slot) {
         if (!is_of_use(slot, picking.query.prompt_tokens, picking)) { return true; }
         add(slot);
         const double seconds = lineup.seconds(slot, picking.length, picking.now);
@@ -204,9 +208,9 @@ void Shortlist::take_decode(Lineup& lineup, std::size_t count, const Picking& pi
     };
     std::size_t left = count;
     roomless_.clear();
-    visit_first(lineup, length, count, picking.now, [&](std::uint32_t slot) {
+    visit_first(lineup, length, count, picking, [&](std::uint32_t slot) {
         if (!is_of_use(slot, tokens, picking)) { return true; }
-        const WorkerView& worker = picking.look(slot);
+        const WorkerView& worker = picking.workers.look(slot);
         found_decode_ = true;
         found_prefill_ = found_prefill_ || can_prefill(worker);
         if (forecast_decode_wait(worker, picking.query) <= starts_in(slot)) {
@@ -224,7 +228,7 @@ void Shortlist::take_decode(Lineup& lineup, std::size_t count, const Picking& pi
 }
 
 /// The likeliest of those who hold more of the prompt than most do, for each phase; and what most hold.
-void Shortlist::take_holders(PrefixSearch& prefixes, Picking& picking) {
+void Shortlist::take_holders(const PrefixSearch& prefixes, Picking& picking) {
     std::array<Holders, 3> best;  // prefill, both, decode
     for (Holders& one : best) {
         one.fill({std::numeric_limits<double>::infinity(), std::numeric_limits<std::uint32_t>::max()});
@@ -234,23 +238,23 @@ void Shortlist::take_holders(PrefixSearch& prefixes, Picking& picking) {
             if (holder.seconds < one.seconds) { std::swap(holder, one); }
         }
     };
-    std::uint32_t blocks = prefixes.deepest();
     std::uint32_t most = 0;               // blocks that half of the workers hold
     std::optional<std::uint32_t> lender;  // of most, whatever else it does
     const double prompt = picking.query.prompt_tokens;
     const auto uncached = [&](std::uint32_t held) {
         return std::max(1.0, prompt - static_cast<double>(held) * picking.pool.block_tokens);
     };
-    for (int level = 0; blocks > 0 && level < kLevelsSeen; ++level) {
-        const std::uint32_t holders = prefixes.holders(blocks);
+    for (const PrefixSearch::Level& level : prefixes.levels()) {
+        const std::uint32_t blocks = level.blocks;
+        const std::uint32_t holders = prefixes.holders(level);
         if (most == 0 && holders * std::size_t{2} >= picking.pool.workers) { most = blocks; }
-        if (holders * std::size_t{10} >= picking.pool.workers * 9) { break; }  // these are in the orders as they are
-        prefixes.for_each_holder(blocks, holders / kHoldersSeen + 1, [&](std::uint32_t slot) {
+        if (holders >= bounds(picking.pool.workers).holders_enough) { break; }  // these are in the orders as they are
+        prefixes.for_each_holder(level, holders / kHoldersSeen + 1, [&](std::uint32_t slot) {
             if (slot >= seen_in_.size()) { seen_in_.resize(slot + 1); }
             if (seen_in_[slot] == picks_) { return; }
             seen_in_[slot] = picks_;
-            if (level == 0) { lender = std::min(slot, lender.value_or(slot)); }
-            const WorkerView& worker = picking.look(slot);
+            if (blocks == prefixes.deepest()) { lender = std::min(slot, lender.value_or(slot)); }
+            const WorkerView& worker = picking.workers.look(slot);
             if (!is_ready(worker, picking.pool)) { return; }
             const Length left{uncached(blocks), curve_};
             for (const Lineup* lineup : {&prefill_pure_, &prefill_mixed_}) {
@@ -264,7 +268,6 @@ void Shortlist::take_holders(PrefixSearch& prefixes, Picking& picking) {
                                 slot});
             }
         });
-        blocks = prefixes.next_below(blocks);
     }
     for (const Holders& one : best) {
         for (const Holder& holder : one) {
@@ -275,9 +278,13 @@ void Shortlist::take_holders(PrefixSearch& prefixes, Picking& picking) {
     picking.length = {uncached(most), curve_};
 }
 
-std::span<const std::uint32_t> Shortlist::pick(const PlaceQuery& query, PrefixSearch& prefixes, const Pool& pool,
-                                               double now, const Look& look) {
-    Picking picking{query, pool, now, look, {static_cast<double>(query.prompt_tokens)}, 0};
+PrefixSearch::Bounds Shortlist::bounds(std::size_t workers) {
+    return {.levels_max = kLevelsSeen, .holders_enough = static_cast<std::uint32_t>((workers * 9 + 9) / 10)};
+}
+
+std::span<const std::uint32_t> Shortlist::pick(const PlaceQuery& query, const PrefixSearch& prefixes, const Pool& pool,
+                                               double now, Workers& workers) {
+    Picking picking{query, pool, now, workers, {static_cast<double>(query.prompt_tokens)}, 0};
     refresh(picking);
     ++picks_;
     picked_.clear();

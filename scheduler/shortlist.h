@@ -3,15 +3,14 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <span>
 #include <vector>
 
-#include "scheduler/block_index.h"
 #include "scheduler/cluster_view.h"
 #include "scheduler/lineup.h"
 #include "scheduler/place.h"
+#include "scheduler/prefix_search.h"
 
 namespace scheduler {
 
@@ -42,18 +41,28 @@ public:
         bool prefill_exists = false;               // a worker for prefill takes new requests, be it suspect
         std::span<const std::uint32_t> also = {};  // slots that are candidates, too, where they are of use
     };
-    /// `look` gives a worker as it stands now. Valid until the next call. Empty: this is a case for a scan of all,
-    /// as no ready worker is known for one of the phases.
-    using Look = std::function<const WorkerView&(std::uint32_t)>;
-    std::span<const std::uint32_t> pick(const PlaceQuery& query, PrefixSearch& prefixes, const Pool& pool, double now,
-                                        const Look& look);
+    /// Where workers are looked at.
+    class Workers {
+    public:
+        virtual ~Workers() = default;
+        /// A worker as it stands now.
+        virtual const WorkerView& look(std::uint32_t slot) = 0;
+        /// Asks the processor to have ready what look() will read.
+        virtual void fetch(std::uint32_t slot) const = 0;
+    };
+    /// Valid until the next call. Empty: this is a case for a scan of all, as no ready worker is known for one of the
+    /// phases.
+    std::span<const std::uint32_t> pick(const PlaceQuery& query, const PrefixSearch& prefixes, const Pool& pool,
+                                        double now, Workers& workers);
+    /// What it looks at of `prefixes`, where so many workers count.
+    static PrefixSearch::Bounds bounds(std::size_t workers);
 
 private:
     struct Picking {
         const PlaceQuery& query;
         const Pool& pool;
         double now;
-        const Look& look;
+        Workers& workers;
         Length length;     // of what is to be computed where nothing but what most hold is cached
         double starts_in;  // seconds until the prompt is computed, where that is soonest; 0: not known
     };
@@ -69,11 +78,11 @@ private:
     static bool is_ready(const WorkerView& worker, const Pool& pool);
     bool is_of_use(std::uint32_t slot, std::uint64_t tokens, const Picking& picking);
     template <class Visit>
-    void visit_first(Lineup& lineup, const Length& length, std::size_t count, double now, Visit visit);
+    void visit_first(Lineup& lineup, const Length& length, std::size_t count, const Picking& picking, Visit visit);
     /// Whether there was one.
     bool take_prefill(Lineup& lineup, std::size_t count, Picking& picking);
     void take_decode(Lineup& lineup, std::size_t count, const Picking& picking);
-    void take_holders(PrefixSearch& prefixes, Picking& picking);
+    void take_holders(const PrefixSearch& prefixes, Picking& picking);
     bool add(std::uint32_t slot);
 
     PlaceRules rules_;

@@ -2,15 +2,20 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <utility>
 #include <vector>
+
+#include "base/check.h"
 
 namespace sim {
 
 /// What happens next on a virtual clock: by time, what was put in first where times are equal. So a run depends on
 /// nothing but its input. Times are whatever unit the user counts in, and never go back. The heap holds times alone,
-/// the events stay where they were put: with ten thousand workers it is small enough to stay in a cache.
-template <class Event, class Time = double>
+/// the events stay where they were put: with ten thousand workers it is small enough to stay in a cache, and with four
+/// below each one half as deep as with two. `Order` numbers what was put in; it must have more values than the queue
+/// ever has events at once.
+template <class Event, class Time = double, class Order = std::uint32_t>
 class EventQueue {
 public:
     void push(Time at, Event event) {
@@ -23,8 +28,15 @@ public:
             free_.pop_back();
             events_[place] = std::move(event);
         }
-        heap_.push_back({at, next_++, place});
-        std::push_heap(heap_.begin(), heap_.end());
+        if (next_ == std::numeric_limits<Order>::max()) { number_anew(); }
+        const Entry entry{at, next_++, place};
+        std::size_t hole = heap_.size();
+        heap_.push_back(entry);
+        while (hole > 0 && entry.is_before(heap_[(hole - 1) / kBelow])) {
+            heap_[hole] = heap_[(hole - 1) / kBelow];
+            hole = (hole - 1) / kBelow;
+        }
+        heap_[hole] = entry;
     }
     bool empty() const { return heap_.empty(); }
     std::size_t size() const { return heap_.size(); }
@@ -32,35 +44,62 @@ public:
     /// work; null: there is none.
     const Event* soon(std::size_t number) const {
         if (number >= heap_.size()) { return nullptr; }
-        std::size_t at = number;
-        if (number == 1 && heap_.size() > 2 && heap_[1] < heap_[2]) { at = 2; }
-        return &events_[heap_[at].place];
+        return &events_[heap_[number == 1 ? first_of(1) : number].place];
     }
     Time next_at() const { return heap_.front().at; }
     /// Moves the clock to the first event and takes it. Not to be asked when empty.
     Event pop() {
         now_ = heap_.front().at;
         const std::uint32_t place = heap_.front().place;
-        std::pop_heap(heap_.begin(), heap_.end());
+        const Entry last = heap_.back();
         heap_.pop_back();
+        if (!heap_.empty()) { sink(last); }
         free_.push_back(place);
         return std::move(events_[place]);
     }
     Time now() const { return now_; }
 
 private:
+    static constexpr std::size_t kBelow = 4;
     struct Entry {
         Time at;
-        std::uint64_t order;
+        Order order;
         std::uint32_t place;  // of events_
-        bool operator<(const Entry& other) const {
-            return at != other.at ? at > other.at : order > other.order;  // the top of a heap is its largest
-        }
+        bool is_before(const Entry& other) const { return at != other.at ? at < other.at : order < other.order; }
     };
+    /// The first of those at `begin` and beside it, below the same one.
+    std::size_t first_of(std::size_t begin) const {
+        const std::size_t end = std::min(begin + kBelow, heap_.size());
+        std::size_t first = begin;
+        for (std::size_t at = begin + 1; at < end; ++at) {
+            first = heap_[at].is_before(heap_[first]) ? at : first;
+        }
+        return first;
+    }
+    /// From the top to where it belongs.
+    void sink(const Entry& entry) {
+        std::size_t hole = 0;
+        while (hole * kBelow + 1 < heap_.size()) {
+            const std::size_t first = first_of(hole * kBelow + 1);
+            if (!heap_[first].is_before(entry)) { break; }
+            heap_[hole] = heap_[first];
+            hole = first;
+        }
+        heap_[hole] = entry;
+    }
+    void number_anew() {
+        CHECK(heap_.size() < std::numeric_limits<Order>::max(), heap_.size() << " events");
+        std::sort(heap_.begin(), heap_.end(), [](const Entry& a, const Entry& b) { return a.is_before(b); });
+        next_ = 0;
+        for (Entry& entry : heap_) {  // what is in order is a heap
+            entry.order = next_++;
+        }
+    }
+
     std::vector<Entry> heap_;
     std::vector<Event> events_;
     std::vector<std::uint32_t> free_;  // places in it
-    std::uint64_t next_ = 0;
+    Order next_ = 0;
     Time now_{};
 };
 

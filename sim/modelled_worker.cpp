@@ -165,6 +165,7 @@ void ModelledWorker::make_waiting(Sequence& sequence, base::TimePoint now) {
 
 /// Names exist for the blocks of the prompt; those of an answer stay private.
 void ModelledWorker::publish(Sequence& sequence) {
+    if (sequence.published_blocks >= sequence.start.chain.size()) { return; }
     const std::uint32_t full =
         std::min(sequence.computed / options_.kv.block_tokens, size32(sequence.start.chain.size()));
     if (full <= sequence.published_blocks) { return; }
@@ -313,7 +314,8 @@ worker::PlanCandidate ModelledWorker::candidate_of(const Sequence& sequence, bas
     if (tpot > base::Duration::zero()) { candidate.tpot_seconds = seconds_of(tpot); }
     const std::uint32_t generated = sequence.generated() + 1;
     candidate.answer_tokens_max = sequence.start.new_tokens_max - std::min(generated, sequence.start.new_tokens_max);
-    candidate.waited_seconds = seconds_of(begin - sequence.accepted);
+    // Of prompts alone (plan_batch.h); it lies where a step of decodes need not look.
+    if (candidate.tokens_left != 1) { candidate.waited_seconds = seconds_of(begin - sequence.accepted); }
     return candidate;
 }
 

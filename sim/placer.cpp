@@ -8,6 +8,7 @@
 #include "proto/block_hashes.h"
 #include "proto/errors.h"
 #include "proto/header.h"
+#include "scheduler/prefix_search.h"
 
 namespace sim {
 namespace {
@@ -141,7 +142,7 @@ std::variant<Placed, NotPlaced> Placer::place_by_scheduler(const PlaceAsk& ask) 
 }
 
 std::variant<Placed, NotPlaced> Placer::place_by_policy(const PlaceAsk& ask) {
-    scheduler::PrefixSearch prefixes(index_, ask.chain);
+    scheduler::PrefixSearch prefixes(index_, ask.chain, {});
     const bool knows_caches = policy_ == Policy::cache_aware && !ask.chain.empty();
     std::vector<RoutedWorker>& workers = routed_;
     std::vector<std::uint32_t> avoided;

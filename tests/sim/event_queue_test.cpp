@@ -1,0 +1,38 @@
+#include "sim/event_queue.h"
+
+#include <iterator>
+#include <map>
+#include <random>
+#include <utility>
+
+#include "tests/support/catch.h"
+#include "tests/support/seeds.h"
+
+TEST_CASE("events come by time, and in the order in which they were put in where times are equal", "[sim][property]") {
+    const auto seed = GENERATE(range(0u, test_support::seeds_of(20)));
+    CAPTURE(seed);
+    std::mt19937 random{seed};
+    // With a byte for the order it is numbered anew many times.
+    sim::EventQueue<int, int, std::uint8_t> queue;
+    std::map<std::pair<int, int>, int> model;  // by time and number
+    int now = 0;
+    int next = 0;
+    for (int step = 0; step < 5000; ++step) {
+        if (!model.empty() && (model.size() > 200 || random() % 2 == 0)) {
+            REQUIRE(queue.next_at() == model.begin()->first.first);
+            REQUIRE(*queue.soon(0) == model.begin()->second);
+            if (model.size() > 1) { REQUIRE(*queue.soon(1) == std::next(model.begin())->second); }
+            REQUIRE(queue.pop() == model.begin()->second);
+            now = model.begin()->first.first;
+            REQUIRE(queue.now() == now);
+            model.erase(model.begin());
+        } else {
+            const int at = now + static_cast<int>(random() % 20);
+            queue.push(at, next);
+            model[{at, next}] = next;
+            ++next;
+        }
+        REQUIRE(queue.size() == model.size());
+    }
+    REQUIRE(next > 1000);
+}
