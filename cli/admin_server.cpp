@@ -6,6 +6,7 @@
 #include <thread>
 #include <utility>
 
+#include "cli/vllm_names.h"
 #include "gateway/http/server.h"
 
 namespace cli {
@@ -60,14 +61,17 @@ base::Result<std::unique_ptr<AdminServer>> AdminServer::start(const std::string&
     setup.handler = [&metrics, is_ready = std::move(is_ready), before_metrics = std::move(before_metrics),
                      desk = fleet.get()](gateway::HttpRequest request, std::shared_ptr<gateway::Exchange> exchange) {
         const std::string path = request.head.path;
-        const bool is_ours = path == "/metrics" || path == "/live" || path == "/ready";
+        const bool is_metrics = path == "/metrics" || path == "/metrics/vllm";
+        const bool is_ours = is_metrics || path == "/live" || path == "/ready";
         if (is_ours && request.head.method != "GET" && request.head.method != "HEAD") {
             gateway::HttpResponse refusal = text_answer(405, path + " is read with GET\n");
             refusal.fields.emplace_back("Allow", "GET, HEAD");
             exchange->respond(std::move(refusal));
-        } else if (path == "/metrics") {
+        } else if (is_metrics) {
             if (before_metrics) { before_metrics(); }
-            exchange->respond(text_answer(200, metrics.text(), "text/plain; version=0.0.4; charset=utf-8"));
+            std::string text = metrics.text();
+            if (path != "/metrics") { text = vllm_names(text); }
+            exchange->respond(text_answer(200, std::move(text), "text/plain; version=0.0.4; charset=utf-8"));
         } else if (path == "/live") {
             exchange->respond(text_answer(200, "ok\n"));
         } else if (path == "/ready") {

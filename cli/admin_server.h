@@ -11,8 +11,8 @@
 
 namespace cli {
 
-/// The small HTTP listener of a process for operators: /metrics, /live (the process), /ready (takes
-/// work), and the fleet page where there is a desk for it. A thread of its own.
+/// The small HTTP listener of a process for operators: /metrics (and /metrics/vllm, what inference gateways read),
+/// /live (the process), /ready (takes work), and the fleet page where there is a desk for it. A thread of its own.
 class AdminServer {
 public:
     /// `clock` and `metrics` are borrowed; `before_metrics` is called when somebody asks for them, and may be empty.

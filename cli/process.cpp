@@ -89,7 +89,7 @@ void add_common_flags(CLI::App& app, CommonFlags& flags) {
     app.add_option("--set", flags.settings, "one setting, key=value; after all files; may be given more than once")
         ->allow_extra_args(false);
     app.add_option("--log-level", flags.log_level, "trace, debug, info, warn, error, off")->capture_default_str();
-    app.add_flag("--listen-public", flags.listen_public, "allow to listen on more than loopback (there is no TLS yet)");
+    app.add_flag("--listen-public", flags.listen_public, "allow to listen on more than loopback");
 }
 
 void add_scheduler_flag(CLI::App& app, std::vector<std::string>& addresses) {

@@ -16,7 +16,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "cli/kubernetes_lease.h"
+#include "cli/lease_access.h"
 #include "cli/otlp_exporter.h"
 #include "cli/served_models.h"
 #include "cli/worker_process.h"
@@ -95,8 +95,7 @@ base::Result<AllSettings> read_all_settings(const CommonFlags& flags, bool mint)
     AllSettings settings;
     settings.log_level = read_log_level(*config, flags);
     settings.priorities = scheduler::SchedulerOptions::read(*config).priorities;
-    KubernetesAccess kubernetes;
-    read_kubernetes_access(*config, kubernetes);
+    read_lease_access(*config);
     auto gateway_options = gateway::GatewayOptions::read(*config);
     read_text_config(*config);
     WorkerSetup worker;

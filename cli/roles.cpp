@@ -16,14 +16,13 @@
 #include "cli/certificate_watch.h"
 #include "cli/config_schema.h"
 #include "cli/divide_cores.h"
-#include "cli/kubernetes_lease.h"
+#include "cli/lease_access.h"
 #include "cli/otlp_exporter.h"
 #include "cli/reload.h"
 #include "cli/serve.h"
 #include "cli/served_models.h"
 #include "cli/worker_process.h"
 #include "gateway/server.h"
-#include "scheduler/folder_lease.h"
 #include "scheduler/service.h"
 
 namespace cli {
@@ -54,8 +53,7 @@ void know_worker_sections(base::Config& config) {
 }
 void know_scheduler_section(base::Config& config) {
     scheduler::SchedulerOptions::read(config);
-    KubernetesAccess unused;
-    read_kubernetes_access(config, unused);
+    read_lease_access(config);
 }
 void know_gateway_sections(base::Config& config) {
     gateway::GatewayOptions::read(config);
@@ -74,8 +72,7 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
     if (!config) { return base::pass_on(config); }
     set_log_level(read_log_level(*config, command.common));
     const auto options = scheduler::SchedulerOptions::read(*config);
-    KubernetesAccess kubernetes;
-    read_kubernetes_access(*config, kubernetes);
+    const LeaseAccess lease_access = read_lease_access(*config);
     const auto cluster = read_cluster(*config, false);
     if (!cluster) { return base::pass_on(cluster); }
     if (auto fits = cluster->check_role(base::PeerRole::scheduler); !fits) { return fits; }
@@ -90,20 +87,11 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
     }
 
     const CertificateWatch certificates(cluster->certificates, cluster->certificates_look, metrics);
-    std::unique_ptr<scheduler::LeaderLease> lease;
-    if (options.leader_lease.starts_with(kKubernetesPrefix)) {
-        auto opened = KubernetesLease::open(options.leader_lease.substr(kKubernetesPrefix.size()), kubernetes,
-                                            options.leader_silence);
-        if (!opened) { return base::pass_on(opened, "scheduler.leader_lease"); }
-        lease = std::move(*opened);
-    } else if (!options.leader_lease.empty()) {
-        auto folder = scheduler::FolderLease::open(options.leader_lease);
-        if (!folder) { return base::pass_on(folder, "scheduler.leader_lease"); }
-        lease = std::move(*folder);
-    }
-    const bool may_stand_by = lease != nullptr;
+    auto lease = open_lease(options, lease_access);
+    if (!lease) { return base::pass_on(lease); }
+    const bool may_stand_by = *lease != nullptr;
     auto server = scheduler::SchedulerServer::start(options, command.listen, clock, metrics, cluster->control(),
-                                                    std::move(lease));
+                                                    std::move(*lease));
     if (!server) { return base::pass_on(server); }
     std::fprintf(stderr, "sluice scheduler at %s%s\n", (*server)->address().c_str(),
                  may_stand_by ? (", one of those that share " + options.leader_lease).c_str() : "");

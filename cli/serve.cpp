@@ -12,7 +12,7 @@
 
 #include "base/log.h"
 #include "cli/divide_cores.h"
-#include "cli/kubernetes_lease.h"
+#include "cli/lease_access.h"
 #include "cli/metrics_text.h"
 #include "cli/model/needs.h"
 #include "cli/placement.h"
@@ -72,8 +72,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
                           "process, whose roles meet on loopback alone");
     }
     const auto scheduler_options = scheduler::SchedulerOptions::read(*config);
-    KubernetesAccess unused;  // of schedulers that are not alone
-    read_kubernetes_access(*config, unused);
+    read_lease_access(*config);  // of schedulers that are not alone
     auto gateway_options = gateway::GatewayOptions::read(*config);
     const auto text_options = read_text_config(*config);
     WorkerSetup common_setup;

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "base/log.h"
-#include "cli/kubernetes_lease.h"
+#include "cli/lease_access.h"
 #include "cli/model/manifest.h"
 #include "gateway/options.h"
 #include "scheduler/options.h"
@@ -23,8 +23,7 @@ base::Result<WorkerSetup> read_setup(const Settings& below, const CommonFlags& f
     read_worker_config(*config, setup);
     setup.text = read_text_config(*config);
     scheduler::SchedulerOptions::read(*config);  // the other roles' sections are known, too
-    KubernetesAccess kubernetes;
-    read_kubernetes_access(*config, kubernetes);
+    read_lease_access(*config);
     gateway::GatewayOptions::read(*config);
     if (const auto cluster = read_cluster(*config, true); !cluster) { return base::pass_on(cluster); }
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }

@@ -97,6 +97,11 @@ void Election::follow() {
     term_ = std::move(ours);
 }
 
+std::optional<base::TimePoint> Election::silence_ends() const {
+    if (standing_.epoch != 0 || !unchanged_since_ || standing_.leader.empty()) { return std::nullopt; }
+    return *unchanged_since_ + options_.lease;
+}
+
 void Election::resign() {
     if (standing_.epoch == 0) { return; }
     lease_.resign();

@@ -48,6 +48,9 @@ public:
     /// One look, and what follows from it. To be called several times a lease (LeaderLease::pause).
     const Standing& step(const Told& told);
     const Standing& standing() const { return standing_; }
+    /// When whoever leads will have been silent for a lease, should the next look find its record as the last step did:
+    /// to look again then, and not only when the next pause is over. None where we lead or nobody is known to.
+    std::optional<base::TimePoint> silence_ends() const;
     /// The lease is given back: another one may begin at once.
     void resign();
     /// Why the last step could not look or write; empty where it could.

@@ -38,7 +38,8 @@ public:
     virtual base::Result<bool> renew(const LeaderTerm& ours) = 0;
     /// Our term is over. No effect where none was begun here.
     virtual void resign() = 0;
-    /// How long to wait between two looks, of a lease that lasts so long: a leader that misses one or two still leads.
+    /// How long to wait between two renewals, of a lease that lasts so long: a leader that misses one or two still
+    /// leads. Who stands by looks twice as often.
     virtual std::chrono::milliseconds pause(std::chrono::milliseconds lease) const {
         return std::clamp<std::chrono::milliseconds>(lease / 8, std::chrono::milliseconds(5),
                                                      std::chrono::milliseconds(250));

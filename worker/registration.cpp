@@ -100,9 +100,11 @@ void Registration::run(std::stop_token stop) {
             patience = are_several ? kAnswerPatienceOfSeveral : kAnswerPatience;
             if (are_several) { continue; }  // another one may lead
         }
+        // Long pauses are between rounds: whoever has just begun to lead is not kept waiting behind one that is gone.
+        const bool ends_round = next + 1 == scheduler_addresses_.size();
         std::unique_lock lock(mutex_);
-        changed_.wait_for(lock, stop, backoff, [] { return false; });
-        if (next + 1 < scheduler_addresses_.size()) { continue; }
+        changed_.wait_for(lock, stop, ends_round ? backoff : kBackoffMin, [] { return false; });
+        if (!ends_round) { continue; }
         backoff = std::min(2 * backoff, backoff_max);
         patience = std::min(2 * patience, kAnswerPatience);
     }
@@ -148,6 +150,7 @@ bool Registration::follow(const std::string& address, const sluice::proto::Worke
                 silence_max_ = milliseconds(directive.registered().leader_silence_ms());
                 interval_ = std::min(*interval_, *silence_max_ / 2);
             }
+            report_soon_ = true;  // who has just begun to lead waits for it before anything is placed
             is_registered_ = true;
             break;
         }

@@ -117,6 +117,44 @@ def kv() -> Board:
                                              rate("sluice_kv_lent_blocks_total", "sluice_cluster", HERE, "blocks lent")], "short"),
         Panel("Duration of a fetch", quantiles("sluice_kv_fetch_duration_seconds", "", HERE, "", quiet=True), "s"),
         Panel("Stranded blocks", [Line(f'sum by (worker) (sluice_worker_kv_blocks{{{HERE},state="stranded"}})', "{{worker}}")], about="Held by a transfer that has not ended"),
+        # Levels below the pool are off by default.
+        Panel("Levels below the pool", [Line(f"sum by (tier, state) (sluice_kv_tier_blocks{{{HERE}}})", "{{tier}} {{state}}", quiet=True)], about="Blocks of all workers"),
+        Panel("Bytes to and from levels", [rate("sluice_kv_tier_bytes_total", "tier, direction", HERE, "{{tier}} {{direction}}", quiet=True)], "Bps"),
+        Panel("Saved to levels, and loaded", [rate("sluice_kv_tier_saves_total", "tier, outcome", HERE, "{{tier}} saved: {{outcome}}", quiet=True),
+                                              rate("sluice_kv_tier_loads_total", "tier, outcome", HERE, "{{tier}} loaded: {{outcome}}", quiet=True)], "short"),
+        Panel("Duration of a load", quantiles("sluice_kv_tier_load_seconds", "", HERE, "", quiet=True), "s"),
+    ])
+
+
+def caches() -> Board:
+    asked = f"sum by (model) (rate(sluice_gateway_cache_requests_total{{{OF_MODEL}}}[{RATE}])) > 0"
+
+    def share(kind: str) -> str:
+        return f'sum by (model) (rate(sluice_gateway_cache_requests_total{{{OF_MODEL},outcome="hit",kind="{kind}"}}[{RATE}])) / ({asked})'
+
+    # Answers in front of the models are cached where caching.enabled says so, examples with caching.in_context.enabled: all lines but those of prefixes may be empty.
+    return Board("sluice-caches", "Sluice: caches", "What is not computed again: prefixes in KV memory, answers to equal and similar requests, examples of a large model.", [
+        Panel("Share of prompt tokens found in prefixes",
+              [Line(f"sum by (model) (rate(sluice_worker_prefix_hit_tokens_total{{{OF_MODEL}}}[{RATE}])) / "
+                    f"(sum by (model) (rate(sluice_worker_prefix_query_tokens_total{{{OF_MODEL}}}[{RATE}])) > 0)", "{{model}}")], "percentunit", most=1),
+        Panel("Prefixes in KV memory", [Line(f'sum by (sluice_cluster) (sluice_worker_kv_blocks{{{HERE},state="cached"}})', "blocks that nobody uses now")]),
+        Panel("Requests by what the cache had", [rate("sluice_gateway_cache_requests_total", "outcome, kind", OF_MODEL, "{{outcome}} {{kind}}", quiet=True)], "reqps"),
+        Panel("Share answered from the cache", [Line(share("exact"), "equal, {{model}}", quiet=True), Line(share("semantic"), "similar, {{model}}", quiet=True)], "percentunit", most=1),
+        Panel("Tokens that no model computed", [rate("sluice_gateway_cache_saved_tokens_total", "kind", OF_MODEL, "{{kind}}", quiet=True)], "short", about="A second"),
+        Panel("Passed by, and why", [rate("sluice_gateway_cache_bypassed_total", "reason", OF_MODEL, "{{reason}}", quiet=True)], "reqps"),
+        Panel("Answers kept", [Line(f"sum by (sluice_cluster) (sluice_gateway_cache_entries{{{HERE}}})", "answers", quiet=True)]),
+        Panel("Memory of answers and examples", [Line(f"sum by (sluice_cluster) (sluice_gateway_cache_bytes{{{HERE}}})", "answers", quiet=True),
+                                                 Line(f"sum by (sluice_cluster) (sluice_gateway_in_context_bytes{{{HERE}}})", "examples", quiet=True)], "bytes"),
+        Panel("New, pushed out, removed", [rate("sluice_gateway_cache_stored_total", "outcome", HERE, "new: {{outcome}}", quiet=True),
+                                           rate("sluice_gateway_cache_evicted_total", "sluice_cluster", HERE, "pushed out", quiet=True),
+                                           rate("sluice_gateway_cache_purged_total", "sluice_cluster", HERE, "removed by operators", quiet=True)], "short"),
+        Panel("Wrong by similarity, at the worst", [Line(f"max by (category) (sluice_gateway_cache_wrong_bound_ratio{{{HERE}}})", "{{category}}", quiet=True)], "percentunit",
+              about="Upper bound, 95 %, of the answers served by similarity; a category that exceeds its budget goes back to equal questions"),
+        Panel("Categories that may use similarity", [Line(f"min by (category) (sluice_gateway_cache_category_open{{{HERE}}})", "{{category}}", quiet=True)], most=1),
+        Panel("The store on disk", [Line(f"min by (sluice_cluster) (sluice_gateway_cache_store_up{{{HERE}}})", "takes changes (1)", quiet=True),
+                                    rate("sluice_gateway_cache_store_changes_total", "outcome", HERE, "changes: {{outcome}}", quiet=True)], "short"),
+        Panel("Small or large", [rate("sluice_gateway_in_context_requests_total", "arm, reason", HERE, "{{arm}}: {{reason}}", quiet=True)], "reqps"),
+        Panel("Examples", [Line(f"sum by (sluice_cluster) (sluice_gateway_in_context_examples{{{HERE}}})", "examples", quiet=True)]),
     ])
 
 
@@ -150,7 +188,7 @@ def request() -> Board:
 
 
 def boards() -> list[Board]:
-    return [overview(), prefill(), decode(), kv(), scheduler(), request()]
+    return [overview(), prefill(), decode(), kv(), scheduler(), caches(), request()]
 
 
 def to_json(board: Board) -> str:

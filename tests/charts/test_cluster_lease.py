@@ -89,7 +89,7 @@ def test_schedulers_of_one_lease(api, tmp_path, slow_model, who):
             # And the leader with it: nobody leads until it is back, and streams run on.
             os.kill(leader, signal.SIGKILL)
             before = sample(cluster, other, "sluice_scheduler_lease_errors_total")
-            wait_until(lambda: sample(cluster, other, "sluice_scheduler_lease_errors_total") >= before + 9, "looks of two leases have failed", 120)
+            wait_until(lambda: sample(cluster, other, "sluice_scheduler_lease_errors_total") >= before + 17, "looks of two leases have failed", 120)
             assert not leads(cluster, other)
             assert streams.texts() == expected and retries(cluster) == 0
             api.start()

@@ -30,13 +30,56 @@ def test_the_last_stage_runs_as_a_number_that_is_not_root(path):
     assert ":latest" not in path.read_text()
 
 
+def installed_by_the_last_stage(name):
+    return set(re.search(r"--no-install-recommends \\\n(.*?)&&", (chart.ROOT / "docker" / f"{name}.Dockerfile").read_text(), re.DOTALL)[1].replace("\\", " ").split())
+
+
+def test_the_image_for_gpus_has_what_the_other_has_and_the_library_that_is_loaded():
+    assert installed_by_the_last_stage("cuda") == installed_by_the_last_stage("cpu")
+    build, last = re.split(r"^FROM ", (chart.ROOT / "docker" / "cuda.Dockerfile").read_text(), flags=re.MULTILINE)[1:]
+    assert "cmake --preset cuda " in build and "scripts/bootstrap --cuda" in build
+    library, = re.findall(r"^COPY --from=build (/\S+/libcublasLt\S+) \1$", last, re.MULTILINE)
+    assert library in build  # it is put there
+    folder, name = library.rsplit("/", 1)
+    looked_for = (chart.ROOT / "device" / "cuda" / "cuda_library.cpp").read_text()
+    assert f'"{folder}/"' in looked_for and f'"{name}"' in looked_for
+    assert re.search(r"^nvidia-cublas==", (chart.ROOT / "scripts" / "requirements-cuda.txt").read_text(), re.MULTILINE)
+    assert re.search(r"NVIDIA_DRIVER_CAPABILITIES=compute,utility$", last, re.MULTILINE)
+
+
+def make_image(*words, seconds=60):
+    return subprocess.run([str(chart.ROOT / "scripts" / "make-image"), *map(str, words)], capture_output=True, text=True, timeout=seconds)
+
+
+@pytest.mark.parametrize("words, told", [
+    (("cpu",), "say --tag"), (("cuda", "--tag", "x", "--engine", "buildah"), "buildah"), (("cpu", "--try", "/tmp/x", "--take", "/usr/local/bin/sluice=/no/such"), "/no/such is not there"),
+    (("cpu", "--base", "alpine:3", "--try", "/tmp/x"), "alpine:3")])
+def test_an_image_that_cannot_be_made_is_said(words, told):
+    if "buildah" in words and shutil.which("buildah"):
+        pytest.skip("buildah is here")
+    refused = make_image(*words)
+    assert refused.returncode == 1 and told in refused.stderr and "Traceback" not in refused.stderr, refused.stderr
+
+
+@pytest.mark.nightly
+def test_the_steps_of_the_last_stage_do_and_what_they_make_serves(tmp_path):
+    """In a bare Debian, with the binary of this build: with nothing but what the image installs, as its user, on a root that nobody can write to."""
+    if os.geteuid() != 0 or shutil.which("debootstrap") is None:
+        pytest.skip("needs root and debootstrap")
+    done = make_image("cpu", "--try", tmp_path, "--take", f"/usr/local/bin/sluice={harness.BINARY}", seconds=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^it answers: .*\w", done.stdout, re.MULTILINE), done.stdout
+    assert (tmp_path / "root" / "usr" / "share" / "doc" / "sluice" / "LICENSE").read_bytes() == (chart.ROOT / "LICENSE").read_bytes()
+    assert not list((tmp_path / "root" / "var" / "lib" / "apt" / "lists").iterdir())
+
+
 def test_the_image_has_every_library_that_the_binary_is_linked_with():
     """On the release that the image is based on: the packages of its last stage own all libraries, themselves or by what they depend on."""
     release = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', open("/etc/os-release").read(), re.MULTILINE))
     text = (chart.ROOT / "docker" / "cpu.Dockerfile").read_text()
     if f"BASE={release['ID']}:{release['VERSION_ID']}-slim" not in text:
         pytest.skip(f"the image is not based on {release['PRETTY_NAME']}")
-    listed = set(re.search(r"--no-install-recommends \\\n(.*?)&&", text, re.DOTALL)[1].replace("\\", " ").split())
+    listed = installed_by_the_last_stage("cpu")
     needed = re.findall(r"=> (/\S+)", subprocess.run(["ldd", str(harness.BINARY)], capture_output=True, text=True, check=True).stdout)
     assert len(needed) > 10
     # As dpkg knows them: also from before the merge of /usr.

@@ -1,4 +1,4 @@
-"""What runbooks and READMEs tell an operator to type, and to set, is there."""
+"""What pages tell an operator to type, and to set, is there. (Whole commands are run by tests/integration/test_page_commands.py.)"""
 import re
 import subprocess
 
@@ -10,17 +10,19 @@ import harness
 
 PAGES = [*sorted((chart.ROOT / "docs" / "runbooks").glob("*.md")), chart.ROOT / "docs" / "monitoring.md", chart.CHART / "README.md", chart.ROOT / "helm" / "README.md",
          chart.ROOT / "configs" / "systemd" / "README.md"]
+ALL = sorted({*PAGES, *(chart.ROOT / "docs").glob("*.md"), chart.ROOT / "README.md", chart.ROOT / "SECURITY.md", chart.ROOT / "CONTRIBUTING.md"})
 every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(chart.ROOT)))
+every_page_of_all = pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(chart.ROOT)))
 
 
-@every_page
+@every_page_of_all
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text()):
         if "://" not in target:
             assert (path.parent / target).exists(), target
 
 
-@every_page
+@every_page_of_all
 def test_commands_are_ones_that_the_binary_knows(path):
     for words in re.findall(r"\bsluice ((?:[a-z][a-z-]* ){1,2}--[a-z-]+[^`\n]*)", path.read_text()):
         command = re.match(r"(?:[a-z][a-z-]* )+", words)[0].split()

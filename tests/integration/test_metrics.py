@@ -137,6 +137,12 @@ def test_processes_of_all_roles_export_the_catalogue_and_nothing_else(tmp_path):
 
         wait_until(lambda: set(METRICS) - NEED_MORE_THAN_LOAD <= seen(), f"everything is seen under load; missing: {set(METRICS) - NEED_MORE_THAN_LOAD - seen()}")
         assert [breach for role, port in ports.items() for breach in breaches(role, Exposition(port))] == []
+        # And what endpoint pickers read, for which no worker needs another setting.
+        for role, models in {"prefill": {harness.MODEL_ID}, "encode": {ENCODER.name}, "scheduler": set()}.items():
+            answer = harness.request(ports[role], "GET", "/metrics/vllm")
+            told = re.findall(r'^(vllm:\w+)\{model_name="([^"]+)"\} [0-9.]+$', answer.body.decode(), re.MULTILINE)
+            names = {"vllm:num_requests_waiting", "vllm:num_requests_running", "vllm:kv_cache_usage_perc"}
+            assert answer.status == 200 and set(told) == {(name, model) for name in names for model in models}, answer.body
 
 
 def hostile_requests(port, round_number):

@@ -17,7 +17,7 @@ from harness import LocalCluster
 pytestmark = pytest.mark.process
 PROBES = {("GET", path) for path in ("/live", "/ready")}
 # Ports for operators are in the clear and ask nobody's name: what they tell are figures (docs/security.md), and the chart lets in Prometheus alone.
-OPEN = {"gateway": PROBES | {("GET", "/health"), ("GET", "/v1/health"), ("GET", "/v1/live"), ("GET", "/v1/ready")}, "admin": PROBES | {("GET", "/metrics")}}
+OPEN = {"gateway": PROBES | {("GET", "/health"), ("GET", "/v1/health"), ("GET", "/v1/live"), ("GET", "/v1/ready")}, "admin": PROBES | {("GET", "/metrics"), ("GET", "/metrics/vllm")}}
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # as gRPC begins: the preface, and no settings
 DATA, HEADERS, GOAWAY = 0, 1, 7  # frames of HTTP/2
 PERMISSION_DENIED, UNAUTHENTICATED = 7, 16  # of gRPC

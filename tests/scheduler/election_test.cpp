@@ -72,6 +72,33 @@ TEST_CASE("a leader that is silent for its lease has stopped before another one 
     REQUIRE(two.b.step());
 }
 
+TEST_CASE("who stands by knows when the leader's silence is long enough, to look again right then",
+          "[scheduler][election]") {
+    Two two;
+    REQUIRE_FALSE(two.b.election.silence_ends());  // it has not looked
+    REQUIRE(two.a.step());
+    REQUIRE_FALSE(two.a.election.silence_ends());  // it leads
+    REQUIRE_FALSE(two.b.step());
+    REQUIRE(two.b.election.silence_ends() == two.clock.now() + 1000ms);
+    two.clock.advance(300ms);
+    REQUIRE_FALSE(two.b.step());
+    REQUIRE(two.b.election.silence_ends() == two.clock.now() + 700ms);  // the same record: the silence is as old
+    REQUIRE(two.a.step());
+    REQUIRE_FALSE(two.b.step());
+    const auto ends = two.b.election.silence_ends();
+    REQUIRE(ends == two.clock.now() + 1000ms);
+    two.record.is_down = true;
+    two.clock.advance(500ms);
+    REQUIRE_FALSE(two.b.step());
+    REQUIRE_FALSE(two.b.election.silence_ends());  // what happened meanwhile was not seen
+    two.record.is_down = false;
+    REQUIRE_FALSE(two.b.step());
+    REQUIRE(two.b.election.silence_ends() == *ends + 500ms);
+    two.clock.advance(1000ms);
+    REQUIRE(two.b.step());
+    REQUIRE_FALSE(two.b.election.silence_ends());
+}
+
 TEST_CASE("a leader that resigns is followed at the next look", "[scheduler][election]") {
     Two two;
     REQUIRE(two.a.step());
