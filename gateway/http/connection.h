@@ -46,7 +46,7 @@ struct HttpServer::Shared {
     boost::asio::ip::tcp::acceptor acceptor;
     WakeTimer timers;
     std::unordered_set<std::shared_ptr<Connection>> connections;
-    std::vector<std::shared_ptr<Connection>> to_flush;  // have something to write; each once
+    std::vector<std::shared_ptr<Connection>> to_flush;       // have something to write; each once
     std::string read_buffer = std::string(64 * 1024, '\0');  // of whichever connection has something to read
     bool draining = false;
     std::function<void()> drain_progress;  // while it drains
