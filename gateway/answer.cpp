@@ -202,11 +202,11 @@ void Answer::stream_piece(Choice& choice, const Piece& piece) {
         return;
     }
     std::vector<base::TokenId> ids;
-    for (const TokenRecord& record : piece.tokens) {
-        ids.push_back(record.token);
+    const bool tells_ids = setup_.prepared.form.return_token_ids;
+    for (std::size_t i = 0; tells_ids && i < piece.tokens.size(); ++i) {
+        ids.push_back(piece.tokens[i].token);
     }
-    emit(response_.text_chunk(choice.form.index, shown, logprobs,
-                              setup_.prepared.form.return_token_ids ? &ids : nullptr, usage_so_far()));
+    emit(response_.text_chunk(choice.form.index, shown, logprobs, tells_ids ? &ids : nullptr, usage_so_far()));
 }
 
 void Answer::gather_piece(Choice& choice, Piece piece) {

@@ -4,9 +4,9 @@
 #include <netinet/tcp.h>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/post.hpp>
-#include <boost/asio/write.hpp>
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <ctime>
 #include <utility>
@@ -79,7 +79,7 @@ void Connection::take() {
 
 void Connection::note_idle() {
     const bool idle = is_idle();
-    server_->book.set_idle(*this, idle);
+    if (std::exchange(is_noted_idle_, idle) != idle) { server_->book.set_idle(*this, idle); }
     if (!idle) { return; }
     for (std::string* buffer : {&input_, &output_, &writing_, &handshake_}) {
         if (buffer->empty() && buffer->capacity() > kKeptBytesMax) { std::string().swap(*buffer); }
@@ -325,6 +325,18 @@ void Connection::refuse(HttpRefusal refusal) {
 void Connection::write(std::string_view data) {
     if (state_ == State::closed) { return; }
     output_ += data;
+    note_output();
+}
+
+void Connection::write_chunk(std::string_view data) {
+    if (state_ == State::closed) { return; }
+    char size[20];
+    char* const end = std::to_chars(size, size + sizeof size, data.size(), 16).ptr;
+    output_.append(size, end).append("\r\n").append(data).append("\r\n");
+    note_output();
+}
+
+void Connection::note_output() {
     begin_writing();
     if (buffered() > server_->setup.options.send_buffer_bytes_max) { sweep_in_time(); }
 }
@@ -335,38 +347,64 @@ void Connection::begin_writing() {
     is_writing_ = true;
     note_idle();
     sweep_in_time();
-    // From the event loop, so that everything of this turn goes out in one piece.
-    boost::asio::post(socket_.get_executor(), [self = shared_from_this()] { self->flush(); });
+    // From the event loop, so that everything of this turn goes out in one piece; all connections in one turn of it.
+    server_->to_flush.push_back(shared_from_this());
+    if (server_->to_flush.size() > 1) { return; }
+    boost::asio::post(socket_.get_executor(), [server = server_] {
+        for (const auto& connection : std::exchange(server->to_flush, {})) {
+            connection->flush();
+        }
+    });
 }
 
 void Connection::flush() {
     if (state_ == State::closed) { return; }
-    if (written_ == writing_.size()) { fill_writing(); }
-    if (writing_.empty()) {
-        is_writing_ = false;
-        sweep_in_time();
-        if (close_after_write_) {
-            boost::system::error_code ignored;
-            socket_.shutdown(boost::asio::ip::tcp::socket::shutdown_send, ignored);
-            set_read_deadline(server_->setup.options.linger_timeout);
-            if (read_ended_) { close("client_gone"); }
-        } else if (state_ == State::head && input_.empty()) {
-            set_read_deadline(server_->setup.options.idle_timeout);
+    // Straight to the socket: a stream writes one small piece per token, and a turn through the event loop for each
+    // would cost as much as its text.
+    for (;;) {
+        if (written_ == writing_.size()) { fill_writing(); }
+        if (writing_.empty()) {
+            on_all_written();
+            return;
         }
-        note_idle();
-        server_->note_progress();
-        if (exchange_) { exchange_->drained(); }
-        return;
+        boost::system::error_code error;
+        const std::size_t bytes =
+            socket_.write_some(boost::asio::buffer(writing_.data() + written_, writing_.size() - written_), error);
+        if (error == boost::asio::error::would_block) {
+            wait_to_write();
+            return;
+        }
+        if (error) {
+            close("client_gone");
+            return;
+        }
+        written_ += bytes;
+        write_progress_at_ = server_->setup.clock.now();
     }
-    socket_.async_write_some(boost::asio::buffer(writing_.data() + written_, writing_.size() - written_),
-                             [self = shared_from_this()](const boost::system::error_code& error, std::size_t bytes) {
-                                 if (self->state_ == State::closed) { return; }
-                                 if (error) {
-                                     self->close("client_gone");
-                                 } else {
-                                     self->on_written(bytes);
-                                 }
-                             });
+}
+
+void Connection::wait_to_write() {
+    socket_.async_wait(boost::asio::ip::tcp::socket::wait_write,
+                       [self = shared_from_this()](const boost::system::error_code& error) {
+                           if (self->state_ == State::closed) { return; }
+                           error ? self->close("client_gone") : self->flush();
+                       });
+}
+
+void Connection::on_all_written() {
+    is_writing_ = false;
+    sweep_in_time();
+    if (close_after_write_) {
+        boost::system::error_code ignored;
+        socket_.shutdown(boost::asio::ip::tcp::socket::shutdown_send, ignored);
+        set_read_deadline(server_->setup.options.linger_timeout);
+        if (read_ended_) { close("client_gone"); }
+    } else if (state_ == State::head && input_.empty()) {
+        set_read_deadline(server_->setup.options.idle_timeout);
+    }
+    note_idle();
+    server_->note_progress();
+    if (exchange_) { exchange_->drained(); }
 }
 
 void Connection::fill_writing() {
@@ -381,12 +419,6 @@ void Connection::fill_writing() {
     tls_->send(output_, writing_);
     output_.clear();
     if (close_after_write_) { tls_->end(writing_); }
-}
-
-void Connection::on_written(std::size_t bytes) {
-    written_ += bytes;
-    write_progress_at_ = server_->setup.clock.now();
-    flush();
 }
 
 void Connection::answered() {

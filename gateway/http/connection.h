@@ -7,6 +7,7 @@
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
+#include <vector>
 
 #include "gateway/http/body_reader.h"
 #include "gateway/http/connection_book.h"
@@ -45,6 +46,7 @@ struct HttpServer::Shared {
     boost::asio::ip::tcp::acceptor acceptor;
     WakeTimer timers;
     std::unordered_set<std::shared_ptr<Connection>> connections;
+    std::vector<std::shared_ptr<Connection>> to_flush;       // have something to write; each once
     std::string read_buffer = std::string(64 * 1024, '\0');  // of whichever connection has something to read
     bool draining = false;
     std::function<void()> drain_progress;  // while it drains
@@ -116,10 +118,15 @@ private:
     void refuse(HttpRefusal refusal);
 
     void write(std::string_view data);
+    /// As one chunk of an answer in the chunked coding; not empty.
+    void write_chunk(std::string_view data);
+    void note_output();
     void flush();
     /// With what is to go out next, if anything is.
     void fill_writing();
-    void on_written(std::size_t bytes);
+    /// Goes on when the socket takes something again.
+    void wait_to_write();
+    void on_all_written();
     /// The answer is complete: next request, or close.
     void answered();
     void linger();
@@ -161,6 +168,7 @@ private:
     std::string writing_;    // handed to the socket; in TLS as records
     std::size_t written_ = 0;
     bool is_writing_ = false;
+    bool is_noted_idle_ = false;
     base::TimePoint write_progress_at_{};
 
     std::optional<base::TimePoint> read_deadline_;

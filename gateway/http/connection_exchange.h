@@ -3,7 +3,6 @@
 #include <boost/asio/post.hpp>
 
 #include <cstdint>
-#include <cstdio>
 #include <functional>
 #include <memory>
 #include <string>
@@ -66,7 +65,7 @@ public:
     void send(std::string_view data) override {
         const auto connection = usable();
         if (!connection || !started_ || data.empty()) { return; }
-        connection->write(http_1_0_ ? std::string(data) : chunk(data));
+        http_1_0_ ? connection->write(data) : connection->write_chunk(data);
     }
 
     void end_stream() override {
@@ -136,14 +135,6 @@ private:
         } else {
             connection->write(*piece);
         }
-    }
-    static std::string chunk(std::string_view data) {
-        char size[20];
-        const int digits = std::snprintf(size, sizeof size, "%zx\r\n", data.size());
-        std::string text(size, static_cast<std::size_t>(digits));
-        text += data;
-        text += "\r\n";
-        return text;
     }
     void finish(Connection& connection, std::string_view last) {
         finished_ = true;

@@ -125,6 +125,7 @@ HttpServer::~HttpServer() {
     shared_->drain_progress = nullptr;
     cut_all();
     shared_->connections.clear();
+    shared_->to_flush.clear();
     boost::system::error_code ignored;
     shared_->acceptor.close(ignored);
     shared_->timers.stop();

@@ -1,5 +1,6 @@
 #include "gateway/openai/json_writer.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
@@ -38,6 +39,12 @@ std::size_t sequence_length(std::string_view text, std::size_t& broken) {
         high = 0xbf;
     }
     return length;
+}
+
+/// How many bytes at the start of `text` stand for themselves in a string.
+std::size_t plain_length(std::string_view text) {
+    const auto is_plain = [](char c) { return c >= ' ' && c <= '~' && c != '"' && c != '\\'; };
+    return static_cast<std::size_t>(std::find_if_not(text.begin(), text.end(), is_plain) - text.begin());
 }
 
 constexpr std::string_view kReplacement = "\xef\xbf\xbd";
@@ -111,6 +118,11 @@ JsonWriter& JsonWriter::string(std::string_view value) {
 void JsonWriter::quote(std::string_view value) {
     text_ += '"';
     while (!value.empty()) {
+        if (const std::size_t plain = plain_length(value); plain > 0) {
+            text_ += value.substr(0, plain);
+            value.remove_prefix(plain);
+            continue;
+        }
         std::size_t broken = 0;
         const std::size_t length = sequence_length(value, broken);
         if (length == 0) {

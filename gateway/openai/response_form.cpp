@@ -355,9 +355,9 @@ std::string models_json(const std::vector<ModelEntry>& models, std::int64_t crea
 }
 
 std::string sse_event(std::string_view json) {
-    std::string event = "data: ";
-    event += json;
-    event += "\n\n";
+    std::string event;
+    event.reserve(json.size() + 8);
+    event.append("data: ").append(json).append("\n\n");
     return event;
 }
 

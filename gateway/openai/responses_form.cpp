@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "gateway/openai/translated_form.h"
+#include "gateway/request/text_stream.h"
 
 namespace gateway {
 namespace {
@@ -18,6 +19,7 @@ constexpr std::size_t kMetadataMax = 16;  // these three: OpenAI's
 constexpr std::size_t kMetadataKeyBytesMax = 64;
 constexpr std::size_t kMetadataValueBytesMax = 512;
 constexpr std::size_t kIdBytesMax = 1024;
+constexpr std::size_t kSafetyIdMax = 64;    // characters
 constexpr std::size_t kShownBytesMax = 50;  // of what a client sent, in messages
 
 constexpr auto kNames =
@@ -33,6 +35,7 @@ constexpr auto kReasoningTypes = std::to_array<std::string_view>({"reasoning_tex
 // That an answer may name.
 constexpr auto kShownEfforts =
     std::to_array<std::string_view>({"none", "minimal", "low", "medium", "high", "xhigh", "max"});
+constexpr auto kShownVerbosities = std::to_array<std::string_view>({"low", "medium", "high"});
 constexpr auto kShownSummaries = std::to_array<std::string_view>({"auto", "concise", "detailed"});
 constexpr auto kRoles = std::to_array<std::string_view>({"user", "assistant", "system", "developer"});
 
@@ -261,7 +264,10 @@ private:
         const std::string type = inside.string("type", kIdBytesMax).value_or("");
         if (type == "function") {
             add_function(inside, {});
-            shown_tools_.push_back(tool);
+            json::object shown = tool;  // with all that the specification of answers wants of a function
+            shown.emplace("parameters", nullptr);
+            shown.emplace("strict", false);
+            shown_tools_.push_back(std::move(shown));
         } else if (type == "namespace") {
             read_namespace(at, inside);
             shown_tools_.push_back(tool);
@@ -356,8 +362,11 @@ private:
         fields_.integer("top_logprobs", 0, 20);
         fields_.integer("max_tool_calls", 0, std::numeric_limits<std::int32_t>::max());
         fields_.object("stream_options");
-        for (const char* name : {"user", "safety_identifier", "prompt_cache_key", "service_tier"}) {
+        for (const char* name : {"user", "prompt_cache_key", "service_tier"}) {
             fields_.string(name, kIdBytesMax);
+        }
+        if (const auto id = fields_.string("safety_identifier", kIdBytesMax); id && code_points(*id) > kSafetyIdMax) {
+            fields_.problem("safety_identifier", "must be at most 64 characters long");
         }
         const json::object* metadata = fields_.object("metadata");
         if (metadata == nullptr) { return; }
@@ -372,6 +381,7 @@ private:
     }
 
     void write_reasoning(JsonWriter& out) const;
+    void write_text(JsonWriter& out) const;
 
     const json::object& body_;
     Fields fields_;
@@ -399,6 +409,34 @@ void ResponsesReader::write_reasoning(JsonWriter& out) const {
     out.end_object();
 }
 
+void ResponsesReader::write_text(JsonWriter& out) const {
+    const json::value* const text = fields_.find("text");
+    const json::value* const given = text == nullptr ? nullptr : text->get_object().if_contains("format");
+    const json::object format = given != nullptr && given->is_object() ? given->get_object() : json::object();
+    const auto string_of = [](const json::object& object, std::string_view name) {
+        const json::value* const said = object.if_contains(name);
+        return said != nullptr && said->is_string() ? text_of(said->get_string()) : std::string();
+    };
+    const std::string type = string_of(format, "type");
+    out.begin_object().key("format").begin_object().key("type").string(type.empty() ? "text" : type);
+    if (type == "json_schema") {
+        const std::string name = string_of(format, "name");
+        out.key("name").string(name.empty() ? "schema" : name);  // some clients give none
+        for (const char* field : {"description", "schema", "strict"}) {
+            const json::value* const said = format.if_contains(field);
+            if (said == nullptr || said->is_null()) { continue; }
+            out.key(field);
+            write_value(out, *said);
+        }
+    }
+    out.end_object();
+    const std::string verbosity = text == nullptr ? std::string() : string_of(text->get_object(), "verbosity");
+    if (std::find(kShownVerbosities.begin(), kShownVerbosities.end(), verbosity) != kShownVerbosities.end()) {
+        out.key("verbosity").string(verbosity);
+    }
+    out.end_object();
+}
+
 std::string ResponsesReader::shown_fields(const RequestForm& form, const Models& models) const {
     JsonWriter out;
     out.begin_object();
@@ -419,7 +457,8 @@ std::string ResponsesReader::shown_fields(const RequestForm& form, const Models&
     out.key("reasoning");
     write_reasoning(out);
     repeat("safety_identifier", "null");
-    repeat("text", R"({"format":{"type":"text"}})");
+    out.key("text");
+    write_text(out);
     repeat("tool_choice", "\"auto\"");
     out.key("tools");
     write_value(out, shown_tools_);

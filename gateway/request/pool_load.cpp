@@ -22,9 +22,7 @@ double share(std::uint64_t part, std::uint64_t whole) {
     return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
 }
 
-}  // namespace
-
-double pool_load(const sluice::proto::ModelState& state) {
+std::array<Pool, 8> pools_of(const sluice::proto::ModelState& state) {
     std::array<Pool, 8> pools{};
     for (const sluice::proto::WorkerState& worker : state.workers()) {
         const auto role = static_cast<std::size_t>(worker.role());
@@ -37,12 +35,28 @@ double pool_load(const sluice::proto::ModelState& state) {
         pool.blocks_used += load.blocks_used();
         pool.blocks += std::uint64_t{load.blocks_used()} + load.blocks_free() + load.blocks_cached();
     }
+    return pools;
+}
+
+}  // namespace
+
+double pool_load(const sluice::proto::ModelState& state) {
     double most = 0;
-    for (const Pool& pool : pools) {
+    for (const Pool& pool : pools_of(state)) {
         most = std::max({most, share(pool.waiting, std::max(pool.running, kBatchLeast * pool.workers)),
                          share(pool.blocks_used, pool.blocks)});
     }
     return most;
+}
+
+WorkersLoad workers_load(const sluice::proto::ModelState& state) {
+    WorkersLoad load;
+    for (const Pool& pool : pools_of(state)) {
+        load.waiting += pool.waiting;
+        load.running += pool.running;
+        load.kv_usage = std::max(load.kv_usage, share(pool.blocks_used, pool.blocks));
+    }
+    return load;
 }
 
 }  // namespace gateway

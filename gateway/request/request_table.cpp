@@ -19,6 +19,18 @@ const proto::ModelState& state_of(const proto::DescribeReply& reply, const std::
     return proto::ModelState::default_instance();
 }
 
+/// For endpoint pickers (Gateway API Inference Extension), under vLLM's names.
+void tell_pickers(base::Metrics& metrics, const std::string& model, const WorkersLoad& load) {
+    const base::Metrics::Labels labels{{"model_name", model}};
+    metrics.gauge("vllm:num_requests_waiting", "Requests that wait at the workers, as vLLM calls it", labels)
+        .Set(static_cast<double>(load.waiting));
+    metrics.gauge("vllm:num_requests_running", "Requests in work at the workers, as vLLM calls it", labels)
+        .Set(static_cast<double>(load.running));
+    metrics
+        .gauge("vllm:kv_cache_usage_perc", "Share of the workers' KV memory in use, 0 to 1, as vLLM calls it", labels)
+        .Set(load.kv_usage);
+}
+
 }  // namespace
 
 RequestTable::RequestTable(Setup setup)
@@ -151,6 +163,7 @@ void RequestTable::on_cluster(const base::Result<proto::DescribeReply>& reply) {
         cluster.ready = state.ready();
         cluster.numerics_id = state.numerics_id();
         loads_[model] = pool_load(state);
+        tell_pickers(setup_.metrics.registry(), setup_.models[model].name, workers_load(state));
         // A model without workers has no limits of its own; those of the workers that come back hold on.
         if (state.block_tokens() > 0) { cluster.block_tokens = state.block_tokens(); }
         if (state.context_tokens() > 0) { cluster.context_tokens = state.context_tokens(); }

@@ -115,7 +115,7 @@ MEASURING = (
 
 PAGES = (
     # Its packages without those for models of its own (PyTorch, 3 GB): nothing of what is tried asks for one.
-    Client("open-webui", python=("open-webui==0.12.4", "-r", "{here}/webui_packages.txt"), no_dependencies=True, run=("python", "{here}/webui_in_browser.py"), seconds=1500, environment={
+    Client("open-webui", python=("open-webui==0.12.4", "-r", "{here}/webui_packages.txt"), no_dependencies=True, run=("python", "{here}/webui_in_browser.py"), seconds=3000, environment={
         "PYTHONPATH": "{here}:{here}/../integration"}),
 )
 

@@ -29,7 +29,7 @@ class Tools:
         The weather of a city.
         :param city: its name
         """
-        return f"It is 18 degrees and sunny in {city}."
+        return f"{city}: 18 degrees, measured on the roof"
 '''
 
 
@@ -38,7 +38,7 @@ def shot(page: browser.Page, name: str) -> None:
         page.screenshot(pathlib.Path(SCREENSHOTS) / f"open-webui-{name}.png")
 
 
-def wait(page: browser.Page, condition: str, seconds: float = 240) -> None:
+def wait(page: browser.Page, condition: str, seconds: float = 400) -> None:
     page.wait(f"Boolean({condition})", seconds)
 
 
@@ -85,7 +85,7 @@ def main() -> None:
                        "PYTHONPATH": ""}
         with harness.Server(["open-webui", "serve", "--host", "127.0.0.1", "--port", str(port)], port, environment) as webui:
             try:
-                wait_until(webui.is_ready, "Open WebUI is ready", 400)
+                wait_until(webui.is_ready, "Open WebUI is ready", 900)
                 chromium = browser.Browser()
                 try:
                     use(chromium, webui.url, slow.port)
@@ -129,10 +129,17 @@ def tools_and_stop(page: browser.Page, url: str, slow_port: int) -> None:
     """A tool that somebody wrote, and an answer that is stopped."""
     made = api(page, "POST", "/api/v1/tools/create", {"id": "weather", "name": "Weather", "content": TOOL, "meta": {"description": "of a city"}})
     assert made["id"] == "weather", made
-    new_chat(page, url, f"?models={MODEL}&tools=weather")
+    # As an operator gives it to a model: every chat with it has the tool.
+    given = api(page, "POST", "/api/v1/models/create", {"id": MODEL, "base_model_id": None, "name": MODEL, "meta": {"toolIds": ["weather"]}, "params": {}})
+    assert given["id"] == MODEL, given
+    new_chat(page, url, f"?models={MODEL}")
     say(page, scripts.ASKED)
     answer_of(page, scripts.ANSWER if IS_SCRIPTED else "")
     shot(page, "tool")
+    if IS_SCRIPTED:
+        chat = page.run("location.pathname").rsplit("/", 1)[-1]
+        stored = json.dumps(api(page, "GET", f"/api/v1/chats/{chat}"))
+        assert "Paris: 18 degrees, measured on the roof" in stored, f"the tool was not run: {stored}"
 
     # An answer that does not end is stopped, and the server has stopped, too.
     new_chat(page, url, "?models=talker")

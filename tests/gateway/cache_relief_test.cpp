@@ -98,6 +98,11 @@ TEST_CASE("a pool's load is what waits by what runs, or how full its memory is",
     CHECK(gateway::pool_load(state) == 0.9);
     *state.add_workers() = worker_of(proto::WORKER_ROLE_PREFILL, 23, 4);
     CHECK(gateway::pool_load(state) == 3.0);  // the pool that has most to do
+
+    const gateway::WorkersLoad all = gateway::workers_load(state);  // of all but the one that drains
+    CHECK(all.waiting == 64);
+    CHECK(all.running == 84);
+    CHECK(all.kv_usage == 0.9);
 }
 
 TEST_CASE("under load an answer is served beyond its time, and says so", "[gateway][cache][load]") {

@@ -102,6 +102,24 @@ TEST_CASE("an answer repeats of reasoning what its specification knows", "[gatew
     REQUIRE(response(R"({"input":"a","reasoning":{"effort":7}})").error().status == 400);
 }
 
+TEST_CASE("an answer repeats text and tools as its specification has them", "[gateway][responses]") {
+    const auto shown = [](const std::string& fields, std::string_view name) {
+        const auto form = response(R"({"input":"a",)" + fields + "}");
+        REQUIRE(form);
+        return json::serialize(json::parse("{" + form->shown_fields + "}").at(name));
+    };
+    REQUIRE(shown(R"("text":null)", "text") == R"({"format":{"type":"text"}})");
+    REQUIRE(shown(R"("text":{"verbosity":"low"})", "text") == R"({"format":{"type":"text"},"verbosity":"low"})");
+    REQUIRE(shown(R"("text":{"verbosity":"chatty","more":1,"format":{"type":"json_object","more":1}})", "text") ==
+            R"({"format":{"type":"json_object"}})");
+    REQUIRE(shown(R"("text":{"format":{"type":"json_schema","schema":{"type":"object"},"strict":null}})", "text") ==
+            R"({"format":{"type":"json_schema","name":"schema","schema":{"type":"object"}}})");
+    REQUIRE(shown(R"("tools":[{"type":"function","name":"f"}])", "tools") ==
+            R"([{"type":"function","name":"f","parameters":null,"strict":false}])");
+    REQUIRE(response(R"({"input":"a","safety_identifier":")" + std::string(65, 'x') + "\"}").error().param ==
+            "safety_identifier");
+}
+
 TEST_CASE("tools in a namespace are known to the model by both names", "[gateway][responses]") {
     const std::string tools = R"("tools":[{"type":"function","name":"f","parameters":{"type":"object"}},
         {"type":"namespace","name":"agents","tools":[{"type":"function","name":"start","parameters":{"type":"object"}}]},
