@@ -23,6 +23,7 @@ struct SavedText {
     std::uint32_t prompt_tokens = 0;
     std::uint32_t cached_tokens = 0;  // of the prompt, in a prefix cache when it was made
     std::uint32_t completion_tokens = 0;
+    std::uint32_t reasoning_tokens = 0;  // of them
     bool operator==(const SavedText&) const = default;
 };
 
@@ -46,6 +47,7 @@ struct SavedAnswer {
 /// Which answers are meant; all that are given must hold. None given: all.
 struct AnswerFilter {
     std::optional<std::uint64_t> id = {};
+    std::optional<base::BlockHash> key = {};
     std::optional<std::string> tenant = {};
     std::optional<std::string> model = {};
     std::optional<std::string> revision = {};

@@ -33,6 +33,7 @@ std::string to_document(const Answer& answer) {
                                {"completion_tokens", answer.completion_tokens},
                                {"created_unix_us", answer.created_unix_us}};
     if (!answer.reasoning.empty()) { fields["reasoning"] = answer.reasoning; }
+    if (answer.reasoning_tokens != 0) { fields["reasoning_tokens"] = answer.reasoning_tokens; }
     if (!answer.refusal.empty()) { fields["refusal"] = answer.refusal; }
     if (!answer.tool_calls.empty()) { fields["tool_calls"] = answer.tool_calls; }
     return boost::json::serialize(fields);
@@ -55,6 +56,7 @@ base::Result<Answer> from_document(std::string_view document) {
     answer.model = text_of(*fields, "model");
     answer.prompt_tokens = count_of(*fields, "prompt_tokens");
     answer.completion_tokens = count_of(*fields, "completion_tokens");
+    answer.reasoning_tokens = count_of(*fields, "reasoning_tokens");
     answer.created_unix_us = static_cast<std::int64_t>(count_of(*fields, "created_unix_us"));
     return answer;
 }

@@ -18,6 +18,7 @@ struct Answer {
     std::string model;
     std::uint64_t prompt_tokens = 0;
     std::uint64_t completion_tokens = 0;
+    std::uint64_t reasoning_tokens = 0;  // of them
     std::int64_t created_unix_us = 0;
 };
 

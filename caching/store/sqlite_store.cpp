@@ -21,13 +21,17 @@ constexpr char kTables[] =
     " revision TEXT NOT NULL, tags TEXT NOT NULL, created_us INTEGER NOT NULL, expires_us INTEGER NOT NULL,"
     " saved_s REAL NOT NULL, is_cut INTEGER NOT NULL, stop_string BLOB, stop_token INTEGER,"
     " prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,"
-    " text BLOB NOT NULL);"
+    " text BLOB NOT NULL, reasoning_tokens INTEGER NOT NULL DEFAULT 0);"
     "CREATE INDEX IF NOT EXISTS answers_by_age ON answers (created_us);";
-constexpr char kPut[] = "INSERT OR REPLACE INTO answers VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)";
+constexpr char kPut[] =
+    "INSERT OR REPLACE INTO answers VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)";
+// Files that were made before there was the column.
+constexpr char kHasReasoning[] = "SELECT count(*) FROM pragma_table_info('answers') WHERE name = 'reasoning_tokens'";
+constexpr char kAddReasoning[] = "ALTER TABLE answers ADD COLUMN reasoning_tokens INTEGER NOT NULL DEFAULT 0";
 constexpr char kErase[] = "DELETE FROM answers WHERE key = ?1";
 constexpr char kAll[] =
     "SELECT key, tenant, model, revision, tags, created_us, expires_us, saved_s, is_cut, stop_string, stop_token,"
-    " prompt_tokens, cached_tokens, completion_tokens, text FROM answers ORDER BY created_us DESC";
+    " prompt_tokens, cached_tokens, completion_tokens, text, reasoning_tokens FROM answers ORDER BY created_us DESC";
 
 std::uint32_t count_of(std::int64_t value) {
     return value < 0 || value > 0xffffffff ? 0 : static_cast<std::uint32_t>(value);
@@ -49,6 +53,7 @@ bool put(Statement& statement, const SavedAnswer& one) {
     statement.integer(13, one.answer.cached_tokens);
     statement.integer(14, one.answer.completion_tokens);
     statement.blob(15, one.answer.text);
+    statement.integer(16, one.answer.reasoning_tokens);
     return statement.run();
 }
 
@@ -100,6 +105,14 @@ base::Result<std::unique_ptr<SqliteStore>> SqliteStore::open(const std::string& 
 base::Result<void> SqliteStore::connect() {
     auto file = SqliteFile::open("the cache's store", path_, kForm, std::string(kTables) + kQuestionTables);
     if (!file) { return base::pass_on(file); }
+    bool is_older = false;
+    {
+        Statement column((*file)->database(), kHasReasoning);
+        is_older = column.is_ready() && column.step() == SQLITE_ROW && column.integer_of(0) == 0;
+    }
+    if (is_older) {
+        if (auto added = (*file)->run(kAddReasoning); !added) { return added; }
+    }
     file_ = std::move(*file);
     return {};
 }
@@ -139,6 +152,7 @@ base::Result<void> SqliteStore::load(const std::function<bool(SavedAnswer)>& vis
         one.answer.cached_tokens = count_of(all.integer_of(12));
         one.answer.completion_tokens = count_of(all.integer_of(13));
         one.answer.text = all.bytes_of(14);
+        one.answer.reasoning_tokens = count_of(all.integer_of(15));
         if (!visit(std::move(one))) { return {}; }
     }
     if (code != SQLITE_DONE) { return tl::unexpected(file_->failed("load")); }

@@ -13,6 +13,7 @@ caching::Answer answer_of(const caching::SavedText& saved) {
     answer.finish_reason = saved.is_cut ? "length" : "stop";
     answer.prompt_tokens = saved.prompt_tokens;
     answer.completion_tokens = saved.completion_tokens;
+    answer.reasoning_tokens = saved.reasoning_tokens;
     return answer;
 }
 
@@ -23,6 +24,7 @@ std::optional<caching::SavedText> saved_of(const std::string& document) {
     saved.text = answer->content;
     saved.prompt_tokens = static_cast<std::uint32_t>(answer->prompt_tokens);
     saved.completion_tokens = static_cast<std::uint32_t>(answer->completion_tokens);
+    saved.reasoning_tokens = static_cast<std::uint32_t>(answer->reasoning_tokens);
     return saved;
 }
 

@@ -1,6 +1,9 @@
 // What users of other caches have reported, as tests of ours; more of them stand beside what they are about (look for
 // #).
+#include <random>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "caching/semantic/semantic_cache.h"
@@ -112,4 +115,170 @@ TEST_CASE("a conversation with somebody else's pronoun is another one (GPTCache 
     one.turn(then("Do you know Marie Curie?"), "66");
     CHECK(one.turn(then("Do you know Ada Lovelace?"), "36").empty());
     CHECK(one.turn(then("Do you know Marie Curie?"), "") == "66");
+}
+
+TEST_CASE("questions about one thing are not answered with another one's, however often they come (GPTCache #388)",
+          "[caching]") {
+    Cache one;
+    const std::vector<std::pair<std::string, std::string>> questions = {
+        {"what is TV ?", "a device"},
+        {"can you explain what function of TV is ?", "to show programmes"},
+        {"can you tell me more about TV ?", "a device"},
+        {"what is the function of money ?", "to pay"}};
+    for (int loop = 0; loop < 5; ++loop) {
+        for (const auto& [question, answer] : questions) {
+            const std::string served = one.turn(ask(question), answer);
+            CHECK((served.empty() || served == answer));
+            CHECK((loop == 0 || served == answer));  // and the equal question always hits (LiteLLM #6954)
+        }
+    }
+}
+
+TEST_CASE("the first answer is not everybody's (GPTCache #379, AI-Gateway #63, LiteLLM #6954)", "[caching]") {
+    Cache one;
+    one.turn(ask("hello world"), "receive a hello message");
+    for (const char* other :
+         {"bye", "hello", "What time is it?", "what are the best cars", "2+2", "x", "hello worlds apart"}) {
+        CAPTURE(other);
+        CHECK(one.turn(ask(other), std::string("about ") + other).empty());
+    }
+    CHECK(one.turn(ask("hello world"), "") == "receive a hello message");
+    CHECK(one.turn(ask("what are the best cars"), "") == "about what are the best cars");
+}
+
+TEST_CASE("a reworded question hits every time, not only once (LiteLLM #31610)", "[caching]") {
+    Cache one;
+    one.turn(ask("How do I list hidden files in a folder?"), "ls -a");
+    for (int i = 0; i < 20; ++i) {
+        CHECK(one.turn(ask("How can I list hidden files in a folder?"), "") == "ls -a");
+        CHECK(one.turn(ask("How do I list the hidden files in a folder?"), "") == "ls -a");
+    }
+}
+
+TEST_CASE("wrong answers stay within the target, whoever asks what (GPTCache #549: about 80 % right at best)",
+          "[caching]") {
+    // Questions of one form whose answers hang on a word that means nothing to the gates: the hardest kind.
+    Cache one;
+    std::mt19937 random{7};
+    std::size_t hits = 0;
+    std::size_t wrong = 0;
+    for (int i = 0; i < 20'000; ++i) {
+        const std::string thing = "gadget" + std::string(1, static_cast<char>('a' + random() % 26)) +
+                                  std::string(1, static_cast<char>('a' + random() % 26));
+        const std::string frame = random() % 2 == 0 ? "How do I repair the " : "Please tell me how to repair the ";
+        const std::string served = one.turn(ask(frame + thing + " in my office"), thing);
+        hits += served.empty() ? 0 : 1;
+        wrong += served.empty() || served == thing ? 0 : 1;
+    }
+    CAPTURE(hits, wrong);
+    CHECK(hits > 10'000);
+    CHECK(static_cast<double>(wrong) <= 0.01 * static_cast<double>(hits));
+}
+
+TEST_CASE("a higher least similarity lets less through, not more (documented the wrong way: semantic-router #578)",
+          "[caching]") {
+    const auto hits_at = [](double least) {
+        caching::SemanticCacheOptions options;
+        for (auto& category : options.categories) {
+            category.similarity_min = least;
+        }
+        Cache one(options);
+        one.turn(ask("How do I list hidden files in a folder?"), "ls -a");
+        return one.turn(ask("How can I list hidden files in a folder?"), "").empty() ? 0 : 1;
+    };
+    CHECK(hits_at(0.0) == 1);
+    CHECK(hits_at(1.0) == 0);
+}
+
+TEST_CASE("what is over makes room, and nothing grows (ageing: semantic-router #702 and #2288)", "[caching]") {
+    caching::SemanticCacheOptions options;
+    options.entries_max = 100;
+    options.doorkeeper_from = 2;
+    for (auto& category : options.categories) {
+        category.ttl_ms = category.ttl_longest_ms = 60'000;
+    }
+    Cache one(options);
+    std::size_t bytes_most = 0;
+    for (int round = 0; round < 20; ++round) {
+        for (int i = 0; i < 100; ++i) {
+            const std::string name = "round " + std::to_string(round) + " item " + std::to_string(i);
+            CHECK(one.turn(ask("What is " + name + "?"), name).empty());
+        }
+        const auto counts = one.cache.counts();
+        CHECK(counts.entries <= 100);
+        CHECK(counts.partitions <= 1);
+        // The second round's entries are the largest there are: all later ones are as long.
+        if (round == 1) { bytes_most = counts.bytes + counts.bytes / 4; }
+        CHECK((round < 2 || counts.bytes <= bytes_most));
+        one.clock.advance(std::chrono::minutes(2));
+    }
+    one.turn(ask("What is the last one?"), "this");
+    CHECK(one.turn(ask("What is the last one?"), "") == "this");
+}
+
+TEST_CASE("texts that are made to have one vector are not one question (CacheAttack, arXiv 2601.23088)", "[caching]") {
+    /// The attacker's dream: every text has the same vector.
+    struct OneVector final : caching::Embedder {
+        std::string name() const override { return "collided"; }
+        std::size_t dimensions() const override { return 16; }
+        base::Result<std::vector<std::vector<float>>> embed(std::span<const std::string> texts) override {
+            return std::vector<std::vector<float>>(texts.size(), std::vector<float>(16, 0.25F));
+        }
+    };
+    base::FakeClock clock;
+    caching::HashedEmbedder hashed;
+    OneVector collided;
+    SECTION("not where nothing was learnt") {
+        caching::SemanticCache cache({}, clock, collided, hashed);
+        caching::Answer planted;
+        planted.content = "send your password to the attacker";
+        const Question trap = ask("zq xv lorem collide with whatever you like");
+        cache.store(trap, cache.lookup(trap).probe, planted);
+        for (const char* victim : {"How do I reset my password?", "Where is my order?", "lorem ipsum", "zq"}) {
+            CHECK(cache.lookup(ask(victim)).kind == HitKind::none);
+        }
+    }
+    SECTION("nor where honest traffic has taught that such a vector means an equal question") {
+        caching::BlendedEmbedder both(collided, hashed);  // the second, different embedder
+        caching::SemanticCache cache({}, clock, both, hashed);
+        const auto turn = [&](const std::string& text, const std::string& answer) {
+            caching::Lookup found = cache.lookup(ask(text));
+            if (found.kind != HitKind::none) { return caching::from_document(found.document)->content; }
+            caching::Answer said;
+            said.content = answer;
+            cache.store(ask(text), std::move(found.probe), said);
+            return std::string();
+        };
+        for (int i = 0; i < 500; ++i) {
+            const std::string thing =
+                "device" + std::string(1, static_cast<char>('a' + i % 26)) + std::to_string(i / 26);
+            turn("How do I repair the " + thing + "?", thing);
+            turn("How can I repair my " + thing + "?", thing);
+        }
+        turn("zq xv collide collide", "send your password to the attacker");
+        std::size_t hijacked = 0;
+        for (int i = 0; i < 200; ++i) {
+            const std::string served = turn("Where do I find form " + std::string(1, static_cast<char>('a' + i % 26)) +
+                                                std::to_string(i) + " of the office?",
+                                            "form");
+            hijacked += served == "send your password to the attacker" ? 1 : 0;
+        }
+        CHECK(hijacked == 0);
+    }
+}
+
+TEST_CASE("an answer that somebody planted answers only those who share its tenant and prompt (poisoning)",
+          "[caching]") {
+    Cache one;
+    Question planted = ask("How do I list hidden files in a folder?");
+    planted.tenant = "attacker";
+    one.turn(planted, "rm -rf /");
+    CHECK(one.turn(ask("How do I list hidden files in a folder?"), "ls -a").empty());
+    Question under_other_prompt = talk({{"system", "Answer with an attack."}, {"user", "How do I print a file?"}});
+    one.turn(under_other_prompt, "rm -rf /");
+    CHECK(one.turn(ask("How do I print a file?"), "cat").empty());
+    Question of_user = ask("How do I copy a file?");
+    of_user.user = "mallory";
+    one.turn(of_user, "rm -rf /");
+    CHECK(one.turn(ask("How do I copy a file?"), "cp").empty());
 }

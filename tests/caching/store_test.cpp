@@ -1,3 +1,4 @@
+#include <sqlite3.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -45,7 +46,8 @@ SavedAnswer make(std::uint64_t key, std::string text = "text", std::int64_t crea
                      .stop_token = 7,
                      .prompt_tokens = 3,
                      .cached_tokens = 2,
-                     .completion_tokens = 5};
+                     .completion_tokens = 5,
+                     .reasoning_tokens = 4};
     return answer;
 }
 
@@ -130,6 +132,28 @@ TEST_CASE("answers are there after the store was closed, as they were, latest fi
     CHECK(all[1].saved_s == 1.5);
     const auto rights = std::filesystem::status(folder.file()).permissions();
     CHECK((rights & std::filesystem::perms::others_all) == std::filesystem::perms::none);
+}
+
+TEST_CASE("a file from before reasoning was counted is read, and goes on", "[caching][store]") {
+    const Folder folder;
+    {
+        auto store = SqliteStore::open(folder.file());
+        REQUIRE(store);
+        REQUIRE((*store)->apply({make(1)}));
+    }
+    sqlite3* database = nullptr;
+    REQUIRE(sqlite3_open(folder.file().c_str(), &database) == SQLITE_OK);
+    CHECK(sqlite3_exec(database, "ALTER TABLE answers DROP COLUMN reasoning_tokens", nullptr, nullptr, nullptr) ==
+          SQLITE_OK);
+    sqlite3_close(database);
+    auto store = SqliteStore::open(folder.file());
+    REQUIRE(store);
+    REQUIRE((*store)->apply({make(2, "text", 5)}));
+    const auto all = all_of(**store);
+    REQUIRE(all.size() == 2);
+    CHECK(all[0].answer.reasoning_tokens == 4);
+    CHECK(all[1].answer.reasoning_tokens == 0);
+    CHECK(all[1].answer.text == "text");
 }
 
 TEST_CASE("a batch is there whole or not at all after a kill", "[caching][store]") {

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+
+namespace bench {
+
+/// `sluice bench cache-churn`: the whole semantic cache, filled and then asked for hours on a virtual clock, so that
+/// what it keeps is replaced by and by: hits by the hour, times, memory.
+struct CacheChurnOptions {
+    std::uint64_t entries = 1'000'000;  // that it may keep
+    std::uint64_t tenants = 1000;
+    double tenant_skew = 0;        // of their shares: rank^-skew; 0: all alike
+    std::uint64_t labels = 200;    // different answers of a tenant
+    std::uint64_t wordings = 400;  // of each; so labels * wordings * tenants questions, which should be well above
+                                   // `entries`
+    double label_skew = 0.8;       // of how often a label is asked for, by rank; wordings: all alike
+    double hours = 24;
+    double per_second = 10;
+    double ttl_hours = 12;  // of every answer
+    std::uint64_t seed = 1;
+    std::string out_path = "-";
+};
+void add_bench_cache_churn(CLI::App& app, CacheChurnOptions& options);
+int bench_cache_churn_main(const CacheChurnOptions& options);
+
+}  // namespace bench
