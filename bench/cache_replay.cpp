@@ -387,7 +387,8 @@ Result<Played> replay(const Play& play, caching::Embedder& model) {
                              {"evidence",
                               {probe.evidence.similarity, probe.evidence.rival, probe.evidence.support,
                                probe.evidence.mean, probe.evidence.unmatched, probe.evidence.conflict,
-                               probe.evidence.known, probe.evidence.right, probe.evidence.wrong}},
+                               probe.evidence.known, probe.evidence.right, probe.evidence.wrong, probe.evidence.vote,
+                               probe.evidence.apart, probe.evidence.rival_apart}},
                              {"gate", caching::gate_name(lookup.gate)}})
                       << '\n';
         }

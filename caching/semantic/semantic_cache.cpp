@@ -13,6 +13,7 @@ namespace {
 constexpr std::size_t kNearest = 24;         // that are looked at closely
 constexpr std::size_t kNearestVoting = 5;    // Evidence::support
 constexpr std::size_t kNearestAveraged = 3;  // Evidence::mean
+constexpr double kVoteReach = 0.05;          // of similarity: so far from the nearest a vote has lost a factor e
 constexpr int kTtlGrowth = 3;                // of the time of an answer that was the same again, and back
 constexpr std::int64_t kTtlShortestMs = 30'000;
 constexpr double kAskedAgainMost = 512;  // then the older half of what is known of changes is forgotten
@@ -91,44 +92,80 @@ void SemanticCache::weigh(Lookup& found, const Partition& partition, base::TimeP
     Probe& probe = found.probe;
     const std::vector<Near> nearest = partition.nearest(probe.vector, kNearest);
     const Gates gates = options_.categories[probe.category].gates;
-    Evidence evidence;
-    EntryId best{};
-    double sum = 0;
-    std::size_t averaged = 0;
-    std::size_t voters = 0;
-    std::size_t votes = 0;
+    struct Passed {
+        EntryId id;
+        const Entry* entry;
+        double similarity;
+        double vote;
+    };
+    std::vector<Passed> passed;
     for (const Near& near : nearest) {
         const Entry& entry = entries_.at(near.entry);
         if (!may_serve(entry, now, relief) || entry.category != probe.category) { continue; }
         const Gate gate = first_conflict(probe.profile, entry.profile, gates);
         if (gate != Gate::none) {
-            if (found.gate == Gate::none && !probe.has_candidate) { found.gate = gate; }
+            if (found.gate == Gate::none && passed.empty()) { found.gate = gate; }
             continue;
         }
         const auto similarity = static_cast<double>(near.similarity);
-        if (!probe.has_candidate) {
-            probe.has_candidate = true;
-            probe.candidate_meaning = entry.meaning;
-            probe.candidate = best = near.entry;
-            evidence.similarity = similarity;
-            evidence.unmatched = unmatched_share(probe.profile, entry.profile);
-            evidence.conflict = first_conflict(probe.profile, entry.profile, ~gates) == Gate::none ? 0.0 : 1.0;
+        const double below = passed.empty() ? 0.0 : passed.front().similarity - similarity;
+        passed.push_back({near.entry, &entry, similarity, std::exp(-below / kVoteReach)});
+    }
+    if (passed.empty()) { return; }
+    // The answer that has most of what is near for it, not the nearest question's, if that stands alone.
+    double all_votes = 0;
+    double most_votes = 0;
+    const Passed* candidate = nullptr;
+    for (const Passed& one : passed) {
+        all_votes += one.vote;
+        double votes = 0;
+        const Passed* nearest_of = nullptr;
+        for (const Passed& other : passed) {
+            if (other.entry->meaning != one.entry->meaning) { continue; }
+            votes += other.vote;
+            if (nearest_of == nullptr) { nearest_of = &other; }
         }
-        const bool same = entry.meaning == probe.candidate_meaning;
-        if (same && entry.own == entry.meaning && probe.representative == EntryId{}) {
-            probe.representative = near.entry;
+        if (votes > most_votes) {
+            most_votes = votes;
+            candidate = nearest_of;
+        }
+    }
+    const EntryId best = candidate->id;
+    const std::size_t first = embedder_.first_dimensions();
+    const auto apart = [&](const Passed& one) {
+        return first == 0 ? 0.0 : partition.apart(one.entry->row, probe.vector, first);
+    };
+    probe.has_candidate = true;
+    probe.candidate_meaning = candidate->entry->meaning;
+    probe.candidate = best;
+    Evidence evidence;
+    evidence.similarity = candidate->similarity;
+    evidence.unmatched = unmatched_share(probe.profile, candidate->entry->profile);
+    evidence.conflict = first_conflict(probe.profile, candidate->entry->profile, ~gates) == Gate::none ? 0.0 : 1.0;
+    evidence.vote = most_votes / all_votes;
+    evidence.apart = apart(*candidate);
+    double sum = 0;
+    std::size_t averaged = 0;
+    std::size_t voters = 0;
+    std::size_t votes = 0;
+    for (const Passed& one : passed) {
+        const bool same = one.entry->meaning == probe.candidate_meaning;
+        if (same && one.entry->own == one.entry->meaning && probe.representative == EntryId{}) {
+            probe.representative = one.id;
         }
         if (voters < kNearestVoting) {
             ++voters;
             votes += same ? 1 : 0;
         }
         if (same && averaged < kNearestAveraged) {
-            sum += similarity;
+            sum += one.similarity;
             ++averaged;
         }
-        if (!same && evidence.rival == 0) { evidence.rival = similarity; }
+        if (!same && evidence.rival == 0) {
+            evidence.rival = one.similarity;
+            evidence.rival_apart = apart(one);
+        }
     }
-    if (!probe.has_candidate) { return; }
     const double missing = static_cast<double>(kNearestAveraged - averaged) * std::max(evidence.rival, 0.2);
     evidence.mean = (sum + missing) / static_cast<double>(kNearestAveraged);
     evidence.support = static_cast<double>(votes) / static_cast<double>(voters);
@@ -201,6 +238,7 @@ void SemanticCache::store(const Question& question, Probe probe, const Answer& a
                           std::vector<std::string> tags) {
     if (why_not(question, options_.rules) != Uncacheable::none || !may_be_stored(answer)) { return; }
     const Said said = compare(probe, answer);
+    if (probe.has_candidate) { learnt_[probe.category].budget.near_miss(!said.same, 1.0 - probe.probability); }
     learn(probe, said.same);
     insert(question, probe, answer, said.meaning, saved_s, std::move(tags));
 }

@@ -1,6 +1,7 @@
 // What users of other caches have reported, as tests of ours; more of them stand beside what they are about (look for
 // #).
 #include <random>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -125,13 +126,16 @@ TEST_CASE("questions about one thing are not answered with another one's, howeve
         {"can you explain what function of TV is ?", "to show programmes"},
         {"can you tell me more about TV ?", "a device"},
         {"what is the function of money ?", "to pay"}};
+    std::set<std::string> kept;
     for (int loop = 0; loop < 5; ++loop) {
         for (const auto& [question, answer] : questions) {
             const std::string served = one.turn(ask(question), answer);
             CHECK((served.empty() || served == answer));
-            CHECK((loop == 0 || served == answer));  // and the equal question always hits (LiteLLM #6954)
+            CHECK((!kept.contains(question) || served == answer));  // an equal question always hits (LiteLLM #6954)
+            if (served.empty()) { kept.insert(question); }
         }
     }
+    CHECK(kept.size() >= 3);
 }
 
 TEST_CASE("the first answer is not everybody's (GPTCache #379, AI-Gateway #63, LiteLLM #6954)", "[caching]") {
@@ -162,7 +166,7 @@ TEST_CASE("wrong answers stay within the target, whoever asks what (GPTCache #54
     std::mt19937 random{7};
     std::size_t hits = 0;
     std::size_t wrong = 0;
-    for (int i = 0; i < 20'000; ++i) {
+    for (int i = 0; i < 6000; ++i) {
         const std::string thing = "gadget" + std::string(1, static_cast<char>('a' + random() % 26)) +
                                   std::string(1, static_cast<char>('a' + random() % 26));
         const std::string frame = random() % 2 == 0 ? "How do I repair the " : "Please tell me how to repair the ";
@@ -171,7 +175,7 @@ TEST_CASE("wrong answers stay within the target, whoever asks what (GPTCache #54
         wrong += served.empty() || served == thing ? 0 : 1;
     }
     CAPTURE(hits, wrong);
-    CHECK(hits > 10'000);
+    CHECK(hits > 3000);
     CHECK(static_cast<double>(wrong) <= 0.01 * static_cast<double>(hits));
 }
 
