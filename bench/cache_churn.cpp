@@ -123,7 +123,7 @@ caching::SemanticCacheOptions cache_options(const CacheChurnOptions& options) {
 
 }  // namespace
 
-int bench_cache_churn_main(const CacheChurnOptions& options) {
+json::object play_cache_churn(const CacheChurnOptions& options) {
     base::FakeClock clock;
     caching::HashedEmbedder hashed;
     TimedEmbedder embedder(hashed);
@@ -207,31 +207,33 @@ int bench_cache_churn_main(const CacheChurnOptions& options) {
         all.wrong += hour.wrong;
     }
     const caching::CacheCounts counts = cache.counts();
-    const json::object report{
-        {"entries_max", options.entries},
-        {"tenants", options.tenants},
-        {"tenant_skew", options.tenant_skew},
-        {"hours", options.hours},
-        {"filled_by_requests", filling.requests},
-        {"requests", all.requests},
-        {"hits_exact", all.exact},
-        {"hits_semantic", all.similar},
-        {"wrong", all.wrong},
-        {"wrong_share_of_hits", share(all.wrong, all.exact + all.similar)},
-        {"entries", counts.entries},
-        {"partitions", counts.partitions},
-        {"evicted", counts.evicted},
-        {"expired", counts.expired},
-        {"turned_away", counts.turned_away},
-        {"bytes_per_entry_counted", share(counts.bytes, counts.entries)},
-        {"bytes_per_entry_resident_when_full", share(resident_full - resident_before, entries_full)},
-        {"bytes_per_entry_resident_at_the_end", share(resident_bytes() - resident_before, counts.entries)},
-        {"lookup_us", lookups.wall()},  // without the embedding
-        {"lookup_cpu_us", lookups.cpu()},
-        {"store_us", stores.wall()},
-        {"store_cpu_us", stores.cpu()},
-        {"by_hour", by_hour}};
-    const std::string text = json::serialize(report);
+    return {{"entries_max", options.entries},
+            {"tenants", options.tenants},
+            {"tenant_skew", options.tenant_skew},
+            {"hours", options.hours},
+            {"filled_by_requests", filling.requests},
+            {"requests", all.requests},
+            {"hits_exact", all.exact},
+            {"hits_semantic", all.similar},
+            {"wrong", all.wrong},
+            {"wrong_share_of_hits", share(all.wrong, all.exact + all.similar)},
+            {"entries", counts.entries},
+            {"partitions", counts.partitions},
+            {"evicted", counts.evicted},
+            {"expired", counts.expired},
+            {"turned_away", counts.turned_away},
+            {"bytes_per_entry_counted", share(counts.bytes, counts.entries)},
+            {"bytes_per_entry_resident_when_full", share(resident_full - resident_before, entries_full)},
+            {"bytes_per_entry_resident_at_the_end", share(resident_bytes() - resident_before, counts.entries)},
+            {"lookup_us", lookups.wall()},  // without the embedding
+            {"lookup_cpu_us", lookups.cpu()},
+            {"store_us", stores.wall()},
+            {"store_cpu_us", stores.cpu()},
+            {"by_hour", by_hour}};
+}
+
+int bench_cache_churn_main(const CacheChurnOptions& options) {
+    const std::string text = json::serialize(play_cache_churn(options));
     if (options.out_path == "-") {
         std::printf("%s\n", text.c_str());
         return 0;

@@ -67,7 +67,7 @@ private:
     Options options_;
     Terms above_;
     Terms weights_;
-    std::vector<Seen> observations_;     // a ring
+    std::vector<Seen> observations_;  // a ring
     std::size_t next_ = 0;
     std::size_t seen_ = 0;
 };

@@ -29,17 +29,17 @@ CacheOptions CacheOptions::read(base::Config& config) {
     options.store_queue_max = count("caching.store_queue_max", options.store_queue_max, 1, 1 << 20);
     options.from_anywhere = config.boolean("caching.from_anywhere", options.from_anywhere);
 
-    const auto seconds_max = std::int64_t{60'000};
+    constexpr std::int64_t kMinuteMs = 60'000;
     SharedCacheOptions& shared = options.shared;
     shared.address = config.string("caching.shared.address", shared.address);
     shared.server.user = config.string("caching.shared.user", shared.server.user);
     shared.server.password_file = config.string("caching.shared.password_file", shared.server.password_file);
     shared.server.database = static_cast<std::uint32_t>(count("caching.shared.database", 0, 0, 65'535));
     shared.server.name = config.string("caching.shared.name", shared.server.name);
-    shared.patience = milliseconds("caching.shared.patience_ms", shared.patience, 1, seconds_max);
-    shared.lease = milliseconds("caching.shared.lease_ms", shared.lease, 50, seconds_max);
+    shared.patience = milliseconds("caching.shared.patience_ms", shared.patience, 1, kMinuteMs);
+    shared.lease = milliseconds("caching.shared.lease_ms", shared.lease, 50, kMinuteMs);
     shared.server.answer_timeout =
-        milliseconds("caching.shared.answer_timeout_ms", shared.server.answer_timeout, 10, seconds_max);
+        milliseconds("caching.shared.answer_timeout_ms", shared.server.answer_timeout, 10, kMinuteMs);
     shared.queue_max = count("caching.shared.queue_max", shared.queue_max, 1, 1 << 20);
     if (shared.is_on()) {
         if (const auto address = caching::ServerAddress::parse(shared.address)) {
