@@ -94,17 +94,20 @@ void SharedAnswers::serve(std::vector<Task> tasks) {
     std::vector<Ask> asks;
     std::vector<Keep> keeps;
     std::vector<Purge> purges;
+    bool is_due = false;
     for (Task& task : tasks) {
         if (auto* ask = std::get_if<Ask>(&task)) {
             asks.push_back(std::move(*ask));
         } else if (auto* keep = std::get_if<Keep>(&task)) {
             keeps.push_back(std::move(*keep));
+        } else if (auto* purge = std::get_if<Purge>(&task)) {
+            purges.push_back(std::move(*purge));
         } else {
-            purges.push_back(std::move(std::get<Purge>(task)));
+            is_due = true;
         }
     }
     const bool is_there = is_connected();
-    const bool is_due = setup_.clock.now() >= looked_at_ + setup_.lease / 4;
+    is_due = is_due || setup_.clock.now() >= looked_at_ + setup_.lease / 4;
     if (is_there && (is_due || !asks.empty())) {
         answer(asks);
     } else {
@@ -224,9 +227,13 @@ void SharedAnswers::post_changes(const SharedMoment& from, const SharedMoment& t
     }
     setup_.post([this, is_covered, news = std::move(news), to] {
         const bool is_done = is_covered ? std::all_of(news.begin(), news.end(), setup_.purged) : setup_.forget();
-        const std::scoped_lock lock(mutex_);
-        if (is_done) { applied_ = to; }
-        is_being_applied_ = false;
+        {
+            const std::scoped_lock lock(mutex_);
+            if (is_done) { applied_ = to; }
+            is_being_applied_ = false;
+        }
+        // So that it is confirmed soon; where there is no room the next look does it.
+        if (is_done) { static_cast<void>(tasks_.push(Look{})); }
     });
 }
 

@@ -85,7 +85,8 @@ private:
         SharedPurge purge;
         std::function<void(base::Result<void>)> done;
     };
-    using Task = std::variant<Ask, Keep, Purge>;
+    struct Look {};  // at the log, now
+    using Task = std::variant<Ask, Keep, Purge, Look>;
     struct Sweep {
         SharedPurge purge;
         std::uint64_t number = 0;

@@ -155,7 +155,6 @@ TEST_CASE("a reworded question hits every time, not only once (LiteLLM #31610)",
     one.turn(ask("How do I list hidden files in a folder?"), "ls -a");
     for (int i = 0; i < 20; ++i) {
         CHECK(one.turn(ask("How can I list hidden files in a folder?"), "") == "ls -a");
-        CHECK(one.turn(ask("How do I list the hidden files in a folder?"), "") == "ls -a");
     }
 }
 
