@@ -387,8 +387,7 @@ Result<Played> replay(const Play& play, caching::Embedder& model) {
                              {"evidence",
                               {probe.evidence.similarity, probe.evidence.rival, probe.evidence.support,
                                probe.evidence.mean, probe.evidence.unmatched, probe.evidence.conflict,
-                               probe.evidence.known, probe.evidence.right, probe.evidence.wrong, probe.evidence.vote,
-                               probe.evidence.apart, probe.evidence.rival_apart}},
+                               probe.evidence.known, probe.evidence.right, probe.evidence.wrong}},
                              {"gate", caching::gate_name(lookup.gate)}})
                       << '\n';
         }

@@ -8,15 +8,12 @@ namespace {
 constexpr double kWrongChanceMost = 0.12;   // of one answer, with the whole budget left
 constexpr double kWrongChanceLeast = 0.01;  // with the budget nearly spent
 constexpr double kCreditHits = 100;         // so that a cold category can begin
-constexpr double kNearMost = 0.4;            // likelier wrong: not nearly served
-constexpr double kNearExpectedMost = 64;     // errors; then the older half is forgotten
 constexpr double kShadowPrior = 2;          // expected errors before shadows outweigh the calibration
 
 }  // namespace
 
 double ErrorBudget::bias() const {
-    return std::max(1.0, (static_cast<double>(shadow_errors_) + near_errors_ + kShadowPrior) /
-                             (shadows_expected_ + near_expected_ + kShadowPrior));
+    return std::max(1.0, (static_cast<double>(shadow_errors_) + kShadowPrior) / (shadows_expected_ + kShadowPrior));
 }
 
 double ErrorBudget::allowed_rate() const {
@@ -56,15 +53,6 @@ void ErrorBudget::shadow(bool wrong, double wrong_chance) {
     }
 }
 
-void ErrorBudget::near_miss(bool wrong, double wrong_chance) {
-    if (wrong_chance > kNearMost) { return; }
-    near_errors_ += wrong ? 1 : 0;
-    near_expected_ += wrong_chance;
-    if (near_expected_ < kNearExpectedMost) { return; }
-    near_errors_ /= 2;
-    near_expected_ /= 2;
-}
-
 void ErrorBudget::save(ByteWriter& bytes) const {
     bytes.number(static_cast<std::uint32_t>(state_));
     for (const std::uint64_t count :
@@ -73,8 +61,6 @@ void ErrorBudget::save(ByteWriter& bytes) const {
     }
     bytes.number(expected_wrong_);
     bytes.number(shadows_expected_);
-    bytes.number(near_errors_);
-    bytes.number(near_expected_);
 }
 
 bool ErrorBudget::restore(ByteReader& bytes) {
@@ -86,11 +72,9 @@ bool ErrorBudget::restore(ByteReader& bytes) {
     }
     read.expected_wrong_ = bytes.number<double>();
     read.shadows_expected_ = bytes.number<double>();
-    read.near_errors_ = bytes.number<double>();
-    read.near_expected_ = bytes.number<double>();
     const bool is_sound = read.shadow_errors_ <= read.shadows_ && read.shadow_errors_before_ <= read.shadow_errors_ &&
                           read.shadows_before_ <= read.shadows_ && read.expected_wrong_ >= 0 &&
-                          read.shadows_expected_ >= 0 && read.near_errors_ >= 0 && read.near_expected_ >= 0;
+                          read.shadows_expected_ >= 0;
     if (!bytes.ok() || !is_sound || state > static_cast<std::uint32_t>(State::exact_only)) { return false; }
     read.state_ = static_cast<State>(state);
     *this = read;

@@ -32,9 +32,6 @@ public:
     /// A hit was generated again; `wrong_chance` is what was expected of it. A breach, which is when even the lower
     /// bound of the error is above what is allowed, tightens at once; the next one stops the category.
     void shadow(bool wrong, double wrong_chance);
-    /// The model has answered what was nearly served; `wrong_chance` as above. Such answers cost nothing and there are
-    /// many more of them than shadows: they say how well the calibration knows itself.
-    void near_miss(bool wrong, double wrong_chance);
     /// A user says that an answer was wrong.
     void complaint() { shadow(true, 0.0); }
 
@@ -51,7 +48,7 @@ public:
     bool restore(ByteReader& bytes);
 
 private:
-    /// How much more often answers were wrong than expected.
+    /// How much more often shadows were wrong than expected.
     double bias() const;
     /// Of hits by similarity, so that all hits together keep the target.
     double allowed_rate() const;
@@ -65,8 +62,6 @@ private:
     std::uint64_t shadows_ = 0;
     std::uint64_t shadow_errors_ = 0;
     double shadows_expected_ = 0;
-    double near_errors_ = 0;  // lately,
-    double near_expected_ = 0;
     std::uint64_t shadows_before_ = 0;  // the breach: the next one counts from here
     std::uint64_t shadow_errors_before_ = 0;
 };

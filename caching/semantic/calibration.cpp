@@ -8,9 +8,8 @@ namespace caching {
 namespace {
 
 /// How large a weight may well be: the ridge is in these units.
-constexpr Terms kScales = {1.5, 10, 8, 2, 8, 12, 1, 1, 4, 1, 6, 6};
+constexpr Terms kScales = {1.5, 10, 8, 2, 8, 12, 1, 1, 4};
 
-constexpr double kVoteLeast = 0.02;  // so that a vote without others counts as about 50 to 1
 constexpr int kRounds = 8;
 constexpr int kHalvings = 12;
 constexpr double kEnough = 1e-3;  // of the likelihood: a round that brings less is the last
@@ -71,14 +70,11 @@ Terms terms_of(const Evidence& evidence) {
             evidence.unmatched,
             std::log1p(evidence.known) / 3.0,
             std::clamp(record, -2.0, 2.0),
-            evidence.conflict,
-            std::log((evidence.vote + kVoteLeast) / (1.0 - evidence.vote + kVoteLeast)),
-            evidence.apart,
-            evidence.rival_apart};
+            evidence.conflict};
 }
 
 Terms Calibration::start_weights() {
-    return {3.0, 6.0, 3.0, 0.5, 1.0, -40.0, 0.0, 0.3, -4.0, 0.0, 0.0, 0.0};
+    return {3.0, 6.0, 3.0, 0.5, 1.0, -40.0, 0.0, 0.3, -4.0};
 }
 
 Calibration::Calibration(const Options& options, const Terms& start)

@@ -19,12 +19,9 @@ struct Evidence {
     double known = 0;       // questions known to have this answer
     double right = 0;       // how often this answer was found right, and
     double wrong = 0;       // wrong, when it was the nearest
-    double vote = 1;        // this answer's share of all that are near, the nearer the heavier
-    double apart = 0;  // how much more alike the first of two embedders finds them than the second; 0: there is one
-    double rival_apart = 0;  // likewise of the rival
 };
 
-constexpr std::size_t kTerms = 12;
+constexpr std::size_t kTerms = 9;
 using Terms = std::array<double, kTerms>;
 Terms terms_of(const Evidence& evidence);
 

@@ -19,9 +19,6 @@ public:
     /// Names the vectors: equal names give equal vectors.
     virtual std::string name() const = 0;
     virtual std::size_t dimensions() const = 0;
-    /// Of two embedders' vectors one behind the other, how many numbers are the first one's; both have the same length.
-    /// 0: there is one.
-    virtual std::size_t first_dimensions() const { return 0; }
     /// One vector a text, in order. Error: the model's.
     virtual base::Result<std::vector<std::vector<float>>> embed(std::span<const std::string> texts) = 0;
 };
@@ -54,7 +51,6 @@ public:
     BlendedEmbedder(Embedder& model, const HashedEmbedder& hashed) : model_(model), hashed_(hashed) {}
     std::string name() const override { return model_.name() + "+" + hashed_.name(); }
     std::size_t dimensions() const override { return model_.dimensions() + hashed_.dimensions(); }
-    std::size_t first_dimensions() const override { return model_.dimensions(); }
     base::Result<std::vector<std::vector<float>>> embed(std::span<const std::string> texts) override;
 
 private:

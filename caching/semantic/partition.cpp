@@ -61,19 +61,6 @@ std::vector<Near> Partition::nearest(std::span<const float> vector, std::size_t 
     return best;
 }
 
-double Partition::apart(std::uint32_t row, std::span<const float> vector, std::size_t first) const {
-    CHECK(row < entries_.size() && vector.size() == dimensions_ && first <= dimensions_);
-    const std::int8_t* const kept = vectors_.data() + std::size_t{row} * dimensions_;
-    const auto alike = [&](std::size_t from, std::size_t to) {
-        float sum = 0;
-        for (std::size_t i = from; i < to; ++i) {
-            sum += vector[i] * static_cast<float>(kept[i]);
-        }
-        return 2.0 * static_cast<double>(sum * scales_[row]);
-    };
-    return alike(0, first) - alike(first, dimensions_);
-}
-
 std::vector<Near> Partition::scan(std::span<const std::int8_t> query, float scale, std::size_t limit) const {
     std::vector<Near> best;
     constexpr std::size_t kRows = 256;  // of a round: the sums stay in the first cache

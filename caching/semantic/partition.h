@@ -35,10 +35,6 @@ public:
     static constexpr std::size_t kGraphLimit = 64;
     std::vector<Near> nearest(std::span<const float> vector, std::size_t limit) const;
 
-    /// How much more alike the first `first` numbers of the vectors are than the others, each by themselves (-1 to 1,
-    /// where both parts are half of the vector). The query is a vector of length 1.
-    double apart(std::uint32_t row, std::span<const float> vector, std::size_t first) const;
-
     std::size_t size() const { return entries_.size(); }
     std::size_t bytes() const {
         return vectors_.capacity() + scales_.capacity() * 4 + entries_.capacity() * 8 + (graph_ ? graph_->bytes() : 0);

@@ -5,14 +5,15 @@
 #include <utility>
 
 #include "base/check.h"
-#include "caching/semantic/nearby.h"
 #include "caching/semantic/words.h"
 
 namespace caching {
 namespace {
 
-constexpr std::size_t kNearest = 24;  // that are looked at closely
-constexpr int kTtlGrowth = 3;         // of the time of an answer that was the same again, and back
+constexpr std::size_t kNearest = 24;         // that are looked at closely
+constexpr std::size_t kNearestVoting = 5;    // Evidence::support
+constexpr std::size_t kNearestAveraged = 3;  // Evidence::mean
+constexpr int kTtlGrowth = 3;                // of the time of an answer that was the same again, and back
 constexpr std::int64_t kTtlShortestMs = 30'000;
 constexpr double kAskedAgainMost = 512;  // then the older half of what is known of changes is forgotten
 
@@ -90,53 +91,59 @@ void SemanticCache::weigh(Lookup& found, const Partition& partition, base::TimeP
     Probe& probe = found.probe;
     const std::vector<Near> nearest = partition.nearest(probe.vector, kNearest);
     const Gates gates = options_.categories[probe.category].gates;
-    const std::size_t first = embedder_.first_dimensions();
-    std::vector<Nearby> near;
-    for (const Near& one : nearest) {
-        const Entry& entry = entries_.at(one.entry);
+    Evidence evidence;
+    EntryId best{};
+    double sum = 0;
+    std::size_t averaged = 0;
+    std::size_t voters = 0;
+    std::size_t votes = 0;
+    for (const Near& near : nearest) {
+        const Entry& entry = entries_.at(near.entry);
         if (!may_serve(entry, now, relief) || entry.category != probe.category) { continue; }
         const Gate gate = first_conflict(probe.profile, entry.profile, gates);
         if (gate != Gate::none) {
-            if (found.gate == Gate::none && near.empty()) { found.gate = gate; }
+            if (found.gate == Gate::none && !probe.has_candidate) { found.gate = gate; }
             continue;
         }
-        near.push_back({.id = one.entry,
-                        .meaning = entry.meaning,
-                        .similarity = static_cast<double>(one.similarity),
-                        .apart = first == 0 ? 0.0 : partition.apart(entry.row, probe.vector, first)});
-    }
-    if (near.empty()) { return; }
-    const Calibration& calibration = learnt_[probe.category].calibration;
-    for (const std::uint64_t meaning : likely_meanings(near)) {
-        const EntryId id = nearest_of(near, meaning).id;
-        Evidence evidence = evidence_of(near, meaning);
-        const TextProfile& profile = entries_.at(id).profile;
-        evidence.unmatched = unmatched_share(probe.profile, profile);
-        evidence.conflict = first_conflict(probe.profile, profile, ~gates) == Gate::none ? 0.0 : 1.0;
-        if (const auto fate = partition.fates.find(meaning); fate != partition.fates.end()) {
-            evidence.known = fate->second.questions;
-            evidence.right = static_cast<double>(fate->second.right);
-            evidence.wrong = static_cast<double>(fate->second.wrong);
+        const auto similarity = static_cast<double>(near.similarity);
+        if (!probe.has_candidate) {
+            probe.has_candidate = true;
+            probe.candidate_meaning = entry.meaning;
+            probe.candidate = best = near.entry;
+            evidence.similarity = similarity;
+            evidence.unmatched = unmatched_share(probe.profile, entry.profile);
+            evidence.conflict = first_conflict(probe.profile, entry.profile, ~gates) == Gate::none ? 0.0 : 1.0;
         }
-        const double probability = calibration.probability(evidence);
-        if (probe.has_candidate && probability <= probe.probability) { continue; }
-        probe.has_candidate = true;
-        probe.candidate = id;
-        probe.candidate_meaning = meaning;
-        probe.evidence = evidence;
-        probe.probability = probability;
+        const bool same = entry.meaning == probe.candidate_meaning;
+        if (same && entry.own == entry.meaning && probe.representative == EntryId{}) {
+            probe.representative = near.entry;
+        }
+        if (voters < kNearestVoting) {
+            ++voters;
+            votes += same ? 1 : 0;
+        }
+        if (same && averaged < kNearestAveraged) {
+            sum += similarity;
+            ++averaged;
+        }
+        if (!same && evidence.rival == 0) { evidence.rival = similarity; }
     }
-    for (const Nearby& one : near) {
-        const Entry& entry = entries_.at(one.id);
-        if (entry.meaning != probe.candidate_meaning || entry.own != entry.meaning) { continue; }
-        probe.representative = one.id;
-        break;
+    if (!probe.has_candidate) { return; }
+    const double missing = static_cast<double>(kNearestAveraged - averaged) * std::max(evidence.rival, 0.2);
+    evidence.mean = (sum + missing) / static_cast<double>(kNearestAveraged);
+    evidence.support = static_cast<double>(votes) / static_cast<double>(voters);
+    if (const auto fate = partition.fates.find(probe.candidate_meaning); fate != partition.fates.end()) {
+        evidence.known = fate->second.questions;
+        evidence.right = static_cast<double>(fate->second.right);
+        evidence.wrong = static_cast<double>(fate->second.wrong);
     }
+    probe.evidence = evidence;
+    probe.probability = learnt_[probe.category].calibration.probability(evidence);
     ErrorBudget& budget = learnt_[probe.category].budget;
-    Entry& served = entries_.at(probe.candidate);
+    Entry& served = entries_.at(best);
     probe.probability *= 1.0 - late_chance(served, now);
     const double wrong_chance = 1.0 - probe.probability;
-    if (probe.evidence.similarity < options_.categories[probe.category].similarity_min ||
+    if (evidence.similarity < options_.categories[probe.category].similarity_min ||
         wrong_chance > budget.wrong_chance_max(relief)) {
         return;
     }
@@ -144,9 +151,9 @@ void SemanticCache::weigh(Lookup& found, const Partition& partition, base::TimeP
     found.is_relieved = found.is_late || (relief > 0 && wrong_chance > budget.wrong_chance_max());
     budget.semantic_hit(wrong_chance);
     found.kind = HitKind::semantic;
-    found.similarity = probe.evidence.similarity;
+    found.similarity = evidence.similarity;
     found.shadow_wanted = std::uniform_real_distribution<double>(0, 1)(random_) < options_.shadow_share;
-    serve(found, probe.candidate, served, now);
+    serve(found, best, served, now);
 }
 
 void SemanticCache::serve(Lookup& found, EntryId id, Entry& entry, base::TimePoint now) {
@@ -194,7 +201,6 @@ void SemanticCache::store(const Question& question, Probe probe, const Answer& a
                           std::vector<std::string> tags) {
     if (why_not(question, options_.rules) != Uncacheable::none || !may_be_stored(answer)) { return; }
     const Said said = compare(probe, answer);
-    if (probe.has_candidate) { learnt_[probe.category].budget.near_miss(!said.same, 1.0 - probe.probability); }
     learn(probe, said.same);
     insert(question, probe, answer, said.meaning, saved_s, std::move(tags));
 }
