@@ -99,7 +99,8 @@ TEST_CASE("reasoning comes again in its own fields, whole and streamed, with its
     };
     const auto first = chat("");
     world.answer("<think>why</think>Because.");
-    const json::value& choice = body(*first).at("choices").at(0);
+    const json::object said = body(*first);
+    const json::value& choice = said.at("choices").at(0);
     REQUIRE(choice.at("message").at("reasoning_content").as_string() == "why");
     REQUIRE(choice.at("message").at("content").as_string() == "Because.");
     const auto tokens_of = [](const json::value& usage) {
