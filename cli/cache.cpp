@@ -169,6 +169,16 @@ std::string cache_stats_text(const json::object& stats) {
     } else {
         text += "no store: a restart forgets\n";
     }
+    if (const json::object* shared = object_of(stats, "shared")) {
+        const auto is = [shared](const char* name) {
+            const json::value* value = shared->if_contains(name);
+            return value != nullptr && value->is_bool() && value->get_bool();
+        };
+        text += fmt::format("shared by {}: {}, {}; {} answers written, {} lost; {} were there and not served\n",
+                            text_of(*shared, "server"), is("up") ? "up" : "AWAY",
+                            is("current") ? "all purges are known" : "purges may be unknown: NOTHING KEPT IS SERVED",
+                            count_of(*shared, "written"), count_of(*shared, "lost"), count_of(*shared, "refused"));
+    }
     if (const json::object* examples = object_of(stats, "examples")) {
         text += fmt::format(
             "{}: {} by {}, {} by {}; {} compared; {} examples, {:.1f} MiB; quality that may be given up: {:.2f} "

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "base/metrics.h"
+#include "caching/store/shared_answers.h"
 #include "gateway/cache/cache_ask.h"
 
 namespace gateway {
@@ -31,6 +32,9 @@ public:
     void purged(std::uint64_t entries) { purged_.Increment(static_cast<double>(entries)); }
     void standing(std::size_t entries, std::size_t bytes, std::uint64_t evicted, std::size_t waiters);
     void store(std::uint64_t written, std::uint64_t lost, bool is_well);
+    /// A look at what other gateways keep; outcome: hit, miss, late (it took too long), away (it was not asked).
+    void shared_lookup(std::string_view outcome);
+    void shared(const caching::SharedAnswers& shared);
     void category(const std::string& name, double wrong_at_most, bool is_exact_only);
 
 private:

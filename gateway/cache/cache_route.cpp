@@ -230,6 +230,17 @@ std::string standing_json(const ResponseCache& cache, const ResponseCache::Stand
     } else {
         json.null();
     }
+    json.key("shared");
+    if (const caching::SharedAnswers* shared = cache.shared()) {
+        const auto told = shared->counts();
+        json.begin_object().key("server").string(shared->address().text());
+        json.key("up").boolean(shared->is_up()).key("current").boolean(shared->is_current());
+        json.key("written").integer(static_cast<std::int64_t>(told.written));
+        json.key("lost").integer(static_cast<std::int64_t>(told.lost));
+        json.key("refused").integer(static_cast<std::int64_t>(told.refused)).end_object();
+    } else {
+        json.null();
+    }
     write_examples(json, cache, standing.examples);
     json.key("similar");
     if (!similar) { return json.null().end_object().take(); }

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "caching/exact/answer_book.h"
+#include "caching/store/shared_answers.h"
 #include "gateway/cache/cache_ask.h"
 #include "gateway/cache/cache_metrics.h"
 #include "gateway/cache/cache_options.h"
@@ -35,14 +36,16 @@ public:
     struct Setup {
         SequenceSource& inner;  // the model's; borrowed, like all references here
         caching::AnswerBook& book;
-        SimilarAnswers* similar = nullptr;  // null: equal requests only
-        PoolRelief* relief = nullptr;       // null: bounds do not follow the load
+        SimilarAnswers* similar = nullptr;         // null: equal requests only
+        caching::SharedAnswers* shared = nullptr;  // null: this gateway keeps its own only
+        PoolRelief* relief = nullptr;              // null: bounds do not follow the load
         const CacheOptions& options;
         CacheMetrics& metrics;
         const base::Clock& clock;
         Post post;  // to this thread, later
         Wake wake = {};
-        std::function<void(const caching::SavedAnswer&)> keep = {};  // an answer is to be kept
+        // An answer is to be kept; the moment: up to when it knows of purges.
+        std::function<void(const caching::SavedAnswer&, const caching::SharedMoment&)> keep = {};
     };
     explicit CachedSource(Setup setup);
     /// Every member must have had its end; stop() ends what has none.
@@ -80,6 +83,14 @@ private:
     Run& make_run(const CacheAsk& ask);
     void join(Run& run, base::RequestId id);
     void leave(base::RequestId id, const GenerationEnd& end);
+    bool may_join(const Run& run) const;
+    /// Whether what is kept here may be served: nothing of it can have been purged elsewhere.
+    bool is_current() const { return setup_.shared == nullptr || setup_.shared->is_current(); }
+    /// The other gateways' answers. False: they are not asked.
+    bool ask_shared(Run& run);
+    void shared_found(std::uint64_t number, const std::optional<caching::SavedAnswer>& answer);
+    /// Similar questions, then the model.
+    void search(Run& run);
     /// To the model, by the request of its first member.
     void start(Run& run);
     void similar_found(std::uint64_t number, const std::optional<SimilarAnswer>& answer, caching::Probe probe);
