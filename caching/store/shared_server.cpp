@@ -2,6 +2,7 @@
 
 #include <hiredis/hiredis.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
 #include <fstream>
@@ -14,7 +15,8 @@ namespace {
 using base::ErrorCode;
 
 constexpr std::size_t kPasswordBytesMax = 4096;
-constexpr std::string_view kScanPage = "256";
+constexpr std::string_view kScanPage = "64";                   // names; their documents are read all at once
+constexpr std::size_t kOtherBytesMax = std::size_t{64} << 20;  // of an exchange, besides documents: the log, names
 
 timeval timeval_of(base::Duration duration) {
     const auto us = std::chrono::duration_cast<std::chrono::microseconds>(duration).count();
@@ -165,8 +167,9 @@ base::Result<void> SharedServer::begin_session() {
     return {};
 }
 
-void SharedServer::begin() {
+void SharedServer::begin(std::size_t documents) {
     deadline_ = std::chrono::steady_clock::now() + options_.answer_timeout;
+    bytes_left_ = kOtherBytesMax + documents * options_.document_bytes_max;
 }
 
 void SharedServer::send(const Words& words) {
@@ -194,12 +197,16 @@ base::Result<SharedServer::Reply> SharedServer::receive() {
         if (redisGetReplyFromReader(context_, &raw) != REDIS_OK) { return tl::unexpected(failed(context_->errstr)); }
         if (raw != nullptr) { return Reply(static_cast<redisReply*>(raw)); }
         if (is_late()) { return tl::unexpected(failed("takes too long to answer")); }
+        const std::size_t before = context_->reader->len;
         if (redisBufferRead(context_) != REDIS_OK) { return tl::unexpected(failed(context_->errstr)); }
+        const std::size_t bytes = context_->reader->len - std::min(before, context_->reader->len);
+        if (bytes > bytes_left_) { return tl::unexpected(failed("says more than it was asked for")); }
+        bytes_left_ -= bytes;
     }
 }
 
-base::Result<SharedServer::Reply> SharedServer::ask(const Words& words) {
-    begin();
+base::Result<SharedServer::Reply> SharedServer::ask(const Words& words, std::size_t documents) {
+    begin(documents);
     send(words);
     auto reply = receive();
     if (reply && (*reply)->type == REDIS_REPLY_ERROR) { return tl::unexpected(failed(text_of(**reply))); }
@@ -228,7 +235,7 @@ base::Result<SharedServer::Documents> SharedServer::get(std::span<const base::Bl
     }
     Words words{"MGET"};
     words.insert(words.end(), keys.begin(), keys.end());
-    const auto reply = ask(words);
+    const auto reply = ask(words, names.size());
     if (!reply) { return base::pass_on(reply); }
     const redisReply& all = **reply;
     if (all.type != REDIS_REPLY_ARRAY || all.elements != keys.size()) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -46,6 +47,7 @@ public:
         std::string name = "sluice";  // in front of all keys
         base::Duration connect_timeout = std::chrono::seconds(1);
         base::Duration answer_timeout = std::chrono::milliseconds(500);
+        std::size_t document_bytes_max = std::size_t{1} << 20;  // of what is asked for; more is not read
     };
     static constexpr std::uint64_t kLogMost = 1024;
 
@@ -95,11 +97,12 @@ private:
 
     SharedServer(redisContext* context, const Options& options) : context_(context), options_(options) {}
     base::Result<void> begin_session();
-    void begin();
+    /// An exchange that asks for so many documents.
+    void begin(std::size_t documents = 0);
     void send(const Words& words);
     base::Result<Reply> receive();
     /// One command; what the server refuses is an error.
-    base::Result<Reply> ask(const Words& words);
+    base::Result<Reply> ask(const Words& words, std::size_t documents = 0);
     std::string key(std::string_view of) const { return options_.name + ":" + std::string(of); }
     std::string document_key(const base::BlockHash& name) const;
     base::Error failed(std::string_view words) const;
@@ -109,6 +112,7 @@ private:
     Options options_;
     std::string life_;
     std::chrono::steady_clock::time_point deadline_;  // of the exchange
+    std::size_t bytes_left_ = 0;                      // that the server may say in it
 };
 
 }  // namespace caching

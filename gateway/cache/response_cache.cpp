@@ -100,8 +100,11 @@ void ResponseCache::open_store() {
 
 void ResponseCache::open_shared() {
     const SharedCacheOptions& options = setup_.options.shared;
+    constexpr std::size_t kNamesMost = std::size_t{64} << 10;  // of a document: tenant, tags, what stands around them
+    caching::SharedServer::Options server = options.server;
+    server.document_bytes_max = setup_.options.answer_bytes_max + kNamesMost;
     shared_ = std::make_unique<caching::SharedAnswers>(
-        caching::SharedAnswers::Setup{.server = options.server,
+        caching::SharedAnswers::Setup{.server = std::move(server),
                                       .key = key_,
                                       .patience = options.patience,
                                       .lease = options.lease,

@@ -172,7 +172,7 @@ std::string document_key(std::uint64_t number) {
 
 bool has_server() {
     if (!KeyValueServer::program().empty()) { return true; }
-    WARN("skipped: this machine has no Valkey and no Redis (scripts/bootstrap --test)");
+    WARN("SKIPPED: this machine has no Valkey and no Redis (scripts/bootstrap --test)");
     return false;
 }
 
@@ -184,7 +184,7 @@ SharedPurge of_tag(const std::string& tag) {
 
 }  // namespace
 
-TEST_CASE("what one gateway keeps another one finds, as it was", "[caching][shared]") {
+TEST_CASE("sharing gateways: what one keeps another one finds, as it was", "[caching][shared]") {
     if (!has_server()) { return; }
     KeyValueServer server;
     server.start();
@@ -207,7 +207,7 @@ TEST_CASE("what one gateway keeps another one finds, as it was", "[caching][shar
     CHECK((lives_ms > 3'000'000 && lives_ms <= 3'600'000));
 }
 
-TEST_CASE("documents that others wrote, changed or cut off are none", "[caching][shared]") {
+TEST_CASE("sharing gateways: documents that others wrote, changed or cut off are none", "[caching][shared]") {
     if (!has_server()) { return; }
     KeyValueServer server;
     server.start();
@@ -239,7 +239,7 @@ TEST_CASE("documents that others wrote, changed or cut off are none", "[caching]
     CHECK_FALSE(stranger.look(1));
 }
 
-TEST_CASE("what one gateway purges no other one serves, and all hear of it", "[caching][shared]") {
+TEST_CASE("sharing gateways: what one purges no other one serves, and all hear of it", "[caching][shared]") {
     if (!has_server()) { return; }
     KeyValueServer server;
     server.start();
@@ -274,7 +274,7 @@ TEST_CASE("what one gateway purges no other one serves, and all hear of it", "[c
     CHECK(command(server, {"EXISTS", document_key(2)}) == "1");
 }
 
-TEST_CASE("a gateway that cannot hear serves nothing that it keeps", "[caching][shared]") {
+TEST_CASE("sharing gateways: one that cannot hear serves nothing that it keeps", "[caching][shared]") {
     if (!has_server()) { return; }
     KeyValueServer server;
     server.start();
@@ -308,7 +308,7 @@ TEST_CASE("a gateway that cannot hear serves nothing that it keeps", "[caching][
     }
 }
 
-TEST_CASE("a server that is started anew begins empty, and gateways with it", "[caching][shared]") {
+TEST_CASE("sharing gateways: a server that is started anew begins empty, and they with it", "[caching][shared]") {
     if (!has_server()) { return; }
     KeyValueServer server;
     server.start("--appendonly", "yes");
@@ -335,7 +335,7 @@ TEST_CASE("a server that is started anew begins empty, and gateways with it", "[
     REQUIRE(one.look(1));
 }
 
-TEST_CASE("a log that was lost is not taken for one in which nothing stands", "[caching][shared]") {
+TEST_CASE("sharing gateways: a log that was lost is not taken for one in which nothing stands", "[caching][shared]") {
     if (!has_server()) { return; }
     KeyValueServer server;
     server.start();
@@ -356,7 +356,7 @@ TEST_CASE("a log that was lost is not taken for one in which nothing stands", "[
     CHECK_FALSE(two.look(1));
 }
 
-TEST_CASE("records that were lost count as if everything had been purged", "[caching][shared]") {
+TEST_CASE("sharing gateways: records that were lost count as if everything had been purged", "[caching][shared]") {
     if (!has_server()) { return; }
     KeyValueServer server;
     server.start();
@@ -384,7 +384,7 @@ TEST_CASE("records that were lost count as if everything had been purged", "[cac
     }
 }
 
-TEST_CASE("more purges than the log holds purge everything", "[caching][shared]") {
+TEST_CASE("sharing gateways: more purges than the log holds purge everything", "[caching][shared]") {
     if (!has_server()) { return; }
     KeyValueServer server;
     server.start();
@@ -416,7 +416,7 @@ TEST_CASE("a record that cannot be read purges everything", "[caching][shared]")
     CHECK(SharedPurge().matches(make(1, "any")));
 }
 
-TEST_CASE("a server that is full or wants a password costs misses", "[caching][shared]") {
+TEST_CASE("sharing gateways: a server that is full or wants a password costs misses", "[caching][shared]") {
     if (!has_server()) { return; }
     KeyValueServer server;
     SECTION("full") {

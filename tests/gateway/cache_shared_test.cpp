@@ -71,13 +71,13 @@ std::string text_of(const FakeExchange& exchange) {
 
 bool has_server() {
     if (!KeyValueServer::program().empty()) { return true; }
-    WARN("skipped: this machine has no Valkey and no Redis (scripts/bootstrap --test)");
+    WARN("SKIPPED: this machine has no Valkey and no Redis (scripts/bootstrap --test)");
     return false;
 }
 
 }  // namespace
 
-TEST_CASE("a gateway serves what another one was answered, and neither what one has purged",
+TEST_CASE("sharing gateways: one serves what another one was answered, and neither what one has purged",
           "[gateway][cache][shared]") {
     if (!has_server()) { return; }
     KeyValueServer server;
@@ -117,7 +117,8 @@ TEST_CASE("a gateway serves what another one was answered, and neither what one 
     CHECK(two.runs() == 1);
 }
 
-TEST_CASE("who waits for a frozen server waits for the patience, and then nobody does", "[gateway][cache][shared]") {
+TEST_CASE("sharing gateways: who waits for a frozen server waits for the patience, and then nobody does",
+          "[gateway][cache][shared]") {
     if (!has_server()) { return; }
     KeyValueServer server;
     server.start();
@@ -153,7 +154,8 @@ TEST_CASE("who waits for a frozen server waits for the patience, and then nobody
     CHECK(header(*world.ask(), "x-cache") == "HIT");
 }
 
-TEST_CASE("a purge that other gateways may not hear of is an error that says so", "[gateway][cache][shared]") {
+TEST_CASE("sharing gateways: a purge that others may not hear of is an error that says so",
+          "[gateway][cache][shared]") {
     if (!has_server()) { return; }
     KeyValueServer server;
     server.start();

@@ -1,8 +1,10 @@
 """Answers that gateways share on a real Valkey or Redis server: found by each other, purged for all, and what a server that is dead, frozen or started anew costs."""
 import concurrent.futures
 import contextlib
+import itertools
 import secrets
 import signal
+import threading
 
 import pytest
 
@@ -127,6 +129,67 @@ def test_a_dead_or_frozen_server_costs_misses_and_nothing_else(store, number):
         assert ask(one.port, body(2)).headers["x-cache"] == "HIT"
         wait_until(lambda: ask(two.port, body(2)).headers["x-cache"] == "HIT", "gateways share again")
         assert ask(two.port, body(2)).json()["choices"][0]["text"] == again
+
+
+def test_under_load_all_are_answered_and_rightly_whatever_becomes_of_the_server(store):
+    """Alive, slow, frozen, awake, killed, started anew, with clients at both gateways all the time: what they get is what the model said, and never an error."""
+    with two_gateways(store, "caching.shared.patience_ms=2", "caching.shared.lease_ms=1000", "caching.shared.answer_timeout_ms=300") as both:
+        said = [ask(both[0].port, body(number)).json()["choices"][0]["text"] for number in range(6)]
+        answered: dict[str, int] = {"HIT": 0, "MISS": 0, "COALESCED": 0}
+        over, lock = threading.Event(), threading.Lock()
+
+        def client(which):
+            for turn in itertools.count(which):
+                if over.is_set():
+                    return
+                number = turn % len(said)
+                # Every fifth wants a new answer, so that there is always something to be written.
+                headers = {"cache_control": "no-cache"} if turn % 5 == 0 else {}
+                answer = ask(both[turn % 2].port, body(number), **headers)
+                assert answer.json()["choices"][0]["text"] == said[number]
+                with lock:
+                    answered[answer.headers["x-cache"]] += 1
+
+        def all_answered():
+            with lock:
+                return sum(answered.values())
+
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            clients = [pool.submit(client, which) for which in range(4)]
+            try:
+                def more(what, count=40):
+                    """So many more are answered from here on."""
+                    until = all_answered() + count
+                    wait_until(lambda: all_answered() >= until or any(one.done() for one in clients), what, 120)
+                    assert not any(one.done() for one in clients), [one.exception() for one in clients if one.done()]
+
+                def current(is_so):
+                    for server in both:
+                        wait_current(server, is_so)
+
+                more("with a server that is well")
+                assert answered["HIT"] > 0
+                for _ in range(3):
+                    assert store.ask("CLIENT", "PAUSE", "200", "ALL") == "+OK"
+                    more("with a slow server", 10)
+                store.signal(signal.SIGSTOP)
+                current(False)
+                more("with a frozen server")
+                store.signal(signal.SIGCONT)
+                current(True)
+                more("with a server that is awake again")
+                store.stop(signal.SIGKILL)
+                current(False)
+                more("with a dead server")
+                store.start()
+                current(True)
+                hits = answered["HIT"]
+                more("with a server that was started anew")
+                wait_until(lambda: answered["HIT"] > hits, "what is kept is served again")
+            finally:
+                over.set()
+            for one in clients:
+                one.result(120)
 
 
 def test_a_purge_that_nobody_heard_of_is_not_undone_by_a_restart_of_the_server():
