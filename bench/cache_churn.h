@@ -17,8 +17,8 @@ struct CacheChurnOptions {
     std::uint64_t wordings = 4;   // of the question of each
     double label_skew = 0.8;      // of how often a label is asked for, by rank; wordings: all alike
     double hours = 24;
-    double per_second = 10;
-    double ttl_hours = 12;  // of every answer
+    double per_second = 20;
+    double ttl_hours = 36;  // of every answer; what is stored in that time is more than `entries`
     std::uint64_t seed = 1;
     std::string out_path = "-";
 };

@@ -195,13 +195,17 @@ std::string cache_stats_text(const json::object& stats) {
         for (const json::value& item : *categories) {
             if (!item.is_object()) { continue; }
             const json::object& one = item.get_object();
-            const json::value* exact_only = one.if_contains("exact_only");
+            const auto is = [&one](const char* name) {
+                const json::value* value = one.if_contains(name);
+                return value != nullptr && value->is_bool() && value->get_bool();
+            };
             text += fmt::format(
-                "  {}: {} equal and {} similar hits; of {} compared {} wrong, at most {:.3f}{}\n",
+                "  {}: {} equal and {} similar hits; of {} compared {} wrong, at most {:.3f}; {:.1f} s saved, {:.1f} "
+                "spent{}{}\n",
                 text_of(one, "category"), count_of(one, "hits_exact"), count_of(one, "hits_similar"),
                 count_of(one, "shadows"), count_of(one, "shadow_errors"), number_of(one, "wrong_at_most"),
-                exact_only != nullptr && exact_only->is_bool() && exact_only->get_bool() ? "; equal questions only"
-                                                                                         : "");
+                number_of(one, "earned_s"), number_of(one, "spent_s"), is("exact_only") ? "; equal questions only" : "",
+                is("in_deficit") ? "; in deficit, so seldom searched" : "");
         }
     }
     return text;

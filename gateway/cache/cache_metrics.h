@@ -7,6 +7,7 @@
 #include "base/metrics.h"
 #include "caching/store/shared_answers.h"
 #include "gateway/cache/cache_ask.h"
+#include "gateway/cache/similar_answers.h"
 
 namespace gateway {
 
@@ -35,7 +36,7 @@ public:
     /// A look at what other gateways keep; outcome: hit, miss, late (it took too long), away (it was not asked).
     void shared_lookup(std::string_view outcome);
     void shared(const caching::SharedAnswers& shared);
-    void category(const std::string& name, double wrong_at_most, bool is_exact_only);
+    void category(const CategoryStanding& standing);
 
 private:
     static void raise(prometheus::Counter& counter, std::uint64_t to);

@@ -255,7 +255,10 @@ std::string standing_json(const ResponseCache& cache, const ResponseCache::Stand
         json.key("shadows").integer(static_cast<std::int64_t>(one.shadows));
         json.key("shadow_errors").integer(static_cast<std::int64_t>(one.shadow_errors));
         json.key("wrong_at_most").number(static_cast<float>(one.wrong_at_most));
-        json.key("exact_only").boolean(one.is_exact_only).end_object();
+        json.key("exact_only").boolean(one.is_exact_only);
+        json.key("earned_s").number(static_cast<float>(one.earned_s));
+        json.key("spent_s").number(static_cast<float>(one.spent_s));
+        json.key("in_deficit").boolean(one.is_in_deficit).end_object();
     }
     return json.end_array().end_object().end_object().take();
 }

@@ -322,7 +322,7 @@ void ResponseCache::stand(std::function<void(base::Result<Standing>)> done) {
         }
         const auto tell = [this, done, examples](const SimilarAnswers::Standing& standing) {
             for (const CategoryStanding& one : standing.categories) {
-                metrics_.category(one.name, one.wrong_at_most, one.is_exact_only);
+                metrics_.category(one);
             }
             done(Standing{.similar = standing, .examples = examples});
         };

@@ -39,7 +39,10 @@ SimilarAnswers::Standing standing_of(const caching::SemanticCache& cache) {
                                        .shadows = budget.shadows(),
                                        .shadow_errors = budget.shadow_errors(),
                                        .wrong_at_most = budget.bound().upper,
-                                       .is_exact_only = budget.state() == caching::ErrorBudget::State::exact_only});
+                                       .is_exact_only = budget.state() == caching::ErrorBudget::State::exact_only,
+                                       .earned_s = cache.account(at).earned_s(),
+                                       .spent_s = cache.account(at).spent_s(),
+                                       .is_in_deficit = cache.account(at).is_in_deficit()});
     }
     return standing;
 }

@@ -446,6 +446,21 @@ TEST_CASE("sharing gateways: a server that is full or wants a password costs mis
     }
 }
 
+TEST_CASE("sharing gateways: a server that says more than it was asked for is broken off", "[caching][shared]") {
+    if (!has_server()) { return; }
+    KeyValueServer server;
+    server.start();
+    Gateway one(server);
+    one.ready();
+    REQUIRE(command(server, {"SETRANGE", document_key(1), "80000000", "x"}) == "80000001");
+    CHECK_FALSE(one.look(1));
+    CHECK(one.shared->counts().refused == 0);  // it was not read to its end
+    one.until([&] { return one.shared->is_up() && one.shared->is_current(); }, "it is asked again");
+    one.keep(make(2, "text"));
+    CHECK(one.look(2));
+    CHECK(one.forgotten == 1);
+}
+
 TEST_CASE("addresses of servers are read", "[caching][shared]") {
     const auto text = [](const char* given) {
         const auto address = caching::ServerAddress::parse(given);
