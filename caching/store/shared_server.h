@@ -33,7 +33,8 @@ struct ServerAddress {
 
 /// A connection to a Valkey or Redis server on which gateways keep documents by name, and a log of what was purged.
 /// Every call is one exchange and ends within `answer_timeout`; after an error but that of a refused write the
-/// connection is of no further use. One thread, in a process that ignores SIGPIPE.
+/// connection is of no further use; connect() besides resolves a name, which takes as long as the system lets it. One
+/// thread, in a process that ignores SIGPIPE.
 ///
 /// The log has `kLogMost` records at the most. Its records are numbered one after the other; the number begins
 /// anywhere, so that one that was lost and begun anew is not taken for the old one.

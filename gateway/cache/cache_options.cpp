@@ -38,6 +38,8 @@ CacheOptions CacheOptions::read(base::Config& config) {
     shared.server.name = config.string("caching.shared.name", shared.server.name);
     shared.patience = milliseconds("caching.shared.patience_ms", shared.patience, 1, kMinuteMs);
     shared.lease = milliseconds("caching.shared.lease_ms", shared.lease, 50, kMinuteMs);
+    shared.server.connect_timeout =
+        milliseconds("caching.shared.connect_timeout_ms", shared.server.connect_timeout, 10, kMinuteMs);
     shared.server.answer_timeout =
         milliseconds("caching.shared.answer_timeout_ms", shared.server.answer_timeout, 10, kMinuteMs);
     shared.queue_max = count("caching.shared.queue_max", shared.queue_max, 1, 1 << 20);

@@ -185,3 +185,15 @@ TEST_CASE("sharing gateways: a purge that others may not hear of is an error tha
     world.until([&] { return outcome.has_value(); });
     CHECK(outcome->has_value());
 }
+
+TEST_CASE("a gateway without a shared server has nothing of it", "[gateway][cache]") {
+    gateway::GatewayOptions options;
+    options.cache.enabled = true;
+    options.cache.semantic.semantic = false;
+    World world(options);
+    world.use_cache();
+    world.send("POST", "/v1/completions", R"({"temperature":0,"prompt":"hello"})");
+    CHECK(world.owner.ports.placed.size() == 1);  // the model was asked without any detour
+    CHECK(world.cache->shared() == nullptr);
+    CHECK(world.owner.metrics.text().find("cache_shared") == std::string::npos);
+}
