@@ -82,6 +82,23 @@ def test_a_gateway_serves_what_another_one_was_answered(store):
         assert is_none(two, body(99))
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_answers_outlive_the_gateway(store, number):
+    with gateway(store) as server:
+        server.wait_ready()
+        wait_current(server)
+        texts = [kept(server, count, x_cache_tags="menu" if count else "handbook") for count in range(4)]
+        assert "removed" in sluice("purge", "--url", server.url, "--tag", "handbook").stdout
+        server.stop(number)
+    with gateway(store) as server:
+        server.wait_ready()
+        wait_current(server)
+        for count in range(1, 4):
+            answer = ask(server.port, body(count))
+            assert (answer.headers["x-cache"], answer.json()["choices"][0]["text"]) == ("HIT", texts[count])
+        assert is_none(server, body(0))
+
+
 def test_what_is_purged_at_one_gateway_is_gone_at_all(store):
     with two_gateways(store, "caching.semantic.similarity=true", "caching.semantic.lookup_timeout_ms=60000") as (one, two):
         kept(one, 1, x_cache_tags="handbook")
