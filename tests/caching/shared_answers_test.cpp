@@ -444,6 +444,23 @@ TEST_CASE("sharing gateways: a server that is full or wants a password costs mis
         Gateway with(options, kKey, 200ms);
         with.ready();
     }
+    SECTION("with an account that may do what docs/caching.md says and no more") {
+        server.start();
+        const std::string file = server.path() + ".password";
+        std::ofstream(file) << "secret";
+        auto options = server.options();
+        options.user = "sluice";
+        options.password_file = file;
+        REQUIRE(
+            command(server, {"ACL", "SETUSER", "sluice", "on", ">secret", "~sluice:*", "+info", "+get", "+set", "+mget",
+                             "+unlink", "+multi", "+exec", "+rpush", "+ltrim", "+incr", "+lrange", "+scan"}) == "OK");
+        Gateway one(options, kKey, 200ms);
+        one.ready();
+        one.keep(make(1, "text"));
+        CHECK(one.look(1));
+        CHECK(one.purge(of_tag("handbook")));
+        one.until([&] { return command(server, {"EXISTS", document_key(1)}) == "0"; }, "it is swept");
+    }
 }
 
 TEST_CASE("sharing gateways: a server that says more than it was asked for is broken off", "[caching][shared]") {
