@@ -164,6 +164,7 @@ void SemanticCache::serve(Lookup& found, EntryId id, Entry& entry, base::TimePoi
     entry.valued = now;
     found.entry = id;
     found.document = entry.document;
+    found.saved_s = entry.saved_s;
     found.age = now - entry.created;
 }
 

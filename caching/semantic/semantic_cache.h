@@ -71,6 +71,7 @@ struct Lookup {
     EntryId entry{};
     std::string document;  // of a hit
     double similarity = 0;
+    double saved_s = 0;  // of the model, by a hit
     base::Duration age{};
     Gate gate = Gate::none;      // of the nearest question, where a gate kept its answer back
     bool is_late = false;        // beyond its time, which full load lengthens

@@ -263,7 +263,7 @@ void CachedSource::similar_found(std::uint64_t number, const std::optional<Simil
             if (!answer->is_exact) { ask.similarity = answer->similarity; }
             ask.saved_prompt_tokens = answer->answer.prompt_tokens;
             ask.saved_completion_tokens = answer->answer.completion_tokens;
-            setup_.metrics.decided(ask, 0);
+            setup_.metrics.decided(ask, answer->saved_s);
             if (answer->shadow_wanted && !shadow) { shadow = member->second.request; }
             give(id, answer->answer);
         }

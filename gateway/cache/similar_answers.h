@@ -23,6 +23,7 @@ struct SimilarAnswer {
     caching::SavedText answer;
     std::uint64_t entry = 0;
     double similarity = 0;
+    double saved_s = 0;  // of the model
     std::int64_t age_s = 0;
     bool is_exact = false;       // equal but for blanks
     bool is_late = false;        // beyond its time, and
