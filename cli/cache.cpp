@@ -161,6 +161,22 @@ std::string cache_stats_text(const json::object& stats) {
             }
         }
     }
+    if (const json::object* served = object_of(stats, "served")) {
+        const auto line = [&](std::string_view whom, const json::object& one) {
+            if (count_of(one, "requests") == 0) { return; }
+            text += fmt::format("  {}: {} of {} requests answered, {:.1f} s of the model saved\n", whom,
+                                count_of(one, "hits"), count_of(one, "requests"), number_of(one, "saved_s"));
+        };
+        text += "since the start:\n";
+        if (const json::object* tenants = object_of(*served, "tenants")) {
+            for (const json::key_value_pair& tenant : *tenants) {
+                if (!tenant.value().is_object()) { continue; }
+                line(tenant.key().empty() ? std::string("no tenant") : "tenant " + std::string(tenant.key()),
+                     tenant.value().get_object());
+            }
+        }
+        if (const json::object* others = object_of(*served, "others")) { line("other tenants", *others); }
+    }
     if (const json::object* store = object_of(stats, "store")) {
         const json::value* up = store->if_contains("up");
         text += fmt::format("store {}: {}, {} changes written, {} lost\n", text_of(*store, "file"),

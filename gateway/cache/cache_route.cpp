@@ -193,6 +193,22 @@ void write_examples(JsonWriter& json, const ResponseCache& cache,
     json.key("load").number(static_cast<float>(counts->load)).end_object();
 }
 
+void write_served(JsonWriter& json, const TenantSums& tenants) {
+    const auto write = [&json](const TenantSums::Sums& sums) {
+        json.begin_object().key("requests").integer(static_cast<std::int64_t>(sums.requests));
+        json.key("hits").integer(static_cast<std::int64_t>(sums.hits));
+        json.key("saved_s").number(static_cast<float>(sums.saved_s)).end_object();
+    };
+    json.key("served").begin_object().key("tenants").begin_object();
+    for (const auto& [name, sums] : tenants.named()) {
+        json.any_key(name);
+        write(sums);
+    }
+    json.end_object().key("others");
+    write(tenants.others());
+    json.end_object();
+}
+
 std::string standing_json(const ResponseCache& cache, const ResponseCache::Standing& standing) {
     const std::optional<SimilarAnswers::Standing>& similar = standing.similar;
     struct OfTenant {
@@ -221,6 +237,7 @@ std::string standing_json(const ResponseCache& cache, const ResponseCache::Stand
         json.end_object();
     }
     json.end_object().end_object();
+    write_served(json, cache.runs().tenants());
     json.key("store");
     if (const caching::WriteBehind* store = cache.store()) {
         json.begin_object().key("file").string(cache.options().store_file);

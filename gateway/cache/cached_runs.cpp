@@ -100,7 +100,7 @@ void CachedSource::on_end(Run& run, const GenerationEnd& end) {
             ask.saved_prompt_tokens = end.prompt_tokens;
             ask.saved_completion_tokens = end.completion_tokens;
         }
-        setup_.metrics.decided(ask, member.is_leader ? 0 : took);
+        decided(ask, member.is_leader ? 0 : took);
         leave(id, own);
     }
 }
@@ -134,7 +134,7 @@ void CachedSource::run_failed(Run& run, const GenerationEnd& end) {
             waiting.push_back(id);
             continue;
         }
-        setup_.metrics.decided(*members_.at(id).request.cache, 0);
+        decided(*members_.at(id).request.cache, 0);
         GenerationEnd own = end;
         if (!members_.at(id).is_leader) { own.timeline = nullptr; }
         leave(id, own);

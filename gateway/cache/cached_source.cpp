@@ -45,7 +45,7 @@ base::RequestId CachedSource::open(GenerationRequest request, GenerationSink& si
     CacheAsk& ask = *request.cache;
     if (!ask.refused.empty()) {
         // Once for all its sequences.
-        if (std::exchange(ask.outcome, CacheOutcome::bypass) == CacheOutcome::none) { setup_.metrics.decided(ask, 0); }
+        if (std::exchange(ask.outcome, CacheOutcome::bypass) == CacheOutcome::none) { decided(ask, 0); }
         if (!ask.only_if_cached) { return setup_.inner.open(std::move(request), sink); }
     }
     const base::RequestId id = add_member(std::move(request), sink);
@@ -191,7 +191,7 @@ void CachedSource::start(Run& run) {
     for (const base::RequestId id : std::vector(run.members)) {
         const auto member = members_.find(id);
         if (member != members_.end() && member->second.request.cache->only_if_cached) {
-            setup_.metrics.decided(*member->second.request.cache, 0);
+            decided(*member->second.request.cache, 0);
             fail_member(id, {base::ErrorCode::deadline_exceeded, "only-if-cached: there is no answer to this request"},
                         0);
         }
@@ -263,7 +263,7 @@ void CachedSource::similar_found(std::uint64_t number, const std::optional<Simil
             if (!answer->is_exact) { ask.similarity = answer->similarity; }
             ask.saved_prompt_tokens = answer->answer.prompt_tokens;
             ask.saved_completion_tokens = answer->answer.completion_tokens;
-            setup_.metrics.decided(ask, answer->saved_s);
+            decided(ask, answer->saved_s);
             if (answer->shadow_wanted && !shadow) { shadow = member->second.request; }
             give(id, answer->answer);
         }
@@ -301,7 +301,7 @@ void CachedSource::give_kept(base::RequestId id, const caching::SavedAnswer& kep
     ask.age_s = seconds_since(kept.created_unix_us, setup_.clock.unix_us());
     ask.saved_prompt_tokens = kept.answer.prompt_tokens;
     ask.saved_completion_tokens = kept.answer.completion_tokens;
-    setup_.metrics.decided(ask, kept.saved_s);
+    decided(ask, kept.saved_s);
     give(id, caching::SavedText(kept.answer));  // a copy: whoever hears it may change the book
 }
 
@@ -399,6 +399,11 @@ void CachedSource::stop() {
     for (const base::RequestId id : shadows) {
         setup_.inner.cancel(id, "drain");
     }
+}
+
+void CachedSource::decided(const CacheAsk& ask, double saved_s) {
+    setup_.metrics.decided(ask, saved_s);
+    tenants_.decided(ask, saved_s);
 }
 
 void CachedSource::tell_standing() {

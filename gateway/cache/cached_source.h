@@ -19,6 +19,7 @@
 #include "gateway/cache/cache_options.h"
 #include "gateway/cache/pool_relief.h"
 #include "gateway/cache/similar_answers.h"
+#include "gateway/cache/tenant_sums.h"
 #include "gateway/request/sequence_source.h"
 
 namespace gateway {
@@ -63,6 +64,7 @@ public:
     void stop();
     std::size_t waiters() const { return waiters_; }
     std::size_t runs() const { return runs_.size(); }
+    const TenantSums& tenants() const { return tenants_; }
 
 private:
     struct Run;
@@ -112,6 +114,8 @@ private:
                       caching::Probe probe);
     /// Out of the tables now; gone when what is on the stack has been done.
     void drop(Run& run);
+    /// What became of a request is known.
+    void decided(const CacheAsk& ask, double saved_s);
     void tell_standing();
     Run* run_of(std::uint64_t number);
 
@@ -120,6 +124,7 @@ private:
     std::unordered_map<std::uint64_t, std::unique_ptr<Run>> runs_;  // by number
     std::unordered_map<base::BlockHash, std::uint64_t> joinable_;   // runs that further members may join
     Members members_;
+    TenantSums tenants_;
     std::uint64_t next_run_ = 1;
     std::size_t waiters_ = 0;
     std::size_t shadows_ = 0;
