@@ -129,6 +129,7 @@ bool ResponseCache::hear(const caching::SharedPurge& purge) {
         refresh_metrics();
     }
     if (purge.name) { return true; }
+    if (!purge.near_text && routed_) { routed_->purge(); }
     std::optional<base::Duration> older_than;
     if (purge.created_before_unix_us) {
         older_than = std::chrono::microseconds(unix_us() - *purge.created_before_unix_us);
