@@ -156,14 +156,16 @@ bool ResponseCache::hear(const caching::SharedPurge& purge) {
     return is_done;
 }
 
-/// Nobody knows any more what was purged. What was learnt stays, and examples, which are no answers.
+/// Nobody knows any more what was purged. What was learnt stays.
 bool ResponseCache::forget() {
     source_->purge({});
+    if (routed_) { routed_->purge(); }
     metrics_.purged(book_.purge({}, false).size());
     refresh_metrics();
     caching::EntryFilter all;
     all.older_than = -std::chrono::seconds(1);
-    return !similar_ || similar_->purge(all, false, false, [](std::size_t) {});
+    const bool is_done = !similar_ || similar_->purge(all, false, false, [](std::size_t) {});
+    return (!examples_ || examples_->purge({}, false, [](std::size_t) {})) && is_done;
 }
 
 /// Reads them for the thread of the similar questions. Returns the names of those that are too many.
