@@ -89,65 +89,6 @@ TEST_CASE("an equal request is answered again, whole or as a stream, with its us
     CHECK(streamed == "abc");
 }
 
-TEST_CASE("reasoning comes again in its own fields, whole and streamed, with its tokens (semantic-router #2140)",
-          "[gateway][cache]") {
-    CacheWorld world;
-    world.owner.text.style = {.reasons = true, .reasoning_begin = 'k', .reasoning_end = '/'};
-    const auto chat = [&](const std::string& more) {
-        return world.send("POST", "/v1/chat/completions",
-                          R"({"temperature":0,"messages":[{"role":"user","content":"hello"}])" + more + "}");
-    };
-    const auto first = chat("");
-    world.answer("<think>why</think>Because.");
-    const json::object said = body(*first);
-    const json::value& choice = said.at("choices").at(0);
-    REQUIRE(choice.at("message").at("reasoning_content").as_string() == "why");
-    REQUIRE(choice.at("message").at("content").as_string() == "Because.");
-    const auto tokens_of = [](const json::value& usage) {
-        return usage.at("completion_tokens_details").at("reasoning_tokens").to_number<int>();
-    };
-    REQUIRE(tokens_of(body(*first).at("usage")) > 0);
-    const auto second = chat("");
-    CHECK(header(*second, "x-cache") == "HIT");
-    CHECK(body(*second).at("choices") == body(*first).at("choices"));
-    CHECK(tokens_of(body(*second).at("usage")) == tokens_of(body(*first).at("usage")));
-    const auto stream = chat(R"(,"stream":true,"stream_options":{"include_usage":true})");
-    std::string reasoning;
-    std::string content;
-    for (const json::object& event : events(*stream)) {
-        if (event.at("choices").as_array().empty()) {
-            CHECK(tokens_of(event.at("usage")) == tokens_of(body(*first).at("usage")));
-            continue;
-        }
-        const json::object& delta = event.at("choices").at(0).at("delta").as_object();
-        const auto add = [&](const char* name, std::string& to) {
-            if (const auto* text = delta.if_contains(name); text != nullptr && text->is_string()) {
-                to += text->as_string().c_str();
-            }
-        };
-        add("reasoning_content", reasoning);
-        add("content", content);
-    }
-    CHECK(reasoning == "why");
-    CHECK(content == "Because.");
-    CHECK(world.runs() == 1);
-}
-
-TEST_CASE("a stream of a kept answer is a stream like any (semantic-router #913)", "[gateway][cache]") {
-    CacheWorld world;
-    world.ask();
-    const std::string said = "ab\n\ndata: [DONE]\n\n\"c\" \xc3\xa4";  // what could break the form of a stream
-    world.answer(said);
-    const auto stream = world.ask(R"(,"stream":true)");
-    CHECK(header(*stream, "x-cache") == "HIT");
-    CHECK(stream->streamed.ends_with("data: [DONE]\n\n"));
-    std::string text;
-    for (const json::object& event : events(*stream)) {
-        text += event.at("choices").at(0).at("text").as_string().c_str();
-    }
-    CHECK(text == said);
-}
-
 TEST_CASE("an answer that came as a stream is served whole (never written: semantic-router #1555)",
           "[gateway][cache]") {
     CacheWorld world;

@@ -51,6 +51,8 @@ class KeyValueServer:
     def signal(self, number: int) -> None:
         assert self.child is not None
         os.kill(self.child.pid, number)
+        if number == signal.SIGSTOP:  # until then it may still answer
+            os.waitid(os.P_PID, self.child.pid, os.WSTOPPED | os.WNOWAIT)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self.child is None:

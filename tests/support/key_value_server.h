@@ -68,6 +68,7 @@ public:
     void stop(int signal_number) {
         if (pid_ <= 0) { return; }
         kill(pid_, signal_number);
+        if (signal_number == SIGSTOP) { waitpid(pid_, nullptr, WUNTRACED); }  // it may have answered until then
         if (signal_number == SIGSTOP || signal_number == SIGCONT) { return; }
         kill(pid_, SIGCONT);
         waitpid(pid_, nullptr, 0);
