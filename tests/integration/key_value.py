@@ -48,7 +48,7 @@ class KeyValueServer:
                                       executable=self.program, stdin=subprocess.DEVNULL)
         wait_until(lambda: self.ask("PING") == "+PONG", f"the server answers: {log}")
 
-    def signal(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         assert self.child is not None
         os.kill(self.child.pid, number)
         if number == signal.SIGSTOP:  # until then it may still answer
@@ -58,9 +58,9 @@ class KeyValueServer:
         if self.child is None:
             return
         if pid_exists(self.child.pid):
-            self.signal(number)
+            self.send_signal(number)
             if number != signal.SIGKILL:
-                self.signal(signal.SIGCONT)
+                self.send_signal(signal.SIGCONT)
         self.child.wait(60)
         self.child = None
 

@@ -124,7 +124,7 @@ def test_what_is_purged_at_one_gateway_is_gone_at_all(store):
 def test_a_dead_or_frozen_server_costs_misses_and_nothing_else(store, number):
     with two_gateways(store, "caching.shared.patience_ms=2", "caching.shared.answer_timeout_ms=60000") as (one, two):
         text = kept(one, 1)
-        store.signal(number)
+        store.send_signal(number)
         if number == signal.SIGKILL:
             store.stop(number)
         wait_current(one, False)
@@ -139,7 +139,7 @@ def test_a_dead_or_frozen_server_costs_misses_and_nothing_else(store, number):
             wait_until(lambda: "until it answers the model does" in one.output(), "it is told")
             store.start()
         else:
-            store.signal(signal.SIGCONT)
+            store.send_signal(signal.SIGCONT)
         for server in (one, two):
             wait_current(server)
         again = kept(one, 2)
@@ -189,10 +189,10 @@ def test_under_load_all_are_answered_and_rightly_whatever_becomes_of_the_server(
                 for _ in range(3):
                     assert store.ask("CLIENT", "PAUSE", "400", "ALL") == "+OK"
                     more("with a slow server", 10)
-                store.signal(signal.SIGSTOP)
+                store.send_signal(signal.SIGSTOP)
                 current(False)
                 more("with a frozen server")
-                store.signal(signal.SIGCONT)
+                store.send_signal(signal.SIGCONT)
                 current(True)
                 more("with a server that is awake again")
                 store.stop(signal.SIGKILL)
