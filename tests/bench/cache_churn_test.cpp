@@ -14,7 +14,7 @@ TEST_CASE("a cache at capacity serves as well after a day as in its first hour",
     const auto number = [&](const char* name) { return report.at(name).to_number<double>(); };
     CHECK(number("entries") <= 1000);
     CHECK(number("entries") >= 850);
-    CHECK(number("evicted") + number("expired") > 500);
+    CHECK(number("evicted") + number("expired") > 250);  // a quarter of them was replaced
     CHECK(number("wrong_share_of_hits") <= 0.01);
     const auto& hours = report.at("by_hour").as_array();
     REQUIRE(hours.size() == 24);
