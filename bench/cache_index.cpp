@@ -8,6 +8,7 @@
 #include <random>
 #include <vector>
 
+#include "bench/cpu_times.h"
 #include "caching/semantic/embedder.h"
 #include "caching/semantic/partition.h"
 
@@ -20,7 +21,6 @@ using Clock = std::chrono::steady_clock;
 constexpr std::size_t kDimensions = 192;  // the hashed embedder's
 constexpr std::size_t kNearest = 24;      // what the cache looks at closely
 constexpr float kSpread = 0.45F;          // of the questions of one answer, where answers spread by 1
-constexpr std::size_t kScans = 200;       // lookups that are also answered by looking at all
 
 /// Questions around answers: a label's centre, and a draw around it, of length 1.
 class Questions {
@@ -49,26 +49,6 @@ private:
     std::mt19937_64 random_;
 };
 
-struct Times {
-    std::vector<double> us;
-    void add(Clock::duration took) { us.push_back(std::chrono::duration<double, std::micro>(took).count()); }
-    json::object summary() {
-        std::sort(us.begin(), us.end());
-        const auto at = [&](double share) {
-            return us.empty() ? 0.0 : us[static_cast<std::size_t>(share * static_cast<double>(us.size() - 1))];
-        };
-        return {{"p50", at(0.5)}, {"p90", at(0.9)}, {"p99", at(0.99)}, {"max", us.empty() ? 0.0 : us.back()}};
-    }
-};
-
-template <class Work>
-auto timed(Times& times, const Work& work) {
-    const auto before = Clock::now();
-    auto result = work();
-    times.add(Clock::now() - before);
-    return result;
-}
-
 }  // namespace
 
 int bench_cache_index_main(const CacheIndexOptions& options) {
@@ -79,13 +59,13 @@ int bench_cache_index_main(const CacheIndexOptions& options) {
         all.emplace_back(kDimensions, caching::best_dot_rows());
     }
     std::vector<std::uint64_t> label_of{0};  // by entry
-    Times adds;
-    Times removals;
+    CpuTimes adds;
+    CpuTimes removals;
     const auto add = [&](caching::Partition& partition) {
         const std::uint64_t label = questions.draw_label();
         const std::vector<float> vector = questions.draw(label);
         label_of.push_back(label);
-        timed(adds, [&] { return partition.add(caching::EntryId{label_of.size() - 1}, vector); });
+        adds.timed([&] { return partition.add(caching::EntryId{label_of.size() - 1}, vector); });
     };
     const auto began = Clock::now();
     for (std::uint64_t count = 0; count < options.entries; ++count) {
@@ -96,28 +76,28 @@ int bench_cache_index_main(const CacheIndexOptions& options) {
         caching::Partition& partition = all[questions.pick(partitions)];
         if (partition.size() == 0) { continue; }
         const auto row = static_cast<std::uint32_t>(questions.pick(partition.size()));
-        timed(removals, [&] { return partition.remove(row); });
+        removals.timed([&] { return partition.remove(row); });
         add(partition);
     }
-    Times lookups;
-    Times scans;
+    CpuTimes lookups;
+    CpuTimes scans;
     std::uint64_t right = 0;
     std::uint64_t right_by_scan = 0;
     std::uint64_t same_nearest = 0;
     std::uint64_t compared = 0;
     std::uint64_t right_compared = 0;
-    const std::uint64_t scan_every = std::max<std::uint64_t>(options.lookups / kScans, 1);
+    const std::uint64_t scan_every =
+        std::max<std::uint64_t>(options.lookups / std::max<std::uint64_t>(options.scans, 1), 1);
     for (std::uint64_t count = 0; count < options.lookups; ++count) {
         const caching::Partition& partition = all[questions.pick(partitions)];
         const std::uint64_t label = questions.draw_label();
         const std::vector<float> query = questions.draw(label);
-        const auto found = timed(lookups, [&] { return partition.nearest(query, kNearest); });
+        const auto found = lookups.timed([&] { return partition.nearest(query, kNearest); });
         const bool is_right = !found.empty() && label_of[static_cast<std::size_t>(found.front().entry)] == label;
         right += is_right ? 1 : 0;
         if (count % scan_every != 0) { continue; }
         // Beyond the graph's limit all rows are looked at.
-        const auto scanned =
-            timed(scans, [&] { return partition.nearest(query, caching::Partition::kGraphLimit + 1); });
+        const auto scanned = scans.timed([&] { return partition.nearest(query, caching::Partition::kGraphLimit + 1); });
         ++compared;
         right_compared += is_right ? 1 : 0;
         if (scanned.empty() || found.empty()) { continue; }
@@ -142,10 +122,14 @@ int bench_cache_index_main(const CacheIndexOptions& options) {
                               {"churn", options.churn},
                               {"bytes_per_entry", share(bytes, rows)},
                               {"build_s", build_s},
-                              {"add_us", adds.summary()},
-                              {"remove_us", removals.summary()},
-                              {"lookup_us", lookups.summary()},
-                              {"scan_us", scans.summary()},
+                              {"add_us", adds.wall()},
+                              {"add_cpu_us", adds.cpu()},
+                              {"remove_us", removals.wall()},
+                              {"remove_cpu_us", removals.cpu()},
+                              {"lookup_us", lookups.wall()},
+                              {"lookup_cpu_us", lookups.cpu()},
+                              {"scan_us", scans.wall()},
+                              {"scan_cpu_us", scans.cpu()},
                               {"label_hits", share(right, options.lookups)},
                               {"compared", compared},
                               {"label_hits_compared", share(right_compared, compared)},
@@ -172,7 +156,8 @@ void add_bench_cache_index(CLI::App& app, CacheIndexOptions& options) {
         ->capture_default_str();
     app.add_option("--churn", options.churn, "entries that are removed and replaced before it is measured")
         ->capture_default_str();
-    app.add_option("--lookups", options.lookups, "of which 200 are compared with the scan")->capture_default_str();
+    app.add_option("--lookups", options.lookups, "after the churn")->capture_default_str();
+    app.add_option("--scans", options.scans, "lookups that are compared with the scan")->capture_default_str();
     app.add_option("--labels", options.labels, "different answers; questions of one are near each other")
         ->capture_default_str();
     app.add_option("--seed", options.seed, "of the questions")->capture_default_str();

@@ -12,6 +12,7 @@ struct CacheIndexOptions {
     std::uint64_t partitions = 1000;  // of equal size
     std::uint64_t churn = 100'000;    // entries that are removed and replaced before it is measured
     std::uint64_t lookups = 2000;
+    std::uint64_t scans = 200;      // lookups that are also answered by looking at all
     std::uint64_t labels = 20'000;  // different answers; questions of one are near each other
     std::uint64_t seed = 1;
     std::string out_path = "-";

@@ -161,6 +161,22 @@ std::string cache_stats_text(const json::object& stats) {
             }
         }
     }
+    if (const json::object* served = object_of(stats, "served")) {
+        const auto line = [&](std::string_view whom, const json::object& one) {
+            if (count_of(one, "requests") == 0) { return; }
+            text += fmt::format("  {}: {} of {} requests answered, {:.1f} s of the model saved\n", whom,
+                                count_of(one, "hits"), count_of(one, "requests"), number_of(one, "saved_s"));
+        };
+        text += "since the start:\n";
+        if (const json::object* tenants = object_of(*served, "tenants")) {
+            for (const json::key_value_pair& tenant : *tenants) {
+                if (!tenant.value().is_object()) { continue; }
+                line(tenant.key().empty() ? std::string("no tenant") : "tenant " + std::string(tenant.key()),
+                     tenant.value().get_object());
+            }
+        }
+        if (const json::object* others = object_of(*served, "others")) { line("other tenants", *others); }
+    }
     if (const json::object* store = object_of(stats, "store")) {
         const json::value* up = store->if_contains("up");
         text += fmt::format("store {}: {}, {} changes written, {} lost\n", text_of(*store, "file"),
@@ -168,6 +184,16 @@ std::string cache_stats_text(const json::object& stats) {
                             count_of(*store, "written"), count_of(*store, "lost"));
     } else {
         text += "no store: a restart forgets\n";
+    }
+    if (const json::object* shared = object_of(stats, "shared")) {
+        const auto is = [shared](const char* name) {
+            const json::value* value = shared->if_contains(name);
+            return value != nullptr && value->is_bool() && value->get_bool();
+        };
+        text += fmt::format("shared by {}: {}, {}; {} answers written, {} lost; {} were there and not served\n",
+                            text_of(*shared, "server"), is("up") ? "up" : "AWAY",
+                            is("current") ? "all purges are known" : "purges may be unknown: NOTHING KEPT IS SERVED",
+                            count_of(*shared, "written"), count_of(*shared, "lost"), count_of(*shared, "refused"));
     }
     if (const json::object* examples = object_of(stats, "examples")) {
         text += fmt::format(
@@ -185,13 +211,17 @@ std::string cache_stats_text(const json::object& stats) {
         for (const json::value& item : *categories) {
             if (!item.is_object()) { continue; }
             const json::object& one = item.get_object();
-            const json::value* exact_only = one.if_contains("exact_only");
+            const auto is = [&one](const char* name) {
+                const json::value* value = one.if_contains(name);
+                return value != nullptr && value->is_bool() && value->get_bool();
+            };
             text += fmt::format(
-                "  {}: {} equal and {} similar hits; of {} compared {} wrong, at most {:.3f}{}\n",
+                "  {}: {} equal and {} similar hits; of {} compared {} wrong, at most {:.3f}; {:.1f} s saved, {:.1f} "
+                "spent{}{}\n",
                 text_of(one, "category"), count_of(one, "hits_exact"), count_of(one, "hits_similar"),
                 count_of(one, "shadows"), count_of(one, "shadow_errors"), number_of(one, "wrong_at_most"),
-                exact_only != nullptr && exact_only->is_bool() && exact_only->get_bool() ? "; equal questions only"
-                                                                                         : "");
+                number_of(one, "earned_s"), number_of(one, "spent_s"), is("exact_only") ? "; equal questions only" : "",
+                is("in_deficit") ? "; in deficit, so seldom searched" : "");
         }
     }
     return text;

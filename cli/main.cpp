@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "bench/cache_churn.h"
 #include "bench/cache_index.h"
 #include "bench/cache_replay.h"
 #include "bench/codec_speed.h"
@@ -349,6 +350,11 @@ int main(int argc, char** argv) {
                                                           [&] { return bench::bench_embed_main(bench_embed); });
                                     }),
                            bench_embed);
+    bench::CacheChurnOptions cache_churn;
+    bench::add_bench_cache_churn(
+        *command(*bench, "cache-churn", "the semantic cache at capacity for a day on a virtual clock",
+                 [&] { return bench::bench_cache_churn_main(cache_churn); }),
+        cache_churn);
     bench::CacheIndexOptions cache_index;
     bench::add_bench_cache_index(
         *command(*bench, "cache-index", "the search of similar questions, in large and in many partitions",

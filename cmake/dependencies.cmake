@@ -29,6 +29,12 @@ find_library(LIBZMQ_LIBRARY zmq REQUIRED)
 add_library(libzmq::libzmq UNKNOWN IMPORTED)
 set_target_properties(libzmq::libzmq PROPERTIES IMPORTED_LOCATION "${LIBZMQ_LIBRARY}"
     INTERFACE_INCLUDE_DIRECTORIES "${LIBZMQ_INCLUDE_DIR}")
+# By hand: Debian 12's package has no CMake files.
+find_path(HIREDIS_INCLUDE_DIR hiredis/hiredis.h REQUIRED)
+find_library(HIREDIS_LIBRARY hiredis REQUIRED)
+add_library(hiredis::hiredis UNKNOWN IMPORTED)
+set_target_properties(hiredis::hiredis PROPERTIES IMPORTED_LOCATION "${HIREDIS_LIBRARY}"
+    INTERFACE_INCLUDE_DIRECTORIES "${HIREDIS_INCLUDE_DIR}")
 find_package(Protobuf REQUIRED)
 if(NOT SLUICE_CORE_ONLY)
     find_package(gRPC CONFIG REQUIRED)

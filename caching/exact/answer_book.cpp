@@ -23,8 +23,8 @@ std::size_t SavedAnswer::bytes() const {
 }
 
 bool AnswerFilter::matches(const SavedAnswer& answer) const {
-    return (!id || *id == answer.id) && (!tenant || *tenant == answer.tenant) && (!model || *model == answer.model) &&
-           (!revision || *revision == answer.revision) &&
+    return (!id || *id == answer.id) && (!key || *key == answer.key) && (!tenant || *tenant == answer.tenant) &&
+           (!model || *model == answer.model) && (!revision || *revision == answer.revision) &&
            (!tag || std::find(answer.tags.begin(), answer.tags.end(), *tag) != answer.tags.end()) &&
            (!created_before_unix_us || answer.created_unix_us < *created_before_unix_us);
 }

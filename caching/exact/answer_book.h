@@ -47,6 +47,7 @@ struct SavedAnswer {
 /// Which answers are meant; all that are given must hold. None given: all.
 struct AnswerFilter {
     std::optional<std::uint64_t> id = {};
+    std::optional<base::BlockHash> key = {};
     std::optional<std::string> tenant = {};
     std::optional<std::string> model = {};
     std::optional<std::string> revision = {};

@@ -32,6 +32,9 @@ std::string to_document(const Answer& answer) {
                                {"prompt_tokens", answer.prompt_tokens},
                                {"completion_tokens", answer.completion_tokens},
                                {"created_unix_us", answer.created_unix_us}};
+    if (answer.cached_tokens != 0) { fields["cached_tokens"] = answer.cached_tokens; }
+    if (answer.stop_string) { fields["stop_string"] = *answer.stop_string; }
+    if (answer.stop_token) { fields["stop_token"] = *answer.stop_token; }
     if (!answer.reasoning.empty()) { fields["reasoning"] = answer.reasoning; }
     if (answer.reasoning_tokens != 0) { fields["reasoning_tokens"] = answer.reasoning_tokens; }
     if (!answer.refusal.empty()) { fields["refusal"] = answer.refusal; }
@@ -55,7 +58,12 @@ base::Result<Answer> from_document(std::string_view document) {
     answer.finish_reason = text_of(*fields, "finish_reason");
     answer.model = text_of(*fields, "model");
     answer.prompt_tokens = count_of(*fields, "prompt_tokens");
+    answer.cached_tokens = count_of(*fields, "cached_tokens");
     answer.completion_tokens = count_of(*fields, "completion_tokens");
+    if (fields->contains("stop_string")) { answer.stop_string = text_of(*fields, "stop_string"); }
+    if (fields->contains("stop_token")) {
+        answer.stop_token = static_cast<std::int64_t>(count_of(*fields, "stop_token"));
+    }
     answer.reasoning_tokens = count_of(*fields, "reasoning_tokens");
     answer.created_unix_us = static_cast<std::int64_t>(count_of(*fields, "created_unix_us"));
     return answer;

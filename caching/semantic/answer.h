@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -15,8 +16,11 @@ struct Answer {
     std::string refusal;
     std::string tool_calls;  // JSON; empty: none
     std::string finish_reason = "stop";
+    std::optional<std::string> stop_string = {};  // that ended it, or
+    std::optional<std::int64_t> stop_token = {};  // a token that the request named
     std::string model;
     std::uint64_t prompt_tokens = 0;
+    std::uint64_t cached_tokens = 0;  // of them
     std::uint64_t completion_tokens = 0;
     std::uint64_t reasoning_tokens = 0;  // of them
     std::int64_t created_unix_us = 0;

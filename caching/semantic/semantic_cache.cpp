@@ -67,8 +67,10 @@ Lookup SemanticCache::lookup(const Question& question, double relief) {
     if (!question.tools.empty()) { return found; }
     const auto partition = partitions_.find(probe.keys.partition);
     if (partition == partitions_.end()) { return found; }  // nothing to compare with: the vector can wait
-    if (!embed_probe(question, probe)) { return found; }
-    weigh(found, partition->second, now, relief);
+    CategoryAccount& account = learnt_[probe.category].account;
+    if (!account.may_search()) { return found; }
+    if (embed_probe(question, probe)) { weigh(found, partition->second, now, relief); }
+    account.searched(std::chrono::duration<double>(clock_.now() - now).count());
     return found;
 }
 
@@ -150,6 +152,7 @@ void SemanticCache::weigh(Lookup& found, const Partition& partition, base::TimeP
     found.is_late = !alive(served, now);
     found.is_relieved = found.is_late || (relief > 0 && wrong_chance > budget.wrong_chance_max());
     budget.semantic_hit(wrong_chance);
+    learnt_[probe.category].account.earned(probe.probability * served.saved_s);
     found.kind = HitKind::semantic;
     found.similarity = evidence.similarity;
     found.shadow_wanted = std::uniform_real_distribution<double>(0, 1)(random_) < options_.shadow_share;
@@ -161,6 +164,7 @@ void SemanticCache::serve(Lookup& found, EntryId id, Entry& entry, base::TimePoi
     entry.valued = now;
     found.entry = id;
     found.document = entry.document;
+    found.saved_s = entry.saved_s;
     found.age = now - entry.created;
 }
 
@@ -208,6 +212,9 @@ void SemanticCache::store(const Question& question, Probe probe, const Answer& a
 void SemanticCache::observe_shadow(const Question& question, Probe probe, const Answer& answer) {
     if (!probe.has_candidate || !may_be_stored(answer)) { return; }
     const Said said = compare(probe, answer);
+    if (const auto served = entries_.find(probe.candidate); served != entries_.end()) {
+        learnt_[probe.category].account.spent(served->second.saved_s);
+    }
     ErrorBudget& budget = learnt_[probe.category].budget;
     const ErrorBudget::State before = budget.state();
     budget.shadow(!said.same, 1.0 - probe.probability);

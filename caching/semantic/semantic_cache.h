@@ -17,6 +17,7 @@
 #include "caching/semantic/budget.h"
 #include "caching/semantic/calibration.h"
 #include "caching/semantic/categories.h"
+#include "caching/semantic/category_account.h"
 #include "caching/semantic/doorkeeper.h"
 #include "caching/semantic/embedder.h"
 #include "caching/semantic/load_relief.h"
@@ -70,6 +71,7 @@ struct Lookup {
     EntryId entry{};
     std::string document;  // of a hit
     double similarity = 0;
+    double saved_s = 0;  // of the model, by a hit
     base::Duration age{};
     Gate gate = Gate::none;      // of the nearest question, where a gate kept its answer back
     bool is_late = false;        // beyond its time, which full load lengthens
@@ -147,6 +149,7 @@ public:
     CacheCounts counts() const;
     const ErrorBudget& budget(std::size_t category) const { return learnt_[category].budget; }
     const Calibration& calibration(std::size_t category) const { return learnt_[category].calibration; }
+    const CategoryAccount& account(std::size_t category) const { return learnt_[category].account; }
     const SemanticCacheOptions& options() const { return options_; }
     std::optional<std::string> tenant_of(EntryId entry) const;
 
@@ -199,6 +202,7 @@ private:
         std::size_t bytes = 0;
         double asked_again = 0;  // after an answer's time, lately,
         double changed = 0;      // and then answered otherwise
+        CategoryAccount account = {};
 
         double changed_chance() const { return (changed + 1.0) / (asked_again + 2.0); }
     };

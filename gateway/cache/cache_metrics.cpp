@@ -112,16 +112,56 @@ void CacheMetrics::store(std::uint64_t written, std::uint64_t lost, bool is_well
         .Set(is_well ? 1 : 0);
 }
 
-void CacheMetrics::category(const std::string& name, double wrong_at_most, bool is_exact_only) {
+void CacheMetrics::shared_lookup(std::string_view outcome) {
+    metrics_
+        .counter("sluice_gateway_cache_shared_lookups_total", "Looks at the answers that gateways share",
+                 {{"outcome", std::string(outcome)}})
+        .Increment();
+}
+
+void CacheMetrics::shared(const caching::SharedAnswers& shared) {
+    const auto counts = shared.counts();
+    const auto documents = [&](const char* outcome, std::uint64_t count) {
+        raise(metrics_.counter("sluice_gateway_cache_shared_answers_total",
+                               "Answers for the server that gateways share", {{"outcome", outcome}}),
+              count);
+    };
+    documents("written", counts.written);
+    documents("lost", counts.lost);
+    documents("refused", counts.refused);
+    metrics_.gauge("sluice_gateway_cache_shared_up", "1 while the server that gateways share answers on is there")
+        .Set(shared.is_up() ? 1 : 0);
+    metrics_
+        .gauge("sluice_gateway_cache_shared_current",
+               "1 while all that was purged anywhere is known here; else no answer that is kept is served")
+        .Set(shared.is_current() ? 1 : 0);
+}
+
+void CacheMetrics::category(const CategoryStanding& standing) {
+    const std::string& name = standing.name;
     metrics_
         .gauge("sluice_gateway_cache_wrong_bound_ratio",
                "Upper bound, at every moment with 95 %, of wrong answers among those served by similarity",
                {{"category", name}})
-        .Set(wrong_at_most);
+        .Set(standing.wrong_at_most);
     metrics_
         .gauge("sluice_gateway_cache_category_open", "1 while a category of questions may be answered by similarity",
                {{"category", name}})
-        .Set(is_exact_only ? 0 : 1);
+        .Set(standing.is_exact_only ? 0 : 1);
+    metrics_
+        .gauge("sluice_gateway_cache_category_deficit",
+               "1 while the search of similar questions costs a category more than it brings, and is seldom done",
+               {{"category", name}})
+        .Set(standing.is_in_deficit ? 1 : 0);
+    const auto seconds = [&](const char* side, double sum) {
+        metrics_
+            .gauge("sluice_gateway_cache_category_seconds",
+                   "Model time that hits by similarity saved, and what their search and generating again took",
+                   {{"category", name}, {"side", side}})
+            .Set(sum);
+    };
+    seconds("earned", standing.earned_s);
+    seconds("spent", standing.spent_s);
 }
 
 }  // namespace gateway

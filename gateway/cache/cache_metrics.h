@@ -5,7 +5,9 @@
 #include <string_view>
 
 #include "base/metrics.h"
+#include "caching/store/shared_answers.h"
 #include "gateway/cache/cache_ask.h"
+#include "gateway/cache/similar_answers.h"
 
 namespace gateway {
 
@@ -31,7 +33,10 @@ public:
     void purged(std::uint64_t entries) { purged_.Increment(static_cast<double>(entries)); }
     void standing(std::size_t entries, std::size_t bytes, std::uint64_t evicted, std::size_t waiters);
     void store(std::uint64_t written, std::uint64_t lost, bool is_well);
-    void category(const std::string& name, double wrong_at_most, bool is_exact_only);
+    /// A look at what other gateways keep; outcome: hit, miss, late (it took too long), away (it was not asked).
+    void shared_lookup(std::string_view outcome);
+    void shared(const caching::SharedAnswers& shared);
+    void category(const CategoryStanding& standing);
 
 private:
     static void raise(prometheus::Counter& counter, std::uint64_t to);

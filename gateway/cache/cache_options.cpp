@@ -1,6 +1,11 @@
 #include "gateway/cache/cache_options.h"
 
 namespace gateway {
+namespace {
+
+constexpr const char* kNameLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+
+}  // namespace
 
 CacheOptions CacheOptions::read(base::Config& config) {
     CacheOptions options;
@@ -23,6 +28,36 @@ CacheOptions CacheOptions::read(base::Config& config) {
     options.store_file = config.string("caching.store_file", options.store_file);
     options.store_queue_max = count("caching.store_queue_max", options.store_queue_max, 1, 1 << 20);
     options.from_anywhere = config.boolean("caching.from_anywhere", options.from_anywhere);
+
+    constexpr std::int64_t kMinuteMs = 60'000;
+    SharedCacheOptions& shared = options.shared;
+    shared.address = config.string("caching.shared.address", shared.address);
+    shared.server.user = config.string("caching.shared.user", shared.server.user);
+    shared.server.password_file = config.string("caching.shared.password_file", shared.server.password_file);
+    shared.server.database = static_cast<std::uint32_t>(count("caching.shared.database", 0, 0, 65'535));
+    shared.server.name = config.string("caching.shared.name", shared.server.name);
+    shared.patience = milliseconds("caching.shared.patience_ms", shared.patience, 1, kMinuteMs);
+    shared.lease = milliseconds("caching.shared.lease_ms", shared.lease, 50, kMinuteMs);
+    shared.server.connect_timeout =
+        milliseconds("caching.shared.connect_timeout_ms", shared.server.connect_timeout, 10, kMinuteMs);
+    shared.server.answer_timeout =
+        milliseconds("caching.shared.answer_timeout_ms", shared.server.answer_timeout, 10, kMinuteMs);
+    shared.queue_max = count("caching.shared.queue_max", shared.queue_max, 1, 1 << 20);
+    if (shared.is_on()) {
+        if (const auto address = caching::ServerAddress::parse(shared.address)) {
+            shared.server.address = *address;
+        } else {
+            config.problem("caching.shared.address", address.error().message);
+        }
+        if (!options.store_file.empty()) {
+            config.problem("caching.store_file",
+                           "cannot be had with caching.shared.address: what is purged while this gateway is down would "
+                           "be back with the file; leave one of them out");
+        }
+    }
+    if (shared.server.name.empty() || shared.server.name.find_first_not_of(kNameLetters) != std::string::npos) {
+        config.problem("caching.shared.name", "is one or more of the letters A-Z a-z 0-9 . _ -");
+    }
 
     options.semantic.semantic = false;
     options.semantic.entries_max = 100'000;

@@ -8,9 +8,21 @@
 #include "base/config.h"
 #include "caching/exact/answer_book.h"
 #include "caching/semantic/semantic_cache.h"
+#include "caching/store/shared_server.h"
 #include "gateway/cache/in_context_options.h"
 
 namespace gateway {
+
+/// A Valkey or Redis server on which gateways share answers to equal requests, and purges.
+struct SharedCacheOptions {
+    std::string address;  // none: this gateway keeps its own
+    caching::SharedServer::Options server = {};
+    base::Duration patience = std::chrono::milliseconds(2);  // that a request waits for it
+    base::Duration lease = std::chrono::seconds(2);          // without news from it nothing that is kept is served
+    std::size_t queue_max = 4096;
+
+    bool is_on() const { return !address.empty(); }
+};
 
 /// Section `caching` of the configuration: answers in front of the model (docs/caching.md). Off, nothing of it is made.
 struct CacheOptions {
@@ -23,7 +35,8 @@ struct CacheOptions {
     bool allow_cut = false;                                 // keep answers that ended at their bound of tokens
     std::string store_file;                                 // SQLite; empty: in memory only
     std::size_t store_queue_max = 4096;                     // changes that wait to be written
-    bool from_anywhere = false;                             // /cache answers others than this machine
+    SharedCacheOptions shared = {};
+    bool from_anywhere = false;  // /cache answers others than this machine
 
     // Answers to similar questions; `semantic.rules` hold for equal ones, too.
     caching::SemanticCacheOptions semantic = {};                   // semantic.semantic: whether at all

@@ -193,6 +193,22 @@ void write_examples(JsonWriter& json, const ResponseCache& cache,
     json.key("load").number(static_cast<float>(counts->load)).end_object();
 }
 
+void write_served(JsonWriter& json, const TenantSums& tenants) {
+    const auto write = [&json](const TenantSums::Sums& sums) {
+        json.begin_object().key("requests").integer(static_cast<std::int64_t>(sums.requests));
+        json.key("hits").integer(static_cast<std::int64_t>(sums.hits));
+        json.key("saved_s").number(static_cast<float>(sums.saved_s)).end_object();
+    };
+    json.key("served").begin_object().key("tenants").begin_object();
+    for (const auto& [name, sums] : tenants.named()) {
+        json.any_key(name);
+        write(sums);
+    }
+    json.end_object().key("others");
+    write(tenants.others());
+    json.end_object();
+}
+
 std::string standing_json(const ResponseCache& cache, const ResponseCache::Standing& standing) {
     const std::optional<SimilarAnswers::Standing>& similar = standing.similar;
     struct OfTenant {
@@ -221,12 +237,24 @@ std::string standing_json(const ResponseCache& cache, const ResponseCache::Stand
         json.end_object();
     }
     json.end_object().end_object();
+    write_served(json, cache.runs().tenants());
     json.key("store");
     if (const caching::WriteBehind* store = cache.store()) {
         json.begin_object().key("file").string(cache.options().store_file);
         json.key("written").integer(static_cast<std::int64_t>(store->written()));
         json.key("lost").integer(static_cast<std::int64_t>(store->lost()));
         json.key("up").boolean(store->is_well()).end_object();
+    } else {
+        json.null();
+    }
+    json.key("shared");
+    if (const caching::SharedAnswers* shared = cache.shared()) {
+        const auto told = shared->counts();
+        json.begin_object().key("server").string(shared->address().text());
+        json.key("up").boolean(shared->is_up()).key("current").boolean(shared->is_current());
+        json.key("written").integer(static_cast<std::int64_t>(told.written));
+        json.key("lost").integer(static_cast<std::int64_t>(told.lost));
+        json.key("refused").integer(static_cast<std::int64_t>(told.refused)).end_object();
     } else {
         json.null();
     }
@@ -244,7 +272,10 @@ std::string standing_json(const ResponseCache& cache, const ResponseCache::Stand
         json.key("shadows").integer(static_cast<std::int64_t>(one.shadows));
         json.key("shadow_errors").integer(static_cast<std::int64_t>(one.shadow_errors));
         json.key("wrong_at_most").number(static_cast<float>(one.wrong_at_most));
-        json.key("exact_only").boolean(one.is_exact_only).end_object();
+        json.key("exact_only").boolean(one.is_exact_only);
+        json.key("earned_s").number(static_cast<float>(one.earned_s));
+        json.key("spent_s").number(static_cast<float>(one.spent_s));
+        json.key("in_deficit").boolean(one.is_in_deficit).end_object();
     }
     return json.end_array().end_object().end_object().take();
 }

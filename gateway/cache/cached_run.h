@@ -22,7 +22,7 @@ inline std::int64_t seconds_since(std::int64_t unix_us, std::int64_t now_unix_us
 
 /// One sequence at the model, and who waits for it.
 struct CachedSource::Run final : GenerationSink {
-    enum class State { looking, running, ended };
+    enum class State { asking, looking, running, ended };  // asking: the shared server
 
     Run(CachedSource& of, std::uint64_t of_number) : source(of), number(of_number) {}
     void on_placed() override { source.on_placed(*this); }
@@ -39,10 +39,13 @@ struct CachedSource::Run final : GenerationSink {
     std::vector<base::RequestId> members = {};
     std::optional<base::RequestId> id = {};  // at the model, once it has told
     std::optional<base::TimePoint> look_until = {};
+    base::TimePoint made_at{};
     base::TimePoint started_at{};
+    caching::SharedMoment since = {};  // what was known of purges when it was made
     std::string text = {};
     std::uint32_t tokens = 0;
     std::string path = {};
+    double relief = 0;  // for the load of its model's pool
     bool is_placed = false;
     bool has_text = false;
     bool is_dropped = false;

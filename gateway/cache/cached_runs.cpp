@@ -100,7 +100,7 @@ void CachedSource::on_end(Run& run, const GenerationEnd& end) {
             ask.saved_prompt_tokens = end.prompt_tokens;
             ask.saved_completion_tokens = end.completion_tokens;
         }
-        setup_.metrics.decided(ask, member.is_leader ? 0 : took);
+        decided(ask, member.is_leader ? 0 : took);
         leave(id, own);
     }
 }
@@ -111,7 +111,9 @@ bool CachedSource::serve_stale(base::RequestId id) {
     if (member.has_text || !ask.stale_if_error_s) { return false; }
     const caching::SavedAnswer* kept = setup_.book.find(ask.key);
     const std::int64_t now = setup_.clock.unix_us();
-    if (kept == nullptr || seconds_since(kept->expires_unix_us, now) > *ask.stale_if_error_s) { return false; }
+    if (kept == nullptr || !is_current() || seconds_since(kept->expires_unix_us, now) > *ask.stale_if_error_s) {
+        return false;
+    }
     give_kept(id, *kept, CacheOutcome::stale);
     return true;
 }
@@ -132,7 +134,7 @@ void CachedSource::run_failed(Run& run, const GenerationEnd& end) {
             waiting.push_back(id);
             continue;
         }
-        setup_.metrics.decided(*members_.at(id).request.cache, 0);
+        decided(*members_.at(id).request.cache, 0);
         GenerationEnd own = end;
         if (!members_.at(id).is_leader) { own.timeline = nullptr; }
         leave(id, own);
@@ -148,6 +150,8 @@ void CachedSource::run_failed(Run& run, const GenerationEnd& end) {
     next.members = waiting;
     next.about.tags = run.about.tags;
     next.is_purged = run.is_purged;
+    next.since = run.since;
+    next.made_at = run.made_at;
     next.probe = std::move(run.probe);
     for (const base::RequestId id : waiting) {
         Member& member = members_.at(id);
@@ -189,7 +193,8 @@ void CachedSource::keep(Run& run, const caching::SavedText& answer) {
                      .created_unix_us = now,
                      .expires_unix_us = now + ttl,
                      .saved_s = took,
-                     .answer = answer});
+                     .answer = answer},
+                    run.since);
     }
     if (setup_.similar != nullptr && run.about.question != nullptr && run.probe && !answer.is_cut) {
         setup_.similar->store(run.about.question, std::move(*run.probe), answer, took, run.about.tags);

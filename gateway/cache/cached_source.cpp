@@ -29,7 +29,7 @@ CachedSource::Run* CachedSource::run_of(std::uint64_t number) {
 }
 
 const caching::SavedAnswer* CachedSource::fresh(const CacheAsk& ask, double relief) {
-    if (ask.no_cache) { return nullptr; }
+    if (ask.no_cache || !is_current()) { return nullptr; }
     const caching::SavedAnswer* kept = setup_.book.find(ask.key);
     const std::int64_t now = setup_.clock.unix_us();
     if (kept == nullptr) { return nullptr; }
@@ -45,7 +45,7 @@ base::RequestId CachedSource::open(GenerationRequest request, GenerationSink& si
     CacheAsk& ask = *request.cache;
     if (!ask.refused.empty()) {
         // Once for all its sequences.
-        if (std::exchange(ask.outcome, CacheOutcome::bypass) == CacheOutcome::none) { setup_.metrics.decided(ask, 0); }
+        if (std::exchange(ask.outcome, CacheOutcome::bypass) == CacheOutcome::none) { decided(ask, 0); }
         if (!ask.only_if_cached) { return setup_.inner.open(std::move(request), sink); }
     }
     const base::RequestId id = add_member(std::move(request), sink);
@@ -68,7 +68,8 @@ base::RequestId CachedSource::open(GenerationRequest request, GenerationSink& si
     ask.outcome = CacheOutcome::miss;
     const auto joinable = joinable_.find(ask.key);
     const bool may_share = setup_.options.coalesce && !ask.no_cache && !ask.only_if_cached;
-    if (may_share && joinable != joinable_.end() && waiters_ < setup_.options.waiters_max) {
+    if (may_share && joinable != joinable_.end() && waiters_ < setup_.options.waiters_max &&
+        may_join(*runs_.at(joinable->second))) {
         join(*runs_.at(joinable->second), id);
         return id;
     }
@@ -77,21 +78,67 @@ base::RequestId CachedSource::open(GenerationRequest request, GenerationSink& si
     members_.at(id).run = &run;
     members_.at(id).is_leader = true;
     if (may_share) { joinable_[ask.key] = run.number; }
-    if (setup_.similar != nullptr && ask.question != nullptr && !ask.no_cache) {
+    run.relief = relief;
+    if (!ask_shared(run)) { search(run); }
+    return id;
+}
+
+/// What was purged elsewhere since it began may not be known here; it is within the lease.
+bool CachedSource::may_join(const Run& run) const {
+    return is_current() || setup_.clock.now() - run.made_at < setup_.options.shared.lease;
+}
+
+bool CachedSource::ask_shared(Run& run) {
+    if (setup_.shared == nullptr || run.about.no_cache) { return false; }
+    const auto found = [this, number = run.number](const std::optional<caching::SavedAnswer>& answer) {
+        shared_found(number, answer);
+    };
+    if (!setup_.shared->look_up(run.about.key, found)) {
+        setup_.metrics.shared_lookup("away");
+        return false;
+    }
+    run.state = Run::State::asking;
+    run.look_until = setup_.clock.now() + setup_.options.shared.patience;
+    if (setup_.wake) { setup_.wake(*run.look_until); }
+    return true;
+}
+
+void CachedSource::shared_found(std::uint64_t number, const std::optional<caching::SavedAnswer>& answer) {
+    Run* run = run_of(number);
+    if (run == nullptr || run->is_dropped || run->state != Run::State::asking) { return; }  // too late
+    const bool is_found = answer && !run->is_purged;
+    setup_.metrics.shared_lookup(is_found ? "hit" : "miss");
+    if (is_found) {
+        setup_.book.put(*answer);
+        tell_standing();
+        const caching::SavedAnswer* const placed = setup_.book.find(run->about.key);
+        const caching::SavedAnswer kept = placed != nullptr ? *placed : *answer;
+        for (const base::RequestId id : std::vector(run->members)) {
+            const auto member = members_.find(id);
+            if (member == members_.end()) { continue; }
+            const CacheAsk& ask = *member->second.request.cache;
+            const auto age_s = seconds_since(kept.created_unix_us, setup_.clock.unix_us());
+            if (!ask.max_age_s || age_s <= *ask.max_age_s) { give_kept(id, kept, CacheOutcome::hit); }
+        }
+    }
+    if (Run* same = run_of(number); same != nullptr && !same->is_dropped) { search(*same); }
+}
+
+void CachedSource::search(Run& run) {
+    if (setup_.similar != nullptr && run.about.question != nullptr && !run.about.no_cache && is_current()) {
         const auto found = [this, number = run.number](const std::optional<SimilarAnswer>& answer,
                                                        caching::Probe probe) {
             similar_found(number, answer, std::move(probe));
         };
-        if (setup_.similar->look_up(ask.question, relief, found)) {
+        if (setup_.similar->look_up(run.about.question, run.relief, found)) {
             run.state = Run::State::looking;
             run.look_until = setup_.clock.now() + setup_.options.lookup_timeout;
             if (setup_.wake) { setup_.wake(*run.look_until); }
-            return id;
+            return;
         }
         setup_.metrics.lookup_skipped("queue_full");
     }
     start(run);
-    return id;
 }
 
 base::RequestId CachedSource::add_member(GenerationRequest request, GenerationSink& sink) {
@@ -110,6 +157,8 @@ CachedSource::Run& CachedSource::make_run(const CacheAsk& ask) {
     const std::uint64_t number = next_run_++;
     auto& run = runs_[number] = std::make_unique<Run>(*this, number);
     run->about = ask;
+    run->made_at = setup_.clock.now();
+    if (setup_.shared != nullptr) { run->since = setup_.shared->now(); }
     return *run;
 }
 
@@ -142,7 +191,7 @@ void CachedSource::start(Run& run) {
     for (const base::RequestId id : std::vector(run.members)) {
         const auto member = members_.find(id);
         if (member != members_.end() && member->second.request.cache->only_if_cached) {
-            setup_.metrics.decided(*member->second.request.cache, 0);
+            decided(*member->second.request.cache, 0);
             fail_member(id, {base::ErrorCode::deadline_exceeded, "only-if-cached: there is no answer to this request"},
                         0);
         }
@@ -170,7 +219,8 @@ std::optional<base::TimePoint> CachedSource::tick(base::TimePoint now) {
     std::optional<base::TimePoint> next;
     std::vector<std::uint64_t> late;
     for (const auto& [number, run] : runs_) {
-        if (run->state != Run::State::looking || !run->look_until) { continue; }
+        const bool is_waiting = run->state == Run::State::asking || run->state == Run::State::looking;
+        if (!is_waiting || !run->look_until) { continue; }
         if (*run->look_until <= now) {
             late.push_back(number);
         } else if (!next || *run->look_until < *next) {
@@ -178,7 +228,12 @@ std::optional<base::TimePoint> CachedSource::tick(base::TimePoint now) {
         }
     }
     for (const std::uint64_t number : late) {
-        if (Run* run = run_of(number)) {
+        Run* const run = run_of(number);
+        if (run == nullptr) { continue; }
+        if (run->state == Run::State::asking) {
+            setup_.metrics.shared_lookup("late");
+            search(*run);
+        } else {
             setup_.metrics.lookup_skipped("timeout");
             start(*run);
         }
@@ -208,7 +263,7 @@ void CachedSource::similar_found(std::uint64_t number, const std::optional<Simil
             if (!answer->is_exact) { ask.similarity = answer->similarity; }
             ask.saved_prompt_tokens = answer->answer.prompt_tokens;
             ask.saved_completion_tokens = answer->answer.completion_tokens;
-            setup_.metrics.decided(ask, 0);
+            decided(ask, answer->saved_s);
             if (answer->shadow_wanted && !shadow) { shadow = member->second.request; }
             give(id, answer->answer);
         }
@@ -246,7 +301,7 @@ void CachedSource::give_kept(base::RequestId id, const caching::SavedAnswer& kep
     ask.age_s = seconds_since(kept.created_unix_us, setup_.clock.unix_us());
     ask.saved_prompt_tokens = kept.answer.prompt_tokens;
     ask.saved_completion_tokens = kept.answer.completion_tokens;
-    setup_.metrics.decided(ask, kept.saved_s);
+    decided(ask, kept.saved_s);
     give(id, caching::SavedText(kept.answer));  // a copy: whoever hears it may change the book
 }
 
@@ -316,6 +371,7 @@ void CachedSource::cancel(base::RequestId id, std::string_view cause) {
 void CachedSource::purge(const caching::AnswerFilter& filter) {
     for (const auto& [number, run] : runs_) {
         caching::SavedAnswer likely;
+        likely.key = run->about.key;
         likely.tenant = run->about.tenant;
         likely.model = run->about.model;
         likely.revision = run->about.revision;
@@ -343,6 +399,11 @@ void CachedSource::stop() {
     for (const base::RequestId id : shadows) {
         setup_.inner.cancel(id, "drain");
     }
+}
+
+void CachedSource::decided(const CacheAsk& ask, double saved_s) {
+    setup_.metrics.decided(ask, saved_s);
+    tenants_.decided(ask, saved_s);
 }
 
 void CachedSource::tell_standing() {

@@ -13,11 +13,13 @@
 
 #include "base/clock.h"
 #include "caching/exact/answer_book.h"
+#include "caching/store/shared_answers.h"
 #include "gateway/cache/cache_ask.h"
 #include "gateway/cache/cache_metrics.h"
 #include "gateway/cache/cache_options.h"
 #include "gateway/cache/pool_relief.h"
 #include "gateway/cache/similar_answers.h"
+#include "gateway/cache/tenant_sums.h"
 #include "gateway/request/sequence_source.h"
 
 namespace gateway {
@@ -35,14 +37,16 @@ public:
     struct Setup {
         SequenceSource& inner;  // the model's; borrowed, like all references here
         caching::AnswerBook& book;
-        SimilarAnswers* similar = nullptr;  // null: equal requests only
-        PoolRelief* relief = nullptr;       // null: bounds do not follow the load
+        SimilarAnswers* similar = nullptr;         // null: equal requests only
+        caching::SharedAnswers* shared = nullptr;  // null: this gateway keeps its own only
+        PoolRelief* relief = nullptr;              // null: bounds do not follow the load
         const CacheOptions& options;
         CacheMetrics& metrics;
         const base::Clock& clock;
         Post post;  // to this thread, later
         Wake wake = {};
-        std::function<void(const caching::SavedAnswer&)> keep = {};  // an answer is to be kept
+        // An answer is to be kept; the moment: up to when it knows of purges.
+        std::function<void(const caching::SavedAnswer&, const caching::SharedMoment&)> keep = {};
     };
     explicit CachedSource(Setup setup);
     /// Every member must have had its end; stop() ends what has none.
@@ -60,6 +64,7 @@ public:
     void stop();
     std::size_t waiters() const { return waiters_; }
     std::size_t runs() const { return runs_.size(); }
+    const TenantSums& tenants() const { return tenants_; }
 
 private:
     struct Run;
@@ -80,6 +85,14 @@ private:
     Run& make_run(const CacheAsk& ask);
     void join(Run& run, base::RequestId id);
     void leave(base::RequestId id, const GenerationEnd& end);
+    bool may_join(const Run& run) const;
+    /// Whether what is kept here may be served: nothing of it can have been purged elsewhere.
+    bool is_current() const { return setup_.shared == nullptr || setup_.shared->is_current(); }
+    /// The other gateways' answers. False: they are not asked.
+    bool ask_shared(Run& run);
+    void shared_found(std::uint64_t number, const std::optional<caching::SavedAnswer>& answer);
+    /// Similar questions, then the model.
+    void search(Run& run);
     /// To the model, by the request of its first member.
     void start(Run& run);
     void similar_found(std::uint64_t number, const std::optional<SimilarAnswer>& answer, caching::Probe probe);
@@ -101,6 +114,8 @@ private:
                       caching::Probe probe);
     /// Out of the tables now; gone when what is on the stack has been done.
     void drop(Run& run);
+    /// What became of a request is known.
+    void decided(const CacheAsk& ask, double saved_s);
     void tell_standing();
     Run* run_of(std::uint64_t number);
 
@@ -109,6 +124,7 @@ private:
     std::unordered_map<std::uint64_t, std::unique_ptr<Run>> runs_;  // by number
     std::unordered_map<base::BlockHash, std::uint64_t> joinable_;   // runs that further members may join
     Members members_;
+    TenantSums tenants_;
     std::uint64_t next_run_ = 1;
     std::size_t waiters_ = 0;
     std::size_t shadows_ = 0;

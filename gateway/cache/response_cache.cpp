@@ -41,17 +41,21 @@ ResponseCache::ResponseCache(Setup setup)
     if (setup_.options.semantic.relieves) {
         relief_ = std::make_unique<PoolRelief>(setup_.options.semantic.relief_load, setup_.loads, setup_.clock);
     }
+    if (setup_.options.shared.is_on()) { open_shared(); }
     source_ = std::make_unique<CachedSource>(
         CachedSource::Setup{.inner = routed_ ? *routed_ : setup_.inner,
                             .book = book_,
                             .similar = similar_.get(),
+                            .shared = shared_.get(),
                             .relief = relief_.get(),
                             .options = setup_.options,
                             .metrics = metrics_,
                             .clock = setup_.clock,
                             .post = setup_.post,
                             .wake = setup_.wake,
-                            .keep = [this](const caching::SavedAnswer& answer) { keep(answer); }});
+                            .keep = [this](const caching::SavedAnswer& answer, const caching::SharedMoment& since) {
+                                keep(answer, since);
+                            }});
     refresh_metrics();
 }
 
@@ -92,6 +96,76 @@ void ResponseCache::open_store() {
     erase_stored(std::move(gone));
     if (!left_out.empty()) { store_->push(caching::ErasedQuestions{std::move(left_out)}); }
     spdlog::info("cache: {} answers from {}", book_.counts().entries, setup_.options.store_file);
+}
+
+void ResponseCache::open_shared() {
+    const SharedCacheOptions& options = setup_.options.shared;
+    constexpr std::size_t kNamesMost = std::size_t{64} << 10;  // of a document: tenant, tags, what stands around them
+    caching::SharedServer::Options server = options.server;
+    server.document_bytes_max = setup_.options.answer_bytes_max + kNamesMost;
+    shared_ = std::make_unique<caching::SharedAnswers>(
+        caching::SharedAnswers::Setup{.server = std::move(server),
+                                      .key = key_,
+                                      .patience = options.patience,
+                                      .lease = options.lease,
+                                      .tasks_max = options.queue_max,
+                                      .clock = setup_.clock,
+                                      .post = setup_.post,
+                                      .purged = [this](const caching::SharedPurge& purge) { return hear(purge); },
+                                      .forget = [this] { return forget(); }});
+}
+
+/// Another gateway's purge, or this one's that comes back.
+bool ResponseCache::hear(const caching::SharedPurge& purge) {
+    caching::AnswerFilter filter;
+    filter.key = purge.name;
+    filter.tenant = purge.tenant;
+    filter.tag = purge.tag;
+    filter.revision = purge.revision;
+    filter.created_before_unix_us = purge.created_before_unix_us;
+    if (!purge.near_text) {
+        source_->purge(filter);
+        metrics_.purged(book_.purge(filter, false).size());
+        refresh_metrics();
+    }
+    if (purge.name) { return true; }
+    if (!purge.near_text && routed_) { routed_->purge(); }
+    std::optional<base::Duration> older_than;
+    if (purge.created_before_unix_us) {
+        older_than = std::chrono::microseconds(unix_us() - *purge.created_before_unix_us);
+    }
+    bool is_done = true;
+    if (similar_) {
+        caching::EntryFilter similar;
+        similar.tenant = purge.tenant;
+        similar.tag = purge.tag;
+        similar.model_revision = purge.revision;
+        similar.older_than = older_than;
+        similar.near_text = purge.near_text;
+        similar.near_similarity = purge.near_similarity;
+        is_done = similar_->purge(similar, false, false, [](std::size_t) {});
+    }
+    if (examples_ && !purge.near_text) {
+        caching::ExampleFilter examples;
+        examples.tenant = purge.tenant;
+        examples.tag = purge.tag;
+        examples.revision = purge.revision;
+        examples.older_than = older_than;
+        is_done = examples_->purge(examples, false, [](std::size_t) {}) && is_done;
+    }
+    return is_done;
+}
+
+/// Nobody knows any more what was purged. What was learnt stays.
+bool ResponseCache::forget() {
+    source_->purge({});
+    if (routed_) { routed_->purge(); }
+    metrics_.purged(book_.purge({}, false).size());
+    refresh_metrics();
+    caching::EntryFilter all;
+    all.older_than = -std::chrono::seconds(1);
+    const bool is_done = !similar_ || similar_->purge(all, false, false, [](std::size_t) {});
+    return (!examples_ || examples_->purge({}, false, [](std::size_t) {})) && is_done;
 }
 
 /// Reads them for the thread of the similar questions. Returns the names of those that are too many.
@@ -147,7 +221,8 @@ void ResponseCache::name(CacheAsk& ask, const PreparedRequest& prepared, std::st
                   .routed = both});
 }
 
-void ResponseCache::keep(const caching::SavedAnswer& answer) {
+void ResponseCache::keep(const caching::SavedAnswer& answer, const caching::SharedMoment& since) {
+    if (shared_) { shared_->keep(answer, since); }
     bool is_kept = true;
     for (const base::BlockHash& gone : book_.put(answer)) {
         is_kept = is_kept && gone != answer.key;
@@ -169,24 +244,28 @@ void ResponseCache::refresh_metrics() {
     const auto counts = book_.counts();
     metrics_.standing(counts.entries, counts.bytes, counts.evicted, source_ ? source_->waiters() : 0);
     if (store_) { metrics_.store(store_->written(), store_->lost(), store_->is_well()); }
+    if (shared_) { metrics_.shared(*shared_); }
 }
 
 void ResponseCache::purge(const Purge& purge, std::function<void(base::Result<Purged>)> done) {
     Purged purged;
+    std::vector<base::BlockHash> keys;
     if (!purge.dry_run && !purge.filter.id && !purge.similar_filter.near_text) {
         source_->purge(purge.filter);
         if (routed_) { routed_->purge(); }
     }
     if (purge.equal) {
-        std::vector<base::BlockHash> keys = book_.purge(purge.filter, purge.dry_run);
+        keys = book_.purge(purge.filter, purge.dry_run);
         purged.equal = keys.size();
-        if (!purge.dry_run) { erase_stored(std::move(keys)); }
+        if (!purge.dry_run) { erase_stored(keys); }
     }
     const bool dry_run = purge.dry_run;
-    const auto finish = [this, equal = purged.equal, dry_run, done](std::size_t similar, std::size_t examples) {
+    if (!purge.filter.id) { keys.clear(); }
+    const auto finish = [this, purge, equal = purged.equal, keys, dry_run, done](std::size_t similar,
+                                                                                 std::size_t examples) {
         if (!dry_run) { metrics_.purged(equal + similar + examples); }
         refresh_metrics();
-        done(Purged{.equal = equal, .similar = similar, .examples = examples});
+        tell_others(purge, keys, Purged{.equal = equal, .similar = similar, .examples = examples}, done);
     };
     const auto then_similar = [this, purge, dry_run, finish, done](std::size_t examples) {
         if (!similar_ || !purge.similar) {
@@ -207,6 +286,33 @@ void ResponseCache::purge(const Purge& purge, std::function<void(base::Result<Pu
     }
 }
 
+/// `keys`: of the one entry that was meant by its name here.
+void ResponseCache::tell_others(const Purge& purge, const std::vector<base::BlockHash>& keys, Purged purged,
+                                const std::function<void(base::Result<Purged>)>& done) {
+    const bool is_of_here = purge.similar_filter.entry && keys.empty();  // other gateways have other names
+    if (!shared_ || purge.dry_run || is_of_here) {
+        done(purged);
+        return;
+    }
+    caching::SharedPurge record;
+    if (!keys.empty()) { record.name = keys.front(); }
+    record.tenant = purge.filter.tenant;
+    record.tag = purge.filter.tag;
+    record.revision = purge.filter.revision;
+    record.created_before_unix_us = purge.filter.created_before_unix_us;
+    record.near_text = purge.similar_filter.near_text;
+    record.near_similarity = purge.similar_filter.near_similarity;
+    const auto untold = [done](const std::string& why) {
+        done(
+            base::fail(base::ErrorCode::unavailable,
+                       "it is purged in this gateway, and other gateways may not hear of it (" + why + "): ask again"));
+    };
+    const bool is_asked = shared_->purge(record, [done, purged, untold](const base::Result<void>& told) {
+        told ? done(purged) : untold(told.error().message);
+    });
+    if (!is_asked) { untold("too much waits for the shared server"); }
+}
+
 void ResponseCache::stand(std::function<void(base::Result<Standing>)> done) {
     refresh_metrics();
     const auto busy = [done] {
@@ -219,7 +325,7 @@ void ResponseCache::stand(std::function<void(base::Result<Standing>)> done) {
         }
         const auto tell = [this, done, examples](const SimilarAnswers::Standing& standing) {
             for (const CategoryStanding& one : standing.categories) {
-                metrics_.category(one.name, one.wrong_at_most, one.is_exact_only);
+                metrics_.category(one);
             }
             done(Standing{.similar = standing, .examples = examples});
         };

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "caching/exact/answer_book.h"
+#include "caching/store/shared_answers.h"
 #include "caching/store/sqlite_store.h"
 #include "caching/store/write_behind.h"
 #include "gateway/cache/cache_ask.h"
@@ -76,7 +77,8 @@ public:
         std::size_t similar = 0;
         std::size_t examples = 0;
     };
-    /// Error: resource_exhausted when the similar ones have too much to do.
+    /// Errors: resource_exhausted when the similar ones have too much to do; unavailable when it is done here, and
+    /// other gateways may not hear of it.
     void purge(const Purge& purge, std::function<void(base::Result<Purged>)> done);
     /// Of what is off there is nothing in it. Metrics are written anew.
     struct Standing {
@@ -91,11 +93,18 @@ public:
     const caching::AnswerBook& book() const { return book_; }
     const CachedSource& runs() const { return *source_; }
     const caching::WriteBehind* store() const { return store_.get(); }
+    /// Null: this gateway keeps its own only.
+    const caching::SharedAnswers* shared() const { return shared_.get(); }
     const CacheOptions& options() const { return setup_.options; }
     std::int64_t unix_us() const { return setup_.clock.unix_us(); }
 
 private:
-    void keep(const caching::SavedAnswer& answer);
+    void keep(const caching::SavedAnswer& answer, const caching::SharedMoment& since);
+    void open_shared();
+    bool hear(const caching::SharedPurge& purge);
+    bool forget();
+    void tell_others(const Purge& purge, const std::vector<base::BlockHash>& keys, Purged purged,
+                     const std::function<void(base::Result<Purged>)>& done);
     void erase_stored(std::vector<base::BlockHash> keys);
     void open_store();
     std::vector<base::BlockHash> load_questions(caching::SqliteStore& store);
@@ -113,6 +122,7 @@ private:
     std::unique_ptr<PoolRelief> relief_;             // null: bounds stay where they are
     std::unique_ptr<LiveExamples> examples_;         // null: no name has two models; so is the next
     std::unique_ptr<RoutedSource> routed_;
+    std::unique_ptr<caching::SharedAnswers> shared_;  // null: this gateway keeps its own only
     std::unique_ptr<CachedSource> source_;
 };
 

@@ -11,7 +11,10 @@ caching::Answer answer_of(const caching::SavedText& saved) {
     caching::Answer answer;
     answer.content = saved.text;
     answer.finish_reason = saved.is_cut ? "length" : "stop";
+    answer.stop_string = saved.stop_string;
+    answer.stop_token = saved.stop_token;
     answer.prompt_tokens = saved.prompt_tokens;
+    answer.cached_tokens = saved.cached_tokens;
     answer.completion_tokens = saved.completion_tokens;
     answer.reasoning_tokens = saved.reasoning_tokens;
     return answer;
@@ -22,7 +25,10 @@ std::optional<caching::SavedText> saved_of(const std::string& document) {
     if (!answer) { return std::nullopt; }
     caching::SavedText saved;
     saved.text = answer->content;
+    saved.stop_string = answer->stop_string;
+    if (answer->stop_token) { saved.stop_token = static_cast<base::TokenId>(*answer->stop_token); }
     saved.prompt_tokens = static_cast<std::uint32_t>(answer->prompt_tokens);
+    saved.cached_tokens = static_cast<std::uint32_t>(answer->cached_tokens);
     saved.completion_tokens = static_cast<std::uint32_t>(answer->completion_tokens);
     saved.reasoning_tokens = static_cast<std::uint32_t>(answer->reasoning_tokens);
     return saved;
@@ -39,7 +45,10 @@ SimilarAnswers::Standing standing_of(const caching::SemanticCache& cache) {
                                        .shadows = budget.shadows(),
                                        .shadow_errors = budget.shadow_errors(),
                                        .wrong_at_most = budget.bound().upper,
-                                       .is_exact_only = budget.state() == caching::ErrorBudget::State::exact_only});
+                                       .is_exact_only = budget.state() == caching::ErrorBudget::State::exact_only,
+                                       .earned_s = cache.account(at).earned_s(),
+                                       .spent_s = cache.account(at).spent_s(),
+                                       .is_in_deficit = cache.account(at).is_in_deficit()});
     }
     return standing;
 }
@@ -112,6 +121,7 @@ bool SimilarAnswers::look_up(std::shared_ptr<const caching::Question> question, 
                 answer = SimilarAnswer{.answer = std::move(*saved),
                                        .entry = static_cast<std::uint64_t>(lookup.entry),
                                        .similarity = lookup.kind == caching::HitKind::exact ? 1.0 : lookup.similarity,
+                                       .saved_s = lookup.saved_s,
                                        .age_s = std::chrono::duration_cast<std::chrono::seconds>(lookup.age).count(),
                                        .is_exact = lookup.kind == caching::HitKind::exact,
                                        .is_late = lookup.is_late,

@@ -23,6 +23,7 @@ struct SimilarAnswer {
     caching::SavedText answer;
     std::uint64_t entry = 0;
     double similarity = 0;
+    double saved_s = 0;  // of the model
     std::int64_t age_s = 0;
     bool is_exact = false;       // equal but for blanks
     bool is_late = false;        // beyond its time, and
@@ -39,6 +40,9 @@ struct CategoryStanding {
     std::uint64_t shadow_errors = 0;
     double wrong_at_most = 0;  // of hits by similarity; holds at every moment with 95 %
     bool is_exact_only = false;
+    double earned_s = 0;         // of the model, by hits by similarity,
+    double spent_s = 0;          // and by their search and by generating again
+    bool is_in_deficit = false;  // and therefore searched seldom
 };
 
 /// The semantic cache on a thread of its own, behind a bounded queue: nobody who asks waits for it. Answers come back

@@ -239,6 +239,61 @@ TEST_CASE("a wrong guess teaches: the same likeness is not trusted again", "[cac
     CHECK(served == 0u);
 }
 
+TEST_CASE("a category that costs more than it brings is searched seldom until it pays", "[caching]") {
+    /// Takes 10 ms a text.
+    struct SlowEmbedder final : caching::Embedder {
+        explicit SlowEmbedder(base::FakeClock& of) : clock(of) {}
+        std::string name() const override { return inner.name(); }
+        std::size_t dimensions() const override { return inner.dimensions(); }
+        base::Result<std::vector<std::vector<float>>> embed(std::span<const std::string> texts) override {
+            clock.advance(10ms);
+            ++calls;
+            return inner.embed(texts);
+        }
+        base::FakeClock& clock;
+        caching::HashedEmbedder inner;
+        std::size_t calls = 0;
+    };
+    using caching::CategoryAccount;
+    base::FakeClock clock;
+    SlowEmbedder embedder(clock);
+    SemanticCacheOptions options;
+    options.shadow_share = 0;
+    SemanticCache cache(options, clock, embedder, embedder.inner);
+    auto kept = cache.lookup(Bench::ask(kAsked));
+    const std::size_t category = kept.probe.category;
+    cache.store(Bench::ask(kAsked), std::move(kept.probe), Bench::say("ls -a"), 5.0);
+    const auto searches = [&](const std::string& text) {
+        const std::size_t before = embedder.calls;
+        const caching::Lookup found = cache.lookup(Bench::ask(text));
+        REQUIRE(found.probe.category == category);
+        return embedder.calls - before;
+    };
+    // One hit of 5 s pays for 500 searches of 10 ms.
+    const std::string stranger = "How do I sort the files in a folder by their size?";
+    REQUIRE(cache.lookup(Bench::ask(kReworded)).kind == HitKind::semantic);
+    for (std::uint32_t count = 1; count < CategoryAccount::kWindow; ++count) {
+        CHECK_FALSE(cache.account(category).is_in_deficit());
+        REQUIRE(searches(stranger) == 1);
+    }
+    CHECK(cache.account(category).is_in_deficit());
+    CHECK(cache.account(category).earned_s() > 2.0);
+    CHECK(cache.account(category).spent_s() == Approx(0.01 * CategoryAccount::kWindow));
+    // Equal questions are answered all the same, and of others few are searched for.
+    CHECK(cache.lookup(Bench::ask(kAsked)).kind == HitKind::exact);
+    std::size_t probes = 0;
+    for (std::uint32_t count = 0; count < 4 * CategoryAccount::kProbeEvery; ++count) {
+        probes += searches(stranger);
+    }
+    CHECK(probes == 4);
+    // Hits among them open it again.
+    while (cache.account(category).is_in_deficit()) {
+        probes += searches(kReworded);
+        REQUIRE(probes <= CategoryAccount::kProbesJudged);
+    }
+    CHECK(searches(stranger) == 1);
+}
+
 TEST_CASE("without similarity only equal questions are answered", "[caching]") {
     SemanticCacheOptions options;
     options.semantic = false;

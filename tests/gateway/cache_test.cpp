@@ -368,7 +368,7 @@ TEST_CASE("failures one after the other end in an error for all", "[gateway][cac
     }
 }
 
-TEST_CASE("operators see and purge what is kept", "[gateway][cache]") {
+TEST_CASE("operators see and purge what is kept (no way to: prompt-cache #8)", "[gateway][cache]") {
     gateway::GatewayOptions options = cached();
     options.cache.from_anywhere = true;
     CacheWorld world(options);
@@ -381,6 +381,13 @@ TEST_CASE("operators see and purge what is kept", "[gateway][cache]") {
     CHECK(listed.at("entries").at(0).at("tenant") == "b");
     CHECK_FALSE(listed.at("entries").at(0).as_object().contains("text"));
     CHECK(body(*world.send("GET", "/cache")).at("equal").at("tenants").at("a").at("entries") == 1);
+    world.ask("", {{"x-tenant", "b"}});
+    const json::object served = body(*world.send("GET", "/cache")).at("served").as_object();
+    CHECK(served.at("tenants").at("a").at("requests") == 1);
+    CHECK(served.at("tenants").at("a").at("hits") == 0);
+    CHECK(served.at("tenants").at("b").at("requests") == 2);
+    CHECK(served.at("tenants").at("b").at("hits") == 1);
+    CHECK(served.at("others").at("requests") == 0);
     const auto purge = [&](const std::string& text) { return body(*world.send("POST", "/cache/purge", text)); };
     CHECK(purge(R"({"tag":"doc2","dry_run":true})").at("equal") == 1);
     CHECK(purge(R"({"tag":"doc3"})").at("equal") == 0);
@@ -399,6 +406,26 @@ TEST_CASE("operators see and purge what is kept", "[gateway][cache]") {
     world.answer("old", 2);
     world.ask("", {{"x-tenant", "a"}, {"x-cache-tags", "doc1"}});
     CHECK(world.runs() == 4);
+}
+
+TEST_CASE("of more tenants than can be told apart the later ones are told together", "[gateway][cache]") {
+    gateway::TenantSums sums;
+    gateway::CacheAsk ask;
+    for (std::size_t tenant = 0; tenant < gateway::TenantSums::kTenantsMost + 5; ++tenant) {
+        ask.tenant = std::to_string(tenant);
+        ask.outcome = gateway::CacheOutcome::miss;
+        sums.decided(ask, 0);
+        ask.outcome = gateway::CacheOutcome::coalesced;
+        sums.decided(ask, 0.5);
+    }
+    ask.outcome = gateway::CacheOutcome::bypass;
+    sums.decided(ask, 0);
+    CHECK(sums.named().size() == gateway::TenantSums::kTenantsMost);
+    CHECK(sums.named().at("0").requests == 2);
+    CHECK(sums.named().at("0").hits == 1);
+    CHECK(sums.others().requests == 10);
+    CHECK(sums.others().hits == 5);
+    CHECK(sums.others().saved_s == 2.5);
 }
 
 TEST_CASE("the routes are for this machine, and for a gateway with a cache", "[gateway][cache]") {

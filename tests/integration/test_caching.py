@@ -249,6 +249,8 @@ def test_a_similar_question_is_answered_where_that_is_on():
         similar = chat("How can I list hidden files in a folder?")
         assert (similar.headers["x-cache"], similar.headers["x-cache-kind"]) == ("HIT", "semantic")
         assert similar.headers["x-cache-entry"].startswith("s-") and float(similar.headers["x-cache-similarity"]) > 0.5
-        assert similar.json()["choices"] == first.json()["choices"] or similar.json()["choices"][0]["stop_reason"] is None
+        assert similar.json()["choices"] == first.json()["choices"]  # with the word that stopped it
+        assert similar.json()["usage"]["completion_tokens"] == first.json()["usage"]["completion_tokens"]
+        assert counted(server.port, "sluice_gateway_cache_saved_seconds_total") > 0
         assert chat("How do I delete hidden files in a folder?").headers["x-cache"] == "MISS"
         assert json.loads(sluice("stats", "--url", server.url, "--json").stdout)["similar"]["entries"] >= 1
