@@ -20,7 +20,7 @@ FROM ${BASE}
 # hadolint ignore=DL3008
 RUN apt-get update -qq && \
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        ca-certificates libboost-json1.81.0 libcurl4 libfmt9 libgrpc++1.51 libprometheus-cpp-core1.0 libprotobuf32 libspdlog1.10 libsqlite3-0 libssl3 libucx0 liburing2 \
+        ca-certificates libboost-json1.81.0 libcurl4 libfmt9 libgrpc++1.51 libhiredis0.14 libprometheus-cpp-core1.0 libprotobuf32 libspdlog1.10 libsqlite3-0 libssl3 libucx0 liburing2 \
         libyaml-cpp0.7 libzip4 libzmq5 zlib1g && \
     rm -rf /var/lib/apt/lists/* /var/cache/debconf/* /var/log/*.log
 COPY --from=build /usr/local/bin/sluice /usr/local/bin/sluice

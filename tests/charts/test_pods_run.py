@@ -212,8 +212,11 @@ def test_what_a_route_lets_in_is_answered_and_what_a_picker_reads_is_there(tmp_p
                 assert answer.status == 200, answer.body
             assert harness.request(port, "GET", f"{prefix}/models", None, {"Host": host}).status == 200
         page = (chart.CHART / "README.md").read_text()
-        told = re.search(r"`(sluice_gateway_\w+)` as the requests that wait or run", page)[1]
-        assert re.search(rf"^{told}\{{", cluster.pods["gateway"][0].get("http", "/metrics")[1], re.MULTILINE)
+        sentence, = (line for line in page.splitlines() if "under vLLM's names" in line)
+        told = re.findall(r"`((?:vllm:|sluice_gateway_)\w+)`", sentence)
+        assert len(told) == 4
+        metrics = cluster.pods["gateway"][0].get("http", "/metrics")[1]
+        assert [name for name in told if not re.search(rf"^{name}\{{", metrics, re.MULTILINE)] == []
 
 
 def test_weights_that_are_not_those_stated_keep_a_pod_from_serving(tmp_path):
