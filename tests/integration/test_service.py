@@ -130,7 +130,7 @@ def test_a_server_that_is_ending_says_so_and_finishes_what_runs(tmp_path):
         server.wait_ready()
         assert harness.request(server.port, "GET", "/ready").status == 200
         with Streams(server.port, 40, 200) as streams:
-            streams.wait_tokens(50)
+            streams.wait_all_begun()
             server.child.terminate()
             harness.wait_until(lambda: harness.request(server.port, "GET", "/ready").status == 503, "/ready says 503")
             assert harness.request(server.port, "GET", "/live").status == 200
