@@ -140,7 +140,7 @@ TEST_CASE("whatever fails, each request ends once, no token is lost or doubled, 
           "[sim][seeds]") {
     spdlog::set_level(spdlog::level::off);
     if (const char* one = std::getenv("SLUICE_SIM_SEED")) { return play(static_cast<unsigned>(std::atoi(one))); }
-    for (unsigned seed = 1; seed <= test_support::seeds_of(1500); ++seed) {
+    for (unsigned seed = 1; seed <= test_support::modelled_seeds_of(1500); ++seed) {
         play(seed);
     }
 }
