@@ -121,20 +121,31 @@ def test_sigterm_ends_a_server_that_is_idle_or_busy():
         assert busy.wait() == 0
 
 
-@pytest.mark.process
-def test_a_server_that_is_ending_says_so_and_finishes_what_runs(tmp_path):
-    """Balancers must see it at once: /ready turns while the streams go on, new requests get 503."""
-    with harness.Process([harness.BINARY, "model", "make", "--shape", "stories15m", tmp_path / "slow"]) as made:
+@pytest.fixture(scope="module")
+def slow_model(tmp_path_factory):
+    """Its 1,000 tokens take ten seconds even on a quick machine that does nothing else."""
+    folder = tmp_path_factory.mktemp("slow") / "model"
+    with harness.Process([harness.BINARY, "model", "make", "--shape", "110m", folder]) as made:
         assert made.wait() == 0, made.output()
-    with harness.serve("--served-name", harness.MODEL_ID, model=tmp_path / "slow") as server:
+    return folder
+
+
+@pytest.mark.process
+def test_a_server_that_is_ending_says_so_and_finishes_what_runs(slow_model):
+    """Balancers must see it at once: /ready turns while the streams go on, new requests get 503."""
+    with harness.serve("--served-name", harness.MODEL_ID, model=slow_model) as server:
         server.wait_ready()
         assert harness.request(server.port, "GET", "/ready").status == 200
-        with Streams(server.port, 40, 200) as streams:
+        # Until its client goes, the server has something to finish: what is asked meanwhile may take its time.
+        held = harness.Stream(server.port, "/v1/completions", {"model": harness.MODEL_ID, "prompt": "Once", "max_tokens": 1000, "ignore_eos": True})
+        next(held.chunks())
+        with Streams(server.port, 4, 300) as streams:
             streams.wait_all_begun()
             server.child.terminate()
             harness.wait_until(lambda: harness.request(server.port, "GET", "/ready").status == 503, "/ready says 503")
             assert harness.request(server.port, "GET", "/live").status == 200
             refused = harness.post(server.port, "/v1/completions", model=harness.MODEL_ID, prompt="Once", max_tokens=2)
             assert_error(refused, 503)
-            assert len(streams.texts()) == 40
+            assert len(streams.texts()) == 4
+        held.close()
         assert server.wait() == 0
