@@ -133,7 +133,7 @@ def slow_model(tmp_path_factory):
 @pytest.mark.process
 def test_a_server_that_is_ending_says_so_and_finishes_what_runs(slow_model):
     """Balancers must see it at once: /ready turns while the streams go on, new requests get 503."""
-    with harness.serve("--served-name", harness.MODEL_ID, model=slow_model) as server:
+    with harness.serve("--served-name", harness.MODEL_ID, "--set", "gateway.drain_timeout_ms=600000", "--set", "worker.drain_timeout_ms=600000", model=slow_model) as server:
         server.wait_ready()
         assert harness.request(server.port, "GET", "/ready").status == 200
         # Until its client goes, the server has something to finish: what is asked meanwhile may take its time.
