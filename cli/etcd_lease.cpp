@@ -25,8 +25,6 @@ using scheduler::LeaderTerm;
 constexpr std::size_t kAnswerBytesMax = 1 << 20;
 constexpr std::size_t kKeyBytesMax = 1024;
 constexpr std::size_t kServersMax = 16;
-constexpr int kRequestsPerLease = 5;  // the time of one, at most
-constexpr int kLooksPerLease = 4;
 
 std::string base64(std::string_view bytes) {
     std::string text(4 * ((bytes.size() + 2) / 3) + 1, '\0');
@@ -132,10 +130,8 @@ base::Result<std::vector<std::string>> servers_of(const std::string& list) {
     return servers;
 }
 
-}  // namespace
-
 /// Requests to the members of one etcd.
-class EtcdLease::Http {
+class Http {
 public:
     Http(std::vector<std::string> servers, EtcdAccess access, std::chrono::milliseconds timeout)
         : servers_(std::move(servers)), access_(std::move(access)), timeout_(timeout) {}
@@ -211,6 +207,81 @@ private:
     CURL* handle_ = curl_easy_init();
 };
 
+/// The value of one key.
+class EtcdStore final : public TermStore {
+public:
+    EtcdStore(std::string key, std::vector<std::string> servers, EtcdAccess access, std::chrono::milliseconds timeout)
+        : key_(std::move(key)), http_(std::move(servers), std::move(access), timeout) {}
+
+    base::Result<LeaderTerm> read() override;
+    base::Result<bool> write(const LeaderTerm& term) override;
+    std::optional<LeaderTerm> known() const override { return known_; }
+    bool is_there() const override { return revision_ != 0; }
+
+private:
+    const std::string key_;  // in base64, as the gateway wants it
+    Http http_;
+    std::int64_t revision_ = 0;  // of the key as it was last; 0: there was none
+    LeaderTerm known_;           // at that revision
+};
+
+base::Result<LeaderTerm> EtcdStore::read() {
+    json::object body;
+    body["key"] = key_;
+    const auto answer = http_.post("/v3/kv/range", body);
+    if (!answer) { return base::pass_on(answer); }
+    const json::value* const found = answer->if_contains("kvs");
+    if (found == nullptr || !found->is_array() || found->as_array().empty()) {
+        revision_ = 0;
+        known_ = LeaderTerm();
+        return known_;
+    }
+    const auto unreadable = [] {
+        return fail(ErrorCode::unavailable, "the leader's key: etcd's answer cannot be read");
+    };
+    if (!found->as_array().front().is_object()) { return unreadable(); }
+    const json::object& one = found->as_array().front().as_object();
+    const auto revision = number_in(one, "mod_revision");
+    const json::value* const value = one.if_contains("value");
+    const auto text = value != nullptr && value->is_string() ? from_base64(value->as_string())
+                                                             : std::optional<std::string>(std::string());
+    if (!revision || !text) { return unreadable(); }
+    auto term = term_of(*text);
+    if (term) {
+        revision_ = *revision;
+        known_ = *term;
+    }
+    return term;
+}
+
+base::Result<bool> EtcdStore::write(const LeaderTerm& term) {
+    json::object compare;
+    compare["key"] = key_;
+    compare["target"] = "MOD";
+    compare["result"] = "EQUAL";
+    compare["mod_revision"] = std::to_string(revision_);  // of a key that is not there: 0
+    json::object put;
+    put["key"] = key_;
+    put["value"] = base64(json::serialize(value_of(term)));
+    json::object success;
+    success["request_put"] = std::move(put);
+    json::object body;
+    body["compare"].emplace_array().push_back(std::move(compare));
+    body["success"].emplace_array().push_back(std::move(success));
+    const auto answer = http_.post("/v3/kv/txn", body);
+    if (!answer) { return base::pass_on(answer); }
+    const json::value* const succeeded = answer->if_contains("succeeded");
+    if (succeeded == nullptr || !succeeded->is_bool() || !succeeded->as_bool()) { return false; }
+    const json::value& header = answer->at("header");
+    const auto revision = header.is_object() ? number_in(header.as_object(), "revision") : std::nullopt;
+    if (!revision) { return fail(ErrorCode::unavailable, "the leader's key: etcd's answer cannot be read"); }
+    revision_ = *revision;
+    known_ = term;
+    return true;
+}
+
+}  // namespace
+
 void read_etcd_access(base::Config& config, EtcdAccess& access) {
     access.servers = config.string("scheduler.etcd_servers", access.servers);
     access.authority_file = config.string("scheduler.etcd_authority_file", access.authority_file);
@@ -218,14 +289,8 @@ void read_etcd_access(base::Config& config, EtcdAccess& access) {
     access.certificate_key_file = config.string("scheduler.etcd_certificate_key_file", access.certificate_key_file);
 }
 
-EtcdLease::EtcdLease(std::string key, std::unique_ptr<Http> http) : key_(std::move(key)), http_(std::move(http)) {}
-
-EtcdLease::~EtcdLease() {
-    resign();
-}
-
-base::Result<std::unique_ptr<EtcdLease>> EtcdLease::open(const std::string& key, const EtcdAccess& access,
-                                                         std::chrono::milliseconds lease) {
+base::Result<std::unique_ptr<RecordLease>> open_etcd_lease(const std::string& key, const EtcdAccess& access,
+                                                           std::chrono::milliseconds lease) {
     if (key.empty() || key.size() > kKeyBytesMax) {
         return fail(ErrorCode::invalid_argument,
                     fmt::format("a key of etcd is etcd:KEY of 1 to {} bytes", kKeyBytesMax));
@@ -244,108 +309,8 @@ base::Result<std::unique_ptr<EtcdLease>> EtcdLease::open(const std::string& key,
             return fail(ErrorCode::invalid_argument, file + " cannot be read");
         }
     }
-    return std::unique_ptr<EtcdLease>(
-        new EtcdLease(base64(key), std::make_unique<Http>(std::move(*servers), access, lease / kRequestsPerLease)));
-}
-
-std::chrono::milliseconds EtcdLease::pause(std::chrono::milliseconds lease) const {
-    return std::clamp<std::chrono::milliseconds>(lease / kLooksPerLease, std::chrono::milliseconds(5),
-                                                 std::chrono::milliseconds(2000));
-}
-
-base::Result<LeaderTerm> EtcdLease::look() {
-    json::object body;
-    body["key"] = key_;
-    const auto answer = http_->post("/v3/kv/range", body);
-    if (!answer) { return base::pass_on(answer); }
-    const json::value* const found = answer->if_contains("kvs");
-    if (found == nullptr || !found->is_array() || found->as_array().empty()) {
-        revision_ = 0;
-        seen_ = LeaderTerm();
-        return seen_;
-    }
-    const auto unreadable = [] {
-        return fail(ErrorCode::unavailable, "the leader's key: etcd's answer cannot be read");
-    };
-    if (!found->as_array().front().is_object()) { return unreadable(); }
-    const json::object& one = found->as_array().front().as_object();
-    const auto revision = number_in(one, "mod_revision");
-    const json::value* const value = one.if_contains("value");
-    const auto text = value != nullptr && value->is_string() ? from_base64(value->as_string())
-                                                             : std::optional<std::string>(std::string());
-    if (!revision || !text) { return unreadable(); }
-    auto term = term_of(*text);
-    if (term) {
-        revision_ = *revision;
-        seen_ = *term;
-    }
-    return term;
-}
-
-base::Result<bool> EtcdLease::write(const LeaderTerm& term) {
-    json::object compare;
-    compare["key"] = key_;
-    compare["target"] = "MOD";
-    compare["result"] = "EQUAL";
-    compare["mod_revision"] = std::to_string(revision_);  // of a key that is not there: 0
-    json::object put;
-    put["key"] = key_;
-    put["value"] = base64(json::serialize(value_of(term)));
-    json::object success;
-    success["request_put"] = std::move(put);
-    json::object body;
-    body["compare"].emplace_array().push_back(std::move(compare));
-    body["success"].emplace_array().push_back(std::move(success));
-    const auto answer = http_->post("/v3/kv/txn", body);
-    if (!answer) { return base::pass_on(answer); }
-    const json::value* const succeeded = answer->if_contains("succeeded");
-    if (succeeded == nullptr || !succeeded->is_bool() || !succeeded->as_bool()) { return false; }
-    const json::value& header = answer->at("header");
-    const auto revision = header.is_object() ? number_in(header.as_object(), "revision") : std::nullopt;
-    if (!revision) { return fail(ErrorCode::unavailable, "the leader's key: etcd's answer cannot be read"); }
-    revision_ = *revision;
-    seen_ = term;
-    return true;
-}
-
-base::Result<bool> EtcdLease::begin(const LeaderTerm& seen, const LeaderTerm& ours) {
-    is_ours_ = false;
-    if (seen_ != seen) { return false; }
-    auto begun = write(ours);
-    if (begun && *begun) {
-        ours_ = ours;
-        is_ours_ = true;
-    }
-    return begun;
-}
-
-base::Result<bool> EtcdLease::renew(const LeaderTerm& ours) {
-    if (!is_ours_) { return false; }
-    auto renewed = write(ours);
-    if (renewed && !*renewed) {
-        // Another leader has begun; or somebody took the key away; or it was our own renewal, whose answer was lost.
-        const auto found = look();
-        if (!found) { return base::pass_on(found); }
-        const bool is_gone = revision_ == 0;
-        if (is_gone || (found->serial == ours_.serial && found->holder == ours_.holder && !found->over)) {
-            renewed = write(ours);
-        }
-    }
-    if (!renewed) { return renewed; }
-    if (*renewed) {
-        ours_ = ours;
-    } else {
-        is_ours_ = false;
-    }
-    return renewed;
-}
-
-void EtcdLease::resign() {
-    if (!std::exchange(is_ours_, false)) { return; }
-    LeaderTerm last = ours_;
-    last.over = true;
-    // Where it cannot be written, others wait until the lease is over.
-    static_cast<void>(write(last));
+    return std::make_unique<RecordLease>(
+        std::make_unique<EtcdStore>(base64(key), std::move(*servers), access, RecordLease::request_time(lease)));
 }
 
 }  // namespace cli

@@ -30,8 +30,6 @@ using scheduler::LeaderTerm;
 constexpr std::size_t kAnswerBytesMax = 1 << 20;
 constexpr std::size_t kTokenBytesMax = 1 << 16;
 constexpr std::size_t kNameBytesMax = 253;
-constexpr int kRequestsPerLease = 5;  // the time of one, at most
-constexpr int kLooksPerLease = 4;
 // Annotations.
 constexpr const char* kSerial = "sluice.dev/serial";
 constexpr const char* kEpoch = "sluice.dev/epoch";
@@ -114,10 +112,8 @@ base::Result<LeaderTerm> term_of(const json::value& object) {
     return term;
 }
 
-}  // namespace
-
 /// Requests to one API server.
-class KubernetesLease::Http {
+class Http {
 public:
     struct Answer {
         long status = 0;
@@ -197,13 +193,6 @@ private:
     CURL* handle_ = curl_easy_init();
 };
 
-void read_kubernetes_access(base::Config& config, KubernetesAccess& access) {
-    access.server = config.string("scheduler.kubernetes_server", access.server);
-    access.account_dir = config.string("scheduler.kubernetes_account_dir", access.account_dir);
-}
-
-namespace {
-
 /// Error: invalid_argument.
 base::Result<std::string> server_of(const KubernetesAccess& access) {
     std::string server = access.server;
@@ -231,43 +220,36 @@ base::Result<std::string> server_of(const KubernetesAccess& access) {
     return server;
 }
 
-}  // namespace
+/// The Lease of one name.
+class KubernetesStore final : public TermStore {
+public:
+    KubernetesStore(std::string space, std::string name, std::string server, std::string account_dir,
+                    std::chrono::milliseconds lease)
+        : path_("/apis/coordination.k8s.io/v1/namespaces/" + space + "/leases"),
+          space_(std::move(space)),
+          name_(std::move(name)),
+          lease_(lease),
+          http_(std::move(server), std::move(account_dir), RecordLease::request_time(lease)) {}
 
-KubernetesLease::KubernetesLease(std::string path, std::string space, std::string name, std::chrono::milliseconds lease,
-                                 std::unique_ptr<Http> http)
-    : path_(std::move(path)), space_(std::move(space)), name_(std::move(name)), lease_(lease), http_(std::move(http)) {}
+    base::Result<LeaderTerm> read() override;
+    base::Result<bool> write(const LeaderTerm& term) override;
+    std::optional<LeaderTerm> known() const override;
+    bool is_there() const override { return object_.is_object(); }
 
-KubernetesLease::~KubernetesLease() {
-    resign();
-}
+private:
+    /// object_ as it would be with this term; one that is over has no holder.
+    json::value with(const LeaderTerm& term) const;
 
-base::Result<std::unique_ptr<KubernetesLease>> KubernetesLease::open(const std::string& name,
-                                                                     const KubernetesAccess& access,
-                                                                     std::chrono::milliseconds lease) {
-    const auto server = server_of(access);
-    if (!server) { return base::pass_on(server); }
-    const auto slash = name.find('/');
-    auto space = slash != std::string::npos ? base::Result<std::string>(name.substr(0, slash))
-                                            : read_word(access.account_dir + "/namespace");
-    if (!space) { return base::pass_on(space); }
-    const std::string own = slash != std::string::npos ? name.substr(slash + 1) : name;
-    if (!is_kubernetes_name(*space) || !is_kubernetes_name(own)) {
-        return fail(ErrorCode::invalid_argument,
-                    "a Lease is kubernetes:NAME or kubernetes:NAMESPACE/NAME in small letters, got '" + name + "'");
-    }
-    if (const auto token = read_word(access.account_dir + "/token"); !token) { return base::pass_on(token); }
-    const std::string path = "/apis/coordination.k8s.io/v1/namespaces/" + *space + "/leases";
-    return std::unique_ptr<KubernetesLease>(new KubernetesLease(
-        path, *space, own, lease, std::make_unique<Http>(*server, access.account_dir, lease / kRequestsPerLease)));
-}
+    const std::string path_;  // of all leases of the namespace
+    const std::string space_;
+    const std::string name_;
+    const std::chrono::milliseconds lease_;
+    Http http_;
+    json::value object_;  // as the server had it last; null: it had none
+};
 
-std::chrono::milliseconds KubernetesLease::pause(std::chrono::milliseconds lease) const {
-    return std::clamp<std::chrono::milliseconds>(lease / kLooksPerLease, std::chrono::milliseconds(5),
-                                                 std::chrono::milliseconds(2000));
-}
-
-base::Result<LeaderTerm> KubernetesLease::look() {
-    const auto answer = http_->ask("GET", path_ + "/" + name_);
+base::Result<LeaderTerm> KubernetesStore::read() {
+    const auto answer = http_.ask("GET", path_ + "/" + name_);
     if (!answer) { return base::pass_on(answer); }
     if (answer->status == 404) {
         object_ = nullptr;
@@ -278,7 +260,13 @@ base::Result<LeaderTerm> KubernetesLease::look() {
     return term;
 }
 
-json::value KubernetesLease::with(const LeaderTerm& term, bool over) const {
+std::optional<LeaderTerm> KubernetesStore::known() const {
+    if (!is_there()) { return LeaderTerm(); }
+    const auto term = term_of(object_);
+    return term ? std::optional(*term) : std::nullopt;
+}
+
+json::value KubernetesStore::with(const LeaderTerm& term) const {
     // What others wrote into it (labels, an owner) stays.
     json::value made = object_.is_object() ? object_ : json::value(json::object());
     json::object& root = made.as_object();
@@ -301,16 +289,16 @@ json::value KubernetesLease::with(const LeaderTerm& term, bool over) const {
     const std::string now = time_text(base::SystemClock().unix_us());
     if (term.beat == 0) { spec["acquireTime"] = now; }
     spec["renewTime"] = now;
-    spec["holderIdentity"] = over ? std::string() : term.holder;
+    spec["holderIdentity"] = term.over ? std::string() : term.holder;
     spec["leaseDurationSeconds"] = std::max<std::int64_t>(1, (lease_.count() + 999) / 1000);
     spec["leaseTransitions"] = std::min<std::uint64_t>(term.serial, 0x7fffffff);
     return made;
 }
 
-base::Result<bool> KubernetesLease::write(const LeaderTerm& term, bool over) {
+base::Result<bool> KubernetesStore::write(const LeaderTerm& term) {
     const bool is_new = !object_.is_object();
     const auto answer =
-        is_new ? http_->ask("POST", path_, with(term, over)) : http_->ask("PUT", path_ + "/" + name_, with(term, over));
+        is_new ? http_.ask("POST", path_, with(term)) : http_.ask("PUT", path_ + "/" + name_, with(term));
     if (!answer) { return base::pass_on(answer); }
     if (answer->status >= 300) {
         if (answer->status == 404 && is_new) {
@@ -323,43 +311,30 @@ base::Result<bool> KubernetesLease::write(const LeaderTerm& term, bool over) {
     return true;
 }
 
-base::Result<bool> KubernetesLease::begin(const LeaderTerm& seen, const LeaderTerm& ours) {
-    is_ours_ = false;
-    const auto known = object_.is_object() ? term_of(object_) : base::Result<LeaderTerm>(LeaderTerm());
-    if (!known || *known != seen) { return false; }
-    auto begun = write(ours);
-    if (begun && *begun) {
-        ours_ = ours;
-        is_ours_ = true;
-    }
-    return begun;
+}  // namespace
+
+void read_kubernetes_access(base::Config& config, KubernetesAccess& access) {
+    access.server = config.string("scheduler.kubernetes_server", access.server);
+    access.account_dir = config.string("scheduler.kubernetes_account_dir", access.account_dir);
 }
 
-base::Result<bool> KubernetesLease::renew(const LeaderTerm& ours) {
-    if (!is_ours_) { return false; }
-    auto renewed = write(ours);
-    if (renewed && !*renewed) {
-        // Somebody wrote: another leader, or whoever put a label on it; or our own renewal, whose answer was lost.
-        const auto found = look();
-        if (!found) { return base::pass_on(found); }
-        const bool is_gone = !object_.is_object();
-        if (is_gone || (found->serial == ours_.serial && found->holder == ours_.holder && !found->over)) {
-            renewed = write(ours);
-        }
+base::Result<std::unique_ptr<RecordLease>> open_kubernetes_lease(const std::string& name,
+                                                                 const KubernetesAccess& access,
+                                                                 std::chrono::milliseconds lease) {
+    const auto server = server_of(access);
+    if (!server) { return base::pass_on(server); }
+    const auto slash = name.find('/');
+    auto space = slash != std::string::npos ? base::Result<std::string>(name.substr(0, slash))
+                                            : read_word(access.account_dir + "/namespace");
+    if (!space) { return base::pass_on(space); }
+    const std::string own = slash != std::string::npos ? name.substr(slash + 1) : name;
+    if (!is_kubernetes_name(*space) || !is_kubernetes_name(own)) {
+        return fail(ErrorCode::invalid_argument,
+                    "a Lease is kubernetes:NAME or kubernetes:NAMESPACE/NAME in small letters, got '" + name + "'");
     }
-    if (!renewed) { return renewed; }
-    if (*renewed) {
-        ours_ = ours;
-    } else {
-        is_ours_ = false;
-    }
-    return renewed;
-}
-
-void KubernetesLease::resign() {
-    if (!std::exchange(is_ours_, false)) { return; }
-    // Where it cannot be written, others wait until the lease is over.
-    static_cast<void>(write(ours_, true));
+    if (const auto token = read_word(access.account_dir + "/token"); !token) { return base::pass_on(token); }
+    return std::make_unique<RecordLease>(
+        std::make_unique<KubernetesStore>(*space, own, *server, access.account_dir, lease));
 }
 
 }  // namespace cli

@@ -30,10 +30,10 @@ Lease open_lease(const scheduler::SchedulerOptions& options, const LeaseAccess& 
     if (name.empty()) { return nullptr; }
     if (name.starts_with(kKubernetesPrefix)) {
         return opened(
-            KubernetesLease::open(name.substr(kKubernetesPrefix.size()), access.kubernetes, options.leader_silence));
+            open_kubernetes_lease(name.substr(kKubernetesPrefix.size()), access.kubernetes, options.leader_silence));
     }
     if (name.starts_with(kEtcdPrefix)) {
-        return opened(EtcdLease::open(name.substr(kEtcdPrefix.size()), access.etcd, options.leader_silence));
+        return opened(open_etcd_lease(name.substr(kEtcdPrefix.size()), access.etcd, options.leader_silence));
     }
     return opened(scheduler::FolderLease::open(name));
 }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <pthread.h>
+
 #include <chrono>
 #include <cstddef>
 #include <functional>
@@ -33,6 +35,7 @@ public:
         std::size_t messages_max = 0;  // > 0: `offer` refuses when so many commands wait
         std::size_t reserve = 0;       // room above it for what is pushed
         bool own_thread = true;        // false: `tick()` does the work (tests)
+        const char* name = "";         // of the thread, for who looks at the process from outside; 15 characters
     };
 
     CommandThread(Options options, const base::Clock& clock, Work work)
@@ -73,6 +76,7 @@ public:
 
 private:
     void run(std::stop_token stop) {
+        pthread_setname_np(pthread_self(), options_.name);
         while (!stop.stop_requested()) {
             if (!turn()) { commands_.wait(stop, work_.next_due().value_or(clock_.now() + kIdle)); }
         }

@@ -37,7 +37,8 @@ KvReceiver::State::State(Options options_in, Identity identity_in, const kv_cach
       thread({.messages_max = kMessagesMax,
               .reserve = kCallsPerHandoff * options_in.handoffs_max + kCallsPerFetch * options_in.fetches_max +
                          options_in.staging_buffers,
-              .own_thread = options_in.own_thread},
+              .own_thread = options_in.own_thread,
+              .name = "kv-receive"},
              clock_in,
              {.apply = [this](Command& command) { std::visit([this](auto& value) { apply(value); }, command); },
               .proceed = [this](base::TimePoint now) { return proceed(now); },

@@ -33,7 +33,8 @@ KvSender::State::State(Options options_in, Identity identity_in, const kv_cache:
       // One `Open` for each hand-off that is open is pushed, and one answer for each fetch.
       thread({.messages_max = kMessagesMax,
               .reserve = options_in.handoffs_max + options_in.fetches_max,
-              .own_thread = options_in.own_thread},
+              .own_thread = options_in.own_thread,
+              .name = "kv-send"},
              clock_in,
              {.apply = [this](Command& command) { std::visit([this](auto& value) { apply(value); }, command); },
               .proceed = [this](base::TimePoint now) { return proceed(now); },

@@ -284,7 +284,9 @@ void StepLoop::flush_outputs() {
 }
 
 void StepLoop::publish_board() {
-    more_to_publish_ = reporter_.publish(sequences_, clock_.now());
+    // News is no progress of the step that runs: where that hangs, whoever asks must not keep the worker alive for
+    // others.
+    more_to_publish_ = reporter_.publish(sequences_, running_ ? running_->launched : clock_.now());
     const bool is_idle = sequences_.empty() && !running_ && !parts_busy();
     if (is_idle == idle_) { return; }
     {

@@ -144,9 +144,11 @@ def cause_alerts() -> list[Alert]:
         Alert("SluiceStaleWorkers", f"sum by ({MODEL}) (sluice_scheduler_stale_workers) > 0", "2m", "ticket",
               "{{ $value }} workers of {{ $labels.model }} are late with their reports", "stale-workers.md"),
         Alert("SluiceWorkerStuck",
-              "sum by (sluice_cluster, instance) (sluice_worker_requests_running) > 0 and on (sluice_cluster, instance) "
+              # The gateway leaves a worker that stalls: then no request is its own any more, but the step that hangs still has their memory.
+              "sum by (sluice_cluster, instance) (sluice_worker_requests_running) + on (sluice_cluster, instance) "
+              'sum by (sluice_cluster, instance) (sluice_worker_kv_blocks{state="used"}) > 0 and on (sluice_cluster, instance) '
               "sum by (sluice_cluster, instance) (rate(sluice_worker_step_duration_seconds_count[3m])) == 0", "3m", "page",
-              "{{ $labels.instance }} holds requests and has computed no step for minutes", "stale-workers.md"),
+              "{{ $labels.instance }} holds KV memory of requests and has computed no step for minutes", "stale-workers.md"),
         Alert("SluiceRetriesExhausted",
               # A series that is new has not grown, for Prometheus: it counts for what it has.
               f"sum by ({MODEL}, limit) ((increase(sluice_gateway_retries_exhausted_total[5m]) > 0) "

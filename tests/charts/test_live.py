@@ -23,7 +23,8 @@ CLUSTER = "live"
 
 
 class Prometheus(harness.Process):
-    def __init__(self, folder, targets):
+    def __init__(self, folder, targets, ranges=None):
+        """`ranges`: those of alerts that are shortened, e.g. {"3m": "15s"}."""
         self.port = harness.free_port()
         plain = yaml.safe_load((chart.CHART / "files" / "rules.yaml").read_text())
         for group in plain["groups"]:
@@ -31,6 +32,9 @@ class Prometheus(harness.Process):
             for rule in group["rules"]:
                 if rule.get("for"):
                     rule["for"] = "1s"  # what is true for a minute is true for a second
+                for long, short in (ranges or {}).items():
+                    if "alert" in rule:
+                        rule["expr"] = rule["expr"].replace(f"[{long}]", f"[{short}]")
         (folder / "rules.yaml").write_text(yaml.safe_dump(plain))
         (folder / "prometheus.yaml").write_text(yaml.safe_dump({
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": [str(folder / "rules.yaml")],

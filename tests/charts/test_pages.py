@@ -1,6 +1,8 @@
 """What pages tell an operator to type, and to set, is there. (Whole commands are run by tests/integration/test_page_commands.py.)"""
 import re
+import shutil
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -11,6 +13,7 @@ import harness
 PAGES = [*sorted((chart.ROOT / "docs" / "runbooks").glob("*.md")), chart.ROOT / "docs" / "monitoring.md", chart.CHART / "README.md", chart.ROOT / "helm" / "README.md",
          chart.ROOT / "configs" / "systemd" / "README.md"]
 ALL = sorted({*PAGES, *(chart.ROOT / "docs").glob("*.md"), chart.ROOT / "README.md", chart.ROOT / "SECURITY.md", chart.ROOT / "CONTRIBUTING.md"})
+MISSING = object()
 every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(chart.ROOT)))
 every_page_of_all = pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(chart.ROOT)))
 
@@ -55,8 +58,25 @@ def test_values_and_settings_that_are_named_exist(path):
         for tree in [values, *places]:
             at = tree
             for part in [first, *rest]:
-                at = at.get(part) if isinstance(at, dict) else None
-            if at is not None:
+                at = at.get(part, MISSING) if isinstance(at, dict) else MISSING
+            if at is not MISSING:
                 break
         else:
             raise AssertionError(f"{name} is neither a value of the chart nor a setting")
+
+
+def test_all_values_are_told_of_in_the_charts_page(tmp_path):
+    make = chart.ROOT / "scripts" / "make-chart-docs"
+    checked = subprocess.run([sys.executable, make, "--check"], capture_output=True, text=True, timeout=60)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    # And what is not told of is refused: a copy with a value that nobody has described, and one with a changed default.
+    copy = tmp_path / "helm" / "sluice"
+    copy.mkdir(parents=True)
+    (tmp_path / "scripts").mkdir()
+    script = shutil.copy(make, tmp_path / "scripts")
+    shutil.copy(chart.CHART / "README.md", copy)
+    values = (chart.CHART / "values.yaml").read_text()
+    for changed, words in ((values + "another: {value: 1}\n", "write it beside them: another"), (values.replace("pullPolicy: IfNotPresent", "pullPolicy: Never"), "run it")):
+        (copy / "values.yaml").write_text(changed)
+        refused = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, timeout=60)
+        assert refused.returncode == 1 and words in refused.stdout + refused.stderr, refused

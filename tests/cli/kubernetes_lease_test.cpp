@@ -24,7 +24,8 @@
 #include "tests/support/catch.h"
 
 using base::ErrorCode;
-using cli::KubernetesLease;
+using cli::open_kubernetes_lease;
+using cli::RecordLease;
 using scheduler::LeaderTerm;
 using namespace std::chrono_literals;
 namespace json = boost::json;
@@ -179,9 +180,9 @@ struct Account {
     std::filesystem::path folder;
 };
 
-std::unique_ptr<KubernetesLease> open(const Account& account, const ApiServer& server,
-                                      std::chrono::milliseconds lease = 60s) {
-    auto opened = KubernetesLease::open("sluice", account.access(server), lease);
+std::unique_ptr<RecordLease> open(const Account& account, const ApiServer& server,
+                                  std::chrono::milliseconds lease = 60s) {
+    auto opened = open_kubernetes_lease("sluice", account.access(server), lease);
     REQUIRE(opened);
     return std::move(*opened);
 }
@@ -235,7 +236,7 @@ TEST_CASE("of those who begin at once one does", "[cli]") {
     ApiServer server;
     const Account account;
     constexpr std::size_t kCandidates = 4;
-    std::array<std::unique_ptr<KubernetesLease>, kCandidates> all;
+    std::array<std::unique_ptr<RecordLease>, kCandidates> all;
     for (auto& one : all) {
         one = open(account, server);
         REQUIRE(one->look().value().serial == 0);
@@ -330,7 +331,7 @@ TEST_CASE("names and servers that make no sense are refused at once", "[cli]") {
     ApiServer server;
     const Account account;
     const auto code = [&](const std::string& name, cli::KubernetesAccess access) {
-        const auto opened = KubernetesLease::open(name, access, 2s);
+        const auto opened = open_kubernetes_lease(name, access, 2s);
         return opened ? std::string("fine") : std::string(base::error_code_name(opened.error().code));
     };
     CHECK(code("sluice", account.access(server)) == "fine");

@@ -1,5 +1,6 @@
 """The catalogue of metrics (configs/metrics.toml) is what the code and processes that run export, and no client can make it longer."""
 import re
+import signal
 import subprocess
 import sys
 
@@ -180,6 +181,47 @@ def test_a_client_cannot_make_series():
         for round_number in range(3, 40):
             hostile_requests(server.port, round_number)
         assert said() == before
+
+
+@pytest.mark.process
+def test_no_series_of_a_worker_outlives_it():
+    """What one worker does it exports itself, and takes with it; scheduler and gateway count workers, and name none."""
+    with LocalCluster(0, 0, 1) as cluster:
+        cluster.wait_ready()
+        scheduler, = cluster.pids_of("scheduler")
+        port = cluster.admin_port(scheduler)
+        address = re.search(r"^sluice scheduler at ([^\s,]+)", cluster.logs(), re.MULTILINE)[1]
+
+        def workers():
+            return sum(value for (name, labels), value in harness.metrics(port).items() if name == "sluice_scheduler_workers" and ("role", "mixed") in labels)
+
+        def said():
+            return {(one, *series) for one in (port, cluster.port) for series in Exposition(one).series()}
+
+        def load():
+            for index in range(6):
+                assert harness.post(cluster.port, "/v1/completions", prompt=f"Number {index}", max_tokens=8, ignore_eos=True).status == 200
+
+        names: set[str] = set()
+
+        def adds_nothing():
+            """Whether a worker that came, worked and was killed has left no series that was not there before it."""
+            before = said()
+            with harness.Process([harness.BINARY, "mixed", "--model", harness.MODEL, "--scheduler", address, "--listen", "127.0.0.1:0", "--threads", "1",
+                                  "--admin-port", str(admin := harness.free_port())], {"SLUICE_CLUSTER_KEY": cluster.key}) as worker:
+                wait_until(lambda: workers() == 2, f"the scheduler counts it: {worker.output()}", 60)
+                load()
+                own = {dict(labels)["worker"] for (name, labels) in harness.metrics(admin) if name == "sluice_worker_kv_blocks"}
+                assert len(own) == 1 and not own & names
+                names.update(own)
+                worker.stop(signal.SIGKILL)
+            wait_until(lambda: workers() == 1, "the scheduler counts it no more", 60)
+            load()
+            return said() == before
+
+        # What counts something for the first time is a new series, too, but there is an end to that.
+        wait_until(adds_nothing, "workers come and go without a new series", 300)
+        assert [series for series in said() if any(name in str(series) for name in names)] == []
 
 
 def test_generated_files_are_those_of_the_catalogue():

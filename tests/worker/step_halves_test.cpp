@@ -219,6 +219,27 @@ TEST_CASE("the engine's idle time is counted between steps that follow one anoth
     REQUIRE(idle_times(bench) == 6);
 }
 
+TEST_CASE("what comes and goes beside a step that hangs is no progress", "[worker]") {
+    StepBench bench;
+    REQUIRE(bench.loop.post_command(make_start(1, {1, 2, 3}, 2)));
+    bench.loop.work();
+    const auto ticket = bench.loop.begin_step();
+    REQUIRE(ticket);
+    bench.loop.settle();
+    const base::TimePoint launched = bench.clock.now();
+    REQUIRE(bench.board.last_progress() == launched);
+    bench.clock.advance(std::chrono::minutes(1));
+    REQUIRE(bench.loop.post_command(make_start(2, {4, 5, 6}, 2)));
+    REQUIRE(bench.loop.work());
+    bench.loop.settle();
+    REQUIRE(bench.board.last_progress() == launched);
+    bench.driver.collect(*ticket);
+    bench.loop.settle();
+    REQUIRE(bench.board.last_progress() == bench.clock.now());
+    bench.settle();
+    REQUIRE(bench.sink.answers.at(key_of(2)).finish == Finish::length);
+}
+
 TEST_CASE("a step that is given up takes the device along, and keeps what the engine may still touch", "[worker]") {
     StepBench bench;
     REQUIRE(bench.loop.post_command(make_start(1, {1, 2, 3}, 10)));
