@@ -15,8 +15,8 @@ namespace {
 // these (4 bits a channel, sixteenths), then the bytes of number_coder.h for each group: one piece of all tokens, or
 // with coefficients two, the first tokens of each ten and the others.
 
-constexpr std::uint32_t kTen = 10;  // tokens that predict from their first one
-constexpr float kCoefficientUnit = 1.0f / 16;
+constexpr std::uint32_t kTen = 10;             // tokens that predict from their first one
+constexpr float kCoefficientUnit = 1.0f / 16;  // as LaneKernels::subtract_predicted has it
 constexpr std::uint32_t kCoefficientMax = 15;
 constexpr std::uint32_t kTensSeen = 8;  // of a chunk, to find coefficients
 constexpr float kEnergyLeftMax = 0.8f;  // of a channel, for its coefficient to pay
@@ -35,13 +35,6 @@ std::int32_t number_max(std::uint32_t level, std::uint32_t plane_layer, bool is_
     return is_fine ? kBins16 : kBins12;
 }
 
-/// What the first token of ten says of another one's number. One formula for both ways.
-inline std::int32_t predicted(std::uint8_t coefficient, std::int16_t anchor, float ratio) {
-    const float value = static_cast<float>(coefficient) * kCoefficientUnit * static_cast<float>(anchor) * ratio;
-    const float bounded = std::clamp(value, -8192.0f, 8192.0f);
-    return static_cast<std::int32_t>(bounded < 0 ? bounded - 0.5f : bounded + 0.5f);
-}
-
 /// Scale of the first token of ten over that of another one.
 float ratio_of(float anchor_scale, float scale) {
     return scale == 0 ? 0.0f : std::min(anchor_scale / scale, 1024.0f);
@@ -56,16 +49,9 @@ std::size_t row_of(std::size_t token, std::size_t anchors) {
     return token % kTen == 0 ? token / kTen : anchors + token - token / kTen - 1;
 }
 
-struct Constants {
-    std::array<float, kHeadDimMax> zeros{};
-    std::array<float, kHeadDimMax> ones{};
-};
-
 class CacheGenCodec final : public ChunkCodec {
 public:
-    explicit CacheGenCodec(std::uint64_t numerics_id) : ChunkCodec(ChunkKind::cachegen, numerics_id) {
-        constants_.ones.fill(1.0f);
-    }
+    explicit CacheGenCodec(std::uint64_t numerics_id) : ChunkCodec(ChunkKind::cachegen, numerics_id) {}
     std::string_view name() const override { return "cachegen"; }
     bool has_level(std::uint32_t level) const override { return level >= 1 && level <= 3; }
     bool is_lossy(std::uint32_t) const override { return true; }
@@ -87,13 +73,9 @@ private:
                 if (token % kTen == 0 || token / kTen % tens_step != 0) { continue; }
                 const std::uint32_t first = token / kTen * kTen;
                 const float ratio = ratio_of(scales[first], scales[token]);
-                for (std::uint32_t i = 0; i < shape.head_dim; ++i) {
-                    const float a = static_cast<float>(rows[std::size_t{first} * shape.head_dim + i]) * ratio;
-                    const auto b = static_cast<float>(rows[std::size_t{token} * shape.head_dim + i]);
-                    both[i] += a * b;
-                    anchor[i] += a * a;
-                    own[i] += b * b;
-                }
+                lane_kernels().correlate(rows + std::size_t{token} * shape.head_dim,
+                                         rows + std::size_t{first} * shape.head_dim, ratio, shape.head_dim, both.data(),
+                                         anchor.data(), own.data());
             }
             for (std::uint32_t i = 0; i < shape.head_dim; ++i) {
                 if (both[i] <= 0 || both[i] * both[i] < (1 - kEnergyLeftMax) * anchor[i] * own[i]) { continue; }
@@ -113,15 +95,15 @@ private:
         ChunkSections& sections = workspace.sections;
         const std::size_t row_bytes = shape.head_dim * shape.value_bytes();
         const std::size_t tokens = shape.tokens;
-        const auto symbols = grown(workspace.symbols, shape.planes() * shape.groups() * tokens * kLanes);
         const auto numbers = grown(workspace.numbers, shape.plane_values());
         const auto residuals = grown(workspace.more_numbers, shape.plane_values());
         const auto floats = grown(workspace.floats, 2 * tokens);
         const auto scales = floats.first(tokens);
         const auto inverses = floats.subspan(tokens);
         std::vector<std::uint8_t> coefficients;
-        NumberEncoder encoder(shape, workspace, symbols);
-        for (std::uint32_t plane = 0; plane < shape.planes(); ++plane) {
+        std::vector<std::uint16_t> scale_bits(tokens);
+        NumberEncoder encoder(shape, workspace, shape.planes() * shape.groups() * tokens, header);
+        for (std::uint32_t plane = shape.planes(); plane-- > 0;) {  // backwards, as the entropy stage goes
             const std::byte* values = raw.data() + plane * shape.plane_values() * shape.value_bytes();
             const auto largest = static_cast<float>(
                 number_max(job.level, job.layer_begin + plane / 2, plane % 2 == 0, job.layers_total));
@@ -132,7 +114,7 @@ private:
                     scale = std::max(scale, kernels.largest(row, shape.head_dim, shape.is_bf16));
                 }
                 const std::uint16_t bits = scale < 0x1p-100f ? std::uint16_t{0} : bf16_near(std::min(scale, 0x1p120f));
-                append(sections.parameters, bits);
+                scale_bits[token] = bits;
                 scales[token] = value_of(bits);
                 inverses[token] = bits == 0 ? 0.0f : largest / scales[token];
             }
@@ -147,38 +129,48 @@ private:
                                  numbers.data() + head * tokens * shape.head_dim);
             }
             const bool predicts = tokens > kTen && find_coefficients(shape, numbers.data(), scales, coefficients);
-            append(sections.parameters, static_cast<std::uint8_t>(predicts ? 1 : 0));
-            if (!predicts) {
-                for (std::uint32_t group = 0; group < shape.groups(); ++group) {
-                    encoder.add({group, tokens, 0, tokens}, numbers.data());
-                }
-                continue;
-            }
-            for (std::size_t i = 0; i < coefficients.size(); i += 2) {
-                const std::uint8_t second = i + 1 < coefficients.size() ? coefficients[i + 1] : std::uint8_t{0};
-                append(sections.parameters, static_cast<std::uint8_t>(coefficients[i] | second << 4));
+            if (predicts) {
+                for_each_row(shape, scales, [&](const CodedRow& row) {
+                    if (row.number == row.anchor) {
+                        std::copy_n(numbers.data() + row.number, shape.head_dim, residuals.data() + row.coded);
+                        return;
+                    }
+                    kernels.subtract_predicted(coefficients.data() + row.channel, numbers.data() + row.anchor,
+                                               row.ratio, shape.head_dim, numbers.data() + row.number,
+                                               residuals.data() + row.coded);
+                });
             }
             const std::size_t anchors = anchors_of(tokens);
-            for_each_row(shape, scales,
-                         [&](std::size_t from, std::size_t anchor, std::size_t to, float ratio, std::size_t channel) {
-                             for (std::uint32_t i = 0; i < shape.head_dim; ++i) {
-                                 const std::int32_t number = numbers[from + i];
-                                 residuals[to + i] = static_cast<std::int16_t>(
-                                     from == anchor
-                                         ? number
-                                         : number - predicted(coefficients[channel + i], numbers[anchor + i], ratio));
-                             }
-                         });
-            for (std::uint32_t group = 0; group < shape.groups(); ++group) {
-                encoder.add({group, tokens, 0, anchors}, residuals.data());
-                encoder.add({group, tokens, anchors, tokens - anchors}, residuals.data());
+            for (std::uint32_t group = shape.groups(); group-- > 0;) {
+                if (predicts) {
+                    encoder.add({group, tokens, anchors, tokens - anchors}, residuals.data());
+                    encoder.add({group, tokens, 0, anchors}, residuals.data());
+                } else {
+                    encoder.add({group, tokens, 0, tokens}, numbers.data());
+                }
             }
+            if (predicts) {
+                std::byte* to = sections.parameters.put((coefficients.size() + 1) / 2);
+                for (std::size_t i = 0; i < coefficients.size(); i += 2) {
+                    const std::uint8_t second = i + 1 < coefficients.size() ? coefficients[i + 1] : std::uint8_t{0};
+                    *to++ = static_cast<std::byte>(coefficients[i] | second << 4);
+                }
+            }
+            sections.parameters.put_number(static_cast<std::uint8_t>(predicts ? 1 : 0));
+            sections.parameters.put(std::as_bytes(std::span(scale_bits)));
         }
-        code_stream(workspace, symbols, header);
+        encoder.end();
     }
 
-    /// Calls visit(the token's number, the number of its first one, its place in coding order, ratio, channel) for the
-    /// first channel of each head and token; first tokens come before the nine that predict from them.
+    /// The first channel of a head and token.
+    struct CodedRow {
+        std::size_t number = 0;
+        std::size_t anchor = 0;  // number of the first token of ten
+        std::size_t coded = 0;   // place in coding order
+        float ratio = 0;         // of the two tokens' scales
+        std::size_t channel = 0;
+    };
+    /// Calls visit(row) for each head and token; first tokens come before the nine that predict from them.
     template <class Visit>
     static void for_each_row(const ChunkShape& shape, std::span<const float> scales, const Visit& visit) {
         const std::size_t anchors = anchors_of(shape.tokens);
@@ -186,9 +178,11 @@ private:
             const std::size_t begin = std::size_t{head} * shape.tokens;
             for (std::size_t token = 0; token < shape.tokens; ++token) {
                 const std::size_t first = token / kTen * kTen;
-                visit((begin + token) * shape.head_dim, (begin + first) * shape.head_dim,
-                      (begin + row_of(token, anchors)) * shape.head_dim, ratio_of(scales[first], scales[token]),
-                      std::size_t{head} * shape.head_dim);
+                visit({.number = (begin + token) * shape.head_dim,
+                       .anchor = (begin + first) * shape.head_dim,
+                       .coded = (begin + row_of(token, anchors)) * shape.head_dim,
+                       .ratio = ratio_of(scales[first], scales[token]),
+                       .channel = std::size_t{head} * shape.head_dim});
             }
         }
     }
@@ -220,33 +214,19 @@ private:
         const LaneKernels& kernels = lane_kernels();
         const std::size_t tokens = shape.tokens;
         const std::size_t anchors = anchors_of(tokens);
-        SectionReader reader(view.parameters);
-        PlaneParameters parameters;
-        workspace.runs.clear();
-        for (std::uint32_t plane = 0; plane < shape.planes(); ++plane) {
-            if (!read_plane(shape, reader, parameters)) { return damaged("parameters end too early"); }
-            for (std::size_t i = 0; i < parameters.pieces.size(); ++i) {
-                const auto piece = std::to_integer<std::uint8_t>(parameters.pieces[i]);
-                const std::size_t rows = !parameters.predicts ? tokens : i % 2 == 0 ? anchors : tokens - anchors;
-                workspace.runs.push_back(run_of(piece, rows));
-            }
-        }
-        if (!reader.empty()) { return damaged("too many parameters"); }
-        const auto symbols = grown(workspace.symbols, shape.planes() * shape.groups() * tokens * kLanes);
-        if (auto done = rans_decode(rans_kernels(), workspace.runs, view.stream, view.header.groups, symbols); !done) {
-            return done;
-        }
         const auto numbers = grown(workspace.numbers, shape.plane_values());
         const auto residuals = grown(workspace.more_numbers, shape.plane_values());
         const auto floats = grown(workspace.floats, 2 * tokens);
         const auto scales = floats.first(tokens);
         const auto steps = floats.subspan(tokens);
         const std::size_t row_bytes = shape.head_dim * shape.value_bytes();
-        NumberDecoder decoder(shape, workspace, symbols, SectionReader(view.plain), SectionReader(view.escapes));
-        reader = SectionReader(view.parameters);
+        NumberDecoder decoder(shape, workspace, SectionReader(view.plain), SectionReader(view.escapes));
+        if (auto begun = decoder.begin(view); !begun) { return begun; }
+        SectionReader reader(view.parameters);
+        PlaneParameters parameters;
         std::vector<std::uint8_t> coefficients;
         for (std::uint32_t plane = 0; plane < shape.planes(); ++plane) {
-            static_cast<void>(read_plane(shape, reader, parameters));
+            if (!read_plane(shape, reader, parameters)) { return damaged("parameters end too early"); }
             const auto largest = static_cast<float>(
                 number_max(job.level, job.layer_begin + plane / 2, plane % 2 == 0, job.layers_total));
             for (std::size_t token = 0; token < tokens; ++token) {
@@ -256,38 +236,36 @@ private:
                 scales[token] = value_of(bits);
                 steps[token] = scales[token] / largest;
             }
-            bool is_there = true;
+            base::Result<void> taken;
             std::size_t next = 0;
             std::int16_t* to = parameters.predicts ? residuals.data() : numbers.data();
-            for (std::uint32_t group = 0; group < shape.groups(); ++group) {
-                const auto take = [&](std::size_t begin, std::size_t rows) {
-                    const auto piece = std::to_integer<std::uint8_t>(parameters.pieces[next++]);
-                    is_there = is_there && decoder.take({group, tokens, begin, rows}, piece, to);
-                };
+            const auto take = [&](std::uint32_t group, std::size_t begin, std::size_t rows) {
+                const auto piece = std::to_integer<std::uint8_t>(parameters.pieces[next++]);
+                if (taken) { taken = decoder.take({group, tokens, begin, rows}, piece, to); }
+            };
+            for (std::uint32_t group = 0; group < shape.groups() && taken; ++group) {
                 if (parameters.predicts) {
-                    take(0, anchors);
-                    take(anchors, tokens - anchors);
+                    take(group, 0, anchors);
+                    take(group, anchors, tokens - anchors);
                 } else {
-                    take(0, tokens);
+                    take(group, 0, tokens);
                 }
             }
-            if (!is_there) { return damaged("sections end too early"); }
+            if (!taken) { return taken; }
             if (parameters.predicts) {
                 coefficients.resize(shape.channels());
                 for (std::size_t i = 0; i < coefficients.size(); ++i) {
                     const auto pair = std::to_integer<std::uint8_t>(parameters.coefficients[i / 2]);
                     coefficients[i] = static_cast<std::uint8_t>(i % 2 == 0 ? pair & 15 : pair >> 4);
                 }
-                for_each_row(
-                    shape, scales,
-                    [&](std::size_t number, std::size_t anchor, std::size_t from, float ratio, std::size_t channel) {
-                        for (std::uint32_t i = 0; i < shape.head_dim; ++i) {
-                            const std::int32_t residual = residuals[from + i];
-                            const std::int32_t base =
-                                number == anchor ? 0 : predicted(coefficients[channel + i], numbers[anchor + i], ratio);
-                            numbers[number + i] = static_cast<std::int16_t>(residual + base);
-                        }
-                    });
+                for_each_row(shape, scales, [&](const CodedRow& row) {
+                    if (row.number == row.anchor) {
+                        std::copy_n(residuals.data() + row.coded, shape.head_dim, numbers.data() + row.number);
+                        return;
+                    }
+                    kernels.add_predicted(coefficients.data() + row.channel, numbers.data() + row.anchor, row.ratio,
+                                          shape.head_dim, residuals.data() + row.coded, numbers.data() + row.number);
+                });
             }
             for (std::uint32_t head = 0; head < shape.heads; ++head) {
                 const HeadRows rows{.rows = tokens,
@@ -301,11 +279,11 @@ private:
                     out.data() + plane * shape.plane_values() * shape.value_bytes() + head * tokens * row_bytes);
             }
         }
-        if (!decoder.at_end()) { return damaged("sections go on behind the last number"); }
-        return {};
+        if (!reader.empty()) { return damaged("too many parameters"); }
+        return decoder.end();
     }
 
-    Constants constants_;
+    const PlainChannels constants_;
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <bit>
 #include <limits>
 #include <string>
+#include <utility>
 
 #include "base/crc32c.h"
 
@@ -15,7 +16,8 @@ static_assert(std::endian::native == std::endian::little, "chunks are written as
 constexpr std::uint32_t kMagic = 0x434b4c53;  // "SLKC"
 constexpr std::size_t kPayloadCrcAt = 64;
 constexpr std::size_t kHeaderCrcAt = 68;
-constexpr std::uint8_t kStoredFlag = 0x80;  // of the byte of flags; the others are the codec's
+constexpr std::size_t kPieceBytes = 24 * 1024;  // a multiple of what base::crc32c takes at once
+constexpr std::uint8_t kStoredFlag = 0x80;      // of the byte of flags; the others are the codec's
 
 /// The header's fields in their order, to be written or read by `field(value)`.
 template <class Header, class Field>
@@ -56,24 +58,39 @@ ChunkShape ChunkShape::of(const kv_cache::KvLayout& layout, const kv_cache::KvRa
             .is_bf16 = layout.format().dtype == kv_cache::KvDtype::bf16};
 }
 
+void BackwardBytes::grow(std::size_t count) {
+    const std::size_t used = memory_.size() - begin_;
+    std::vector<std::byte> larger(std::max(2 * memory_.size(), used + count));
+    begin_ = larger.size() - used;
+    if (used > 0) { std::memcpy(larger.data() + begin_, memory_.data() + memory_.size() - used, used); }
+    memory_ = std::move(larger);
+}
+
 std::size_t write_chunk(ChunkHeader header, const ChunkSections& sections, std::span<std::byte> out) {
-    const std::span<const std::byte> parts[] = {sections.parameters, sections.plain, sections.escapes, sections.stream};
+    const std::span<const std::byte> parts[] = {sections.parameters.bytes(), sections.plain.bytes(),
+                                                sections.escapes.bytes(), sections.stream};
     std::size_t bytes = kChunkHeaderBytes;
     for (const auto part : parts) {
         if (part.size() > std::numeric_limits<std::uint32_t>::max()) { return 0; }
         bytes += part.size();
     }
     if (bytes > out.size()) { return 0; }
-    header.parameters_bytes = static_cast<std::uint32_t>(sections.parameters.size());
-    header.plain_bytes = static_cast<std::uint32_t>(sections.plain.size());
-    header.escapes_bytes = static_cast<std::uint32_t>(sections.escapes.size());
-    header.stream_bytes = static_cast<std::uint32_t>(sections.stream.size());
+    header.parameters_bytes = static_cast<std::uint32_t>(parts[0].size());
+    header.plain_bytes = static_cast<std::uint32_t>(parts[1].size());
+    header.escapes_bytes = static_cast<std::uint32_t>(parts[2].size());
+    header.stream_bytes = static_cast<std::uint32_t>(parts[3].size());
     if (header.is_stored) { header.flags |= kStoredFlag; }
 
     std::size_t at = kChunkHeaderBytes;
-    for (const auto part : parts) {
-        if (!part.empty()) { std::memcpy(out.data() + at, part.data(), part.size()); }
-        at += part.size();
+    std::uint32_t payload_crc = 0;
+    for (auto part : parts) {
+        while (!part.empty()) {  // summed up while it is in the nearest cache
+            const std::size_t piece = std::min(part.size(), kPieceBytes);
+            std::memcpy(out.data() + at, part.data(), piece);
+            payload_crc = base::crc32c(out.subspan(at, piece), payload_crc);
+            part = part.subspan(piece);
+            at += piece;
+        }
     }
     at = 0;
     const auto put = [&](const auto& value) {
@@ -88,7 +105,7 @@ std::size_t write_chunk(ChunkHeader header, const ChunkSections& sections, std::
     for_each_number(header, put);
     std::fill(out.begin() + static_cast<std::ptrdiff_t>(at), out.begin() + kPayloadCrcAt, std::byte{0});
     at = kPayloadCrcAt;
-    put(crc_of(out.subspan(kChunkHeaderBytes, bytes - kChunkHeaderBytes)));
+    put(payload_crc);
     put(crc_of(out.first(kHeaderCrcAt)));
     return bytes;
 }

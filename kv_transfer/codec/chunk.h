@@ -83,11 +83,38 @@ void for_each_piece(const ChunkShape& shape, std::uint32_t group, const Visit& v
     }
 }
 
-/// What an encoder has made.
+/// Bytes that are written from their end to their beginning, as the entropy stage makes its stream: what is put later
+/// comes before. Keeps its memory.
+class BackwardBytes {
+public:
+    void clear() { begin_ = memory_.size(); }
+    /// Room for `count` bytes in front of what is there, to be written in order; good until the next put().
+    std::byte* put(std::size_t count) {
+        if (count > begin_) { grow(count); }
+        begin_ -= count;
+        return memory_.data() + begin_;
+    }
+    void put(std::span<const std::byte> bytes) {
+        if (!bytes.empty()) { std::memcpy(put(bytes.size()), bytes.data(), bytes.size()); }
+    }
+    template <class T>
+    void put_number(const T& value) {
+        std::memcpy(put(sizeof value), &value, sizeof value);
+    }
+    std::span<const std::byte> bytes() const { return std::span(memory_).subspan(begin_); }
+
+private:
+    void grow(std::size_t count);
+
+    std::vector<std::byte> memory_;
+    std::size_t begin_ = 0;
+};
+
+/// What an encoder has made: from the end to the beginning, the last plane first.
 struct ChunkSections {
-    std::vector<std::byte> parameters;
-    std::vector<std::byte> plain;
-    std::vector<std::byte> escapes;
+    BackwardBytes parameters;
+    BackwardBytes plain;
+    BackwardBytes escapes;
     std::span<const std::byte> stream;
 
     void clear() {
@@ -143,11 +170,5 @@ public:
 private:
     std::span<const std::byte> bytes_;
 };
-
-template <class T>
-void append(std::vector<std::byte>& out, const T& value) {
-    const auto* bytes = reinterpret_cast<const std::byte*>(&value);
-    out.insert(out.end(), bytes, bytes + sizeof value);
-}
 
 }  // namespace kv_transfer

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "kv_transfer/codec/lane_kernels.h"
+#include "kv_transfer/codec/rans.h"
 
 namespace kv_transfer {
 
@@ -51,7 +52,7 @@ base::Result<std::size_t> ChunkCodec::encode(const kv_cache::KvLayout& layout, c
     const std::size_t bytes = write_chunk(coded, workspace.sections, out.first(bound(raw.size())));
     if (bytes != 0 && bytes < bound(raw.size())) { return bytes; }
     workspace.sections.clear();
-    workspace.sections.plain.assign(raw.begin(), raw.end());
+    workspace.sections.plain.put(raw);
     header.is_stored = true;
     const std::size_t stored = write_chunk(header, workspace.sections, out);
     CHECK(stored == bound(raw.size()));
@@ -77,12 +78,10 @@ base::Result<void> ChunkCodec::decode(const kv_cache::KvLayout& layout, const kv
     return decode_body(job, *view, ChunkWorkspace::of_thread(), out);
 }
 
-void code_stream(ChunkWorkspace& workspace, std::span<const std::uint8_t> symbols, ChunkHeader& header) {
-    const std::size_t rows = symbols.size() / kRansLanes;
+RansEncoder begin_stream(ChunkWorkspace& workspace, std::size_t rows, ChunkHeader& header) {
     const std::uint32_t groups = rans_groups(rows);
-    const auto room = grown(workspace.stream, rans_bound(rows, groups));
-    workspace.sections.stream = rans_encode(rans_kernels(), workspace.runs, symbols, groups, room);
     header.groups = static_cast<std::uint8_t>(groups);
+    return {rans_kernels(), groups, grown(workspace.stream, rans_bound(rows, groups))};
 }
 
 }  // namespace kv_transfer

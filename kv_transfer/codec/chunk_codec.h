@@ -1,27 +1,37 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 #include "kv_transfer/codec/chunk.h"
 #include "kv_transfer/codec/codec.h"
+#include "kv_transfer/codec/lane_kernels.h"
+#include "kv_transfer/codec/rans.h"
 
 namespace kv_transfer {
 
 /// Memory that a thread's coding uses again and again. Grows to what the largest chunk took.
 struct ChunkWorkspace {
-    std::vector<std::uint8_t> symbols;
+    std::vector<std::uint8_t> symbols;  // of one piece
     std::vector<std::byte> stream;
     std::vector<std::int16_t> numbers;
     std::vector<std::int16_t> more_numbers;
     std::vector<std::uint32_t> words;
+    std::vector<std::uint32_t> positions;  // of escapes of one piece
     std::vector<float> floats;
-    std::vector<RansRun> runs;
     ChunkSections sections;
 
     /// This thread's.
     static ChunkWorkspace& of_thread();
+};
+
+/// HeadRows of channels that are taken as they are.
+struct PlainChannels {
+    PlainChannels() { ones.fill(1.0f); }
+    std::array<float, kHeadDimMax> zeros{};
+    std::array<float, kHeadDimMax> ones{};
 };
 
 /// The first `count` elements of a vector that grows where it must.
@@ -69,7 +79,8 @@ private:
     const std::uint64_t numerics_id_;
 };
 
-/// The stream of `workspace.runs` over `symbols`, in the workspace; says in `header` how many groups it has.
-void code_stream(ChunkWorkspace& workspace, std::span<const std::uint8_t> symbols, ChunkHeader& header);
+/// The coder of a chunk's stream, of `rows` rows of symbols in all, in the workspace; says in `header` how many groups
+/// it has.
+RansEncoder begin_stream(ChunkWorkspace& workspace, std::size_t rows, ChunkHeader& header);
 
 }  // namespace kv_transfer

@@ -47,26 +47,13 @@ const ClassTables& exponent_classes() {
 ClassChoice choose_class(const ClassTables& classes, std::span<const std::uint8_t> symbols) {
     const std::size_t rows = symbols.size() / kRansLanes;
     const std::size_t step = std::max<std::size_t>(1, rows / kRowsSeen);
-    std::uint32_t counts[4][kRansSymbols] = {};
-    std::size_t seen = 0;
-    for (std::size_t row = 0; row < rows; row += step) {
-        const std::uint8_t* from = symbols.data() + row * kRansLanes;
-        for (std::uint32_t lane = 0; lane < kRansLanes; lane += 4) {  // four tables: equal neighbours do not wait
-            ++counts[0][from[lane]];
-            ++counts[1][from[lane + 1]];
-            ++counts[2][from[lane + 2]];
-            ++counts[3][from[lane + 3]];
-        }
-        seen += kRansLanes;
-    }
-    for (std::uint32_t symbol = 0; symbol < kRansSymbols; ++symbol) {
-        counts[0][symbol] += counts[1][symbol] + counts[2][symbol] + counts[3][symbol];
-    }
-    std::uint32_t sums[kClasses] = {};
-    lane_kernels().cost(counts[0], classes.costs.data(), sums);
-    const auto best = std::min_element(std::begin(sums), std::end(sums));
-    return {static_cast<std::uint8_t>(best - std::begin(sums)),
-            seen == 0 ? 0.0 : static_cast<double>(*best) / 256 / static_cast<double>(seen)};
+    const std::size_t rows_seen = (rows + step - 1) / step;
+    std::uint32_t counts[kRansSymbols];
+    lane_kernels().count(symbols.data(), rows_seen, step, counts);
+    std::uint32_t sum = 0;
+    const std::uint32_t id = lane_kernels().cheapest(counts, classes.costs.data(), &sum);
+    return {static_cast<std::uint8_t>(id),
+            rows == 0 ? 0.0 : static_cast<double>(sum) / 256 / static_cast<double>(rows_seen * kRansLanes)};
 }
 
 }  // namespace kv_transfer

@@ -87,59 +87,56 @@ private:
         const LaneKernels& kernels = lane_kernels();
         ChunkSections& sections = workspace.sections;
         const std::size_t group_symbols = std::size_t{shape.tokens} * kLanes;
-        const auto symbols = grown(workspace.symbols, shape.planes() * shape.groups() * group_symbols);
-        sections.plain.resize(rest_bytes(shape));
-        auto* rest = reinterpret_cast<std::uint8_t*>(sections.plain.data());
-        workspace.runs.clear();
-        std::size_t done = 0;
-        for (std::uint32_t plane = 0; plane < shape.planes(); ++plane) {
-            for (std::uint32_t group = 0; group < shape.groups(); ++group) {
-                const auto own = symbols.subspan(done, group_symbols);
-                std::uint8_t tops[kLanes] = {};
+        const std::size_t groups = std::size_t{shape.planes()} * shape.groups();
+        const auto own = grown(workspace.symbols, group_symbols);
+        auto* rest = reinterpret_cast<std::uint8_t*>(sections.plain.put(rest_bytes(shape)));
+        RansEncoder stream = begin_stream(workspace, groups * shape.tokens, header);
+        for (std::size_t i = groups; i-- > 0;) {  // backwards, as the entropy stage goes
+            const auto plane = static_cast<std::uint32_t>(i / shape.groups());
+            const auto group = static_cast<std::uint32_t>(i % shape.groups());
+            std::uint8_t tops[kLanes] = {};
+            for_each_piece(shape, group, [&](const GroupPiece& piece) {
+                kernels.top_exponents(rows_of(shape, piece),
+                                      raw.data() + value_at(shape, plane, piece) * shape.value_bytes(), shape.is_bf16,
+                                      tops + piece.lane);
+            });
+            /// Every `step`-th row into the beginning of `own`; signs and mantissas to where they belong.
+            const auto split = [&](const std::uint8_t* with, std::uint32_t step) {
+                const std::size_t rows = (shape.tokens + step - 1) / step;
+                const auto into = own.first(rows * kLanes);
+                if ((group + 1) * kLanes > shape.channels()) { std::fill(into.begin(), into.end(), std::uint8_t{0}); }
                 for_each_piece(shape, group, [&](const GroupPiece& piece) {
-                    kernels.top_exponents(rows_of(shape, piece),
-                                          raw.data() + value_at(shape, plane, piece) * shape.value_bytes(),
-                                          shape.is_bf16, tops + piece.lane);
+                    const std::size_t at = value_at(shape, plane, piece);
+                    kernels.split({.rows = rows, .stride = std::size_t{step} * shape.head_dim, .lanes = piece.lanes},
+                                  raw.data() + at * shape.value_bytes(), shape.is_bf16, with + piece.lane,
+                                  into.data() + piece.lane, rest + at, shape.values());
                 });
-                /// Every `step`-th row into the beginning of `own`; signs and mantissas to where they belong.
-                const auto split = [&](const std::uint8_t* with, std::uint32_t step) {
-                    const std::size_t rows = (shape.tokens + step - 1) / step;
-                    const auto into = own.first(rows * kLanes);
-                    if ((group + 1) * kLanes > shape.channels()) {
-                        std::fill(into.begin(), into.end(), std::uint8_t{0});
-                    }
-                    for_each_piece(shape, group, [&](const GroupPiece& piece) {
-                        const std::size_t at = value_at(shape, plane, piece);
-                        kernels.split(
-                            {.rows = rows, .stride = std::size_t{step} * shape.head_dim, .lanes = piece.lanes},
-                            raw.data() + at * shape.value_bytes(), shape.is_bf16, with + piece.lane,
-                            into.data() + piece.lane, rest + at, shape.values());
-                    });
-                    return into;
-                };
-                std::uint8_t one_top[kLanes];
-                std::fill(std::begin(one_top), std::end(one_top), *std::max_element(std::begin(tops), std::end(tops)));
-                const std::uint32_t step = std::max(1u, shape.tokens / kRowsSeen);
-                const ClassChoice one = choose_class(exponent_classes(), split(one_top, step));
-                const ClassChoice each = choose_class(exponent_classes(), split(tops, step));
-                const double saved = (one.bits - each.bits) * static_cast<double>(group_symbols);
-                const bool has_own_tops = saved > 8.0 * (kLanes - 1);
-                const std::uint8_t id = has_own_tops ? each.id : one.id;
-                split(has_own_tops ? tops : one_top, 1);
-                append(sections.parameters, static_cast<std::uint8_t>(id | (has_own_tops ? kOwnTops : 0)));
-                const std::uint8_t* used = has_own_tops ? tops : one_top;
-                for (std::uint32_t lane = 0; lane < (has_own_tops ? kLanes : 1); ++lane) {
-                    append(sections.parameters, used[lane]);
-                }
+                return into;
+            };
+            std::uint8_t one_top[kLanes];
+            std::fill(std::begin(one_top), std::end(one_top), *std::max_element(std::begin(tops), std::end(tops)));
+            const std::uint32_t step = std::max(1u, shape.tokens / kRowsSeen);
+            const ClassChoice one = choose_class(exponent_classes(), split(one_top, step));
+            const ClassChoice each = choose_class(exponent_classes(), split(tops, step));
+            const double saved = (one.bits - each.bits) * static_cast<double>(group_symbols);
+            const bool has_own_tops = saved > 8.0 * (kLanes - 1);
+            const std::uint8_t id = has_own_tops ? each.id : one.id;
+            const std::uint8_t* used = has_own_tops ? tops : one_top;
+            split(used, 1);
+            sections.parameters.put(std::as_bytes(std::span(used, has_own_tops ? kLanes : 1)));
+            sections.parameters.put_number(static_cast<std::uint8_t>(id | (has_own_tops ? kOwnTops : 0)));
+            std::size_t count = 0;
+            for_each_escape(shape, plane, group, own, [&](std::size_t) { return ++count > 0; });
+            std::byte* to = sections.escapes.put(count);
+            if (count > 0) {
                 for_each_escape(shape, plane, group, own, [&](std::size_t index) {
-                    append(sections.escapes, exponent_at(raw, shape.is_bf16, index));
+                    *to++ = std::byte{exponent_at(raw, shape.is_bf16, index)};
                     return true;
                 });
-                workspace.runs.push_back({&exponent_classes().tables[id], shape.tokens});
-                done += group_symbols;
             }
+            stream.put({&exponent_classes().tables[id], shape.tokens}, own.data());
         }
-        code_stream(workspace, symbols, header);
+        sections.stream = stream.end();
     }
 
     base::Result<void> decode_body(const Job& job, const ChunkView& view, ChunkWorkspace& workspace,
@@ -147,53 +144,41 @@ private:
         const ChunkShape& shape = job.shape;
         const LaneKernels& kernels = lane_kernels();
         if (view.plain.size() != rest_bytes(shape)) { return damaged("mantissas of another size"); }
-        const std::size_t group_symbols = std::size_t{shape.tokens} * kLanes;
-        workspace.runs.clear();
+        const auto own = grown(workspace.symbols, std::size_t{shape.tokens} * kLanes);
+        RansDecoder stream(rans_kernels());
+        if (auto begun = stream.begin(view.stream, view.header.groups); !begun) { return begun; }
         SectionReader parameters(view.parameters);
-        const std::size_t groups = std::size_t{shape.planes()} * shape.groups();
-        for (std::size_t i = 0; i < groups; ++i) {
-            if (!parameters.has(1)) { return damaged("parameters end too early"); }
-            const auto kind = parameters.number<std::uint8_t>();
-            const std::size_t tops = (kind & kOwnTops) != 0 ? kLanes : 1;
-            if ((kind & 0x80) != 0 || !parameters.has(tops)) { return damaged("parameters end too early"); }
-            parameters.take(tops);
-            workspace.runs.push_back({&exponent_classes().tables[kind & (kClasses - 1)], shape.tokens});
-        }
-        if (!parameters.empty()) { return damaged("too many parameters"); }
-        const auto symbols = grown(workspace.symbols, groups * group_symbols);
-        if (auto done = rans_decode(rans_kernels(), workspace.runs, view.stream, view.header.groups, symbols); !done) {
-            return done;
-        }
-        parameters = SectionReader(view.parameters);
         SectionReader escapes(view.escapes);
         const auto* rest = reinterpret_cast<const std::uint8_t*>(view.plain.data());
-        std::size_t done = 0;
         bool has_too_few = false;
-        for (std::uint32_t plane = 0; plane < shape.planes(); ++plane) {
-            for (std::uint32_t group = 0; group < shape.groups(); ++group) {
-                const auto own = symbols.subspan(done, group_symbols);
-                const bool has_own_tops = (parameters.number<std::uint8_t>() & kOwnTops) != 0;
-                std::uint8_t tops[kLanes];
-                if (has_own_tops) {
-                    std::memcpy(tops, parameters.take(kLanes).data(), kLanes);
-                } else {
-                    std::fill(std::begin(tops), std::end(tops), parameters.number<std::uint8_t>());
-                }
-                for_each_piece(shape, group, [&](const GroupPiece& piece) {
-                    const std::size_t at = value_at(shape, plane, piece);
-                    kernels.join(rows_of(shape, piece), own.data() + piece.lane, rest + at, shape.values(),
-                                 tops + piece.lane, shape.is_bf16, out.data() + at * shape.value_bytes());
-                });
-                for_each_escape(shape, plane, group, own, [&](std::size_t index) {
-                    has_too_few = has_too_few || !escapes.has(1);
-                    if (!has_too_few) { put_exponent(out, shape.is_bf16, index, escapes.number<std::uint8_t>()); }
-                    return !has_too_few;
-                });
-                done += group_symbols;
+        for (std::size_t i = 0; i < std::size_t{shape.planes()} * shape.groups(); ++i) {
+            const auto plane = static_cast<std::uint32_t>(i / shape.groups());
+            const auto group = static_cast<std::uint32_t>(i % shape.groups());
+            if (!parameters.has(1)) { return damaged("parameters end too early"); }
+            const auto kind = parameters.number<std::uint8_t>();
+            const std::size_t top_count = (kind & kOwnTops) != 0 ? kLanes : 1;
+            if ((kind & 0x80) != 0 || !parameters.has(top_count)) { return damaged("parameters end too early"); }
+            const auto named = parameters.take(top_count);
+            std::uint8_t tops[kLanes];
+            for (std::uint32_t lane = 0; lane < kLanes; ++lane) {
+                tops[lane] = std::to_integer<std::uint8_t>(named[top_count == 1 ? 0 : lane]);
             }
+            const RansRun run{&exponent_classes().tables[kind & (kClasses - 1)], shape.tokens};
+            if (auto taken = stream.take(run, own.data()); !taken) { return taken; }
+            for_each_piece(shape, group, [&](const GroupPiece& piece) {
+                const std::size_t at = value_at(shape, plane, piece);
+                kernels.join(rows_of(shape, piece), own.data() + piece.lane, rest + at, shape.values(),
+                             tops + piece.lane, shape.is_bf16, out.data() + at * shape.value_bytes());
+            });
+            for_each_escape(shape, plane, group, own, [&](std::size_t index) {
+                has_too_few = has_too_few || !escapes.has(1);
+                if (!has_too_few) { put_exponent(out, shape.is_bf16, index, escapes.number<std::uint8_t>()); }
+                return !has_too_few;
+            });
         }
+        if (!parameters.empty()) { return damaged("too many parameters"); }
         if (has_too_few || !escapes.empty()) { return damaged("escapes do not fit the symbols"); }
-        return {};
+        return stream.end();
     }
 };
 

@@ -39,33 +39,24 @@ private:
                      ChunkHeader&) const override {
         const ChunkShape& shape = job.shape;
         const LaneKernels& kernels = lane_kernels();
-        ChunkSections& sections = workspace.sections;
         const std::size_t row_bytes = shape.head_dim * shape.value_bytes();
-        sections.parameters.resize(rows_of(shape) * sizeof(std::uint16_t));
-        sections.plain.resize(shape.values());
-        const auto ones = grown(workspace.floats, std::size_t{2} * kHeadDimMax);
-        const auto zeros = ones.subspan(kHeadDimMax);
-        std::fill(ones.begin(), ones.begin() + kHeadDimMax, 1.0f);
-        std::fill(zeros.begin(), zeros.end(), 0.0f);
-        const auto numbers = grown(workspace.numbers, shape.head_dim);
-        for (std::size_t row = 0; row < rows_of(shape); ++row) {
-            const std::byte* values = raw.data() + row * row_bytes;
-            const float wanted = kernels.largest(values, shape.head_dim, shape.is_bf16) / kNumberMax;
-            const std::uint16_t scale = wanted < kScaleMin ? std::uint16_t{0} : bf16_above(wanted);
-            std::memcpy(sections.parameters.data() + row * sizeof scale, &scale, sizeof scale);
-            const float inverse = scale == 0 ? 0.0f : 1.0f / value_of(scale);
-            const HeadRows head{.rows = 1,
-                                .head_dim = shape.head_dim,
-                                .is_bf16 = shape.is_bf16,
-                                .mean = zeros.data(),
-                                .channel_scale = ones.data(),
-                                .row_scale = &inverse};
-            kernels.quantise(head, values, numbers.data());
-            std::byte* out = sections.plain.data() + row * shape.head_dim;
-            for (std::uint32_t i = 0; i < shape.head_dim; ++i) {
-                const std::int16_t number = numbers[i];
-                out[i] = static_cast<std::byte>(number > 127 ? 127 : number < -127 ? -127 : number);
+        std::byte* scales = workspace.sections.parameters.put(rows_of(shape) * sizeof(std::uint16_t));
+        auto* bytes = reinterpret_cast<std::int8_t*>(workspace.sections.plain.put(shape.values()));
+        const auto numbers = grown(workspace.numbers, std::size_t{shape.tokens} * shape.head_dim);
+        const auto inverses = grown(workspace.floats, shape.tokens);
+        for (std::size_t head = 0; head < std::size_t{shape.planes()} * shape.heads; ++head) {
+            const std::byte* values = raw.data() + head * shape.tokens * row_bytes;
+            for (std::uint32_t token = 0; token < shape.tokens; ++token) {
+                const float wanted =
+                    kernels.largest(values + token * row_bytes, shape.head_dim, shape.is_bf16) / kNumberMax;
+                const std::uint16_t scale = wanted < kScaleMin ? std::uint16_t{0} : bf16_above(wanted);
+                std::memcpy(scales, &scale, sizeof scale);
+                scales += sizeof scale;
+                inverses[token] = scale == 0 ? 0.0f : 1.0f / value_of(scale);
             }
+            kernels.quantise(head_of(shape, inverses.data()), values, numbers.data());
+            kernels.to_bytes(numbers.data(), numbers.size(), bytes);
+            bytes += numbers.size();
         }
     }
 
@@ -78,29 +69,35 @@ private:
         }
         const LaneKernels& kernels = lane_kernels();
         const std::size_t row_bytes = shape.head_dim * shape.value_bytes();
-        const auto ones = grown(workspace.floats, std::size_t{2} * kHeadDimMax);
-        const auto zeros = ones.subspan(kHeadDimMax);
-        std::fill(ones.begin(), ones.begin() + kHeadDimMax, 1.0f);
-        std::fill(zeros.begin(), zeros.end(), 0.0f);
-        const auto numbers = grown(workspace.numbers, shape.head_dim);
-        for (std::size_t row = 0; row < rows_of(shape); ++row) {
-            std::uint16_t bits;
-            std::memcpy(&bits, view.parameters.data() + row * sizeof bits, sizeof bits);
-            if (bits >= 0x7f80) { return damaged("a scale that is no number above 0"); }
-            const float scale = value_of(bits);
-            for (std::uint32_t i = 0; i < shape.head_dim; ++i) {
-                numbers[i] = static_cast<std::int8_t>(view.plain[row * shape.head_dim + i]);
+        const auto* bytes = reinterpret_cast<const std::int8_t*>(view.plain.data());
+        const auto numbers = grown(workspace.numbers, std::size_t{shape.tokens} * shape.head_dim);
+        const auto scales = grown(workspace.floats, shape.tokens);
+        SectionReader parameters(view.parameters);
+        for (std::size_t head = 0; head < std::size_t{shape.planes()} * shape.heads; ++head) {
+            for (float& scale : scales) {
+                const auto bits = parameters.number<std::uint16_t>();
+                if (bits >= 0x7f80) { return damaged("a scale that is no number above 0"); }
+                scale = value_of(bits);
             }
-            const HeadRows head{.rows = 1,
-                                .head_dim = shape.head_dim,
-                                .is_bf16 = shape.is_bf16,
-                                .mean = zeros.data(),
-                                .channel_scale = ones.data(),
-                                .row_scale = &scale};
-            kernels.restore(head, numbers.data(), out.data() + row * row_bytes);
+            kernels.from_bytes(bytes, numbers.size(), numbers.data());
+            bytes += numbers.size();
+            kernels.restore(head_of(shape, scales.data()), numbers.data(),
+                            out.data() + head * shape.tokens * row_bytes);
         }
         return {};
     }
+
+    /// A head of all tokens, each with a scale.
+    HeadRows head_of(const ChunkShape& shape, const float* row_scales) const {
+        return {.rows = shape.tokens,
+                .head_dim = shape.head_dim,
+                .is_bf16 = shape.is_bf16,
+                .mean = constants_.zeros.data(),
+                .channel_scale = constants_.ones.data(),
+                .row_scale = row_scales};
+    }
+
+    const PlainChannels constants_;
 };
 
 }  // namespace

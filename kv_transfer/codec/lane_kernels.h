@@ -59,13 +59,32 @@ struct LaneKernels {
                       std::uint32_t* words) = nullptr;
     void (*put_low)(const LaneRows& rows, const std::uint32_t* words, std::uint32_t first_lane, std::uint32_t shift,
                     std::int16_t* numbers) = nullptr;
+    /// Sum of the magnitudes of numbers.
+    std::uint64_t (*magnitudes)(const LaneRows& rows, const std::int16_t* numbers) = nullptr;
+    /// `count` numbers as bytes, those beyond +-127 cut to that; and back.
+    void (*to_bytes)(const std::int16_t* numbers, std::size_t count, std::int8_t* bytes) = nullptr;
+    void (*from_bytes)(const std::int8_t* bytes, std::size_t count, std::int16_t* numbers) = nullptr;
+    /// Of `count` numbers a and b of two tokens, b's taken `ratio` times: both += a * b, seconds += b * b, firsts += a
+    /// * a.
+    void (*correlate)(const std::int16_t* a, const std::int16_t* b, float ratio, std::uint32_t count, float* both,
+                      float* seconds, float* firsts) = nullptr;
     /// The largest magnitude of `count` values; infinities and NaN count as 0.
     float (*largest)(const void* values, std::size_t count, bool is_bf16) = nullptr;
     /// Adds values and their squares, (unrotated) without mean and scales, over every `step`-th row, by channel; leaves
     /// out what is no number or above 1e15.
     void (*moments)(const HeadRows& head, const void* values, std::size_t step, float* sums, float* squares) = nullptr;
-    /// sums[c] += sum of counts[s] * costs[s][c], of 32 symbols and 64 classes.
-    void (*cost)(const std::uint32_t* counts, const std::uint16_t* costs, std::uint32_t* sums) = nullptr;
+    /// What a token's numbers are beyond what the first one's say of them, sixteenths by channel and `ratio` times:
+    /// out[i] = numbers[i] - predicted; and back, by adding it.
+    void (*subtract_predicted)(const std::uint8_t* sixteenths, const std::int16_t* firsts, float ratio,
+                               std::uint32_t count, const std::int16_t* numbers, std::int16_t* out) = nullptr;
+    void (*add_predicted)(const std::uint8_t* sixteenths, const std::int16_t* firsts, float ratio, std::uint32_t count,
+                          const std::int16_t* numbers, std::int16_t* out) = nullptr;
+    /// Where kEscape is among `count` symbols, in order, into `positions` (room for `count`). How many there are.
+    std::size_t (*find_escapes)(const std::uint8_t* symbols, std::size_t count, std::uint32_t* positions) = nullptr;
+    /// How often each of 32 symbols is in every `step`-th of so many rows of kLanes: the first, the step-th, ...
+    void (*count)(const std::uint8_t* symbols, std::size_t rows, std::size_t step, std::uint32_t* counts) = nullptr;
+    /// The first of 64 classes whose sum over 32 symbols of counts[s] * costs[s][class] is the least, and that sum.
+    std::uint32_t (*cheapest)(const std::uint32_t* counts, const std::uint16_t* costs, std::uint32_t* sum) = nullptr;
 };
 
 const LaneKernels& plain_lane_kernels();

@@ -1,10 +1,10 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <span>
 
 #include "kv_transfer/codec/chunk_codec.h"
-#include "kv_transfer/codec/lane_kernels.h"
+#include "kv_transfer/codec/rans.h"
 
 namespace kv_transfer {
 
@@ -21,42 +21,38 @@ struct NumberPiece {
     std::size_t rows = 0;
 };
 
-/// Adds pieces in order; after the last one code_stream() makes the stream of `symbols`, which has kRansLanes for
-/// each row of all pieces.
+/// Makes the stream, and pieces' parts of the other sections, from the last piece to the first: the symbols of a piece
+/// are coded while they are in the nearest cache.
 class NumberEncoder {
 public:
-    NumberEncoder(const ChunkShape& shape, ChunkWorkspace& workspace, std::span<std::uint8_t> symbols);
+    /// `rows`: of all pieces together.
+    NumberEncoder(const ChunkShape& shape, ChunkWorkspace& workspace, std::size_t rows, ChunkHeader& header);
     void add(const NumberPiece& piece, const std::int16_t* numbers);
+    /// Behind the last one (which is the first of the chunk).
+    void end() { workspace_.sections.stream = stream_.end(); }
 
 private:
     const ChunkShape shape_;
     ChunkWorkspace& workspace_;
-    std::span<std::uint8_t> symbols_;
-    std::size_t done_ = 0;
+    RansEncoder stream_;
 };
 
-/// The run that a byte of parameters names, for `rows` rows.
-RansRun run_of(std::uint8_t parameter, std::size_t rows);
-/// Words of the plain section that a piece with this parameter has.
-std::size_t low_words(std::uint8_t parameter, std::size_t rows);
-
-/// Takes the pieces back, in the same order, from decoded symbols. Sections are read no further than they go.
+/// Takes the pieces back, from the first to the last. Sections are read no further than they go.
 class NumberDecoder {
 public:
-    NumberDecoder(const ChunkShape& shape, ChunkWorkspace& workspace, std::span<const std::uint8_t> symbols,
-                  SectionReader plain, SectionReader escapes);
-    /// False when a section ends too early.
-    bool take(const NumberPiece& piece, std::uint8_t parameter, std::int16_t* numbers);
-    /// Whether all of every section has been taken.
-    bool at_end() const { return done_ == symbols_.size() && plain_.empty() && escapes_.empty(); }
+    NumberDecoder(const ChunkShape& shape, ChunkWorkspace& workspace, SectionReader plain, SectionReader escapes);
+    /// Error: data_loss, as all of these.
+    base::Result<void> begin(const ChunkView& view) { return stream_.begin(view.stream, view.header.groups); }
+    base::Result<void> take(const NumberPiece& piece, std::uint8_t parameter, std::int16_t* numbers);
+    /// Behind the last one: whether all of every section has been taken.
+    base::Result<void> end() const;
 
 private:
     const ChunkShape shape_;
-    std::vector<std::uint32_t>& words_;
-    std::span<const std::uint8_t> symbols_;
+    ChunkWorkspace& workspace_;
+    RansDecoder stream_;
     SectionReader plain_;
     SectionReader escapes_;
-    std::size_t done_ = 0;
 };
 
 }  // namespace kv_transfer

@@ -76,6 +76,10 @@ std::size_t rows_of(std::span<const RansRun> runs) {
     return rows;
 }
 
+base::Result<void> damaged(const char* what) {
+    return base::fail(base::ErrorCode::data_loss, std::string("rANS stream: ") + what);
+}
+
 }  // namespace
 
 base::Result<void> make_rans_table(const RansFrequencies& frequencies, RansTable& out) {
@@ -149,56 +153,81 @@ std::size_t rans_bound(std::size_t rows, std::uint32_t groups) {
     return rows * kRansLanes * sizeof(std::uint16_t) + std::size_t{groups} * kRansLanes * sizeof(std::uint32_t);
 }
 
+RansEncoder::RansEncoder(const RansKernels& kernels, std::uint32_t groups, std::span<std::byte> out)
+    : kernels_(kernels), groups_(groups), out_(out), begin_(out.data() + out.size()) {
+    CHECK(groups == 1 || groups == 2 || groups == 4);
+    states_.fill(kRansLow);
+}
+
+void RansEncoder::put(const RansRun& run, const std::uint8_t* symbols) {
+    CHECK(static_cast<std::size_t>(begin_ - out_.data()) >= rans_bound(run.rows, groups_));
+    begin_ = kernels_.encode({run.table, run.rows, groups_, states_.data()}, symbols, begin_);
+}
+
+std::span<const std::byte> RansEncoder::end() {
+    const std::size_t state_bytes = rans_bound(0, groups_);
+    CHECK(static_cast<std::size_t>(begin_ - out_.data()) >= state_bytes);
+    begin_ -= state_bytes;
+    std::memcpy(begin_, states_.data(), state_bytes);
+    return {begin_, static_cast<std::size_t>(out_.data() + out_.size() - begin_)};
+}
+
+base::Result<void> RansDecoder::begin(std::span<const std::byte> stream, std::uint32_t groups) {
+    CHECK(groups == 1 || groups == 2 || groups == 4);
+    groups_ = groups;
+    const std::size_t state_bytes = rans_bound(0, groups);
+    if (stream.size() < state_bytes) { return damaged("shorter than its states"); }
+    if ((stream.size() - state_bytes) % sizeof(std::uint16_t) != 0) { return damaged("half a word"); }
+    std::memcpy(states_.data(), stream.data(), state_bytes);
+    const auto used = std::span(states_).first(std::size_t{groups} * kRansLanes);
+    if (std::any_of(used.begin(), used.end(), [](std::uint32_t state) { return state < kRansLow; })) {
+        return damaged("a state that no encoder leaves");
+    }
+    words_ = stream.data() + state_bytes;
+    words_end_ = stream.data() + stream.size();
+    return {};
+}
+
+base::Result<void> RansDecoder::take(const RansRun& run, std::uint8_t* symbols) {
+    words_ = kernels_.decode({run.table, run.rows, groups_, states_.data()}, words_, words_end_, symbols);
+    if (words_ == nullptr) { return damaged("ends too early"); }
+    return {};
+}
+
+base::Result<void> RansDecoder::end() const {
+    if (words_ != words_end_) { return damaged("goes on behind its last symbol"); }
+    const auto used = std::span(states_).first(std::size_t{groups_} * kRansLanes);
+    if (std::any_of(used.begin(), used.end(), [](std::uint32_t state) { return state != kRansLow; })) {
+        return damaged("does not end where encoding began");
+    }
+    return {};
+}
+
 std::span<const std::byte> rans_encode(const RansKernels& kernels, std::span<const RansRun> runs,
                                        std::span<const std::uint8_t> symbols, std::uint32_t groups,
                                        std::span<std::byte> out) {
-    const std::size_t rows = rows_of(runs);
-    CHECK(symbols.size() == rows * kRansLanes && out.size() >= rans_bound(rows, groups));
-    CHECK(groups == 1 || groups == 2 || groups == 4);
-    alignas(64) std::array<std::uint32_t, kRansGroupsMax * kRansLanes> states;
-    states.fill(kRansLow);
-    std::byte* end = out.data() + out.size();
+    CHECK(symbols.size() == rows_of(runs) * kRansLanes);
+    RansEncoder encoder(kernels, groups, out);
     const std::uint8_t* next = symbols.data() + symbols.size();
     for (std::size_t i = runs.size(); i-- > 0;) {
         next -= runs[i].rows * kRansLanes;
-        end = kernels.encode({runs[i].table, runs[i].rows, groups, states.data()}, next, end);
+        encoder.put(runs[i], next);
     }
-    const std::size_t state_bytes = std::size_t{groups} * kRansLanes * sizeof(std::uint32_t);
-    std::byte* begin = end - state_bytes;
-    std::memcpy(begin, states.data(), state_bytes);
-    return {begin, static_cast<std::size_t>(out.data() + out.size() - begin)};
+    return encoder.end();
 }
 
 base::Result<void> rans_decode(const RansKernels& kernels, std::span<const RansRun> runs,
                                std::span<const std::byte> stream, std::uint32_t groups,
                                std::span<std::uint8_t> symbols) {
     CHECK(symbols.size() == rows_of(runs) * kRansLanes);
-    CHECK(groups == 1 || groups == 2 || groups == 4);
-    const auto damaged = [](const char* what) {
-        return base::fail(base::ErrorCode::data_loss, std::string("rANS stream: ") + what);
-    };
-    alignas(64) std::array<std::uint32_t, kRansGroupsMax * kRansLanes> states;
-    const std::size_t state_bytes = std::size_t{groups} * kRansLanes * sizeof(std::uint32_t);
-    if (stream.size() < state_bytes) { return damaged("shorter than its states"); }
-    if ((stream.size() - state_bytes) % sizeof(std::uint16_t) != 0) { return damaged("half a word"); }
-    std::memcpy(states.data(), stream.data(), state_bytes);
-    const auto used = std::span(states).first(std::size_t{groups} * kRansLanes);
-    if (std::any_of(used.begin(), used.end(), [](std::uint32_t state) { return state < kRansLow; })) {
-        return damaged("a state that no encoder leaves");
-    }
-    const std::byte* words = stream.data() + state_bytes;
-    const std::byte* words_end = stream.data() + stream.size();
+    RansDecoder decoder(kernels);
+    if (auto begun = decoder.begin(stream, groups); !begun) { return begun; }
     std::uint8_t* next = symbols.data();
     for (const RansRun& run : runs) {
-        words = kernels.decode({run.table, run.rows, groups, states.data()}, words, words_end, next);
-        if (words == nullptr) { return damaged("ends too early"); }
+        if (auto taken = decoder.take(run, next); !taken) { return taken; }
         next += run.rows * kRansLanes;
     }
-    if (words != words_end) { return damaged("goes on behind its last symbol"); }
-    if (std::any_of(used.begin(), used.end(), [](std::uint32_t state) { return state != kRansLow; })) {
-        return damaged("does not end where encoding began");
-    }
-    return {};
+    return decoder.end();
 }
 
 }  // namespace kv_transfer

@@ -165,45 +165,100 @@ const std::byte* decode(const RansRows& rows, const std::byte* words, const std:
     return words;
 }
 
-// ---- encoding: states of 32 bits, half a row a vector
+// ---- encoding: states in halves, too; divided as floats, even and odd lanes by themselves
 
 struct DivisionTable {
-    __m512i packed_low, packed_high;
+    __m512i frequency, start;  // of 16 bits
     __m512 reciprocal_low, reciprocal_high;
 };
 
-/// Half a row. The words that leave are written below `end`.
-inline __m512i put(const DivisionTable& table, __m512i state, const std::uint8_t* symbols, std::byte*& end) {
-    const __m512i symbol = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(symbols)));
-    const __m512i packed = _mm512_permutex2var_epi32(table.packed_low, symbol, table.packed_high);
-    const __m512 reciprocal = _mm512_permutex2var_ps(table.reciprocal_low, symbol, table.reciprocal_high);
-    const __m512i frequency = _mm512_srli_epi32(packed, 16);
-    const __m512i start = _mm512_and_si512(packed, _mm512_set1_epi32(0xffff));
-    const __mmask16 leaves = _mm512_cmpge_epu32_mask(state, _mm512_slli_epi32(frequency, 32 - kRansBits));
-    const __m256i words = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(leaves, state));
+constexpr __mmask32 kOddLanes = 0xaaaaaaaau;
+
+/// The state over the frequency, cut: right or 1 too small. Even lanes of 16 bits have the value, odd ones what is
+/// above 16 bits of it.
+inline __m512i divided(__m512i state, __m512 reciprocal) {
+    return _mm512_cvttps_epu32(_mm512_mul_ps(_mm512_cvtepu32_ps(state), reciprocal));
+}
+
+/// One row. The words that leave are written below `end`.
+inline void put(const DivisionTable& table, Halves& state, const std::uint8_t* symbols, std::byte*& end) {
+    const __m512i symbol = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(symbols)));
+    const __m512i frequency = _mm512_permutexvar_epi16(symbol, table.frequency);
+    const __m512i start = _mm512_permutexvar_epi16(symbol, table.start);
+    // state >= frequency << 20; a frequency is below 2^12, for all 32 have one.
+    const __mmask32 leaves = _mm512_cmpge_epu16_mask(state.high, _mm512_slli_epi16(frequency, 32 - kRansBits - 16));
     const auto count = static_cast<unsigned>(_mm_popcnt_u32(leaves));
     end -= 2 * count;
-    _mm256_mask_storeu_epi16(end, static_cast<__mmask16>((1u << count) - 1), words);
-    const __m512i kept = _mm512_mask_srli_epi32(state, leaves, state, 16);
-    __m512i quotient = _mm512_cvttps_epu32(_mm512_mul_ps(_mm512_cvtepu32_ps(kept), reciprocal));
-    __m512i rest = _mm512_sub_epi32(kept, _mm512_mullo_epi32(quotient, frequency));
-    const __mmask16 is_small = _mm512_cmpge_epu32_mask(rest, frequency);
-    quotient = _mm512_mask_add_epi32(quotient, is_small, quotient, _mm512_set1_epi32(1));
-    rest = _mm512_mask_sub_epi32(rest, is_small, rest, frequency);
-    return _mm512_add_epi32(_mm512_slli_epi32(quotient, kRansBits), _mm512_add_epi32(rest, start));
+    _mm512_mask_storeu_epi16(end, static_cast<__mmask32>((std::uint64_t{1} << count) - 1),
+                             _mm512_maskz_compress_epi16(leaves, state.low));
+    const __m512i low = _mm512_mask_mov_epi16(state.low, leaves, state.high);
+    const __m512i high = _mm512_maskz_mov_epi16(~leaves, state.high);
+    // An index of 32 bits counts by its lowest five: those of the even lane's symbol.
+    const __m512i even = _mm512_mask_blend_epi16(kOddLanes, low, _mm512_slli_epi32(high, 16));
+    const __m512i odd = _mm512_mask_blend_epi16(kOddLanes, _mm512_srli_epi32(low, 16), high);
+    const __m512i odd_symbol = _mm512_srli_epi32(symbol, 16);
+    const __m512i quotient_even =
+        divided(even, _mm512_permutex2var_ps(table.reciprocal_low, symbol, table.reciprocal_high));
+    const __m512i quotient_odd =
+        divided(odd, _mm512_permutex2var_ps(table.reciprocal_low, odd_symbol, table.reciprocal_high));
+    const __m512i quotient_low = _mm512_mask_blend_epi16(kOddLanes, quotient_even, _mm512_slli_epi32(quotient_odd, 16));
+    const __m512i quotient_high =
+        _mm512_mask_blend_epi16(kOddLanes, _mm512_srli_epi32(quotient_even, 16), quotient_odd);
+    // What is left is below twice the frequency, so its low half is all of it. One more of the quotient adds 2^12.
+    const __m512i rest = _mm512_sub_epi16(low, _mm512_mullo_epi16(quotient_low, frequency));
+    const __mmask32 is_small = _mm512_cmpge_epu16_mask(rest, frequency);
+    __m512i add = _mm512_add_epi16(rest, start);
+    add = _mm512_mask_add_epi16(add, is_small, add, _mm512_sub_epi16(_mm512_set1_epi16(kRansSlots), frequency));
+    state.low = _mm512_add_epi16(_mm512_slli_epi16(quotient_low, kRansBits), add);
+    const __mmask32 carry = _mm512_cmplt_epu16_mask(state.low, add);
+    const __m512i shifted = _mm512_shldi_epi16(quotient_high, quotient_low, kRansBits);
+    state.high = _mm512_mask_add_epi16(shifted, carry, shifted, _mm512_set1_epi16(1));
+}
+
+/// Rows [0, rows), from the last to the first; `rows` a multiple of `groups`.
+template <unsigned groups>
+inline std::byte* encode_rounds(const DivisionTable& table, std::size_t rows, Halves* states,
+                                const std::uint8_t* symbols, std::byte* end) {
+    Halves own[groups];
+    for (unsigned group = 0; group < groups; ++group) {
+        own[group] = states[group];
+    }
+    for (std::size_t row = rows; row > 0; row -= groups) {
+#pragma GCC unroll 4
+        for (unsigned i = 1; i <= groups; ++i) {
+            put(table, own[groups - i], symbols + (row - i) * kRansLanes, end);
+        }
+    }
+    for (unsigned group = 0; group < groups; ++group) {
+        states[group] = own[group];
+    }
+    return end;
 }
 
 std::byte* encode(const RansRows& rows, const std::uint8_t* symbols, std::byte* end) {
-    DivisionTable table;
-    table.packed_low = _mm512_loadu_si512(rows.table->packed);
-    table.packed_high = _mm512_loadu_si512(rows.table->packed + 16);
-    table.reciprocal_low = _mm512_loadu_ps(rows.table->reciprocal);
-    table.reciprocal_high = _mm512_loadu_ps(rows.table->reciprocal + 16);
-    for (std::size_t row = rows.rows; row-- > 0;) {
-        std::uint32_t* states = rows.states + (row & (rows.groups - 1)) * kRansLanes;
-        const std::uint8_t* from = symbols + row * kRansLanes;
-        _mm512_storeu_si512(states + 16, put(table, _mm512_loadu_si512(states + 16), from + 16, end));
-        _mm512_storeu_si512(states, put(table, _mm512_loadu_si512(states), from, end));
+    const DivisionTable table{_mm512_loadu_si512(rows.table->frequency), _mm512_loadu_si512(rows.table->start),
+                              _mm512_loadu_ps(rows.table->reciprocal), _mm512_loadu_ps(rows.table->reciprocal + 16)};
+    Halves states[kRansGroupsMax];
+    for (unsigned group = 0; group < rows.groups; ++group) {
+        states[group] = load_state(rows.states + group * kRansLanes);
+    }
+    std::size_t row = rows.rows;
+    for (; row % rows.groups != 0; --row) {
+        put(table, states[(row - 1) % rows.groups], symbols + (row - 1) * kRansLanes, end);
+    }
+    switch (rows.groups) {
+        case 4:
+            end = encode_rounds<4>(table, row, states, symbols, end);
+            break;
+        case 2:
+            end = encode_rounds<2>(table, row, states, symbols, end);
+            break;
+        default:
+            end = encode_rounds<1>(table, row, states, symbols, end);
+            break;
+    }
+    for (unsigned group = 0; group < rows.groups; ++group) {
+        store_state(rows.states + group * kRansLanes, states[group]);
     }
     return end;
 }

@@ -78,10 +78,10 @@ private:
         const std::size_t skipped = std::size_t{coded.first} * shape.head_dim * shape.value_bytes();
         const std::uint32_t step = std::max(1u, coded.tokens / kRowsSeen);
         const auto rows = static_cast<float>((coded.tokens + step - 1) / step);
-        double saved_bits = 0;
+        double saved_bits = 0;  // of a token
+        double ratios = 1;      // product of square / variance: one logarithm for many channels
         double squares = 0;
         double centred = 0;
-        std::size_t count = 0;
         for (std::uint32_t head = 0; head < shape.heads; ++head) {
             std::array<float, kHeadDimMax> sums{};
             std::array<float, kHeadDimMax> square_sums{};
@@ -91,7 +91,6 @@ private:
                                     .cosines = rotation.cosines,
                                     .sines = rotation.sines},
                                    values + head * head_bytes + skipped, step, sums.data(), square_sums.data());
-            double ratios = 1;  // product of square / variance: one logarithm for some channels
             for (std::uint32_t i = 0; i < shape.head_dim; ++i) {
                 const float mean = value_of(bf16_near(sums[i] / rows));
                 const float square = square_sums[i] / rows;
@@ -99,18 +98,18 @@ private:
                 means[head * shape.head_dim + i] = mean;
                 squares += static_cast<double>(square);
                 centred += static_cast<double>(variance);
-                ++count;
                 if (variance > 0) { ratios *= static_cast<double>(square / variance); }
-                if (i % 4 == 3 || i + 1 == shape.head_dim) {
-                    saved_bits += 0.5 * std::log2(ratios) * coded.tokens;
+                if (ratios > 0x1p700) {  // another ratio of floats fits
+                    saved_bits += 0.5 * std::log2(ratios);
                     ratios = 1;
                 }
             }
         }
+        saved_bits = (saved_bits + 0.5 * std::log2(ratios)) * coded.tokens;
         PlaneFit fit;
         fit.has_means = coded.tokens >= kMeansTokensMin && saved_bits > 24.0 * shape.channels();
         if (!fit.has_means) { std::fill(means.begin(), means.end(), 0.0f); }
-        fit.deviation = static_cast<float>(std::sqrt((fit.has_means ? centred : squares) / static_cast<double>(count)));
+        fit.deviation = static_cast<float>(std::sqrt((fit.has_means ? centred : squares) / shape.channels()));
         return fit;
     }
 
@@ -129,25 +128,14 @@ private:
         const bool is_unrotated = can_unrotate(job);
         const bool has_profile = profile_fits(job);
         header.flags = static_cast<std::uint8_t>((is_unrotated ? kIsUnrotated : 0) | (has_profile ? kHasProfile : 0));
-        if (has_profile) { append(sections.parameters, profile_id_); }
-
         const std::size_t row_bytes = shape.head_dim * shape.value_bytes();
         const std::size_t head_bytes = shape.tokens * row_bytes;
-        for (std::size_t row = 0; row < std::size_t{shape.planes()} * shape.heads; ++row) {
-            const auto head = raw.subspan(row * head_bytes, head_bytes);
-            const auto begin = head.first(first * row_bytes);
-            const auto end = head.last(last * row_bytes);
-            sections.plain.insert(sections.plain.end(), begin.begin(), begin.end());
-            sections.plain.insert(sections.plain.end(), end.begin(), end.end());
-        }
-        const auto symbols =
-            grown(workspace.symbols, std::size_t{shape.planes()} * shape.groups() * coded.tokens * kLanes);
         const auto numbers = grown(workspace.numbers, std::size_t{shape.channels()} * coded.tokens);
         const auto floats = grown(workspace.floats, std::size_t{2} * shape.channels());
         const auto means = floats.first(shape.channels());
         const auto scales = floats.subspan(shape.channels());
-        NumberEncoder encoder(shape, workspace, symbols);
-        for (std::uint32_t plane = 0; plane < shape.planes() && coded.tokens > 0; ++plane) {
+        NumberEncoder encoder(shape, workspace, std::size_t{shape.planes()} * shape.groups() * coded.tokens, header);
+        for (std::uint32_t plane = coded.tokens == 0 ? 0 : shape.planes(); plane-- > 0;) {
             const std::byte* values = raw.data() + plane * shape.plane_values() * shape.value_bytes();
             const Rotation turned = rotation(job, is_unrotated, plane, coded);
             float step = kFactors[job.level];
@@ -163,29 +151,41 @@ private:
                 step = std::clamp(step * fit.deviation, 1e-25f, 1e25f);
                 std::fill(scales.begin(), scales.end(), 1.0f / step);
             }
-            append(sections.parameters, step);
-            append(sections.parameters, static_cast<std::uint8_t>(has_means ? 1 : 0));
-            if (has_means) {
-                for (const float mean : means) {
-                    append(sections.parameters, bf16_near(mean));
+            std::uint32_t head = shape.heads;  // this one and those behind it are quantised
+            for (std::uint32_t group = shape.groups(); group-- > 0;) {
+                while (head * shape.head_dim > group * kLanes) {  // near the coding of it: still in a near cache
+                    --head;
+                    const HeadRows rows{.rows = coded.tokens,
+                                        .head_dim = shape.head_dim,
+                                        .is_bf16 = shape.is_bf16,
+                                        .cosines = turned.cosines,
+                                        .sines = turned.sines,
+                                        .mean = means.data() + head * shape.head_dim,
+                                        .channel_scale = scales.data() + head * shape.head_dim};
+                    kernels.quantise(rows, values + head * head_bytes + first * row_bytes,
+                                     numbers.data() + std::size_t{head} * coded.tokens * shape.head_dim);
                 }
-            }
-            for (std::uint32_t head = 0; head < shape.heads; ++head) {
-                const HeadRows rows{.rows = coded.tokens,
-                                    .head_dim = shape.head_dim,
-                                    .is_bf16 = shape.is_bf16,
-                                    .cosines = turned.cosines,
-                                    .sines = turned.sines,
-                                    .mean = means.data() + head * shape.head_dim,
-                                    .channel_scale = scales.data() + head * shape.head_dim};
-                kernels.quantise(rows, values + head * head_bytes + first * row_bytes,
-                                 numbers.data() + std::size_t{head} * coded.tokens * shape.head_dim);
-            }
-            for (std::uint32_t group = 0; group < shape.groups(); ++group) {
                 encoder.add({group, coded.tokens, 0, coded.tokens}, numbers.data());
             }
+            if (has_means) {
+                std::byte* to = sections.parameters.put(means.size() * sizeof(std::uint16_t));
+                for (std::size_t i = 0; i < means.size(); ++i) {
+                    const std::uint16_t bits = bf16_near(means[i]);
+                    std::memcpy(to + i * sizeof bits, &bits, sizeof bits);
+                }
+            }
+            sections.parameters.put_number(static_cast<std::uint8_t>(has_means ? 1 : 0));
+            sections.parameters.put_number(step);
         }
-        code_stream(workspace, symbols, header);
+        encoder.end();
+        if (has_profile) { sections.parameters.put_number(profile_id_); }
+        const std::size_t heads = std::size_t{shape.planes()} * shape.heads;
+        std::byte* to = sections.plain.put(heads * (first + last) * row_bytes);
+        for (std::size_t row = 0; row < heads && first + last > 0; ++row) {
+            const auto head = raw.subspan(row * head_bytes, head_bytes);
+            to = std::copy_n(head.begin(), first * row_bytes, to);
+            to = std::copy_n(head.end() - static_cast<std::ptrdiff_t>(last * row_bytes), last * row_bytes, to);
+        }
     }
 
     struct PlaneParameters {
@@ -223,17 +223,6 @@ private:
             }
         }
         const Coded coded{view.header.raw_first, shape.tokens - view.header.raw_first - view.header.raw_last};
-        const SectionReader planes_begin = reader;
-        PlaneParameters parameters;
-        workspace.runs.clear();
-        for (std::uint32_t plane = 0; plane < shape.planes() && coded.tokens > 0; ++plane) {
-            if (!read_plane(shape, reader, parameters)) { return damaged("parameters end too early"); }
-            for (const std::byte piece : parameters.pieces) {
-                workspace.runs.push_back(run_of(std::to_integer<std::uint8_t>(piece), coded.tokens));
-            }
-        }
-        if (!reader.empty()) { return damaged("too many parameters"); }
-
         const std::size_t row_bytes = shape.head_dim * shape.value_bytes();
         const std::size_t head_bytes = shape.tokens * row_bytes;
         const std::size_t begin_bytes = view.header.raw_first * row_bytes;
@@ -249,25 +238,15 @@ private:
             const auto end = plain.take(end_bytes);
             std::copy(end.begin(), end.end(), head + head_bytes - end_bytes);
         }
-        const auto symbols =
-            grown(workspace.symbols, std::size_t{shape.planes()} * shape.groups() * coded.tokens * kLanes);
-        if (auto done = rans_decode(rans_kernels(), workspace.runs, view.stream, view.header.groups, symbols); !done) {
-            return done;
-        }
         const auto numbers = grown(workspace.numbers, std::size_t{shape.channels()} * coded.tokens);
         const auto floats = grown(workspace.floats, std::size_t{2} * shape.channels());
         const auto means = floats.first(shape.channels());
         const auto steps = floats.subspan(shape.channels());
-        NumberDecoder decoder(shape, workspace, symbols, plain, SectionReader(view.escapes));
-        reader = planes_begin;
+        NumberDecoder decoder(shape, workspace, plain, SectionReader(view.escapes));
+        if (auto begun = decoder.begin(view); !begun) { return begun; }
+        PlaneParameters parameters;
         for (std::uint32_t plane = 0; plane < shape.planes() && coded.tokens > 0; ++plane) {
-            static_cast<void>(read_plane(shape, reader, parameters));
-            for (std::uint32_t group = 0; group < shape.groups(); ++group) {
-                const auto piece = std::to_integer<std::uint8_t>(parameters.pieces[group]);
-                if (!decoder.take({group, coded.tokens, 0, coded.tokens}, piece, numbers.data())) {
-                    return damaged("sections end too early");
-                }
-            }
+            if (!read_plane(shape, reader, parameters)) { return damaged("parameters end too early"); }
             for (std::uint32_t i = 0; i < shape.channels(); ++i) {
                 means[i] = has_profile ? profile_->means[profile_at(job, plane) + i] : 0.0f;
                 steps[i] =
@@ -280,21 +259,28 @@ private:
                 }
             }
             const Rotation turned = rotation(job, is_unrotated, plane, coded);
-            for (std::uint32_t head = 0; head < shape.heads; ++head) {
-                const HeadRows rows{.rows = coded.tokens,
-                                    .head_dim = shape.head_dim,
-                                    .is_bf16 = shape.is_bf16,
-                                    .cosines = turned.cosines,
-                                    .sines = turned.sines,
-                                    .mean = means.data() + head * shape.head_dim,
-                                    .channel_scale = steps.data() + head * shape.head_dim};
-                kernels.restore(
-                    rows, numbers.data() + std::size_t{head} * coded.tokens * shape.head_dim,
-                    out.data() + plane * shape.plane_values() * shape.value_bytes() + head * head_bytes + begin_bytes);
+            std::uint32_t head = 0;
+            for (std::uint32_t group = 0; group < shape.groups(); ++group) {
+                const auto piece = std::to_integer<std::uint8_t>(parameters.pieces[group]);
+                if (auto taken = decoder.take({group, coded.tokens, 0, coded.tokens}, piece, numbers.data()); !taken) {
+                    return taken;
+                }
+                for (; (head + 1) * shape.head_dim <= std::min((group + 1) * kLanes, shape.channels()); ++head) {
+                    const HeadRows rows{.rows = coded.tokens,
+                                        .head_dim = shape.head_dim,
+                                        .is_bf16 = shape.is_bf16,
+                                        .cosines = turned.cosines,
+                                        .sines = turned.sines,
+                                        .mean = means.data() + head * shape.head_dim,
+                                        .channel_scale = steps.data() + head * shape.head_dim};
+                    kernels.restore(rows, numbers.data() + std::size_t{head} * coded.tokens * shape.head_dim,
+                                    out.data() + plane * shape.plane_values() * shape.value_bytes() +
+                                        head * head_bytes + begin_bytes);
+                }
             }
         }
-        if (!decoder.at_end()) { return damaged("sections go on behind the last number"); }
-        return {};
+        if (!reader.empty()) { return damaged("too many parameters"); }
+        return decoder.end();
     }
 
     const std::shared_ptr<const RotaryTable> rotary_;

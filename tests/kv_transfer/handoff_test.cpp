@@ -293,7 +293,11 @@ TEST_CASE("a lost connection fails both sides", "[kv_transfer]") {
     world.settle();
     world.grant(key, kTokens);
     world.settle();
-    (prefill_dies ? world.prefill_transport : world.decode_transport)->stop();
+    if (prefill_dies) {
+        world.prefill_transport->stop();
+    } else {
+        world.decode_transport->stop();
+    }
     world.settle();
     CHECK(world.count(S::failed, key) == 1);
     CHECK(world.count(S::released, key) == 1);

@@ -1,10 +1,13 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "kv_transfer/frames.h"
 #include "kv_transfer/handoff.h"
@@ -34,12 +37,15 @@ public:
     base::Result<net::PeerId> connect(const std::string& address) override { return inner_->connect(address); }
     base::Result<void> send(net::PeerId peer, net::Message message, base::TimePoint deadline,
                             net::Completion done) override {
+        if (!message.payload.bytes.empty()) { payloads.push_back(message.payload.bytes); }
         if (speaks_ != ProtocolVersion{}) { message.header = changed(message.kind, message.header); }
         return inner_->send(peer, std::move(message), deadline, std::move(done));
     }
     void disconnect(net::PeerId peer) override { inner_->disconnect(peer); }
     void stop() override { inner_->stop(); }
     bool tick() override { return inner_->tick(); }
+
+    std::vector<std::span<const std::byte>> payloads;  // where what was sent lay; not to be read any more
 
 private:
     template <class Message>

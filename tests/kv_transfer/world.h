@@ -260,7 +260,7 @@ struct World {
     bool events_wait = false;
     std::vector<SenderEvent> sent;
     std::vector<ReceiverEvent> received;
-    std::unique_ptr<net::Transport> prefill_transport;
+    std::unique_ptr<VersionTransport> prefill_transport;
     std::unique_ptr<net::Transport> decode_transport;
     std::unique_ptr<KvSender> sender;
     std::unique_ptr<KvReceiver> receiver;
