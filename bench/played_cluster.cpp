@@ -78,9 +78,8 @@ PlayedCluster::PlayedCluster(const Options& options, scheduler::Registry& regist
     }
 }
 
-std::uint64_t PlayedCluster::blocks_of(const PlayedRequest& request) const {
-    return (std::uint64_t{request.prompt_tokens} + request.answer_tokens + options_.block_tokens - 1) /
-           options_.block_tokens;
+std::uint64_t PlayedCluster::blocks_of(std::uint32_t prompt_tokens, std::uint32_t answer_tokens) const {
+    return (std::uint64_t{prompt_tokens} + answer_tokens + options_.block_tokens - 1) / options_.block_tokens;
 }
 
 double PlayedCluster::busy_seconds(const PlayedRequest& request) const {
@@ -114,7 +113,7 @@ base::RequestId PlayedCluster::remember(const PlayedRequest& request, const sche
                                .decode_slot = static_cast<std::uint32_t>(placement.decode),
                                .uncached_tokens = request.prompt_tokens - placement.cached_prompt_tokens,
                                .prompt_tokens = request.prompt_tokens,
-                               .decode_blocks = blocks_of(request),
+                               .decode_blocks = blocks_of(request.prompt_tokens, request.answer_tokens),
                                .ttft_seconds = placement.ttft_seconds,
                                .tpot_seconds = placement.tpot_seconds,
                                .tpot_seconds_target = request.tpot_seconds},
@@ -141,8 +140,10 @@ void PlayedCluster::run(const PlayedRequest& request, const scheduler::Placement
     running = {.prefill = prefill,
                .decode = static_cast<std::uint32_t>(placement.decode),
                .uncached = uncached,
-               .request = request};
-    if (!options_.reports_prefixes) { running.request.chain.clear(); }
+               .prompt_tokens = request.prompt_tokens,
+               .answer_tokens = request.answer_tokens,
+               .chain = {}};
+    if (options_.reports_prefixes) { running.chain = request.chain; }
 }
 
 void PlayedCluster::happen(const Event& event) {
@@ -160,26 +161,24 @@ void PlayedCluster::happen(const Event& event) {
         prefill.prompt_tokens -= running.uncached;
         static_cast<void>(registry_.in_flight().first_token(id, base::Epoch{}, now_));
         registry_.coming_blocks().computed(id);
-        if (options_.reports_prefixes) { give_prefix(running.prefill, running.request.chain); }
+        if (options_.reports_prefixes) { give_prefix(running.prefill, running.chain); }
         decode.sequences += 1;
-        decode.context += running.request.prompt_tokens;
-        decode.blocks_used += blocks_of(running.request);
+        decode.context += running.prompt_tokens;
+        decode.blocks_used += blocks_of(running.prompt_tokens, running.answer_tokens);
         const double gap =
             base::decode_step_seconds(decode.cost.decode, decode.sequences, static_cast<double>(decode.context));
-        events_.push({.at = event.at + gap * running.request.answer_tokens,
+        events_.push({.at = event.at + gap * running.answer_tokens,
                       .request = event.request,
                       .slot = running.decode,
                       .is_first_token = false});
         return;
     }
     decode.sequences -= 1;
-    decode.context -= running.request.prompt_tokens;
-    decode.blocks_used -= blocks_of(running.request);
+    decode.context -= running.prompt_tokens;
+    decode.blocks_used -= blocks_of(running.prompt_tokens, running.answer_tokens);
     static_cast<void>(registry_.in_flight().ended(id, base::Epoch{}, now_));
     registry_.coming_blocks().ended(id, true);
-    if (options_.reports_prefixes && running.decode != running.prefill) {
-        give_prefix(running.decode, running.request.chain);
-    }
+    if (options_.reports_prefixes && running.decode != running.prefill) { give_prefix(running.decode, running.chain); }
     running_.erase(event.request);
 }
 

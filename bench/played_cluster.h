@@ -87,7 +87,9 @@ private:
         std::uint32_t prefill = 0;
         std::uint32_t decode = 0;
         std::uint32_t uncached = 0;
-        PlayedRequest request;
+        std::uint32_t prompt_tokens = 0;
+        std::uint32_t answer_tokens = 0;
+        std::vector<base::BlockHash> chain;  // empty where no prefixes are reported
     };
     struct Event {
         double at;
@@ -98,7 +100,7 @@ private:
     };
     void happen(const Event& event);
     void report(std::uint32_t slot);
-    std::uint64_t blocks_of(const PlayedRequest& request) const;
+    std::uint64_t blocks_of(std::uint32_t prompt_tokens, std::uint32_t answer_tokens) const;
 
     const Options options_;
     scheduler::Registry& registry_;

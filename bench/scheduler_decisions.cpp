@@ -112,28 +112,29 @@ base::Result<SchedulerFigure> measure(const SchedulerBenchOptions& options, std:
         const Clock::time_point before = Clock::now();
         cluster.advance(request.at);
         const scheduler::PlaceQuery query = cluster.query_of(request);
-        const double cpu_begin = cpu_microseconds();
+        const bool is_scanned = scan_every > 0 && i % scan_every == scan_every / 2 + 1;
+        double cpu_begin = cpu_microseconds();
         const Clock::time_point begin = Clock::now();
         const scheduler::PlaceOutcome outcome = scheduler::decide(registry, {}, query, request.chain, cluster.now());
         const Clock::time_point decided = Clock::now();
         events_us += microseconds(begin - before);
         decide_us.push_back(microseconds(decided - begin));
-        total_us += cpu_microseconds() - cpu_begin;
-        if (scan_every > 0 && i % scan_every == scan_every / 2 + 1) {
+        if (is_scanned) {
+            total_us += cpu_microseconds() - cpu_begin;
             const Clock::time_point scan = Clock::now();
             const auto again = scheduler::decide_by_scan(registry, {}, query, request.chain, cluster.now());
             scan_us.push_back(microseconds(Clock::now() - scan));
             same += is_same(outcome, again);
             as_good += is_same(outcome, again) || is_as_good(outcome, again);
+            cpu_begin = cpu_microseconds();
         }
         const auto* placement = std::get_if<scheduler::Placement>(&outcome);
+        const base::RequestId id = placement == nullptr ? base::RequestId{0} : cluster.remember(request, *placement);
+        total_us += cpu_microseconds() - cpu_begin;
         if (placement == nullptr) {
             figure.refused_share += 1.0 / options.placements;
             continue;
         }
-        const double cpu_chosen = cpu_microseconds();
-        const base::RequestId id = cluster.remember(request, *placement);
-        total_us += cpu_microseconds() - cpu_chosen;
         cluster.run(request, *placement, id);
     }
     figure.decide_us = summarize(std::move(decide_us));

@@ -13,6 +13,7 @@
 #include "bench/workload.h"
 #include "cli/heap_pages.h"
 #include "cli/planning_files.h"
+#include "sim/chance.h"
 #include "sim/workload.h"
 
 namespace cli {
@@ -45,16 +46,8 @@ double cpu_seconds() {
     return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
 }
 
-/// splitmix64 (Steele, Lea, Flood, OOPSLA 2014): names of blocks that are as good as random.
-std::uint64_t mix(std::uint64_t value) {
-    value += 0x9e3779b97f4a7c15ull;
-    value = (value ^ (value >> 30u)) * 0xbf58476d1ce4e5b9ull;
-    value = (value ^ (value >> 27u)) * 0x94d049bb133111ebull;
-    return value ^ (value >> 31u);
-}
-
 base::BlockHash name_of(std::uint64_t id) {
-    return {mix(id), mix(~id)};
+    return {sim::mixed_bits(id), sim::mixed_bits(~id)};
 }
 
 /// Only full blocks have names: what a prompt ends with is no block yet.

@@ -12,11 +12,21 @@ namespace {
 
 constexpr std::uint32_t kEvictionShare = 16;  // one portion of evictions takes at most this part of the pool
 constexpr std::uint32_t kReservedShare = 8;   // groups that grow by more than the least reserve at most this part
+/// More blocks than this are not copied while the list of them grows.
+constexpr std::uint32_t kBlocksCopied = 16'384;
+
+/// The list of blocks reaches up to the highest that was ever in use: a pool that never fills takes no memory for more.
+template <class Blocks>
+void make_known(Blocks& blocks, BlockId id) {
+    if (base::raw(id) >= blocks.size()) { blocks.resize(base::raw(id) + std::size_t{1}); }
+}
 
 }  // namespace
 
-KvCache::KvCache(Options options) : options_(options), pool_(options.blocks_total), blocks_(options.blocks_total) {
+KvCache::KvCache(Options options) : options_(options), pool_(options.blocks_total) {
     CHECK(options_.block_tokens > 0 && options_.group_blocks_initial > 0);
+    // Address space alone. With fewer the list is copied as it grows, which takes some ten microseconds at most.
+    if (options.blocks_total > kBlocksCopied) { blocks_.reserve(options.blocks_total); }
 }
 
 KvCache::~KvCache() {
@@ -63,10 +73,10 @@ std::optional<BlockEvents> KvCache::take_events() {
     const bool first = snapshot_next_ == 0;
     const std::uint32_t end = snapshot_next_ + std::min(part_blocks_, options_.blocks_total - snapshot_next_);
     std::vector<BlockHash> part;
-    for (; snapshot_next_ < end; ++snapshot_next_) {
-        const Block& block = blocks_[snapshot_next_];
-        if (block.indexed) { part.push_back(*block.hash); }
+    for (std::size_t id = snapshot_next_; id < std::min<std::size_t>(end, blocks_.size()); ++id) {
+        if (blocks_[id].indexed) { part.push_back(*blocks_[id].hash); }
     }
+    snapshot_next_ = end;
     const bool last = snapshot_next_ == options_.blocks_total;
     if (last) { part_blocks_ = 0; }
     return index_.take_part(std::move(part), first, last);
@@ -140,6 +150,7 @@ bool KvCache::adopt(BlockId block, const BlockHash& hash, std::optional<BlockHas
     }
     CHECK(index_.insert(hash, parent, block));
     index_.set_idle(hash);
+    make_known(blocks_, block);
     at(block).hash = hash;
     at(block).indexed = true;
     return true;
@@ -299,6 +310,7 @@ std::optional<BlockId> KvCache::evict() {
 }
 
 void KvCache::append(SequenceKv::State& state, BlockRun run) {
+    if (run.count > 0) { make_known(blocks_, BlockId{base::raw(run.first) + run.count - 1}); }
     for (std::uint32_t i = 0; i < run.count; ++i) {
         const BlockId id{base::raw(run.first) + i};
         Block& block = at(id);

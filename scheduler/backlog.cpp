@@ -15,6 +15,7 @@ constexpr base::Duration kOnItsWay = std::chrono::seconds(1);
 constexpr double kAnswersRemembered = 64;
 constexpr double kAnswersNeeded = 4;
 constexpr std::size_t kCacheLine = 64;
+constexpr std::size_t kLinesExpected = 2;  // of a slot, that expect() reads
 /// Probes in vain that make the pause before the next one twice as long.
 constexpr int kProbesMax = 4;
 
@@ -39,6 +40,7 @@ void Backlog::placed(Number number, std::uint32_t prefill_slot, std::uint32_t de
     Slot& slot = slots_[prefill_slot];
     if (slot.prompts.empty()) { slot.turned = now; }
     slot.prompts.emplace(number, Prompt{.tokens = static_cast<double>(uncached_tokens), .placed = now});
+    slot.count_prompts();
     slot.prompt_tokens += uncached_tokens;
     Slot& decodes = slots_[decode_slot];
     if (decodes.decoding > 0 || decodes.coming > 0) {
@@ -47,7 +49,10 @@ void Backlog::placed(Number number, std::uint32_t prefill_slot, std::uint32_t de
     }
     ++decodes.coming;
     slot.busy = decodes.busy = now;
-    if (std::isfinite(tpot_seconds_target)) { ++slots_[decode_slot].targets[tpot_seconds_target]; }
+    if (std::isfinite(tpot_seconds_target)) {
+        ++decodes.targets[tpot_seconds_target];
+        decodes.strictest = decodes.targets.begin()->first;
+    }
     placed_[number] = {.prefill_slot = prefill_slot,
                        .decode_slot = decode_slot,
                        .prefill_life = lives_[prefill_slot],
@@ -66,6 +71,7 @@ void Backlog::take_prompt(Slot& slot, Number number, bool is_computed, base::Tim
     if (is_computed || prompt == slot.prompts.begin()) { slot.computed_tokens -= tokens; }
     slot.computed_tokens = std::clamp(slot.computed_tokens, 0.0, std::max(0.0, slot.prompt_tokens));
     slot.prompts.erase(prompt);
+    slot.count_prompts();
     slot.turned = slot.busy = now;
 }
 
@@ -105,7 +111,11 @@ void Backlog::ended(Number number, base::TimePoint now) {
     }
     if (Slot* slot = slot_of(placed.decode_slot, placed.decode_life)) {
         const auto target = slot->targets.find(placed.tpot_seconds_target);
-        if (target != slot->targets.end() && --target->second == 0) { slot->targets.erase(target); }
+        if (target != slot->targets.end() && --target->second == 0) {
+            slot->targets.erase(target);
+            slot->strictest =
+                slot->targets.empty() ? std::numeric_limits<double>::infinity() : slot->targets.begin()->first;
+        }
     }
     placed_.erase(at);
 }
@@ -143,8 +153,8 @@ void Backlog::clear(std::uint32_t number) {
 void Backlog::fetch(std::uint32_t number) const {
     if (number >= slots_.size()) { return; }
     const auto* const slot = reinterpret_cast<const char*>(&slots_[number]);
-    for (std::size_t at = 0; at < sizeof(Slot); at += kCacheLine) {
-        __builtin_prefetch(slot + at);
+    for (std::size_t line = 0; line < kLinesExpected; ++line) {
+        __builtin_prefetch(slot + line * kCacheLine);
     }
 }
 
@@ -152,17 +162,16 @@ ExpectedLoad Backlog::expect(std::uint32_t number, base::TimePoint now) const {
     if (number >= slots_.size()) { return {}; }
     const Slot& slot = slots_[number];
     ExpectedLoad load;
-    load.prompts = static_cast<double>(slot.prompts.size()) + slot.unknown_prompts;
+    load.prompts = slot.waiting + slot.unknown_prompts;
     load.prompt_tokens = std::max(0.0, slot.prompt_tokens - slot.computed_tokens) + slot.unknown_tokens;
-    if (!slot.prompts.empty()) {
-        load.first_tokens =
-            std::clamp(slot.prompts.begin()->second.tokens - slot.computed_tokens, 0.0, load.prompt_tokens);
+    if (slot.waiting > 0) {
+        load.first_tokens = std::clamp(slot.first_tokens - slot.computed_tokens, 0.0, load.prompt_tokens);
         load.first_since_seconds = std::max(0.0, Seconds(now - slot.turned).count());
     }
     load.decoding = slot.decoding;
     load.decode_context = slot.decode_context;
     load.coming = slot.coming;
-    if (!slot.targets.empty()) { load.tpot_seconds_strictest = slot.targets.begin()->first; }
+    load.tpot_seconds_strictest = slot.strictest;
     if (const auto residual = residual_seconds()) { load.residual_seconds = *residual; }
     if (load.prompts == 0 && load.prompt_tokens == 0 && load.decoding == 0 && load.coming == 0) {
         load.idle_seconds = slot.busy == base::TimePoint{} ? 0 : std::max(0.0, Seconds(now - slot.busy).count());

@@ -46,21 +46,31 @@ private:
         double tokens = 0;  // uncached
         base::TimePoint placed{};
     };
-    struct Slot {
-        std::map<Number, Prompt> prompts;  // without a first token yet, oldest first
-        double prompt_tokens = 0;          // of all of them
-        std::uint32_t coming = 0;          // prompts that will decode here
+    /// What expect() reads stands first, in two cache lines.
+    struct alignas(64) Slot {
+        double prompt_tokens = 0;   // of all prompts without a first token
+        double first_tokens = 0;    // of the oldest of them
+        std::uint32_t waiting = 0;  // how many they are
+        std::uint32_t coming = 0;   // prompts that will decode here
         // At the last report, brought forward by what was heard since.
         double computed_tokens = 0;  // of `prompts`
         double unknown_tokens = 0;   // prompts of nobody here
         double unknown_prompts = 0;
         double decoding = 0;
         double decode_context = 0;
-        std::map<double, std::uint32_t> targets;  // of those placed here to decode, how many have each
+        double strictest = std::numeric_limits<double>::infinity();  // the least of `targets`
         base::TimePoint turned{};                 // when the prompt whose turn it is was known to have computed_tokens
         base::TimePoint busy{};                   // when there was something to do last
         base::TimePoint joined{};                 // when something was placed beside other work last
         int probes = 0;                           // in a row, of those that were
+        std::map<Number, Prompt> prompts;         // without a first token yet, oldest first
+        std::map<double, std::uint32_t> targets;  // of those placed here to decode, how many have each
+
+        /// `prompts` have changed.
+        void count_prompts() {
+            waiting = static_cast<std::uint32_t>(prompts.size());
+            first_tokens = prompts.empty() ? 0 : prompts.begin()->second.tokens;
+        }
     };
     struct Placed {
         std::uint32_t prefill_slot = 0;

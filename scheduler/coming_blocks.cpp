@@ -40,7 +40,7 @@ ComingBlocks::Entries::iterator ComingBlocks::drop(Entries::iterator entry) {
 void ComingBlocks::add(base::RequestId request, std::uint32_t slot, std::span<const base::BlockHash> chain) {
     if (const auto former = entries_.find(request); former != entries_.end()) { drop(former); }
     Entry entry{.slot = slot, .marks = {}};
-    entry.marks.reserve(kMarksUsual);
+    entry.marks.reserve(std::min(kMarksUsual, chain.size()));
     for_each_mark(static_cast<std::uint32_t>(chain.size()), [&](std::uint32_t blocks) {
         const base::BlockHash& mark = chain[blocks - 1];
         if (marks_.add(slot, mark)) { entry.marks.push_back(mark); }

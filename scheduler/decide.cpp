@@ -21,8 +21,11 @@ bool is_for_all_to_say(const PlaceOutcome& outcome) {
 PlaceOutcome decide(Registry& registry, const PlaceRules& rules, PlaceQuery query,
                     std::span<const base::BlockHash> chain, base::TimePoint now) {
     const Registry::Outlook outlook = registry.outlook(query, chain, now);
-    PlaceOutcome outcome = place_among(outlook, rules, query);
-    if (outlook.slots.empty()) { return outcome; }
+    if (outlook.slots.empty()) { return place_among(outlook, rules, query); }
+    // Those of a shortlist are all of the pool's: place() need not count them to know which it is.
+    PlaceQuery among_few = query;
+    if (query.numerics_id == 0) { among_few.numerics_id = outlook.workers.front().numerics_id; }
+    PlaceOutcome outcome = place_among(outlook, rules, among_few);
     if (is_for_all_to_say(outcome)) { return decide_by_scan(registry, rules, query, chain, now); }
     if (auto* placement = std::get_if<Placement>(&outcome)) {
         placement->prefill = outlook.slots[placement->prefill];

@@ -33,19 +33,22 @@ bool HolderSets::has(Set set, std::uint32_t slot) const {
 }
 
 HolderSets::Set HolderSets::with(Set set, std::uint32_t slot) {
-    CHECK(!has(set, slot), "slot " << slot);
+    CHECK(is_last_change(set, slot, true) || !has(set, slot), "slot " << slot);
     return changed(set, slot, true);
 }
 
 HolderSets::Set HolderSets::without(Set set, std::uint32_t slot) {
-    CHECK(has(set, slot), "slot " << slot);
+    CHECK(is_last_change(set, slot, false) || has(set, slot), "slot " << slot);
     return changed(set, slot, false);
 }
 
 HolderSets::Set HolderSets::changed(Set set, std::uint32_t slot, bool has_it) {
-    const std::uint64_t key = nodes_[set].key ^ key_of(slot);
     Set result = kNobody;
-    if (has_it || nodes_[set].size > 1) {
+    if (is_last_change(set, slot, has_it)) {
+        result = last_.to;
+        ++nodes_[result].references;
+    } else if (has_it || nodes_[set].size > 1) {
+        const std::uint64_t key = nodes_[set].key ^ key_of(slot);
         const std::size_t mask = names_.size() - 1;
         std::size_t at = static_cast<std::size_t>(key) & mask;
         while (names_[at] != kNobody && !is_changed(names_[at], set, slot, has_it)) {
@@ -53,6 +56,7 @@ HolderSets::Set HolderSets::changed(Set set, std::uint32_t slot, bool has_it) {
         }
         result = names_[at] != kNobody ? names_[at] : make(set, slot, has_it);
         ++nodes_[result].references;
+        last_ = {.from = set, .to = result, .slot = slot, .has_it = has_it};
     }
     if (set != kNobody) { give_back(set); }
     return result;
@@ -127,6 +131,7 @@ HolderSets::Set HolderSets::make(Set from, std::uint32_t slot, bool has_it) {
 void HolderSets::give_back(Set set) {
     Node& node = nodes_[set];
     if (--node.references > 0) { return; }
+    if (last_.from == set || last_.to == set) { last_ = {}; }
     unname(set);
     if (node.wide != kNone) {
         std::fill_n(bits(node.wide), words_, 0);

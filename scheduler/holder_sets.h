@@ -46,7 +46,17 @@ private:
         std::uint32_t wide = kNone;
         std::array<std::uint32_t, kFew> few{};
     };
+    /// A change that was made lately: the blocks of one chain, told one after the other, mostly all make the same.
+    struct Change {
+        Set from = kNobody;
+        Set to = kNobody;  // kNobody: there is none
+        std::uint32_t slot = 0;
+        bool has_it = false;
+    };
     static std::uint64_t key_of(std::uint32_t slot);
+    bool is_last_change(Set set, std::uint32_t slot, bool has_it) const {
+        return last_.to != kNobody && last_.from == set && last_.slot == slot && last_.has_it == has_it;
+    }
     Set changed(Set set, std::uint32_t slot, bool has_it);
     bool is_changed(Set candidate, Set from, std::uint32_t slot, bool has_it) const;
     bool is_within(Set part, Set whole) const;
@@ -67,6 +77,7 @@ private:
     std::size_t words_ = 1;            // 64-bit words of a wide set
     std::vector<std::uint64_t> bits_;  // [wide sets][words]
     std::vector<std::uint32_t> free_wide_;
+    Change last_;  // both of its sets live
 };
 
 template <class Visit>

@@ -39,11 +39,13 @@ void InFlight::change(const Record& record) {
     change(record.decode.slot);
 }
 
-std::vector<std::uint32_t> InFlight::take_changed() {
-    for (const std::uint32_t slot : changed_) {
+std::span<const std::uint32_t> InFlight::take_changed() {
+    taken_.swap(changed_);
+    changed_.clear();
+    for (const std::uint32_t slot : taken_) {
         slots_[slot].changed = false;
     }
-    return std::exchange(changed_, {});
+    return taken_;
 }
 
 void InFlight::fetch(std::uint32_t slot) const {

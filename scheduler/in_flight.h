@@ -6,6 +6,7 @@
 #include <list>
 #include <map>
 #include <optional>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -92,8 +93,8 @@ public:
     ExpectedLoad expected(std::uint32_t slot, base::TimePoint now) const { return backlog_.expect(slot, now); }
     /// Asks the processor to have ready what pending() and expected() will read.
     void fetch(std::uint32_t slot) const;
-    /// Slots whose load may have changed since the last call, each once.
-    std::vector<std::uint32_t> take_changed();
+    /// Slots whose load may have changed since the last call, each once. Valid until the next call.
+    std::span<const std::uint32_t> take_changed();
     std::size_t placements() const { return records_.size(); }
     /// Of one tenant, among placements().
     std::uint32_t placements_of(TenantId tenant) const;
@@ -147,6 +148,7 @@ private:
     std::map<GatewayLife, Gateway> gateways_;  // that have placements
     std::vector<Slot> slots_;
     std::vector<std::uint32_t> changed_;
+    std::vector<std::uint32_t> taken_;  // what take_changed() gave out last
     Backlog backlog_;
     std::vector<std::uint32_t> of_tenants_;  // records, by TenantId
     std::uint64_t next_number_ = 0;

@@ -58,11 +58,14 @@ public:
     std::span<const std::uint32_t> first(const Length& length, double now, std::size_t count);
     /// Slots that first() has looked at one by one, in all.
     std::uint64_t looked_at() const { return looked_at_; }
+    /// Asks the processor to have ready what set() will write. No effect for a slot that never was in.
+    void fetch(std::uint32_t slot) const;
 
     static constexpr std::size_t kGroup = 32;
 
 private:
     static constexpr double kNone = std::numeric_limits<double>::max() / 4;  // finite: differences of it are 0
+    static constexpr std::size_t kStretch = 16;                              // groups
     static constexpr double kStill = 0;                                      // Group::until of who does not fall
     static constexpr base::WorkerId kNoId{std::numeric_limits<std::uint64_t>::max()};
     /// Neighbours. What one search reads of all of them lies together.
@@ -89,10 +92,10 @@ private:
         base::WorkerId id;
         std::uint32_t slot;
     };
-    struct Bound {
+    /// A group, and what nobody in it takes less than; kNone: there is none.
+    struct Next {
+        std::size_t group;
         double seconds;
-        base::WorkerId id;
-        std::uint32_t group;
     };
     /// The least keys of each group, at each length: those of one length lie together.
     using Bounds = std::array<std::vector<double>, kLengths.size()>;
@@ -104,17 +107,23 @@ private:
     }
     void grow(std::uint32_t slot);
     void gather(std::size_t group, double now);
+    void bound_all(const Line& line, double now);
+    Next take_next(const Line& line);
     bool may_be_found(double seconds, base::WorkerId id, std::size_t count) const;
     void look(std::size_t group, const Line& line, double now, std::size_t count);
 
     std::vector<Group> groups_;
-    Bounds falling_;                   // [groups]; kNone: nobody in it falls
-    Bounds still_;                     // the same of those that do not
-    std::vector<base::WorkerId> ids_;  // [groups]: none has a lower one
-    std::vector<bool> is_loose_;       // [groups]: who gave a bound has left it
+    Bounds falling_;                      // [groups]; kNone: nobody in it falls
+    Bounds still_;                        // the same of those that do not
+    std::vector<base::WorkerId> ids_;     // [groups]: none has a lower one
+    std::vector<double> settles_at_;      // [groups]: nobody in it stops falling before; kNone: nobody falls
+    std::vector<std::uint8_t> is_loose_;  // [groups]: who gave a bound has left it
     std::size_t size_ = 0;
     std::uint64_t looked_at_ = 0;
-    std::vector<Bound> order_;
+    // Of one search: what nobody in a group takes less than, kNone where it is empty or was looked at; and the least of
+    // each kStretch of these.
+    std::vector<double> bounds_;   // [groups, rounded up to a whole kStretch]
+    std::vector<double> nearest_;  // [groups / kStretch, rounded up]
     std::vector<Found> found_;
     std::vector<std::uint32_t> slots_;
 };

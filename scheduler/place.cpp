@@ -22,20 +22,21 @@ std::uint32_t tokens_of_blocks(const WorkerView& worker, const PlaceQuery& query
     return std::min(blocks, (query.prompt_tokens - 1) / worker.limits.block_tokens) * worker.limits.block_tokens;
 }
 
-/// That the worker is believed to hold now.
-std::uint32_t cached_tokens(const WorkerView& worker, const PlaceQuery& query, std::size_t index) {
-    return query.cached_blocks.empty() ? 0 : tokens_of_blocks(worker, query, query.cached_blocks[index]);
-}
-
-/// That it will hold when the turn of this prompt comes.
-std::uint32_t prefix_tokens(const WorkerView& worker, const PlaceQuery& query, std::size_t index) {
-    std::uint32_t tokens = cached_tokens(worker, query, index);
+/// What a worker has of the prompt.
+struct Held {
+    std::uint32_t cached = 0;  // tokens that it is believed to hold now
+    std::uint32_t prefix = 0;  // that it will hold when the turn of this prompt comes
+};
+Held held_tokens(const WorkerView& worker, const PlaceQuery& query, std::size_t index) {
+    Held held;
+    if (!query.cached_blocks.empty()) { held.cached = tokens_of_blocks(worker, query, query.cached_blocks[index]); }
+    held.prefix = held.cached;
     for (const ComingPrefix& coming : query.coming) {
         if (coming.worker == worker.incarnation) {
-            tokens = std::max(tokens, tokens_of_blocks(worker, query, coming.blocks));
+            held.prefix = std::max(held.prefix, tokens_of_blocks(worker, query, coming.blocks));
         }
     }
-    return tokens;
+    return held;
 }
 
 /// Of the work that a worker need not do because another prompt brings it, that its being saved is worth. The request
@@ -53,9 +54,9 @@ double benefit_of(const WorkerView& worker, const PlaceQuery& query, double seco
 }
 
 /// The same on a worker that computes the prompt in `seconds`, with what another prompt brings there.
-double prefill_benefit(const WorkerView& worker, const PlaceQuery& query, std::size_t index, double seconds) {
+double prefill_benefit(const WorkerView& worker, const PlaceQuery& query, const Held& held, double seconds) {
     if (query.queue_share < 1) { return 0; }
-    const std::uint32_t saved = prefix_tokens(worker, query, index) - cached_tokens(worker, query, index);
+    const std::uint32_t saved = held.prefix - held.cached;
     return benefit_of(worker, query, seconds) + kSavedWorkShare * saved * worker.costs.prefill.token_seconds;
 }
 
@@ -127,6 +128,13 @@ struct PhasePool {
     bool found() const { return rank != std::numeric_limits<int>::max(); }
 };
 
+/// rank() of who may be asked for a phase, whatever the others are.
+constexpr int kNotAsked = -1;
+struct Ranks {
+    int prefill = kNotAsked;
+    int decode = kNotAsked;
+};
+
 /// The decision for one query, in three passes over the workers: who counts, who is full, who is cheapest.
 class Decision {
 public:
@@ -156,28 +164,26 @@ private:
         return worker.status != WorkerStatus::gone && (!numerics_ || worker.numerics_id == *numerics_);
     }
     std::uint64_t tokens_all() const { return std::uint64_t{query_.prompt_tokens} + query_.new_tokens_max; }
-    bool in_pool(const PhasePool& pool, const WorkerView& worker, std::uint64_t tokens) const {
-        return counts(worker) && worker.status != WorkerStatus::draining && tokens_capacity(worker) >= tokens &&
-               rank(worker, query_) == pool.rank;
-    }
-    bool in_prefill_pool(const WorkerView& worker) const {
-        return can_prefill(worker) && in_pool(prefill_, worker, query_.prompt_tokens);
-    }
-    bool in_decode_pool(const WorkerView& worker) const {
-        return can_decode(worker) && in_pool(decode_, worker, tokens_all());
-    }
+    bool in_prefill_pool(std::size_t index) const { return ranks_[index].prefill == prefill_.rank; }
+    bool in_decode_pool(std::size_t index) const { return ranks_[index].decode == decode_.rank; }
 
     void survey() {
-        const auto look = [this](PhasePool& pool, const WorkerView& worker, std::uint64_t tokens) {
-            pool.capacity = std::max(pool.capacity, tokens_capacity(worker));
-            if (worker.status == WorkerStatus::draining) { return; }
-            pool.exists = true;
-            if (tokens_capacity(worker) >= tokens) { pool.rank = std::min(pool.rank, rank(worker, query_)); }
-        };
-        for (const WorkerView& worker : view_.workers) {
+        ranks_.resize(view_.workers.size());
+        for (std::size_t i = 0; i < view_.workers.size(); ++i) {
+            const WorkerView& worker = view_.workers[i];
             if (!counts(worker)) { continue; }
-            if (can_prefill(worker)) { look(prefill_, worker, query_.prompt_tokens); }
-            if (can_decode(worker)) { look(decode_, worker, tokens_all()); }
+            const std::uint64_t capacity = tokens_capacity(worker);
+            const int rank_here = rank(worker, query_);
+            const auto look = [&](PhasePool& pool, std::uint64_t tokens) {
+                pool.capacity = std::max(pool.capacity, capacity);
+                if (worker.status == WorkerStatus::draining) { return kNotAsked; }
+                pool.exists = true;
+                if (capacity < tokens) { return kNotAsked; }
+                pool.rank = std::min(pool.rank, rank_here);
+                return rank_here;
+            };
+            if (can_prefill(worker)) { ranks_[i].prefill = look(prefill_, query_.prompt_tokens); }
+            if (can_decode(worker)) { ranks_[i].decode = look(decode_, tokens_all()); }
             has_pure_decode_ = has_pure_decode_ || worker.role == Role::decode;
         }
     }
@@ -208,9 +214,10 @@ private:
     }
 
     void find_room() {
-        for (const WorkerView& worker : view_.workers) {
-            if (in_prefill_pool(worker)) { prefill_.full = prefill_.full && prefill_queue_full(worker); }
-            if (in_decode_pool(worker)) { decode_.full = decode_.full && decode_queue_full(worker); }
+        for (std::size_t i = 0; i < view_.workers.size(); ++i) {
+            const WorkerView& worker = view_.workers[i];
+            if (in_prefill_pool(i)) { prefill_.full = prefill_.full && prefill_queue_full(worker); }
+            if (in_decode_pool(i)) { decode_.full = decode_.full && decode_queue_full(worker); }
         }
     }
 
@@ -226,11 +233,12 @@ private:
         constexpr double kNever = std::numeric_limits<double>::infinity();
         double prefill_seconds = kNever;
         double decode_seconds = kNever;
-        for (const WorkerView& worker : view_.workers) {
-            if (in_prefill_pool(worker)) {
+        for (std::size_t i = 0; i < view_.workers.size(); ++i) {
+            const WorkerView& worker = view_.workers[i];
+            if (in_prefill_pool(i)) {
                 prefill_seconds = std::min(prefill_seconds, forecast_prefill(worker, query_, 0).queue_seconds);
             }
-            if (in_decode_pool(worker)) {
+            if (in_decode_pool(i)) {
                 const double leave = forecast_tpot(worker, query_) * kRemainingTokens /
                                      std::max(1.0, static_cast<double>(worker.load.decode_sequences));
                 decode_seconds = std::min(decode_seconds, leave + decode_wait(worker));
@@ -248,7 +256,7 @@ private:
         std::optional<Option> best;
         for (std::size_t i = 0; i < view_.workers.size(); ++i) {
             const WorkerView& worker = view_.workers[i];
-            if (!in_prefill_pool(worker) || prefill_queue_full(worker)) { continue; }
+            if (!in_prefill_pool(i) || prefill_queue_full(worker)) { continue; }
             const bool is_mixed = worker.role == Role::mixed;
             if (!is_mixed || has_pure_decode_) {
                 keep_better(is_mixed ? prefill_mixed : prefill_pure, prefill_side(i));
@@ -261,7 +269,7 @@ private:
         std::optional<Side> mixed_after_pure;
         for (std::size_t i = 0; i < view_.workers.size(); ++i) {
             const WorkerView& worker = view_.workers[i];
-            if (!in_decode_pool(worker) || decode_queue_full(worker)) { continue; }
+            if (!in_decode_pool(i) || decode_queue_full(worker)) { continue; }
             const std::uint32_t cached = in_pool_tokens(i);  // what comes may come later than the KV
             const auto offer = [&](std::optional<Side>& side, const std::optional<Side>& prefill) {
                 if (prefill) { keep_better(side, decode_side(i, cached, prefill->seconds)); }
@@ -360,13 +368,14 @@ private:
 
     Side prefill_side(std::size_t index) const {
         const WorkerView& worker = view_.workers[index];
-        const PrefillForecast forecast = prefill_at(index);
+        const Held held = held_tokens(worker, query_, index);
+        const PrefillForecast forecast = prefill_at(index, held);
         const double own = forecast.ttft_seconds - forecast.queue_seconds;
         return {.index = index,
                 .seconds = forecast.ttft_seconds,
                 .id = worker.id,
                 .misses = forecast.ttft_seconds > query_.ttft_seconds_left,
-                .benefit = prefill_benefit(worker, query_, index, own)};
+                .benefit = prefill_benefit(worker, query_, held, own)};
     }
 
     /// What decode adds to a prompt that is computed `prefill_seconds` from now.
@@ -384,9 +393,9 @@ private:
 
     /// What lies below the pool of a worker is loaded while other prompts are computed; or it is computed, where that
     /// is sooner.
-    PrefillForecast prefill_at(std::size_t index) const {
+    PrefillForecast prefill_at(std::size_t index, const Held& held) const {
         const WorkerView& worker = view_.workers[index];
-        const Prefix prefix = prefix_of(index);
+        const Prefix prefix = prefix_of(index, held);
         PrefillForecast loaded = forecast_prefill(worker, query_, prefix.tokens);
         if (prefix.below.seconds <= loaded.queue_seconds) { return loaded; }
         loaded.ttft_seconds += prefix.below.seconds - loaded.queue_seconds;
@@ -394,9 +403,9 @@ private:
         return computed.ttft_seconds < loaded.ttft_seconds ? computed : loaded;
     }
 
-    LocalForecast local_at(std::size_t index) const {
+    LocalForecast local_at(std::size_t index, const Held& held) const {
         const WorkerView& worker = view_.workers[index];
-        const Prefix prefix = prefix_of(index);
+        const Prefix prefix = prefix_of(index, held);
         LocalForecast loaded = forecast_local(worker, query_, prefix.tokens);
         const double more = prefix.below.seconds - loaded.prefill.queue_seconds;
         if (more <= 0) { return loaded; }
@@ -413,17 +422,20 @@ private:
         std::uint32_t tokens = 0;
         BelowPool below = {};  // of them
     };
-    Prefix prefix_of(std::size_t index) const {
-        const std::uint32_t held = cached_tokens(view_.workers[index], query_, index);
-        const std::uint32_t all = prefix_tokens(view_.workers[index], query_, index);
-        if (all > held) { return {.tokens = all}; }
-        return {.tokens = held, .below = query_.below_pool.empty() ? BelowPool{} : query_.below_pool[index]};
+    Prefix prefix_of(std::size_t index, const Held& held) const {
+        if (held.prefix > held.cached) { return {.tokens = held.prefix}; }
+        return {.tokens = held.cached, .below = query_.below_pool.empty() ? BelowPool{} : query_.below_pool[index]};
     }
     /// What a hand-off to it need not bring: nothing is loaded for one, and what comes may come later.
     std::uint32_t in_pool_tokens(std::size_t index) const {
-        const std::uint32_t held = cached_tokens(view_.workers[index], query_, index);
+        const std::uint32_t held = cached_tokens(index);
         const BelowPool below = query_.below_pool.empty() ? BelowPool{} : query_.below_pool[index];
         return held - below_tokens(index, {.tokens = held, .below = below});
+    }
+    /// That the worker is believed to hold now.
+    std::uint32_t cached_tokens(std::size_t index) const {
+        if (query_.cached_blocks.empty()) { return 0; }
+        return tokens_of_blocks(view_.workers[index], query_, query_.cached_blocks[index]);
     }
     std::uint32_t below_tokens(std::size_t index, const Prefix& prefix) const {
         return std::min(prefix.tokens, prefix.below.blocks * view_.workers[index].limits.block_tokens);
@@ -431,7 +443,8 @@ private:
 
     Option local_option(std::size_t index) const {
         const WorkerView& worker = view_.workers[index];
-        const LocalForecast local = local_at(index);
+        const Held held = held_tokens(worker, query_, index);
+        const LocalForecast local = local_at(index, held);
         const bool misses =
             local.tpot_seconds > query_.tpot_seconds_target || local.prefill.ttft_seconds > query_.ttft_seconds_left;
         const double own = local.prefill.ttft_seconds - local.prefill.queue_seconds;
@@ -440,7 +453,7 @@ private:
                 local.cost_seconds,
                 worker.id,
                 misses,
-                prefill_benefit(worker, query_, index, own)};
+                prefill_benefit(worker, query_, held, own)};
     }
 
     /// Who has most of the prompt, if that is worth fetching; ties go to the lower id. Who drains may well be asked.
@@ -455,7 +468,7 @@ private:
                 !worker.limits.lends_kv || rank(worker, query_) > 0) {
                 continue;
             }
-            const std::uint32_t tokens = cached_tokens(worker, query_, i);
+            const std::uint32_t tokens = cached_tokens(i);
             if (tokens < cached + view_.rules.fetch_tokens_min) { continue; }
             if (!best || tokens > most || (tokens == most && worker.id < view_.workers[*best].id)) {
                 best = i;
@@ -466,14 +479,16 @@ private:
     }
 
     PrefillForecast forecast_of(const Option& option) const {
-        return option.prefill == option.decode.index ? local_at(option.prefill).prefill : prefill_at(option.prefill);
+        const Held held = held_tokens(view_.workers[option.prefill], query_, option.prefill);
+        return option.prefill == option.decode.index ? local_at(option.prefill, held).prefill
+                                                     : prefill_at(option.prefill, held);
     }
 
     Placement describe(const Option& option) const {
         const WorkerView& prefill = view_.workers[option.prefill];
         const WorkerView& decode = view_.workers[option.decode.index];
         const bool local = option.prefill == option.decode.index;
-        const std::uint32_t cached = prefix_tokens(prefill, query_, option.prefill);
+        const std::uint32_t cached = held_tokens(prefill, query_, option.prefill).prefix;
         const PrefillForecast forecast = forecast_of(option);
         const auto source = kv_source(option.prefill, cached);
         const bool is_probe = option.misses && may_refuse(option);  // and yet here
@@ -488,7 +503,7 @@ private:
                     local ? forecast_tpot(decode, query_, forecast.sequences_then) : forecast_tpot(decode, query_),
                 .cost_seconds = option.seconds,
                 .kv_source = source,
-                .kv_source_tokens = source ? cached_tokens(view_.workers[*source], query_, *source) : 0,
+                .kv_source_tokens = source ? cached_tokens(*source) : 0,
                 .reason = last_resort        ? "last_resort"
                           : is_probe         ? "probe"
                           : !prefill_.exists ? "no_prefill_worker"
@@ -501,6 +516,7 @@ private:
     std::optional<std::uint64_t> numerics_;
     PhasePool prefill_;
     PhasePool decode_;
+    std::vector<Ranks> ranks_;  // of each worker
     bool has_pure_decode_ = false;
 };
 

@@ -14,9 +14,13 @@ constexpr std::uint32_t kParts = 8;
 
 }  // namespace
 
-PrefixSearch::PrefixSearch(const BlockIndex& index, std::span<const base::BlockHash> chain, Bounds bounds)
-    : index_(index), chain_(chain) {
+void PrefixSearch::search(const BlockIndex& index, std::span<const base::BlockHash> chain, Bounds bounds) {
     CHECK(bounds.levels_max > 0);
+    index_ = &index;
+    chain_ = chain;
+    levels_.clear();
+    probes_.clear();
+    wanted_.clear();
     if (chain.empty()) { return; }
     const std::uint64_t steps = chain.size() - 1;
     const std::uint64_t probes = std::min<std::uint64_t>(kFirstProbes, steps);
@@ -24,15 +28,21 @@ PrefixSearch::PrefixSearch(const BlockIndex& index, std::span<const base::BlockH
     for (std::uint64_t i = 1; i <= probes; ++i) {
         wanted_.push_back(static_cast<std::uint32_t>(1 + steps * i / probes));
     }
+    for (std::uint32_t blocks = shared_; shared_ > 0 && blocks <= std::min<std::uint64_t>(shared_ + 1, chain.size());
+         ++blocks) {
+        const auto at = std::lower_bound(wanted_.begin(), wanted_.end(), blocks);
+        if (at == wanted_.end() || *at != blocks) { wanted_.insert(at, blocks); }
+    }
     do {
         look();
     } while (narrow(bounds));
+    if (!levels_.empty()) { shared_ = levels_.back().blocks; }
 }
 
 /// Asks the index for what is wanted, up to the first block that nobody has: behind it nothing counts.
 void PrefixSearch::look() {
     for (const std::uint32_t blocks : wanted_) {
-        index_.fetch(chain_[blocks - 1]);
+        index_->fetch(chain_[blocks - 1]);
     }
     merged_.clear();
     // What stands between two with the same holders tells nothing.
@@ -52,7 +62,7 @@ void PrefixSearch::look() {
             goes_on = put(*known++);
         }
         if (!goes_on) { break; }
-        goes_on = put({blocks, index_.holders_of(chain_[blocks - 1])});
+        goes_on = put({blocks, index_->holders_of(chain_[blocks - 1])});
         if (!goes_on) { break; }
     }
     while (goes_on && known != probes_.end()) {
@@ -67,7 +77,7 @@ bool PrefixSearch::narrow(const Bounds& bounds) {
     open_.clear();
     wanted_.clear();
     const auto is_enough = [&](const Probe& probe) {
-        return index_.holders().size(probe.holders) >= bounds.holders_enough;
+        return index_->holders().size(probe.holders) >= bounds.holders_enough;
     };
     const Probe& last = probes_.back();
     if (last.holders != HolderSets::kNobody) { levels_.push_back({last.blocks, last.holders}); }
@@ -94,9 +104,11 @@ bool PrefixSearch::narrow(const Bounds& bounds) {
 
 std::uint32_t PrefixSearch::blocks_of(std::uint32_t slot) {
     std::uint32_t held = 0;
-    if (levels_.empty() || !index_.holders().has(probes_.front().holders, slot)) { return held; }
+    if (levels_.empty() || !index_->holders().has(probes_.front().holders, slot)) { return held; }
     for (auto level = levels_.rbegin(); level != levels_.rend(); ++level) {
-        if (!index_.holders().has(level->holders, slot)) { return held > 0 ? held : blocks_below(slot, level->blocks); }
+        if (!index_->holders().has(level->holders, slot)) {
+            return held > 0 ? held : blocks_below(slot, level->blocks);
+        }
         held = level->blocks;
     }
     return held;
@@ -107,7 +119,7 @@ std::uint32_t PrefixSearch::blocks_below(std::uint32_t slot, std::uint32_t lacki
     std::uint32_t held = 0;
     for (const Probe& probe : probes_) {
         if (probe.blocks >= lacking) { break; }
-        if (!index_.holders().has(probe.holders, slot)) {
+        if (!index_->holders().has(probe.holders, slot)) {
             lacking = probe.blocks;
             break;
         }
@@ -115,11 +127,11 @@ std::uint32_t PrefixSearch::blocks_below(std::uint32_t slot, std::uint32_t lacki
     }
     while (lacking - held > 1) {
         const std::uint32_t middle = held + (lacking - held) / 2;
-        const Probe probe{middle, index_.holders_of(chain_[middle - 1])};
+        const Probe probe{middle, index_->holders_of(chain_[middle - 1])};
         const auto at = std::lower_bound(probes_.begin(), probes_.end(), middle,
                                          [](const Probe& one, std::uint32_t blocks) { return one.blocks < blocks; });
         probes_.insert(at, probe);  // others ask for it, too
-        (index_.holders().has(probe.holders, slot) ? held : lacking) = middle;
+        (index_->holders().has(probe.holders, slot) ? held : lacking) = middle;
     }
     return held;
 }

@@ -16,7 +16,7 @@ namespace scheduler {
 /// of a chain first. Of one with a hole the answer is some length, not below the exact one, of which it has the first
 /// block and the last but not the next one; blocks behind one that nobody is seen to have count for nobody.
 ///
-/// Borrows the index, which must not change meanwhile, and the chain.
+/// Borrows the index, which must not change meanwhile, and the chain. One that is used again takes no memory any more.
 class PrefixSearch {
 public:
     struct Bounds {
@@ -24,7 +24,13 @@ public:
         /// What is held by so many need not be told from what more hold, who have less.
         std::uint32_t holders_enough = std::numeric_limits<std::uint32_t>::max();
     };
-    PrefixSearch(const BlockIndex& index, std::span<const base::BlockHash> chain, Bounds bounds);
+    /// Of no chain: nobody holds anything.
+    PrefixSearch() = default;
+    PrefixSearch(const BlockIndex& index, std::span<const base::BlockHash> chain, Bounds bounds) {
+        search(index, chain, bounds);
+    }
+    /// What all other functions tell of from now on.
+    void search(const BlockIndex& index, std::span<const base::BlockHash> chain, Bounds bounds);
 
     struct Level {
         std::uint32_t blocks = 0;      // the first ones
@@ -34,12 +40,12 @@ public:
     /// `levels_max` of them, none after one that `holders_enough` hold.
     std::span<const Level> levels() const { return levels_; }
     /// How many hold it.
-    std::uint32_t holders(const Level& level) const { return index_.holders().size(level.holders); }
+    std::uint32_t holders(const Level& level) const { return index_->holders().size(level.holders); }
     /// Calls `visit(slot)` for every `stride`-th of them, in ascending order.
     template <class Visit>
     void for_each_holder(const Level& level, std::uint32_t stride, Visit visit) const {
         std::uint32_t number = 0;
-        index_.holders().visit_while(level.holders, [&](std::uint32_t slot) {
+        index_->holders().visit_while(level.holders, [&](std::uint32_t slot) {
             if (number++ % stride == 0) { visit(slot); }
             return true;
         });
@@ -64,13 +70,16 @@ private:
     void look();
     std::uint32_t blocks_below(std::uint32_t slot, std::uint32_t lacking);
 
-    const BlockIndex& index_;
+    const BlockIndex* index_ = nullptr;  // null: there was no search yet
     std::span<const base::BlockHash> chain_;
     std::vector<Level> levels_;
     std::vector<Probe> probes_;  // ascending; the first and the last of those in a row with the same holders
     std::vector<Probe> merged_;
     std::vector<std::uint32_t> wanted_;  // lengths to look at next, ascending, none of them in probes_
     std::vector<Stretch> open_;          // in which holders change, from the longest on
+    /// Of the search before, the shortest length of its levels: where a start that many prompts share ends, the next
+    /// one's mostly ends there, too. It is looked at first, with the next one; 0: not known.
+    std::uint32_t shared_ = 0;
 };
 
 }  // namespace scheduler

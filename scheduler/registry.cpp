@@ -315,9 +315,12 @@ std::optional<std::uint64_t> Registry::pool_numerics() {
 template <class BlocksOf>
 void Registry::find_coming(std::span<const base::BlockHash> chain, BlocksOf blocks_of) {
     coming_.clear();
+    coming_slots_.clear();
     coming_blocks_.find(chain, coming_held_);
     for (const ComingBlocks::Held& held : coming_held_) {
-        if (held.blocks > blocks_of(held.slot)) { coming_.push_back({views_[held.slot].incarnation, held.blocks}); }
+        if (held.blocks <= blocks_of(held.slot)) { continue; }
+        coming_.push_back({views_[held.slot].incarnation, held.blocks});
+        coming_slots_.push_back(held.slot);
     }
 }
 
@@ -361,17 +364,27 @@ private:
     base::TimePoint now_;
 };
 
+/// Who is to be looked at whatever he is predicted to take.
+void Registry::gather_also(const PlaceQuery& query) {
+    also_.assign(coming_slots_.begin(), coming_slots_.end());
+    for (const Affinity& affinity : query.affinities) {
+        if (const auto at = slots_of_lives_.find(affinity.worker); at != slots_of_lives_.end()) {
+            also_.push_back(at->second);
+        }
+    }
+}
+
 Registry::Outlook Registry::outlook(const PlaceQuery& query, std::span<const base::BlockHash> chain,
                                     base::TimePoint now) {
     const Facts facts = this->facts();
     const bool is_of_pool = query.numerics_id == 0 || !facts.numerics || query.numerics_id == *facts.numerics;
-    PrefixSearch prefixes(block_index_, chain, Shortlist::bounds(facts.workers));
-    find_coming(chain, [&prefixes](std::uint32_t slot) { return prefixes.blocks_of(slot); });
+    prefixes_.search(block_index_, chain, Shortlist::bounds(facts.workers));
+    find_coming(chain, [this](std::uint32_t slot) { return prefixes_.blocks_of(slot); });
     if (facts.workers <= options_.scan_workers_max || !is_of_pool) {
         outlook_blocks_.clear();
         outlook_below_.clear();
         for (std::uint32_t slot = 0; slot < views_.size(); ++slot) {
-            outlook_blocks_.push_back(prefixes.blocks_of(slot));
+            outlook_blocks_.push_back(prefixes_.blocks_of(slot));
             note_below(slot, chain, outlook_blocks_.back());
         }
         return {.workers = view(now),
@@ -383,16 +396,7 @@ Registry::Outlook Registry::outlook(const PlaceQuery& query, std::span<const bas
     for (const std::uint32_t slot : in_flight_.take_changed()) {
         shortlist_.touch(slot);
     }
-    also_.clear();
-    const auto add_life = [this](base::Incarnation life) {
-        if (const auto at = slots_of_lives_.find(life); at != slots_of_lives_.end()) { also_.push_back(at->second); }
-    };
-    for (const ComingPrefix& coming : coming_) {
-        add_life(coming.worker);
-    }
-    for (const Affinity& affinity : query.affinities) {
-        add_life(affinity.worker);
-    }
+    gather_also(query);
     ++outlooks_;
     looked_in_.resize(views_.size());
     const Shortlist::Pool pool{.numerics = facts.numerics,
@@ -402,14 +406,14 @@ Registry::Outlook Registry::outlook(const PlaceQuery& query, std::span<const bas
                                .also = also_};
     Looker looker(*this, now);
     const auto slots =
-        shortlist_.pick(query, prefixes, pool, std::chrono::duration<double>(now.time_since_epoch()).count(), looker);
+        shortlist_.pick(query, prefixes_, pool, std::chrono::duration<double>(now.time_since_epoch()).count(), looker);
     if (slots.empty()) { return outlook_of_all(chain, now); }
     outlook_workers_.clear();
     outlook_blocks_.clear();
     outlook_below_.clear();
     for (const std::uint32_t slot : slots) {
         outlook_workers_.push_back(looker.look(slot));
-        outlook_blocks_.push_back(prefixes.blocks_of(slot));
+        outlook_blocks_.push_back(prefixes_.blocks_of(slot));
         note_below(slot, chain, outlook_blocks_.back());
     }
     return {.workers = outlook_workers_,

@@ -21,6 +21,7 @@
 #include "scheduler/coming_blocks.h"
 #include "scheduler/in_flight.h"
 #include "scheduler/level_index.h"
+#include "scheduler/prefix_search.h"
 #include "scheduler/shortlist.h"
 
 namespace scheduler {
@@ -137,6 +138,7 @@ private:
     void look(std::size_t slot, base::TimePoint now);
     std::optional<std::size_t> slot_of(Life life) const;
     void note_below(std::uint32_t slot, std::span<const base::BlockHash> chain, std::uint32_t blocks);
+    void gather_also(const PlaceQuery& query);
     template <class BlocksOf>
     void find_coming(std::span<const base::BlockHash> chain, BlocksOf blocks_of);
     WorkerStatus status(std::size_t slot, base::TimePoint now) const;
@@ -156,7 +158,9 @@ private:
     ComingBlocks coming_blocks_;
     std::vector<ComingBlocks::Held> coming_held_;
     std::vector<ComingPrefix> coming_;
+    std::vector<std::uint32_t> coming_slots_;  // of each of them
     std::vector<std::uint32_t> also_;
+    PrefixSearch prefixes_;
     std::unordered_map<base::Incarnation, std::uint32_t> slots_of_lives_;
     std::vector<std::uint32_t> matched_;
     std::optional<Facts> facts_;  // empty: something has changed

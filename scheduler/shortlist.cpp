@@ -21,10 +21,16 @@ constexpr double kPicksRemembered = 16;
 /// Different lengths that workers hold of one prompt, from the longest on, and those who hold one.
 constexpr std::uint32_t kLevelsSeen = 8;
 constexpr std::uint32_t kHoldersSeen = 128;
+/// Of fewer than these all lines are asked for at once.
+constexpr std::uint32_t kHoldersFetched = 4;
 
 bool is_avoided(const WorkerView& worker, const PlaceQuery& query) {
     return std::find(query.avoid.begin(), query.avoid.end(), worker.incarnation) != query.avoid.end();
 }
+
+/// Workers whose lines are asked for before they are placed in the orders: more would not be there in time or push each
+/// other out.
+constexpr std::size_t kFetchedAhead = 8;
 
 /// Until when the time that is predicted for a prompt falls: until the one whose turn it is has been computed.
 double falls_until(const WorkerView& worker, double now) {
@@ -50,7 +56,10 @@ TimesByLength equal(double seconds) {
 }  // namespace
 
 void Shortlist::touch(std::uint32_t slot) {
-    if (slot >= is_stale_.size()) { is_stale_.resize(slot + 1); }
+    if (slot >= is_stale_.size()) {
+        is_stale_.resize(slot + 1);
+        is_in_.resize(slot + 1);
+    }
     if (is_stale_[slot]) { return; }
     is_stale_[slot] = true;
     stale_.push_back(slot);
@@ -67,46 +76,77 @@ bool Shortlist::is_ready(const WorkerView& worker, const Pool& pool) {
            (!pool.numerics || worker.numerics_id == *pool.numerics);
 }
 
+void Shortlist::take_out(std::uint32_t slot, std::size_t order) {
+    const auto bit = static_cast<std::uint8_t>(1u << order);
+    if ((is_in_[slot] & bit) == 0) { return; }
+    is_in_[slot] = static_cast<std::uint8_t>(is_in_[slot] & ~bit);
+    orders_[order].remove(slot);
+}
+
 void Shortlist::drop(std::uint32_t slot) {
-    for (Lineup* lineup :
-         {&prefill_pure_, &prefill_mixed_, &local_, &local_brief_, &decode_pure_, &decode_mixed_, &roomiest_}) {
-        lineup->remove(slot);
+    for (std::size_t order = 0; order < kOrders; ++order) {
+        take_out(slot, order);
+    }
+}
+
+/// What placing a worker in the orders reads and writes.
+void Shortlist::fetch(std::uint32_t slot, const Workers& workers) const {
+    workers.fetch(slot);
+    for (std::size_t order = 0; order < kOrders; ++order) {
+        if ((is_in_[slot] >> order & 1u) != 0) { orders_[order].fetch(slot); }
+    }
+}
+
+/// Of those who are looked at whatever the orders say: it is there when these have been brought up to date.
+void Shortlist::fetch_named(const PrefixSearch& prefixes, const Picking& picking) const {
+    for (const std::uint32_t slot : picking.pool.also) {
+        picking.workers.fetch(slot);
+    }
+    for (const PrefixSearch::Level& level : prefixes.levels()) {
+        if (prefixes.holders(level) > kHoldersFetched) { return; }
+        prefixes.for_each_holder(level, 1, [&](std::uint32_t slot) {
+            if (slot < is_in_.size()) { fetch(slot, picking.workers); }
+        });
     }
 }
 
 void Shortlist::refresh(const Picking& picking) {
     refreshed_.clear();
     refreshed_.swap(stale_);  // a look may find that more has changed
+    for (std::size_t at = 0; at < std::min(refreshed_.size(), kFetchedAhead); ++at) {
+        fetch(refreshed_[at], picking.workers);
+    }
+    Samples like;
+    for (std::size_t i = 0; i < like.size(); ++i) {
+        like[i].prompt_tokens = static_cast<std::uint32_t>(kLengths[i]);
+        like[i].new_tokens_max = kAnswerTokens;
+        like[i].tpot_seconds_target = picking.query.tpot_seconds_target;
+    }
+    std::size_t ahead = kFetchedAhead;
     for (const std::uint32_t slot : refreshed_) {
         is_stale_[slot] = false;
+        if (ahead < refreshed_.size()) { fetch(refreshed_[ahead++], picking.workers); }
         const WorkerView& worker = picking.workers.look(slot);
         if (is_ready(worker, picking.pool)) {
-            place_in_orders(slot, worker, picking);
+            place_in_orders(slot, worker, like, picking);
         } else {
             drop(slot);
         }
     }
 }
 
-void Shortlist::place_in_orders(std::uint32_t slot, const WorkerView& worker, const Picking& picking) {
+void Shortlist::place_in_orders(std::uint32_t slot, const WorkerView& worker, const Samples& like,
+                                const Picking& picking) {
     const double now = picking.now;
     const double until = falls_until(worker, now);
     const bool is_mixed = worker.role == Role::mixed;
     const double prefill_full = prefill_queue_full(worker) ? kFull : 0;
     const double decode_full = decode_queue_full(worker) ? kFull : 0;
-    std::array<PlaceQuery, kLengths.size()> like;
-    for (std::size_t i = 0; i < kLengths.size(); ++i) {
-        like[i].prompt_tokens = static_cast<std::uint32_t>(kLengths[i]);
-        like[i].new_tokens_max = kAnswerTokens;
-        like[i].tpot_seconds_target = picking.query.tpot_seconds_target;
-    }
     // A slot may have had a worker of another role.
-    const auto put = [&](Lineup& lineup, bool belongs, auto seconds, double falls) {
-        if (belongs) {
-            lineup.set(slot, worker.id, seconds(), now, falls);
-        } else {
-            lineup.remove(slot);
-        }
+    const auto put = [&](Order order, bool belongs, auto seconds, double falls) {
+        if (!belongs) { return take_out(slot, order); }
+        orders_[order].set(slot, worker.id, seconds(), now, falls);
+        is_in_[slot] = static_cast<std::uint8_t>(is_in_[slot] | (1u << order));
     };
     const bool both = may_do_both(worker, rules_, picking.pool.prefill_exists);
     std::array<PrefillForecast, kLengths.size()> prefill{};
@@ -117,8 +157,8 @@ void Shortlist::place_in_orders(std::uint32_t slot, const WorkerView& worker, co
         curve_ = worker.costs.prefill.context_seconds / 2 / worker.costs.prefill.token_seconds;
     }
     const auto ttft = [&] { return times([&](std::size_t i) { return prefill[i].ttft_seconds + prefill_full; }); };
-    put(prefill_pure_, can_prefill(worker) && !is_mixed, ttft, until);
-    put(prefill_mixed_, is_mixed, ttft, until);
+    put(prefill_pure, can_prefill(worker) && !is_mixed, ttft, until);
+    put(prefill_mixed, is_mixed, ttft, until);
     // Room for a request of any length is room for one of about this length here; place() knows better.
     const PlaceQuery roomy{.prompt_tokens = kRoomTokens, .new_tokens_max = kAnswerTokens};
     const double wait = can_decode(worker) ? forecast_decode_wait(worker, roomy) : 0;
@@ -133,17 +173,17 @@ void Shortlist::place_in_orders(std::uint32_t slot, const WorkerView& worker, co
             });
         };
     };
-    put(local_, both, local_for(kWeighedTokens), until);
-    put(local_brief_, both, local_for(1), until);
+    put(local, both, local_for(kWeighedTokens), until);
+    put(local_brief, both, local_for(1), until);
     const auto answer = [&] {
         return times([&](std::size_t i) {
             return forecast_tpot(worker, like[i]) * weighed_tokens(like[i]) + decode_full + waits(starts_in_);
         });
     };
-    put(decode_pure_, can_decode(worker) && !is_mixed, answer, now);
-    put(decode_mixed_, is_mixed, answer, now);
+    put(decode_pure, can_decode(worker) && !is_mixed, answer, now);
+    put(decode_mixed, is_mixed, answer, now);
     put(
-        roomiest_, can_decode(worker),
+        roomiest, can_decode(worker),
         [&] {
             return equal(decode_full - static_cast<double>(worker.load.blocks_room) +
                          static_cast<double>(worker.pending.decode_blocks));
@@ -285,6 +325,7 @@ PrefixSearch::Bounds Shortlist::bounds(std::size_t workers) {
 std::span<const std::uint32_t> Shortlist::pick(const PlaceQuery& query, const PrefixSearch& prefixes, const Pool& pool,
                                                double now, Workers& workers) {
     Picking picking{query, pool, now, workers, {static_cast<double>(query.prompt_tokens)}, 0};
+    fetch_named(prefixes, picking);
     refresh(picking);
     ++picks_;
     picked_.clear();

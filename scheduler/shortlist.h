@@ -27,6 +27,8 @@ public:
     static constexpr std::size_t kCandidates = 8;
 
     explicit Shortlist(PlaceRules rules) : rules_(rules) {}
+    Shortlist(const Shortlist&) = delete;
+    Shortlist& operator=(const Shortlist&) = delete;
 
     /// The worker in `slot` may have changed.
     void touch(std::uint32_t slot);
@@ -73,7 +75,12 @@ private:
     };
     using Holders = std::array<Holder, 4>;
     void refresh(const Picking& picking);
-    void place_in_orders(std::uint32_t slot, const WorkerView& worker, const Picking& picking);
+    void fetch(std::uint32_t slot, const Workers& workers) const;
+    void fetch_named(const PrefixSearch& prefixes, const Picking& picking) const;
+    /// A request of each length, by which the orders are made.
+    using Samples = std::array<PlaceQuery, kLengths.size()>;
+    void place_in_orders(std::uint32_t slot, const WorkerView& worker, const Samples& like, const Picking& picking);
+    void take_out(std::uint32_t slot, std::size_t order);
     void drop(std::uint32_t slot);
     static bool is_ready(const WorkerView& worker, const Pool& pool);
     bool is_of_use(std::uint32_t slot, std::uint64_t tokens, const Picking& picking);
@@ -85,16 +92,21 @@ private:
     void take_holders(const PrefixSearch& prefixes, Picking& picking);
     bool add(std::uint32_t slot);
 
+    enum Order : std::size_t { prefill_pure, prefill_mixed, local, local_brief, decode_pure, decode_mixed, roomiest };
+    static constexpr std::size_t kOrders = roomiest + 1;
+
     PlaceRules rules_;
     std::vector<std::uint32_t> stale_;
     std::vector<bool> is_stale_;  // [slots]
-    Lineup prefill_pure_;
-    Lineup prefill_mixed_;
-    Lineup local_;        // does both
-    Lineup local_brief_;  // the same for an answer of one token
-    Lineup decode_pure_;
-    Lineup decode_mixed_;
-    Lineup roomiest_;  // most free blocks first
+    std::array<Lineup, kOrders> orders_;
+    std::vector<std::uint8_t> is_in_;  // [slots]: a bit for each order that has it
+    Lineup& prefill_pure_ = orders_[prefill_pure];
+    Lineup& prefill_mixed_ = orders_[prefill_mixed];
+    Lineup& local_ = orders_[local];              // does both
+    Lineup& local_brief_ = orders_[local_brief];  // the same for an answer of one token
+    Lineup& decode_pure_ = orders_[decode_pure];
+    Lineup& decode_mixed_ = orders_[decode_mixed];
+    Lineup& roomiest_ = orders_[roomiest];  // most free blocks first
     std::vector<std::uint32_t> picked_;
     std::vector<std::uint32_t> refreshed_;
     std::vector<std::uint32_t> roomless_;   // of one lineup, while picking

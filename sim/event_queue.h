@@ -15,28 +15,22 @@ namespace sim {
 /// the events stay where they were put: with ten thousand workers it is small enough to stay in a cache, and with four
 /// below each one half as deep as with two. `Order` numbers what was put in; it must have more values than the queue
 /// ever has events at once.
+///
+/// Some kinds of events may have a number of their own (push_as()), so that which of them comes first at one time does
+/// not depend on when they were put in: those below `first_number`.
 template <class Event, class Time = double, class Order = std::uint32_t>
 class EventQueue {
 public:
+    explicit EventQueue(Order first_number = 0) : first_(first_number), next_(first_number) {}
+
     void push(Time at, Event event) {
-        std::uint32_t place = 0;
-        if (free_.empty()) {
-            place = static_cast<std::uint32_t>(events_.size());
-            events_.push_back(std::move(event));
-        } else {
-            place = free_.back();
-            free_.pop_back();
-            events_[place] = std::move(event);
-        }
         if (next_ == std::numeric_limits<Order>::max()) { number_anew(); }
-        const Entry entry{at, next_++, place};
-        std::size_t hole = heap_.size();
-        heap_.push_back(entry);
-        while (hole > 0 && entry.is_before(heap_[(hole - 1) / kBelow])) {
-            heap_[hole] = heap_[(hole - 1) / kBelow];
-            hole = (hole - 1) / kBelow;
-        }
-        heap_[hole] = entry;
+        insert(at, next_++, std::move(event));
+    }
+    /// `number` is below first_number: at one time it comes before those of higher numbers and before all others.
+    void push_as(Order number, Time at, Event event) {
+        CHECK(number < first_, number);
+        insert(at, number, std::move(event));
     }
     bool empty() const { return heap_.empty(); }
     std::size_t size() const { return heap_.size(); }
@@ -67,6 +61,25 @@ private:
         std::uint32_t place;  // of events_
         bool is_before(const Entry& other) const { return at != other.at ? at < other.at : order < other.order; }
     };
+    void insert(Time at, Order order, Event event) {
+        std::uint32_t place = 0;
+        if (free_.empty()) {
+            place = static_cast<std::uint32_t>(events_.size());
+            events_.push_back(std::move(event));
+        } else {
+            place = free_.back();
+            free_.pop_back();
+            events_[place] = std::move(event);
+        }
+        const Entry entry{at, order, place};
+        std::size_t hole = heap_.size();
+        heap_.push_back(entry);
+        while (hole > 0 && entry.is_before(heap_[(hole - 1) / kBelow])) {
+            heap_[hole] = heap_[(hole - 1) / kBelow];
+            hole = (hole - 1) / kBelow;
+        }
+        heap_[hole] = entry;
+    }
     /// The first of those at `begin` and beside it, below the same one.
     std::size_t first_of(std::size_t begin) const {
         const std::size_t end = std::min(begin + kBelow, heap_.size());
@@ -88,18 +101,19 @@ private:
         heap_[hole] = entry;
     }
     void number_anew() {
-        CHECK(heap_.size() < std::numeric_limits<Order>::max(), heap_.size() << " events");
+        CHECK(heap_.size() < std::size_t{std::numeric_limits<Order>::max()} - first_, heap_.size() << " events");
         std::sort(heap_.begin(), heap_.end(), [](const Entry& a, const Entry& b) { return a.is_before(b); });
-        next_ = 0;
+        next_ = first_;
         for (Entry& entry : heap_) {  // what is in order is a heap
-            entry.order = next_++;
+            if (entry.order >= first_) { entry.order = next_++; }
         }
     }
 
     std::vector<Entry> heap_;
     std::vector<Event> events_;
     std::vector<std::uint32_t> free_;  // places in it
-    Order next_ = 0;
+    Order first_;
+    Order next_;
     Time now_{};
 };
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "sim/chance.h"
 #include "sim/virtual_clock.h"
 #include "worker/shared_prefix.h"
 
@@ -56,6 +57,7 @@ const ModelledWorker::Sequence* ModelledWorker::find(AttemptKey key) const {
 
 bool ModelledWorker::start(const LightStart& start, base::TimePoint now) {
     if (sequences_.size() >= options_.limits->queue_requests_max) { return false; }
+    expect_no_quiet_steps();
     auto& sequence = *sequences_.emplace_back(std::make_unique<Sequence>());
     sequence.key = start.key;
     sequence.id = next_sequence_++;
@@ -76,6 +78,7 @@ bool ModelledWorker::start(const LightStart& start, base::TimePoint now) {
 }
 
 void ModelledWorker::end(Sequence& sequence) {
+    expect_no_quiet_steps();
     if (sequence.kv) { publish(sequence); }
     const auto at =
         std::find_if(sequences_.begin(), sequences_.end(), [&](const auto& s) { return s.get() == &sequence; });
@@ -101,6 +104,7 @@ void ModelledWorker::want_room(AttemptKey key, std::uint32_t kv_tokens, base::Ti
     if (sequence == nullptr || sequence->state != SequenceState::awaiting_kv || sequence->kv || sequence->room) {
         return;
     }
+    expect_no_quiet_steps();
     sequence->room = worker::RoomWish{kv_tokens, next_room_turn_++};
     sequence->waits_since = now;
 }
@@ -108,6 +112,7 @@ void ModelledWorker::want_room(AttemptKey key, std::uint32_t kv_tokens, base::Ti
 void ModelledWorker::go_on(AttemptKey key, std::uint32_t generated_tokens, base::TimePoint now) {
     Sequence* sequence = find(key);
     if (sequence == nullptr || sequence->has_continued) { return; }
+    expect_no_quiet_steps();
     sequence->has_continued = true;
     sequence->told = generated_tokens;
     sequence->tokens = sequence->start.prompt_tokens + generated_tokens;
@@ -118,6 +123,7 @@ void ModelledWorker::go_on(AttemptKey key, std::uint32_t generated_tokens, base:
 bool ModelledWorker::kv_arrived(AttemptKey key) {
     Sequence* sequence = find(key);
     if (sequence == nullptr || sequence->state != SequenceState::awaiting_kv || !sequence->kv) { return false; }
+    expect_no_quiet_steps();
     sequence->kv_is_here = true;
     if (sequence->has_continued) { take_kv(*sequence); }
     return true;
@@ -133,6 +139,7 @@ void ModelledWorker::take_kv(Sequence& sequence) {
 void ModelledWorker::recompute(AttemptKey key, base::TimePoint now) {
     Sequence* sequence = find(key);
     if (sequence == nullptr || sequence->state != SequenceState::awaiting_kv || !sequence->has_continued) { return; }
+    expect_no_quiet_steps();
     // With memory it goes on in it, from the prefix hit that it got with it, as DecodePart::proceed.
     if (!sequence->kv) { return make_waiting(*sequence, now); }
     publish(*sequence);
@@ -365,8 +372,9 @@ void ModelledWorker::grow(base::TimePoint now) {
         bool any = false;
         for (std::size_t i = 0; i < entries.size(); ++i) {
             const Sequence& sequence = *entries[i].sequence;
+            const std::uint64_t tokens = std::uint64_t{sequence.computed} + entries[i].tokens;
+            if (tokens <= std::uint64_t{sequence.blocks_held} * options_.kv.block_tokens) { continue; }
             const std::uint32_t blocks = cache_.blocks_for(sequence.computed + entries[i].tokens);
-            if (blocks <= sequence.blocks_held) { continue; }
             if (!std::exchange(any, true)) { memory_candidates(now); }
             worker::MemoryCandidate& candidate = space_.memory[index_of(sequence)];
             candidate.wish = MemoryWish::grow;
@@ -420,18 +428,34 @@ std::optional<base::Duration> ModelledWorker::begin_step(base::TimePoint now, do
     CHECK(!runs_step());
     give_memory(now);
     if (!plan_step(now)) { return std::nullopt; }
-    ++steps_;
-    step_began_ = now;
-    step_takes_ = std::max<base::Duration>(duration_of(step_seconds() * slowness), std::chrono::microseconds(1));
+    begin_now(now, step_takes(step_seconds(), slowness, steps_ + 1));
     for (const StepEntry& entry : step_) {
         entry.sequence->step_tokens = entry.tokens;
         entry.sequence->step_samples = entry.samples;
     }
+    if (options_.foresees_quiet_steps && !options_.tells_every_token) { foresee_quiet_steps(slowness); }
     return step_takes_;
 }
 
+void ModelledWorker::begin_now(base::TimePoint now, base::Duration takes) {
+    ++steps_;
+    step_began_ = now;
+    step_takes_ = takes;
+    busy_seconds_ += seconds_of(takes);
+    quiet_until_ = now + takes;
+}
+
+base::Duration ModelledWorker::step_takes(double seconds, double slowness, std::uint64_t step) const {
+    if (options_.noise > 0) {
+        const double unit = static_cast<double>(mixed_bits(options_.noise_seed + step) >> 11u) * 0x1p-53;
+        slowness *= 1 + options_.noise * (2 * unit - 1);
+    }
+    return std::max<base::Duration>(duration_of(seconds * slowness), std::chrono::microseconds(1));
+}
+
 void ModelledWorker::finish_step(base::TimePoint now) {
-    CHECK(runs_step());
+    CHECK(runs_step() && quiet_next_ == quiet_takes_.size());
+    expect_no_quiet_steps();
     std::vector<StepEntry>& step = space_.ended;
     step.clear();
     step.swap(step_);
@@ -441,9 +465,7 @@ void ModelledWorker::finish_step(base::TimePoint now) {
         entry.sequence->step_tokens = 0;
         entry.sequence->step_samples = false;
     }
-    forecast_.note_step(space_.shares, step_takes_);
-    samples_.push_back({worker::work_of(space_.shares), step_takes_});
-    if (samples_.size() >= kSamplesHeld) { give_samples(); }
+    learn_step(space_.shares);
     for (const StepEntry& entry : step) {
         Sequence& sequence = *entry.sequence;
         if (sequence.state == SequenceState::ended) { continue; }
@@ -468,6 +490,12 @@ void ModelledWorker::finish_step(base::TimePoint now) {
         if (is_told) { listener_.on_token(options_.index, key, generated, cached, is_last); }
     }
     leaving_.clear();
+}
+
+void ModelledWorker::learn_step(std::span<const worker::StepShare> shares) {
+    forecast_.note_step(shares, step_takes_);
+    samples_.push_back({worker::work_of(shares), step_takes_});
+    if (samples_.size() >= kSamplesHeld) { give_samples(); }
 }
 
 void ModelledWorker::give_samples() {

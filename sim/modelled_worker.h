@@ -20,6 +20,7 @@
 #include "worker/plan_memory.h"
 #include "worker/sequence.h"
 #include "worker/step_forecast.h"
+#include "worker/step_reporter.h"
 
 namespace sim {
 
@@ -93,6 +94,11 @@ public:
         /// False: only the first token of a part that computes a prompt, the last of an attempt, and the latest where
         /// the attempt fails here. What is computed is the same.
         bool tells_every_token = true;
+        /// Steps take up to this share longer or shorter than the model says, by chance: that of their number and this.
+        double noise = 0;
+        std::uint64_t noise_seed = 0;
+        /// Whether quiet steps are foreseen (quiet_until()). Of no effect where every token is told.
+        bool foresees_quiet_steps = false;
     };
     ModelledWorker(const Options& options, WorkerListener& listener);
 
@@ -119,6 +125,13 @@ public:
     std::optional<base::Duration> begin_step(base::TimePoint now, double slowness);
     void finish_step(base::TimePoint now);
     bool runs_step() const { return !step_.empty(); }
+    base::TimePoint step_end() const { return step_began_ + step_takes_; }
+    /// The end of the running step, or of a later one, if those before it are quiet: their ends tell nobody anything,
+    /// and each is followed at once by a step of the same sequences, as long as nothing is asked of this worker.
+    base::TimePoint quiet_until() const { return quiet_until_; }
+    /// Finishes and begins quiet steps, up to the last that begins by then: what finish_step() and begin_step() would
+    /// have done at the end of each. To be called before anything else is asked at a later time.
+    void pass_quiet_steps(base::TimePoint now);
     /// Asks the processor to have ready what the next call will read: the first for the second, that for the call. With
     /// ten thousand workers that is in no near cache.
     void fetch_state() const;
@@ -134,6 +147,7 @@ public:
     const kv_cache::KvCache& cache() const { return cache_; }
     std::size_t sequences() const { return sequences_.size(); }
     std::uint64_t steps() const { return steps_; }
+    double busy_seconds() const { return busy_seconds_; }  // of all steps that began
     std::uint64_t preemptions() const { return preemptions_; }
     /// What the step that runs computes of one sequence; they are numbered from 1 in the order in which they came.
     struct StepPart {
@@ -207,8 +221,15 @@ private:
     bool plan_step(base::TimePoint now);
     void grow(base::TimePoint now);
     double step_seconds() const;
+    base::Duration step_takes(double seconds, double slowness, std::uint64_t step) const;
+    void begin_now(base::TimePoint now, base::Duration takes);
+    void learn_step(std::span<const worker::StepShare> shares);
+    void foresee_quiet_steps(double slowness);
+    void expect_no_quiet_steps();
+    std::uint32_t quiet_ends_of(const StepEntry& entry) const;
     sluice::proto::WorkerLoad load() const;
 
+    static constexpr std::uint32_t kForeseenMin = 8;  // steps
     /// Of the steps that ended since the last report, until they go to the board.
     struct Sample {
         base::StepWork work;
@@ -229,6 +250,11 @@ private:
     std::vector<StepEntry> step_;                       // that runs
     base::TimePoint step_began_{};
     base::Duration step_takes_{};
+    base::TimePoint quiet_until_{};
+    std::vector<base::Duration> quiet_takes_;  // what the steps after the running one take whose begins are foreseen
+    std::size_t quiet_next_ = 0;               // the first of them that has not begun
+    std::uint32_t quiet_max_ = kForeseenMin;   // so many are foreseen at once
+    double busy_seconds_ = 0;
     std::uint64_t next_sequence_ = 1;
     std::uint64_t next_room_turn_ = 0;
     std::uint32_t rotation_ = 0;

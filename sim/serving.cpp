@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "sim/chance.h"
 #include "sim/serving_run.h"
 
 namespace sim {
@@ -63,7 +64,9 @@ base::Result<void> check_input(const ServingOptions& options, const ServingTrace
         decodes = decodes || proto::can_decode(pool.role);
     }
     if (!decodes || !prefills) { return invalid("the plan has no worker for prefill, or none for decode"); }
-    if (workers_of(options) > 65'536) { return invalid("more than 65536 workers"); }
+    if (workers_of(options) > kServingWorkersMax) {
+        return invalid("more than " + std::to_string(kServingWorkersMax) + " workers");
+    }
     double last = 0;
     for (const ServedRequest& request : trace.requests) {
         if (request.prompt_tokens == 0 || request.output_tokens == 0 || !(request.arrival_s >= last)) {
@@ -95,7 +98,8 @@ ServingRun::ServingRun(const ServingOptions& options, const ServingTrace& trace,
       targets_(std::move(targets)),
       random_(options.seed),
       placer_(options.policy, scheduler_options(options), clock_, workers_of(options)),
-      owner_(options, trace, placer_, *this, clock_, result_) {
+      owner_(options, trace, placer_, *this, clock_, result_),
+      events_(kServingWorkersMax) {
     result_.outcomes.resize(trace.requests.size());
     nodes_.resize(workers_of(options));
     std::size_t index = 0;
@@ -137,8 +141,7 @@ ServingResult ServingRun::play() {
     }
     for (const Node& node : nodes_) {
         if (!node.worker) { continue; }
-        result_.counts.steps += node.worker->steps();
-        result_.counts.preemptions += node.worker->preemptions();
+        count_work_of(*node.worker);
         if (options_.checks && !result_.violation && node.worker->sequences() > 0 && !node.is_cut) {
             result_.violation = "worker " + std::to_string(node.worker->options().index) +
                                 " still has a sequence: " + node.worker->first_sequence();
@@ -156,6 +159,32 @@ void ServingRun::fetch_ahead() const {
     };
     if (const ModelledWorker* worker = worker_of(events_.soon(1))) { worker->fetch_state(); }
     if (const ModelledWorker* worker = worker_of(events_.soon(0))) { worker->fetch_sequences(); }
+}
+
+void ServingRun::count_work_of(const ModelledWorker& worker) {
+    result_.counts.steps += worker.steps();
+    result_.counts.preemptions += worker.preemptions();
+    result_.counts.busy_seconds += worker.busy_seconds();
+}
+
+/// A worker as it is now: to be called before it is looked at or asked for anything.
+ModelledWorker& ServingRun::up_to_date(Node& node) {
+    const std::uint64_t before = node.worker->steps();
+    node.worker->pass_quiet_steps(clock_.now());
+    const std::uint64_t passed = node.worker->steps() - before;
+    result_.counts.quiet_steps += passed;
+    result_.counts.events += passed;
+    return *node.worker;
+}
+
+/// The next end of a step at which something may happen. Who was asked for something since his step began has an event
+/// that is too late; it finds that it is not awaited any more.
+void ServingRun::await_step(std::uint32_t worker) {
+    Node& node = nodes_[worker];
+    const base::TimePoint at = node.worker->quiet_until();
+    if (at == node.step_awaited) { return; }
+    node.step_awaited = at;
+    events_.push_as(worker, at, {Event::Kind::step_end, worker, {}, node.life});
 }
 
 void ServingRun::happen(const Event& event) {
@@ -185,7 +214,7 @@ void ServingRun::happen(const Event& event) {
             return kv_arrived(event.key);
         case Event::Kind::kv_overdue: {
             Node& node = nodes_[event.worker];
-            if (!node.worker || node.life != event.number || !node.worker->awaits_kv(event.key)) { return; }
+            if (!node.worker || node.life != event.number || !up_to_date(node).awaits_kv(event.key)) { return; }
             ++result_.counts.recomputed;
             node.worker->recompute(event.key, clock_.now());
             return mark(event.worker);
@@ -195,7 +224,7 @@ void ServingRun::happen(const Event& event) {
             if (at == hand_offs_.end()) { return; }
             Node& node = nodes_[at->second.prefill];
             if (node.worker && node.life == at->second.prefill_life) {
-                node.worker->handed_over(event.key);
+                up_to_date(node).handed_over(event.key);
                 mark(at->second.prefill);
             }
             owner_.on_handed_over(event.key);
@@ -235,22 +264,25 @@ void ServingRun::run_marked() {
         node.is_dirty = false;
         if (!node.worker) { continue; }
         report_by(index, node.reported + options_.scheduler.heartbeat);
-        if (node.worker->runs_step()) {
-            node.worker->give_memory(clock_.now());
+        ModelledWorker& worker = up_to_date(node);
+        if (worker.runs_step()) {
+            worker.give_memory(clock_.now());
+        } else if (!worker.begin_step(clock_.now(), node.slowness)) {
             continue;
         }
-        const double unit = static_cast<double>(random_() >> 11u) * 0x1p-53;
-        const auto takes = node.worker->begin_step(clock_.now(), node.slowness * (1 + options_.noise * (2 * unit - 1)));
-        if (!takes) { continue; }
-        result_.counts.busy_seconds += seconds_of(*takes);
-        push(clock_.now() + *takes, {Event::Kind::step_end, index, {}, node.life});
+        await_step(index);
     }
 }
 
 void ServingRun::end_step(std::uint32_t worker, std::uint64_t life) {
     Node& node = nodes_[worker];
     if (!node.worker || node.life != life) { return; }
-    node.worker->finish_step(clock_.now());
+    if (node.step_awaited != clock_.now()) {
+        --result_.counts.events;
+        return;
+    }
+    node.step_awaited = {};  // an event for this very time may have been put in twice
+    up_to_date(node).finish_step(clock_.now());
     mark(worker);
 }
 
@@ -267,7 +299,10 @@ void ServingRun::make_worker(std::uint32_t index) {
                                 .kv = {.blocks_total = blocks, .block_tokens = trace_.block_tokens},
                                 .context_tokens = static_cast<std::uint32_t>(std::min(tokens, 4e9)),
                                 .workspace = &workspace_,
-                                .tells_every_token = options_.tells_every_token()},
+                                .tells_every_token = options_.tells_every_token(),
+                                .noise = options_.noise,
+                                .noise_seed = mixed_bits(mixed_bits(options_.seed) ^ incarnation_of(index, node.life)),
+                                .foresees_quiet_steps = options_.passes_quiet_steps},
         *this);
 }
 
@@ -302,7 +337,7 @@ void ServingRun::report(std::uint32_t worker) {
     const base::Duration idle =
         std::max<base::Duration>(options_.scheduler.heartbeat, options_.scheduler.suspect_after / 2);
     if (reaches(worker)) {
-        auto heartbeat = node.worker->report(clock_.now(), idle);
+        auto heartbeat = up_to_date(node).report(clock_.now(), idle);
         if (heartbeat && placer_.hear(worker, std::move(*heartbeat))) { node.worker->board().want_snapshot(); }
     }
     node.reported = clock_.now();

@@ -16,6 +16,8 @@
 
 namespace sim {
 
+inline constexpr std::uint32_t kServingWorkersMax = 65'536;
+
 /// Equal workers. `times` is borrowed.
 struct ServingPool {
     proto::Role role = proto::Role::mixed;
@@ -60,6 +62,9 @@ struct ServingOptions {
     double noise = 0.02;  // steps take up to this share longer or shorter than the model says
     bool keeps_token_times = true;
     bool checks = false;  // every invariant after every event: for tests
+    /// Where owners need not hear of every token: ends of steps that change nothing but how far each sequence is are
+    /// passed one after the other when somebody next wants to know of their worker. What comes out is the same.
+    bool passes_quiet_steps = true;
     /// Whether owners hear of every token, or only of those that change something for them.
     bool tells_every_token() const { return keeps_token_times || checks || !faults.empty(); }
 };
@@ -78,6 +83,7 @@ struct ServedOutcome {
 struct ServingCounts {
     std::uint64_t events = 0;
     std::uint64_t steps = 0;
+    std::uint64_t quiet_steps = 0;  // of them, whose ends were passed; each is an event all the same
     std::uint64_t tokens = 0;
     std::uint64_t preemptions = 0;
     std::uint64_t placements = 0;

@@ -32,7 +32,7 @@ void ServingRun::start(std::uint32_t worker, const LightStart& start, std::uint3
         return push(clock_.now(),
                     {Event::Kind::failed, worker, start.key, static_cast<std::uint64_t>(base::ErrorCode::unavailable)});
     }
-    if (!node.worker->start(start, clock_.now())) {
+    if (!up_to_date(node).start(start, clock_.now())) {
         return push(clock_.now(), {Event::Kind::failed, worker, start.key,
                                    static_cast<std::uint64_t>(base::ErrorCode::resource_exhausted)});
     }
@@ -46,7 +46,7 @@ void ServingRun::go_on(std::uint32_t worker, AttemptKey key, std::uint32_t gener
         return;
     }
     if (!node.worker) { return; }
-    node.worker->go_on(key, generated_tokens, clock_.now());
+    up_to_date(node).go_on(key, generated_tokens, clock_.now());
     push(clock_.now() + node.pool->limits.kv_wait, {Event::Kind::kv_overdue, worker, key, node.life});
     mark(worker);
 }
@@ -59,7 +59,7 @@ void ServingRun::cancel(std::uint32_t worker, AttemptKey key) {
     }
     hand_offs_.erase(key);
     if (!node.worker) { return; }
-    node.worker->cancel(key);
+    up_to_date(node).cancel(key);
     mark(worker);
 }
 
@@ -127,7 +127,7 @@ void ServingRun::relay(AttemptKey key) {
         return push(clock_.now() + kAskAgain, {Event::Kind::relay, 0, key, 0});
     }
     if (!std::exchange(hand_off.is_asked, true)) {
-        nodes_[hand_off.decode].worker->want_room(key, hand_off.kv_tokens, clock_.now());
+        up_to_date(nodes_[hand_off.decode]).want_room(key, hand_off.kv_tokens, clock_.now());
         return mark(hand_off.decode);
     }
     if (hand_off.granted && hand_off.first_token) { begin_transfer(key, hand_off); }
@@ -163,8 +163,8 @@ void ServingRun::kv_arrived(AttemptKey key) {
         return push(clock_.now() + kAskAgain, {Event::Kind::kv_arrived, 0, key, 0});
     }
     hand_offs_.erase(at);
-    ModelledWorker& prefill = *nodes_[hand_off.prefill].worker;
-    if (nodes_[hand_off.decode].worker->kv_arrived(key)) {
+    ModelledWorker& prefill = up_to_date(nodes_[hand_off.prefill]);
+    if (up_to_date(nodes_[hand_off.decode]).kv_arrived(key)) {
         ++result_.counts.hand_offs;
         result_.counts.hand_off_seconds += seconds_of(clock_.now() - *hand_off.first_token);
         sluice::proto::TransferSample sample;
@@ -227,9 +227,9 @@ void ServingRun::end_fault(std::uint32_t index) {
 void ServingRun::kill(std::uint32_t worker) {
     Node& node = nodes_[worker];
     if (!node.worker) { return; }
-    result_.counts.steps += node.worker->steps();
-    result_.counts.preemptions += node.worker->preemptions();
+    count_work_of(*node.worker);
     node.worker.reset();
+    node.step_awaited = {};
     ++node.life;
     // Decode workers that were to get its KV hear within a lease that it will not come.
     for (const auto& [key, hand_off] : hand_offs_) {

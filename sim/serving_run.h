@@ -72,6 +72,7 @@ private:
         double slowness = 1;
         base::TimePoint next_report{};
         base::TimePoint reported{};
+        base::TimePoint step_awaited{};  // the event of its next end of a step
         bool is_dirty = false;
         bool is_cut = false;
         bool is_stream_lost = false;
@@ -102,6 +103,9 @@ private:
     void fetch_ahead() const;
     void arrive(std::uint32_t request);
     void mark(std::uint32_t worker);
+    ModelledWorker& up_to_date(Node& node);
+    void await_step(std::uint32_t worker);
+    void count_work_of(const ModelledWorker& worker);
     void run_marked();
     void end_step(std::uint32_t worker, std::uint64_t life);
     void report(std::uint32_t worker);
@@ -139,7 +143,7 @@ private:
     ModelledWorker::Workspace workspace_;
     std::vector<Node> nodes_;
     HandOffs hand_offs_;
-    EventQueue<Event, base::TimePoint> events_;
+    EventQueue<Event, base::TimePoint> events_;  // of what happens at one time, ends of steps come first, by worker
     std::vector<std::uint32_t> marked_;
     std::uint32_t next_arrival_ = 0;
     std::uint32_t faults_left_ = 0;  // that begin or end later

@@ -183,6 +183,7 @@ TEST_CASE("narrowing down a prompt finds what walking it finds, where workers ho
             }
         }
     }
+    scheduler::PrefixSearch search;  // one for all, as the registry's
     for (const auto& chain : chains) {
         const scheduler::PrefixSearch::Bounds bounds{
             .levels_max = static_cast<std::uint32_t>(1 + random() % 12),
@@ -190,7 +191,7 @@ TEST_CASE("narrowing down a prompt finds what walking it finds, where workers ho
         CAPTURE(chain.size(), bounds.levels_max, bounds.holders_enough);
         std::vector<std::uint32_t> leading;
         index.match(chain, slots, leading);
-        scheduler::PrefixSearch search(index, chain, bounds);
+        search.search(index, chain, bounds);
         REQUIRE(search.deepest() == *std::max_element(leading.begin(), leading.end()));
         for (std::uint32_t slot = 0; slot < slots; ++slot) {
             REQUIRE(search.blocks_of(slot) == leading[slot]);

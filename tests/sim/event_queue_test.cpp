@@ -13,12 +13,13 @@ TEST_CASE("events come by time, and in the order in which they were put in where
     CAPTURE(seed);
     std::mt19937 random{seed};
     // With a byte for the order it is numbered anew many times.
-    sim::EventQueue<int, int, std::uint8_t> queue;
-    std::map<std::pair<int, int>, int> model;  // by time and number
+    constexpr int kOwn = 20;  // events with a number of their own
+    sim::EventQueue<int, int, std::uint8_t> queue{kOwn};
+    std::map<std::pair<int, int>, int> model;  // by time and number; those with their own come first
     int now = 0;
     int next = 0;
     for (int step = 0; step < 5000; ++step) {
-        if (!model.empty() && (model.size() > 200 || random() % 2 == 0)) {
+        if (!model.empty() && (model.size() > 180 || random() % 2 == 0)) {
             REQUIRE(queue.next_at() == model.begin()->first.first);
             REQUIRE(*queue.soon(0) == model.begin()->second);
             if (model.size() > 1) { REQUIRE(*queue.soon(1) == std::next(model.begin())->second); }
@@ -28,9 +29,15 @@ TEST_CASE("events come by time, and in the order in which they were put in where
             model.erase(model.begin());
         } else {
             const int at = now + static_cast<int>(random() % 20);
-            queue.push(at, next);
-            model[{at, next}] = next;
-            ++next;
+            const int own = static_cast<int>(random() % kOwn) - kOwn;
+            if (random() % 4 == 0 && model.count({at, own}) == 0) {
+                queue.push_as(static_cast<std::uint8_t>(own + kOwn), at, own);
+                model[{at, own}] = own;
+            } else {
+                queue.push(at, next);
+                model[{at, next}] = next;
+                ++next;
+            }
         }
         REQUIRE(queue.size() == model.size());
     }
