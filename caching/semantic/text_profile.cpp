@@ -147,6 +147,20 @@ std::string stem(std::string word) {
     return word;
 }
 
+/// Of the words in kOpposites: TextProfile::poles.
+const std::unordered_map<std::string, std::vector<std::int32_t>>& poles_by_stem() {
+    static const auto poles = [] {
+        std::unordered_map<std::string, std::vector<std::int32_t>> made;
+        for (std::size_t pair = 0; pair < kOpposites.size(); ++pair) {
+            const auto pole = static_cast<std::int32_t>(pair + 1);
+            made[stem(std::string(kOpposites[pair][0]))].push_back(pole);
+            made[stem(std::string(kOpposites[pair][1]))].push_back(-pole);
+        }
+        return made;
+    }();
+    return poles;
+}
+
 std::uint32_t named(char kind, std::string_view token) {
     return feature_hash(std::string_view(&kind, 1), token);
 }
@@ -262,13 +276,8 @@ TextProfile profile_of(std::string_view text) {
         if (kTimes.contains(plain)) { profile.times.push_back(named('t', plain)); }
         if (kNegations.contains(plain)) { ++profile.negations; }
         const std::string stemmed = stem(plain);
-        for (std::size_t pair = 0; pair < kOpposites.size(); ++pair) {
-            for (std::size_t side = 0; side < 2; ++side) {
-                if (plain == kOpposites[pair][side] || stemmed == stem(std::string(kOpposites[pair][side]))) {
-                    const auto pole = static_cast<std::int32_t>(pair + 1);
-                    profile.poles.push_back(side == 0 ? pole : -pole);
-                }
-            }
+        if (const auto poles = poles_by_stem().find(stemmed); poles != poles_by_stem().end()) {
+            profile.poles.insert(profile.poles.end(), poles->second.begin(), poles->second.end());
         }
         const bool directs = kDirections.contains(plain);
         if (kFillers.contains(plain) || directs) {
@@ -308,6 +317,8 @@ const char* gate_name(Gate gate) {
             return "negation";
         case Gate::order:
             return "order";
+        case Gate::changed_numbers:
+            return "changed-numbers";
     }
     return "none";
 }
@@ -326,6 +337,15 @@ bool opposed(const TextProfile& a, const TextProfile& b) {
 
 bool all_in(const std::vector<std::uint32_t>& names, const std::vector<std::uint32_t>& words) {
     return std::includes(words.begin(), words.end(), names.begin(), names.end());
+}
+
+/// Each has a number that the other one lacks.
+bool numbers_changed(const std::vector<std::uint32_t>& a, const std::vector<std::uint32_t>& b) {
+    const auto lacks = [](const std::vector<std::uint32_t>& all, std::uint32_t number) {
+        return std::find(all.begin(), all.end(), number) == all.end();
+    };
+    return std::any_of(a.begin(), a.end(), [&](std::uint32_t number) { return lacks(b, number); }) &&
+           std::any_of(b.begin(), b.end(), [&](std::uint32_t number) { return lacks(a, number); });
 }
 
 /// The directed words that both have, each once, in another order.
@@ -352,6 +372,7 @@ Gate first_conflict(const TextProfile& a, const TextProfile& b, Gates gates) {
     if (has(Gate::times) && a.times != b.times) { return Gate::times; }
     if (has(Gate::poles) && opposed(a, b)) { return Gate::poles; }
     if (has(Gate::negation) && a.negations != b.negations) { return Gate::negation; }
+    if (has(Gate::changed_numbers) && numbers_changed(a.numbers, b.numbers)) { return Gate::changed_numbers; }
     if (has(Gate::order) && turned_round(a.directed, b.directed)) { return Gate::order; }
     return Gate::none;
 }
