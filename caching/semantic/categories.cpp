@@ -60,7 +60,6 @@ std::vector<CategoryPolicy> default_policies() {
     policies[3].ttl_longest_ms = 7 * kDay;
     policies[4].name = "volatile";
     policies[4].ttl_ms = kMinute;
-    policies[4].ttl_longest_ms = 10 * kMinute;  // much of what looks so does not change
     policies[4].ttl_growth = 0;
     policies[4].quota_share = 0.1;
     return policies;

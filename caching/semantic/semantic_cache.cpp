@@ -20,7 +20,7 @@ constexpr double kOfHalf = 1.41421356;       // a blended() vector's half is sho
 constexpr std::int64_t kTtlShortestMs = 30'000;
 constexpr double kChangedMost = 0.05;    // of answers may have changed at the end of their time
 constexpr double kChangesOfOthers = 3;   // changes that a category's policy counts for,
-constexpr double kChangesOfKind = 0.3;   // and that a category counts for with each of its answers: these differ much
+constexpr double kChangesOfKind = 1;     // and that a category counts for with each of its answers: these differ much
 constexpr double kAskedAgainMost = 512;  // then the older half of what is known of changes is forgotten
 
 }  // namespace

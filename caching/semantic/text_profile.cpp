@@ -317,8 +317,6 @@ const char* gate_name(Gate gate) {
             return "negation";
         case Gate::order:
             return "order";
-        case Gate::changed_numbers:
-            return "changed-numbers";
     }
     return "none";
 }
@@ -337,15 +335,6 @@ bool opposed(const TextProfile& a, const TextProfile& b) {
 
 bool all_in(const std::vector<std::uint32_t>& names, const std::vector<std::uint32_t>& words) {
     return std::includes(words.begin(), words.end(), names.begin(), names.end());
-}
-
-/// Each has a number that the other one lacks.
-bool numbers_changed(const std::vector<std::uint32_t>& a, const std::vector<std::uint32_t>& b) {
-    const auto lacks = [](const std::vector<std::uint32_t>& all, std::uint32_t number) {
-        return std::find(all.begin(), all.end(), number) == all.end();
-    };
-    return std::any_of(a.begin(), a.end(), [&](std::uint32_t number) { return lacks(b, number); }) &&
-           std::any_of(b.begin(), b.end(), [&](std::uint32_t number) { return lacks(a, number); });
 }
 
 /// The directed words that both have, each once, in another order.
@@ -372,7 +361,6 @@ Gate first_conflict(const TextProfile& a, const TextProfile& b, Gates gates) {
     if (has(Gate::times) && a.times != b.times) { return Gate::times; }
     if (has(Gate::poles) && opposed(a, b)) { return Gate::poles; }
     if (has(Gate::negation) && a.negations != b.negations) { return Gate::negation; }
-    if (has(Gate::changed_numbers) && numbers_changed(a.numbers, b.numbers)) { return Gate::changed_numbers; }
     if (has(Gate::order) && turned_round(a.directed, b.directed)) { return Gate::order; }
     return Gate::none;
 }

@@ -23,7 +23,7 @@ struct TextProfile {
 TextProfile profile_of(std::string_view text);
 
 /// Why two texts must not share an answer.
-enum class Gate { none, numbers, identifiers, names, times, poles, negation, order, changed_numbers };
+enum class Gate { none, numbers, identifiers, names, times, poles, negation, order };
 const char* gate_name(Gate gate);
 
 /// A set of gates, a bit each.
@@ -32,10 +32,9 @@ constexpr Gates gate_bit(Gate gate) {
     return Gates{1} << static_cast<unsigned>(gate);
 }
 constexpr Gates kAllGates = ~Gates{0};
-/// Where questions are long-winded and answers few, a "not", a "yesterday" or a "twice" more or less is evidence and no
-/// veto; a number in another one's place is.
+/// Where questions are long-winded and answers few, a "not" or a "yesterday" more or less is evidence and no veto.
 constexpr Gates kSupportGates =
-    gate_bit(Gate::changed_numbers) | gate_bit(Gate::identifiers) | gate_bit(Gate::poles) | gate_bit(Gate::order);
+    gate_bit(Gate::numbers) | gate_bit(Gate::identifiers) | gate_bit(Gate::poles) | gate_bit(Gate::order);
 
 /// The first gate of `gates` that the two do not pass together; symmetric.
 Gate first_conflict(const TextProfile& a, const TextProfile& b, Gates gates = kAllGates);

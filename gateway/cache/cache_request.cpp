@@ -100,7 +100,7 @@ constexpr std::size_t kEncodedTokensMost = 512;
 std::optional<EncodedQuestion> encoded_of(const caching::Question& question, const CacheNaming& naming) {
     const std::string text = caching::canonical_text(caching::asked(question));
     if (naming.encoder.text == nullptr || text.empty() || text.size() > kEncodedBytesMax) { return std::nullopt; }
-    auto tokens = naming.encoder.text->encode(text, true, false);
+    auto tokens = naming.encoder.text->encode(text, true, false, {});
     if (!tokens || tokens->empty()) { return std::nullopt; }
     const std::size_t most = std::min<std::size_t>(
         naming.encoder.tokens_max > 0 ? naming.encoder.tokens_max : kEncodedTokensMost, kEncodedTokensMost);

@@ -47,19 +47,6 @@ TEST_CASE("names, times and identifiers must be the same", "[caching]") {
     CHECK(between("who is the mayor of Berlin", "Who is the mayor of berlin?") == Gate::none);
 }
 
-TEST_CASE("in support questions a number more is no veto, and one in another's place is", "[caching]") {
-    const auto support = [](const char* a, const char* b) {
-        const Gate gate = first_conflict(profile_of(a), profile_of(b), caching::kSupportGates);
-        CHECK(gate == first_conflict(profile_of(b), profile_of(a), caching::kSupportGates));
-        return gate;
-    };
-    CHECK(support("Why was I charged twice?", "Why was I charged again?") == Gate::none);
-    CHECK(support("I sent 50 and then 20", "I sent 20") == Gate::none);
-    CHECK(support("Can I pay in 50 pounds?", "Can I pay in 100 pounds?") == Gate::changed_numbers);
-    CHECK(support("Is it 2 to 3 days?", "Is it 3 to 5 days?") == Gate::changed_numbers);
-    CHECK(between("Why was I charged twice?", "Why was I charged again?") == Gate::numbers);
-}
-
 TEST_CASE("unmatched_share counts the content words that only one text has", "[caching]") {
     const auto share = [](const char* a, const char* b) {
         return caching::unmatched_share(profile_of(a), profile_of(b));
