@@ -114,6 +114,7 @@ caching::SemanticCacheOptions cache_options(const CacheChurnOptions& options) {
     caching::SemanticCacheOptions result;
     result.entries_max = options.entries;
     result.bytes_max = std::size_t{1} << 40;  // entries are the bound
+    result.graph_from = options.graph_from;
     result.seed = options.seed;
     for (caching::CategoryPolicy& policy : result.categories) {
         policy.semantic = true;
@@ -212,6 +213,7 @@ json::object play_cache_churn(const CacheChurnOptions& options) {
     return {{"entries_max", options.entries},
             {"tenants", options.tenants},
             {"tenant_skew", options.tenant_skew},
+            {"graph_from", options.graph_from},
             {"hours", options.hours},
             {"filled_by_requests", filling.requests},
             {"requests", all.requests},
@@ -266,6 +268,10 @@ void add_bench_cache_churn(CLI::App& app, CacheChurnOptions& options) {
         ->capture_default_str();
     app.add_option("--per-second", options.per_second, "requests")
         ->check(CLI::Range(0.001, 1e5))
+        ->capture_default_str();
+    app.add_option("--graph-from", options.graph_from,
+                   "questions of one tenant on they are searched by a graph and no scan")
+        ->check(count)
         ->capture_default_str();
     app.add_option("--ttl-hours", options.ttl_hours, "of every answer")
         ->check(CLI::Range(0.001, 1e4))

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "caching/semantic/partition.h"
+
 namespace bench {
 
 /// `sluice bench cache-churn`: the whole semantic cache, filled and then asked for hours on a virtual clock, so that
@@ -18,6 +20,7 @@ struct CacheChurnOptions {
     double label_skew = 0.8;      // of how often a label is asked for, by rank; wordings: all alike
     double hours = 24;
     double per_second = 20;
+    std::uint64_t graph_from = caching::Partition::kGraphFrom;  // of a partition; very large: all are scanned
     double ttl_hours = 36;  // of every answer; what is stored in that time is more than `entries`
     std::uint64_t seed = 1;
     std::string out_path = "-";

@@ -377,16 +377,22 @@ Result<Played> replay(const Play& play, caching::Embedder& model) {
         }
         if (decisions.is_open()) {
             const caching::Probe& probe = lookup.probe;
+            boost::json::value candidate;  // what the nearest questions would have answered
+            if (probe.has_candidate) {
+                candidate = probe.candidate_meaning == caching::meaning_of(played_answer(request)) ? "right" : "wrong";
+            }
             decisions << boost::json::serialize(boost::json::object{
                              {"line", i},
                              {"kind", kind},
                              {"verdict", served.empty() ? "" : verdict_name(verdict)},
                              {"similarity", lookup.similarity},
                              {"probability", probe.probability},
+                             {"candidate", candidate},
                              {"category", settings->categories[probe.category].name},
                              {"evidence",
                               {probe.evidence.similarity, probe.evidence.rival, probe.evidence.support,
                                probe.evidence.mean, probe.evidence.unmatched, probe.evidence.conflict,
+                               probe.evidence.vote, probe.evidence.words_vote, probe.evidence.lean,
                                probe.evidence.known, probe.evidence.right, probe.evidence.wrong}},
                              {"gate", caching::gate_name(lookup.gate)}})
                       << '\n';

@@ -113,6 +113,9 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     if (const auto checked = gateway::check_in_context(cache.in_context, cache.enabled, served); !checked) {
         return base::pass_on(checked);
     }
+    if (const auto checked = gateway::check_question_encoder(cache, served); !checked) {
+        return base::pass_on(checked);
+    }
     gateway_options.http.host = options.host.value_or(gateway_options.http.host);
     gateway_options.http.port = options.port.value_or(gateway_options.http.port);
     gateway_options.http.allow_public |= options.common.listen_public;

@@ -206,6 +206,8 @@ base::Result<std::unique_ptr<GatewayCore>> GatewayCore::start(Setup given) {
     const InContextSettings& in_context = given.options.cache.in_context;
     const auto routed = check_in_context(in_context, given.options.cache.enabled, given.models);
     if (!routed) { return base::pass_on(routed); }
+    const auto encoder = check_question_encoder(given.options.cache, given.models);
+    if (!encoder) { return base::pass_on(encoder); }
     if (in_context.enabled) { given.options.aliases.push_back(in_context.name + "=" + in_context.large); }
     auto models = Models::make(given.models, given.options.aliases);
     if (!models) { return base::pass_on(models); }

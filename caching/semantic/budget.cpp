@@ -8,7 +8,7 @@ namespace {
 constexpr double kWrongChanceMost = 0.12;   // of one answer, with the whole budget left
 constexpr double kWrongChanceLeast = 0.01;  // with the budget nearly spent
 constexpr double kCreditHits = 100;         // so that a cold category can begin
-constexpr double kShadowPrior = 2;          // expected errors before shadows outweigh the calibration
+constexpr double kShadowPrior = 6;          // expected errors before shadows outweigh the calibration
 
 }  // namespace
 

@@ -16,12 +16,15 @@ struct Evidence {
     double mean = 0;        // similarity of the nearest three with this answer (a missing one counts as the rival)
     double unmatched = 0;   // share of content words that only one of the two questions has
     double conflict = 0;    // 1: a gate that is no veto here is not passed
+    double vote = 0;        // logarithm of the odds that the neighbours give this answer, each by its nearness
+    double words_vote = 0;  // likewise by the hashed vectors alone, where a model's stand beside them; else 0
+    double lean = 0;        // how much more the hashed vectors are alike than both together
     double known = 0;       // questions known to have this answer
     double right = 0;       // how often this answer was found right, and
     double wrong = 0;       // wrong, when it was the nearest
 };
 
-constexpr std::size_t kTerms = 9;
+constexpr std::size_t kTerms = 12;
 using Terms = std::array<double, kTerms>;
 Terms terms_of(const Evidence& evidence);
 

@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -18,6 +19,7 @@ public:
     virtual ~Embedder() = default;
     /// Names the vectors: equal names give equal vectors.
     virtual std::string name() const = 0;
+    /// 0: each vector says it itself.
     virtual std::size_t dimensions() const = 0;
     /// One vector a text, in order. Error: the model's.
     virtual base::Result<std::vector<std::vector<float>>> embed(std::span<const std::string> texts) = 0;
@@ -57,6 +59,26 @@ private:
     Embedder& model_;
     const HashedEmbedder& hashed_;
 };
+
+/// In place of a model that is asked elsewhere: makes no vectors, and names those that lookups are given, which are
+/// blended() of the model's and the hashed ones. Thread-safe.
+class GivenVectors final : public Embedder {
+public:
+    GivenVectors(std::string model, const HashedEmbedder& hashed)
+        : name_("served-" + std::move(model) + "+" + hashed.name()) {}
+    std::string name() const override { return name_; }
+    std::size_t dimensions() const override { return 0; }
+    base::Result<std::vector<std::vector<float>>> embed(std::span<const std::string> texts) override;
+
+private:
+    std::string name_;
+};
+
+/// A model's vector and the hashed one of the same text, of length 1 each, as BlendedEmbedder puts them together.
+std::vector<float> blended(std::vector<float> model, std::span<const float> hashed);
+/// What of a blended vector of so many numbers the hashed one alone says: its product with such a vector is the cosine
+/// of the hashed ones. Empty: such vectors have no hashed one.
+std::vector<float> hashed_part(std::span<const float> hashed, std::size_t dimensions);
 
 /// Scales to length 1; the zero vector stays.
 void normalise(std::span<float> vector);

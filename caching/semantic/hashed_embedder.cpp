@@ -1,5 +1,6 @@
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "base/crc32c.h"
@@ -78,13 +79,30 @@ base::Result<std::vector<std::vector<float>>> BlendedEmbedder::embed(std::span<c
     auto vectors = model_.embed(texts);
     if (!vectors) { return vectors; }
     for (std::size_t i = 0; i < vectors->size(); ++i) {
-        std::vector<float>& vector = (*vectors)[i];
-        normalise(vector);
-        const std::vector<float> hashed = hashed_.embed_one(texts[i]);
-        vector.insert(vector.end(), hashed.begin(), hashed.end());
-        normalise(vector);
+        (*vectors)[i] = blended(std::move((*vectors)[i]), hashed_.embed_one(texts[i]));
     }
     return vectors;
+}
+
+base::Result<std::vector<std::vector<float>>> GivenVectors::embed(std::span<const std::string> /*texts*/) {
+    return base::fail(base::ErrorCode::unavailable, "the encoder " + name_ + " gave no vector for the question");
+}
+
+std::vector<float> blended(std::vector<float> model, std::span<const float> hashed) {
+    normalise(model);
+    model.insert(model.end(), hashed.begin(), hashed.end());
+    normalise(model);
+    return model;
+}
+
+std::vector<float> hashed_part(std::span<const float> hashed, std::size_t dimensions) {
+    if (dimensions < hashed.size()) { return {}; }
+    const bool is_whole = dimensions == hashed.size();
+    std::vector<float> part(dimensions - hashed.size(), 0.0F);
+    for (const float value : hashed) {
+        part.push_back(is_whole ? value : value * std::sqrt(2.0F));  // it counts for half of a blended vector
+    }
+    return part;
 }
 
 }  // namespace caching

@@ -56,9 +56,23 @@ std::vector<Near> Partition::nearest(std::span<const float> vector, std::size_t 
     if (!has_graph() || limit > kGraphLimit) { return scan(query, scale, limit); }
     std::vector<Near> best;
     for (const auto& [row, similarity] : graph_->nearest(rows(), query, scale, limit)) {
-        best.push_back({entries_[row], similarity});
+        best.push_back({entries_[row], similarity, row});
     }
     return best;
+}
+
+std::vector<float> Partition::tail_products(std::span<const Near> rows, std::span<const float> tail) const {
+    CHECK(tail.size() <= dimensions_);
+    std::vector<std::int8_t> query(tail.size());
+    const float scale = quantise(tail, query.data());
+    std::vector<float> products;
+    for (const Near& near : rows) {
+        std::int32_t sum = 0;
+        const std::int8_t* row = vectors_.data() + std::size_t{near.row} * dimensions_;
+        dot_rows_(query.data(), row + (dimensions_ - tail.size()), 1, tail.size(), &sum);
+        products.push_back(static_cast<float>(sum) * scale * scales_[near.row]);
+    }
+    return products;
 }
 
 std::vector<Near> Partition::scan(std::span<const std::int8_t> query, float scale, std::size_t limit) const {
@@ -72,7 +86,7 @@ std::vector<Near> Partition::scan(std::span<const std::int8_t> query, float scal
         for (std::size_t i = 0; i < rows; ++i) {
             const float similarity = static_cast<float>(sums[i]) * scale * scales_[first + i];
             if (best.size() == limit && similarity <= best.back().similarity) { continue; }
-            const Near found{entries_[first + i], similarity};
+            const Near found{entries_[first + i], similarity, static_cast<std::uint32_t>(first + i)};
             best.insert(std::upper_bound(best.begin(), best.end(), found, nearer), found);
             if (best.size() > limit) { best.pop_back(); }
         }

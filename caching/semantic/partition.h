@@ -16,6 +16,7 @@ enum class EntryId : std::uint64_t {};
 struct Near {
     EntryId entry{};
     float similarity = 0;
+    std::uint32_t row = 0;
 };
 
 /// The questions that may share answers with each other, as int8 vectors one behind the other. Up to `graph_from` of
@@ -34,8 +35,11 @@ public:
     /// more than kGraphLimit: nearly all of them.
     static constexpr std::size_t kGraphLimit = 64;
     std::vector<Near> nearest(std::span<const float> vector, std::size_t limit) const;
+    /// Products of the last numbers of these rows' vectors with `tail`, of length 1.
+    std::vector<float> tail_products(std::span<const Near> rows, std::span<const float> tail) const;
 
     std::size_t size() const { return entries_.size(); }
+    std::size_t dimensions() const { return dimensions_; }
     std::size_t bytes() const {
         return vectors_.capacity() + scales_.capacity() * 4 + entries_.capacity() * 8 + (graph_ ? graph_->bytes() : 0);
     }

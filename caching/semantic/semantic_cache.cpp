@@ -1,6 +1,7 @@
 #include "caching/semantic/semantic_cache.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <utility>
 
@@ -13,8 +14,13 @@ namespace {
 constexpr std::size_t kNearest = 24;         // that are looked at closely
 constexpr std::size_t kNearestVoting = 5;    // Evidence::support
 constexpr std::size_t kNearestAveraged = 3;  // Evidence::mean
-constexpr int kTtlGrowth = 3;                // of the time of an answer that was the same again, and back
+constexpr double kVoteWidth = 0.05;          // of similarity, over which a vote falls to 1/e
+constexpr double kVoteLeast = 0.01;          // so that nobody's vote is worth nothing
+constexpr double kOfHalf = 1.41421356;       // a blended() vector's half is shorter by this
 constexpr std::int64_t kTtlShortestMs = 30'000;
+constexpr double kChangedMost = 0.05;    // of answers may have changed at the end of their time
+constexpr double kChangesOfOthers = 3;   // changes that a category's policy counts for,
+constexpr double kChangesOfKind = 1;     // and that a category counts for with each of its answers: these differ much
 constexpr double kAskedAgainMost = 512;  // then the older half of what is known of changes is forgotten
 
 }  // namespace
@@ -24,7 +30,9 @@ SemanticCache::SemanticCache(SemanticCacheOptions options, const base::Clock& cl
     : options_(std::move(options)),
       clock_(clock),
       embedder_(embedder),
+      hashed_(hashed),
       classifier_(options_.categories, hashed),
+      has_model_(embedder.name().ends_with("+" + hashed.name())),
       random_(options_.seed),
       everything_({}, Calibration::start_weights()) {
     learnt_ = fresh_learnt();
@@ -40,7 +48,7 @@ double SemanticCache::late_chance(const Entry& entry, base::TimePoint now) const
     return alive(entry, now) ? 0.0 : learnt_[entry.category].changed_chance();
 }
 
-Lookup SemanticCache::lookup(const Question& question, double relief) {
+Lookup SemanticCache::lookup(const Question& question, double relief, std::vector<float> vector) {
     if (!options_.relieves) { relief = 0; }
     Lookup found;
     found.reason = why_not(question, options_.rules);
@@ -50,6 +58,10 @@ Lookup SemanticCache::lookup(const Question& question, double relief) {
     probe.keys = keys_of(question, embedder_.name(), options_.key);
     const std::string_view text = asked(question);
     probe.category = classifier_.classify(text);
+    if (!vector.empty()) {
+        probe.vector = std::move(vector);
+        probe.profile = profile_of(canonical_text(text));
+    }
     if (const auto same = exact_.find(probe.keys.exact); same != exact_.end()) {
         Entry& entry = entries_.at(same->second);
         ErrorBudget& budget = learnt_[entry.category].budget;
@@ -87,53 +99,122 @@ bool SemanticCache::embed_probe(const Question& question, Probe& probe) {
     return true;
 }
 
-/// Looks at the nearest questions, takes the best answer among those that pass the gates, and serves it when the
-/// budget lets it.
-void SemanticCache::weigh(Lookup& found, const Partition& partition, base::TimePoint now, double relief) {
-    Probe& probe = found.probe;
-    const std::vector<Near> nearest = partition.nearest(probe.vector, kNearest);
+/// The nearest questions that pass the gates.
+std::vector<SemanticCache::Neighbour> SemanticCache::neighbours(Lookup& found, const Partition& partition,
+                                                                base::TimePoint now, double relief) {
+    const Probe& probe = found.probe;
     const Gates gates = options_.categories[probe.category].gates;
-    Evidence evidence;
-    EntryId best{};
-    double sum = 0;
-    std::size_t averaged = 0;
-    std::size_t voters = 0;
-    std::size_t votes = 0;
-    for (const Near& near : nearest) {
-        const Entry& entry = entries_.at(near.entry);
+    const std::vector<Near> nearest = partition.nearest(probe.vector, kNearest);
+    std::vector<float> words;
+    if (has_model_ && probe.vector.size() > hashed_.dimensions()) {
+        std::vector<float> tail(probe.vector.end() - static_cast<std::ptrdiff_t>(hashed_.dimensions()),
+                                probe.vector.end());
+        normalise(tail);
+        words = partition.tail_products(nearest, tail);
+    }
+    std::vector<Neighbour> passed;
+    double most_words = -1;
+    for (std::size_t at = 0; at < nearest.size(); ++at) {
+        const Entry& entry = entries_.at(nearest[at].entry);
         if (!may_serve(entry, now, relief) || entry.category != probe.category) { continue; }
         const Gate gate = first_conflict(probe.profile, entry.profile, gates);
         if (gate != Gate::none) {
-            if (found.gate == Gate::none && !probe.has_candidate) { found.gate = gate; }
+            if (found.gate == Gate::none && passed.empty()) { found.gate = gate; }
             continue;
         }
-        const auto similarity = static_cast<double>(near.similarity);
-        if (!probe.has_candidate) {
-            probe.has_candidate = true;
-            probe.candidate_meaning = entry.meaning;
-            probe.candidate = best = near.entry;
-            evidence.similarity = similarity;
-            evidence.unmatched = unmatched_share(probe.profile, entry.profile);
-            evidence.conflict = first_conflict(probe.profile, entry.profile, ~gates) == Gate::none ? 0.0 : 1.0;
+        Neighbour one{.id = nearest[at].entry, .entry = &entry};
+        one.similarity = static_cast<double>(nearest[at].similarity);
+        one.vote = passed.empty() ? 1.0 : std::exp((one.similarity - passed.front().similarity) / kVoteWidth);
+        if (!words.empty()) {
+            one.words = static_cast<double>(words[at]) * kOfHalf;
+            most_words = std::max(most_words, one.words);
         }
-        const bool same = entry.meaning == probe.candidate_meaning;
-        if (same && entry.own == entry.meaning && probe.representative == EntryId{}) {
-            probe.representative = near.entry;
+        passed.push_back(one);
+    }
+    for (Neighbour& one : passed) {
+        one.words_vote = words.empty() ? 0.0 : std::exp((one.words - most_words) / kVoteWidth);
+    }
+    return passed;
+}
+
+/// Each neighbour votes for its answer, the more the nearer it is, and the nearest with the most votes is the
+/// candidate; but one of the very nearest that has the same content words and nothing against it comes before all of
+/// them.
+const SemanticCache::Neighbour& SemanticCache::candidate_of(const Probe& probe,
+                                                            const std::vector<Neighbour>& passed) const {
+    const Gates gates = options_.categories[probe.category].gates;
+    for (std::size_t at = 0; at < std::min(passed.size(), kNearestVoting); ++at) {
+        const TextProfile& profile = passed[at].entry->profile;
+        if (unmatched_share(probe.profile, profile) == 0 &&
+            first_conflict(probe.profile, profile, ~gates) == Gate::none) {
+            return passed[at];
         }
+    }
+    const Neighbour* best = &passed.front();
+    double most = 0;
+    for (const Neighbour& one : passed) {
+        double votes = 0;
+        for (const Neighbour& other : passed) {
+            votes += other.entry->meaning == one.entry->meaning ? other.vote : 0.0;
+        }
+        if (votes > most) {  // the first of an answer is its nearest
+            most = votes;
+            best = &one;
+        }
+    }
+    return *best;
+}
+
+Evidence SemanticCache::evidence_of(Probe& probe, const Neighbour& candidate,
+                                    const std::vector<Neighbour>& passed) const {
+    const std::uint64_t meaning = candidate.entry->meaning;
+    const Gates gates = options_.categories[probe.category].gates;
+    Evidence evidence;
+    evidence.similarity = candidate.similarity;
+    evidence.unmatched = unmatched_share(probe.profile, candidate.entry->profile);
+    evidence.conflict = first_conflict(probe.profile, candidate.entry->profile, ~gates) == Gate::none ? 0.0 : 1.0;
+    double sum = 0;
+    std::size_t averaged = 0;
+    std::size_t voters = 0;
+    std::size_t agreed = 0;
+    std::array<double, 2> votes = {kVoteLeast, kVoteLeast};  // against it, for it
+    std::array<double, 2> words_votes = votes;
+    for (const Neighbour& one : passed) {
+        const bool same = one.entry->meaning == meaning;
+        votes[same ? 1 : 0] += one.vote;
+        words_votes[same ? 1 : 0] += one.words_vote;
         if (voters < kNearestVoting) {
             ++voters;
-            votes += same ? 1 : 0;
+            agreed += same ? 1 : 0;
         }
-        if (same && averaged < kNearestAveraged) {
-            sum += similarity;
+        if (!same && evidence.rival == 0) { evidence.rival = one.similarity; }
+        if (!same) { continue; }
+        if (one.entry->own == meaning && probe.representative == EntryId{}) { probe.representative = one.id; }
+        if (averaged < kNearestAveraged) {
+            sum += one.similarity;
             ++averaged;
         }
-        if (!same && evidence.rival == 0) { evidence.rival = similarity; }
     }
-    if (!probe.has_candidate) { return; }
     const double missing = static_cast<double>(kNearestAveraged - averaged) * std::max(evidence.rival, 0.2);
     evidence.mean = (sum + missing) / static_cast<double>(kNearestAveraged);
-    evidence.support = static_cast<double>(votes) / static_cast<double>(voters);
+    evidence.support = static_cast<double>(agreed) / static_cast<double>(voters);
+    evidence.vote = std::log(votes[1] / votes[0]);
+    evidence.words_vote = std::log(words_votes[1] / words_votes[0]);
+    evidence.lean = has_model_ ? candidate.words - candidate.similarity : 0.0;
+    return evidence;
+}
+
+/// Takes the best answer among the nearest questions that pass the gates, and serves it when the budget lets it.
+void SemanticCache::weigh(Lookup& found, const Partition& partition, base::TimePoint now, double relief) {
+    Probe& probe = found.probe;
+    if (partition.dimensions() != probe.vector.size()) { return; }
+    const std::vector<Neighbour> passed = neighbours(found, partition, now, relief);
+    if (passed.empty()) { return; }
+    const Neighbour& candidate = candidate_of(probe, passed);
+    probe.has_candidate = true;
+    probe.candidate = candidate.id;
+    probe.candidate_meaning = candidate.entry->meaning;
+    Evidence evidence = evidence_of(probe, candidate, passed);
     if (const auto fate = partition.fates.find(probe.candidate_meaning); fate != partition.fates.end()) {
         evidence.known = fate->second.questions;
         evidence.right = static_cast<double>(fate->second.right);
@@ -142,7 +223,7 @@ void SemanticCache::weigh(Lookup& found, const Partition& partition, base::TimeP
     probe.evidence = evidence;
     probe.probability = learnt_[probe.category].calibration.probability(evidence);
     ErrorBudget& budget = learnt_[probe.category].budget;
-    Entry& served = entries_.at(best);
+    Entry& served = entries_.at(probe.candidate);
     probe.probability *= 1.0 - late_chance(served, now);
     const double wrong_chance = 1.0 - probe.probability;
     if (evidence.similarity < options_.categories[probe.category].similarity_min ||
@@ -156,7 +237,7 @@ void SemanticCache::weigh(Lookup& found, const Partition& partition, base::TimeP
     found.kind = HitKind::semantic;
     found.similarity = evidence.similarity;
     found.shadow_wanted = std::uniform_real_distribution<double>(0, 1)(random_) < options_.shadow_share;
-    serve(found, best, served, now);
+    serve(found, probe.candidate, served, now);
 }
 
 void SemanticCache::serve(Lookup& found, EntryId id, Entry& entry, base::TimePoint now) {
@@ -244,38 +325,57 @@ std::optional<std::string> SemanticCache::tenant_of(EntryId id) const {
 }
 
 /// The model has answered what it answered before, after that answer's time.
-void SemanticCache::asked_again(const Entry& old, bool is_same) {
+void SemanticCache::asked_again(const Entry& old, double age_s, bool is_same) {
     Learnt& learnt = learnt_[old.category];
     learnt.asked_again += 1;
     learnt.changed += is_same ? 0 : 1;
+    learnt.watched_s += age_s;
     if (learnt.asked_again < kAskedAgainMost) { return; }
     learnt.asked_again /= 2;
     learnt.changed /= 2;
+    learnt.watched_s /= 2;
+}
+
+/// Answers change at a rate that is drawn for each of them from what is known of their category, which is drawn from
+/// its policy: so long that kChangedMost of such answers have changed at its end.
+base::Duration SemanticCache::lifetime(const Entry& entry) const {
+    const CategoryPolicy& policy = options_.categories[entry.category];
+    const Learnt& learnt = learnt_[entry.category];
+    const double policy_s = static_cast<double>(policy.ttl_ms) / 1000.0;
+    const double of_others_s = kChangesOfOthers * policy_s / kChangedMost;  // in which so many changes would be seen
+    const double of_kind_s = kChangesOfKind * (of_others_s + learnt.watched_s) / (kChangesOfOthers + learnt.changed);
+    const double rate = (kChangesOfKind + static_cast<double>(entry.changes)) /
+                        std::max(of_kind_s + static_cast<double>(entry.watched_s), 1e-3);
+    const auto ttl = std::chrono::milliseconds(static_cast<std::int64_t>(
+        std::min(1000.0 * kChangedMost / rate, static_cast<double>(std::max(policy.ttl_longest_ms, policy.ttl_ms)))));
+    return std::max<base::Duration>(ttl, std::chrono::milliseconds(std::min(policy.ttl_ms, kTtlShortestMs)));
 }
 
 void SemanticCache::insert(const Question& question, const Probe& found, const Answer& answer, std::uint64_t meaning,
                            double saved_s, std::vector<std::string> tags) {
     Probe probe = found;
     const CategoryPolicy& policy = options_.categories[probe.category];
-    base::Duration ttl = std::chrono::milliseconds(policy.ttl_ms);
+    Entry entry;
+    entry.category = static_cast<std::uint32_t>(probe.category);
+    entry.ttl = std::chrono::milliseconds(policy.ttl_ms);
     if (const auto before = exact_.find(probe.keys.exact); before != exact_.end()) {
         // Asked again after its time: an answer that stayed may live longer, one that changed lives shorter.
         const Entry& old = entries_.at(before->second);
+        entry.watched_s = old.watched_s;
+        entry.changes = old.changes;
         if (!alive(old, clock_.now())) {
             ++counts_.expired;
             const bool is_same = old.meaning == meaning || says_same(before->second, answer);
-            asked_again(old, is_same);
-            const auto longest = std::chrono::milliseconds(std::max(policy.ttl_longest_ms, policy.ttl_ms));
-            const auto shortest = std::chrono::milliseconds(std::min(policy.ttl_ms, kTtlShortestMs));
-            ttl = is_same ? std::min<base::Duration>(old.ttl * kTtlGrowth, longest)
-                          : std::max<base::Duration>(old.ttl / kTtlGrowth, shortest);
+            const double age_s = std::chrono::duration<double>(clock_.now() - old.created).count();
+            asked_again(old, age_s, is_same);
+            entry.watched_s += static_cast<float>(age_s);
+            entry.changes += is_same ? 0.0F : 1.0F;
+            entry.ttl = lifetime(entry);
         }
         remove(before->second);
     }
-    Entry entry;
     entry.partition = probe.keys.partition;
     entry.exact = probe.keys.exact;
-    entry.category = static_cast<std::uint32_t>(probe.category);
     entry.meaning = meaning;
     entry.own = meaning_of(answer);
     entry.document = to_document(answer);
@@ -283,7 +383,6 @@ void SemanticCache::insert(const Question& question, const Probe& found, const A
     entry.tags = std::move(tags);
     entry.created = clock_.now();
     entry.valued = entry.created;
-    entry.ttl = ttl;
     entry.saved_s = saved_s;
     const bool compared = options_.semantic && policy.semantic && question.tools.empty() && !asked(question).empty();
     entry.has_vector = compared && embed_probe(question, probe);

@@ -34,8 +34,9 @@ struct SemanticCacheOptions {
     std::vector<CategoryPolicy> categories = default_policies();
     std::size_t entries_max = 1'000'000;
     std::size_t bytes_max = std::size_t{1} << 30;
-    double tenant_share = 1.0;     // of bytes_max that one tenant may fill
-    double shadow_share = 0.02;    // of hits by similarity that are generated again and compared
+    double tenant_share = 1.0;                       // of bytes_max that one tenant may fill
+    double shadow_share = 0.02;                      // of hits by similarity that are generated again and compared
+    std::size_t graph_from = Partition::kGraphFrom;  // of a partition's questions on it is searched by a graph
     double doorkeeper_from = 0.9;  // from this fill on a question is stored when it comes a second time
     bool judges = false;    // answers in other words may say the same (judge_answers()); else only equal texts do
     bool relieves = false;  // bounds give way while the pools have too much to do:
@@ -117,8 +118,9 @@ public:
                   const HashedEmbedder& hashed);
 
     /// Never fails: what cannot be embedded is a miss. `relief`: of the pool that would answer it (LoadRelief), 0 at
-    /// rest; without `relieves` it counts for nothing.
-    Lookup lookup(const Question& question, double relief = 0);
+    /// rest; without `relieves` it counts for nothing. `vector`: of the text that is asked; empty: the embedder makes
+    /// it.
+    Lookup lookup(const Question& question, double relief = 0, std::vector<float> vector = {});
 
     /// The model has answered what lookup() missed. Learns from it whether the candidate would have been right, and
     /// stores it unless it is uncacheable, incomplete, or turned away at the door. `saved_s`: seconds of the model that
@@ -186,7 +188,9 @@ private:
         TextProfile profile;
         base::TimePoint created;
         base::Duration ttl{};
-        double value = 0;  // hits, halved every hour
+        float watched_s = 0;  // over which this question's answer was seen again, in this process,
+        float changes = 0;    // and how often it was another one then
+        double value = 0;     // hits, halved every hour
         base::TimePoint valued;
         double saved_s = 0;
         std::size_t bytes = 0;
@@ -202,6 +206,7 @@ private:
         std::size_t bytes = 0;
         double asked_again = 0;  // after an answer's time, lately,
         double changed = 0;      // and then answered otherwise
+        double watched_s = 0;    // the ages of those answers together
         CategoryAccount account = {};
 
         double changed_chance() const { return (changed + 1.0) / (asked_again + 2.0); }
@@ -212,9 +217,22 @@ private:
     bool may_serve(const Entry& entry, base::TimePoint now, double relief) const;
     /// That it has changed since: 0 within its time.
     double late_chance(const Entry& entry, base::TimePoint now) const;
+    struct Neighbour {
+        EntryId id{};
+        const Entry* entry = nullptr;
+        double similarity = 0;
+        double vote = 0;        // for its answer: 1 for the nearest, less the farther away
+        double words = 0;       // likeness of the hashed vectors, where a model's stand beside them
+        double words_vote = 0;  // likewise by these
+    };
     bool embed_probe(const Question& question, Probe& probe);
+    std::vector<Neighbour> neighbours(Lookup& found, const Partition& partition, base::TimePoint now, double relief);
+    const Neighbour& candidate_of(const Probe& probe, const std::vector<Neighbour>& passed) const;
+    Evidence evidence_of(Probe& probe, const Neighbour& candidate, const std::vector<Neighbour>& passed) const;
     void weigh(Lookup& found, const Partition& partition, base::TimePoint now, double relief);
-    void asked_again(const Entry& old, bool is_same);
+    void asked_again(const Entry& old, double age_s, bool is_same);
+    /// Of an answer that was watched for so long and changed so often.
+    base::Duration lifetime(const Entry& entry) const;
     struct Said {
         bool same = false;          // as the candidate
         std::uint64_t meaning = 0;  // that it is kept under
@@ -241,7 +259,9 @@ private:
     SemanticCacheOptions options_;
     const base::Clock& clock_;
     Embedder& embedder_;
+    const HashedEmbedder& hashed_;
     CategoryClassifier classifier_;
+    bool has_model_ = false;  // vectors are blended()
     DotRows dot_rows_ = best_dot_rows();
     std::mt19937_64 random_;
     Doorkeeper doorkeeper_;

@@ -48,9 +48,12 @@ std::size_t SemanticCache::bytes_of(const Entry& entry, std::size_t dimensions) 
 
 void SemanticCache::add(EntryId id, Entry entry, std::span<const float> vector) {
     if (entry.has_vector) {
-        auto [place, made] = partitions_.try_emplace(entry.partition, embedder_.dimensions(), dot_rows_);
-        entry.row = place->second.add(id, vector);
-        ++place->second.fates[entry.meaning].questions;
+        auto [place, made] = partitions_.try_emplace(entry.partition, vector.size(), dot_rows_, options_.graph_from);
+        entry.has_vector = place->second.dimensions() == vector.size();
+        if (entry.has_vector) {
+            entry.row = place->second.add(id, vector);
+            ++place->second.fates[entry.meaning].questions;
+        }
     }
     Tenant& tenant = tenants_[entry.tenant];
     entry.in_order = order_.size();
@@ -162,9 +165,14 @@ std::vector<EntryId> SemanticCache::invalidate(const EntryFilter& filter, bool d
     if (filter.near_text) {
         const std::string text = canonical_text(*filter.near_text);
         const auto vectors = embedder_.embed(std::span(&text, 1));
-        if (!vectors) { return chosen; }
+        const std::vector<float> words = hashed_.embed_one(text);
         for (const auto& [key, partition] : partitions_) {
-            for (const Near& near : partition.nearest(vectors->front(), partition.size())) {
+            // A purge must not fail because a model is away: then the words alone say what is near.
+            const bool is_embedded = vectors && vectors->front().size() == partition.dimensions();
+            const std::vector<float> query =
+                is_embedded ? vectors->front() : hashed_part(words, partition.dimensions());
+            if (query.empty()) { continue; }
+            for (const Near& near : partition.nearest(query, partition.size())) {
                 if (static_cast<double>(near.similarity) < filter.near_similarity) { break; }
                 if (matches(filter, near.entry, entries_.at(near.entry), now)) { chosen.push_back(near.entry); }
             }

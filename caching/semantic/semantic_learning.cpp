@@ -7,7 +7,7 @@
 namespace caching {
 namespace {
 
-constexpr char kForm[] = "sluice learning 1";
+constexpr char kForm[] = "sluice learning 2";
 constexpr std::size_t kToldEvery = 512;  // observations; a change of a budget's state is told at once
 
 }  // namespace
@@ -51,7 +51,8 @@ bool SemanticCache::restore(SavedQuestion saved) {
         ++category;
     }
     const std::int64_t age_us = std::max<std::int64_t>(clock_.unix_us() - saved.created_unix_us, 0);
-    const bool is_whole = saved.vector.empty() || saved.vector.size() == embedder_.dimensions();
+    const bool is_whole =
+        saved.vector.empty() || embedder_.dimensions() == 0 || saved.vector.size() == embedder_.dimensions();
     if (category == options_.categories.size() || saved.embedder != embedder_.name() || !is_whole ||
         age_us >= saved.ttl_us || exact_.contains(saved.exact)) {
         return false;
@@ -101,6 +102,7 @@ std::string SemanticCache::learning() const {
         learnt.budget.save(bytes);
         bytes.number(learnt.asked_again);
         bytes.number(learnt.changed);
+        bytes.number(learnt.watched_s);
     }
     return bytes.take();
 }
@@ -122,7 +124,10 @@ bool SemanticCache::restore_learning(std::string_view given) {
         if (!learnt->calibration.restore(bytes) || !learnt->budget.restore(bytes)) { return false; }
         learnt->asked_again = bytes.number<double>();
         learnt->changed = bytes.number<double>();
-        if (!(learnt->changed >= 0 && learnt->asked_again >= learnt->changed)) { return false; }
+        learnt->watched_s = bytes.number<double>();
+        if (!(learnt->changed >= 0 && learnt->asked_again >= learnt->changed && learnt->watched_s >= 0)) {
+            return false;
+        }
         learnt->calibration.set_above(everything.weights());
     }
     if (!bytes.at_end()) { return false; }

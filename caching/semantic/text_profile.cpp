@@ -147,6 +147,20 @@ std::string stem(std::string word) {
     return word;
 }
 
+/// Of the words in kOpposites: TextProfile::poles.
+const std::unordered_map<std::string, std::vector<std::int32_t>>& poles_by_stem() {
+    static const auto poles = [] {
+        std::unordered_map<std::string, std::vector<std::int32_t>> made;
+        for (std::size_t pair = 0; pair < kOpposites.size(); ++pair) {
+            const auto pole = static_cast<std::int32_t>(pair + 1);
+            made[stem(std::string(kOpposites[pair][0]))].push_back(pole);
+            made[stem(std::string(kOpposites[pair][1]))].push_back(-pole);
+        }
+        return made;
+    }();
+    return poles;
+}
+
 std::uint32_t named(char kind, std::string_view token) {
     return feature_hash(std::string_view(&kind, 1), token);
 }
@@ -262,13 +276,8 @@ TextProfile profile_of(std::string_view text) {
         if (kTimes.contains(plain)) { profile.times.push_back(named('t', plain)); }
         if (kNegations.contains(plain)) { ++profile.negations; }
         const std::string stemmed = stem(plain);
-        for (std::size_t pair = 0; pair < kOpposites.size(); ++pair) {
-            for (std::size_t side = 0; side < 2; ++side) {
-                if (plain == kOpposites[pair][side] || stemmed == stem(std::string(kOpposites[pair][side]))) {
-                    const auto pole = static_cast<std::int32_t>(pair + 1);
-                    profile.poles.push_back(side == 0 ? pole : -pole);
-                }
-            }
+        if (const auto poles = poles_by_stem().find(stemmed); poles != poles_by_stem().end()) {
+            profile.poles.insert(profile.poles.end(), poles->second.begin(), poles->second.end());
         }
         const bool directs = kDirections.contains(plain);
         if (kFillers.contains(plain) || directs) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/block_hash.h"
+#include "base/ids.h"
 #include "caching/semantic/question.h"
 #include "gateway/http/exchange.h"
 #include "gateway/http/gate.h"
@@ -21,6 +22,12 @@ struct CacheTexts {
     std::string_view refused = {};                // why it must not be kept; empty: nothing is against it
     std::vector<caching::Message> messages = {};  // of a chat, where similar questions are looked for
     std::string beside = {};                      // JSON: what else the chat template gets
+};
+
+/// A question's text in the tokens of a sentence encoder.
+struct EncodedQuestion {
+    base::BlockHash name{};  // of its tenant, the encoder's weights, and the tokens
+    std::shared_ptr<const std::vector<base::TokenId>> tokens = {};
 };
 
 /// What became of a request at the cache.
@@ -44,6 +51,7 @@ struct CacheAsk {
     std::string model = {};
     std::string revision = {};
     std::shared_ptr<const caching::Question> question = {};  // where similar ones may answer it
+    std::optional<EncodedQuestion> encoded = {};             // and an encoder of the cluster makes its vector
 
     // What came of it.
     CacheOutcome outcome = CacheOutcome::none;

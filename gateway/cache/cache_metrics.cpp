@@ -74,6 +74,13 @@ void CacheMetrics::lookup_skipped(std::string_view reason) {
         .Increment();
 }
 
+void CacheMetrics::vector(std::string_view outcome) {
+    metrics_
+        .counter("sluice_gateway_cache_vectors_total", "Questions whose vector was asked of an encoder of the cluster",
+                 {{"outcome", std::string(outcome)}})
+        .Increment();
+}
+
 void CacheMetrics::relief(const std::string& model, double relief) {
     metrics_
         .gauge("sluice_gateway_cache_relief_ratio",

@@ -24,6 +24,9 @@ public:
     void shadow(std::string_view outcome);
     /// reason: queue_full, timeout.
     void lookup_skipped(std::string_view reason);
+    /// A question's vector by an encoder of the cluster; outcome: made, kept (from before), shared (with another one's
+    /// that is under way), busy (too much is under way), failed.
+    void vector(std::string_view outcome);
     /// How far bounds give way for the load of the model's workers now.
     void relief(const std::string& model, double relief);
     /// An answer that at rest would not have been served; kind: exact (an equal request), semantic.

@@ -65,10 +65,27 @@ CacheOptions CacheOptions::read(base::Config& config) {
     caching::read_semantic_options(config, options.semantic);
     options.lookup_timeout = milliseconds("caching.semantic.lookup_timeout_ms", options.lookup_timeout, 1, 60'000);
     options.lookups_max = count("caching.semantic.lookups_max", options.lookups_max, 1, 1 << 16);
+    options.encoder = config.string("caching.semantic.encoder", options.encoder);
+    options.encoder_kept = count("caching.semantic.encoder_kept", options.encoder_kept, 0, 1 << 22);
     options.shadows_max = count("caching.semantic.shadows_max", options.shadows_max, 0, 1024);
     options.shadow_busy_max = count("caching.semantic.shadow_busy_max", options.shadow_busy_max, 0, 1 << 20);
     options.in_context = InContextSettings::read(config);
     return options;
+}
+
+base::Result<void> check_question_encoder(const CacheOptions& options, const std::vector<ServedModel>& models) {
+    if (!options.similarity() || options.encoder.empty()) { return {}; }
+    std::string encoders;
+    for (const ServedModel& model : models) {
+        if (model.kind != ModelKind::vectors) { continue; }
+        if (model.name == options.encoder) { return {}; }
+        encoders += (encoders.empty() ? "" : ", ") + model.name;
+    }
+    return base::fail(base::ErrorCode::invalid_argument,
+                      "caching.semantic.encoder names '" + options.encoder +
+                          "', which is no sentence encoder that is served here (serve it with --encoder " +
+                          options.encoder + "=FOLDER" + (encoders.empty() ? "" : ", or name one of: " + encoders) +
+                          ", or leave it empty: questions are then compared without a model)");
 }
 
 }  // namespace gateway

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/config.h"
@@ -10,6 +11,7 @@
 #include "caching/semantic/semantic_cache.h"
 #include "caching/store/shared_server.h"
 #include "gateway/cache/in_context_options.h"
+#include "gateway/request/models.h"
 
 namespace gateway {
 
@@ -42,8 +44,10 @@ struct CacheOptions {
     caching::SemanticCacheOptions semantic = {};                   // semantic.semantic: whether at all
     base::Duration lookup_timeout = std::chrono::milliseconds(5);  // then the model answers
     std::size_t lookups_max = 256;                                 // that wait; more go to the model
-    std::size_t shadows_max = 2;                                   // runs that only compare, at a time
-    std::size_t shadow_busy_max = 8;                               // with so many runs in work none begins
+    std::string encoder;              // served sentence encoder that compares questions; empty: none
+    std::size_t encoder_kept = 4096;  // of its vectors, for questions that come again
+    std::size_t shadows_max = 2;      // runs that only compare, at a time
+    std::size_t shadow_busy_max = 8;  // with so many runs in work none begins
 
     InContextSettings in_context = {};  // a name that two models answer to
 
@@ -51,5 +55,8 @@ struct CacheOptions {
     /// Bad values are reported by Config::finish().
     static CacheOptions read(base::Config& config);
 };
+
+/// Whether the encoder that it names is served. Error: invalid_argument, with what to do.
+base::Result<void> check_question_encoder(const CacheOptions& options, const std::vector<ServedModel>& models);
 
 }  // namespace gateway

@@ -3,11 +3,13 @@
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <cstdio>
 #include <span>
 #include <utility>
 
+#include "caching/semantic/words.h"
 #include "gateway/request/sequence_source.h"
 
 namespace gateway {
@@ -92,8 +94,33 @@ std::string_view refusal_of(const CacheAsk& ask, const PreparedRequest& prepared
     return form.cache_texts->refused;
 }
 
+constexpr std::size_t kEncodedBytesMax = 16 << 10;  // a longer question is compared with none
+constexpr std::size_t kEncodedTokensMost = 512;
+
+std::optional<EncodedQuestion> encoded_of(const caching::Question& question, const CacheNaming& naming) {
+    const std::string text = caching::canonical_text(caching::asked(question));
+    if (naming.encoder.text == nullptr || text.empty() || text.size() > kEncodedBytesMax) { return std::nullopt; }
+    auto tokens = naming.encoder.text->encode(text, true, false, {});
+    if (!tokens || tokens->empty()) { return std::nullopt; }
+    const std::size_t most = std::min<std::size_t>(
+        naming.encoder.tokens_max > 0 ? naming.encoder.tokens_max : kEncodedTokensMost, kEncodedTokensMost);
+    if (tokens->size() > most) {
+        const base::TokenId last = tokens->back();  // the mark of the end
+        tokens->resize(most);
+        tokens->back() = last;
+    }
+    NameBytes name;
+    name.add("sluice question 1");
+    name.add(question.tenant);
+    name.number(naming.encoder.numerics_id);
+    name.list(*tokens);
+    return EncodedQuestion{.name = base::keyed_hash(naming.key, std::as_bytes(std::span(name.bytes()))),
+                           .tokens = std::make_shared<const std::vector<base::TokenId>>(std::move(*tokens))};
+}
+
 std::shared_ptr<const caching::Question> question_of(const CacheAsk& ask, const RequestForm& form,
-                                                     const GenerationRequest& request, const NameBytes& parameters) {
+                                                     const GenerationRequest& request, const NameBytes& parameters,
+                                                     const QuestionEncoder& encoder) {
     const CacheTexts& texts = *form.cache_texts;
     if (texts.messages.empty() || texts.messages.back().role != "user") { return nullptr; }
     if (request.sampling.temperature() > 0 || !form.tools_field.empty()) { return nullptr; }
@@ -104,6 +131,8 @@ std::shared_ptr<const caching::Question> question_of(const CacheAsk& ask, const 
     // The bound as it was asked for: what the context leaves differs with every prompt.
     question->parameters =
         parameters.bytes() + texts.beside + (form.new_tokens_max ? std::to_string(*form.new_tokens_max) : "-");
+    // Vectors of an encoder whose weights have changed are not compared with those of before.
+    if (encoder.text != nullptr) { question->parameters += "|" + revision_name(encoder.numerics_id); }
     question->messages = texts.messages;
     return question;
 }
@@ -215,7 +244,9 @@ void name_request(CacheAsk& ask, const PreparedRequest& prepared, const TextPort
         name.number(prepared.form.new_tokens_max.value_or(0));
     }
     ask.key = base::keyed_hash(naming.key, std::as_bytes(std::span(name.bytes())));
-    if (naming.similarity) { ask.question = question_of(ask, prepared.form, request, parameters); }
+    if (!naming.similarity) { return; }
+    ask.question = question_of(ask, prepared.form, request, parameters, naming.encoder);
+    if (ask.question != nullptr) { ask.encoded = encoded_of(*ask.question, naming); }
 }
 
 }  // namespace gateway

@@ -29,6 +29,13 @@ private:
 /// Weights as operators see them: 16 hexadecimal digits.
 std::string revision_name(std::uint64_t numerics_id);
 
+/// The sentence encoder that questions are compared by.
+struct QuestionEncoder {
+    const TextPort* text = nullptr;  // null: none; what needs no model is used
+    std::uint64_t numerics_id = 0;   // of its workers
+    std::uint32_t tokens_max = 0;    // of a text; a longer one is compared by its beginning
+};
+
 /// What a request is named with at the cache.
 struct CacheNaming {
     caching::CacheRules rules = {};
@@ -38,6 +45,7 @@ struct CacheNaming {
     std::string_view model;         // served name
     std::uint64_t numerics_id = 0;  // of the workers that would answer
     std::string_view routed = {};   // where two models answer to the name: what stands for both and for the prompt
+    QuestionEncoder encoder = {};
 };
 
 /// Whether the prepared request may be answered from what was said before, and its name there: everything that its

@@ -125,20 +125,32 @@ void CachedSource::shared_found(std::uint64_t number, const std::optional<cachin
 }
 
 void CachedSource::search(Run& run) {
-    if (setup_.similar != nullptr && run.about.question != nullptr && !run.about.no_cache && is_current()) {
-        const auto found = [this, number = run.number](const std::optional<SimilarAnswer>& answer,
-                                                       caching::Probe probe) {
-            similar_found(number, answer, std::move(probe));
-        };
-        if (setup_.similar->look_up(run.about.question, run.relief, found)) {
-            run.state = Run::State::looking;
-            run.look_until = setup_.clock.now() + setup_.options.lookup_timeout;
-            if (setup_.wake) { setup_.wake(*run.look_until); }
-            return;
-        }
-        setup_.metrics.lookup_skipped("queue_full");
+    if (setup_.similar == nullptr || run.about.question == nullptr || run.about.no_cache || !is_current()) {
+        start(run);
+        return;
     }
-    start(run);
+    run.state = Run::State::looking;
+    run.look_until = setup_.clock.now() + setup_.options.lookup_timeout;
+    if (setup_.wake) { setup_.wake(*run.look_until); }
+    const std::uint64_t number = run.number;
+    if (setup_.vectors == nullptr || !run.about.encoded) {
+        look_up(number, nullptr);
+        return;
+    }
+    const EncodedQuestion encoded = *run.about.encoded;
+    setup_.vectors->get(run.about.tenant, encoded,
+                        [this, number](const SharedVector& vector) { look_up(number, vector); });
+}
+
+void CachedSource::look_up(std::uint64_t number, const SharedVector& vector) {
+    Run* run = run_of(number);
+    if (run == nullptr || run->is_dropped || run->state == Run::State::ended) { return; }
+    const auto found = [this, number](const std::optional<SimilarAnswer>& answer, caching::Probe probe) {
+        similar_found(number, answer, std::move(probe));
+    };
+    if (setup_.similar->look_up(run->about.question, run->relief, vector, found)) { return; }
+    setup_.metrics.lookup_skipped("queue_full");
+    if (run->state == Run::State::looking) { start(*run); }
 }
 
 base::RequestId CachedSource::add_member(GenerationRequest request, GenerationSink& sink) {

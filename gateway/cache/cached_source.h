@@ -18,6 +18,7 @@
 #include "gateway/cache/cache_metrics.h"
 #include "gateway/cache/cache_options.h"
 #include "gateway/cache/pool_relief.h"
+#include "gateway/cache/served_vectors.h"
 #include "gateway/cache/similar_answers.h"
 #include "gateway/cache/tenant_sums.h"
 #include "gateway/request/sequence_source.h"
@@ -38,6 +39,7 @@ public:
         SequenceSource& inner;  // the model's; borrowed, like all references here
         caching::AnswerBook& book;
         SimilarAnswers* similar = nullptr;         // null: equal requests only
+        ServedVectors* vectors = nullptr;          // null: questions are compared without a model
         caching::SharedAnswers* shared = nullptr;  // null: this gateway keeps its own only
         PoolRelief* relief = nullptr;              // null: bounds do not follow the load
         const CacheOptions& options;
@@ -93,6 +95,8 @@ private:
     void shared_found(std::uint64_t number, const std::optional<caching::SavedAnswer>& answer);
     /// Similar questions, then the model.
     void search(Run& run);
+    /// `vector`: of its question by an encoder; null: there is none.
+    void look_up(std::uint64_t number, const SharedVector& vector);
     /// To the model, by the request of its first member.
     void start(Run& run);
     void similar_found(std::uint64_t number, const std::optional<SimilarAnswer>& answer, caching::Probe probe);

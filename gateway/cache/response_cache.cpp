@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/check.h"
 #include "base/log.h"
 
 namespace gateway {
@@ -19,11 +20,13 @@ ResponseCache::ResponseCache(Setup setup)
         options.key = key_;
         similar_ = std::make_unique<SimilarAnswers>(SimilarAnswers::Setup{.options = std::move(options),
                                                                           .tasks_max = setup_.options.lookups_max,
+                                                                          .encoder = setup_.options.encoder,
                                                                           .clock = setup_.clock,
                                                                           .post = setup_.post,
                                                                           .store = store_.get(),
                                                                           .kept = std::exchange(questions_, {}),
                                                                           .learning = std::exchange(learning_, {})});
+        if (!setup_.options.encoder.empty()) { open_encoder(); }
     }
     if (setup_.options.in_context.enabled) {
         examples_ = std::make_unique<LiveExamples>(LiveExamples::Setup{.settings = setup_.options.in_context,
@@ -46,6 +49,7 @@ ResponseCache::ResponseCache(Setup setup)
         CachedSource::Setup{.inner = routed_ ? *routed_ : setup_.inner,
                             .book = book_,
                             .similar = similar_.get(),
+                            .vectors = vectors_.get(),
                             .shared = shared_.get(),
                             .relief = relief_.get(),
                             .options = setup_.options,
@@ -60,6 +64,20 @@ ResponseCache::ResponseCache(Setup setup)
 }
 
 ResponseCache::~ResponseCache() = default;
+
+void ResponseCache::open_encoder() {
+    for (std::size_t model = 0; model < setup_.models.size(); ++model) {
+        if (setup_.models[model].name == setup_.options.encoder) { encoder_ = model; }
+    }
+    CHECK(encoder_);  // check_question_encoder() has looked
+    vectors_ = std::make_unique<ServedVectors>(ServedVectors::Setup{.inner = setup_.inner,
+                                                                    .model = *encoder_,
+                                                                    .texts_max = setup_.options.lookups_max,
+                                                                    .kept_max = setup_.options.encoder_kept,
+                                                                    .metrics = metrics_,
+                                                                    .clock = setup_.clock,
+                                                                    .post = setup_.post});
+}
 
 void ResponseCache::open_store() {
     auto store = caching::SqliteStore::open(setup_.options.store_file);
@@ -196,6 +214,7 @@ std::vector<const FormRewriter*> ResponseCache::rewriters() const {
 void ResponseCache::stop() {
     erase_stored({});
     source_->stop();
+    if (vectors_) { vectors_->stop(); }
     if (routed_) { routed_->stop(); }
 }
 
@@ -211,6 +230,12 @@ void ResponseCache::name(CacheAsk& ask, const PreparedRequest& prepared, std::st
         both =
             setup_.options.in_context.name + "\n" + small + routed->revision_large + std::exchange(routed->asked, {});
     }
+    QuestionEncoder encoder;
+    if (encoder_) {
+        encoder = {.text = setup_.models[*encoder_].text.get(),
+                   .numerics_id = clusters[*encoder_].numerics_id,
+                   .tokens_max = clusters[*encoder_].context_tokens};
+    }
     name_request(ask, prepared, *model.text,
                  {.rules = setup_.options.semantic.rules,
                   .similarity = setup_.options.similarity(),
@@ -218,7 +243,8 @@ void ResponseCache::name(CacheAsk& ask, const PreparedRequest& prepared, std::st
                   .tenant = tenant,
                   .model = model.name,
                   .numerics_id = numerics_id,
-                  .routed = both});
+                  .routed = both,
+                  .encoder = encoder});
 }
 
 void ResponseCache::keep(const caching::SavedAnswer& answer, const caching::SharedMoment& since) {

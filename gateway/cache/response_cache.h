@@ -23,6 +23,7 @@
 #include "gateway/cache/live_examples.h"
 #include "gateway/cache/pool_relief.h"
 #include "gateway/cache/routed_source.h"
+#include "gateway/cache/served_vectors.h"
 #include "gateway/cache/similar_answers.h"
 #include "gateway/request/models.h"
 
@@ -101,6 +102,7 @@ public:
 private:
     void keep(const caching::SavedAnswer& answer, const caching::SharedMoment& since);
     void open_shared();
+    void open_encoder();
     bool hear(const caching::SharedPurge& purge);
     bool forget();
     void tell_others(const Purge& purge, const std::vector<base::BlockHash>& keys, Purged purged,
@@ -119,6 +121,8 @@ private:
     std::vector<caching::SavedQuestion> questions_;  // of an earlier life, for similar_; then empty
     std::string learning_;                           // likewise
     std::unique_ptr<SimilarAnswers> similar_;        // null: equal requests only
+    std::optional<std::size_t> encoder_;             // the model that compares questions
+    std::unique_ptr<ServedVectors> vectors_;         // null: none does
     std::unique_ptr<PoolRelief> relief_;             // null: bounds stay where they are
     std::unique_ptr<LiveExamples> examples_;         // null: no name has two models; so is the next
     std::unique_ptr<RoutedSource> routed_;

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "caching/semantic/words.h"
 
 namespace gateway {
 namespace {
@@ -80,7 +81,9 @@ SimilarAnswers::~SimilarAnswers() {
 
 void SimilarAnswers::work() {
     caching::HashedEmbedder hashed;
-    caching::SemanticCache cache(setup_.options, setup_.clock, hashed, hashed);
+    caching::GivenVectors given(setup_.encoder, hashed);
+    caching::Embedder& embedder = setup_.encoder.empty() ? static_cast<caching::Embedder&>(hashed) : given;
+    caching::SemanticCache cache(setup_.options, setup_.clock, embedder, hashed);
     std::optional<StoreJournal> journal;
     if (setup_.store != nullptr) {
         journal.emplace(*setup_.store);
@@ -88,7 +91,7 @@ void SimilarAnswers::work() {
         cache.set_journal(&*journal);
     }
     while (const auto task = tasks_.pop(std::stop_token())) {
-        (*task)(cache);
+        (*task)(cache, hashed);
     }
     if (journal) {
         journal->erase({});
@@ -111,10 +114,15 @@ void SimilarAnswers::restore(caching::SemanticCache& cache, caching::QuestionJou
     if (!gone.empty()) { journal.erase(std::move(gone)); }
 }
 
-bool SimilarAnswers::look_up(std::shared_ptr<const caching::Question> question, double relief, Found found) {
-    return push([this, question = std::move(question), relief,
-                 found = std::move(found)](caching::SemanticCache& cache) {
-        caching::Lookup lookup = cache.lookup(*question, relief);
+bool SimilarAnswers::look_up(std::shared_ptr<const caching::Question> question, double relief,
+                             std::shared_ptr<const std::vector<float>> vector, Found found) {
+    return push([this, question = std::move(question), relief, vector = std::move(vector), found = std::move(found)](
+                    caching::SemanticCache& cache, const caching::HashedEmbedder& hashed) {
+        std::vector<float> both;
+        if (vector != nullptr) {
+            both = caching::blended(*vector, hashed.embed_one(caching::canonical_text(caching::asked(*question))));
+        }
+        caching::Lookup lookup = cache.lookup(*question, relief, std::move(both));
         std::optional<SimilarAnswer> answer;
         if (lookup.kind != caching::HitKind::none) {
             if (auto saved = saved_of(lookup.document)) {
@@ -137,7 +145,7 @@ bool SimilarAnswers::look_up(std::shared_ptr<const caching::Question> question, 
 bool SimilarAnswers::store(std::shared_ptr<const caching::Question> question, caching::Probe probe,
                            const caching::SavedText& answer, double saved_s, std::vector<std::string> tags) {
     return push([question = std::move(question), probe = std::move(probe), answer = answer_of(answer), saved_s,
-                 tags = std::move(tags)](caching::SemanticCache& cache) {
+                 tags = std::move(tags)](caching::SemanticCache& cache, const caching::HashedEmbedder&) {
         cache.store(*question, probe, answer, saved_s, tags);
     });
 }
@@ -145,25 +153,27 @@ bool SimilarAnswers::store(std::shared_ptr<const caching::Question> question, ca
 bool SimilarAnswers::observe_shadow(std::shared_ptr<const caching::Question> question, caching::Probe probe,
                                     const caching::SavedText& answer) {
     return push([question = std::move(question), probe = std::move(probe), answer = answer_of(answer)](
-                    caching::SemanticCache& cache) { cache.observe_shadow(*question, probe, answer); });
+                    caching::SemanticCache& cache, const caching::HashedEmbedder&) {
+        cache.observe_shadow(*question, probe, answer);
+    });
 }
 
 bool SimilarAnswers::purge(caching::EntryFilter filter, bool dry_run, bool is_wrong,
                            std::function<void(std::size_t)> done) {
-    return push(
-        [this, filter = std::move(filter), dry_run, is_wrong, done = std::move(done)](caching::SemanticCache& cache) {
-            std::size_t count = cache.invalidate(filter, true).size();
-            if (!dry_run && is_wrong && filter.entry) {
-                count = cache.report_wrong(*filter.entry) ? 1 : 0;
-            } else if (!dry_run) {
-                cache.invalidate(filter, false);
-            }
-            setup_.post([done, count] { done(count); });
-        });
+    return push([this, filter = std::move(filter), dry_run, is_wrong, done = std::move(done)](
+                    caching::SemanticCache& cache, const caching::HashedEmbedder&) {
+        std::size_t count = cache.invalidate(filter, true).size();
+        if (!dry_run && is_wrong && filter.entry) {
+            count = cache.report_wrong(*filter.entry) ? 1 : 0;
+        } else if (!dry_run) {
+            cache.invalidate(filter, false);
+        }
+        setup_.post([done, count] { done(count); });
+    });
 }
 
 bool SimilarAnswers::stand(std::function<void(Standing)> done) {
-    return push([this, done = std::move(done)](caching::SemanticCache& cache) {
+    return push([this, done = std::move(done)](caching::SemanticCache& cache, const caching::HashedEmbedder&) {
         setup_.post([done, standing = standing_of(cache)] { done(standing); });
     });
 }

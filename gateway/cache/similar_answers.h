@@ -52,9 +52,10 @@ public:
     struct Setup {
         caching::SemanticCacheOptions options;
         std::size_t tasks_max = 256;
-        const base::Clock& clock;                       // borrowed
-        Post post;                                      // to who asked
-        caching::WriteBehind* store = nullptr;          // where it is kept; null: in memory only
+        std::string encoder = {};               // whose vectors look_up() is given; empty: none, and no model is needed
+        const base::Clock& clock;               // borrowed
+        Post post;                              // to who asked
+        caching::WriteBehind* store = nullptr;  // where it is kept; null: in memory only
         std::vector<caching::SavedQuestion> kept = {};  // of an earlier life, the oldest first,
         std::string learning = {};                      // and what that had learnt
     };
@@ -67,8 +68,11 @@ public:
     explicit SimilarAnswers(Setup setup);
     ~SimilarAnswers();
 
-    /// `relief`: how far bounds give way for the load. False when too many wait: `found` is then never called.
-    [[nodiscard]] bool look_up(std::shared_ptr<const caching::Question> question, double relief, Found found);
+    /// `relief`: how far bounds give way for the load. `vector`: of the question, by the encoder; null: there is none,
+    /// and where there should be one only an equal question is found. False when too many wait: `found` is then never
+    /// called.
+    [[nodiscard]] bool look_up(std::shared_ptr<const caching::Question> question, double relief,
+                               std::shared_ptr<const std::vector<float>> vector, Found found);
     /// The model has answered what look_up() missed. False when too many wait.
     bool store(std::shared_ptr<const caching::Question> question, caching::Probe probe,
                const caching::SavedText& answer, double saved_s, std::vector<std::string> tags);
@@ -82,7 +86,7 @@ public:
     [[nodiscard]] bool stand(std::function<void(Standing)> done);
 
 private:
-    using Task = std::function<void(caching::SemanticCache&)>;
+    using Task = std::function<void(caching::SemanticCache&, const caching::HashedEmbedder&)>;
     bool push(Task task) { return tasks_.push(std::move(task)); }
     void work();
     void restore(caching::SemanticCache& cache, caching::QuestionJournal& journal);

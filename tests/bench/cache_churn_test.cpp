@@ -1,5 +1,7 @@
 #include "bench/cache_churn.h"
 
+#include <cmath>
+
 #include "tests/support/catch.h"
 
 TEST_CASE("a cache at capacity serves as well after a day as in its first hour", "[bench][caching]") {
@@ -27,4 +29,23 @@ TEST_CASE("a cache at capacity serves as well after a day as in its first hour",
     };
     REQUIRE(share_of(0, 6) > 0.1);
     CHECK(share_of(18, 24) > 0.8 * share_of(0, 6));
+}
+
+TEST_CASE("a graph finds the answers that the scan finds, through hours of churn", "[bench][caching]") {
+    bench::CacheChurnOptions options;
+    options.entries = 1500;
+    options.tenants = 2;
+    options.labels = 2000;
+    options.hours = 12;
+    options.per_second = 0.1;
+    options.graph_from = 100;
+    const auto by_graph = bench::play_cache_churn(options);
+    options.graph_from = 1'000'000;
+    const auto by_scan = bench::play_cache_churn(options);
+    const auto hits = [](const boost::json::object& report) {
+        return report.at("hits_exact").to_number<double>() + report.at("hits_semantic").to_number<double>();
+    };
+    REQUIRE(hits(by_scan) > 500);
+    CHECK(std::abs(hits(by_graph) - hits(by_scan)) <= 0.01 * hits(by_scan));
+    CHECK(by_graph.at("wrong_share_of_hits").to_number<double>() <= 0.01);
 }

@@ -32,7 +32,8 @@ std::string line(int t_ms, const std::string& tenant, const std::string& text, c
 
 }  // namespace
 
-TEST_CASE("a trace is judged by its oracle", "[bench]") {
+TEST_CASE("a trace is judged by its oracle, what must not be served with it (GPTCache #600: positives only)",
+          "[bench]") {
     const std::string asked = "How do I close my old account?";
     const Written trace(line(0, "a", asked, "close", 0) +            // a miss
                         line(100, "a", asked, "close", 0) +          // while it is answered: coalesced

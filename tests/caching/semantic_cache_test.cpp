@@ -1,6 +1,10 @@
 #include "caching/semantic/semantic_cache.h"
 
+#include <cmath>
+#include <map>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "tests/support/catch.h"
 
@@ -67,7 +71,7 @@ TEST_CASE("an unrelated question is never answered (every question the same answ
     }
 }
 
-TEST_CASE("tenants never see each other (semantic-router #1448 and #2134)", "[caching]") {
+TEST_CASE("tenants never see each other (semantic-router #1448 and #2134, OWASP LLM08 #126)", "[caching]") {
     Bench bench;
     bench.turn(Bench::ask(kAsked, "acme"), "of acme");
     CHECK(bench.turn(Bench::ask(kAsked, "globex"), "of globex").empty());
@@ -134,21 +138,67 @@ TEST_CASE("answers end with their time, earlier when they have changed, later wh
     SemanticCacheOptions options;
     for (auto& policy : options.categories) {
         policy.ttl_ms = 90'000;
-        policy.ttl_longest_ms = 1'000'000;
+        policy.ttl_longest_ms = 240'000;
     }
     Bench bench(options);
+    /// How long the answer that is kept now is served, to 5 s; the model then says `then`.
+    const auto lives_s = [&](const std::string& then) {
+        int seconds = 0;
+        while (bench.cache.lookup(Bench::ask(kAsked)).kind != HitKind::none) {
+            bench.clock.advance(5s);
+            seconds += 5;
+        }
+        bench.turn(Bench::ask(kAsked), then);
+        return seconds;
+    };
     bench.turn(Bench::ask(kAsked), "one");
-    bench.clock.advance(91s);
-    CHECK(bench.turn(Bench::ask(kAsked), "one").empty());  // the same again: 270 s now
-    bench.clock.advance(200s);
-    CHECK(bench.turn(Bench::ask(kAsked), "") == "one");
-    bench.clock.advance(100s);
-    CHECK(bench.turn(Bench::ask(kAsked), "two").empty());  // changed: 90 s
-    bench.clock.advance(91s);
-    CHECK(bench.turn(Bench::ask(kAsked), "three").empty());  // again: 30 s
-    bench.clock.advance(31s);
-    CHECK(bench.turn(Bench::ask(kAsked), "four").empty());
+    CHECK(lives_s("one") == 90);
+    int before = 90;
+    for (int again = 0; again < 20; ++again) {  // it stays: the more often that was seen, the longer it lives
+        const int now = lives_s("one");
+        CHECK(now >= before);
+        before = now;
+    }
+    CHECK(before == 240);  // but no longer than may be
+    lives_s("two");
+    const int changed = lives_s("three");
+    CHECK(changed < 240);
+    CHECK(lives_s("four") < changed);
+    for (int again = 0; again < 20; ++again) {
+        before = lives_s("number " + std::to_string(again));
+    }
+    CHECK(before == 30);  // and no shorter than that
     CHECK(bench.cache.counts().entries == 1u);
+}
+
+TEST_CASE("an answer whose kind was seen to change lives shorter the next time, others' answers tell", "[caching]") {
+    const auto second_life_s = [](bool others_change) {
+        SemanticCacheOptions options;
+        for (auto& policy : options.categories) {
+            policy.error_target = 0;  // equal questions only
+            policy.ttl_ms = 600'000;
+            policy.ttl_longest_ms = 6'000'000;
+        }
+        Bench bench(options);
+        for (int round = 0; round < 8; ++round) {
+            for (const char* thing : {"a server", "a disk", "an archive"}) {
+                bench.turn(Bench::ask(std::string("How do I list hidden files in a folder of ") + thing + "?"),
+                           others_change ? std::to_string(round) : "the same");
+            }
+            bench.clock.advance(7000s);
+        }
+        bench.turn(Bench::ask(kAsked), "ls -a");
+        bench.clock.advance(601s);
+        bench.turn(Bench::ask(kAsked), "ls -a");
+        int seconds = 0;
+        while (bench.cache.lookup(Bench::ask(kAsked)).kind != HitKind::none) {
+            bench.clock.advance(10s);
+            seconds += 10;
+        }
+        return seconds;
+    };
+    CHECK(second_life_s(true) < 600);
+    CHECK(second_life_s(false) > 600);
 }
 
 TEST_CASE("what changes soon lives a minute, and what is calculated is answered to equal questions only", "[caching]") {
@@ -326,4 +376,56 @@ TEST_CASE("settings of categories are read, and wrong ones named", "[caching]") 
     REQUIRE(wrong.add_text("caching:\n  semantic:\n    categories:\n      mine:\n        ttl_ms: 5\n", "test"));
     caching::read_semantic_options(wrong, options);
     CHECK_FALSE(wrong.finish());
+}
+
+namespace {
+
+/// Vectors in a plane, by the angle in degrees that a test gives each text.
+struct Angles final : caching::Embedder {
+    std::string name() const override { return "angles"; }
+    std::size_t dimensions() const override { return 2; }
+    base::Result<std::vector<std::vector<float>>> embed(std::span<const std::string> texts) override {
+        std::vector<std::vector<float>> vectors;
+        for (const std::string& text : texts) {
+            const double angle = degrees.at(text) * 3.14159265358979 / 180;
+            vectors.push_back({static_cast<float>(std::cos(angle)), static_cast<float>(std::sin(angle))});
+        }
+        return vectors;
+    }
+    std::map<std::string, double> degrees;
+};
+
+}  // namespace
+
+TEST_CASE("near questions vote for an answer, but equal words come before votes", "[caching]") {
+    base::FakeClock clock;
+    caching::HashedEmbedder hashed;
+    Angles angles;
+    SemanticCacheOptions options;
+    for (auto& category : options.categories) {
+        category.error_target = 0;  // nothing is served by similarity: all of it is stored
+    }
+    SemanticCache cache(options, clock, angles, hashed);
+    const auto store = [&](const std::string& text, double degrees, const std::string& answer) {
+        angles.degrees[text] = degrees;
+        const Question question = Bench::ask(text);
+        cache.store(question, cache.lookup(question).probe, Bench::say(answer));
+    };
+    store("How do I repair the kettle in my office?", 1, "kettle");
+    store("How do I repair the toaster in my office?", 2, "toaster");
+    store("How do I repair the toaster beside my office?", 2.5, "toaster");
+    store("How do I repair the toaster behind my office?", 3, "toaster");
+    const auto candidate = [&](const std::string& text) {
+        angles.degrees[text] = 0;
+        return cache.lookup(Bench::ask(text)).probe;
+    };
+    const auto by_votes = candidate("How do I repair the printer in my office?");
+    REQUIRE(by_votes.has_candidate);
+    CHECK(by_votes.candidate_meaning == caching::meaning_of(Bench::say("toaster")));
+    CHECK(by_votes.evidence.vote > 0);
+    CHECK(by_votes.evidence.rival > by_votes.evidence.similarity);  // the nearest one's
+    const auto by_words = candidate("Please tell me how to repair the kettle in the office.");
+    REQUIRE(by_words.has_candidate);
+    CHECK(by_words.candidate_meaning == caching::meaning_of(Bench::say("kettle")));
+    CHECK(by_words.evidence.vote < 0);
 }

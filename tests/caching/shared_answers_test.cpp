@@ -143,26 +143,6 @@ struct Gateway {
     std::unique_ptr<SharedAnswers> shared;
 };
 
-/// A command as anybody may send it; the reply as text.
-std::string command(const KeyValueServer& server, const std::vector<std::string>& words) {
-    redisContext* const context = redisConnectUnix(server.path().c_str());
-    REQUIRE((context != nullptr && context->err == 0));
-    std::vector<const char*> starts;
-    std::vector<std::size_t> sizes;
-    for (const std::string& word : words) {
-        starts.push_back(word.data());
-        sizes.push_back(word.size());
-    }
-    auto* const reply = static_cast<redisReply*>(
-        redisCommandArgv(context, static_cast<int>(words.size()), starts.data(), sizes.data()));
-    REQUIRE(reply != nullptr);
-    std::string text = reply->str != nullptr ? std::string(reply->str, reply->len) : std::to_string(reply->integer);
-    if (reply->type == REDIS_REPLY_ARRAY) { text = std::to_string(reply->elements); }
-    freeReplyObject(reply);
-    redisFree(context);
-    return text;
-}
-
 std::string document_key(std::uint64_t number) {
     char hex[33];
     std::snprintf(hex, sizeof hex, "%016llx%016llx", static_cast<unsigned long long>(number),
@@ -170,11 +150,43 @@ std::string document_key(std::uint64_t number) {
     return std::string("sluice:a:") + hex;
 }
 
-bool has_server() {
-    if (!KeyValueServer::program().empty()) { return true; }
-    WARN("SKIPPED: this machine has no Valkey and no Redis (scripts/bootstrap --test)");
-    return false;
-}
+/// A server and the gateways that share it.
+struct Sharing {
+    /// False, and the test is over, on a machine without one.
+    bool start(const std::string& more_name = "", const std::string& more_value = "") {
+        if (!test_support::has_key_value_server()) { return false; }
+        server.start(more_name, more_value);
+        return true;
+    }
+    /// One more, which knows the log of purges to its end.
+    Gateway& join(base::Duration lease = 200ms, base::HashKey key = kKey) {
+        Gateway& one = gateways.emplace_back(server, key, lease);
+        one.ready();
+        return one;
+    }
+    /// A command as anybody may send it; the reply as text.
+    std::string command(const std::vector<std::string>& words) const {
+        redisContext* const context = redisConnectUnix(server.path().c_str());
+        REQUIRE((context != nullptr && context->err == 0));
+        std::vector<const char*> starts;
+        std::vector<std::size_t> sizes;
+        for (const std::string& word : words) {
+            starts.push_back(word.data());
+            sizes.push_back(word.size());
+        }
+        auto* const reply = static_cast<redisReply*>(
+            redisCommandArgv(context, static_cast<int>(words.size()), starts.data(), sizes.data()));
+        REQUIRE(reply != nullptr);
+        std::string text = reply->str != nullptr ? std::string(reply->str, reply->len) : std::to_string(reply->integer);
+        if (reply->type == REDIS_REPLY_ARRAY) { text = std::to_string(reply->elements); }
+        freeReplyObject(reply);
+        redisFree(context);
+        return text;
+    }
+
+    KeyValueServer server;
+    std::deque<Gateway> gateways;
+};
 
 SharedPurge of_tag(const std::string& tag) {
     SharedPurge purge;
@@ -185,13 +197,10 @@ SharedPurge of_tag(const std::string& tag) {
 }  // namespace
 
 TEST_CASE("sharing gateways: what one keeps another one finds, as it was", "[caching][shared]") {
-    if (!has_server()) { return; }
-    KeyValueServer server;
-    server.start();
-    Gateway one(server);
-    Gateway two(server);
-    one.ready();
-    two.ready();
+    Sharing all;
+    if (!all.start()) { return; }
+    Gateway& one = all.join();
+    Gateway& two = all.join();
     CHECK_FALSE(two.look(1));
     const SavedAnswer kept = make(1, std::string("a\0b\xff", 4));
     one.keep(kept);
@@ -203,50 +212,44 @@ TEST_CASE("sharing gateways: what one keeps another one finds, as it was", "[cac
     CHECK(found->created_unix_us == kept.created_unix_us);
     CHECK(found->expires_unix_us == kept.expires_unix_us);
     // It goes with its time by itself.
-    const long long lives_ms = std::stoll(command(server, {"PTTL", document_key(1)}));
+    const long long lives_ms = std::stoll(all.command({"PTTL", document_key(1)}));
     CHECK((lives_ms > 3'000'000 && lives_ms <= 3'600'000));
 }
 
 TEST_CASE("sharing gateways: documents that others wrote, changed or cut off are none", "[caching][shared]") {
-    if (!has_server()) { return; }
-    KeyValueServer server;
-    server.start();
-    Gateway one(server);
-    one.ready();
+    Sharing all;
+    if (!all.start()) { return; }
+    Gateway& one = all.join();
     one.keep(make(1, "text"));
-    const std::string whole = command(server, {"GET", document_key(1)});
+    const std::string whole = all.command({"GET", document_key(1)});
     REQUIRE(one.look(1));
     for (std::size_t at : {std::size_t{0}, std::size_t{20}, whole.size() - 1}) {
         std::string changed = whole;
         changed[at] = static_cast<char>(changed[at] ^ 1);
-        command(server, {"SET", document_key(1), changed});
+        all.command({"SET", document_key(1), changed});
         CHECK_FALSE(one.look(1));
     }
     for (std::size_t size = 0; size < whole.size(); size += 7) {
-        command(server, {"SET", document_key(1), whole.substr(0, size)});
+        all.command({"SET", document_key(1), whole.substr(0, size)});
         CHECK_FALSE(one.look(1));
     }
-    command(server, {"SET", document_key(2), whole});  // another request's
+    all.command({"SET", document_key(2), whole});  // another request's
     CHECK_FALSE(one.look(2));
-    command(server, {"DEL", document_key(1)});
-    command(server, {"LPUSH", document_key(1), whole});
+    all.command({"DEL", document_key(1)});
+    all.command({"LPUSH", document_key(1), whole});
     CHECK_FALSE(one.look(1));
-    command(server, {"DEL", document_key(1)});
-    command(server, {"SET", document_key(1), whole});
+    all.command({"DEL", document_key(1)});
+    all.command({"SET", document_key(1), whole});
     CHECK(one.look(1));
-    Gateway stranger(server, base::HashKey{{std::byte{9}}});  // of a cluster with another key
-    stranger.ready();
+    Gateway& stranger = all.join(200ms, base::HashKey{{std::byte{9}}});  // of a cluster with another key
     CHECK_FALSE(stranger.look(1));
 }
 
 TEST_CASE("sharing gateways: what one purges no other one serves, and all hear of it", "[caching][shared]") {
-    if (!has_server()) { return; }
-    KeyValueServer server;
-    server.start();
-    Gateway one(server);
-    Gateway two(server);
-    one.ready();
-    two.ready();
+    Sharing all;
+    if (!all.start()) { return; }
+    Gateway& one = all.join();
+    Gateway& two = all.join();
     one.keep(make(1, "old"));
     one.keep(make(2, "other", "menu"));
     const SharedMoment before = two.shared->now();
@@ -260,8 +263,7 @@ TEST_CASE("sharing gateways: what one purges no other one serves, and all hear o
     REQUIRE(two.shared->keep(make(3, "begun before"), before));
     wait_for(
         [&] {
-            return !command(server, {"GET", document_key(3)}).empty() &&
-                   command(server, {"EXISTS", document_key(3)}) == "1";
+            return !all.command({"GET", document_key(3)}).empty() && all.command({"EXISTS", document_key(3)}) == "1";
         },
         "it is there");
     CHECK_FALSE(one.look(3));
@@ -270,18 +272,15 @@ TEST_CASE("sharing gateways: what one purges no other one serves, and all hear o
     two.keep(make(3, "begun after"));
     CHECK(one.look(3));
     // The documents go, too.
-    one.until([&] { return command(server, {"EXISTS", document_key(1)}) == "0"; }, "it is swept");
-    CHECK(command(server, {"EXISTS", document_key(2)}) == "1");
+    one.until([&] { return all.command({"EXISTS", document_key(1)}) == "0"; }, "it is swept");
+    CHECK(all.command({"EXISTS", document_key(2)}) == "1");
 }
 
 TEST_CASE("sharing gateways: one that cannot hear serves nothing that it keeps", "[caching][shared]") {
-    if (!has_server()) { return; }
-    KeyValueServer server;
-    server.start();
-    Gateway one(server);
-    Gateway two(server);
-    one.ready();
-    two.ready();
+    Sharing all;
+    if (!all.start()) { return; }
+    Gateway& one = all.join();
+    Gateway& two = all.join();
     SECTION("because it has too much to do") {
         two.is_busy = true;
         REQUIRE(one.purge(of_tag("handbook")));
@@ -291,14 +290,14 @@ TEST_CASE("sharing gateways: one that cannot hear serves nothing that it keeps",
         CHECK_FALSE(two.heard.empty());
     }
     SECTION("because the server is frozen") {
-        server.stop(SIGSTOP);
+        all.server.stop(SIGSTOP);
         two.until([&] { return !two.shared->is_current(); }, "its lease is over");
-        server.stop(SIGCONT);
+        all.server.stop(SIGCONT);
         two.until([&] { return two.shared->is_current(); }, "it goes on");
         CHECK(two.forgotten == 1);  // at its start only: nothing was lost
     }
     SECTION("because the server is dead") {
-        server.stop(SIGKILL);
+        all.server.stop(SIGKILL);
         two.until([&] { return !two.shared->is_up() && !two.shared->is_current(); }, "its lease is over");
         CHECK_FALSE(two.look(1));
         CHECK_FALSE(two.shared->keep(make(1, "text"), two.shared->now()));
@@ -309,21 +308,19 @@ TEST_CASE("sharing gateways: one that cannot hear serves nothing that it keeps",
 }
 
 TEST_CASE("sharing gateways: a server that is started anew begins empty, and they with it", "[caching][shared]") {
-    if (!has_server()) { return; }
-    KeyValueServer server;
-    server.start("--appendonly", "yes");
-    Gateway one(server);
-    one.ready();
+    Sharing all;
+    if (!all.start("--appendonly", "yes")) { return; }
+    Gateway& one = all.join();
     one.keep(make(1, "text"));
     const SharedMoment before = one.shared->now();
     REQUIRE(one.look(1));
     SECTION("after a kill") {
-        server.stop(SIGKILL);
+        all.server.stop(SIGKILL);
     }
     SECTION("after an orderly end") {
-        server.stop(SIGTERM);
+        all.server.stop(SIGTERM);
     }
-    server.start("--appendonly", "yes");
+    all.server.start("--appendonly", "yes");
     one.until([&] { return one.forgotten == 2 && one.shared->is_current(); }, "it has forgotten and is there again");
     // The document came back with the server's file: purges of its last moment may not have.
     CHECK_FALSE(one.look(1));
@@ -336,34 +333,29 @@ TEST_CASE("sharing gateways: a server that is started anew begins empty, and the
 }
 
 TEST_CASE("sharing gateways: a log that was lost is not taken for one in which nothing stands", "[caching][shared]") {
-    if (!has_server()) { return; }
-    KeyValueServer server;
-    server.start();
-    Gateway one(server);
-    Gateway two(server);
-    one.ready();
-    two.ready();
+    Sharing all;
+    if (!all.start()) { return; }
+    Gateway& one = all.join();
+    Gateway& two = all.join();
     one.keep(make(1, "text"));
-    const std::string whole = command(server, {"GET", document_key(1)});
+    const std::string whole = all.command({"GET", document_key(1)});
     SECTION("all of it") {
-        command(server, {"FLUSHALL"});
+        all.command({"FLUSHALL"});
     }
     SECTION("its count") {
-        command(server, {"DEL", "sluice:count"});
+        all.command({"DEL", "sluice:count"});
     }
     two.until([&] { return two.forgotten == 2 && two.shared->is_current(); }, "everything goes");
-    command(server, {"SET", document_key(1), whole});
+    all.command({"SET", document_key(1), whole});
     CHECK_FALSE(two.look(1));
 }
 
 TEST_CASE("sharing gateways: records that were lost count as if everything had been purged", "[caching][shared]") {
-    if (!has_server()) { return; }
-    KeyValueServer server;
-    server.start();
-    Gateway one(server, kKey, 60s);  // which looks when it is asked
-    one.ready();
+    Sharing all;
+    if (!all.start()) { return; }
+    Gateway& one = all.join(60s);  // which looks when it is asked
     one.keep(make(1, "text", "kept"));
-    auto operators = caching::SharedServer::connect(server.options());
+    auto operators = caching::SharedServer::connect(all.server.options());
     REQUIRE(operators);
     REQUIRE((*operators)->purge(caching::purge_bytes(of_tag("a"))));
     REQUIRE((*operators)->purge(caching::purge_bytes(of_tag("b"))));
@@ -373,30 +365,28 @@ TEST_CASE("sharing gateways: records that were lost count as if everything had b
         CHECK(one.forgotten == 1);
     }
     SECTION("the first is lost") {
-        command(server, {"LPOP", "sluice:purges"});
+        all.command({"LPOP", "sluice:purges"});
         CHECK_FALSE(one.look(1));
         one.until([&] { return one.forgotten == 2; }, "it forgets");
     }
     SECTION("all are lost") {
-        command(server, {"DEL", "sluice:purges"});
+        all.command({"DEL", "sluice:purges"});
         CHECK_FALSE(one.look(1));
         one.until([&] { return one.forgotten == 2; }, "it forgets");
     }
 }
 
 TEST_CASE("sharing gateways: more purges than the log holds purge everything", "[caching][shared]") {
-    if (!has_server()) { return; }
-    KeyValueServer server;
-    server.start();
-    Gateway one(server, kKey, 60s);
-    one.ready();
+    Sharing all;
+    if (!all.start()) { return; }
+    Gateway& one = all.join(60s);
     one.keep(make(1, "text", "kept"));
-    auto operators = caching::SharedServer::connect(server.options());
+    auto operators = caching::SharedServer::connect(all.server.options());
     REQUIRE(operators);
     for (std::uint64_t count = 0; count <= caching::SharedServer::kLogMost; ++count) {
         REQUIRE((*operators)->purge(caching::purge_bytes(of_tag("none"))));
     }
-    CHECK(command(server, {"LLEN", "sluice:purges"}) == std::to_string(caching::SharedServer::kLogMost));
+    CHECK(all.command({"LLEN", "sluice:purges"}) == std::to_string(caching::SharedServer::kLogMost));
     CHECK_FALSE(one.look(1));  // nobody knows what the first of them was
     one.until([&] { return one.forgotten == 2; }, "so everything here goes, too");
 }
@@ -417,13 +407,11 @@ TEST_CASE("a record that cannot be read purges everything", "[caching][shared]")
 }
 
 TEST_CASE("sharing gateways: a server that is full or wants a password costs misses", "[caching][shared]") {
-    if (!has_server()) { return; }
-    KeyValueServer server;
+    Sharing all;
+    if (!all.start()) { return; }
     SECTION("full") {
-        server.start();
-        Gateway one(server);
-        one.ready();
-        command(server, {"CONFIG", "SET", "maxmemory", "1"});
+        Gateway& one = all.join();
+        all.command({"CONFIG", "SET", "maxmemory", "1"});
         one.keep(make(1, "text"));
         CHECK(one.shared->counts().written == 0);
         CHECK(one.shared->counts().lost == 1);
@@ -432,44 +420,39 @@ TEST_CASE("sharing gateways: a server that is full or wants a password costs mis
         CHECK_FALSE(one.purge(of_tag("handbook")));  // which its operator is told
     }
     SECTION("with a password") {
-        server.start();
-        command(server, {"CONFIG", "SET", "requirepass", "secret"});
-        Gateway without(server);
+        all.command({"CONFIG", "SET", "requirepass", "secret"});
+        Gateway without(all.server);
         wait_for([&] { return !without.shared->is_up(); }, "it is refused");
         CHECK_FALSE(without.look(1));
-        const std::string file = server.path() + ".password";
+        const std::string file = all.server.path() + ".password";
         std::ofstream(file) << "secret\n";
-        auto options = server.options();
+        auto options = all.server.options();
         options.password_file = file;
         Gateway with(options, kKey, 200ms);
         with.ready();
     }
     SECTION("with an account that may do what docs/caching.md says and no more") {
-        server.start();
-        const std::string file = server.path() + ".password";
+        const std::string file = all.server.path() + ".password";
         std::ofstream(file) << "secret";
-        auto options = server.options();
+        auto options = all.server.options();
         options.user = "sluice";
         options.password_file = file;
-        REQUIRE(
-            command(server, {"ACL", "SETUSER", "sluice", "on", ">secret", "~sluice:*", "+info", "+get", "+set", "+mget",
+        REQUIRE(all.command({"ACL", "SETUSER", "sluice", "on", ">secret", "~sluice:*", "+info", "+get", "+set", "+mget",
                              "+unlink", "+multi", "+exec", "+rpush", "+ltrim", "+incr", "+lrange", "+scan"}) == "OK");
         Gateway one(options, kKey, 200ms);
         one.ready();
         one.keep(make(1, "text"));
         CHECK(one.look(1));
         CHECK(one.purge(of_tag("handbook")));
-        one.until([&] { return command(server, {"EXISTS", document_key(1)}) == "0"; }, "it is swept");
+        one.until([&] { return all.command({"EXISTS", document_key(1)}) == "0"; }, "it is swept");
     }
 }
 
 TEST_CASE("sharing gateways: a server that says more than it was asked for is broken off", "[caching][shared]") {
-    if (!has_server()) { return; }
-    KeyValueServer server;
-    server.start();
-    Gateway one(server);
-    one.ready();
-    REQUIRE(command(server, {"SETRANGE", document_key(1), "80000000", "x"}) == "80000001");
+    Sharing all;
+    if (!all.start()) { return; }
+    Gateway& one = all.join();
+    REQUIRE(all.command({"SETRANGE", document_key(1), "80000000", "x"}) == "80000001");
     CHECK_FALSE(one.look(1));
     CHECK(one.shared->counts().refused == 0);  // it was not read to its end
     one.until([&] { return one.shared->is_up() && one.shared->is_current(); }, "it is asked again");

@@ -69,17 +69,11 @@ std::string text_of(const FakeExchange& exchange) {
     return std::string(body(exchange).at("choices").at(0).at("text").as_string());
 }
 
-bool has_server() {
-    if (!KeyValueServer::program().empty()) { return true; }
-    WARN("SKIPPED: this machine has no Valkey and no Redis (scripts/bootstrap --test)");
-    return false;
-}
-
 }  // namespace
 
 TEST_CASE("sharing gateways: one serves what another one was answered, and neither what one has purged",
           "[gateway][cache][shared]") {
-    if (!has_server()) { return; }
+    if (!test_support::has_key_value_server()) { return; }
     KeyValueServer server;
     server.start();
     SharingWorld one(server);
@@ -119,7 +113,7 @@ TEST_CASE("sharing gateways: one serves what another one was answered, and neith
 
 TEST_CASE("sharing gateways: who waits for a frozen server waits for the patience, and then nobody does",
           "[gateway][cache][shared]") {
-    if (!has_server()) { return; }
+    if (!test_support::has_key_value_server()) { return; }
     KeyValueServer server;
     server.start();
     SharingWorld world(server);
@@ -161,7 +155,7 @@ TEST_CASE("sharing gateways: who waits for a frozen server waits for the patienc
 
 TEST_CASE("sharing gateways: a purge that others may not hear of is an error that says so",
           "[gateway][cache][shared]") {
-    if (!has_server()) { return; }
+    if (!test_support::has_key_value_server()) { return; }
     KeyValueServer server;
     server.start();
     SharingWorld world(server);

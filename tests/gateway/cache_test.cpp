@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "gateway/cache/cache_route.h"
-#include "tests/gateway/api_world.h"
+#include "tests/gateway/cache_world.h"
 
 #include "tests/support/catch.h"
 
@@ -16,39 +16,11 @@ using namespace gateway_test;
 using namespace std::chrono_literals;
 
 gateway::GatewayOptions cached() {
-    gateway::GatewayOptions options;
-    options.cache.enabled = true;
-    options.cache.semantic.semantic = false;
-    options.tenant_header = "x-tenant";
-    return options;
+    return CacheWorld::equal_only();
 }
 
 const std::string kStop = R"("temperature":0,"prompt":"hello")";
 constexpr auto kStopped = proto::SequenceOutput::FINISH_STOP;
-
-/// A gateway with a cache, whose workers say what the test says.
-struct CacheWorld : World {
-    explicit CacheWorld(gateway::GatewayOptions given = cached()) : World(std::move(given)) { use_cache(); }
-
-    std::shared_ptr<FakeExchange> ask(const std::string& more = "", const gateway::HttpFields& fields = {}) {
-        return send("POST", "/v1/completions", "{" + kStop + more + "}", fields);
-    }
-    /// The model answers the `number`-th request that it got.
-    void answer(std::string_view text, std::size_t number = 0) {
-        place(number);
-        say(text, kStopped, number);
-        run();
-    }
-    std::size_t runs() const { return owner.ports.placed.size(); }
-};
-
-std::string text_of(const FakeExchange& exchange) {
-    return std::string(body(exchange).at("choices").at(0).at("text").as_string());
-}
-
-std::string header(const FakeExchange& exchange, std::string_view name) {
-    return field(exchange.response.value(), name);
-}
 
 }  // namespace
 

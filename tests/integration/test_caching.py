@@ -254,3 +254,29 @@ def test_a_similar_question_is_answered_where_that_is_on():
         assert counted(server.port, "sluice_gateway_cache_saved_seconds_total") > 0
         assert chat("How do I delete hidden files in a folder?").headers["x-cache"] == "MISS"
         assert json.loads(sluice("stats", "--url", server.url, "--json").stdout)["similar"]["entries"] >= 1
+
+
+def test_an_encoder_of_the_cluster_compares_questions():
+    encoder = harness.ROOT / "tests" / "golden" / "data" / "bert_mean"
+    with serve(*ON, "--encoder", f"small={encoder}", "--set", "caching.semantic.similarity=true", "--set", "caching.semantic.encoder=small",
+               "--set", "caching.semantic.lookup_timeout_ms=60000", "--set", "caching.semantic.shadow_share=0", prefill=0, decode=0, mixed=1) as server:
+        server.wait_ready()
+
+        def chat(text):
+            return ask(server.port, {**CHAT, "messages": [{"role": "user", "content": text}]}, "/v1/chat/completions")
+
+        first = chat("How do I list hidden files in a folder?")
+        assert first.headers["x-cache"] == "MISS"
+        similar = chat("How can I list hidden files in a folder?")
+        assert (similar.headers["x-cache"], similar.headers["x-cache-kind"]) == ("HIT", "semantic"), similar.headers
+        assert similar.json()["choices"] == first.json()["choices"]
+        assert chat("How can I list hidden files in a folder?").headers["x-cache"] == "HIT"
+        assert counted(server.port, "sluice_gateway_cache_vectors_total", outcome="made") == 2
+        assert counted(server.port, "sluice_gateway_cache_vectors_total", outcome="kept") == 1
+        assert chat("How do I delete hidden files in a folder?").headers["x-cache"] == "MISS"
+
+
+def test_an_encoder_that_is_not_served_is_told_at_start():
+    ran = subprocess.run([BINARY, "serve", "--model", harness.MODEL, "--port", "0", *ON, "--set", "caching.semantic.similarity=true",
+                          "--set", "caching.semantic.encoder=nobody"], capture_output=True, text=True, timeout=120)
+    assert ran.returncode != 0 and "caching.semantic.encoder names 'nobody'" in ran.stderr + ran.stdout

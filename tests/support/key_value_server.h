@@ -88,4 +88,11 @@ private:
     pid_t pid_ = 0;
 };
 
+/// False, with a word in the test's output, on a machine without such a server.
+inline bool has_key_value_server() {
+    if (!KeyValueServer::program().empty()) { return true; }
+    WARN("SKIPPED: this machine has no Valkey and no Redis (scripts/bootstrap --test)");
+    return false;
+}
+
 }  // namespace test_support
