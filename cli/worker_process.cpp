@@ -42,16 +42,18 @@ std::uint64_t random_id() {
     return id == 0 ? 1 : id;  // 0 means "none" in messages
 }
 
-/// A model's tokens as grammars see them; its tokenizer is read in a process of its own, which ends then.
+/// A model's tokens as grammars see them. Its tokenizer is read in a process of its own, which then ends; or, with
+/// `forces`, stays, and is asked now and then how it cuts what grammars force.
 engine::GrammarPool::LoadVocabulary vocabulary_of(std::string model_dir, text::TextProcessOptions options,
-                                                  std::uint32_t vocabulary) {
-    return [model_dir = std::move(model_dir), options = std::move(options),
-            vocabulary]() -> base::Result<std::shared_ptr<const text::GrammarVocabulary>> {
+                                                  std::uint32_t vocabulary, bool forces) {
+    return [model_dir = std::move(model_dir), options = std::move(options), vocabulary,
+            forces]() -> base::Result<std::shared_ptr<const text::GrammarVocabulary>> {
         auto process = text::TextProcess::start(options);
         if (!process) { return base::pass_on(process); }
         const auto model = text::ModelText::load(model_dir, {.process = std::move(*process)});
         if (!model) { return base::pass_on(model); }
-        return text::GrammarVocabulary::make(*model->tokenizer, model->eos_ids, vocabulary);
+        return text::GrammarVocabulary::make(*model->tokenizer, model->eos_ids, vocabulary,
+                                             forces ? model->tokenizer : nullptr);
     };
 }
 
@@ -189,10 +191,13 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
     receiver_options.fetches_max = setup.limits.fetches_max;
     if (engine->keeps_kv()) {
         grammars = std::make_unique<engine::GrammarPool>(
-            vocabulary_of(setup.engine.model_dir, setup.text, engine->shape().vocabulary), engine->shape().vocabulary,
+            vocabulary_of(setup.engine.model_dir, setup.text, engine->shape().vocabulary,
+                          setup.limits.forced_tokens_max > 0),
+            engine->shape().vocabulary,
             engine::GrammarPool::Options{.mask_threads = setup.limits.grammar_threads,
                                          .compile_threads = setup.limits.grammar_threads,
-                                         .compiled_max = setup.limits.grammars_kept_max});
+                                         .compiled_max = setup.limits.grammars_kept_max,
+                                         .forced_max = setup.limits.forced_tokens_max});
     }
     loop = std::make_unique<worker::StepLoop>(
         worker::StepLoop::Options{.limits = setup.limits,

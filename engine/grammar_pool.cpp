@@ -87,11 +87,18 @@ public:
         bool is_first = false;
         {
             const std::lock_guard lock(mutex_);
+            forced_.clear();
             jobs_.push_back(std::move(job));
             is_first = jobs_.size() == 1 && is_ready_;
         }
         if (is_first) { pool_.masks_->push(shared_from_this()); }
         return mask;
+    }
+
+    /// The caller's thread.
+    std::vector<base::TokenId> take_forced() {
+        const std::lock_guard lock(mutex_);
+        return std::exchange(forced_, {});
     }
 
     void work() {
@@ -129,6 +136,12 @@ private:
         if (const auto consumed = matcher_->consume(job.news); !consumed) {
             return fail(job, consumed.error(), "the answer so far does not keep to its grammar");
         }
+        if (pool_.options_.forced_max > 0 && !job.also) {
+            std::vector<base::TokenId> forced = matcher_->forced();
+            forced.resize(std::min<std::size_t>(forced.size(), pool_.options_.forced_max));
+            const std::lock_guard lock(mutex_);
+            forced_ = std::move(forced);
+        }
         std::vector<std::uint32_t> words((std::size_t{pool_.vocabulary_bits_} + 31) / 32);
         if (const auto made = matcher_->mask(words); !made) {
             return fail(job, made.error(), "the grammar takes too much here");
@@ -155,7 +168,8 @@ private:
     std::size_t told_ = 0;               // tokens that next() was called with; the caller's thread
 
     std::mutex mutex_;
-    std::deque<Job> jobs_;  // guarded by mutex_; the first one is worked on
+    std::deque<Job> jobs_;               // guarded by mutex_; the first one is worked on
+    std::vector<base::TokenId> forced_;  // guarded by mutex_; after the last of the tokens told
 
     // Of the thread that works on it.
     std::optional<text::GrammarMatcher> matcher_;
@@ -175,6 +189,7 @@ public:
                                          std::optional<base::TokenId> also) override {
         return stream_->next(generated, also);
     }
+    std::vector<base::TokenId> take_forced() override { return stream_->take_forced(); }
 
 private:
     GrammarPool& pool_;

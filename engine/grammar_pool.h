@@ -35,6 +35,7 @@ public:
         std::uint32_t compile_threads = 1;            // > 0
         std::size_t compiled_max = 64;                // grammars that are kept
         std::size_t compiled_source_bytes = 4 << 20;  // of their texts together
+        std::uint32_t forced_max = 32;                // tokens that come at once because they have to; 0: none do
     };
     /// `vocabulary` > 0: bits of the masks.
     GrammarPool(LoadVocabulary load, std::uint32_t vocabulary, Options options);

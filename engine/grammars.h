@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "base/ids.h"
 #include "engine/late_mask.h"
@@ -35,6 +36,9 @@ public:
     /// thread; fails where the grammar cannot be compiled or does not allow them.
     virtual std::shared_ptr<const LateMask> next(std::span<const base::TokenId> generated,
                                                  std::optional<base::TokenId> also) = 0;
+    /// Once the mask of the last next() is there: the tokens that have to come then, whatever the model would choose,
+    /// the one that the mask allows first. Mostly none. Once.
+    virtual std::vector<base::TokenId> take_forced() = 0;
 };
 
 /// Where grammars are compiled and masks are made, beside the step thread. Thread-safe.

@@ -37,6 +37,7 @@ WorkerOptions WorkerOptions::read(base::Config& config, bool on_gpu) {
     options.handoff_timeout = milliseconds("worker.handoff_timeout_ms", options.handoff_timeout);
     options.mask_wait = milliseconds("worker.mask_wait_ms", options.mask_wait);
     options.grammar_threads = count("worker.grammar_threads", options.grammar_threads, 1, 64);
+    options.forced_tokens_max = count("worker.forced_tokens_max", options.forced_tokens_max, 0, 1024);
     options.grammars_kept_max = count("worker.grammars_kept_max", options.grammars_kept_max, 1, 10'000);
     options.gateways_max = count("worker.gateways_max", options.gateways_max, 1, 65'536);
     options.output_buffer_bytes = count("worker.output_buffer_bytes", options.output_buffer_bytes, 1 << 16, 1 << 30);

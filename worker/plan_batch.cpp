@@ -15,13 +15,17 @@ constexpr double kStepsToCatchUp = 4;
 /// Prompts that are short of time get so much more than what just suffices: others may come, and steps vary.
 constexpr double kHurry = 1.25;
 
+bool is_decode(const PlanCandidate& candidate) {
+    return candidate.tokens_left == 1 || candidate.decodes;
+}
+
 /// How long the step may take for the sequences that decode in it.
 struct TimeAllowed {
     double normal = kNever;   // everybody keeps to its schedule
     double stretch = kNever;  // what is saved is spent, too
 };
 
-/// Seconds of a step without its prompt tokens.
+/// Seconds of a step without its prompt tokens: its decodes have one token each.
 double decode_seconds(const base::StepCost& cost, std::span<const PlanCandidate> candidates,
                       std::span<const PlanEntry> decodes) {
     double context = 0;
@@ -58,7 +62,7 @@ class PromptOrder {
 public:
     PromptOrder(std::span<const PlanCandidate> candidates, const PlanLimits& limits) : candidates_(candidates) {
         for (std::uint32_t index = 0; index < candidates.size(); ++index) {
-            if (candidates[index].tokens_left == 1) { continue; }
+            if (is_decode(candidates[index])) { continue; }
             const bool is_overdue = candidates[index].waited_seconds > limits.prompt_wait_seconds;
             (is_overdue ? overdue_ : rest_).push_back(index);
         }
@@ -139,6 +143,7 @@ std::uint32_t tokens_within(const base::PrefillCost& cost, const PlanCandidate& 
     return static_cast<std::uint32_t>(std::min<double>(tokens, prompt.tokens_left));
 }
 
+/// At most `decodes_max` of them, one token each.
 std::vector<PlanEntry> plan_decodes(std::span<const PlanCandidate> candidates, std::uint32_t decodes_max,
                                     std::uint32_t rotation) {
     const auto count = static_cast<std::uint32_t>(candidates.size());
@@ -147,7 +152,7 @@ std::vector<PlanEntry> plan_decodes(std::span<const PlanCandidate> candidates, s
     std::uint32_t index = rotation % std::max(1u, count);
     for (std::uint32_t i = 0; i < count; ++i) {
         CHECK(candidates[index].tokens_left > 0);
-        if (candidates[index].tokens_left == 1) { decodes.push_back({index, 1}); }
+        if (is_decode(candidates[index])) { decodes.push_back({index, 1}); }
         if (++index == count) { index = 0; }
     }
     if (decodes.size() <= decodes_max) { return decodes; }
@@ -158,27 +163,61 @@ std::vector<PlanEntry> plan_decodes(std::span<const PlanCandidate> candidates, s
     return decodes;
 }
 
+/// What a step has left for tokens that are computed as those of prompts are.
+struct Room {
+    std::uint32_t tokens = 0;
+    double seconds = kNever;
+};
+
+/// Takes what fits of what is left of `prompt`; `least` tokens of it whatever the time, where there are as many.
+std::uint32_t take(Room& room, const PlanLimits& limits, const PlanCandidate& prompt, std::uint32_t least) {
+    std::uint32_t share = std::min(room.tokens, prompt.tokens_left);
+    if (room.seconds != kNever) {
+        const base::PrefillCost& cost = limits.cost->prefill;
+        share = std::min(share, std::max(least, tokens_within(cost, prompt, room.seconds)));
+        room.seconds -= base::prefill_seconds(cost, 0, share, base::context_sum(prompt.context_tokens, share));
+    }
+    room.tokens -= share;
+    return share;
+}
+
+/// What `decodes` have left behind the one token of each: from half of the room where prompts wait for it, too.
+void add_forced(std::vector<PlanEntry>& decodes, std::span<const PlanCandidate> candidates, const PlanLimits& limits,
+                Room& room, bool has_prompt) {
+    const Room given = has_prompt ? Room{room.tokens / 2, room.seconds / 2} : room;
+    Room left = given;
+    for (PlanEntry& entry : decodes) {
+        PlanCandidate rest = candidates[entry.candidate];
+        if (--rest.tokens_left == 0) { continue; }
+        ++rest.context_tokens;
+        entry.tokens += take(left, limits, rest, 0);
+    }
+    room.tokens -= given.tokens - left.tokens;
+    if (room.seconds != kNever) { room.seconds -= given.seconds - left.seconds; }
+}
+
 }  // namespace
 
 std::vector<PlanEntry> plan_batch(std::span<const PlanCandidate> candidates, const PlanLimits& limits) {
     CHECK(limits.sequences_max > 0 && limits.tokens_max > 0 && limits.chunk_tokens_max > 0);
     const bool has_prompt = std::any_of(candidates.begin(), candidates.end(),
-                                        [](const PlanCandidate& candidate) { return candidate.tokens_left != 1; });
+                                        [](const PlanCandidate& candidate) { return !is_decode(candidate); });
     std::uint32_t decodes_max = std::min(limits.sequences_max, limits.tokens_max);
     if (has_prompt && decodes_max > 1) { --decodes_max; }  // decodes alone could fill every step for ever
     std::vector<PlanEntry> plan = plan_decodes(candidates, decodes_max, limits.decode_rotation);
-    if (!has_prompt) { return plan; }
+    const bool has_forced = std::any_of(
+        plan.begin(), plan.end(), [&](const PlanEntry& entry) { return candidates[entry.candidate].tokens_left > 1; });
+    if (!has_prompt && !has_forced) { return plan; }
 
     PromptOrder prompts(candidates, limits);
     const bool decodes = !plan.empty();
-    std::uint32_t tokens = limits.tokens_max - static_cast<std::uint32_t>(plan.size());
+    Room room{limits.tokens_max - static_cast<std::uint32_t>(plan.size()), kNever};
     const bool all_have_targets = std::all_of(plan.begin(), plan.end(), [&](const PlanEntry& entry) {
         return candidates[entry.candidate].tpot_seconds != kNever;
     });
-    double seconds = kNever;  // for prompts
-    if (decodes && !all_have_targets) { tokens = std::min(tokens, limits.chunk_tokens_max); }
+    if (decodes && !all_have_targets) { room.tokens = std::min(room.tokens, limits.chunk_tokens_max); }
     if (decodes && !limits.cost && all_have_targets) {
-        tokens = std::min({tokens, limits.chunk_tokens_max, limits.chunk_tokens_learning});
+        room.tokens = std::min({room.tokens, limits.chunk_tokens_max, limits.chunk_tokens_learning});
     }
     if (limits.cost) {
         const double beside = decodes ? decode_seconds(*limits.cost, candidates, plan) * limits.cost_ratio : 0;
@@ -188,23 +227,17 @@ std::vector<PlanEntry> plan_batch(std::span<const PlanCandidate> candidates, con
         if (allowed.normal != kNever) {
             const double needed = prompts.seconds_needed(*limits.cost, beside);
             const double step = std::max(allowed.normal, std::min(kHurry * needed, allowed.stretch));
-            seconds = (kTimeUsed * step - beside) / limits.cost_ratio;
+            room.seconds = (kTimeUsed * step - beside) / limits.cost_ratio;
         }
     }
+    if (has_forced) { add_forced(plan, candidates, limits, room, has_prompt); }
     bool takes_turn = prompts.has_overdue();
     for (const std::uint32_t index : prompts.indices()) {
-        if (tokens == 0 || plan.size() == limits.sequences_max) { break; }
-        const PlanCandidate& prompt = candidates[index];
-        std::uint32_t share = std::min(tokens, prompt.tokens_left);
-        if (seconds != kNever) {
-            const std::uint32_t least = std::exchange(takes_turn, false) ? std::min(share, kChunkTokensMin) : 0;
-            share = std::min(share, std::max(least, tokens_within(limits.cost->prefill, prompt, seconds)));
-            if (share == 0) { break; }
-            seconds -=
-                base::prefill_seconds(limits.cost->prefill, 0, share, base::context_sum(prompt.context_tokens, share));
-        }
+        if (room.tokens == 0 || plan.size() == limits.sequences_max) { break; }
+        const std::uint32_t least = std::exchange(takes_turn, false) ? kChunkTokensMin : 0;
+        const std::uint32_t share = take(room, limits, candidates[index], least);
+        if (share == 0) { break; }
         plan.push_back({index, share});
-        tokens -= share;
     }
     CHECK(!plan.empty());  // without decodes no time is set
     return plan;

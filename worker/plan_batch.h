@@ -16,7 +16,8 @@ inline constexpr double kNever = std::numeric_limits<double>::infinity();
 /// What the plan needs to know of a sequence that may run, in order of arrival. Seconds count from when the step
 /// begins.
 struct PlanCandidate {
-    std::uint32_t tokens_left = 0;     // > 0; 1: a decode step, more: a prompt (or what is left of one)
+    std::uint32_t tokens_left = 0;     // > 0; 1: a decode step, more: a prompt (or what is left of one), or `decodes`
+    bool decodes = false;              // all that is left came with its last step: tokens that a grammar has forced
     std::uint32_t context_tokens = 0;  // whose KV is there
     double due_seconds = kNever;       // its next token is due then, by its TTFT or TPOT target; negative: it is late
     double tpot_seconds = kNever;      // target for the mean gap of its later tokens
@@ -52,7 +53,7 @@ struct PlanEntry {
     bool operator==(const PlanEntry&) const = default;
 };
 
-/// The next step: every decode that fits (one token each, the soonest due first), then prompts in chunks. Pure.
+/// The next step: one token of every decode that fits (the soonest due first), then prompts in chunks. Pure.
 ///
 /// Order of prompts: those that waited too long; those that can still be in time, earliest deadline first, as many of
 /// them as possible (Moore 1968: where not all can, the longest is left out); all others. Ties in order of arrival.
@@ -63,6 +64,10 @@ struct PlanEntry {
 /// never a gap beyond kGapTargetsMax. So a long prompt stretches nobody's mean gap beyond the target, and steps are as
 /// full as that allows: with targets of 20 ms no decode batch runs at 12 ms while prompts wait. Where there are no
 /// targets or no cost is known, `chunk_tokens_max` bounds the prompts (Sarathi-Serve, Agrawal et al., OSDI 2024).
+///
+/// The other tokens of decodes to which a grammar gave several at once count as prompt tokens and go before prompts,
+/// but leave them half of tokens and time: nobody's gap grows for a run of somebody else, and one that finds no room is
+/// computed over several steps, one token in each at least.
 std::vector<PlanEntry> plan_batch(std::span<const PlanCandidate> candidates, const PlanLimits& limits);
 
 /// The next step of an encoder: texts, each whole, in order of arrival, as many as fit; one that does not fit lets

@@ -156,6 +156,9 @@ struct Sequence {
     std::optional<RoomWish> room;       // awaiting_kv, without kv
     std::optional<KvFromEnd> from_end;  // running, or awaiting_kv with kv
 
+    /// Of its last tokens: came with the one before them, since a grammar left no choice.
+    std::uint32_t forced_tokens = 0;
+
     std::uint32_t step_tokens = 0;  // its share of the running step; 0: none
     bool step_samples = false;      // that step chooses its next token
 
@@ -185,6 +188,9 @@ struct Sequence {
     std::uint32_t computed_after_step() const { return computed_tokens + step_tokens; }
     std::uint32_t generated_after_step() const { return generated_tokens() + (step_samples ? 1 : 0); }
     std::uint32_t left_after_step() const { return tokens_left() + (step_samples ? 1 : 0) - step_tokens; }
+    /// What is left is what its last step gave: a decode, though of several tokens where a grammar has forced some.
+    bool decodes() const { return is_decode(tokens_left()); }
+    bool decodes_after_step() const { return is_decode(left_after_step()); }
     /// Of those, what steps may compute before something that comes from elsewhere is there.
     std::uint32_t computable_after_step() const {
         if (!from_end) { return left_after_step(); }
@@ -206,6 +212,7 @@ struct Sequence {
     /// Its grammar is being compiled: no step may include it yet.
     bool awaits_grammar() const { return grammar != nullptr && !grammar->is_ready(); }
     bool wants_prompt_scores() const { return request.sampling.prompt_logprobs; }
+    bool is_decode(std::uint32_t left) const { return left == 1 || (forced_tokens > 0 && left <= forced_tokens + 1); }
 };
 
 }  // namespace worker

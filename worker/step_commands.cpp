@@ -140,6 +140,9 @@ void StepLoop::go_on(const ContinueRequest& request) {
         }
         sequence->tokens.push_back(token);
     }
+    // Behind the token that prefill sampled: what a grammar forced there.
+    const std::uint32_t more = sequence->generated_tokens() - known - 1;
+    if (sequence->grammar != nullptr) { sequence->forced_tokens = std::min(more, options_.limits.forced_tokens_max); }
     extend_chain(*sequence);
     sequence->begin_schedule(clock_.now());
     if (sequence->request.explain) {

@@ -36,6 +36,7 @@ bool StepLoop::ends_with_step(const Sequence& sequence) const {
 PlanCandidate StepLoop::candidate_of(const Sequence& sequence, base::TimePoint step_begin) const {
     PlanCandidate candidate;
     candidate.tokens_left = sequence.computable_after_step();
+    candidate.decodes = !sequence.encodes() && !sequence.from_end && sequence.decodes_after_step();
     candidate.context_tokens = sequence.computed_after_step();
     if (const auto due = sequence.next_due(step_begin)) { candidate.due_seconds = seconds_of(*due - step_begin); }
     const base::Duration tpot = sequence.request.slo.tpot;
@@ -215,6 +216,38 @@ void StepLoop::lose_device(const base::Error& error) {
     options_.device_lost(error);
 }
 
+/// The next token of a sequence; whether it ends there.
+Finish StepLoop::append(Sequence& sequence, base::TokenId token) const {
+    sequence.tokens.push_back(token);
+    const std::uint32_t generated = sequence.generated_tokens();
+    const StopRules& stop = sequence.request.stop;
+    if (generated > stop.new_tokens_min &&
+        std::find(stop.stop_tokens.begin(), stop.stop_tokens.end(), token) != stop.stop_tokens.end()) {
+        return Finish::stop;
+    }
+    const bool is_full = generated >= stop.new_tokens_max || sequence.tokens.size() >= engine_.shape().context_tokens;
+    return is_full ? Finish::length : Finish::none;
+}
+
+/// What the grammar leaves no choice about behind the token of `output`: it comes with that one, and the next step
+/// computes all of it as one chunk. Follows from the tokens and the request alone, so it is the same wherever the
+/// sequence goes on. Where probabilities are asked for each token is computed by itself.
+void StepLoop::append_forced(Sequence& sequence, SequenceOutput& output) {
+    sequence.forced_tokens = 0;
+    if (sequence.grammar == nullptr || options_.limits.forced_tokens_max == 0) { return; }
+    if (output.finish != Finish::none || sequence.request.sampling.logprobs) { return; }
+    const std::vector<base::TokenId> forced = sequence.grammar->take_forced();
+    if (forced.empty() || forced.front() != output.tokens.back().token) { return; }
+    for (std::size_t i = 1; i < forced.size() && output.finish == Finish::none; ++i) {
+        output.finish = append(sequence, forced[i]);
+        output.tokens.emplace_back().token = forced[i];
+        ++sequence.forced_tokens;
+    }
+    if (sequence.forced_tokens == 0) { return; }
+    reporter_.note_forced(sequence.forced_tokens);
+    next_.reset();  // it was planned with one token
+}
+
 void StepLoop::apply_result(const StepEntry& entry, engine::EntryResult& result) {
     Sequence& sequence = *entry.sequence;
     sequence.computed_tokens += entry.tokens;
@@ -240,20 +273,13 @@ void StepLoop::apply_result(const StepEntry& entry, engine::EntryResult& result)
     if (!entry.samples) { return; }
     CHECK(result.sampled.has_value());
 
-    const base::TokenId token = result.sampled->token;
-    sequence.tokens.push_back(token);
-    sequence.begin_schedule(clock_.now());
-    const std::uint32_t generated = sequence.generated_tokens();
-    const StopRules& stop = sequence.request.stop;
-
     SequenceOutput output;
+    output.finish = append(sequence, result.sampled->token);
+    sequence.begin_schedule(clock_.now());
     output.tokens.push_back(std::move(*result.sampled));
     if (!sequence.output_started) { output.prompt_scores = std::move(sequence.prompt_scores); }
-    const bool is_stop = generated > stop.new_tokens_min &&
-                         std::find(stop.stop_tokens.begin(), stop.stop_tokens.end(), token) != stop.stop_tokens.end();
-    const bool is_full = generated >= stop.new_tokens_max || sequence.tokens.size() >= engine_.shape().context_tokens;
-    if (is_stop || is_full) {
-        output.finish = is_stop ? Finish::stop : Finish::length;
+    append_forced(sequence, output);
+    if (output.finish != Finish::none) {
         emit(sequence, std::move(output));
         end(sequence);
         return;

@@ -196,6 +196,8 @@ private:
     PlanCandidate candidate_of(const Sequence& sequence, base::TimePoint step_begin) const;
     void step_failed(RunningStep&& step, const base::Error& error);
     void lose_device(const base::Error& error);
+    Finish append(Sequence& sequence, base::TokenId token) const;
+    void append_forced(Sequence& sequence, SequenceOutput& output);
     void apply_result(const StepEntry& entry, engine::EntryResult& result);
     static std::vector<StepShare> shares_of(const RunningStep& step);
     void trace_step(const RunningStep& step, base::TimePoint ended);

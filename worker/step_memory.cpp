@@ -288,6 +288,7 @@ void StepLoop::make_waiting(Sequence& sequence) {
     freed_ = true;
     extend_chain(sequence);  // what it computed may be found again when its turn comes
     sequence.computed_tokens = 0;
+    sequence.forced_tokens = 0;  // all of it is computed as a prompt is
     sequence.published_blocks = 0;
     sequence.prompt_scores.clear();
     if (sequence.trace.is_on()) {

@@ -35,7 +35,10 @@ struct StepReporter::Instruments {
           prompt_tokens(
               metrics.counter("sluice_worker_prompt_tokens_total", "Prompt tokens computed", {{"model", model}})),
           generation_tokens(
-              metrics.counter("sluice_worker_generation_tokens_total", "Tokens sampled", {{"model", model}})),
+              metrics.counter("sluice_worker_generation_tokens_total", "Tokens given", {{"model", model}})),
+          forced_tokens(metrics.counter("sluice_worker_forced_tokens_total",
+                                        "Tokens given without a step of their own, since a grammar left no choice",
+                                        {{"model", model}})),
           preempted_by_growth(preemptions(metrics, model, "growth")),
           preempted_by_priority(preemptions(metrics, model, "priority")),
           prefix_queries(metrics.counter("sluice_worker_prefix_query_tokens_total",
@@ -70,7 +73,8 @@ struct StepReporter::Instruments {
 
     prometheus::Gauge &waiting, &running, &usage;
     prometheus::Gauge &blocks_free, &blocks_used, &blocks_cached, &blocks_pinned, &blocks_stranded, &blocks_capacity;
-    prometheus::Counter &prompt_tokens, &generation_tokens, &preempted_by_growth, &preempted_by_priority;
+    prometheus::Counter &prompt_tokens, &generation_tokens, &forced_tokens, &preempted_by_growth,
+        &preempted_by_priority;
     prometheus::Counter &prefix_queries, &prefix_hits;
     prometheus::Histogram &step_prefill, &step_decode, &step_mixed;
     prometheus::Histogram &idle_prefill, &idle_decode, &idle_mixed;
@@ -117,6 +121,11 @@ void StepReporter::note_step(const std::vector<StepShare>& shares, base::Duratio
         .Observe(std::max(0.0, std::chrono::duration<double>(*idle_before).count()));
 }
 
+void StepReporter::note_forced(std::uint32_t tokens) {
+    instruments_->generation_tokens.Increment(tokens);
+    instruments_->forced_tokens.Increment(tokens);
+}
+
 void StepReporter::note_prefix(std::uint32_t tokens_queried, std::uint32_t tokens_hit) {
     instruments_->prefix_queries.Increment(tokens_queried);
     instruments_->prefix_hits.Increment(tokens_hit);
@@ -154,7 +163,7 @@ bool StepReporter::publish(std::span<const std::unique_ptr<Sequence>> sequences,
         } else {
             load.set_requests_running(load.requests_running() + 1);
         }
-        if (sequence->state == SequenceState::running && sequence->tokens_left() == 1 && !sequence->encodes()) {
+        if (sequence->state == SequenceState::running && sequence->decodes() && !sequence->encodes()) {
             load.set_decode_sequences(load.decode_sequences() + 1);
             load.set_context_tokens(load.context_tokens() + sequence->tokens.size());
         } else if (sequence->state == SequenceState::running || sequence->state == SequenceState::waiting) {

@@ -41,6 +41,8 @@ public:
     /// since the step before (empty: there had been nothing to compute).
     void note_step(const std::vector<StepShare>& shares, base::Duration duration,
                    std::optional<base::Duration> idle_before);
+    /// Tokens that came with a sampled one, since a grammar left no choice.
+    void note_forced(std::uint32_t tokens);
     void note_prefix(std::uint32_t tokens_queried, std::uint32_t tokens_hit);
     /// Why a sequence lost its KV memory: others of its step grew; one of a higher priority came.
     enum class Preemption : std::uint8_t { growth, priority };

@@ -307,7 +307,10 @@ void Generation::on_output(base::Incarnation from, const proto::SequenceOutput& 
     CHECK(epoch == epoch_);
     accept_finish(from, output);
     if (ended() || epoch != epoch_) { return; }
-    if (split_ && first_of_epoch && epoch_tokens_ > 0) { send_continue(); }
+    if (split_ && first_of_epoch && epoch_tokens_ > 0) {
+        phase_ = Phase::transfer;  // however many tokens a grammar forced behind the first one
+        send_continue();
+    }
 }
 
 /// How its KV came. After a loss of a worker it comes again: what was lossy once stays so.
@@ -328,7 +331,8 @@ void Generation::accept_token(const proto::TokenOutput& output, const proto::Seq
     }
     if (generated_.size() > 1) { context_.metrics.inter_token(now - last_token_at_); }
     const auto count = static_cast<std::uint32_t>(generated_.size());
-    if (record_.is_on()) { record_.token(now, count, now - last_token_at_, whole); }
+    // Tokens behind the first one of an output were forced by a grammar: they took no time.
+    if (record_.is_on() && &output == &whole.tokens(0)) { record_.token(now, count, now - last_token_at_, whole); }
     if (!began_at_) { began_at_ = now; }
     last_token_at_ = now;
 

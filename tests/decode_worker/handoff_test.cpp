@@ -16,6 +16,7 @@
 #include "worker/step_loop.h"
 
 #include "tests/support/catch.h"
+#include "tests/support/forcing_grammars.h"
 #include "tests/support/ledger_engine.h"
 #include "tests/support/random_tokens.h"
 #include "tests/support/seeds.h"
@@ -76,9 +77,9 @@ public:
 /// 1P1D, and the part of a gateway that passes the first token on.
 struct Pair {
     explicit Pair(worker::WorkerOptions limits = {}, LedgerEngine::Options engine_options = {},
-                  const KvPlane& plane = {})
-        : prefill(*network, "prefill", 11, limits, engine_options, plane),
-          decode(*network, "decode", 22, limits, engine_options, plane) {
+                  const KvPlane& plane = {}, engine::Grammars* grammars = nullptr)
+        : prefill(*network, "prefill", 11, limits, engine_options, plane, grammars),
+          decode(*network, "decode", 22, limits, engine_options, plane, grammars) {
         prefill.mailbox.on_tokens = [this](RequestKey key, const std::vector<TokenId>& tokens) {
             const std::scoped_lock lock(start_mutex);
             // On the step thread, where Catch must not assert: a lost Continue shows as a missing final answer.
@@ -100,6 +101,7 @@ struct Pair {
         start.prompt = prompt;
         start.stop.new_tokens_max = new_tokens;
         start.kv_mode = kv_mode;
+        if (keeps_to_grammar) { start.grammar = test_support::ForcingGrammars::of(prompt); }
         worker::StartRequest on_decode = start;
         start.part = Part::prefill;
         start.peer = decode.as_peer();
@@ -117,7 +119,8 @@ struct Pair {
         return all;
     }
 
-    proto::KvMode kv_mode;   // of the placements
+    proto::KvMode kv_mode;  // of the placements
+    bool keeps_to_grammar = false;
     std::mutex start_mutex;  // a gateway sends Continue after both starts, in order; so must we
     std::shared_ptr<net::InProcessNetwork> network = net::InProcessNetwork::make();
     TestWorker prefill;
@@ -163,6 +166,47 @@ TEST_CASE("a split request gives the tokens of an undivided one, from pushed KV"
     REQUIRE(pair.prefill.mailbox.wait_for_final(key));
     REQUIRE(pair.prefill.mailbox.answer(key).finish == Finish::handed_over);
     REQUIRE(pair.decode.engine.tokens_computed() == 19);  // decode computed no prompt token
+    REQUIRE(pair.prefill.wait_idle());
+    REQUIRE(pair.decode.wait_idle());
+    REQUIRE(pair.prefill.engine.violations() + pair.decode.engine.violations() == 0);
+}
+
+TEST_CASE("what a grammar forces behind the first token goes with it, and decode computes it, from KV that came or not",
+          "[decode_worker]") {
+    const bool arrives = GENERATE(true, false);
+    KvPlane plane;
+    if (!arrives) { plane.faults = *net::parse_fault_plan("seed=1;drop:kind=3,probability=1"); }  // frames
+    worker::WorkerOptions limits;
+    if (arrives) {
+        limits.kv_wait = limits.kv_lease = limits.room_pending = kPatience * 10;
+    } else {
+        limits.kv_wait = std::chrono::milliseconds(50);
+        limits.handoff_timeout = std::chrono::milliseconds(500);
+    }
+    limits.forced_tokens_max = 32;
+    test_support::ForcingGrammars grammars;
+    Pair pair(limits, {}, plane, &grammars);
+    pair.keeps_to_grammar = true;
+    Random random{5};
+    const auto prompt = random_prompt(random, 100);
+    const auto answer = test_support::ForcingGrammars::answer(prompt, 60);
+    REQUIRE(answer.outputs.at(1) == 6);  // prefill gives six tokens
+    const RequestKey key{RequestId{1}, Epoch{0}};
+    pair.start(1, prompt, 60);
+    REQUIRE(pair.decode.mailbox.wait_for_final(key));
+    REQUIRE(pair.tokens(1) == answer.tokens);
+    REQUIRE(pair.prefill.mailbox.wait_for_final(key));
+    REQUIRE(pair.prefill.mailbox.answer(key).tokens.size() == 6);
+    REQUIRE(pair.prefill.mailbox.answer(key).finish == Finish::handed_over);
+    REQUIRE(pair.decode.mailbox.answer(key).finish == Finish::length);
+    REQUIRE(grammars.masks() == answer.outputs.size());
+    if (arrives) {
+        REQUIRE(pair.decode.mailbox.answer(key).kv_path == "pushed");
+        // No token of the prompt, and of the answer all but those of the last output.
+        REQUIRE(pair.decode.engine.tokens_computed() == answer.outputs.back());
+    } else {
+        REQUIRE(pair.decode.mailbox.answer(key).kv_path == "recomputed");
+    }
     REQUIRE(pair.prefill.wait_idle());
     REQUIRE(pair.decode.wait_idle());
     REQUIRE(pair.prefill.engine.violations() + pair.decode.engine.violations() == 0);
@@ -308,7 +352,10 @@ TEST_CASE("many split requests over faulty links and a small pool: right tokens,
     LedgerEngine::Options engine_options;
     engine_options.layers = 3;
     engine_options.blocks_total = 40;
-    Pair pair(limits, engine_options, {.faults = faults});
+    limits.forced_tokens_max = 32;
+    test_support::ForcingGrammars grammars;
+    Pair pair(limits, engine_options, {.faults = faults}, &grammars);
+    pair.keeps_to_grammar = seed / 6 % 2 == 1;
     std::map<std::uint64_t, std::vector<TokenId>> prompts;
     const std::uint32_t new_tokens = 12;
     for (std::uint64_t request = 1; request <= 24; ++request) {
@@ -322,7 +369,9 @@ TEST_CASE("many split requests over faulty links and a small pool: right tokens,
         REQUIRE(pair.prefill.mailbox.wait_for_final(key));
         REQUIRE(pair.decode.mailbox.answer(key).finals == 1);
         REQUIRE(pair.prefill.mailbox.answer(key).finals == 1);
-        REQUIRE(pair.tokens(request) == ledger_continuation(prompt, new_tokens, 1000));
+        REQUIRE(pair.tokens(request) == (pair.keeps_to_grammar
+                                             ? test_support::ForcingGrammars::answer(prompt, new_tokens).tokens
+                                             : ledger_continuation(prompt, new_tokens, 1000)));
     }
     REQUIRE(pair.prefill.wait_idle());
     REQUIRE(pair.decode.wait_idle());

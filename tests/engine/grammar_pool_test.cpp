@@ -28,6 +28,13 @@ engine::GrammarPool::LoadVocabulary loader() {
     return [] { return text::GrammarVocabulary::make(*stories().tokenizer, stories().eos_ids, kVocabulary); };
 }
 
+/// With the model's own way to cut texts.
+engine::GrammarPool::LoadVocabulary cutting_loader() {
+    return [] {
+        return text::GrammarVocabulary::make(*stories().tokenizer, stories().eos_ids, kVocabulary, stories().tokenizer);
+    };
+}
+
 bool is_eos(base::TokenId token) {
     const auto& ids = stories().eos_ids;
     return std::find(ids.begin(), ids.end(), token) != ids.end();
@@ -96,6 +103,117 @@ TEST_CASE("masks follow from the tokens alone, wherever a sequence goes on", "[e
         REQUIRE(words_of(*at_once->next(so_far, std::nullopt)) == words_of(*moved->next(so_far, std::nullopt)));
     }
     REQUIRE(elsewhere.compilations() == 1);
+}
+
+TEST_CASE("what leaves no choice comes as the tokens that the model knows it by", "[engine]") {
+    const std::string text = "The little girl named Lily went to the park with her mom.";
+    const engine::GrammarSpec spec{GrammarKind::regex, "The little girl named Lily went to the park with her mom[.]"};
+    std::vector<base::TokenId> known = stories().tokenizer->encode("\n" + text).value();
+    while (stories().tokenizer->decode(known).starts_with("\n")) {  // the line break, and a space in front of it
+        known.erase(known.begin());
+    }
+    engine::GrammarPool pool(cutting_loader(), kVocabulary, {.forced_max = 64});
+    const auto sequence = pool.begin(spec, [] {});
+    const auto first = allowed(words_of(*sequence->next({}, std::nullopt)));
+    const auto forced = sequence->take_forced();
+    REQUIRE(forced.size() > 10);
+    REQUIRE(first == std::vector<base::TokenId>{forced.front()});
+    REQUIRE(std::equal(forced.begin(), forced.end(), known.begin(),
+                       known.begin() + static_cast<std::ptrdiff_t>(forced.size())));
+    REQUIRE(sequence->take_forced().empty());  // once
+    REQUIRE(stories().tokenizer->decode(forced).size() + 8 >= text.size());
+
+    words_of(*sequence->next(forced, 300));
+    REQUIRE(sequence->take_forced().empty());  // another token may come
+
+    engine::GrammarPool few(cutting_loader(), kVocabulary, {.forced_max = 4});
+    const auto bounded = few.begin(spec, [] {});
+    words_of(*bounded->next({}, std::nullopt));
+    REQUIRE(bounded->take_forced() == std::vector<base::TokenId>(forced.begin(), forced.begin() + 4));
+
+    engine::GrammarPool plain(loader(), kVocabulary, {});  // which knows no way to cut texts
+    const auto unforced = plain.begin(spec, [] {});
+    words_of(*unforced->next({}, std::nullopt));
+    REQUIRE(unforced->take_forced().empty());
+}
+
+TEST_CASE("an answer with forced tokens keeps to its schema, and each of them follows from those before",
+          "[engine][property]") {
+    const auto seed = GENERATE(range(0u, 20u));
+    CAPTURE(seed);
+    engine::GrammarPool pool(cutting_loader(), kVocabulary, {});
+    engine::GrammarPool elsewhere(cutting_loader(), kVocabulary, {});
+    const engine::GrammarSpec spec{GrammarKind::json_schema, kSchema};
+    std::mt19937 random(seed);
+    std::vector<base::TokenId> answer;
+    std::size_t runs = 0;
+    const auto sequence = pool.begin(spec, [] {});
+    while (answer.size() < 2000 && (answer.empty() || !is_eos(answer.back()))) {
+        const auto moved = elsewhere.begin(spec, [] {});
+        const auto tokens = allowed(words_of(*sequence->next(answer, std::nullopt)));
+        REQUIRE(tokens == allowed(words_of(*moved->next(answer, std::nullopt))));
+        const auto forced = sequence->take_forced();
+        REQUIRE(forced == moved->take_forced());
+        if (forced.empty()) {
+            answer.push_back(tokens[random() % tokens.size()]);
+        } else {
+            runs += forced.size() > 1 ? 1 : 0;
+            answer.insert(answer.end(), forced.begin(), forced.end());
+        }
+    }
+    REQUIRE(runs > 0);
+    const std::string text = stories().tokenizer->decode(answer);
+    CAPTURE(text);
+    const boost::json::object object = boost::json::parse(text).as_object();
+    REQUIRE((object.at("name") == "Lily" || object.at("name") == "Tom"));
+    REQUIRE(object.at("good").is_bool());
+}
+
+TEST_CASE("a text without any choice comes as it is, however long, in parts of bounded length", "[engine]") {
+    std::string text = "Caf\u00e9, na\u00efve: \U0001F431\U0001F431 \u4f60\u597d";
+    const std::size_t bytes_least = GENERATE(0u, 5000u);
+    while (text.size() < bytes_least) {
+        text += ", a little girl named Lily and " + std::to_string(text.size()) + " cats";
+    }
+    CAPTURE(text.substr(0, 100));
+    engine::GrammarPool pool(cutting_loader(), kVocabulary, {.forced_max = 1024});
+    const auto sequence = pool.begin({GrammarKind::regex, text}, [] {});
+    std::vector<base::TokenId> answer;
+    std::size_t longest = 0;
+    while (answer.empty() || !is_eos(answer.back())) {
+        REQUIRE(answer.size() < 2 * text.size());
+        const auto tokens = allowed(words_of(*sequence->next(answer, std::nullopt)));
+        REQUIRE(!tokens.empty());
+        auto run = sequence->take_forced();
+        if (run.empty()) { run.push_back(tokens.front()); }
+        REQUIRE(run.front() == tokens.front());
+        const std::size_t bytes = stories().tokenizer->decode(run).size();
+        REQUIRE(bytes <= 1024);
+        longest = std::max(longest, bytes);
+        answer.insert(answer.end(), run.begin(), run.end());
+    }
+    REQUIRE(longest > text.size() / 8);
+    answer.pop_back();
+    REQUIRE(stories().tokenizer->decode(answer) == text);
+}
+
+TEST_CASE("where the model's tokenizer fails, what is forced goes by the longest tokens", "[engine]") {
+    // It takes no text longer than this.
+    const auto deaf = text::Tokenizer::load(SLUICE_SOURCE_DIR "/models/stories260k", {.text_bytes_max = 3}).value();
+    engine::GrammarPool pool([&] { return text::GrammarVocabulary::make(*deaf, stories().eos_ids, kVocabulary, deaf); },
+                             kVocabulary, {});
+    const std::string text = "Lily went to the park";
+    const auto sequence = pool.begin({GrammarKind::regex, text}, [] {});
+    std::vector<base::TokenId> answer;
+    while (answer.empty() || !is_eos(answer.back())) {
+        REQUIRE(answer.size() < 2 * text.size());
+        const auto tokens = allowed(words_of(*sequence->next(answer, std::nullopt)));
+        auto run = sequence->take_forced();
+        if (run.empty()) { run.push_back(tokens.front()); }
+        answer.insert(answer.end(), run.begin(), run.end());
+    }
+    answer.pop_back();
+    REQUIRE(stories().tokenizer->decode(answer) == text);
 }
 
 TEST_CASE("a mask may allow one token more than its grammar", "[engine]") {

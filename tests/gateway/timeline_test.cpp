@@ -107,6 +107,61 @@ TEST_CASE("the owner of a sequence writes down what happens to it", "[gateway][e
     REQUIRE(told.tpot == base::Duration(35ms));
 }
 
+TEST_CASE("what a grammar forced comes with the first token, and decode's first is the one behind",
+          "[gateway][explain]") {
+    Owner owner({.keeps_timelines = true});
+    RecordingSink sink;
+    const auto id = owner.table.open(promised(owner), sink);
+    owner.table.on_place_answered(id, base::Epoch{0}, split());
+    owner.table.on_output(kPrefill, output(id, 0, "abc"));
+    const auto sent = owner.ports.sent_to(20);
+    REQUIRE(sent.back().go_on().tokens_size() == 3);
+    owner.clock.advance(60ms);
+    SequenceOutput later = traced(output(id, 0, "de", SequenceOutput::FINISH_LENGTH), 58);
+    later.set_kv_path("recomputed");
+    owner.table.on_output(kDecode, later);
+
+    REQUIRE(sink.end.timeline != nullptr);
+    const gateway::Attempt& attempt = sink.end.timeline->attempts.at(0);
+    REQUIRE(sink.end.completion_tokens == 5u);
+    REQUIRE(attempt.kv_recomputed);
+    REQUIRE(*attempt.second_token_at - *attempt.first_token_at == base::Duration(60ms));
+}
+
+TEST_CASE("what a grammar forced behind a late token is not late, and no account of that one", "[gateway][explain]") {
+    Owner owner({.keeps_timelines = true});
+    RecordingSink sink;
+    const auto id = owner.table.open(promised(owner), sink);
+    owner.table.on_place_answered(id, base::Epoch{0}, local_placement(make_endpoint(2, 20)));
+    owner.table.on_output(kDecode, traced(output(id, 0, "a"), 0));
+    owner.clock.advance(100ms);
+    owner.table.on_output(kDecode, traced(output(id, 0, "bcd"), 30));  // the other 70 ms are not the worker's
+    owner.clock.advance(1ms);
+    owner.table.on_output(kDecode, output(id, 0, "e", SequenceOutput::FINISH_LENGTH));
+    const SequenceTimeline& told = *sink.end.timeline;
+    REQUIRE(told.completion_tokens == 5u);
+    REQUIRE(told.late_count == 1u);
+    REQUIRE(told.late.of(Cause::gateway) == base::Duration(70ms));
+    REQUIRE(told.late_tokens[0].token == 1u);
+}
+
+TEST_CASE("decode's first output may hold several tokens, too", "[gateway][explain]") {
+    Owner owner({.keeps_timelines = true});
+    RecordingSink sink;
+    const auto id = owner.table.open(promised(owner), sink);
+    owner.table.on_place_answered(id, base::Epoch{0}, split());
+    owner.table.on_output(kPrefill, output(id, 0, "a"));
+    owner.clock.advance(60ms);
+    SequenceOutput later = traced(output(id, 0, "bcd", SequenceOutput::FINISH_LENGTH), 58);
+    later.set_kv_path("recomputed");
+    owner.table.on_output(kDecode, later);
+    const gateway::Attempt& attempt = sink.end.timeline->attempts.at(0);
+    REQUIRE(attempt.kv_recomputed);
+    REQUIRE(*attempt.second_token_at - *attempt.first_token_at == base::Duration(60ms));
+    REQUIRE(sink.end.timeline->late_count == 1u);
+    REQUIRE(sink.end.timeline->late_tokens[0].gap == base::Duration(60ms));
+}
+
 TEST_CASE("a stream that lost its worker blames the loss for the gap, and names the worker", "[gateway][explain]") {
     Owner owner({.keeps_timelines = true});
     RecordingSink sink;

@@ -112,7 +112,8 @@ struct KvPlane {
 /// One worker with both parts, as cli/worker_process builds it.
 struct TestWorker {
     TestWorker(net::InProcessNetwork& network, const std::string& name, std::uint64_t life,
-               worker::WorkerOptions limits, LedgerEngine::Options engine_options, const KvPlane& plane)
+               worker::WorkerOptions limits, LedgerEngine::Options engine_options, const KvPlane& plane,
+               engine::Grammars* grammars = nullptr)
         : incarnation(base::Incarnation{life}),
           engine(engine_options),
           cache({.blocks_total = engine_options.blocks_total, .block_tokens = engine_options.block_tokens}),
@@ -121,7 +122,8 @@ struct TestWorker {
                 .model = "ledger",
                 .worker = name,
                 .role = worker::Role::mixed,
-                .tasks_max = kv_transfer::events_max(plane.sender(), plane.receiver()) + 1},  // one of wait_idle()
+                .tasks_max = kv_transfer::events_max(plane.sender(), plane.receiver()) + 1,  // one of wait_idle()
+                .grammars = grammars},
                engine, cache, mailbox, board, clock, metrics),
           prefill(limits, engine.shape().layers, incarnation, loop, sender_port),
           decode(limits, incarnation, loop, receiver_port, metrics),

@@ -29,6 +29,14 @@ PlanCandidate decode(double tpot_seconds = worker::kNever, double ahead_seconds 
     return candidate;
 }
 
+/// One that decodes, and has computed none of its last tokens, which came at once.
+PlanCandidate forced(std::uint32_t tokens, double tpot_seconds = worker::kNever) {
+    PlanCandidate candidate = decode(tpot_seconds);
+    candidate.tokens_left = tokens;
+    candidate.decodes = true;
+    return candidate;
+}
+
 /// A millisecond a prompt token, another one a decode, 4 ms a step.
 constexpr base::StepCost kCost{.prefill = {4e-3, 1e-3, 0}, .decode = {4e-3, 1e-3, 0}};
 
@@ -57,6 +65,39 @@ TEST_CASE("decodes that fill the batch leave a place for a prompt", "[worker]") 
     REQUIRE(plan == std::vector<PlanEntry>{{0, 1}, {1, 1}, {2, 1}, {10, 16}});
 }
 
+TEST_CASE("tokens that a grammar has forced go before prompts, and leave them half of the room", "[worker]") {
+    const std::vector<PlanCandidate> alone = {forced(6), decode()};
+    REQUIRE(plan_batch(alone, {.sequences_max = 8, .tokens_max = 512, .chunk_tokens_max = 16}) ==
+            std::vector<PlanEntry>{{0, 6}, {1, 1}});
+    REQUIRE(plan_batch(alone, {.sequences_max = 8, .tokens_max = 512, .chunk_tokens_max = 3}) ==
+            std::vector<PlanEntry>{{0, 4}, {1, 1}});
+    REQUIRE(plan_batch(alone, {.sequences_max = 8, .tokens_max = 4, .chunk_tokens_max = 16}) ==
+            std::vector<PlanEntry>{{0, 3}, {1, 1}});
+    const std::vector<PlanCandidate> candidates = {prompt(300), decode(), forced(6)};
+    REQUIRE(plan_batch(candidates, {.sequences_max = 8, .tokens_max = 512, .chunk_tokens_max = 16}) ==
+            std::vector<PlanEntry>{{1, 1}, {2, 6}, {0, 11}});
+    REQUIRE(plan_batch(candidates, {.sequences_max = 8, .tokens_max = 512, .chunk_tokens_max = 6}) ==
+            std::vector<PlanEntry>{{1, 1}, {2, 4}, {0, 3}});
+    REQUIRE(plan_batch(candidates, {.sequences_max = 8, .tokens_max = 3, .chunk_tokens_max = 16}) ==
+            std::vector<PlanEntry>{{1, 1}, {2, 1}, {0, 1}});
+    // Two decodes fill the step but for the place of the prompt.
+    REQUIRE(plan_batch(candidates, {.sequences_max = 2, .tokens_max = 512, .chunk_tokens_max = 16}) ==
+            std::vector<PlanEntry>{{1, 1}, {0, 16}});
+}
+
+TEST_CASE("nobody's gap grows for a run of somebody else", "[worker]") {
+    // 21 ms a token were promised, of which 19.95 are planned: 4 of the step, 2 of its decodes, 13.95 for other tokens.
+    const std::vector<PlanCandidate> candidates = {decode(21e-3), forced(33, 21e-3)};
+    REQUIRE(plan_batch(candidates, timed()) == std::vector<PlanEntry>{{0, 1}, {1, 14}});
+    // Who is late leaves no time for it: one token, as for everybody.
+    const std::vector<PlanCandidate> late = {decode(21e-3, -60e-3), forced(33, 21e-3)};
+    REQUIRE(plan_batch(late, timed()) == std::vector<PlanEntry>{{0, 1}, {1, 1}});
+    // A prompt that waits shares the time.
+    const std::vector<PlanCandidate> shared = {decode(21e-3), forced(33, 21e-3), prompt(300)};
+    const auto plan = plan_batch(shared, timed());
+    REQUIRE(plan == std::vector<PlanEntry>{{0, 1}, {1, 7}, {2, 7}});
+}
+
 TEST_CASE("no plan breaks a bound, and none leaves the step empty", "[worker][property]") {
     const auto seed = GENERATE(range(0u, 200u));
     CAPTURE(seed);
@@ -65,6 +106,7 @@ TEST_CASE("no plan breaks a bound, and none leaves the step empty", "[worker][pr
     std::vector<PlanCandidate> candidates(1 + random() % 40);
     for (auto& candidate : candidates) {
         candidate.tokens_left = random() % 2 == 0 ? 1 : 1 + random() % 900;
+        candidate.decodes = candidate.tokens_left <= 33 && random() % 2 == 0;
         candidate.context_tokens = random() % 2000;
         if (random() % 2 == 0) { candidate.due_seconds = (random() % 3000) * 1e-3 - 0.5; }
         if (random() % 2 == 0) { candidate.tpot_seconds = (random() % 100) * 1e-3; }
@@ -84,18 +126,20 @@ TEST_CASE("no plan breaks a bound, and none leaves the step empty", "[worker][pr
     REQUIRE(!plan.empty());
     REQUIRE(plan.size() <= limits.sequences_max);
     std::uint32_t tokens = 0;
-    std::uint32_t decodes = 0;
+    std::uint32_t decodes = 0;  // one token of each is beyond what bounds prompts
     std::vector<std::uint32_t> seen;
     for (const PlanEntry& entry : plan) {
         REQUIRE(entry.tokens > 0);
         REQUIRE(entry.tokens <= candidates[entry.candidate].tokens_left);
-        decodes += candidates[entry.candidate].tokens_left == 1 ? 1 : 0;
+        const PlanCandidate& candidate = candidates[entry.candidate];
+        decodes += candidate.tokens_left == 1 || candidate.decodes ? 1 : 0;
         tokens += entry.tokens;
         seen.push_back(entry.candidate);
     }
     REQUIRE(tokens <= limits.tokens_max);
     const bool all_have_targets = std::all_of(plan.begin(), plan.end(), [&](const PlanEntry& entry) {
-        return candidates[entry.candidate].tokens_left > 1 ||
+        const PlanCandidate& candidate = candidates[entry.candidate];
+        return (candidate.tokens_left > 1 && !candidate.decodes) ||
                candidates[entry.candidate].tpot_seconds != worker::kNever;
     });
     if (decodes > 0 && !all_have_targets) { REQUIRE(tokens - decodes <= limits.chunk_tokens_max); }

@@ -67,6 +67,7 @@ private:
             mask->set(std::vector<std::uint32_t>((kVocabulary + 31) / 32, ~0U));
             return mask;
         }
+        std::vector<TokenId> take_forced() override { return {}; }
 
     private:
         PlainGrammars& of_;

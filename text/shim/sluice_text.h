@@ -179,7 +179,19 @@ typedef struct {
     size_t eos_count;
 } SluiceTokens;
 
-int32_t sluice_vocabulary_new(const SluiceTokens* tokens, SluiceVocabulary** out, SluiceBuffer* message);
+/// How the model's tokenizer cuts a text, so that what a grammar forces comes as the tokens that the model knows it by.
+/// Taken over: `release` is called once, when nobody asks any more. Any thread; several at once.
+typedef struct {
+    const void* context;
+    /// Writes the ids of `text` (`bytes` long, maybe no UTF-8) and gives their number; negative, or more than `most`:
+    /// it has none to give.
+    ptrdiff_t (*cut)(const void* context, const uint8_t* text, size_t bytes, uint32_t* out, size_t most);
+    void (*release)(const void* context);
+} SluiceCutter;
+
+/// `cutter` null: nothing is forced.
+int32_t sluice_vocabulary_new(const SluiceTokens* tokens, const SluiceCutter* cutter, SluiceVocabulary** out,
+                              SluiceBuffer* message);
 void sluice_vocabulary_free(SluiceVocabulary* vocabulary);
 
 /// The vocabulary may be freed before what was made from it.
@@ -196,6 +208,9 @@ int32_t sluice_matcher_consume(SluiceMatcher* matcher, const uint32_t* tokens, s
 /// Bit t % 32 of word t / 32: token t may come next; where the text is complete and cannot go on, those that end it.
 /// SLUICE_EXHAUSTED: it takes too much; the matcher is of no more use.
 int32_t sluice_matcher_mask(SluiceMatcher* matcher, uint32_t* words, size_t count, SluiceBuffer* message);
+/// The tokens that have to come next (uint32_t each), whatever the model would choose; mostly none. The mask then has
+/// the first of them only.
+int32_t sluice_matcher_forced(SluiceMatcher* matcher, SluiceBuffer* out);
 
 /// Panics inside, for the test that panics stay inside.
 int32_t sluice_text_panic_for_test(SluiceBuffer* out);

@@ -7,10 +7,11 @@ use crate::guard::{invalid, Bytes, Code, Failure, Outcome};
 use crate::token_table::{FLAG_ABSENT, FLAG_SPECIAL};
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
-use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
+use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{json, Value};
-use std::sync::Mutex;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex};
 
 /// Of a grammar's text.
 const SOURCE_BYTES_MAX: usize = 1 << 20;
@@ -24,6 +25,12 @@ const COMPILE_STACK_BYTES: usize = 64 << 20;
 /// Between the tokens of JSON: enough for a line break and what it is indented by, and an end of it, since models
 /// that may write spaces for ever do.
 const JSON_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,40}";
+/// Of a text that a grammar forces so much is given to the model's tokenizer, and tokens of so much of it are told; the
+/// rest comes when these have. A grammar may force its whole text, which would be cut anew behind every run.
+const CUT_BYTES_MAX: usize = 2048;
+const FORCED_BYTES_MAX: usize = 1024;
+/// At the end of a part of a text the tokens may be others than in the middle of the whole.
+const CUT_MARGIN_BYTES: usize = 64;
 /// Steps of a compilation that make it take 50 ms and less; of a mask 20 ms.
 const LIMITS: ParserLimits = ParserLimits {
     max_items_in_row: 2_000,
@@ -72,6 +79,115 @@ pub struct RawTokens {
     eos_count: usize,
 }
 
+/// `SluiceCutter` of the header: how the model's tokenizer cuts a text. Released when it is dropped.
+#[repr(C)]
+pub struct Cutter {
+    context: *const c_void,
+    cut: unsafe extern "C" fn(*const c_void, *const u8, usize, *mut u32, usize) -> isize,
+    release: unsafe extern "C" fn(*const c_void),
+}
+
+// The header demands it of both functions.
+unsafe impl Send for Cutter {}
+unsafe impl Sync for Cutter {}
+
+impl Drop for Cutter {
+    fn drop(&mut self) {
+        unsafe { (self.release)(self.context) }
+    }
+}
+
+impl Cutter {
+    /// # Safety
+    /// `raw` is null or as `sluice_text.h` says; it is taken over.
+    pub unsafe fn take(raw: *const Cutter) -> Option<Cutter> {
+        if raw.is_null() {
+            None
+        } else {
+            Some(std::ptr::read(raw))
+        }
+    }
+
+    fn ids(&self, text: &[u8]) -> Option<Vec<TokenId>> {
+        let mut ids = vec![0; text.len() + 8]; // some put a token in front
+        let count = unsafe { (self.cut)(self.context, text.as_ptr(), text.len(), ids.as_mut_ptr(), ids.len()) };
+        let count = usize::try_from(count).ok().filter(|count| *count <= ids.len())?;
+        ids.truncate(count);
+        Some(ids)
+    }
+}
+
+/// The vocabulary, and the model's own way to cut a text, where that is there: what a grammar forces is then given as
+/// the tokens that the model knows it by.
+struct ModelTokens {
+    trie: TokTrie,
+    cutter: Option<Cutter>,
+}
+
+impl ModelTokens {
+    /// Those of the last tokens that spell exactly `text`.
+    fn ends_with(&self, ids: &[TokenId], text: &[u8]) -> Option<Vec<TokenId>> {
+        let mut begin = ids.len();
+        let mut left = text;
+        while !left.is_empty() {
+            begin = begin.checked_sub(1)?;
+            let word = self.trie.token(*ids.get(begin)?);
+            left = left.strip_suffix(word).filter(|_| !word.is_empty())?;
+        }
+        Some(ids[begin..].to_vec())
+    }
+
+    /// In the middle of a text: SentencePiece puts a space before the first word, which a line break takes upon itself.
+    fn cut(&self, cutter: &Cutter, text: &[u8]) -> Option<Vec<TokenId>> {
+        let alone = cutter.ids(text).and_then(|ids| self.ends_with(&ids, text));
+        alone.or_else(|| {
+            let behind_break = [b"\n".as_slice(), text].concat();
+            cutter.ids(&behind_break).and_then(|ids| self.ends_with(&ids, text))
+        })
+    }
+
+    /// Tokens of the beginning of `text`, as the model's tokenizer cuts it, and how many bytes they are.
+    fn cut_beginning(&self, text: &[u8]) -> (Vec<TokenId>, usize) {
+        let head = whole_characters(text, CUT_BYTES_MAX);
+        let tokens = self.cutter.as_ref().filter(|_| !head.is_empty()).and_then(|cutter| self.cut(cutter, head));
+        let Some(mut tokens) = tokens else { return (Vec::new(), 0) };
+        let mut bytes = head.len();
+        while text.len() > CUT_BYTES_MAX && head.len() - bytes < CUT_MARGIN_BYTES {
+            let Some(last) = tokens.pop() else { break };
+            bytes -= self.trie.token_len(last);
+        }
+        (tokens, bytes)
+    }
+}
+
+/// As much of `text` as is UTF-8, at most `most` bytes of it.
+fn whole_characters(text: &[u8], most: usize) -> &[u8] {
+    let part = &text[..text.len().min(most)];
+    match std::str::from_utf8(part) {
+        Ok(_) => part,
+        Err(error) => &part[..error.valid_up_to()],
+    }
+}
+
+impl TokenizerEnv for ModelTokens {
+    fn tok_trie(&self) -> &TokTrie {
+        &self.trie
+    }
+    /// What no tokenizer cuts (parts of characters, the rest of a long text) goes by the longest tokens.
+    fn tokenize_bytes(&self, text: &[u8]) -> Vec<TokenId> {
+        let is_inside = |byte: &u8| byte & 0xc0 == 0x80; // of a character
+        let begin = text.iter().position(|byte| !is_inside(byte)).unwrap_or(text.len());
+        let mut tokens = self.trie.greedy_tokenize(&text[..begin]);
+        let (cut, bytes) = self.cut_beginning(&text[begin..]);
+        tokens.extend(cut);
+        tokens.extend(self.trie.greedy_tokenize(&text[begin + bytes..]));
+        tokens
+    }
+    fn tokenize_is_canonical(&self) -> bool {
+        self.cutter.is_some()
+    }
+}
+
 pub struct Vocabulary {
     factory: ParserFactory,
 }
@@ -88,10 +204,10 @@ fn failure<T>(code: Code, message: impl Into<String>) -> Outcome<T> {
     Err(Failure { code, message: message.into() })
 }
 
-fn factory_over(words: &[Vec<u8>], eos: &[u32], slices: &[String]) -> Outcome<ParserFactory> {
+fn factory_over(words: &[Vec<u8>], eos: &[u32], slices: &[String], cutter: Option<Cutter>) -> Outcome<ParserFactory> {
     let info = TokRxInfo::new(words.len() as u32, eos[0]);
     let trie = TokTrie::from(&info, words).with_eos_tokens(eos);
-    let environment: TokEnv = std::sync::Arc::new(ApproximateTokEnv::new(trie));
+    let environment: TokEnv = Arc::new(ModelTokens { trie, cutter });
     let mut factory = match ParserFactory::new(&environment, InferenceCapabilities::default(), slices) {
         Ok(factory) => factory,
         Err(error) => return failure(Code::Invalid, format!("the vocabulary cannot be used for grammars: {error}")),
@@ -104,7 +220,7 @@ fn factory_over(words: &[Vec<u8>], eos: &[u32], slices: &[String]) -> Outcome<Pa
 impl Vocabulary {
     /// # Safety
     /// The pointers of `raw` are as `sluice_text.h` says.
-    pub unsafe fn from_raw(raw: &RawTokens) -> Outcome<Vocabulary> {
+    pub unsafe fn from_raw(raw: &RawTokens, cutter: Option<Cutter>) -> Outcome<Vocabulary> {
         if raw.vocabulary == 0 || raw.eos_count == 0 {
             return invalid("a vocabulary for grammars needs tokens and one that ends a text");
         }
@@ -133,7 +249,7 @@ impl Vocabulary {
                 word.extend_from_slice(format!("<|end {id}|>").as_bytes());
             }
         }
-        Ok(Vocabulary { factory: factory_over(&words, eos, &SlicedBiasComputer::general_slices())? })
+        Ok(Vocabulary { factory: factory_over(&words, eos, &SlicedBiasComputer::general_slices(), cutter)? })
     }
 }
 
@@ -143,7 +259,7 @@ fn byte_factory() -> Outcome<ParserFactory> {
     let mut words: Vec<Vec<u8>> = (0..=255u8).map(|byte| vec![byte]).collect();
     words[0xff].clear(); // no byte of UTF-8, and the marker of special tokens
     words.push(b"\xff<|end|>".to_vec());
-    factory_over(&words, &[256], &[])
+    factory_over(&words, &[256], &[], None)
 }
 
 /// Depth of brackets, counted without regard to quotes: more than this is refused, so less is safe.
@@ -272,6 +388,18 @@ impl GrammarMatcher {
             Ok(()) => Ok(Vec::new()),
             Err(error) => invalid(first_line(&error.to_string())),
         }
+    }
+
+    /// The tokens that have to come next, whatever the model would choose; mostly none. None without a cutter.
+    pub fn forced(&mut self) -> Outcome<Vec<u8>> {
+        let forced = self.matcher.compute_ff_tokens();
+        let Ok(environment) = self.matcher.tok_env() else { return Ok(Vec::new()) };
+        let mut bytes = 0;
+        let first = forced.iter().take_while(|id| {
+            bytes += environment.tok_trie().token_len(**id);
+            bytes <= FORCED_BYTES_MAX
+        });
+        Ok(first.flat_map(|id| id.to_ne_bytes()).collect())
     }
 
     /// Sets all of `words`: bit t % 32 of word t / 32 says whether token t may come next.

@@ -114,7 +114,7 @@ fn install_hook() {
 /// `out` is null or points at a writable `Buffer` whose old content need not be freed.
 pub unsafe fn enter(out: *mut Buffer, body: impl FnOnce() -> Outcome<Vec<u8>>) -> i32 {
     install_hook();
-    INSIDE.with(|inside| inside.set(true));
+    let was_inside = INSIDE.with(|inside| inside.replace(true)); // a cutter may come back in
     let outcome = panic::catch_unwind(AssertUnwindSafe(body));
     let (code, bytes) = match outcome {
         Ok(Ok(bytes)) => (Code::Ok, bytes),
@@ -128,7 +128,7 @@ pub unsafe fn enter(out: *mut Buffer, body: impl FnOnce() -> Outcome<Vec<u8>>) -
             (Code::Panicked, format!("internal error in the text library: {text}").into_bytes())
         }
     };
-    INSIDE.with(|inside| inside.set(false));
+    INSIDE.with(|inside| inside.set(was_inside));
     if !out.is_null() {
         *out = Buffer::from_vec(bytes);
     }

@@ -29,7 +29,7 @@ mod tokenizer;
 
 use chat_template::{ChatTemplate, Limits};
 use gguf_vocabulary::RawVocabulary;
-use grammar::{Grammar, GrammarMatcher, RawTokens, Vocabulary};
+use grammar::{Cutter, Grammar, GrammarMatcher, RawTokens, Vocabulary};
 use guard::{enter, Buffer, Bytes};
 use strftime::CivilTime;
 use tokenizer::{FileKind, Tokenizer};
@@ -218,11 +218,13 @@ pub unsafe extern "C" fn sluice_grammar_check(kind: i32, source: Bytes, message:
 #[no_mangle]
 pub unsafe extern "C" fn sluice_vocabulary_new(
     tokens: *const RawTokens,
+    cutter: *const Cutter,
     out: *mut *mut Vocabulary,
     message: *mut Buffer,
 ) -> i32 {
-    enter(message, || {
-        *out = Box::into_raw(Box::new(Vocabulary::from_raw(&*tokens)?));
+    let cutter = Cutter::take(cutter);
+    enter(message, move || {
+        *out = Box::into_raw(Box::new(Vocabulary::from_raw(&*tokens, cutter)?));
         Ok(Vec::new())
     })
 }
@@ -319,6 +321,13 @@ pub unsafe extern "C" fn sluice_matcher_mask(
     message: *mut Buffer,
 ) -> i32 {
     enter(message, || (*matcher).mask(std::slice::from_raw_parts_mut(words, count)))
+}
+
+/// # Safety
+/// As `sluice_text.h` says.
+#[no_mangle]
+pub unsafe extern "C" fn sluice_matcher_forced(matcher: *mut GrammarMatcher, out: *mut Buffer) -> i32 {
+    enter(out, || (*matcher).forced())
 }
 
 /// For tests of the wall: panics inside an entry.
