@@ -92,6 +92,16 @@ def test_a_large_body_is_asked_for(port):
     assert received.startswith(b"HTTP/1.1 100")
 
 
+def test_a_context_that_shrinks_with_the_kv_pool_is_told_of_at_the_start():
+    with harness.serve("--set", "engine.kv_pool_bytes=200000") as server:
+        server.wait_ready()
+        told = re.search(r"a sequence has room for (\d+) tokens, not for the (\d+) of the model's context.*engine\.kv_pool_bytes", server.output())
+        assert told, server.output()
+        assert int(told[2]) == harness.CONTEXT_TOKENS
+        [model] = request(server.port, "GET", "/v1/models").json()["data"]
+        assert model["max_model_len"] == int(told[1]) < harness.CONTEXT_TOKENS
+
+
 def test_beyond_loopback_nothing_listens_without_a_flag():
     port = harness.free_port()
     process = harness.Process([harness.BINARY, "serve", "--model", harness.MODEL, "--host", "0.0.0.0", "--port", str(port)])
