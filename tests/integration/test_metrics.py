@@ -1,6 +1,7 @@
 """The catalogue of metrics (configs/metrics.toml) is what the code and processes that run export, and no client can make it longer."""
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -112,6 +113,11 @@ def breaches(role, said):
     return found + [f"{role} does not export {name}" for name in sorted(missing)]
 
 
+def is_open(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.mark.process
 def test_processes_of_all_roles_export_the_catalogue_and_nothing_else(tmp_path):
     credentials = tmp_path / "credentials"
@@ -125,6 +131,8 @@ def test_processes_of_all_roles_export_the_catalogue_and_nothing_else(tmp_path):
         cluster.wait_ready()
         ports = {role: cluster.port if role == "gateway" else cluster.admin_port(pid) for role, pid in cluster.pids()}
         assert set(ports) == {"scheduler", "prefill", "decode", "mixed", "encode", "gateway"}
+        for role, port in ports.items():  # a worker opens its port when it has joined, and a gateway is ready without encoders
+            wait_until(lambda port=port: is_open(port), f"the {role}'s port is open", 120)
         before = [breach for role, port in ports.items() for breach in breaches(role, Exposition(port))]
         assert before == []
         for index in range(8):
