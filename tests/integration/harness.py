@@ -190,7 +190,7 @@ class LocalCluster(Server):
         return "\n".join(f"--- {path.name}\n{path.read_text(errors='replace')}" for path in sorted(pathlib.Path(self.folder.name).iterdir()))
 
 
-def check_same_when_a_decode_worker_dies(ask: Callable[[int, int], Any], count: int = 6, model: pathlib.Path = MODEL) -> list[Any]:
+def check_same_when_a_decode_worker_dies(ask: Callable[[int, int], Any], count: int = 6, model: pathlib.Path = MODEL, settings: Sequence[str] = ()) -> list[Any]:
     """`ask(port, seed)` for `count` seeds at once, three times: undisturbed, with one of two decode workers killed meanwhile, and without it. The answers, which must be the same."""
 
     def begin(port: int) -> tuple[list[threading.Thread], dict[int, Any]]:
@@ -201,7 +201,7 @@ def check_same_when_a_decode_worker_dies(ask: Callable[[int, int], Any], count: 
         return threads, told
 
     rounds = []
-    with LocalCluster(prefill=1, decode=2, model=model) as cluster:
+    with LocalCluster(prefill=1, decode=2, model=model, settings=settings) as cluster:
         cluster.wait_ready()
         for kills in (False, True, False):
             threads, told = begin(cluster.port)
@@ -240,6 +240,34 @@ def pid_exists(pid: int) -> bool:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def family(pid: int) -> list[int]:
+    """A process and all below it."""
+    children: dict[int, list[int]] = {}
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                children.setdefault(int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]), []).append(int(entry.name))
+            except OSError:
+                continue
+    found, waiting = [], [pid]
+    while waiting:
+        found.append(waiting.pop())
+        waiting += children.get(found[-1], [])
+    return found
+
+
+def text_processes(pid: int) -> list[int]:
+    """Those of a process and all below it that work on text."""
+    found = []
+    for one in sorted(family(pid)):
+        try:
+            if pathlib.Path(f"/proc/{one}/stat").read_text().rpartition(")")[0].endswith("(sluice-text"):
+                found.append(one)
+        except OSError:
+            continue  # it has ended
+    return found
 
 
 def freeze(pid: int) -> None:

@@ -37,6 +37,12 @@ def running(cluster, pid):
     return sum(value for (name, _), value in harness.metrics(cluster.admin_port(pid)).items() if name == "sluice_worker_requests_running")
 
 
+def forced(cluster):
+    """Tokens that came with others since a grammar left no choice, at all workers."""
+    pids = cluster.pids_of("prefill") + cluster.pids_of("decode")
+    return sum(value for pid in pids for (name, _), value in harness.metrics(cluster.admin_port(pid)).items() if name == "sluice_worker_forced_tokens_total")
+
+
 def tell(cluster, fields, kills):
     """What a stream says, in its parts put together, and how often its worker was killed on the way."""
     stream = harness.Stream(cluster.port, "/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 1000, "temperature": 1, "seed": 9, **fields})
@@ -65,9 +71,10 @@ def tell(cluster, fields, kills):
     return (text, name, arguments, reason), killed
 
 
+@pytest.mark.parametrize("at_once", [0, 32], ids=["one-by-one", "runs"])
 @pytest.mark.parametrize("fields", [STRUCTURED, TOOLS], ids=["structured", "tools"])
-def test_a_worker_dies_at_every_tenth_token(model, fields):
-    settings = [f"gateway.placements_max={2 * DECODE_WORKERS}"]
+def test_a_worker_dies_at_every_tenth_token(model, fields, at_once):
+    settings = [f"gateway.placements_max={2 * DECODE_WORKERS}", f"worker.forced_tokens_max={at_once}"]
     with LocalCluster(prefill=1, decode=DECODE_WORKERS, model=model, settings=settings) as cluster:
         cluster.wait_ready()
         expected, _ = tell(cluster, fields, kills=False)
@@ -75,6 +82,18 @@ def test_a_worker_dies_at_every_tenth_token(model, fields):
         words = json.loads(text) if "structured_outputs" in fields else json.loads(arguments)["words"]
         assert len(words) == 40 and all(len(word) == 4 for word in words)
         assert (name, reason) == (("", "stop") if "structured_outputs" in fields else ("say", "tool_calls"))
+        assert (forced(cluster) > 40) == (at_once > 1)  # three characters between two words
         told, killed = tell(cluster, fields, kills=True)
         assert told == expected
         assert killed >= 3, cluster.logs()
+
+
+def test_each_token_by_itself_gives_the_same_bytes(model):
+    """This model has one token for each of these characters: no way to cut what is forced is another one."""
+    told = []
+    for most in (32, 1, 0):
+        with LocalCluster(prefill=1, decode=1, model=model, settings=[f"worker.forced_tokens_max={most}"]) as cluster:
+            cluster.wait_ready()
+            told.append(tell(cluster, STRUCTURED, kills=False))
+            assert (forced(cluster) > 40) == (most > 1)
+    assert told[0][0][3] == "stop" and told[1:] == told[:1] * 2

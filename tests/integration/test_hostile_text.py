@@ -35,22 +35,6 @@ def chat(server, text):
     return harness.request(server.port, "POST", "/v1/chat/completions", body, seconds=300)  # on a busy machine
 
 
-def text_processes(server):
-    """The ids of all processes below the server that work on text."""
-    below = {server.pid}
-    found = []
-    for folder in sorted(pathlib.Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
-        try:
-            name, _, rest = (folder / "stat").read_text().rpartition(")")
-        except OSError:
-            continue  # it has ended
-        if int(rest.split()[1]) in below:
-            below.add(int(folder.name))
-            if name.endswith("(sluice-text"):
-                found.append(int(folder.name))
-    return found
-
-
 @pytest.mark.parametrize("kind", ["memory", "stack", "width"])
 def test_a_chat_that_is_too_much_for_its_template_is_a_400_and_others_are_served(server, kind):
     answer = chat(server, kind)
@@ -83,7 +67,7 @@ def test_a_prompt_that_cannot_fit_is_refused_with_both_numbers(server):
 def test_lost_text_processes_are_replaced(server):
     assert chat(server, "hello").status == 200
     for which in (-1, 0):  # one that answers, and the host
-        os.kill(text_processes(server)[which], signal.SIGKILL)
+        os.kill(harness.text_processes(server.pid)[which], signal.SIGKILL)
         assert chat(server, "hello").status == 200
 
 
@@ -93,11 +77,11 @@ def test_the_server_ends_while_a_template_does_not(tmp_path):
     (model / "chat_template.jinja").write_text(HOSTILE)
     with harness.serve(model=model) as server:
         server.wait_ready()
-        processes = text_processes(server)
+        processes = harness.text_processes(server.pid)
         assert processes
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             slow = pool.submit(chat, server, "time")
-            harness.wait_until(lambda: len(text_processes(server)) >= 2, "a process for the call")
+            harness.wait_until(lambda: len(harness.text_processes(server.pid)) >= 2, "a process for the call")
             assert server.stop(seconds=240) == 0
             slow.exception()
     harness.wait_until(lambda: not any(harness.pid_exists(pid) for pid in processes), "no text process left behind")

@@ -1,6 +1,9 @@
 """Answers that keep to a form, from a model that knows nothing of it; judged by pydantic and re."""
+import contextlib
 import json
+import os
 import re
+import signal
 
 import openai
 import pytest
@@ -95,14 +98,114 @@ def test_what_cannot_be_done_is_refused_by_name(port, fields, param, names):
     assert post(port, "/v1/completions", prompt="Once", max_tokens=2).status == 200
 
 
-def test_structured_streams_survive_the_death_of_a_worker():
-    fields = {"model": harness.MODEL_ID, "messages": MESSAGES, "max_tokens": 300, "temperature": 1, "logit_bias": NO_SPACES,
-              "response_format": schema_format({"type": "array", "items": Pet.model_json_schema(), "minItems": 2, "maxItems": 2})}
+FORCING = "worker.forced_tokens_max=32"
 
+
+@pytest.fixture(scope="module")
+def forcing():
+    with harness.serve("--set", FORCING) as server:
+        server.wait_ready()
+        yield server
+
+
+def forced_tokens(port):
+    return sum(value for (name, _), value in harness.metrics(port).items() if name == "sluice_worker_forced_tokens_total")
+
+
+SENTENCE = "The little girl named Lily went to the park with her mom."
+SAYS_SENTENCE = {"prompt": "Once upon a time", "max_tokens": 100, "temperature": 1, "seed": 5, "structured_outputs": {"regex": SENTENCE.replace(".", "[.]")}}
+# Without spaces most of it is no choice: braces, names, the rest of a word.
+PETS = {"messages": MESSAGES, "max_tokens": 400, "temperature": 1,
+        "structured_outputs": {"json": {"type": "array", "items": Pet.model_json_schema(), "minItems": 2, "maxItems": 2}, "disable_any_whitespace": True}}
+
+
+def told(port, fields):
+    """Text and token ids of a streamed completion, why it ended, and its usage."""
+    text, ids, reason, usage = "", [], None, None
+    for chunk in harness.stream_chunks(port, "/v1/completions", **fields, return_token_ids=True, stream_options={"include_usage": True}):
+        usage = chunk.get("usage") or usage
+        for choice in chunk["choices"]:
+            text += choice["text"]
+            ids += choice.get("token_ids") or []
+            reason = choice["finish_reason"] or reason
+    return text, ids, reason, usage
+
+
+def test_what_leaves_no_choice_comes_in_few_steps(forcing):
+    server = forcing
+    before = forced_tokens(server.port)
+    text, ids, reason, usage = told(server.port, SAYS_SENTENCE)
+    assert (text, reason) == (SENTENCE, "stop")
+    assert usage["completion_tokens"] in (len(ids), len(ids) + 1)  # the end is a token, too
+    forced = forced_tokens(server.port) - before
+    assert forced > len(ids) / 2
+
+    # Probabilities are those of single tokens: each has its step, and the answer is the same.
+    answer = post(server.port, "/v1/completions", **SAYS_SENTENCE, logprobs=1).json()["choices"][0]
+    assert answer["text"] == SENTENCE and len(answer["logprobs"]["tokens"]) >= len(ids)
+    assert forced_tokens(server.port) - before == forced
+
+
+def test_an_answer_may_end_in_the_middle_of_what_has_to_come(forcing):
+    server = forcing
+    _, ids, _, _ = told(server.port, SAYS_SENTENCE)
+    for most in range(1, 6):
+        before = forced_tokens(server.port)
+        text, some, reason, usage = told(server.port, {**SAYS_SENTENCE, "max_tokens": most})
+        assert SENTENCE.startswith(text) and some == ids[:most] and reason == "length" and usage["completion_tokens"] == most
+        assert forced_tokens(server.port) - before == most - 1
+    text, _, reason, _ = told(server.port, {**SAYS_SENTENCE, "stop": ["named"]})
+    assert (text, reason) == ("The little girl ", "stop")
+    text, some, reason, _ = told(server.port, {**SAYS_SENTENCE, "stop_token_ids": [ids[4]]})
+    assert SENTENCE.startswith(text) and some == ids[:ids.index(ids[4])] and reason == "stop"
+
+
+def test_answers_are_the_same_however_many_tokens_come_at_once():
+    answers = []
+    for most in (32, 5, 1):
+        with harness.serve("--set", f"worker.forced_tokens_max={most}") as server:
+            server.wait_ready()
+            fields = [{**PETS, "seed": seed} for seed in range(4)]
+            fields += [{**fields[0], "n": 3}, {**fields[0], "frequency_penalty": 1.5, "repetition_penalty": 1.3}, {**fields[0], "logit_bias": {"300": -100}}]
+            answers.append([[choice["message"]["content"] for choice in post(server.port, "/v1/chat/completions", **one).json()["choices"]] for one in fields])
+            assert (forced_tokens(server.port) > 0) == (most > 1)
+            assert told(server.port, SAYS_SENTENCE)[0] == SENTENCE
+    assert answers[1] == answers[0] and answers[2] == answers[0]
+    for text in sum(answers[0], []):
+        assert len([Pet.model_validate(pet) for pet in json.loads(text)]) == 2, text
+
+
+def test_tokens_come_one_by_one_by_default(server):
+    assert told(server.port, SAYS_SENTENCE)[0] == SENTENCE
+    [choice] = post(server.port, "/v1/chat/completions", **PETS, seed=1).json()["choices"]
+    assert len([Pet.model_validate(pet) for pet in json.loads(choice["message"]["content"])]) == 2
+    assert forced_tokens(server.port) == 0
+
+
+def test_answers_go_on_when_the_workers_tokenizer_dies():
+    with harness.serve("--set", FORCING) as server:
+        server.wait_ready()
+        assert post(server.port, "/v1/chat/completions", messages=MESSAGES, max_tokens=1).status == 200
+        others = set(harness.text_processes(server.pid))  # of the gateway, which has to have one
+        assert told(server.port, SAYS_SENTENCE)[0] == SENTENCE
+        asked = set(harness.text_processes(server.pid)) - others
+        assert asked  # by the workers, how the model cuts what is forced
+        for pid in asked:
+            with contextlib.suppress(ProcessLookupError):  # it went with another one
+                os.kill(pid, signal.SIGKILL)
+        for words in ("So Lily said", "and Tom said", "and all of them said"):  # that nobody has asked it for
+            assert told(server.port, {**SAYS_SENTENCE, "structured_outputs": {"regex": words}})[0] == words
+        answer = post(server.port, "/v1/chat/completions", **PETS, seed=1)
+        assert answer.status == 200, answer.body
+        assert len([Pet.model_validate(pet) for pet in json.loads(answer.json()["choices"][0]["message"]["content"])]) == 2
+
+
+@pytest.mark.parametrize("settings", [[FORCING], []], ids=["runs", "one-by-one"])
+def test_structured_streams_survive_the_death_of_a_worker(settings):
     def ask(port, seed):
-        return post(port, "/v1/chat/completions", **fields, seed=seed).json()["choices"][0]["message"]["content"]
+        return post(port, "/v1/chat/completions", **PETS, seed=seed).json()["choices"][0]["message"]["content"]
 
-    harness.check_same_when_a_decode_worker_dies(ask, 8)
+    harness.check_same_when_a_decode_worker_dies(ask, 8, settings=settings)
 
 
 @pytest.fixture
