@@ -35,22 +35,27 @@ Backlog::Slot* Backlog::slot_of(std::uint32_t slot, std::uint64_t life) {
 
 void Backlog::placed(Number number, std::uint32_t prefill_slot, std::uint32_t decode_slot,
                      std::uint32_t uncached_tokens, std::uint32_t prompt_tokens, base::TimePoint now,
-                     double tpot_seconds_target, bool is_probe) {
+                     const Promise& promise) {
     slot_at(std::max(prefill_slot, decode_slot));
     Slot& slot = slots_[prefill_slot];
     if (slot.prompts.empty()) { slot.turned = now; }
-    slot.prompts.emplace(number, Prompt{.tokens = static_cast<double>(uncached_tokens), .placed = now});
+    Prompt& prompt = slot.prompts[number];
+    prompt = {.tokens = static_cast<double>(uncached_tokens), .placed = now};
+    if (std::isfinite(promise.ttft_seconds_left)) {
+        prompt.due = now + std::chrono::duration_cast<base::Duration>(Seconds(promise.ttft_seconds_left));
+        slot.due = std::min(slot.due, prompt.due);
+    }
     slot.count_prompts();
     slot.prompt_tokens += uncached_tokens;
     Slot& decodes = slots_[decode_slot];
     if (decodes.decoding > 0 || decodes.coming > 0) {
         decodes.joined = now;
-        decodes.probes = is_probe ? std::min(decodes.probes + 1, kProbesMax) : 0;
+        decodes.probes = promise.is_probe ? std::min(decodes.probes + 1, kProbesMax) : 0;
     }
     ++decodes.coming;
     slot.busy = decodes.busy = now;
-    if (std::isfinite(tpot_seconds_target)) {
-        ++decodes.targets[tpot_seconds_target];
+    if (std::isfinite(promise.tpot_seconds)) {
+        ++decodes.targets[promise.tpot_seconds];
         decodes.strictest = decodes.targets.begin()->first;
     }
     placed_[number] = {.prefill_slot = prefill_slot,
@@ -58,7 +63,7 @@ void Backlog::placed(Number number, std::uint32_t prefill_slot, std::uint32_t de
                        .prefill_life = lives_[prefill_slot],
                        .decode_life = lives_[decode_slot],
                        .prompt_tokens = prompt_tokens,
-                       .tpot_seconds_target = tpot_seconds_target,
+                       .tpot_seconds_target = promise.tpot_seconds,
                        .began = std::nullopt};
 }
 
@@ -70,7 +75,14 @@ void Backlog::take_prompt(Slot& slot, Number number, bool is_computed, base::Tim
     slot.prompt_tokens -= tokens;
     if (is_computed || prompt == slot.prompts.begin()) { slot.computed_tokens -= tokens; }
     slot.computed_tokens = std::clamp(slot.computed_tokens, 0.0, std::max(0.0, slot.prompt_tokens));
+    const base::TimePoint due = prompt->second.due;
     slot.prompts.erase(prompt);
+    if (due == slot.due) {
+        slot.due = base::TimePoint::max();
+        for (const auto& [other, waiting] : slot.prompts) {
+            slot.due = std::min(slot.due, waiting.due);
+        }
+    }
     slot.count_prompts();
     slot.turned = slot.busy = now;
 }
@@ -158,6 +170,20 @@ void Backlog::fetch(std::uint32_t number) const {
     }
 }
 
+/// A worker computes them after all others (worker/plan_batch.h).
+LatePrompts Backlog::late(const std::map<Number, Prompt>& prompts, base::TimePoint now) {
+    LatePrompts late;
+    for (const auto& [number, prompt] : prompts) {
+        if (prompt.due > now) {
+            if (late.next_tokens == 0) { late.next_tokens = prompt.tokens; }
+            continue;
+        }
+        late.prompts += 1;
+        late.tokens += prompt.tokens;
+    }
+    return late;
+}
+
 ExpectedLoad Backlog::expect(std::uint32_t number, base::TimePoint now) const {
     if (number >= slots_.size()) { return {}; }
     const Slot& slot = slots_[number];
@@ -168,6 +194,7 @@ ExpectedLoad Backlog::expect(std::uint32_t number, base::TimePoint now) const {
         load.first_tokens = std::clamp(slot.first_tokens - slot.computed_tokens, 0.0, load.prompt_tokens);
         load.first_since_seconds = std::max(0.0, Seconds(now - slot.turned).count());
     }
+    if (slot.due <= now) { load.late = late(slot.prompts, now); }
     load.decoding = slot.decoding;
     load.decode_context = slot.decode_context;
     load.coming = slot.coming;

@@ -22,10 +22,18 @@ public:
     /// Of a placement; never used twice.
     using Number = std::uint64_t;
 
-    /// `tpot_seconds_target`: infinite where nothing was promised. `is_probe`: as Placement's.
+    /// What a placement was promised; infinite: nothing.
+    struct Promise {
+        double ttft_seconds_left = std::numeric_limits<double>::infinity();
+        double tpot_seconds = std::numeric_limits<double>::infinity();
+        bool is_probe = false;  // as Placement's
+    };
     void placed(Number number, std::uint32_t prefill_slot, std::uint32_t decode_slot, std::uint32_t uncached_tokens,
-                std::uint32_t prompt_tokens, base::TimePoint now,
-                double tpot_seconds_target = std::numeric_limits<double>::infinity(), bool is_probe = false);
+                std::uint32_t prompt_tokens, base::TimePoint now, const Promise& promise);
+    void placed(Number number, std::uint32_t prefill_slot, std::uint32_t decode_slot, std::uint32_t uncached_tokens,
+                std::uint32_t prompt_tokens, base::TimePoint now) {
+        placed(number, prefill_slot, decode_slot, uncached_tokens, prompt_tokens, now, Promise{});
+    }
     /// Its first token was seen: it decodes. Without effect when it is not known, like ended().
     void first_token(Number number, base::TimePoint now);
     void ended(Number number, base::TimePoint now);
@@ -45,6 +53,7 @@ private:
     struct Prompt {
         double tokens = 0;  // uncached
         base::TimePoint placed{};
+        base::TimePoint due = base::TimePoint::max();  // its first token
     };
     /// What expect() reads stands first, in two cache lines.
     struct alignas(64) Slot {
@@ -59,12 +68,13 @@ private:
         double decoding = 0;
         double decode_context = 0;
         double strictest = std::numeric_limits<double>::infinity();  // the least of `targets`
-        base::TimePoint turned{};                 // when the prompt whose turn it is was known to have computed_tokens
-        base::TimePoint busy{};                   // when there was something to do last
-        base::TimePoint joined{};                 // when something was placed beside other work last
-        int probes = 0;                           // in a row, of those that were
-        std::map<Number, Prompt> prompts;         // without a first token yet, oldest first
-        std::map<double, std::uint32_t> targets;  // of those placed here to decode, how many have each
+        base::TimePoint turned{};  // when the prompt whose turn it is was known to have computed_tokens
+        base::TimePoint busy{};    // when there was something to do last
+        base::TimePoint joined{};  // when something was placed beside other work last
+        base::TimePoint due = base::TimePoint::max();  // the first token that is due first
+        int probes = 0;                                // in a row, of those that were
+        std::map<Number, Prompt> prompts;              // without a first token yet, oldest first
+        std::map<double, std::uint32_t> targets;       // of those placed here to decode, how many have each
 
         /// `prompts` have changed.
         void count_prompts() {
@@ -83,6 +93,7 @@ private:
     };
     Slot& slot_at(std::uint32_t slot);
     Slot* slot_of(std::uint32_t slot, std::uint64_t life);
+    static LatePrompts late(const std::map<Number, Prompt>& prompts, base::TimePoint now);
     static void take_prompt(Slot& slot, Number number, bool is_computed, base::TimePoint now);
 
     std::unordered_map<Number, Placed> placed_;

@@ -49,12 +49,20 @@ struct PendingLoad {
     bool operator==(const PendingLoad&) const = default;
 };
 
+/// Prompts whose first token should have been there by now.
+struct LatePrompts {
+    double prompts = 0;
+    double tokens = 0;       // of them
+    double next_tokens = 0;  // of the oldest prompt that is not late; 0: there is none
+};
+
 /// What a worker is expected to have left to do now (Backlog). What predictions go by; bounds go by the two above.
 struct ExpectedLoad {
     double prompts = 0;              // without a first token
     double prompt_tokens = 0;        // of them, not computed yet
     double first_tokens = 0;         // of these, what the prompt whose turn it is has left ...
     double first_since_seconds = 0;  // ... or had so long ago
+    LatePrompts late = {};           // of `prompts`
     double decoding = 0;             // sequences
     double decode_context = 0;       // their tokens
     double coming = 0;               // prompts, there or elsewhere, that will decode here

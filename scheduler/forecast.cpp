@@ -257,6 +257,17 @@ std::array<PrefillForecast, kLengths.size()> forecast_prefills(
     return forecasts;
 }
 
+WorkerView without_late(const WorkerView& worker) {
+    WorkerView others = worker;
+    const LatePrompts& late = worker.expected.late;
+    if (late.prompts == 0) { return others; }
+    ExpectedLoad& load = others.expected;
+    load.prompts = std::max(0.0, load.prompts - late.prompts);
+    load.prompt_tokens = std::max(0.0, load.prompt_tokens - late.tokens);
+    load.first_tokens = std::min(load.prompt_tokens, late.next_tokens);
+    return others;
+}
+
 double forecast_tpot(const WorkerView& worker, const PlaceQuery& query) {
     return forecast_tpot(worker, query, worker.expected.decoding + worker.expected.coming);
 }

@@ -24,6 +24,9 @@ PrefillForecast forecast_prefill(const WorkerView& worker, const PlaceQuery& que
 /// The same, with nothing cached, for prompts of several lengths. The query's own length does not count.
 std::array<PrefillForecast, kLengths.size()> forecast_prefills(
     const WorkerView& worker, const PlaceQuery& query, const std::array<double, kLengths.size()>& prompt_tokens);
+/// The worker as a prompt finds it that will be in time: those that are late come after it. What is told of a placement
+/// goes by this; who is let in does not, or those that are late would never have their turn.
+WorkerView without_late(const WorkerView& worker);
 /// Mean gap between tokens when this sequence joins what is there and is coming.
 double forecast_tpot(const WorkerView& worker, const PlaceQuery& query);
 /// The same when it joins `company` sequences.

@@ -145,7 +145,10 @@ void InFlight::add(const PlacedRequest& placed, base::TimePoint now) {
     count_prefill(record, true);
     count_decode(record, true);
     backlog_.placed(record.number, placed.prefill_slot, placed.decode_slot, placed.uncached_tokens,
-                    placed.prompt_tokens, now, placed.tpot_seconds_target, placed.is_probe);
+                    placed.prompt_tokens, now,
+                    {.ttft_seconds_left = placed.ttft_seconds_left,
+                     .tpot_seconds = placed.tpot_seconds_target,
+                     .is_probe = placed.is_probe});
     change(record);
     const Watched watched{placed.request, record.number};
     slot_at(placed.prefill_slot).watched.push_back(watched);

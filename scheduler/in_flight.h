@@ -34,6 +34,7 @@ struct PlacedRequest {
     std::uint64_t decode_blocks = 0;                                       // for prompt and answer
     double ttft_seconds = 0;                                               // predicted
     double tpot_seconds = 0;                                               // predicted
+    double ttft_seconds_left = std::numeric_limits<double>::infinity();    // of what was promised, when it was placed
     double tpot_seconds_target = std::numeric_limits<double>::infinity();  // promised
     std::uint32_t answer_tokens_max = 0;
     double answer_tokens = 0;  // that the tenant was charged for

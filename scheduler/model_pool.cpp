@@ -234,6 +234,7 @@ void ModelPool::take(const proto::PlaceRequest& request, const Placement& placem
                                .decode_blocks = decode_blocks,
                                .ttft_seconds = placement.ttft_seconds,
                                .tpot_seconds = placement.tpot_seconds,
+                               .ttft_seconds_left = ttft_seconds_left(request),
                                .tpot_seconds_target = tpot_seconds_target(request),
                                .answer_tokens_max = request.new_tokens_max(),
                                .answer_tokens = answer_tokens,

@@ -369,7 +369,7 @@ private:
     Side prefill_side(std::size_t index) const {
         const WorkerView& worker = view_.workers[index];
         const Held held = held_tokens(worker, query_, index);
-        const PrefillForecast forecast = prefill_at(index, held);
+        const PrefillForecast forecast = prefill_at(worker, index, held);
         const double own = forecast.ttft_seconds - forecast.queue_seconds;
         return {.index = index,
                 .seconds = forecast.ttft_seconds,
@@ -393,8 +393,7 @@ private:
 
     /// What lies below the pool of a worker is loaded while other prompts are computed; or it is computed, where that
     /// is sooner.
-    PrefillForecast prefill_at(std::size_t index, const Held& held) const {
-        const WorkerView& worker = view_.workers[index];
+    PrefillForecast prefill_at(const WorkerView& worker, std::size_t index, const Held& held) const {
         const Prefix prefix = prefix_of(index, held);
         PrefillForecast loaded = forecast_prefill(worker, query_, prefix.tokens);
         if (prefix.below.seconds <= loaded.queue_seconds) { return loaded; }
@@ -403,8 +402,7 @@ private:
         return computed.ttft_seconds < loaded.ttft_seconds ? computed : loaded;
     }
 
-    LocalForecast local_at(std::size_t index, const Held& held) const {
-        const WorkerView& worker = view_.workers[index];
+    LocalForecast local_at(const WorkerView& worker, std::size_t index, const Held& held) const {
         const Prefix prefix = prefix_of(index, held);
         LocalForecast loaded = forecast_local(worker, query_, prefix.tokens);
         const double more = prefix.below.seconds - loaded.prefill.queue_seconds;
@@ -444,7 +442,7 @@ private:
     Option local_option(std::size_t index) const {
         const WorkerView& worker = view_.workers[index];
         const Held held = held_tokens(worker, query_, index);
-        const LocalForecast local = local_at(index, held);
+        const LocalForecast local = local_at(worker, index, held);
         const bool misses =
             local.tpot_seconds > query_.tpot_seconds_target || local.prefill.ttft_seconds > query_.ttft_seconds_left;
         const double own = local.prefill.ttft_seconds - local.prefill.queue_seconds;
@@ -479,9 +477,19 @@ private:
     }
 
     PrefillForecast forecast_of(const Option& option) const {
-        const Held held = held_tokens(view_.workers[option.prefill], query_, option.prefill);
-        return option.prefill == option.decode.index ? local_at(option.prefill, held).prefill
-                                                     : prefill_at(option.prefill, held);
+        return forecast_on(view_.workers[option.prefill], option);
+    }
+    /// On the worker of its prefill, as it is seen in `worker`.
+    PrefillForecast forecast_on(const WorkerView& worker, const Option& option) const {
+        const Held held = held_tokens(worker, query_, option.prefill);
+        return option.prefill == option.decode.index ? local_at(worker, option.prefill, held).prefill
+                                                     : prefill_at(worker, option.prefill, held);
+    }
+    /// What is told of it.
+    PrefillForecast expected_of(const Option& option) const {
+        const WorkerView& worker = view_.workers[option.prefill];
+        return worker.expected.late.prompts == 0 || option.misses ? forecast_of(option)
+                                                                  : forecast_on(without_late(worker), option);
     }
 
     Placement describe(const Option& option) const {
@@ -489,7 +497,7 @@ private:
         const WorkerView& decode = view_.workers[option.decode.index];
         const bool local = option.prefill == option.decode.index;
         const std::uint32_t cached = held_tokens(prefill, query_, option.prefill).prefix;
-        const PrefillForecast forecast = forecast_of(option);
+        const PrefillForecast forecast = expected_of(option);
         const auto source = kv_source(option.prefill, cached);
         const bool is_probe = option.misses && may_refuse(option);  // and yet here
         const bool last_resort = decode_.rank > 0 || (prefill_.found() && prefill_.rank > 0);

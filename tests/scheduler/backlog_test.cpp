@@ -74,7 +74,7 @@ TEST_CASE("since when nothing has joined others on a worker, with longer pauses 
     backlog.reported(0, {}, clock.now());
     REQUIRE(unjoined() == Approx(3));
     const auto place = [&](Backlog::Number number, bool is_probe) {
-        backlog.placed(number, 0, 0, 100, 100, clock.now(), 0.02, is_probe);
+        backlog.placed(number, 0, 0, 100, 100, clock.now(), {.tpot_seconds = 0.02, .is_probe = is_probe});
     };
     place(1, false);  // alone
     REQUIRE(unjoined() == Approx(3));
@@ -122,6 +122,40 @@ TEST_CASE("a worker is idle from the end of the last thing that it had to do", "
     SECTION("an empty report changes nothing") {
         backlog.reported(1, {}, clock.now());
         REQUIRE(idle(1) == Approx(2));
+    }
+}
+
+TEST_CASE("a prompt whose first token should be there by now is late", "[scheduler][backlog]") {
+    base::FakeClock clock;
+    Backlog backlog;
+    backlog.placed(1, 0, 0, 400, 500, clock.now(), {.ttft_seconds_left = 1});
+    backlog.placed(2, 0, 0, 300, 300, clock.now(), {.ttft_seconds_left = 2});
+    backlog.placed(3, 0, 0, 200, 200, clock.now());  // was promised nothing
+    const auto late = [&] { return backlog.expect(0, clock.now()).late; };
+    clock.advance(900ms);
+    REQUIRE(late().prompts == 0);
+    clock.advance(200ms);
+    REQUIRE(late().prompts == 1);
+    REQUIRE(late().tokens == 400);
+    REQUIRE(late().next_tokens == 300);
+    REQUIRE(backlog.expect(0, clock.now()).prompts == 3);  // it has to be computed all the same
+    REQUIRE(backlog.expect(0, clock.now()).prompt_tokens == 900);
+    SECTION("one after the other") {
+        clock.advance(1s);
+        REQUIRE(late().prompts == 2);
+        REQUIRE(late().tokens == 700);
+        REQUIRE(late().next_tokens == 200);
+        backlog.first_token(3, clock.now());
+        REQUIRE(late().next_tokens == 0);
+        backlog.first_token(1, clock.now());
+        REQUIRE(late().prompts == 1);
+        backlog.first_token(2, clock.now());
+        REQUIRE(late().prompts == 0);
+    }
+    SECTION("until it is withdrawn") {
+        backlog.ended(1, clock.now());
+        REQUIRE(late().prompts == 0);
+        REQUIRE(backlog.expect(0, clock.now()).prompts == 2);
     }
 }
 

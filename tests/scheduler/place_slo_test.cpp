@@ -108,3 +108,17 @@ TEST_CASE("a worker whose streams have TPOT targets has only part of its time fo
     cluster.workers[0].expected.residual_seconds = 0.2;
     REQUIRE(cluster.placed(500).ttft_seconds < 0.9 * paced);
 }
+
+TEST_CASE("what is told of a placement goes by who comes before it, what is decided by all who wait",
+          "[scheduler][place][slo]") {
+    Cluster cluster{{learned({.id = 1, .role = Role::mixed, .requests_waiting = 3, .prefill_tokens_queued = 1500})}};
+    cluster.ttft_seconds_left = 3;
+    const double behind_all = cluster.placed(100).ttft_seconds;
+    cluster.workers[0].expected.late = {.prompts = 2, .tokens = 1000, .next_tokens = 500};
+    const double told = cluster.placed(100).ttft_seconds;
+    REQUIRE(told < behind_all - 0.9);
+    REQUIRE(told > 0.5);
+    cluster.rules.admit_by_prediction = true;
+    cluster.ttft_seconds_left = (told + behind_all) / 2;
+    REQUIRE(cluster.refused(100).reason == "slo_infeasible");
+}
