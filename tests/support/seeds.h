@@ -15,8 +15,8 @@ inline unsigned seeds_of(unsigned usual) {
     return usual * seeds_times();
 }
 
-/// The same for a model without threads, whose outcomes an ordinary build tries: a sanitizer, which looks for other
-/// faults and takes ten times as long, gets a fifth of them.
+/// The same for what has all its outcomes tried by an ordinary build (a modelled cluster, a kernel): a sanitizer, which
+/// looks for other faults and takes ten times as long, gets a fifth of them.
 inline unsigned modelled_seeds_of(unsigned usual) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     return seeds_of(usual / 5);

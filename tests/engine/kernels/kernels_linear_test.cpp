@@ -2,9 +2,11 @@
 
 #include "tests/engine/kernels/kernels_fixture.h"
 #include "tests/support/catch.h"
+#include "tests/support/seeds.h"
 
 using namespace kernels_test;
 using engine::WeightFormat;
+using test_support::modelled_seeds_of;
 
 namespace {
 
@@ -26,7 +28,7 @@ std::vector<float> run_linear(engine::Backend& backend, Matrix& matrix, const st
 }  // namespace
 
 TEST_CASE("linear equals the reference for odd shapes and touches nothing else", "[kernels]") {
-    const auto seed = GENERATE(range(0u, 60u));
+    const auto seed = GENERATE(range(0u, modelled_seeds_of(60)));
     CAPTURE(seed);
     Random random{seed};
     for (const std::string& family : fast_families()) {
@@ -51,7 +53,7 @@ TEST_CASE("linear equals the reference for odd shapes and touches nothing else",
 }
 
 TEST_CASE("linear gives a row the same bits in any company and with any number of threads", "[kernels][property]") {
-    const auto seed = GENERATE(range(0u, 40u));
+    const auto seed = GENERATE(range(0u, modelled_seeds_of(40)));
     CAPTURE(seed);
     Random random{seed};
     for (const std::string& family : fast_families()) {
@@ -108,7 +110,7 @@ TEST_CASE("linear gives a row the same bits alone and among more rows than one b
 }
 
 TEST_CASE("mlp gives the bits of its products and its activation one by one", "[kernels][property]") {
-    const auto seed = GENERATE(range(0u, 40u));
+    const auto seed = GENERATE(range(0u, modelled_seeds_of(40)));
     CAPTURE(seed);
     Random random{seed};
     for (const std::string& family : fast_families()) {
