@@ -5,12 +5,13 @@
 #include <cstdio>
 #include <memory>
 
+#include "base/log_pattern.h"
+
 namespace base {
 
 void init_log(const LogOptions& options) {
     auto logger = std::make_shared<spdlog::logger>("sluice", std::make_shared<spdlog::sinks::stderr_sink_mt>());
-    const std::string role = options.role.empty() ? "" : options.role + " ";
-    logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l " + role + "%v");
+    logger->set_pattern(log_pattern(options.role));
     const auto level = spdlog::level::from_str(options.level);
     logger->set_level(level == spdlog::level::off && options.level != "off" ? spdlog::level::info : level);
     logger->flush_on(spdlog::level::info);

@@ -3,11 +3,15 @@
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
+#include <optional>
 #include <thread>
 #include <utility>
 
+#include "base/log.h"
+#include "base/log_limit.h"
 #include "cli/vllm_names.h"
 #include "gateway/http/server.h"
+#include "gateway/keys/key_keeper.h"
 
 namespace cli {
 namespace {
@@ -20,11 +24,31 @@ gateway::HttpResponse text_answer(unsigned status, std::string body, std::string
     return response;
 }
 
+/// Empty for who may read metrics.
+std::optional<gateway::HttpResponse> refused(gateway::KeyKeeper& keys, const gateway::HttpRequest& request,
+                                             base::TimePoint now) {
+    keys.tick(now);
+    const auto key = keys.who(request.head);
+    if (key && (*key)->allows("admin")) { return std::nullopt; }
+    base::warn_limited("metrics refused", "metrics are refused to {}: {}", request.client,
+                       key ? "key " + (*key)->id + " lacks the scope admin" : key.error().message);
+    if (key) { return text_answer(403, "this API key is not for operators: it lacks the scope 'admin'\n"); }
+    gateway::HttpResponse response = text_answer(401, key.error().message + "\n");
+    response.fields.emplace_back("WWW-Authenticate", "Bearer");
+    return response;
+}
+
 }  // namespace
+
+std::string read_admin_keys_file(base::Config& config) {
+    return config.string("admin.keys_file", "");
+}
 
 struct AdminServer::Impl {
     boost::asio::io_context io{1};
-    std::unique_ptr<FleetDesk> fleet;  // null: no page
+    std::unique_ptr<FleetDesk> fleet;          // null: no page
+    base::Metrics keys_metrics;                // those of a gateway's keys are not told of
+    std::unique_ptr<gateway::KeyKeeper> keys;  // null: everybody may read metrics
     std::unique_ptr<gateway::HttpServer> server;
     std::jthread thread;
 };
@@ -46,8 +70,15 @@ base::Result<std::unique_ptr<AdminServer>> AdminServer::start(const std::string&
                                                               bool allow_public, const base::Clock& clock,
                                                               base::Metrics& metrics, std::function<bool()> is_ready,
                                                               std::function<void()> before_metrics,
-                                                              std::unique_ptr<FleetDesk> fleet) {
+                                                              std::unique_ptr<FleetDesk> fleet,
+                                                              const std::string& keys_file) {
     auto admin = std::unique_ptr<AdminServer>(new AdminServer());
+    if (!keys_file.empty()) {
+        auto keys =
+            gateway::KeyKeeper::open({.path = keys_file, .clock = clock, .metrics = admin->impl_->keys_metrics});
+        if (!keys) { return base::pass_on(keys, "admin.keys_file"); }
+        admin->impl_->keys = std::move(*keys);
+    }
     gateway::HttpServer::Setup setup{
         .options = {}, .clock = clock, .handler = nullptr, .refused = nullptr, .refusal_body = nullptr, .cors = {}};
     setup.options.host = host;
@@ -59,7 +90,8 @@ base::Result<std::unique_ptr<AdminServer>> AdminServer::start(const std::string&
     setup.refused = [](const gateway::HttpRefusal&) {};
     setup.refusal_body = [](const gateway::HttpRefusal& refusal) { return refusal.message + "\n"; };
     setup.handler = [&metrics, is_ready = std::move(is_ready), before_metrics = std::move(before_metrics),
-                     desk = fleet.get()](gateway::HttpRequest request, std::shared_ptr<gateway::Exchange> exchange) {
+                     desk = fleet.get(), keys = admin->impl_->keys.get(),
+                     &clock](gateway::HttpRequest request, std::shared_ptr<gateway::Exchange> exchange) {
         const std::string path = request.head.path;
         const bool is_metrics = path == "/metrics" || path == "/metrics/vllm";
         const bool is_ours = is_metrics || path == "/live" || path == "/ready";
@@ -68,6 +100,9 @@ base::Result<std::unique_ptr<AdminServer>> AdminServer::start(const std::string&
             refusal.fields.emplace_back("Allow", "GET, HEAD");
             exchange->respond(std::move(refusal));
         } else if (is_metrics) {
+            if (auto refusal = keys != nullptr ? refused(*keys, request, clock.now()) : std::nullopt) {
+                return exchange->respond(std::move(*refusal));
+            }
             if (before_metrics) { before_metrics(); }
             std::string text = metrics.text();
             if (path != "/metrics") { text = vllm_names(text); }

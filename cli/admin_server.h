@@ -5,23 +5,29 @@
 #include <string>
 
 #include "base/clock.h"
+#include "base/config.h"
 #include "base/metrics.h"
 #include "base/result.h"
 #include "cli/fleet_desk.h"
 
 namespace cli {
 
+/// Setting `admin.keys_file`.
+std::string read_admin_keys_file(base::Config& config);
+
 /// The small HTTP listener of a process for operators: /metrics (and /metrics/vllm, what inference gateways read),
 /// /live (the process), /ready (takes work), and the fleet page where there is a desk for it. A thread of its own.
 class AdminServer {
 public:
     /// `clock` and `metrics` are borrowed; `before_metrics` is called when somebody asks for them, and may be empty.
-    /// Error: as gateway::HttpServer::start.
+    /// `keys_file`: of API keys; with it metrics are told to those of scope admin alone, probes to everybody. It is
+    /// read again when it has changed. Errors: as gateway::HttpServer::start; invalid_argument (the file of keys).
     static base::Result<std::unique_ptr<AdminServer>> start(const std::string& host, std::uint16_t port,
                                                             bool allow_public, const base::Clock& clock,
                                                             base::Metrics& metrics, std::function<bool()> is_ready,
                                                             std::function<void()> before_metrics = {},
-                                                            std::unique_ptr<FleetDesk> fleet = nullptr);
+                                                            std::unique_ptr<FleetDesk> fleet = nullptr,
+                                                            const std::string& keys_file = {});
     ~AdminServer();
     std::uint16_t port() const;
 

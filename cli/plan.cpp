@@ -93,7 +93,7 @@ base::Result<int> make_plan(const PlanCommand& command) {
         if (!done) { return base::pass_on(done); }
     }
     if (!command.helm_values.empty()) {
-        const auto done = write_planning_file(command.helm_values, plan_helm_values(result->rows[0]));
+        const auto done = write_planning_file(command.helm_values, plan_helm_values(*inputs, result->rows[0]));
         if (!done) { return base::pass_on(done); }
     }
     return 0;

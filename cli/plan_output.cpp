@@ -184,19 +184,26 @@ std::string plan_yaml(const PlanInputs& inputs, const PlanCommand& command, cons
     return text;
 }
 
-std::string plan_helm_values(const PlanRow& chosen) {
+std::string plan_helm_values(const PlanInputs& inputs, const PlanRow& chosen) {
     const Candidate& candidate = chosen.candidate;
-    std::string text = "# Made by `sluice plan`: workers of each role, for helm/sluice.\n";
-    if (is_colocated(chosen)) {
-        return text +
-               fmt::format("prefill: {{replicas: 0}}\ndecode: {{replicas: 0}}\nmixed: {{replicas: {}, gpus: {}}}\n",
-                           candidate.prefill_count * chosen.units, candidate.prefill.gpus());
-    }
-    return text + fmt::format(
-                      "prefill: {{replicas: {}, gpus: {}}}\ndecode: {{replicas: {}, gpus: {}}}\n"
-                      "mixed: {{replicas: 0}}\n",
-                      candidate.prefill_count * chosen.units, candidate.prefill.gpus(),
-                      candidate.decode_count * chosen.units, candidate.decode.gpus());
+    const PlannedGpu& gpu = inputs.gpus[candidate.gpu];
+    const auto pool = [&](const char* role, std::uint32_t count, const Split& split) {
+        // Of a machine that was measured nobody knows what its devices are called; its threads are known.
+        const std::string device = !gpu.is_this           ? fmt::format(", gpus: {}", split.gpus())
+                                   : gpu.this_threads > 0 ? fmt::format(", threads: {}", gpu.this_threads)
+                                                          : "";
+        return fmt::format("{}: {{replicas: {}{}}}\n", role, count * chosen.units, device);
+    };
+    const auto none = [](const char* role) { return fmt::format("{}: {{replicas: 0}}\n", role); };
+    const std::string pools =
+        is_colocated(chosen)
+            ? none("prefill") + none("decode") + pool("mixed", candidate.prefill_count, candidate.prefill)
+            : pool("prefill", candidate.prefill_count, candidate.prefill) +
+                  pool("decode", candidate.decode_count, candidate.decode) + none("mixed");
+    return "# Made by `sluice plan`: workers of each role and what they are to keep, for helm/sluice.\n" + pools +
+           fmt::format(
+               "config:\n  slo_classes:\n    default: {{ttft_ms: {:.6g}, tpot_ms: {:.6g}, attainment: {:.6g}}}\n",
+               inputs.targets.ttft_s * 1e3, inputs.targets.tpot_s * 1e3, inputs.targets.attainment);
 }
 
 std::string plan_json(const SearchSpace& space, const SearchResult& result, const std::vector<WhatIf>& what_ifs) {

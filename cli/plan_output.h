@@ -25,7 +25,7 @@ std::string plan_yaml(const PlanInputs& inputs, const PlanCommand& command,
                       PlanEvaluator& evaluator);
 
 /// Values for the chart in helm/: workers of each role and their GPUs.
-std::string plan_helm_values(const scheduler::planner::PlanRow& chosen);
+std::string plan_helm_values(const PlanInputs& inputs, const scheduler::planner::PlanRow& chosen);
 
 /// All rows with their figures.
 std::string plan_json(const scheduler::planner::SearchSpace& space, const scheduler::planner::SearchResult& result,

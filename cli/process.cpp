@@ -20,6 +20,8 @@
 #include "base/loopback.h"
 #include "cli/private_file.h"
 
+#include "commit.h"
+
 namespace cli {
 
 using base::ErrorCode;
@@ -295,7 +297,8 @@ void unblock_signals() {
 
 void tell_version(base::Metrics& metrics) {
     metrics
-        .gauge("sluice_build_info", "Always 1; its label is the version of the process", {{"version", SLUICE_VERSION}})
+        .gauge("sluice_build_info", "Always 1; its labels are the version of the process and what it was built of",
+               {{"version", SLUICE_VERSION}, {"commit", SLUICE_COMMIT}, {"build_type", SLUICE_BUILD_TYPE}})
         .Set(1);
 }
 

@@ -16,6 +16,8 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/log_file.h"
+#include "cli/admin_server.h"
 #include "cli/lease_access.h"
 #include "cli/otlp_exporter.h"
 #include "cli/served_models.h"
@@ -94,6 +96,8 @@ base::Result<AllSettings> read_all_settings(const CommonFlags& flags, bool mint)
     if (const auto cluster = read_cluster(*config, mint); !cluster) { return base::pass_on(cluster); }
     AllSettings settings;
     settings.log_level = read_log_level(*config, flags);
+    base::LogFile::read(*config);
+    read_admin_keys_file(*config);
     settings.priorities = scheduler::SchedulerOptions::read(*config).priorities;
     read_lease_access(*config);
     auto gateway_options = gateway::GatewayOptions::read(*config);

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/config_asked.h"
 #include "base/log.h"
+#include "base/log_file.h"
 #include "base/metrics.h"
 #include "cli/admin_server.h"
 #include "cli/certificate_watch.h"
@@ -30,12 +31,13 @@ namespace {
 
 /// The admin listener where one was asked for; says its address.
 base::Result<std::unique_ptr<AdminServer>> start_admin(std::int32_t port, const std::string& host,
-                                                       const CommonFlags& flags, const base::Clock& clock,
-                                                       base::Metrics& metrics, std::function<bool()> is_ready,
+                                                       const std::string& keys_file, const CommonFlags& flags,
+                                                       const base::Clock& clock, base::Metrics& metrics,
+                                                       std::function<bool()> is_ready,
                                                        std::function<void()> before_metrics = {}) {
     if (port < 0) { return nullptr; }
     auto admin = AdminServer::start(host, static_cast<std::uint16_t>(port), flags.listen_public, clock, metrics,
-                                    std::move(is_ready), std::move(before_metrics));
+                                    std::move(is_ready), std::move(before_metrics), nullptr, keys_file);
     if (admin) { std::fprintf(stderr, "  admin at http://%s:%u/metrics\n", host.c_str(), unsigned{(*admin)->port()}); }
     return admin;
 }
@@ -71,6 +73,8 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
     auto config = read_config(command.common);
     if (!config) { return base::pass_on(config); }
     set_log_level(read_log_level(*config, command.common));
+    const auto log_file = base::LogFile::read(*config);
+    const auto admin_keys_file = read_admin_keys_file(*config);
     const auto options = scheduler::SchedulerOptions::read(*config);
     const LeaseAccess lease_access = read_lease_access(*config);
     const auto cluster = read_cluster(*config, false);
@@ -80,6 +84,7 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
     know_worker_sections(*config);
     know_tracing_section(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
+    if (const auto opened = log_file.open("scheduler"); !opened) { return base::pass_on(opened); }
     const auto address = split_address(command.listen);
     if (!address) { return base::pass_on(address); }
     if (const auto allowed = check_listen_host(address->first, command.common); !allowed) {
@@ -95,8 +100,8 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
     if (!server) { return base::pass_on(server); }
     std::fprintf(stderr, "sluice scheduler at %s%s\n", (*server)->address().c_str(),
                  may_stand_by ? (", one of those that share " + options.leader_lease).c_str() : "");
-    const auto admin =
-        start_admin(command.admin_port, address->first, command.common, clock, metrics, [] { return true; });
+    const auto admin = start_admin(command.admin_port, address->first, admin_keys_file, command.common, clock, metrics,
+                                   [] { return true; });
     if (!admin) { return base::pass_on(admin); }
     reloader.start(command.common, false, metrics,
                    [served = server->get()](const AllSettings& settings) -> base::Result<void> {
@@ -117,6 +122,8 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     auto config = read_config(command.common);
     if (!config) { return base::pass_on(config); }
     set_log_level(read_log_level(*config, command.common));
+    const auto log_file = base::LogFile::read(*config);
+    const auto admin_keys_file = read_admin_keys_file(*config);
     const auto cluster = read_cluster(*config, false);
     if (!cluster) { return base::pass_on(cluster); }
     if (const auto role = base::peer_role_of(worker::role_name(command.role))) {
@@ -129,6 +136,9 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     setup.text = read_text_config(*config);
     const auto tracing = TracingOptions::read(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
+    if (const auto opened = log_file.open(std::string(worker::role_name(command.role))); !opened) {
+        return base::pass_on(opened);
+    }
     const auto address = split_address(command.listen);
     if (!address) { return base::pass_on(address); }
     if (const auto allowed = check_listen_host(address->first, command.common); !allowed) {
@@ -158,7 +168,7 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
                                         load_progress(std::string(worker::role_name(command.role))));
     if (!process) { return base::pass_on(process); }
     std::fprintf(stderr, "sluice %s\n", (*process)->describe().c_str());
-    const auto admin = start_admin(command.admin_port, address->first, command.common, clock, metrics,
+    const auto admin = start_admin(command.admin_port, address->first, admin_keys_file, command.common, clock, metrics,
                                    [worker = process->get()] { return worker->is_ready(); });
     if (!admin) { return base::pass_on(admin); }
     reloader.start(command.common, false, metrics);
@@ -177,6 +187,8 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     auto config = read_config(command.common);
     if (!config) { return base::pass_on(config); }
     set_log_level(read_log_level(*config, command.common));
+    const auto log_file = base::LogFile::read(*config);
+    const auto admin_keys_file = read_admin_keys_file(*config);
     const auto cluster = read_cluster(*config, false);
     if (!cluster) { return base::pass_on(cluster); }
     if (auto fits = cluster->check_role(base::PeerRole::gateway); !fits) { return fits; }
@@ -186,6 +198,7 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     know_scheduler_section(*config);
     know_worker_sections(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
+    if (const auto opened = log_file.open("gateway"); !opened) { return base::pass_on(opened); }
     options.http.host = command.host.value_or(options.http.host);
     options.http.port = command.port.value_or(options.http.port);
     options.http.allow_public |= command.common.listen_public;
@@ -221,8 +234,8 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     const auto is_ready = std::make_shared<std::atomic<bool>>(false);
     (*server)->when_ready([is_ready] { *is_ready = true; });
     const auto admin = start_admin(
-        command.admin_port, options.http.host, command.common, clock, metrics, [is_ready] { return is_ready->load(); },
-        [served = server->get()] { served->refresh_metrics(); });
+        command.admin_port, options.http.host, admin_keys_file, command.common, clock, metrics,
+        [is_ready] { return is_ready->load(); }, [served = server->get()] { served->refresh_metrics(); });
     if (!admin) { return base::pass_on(admin); }
     reloader.start(command.common, false, metrics,
                    [served = server->get()](const AllSettings& settings) { return served->change(settings.gateway); });
@@ -271,9 +284,9 @@ void add_gateway(CLI::App& app, GatewayCommand& command) {
     add_scheduler_flag(app, command.schedulers);
     app.add_option("--host", command.host, "address to listen on; default 127.0.0.1");
     app.add_option("--port", command.port, "port to listen on; 0: any free one; default 8000");
-    app.add_option(
-        "--admin-port", command.admin_port,
-        "also serve /metrics, /live and /ready on this port, without API keys; 0: any free one; default: not");
+    app.add_option("--admin-port", command.admin_port,
+                   "also serve /metrics, /live and /ready on this port, with API keys if admin.keys_file names some; "
+                   "0: any free one; default: not");
     add_common_flags(app, command.common);
 }
 

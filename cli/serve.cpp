@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/log_file.h"
 #include "cli/divide_cores.h"
 #include "cli/lease_access.h"
 #include "cli/metrics_text.h"
@@ -63,6 +64,8 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
         read_config(options.common, planned ? settings_yaml(planned->placement.settings) : std::string(), options.plan);
     if (!config) { return base::pass_on(config); }
     set_log_level(read_log_level(*config, options.common));
+    const auto log_file = base::LogFile::read(*config);
+    const auto admin_keys_file = read_admin_keys_file(*config);
 
     auto cluster = read_cluster(*config, true);
     if (!cluster) { return base::pass_on(cluster); }
@@ -80,6 +83,7 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     common_setup.text = text_options;
     const auto tracing = TracingOptions::read(*config);
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
+    if (const auto opened = log_file.open("serve"); !opened) { return base::pass_on(opened); }
     const KvTierSettings& tiers = common_setup.kv_tiers;
     if (cluster->is_minted && (!tiers.disk_path.empty() || tiers.s3.is_on())) {
         const auto key = kept_key(tiers);
@@ -221,14 +225,14 @@ base::Result<std::unique_ptr<LocalStack>> LocalStack::start(const ServeOptions& 
     if (!gateway) { return base::pass_on(gateway); }
     stack->gateway_ = std::move(*gateway);
     stack->has_page_ = gateway_options.has_page;
-    if (auto admin = stack->start_admin(options, gateway_options, cluster->control()); !admin) {
+    if (auto admin = stack->start_admin(options, gateway_options, admin_keys_file, cluster->control()); !admin) {
         return base::pass_on(admin);
     }
     return stack;
 }
 
 base::Result<void> LocalStack::start_admin(const ServeOptions& options, const gateway::GatewayOptions& gateway,
-                                           const proto::ClusterKey& key) {
+                                           const std::string& keys_file, const proto::ClusterKey& key) {
     if (options.admin_port < 0) {
         if (gateway.fleet_page == gateway::FleetPage::on) {
             spdlog::warn("gateway.fleet_page is on, and there is no port for it: add --admin-port PORT");
@@ -256,7 +260,8 @@ base::Result<void> LocalStack::start_admin(const ServeOptions& options, const ga
     }
     auto admin = AdminServer::start(
         host_, static_cast<std::uint16_t>(options.admin_port), options.common.listen_public, clock_, metrics_,
-        [is_ready = is_ready_] { return is_ready->load(); }, [this] { gateway_->refresh_metrics(); }, std::move(desk));
+        [is_ready = is_ready_] { return is_ready->load(); }, [this] { gateway_->refresh_metrics(); }, std::move(desk),
+        keys_file);
     if (!admin) { return base::pass_on(admin); }
     admin_ = std::move(*admin);
     return {};
@@ -385,7 +390,8 @@ void add_serve(CLI::App& app, ServeOptions& options) {
     app.add_option("--threads", options.threads, "compute threads of all workers together; 0: the machine's cores")
         ->capture_default_str();
     app.add_option("--admin-port", options.admin_port,
-                   "also serve /metrics, /live and /ready on this port, without API keys, and the fleet page where "
+                   "also serve /metrics, /live and /ready on this port, with API keys if admin.keys_file names some, "
+                   "and the fleet page where "
                    "gateway.fleet_page has it; 0: any free one; default: not");
     add_common_flags(app, options.common);
 }

@@ -70,7 +70,7 @@ private:
     LocalStack() = default;
     /// The admin listener where one is asked for, with the fleet page where the settings have it.
     base::Result<void> start_admin(const ServeOptions& options, const gateway::GatewayOptions& gateway,
-                                   const proto::ClusterKey& key);
+                                   const std::string& keys_file, const proto::ClusterKey& key);
     std::string address() const;  // of the gateway, without a path
     TopMoment look_at_itself();
 

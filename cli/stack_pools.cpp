@@ -5,8 +5,12 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/log_file.h"
+#include "cli/admin_server.h"
 #include "cli/lease_access.h"
 #include "cli/model/manifest.h"
+#include "cli/otlp_exporter.h"
+#include "cli/reload.h"
 #include "gateway/options.h"
 #include "scheduler/options.h"
 
@@ -25,6 +29,10 @@ base::Result<WorkerSetup> read_setup(const Settings& below, const CommonFlags& f
     scheduler::SchedulerOptions::read(*config);  // the other roles' sections are known, too
     read_lease_access(*config);
     gateway::GatewayOptions::read(*config);
+    read_log_level(*config, flags);
+    base::LogFile::read(*config);
+    read_admin_keys_file(*config);
+    TracingOptions::read(*config);
     if (const auto cluster = read_cluster(*config, true); !cluster) { return base::pass_on(cluster); }
     if (const auto read = config->finish(); !read) { return base::pass_on(read); }
     return setup;

@@ -63,6 +63,21 @@ std::string vllm_names(std::string_view metrics_text) {
                                alias.is_share ? sum.value / sum.workers : sum.value);
         }
     }
+    // What one router needs besides: how long its blocks are, and how many there are at each engine.
+    std::string infos;
+    for (const Sample& sample : *samples) {
+        if (sample.name != "sluice_worker_cache_config_info") { continue; }
+        const auto label = [&sample](const std::string& name) { return escaped(std::string(sample.label(name))); };
+        infos += fmt::format(
+            "vllm:cache_config_info{{model_name=\"{}\",engine=\"{}\",block_size=\"{}\",num_gpu_blocks=\"{}\"}} 1\n",
+            label("model"), label("worker"), label("block_size"), label("num_blocks"));
+    }
+    if (!infos.empty()) {
+        out +=
+            "# HELP vllm:cache_config_info Always 1; its labels are an engine's KV memory\n"
+            "# TYPE vllm:cache_config_info gauge\n" +
+            infos;
+    }
     return out;
 }
 

@@ -144,6 +144,7 @@ struct WorkerProcess::Impl {
     std::optional<base::Error> device_lost;  // guarded by mutex
 
     base::Result<void> start(base::Metrics& metrics, const std::function<void(std::uint64_t, std::uint64_t)>& progress);
+    void tell_cache(base::Metrics& metrics) const;
     base::Result<void> start_kv_parts(base::Metrics& metrics);
     base::Result<void> start_kv_events(base::Metrics& metrics);
     base::Result<void> start_kv_plane(base::Metrics& metrics);
@@ -189,6 +190,7 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
 
     sender_options.fetches_max = setup.limits.fetches_max;
     receiver_options.fetches_max = setup.limits.fetches_max;
+    tell_cache(metrics);
     if (engine->keeps_kv()) {
         grammars = std::make_unique<engine::GrammarPool>(
             vocabulary_of(setup.engine.model_dir, setup.text, engine->shape().vocabulary,
@@ -220,13 +222,28 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
     step_thread = std::jthread([this](std::stop_token stop) { worker::run_steps(*loop, stop); });
     server->serve(identity, *loop, board);
     registration = std::make_unique<worker::Registration>(
-        setup.scheduler_addresses, registration_message(), setup.limits, board, *clock,
+        setup.scheduler_addresses, registration_message(), setup.limits, board, *clock, metrics,
         [this] {
             spdlog::info("{}: draining, as the scheduler asks", setup.name);
             begin_drain();
         },
         setup.cluster.control());
     return {};
+}
+
+/// What KV memory there is and how it is kept: a row that is always 1.
+void WorkerProcess::Impl::tell_cache(base::Metrics& metrics) const {
+    if (!engine->keeps_kv()) { return; }
+    const kv_cache::KvFormat& format = engine->layout().format();
+    metrics
+        .gauge("sluice_worker_cache_config_info", "Always 1; its labels are the KV memory of the worker",
+               {{"model", setup.served_name},
+                {"worker", setup.name},
+                {"block_size", std::to_string(setup.engine.block_tokens)},
+                {"num_blocks", std::to_string(engine->blocks_total())},
+                {"dtype", std::string(format.dtype == kv_cache::KvDtype::f32 ? "f32" : "bf16")},
+                {"kv_format", format.name()}})
+        .Set(1);
 }
 
 base::Result<void> WorkerProcess::Impl::start_kv_parts(base::Metrics& metrics) {

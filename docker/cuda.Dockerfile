@@ -10,7 +10,9 @@ WORKDIR /src
 COPY scripts/bootstrap scripts/requirements-cuda.txt scripts/
 RUN scripts/bootstrap --cuda
 COPY . .
-RUN cmake --preset cuda && \
+# Of which commit the sources are, for sluice_build_info: the repository itself is not in the context. scripts/make-image says it.
+ARG COMMIT=""
+RUN cmake --preset cuda -DSLUICE_COMMIT="${COMMIT:-}" && \
     cmake --build --preset cuda --target sluice && \
     strip --strip-unneeded -o /usr/local/bin/sluice build/cuda/sluice && \
     install -D -m 644 "$(realpath .cuda/toolkit/lib/libcublasLt.so.13)" /usr/local/cuda/lib64/libcublasLt.so.13

@@ -9,6 +9,7 @@
 #include "gateway/anthropic/messages_answer.h"
 #include "gateway/cache/cache_ask.h"
 #include "gateway/cache/routed_ask.h"
+#include "gateway/explain/stage_times.h"
 #include "gateway/openai/json_writer.h"
 #include "gateway/openai/responses_answer.h"
 
@@ -331,6 +332,9 @@ void Answer::finish(unsigned status) {
     if (setup_.timelines != nullptr && setup_.timelines->is_on()) { keep_timeline(outcome); }
     const Usage total = usage();
     metrics().tokens(total.prompt_tokens, total.cached_tokens, total.completion_tokens);
+    if (setup_.tenant_tokens != nullptr) {
+        setup_.tenant_tokens->add(setup_.tenant, total.prompt_tokens, total.cached_tokens, total.completion_tokens);
+    }
     setup_.log.ended(setup_.tag, {.endpoint = form_of(setup_.header.endpoint).name,
                                   .model = metrics().model(),
                                   .status = status,
@@ -411,7 +415,9 @@ Outcome Answer::count_slo(unsigned status) {
 void Answer::keep_timeline(const Outcome& outcome) {
     std::vector<std::shared_ptr<const SequenceTimeline>> sequences;
     for (Choice& choice : choices_) {
-        if (choice.timeline) { sequences.push_back(std::move(choice.timeline)); }
+        if (!choice.timeline) { continue; }
+        observe_stages(setup_.metrics.registry(), metrics().model(), *choice.timeline);
+        sequences.push_back(std::move(choice.timeline));
     }
     const Explanation why = explain(sequences, outcome);
     for (const auto& [slo, miss] :

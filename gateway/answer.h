@@ -19,6 +19,7 @@
 #include "gateway/openai/response_form.h"
 #include "gateway/request/sequence_source.h"
 #include "gateway/request_log.h"
+#include "gateway/tenant_tokens.h"
 
 namespace gateway {
 
@@ -37,8 +38,9 @@ public:
         AnswerHeader header;
         RequestTag tag;
         RequestLog& log;
-        TimelineBook* timelines = nullptr;  // borrowed; null: none are kept
-        std::string tenant;                 // whom its sequences are counted for
+        TimelineBook* timelines = nullptr;      // borrowed; null: none are kept
+        std::string tenant;                     // whom its sequences are counted for
+        TenantTokens* tenant_tokens = nullptr;  // borrowed; null: nobody counts
         RequestSlo slo = {};
         base::Duration request_timeout;
         base::Duration ping_interval;  // zero: none

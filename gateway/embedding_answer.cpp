@@ -178,6 +178,7 @@ void EmbeddingAnswer::finish(unsigned status) {
                                   .model = metrics().model(),
                                   .status = status,
                                   .prompt_tokens = tokens});
+    if (setup_.tenant_tokens != nullptr && status == 200) { setup_.tenant_tokens->add(setup_.tenant, tokens, 0, 0); }
     setup_.done(*this);
 }
 

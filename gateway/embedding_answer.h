@@ -17,6 +17,7 @@
 #include "gateway/request/ports.h"
 #include "gateway/request/sequence_source.h"
 #include "gateway/request_log.h"
+#include "gateway/tenant_tokens.h"
 
 namespace gateway {
 
@@ -34,7 +35,8 @@ public:
         std::shared_ptr<Exchange> exchange;
         RequestTag tag;
         RequestLog& log;
-        std::string tenant;  // whom its texts are counted for
+        std::string tenant;                     // whom its texts are counted for
+        TenantTokens* tenant_tokens = nullptr;  // borrowed; null: nobody counts
         base::Duration request_timeout;
         std::size_t texts_at_once;                // > 0
         std::function<void(ClientAnswer&)> done;  // called once, last; must not destroy the answer from inside

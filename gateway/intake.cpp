@@ -54,7 +54,8 @@ Intake::Intake(Setup setup)
                .hash_key = setup_.hash_key,
                .rewriters = setup_.rewriters,
                .prefix_tokens_max = setup_.options.prefix_tokens_max,
-               .tenants_share_prefixes = setup_.options.tenants_share_prefixes}) {
+               .tenants_share_prefixes = setup_.options.tenants_share_prefixes}),
+      tenant_tokens_(setup_.metrics.registry(), setup_.options.tenants_named_max) {
     std::random_device device;
     std::seed_seq seed{device(), device(), device(), device()};
     random_.seed(seed);
@@ -331,6 +332,7 @@ std::shared_ptr<ClientAnswer> Intake::make_answer(PreparedRequest prepared, Requ
                                .tag = waiting.tag,
                                .log = setup_.log,
                                .tenant = waiting.tenant,
+                               .tenant_tokens = &tenant_tokens_,
                                .request_timeout = setup_.options.request_timeout,
                                .texts_at_once = setup_.options.embedding_texts_at_once,
                                .done = [this](ClientAnswer& one) { done(one); }});
@@ -364,6 +366,7 @@ std::shared_ptr<ClientAnswer> Intake::make_text_answer(PreparedRequest prepared,
                                                   .log = setup_.log,
                                                   .timelines = setup_.timelines,
                                                   .tenant = waiting.tenant,
+                                                  .tenant_tokens = &tenant_tokens_,
                                                   .slo = std::move(slo),
                                                   .request_timeout = setup_.options.request_timeout,
                                                   .ping_interval = ping,

@@ -105,6 +105,7 @@ private:
 
     Setup setup_;
     Stages stages_;
+    TenantTokens tenant_tokens_;
     std::mt19937_64 random_;
     std::unordered_map<ClientAnswer*, std::shared_ptr<ClientAnswer>> answers_;
     std::size_t in_flight_ = 0;

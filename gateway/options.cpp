@@ -36,6 +36,7 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
     options.model = config.string("gateway.model", options.model);
     options.aliases = config.strings("gateway.aliases", options.aliases);
     options.tenant_header = lower(config.string("gateway.tenant_header", options.tenant_header));
+    options.tenants_named_max = integer(config, "gateway.tenants_named_max", options.tenants_named_max, 0, 10'000);
     options.name = config.string("gateway.name", options.name);
     options.keys_file = config.string("gateway.keys_file", options.keys_file);
     options.tls_certificate_file = config.string("gateway.tls_certificate_file", options.tls_certificate_file);

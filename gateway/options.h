@@ -28,6 +28,7 @@ struct GatewayOptions {
     std::string model = "model";       // served name of the only model
     std::vector<std::string> aliases;  // further names for clients: ALIAS=MODEL, or an alias alone of the first model
     std::string tenant_header;         // field, in lower case, by which a trusted proxy names the tenant; empty: none
+    std::size_t tenants_named_max = 200;    // that have metrics by their name; those who come later share one
     std::vector<std::string> cors_origins;  // web pages whose scripts may ask: exact origins, or "*"; none: no page
     AccessLogKind access_log = AccessLogKind::all;
     bool has_page = false;                  // for people, at /

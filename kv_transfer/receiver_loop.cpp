@@ -319,8 +319,10 @@ bool KvReceiver::State::proceed(base::TimePoint now) {
             fail(handoff, {ErrorCode::deadline_exceeded, "KV hand-off passed its deadline"}, true);
             did = true;
         } else if (now >= silent_until(handoff->second)) {
+            const bool is_granted = handoff->second.phase == Handoff::Phase::granted;
+            if (is_granted) { metrics.count_expired_lease(); }
             fail(handoff,
-                 handoff->second.phase == Handoff::Phase::granted
+                 is_granted
                      ? base::Error{ErrorCode::deadline_exceeded, "lease ended: nothing heard from the prefill worker"}
                      : base::Error{ErrorCode::unavailable, "nothing heard from the prefill worker"},
                  true);

@@ -57,6 +57,9 @@ TransferMetrics::TransferMetrics(base::Metrics* metrics, const std::string& dire
                                         base::ttft_edges(), {{"transport", name}});
         inflight_bytes_ = &metrics->gauge("sluice_kv_transfer_inflight_bytes",
                                           "Bytes of KV frames sent and not yet acknowledged", {{"transport", name}});
+    } else {
+        leases_expired_ = &metrics->counter("sluice_kv_leases_expired_total",
+                                            "Room granted for KV that was taken back, since its sender fell silent");
     }
 }
 
@@ -74,6 +77,10 @@ void TransferMetrics::add_bytes(const KvMode& mode, std::uint64_t payload_bytes,
 
 void TransferMetrics::observe_duration(base::Duration duration) {
     if (duration_ != nullptr) { duration_->Observe(std::chrono::duration<double>(duration).count()); }
+}
+
+void TransferMetrics::count_expired_lease() {
+    if (leases_expired_ != nullptr) { leases_expired_->Increment(); }
 }
 
 void TransferMetrics::add_inflight(std::int64_t bytes) {

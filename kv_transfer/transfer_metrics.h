@@ -44,6 +44,8 @@ public:
     /// Of a frame that went so.
     void add_bytes(const KvMode& mode, std::uint64_t payload_bytes, std::uint64_t raw_bytes);
     void observe_duration(base::Duration duration);
+    /// Of the receiving direction: a grant ended since nothing was heard from the other side for the lease.
+    void count_expired_lease();
     void add_inflight(std::int64_t bytes);
 
 private:
@@ -56,6 +58,7 @@ private:
     std::vector<Bytes> bytes_;                   // raw, then each codec
     prometheus::Histogram* duration_ = nullptr;  // of the sending direction
     prometheus::Gauge* inflight_bytes_ = nullptr;
+    prometheus::Counter* leases_expired_ = nullptr;
 };
 
 }  // namespace kv_transfer

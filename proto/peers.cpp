@@ -95,6 +95,28 @@ std::shared_ptr<grpc::Channel> watch(
     return channel;
 }
 
+/// What gRPC shows of the file at `path`, from the first credentials on that ask for it. gRPC reads that file once a
+/// second, and goes on when all that asked has gone (1.51): so who only looks at settings must not begin it, for the
+/// file's descriptor is soon another one's.
+class OnDemand final : public grpc::experimental::CertificateProviderInterface {
+public:
+    explicit OnDemand(std::string path) : path_(std::move(path)) {}
+    grpc_tls_certificate_provider* c_provider() override {
+        std::call_once(is_begun_, [this] {
+            provider_ =
+                std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(path_, path_, kLookSeconds);
+            watch_ = watch(provider_);
+        });
+        return provider_->c_provider();
+    }
+
+private:
+    const std::string path_;
+    std::once_flag is_begun_;
+    std::shared_ptr<grpc::experimental::FileWatcherCertificateProvider> provider_;
+    std::shared_ptr<grpc::Channel> watch_;  // holds what `provider_` has
+};
+
 /// gRPC's own words, in our log. A server says with each connection that the caller named a host which its certificate
 /// does not: ours name none.
 void log_of_grpc(gpr_log_func_args* said) {
@@ -114,10 +136,7 @@ std::shared_ptr<Peers> Peers::make(std::shared_ptr<base::Certificates> certifica
 }
 
 Peers::Peers(std::shared_ptr<base::Certificates> certificates)
-    : certificates_(std::move(certificates)),
-      provider_(std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
-          certificates_->identity_path(), certificates_->identity_path(), kLookSeconds)),
-      watch_(watch(provider_)) {}
+    : certificates_(std::move(certificates)), provider_(std::make_shared<OnDemand>(certificates_->identity_path())) {}
 
 std::shared_ptr<grpc::ChannelCredentials> Peers::channel_credentials(base::PeerKind callee) {
     grpc::experimental::TlsChannelCredentialsOptions options;

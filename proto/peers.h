@@ -43,7 +43,6 @@ private:
 
     const std::shared_ptr<base::Certificates> certificates_;
     const std::shared_ptr<grpc::experimental::CertificateProviderInterface> provider_;
-    const std::shared_ptr<grpc::Channel> watch_;      // holds what `provider_` has
     std::mutex mutex_;                                // guards the next
     std::map<std::string, base::PeerName> accepted_;  // by certificate: at the last connection
 };

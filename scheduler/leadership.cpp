@@ -27,6 +27,7 @@ std::chrono::milliseconds until_next_look(std::chrono::milliseconds renewals_apa
 
 LeaderMetrics::LeaderMetrics(base::Metrics& metrics)
     : leads(metrics.gauge("sluice_scheduler_leads", "1 while this scheduler places requests, 0 while it stands by")),
+      epoch(metrics.gauge("sluice_scheduler_epoch", "Fencing token that commands bear; 0 while it stands by")),
       terms(metrics.counter("sluice_scheduler_terms_total", "Times that this scheduler began to lead")),
       lease_errors(metrics.counter("sluice_scheduler_lease_errors_total", "Looks at the leader's lease that failed")) {}
 

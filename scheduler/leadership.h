@@ -19,6 +19,7 @@ namespace scheduler {
 struct LeaderMetrics {
     explicit LeaderMetrics(base::Metrics& metrics);
     prometheus::Gauge& leads;
+    prometheus::Gauge& epoch;
     prometheus::Counter& terms;
     prometheus::Counter& lease_errors;
 };

@@ -48,6 +48,11 @@ struct ModelMetrics::Gauges {
             tokens.Set(stage.tokens);
             saturation.Set(share(stage.saturation, stage.workers));
         }
+        void clear() {
+            for (prometheus::Gauge* gauge : {&requests, &tokens, &saturation}) {
+                gauge->Set(0);
+            }
+        }
         prometheus::Gauge &requests, &tokens, &saturation;
     };
 
@@ -67,6 +72,18 @@ struct ModelMetrics::Gauges {
         }
     }
 
+    /// Nothing is known of any worker any more.
+    void clear() {
+        stale.Set(0);
+        prefill.clear();
+        decode.clear();
+        for (const auto& of_role : workers) {
+            for (prometheus::Gauge* gauge : of_role) {
+                gauge->Set(0);
+            }
+        }
+    }
+
     prometheus::Gauge& stale;
     OfStage prefill;
     OfStage decode;
@@ -79,7 +96,14 @@ ModelMetrics::ModelMetrics(base::Metrics& metrics, std::string model)
       decision_seconds_(metrics.histogram("sluice_scheduler_decision_duration_seconds",
                                           "Time of one placement decision", base::decision_edges())) {}
 
-ModelMetrics::~ModelMetrics() = default;
+ModelMetrics::~ModelMetrics() {
+    if (gauges_ != nullptr) { gauges_->clear(); }
+    for (const OfTenant& tenant : tenants_) {
+        if (tenant.placements == nullptr) { continue; }
+        tenant.placements->Set(0);
+        tenant.virtual_tokens->Set(0);
+    }
+}
 
 void ModelMetrics::decision(std::string_view path, std::string_view reason, double seconds) {
     decision_seconds_.Observe(seconds);

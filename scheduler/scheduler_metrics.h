@@ -21,7 +21,11 @@ namespace scheduler {
 class ModelMetrics {
 public:
     ModelMetrics(base::Metrics& metrics, std::string model);
+    /// Whoever knows of no worker any more, since it leads no more or others took the model's place, says 0: workers
+    /// that it told of last would else be counted beside those of the scheduler that leads.
     ~ModelMetrics();
+    ModelMetrics(const ModelMetrics&) = delete;
+    ModelMetrics& operator=(const ModelMetrics&) = delete;
 
     /// `path`: local, disaggregated or refused; `reason`: Placement::reason or Refusal::reason.
     void decision(std::string_view path, std::string_view reason, double seconds);

@@ -236,7 +236,11 @@ private:
     void set_leads(bool leads) {
         server_->GetHealthCheckService()->SetServingStatus(proto::Scheduler::service_full_name(), leads);
         leader_metrics_.leads.Set(leads ? 1 : 0);
+        tell_epoch();
     }
+
+    /// It may rise while the scheduler meets whoever has seen a higher one.
+    void tell_epoch() { leader_metrics_.epoch.Set(places() ? static_cast<double>(scheduler_->epoch()) : 0); }
 
     /// Its commands are counted, so the queue has room by construction.
     void push(Command command) {
@@ -328,6 +332,7 @@ private:
             finish(session, {grpc::StatusCode::DEADLINE_EXCEEDED, "no heartbeat during the lease"});
         }
         end_unregistered(now);
+        tell_epoch();
     }
 
     // Leading by a lease. A scheduler object lives for one term, and knows nothing of those before it.

@@ -62,13 +62,15 @@ milliseconds idle_report_interval(const sluice::proto::Registered& registered) {
 
 Registration::Registration(std::vector<std::string> scheduler_addresses, sluice::proto::RegisterWorker registration,
                            const WorkerOptions& options, ReportBoard& board, const base::Clock& clock,
-                           std::function<void()> on_drain, proto::ClusterKey key)
+                           base::Metrics& metrics, std::function<void()> on_drain, proto::ClusterKey key)
     : scheduler_addresses_(std::move(scheduler_addresses)),
       key_(std::move(key)),
       registration_(std::move(registration)),
       options_(options),
       board_(board),
       clock_(clock),
+      fenced_commands_(
+          metrics.counter("sluice_worker_fenced_commands_total", "Commands refused since a later scheduler leads")),
       on_drain_(std::move(on_drain)),
       thread_([this](std::stop_token stop) { run(stop); }) {}
 
@@ -123,6 +125,7 @@ bool Registration::follow(const std::string& address, const sluice::proto::Worke
     {
         const std::scoped_lock lock(mutex_);
         if (is_superseded(directive)) {
+            fenced_commands_.Increment();
             spdlog::warn("what the scheduler at {} says is refused: its epoch is over, a later one has been here: {}",
                          address, scheduler_epoch_.load());
             return false;

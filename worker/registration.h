@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/metrics.h"
 #include "proto/cluster_key.h"
 #include "proto/scheduler.pb.h"
 #include "proto/version.h"
@@ -36,7 +37,7 @@ public:
     /// since. `on_drain` is called (on a thread of this class, maybe more than once) when the scheduler asks for a
     /// drain. References must outlive this. `key`: shown to the scheduler.
     Registration(std::vector<std::string> scheduler_addresses, sluice::proto::RegisterWorker registration,
-                 const WorkerOptions& options, ReportBoard& board, const base::Clock& clock,
+                 const WorkerOptions& options, ReportBoard& board, const base::Clock& clock, base::Metrics& metrics,
                  std::function<void()> on_drain, proto::ClusterKey key = proto::ClusterKey());
     ~Registration();
 
@@ -62,6 +63,7 @@ private:
     const WorkerOptions options_;
     ReportBoard& board_;
     const base::Clock& clock_;
+    prometheus::Counter& fenced_commands_;
     const std::function<void()> on_drain_;
     std::atomic<bool> is_registered_{false};
     std::atomic<std::uint64_t> scheduler_epoch_{0};

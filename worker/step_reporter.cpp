@@ -9,6 +9,12 @@ namespace {
 /// step thread less than sorting more of them.
 constexpr std::size_t kChangesMax = 1 << 16;
 
+/// Bucket edges of tokens in a step: of one stream up to the largest chunk that is sensible.
+const std::vector<double>& token_edges() {
+    static const std::vector<double> edges = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384};
+    return edges;
+}
+
 /// Prompt tokens that a step has to compute before the sequence can be sampled, as far as one knows.
 std::uint32_t uncached_tokens(const Sequence& sequence) {
     const bool waits = sequence.state == SequenceState::waiting;
@@ -50,7 +56,10 @@ struct StepReporter::Instruments {
           step_mixed(step(metrics, "mixed")),
           idle_prefill(idle(metrics, role == role_name(Role::encode) ? "encode" : "prefill")),
           idle_decode(idle(metrics, "decode")),
-          idle_mixed(idle(metrics, "mixed")) {}
+          idle_mixed(idle(metrics, "mixed")),
+          tokens_prefill(tokens(metrics, role == role_name(Role::encode) ? "encode" : "prefill")),
+          tokens_decode(tokens(metrics, "decode")),
+          tokens_mixed(tokens(metrics, "mixed")) {}
 
     static prometheus::Counter& preemptions(base::Metrics& metrics, const std::string& model, const char* cause) {
         return metrics.counter("sluice_worker_preemptions_total",
@@ -63,6 +72,10 @@ struct StepReporter::Instruments {
     static prometheus::Histogram& step(base::Metrics& metrics, const char* phase) {
         return metrics.histogram("sluice_worker_step_duration_seconds", "Duration of one forward pass",
                                  base::tpot_edges(), {{"phase", phase}});
+    }
+    static prometheus::Histogram& tokens(base::Metrics& metrics, const char* phase) {
+        return metrics.histogram("sluice_worker_step_tokens", "Tokens computed in one forward pass", token_edges(),
+                                 {{"phase", phase}});
     }
     static prometheus::Histogram& idle(base::Metrics& metrics, const char* phase) {
         return metrics.histogram(
@@ -78,6 +91,7 @@ struct StepReporter::Instruments {
     prometheus::Counter &prefix_queries, &prefix_hits;
     prometheus::Histogram &step_prefill, &step_decode, &step_mixed;
     prometheus::Histogram &idle_prefill, &idle_decode, &idle_mixed;
+    prometheus::Histogram &tokens_prefill, &tokens_decode, &tokens_mixed;
 };
 
 StepReporter::StepReporter(kv_cache::KvCache& pool, ReportBoard& board, base::Metrics& metrics, const Labels& labels)
@@ -116,6 +130,8 @@ void StepReporter::note_step(const std::vector<StepShare>& shares, base::Duratio
     };
     of_phase(instruments_->step_prefill, instruments_->step_decode, instruments_->step_mixed)
         .Observe(std::chrono::duration<double>(duration).count());
+    of_phase(instruments_->tokens_prefill, instruments_->tokens_decode, instruments_->tokens_mixed)
+        .Observe(sample.prefill_tokens() + sample.decode_sequences());
     if (!idle_before) { return; }
     of_phase(instruments_->idle_prefill, instruments_->idle_decode, instruments_->idle_mixed)
         .Observe(std::max(0.0, std::chrono::duration<double>(*idle_before).count()));

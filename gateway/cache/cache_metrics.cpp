@@ -1,6 +1,7 @@
 #include "gateway/cache/cache_metrics.h"
 
 #include <algorithm>
+#include <vector>
 
 namespace gateway {
 namespace {
@@ -10,6 +11,11 @@ std::string lower(std::string_view word) {
     std::transform(text.begin(), text.end(), text.begin(),
                    [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
     return text;
+}
+
+const std::vector<double>& similarity_edges() {
+    static const std::vector<double> edges = {.5, .6, .7, .75, .8, .85, .9, .925, .95, .96, .97, .98, .99, 1};
+    return edges;
 }
 
 }  // namespace
@@ -37,6 +43,13 @@ void CacheMetrics::decided(const CacheAsk& ask, double saved_s) {
             .counter("sluice_gateway_cache_bypassed_total", "Requests that passed the cache by, and why",
                      {{"model", model}, {"reason", std::string(ask.refused)}})
             .Increment();
+    }
+    if (ask.similarity) {
+        metrics_
+            .histogram("sluice_gateway_cache_similarity_ratio",
+                       "How alike the question of an answer served by similarity was", similarity_edges(),
+                       {{"model", model}})
+            .Observe(*ask.similarity);
     }
     if (!ask.is_served()) { return; }
     const auto tokens = [&](const char* kind, std::uint64_t count) {

@@ -107,6 +107,11 @@ def cause_alerts() -> list[Alert]:
     served = f'group by ({MODEL}) (sluice_gateway_inflight_requests{{model!~"none|other"}})'
     leaders = "sum by (sluice_cluster) (sluice_scheduler_leads)"
     damage = 'sluice_kv_transfers_total{outcome=~"checksum_mismatch|oversize|wrong_request|no_capability"}'
+    failed = '{outcome="failed"}'
+
+    def level(way: str, matchers: str = "") -> str:
+        return f"sum by (sluice_cluster, instance, tier) (rate(sluice_kv_tier_{way}_total{matchers}[10m]))"
+
     return [
         Alert("SluiceNoPrefill", f"{served} unless on ({MODEL}) ({ready('prefill|mixed|encode')})", "1m", "page",
               "no worker that can compute prompts of {{ $labels.model }} is ready", "no-ready-workers.md"),
@@ -133,6 +138,9 @@ def cause_alerts() -> list[Alert]:
               "{{ $value | humanizePercentage }} of the KV memory of worker {{ $labels.worker }} waits for transfers to end", "kv-memory.md"),
         Alert("SluiceKvFull", "max by (sluice_cluster, model, worker) (sluice_worker_kv_cache_usage_ratio) > 0.95", "15m", "ticket",
               "the KV memory of worker {{ $labels.worker }} is full", "kv-memory.md"),
+        # How full a level is says nothing: it is a cache, and best when it is full.
+        Alert("SluiceKvLevelFails", f"({level('saves', failed)} + {level('loads', failed)}) / ({level('saves')} + {level('loads')} > 0) > 0.05", "10m", "ticket",
+              "{{ $value | humanizePercentage }} of what the level {{ $labels.tier }} of {{ $labels.instance }} was to take or to give failed", "kv-memory.md"),
         # A pool of encoders alone reads 1, having neither stage.
         Alert("SluiceSaturated", "max by (sluice_cluster, model, stage) (sluice_scheduler_pool_saturation_ratio) > 0.95"
               f' and on ({MODEL}) sum by ({MODEL}) (sluice_scheduler_workers{{role!="encode"}}) > 0', "10m", "ticket",

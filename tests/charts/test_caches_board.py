@@ -9,7 +9,7 @@ from test_live import Prometheus, asked, says_something
 pytestmark = pytest.mark.process
 POOL_BYTES = 800_000  # of the demo model: a context of 512 tokens and little else, so that prefixes go to the levels below and come back
 # Of two models behind one name, of failures, and of what a cache has learnt over days.
-NOT_HERE = ("in_context", "wrong_bound", "category_open", "evicted", "purged", 'kind="semantic"')
+NOT_HERE = ("in_context", "wrong_bound", "category_open", "evicted", "purged", "similarity", 'kind="semantic"')
 
 
 def test_every_line_about_caches_says_something_where_they_are_on(tmp_path):

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import re
+import resource
 import secrets
 import subprocess
 import threading
@@ -21,16 +22,17 @@ import pytest
 import chart
 import harness
 from harness import wait_until
+from running import Running
 from stopped_thread import stopped_threads
 from test_live import CLUSTER, Prometheus
 
 pytestmark = pytest.mark.process
 CONTEXT_TOKENS, FULL_TOKENS, BLOCK_TOKENS = 4096, 2000, 16
-CAUSES = {"SluiceKvDamaged", "SluiceKvRecomputed", "SluiceKvStranded", "SluiceKvFull", "SluiceSaturated", "SluiceWorkerStuck", "SluicePredictionsOff", "SluiceCertificateExpires"}
+CAUSES = {"SluiceKvDamaged", "SluiceKvRecomputed", "SluiceKvStranded", "SluiceKvFull", "SluiceKvLevelFails", "SluiceSaturated", "SluiceWorkerStuck", "SluicePredictionsOff", "SluiceCertificateExpires"}
 PATIENCE_S = 240  # for whatever has to come on a busy machine
 
 
-class Hurt:
+class Hurt(Running):
     """A scheduler, a prefill and a decode worker and a gateway, with certificates, and a Prometheus that scrapes them. Workers start anew with other settings at the same ports."""
 
     SETTINGS = """cluster: {certificates_look_ms: 100}
@@ -41,6 +43,7 @@ engine: {kv_dtype: f32}
 """
 
     def __init__(self, folder, model):
+        super().__init__()
         self.folder, self.model = folder, model
         self.environment = {"SLUICE_CLUSTER_KEY": secrets.token_hex(16)}
         self.certificates = folder / "certificates"
@@ -49,12 +52,12 @@ engine: {kv_dtype: f32}
         (folder / "sluice.yaml").write_text(self.SETTINGS)
         self.scheduler_port, self.port, *admin = range(first := harness.free_run_of_ports(5), first + 5)
         self.admin = dict(zip(("scheduler", "prefill", "decode"), admin, strict=True))
-        self.running = {}
         self.source = random.Random(20261130)
 
     def start(self, role, *words):
         certificate = self.certificates / role
-        self.running[role] = harness.Process([harness.BINARY, role, *words, "--config", self.folder / "sluice.yaml", "--set", f"cluster.certificate_file={certificate / 'tls.crt'}",
+        # Who writes beyond what its system lets it is told so, and goes on.
+        self.running[role] = harness.Process(["sh", "-c", "trap '' XFSZ; exec \"$@\"", "start", harness.BINARY, role, *words, "--config", self.folder / "sluice.yaml", "--set", f"cluster.certificate_file={certificate / 'tls.crt'}",
                                               "--set", f"cluster.certificate_key_file={certificate / 'tls.key'}", "--set", f"cluster.authority_file={certificate / 'ca.crt'}"], self.environment)
 
     def start_worker(self, role, *settings):
@@ -143,25 +146,14 @@ engine: {kv_dtype: f32}
     def instance(self, role):
         return f"127.0.0.1:{self.admin[role]}"
 
-    def __enter__(self):
-        try:
-            self.start("scheduler", "--listen", f"127.0.0.1:{self.scheduler_port}", "--admin-port", str(self.admin["scheduler"]))
-            self.start("gateway", "--model", self.model, "--scheduler", f"127.0.0.1:{self.scheduler_port}", "--host", "127.0.0.1", "--port", str(self.port))
-            self.prometheus = Prometheus(self.folder, [self.instance(role) for role in self.admin] + [f"127.0.0.1:{self.port}"], ranges={"3m": "15s"})
-            wait_until(self.prometheus.is_up, f"Prometheus is up: {self.prometheus.output()}", 60)
-            for role in ("prefill", "decode"):
-                self.start(role, "--model", self.model, "--scheduler", f"127.0.0.1:{self.scheduler_port}", "--listen", "127.0.0.1:0", "--threads", "1", "--admin-port", str(self.admin[role]))
-            self.wait_ready()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        for name, process in [*self.running.items(), ("prometheus", getattr(self, "prometheus", None))]:
-            if process is not None:
-                print(f"--- {name}\n{process.output()[-3000:]}")  # shown when the test fails
-                process.__exit__()
+    def begin(self):
+        self.start("scheduler", "--listen", f"127.0.0.1:{self.scheduler_port}", "--admin-port", str(self.admin["scheduler"]))
+        self.start("gateway", "--model", self.model, "--scheduler", f"127.0.0.1:{self.scheduler_port}", "--host", "127.0.0.1", "--port", str(self.port))
+        self.prometheus = Prometheus(self.folder, [self.instance(role) for role in self.admin] + [f"127.0.0.1:{self.port}"], ranges={"3m": "15s"})
+        wait_until(self.prometheus.is_up, f"Prometheus is up: {self.prometheus.output()}", 60)
+        for role in ("prefill", "decode"):
+            self.start(role, "--model", self.model, "--scheduler", f"127.0.0.1:{self.scheduler_port}", "--listen", "127.0.0.1:0", "--threads", "1", "--admin-port", str(self.admin[role]))
+        self.wait_ready()
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +242,36 @@ def test_memory_that_prompts_fill_is_told(hurt):
     with hurt.load(clients=2, prompt_tokens=FULL_TOKENS, tokens=8):
         hurt.wait_told("SluiceKvFull", model=hurt.model.name)
     hurt.wait_over("SluiceKvFull")
+
+
+def test_a_disk_that_takes_nothing_is_told(hurt):
+    """The worker may write no file beyond its first bytes: as on a file system that others have filled. Prompts are computed, and asked for again they are answered alike."""
+    hurt.start_worker("prefill", f"engine.kv_disk.path={hurt.folder / 'kv'}", "engine.kv_disk.bytes=40000000", "engine.kv_disk.io=page_cache")
+    hurt.asked(2)
+    wait_until(lambda: hurt.sample("prefill", "sluice_kv_tier_saves_total", tier="disk", outcome="complete") >= 2, "the disk has something", PATIENCE_S)
+    hurt.wait_evaluated()
+    assert not hurt.fires("SluiceKvLevelFails")
+    prompt = hurt.prompt(200)
+    pid = hurt.running["prefill"].pid
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (65536, before[1]))
+    expected = hurt.ask(prompt)
+    assert expected[0] == 200
+
+    def is_told():
+        hurt.asked(2, prompt_tokens=200)
+        return hurt.fires("SluiceKvLevelFails", tier="disk", instance=hurt.instance("prefill"))
+    wait_until(is_told, "somebody is told of the disk", PATIENCE_S)
+    assert hurt.sample("prefill", "sluice_kv_tier_saves_total", tier="disk", outcome="failed") > 0
+    assert hurt.ask(prompt) == expected
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+    saved = hurt.sample("prefill", "sluice_kv_tier_saves_total", tier="disk", outcome="complete")
+
+    def is_well():
+        hurt.asked(2, prompt_tokens=200)
+        return hurt.sample("prefill", "sluice_kv_tier_saves_total", tier="disk", outcome="complete") > saved
+    wait_until(is_well, "the disk takes what comes", PATIENCE_S)  # ten minutes later nobody is told any more: rules_test.yaml
+    hurt.start_worker("prefill")
 
 
 def test_workers_at_their_limits_are_told(hurt):

@@ -11,6 +11,7 @@ import pytest
 import chart
 import harness
 from harness import wait_until
+from running import Running
 from test_live import CLUSTER, Prometheus
 
 pytestmark = pytest.mark.process
@@ -52,7 +53,7 @@ def write_history(path, until, model):
         out.write("# EOF\n")
 
 
-class Watched:
+class Watched(Running):
     """Two schedulers with a lease, one mixed worker, a gateway, each with the file of settings; and a Prometheus that has scraped it for days, as far as it knows."""
 
     # One retry, so that one kill of several streams uses the budget up; and nobody takes a process that waits for its processor for one that is lost.
@@ -61,6 +62,7 @@ scheduler: {suspect_ms: 3000, lease_ms: 600000, leader_lease_ms: 30000}
 """
 
     def __init__(self, folder, model):
+        super().__init__()
         self.folder, self.model = folder, model
         self.environment = {"SLUICE_CLUSTER_KEY": secrets.token_hex(16)}
         self.settings = folder / "sluice.yaml"
@@ -68,7 +70,6 @@ scheduler: {suspect_ms: 3000, lease_ms: 600000, leader_lease_ms: 30000}
         self.lease = folder / "lease"
         first = harness.free_run_of_ports(6)
         self.scheduler_ports, self.admin_ports, self.worker_admin, self.port = (first, first + 1), (first + 2, first + 3), first + 4, first + 5
-        self.running = {}
 
     def start(self, name, words):
         self.running[name] = harness.Process([harness.BINARY, *words, "--config", self.settings], self.environment)
@@ -119,30 +120,19 @@ scheduler: {suspect_ms: 3000, lease_ms: 600000, leader_lease_ms: 30000}
     def wait_over(self, *names):
         wait_until(lambda: not set(names) & self.causes(), f"it is over: {names}", 120)
 
-    def __enter__(self):
-        try:
-            for index in range(2):
-                self.start_scheduler(index, lease=True)
-                wait_until(lambda index=index: self.is_ready(self.admin_ports[index]), "the scheduler answers", 60)  # the first one leads
-            self.start_worker()
-            self.start("gateway", ["gateway", "--model", self.model, "--scheduler", self.scheduler, "--host", "127.0.0.1", "--port", str(self.port)])
-            self.wait_ready()
-            history = self.folder / "history.txt"
-            write_history(history, int(time.time()), self.model.name)
-            subprocess.run([str(chart.TOOLS / "bin" / "promtool"), "tsdb", "create-blocks-from", "-q", "openmetrics", str(history), str(self.folder / "data")], check=True,
-                           capture_output=True, timeout=300)
-            self.prometheus = Prometheus(self.folder, [f"127.0.0.1:{port}" for port in (*self.admin_ports, self.worker_admin, self.port)])
-            wait_until(self.prometheus.is_up, f"Prometheus is up: {self.prometheus.output()}", 60)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        for name, process in [*self.running.items(), ("prometheus", getattr(self, "prometheus", None))]:
-            if process is not None:
-                print(f"--- {name}\n{process.output()[-3000:]}")  # shown when the test fails
-                process.__exit__()
+    def begin(self):
+        for index in range(2):
+            self.start_scheduler(index, lease=True)
+            wait_until(lambda index=index: self.is_ready(self.admin_ports[index]), "the scheduler answers", 60)  # the first one leads
+        self.start_worker()
+        self.start("gateway", ["gateway", "--model", self.model, "--scheduler", self.scheduler, "--host", "127.0.0.1", "--port", str(self.port)])
+        self.wait_ready()
+        history = self.folder / "history.txt"
+        write_history(history, int(time.time()), self.model.name)
+        subprocess.run([str(chart.TOOLS / "bin" / "promtool"), "tsdb", "create-blocks-from", "-q", "openmetrics", str(history), str(self.folder / "data")], check=True,
+                       capture_output=True, timeout=300)
+        self.prometheus = Prometheus(self.folder, [f"127.0.0.1:{port}" for port in (*self.admin_ports, self.worker_admin, self.port)])
+        wait_until(self.prometheus.is_up, f"Prometheus is up: {self.prometheus.output()}", 60)
 
 
 @pytest.fixture(scope="module")

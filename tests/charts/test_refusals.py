@@ -7,6 +7,8 @@ from chart import LEAST, Refused, merged
 CLAIM = {"model": {"name": "m", "source": "claim", "claim": {"name": "models", "path": "m"}}}
 ROUTE = {"enabled": True, "parentRefs": [{"name": "public"}]}
 PROXIES = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}]
+SHARED = {"address": "valkey:6379", "inTheClear": True, "peers": [{"podSelector": {"matchLabels": {"app": "valkey"}}}]}
+STORE = {"endpoint": "https://objects.example.org", "bucket": "kv-of-demo", "credentialsSecret": {"name": "store"}, "peers": [{"ipBlock": {"cidr": "192.0.2.7/32"}}]}
 CHECKED = merged(CLAIM, {"model": {"claim": {"checksums": {"model.safetensors": "0" * 64}}}})
 
 
@@ -38,6 +40,25 @@ def test_what_must_be_said_is_asked_for(without, said):
     ({"decode": {"autoscaling": {"enable": True}}}, "enable"),
     ({"monitoring": {"rules": {"objectives": {"ttfb": 0.9}}}}, "ttfb"),
     ({"config": {"gatway": {}}}, "gatway"),
+    # As the settings themselves have it: keys, types and bounds.
+    ({"config": {"caching": {"ttl": 5}}}, "ttl"),
+    ({"config": {"scheduler": {"suspect_ms": "soon"}}}, "suspect_ms"),
+    ({"config": {"worker": {"batch_sequences_max": 0}}}, "batch_sequences_max"),
+    ({"config": {"test": {"kv_fault_plan": "drop"}}}, "test"),
+    # Caches that nobody could reach, or that would be somewhere else than the chart knows.
+    ({"config": {"caching": {"enabled": True}}}, "config.caching.enabled is written by the chart: say caches.answers.enabled"),
+    ({"config": {"engine": {"kv_disk": {"path": "/tmp"}}}}, "config.engine.kv_disk.path is written by the chart: say caches.kv.disk"),
+    ({"config": {"engine": {"kv_s3": {"endpoint": "https://x"}}}}, "config.engine.kv_s3.endpoint is written by the chart: say caches.kv.store"),
+    ({"config": {"caching": {"store_file": "/tmp/answers"}}}, "config.caching.store_file has no volume to be on"),
+    ({"caches": {"answers": {"shared": SHARED}}}, "caches.answers.enabled is false"),
+    ({"caches": {"answers": {"enabled": True, "shared": {**SHARED, "inTheClear": False}}}}, "caches.answers.shared.inTheClear must be true"),
+    ({"caches": {"answers": {"enabled": True, "shared": {**SHARED, "peers": []}}}}, "caches.answers.shared.peers is required with networkPolicy"),
+    ({"caches": {"answers": {"enabled": True, "shared": {**SHARED, "address": "valkey"}}}}, "address"),
+    ({"caches": {"answers": {"enabled": True, "shared": {**SHARED, "password": "secret"}}}}, "password"),
+    ({"caches": {"kv": {"store": {**STORE, "bucket": ""}}}}, "caches.kv.store.bucket is required"),
+    ({"caches": {"kv": {"store": {**STORE, "credentialsSecret": {}}}}}, "caches.kv.store.credentialsSecret.name is required"),
+    ({"caches": {"kv": {"store": {**STORE, "peers": []}}}}, "caches.kv.store.peers is required with networkPolicy"),
+    ({"caches": {"kv": {"disk": {"gib": 0.5}}}}, "gib"),
     # Images whose content changes under the same name.
     ({"image": {"tag": "latest"}}, "image.tag is latest"),
     ({"image": {"digest": "sha256:12"}}, "digest"),
@@ -102,6 +123,8 @@ def test_what_must_be_said_is_asked_for(without, said):
     ({"config": {"gateway": {"keys_file": "/tmp/keys.json"}}}, "config.gateway.keys_file is written by the chart"),
     ({"gateway": {"keys": {"existingSecret": "s"}}}, "test.apiKeySecret.name is required with gateway.keys"),
     ({"gateway": {"keys": {"existingSecret": "s"}}, "test": {"enabled": False}, "monitoring": {"enabled": True}}, "monitoring.apiKeySecret.name is required with gateway.keys"),
+    ({"adminKeys": {"existingSecret": "s"}, "monitoring": {"enabled": True}}, "monitoring.apiKeySecret.name is required with adminKeys"),
+    ({"config": {"admin": {"keys_file": "/tmp/keys.json"}}}, "config.admin.keys_file is written by the chart"),
     ({"config": {"scheduler": {"leader_lease": "/tmp/x"}}}, "config.scheduler.leader_lease is written by the chart"),
     ({"cluster": {"certificates": {"enabled": True}, "admitWithoutKey": True}}, "contradict each other"),
 ])
@@ -119,3 +142,5 @@ def test_what_is_refused_by_one_value_is_rendered_by_another():
     chart.text(merged(LEAST, {"cluster": {"trustedNetwork": False}}))
     chart.text(merged(LEAST, {"gateway": {"route": ROUTE}, "networkPolicy": {"proxies": PROXIES}}))
     chart.text(merged(LEAST, {"gateway": {"route": ROUTE}, "networkPolicy": {"enabled": False}}))
+    chart.text(merged(LEAST, {"caches": {"answers": {"enabled": True, "shared": {**SHARED, "peers": []}}, "kv": {"store": {**STORE, "peers": []}}}, "networkPolicy": {"enabled": False}}))
+    chart.text(merged(LEAST, {"caches": {"answers": {"enabled": True}, "kv": {"hostGiB": 1, "disk": {"gib": 1}}}}))

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import subprocess
 
 import jsonschema
 import kubernetes_validate
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 import chart
+import harness
 from chart import LEAST, WORKERS, merged
 from monitoring import catalogue, rules
 
@@ -21,6 +23,12 @@ PROXIES = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": 
 PROFILES["routed"] = merged(PROFILES["cpu"], {
     "gateway": {"hosts": ["llm.example.org"], "route": {"enabled": True, "parentRefs": [{"name": "public", "namespace": "ingress", "sectionName": "https"}]},
                 "inferencePool": {"enabled": True, "endpointPicker": {"name": "picker"}}}, "networkPolicy": {"proxies": [PROXIES]}})
+VALKEY, STORE = {"podSelector": {"matchLabels": {"app": "valkey"}}}, {"ipBlock": {"cidr": "192.0.2.7/32"}}
+PROFILES["cached"] = merged(PROFILES["cpu"], {
+    "config": {"caching": {"bytes_max": 536870912, "shared": {"name": "demo"}}, "engine": {"kv_disk": {"io": "page_cache"}}},
+    "caches": {"answers": {"enabled": True, "shared": {"address": "valkey.stores.svc:6379", "inTheClear": True, "passwordSecret": {"name": "valkey"}, "peers": [VALKEY]}},
+               "kv": {"hostGiB": 2, "disk": {"gib": 64, "storageClassName": "local-nvme"},
+                      "store": {"endpoint": "https://objects.example.org", "bucket": "kv-of-demo", "credentialsSecret": {"name": "store"}, "peers": [STORE]}}}})
 KUBERNETES = ("1.30", "1.33", "1.37")
 CUSTOM = {"monitoring.coreos.com/v1", "keda.sh/v1alpha1", "gateway.networking.k8s.io/v1", "inference.networking.k8s.io/v1"}
 every_profile = pytest.mark.parametrize("profile", PROFILES)
@@ -325,6 +333,37 @@ def test_the_network_lets_through_what_the_roles_need_and_nothing_else():
             assert not network.connects(one, other, 8000) or (one, other) in carry_kv, (one, other)
 
 
+def test_caches_have_their_settings_their_secrets_and_their_way_through_the_network():
+    rendered = chart.objects(PROFILES["cached"])
+    settings = chart.config(rendered)
+    assert settings["caching"] == {"enabled": True, "bytes_max": 536870912,
+                                   "shared": {"address": "valkey.stores.svc:6379", "name": "demo", "password_file": "/run/secrets/sluice-answers/password"}}
+    gib = 2**30
+    assert settings["engine"]["kv_host_bytes"] == 2 * gib and settings["engine"]["kv_disk"] == {"path": "/kv", "bytes": 64 * gib, "io": "page_cache"}
+    assert settings["engine"]["kv_s3"] == {"endpoint": "https://objects.example.org", "bucket": "kv-of-demo", "credentials_file": "/run/secrets/sluice-store/credentials"}
+    policies = chart.of_kind(rendered, "NetworkPolicy")
+    for role in ("gateway", "scheduler", "prefill", "decode"):
+        mounted = {one["mountPath"] for one in chart.pod(rendered, role)["containers"][0]["volumeMounts"]}
+        assert ("/run/secrets/sluice-answers" in mounted) == (role == "gateway")
+        assert ({"/kv", "/run/secrets/sluice-store"} <= mounted) == (role in ("prefill", "decode")) and ("/kv" in mounted) == (role in ("prefill", "decode"))
+        let_out = [(peer, rule.get("ports")) for rule in policies[f"demo-sluice-{role}"]["spec"]["egress"] for peer in rule["to"]]
+        assert ((VALKEY, [{"port": 6379, "protocol": "TCP"}]) in let_out) == (role == "gateway")
+        assert ((STORE, [{"port": 443, "protocol": "TCP"}]) in let_out) == (role in ("prefill", "decode"))
+    kept = next(one for one in chart.pod(rendered, "decode")["volumes"] if one["name"] == "kv")
+    assert kept["ephemeral"]["volumeClaimTemplate"]["spec"]["resources"] == {"requests": {"storage": "65Gi"}}  # what is kept, and what says of it what it is
+    plain = chart.objects(merged(PROFILES["cached"], {"caches": {"kv": {"disk": {"storageClassName": ""}, "store": {"endpoint": "http://objects.example.org:9000"}}}}))
+    assert {"name": "kv", "emptyDir": {"sizeLimit": "65Gi"}} in chart.pod(plain, "decode")["volumes"]
+    assert {"port": 9000, "protocol": "TCP"} in [port for rule in chart.of_kind(plain, "NetworkPolicy")["demo-sluice-decode"]["spec"]["egress"] for port in rule.get("ports", [])]
+
+
+def test_settings_are_held_against_the_schema_that_editors_have():
+    """`sluice config schema`, but for what the chart writes itself."""
+    of_binary = json.loads(subprocess.run([str(harness.BINARY), "config", "schema"], check=True, capture_output=True, text=True, timeout=60).stdout)
+    of_chart = json.loads((chart.CHART / "values.schema.json").read_text())["properties"]["config"]
+    assert of_chart["properties"] == {name: section for name, section in of_binary["properties"].items() if name not in ("cluster", "test")}
+    assert of_chart["additionalProperties"] is False
+
+
 def test_a_route_leads_to_the_gateway_which_knows_its_names_and_lets_its_proxies_in():
     rendered = chart.objects(merged(PROFILES["routed"], {"gateway": {"inferencePool": {"enabled": False}}}))
     route = chart.of_kind(rendered, "HTTPRoute")["demo-sluice"]["spec"]
@@ -463,6 +502,19 @@ def test_api_keys_are_a_secret_of_the_gateway_alone_and_whoever_must_have_one_ha
             kubernetes_validate.validate(one, KUBERNETES[-1], strict=True)
     schema = closed(custom_schemas()["monitoring.coreos.com/v1", "ServiceMonitor"])["properties"]["spec"]
     assert list(jsonschema.Draft7Validator(schema).iter_errors(next(iter(chart.of_kind(rendered, "ServiceMonitor").values()))["spec"])) == []
+
+
+def test_metrics_of_schedulers_and_workers_may_need_a_key():
+    rendered = chart.objects(merged(PROFILES["gpu"], {"adminKeys": {"existingSecret": "operators"}, "monitoring": {"apiKeySecret": {"name": "prometheus"}}}))
+    assert chart.config(rendered)["admin"] == {"keys_file": "/run/secrets/sluice-admin-keys/keys.json"}
+    for one in chart.workloads(rendered):
+        role = one["metadata"]["labels"]["app.kubernetes.io/component"]
+        held = [volume["secret"]["secretName"] for volume in chart.pod(rendered, role)["volumes"] if volume["name"] == "admin-keys"]
+        mounted = [mount["mountPath"] for mount in chart.pod(rendered, role)["containers"][0]["volumeMounts"] if mount["name"] == "admin-keys"]
+        assert (held, mounted) == (([], []) if role == "gateway" else (["operators"], ["/run/secrets/sluice-admin-keys"]))
+    endpoint, = next(iter(chart.of_kind(rendered, "PodMonitor").values()))["spec"]["podMetricsEndpoints"]
+    assert endpoint["authorization"] == {"credentials": {"name": "prometheus", "key": "api-key"}}
+    assert "authorization" not in chart.text(PROFILES["gpu"]) and "admin-keys" not in chart.text(PROFILES["gpu"])
 
 
 def test_gpus_and_rdma_are_asked_for_where_they_are_wanted():

@@ -69,12 +69,13 @@ TEST_CASE("a plan is made from a datasheet and a fit, the same each time", "[cli
         REQUIRE(cli::plan_text(*inputs, *space, *result, {}, evaluator).find("roofline: h200's datasheet") !=
                 std::string::npos);
         return cli::plan_yaml(*inputs, command, *space, result->rows[0], evaluator) +
-               cli::plan_helm_values(result->rows[0]);
+               cli::plan_helm_values(*inputs, result->rows[0]);
     };
     const std::string yaml = plan();
     REQUIRE(yaml == plan());
     REQUIRE(yaml.find("version: 1\nmodel: LlamaForCausalLM\n") != std::string::npos);
     REQUIRE(yaml.find("cost: 5\n") != std::string::npos);  // two GPUs
+    REQUIRE(yaml.find("gpus: 1}\n") != std::string::npos);
 }
 
 TEST_CASE("what a plan cannot be made from is refused with the flag", "[cli]") {

@@ -14,10 +14,15 @@ TEST_CASE("what pickers read is there by vLLM's names, of all workers of a model
         "sluice_worker_requests_running{model=\"m\",role=\"decode\",worker=\"b\"} 4\n"
         "sluice_worker_kv_cache_usage_ratio{model=\"m\",worker=\"a\"} 0.25\n"
         "sluice_worker_kv_cache_usage_ratio{model=\"m\",worker=\"b\"} 0.75\n"
+        "sluice_worker_cache_config_info{block_size=\"16\",dtype=\"bf16\",kv_format=\"bf16/"
+        "lanes\",model=\"m\",num_blocks=\"90\",worker=\"a\"} 1\n"
         "sluice_gateway_inflight_requests{model=\"m\"} 9\n");
     const auto samples = cli::parse_metrics(text);
     REQUIRE(samples.has_value());
-    REQUIRE(samples->size() == 4u);
+    REQUIRE(samples->size() == 5u);
+    CHECK(text.find(
+              "\nvllm:cache_config_info{model_name=\"m\",engine=\"a\",block_size=\"16\",num_gpu_blocks=\"90\"} 1\n") !=
+          std::string::npos);
     const auto value = [&](std::string_view name, std::string_view model) {
         for (const cli::Sample& sample : *samples) {
             if (sample.name == name && sample.label("model_name") == model) { return sample.value; }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "gateway/explain/stage_times.h"
 #include "gateway/explain/timeline.h"
 
 #include "tests/support/catch.h"
@@ -80,6 +81,11 @@ SequenceTimeline late_by(base::Duration gap, const Says& says) {
 
 Explanation explain(SequenceTimeline sequence, const Outcome& outcome) {
     return gateway::explain({std::make_shared<const SequenceTimeline>(std::move(sequence))}, outcome);
+}
+
+double ms_of(const gateway::StageDurations& durations, gateway::Stage stage) {
+    const auto& one = durations[static_cast<std::size_t>(stage)];
+    return one ? std::chrono::duration<double, std::milli>(*one).count() : -1;
 }
 
 const Outcome kTtftMissed{.status = 200, .targets = {.ttft = 100ms, .tpot = 50ms}, .ttft_met = false};
@@ -291,4 +297,87 @@ TEST_CASE("no sequence is known of a request that was refused at once", "[gatewa
     REQUIRE(gateway::explain({}, {.status = 429}).all->cause == Cause::refused);
     REQUIRE(gateway::explain({}, {.status = 504}).all->cause == Cause::gateway);
     REQUIRE(gateway::explain({}, kTtftMissed).all->cause == Cause::gateway);
+}
+
+TEST_CASE("stages of a split request add up to its time", "[gateway][explain]") {
+    using gateway::Stage;
+    SequenceTimeline sequence = until_first_token(100ms, {.total = 90, .memory = 10, .turn = 20, .kv = 5, .steps = 50});
+    Attempt& attempt = sequence.attempts.front();
+    attempt.is_split = true;
+    attempt.decode = trace({.total = 60, .memory = 3, .turn = 4, .kv = 13, .steps = 40});
+    sequence.completion_tokens = 5;
+    sequence.ended_at = kBegin + 300ms;
+    const gateway::StageDurations durations = gateway::stage_durations(sequence);
+    CHECK(ms_of(durations, Stage::prepare) == 1);
+    CHECK(ms_of(durations, Stage::place) == 1);
+    CHECK(ms_of(durations, Stage::queue_prefill) == 30);
+    CHECK(ms_of(durations, Stage::prefill) == 98 - 30 - 5);
+    CHECK(ms_of(durations, Stage::handoff) == 5 + 13);
+    CHECK(ms_of(durations, Stage::queue_decode) == 7);
+    CHECK(ms_of(durations, Stage::decode) == 200 - 13 - 7);
+    double sum = 0;
+    for (std::size_t stage = 0; stage < gateway::kStages; ++stage) {
+        sum += ms_of(durations, static_cast<Stage>(stage));
+    }
+    CHECK(sum == 300);
+}
+
+TEST_CASE("a stage that a request has not, or of which nothing is known, is none", "[gateway][explain]") {
+    using gateway::Stage;
+    SequenceTimeline sequence = until_first_token(100ms, {.total = 90, .steps = 90});
+    sequence.completion_tokens = 1;
+    sequence.ended_at = kBegin + 101ms;
+    gateway::StageDurations durations = gateway::stage_durations(sequence);
+    CHECK(ms_of(durations, Stage::queue_prefill) == 0);
+    CHECK(ms_of(durations, Stage::handoff) == -1);  // on one worker
+    CHECK(ms_of(durations, Stage::queue_decode) == -1);
+    CHECK(ms_of(durations, Stage::decode) == -1);  // nothing behind the first token
+
+    sequence.attempts.front().prefill.reset();  // an older worker: it gives no account
+    durations = gateway::stage_durations(sequence);
+    CHECK(ms_of(durations, Stage::queue_prefill) == -1);
+    CHECK(ms_of(durations, Stage::prefill) == 98);
+
+    sequence.first_token_at.reset();
+    sequence.attempts.front().first_token_at.reset();  // it never came so far
+    durations = gateway::stage_durations(sequence);
+    CHECK(ms_of(durations, Stage::prepare) == 1);
+    CHECK(ms_of(durations, Stage::place) == -1);
+    CHECK(ms_of(durations, Stage::prefill) == -1);
+}
+
+TEST_CASE("a worker whose clock runs fast accounts for no more than went by", "[gateway][explain]") {
+    using gateway::Stage;
+    SequenceTimeline sequence = until_first_token(100ms, {.total = 500, .memory = 400, .kv = 100});
+    sequence.attempts.front().is_split = true;
+    sequence.attempts.front().decode = trace({.total = 500, .memory = 300, .kv = 200});
+    sequence.completion_tokens = 2;
+    sequence.ended_at = kBegin + 150ms;
+    const gateway::StageDurations durations = gateway::stage_durations(sequence);
+    CHECK(ms_of(durations, Stage::queue_prefill) == 98);
+    CHECK(ms_of(durations, Stage::prefill) == 0);
+    CHECK(ms_of(durations, Stage::handoff) == 50);
+    CHECK(ms_of(durations, Stage::queue_decode) == 0);
+    CHECK(ms_of(durations, Stage::decode) == 0);
+}
+
+TEST_CASE("each stage of a sequence is observed once", "[gateway][explain][metrics]") {
+    base::Metrics metrics;
+    SequenceTimeline sequence = until_first_token(100ms, {.total = 90, .turn = 30, .steps = 60});
+    sequence.completion_tokens = 3;
+    sequence.ended_at = kBegin + 200ms;
+    gateway::observe_stages(metrics, "m", sequence);
+    const std::string text = metrics.text();
+    for (const char* stage : {"prepare", "place", "queue_prefill", "prefill", "decode"}) {
+        INFO(stage);
+        CHECK(text.find("sluice_gateway_stage_duration_seconds_count{model=\"m\",stage=\"" + std::string(stage) +
+                        "\"} 1") != std::string::npos);
+    }
+    CHECK(text.find("stage=\"handoff\"") == std::string::npos);
+    CHECK(
+        text.find("sluice_gateway_stage_duration_seconds_bucket{model=\"m\",stage=\"queue_prefill\",le=\"0.02\"} 0") !=
+        std::string::npos);
+    CHECK(
+        text.find("sluice_gateway_stage_duration_seconds_bucket{model=\"m\",stage=\"queue_prefill\",le=\"0.04\"} 1") !=
+        std::string::npos);
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "gateway/tenant_tokens.h"
+
 #include "tests/support/catch.h"
 
 namespace {
@@ -49,4 +51,21 @@ TEST_CASE("what promises are judged by begins at zero for every class", "[gatewa
     CHECK(metrics.text().find(
               "sluice_gateway_slo_requests_total{model=\"m\",outcome=\"bad\",slo=\"ttft\",slo_class=\"chat\"} 1") !=
           std::string::npos);
+}
+
+TEST_CASE("tenants beyond the first few are counted together", "[gateway][metrics]") {
+    base::Metrics metrics;
+    gateway::TenantTokens tokens(metrics, 2);
+    tokens.add("empty", 0, 0, 0);  // nothing was used: no row, and no place among the first
+    for (int tenant = 0; tenant < 50; ++tenant) {
+        tokens.add("t" + std::to_string(tenant), 10, 4, 3);
+    }
+    tokens.add("t0", 1, 0, 0);
+    const std::string text = metrics.text();
+    const std::string row = "sluice_gateway_tenant_tokens_total{kind=";
+    CHECK(text.find(row + "\"prompt\",tenant=\"t0\"} 11\n") != std::string::npos);
+    CHECK(text.find(row + "\"completion\",tenant=\"t1\"} 3\n") != std::string::npos);
+    CHECK(text.find(row + "\"prompt\",tenant=\"other\"} 480\n") != std::string::npos);
+    CHECK(text.find(row + "\"cached_prompt\",tenant=\"other\"} 192\n") != std::string::npos);
+    CHECK(count_of(text, "\n" + row) == 3u * 3);
 }

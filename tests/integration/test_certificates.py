@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -192,3 +193,22 @@ def test_certificates_and_their_authority_are_replaced_under_load(folder, tmp_pa
         operator = tmp_path / "successor" / "operator"
         drained = drain(cluster, "--certificate-file", operator / "tls.crt", "--certificate-key-file", operator / "tls.key", "--authority-file", operator / "ca.crt")
         assert drained.returncode == 0, drained.stderr
+
+
+def watchers(pid):
+    """Threads of gRPC that read the file with a process's certificate, again and again."""
+    return [name for task in pathlib.Path(f"/proc/{pid}/task").iterdir() if (name := (task / "comm").read_text().strip()).startswith("FileWatcher")]
+
+
+def test_settings_that_are_read_again_leave_no_watcher_behind(folder):
+    """A watcher of a file that is closed reads whatever its descriptor becomes next."""
+    with LocalCluster(1, 1, certificates=folder) as cluster:
+        cluster.wait_ready()
+        for role, pid in cluster.pids():
+            port = cluster.port if role == "gateway" else cluster.admin_port(pid)
+            assert len(watchers(pid)) == 1, role
+            for times in range(1, 4):
+                os.kill(pid, signal.SIGHUP)
+                wait_until(lambda port=port, times=times: harness.metrics(port)[("sluice_config_reloads_total", frozenset({("outcome", "applied")}))] == times, f"{role} has read its settings", 60)
+            assert len(watchers(pid)) == 1, role
+        assert complete(cluster).status == 200

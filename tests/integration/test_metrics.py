@@ -15,6 +15,7 @@ from monitoring import catalogue, rules  # noqa: E402
 
 METRICS = catalogue.read()
 ENCODER = harness.ROOT / "tests" / "golden" / "data" / "bert_mean"
+SERIES_MAX = 5000  # of one process, buckets counted one by one
 CODE_FOLDERS = ["base", "proto", "device", "net", "text", "kv_cache", "engine", "kv_transfer", "worker", "prefill_worker", "decode_worker", "scheduler", "caching",
                 "gateway", "sim", "cli"]
 # Said only when something goes wrong, or when a setting that is off by default is on.
@@ -152,6 +153,8 @@ def test_processes_of_all_roles_export_the_catalogue_and_nothing_else(tmp_path):
             told = re.findall(r'^(vllm:\w+)\{model_name="([^"]+)"\} [0-9.]+$', answer.body.decode(), re.MULTILINE)
             names = {"vllm:num_requests_waiting", "vllm:num_requests_running", "vllm:kv_cache_usage_perc"}
             assert answer.status == 200 and set(told) == {(name, model) for name in names for model in models}, answer.body
+            caches = re.findall(r'^vllm:cache_config_info\{model_name="([^"]+)",engine="[^"]+",block_size="16",num_gpu_blocks="([0-9]+)"\} 1$', answer.body.decode(), re.MULTILINE)
+            assert [model for model, blocks in caches if int(blocks) > 0] == ([harness.MODEL_ID] if role == "prefill" else [])
 
 
 def hostile_requests(port, round_number):
@@ -172,14 +175,15 @@ def hostile_requests(port, round_number):
 @pytest.mark.process
 def test_a_client_cannot_make_series():
     made_by_requests = {"sluice_gateway_requests_total", "sluice_gateway_admission_total", "sluice_gateway_slo_requests_total", "sluice_gateway_inflight_requests",
-                        "sluice_gateway_tokens_total"}
-    with harness.serve("--set", "gateway.tenant_header=x-tenant", "--set", "scheduler.tenants_max=2") as server:
+                        "sluice_gateway_tokens_total", "sluice_gateway_tenant_tokens_total"}
+    with harness.serve("--set", "gateway.tenant_header=x-tenant", "--set", "scheduler.tenants_max=2", "--set", "gateway.tenants_named_max=2") as server:
         server.wait_ready()
 
         def said():
             exposition = Exposition(server.port)
             for _, labels in exposition.samples:  # names of the first tenants are all that a client's word gets into
                 assert all("hostile" not in value or (label == "tenant" and value in ("hostile-0", "hostile-1")) for label, value in labels.items()), labels
+            assert len(exposition.samples) <= SERIES_MAX
             return [series for series in exposition.series() if series[0] in made_by_requests]
 
         said()
@@ -189,6 +193,7 @@ def test_a_client_cannot_make_series():
         for round_number in range(3, 40):
             hostile_requests(server.port, round_number)
         assert said() == before
+        assert {dict(labels)["tenant"] for name, *labels in before if name == "sluice_gateway_tenant_tokens_total"} == {"hostile-0", "hostile-1", "other"}
 
 
 @pytest.mark.process

@@ -71,7 +71,9 @@ def workers_of(plan):
 
 def test_what_plan_writes_for_this_machine_is_served_by_one_process(planned):
     port = harness.free_port()
-    command = [harness.BINARY, "serve", "--model", harness.MODEL, "--port", str(port), "--plan", planned]
+    beside = planned.parent / "beside.yaml"  # sections that are no pool's stand beside a plan
+    beside.write_text("log: {level: info}\nadmin: {keys_file: ''}\ntracing: {otlp_endpoint: ''}\n")
+    command = [harness.BINARY, "serve", "--model", harness.MODEL, "--port", str(port), "--plan", planned, "--config", beside]
     with harness.Server(command, port) as server:
         server.wait_ready()
         assert says_the_golden_text(port)

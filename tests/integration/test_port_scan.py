@@ -1,5 +1,5 @@
 """Every port that the processes of a secured cluster listen on, and every route that the source names: who comes without a key and without a certificate gets
-nothing but what probes and Prometheus ask for."""
+nothing but what probes ask for."""
 from __future__ import annotations
 
 import http.client
@@ -16,8 +16,7 @@ from harness import LocalCluster
 
 pytestmark = pytest.mark.process
 PROBES = {("GET", path) for path in ("/live", "/ready")}
-# Ports for operators are in the clear and ask nobody's name: what they tell are figures (docs/security.md), and the chart lets in Prometheus alone.
-OPEN = {"gateway": PROBES | {("GET", "/health"), ("GET", "/v1/health"), ("GET", "/v1/live"), ("GET", "/v1/ready")}, "admin": PROBES | {("GET", "/metrics"), ("GET", "/metrics/vllm")}}
+OPEN = {"gateway": PROBES | {("GET", "/health"), ("GET", "/v1/health"), ("GET", "/v1/live"), ("GET", "/v1/ready")}, "admin": PROBES}
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # as gRPC begins: the preface, and no settings
 DATA, HEADERS, GOAWAY = 0, 1, 7  # frames of HTTP/2
 PERMISSION_DENIED, UNAUTHENTICATED = 7, 16  # of gRPC
@@ -125,15 +124,23 @@ def call(address, method, context):
     return None
 
 
-def test_nothing_answers_but_what_probes_and_prometheus_ask(tmp_path):
+def test_nothing_answers_but_what_probes_ask(tmp_path):
     for name in ("certificates", "others"):
         subprocess.run([harness.BINARY, "certs", "make", "--out", tmp_path / name], check=True, capture_output=True, timeout=60)
-    key = subprocess.run([harness.BINARY, "keys", "add", "--file", tmp_path / "keys.json", "--name", "user"], check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+    def add(*flags):
+        return subprocess.run([harness.BINARY, "keys", "add", "--file", tmp_path / "keys.json", *flags], check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+    key, prometheus = add("--name", "user"), add("--name", "prometheus", "--scopes", "admin")
     with LocalCluster(prefill=1, decode=1, mixed=1, certificates=tmp_path / "certificates",
-                      settings=["worker.kv_transport=tls", f"gateway.keys_file={tmp_path / 'keys.json'}"]) as cluster:
+                      settings=["worker.kv_transport=tls", f"gateway.keys_file={tmp_path / 'keys.json'}", f"admin.keys_file={tmp_path / 'keys.json'}"]) as cluster:
         cluster.wait_ready()
         body = {"model": harness.MODEL_ID, "prompt": "There was", "max_tokens": 4}
         assert harness.request(cluster.port, "POST", "/v1/completions", body, {"Authorization": f"Bearer {key}"}).status == 200
+
+        for role, pid in cluster.pids():  # figures are for who has a key for operators
+            port = cluster.port if role == "gateway" else cluster.admin_port(pid)
+            read = {name: harness.request(port, "GET", "/metrics", headers=fields).status
+                    for name, fields in (("nobody", {}), ("user", {"Authorization": f"Bearer {key}"}), ("prometheus", {"Authorization": f"Bearer {prometheus}"}))}
+            assert read == {"nobody": 401, "user": 403, "prometheus": 200}, role
 
         every = routes()
         assert {"/metrics", "/v1/completions", "/v1/chat/completions", "/v1/models", "/live", "/tokenize", "/server_info"} <= set(every) and len(every) > 40

@@ -173,8 +173,10 @@ TEST_CASE("models and workers are bounded over all models", "[scheduler][models]
     REQUIRE(f.enroll(4, {.id = 4, .incarnation = 41, .model = "third"}).error().code ==
             base::ErrorCode::resource_exhausted);
     f.scheduler.detach(SessionId{3});
+    REQUIRE(f.tells(R"(sluice_scheduler_pool_saturation_ratio{model="small",stage="prefill"} 1)"));  // nobody is there
     f.attach(5, {.id = 4, .incarnation = 41, .model = "third"});  // in place of the one without workers
     REQUIRE(describe(f, "").models_size() == 2);
+    REQUIRE(f.tells(R"(sluice_scheduler_pool_saturation_ratio{model="small",stage="prefill"} 0)"));
 }
 
 TEST_CASE("a worker that comes back with another model has left the former one", "[scheduler][models]") {

@@ -89,6 +89,15 @@ struct Server {
         }
     }
 
+    bool tells(const std::string& line) const { return metrics.text().find(line) != std::string::npos; }
+    void wait_tells(const std::string& line) const {
+        const auto deadline = std::chrono::steady_clock::now() + kPatience;
+        while (!tells(line)) {
+            INFO(line);
+            REQUIRE(std::chrono::steady_clock::now() < deadline);
+        }
+    }
+
     base::Metrics metrics;
     std::unique_ptr<SchedulerServer> server;
     std::unique_ptr<proto::Scheduler::Stub> stub;
@@ -145,6 +154,7 @@ TEST_CASE("who stands by places nothing, and takes over when the leader goes, as
     first.server->drain_and_stop();
     REQUIRE(worker.ended().error_code() == grpc::StatusCode::UNAVAILABLE);
     second.wait_refused("waits for its workers");
+    REQUIRE(second.tells("sluice_scheduler_epoch 0\n"));
 
     Worker again(second);
     REQUIRE(again.directive.scheduler_epoch() > epoch);
@@ -154,6 +164,9 @@ TEST_CASE("who stands by places nothing, and takes over when the leader goes, as
     REQUIRE(reply.has_placement());
     REQUIRE(reply.scheduler_epoch() == again.directive.scheduler_epoch());
     REQUIRE(second.metrics.text().find("sluice_scheduler_leads 1") != std::string::npos);
+    const std::string text = second.metrics.text();
+    const std::string name = "\nsluice_scheduler_epoch ";
+    REQUIRE(std::stod(text.substr(text.find(name) + name.size())) == static_cast<double>(reply.scheduler_epoch()));
 }
 
 TEST_CASE("other priorities count at once where it leads, and when its turn comes where it stands by",
@@ -225,8 +238,12 @@ TEST_CASE("a leader that stood still past its lease ends its streams and leads, 
     const std::uint64_t epoch = server.wait_answer().scheduler_epoch();
     Worker worker(server);
     wait_record_of_one_worker(*folder.lease());
+    server.wait_tells(R"(state="ready"} 1)");
     clock.advance(61s);
     REQUIRE(worker.ended().error_code() == grpc::StatusCode::UNAVAILABLE);
+    // Of workers that are another one's now nobody hears from it any more.
+    server.wait_refused("waits for its workers");
+    REQUIRE(!server.tells(R"(state="ready"} 1)"));
     // Nobody else was there to take over; it awaits the worker that it had, which comes again.
     server.wait_refused("waits for its workers");
     Worker again(server);

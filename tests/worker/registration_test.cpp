@@ -134,7 +134,7 @@ struct Worker {
     explicit Worker(const std::string& scheduler, worker::WorkerOptions options = {})
         : Worker(std::vector{scheduler}, options) {}
     explicit Worker(std::vector<std::string> schedulers, worker::WorkerOptions options = {})
-        : registration(std::move(schedulers), message(), options, board, clock, [this] {
+        : registration(std::move(schedulers), message(), options, board, clock, metrics, [this] {
               board.set_draining();
               const std::scoped_lock lock(mutex);
               ++drains;
@@ -165,6 +165,7 @@ struct Worker {
     }
 
     base::FakeClock clock;
+    base::Metrics metrics;
     ReportBoard board;
     std::mutex mutex;
     std::condition_variable changed;
@@ -369,6 +370,7 @@ TEST_CASE("a scheduler that led by a lease and has an older epoch is left, and i
     older.registration(4);
     older.take_in(5, 3'600'000, 82, 3'600'000);
     older.heartbeat([](const Heartbeat& heartbeat) { return !heartbeat.load().draining(); });
+    REQUIRE(worker.metrics.text().find("sluice_worker_fenced_commands_total 2\n") != std::string::npos);
     const std::scoped_lock lock(worker.mutex);
     REQUIRE(worker.drains == 0);
 }

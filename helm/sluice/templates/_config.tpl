@@ -19,6 +19,23 @@
 {{- $worker := dict "kv_net_devices" (ternary .Values.kv.netDevices "" (eq (include "sluice.kvNetwork" .) "ucx")) "kv_ucx_environment" (keys .Values.kv.ucxEnvironment | sortAlpha) -}}
 {{- if eq (include "sluice.kvNetwork" .) "tls" }}{{ $worker = set $worker "kv_port" (int .Values.ports.kv) }}{{ end -}}
 {{- $engine := dict "packed_dir" "/cache" -}}
+{{- $kv := .Values.caches.kv -}}
+{{- if $kv.hostGiB }}{{ $engine = set $engine "kv_host_bytes" (mul $kv.hostGiB 1073741824) }}{{ end -}}
+{{- if $kv.disk.gib }}{{ $engine = set $engine "kv_disk" (dict "path" "/kv" "bytes" (mul $kv.disk.gib 1073741824)) }}{{ end -}}
+{{- with $kv.store -}}
+{{- if .endpoint }}{{ $engine = set $engine "kv_s3" (dict "endpoint" .endpoint "bucket" .bucket "credentials_file" "/run/secrets/sluice-store/credentials") }}{{ end -}}
+{{- end -}}
+{{- $caching := dict -}}
+{{- with .Values.caches.answers -}}
+{{- if .enabled }}{{ $caching = dict "enabled" true }}{{ end -}}
+{{- if .shared.address -}}
+{{- $shared := dict "address" .shared.address -}}
+{{- if .shared.passwordSecret.name }}{{ $shared = set $shared "password_file" "/run/secrets/sluice-answers/password" }}{{ end -}}
+{{- $caching = set $caching "shared" $shared -}}
+{{- end -}}
+{{- end -}}
+{{- if .Values.adminKeys.existingSecret }}{{ $config = mergeOverwrite $config (dict "admin" (dict "keys_file" "/run/secrets/sluice-admin-keys/keys.json")) }}{{ end -}}
+{{- if $caching }}{{ $config = mergeOverwrite $config (dict "caching" $caching) }}{{ end -}}
 {{- mergeOverwrite $config (dict "cluster" $cluster "gateway" $gateway "worker" $worker "engine" $engine) (ternary (dict "scheduler" $scheduler) dict (ne (len $scheduler) 0)) | toYaml -}}
 {{- end }}
 

@@ -193,6 +193,7 @@ livenessProbe:
 {{- $one := index $values $role -}}
 {{- $is_worker := not (has $role (list "gateway" "scheduler")) -}}
 {{- $has_models := ne $role "scheduler" -}}
+{{- $has_kv := has $role (list "prefill" "decode" "mixed") -}}
 {{- $has_devices := false -}}
 {{- if $is_worker }}{{ $has_devices = ne (include "sluice.hasDevices" $one) "" }}{{ end -}}
 {{- $stands_by := and (eq $role "scheduler") (gt (int $values.scheduler.replicas) 1) -}}
@@ -311,6 +312,18 @@ spec:
             {{- if and (eq $role "gateway") $one.keys.existingSecret }}
             - {name: api-keys, mountPath: /run/secrets/sluice-keys, readOnly: true}
             {{- end }}
+            {{- if and (ne $role "gateway") $values.adminKeys.existingSecret }}
+            - {name: admin-keys, mountPath: /run/secrets/sluice-admin-keys, readOnly: true}
+            {{- end }}
+            {{- if and (eq $role "gateway") $values.caches.answers.shared.passwordSecret.name }}
+            - {name: answers, mountPath: /run/secrets/sluice-answers, readOnly: true}
+            {{- end }}
+            {{- if and $has_kv $values.caches.kv.disk.gib }}
+            - {name: kv, mountPath: /kv}
+            {{- end }}
+            {{- if and $has_kv $values.caches.kv.store.endpoint }}
+            - {name: store, mountPath: /run/secrets/sluice-store, readOnly: true}
+            {{- end }}
             - {name: tmp, mountPath: /tmp}
             {{- range $key := $keys }}
             - {name: {{ $key }}s, mountPath: /{{ $key }}s, readOnly: true}
@@ -341,6 +354,51 @@ spec:
             defaultMode: 0440
             items:
               - {key: {{ $one.keys.secretKey }}, path: keys.json}
+        {{- end }}
+        {{- with $values.adminKeys }}
+        {{- if and (ne $role "gateway") .existingSecret }}
+        - name: admin-keys
+          secret:
+            secretName: {{ .existingSecret }}
+            defaultMode: 0440
+            items:
+              - {key: {{ .secretKey }}, path: keys.json}
+        {{- end }}
+        {{- end }}
+        {{- with $values.caches.answers.shared.passwordSecret }}
+        {{- if and (eq $role "gateway") .name }}
+        - name: answers
+          secret:
+            secretName: {{ .name }}
+            defaultMode: 0440
+            items:
+              - {key: {{ .key }}, path: password}
+        {{- end }}
+        {{- end }}
+        {{- with $values.caches.kv.disk }}
+        {{- if and $has_kv .gib }}
+        - name: kv
+          {{- if .storageClassName }}
+          ephemeral:
+            volumeClaimTemplate:
+              spec:
+                accessModes: [ReadWriteOnce]
+                storageClassName: {{ .storageClassName }}
+                resources: {requests: {storage: {{ add .gib 1 }}Gi}}
+          {{- else }}
+          emptyDir: {sizeLimit: {{ add .gib 1 }}Gi}
+          {{- end }}
+        {{- end }}
+        {{- end }}
+        {{- with $values.caches.kv.store }}
+        {{- if and $has_kv .endpoint }}
+        - name: store
+          secret:
+            secretName: {{ .credentialsSecret.name }}
+            defaultMode: 0440
+            items:
+              - {key: {{ .credentialsSecret.key }}, path: credentials}
+        {{- end }}
         {{- end }}
         - name: tmp
           emptyDir: {sizeLimit: 1Gi}

@@ -67,10 +67,35 @@
 {{- end -}}
 {{- end -}}
 
-{{- range $path := list "gateway.drain_timeout_ms" "gateway.host" "gateway.port" "gateway.hosts" "gateway.keys_file" "scheduler.leader_lease" "worker.drain_timeout_ms" "worker.kv_net_devices" "worker.kv_port" "worker.kv_ucx_environment" "engine.packed_dir" -}}
+{{- range $path := list "admin.keys_file" "gateway.drain_timeout_ms" "gateway.host" "gateway.port" "gateway.hosts" "gateway.keys_file" "scheduler.leader_lease" "worker.drain_timeout_ms" "worker.kv_net_devices" "worker.kv_port" "worker.kv_ucx_environment" "engine.packed_dir" -}}
 {{- $parts := splitList "." $path -}}
 {{- if hasKey (default dict (index $values.config (first $parts))) (last $parts) }}
 {{- fail (printf "config.%s is written by the chart: say it with the chart's own values" $path) }}
+{{- end -}}
+{{- end -}}
+{{- $answers := $values.caches.answers -}}
+{{- $store := $values.caches.kv.store -}}
+{{- range $path, $instead := dict "caching.enabled" "caches.answers.enabled" "caching.shared.address" "caches.answers.shared" "caching.shared.password_file" "caches.answers.shared.passwordSecret" "engine.kv_host_bytes" "caches.kv.hostGiB" "engine.kv_disk.path" "caches.kv.disk" "engine.kv_disk.bytes" "caches.kv.disk" "engine.kv_s3.endpoint" "caches.kv.store" "engine.kv_s3.credentials_file" "caches.kv.store.credentialsSecret" -}}
+{{- $section := $values.config -}}
+{{- $parts := splitList "." $path -}}
+{{- range initial $parts }}{{ $section = default dict (index (default dict $section) .) }}{{ end -}}
+{{- if hasKey $section (last $parts) }}{{ fail (printf "config.%s is written by the chart: say %s" $path $instead) }}{{ end -}}
+{{- end -}}
+{{- if hasKey (default dict $values.config.caching) "store_file" }}
+{{- fail "config.caching.store_file has no volume to be on: gateways keep answers beyond their end on a server that they share, caches.answers.shared" }}
+{{- end -}}
+{{- if $answers.shared.address -}}
+{{- if not $answers.enabled }}{{ fail "caches.answers.shared.address is set, but caches.answers.enabled is false" }}{{ end -}}
+{{- if not $answers.shared.inTheClear }}{{ fail "caches.answers.shared.inTheClear must be true: the way to that server is not encrypted. Say so where you trust the network between" }}{{ end -}}
+{{- if and $values.networkPolicy.enabled (not $answers.shared.peers) }}
+{{- fail "caches.answers.shared.peers is required with networkPolicy: peers of a NetworkPolicy by which gateways reach the server, e.g. [{podSelector: {matchLabels: {app: valkey}}}]" }}
+{{- end -}}
+{{- end -}}
+{{- if $store.endpoint -}}
+{{- if not $store.bucket }}{{ fail "caches.kv.store.bucket is required with caches.kv.store.endpoint" }}{{ end -}}
+{{- if not $store.credentialsSecret.name }}{{ fail "caches.kv.store.credentialsSecret.name is required: a Secret with a file of aws_access_key_id and aws_secret_access_key" }}{{ end -}}
+{{- if and $values.networkPolicy.enabled (not $store.peers) }}
+{{- fail "caches.kv.store.peers is required with networkPolicy: peers of a NetworkPolicy by which workers reach the store, e.g. [{ipBlock: {cidr: 192.0.2.7/32}}]" }}
 {{- end -}}
 {{- end -}}
 {{- $route := $values.gateway.route -}}
@@ -93,6 +118,7 @@
 {{- if and $values.monitoring.enabled (not $values.monitoring.apiKeySecret.name) }}{{ fail "monitoring.apiKeySecret.name is required with gateway.keys: a Secret with an API key of scope admin (sluice keys add --scopes admin), or Prometheus gets no metrics of the gateway" }}{{ end -}}
 {{- if and $values.test.enabled (not $values.test.apiKeySecret.name) }}{{ fail "test.apiKeySecret.name is required with gateway.keys: a Secret with an API key for helm test, or test.enabled false" }}{{ end -}}
 {{- end -}}
+{{- if and $values.adminKeys.existingSecret $values.monitoring.enabled (not $values.monitoring.apiKeySecret.name) }}{{ fail "monitoring.apiKeySecret.name is required with adminKeys: a Secret with an API key of scope admin (sluice keys add --scopes admin), or Prometheus gets no metrics of schedulers and workers" }}{{ end -}}
 {{- if $values.monitoring.enabled -}}
 {{- $interval := trimSuffix "s" $values.monitoring.interval | int -}}
 {{- if ge (trimSuffix "s" $values.monitoring.scrapeTimeout | int) $interval }}{{ fail "monitoring.scrapeTimeout must be less than monitoring.interval" }}{{ end -}}
