@@ -389,12 +389,10 @@ void SemanticCache::insert(const Question& question, const Probe& found, const A
     entry.profile = std::move(probe.profile);
     entry.bytes = bytes_of(entry, probe.vector.size());
     entry.tenant = tenant_index(question.tenant);
-    if (static_cast<double>(bytes_) > options_.doorkeeper_from * static_cast<double>(options_.bytes_max) ||
-        static_cast<double>(entries_.size()) > options_.doorkeeper_from * static_cast<double>(options_.entries_max)) {
-        if (!doorkeeper_.seen_before(entry.exact.low)) {
-            ++counts_.turned_away;
-            return;
-        }
+    sweep_expired();
+    if (is_nearly_full() && !doorkeeper_.seen_before(entry.exact.low)) {
+        ++counts_.turned_away;
+        return;
     }
     if (!make_room(entry.tenant, entry.category, entry.bytes)) { return; }
     if (!entry.has_vector) { probe.vector.clear(); }

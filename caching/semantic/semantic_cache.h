@@ -5,9 +5,11 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -249,6 +251,10 @@ private:
     SavedQuestion saved_of(const Entry& entry, std::vector<float> vector) const;
     void told_observation(ErrorBudget::State before, const ErrorBudget& budget);
     std::vector<Learnt> fresh_learnt() const;
+    /// More is kept than may be without looking at who comes in.
+    bool is_nearly_full() const;
+    /// Of what is beyond its time the oldest goes, while the cache is nearly full; a few entries at the most.
+    void sweep_expired();
     bool make_room(std::uint32_t tenant, std::uint32_t category, std::size_t bytes);
     bool evict_one(const std::vector<EntryId>& among, std::optional<std::uint32_t> category);
     static std::size_t bytes_of(const Entry& entry, std::size_t dimensions);
@@ -270,7 +276,8 @@ private:
     std::unordered_map<EntryId, Entry> entries_;
     std::unordered_map<base::BlockHash, EntryId, HashOfKey> exact_;
     std::unordered_map<base::BlockHash, Partition, HashOfKey> partitions_;
-    std::vector<EntryId> order_;  // all entries, for drawing one
+    std::vector<EntryId> order_;                               // all entries, for drawing one
+    std::set<std::pair<base::TimePoint, EntryId>> by_expiry_;  // all entries, by the end of their time
     std::vector<Tenant> tenants_;
     std::unordered_map<std::string, std::uint32_t> tenant_of_name_;
     std::size_t bytes_ = 0;

@@ -14,6 +14,8 @@ constexpr std::size_t kDrawn = 16;         // entries that an eviction chooses f
 constexpr std::size_t kDrawnTries = 64;    // to find them among those of other categories
 constexpr double kHalfLifeSeconds = 3600;  // of a hit's worth
 constexpr double kNewWorth = 0.3;          // hits that an entry counts for before its first
+constexpr std::size_t kSweptEach = 8;      // expired entries, at the most, for one that is stored
+constexpr std::size_t kBooksBytes = 160;   // of an entry's places in maps and lists
 
 /// Takes the id at `place` out; the last one takes its place. Returns the one that moved.
 EntryId take_out(std::vector<EntryId>& list, std::size_t place) {
@@ -41,7 +43,7 @@ std::uint32_t SemanticCache::tenant_index(const std::string& name) {
 
 std::size_t SemanticCache::bytes_of(const Entry& entry, std::size_t dimensions) {
     const TextProfile& kept = entry.profile;
-    return sizeof(Entry) + 96 + entry.document.size() + (entry.has_vector ? dimensions + 12 : 0) +
+    return sizeof(Entry) + kBooksBytes + entry.document.size() + (entry.has_vector ? dimensions + 12 : 0) +
            4 * (kept.content.size() + kept.numbers.size() + kept.identifiers.size() + kept.names.size() +
                 kept.all.size() + kept.times.size() + kept.directed.size() + kept.poles.size());
 }
@@ -64,6 +66,7 @@ void SemanticCache::add(EntryId id, Entry entry, std::span<const float> vector) 
     learnt_[entry.category].bytes += entry.bytes;
     bytes_ += entry.bytes;
     exact_[entry.exact] = id;
+    by_expiry_.emplace(entry.created + entry.ttl, id);
     entries_.emplace(id, std::move(entry));
 }
 
@@ -97,6 +100,7 @@ std::optional<base::BlockHash> SemanticCache::remove_untold(EntryId id) {
     tenant.bytes -= entry.bytes;
     learnt_[entry.category].bytes -= entry.bytes;
     bytes_ -= entry.bytes;
+    by_expiry_.erase({entry.created + entry.ttl, id});
     std::optional<base::BlockHash> gone;
     if (const auto exact = exact_.find(entry.exact); exact != exact_.end() && exact->second == id) {
         gone = entry.exact;
@@ -106,9 +110,15 @@ std::optional<base::BlockHash> SemanticCache::remove_untold(EntryId id) {
     return gone;
 }
 
-/// The drawn entry that is worth least a byte goes; one whose time is over before any other.
+/// What is beyond its time goes first: of all entries the oldest such, of a tenant's or a category's one that is drawn.
+/// Else the drawn entry that is worth least a byte.
 bool SemanticCache::evict_one(const std::vector<EntryId>& among, std::optional<std::uint32_t> category) {
     const base::TimePoint now = clock_.now();
+    if (&among == &order_ && !category && !by_expiry_.empty() && by_expiry_.begin()->first <= now) {
+        remove(by_expiry_.begin()->second);
+        ++counts_.expired;
+        return true;
+    }
     std::optional<EntryId> least;
     double least_value = 0;
     std::size_t drawn = 0;
@@ -127,6 +137,21 @@ bool SemanticCache::evict_one(const std::vector<EntryId>& among, std::optional<s
     remove(*least);
     ++counts_.evicted;
     return true;
+}
+
+bool SemanticCache::is_nearly_full() const {
+    const double bytes_from = options_.doorkeeper_from * static_cast<double>(options_.bytes_max);
+    const double entries_from = options_.doorkeeper_from * static_cast<double>(options_.entries_max);
+    return static_cast<double>(bytes_) > bytes_from || static_cast<double>(entries_.size()) > entries_from;
+}
+
+void SemanticCache::sweep_expired() {
+    const base::TimePoint now = clock_.now();
+    for (std::size_t swept = 0; swept < kSweptEach && is_nearly_full(); ++swept) {
+        if (by_expiry_.empty() || by_expiry_.begin()->first > now) { return; }
+        remove(by_expiry_.begin()->second);
+        ++counts_.expired;
+    }
 }
 
 bool SemanticCache::make_room(std::uint32_t tenant, std::uint32_t category, std::size_t bytes) {

@@ -31,6 +31,34 @@ TEST_CASE("a cache at capacity serves as well after a day as in its first hour",
     CHECK(share_of(18, 24) > 0.8 * share_of(0, 6));
 }
 
+TEST_CASE("what is beyond its time makes room for who comes new, all day long", "[bench][caching]") {
+    bench::CacheChurnOptions options;
+    options.entries = 1000;
+    options.tenants = 3;
+    options.labels = 1000;
+    options.hours = 24;
+    options.per_second = 0.1;
+    options.ttl_hours = 2.5;  // within which fewer questions come than there is room for
+    const auto report = bench::play_cache_churn(options);
+    const auto number = [&](const char* name) { return report.at(name).to_number<double>(); };
+    CHECK(number("filled_by_requests") / options.per_second / 3600 >
+          options.ttl_hours);  // some of it is over when it is full
+    CHECK(number("expired") > 1000);
+    CHECK(number("turned_away") == 0);
+    CHECK(number("evicted") == 0);
+    CHECK(number("entries") <= 1000);
+    const auto& hours = report.at("by_hour").as_array();
+    REQUIRE(hours.size() == 24);
+    const auto share_of = [&](std::size_t from, std::size_t to) {
+        double sum = 0;
+        for (std::size_t hour = from; hour < to; ++hour) {
+            sum += hours[hour].at("hit_share").to_number<double>() / static_cast<double>(to - from);
+        }
+        return sum;
+    };
+    CHECK(share_of(16, 24) > 0.9 * share_of(0, 8));
+}
+
 TEST_CASE("a graph finds the answers that the scan finds, through hours of churn", "[bench][caching]") {
     bench::CacheChurnOptions options;
     options.entries = 1500;
