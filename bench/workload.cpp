@@ -105,9 +105,14 @@ bool read_blocks(const boost::json::object& object, TraceRow& row) {
     return true;
 }
 
+/// Of a row that has been read: a trace has millions.
+constexpr std::size_t kRowBytesUsual = 4096;
+
 std::optional<TraceRow> json_row(std::string_view line, bool with_blocks) {
     boost::system::error_code error;
-    const boost::json::value value = boost::json::parse(line, error);
+    std::array<unsigned char, kRowBytesUsual> memory;  // longer rows take more, from the heap
+    boost::json::monotonic_resource resource(memory.data(), memory.size());
+    const boost::json::value value = boost::json::parse(line, error, &resource);
     if (error || !value.is_object()) { return std::nullopt; }
     const auto timestamp_ms = number_field(value.get_object(), "timestamp");
     const auto prompt_tokens = number_field(value.get_object(), "input_length");

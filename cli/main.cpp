@@ -26,6 +26,7 @@
 #include "bench/swap.h"
 #include "bench/switching.h"
 #include "bench/transfer.h"
+#include "cli/autopilot.h"
 #include "cli/cache.h"
 #include "cli/certs.h"
 #include "cli/completion.h"
@@ -47,6 +48,7 @@
 #include "cli/simulate.h"
 #include "cli/tokenize.h"
 #include "cli/top.h"
+#include "cli/turn.h"
 #include "net/ucx_environment.h"
 #include "text/text_host.h"
 
@@ -166,6 +168,15 @@ int main(int argc, char** argv) {
     cli::add_drain(*command(app, "drain", "a worker finishes what it has and gets nothing new",
                             [&] { return cli::drain_main(drain); }),
                    drain);
+    cli::TurnCommand turn;
+    cli::add_turn(*command(app, "turn", "a worker becomes one of another role while it runs",
+                           [&] { return cli::turn_main(turn); }),
+                  turn);
+    cli::AutopilotCommand autopilot;
+    cli::add_autopilot(
+        *command(app, "autopilot", "keeps the workers of a running cluster in the roles that its work asks for",
+                 [&] { return cli::autopilot_main(autopilot); }),
+        autopilot);
     CLI::App* keys = app.add_subcommand("keys", "API keys of a gateway (gateway.keys_file)");
     keys->require_subcommand(1);
     cli::KeysCommand keys_add;

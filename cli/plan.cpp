@@ -116,6 +116,9 @@ void add_plan(CLI::App& app, PlanCommand& command) {
     app.add_option("--profiles", command.profiles,
                    "folder of measured operator times (aiconfigurator's, vidur's as CSV, .gz too): files whose names "
                    "begin with the GPU's; without them its datasheet");
+    app.add_option("--like", command.like,
+                   "a GPU of --profiles whose tables of attention and all-reduces stand in, by the datasheets of both, "
+                   "where a --gpu has none of its own");
     app.add_option("--engine-times", command.engine_times, "for --gpu this: the file of `sluice bench engine --out`");
     app.add_option("--this-kv-tokens", command.this_kv_tokens,
                    "for --gpu this: tokens of KV that a worker has room for")

@@ -13,6 +13,7 @@ namespace cli {
 struct PlanCommand {
     std::string model;              // config.json, or a folder with one
     std::vector<std::string> gpus;  // NAME[=COST], "this"
+    std::string like;               // a GPU whose tables stand in where one of `gpus` has none; empty: none
     std::string profiles;           // folder of measured operator times; empty: datasheets alone
     std::string engine_times;       // `bench engine --out` of this machine, for --gpu this
     double this_kv_tokens = 65'536;

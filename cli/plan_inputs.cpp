@@ -126,6 +126,16 @@ Result<PlannedGpu> read_gpu(const PlanCommand& command, const std::string& text,
         if (!tables) { return pass_on(tables); }
         planned.tables = std::move(*tables);
     }
+    if (!command.like.empty()) {
+        const auto other = scheduler::planner::find_gpu(command.like);
+        if (!other || command.profiles.empty()) {
+            return fail(ErrorCode::invalid_argument,
+                        "--like " + command.like + " needs the tables of a GPU that is known, in --profiles");
+        }
+        const auto others = read_tables(command.profiles, other->name);
+        if (!others) { return pass_on(others); }
+        planned.tables.borrow(*others, *gpu, *other);
+    }
     return planned;
 }
 

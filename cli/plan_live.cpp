@@ -9,12 +9,12 @@
 
 #include "base/clock.h"
 #include "cli/ask_gateway.h"
+#include "cli/live_trial.h"
 #include "cli/plan_inputs.h"
 #include "cli/planning_files.h"
 #include "cli/process.h"
 #include "cli/top_look.h"
 #include "cli/top_view.h"
-#include "worker/options.h"
 
 namespace cli {
 namespace {
@@ -29,8 +29,6 @@ using scheduler::planner::Evaluation;
 
 /// With more workers divisions are this many, spread evenly.
 constexpr std::uint32_t kDivisionsMax = 16;
-/// Layouts that are looked at with care, besides the present one.
-constexpr std::size_t kCarefulMax = 2;
 /// Points of a distribution that is drawn from.
 constexpr int kQuantiles = 65;
 
@@ -68,66 +66,6 @@ std::vector<double> exponential_quantiles(double mean) {
 std::string counted(std::uint32_t count, std::string_view role) {
     return std::to_string(count) + " " + std::string(role);
 }
-
-bool is_better(const LiveOption& left, const LiveOption& right) {
-    if (left.evaluation.goodput != right.evaluation.goodput) {
-        return left.evaluation.goodput > right.evaluation.goodput;
-    }
-    return left.layout.prefill + left.layout.decode < right.layout.prefill + right.layout.decode;
-}
-
-/// By the planner's own simulation; the present layout and the best few with care.
-class LayoutTrial {
-public:
-    LayoutTrial(PlanEvaluator& evaluator, const PlanCommand& command)
-        : evaluator_(evaluator),
-          command_(command),
-          step_tokens_(worker::WorkerOptions::defaults(command.gpus[0].rfind("this", 0) != 0).batch_tokens_max) {}
-
-    std::vector<LiveOption> options(const LiveLayout& present) {
-        std::vector<LiveLayout> layouts = live_layouts(present.workers());
-        const bool is_pure = present.mixed == 0 || present.mixed == present.workers();
-        if (is_pure && std::find(layouts.begin(), layouts.end(), present) == layouts.end()) {
-            layouts.push_back(present);
-        }
-        std::vector<LiveOption> options;
-        for (const LiveLayout& layout : layouts) {
-            options.push_back({layout, evaluate(layout, false)});
-        }
-        std::stable_sort(options.begin(), options.end(), is_better);
-        std::size_t rank = 0;
-        // Who was looked at with care stands before who was not: one run more may say anything.
-        const auto coarse = std::stable_partition(options.begin(), options.end(), [&](const LiveOption& option) {
-            return rank++ < kCarefulMax || option.layout == present;
-        });
-        for (auto option = options.begin(); option != coarse; ++option) {
-            option->evaluation = evaluate(option->layout, true);
-        }
-        std::stable_sort(options.begin(), coarse, is_better);
-        return options;
-    }
-
-private:
-    Evaluation evaluate(const LiveLayout& layout, bool is_careful) {
-        Candidate candidate;
-        candidate.step_tokens = step_tokens_;
-        if (layout.mixed == 0) {
-            candidate.kind = Candidate::Kind::split;
-            candidate.prefill_count = layout.prefill;
-            candidate.decode_count = layout.decode;
-            return evaluator_.evaluate(candidate, is_careful, command_.seeds);
-        }
-        Evaluation one = evaluator_.evaluate(candidate, is_careful, command_.seeds);  // they do not need each other
-        one.goodput *= layout.mixed;
-        one.low *= layout.mixed;
-        one.high *= layout.mixed;
-        return one;
-    }
-
-    PlanEvaluator& evaluator_;
-    const PlanCommand& command_;
-    const std::uint32_t step_tokens_;
-};
 
 std::string live_text(const PlanCommand& command, const LiveCluster& live, const sim::Workload& workload,
                       const std::vector<LiveOption>& options, const LiveAdvice& advice) {
@@ -188,6 +126,7 @@ std::string live_json(const LiveCluster& live, const sim::Workload& workload, co
                            {"answered_per_s", live.answered_per_s},
                            {"prompt_tokens_mean", live.prompt_tokens},
                            {"output_tokens_mean", live.output_tokens},
+                           {"cached_share", live.cached_share},
                            {"attainment", live.attainment ? json::value(*live.attainment) : json::value(nullptr)},
                            {"present", layout_json(live.layout)},
                            {"lengths", workload.name},
@@ -241,7 +180,7 @@ Result<void> plan_live(const PlanCommand& command) {
                     fmt::format("a sequence of {:.0f} tokens does not fit into one worker's KV memory ({:.0f} tokens)",
                                 needed, evaluator.kv_tokens(0, {})));
     }
-    const std::vector<LiveOption> options = LayoutTrial(evaluator, command).options(live->layout);
+    const std::vector<LiveOption> options = try_layouts(evaluator, command, live->layout);
     const LiveAdvice advice = advise(*live, options);
     std::fputs(live_text(command, *live, inputs->workload, options, advice).c_str(), stdout);
     if (command.json.empty()) { return {}; }
@@ -295,6 +234,10 @@ Result<LiveCluster> live_cluster(const json::object& view, std::string_view mode
         live.prompt_tokens = prompt_tokens / live.answered_per_s;
         live.output_tokens = output_tokens / live.answered_per_s;
     }
+    for_each_of(view, "models", live.model, [&](const json::object& row) {
+        const double asked = number_of(row, "prefix_query_tokens_per_s");
+        if (asked > 0) { live.cached_share = std::min(1.0, number_of(row, "prefix_hit_tokens_per_s") / asked); }
+    });
     double met = 0;
     double missed = 0;
     for_each_of(view, "slo", live.model, [&](const json::object& row) {
@@ -330,7 +273,7 @@ Result<sim::Workload> live_workload(const LiveCluster& live) {
     sim::Workload workload;
     workload.name = "exponential around the means (metrics tell no more; --workload: a trace of capture.file)";
     workload.rate = live.requests_per_s;
-    workload.prompt_quantiles = exponential_quantiles(live.prompt_tokens);
+    workload.prompt_quantiles = exponential_quantiles(std::max(1.0, live.prompt_tokens * (1 - live.cached_share)));
     workload.output_quantiles = exponential_quantiles(live.output_tokens);
     return workload;
 }

@@ -143,6 +143,8 @@ json::array models_of(const TopMoment& now, const Rates& rates) {
         model["prompt_tokens_per_s"] = rates.of("sluice_gateway_tokens_total", {"model"}, key, {{"kind", "prompt"}});
         model["completion_tokens_per_s"] =
             rates.of("sluice_gateway_tokens_total", {"model"}, key, {{"kind", "completion"}});
+        model["prefix_query_tokens_per_s"] = rates.of("sluice_worker_prefix_query_tokens_total", {"model"}, key);
+        model["prefix_hit_tokens_per_s"] = rates.of("sluice_worker_prefix_hit_tokens_total", {"model"}, key);
         model["goodput_requests_per_s"] =
             rates.of("sluice_gateway_slo_requests_total", {"model"}, key, {{"slo", "all"}, {"outcome", "good"}});
         models.push_back(std::move(model));

@@ -29,9 +29,11 @@
 #include "worker/kv_fetcher.h"
 #include "worker/kv_lender.h"
 #include "worker/registration.h"
+#include "worker/role_turn.h"
 #include "worker/run_steps.h"
 #include "worker/service.h"
 #include "worker/step_loop.h"
+#include "worker/turn_service.h"
 
 namespace cli {
 namespace {
@@ -100,6 +102,7 @@ void read_worker_config(base::Config& config, WorkerSetup& setup) {
     const auto place = device::parse_device(engine.device);
     const bool names_host_kernels = engine.kernels != "auto" && engine.kernels != "cuda";
     setup.limits = worker::WorkerOptions::read(config, place && place->is_cuda && !names_host_kernels);
+    setup.may_turn = config.boolean("worker.may_turn", false);
     engine.batch_tokens_max = setup.limits.batch_tokens_max;
     engine.batch_sequences_max = setup.limits.batch_sequences_max;
     read_kv_plane(config, setup.kv_plane);
@@ -116,6 +119,7 @@ struct WorkerProcess::Impl {
     std::unique_ptr<engine::Engine> engine;
     std::unique_ptr<kv_cache::KvCache> cache;
     worker::ReportBoard board;
+    std::unique_ptr<worker::TurnService> turn_service;  // of the server
     std::unique_ptr<worker::WorkerServer> server;
     std::unique_ptr<engine::GrammarPool> grammars;  // null: an encoder
     std::unique_ptr<worker::StepLoop> loop;
@@ -139,6 +143,7 @@ struct WorkerProcess::Impl {
     worker::WorkerIdentity identity;
     std::unique_ptr<worker::Registration> registration;
     std::jthread step_thread;
+    std::unique_ptr<worker::RoleTurn> role_turn;
     bool is_stopped = false;
     mutable std::mutex mutex;
     std::optional<base::Error> device_lost;  // guarded by mutex
@@ -177,8 +182,9 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
     cache = std::make_unique<kv_cache::KvCache>(
         kv_cache::KvCache::Options{.blocks_total = engine->blocks_total(), .block_tokens = setup.engine.block_tokens});
 
+    turn_service = std::make_unique<worker::TurnService>(setup.cluster.control());
     auto listening = worker::WorkerServer::listen(fmt::format("{}:{}", setup.listen_host, setup.listen_port),
-                                                  setup.limits, *clock, setup.cluster.control());
+                                                  setup.limits, *clock, setup.cluster.control(), turn_service.get());
     if (!listening) { return base::pass_on(listening); }
     server = std::move(*listening);
 
@@ -221,6 +227,21 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
 
     step_thread = std::jthread([this](std::stop_token stop) { worker::run_steps(*loop, stop); });
     server->serve(identity, *loop, board);
+    role_turn = std::make_unique<worker::RoleTurn>(worker::RoleTurn::Setup{
+        .role = setup.role,
+        .may_turn = setup.may_turn,
+        .patience = setup.limits.drain_timeout,
+        .allows = [this](worker::Role role) -> base::Result<void> {
+            const auto run = base::peer_role_of(worker::role_name(role));
+            return run ? setup.cluster.check_role(*run) : base::Result<void>();
+        },
+        .set_draining =
+            [this](bool is_draining) {
+                board.set_draining(is_draining);
+                registration->report_soon();
+            },
+        .wait_idle = [this](std::chrono::milliseconds patience) { return loop->wait_idle(clock->now() + patience); },
+        .register_as = [this](worker::Role role) { registration->register_as(role); }});
     registration = std::make_unique<worker::Registration>(
         setup.scheduler_addresses, registration_message(), setup.limits, board, *clock, metrics,
         [this] {
@@ -228,6 +249,7 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
             begin_drain();
         },
         setup.cluster.control());
+    turn_service->attach(identity.incarnation, *role_turn);
     return {};
 }
 
@@ -259,8 +281,8 @@ base::Result<void> WorkerProcess::Impl::start_kv_parts(base::Metrics& metrics) {
     lender = std::make_unique<worker::KvLender>(setup.limits, engine->shape().layers, *loop, sender_port, metrics);
     if (auto started = start_kv_plane(metrics); !started) { return started; }
 
-    const bool prefills = proto::can_prefill(setup.role);
-    const bool decodes = proto::can_decode(setup.role);
+    const bool prefills = setup.may_turn || proto::can_prefill(setup.role);
+    const bool decodes = setup.may_turn || proto::can_decode(setup.role);
     if (prefills) { loop->attach(worker::Part::prefill, prefill_part.get()); }
     if (decodes) { loop->attach(worker::Part::decode, decode_part.get()); }
     if (decodes) {
@@ -356,6 +378,7 @@ void WorkerProcess::Impl::note_device_lost(const base::Error& error) {
 
 /// Any thread. No new starts, what runs is finished, and everybody who asks is told.
 void WorkerProcess::Impl::begin_drain() {
+    if (role_turn != nullptr) { role_turn->give_up(); }
     loop->begin_drain();
     board.set_draining();
     server->announce_drain();

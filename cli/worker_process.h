@@ -37,6 +37,7 @@ struct WorkerSetup {
     KvEventSettings kv_events;
     text::TextProcessOptions text;              // in which the tokenizer is read, for grammars
     base::SpanSink* spans = nullptr;            // of parts whose requests are traced; borrowed; null: none
+    bool may_turn = false;                      // to another role while it runs: the parts of all roles are on
     bool warm_up = true;                        // on a GPU: engine::warm_up() before requests are taken
     std::uint64_t device_lost_after_steps = 0;  // engine::make_fault_engine; 0: never (tests)
 };

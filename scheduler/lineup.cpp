@@ -25,6 +25,19 @@ double least_of_16(const double* numbers) {
     return std::min(std::min(least[0], least[1]), std::min(least[2], least[3]));
 }
 
+/// The least of as many keys as a group has, of which those count that `more` adds nothing to.
+template <class Keys>
+double least_key(const Keys& keys, const Keys& more) {
+    static_assert(std::tuple_size_v<Keys> % 4 == 0);
+    std::array<double, 4> least{keys[0] + more[0], keys[1] + more[1], keys[2] + more[2], keys[3] + more[3]};
+    for (std::size_t at = 4; at < keys.size(); at += 4) {
+        for (std::size_t row = 0; row < 4; ++row) {
+            least[row] = std::min(least[row], keys[at + row] + more[at + row]);
+        }
+    }
+    return std::min(std::min(least[0], least[1]), std::min(least[2], least[3]));
+}
+
 /// By so much two times around this one may differ and be alike.
 double alike_seconds(double seconds) {
     return std::clamp(seconds * kAlikeShare, 0.0, kAlikeSecondsMax);
@@ -47,15 +60,16 @@ void Lineup::grow(std::uint32_t slot) {
     const std::size_t groups = slot / kGroup + 1;
     if (groups <= ids_.size()) { return; }
     groups_.resize(groups);
-    for (std::size_t i = 0; i < kLengths.size(); ++i) {
-        falling_[i].resize(groups, kNone);
-        still_[i].resize(groups, kNone);
+    const std::size_t padded = (groups + kStretch - 1) / kStretch * kStretch;
+    for (std::size_t mark = 0; mark < kMarks; ++mark) {
+        falling_[mark].resize(padded, kNone);
+        still_[mark].resize(padded, kNone);
     }
     ids_.resize(groups, kNoId);
     settles_at_.resize(groups, kNone);
     is_loose_.resize(groups);
-    bounds_.resize((groups + kStretch - 1) / kStretch * kStretch, kNone);
-    nearest_.resize(bounds_.size() / kStretch, kNone);
+    bounds_.resize(padded, kNone);
+    nearest_.resize((bounds_.size() / kStretch + 3) / 4 * 4, kNone);
 }
 
 void Lineup::fetch(std::uint32_t slot) const {
@@ -79,8 +93,8 @@ void Lineup::set(std::uint32_t slot, base::WorkerId id, const TimesByLength& sec
     } else if (is_loose_[number] == 0) {
         const Bounds& former = group.until[place] == kStill ? still_ : falling_;
         bool gave_bound = group.ids[place] == ids_[number];
-        for (std::size_t i = 0; i < kLengths.size(); ++i) {
-            gave_bound = gave_bound || group.keys[i][place] == former[i][number];
+        for (std::size_t mark = 0; mark < kMarks; ++mark) {
+            gave_bound = gave_bound || key_at(group, place, mark) == former[mark][number];
         }
         is_loose_[number] = gave_bound ? 1 : 0;
     }
@@ -89,10 +103,12 @@ void Lineup::set(std::uint32_t slot, base::WorkerId id, const TimesByLength& sec
     if (falls) { settles_at_[number] = std::min(settles_at_[number], until); }
     group.ids[place] = id;
     for (std::size_t i = 0; i < kLengths.size(); ++i) {
-        const double key = falls ? seconds[i] + now : seconds[i];
-        group.keys[i][place] = key;
-        double& least = (falls ? falling_ : still_)[i][number];
-        least = std::min(least, key);
+        group.keys[i][place] = falls ? seconds[i] + now : seconds[i];
+    }
+    Bounds& bounds = falls ? falling_ : still_;
+    for (std::size_t mark = 0; mark < kMarks; ++mark) {
+        double& least = bounds[mark][number];
+        least = std::min(least, key_at(group, place, mark));
     }
     ids_[number] = std::min(ids_[number], id);
 }
@@ -129,21 +145,25 @@ void Lineup::gather(std::size_t number, double now) {
         }
         group.until[place] = kStill;
     }
-    for (std::size_t i = 0; i < kLengths.size(); ++i) {
-        double falling = kNone;
-        double still = kNone;
+    // Without a branch for each: who falls and who stands is mixed at random. What is added to a key is more than any.
+    std::array<double, kGroup> of_standing;
+    std::array<double, kGroup> of_falling;
+    double settles = kNone;
+    for (std::size_t place = 0; place < kGroup; ++place) {
+        const bool stands = group.until[place] == kStill;
+        of_standing[place] = stands ? 0 : kNone;
+        of_falling[place] = stands ? kNone : 0;
+        settles = std::min(settles, stands ? kNone : group.until[place]);
+    }
+    std::array<double, kGroup> keys;
+    for (std::size_t mark = 0; mark < kMarks; ++mark) {
         for (std::size_t place = 0; place < kGroup; ++place) {
-            double& least = group.until[place] == kStill ? still : falling;
-            least = std::min(least, group.keys[i][place]);
+            keys[place] = key_at(group, place, mark);
         }
-        falling_[i][number] = falling;
-        still_[i][number] = still;
+        falling_[mark][number] = std::min(kNone, least_key(keys, of_falling));
+        still_[mark][number] = std::min(kNone, least_key(keys, of_standing));
     }
     ids_[number] = *std::min_element(group.ids.begin(), group.ids.end());
-    double settles = kNone;
-    for (const double until : group.until) {
-        settles = std::min(settles, until == kStill ? kNone : until);
-    }
     settles_at_[number] = settles;
     is_loose_[number] = 0;
 }
@@ -183,27 +203,36 @@ void Lineup::look(std::size_t number, const Line& line, double now, std::size_t 
 
 /// Of all groups, at one length.
 void Lineup::bound_all(const Line& line, double now) {
-    const double* const fall_from = falling_[line.from].data();
-    const double* const fall_to = falling_[line.from + 1].data();
-    const double* const still_from = still_[line.from].data();
-    const double* const still_to = still_[line.from + 1].data();
-    for (std::size_t group = 0; group < ids_.size(); ++group) {
-        const double falls = fall_from[group] + line.part * (fall_to[group] - fall_from[group]) - now;
-        const double stands = still_from[group] + line.part * (still_to[group] - still_from[group]);
-        bounds_[group] = std::min(falls, stands);
-    }
+    const std::size_t mark = 2 * line.from + (line.part < 0.5 ? 0 : 1);
+    const double part = 2 * line.part - (line.part < 0.5 ? 0 : 1);
+    const double* const fall_from = falling_[mark].data();
+    const double* const fall_to = falling_[mark + 1].data();
+    const double* const still_from = still_[mark].data();
+    const double* const still_to = still_[mark + 1].data();
     static_assert(kStretch == 16);
-    for (std::size_t stretch = 0; stretch < nearest_.size(); ++stretch) {
-        nearest_[stretch] = least_of_16(bounds_.data() + stretch * kStretch);
+    for (std::size_t stretch = 0; stretch < bounds_.size() / kStretch; ++stretch) {
+        const std::size_t first = stretch * kStretch;
+        std::array<double, kStretch> bounds;  // of its own, so that a compiler may take several at once
+        for (std::size_t at = 0; at < kStretch; ++at) {
+            const std::size_t group = first + at;
+            const double falls = fall_from[group] + part * (fall_to[group] - fall_from[group]) - now;
+            const double stands = still_from[group] + part * (still_to[group] - still_from[group]);
+            bounds[at] = std::min(falls, stands);
+        }
+        std::copy(bounds.begin(), bounds.end(), bounds_.begin() + static_cast<std::ptrdiff_t>(first));
+        nearest_[stretch] = least_of_16(bounds.data());
     }
 }
 
 /// The group with the least bound that is left, of equal ones that with the lower id; asks for what a look reads of it.
 Lineup::Next Lineup::take_next(const Line& line) {
-    double least = kNone;
-    for (const double one : nearest_) {
-        least = std::min(least, one);
+    std::array<double, 4> rows{kNone, kNone, kNone, kNone};  // which do not wait for each other
+    for (std::size_t at = 0; at < nearest_.size(); at += rows.size()) {
+        for (std::size_t row = 0; row < rows.size(); ++row) {
+            rows[row] = std::min(rows[row], nearest_[at + row]);
+        }
     }
+    const double least = std::min(std::min(rows[0], rows[1]), std::min(rows[2], rows[3]));
     if (least >= kNone / 2) { return {.group = 0, .seconds = kNone}; }
     std::size_t next = ids_.size();
     for (std::size_t stretch = 0; stretch < nearest_.size(); ++stretch) {

@@ -33,10 +33,10 @@ inline constexpr double kAlikeSecondsMax = 1e-3;
 /// gets shorter, second by second, until some instant: what waits on a worker is worked off. Times are in seconds and
 /// not negative where they are the clock's. Not thread-safe.
 ///
-/// Slots stand in groups of neighbours that know what none of theirs takes less than, at each length; between two
-/// lengths what the bounds at both give is one, too. So a change costs one slot's worth, and who is first is found in
-/// the few groups that may have him: with 10,000 slots a look at 313 bounds and some groups. A bound may be lower than
-/// it need be, after a change that only the next look at the group takes in.
+/// Slots stand in groups of neighbours that know what none of theirs takes less than, at each length and half way
+/// between two; between these what the bounds at both give is one, too. So a change costs one slot's worth, and who is
+/// first is found in the few groups that may have him: with 10,000 slots a look at 313 bounds and some groups. A bound
+/// may be lower than it need be, after a change that only the next look at the group takes in.
 class Lineup {
 public:
     /// `seconds` are what is predicted now; they fall until `until`. An earlier `until`: they stay as they are.
@@ -97,8 +97,16 @@ private:
         std::size_t group;
         double seconds;
     };
-    /// The least keys of each group, at each length: those of one length lie together.
-    using Bounds = std::array<std::vector<double>, kLengths.size()>;
+    /// At the lengths, and half way between each two: where costs differ from worker to worker, the least at one length
+    /// and the least at the next are of different workers, and between them bound little.
+    static constexpr std::size_t kMarks = 2 * kLengths.size() - 1;
+    /// Keys of one place at a mark.
+    static double key_at(const Group& group, std::size_t place, std::size_t mark) {
+        const double here = group.keys[mark / 2][place];
+        return mark % 2 == 0 ? here : (here + group.keys[mark / 2 + 1][place]) / 2;
+    }
+    /// The least keys of each group, at each mark: those of one mark lie together, rounded up to a whole kStretch.
+    using Bounds = std::array<std::vector<double>, kMarks>;
 
     static Line line_at(const Length& length);
     static double seconds_of(const Group& group, std::size_t place, const Line& line, double now) {
@@ -123,7 +131,7 @@ private:
     // Of one search: what nobody in a group takes less than, kNone where it is empty or was looked at; and the least of
     // each kStretch of these.
     std::vector<double> bounds_;   // [groups, rounded up to a whole kStretch]
-    std::vector<double> nearest_;  // [groups / kStretch, rounded up]
+    std::vector<double> nearest_;  // [groups / kStretch, rounded up to a multiple of 4]
     std::vector<Found> found_;
     std::vector<std::uint32_t> slots_;
 };

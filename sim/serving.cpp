@@ -151,11 +151,12 @@ ServingResult ServingRun::play() {
     return std::move(result_);
 }
 
-/// Of the workers whose steps end next.
+/// Of the workers whose steps end, or who report, next.
 void ServingRun::fetch_ahead() const {
     const auto worker_of = [this](const Event* event) -> const ModelledWorker* {
-        if (event == nullptr || event->kind != Event::Kind::step_end) { return nullptr; }
-        return nodes_[event->worker].worker.get();
+        const bool is_of_worker =
+            event != nullptr && (event->kind == Event::Kind::step_end || event->kind == Event::Kind::heartbeat);
+        return is_of_worker ? nodes_[event->worker].worker.get() : nullptr;
     };
     if (const ModelledWorker* worker = worker_of(events_.soon(1))) { worker->fetch_state(); }
     if (const ModelledWorker* worker = worker_of(events_.soon(0))) { worker->fetch_sequences(); }

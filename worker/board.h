@@ -70,7 +70,7 @@ public:
     void note_progress(base::TimePoint now);
     base::TimePoint last_progress() const;
 
-    void set_draining() { draining_ = true; }
+    void set_draining(bool draining = true) { draining_ = draining; }
     bool draining() const { return draining_; }
 
 private:

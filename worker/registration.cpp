@@ -72,6 +72,7 @@ Registration::Registration(std::vector<std::string> scheduler_addresses, sluice:
       fenced_commands_(
           metrics.counter("sluice_worker_fenced_commands_total", "Commands refused since a later scheduler leads")),
       on_drain_(std::move(on_drain)),
+      role_(registration_.role()),
       thread_([this](std::stop_token stop) { run(stop); }) {}
 
 Registration::~Registration() {
@@ -88,6 +89,28 @@ void Registration::report_soon() {
         report_soon_ = true;
     }
     changed_.notify_all();
+}
+
+void Registration::register_as(Role role) {
+    {
+        const std::scoped_lock lock(mutex_);
+        role_ = proto::role_message(role);
+        is_role_told_ = false;
+        report_soon_ = true;
+    }
+    changed_.notify_all();
+}
+
+/// As things stand.
+sluice::proto::WorkerReport Registration::registration() {
+    sluice::proto::WorkerReport report;
+    *report.mutable_registration() = registration_;
+    report.mutable_registration()->set_scheduler_epoch(scheduler_epoch_);
+    report.mutable_registration()->set_draining(board_.draining());
+    const std::scoped_lock lock(mutex_);
+    report.mutable_registration()->set_role(role_);
+    is_role_told_ = true;
+    return report;
 }
 
 void Registration::run(std::stop_token stop) {
@@ -188,11 +211,7 @@ void Registration::attach_once(std::stop_token stop, const std::string& address,
     const std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
     const auto stream = stub->Attach(&context);
 
-    sluice::proto::WorkerReport first;
-    *first.mutable_registration() = registration_;
-    first.mutable_registration()->set_scheduler_epoch(scheduler_epoch_);
-    first.mutable_registration()->set_draining(board_.draining());
-    const bool is_sent = stream->Write(first);
+    const bool is_sent = stream->Write(registration());
     {
         const std::scoped_lock lock(mutex_);
         is_open_ = is_sent;
@@ -224,6 +243,7 @@ void Registration::attach_once(std::stop_token stop, const std::string& address,
     milliseconds silent{};
     while (true) {
         bool must_report = false;
+        bool has_turned = false;
         {
             std::unique_lock lock(mutex_);
             if (!is_open_) { break; }
@@ -236,7 +256,9 @@ void Registration::attach_once(std::stop_token stop, const std::string& address,
             }
             silent += *interval_;
             must_report = std::exchange(report_soon_, false) || silent >= idle_interval_;
+            has_turned = !is_role_told_;
         }
+        if (has_turned && !stream->Write(registration())) { break; }
         if (clock_.now() - board_.last_progress() > options_.stall_limit) { continue; }
         sluice::proto::WorkerReport report;
         auto* heartbeat = report.mutable_heartbeat();

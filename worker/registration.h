@@ -49,6 +49,9 @@ public:
     std::uint64_t scheduler_epoch() const { return scheduler_epoch_; }
     /// Any thread: something on the board should not wait for the next heartbeat.
     void report_soon();
+    /// Any thread: the scheduler is told at once that this worker is of that role from now on, by a registration on the
+    /// stream that is there; what is on the board then follows it.
+    void register_as(Role role);
     void stop();
 
 private:
@@ -56,10 +59,11 @@ private:
     void attach_once(std::stop_token stop, const std::string& address, std::chrono::milliseconds patience);
     bool follow(const std::string& address, const sluice::proto::WorkerDirective& directive);
     bool is_superseded(const sluice::proto::WorkerDirective& directive) const;
+    sluice::proto::WorkerReport registration();
 
     const std::vector<std::string> scheduler_addresses_;
     const proto::ClusterKey key_;
-    const sluice::proto::RegisterWorker registration_;
+    const sluice::proto::RegisterWorker registration_;  // but for the role, which may change
     const WorkerOptions options_;
     ReportBoard& board_;
     const base::Clock& clock_;
@@ -76,6 +80,8 @@ private:
     std::optional<std::chrono::milliseconds> silence_max_;  // of a scheduler that leads by a lease
     base::TimePoint heard_at_{};                            // when that one spoke last
     bool report_soon_ = false;
+    sluice::proto::WorkerRole role_;
+    bool is_role_told_ = true;  // to the scheduler that the stream goes to
 
     std::jthread thread_;
 };

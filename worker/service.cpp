@@ -4,7 +4,6 @@
 #include <grpcpp/health_check_service_interface.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <deque>
 #include <optional>
@@ -411,15 +410,16 @@ WorkerServer::~WorkerServer() {
 
 base::Result<std::unique_ptr<WorkerServer>> WorkerServer::listen(const std::string& address,
                                                                  const WorkerOptions& options, const base::Clock& clock,
-                                                                 const proto::ClusterKey& key) {
+                                                                 const proto::ClusterKey& key, grpc::Service* beside) {
     auto server = std::unique_ptr<WorkerServer>(new WorkerServer());
     Impl& impl = *server->impl_;
     impl.options = options;
     impl.clock = &clock;
     impl.key = key;
     impl.service = std::make_unique<Impl::Service>(impl);
-    auto running =
-        proto::start_server({.listen_address = address, .key = key}, std::array<grpc::Service*, 1>{impl.service.get()});
+    std::vector<grpc::Service*> services{impl.service.get()};
+    if (beside != nullptr) { services.push_back(beside); }
+    auto running = proto::start_server({.listen_address = address, .key = key}, services);
     if (!running) { return base::pass_on(running); }
     impl.server = std::move(running->server);
     impl.port = running->port;

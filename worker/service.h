@@ -28,10 +28,12 @@ class WorkerServer final : public OutputSink {
 public:
     /// Listens at `address` (host:port, port 0: any), to those who have `key`. The loop is attached later, since it
     /// needs this as its sink. A stream that says no Hello for kHelloPatience is ended; where there are `gateways_max`
-    /// streams, the oldest of those makes room for another. Error: unavailable when the address cannot be bound.
+    /// streams, the oldest of those makes room for another. `beside`: another service on the same port, which must
+    /// outlive this; null: none. Error: unavailable when the address cannot be bound.
     static base::Result<std::unique_ptr<WorkerServer>> listen(const std::string& address, const WorkerOptions& options,
                                                               const base::Clock& clock,
-                                                              const proto::ClusterKey& key = proto::ClusterKey());
+                                                              const proto::ClusterKey& key = proto::ClusterKey(),
+                                                              grpc::Service* beside = nullptr);
     static constexpr std::chrono::seconds kHelloPatience{5};
     ~WorkerServer() override;
 

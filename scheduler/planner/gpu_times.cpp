@@ -3,17 +3,11 @@
 #include <vector>
 
 #include "scheduler/planner/operator_tables.h"
+#include "scheduler/planner/reached.h"
 
 namespace scheduler::planner {
 namespace {
 
-// What kernels reach of a datasheet. aiconfigurator's own correction for memory; products of large batches reach three
-// quarters of the peak on A100 and H200 in its tables, attention half.
-constexpr double kMemoryShare = 0.8;
-constexpr double kProductShare = 0.75;
-constexpr double kAttentionShare = 0.5;
-constexpr double kLaunchSeconds = 2e-6;  // of one kernel in a recorded step
-constexpr double kAttentionLaunchSeconds = 6e-6;
 constexpr std::array kTokens{1.,   2.,   4.,   8.,    16.,   24.,   32.,   48.,   64.,   96.,   128.,   192.,  256.,
                              384., 512., 768., 1024., 1536., 2048., 3072., 4096., 6144., 8192., 12288., 16384.};
 

@@ -30,6 +30,11 @@ public:
     /// vidur's compute profile of one model: num_tensor_parallel_workers, num_tokens, medians of operators in ms; used
     /// for models with the same widths only, and there in place of the products.
     base::Result<void> add_model_operators(std::string_view csv, const std::string& name);
+    /// What is not here is made of the tables of another GPU and the datasheets of both: attention of prompts goes with
+    /// arithmetic, that of decoding with memory, all-reduces with the links of a node; what a kernel takes with nothing
+    /// to do stays. Products are not: matrices of one GPU tell little of another's, so they are measured or come from
+    /// the roofline.
+    void borrow(const OperatorTables& others, const Gpu& own, const Gpu& other);
 
     struct Heads {
         std::uint32_t q = 0;

@@ -27,6 +27,7 @@ NEED_MORE_THAN_LOAD = {"sluice_gateway_retries_total", "sluice_gateway_retries_e
                        *(name for name in METRICS if name.startswith("sluice_gateway_in_context_")),  # with caching.in_context.enabled
                        *(name for name in METRICS if name.startswith("sluice_gateway_batch")),  # with batch.file
                        "sluice_trace_spans_total",  # with tracing.otlp_endpoint
+                       *(name for name in METRICS if name.startswith("sluice_autopilot_")),  # of a process that a cluster does without (test_autopilot.py)
                        *(name for name in METRICS if name.startswith("sluice_gateway_certificate_")),
                        *(name for name in METRICS if name.startswith("sluice_certificate_"))}  # with cluster.certificate_file
 

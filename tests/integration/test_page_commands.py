@@ -40,6 +40,7 @@ class Page:
 
 
 PLAN = "tests/integration/test_plan.py"
+AUTOPILOT = "tests/integration/test_autopilot.py"
 CLUSTER = "tests/charts/test_cluster_pages.py"
 MADE_KEYS = ["sluice keys add --file keys.json --name tests"]
 CERTIFICATE = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -out certificate.pem -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
@@ -90,7 +91,10 @@ PAGES = {
         elsewhere={"sluice simulate --profile": "tests/sim/fidelity_test.cpp", "sluice plan --model config.json": "tests/cli/plan_test.cpp", "sluice serve --model DIR --set": "tests/integration/test_capture.py",
                    "sluice plan fit": "tests/integration/test_capture.py", "sluice plan --live": f"{PLAN}::test_what_plan_would_do_to_a_running_cluster_is_told_and_not_done",
                    "sluice simulate --plan": f"{PLAN}::test_a_simulation_plays_the_same_file", "sluice serve --model DIR --plan": f"{PLAN}::test_what_plan_writes_for_this_machine_is_served_by_one_process",
-                   "scripts/local-cluster": f"{PLAN}::test_what_plan_writes_for_this_machine_is_served_by_local_cluster"},
+                   "scripts/local-cluster": f"{PLAN}::test_what_plan_writes_for_this_machine_is_served_by_local_cluster",
+                   **{command: f"{AUTOPILOT}::{test}" for command, test in (
+                       ("sluice decode --set worker.may_turn", "test_a_worker_turns_while_streams_run_and_no_text_changes"), ("sluice turn", "test_a_worker_turns_while_streams_run_and_no_text_changes"),
+                       ("sluice autopilot", "test_the_autopilot_follows_a_workload_that_shifts_and_comes_back"))}},
         say={"DIR": "models/stories260k", "128,512": "32,128", "--batch 1,8": "--batch 1,8 --context 64", "trace.jsonl": "fit.yaml", "16384": "4096", "ttft=2,tpot=200ms": "ttft=20,tpot=2"},
         figures=("sluice model make", "scripts/bench-fidelity")),
     "docs/upgrades.md": Page(),

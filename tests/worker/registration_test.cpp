@@ -56,7 +56,11 @@ public:
         changed_.notify_all();
         while (stream->Read(&report)) {
             const std::scoped_lock lock(mutex_);
-            heartbeats_.push_back(report.heartbeat());
+            if (report.has_registration()) {
+                registrations_.push_back(report.registration());
+            } else {
+                heartbeats_.push_back(report.heartbeat());
+            }
             changed_.notify_all();
         }
         const std::scoped_lock lock(mutex_);
@@ -268,6 +272,28 @@ TEST_CASE("a drain is acted on and reported at once", "[worker]") {
     scheduler.say(drain);
     worker.wait_until([&worker] { return worker.drains == 1; });
     scheduler.heartbeat([](const Heartbeat& heartbeat) { return heartbeat.load().draining(); });
+}
+
+TEST_CASE("a worker that has another role registers as that on the stream that is there, and on every later one",
+          "[worker][turn]") {
+    ScriptedScheduler scheduler;
+    Worker worker(scheduler.address());
+    scheduler.registration(1);
+    scheduler.take_in(5);
+    worker.board.set_draining();
+    worker.registration.report_soon();
+    scheduler.heartbeat([](const Heartbeat& one) { return one.load().draining(); });
+    worker.registration.register_as(worker::Role::decode);
+    worker.board.set_draining(false);
+    worker.registration.report_soon();
+    const auto second = scheduler.registration(2);
+    CHECK(second.role() == sluice::proto::WORKER_ROLE_DECODE);
+    CHECK(second.endpoint().worker_id() == 7);
+    scheduler.heartbeat([](const Heartbeat& one) { return !one.load().draining(); });
+    scheduler.cut();
+    const auto third = scheduler.registration(3);
+    CHECK(third.role() == sluice::proto::WORKER_ROLE_DECODE);
+    CHECK_FALSE(third.draining());
 }
 
 TEST_CASE("a worker whose stream is closed, as at the end of its lease, registers again", "[worker]") {
