@@ -55,6 +55,9 @@ void Answer::start() {
         request.session = setup_.tag.session;
         request.hints = setup_.tag.hints;
         request.hints.prompt_group = prepared.form.prompt_cache_key;
+        for (std::string* session : {&request.session, &request.hints.session}) {
+            if (session->empty()) { *session = prepared.form.session; }
+        }
         request.slo = setup_.slo;
         request.received_at = setup_.tag.received_at;
         request.deadline = setup_.tag.received_at + setup_.request_timeout;
@@ -161,6 +164,8 @@ void Answer::stream_events(const Choice& choice, const std::vector<AnswerEvent>&
             emit_events(items_->push(event, begins_call ? call_id(choice, event.index) : std::string()));
             continue;
         }
+        const bool is_reasoning = event.kind == AnswerEvent::Kind::reasoning;
+        if (is_reasoning && setup_.header.reasoning == ReasoningFields::none) { continue; }
         emit(response_.event_chunk(choice.form.index, event, begins_call ? call_id(choice, event.index) : std::string(),
                                    usage_so_far()));
     }

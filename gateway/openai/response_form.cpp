@@ -35,16 +35,17 @@ void write_function(JsonWriter& json, std::string_view name, std::string_view ar
     json.begin_object().key("name").string(name).key("arguments").string(arguments).end_object();
 }
 
-/// DeepSeek's name and the one that others have changed to.
-void write_reasoning(JsonWriter& json, std::string_view text) {
-    json.key("reasoning_content").string(text).key("reasoning").string(text);
+void write_reasoning(JsonWriter& json, ReasoningFields fields, std::string_view text) {
+    const bool has_both = fields == ReasoningFields::both;
+    if (has_both || fields == ReasoningFields::reasoning_content) { json.key("reasoning_content").string(text); }
+    if (has_both || fields == ReasoningFields::reasoning) { json.key("reasoning").string(text); }
 }
 
 void write_message(JsonWriter& json, const AnswerHeader& header, const ChoiceForm& choice) {
     json.begin_object().key("role").string("assistant").key("content");
     choice.text.empty() && !choice.calls.empty() ? json.null() : json.string(choice.text);
     json.key("refusal").null();
-    if (!choice.reasoning.empty()) { write_reasoning(json, choice.reasoning); }
+    if (!choice.reasoning.empty()) { write_reasoning(json, header.reasoning, choice.reasoning); }
     if (!choice.calls.empty() && header.older_calls) {
         json.key("function_call");
         write_function(json, choice.calls.front().name, choice.calls.front().arguments);
@@ -280,7 +281,7 @@ std::string ResponseForm::event_chunk(std::uint32_t index, const AnswerEvent& ev
     if (event.kind == AnswerEvent::Kind::content) {
         json.key("content").string(event.text);
     } else if (event.kind == AnswerEvent::Kind::reasoning) {
-        write_reasoning(json, event.text);
+        write_reasoning(json, header_.reasoning, event.text);
     } else if (header_.older_calls) {
         json.key("function_call").begin_object();
         if (begins_call) { json.key("name").string(event.text); }

@@ -12,6 +12,10 @@
 
 namespace gateway {
 
+/// By which names a chat's answers have their reasoning: DeepSeek's, the one that others have changed to. none: it is
+/// left out.
+enum class ReasoningFields { both, reasoning_content, reasoning, none };
+
 /// What every object of one answer carries.
 struct AnswerHeader {
     Endpoint endpoint = Endpoint::chat;
@@ -22,6 +26,7 @@ struct AnswerHeader {
     bool older_calls = false;      // `function_call` in place of `tool_calls`
     bool one_call_asked = false;   // the client has named the function: the answer then just stops
     bool usage_null = false;       // stream with include_usage: chunks before the last carry "usage":null
+    ReasoningFields reasoning = ReasoningFields::both;
 };
 
 struct Usage {

@@ -58,7 +58,8 @@ void stays(gateway::GenerationSink&) {}
 struct World {
     explicit World(std::vector<InstantSource::Script> scripts, const std::string& fields = "",
                    gateway::SloTargets targets = {}, gateway::Endpoint endpoint = gateway::Endpoint::completions,
-                   bool allow_lossy_kv = false, bool shows_tools = true) {
+                   bool allow_lossy_kv = false, bool shows_tools = true,
+                   gateway::ReasoningFields reasoning = gateway::ReasoningFields::both) {
         source.scripts = std::move(scripts);
         text.shows_tools = shows_tools;
         text.style = {.tools = gateway::ToolFormat::hermes, .reasons = true};
@@ -75,6 +76,7 @@ struct World {
         REQUIRE(prepared);
         gateway::AnswerHeader header;
         header.endpoint = endpoint;
+        header.reasoning = reasoning;
         header.id = std::string(gateway::form_of(endpoint).id_prefix) + "0123456789abcdefghijklmnopqr";
         answer = std::make_unique<gateway::Answer>(
             gateway::Answer::Setup{.source = source,
@@ -246,6 +248,31 @@ TEST_CASE("reasoning and calls stand in their own fields of an answer, whole and
 
     World refused({in_pieces}, tools + R"(,"tool_choice":"none")", {}, gateway::Endpoint::chat);
     CHECK(refused.exchange->response->body.find("<tool_call>") != std::string::npos);
+}
+
+TEST_CASE("the reasoning of a chat has the names that the server is told, or none", "[gateway][answer]") {
+    using gateway::ReasoningFields;
+    const auto reasons = [](gateway::GenerationSink& sink) {
+        sink.on_placed();
+        sink.on_piece({.text = "<think>why</think>so", .tokens = {{.token = 'x'}}}, 1, "local");
+        sink.on_end(ending(EndReason::stop));
+    };
+    for (const auto& [fields, told] : {std::pair{ReasoningFields::reasoning_content, R"("reasoning_content":"why"})"},
+                                       {ReasoningFields::reasoning, R"("reasoning":"why"})"},
+                                       {ReasoningFields::none, ""}}) {
+        for (const bool streams : {false, true}) {
+            World world({reasons}, streams ? R"(,"stream":true)" : "", {}, gateway::Endpoint::chat, false, true,
+                        fields);
+            const std::string& body = streams ? world.exchange->streamed : world.exchange->response->body;
+            CAPTURE(body, streams);
+            CHECK(body.find(told) != std::string::npos);
+            CHECK((body.find("why") != std::string::npos) == (fields != ReasoningFields::none));
+            CHECK((body.find("reasoning_content") != std::string::npos) ==
+                  (fields == ReasoningFields::reasoning_content));
+            CHECK(body.find(R"("content":"so")") != std::string::npos);
+            CHECK(body.find(R"("delta":{},"logprobs":null,"finish_reason":null)") == std::string::npos);
+        }
+    }
 }
 
 TEST_CASE("an answer says how its KV came, the lossiest of its choices; the head of a stream what may be",
