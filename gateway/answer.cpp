@@ -161,7 +161,7 @@ void Answer::stream_events(const Choice& choice, const std::vector<AnswerEvent>&
         if (setup_.prepared.form.tools.is_older_form && event.index > 0) { continue; }  // it has room for one
         const bool begins_call = event.kind == AnswerEvent::Kind::call;
         if (items_ != nullptr) {
-            emit_events(items_->push(event, begins_call ? call_id(choice, event.index) : std::string()));
+            emit(items_->push(event, begins_call ? call_id(choice, event.index) : std::string()));
             continue;
         }
         const bool is_reasoning = event.kind == AnswerEvent::Kind::reasoning;
@@ -261,7 +261,7 @@ void Answer::complete() {
         send(items_->close(choices_.front().form.end, usage()));
         setup_.exchange->end_stream();
     } else if (streams()) {
-        if (setup_.prepared.form.include_usage) { send(sse_event(response_.usage_chunk(usage()))); }
+        if (setup_.prepared.form.include_usage) { send(response_.usage_chunk(usage())); }
         send(kSseDone);
         setup_.exchange->end_stream();
     } else {
@@ -464,22 +464,14 @@ void Answer::open_stream() {
     if (form_of(setup_.header.endpoint).has_roles) {
         // Together with the first token: sent at admission they would pass for it.
         for (const Choice& choice : choices_) {
-            send(sse_event(response_.role_chunk(choice.form.index, usage_so_far())));
+            send(response_.role_chunk(choice.form.index, usage_so_far()));
         }
     }
     if (items_ != nullptr) { send(items_->open(usage())); }
     send(std::exchange(held_, {}));
 }
 
-void Answer::emit(const std::string& json) {
-    if (roles_sent_) {
-        send(sse_event(json));
-    } else {
-        held_ += sse_event(json);
-    }
-}
-
-void Answer::emit_events(std::string_view events) {
+void Answer::emit(std::string_view events) {
     if (roles_sent_) {
         send(events);
     } else {

@@ -105,8 +105,7 @@ private:
     std::string call_id(const Choice& choice, std::uint32_t call) const;
     void gather_piece(Choice& choice, Piece piece);
     /// Sends, or keeps until every sequence has a place: till then the request can still be refused.
-    void emit(const std::string& json);
-    void emit_events(std::string_view events);
+    void emit(std::string_view events);
     void open_stream();
     void send(std::string_view data);
     void fail(const ApiError& error, std::string_view cause);
