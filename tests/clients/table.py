@@ -35,6 +35,7 @@ class Client:
     seconds: float = 300
     shown: int = 1                 # how many of the packages are named in the result
     no_dependencies: bool = False
+    is_real: bool = False          # wants a model that decides for itself: only by name, and with --url
 
 
 def framework(name: str, script: str, *packages: str, shown: int = 1) -> Client:
@@ -90,6 +91,9 @@ FRAMEWORKS = (
            run=("{here}/frameworks/ai_sdk.mjs",), shown=4),
 )
 
+REAL = tuple(Client(f"{client.name}-real", python=client.python, run=("python", "{here}/frameworks/real_loop.py", client.name), shown=client.shown, is_real=True, seconds=900)
+             for client in FRAMEWORKS if client.name in ("langchain", "litellm", "openai-agents", "pydantic-ai", "smolagents"))
+
 LM_EVAL = ("lm-eval[api]==0.4.13", "transformers==5.24.0")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
@@ -122,4 +126,4 @@ PAGES = (
 AGENTS = tuple(Client(agent.name, python=agent.python, node=agent.node, run=agent.run, environment=agent.environment, prepare=agent.prepare, check=agents.check, server=agent.server)
                for agent in agents.ALL)
 
-CLIENTS = {client.name: client for client in (*SUITES, *FRAMEWORKS, *MEASURING, *PAGES, *AGENTS)}
+CLIENTS = {client.name: client for client in (*SUITES, *FRAMEWORKS, *REAL, *MEASURING, *PAGES, *AGENTS)}
