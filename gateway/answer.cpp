@@ -27,6 +27,13 @@ std::unique_ptr<ItemAnswer> make_items(const AnswerHeader& header, RequestForm& 
     }
 }
 
+/// What the client asked for is JSON, and a grammar makes it so; calls of tools, too, but those end by themselves.
+bool is_kept_to_json(const RequestForm& form) {
+    if (form.grammar == nullptr || form.grammar_field == form.tools_field) { return false; }
+    const proto::Grammar::Kind kind = form.grammar->kind();
+    return kind == proto::Grammar::KIND_JSON_SCHEMA || kind == proto::Grammar::KIND_JSON_OBJECT;
+}
+
 }  // namespace
 
 Answer::Answer(Setup setup)
@@ -41,6 +48,7 @@ void Answer::start() {
     for (std::size_t index = 0; index < sequences(prepared); ++index) {
         Choice& choice = choices_.emplace_back(*this, index / prepared.form.n, static_cast<std::uint32_t>(index));
         if (prepared.reader.does_anything() || items_ != nullptr) { choice.reader.emplace(prepared.reader); }
+        if (is_kept_to_json(prepared.form)) { choice.json_end.emplace(); }
         if (prepared.form.logprobs) { choice.form.logprobs.emplace(); }
         if (prepared.form.return_token_ids) {
             choice.form.token_ids.emplace();
@@ -90,6 +98,7 @@ void Answer::on_piece(Choice& choice, Piece piece, std::uint32_t generated_token
         if (finished_) { return; }
     }
     if (setup_.prepared.hides_generated || piece.empty()) { return; }
+    if (choice.json_end && !choice.reader) { choice.json_end->push(piece.text); }
     for (TokenRecord& record : piece.tokens) {
         record.text_offset += choice.echo_length;
     }
@@ -171,6 +180,12 @@ void Answer::stream_events(const Choice& choice, const std::vector<AnswerEvent>&
     }
 }
 
+void Answer::follow_json(Choice& choice, const std::vector<AnswerEvent>& events) {
+    for (const AnswerEvent& event : events) {
+        if (choice.json_end && event.kind == AnswerEvent::Kind::content) { choice.json_end->push(event.text); }
+    }
+}
+
 void Answer::gather_events(Choice& choice, const std::vector<AnswerEvent>& events) {
     for (const AnswerEvent& event : events) {
         if (items_ != nullptr) {
@@ -196,7 +211,9 @@ void Answer::gather_events(Choice& choice, const std::vector<AnswerEvent>& event
 
 void Answer::stream_piece(Choice& choice, const Piece& piece) {
     if (choice.reader) {
-        stream_events(choice, choice.reader->push(piece.text));
+        const auto events = choice.reader->push(piece.text);
+        follow_json(choice, events);
+        stream_events(choice, events);
         if (!setup_.prepared.form.logprobs && !setup_.prepared.form.return_token_ids) { return; }
     }
     const std::string_view shown = choice.reader ? std::string_view() : std::string_view(piece.text);
@@ -216,7 +233,9 @@ void Answer::stream_piece(Choice& choice, const Piece& piece) {
 
 void Answer::gather_piece(Choice& choice, Piece piece) {
     if (choice.reader) {
-        gather_events(choice, choice.reader->push(piece.text));
+        const auto events = choice.reader->push(piece.text);
+        follow_json(choice, events);
+        gather_events(choice, events);
     } else {
         choice.form.text += piece.text;
     }
@@ -247,7 +266,12 @@ void Answer::on_end(Choice& choice, const GenerationEnd& end) {
     const bool is_cancelled = end.reason == EndReason::cancelled;
     if (choice.reader && !is_cancelled) {
         const auto events = choice.reader->finish();
+        follow_json(choice, events);
         streams() ? stream_events(choice, events) : gather_events(choice, events);
+    }
+    // JSON that was closed by the last token that was allowed is whole: clients refuse to read what was cut.
+    if (end.reason == EndReason::length && choice.json_end && choice.json_end->is_closed()) {
+        choice.form.end.reason = EndReason::stop;
     }
     if (streams() && !is_cancelled && items_ == nullptr) {
         emit(response_.end_chunk(choice.form.index, choice.form.end, usage_so_far(),

@@ -250,6 +250,34 @@ TEST_CASE("reasoning and calls stand in their own fields of an answer, whole and
     CHECK(refused.exchange->response->body.find("<tool_call>") != std::string::npos);
 }
 
+TEST_CASE("JSON that its last token has closed is whole, also where no further one was allowed", "[gateway][answer]") {
+    const auto says = [](std::string text, EndReason reason) {
+        return [text = std::move(text), reason](gateway::GenerationSink& sink) {
+            sink.on_placed();
+            sink.on_piece({.text = text, .tokens = {{.token = 'x'}}}, 1, "local");
+            sink.on_end(ending(reason));
+        };
+    };
+    const std::string form = R"(,"response_format":{"type":"json_object"})";
+    for (const bool streams : {false, true}) {
+        const auto reason_of = [&](const std::string& text, const std::string& fields) {
+            World world({says(text, EndReason::length)}, fields + (streams ? R"(,"stream":true)" : ""), {},
+                        gateway::Endpoint::chat);
+            const std::string& body = streams ? world.exchange->streamed : world.exchange->response->body;
+            const bool is_length = body.find(R"("finish_reason":"length")") != std::string::npos;
+            const bool is_stop = body.find(R"("finish_reason":"stop")") != std::string::npos;
+            REQUIRE(is_length != is_stop);
+            return std::string(is_stop ? "stop" : "length");
+        };
+        CHECK(reason_of(R"({"a":1})", form) == "stop");
+        CHECK(reason_of(R"(<think>{"b":</think>{"a":1})", form) == "stop");
+        CHECK(reason_of(R"({"a":1)", form) == "length");
+        CHECK(reason_of(R"(<think>{}</think>{"a":)", form) == "length");
+        CHECK(reason_of(R"({"a":1})", "") == "length");  // nobody has said that nothing follows
+        CHECK(reason_of(R"({"a":1})", R"(,"guided_regex":".*")") == "length");
+    }
+}
+
 TEST_CASE("the reasoning of a chat has the names that the server is told, or none", "[gateway][answer]") {
     using gateway::ReasoningFields;
     const auto reasons = [](gateway::GenerationSink& sink) {

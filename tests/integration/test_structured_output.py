@@ -163,6 +163,16 @@ def test_answers_are_the_same_however_many_tokens_come_at_once():
         assert len([Pet.model_validate(pet) for pet in json.loads(text)]) == 2, text
 
 
+def test_json_that_closes_at_the_limit_is_whole(port):
+    fields = {"prompt": "Once", "temperature": 1, "seed": 3, "structured_outputs": PETS["structured_outputs"]}
+    text, ids, reason, _ = told(port, {**fields, "max_tokens": 400})
+    assert reason == "stop" and len([Pet.model_validate(pet) for pet in json.loads(text)]) == 2
+    closed = next(count for count in range(len(ids), 0, -1) if told(port, {**fields, "max_tokens": count - 1})[0] != text)
+    assert told(port, {**fields, "max_tokens": closed})[::2] == (text, "stop")
+    cut, _, reason, _ = told(port, {**fields, "max_tokens": closed - 1})
+    assert reason == "length" and text.startswith(cut)
+
+
 def test_tokens_one_by_one():
     with harness.serve("--set", "worker.forced_tokens_max=0") as server:
         server.wait_ready()
