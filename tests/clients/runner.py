@@ -93,7 +93,7 @@ class Runner:
 
     def python(self, client: Client, checkout: pathlib.Path | None) -> pathlib.Path:
         """The bin/ of a virtual environment with the client's packages."""
-        folder = self.work / "python" / client.name
+        folder = self.work / "python" / (client.packages_of or client.name)
         packages = [package.format(checkout=checkout, here=self.here) for package in client.python]
 
         def install(target: pathlib.Path) -> None:
@@ -105,7 +105,7 @@ class Runner:
 
     def node(self, client: Client) -> pathlib.Path:
         """The folder whose node_modules has the client's packages and a Node that is new enough for them."""
-        folder = self.work / "node" / client.name
+        folder = self.work / "node" / (client.packages_of or client.name)
 
         def install(target: pathlib.Path) -> None:
             (target / "package.json").write_text('{"name": "client", "private": true, "type": "module"}\n')

@@ -35,6 +35,7 @@ class Client:
     seconds: float = 300
     shown: int = 1                 # how many of the packages are named in the result
     no_dependencies: bool = False
+    packages_of: str = ""          # the client whose packages, the same, it uses; else its own
     is_real: bool = False          # wants a model that decides for itself: only by name, and with --url
 
 
@@ -55,6 +56,10 @@ LLAMA_CPP = tuple(f"unit/test_{name}.py" for name in ("basic", "chat_completion"
 VLLM = tuple(f"tests/entrypoints/openai/{path}.py" for path in (
     "chat_completion/test_chat", "completion/test_completion", "chat_completion/test_chat_echo", "chat_completion/test_chat_logit_bias_validation",
     "chat_completion/test_non_object_body_validation", "test_return_token_ids", "test_stop_token_ids", "test_tool_choice_content_none", "models/test_models"))
+SGLANG = tuple(f"{path}.py" for path in (
+    "basic/test_openai_server", "basic/test_openai_embedding", "basic/test_return_token_ids", "basic/test_anthropic_server", "function_call/test_openai_function_calling",
+    "function_call/test_tool_choice", "function_call/test_anthropic_tool_use", "features/test_json_mode", "features/test_usage_tokens", "validation/test_large_max_new_tokens",
+    "validation/test_matched_stop", "validation/test_openai_server_ignore_eos", "validation/test_request_length_validation", "validation/test_strict_model_validation"))
 
 SUITES = (
     Client("openai-python", server="suites", seconds=900, python=("{checkout}", *SDK_TESTS),
@@ -75,7 +80,11 @@ SUITES = (
            suite=Suite("ggml-org/llama.cpp", "tools/server/tests", ("python", "-m", "pytest", *JUNIT, "unit/test_security.py"))),
     Client("vllm", server="suites", seconds=900, python=(*PYTEST, "requests==2.34.2", "openai==3.57.0", "httpx==0.28.1", "regex==2026.11.19", "jsonschema==4.26.0"),
            environment={"PYTHONPATH": "{here}/stubs"},
-           suite=Suite("vllm-project/vllm", ".", ("python", "-m", "pytest", *JUNIT, "-p", "vllm_stubs", "--noconftest", "-c", "/dev/null", "--rootdir=.", *VLLM))),
+           suite=Suite("vllm-project/vllm", ".", ("python", "-m", "pytest", *JUNIT, "-p", "vllm_stubs", "-p", "tests.entrypoints.conftest", "--noconftest", "-c", "/dev/null", "--rootdir=.", *VLLM))),
+    Client("sglang", server="suites", seconds=900, python=(*PYTEST, "requests==2.34.2", "openai==3.57.0", "numpy==2.2.6"),
+           environment={"PYTHONPATH": "{here}/stubs"},
+           suite=Suite("sgl-project/sglang", "test/registered/openai_server",
+                       ("python", "-m", "pytest", *JUNIT, "-p", "sglang_stubs", "--noconftest", "-c", "/dev/null", "--rootdir=.", *SGLANG))),
 )
 
 FRAMEWORKS = (
@@ -91,8 +100,8 @@ FRAMEWORKS = (
            run=("{here}/frameworks/ai_sdk.mjs",), shown=4),
 )
 
-REAL = tuple(Client(f"{client.name}-real", python=client.python, run=("python", "{here}/frameworks/real_loop.py", client.name), shown=client.shown, is_real=True, seconds=900)
-             for client in FRAMEWORKS if client.name in ("langchain", "litellm", "openai-agents", "pydantic-ai", "smolagents"))
+REAL = tuple(Client(f"{client.name}-real", python=client.python, node=client.node, packages_of=client.name, shown=client.shown, is_real=True, seconds=1800,
+                    run=("{here}/frameworks/real_loop.mjs",) if client.node else ("python", "{here}/frameworks/real_loop.py", client.name)) for client in FRAMEWORKS)
 
 LM_EVAL = ("lm-eval[api]==0.4.13", "transformers==5.24.0")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}

@@ -68,6 +68,44 @@ def pydantic_ai(seed: int) -> str:
     return asyncio.run(agent.run(QUESTION)).output
 
 
+def llamaindex(seed: int) -> str:
+    from llama_index.core.agent.workflow import FunctionAgent
+    from llama_index.core.tools import FunctionTool
+    from llama_index.llms.openai_like import OpenAILike
+
+    model = OpenAILike(model=MODEL, api_base=V1, api_key=KEY, is_chat_model=True, is_function_calling_model=True, max_retries=0, temperature=0.3, additional_kwargs={"seed": seed})
+
+    async def ask() -> str:
+        return str(await FunctionAgent(tools=[FunctionTool.from_defaults(fn=get_weather)], llm=model, timeout=600).run(QUESTION, max_iterations=4))
+
+    return asyncio.run(ask())
+
+
+def dspy(seed: int) -> str:
+    import dspy as library
+
+    model = library.LM(f"openai/{MODEL}", api_base=V1, api_key=KEY, cache=False, num_retries=0, max_tokens=400, temperature=0.3, seed=seed)
+    with library.context(lm=model):
+        return library.ReAct("question -> answer", tools=[get_weather], max_iters=4)(question=QUESTION).answer
+
+
+def instructor(seed: int) -> str:
+    """It has no loop: a call of the tool as an object, then the question again with what came of it."""
+    import instructor as library
+    import openai
+    import pydantic
+
+    class GetWeather(pydantic.BaseModel):
+        """Asks for the weather of a city."""
+        city: str
+
+    client = openai.OpenAI(base_url=V1, api_key=KEY, max_retries=0)
+    messages = [{"role": "user", "content": QUESTION}]
+    call = library.from_openai(client, mode=library.Mode.TOOLS).create(model=MODEL, messages=messages, response_model=GetWeather, max_retries=0, temperature=0.3, seed=seed)
+    messages.append({"role": "user", "content": f"{get_weather(call.city)}. Tell me so in one sentence."})
+    return client.chat.completions.create(model=MODEL, messages=messages, temperature=0.3, seed=seed, max_tokens=100).choices[0].message.content
+
+
 def smolagents(seed: int) -> str:
     from smolagents import OpenAIServerModel, ToolCallingAgent, tool
 
