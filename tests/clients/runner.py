@@ -56,10 +56,11 @@ class Runner:
             flags = ["--encoder", ENCODER]
             if kind == "examples":
                 model = scripted_model.make(self.temporary / kind / "scripted", scripts.EXAMPLES, context=8192)
-                flags += ["--set", f"gateway.aliases=[\"*={self.model}\"]"]
+                flags += [*scripted_model.SERVE_FLAGS, "--set", f"gateway.aliases=[\"*={self.model}\"]"]
             elif kind.startswith("scripted"):
                 first = {"": scripts.ALL[kind.split(":")[1]]} if ":" in kind else {}
                 said = {name: [answer.replace(scripts.HOMES, str(self.temporary / "home")) for answer in answers] for name, answers in {**scripts.ALL, **first}.items()}
+                flags += scripted_model.SERVE_FLAGS
                 model = scripted_model.make(self.temporary / kind.replace(":", "-") / "scripted", said, context=131072, by_words=scripts.BY_WORDS)
             else:
                 model = tools_model.make(self.temporary / kind)
