@@ -38,7 +38,7 @@ struct WorkerOptions {
     /// sequence. Masks take milliseconds, so this is for machines that are busy with other things.
     std::chrono::milliseconds mask_wait{10000};
     std::uint32_t grammar_threads = 1;             // that make masks; as many compile
-    std::uint32_t forced_tokens_max = 32;          // of a grammar, that come in one step; 0: one by one
+    std::uint32_t forced_tokens_max = 0;           // of a grammar, that come in one step; 0: one by one
     std::uint32_t grammars_kept_max = 64;          // compiled ones, for requests that want the same again
     std::uint32_t gateways_max = 256;              // streams of gateways at once
     std::uint64_t output_buffer_bytes = 8u << 20;  // to one gateway; a slower one is cut off
