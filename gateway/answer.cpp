@@ -30,8 +30,11 @@ std::unique_ptr<ItemAnswer> make_items(const AnswerHeader& header, RequestForm& 
 /// What the client asked for is JSON, and a grammar makes it so; calls of tools, too, but those end by themselves.
 bool is_kept_to_json(const RequestForm& form) {
     if (form.grammar == nullptr || form.grammar_field == form.tools_field) { return false; }
-    const proto::Grammar::Kind kind = form.grammar->kind();
-    return kind == proto::Grammar::KIND_JSON_SCHEMA || kind == proto::Grammar::KIND_JSON_OBJECT;
+    const proto::Grammar& grammar = *form.grammar;
+    if (grammar.kind() == proto::Grammar::KIND_LARK) {  // a schema, without spaces
+        return grammar.text().starts_with("start: %json ") && grammar.text().find('\n') + 1 == grammar.text().size();
+    }
+    return grammar.kind() == proto::Grammar::KIND_JSON_SCHEMA || grammar.kind() == proto::Grammar::KIND_JSON_OBJECT;
 }
 
 }  // namespace

@@ -273,6 +273,8 @@ TEST_CASE("JSON that its last token has closed is whole, also where no further o
         CHECK(reason_of(R"(<think>{"b":</think>{"a":1})", form) == "stop");
         CHECK(reason_of(R"({"a":1)", form) == "length");
         CHECK(reason_of(R"(<think>{}</think>{"a":)", form) == "length");
+        CHECK(reason_of(R"({"a":1})",
+                        R"(,"structured_outputs":{"json":{"type":"object"},"disable_any_whitespace":true})") == "stop");
         CHECK(reason_of(R"({"a":1})", "") == "length");  // nobody has said that nothing follows
         CHECK(reason_of(R"({"a":1})", R"(,"guided_regex":".*")") == "length");
     }
