@@ -95,8 +95,7 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
          {ToolFormat::hermes, ToolFormat::llama3, ToolFormat::mistral, ToolFormat::deepseek, ToolFormat::json}) {
         if (format == tool_format_name(one)) { options.form.tool_format = one; }
     }
-    options.form.all_calls_by_schema =
-        config.choice("gateway.calls_by_schema", "all", {"all", "strict"}) == "all";
+    options.form.all_calls_by_schema = config.choice("gateway.calls_by_schema", "all", {"all", "strict"}) == "all";
     options.form.leaves_tools_out =
         config.choice("gateway.tools_without_template", "leave_out", {"leave_out", "refuse"}) == "leave_out";
     options.form.grammar_bytes_max =

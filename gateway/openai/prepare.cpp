@@ -167,8 +167,8 @@ bool opens_reasoning(std::string_view prompt) {
     return prompt.ends_with("<think>");
 }
 
-/// The tools as an answer keeps to them in which the model decides itself whether it calls. Only strict ones were promised
-/// anything; the others keep to their schemas, too, where the server wants that and the library can do it.
+/// The tools as an answer keeps to them in which the model decides itself whether it calls. Only strict ones were
+/// promised anything; the others keep to their schemas, too, where the server wants that and the library can do it.
 ToolsForm kept_tools(const ToolsForm& tools, ToolFormat format, const FormLimits& limits, const TextPort& text) {
     if (!limits.all_calls_by_schema) { return tools; }
     const auto can_be_kept = [&](const ToolsForm& kept) {

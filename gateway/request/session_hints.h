@@ -10,7 +10,8 @@
 namespace gateway {
 
 /// What a client says of where its request belongs: header fields x-session-id, x-parent-id and x-session-final, and of
-/// the body session_id, which stands for the first of them where that is missing, and prompt_cache_key. Hints where to place it and what to keep, never more. Empty: not said.
+/// the body session_id, which stands for the first of them where that is missing, and prompt_cache_key. Hints where to
+/// place it and what to keep, never more. Empty: not said.
 struct SessionHints {
     static constexpr std::size_t kNameBytesMax = 256;  // that count of the name of a conversation
 

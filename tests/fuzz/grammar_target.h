@@ -67,10 +67,10 @@ private:
         std::size_t count = 0;
         for (std::size_t at = 0; at < bytes && count < most;) {
             const auto letter = [&](std::size_t index) { return kLetters.find(static_cast<char>(text[index])); };
-            const bool is_pair = at + 1 < bytes && letter(at) != std::string_view::npos &&
-                                 letter(at + 1) != std::string_view::npos;
-            out[count++] = is_pair ? static_cast<std::uint32_t>(256 + letter(at) * kLetters.size() + letter(at + 1))
-                                   : text[at];
+            const bool is_pair =
+                at + 1 < bytes && letter(at) != std::string_view::npos && letter(at + 1) != std::string_view::npos;
+            out[count++] =
+                is_pair ? static_cast<std::uint32_t>(256 + letter(at) * kLetters.size() + letter(at + 1)) : text[at];
             at += is_pair ? 2 : 1;
         }
         if (how == Cut::wrongly && count > 0) { out[count / 2] = static_cast<std::uint32_t>(count * 2654435761U); }
@@ -136,8 +136,8 @@ inline void walk(const GrammarWords& words, std::int32_t kind, std::string_view 
     sluice_matcher_free(matcher);
 }
 
-/// The first byte: the kind of a grammar, and how the tokenizer cuts; then its source. First as a gateway checks it; what
-/// passes is then gone through as a worker does.
+/// The first byte: the kind of a grammar, and how the tokenizer cuts; then its source. First as a gateway checks it;
+/// what passes is then gone through as a worker does.
 inline void grammar(std::string_view input) {
     if (input.empty()) { return; }
     static const std::array<GrammarWords, 3> words{GrammarWords(GrammarWords::Cut::well),

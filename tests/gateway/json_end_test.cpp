@@ -7,9 +7,8 @@
 #include "tests/support/catch.h"
 
 TEST_CASE("JSON is closed behind its outermost object, list or string and nowhere before", "[gateway][openai]") {
-    for (const std::string_view text :
-         {R"({})", R"([])", R"("a")", R"("")", R"({"a":[1,{"b":"]}"}],"c":"\"}"})", R"(["\\",["[{\""],{}])", R"("\\")",
-          R"( { "a" : { } })"}) {
+    for (const std::string_view text : {R"({})", R"([])", R"("a")", R"("")", R"({"a":[1,{"b":"]}"}],"c":"\"}"})",
+                                        R"(["\\",["[{\""],{}])", R"("\\")", R"( { "a" : { } })"}) {
         CAPTURE(text);
         gateway::JsonEnd bytewise;
         for (std::size_t at = 0; at < text.size(); ++at) {
