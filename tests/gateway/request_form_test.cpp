@@ -325,43 +325,6 @@ TEST_CASE("tools are shown to the model where its template takes them", "[gatewa
     REQUIRE_FALSE(completion(R"("prompt":"a",)" + tools));
 }
 
-TEST_CASE("calls that the model begins by itself keep to the schemas of all tools that can be kept to",
-          "[gateway][openai]") {
-    const auto tool = [](const std::string& name, const std::string& schema, const std::string& more = "") {
-        return R"({"type":"function","function":{"name":")" + name + R"(","parameters":)" + schema + more + "}}";
-    };
-    const std::string can = R"({"type":"object","properties":{"town":{}}})";
-    const std::string cannot = R"({"type":"object","unheard-of":1})";
-    const auto grammar_of = [&](const std::string& tools, bool all) {
-        auto bounds = limits();
-        bounds.all_calls_by_schema = all;
-        ByteText text;
-        text.style = {.tools = gateway::ToolFormat::hermes};
-        gateway::ClusterView cluster;
-        cluster.context_tokens = 1000;
-        const auto made =
-            gateway::prepare(chat(R"("tools":[)" + tools + "]").value(),
-                             {.limits = bounds, .text = text, .cluster = cluster, .hash_key = {}, .now_unix_s = 0});
-        if (!made) { return "refused: " + made.error().message; }
-        REQUIRE(made->reader.tools);
-        return made->form.grammar == nullptr ? std::string("none") : made->form.grammar->text();
-    };
-    const auto has = [](const std::string& text, const std::string& part) {
-        return text.find(part) != std::string::npos;
-    };
-    CHECK(has(grammar_of(tool("a", can), true), "town"));
-    CHECK(grammar_of(tool("a", can), false) == "none");
-    CHECK(grammar_of(tool("a", cannot), true) == "none");
-    const std::string both = grammar_of(tool("a", cannot) + "," + tool("b", can), true);
-    CHECK((has(both, "town") && !has(both, "unheard-of") && has(both, "call_0: ") && has(both, "call_1: ")));
-    const std::string strict = R"(,"strict":true)";
-    CHECK(has(grammar_of(tool("a", cannot, strict), true), "refused"));
-    CHECK(has(grammar_of(tool("a", cannot, strict) + "," + tool("b", can), true), "refused"));
-    const std::string one =
-        grammar_of(tool("a", can, strict) + "," + tool("b", R"({"type":"object","properties":{"sea":{}}})"), false);
-    CHECK((has(one, "town") && !has(one, "sea")));
-}
-
 TEST_CASE("an unknown model is a 404 with a code, a missing one the served one", "[gateway][openai]") {
     const auto unknown = chat(R"("model":"gpt-9")");
     REQUIRE(unknown.error().status == 404u);
