@@ -76,7 +76,8 @@ SUITES = (
            suite=Suite("ggml-org/llama.cpp", "tools/server/tests", ("python", "-m", "pytest", *JUNIT, "unit/test_security.py"))),
     Client("vllm", server="suites", seconds=900, python=(*PYTEST, "requests==2.34.2", "openai==3.57.0", "httpx==0.28.1", "regex==2026.11.19", "jsonschema==4.26.0"),
            environment={"PYTHONPATH": "{here}/stubs"},
-           suite=Suite("vllm-project/vllm", ".", ("python", "-m", "pytest", *JUNIT, "-p", "vllm_stubs", "-p", "tests.entrypoints.conftest", "--noconftest", "-c", "/dev/null", "--rootdir=.", *VLLM))),
+           suite=Suite("vllm-project/vllm", ".", ("python", "-m", "pytest", *JUNIT, "-p", "vllm_stubs", "-p", "tests.entrypoints.conftest", "--noconftest", "-c", "/dev/null", "--rootdir=.",
+                                                        "-k", "not test_structured_outputs_choice_chat or logprobs", *VLLM))),  # two choices of a model without sense differ by chance
 )
 
 FRAMEWORKS = (
