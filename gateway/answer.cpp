@@ -28,6 +28,16 @@ std::unique_ptr<ItemAnswer> make_items(const AnswerHeader& header, RequestForm& 
     }
 }
 
+/// What the client asked for is JSON, and a grammar makes it so; calls of tools, too, but those end by themselves.
+bool is_kept_to_json(const RequestForm& form) {
+    if (form.grammar == nullptr || form.grammar_field == form.tools_field) { return false; }
+    const proto::Grammar& grammar = *form.grammar;
+    if (grammar.kind() == proto::Grammar::KIND_LARK) {  // a schema, without spaces
+        return grammar.text().starts_with("start: %json ") && grammar.text().find('\n') + 1 == grammar.text().size();
+    }
+    return grammar.kind() == proto::Grammar::KIND_JSON_SCHEMA || grammar.kind() == proto::Grammar::KIND_JSON_OBJECT;
+}
+
 }  // namespace
 
 Answer::Answer(Setup setup)
@@ -42,6 +52,7 @@ void Answer::start() {
     for (std::size_t index = 0; index < sequences(prepared); ++index) {
         Choice& choice = choices_.emplace_back(*this, index / prepared.form.n, static_cast<std::uint32_t>(index));
         if (prepared.reader.does_anything() || items_ != nullptr) { choice.reader.emplace(prepared.reader); }
+        if (is_kept_to_json(prepared.form)) { choice.json_end.emplace(); }
         if (prepared.form.logprobs) { choice.form.logprobs.emplace(); }
         if (prepared.form.return_token_ids) {
             choice.form.token_ids.emplace();
@@ -56,6 +67,9 @@ void Answer::start() {
         request.session = setup_.tag.session;
         request.hints = setup_.tag.hints;
         request.hints.prompt_group = prepared.form.prompt_cache_key;
+        for (std::string* session : {&request.session, &request.hints.session}) {
+            if (session->empty()) { *session = prepared.form.session; }
+        }
         request.slo = setup_.slo;
         request.received_at = setup_.tag.received_at;
         request.deadline = setup_.tag.received_at + setup_.request_timeout;
@@ -88,6 +102,7 @@ void Answer::on_piece(Choice& choice, Piece piece, std::uint32_t generated_token
         if (finished_) { return; }
     }
     if (setup_.prepared.hides_generated || piece.empty()) { return; }
+    if (choice.json_end && !choice.reader) { choice.json_end->push(piece.text); }
     for (TokenRecord& record : piece.tokens) {
         record.text_offset += choice.echo_length;
     }
@@ -159,11 +174,19 @@ void Answer::stream_events(const Choice& choice, const std::vector<AnswerEvent>&
         if (setup_.prepared.form.tools.is_older_form && event.index > 0) { continue; }  // it has room for one
         const bool begins_call = event.kind == AnswerEvent::Kind::call;
         if (items_ != nullptr) {
-            emit_events(items_->push(event, begins_call ? call_id(choice, event.index) : std::string()));
+            emit(items_->push(event, begins_call ? call_id(choice, event.index) : std::string()));
             continue;
         }
+        const bool is_reasoning = event.kind == AnswerEvent::Kind::reasoning;
+        if (is_reasoning && setup_.header.reasoning == ReasoningFields::none) { continue; }
         emit(response_.event_chunk(choice.form.index, event, begins_call ? call_id(choice, event.index) : std::string(),
                                    usage_so_far()));
+    }
+}
+
+void Answer::follow_json(Choice& choice, const std::vector<AnswerEvent>& events) {
+    for (const AnswerEvent& event : events) {
+        if (choice.json_end && event.kind == AnswerEvent::Kind::content) { choice.json_end->push(event.text); }
     }
 }
 
@@ -192,7 +215,9 @@ void Answer::gather_events(Choice& choice, const std::vector<AnswerEvent>& event
 
 void Answer::stream_piece(Choice& choice, const Piece& piece) {
     if (choice.reader) {
-        stream_events(choice, choice.reader->push(piece.text));
+        const auto events = choice.reader->push(piece.text);
+        follow_json(choice, events);
+        stream_events(choice, events);
         if (!setup_.prepared.form.logprobs && !setup_.prepared.form.return_token_ids) { return; }
     }
     const std::string_view shown = choice.reader ? std::string_view() : std::string_view(piece.text);
@@ -212,7 +237,9 @@ void Answer::stream_piece(Choice& choice, const Piece& piece) {
 
 void Answer::gather_piece(Choice& choice, Piece piece) {
     if (choice.reader) {
-        gather_events(choice, choice.reader->push(piece.text));
+        const auto events = choice.reader->push(piece.text);
+        follow_json(choice, events);
+        gather_events(choice, events);
     } else {
         choice.form.text += piece.text;
     }
@@ -243,7 +270,12 @@ void Answer::on_end(Choice& choice, const GenerationEnd& end) {
     const bool is_cancelled = end.reason == EndReason::cancelled;
     if (choice.reader && !is_cancelled) {
         const auto events = choice.reader->finish();
+        follow_json(choice, events);
         streams() ? stream_events(choice, events) : gather_events(choice, events);
+    }
+    // JSON that was closed by the last token that was allowed is whole: clients refuse to read what was cut.
+    if (end.reason == EndReason::length && choice.json_end && choice.json_end->is_closed()) {
+        choice.form.end.reason = EndReason::stop;
     }
     if (streams() && !is_cancelled && items_ == nullptr) {
         emit(response_.end_chunk(choice.form.index, choice.form.end, usage_so_far(),
@@ -257,7 +289,7 @@ void Answer::complete() {
         send(items_->close(choices_.front().form.end, usage()));
         setup_.exchange->end_stream();
     } else if (streams()) {
-        if (setup_.prepared.form.include_usage) { send(sse_event(response_.usage_chunk(usage()))); }
+        if (setup_.prepared.form.include_usage) { send(response_.usage_chunk(usage())); }
         send(kSseDone);
         setup_.exchange->end_stream();
     } else {
@@ -465,22 +497,14 @@ void Answer::open_stream() {
     if (form_of(setup_.header.endpoint).has_roles) {
         // Together with the first token: sent at admission they would pass for it.
         for (const Choice& choice : choices_) {
-            send(sse_event(response_.role_chunk(choice.form.index, usage_so_far())));
+            send(response_.role_chunk(choice.form.index, usage_so_far()));
         }
     }
     if (items_ != nullptr) { send(items_->open(usage())); }
     send(std::exchange(held_, {}));
 }
 
-void Answer::emit(const std::string& json) {
-    if (roles_sent_) {
-        send(sse_event(json));
-    } else {
-        held_ += sse_event(json);
-    }
-}
-
-void Answer::emit_events(std::string_view events) {
+void Answer::emit(std::string_view events) {
     if (roles_sent_) {
         send(events);
     } else {

@@ -15,6 +15,7 @@
 #include "gateway/http/exchange.h"
 #include "gateway/metrics.h"
 #include "gateway/openai/item_answer.h"
+#include "gateway/openai/json_end.h"
 #include "gateway/openai/prepare.h"
 #include "gateway/openai/response_form.h"
 #include "gateway/request/sequence_source.h"
@@ -84,6 +85,7 @@ private:
         std::shared_ptr<const SequenceTimeline> timeline;  // once it has ended, where they are kept
         std::vector<TokenRecord> prompt_records;
         std::optional<AnswerReader> reader;  // of a chat whose answers may hold more than content
+        std::optional<JsonEnd> json_end;     // of content that a grammar makes JSON
         std::size_t echo_length = 0;         // code points of the prompt at the start of the text
         std::uint32_t generated_tokens = 0;
     };
@@ -103,12 +105,12 @@ private:
     void echo(Choice& choice);
     void stream_piece(Choice& choice, const Piece& piece);
     void stream_events(const Choice& choice, const std::vector<AnswerEvent>& events);
+    static void follow_json(Choice& choice, const std::vector<AnswerEvent>& events);
     void gather_events(Choice& choice, const std::vector<AnswerEvent>& events);
     std::string call_id(const Choice& choice, std::uint32_t call) const;
     void gather_piece(Choice& choice, Piece piece);
     /// Sends, or keeps until every sequence has a place: till then the request can still be refused.
-    void emit(const std::string& json);
-    void emit_events(std::string_view events);
+    void emit(std::string_view events);
     void open_stream();
     void send(std::string_view data);
     void fail(const ApiError& error, std::string_view cause);

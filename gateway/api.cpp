@@ -15,7 +15,6 @@ namespace {
 
 constexpr std::string_view kModelPrefix = "/models/";
 constexpr std::string_view kResponsePrefix = "/responses/";
-constexpr std::size_t kSessionBytesMax = 256;  // that count of the name of a conversation
 constexpr std::string_view kNoModel = GatewayMetrics::kNoModel;
 constexpr std::array<std::string_view, 2> kResetPaths = {"/reset_prefix_cache", "/flush_cache"};  // vLLM's, SGLang's
 constexpr std::string_view kResetName = "reset_prefix_cache";
@@ -32,7 +31,7 @@ bool is_request_id(std::string_view text) {
 SessionHints hints_of(const RequestHead& head) {
     const auto text = [&head](std::string_view field) {
         const std::string* value = head.field(field);
-        return value == nullptr ? std::string() : value->substr(0, kSessionBytesMax);
+        return value == nullptr ? std::string() : value->substr(0, SessionHints::kNameBytesMax);
     };
     SessionHints hints{.session = text("x-session-id"), .parent = text("x-parent-id")};
     const std::string last = text("x-session-final");
@@ -201,7 +200,7 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
     tag.hints = hints_of(head);
     if (setup_.options.capture.is_on()) {
         const std::string* session = head.field(setup_.options.capture.session_header);
-        if (session != nullptr) { tag.session = session->substr(0, kSessionBytesMax); }
+        if (session != nullptr) { tag.session = session->substr(0, SessionHints::kNameBytesMax); }
     }
     const std::string route = route_of(head.path);
 

@@ -349,7 +349,8 @@ std::shared_ptr<ClientAnswer> Intake::make_text_answer(PreparedRequest prepared,
                         .fingerprint = fingerprint(model),
                         .older_calls = form.tools.is_older_form,
                         .one_call_asked = form.tools.choice == ToolsForm::Choice::named,
-                        .usage_null = form.stream && form.include_usage};
+                        .usage_null = form.stream && form.include_usage,
+                        .reasoning = setup_.options.reasoning_fields};
     const std::uint64_t seed = form.seed.value_or(random_());
     const base::Duration ping = !form.ping_interval_s        ? setup_.options.ping_interval
                                 : *form.ping_interval_s <= 0 ? base::Duration::zero()

@@ -96,6 +96,7 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
          {ToolFormat::hermes, ToolFormat::llama3, ToolFormat::mistral, ToolFormat::deepseek, ToolFormat::json}) {
         if (format == tool_format_name(one)) { options.form.tool_format = one; }
     }
+    options.form.all_calls_by_schema = config.choice("gateway.calls_by_schema", "all", {"all", "strict"}) == "all";
     options.form.leaves_tools_out =
         config.choice("gateway.tools_without_template", "leave_out", {"leave_out", "refuse"}) == "leave_out";
     options.form.grammar_bytes_max =
@@ -103,6 +104,12 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
     if (const auto most = config.integer("gateway.reasoning_tokens_max", -1, -1, kTokensMax); most >= 0) {
         options.form.reasoning_tokens_max = static_cast<std::uint32_t>(most);
     }
+    const std::string fields =
+        config.choice("gateway.reasoning_fields", "both", {"both", "reasoning_content", "reasoning", "none"});
+    options.reasoning_fields = fields == "both"                ? ReasoningFields::both
+                               : fields == "reasoning_content" ? ReasoningFields::reasoning_content
+                               : fields == "reasoning"         ? ReasoningFields::reasoning
+                                                               : ReasoningFields::none;
     options.form.logprob_records_max =
         integer(config, "gateway.logprob_records_max", options.form.logprob_records_max, 1, 1ll << 40);
 

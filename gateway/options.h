@@ -11,6 +11,7 @@
 #include "gateway/explain/timeline_book.h"
 #include "gateway/http/server.h"
 #include "gateway/openai/request_form.h"
+#include "gateway/openai/response_form.h"
 #include "gateway/request/generation.h"
 #include "gateway/slo.h"
 #include "gateway/trace_capture.h"
@@ -34,6 +35,7 @@ struct GatewayOptions {
     bool has_page = false;                  // for people, at /
     bool allow_reset_prefix_cache = false;  // POST /reset_prefix_cache makes all workers forget their prefixes
     bool usage_in_streams = false;          // every stream ends with its usage, also where the client did not ask
+    ReasoningFields reasoning_fields = ReasoningFields::both;
     FleetPage fleet_page = FleetPage::automatic;
     HttpServerOptions http;
     FormLimits form;

@@ -4,6 +4,7 @@ namespace worker {
 
 WorkerOptions WorkerOptions::defaults(bool on_gpu) {
     WorkerOptions options;
+    options.forced_tokens_max = 32;
     if (on_gpu) {
         options.queue_requests_max = 1024;
         options.batch_sequences_max = 256;

@@ -5,6 +5,12 @@
 #include "proto/status.h"
 
 namespace gateway {
+namespace {
+
+constexpr std::size_t kArenaBlockBytes = 2048;  // an event with some ten tokens
+constexpr std::size_t kArenaBlockBytesMax = 64 * 1024;
+
+}  // namespace
 
 void LiveCount::change(int by) {
     const std::scoped_lock lock(mutex_);
@@ -33,8 +39,17 @@ void WorkerStream::open() {
     self_ = shared_from_this();
     stub_->async()->Serve(&context_, this);
     AddHold();  // writes, and reads after a pause, start outside of reactions
-    StartRead(&reading_);
+    read();
     StartCall();
+}
+
+void WorkerStream::read() {
+    google::protobuf::ArenaOptions options;
+    options.start_block_size = kArenaBlockBytes;
+    options.max_block_size = kArenaBlockBytesMax;
+    reading_ = {.arena = std::make_unique<google::protobuf::Arena>(options)};
+    reading_.event = google::protobuf::Arena::CreateMessage<proto::WorkerEvent>(reading_.arena.get());
+    StartRead(reading_.event);
 }
 
 void WorkerStream::push(proto::WorkerCommand command) {
@@ -60,13 +75,14 @@ void WorkerStream::OnReadDone(bool ok) {
         post_([self = shared_from_this()] { self->abandon(); });
         return;
     }
-    const std::size_t bytes = reading_.ByteSizeLong() + kEventBytes;
+    const std::size_t bytes = reading_.event->ByteSizeLong() + kEventBytes;
+    reading_.bytes = bytes;
     bool is_first = false;
     bool reads_on = false;
     {
         const std::scoped_lock lock(mutex_);
         is_first = inbox_.empty();
-        inbox_.push_back({std::exchange(reading_, {}), bytes});
+        inbox_.push_back(std::exchange(reading_, {}));
         unhandled_bytes_ += bytes;
         reads_on = unhandled_bytes_ <= inbox_bytes_max_;
         is_paused_ = !reads_on;
@@ -75,7 +91,7 @@ void WorkerStream::OnReadDone(bool ok) {
     if (is_first) {
         post_([self = shared_from_this()] { self->take_inbox(); });
     }
-    if (reads_on) { StartRead(&reading_); }
+    if (reads_on) { read(); }
 }
 
 void WorkerStream::take_inbox() {
@@ -86,7 +102,7 @@ void WorkerStream::take_inbox() {
     }
     std::size_t bytes = 0;
     for (const Waiting& waiting : taken) {
-        if (const auto owner = owner_.lock(); owner && !dead_) { owner->on_event(shared_from_this(), waiting.event); }
+        if (const auto owner = owner_.lock(); owner && !dead_) { owner->on_event(shared_from_this(), *waiting.event); }
         bytes += waiting.bytes;
     }
     bool reads_again = false;
@@ -96,7 +112,7 @@ void WorkerStream::take_inbox() {
         reads_again = is_paused_ && !dead_ && unhandled_bytes_ <= inbox_bytes_max_ / 2;
         if (reads_again) { is_paused_ = false; }
     }
-    if (reads_again) { StartRead(&reading_); }
+    if (reads_again) { read(); }
 }
 
 void WorkerStream::OnWriteDone(bool ok) {

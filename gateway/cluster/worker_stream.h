@@ -1,5 +1,6 @@
 #pragma once
 
+#include <google/protobuf/arena.h>
 #include <grpcpp/grpcpp.h>
 
 #include <condition_variable>
@@ -88,10 +89,14 @@ public:
     void OnDone(const grpc::Status& status) override;
 
 private:
+    /// An event with all that it holds in one arena: of each token's messages none is made and freed by itself, let
+    /// alone by two threads.
     struct Waiting {
-        proto::WorkerEvent event;
+        std::unique_ptr<google::protobuf::Arena> arena;
+        proto::WorkerEvent* event = nullptr;
         std::size_t bytes = 0;
     };
+    void read();
     /// Hands what is in the inbox to the owner and reads on where reading had paused.
     void take_inbox();
     void pump();
@@ -114,7 +119,7 @@ private:
     base::TimePoint heard_at_;
     base::Duration heartbeat_{};
 
-    proto::WorkerEvent reading_;  // gRPC's, between StartRead and OnReadDone
+    Waiting reading_;  // gRPC's, between StartRead and OnReadDone
 
     mutable std::mutex mutex_;         // guards all below
     std::vector<Waiting> inbox_;       // read and not yet taken

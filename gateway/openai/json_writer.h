@@ -1,14 +1,23 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace gateway {
 
 /// Writes JSON text in one pass, in one line: what an SSE event needs. The caller keeps the nesting right.
 class JsonWriter {
 public:
+    JsonWriter() = default;
+    /// Goes on behind `begun`, which ends with the opening bracket of an object or a list.
+    explicit JsonWriter(std::string_view begun) {
+        text_.reserve(begun.size() + kRoom);
+        text_ = begun;
+    }
+
     JsonWriter& begin_object() { return open('{'); }
     JsonWriter& end_object() { return close('}'); }
     JsonWriter& begin_array() { return open('['); }
@@ -30,8 +39,15 @@ public:
 
     const std::string& text() const { return text_; }
     std::string take() { return std::move(text_); }
+    /// Behind the JSON text.
+    std::string take_with(std::string_view rest) {
+        text_ += rest;
+        return std::move(text_);
+    }
 
 private:
+    static constexpr std::size_t kRoom = 192;  // for the rest of a chunk with the text of one token
+
     JsonWriter& open(char bracket);
     JsonWriter& close(char bracket);
     void separate();

@@ -167,6 +167,28 @@ bool opens_reasoning(std::string_view prompt) {
     return prompt.ends_with("<think>");
 }
 
+/// The tools as an answer keeps to them in which the model decides itself whether it calls. Only strict ones were
+/// promised anything; the others keep to their schemas, too, where the server wants that and the library can do it.
+ToolsForm kept_tools(const ToolsForm& tools, ToolFormat format, const FormLimits& limits, const TextPort& text) {
+    if (!limits.all_calls_by_schema) { return tools; }
+    const auto can_be_kept = [&](const ToolsForm& kept) {
+        const proto::Grammar grammar = open_grammar(kept, format, {});
+        return grammar.text().size() <= limits.grammar_bytes_max && text.check_grammar(grammar).has_value();
+    };
+    ToolsForm all = tools;
+    for (ToolsForm::Tool& tool : all.tools) {
+        tool.strict = true;
+    }
+    if (can_be_kept(all)) { return all; }
+    for (std::size_t index = 0; index < all.tools.size(); ++index) {
+        if (tools.tools[index].strict) { continue; }
+        ToolsForm alone = tools;
+        alone.tools = {all.tools[index]};
+        all.tools[index].strict = can_be_kept(alone);
+    }
+    return can_be_kept(all) ? all : tools;
+}
+
 /// How the answer to a chat is to be read, and what it keeps to where it must be a call.
 void set_up_reader(const PrepareContext& context, std::string_view prompt, PreparedRequest& prepared,
                    RequestForm& form) {
@@ -194,10 +216,12 @@ void set_up_reader(const PrepareContext& context, std::string_view prompt, Prepa
         form.grammar_field = form.tools_field;
         if (format != ToolFormat::hermes && format != ToolFormat::llama3) { format = ToolFormat::json; }
     }
+    const bool is_open = form.tools.choice == ToolsForm::Choice::automatic && format != ToolFormat::none &&
+                         form.new_tokens_min == 0 && !form.tools.tools.empty();
+    if (is_open) { form.tools = kept_tools(form.tools, format, context.limits, context.text); }
     const bool any_strict = std::any_of(form.tools.tools.begin(), form.tools.tools.end(),
                                         [](const ToolsForm::Tool& tool) { return tool.strict; });
-    if (form.tools.choice == ToolsForm::Choice::automatic && any_strict && format != ToolFormat::none &&
-        form.new_tokens_min == 0) {
+    if (is_open && any_strict) {
         const bool is_own = format == style.tools;  // else its marks are text here
         form.grammar = std::make_shared<const proto::Grammar>(
             open_grammar(form.tools, format, is_own ? style.marks : std::vector<base::TokenId>()));

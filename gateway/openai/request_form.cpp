@@ -10,6 +10,7 @@
 #include "gateway/openai/chat_form.h"
 #include "gateway/openai/fields.h"
 #include "gateway/openai/grammar_form.h"
+#include "gateway/request/session_hints.h"
 
 namespace gateway {
 namespace {
@@ -363,6 +364,9 @@ ApiResult<RequestForm> read_form(Endpoint endpoint, const json::object& body, co
     fields.integer("priority", std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max());
     if (const auto* id = fields.find("request_id"); id != nullptr && id->is_string()) {
         if (std::string text = text_of(id->get_string()); is_request_id(text)) { form.request_id = std::move(text); }
+    }
+    if (const auto* session = fields.find("session_id"); session != nullptr && session->is_string()) {
+        form.session = text_of(session->get_string()).substr(0, SessionHints::kNameBytesMax);
     }
     read_slo(fields, form);
     if (fields.error()) { return pass_on(*fields.error()); }

@@ -38,6 +38,7 @@ struct FormLimits {
     std::uint64_t text_bytes_max = 16ull << 20;              // all user messages or prompts of a request together
     std::optional<ToolFormat> tool_format = {};              // of all models; absent: what their templates say
     bool leaves_tools_out = true;                            // a model's template takes none: not a 400 under "auto"
+    bool all_calls_by_schema = true;                         // under "auto" also calls of tools that are not strict
     std::uint64_t grammar_bytes_max = 256 << 10;             // of a schema, a pattern, a list of choices, a grammar
     std::optional<std::uint32_t> reasoning_tokens_max = {};  // of answers that ask for no other budget; absent: any
     std::uint64_t logprob_records_max = 4'000'000;           // logprobs that an answer may hold, top ones counted
@@ -96,6 +97,7 @@ struct RequestForm {
     std::optional<std::uint32_t> prompt_tokens_kept = {};  // truncate_prompt_tokens: the last so many
     std::string cache_scope = {};
     std::string request_id = {};        // from the body; empty: none
+    std::string session = {};           // session_id: its conversation, where no header field names it; empty: not said
     std::string prompt_cache_key = {};  // prompts with the same one begin alike; empty: not said
     SloWish slo = {};
 

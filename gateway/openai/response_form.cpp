@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <cmath>
 #include <ctime>
+#include <utility>
 
 #include "gateway/openai/json_writer.h"
 
 namespace gateway {
 namespace {
 
+constexpr std::string_view kEventBegin = "data: ";
+constexpr std::string_view kEventEnd = "\n\n";
 constexpr float kLogprobFloor = -9999.0F;  // JSON has no infinity
 
 float floored(float logprob) {
@@ -35,16 +38,17 @@ void write_function(JsonWriter& json, std::string_view name, std::string_view ar
     json.begin_object().key("name").string(name).key("arguments").string(arguments).end_object();
 }
 
-/// DeepSeek's name and the one that others have changed to.
-void write_reasoning(JsonWriter& json, std::string_view text) {
-    json.key("reasoning_content").string(text).key("reasoning").string(text);
+void write_reasoning(JsonWriter& json, ReasoningFields fields, std::string_view text) {
+    const bool has_both = fields == ReasoningFields::both;
+    if (has_both || fields == ReasoningFields::reasoning_content) { json.key("reasoning_content").string(text); }
+    if (has_both || fields == ReasoningFields::reasoning) { json.key("reasoning").string(text); }
 }
 
 void write_message(JsonWriter& json, const AnswerHeader& header, const ChoiceForm& choice) {
     json.begin_object().key("role").string("assistant").key("content");
     choice.text.empty() && !choice.calls.empty() ? json.null() : json.string(choice.text);
     json.key("refusal").null();
-    if (!choice.reasoning.empty()) { write_reasoning(json, choice.reasoning); }
+    if (!choice.reasoning.empty()) { write_reasoning(json, header.reasoning, choice.reasoning); }
     if (!choice.calls.empty() && header.older_calls) {
         json.key("function_call");
         write_function(json, choice.calls.front().name, choice.calls.front().arguments);
@@ -179,11 +183,7 @@ void begin(JsonWriter& json, const AnswerHeader& header, std::string_view object
     json.key("choices").begin_array();
 }
 
-std::string_view chunk_object(const AnswerHeader& header) {
-    return form_of(header.endpoint).chunk_object;
-}
-
-std::string end_chunk_object(JsonWriter& json, const AnswerHeader& header, const std::optional<Usage>& usage) {
+std::string ended_chunk(JsonWriter& json, const AnswerHeader& header, const std::optional<Usage>& usage) {
     json.end_array();
     if (usage) {
         json.key("usage");
@@ -192,7 +192,7 @@ std::string end_chunk_object(JsonWriter& json, const AnswerHeader& header, const
         json.key("usage").null();
     }
     json.end_object();
-    return json.take();
+    return json.take_with(kEventEnd);
 }
 
 void write_logprobs(JsonWriter& json, Endpoint endpoint, const std::optional<LogprobsForm>& form,
@@ -208,6 +208,12 @@ void write_logprobs(JsonWriter& json, Endpoint endpoint, const std::optional<Log
 }
 
 }  // namespace
+
+ResponseForm::ResponseForm(AnswerHeader header, const TextPort& text) : header_(std::move(header)), text_(text) {
+    JsonWriter json;
+    begin(json, header_, form_of(header_.endpoint).chunk_object);
+    chunk_begin_.append(kEventBegin).append(json.text());
+}
 
 std::string ResponseForm::whole(const std::vector<ChoiceForm>& choices, const Usage& usage) const {
     const bool is_chat = header_.endpoint == Endpoint::chat;
@@ -241,20 +247,18 @@ std::string ResponseForm::whole(const std::vector<ChoiceForm>& choices, const Us
 }
 
 std::string ResponseForm::role_chunk(std::uint32_t index, const std::optional<Usage>& usage) const {
-    JsonWriter json;
-    begin(json, header_, chunk_object(header_));
+    JsonWriter json(chunk_begin_);
     json.begin_object().key("index").integer(index);
     json.key("delta").begin_object().key("role").string("assistant").key("content").string("").end_object();
     json.key("logprobs").null().key("finish_reason").null().end_object();
-    return end_chunk_object(json, header_, usage);
+    return ended_chunk(json, header_, usage);
 }
 
 std::string ResponseForm::text_chunk(std::uint32_t index, std::string_view text,
                                      const std::optional<LogprobsForm>& logprobs,
                                      const std::vector<base::TokenId>* token_ids,
                                      const std::optional<Usage>& usage) const {
-    JsonWriter json;
-    begin(json, header_, chunk_object(header_));
+    JsonWriter json(chunk_begin_);
     json.begin_object().key("index").integer(index);
     if (header_.endpoint == Endpoint::chat) {
         json.key("delta").begin_object().key("content").string(text).end_object();
@@ -268,19 +272,18 @@ std::string ResponseForm::text_chunk(std::uint32_t index, std::string_view text,
         write_tokens(json, *token_ids);
     }
     json.end_object();
-    return end_chunk_object(json, header_, usage);
+    return ended_chunk(json, header_, usage);
 }
 
 std::string ResponseForm::event_chunk(std::uint32_t index, const AnswerEvent& event, std::string_view call_id,
                                       const std::optional<Usage>& usage) const {
-    JsonWriter json;
-    begin(json, header_, chunk_object(header_));
+    JsonWriter json(chunk_begin_);
     json.begin_object().key("index").integer(index).key("delta").begin_object();
     const bool begins_call = event.kind == AnswerEvent::Kind::call;
     if (event.kind == AnswerEvent::Kind::content) {
         json.key("content").string(event.text);
     } else if (event.kind == AnswerEvent::Kind::reasoning) {
-        write_reasoning(json, event.text);
+        write_reasoning(json, header_.reasoning, event.text);
     } else if (header_.older_calls) {
         json.key("function_call").begin_object();
         if (begins_call) { json.key("name").string(event.text); }
@@ -295,13 +298,12 @@ std::string ResponseForm::event_chunk(std::uint32_t index, const AnswerEvent& ev
         json.end_object().end_object().end_array();
     }
     json.end_object().key("logprobs").null().key("finish_reason").null().end_object();
-    return end_chunk_object(json, header_, usage);
+    return ended_chunk(json, header_, usage);
 }
 
 std::string ResponseForm::end_chunk(std::uint32_t index, const GenerationEnd& end, const std::optional<Usage>& usage,
                                     bool has_calls) const {
-    JsonWriter json;
-    begin(json, header_, chunk_object(header_));
+    JsonWriter json(chunk_begin_);
     json.begin_object().key("index").integer(index);
     if (header_.endpoint == Endpoint::chat) {
         json.key("delta").begin_object().end_object();
@@ -311,13 +313,12 @@ std::string ResponseForm::end_chunk(std::uint32_t index, const GenerationEnd& en
     json.key("logprobs").null().key("finish_reason").string(finish_reason(header_, end, has_calls));
     write_stop_reason(json, end);
     json.end_object();
-    return end_chunk_object(json, header_, usage);
+    return ended_chunk(json, header_, usage);
 }
 
 std::string ResponseForm::usage_chunk(const Usage& usage) const {
-    JsonWriter json;
-    begin(json, header_, chunk_object(header_));
-    return end_chunk_object(json, header_, usage);
+    JsonWriter json(chunk_begin_);
+    return ended_chunk(json, header_, usage);
 }
 
 std::string model_json(const ModelEntry& model, std::int64_t created) {
@@ -356,8 +357,8 @@ std::string models_json(const std::vector<ModelEntry>& models, std::int64_t crea
 
 std::string sse_event(std::string_view json) {
     std::string event;
-    event.reserve(json.size() + 8);
-    event.append("data: ").append(json).append("\n\n");
+    event.reserve(kEventBegin.size() + json.size() + kEventEnd.size());
+    event.append(kEventBegin).append(json).append(kEventEnd);
     return event;
 }
 

@@ -12,6 +12,10 @@
 
 namespace gateway {
 
+/// By which names a chat's answers have their reasoning: DeepSeek's, the one that others have changed to. none: it is
+/// left out.
+enum class ReasoningFields { both, reasoning_content, reasoning, none };
+
 /// What every object of one answer carries.
 struct AnswerHeader {
     Endpoint endpoint = Endpoint::chat;
@@ -22,6 +26,7 @@ struct AnswerHeader {
     bool older_calls = false;      // `function_call` in place of `tool_calls`
     bool one_call_asked = false;   // the client has named the function: the answer then just stops
     bool usage_null = false;       // stream with include_usage: chunks before the last carry "usage":null
+    ReasoningFields reasoning = ReasoningFields::both;
 };
 
 struct Usage {
@@ -67,12 +72,13 @@ struct ChoiceForm {
 /// Writes the objects of the OpenAI API. Pure.
 class ResponseForm {
 public:
-    ResponseForm(AnswerHeader header, const TextPort& text) : header_(std::move(header)), text_(text) {}
+    ResponseForm(AnswerHeader header, const TextPort& text);
 
     /// A whole answer: chat.completion or text_completion.
     std::string whole(const std::vector<ChoiceForm>& choices, const Usage& usage) const;
 
-    /// Chunks of a stream; each is one JSON object in one line. `usage`: with continuous_usage_stats.
+    /// Chunks of a stream, each an event: `data: <one JSON object in one line>\n\n`. `usage`: with
+    /// continuous_usage_stats.
     std::string role_chunk(std::uint32_t index, const std::optional<Usage>& usage) const;
     std::string text_chunk(std::uint32_t index, std::string_view text, const std::optional<LogprobsForm>& logprobs,
                            const std::vector<base::TokenId>* token_ids, const std::optional<Usage>& usage) const;
@@ -88,6 +94,7 @@ public:
 private:
     AnswerHeader header_;
     const TextPort& text_;
+    std::string chunk_begin_;  // of every event, up to the first of its choices
 };
 
 /// One name that clients may use.

@@ -82,21 +82,21 @@ template <class Event>
 void RequestTable::dispatch(base::RequestId id, Event event) {
     const auto at = generations_.find(id);
     if (at == generations_.end()) { return; }
-    Generation& generation = *at->second.generation;  // stays in place: entries leave only in settle()
+    Entry& entry = at->second;  // stays in place: entries leave only in settle()
     ++running_;
-    event(generation);
+    event(*entry.generation);
     --running_;
-    unsettled_.push_back(id);
-    if (running_ > 0) { return; }
+    if (running_ > 0) {
+        unsettled_.push_back(id);
+        return;
+    }
+    settle(id, entry);
     for (const base::RequestId one : std::exchange(unsettled_, {})) {
-        settle(one);
+        if (const auto other = generations_.find(one); other != generations_.end()) { settle(one, other->second); }
     }
 }
 
-void RequestTable::settle(base::RequestId id) {
-    const auto at = generations_.find(id);
-    if (at == generations_.end()) { return; }
-    Entry& entry = at->second;
+void RequestTable::settle(base::RequestId id, Entry& entry) {
     const auto wakes_at = entry.generation->wakes_at();
     if (wakes_at != entry.wakes_at) {
         if (entry.wakes_at) { timers_.erase({*entry.wakes_at, id}); }
@@ -108,7 +108,7 @@ void RequestTable::settle(base::RequestId id) {
     }
     if (entry.generation->ended()) {
         ++ended_;
-        generations_.erase(at);
+        generations_.erase(id);
     }
 }
 

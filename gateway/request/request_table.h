@@ -79,7 +79,7 @@ private:
     /// running).
     template <class Event>
     void dispatch(base::RequestId id, Event event);
-    void settle(base::RequestId id);
+    void settle(base::RequestId id, Entry& entry);
     void tell_ready();
 
     Setup setup_;

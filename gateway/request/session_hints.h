@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -8,9 +9,12 @@
 
 namespace gateway {
 
-/// What a client says of where its request belongs: header fields x-session-id, x-parent-id and x-session-final, and
-/// prompt_cache_key of the body. Hints where to place it and what to keep, never more. Empty: not said.
+/// What a client says of where its request belongs: header fields x-session-id, x-parent-id and x-session-final, and of
+/// the body session_id, which stands for the first of them where that is missing, and prompt_cache_key. Hints where to
+/// place it and what to keep, never more. Empty: not said.
 struct SessionHints {
+    static constexpr std::size_t kNameBytesMax = 256;  // that count of the name of a conversation
+
     std::string session = {};       // its conversation
     std::string parent = {};        // the conversation that this one came out of, as a sub-agent's does
     std::string prompt_group = {};  // prompts that begin alike

@@ -56,10 +56,11 @@ class Runner:
             flags = ["--encoder", ENCODER]
             if kind == "examples":
                 model = scripted_model.make(self.temporary / kind / "scripted", scripts.EXAMPLES, context=8192)
-                flags += ["--set", f"gateway.aliases=[\"*={self.model}\"]"]
+                flags += [*scripted_model.SERVE_FLAGS, "--set", f"gateway.aliases=[\"*={self.model}\"]"]
             elif kind.startswith("scripted"):
                 first = {"": scripts.ALL[kind.split(":")[1]]} if ":" in kind else {}
                 said = {name: [answer.replace(scripts.HOMES, str(self.temporary / "home")) for answer in answers] for name, answers in {**scripts.ALL, **first}.items()}
+                flags += scripted_model.SERVE_FLAGS
                 model = scripted_model.make(self.temporary / kind.replace(":", "-") / "scripted", said, context=131072, by_words=scripts.BY_WORDS)
             else:
                 model = tools_model.make(self.temporary / kind)
@@ -93,7 +94,7 @@ class Runner:
 
     def python(self, client: Client, checkout: pathlib.Path | None) -> pathlib.Path:
         """The bin/ of a virtual environment with the client's packages."""
-        folder = self.work / "python" / client.name
+        folder = self.work / "python" / (client.packages_of or client.name)
         packages = [package.format(checkout=checkout, here=self.here) for package in client.python]
 
         def install(target: pathlib.Path) -> None:
@@ -105,7 +106,7 @@ class Runner:
 
     def node(self, client: Client) -> pathlib.Path:
         """The folder whose node_modules has the client's packages and a Node that is new enough for them."""
-        folder = self.work / "node" / client.name
+        folder = self.work / "node" / (client.packages_of or client.name)
 
         def install(target: pathlib.Path) -> None:
             (target / "package.json").write_text('{"name": "client", "private": true, "type": "module"}\n')

@@ -50,14 +50,6 @@ inline void chat_template(std::string_view source) {
     sluice_template_free(compiled);
 }
 
-/// The first byte: the kind of a grammar; then its source.
-inline void grammar(std::string_view input) {
-    if (input.empty()) { return; }
-    Answer answer;
-    answer.check(
-        sluice_grammar_check(static_cast<unsigned char>(input.front()) % 5, bytes_of(input.substr(1)), &answer.buffer));
-}
-
 /// The first byte: kind of file and flags; then a tokenizer's file up to the first zero byte, then a text.
 inline void tokenizer(std::string_view input) {
     if (input.empty()) { return; }

@@ -58,7 +58,8 @@ void stays(gateway::GenerationSink&) {}
 struct World {
     explicit World(std::vector<InstantSource::Script> scripts, const std::string& fields = "",
                    gateway::SloTargets targets = {}, gateway::Endpoint endpoint = gateway::Endpoint::completions,
-                   bool allow_lossy_kv = false, bool shows_tools = true) {
+                   bool allow_lossy_kv = false, bool shows_tools = true,
+                   gateway::ReasoningFields reasoning = gateway::ReasoningFields::both) {
         source.scripts = std::move(scripts);
         text.shows_tools = shows_tools;
         text.style = {.tools = gateway::ToolFormat::hermes, .reasons = true};
@@ -75,6 +76,7 @@ struct World {
         REQUIRE(prepared);
         gateway::AnswerHeader header;
         header.endpoint = endpoint;
+        header.reasoning = reasoning;
         header.id = std::string(gateway::form_of(endpoint).id_prefix) + "0123456789abcdefghijklmnopqr";
         answer = std::make_unique<gateway::Answer>(
             gateway::Answer::Setup{.source = source,
@@ -246,6 +248,61 @@ TEST_CASE("reasoning and calls stand in their own fields of an answer, whole and
 
     World refused({in_pieces}, tools + R"(,"tool_choice":"none")", {}, gateway::Endpoint::chat);
     CHECK(refused.exchange->response->body.find("<tool_call>") != std::string::npos);
+}
+
+TEST_CASE("JSON that its last token has closed is whole, also where no further one was allowed", "[gateway][answer]") {
+    const auto says = [](std::string text, EndReason reason) {
+        return [text = std::move(text), reason](gateway::GenerationSink& sink) {
+            sink.on_placed();
+            sink.on_piece({.text = text, .tokens = {{.token = 'x'}}}, 1, "local");
+            sink.on_end(ending(reason));
+        };
+    };
+    const std::string form = R"(,"response_format":{"type":"json_object"})";
+    for (const bool streams : {false, true}) {
+        const auto reason_of = [&](const std::string& text, const std::string& fields) {
+            World world({says(text, EndReason::length)}, fields + (streams ? R"(,"stream":true)" : ""), {},
+                        gateway::Endpoint::chat);
+            const std::string& body = streams ? world.exchange->streamed : world.exchange->response->body;
+            const bool is_length = body.find(R"("finish_reason":"length")") != std::string::npos;
+            const bool is_stop = body.find(R"("finish_reason":"stop")") != std::string::npos;
+            REQUIRE(is_length != is_stop);
+            return std::string(is_stop ? "stop" : "length");
+        };
+        CHECK(reason_of(R"({"a":1})", form) == "stop");
+        CHECK(reason_of(R"(<think>{"b":</think>{"a":1})", form) == "stop");
+        CHECK(reason_of(R"({"a":1)", form) == "length");
+        CHECK(reason_of(R"(<think>{}</think>{"a":)", form) == "length");
+        CHECK(reason_of(R"({"a":1})",
+                        R"(,"structured_outputs":{"json":{"type":"object"},"disable_any_whitespace":true})") == "stop");
+        CHECK(reason_of(R"({"a":1})", "") == "length");  // nobody has said that nothing follows
+        CHECK(reason_of(R"({"a":1})", R"(,"guided_regex":".*")") == "length");
+    }
+}
+
+TEST_CASE("the reasoning of a chat has the names that the server is told, or none", "[gateway][answer]") {
+    using gateway::ReasoningFields;
+    const auto reasons = [](gateway::GenerationSink& sink) {
+        sink.on_placed();
+        sink.on_piece({.text = "<think>why</think>so", .tokens = {{.token = 'x'}}}, 1, "local");
+        sink.on_end(ending(EndReason::stop));
+    };
+    for (const auto& [fields, told] : {std::pair{ReasoningFields::reasoning_content, R"("reasoning_content":"why"})"},
+                                       {ReasoningFields::reasoning, R"("reasoning":"why"})"},
+                                       {ReasoningFields::none, ""}}) {
+        for (const bool streams : {false, true}) {
+            World world({reasons}, streams ? R"(,"stream":true)" : "", {}, gateway::Endpoint::chat, false, true,
+                        fields);
+            const std::string& body = streams ? world.exchange->streamed : world.exchange->response->body;
+            CAPTURE(body, streams);
+            CHECK(body.find(told) != std::string::npos);
+            CHECK((body.find("why") != std::string::npos) == (fields != ReasoningFields::none));
+            CHECK((body.find("reasoning_content") != std::string::npos) ==
+                  (fields == ReasoningFields::reasoning_content));
+            CHECK(body.find(R"("content":"so")") != std::string::npos);
+            CHECK(body.find(R"("delta":{},"logprobs":null,"finish_reason":null)") == std::string::npos);
+        }
+    }
 }
 
 TEST_CASE("an answer says how its KV came, the lossiest of its choices; the head of a stream what may be",

@@ -425,6 +425,17 @@ TEST_CASE("the names of conversations and prompt groups reach the scheduler as h
     REQUIRE(placed[2].prompt_group() != placed[0].prompt_group());
     REQUIRE(placed[3].session() + placed[3].parent_session() + placed[3].prompt_group() == 0);
     REQUIRE(placed[4].session() != placed[4].prompt_group());
+    // The body may name the conversation where the header does not.
+    const std::string named = R"({"prompt":"a","max_tokens":3,"session_id":"one"})";
+    world.send("POST", "/completions", named, {{"x-tenant", "a"}});
+    world.send("POST", "/completions", named, {{"x-tenant", "a"}, {"x-session-id", "two"}});
+    world.send("POST", "/responses", R"({"input":"a","max_output_tokens":3,"session_id":"one"})", {{"x-tenant", "a"}});
+    world.send("POST", "/completions", R"({"prompt":"a","max_tokens":3,"session_id":7})", {{"x-tenant", "a"}});
+    REQUIRE(placed.size() == 9);
+    REQUIRE(placed[5].session() == placed[0].session());
+    REQUIRE(placed[6].session() == placed[1].session());
+    REQUIRE(placed[7].session() == placed[0].session());
+    REQUIRE(placed[8].session() == 0);
     REQUIRE(placed[0].DebugString().find("one") == std::string::npos);
 }
 

@@ -24,6 +24,23 @@ TEST_CASE("every setting has its bounds and its unit in its name", "[gateway]") 
     REQUIRE(options.http.limits.header_bytes_max == 32u * 1024);
 }
 
+TEST_CASE("the names of reasoning are one of four choices", "[gateway]") {
+    using gateway::ReasoningFields;
+    for (const auto& [text, fields] : {std::pair{"both", ReasoningFields::both},
+                                       {"reasoning_content", ReasoningFields::reasoning_content},
+                                       {"reasoning", ReasoningFields::reasoning},
+                                       {"none", ReasoningFields::none}}) {
+        base::Config config;
+        REQUIRE(config.set("gateway.reasoning_fields=" + std::string(text)));
+        REQUIRE(gateway::GatewayOptions::read(config).reasoning_fields == fields);
+        REQUIRE(config.finish());
+    }
+    base::Config config;
+    REQUIRE(config.set("gateway.reasoning_fields=thoughts"));
+    gateway::GatewayOptions::read(config);
+    REQUIRE_FALSE(config.finish());
+}
+
 TEST_CASE("lists are given as YAML or with commas", "[gateway]") {
     base::Config config;
     REQUIRE(config.set("gateway.aliases=gpt-4o-mini"));

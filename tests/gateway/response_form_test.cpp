@@ -24,7 +24,8 @@ gateway::ResponseForm form(Endpoint endpoint, bool usage_null = false) {
 }
 
 const std::string kChunkStart =
-    R"({"id":"id-1","object":"chat.completion.chunk","created":7,"model":"m","system_fingerprint":"b1","choices":[)";
+    R"(data: {"id":"id-1","object":"chat.completion.chunk","created":7,"model":"m","system_fingerprint":"b1","choices":[)";
+const std::string kEnd = "\n\n";
 
 }  // namespace
 
@@ -32,18 +33,24 @@ TEST_CASE("chunks of a chat stream are what clients expect, byte for byte", "[ga
     const auto chat = form(Endpoint::chat);
     REQUIRE(chat.role_chunk(1, {}) ==
             kChunkStart +
-                R"({"index":1,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]})");
+                R"({"index":1,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]})" +
+                kEnd);
     REQUIRE(chat.text_chunk(0, "a\n\"b\"", {}, nullptr, {}) ==
-            kChunkStart + R"({"index":0,"delta":{"content":"a\n\"b\""},"logprobs":null,"finish_reason":null}]})");
+            kChunkStart + R"({"index":0,"delta":{"content":"a\n\"b\""},"logprobs":null,"finish_reason":null}]})" +
+                kEnd);
     REQUIRE(chat.end_chunk(0, {.reason = EndReason::length}, {}) ==
-            kChunkStart + R"({"index":0,"delta":{},"logprobs":null,"finish_reason":"length","stop_reason":null}]})");
+            kChunkStart + R"({"index":0,"delta":{},"logprobs":null,"finish_reason":"length","stop_reason":null}]})" +
+                kEnd);
     REQUIRE(chat.end_chunk(0, {.reason = EndReason::stop, .stop_string = "x"}, {}) ==
-            kChunkStart + R"({"index":0,"delta":{},"logprobs":null,"finish_reason":"stop","stop_reason":"x"}]})");
+            kChunkStart + R"({"index":0,"delta":{},"logprobs":null,"finish_reason":"stop","stop_reason":"x"}]})" +
+                kEnd);
     REQUIRE(form(Endpoint::chat, true).usage_chunk({.prompt_tokens = 5, .cached_tokens = 4, .completion_tokens = 2}) ==
             kChunkStart + R"(],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7,)" +
-                R"("prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":0}}})");
+                R"("prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":0}}})" +
+                kEnd);
     REQUIRE(form(Endpoint::chat, true).text_chunk(0, "a", {}, nullptr, {}) ==
-            kChunkStart + R"({"index":0,"delta":{"content":"a"},"logprobs":null,"finish_reason":null}],"usage":null})");
+            kChunkStart + R"({"index":0,"delta":{"content":"a"},"logprobs":null,"finish_reason":null}],"usage":null})" +
+                kEnd);
     REQUIRE(gateway::sse_event("{}") == "data: {}\n\n");
     REQUIRE(gateway::kSseDone == "data: [DONE]\n\n");
 }

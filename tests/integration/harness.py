@@ -270,6 +270,18 @@ def text_processes(pid: int) -> list[int]:
     return found
 
 
+def cpu_seconds(pid: int) -> float:
+    """Also of children that have ended."""
+    total = 0.0
+    for one in family(pid):
+        try:
+            fields = pathlib.Path(f"/proc/{one}/stat").read_text().rsplit(")", 1)[1].split()
+            total += sum(int(fields[index]) for index in (11, 12, 13, 14)) / os.sysconf("SC_CLK_TCK")
+        except OSError:
+            continue
+    return total
+
+
 def freeze(pid: int) -> None:
     """SIGSTOP, and waits until all of its threads stand: until one of them has got round to it, the others go on."""
     os.kill(pid, signal.SIGSTOP)

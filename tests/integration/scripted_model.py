@@ -20,6 +20,8 @@ import struct
 import harness
 
 END = "<|end|>"
+# Its answers are made of tokens that its tokenizer never cuts a text into: what a grammar forces has to come as any tokens that spell it, or it loses its place.
+SERVE_FLAGS = ("--set", "worker.forced_tokens_max=0")
 OUTPUT_SCALE = 8.0  # logits of the next piece against all others: OUTPUT_SCALE * sqrt(hidden)
 MERGED_WORDS = 600
 

@@ -48,6 +48,22 @@ def test_a_budget_of_nothing_and_none_at_all(port):
     assert_error(post(port, "/v1/chat/completions", **FIELDS, thinking_token_budget=-2), 400, param="thinking_token_budget")
 
 
+@pytest.mark.parametrize("fields", ["reasoning", "none"])
+def test_reasoning_has_the_names_that_the_server_is_told(tmp_path, fields):
+    with harness.serve("--set", f"gateway.reasoning_fields={fields}", model=reasoning_model.make(tmp_path)) as server:
+        server.wait_ready()
+        body = ask(server.port, **FIELDS, thinking_token_budget=7)
+        message = body["choices"][0]["message"]
+        assert message["content"] and "reasoning_content" not in message and ("reasoning" in message) == (fields == "reasoning")
+        assert body["usage"]["completion_tokens_details"] == {"reasoning_tokens": 7}
+        deltas = [choice["delta"] for chunk in harness.stream_chunks(server.port, "/v1/chat/completions", **FIELDS, thinking_token_budget=7) for choice in chunk["choices"]]
+        assert "".join(delta.get("reasoning", "") for delta in deltas) == message.get("reasoning", "")
+        assert "".join(delta.get("content", "") for delta in deltas) == message["content"]
+        # Responses have a form of their own.
+        response = ask(server.port, "/v1/responses", input="Hi", temperature=1, seed=4, max_output_tokens=40, reasoning={"max_tokens": 6}, logit_bias=NEVER_ENDS, ignore_eos=True)
+        assert [item["type"] for item in response["output"]] == ["reasoning", "message"]
+
+
 def test_streamed_as_whole(port):
     whole = ask(port, **FIELDS, thinking_token_budget=9)
     chunks = harness.stream_chunks(port, "/v1/chat/completions", **FIELDS, thinking_token_budget=9, stream_options={"include_usage": True})

@@ -98,16 +98,6 @@ def test_what_cannot_be_done_is_refused_by_name(port, fields, param, names):
     assert post(port, "/v1/completions", prompt="Once", max_tokens=2).status == 200
 
 
-FORCING = "worker.forced_tokens_max=32"
-
-
-@pytest.fixture(scope="module")
-def forcing():
-    with harness.serve("--set", FORCING) as server:
-        server.wait_ready()
-        yield server
-
-
 def forced_tokens(port):
     return sum(value for (name, _), value in harness.metrics(port).items() if name == "sluice_worker_forced_tokens_total")
 
@@ -131,8 +121,7 @@ def told(port, fields):
     return text, ids, reason, usage
 
 
-def test_what_leaves_no_choice_comes_in_few_steps(forcing):
-    server = forcing
+def test_what_leaves_no_choice_comes_in_few_steps(server):
     before = forced_tokens(server.port)
     text, ids, reason, usage = told(server.port, SAYS_SENTENCE)
     assert (text, reason) == (SENTENCE, "stop")
@@ -146,8 +135,7 @@ def test_what_leaves_no_choice_comes_in_few_steps(forcing):
     assert forced_tokens(server.port) - before == forced
 
 
-def test_an_answer_may_end_in_the_middle_of_what_has_to_come(forcing):
-    server = forcing
+def test_an_answer_may_end_in_the_middle_of_what_has_to_come(server):
     _, ids, _, _ = told(server.port, SAYS_SENTENCE)
     for most in range(1, 6):
         before = forced_tokens(server.port)
@@ -175,15 +163,27 @@ def test_answers_are_the_same_however_many_tokens_come_at_once():
         assert len([Pet.model_validate(pet) for pet in json.loads(text)]) == 2, text
 
 
-def test_tokens_come_one_by_one_by_default(server):
-    assert told(server.port, SAYS_SENTENCE)[0] == SENTENCE
-    [choice] = post(server.port, "/v1/chat/completions", **PETS, seed=1).json()["choices"]
-    assert len([Pet.model_validate(pet) for pet in json.loads(choice["message"]["content"])]) == 2
-    assert forced_tokens(server.port) == 0
+def test_json_that_closes_at_the_limit_is_whole(port):
+    fields = {"prompt": "Once", "temperature": 1, "seed": 3, "structured_outputs": PETS["structured_outputs"]}
+    text, ids, reason, _ = told(port, {**fields, "max_tokens": 400})
+    assert reason == "stop" and len([Pet.model_validate(pet) for pet in json.loads(text)]) == 2
+    closed = next(count for count in range(len(ids), 0, -1) if told(port, {**fields, "max_tokens": count - 1})[0] != text)
+    assert told(port, {**fields, "max_tokens": closed})[::2] == (text, "stop")
+    cut, _, reason, _ = told(port, {**fields, "max_tokens": closed - 1})
+    assert reason == "length" and text.startswith(cut)
+
+
+def test_tokens_one_by_one():
+    with harness.serve("--set", "worker.forced_tokens_max=0") as server:
+        server.wait_ready()
+        assert told(server.port, SAYS_SENTENCE)[0] == SENTENCE
+        [choice] = post(server.port, "/v1/chat/completions", **PETS, seed=1).json()["choices"]
+        assert len([Pet.model_validate(pet) for pet in json.loads(choice["message"]["content"])]) == 2
+        assert forced_tokens(server.port) == 0
 
 
 def test_answers_go_on_when_the_workers_tokenizer_dies():
-    with harness.serve("--set", FORCING) as server:
+    with harness.serve() as server:
         server.wait_ready()
         assert post(server.port, "/v1/chat/completions", messages=MESSAGES, max_tokens=1).status == 200
         others = set(harness.text_processes(server.pid))  # of the gateway, which has to have one
@@ -200,7 +200,7 @@ def test_answers_go_on_when_the_workers_tokenizer_dies():
         assert len([Pet.model_validate(pet) for pet in json.loads(answer.json()["choices"][0]["message"]["content"])]) == 2
 
 
-@pytest.mark.parametrize("settings", [[FORCING], []], ids=["runs", "one-by-one"])
+@pytest.mark.parametrize("settings", [[], ["worker.forced_tokens_max=0"]], ids=["runs", "one-by-one"])
 def test_structured_streams_survive_the_death_of_a_worker(settings):
     def ask(port, seed):
         return post(port, "/v1/chat/completions", **PETS, seed=seed).json()["choices"][0]["message"]["content"]

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/fuzz/grammar_target.h"
 #include "tests/fuzz/text_targets.h"
 #include "tests/support/catch.h"
 #include "tests/support/gguf_writer.h"
