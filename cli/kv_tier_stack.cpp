@@ -38,6 +38,8 @@ base::Result<std::unique_ptr<kv_transfer::FileTier>> open_file_tier(const KvTier
     options.layout = engine.layout().format().name();
     options.hash_key = setup.hash_key;
     options.page_cache = setup.settings.disk_page_cache;
+    options.coding = setup.settings.disk_coding;
+    options.pool = engine.layout();
     options.depth = setup.settings.disk_depth;
     options.device = &engine.kv_store().device();
     for (std::uint32_t number = 0;; ++number) {
@@ -53,12 +55,17 @@ base::Result<std::unique_ptr<kv_transfer::FileTier>> open_file_tier(const KvTier
 KvTierSettings read_kv_tiers(base::Config& config) {
     KvTierSettings settings;
     settings.host_bytes = static_cast<std::uint64_t>(config.integer("engine.kv_host_bytes", 0, 0));
+    settings.host_coded = config.choice("engine.kv_host_codec", "raw", {"raw", "exact"}) == "exact";
     settings.disk_path = config.string("engine.kv_disk.path", "");
     settings.disk_bytes =
         static_cast<std::uint64_t>(config.integer("engine.kv_disk.bytes", static_cast<std::int64_t>(kDiskBytes), 1));
     settings.disk_page_cache = config.choice("engine.kv_disk.io", "auto", {"auto", "page_cache"}) == "page_cache";
     settings.disk_depth =
         static_cast<std::uint32_t>(config.integer("engine.kv_disk.queue_depth", 8, 1, kv_transfer::kDirectDepthMax));
+    const std::string codec = config.choice("engine.kv_disk.codec", "raw", {"raw", "exact", "auto"});
+    settings.disk_coding = codec == "raw"     ? kv_transfer::TierCoding::raw
+                           : codec == "exact" ? kv_transfer::TierCoding::exact
+                                              : kv_transfer::TierCoding::automatic;
     settings.s3 = read_s3_level(config);
     return settings;
 }
@@ -124,6 +131,42 @@ base::Result<void> KvTierStack::add(std::string name, std::unique_ptr<kv_transfe
     return {};
 }
 
+base::Result<void> KvTierStack::add_host(const Setup& setup, engine::Engine& engine, const base::Clock& clock) {
+    std::unique_ptr<kv_transfer::BlockCoder> coder;
+    if (setup.settings.host_coded) {
+        auto made = kv_transfer::BlockCoder::make(engine.layout(), static_cast<std::uint64_t>(engine.numerics_id()),
+                                                  engine.kv_store().device());
+        if (!made) { return base::pass_on(made, "engine.kv_host_codec"); }
+        coder = std::move(*made);
+    }
+    auto bytes = kv_transfer::HostTier::make(engine.kv_store(), setup.settings.host_bytes, std::move(coder));
+    if (!bytes) { return base::pass_on(bytes); }
+    return add("host", std::move(*bytes), kSaveBlocks, engine, clock);
+}
+
+base::Result<void> KvTierStack::add_disk(const Setup& setup, engine::Engine& engine, const base::Clock& clock,
+                                         base::Metrics& metrics) {
+    auto bytes = open_file_tier(setup, engine);
+    if (!bytes) { return base::pass_on(bytes, "engine.kv_disk"); }
+    const auto found = (*bytes)->found();
+    const auto load_time = (*bytes)->load_time();
+    const bool is_direct = (*bytes)->way() == "direct";
+    if (const std::string& why = (*bytes)->why_not_direct(); !why.empty()) {
+        spdlog::info("engine.kv_disk: through the page cache: {}", why);
+    }
+    metrics
+        .gauge("sluice_kv_tier_direct_io", "1: the disk level goes around the page cache by io_uring; 0: through it",
+               {{"worker", setup.worker}})
+        .Set(is_direct ? 1 : 0);
+    if (auto added = add("disk", std::move(*bytes), 0, engine, clock); !added) { return added; }
+    parts_.back().load_time = load_time;
+    for (const auto& block : found) {
+        slots_.back()->adopt(base::BlockId{block.slot}, block.hash, block.parent);
+    }
+    description_ += fmt::format(" ({} blocks found, {})", found.size(), is_direct ? "direct I/O" : "page cache");
+    return {};
+}
+
 base::Result<void> KvTierStack::add_s3(const Setup& setup, engine::Engine& engine, const base::Clock& clock,
                                        base::Metrics& metrics) {
     kv_transfer::S3Tier::Options options = setup.settings.s3.options;
@@ -151,33 +194,10 @@ base::Result<std::unique_ptr<KvTierStack>> KvTierStack::start(const Setup& setup
                                                               base::Metrics& metrics) {
     std::unique_ptr<KvTierStack> stack(new KvTierStack());
     if (setup.settings.host_bytes > 0) {
-        auto bytes = kv_transfer::HostTier::make(engine.kv_store(), setup.settings.host_bytes);
-        if (!bytes) { return base::pass_on(bytes); }
-        if (auto added = stack->add("host", std::move(*bytes), kSaveBlocks, engine, clock); !added) {
-            return base::pass_on(added);
-        }
+        if (auto added = stack->add_host(setup, engine, clock); !added) { return base::pass_on(added); }
     }
     if (!setup.settings.disk_path.empty()) {
-        auto bytes = open_file_tier(setup, engine);
-        if (!bytes) { return base::pass_on(bytes, "engine.kv_disk"); }
-        const auto found = (*bytes)->found();
-        const bool is_direct = (*bytes)->way() == "direct";
-        if (const std::string& why = (*bytes)->why_not_direct(); !why.empty()) {
-            spdlog::info("engine.kv_disk: through the page cache: {}", why);
-        }
-        metrics
-            .gauge("sluice_kv_tier_direct_io",
-                   "1: the disk level goes around the page cache by io_uring; 0: through it",
-                   {{"worker", setup.worker}})
-            .Set(is_direct ? 1 : 0);
-        if (auto added = stack->add("disk", std::move(*bytes), 0, engine, clock); !added) {
-            return base::pass_on(added);
-        }
-        for (const auto& block : found) {
-            stack->slots_.back()->adopt(base::BlockId{block.slot}, block.hash, block.parent);
-        }
-        stack->description_ +=
-            fmt::format(" ({} blocks found, {})", found.size(), is_direct ? "direct I/O" : "page cache");
+        if (auto added = stack->add_disk(setup, engine, clock, metrics); !added) { return base::pass_on(added); }
     }
     if (setup.settings.s3.is_on()) {
         if (auto added = stack->add_s3(setup, engine, clock, metrics); !added) { return base::pass_on(added); }

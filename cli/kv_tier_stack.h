@@ -14,6 +14,7 @@
 #include "cli/s3_level.h"
 #include "engine/engine.h"
 #include "kv_cache/kv_cache.h"
+#include "kv_transfer/tier/block_coder.h"
 #include "kv_transfer/tier/tier_copier.h"
 #include "worker/kv_tiers.h"
 
@@ -22,10 +23,12 @@ namespace cli {
 /// The levels below a worker's KV pool (section `engine`, docs/kv-memory.md). All off by default.
 struct KvTierSettings {
     std::uint64_t host_bytes = 0;  // engine.kv_host_bytes: of each worker; 0: none
+    bool host_coded = false;       // engine.kv_host_codec: exact
     std::string disk_path;         // engine.kv_disk.path; empty: none
     std::uint64_t disk_bytes = 0;  // engine.kv_disk.bytes: of each worker
     bool disk_page_cache = false;  // engine.kv_disk.io: page_cache, whatever is allowed
     std::uint32_t disk_depth = 0;  // engine.kv_disk.queue_depth
+    kv_transfer::TierCoding disk_coding = kv_transfer::TierCoding::raw;  // engine.kv_disk.codec
 
     S3LevelSettings s3;  // engine.kv_s3
 
@@ -75,6 +78,9 @@ public:
 
 private:
     KvTierStack() = default;
+    base::Result<void> add_host(const Setup& setup, engine::Engine& engine, const base::Clock& clock);
+    base::Result<void> add_disk(const Setup& setup, engine::Engine& engine, const base::Clock& clock,
+                                base::Metrics& metrics);
     base::Result<void> add_s3(const Setup& setup, engine::Engine& engine, const base::Clock& clock,
                               base::Metrics& metrics);
     base::Result<void> add(std::string name, std::unique_ptr<kv_transfer::TierBytes> bytes, std::uint32_t save_blocks,

@@ -71,6 +71,7 @@ S3LevelSettings read_s3_level(base::Config& config) {
     level.list_timeout = milliseconds("engine.kv_s3.list_timeout_ms", 10'000);
     level.pause = milliseconds("engine.kv_s3.pause_ms", 5000);
     level.prefix = config.string("engine.kv_s3.prefix", "");
+    level.is_coded = config.choice("engine.kv_s3.codec", "raw", {"raw", "exact"}) == "exact";
     level.bytes = bytes("engine.kv_s3.bytes", kObjectBytes);
     level.buffer_bytes = bytes("engine.kv_s3.buffer_bytes", kBufferBytes);
     settings.credentials_file = config.string("engine.kv_s3.credentials_file", "");

@@ -16,17 +16,19 @@ using kv_transfer::TierJob;
 
 namespace {
 
-/// So many loads are left out in turn because computing is quicker.
-constexpr std::uint32_t kTriedAgainAfter = 16;
-/// Of each load in what is learned of a tier.
-constexpr double kLearningStep = 0.25;
-
 std::uint32_t size32(std::size_t size) {
     return static_cast<std::uint32_t>(size);
 }
 
 double seconds_of(base::Duration duration) {
     return std::chrono::duration<double>(duration).count();
+}
+
+/// Of a load of so many blocks.
+const char* outcome_of(const TierEvent& event, std::uint32_t wanted) {
+    if (event.given_up) { return "given_up"; }
+    if (!event.error && event.blocks_done == wanted) { return "complete"; }
+    return event.blocks_done > 0 ? "partial" : "failed";
 }
 
 }  // namespace
@@ -51,18 +53,27 @@ struct KvTiers::Instruments {
               free(blocks(metrics, tier, worker, "free")),
               bytes_out(bytes(metrics, tier, "out")),
               bytes_in(bytes(metrics, tier, "in")),
+              stored_out(stored(metrics, tier, "out")),
+              stored_in(stored(metrics, tier, "in")),
               copies_out(copies(metrics, tier, "out")),
               copies_in(copies(metrics, tier, "in")),
+              reused(metrics.counter("sluice_kv_tier_reused_bytes_total",
+                                     "Bytes of KV that did not go to a tier with their sequence, since it has them",
+                                     {{"tier", tier}})),
+              returned(metrics.histogram("sluice_kv_tier_return_seconds",
+                                         "From when a sequence gave up its KV memory until a tier had copied what was "
+                                         "not there yet, and the memory was anybody's",
+                                         base::ttft_edges(), {{"tier", tier}})),
               duration(metrics.histogram("sluice_kv_tier_load_seconds",
                                          "From the admission of a prompt until its KV was there from the tiers below "
                                          "the pool",
                                          base::ttft_edges())) {
-            for (const char* outcome : {"complete", "failed", "dropped"}) {
+            for (const char* outcome : {"complete", "failed", "dropped", "slower"}) {
                 saves[outcome] = &metrics.counter("sluice_kv_tier_saves_total",
                                                   "Copies of KV to a tier below the pool, by how they ended",
                                                   {{"tier", tier}, {"outcome", outcome}});
             }
-            for (const char* outcome : {"complete", "partial", "failed", "busy", "slower", "both_ends"}) {
+            for (const char* outcome : {"complete", "partial", "failed", "busy", "slower", "given_up", "both_ends"}) {
                 loads[outcome] = &metrics.counter("sluice_kv_tier_loads_total",
                                                   "Prompts of which a tier below the pool had more than the pool, by "
                                                   "what came of it",
@@ -73,6 +84,11 @@ struct KvTiers::Instruments {
                                          const std::string& state) {
             return metrics.gauge("sluice_kv_tier_blocks", "Slots of a tier below the KV pool, by state",
                                  {{"tier", tier}, {"worker", worker}, {"state", state}});
+        }
+        static prometheus::Counter& stored(base::Metrics& metrics, const std::string& tier, const std::string& way) {
+            return metrics.counter("sluice_kv_tier_stored_bytes_total",
+                                   "The same as it lies in the tier: fewer bytes where KV is coded there",
+                                   {{"tier", tier}, {"direction", way}});
         }
         static prometheus::Counter& bytes(base::Metrics& metrics, const std::string& tier, const std::string& way) {
             return metrics.counter("sluice_kv_tier_bytes_total", "Bytes of KV moved to (out) and from (in) a tier",
@@ -89,8 +105,12 @@ struct KvTiers::Instruments {
         prometheus::Gauge& free;
         prometheus::Counter& bytes_out;
         prometheus::Counter& bytes_in;
+        prometheus::Counter& stored_out;
+        prometheus::Counter& stored_in;
         prometheus::Counter& copies_out;
         prometheus::Counter& copies_in;
+        prometheus::Counter& reused;
+        prometheus::Histogram& returned;
         prometheus::Histogram& duration;
         std::map<std::string, prometheus::Counter*, std::less<>> saves;
         std::map<std::string, prometheus::Counter*, std::less<>> loads;
@@ -108,11 +128,14 @@ KvTiers::KvTiers(std::vector<Tier> tiers, const WorkerOptions& limits, StepContr
       control_(control),
       savings_(tiers_.size()),
       load_seconds_per_block_(tiers_.size()),
+      is_expected_(tiers_.size()),
       left_out_(tiers_.size()),
+      unsaved_(tiers_.size()),
       instruments_(std::make_unique<Instruments>(metrics)) {
     for (std::size_t i = 0; i < tiers_.size(); ++i) {
         CHECK(tiers_[i].slots->options().block_tokens == control_.cache().options().block_tokens);
         instruments_->tiers.emplace_back(metrics, tiers_[i].name, worker);
+        if (tiers_[i].load_time) { expect(i, *tiers_[i].load_time); }
         show(i);
     }
 }
@@ -129,6 +152,8 @@ void KvTiers::apply(std::size_t tier, const TierEvent& event) {
     auto node = jobs_.extract(event.id);
     CHECK(!node.empty(), "job " << event.id);
     Job job = std::move(node.mapped());
+    Instruments::OfTier& figures = instruments_->tiers[tier];
+    (job.save ? figures.stored_out : figures.stored_in).Increment(static_cast<double>(event.moved));
     if (event.error && event.error->code != base::ErrorCode::cancelled) {
         if (const auto left_out =
                 base::LogLimit::shared().admit("kv tier " + tiers_[tier].name, control_.clock().now())) {
@@ -159,6 +184,7 @@ void KvTiers::leaving(Sequence& sequence, bool for_good) {
         const auto known = savings_[tier].find(sequence.id);
         if (known == savings_[tier].end()) { continue; }
         known->second.has_left = true;
+        known->second.left_at = control_.clock().now();
         if (!known->second.runs) { savings_[tier].erase(known); }
     }
 }
@@ -169,9 +195,17 @@ void KvTiers::save(std::size_t tier, const Sequence& sequence) {
     Saving& saving = savings_[tier][sequence.id];
     saving.has_left = false;
     const std::span<const base::BlockHash> chain = std::span(sequence.chain).first(blocks);
+    const bool is_begun = saving.runs || saving.blocks > 0;
     const std::uint32_t first = saving.runs ? saving.blocks : blocks_there(tier, chain);
     saving.blocks = std::max(saving.blocks, blocks);
+    if (!is_begun) {
+        instruments_->tiers[tier].reused.Increment(static_cast<double>(first * tiers_[tier].block_bytes));
+    }
     if (first >= blocks) { return; }
+    if (!is_worth_saving(tier, first, blocks)) {
+        instruments_->tiers[tier].saves.at("slower")->Increment();
+        return;
+    }
     Save save;
     save.tier = tier;
     save.sequence = sequence.id;
@@ -252,7 +286,9 @@ void KvTiers::saved(std::size_t tier, Save save, const TierEvent& event) {
     Saving& saving = known->second;
     auto next = std::exchange(saving.next, std::nullopt);
     saving.runs = next && begin(tier, std::move(*next));
-    if (saving.has_left && !saving.runs) { savings_[tier].erase(known); }
+    if (!saving.has_left || saving.runs) { return; }
+    figures.returned.Observe(seconds_of(control_.clock().now() - saving.left_at));
+    savings_[tier].erase(known);
 }
 
 /// Names of the blocks that it may have from elsewhere: of a prompt at least one token has to be computed.
@@ -300,20 +336,6 @@ void KvTiers::admitted(Sequence& sequence) {
     control_.make_loading(sequence);
 }
 
-/// Whether blocks [first, end) come sooner from the tier than they would be computed. Unknown: yes, which teaches it;
-/// so does one now and then of a tier that was slow.
-bool KvTiers::is_worth_loading(std::size_t tier, std::uint32_t first, std::uint32_t end) {
-    const std::uint32_t block_tokens = control_.cache().options().block_tokens;
-    const auto computing = control_.predict_prefill(first * block_tokens, (end - first) * block_tokens);
-    const std::optional<double>& seconds_per_block = load_seconds_per_block_[tier];
-    if (!computing || !seconds_per_block) { return true; }
-    const std::uint32_t blocks = tiers_[tier].mover->blocks_loading() + end - first;
-    if (*seconds_per_block * blocks < seconds_of(*computing)) { return true; }
-    if (++left_out_[tier] < kTriedAgainAfter) { return false; }
-    left_out_[tier] = 0;
-    return true;
-}
-
 bool KvTiers::begin_load(std::size_t tier, const Sequence& sequence, std::uint32_t first, std::uint32_t end,
                          bool is_piece) {
     kv_cache::KvCache& slots = *tiers_[tier].slots;
@@ -331,6 +353,7 @@ bool KvTiers::begin_load(std::size_t tier, const Sequence& sequence, std::uint32
     job.pieces = kv_transfer::tier_pieces(load.target.blocks(), load.source.blocks().subspan(first));
     job.hashes.assign(sequence.chain.begin() + first, sequence.chain.begin() + end);
     if (first > 0) { job.parent = sequence.chain[first - 1]; }
+    if (!is_piece) { job.until = load_limit(sequence, first, end); }
     const std::uint64_t id = job.id;
     const auto copies = static_cast<double>(job.pieces.size());
     if (!tiers_[tier].mover->submit(std::move(job))) { return false; }
@@ -345,12 +368,10 @@ void KvTiers::loaded(std::size_t tier, Load load, const TierEvent& event) {
     Instruments::OfTier& figures = instruments_->tiers[tier];
     const std::uint32_t wanted = size32(load.target.blocks().size());
     const bool is_complete = !event.error && event.blocks_done == wanted;
-    if (!load.is_piece || !is_complete) {
-        figures.loads.at(is_complete ? "complete" : event.blocks_done > 0 ? "partial" : "failed")->Increment();
-    }
+    if (!load.is_piece || !is_complete) { figures.loads.at(outcome_of(event, wanted))->Increment(); }
     figures.bytes_in.Increment(static_cast<double>(event.blocks_done * tiers_[tier].block_bytes));
     learn(tier, event);
-    if (!is_complete) { tiers_[tier].slots->forget(load.source, load.first + event.blocks_done); }
+    if (!is_complete && !event.given_up) { tiers_[tier].slots->forget(load.source, load.first + event.blocks_done); }
     if (is_complete && !tiers_[tier].keeps_loaded) {
         tiers_[tier].slots->forget(load.source, load.is_piece ? load.first : 0);
     }
@@ -388,14 +409,6 @@ void KvTiers::count_ahead(std::uint32_t blocks_used, std::uint32_t blocks_wasted
 
 void KvTiers::observe_load(base::Duration duration) {
     instruments_->tiers.front().duration.Observe(seconds_of(duration));
-}
-
-void KvTiers::learn(std::size_t tier, const TierEvent& event) {
-    if (event.blocks_done == 0) { return; }
-    const double seconds = seconds_of(event.duration) / event.blocks_done;
-    std::optional<double>& learned = load_seconds_per_block_[tier];
-    learned = learned ? *learned + kLearningStep * (seconds - *learned) : seconds;
-    control_.tell_load_price(tier, *learned / control_.cache().options().block_tokens);
 }
 
 /// The tier that has the most of the chain, the nearest of several; and how many blocks.
@@ -447,7 +460,7 @@ void KvTiers::run_loaded(std::size_t tier, RunLoad load, const TierEvent& event)
     Instruments::OfTier& figures = instruments_->tiers[tier];
     const bool is_complete = !event.error && event.blocks_done == size32(load.target.blocks().size());
     if (!load.is_piece || !is_complete) {
-        figures.loads.at(is_complete ? "complete" : event.blocks_done > 0 ? "partial" : "failed")->Increment();
+        figures.loads.at(outcome_of(event, size32(load.target.blocks().size())))->Increment();
     }
     figures.bytes_in.Increment(static_cast<double>(event.blocks_done * tiers_[tier].block_bytes));
     learn(tier, event);

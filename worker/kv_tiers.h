@@ -26,7 +26,8 @@ namespace worker {
 /// (`loading`, as by KvFetcher) where that is predicted to be quicker than computing it; or both at once, where that is
 /// quicker than either by what counts and loading alone would not be in time for its first token: steps compute from
 /// the front, pieces are loaded from the end back, and where they meet follows from what both took lately, looked at
-/// anew after each piece (kv_transfer/rate/both_ends.h). Whatever fails is computed.
+/// anew after each piece (kv_transfer/rate/both_ends.h). So it is, too, while nobody knows yet what steps take and
+/// loading would be noticed. Whatever fails is computed, and so is what is not there when all of it would have been.
 ///
 /// A level is named by block hashes as the pool is, so a block lies there once, however many sequences and turns it
 /// belongs to, and only what is new goes out (FastSwitch, Shen et al. 2024, section 3.3: reuse across turns; the group
@@ -49,6 +50,8 @@ public:
         /// What was loaded stays, so that of the next copy only what is new goes out. False: as swapping was before
         /// FastSwitch, to compare with.
         bool keeps_loaded = true;
+        /// What loading a block is expected to take, until something was loaded. Empty: nothing is known.
+        std::optional<base::Duration> load_time = std::nullopt;
     };
 
     /// `tiers`: nearest first. `worker`: label of the gauges. `limits`: kv_both_ends of them is for this. All
@@ -120,6 +123,7 @@ private:
         std::uint32_t blocks = 0;  // copied, on their way, or given up: the next save begins behind them
         bool runs = false;
         bool has_left = false;
+        base::TimePoint left_at;   // when it did
         std::optional<Save> next;  // of one that has left: when the one that runs has ended
     };
     /// A sequence that loads.
@@ -163,17 +167,21 @@ private:
     void loaded(std::size_t tier, Load load, const kv_transfer::TierEvent& event);
     void run_loaded(std::size_t tier, RunLoad load, const kv_transfer::TierEvent& event);
     bool begin_run(RunLoad load, std::span<const base::BlockHash> run);
-    void learn(std::size_t tier, const kv_transfer::TierEvent& event);
     std::pair<std::size_t, std::uint32_t> nearest_with_most(std::span<const base::BlockHash> chain) const;
     void save(std::size_t tier, const Sequence& sequence);
     bool begin(std::size_t tier, Save save);
     bool copy_next(std::size_t tier, Save save);
     std::uint32_t blocks_there(std::size_t tier, std::span<const base::BlockHash> chain) const;
-    bool is_worth_loading(std::size_t tier, std::uint32_t first, std::uint32_t end);
     bool begin_load(std::size_t tier, const Sequence& sequence, std::uint32_t first, std::uint32_t end,
                     bool is_piece = false);
     void observe_load(base::Duration duration);
     static std::span<const base::BlockHash> loadable(const Sequence& sequence, std::uint32_t block_tokens);
+    // kv_tiers_prices.cpp
+    bool is_worth_loading(std::size_t tier, std::uint32_t first, std::uint32_t end);
+    bool is_worth_saving(std::size_t tier, std::uint32_t first, std::uint32_t end);
+    std::optional<base::TimePoint> load_limit(const Sequence& sequence, std::uint32_t first, std::uint32_t end) const;
+    void expect(std::size_t tier, base::Duration of_block);
+    void learn(std::size_t tier, const kv_transfer::TierEvent& event);
     // kv_tiers_ahead.cpp
     void ahead_loaded(std::uint32_t blocks);
     void settle_ahead(base::SequenceId sequence, std::uint32_t blocks_found);
@@ -185,8 +193,8 @@ private:
         both,      // from both ends
     };
     Way way_for(const Sequence& sequence, std::uint32_t first, std::span<const std::uint32_t> there) const;
-    std::optional<double> seconds_to_load(std::span<const std::uint32_t> there, std::uint32_t first,
-                                          std::uint32_t end) const;
+    std::optional<double> seconds_to_load(std::span<const std::uint32_t> there, std::uint32_t first, std::uint32_t end,
+                                          bool waits = true) const;
     std::optional<double> seconds_to_compute(std::uint32_t first, std::uint32_t end) const;
     kv_transfer::Meeting meeting(std::span<const std::uint32_t> there, std::uint32_t first, std::uint32_t end) const;
     bool begin_back(Sequence& sequence, std::uint32_t first, std::span<const std::uint32_t> there);
@@ -206,8 +214,10 @@ private:
     LoadsBack loads_back_;
     std::optional<Ahead> ahead_;                                      // under way
     std::unordered_map<base::SequenceId, LoadedAhead> loaded_ahead_;  // of sequences that wait
-    std::vector<std::optional<double>> load_seconds_per_block_;       // by tier, learned
+    std::vector<std::optional<double>> load_seconds_per_block_;       // by tier, learned or expected
+    std::vector<bool> is_expected_;                                   // by tier: not learned yet
     std::vector<std::uint32_t> left_out_;                             // by tier: loads, since the last that was tried
+    std::vector<std::uint32_t> unsaved_;                              // by tier: saves, the same
     std::unique_ptr<Instruments> instruments_;
 };
 

@@ -15,6 +15,8 @@ namespace {
 /// Of one copy: fewer are mostly overhead, more leave one side waiting for the other where they meet.
 constexpr std::uint32_t kPieceBlocksMin = 8;
 constexpr std::uint32_t kPieceBlocksMax = 64;
+/// A load that takes no longer than this needs no other end while nobody knows what computing takes.
+constexpr double kUnnoticedSeconds = 1;
 
 double seconds_of(base::Duration duration) {
     return std::chrono::duration<double>(duration).count();
@@ -22,15 +24,17 @@ double seconds_of(base::Duration duration) {
 
 }  // namespace
 
-/// Blocks [first, end), each from the nearest level that has it, behind what waits there already. Empty: not known yet.
+/// Blocks [first, end), each from the nearest level that has it, behind what waits there already (`waits`: or as if
+/// nothing did). Empty: not known yet.
 std::optional<double> KvTiers::seconds_to_load(std::span<const std::uint32_t> there, std::uint32_t first,
-                                               std::uint32_t end) const {
+                                               std::uint32_t end, bool waits) const {
     double seconds = 0;
     for (std::size_t tier = 0; tier < tiers_.size() && first < end; ++tier) {
         const std::uint32_t until = std::min(there[tier], end);
         if (until <= first) { continue; }
         if (!load_seconds_per_block_[tier]) { return std::nullopt; }
-        seconds += *load_seconds_per_block_[tier] * (tiers_[tier].mover->blocks_loading() + until - first);
+        const std::uint32_t before = waits ? tiers_[tier].mover->blocks_loading() : 0;
+        seconds += *load_seconds_per_block_[tier] * (before + until - first);
         first = until;
     }
     return seconds;
@@ -43,12 +47,18 @@ std::optional<double> KvTiers::seconds_to_compute(std::uint32_t first, std::uint
     return seconds_of(*computing);
 }
 
-/// Where the two ends of blocks [first, end) meet; both rates are known.
+/// Where the two ends of blocks [first, end) meet, by what is known: as long as nothing is of the steps, in the middle
+/// of what loading takes; each piece and each step that ends looks anew.
 kv_transfer::Meeting KvTiers::meeting(std::span<const std::uint32_t> there, std::uint32_t first,
                                       std::uint32_t end) const {
-    return kv_transfer::meeting_of(
-        first, end, [&](std::uint32_t from, std::uint32_t to) { return seconds_to_compute(from, to).value_or(0); },
-        [&](std::uint32_t from, std::uint32_t to) { return seconds_to_load(there, from, to).value_or(0); });
+    const auto loading = [&](std::uint32_t from, std::uint32_t to) {
+        return seconds_to_load(there, from, to).value_or(0);
+    };
+    const auto computing = [&](std::uint32_t from, std::uint32_t to) {
+        const auto known = seconds_to_compute(from, to);
+        return known ? *known : seconds_to_load(there, from, to, false).value_or(0);
+    };
+    return kv_transfer::meeting_of(first, end, computing, loading);
 }
 
 KvTiers::Way KvTiers::way_for(const Sequence& sequence, std::uint32_t first,
@@ -56,13 +66,14 @@ KvTiers::Way KvTiers::way_for(const Sequence& sequence, std::uint32_t first,
     const std::uint32_t end = *std::max_element(there.begin(), there.end());
     const auto loading = seconds_to_load(there, first, end);
     const auto computing = seconds_to_compute(first, end);
-    if (!loading || !computing) { return Way::by_level; }
+    if (!loading) { return Way::by_level; }
     std::optional<double> left;
     if (sequence.request.slo.first_token) {
         left = seconds_of(*sequence.request.slo.first_token - control_.clock().now());
     }
     if (kv_transfer::loads_in_time(*loading, left)) { return Way::load; }
     if (!both_ends_ || end - first < 2 * kPieceBlocksMin) { return Way::by_level; }
+    if (!computing) { return *loading > kUnnoticedSeconds ? Way::both : Way::by_level; }
     const kv_transfer::KvWaySeconds seconds{*loading, *computing, meeting(there, first, end).seconds};
     return kv_transfer::choose_kv_way(seconds, left) == kv_transfer::KvWay::both ? Way::both : Way::by_level;
 }

@@ -37,6 +37,9 @@ struct StepReporter::Instruments {
           blocks_cached(blocks(metrics, worker, "cached")),
           blocks_pinned(blocks(metrics, worker, "pinned")),
           blocks_stranded(blocks(metrics, worker, "stranded")),
+          free_runs(metrics.gauge("sluice_worker_kv_free_runs",
+                                  "Contiguous runs that free KV blocks lie in: 1 where nothing is fragmented",
+                                  {{"worker", worker}})),
           blocks_capacity(metrics.gauge("sluice_worker_kv_blocks_capacity", "KV blocks in all", {{"worker", worker}})),
           prompt_tokens(
               metrics.counter("sluice_worker_prompt_tokens_total", "Prompt tokens computed", {{"model", model}})),
@@ -85,7 +88,8 @@ struct StepReporter::Instruments {
     }
 
     prometheus::Gauge &waiting, &running, &usage;
-    prometheus::Gauge &blocks_free, &blocks_used, &blocks_cached, &blocks_pinned, &blocks_stranded, &blocks_capacity;
+    prometheus::Gauge &blocks_free, &blocks_used, &blocks_cached, &blocks_pinned, &blocks_stranded, &free_runs,
+        &blocks_capacity;
     prometheus::Counter &prompt_tokens, &generation_tokens, &forced_tokens, &preempted_by_growth,
         &preempted_by_priority;
     prometheus::Counter &prefix_queries, &prefix_hits;
@@ -205,6 +209,7 @@ bool StepReporter::publish(std::span<const std::unique_ptr<Sequence>> sequences,
     instruments_->blocks_cached.Set(counts.cached);
     instruments_->blocks_pinned.Set(counts.pinned);
     instruments_->blocks_stranded.Set(counts.stranded);
+    instruments_->free_runs.Set(static_cast<double>(pool_.pool().free_runs().size()));
     instruments_->usage.Set(
         blocks_total == 0 ? 0.0 : static_cast<double>(counts.used + counts.pinned + counts.stranded) / blocks_total);
     return more;

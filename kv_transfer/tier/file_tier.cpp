@@ -57,6 +57,7 @@ std::uint64_t record_offset(std::uint32_t slot) {
 
 TierHeader header_of(const FileTier::Options& options, std::uint32_t slots) {
     TierHeader header{.block_bytes = options.block_bytes, .numerics_id = options.numerics_id, .slots = slots};
+    header.coding = options.coding;
     const base::Mac mark = base::make_mac(options.hash_key, kKeyMark, {});
     std::copy_n(reinterpret_cast<const std::byte*>(mark.data()), header.key_mark.size(), header.key_mark.begin());
     CHECK(options.layout.size() <= header.layout.size(), options.layout);
@@ -66,16 +67,31 @@ TierHeader header_of(const FileTier::Options& options, std::uint32_t slots) {
 
 }  // namespace
 
+FileTier::FileTier(const Options& options, std::unique_ptr<BlockCoder> coder)
+    : folder_(options.folder),
+      block_bytes_(options.block_bytes),
+      coding_(options.coding),
+      coder_(std::move(coder)),
+      slot_bytes_(coding_ == TierCoding::exact ? coder_->slot_bytes() : block_bytes_),
+      device_(*options.device) {}
+
 Result<std::unique_ptr<FileTier>> FileTier::open(const Options& options) {
+    std::unique_ptr<BlockCoder> coder;
+    if (options.coding != TierCoding::raw) {
+        CHECK(options.pool && options.pool->block_bytes() == options.block_bytes);
+        auto made = BlockCoder::make(*options.pool, options.numerics_id, *options.device);
+        if (!made) { return base::pass_on(made, "engine.kv_disk.codec"); }
+        coder = std::move(*made);
+    }
+    std::unique_ptr<FileTier> tier(new FileTier(options, std::move(coder)));
     const std::uint64_t for_slots = options.bytes - std::min<std::uint64_t>(options.bytes, kTierHeaderBytes);
-    const auto slots = tier_slots(for_slots, options.block_bytes + kTierRecordBytes, kSetting);
+    const auto slots = tier_slots(for_slots, tier->slot_bytes_ + kTierRecordBytes, kSetting);
     if (!slots) { return base::pass_on(slots); }
     std::error_code error;
     const bool is_new = fs::create_directories(options.folder, error);
     if (error) { return failed("make the folder", options.folder, error.value()); }
     if (is_new) { fs::permissions(options.folder, fs::perms::owner_all, error); }
 
-    std::unique_ptr<FileTier> tier(new FileTier(options));
     const fs::path names = options.folder / "names";
     tier->names_ = ::open(names.c_str(), kFlags, 0600);
     if (tier->names_ < 0) { return failed("open", names, errno); }
@@ -86,6 +102,11 @@ Result<std::unique_ptr<FileTier>> FileTier::open(const Options& options) {
     if (auto opened = tier->open_blocks(options); !opened) { return base::pass_on(opened); }
     if (auto read = tier->read_names(header_of(options, *slots), *slots); !read) { return base::pass_on(read); }
     tier->choose_io(options);
+    if (options.read_rate) {
+        tier->rate_.begin(*options.read_rate);
+    } else {
+        tier->find_rate();
+    }
     return tier;
 }
 
@@ -111,7 +132,7 @@ Result<void> FileTier::open_blocks(const Options& options) {
 void FileTier::choose_io(const Options& options) {
     io_ = make_page_cache_io(blocks_);
     if (options.page_cache) { return; }
-    auto direct = make_direct_io(blocks_, folder_ / "blocks", block_bytes_, options.depth, why_not_direct_);
+    auto direct = make_direct_io(blocks_, folder_ / "blocks", slot_bytes_, options.depth, why_not_direct_);
     if (direct == nullptr) { return; }
     // The lock goes to what the kernel keeps open while it writes; `names` keeps others out meanwhile.
     if (::flock(blocks_, LOCK_UN) != 0 || ::flock(direct->descriptor(), LOCK_EX | LOCK_NB) != 0) {
@@ -137,7 +158,8 @@ Result<void> FileTier::read_names(const TierHeader& expected, std::uint32_t slot
     if (header) { header->slots = expected.slots; }  // another budget: what still has a place stays
     if (!header || *header != expected) {
         if (size > 0) {
-            spdlog::info("{} holds KV of another model, key or version, or none: it is begun anew", folder_.string());
+            spdlog::info("{} holds KV of another model, key, coding or version, or none: it is begun anew",
+                         folder_.string());
         }
         return begin_anew(expected, slots);
     }
@@ -151,9 +173,13 @@ Result<void> FileTier::read_names(const TierHeader& expected, std::uint32_t slot
     for (std::uint32_t slot = 0; slot < known; ++slot) {
         records_[slot] =
             decode_record(std::span(bytes).subspan(std::size_t{slot} * kTierRecordBytes, kTierRecordBytes));
-        if (records_[slot].block) { uses_ = std::max(uses_, records_[slot].block->used); }
+        std::optional<TierRecord::Block>& block = records_[slot].block;
+        const bool may_be = block && block->coded_bytes <= slot_bytes_ &&
+                            (coding_ == TierCoding::automatic || (block->coded_bytes > 0) == (coder_ != nullptr));
+        if (!may_be) { block.reset(); }
+        if (block) { uses_ = std::max(uses_, block->used); }
     }
-    if (::ftruncate(blocks_, static_cast<off_t>(slots * block_bytes_)) != 0) {
+    if (::ftruncate(blocks_, static_cast<off_t>(slots * slot_bytes_)) != 0) {
         return failed("size", folder_ / "blocks", errno);
     }
     if (::ftruncate(names_, static_cast<off_t>(record_offset(slots))) != 0) {
@@ -164,7 +190,7 @@ Result<void> FileTier::read_names(const TierHeader& expected, std::uint32_t slot
 
 Result<void> FileTier::begin_anew(const TierHeader& header, std::uint32_t slots) {
     for (const auto& [file, name, bytes] : {std::tuple(names_, "names", record_offset(slots)),
-                                            std::tuple(blocks_, "blocks", std::uint64_t{slots} * block_bytes_)}) {
+                                            std::tuple(blocks_, "blocks", std::uint64_t{slots} * slot_bytes_)}) {
         if (::ftruncate(file, 0) != 0 || ::ftruncate(file, static_cast<off_t>(bytes)) != 0) {
             return failed("size", folder_ / name, errno);
         }
@@ -216,22 +242,41 @@ Result<void> FileTier::forget(std::span<const TierPiece> pieces) {
     return {};
 }
 
-std::vector<FileTier::Part> FileTier::parts_of(std::span<const TierPiece> pieces, std::size_t bytes_at_once) const {
+std::vector<FileTier::Part> FileTier::parts_of(std::span<const TierPiece> pieces, std::size_t bytes_at_once,
+                                               std::optional<bool> all_coded) const {
     const auto at_once = static_cast<std::uint32_t>(std::max<std::size_t>(1, bytes_at_once / block_bytes_));
     std::vector<Part> parts;
     std::uint32_t first = 0;
     for (const TierPiece& piece : pieces) {
-        const std::uint32_t slot = base::raw(piece.slots.first);
+        const std::uint32_t slots = base::raw(piece.slots.first);
         CHECK(piece.blocks.count == piece.slots.count && piece.slots.count <= records_.size() &&
-              slot <= records_.size() - piece.slots.count);
-        for (std::uint32_t done = 0; done < piece.blocks.count; done += at_once) {
-            const std::uint32_t count = std::min(at_once, piece.blocks.count - done);
-            const kv_cache::BlockId block{base::raw(piece.blocks.first) + done};
-            parts.push_back({.blocks = {block, count}, .slot = slot + done, .first = first + done});
+              slots <= records_.size() - piece.slots.count);
+        bool may_join = false;  // the one before
+        for (std::uint32_t i = 0; i < piece.blocks.count; ++i, ++first) {
+            const bool is_one = all_coded.value_or(is_coded(slots + i));
+            if (may_join && !is_one && parts.back().blocks.count < at_once) {
+                ++parts.back().blocks.count;
+                continue;
+            }
+            const kv_cache::BlockId block{base::raw(piece.blocks.first) + i};
+            parts.push_back({.blocks = {block, 1}, .slot = slots + i, .first = first, .is_coded = is_one});
+            may_join = !is_one;
         }
-        first += piece.blocks.count;
     }
     return parts;
+}
+
+Result<std::span<std::byte>> FileTier::staging(std::uint32_t index) {
+    const std::size_t coded_bytes = coder_ ? coder_->coded_bytes_max() : 0;
+    const std::size_t place_bytes = std::max({kWriteBytes, block_bytes_, coded_bytes});
+    const std::size_t unit = std::max(kPageBytes, io_->alignment());
+    const std::size_t stride = (place_bytes + unit - 1) / unit * unit;
+    if (staging_.size() == 0) {
+        auto memory = device_.allocate_host(io_->depth() * stride);
+        if (!memory) { return base::pass_on(memory, "engine.kv_disk.queue_depth"); }
+        staging_ = std::move(*memory);
+    }
+    return std::span<std::byte>{staging_.data() + index * stride, stride};
 }
 
 Result<FileTier::Place> FileTier::place_of(kv_cache::KvAccess& pool, const Part& part, std::uint32_t index) {
@@ -239,14 +284,9 @@ Result<FileTier::Place> FileTier::place_of(kv_cache::KvAccess& pool, const Part&
     if (!there.empty() && reinterpret_cast<std::uintptr_t>(there.data()) % io_->alignment() == 0) {
         return Place{there, true};
     }
-    const std::size_t place_bytes = std::max(kWriteBytes, block_bytes_);
-    const std::size_t stride = (place_bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
-    if (staging_.size() == 0) {
-        auto staging = device_.allocate_host(io_->depth() * stride);
-        if (!staging) { return base::pass_on(staging, "engine.kv_disk.queue_depth"); }
-        staging_ = std::move(*staging);
-    }
-    return Place{{staging_.data() + index * stride, part.blocks.count * block_bytes_}, false};
+    const auto memory = staging(index);
+    if (!memory) { return base::pass_on(memory); }
+    return Place{memory->first(part.blocks.count * block_bytes_), false};
 }
 
 template <class Begin, class Finish>
@@ -270,12 +310,24 @@ Result<void> FileTier::each_part(std::span<const Part> parts, const Begin& begin
 
 Result<void> FileTier::save(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
                             std::span<const base::BlockHash> hashes, std::optional<base::BlockHash> parent) {
-    const std::vector<Part> parts = parts_of(pieces, kWriteBytes);
+    const std::vector<Part> parts = parts_of(pieces, kWriteBytes, codes());
     CHECK(hashes.size() == (parts.empty() ? 0 : parts.back().first + parts.back().blocks.count));
     if (auto taken_back = forget(pieces); !taken_back) { return taken_back; }
 
     std::vector<std::uint32_t> crcs(hashes.size());
+    std::vector<std::uint32_t> coded(hashes.size());  // bytes; 0: as it is
     const auto begin = [&](const Part& part, std::uint32_t index) -> Result<void> {
+        const std::uint64_t offset = std::uint64_t{part.slot} * slot_bytes_;
+        if (part.is_coded) {
+            std::size_t coded_bytes = 0;
+            const auto bytes = code(pool, part, index, coded_bytes);
+            if (!bytes) { return base::pass_on(bytes); }
+            coded[part.first] = static_cast<std::uint32_t>(coded_bytes);
+            crcs[part.first] = base::crc32c(coded_bytes > 0 ? bytes->first(coded_bytes) : *bytes);
+            io_->begin_write(index, *bytes, offset);
+            note_moved(bytes->size());
+            return {};
+        }
         auto place = place_of(pool, part, index);
         if (!place) { return base::pass_on(place); }
         if (!place->in_pool) {
@@ -284,7 +336,8 @@ Result<void> FileTier::save(kv_cache::KvAccess& pool, std::span<const TierPiece>
         for (std::uint32_t i = 0; i < part.blocks.count; ++i) {
             crcs[part.first + i] = base::crc32c(place->bytes.subspan(i * block_bytes_, block_bytes_));
         }
-        io_->begin_write(index, place->bytes, std::uint64_t{part.slot} * block_bytes_);
+        io_->begin_write(index, place->bytes, offset);
+        note_moved(place->bytes.size());
         return {};
     };
     const auto finish = [&](const Part&, std::uint32_t index) -> Result<void> {
@@ -296,8 +349,8 @@ Result<void> FileTier::save(kv_cache::KvAccess& pool, std::span<const TierPiece>
     for (const Part& part : parts) {
         for (std::uint32_t i = 0; i < part.blocks.count; ++i) {
             const std::uint32_t at = part.first + i;
-            records_[part.slot + i].block =
-                TierRecord::Block{hashes[at], at == 0 ? parent : std::optional(hashes[at - 1]), crcs[at], ++uses_};
+            records_[part.slot + i].block = TierRecord::Block{
+                hashes[at], at == 0 ? parent : std::optional(hashes[at - 1]), crcs[at], ++uses_, coded[at]};
         }
     }
     for (const TierPiece& piece : pieces) {
@@ -306,45 +359,79 @@ Result<void> FileTier::save(kv_cache::KvAccess& pool, std::span<const TierPiece>
             return named;
         }
     }
+    // Where it matters at once how quick the disk is, what is there tells.
+    if (coding_ == TierCoding::automatic && !rate_.value()) { find_rate(); }
     return {};
 }
 
 Result<std::uint32_t> FileTier::load(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
                                      std::span<const base::BlockHash> hashes) {
-    const std::vector<Part> parts = parts_of(pieces, kReadBytes);
+    const std::vector<Part> parts = parts_of(pieces, kReadBytes, std::nullopt);
     CHECK(hashes.size() == (parts.empty() ? 0 : parts.back().first + parts.back().blocks.count));
     std::vector<Place> places(io_->depth());  // of those that are on their way; nobody reads a pool's before the end
     std::uint32_t done = 0;
     bool is_damaged = false;
+    const auto now = [] { return std::chrono::steady_clock::now(); };
+    const auto first_begin = now();
+    base::Duration waited{};
+    std::uint64_t read_bytes = 0;
     const auto begin = [&](const Part& part, std::uint32_t index) -> Result<void> {
-        auto place = place_of(pool, part, index);
-        if (!place) { return base::pass_on(place); }
-        places[index] = *place;
-        io_->begin_read(index, place->bytes, std::uint64_t{part.slot} * block_bytes_);
+        if (!may_go_on()) { return base::fail(ErrorCode::cancelled, "nobody waits for it any more"); }
+        if (part.is_coded) {
+            const auto memory = staging(index);
+            if (!memory) { return base::pass_on(memory); }
+            places[index] = {memory->first(padded(bytes_in(part.slot))), false};
+        } else {
+            auto place = place_of(pool, part, index);
+            if (!place) { return base::pass_on(place); }
+            places[index] = *place;
+        }
+        const auto before = now();
+        io_->begin_read(index, places[index].bytes, std::uint64_t{part.slot} * slot_bytes_);
+        waited += now() - before;
         return {};
     };
-    const auto finish = [&](const Part& part, std::uint32_t index) -> Result<void> {
-        const int error = io_->finish(index);
-        if (done < part.first) { return {}; }  // something before it did not come
-        if (error != 0) { return failed("read", folder_ / "blocks", error); }
-        const auto& [bytes, in_pool] = places[index];
+    /// How many blocks of the part are what was saved, and in the pool.
+    const auto take = [&](const Part& part, const Place& place) -> Result<std::uint32_t> {
+        const std::optional<TierRecord::Block>& block = records_[part.slot].block;
+        if (part.is_coded) {
+            const std::span<const std::byte> coded = place.bytes.first(block->coded_bytes);
+            if (block->hash != hashes[part.first] || block->crc != base::crc32c(coded)) { return 0u; }
+            auto decoded = coder_->decode(pool, part.blocks.first, coded);
+            if (!decoded && decoded.error().code != ErrorCode::data_loss) { return base::pass_on(decoded); }
+            return decoded ? 1u : 0u;
+        }
         std::uint32_t good = 0;
         for (; good < part.blocks.count; ++good) {
-            const std::optional<TierRecord::Block>& block = records_[part.slot + good].block;
-            const std::uint32_t crc = base::crc32c(bytes.subspan(good * block_bytes_, block_bytes_));
-            if (!block || block->hash != hashes[part.first + good] || block->crc != crc) { break; }
+            const std::optional<TierRecord::Block>& each = records_[part.slot + good].block;
+            const std::uint32_t crc = base::crc32c(place.bytes.subspan(good * block_bytes_, block_bytes_));
+            if (!each || each->hash != hashes[part.first + good] || each->crc != crc) { break; }
         }
-        if (good > 0 && !in_pool) {
+        if (good > 0 && !place.in_pool) {
             const kv_cache::BlockRun came{part.blocks.first, good};
-            auto restored = pool.restore(std::array{came}, bytes.first(good * block_bytes_));
-            if (!restored) { return restored; }
+            auto restored = pool.restore(std::array{came}, place.bytes.first(good * block_bytes_));
+            if (!restored) { return base::pass_on(restored); }
         }
-        done += good;
-        if (good == part.blocks.count) { return {}; }
+        return good;
+    };
+    const auto finish = [&](const Part& part, std::uint32_t index) -> Result<void> {
+        const auto before = now();
+        const int error = io_->finish(index);
+        waited += now() - before;
+        if (error == 0) { read_bytes += places[index].bytes.size(); }
+        if (done < part.first) { return {}; }  // something before it did not come
+        if (error != 0) { return failed("read", folder_ / "blocks", error); }
+        const auto good = take(part, places[index]);
+        if (!good) { return base::pass_on(good); }
+        done += *good;
+        if (*good == part.blocks.count) { return {}; }
         is_damaged = true;
         return base::fail(ErrorCode::data_loss, "a block is not what was saved");
     };
     const auto moved = each_part(parts, begin, finish);
+    note_moved(read_bytes);
+    rate_.add(read_bytes, now() - first_begin, waited, io_->depth() > 1);
+    keep_rate();
     if (!moved && !is_damaged && done == 0) { return base::pass_on(moved); }
 
     // The order in which blocks are given up after a new start. The damaged one is named no more.

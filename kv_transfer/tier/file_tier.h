@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,6 +14,8 @@
 #include "device/buffer.h"
 #include "device/device.h"
 #include "kv_cache/kv_layout.h"
+#include "kv_transfer/tier/block_coder.h"
+#include "kv_transfer/tier/disk_rate.h"
 #include "kv_transfer/tier/file_io.h"
 #include "kv_transfer/tier/tier.h"
 #include "kv_transfer/tier/tier_record.h"
@@ -28,7 +31,12 @@ namespace kv_transfer {
 /// Blocks move around the page cache, several at once, where kernel, container and file system allow it, else through
 /// it (file_io.h); the files are the same.
 ///
-/// Files of another format, block size, model, or key are begun anew: they can hold nothing that could be found.
+/// Blocks may lie there coded (Options::coding), each in a slot of its own. A load decodes them while the next ones are
+/// read. What the disk gives is measured by a few small reads when the files are opened, then by each load, and kept
+/// beside the header.
+///
+/// Files of another format, coding, block size, model, or key are begun anew: they can hold nothing that could be
+/// found.
 class FileTier final : public TierBytes {
 public:
     struct Options {
@@ -39,7 +47,10 @@ public:
         std::string layout;           // KvFormat::name()
         base::HashKey hash_key = {};  // under which blocks are named
         bool page_cache = false;      // not around it, whatever is allowed
-        std::uint32_t depth = 8;      // pieces (512 KiB, or a block) on their way at once, 1 to kDirectDepthMax
+        TierCoding coding = TierCoding::raw;
+        std::optional<kv_cache::KvLayout> pool = std::nullopt;  // whose blocks they are, where that is not raw
+        std::optional<double> read_rate = std::nullopt;         // of the disk, bytes a second; empty: it is measured
+        std::uint32_t depth = 8;  // pieces (512 KiB, or a block) on their way at once, 1 to kDirectDepthMax
         base::Duration earlier_wait = std::chrono::seconds(10);  // for what a killed process has on its way
         device::Device* device = &device::host_device();         // of the pool; must outlive the tier
     };
@@ -62,6 +73,9 @@ public:
     std::string_view way() const { return io_->way(); }
     /// Why it is not direct; empty where it is, or was not asked for.
     const std::string& why_not_direct() const { return why_not_direct_; }
+    /// What loading a block is expected to take; empty while nothing is known. Before the first save or load: what is
+    /// known at start.
+    std::optional<base::Duration> load_time() const;
 
     std::uint32_t slots_total() const override { return static_cast<std::uint32_t>(records_.size()); }
     base::Result<void> save(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
@@ -71,15 +85,15 @@ public:
     base::Result<void> clear() override;
 
 private:
-    /// Blocks that move at once: neighbours in pool and level.
+    /// Blocks that move at once: neighbours in pool and level, or one that is coded.
     struct Part {
         kv_cache::BlockRun blocks;
         std::uint32_t slot = 0;   // the first
         std::uint32_t first = 0;  // block of the job
+        bool is_coded = false;
     };
 
-    explicit FileTier(const Options& options)
-        : folder_(options.folder), block_bytes_(options.block_bytes), device_(*options.device) {}
+    FileTier(const Options& options, std::unique_ptr<BlockCoder> coder);
     base::Result<void> open_blocks(const Options& options);
     void choose_io(const Options& options);
     /// Reads `names`, or begins both files anew. Error: as open().
@@ -89,7 +103,17 @@ private:
     /// Takes the names of these slots back, in the file too.
     base::Result<void> forget(std::span<const TierPiece> pieces);
 
-    std::vector<Part> parts_of(std::span<const TierPiece> pieces, std::size_t bytes_at_once) const;
+    /// Bytes that a slot uses: of the block itself, coded or not; of one that holds none, what could be read.
+    std::size_t bytes_in(std::uint32_t slot) const;
+    bool is_coded(std::uint32_t slot) const;
+    void find_rate();
+    void keep_rate();
+    /// Whether a save codes.
+    bool codes() const;
+    /// The slots' coded blocks, or, of a save, all of them (`all_coded`), alone; the others together, up to
+    /// `bytes_at_once`.
+    std::vector<Part> parts_of(std::span<const TierPiece> pieces, std::size_t bytes_at_once,
+                               std::optional<bool> all_coded) const;
     /// Where the bytes of a part lie while they move, as the index-th of those on their way: in the pool, where that
     /// can be, else in memory of ours. Error: resource_exhausted.
     struct Place {
@@ -97,13 +121,21 @@ private:
         bool in_pool = false;
     };
     base::Result<Place> place_of(kv_cache::KvAccess& pool, const Part& part, std::uint32_t index);
+    /// Memory of ours for the index-th on its way, as much as any part takes.
+    base::Result<std::span<std::byte>> staging(std::uint32_t index);
+    std::size_t padded(std::size_t bytes) const;
+    base::Result<std::span<const std::byte>> code(kv_cache::KvAccess& pool, const Part& part, std::uint32_t index,
+                                                  std::size_t& coded_bytes);
     /// Calls begin(part, index) and, in the same order, finish(part, index) for each, with at most depth() of them
     /// begun and not finished; after the first error of either begins no more. What was begun has always ended.
     template <class Begin, class Finish>
     base::Result<void> each_part(std::span<const Part> parts, const Begin& begin, const Finish& finish);
 
-    std::filesystem::path folder_;
-    std::size_t block_bytes_;
+    const std::filesystem::path folder_;
+    const std::size_t block_bytes_;
+    const TierCoding coding_;
+    const std::unique_ptr<BlockCoder> coder_;  // null: raw
+    const std::size_t slot_bytes_;
     device::Device& device_;
     int names_ = -1;  // descriptors
     int blocks_ = -1;
@@ -111,7 +143,8 @@ private:
     std::string why_not_direct_;
     std::vector<TierRecord> records_;  // by slot, as in the file
     std::uint64_t uses_ = 0;           // the largest of the records
-    device::Buffer staging_;           // what is on its way, for a pool that is not in host memory; a place for each
+    DiskRate rate_;
+    device::Buffer staging_;  // what is on its way, for a pool that is not in host memory; a place for each
 };
 
 }  // namespace kv_transfer

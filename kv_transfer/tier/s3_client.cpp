@@ -298,7 +298,8 @@ Result<void> S3Client::result_of(const Transfer& transfer, int code) const {
         return base::fail(ErrorCode::data_loss, where + "an answer has more bytes than it should");
     }
     if (is_success && transfer.wants_object &&
-        (code == CURLE_PARTIAL_FILE || (code == CURLE_OK && transfer.bytes_received < transfer.place.size()))) {
+        (code == CURLE_PARTIAL_FILE ||
+         (code == CURLE_OK && !options_.may_be_shorter && transfer.bytes_received < transfer.place.size()))) {
         return base::fail(ErrorCode::data_loss, where + "an object has fewer bytes than it should");
     }
     if (code != CURLE_OK) {
@@ -410,7 +411,7 @@ void S3Client::run(std::span<const Request> requests, const OnEnd& on_end, const
     };
     const auto ended = [&](std::size_t index, Transfer& transfer, Result<void> result) {
         if (!result) { return on_end(index, base::pass_on(result)); }
-        on_end(index, transfer.wants_object ? transfer.place : std::span<std::byte>{});
+        on_end(index, transfer.wants_object ? transfer.place.first(transfer.bytes_received) : std::span<std::byte>{});
     };
     run_all(requests.size(), prepare, ended, goes_on);
 }

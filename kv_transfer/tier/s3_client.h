@@ -38,6 +38,7 @@ public:
         std::chrono::milliseconds retry_wait{50};         // before the first, at least half of it; doubles
         std::uint32_t connections = 8;                    // requests at once, > 0
         std::size_t object_bytes = 0;                     // of each object that is got; 0: none is
+        bool may_be_shorter = false;                      // that is the most that one has
         std::function<void()> on_retry = {};
     };
     enum class Verb : std::uint8_t { put, get, remove };
@@ -46,7 +47,7 @@ public:
         std::string key;                  // is_key(), CHECKed
         std::span<const std::byte> sent;  // put; until its end
     };
-    /// The `index`-th of the requests has ended, with the object's `object_bytes` bytes where one was got, which are
+    /// The `index`-th of the requests has ended, with the object's bytes where one was got, which are
     /// the callee's until it returns. Errors: not_found; permission_denied; deadline_exceeded; data_loss (it has more
     /// or fewer bytes); resource_exhausted (the store is full); unavailable (everything else).
     using OnEnd = std::function<void(std::size_t index, base::Result<std::span<std::byte>> object)>;

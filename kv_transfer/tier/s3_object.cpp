@@ -52,8 +52,8 @@ tl::unexpected<base::Error> not_saved(std::string_view why) {
 }  // namespace
 
 S3Sealer::S3Sealer(const base::HashKey& key, std::uint64_t numerics_id, std::string_view layout,
-                   std::size_t block_bytes)
-    : numerics_id_(numerics_id), block_bytes_(block_bytes) {
+                   std::size_t block_bytes, Sizes sizes)
+    : numerics_id_(numerics_id), block_bytes_(block_bytes), sizes_(sizes) {
     CHECK(block_bytes > 0 && block_bytes <= static_cast<std::size_t>(std::numeric_limits<int>::max()),
           "blocks of " << block_bytes << " bytes");
     const std::string of = fmt::format("{:016x} {} {}", numerics_id, layout, block_bytes);
@@ -61,7 +61,7 @@ S3Sealer::S3Sealer(const base::HashKey& key, std::uint64_t numerics_id, std::str
 }
 
 void S3Sealer::seal(std::span<std::byte> object, const base::BlockHash& name) const {
-    CHECK(object.size() == object_bytes(), object.size() << " bytes");
+    CHECK(may_have(object.size()), object.size() << " bytes");
     Header header;
     header.block_bytes = block_bytes_;
     header.numerics_id = numerics_id_;
@@ -84,10 +84,10 @@ void S3Sealer::seal(std::span<std::byte> object, const base::BlockHash& name) co
     CHECK(is_sealed, "AES-256-GCM: " << base::openssl_words());
 }
 
-base::Result<void> S3Sealer::open(std::span<const std::byte> object, const base::BlockHash& name,
-                                  std::span<std::byte> block) const {
+base::Result<std::size_t> S3Sealer::open(std::span<const std::byte> object, const base::BlockHash& name,
+                                         std::span<std::byte> block) const {
     CHECK(block.size() == block_bytes_, block.size() << " bytes");
-    if (object.size() != object_bytes()) { return not_saved("has not the bytes of a block"); }
+    if (!may_have(object.size())) { return not_saved("has not the bytes of a block"); }
     Header header;
     std::memcpy(&header, object.data(), sizeof header);
     if (header.magic != kMagic) { return not_saved("is none of this program's"); }
@@ -99,7 +99,7 @@ base::Result<void> S3Sealer::open(std::span<const std::byte> object, const base:
     const Cipher cipher(EVP_CIPHER_CTX_new());
     std::array<std::byte, kTagBytes> tag;
     std::memcpy(tag.data(), object.last(kTagBytes).data(), tag.size());
-    const std::span<const std::byte> sealed = object.subspan(kHeaderBytes, block_bytes_);
+    const auto sealed = object.subspan(kHeaderBytes, object.size() - kHeaderBytes - kTagBytes);
     int bytes = 0;
     const bool is_begun =
         cipher != nullptr &&
@@ -113,7 +113,7 @@ base::Result<void> S3Sealer::open(std::span<const std::byte> object, const base:
         ERR_clear_error();
         return not_saved("is not what was saved");
     }
-    return {};
+    return sealed.size();
 }
 
 }  // namespace kv_transfer

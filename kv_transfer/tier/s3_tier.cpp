@@ -28,6 +28,9 @@ constexpr std::size_t kWorkAtOnce = 64;
 constexpr std::size_t kRemovedAtOnce = 1000;
 constexpr std::chrono::seconds kLastPuts{10};
 constexpr std::chrono::seconds kClearMax{60};
+constexpr const char* kCodecSetting = "engine.kv_s3.codec";
+/// Of coded blocks: behind the layout in keys, and in what they are sealed under.
+constexpr std::string_view kCodedMark = "/exact1";
 
 std::string text_of(const BlockHash& hash) {
     return fmt::format("{:016x}{:016x}", hash.high, hash.low);
@@ -101,8 +104,16 @@ struct S3Tier::Instruments {
 
 Result<std::unique_ptr<S3Tier>> S3Tier::open(const kv_cache::KvStore& pool, Options options, const base::Clock& clock,
                                              base::Metrics& metrics) {
-    const std::size_t block_bytes = pool.layout().block_bytes();
-    const S3Sealer sealer(options.hash_key, options.numerics_id, options.layout, block_bytes);
+    std::unique_ptr<BlockCoder> coder;
+    if (options.is_coded) {
+        auto made = BlockCoder::make(pool.layout(), options.numerics_id, pool.device());
+        if (!made) { return base::pass_on(made, kCodecSetting); }
+        coder = std::move(*made);
+        options.layout += kCodedMark;
+    }
+    const std::size_t block_bytes = coder ? coder->slot_bytes() : pool.layout().block_bytes();
+    const S3Sealer sealer(options.hash_key, options.numerics_id, options.layout, block_bytes,
+                          coder ? S3Sealer::Sizes::up_to : S3Sealer::Sizes::equal);
     const auto slots = tier_slots(options.bytes, sealer.object_bytes(), "engine.kv_s3.bytes");
     if (!slots) { return base::pass_on(slots); }
     const auto places = tier_slots(options.buffer_bytes, sealer.object_bytes(), "engine.kv_s3.buffer_bytes");
@@ -128,6 +139,7 @@ Result<std::unique_ptr<S3Tier>> S3Tier::open(const kv_cache::KvStore& pool, Opti
     auto puts = S3Client::make(asking, {});
     if (!puts) { return base::pass_on(puts, "engine.kv_s3"); }
     asking.object_bytes = sealer.object_bytes();
+    asking.may_be_shorter = options.is_coded;
     auto arriving = pool.device().allocate_host(asking.object_bytes * asking.connections);
     if (!arriving) { return base::pass_on(arriving, "engine.kv_s3.connections"); }
     auto loads = S3Client::make(asking, std::move(*arriving));
@@ -136,8 +148,11 @@ Result<std::unique_ptr<S3Tier>> S3Tier::open(const kv_cache::KvStore& pool, Opti
     if (!buffer) { return base::pass_on(buffer, "engine.kv_s3.buffer_bytes"); }
     auto opened = pool.device().allocate_host(block_bytes);
     if (!opened) { return base::pass_on(opened, "engine.kv_s3"); }
-    std::unique_ptr<S3Tier> tier(
-        new S3Tier(std::move(options), sealer, *slots, std::move(*buffer), *places, clock, std::move(instruments)));
+    auto coded = pool.device().allocate_host(coder ? coder->coded_bytes_max() : 1);
+    if (!coded) { return base::pass_on(coded, kCodecSetting); }
+    std::unique_ptr<S3Tier> tier(new S3Tier(std::move(options), sealer, std::move(coder), *slots, std::move(*buffer),
+                                            *places, clock, std::move(instruments)));
+    tier->coded_ = std::move(*coded);
     tier->loads_ = std::move(*loads);
     tier->puts_ = std::move(*puts);
     tier->opened_ = std::move(*opened);
@@ -146,15 +161,18 @@ Result<std::unique_ptr<S3Tier>> S3Tier::open(const kv_cache::KvStore& pool, Opti
     return tier;
 }
 
-S3Tier::S3Tier(Options options, S3Sealer sealer, std::uint32_t slots, device::Buffer buffer, std::uint32_t places,
-               const base::Clock& clock, std::unique_ptr<Instruments> instruments)
+S3Tier::S3Tier(Options options, S3Sealer sealer, std::unique_ptr<BlockCoder> coder, std::uint32_t slots,
+               device::Buffer buffer, std::uint32_t places, const base::Clock& clock,
+               std::unique_ptr<Instruments> instruments)
     : options_(std::move(options)),
       sealer_(sealer),
+      coder_(std::move(coder)),
       folder_(folder_of(options_)),
       clock_(clock),
       instruments_(std::move(instruments)),
       blocks_(slots),
-      buffer_(std::move(buffer)) {
+      buffer_(std::move(buffer)),
+      place_used_(places) {
     for (std::uint32_t i = places; i > 0; --i) {
         free_.push_back(i - 1);
     }
@@ -196,7 +214,7 @@ void S3Tier::list() {
     for (const S3ListPage::Object& object : listing.objects) {
         const auto block = block_of(object.key);
         const auto slot = static_cast<std::uint32_t>(found_.size());
-        const bool is_ours = block && object.bytes == sealer_.object_bytes() && slot < blocks_.size();
+        const bool is_ours = block && sealer_.may_have(object.bytes) && slot < blocks_.size();
         if (!is_ours || !slots_.emplace(block->hash, slot).second) { continue; }
         blocks_[slot] = *block;
         found_.push_back({slot, *block});
@@ -237,6 +255,26 @@ void S3Tier::name_slots(std::span<const TierPiece> pieces, std::span<const Block
     }
 }
 
+/// The block as an object at the beginning of `place`: its bytes.
+Result<std::size_t> S3Tier::seal_into(kv_cache::KvAccess& pool, kv_cache::BlockId block, const BlockHash& hash,
+                                      std::span<std::byte> place) {
+    std::span<std::byte> object = place;
+    if (coder_) {
+        const std::span<std::byte> coded{coded_.data(), coded_.size()};
+        const auto bytes = coder_->encode(pool, block, coded);
+        if (!bytes) { return base::pass_on(bytes); }
+        if (S3Sealer::object_bytes(*bytes) > place.size()) {
+            return tier_does_not_fit(*bytes, S3Sealer::block_in(place).size(), kCodecSetting);
+        }
+        object = place.first(S3Sealer::object_bytes(*bytes));
+        std::copy_n(coded.begin(), *bytes, S3Sealer::block_in(object).begin());
+    } else if (auto copied = pool.save(std::array{kv_cache::BlockRun{block, 1}}, S3Sealer::block_in(object)); !copied) {
+        return base::pass_on(copied);
+    }
+    sealer_.seal(object, hash);
+    return object.size();
+}
+
 Result<void> S3Tier::save(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
                           std::span<const BlockHash> hashes, std::optional<BlockHash> parent) {
     CHECK(hashes.size() <= kTierSaveBlocksMax, hashes.size() << " blocks");
@@ -257,13 +295,15 @@ Result<void> S3Tier::save(kv_cache::KvAccess& pool, std::span<const TierPiece> p
     for (const TierPiece& piece : pieces) {
         for (std::uint32_t i = 0; i < piece.blocks.count; ++i) {
             const std::size_t index = blocks.size();
-            const kv_cache::BlockRun block{base::BlockId{base::raw(piece.blocks.first) + i}, 1};
-            if (auto copied = pool.save(std::array{block}, sealer_.block_in(place(places[index]))); !copied) {
+            const base::BlockId block{base::raw(piece.blocks.first) + i};
+            const auto sealed = seal_into(pool, block, hashes[index], place(places[index]));
+            if (!sealed) {
                 const std::scoped_lock lock(mutex_);
                 free_.insert(free_.end(), places.begin(), places.end());
-                return copied;
+                return base::pass_on(sealed);
             }
-            sealer_.seal(place(places[index]), hashes[index]);
+            place_used_[places[index]] = *sealed;
+            note_moved(*sealed);
             blocks.push_back({hashes[index], index == 0 ? parent : std::optional(hashes[index - 1])});
         }
     }
@@ -291,7 +331,7 @@ Result<void> S3Tier::load_buffered(kv_cache::KvAccess& pool, std::span<const kv_
         const std::scoped_lock lock(mutex_);  // its place is nobody else's while this has it
         const auto at = buffered_.find(hashes[i]);
         if (at == buffered_.end()) { continue; }
-        if (auto opened = open_into(pool, place(at->second), hashes[i], blocks[i]); !opened) { return opened; }
+        if (auto opened = open_into(pool, object_in(at->second), hashes[i], blocks[i]); !opened) { return opened; }
         is_there[i] = true;
     }
     return {};
@@ -300,11 +340,13 @@ Result<void> S3Tier::load_buffered(kv_cache::KvAccess& pool, std::span<const kv_
 Result<void> S3Tier::open_into(kv_cache::KvAccess& pool, std::span<const std::byte> object, const BlockHash& hash,
                                kv_cache::BlockId block) {
     const kv_cache::BlockRun run{block, 1};
-    const std::span<std::byte> there = pool.in_place(run);
-    if (!there.empty()) { return sealer_.open(object, hash, there); }
-    const std::span<std::byte> here{opened_.data(), opened_.size()};
-    if (auto opened = sealer_.open(object, hash, here); !opened) { return opened; }
-    return pool.restore(std::array{run}, here);
+    const std::span<std::byte> there = coder_ ? std::span<std::byte>{} : pool.in_place(run);
+    const std::span<std::byte> here = there.empty() ? std::span<std::byte>{opened_.data(), opened_.size()} : there;
+    const auto opened = sealer_.open(object, hash, here);
+    if (!opened) { return base::pass_on(opened); }
+    note_moved(object.size());
+    if (coder_) { return coder_->decode(pool, block, here.first(*opened)); }
+    return there.empty() ? pool.restore(std::array{run}, here) : Result<void>();
 }
 
 Result<std::uint32_t> S3Tier::load(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
@@ -343,6 +385,9 @@ Result<std::uint32_t> S3Tier::load(kv_cache::KvAccess& pool, std::span<const Tie
         if (!result && !failed) { failed = result.error(); }
     };
     const auto goes_on = [&] {
+        if (!failed && !may_go_on()) {
+            failed = base::Error{ErrorCode::cancelled, "nobody waits for the rest any more"};
+        }
         if (!failed && clock_.now() >= until) {
             failed = base::Error{ErrorCode::deadline_exceeded, "a load takes longer than engine.kv_s3.load_timeout_ms"};
         }
@@ -431,7 +476,7 @@ void S3Tier::do_work(std::vector<Work> work) {
     std::vector<S3Client::Request> requests;
     for (const Work& each : work) {
         if (each.place) {
-            requests.push_back({S3Client::Verb::put, key_of(each.block), place(*each.place)});
+            requests.push_back({S3Client::Verb::put, key_of(each.block), object_in(*each.place)});
         } else {
             requests.push_back({S3Client::Verb::remove, key_of(each.block), {}});
         }

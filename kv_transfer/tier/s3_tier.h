@@ -20,6 +20,7 @@
 #include "base/metrics.h"
 #include "device/buffer.h"
 #include "kv_cache/kv_store.h"
+#include "kv_transfer/tier/block_coder.h"
 #include "kv_transfer/tier/s3_client.h"
 #include "kv_transfer/tier/s3_object.h"
 #include "kv_transfer/tier/tier.h"
@@ -28,7 +29,8 @@ namespace kv_transfer {
 
 /// A level in a bucket of an S3-compatible store (decision 0067): an immutable, sealed object for each block, named by
 /// what the block is named by, so all workers of a model under one key have it in common. It outlives the process.
-/// Whatever is lost, damaged, of another version, late or refused is a miss.
+/// Whatever is lost, damaged, of another version, late or refused is a miss. Coded blocks (Options::is_coded) have keys
+/// of their own: who does not code does not look for them.
 ///
 /// What is saved is copied into a buffer of host memory and put from there by a thread of its own, so no block of the
 /// pool waits for a store; when the buffer is full nothing is saved. What is still in the buffer is loaded from there.
@@ -47,6 +49,7 @@ public:
         std::uint64_t numerics_id = 0;
         std::string layout;           // KvFormat::name()
         base::HashKey hash_key = {};  // under which blocks are named and sealed
+        bool is_coded = false;        // objects hold blocks coded without loss
         std::string worker;           // label of the gauges
     };
     static constexpr std::size_t kPrefixBytesMax = 512;
@@ -88,11 +91,16 @@ private:
     };
     struct Instruments;
 
-    S3Tier(Options options, S3Sealer sealer, std::uint32_t slots, device::Buffer buffer, std::uint32_t places,
-           const base::Clock& clock, std::unique_ptr<Instruments> instruments);
+    S3Tier(Options options, S3Sealer sealer, std::unique_ptr<BlockCoder> coder, std::uint32_t slots,
+           device::Buffer buffer, std::uint32_t places, const base::Clock& clock,
+           std::unique_ptr<Instruments> instruments);
     std::string key_of(const Block& block) const;
     std::optional<Block> block_of(std::string_view key) const;
     std::span<std::byte> place(std::uint32_t index);
+    /// The object in it.
+    std::span<std::byte> object_in(std::uint32_t index) { return place(index).first(place_used_[index]); }
+    base::Result<std::size_t> seal_into(kv_cache::KvAccess& pool, kv_cache::BlockId block, const base::BlockHash& hash,
+                                        std::span<std::byte> place);
     void list();
     base::Result<void> may_ask(const std::atomic<std::int64_t>& paused_until) const;
     void note(std::string_view operation, const base::Result<void>& result, std::atomic<std::int64_t>& paused_until);
@@ -107,15 +115,19 @@ private:
 
     const Options options_;
     const S3Sealer sealer_;
-    const std::string folder_;  // all keys begin so
+    const std::unique_ptr<BlockCoder> coder_;  // null: blocks lie there as they are; of the copier's thread
+    const std::string folder_;                 // all keys begin so
     const base::Clock& clock_;
     const std::unique_ptr<Instruments> instruments_;
     std::vector<std::optional<Block>> blocks_;                  // by slot; of the copier's thread
     std::unordered_map<base::BlockHash, std::uint32_t> slots_;  // where a block lies; of the copier's thread
     std::vector<Found> found_;
     std::optional<base::Error> why_not_all_;
-    device::Buffer buffer_;  // places of sealed objects, for puts
-    device::Buffer opened_;  // a block on its way to a pool that is not in host memory; of the copier's thread
+    device::Buffer buffer_;                // places of sealed objects, for puts
+    std::vector<std::size_t> place_used_;  // bytes of the object in each place; of whoever has the place
+    device::Buffer
+        opened_;            // a block on its way to a pool that is not in host memory, or coded; of the copier's thread
+    device::Buffer coded_;  // a block before it is known how long it is; of the copier's thread
     std::unique_ptr<S3Client> loads_;  // of the copier's thread
     std::unique_ptr<S3Client> puts_;   // of thread_
     // Nanoseconds of the clock.

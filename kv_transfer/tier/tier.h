@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/block_hash.h"
@@ -40,6 +42,8 @@ struct TierJob {
     std::vector<TierPiece> pieces;          // in sequence order; of a save at most kTierSaveBlocksMax blocks
     std::vector<base::BlockHash> hashes;    // of their blocks, one chain
     std::optional<base::BlockHash> parent;  // the name before the first; empty: it begins the chain
+    /// Of a load: what has not come by then is not loaded any more. Empty: it takes as long as it takes.
+    std::optional<base::TimePoint> until = std::nullopt;
 };
 
 /// The end of a job; exactly one for each that was taken.
@@ -48,6 +52,8 @@ struct TierEvent {
     std::uint32_t blocks_done = 0;  // of a load: so many from the first on are there; of a save: all or 0
     std::optional<base::Error> error = std::nullopt;
     base::Duration duration{};  // of the move alone, without what it waited
+    bool given_up = false;      // of a load: it took too long; what did not come is still there
+    std::uint64_t moved = 0;    // bytes as they lie in the level: fewer than the blocks' where they are coded
 };
 
 /// Takes jobs of one level and moves bytes beside the step. Live: TierCopier.
@@ -75,6 +81,20 @@ public:
                                              std::span<const base::BlockHash> hashes) = 0;
     /// As TierJob::Kind::clear.
     virtual base::Result<void> clear() = 0;
+
+    /// For later loads: once it says no, a level that may be slow begins no more of a load's blocks and gives those
+    /// that have come (cancelled: none has).
+    void load_while(std::function<bool()> goes_on) { goes_on_ = std::move(goes_on); }
+    /// Bytes as they lie in the level that came or went since the last call.
+    std::uint64_t take_moved() { return std::exchange(moved_, 0); }
+
+protected:
+    bool may_go_on() const { return !goes_on_ || goes_on_(); }
+    void note_moved(std::uint64_t bytes) { moved_ += bytes; }
+
+private:
+    std::function<bool()> goes_on_;
+    std::uint64_t moved_ = 0;
 };
 
 }  // namespace kv_transfer

@@ -97,14 +97,23 @@ TierEvent TierCopier::move(const TierJob& job) {
         } else {
             event.blocks_done = blocks_of(job);
         }
-    } else if (const auto loaded = bytes_->load(access_, job.pieces, job.hashes); !loaded) {
-        event.error = loaded.error();
     } else {
-        event.blocks_done = *loaded;
-        if (*loaded < blocks_of(job)) {
-            event.error = base::Error{base::ErrorCode::data_loss, "a block of KV is not what was saved"};
+        bool is_late = false;
+        bytes_->load_while([&] {
+            is_late = is_late || (job.until && clock_.now() >= *job.until);
+            return !is_late;
+        });
+        const auto loaded = bytes_->load(access_, job.pieces, job.hashes);
+        bytes_->load_while({});
+        event.blocks_done = loaded.value_or(0);
+        if (event.blocks_done < blocks_of(job)) {
+            event.given_up = is_late;
+            event.error = is_late ? base::Error{base::ErrorCode::cancelled, "loading it took longer than computing it"}
+                          : !loaded ? loaded.error()
+                                    : base::Error{base::ErrorCode::data_loss, "a block of KV is not what was saved"};
         }
     }
+    event.moved = bytes_->take_moved();
     event.duration = clock_.now() - begin;
     return event;
 }

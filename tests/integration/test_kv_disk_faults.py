@@ -7,7 +7,7 @@ import threading
 import pytest
 
 import harness
-from test_kv_tiers import ONE_WORKER, SMALL_POOL, ask, disk, sample, wait_saved
+from test_kv_tiers import ONE_WORKER, SMALL_POOL, ask, check_coded, disk, moved, sample, wait_saved
 
 LIBRARY = harness.BINARY.parent / "tests" / "integration" / "libfaulty_disk.so"
 CONVERSATION = 20  # full blocks of one
@@ -117,6 +117,42 @@ def test_files_that_cannot_be_read_at_start_are_begun_anew(tmp_path, faulty):
     faulty.does(f"read {errno.EIO}")
     with faulty.serve(folder) as server:
         assert ask(server.port, 1) == (text, 0)
+
+
+@pytest.mark.process
+def test_a_new_process_knows_how_slow_its_disk_is(tmp_path, faulty):
+    """It has neither loaded nor computed anything: what would take seconds comes from both ends."""
+    folder = tmp_path / "kv"
+    with faulty.serve(folder) as server:
+        first = [ask(server.port, number) for number in range(2)]
+        wait_saved(server.port, 2 * CONVERSATION)
+    faulty.does("rate 100000")  # four seconds for a conversation, some milliseconds to compute it
+    with faulty.serve(folder) as server:
+        assert ask(server.port, 0)[0] == first[0][0]
+        assert outcomes(server, "loads", "both_ends") == 1
+        assert outcomes(server, "loads", "complete") == 0
+    faulty.does("fine")
+    with faulty.serve(folder) as server:
+        assert ask(server.port, 1) == (first[1][0], 304)
+
+
+@pytest.mark.process
+def test_kv_is_coded_where_the_disk_is_slow(tmp_path, faulty):
+    folder = tmp_path / "kv"
+    flags = (*SMALL_POOL, "--set", "engine.kv_disk.codec=auto")
+    with faulty.serve(folder, *flags) as server:
+        first = [ask(server.port, 0)]
+        wait_saved(server.port, CONVERSATION)
+        of_blocks, stored = moved(server.port, "disk", "out")
+        assert of_blocks == stored > 0  # as long as nothing is known of the disk
+    faulty.does("rate 2000000")
+    with faulty.serve(folder, *flags) as server:
+        first.append(ask(server.port, 1))
+        wait_saved(server.port, 2 * CONVERSATION)
+        check_coded(server.port, "disk", "out")
+    faulty.does("fine")
+    with faulty.serve(folder, *flags) as server:
+        assert [ask(server.port, number) for number in range(2)] == [(text, 304) for text, _ in first]
 
 
 def test_a_disk_that_is_really_full(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 import harness
 from s3_store import BUCKET, FaultyProxy, Moto, write_credentials
-from test_kv_tiers import ONE_WORKER, SMALL_POOL, ask, sample
+from test_kv_tiers import ONE_WORKER, SMALL_POOL, ask, moved, sample
 from test_same_tokens import ask as ask_with_logprobs
 from test_same_tokens import requests_of
 
@@ -93,6 +93,33 @@ def test_kv_in_a_store_outlives_its_process_and_what_is_damaged_is_computed(stor
     with serve(store.endpoint, store.credentials) as server:
         server.wait_ready()
         assert ask(server.port, 2) == (first[2][0], 304)
+
+
+@pytest.mark.process
+def test_coded_kv_in_a_store_is_the_same_kv(store):
+    """And lies under keys of its own: who does not code does not find it, and the other way round."""
+    with serve(store.endpoint, store.credentials) as server:
+        server.wait_ready()
+        text, _ = ask(server.port, 0)
+        assert server.stop() == 0  # sends what it has
+    plain = store.objects()
+    assert len(plain) == 20
+    coded = "engine.kv_s3.codec=exact"
+    with serve(store.endpoint, store.credentials, coded) as server:
+        server.wait_ready()
+        assert ask(server.port, 0) == (text, 0)
+        assert server.stop() == 0
+    keys = set(store.objects()) - set(plain)
+    assert len(keys) == 20
+    assert all("-exact1/" in key for key in keys)
+    size = len(store.content(plain[0]))
+    assert all(0.5 * size < len(store.content(key)) < 0.95 * size for key in keys)
+    with serve(store.endpoint, store.credentials, coded) as server:
+        server.wait_ready()
+        wait_said(server, "(20 blocks found)")
+        assert ask(server.port, 0) == (text, 304)
+        of_blocks, stored = moved(server.port, "s3", "in")
+        assert 0.5 * of_blocks < stored < 0.95 * of_blocks
 
 
 @pytest.mark.process

@@ -88,6 +88,48 @@ def test_kv_on_a_disk_outlives_its_process(tmp_path, how, way):
         harness.wait_until(lambda: "is not what was saved" in server.output(), "the log says why")
 
 
+CODED = {"host": ("--set", "engine.kv_host_bytes=8000000", "--set", "engine.kv_host_codec=exact"), "disk": ("--set", "engine.kv_disk.codec=exact")}
+
+
+def moved(port, tier, direction):
+    """Bytes of KV, and as they lie there."""
+    return tuple(sample(port, f"sluice_kv_tier_{what}_total", tier=tier, direction=direction) for what in ("bytes", "stored_bytes"))
+
+
+def check_coded(port, tier, direction):
+    of_blocks, stored = moved(port, tier, direction)
+    assert 0.5 * of_blocks < stored < 0.95 * of_blocks
+
+
+@pytest.mark.parametrize("way", ["auto", "page_cache"])
+def test_coded_kv_is_the_same_kv(tmp_path, way):
+    """In host memory and on a disk, also after the process was killed; and nothing for who has another coding."""
+    with harness.serve(*SMALL_POOL, **ONE_WORKER) as server:
+        server.wait_ready()
+        plain = [ask(server.port, number)[0] for number in range(4)]
+    with harness.serve(*SMALL_POOL, *CODED["host"], **ONE_WORKER) as server:
+        server.wait_ready()
+        assert [ask(server.port, number)[0] for number in range(4)] == plain
+        wait_saved(server.port, 4 * 20)
+        assert [ask(server.port, number) for number in range(4)] == [(text, 304) for text in plain]
+        check_coded(server.port, "host", "out")
+        check_coded(server.port, "host", "in")
+    flags = (*SMALL_POOL, *disk(tmp_path / "kv"), "--set", f"engine.kv_disk.io={way}")
+    with harness.serve(*flags, *CODED["disk"], **ONE_WORKER) as server:
+        server.wait_ready()
+        assert [ask(server.port, number)[0] for number in range(3)] == plain[:3]
+        wait_saved(server.port, 3 * 20)
+        if way == "page_cache":  # else what is moved is rounded up to what the disk moves, and these blocks are small
+            check_coded(server.port, "disk", "out")
+        server.stop(signal.SIGKILL)
+    for coding, cached in ((CODED["disk"], 304), ((), 0), (CODED["disk"], 0)):
+        with harness.serve(*flags, *coding, **ONE_WORKER) as server:
+            server.wait_ready()
+            assert [ask(server.port, number) for number in range(2)] == [(text, cached) for text in plain[:2]]
+            wait_saved(server.port, 2 * 20)
+            server.stop()
+
+
 def test_a_reset_empties_the_tiers_too(tmp_path):
     folder = tmp_path / "kv"
     for _ in range(2):

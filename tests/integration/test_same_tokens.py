@@ -22,6 +22,9 @@ LAYOUTS = {
         "--set", "engine.kv_pool_bytes={small}", "--set", "engine.kv_host_bytes=20000000")),
     "the same with a disk below, split": ({}, ("--set", "engine.kv_pool_bytes={small}", "--set", "engine.kv_disk.path={folder}",
                                                "--set", "engine.kv_disk.bytes=20000000")),
+    "host memory and a disk below, KV coded in both, split": ({}, (
+        "--set", "engine.kv_pool_bytes={small}", "--set", "engine.kv_host_bytes=6000000", "--set", "engine.kv_host_codec=exact",
+        "--set", "engine.kv_disk.path={folder}", "--set", "engine.kv_disk.bytes=20000000", "--set", "engine.kv_disk.codec=exact")),
     "KV frames lost: resent or recomputed": ({}, ("--set", "test.kv_fault_plan='seed=3;drop:kind=3,probability=0.4'",
                                                    "--set", "worker.kv_wait_ms=600", "--set", "worker.kv_lease_ms=300")),
     "KV frames damaged, doubled, late": ({}, ("--set", "test.kv_fault_plan='seed=4;corrupt:kind=3,probability=0.2;"

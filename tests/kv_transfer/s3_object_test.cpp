@@ -26,7 +26,8 @@ std::vector<std::byte> sealed(const S3Sealer& sealer) {
     return object;
 }
 
-base::Result<void> open(const S3Sealer& sealer, const std::vector<std::byte>& object, const BlockHash& name = kName) {
+base::Result<std::size_t> open(const S3Sealer& sealer, const std::vector<std::byte>& object,
+                               const BlockHash& name = kName) {
     std::vector<std::byte> block(kBlockBytes);
     auto opened = sealer.open(object, name, block);
     if (opened) { REQUIRE(block == kBlock); }

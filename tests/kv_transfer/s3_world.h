@@ -24,7 +24,8 @@ inline const kv_transfer::S3Credentials kStoreCredentials{"AKEXAMPLE", "hidden/s
 
 /// A store, a pool, and levels between them.
 struct S3World {
-    S3World() : server("kv", kStoreCredentials) {}
+    explicit S3World(kv_cache::KvLayout layout = make_layout())
+        : server("kv", kStoreCredentials), pool(device::host_device(), std::move(layout)) {}
 
     kv_transfer::S3Tier::Options options(std::uint32_t slots) const {
         const kv_transfer::S3Sealer sealer({}, 7, pool.layout.format().name(), pool.layout.block_bytes());

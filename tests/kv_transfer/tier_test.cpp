@@ -252,13 +252,16 @@ TEST_CASE("a folder that cannot be made is an error that names it", "[kv_transfe
 
 TEST_CASE("a process that is killed while it writes leaves nothing torn", "[kv_transfer][property]") {
     const bool page_cache = GENERATE(false, true);
-    CAPTURE(page_cache);
+    const auto coding = GENERATE(kv_transfer::TierCoding::raw, kv_transfer::TierCoding::exact);
+    CAPTURE(page_cache, static_cast<int>(coding));
     // Each life writes blocks whose bytes follow from their name, for ever, until it is killed.
     const auto content = [](const BlockHash& hash) { return static_cast<std::uint8_t>(hash.low * 7 + hash.high); };
     for (std::uint64_t seed = 0; seed < test_support::seeds_of(25); ++seed) {
         const Folder folder;
         Pool pool;
-        const auto options = options_of(folder, pool, 8, page_cache);
+        auto options = options_of(folder, pool, 8, page_cache);
+        options.coding = coding;
+        options.pool = pool.layout;
         for (int life = 0; life < 4; ++life) {
             int ready[2];
             REQUIRE(::pipe(ready) == 0);

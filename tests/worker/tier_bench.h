@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,12 +26,12 @@ inline worker::RequestKey key_of(std::uint64_t request) {
 
 struct TierBench : test_support::StepBench {
     explicit TierBench(std::uint32_t blocks, std::uint32_t slots_total = 256, std::uint32_t save_blocks = 2,
-                       worker::WorkerOptions limits = {})
+                       worker::WorkerOptions limits = {}, std::optional<base::Duration> load_time = std::nullopt)
         : StepBench({.blocks_total = blocks}, limits),
           mover(engine.kv_store(), slots_total),
           slots({.blocks_total = slots_total, .block_tokens = 16}),
-          tiers({{"host", &slots, &mover, save_blocks, engine.layout().block_bytes()}}, limits, loop, "mixed-0",
-                metrics) {
+          tiers({{"host", &slots, &mover, save_blocks, engine.layout().block_bytes(), true, load_time}}, limits, loop,
+                "mixed-0", metrics) {
         base::init_log({.role = "test", .level = "off"});
         loop.add_helper(&tiers);
     }
