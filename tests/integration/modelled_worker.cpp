@@ -22,6 +22,7 @@
 
 #include "base/block_hash.h"
 #include "base/clock.h"
+#include "base/metrics.h"
 #include "proto/channel.h"
 #include "proto/header.h"
 #include "proto/worker.grpc.pb.h"
@@ -214,9 +215,10 @@ int main(int argc, char** argv) {
     service.set_endpoint(registration.endpoint());
 
     const base::SystemClock clock;
+    base::Metrics metrics;
     worker::ReportBoard board;
     board.note_progress(clock.now());
-    worker::Registration known({argv[1]}, registration, worker::WorkerOptions{}, board, clock, [] {}, key);
+    worker::Registration known({argv[1]}, registration, worker::WorkerOptions{}, board, clock, metrics, [] {}, key);
     std::jthread steps([&](const std::stop_token& stop) {
         auto next = std::chrono::steady_clock::now();
         while (!stop.stop_requested()) {
