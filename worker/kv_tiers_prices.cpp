@@ -17,6 +17,10 @@ constexpr double kLearningStep = 0.25;
 /// A load that takes no longer than this goes on whatever is predicted: a busy machine takes as long for anything.
 constexpr base::Duration kPatience = std::chrono::seconds(2);
 
+/// A load that takes no longer than this is worth its save whatever is predicted: nobody notices it, and on a busy
+/// machine such times say little.
+constexpr double kUnnoticedSeconds = 0.25;
+
 double seconds_of(base::Duration duration) {
     return std::chrono::duration<double>(duration).count();
 }
@@ -45,6 +49,7 @@ bool KvTiers::is_worth_saving(std::size_t tier, std::uint32_t first, std::uint32
     const auto computing = seconds_to_compute(first, end);
     if (!computing) { return true; }
     const double loading = *seconds_per_block * (end - first);
+    if (loading <= kUnnoticedSeconds) { return true; }
     // Both take loading * computing / (loading + computing), which has to be so much below computing.
     const double most = both_ends_ ? *computing * (1 - kv_transfer::kBothSave) / kv_transfer::kBothSave : *computing;
     if (loading <= most) { return true; }

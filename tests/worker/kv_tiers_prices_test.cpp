@@ -210,6 +210,17 @@ TEST_CASE("what would never be loaded does not go out, but for one now and then"
     bench.check_nothing_held();
 }
 
+TEST_CASE("what nobody would notice goes out whatever is predicted", "[worker]") {
+    PriceBench bench(milliseconds(80), true);  // three blocks in 240 ms, which are computed in 48
+    bench.check();
+    const std::string line = "sluice_kv_tier_bytes_total{direction=\"out\",tier=\"host\"}";
+    const double out = bench.figure(line);
+    bench.ask(10, prompt_of(60, 10), 1);
+    REQUIRE(bench.figure(line) > out);
+    REQUIRE(bench.figure("sluice_kv_tier_saves_total{outcome=\"slower\",tier=\"host\"}") == 0);
+    bench.check_nothing_held();
+}
+
 TEST_CASE("what a level has of a sequence that leaves is counted as used again", "[worker]") {
     PriceBench bench(milliseconds(1), true);
     bench.check();
