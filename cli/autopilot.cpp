@@ -208,7 +208,6 @@ private:
                 if (!role || *role == proto::Role::encode) { continue; }
                 all.workers.push_back({.id = one.endpoint().worker_id(),
                                        .incarnation = one.endpoint().incarnation(),
-                                       .address = one.endpoint().control_address(),
                                        .role = *role,
                                        .is_ready = one.state() == "ready",
                                        .requests = one.load().requests_running() + one.load().requests_waiting()});

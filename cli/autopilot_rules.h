@@ -23,7 +23,6 @@ inline constexpr double kDriftCached = 0.1;  // of the share of prompts that wor
 struct LiveWorker {
     std::uint64_t id = 0;
     std::uint64_t incarnation = 0;
-    std::string address;
     proto::Role role = proto::Role::mixed;
     bool is_ready = true;        // neither suspect nor draining
     std::uint32_t requests = 0;  // that it has

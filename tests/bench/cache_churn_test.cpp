@@ -4,6 +4,21 @@
 
 #include "tests/support/catch.h"
 
+namespace {
+
+/// Of requests in hours [from, to) of a day, the mean share that was found.
+double hit_share(const boost::json::object& report, std::size_t from, std::size_t to) {
+    const auto& hours = report.at("by_hour").as_array();
+    REQUIRE(hours.size() == 24);
+    double sum = 0;
+    for (std::size_t hour = from; hour < to; ++hour) {
+        sum += hours[hour].at("hit_share").to_number<double>();
+    }
+    return sum / static_cast<double>(to - from);
+}
+
+}  // namespace
+
 TEST_CASE("a cache at capacity serves as well after a day as in its first hour", "[bench][caching]") {
     bench::CacheChurnOptions options;
     options.entries = 1000;
@@ -18,17 +33,8 @@ TEST_CASE("a cache at capacity serves as well after a day as in its first hour",
     CHECK(number("entries") >= 850);
     CHECK(number("evicted") + number("expired") > 250);  // a quarter of them was replaced
     CHECK(number("wrong_share_of_hits") <= 0.01);
-    const auto& hours = report.at("by_hour").as_array();
-    REQUIRE(hours.size() == 24);
-    const auto share_of = [&](std::size_t from, std::size_t to) {
-        double sum = 0;
-        for (std::size_t hour = from; hour < to; ++hour) {
-            sum += hours[hour].at("hit_share").to_number<double>() / static_cast<double>(to - from);
-        }
-        return sum;
-    };
-    REQUIRE(share_of(0, 6) > 0.1);
-    CHECK(share_of(18, 24) > 0.8 * share_of(0, 6));
+    REQUIRE(hit_share(report, 0, 6) > 0.1);
+    CHECK(hit_share(report, 18, 24) > 0.8 * hit_share(report, 0, 6));
 }
 
 TEST_CASE("what is beyond its time makes room for who comes new, all day long", "[bench][caching]") {
@@ -47,16 +53,7 @@ TEST_CASE("what is beyond its time makes room for who comes new, all day long", 
     CHECK(number("turned_away") == 0);
     CHECK(number("evicted") == 0);
     CHECK(number("entries") <= 1000);
-    const auto& hours = report.at("by_hour").as_array();
-    REQUIRE(hours.size() == 24);
-    const auto share_of = [&](std::size_t from, std::size_t to) {
-        double sum = 0;
-        for (std::size_t hour = from; hour < to; ++hour) {
-            sum += hours[hour].at("hit_share").to_number<double>() / static_cast<double>(to - from);
-        }
-        return sum;
-    };
-    CHECK(share_of(16, 24) > 0.9 * share_of(0, 8));
+    CHECK(hit_share(report, 16, 24) > 0.9 * hit_share(report, 0, 8));
 }
 
 TEST_CASE("a graph finds the answers that the scan finds, through hours of churn", "[bench][caching]") {

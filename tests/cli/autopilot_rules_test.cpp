@@ -30,7 +30,6 @@ std::vector<LiveWorker> workers(const std::string& roles) {
     for (const char role : roles) {
         all.push_back({.id = all.size() + 1,
                        .incarnation = all.size() + 100,
-                       .address = {},
                        .role = role == 'p'   ? Role::prefill
                                : role == 'd' ? Role::decode
                                              : Role::mixed,
