@@ -11,6 +11,7 @@
 namespace base {
 namespace {
 
+constexpr std::size_t kSquares = 6;         // of LinearFit::Sums
 constexpr std::size_t kBucketsPerSide = 8;  // 64 in all: as many as bits in a set of them
 constexpr double kSecondsMax = 3600;
 constexpr double kFeatureMax = 1e15;
@@ -67,6 +68,27 @@ std::array<double, 3> solve_subset(const Matrix& matrix, const std::array<double
     return x;
 }
 
+/// The same for all of them, as one straight line: this is nearly always enough, and every step that is measured
+/// anywhere comes here.
+std::array<double, 3> solve_all(Matrix m, std::array<double, 3> r) {
+    const double second = m[1][0] / m[0][0];
+    const double third = m[2][0] / m[0][0];
+    m[1][1] -= second * m[0][1];
+    m[1][2] -= second * m[0][2];
+    r[1] -= second * r[0];
+    m[2][1] -= third * m[0][1];
+    m[2][2] -= third * m[0][2];
+    r[2] -= third * r[0];
+    const double last = m[2][1] / m[1][1];
+    m[2][2] -= last * m[1][2];
+    r[2] -= last * r[1];
+    std::array<double, 3> x{};
+    x[2] = r[2] / m[2][2];
+    x[1] = (r[1] - m[1][2] * x[2]) / m[1][1];
+    x[0] = (r[0] - m[0][1] * x[1] - m[0][2] * x[2]) / m[0][0];
+    return x;
+}
+
 constexpr unsigned kAllOfThem = 7;
 
 bool is_feasible(const std::array<double, 3>& x) {
@@ -105,10 +127,7 @@ LinearFit::LinearFit(Options options) : options_(options), coefficients_(options
 }
 
 void LinearFit::multiply(Sums& sums, double factor) {
-    for (double& one : sums.squares) {
-        one *= factor;
-    }
-    for (double& one : sums.products) {
+    for (double& one : sums) {
         one *= factor;
     }
 }
@@ -158,12 +177,16 @@ std::optional<double> LinearFit::observe(double x1, double x2, double seconds) {
     std::size_t at = 0;
     for (std::size_t i = 0; i < 3; ++i) {
         for (std::size_t j = i; j < 3; ++j) {
-            sums.squares[at++] += weight * z[i] * z[j];
+            sums[at++] += weight * z[i] * z[j];
         }
-        sums.products[i] += weight * z[i] * target;
+        sums[kSquares + i] += weight * z[i] * target;
     }
     // A sample is of age 1, and of more while predictions are bad.
-    growth_ *= std::exp(kFade * (1 + kDistrust * usual_deviation_ * usual_deviation_));
+    if (usual_deviation_ != growth_by_at_) {
+        growth_by_ = std::exp(kFade * (1 + kDistrust * usual_deviation_ * usual_deviation_));
+        growth_by_at_ = usual_deviation_;
+    }
+    growth_ *= growth_by_;
     if (growth_ > kGrowthMax) {
         for (Sums& one : buckets_) {
             multiply(one, 1 / growth_);
@@ -175,20 +198,15 @@ std::optional<double> LinearFit::observe(double x1, double x2, double seconds) {
 }
 
 void LinearFit::solve() {
-    std::array<double, 6> squares{};
-    std::array<double, 3> products{};
+    Sums all{};
     const double unit = 1 / growth_;
     for (const Sums& sums : buckets_) {
-        for (std::size_t i = 0; i < squares.size(); ++i) {
-            squares[i] += unit * sums.squares[i];
-        }
-        for (std::size_t i = 0; i < products.size(); ++i) {
-            products[i] += unit * sums.products[i];
+        for (std::size_t i = 0; i < all.size(); ++i) {
+            all[i] += unit * sums[i];
         }
     }
-    const Matrix raw = {{{squares[0], squares[1], squares[2]},
-                         {squares[1], squares[3], squares[4]},
-                         {squares[2], squares[4], squares[5]}}};
+    const double* const products = all.data() + kSquares;
+    const Matrix raw = {{{all[0], all[1], all[2]}, {all[1], all[3], all[4]}, {all[2], all[4], all[5]}}};
     // This machine's speed against the prior: least squares with that one unknown.
     double above = 0;
     double below = 0;
@@ -215,7 +233,7 @@ void LinearFit::solve() {
         right[i] = scale[i] * products[i] + kRidge;
     }
     // The least of all is the best where it is feasible, which is nearly always: only else are its parts looked at.
-    std::array<double, 3> best = solve_subset(matrix, right, kAllOfThem);
+    std::array<double, 3> best = solve_all(matrix, right);
     if (!is_feasible(best)) { best = best_of_parts(matrix, right); }
     for (std::size_t i = 0; i < 3; ++i) {
         coefficients_[i] = best[i] * scale[i];

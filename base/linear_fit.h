@@ -45,10 +45,8 @@ public:
     static constexpr std::uint64_t kSamplesNeeded = 8;
 
 private:
-    struct Sums {
-        std::array<double, 6> squares{};  // 00 01 02 11 12 22
-        std::array<double, 3> products{};
-    };
+    /// Of squares 00 01 02 11 12 22, then of products with what was measured 0 1 2.
+    using Sums = std::array<double, 9>;
     static void multiply(Sums& sums, double factor);
     Sums& bucket_of(double x1, double x2);
     void solve();
@@ -59,7 +57,10 @@ private:
     std::uint64_t samples_ = 0;
     double growth_ = 1;             // what a sample weighs now: later ones weigh more, in place of earlier ones fading
     double usual_deviation_ = 1.0;  // tracks the median of |relative error|
-    int far_in_a_row_ = 0;          // samples that were far too long (> 0) or far too short (< 0)
+    // By how much growth_ grows at the deviation for which that was worked out last: it is the same for most samples.
+    double growth_by_ = 1;
+    double growth_by_at_ = -1;
+    int far_in_a_row_ = 0;  // samples that were far too long (> 0) or far too short (< 0)
     Coefficients coefficients_;
 };
 

@@ -50,19 +50,25 @@ namespace {
 
 /// Requests that were sent and had not ended, at most.
 std::size_t most_in_flight(std::span<const RequestRecord> records) {
-    std::vector<std::pair<double, int>> changes;
+    std::vector<double> sent;
+    std::vector<double> ends;
+    sent.reserve(records.size());
+    ends.reserve(records.size());
     for (const RequestRecord& record : records) {
-        changes.emplace_back(record.sent.count(), 1);
-        changes.emplace_back(record.end.count(), -1);
+        sent.push_back(record.sent.count());
+        ends.push_back(record.end.count());
     }
-    std::sort(changes.begin(), changes.end());  // of equal times an end comes first
-    std::ptrdiff_t now = 0;
-    std::ptrdiff_t most = 0;
-    for (const auto& [at, change] : changes) {
-        now += change;
-        most = std::max(most, now);
+    std::sort(sent.begin(), sent.end());
+    std::sort(ends.begin(), ends.end());
+    std::size_t ended = 0;
+    std::size_t most = 0;
+    for (std::size_t begun = 1; begun <= sent.size(); ++begun) {
+        while (ended < ends.size() && ends[ended] <= sent[begun - 1]) {  // of equal times an end comes first
+            ++ended;
+        }
+        most = std::max(most, begun - std::min(begun, ended));
     }
-    return static_cast<std::size_t>(most);
+    return most;
 }
 
 /// Chunks of text in the fullest whole second, as tokens: a chunk may hold several.

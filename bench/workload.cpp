@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "bench/trace_row.h"
 
 namespace bench {
 namespace {
@@ -66,61 +67,6 @@ std::optional<double> parse_number(std::string_view text) {
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (error != std::errc{} || end != text.data() + text.size() || !std::isfinite(value)) { return std::nullopt; }
     return value;
-}
-
-std::optional<double> number_field(const boost::json::object& row, const char* name) {
-    const boost::json::value* value = row.if_contains(name);
-    if (value == nullptr || !value->is_number()) { return std::nullopt; }
-    if (value->is_int64()) { return static_cast<double>(value->get_int64()); }
-    if (value->is_uint64()) { return static_cast<double>(value->get_uint64()); }
-    return value->get_double();
-}
-
-struct TraceRow {
-    double arrival_s;
-    double prompt_tokens;
-    double output_tokens;
-    std::vector<BlockRun> blocks = {};
-    std::uint32_t block_tokens = 0;
-};
-
-/// Ids that follow each other become one run. False: something is no id.
-bool read_blocks(const boost::json::object& object, TraceRow& row) {
-    const boost::json::value* ids = object.if_contains("hash_ids");
-    if (ids == nullptr) { return true; }
-    if (!ids->is_array()) { return false; }
-    const double tokens = number_field(object, "block_tokens").value_or(kTraceBlockTokens);
-    if (!(tokens >= 1 && tokens <= 1 << 20)) { return false; }
-    row.block_tokens = static_cast<std::uint32_t>(tokens);
-    for (const boost::json::value& value : ids->get_array()) {
-        boost::system::error_code error;
-        const auto id = value.to_number<std::uint64_t>(error);
-        if (error) { return false; }
-        if (!row.blocks.empty() && row.blocks.back().first + row.blocks.back().count == id) {
-            ++row.blocks.back().count;
-        } else {
-            row.blocks.push_back({id, 1});
-        }
-    }
-    return true;
-}
-
-/// Of a row that has been read: a trace has millions.
-constexpr std::size_t kRowBytesUsual = 4096;
-
-std::optional<TraceRow> json_row(std::string_view line, bool with_blocks) {
-    boost::system::error_code error;
-    std::array<unsigned char, kRowBytesUsual> memory;  // longer rows take more, from the heap
-    boost::json::monotonic_resource resource(memory.data(), memory.size());
-    const boost::json::value value = boost::json::parse(line, error, &resource);
-    if (error || !value.is_object()) { return std::nullopt; }
-    const auto timestamp_ms = number_field(value.get_object(), "timestamp");
-    const auto prompt_tokens = number_field(value.get_object(), "input_length");
-    const auto output_tokens = number_field(value.get_object(), "output_length");
-    if (!timestamp_ms || !prompt_tokens || !output_tokens) { return std::nullopt; }
-    TraceRow row{*timestamp_ms / 1e3, *prompt_tokens, *output_tokens};
-    if (with_blocks && !read_blocks(value.get_object(), row)) { return std::nullopt; }
-    return row;
 }
 
 struct CsvColumns {

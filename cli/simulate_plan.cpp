@@ -179,7 +179,11 @@ std::vector<bench::RequestRecord> records_of(const sim::ServingTrace& trace, con
         record.output_tokens = outcome.tokens;
         record.cached_tokens = outcome.cached_tokens;
         record.error_kind = error_kind(outcome);
-        if (outcome.tokens > 0) { record.token_times.emplace_back(outcome.first_token_s); }
+        if (outcome.tokens > 0) {
+            record.token_times.reserve(
+                std::max<std::size_t>(outcome.tokens > 1 ? 2 : 1, outcome.token_gaps_s.size() + 1));
+            record.token_times.emplace_back(outcome.first_token_s);
+        }
         for (const float gap : outcome.token_gaps_s) {
             record.token_times.push_back(record.token_times.back() + bench::Seconds(gap));
         }

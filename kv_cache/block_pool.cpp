@@ -12,15 +12,25 @@ BlockPool::BlockPool(std::uint32_t blocks_total) : blocks_total_(blocks_total) {
 }
 
 void BlockPool::insert(std::uint32_t first, std::uint32_t count) {
-    runs_.emplace(first, count);
-    by_size_.emplace(count, first);
     blocks_free_ += count;
+    if (spare_run_.empty()) {
+        runs_.emplace(first, count);
+        by_size_.emplace(count, first);
+        return;
+    }
+    spare_run_.key() = first;
+    spare_run_.mapped() = count;
+    runs_.insert(std::move(spare_run_));
+    spare_size_.value() = {count, first};
+    by_size_.insert(std::move(spare_size_));
 }
 
 BlockPool::Runs::iterator BlockPool::erase(Runs::iterator run) {
-    by_size_.erase({run->second, run->first});
+    spare_size_ = by_size_.extract({run->second, run->first});
     blocks_free_ -= run->second;
-    return runs_.erase(run);
+    const auto next = std::next(run);
+    spare_run_ = runs_.extract(run);
+    return next;
 }
 
 std::optional<BlockRun> BlockPool::take_best_fit(std::uint32_t count) {

@@ -46,13 +46,17 @@ public:
 
 private:
     using Runs = std::map<std::uint32_t, std::uint32_t>;
+    using Sizes = std::set<std::pair<std::uint32_t, std::uint32_t>>;
     void insert(std::uint32_t first, std::uint32_t count);
     Runs::iterator erase(Runs::iterator run);
 
     std::uint32_t blocks_total_;
     std::uint32_t blocks_free_ = 0;
     Runs runs_;
-    std::set<std::pair<std::uint32_t, std::uint32_t>> by_size_;  // (blocks, first block) of the same runs
+    Sizes by_size_;  // (blocks, first block) of the same runs
+    // Memory of the run that was erased last, for the next one that is inserted: a run that changes takes none.
+    Runs::node_type spare_run_;
+    Sizes::node_type spare_size_;
 };
 
 }  // namespace kv_cache

@@ -87,7 +87,8 @@ Result<SequenceKv> KvCache::open(PrefixMatch&& prefix, std::uint32_t tokens, std
     CHECK(prefix.cache_ == nullptr || prefix.cache_ == this);
     const auto blocks_prefix = static_cast<std::uint32_t>(prefix.blocks_.size());
     auto state = std::make_unique<SequenceKv::State>(*this);
-    state->blocks = prefix.blocks_;
+    state->blocks.reserve(blocks_for(tokens));
+    state->blocks.assign(prefix.blocks_.begin(), prefix.blocks_.end());
     if (auto grown = grow(*state, blocks_for(tokens) - blocks_prefix); !grown) { return base::pass_on(grown); }
     // The references of the match are the sequence's from here on.
     if (prefix.cache_ != nullptr) { --leases_; }
@@ -101,7 +102,7 @@ Result<SequenceKv> KvCache::open(PrefixMatch&& prefix, std::uint32_t tokens, std
         if (at(id).indexed && at(id).conversation != conversation) { at(id).conversation = 0; }
     }
     state->number = opened_++;
-    open_.emplace(state->number, state.get());
+    open_.emplace_hint(open_.end(), state->number, state.get());
     return SequenceKv(std::move(state));
 }
 

@@ -116,12 +116,13 @@ public:
 
     /// Computes a prompt: `tokens` of it, which see `context` tokens in sum.
     void compute(double tokens, double context, bool joins) {
-        const double token_seconds = worker_.costs.prefill.token_seconds +
-                                     worker_.costs.prefill.context_seconds * context / std::max(1.0, tokens);
+        const PrefillCost& prefill = worker_.costs.prefill;
+        const double token_seconds = prefill.token_seconds + prefill.context_seconds * context / std::max(1.0, tokens);
+        const double alone = token_seconds + prefill.step_seconds / chunk_tokens(worker_, 0);
         tokens_ += tokens;
         double left = tokens;
         while (left > 1e-9) {
-            const double pace = seconds_per_token(token_seconds);
+            const double pace = seconds_per_token(token_seconds, alone);
             const double whole = left * pace;
             // Who decodes changes slowly against a quarter of the time that they go on; later it matters less.
             const bool is_steady = looks_ >= kLooksMax || company_.sequences(now_) < kAloneBelow;
@@ -162,9 +163,9 @@ public:
     double context() const { return context_; }
 
 private:
-    double seconds_per_token(double token_seconds) const {
+    /// `alone`: what it takes where nobody decodes.
+    double seconds_per_token(double token_seconds, double alone) const {
         const PrefillCost& prefill = worker_.costs.prefill;
-        const double alone = token_seconds + prefill.step_seconds / chunk_tokens(worker_, 0);
         const double sequences = company_.sequences(now_);
         if (sequences <= 0) { return alone; }
         const double decode = decode_share_seconds(worker_.costs.decode, sequences, sequences * context_);
@@ -246,13 +247,13 @@ PrefillForecast forecast_prefill(const WorkerView& worker, const PlaceQuery& que
     return with_prompt(passage, passage.rounded(), cached, static_cast<double>(query.prompt_tokens - cached));
 }
 
-std::array<PrefillForecast, kLengths.size()> forecast_prefills(
-    const WorkerView& worker, const PlaceQuery& query, const std::array<double, kLengths.size()>& prompt_tokens) {
+std::array<PrefillForecast, kLengths.size()> forecast_prefills(const WorkerView& worker, const PlaceQuery& query,
+                                                               std::size_t count) {
     const Passage passage = after_queue(worker, query);
     const double queue = passage.rounded();
     std::array<PrefillForecast, kLengths.size()> forecasts{};
     for (std::size_t i = 0; i < forecasts.size(); ++i) {
-        forecasts[i] = with_prompt(passage, queue, 0, prompt_tokens[i]);
+        forecasts[i] = i < count ? with_prompt(passage, queue, 0, kLengths[i]) : forecasts[count - 1];
     }
     return forecasts;
 }

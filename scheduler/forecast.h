@@ -21,9 +21,10 @@ struct PrefillForecast {
 };
 /// `cached_tokens` of the prompt are there already.
 PrefillForecast forecast_prefill(const WorkerView& worker, const PlaceQuery& query, std::uint32_t cached_tokens);
-/// The same, with nothing cached, for prompts of several lengths. The query's own length does not count.
-std::array<PrefillForecast, kLengths.size()> forecast_prefills(
-    const WorkerView& worker, const PlaceQuery& query, const std::array<double, kLengths.size()>& prompt_tokens);
+/// The same, with nothing cached, for prompts of the first `count` (> 0) of kLengths; the others are as the last of
+/// these. The query's own length does not count.
+std::array<PrefillForecast, kLengths.size()> forecast_prefills(const WorkerView& worker, const PlaceQuery& query,
+                                                               std::size_t count);
 /// The worker as a prompt finds it that will be in time: those that are late come after it. What is told of a placement
 /// goes by this; who is let in does not, or those that are late would never have their turn.
 WorkerView without_late(const WorkerView& worker);

@@ -146,10 +146,16 @@ std::variant<ModelPool*, Refusal> Scheduler::route(const proto::PlaceRequest& re
 }
 
 proto::PlaceReply Scheduler::place(const proto::PlaceRequest& request) {
+    proto::PlaceReply reply;
+    place(request, reply);
+    return reply;
+}
+
+void Scheduler::place(const proto::PlaceRequest& request, proto::PlaceReply& reply) {
     const base::TimePoint started = clock_.now();
     heard(request.gateway(), started);
     meet(request.scheduler_epoch());
-    proto::PlaceReply reply;
+    reply.Clear();
     reply.set_scheduler_epoch(epoch_);
     auto routed = route(request);
     ModelPool* const* pool = std::get_if<ModelPool*>(&routed);
@@ -170,7 +176,6 @@ proto::PlaceReply Scheduler::place(const proto::PlaceRequest& request) {
         reply.mutable_refusal()->set_retry_after_ms(refusal.retry_after_ms);
         note("refused", refusal.reason);
     }
-    return reply;
 }
 
 void Scheduler::heard(std::uint64_t gateway, base::TimePoint now) {

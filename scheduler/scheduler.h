@@ -48,6 +48,8 @@ public:
     /// Always an answer; refusals say why. Remembers the placement until it is released.
     /// The reply's numerics_id is that of the chosen workers; 0 when they differ (rules.allow_mixed_numerics).
     sluice::proto::PlaceReply place(const sluice::proto::PlaceRequest& request);
+    /// The same into `reply`, whatever was in it: one that is used again keeps its memory.
+    void place(const sluice::proto::PlaceRequest& request, sluice::proto::PlaceReply& reply);
     /// Unknown or older placements are ignored, of whatever model. Error: failed_precondition (version).
     base::Result<sluice::proto::ReleaseReply> release(const sluice::proto::ReleaseRequest& request);
     /// One model, or all that have workers when the header names none. Errors: failed_precondition (version), not_found

@@ -38,11 +38,12 @@ double falls_until(const WorkerView& worker, double now) {
     return now + load.first_tokens * worker.costs.prefill.token_seconds - load.first_since_seconds;
 }
 
+/// At the first `count` of kLengths; the others are as the last of these.
 template <class TimeAt>
-TimesByLength times(TimeAt time_at) {
+TimesByLength times(std::size_t count, TimeAt time_at) {
     TimesByLength result;
     for (std::size_t i = 0; i < result.size(); ++i) {
-        result[i] = time_at(i);
+        result[i] = i < count ? time_at(i) : result[count - 1];
     }
     return result;
 }
@@ -110,6 +111,15 @@ void Shortlist::fetch_named(const PrefixSearch& prefixes, const Picking& picking
     }
 }
 
+/// A prompt longer than any before: from now on all are predicted for such ones, too.
+void Shortlist::know_lengths(std::uint32_t prompt_tokens) {
+    const std::size_t before = lengths_;
+    while (lengths_ < kLengths.size() && prompt_tokens > kLengths[lengths_ - 1]) {
+        ++lengths_;
+    }
+    if (lengths_ != before) { touch_all(is_stale_.size()); }
+}
+
 void Shortlist::refresh(const Picking& picking) {
     refreshed_.clear();
     refreshed_.swap(stale_);  // a look may find that more has changed
@@ -151,24 +161,30 @@ void Shortlist::place_in_orders(std::uint32_t slot, const WorkerView& worker, co
     const bool both = may_do_both(worker, rules_, picking.pool.prefill_exists);
     std::array<PrefillForecast, kLengths.size()> prefill{};
     if (both || can_prefill(worker)) {
-        prefill = forecast_prefills(worker, paced_local(worker, like.front()), kLengths);
+        prefill = forecast_prefills(worker, paced_local(worker, like.front()), lengths_);
     }
     if (can_prefill(worker) && worker.costs.prefill.token_seconds > 0) {
         curve_ = worker.costs.prefill.context_seconds / 2 / worker.costs.prefill.token_seconds;
     }
-    const auto ttft = [&] { return times([&](std::size_t i) { return prefill[i].ttft_seconds + prefill_full; }); };
+    const auto ttft = [&] {
+        return times(lengths_, [&](std::size_t i) { return prefill[i].ttft_seconds + prefill_full; });
+    };
     put(prefill_pure, can_prefill(worker) && !is_mixed, ttft, until);
     put(prefill_mixed, is_mixed, ttft, until);
     // Room for a request of any length is room for one of about this length here; place() knows better.
     const PlaceQuery roomy{.prompt_tokens = kRoomTokens, .new_tokens_max = kAnswerTokens};
     const double wait = can_decode(worker) ? forecast_decode_wait(worker, roomy) : 0;
     const auto waits = [wait](double starts_in) { return wait > starts_in ? kNoRoom + wait - starts_in : 0; };
+    TimesByLength tpot{};
+    if (both) {
+        tpot =
+            times(lengths_, [&](std::size_t i) { return forecast_tpot(worker, like[i], prefill[i].sequences_then); });
+    }
     const auto local_for = [&](double answer_tokens) {
         return [&, answer_tokens] {
-            return times([&](std::size_t i) {
+            return times(lengths_, [&](std::size_t i) {
                 const double others = prefill[i].busy_seconds * worker.expected.decoding;
-                const double tpot = forecast_tpot(worker, like[i], prefill[i].sequences_then);
-                return prefill[i].queue_seconds + prefill[i].busy_seconds + others + tpot * answer_tokens +
+                return prefill[i].queue_seconds + prefill[i].busy_seconds + others + tpot[i] * answer_tokens +
                        std::max(prefill_full, decode_full) + waits(prefill[i].ttft_seconds);
             });
         };
@@ -176,7 +192,7 @@ void Shortlist::place_in_orders(std::uint32_t slot, const WorkerView& worker, co
     put(local, both, local_for(kWeighedTokens), until);
     put(local_brief, both, local_for(1), until);
     const auto answer = [&] {
-        return times([&](std::size_t i) {
+        return times(lengths_, [&](std::size_t i) {
             return forecast_tpot(worker, like[i]) * weighed_tokens(like[i]) + decode_full + waits(starts_in_);
         });
     };
@@ -326,6 +342,7 @@ std::span<const std::uint32_t> Shortlist::pick(const PlaceQuery& query, const Pr
                                                double now, Workers& workers) {
     Picking picking{query, pool, now, workers, {static_cast<double>(query.prompt_tokens)}, 0};
     fetch_named(prefixes, picking);
+    know_lengths(query.prompt_tokens);
     refresh(picking);
     ++picks_;
     picked_.clear();

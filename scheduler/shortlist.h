@@ -74,6 +74,7 @@ private:
         std::uint32_t slot;
     };
     using Holders = std::array<Holder, 4>;
+    void know_lengths(std::uint32_t prompt_tokens);
     void refresh(const Picking& picking);
     void fetch(std::uint32_t slot, const Workers& workers) const;
     void fetch_named(const PrefixSearch& prefixes, const Picking& picking) const;
@@ -112,6 +113,9 @@ private:
     std::vector<std::uint32_t> roomless_;   // of one lineup, while picking
     std::vector<std::uint64_t> picked_in_;  // [slots]: the last pick that has it
     std::vector<std::uint64_t> seen_in_;    // [slots]: the last pick that has seen it hold some of the prompt
+    /// Of kLengths, those that prompts were asked for so far, and at first those up to 32,768: of the others the orders
+    /// say what they do of the last of these. What a long prompt would take costs most of a forecast.
+    std::size_t lengths_ = kLengths.size() - 1;
     double curve_ = 0;      // of prefill, on the worker that was placed in the orders last: much the same on all
     double starts_in_ = 0;  // Picking::starts_in lately: room is looked at as it will be then
     std::uint64_t picks_ = 0;

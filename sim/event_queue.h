@@ -34,11 +34,18 @@ public:
     }
     bool empty() const { return heap_.empty(); }
     std::size_t size() const { return heap_.size(); }
-    /// The event that comes next (0), and one of those that come soon after it (1), as far as that is known without
-    /// work; null: there is none.
+    /// The event that comes next (0), and the one after it (1), as far as that is known without work; null: there is
+    /// none.
     const Event* soon(std::size_t number) const {
         if (number >= heap_.size()) { return nullptr; }
         return &events_[heap_[number == 1 ? first_of(1) : number].place];
+    }
+    /// Calls `visit(event)` for a few that come soon after the next one.
+    template <class Visit>
+    void visit_soon(Visit visit) const {
+        for (std::size_t at = 1; at < std::min(heap_.size(), 1 + kBelow); ++at) {
+            visit(events_[heap_[at].place]);
+        }
     }
     Time next_at() const { return heap_.front().at; }
     /// Moves the clock to the first event and takes it. Not to be asked when empty.

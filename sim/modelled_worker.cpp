@@ -20,18 +20,16 @@ std::uint32_t size32(std::size_t size) {
     return static_cast<std::uint32_t>(size);
 }
 
-sluice::proto::StepSample sample_of(const base::StepWork& work, base::Duration took) {
-    sluice::proto::StepSample sample;
-    sample.set_prefill_tokens(static_cast<std::uint32_t>(work.prefill_tokens));
-    sample.set_prefill_context_tokens(static_cast<std::uint64_t>(work.prefill_context));
-    sample.set_decode_sequences(static_cast<std::uint32_t>(work.decode_sequences));
-    sample.set_decode_context_tokens(static_cast<std::uint64_t>(work.decode_context));
-    sample.set_duration_us(
-        static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::microseconds>(took).count()));
-    return sample;
+worker::StepFigures figures_of(const base::StepWork& work, base::Duration took) {
+    return {
+        .prefill_tokens = static_cast<std::uint32_t>(work.prefill_tokens),
+        .decode_sequences = static_cast<std::uint32_t>(work.decode_sequences),
+        .prefill_context_tokens = static_cast<std::uint64_t>(work.prefill_context),
+        .decode_context_tokens = static_cast<std::uint64_t>(work.decode_context),
+        .duration_us = static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::microseconds>(took).count())};
 }
 
-constexpr std::size_t kSamplesHeld = 32;  // until they go to the board, which is locked and keeps messages
+constexpr std::size_t kStepsHeld = 64;  // that have ended, until they are learned from and told of
 constexpr std::size_t kCacheLine = 64;
 
 }  // namespace
@@ -58,12 +56,16 @@ const ModelledWorker::Sequence* ModelledWorker::find(AttemptKey key) const {
 bool ModelledWorker::start(const LightStart& start, base::TimePoint now) {
     if (sequences_.size() >= options_.limits->queue_requests_max) { return false; }
     expect_no_quiet_steps();
-    auto& sequence = *sequences_.emplace_back(std::make_unique<Sequence>());
+    auto& sequence = *sequences_.emplace_back(new_sequence());
     sequence.key = start.key;
     sequence.id = next_sequence_++;
     sequence.start = start;
     sequence.accepted = now;
     sequence.tokens = start.prompt_tokens + start.generated_tokens;
+    sequence.tokens_first = sequence.tokens + 1;
+    sequence.tokens_last = static_cast<std::uint32_t>(
+        std::min<std::uint64_t>(std::uint64_t{start.prompt_tokens} + start.new_tokens_max, options_.context_tokens));
+    sequence.chain_blocks = size32(start.chain.size());
     sequence.told = start.generated_tokens;
     sequence.state = start.part == Part::decode ? SequenceState::awaiting_kv : SequenceState::waiting;
     if (start.part != Part::decode) {
@@ -77,6 +79,20 @@ bool ModelledWorker::start(const LightStart& start, base::TimePoint now) {
     return true;
 }
 
+/// Memory that was one's before is in a near cache, and taking it costs nothing.
+std::unique_ptr<ModelledWorker::Sequence> ModelledWorker::new_sequence() {
+    if (space_.spare.empty()) { return std::make_unique<Sequence>(); }
+    std::unique_ptr<Sequence> sequence = std::move(space_.spare.back());
+    space_.spare.pop_back();
+    *sequence = Sequence{};
+    return sequence;
+}
+
+void ModelledWorker::put_aside(std::unique_ptr<Sequence> sequence) {
+    sequence->kv.reset();
+    space_.spare.push_back(std::move(sequence));
+}
+
 void ModelledWorker::end(Sequence& sequence) {
     expect_no_quiet_steps();
     if (sequence.kv) { publish(sequence); }
@@ -86,7 +102,11 @@ void ModelledWorker::end(Sequence& sequence) {
     std::unique_ptr<Sequence> owned = std::move(*at);
     sequences_.erase(at);
     owned->state = SequenceState::ended;
-    if (owned->step_tokens > 0) { leaving_.push_back(std::move(owned)); }
+    if (owned->step_tokens > 0) {
+        leaving_.push_back(std::move(owned));
+    } else {
+        put_aside(std::move(owned));
+    }
 }
 
 void ModelledWorker::cancel(AttemptKey key) {
@@ -172,9 +192,8 @@ void ModelledWorker::make_waiting(Sequence& sequence, base::TimePoint now) {
 
 /// Names exist for the blocks of the prompt; those of an answer stay private.
 void ModelledWorker::publish(Sequence& sequence) {
-    if (sequence.published_blocks >= sequence.start.chain.size()) { return; }
-    const std::uint32_t full =
-        std::min(sequence.computed / options_.kv.block_tokens, size32(sequence.start.chain.size()));
+    if (sequence.published_blocks >= sequence.chain_blocks) { return; }
+    const std::uint32_t full = std::min(sequence.computed / options_.kv.block_tokens, sequence.chain_blocks);
     if (full <= sequence.published_blocks) { return; }
     sequence.kv->publish(sequence.start.chain.first(full));
     sequence.published_blocks = full;
@@ -328,34 +347,52 @@ worker::PlanCandidate ModelledWorker::candidate_of(const Sequence& sequence, bas
 
 bool ModelledWorker::plan_step(base::TimePoint now) {
     while (true) {
-        space_.candidates.clear();
         space_.runnable.clear();
+        bool only_decodes = true;
         for (const auto& sequence : sequences_) {
             if (sequence->state != SequenceState::running) { continue; }
             space_.runnable.push_back(sequence.get());
-            space_.candidates.push_back(candidate_of(*sequence, now));
+            only_decodes = only_decodes && sequence->tokens_left() == 1;
         }
-        if (space_.candidates.empty()) { return false; }
-        const worker::WorkerOptions& limits = *options_.limits;
-        const worker::PlanLimits plan_limits{.sequences_max = limits.batch_sequences_max,
-                                             .tokens_max = limits.batch_tokens_max,
-                                             .chunk_tokens_max = limits.chunk_tokens_max,
-                                             .chunk_tokens_learning = forecast_.chunk_tokens_learning(),
-                                             .decode_rotation = rotation_ % size32(space_.candidates.size()),
-                                             .cost = forecast_.cost(),
-                                             .cost_ratio = forecast_.mixed_ratio(),
-                                             .prompt_wait_seconds = seconds_of(limits.prompt_wait)};
-        const auto plan = worker::plan_batch(space_.candidates, plan_limits);
+        if (space_.runnable.empty()) { return false; }
+        const std::uint32_t count = size32(space_.runnable.size());
         step_.clear();
-        for (const worker::PlanEntry& planned : plan) {
-            Sequence& sequence = *space_.runnable[planned.candidate];
-            step_.push_back({&sequence, planned.tokens, planned.tokens == sequence.tokens_left()});
+        if (only_decodes && worker::takes_every_decode(count, options_.limits->batch_sequences_max,
+                                                       options_.limits->batch_tokens_max)) {
+            const std::uint32_t first = rotation_ % count;
+            for (std::uint32_t i = 0; i < count; ++i) {
+                step_.push_back({space_.runnable[i < count - first ? first + i : first + i - count], 1, true});
+            }
+        } else {
+            plan_batch(now);
         }
-        const bool is_part = plan.size() < space_.candidates.size();
+        const std::uint32_t planned = size32(step_.size());
         grow(now);
         if (step_.empty()) { continue; }  // at least one has given way or ended
-        if (is_part) { rotation_ += size32(plan.size()); }
+        if (planned < count) { rotation_ += planned; }
         return true;
+    }
+}
+
+/// The step of those that may run, as the production planner has it.
+void ModelledWorker::plan_batch(base::TimePoint now) {
+    space_.candidates.clear();
+    for (const Sequence* sequence : space_.runnable) {
+        space_.candidates.push_back(candidate_of(*sequence, now));
+    }
+    learn_steps();
+    const worker::WorkerOptions& limits = *options_.limits;
+    const worker::PlanLimits plan_limits{.sequences_max = limits.batch_sequences_max,
+                                         .tokens_max = limits.batch_tokens_max,
+                                         .chunk_tokens_max = limits.chunk_tokens_max,
+                                         .chunk_tokens_learning = forecast_.chunk_tokens_learning(),
+                                         .decode_rotation = rotation_ % size32(space_.candidates.size()),
+                                         .cost = forecast_.cost(),
+                                         .cost_ratio = forecast_.mixed_ratio(),
+                                         .prompt_wait_seconds = seconds_of(limits.prompt_wait)};
+    for (const worker::PlanEntry& planned : worker::plan_batch(space_.candidates, plan_limits)) {
+        Sequence& sequence = *space_.runnable[planned.candidate];
+        step_.push_back({&sequence, planned.tokens, planned.tokens == sequence.tokens_left()});
     }
 }
 
@@ -408,18 +445,27 @@ void ModelledWorker::grow(base::TimePoint now) {
     step_.swap(entries);
 }
 
-double ModelledWorker::step_seconds() const {
+/// What the step that was planned does, and what it takes by the model of the engine.
+double ModelledWorker::look_at_step() {
     scheduler::planner::StepShape shape;
+    step_work_ = {};
     space_.chunks.clear();
     for (const StepEntry& entry : step_) {
+        Sequence& sequence = *entry.sequence;
+        sequence.step_tokens = entry.tokens;
+        sequence.step_samples = entry.samples;
         if (entry.samples) { shape.sampled += 1; }
         if (entry.tokens == 1 && entry.samples) {
-            shape.decode_sequences += 1;
-            shape.decode_context += entry.sequence->computed + 1;
+            step_work_.decode_sequences += 1;
+            step_work_.decode_context += sequence.computed;
+            shape.decode_context += sequence.computed + 1;
         } else {
-            space_.chunks.push_back({static_cast<double>(entry.tokens), static_cast<double>(entry.sequence->computed)});
+            step_work_.prefill_tokens += entry.tokens;
+            step_work_.prefill_context += base::context_sum(sequence.computed, entry.tokens);
+            space_.chunks.push_back({static_cast<double>(entry.tokens), static_cast<double>(sequence.computed)});
         }
     }
+    shape.decode_sequences = step_work_.decode_sequences;
     shape.prompts = space_.chunks;
     return options_.times->seconds(shape);
 }
@@ -428,11 +474,7 @@ std::optional<base::Duration> ModelledWorker::begin_step(base::TimePoint now, do
     CHECK(!runs_step());
     give_memory(now);
     if (!plan_step(now)) { return std::nullopt; }
-    begin_now(now, step_takes(step_seconds(), slowness, steps_ + 1));
-    for (const StepEntry& entry : step_) {
-        entry.sequence->step_tokens = entry.tokens;
-        entry.sequence->step_samples = entry.samples;
-    }
+    begin_now(now, step_takes(look_at_step(), slowness, steps_ + 1));
     if (options_.foresees_quiet_steps && !options_.tells_every_token) { foresee_quiet_steps(slowness); }
     return step_takes_;
 }
@@ -459,13 +501,11 @@ void ModelledWorker::finish_step(base::TimePoint now) {
     std::vector<StepEntry>& step = space_.ended;
     step.clear();
     step.swap(step_);
-    space_.shares.clear();
     for (const StepEntry& entry : step) {
-        space_.shares.push_back({entry.tokens, entry.sequence->computed, entry.samples});
         entry.sequence->step_tokens = 0;
         entry.sequence->step_samples = false;
     }
-    learn_step(space_.shares);
+    note_step();
     for (const StepEntry& entry : step) {
         Sequence& sequence = *entry.sequence;
         if (sequence.state == SequenceState::ended) { continue; }
@@ -476,51 +516,67 @@ void ModelledWorker::finish_step(base::TimePoint now) {
         if (!sequence.schedule && sequence.start.tpot > base::Duration::zero()) {
             sequence.schedule = {now, sequence.generated()};
         }
-        const std::uint32_t generated = sequence.generated();
-        const bool is_last = generated >= sequence.start.new_tokens_max || sequence.tokens >= options_.context_tokens;
-        const bool is_told = is_last || options_.tells_every_token || generated == sequence.start.generated_tokens + 1;
-        if (is_told) { sequence.told = generated; }
+        const bool is_last = sequence.tokens >= sequence.tokens_last;
+        const bool is_told = is_last || options_.tells_every_token || sequence.tokens == sequence.tokens_first;
+        if (!is_told) { continue; }
         const AttemptKey key = sequence.key;
+        const std::uint32_t generated = sequence.generated();
         const std::uint32_t cached = sequence.cached_tokens;
+        sequence.told = generated;
         if (is_last) {
             end(sequence);
         } else if (sequence.start.part == Part::prefill) {
             sequence.state = SequenceState::handing_over;
         }
-        if (is_told) { listener_.on_token(options_.index, key, generated, cached, is_last); }
+        listener_.on_token(options_.index, key, generated, cached, is_last);
+    }
+    for (std::unique_ptr<Sequence>& sequence : leaving_) {
+        put_aside(std::move(sequence));
     }
     leaving_.clear();
 }
 
-void ModelledWorker::learn_step(std::span<const worker::StepShare> shares) {
-    forecast_.note_step(shares, step_takes_);
-    samples_.push_back({worker::work_of(shares), step_takes_});
-    if (samples_.size() >= kSamplesHeld) { give_samples(); }
+/// The step that runs has ended. What it teaches is looked at when somebody asks: with ten thousand workers what was
+/// learned lies in no near cache, and most steps plan nothing that depends on it.
+void ModelledWorker::note_step() {
+    ended_.push_back({step_work_, step_takes_});
+    if (ended_.size() < kStepsHeld) { return; }
+    learn_steps();
+    tell_steps();
+    ended_.clear();
+    ended_learned_ = ended_told_ = 0;
 }
 
-void ModelledWorker::give_samples() {
-    for (const Sample& sample : samples_) {
-        board_.add_step(sample_of(sample.work, sample.took));
+void ModelledWorker::learn_steps() {
+    for (; ended_learned_ < ended_.size(); ++ended_learned_) {
+        forecast_.note_step(ended_[ended_learned_].work, ended_[ended_learned_].took);
     }
-    samples_.clear();
+}
+
+void ModelledWorker::tell_steps() {
+    space_.figures.clear();
+    for (; ended_told_ < ended_.size(); ++ended_told_) {
+        space_.figures.push_back(figures_of(ended_[ended_told_].work, ended_[ended_told_].took));
+    }
+    board_.add_steps(space_.figures);
 }
 
 void ModelledWorker::fetch_state() const {
     __builtin_prefetch(&options_);
     __builtin_prefetch(&space_);
     const auto* const end = reinterpret_cast<const char*>(this + 1);
-    for (const auto* at = reinterpret_cast<const char*>(&forecast_); at < end; at += kCacheLine) {
+    for (const auto* at = reinterpret_cast<const char*>(&ended_); at < end; at += kCacheLine) {
         __builtin_prefetch(at);
     }
 }
 
-void ModelledWorker::fetch_sequences() const {
+void ModelledWorker::fetch_sequences(bool plans_memory) const {
     __builtin_prefetch(step_.data());
     for (const auto& sequence : sequences_) {
         const auto* const at = reinterpret_cast<const char*>(sequence.get());
-        for (std::size_t line = 0; line < 3; ++line) {
-            __builtin_prefetch(at + line * kCacheLine);
-        }
+        __builtin_prefetch(at, 1);
+        __builtin_prefetch(at + kCacheLine);
+        if (plans_memory) { __builtin_prefetch(at + 2 * kCacheLine); }
     }
 }
 
@@ -551,8 +607,8 @@ sluice::proto::WorkerLoad ModelledWorker::load() const {
     return load;
 }
 
-std::optional<sluice::proto::Heartbeat> ModelledWorker::report(base::TimePoint now, base::Duration idle) {
-    give_samples();
+bool ModelledWorker::report(base::TimePoint now, base::Duration idle, sluice::proto::Heartbeat& heartbeat) {
+    tell_steps();
     board_.set_load(load());
     const auto wish = board_.take_wish();
     if (wish == worker::ReportBoard::Wish::snapshot) { cache_.begin_snapshot(); }
@@ -563,16 +619,15 @@ std::optional<sluice::proto::Heartbeat> ModelledWorker::report(base::TimePoint n
             if (const auto events = cache_.take_events()) { board_.add_block_events(*events); }
         } while (cache_.snapshot_unfinished());
     }
-    sluice::proto::Heartbeat heartbeat;
     board_.take(heartbeat);
-    std::string told = heartbeat.load().SerializeAsString();
-    const bool is_news = told != load_told_ || heartbeat.steps_size() > 0 || heartbeat.transfers_size() > 0 ||
+    CHECK(heartbeat.load().SerializeToString(&space_.load));
+    const bool is_news = space_.load != load_told_ || heartbeat.steps_size() > 0 || heartbeat.transfers_size() > 0 ||
                          heartbeat.blocks_size() > 0;
-    if (!is_news && now - reported_at_ < idle) { return std::nullopt; }
-    load_told_ = std::move(told);
+    if (!is_news && now - reported_at_ < idle) { return false; }
+    load_told_ = space_.load;
     reported_at_ = now;
     heartbeat.set_number(++heartbeats_);
-    return heartbeat;
+    return true;
 }
 
 void ModelledWorker::registration(sluice::proto::RegisterWorker& message) const {

@@ -38,9 +38,9 @@ struct LightStart {
     std::uint32_t prompt_tokens = 0;           // the client's
     std::uint32_t generated_tokens = 0;        // that the client already has
     std::uint32_t new_tokens_max = 0;          // counted from the client's prompt; all are generated
+    base::Duration tpot{};                     // target; 0: none
     std::span<const base::BlockHash> chain{};  // of the prompt's full blocks; must outlive the sequence
     std::optional<base::TimePoint> first_token_due = std::nullopt;
-    base::Duration tpot{};  // target; 0: none
     std::int32_t priority = 0;
 };
 
@@ -78,9 +78,12 @@ public:
         std::vector<worker::PlanCandidate> candidates;
         std::vector<Sequence*> runnable;
         std::vector<worker::MemoryCandidate> memory;
-        std::vector<worker::StepShare> shares;
         std::vector<StepEntry> ended;
         std::vector<scheduler::planner::PromptChunk> chunks;
+        std::vector<double> seconds;  // of steps in a row
+        std::vector<worker::StepFigures> figures;
+        std::vector<std::unique_ptr<Sequence>> spare;  // that have ended, for those that come: as many as there were
+        std::string load;                              // serialized
     };
 
     struct Options {
@@ -132,14 +135,16 @@ public:
     /// Finishes and begins quiet steps, up to the last that begins by then: what finish_step() and begin_step() would
     /// have done at the end of each. To be called before anything else is asked at a later time.
     void pass_quiet_steps(base::TimePoint now);
-    /// Asks the processor to have ready what the next call will read: the first for the second, that for the call. With
-    /// ten thousand workers that is in no near cache.
+    /// Asks the processor to have ready what the next call will read: the first, and the list that the last names, for
+    /// the second, that for the call. With ten thousand workers that is in no near cache.
     void fetch_state() const;
-    void fetch_sequences() const;
+    void fetch_sequences(bool plans_memory) const;
+    const void* list_of_sequences() const { return sequences_.data(); }
     base::TimePoint step_began() const { return step_began_; }
 
-    /// As Registration::send: what is to be reported now. Empty: nothing new, and it was reported less than `idle` ago.
-    std::optional<sluice::proto::Heartbeat> report(base::TimePoint now, base::Duration idle);
+    /// As Registration::send: what is to be reported now, into an empty message. False: nothing new, and it was
+    /// reported less than `idle` ago.
+    [[nodiscard]] bool report(base::TimePoint now, base::Duration idle, sluice::proto::Heartbeat& heartbeat);
     worker::ReportBoard& board() { return board_; }
     void registration(sluice::proto::RegisterWorker& message) const;
 
@@ -164,11 +169,14 @@ public:
     std::optional<std::string> violation() const;
 
 private:
-    /// What every step reads stands first, in as few cache lines as it fits.
+    /// What a step of decodes reads stands first, in one cache line; what a step with prompts reads besides, in the
+    /// next one; what is read where memory is planned, in the third.
     struct alignas(64) Sequence {
-        AttemptKey key;
         std::uint32_t tokens = 0;
         std::uint32_t computed = 0;
+        std::uint32_t tokens_first = 0;  // it has with its first token here, ...
+        std::uint32_t tokens_last = 0;   // ... and with its last one
+        std::uint32_t chain_blocks = 0;  // of start.chain
         std::uint32_t published_blocks = 0;
         std::uint32_t blocks_held = 0;
         std::uint32_t step_tokens = 0;
@@ -177,17 +185,19 @@ private:
         bool has_continued = false;
         bool kv_is_here = false;
         std::optional<worker::TokenSchedule> schedule;
-        LightStart start;
-        base::TimePoint accepted{};
-        std::optional<kv_cache::SequenceKv> kv;
-        // And what only some do.
-        std::uint64_t id = 0;
-        base::Duration waited{};  // as worker::Sequence
-        std::optional<base::TimePoint> waits_since;
-        std::uint32_t cached_believed = 0;
-        std::uint32_t awaited = 0;  // as worker::Sequence::awaited_tokens
+
+        AttemptKey key;
         std::uint32_t cached_tokens = 0;
         std::uint32_t told = 0;  // the last of its tokens that the listener heard of
+        LightStart start;
+        std::optional<kv_cache::SequenceKv> kv;
+        base::Duration waited{};  // as worker::Sequence
+        std::optional<base::TimePoint> waits_since;
+
+        base::TimePoint accepted{};
+        std::uint64_t id = 0;
+        std::uint32_t cached_believed = 0;
+        std::uint32_t awaited = 0;  // as worker::Sequence::awaited_tokens
         std::optional<worker::RoomWish> room;
 
         base::Duration waited_for_memory(base::TimePoint now) const {
@@ -206,7 +216,9 @@ private:
 
     Sequence* find(AttemptKey key);
     const Sequence* find(AttemptKey key) const;
+    std::unique_ptr<Sequence> new_sequence();
     void end(Sequence& sequence);
+    void put_aside(std::unique_ptr<Sequence> sequence);
     void take_kv(Sequence& sequence);
     void make_running(Sequence& sequence);
     void make_waiting(Sequence& sequence, base::TimePoint now);
@@ -219,23 +231,24 @@ private:
     std::uint32_t awaited_prefix(const Sequence& newcomer, base::TimePoint now) const;
     void open_kv(Sequence& sequence, base::TimePoint now);
     bool plan_step(base::TimePoint now);
+    void plan_batch(base::TimePoint now);
     void grow(base::TimePoint now);
-    double step_seconds() const;
+    double look_at_step();
     base::Duration step_takes(double seconds, double slowness, std::uint64_t step) const;
     void begin_now(base::TimePoint now, base::Duration takes);
-    void learn_step(std::span<const worker::StepShare> shares);
+    void note_step();
+    void learn_steps();
+    void tell_steps();
     void foresee_quiet_steps(double slowness);
     void expect_no_quiet_steps();
     std::uint32_t quiet_ends_of(const StepEntry& entry) const;
     sluice::proto::WorkerLoad load() const;
 
     static constexpr std::uint32_t kForeseenMin = 8;  // steps
-    /// Of the steps that ended since the last report, until they go to the board.
-    struct Sample {
+    struct EndedStep {
         base::StepWork work;
         base::Duration took{};
     };
-    void give_samples();
 
     const Options options_;
     WorkerListener& listener_;
@@ -243,11 +256,14 @@ private:
     Workspace& space_;
     kv_cache::KvCache cache_;  // sequences have leases of it: it goes last
     worker::ReportBoard board_;
-    worker::StepForecast forecast_;  // from here on: what every step reads
-    std::vector<Sample> samples_;
+    worker::StepForecast forecast_;  // learn_steps() before it is asked
+    std::vector<EndedStep> ended_;   // that were not learned from yet, or not told; from here on: what every step reads
+    std::size_t ended_learned_ = 0;  // of them
+    std::size_t ended_told_ = 0;
     std::vector<std::unique_ptr<Sequence>> sequences_;  // in order of arrival
     std::vector<std::unique_ptr<Sequence>> leaving_;    // ended while the step runs
     std::vector<StepEntry> step_;                       // that runs
+    base::StepWork step_work_;                          // of it
     base::TimePoint step_began_{};
     base::Duration step_takes_{};
     base::TimePoint quiet_until_{};

@@ -27,15 +27,11 @@ void ModelledWorker::expect_no_quiet_steps() {
 /// no more memory for the step after it.
 std::uint32_t ModelledWorker::quiet_ends_of(const StepEntry& entry) const {
     const Sequence& sequence = *entry.sequence;
-    const LightStart& start = sequence.start;
-    const bool decodes = entry.tokens == 1 && entry.samples && start.part != worker::Part::prefill &&
-                         sequence.generated() > start.generated_tokens;
-    const bool is_on_schedule = start.tpot == base::Duration::zero() || sequence.schedule.has_value();
-    if (!decodes || !is_on_schedule || sequence.published_blocks < start.chain.size()) { return 0; }
-    const std::uint32_t generated = sequence.generated();
-    if (generated >= start.new_tokens_max || sequence.tokens >= options_.context_tokens) { return 0; }
-    const std::uint32_t until_last =
-        std::min(start.new_tokens_max - generated, options_.context_tokens - sequence.tokens) - 1;
+    const bool decodes = entry.tokens == 1 && entry.samples && sequence.tokens >= sequence.tokens_first;
+    const bool is_on_schedule = sequence.schedule || sequence.start.tpot == base::Duration::zero();
+    if (!decodes || !is_on_schedule || sequence.published_blocks < sequence.chain_blocks) { return 0; }
+    if (sequence.tokens >= sequence.tokens_last) { return 0; }
+    const std::uint32_t until_last = sequence.tokens_last - sequence.tokens - 1;
     const std::uint64_t room = std::uint64_t{sequence.blocks_held} * options_.kv.block_tokens;
     const std::uint64_t needed = std::uint64_t{sequence.computed} + 1;
     return room <= needed ? 0 : static_cast<std::uint32_t>(std::min<std::uint64_t>(until_last, room - needed));
@@ -47,35 +43,27 @@ void ModelledWorker::foresee_quiet_steps(double slowness) {
     expect_no_quiet_steps();
     if (step_.size() != sequences_.size()) { return; }
     std::uint32_t ends = quiet_max_;
-    double context = 0;
     for (const StepEntry& entry : step_) {
         ends = std::min(ends, quiet_ends_of(entry));
         if (ends == 0) { return; }
-        context += entry.sequence->computed + 1;
     }
-    const auto sequences = static_cast<double>(step_.size());
-    scheduler::planner::StepShape shape;
-    shape.decode_sequences = shape.sampled = sequences;
+    const double sequences = step_work_.decode_sequences;
+    space_.seconds.resize(ends);
+    // Each decodes with one token more of each sequence, its own among them.
+    options_.times->decode_seconds(sequences, step_work_.decode_context + 2 * sequences, space_.seconds);
     for (std::uint32_t step = 1; step <= ends; ++step) {
-        shape.decode_context = context + step * sequences;
-        quiet_takes_.push_back(step_takes(options_.times->seconds(shape), slowness, steps_ + step));
+        quiet_takes_.push_back(step_takes(space_.seconds[step - 1], slowness, steps_ + step));
         quiet_until_ += quiet_takes_.back();
     }
 }
 
 void ModelledWorker::pass_quiet_steps(base::TimePoint now) {
     if (quiet_next_ == quiet_takes_.size() || step_end() > now) { return; }
-    space_.shares.clear();
-    for (const StepEntry& entry : step_) {
-        space_.shares.push_back({entry.tokens, entry.sequence->computed, entry.samples});
-    }
     const base::TimePoint until = quiet_until_;
     std::uint32_t passed = 0;
     for (; quiet_next_ < quiet_takes_.size() && step_end() <= now; ++passed) {
-        learn_step(space_.shares);
-        for (worker::StepShare& share : space_.shares) {
-            ++share.tokens_before;
-        }
+        note_step();
+        step_work_.decode_context += step_work_.decode_sequences;
         begin_now(step_end(), quiet_takes_[quiet_next_++]);
     }
     quiet_until_ = until;

@@ -32,6 +32,7 @@ Placer::Placer(Policy policy, scheduler::SchedulerOptions options, const Virtual
     : policy_(policy),
       clock_(clock),
       sessions_(workers),
+      header_(sluice::proto::make_header(kModel, kNumerics)),
       routed_(workers),
       lives_(workers),
       incarnations_(workers),
@@ -42,6 +43,8 @@ Placer::Placer(Policy policy, scheduler::SchedulerOptions options, const Virtual
     scheduler_ = std::make_unique<scheduler::Scheduler>(std::move(options), clock_, metrics_);
     *release_.mutable_header() = sluice::proto::make_header(kModel, 0);
     release_.set_gateway(kGateway);
+    *request_.mutable_header() = sluice::proto::make_header(kModel, 0);
+    request_.set_gateway(kGateway);
 }
 
 bool Placer::attach(const ModelledWorker& worker, std::uint64_t incarnation, std::uint64_t kv_bytes_per_token) {
@@ -81,8 +84,16 @@ void Placer::detach(std::uint32_t worker) {
     news_[worker] = {};
 }
 
-bool Placer::hear(std::uint32_t worker, sluice::proto::Heartbeat&& heartbeat) {
+sluice::proto::Heartbeat& Placer::new_heartbeat() {
+    sluice::proto::Heartbeat& heartbeat = *report_.mutable_heartbeat();
+    heartbeat.Clear();
+    *heartbeat.mutable_header() = header_;
+    return heartbeat;
+}
+
+bool Placer::hear(std::uint32_t worker) {
     if (!sessions_[worker]) { return false; }
+    const sluice::proto::Heartbeat& heartbeat = report_.heartbeat();
     if (scheduler_ == nullptr) {
         for (const sluice::proto::BlockEvents& events : heartbeat.blocks()) {
             news_[worker].take(events, index_, worker);
@@ -90,10 +101,7 @@ bool Placer::hear(std::uint32_t worker, sluice::proto::Heartbeat&& heartbeat) {
         return news_[worker].ask_for_snapshot(heartbeat.load().blocks_cached() > 0, clock_.now(),
                                               std::chrono::seconds(1));
     }
-    *heartbeat.mutable_header() = sluice::proto::make_header(kModel, kNumerics);
-    sluice::proto::WorkerReport report;
-    *report.mutable_heartbeat() = std::move(heartbeat);
-    const auto answer = scheduler_->report(*sessions_[worker], report);
+    const auto answer = scheduler_->report(*sessions_[worker], report_);
     CHECK(answer.has_value(), answer.error().message);
     return std::any_of(answer->directives.begin(), answer->directives.end(),
                        [](const auto& directive) { return directive.resend_snapshot(); });
@@ -118,27 +126,27 @@ std::variant<Placed, NotPlaced> Placer::place(const PlaceAsk& ask) {
 }
 
 std::variant<Placed, NotPlaced> Placer::place_by_scheduler(const PlaceAsk& ask) {
-    request_.Clear();
-    *request_.mutable_header() = sluice::proto::make_header(kModel, ask.has_begun ? kNumerics : 0);
+    // Every field that one request sets is set for each: what is not cleared keeps its memory.
+    request_.mutable_header()->set_numerics_id(ask.has_begun ? kNumerics : 0);
     request_.set_request_id(worker_id(ask.key.request));
     request_.set_epoch(ask.key.epoch);
     request_.set_begun(ask.has_begun);
     request_.set_prompt_tokens(ask.prompt_tokens);
     request_.set_new_tokens_max(ask.new_tokens_max);
-    request_.set_gateway(kGateway);
     request_.set_slo_ttft_ms(ask.ttft_ms);
     request_.set_slo_tpot_ms(ask.tpot_ms);
-    if (ask.first_token_due) { request_.set_first_token_in_us(base::time_left_us(*ask.first_token_due, clock_.now())); }
+    request_.set_first_token_in_us(ask.first_token_due ? base::time_left_us(*ask.first_token_due, clock_.now()) : 0);
     request_.set_block_hashes(sluice::proto::write_block_hashes(ask.chain));
+    request_.clear_avoid_workers();
     for (const std::uint64_t life : ask.avoid) {
         request_.add_avoid_workers(life);
     }
-    const sluice::proto::PlaceReply reply = scheduler_->place(request_);
-    if (!reply.has_placement()) {
-        return NotPlaced{sluice::proto::error_of(reply.refusal().error()).code, reply.refusal().retry_after_ms()};
+    scheduler_->place(request_, reply_);
+    if (!reply_.has_placement()) {
+        return NotPlaced{sluice::proto::error_of(reply_.refusal().error()).code, reply_.refusal().retry_after_ms()};
     }
-    return Placed{static_cast<std::uint32_t>(reply.placement().prefill().worker_id() - 1),
-                  static_cast<std::uint32_t>(reply.placement().decode().worker_id() - 1)};
+    return Placed{static_cast<std::uint32_t>(reply_.placement().prefill().worker_id() - 1),
+                  static_cast<std::uint32_t>(reply_.placement().decode().worker_id() - 1)};
 }
 
 std::variant<Placed, NotPlaced> Placer::place_by_policy(const PlaceAsk& ask) {

@@ -61,8 +61,11 @@ public:
                               std::uint64_t kv_bytes_per_token);
     /// Its stream has ended.
     void detach(std::uint32_t worker);
-    /// True: it is to tell all of its prefix index again. No effect when it is not attached.
-    bool hear(std::uint32_t worker, sluice::proto::Heartbeat&& heartbeat);
+    /// An empty one, for the next hear(): messages keep their memory from one to the next.
+    sluice::proto::Heartbeat& new_heartbeat();
+    /// Takes new_heartbeat() as it was filled. True: the worker is to tell all of its prefix index again. No effect
+    /// when it is not attached.
+    bool hear(std::uint32_t worker);
     /// Workers that were silent for their lease: their streams are closed now.
     std::vector<std::uint32_t> tick();
     bool is_attached(std::uint32_t worker) const { return sessions_[worker].has_value(); }
@@ -97,7 +100,10 @@ private:
     std::vector<std::optional<scheduler::SessionId>> sessions_;
     std::vector<std::uint32_t> worker_of_session_;
     sluice::proto::PlaceRequest request_;
+    sluice::proto::PlaceReply reply_;
     sluice::proto::ReleaseRequest release_;
+    sluice::proto::WorkerReport report_;
+    const sluice::proto::Header header_;  // of reports
 
     // Of plain policies.
     std::vector<RoutedWorker> routed_;

@@ -101,8 +101,8 @@ void RequestOwner::take(Open& open, const Placed& placed) {
                      .prompt_tokens = asked.prompt_tokens,
                      .generated_tokens = open.generated,
                      .new_tokens_max = asked.output_tokens,
-                     .chain = std::span(trace_.blocks).subspan(asked.first_block, asked.blocks),
-                     .tpot = duration_of(options_.tpot_target_s)};
+                     .tpot = duration_of(options_.tpot_target_s),
+                     .chain = std::span(trace_.blocks).subspan(asked.first_block, asked.blocks)};
     if (options_.ttft_target_s > 0) {
         const base::TimePoint from = open.generated > 0 ? clock_.now() : VirtualClock::at(asked.arrival_s);
         start.first_token_due = from + duration_of(options_.ttft_target_s);

@@ -151,15 +151,22 @@ ServingResult ServingRun::play() {
     return std::move(result_);
 }
 
-/// Of the workers whose steps end, or who report, next.
+/// Of the workers whose steps end, or who report, next: of the later ones what the sooner ones need to fetch more.
 void ServingRun::fetch_ahead() const {
-    const auto worker_of = [this](const Event* event) -> const ModelledWorker* {
-        const bool is_of_worker =
-            event != nullptr && (event->kind == Event::Kind::step_end || event->kind == Event::Kind::heartbeat);
-        return is_of_worker ? nodes_[event->worker].worker.get() : nullptr;
+    const auto is_of_worker = [](const Event& event) {
+        return event.kind == Event::Kind::step_end || event.kind == Event::Kind::heartbeat;
     };
-    if (const ModelledWorker* worker = worker_of(events_.soon(1))) { worker->fetch_state(); }
-    if (const ModelledWorker* worker = worker_of(events_.soon(0))) { worker->fetch_sequences(); }
+    events_.visit_soon([&](const Event& event) {
+        if (is_of_worker(event)) { __builtin_prefetch(&nodes_[event.worker]); }
+    });
+    if (const Event* event = events_.soon(1); event != nullptr && is_of_worker(*event)) {
+        const Node& node = nodes_[event->worker];
+        __builtin_prefetch(node.sequences);
+        if (node.worker) { node.worker->fetch_state(); }
+    }
+    if (const Event* event = events_.soon(0); event != nullptr && is_of_worker(*event)) {
+        if (const Node& node = nodes_[event->worker]; node.worker) { node.worker->fetch_sequences(false); }
+    }
 }
 
 void ServingRun::count_work_of(const ModelledWorker& worker) {
@@ -185,6 +192,7 @@ void ServingRun::await_step(std::uint32_t worker) {
     const base::TimePoint at = node.worker->quiet_until();
     if (at == node.step_awaited) { return; }
     node.step_awaited = at;
+    node.sequences = node.worker->list_of_sequences();
     events_.push_as(worker, at, {Event::Kind::step_end, worker, {}, node.life});
 }
 
@@ -338,8 +346,8 @@ void ServingRun::report(std::uint32_t worker) {
     const base::Duration idle =
         std::max<base::Duration>(options_.scheduler.heartbeat, options_.scheduler.suspect_after / 2);
     if (reaches(worker)) {
-        auto heartbeat = up_to_date(node).report(clock_.now(), idle);
-        if (heartbeat && placer_.hear(worker, std::move(*heartbeat))) { node.worker->board().want_snapshot(); }
+        const bool has_news = up_to_date(node).report(clock_.now(), idle, placer_.new_heartbeat());
+        if (has_news && placer_.hear(worker)) { node.worker->board().want_snapshot(); }
     }
     node.reported = clock_.now();
     const bool is_busy = node.worker->runs_step() || node.worker->sequences() > 0;

@@ -32,7 +32,7 @@ void ServingRun::start(std::uint32_t worker, const LightStart& start, std::uint3
         return push(clock_.now(),
                     {Event::Kind::failed, worker, start.key, static_cast<std::uint64_t>(base::ErrorCode::unavailable)});
     }
-    node.worker->fetch_sequences();  // it is asked for memory at once, which is about all of them
+    node.worker->fetch_sequences(true);  // it is asked for memory at once, which is about all of them
     if (!up_to_date(node).start(start, clock_.now())) {
         return push(clock_.now(), {Event::Kind::failed, worker, start.key,
                                    static_cast<std::uint64_t>(base::ErrorCode::resource_exhausted)});

@@ -65,14 +65,15 @@ private:
         std::uint32_t tokens = 0;
         std::uint32_t cached_tokens = 0;
     };
-    struct Node {
-        // What every step reads stands first.
+    struct alignas(64) Node {
+        // What every step reads stands first, in one cache line.
         std::unique_ptr<ModelledWorker> worker;  // null: dead
         std::uint64_t life = 1;
         double slowness = 1;
         base::TimePoint next_report{};
         base::TimePoint reported{};
-        base::TimePoint step_awaited{};  // the event of its next end of a step
+        base::TimePoint step_awaited{};   // the event of its next end of a step
+        const void* sequences = nullptr;  // where the list of its sequences lay, to be fetched
         bool is_dirty = false;
         bool is_cut = false;
         bool is_stream_lost = false;

@@ -1,9 +1,10 @@
 #include "worker/board.h"
 
+#include <algorithm>
 #include <bit>
+#include <numeric>
 #include <utility>
 
-#include "base/linear_fit.h"
 #include "proto/block_hashes.h"
 
 namespace worker {
@@ -15,9 +16,7 @@ void push_bounded(std::deque<T>& samples, const T& sample, std::size_t max) {
     samples.push_back(sample);
 }
 
-/// Samples that are told again: of each size of step, and sizes; of hand-offs. Where all steps are alike those of one
-/// size must be enough to predict by.
-constexpr std::size_t kRememberedOfSize = base::LinearFit::kSamplesNeeded + 2;
+/// Sizes of steps of which samples are told again; of hand-offs.
 constexpr std::size_t kSizesRemembered = 24;
 constexpr std::size_t kTransfersRemembered = 16;
 
@@ -31,9 +30,26 @@ void ReportBoard::set_load(const sluice::proto::WorkerLoad& load) {
     load_ = load;
 }
 
+/// Called with the mutex held.
+void ReportBoard::push(const StepFigures& step) {
+    if (steps_.size() >= samples_max_) { steps_.erase(steps_.begin()); }
+    steps_.push_back(step);
+}
+
 void ReportBoard::add_step(const sluice::proto::StepSample& sample) {
+    const StepFigures step{.prefill_tokens = sample.prefill_tokens(),
+                           .decode_sequences = sample.decode_sequences(),
+                           .prefill_context_tokens = sample.prefill_context_tokens(),
+                           .decode_context_tokens = sample.decode_context_tokens(),
+                           .duration_us = sample.duration_us()};
+    add_steps({&step, 1});
+}
+
+void ReportBoard::add_steps(std::span<const StepFigures> steps) {
     const std::scoped_lock lock(mutex_);
-    push_bounded(steps_, sample, samples_max_);
+    for (const StepFigures& step : steps) {
+        push(step);
+    }
 }
 
 void ReportBoard::add_transfer(const sluice::proto::TransferSample& sample) {
@@ -72,9 +88,14 @@ void ReportBoard::take(sluice::proto::Heartbeat& heartbeat) {
     const std::scoped_lock lock(mutex_);
     *heartbeat.mutable_load() = load_;
     heartbeat.mutable_load()->set_draining(draining_);
-    for (auto& sample : steps_) {
-        remember(sample);
-        *heartbeat.add_steps() = std::move(sample);
+    for (const StepFigures& step : steps_) {
+        remember(step);
+        sluice::proto::StepSample& sample = *heartbeat.add_steps();
+        sample.set_prefill_tokens(step.prefill_tokens);
+        sample.set_prefill_context_tokens(step.prefill_context_tokens);
+        sample.set_decode_sequences(step.decode_sequences);
+        sample.set_decode_context_tokens(step.decode_context_tokens);
+        sample.set_duration_us(step.duration_us);
     }
     for (auto& sample : transfers_) {
         push_bounded(told_transfers_, sample, kTransfersRemembered);
@@ -101,23 +122,37 @@ void ReportBoard::attach() {
 }
 
 /// Called with the mutex held, like tell_again().
-void ReportBoard::remember(const sluice::proto::StepSample& sample) {
-    const SizeOfStep size{std::bit_width(sample.prefill_tokens()), std::bit_width(sample.decode_sequences())};
-    if (told_steps_.size() >= kSizesRemembered && !told_steps_.contains(size)) { return; }
-    push_bounded(told_steps_[size], sample, kRememberedOfSize);
+void ReportBoard::remember(const StepFigures& step) {
+    const SizeOfStep size{.prefill = static_cast<std::uint8_t>(std::bit_width(step.prefill_tokens)),
+                          .decode = static_cast<std::uint8_t>(std::bit_width(step.decode_sequences))};
+    const auto at =
+        static_cast<std::size_t>(std::find(told_sizes_.begin(), told_sizes_.end(), size) - told_sizes_.begin());
+    if (at == told_sizes_.size()) {
+        if (at >= kSizesRemembered) { return; }
+        told_sizes_.push_back(size);
+        told_steps_.emplace_back();
+    }
+    Remembered& remembered = told_steps_[at];
+    remembered.samples[remembered.added++ % kRememberedOfSize] = step;
 }
 
 /// Before what is new, as it is older.
 void ReportBoard::tell_again() {
-    const std::deque<sluice::proto::StepSample> steps = std::exchange(steps_, {});
+    const std::vector<StepFigures> steps = std::exchange(steps_, {});
     const std::deque<sluice::proto::TransferSample> transfers = std::exchange(transfers_, {});
-    for (const auto& [size, samples] : std::exchange(told_steps_, {})) {
-        for (const auto& sample : samples) {
-            push_bounded(steps_, sample, samples_max_);
+    const std::vector<SizeOfStep> sizes = std::exchange(told_sizes_, {});
+    const std::vector<Remembered> told = std::exchange(told_steps_, {});
+    std::vector<std::size_t> by_size(sizes.size());
+    std::iota(by_size.begin(), by_size.end(), std::size_t{0});
+    std::sort(by_size.begin(), by_size.end(), [&](std::size_t a, std::size_t b) { return sizes[a] < sizes[b]; });
+    for (const std::size_t at : by_size) {
+        const std::size_t end = told[at].added;
+        for (std::size_t i = end - std::min(end, kRememberedOfSize); i < end; ++i) {
+            push(told[at].samples[i % kRememberedOfSize]);
         }
     }
-    for (const auto& sample : steps) {
-        push_bounded(steps_, sample, samples_max_);
+    for (const StepFigures& step : steps) {
+        push(step);
     }
     transfers_ = std::exchange(told_transfers_, {});
     for (const auto& sample : transfers) {

@@ -1,13 +1,14 @@
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <chrono>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <limits>
-#include <map>
 #include <mutex>
 #include <span>
 #include <utility>
@@ -15,10 +16,20 @@
 
 #include "base/block_hash.h"
 #include "base/clock.h"
+#include "base/linear_fit.h"
 #include "kv_cache/prefix_index.h"
 #include "proto/scheduler.pb.h"
 
 namespace worker {
+
+/// What a StepSample says, without being a message: thousands of them are kept.
+struct StepFigures {
+    std::uint32_t prefill_tokens = 0;
+    std::uint32_t decode_sequences = 0;
+    std::uint64_t prefill_context_tokens = 0;
+    std::uint64_t decode_context_tokens = 0;
+    std::uint32_t duration_us = 0;
+};
 
 /// What the worker has to tell the scheduler, between the step thread that writes it and the registration thread that
 /// sends it. Thread-safe. Bounded: samples beyond the bound are dropped, the oldest first. Block events are taken from
@@ -32,6 +43,7 @@ public:
 
     void set_load(const sluice::proto::WorkerLoad& load);
     void add_step(const sluice::proto::StepSample& sample);
+    void add_steps(std::span<const StepFigures> steps);
     void add_transfer(const sluice::proto::TransferSample& sample);
     /// `below`: of KnownBlockEvents.
     void add_block_events(const kv_cache::BlockEvents& events,
@@ -74,9 +86,22 @@ public:
     bool draining() const { return draining_; }
 
 private:
+    /// Of each size of step, as many samples are told again: where all steps are alike they must be enough to predict
+    /// by.
+    static constexpr std::size_t kRememberedOfSize = base::LinearFit::kSamplesNeeded + 2;
+    /// Of prompt tokens and of sequences that decode: bits that it takes to write the number.
+    struct SizeOfStep {
+        std::uint8_t prefill = 0;
+        std::uint8_t decode = 0;
+        auto operator<=>(const SizeOfStep&) const = default;
+    };
     /// The last few samples of steps of about one size.
-    using SizeOfStep = std::pair<unsigned, unsigned>;
-    void remember(const sluice::proto::StepSample& sample);
+    struct Remembered {
+        std::array<StepFigures, kRememberedOfSize> samples;
+        std::size_t added = 0;  // the last of them stands at (added - 1) % kRememberedOfSize
+    };
+    void push(const StepFigures& step);
+    void remember(const StepFigures& step);
     void tell_again();
 
     const std::size_t samples_max_;
@@ -84,9 +109,10 @@ private:
     mutable std::mutex mutex_;  // guards all below up to the atomics
     sluice::proto::WorkerLoad load_;
     std::vector<std::uint32_t> load_prices_;  // by level
-    std::deque<sluice::proto::StepSample> steps_;
+    std::vector<StepFigures> steps_;
     std::deque<sluice::proto::TransferSample> transfers_;
-    std::map<SizeOfStep, std::deque<sluice::proto::StepSample>> told_steps_;
+    std::vector<SizeOfStep> told_sizes_;
+    std::vector<Remembered> told_steps_;  // of each of them
     std::deque<sluice::proto::TransferSample> told_transfers_;
     std::vector<sluice::proto::BlockEvents> events_;
     std::size_t event_hashes_ = 0;  // in events_

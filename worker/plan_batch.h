@@ -70,6 +70,12 @@ struct PlanEntry {
 /// computed over several steps, one token in each at least.
 std::vector<PlanEntry> plan_batch(std::span<const PlanCandidate> candidates, const PlanLimits& limits);
 
+/// Whether plan_batch() of so many decodes with one token each, and nobody else, takes all of them, in order from
+/// `decode_rotation` on: then nothing is to be weighed.
+inline bool takes_every_decode(std::uint32_t decodes, std::uint32_t sequences_max, std::uint32_t tokens_max) {
+    return decodes <= sequences_max && decodes <= tokens_max;
+}
+
 /// The next step of an encoder: texts, each whole, in order of arrival, as many as fit; one that does not fit lets
 /// later, shorter ones go first, and is the first of the next step. `candidates`: tokens of each text, at most
 /// tokens_max. Pure.

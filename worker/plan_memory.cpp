@@ -62,6 +62,7 @@ std::vector<std::uint32_t> queue_of(MemoryWish wish, Candidates candidates, cons
     for (std::uint32_t i = 0; i < candidates.size(); ++i) {
         if (candidates[i].wish == wish) { queue.push_back(i); }
     }
+    if (queue.size() < 2) { return queue; }  // a sort takes memory, whatever there is to sort
     std::stable_sort(queue.begin(), queue.end(), [&](std::uint32_t a, std::uint32_t b) {
         if (const auto before = order.is_before(a, b)) { return *before; }
         return candidates[a].turn < candidates[b].turn;
@@ -75,6 +76,7 @@ std::vector<std::uint32_t> growers_of(Candidates candidates) {
     for (std::uint32_t i = 0; i < candidates.size(); ++i) {
         if (candidates[i].wish == MemoryWish::grow) { queue.push_back(i); }
     }
+    if (queue.size() < 2) { return queue; }
     std::stable_sort(queue.begin(), queue.end(), [&](std::uint32_t a, std::uint32_t b) {
         const std::int64_t left = rank_of(candidates[a]);
         const std::int64_t right = rank_of(candidates[b]);
@@ -207,8 +209,19 @@ std::vector<std::uint32_t> order_of(MemoryWish wish, Candidates candidates) {
 }
 
 std::optional<std::uint32_t> first_of(MemoryWish wish, Candidates candidates) {
-    const std::vector<std::uint32_t> queue = order_of(wish, candidates);
-    return queue.empty() ? std::nullopt : std::optional(queue.front());
+    std::optional<std::uint32_t> first;
+    std::optional<Order> order;  // only where there is something to order
+    for (std::uint32_t i = 0; i < candidates.size(); ++i) {
+        if (candidates[i].wish != wish) { continue; }
+        if (!first) {
+            first = i;
+            continue;
+        }
+        if (!order) { order.emplace(candidates); }
+        const auto before = order->is_before(i, *first);
+        if (before ? *before : candidates[i].turn < candidates[*first].turn) { first = i; }
+    }
+    return first;
 }
 
 std::vector<MemoryAction> plan_memory(Candidates candidates, const MemoryCounts& counts) {

@@ -20,7 +20,10 @@ base::StepWork work_of(std::span<const StepShare> shares) {
 }
 
 void StepForecast::note_step(std::span<const StepShare> shares, base::Duration duration) {
-    const base::StepWork work = work_of(shares);
+    note_step(work_of(shares), duration);
+}
+
+void StepForecast::note_step(const base::StepWork& work, base::Duration duration) {
     const double seconds = std::chrono::duration<double>(duration).count();
     fit_.observe(work, seconds, fit_.decode());
 }

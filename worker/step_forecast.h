@@ -16,6 +16,7 @@ namespace worker {
 class StepForecast {
 public:
     void note_step(std::span<const StepShare> shares, base::Duration duration);
+    void note_step(const base::StepWork& work, base::Duration duration);
 
     /// Empty until enough steps were seen.
     std::optional<base::StepCost> cost() const { return fit_.cost(); }

@@ -55,6 +55,15 @@ public:
     const std::vector<double>& axis(std::size_t index) const { return axes_[index]; }
 
 private:
+    /// Where a value lies on an axis: how far behind a point of it, and how much longer what is beyond the last one
+    /// takes.
+    struct Place {
+        std::size_t low = 0;
+        double share = 0;
+        double growth = 1;
+    };
+    Place place_of(std::size_t axis, double value) const;
+    double at_two(double first, double second) const;
     double corner(std::span<const std::size_t> index) const;
 
     std::vector<std::vector<double>> axes_;

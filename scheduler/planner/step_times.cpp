@@ -60,4 +60,15 @@ double StepTimes::seconds(const StepShape& step) const {
     return host + tokens.at(count) + attention_seconds(*this, step) + (step.sampled > 0 ? sampled.at(step.sampled) : 0);
 }
 
+void StepTimes::decode_seconds(double sequences, double context, std::span<double> seconds) const {
+    const double host = step_seconds + sequence_seconds * sequences;
+    const double before = host + tokens.at(sequences);
+    const double after = sampled.at(sequences);
+    for (std::size_t step = 0; step < seconds.size(); ++step) {
+        const double here = context + static_cast<double>(step) * sequences;
+        seconds[step] = fitted ? host + fitted->decode_seconds(here, sequences)
+                               : before + decode.at(std::array{sequences, here / sequences}) + after;
+    }
+}
+
 }  // namespace scheduler::planner

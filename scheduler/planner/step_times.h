@@ -64,6 +64,10 @@ struct StepTimes {
     std::vector<Source> sources;
 
     double seconds(const StepShape& step) const;
+    /// seconds() of steps that decode the same `sequences` (> 0), all of which get a token, one after the other: the
+    /// first with `context` tokens of them in sum, each further one with one more of each. As many as there is room
+    /// for.
+    void decode_seconds(double sequences, double context, std::span<double> seconds) const;
 };
 
 }  // namespace scheduler::planner

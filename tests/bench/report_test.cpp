@@ -81,3 +81,13 @@ TEST_CASE("a run without requests or without answers has a report", "[bench]") {
     REQUIRE(report.completed_per_s == 0);
     REQUIRE_FALSE(bench::report_text(report, {}).empty());
 }
+
+TEST_CASE("of equal times an end comes before a begin, and who ends as it is sent was never in flight", "[bench]") {
+    const auto most = [](const std::vector<RequestRecord>& records) {
+        return bench::make_report(records, {}).in_flight_max;
+    };
+    CHECK(most({make_record(0, 0.5, 0.5, 2), make_record(1, 0.5, 0.5, 2)}) == 1u);  // [0, 1], [1, 2]
+    CHECK(most({make_record(0, 0.5, 0.6, 2), make_record(1, 0.5, 0.5, 2)}) == 2u);
+    CHECK(most({make_failure(3, "http_429")}) == 0u);
+    CHECK(most({make_failure(3, "http_429"), make_record(2, 1, 1, 2), make_failure(3, "http_429")}) == 1u);
+}

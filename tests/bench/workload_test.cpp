@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <random>
 #include <string>
 #include <vector>
+
+#include "bench/trace_row.h"
 
 #include "tests/support/catch.h"
 
@@ -146,4 +149,75 @@ TEST_CASE("names of blocks come from the trace where they are asked for", "[benc
             std::string(R"({"timestamp": 0, "input_length": 1, "output_length": 1, "hash_ids": )") + bad + "}";
         CHECK(!bench::parse_trace(line, {.with_blocks = true}).has_value());
     }
+}
+
+TEST_CASE("a row of plain numbers is read as any other row is", "[bench][workload]") {
+    std::mt19937 random(11);
+    const auto number = [&] {
+        std::string text = std::to_string(random() % (random() % 2 == 0 ? 20 : 2'000'000'000));
+        if (random() % 2 == 0) { text += "." + std::to_string(random() % 100'000); }
+        return text;
+    };
+    const auto space = [&] {
+        return std::string(random() % 3 == 0 ? random() % 3 : 0, random() % 2 == 0 ? ' ' : '\t');
+    };
+    for (int i = 0; i < 2000; ++i) {
+        std::vector<std::string> fields{"\"timestamp\"" + space() + ":" + space() + number(),
+                                        "\"input_length\":" + space() + number(),
+                                        "\"output_length\":" + number() + space()};
+        if (random() % 2 == 0) {
+            std::string ids;
+            for (auto left = random() % 6; left > 0; --left) {
+                ids += std::to_string(random() % 50) + (left > 1 ? "," + space() : "");
+            }
+            fields.push_back("\"hash_ids\": [" + ids + "]" + space());
+        }
+        if (random() % 3 == 0) { fields.push_back("\"block_tokens\": " + std::to_string(1 + random() % 600)); }
+        std::shuffle(fields.begin(), fields.end(), random);
+        std::string plain;
+        for (const std::string& field : fields) {
+            plain += (plain.empty() ? "" : "," + space()) + field;
+        }
+        const bool with_blocks = random() % 4 != 0;
+        // A text in it, and the row goes another way.
+        const auto one = bench::json_row("{" + plain + "}", with_blocks);
+        const auto other = bench::json_row("{\"name\": \"x\", " + plain + "}", with_blocks);
+        CAPTURE(plain);
+        REQUIRE(one.has_value());
+        REQUIRE(other.has_value());
+        CHECK(one->arrival_s == other->arrival_s);  // to the last bit
+        CHECK(one->prompt_tokens == other->prompt_tokens);
+        CHECK(one->output_tokens == other->output_tokens);
+        CHECK(one->blocks == other->blocks);
+        CHECK(one->block_tokens == other->block_tokens);
+    }
+}
+
+TEST_CASE("what is not quite a plain row is read by the rules of JSON", "[bench][workload]") {
+    const auto time_of = [](const std::string& number) {
+        const auto row =
+            bench::json_row(R"({"timestamp": )" + number + R"(, "input_length": 1, "output_length": 1})", true);
+        return row ? row->arrival_s * 1e3 : -1;
+    };
+    CHECK(time_of("12") == 12);
+    CHECK(time_of("1.5e3") == Approx(1500));
+    CHECK(time_of("123456789012345678") == Approx(123456789012345678.0));
+    CHECK(time_of("0.1234567890123456789") == Approx(0.1234567890123456789));
+    for (const char* bad : {"012", "1.", ".5", "1.5.5", "+1", "1 2", "\"1\"", "[1]", ""}) {
+        CAPTURE(bad);
+        CHECK(time_of(bad) == -1);
+    }
+    for (const char* bad :
+         {R"({"timestamp": 1, "input_length": 1, "output_length": 1)",
+          R"({"timestamp": 1, "input_length": 1, "output_length": 1} 2)",
+          R"({"timestamp": 1, "input_length": 1, "output_length": 1,})", R"({"timestamp": 1, "input_length": 1})",
+          R"({"timestamp": 1, "input_length": 1, "output_length": 1, "hash_ids": [1,]})",
+          R"({"timestamp": 1, "input_length": 1, "output_length": 1, "hash_ids": [1], "block_tokens": 0})"}) {
+        CAPTURE(bad);
+        CHECK_FALSE(bench::json_row(bad, true).has_value());
+    }
+    // Names with escapes, and names that come twice.
+    CHECK(bench::json_row(R"({"\u0074imestamp": 1, "input_length": 2, "output_length": 1})", true).has_value());
+    CHECK(bench::json_row(R"({"timestamp": 1, "input_length": 2, "input_length": 3, "output_length": 1})", true)
+              ->prompt_tokens == 3);
 }

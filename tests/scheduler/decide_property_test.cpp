@@ -136,6 +136,27 @@ TEST_CASE("of many workers the same are chosen by a look at a few as by a look a
     REQUIRE(agreement.share() >= 0.99);
 }
 
+TEST_CASE("prompts longer than all before are placed as by a look at all from the first one on",
+          "[scheduler][property]") {
+    const auto seed = GENERATE(range(0u, test_support::seeds_of(2)));
+    CAPTURE(seed);
+    std::mt19937 random{seed};
+    std::vector<PlayedRequest> requests;
+    for (std::size_t i = 0; i < 800; ++i) {
+        const bool is_long = i >= 600 && i % 4 == 0;
+        requests.push_back(
+            {.at = static_cast<double>(i) + static_cast<double>(random() % 100) * 1e-2,
+             .prompt_tokens = static_cast<std::uint32_t>(is_long ? 60'000 + random() % 60'000 : 50 + random() % 3'000),
+             .answer_tokens = static_cast<std::uint32_t>(50 + random() % 400),
+             .chain = {},
+             .ttft_seconds = scheduler::kNoTarget,
+             .tpot_seconds = scheduler::kNoTarget});
+    }
+    const auto agreement =
+        play(requests, {.workers = 100, .prefill_share = 0, .blocks_total = 20'000, .seed = seed}, 0.7);
+    REQUIRE(agreement.share() >= 0.99);
+}
+
 TEST_CASE("and so on Mooncake's traces", "[scheduler][property]") {
     const char* folder = std::getenv("SLUICE_TRACES");
     if (folder == nullptr) {

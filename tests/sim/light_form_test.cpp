@@ -293,8 +293,8 @@ public:
                                       .prompt_tokens = static_cast<std::uint32_t>(wish.prompt.size()),
                                       .generated_tokens = 0,
                                       .new_tokens_max = wish.answer_tokens,
-                                      .chain = chains_[event.wish],
                                       .tpot = wish.tpot,
+                                      .chain = chains_[event.wish],
                                       .priority = wish.priority};
                 if (wish.ttft > base::Duration::zero()) { start.first_token_due = wish.at + wish.ttft; }
                 if (!worker_.start(start, clock_.now())) { ++finals_, ++failures_; }

@@ -162,3 +162,53 @@ TEST_CASE("who listens next is told some samples of each size of step again", "[
     board.take(second);
     REQUIRE(second.steps_size() == 0);
 }
+
+TEST_CASE("told again, steps come by size, the smallest first, and of each the newest ones in order", "[worker]") {
+    worker::ReportBoard board(1024);
+    board.attach();
+    std::vector<worker::StepFigures> steps;
+    for (std::uint32_t i = 0; i < 30; ++i) {
+        for (const std::uint32_t sequences : {64u, 1u, 8u}) {
+            steps.push_back({.decode_sequences = sequences, .decode_context_tokens = 7 * sequences, .duration_us = i});
+        }
+    }
+    board.add_steps(steps);
+    sluice::proto::Heartbeat told;
+    board.take(told);
+    REQUIRE(told.steps_size() == 90);
+    REQUIRE(told.steps(1).decode_sequences() == 1);
+    REQUIRE(told.steps(1).decode_context_tokens() == 7);
+    board.detach();
+    board.attach();
+    sluice::proto::Heartbeat again;
+    board.take(again);
+    REQUIRE(again.steps_size() % 3 == 0);
+    const int each = again.steps_size() / 3;
+    REQUIRE(each < 30);
+    for (int i = 0; i < again.steps_size(); ++i) {
+        const std::uint32_t sequences[] = {1, 8, 64};
+        CHECK(again.steps(i).decode_sequences() == sequences[i / each]);
+        CHECK(again.steps(i).duration_us() == static_cast<std::uint32_t>(30 - each + i % each));
+    }
+}
+
+TEST_CASE("of more sizes of steps than are remembered, the first ones are told again", "[worker]") {
+    worker::ReportBoard board(1024);
+    board.attach();
+    std::vector<worker::StepFigures> steps;
+    for (std::uint32_t tokens = 1; tokens < 1u << 16; tokens *= 2) {
+        for (std::uint32_t sequences = 1; sequences < 1u << 8; sequences *= 2) {
+            steps.push_back({.prefill_tokens = tokens, .decode_sequences = sequences, .duration_us = 1});
+        }
+    }
+    board.add_steps(steps);
+    sluice::proto::Heartbeat told;
+    board.take(told);
+    REQUIRE(told.steps_size() == 128);
+    board.attach();
+    sluice::proto::Heartbeat again;
+    board.take(again);
+    REQUIRE(again.steps_size() == 24);
+    CHECK(again.steps(0).prefill_tokens() == 1);
+    CHECK(again.steps(23).prefill_tokens() == 4);
+}

@@ -163,6 +163,29 @@ TEST_CASE("with rotation every decode has its turn", "[worker]") {
     REQUIRE(std::all_of(turns.begin(), turns.end(), [](int count) { return count == 3; }));
 }
 
+TEST_CASE("decodes that all fit are a plan without planning", "[worker]") {
+    std::mt19937 engine(7);
+    const auto draw = [&](std::uint32_t values) { return static_cast<std::uint32_t>(engine() % values); };
+    for (int i = 0; i < 200; ++i) {
+        const std::uint32_t count = 1 + draw(40);
+        std::vector<PlanCandidate> candidates;
+        for (std::uint32_t index = 0; index < count; ++index) {
+            candidates.push_back(decode(0.01 * (1 + draw(5)), 0.01 * draw(7)));
+        }
+        const worker::PlanLimits limits{.sequences_max = 1 + draw(40),
+                                        .tokens_max = 1 + draw(40),
+                                        .chunk_tokens_max = 1,
+                                        .decode_rotation = draw(count),
+                                        .cost = kCost};
+        const auto plan = plan_batch(candidates, limits);
+        REQUIRE(worker::takes_every_decode(count, limits.sequences_max, limits.tokens_max) == (plan.size() == count));
+        if (plan.size() < count) { continue; }
+        for (std::uint32_t index = 0; index < count; ++index) {
+            REQUIRE(plan[index] == PlanEntry{(limits.decode_rotation + index) % count, 1});
+        }
+    }
+}
+
 TEST_CASE("prompt tokens beside decodes are as many as their TPOT leaves time for", "[worker]") {
     // 20 ms, of which 95 % are planned for: 19 - 4 - 2 = 13 ms.
     const std::vector<PlanCandidate> candidates = {prompt(300), decode(0.0202), decode(0.050)};

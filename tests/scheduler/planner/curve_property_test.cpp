@@ -62,6 +62,28 @@ TEST_CASE("a grid with holes never falls in any variable", "[scheduler][planner]
     }
 }
 
+TEST_CASE("a grid of two axes says what one of three does whose third has a single point", "[scheduler][planner]") {
+    std::mt19937 random(3);
+    std::uniform_real_distribution<double> place(0, 1);
+    std::vector<Grid::Point> flat;
+    std::vector<Grid::Point> deep;
+    for (const double a : {1.0, 2.0, 8.0, 9.0}) {
+        for (const double b : {0.0, 10.0, 100.0}) {
+            const double value = place(random) * a * (b + 1);
+            flat.push_back({{a, b}, value});
+            deep.push_back({{a, b, 5}, value});
+        }
+    }
+    const Grid two(2, flat);
+    const Grid three(3, deep);
+    for (int i = 0; i < 2000; ++i) {
+        // Inside, before the first points, beyond the last ones, and on points.
+        const double a = i % 5 == 0 ? 8 : 12 * place(random);
+        const double b = i % 7 == 0 ? 10 : 130 * place(random);
+        REQUIRE(two.at(std::array{a, b}) == three.at(std::array{a, b, 5.0}));
+    }
+}
+
 TEST_CASE("a grid is exact where the truth is a product, and near it beyond its last point", "[scheduler][planner]") {
     std::vector<Grid::Point> points;
     for (const double a : {1.0, 2.0, 8.0}) {

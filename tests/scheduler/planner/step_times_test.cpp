@@ -49,6 +49,33 @@ TEST_CASE("a step is the sum of what its tables say", "[scheduler][planner]") {
     REQUIRE(times->seconds({.prompts = two}) == Approx((1 + 4 + 2 * (49 + 6 + 30 + 10)) * 1e-6));
 }
 
+TEST_CASE("steps that decode the same sequences in a row take what each of them does", "[scheduler][planner]") {
+    const auto tables = times_of_profile(
+        {.name = "t", .dense = kDense, .attention = kAttention, .per_sequence = kHeads}, two_layers(), 1, {});
+    REQUIRE(tables);
+    StepTimes with_host = *tables;
+    with_host.step_seconds = 1e-3;
+    with_host.sequence_seconds = 3e-5;
+    StepTimes fitted = with_host;
+    fitted.fitted = scheduler::planner::FittedForms{
+        .prefill = {1e-2, 1e-4, 1e-8}, .decode_small = {1e-3, 1e-7, 4e-4}, .decode_large = {}, .large_from = 1e9};
+    for (const StepTimes& times : {*tables, with_host, fitted}) {
+        for (const double sequences : {1.0, 2.0, 3.0, 7.0}) {
+            double seconds[200];
+            times.decode_seconds(sequences, 30 * sequences + 1, seconds);
+            for (int step = 0; step < 200; ++step) {
+                const double context = 30 * sequences + 1 + step * sequences;
+                CAPTURE(sequences, step);
+                REQUIRE(seconds[step] ==  // to the last bit
+                        times.seconds({.prompts = {},
+                                       .decode_sequences = sequences,
+                                       .decode_context = context,
+                                       .sampled = sequences}));
+            }
+        }
+    }
+}
+
 TEST_CASE("points that lie on no grid are refused, not multiplied out", "[scheduler][planner]") {
     std::string attention = "prefill_chunk,kv_prefill,n_decode,kv_decode,time_us\n1,0,0,0,1\n0,0,1,1,1\n";
     for (int i = 1; i <= 100; ++i) {
