@@ -39,6 +39,9 @@ base::Result<std::unique_ptr<kv_transfer::FileTier>> open_file_tier(const KvTier
     options.hash_key = setup.hash_key;
     options.page_cache = setup.settings.disk_page_cache;
     options.coding = setup.settings.disk_coding;
+    if (options.coding == kv_transfer::TierCoding::automatic && !kv_transfer::BlockCoder::takes(engine.layout())) {
+        options.coding = kv_transfer::TierCoding::raw;
+    }
     options.pool = engine.layout();
     options.depth = setup.settings.disk_depth;
     options.device = &engine.kv_store().device();
@@ -62,10 +65,7 @@ KvTierSettings read_kv_tiers(base::Config& config) {
     settings.disk_page_cache = config.choice("engine.kv_disk.io", "auto", {"auto", "page_cache"}) == "page_cache";
     settings.disk_depth =
         static_cast<std::uint32_t>(config.integer("engine.kv_disk.queue_depth", 8, 1, kv_transfer::kDirectDepthMax));
-    const std::string codec = config.choice("engine.kv_disk.codec", "raw", {"raw", "exact", "auto"});
-    settings.disk_coding = codec == "raw"     ? kv_transfer::TierCoding::raw
-                           : codec == "exact" ? kv_transfer::TierCoding::exact
-                                              : kv_transfer::TierCoding::automatic;
+    settings.disk_coding = read_tier_coding(config, "engine.kv_disk.codec");
     settings.s3 = read_s3_level(config);
     return settings;
 }
@@ -169,7 +169,11 @@ base::Result<void> KvTierStack::add_disk(const Setup& setup, engine::Engine& eng
 
 base::Result<void> KvTierStack::add_s3(const Setup& setup, engine::Engine& engine, const base::Clock& clock,
                                        base::Metrics& metrics) {
+    using kv_transfer::TierCoding;
     kv_transfer::S3Tier::Options options = setup.settings.s3.options;
+    const TierCoding coding = setup.settings.s3.coding;
+    options.is_coded = coding == TierCoding::exact ||
+                       (coding == TierCoding::automatic && kv_transfer::BlockCoder::takes(engine.layout()));
     options.store.credentials = setup.settings.s3.credentials();
     options.numerics_id = static_cast<std::uint64_t>(engine.numerics_id());
     options.layout = engine.layout().format().name();

@@ -28,7 +28,7 @@ struct KvTierSettings {
     std::uint64_t disk_bytes = 0;  // engine.kv_disk.bytes: of each worker
     bool disk_page_cache = false;  // engine.kv_disk.io: page_cache, whatever is allowed
     std::uint32_t disk_depth = 0;  // engine.kv_disk.queue_depth
-    kv_transfer::TierCoding disk_coding = kv_transfer::TierCoding::raw;  // engine.kv_disk.codec
+    kv_transfer::TierCoding disk_coding = kv_transfer::TierCoding::automatic;  // engine.kv_disk.codec
 
     S3LevelSettings s3;  // engine.kv_s3
 

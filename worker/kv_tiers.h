@@ -87,15 +87,21 @@ public:
     bool busy() const override { return !jobs_.empty(); }
 
 private:
-    /// Blocks of a sequence that are copied out, a part after the other.
+    /// Blocks of a sequence that are copied out, in parts: the level has the next one when it has made one.
     struct Save {
-        std::size_t tier = 0;
-        base::SequenceId sequence{};
         std::vector<base::BlockHash> chain;  // from token 0 on
         std::uint32_t first = 0;             // block; `source` is what the pool has from there to the chain's end
         kv_cache::BlockHold source;
-        std::uint32_t end = 0;      // behind the part that is copied now
-        kv_cache::SequenceKv copy;  // in the tier: the chain up to there
+        std::uint32_t end = 0;        // behind the last part that was begun
+        std::uint32_t done = 0;       // behind those that have ended well
+        std::uint32_t under_way = 0;  // parts
+        bool is_over = false;         // no more parts are begun
+        kv_cache::SequenceKv copy;    // in the tier: the chain up to `end`
+    };
+    struct SavePart {
+        base::SequenceId sequence{};
+        std::uint32_t begin = 0;  // block of the sequence
+        std::uint32_t end = 0;
     };
     struct Load {
         RequestKey request;
@@ -114,17 +120,17 @@ private:
         bool is_piece = false;  // of what is loaded ahead
     };
     struct Job {
-        std::optional<Save> save;
+        std::optional<SavePart> save;
         std::optional<Load> load;
         std::optional<RunLoad> run;  // none of them: a clear
     };
     /// What is under way of a sequence in one tier.
     struct Saving {
         std::uint32_t blocks = 0;  // copied, on their way, or given up: the next save begins behind them
-        bool runs = false;
         bool has_left = false;
-        base::TimePoint left_at;   // when it did
-        std::optional<Save> next;  // of one that has left: when the one that runs has ended
+        base::TimePoint left_at;      // when it did
+        std::optional<Save> current;  // that runs
+        std::optional<Save> next;     // of one that has left: when the one that runs has ended
     };
     /// A sequence that loads.
     struct Loading {
@@ -163,14 +169,15 @@ private:
     struct Instruments;
 
     void apply(std::size_t tier, const kv_transfer::TierEvent& event);
-    void saved(std::size_t tier, Save save, const kv_transfer::TierEvent& event);
+    void saved(std::size_t tier, const SavePart& part, const kv_transfer::TierEvent& event);
     void loaded(std::size_t tier, Load load, const kv_transfer::TierEvent& event);
     void run_loaded(std::size_t tier, RunLoad load, const kv_transfer::TierEvent& event);
     bool begin_run(RunLoad load, std::span<const base::BlockHash> run);
     std::pair<std::size_t, std::uint32_t> nearest_with_most(std::span<const base::BlockHash> chain) const;
     void save(std::size_t tier, const Sequence& sequence);
-    bool begin(std::size_t tier, Save save);
-    bool copy_next(std::size_t tier, Save save);
+    void begin(std::size_t tier, base::SequenceId sequence, Save save);
+    void copy_next(std::size_t tier, base::SequenceId sequence, Save& save);
+    bool copy_part(std::size_t tier, base::SequenceId sequence, Save& save);
     std::uint32_t blocks_there(std::size_t tier, std::span<const base::BlockHash> chain) const;
     bool begin_load(std::size_t tier, const Sequence& sequence, std::uint32_t first, std::uint32_t end,
                     bool is_piece = false);
