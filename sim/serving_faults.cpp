@@ -198,6 +198,10 @@ void ServingRun::begin_fault(std::uint32_t index) {
         case Fault::Kind::partition:
             cut(worker);
             break;
+        case Fault::Kind::scheduler_death:
+        case Fault::Kind::scheduler_pause:
+            begin_scheduler_fault(index);
+            break;
     }
     if (fault.duration_s > 0) {
         push(clock_.now() + duration_of(fault.duration_s), {Event::Kind::fault_end, index, {}, 0});
@@ -222,6 +226,9 @@ void ServingRun::end_fault(std::uint32_t index) {
             return;
         case Fault::Kind::partition:
             return heal(worker);
+        case Fault::Kind::scheduler_death:
+        case Fault::Kind::scheduler_pause:
+            return end_scheduler_fault(index);
     }
 }
 
@@ -231,6 +238,7 @@ void ServingRun::kill(std::uint32_t worker) {
     count_work_of(*node.worker);
     node.worker.reset();
     node.step_awaited = {};
+    node.copy_awaited = {};
     ++node.life;
     // Decode workers that were to get its KV hear within a lease that it will not come.
     for (const auto& [key, hand_off] : hand_offs_) {
