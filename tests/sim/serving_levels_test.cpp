@@ -192,11 +192,11 @@ TEST_CASE("a worker reports what only its levels have, and what loading took", "
         }
     };
     const auto chain = [](std::uint64_t name) {
-        std::vector<base::BlockHash> chain;
+        std::vector<base::BlockHash> blocks;
         for (std::uint64_t block = 0; block < 30; ++block) {
-            chain.push_back({name, block});
+            blocks.push_back({name, block});
         }
-        return chain;
+        return blocks;
     };
     const auto heard = [&] {
         clock.set(clock.now() + std::chrono::seconds(10));
