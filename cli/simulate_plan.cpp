@@ -200,7 +200,9 @@ Result<sim::ServingOptions> serving_of(const sim::PlanFile& plan) {
     options.links = {.kv_bytes_per_token = plan.kv_bytes_per_token,
                      .bytes_per_second = plan.link_bytes_per_second,
                      .latency_seconds = plan.link_latency_s,
-                     .layers = plan.layers};
+                     .layers = plan.layers,
+                     .sender_seconds_per_token = plan.sender_s_per_token,
+                     .receiver_seconds_per_token = plan.receiver_s_per_token};
     options.ttft_target_s = plan.ttft_s;
     options.tpot_target_s = plan.tpot_s;
     return options;

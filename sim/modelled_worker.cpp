@@ -391,8 +391,9 @@ bool ModelledWorker::grow(base::TimePoint now) {
     return !(waits && step_.empty());
 }
 
-double ModelledWorker::step_seconds() const {
+double ModelledWorker::step_seconds() {
     scheduler::planner::StepShape shape;
+    double others = std::exchange(delay_seconds_, 0);
     space_.chunks.clear();
     for (const StepEntry& entry : step_) {
         if (entry.samples) { shape.sampled += 1; }
@@ -401,10 +402,12 @@ double ModelledWorker::step_seconds() const {
             shape.decode_context += entry.sequence->computed + 1;
         } else {
             space_.chunks.push_back({static_cast<double>(entry.tokens), static_cast<double>(entry.sequence->computed)});
+            const bool is_handed_over = entry.sequence->start.part == worker::Part::prefill;
+            if (is_handed_over) { others += entry.tokens * options_.handing_seconds_per_token; }
         }
     }
     shape.prompts = space_.chunks;
-    return options_.times->seconds(shape);
+    return options_.times->seconds(shape) + others;
 }
 
 std::optional<base::Duration> ModelledWorker::begin_step(base::TimePoint now, double slowness) {

@@ -100,6 +100,8 @@ public:
         bool tells_every_token = true;
         /// Steps take up to this share longer or shorter than the model says, by chance: that of their number and this.
         double noise = 0;
+        double handing_seconds_per_token =
+            0;  // a step takes so much longer for each token of a prompt that is handed over
         std::uint64_t noise_seed = 0;
         /// Whether quiet steps are foreseen (quiet_until()). Of no effect where every token is told.
         bool foresees_quiet_steps = false;  // has to be false where there are levels
@@ -122,6 +124,8 @@ public:
     void go_on(AttemptKey key, std::uint32_t generated_tokens, base::TimePoint now);
     /// A decode part: its KV has arrived. False: it is not wanted any more.
     bool kv_arrived(AttemptKey key);
+    /// The next step takes so much longer.
+    void delay_next_step(double seconds);
     /// A decode part: its KV will not come; computed here.
     void recompute(AttemptKey key, base::TimePoint now);
     /// A prefill part: its KV has arrived, or is not wanted any more.
@@ -254,7 +258,7 @@ private:
     void open_kv(Sequence& sequence, base::TimePoint now);
     bool plan_step(base::TimePoint now);
     bool grow(base::TimePoint now);
-    double step_seconds() const;
+    double step_seconds();
     base::Duration step_takes(double seconds, double slowness, std::uint64_t step) const;
     void begin_now(base::TimePoint now, base::Duration takes);
     void learn_step(std::span<const worker::StepShare> shares);
@@ -300,6 +304,7 @@ private:
     std::size_t quiet_next_ = 0;               // the first of them that has not begun
     std::uint32_t quiet_max_ = kForeseenMin;   // so many are foreseen at once
     double busy_seconds_ = 0;
+    double delay_seconds_ = 0;  // of the next step
     std::uint64_t next_sequence_ = 1;
     std::uint64_t next_room_turn_ = 0;
     std::uint32_t rotation_ = 0;

@@ -26,6 +26,12 @@ void ModelledWorker::go_on(AttemptKey key, std::uint32_t generated_tokens, base:
     if (sequence->kv_is_here && sequence->state == SequenceState::awaiting_kv) { take_kv(*sequence); }
 }
 
+void ModelledWorker::delay_next_step(double seconds) {
+    if (seconds <= 0) { return; }
+    expect_no_quiet_steps();  // they do not know of it
+    delay_seconds_ += seconds;
+}
+
 bool ModelledWorker::kv_arrived(AttemptKey key) {
     Sequence* sequence = find(key);
     if (sequence == nullptr || sequence->state != SequenceState::awaiting_kv || !sequence->kv) { return false; }

@@ -300,12 +300,16 @@ PlanFile Reader::file(const YAML::Node& root) {
     }
     if (const YAML::Node classes = root["slo_classes"]) { read_classes(classes, plan); }
     if (const YAML::Node hand_off = root["hand_off"]) {
-        only(hand_off, "hand_off", {"kv_bytes_per_token", "bytes_per_s", "latency_s", "layers"});
+        only(
+            hand_off, "hand_off",
+            {"kv_bytes_per_token", "bytes_per_s", "latency_s", "layers", "sender_s_per_token", "receiver_s_per_token"});
         if (!is_good()) { return plan; }
         plan.kv_bytes_per_token = number(hand_off, "kv_bytes_per_token", 0, 1e9);
         plan.link_bytes_per_second = number(hand_off, "bytes_per_s", 0, 1e15, 0);
         plan.link_latency_s = number(hand_off, "latency_s", 0, 100, 0);
         plan.layers = count(hand_off, "layers", 1, 10'000, 1);
+        plan.sender_s_per_token = number(hand_off, "sender_s_per_token", 0, 1, 0);
+        plan.receiver_s_per_token = number(hand_off, "receiver_s_per_token", 0, 1, 0);
     }
     return plan;
 }

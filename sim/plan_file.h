@@ -67,6 +67,8 @@ struct PlanFile {
     double link_bytes_per_second = 0;
     double link_latency_s = 0;
     std::uint32_t layers = 1;
+    double sender_s_per_token = 0;  // of ServingLinks
+    double receiver_s_per_token = 0;
 };
 
 /// Bounded. Errors: invalid_argument that names key and file, unimplemented for a version to come.

@@ -344,6 +344,7 @@ void ServingRun::make_worker(std::uint32_t index) {
                                 .workspace = &workspace_,
                                 .tells_every_token = options_.tells_every_token(),
                                 .noise = options_.noise,
+                                .handing_seconds_per_token = options_.links.sender_seconds_per_token,
                                 .noise_seed = mixed_bits(mixed_bits(options_.seed) ^ incarnation_of(index, node.life)),
                                 .foresees_quiet_steps = options_.passes_quiet_steps && pool.levels.empty(),
                                 .levels = pool.levels,

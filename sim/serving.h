@@ -35,6 +35,10 @@ struct ServingLinks {
     double bytes_per_second = 0;    // of each worker, one way; 0: a hand-off takes no time
     double latency_seconds = 0;
     std::uint32_t layers = 1;  // KV leaves layer by layer while the last step of the prompt computes
+    /// Processor time of a hand-off where it has no core of its own, for each token whose KV travels: so much longer
+    /// takes the step that computes it, and the next step of who receives it.
+    double sender_seconds_per_token = 0;
+    double receiver_seconds_per_token = 0;
 };
 
 struct ServedRequest {

@@ -165,7 +165,9 @@ void ServingRun::kv_arrived(AttemptKey key) {
     }
     hand_offs_.erase(at);
     ModelledWorker& prefill = up_to_date(nodes_[hand_off.prefill]);
-    if (up_to_date(nodes_[hand_off.decode]).kv_arrived(key)) {
+    ModelledWorker& decode = up_to_date(nodes_[hand_off.decode]);
+    if (decode.kv_arrived(key)) {
+        decode.delay_next_step((hand_off.kv_tokens - hand_off.tokens_held) * options_.links.receiver_seconds_per_token);
         ++result_.counts.hand_offs;
         result_.counts.hand_off_seconds += seconds_of(clock_.now() - *hand_off.first_token);
         sluice::proto::TransferSample sample;

@@ -20,7 +20,8 @@ std::string plan_with(const scheduler::planner::StepTimes& times) {
            sim::times_yaml(times, "      ") +
            "slo_classes:\n  default: {ttft_ms: 500, tpot_ms: 30, attainment: 0.9}\n"
            "  batch: {ttft_ms: 5000, priority: -2}\n"
-           "hand_off: {kv_bytes_per_token: 131072, bytes_per_s: 5e10, latency_s: 1e-4, layers: 32}\n"
+           "hand_off: {kv_bytes_per_token: 131072, bytes_per_s: 5e10, latency_s: 1e-4, layers: 32, sender_s_per_token: "
+           "1e-5}\n"
            "assumed: {seeds: 3}\npredicted: {gpus: 6}\n";
 }
 
@@ -48,6 +49,8 @@ TEST_CASE("a placement file says again what was written", "[sim][plan]") {
     CHECK(pool.levels[1].save_bytes_per_second == 1e9);
     CHECK(plan->ttft_s == 0.5);
     CHECK(plan->layers == 32);
+    CHECK(plan->sender_s_per_token == 1e-5);
+    CHECK(plan->receiver_s_per_token == 0);
     REQUIRE(plan->classes.size() == 2);
     CHECK(plan->classes[1].name == "batch");
     CHECK(plan->classes[1].priority == -2);
