@@ -23,8 +23,6 @@ using base::ErrorCode;
 
 namespace {
 
-constexpr std::uint32_t kJobsMax = 64;     // loads, and as many others, that wait for one tier
-constexpr std::uint32_t kSaveBlocks = 8;   // FastSwitch's groups: a copy each block would be many small ones
 constexpr std::uint32_t kFoldersMax = 64;  // workers of one model with one kv_disk.path
 constexpr std::uint64_t kDiskBytes = std::uint64_t{16} << 30;
 
@@ -104,7 +102,7 @@ base::Result<base::HashKey> kept_key(const KvTierSettings& settings) {
 }
 
 std::size_t KvTierStack::events_max(const KvTierSettings& settings) {
-    return settings.levels().size() * kv_transfer::TierCopier::events_max(kJobsMax);
+    return settings.levels().size() * kv_transfer::TierCopier::events_max(worker::kTierJobsMax);
 }
 
 std::vector<kv_cache::KvCache*> KvTierStack::slots() const {
@@ -123,7 +121,7 @@ base::Result<void> KvTierStack::add(std::string name, std::unique_ptr<kv_transfe
     description_ +=
         fmt::format("{}{} {} MiB", description_.empty() ? "" : ", ", name, bytes->slots_total() * block_bytes >> 20);
     auto copier = kv_transfer::TierCopier::start(
-        engine.kv_store(), std::move(bytes), kJobsMax, clock,
+        engine.kv_store(), std::move(bytes), worker::kTierJobsMax, clock,
         [this, tier = copiers_.size()](kv_transfer::TierEvent event) { tiers_->on_event(tier, std::move(event)); });
     if (!copier) { return base::pass_on(copier); }
     copiers_.push_back(std::move(*copier));
@@ -141,7 +139,7 @@ base::Result<void> KvTierStack::add_host(const Setup& setup, engine::Engine& eng
     }
     auto bytes = kv_transfer::HostTier::make(engine.kv_store(), setup.settings.host_bytes, std::move(coder));
     if (!bytes) { return base::pass_on(bytes); }
-    return add("host", std::move(*bytes), kSaveBlocks, engine, clock);
+    return add("host", std::move(*bytes), worker::kTierSaveBlocks, engine, clock);
 }
 
 base::Result<void> KvTierStack::add_disk(const Setup& setup, engine::Engine& engine, const base::Clock& clock,
@@ -206,7 +204,7 @@ base::Result<std::unique_ptr<KvTierStack>> KvTierStack::start(const Setup& setup
     if (setup.settings.s3.is_on()) {
         if (auto added = stack->add_s3(setup, engine, clock, metrics); !added) { return base::pass_on(added); }
     }
-    stack->tiers_ = std::make_unique<worker::KvTiers>(stack->parts_, setup.limits, control, setup.worker, metrics);
+    stack->tiers_ = std::make_unique<worker::KvTiersPart>(stack->parts_, setup.limits, control, setup.worker, metrics);
     return stack;
 }
 

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "sim/chance.h"
+#include "sim/modelled_levels.h"
 #include "sim/virtual_clock.h"
 #include "worker/shared_prefix.h"
 
@@ -44,6 +45,7 @@ ModelledWorker::ModelledWorker(const Options& options, WorkerListener& listener)
       cache_(options.kv) {
     CHECK(options.limits != nullptr && options.times != nullptr);
     board_.attach();
+    if (!options.levels.empty()) { below_ = std::make_unique<Below>(*this); }
 }
 
 ModelledWorker::Sequence* ModelledWorker::find(AttemptKey key) {
@@ -66,9 +68,10 @@ bool ModelledWorker::start(const LightStart& start, base::TimePoint now) {
     sequence.tokens = start.prompt_tokens + start.generated_tokens;
     sequence.told = start.generated_tokens;
     sequence.state = start.part == Part::decode ? SequenceState::awaiting_kv : SequenceState::waiting;
+    name_blocks(sequence);
     if (start.part != Part::decode) {
         sequence.waits_since = now;
-        sequence.cached_believed = cache_.cached_tokens(start.chain, sequence.tokens - 1);
+        sequence.cached_believed = tokens_known(sequence);
         // A stream that goes on is on a schedule at once, as in StepLoop.
         if (start.generated_tokens > 0 && start.tpot > base::Duration::zero()) {
             sequence.schedule = {now, start.generated_tokens};
@@ -79,7 +82,11 @@ bool ModelledWorker::start(const LightStart& start, base::TimePoint now) {
 
 void ModelledWorker::end(Sequence& sequence) {
     expect_no_quiet_steps();
-    if (sequence.kv) { publish(sequence); }
+    if (below_) {
+        close_named(sequence);
+    } else if (sequence.kv) {
+        publish(sequence);
+    }
     const auto at =
         std::find_if(sequences_.begin(), sequences_.end(), [&](const auto& s) { return s.get() == &sequence; });
     CHECK(at != sequences_.end());
@@ -99,58 +106,6 @@ void ModelledWorker::cancel_all() {
     }
 }
 
-void ModelledWorker::want_room(AttemptKey key, std::uint32_t kv_tokens, base::TimePoint now) {
-    Sequence* sequence = find(key);
-    if (sequence == nullptr || sequence->state != SequenceState::awaiting_kv || sequence->kv || sequence->room) {
-        return;
-    }
-    expect_no_quiet_steps();
-    sequence->room = worker::RoomWish{kv_tokens, next_room_turn_++};
-    sequence->waits_since = now;
-}
-
-void ModelledWorker::go_on(AttemptKey key, std::uint32_t generated_tokens, base::TimePoint now) {
-    Sequence* sequence = find(key);
-    if (sequence == nullptr || sequence->has_continued) { return; }
-    expect_no_quiet_steps();
-    sequence->has_continued = true;
-    sequence->told = generated_tokens;
-    sequence->tokens = sequence->start.prompt_tokens + generated_tokens;
-    if (sequence->start.tpot > base::Duration::zero()) { sequence->schedule = {now, generated_tokens}; }
-    if (sequence->kv_is_here && sequence->state == SequenceState::awaiting_kv) { take_kv(*sequence); }
-}
-
-bool ModelledWorker::kv_arrived(AttemptKey key) {
-    Sequence* sequence = find(key);
-    if (sequence == nullptr || sequence->state != SequenceState::awaiting_kv || !sequence->kv) { return false; }
-    expect_no_quiet_steps();
-    sequence->kv_is_here = true;
-    if (sequence->has_continued) { take_kv(*sequence); }
-    return true;
-}
-
-/// Until the first token was seen, too, nobody finds what has arrived (DecodePart::proceed).
-void ModelledWorker::take_kv(Sequence& sequence) {
-    sequence.computed = sequence.start.prompt_tokens + sequence.start.generated_tokens;
-    publish(sequence);
-    make_running(sequence);
-}
-
-void ModelledWorker::recompute(AttemptKey key, base::TimePoint now) {
-    Sequence* sequence = find(key);
-    if (sequence == nullptr || sequence->state != SequenceState::awaiting_kv || !sequence->has_continued) { return; }
-    expect_no_quiet_steps();
-    // With memory it goes on in it, from the prefix hit that it got with it, as DecodePart::proceed.
-    if (!sequence->kv) { return make_waiting(*sequence, now); }
-    publish(*sequence);
-    make_running(*sequence);
-}
-
-bool ModelledWorker::awaits_kv(AttemptKey key) const {
-    const Sequence* sequence = find(key);
-    return sequence != nullptr && sequence->state == SequenceState::awaiting_kv && !sequence->kv_is_here;
-}
-
 void ModelledWorker::make_running(Sequence& sequence) {
     CHECK(sequence.kv.has_value() && sequence.tokens_left() > 0);
     sequence.state = SequenceState::running;
@@ -158,7 +113,13 @@ void ModelledWorker::make_running(Sequence& sequence) {
 
 void ModelledWorker::make_waiting(Sequence& sequence, base::TimePoint now) {
     CHECK(sequence.step_tokens == 0);
-    if (sequence.kv) { publish(sequence); }
+    if (below_) {
+        leave(sequence, false);
+        sequence.named->from_end.reset();
+        name_blocks(sequence);
+    } else if (sequence.kv) {
+        publish(sequence);
+    }
     sequence.kv.reset();
     sequence.blocks_held = 0;
     sequence.room.reset();
@@ -167,11 +128,12 @@ void ModelledWorker::make_waiting(Sequence& sequence, base::TimePoint now) {
     sequence.kv_is_here = false;
     sequence.state = SequenceState::waiting;
     if (!sequence.waits_since) { sequence.waits_since = now; }
-    sequence.cached_believed = cache_.cached_tokens(sequence.start.chain, sequence.tokens - 1);
+    sequence.cached_believed = tokens_known(sequence);
 }
 
-/// Names exist for the blocks of the prompt; those of an answer stay private.
+/// Without levels names exist for the blocks of the prompt; those of an answer stay private.
 void ModelledWorker::publish(Sequence& sequence) {
+    if (below_) { return publish_named(sequence); }
     if (sequence.published_blocks >= sequence.start.chain.size()) { return; }
     const std::uint32_t full =
         std::min(sequence.computed / options_.kv.block_tokens, size32(sequence.start.chain.size()));
@@ -205,22 +167,24 @@ const std::vector<worker::MemoryCandidate>& ModelledWorker::memory_candidates(ba
         }
         if (memory[i].may_give_way) { memory[i].blocks_held = memory[i].blocks_to_move = sequence.blocks_held; }
     }
+    if (below_) { below_->complete(memory); }
     return memory;
 }
 
 worker::MemoryCounts ModelledWorker::memory_counts() const {
-    return {cache_.blocks_available(), cache_.counts().stranded, runs_step()};
+    return {cache_.blocks_available(), cache_.counts().stranded, runs_step(),
+            below_ ? below_->tiers().blocks_returning() : 0};
 }
 
 kv_cache::PrefixMatch ModelledWorker::match(const Sequence& sequence) {
-    return cache_.match(sequence.start.chain, sequence.room ? sequence.room->kv_tokens : sequence.tokens - 1);
+    return cache_.match(sequence.chain(), sequence.room ? sequence.room->kv_tokens : sequence.tokens - 1);
 }
 
 std::uint32_t ModelledWorker::blocks_wanted(Sequence& sequence) {
     const std::uint32_t before = cache_.blocks_available();
     const kv_cache::PrefixMatch found = match(sequence);
     const std::uint32_t revived = before - cache_.blocks_available();
-    if (!sequence.room) { sequence.cached_believed = found.tokens(); }
+    if (!sequence.room) { sequence.cached_believed = below_ ? tokens_known(sequence) : found.tokens(); }
     return cache_.blocks_for(sequence.tokens_wanted()) - size32(found.blocks().size()) + revived;
 }
 
@@ -250,7 +214,8 @@ std::uint32_t ModelledWorker::awaited_prefix(const Sequence& newcomer, base::Tim
     }
     std::uint32_t tokens = 0;
     for (const auto& other : sequences_) {
-        if (other->state != SequenceState::running || other->tokens_left() <= 1) { continue; }
+        const bool computes = other->state == SequenceState::running || other->state == SequenceState::loading;
+        if (!computes || other->tokens_left() <= 1) { continue; }
         const worker::SharingPrompt its{other->start.chain, other->tokens, other->computed, due_seconds(*other)};
         tokens = std::max(
             tokens, worker::awaited_prefix(own, its, options_.kv.block_tokens, options_.limits->batch_tokens_max));
@@ -277,8 +242,14 @@ void ModelledWorker::give_memory(base::TimePoint now) {
             }
         }
         any = false;
-        for (const worker::MemoryAction& action : worker::plan_memory(space_.memory, memory_counts())) {
-            if (action.act == MemoryAct::wait || action.act == MemoryAct::wait_for_step) { continue; }
+        worker::MemoryCounts counts = memory_counts();
+        if (below_) { below_->look_ahead(space_.memory, counts); }
+        const std::vector<worker::MemoryAction> actions = worker::plan_memory(space_.memory, counts);
+        if (below_) { below_->load_ahead(space_.memory, actions); }
+        for (const worker::MemoryAction& action : actions) {
+            const bool stays = action.act == MemoryAct::wait || action.act == MemoryAct::wait_for_step ||
+                               action.act == MemoryAct::load_ahead;
+            if (stays) { continue; }
             any = true;
             Sequence& sequence = *sequences_[action.candidate];
             if (action.act == MemoryAct::preempt) {
@@ -300,9 +271,11 @@ void ModelledWorker::give_memory(base::TimePoint now) {
                 }
                 make_running(sequence);
                 if (sequence.start.part == Part::prefill) { listener_.on_admitted(options_.index, sequence.key); }
+                if (below_) { below_->admitted(sequence); }
             }
         }
     }
+    if (below_) { publish_all(); }  // what was loaded, too
 }
 
 worker::PlanCandidate ModelledWorker::candidate_of(const Sequence& sequence, base::TimePoint begin) const {
@@ -332,8 +305,10 @@ bool ModelledWorker::plan_step(base::TimePoint now) {
         space_.runnable.clear();
         for (const auto& sequence : sequences_) {
             if (sequence->state != SequenceState::running) { continue; }
+            if (below_ && sequence->computable() == 0) { continue; }
             space_.runnable.push_back(sequence.get());
             space_.candidates.push_back(candidate_of(*sequence, now));
+            if (below_) { space_.candidates.back().tokens_left = sequence->computable(); }
         }
         if (space_.candidates.empty()) { return false; }
         const worker::WorkerOptions& limits = *options_.limits;
@@ -352,15 +327,16 @@ bool ModelledWorker::plan_step(base::TimePoint now) {
             step_.push_back({&sequence, planned.tokens, planned.tokens == sequence.tokens_left()});
         }
         const bool is_part = plan.size() < space_.candidates.size();
-        grow(now);
+        if (!grow(now)) { return false; }
         if (step_.empty()) { continue; }  // at least one has given way or ended
         if (is_part) { rotation_ += size32(plan.size()); }
         return true;
     }
 }
 
-/// Memory for what the entries of the step write; whoever gives way or fails is taken out.
-void ModelledWorker::grow(base::TimePoint now) {
+/// Memory for what the entries of the step write; whoever gives way, fails or waits for a copy is taken out. False: all
+/// that are left wait.
+bool ModelledWorker::grow(base::TimePoint now) {
     const auto index_of = [this](const Sequence& sequence) {
         const auto at = std::lower_bound(sequences_.begin(), sequences_.end(), sequence.id,
                                          [](const auto& s, std::uint64_t id) { return s->id < id; });
@@ -368,6 +344,7 @@ void ModelledWorker::grow(base::TimePoint now) {
     };
     std::vector<StepEntry> entries;  // no step runs while memory is planned
     entries.swap(step_);
+    bool waits = false;
     while (true) {
         bool any = false;
         for (std::size_t i = 0; i < entries.size(); ++i) {
@@ -384,17 +361,22 @@ void ModelledWorker::grow(base::TimePoint now) {
         if (!any) { break; }
         for (const worker::MemoryAction& action : worker::plan_memory(space_.memory, memory_counts())) {
             Sequence& sequence = *sequences_[action.candidate];
-            const auto leave = [&] { std::erase_if(entries, [&](const auto& e) { return e.sequence == &sequence; }); };
+            const auto leave_out = [&] {
+                std::erase_if(entries, [&](const auto& e) { return e.sequence == &sequence; });
+            };
             if (action.act == MemoryAct::grow) {
                 sequence.blocks_held += space_.memory[action.candidate].blocks;
                 CHECK(sequence.kv->reserve(sequence.blocks_held * options_.kv.block_tokens),
                       "the plan of KV memory counted wrong");
+            } else if (action.act == MemoryAct::wait) {
+                leave_out();
+                waits = true;
             } else if (action.act == MemoryAct::preempt) {
-                leave();
+                leave_out();
                 ++preemptions_;
                 make_waiting(sequence, now);
             } else if (action.act == MemoryAct::fail) {
-                leave();
+                leave_out();
                 const AttemptKey key = sequence.key;
                 const std::uint32_t generated = sequence.generated();
                 const std::uint32_t cached = sequence.cached_tokens;
@@ -406,10 +388,12 @@ void ModelledWorker::grow(base::TimePoint now) {
         }
     }
     step_.swap(entries);
+    return !(waits && step_.empty());
 }
 
-double ModelledWorker::step_seconds() const {
+double ModelledWorker::step_seconds() {
     scheduler::planner::StepShape shape;
+    double others = std::exchange(delay_seconds_, 0);
     space_.chunks.clear();
     for (const StepEntry& entry : step_) {
         if (entry.samples) { shape.sampled += 1; }
@@ -418,10 +402,12 @@ double ModelledWorker::step_seconds() const {
             shape.decode_context += entry.sequence->computed + 1;
         } else {
             space_.chunks.push_back({static_cast<double>(entry.tokens), static_cast<double>(entry.sequence->computed)});
+            const bool is_handed_over = entry.sequence->start.part == worker::Part::prefill;
+            if (is_handed_over) { others += entry.tokens * options_.handing_seconds_per_token; }
         }
     }
     shape.prompts = space_.chunks;
-    return options_.times->seconds(shape);
+    return options_.times->seconds(shape) + others;
 }
 
 std::optional<base::Duration> ModelledWorker::begin_step(base::TimePoint now, double slowness) {
@@ -465,12 +451,17 @@ void ModelledWorker::finish_step(base::TimePoint now) {
         entry.sequence->step_tokens = 0;
         entry.sequence->step_samples = false;
     }
-    learn_step(space_.shares);
+    if (!below_) { learn_step(space_.shares); }
+    const std::vector<worker::StepShare> shares = below_ ? space_.shares : std::vector<worker::StepShare>{};
     for (const StepEntry& entry : step) {
         Sequence& sequence = *entry.sequence;
-        if (sequence.state == SequenceState::ended) { continue; }
-        sequence.computed += entry.tokens;
-        publish(sequence);
+        if (below_) {
+            if (finish_named(entry)) { continue; }
+        } else {
+            if (sequence.state == SequenceState::ended) { continue; }
+            sequence.computed += entry.tokens;
+            publish(sequence);
+        }
         if (!entry.samples) { continue; }
         ++sequence.tokens;
         if (!sequence.schedule && sequence.start.tpot > base::Duration::zero()) {
@@ -490,6 +481,10 @@ void ModelledWorker::finish_step(base::TimePoint now) {
         if (is_told) { listener_.on_token(options_.index, key, generated, cached, is_last); }
     }
     leaving_.clear();
+    if (below_) {  // as StepLoop::settle
+        learn_step(shares);
+        publish_all();
+    }
 }
 
 void ModelledWorker::learn_step(std::span<const worker::StepShare> shares) {
@@ -538,8 +533,10 @@ sluice::proto::WorkerLoad ModelledWorker::load() const {
             load.set_decode_sequences(load.decode_sequences() + 1);
             load.set_context_tokens(load.context_tokens() + sequence->tokens);
         } else if (runs || waits) {
-            load.set_prefill_tokens_queued(load.prefill_tokens_queued() + sequence->tokens_left() -
-                                           (waits ? std::max(sequence->cached_believed, sequence->awaited) : 0));
+            const std::uint32_t comes = waits    ? std::max(sequence->cached_believed, sequence->awaited)
+                                        : below_ ? sequence->comes_from_below()
+                                                 : 0;
+            load.set_prefill_tokens_queued(load.prefill_tokens_queued() + sequence->tokens_left() - comes);
         }
     }
     const kv_cache::BlockCounts counts = cache_.counts();
@@ -551,10 +548,8 @@ sluice::proto::WorkerLoad ModelledWorker::load() const {
     return load;
 }
 
-std::optional<sluice::proto::Heartbeat> ModelledWorker::report(base::TimePoint now, base::Duration idle) {
-    give_samples();
-    board_.set_load(load());
-    const auto wish = board_.take_wish();
+/// As StepReporter::publish_blocks.
+void ModelledWorker::report_blocks(worker::ReportBoard::Wish wish) {
     if (wish == worker::ReportBoard::Wish::snapshot) { cache_.begin_snapshot(); }
     if (wish == worker::ReportBoard::Wish::nothing) {
         cache_.forget_events();
@@ -562,6 +557,17 @@ std::optional<sluice::proto::Heartbeat> ModelledWorker::report(base::TimePoint n
         do {
             if (const auto events = cache_.take_events()) { board_.add_block_events(*events); }
         } while (cache_.snapshot_unfinished());
+    }
+}
+
+std::optional<sluice::proto::Heartbeat> ModelledWorker::report(base::TimePoint now, base::Duration idle) {
+    give_samples();
+    board_.set_load(load());
+    const auto wish = board_.take_wish();
+    if (below_) {
+        below_->report_blocks(wish);
+    } else {
+        report_blocks(wish);
     }
     sluice::proto::Heartbeat heartbeat;
     board_.take(heartbeat);

@@ -20,6 +20,9 @@
 
 namespace worker {
 
+/// What loading the KV of a token takes, as a report says it: in whole nanoseconds, at least 1.
+std::uint32_t load_price_ns(double seconds_per_token);
+
 /// What the worker has to tell the scheduler, between the step thread that writes it and the registration thread that
 /// sends it. Thread-safe. Bounded: samples beyond the bound are dropped, the oldest first. Block events are taken from
 /// the prefix index only while a scheduler listens and there is room for them here: until then changes gather in the

@@ -125,7 +125,7 @@ struct KvTiers::Instruments {
     prometheus::Counter& ahead_wasted;
 };
 
-KvTiers::KvTiers(std::vector<Tier> tiers, const WorkerOptions& limits, StepControl& control, const std::string& worker,
+KvTiers::KvTiers(std::vector<Tier> tiers, const WorkerOptions& limits, TierControl& control, const std::string& worker,
                  base::Metrics& metrics)
     : tiers_(std::move(tiers)),
       both_ends_(limits.kv_both_ends),
@@ -171,7 +171,7 @@ void KvTiers::apply(std::size_t tier, const TierEvent& event) {
     show(tier);
 }
 
-void KvTiers::published(Sequence& sequence) {
+void KvTiers::published(const TierSequence& sequence) {
     for (std::size_t tier = 0; tier < tiers_.size(); ++tier) {
         if (tiers_[tier].save_blocks == 0) { continue; }
         const auto known = savings_[tier].find(sequence.id);
@@ -181,7 +181,7 @@ void KvTiers::published(Sequence& sequence) {
     }
 }
 
-void KvTiers::leaving(Sequence& sequence, bool for_good) {
+void KvTiers::leaving(const TierSequence& sequence, bool for_good) {
     for (std::size_t tier = 0; tier < tiers_.size(); ++tier) {
         // Who gives way comes back soon: one copy is enough.
         if (for_good || tier == 0) { save(tier, sequence); }
@@ -194,11 +194,11 @@ void KvTiers::leaving(Sequence& sequence, bool for_good) {
 }
 
 /// Copies out what the tier does not have of the sequence; behind the copy of it that runs, if there is one.
-void KvTiers::save(std::size_t tier, const Sequence& sequence) {
+void KvTiers::save(std::size_t tier, const TierSequence& sequence) {
     const std::uint32_t blocks = std::min(sequence.kv->blocks_published(), size32(sequence.chain.size()));
     Saving& saving = savings_[tier][sequence.id];
     saving.has_left = false;
-    const std::span<const base::BlockHash> chain = std::span(sequence.chain).first(blocks);
+    const std::span<const base::BlockHash> chain = sequence.chain.first(blocks);
     const bool runs = saving.current.has_value();
     const bool is_begun = runs || saving.blocks > 0;
     const std::uint32_t first = runs ? saving.blocks : blocks_there(tier, chain);
@@ -310,17 +310,16 @@ void KvTiers::saved(std::size_t tier, const SavePart& part, const TierEvent& eve
 }
 
 /// Names of the blocks that it may have from elsewhere: of a prompt at least one token has to be computed.
-std::span<const base::BlockHash> KvTiers::loadable(const Sequence& sequence, std::uint32_t block_tokens) {
-    const std::uint32_t end =
-        std::min(size32(sequence.chain.size()), (size32(sequence.tokens.size()) - 1) / block_tokens);
-    return std::span(sequence.chain).first(end);
+std::span<const base::BlockHash> KvTiers::loadable(const TierSequence& sequence, std::uint32_t block_tokens) {
+    const std::uint32_t end = std::min(size32(sequence.chain.size()), (sequence.tokens - 1) / block_tokens);
+    return sequence.chain.first(end);
 }
 
-void KvTiers::admitted(Sequence& sequence) {
+void KvTiers::admitted(const TierSequence& sequence) {
     const std::uint32_t block_tokens = control_.cache().options().block_tokens;
     const std::uint32_t first = sequence.computed_tokens / block_tokens;
     settle_ahead(sequence.id, first);
-    if (sequence.state != SequenceState::running || sequence.wants_prompt_scores()) { return; }
+    if (sequence.state != SequenceState::running || sequence.must_be_computed) { return; }
     const std::span<const base::BlockHash> chain = loadable(sequence, block_tokens);
     std::vector<std::uint32_t> there;  // by tier
     for (std::size_t tier = 0; tier < tiers_.size(); ++tier) {
@@ -328,8 +327,7 @@ void KvTiers::admitted(Sequence& sequence) {
     }
     const std::uint32_t most = there.empty() ? 0 : *std::max_element(there.begin(), there.end());
     // Another worker has more: that is asked (KvFetcher).
-    const auto& source = sequence.request.kv_source;
-    if (most <= first || (source && source->kv_tokens / block_tokens > most)) { return; }
+    if (most <= first || sequence.source_tokens / block_tokens > most) { return; }
 
     const Way way = way_for(sequence, first, there);
     if (way == Way::both && begin_back(sequence, first, there)) {
@@ -351,18 +349,18 @@ void KvTiers::admitted(Sequence& sequence) {
     }
     if (loading.parts == 0) { return; }
     loadings_.emplace(sequence.id, std::move(loading));
-    control_.make_loading(sequence);
+    control_.make_loading(sequence.key);
 }
 
-bool KvTiers::begin_load(std::size_t tier, const Sequence& sequence, std::uint32_t first, std::uint32_t end,
+bool KvTiers::begin_load(std::size_t tier, const TierSequence& sequence, std::uint32_t first, std::uint32_t end,
                          bool is_piece) {
     kv_cache::KvCache& slots = *tiers_[tier].slots;
     Load load;
-    load.request = sequence.request.key;
+    load.request = sequence.key;
     load.sequence = sequence.id;
     load.first = first;
     load.is_piece = is_piece;
-    load.source = slots.match(std::span(sequence.chain).first(end), end * slots.options().block_tokens);
+    load.source = slots.match(sequence.chain.first(end), end * slots.options().block_tokens);
     CHECK(load.source.blocks().size() == end);
     load.target = control_.cache().hold(*sequence.kv, first, end - first);
     TierJob job;
@@ -407,8 +405,8 @@ void KvTiers::loaded(std::size_t tier, Load load, const TierEvent& event) {
     if (--loading.parts > 0) { return; }
     const Loading ended = std::move(loading);
     loadings_.erase(at);
-    const Sequence* sequence = control_.find(load.request);
-    if (sequence == nullptr || sequence->id != ended.sequence) { return; }  // it has ended meanwhile
+    const auto sequence = control_.find(load.request);
+    if (!sequence || sequence->id != ended.sequence) { return; }  // it has ended meanwhile
     observe_load(control_.clock().now() - ended.began);
     if (ended.end > ended.first) {
         control_.loaded(load.request, ended.end * control_.cache().options().block_tokens);
@@ -513,7 +511,7 @@ std::uint32_t KvTiers::blocks_returning() const {
     return blocks;
 }
 
-std::uint32_t KvTiers::blocks_to_save(const Sequence& sequence) const {
+std::uint32_t KvTiers::blocks_to_save(const TierSequence& sequence) const {
     if (tiers_.empty()) { return 0; }
     const auto known = savings_.front().find(sequence.id);
     const std::uint32_t begun = known == savings_.front().end() ? 0 : known->second.blocks;
