@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstring>
 #include <functional>
+#include <numeric>
 #include <random>
 
 #include "base/check.h"
@@ -92,7 +93,8 @@ Result<std::vector<SwapFigure>> measure_host(const SwapOptions& options, const S
     return figures;
 }
 
-boost::json::object json_of(const SwapOptions& options, const std::vector<SwapFigure>& figures) {
+boost::json::object json_of(const SwapOptions& options, const std::vector<SwapFigure>& figures,
+                            const std::vector<double>& copies) {
     boost::json::array list;
     for (const SwapFigure& figure : figures) {
         list.push_back({{"level", figure.level},
@@ -115,12 +117,14 @@ boost::json::object json_of(const SwapOptions& options, const std::vector<SwapFi
             {"synced", options.synced},
             {"queue_depth", options.queue_depth},
             {"threads", 1},
+            {"seed", options.seed},
+            {"copies_by_seed", boost::json::array(copies.begin(), copies.end())},
             {"figures", std::move(list)},
             {"machine", machine_json()},
             {"command", command_line()}};
 }
 
-void print(const SwapOptions& options, const std::vector<SwapFigure>& figures) {
+void print(const SwapOptions& options, const std::vector<SwapFigure>& figures, const std::vector<double>& copies) {
     std::printf(
         "sequences of %u tokens, BF16; %.0f %% of the pool and %.0f %% of the tier in use by others; one thread\n",
         options.tokens, options.used_share * 100, options.tier_used_share * 100);
@@ -131,6 +135,9 @@ void print(const SwapOptions& options, const std::vector<SwapFigure>& figures) {
                     figure.copies_per_sequence, figure.out_bytes_per_s / 1e9, figure.out_of_limit * 100,
                     figure.in_bytes_per_s / 1e9, figure.in_of_limit * 100);
     }
+    std::printf("copies of a sequence in groups, %zu seeds: %.2f on average, %.2f at most\n", copies.size(),
+                std::accumulate(copies.begin(), copies.end(), 0.0) / static_cast<double>(copies.size()),
+                *std::max_element(copies.begin(), copies.end()));
 }
 
 }  // namespace
@@ -143,9 +150,7 @@ Result<std::vector<SwapFigure>> measure_swaps(const SwapOptions& options) {
     shape.head_dim = options.head_dim;
     const auto layout = kv_cache::KvLayout::make(shape, {}, kBlockTokens);
     if (!layout) { return base::pass_on(layout); }
-    const std::uint32_t blocks = layout->blocks_for(options.tokens) * options.sequences;
-    const auto blocks_total =
-        static_cast<std::uint32_t>(blocks / (1 - std::max(options.used_share, options.tier_used_share)) * 1.25);
+    const std::uint32_t blocks_total = blocks_total_of(options);
     std::mt19937 random(options.seed);
     const Fragmented pool(options, options.used_share, blocks_total, random);
     const Fragmented tier(options, options.tier_used_share, blocks_total, random);
@@ -162,13 +167,27 @@ Result<std::vector<SwapFigure>> measure_swaps(const SwapOptions& options) {
     return figures;
 }
 
+std::vector<double> count_copies(const SwapOptions& options) {
+    std::vector<double> copies;
+    const std::uint32_t blocks_total = blocks_total_of(options);
+    for (std::uint32_t placement = 0; placement < options.placements; ++placement) {
+        std::mt19937 random(options.seed + placement);
+        const Fragmented pool(options, options.used_share, blocks_total, random);
+        const Fragmented tier(options, options.tier_used_share, blocks_total, random);
+        copies.push_back(static_cast<double>(plan_of(options, pool, tier).copies) / options.sequences);
+    }
+    return copies;
+}
+
 int bench_swap_main(const SwapOptions& options) {
     const auto figures = measure_swaps(options);
     if (!figures) {
         std::fprintf(stderr, "bench swap: %s\n", figures.error().message.c_str());
         return 1;
     }
-    return tell_figures("bench swap", options.out_path, json_of(options, *figures), [&] { print(options, *figures); });
+    const std::vector<double> copies = count_copies(options);
+    return tell_figures("bench swap", options.out_path, json_of(options, *figures, copies),
+                        [&] { print(options, *figures, copies); });
 }
 
 void add_bench_swap(CLI::App& app, SwapOptions& options) {
@@ -201,6 +220,9 @@ void add_bench_swap(CLI::App& app, SwapOptions& options) {
         ->check(CLI::Range(1u, kv_transfer::kDirectDepthMax))
         ->capture_default_str();
     app.add_option("--seed", options.seed, "of where the others lie")->capture_default_str();
+    app.add_option("--placements", options.placements, "seeds, from that one on, for which copies are counted")
+        ->check(CLI::Range(1u, 10'000u))
+        ->capture_default_str();
     app.add_option("--out", options.out_path, "JSON file; - writes it to standard output instead of the table");
     app.footer(
         "How fast the KV of sequences leaves a fragmented pool for the levels below it and comes back, and in how "

@@ -27,7 +27,8 @@ struct SwapOptions {
     std::string disk_folder;  // where to try a disk; empty: not
     std::uint32_t queue_depth = 8;  // of direct I/O
     std::uint32_t seed = 1;
-    std::string out_path;  // JSON; "-": standard output instead of the table
+    std::uint32_t placements = 20;  // of others, for which copies are counted: from this seed on
+    std::string out_path;           // JSON; "-": standard output instead of the table
 };
 
 /// One way to move the KV of sequences out of a pool and back.
@@ -45,6 +46,10 @@ struct SwapFigure {
 
 /// Error: of memory or the folder; internal, when what came back is not what went out.
 base::Result<std::vector<SwapFigure>> measure_swaps(const SwapOptions& options);
+
+/// Copies that a sequence takes in groups, on average over the sequences, for each of `options.placements` seeds. Moves
+/// nothing.
+std::vector<double> count_copies(const SwapOptions& options);
 
 /// Measures and prints. Exit status: 0; 1 when something fails.
 int bench_swap_main(const SwapOptions& options);

@@ -21,8 +21,6 @@ using base::Result;
 
 namespace {
 
-constexpr std::size_t kFilePieceBytes = 512u << 10;  // as FileTier's
-
 /// A file as the disk has it, where that is asked for: a sync after writing, nothing in the page cache before reading.
 class OnDisk {
 public:
@@ -47,7 +45,8 @@ private:
     int file_;
 };
 
-/// A plain file, written over and read in pieces, one after the other: the limit. Gone afterwards.
+/// A plain file, written over and read in the pieces that FileTier moves at most, one after the other: the limit. Gone
+/// afterwards.
 class PlainFile {
 public:
     /// `block_bytes`: what pieces of a tier would be multiples of. Null where it cannot be had; direct: or not this
@@ -81,11 +80,12 @@ private:
     PlainFile(fs::path path, std::span<std::byte> memory) : path_(std::move(path)), memory_(memory) {}
 
     void move(bool is_write) {
-        const std::size_t pieces = (memory_.size() + kFilePieceBytes - 1) / kFilePieceBytes;
+        const std::size_t piece = is_write ? kv_transfer::FileTier::kWriteBytes : kv_transfer::FileTier::kReadBytes;
+        const std::size_t pieces = (memory_.size() + piece - 1) / piece;
         for (std::size_t begun = 0, finished = 0; finished < pieces;) {
             if (begun < pieces && begun - finished < io_->depth()) {
-                const std::size_t at = begun * kFilePieceBytes;
-                const auto bytes = memory_.subspan(at, std::min(kFilePieceBytes, memory_.size() - at));
+                const std::size_t at = begun * piece;
+                const auto bytes = memory_.subspan(at, std::min(piece, memory_.size() - at));
                 const auto index = static_cast<std::uint32_t>(begun % io_->depth());
                 if (is_write) {
                     io_->begin_write(index, bytes, at);

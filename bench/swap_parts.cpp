@@ -55,6 +55,11 @@ Fragmented::Fragmented(const SwapOptions& options, double used_share, std::uint3
     }
 }
 
+std::uint32_t blocks_total_of(const SwapOptions& options) {
+    const std::uint32_t blocks = (options.tokens + kBlockTokens - 1) / kBlockTokens * options.sequences;
+    return static_cast<std::uint32_t>(blocks / (1 - std::max(options.used_share, options.tier_used_share)) * 1.25);
+}
+
 double median(std::vector<double> values) {
     const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
     std::nth_element(values.begin(), middle, values.end());
@@ -132,11 +137,15 @@ bool holds(const kv_cache::KvStore& store, const Fragmented& pool, unsigned what
 }
 
 void SwapMover::save() {
-    for (std::size_t i = 0; i < plan_.pieces.size(); ++i) {
-        if (auto saved = bytes_.save(access_, plan_.pieces[i], plan_.names[i], std::nullopt); !saved) {
-            error_ = saved.error();
-        }
-    }
+    std::size_t given = 0;
+    const auto next = [&]() -> std::optional<kv_transfer::TierSave> {
+        if (given == plan_.pieces.size()) { return std::nullopt; }
+        const std::size_t i = given++;
+        return kv_transfer::TierSave{plan_.pieces[i], plan_.names[i]};
+    };
+    bytes_.save_in_turn(access_, next, [this](base::Result<void> saved) {
+        if (!saved) { error_ = saved.error(); }
+    });
 }
 
 void SwapMover::load() {

@@ -26,6 +26,9 @@ struct Fragmented {
     std::vector<kv_cache::SequenceKv> sequences;
 };
 
+/// Blocks of a pool, and of a tier, in which a sample's sequences find room.
+std::uint32_t blocks_total_of(const SwapOptions& options);
+
 /// What is to be moved, by sequence.
 struct SwapPlan {
     std::vector<std::vector<kv_transfer::TierPiece>> pieces;
@@ -38,7 +41,8 @@ SwapPlan plan_of(const SwapOptions& options, const Fragmented& pool, const Fragm
 void fill(kv_cache::KvStore& store, const Fragmented& pool, unsigned with);
 bool holds(const kv_cache::KvStore& store, const Fragmented& pool, unsigned what);
 
-/// The sequences of a plan on their way to a tier and back. What it is given must outlive it.
+/// The sequences of a plan on their way to a tier, as a worker's saves that wait are, and back. What it is given must
+/// outlive it.
 class SwapMover {
 public:
     SwapMover(const SwapPlan& plan, kv_transfer::TierBytes& bytes, kv_cache::KvAccess& access)

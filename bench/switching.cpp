@@ -17,7 +17,7 @@
 #include "bench/statistics.h"
 #include "engine/model/model_config.h"
 #include "text/tokenizer.h"
-#include "worker/kv_tiers.h"
+#include "worker/kv_tiers_part.h"
 #include "worker/step_loop.h"
 
 namespace bench {
@@ -31,8 +31,7 @@ using Tokens = std::vector<base::TokenId>;
 
 constexpr std::uint32_t kBlockTokens = 16;
 constexpr std::uint32_t kPriorities = 10;
-constexpr double kStaysHot = 0.9;         // of the Markov pattern: from one change of priorities to the next
-constexpr std::uint32_t kSaveBlocks = 8;  // as cli/kv_tier_stack
+constexpr double kStaysHot = 0.9;  // of the Markov pattern: from one change of priorities to the next
 constexpr std::uint32_t kAheadPercent = 50;
 
 double seconds_of(Duration duration) {
@@ -180,10 +179,10 @@ public:
         if (!begun) { return base::pass_on(begun); }
         if (mode_ != SwapMode::recompute) {
             worker::KvTiers::Tier tier{.name = "host", .slots = &slots_, .mover = &machine_.mover()};
-            tier.save_blocks = goes_through(mode_) ? kSaveBlocks : 0;
+            tier.save_blocks = goes_through(mode_) ? worker::kTierSaveBlocks : 0;
             tier.block_bytes = machine_.block_bytes();
             tier.keeps_loaded = mode_ == SwapMode::reuse || goes_through(mode_);
-            tiers_ = std::make_unique<worker::KvTiers>(std::vector{tier}, limits(), loop_, "bench", metrics_);
+            tiers_ = std::make_unique<worker::KvTiersPart>(std::vector{tier}, limits(), loop_, "bench", metrics_);
             loop_.add_helper(tiers_.get());
             loop_.add_tier(slots_);
         }
@@ -425,7 +424,7 @@ private:
     worker::ReportBoard board_;
     worker::RolePart whole_;
     worker::StepLoop loop_;
-    std::unique_ptr<worker::KvTiers> tiers_;
+    std::unique_ptr<worker::KvTiersPart> tiers_;
 
     TimePoint begin_{};
     std::vector<User> users_;

@@ -1,12 +1,13 @@
 // A GPU and its link as far as they take time, on a virtual clock.
 #include <algorithm>
 #include <cmath>
-#include <deque>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "base/check.h"
 #include "bench/switching_machine.h"
+#include "sim/modelled_mover.h"
 #include "sim/virtual_clock.h"
 
 namespace bench {
@@ -110,45 +111,46 @@ private:
     std::uint64_t tickets_ = 0;
 };
 
-/// Copies take the time of the link or of their launches, whichever is more. Loads go first, as in TierCopier.
-class ModelledMover final : public kv_transfer::TierMover {
+/// Copies beside the steps (sim::ModelledMover), or by the step thread itself, which moves the clock.
+class SwitchingMover final : public kv_transfer::TierMover {
 public:
-    ModelledMover(const ModelledGpu& gpu, SwapMode mode, sim::VirtualClock& clock, SwitchingMachine::OnEvent on_event)
-        : gpu_(gpu), mode_(mode), clock_(clock), on_event_(std::move(on_event)) {}
+    SwitchingMover(const ModelledGpu& gpu, SwapMode mode, sim::VirtualClock& clock, SwitchingMachine::OnEvent on_event)
+        : costs_{.block_bytes = gpu.block_bytes(kBlockTokens),
+                 .load_bytes_per_second = gpu.link_bytes_per_second,
+                 .save_bytes_per_second = gpu.link_bytes_per_second,
+                 .launch_seconds = gpu.launch_seconds,
+                 .copies_per_block = mode == SwapMode::paged ? 2 * gpu.layers : 0},
+          copies_itself_(mode == SwapMode::paged || mode == SwapMode::groups),
+          clock_(clock),
+          on_event_(std::move(on_event)),
+          beside_(costs_, kJobsMax, clock, on_event_) {}
 
     bool submit(kv_transfer::TierJob job) override {
-        const double seconds = count(job);
+        if (!copies_itself_) { return beside_.submit(std::move(job)); }
         kv_transfer::TierEvent event;
         event.id = job.id;
-        event.blocks_done = blocks_of(job);
-        event.duration = sim::duration_of(seconds);
-        const bool is_load = job.kind == kv_transfer::TierJob::Kind::load;
-        if (mode_ == SwapMode::paged || mode_ == SwapMode::groups) {  // the step thread copies
-            copied_.push_back({clock_.now(), clock_.now() + event.duration});
-            clock_.set(clock_.now() + event.duration);
-            on_event_(std::move(event));
-            return true;
-        }
-        if (is_load) { blocks_loading_ += event.blocks_done; }
-        (is_load ? loads_ : others_).push_back(std::move(event));
-        if (!ends_) { start_next(); }
+        event.blocks_done = static_cast<std::uint32_t>(job.hashes.size());
+        event.duration = sim::duration_of(counts_.add(job, costs_));
+        copied_.push_back({clock_.now(), clock_.now() + event.duration});
+        clock_.set(clock_.now() + event.duration);
+        on_event_(std::move(event));
         return true;
     }
-    std::uint32_t blocks_loading() const override { return blocks_loading_; }
+    std::uint32_t blocks_loading() const override { return beside_.blocks_loading(); }
 
-    std::optional<base::TimePoint> next_end() const { return ends_; }
-    /// What has ended by now.
-    void deliver() {
-        while (ends_ && *ends_ <= clock_.now()) {
-            kv_transfer::TierEvent event = std::move(current_);
-            const base::TimePoint ended = *ends_;
-            if (current_is_load_) { blocks_loading_ -= event.blocks_done; }
-            ends_.reset();
-            start_next(ended);
-            on_event_(std::move(event));
-        }
+    std::optional<base::TimePoint> next_end() const { return beside_.next_end(); }
+    void deliver() { beside_.deliver(); }
+    SwapCounts counts() const {
+        sim::CopyCounts all = counts_;
+        all += beside_.counts();
+        return {.copies_out = all.copies_out,
+                .copies_in = all.copies_in,
+                .blocks_out = all.blocks_out,
+                .blocks_in = all.blocks_in,
+                .saves = all.saves,
+                .loads = all.loads,
+                .seconds = all.seconds};
     }
-    const SwapCounts& counts() const { return counts_; }
     base::Duration copied_between(base::TimePoint from, base::TimePoint to) {
         base::Duration sum{};
         for (const auto& [begin, end] : copied_) {
@@ -159,47 +161,15 @@ public:
     }
 
 private:
-    static std::uint32_t blocks_of(const kv_transfer::TierJob& job) {
-        std::uint32_t blocks = 0;
-        for (const kv_transfer::TierPiece& piece : job.pieces) {
-            blocks += piece.blocks.count;
-        }
-        return blocks;
-    }
-    double count(const kv_transfer::TierJob& job) {
-        const std::uint32_t blocks = blocks_of(job);
-        const std::uint64_t copies =
-            mode_ == SwapMode::paged ? std::uint64_t{2} * gpu_.layers * blocks : job.pieces.size();
-        const bool is_load = job.kind == kv_transfer::TierJob::Kind::load;
-        (is_load ? counts_.copies_in : counts_.copies_out) += copies;
-        (is_load ? counts_.blocks_in : counts_.blocks_out) += blocks;
-        ++(is_load ? counts_.loads : counts_.saves);
-        const double seconds = std::max(static_cast<double>(copies) * gpu_.launch_seconds,
-                                        blocks * gpu_.block_bytes(kBlockTokens) / gpu_.link_bytes_per_second);
-        counts_.seconds += seconds;
-        return seconds;
-    }
-    void start_next(std::optional<base::TimePoint> from = {}) {
-        if (loads_.empty() && others_.empty()) { return; }
-        current_is_load_ = !loads_.empty();
-        std::deque<kv_transfer::TierEvent>& queue = current_is_load_ ? loads_ : others_;
-        current_ = std::move(queue.front());
-        queue.pop_front();
-        ends_ = from.value_or(clock_.now()) + current_.duration;
-    }
+    static constexpr std::uint32_t kJobsMax = 1u << 20;  // every mode moves all that it is asked to
 
-    const ModelledGpu gpu_;
-    const SwapMode mode_;
+    const sim::CopyCosts costs_;
+    const bool copies_itself_;
     sim::VirtualClock& clock_;
     const SwitchingMachine::OnEvent on_event_;
-    std::deque<kv_transfer::TierEvent> loads_;
-    std::deque<kv_transfer::TierEvent> others_;
-    kv_transfer::TierEvent current_;
-    bool current_is_load_ = false;
-    std::optional<base::TimePoint> ends_;  // of the current one
-    std::uint32_t blocks_loading_ = 0;
+    sim::ModelledMover beside_;
     std::vector<std::pair<base::TimePoint, base::TimePoint>> copied_;  // by the step thread
-    SwapCounts counts_;
+    sim::CopyCounts counts_;                                           // the same
 };
 
 class ModelledMachine final : public SwitchingMachine {
@@ -235,7 +205,7 @@ private:
     const std::uint32_t tier_slots_;
     sim::VirtualClock clock_;
     ModelledEngine engine_;
-    std::optional<ModelledMover> mover_;
+    std::optional<SwitchingMover> mover_;
 };
 
 }  // namespace

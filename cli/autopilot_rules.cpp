@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 namespace cli {
@@ -19,8 +21,20 @@ std::uint32_t& count_of(LiveLayout& layout, Role role) {
     return role == Role::prefill ? layout.prefill : role == Role::decode ? layout.decode : layout.mixed;
 }
 
-bool has_changed(double before, double now) {
-    return std::abs(now - before) > kDriftShare * std::max(before, 1e-9);
+bool has_changed(double before, double now, double share = kDriftShare) {
+    return std::abs(now - before) > share * std::max(before, 1e-9);
+}
+
+/// "half below 40 tokens, not 160": where a distribution has changed, whatever its mean has done.
+std::string shape_drift(const std::vector<double>& before, const std::vector<double>& now) {
+    if (before.empty() || before.size() != now.size()) { return ""; }
+    for (const auto& [name, share] : {std::pair("half", 0.5), std::pair("nine tenths", 0.9)}) {
+        const auto at = static_cast<std::size_t>(std::lround(share * static_cast<double>(now.size() - 1)));
+        if (has_changed(before[at], now[at], kDriftQuantile)) {
+            return fmt::format("{} of them below {:.0f} tokens, not {:.0f}", name, now[at], before[at]);
+        }
+    }
+    return "";
 }
 
 /// Whether whoever is left serves whole requests while `leaving` is on its way to another role.
@@ -49,6 +63,14 @@ std::string drift(const LiveCluster& planned, const LiveCluster& now) {
     }
     if (has_changed(planned.output_tokens, now.output_tokens)) {
         tell(fmt::format("answers of {:.0f} tokens, not {:.0f}", now.output_tokens, planned.output_tokens));
+    }
+    const bool are_many = planned.answered_per_s * planned.seconds >= kDriftRequests &&
+                          now.answered_per_s * now.seconds >= kDriftRequests;
+    for (const auto& [what, before, after] :
+         {std::tuple("prompts", &planned.prompt_quantiles, &now.prompt_quantiles),
+          std::tuple("answers", &planned.output_quantiles, &now.output_quantiles)}) {
+        const std::string changed = are_many ? shape_drift(*before, *after) : std::string();
+        if (!changed.empty()) { tell(std::string(what) + ": " + changed); }
     }
     if (std::abs(planned.cached_share - now.cached_share) > kDriftCached) {
         tell(fmt::format("{:.0f} % of the prompts' tokens found, not {:.0f}", now.cached_share * 100,
@@ -90,9 +112,9 @@ std::variant<NextTurn, std::string> next_turn(std::span<const LiveWorker> worker
 
 std::string Autopilot::wants_plan(const LiveCluster& live) const {
     if (!planned_for_) { return "nothing was planned yet"; }
-    if (times_said_ > 0) { return "the last plan wants to be said again"; }
     const std::string changed = drift(*planned_for_, live);
     if (!changed.empty()) { return changed; }
+    if (times_said_ > 0) { return "the last plan wants to be said again"; }
     const bool fell = live.attainment && *live.attainment < options_.attainment &&
                       planned_for_->attainment.value_or(1) >= options_.attainment;
     return fell ? fmt::format("{:.1f} % met their targets", *live.attainment * 100) : std::string();

@@ -16,7 +16,11 @@ namespace cli {
 /// What has changed so much between two looks that what was planned for the first does not hold for the second, in
 /// words; empty: nothing. Pure.
 std::string drift(const LiveCluster& planned, const LiveCluster& now);
-inline constexpr double kDriftShare = 0.25;  // of rate and lengths
+inline constexpr double kDriftShare = 0.25;  // of rate and mean lengths
+/// Of the median and of the length that a tenth is above, where so many requests at least were answered in either look:
+/// a shift that leaves the mean where it was. Histograms tell no finer.
+inline constexpr double kDriftQuantile = 0.5;
+inline constexpr double kDriftRequests = 50;
 inline constexpr double kDriftCached = 0.1;  // of the share of prompts that workers find
 
 /// One worker as the scheduler knows it.

@@ -177,6 +177,13 @@ std::string cache_stats_text(const json::object& stats) {
         }
         if (const json::object* others = object_of(*served, "others")) { line("other tenants", *others); }
     }
+    if (const json::object* common = object_of(stats, "common")) {
+        const json::value* blurs = common->if_contains("blur");
+        text += fmt::format("for all tenants: {} answers that {} of them got alike{}; {} wait for more, {:.1f} MiB\n",
+                            count_of(*common, "answers"), count_of(*common, "tenants_least"),
+                            blurs != nullptr && blurs->is_bool() && blurs->get_bool() ? ", in the model's time" : "",
+                            count_of(*common, "waiting"), number_of(*common, "bytes") / 1048576);
+    }
     if (const json::object* store = object_of(stats, "store")) {
         const json::value* up = store->if_contains("up");
         text += fmt::format("store {}: {}, {} changes written, {} lost\n", text_of(*store, "file"),

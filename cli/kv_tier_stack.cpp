@@ -23,8 +23,6 @@ using base::ErrorCode;
 
 namespace {
 
-constexpr std::uint32_t kJobsMax = 64;     // loads, and as many others, that wait for one tier
-constexpr std::uint32_t kSaveBlocks = 8;   // FastSwitch's groups: a copy each block would be many small ones
 constexpr std::uint32_t kFoldersMax = 64;  // workers of one model with one kv_disk.path
 constexpr std::uint64_t kDiskBytes = std::uint64_t{16} << 30;
 
@@ -39,6 +37,9 @@ base::Result<std::unique_ptr<kv_transfer::FileTier>> open_file_tier(const KvTier
     options.hash_key = setup.hash_key;
     options.page_cache = setup.settings.disk_page_cache;
     options.coding = setup.settings.disk_coding;
+    if (options.coding == kv_transfer::TierCoding::automatic && !kv_transfer::BlockCoder::takes(engine.layout())) {
+        options.coding = kv_transfer::TierCoding::raw;
+    }
     options.pool = engine.layout();
     options.depth = setup.settings.disk_depth;
     options.device = &engine.kv_store().device();
@@ -62,10 +63,7 @@ KvTierSettings read_kv_tiers(base::Config& config) {
     settings.disk_page_cache = config.choice("engine.kv_disk.io", "auto", {"auto", "page_cache"}) == "page_cache";
     settings.disk_depth =
         static_cast<std::uint32_t>(config.integer("engine.kv_disk.queue_depth", 8, 1, kv_transfer::kDirectDepthMax));
-    const std::string codec = config.choice("engine.kv_disk.codec", "raw", {"raw", "exact", "auto"});
-    settings.disk_coding = codec == "raw"     ? kv_transfer::TierCoding::raw
-                           : codec == "exact" ? kv_transfer::TierCoding::exact
-                                              : kv_transfer::TierCoding::automatic;
+    settings.disk_coding = read_tier_coding(config, "engine.kv_disk.codec");
     settings.s3 = read_s3_level(config);
     return settings;
 }
@@ -104,7 +102,7 @@ base::Result<base::HashKey> kept_key(const KvTierSettings& settings) {
 }
 
 std::size_t KvTierStack::events_max(const KvTierSettings& settings) {
-    return settings.levels().size() * kv_transfer::TierCopier::events_max(kJobsMax);
+    return settings.levels().size() * kv_transfer::TierCopier::events_max(worker::kTierJobsMax);
 }
 
 std::vector<kv_cache::KvCache*> KvTierStack::slots() const {
@@ -123,7 +121,7 @@ base::Result<void> KvTierStack::add(std::string name, std::unique_ptr<kv_transfe
     description_ +=
         fmt::format("{}{} {} MiB", description_.empty() ? "" : ", ", name, bytes->slots_total() * block_bytes >> 20);
     auto copier = kv_transfer::TierCopier::start(
-        engine.kv_store(), std::move(bytes), kJobsMax, clock,
+        engine.kv_store(), std::move(bytes), worker::kTierJobsMax, clock,
         [this, tier = copiers_.size()](kv_transfer::TierEvent event) { tiers_->on_event(tier, std::move(event)); });
     if (!copier) { return base::pass_on(copier); }
     copiers_.push_back(std::move(*copier));
@@ -141,7 +139,7 @@ base::Result<void> KvTierStack::add_host(const Setup& setup, engine::Engine& eng
     }
     auto bytes = kv_transfer::HostTier::make(engine.kv_store(), setup.settings.host_bytes, std::move(coder));
     if (!bytes) { return base::pass_on(bytes); }
-    return add("host", std::move(*bytes), kSaveBlocks, engine, clock);
+    return add("host", std::move(*bytes), worker::kTierSaveBlocks, engine, clock);
 }
 
 base::Result<void> KvTierStack::add_disk(const Setup& setup, engine::Engine& engine, const base::Clock& clock,
@@ -169,7 +167,11 @@ base::Result<void> KvTierStack::add_disk(const Setup& setup, engine::Engine& eng
 
 base::Result<void> KvTierStack::add_s3(const Setup& setup, engine::Engine& engine, const base::Clock& clock,
                                        base::Metrics& metrics) {
+    using kv_transfer::TierCoding;
     kv_transfer::S3Tier::Options options = setup.settings.s3.options;
+    const TierCoding coding = setup.settings.s3.coding;
+    options.is_coded = coding == TierCoding::exact ||
+                       (coding == TierCoding::automatic && kv_transfer::BlockCoder::takes(engine.layout()));
     options.store.credentials = setup.settings.s3.credentials();
     options.numerics_id = static_cast<std::uint64_t>(engine.numerics_id());
     options.layout = engine.layout().format().name();
@@ -202,7 +204,7 @@ base::Result<std::unique_ptr<KvTierStack>> KvTierStack::start(const Setup& setup
     if (setup.settings.s3.is_on()) {
         if (auto added = stack->add_s3(setup, engine, clock, metrics); !added) { return base::pass_on(added); }
     }
-    stack->tiers_ = std::make_unique<worker::KvTiers>(stack->parts_, setup.limits, control, setup.worker, metrics);
+    stack->tiers_ = std::make_unique<worker::KvTiersPart>(stack->parts_, setup.limits, control, setup.worker, metrics);
     return stack;
 }
 

@@ -16,7 +16,7 @@
 #include "kv_cache/kv_cache.h"
 #include "kv_transfer/tier/block_coder.h"
 #include "kv_transfer/tier/tier_copier.h"
-#include "worker/kv_tiers.h"
+#include "worker/kv_tiers_part.h"
 
 namespace cli {
 
@@ -28,7 +28,7 @@ struct KvTierSettings {
     std::uint64_t disk_bytes = 0;  // engine.kv_disk.bytes: of each worker
     bool disk_page_cache = false;  // engine.kv_disk.io: page_cache, whatever is allowed
     std::uint32_t disk_depth = 0;  // engine.kv_disk.queue_depth
-    kv_transfer::TierCoding disk_coding = kv_transfer::TierCoding::raw;  // engine.kv_disk.codec
+    kv_transfer::TierCoding disk_coding = kv_transfer::TierCoding::automatic;  // engine.kv_disk.codec
 
     S3LevelSettings s3;  // engine.kv_s3
 
@@ -70,7 +70,7 @@ public:
                                                             worker::StepControl& control, const base::Clock& clock,
                                                             base::Metrics& metrics);
 
-    worker::KvTiers& helper() { return *tiers_; }
+    worker::KvTiersPart& helper() { return *tiers_; }
     /// Of each tier, for StepLoop::add_tier.
     std::vector<kv_cache::KvCache*> slots() const;
     /// "host 512 MiB, disk 4096 MiB (120 blocks found, direct I/O)".
@@ -88,7 +88,7 @@ private:
 
     std::vector<std::unique_ptr<kv_cache::KvCache>> slots_;
     std::vector<worker::KvTiers::Tier> parts_;
-    std::unique_ptr<worker::KvTiers> tiers_;
+    std::unique_ptr<worker::KvTiersPart> tiers_;
     std::string description_;
     std::vector<std::unique_ptr<kv_transfer::TierCopier>> copiers_;  // last: their threads use the rest
 };

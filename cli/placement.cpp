@@ -137,6 +137,8 @@ std::string settings_yaml(const Settings& settings) {
 Settings PlacedPool::settings(std::uint32_t number) const {
     Settings settings{{"worker.batch_sequences_max", std::to_string(batch_sequences_max)},
                       {"worker.batch_tokens_max", std::to_string(batch_tokens_max)}};
+    if (kv_host_bytes > 0) { settings.emplace_back("engine.kv_host_bytes", std::to_string(kv_host_bytes)); }
+    if (kv_disk_bytes > 0) { settings.emplace_back("engine.kv_disk.bytes", std::to_string(kv_disk_bytes)); }
     if (first_gpu) { settings.emplace_back("engine.device", fmt::format("cuda:{}", *first_gpu + number)); }
     return settings;
 }
@@ -169,6 +171,11 @@ Result<Placement> place_here(const sim::PlanFile& plan, const PlanSite& site) {
                                    .first_gpu = std::nullopt,
                                    .batch_sequences_max = pool.batch_sequences_max,
                                    .batch_tokens_max = pool.batch_tokens_max});
+        for (const sim::PlanLevel& level : pool.levels) {
+            PlacedPool& placed = placement.pools.back();
+            (level.name == "host" ? placed.kv_host_bytes : placed.kv_disk_bytes) =
+                static_cast<std::uint64_t>(level.bytes);
+        }
     }
     if (workers > kWorkersMax) {
         return fail(ErrorCode::resource_exhausted,

@@ -36,6 +36,8 @@ struct PlacedPool {
     std::optional<std::uint32_t> first_gpu;  // its workers have this one and those behind it; empty: as settings say
     std::uint32_t batch_sequences_max = 0;
     std::uint32_t batch_tokens_max = 0;
+    std::uint64_t kv_host_bytes = 0;  // of each: levels below its KV pool; 0: none
+    std::uint64_t kv_disk_bytes = 0;
 
     /// Of its worker `number` (from 0), without the size of the KV pool.
     Settings settings(std::uint32_t number) const;

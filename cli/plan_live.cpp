@@ -63,6 +63,29 @@ std::vector<double> exponential_quantiles(double mean) {
     return quantiles;
 }
 
+/// The same distribution around this mean.
+std::vector<double> stretched(std::vector<double> quantiles, double mean) {
+    double sum = 0;
+    for (std::size_t i = 1; i < quantiles.size(); ++i) {
+        sum += (quantiles[i - 1] + quantiles[i]) / 2;
+    }
+    const double has = sum / static_cast<double>(quantiles.size() - 1);
+    for (double& one : quantiles) {
+        one = std::max(1.0, one * mean / std::max(has, 1e-9));
+    }
+    return quantiles;
+}
+
+std::vector<double> numbers_of(const json::object& row, std::string_view key) {
+    std::vector<double> numbers;
+    if (const json::array* list = rows_of(row, key)) {
+        for (const json::value& one : *list) {
+            numbers.push_back(one.is_number() ? one.to_number<double>() : 0);
+        }
+    }
+    return numbers.size() < 2 ? std::vector<double>{} : numbers;
+}
+
 std::string counted(std::uint32_t count, std::string_view role) {
     return std::to_string(count) + " " + std::string(role);
 }
@@ -223,21 +246,22 @@ Result<LiveCluster> live_cluster(const json::object& view, std::string_view mode
     live.model = model.empty() ? names.front() : std::string(model);
     live.seconds = number_of(view, "interval_s");
     double prompt_tokens = 0;
+    double cached_tokens = 0;
     double output_tokens = 0;
     for_each_of(view, "models", live.model, [&](const json::object& row) {
         live.requests_per_s = number_of(row, "requests_per_s");
         live.answered_per_s = number_of(row, "answered_per_s");
         prompt_tokens = number_of(row, "prompt_tokens_per_s");
+        cached_tokens = number_of(row, "cached_prompt_tokens_per_s");
         output_tokens = number_of(row, "completion_tokens_per_s");
+        live.prompt_quantiles = numbers_of(row, "prompt_tokens_quantiles");
+        live.output_quantiles = numbers_of(row, "completion_tokens_quantiles");
     });
     if (live.answered_per_s > 0) {
         live.prompt_tokens = prompt_tokens / live.answered_per_s;
         live.output_tokens = output_tokens / live.answered_per_s;
     }
-    for_each_of(view, "models", live.model, [&](const json::object& row) {
-        const double asked = number_of(row, "prefix_query_tokens_per_s");
-        if (asked > 0) { live.cached_share = std::min(1.0, number_of(row, "prefix_hit_tokens_per_s") / asked); }
-    });
+    if (prompt_tokens > 0) { live.cached_share = std::min(1.0, cached_tokens / prompt_tokens); }
     double met = 0;
     double missed = 0;
     for_each_of(view, "slo", live.model, [&](const json::object& row) {
@@ -271,10 +295,17 @@ Result<sim::Workload> live_workload(const LiveCluster& live) {
                                 live.seconds));
     }
     sim::Workload workload;
-    workload.name = "exponential around the means (metrics tell no more; --workload: a trace of capture.file)";
     workload.rate = live.requests_per_s;
-    workload.prompt_quantiles = exponential_quantiles(std::max(1.0, live.prompt_tokens * (1 - live.cached_share)));
-    workload.output_quantiles = exponential_quantiles(live.output_tokens);
+    const double computed = std::max(1.0, live.prompt_tokens * (1 - live.cached_share));
+    if (live.prompt_quantiles.empty() || live.output_quantiles.empty()) {
+        workload.name = "exponential around the means (metrics tell no more; --workload: a trace of capture.file)";
+        workload.prompt_quantiles = exponential_quantiles(computed);
+        workload.output_quantiles = exponential_quantiles(live.output_tokens);
+    } else {
+        workload.name = "as the gateway's histograms have them, prompts and answers apart (--workload: a trace)";
+        workload.prompt_quantiles = stretched(live.prompt_quantiles, computed);
+        workload.output_quantiles = stretched(live.output_quantiles, live.output_tokens);
+    }
     return workload;
 }
 

@@ -34,6 +34,9 @@ struct LiveCluster {
     double answered_per_s = 0;
     double prompt_tokens = 0;  // mean of those answered
     double output_tokens = 0;
+    /// Of the same: values below which shares of 0, 1/(n-1), ... 1 lie. Empty: not told.
+    std::vector<double> prompt_quantiles;
+    std::vector<double> output_quantiles;
     double cached_share = 0;           // of the prompts' tokens: that workers found, and did not compute
     std::optional<double> attainment;  // share of requests that met all their targets; empty: nobody had any
     LiveLayout layout;                 // workers that do not drain
@@ -44,9 +47,9 @@ struct LiveCluster {
 /// worker.
 base::Result<LiveCluster> live_cluster(const boost::json::object& view, std::string_view model);
 
-/// Requests as the cluster has them: at their rate, with lengths drawn from exponential distributions around the means,
-/// which is all that metrics tell. Of prompts only what was computed counts. Error: unavailable where nothing was
-/// answered.
+/// Requests as the cluster has them: at their rate, with lengths drawn from what the gateway's histograms tell, or
+/// exponentially around the means where they tell nothing. Of prompts only what was computed counts. Error: unavailable
+/// where nothing was answered.
 base::Result<sim::Workload> live_workload(const LiveCluster& live);
 
 /// The roles that so many workers may have: all mixed, and each division into prefill and decode, or some spread evenly

@@ -44,6 +44,13 @@ std::function<base::Result<kv_transfer::S3Credentials>()> S3LevelSettings::crede
     return [path = credentials_file] { return of_file(path); };
 }
 
+kv_transfer::TierCoding read_tier_coding(base::Config& config, const char* key) {
+    using kv_transfer::TierCoding;
+    const std::string codec = config.choice(key, "auto", {"raw", "exact", "auto"});
+    if (codec == "raw") { return TierCoding::raw; }
+    return codec == "exact" ? TierCoding::exact : TierCoding::automatic;
+}
+
 S3LevelSettings read_s3_level(base::Config& config) {
     S3LevelSettings settings;
     kv_transfer::S3Tier::Options& level = settings.options;
@@ -71,7 +78,7 @@ S3LevelSettings read_s3_level(base::Config& config) {
     level.list_timeout = milliseconds("engine.kv_s3.list_timeout_ms", 10'000);
     level.pause = milliseconds("engine.kv_s3.pause_ms", 5000);
     level.prefix = config.string("engine.kv_s3.prefix", "");
-    level.is_coded = config.choice("engine.kv_s3.codec", "raw", {"raw", "exact"}) == "exact";
+    settings.coding = read_tier_coding(config, "engine.kv_s3.codec");
     level.bytes = bytes("engine.kv_s3.bytes", kObjectBytes);
     level.buffer_bytes = bytes("engine.kv_s3.buffer_bytes", kBufferBytes);
     settings.credentials_file = config.string("engine.kv_s3.credentials_file", "");

@@ -113,6 +113,29 @@ std::string error_kind(const sim::ServedOutcome& outcome) {
     }
 }
 
+/// What became of levels below the KV pools.
+boost::json::object levels_json(const sim::LevelUse& use, std::uint32_t block_tokens, double worker_seconds) {
+    boost::json::object levels;
+    for (const auto& [name, copies] : use.copies) {
+        levels[name] = {{"loads", copies.loads},
+                        {"loads_given_up", copies.given_up},
+                        {"tokens_loaded", copies.blocks_in * block_tokens},
+                        {"saves", copies.saves},
+                        {"tokens_saved", copies.blocks_out * block_tokens},
+                        {"copies_in", copies.copies_in},
+                        {"copies_out", copies.copies_out},
+                        {"busy_share", copies.seconds / std::max(1e-9, worker_seconds)}};
+    }
+    return {{"pool_hit_tokens", use.pool_hit_tokens},
+            {"levels", std::move(levels)},
+            {"tokens_computed_though_there", use.tokens_computed},
+            {"gave_way_and_came_back",
+             {{"found_in_pool", use.back_from_pool},
+              {"loaded", use.back_loaded},
+              {"from_both_ends", use.back_from_both_ends},
+              {"computed", use.back_computed}}}};
+}
+
 boost::json::object counts_json(const sim::ServingResult& result, std::size_t workers) {
     const sim::ServingCounts& counts = result.counts;
     const double hand_offs = std::max<double>(1, static_cast<double>(counts.hand_offs));
@@ -129,6 +152,23 @@ boost::json::object counts_json(const sim::ServingResult& result, std::size_t wo
         {"hand_off_ms_mean", counts.hand_off_seconds / hand_offs * 1e3},
         {"hand_offs_recomputed", counts.recomputed},
         {"engines_busy_share", counts.busy_seconds / std::max(1e-9, result.ended_s * static_cast<double>(workers))}};
+}
+
+std::vector<sim::KvLevel> levels_of(const sim::PlanPool& pool) {
+    std::vector<sim::KvLevel> levels;
+    for (const sim::PlanLevel& planned : pool.levels) {
+        const bool is_host = planned.name == "host";
+        levels.push_back({.name = planned.name,
+                          .kv_tokens = planned.bytes / pool.kv_bytes_per_token,
+                          .kv_bytes_per_token = pool.kv_bytes_per_token,
+                          .load_bytes_per_second = planned.load_bytes_per_second,
+                          .save_bytes_per_second = planned.save_bytes_per_second,
+                          .launch_seconds = planned.launch_s,
+                          .saves_through = is_host,
+                          .knows_rate = !is_host,
+                          .gives_up = !is_host});
+    }
+    return levels;
 }
 
 }  // namespace
@@ -154,12 +194,15 @@ Result<sim::ServingOptions> serving_of(const sim::PlanFile& plan) {
                                  .count = pool.count,
                                  .times = &pool.times,
                                  .limits = limits,
-                                 .kv_tokens = pool.kv_tokens});
+                                 .kv_tokens = pool.kv_tokens,
+                                 .levels = levels_of(pool)});
     }
     options.links = {.kv_bytes_per_token = plan.kv_bytes_per_token,
                      .bytes_per_second = plan.link_bytes_per_second,
                      .latency_seconds = plan.link_latency_s,
-                     .layers = plan.layers};
+                     .layers = plan.layers,
+                     .sender_seconds_per_token = plan.sender_s_per_token,
+                     .receiver_seconds_per_token = plan.receiver_s_per_token};
     options.ttft_target_s = plan.ttft_s;
     options.tpot_target_s = plan.tpot_s;
     return options;
@@ -254,6 +297,11 @@ Result<void> simulate_plan(const SimulateCommand& command) {
                             {"tpot_target_ms", plan->tpot_s * 1e3},
                             {"report", std::move(figures)},
                             {"cluster", counts_json(*result, workers)}};
+    if (result->counts.terms > 0) { out["scheduler_terms"] = result->counts.terms; }
+    if (!result->counts.levels.copies.empty()) {
+        out["kv_levels"] =
+            levels_json(result->counts.levels, trace->block_tokens, result->ended_s * static_cast<double>(workers));
+    }
     if (command.records) { out["records"] = bench::records_json(records); }
     std::fprintf(stderr, "%.1f s of CPU for %llu events\n", cpu_spent,
                  static_cast<unsigned long long>(result->counts.events));

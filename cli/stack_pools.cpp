@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <utility>
 
 #include "base/log.h"
@@ -102,6 +103,16 @@ base::Result<std::vector<StackPool>> planned_pools(const Placement& placement, c
         };
         note("worker.batch_sequences_max", pool.setup.limits.batch_sequences_max, placed.batch_sequences_max);
         note("worker.batch_tokens_max", pool.setup.limits.batch_tokens_max, placed.batch_tokens_max);
+        if (placed.kv_host_bytes > 0) {
+            note("engine.kv_host_bytes", pool.setup.kv_tiers.host_bytes, placed.kv_host_bytes);
+        }
+        if (placed.kv_disk_bytes > 0) {
+            note("engine.kv_disk.bytes", pool.setup.kv_tiers.disk_bytes, placed.kv_disk_bytes);
+            if (pool.setup.kv_tiers.disk_path.empty()) {
+                spdlog::warn("{}: the plan has KV on a disk, and no setting says where: set engine.kv_disk.path",
+                             name_of(pool));
+            }
+        }
         if (pool.first_gpu) {
             const std::string planned = fmt::format("cuda:{}", *pool.first_gpu);
             note("engine.device", pool.setup.engine.device, planned);
@@ -122,7 +133,15 @@ base::Result<void> check_against_plan(const sim::PlanFile& plan, const std::vect
     if (!checked) { return base::pass_on(checked, "--plan"); }
     if (*checked) { spdlog::warn("{}", **checked); }
     const auto bytes = static_cast<double>(needs.kv_token_bytes);
-    for (const StackPool& pool : pools) {
+    for (std::size_t i = 0; i < pools.size(); ++i) {
+        const StackPool& pool = pools[i];
+        const double planned = plan.pools[i].kv_bytes_per_token;
+        if (!plan.pools[i].levels.empty() && std::abs(planned - bytes) > 0.01 * bytes) {
+            spdlog::warn(
+                "{}: the plan counts {:.6g} bytes a token in levels below the KV pool, and KV has {:.6g} here: they "
+                "hold another number of tokens than planned",
+                name_of(pool), planned, bytes);
+        }
         if (pool.setup.engine.kv_pool_bytes > 0) {
             spdlog::warn("{}: engine.kv_pool_bytes of the settings counts, not the plan's room for {} tokens",
                          name_of(pool), pool.kv_tokens);

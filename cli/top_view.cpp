@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <map>
 #include <optional>
 #include <set>
@@ -59,6 +60,26 @@ public:
         if (before_ != nullptr) { seconds_ = std::chrono::duration<double>(now.at - before->at).count(); }
     }
     double seconds() const { return seconds_; }
+    /// Of what a histogram counted since: values below which shares of 0, 1/16, ... 1 of them lie, linear within a
+    /// bucket. Null: nothing was counted.
+    json::value quantiles(const std::string& metric, std::map<std::string, std::string> where) const {
+        if (seconds_ <= 0) { return nullptr; }
+        const std::vector<std::string> by = {"le"};
+        const Sums after(now_, metric + "_bucket", by, where);
+        const Sums earlier(*before_, metric + "_bucket", by, where);
+        std::map<double, double> counted;  // up to that edge
+        for (const auto& [edge, count] : after.values()) {
+            const double le = edge[0] == "+Inf" ? HUGE_VAL : std::strtod(edge[0].c_str(), nullptr);
+            const double before = earlier.at(edge);
+            counted[le] = count < before ? count : count - before;
+        }
+        if (counted.empty() || counted.rbegin()->second <= 0) { return nullptr; }
+        json::array values;
+        for (int i = 0; i <= kQuantileSteps; ++i) {
+            values.emplace_back(round_to(value_at(counted, static_cast<double>(i) / kQuantileSteps), 0.1));
+        }
+        return values;
+    }
     json::value of(std::string_view metric, const std::vector<std::string>& by, const Sums::Key& key,
                    const std::map<std::string, std::string>& where = {}) const {
         if (seconds_ <= 0) { return nullptr; }
@@ -68,6 +89,22 @@ public:
     }
 
 private:
+    static constexpr int kQuantileSteps = 16;
+    static double value_at(const std::map<double, double>& counted, double share) {
+        const double wanted = share * counted.rbegin()->second;
+        double edge = 0;
+        double below = 0;
+        for (const auto& [le, count] : counted) {
+            const bool is_open = std::isinf(le);
+            if (count >= wanted && count > below) {
+                return is_open ? edge : edge + (le - edge) * std::max(0.0, wanted - below) / (count - below);
+            }
+            if (!is_open) { edge = le; }
+            below = count;
+        }
+        return edge;
+    }
+
     const TopMoment& now_;
     const TopMoment* before_;
     double seconds_ = 0;
@@ -143,8 +180,12 @@ json::array models_of(const TopMoment& now, const Rates& rates) {
         model["prompt_tokens_per_s"] = rates.of("sluice_gateway_tokens_total", {"model"}, key, {{"kind", "prompt"}});
         model["completion_tokens_per_s"] =
             rates.of("sluice_gateway_tokens_total", {"model"}, key, {{"kind", "completion"}});
-        model["prefix_query_tokens_per_s"] = rates.of("sluice_worker_prefix_query_tokens_total", {"model"}, key);
-        model["prefix_hit_tokens_per_s"] = rates.of("sluice_worker_prefix_hit_tokens_total", {"model"}, key);
+        model["cached_prompt_tokens_per_s"] =
+            rates.of("sluice_gateway_tokens_total", {"model"}, key, {{"kind", "cached_prompt"}});
+        for (const char* kind : {"prompt", "completion"}) {
+            model[std::string(kind) + "_tokens_quantiles"] =
+                rates.quantiles("sluice_gateway_request_tokens", {{"model", key[0]}, {"kind", kind}});
+        }
         model["goodput_requests_per_s"] =
             rates.of("sluice_gateway_slo_requests_total", {"model"}, key, {{"slo", "all"}, {"outcome", "good"}});
         models.push_back(std::move(model));

@@ -297,7 +297,7 @@ base::Result<void> WorkerProcess::Impl::start_kv_parts(base::Metrics& metrics) {
         for (kv_cache::KvCache* slots : tiers->slots()) {
             loop->add_tier(*slots);
         }
-        lender->add_tiers(tiers->helper());
+        lender->add_tiers(tiers->helper().tiers());
         loop->add_helper(&tiers->helper());  // before the fetcher: what is here need not be asked for elsewhere
     }
     loop->add_helper(fetcher.get());

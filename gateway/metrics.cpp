@@ -23,6 +23,24 @@ std::vector<double> edges_with(std::vector<double> edges, const std::vector<SloT
     return edges;
 }
 
+/// Two an octave: 1, 2, 3, 4, 6, 8, 12, ... to a quarter of a million.
+const std::vector<double>& length_edges() {
+    static const std::vector<double> edges = [] {
+        std::vector<double> made{1};
+        for (double octave = 2; octave <= 262'144; octave *= 2) {
+            made.push_back(octave);
+            made.push_back(octave * 1.5);
+        }
+        return made;
+    }();
+    return edges;
+}
+
+prometheus::Histogram& lengths(base::Metrics& metrics, const std::string& model, const char* kind) {
+    return metrics.histogram("sluice_gateway_request_tokens", "Tokens of an answered request", length_edges(),
+                             {{"model", model}, {"kind", kind}});
+}
+
 }  // namespace
 
 ModelMetrics::ModelMetrics(base::Metrics& metrics, std::string model, std::vector<std::string> slo_classes,
@@ -39,7 +57,9 @@ ModelMetrics::ModelMetrics(base::Metrics& metrics, std::string model, std::vecto
       cached_tokens_(metrics.counter("sluice_gateway_tokens_total", "Tokens of answered requests",
                                      {{"model", model_}, {"kind", "cached_prompt"}})),
       completion_tokens_(metrics.counter("sluice_gateway_tokens_total", "Tokens of answered requests",
-                                         {{"model", model_}, {"kind", "completion"}})) {
+                                         {{"model", model_}, {"kind", "completion"}})),
+      prompt_lengths_(lengths(metrics, model_, "prompt")),
+      completion_lengths_(lengths(metrics, model_, "completion")) {
     for (const std::string& name : slo_classes_) {
         of_class_.push_back(
             {&metrics.histogram("sluice_gateway_time_per_output_token_seconds",
@@ -123,6 +143,8 @@ void ModelMetrics::tokens(std::uint64_t prompt, std::uint64_t cached, std::uint6
     prompt_tokens_.Increment(static_cast<double>(prompt));
     cached_tokens_.Increment(static_cast<double>(cached));
     completion_tokens_.Increment(static_cast<double>(completion));
+    prompt_lengths_.Observe(static_cast<double>(prompt));
+    if (completion > 0) { completion_lengths_.Observe(static_cast<double>(completion)); }
 }
 
 GatewayMetrics::GatewayMetrics(base::Metrics& metrics, const std::vector<std::string>& models,

@@ -67,6 +67,8 @@ private:
     prometheus::Counter& prompt_tokens_;
     prometheus::Counter& cached_tokens_;
     prometheus::Counter& completion_tokens_;
+    prometheus::Histogram& prompt_lengths_;
+    prometheus::Histogram& completion_lengths_;
 };
 
 /// All rows `sluice_gateway_*`. Labels hold only configured names and values of fixed lists, so that no client can make

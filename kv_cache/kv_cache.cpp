@@ -11,7 +11,8 @@ namespace kv_cache {
 namespace {
 
 constexpr std::uint32_t kEvictionShare = 16;  // one portion of evictions takes at most this part of the pool
-constexpr std::uint32_t kReservedShare = 8;   // groups that grow by more than the least reserve at most this part
+constexpr std::uint32_t kReservedShare = 4;   // groups that grow by more than the least reserve at most this part
+constexpr std::uint32_t kKeptShare = 8;       // and what is cached goes before so much of it
 /// More blocks than this are not copied while the list of them grows.
 constexpr std::uint32_t kBlocksCopied = 16'384;
 
@@ -254,34 +255,53 @@ Result<void> KvCache::grow(SequenceKv::State& state, std::uint32_t blocks_more) 
     }
     if (blocks_more == 0) { return {}; }
     make_room(blocks_more);
+    // What is long has room for half as much again, so that it is few runs, as long as tails take little from others.
     const std::uint32_t initial = options_.group_blocks_initial;
-    std::uint32_t group = initial;
-    if (initial > 1) {
-        // A longer one grows by more, so that it is few runs, as long as tails take little from what is cached.
-        const std::uint32_t wish = static_cast<std::uint32_t>(state.blocks.size() / 2);
-        if (wish > group && blocks_reserved_ + wish <= options_.blocks_total / kReservedShare) { group = wish; }
-    }
+    const std::uint32_t budget = options_.blocks_total / kReservedShare;
+    const std::uint32_t more = std::min({(static_cast<std::uint32_t>(state.blocks.size()) + blocks_more) / 2,
+                                         budget - std::min(budget, blocks_reserved_), pool_.blocks_free() / 2});
+    std::uint32_t wish = initial > 1 && more > initial ? blocks_more + more : std::max(blocks_more, initial);
+    const auto take = [&](BlockRun run) {
+        const std::uint32_t used = append_and_reserve(state, run, blocks_more);
+        blocks_more -= used;
+        wish -= used;
+    };
     // In place: behind the last block, be it the group's own or the end of the shared prefix.
     if (!state.blocks.empty()) {
         const BlockId behind{base::raw(state.blocks.back()) + 1};
-        const std::uint32_t taken = pool_.take_at(behind, std::max(blocks_more, group));
-        blocks_more -= append_and_reserve(state, {behind, taken}, blocks_more);
+        take({behind, pool_.take_at(behind, wish)});
     }
     while (blocks_more > 0) {
-        auto run = pool_.take_best_fit(std::max(blocks_more, group));
-        if (!run && group > initial) { run = pool_.take_best_fit(std::max(blocks_more, initial)); }
-        if (!run) { run = pool_.take_best_fit(blocks_more); }
+        auto run = pool_.take_best_fit(wish);
         if (!run) { run = pool_.take_largest(); }
         CHECK(run.has_value(), blocks_more << " blocks are missing after room was made for them");
-        blocks_more -= append_and_reserve(state, *run, blocks_more);
+        take(*run);
     }
     return {};
 }
 
-/// Frees blocks until `blocks_more` are free: first the coldest cached ones, then the ends of reserved tails, which
-/// their sequences are likely to need soon. The caller has checked that there are enough.
+/// Takes ends of reserved tails, of the longest first, until `blocks_more` are free or no more than `kept` are
+/// reserved.
+void KvCache::take_tails(std::uint32_t blocks_more, std::uint32_t kept) {
+    while (pool_.blocks_free() < blocks_more && blocks_reserved_ > kept) {
+        SequenceKv::State* victim = nullptr;
+        for (const auto& [number, state] : open_) {
+            if (victim == nullptr || state->tail > victim->tail) { victim = state; }
+        }
+        CHECK(victim != nullptr && victim->tail > 0);
+        // Half of it at once, so that who grows by a block at a time gets a run.
+        const std::uint32_t wanted = std::max(blocks_more - pool_.blocks_free(), victim->tail / 2);
+        give_back_tail(*victim, std::min({victim->tail, wanted, blocks_reserved_ - kept}));
+    }
+}
+
+/// Frees blocks until `blocks_more` are free: first of tails beyond a share of the pool, then the coldest cached
+/// blocks, then the other tails, which their sequences are likely to need soon. The caller has checked that there are
+/// enough.
 void KvCache::make_room(std::uint32_t blocks_more) {
     if (pool_.blocks_free() >= blocks_more) { return; }
+    const auto least = static_cast<std::uint32_t>(open_.size()) * options_.group_blocks_initial;
+    take_tails(blocks_more, std::max(options_.blocks_total / kKeptShare, least));
     const std::uint32_t portion =
         std::min(options_.group_blocks_initial, std::max(1u, options_.blocks_total / kEvictionShare));
     const std::uint32_t wanted = std::max(blocks_more, portion);
@@ -290,14 +310,8 @@ void KvCache::make_room(std::uint32_t blocks_more) {
         if (!evicted) { break; }
         pool_.give_back({*evicted, 1});
     }
-    while (pool_.blocks_free() < blocks_more) {
-        SequenceKv::State* victim = nullptr;
-        for (const auto& [number, state] : open_) {
-            if (victim == nullptr || state->tail > victim->tail) { victim = state; }
-        }
-        CHECK(victim != nullptr && victim->tail > 0);
-        give_back_tail(*victim, std::min(victim->tail, blocks_more - pool_.blocks_free()));
-    }
+    take_tails(blocks_more, 0);
+    CHECK(pool_.blocks_free() >= blocks_more, pool_.blocks_free() << " blocks are free, " << blocks_more << " wanted");
 }
 
 std::optional<BlockId> KvCache::evict() {

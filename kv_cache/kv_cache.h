@@ -146,9 +146,10 @@ public:
     struct Options {
         std::uint32_t blocks_total = 0;   // 0: of a worker that keeps no KV
         std::uint32_t block_tokens = 16;  // > 0
-        /// Blocks that a group takes at once when it begins a run, if that many lie free together: the rest is a
-        /// reserved tail into which it grows, and which others may take when nothing else is left. A long sequence
-        /// takes half of what it has, while all tails together are at most an eighth of the pool; 1: no tails.
+        /// Blocks that a group takes at once when it begins a run, or the longest run where no more lie free together:
+        /// the rest is a reserved tail into which it grows, and which others may take when nothing else is left. A long
+        /// sequence takes room for half as much as it has then, while all tails together are at most a quarter of the
+        /// pool; cached blocks are not given up for more than an eighth of it. 1: no tails.
         /// Evictions come in portions of this size too (at most a sixteenth of the pool), so that what they free is
         /// contiguous. > 0.
         std::uint32_t group_blocks_initial = 8;
@@ -238,6 +239,7 @@ private:
     /// Adds blocks to the table: the reserved tail, then in place, then further runs. All or nothing.
     Result<void> grow(SequenceKv::State& state, std::uint32_t blocks_more);
     void make_room(std::uint32_t blocks_more);
+    void take_tails(std::uint32_t blocks_more, std::uint32_t kept);
     /// The coldest cached block leaves the index: nobody's now, and not yet free. Empty when none is cached.
     std::optional<BlockId> evict();
     void append(SequenceKv::State& state, BlockRun run);

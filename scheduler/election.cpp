@@ -6,6 +6,12 @@
 #include "base/check.h"
 
 namespace scheduler {
+namespace {
+
+constexpr int kLooksPerRenewal = 2;  // of who stands by: how soon it has seen the last one is time without a leader
+
+}  // namespace
+
 Election::Election(Options options, LeaderLease& lease, const base::Clock& clock)
     : options_(std::move(options)), lease_(lease), clock_(clock) {
     CHECK(options_.lease.count() > 0);
@@ -106,6 +112,22 @@ void Election::resign() {
     if (standing_.epoch == 0) { return; }
     lease_.resign();
     stand_by("");
+}
+
+std::chrono::milliseconds until_next_look(const Election& election, const LeaderLease& lease,
+                                          std::chrono::milliseconds lasts, base::TimePoint now) {
+    using std::chrono::milliseconds;
+    const milliseconds renewals_apart = lease.pause(lasts);
+    if (election.standing().epoch != 0) { return renewals_apart; }
+    const milliseconds pause = std::max(renewals_apart / kLooksPerRenewal, milliseconds(1));
+    const auto ends = election.silence_ends();
+    if (!ends) { return pause; }
+    return std::clamp(std::chrono::ceil<milliseconds>(*ends - now), milliseconds(1), pause);
+}
+
+bool has_gathered(std::size_t heard, std::uint32_t awaited, base::TimePoint began, base::TimePoint now,
+                  base::Duration gather_max) {
+    return heard >= awaited || now >= began + gather_max * (heard == 0 ? 2 : 1);
 }
 
 }  // namespace scheduler

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -69,5 +70,16 @@ private:
     std::optional<base::TimePoint> unchanged_since_;  // term_, another's, by our clock
     std::string problem_;
 };
+
+/// How long a scheduler waits from one look to the next: the leader as LeaderLease::pause says, others half as long,
+/// and no longer than until whoever leads has been silent for a lease. Pure.
+std::chrono::milliseconds until_next_look(const Election& election, const LeaderLease& lease,
+                                          std::chrono::milliseconds lasts, base::TimePoint now);
+
+/// Whoever begins to lead has heard of no worker. It places nothing before as many as the leader before it had
+/// (`awaited`) have told how they stand, or there was time enough for it since `began`: twice as much while none at all
+/// has, since then every request would be refused. Pure.
+bool has_gathered(std::size_t heard, std::uint32_t awaited, base::TimePoint began, base::TimePoint now,
+                  base::Duration gather_max);
 
 }  // namespace scheduler

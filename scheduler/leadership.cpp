@@ -1,6 +1,5 @@
 #include "scheduler/leadership.h"
 
-#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -11,17 +10,6 @@ namespace scheduler {
 namespace {
 
 constexpr std::chrono::milliseconds kNewsPause(100);
-constexpr int kLooksPerRenewal = 2;  // of who stands by: how soon it has seen the last one is time without a leader
-
-/// Until the next look of one that stands by.
-std::chrono::milliseconds until_next_look(std::chrono::milliseconds renewals_apart, const Election& election,
-                                          base::TimePoint now) {
-    using std::chrono::milliseconds;
-    const milliseconds pause = std::max(renewals_apart / kLooksPerRenewal, milliseconds(1));
-    const auto ends = election.silence_ends();
-    if (!ends) { return pause; }
-    return std::clamp(std::chrono::ceil<milliseconds>(*ends - now), milliseconds(1), pause);
-}
 
 }  // namespace
 
@@ -94,8 +82,7 @@ void Leadership::run(std::stop_token stop) {
             spdlog::info("stands by; the scheduler at {} leads", base::log_safe(now.leader));
         }
         const bool leads = now.epoch != 0;
-        const auto renewals_apart = lease_->pause(options_.lease);
-        const auto pause = leads ? renewals_apart : until_next_look(renewals_apart, election, clock_.now());
+        const auto pause = until_next_look(election, *lease_, options_.lease, clock_.now());
         std::unique_lock lock(mutex_);
         const bool has_news = news_.wait_for(lock, stop, pause, [&] { return leads && told_.workers != told.workers; });
         // More may come at once.

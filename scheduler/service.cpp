@@ -39,7 +39,6 @@ constexpr std::size_t kCommandsPerStream = 4;
 constexpr std::chrono::seconds kStopPatience{2};
 /// How often a new leader looks whether it may place, besides when workers report.
 constexpr std::chrono::milliseconds kGatherTick{50};
-constexpr std::chrono::milliseconds kNoTime{0};
 /// A leader is heard so often in the time after which workers look for another one.
 constexpr int kSignsPerLease = 4;
 
@@ -313,7 +312,7 @@ private:
             look_at_standing();
             if (now >= next_tick) {
                 if (scheduler_) { expire(now); }
-                next_tick = now + (gathers_until_ ? std::min(interval, kGatherTick) : interval);
+                next_tick = now + (gathers_since_ ? std::min(interval, kGatherTick) : interval);
             }
             if (leadership_ && now >= next_sign) {
                 give_sign();
@@ -337,7 +336,7 @@ private:
 
     // Leading by a lease. A scheduler object lives for one term, and knows nothing of those before it.
 
-    bool places() const { return scheduler_ != nullptr && !gathers_until_; }
+    bool places() const { return scheduler_ != nullptr && !gathers_since_; }
 
     grpc::Status stands_by() const {
         if (scheduler_) {
@@ -361,7 +360,7 @@ private:
         scheduler_ = std::make_unique<Scheduler>(options_, clock_, metrics_, standing.epoch);
         term_ = standing.serial;
         workers_awaited_ = standing.workers_before;
-        gathers_until_ = clock_.now() + options_.gather_max;
+        gathers_since_ = clock_.now();
     }
 
     void step_down() {
@@ -370,25 +369,21 @@ private:
         }
         unregistered_.clear();
         scheduler_.reset();
-        gathers_until_.reset();
+        gathers_since_.reset();
         set_leads(false);
     }
 
-    /// Whoever begins to lead has heard of no worker. It places nothing before as many as the leader before it had have
-    /// told how they stand, or there was time enough for it: twice as much while none at all has, since then every
-    /// request would be refused.
     void gather() {
-        const base::TimePoint now = clock_.now();
         const std::size_t heard = scheduler_->workers_heard();
-        if (gathers_until_ &&
-            (heard >= workers_awaited_ || now >= *gathers_until_ + (heard == 0 ? options_.gather_max : kNoTime))) {
+        if (gathers_since_ &&
+            has_gathered(heard, workers_awaited_, *gathers_since_, clock_.now(), options_.gather_max)) {
             spdlog::info("places requests on {} workers; {} were awaited", scheduler_->workers(), workers_awaited_);
-            gathers_until_.reset();
+            gathers_since_.reset();
             set_leads(true);
         }
         const auto workers = static_cast<std::uint32_t>(scheduler_->workers());
         leadership_->tell(
-            {.workers = gathers_until_ ? std::max(workers, workers_awaited_) : workers, .epoch = scheduler_->epoch()});
+            {.workers = gathers_since_ ? std::max(workers, workers_awaited_) : workers, .epoch = scheduler_->epoch()});
     }
 
     /// To every worker: the lease goes on. Whatever else is on its way to one says so, too.
@@ -526,7 +521,7 @@ private:
     std::unique_ptr<Scheduler> scheduler_;          // none while another one leads
     std::uint64_t term_ = 0;                        // its term
     std::uint32_t workers_awaited_ = 0;             // the leader before it had so many
-    std::optional<base::TimePoint> gathers_until_;  // set: it begins to lead
+    std::optional<base::TimePoint> gathers_since_;  // set: it begins to lead
     std::string leader_;                            // for people
     std::unordered_map<SessionId, Stream*> streams_;
     std::map<SessionId, std::chrono::steady_clock::time_point> unregistered_;  // of streams_: since when; oldest first

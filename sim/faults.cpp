@@ -16,6 +16,8 @@ constexpr std::array kNames{
     std::pair{Fault::Kind::slow, std::string_view("slow")},
     std::pair{Fault::Kind::partition, std::string_view("partition")},
     std::pair{Fault::Kind::slow_link, std::string_view("slow_link")},
+    std::pair{Fault::Kind::scheduler_death, std::string_view("scheduler_death")},
+    std::pair{Fault::Kind::scheduler_pause, std::string_view("scheduler_pause")},
 };
 
 std::optional<Fault::Kind> kind_of(std::string_view name) {
@@ -40,7 +42,9 @@ std::string read_fault(const YAML::Node& node, Fault& fault) {
             if (!number(value, into)) { return key + " has to be a number of at least 0"; }
         } else if (key == "kind") {
             const auto kind = kind_of(value.IsScalar() ? value.Scalar() : "");
-            if (!kind) { return "kind has to be death, slow, partition or slow_link"; }
+            if (!kind) {
+                return "kind has to be death, slow, partition, slow_link, scheduler_death or scheduler_pause";
+            }
             fault.kind = *kind;
         } else if (key == "target" && value.IsScalar()) {
             fault.target = value.Scalar();
@@ -49,7 +53,7 @@ std::string read_fault(const YAML::Node& node, Fault& fault) {
         }
     }
     if (!node["time"] || !node["kind"]) { return "needs time and kind"; }
-    if (fault.target.empty()) { return "needs a target, as decode-0, or any"; }
+    if (fault.target.empty() && !is_of_scheduler(fault.kind)) { return "needs a target, as decode-0, or any"; }
     if (fault.factor < 1) { return "factor has to be at least 1"; }
     return "";
 }

@@ -16,6 +16,9 @@ struct Fault {
         slow,       // steps take `factor` times as long
         partition,  // nothing reaches the worker and nothing leaves it; what was on its way waits, as TCP has it
         slow_link,  // hand-offs from and to it take `factor` times as long
+        // Of the scheduler that leads, beside which one stands by. `target` says nothing.
+        scheduler_death,  // ends without a word; after `duration_s` (0: never) another one begins, and stands by
+        scheduler_pause,  // stands still
     };
     double at_s = 0;
     Kind kind = Kind::death;
@@ -26,6 +29,9 @@ struct Fault {
 };
 
 std::string_view fault_name(Fault::Kind kind);
+inline bool is_of_scheduler(Fault::Kind kind) {
+    return kind == Fault::Kind::scheduler_death || kind == Fault::Kind::scheduler_pause;
+}
 
 /// A YAML list of maps with `time` (seconds from the first arrival), `kind`, `target`, `duration`, `factor`.
 /// Error: invalid_argument with the number of the entry. `name` for messages.

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "sim/chance.h"
+#include "sim/modelled_levels.h"
 #include "sim/virtual_clock.h"
 #include "worker/shared_prefix.h"
 
@@ -32,6 +33,7 @@ ModelledWorker::ModelledWorker(const Options& options, WorkerListener& listener)
       cache_(options.kv) {
     CHECK(options.limits != nullptr && options.times != nullptr);
     board_.attach();
+    if (!options.levels.empty()) { below_ = std::make_unique<Below>(*this); }
 }
 
 ModelledWorker::Sequence* ModelledWorker::find(AttemptKey key) {
@@ -58,9 +60,10 @@ bool ModelledWorker::start(const LightStart& start, base::TimePoint now) {
     sequence.chain_blocks = size32(start.chain.size());
     sequence.told = start.generated_tokens;
     sequence.state = start.part == Part::decode ? SequenceState::awaiting_kv : SequenceState::waiting;
+    name_blocks(sequence);
     if (start.part != Part::decode) {
         sequence.waits_since = now;
-        sequence.cached_believed = cache_.cached_tokens(start.chain, sequence.tokens - 1);
+        sequence.cached_believed = tokens_known(sequence);
         // A stream that goes on is on a schedule at once, as in StepLoop.
         if (start.generated_tokens > 0 && start.tpot > base::Duration::zero()) {
             sequence.schedule = {now, start.generated_tokens};
@@ -85,7 +88,11 @@ void ModelledWorker::put_aside(std::unique_ptr<Sequence> sequence) {
 
 void ModelledWorker::end(Sequence& sequence) {
     expect_no_quiet_steps();
-    if (sequence.kv) { publish(sequence); }
+    if (below_) {
+        close_named(sequence);
+    } else if (sequence.kv) {
+        publish(sequence);
+    }
     const auto at =
         std::find_if(sequences_.begin(), sequences_.end(), [&](const auto& s) { return s.get() == &sequence; });
     CHECK(at != sequences_.end());
@@ -109,58 +116,6 @@ void ModelledWorker::cancel_all() {
     }
 }
 
-void ModelledWorker::want_room(AttemptKey key, std::uint32_t kv_tokens, base::TimePoint now) {
-    Sequence* sequence = find(key);
-    if (sequence == nullptr || sequence->state != SequenceState::awaiting_kv || sequence->kv || sequence->room) {
-        return;
-    }
-    expect_no_quiet_steps();
-    sequence->room = worker::RoomWish{kv_tokens, next_room_turn_++};
-    sequence->waits_since = now;
-}
-
-void ModelledWorker::go_on(AttemptKey key, std::uint32_t generated_tokens, base::TimePoint now) {
-    Sequence* sequence = find(key);
-    if (sequence == nullptr || sequence->has_continued) { return; }
-    expect_no_quiet_steps();
-    sequence->has_continued = true;
-    sequence->told = generated_tokens;
-    sequence->tokens = sequence->start.prompt_tokens + generated_tokens;
-    if (sequence->start.tpot > base::Duration::zero()) { sequence->schedule = {now, generated_tokens}; }
-    if (sequence->kv_is_here && sequence->state == SequenceState::awaiting_kv) { take_kv(*sequence); }
-}
-
-bool ModelledWorker::kv_arrived(AttemptKey key) {
-    Sequence* sequence = find(key);
-    if (sequence == nullptr || sequence->state != SequenceState::awaiting_kv || !sequence->kv) { return false; }
-    expect_no_quiet_steps();
-    sequence->kv_is_here = true;
-    if (sequence->has_continued) { take_kv(*sequence); }
-    return true;
-}
-
-/// Until the first token was seen, too, nobody finds what has arrived (DecodePart::proceed).
-void ModelledWorker::take_kv(Sequence& sequence) {
-    sequence.computed = sequence.start.prompt_tokens + sequence.start.generated_tokens;
-    publish(sequence);
-    make_running(sequence);
-}
-
-void ModelledWorker::recompute(AttemptKey key, base::TimePoint now) {
-    Sequence* sequence = find(key);
-    if (sequence == nullptr || sequence->state != SequenceState::awaiting_kv || !sequence->has_continued) { return; }
-    expect_no_quiet_steps();
-    // With memory it goes on in it, from the prefix hit that it got with it, as DecodePart::proceed.
-    if (!sequence->kv) { return make_waiting(*sequence, now); }
-    publish(*sequence);
-    make_running(*sequence);
-}
-
-bool ModelledWorker::awaits_kv(AttemptKey key) const {
-    const Sequence* sequence = find(key);
-    return sequence != nullptr && sequence->state == SequenceState::awaiting_kv && !sequence->kv_is_here;
-}
-
 void ModelledWorker::make_running(Sequence& sequence) {
     CHECK(sequence.kv.has_value() && sequence.tokens_left() > 0);
     sequence.state = SequenceState::running;
@@ -168,7 +123,13 @@ void ModelledWorker::make_running(Sequence& sequence) {
 
 void ModelledWorker::make_waiting(Sequence& sequence, base::TimePoint now) {
     CHECK(sequence.step_tokens == 0);
-    if (sequence.kv) { publish(sequence); }
+    if (below_) {
+        leave(sequence, false);
+        sequence.named->from_end.reset();
+        name_blocks(sequence);
+    } else if (sequence.kv) {
+        publish(sequence);
+    }
     sequence.kv.reset();
     sequence.blocks_held = 0;
     sequence.room.reset();
@@ -177,11 +138,12 @@ void ModelledWorker::make_waiting(Sequence& sequence, base::TimePoint now) {
     sequence.kv_is_here = false;
     sequence.state = SequenceState::waiting;
     if (!sequence.waits_since) { sequence.waits_since = now; }
-    sequence.cached_believed = cache_.cached_tokens(sequence.start.chain, sequence.tokens - 1);
+    sequence.cached_believed = tokens_known(sequence);
 }
 
-/// Names exist for the blocks of the prompt; those of an answer stay private.
+/// Without levels names exist for the blocks of the prompt; those of an answer stay private.
 void ModelledWorker::publish(Sequence& sequence) {
+    if (below_) { return publish_named(sequence); }
     if (sequence.published_blocks >= sequence.chain_blocks) { return; }
     const std::uint32_t full = std::min(sequence.computed / options_.kv.block_tokens, sequence.chain_blocks);
     if (full <= sequence.published_blocks) { return; }
@@ -214,22 +176,24 @@ const std::vector<worker::MemoryCandidate>& ModelledWorker::memory_candidates(ba
         }
         if (memory[i].may_give_way) { memory[i].blocks_held = memory[i].blocks_to_move = sequence.blocks_held; }
     }
+    if (below_) { below_->complete(memory); }
     return memory;
 }
 
 worker::MemoryCounts ModelledWorker::memory_counts() const {
-    return {cache_.blocks_available(), cache_.counts().stranded, runs_step()};
+    return {cache_.blocks_available(), cache_.counts().stranded, runs_step(),
+            below_ ? below_->tiers().blocks_returning() : 0};
 }
 
 kv_cache::PrefixMatch ModelledWorker::match(const Sequence& sequence) {
-    return cache_.match(sequence.start.chain, sequence.room ? sequence.room->kv_tokens : sequence.tokens - 1);
+    return cache_.match(sequence.chain(), sequence.room ? sequence.room->kv_tokens : sequence.tokens - 1);
 }
 
 std::uint32_t ModelledWorker::blocks_wanted(Sequence& sequence) {
     const std::uint32_t before = cache_.blocks_available();
     const kv_cache::PrefixMatch found = match(sequence);
     const std::uint32_t revived = before - cache_.blocks_available();
-    if (!sequence.room) { sequence.cached_believed = found.tokens(); }
+    if (!sequence.room) { sequence.cached_believed = below_ ? tokens_known(sequence) : found.tokens(); }
     return cache_.blocks_for(sequence.tokens_wanted()) - size32(found.blocks().size()) + revived;
 }
 
@@ -259,7 +223,8 @@ std::uint32_t ModelledWorker::awaited_prefix(const Sequence& newcomer, base::Tim
     }
     std::uint32_t tokens = 0;
     for (const auto& other : sequences_) {
-        if (other->state != SequenceState::running || other->tokens_left() <= 1) { continue; }
+        const bool computes = other->state == SequenceState::running || other->state == SequenceState::loading;
+        if (!computes || other->tokens_left() <= 1) { continue; }
         const worker::SharingPrompt its{other->start.chain, other->tokens, other->computed, due_seconds(*other)};
         tokens = std::max(
             tokens, worker::awaited_prefix(own, its, options_.kv.block_tokens, options_.limits->batch_tokens_max));
@@ -286,8 +251,14 @@ void ModelledWorker::give_memory(base::TimePoint now) {
             }
         }
         any = false;
-        for (const worker::MemoryAction& action : worker::plan_memory(space_.memory, memory_counts())) {
-            if (action.act == MemoryAct::wait || action.act == MemoryAct::wait_for_step) { continue; }
+        worker::MemoryCounts counts = memory_counts();
+        if (below_) { below_->look_ahead(space_.memory, counts); }
+        const std::vector<worker::MemoryAction> actions = worker::plan_memory(space_.memory, counts);
+        if (below_) { below_->load_ahead(space_.memory, actions); }
+        for (const worker::MemoryAction& action : actions) {
+            const bool stays = action.act == MemoryAct::wait || action.act == MemoryAct::wait_for_step ||
+                               action.act == MemoryAct::load_ahead;
+            if (stays) { continue; }
             any = true;
             Sequence& sequence = *sequences_[action.candidate];
             if (action.act == MemoryAct::preempt) {
@@ -309,9 +280,11 @@ void ModelledWorker::give_memory(base::TimePoint now) {
                 }
                 make_running(sequence);
                 if (sequence.start.part == Part::prefill) { listener_.on_admitted(options_.index, sequence.key); }
+                if (below_) { below_->admitted(sequence); }
             }
         }
     }
+    if (below_) { publish_all(); }  // what was loaded, too
 }
 
 worker::PlanCandidate ModelledWorker::candidate_of(const Sequence& sequence, base::TimePoint begin) const {
@@ -341,6 +314,7 @@ bool ModelledWorker::plan_step(base::TimePoint now) {
         bool only_decodes = true;
         for (const auto& sequence : sequences_) {
             if (sequence->state != SequenceState::running) { continue; }
+            if (below_ && sequence->computable() == 0) { continue; }
             space_.runnable.push_back(sequence.get());
             only_decodes = only_decodes && sequence->tokens_left() == 1;
         }
@@ -357,7 +331,7 @@ bool ModelledWorker::plan_step(base::TimePoint now) {
             plan_batch(now);
         }
         const std::uint32_t planned = size32(step_.size());
-        grow(now);
+        if (!grow(now)) { return false; }
         if (step_.empty()) { continue; }  // at least one has given way or ended
         if (planned < count) { rotation_ += planned; }
         return true;
@@ -369,6 +343,7 @@ void ModelledWorker::plan_batch(base::TimePoint now) {
     space_.candidates.clear();
     for (const Sequence* sequence : space_.runnable) {
         space_.candidates.push_back(candidate_of(*sequence, now));
+        if (below_) { space_.candidates.back().tokens_left = sequence->computable(); }
     }
     learn_steps();
     const worker::WorkerOptions& limits = *options_.limits;
@@ -386,8 +361,9 @@ void ModelledWorker::plan_batch(base::TimePoint now) {
     }
 }
 
-/// Memory for what the entries of the step write; whoever gives way or fails is taken out.
-void ModelledWorker::grow(base::TimePoint now) {
+/// Memory for what the entries of the step write; whoever gives way, fails or waits for a copy is taken out. False: all
+/// that are left wait.
+bool ModelledWorker::grow(base::TimePoint now) {
     const auto index_of = [this](const Sequence& sequence) {
         const auto at = std::lower_bound(sequences_.begin(), sequences_.end(), sequence.id,
                                          [](const auto& s, std::uint64_t id) { return s->id < id; });
@@ -395,6 +371,7 @@ void ModelledWorker::grow(base::TimePoint now) {
     };
     std::vector<StepEntry> entries;  // no step runs while memory is planned
     entries.swap(step_);
+    bool waits = false;
     while (true) {
         bool any = false;
         for (std::size_t i = 0; i < entries.size(); ++i) {
@@ -411,17 +388,22 @@ void ModelledWorker::grow(base::TimePoint now) {
         if (!any) { break; }
         for (const worker::MemoryAction& action : worker::plan_memory(space_.memory, memory_counts())) {
             Sequence& sequence = *sequences_[action.candidate];
-            const auto leave = [&] { std::erase_if(entries, [&](const auto& e) { return e.sequence == &sequence; }); };
+            const auto leave_out = [&] {
+                std::erase_if(entries, [&](const auto& e) { return e.sequence == &sequence; });
+            };
             if (action.act == MemoryAct::grow) {
                 sequence.blocks_held += space_.memory[action.candidate].blocks;
                 CHECK(sequence.kv->reserve(sequence.blocks_held * options_.kv.block_tokens),
                       "the plan of KV memory counted wrong");
+            } else if (action.act == MemoryAct::wait) {
+                leave_out();
+                waits = true;
             } else if (action.act == MemoryAct::preempt) {
-                leave();
+                leave_out();
                 ++preemptions_;
                 make_waiting(sequence, now);
             } else if (action.act == MemoryAct::fail) {
-                leave();
+                leave_out();
                 const AttemptKey key = sequence.key;
                 const std::uint32_t generated = sequence.generated();
                 const std::uint32_t cached = sequence.cached_tokens;
@@ -433,12 +415,14 @@ void ModelledWorker::grow(base::TimePoint now) {
         }
     }
     step_.swap(entries);
+    return !(waits && step_.empty());
 }
 
 /// What the step that was planned does, and what it takes by the model of the engine.
 double ModelledWorker::look_at_step() {
     scheduler::planner::StepShape shape;
     step_work_ = {};
+    double others = std::exchange(delay_seconds_, 0);
     space_.chunks.clear();
     for (const StepEntry& entry : step_) {
         Sequence& sequence = *entry.sequence;
@@ -453,11 +437,13 @@ double ModelledWorker::look_at_step() {
             step_work_.prefill_tokens += entry.tokens;
             step_work_.prefill_context += base::context_sum(sequence.computed, entry.tokens);
             space_.chunks.push_back({static_cast<double>(entry.tokens), static_cast<double>(sequence.computed)});
+            const bool is_handed_over = sequence.start.part == worker::Part::prefill;
+            if (is_handed_over) { others += entry.tokens * options_.handing_seconds_per_token; }
         }
     }
     shape.decode_sequences = step_work_.decode_sequences;
     shape.prompts = space_.chunks;
-    return options_.times->seconds(shape);
+    return options_.times->seconds(shape) + others;
 }
 
 std::optional<base::Duration> ModelledWorker::begin_step(base::TimePoint now, double slowness) {
@@ -495,12 +481,16 @@ void ModelledWorker::finish_step(base::TimePoint now) {
         entry.sequence->step_tokens = 0;
         entry.sequence->step_samples = false;
     }
-    note_step();
+    if (!below_) { note_step(); }
     for (const StepEntry& entry : step) {
         Sequence& sequence = *entry.sequence;
-        if (sequence.state == SequenceState::ended) { continue; }
-        sequence.computed += entry.tokens;
-        publish(sequence);
+        if (below_) {
+            if (finish_named(entry)) { continue; }
+        } else {
+            if (sequence.state == SequenceState::ended) { continue; }
+            sequence.computed += entry.tokens;
+            publish(sequence);
+        }
         if (!entry.samples) { continue; }
         ++sequence.tokens;
         if (!sequence.schedule && sequence.start.tpot > base::Duration::zero()) {
@@ -524,6 +514,11 @@ void ModelledWorker::finish_step(base::TimePoint now) {
         put_aside(std::move(sequence));
     }
     leaving_.clear();
+    if (below_) {  // as StepLoop::settle; the levels' prices ask for what was learned
+        note_step();
+        learn_steps();
+        publish_all();
+    }
 }
 
 void ModelledWorker::fetch_state() const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <compare>
 #include <cstdint>
 #include <memory>
@@ -10,10 +11,12 @@
 
 #include "base/block_hash.h"
 #include "base/clock.h"
+#include "base/metrics.h"
 #include "kv_cache/kv_cache.h"
 #include "proto/roles.h"
 #include "proto/scheduler.pb.h"
 #include "scheduler/planner/step_times.h"
+#include "sim/kv_level.h"
 #include "worker/board.h"
 #include "worker/options.h"
 #include "worker/plan_batch.h"
@@ -62,7 +65,8 @@ public:
 /// A worker whose engine is a model and whose sequences are lengths: the light form of worker::StepLoop. What decides
 /// is the production code (plan_batch, plan_memory, StepForecast, KvCache, ReportBoard); what is written again here, in
 /// the order of StepLoop, is who stands in which state. No thread, no clock of its own. Differences: a step is planned
-/// when the one before it has ended, not while it runs; blocks of answers have no names.
+/// when the one before it has ended, not while it runs; blocks of answers have names only where there are levels below
+/// the pool. Those are worker::KvTiers as it is, over modelled copies (modelled_levels.cpp).
 class ModelledWorker {
     struct Sequence;
     struct StepEntry {
@@ -99,11 +103,18 @@ public:
         bool tells_every_token = true;
         /// Steps take up to this share longer or shorter than the model says, by chance: that of their number and this.
         double noise = 0;
+        double handing_seconds_per_token =
+            0;  // a step takes so much longer for each token of a prompt that is handed over
         std::uint64_t noise_seed = 0;
         /// Whether quiet steps are foreseen (quiet_until()). Of no effect where every token is told.
-        bool foresees_quiet_steps = false;
+        bool foresees_quiet_steps = false;  // has to be false where there are levels
+        /// Below the pool, the nearest first; borrowed like the next two, which are needed where there are any.
+        std::span<const KvLevel> levels = {};
+        const base::Clock* clock = nullptr;  // that stands where `now` of each call does
+        base::Metrics* metrics = nullptr;    // of KvTiers
     };
     ModelledWorker(const Options& options, WorkerListener& listener);
+    ~ModelledWorker();
 
     /// False: the queue is full.
     [[nodiscard]] bool start(const LightStart& start, base::TimePoint now);
@@ -116,6 +127,8 @@ public:
     void go_on(AttemptKey key, std::uint32_t generated_tokens, base::TimePoint now);
     /// A decode part: its KV has arrived. False: it is not wanted any more.
     bool kv_arrived(AttemptKey key);
+    /// The next step takes so much longer.
+    void delay_next_step(double seconds);
     /// A decode part: its KV will not come; computed here.
     void recompute(AttemptKey key, base::TimePoint now);
     /// A prefill part: its KV has arrived, or is not wanted any more.
@@ -141,6 +154,10 @@ public:
     void fetch_sequences(bool plans_memory) const;
     const void* list_of_sequences() const { return sequences_.data(); }
     base::TimePoint step_began() const { return step_began_; }
+    /// Of copies to and from levels: when the next one ends; empty: none runs.
+    std::optional<base::TimePoint> next_copy_end() const;
+    /// Takes those that have ended by now.
+    void end_copies();
 
     /// As Registration::send: what is to be reported now, into an empty message. False: nothing new, and it was
     /// reported less than `idle` ago.
@@ -154,6 +171,7 @@ public:
     std::uint64_t steps() const { return steps_; }
     double busy_seconds() const { return busy_seconds_; }  // of all steps that began
     std::uint64_t preemptions() const { return preemptions_; }
+    LevelUse level_use() const;
     /// What the step that runs computes of one sequence; they are numbered from 1 in the order in which they came.
     struct StepPart {
         std::uint64_t sequence = 0;
@@ -169,6 +187,13 @@ public:
     std::optional<std::string> violation() const;
 
 private:
+    /// Of a sequence, where there are levels.
+    struct Named {
+        std::vector<base::BlockHash> chain;  // of the full blocks of all its tokens
+        std::optional<worker::KvFromEnd> from_end;
+        std::uint32_t lost_tokens = 0;  // computed, when it gave way; 0: it has not, or is back
+    };
+    class Below;
     /// What a step of decodes reads stands first, in one cache line; what a step with prompts reads besides, in the
     /// next one; what is read where memory is planned, in the third.
     struct alignas(64) Sequence {
@@ -199,7 +224,11 @@ private:
         std::uint32_t cached_believed = 0;
         std::uint32_t awaited = 0;  // as worker::Sequence::awaited_tokens
         std::optional<worker::RoomWish> room;
+        std::unique_ptr<Named> named;  // where there are levels
 
+        std::span<const base::BlockHash> chain() const {
+            return named ? std::span<const base::BlockHash>(named->chain) : start.chain;
+        }
         base::Duration waited_for_memory(base::TimePoint now) const {
             return waits_since ? waited + (now - *waits_since) : waited;
         }
@@ -207,6 +236,15 @@ private:
         std::optional<base::TimePoint> next_due(base::TimePoint step_end) const;
         std::uint32_t generated() const { return tokens - start.prompt_tokens; }
         std::uint32_t tokens_left() const { return tokens - computed; }
+        /// Where there are levels. As worker::Sequence::computable_after_step of one that is in no step.
+        std::uint32_t computable() const {
+            if (!named->from_end) { return tokens_left(); }
+            return named->from_end->until - std::min(named->from_end->until, computed);
+        }
+        /// The same; of the tokens that are left.
+        std::uint32_t comes_from_below() const {
+            return named->from_end ? named->from_end->end - named->from_end->until : 0;
+        }
         bool is_newcomer() const {
             return state == worker::SequenceState::waiting ||
                    (state == worker::SequenceState::awaiting_kv && room.has_value());
@@ -232,7 +270,7 @@ private:
     void open_kv(Sequence& sequence, base::TimePoint now);
     bool plan_step(base::TimePoint now);
     void plan_batch(base::TimePoint now);
-    void grow(base::TimePoint now);
+    bool grow(base::TimePoint now);
     double look_at_step();
     base::Duration step_takes(double seconds, double slowness, std::uint64_t step) const;
     void begin_now(base::TimePoint now, base::Duration takes);
@@ -243,6 +281,16 @@ private:
     void expect_no_quiet_steps();
     std::uint32_t quiet_ends_of(const StepEntry& entry) const;
     sluice::proto::WorkerLoad load() const;
+    void report_blocks(worker::ReportBoard::Wish wish);
+    // modelled_levels.cpp; of levels below the pool, where there are any.
+    std::uint32_t tokens_known(const Sequence& sequence) const;
+    void name_blocks(Sequence& sequence) const;
+    void publish_named(Sequence& sequence);
+    void publish_all();
+    void leave(Sequence& sequence, bool for_good);
+    void close_named(Sequence& sequence);
+    bool finish_named(const StepEntry& entry);
+    std::optional<std::string> level_violation() const;
 
     static constexpr std::uint32_t kForeseenMin = 8;  // steps
     struct EndedStep {
@@ -257,6 +305,7 @@ private:
     kv_cache::KvCache cache_;  // sequences have leases of it: it goes last
     worker::ReportBoard board_;
     worker::StepForecast forecast_;  // learn_steps() before it is asked
+    std::unique_ptr<Below> below_;   // null: nothing is
     std::vector<EndedStep> ended_;   // that were not learned from yet, or not told; from here on: what every step reads
     std::size_t ended_learned_ = 0;  // of them
     std::size_t ended_told_ = 0;
@@ -271,6 +320,7 @@ private:
     std::size_t quiet_next_ = 0;               // the first of them that has not begun
     std::uint32_t quiet_max_ = kForeseenMin;   // so many are foreseen at once
     double busy_seconds_ = 0;
+    double delay_seconds_ = 0;  // of the next step
     std::uint64_t next_sequence_ = 1;
     std::uint64_t next_room_turn_ = 0;
     std::uint32_t rotation_ = 0;

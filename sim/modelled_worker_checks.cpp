@@ -28,10 +28,12 @@ std::optional<std::string> ModelledWorker::violation() const {
     if (sum != options_.kv.blocks_total) {
         return says(std::to_string(sum) + " blocks of " + std::to_string(options_.kv.blocks_total));
     }
-    if (sequences_.empty() && leaving_.empty() && (counts.used > 0 || counts.pinned > 0 || counts.stranded > 0)) {
+    if (sequences_.empty() && leaving_.empty() && !next_copy_end() &&
+        (counts.used > 0 || counts.pinned > 0 || counts.stranded > 0)) {
         return says("blocks are in use and nobody is there");
     }
     if (sequences_.size() > options_.limits->queue_requests_max) { return says("more sequences than its queue holds"); }
+    if (const auto wrong = level_violation()) { return says(*wrong); }
     std::uint64_t tokens = 0;
     for (const StepEntry& entry : step_) {
         tokens += entry.tokens;

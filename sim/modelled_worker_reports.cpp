@@ -62,8 +62,10 @@ sluice::proto::WorkerLoad ModelledWorker::load() const {
             load.set_decode_sequences(load.decode_sequences() + 1);
             load.set_context_tokens(load.context_tokens() + sequence->tokens);
         } else if (runs || waits) {
-            load.set_prefill_tokens_queued(load.prefill_tokens_queued() + sequence->tokens_left() -
-                                           (waits ? std::max(sequence->cached_believed, sequence->awaited) : 0));
+            const std::uint32_t comes = waits    ? std::max(sequence->cached_believed, sequence->awaited)
+                                        : below_ ? sequence->comes_from_below()
+                                                 : 0;
+            load.set_prefill_tokens_queued(load.prefill_tokens_queued() + sequence->tokens_left() - comes);
         }
     }
     const kv_cache::BlockCounts counts = cache_.counts();
@@ -75,10 +77,8 @@ sluice::proto::WorkerLoad ModelledWorker::load() const {
     return load;
 }
 
-bool ModelledWorker::report(base::TimePoint now, base::Duration idle, sluice::proto::Heartbeat& heartbeat) {
-    tell_steps();
-    board_.set_load(load());
-    const auto wish = board_.take_wish();
+/// As StepReporter::publish_blocks.
+void ModelledWorker::report_blocks(worker::ReportBoard::Wish wish) {
     if (wish == worker::ReportBoard::Wish::snapshot) { cache_.begin_snapshot(); }
     if (wish == worker::ReportBoard::Wish::nothing) {
         cache_.forget_events();
@@ -86,6 +86,17 @@ bool ModelledWorker::report(base::TimePoint now, base::Duration idle, sluice::pr
         do {
             if (const auto events = cache_.take_events()) { board_.add_block_events(*events); }
         } while (cache_.snapshot_unfinished());
+    }
+}
+
+bool ModelledWorker::report(base::TimePoint now, base::Duration idle, sluice::proto::Heartbeat& heartbeat) {
+    tell_steps();
+    board_.set_load(load());
+    const auto wish = board_.take_wish();
+    if (below_) {
+        below_->report_blocks(wish);
+    } else {
+        report_blocks(wish);
     }
     board_.take(heartbeat);
     CHECK(heartbeat.load().SerializeToString(&space_.load));

@@ -30,6 +30,7 @@ std::uint64_t worker_id(std::uint32_t worker) {
 
 Placer::Placer(Policy policy, scheduler::SchedulerOptions options, const VirtualClock& clock, std::size_t workers)
     : policy_(policy),
+      options_(std::move(options)),
       clock_(clock),
       sessions_(workers),
       header_(sluice::proto::make_header(kModel, kNumerics)),
@@ -37,17 +38,35 @@ Placer::Placer(Policy policy, scheduler::SchedulerOptions options, const Virtual
       lives_(workers),
       incarnations_(workers),
       news_(workers),
-      index_(options.prefix_blocks_max) {
+      index_(options_.prefix_blocks_max) {
     if (!is_scheduler(policy)) { return; }
-    options.rules.admit_by_prediction = policy == Policy::sluice;
-    scheduler_ = std::make_unique<scheduler::Scheduler>(std::move(options), clock_, metrics_);
+    options_.rules.admit_by_prediction = policy == Policy::sluice;
+    scheduler_ = std::make_unique<scheduler::Scheduler>(options_, clock_, metrics_);
     *release_.mutable_header() = sluice::proto::make_header(kModel, 0);
     release_.set_gateway(kGateway);
     *request_.mutable_header() = sluice::proto::make_header(kModel, 0);
     request_.set_gateway(kGateway);
 }
 
+void Placer::lead(std::uint64_t epoch) {
+    lose_leader();
+    scheduler_ = std::make_unique<scheduler::Scheduler>(options_, clock_, metrics_, epoch);
+    release_.clear_ended();  // of placements that this one has not made
+}
+
+void Placer::lose_leader() {
+    for (auto& session : sessions_) {
+        session.reset();
+    }
+}
+
+void Placer::set_leading(bool hears, bool places) {
+    hears_ = hears;
+    places_ = places;
+}
+
 bool Placer::attach(const ModelledWorker& worker, std::uint64_t incarnation, std::uint64_t kv_bytes_per_token) {
+    if (!hears_) { return false; }
     const std::uint32_t index = worker.options().index;
     const scheduler::SessionId session{worker_of_session_.size()};
     if (scheduler_ != nullptr) {
@@ -109,7 +128,7 @@ bool Placer::hear(std::uint32_t worker) {
 
 std::vector<std::uint32_t> Placer::tick() {
     std::vector<std::uint32_t> gone;
-    if (scheduler_ == nullptr) { return gone; }
+    if (scheduler_ == nullptr || !hears_) { return gone; }
     CHECK(scheduler_->release(release_).has_value());  // a sign of life of the gateway
     release_.clear_ended();
     for (const scheduler::SessionId session : scheduler_->tick()) {
@@ -121,6 +140,7 @@ std::vector<std::uint32_t> Placer::tick() {
 }
 
 std::variant<Placed, NotPlaced> Placer::place(const PlaceAsk& ask) {
+    if (!places_) { return NotPlaced{.is_silent = true}; }
     flush();
     return scheduler_ != nullptr ? place_by_scheduler(ask) : place_by_policy(ask);
 }
@@ -223,13 +243,14 @@ void Placer::ended(AttemptKey key, base::Duration ttft, base::Duration tpot) {
 }
 
 void Placer::flush() {
-    if (scheduler_ == nullptr || release_.ended().empty()) { return; }
+    if (scheduler_ == nullptr || !hears_ || release_.ended().empty()) { return; }
     CHECK(scheduler_->release(release_).has_value());
     release_.clear_ended();
 }
 
 std::size_t Placer::placements() const {
-    return scheduler_ != nullptr ? scheduler_->placements() : sent_.size();
+    if (scheduler_ != nullptr) { return hears_ ? scheduler_->placements() : 0; }
+    return sent_.size();
 }
 
 }  // namespace sim

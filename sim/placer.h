@@ -37,6 +37,7 @@ struct Placed {
 struct NotPlaced {
     base::ErrorCode code = base::ErrorCode::unavailable;
     std::uint32_t retry_after_ms = 0;
+    bool is_silent = false;  // nobody has answered: no scheduler leads that could
 };
 
 /// The way from the owner of a request to whoever places it. Answers at once.
@@ -68,6 +69,17 @@ public:
     bool hear(std::uint32_t worker);
     /// Workers that were silent for their lease: their streams are closed now.
     std::vector<std::uint32_t> tick();
+    /// Another scheduler leads from now on, by a lease of this epoch: it knows nobody.
+    void lead(std::uint64_t epoch);
+    /// Whoever led is gone, and its workers' streams with it.
+    void lose_leader();
+    /// Whether whoever leads can be told things, and whether it places. Both, from the start.
+    void set_leading(bool hears, bool places);
+    bool hears() const { return hears_; }
+    std::size_t workers_heard() const { return scheduler_->workers_heard(); }
+    std::size_t workers_known() const { return scheduler_->workers(); }
+    std::uint64_t epoch() const { return scheduler_->epoch(); }
+
     bool is_attached(std::uint32_t worker) const { return sessions_[worker].has_value(); }
 
     std::variant<Placed, NotPlaced> place(const PlaceAsk& ask) override;
@@ -94,7 +106,10 @@ private:
     void take_out(std::map<AttemptKey, Sent>::iterator at);
 
     const Policy policy_;
+    scheduler::SchedulerOptions options_;
     const VirtualClock& clock_;
+    bool hears_ = true;
+    bool places_ = true;
     base::Metrics metrics_;
     std::unique_ptr<scheduler::Scheduler> scheduler_;  // null: a plain policy
     std::vector<std::optional<scheduler::SessionId>> sessions_;

@@ -51,6 +51,7 @@ private:
     scheduler::planner::FittedForms forms(const YAML::Node& node);
     StepTimes times(const YAML::Node& node);
     PlanPool pool(const YAML::Node& node);
+    void read_levels(const YAML::Node& node, PlanPool& pool);
     void read_classes(const YAML::Node& classes, PlanFile& plan);
 
     std::optional<std::string> problem_;
@@ -198,7 +199,7 @@ StepTimes Reader::times(const YAML::Node& node) {
 }
 
 PlanPool Reader::pool(const YAML::Node& node) {
-    only(node, "a pool", {"role", "count", "device", "threads", "tensor", "pipeline", "limits", "times"});
+    only(node, "a pool", {"role", "count", "device", "threads", "tensor", "pipeline", "limits", "kv_levels", "times"});
     if (!is_good()) { return {}; }
     PlanPool pool;
     const std::string role = text(node, "role");
@@ -220,11 +221,32 @@ PlanPool Reader::pool(const YAML::Node& node) {
     pool.batch_sequences_max = count(limits, "batch_sequences_max", 1, 65'536);
     pool.batch_tokens_max = count(limits, "batch_tokens_max", 1, 1 << 20);
     pool.kv_tokens = number(limits, "kv_tokens", 1, 1e12);
+    if (const YAML::Node levels = node["kv_levels"]) { read_levels(levels, pool); }
     if (const YAML::Node node_of_times = node["times"]) {
         pool.times = times(node_of_times);
         pool.has_times = true;
     }
     return pool;
+}
+
+void Reader::read_levels(const YAML::Node& node, PlanPool& pool) {
+    only(node, "kv_levels", {"bytes_per_token", "host", "disk"});
+    if (!is_good()) { return; }
+    pool.kv_bytes_per_token = number(node, "bytes_per_token", 1, 1e9);
+    for (const char* name : {"host", "disk"}) {
+        const YAML::Node level = node[name];
+        if (!level) { continue; }
+        only(level, std::string("kv_levels.") + name, {"bytes", "bytes_per_s", "save_bytes_per_s", "launch_s"});
+        if (!is_good()) { return; }
+        PlanLevel read;
+        read.name = name;
+        read.bytes = number(level, "bytes", 1, 1e15);
+        read.load_bytes_per_second = number(level, "bytes_per_s", 1, 1e15);
+        read.save_bytes_per_second = number(level, "save_bytes_per_s", 1, 1e15, read.load_bytes_per_second);
+        read.launch_s = number(level, "launch_s", 0, 10, 0);
+        pool.levels.push_back(std::move(read));
+    }
+    if (pool.levels.empty()) { wrong("kv_levels has neither host nor disk"); }
 }
 
 void Reader::read_classes(const YAML::Node& classes, PlanFile& plan) {
@@ -278,12 +300,16 @@ PlanFile Reader::file(const YAML::Node& root) {
     }
     if (const YAML::Node classes = root["slo_classes"]) { read_classes(classes, plan); }
     if (const YAML::Node hand_off = root["hand_off"]) {
-        only(hand_off, "hand_off", {"kv_bytes_per_token", "bytes_per_s", "latency_s", "layers"});
+        only(
+            hand_off, "hand_off",
+            {"kv_bytes_per_token", "bytes_per_s", "latency_s", "layers", "sender_s_per_token", "receiver_s_per_token"});
         if (!is_good()) { return plan; }
         plan.kv_bytes_per_token = number(hand_off, "kv_bytes_per_token", 0, 1e9);
         plan.link_bytes_per_second = number(hand_off, "bytes_per_s", 0, 1e15, 0);
         plan.link_latency_s = number(hand_off, "latency_s", 0, 100, 0);
         plan.layers = count(hand_off, "layers", 1, 10'000, 1);
+        plan.sender_s_per_token = number(hand_off, "sender_s_per_token", 0, 1, 0);
+        plan.receiver_s_per_token = number(hand_off, "receiver_s_per_token", 0, 1, 0);
     }
     return plan;
 }

@@ -13,6 +13,15 @@
 
 namespace sim {
 
+/// A level below the KV pool of each worker of a pool: host memory or a disk.
+struct PlanLevel {
+    std::string name;  // "host", "disk"
+    double bytes = 0;  // that a worker has of it
+    double load_bytes_per_second = 0;
+    double save_bytes_per_second = 0;
+    double launch_s = 0;  // of one copy
+};
+
 /// A pool of a placement file.
 struct PlanPool {
     proto::Role role = proto::Role::mixed;
@@ -23,6 +32,8 @@ struct PlanPool {
     std::uint32_t batch_sequences_max = 0;
     std::uint32_t batch_tokens_max = 0;
     double kv_tokens = 0;
+    double kv_bytes_per_token = 0;  // in the pool; where there are levels
+    std::vector<PlanLevel> levels;  // below it, the nearest first
     scheduler::planner::StepTimes times;
     bool has_times = false;
 };
@@ -56,6 +67,8 @@ struct PlanFile {
     double link_bytes_per_second = 0;
     double link_latency_s = 0;
     std::uint32_t layers = 1;
+    double sender_s_per_token = 0;  // of ServingLinks
+    double receiver_s_per_token = 0;
 };
 
 /// Bounded. Errors: invalid_argument that names key and file, unimplemented for a version to come.

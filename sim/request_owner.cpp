@@ -72,6 +72,10 @@ void RequestOwner::place(Open& open) {
     const auto answer = placer_.place(ask);
     if (const auto* placed = std::get_if<Placed>(&answer)) { return take(open, *placed); }
     auto refusal = std::get<NotPlaced>(answer);
+    if (refusal.is_silent) {
+        placer_.ended(open.key, {}, {});  // it may have been placed, and the answer lost
+        return wait_for_place(open, base::ErrorCode::unavailable, 1000);
+    }
     if (refusal.code == base::ErrorCode::not_found) {  // that nobody serves the model is no mistake of the client's
         refusal.code = base::ErrorCode::unavailable;
         refusal.retry_after_ms = std::max(refusal.retry_after_ms, 1000u);

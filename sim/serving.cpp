@@ -60,6 +60,14 @@ base::Result<void> check_input(const ServingOptions& options, const ServingTrace
             return invalid("a pool with KV for " + std::to_string(static_cast<std::uint64_t>(pool.kv_tokens)) +
                            " tokens cannot hold two blocks of " + std::to_string(trace.block_tokens));
         }
+        for (const KvLevel& level : pool.levels) {
+            CHECK(level.kv_bytes_per_token > 0 && level.load_bytes_per_second > 0 && level.save_bytes_per_second > 0);
+            if (level.kv_tokens < trace.block_tokens) {
+                return invalid("a level \"" + level.name + "\" with room for " +
+                               std::to_string(static_cast<std::uint64_t>(level.kv_tokens)) +
+                               " tokens cannot hold a block of " + std::to_string(trace.block_tokens));
+            }
+        }
         prefills = prefills || proto::can_prefill(pool.role);
         decodes = decodes || proto::can_decode(pool.role);
     }
@@ -85,6 +93,15 @@ base::Result<ServingResult> simulate_serving(const ServingOptions& options, cons
     std::mt19937_64 random(options.seed ^ 0xfa017);
     std::vector<std::uint32_t> targets;
     for (const Fault& fault : options.faults) {
+        if (is_of_scheduler(fault.kind)) {
+            if (!is_scheduler(options.policy)) {
+                return base::fail(base::ErrorCode::invalid_argument,
+                                  std::string("a fault of the scheduler, and the policy ") +
+                                      std::string(policy_name(options.policy)) + " has none");
+            }
+            targets.push_back(0);
+            continue;
+        }
         const auto target = worker_named(options, fault.target, random);
         if (!target) { return base::pass_on(target); }
         targets.push_back(*target);
@@ -111,6 +128,7 @@ ServingRun::ServingRun(const ServingOptions& options, const ServingTrace& trace,
 }
 
 ServingResult ServingRun::play() {
+    begin_leaders();
     for (std::uint32_t worker = 0; worker < nodes_.size(); ++worker) {
         make_worker(worker);
         attach(worker, nodes_[worker].life);
@@ -173,6 +191,7 @@ void ServingRun::count_work_of(const ModelledWorker& worker) {
     result_.counts.steps += worker.steps();
     result_.counts.preemptions += worker.preemptions();
     result_.counts.busy_seconds += worker.busy_seconds();
+    result_.counts.levels += worker.level_use();
 }
 
 /// A worker as it is now: to be called before it is looked at or asked for anything.
@@ -196,12 +215,33 @@ void ServingRun::await_step(std::uint32_t worker) {
     events_.push_as(worker, at, {Event::Kind::step_end, worker, {}, node.life});
 }
 
+/// The end of the copy that runs to or from a level; of nobody's interest once another one is awaited.
+void ServingRun::await_copy(std::uint32_t worker) {
+    Node& node = nodes_[worker];
+    const auto at = node.worker->next_copy_end();
+    if (!at || *at == node.copy_awaited) { return; }
+    node.copy_awaited = *at;
+    push(*at, {Event::Kind::copy_end, worker, {}, node.life});
+}
+
+void ServingRun::end_copy(std::uint32_t worker, std::uint64_t life) {
+    Node& node = nodes_[worker];
+    if (!node.worker || node.life != life || node.copy_awaited != clock_.now()) { return; }
+    node.copy_awaited = {};
+    up_to_date(node).end_copies();
+    mark(worker);
+}
+
 void ServingRun::happen(const Event& event) {
     switch (event.kind) {
         case Event::Kind::arrival:
             return arrive(event.key.request);
         case Event::Kind::step_end:
             return end_step(event.worker, event.number);
+        case Event::Kind::look:
+            return look(event.worker, event.number);
+        case Event::Kind::copy_end:
+            return end_copy(event.worker, event.number);
         case Event::Kind::heartbeat:
             if (nodes_[event.worker].next_report == clock_.now()) { report(event.worker); }
             return;
@@ -274,12 +314,14 @@ void ServingRun::run_marked() {
         if (!node.worker) { continue; }
         report_by(index, node.reported + options_.scheduler.heartbeat);
         ModelledWorker& worker = up_to_date(node);
-        if (worker.runs_step()) {
+        bool runs = worker.runs_step();
+        if (runs) {
             worker.give_memory(clock_.now());
-        } else if (!worker.begin_step(clock_.now(), node.slowness)) {
-            continue;
+        } else {
+            runs = worker.begin_step(clock_.now(), node.slowness).has_value();
         }
-        await_step(index);
+        if (!node.pool->levels.empty()) { await_copy(index); }
+        if (runs) { await_step(index); }
     }
 }
 
@@ -310,8 +352,12 @@ void ServingRun::make_worker(std::uint32_t index) {
                                 .workspace = &workspace_,
                                 .tells_every_token = options_.tells_every_token(),
                                 .noise = options_.noise,
+                                .handing_seconds_per_token = options_.links.sender_seconds_per_token,
                                 .noise_seed = mixed_bits(mixed_bits(options_.seed) ^ incarnation_of(index, node.life)),
-                                .foresees_quiet_steps = options_.passes_quiet_steps},
+                                .foresees_quiet_steps = options_.passes_quiet_steps && pool.levels.empty(),
+                                .levels = pool.levels,
+                                .clock = &clock_,
+                                .metrics = &placer_.metrics()},
         *this);
 }
 
@@ -345,9 +391,10 @@ void ServingRun::report(std::uint32_t worker) {
     if (!node.worker || !placer_.is_attached(worker)) { return; }
     const base::Duration idle =
         std::max<base::Duration>(options_.scheduler.heartbeat, options_.scheduler.suspect_after / 2);
-    if (reaches(worker)) {
+    if (reaches(worker) && placer_.hears()) {
         const bool has_news = up_to_date(node).report(clock_.now(), idle, placer_.new_heartbeat());
         if (has_news && placer_.hear(worker)) { node.worker->board().want_snapshot(); }
+        if (gathers_since_) { gather(); }
     }
     node.reported = clock_.now();
     const bool is_busy = node.worker->runs_step() || node.worker->sequences() > 0;
@@ -357,6 +404,7 @@ void ServingRun::report(std::uint32_t worker) {
 
 void ServingRun::check(std::uint32_t worker) {
     result_.violation = owner_.violation();
+    if (!result_.violation && leaders_) { result_.violation = leaders_->violation(); }
     if (result_.violation) { return; }
     if (worker < nodes_.size() && nodes_[worker].worker) { result_.violation = nodes_[worker].worker->violation(); }
     std::size_t ended = 0;

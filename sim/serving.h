@@ -11,6 +11,7 @@
 #include "scheduler/options.h"
 #include "scheduler/planner/step_times.h"
 #include "sim/faults.h"
+#include "sim/kv_level.h"
 #include "sim/policies.h"
 #include "worker/options.h"
 
@@ -25,6 +26,7 @@ struct ServingPool {
     const scheduler::planner::StepTimes* times = nullptr;
     worker::WorkerOptions limits;
     double kv_tokens = 0;
+    std::vector<KvLevel> levels = {};  // below each worker's pool, the nearest first; a death takes them with it
 };
 
 /// How KV goes from worker to worker. Each sends and receives one hand-off at a time.
@@ -33,6 +35,10 @@ struct ServingLinks {
     double bytes_per_second = 0;    // of each worker, one way; 0: a hand-off takes no time
     double latency_seconds = 0;
     std::uint32_t layers = 1;  // KV leaves layer by layer while the last step of the prompt computes
+    /// Processor time of a hand-off where it has no core of its own, for each token whose KV travels: so much longer
+    /// takes the step that computes it, and the next step of who receives it.
+    double sender_seconds_per_token = 0;
+    double receiver_seconds_per_token = 0;
 };
 
 struct ServedRequest {
@@ -93,6 +99,8 @@ struct ServingCounts {
     double hand_off_seconds = 0;   // in sum, from the first token until the KV was there
     std::uint64_t recomputed = 0;  // hand-offs whose KV did not come
     double busy_seconds = 0;       // of all workers' engines
+    std::uint64_t terms = 0;       // times that a scheduler began to lead, where one may fail
+    LevelUse levels;               // of all workers
 };
 
 struct ServingResult {

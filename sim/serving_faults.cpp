@@ -165,7 +165,9 @@ void ServingRun::kv_arrived(AttemptKey key) {
     }
     hand_offs_.erase(at);
     ModelledWorker& prefill = up_to_date(nodes_[hand_off.prefill]);
-    if (up_to_date(nodes_[hand_off.decode]).kv_arrived(key)) {
+    ModelledWorker& decode = up_to_date(nodes_[hand_off.decode]);
+    if (decode.kv_arrived(key)) {
+        decode.delay_next_step((hand_off.kv_tokens - hand_off.tokens_held) * options_.links.receiver_seconds_per_token);
         ++result_.counts.hand_offs;
         result_.counts.hand_off_seconds += seconds_of(clock_.now() - *hand_off.first_token);
         sluice::proto::TransferSample sample;
@@ -198,6 +200,10 @@ void ServingRun::begin_fault(std::uint32_t index) {
         case Fault::Kind::partition:
             cut(worker);
             break;
+        case Fault::Kind::scheduler_death:
+        case Fault::Kind::scheduler_pause:
+            begin_scheduler_fault(index);
+            break;
     }
     if (fault.duration_s > 0) {
         push(clock_.now() + duration_of(fault.duration_s), {Event::Kind::fault_end, index, {}, 0});
@@ -222,6 +228,9 @@ void ServingRun::end_fault(std::uint32_t index) {
             return;
         case Fault::Kind::partition:
             return heal(worker);
+        case Fault::Kind::scheduler_death:
+        case Fault::Kind::scheduler_pause:
+            return end_scheduler_fault(index);
     }
 }
 
@@ -231,6 +240,7 @@ void ServingRun::kill(std::uint32_t worker) {
     count_work_of(*node.worker);
     node.worker.reset();
     node.step_awaited = {};
+    node.copy_awaited = {};
     ++node.life;
     // Decode workers that were to get its KV hear within a lease that it will not come.
     for (const auto& [key, hand_off] : hand_offs_) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "sim/event_queue.h"
+#include "sim/leaders.h"
 #include "sim/modelled_worker.h"
 #include "sim/placer.h"
 #include "sim/request_owner.h"
@@ -40,6 +41,7 @@ private:
         enum class Kind : std::uint8_t {
             arrival,
             step_end,
+            copy_end,  // to or from a level below the pool
             heartbeat,
             attach,
             tick,
@@ -52,6 +54,7 @@ private:
             fault,
             fault_end,
             stream_lost,  // `number`: of the partition
+            look,         // of a scheduler at the lease; `worker`: its seat, `number`: its life
         } kind = Kind::arrival;
         std::uint32_t worker = 0;  // or fault
         AttemptKey key;
@@ -78,6 +81,7 @@ private:
         bool is_cut = false;
         bool is_stream_lost = false;
         const ServingPool* pool = nullptr;
+        base::TimePoint copy_awaited{};  // the same of copies to and from levels
         std::uint64_t cuts = 0;
         std::uint64_t cut_life = 0;  // its life when it was cut off
         double link_slowness = 1;
@@ -106,6 +110,8 @@ private:
     void mark(std::uint32_t worker);
     ModelledWorker& up_to_date(Node& node);
     void await_step(std::uint32_t worker);
+    void await_copy(std::uint32_t worker);
+    void end_copy(std::uint32_t worker, std::uint64_t life);
     void count_work_of(const ModelledWorker& worker);
     void run_marked();
     void end_step(std::uint32_t worker, std::uint64_t life);
@@ -129,6 +135,14 @@ private:
     void apply(std::uint32_t worker, const Held& held);
     void check(std::uint32_t worker);
 
+    // serving_leaders.cpp: schedulers that fail.
+    void begin_leaders();
+    void look(std::uint32_t seat, std::uint64_t life);
+    void follow_leader();
+    void gather();
+    void begin_scheduler_fault(std::uint32_t fault);
+    void end_scheduler_fault(std::uint32_t fault);
+
     std::uint64_t incarnation_of(std::uint32_t worker, std::uint64_t life) const {
         return (life << 32u) | (std::uint64_t{worker} + 1);
     }
@@ -147,7 +161,16 @@ private:
     EventQueue<Event, base::TimePoint> events_;  // of what happens at one time, ends of steps come first, by worker
     std::vector<std::uint32_t> marked_;
     std::uint32_t next_arrival_ = 0;
-    std::uint32_t faults_left_ = 0;  // that begin or end later
+    std::uint32_t faults_left_ = 0;     // that begin or end later
+    std::unique_ptr<Leaders> leaders_;  // null: no fault is of a scheduler, and there is one
+    std::uint64_t led_serial_ = 0;      // of the term by which the placer's scheduler leads
+    std::uint32_t workers_awaited_ = 0;
+    std::optional<base::TimePoint> gathers_since_;
+    struct FailedSeat {
+        std::uint32_t seat = 0;
+        std::uint64_t life = 0;
+    };
+    std::map<std::uint32_t, FailedSeat> failed_seats_;  // by fault
 };
 
 }  // namespace sim

@@ -22,6 +22,11 @@ constexpr std::size_t kTransfersRemembered = 16;
 
 }  // namespace
 
+std::uint32_t load_price_ns(double seconds_per_token) {
+    constexpr double kMost = 4e9;  // what the report has room for
+    return static_cast<std::uint32_t>(std::clamp(seconds_per_token * 1e9, 1.0, kMost));
+}
+
 ReportBoard::ReportBoard(std::size_t samples_max, std::size_t block_hashes_max)
     : samples_max_(samples_max), block_hashes_max_(block_hashes_max) {}
 

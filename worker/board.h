@@ -22,6 +22,9 @@
 
 namespace worker {
 
+/// What loading the KV of a token takes, as a report says it: in whole nanoseconds, at least 1.
+std::uint32_t load_price_ns(double seconds_per_token);
+
 /// What a StepSample says, without being a message: thousands of them are kept.
 struct StepFigures {
     std::uint32_t prefill_tokens = 0;

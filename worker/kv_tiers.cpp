@@ -16,6 +16,10 @@ using kv_transfer::TierJob;
 
 namespace {
 
+/// Of a save, with the level at once: while one part is copied the next waits there, and not the level for the step
+/// thread.
+constexpr std::uint32_t kPartsAtOnce = 2;
+
 std::uint32_t size32(std::size_t size) {
     return static_cast<std::uint32_t>(size);
 }
@@ -121,7 +125,7 @@ struct KvTiers::Instruments {
     prometheus::Counter& ahead_wasted;
 };
 
-KvTiers::KvTiers(std::vector<Tier> tiers, const WorkerOptions& limits, StepControl& control, const std::string& worker,
+KvTiers::KvTiers(std::vector<Tier> tiers, const WorkerOptions& limits, TierControl& control, const std::string& worker,
                  base::Metrics& metrics)
     : tiers_(std::move(tiers)),
       both_ends_(limits.kv_both_ends),
@@ -161,23 +165,23 @@ void KvTiers::apply(std::size_t tier, const TierEvent& event) {
                          tiers_[tier].name, base::log_safe(event.error->message), *left_out);
         }
     }
-    if (job.save) { saved(tier, std::move(*job.save), event); }
+    if (job.save) { saved(tier, *job.save, event); }
     if (job.load) { loaded(tier, std::move(*job.load), event); }
     if (job.run) { run_loaded(tier, std::move(*job.run), event); }
     show(tier);
 }
 
-void KvTiers::published(Sequence& sequence) {
+void KvTiers::published(const TierSequence& sequence) {
     for (std::size_t tier = 0; tier < tiers_.size(); ++tier) {
         if (tiers_[tier].save_blocks == 0) { continue; }
         const auto known = savings_[tier].find(sequence.id);
         const std::uint32_t begun = known == savings_[tier].end() ? 0 : known->second.blocks;
-        const bool runs = known != savings_[tier].end() && known->second.runs;
+        const bool runs = known != savings_[tier].end() && known->second.current;
         if (!runs && sequence.kv->blocks_published() >= begun + tiers_[tier].save_blocks) { save(tier, sequence); }
     }
 }
 
-void KvTiers::leaving(Sequence& sequence, bool for_good) {
+void KvTiers::leaving(const TierSequence& sequence, bool for_good) {
     for (std::size_t tier = 0; tier < tiers_.size(); ++tier) {
         // Who gives way comes back soon: one copy is enough.
         if (for_good || tier == 0) { save(tier, sequence); }
@@ -185,18 +189,19 @@ void KvTiers::leaving(Sequence& sequence, bool for_good) {
         if (known == savings_[tier].end()) { continue; }
         known->second.has_left = true;
         known->second.left_at = control_.clock().now();
-        if (!known->second.runs) { savings_[tier].erase(known); }
+        if (!known->second.current) { savings_[tier].erase(known); }
     }
 }
 
 /// Copies out what the tier does not have of the sequence; behind the copy of it that runs, if there is one.
-void KvTiers::save(std::size_t tier, const Sequence& sequence) {
+void KvTiers::save(std::size_t tier, const TierSequence& sequence) {
     const std::uint32_t blocks = std::min(sequence.kv->blocks_published(), size32(sequence.chain.size()));
     Saving& saving = savings_[tier][sequence.id];
     saving.has_left = false;
-    const std::span<const base::BlockHash> chain = std::span(sequence.chain).first(blocks);
-    const bool is_begun = saving.runs || saving.blocks > 0;
-    const std::uint32_t first = saving.runs ? saving.blocks : blocks_there(tier, chain);
+    const std::span<const base::BlockHash> chain = sequence.chain.first(blocks);
+    const bool runs = saving.current.has_value();
+    const bool is_begun = runs || saving.blocks > 0;
+    const std::uint32_t first = runs ? saving.blocks : blocks_there(tier, chain);
     saving.blocks = std::max(saving.blocks, blocks);
     if (!is_begun) {
         instruments_->tiers[tier].reused.Increment(static_cast<double>(first * tiers_[tier].block_bytes));
@@ -207,15 +212,13 @@ void KvTiers::save(std::size_t tier, const Sequence& sequence) {
         return;
     }
     Save save;
-    save.tier = tier;
-    save.sequence = sequence.id;
     save.chain.assign(chain.begin(), chain.end());
     save.first = first;
     save.source = control_.cache().hold(*sequence.kv, first, blocks - first);
-    if (saving.runs) {
+    if (runs) {
         saving.next = std::move(save);
     } else {
-        saving.runs = begin(tier, std::move(save));
+        begin(tier, sequence.id, std::move(save));
     }
 }
 
@@ -225,84 +228,98 @@ std::uint32_t KvTiers::blocks_there(std::size_t tier, std::span<const base::Bloc
     return slots.cached_tokens(chain, size32(chain.size()) * block_tokens) / block_tokens;
 }
 
-/// False: nothing of it goes out now, because the tier has lost what comes before it, or all of it is there.
-bool KvTiers::begin(std::size_t tier, Save save) {
+/// Nothing of it goes out when the tier has lost what comes before it, or all of it is there.
+void KvTiers::begin(std::size_t tier, base::SequenceId sequence, Save save) {
     kv_cache::KvCache& slots = *tiers_[tier].slots;
     const std::uint32_t block_tokens = slots.options().block_tokens;
     kv_cache::PrefixMatch there = slots.match(save.chain, size32(save.chain.size()) * block_tokens);
-    save.end = size32(there.blocks().size());
-    if (save.end == save.chain.size()) { return false; }
+    save.end = save.done = size32(there.blocks().size());
+    if (save.end == save.chain.size()) { return; }
     if (save.end >= save.first) {
-        // Opened with its first block only: copy_next() reserves, and says why not.
-        if (auto copy = slots.open(std::move(there), (save.end + 1) * block_tokens)) {
+        // In one piece, where there is room for all of it; else with its first block only: copy_part() reserves, and
+        // says why not.
+        auto copy = slots.open(std::move(there), size32(save.chain.size()) * block_tokens);
+        if (!copy) { copy = slots.open(std::move(there), (save.end + 1) * block_tokens); }
+        if (copy) {
             save.copy = std::move(*copy);
-            return copy_next(tier, std::move(save));
+            copy_next(tier, sequence, save);
+            if (save.under_way > 0) { savings_[tier][sequence].current = std::move(save); }
+            return;
         }
     }
     instruments_->tiers[tier].saves.at("dropped")->Increment();
-    return false;
 }
 
-bool KvTiers::copy_next(std::size_t tier, Save save) {
-    const std::uint32_t begin = save.end;
-    save.end = std::min(size32(save.chain.size()), begin + kv_transfer::kTierSaveBlocksMax);
-    if (save.copy.reserve(save.end * tiers_[tier].slots->options().block_tokens)) {
-        TierJob job;
-        job.id = next_job_++;
-        job.kind = TierJob::Kind::save;
-        job.pieces = kv_transfer::tier_pieces(save.source.blocks().subspan(begin - save.first, save.end - begin),
-                                              save.copy.blocks().subspan(begin, save.end - begin));
-        job.hashes.assign(save.chain.begin() + begin, save.chain.begin() + save.end);
-        if (begin > 0) { job.parent = save.chain[begin - 1]; }
-        const std::uint64_t id = job.id;
-        const auto copies = static_cast<double>(job.pieces.size());
-        if (tiers_[tier].mover->submit(std::move(job))) {
-            instruments_->tiers[tier].copies_out.Increment(copies);
-            Job taken;
-            taken.save = std::move(save);
-            jobs_.emplace(id, std::move(taken));
-            return true;
-        }
+/// Begins parts, as many as the level may have to do.
+void KvTiers::copy_next(std::size_t tier, base::SequenceId sequence, Save& save) {
+    while (!save.is_over && save.end < save.chain.size() && save.under_way < kPartsAtOnce) {
+        if (copy_part(tier, sequence, save)) { continue; }
+        save.is_over = true;
+        instruments_->tiers[tier].saves.at("dropped")->Increment();
     }
-    instruments_->tiers[tier].saves.at("dropped")->Increment();
-    return false;
 }
 
-void KvTiers::saved(std::size_t tier, Save save, const TierEvent& event) {
+bool KvTiers::copy_part(std::size_t tier, base::SequenceId sequence, Save& save) {
+    const SavePart part{sequence, save.end,
+                        std::min(size32(save.chain.size()), save.end + kv_transfer::kTierSaveBlocksMax)};
+    if (!save.copy.reserve(part.end * tiers_[tier].slots->options().block_tokens)) { return false; }
+    TierJob job;
+    job.id = next_job_++;
+    job.kind = TierJob::Kind::save;
+    job.pieces = kv_transfer::tier_pieces(save.source.blocks().subspan(part.begin - save.first, part.end - part.begin),
+                                          save.copy.blocks().subspan(part.begin, part.end - part.begin));
+    job.hashes.assign(save.chain.begin() + part.begin, save.chain.begin() + part.end);
+    if (part.begin > 0) { job.parent = save.chain[part.begin - 1]; }
+    const std::uint64_t id = job.id;
+    const auto copies = static_cast<double>(job.pieces.size());
+    if (!tiers_[tier].mover->submit(std::move(job))) { return false; }
+    instruments_->tiers[tier].copies_out.Increment(copies);
+    Job taken;
+    taken.save = part;
+    jobs_.emplace(id, std::move(taken));
+    save.end = part.end;
+    ++save.under_way;
+    return true;
+}
+
+void KvTiers::saved(std::size_t tier, const SavePart& part, const TierEvent& event) {
     Instruments::OfTier& figures = instruments_->tiers[tier];
     figures.saves.at(event.error ? "failed" : "complete")->Increment();
-    const base::SequenceId sequence = save.sequence;
-    bool runs = false;
+    const auto known = savings_[tier].find(part.sequence);
+    CHECK(known != savings_[tier].end() && known->second.current, "sequence " << base::raw(part.sequence));
+    Saving& saving = known->second;
+    Save& save = *saving.current;
+    --save.under_way;
     if (!event.error) {
         figures.bytes_out.Increment(static_cast<double>(event.blocks_done * tiers_[tier].block_bytes));
-        save.copy.publish(std::span(save.chain).first(save.end));
-        const bool may_be_found = save.copy.blocks_published() == save.end;  // else prefixes were dropped meanwhile
-        runs = may_be_found && save.end < save.chain.size() && copy_next(tier, std::move(save));
+        if (part.begin == save.done) {  // else one before it has failed
+            save.done = part.end;
+            save.copy.publish(std::span(save.chain).first(save.done));
+        }
+        // Or prefixes were dropped meanwhile.
+        save.is_over = save.is_over || save.copy.blocks_published() != save.done;
     }
-    if (runs) { return; }
-    save = {};
-    const auto known = savings_[tier].find(sequence);
-    CHECK(known != savings_[tier].end() && known->second.runs, "sequence " << base::raw(sequence));
-    Saving& saving = known->second;
-    auto next = std::exchange(saving.next, std::nullopt);
-    saving.runs = next && begin(tier, std::move(*next));
-    if (!saving.has_left || saving.runs) { return; }
+    save.is_over = save.is_over || event.error.has_value();
+    copy_next(tier, part.sequence, save);
+    if (save.under_way > 0) { return; }
+    saving.current.reset();
+    if (auto next = std::exchange(saving.next, std::nullopt)) { begin(tier, part.sequence, std::move(*next)); }
+    if (!saving.has_left || saving.current) { return; }
     figures.returned.Observe(seconds_of(control_.clock().now() - saving.left_at));
     savings_[tier].erase(known);
 }
 
 /// Names of the blocks that it may have from elsewhere: of a prompt at least one token has to be computed.
-std::span<const base::BlockHash> KvTiers::loadable(const Sequence& sequence, std::uint32_t block_tokens) {
-    const std::uint32_t end =
-        std::min(size32(sequence.chain.size()), (size32(sequence.tokens.size()) - 1) / block_tokens);
-    return std::span(sequence.chain).first(end);
+std::span<const base::BlockHash> KvTiers::loadable(const TierSequence& sequence, std::uint32_t block_tokens) {
+    const std::uint32_t end = std::min(size32(sequence.chain.size()), (sequence.tokens - 1) / block_tokens);
+    return sequence.chain.first(end);
 }
 
-void KvTiers::admitted(Sequence& sequence) {
+void KvTiers::admitted(const TierSequence& sequence) {
     const std::uint32_t block_tokens = control_.cache().options().block_tokens;
     const std::uint32_t first = sequence.computed_tokens / block_tokens;
     settle_ahead(sequence.id, first);
-    if (sequence.state != SequenceState::running || sequence.wants_prompt_scores()) { return; }
+    if (sequence.state != SequenceState::running || sequence.must_be_computed) { return; }
     const std::span<const base::BlockHash> chain = loadable(sequence, block_tokens);
     std::vector<std::uint32_t> there;  // by tier
     for (std::size_t tier = 0; tier < tiers_.size(); ++tier) {
@@ -310,8 +327,7 @@ void KvTiers::admitted(Sequence& sequence) {
     }
     const std::uint32_t most = there.empty() ? 0 : *std::max_element(there.begin(), there.end());
     // Another worker has more: that is asked (KvFetcher).
-    const auto& source = sequence.request.kv_source;
-    if (most <= first || (source && source->kv_tokens / block_tokens > most)) { return; }
+    if (most <= first || sequence.source_tokens / block_tokens > most) { return; }
 
     const Way way = way_for(sequence, first, there);
     if (way == Way::both && begin_back(sequence, first, there)) {
@@ -333,18 +349,18 @@ void KvTiers::admitted(Sequence& sequence) {
     }
     if (loading.parts == 0) { return; }
     loadings_.emplace(sequence.id, std::move(loading));
-    control_.make_loading(sequence);
+    control_.make_loading(sequence.key);
 }
 
-bool KvTiers::begin_load(std::size_t tier, const Sequence& sequence, std::uint32_t first, std::uint32_t end,
+bool KvTiers::begin_load(std::size_t tier, const TierSequence& sequence, std::uint32_t first, std::uint32_t end,
                          bool is_piece) {
     kv_cache::KvCache& slots = *tiers_[tier].slots;
     Load load;
-    load.request = sequence.request.key;
+    load.request = sequence.key;
     load.sequence = sequence.id;
     load.first = first;
     load.is_piece = is_piece;
-    load.source = slots.match(std::span(sequence.chain).first(end), end * slots.options().block_tokens);
+    load.source = slots.match(sequence.chain.first(end), end * slots.options().block_tokens);
     CHECK(load.source.blocks().size() == end);
     load.target = control_.cache().hold(*sequence.kv, first, end - first);
     TierJob job;
@@ -389,8 +405,8 @@ void KvTiers::loaded(std::size_t tier, Load load, const TierEvent& event) {
     if (--loading.parts > 0) { return; }
     const Loading ended = std::move(loading);
     loadings_.erase(at);
-    const Sequence* sequence = control_.find(load.request);
-    if (sequence == nullptr || sequence->id != ended.sequence) { return; }  // it has ended meanwhile
+    const auto sequence = control_.find(load.request);
+    if (!sequence || sequence->id != ended.sequence) { return; }  // it has ended meanwhile
     observe_load(control_.clock().now() - ended.began);
     if (ended.end > ended.first) {
         control_.loaded(load.request, ended.end * control_.cache().options().block_tokens);
@@ -484,17 +500,18 @@ void KvTiers::dropped() {
 
 std::uint32_t KvTiers::blocks_returning() const {
     std::uint32_t blocks = ahead_ ? ahead_->returning : 0;
-    for (const auto& [id, job] : jobs_) {
-        if (!job.save) { continue; }
-        const auto known = savings_[job.save->tier].find(job.save->sequence);
-        if (known == savings_[job.save->tier].end() || !known->second.has_left) { continue; }
-        blocks += size32(job.save->source.blocks().size());
-        if (known->second.next) { blocks += size32(known->second.next->source.blocks().size()); }
+    for (const auto& of_tier : savings_) {
+        for (const auto& [sequence, saving] : of_tier) {
+            if (!saving.has_left) { continue; }
+            for (const std::optional<Save>* save : {&saving.current, &saving.next}) {
+                if (*save) { blocks += size32((*save)->source.blocks().size()); }
+            }
+        }
     }
     return blocks;
 }
 
-std::uint32_t KvTiers::blocks_to_save(const Sequence& sequence) const {
+std::uint32_t KvTiers::blocks_to_save(const TierSequence& sequence) const {
     if (tiers_.empty()) { return 0; }
     const auto known = savings_.front().find(sequence.id);
     const std::uint32_t begun = known == savings_.front().end() ? 0 : known->second.blocks;

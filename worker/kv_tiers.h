@@ -16,9 +16,15 @@
 #include "kv_transfer/rate/both_ends.h"
 #include "kv_transfer/tier/tier.h"
 #include "worker/options.h"
-#include "worker/role_part.h"
+#include "worker/tier_control.h"
 
 namespace worker {
+
+/// Loads, and as many other jobs, that wait for one level.
+inline constexpr std::uint32_t kTierJobsMax = 64;
+/// Blocks of the usual 16 tokens that go to host memory at once: FastSwitch's groups; a copy each would be many small
+/// ones.
+inline constexpr std::uint32_t kTierSaveBlocks = 8;
 
 /// The levels below the KV pool (docs/kv-memory.md). What a sequence computed is copied out while it lives, in runs of
 /// neighbouring blocks, beside the steps; so when it gives up its memory, for good or for a while, next to nothing has
@@ -36,8 +42,9 @@ namespace worker {
 /// What lies below of those who get memory next is loaded before they have it, a piece after the other while nobody
 /// else loads, into memory that nobody needs; it is in the pool as what has been computed there is.
 ///
-/// A helper of the step loop: step thread, except on_event (any thread). Knows ids; bytes are TierMover's.
-class KvTiers final : public RolePart {
+/// Knows ids and names; bytes are TierMover's, and whose sequences they are TierControl's: the step loop's
+/// (kv_tiers_part.h) or those of the simulator's light form of it. Step thread, except on_event (any thread).
+class KvTiers final {
 public:
     struct Tier {
         std::string name;                    // label `tier`: "host", "disk", "s3"
@@ -56,9 +63,9 @@ public:
 
     /// `tiers`: nearest first. `worker`: label of the gauges. `limits`: kv_both_ends of them is for this. All
     /// references must outlive this.
-    KvTiers(std::vector<Tier> tiers, const WorkerOptions& limits, StepControl& control, const std::string& worker,
+    KvTiers(std::vector<Tier> tiers, const WorkerOptions& limits, TierControl& control, const std::string& worker,
             base::Metrics& metrics);
-    ~KvTiers() override;
+    ~KvTiers();
 
     /// What the mover of the `tier`-th tier says: moves the event to the step thread.
     void on_event(std::size_t tier, kv_transfer::TierEvent event);
@@ -72,30 +79,37 @@ public:
     [[nodiscard]] bool load_run(std::span<const base::BlockHash> run, std::uint32_t first, kv_cache::BlockHold target,
                                 std::function<void(std::uint32_t blocks)> done);
 
-    void admitted(Sequence& sequence) override;
-    void front_computed(Sequence& sequence) override;
-    void closing(Sequence& sequence) override;
-    void published(Sequence& sequence) override;
-    void leaving(Sequence& sequence, bool for_good) override;
-    void dropped() override;
-    std::uint32_t blocks_returning() const override;
-    std::uint32_t blocks_to_save(const Sequence& sequence) const override;
-    bool may_load_ahead() const override;
-    std::uint32_t blocks_ahead(const Sequence& sequence) const override;
-    void load_ahead(const Sequence& sequence, kv_cache::PrefixMatch prefix, std::uint32_t kept,
-                    std::uint32_t blocks) override;
-    bool busy() const override { return !jobs_.empty(); }
+    // As RolePart's of the same names.
+    void admitted(const TierSequence& sequence);
+    void front_computed(const TierSequence& sequence);
+    void closing(const TierSequence& sequence);
+    void published(const TierSequence& sequence);
+    void leaving(const TierSequence& sequence, bool for_good);
+    void dropped();
+    std::uint32_t blocks_returning() const;
+    std::uint32_t blocks_to_save(const TierSequence& sequence) const;
+    bool may_load_ahead() const;
+    std::uint32_t blocks_ahead(const TierSequence& sequence) const;
+    void load_ahead(const TierSequence& sequence, kv_cache::PrefixMatch prefix, std::uint32_t kept,
+                    std::uint32_t blocks);
+    bool busy() const { return !jobs_.empty(); }
 
 private:
-    /// Blocks of a sequence that are copied out, a part after the other.
+    /// Blocks of a sequence that are copied out, in parts: the level has the next one when it has made one.
     struct Save {
-        std::size_t tier = 0;
-        base::SequenceId sequence{};
         std::vector<base::BlockHash> chain;  // from token 0 on
         std::uint32_t first = 0;             // block; `source` is what the pool has from there to the chain's end
         kv_cache::BlockHold source;
-        std::uint32_t end = 0;      // behind the part that is copied now
-        kv_cache::SequenceKv copy;  // in the tier: the chain up to there
+        std::uint32_t end = 0;        // behind the last part that was begun
+        std::uint32_t done = 0;       // behind those that have ended well
+        std::uint32_t under_way = 0;  // parts
+        bool is_over = false;         // no more parts are begun
+        kv_cache::SequenceKv copy;    // in the tier: the chain up to `end`
+    };
+    struct SavePart {
+        base::SequenceId sequence{};
+        std::uint32_t begin = 0;  // block of the sequence
+        std::uint32_t end = 0;
     };
     struct Load {
         RequestKey request;
@@ -114,17 +128,17 @@ private:
         bool is_piece = false;  // of what is loaded ahead
     };
     struct Job {
-        std::optional<Save> save;
+        std::optional<SavePart> save;
         std::optional<Load> load;
         std::optional<RunLoad> run;  // none of them: a clear
     };
     /// What is under way of a sequence in one tier.
     struct Saving {
         std::uint32_t blocks = 0;  // copied, on their way, or given up: the next save begins behind them
-        bool runs = false;
         bool has_left = false;
-        base::TimePoint left_at;   // when it did
-        std::optional<Save> next;  // of one that has left: when the one that runs has ended
+        base::TimePoint left_at;      // when it did
+        std::optional<Save> current;  // that runs
+        std::optional<Save> next;     // of one that has left: when the one that runs has ended
     };
     /// A sequence that loads.
     struct Loading {
@@ -163,23 +177,25 @@ private:
     struct Instruments;
 
     void apply(std::size_t tier, const kv_transfer::TierEvent& event);
-    void saved(std::size_t tier, Save save, const kv_transfer::TierEvent& event);
+    void saved(std::size_t tier, const SavePart& part, const kv_transfer::TierEvent& event);
     void loaded(std::size_t tier, Load load, const kv_transfer::TierEvent& event);
     void run_loaded(std::size_t tier, RunLoad load, const kv_transfer::TierEvent& event);
     bool begin_run(RunLoad load, std::span<const base::BlockHash> run);
     std::pair<std::size_t, std::uint32_t> nearest_with_most(std::span<const base::BlockHash> chain) const;
-    void save(std::size_t tier, const Sequence& sequence);
-    bool begin(std::size_t tier, Save save);
-    bool copy_next(std::size_t tier, Save save);
+    void save(std::size_t tier, const TierSequence& sequence);
+    void begin(std::size_t tier, base::SequenceId sequence, Save save);
+    void copy_next(std::size_t tier, base::SequenceId sequence, Save& save);
+    bool copy_part(std::size_t tier, base::SequenceId sequence, Save& save);
     std::uint32_t blocks_there(std::size_t tier, std::span<const base::BlockHash> chain) const;
-    bool begin_load(std::size_t tier, const Sequence& sequence, std::uint32_t first, std::uint32_t end,
+    bool begin_load(std::size_t tier, const TierSequence& sequence, std::uint32_t first, std::uint32_t end,
                     bool is_piece = false);
     void observe_load(base::Duration duration);
-    static std::span<const base::BlockHash> loadable(const Sequence& sequence, std::uint32_t block_tokens);
+    static std::span<const base::BlockHash> loadable(const TierSequence& sequence, std::uint32_t block_tokens);
     // kv_tiers_prices.cpp
     bool is_worth_loading(std::size_t tier, std::uint32_t first, std::uint32_t end);
     bool is_worth_saving(std::size_t tier, std::uint32_t first, std::uint32_t end);
-    std::optional<base::TimePoint> load_limit(const Sequence& sequence, std::uint32_t first, std::uint32_t end) const;
+    std::optional<base::TimePoint> load_limit(const TierSequence& sequence, std::uint32_t first,
+                                              std::uint32_t end) const;
     void expect(std::size_t tier, base::Duration of_block);
     void learn(std::size_t tier, const kv_transfer::TierEvent& event);
     // kv_tiers_ahead.cpp
@@ -192,21 +208,21 @@ private:
         by_level,  // what is worth it, level by level
         both,      // from both ends
     };
-    Way way_for(const Sequence& sequence, std::uint32_t first, std::span<const std::uint32_t> there) const;
+    Way way_for(const TierSequence& sequence, std::uint32_t first, std::span<const std::uint32_t> there) const;
     std::optional<double> seconds_to_load(std::span<const std::uint32_t> there, std::uint32_t first, std::uint32_t end,
                                           bool waits = true) const;
     std::optional<double> seconds_to_compute(std::uint32_t first, std::uint32_t end) const;
     kv_transfer::Meeting meeting(std::span<const std::uint32_t> there, std::uint32_t first, std::uint32_t end) const;
-    bool begin_back(Sequence& sequence, std::uint32_t first, std::span<const std::uint32_t> there);
-    void go_on_back(LoadsBack::iterator load, Sequence& sequence);
-    void next_piece(LoadingBack& load, const Sequence& sequence);
+    bool begin_back(const TierSequence& sequence, std::uint32_t first, std::span<const std::uint32_t> there);
+    void go_on_back(LoadsBack::iterator load, const TierSequence& sequence);
+    void next_piece(LoadingBack& load, const TierSequence& sequence);
     void piece_loaded(const Load& piece, std::uint32_t blocks, const kv_transfer::TierEvent& event);
     void end_back(LoadsBack::iterator load, RequestKey request, base::Result<std::uint32_t> kv_tokens);
     void show(std::size_t tier);
 
     const std::vector<Tier> tiers_;
     const bool both_ends_;  // WorkerOptions::kv_both_ends
-    StepControl& control_;
+    TierControl& control_;
     std::uint64_t next_job_ = 1;
     std::unordered_map<std::uint64_t, Job> jobs_;                        // by TierJob::id
     std::vector<std::unordered_map<base::SequenceId, Saving>> savings_;  // by tier

@@ -23,12 +23,12 @@ bool KvTiers::may_load_ahead() const {
                                   [](const Tier& tier) { return tier.mover->blocks_loading() == 0; });
 }
 
-std::uint32_t KvTiers::blocks_ahead(const Sequence& sequence) const {
-    if (sequence.wants_prompt_scores()) { return 0; }
+std::uint32_t KvTiers::blocks_ahead(const TierSequence& sequence) const {
+    if (sequence.must_be_computed) { return 0; }
     return blocks_below(loadable(sequence, control_.cache().options().block_tokens));
 }
 
-void KvTiers::load_ahead(const Sequence& sequence, kv_cache::PrefixMatch prefix, std::uint32_t kept,
+void KvTiers::load_ahead(const TierSequence& sequence, kv_cache::PrefixMatch prefix, std::uint32_t kept,
                          std::uint32_t blocks) {
     kv_cache::KvCache& cache = control_.cache();
     const std::uint32_t block_tokens = cache.options().block_tokens;
@@ -42,10 +42,10 @@ void KvTiers::load_ahead(const Sequence& sequence, kv_cache::PrefixMatch prefix,
         piece = static_cast<std::uint32_t>(std::clamp(in_time, 1.0, double{kPieceBlocksMax}));
     }
     const std::uint32_t count = std::min({piece, blocks, there - first});
-    auto kv = cache.open(std::move(prefix), (first + count) * block_tokens, sequence.request.session);
+    auto kv = cache.open(std::move(prefix), (first + count) * block_tokens, sequence.session);
     CHECK(kv, "the plan of KV memory counted wrong: " << kv.error().message);
     Ahead ahead;
-    ahead.request = sequence.request.key;
+    ahead.request = sequence.key;
     ahead.sequence = sequence.id;
     ahead.chain.assign(chain.begin(), chain.begin() + first + count);
     ahead.first = first;
@@ -68,9 +68,8 @@ void KvTiers::ahead_loaded(std::uint32_t end) {
     if (blocks == 0) { return; }
     ahead.kv.publish(std::span(ahead.chain).first(end));
     const bool may_be_found = ahead.kv.blocks_published() == end;  // else prefixes were dropped meanwhile
-    const Sequence* sequence = control_.find(ahead.request);
-    const bool waits =
-        sequence != nullptr && sequence->id == ahead.sequence && sequence->state == SequenceState::waiting;
+    const auto sequence = control_.find(ahead.request);
+    const bool waits = sequence && sequence->id == ahead.sequence && sequence->state == SequenceState::waiting;
     if (!may_be_found || !waits) { return count_ahead(0, blocks); }
     LoadedAhead& loaded = loaded_ahead_.try_emplace(ahead.sequence, LoadedAhead{ahead.first, 0}).first->second;
     loaded.first = std::min(loaded.first, ahead.first);

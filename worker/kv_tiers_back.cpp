@@ -61,16 +61,14 @@ kv_transfer::Meeting KvTiers::meeting(std::span<const std::uint32_t> there, std:
     return kv_transfer::meeting_of(first, end, computing, loading);
 }
 
-KvTiers::Way KvTiers::way_for(const Sequence& sequence, std::uint32_t first,
+KvTiers::Way KvTiers::way_for(const TierSequence& sequence, std::uint32_t first,
                               std::span<const std::uint32_t> there) const {
     const std::uint32_t end = *std::max_element(there.begin(), there.end());
     const auto loading = seconds_to_load(there, first, end);
     const auto computing = seconds_to_compute(first, end);
     if (!loading) { return Way::by_level; }
     std::optional<double> left;
-    if (sequence.request.slo.first_token) {
-        left = seconds_of(*sequence.request.slo.first_token - control_.clock().now());
-    }
+    if (sequence.first_token_due) { left = seconds_of(*sequence.first_token_due - control_.clock().now()); }
     if (kv_transfer::loads_in_time(*loading, left)) { return Way::load; }
     if (!both_ends_ || end - first < 2 * kPieceBlocksMin) { return Way::by_level; }
     if (!computing) { return *loading > kUnnoticedSeconds ? Way::both : Way::by_level; }
@@ -79,7 +77,7 @@ KvTiers::Way KvTiers::way_for(const Sequence& sequence, std::uint32_t first,
 }
 
 /// False: the level takes no job now, and nothing was begun.
-bool KvTiers::begin_back(Sequence& sequence, std::uint32_t first, std::span<const std::uint32_t> there) {
+bool KvTiers::begin_back(const TierSequence& sequence, std::uint32_t first, std::span<const std::uint32_t> there) {
     LoadingBack load;
     load.there.assign(there.begin(), there.end());
     load.begin = load.end = *std::max_element(there.begin(), there.end());
@@ -93,7 +91,7 @@ bool KvTiers::begin_back(Sequence& sequence, std::uint32_t first, std::span<cons
 }
 
 /// Copies the blocks before `begin`, unless computing gets there first.
-void KvTiers::next_piece(LoadingBack& load, const Sequence& sequence) {
+void KvTiers::next_piece(LoadingBack& load, const TierSequence& sequence) {
     if (load.is_over || load.until >= load.begin) { return; }
     std::uint32_t lowest = load.until;  // that this level is the nearest to have
     std::size_t tier = 0;
@@ -103,7 +101,7 @@ void KvTiers::next_piece(LoadingBack& load, const Sequence& sequence) {
     const std::uint32_t most = load.begin - lowest;
     const std::uint32_t blocks = std::min(most, std::clamp(most / 2, kPieceBlocksMin, kPieceBlocksMax));
     // It may have lost some meanwhile.
-    load.is_over = blocks_there(tier, std::span(sequence.chain).first(load.begin)) < load.begin ||
+    load.is_over = blocks_there(tier, sequence.chain.first(load.begin)) < load.begin ||
                    !begin_load(tier, sequence, load.begin - blocks, load.begin, true);
     if (load.is_over) { return; }
     load.begin -= blocks;
@@ -111,7 +109,7 @@ void KvTiers::next_piece(LoadingBack& load, const Sequence& sequence) {
 }
 
 /// Says anew where both ends meet, by what they took up to now, and goes on with either.
-void KvTiers::go_on_back(LoadsBack::iterator at, Sequence& sequence) {
+void KvTiers::go_on_back(LoadsBack::iterator at, const TierSequence& sequence) {
     LoadingBack& load = at->second;
     const std::uint32_t block_tokens = control_.cache().options().block_tokens;
     const std::uint32_t computed = control_.cache().blocks_for(sequence.computed_after_step());
@@ -120,10 +118,11 @@ void KvTiers::go_on_back(LoadsBack::iterator at, Sequence& sequence) {
     if (!load.copies) {
         load.until = load.begin;  // nothing more is loaded
         if (sequence.step_tokens == 0 && sequence.computed_tokens == load.begin * block_tokens) {
-            return end_back(at, sequence.request.key, load.end * block_tokens);
+            return end_back(at, sequence.key, load.end * block_tokens);
         }
     }
-    control_.load_from_end(sequence, {load.until * block_tokens, load.begin * block_tokens, load.end * block_tokens});
+    control_.load_from_end(sequence.key,
+                           {load.until * block_tokens, load.begin * block_tokens, load.end * block_tokens});
 }
 
 void KvTiers::piece_loaded(const Load& piece, std::uint32_t blocks, const kv_transfer::TierEvent& event) {
@@ -131,8 +130,8 @@ void KvTiers::piece_loaded(const Load& piece, std::uint32_t blocks, const kv_tra
     CHECK(at != loads_back_.end(), "sequence " << base::raw(piece.sequence));
     LoadingBack& load = at->second;
     load.copies = false;
-    Sequence* sequence = control_.find(piece.request);
-    if (sequence == nullptr || sequence->id != piece.sequence) {  // it has ended meanwhile
+    const auto sequence = control_.find(piece.request);
+    if (!sequence || sequence->id != piece.sequence) {  // it has ended meanwhile
         loads_back_.erase(at);
         return;
     }
@@ -154,12 +153,12 @@ void KvTiers::end_back(LoadsBack::iterator load, RequestKey request, base::Resul
     control_.loaded(request, std::move(kv_tokens));
 }
 
-void KvTiers::front_computed(Sequence& sequence) {
+void KvTiers::front_computed(const TierSequence& sequence) {
     const auto load = loads_back_.find(sequence.id);
     if (load != loads_back_.end()) { go_on_back(load, sequence); }
 }
 
-void KvTiers::closing(Sequence& sequence) {
+void KvTiers::closing(const TierSequence& sequence) {
     settle_ahead(sequence.id, 0);
     const auto load = loads_back_.find(sequence.id);
     if (load != loads_back_.end() && !load->second.copies) { loads_back_.erase(load); }  // else with its piece

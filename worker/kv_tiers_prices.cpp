@@ -60,14 +60,14 @@ bool KvTiers::is_worth_saving(std::size_t tier, std::uint32_t first, std::uint32
 
 /// When the load of blocks [first, end) that begins now has taken so long that all of it would be computed: it is given
 /// up then, so a level that has become slow costs no more than as much again. Empty: nobody knows what that would take.
-std::optional<base::TimePoint> KvTiers::load_limit(const Sequence& sequence, std::uint32_t first,
+std::optional<base::TimePoint> KvTiers::load_limit(const TierSequence& sequence, std::uint32_t first,
                                                    std::uint32_t end) const {
     const auto computing = seconds_to_compute(first, end);
     if (!computing) { return std::nullopt; }
     const auto taken = std::chrono::duration_cast<base::Duration>(std::chrono::duration<double>(*computing));
     const base::TimePoint limit = control_.clock().now() + std::max(taken, kPatience);
     // What was loaded because it would be in time may take as long as that.
-    return std::max(limit, sequence.request.slo.first_token.value_or(limit));
+    return std::max(limit, sequence.first_token_due.value_or(limit));
 }
 
 /// What a level is expected to take before anything came from it.

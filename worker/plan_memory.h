@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -124,6 +125,9 @@ std::int32_t memory_age(base::Duration waited, base::Duration priority_wait);
 base::TimePoint due_at(base::TimePoint begin, base::Duration tpot, std::uint32_t tokens);
 /// MemoryCandidate::tokens_ahead of who has a schedule by which its next token is due at `due`.
 std::int32_t tokens_ahead(base::TimePoint due, base::Duration tpot, base::TimePoint now);
+
+/// Of those who wait, for loads ahead: more would be looked up for little.
+inline constexpr std::size_t kLookedAheadMax = 16;
 
 /// The candidates with this wish, in the order in which it is met.
 std::vector<std::uint32_t> order_of(MemoryWish wish, std::span<const MemoryCandidate> candidates);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 namespace worker {
 
@@ -33,6 +34,15 @@ KnownCosts StepForecast::known() const {
     if (fit_.prefill_is_fitted()) { costs.prefill = fit_.prefill(); }
     if (fit_.decode_is_fitted()) { costs.decode = fit_.decode(); }
     return costs;
+}
+
+std::optional<base::Duration> StepForecast::predict_prefill(std::uint32_t computed_tokens, std::uint32_t tokens,
+                                                            std::uint32_t step_tokens) const {
+    const auto cost = known().prefill;
+    if (!cost || tokens == 0) { return std::nullopt; }
+    const double steps = std::ceil(static_cast<double>(tokens) / step_tokens);
+    const double seconds = base::prefill_seconds(*cost, steps, tokens, base::context_sum(computed_tokens, tokens));
+    return std::chrono::duration_cast<base::Duration>(std::chrono::duration<double>(seconds));
 }
 
 base::Duration StepForecast::predict(std::span<const StepShare> shares) const {

@@ -27,6 +27,10 @@ public:
     std::uint32_t chunk_tokens_learning() const { return fit_.decode_is_fitted() ? kChunkTokensMin : 0; }
     /// measured / predicted of steps with prompts and decodes in them, lately: what the sum of both models is off.
     double mixed_ratio() const { return fit_.mixed_ratio(); }
+    /// What computing the KV of `tokens` tokens behind `computed_tokens` takes in steps of at most `step_tokens`; empty
+    /// while too little is known.
+    std::optional<base::Duration> predict_prefill(std::uint32_t computed_tokens, std::uint32_t tokens,
+                                                  std::uint32_t step_tokens) const;
     /// Zero while nothing is known.
     base::Duration predict(std::span<const StepShare> shares) const;
 

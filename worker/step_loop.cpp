@@ -1,7 +1,6 @@
 #include "worker/step_loop.h"
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "base/check.h"
@@ -205,11 +204,7 @@ void StepLoop::make_running(Sequence& sequence) {
 }
 
 std::optional<base::Duration> StepLoop::predict_prefill(std::uint32_t computed_tokens, std::uint32_t tokens) const {
-    const auto cost = forecast_.known().prefill;
-    if (!cost || tokens == 0) { return std::nullopt; }
-    const double steps = std::ceil(static_cast<double>(tokens) / options_.limits.batch_tokens_max);
-    const double seconds = base::prefill_seconds(*cost, steps, tokens, base::context_sum(computed_tokens, tokens));
-    return std::chrono::duration_cast<base::Duration>(std::chrono::duration<double>(seconds));
+    return forecast_.predict_prefill(computed_tokens, tokens, options_.limits.batch_tokens_max);
 }
 
 void StepLoop::add_transfer_sample(std::uint64_t bytes, base::Duration duration) {
@@ -221,8 +216,7 @@ void StepLoop::add_transfer_sample(std::uint64_t bytes, base::Duration duration)
 }
 
 void StepLoop::tell_load_price(std::size_t level, double seconds_per_token) {
-    constexpr double kMost = 4e9;  // nanoseconds: what the report has room for
-    board_.set_load_price(level, static_cast<std::uint32_t>(std::clamp(seconds_per_token * 1e9, 1.0, kMost)));
+    board_.set_load_price(level, load_price_ns(seconds_per_token));
 }
 
 void StepLoop::emit(Sequence& sequence, SequenceOutput output) {

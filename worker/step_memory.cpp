@@ -14,9 +14,6 @@ std::uint32_t size32(std::size_t size) {
     return static_cast<std::uint32_t>(size);
 }
 
-/// Of those who wait, for loads ahead: more would be looked up for little.
-constexpr std::size_t kLookedAheadMax = 16;
-
 /// Tokens that a newcomer's KV memory must hold: all it has, or what it has asked room for and the token after.
 std::uint32_t tokens_wanted(const Sequence& sequence) {
     return sequence.room ? sequence.room->kv_tokens + 1 : size32(sequence.tokens.size());

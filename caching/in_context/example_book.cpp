@@ -10,11 +10,16 @@
 namespace caching {
 namespace {
 
-constexpr double kFirstValue = 1.0;       // as if it had been of use once: a new example gets its chance
-constexpr double kGainStep = 0.1;         // of the mean of G; IC-Cache does not give it
-constexpr double kRecordMost = 50;        // judged answers that a record remembers
-constexpr double kRoomKept = 0.9;         // of the bounds, after room was made: so it is not made for every example
-constexpr std::size_t kFixedBytes = 512;  // of an example's own fields and its places in the tables
+constexpr double kFirstValue = 1.0;           // as if it had been of use once: a new example gets its chance
+constexpr double kGainStep = 0.1;             // of the mean of G; IC-Cache does not give it
+constexpr double kRecordMost = 50;            // judged answers that a record remembers
+constexpr double kRoomKept = 0.9;             // of the bounds, after room was made: so it is not made for every example
+constexpr std::size_t kFixedBytes = 512;      // of an example's own fields and its places in the tables
+constexpr std::size_t kStandingsAtOnce = 64;  // that a store is told together
+
+std::size_t bytes_of(const Example& example, std::size_t dimensions) {
+    return kFixedBytes + 2 * example.question.size() + example.answer.size() + dimensions;
+}
 
 }  // namespace
 
@@ -47,6 +52,18 @@ double ExampleBook::value_of(const Example& example) const {
 void ExampleBook::credit(Example& example, double value) {
     example.value = value_of(example) + value;
     example.valued = clock_.now();
+    changed(example, false);
+}
+
+void ExampleBook::changed(const Example& example, bool text) {
+    if (tracks_) { (text ? texts_changed_ : standings_changed_).insert(example.exact); }
+}
+
+base::BlockHash ExampleBook::exact_of(const base::BlockHash& partition, std::string_view question) const {
+    std::string name(reinterpret_cast<const char*>(&partition.high), 8);
+    name.append(reinterpret_cast<const char*>(&partition.low), 8);
+    name += canonical_text(question);
+    return base::keyed_hash(options_.key, std::as_bytes(std::span(name)));
 }
 
 ExampleBook::Added ExampleBook::add(const New& given) {
@@ -55,10 +72,7 @@ ExampleBook::Added ExampleBook::add(const New& given) {
         rendered_bytes({given.question, given.answer}) > options_.prompt_bytes_max) {
         return Added::too_large;
     }
-    std::string name(reinterpret_cast<const char*>(&given.partition.high), 8);
-    name.append(reinterpret_cast<const char*>(&given.partition.low), 8);
-    name += canonical_text(given.question);
-    const base::BlockHash exact = base::keyed_hash(options_.key, std::as_bytes(std::span(name)));
+    const base::BlockHash exact = exact_of(given.partition, given.question);
     if (const auto same = exact_.find(exact); same != exact_.end()) {
         Example& example = examples_.at(same->second);
         // Other weights' answers are not compared with these: the newer ones count.
@@ -80,6 +94,7 @@ ExampleBook::Added ExampleBook::add(const New& given) {
             }
         }
         if (example.tags.size() > 64) { example.tags.resize(64); }
+        changed(example, true);
         keep_within_bounds(std::string(given.tenant));
         return Added::replaced;
     }
@@ -96,7 +111,7 @@ ExampleBook::Added ExampleBook::add(const New& given) {
     example.valued = example.created;
     example.value = kFirstValue;
     example.answer_quality = given.answer_quality;
-    example.bytes = kFixedBytes + 2 * given.question.size() + given.answer.size() + dimensions_;
+    example.bytes = bytes_of(example, dimensions_);
     const std::size_t tenant_bytes = tenant_bytes_max();
     const std::size_t tenant_examples = tenant_examples_max();
     if (example.bytes > std::min(tenant_bytes, options_.bytes_max) || options_.examples_max == 0) {
@@ -109,18 +124,23 @@ ExampleBook::Added ExampleBook::add(const New& given) {
     if (bytes_ + example.bytes > options_.bytes_max || examples_.size() + 1 > options_.examples_max) {
         make_room(nullptr, options_.bytes_max - example.bytes, options_.examples_max - 1);
     }
+    changed(example, true);
+    place(std::move(example), given.vector);
+    return Added::kept;
+}
+
+void ExampleBook::place(Example example, std::span<const float> vector) {
     example.id = ExampleId{next_++};
-    auto& index = partitions_[given.partition];
+    auto& index = partitions_[example.partition];
     if (index == nullptr) { index = std::make_unique<ExampleIndex>(dimensions_); }
-    index->add(example.id, given.vector);
-    exact_[exact] = example.id;
+    index->add(example.id, vector);
+    exact_[example.exact] = example.id;
     Owner& owner = owners_[example.tenant];
     owner.bytes += example.bytes;
     ++owner.examples;
     bytes_ += example.bytes;
     const ExampleId id = example.id;
     examples_.emplace(id, std::move(example));
-    return Added::kept;
 }
 
 std::size_t ExampleBook::tenant_bytes_max() const {
@@ -177,6 +197,8 @@ void ExampleBook::erase(ExampleId id) {
     auto node = examples_.extract(id);
     if (node.empty()) { return; }
     const Example& example = node.mapped();
+    changed(example, true);
+    standings_changed_.erase(example.exact);
     exact_.erase(example.exact);
     const auto index = partitions_.find(example.partition);
     index->second->remove(id);
@@ -203,12 +225,14 @@ void ExampleBook::judged(ExampleId id, double quality, double expected, double c
     example.record_uses = std::min(example.record_uses + 1, kRecordMost);
     const double standing = std::clamp(0.5 + quality - expected, 0.0, 1.0);
     example.record += (standing - example.record) / example.record_uses;
+    changed(example, false);
 }
 
 void ExampleBook::answer_judged(ExampleId id, double quality) {
     const auto found = examples_.find(id);
     if (found != examples_.end() && std::isfinite(quality)) {
         found->second.answer_quality = std::clamp(quality, 0.0, 1.0);
+        changed(found->second, false);
     }
 }
 
@@ -235,6 +259,7 @@ bool ExampleBook::replayed(ExampleId id, std::string_view answer, double quality
     if (found == examples_.end()) { return false; }
     Example& example = found->second;
     ++example.replays;
+    changed(example, false);
     if (!std::isfinite(quality) || quality <= example.answer_quality || answer.empty() ||
         example.question.size() + answer.size() > options_.example_bytes_max) {
         return false;
@@ -248,6 +273,7 @@ bool ExampleBook::replayed(ExampleId id, std::string_view answer, double quality
     // What it is worth in prompts is to be seen anew.
     example.record = 0.5;
     example.record_uses = 0;
+    changed(example, true);
     keep_within_bounds(std::string(example.tenant));
     return true;
 }
@@ -263,6 +289,94 @@ std::size_t ExampleBook::remove(const ExampleFilter& filter, bool dry_run) {
         }
     }
     return meant.size();
+}
+
+ExampleStanding ExampleBook::standing_of(const Example& example) const {
+    const auto since_valued = std::chrono::duration_cast<std::chrono::microseconds>(clock_.now() - example.valued);
+    return {.exact = example.exact,
+            .value = example.value,
+            .valued_unix_us = clock_.unix_us() - since_valued.count(),
+            .gain = example.gain,
+            .uses = example.uses,
+            .record = example.record,
+            .record_uses = example.record_uses,
+            .replays = example.replays,
+            .answer_quality = example.answer_quality};
+}
+
+SavedExample ExampleBook::saved_of(const Example& example) const {
+    const auto age = std::chrono::duration_cast<std::chrono::microseconds>(clock_.now() - example.created);
+    SavedExample saved{.standing = standing_of(example),
+                       .partition = example.partition,
+                       .tenant = example.tenant,
+                       .question = example.question,
+                       .answer = example.answer,
+                       .revision = example.revision,
+                       .tags = example.tags,
+                       .created_unix_us = clock_.unix_us() - age.count()};
+    saved.seal = seal_of(saved, options_.key);
+    return saved;
+}
+
+ExampleChanges ExampleBook::take_changes(bool all_standings) {
+    ExampleChanges changes;
+    for (const base::BlockHash& exact : texts_changed_) {
+        standings_changed_.erase(exact);
+        const auto found = exact_.find(exact);
+        if (found == exact_.end()) {
+            changes.gone.push_back(exact);
+        } else {
+            changes.put.push_back(saved_of(examples_.at(found->second)));
+        }
+    }
+    texts_changed_.clear();
+    if (!all_standings && standings_changed_.size() < kStandingsAtOnce) { return changes; }
+    for (const base::BlockHash& exact : standings_changed_) {
+        changes.standings.push_back(standing_of(examples_.at(exact_.at(exact))));
+    }
+    standings_changed_.clear();
+    return changes;
+}
+
+bool ExampleBook::restore(const SavedExample& saved, std::span<const float> vector) {
+    const ExampleStanding& standing = saved.standing;
+    if (saved.seal != seal_of(saved, options_.key) || standing.exact != exact_of(saved.partition, saved.question) ||
+        exact_.contains(standing.exact) || !standing.is_possible()) {
+        return false;
+    }
+    if (canonical_text(saved.question).empty() || canonical_text(saved.answer).empty() ||
+        saved.question.size() + saved.answer.size() > options_.example_bytes_max ||
+        rendered_bytes({saved.question, saved.answer}) > options_.prompt_bytes_max) {
+        return false;
+    }
+    const auto ago = [&](std::int64_t unix_us) {
+        return clock_.now() - std::chrono::microseconds(std::max<std::int64_t>(clock_.unix_us() - unix_us, 0));
+    };
+    Example example;
+    example.tenant = saved.tenant;
+    example.partition = saved.partition;
+    example.exact = standing.exact;
+    example.question = saved.question;
+    example.answer = saved.answer;
+    example.revision = saved.revision;
+    example.tags = saved.tags;
+    example.words = words_of(saved.question);
+    example.created = ago(saved.created_unix_us);
+    example.valued = ago(standing.valued_unix_us);
+    example.value = standing.value;
+    example.gain = standing.gain;
+    example.uses = standing.uses;
+    example.record = standing.record;
+    example.record_uses = standing.record_uses;
+    example.replays = standing.replays;
+    example.answer_quality = standing.answer_quality;
+    example.bytes = bytes_of(example, dimensions_);
+    const auto owner = owners_.find(example.tenant);
+    const Owner now = owner == owners_.end() ? Owner{} : owner->second;
+    const bool fits = now.bytes + example.bytes <= tenant_bytes_max() && now.examples < tenant_examples_max() &&
+                      bytes_ + example.bytes <= options_.bytes_max && examples_.size() < options_.examples_max;
+    if (fits) { place(std::move(example), vector); }
+    return fits;
 }
 
 void ExampleBook::for_each(const std::function<void(const Example&)>& visit) const {

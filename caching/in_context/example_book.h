@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "base/block_hash.h"
@@ -16,6 +17,7 @@
 #include "caching/in_context/example_index.h"
 #include "caching/in_context/helpfulness.h"
 #include "caching/in_context/options.h"
+#include "caching/in_context/saved_example.h"
 
 namespace caching {
 
@@ -45,11 +47,11 @@ struct Example {
 
 /// Which examples are meant. All that are given must hold.
 struct ExampleFilter {
-    std::optional<ExampleId> id;
-    std::optional<std::string> tenant;
-    std::optional<std::string> revision;
-    std::optional<std::string> tag;
-    std::optional<base::Duration> older_than;
+    std::optional<ExampleId> id = {};
+    std::optional<std::string> tenant = {};
+    std::optional<std::string> revision = {};
+    std::optional<std::string> tag = {};
+    std::optional<base::Duration> older_than = {};
     bool matches(const Example& example, base::TimePoint now) const;
 };
 
@@ -77,6 +79,8 @@ public:
     Added add(const New& example);
 
     const Example* find(ExampleId id) const;
+    /// By partition and question.
+    bool has(const base::BlockHash& exact) const { return exact_.contains(exact); }
     /// Null: nothing is in it.
     ExampleIndex* index(const base::BlockHash& partition);
 
@@ -101,6 +105,15 @@ public:
     double value_of(const Example& example) const;
     HelpfulnessEvidence evidence(const Example& example, double similarity, std::span<const std::string> words) const;
 
+    /// From here on what changes is remembered for take_changes().
+    void track_changes() { tracks_ = true; }
+    /// What a store must be told since the last time. Standings come once so many have changed, or all of them
+    /// (`all_standings`): each request changes some.
+    ExampleChanges take_changes(bool all_standings);
+    /// What an earlier life has kept, with its vector; the older ones first. False for what is not taken: damaged or of
+    /// another key, beyond today's bounds, or there already. Nothing is pushed out for it.
+    bool restore(const SavedExample& saved, std::span<const float> vector);
+
     struct Counts {
         std::size_t examples = 0;
         std::size_t bytes = 0;
@@ -124,6 +137,13 @@ private:
     std::size_t tenant_bytes_max() const;
     std::size_t tenant_examples_max() const;
     void credit(Example& example, double value);
+    /// `text`: what the example says has changed, or it has come or gone; else only what it has brought.
+    void changed(const Example& example, bool text);
+    /// Into all tables; its vector, too.
+    void place(Example example, std::span<const float> vector);
+    base::BlockHash exact_of(const base::BlockHash& partition, std::string_view question) const;
+    SavedExample saved_of(const Example& example) const;
+    ExampleStanding standing_of(const Example& example) const;
 
     InContextOptions options_;
     const base::Clock& clock_;
@@ -135,6 +155,9 @@ private:
     std::size_t bytes_ = 0;
     std::uint64_t next_ = 1;
     std::uint64_t evicted_ = 0;
+    bool tracks_ = false;
+    std::unordered_set<base::BlockHash> texts_changed_;      // exact names; also of those that are gone
+    std::unordered_set<base::BlockHash> standings_changed_;  // of those that are there
 };
 
 }  // namespace caching

@@ -282,6 +282,10 @@ InContextCache::Kept InContextCache::keep(const InContextQuestion& question, std
     return Kept::no_room;
 }
 
+bool InContextCache::restore(const SavedExample& saved, std::span<const float> vector) {
+    return !is_personal(saved.question) && !is_personal(saved.answer) && book_.restore(saved, vector);
+}
+
 void InContextCache::judge(const InContextDecision& decision, const InContextFeedback& feedback) {
     const ChosenExamples& chosen = decision.chosen;
     if (feedback.small && std::isfinite(*feedback.small)) {

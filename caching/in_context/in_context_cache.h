@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 #include <random>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -77,6 +78,9 @@ public:
               std::vector<std::string> tags = {});
     void judge(const InContextDecision& decision, const InContextFeedback& feedback);
 
+    /// What an earlier life has kept, the older ones first; `vector`: of its question. False: it is not taken
+    /// (ExampleBook::restore, or it is personal by today's rules).
+    bool restore(const SavedExample& saved, std::span<const float> vector);
     /// Examples that are gone at once are in no prompt that is decided on afterwards.
     std::size_t remove(const ExampleFilter& filter, bool dry_run) { return book_.remove(filter, dry_run); }
     ExampleBook& book() { return book_; }

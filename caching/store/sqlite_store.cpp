@@ -5,6 +5,7 @@
 #include <string_view>
 #include <utility>
 
+#include "caching/store/sqlite_examples.h"
 #include "caching/store/sqlite_questions.h"
 #include "caching/store/sqlite_statement.h"
 
@@ -65,7 +66,10 @@ public:
           erase_(database, kErase),
           put_question_(database, kPutQuestion),
           erase_question_(database, kEraseQuestion),
-          put_learning_(database, kPutLearning) {}
+          put_learning_(database, kPutLearning),
+          put_example_(database, kPutExample),
+          put_standing_(database, kPutStanding),
+          erase_example_(database, kEraseExample) {}
 
     bool operator()(const SavedAnswer& answer) { return put_.is_ready() && put(put_, answer); }
     bool operator()(const ErasedAnswers& gone) { return erase(erase_, gone.keys); }
@@ -77,6 +81,15 @@ public:
         if (!put_learning_.is_ready()) { return false; }
         put_learning_.blob(1, learning.bytes);
         return put_learning_.run();
+    }
+    bool operator()(const SavedExample& example) {
+        return put_example_.is_ready() && put_example(put_example_, example);
+    }
+    bool operator()(const ErasedExamples& gone) { return erase(erase_example_, gone.keys); }
+    bool operator()(const ExampleStandings& standings) {
+        return put_standing_.is_ready() &&
+               std::all_of(standings.all.begin(), standings.all.end(),
+                           [&](const ExampleStanding& one) { return put_standing(put_standing_, one); });
     }
 
 private:
@@ -92,6 +105,9 @@ private:
     Statement put_question_;
     Statement erase_question_;
     Statement put_learning_;
+    Statement put_example_;
+    Statement put_standing_;
+    Statement erase_example_;
 };
 
 }  // namespace
@@ -113,6 +129,7 @@ base::Result<void> SqliteStore::connect() {
     if (is_older) {
         if (auto added = (*file)->run(kAddReasoning); !added) { return added; }
     }
+    if (auto made = make_example_table(**file); !made) { return made; }
     file_ = std::move(*file);
     return {};
 }
@@ -170,6 +187,20 @@ base::Result<void> SqliteStore::load_questions(const std::function<bool(SavedQue
         if (!visit(std::move(one))) { return {}; }
     }
     if (code != SQLITE_DONE) { return tl::unexpected(file_->failed("load questions")); }
+    return {};
+}
+
+base::Result<void> SqliteStore::load_examples(const std::function<bool(SavedExample)>& visit) {
+    if (!file_) { return base::fail(ErrorCode::unavailable, "the cache's store is lost"); }
+    Statement all(file_->database(), kAllExamples);
+    if (!all.is_ready()) { return tl::unexpected(file_->failed("load examples")); }
+    int code = all.step();
+    for (; code == SQLITE_ROW; code = all.step()) {
+        SavedExample one;
+        if (!read_example(all, one)) { continue; }
+        if (!visit(std::move(one))) { return {}; }
+    }
+    if (code != SQLITE_DONE) { return tl::unexpected(file_->failed("load examples")); }
     return {};
 }
 

@@ -18,6 +18,7 @@ public:
     base::Result<base::HashKey> hash_key() override;
     base::Result<void> load(const std::function<bool(SavedAnswer)>& visit) override;
     base::Result<void> load_questions(const std::function<bool(SavedQuestion)>& visit) override;
+    base::Result<void> load_examples(const std::function<bool(SavedExample)>& visit) override;
     base::Result<std::string> learning() override;
     base::Result<void> apply(const std::vector<StoreChange>& changes) override;
 

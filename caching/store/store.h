@@ -8,6 +8,7 @@
 #include "base/block_hash.h"
 #include "base/result.h"
 #include "caching/exact/answer_book.h"
+#include "caching/in_context/saved_example.h"
 #include "caching/semantic/saved_question.h"
 
 namespace caching {
@@ -25,8 +26,18 @@ struct SavedLearning {
     std::string bytes;
 };
 
+/// Examples that are to go, by their exact names.
+struct ErasedExamples {
+    std::vector<base::BlockHash> keys;
+};
+/// What examples have brought so far, in the place of what was known; of those that are there.
+struct ExampleStandings {
+    std::vector<ExampleStanding> all;
+};
+
 /// One change of what a store keeps. What is to be kept takes the place of an earlier one of its key.
-using StoreChange = std::variant<SavedAnswer, ErasedAnswers, SavedQuestion, ErasedQuestions, SavedLearning>;
+using StoreChange = std::variant<SavedAnswer, ErasedAnswers, SavedQuestion, ErasedQuestions, SavedLearning,
+                                 SavedExample, ErasedExamples, ExampleStandings>;
 
 /// Where answers outlive the process. Losing it costs misses, never a wrong answer. One thread at a time.
 class Store {
@@ -38,6 +49,8 @@ public:
     virtual base::Result<void> load(const std::function<bool(SavedAnswer)>& visit) = 0;
     /// Likewise questions with their answers.
     virtual base::Result<void> load_questions(const std::function<bool(SavedQuestion)>& visit) = 0;
+    /// Likewise examples for a small model.
+    virtual base::Result<void> load_examples(const std::function<bool(SavedExample)>& visit) = 0;
     /// What the semantic cache has learnt; empty: nothing.
     virtual base::Result<std::string> learning() = 0;
     /// All of the changes or none of them. Error: the store's; it may be tried again.

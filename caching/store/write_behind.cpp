@@ -39,8 +39,9 @@ void WriteBehind::write() {
             continue;
         }
         for (StoreChange& change : batch) {
-            const bool is_erasure =
-                std::holds_alternative<ErasedAnswers>(change) || std::holds_alternative<ErasedQuestions>(change);
+            const bool is_erasure = std::holds_alternative<ErasedAnswers>(change) ||
+                                    std::holds_alternative<ErasedQuestions>(change) ||
+                                    std::holds_alternative<ErasedExamples>(change);
             if (is_erasure && owed.size() < options_.changes_max) { owed.push_back(std::move(change)); }
         }
         lost_ += batch.size() - owed.size();

@@ -58,6 +58,7 @@ std::optional<ApiError> take_directive(std::string_view part, CacheAsk& ask) {
     if (name == "no-cache") { ask.no_cache = true; }
     if (name == "no-store") { ask.no_store = true; }
     if (name == "only-if-cached") { ask.only_if_cached = true; }
+    if (name == "private") { ask.is_private = true; }
     if (name != "max-age" && name != "stale-if-error") { return std::nullopt; }
     const auto seconds =
         seconds_of(equals == std::string_view::npos ? std::string_view() : trimmed(part.substr(equals + 1)));

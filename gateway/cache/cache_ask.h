@@ -40,13 +40,15 @@ struct CacheAsk {
     bool no_cache = false;
     bool no_store = false;
     bool only_if_cached = false;
+    bool is_private = false;  // its answer is no other tenant's, and it takes none of theirs
     std::optional<std::int64_t> max_age_s = {};
     std::optional<std::int64_t> stale_if_error_s = {};
     std::vector<std::string> tags = {};
 
     // Of the prepared request.
-    std::string_view refused = "unprepared";  // why it passes the cache by; empty: it does not
-    base::BlockHash key{};                    // its name; equal names mean equal answers
+    std::string_view refused = "unprepared";     // why it passes the cache by; empty: it does not
+    base::BlockHash key{};                       // its name; equal names mean equal answers
+    std::optional<base::BlockHash> common = {};  // its name whoever asks; none: its answer is its tenant's alone
     std::string tenant = {};
     std::string model = {};
     std::string revision = {};
@@ -55,7 +57,7 @@ struct CacheAsk {
 
     // What came of it.
     CacheOutcome outcome = CacheOutcome::none;
-    std::string_view kind = {};  // exact, semantic
+    std::string_view kind = {};  // exact, semantic, common
     std::string entry = {};
     std::optional<std::int64_t> age_s = {};
     std::optional<double> similarity = {};

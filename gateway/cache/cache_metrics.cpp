@@ -52,18 +52,23 @@ void CacheMetrics::decided(const CacheAsk& ask, double saved_s) {
             .Observe(*ask.similarity);
     }
     if (!ask.is_served()) { return; }
+    saved(model, ask.saved_prompt_tokens, ask.saved_completion_tokens, saved_s);
+}
+
+void CacheMetrics::saved(const std::string& model, std::uint64_t prompt_tokens, std::uint64_t completion_tokens,
+                         double seconds) {
     const auto tokens = [&](const char* kind, std::uint64_t count) {
         metrics_
             .counter("sluice_gateway_cache_saved_tokens_total", "Tokens of answers that no model computed again",
                      {{"model", model}, {"kind", kind}})
             .Increment(static_cast<double>(count));
     };
-    tokens("prompt", ask.saved_prompt_tokens);
-    tokens("completion", ask.saved_completion_tokens);
+    tokens("prompt", prompt_tokens);
+    tokens("completion", completion_tokens);
     metrics_
         .counter("sluice_gateway_cache_saved_seconds_total",
                  "Time that the model once took for answers that were served again", {{"model", model}})
-        .Increment(saved_s);
+        .Increment(seconds);
 }
 
 void CacheMetrics::stored(std::string_view outcome) {
@@ -182,6 +187,24 @@ void CacheMetrics::category(const CategoryStanding& standing) {
     };
     seconds("earned", standing.earned_s);
     seconds("spent", standing.spent_s);
+}
+
+void CacheMetrics::common(std::size_t answers, std::size_t waiting) {
+    metrics_
+        .gauge("sluice_gateway_cache_common_answers", "Answers that several tenants got alike, and anybody may have")
+        .Set(static_cast<double>(answers));
+    metrics_
+        .gauge("sluice_gateway_cache_common_waiting",
+               "Requests whose answer fewer tenants got than it takes for anybody to have it")
+        .Set(static_cast<double>(waiting));
+}
+
+void CacheMetrics::common_served(const std::string& model) {
+    metrics_
+        .counter("sluice_gateway_cache_common_served_total",
+                 "Runs of the model that were spared by an answer which several other tenants had got alike",
+                 {{"model", model}})
+        .Increment();
 }
 
 }  // namespace gateway

@@ -18,7 +18,9 @@ public:
 
     /// How a request ended up, once it is known. What it saved counts where it was served.
     void decided(const CacheAsk& ask, double saved_s);
-    /// outcome: kept, cut, personal, too_large, empty, no_room, purged.
+    /// The model's work for an answer that was served again.
+    void saved(const std::string& model, std::uint64_t prompt_tokens, std::uint64_t completion_tokens, double seconds);
+    /// outcome: kept, cut, personal, too_large, empty, no_room, purged, quota.
     void stored(std::string_view outcome);
     /// A run that only compares; outcome: begun, busy.
     void shadow(std::string_view outcome);
@@ -40,6 +42,10 @@ public:
     void shared_lookup(std::string_view outcome);
     void shared(const caching::SharedAnswers& shared);
     void category(const CategoryStanding& standing);
+    /// Answers that several tenants got alike: how many anybody may have, and how many wait for further tenants.
+    void common(std::size_t answers, std::size_t waiting);
+    /// One of them was served.
+    void common_served(const std::string& model);
 
 private:
     static void raise(prometheus::Counter& counter, std::uint64_t to);

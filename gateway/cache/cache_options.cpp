@@ -28,6 +28,8 @@ CacheOptions CacheOptions::read(base::Config& config) {
     options.store_file = config.string("caching.store_file", options.store_file);
     options.store_queue_max = count("caching.store_queue_max", options.store_queue_max, 1, 1 << 20);
     options.from_anywhere = config.boolean("caching.from_anywhere", options.from_anywhere);
+    options.tenant_writes_per_minute =
+        count("caching.tenant_writes_per_minute", options.tenant_writes_per_minute, 0, 1'000'000'000);
 
     constexpr std::int64_t kMinuteMs = 60'000;
     SharedCacheOptions& shared = options.shared;
@@ -57,6 +59,19 @@ CacheOptions CacheOptions::read(base::Config& config) {
     }
     if (shared.server.name.empty() || shared.server.name.find_first_not_of(kNameLetters) != std::string::npos) {
         config.problem("caching.shared.name", "is one or more of the letters A-Z a-z 0-9 . _ -");
+    }
+
+    CommonCacheOptions& common = options.common;
+    common.enabled = config.boolean("caching.common.enabled", common.enabled);
+    common.answers.tenants_least = count("caching.common.tenants_least", common.answers.tenants_least, 2, 64);
+    common.answers.bytes_max =
+        count("caching.common.bytes_max", common.answers.bytes_max, 1 << 16, std::int64_t{1} << 40);
+    common.tenants = config.strings("caching.common.tenants", common.tenants);
+    common.blurs = config.boolean("caching.common.blur", common.blurs);
+    if (!common.tenants.empty() && common.tenants.size() < common.answers.tenants_least) {
+        config.problem("caching.common.tenants",
+                       "names fewer tenants than caching.common.tenants_least: nothing could ever be shared; name "
+                       "more, or none for all");
     }
 
     options.semantic.semantic = false;

@@ -1,13 +1,16 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/config.h"
 #include "caching/exact/answer_book.h"
+#include "caching/exact/common_answers.h"
 #include "caching/semantic/semantic_cache.h"
 #include "caching/store/shared_server.h"
 #include "gateway/cache/in_context_options.h"
@@ -26,6 +29,18 @@ struct SharedCacheOptions {
     bool is_on() const { return !address.empty(); }
 };
 
+/// What tenants may have of each other's answers to equal requests: nothing, where it is off.
+struct CommonCacheOptions {
+    bool enabled = false;
+    caching::CommonAnswers::Options answers = {};
+    std::vector<std::string> tenants = {};  // that take part; none named: all
+    bool blurs = true;                      // nobody is to tell such an answer from one of the model
+
+    bool takes(std::string_view tenant) const {
+        return tenants.empty() || std::find(tenants.begin(), tenants.end(), tenant) != tenants.end();
+    }
+};
+
 /// Section `caching` of the configuration: answers in front of the model (docs/caching.md). Off, nothing of it is made.
 struct CacheOptions {
     bool enabled = false;
@@ -37,7 +52,9 @@ struct CacheOptions {
     bool allow_cut = false;                                 // keep answers that ended at their bound of tokens
     std::string store_file;                                 // SQLite; empty: in memory only
     std::size_t store_queue_max = 4096;                     // changes that wait to be written
+    std::size_t tenant_writes_per_minute = 0;               // answers of one tenant's that are kept; 0: no bound
     SharedCacheOptions shared = {};
+    CommonCacheOptions common = {};
     bool from_anywhere = false;  // /cache answers others than this machine
 
     // Answers to similar questions; `semantic.rules` hold for equal ones, too.

@@ -118,6 +118,27 @@ std::optional<EncodedQuestion> encoded_of(const caching::Question& question, con
                            .tokens = std::make_shared<const std::vector<base::TokenId>>(std::move(*tokens))};
 }
 
+/// What an answer depends on besides model and prompt. `scope`: who finds what was cached of its prompt.
+NameBytes parameters_of(const GenerationRequest& request, std::string_view scope, Endpoint endpoint) {
+    NameBytes parameters;
+    parameters.add(serialized(request.sampling));
+    parameters.list(request.stop_tokens);
+    parameters.number(request.stop_tokens_asked);
+    parameters.number(request.new_tokens_min);
+    parameters.list(request.text.stop_strings);
+    parameters.number(request.text.include_stop_string ? 1 : 0);
+    parameters.number(request.skip_special ? 1 : 0);
+    parameters.add(scope);
+    parameters.add(request.grammar == nullptr ? std::string() : serialized(*request.grammar));
+    if (const auto& rule = request.reasoning) {
+        parameters.number(rule->is_begun ? 2 : 1);
+        parameters.number(rule->tokens_max ? std::uint64_t{*rule->tokens_max} + 1 : 0);
+    }
+    // The same tokens may come from a chat and from a text; what is taken out of their answer differs.
+    parameters.number(static_cast<std::uint64_t>(endpoint));
+    return parameters;
+}
+
 std::shared_ptr<const caching::Question> question_of(const CacheAsk& ask, const RequestForm& form,
                                                      const GenerationRequest& request, const NameBytes& parameters,
                                                      const QuestionEncoder& encoder) {
@@ -206,25 +227,9 @@ void name_request(CacheAsk& ask, const PreparedRequest& prepared, const TextPort
     if (!ask.refused.empty()) { return; }
     if (request.sampling.temperature() <= 0) { request.sampling.set_seed(0); }
 
-    NameBytes parameters;
-    parameters.add(serialized(request.sampling));
     // Two models that answer to one name have ends of their own; what the client asked for is in front.
     if (!naming.routed.empty()) { request.stop_tokens.resize(request.stop_tokens_asked); }
-    parameters.list(request.stop_tokens);
-    parameters.number(request.stop_tokens_asked);
-    parameters.number(request.new_tokens_min);
-    parameters.list(request.text.stop_strings);
-    parameters.number(request.text.include_stop_string ? 1 : 0);
-    parameters.number(request.skip_special ? 1 : 0);
-    parameters.add(request.cache_scope);
-    parameters.add(request.grammar == nullptr ? std::string() : serialized(*request.grammar));
-    if (const auto& rule = request.reasoning) {
-        parameters.number(rule->is_begun ? 2 : 1);
-        parameters.number(rule->tokens_max ? std::uint64_t{*rule->tokens_max} + 1 : 0);
-    }
-    // The same tokens may come from a chat and from a text; what is taken out of their answer differs.
-    parameters.number(static_cast<std::uint64_t>(prepared.form.endpoint));
-
+    const NameBytes parameters = parameters_of(request, request.cache_scope, prepared.form.endpoint);
     NameBytes name;
     name.add("sluice answer 1");
     name.add(ask.tenant);
@@ -244,6 +249,19 @@ void name_request(CacheAsk& ask, const PreparedRequest& prepared, const TextPort
         name.number(prepared.form.new_tokens_max.value_or(0));
     }
     ask.key = base::keyed_hash(naming.key, std::as_bytes(std::span(name.bytes())));
+    // What two models answer to may have a tenant's examples in its prompt, a tag is a document of a tenant's, and a
+    // salt is there to keep others away.
+    const bool is_own = ask.is_private || !ask.tags.empty() || prepared.form.has_cache_salt;
+    if (naming.common && naming.routed.empty() && !is_own) {
+        NameBytes of_anybody;
+        of_anybody.add("sluice common answer 1");
+        of_anybody.add(ask.model);
+        of_anybody.add(ask.revision);
+        of_anybody.add(parameters_of(request, {}, prepared.form.endpoint).bytes());
+        of_anybody.number(request.new_tokens_max);
+        of_anybody.raw(std::as_bytes(std::span(*request.prompt)));
+        ask.common = base::keyed_hash(naming.key, std::as_bytes(std::span(of_anybody.bytes())));
+    }
     if (!naming.similarity) { return; }
     ask.question = question_of(ask, prepared.form, request, parameters, naming.encoder);
     if (ask.question != nullptr) { ask.encoded = encoded_of(*ask.question, naming); }

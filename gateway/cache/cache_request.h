@@ -40,6 +40,7 @@ struct QuestionEncoder {
 struct CacheNaming {
     caching::CacheRules rules = {};
     bool similarity = false;
+    bool common = false;  // the tenant's answers may become others', and theirs its own
     base::HashKey key{};
     std::string_view tenant;
     std::string_view model;         // served name

@@ -238,6 +238,17 @@ std::string standing_json(const ResponseCache& cache, const ResponseCache::Stand
     }
     json.end_object().end_object();
     write_served(json, cache.runs().tenants());
+    json.key("common");
+    if (const caching::CommonAnswers* common = cache.common()) {
+        const caching::CommonAnswers::Counts told = common->counts();
+        json.begin_object().key("answers").integer(static_cast<std::int64_t>(told.common));
+        json.key("waiting").integer(static_cast<std::int64_t>(told.waiting));
+        json.key("bytes").integer(static_cast<std::int64_t>(told.bytes));
+        json.key("tenants_least").integer(static_cast<std::int64_t>(cache.options().common.answers.tenants_least));
+        json.key("blur").boolean(cache.options().common.blurs).end_object();
+    } else {
+        json.null();
+    }
     json.key("store");
     if (const caching::WriteBehind* store = cache.store()) {
         json.begin_object().key("file").string(cache.options().store_file);

@@ -29,6 +29,7 @@ void CachedSource::on_text(Run& run, std::string_view text, std::uint32_t tokens
     run.tokens = tokens;
     run.path = path;
     run.has_text = true;
+    if (setup_.common != nullptr && run.about.common && !run.play) { note_spoken(run, tokens); }
     if (run.text.size() > setup_.options.answer_bytes_max) {
         // Too long to be kept, and for others to hear from the beginning.
         const auto joinable = joinable_.find(run.about.key);
@@ -73,6 +74,7 @@ void CachedSource::on_end(Run& run, const GenerationEnd& end) {
                               .cached_tokens = end.cached_tokens,
                               .completion_tokens = end.completion_tokens,
                               .reasoning_tokens = end.reasoning_tokens};
+    run.kv = end.kv;
     const auto members = std::exchange(run.members, {});
     drop(run);
     if (run.is_shadow) {
@@ -174,6 +176,7 @@ void CachedSource::keep(Run& run, const caching::SavedText& answer) {
         if (answer.text.empty()) { return "empty"; }
         if (answer.text.size() > setup_.options.answer_bytes_max) { return "too_large"; }
         if (!setup_.options.semantic.rules.allow_personal && caching::is_personal(answer.text)) { return "personal"; }
+        if (!quota_.take(run.about.tenant, setup_.clock.now())) { return "quota"; }
         return {};
     }();
     if (!refused.empty()) {
@@ -183,19 +186,18 @@ void CachedSource::keep(Run& run, const caching::SavedText& answer) {
     const double took = std::chrono::duration<double>(setup_.clock.now() - run.started_at).count();
     const std::int64_t now = setup_.clock.unix_us();
     const std::int64_t ttl = std::chrono::duration_cast<std::chrono::microseconds>(setup_.options.ttl).count();
-    if (setup_.keep) {
-        setup_.keep({.id = 0,
-                     .key = run.about.key,
-                     .tenant = run.about.tenant,
-                     .model = run.about.model,
-                     .revision = run.about.revision,
-                     .tags = run.about.tags,
-                     .created_unix_us = now,
-                     .expires_unix_us = now + ttl,
-                     .saved_s = took,
-                     .answer = answer},
-                    run.since);
-    }
+    const caching::SavedAnswer saved{.id = 0,
+                                     .key = run.about.key,
+                                     .tenant = run.about.tenant,
+                                     .model = run.about.model,
+                                     .revision = run.about.revision,
+                                     .tags = run.about.tags,
+                                     .created_unix_us = now,
+                                     .expires_unix_us = now + ttl,
+                                     .saved_s = took,
+                                     .answer = answer};
+    tell_common(run, saved);
+    if (setup_.keep) { setup_.keep(saved, run.since); }
     if (setup_.similar != nullptr && run.about.question != nullptr && run.probe && !answer.is_cut) {
         setup_.similar->store(run.about.question, std::move(*run.probe), answer, took, run.about.tags);
     }
@@ -203,6 +205,8 @@ void CachedSource::keep(Run& run, const caching::SavedText& answer) {
 
 void CachedSource::drop(Run& run) {
     run.is_dropped = true;
+    set_due(run, std::nullopt);
+    if (run.play) { --playing_; }
     const auto joinable = joinable_.find(run.about.key);
     if (joinable != joinable_.end() && joinable->second == run.number) { joinable_.erase(joinable); }
     const auto at = runs_.find(run.number);

@@ -13,7 +13,8 @@ constexpr std::size_t kTagsMax = 64;  // of one answer, by all who asked for it 
 
 }  // namespace
 
-CachedSource::CachedSource(Setup setup) : setup_(std::move(setup)) {
+CachedSource::CachedSource(Setup setup)
+    : setup_(std::move(setup)), quota_({.per_minute = setup_.options.tenant_writes_per_minute}) {
     std::random_device device;
     std::seed_seq seed{device(), device(), device(), device()};
     random_.seed(seed);
@@ -73,13 +74,22 @@ base::RequestId CachedSource::open(GenerationRequest request, GenerationSink& si
         join(*runs_.at(joinable->second), id);
         return id;
     }
+    const caching::CommonAnswer* const common = common_for(ask);
+    if (common != nullptr && !setup_.options.common.blurs) {
+        give_common(id, *common);
+        return id;
+    }
     Run& run = make_run(ask);
     run.members.push_back(id);
     members_.at(id).run = &run;
     members_.at(id).is_leader = true;
     if (may_share) { joinable_[ask.key] = run.number; }
     run.relief = relief;
-    if (!ask_shared(run)) { search(run); }
+    if (common != nullptr) {
+        play(run, *common);
+    } else if (!ask_shared(run)) {
+        search(run);
+    }
     return id;
 }
 
@@ -98,8 +108,7 @@ bool CachedSource::ask_shared(Run& run) {
         return false;
     }
     run.state = Run::State::asking;
-    run.look_until = setup_.clock.now() + setup_.options.shared.patience;
-    if (setup_.wake) { setup_.wake(*run.look_until); }
+    set_due(run, setup_.clock.now() + setup_.options.shared.patience);
     return true;
 }
 
@@ -130,8 +139,7 @@ void CachedSource::search(Run& run) {
         return;
     }
     run.state = Run::State::looking;
-    run.look_until = setup_.clock.now() + setup_.options.lookup_timeout;
-    if (setup_.wake) { setup_.wake(*run.look_until); }
+    set_due(run, setup_.clock.now() + setup_.options.lookup_timeout);
     const std::uint64_t number = run.number;
     if (setup_.vectors == nullptr || !run.about.encoded) {
         look_up(number, nullptr);
@@ -210,7 +218,7 @@ void CachedSource::start(Run& run) {
     }
     if (run.is_dropped) { return; }
     run.state = Run::State::running;
-    run.look_until.reset();
+    set_due(run, std::nullopt);
     run.started_at = setup_.clock.now();
     Member& leader = members_.at(run.members.front());
     if (!leader.is_leader) {
@@ -227,30 +235,30 @@ void CachedSource::start(Run& run) {
     if (run.is_dropped && run.state == Run::State::running) { setup_.inner.cancel(id, "client_gone"); }
 }
 
+void CachedSource::set_due(Run& run, std::optional<base::TimePoint> at) {
+    if (run.due) { due_.erase({*run.due, run.number}); }
+    run.due = at;
+    if (!at) { return; }
+    due_.emplace(*at, run.number);
+    if (setup_.wake) { setup_.wake(*at); }
+}
+
 std::optional<base::TimePoint> CachedSource::tick(base::TimePoint now) {
-    std::optional<base::TimePoint> next;
-    std::vector<std::uint64_t> late;
-    for (const auto& [number, run] : runs_) {
-        const bool is_waiting = run->state == Run::State::asking || run->state == Run::State::looking;
-        if (!is_waiting || !run->look_until) { continue; }
-        if (*run->look_until <= now) {
-            late.push_back(number);
-        } else if (!next || *run->look_until < *next) {
-            next = run->look_until;
-        }
-    }
-    for (const std::uint64_t number : late) {
-        Run* const run = run_of(number);
-        if (run == nullptr) { continue; }
+    while (!due_.empty() && due_.begin()->first <= now) {
+        Run* const run = run_of(due_.begin()->second);
+        CHECK(run != nullptr);  // drop() takes it out of both
+        set_due(*run, std::nullopt);
         if (run->state == Run::State::asking) {
             setup_.metrics.shared_lookup("late");
             search(*run);
-        } else {
+        } else if (run->state == Run::State::looking) {
             setup_.metrics.lookup_skipped("timeout");
             start(*run);
+        } else if (run->state == Run::State::playing) {
+            play_on(*run);
         }
     }
-    return next;
+    return due_.empty() ? std::nullopt : std::optional(due_.begin()->first);
 }
 
 void CachedSource::similar_found(std::uint64_t number, const std::optional<SimilarAnswer>& answer,
@@ -286,7 +294,7 @@ void CachedSource::similar_found(std::uint64_t number, const std::optional<Simil
 
 void CachedSource::begin_shadow(const GenerationRequest& request, std::shared_ptr<const caching::Question> question,
                                 caching::Probe probe) {
-    const bool is_idle = runs_.size() - shadows_ <= setup_.options.shadow_busy_max &&
+    const bool is_idle = runs_.size() - shadows_ - playing_ <= setup_.options.shadow_busy_max &&
                          shadows_ < setup_.options.shadows_max && setup_.inner.has_room(1) && !is_stopped_;
     setup_.metrics.shadow(is_idle ? "begun" : "busy");
     if (!is_idle) { return; }
@@ -393,6 +401,7 @@ void CachedSource::purge(const caching::AnswerFilter& filter) {
         const auto joinable = joinable_.find(run->about.key);
         if (joinable != joinable_.end() && joinable->second == number) { joinable_.erase(joinable); }
     }
+    stop_playing();
 }
 
 void CachedSource::stop() {

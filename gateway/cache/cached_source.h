@@ -6,13 +6,17 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
 #include "caching/exact/answer_book.h"
+#include "caching/exact/common_answers.h"
+#include "caching/exact/write_quota.h"
 #include "caching/store/shared_answers.h"
 #include "gateway/cache/cache_ask.h"
 #include "gateway/cache/cache_metrics.h"
@@ -32,7 +36,8 @@ namespace gateway {
 /// A *run* is one sequence at the model, owned here and by no client: its *members* hear what it says from the
 /// beginning, whenever they came; one that leaves does not stop it as long as another is there. A run that fails is
 /// begun anew for its other members, from the request of one of them; who has heard the beginning goes on hearing where
-/// it was, or gets an error when the new run says something else.
+/// it was, or gets an error when the new run says something else. Where an answer that several tenants got may be given
+/// to others and nobody is to tell, a run *plays* it: it says what the model said, as slowly (common_runs.cpp).
 class CachedSource final : public SequenceSource {
 public:
     struct Setup {
@@ -41,6 +46,7 @@ public:
         SimilarAnswers* similar = nullptr;         // null: equal requests only
         ServedVectors* vectors = nullptr;          // null: questions are compared without a model
         caching::SharedAnswers* shared = nullptr;  // null: this gateway keeps its own only
+        caching::CommonAnswers* common = nullptr;  // null: every tenant has its own
         PoolRelief* relief = nullptr;              // null: bounds do not follow the load
         const CacheOptions& options;
         CacheMetrics& metrics;
@@ -58,7 +64,7 @@ public:
     base::RequestId open(GenerationRequest request, GenerationSink& sink) override;
     void cancel(base::RequestId id, std::string_view cause) override;
 
-    /// Gives up searches that take too long; when the next one does.
+    /// Gives up searches that take too long, says what is to be said now; when there is more to do.
     std::optional<base::TimePoint> tick(base::TimePoint now);
     /// What is in work now and is meant: neither kept nor joined from here on.
     void purge(const caching::AnswerFilter& filter);
@@ -103,6 +109,20 @@ private:
     /// An answer that is there already, whole.
     void give(base::RequestId id, const caching::SavedText& answer);
     void give_kept(base::RequestId id, const caching::SavedAnswer& kept, CacheOutcome outcome);
+    /// What several other tenants were answered alike, and this one may have. Null: nothing, or it must not be told
+    /// that there is.
+    const caching::CommonAnswer* common_for(const CacheAsk& ask);
+    void give_common(base::RequestId id, const caching::CommonAnswer& common);
+    /// The run says it in the model's place, in the model's time.
+    void play(Run& run, const caching::CommonAnswer& common);
+    void play_on(Run& run);
+    /// What is played and has said nothing yet goes to the model: it may be among what was purged.
+    void stop_playing();
+    /// It is common knowledge as far as this tenant's answer tells.
+    void tell_common(const Run& run, const caching::SavedAnswer& answer);
+    void note_spoken(Run& run, std::uint32_t tokens) const;
+    /// tick() looks at it then; empty: never.
+    void set_due(Run& run, std::optional<base::TimePoint> at);
     bool is_past(const caching::SavedAnswer& kept) const { return kept.expires_unix_us <= setup_.clock.unix_us(); }
     void fail_member(base::RequestId id, const base::Error& error, std::uint32_t retry_after_ms);
     bool serve_stale(base::RequestId id);
@@ -124,14 +144,17 @@ private:
     Run* run_of(std::uint64_t number);
 
     Setup setup_;
+    caching::WriteQuota quota_;
     std::mt19937_64 random_;
     std::unordered_map<std::uint64_t, std::unique_ptr<Run>> runs_;  // by number
     std::unordered_map<base::BlockHash, std::uint64_t> joinable_;   // runs that further members may join
+    std::set<std::pair<base::TimePoint, std::uint64_t>> due_;       // runs, by when something is to be done
     Members members_;
     TenantSums tenants_;
     std::uint64_t next_run_ = 1;
     std::size_t waiters_ = 0;
     std::size_t shadows_ = 0;
+    std::size_t playing_ = 0;
     bool is_stopped_ = false;
 };
 

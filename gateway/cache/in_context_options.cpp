@@ -18,6 +18,7 @@ InContextSettings InContextSettings::read(base::Config& config) {
     settings.large = config.string(root + "large", settings.large);
     settings.large_sequences = count("large_sequences", settings.large_sequences, 1, 1 << 20);
     settings.comparisons_max = count("comparisons_max", settings.comparisons_max, 0, 1024);
+    settings.stores = config.boolean(root + "store", settings.stores);
     settings.tasks_max = count("tasks_max", settings.tasks_max, 1, 1 << 16);
     caching::read_in_context_options(config, settings.learning);
     return settings;

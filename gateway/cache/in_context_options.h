@@ -22,6 +22,7 @@ struct InContextSettings {
     std::size_t large_sequences = 8;  // that the large model's workers answer at a time: their load is then 1
     std::size_t comparisons_max = 2;  // at a time
     std::size_t tasks_max = 256;      // answers that wait to be learnt from; more are passed over
+    bool stores = true;               // examples are in caching.store_file, too, where there is one
     caching::InContextOptions learning = {};
 
     /// Bad values are reported by Config::finish().

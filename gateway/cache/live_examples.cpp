@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "caching/semantic/words.h"
 #include "gateway/cache/cache_ask.h"
 #include "gateway/keys/api_key.h"
@@ -100,6 +101,7 @@ double answer_likeness(const caching::HashedEmbedder& embedder, const std::strin
 LiveExamples::LiveExamples(Setup setup)
     : setup_(std::move(setup)),
       cache_(with_key(setup_.settings.learning, setup_.key), setup_.clock, embedder_.dimensions()),
+      quota_({.per_minute = setup_.writes_per_minute}),
       tasks_(setup_.settings.tasks_max) {
     const auto small = setup_.models.find(setup_.settings.small);
     const auto large = setup_.models.find(setup_.settings.large);
@@ -115,6 +117,11 @@ LiveExamples::~LiveExamples() {
 }
 
 void LiveExamples::work() {
+    const auto take_changes = [this](bool all) {
+        const std::scoped_lock lock(mutex_);
+        return cache_.book().take_changes(all);
+    };
+    if (setup_.store != nullptr) { restore(); }
     // Until the queue is closed and empty; never stopped in between.
     while (const auto task = tasks_.pop(std::stop_token())) {
         caching::InContextCache::Counts counts;
@@ -124,7 +131,42 @@ void LiveExamples::work() {
             counts = cache_.counts();
         }
         told(counts);
+        if (setup_.store != nullptr) { save(take_changes(false)); }
     }
+    if (setup_.store != nullptr) { save(take_changes(true)); }
+}
+
+void LiveExamples::restore() {
+    std::size_t taken = 0;
+    for (const caching::SavedExample& one : std::exchange(setup_.kept, {})) {
+        const std::vector<float> vector = embedder_.embed_one(one.question);
+        const std::scoped_lock lock(mutex_);  // for each: requests are answered meanwhile
+        if (cache_.restore(one, vector)) {
+            ++taken;
+        } else if (!cache_.book().has(one.standing.exact)) {
+            unerased_.push_back(one.standing.exact);
+        }
+    }
+    caching::InContextCache::Counts counts;
+    {
+        const std::scoped_lock lock(mutex_);
+        cache_.book().track_changes();
+        counts = cache_.counts();
+    }
+    told(counts);
+    if (taken > 0 || !unerased_.empty()) {
+        spdlog::info("cache: {} examples from the store, {} of it are not taken", taken, unerased_.size());
+    }
+    save({});
+}
+
+void LiveExamples::save(caching::ExampleChanges changes) {
+    for (caching::SavedExample& one : changes.put) {
+        setup_.store->push(std::move(one));
+    }
+    unerased_.insert(unerased_.end(), changes.gone.begin(), changes.gone.end());
+    if (!unerased_.empty() && setup_.store->push(caching::ErasedExamples{unerased_})) { unerased_.clear(); }
+    if (!changes.standings.empty()) { setup_.store->push(caching::ExampleStandings{std::move(changes.standings)}); }
 }
 
 void LiveExamples::told(const caching::InContextCache::Counts& counts) const {
@@ -248,8 +290,12 @@ void LiveExamples::keep(std::shared_ptr<const caching::InContextQuestion> questi
             .Increment();
     };
     const bool is_taken =
-        tasks_.push([count, question = std::move(question), answer = std::move(answer), revision = std::move(revision),
-                     tags = std::move(tags)](caching::InContextCache& cache) {
+        tasks_.push([this, count, question = std::move(question), answer = std::move(answer),
+                     revision = std::move(revision), tags = std::move(tags)](caching::InContextCache& cache) {
+            if (!quota_.take(question->tenant, setup_.clock.now())) {
+                count("quota");
+                return;
+            }
             count(kNames[static_cast<std::size_t>(cache.keep(*question, answer, revision, tags))]);
         });
     if (!is_taken) { count("busy"); }

@@ -15,8 +15,10 @@
 #include "base/bounded_queue.h"
 #include "base/clock.h"
 #include "base/metrics.h"
+#include "caching/exact/write_quota.h"
 #include "caching/in_context/in_context_cache.h"
 #include "caching/semantic/embedder.h"
+#include "caching/store/write_behind.h"
 #include "gateway/cache/in_context_options.h"
 #include "gateway/cache/routed_ask.h"
 #include "gateway/request/models.h"
@@ -26,7 +28,7 @@
 namespace gateway {
 
 /// The in-context cache of a gateway. Decides on text threads, before a form becomes tokens; learns on a thread of its
-/// own, behind a bounded queue. Any thread.
+/// own, behind a bounded queue, which also takes in what an earlier life has kept. Any thread.
 class LiveExamples final : public FormRewriter {
 public:
     struct Setup {
@@ -35,7 +37,10 @@ public:
         base::HashKey key;
         base::Metrics& metrics;
         const base::Clock& clock;
-        Post post;  // answers of what operators ask
+        Post post;                                     // answers of what operators ask
+        std::size_t writes_per_minute = 0;             // of one tenant's examples; 0: no bound
+        caching::WriteBehind* store = nullptr;         // where they are kept; null: in memory only
+        std::vector<caching::SavedExample> kept = {};  // of an earlier life, the oldest first
     };
     explicit LiveExamples(Setup setup);
     ~LiveExamples() override;
@@ -85,6 +90,9 @@ public:
 private:
     using Task = std::function<void(caching::InContextCache&)>;
     void work();
+    void restore();
+    /// Tells the store what has changed.
+    void save(caching::ExampleChanges changes);
     void decide(RequestForm& form, const RewriteContext& context, RoutedAsk& routed) const;
     void told(const caching::InContextCache::Counts& counts) const;
 
@@ -95,6 +103,8 @@ private:
     std::atomic<std::size_t> large_in_work_{0};
     mutable std::mutex mutex_;
     mutable caching::InContextCache cache_;  // guarded by mutex_
+    caching::WriteQuota quota_;              // the thread's alone; so is the next
+    std::vector<base::BlockHash> unerased_;  // the store could not take them yet: they go with the next
     base::BoundedQueue<Task> tasks_;
     std::jthread thread_;
 };

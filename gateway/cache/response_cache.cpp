@@ -29,12 +29,16 @@ ResponseCache::ResponseCache(Setup setup)
         if (!setup_.options.encoder.empty()) { open_encoder(); }
     }
     if (setup_.options.in_context.enabled) {
-        examples_ = std::make_unique<LiveExamples>(LiveExamples::Setup{.settings = setup_.options.in_context,
-                                                                       .models = setup_.models,
-                                                                       .key = key_,
-                                                                       .metrics = setup_.metrics,
-                                                                       .clock = setup_.clock,
-                                                                       .post = setup_.post});
+        examples_ = std::make_unique<LiveExamples>(
+            LiveExamples::Setup{.settings = setup_.options.in_context,
+                                .models = setup_.models,
+                                .key = key_,
+                                .metrics = setup_.metrics,
+                                .clock = setup_.clock,
+                                .post = setup_.post,
+                                .writes_per_minute = setup_.options.tenant_writes_per_minute,
+                                .store = setup_.options.in_context.stores ? store_.get() : nullptr,
+                                .kept = std::exchange(kept_examples_, {})});
         routed_ = std::make_unique<RoutedSource>(RoutedSource::Setup{.inner = setup_.inner,
                                                                      .examples = *examples_,
                                                                      .models = setup_.models,
@@ -44,6 +48,11 @@ ResponseCache::ResponseCache(Setup setup)
     if (setup_.options.semantic.relieves) {
         relief_ = std::make_unique<PoolRelief>(setup_.options.semantic.relief_load, setup_.loads, setup_.clock);
     }
+    if (setup_.options.common.enabled) {
+        caching::CommonAnswers::Options options = setup_.options.common.answers;
+        options.key = key_;
+        common_ = std::make_unique<caching::CommonAnswers>(options);
+    }
     if (setup_.options.shared.is_on()) { open_shared(); }
     source_ = std::make_unique<CachedSource>(
         CachedSource::Setup{.inner = routed_ ? *routed_ : setup_.inner,
@@ -51,6 +60,7 @@ ResponseCache::ResponseCache(Setup setup)
                             .similar = similar_.get(),
                             .vectors = vectors_.get(),
                             .shared = shared_.get(),
+                            .common = common_.get(),
                             .relief = relief_.get(),
                             .options = setup_.options,
                             .metrics = metrics_,
@@ -105,6 +115,8 @@ void ResponseCache::open_store() {
     if (!loaded) { spdlog::warn("{}; what could be read is kept", loaded.error().message); }
     std::vector<base::BlockHash> left_out;
     if (setup_.options.similarity()) { left_out = load_questions(**store); }
+    std::vector<base::BlockHash> no_examples;
+    if (setup_.options.in_context.enabled) { no_examples = load_examples(**store); }
     store_ = std::make_unique<caching::WriteBehind>(
         std::move(*store), caching::WriteBehind::Options{.changes_max = setup_.options.store_queue_max});
     for (auto one = kept.rbegin(); one != kept.rend(); ++one) {  // the latest last: it goes last
@@ -113,6 +125,7 @@ void ResponseCache::open_store() {
     }
     erase_stored(std::move(gone));
     if (!left_out.empty()) { store_->push(caching::ErasedQuestions{std::move(left_out)}); }
+    if (!no_examples.empty()) { store_->push(caching::ErasedExamples{std::move(no_examples)}); }
     spdlog::info("cache: {} answers from {}", book_.counts().entries, setup_.options.store_file);
 }
 
@@ -144,6 +157,7 @@ bool ResponseCache::hear(const caching::SharedPurge& purge) {
     if (!purge.near_text) {
         source_->purge(filter);
         metrics_.purged(book_.purge(filter, false).size());
+        purge_common(filter);
         refresh_metrics();
     }
     if (purge.name) { return true; }
@@ -179,6 +193,7 @@ bool ResponseCache::forget() {
     source_->purge({});
     if (routed_) { routed_->purge(); }
     metrics_.purged(book_.purge({}, false).size());
+    purge_common({});
     refresh_metrics();
     caching::EntryFilter all;
     all.older_than = -std::chrono::seconds(1);
@@ -202,6 +217,27 @@ std::vector<base::BlockHash> ResponseCache::load_questions(caching::SqliteStore&
     if (!loaded) { spdlog::warn("{}; what could be read is kept", loaded.error().message); }
     std::reverse(questions_.begin(), questions_.end());
     if (auto learning = store.learning()) { learning_ = std::move(*learning); }
+    return left_out;
+}
+
+/// Reads them for the thread of the examples. Returns the names of those that are too many, or of all where they are to
+/// be in memory only.
+std::vector<base::BlockHash> ResponseCache::load_examples(caching::SqliteStore& store) {
+    const InContextSettings& settings = setup_.options.in_context;
+    std::vector<base::BlockHash> left_out;
+    std::size_t bytes = 0;
+    const auto loaded = store.load_examples([&](caching::SavedExample one) {
+        bytes += one.question.size() + one.answer.size();
+        if (settings.stores && kept_examples_.size() < settings.learning.examples_max &&
+            bytes <= settings.learning.bytes_max) {
+            kept_examples_.push_back(std::move(one));
+        } else {
+            left_out.push_back(one.standing.exact);
+        }
+        return true;
+    });
+    if (!loaded) { spdlog::warn("{}; what could be read is kept", loaded.error().message); }
+    std::reverse(kept_examples_.begin(), kept_examples_.end());
     return left_out;
 }
 
@@ -239,6 +275,7 @@ void ResponseCache::name(CacheAsk& ask, const PreparedRequest& prepared, std::st
     name_request(ask, prepared, *model.text,
                  {.rules = setup_.options.semantic.rules,
                   .similarity = setup_.options.similarity(),
+                  .common = common_ != nullptr && setup_.options.common.takes(tenant),
                   .key = key_,
                   .tenant = tenant,
                   .model = model.name,
@@ -259,6 +296,11 @@ void ResponseCache::keep(const caching::SavedAnswer& answer, const caching::Shar
     refresh_metrics();
 }
 
+/// Operators are told of answers by whose they are: what anybody may have goes with them, and is not counted.
+void ResponseCache::purge_common(const caching::AnswerFilter& filter) {
+    if (common_) { common_->purge(filter, false); }
+}
+
 /// What the store has no room for now goes with the next that is erased: else it would be back after a restart.
 void ResponseCache::erase_stored(std::vector<base::BlockHash> keys) {
     if (!store_) { return; }
@@ -271,6 +313,7 @@ void ResponseCache::refresh_metrics() {
     metrics_.standing(counts.entries, counts.bytes, counts.evicted, source_ ? source_->waiters() : 0);
     if (store_) { metrics_.store(store_->written(), store_->lost(), store_->is_well()); }
     if (shared_) { metrics_.shared(*shared_); }
+    if (common_) { metrics_.common(common_->counts().common, common_->counts().waiting); }
 }
 
 void ResponseCache::purge(const Purge& purge, std::function<void(base::Result<Purged>)> done) {
@@ -283,7 +326,17 @@ void ResponseCache::purge(const Purge& purge, std::function<void(base::Result<Pu
     if (purge.equal) {
         keys = book_.purge(purge.filter, purge.dry_run);
         purged.equal = keys.size();
-        if (!purge.dry_run) { erase_stored(keys); }
+        if (!purge.dry_run) {
+            erase_stored(keys);
+            if (!purge.filter.id) {
+                purge_common(purge.filter);
+            } else if (common_) {
+                for (const base::BlockHash& key : keys) {  // what is wrong is wrong for all who were to have it
+                    source_->purge({.key = key});
+                    purge_common({.key = key});
+                }
+            }
+        }
     }
     const bool dry_run = purge.dry_run;
     if (!purge.filter.id) { keys.clear(); }

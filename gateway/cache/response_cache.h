@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "caching/exact/answer_book.h"
+#include "caching/exact/common_answers.h"
 #include "caching/store/shared_answers.h"
 #include "caching/store/sqlite_store.h"
 #include "caching/store/write_behind.h"
@@ -94,6 +95,8 @@ public:
     const caching::AnswerBook& book() const { return book_; }
     const CachedSource& runs() const { return *source_; }
     const caching::WriteBehind* store() const { return store_.get(); }
+    /// Null: every tenant has its own.
+    const caching::CommonAnswers* common() const { return common_.get(); }
     /// Null: this gateway keeps its own only.
     const caching::SharedAnswers* shared() const { return shared_.get(); }
     const CacheOptions& options() const { return setup_.options; }
@@ -108,23 +111,27 @@ private:
     void tell_others(const Purge& purge, const std::vector<base::BlockHash>& keys, Purged purged,
                      const std::function<void(base::Result<Purged>)>& done);
     void erase_stored(std::vector<base::BlockHash> keys);
+    void purge_common(const caching::AnswerFilter& filter);
     void open_store();
     std::vector<base::BlockHash> load_questions(caching::SqliteStore& store);
+    std::vector<base::BlockHash> load_examples(caching::SqliteStore& store);
 
     Setup setup_;
     base::HashKey key_;
     CacheMetrics metrics_;
     CacheTextReader text_reader_;
     caching::AnswerBook book_;
-    std::unique_ptr<caching::WriteBehind> store_;    // null: in memory only
-    std::vector<base::BlockHash> unerased_;          // of answers that are gone: the store could not take them yet
-    std::vector<caching::SavedQuestion> questions_;  // of an earlier life, for similar_; then empty
-    std::string learning_;                           // likewise
-    std::unique_ptr<SimilarAnswers> similar_;        // null: equal requests only
-    std::optional<std::size_t> encoder_;             // the model that compares questions
-    std::unique_ptr<ServedVectors> vectors_;         // null: none does
-    std::unique_ptr<PoolRelief> relief_;             // null: bounds stay where they are
-    std::unique_ptr<LiveExamples> examples_;         // null: no name has two models; so is the next
+    std::unique_ptr<caching::CommonAnswers> common_;    // null: every tenant has its own
+    std::unique_ptr<caching::WriteBehind> store_;       // null: in memory only
+    std::vector<base::BlockHash> unerased_;             // of answers that are gone: the store could not take them yet
+    std::vector<caching::SavedQuestion> questions_;     // of an earlier life, for similar_; then empty
+    std::string learning_;                              // likewise
+    std::vector<caching::SavedExample> kept_examples_;  // likewise, for examples_
+    std::unique_ptr<SimilarAnswers> similar_;           // null: equal requests only
+    std::optional<std::size_t> encoder_;                // the model that compares questions
+    std::unique_ptr<ServedVectors> vectors_;            // null: none does
+    std::unique_ptr<PoolRelief> relief_;                // null: bounds stay where they are
+    std::unique_ptr<LiveExamples> examples_;            // null: no name has two models; so is the next
     std::unique_ptr<RoutedSource> routed_;
     std::unique_ptr<caching::SharedAnswers> shared_;  // null: this gateway keeps its own only
     std::unique_ptr<CachedSource> source_;

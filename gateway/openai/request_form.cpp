@@ -359,6 +359,7 @@ ApiResult<RequestForm> read_form(Endpoint endpoint, const json::object& body, co
     if (const auto salt = fields.string("cache_salt", 256)) {
         if (salt->empty()) { fields.problem("cache_salt", "must not be empty"); }
         form.cache_scope = "salt:" + *salt;
+        form.has_cache_salt = true;
     }
     form.prompt_cache_key = fields.string("prompt_cache_key", kCacheKeyBytesMax).value_or("");
     fields.integer("priority", std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max());

@@ -96,6 +96,7 @@ struct RequestForm {
     bool return_token_ids = false;
     std::optional<std::uint32_t> prompt_tokens_kept = {};  // truncate_prompt_tokens: the last so many
     std::string cache_scope = {};
+    bool has_cache_salt = false;        // the request gave a part of it
     std::string request_id = {};        // from the body; empty: none
     std::string session = {};           // session_id: its conversation, where no header field names it; empty: not said
     std::string prompt_cache_key = {};  // prompts with the same one begin alike; empty: not said

@@ -47,15 +47,19 @@ bool coding_pays(const CodingRates& rates) {
     return coded <= raw * (1 - kCodingSaves);
 }
 
+bool BlockCoder::takes(const kv_cache::KvLayout& pool) {
+    return pool.head_dim() <= kHeadDimMax && pool.groups().front().scale_bytes_per_layer == 0;
+}
+
 base::Result<std::unique_ptr<BlockCoder>> BlockCoder::make(const kv_cache::KvLayout& pool, std::uint64_t numerics_id,
                                                            device::Device& device) {
     const auto as_coded = coded_layout(pool);
     if (!as_coded) { return base::pass_on(as_coded); }
-    const bool has_scales = pool.groups().front().scale_bytes_per_layer > 0;
-    if (pool.head_dim() > kHeadDimMax || has_scales) {
+    if (!takes(pool)) {
         return base::fail(base::ErrorCode::invalid_argument,
-                          fmt::format("the codec `exact` takes KV heads of up to {} values{}: leave the level raw",
-                                      kHeadDimMax, has_scales ? " without scales" : ""));
+                          fmt::format("the codec `exact` takes KV heads of up to {} values, without scales: leave the "
+                                      "level raw",
+                                      kHeadDimMax));
     }
     auto wire = device.allocate_host(pool.block_bytes());
     if (!wire) { return base::pass_on(wire); }

@@ -37,6 +37,8 @@ inline constexpr double kCodingSaves = 0.1;
 /// shape and model and has checksums, so what is damaged or of another model does not come back. One thread at a time.
 class BlockCoder {
 public:
+    /// Whether there can be one.
+    static bool takes(const kv_cache::KvLayout& pool);
     /// `pool`: whose blocks they are, in shape. Error: invalid_argument, where the codec cannot have such heads;
     /// resource_exhausted, of `device`, the pool's, which must outlive the coder.
     static base::Result<std::unique_ptr<BlockCoder>> make(const kv_cache::KvLayout& pool, std::uint64_t numerics_id,

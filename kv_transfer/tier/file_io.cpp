@@ -168,6 +168,14 @@ std::size_t alignment_of(int file, const fs::path& path) {
 
 }  // namespace
 
+base::Error file_error(std::string_view what, const fs::path& file, int error) {
+    using base::ErrorCode;
+    ErrorCode code = ErrorCode::unavailable;
+    if (error == EACCES || error == EPERM || error == EROFS) { code = ErrorCode::permission_denied; }
+    if (error == ENOSPC || error == EDQUOT || error == EFBIG) { code = ErrorCode::resource_exhausted; }
+    return {code, fmt::format("cannot {} {}: {}", what, file.string(), text_of(error))};
+}
+
 int read_all(int file, std::span<std::byte> out, std::uint64_t offset) {
     while (!out.empty()) {
         const ssize_t got = ::pread(file, out.data(), out.size(), static_cast<off_t>(offset));

@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include "base/result.h"
+
 // How the bytes of a level's file move.
 namespace kv_transfer {
 
@@ -46,6 +48,9 @@ inline constexpr std::uint32_t kDirectDepthMax = 64;
 
 /// Empty: this process may use io_uring. Else why it may not.
 std::string io_uring_problem();
+
+/// What is told of a call on `file` that failed with this errno: "cannot {what} {file}: ...".
+base::Error file_error(std::string_view what, const std::filesystem::path& file, int error);
 
 /// All of it, by pread and pwrite. 0, or errno; a file that ends too early is EIO.
 int read_all(int file, std::span<std::byte> out, std::uint64_t offset);

@@ -30,25 +30,14 @@ using base::Result;
 
 namespace {
 
-// At once. Writes gain from larger pieces (each costs the disk the same), reads do not: the checksum of a job's last
-// piece is waited for.
-constexpr std::size_t kWriteBytes = 1u << 20;
-constexpr std::size_t kReadBytes = 512u << 10;
 constexpr std::size_t kPageBytes = 4096;  // what the places of pieces in memory of ours begin at multiples of
 constexpr int kFlags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW;
 constexpr auto kLockPoll = std::chrono::milliseconds(5);
 constexpr std::string_view kKeyMark = "sluice kv level 1";
 constexpr const char* kSetting = "engine.kv_disk.bytes";
 
-base::Error system_error(std::string_view what, const fs::path& file, int error) {
-    ErrorCode code = ErrorCode::unavailable;
-    if (error == EACCES || error == EPERM || error == EROFS) { code = ErrorCode::permission_denied; }
-    if (error == ENOSPC || error == EDQUOT || error == EFBIG) { code = ErrorCode::resource_exhausted; }
-    return {code, fmt::format("cannot {} {}: {}", what, file.string(), std::generic_category().message(error))};
-}
-
 tl::unexpected<base::Error> failed(std::string_view what, const fs::path& file, int error) {
-    return tl::unexpected(system_error(what, file, error));
+    return tl::unexpected(file_error(what, file, error));
 }
 
 std::uint64_t record_offset(std::uint32_t slot) {
@@ -136,7 +125,7 @@ void FileTier::choose_io(const Options& options) {
     if (direct == nullptr) { return; }
     // The lock goes to what the kernel keeps open while it writes; `names` keeps others out meanwhile.
     if (::flock(blocks_, LOCK_UN) != 0 || ::flock(direct->descriptor(), LOCK_EX | LOCK_NB) != 0) {
-        why_not_direct_ = system_error("lock", folder_ / "blocks", errno).message;
+        why_not_direct_ = file_error("lock", folder_ / "blocks", errno).message;
         return;
     }
     io_ = std::move(direct);
@@ -155,7 +144,13 @@ Result<void> FileTier::read_names(const TierHeader& expected, std::uint32_t slot
     std::array<std::byte, kTierHeaderBytes> head{};
     std::optional<TierHeader> header;
     if (size >= head.size() && read_all(names_, head, 0) == 0) { header = decode_header(head); }
-    if (header) { header->slots = expected.slots; }  // another budget: what still has a place stays
+    bool is_changed = false;
+    if (header) {
+        header->slots = expected.slots;  // another budget: what still has a place stays
+        // Raw blocks are where others may be coded, too; the other way round is not so.
+        is_changed = header->coding == TierCoding::raw && expected.coding == TierCoding::automatic;
+        if (is_changed) { header->coding = TierCoding::automatic; }
+    }
     if (!header || *header != expected) {
         if (size > 0) {
             spdlog::info("{} holds KV of another model, key, coding or version, or none: it is begun anew",
@@ -185,7 +180,10 @@ Result<void> FileTier::read_names(const TierHeader& expected, std::uint32_t slot
     if (::ftruncate(names_, static_cast<off_t>(record_offset(slots))) != 0) {
         return failed("size", folder_ / "names", errno);
     }
-    return {};
+    if (!is_changed) { return {}; }
+    const auto changed = encode(expected);
+    const int error = write_all(names_, std::span(changed).first(kTierRateAt), 0);
+    return error == 0 ? Result<void>{} : failed("write", folder_ / "names", error);
 }
 
 Result<void> FileTier::begin_anew(const TierHeader& header, std::uint32_t slots) {
@@ -306,62 +304,6 @@ Result<void> FileTier::each_part(std::span<const Part> parts, const Begin& begin
         ++finished;
     }
     return result;
-}
-
-Result<void> FileTier::save(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
-                            std::span<const base::BlockHash> hashes, std::optional<base::BlockHash> parent) {
-    const std::vector<Part> parts = parts_of(pieces, kWriteBytes, codes());
-    CHECK(hashes.size() == (parts.empty() ? 0 : parts.back().first + parts.back().blocks.count));
-    if (auto taken_back = forget(pieces); !taken_back) { return taken_back; }
-
-    std::vector<std::uint32_t> crcs(hashes.size());
-    std::vector<std::uint32_t> coded(hashes.size());  // bytes; 0: as it is
-    const auto begin = [&](const Part& part, std::uint32_t index) -> Result<void> {
-        const std::uint64_t offset = std::uint64_t{part.slot} * slot_bytes_;
-        if (part.is_coded) {
-            std::size_t coded_bytes = 0;
-            const auto bytes = code(pool, part, index, coded_bytes);
-            if (!bytes) { return base::pass_on(bytes); }
-            coded[part.first] = static_cast<std::uint32_t>(coded_bytes);
-            crcs[part.first] = base::crc32c(coded_bytes > 0 ? bytes->first(coded_bytes) : *bytes);
-            io_->begin_write(index, *bytes, offset);
-            note_moved(bytes->size());
-            return {};
-        }
-        auto place = place_of(pool, part, index);
-        if (!place) { return base::pass_on(place); }
-        if (!place->in_pool) {
-            if (auto saved = pool.save(std::array{part.blocks}, place->bytes); !saved) { return saved; }
-        }
-        for (std::uint32_t i = 0; i < part.blocks.count; ++i) {
-            crcs[part.first + i] = base::crc32c(place->bytes.subspan(i * block_bytes_, block_bytes_));
-        }
-        io_->begin_write(index, place->bytes, offset);
-        note_moved(place->bytes.size());
-        return {};
-    };
-    const auto finish = [&](const Part&, std::uint32_t index) -> Result<void> {
-        if (const int error = io_->finish(index); error != 0) { return failed("write", folder_ / "blocks", error); }
-        return {};
-    };
-    if (auto moved = each_part(parts, begin, finish); !moved) { return moved; }
-
-    for (const Part& part : parts) {
-        for (std::uint32_t i = 0; i < part.blocks.count; ++i) {
-            const std::uint32_t at = part.first + i;
-            records_[part.slot + i].block = TierRecord::Block{
-                hashes[at], at == 0 ? parent : std::optional(hashes[at - 1]), crcs[at], ++uses_, coded[at]};
-        }
-    }
-    for (const TierPiece& piece : pieces) {
-        if (auto named = write_records(base::raw(piece.slots.first), piece.slots.count); !named) {
-            if (auto taken_back = forget(pieces); !taken_back) { spdlog::debug("{}", taken_back.error().message); }
-            return named;
-        }
-    }
-    // Where it matters at once how quick the disk is, what is there tells.
-    if (coding_ == TierCoding::automatic && !rate_.value()) { find_rate(); }
-    return {};
 }
 
 Result<std::uint32_t> FileTier::load(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -36,7 +37,7 @@ namespace kv_transfer {
 /// beside the header.
 ///
 /// Files of another format, coding, block size, model, or key are begun anew: they can hold nothing that could be
-/// found.
+/// found. But raw ones are gone on with where blocks may be coded or not (TierCoding::automatic).
 class FileTier final : public TierBytes {
 public:
     struct Options {
@@ -48,9 +49,9 @@ public:
         base::HashKey hash_key = {};  // under which blocks are named
         bool page_cache = false;      // not around it, whatever is allowed
         TierCoding coding = TierCoding::raw;
-        std::optional<kv_cache::KvLayout> pool = std::nullopt;  // whose blocks they are, where that is not raw
-        std::optional<double> read_rate = std::nullopt;         // of the disk, bytes a second; empty: it is measured
-        std::uint32_t depth = 8;  // pieces (512 KiB, or a block) on their way at once, 1 to kDirectDepthMax
+        std::optional<kv_cache::KvLayout> pool = std::nullopt;   // whose blocks they are, where that is not raw
+        std::optional<double> read_rate = std::nullopt;          // of the disk, bytes a second; empty: it is measured
+        std::uint32_t depth = 8;                                 // pieces on their way at once, 1 to kDirectDepthMax
         base::Duration earlier_wait = std::chrono::seconds(10);  // for what a killed process has on its way
         device::Device* device = &device::host_device();         // of the pool; must outlive the tier
     };
@@ -80,9 +81,16 @@ public:
     std::uint32_t slots_total() const override { return static_cast<std::uint32_t>(records_.size()); }
     base::Result<void> save(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
                             std::span<const base::BlockHash> hashes, std::optional<base::BlockHash> parent) override;
+    void save_in_turn(kv_cache::KvAccess& pool, const std::function<std::optional<TierSave>()>& next,
+                      const std::function<void(base::Result<void>)>& ended) override;
     base::Result<std::uint32_t> load(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
                                      std::span<const base::BlockHash> hashes) override;
     base::Result<void> clear() override;
+
+    /// What moves at once, or a block where that is more. Writes gain from larger pieces (each costs the disk the
+    /// same), reads do not: the checksum of a job's last piece is waited for.
+    static constexpr std::size_t kWriteBytes = 1u << 20;
+    static constexpr std::size_t kReadBytes = 512u << 10;
 
 private:
     /// Blocks that move at once: neighbours in pool and level, or one that is coded.
@@ -92,6 +100,7 @@ private:
         std::uint32_t first = 0;  // block of the job
         bool is_coded = false;
     };
+    struct Saving;
 
     FileTier(const Options& options, std::unique_ptr<BlockCoder> coder);
     base::Result<void> open_blocks(const Options& options);
@@ -126,6 +135,10 @@ private:
     std::size_t padded(std::size_t bytes) const;
     base::Result<std::span<const std::byte>> code(kv_cache::KvAccess& pool, const Part& part, std::uint32_t index,
                                                   std::size_t& coded_bytes);
+    // file_tier_save.cpp
+    Saving open_save(const TierSave& what);
+    base::Result<void> begin_part(kv_cache::KvAccess& pool, Saving& saving, std::uint32_t index);
+    base::Result<void> close_save(Saving& saving);
     /// Calls begin(part, index) and, in the same order, finish(part, index) for each, with at most depth() of them
     /// begun and not finished; after the first error of either begins no more. What was begun has always ended.
     template <class Begin, class Finish>

@@ -19,4 +19,11 @@ std::vector<TierPiece> tier_pieces(std::span<const kv_cache::BlockId> blocks,
     return pieces;
 }
 
+void TierBytes::save_in_turn(kv_cache::KvAccess& pool, const std::function<std::optional<TierSave>()>& next,
+                             const std::function<void(base::Result<void>)>& ended) {
+    while (const auto one = next()) {
+        ended(save(pool, one->pieces, one->hashes, one->parent));
+    }
+}
+
 }  // namespace kv_transfer

@@ -24,7 +24,8 @@ struct TierPiece {
     bool operator==(const TierPiece&) const = default;
 };
 
-/// Blocks of one job that saves, at most: loads of the same level, which go first, wait for no more than this.
+/// Blocks of one job that saves, at most: loads of the same level, which go first, wait for no more than this, and for
+/// what is on its way of the jobs before it.
 inline constexpr std::uint32_t kTierSaveBlocksMax = 64;
 
 /// Maximal pieces of the pairs (blocks[i], slots[i]), in their order; both have the same size.
@@ -66,6 +67,13 @@ public:
     virtual std::uint32_t blocks_loading() const = 0;
 };
 
+/// What one job saves: blocks of one chain, `parent` the name before the first.
+struct TierSave {
+    std::span<const TierPiece> pieces;
+    std::span<const base::BlockHash> hashes;  // of their blocks
+    std::optional<base::BlockHash> parent = std::nullopt;
+};
+
 /// The bytes of a level. One thread at a time.
 class TierBytes {
 public:
@@ -75,6 +83,11 @@ public:
     /// first). Error: the slots hold nothing then.
     virtual base::Result<void> save(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,
                                     std::span<const base::BlockHash> hashes, std::optional<base::BlockHash> parent) = 0;
+    /// Several saves, so that a level has something to do from one to the next: `next` is asked when there is room to
+    /// begin another (empty: not now; what it gave stays alive until its end), and `ended` is told once of each, in
+    /// their order, as save() would give it. Returns when all that were given have ended and `next` has no more.
+    virtual void save_in_turn(kv_cache::KvAccess& pool, const std::function<std::optional<TierSave>()>& next,
+                              const std::function<void(base::Result<void>)>& ended);
     /// The number of blocks that came, from the first on; fewer than asked for: the next one is not what was saved
     /// (data_loss would be its error). Error: none came.
     virtual base::Result<std::uint32_t> load(kv_cache::KvAccess& pool, std::span<const TierPiece> pieces,

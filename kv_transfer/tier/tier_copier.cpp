@@ -75,6 +75,10 @@ void TierCopier::run(const std::stop_token& stop) {
             job = std::move(queue.front());
             queue.pop_front();
         }
+        if (job.kind == TierJob::Kind::save) {
+            save_from(std::move(job), stop);
+            continue;
+        }
         TierEvent event = move(job);
         if (job.kind == TierJob::Kind::load) {
             const std::scoped_lock lock(mutex_);
@@ -84,6 +88,46 @@ void TierCopier::run(const std::stop_token& stop) {
     }
 }
 
+/// The next job, where it is a save and nothing else is to be done first.
+std::optional<TierJob> TierCopier::next_save(const std::stop_token& stop) {
+    const std::scoped_lock lock(mutex_);
+    const bool is_next = loads_.empty() && !others_.empty() && others_.front().kind == TierJob::Kind::save;
+    if (!is_next || stop.stop_requested()) { return std::nullopt; }
+    TierJob job = std::move(others_.front());
+    others_.pop_front();
+    return job;
+}
+
+/// `first`, and saves that wait, as long as no load comes.
+void TierCopier::save_from(TierJob first, const std::stop_token& stop) {
+    std::deque<TierJob> under_way;
+    std::optional<TierJob> given = std::move(first);
+    base::TimePoint begin = clock_.now();  // or the end of the one before
+    const auto next = [&]() -> std::optional<TierSave> {
+        if (under_way.size() == kSavesAtOnceMax) { return std::nullopt; }
+        std::optional<TierJob> job = given ? std::exchange(given, std::nullopt) : next_save(stop);
+        if (!job) { return std::nullopt; }
+        under_way.push_back(std::move(*job));
+        const TierJob& kept = under_way.back();
+        return TierSave{kept.pieces, kept.hashes, kept.parent};
+    };
+    bytes_->save_in_turn(access_, next, [&](base::Result<void> saved) {
+        const TierJob& job = under_way.front();
+        TierEvent event{.id = job.id};
+        if (saved) {
+            event.blocks_done = blocks_of(job);
+        } else {
+            event.error = std::move(saved.error());
+        }
+        event.moved = bytes_->take_moved();
+        const base::TimePoint end = clock_.now();
+        event.duration = end - std::exchange(begin, end);
+        under_way.pop_front();
+        on_event_(std::move(event));
+    });
+    CHECK(under_way.empty(), under_way.size() << " saves have not ended");
+}
+
 TierEvent TierCopier::move(const TierJob& job) {
     const base::TimePoint begin = clock_.now();
     TierEvent event{.id = job.id};
@@ -91,27 +135,19 @@ TierEvent TierCopier::move(const TierJob& job) {
         if (auto cleared = bytes_->clear(); !cleared) { event.error = cleared.error(); }
         return event;
     }
-    if (job.kind == TierJob::Kind::save) {
-        if (auto saved = bytes_->save(access_, job.pieces, job.hashes, job.parent); !saved) {
-            event.error = saved.error();
-        } else {
-            event.blocks_done = blocks_of(job);
-        }
-    } else {
-        bool is_late = false;
-        bytes_->load_while([&] {
-            is_late = is_late || (job.until && clock_.now() >= *job.until);
-            return !is_late;
-        });
-        const auto loaded = bytes_->load(access_, job.pieces, job.hashes);
-        bytes_->load_while({});
-        event.blocks_done = loaded.value_or(0);
-        if (event.blocks_done < blocks_of(job)) {
-            event.given_up = is_late;
-            event.error = is_late ? base::Error{base::ErrorCode::cancelled, "loading it took longer than computing it"}
-                          : !loaded ? loaded.error()
-                                    : base::Error{base::ErrorCode::data_loss, "a block of KV is not what was saved"};
-        }
+    bool is_late = false;
+    bytes_->load_while([&] {
+        is_late = is_late || (job.until && clock_.now() >= *job.until);
+        return !is_late;
+    });
+    const auto loaded = bytes_->load(access_, job.pieces, job.hashes);
+    bytes_->load_while({});
+    event.blocks_done = loaded.value_or(0);
+    if (event.blocks_done < blocks_of(job)) {
+        event.given_up = is_late;
+        event.error = is_late   ? base::Error{base::ErrorCode::cancelled, "loading it took longer than computing it"}
+                      : !loaded ? loaded.error()
+                                : base::Error{base::ErrorCode::data_loss, "a block of KV is not what was saved"};
     }
     event.moved = bytes_->take_moved();
     event.duration = clock_.now() - begin;

@@ -6,6 +6,8 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <stop_token>
 #include <thread>
 
 #include "base/clock.h"
@@ -15,7 +17,9 @@
 namespace kv_transfer {
 
 /// Moves the bytes of one level on a thread of its own, one job after the other; loads go before what else waits, since
-/// a request waits for them. Jobs that still wait when it is destroyed end with `cancelled`.
+/// a request waits for them. Saves that wait for each
+/// other are given to the level together (TierBytes::save_in_turn), until a load comes. Jobs that still wait when it is
+/// destroyed end with `cancelled`.
 class TierCopier final : public TierMover {
 public:
     /// Called on the copier's thread (or in the destructor), once for each job; must not block.
@@ -30,14 +34,18 @@ public:
 
     bool submit(TierJob job) override;
     std::uint32_t blocks_loading() const override;
-    /// Events that can come without a job submitted meanwhile: of those that wait, of one that runs, of a clear.
-    static std::uint32_t events_max(std::uint32_t jobs_max) { return 2 * jobs_max + 2; }
+    /// Events that can come without a job submitted meanwhile: of those that wait, of those that run, of a clear.
+    static std::uint32_t events_max(std::uint32_t jobs_max) { return 2 * jobs_max + kSavesAtOnceMax + 1; }
 
 private:
+    static constexpr std::uint32_t kSavesAtOnceMax = 8;  // given to the level and not ended
+
     TierCopier(kv_cache::KvAccess access, std::unique_ptr<TierBytes> bytes, std::uint32_t jobs_max,
                const base::Clock& clock, OnEvent on_event);
     void run(const std::stop_token& stop);
-    TierEvent move(const TierJob& job);
+    std::optional<TierJob> next_save(const std::stop_token& stop);
+    void save_from(TierJob first, const std::stop_token& stop);
+    TierEvent move(const TierJob& job);  // what is no save
 
     kv_cache::KvAccess access_;         // of the thread
     std::unique_ptr<TierBytes> bytes_;  // of the thread

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "tests/support/catch.h"
 
@@ -45,4 +46,16 @@ TEST_CASE("where others lie in between a sequence is a few copies, on a disk as 
     }
     REQUIRE(std::filesystem::is_empty(folder));
     std::filesystem::remove_all(folder);
+}
+
+TEST_CASE("with half of the pool and of the tier in use by others a sequence is four copies at most", "[bench]") {
+    const bench::SwapOptions options;
+    REQUIRE(options.used_share == 0.5);
+    REQUIRE(options.tier_used_share == 0.5);
+    const std::vector<double> copies = bench::count_copies(options);
+    REQUIRE(copies.size() == 20);
+    for (const double each : copies) {
+        CHECK(each > 1);
+        CHECK(each <= 4);
+    }
 }

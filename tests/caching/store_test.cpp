@@ -66,6 +66,7 @@ struct FailingStore final : caching::Store {
     base::Result<base::HashKey> hash_key() override { return base::HashKey{}; }
     base::Result<void> load(const std::function<bool(SavedAnswer)>&) override { return {}; }
     base::Result<void> load_questions(const std::function<bool(caching::SavedQuestion)>&) override { return {}; }
+    base::Result<void> load_examples(const std::function<bool(caching::SavedExample)>&) override { return {}; }
     base::Result<std::string> learning() override { return std::string(); }
     base::Result<void> apply(const std::vector<StoreChange>&) override {
         ++batches;
@@ -85,6 +86,7 @@ struct RecoveringStore final : caching::Store {
     base::Result<base::HashKey> hash_key() override { return base::HashKey{}; }
     base::Result<void> load(const std::function<bool(SavedAnswer)>&) override { return {}; }
     base::Result<void> load_questions(const std::function<bool(caching::SavedQuestion)>&) override { return {}; }
+    base::Result<void> load_examples(const std::function<bool(caching::SavedExample)>&) override { return {}; }
     base::Result<std::string> learning() override { return std::string(); }
     base::Result<void> apply(const std::vector<StoreChange>& changes) override {
         if (++seen.batches == 1) { return base::fail(base::ErrorCode::unavailable, "the disk is full"); }

@@ -56,6 +56,25 @@ TEST_CASE("what has changed by more than a quarter is told, and nothing else", "
     CHECK(cli::drift(planned, found).find("30 % of the prompts' tokens found, not 0") != std::string::npos);
 }
 
+TEST_CASE("lengths that are others around the same mean are told where enough requests were seen", "[cli][autopilot]") {
+    LiveCluster even = cluster(10, 500, 60);
+    even.seconds = 10;
+    even.prompt_quantiles = {480, 490, 500, 510, 520};
+    even.output_quantiles = {60, 60, 60, 60, 60};
+    LiveCluster odd = even;
+    odd.prompt_quantiles = {20, 40, 60, 90, 2300};  // half are short questions, a few are documents
+    CHECK(cli::drift(even, even).empty());
+    CHECK(cli::drift(even, odd) == "prompts: half of them below 60 tokens, not 500");
+    LiveCluster tail = even;
+    tail.output_quantiles = {10, 20, 60, 90, 900};
+    CHECK(cli::drift(even, tail) == "answers: nine tenths of them below 900 tokens, not 60");
+    odd.seconds = 4;  // forty requests
+    CHECK(cli::drift(even, odd).empty());
+    odd.prompt_quantiles.clear();  // a gateway that tells no histogram
+    odd.seconds = 10;
+    CHECK(cli::drift(even, odd).empty());
+}
+
 TEST_CASE("workers turn one after the other, the idlest first, and somebody always serves", "[cli][autopilot]") {
     auto all = workers("ppdd");
     all[2].requests = 5;

@@ -65,6 +65,19 @@ TEST_CASE("a plan for this machine becomes pools with its limits and classes", "
     CHECK(holds(classes, "slo_classes.batch.priority: -1\n"));
 }
 
+TEST_CASE("levels below a pool are settings of its workers", "[cli][plan]") {
+    auto with_levels = pool(proto::Role::decode, 1);
+    with_levels.kv_bytes_per_token = 4096;
+    with_levels.levels = {{.name = "host", .bytes = 1e9, .load_bytes_per_second = 1e10, .save_bytes_per_second = 1e10},
+                          {.name = "disk", .bytes = 5e9, .load_bytes_per_second = 1e9, .save_bytes_per_second = 1e9}};
+    const auto placed = cli::place_here(plan_of({pool(proto::Role::prefill, 1), with_levels}), kHost);
+    REQUIRE(placed);
+    const std::string settings = cli::settings_yaml(placed->pools[1].settings(0));
+    CHECK(holds(settings, "engine.kv_host_bytes: 1000000000\n"));
+    CHECK(holds(settings, "engine.kv_disk.bytes: 5000000000\n"));
+    CHECK(!holds(cli::settings_yaml(placed->pools[0].settings(0)), "engine.kv_"));
+}
+
 TEST_CASE("workers on GPUs get one each, and another kind of GPU is told", "[cli][plan]") {
     const auto plan = plan_of({pool(proto::Role::prefill, 1, "h200"), pool(proto::Role::decode, 2, "h200")});
     const auto placed =

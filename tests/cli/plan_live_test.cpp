@@ -24,7 +24,8 @@ cli::TopMoment moment(double seconds, const std::string& text) {
     return made;
 }
 
-std::string gateway(int answered, int refused, int prompt_tokens, int output_tokens, int good, int bad) {
+std::string gateway(int answered, int refused, int prompt_tokens, int output_tokens, int good, int bad,
+                    int cached_tokens = 0) {
     const auto row = [](const std::string& name, const std::string& labels, int value) {
         return name + "{model=\"m\"" + labels + "} " + std::to_string(value) + "\n";
     };
@@ -33,6 +34,7 @@ std::string gateway(int answered, int refused, int prompt_tokens, int output_tok
            row("sluice_gateway_requests_total", ",code=\"200\"", answered) +
            row("sluice_gateway_requests_total", ",code=\"429\"", refused) +
            row("sluice_gateway_tokens_total", ",kind=\"prompt\"", prompt_tokens) +
+           row("sluice_gateway_tokens_total", ",kind=\"cached_prompt\"", cached_tokens) +
            row("sluice_gateway_tokens_total", ",kind=\"completion\"", output_tokens) +
            row("sluice_gateway_slo_requests_total", slo + "\"good\"", good) +
            row("sluice_gateway_slo_requests_total", slo + "\"bad\"", bad);
@@ -70,6 +72,7 @@ TEST_CASE("what a live cluster does is read from two looks at its metrics", "[cl
     CHECK(live->answered_per_s == Approx(5));
     CHECK(live->prompt_tokens == Approx(500));
     CHECK(live->output_tokens == Approx(60));
+    CHECK(live->cached_share == 0);
     REQUIRE(live->attainment.has_value());
     CHECK(*live->attainment == Approx(0.75));
     CHECK(live->layout == LiveLayout{.prefill = 3, .decode = 1, .mixed = 0});
@@ -87,6 +90,14 @@ TEST_CASE("what a live cluster does is read from two looks at its metrics", "[cl
     CHECK(prompt_tokens == Approx(500).epsilon(0.02));
     CHECK(output_tokens == Approx(60).epsilon(0.03));
 
+    // What workers found, in a pool or below it, was not computed: the prompts that are planned for are shorter.
+    const auto found = cli::live_cluster(
+        cli::top_view(moment(20, gateway(150, 10, 26'000, 3'500, 120, 20, 10'000) + kWorkers), &before), "");
+    REQUIRE(found.has_value());
+    CHECK(found->cached_share == Approx(0.4));
+    CHECK(found->prompt_tokens == Approx(500));
+    CHECK(sim::size_of(*cli::live_workload(*found)).tokens_max < sim::size_of(*workload).tokens_max);
+
     const auto other = cli::live_cluster(cli::top_view(now, &before), "other");
     REQUIRE(!other.has_value());
     CHECK(other.error().message.find("served are m") != std::string::npos);
@@ -99,6 +110,40 @@ TEST_CASE("what a live cluster does is read from two looks at its metrics", "[cl
     REQUIRE(!blind.has_value());
     CHECK(blind.error().message.find("--admin-port") != std::string::npos);
     CHECK(!cli::live_cluster(cli::top_view(moment(1, "x 1\n"), nullptr), "").has_value());
+}
+
+TEST_CASE("lengths are drawn as the gateway's histograms have them", "[cli][plan]") {
+    const auto buckets = [](const std::string& kind, int small, int large) {
+        const auto row = [&kind](const std::string& edge, int count) {
+            return "sluice_gateway_request_tokens_bucket{model=\"m\",kind=\"" + kind + "\",le=\"" + edge + "\"} " +
+                   std::to_string(count) + "\n";
+        };
+        return row("64", 0) + row("96", small) + row("1024", small) + row("1536", small + large) +
+               row("+Inf", small + large);
+    };
+    const auto before =
+        moment(10, gateway(100, 0, 0, 0, 0, 0) + buckets("prompt", 7, 70) + buckets("completion", 70, 7) + kWorkers);
+    // 90 prompts of about 80 tokens and 10 of about 1,280; answers the same.
+    const auto now = moment(20, gateway(200, 0, 20'000, 20'000, 0, 0) + buckets("prompt", 97, 80) +
+                                    buckets("completion", 160, 17) + kWorkers);
+    const auto live = cli::live_cluster(cli::top_view(now, &before), "m");
+    REQUIRE(live.has_value());
+    REQUIRE(live->prompt_quantiles.size() == 17);
+    CHECK(live->prompt_quantiles[0] == Approx(64).epsilon(0.01));
+    CHECK(live->prompt_quantiles[8] == Approx(64 + 32 * 50.0 / 90).epsilon(0.01));
+    CHECK(live->prompt_quantiles[16] == Approx(1536));
+    CHECK(live->output_quantiles[8] == live->prompt_quantiles[8]);
+    const auto workload = cli::live_workload(*live);
+    REQUIRE(workload.has_value());
+    CHECK(workload->name.find("histograms") != std::string::npos);
+    CHECK(sim::size_of(*workload).prompt_mean == Approx(200).epsilon(0.02));
+    CHECK(sim::size_of(*workload).tokens_max > 2000);
+    // A process that began anew counts from its begin.
+    const auto anew = moment(
+        30, gateway(50, 0, 10'000, 10'000, 0, 0) + buckets("prompt", 50, 0) + buckets("completion", 50, 0) + kWorkers);
+    const auto again = cli::live_cluster(cli::top_view(anew, &now), "m");
+    REQUIRE(again.has_value());
+    CHECK(again->prompt_quantiles[16] == Approx(96));
 }
 
 TEST_CASE("every division of a few workers is looked at, and some of many", "[cli][plan]") {

@@ -151,3 +151,38 @@ def test_an_autopilot_that_sees_nothing_changes_nothing(tmp_path):
             assert pilot.wait(120) == 0, pilot.output()
             assert "nothing was answered, roles stay: 1 prefill, 1 decode" in pilot.output()
         assert ready(cluster) == {"prefill": 1, "decode": 1}  # the autopilot has seen them there
+
+
+def test_the_autopilot_notices_rate_lengths_and_what_is_found_again(tmp_path):
+    """Each of the three that a plan goes by, changed on its own, is a reason to plan anew."""
+    with LocalCluster(prefill=1, decode=1) as cluster:
+        cluster.wait_ready()
+        asked, pause, fresh, tokens = [0], [0.2], [False], [8]
+        ended = threading.Event()
+
+        def run():
+            while not ended.is_set():
+                asked[0] += 1
+                words = f"{asked[0]:06d} " if fresh[0] else ""
+                answer = harness.post(cluster.port, "/v1/completions", model=harness.MODEL_ID, prompt=words + PROMPTS[0], max_tokens=tokens[0], temperature=0, ignore_eos=True)
+                assert answer.status == 200, answer.body
+                ended.wait(pause[0])
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            with autopilot(cluster, tmp_path) as pilot:
+                try:
+                    wait_until(lambda: "nothing was planned yet" in pilot.output() or not pilot.is_alive(), "a first plan", 120)
+                    for change, reason in ((lambda: fresh.__setitem__(0, True), r"\d+ % of the prompts' tokens found, not [1-9]"), (lambda: tokens.__setitem__(0, 40), r"answers of \d+ tokens, not"),
+                                           (lambda: pause.__setitem__(0, 2.0), r"requests a second, not")):
+                        before = len(pilot.output())
+                        change()
+                        wait_until(lambda: re.search(reason, pilot.output()[before:]) or not pilot.is_alive(), f"a plan because of: {reason}", 240)
+                        assert pilot.is_alive(), pilot.output()
+                    assert pilot.stop() == 0
+                finally:
+                    print(pilot.output())
+        finally:
+            ended.set()
+            thread.join()

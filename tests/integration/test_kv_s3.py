@@ -98,14 +98,14 @@ def test_kv_in_a_store_outlives_its_process_and_what_is_damaged_is_computed(stor
 @pytest.mark.process
 def test_coded_kv_in_a_store_is_the_same_kv(store):
     """And lies under keys of its own: who does not code does not find it, and the other way round."""
-    with serve(store.endpoint, store.credentials) as server:
+    with serve(store.endpoint, store.credentials, "engine.kv_s3.codec=raw") as server:
         server.wait_ready()
         text, _ = ask(server.port, 0)
         assert server.stop() == 0  # sends what it has
     plain = store.objects()
     assert len(plain) == 20
     coded = "engine.kv_s3.codec=exact"
-    with serve(store.endpoint, store.credentials, coded) as server:
+    with serve(store.endpoint, store.credentials) as server:  # which is what it does by itself
         server.wait_ready()
         assert ask(server.port, 0) == (text, 0)
         assert server.stop() == 0
@@ -164,7 +164,7 @@ def test_nobody_reads_prompts_in_the_bucket_and_what_another_version_wrote_is_no
 @pytest.mark.process
 def test_objects_are_bounded_and_a_reset_removes_them(store):
     object_bytes = 20480 + 80
-    with serve(store.endpoint, store.credentials, f"engine.kv_s3.bytes={50 * object_bytes}", "gateway.reset_prefix_cache=true") as server:
+    with serve(store.endpoint, store.credentials, "engine.kv_s3.codec=raw", f"engine.kv_s3.bytes={50 * object_bytes}", "gateway.reset_prefix_cache=true") as server:
         server.wait_ready()
         for number in range(6):
             ask(server.port, number)

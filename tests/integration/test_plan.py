@@ -102,8 +102,44 @@ def test_a_simulation_plays_the_same_file(planned, tmp_path):
     assert json.loads((tmp_path / "out.json").read_text())["report"]["requests"] == 50
 
 
+LEVELS = "    kv_levels: {{bytes_per_token: {bytes_per_token}, host: {{bytes: 8388608, bytes_per_s: 1.0e+9}}}}\n"
+
+
+def test_levels_below_the_pools_are_simulated_and_served(planned, tmp_path):
+    """Two turns of some conversations over a pool that has room for none of them, with and without host memory."""
+    times = re.search(r"    times:\n(?:      .*\n)+", planned.read_text()).group(0)
+    rows = []
+    for turn in range(2):
+        for conversation in range(12):
+            blocks = [100 * conversation + block for block in range(40 + 4 * turn)]
+            rows.append({"timestamp": 4000 * (12 * turn + conversation), "input_length": 16 * len(blocks), "output_length": 4, "hash_ids": blocks, "block_tokens": 16})
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def played(extra):
+        plan = plan_file(tmp_path, [pool(kv_tokens=1024) + extra + times])
+        ran = sluice("simulate", "--plan", plan, "--trace", trace, "--out", tmp_path / "out.json", "--records")
+        assert ran.returncode == 0, ran.stderr
+        return json.loads((tmp_path / "out.json").read_text())
+
+    without = played("")
+    assert "kv_levels" not in without
+    with_host = played(LEVELS.format(bytes_per_token=320))
+    found = with_host["kv_levels"]["levels"]["host"]["tokens_loaded"] + with_host["kv_levels"]["pool_hit_tokens"]
+    assert with_host["kv_levels"]["levels"]["host"]["tokens_saved"] >= 12 * 640
+    assert found + with_host["kv_levels"]["tokens_computed_though_there"] >= 12 * 640
+
+    plan = plan_file(tmp_path, [pool(kv_tokens=1024) + LEVELS.format(bytes_per_token=1)])
+    ran = sluice("plan", "pools", plan, "--model", harness.MODEL)
+    assert ran.returncode == 0, ran.stderr
+    assert "--set engine.kv_host_bytes=8388608" in ran.stdout
+    assert "counts 1 bytes a token in levels below the KV pool" in ran.stderr  # that is another model's
+    ran = sluice("plan", "pools", plan, "--model", harness.MODEL, "--set", "engine.kv_host_bytes=4096")
+    assert "engine.kv_host_bytes 4096, the plan has 8388608" in ran.stderr
+
+
 def test_pools_limits_and_classes_are_those_of_the_file(tmp_path):
-    plan = plan_file(tmp_path, [pool("prefill", 1, tokens=128), pool("decode", 2, kv_tokens=1024)],
+    plan = plan_file(tmp_path, [pool("prefill", 1, tokens=128), pool("decode", 2, kv_tokens=1024) + LEVELS.format(bytes_per_token=640)],
                      "slo_classes:\n  default: {ttft_ms: 5000, tpot_ms: 900}\n  batch: {ttft_ms: 60000, priority: -1}\n")
     port = harness.free_port()
     with harness.Server([harness.BINARY, "serve", "--model", harness.MODEL, "--port", str(port), "--plan", plan], port) as server:
@@ -113,6 +149,7 @@ def test_pools_limits_and_classes_are_those_of_the_file(tmp_path):
         assert sorted(lines) == ["decode-0", "decode-1", "prefill-0"], banner
         assert re.search(r"\b2048 tokens|\b128 blocks", lines["prefill-0"]), lines
         assert re.search(r"\b1024 tokens|\b64 blocks", lines["decode-1"]), lines
+        assert "below it host 8 MiB" in lines["decode-1"] and "below it" not in lines["prefill-0"], lines
         assert says_the_golden_text(port)
         for slo_class, status in (("batch", 200), ("default", 200), ("nobody", 400)):
             answer = harness.request(port, "POST", "/v1/completions", {"model": harness.MODEL_ID, "prompt": "Once", "max_tokens": 2},

@@ -270,6 +270,37 @@ TEST_CASE("files of another coding, or another version of it, are begun anew", "
     }
 }
 
+TEST_CASE("raw files are gone on with where blocks may be coded, and not the other way round", "[kv_transfer]") {
+    Pool pool(device::host_device(), usual_layout());
+    const Folder folder;
+    fill_like_kv(pool, {BlockId{0}, 4}, 3);
+    const bool page_cache = GENERATE(false, true);
+    const auto raw = file_options(folder, pool, 8, TierCoding::raw, page_cache);
+    auto either = file_options(folder, pool, 8, TierCoding::automatic, page_cache);
+    either.read_rate = 1e6;  // a disk so slow that coding pays
+    const auto chain = chain_of(4);
+    REQUIRE(FileTier::open(raw).value()->save(pool.access, std::array{piece(0, 0, 2)}, std::span(chain).first(2),
+                                              std::nullopt));
+    {
+        auto tier = FileTier::open(either).value();
+        REQUIRE(tier->found().size() == 2);
+        REQUIRE(tier->save(pool.access, std::array{piece(2, 5, 2)}, std::span(chain).last(2), chain[1]));
+        CHECK(tier->take_moved() < 2 * pool.layout.block_bytes());
+    }
+    std::vector<std::vector<std::byte>> before;
+    for (std::uint32_t block = 0; block < 4; ++block) {
+        before.push_back(bytes_of(pool, block));
+    }
+    wipe(pool, {BlockId{0}, kBlocks});
+    auto tier = FileTier::open(either).value();
+    REQUIRE(tier->load(pool.access, std::array{piece(8, 0, 2), piece(10, 5, 2)}, chain) == 4u);
+    for (std::uint32_t block = 0; block < 4; ++block) {
+        REQUIRE(bytes_of(pool, 8 + block) == before[block]);
+    }
+    tier.reset();
+    REQUIRE(FileTier::open(raw).value()->found().empty());
+}
+
 TEST_CASE("files of raw blocks have the format that they had before there was another", "[kv_transfer]") {
     kv_transfer::TierHeader header{.block_bytes = 4096, .numerics_id = 7, .slots = 3};
     const auto raw = kv_transfer::encode(header);

@@ -6,6 +6,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
@@ -14,6 +15,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <csignal>
 #include <cstddef>
 #include <cstdio>
 #include <numeric>
@@ -141,12 +143,9 @@ TEST_CASE("pieces in any place come back, up to the first that is damaged", "[kv
     std::mt19937 random(seed);
     test_device::DistantDevice distant;
     const bool in_host_memory = random() % 2 == 0;  // else every piece goes through staging
-    base::ModelShape shape;
-    shape.layers = 3;
-    shape.heads_kv = shape.heads_q = 2;
-    shape.head_dim = 16;
     const kv_cache::KvFormat wire{kv_cache::KvDtype::f32, kv_cache::TileOrder::token_major};
-    Pool pool(in_host_memory ? device::host_device() : distant, kv_cache::KvLayout::make(shape, wire, 16).value());
+    Pool pool(in_host_memory ? device::host_device() : distant,
+              kv_cache::KvLayout::make(test_support::small_shape(), wire, 16).value());
     const Folder folder;
     auto options = options_of(folder, pool, kBlocks, random() % 2 == 0);
     options.depth = 1 + static_cast<std::uint32_t>(random() % 5);
@@ -178,6 +177,93 @@ TEST_CASE("pieces in any place come back, up to the first that is damaged", "[kv
         REQUIRE(pool.holds({targets[i], 1}, static_cast<std::uint8_t>(10 + i)));
     }
     REQUIRE(tier->found().size() == kBlocks - (damaged < kBlocks ? 1 : 0));
+}
+
+TEST_CASE("of several saves in turn each ends by itself, in order, and those that failed hold nothing",
+          "[kv_transfer][property]") {
+    const auto seed = GENERATE(range(0u, test_support::seeds_of(60)));
+    CAPTURE(seed);
+    std::mt19937 random(seed);
+    test_device::DistantDevice distant;
+    const bool in_host_memory = random() % 2 == 0;  // else every piece goes through staging
+    const kv_cache::KvFormat wire{kv_cache::KvDtype::f32, kv_cache::TileOrder::token_major};
+    Pool pool(in_host_memory ? device::host_device() : distant,
+              kv_cache::KvLayout::make(test_support::small_shape(), wire, 16).value());
+    const Folder folder;
+    auto options = options_of(folder, pool, kBlocks, random() % 4 == 0);
+    options.depth = 1 + static_cast<std::uint32_t>(random() % 5);
+    if (!in_host_memory) { options.device = &distant; }
+    options.coding = std::array{kv_transfer::TierCoding::raw, kv_transfer::TierCoding::automatic}[random() % 2];
+    options.pool = pool.layout;
+    if (random() % 2 == 0) { options.read_rate = random() % 2 == 0 ? 1e6 : 1e11; }  // coded, or not
+    auto tier = FileTier::open(options).value();
+
+    const std::vector<BlockId> slots = ids_of(scattered(kBlocks, random));
+    const std::vector<BlockId> sources = ids_of(scattered(kBlocks, random));
+    for (std::uint32_t i = 0; i < kBlocks; ++i) {
+        pool.fill({sources[i], 1}, static_cast<std::uint8_t>(10 + i));
+    }
+    struct Job {
+        std::uint32_t first = 0;
+        std::vector<TierPiece> pieces;
+        std::vector<BlockHash> chain;
+        bool is_too_far = false;  // a block of it has no room in the file
+    };
+    // Where the file may not reach, nothing can be written.
+    const std::uint32_t room = random() % 2 == 0 ? kBlocks : 1 + static_cast<std::uint32_t>(random() % (kBlocks - 1));
+    std::vector<Job> jobs;
+    for (std::uint32_t at = 0; at < kBlocks;) {
+        const auto count = std::min(1 + static_cast<std::uint32_t>(random() % 5), kBlocks - at);
+        Job job{.first = at, .pieces = {}, .chain = chain_of(count, 1 + jobs.size())};
+        job.pieces =
+            kv_transfer::tier_pieces(std::span(sources).subspan(at, count), std::span(slots).subspan(at, count));
+        for (std::uint32_t i = at; i < at + count; ++i) {
+            job.is_too_far = job.is_too_far || base::raw(slots[i]) >= room;
+        }
+        jobs.push_back(std::move(job));
+        at += count;
+    }
+    struct ::rlimit before{};
+    REQUIRE(::getrlimit(RLIMIT_FSIZE, &before) == 0);
+    ::signal(SIGXFSZ, SIG_IGN);
+    const struct ::rlimit small{room * pool.layout.block_bytes(), before.rlim_max};
+    if (room < kBlocks) { REQUIRE(::setrlimit(RLIMIT_FSIZE, &small) == 0); }
+    std::size_t given = 0;
+    bool has_more = true;  // now and then there is nothing to begin at the moment
+    std::vector<base::Result<void>> ended;
+    while (given < jobs.size()) {
+        tier->save_in_turn(
+            pool.access,
+            [&]() -> std::optional<kv_transfer::TierSave> {
+                has_more = given < jobs.size() && (!has_more || random() % 8 != 0);
+                if (!has_more) { return std::nullopt; }
+                const Job& job = jobs[given++];
+                return kv_transfer::TierSave{job.pieces, job.chain};
+            },
+            [&](base::Result<void> saved) { ended.push_back(std::move(saved)); });
+        REQUIRE(ended.size() == given);
+    }
+    REQUIRE(::setrlimit(RLIMIT_FSIZE, &before) == 0);
+    std::size_t blocks = 0;
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+        CAPTURE(i, room);
+        REQUIRE(ended[i].has_value() == !jobs[i].is_too_far);
+        blocks += jobs[i].is_too_far ? 0 : jobs[i].chain.size();
+    }
+    for (int life = 0; life < 2; ++life) {
+        REQUIRE(tier->found().size() == blocks);
+        for (const Job& job : jobs) {
+            pool.fill({BlockId{0}, kBlocks}, 100);
+            const auto count = static_cast<std::uint32_t>(job.chain.size());
+            const auto loaded = tier->load(pool.access, job.pieces, job.chain);
+            REQUIRE(loaded == (job.is_too_far ? 0u : count));
+            for (std::uint32_t i = 0; i < *loaded; ++i) {
+                REQUIRE(pool.holds({sources[job.first + i], 1}, static_cast<std::uint8_t>(10 + job.first + i)));
+            }
+        }
+        tier.reset();
+        tier = FileTier::open(options).value();
+    }
 }
 
 TEST_CASE("where io_uring is forbidden blocks go through the page cache, and the reason is told", "[kv_transfer]") {

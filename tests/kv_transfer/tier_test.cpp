@@ -55,6 +55,28 @@ void flip_byte(const fs::path& file, std::streamoff at) {
     REQUIRE(stream.good());
 }
 
+/// Lets as many pass as it was opened for.
+class Gate {
+public:
+    void open(int times = 1) {
+        {
+            const std::scoped_lock lock(mutex_);
+            times_ += times;
+        }
+        opened_.notify_all();
+    }
+    void pass() {
+        std::unique_lock lock(mutex_);
+        CHECK(opened_.wait_for(lock, std::chrono::minutes(5), [this] { return times_ > 0; }));
+        --times_;
+    }
+
+private:
+    std::mutex mutex_;
+    std::condition_variable opened_;
+    int times_ = 0;  // guarded by mutex_
+};
+
 }  // namespace
 
 TEST_CASE("pieces are what lies side by side in the pool and in the tier", "[kv_transfer]") {
@@ -257,6 +279,7 @@ TEST_CASE("a process that is killed while it writes leaves nothing torn", "[kv_t
     // Each life writes blocks whose bytes follow from their name, for ever, until it is killed.
     const auto content = [](const BlockHash& hash) { return static_cast<std::uint8_t>(hash.low * 7 + hash.high); };
     for (std::uint64_t seed = 0; seed < test_support::seeds_of(25); ++seed) {
+        const bool in_turn = seed % 2 == 0;
         const Folder folder;
         Pool pool;
         auto options = options_of(folder, pool, 8, page_cache);
@@ -270,14 +293,26 @@ TEST_CASE("a process that is killed while it writes leaves nothing torn", "[kv_t
             if (child == 0) {
                 auto tier = FileTier::open(options).value();
                 std::mt19937_64 random(seed * 10 + static_cast<std::uint64_t>(life));
-                for (std::uint64_t round = 0;; ++round) {
-                    const BlockHash hash{random() % 1000, random() % 1000};
-                    const auto slot = static_cast<std::uint32_t>(round % 8);
-                    std::memset(pool.store.block(BlockId{0}), content(hash), pool.layout.block_bytes());
-                    if (!tier->save(pool.access, std::array{piece(0, slot, 1)}, std::array{hash}, std::nullopt)) {
-                        ::_exit(1);
-                    }
-                    if (round == 20 && ::write(ready[1], "x", 1) != 1) { ::_exit(2); }
+                std::array<BlockHash, kBlocks> hashes;
+                std::array<TierPiece, kBlocks> pieces;
+                std::uint64_t round = 0;
+                const auto next = [&]() -> std::optional<kv_transfer::TierSave> {
+                    // As many as the level has slots may be on their way, and no more than half of the pool's blocks.
+                    const auto block = static_cast<std::uint32_t>(round % kBlocks);
+                    hashes[block] = {random() % 1000, random() % 1000};
+                    pieces[block] = piece(block, static_cast<std::uint32_t>(round % 8), 1);
+                    std::memset(pool.store.block(BlockId{block}), content(hashes[block]), pool.layout.block_bytes());
+                    if (++round == 20 && ::write(ready[1], "x", 1) != 1) { ::_exit(2); }
+                    return kv_transfer::TierSave{std::span(pieces).subspan(block, 1),
+                                                 std::span(hashes).subspan(block, 1)};
+                };
+                const auto ended = [](const base::Result<void>& saved) {
+                    if (!saved) { ::_exit(1); }
+                };
+                if (in_turn) { tier->save_in_turn(pool.access, next, ended); }
+                while (true) {
+                    const auto one = next();
+                    ended(tier->save(pool.access, one->pieces, one->hashes, one->parent));
                 }
             }
             char byte = 0;
@@ -291,7 +326,7 @@ TEST_CASE("a process that is killed while it writes leaves nothing torn", "[kv_t
             REQUIRE(WIFSIGNALED(status));
             auto tier = FileTier::open(options).value();
             const auto found = tier->found();
-            REQUIRE(found.size() >= 7);  // one may be on its way
+            REQUIRE((in_turn || found.size() >= 7));  // one may be on its way; in turn any of them
             for (const auto& block : found) {
                 INFO("seed " << seed << ", life " << life << ", slot " << block.slot);
                 const auto loaded =
@@ -301,6 +336,95 @@ TEST_CASE("a process that is killed while it writes leaves nothing torn", "[kv_t
                 REQUIRE(*loaded == 1);
             }
         }
+    }
+}
+
+TEST_CASE("saves that wait are given to the level together, until a load comes or a clear is first", "[kv_transfer]") {
+    /// Holds the first save until it is let go on, so that others wait behind it.
+    class HeldTier final : public kv_transfer::TierBytes {
+    public:
+        std::uint32_t slots_total() const override { return 64; }
+        base::Result<void> save(kv_cache::KvAccess&, std::span<const TierPiece>, std::span<const BlockHash> hashes,
+                                std::optional<BlockHash>) override {
+            done.push_back(hashes.front().low);
+            begun.open();
+            go_on.pass();
+            if (hashes.front().low == 2) { return base::fail(ErrorCode::unavailable, "this one not"); }
+            return {};
+        }
+        void save_in_turn(kv_cache::KvAccess& access, const std::function<std::optional<kv_transfer::TierSave>()>& next,
+                          const std::function<void(base::Result<void>)>& ended) override {
+            ++turns;
+            TierBytes::save_in_turn(access, next, ended);
+        }
+        base::Result<std::uint32_t> load(kv_cache::KvAccess&, std::span<const TierPiece>,
+                                         std::span<const BlockHash> hashes) override {
+            done.push_back(hashes.front().low);
+            return static_cast<std::uint32_t>(hashes.size());
+        }
+        base::Result<void> clear() override {
+            done.push_back(0);
+            return {};
+        }
+        Gate begun;
+        Gate go_on;
+        std::vector<std::uint64_t> done;  // of the copier's thread, until it has ended
+        int turns = 0;                    // the same
+    };
+    Pool pool;
+    base::SystemClock clock;
+    std::mutex mutex;
+    std::vector<TierEvent> events;
+    auto held = std::make_unique<HeldTier>();
+    HeldTier& tier = *held;
+    Gate ended;
+    auto copier = TierCopier::start(pool.store, std::move(held), 4, clock, [&](TierEvent event) {
+                      {
+                          const std::scoped_lock lock(mutex);
+                          events.push_back(std::move(event));
+                      }
+                      ended.open();
+                  }).value();
+    const auto job = [](std::uint64_t id, TierJob::Kind kind) {
+        TierJob one;
+        one.id = id;
+        one.kind = kind;
+        if (kind != TierJob::Kind::clear) {
+            one.pieces = {piece(0, 0, 1)};
+            one.hashes = {{7, id}};
+        }
+        return one;
+    };
+    REQUIRE(copier->submit(job(1, TierJob::Kind::save)));
+    tier.begun.pass();
+    for (const std::uint64_t id : {2u, 3u}) {
+        REQUIRE(copier->submit(job(id, TierJob::Kind::save)));
+    }
+    REQUIRE(copier->submit(job(4, TierJob::Kind::clear)));
+    REQUIRE(copier->submit(job(5, TierJob::Kind::save)));
+    const bool has_load = GENERATE(false, true);
+    if (has_load) { REQUIRE(copier->submit(job(6, TierJob::Kind::load))); }
+    tier.go_on.open(10);
+    for (int i = 0; i < (has_load ? 6 : 5); ++i) {
+        ended.pass();
+    }
+    std::vector<std::uint64_t> ids;
+    for (const TierEvent& event : events) {
+        ids.push_back(event.id);
+        CHECK(event.error.has_value() == (event.id == 2));
+        CHECK(event.blocks_done == (event.id == 2 || event.id == 4 ? 0u : 1u));
+    }
+    const std::vector<std::uint64_t> done = tier.done;
+    const int turns = tier.turns;
+    copier.reset();
+    if (has_load) {
+        CHECK(ids == std::vector<std::uint64_t>{1, 6, 2, 3, 4, 5});
+        CHECK(done == std::vector<std::uint64_t>{1, 6, 2, 3, 0, 5});
+        CHECK(turns == 3);
+    } else {
+        CHECK(ids == std::vector<std::uint64_t>{1, 2, 3, 4, 5});
+        CHECK(done == std::vector<std::uint64_t>{1, 2, 3, 0, 5});
+        CHECK(turns == 2);
     }
 }
 

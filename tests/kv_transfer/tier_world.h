@@ -24,13 +24,17 @@ namespace test_support {
 
 constexpr std::uint32_t kBlocks = 16;
 
-inline kv_cache::KvLayout make_layout() {
+inline base::ModelShape small_shape() {
     base::ModelShape shape;
     shape.layers = 3;
     shape.heads_kv = 2;
     shape.heads_q = 2;
     shape.head_dim = 16;  // blocks of 12288 bytes: what direct I/O can move on every disk
-    return kv_cache::KvLayout::make(shape, {kv_cache::KvDtype::f32, kv_cache::TileOrder::lanes}, 16).value();
+    return shape;
+}
+
+inline kv_cache::KvLayout make_layout() {
+    return kv_cache::KvLayout::make(small_shape(), {kv_cache::KvDtype::f32, kv_cache::TileOrder::lanes}, 16).value();
 }
 
 /// A pool whose blocks can be told apart.

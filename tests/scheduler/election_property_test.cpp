@@ -6,21 +6,21 @@
 
 #include "base/clock.h"
 #include "scheduler/election.h"
-#include "tests/scheduler/memory_lease.h"
+#include "scheduler/memory_lease.h"
 
 #include "tests/support/catch.h"
 
 using namespace std::chrono_literals;
 using scheduler::Election;
-using scheduler_test::MemoryLease;
-using scheduler_test::SharedRecord;
+using scheduler::MemoryLease;
+using scheduler::MemoryRecord;
 
 namespace {
 
 constexpr auto kLease = 1000ms;
 
 struct Candidate {
-    Candidate(std::size_t number, SharedRecord& record, const base::Clock& clock)
+    Candidate(std::size_t number, MemoryRecord& record, const base::Clock& clock)
         : lease(record),
           election(std::make_unique<Election>(Election::Options{.name = "s" + std::to_string(number), .lease = kLease},
                                               lease, clock)) {}
@@ -39,7 +39,7 @@ TEST_CASE("one scheduler at most leads that reaches the record, whatever happens
     std::mt19937 random{seed};
     const auto one_in = [&random](unsigned count) { return random() % count == 0; };
     base::FakeClock clock;
-    SharedRecord record;
+    MemoryRecord record;
     std::vector<std::unique_ptr<Candidate>> all;
     const std::size_t count = 2 + seed % 3;
     for (std::size_t number = 0; number < count; ++number) {

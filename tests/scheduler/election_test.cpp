@@ -2,19 +2,19 @@
 #include "scheduler/election.h"
 
 #include "base/clock.h"
-#include "tests/scheduler/memory_lease.h"
+#include "scheduler/memory_lease.h"
 
 #include "tests/support/catch.h"
 
 using namespace std::chrono_literals;
 using scheduler::Election;
-using scheduler_test::MemoryLease;
-using scheduler_test::SharedRecord;
+using scheduler::MemoryLease;
+using scheduler::MemoryRecord;
 
 namespace {
 
 struct Candidate {
-    Candidate(std::string name, SharedRecord& record, const base::Clock& given)
+    Candidate(std::string name, MemoryRecord& record, const base::Clock& given)
         : lease(record), clock(given), election({.name = std::move(name), .lease = 1000ms}, lease, given) {}
     bool step(std::uint32_t workers = 0, std::uint64_t epoch = 0) {
         election.step({.workers = workers, .epoch = epoch});
@@ -29,7 +29,7 @@ struct Candidate {
 
 struct Two {
     base::FakeClock clock;
-    SharedRecord record;
+    MemoryRecord record;
     Candidate a{"a:1", record, clock};
     Candidate b{"b:1", record, clock};
 };

@@ -91,6 +91,7 @@ public:
                                               base::ErrorCode::not_found, base::ErrorCode::invalid_argument};
         constexpr std::uint32_t kPauses[] = {0, 60, 700, 9000};
         const std::uint64_t drawn = script_.draw(key, 1);
+        if (script_.draw(key, 9) % 16 == 0) { return sim::NotPlaced{.is_silent = true}; }
         if (drawn % 8 == 0) {
             const std::uint64_t kind = drawn / 8 % (script_.has_final_errors ? 4 : 3);
             return sim::NotPlaced{kCodes[kind], kPauses[drawn / 32 % 4]};
@@ -414,8 +415,11 @@ private:
             const AttemptKey key = asked_.front();
             asked_.erase(asked_.begin());
             const auto drawn = cluster_.place(key);
-            sluice::proto::PlaceReply reply;
-            if (const auto* placed = std::get_if<sim::Placed>(&drawn)) {
+            base::Result<sluice::proto::PlaceReply> reply;
+            const auto* refused = std::get_if<sim::NotPlaced>(&drawn);
+            if (refused != nullptr && refused->is_silent) {
+                reply = base::fail(base::ErrorCode::unavailable, "nobody leads");
+            } else if (const auto* placed = std::get_if<sim::Placed>(&drawn)) {
                 ++placements_[key.request];
                 const auto prefill = endpoint(placed->prefill, cluster_.life(placed->prefill));
                 const auto decode = endpoint(placed->decode, cluster_.life(placed->decode));

@@ -14,11 +14,14 @@ std::string plan_with(const scheduler::planner::StepTimes& times) {
            "mixed\n    count: 3\n    device: h200\n    tensor: "
            "2\n"
            "    pipeline: 1\n    limits:\n      batch_sequences_max: 64\n      batch_tokens_max: 2048\n"
-           "      kv_tokens: 100000\n    times:\n" +
+           "      kv_tokens: 100000\n    kv_levels:\n      bytes_per_token: 131072\n"
+           "      host: {bytes: 6.4e10, bytes_per_s: 2.5e10, launch_s: 2.5e-6}\n"
+           "      disk: {bytes: 1e12, bytes_per_s: 2e9, save_bytes_per_s: 1e9}\n    times:\n" +
            sim::times_yaml(times, "      ") +
            "slo_classes:\n  default: {ttft_ms: 500, tpot_ms: 30, attainment: 0.9}\n"
            "  batch: {ttft_ms: 5000, priority: -2}\n"
-           "hand_off: {kv_bytes_per_token: 131072, bytes_per_s: 5e10, latency_s: 1e-4, layers: 32}\n"
+           "hand_off: {kv_bytes_per_token: 131072, bytes_per_s: 5e10, latency_s: 1e-4, layers: 32, sender_s_per_token: "
+           "1e-5}\n"
            "assumed: {seeds: 3}\npredicted: {gpus: 6}\n";
 }
 
@@ -35,8 +38,19 @@ TEST_CASE("a placement file says again what was written", "[sim][plan]") {
     CHECK(pool.count == 3);
     CHECK(pool.split.tensor == 2);
     CHECK(pool.kv_tokens == 100000);
+    CHECK(pool.kv_bytes_per_token == 131072);
+    REQUIRE(pool.levels.size() == 2);
+    CHECK(pool.levels[0].name == "host");
+    CHECK(pool.levels[0].bytes == 6.4e10);
+    CHECK(pool.levels[0].load_bytes_per_second == 2.5e10);
+    CHECK(pool.levels[0].save_bytes_per_second == 2.5e10);  // where nothing else is said
+    CHECK(pool.levels[0].launch_s == 2.5e-6);
+    CHECK(pool.levels[1].name == "disk");
+    CHECK(pool.levels[1].save_bytes_per_second == 1e9);
     CHECK(plan->ttft_s == 0.5);
     CHECK(plan->layers == 32);
+    CHECK(plan->sender_s_per_token == 1e-5);
+    CHECK(plan->receiver_s_per_token == 0);
     REQUIRE(plan->classes.size() == 2);
     CHECK(plan->classes[1].name == "batch");
     CHECK(plan->classes[1].priority == -2);
@@ -85,6 +99,10 @@ TEST_CASE("what is no placement file is refused with a reason", "[sim][plan]") {
                                    changed("count: 3", "count: 1.5"),
                                    changed("count: 3", "many: 3"),
                                    changed("kv_tokens: 100000", "kv_tokens: lots"),
+                                   changed("bytes_per_token: 131072", "bytes_per_token: 0"),
+                                   changed("host: {bytes: 6.4e10, bytes_per_s: 2.5e10", "host: {bytes: 6.4e10"),
+                                   changed("disk: {bytes", "tape: {bytes"),
+                                   changed("launch_s: 2.5e-6", "latency_s: 1"),
                                    changed("step_s: 0.005", "step_s: -1"),
                                    changed("layers: 32", "layers: {}"),
                                    changed("tensor: 2", "tensor: []"),

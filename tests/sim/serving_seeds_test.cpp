@@ -28,7 +28,9 @@ struct Scenario {
                                            sim::Policy::least_load, sim::Policy::cache_aware};
         options.policy = random() % 3 > 0 ? sim::Policy::sluice : kOthers[random() % 4];
         draw_faults();
+        draw_scheduler_faults();
         draw_requests();
+        draw_levels();
     }
 
     std::uint32_t below(std::uint32_t bound) { return static_cast<std::uint32_t>(random() % bound); }
@@ -67,6 +69,45 @@ struct Scenario {
             fault.target = "any";
             fault.duration_s = 0.05 + 11 * share() * share();
             fault.factor = 1 + below(20);
+            healed_s = std::max(healed_s, fault.at_s + fault.duration_s);
+            options.faults.push_back(fault);
+        }
+    }
+
+    /// Below half of the pools: host memory, a disk or both, quicker and slower than computing. By numbers of their
+    /// own.
+    void draw_levels() {
+        std::mt19937_64 own(options.seed ^ 0x1e7e15);
+        for (sim::ServingPool& pool : options.pools) {
+            if (own() % 2 == 0) { continue; }
+            const auto add = [&](const char* name) {
+                sim::KvLevel level;
+                level.name = name;
+                level.kv_tokens = 16.0 * static_cast<double>(1 + own() % 600);
+                level.kv_bytes_per_token = 1e5;
+                level.load_bytes_per_second = 1e5 / (1e-6 * static_cast<double>(1 + own() % 500));
+                level.save_bytes_per_second = 1e5 / (1e-6 * static_cast<double>(1 + own() % 2000));
+                level.launch_seconds = 1e-6 * static_cast<double>(own() % 200);
+                level.saves_through = level.name == "host";
+                level.knows_rate = level.gives_up = level.name == "disk";
+                pool.levels.push_back(std::move(level));
+            };
+            const std::uint64_t which = own() % 3;
+            if (which != 1) { add("host"); }
+            if (which != 0) { add("disk"); }
+            pool.limits.kv_both_ends = own() % 4 != 0;
+        }
+    }
+
+    /// The leading scheduler dies or stands still, in half of the clusters that have one. By numbers of their own.
+    void draw_scheduler_faults() {
+        std::mt19937_64 own(options.seed ^ 0x1eade5);
+        if (!sim::is_scheduler(options.policy) || own() % 2 == 0) { return; }
+        for (std::uint64_t count = 1 + own() % 4; count > 0; --count) {
+            sim::Fault fault;
+            fault.at_s = 15e-6 * static_cast<double>(own() % 1'000'000);
+            fault.kind = own() % 2 == 0 ? sim::Fault::Kind::scheduler_death : sim::Fault::Kind::scheduler_pause;
+            fault.duration_s = 0.02 + 8e-6 * static_cast<double>(own() % 1'000'000);
             healed_s = std::max(healed_s, fault.at_s + fault.duration_s);
             options.faults.push_back(fault);
         }

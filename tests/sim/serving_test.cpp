@@ -59,6 +59,20 @@ TEST_CASE("a hand-off takes what the link takes, and its KV is where the answer 
     CHECK(result.outcomes[0].token_gaps_s[0] == Approx(0.006 + 5e-3 + 3.5e-4).epsilon(0.02));
 }
 
+TEST_CASE("a hand-off without a core of its own takes its time of the steps at both ends", "[sim][serving]") {
+    const auto times = linear_times();
+    auto options = split(times);
+    options.noise = 0;
+    options.links.sender_seconds_per_token = 1e-4;
+    options.links.receiver_seconds_per_token = 2e-4;
+    const auto result = played(options, even_trace(1, 0, 500, 4));
+    const sim::ServedOutcome& outcome = result.outcomes[0];
+    CHECK(outcome.first_token_s == Approx(0.105 + 0.05).epsilon(0.01));
+    // Once: the step after the KV has arrived, and no other.
+    CHECK(outcome.token_gaps_s[0] == Approx(0.006 + 5e-3 + 3.5e-4 + 0.1).epsilon(0.02));
+    CHECK(outcome.token_gaps_s[1] == Approx(5e-3 + 3.5e-4).epsilon(0.02));
+}
+
 TEST_CASE("prompts that begin alike are computed once", "[sim][serving]") {
     const auto times = linear_times();
     auto options = mixed(times, 2);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "worker/kv_tiers_part.h"
 #include "worker/step_loop.h"
 
 #include "tests/support/catch.h"
@@ -193,7 +194,7 @@ struct BelowBench : LendBench {
           slots_below({.blocks_total = 512, .block_tokens = 16}),
           tiers({{"host", &slots_below, &mover, 2, engine.layout().block_bytes()}}, {}, loop, "mixed-0", metrics) {
         loop.add_helper(&tiers);
-        lender.add_tiers(tiers);
+        lender.add_tiers(tiers.tiers());
         REQUIRE(loop.post_command(test_support::make_start(2, prompt, 1)));
         settle();
         finish_jobs();
@@ -218,7 +219,7 @@ struct BelowBench : LendBench {
 
     test_support::HeldMover mover;
     kv_cache::KvCache slots_below;
-    worker::KvTiers tiers;
+    worker::KvTiersPart tiers;
 };
 
 }  // namespace

@@ -21,7 +21,7 @@
 #include "kv_transfer/tier/host_tier.h"
 #include "kv_transfer/tier/s3_tier.h"
 #include "kv_transfer/tier/tier_copier.h"
-#include "worker/kv_tiers.h"
+#include "worker/kv_tiers_part.h"
 
 #include "tests/support/catch.h"
 #include "tests/support/random_tokens.h"
@@ -102,7 +102,7 @@ struct Life : test_support::StepBench {
         for (const auto& [slot, block] : in_store) {
             slots.back()->adopt(base::BlockId{slot}, block.hash, block.parent);
         }
-        tiers = std::make_unique<worker::KvTiers>(parts, limits, loop, "mixed-0", metrics);
+        tiers = std::make_unique<worker::KvTiersPart>(parts, limits, loop, "mixed-0", metrics);
         loop.add_helper(tiers.get());
     }
 
@@ -153,7 +153,7 @@ struct Life : test_support::StepBench {
     base::FakeClock tier_clock;
     std::vector<std::unique_ptr<kv_cache::KvCache>> slots;
     std::vector<worker::KvTiers::Tier> parts;
-    std::unique_ptr<worker::KvTiers> tiers;
+    std::unique_ptr<worker::KvTiersPart> tiers;
     std::vector<std::unique_ptr<kv_transfer::TierCopier>> copiers;  // last: their threads use the rest
 };
 

@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "kv_cache/kv_access.h"
 #include "kv_transfer/tier/host_tier.h"
-#include "worker/kv_tiers.h"
+#include "worker/kv_tiers_part.h"
 #include "worker/step_loop.h"
 
 #include "tests/support/catch.h"
@@ -84,7 +84,7 @@ struct TierBench : test_support::StepBench {
 
     test_support::HeldMover mover;
     kv_cache::KvCache slots;
-    worker::KvTiers tiers;
+    worker::KvTiersPart tiers;
 };
 
 inline std::vector<base::TokenId> prompt_of(std::uint32_t tokens, std::uint32_t seed = 1) {
