@@ -31,8 +31,10 @@ struct SchedulerBenchOptions {
 struct SchedulerFigure {
     std::uint32_t workers = 0;
     std::uint32_t placements = 0;
-    Summary decide_us = {};       // one decision, its prefix search included
-    double placements_per_s = 0;  // decisions and what is remembered of each, by CPU time of the one thread
+    Summary decide_us = {};  // one decision, its prefix search included
+    /// Decisions and what is remembered of each, by CPU time of the one thread, less what reading the clocks takes.
+    double placements_per_s = 0;
+    double clocks_us = 0;  // that is, for each placement
     double refused_share = 0;
     double events_us = 0;           // that came between two placements, on average: the generator's own part included
     Summary scan_us = {};           // the same decision by a look at all workers

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 namespace scheduler {
 namespace {
@@ -114,6 +115,7 @@ void Backlog::ended(Number number, base::TimePoint now) {
         answers_ = answers_ * keep + 1;
         answer_seconds_ = answer_seconds_ * keep + seconds;
         answer_squares_ = answer_squares_ * keep + seconds * seconds;
+        residual_seconds_ = residual_seconds().value_or(0);
         if (Slot* slot = slot_of(placed.decode_slot, placed.decode_life); slot != nullptr && slot->decoding > 0) {
             const double share = std::min(1.0, 1 / slot->decoding);
             slot->decode_context *= 1 - share;
@@ -132,8 +134,13 @@ void Backlog::ended(Number number, base::TimePoint now) {
     placed_.erase(at);
 }
 
-void Backlog::reported(std::uint32_t number, const ReportedLoad& load, base::TimePoint now) {
+bool Backlog::reported(std::uint32_t number, const ReportedLoad& load, base::TimePoint now) {
     Slot& slot = slot_at(number);
+    const auto work = [&slot] {
+        return std::tuple(slot.computed_tokens, slot.unknown_tokens, slot.unknown_prompts, slot.decoding,
+                          slot.decode_context);
+    };
+    const auto before = work();
     const double held = static_cast<double>(load.requests_waiting) + load.requests_running;
     const double known = static_cast<double>(slot.prompts.size()) + slot.decoding;
     // Prompts that the report does not know: the newest.
@@ -155,6 +162,7 @@ void Backlog::reported(std::uint32_t number, const ReportedLoad& load, base::Tim
     slot.turned = now;
     if (held > 0 || slot.busy == base::TimePoint{}) { slot.busy = now; }  // the first report of a life: not idle yet
     if (slot.joined == base::TimePoint{}) { slot.joined = now; }
+    return !slot.prompts.empty() || work() != before;
 }
 
 void Backlog::clear(std::uint32_t number) {
@@ -184,10 +192,10 @@ LatePrompts Backlog::late(const std::map<Number, Prompt>& prompts, base::TimePoi
     return late;
 }
 
-ExpectedLoad Backlog::expect(std::uint32_t number, base::TimePoint now) const {
-    if (number >= slots_.size()) { return {}; }
+void Backlog::expect(std::uint32_t number, base::TimePoint now, ExpectedLoad& load) const {
+    load = {};
+    if (number >= slots_.size()) { return; }
     const Slot& slot = slots_[number];
-    ExpectedLoad load;
     load.prompts = slot.waiting + slot.unknown_prompts;
     load.prompt_tokens = std::max(0.0, slot.prompt_tokens - slot.computed_tokens) + slot.unknown_tokens;
     if (slot.waiting > 0) {
@@ -199,14 +207,13 @@ ExpectedLoad Backlog::expect(std::uint32_t number, base::TimePoint now) const {
     load.decode_context = slot.decode_context;
     load.coming = slot.coming;
     load.tpot_seconds_strictest = slot.strictest;
-    if (const auto residual = residual_seconds()) { load.residual_seconds = *residual; }
+    load.residual_seconds = residual_seconds_;
     if (load.prompts == 0 && load.prompt_tokens == 0 && load.decoding == 0 && load.coming == 0) {
         load.idle_seconds = slot.busy == base::TimePoint{} ? 0 : std::max(0.0, Seconds(now - slot.busy).count());
     }
     if (slot.joined != base::TimePoint{}) {
-        load.unjoined_seconds = std::ldexp(std::max(0.0, Seconds(now - slot.joined).count()), -slot.probes);
+        load.unjoined_seconds = std::max(0.0, Seconds(now - slot.joined).count()) / (1 << slot.probes);
     }
-    return load;
 }
 
 std::optional<double> Backlog::residual_seconds() const {

@@ -37,14 +37,20 @@ public:
     /// Its first token was seen: it decodes. Without effect when it is not known, like ended().
     void first_token(Number number, base::TimePoint now);
     void ended(Number number, base::TimePoint now);
-    /// A fresh report of the worker in `slot`.
-    void reported(std::uint32_t slot, const ReportedLoad& load, base::TimePoint now);
+    /// A fresh report of the worker in `slot`. False: it says what was expected, where only time changes expect().
+    bool reported(std::uint32_t slot, const ReportedLoad& load, base::TimePoint now);
     /// The life in `slot` has ended.
     void clear(std::uint32_t slot);
 
     /// Asks the processor to have ready what expect() will read.
     void fetch(std::uint32_t slot) const;
-    ExpectedLoad expect(std::uint32_t slot, base::TimePoint now) const;
+    /// All of `load` is written.
+    void expect(std::uint32_t slot, base::TimePoint now, ExpectedLoad& load) const;
+    ExpectedLoad expect(std::uint32_t slot, base::TimePoint now) const {
+        ExpectedLoad load;
+        expect(slot, now, load);
+        return load;
+    }
     /// How long a sequence that decodes at some instant is expected to go on: the mean residual of the answers that
     /// ended lately, in seconds. Empty while too few have.
     std::optional<double> residual_seconds() const;
@@ -103,6 +109,7 @@ private:
     double answers_ = 0;
     double answer_seconds_ = 0;
     double answer_squares_ = 0;
+    double residual_seconds_ = 0;  // residual_seconds(), for each look; 0: unknown
 };
 
 }  // namespace scheduler

@@ -37,6 +37,7 @@ struct ReportedLoad {
     std::uint64_t decode_context_tokens = 0;
     std::uint32_t blocks_room = 0;  // free or cached: can be had without taking anything from a sequence
     std::uint32_t blocks_used = 0;
+    bool operator==(const ReportedLoad&) const = default;
 };
 
 /// What the scheduler has sent to a worker and the worker's reports cannot show yet.
@@ -112,6 +113,11 @@ struct PlaceRules {
 struct ClusterView {
     std::span<const WorkerView> workers;
     PlaceRules rules = {};
+    /// Of `workers`, those among whom is decided; their order is that of the decision's indices. Empty: all.
+    std::span<const std::uint32_t> among = {};
+
+    std::size_t size() const { return among.empty() ? workers.size() : among.size(); }
+    const WorkerView& at(std::size_t index) const { return workers[among.empty() ? index : among[index]]; }
 };
 
 inline bool can_prefill(const WorkerView& worker) {

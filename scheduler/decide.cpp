@@ -7,7 +7,7 @@ PlaceOutcome place_among(const Registry::Outlook& outlook, const PlaceRules& rul
     query.cached_blocks = outlook.cached_blocks;
     query.below_pool = outlook.below_pool;
     query.coming = outlook.coming;
-    return place({.workers = outlook.workers, .rules = rules}, query);
+    return place({.workers = outlook.workers, .rules = rules, .among = outlook.slots}, query);
 }
 
 /// The few that were looked at cannot say that nobody could ever serve the request.
@@ -24,7 +24,7 @@ PlaceOutcome decide(Registry& registry, const PlaceRules& rules, PlaceQuery quer
     if (outlook.slots.empty()) { return place_among(outlook, rules, query); }
     // Those of a shortlist are all of the pool's: place() need not count them to know which it is.
     PlaceQuery among_few = query;
-    if (query.numerics_id == 0) { among_few.numerics_id = outlook.workers.front().numerics_id; }
+    if (query.numerics_id == 0) { among_few.numerics_id = outlook.workers[outlook.slots.front()].numerics_id; }
     PlaceOutcome outcome = place_among(outlook, rules, among_few);
     if (is_for_all_to_say(outcome)) { return decide_by_scan(registry, rules, query, chain, now); }
     if (auto* placement = std::get_if<Placement>(&outcome)) {

@@ -55,12 +55,27 @@ double power(double x, double exponent) {
     return result;
 }
 
+/// As std::ceil for what is not negative and no count above 2^53; without a call.
+double round_up(double x) {
+    const auto below = static_cast<double>(static_cast<std::int64_t>(x));
+    return below < x ? below + 1 : below;
+}
+
 /// The sequences that decode on one worker while time passes in a forecast: those of now leave, prompts join when they
 /// are computed. How long each goes on is unknown: after t seconds exp(-t / residual) of them are left.
 class Company {
 public:
+    struct At {
+        double now;
+        double sequences;
+        double nobody;
+    };
+
     Company(const WorkerView& worker, const PlaceQuery& query)
         : here_(worker.expected.decoding), residual_(residual_seconds(worker, query)) {}
+
+    /// Nobody decodes now, nor did anybody join.
+    bool is_none() const { return here_ <= 0 && joined_ == 0; }
 
     void join(double now) {
         if (joined_ < since_.size()) { since_[joined_++] = now; }
@@ -75,13 +90,11 @@ public:
         at_.reset();
     }
     double residual() const { return residual_; }
+    /// What was asked last, for the same question after others.
+    const std::optional<At>& last_asked() const { return at_; }
+    void ask_again(const std::optional<At>& last) { at_ = last; }
 
 private:
-    struct At {
-        double now;
-        double sequences;
-        double nobody;
-    };
     double alive(double seconds) const { return std::exp(-seconds / residual_); }
     /// A forecast asks several times for one instant, and exponentials are most of what it costs.
     const At& at(double now) const {
@@ -103,7 +116,7 @@ private:
 
     double here_;
     double residual_;
-    std::array<double, kPromptsForeseen> since_{};
+    std::array<double, kPromptsForeseen> since_;  // the first `joined_` of them
     std::size_t joined_ = 0;
     mutable std::optional<At> at_;
 };
@@ -112,17 +125,43 @@ private:
 class Passage {
 public:
     Passage(const WorkerView& worker, const PlaceQuery& query)
-        : worker_(worker), query_(query), company_(worker, query), context_(context_of_one(worker, query)) {}
+        : worker_(worker),
+          query_(query),
+          company_(worker, query),
+          context_(context_of_one(worker, query)),
+          chunk_alone_(chunk_tokens(worker, 0)),
+          begin_alone_(worker.costs.prefill.step_seconds / chunk_alone_) {}
+    Passage(const Passage&) = delete;  // large: go_back() instead
+    Passage& operator=(const Passage&) = delete;
+
+    /// Where it stands, to go on from there several times. Nobody may join between the two.
+    struct Mark {
+        double now;
+        double tokens;
+        int looks;
+        std::optional<Company::At> asked;
+    };
+    Mark mark() const { return {now_, tokens_, looks_, company_.last_asked()}; }
+    void go_back(const Mark& mark) {
+        now_ = mark.now;
+        tokens_ = mark.tokens;
+        looks_ = mark.looks;
+        company_.ask_again(mark.asked);
+    }
 
     /// Computes a prompt: `tokens` of it, which see `context` tokens in sum.
     void compute(double tokens, double context, bool joins) {
         const PrefillCost& prefill = worker_.costs.prefill;
         const double token_seconds = prefill.token_seconds + prefill.context_seconds * context / std::max(1.0, tokens);
-        const double alone = token_seconds + prefill.step_seconds / chunk_tokens(worker_, 0);
         tokens_ += tokens;
         double left = tokens;
+        if (company_.is_none() && left > 1e-9) {  // at one pace: as below, and most workers for prefill are so
+            ++looks_;
+            now_ += left * pace_alone(token_seconds);
+            left = 0;
+        }
         while (left > 1e-9) {
-            const double pace = seconds_per_token(token_seconds, alone);
+            const double pace = seconds_per_token(token_seconds);
             const double whole = left * pace;
             // Who decodes changes slowly against a quarter of the time that they go on; later it matters less.
             const bool is_steady = looks_ >= kLooksMax || company_.sequences(now_) < kAloneBelow;
@@ -143,8 +182,8 @@ public:
     double now() const { return now_; }
     /// now(), with the last step as long as one that is not full.
     double rounded() const {
-        const double steps = tokens_ / chunk_tokens(worker_, 0);
-        return now_ + company_.nobody(now_) * (std::ceil(steps) - steps) * worker_.costs.prefill.step_seconds;
+        const double steps = tokens_ / chunk_alone_;
+        return now_ + company_.nobody(now_) * (round_up(steps) - steps) * worker_.costs.prefill.step_seconds;
     }
     /// What a prompt that ends here takes besides, since steps are whole: the one that runs when it comes, of which
     /// half is left on average, and in its last one all decodes for half of its tokens. Nothing where nobody decodes.
@@ -163,9 +202,10 @@ public:
     double context() const { return context_; }
 
 private:
-    /// `alone`: what it takes where nobody decodes.
-    double seconds_per_token(double token_seconds, double alone) const {
+    double pace_alone(double token_seconds) const { return token_seconds + begin_alone_; }
+    double seconds_per_token(double token_seconds) const {
         const PrefillCost& prefill = worker_.costs.prefill;
+        const double alone = pace_alone(token_seconds);
         const double sequences = company_.sequences(now_);
         if (sequences <= 0) { return alone; }
         const double decode = decode_share_seconds(worker_.costs.decode, sequences, sequences * context_);
@@ -186,6 +226,8 @@ private:
     const PlaceQuery& query_;
     Company company_;
     double context_;
+    double chunk_alone_;  // tokens of a step where nobody decodes
+    double begin_alone_;  // the share of its beginning that each of them has
     double now_ = 0;
     double tokens_ = 0;
     int looks_ = 0;
@@ -208,52 +250,58 @@ std::uint64_t tokens_capacity(const WorkerView& worker) {
 
 namespace {
 
-/// Past what is queued there now.
-Passage after_queue(const WorkerView& worker, const PlaceQuery& query) {
+/// Through what is queued there now.
+void pass_queue(Passage& passage, const WorkerView& worker) {
     const bool decodes = can_decode(worker);
-    Passage passage(worker, query);
     const ExpectedLoad& load = worker.expected;
-    if (load.prompt_tokens > 0) {
-        // The prompt whose turn it is, then as many equal ones as there are.
-        const double prompts = std::max(1.0, load.prompts);
-        const double first = load.first_tokens > 0 ? load.first_tokens : load.prompt_tokens / prompts;
-        const double since = std::min(load.first_since_seconds, first * worker.costs.prefill.token_seconds);
-        passage.compute(first, context_sum(0, first), decodes);
-        passage.pass(-since);
-        double left = load.prompt_tokens - first;
-        const double each = prompts > 1 ? left / (prompts - 1) : left;
-        for (std::size_t i = 1; left > 1e-9; ++i) {
-            const double tokens = i + 1 < kPromptsForeseen ? std::min(left, std::max(each, 1.0)) : left;
-            passage.compute(tokens, context_sum(0, each) * tokens / std::max(each, 1.0), decodes);
-            left -= tokens;
-        }
+    if (load.prompt_tokens <= 0) { return; }
+    // The prompt whose turn it is, then as many equal ones as there are.
+    const double prompts = std::max(1.0, load.prompts);
+    const double first = load.first_tokens > 0 ? load.first_tokens : load.prompt_tokens / prompts;
+    const double since = std::min(load.first_since_seconds, first * worker.costs.prefill.token_seconds);
+    passage.compute(first, context_sum(0, first), decodes);
+    passage.pass(-since);
+    double left = load.prompt_tokens - first;
+    const double each = prompts > 1 ? left / (prompts - 1) : left;
+    for (std::size_t i = 1; left > 1e-9; ++i) {
+        const double tokens = i + 1 < kPromptsForeseen ? std::min(left, std::max(each, 1.0)) : left;
+        passage.compute(tokens, context_sum(0, each) * tokens / std::max(each, 1.0), decodes);
+        left -= tokens;
     }
-    return passage;
 }
 
 /// `queue`: what it has passed until now, rounded.
-PrefillForecast with_prompt(Passage passage, double queue, double cached, double own) {
+PrefillForecast with_prompt(Passage& passage, double queue, double cached, double own) {
     passage.compute(own, context_sum(cached, own), false);
+    const double end = passage.rounded();
     return {.queue_seconds = queue,
-            .busy_seconds = passage.rounded() - queue,
-            .ttft_seconds = passage.rounded() + passage.whole_steps(),
+            .busy_seconds = end - queue,
+            .ttft_seconds = end + passage.whole_steps(),
             .sequences_then = passage.sequences()};
 }
 
 }  // namespace
 
 PrefillForecast forecast_prefill(const WorkerView& worker, const PlaceQuery& query, std::uint32_t cached) {
-    const Passage passage = after_queue(worker, query);
+    Passage passage(worker, query);
+    pass_queue(passage, worker);
     return with_prompt(passage, passage.rounded(), cached, static_cast<double>(query.prompt_tokens - cached));
 }
 
 std::array<PrefillForecast, kLengths.size()> forecast_prefills(const WorkerView& worker, const PlaceQuery& query,
                                                                std::size_t count) {
-    const Passage passage = after_queue(worker, query);
+    Passage passage(worker, query);
+    pass_queue(passage, worker);
     const double queue = passage.rounded();
-    std::array<PrefillForecast, kLengths.size()> forecasts{};
+    const Passage::Mark mark = passage.mark();
+    std::array<PrefillForecast, kLengths.size()> forecasts;
     for (std::size_t i = 0; i < forecasts.size(); ++i) {
-        forecasts[i] = i < count ? with_prompt(passage, queue, 0, kLengths[i]) : forecasts[count - 1];
+        if (i >= count) {
+            forecasts[i] = forecasts[count - 1];
+            continue;
+        }
+        passage.go_back(mark);
+        forecasts[i] = with_prompt(passage, queue, 0, kLengths[i]);
     }
     return forecasts;
 }
@@ -284,14 +332,17 @@ double forecast_tpot(const WorkerView& worker, const PlaceQuery& query, double c
 }
 
 double forecast_decode_wait(const WorkerView& worker, const PlaceQuery& query) {
-    const double tpot = forecast_tpot(worker, query);
-    const double running = std::max(1.0, static_cast<double>(worker.load.decode_sequences));
-    double wait = 0;
     const double sequences_over = decode_sequences(worker) + 1 - static_cast<double>(worker.limits.batch_sequences_max);
-    if (sequences_over > 0) { wait = kRemainingTokens * tpot * sequences_over / running; }
     const double room =
         static_cast<double>(worker.load.blocks_room) - static_cast<double>(worker.pending.decode_blocks);
     const double blocks_over = static_cast<double>(blocks_needed(worker, query)) - room;
+    if (sequences_over <= 0 && blocks_over <= 0) { return 0; }
+    const double tpot = forecast_tpot(worker, query);
+    double wait = 0;
+    if (sequences_over > 0) {
+        const double running = std::max(1.0, static_cast<double>(worker.load.decode_sequences));
+        wait = kRemainingTokens * tpot * sequences_over / running;
+    }
     if (blocks_over > 0) {
         const double used = std::max(1.0, static_cast<double>(worker.load.blocks_used));
         wait = std::max(wait, kRemainingTokens * tpot * blocks_over / used);

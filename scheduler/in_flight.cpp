@@ -185,8 +185,8 @@ std::optional<InFlight::Ended> InFlight::ended(base::RequestId request, base::Ep
 }
 
 void InFlight::heartbeat(std::uint32_t slot, const ReportedLoad& load, base::TimePoint now) {
-    backlog_.reported(slot, load, now);
-    change(slot);
+    const PendingLoad before = slot_at(slot).pending;
+    const bool is_news = backlog_.reported(slot, load, now);
     const std::uint64_t life = slot_at(slot).life;
     std::vector<Watched>& watched = slot_at(slot).watched;
     const auto done = [&](const Watched& one) {
@@ -205,6 +205,7 @@ void InFlight::heartbeat(std::uint32_t slot, const ReportedLoad& load, base::Tim
         return !here(record.prefill) && !here(record.decode);
     };
     watched.erase(std::remove_if(watched.begin(), watched.end(), done), watched.end());
+    if (is_news || !(slot_at(slot).pending == before)) { change(slot); }
 }
 
 void InFlight::worker_gone(std::uint32_t slot) {

@@ -92,9 +92,13 @@ public:
 
     PendingLoad pending(std::uint32_t slot) const;
     ExpectedLoad expected(std::uint32_t slot, base::TimePoint now) const { return backlog_.expect(slot, now); }
+    void expected(std::uint32_t slot, base::TimePoint now, ExpectedLoad& load) const {
+        backlog_.expect(slot, now, load);
+    }
     /// Asks the processor to have ready what pending() and expected() will read.
     void fetch(std::uint32_t slot) const;
-    /// Slots whose load may have changed since the last call, each once. Valid until the next call.
+    /// Slots of which pending() or expected(), but for what time does to it, may have changed since the last call, each
+    /// once. Valid until the next call.
     std::span<const std::uint32_t> take_changed();
     std::size_t placements() const { return records_.size(); }
     /// Of one tenant, among placements().

@@ -1,7 +1,6 @@
 #include "scheduler/lineup.h"
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 
 namespace scheduler {
@@ -92,7 +91,7 @@ void Lineup::set(std::uint32_t slot, base::WorkerId id, const TimesByLength& sec
         ++size_;
     } else if (is_loose_[number] == 0) {
         const Bounds& former = group.until[place] == kStill ? still_ : falling_;
-        bool gave_bound = group.ids[place] == ids_[number];
+        bool gave_bound = group.ids[place] != id && group.ids[place] == ids_[number];
         for (std::size_t mark = 0; mark < kMarks; ++mark) {
             gave_bound = gave_bound || key_at(group, place, mark) == former[mark][number];
         }
@@ -185,16 +184,17 @@ void Lineup::look(std::size_t number, const Line& line, double now, std::size_t 
     for (std::size_t place = 0; place < kGroup; ++place) {
         if (seconds[place] > most) { continue; }
         const Found one{seconds[place], group.ids[place], static_cast<std::uint32_t>(number * kGroup + place)};
-        if (found_.size() == count) {
-            const Found& last = found_.back();
-            if (!is_before(one.seconds, one.id, last.seconds, last.id)) { continue; }
-            found_.pop_back();
+        if (found_.size() < count) {
+            found_.push_back(one);
+        } else if (!is_before(one.seconds, one.id, found_.back().seconds, found_.back().id)) {
+            continue;
         }
-        auto at = found_.end();
-        while (at != found_.begin() && is_before(one.seconds, one.id, std::prev(at)->seconds, std::prev(at)->id)) {
-            --at;
+        // Into the last place, whose owner moves up or is out.
+        std::size_t at = found_.size() - 1;
+        for (; at > 0 && is_before(one.seconds, one.id, found_[at - 1].seconds, found_[at - 1].id); --at) {
+            found_[at] = found_[at - 1];
         }
-        found_.insert(at, one);
+        found_[at] = one;
         if (found_.size() == count) { most = found_.back().seconds; }
     }
     looked_at_ += kGroup;

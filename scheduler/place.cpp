@@ -61,9 +61,9 @@ double prefill_benefit(const WorkerView& worker, const PlaceQuery& query, const 
 }
 
 /// 0: ready; 1: suspect; 2: ready but just failed this request; 3: both.
-int rank(const WorkerView& worker, const PlaceQuery& query) {
+std::int8_t rank(const WorkerView& worker, const PlaceQuery& query) {
     const bool avoided = std::find(query.avoid.begin(), query.avoid.end(), worker.incarnation) != query.avoid.end();
-    return (avoided ? 2 : 0) + (worker.status == WorkerStatus::suspect ? 1 : 0);
+    return static_cast<std::int8_t>((avoided ? 2 : 0) + (worker.status == WorkerStatus::suspect ? 1 : 0));
 }
 
 std::uint32_t retry_after_ms(double seconds) {
@@ -119,30 +119,37 @@ Refusal refuse(base::ErrorCode code, std::string message, std::uint32_t retry_ms
     return {.error = {code, std::move(message)}, .retry_after_ms = retry_ms, .reason = reason};
 }
 
+constexpr std::int8_t kNoRank = std::numeric_limits<std::int8_t>::max();
+
 /// Who may be asked for one phase: the best rank that exists among workers that could hold the request.
 struct PhasePool {
     bool exists = false;         // a worker of this phase takes new requests
     std::uint64_t capacity = 0;  // tokens, of the largest worker of this phase, draining ones included
-    int rank = std::numeric_limits<int>::max();
+    std::int8_t rank = kNoRank;
     bool full = true;  // all workers of that rank have full queues
-    bool found() const { return rank != std::numeric_limits<int>::max(); }
+    bool found() const { return rank != kNoRank; }
 };
 
 /// rank() of who may be asked for a phase, whatever the others are.
-constexpr int kNotAsked = -1;
+constexpr std::int8_t kNotAsked = -1;
 struct Ranks {
-    int prefill = kNotAsked;
-    int decode = kNotAsked;
+    std::int8_t prefill = kNotAsked;
+    std::int8_t decode = kNotAsked;
 };
+/// More than are looked at of many: their ranks take no memory.
+constexpr std::size_t kRanksFew = 96;
 
 /// The decision for one query, in three passes over the workers: who counts, who is full, who is cheapest.
 class Decision {
 public:
     Decision(const ClusterView& view, const PlaceQuery& query) : view_(view), query_(query) {
-        CHECK(query.cached_blocks.empty() || query.cached_blocks.size() == view.workers.size(),
-              query.cached_blocks.size() << " prefixes for " << view.workers.size() << " workers");
-        CHECK(query.below_pool.empty() || query.below_pool.size() == view.workers.size());
+        CHECK(query.cached_blocks.empty() || query.cached_blocks.size() == view.size(),
+              query.cached_blocks.size() << " prefixes for " << view.size() << " workers");
+        CHECK(query.below_pool.empty() || query.below_pool.size() == view.size());
     }
+
+    Decision(const Decision&) = delete;  // names a part of itself
+    Decision& operator=(const Decision&) = delete;
 
     PlaceOutcome decide() {
         if (query_.prompt_tokens == 0) {
@@ -168,12 +175,15 @@ private:
     bool in_decode_pool(std::size_t index) const { return ranks_[index].decode == decode_.rank; }
 
     void survey() {
-        ranks_.resize(view_.workers.size());
-        for (std::size_t i = 0; i < view_.workers.size(); ++i) {
-            const WorkerView& worker = view_.workers[i];
+        if (view_.size() > few_ranks_.size()) {
+            many_ranks_.resize(view_.size());
+            ranks_ = many_ranks_;
+        }
+        for (std::size_t i = 0; i < view_.size(); ++i) {
+            const WorkerView& worker = view_.at(i);
             if (!counts(worker)) { continue; }
             const std::uint64_t capacity = tokens_capacity(worker);
-            const int rank_here = rank(worker, query_);
+            const std::int8_t rank_here = rank(worker, query_);
             const auto look = [&](PhasePool& pool, std::uint64_t tokens) {
                 pool.capacity = std::max(pool.capacity, capacity);
                 if (worker.status == WorkerStatus::draining) { return kNotAsked; }
@@ -214,8 +224,8 @@ private:
     }
 
     void find_room() {
-        for (std::size_t i = 0; i < view_.workers.size(); ++i) {
-            const WorkerView& worker = view_.workers[i];
+        for (std::size_t i = 0; i < view_.size(); ++i) {
+            const WorkerView& worker = view_.at(i);
             if (in_prefill_pool(i)) { prefill_.full = prefill_.full && prefill_queue_full(worker); }
             if (in_decode_pool(i)) { decode_.full = decode_.full && decode_queue_full(worker); }
         }
@@ -233,8 +243,8 @@ private:
         constexpr double kNever = std::numeric_limits<double>::infinity();
         double prefill_seconds = kNever;
         double decode_seconds = kNever;
-        for (std::size_t i = 0; i < view_.workers.size(); ++i) {
-            const WorkerView& worker = view_.workers[i];
+        for (std::size_t i = 0; i < view_.size(); ++i) {
+            const WorkerView& worker = view_.at(i);
             if (in_prefill_pool(i)) {
                 prefill_seconds = std::min(prefill_seconds, forecast_prefill(worker, query_, 0).queue_seconds);
             }
@@ -254,8 +264,8 @@ private:
         std::optional<Side> prefill_pure;
         std::optional<Side> prefill_mixed;
         std::optional<Option> best;
-        for (std::size_t i = 0; i < view_.workers.size(); ++i) {
-            const WorkerView& worker = view_.workers[i];
+        for (std::size_t i = 0; i < view_.size(); ++i) {
+            const WorkerView& worker = view_.at(i);
             if (!in_prefill_pool(i) || prefill_queue_full(worker)) { continue; }
             const bool is_mixed = worker.role == Role::mixed;
             if (!is_mixed || has_pure_decode_) {
@@ -267,8 +277,8 @@ private:
         std::optional<Side> pure_after_pure;
         std::optional<Side> pure_after_mixed;
         std::optional<Side> mixed_after_pure;
-        for (std::size_t i = 0; i < view_.workers.size(); ++i) {
-            const WorkerView& worker = view_.workers[i];
+        for (std::size_t i = 0; i < view_.size(); ++i) {
+            const WorkerView& worker = view_.at(i);
             if (!in_decode_pool(i) || decode_queue_full(worker)) { continue; }
             const std::uint32_t cached = in_pool_tokens(i);  // what comes may come later than the KV
             const auto offer = [&](std::optional<Side>& side, const std::optional<Side>& prefill) {
@@ -303,8 +313,8 @@ private:
 
     /// What is predicted of these workers rests on what was seen too long ago: nothing to do, or nothing beside others.
     bool is_in_doubt(const Option& option) const {
-        const ExpectedLoad& prefill = view_.workers[option.prefill].expected;
-        const ExpectedLoad& decode = view_.workers[option.decode.index].expected;
+        const ExpectedLoad& prefill = view_.at(option.prefill).expected;
+        const ExpectedLoad& decode = view_.at(option.decode.index).expected;
         if (std::min(prefill.idle_seconds, decode.idle_seconds) > view_.rules.probe_after_seconds) { return true; }
         return option.misses && prefill.prompts == 0 && decode.coming == 0 && decode.decoding > 0 &&
                decode.unjoined_seconds > view_.rules.probe_after_seconds;
@@ -312,14 +322,14 @@ private:
 
     /// Whether it is predicted to be late and may be refused for that.
     bool may_refuse(const Option& option) const {
-        return view_.workers[option.prefill].costs.learned && view_.workers[option.decode.index].costs.learned &&
+        return view_.at(option.prefill).costs.learned && view_.at(option.decode.index).costs.learned &&
                query_.may_refuse && view_.rules.admit_by_prediction;
     }
 
     /// The best option misses a target, so all do.
     std::optional<Refusal> refuse_when_late(const Option& option) const {
-        const WorkerView& prefill = view_.workers[option.prefill];
-        const WorkerView& decode = view_.workers[option.decode.index];
+        const WorkerView& prefill = view_.at(option.prefill);
+        const WorkerView& decode = view_.at(option.decode.index);
         if (!may_refuse(option)) { return std::nullopt; }
         if (!option.misses && query_.queue_share >= 1) { return std::nullopt; }
         if (is_in_doubt(option)) { return std::nullopt; }
@@ -367,7 +377,7 @@ private:
     }
 
     Side prefill_side(std::size_t index) const {
-        const WorkerView& worker = view_.workers[index];
+        const WorkerView& worker = view_.at(index);
         const Held held = held_tokens(worker, query_, index);
         const PrefillForecast forecast = prefill_at(worker, index, held);
         const double own = forecast.ttft_seconds - forecast.queue_seconds;
@@ -380,7 +390,7 @@ private:
 
     /// What decode adds to a prompt that is computed `prefill_seconds` from now.
     Side decode_side(std::size_t index, std::uint32_t cached, double prefill_seconds) const {
-        const WorkerView& worker = view_.workers[index];
+        const WorkerView& worker = view_.at(index);
         const DecodeForecast decode = forecast_decode(worker, query_, prefill_seconds);
         const double moved = handoff(worker, cached);
         return {index,
@@ -433,14 +443,14 @@ private:
     /// That the worker is believed to hold now.
     std::uint32_t cached_tokens(std::size_t index) const {
         if (query_.cached_blocks.empty()) { return 0; }
-        return tokens_of_blocks(view_.workers[index], query_, query_.cached_blocks[index]);
+        return tokens_of_blocks(view_.at(index), query_, query_.cached_blocks[index]);
     }
     std::uint32_t below_tokens(std::size_t index, const Prefix& prefix) const {
-        return std::min(prefix.tokens, prefix.below.blocks * view_.workers[index].limits.block_tokens);
+        return std::min(prefix.tokens, prefix.below.blocks * view_.at(index).limits.block_tokens);
     }
 
     Option local_option(std::size_t index) const {
-        const WorkerView& worker = view_.workers[index];
+        const WorkerView& worker = view_.at(index);
         const Held held = held_tokens(worker, query_, index);
         const LocalForecast local = local_at(worker, index, held);
         const bool misses =
@@ -459,16 +469,16 @@ private:
         std::optional<std::size_t> best;
         std::uint32_t most = 0;
         if (view_.rules.fetch_tokens_min == 0) { return best; }
-        for (std::size_t i = 0; i < view_.workers.size(); ++i) {
-            const WorkerView& worker = view_.workers[i];
+        for (std::size_t i = 0; i < view_.size(); ++i) {
+            const WorkerView& worker = view_.at(i);
             // Hashes are of one numerics_id, so nobody else has these blocks.
-            if (i == prefill || !counts(worker) || worker.numerics_id != view_.workers[prefill].numerics_id ||
+            if (i == prefill || !counts(worker) || worker.numerics_id != view_.at(prefill).numerics_id ||
                 !worker.limits.lends_kv || rank(worker, query_) > 0) {
                 continue;
             }
             const std::uint32_t tokens = cached_tokens(i);
             if (tokens < cached + view_.rules.fetch_tokens_min) { continue; }
-            if (!best || tokens > most || (tokens == most && worker.id < view_.workers[*best].id)) {
+            if (!best || tokens > most || (tokens == most && worker.id < view_.at(*best).id)) {
                 best = i;
                 most = tokens;
             }
@@ -476,9 +486,7 @@ private:
         return best;
     }
 
-    PrefillForecast forecast_of(const Option& option) const {
-        return forecast_on(view_.workers[option.prefill], option);
-    }
+    PrefillForecast forecast_of(const Option& option) const { return forecast_on(view_.at(option.prefill), option); }
     /// On the worker of its prefill, as it is seen in `worker`.
     PrefillForecast forecast_on(const WorkerView& worker, const Option& option) const {
         const Held held = held_tokens(worker, query_, option.prefill);
@@ -487,14 +495,14 @@ private:
     }
     /// What is told of it.
     PrefillForecast expected_of(const Option& option) const {
-        const WorkerView& worker = view_.workers[option.prefill];
+        const WorkerView& worker = view_.at(option.prefill);
         return worker.expected.late.prompts == 0 || option.misses ? forecast_of(option)
                                                                   : forecast_on(without_late(worker), option);
     }
 
     Placement describe(const Option& option) const {
-        const WorkerView& prefill = view_.workers[option.prefill];
-        const WorkerView& decode = view_.workers[option.decode.index];
+        const WorkerView& prefill = view_.at(option.prefill);
+        const WorkerView& decode = view_.at(option.decode.index);
         const bool local = option.prefill == option.decode.index;
         const std::uint32_t cached = held_tokens(prefill, query_, option.prefill).prefix;
         const PrefillForecast forecast = expected_of(option);
@@ -524,7 +532,9 @@ private:
     std::optional<std::uint64_t> numerics_;
     PhasePool prefill_;
     PhasePool decode_;
-    std::vector<Ranks> ranks_;  // of each worker
+    std::array<Ranks, kRanksFew> few_ranks_;
+    std::vector<Ranks> many_ranks_;
+    std::span<Ranks> ranks_{few_ranks_};  // of each worker
     bool has_pure_decode_ = false;
 };
 

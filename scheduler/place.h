@@ -37,7 +37,8 @@ struct PlaceQuery {
     std::uint32_t prompt_tokens = 0;   // KV that is needed before the next token; > 0
     std::uint32_t new_tokens_max = 0;  // tokens that may follow
     std::uint64_t numerics_id = 0;     // 0: whatever the pool has; else the rest of a stream that began with this id
-    /// Per entry of ClusterView::workers: leading full blocks of the prompt that it is believed to hold. Empty: none.
+    /// Per worker among whom is decided (ClusterView::at): leading full blocks of the prompt that it is believed to
+    /// hold. Empty: none.
     std::span<const std::uint32_t> cached_blocks = {};
     /// The same: of those blocks, what lies only below the worker's pool. Empty: nothing does.
     std::span<const BelowPool> below_pool = {};
@@ -57,7 +58,7 @@ struct PlaceQuery {
     double queue_share = 1;
 };
 
-/// Where both phases run. Indices into ClusterView::workers; equal when one worker does both ("local").
+/// Where both phases run. Indices as ClusterView::at has them; equal when one worker does both ("local").
 struct Placement {
     std::size_t prefill = 0;
     std::size_t decode = 0;

@@ -67,8 +67,8 @@ PlaceOutcome place_encode(const ClusterView& view, const PlaceQuery& query) {
     std::optional<Candidate> best;
     std::uint64_t longest = 0;
     bool exists = false;
-    for (std::size_t i = 0; i < view.workers.size(); ++i) {
-        const WorkerView& worker = view.workers[i];
+    for (std::size_t i = 0; i < view.size(); ++i) {
+        const WorkerView& worker = view.at(i);
         if (!encodes(worker) || (numerics && worker.numerics_id != *numerics)) { continue; }
         longest = std::max<std::uint64_t>(longest, worker.limits.context_tokens);
         if (worker.status == WorkerStatus::draining) { continue; }
@@ -96,7 +96,7 @@ PlaceOutcome place_encode(const ClusterView& view, const PlaceQuery& query) {
                       "only a draining worker takes " + std::to_string(query.prompt_tokens) + " tokens",
                       kRetryWithoutWorkerMs, "no_worker");
     }
-    const PrefillForecast forecast = forecast_prefill(view.workers[best->index], query, 0);
+    const PrefillForecast forecast = forecast_prefill(view.at(best->index), query, 0);
     if (best->full) {
         return refuse(
             base::ErrorCode::resource_exhausted, "the queues of all workers that encode are full",

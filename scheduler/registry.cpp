@@ -168,6 +168,7 @@ Registry::Heard Registry::hear(Life life, const sluice::proto::Heartbeat& heartb
     record.says_draining = record.load.draining();
     WorkerView& view = views_[*slot];
     const std::uint64_t room = std::uint64_t{record.load.blocks_free()} + record.load.blocks_cached();
+    const ReportedLoad former = view.load;
     view.load = {.requests_waiting = record.load.requests_waiting(),
                  .requests_running = record.load.requests_running(),
                  .prefill_tokens_queued = std::min(kTokensMax, record.load.prefill_tokens_queued()),
@@ -175,6 +176,7 @@ Registry::Heard Registry::hear(Life life, const sluice::proto::Heartbeat& heartb
                  .decode_context_tokens = std::min(kTokensMax, record.load.context_tokens()),
                  .blocks_room = static_cast<std::uint32_t>(std::min<std::uint64_t>(room, view.limits.kv_blocks_total)),
                  .blocks_used = record.load.blocks_used()};
+    if (!(view.load == former)) { shortlist_.touch(static_cast<std::uint32_t>(*slot)); }
     in_flight_.heartbeat(static_cast<std::uint32_t>(*slot), view.load, now);
     coming_blocks_.heartbeat(static_cast<std::uint32_t>(*slot),
                              [this](base::RequestId request) { return in_flight_.placed(request) != nullptr; });
@@ -253,7 +255,7 @@ void Registry::look(std::size_t slot, base::TimePoint now) {
     if (worker.status == WorkerStatus::gone) { return; }
     const WorkerStatus former = std::exchange(worker.status, status(slot, now));
     worker.pending = in_flight_.pending(static_cast<std::uint32_t>(slot));
-    worker.expected = in_flight_.expected(static_cast<std::uint32_t>(slot), now);
+    in_flight_.expected(static_cast<std::uint32_t>(slot), now, worker.expected);
     if (former == worker.status) { return; }
     shortlist_.touch(static_cast<std::uint32_t>(slot));
     facts_.reset();
@@ -332,7 +334,7 @@ Registry::Outlook Registry::outlook_of_all(std::span<const base::BlockHash> chai
     }
     find_coming(chain, [cached](std::uint32_t slot) { return cached[slot]; });
     return {
-        .workers = view(now), .cached_blocks = cached, .below_pool = outlook_below_, .slots = {}, .coming = coming_};
+        .workers = view(now), .slots = {}, .cached_blocks = cached, .below_pool = outlook_below_, .coming = coming_};
 }
 
 void Registry::note_below(std::uint32_t slot, std::span<const base::BlockHash> chain, std::uint32_t blocks) {
@@ -378,9 +380,17 @@ Registry::Outlook Registry::outlook(const PlaceQuery& query, std::span<const bas
                                     base::TimePoint now) {
     const Facts facts = this->facts();
     const bool is_of_pool = query.numerics_id == 0 || !facts.numerics || query.numerics_id == *facts.numerics;
+    const bool is_for_all = facts.workers <= options_.scan_workers_max || !is_of_pool;
+    Looker looker(*this, now);
+    if (!is_for_all) {
+        for (const std::uint32_t slot : in_flight_.take_changed()) {
+            shortlist_.touch(slot);
+        }
+        shortlist_.fetch_stale(looker);
+    }
     prefixes_.search(block_index_, chain, Shortlist::bounds(facts.workers));
     find_coming(chain, [this](std::uint32_t slot) { return prefixes_.blocks_of(slot); });
-    if (facts.workers <= options_.scan_workers_max || !is_of_pool) {
+    if (is_for_all) {
         outlook_blocks_.clear();
         outlook_below_.clear();
         for (std::uint32_t slot = 0; slot < views_.size(); ++slot) {
@@ -388,13 +398,10 @@ Registry::Outlook Registry::outlook(const PlaceQuery& query, std::span<const bas
             note_below(slot, chain, outlook_blocks_.back());
         }
         return {.workers = view(now),
+                .slots = {},
                 .cached_blocks = outlook_blocks_,
                 .below_pool = outlook_below_,
-                .slots = {},
                 .coming = coming_};
-    }
-    for (const std::uint32_t slot : in_flight_.take_changed()) {
-        shortlist_.touch(slot);
     }
     gather_also(query);
     ++outlooks_;
@@ -404,22 +411,20 @@ Registry::Outlook Registry::outlook(const PlaceQuery& query, std::span<const bas
                                .block_tokens = facts.block_tokens,
                                .prefill_exists = facts.prefill_exists,
                                .also = also_};
-    Looker looker(*this, now);
     const auto slots =
         shortlist_.pick(query, prefixes_, pool, std::chrono::duration<double>(now.time_since_epoch()).count(), looker);
     if (slots.empty()) { return outlook_of_all(chain, now); }
-    outlook_workers_.clear();
     outlook_blocks_.clear();
     outlook_below_.clear();
     for (const std::uint32_t slot : slots) {
-        outlook_workers_.push_back(looker.look(slot));
+        static_cast<void>(looker.look(slot));
         outlook_blocks_.push_back(prefixes_.blocks_of(slot));
         note_below(slot, chain, outlook_blocks_.back());
     }
-    return {.workers = outlook_workers_,
+    return {.workers = views_,
+            .slots = slots,
             .cached_blocks = outlook_blocks_,
             .below_pool = outlook_below_,
-            .slots = slots,
             .coming = coming_};
 }
 

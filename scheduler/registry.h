@@ -84,10 +84,10 @@ public:
 
     /// The workers among which one request is placed: all, or those that are worth looking at.
     struct Outlook {
-        std::span<const WorkerView> workers;
-        std::span<const std::uint32_t> cached_blocks;  // for each
+        std::span<const WorkerView> workers;           // all, by slot
+        std::span<const std::uint32_t> slots;          // of those among whom is decided; empty: all
+        std::span<const std::uint32_t> cached_blocks;  // for each of them
         std::span<const BelowPool> below_pool;         // the same, of those
-        std::span<const std::uint32_t> slots;          // of each; empty: they are all, by slot
         std::span<const ComingPrefix> coming;          // more of the chain than the worker holds now
     };
     /// Valid until the next call that is not const. What the query says of `chain` is not looked at.
@@ -166,7 +166,6 @@ private:
     std::optional<Facts> facts_;  // empty: something has changed
     std::optional<Facts> last_facts_;
     Shortlist shortlist_;
-    std::vector<WorkerView> outlook_workers_;
     std::vector<std::uint32_t> outlook_blocks_;
     std::vector<BelowPool> outlook_below_;
     std::vector<std::uint64_t> looked_in_;  // [slots]: the last outlook that looked at it

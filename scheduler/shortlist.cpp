@@ -56,10 +56,18 @@ TimesByLength equal(double seconds) {
 
 }  // namespace
 
+Shortlist::Shortlist(PlaceRules rules) : rules_(rules) {
+    for (std::size_t i = 0; i < like_.size(); ++i) {
+        like_[i].prompt_tokens = static_cast<std::uint32_t>(kLengths[i]);
+        like_[i].new_tokens_max = kAnswerTokens;
+    }
+}
+
 void Shortlist::touch(std::uint32_t slot) {
     if (slot >= is_stale_.size()) {
         is_stale_.resize(slot + 1);
         is_in_.resize(slot + 1);
+        is_unranked_.resize(slot + 1);
     }
     if (is_stale_[slot]) { return; }
     is_stale_[slot] = true;
@@ -93,7 +101,7 @@ void Shortlist::drop(std::uint32_t slot) {
 /// What placing a worker in the orders reads and writes.
 void Shortlist::fetch(std::uint32_t slot, const Workers& workers) const {
     workers.fetch(slot);
-    for (std::size_t order = 0; order < kOrders; ++order) {
+    for (std::size_t order = 0; order < roomiest; ++order) {
         if ((is_in_[slot] >> order & 1u) != 0) { orders_[order].fetch(slot); }
     }
 }
@@ -120,17 +128,17 @@ void Shortlist::know_lengths(std::uint32_t prompt_tokens) {
     if (lengths_ != before) { touch_all(is_stale_.size()); }
 }
 
+void Shortlist::fetch_stale(const Workers& workers) const {
+    for (std::size_t at = 0; at < std::min(stale_.size(), kFetchedAhead); ++at) {
+        fetch(stale_[at], workers);
+    }
+}
+
 void Shortlist::refresh(const Picking& picking) {
     refreshed_.clear();
     refreshed_.swap(stale_);  // a look may find that more has changed
-    for (std::size_t at = 0; at < std::min(refreshed_.size(), kFetchedAhead); ++at) {
-        fetch(refreshed_[at], picking.workers);
-    }
-    Samples like;
-    for (std::size_t i = 0; i < like.size(); ++i) {
-        like[i].prompt_tokens = static_cast<std::uint32_t>(kLengths[i]);
-        like[i].new_tokens_max = kAnswerTokens;
-        like[i].tpot_seconds_target = picking.query.tpot_seconds_target;
+    for (PlaceQuery& like : like_) {
+        like.tpot_seconds_target = picking.query.tpot_seconds_target;
     }
     std::size_t ahead = kFetchedAhead;
     for (const std::uint32_t slot : refreshed_) {
@@ -138,15 +146,14 @@ void Shortlist::refresh(const Picking& picking) {
         if (ahead < refreshed_.size()) { fetch(refreshed_[ahead++], picking.workers); }
         const WorkerView& worker = picking.workers.look(slot);
         if (is_ready(worker, picking.pool)) {
-            place_in_orders(slot, worker, like, picking);
+            place_in_orders(slot, worker, picking);
         } else {
             drop(slot);
         }
     }
 }
 
-void Shortlist::place_in_orders(std::uint32_t slot, const WorkerView& worker, const Samples& like,
-                                const Picking& picking) {
+void Shortlist::place_in_orders(std::uint32_t slot, const WorkerView& worker, const Picking& picking) {
     const double now = picking.now;
     const double until = falls_until(worker, now);
     const bool is_mixed = worker.role == Role::mixed;
@@ -161,7 +168,7 @@ void Shortlist::place_in_orders(std::uint32_t slot, const WorkerView& worker, co
     const bool both = may_do_both(worker, rules_, picking.pool.prefill_exists);
     std::array<PrefillForecast, kLengths.size()> prefill{};
     if (both || can_prefill(worker)) {
-        prefill = forecast_prefills(worker, paced_local(worker, like.front()), lengths_);
+        prefill = forecast_prefills(worker, paced_local(worker, like_.front()), lengths_);
     }
     if (can_prefill(worker) && worker.costs.prefill.token_seconds > 0) {
         curve_ = worker.costs.prefill.context_seconds / 2 / worker.costs.prefill.token_seconds;
@@ -178,7 +185,7 @@ void Shortlist::place_in_orders(std::uint32_t slot, const WorkerView& worker, co
     TimesByLength tpot{};
     if (both) {
         tpot =
-            times(lengths_, [&](std::size_t i) { return forecast_tpot(worker, like[i], prefill[i].sequences_then); });
+            times(lengths_, [&](std::size_t i) { return forecast_tpot(worker, like_[i], prefill[i].sequences_then); });
     }
     const auto local_for = [&](double answer_tokens) {
         return [&, answer_tokens] {
@@ -193,18 +200,32 @@ void Shortlist::place_in_orders(std::uint32_t slot, const WorkerView& worker, co
     put(local_brief, both, local_for(1), until);
     const auto answer = [&] {
         return times(lengths_, [&](std::size_t i) {
-            return forecast_tpot(worker, like[i]) * weighed_tokens(like[i]) + decode_full + waits(starts_in_);
+            return forecast_tpot(worker, like_[i]) * weighed_tokens(like_[i]) + decode_full + waits(starts_in_);
         });
     };
     put(decode_pure, can_decode(worker) && !is_mixed, answer, now);
     put(decode_mixed, is_mixed, answer, now);
-    put(
-        roomiest, can_decode(worker),
-        [&] {
-            return equal(decode_full - static_cast<double>(worker.load.blocks_room) +
-                         static_cast<double>(worker.pending.decode_blocks));
-        },
-        now);
+    if (!can_decode(worker)) {
+        take_out(slot, roomiest);
+    } else if (!is_unranked_[slot]) {
+        is_unranked_[slot] = true;
+        unranked_.push_back(slot);
+    }
+}
+
+/// Most requests find room among the first, so who has most of it is asked seldom.
+void Shortlist::bring_roomiest_up_to_date(const Picking& picking) {
+    for (const std::uint32_t slot : unranked_) {
+        is_unranked_[slot] = false;
+        const WorkerView& worker = picking.workers.look(slot);
+        if (!is_ready(worker, picking.pool) || !can_decode(worker)) { continue; }  // it is not in, or will be taken out
+        const double full = decode_queue_full(worker) ? kFull : 0;
+        const double room =
+            static_cast<double>(worker.load.blocks_room) - static_cast<double>(worker.pending.decode_blocks);
+        roomiest_.set(slot, worker.id, equal(full - room), picking.now, picking.now);
+        is_in_[slot] = static_cast<std::uint8_t>(is_in_[slot] | (1u << roomiest));
+    }
+    unranked_.clear();
 }
 
 bool Shortlist::add(std::uint32_t slot) {
@@ -278,6 +299,7 @@ void Shortlist::take_decode(Lineup& lineup, std::size_t count, const Picking& pi
     });
     if (left < count || lineup.is_empty()) { return; }
     std::for_each(roomless_.begin(), roomless_.end(), [this](std::uint32_t slot) { add(slot); });
+    bring_roomiest_up_to_date(picking);
     for (const std::uint32_t slot : roomiest_.first({1}, picking.now, count)) {
         if (is_of_use(slot, tokens, picking)) { add(slot); }
     }

@@ -26,7 +26,7 @@ public:
     /// Candidates of each kind: they are a few times as many in all.
     static constexpr std::size_t kCandidates = 8;
 
-    explicit Shortlist(PlaceRules rules) : rules_(rules) {}
+    explicit Shortlist(PlaceRules rules);
     Shortlist(const Shortlist&) = delete;
     Shortlist& operator=(const Shortlist&) = delete;
 
@@ -52,6 +52,8 @@ public:
         /// Asks the processor to have ready what look() will read.
         virtual void fetch(std::uint32_t slot) const = 0;
     };
+    /// Asks the processor to have ready what pick() will read first, while something else is done.
+    void fetch_stale(const Workers& workers) const;
     /// Valid until the next call. Empty: this is a case for a scan of all, as no ready worker is known for one of the
     /// phases.
     std::span<const std::uint32_t> pick(const PlaceQuery& query, const PrefixSearch& prefixes, const Pool& pool,
@@ -78,9 +80,7 @@ private:
     void refresh(const Picking& picking);
     void fetch(std::uint32_t slot, const Workers& workers) const;
     void fetch_named(const PrefixSearch& prefixes, const Picking& picking) const;
-    /// A request of each length, by which the orders are made.
-    using Samples = std::array<PlaceQuery, kLengths.size()>;
-    void place_in_orders(std::uint32_t slot, const WorkerView& worker, const Samples& like, const Picking& picking);
+    void place_in_orders(std::uint32_t slot, const WorkerView& worker, const Picking& picking);
     void take_out(std::uint32_t slot, std::size_t order);
     void drop(std::uint32_t slot);
     static bool is_ready(const WorkerView& worker, const Pool& pool);
@@ -91,12 +91,14 @@ private:
     bool take_prefill(Lineup& lineup, std::size_t count, Picking& picking);
     void take_decode(Lineup& lineup, std::size_t count, const Picking& picking);
     void take_holders(const PrefixSearch& prefixes, Picking& picking);
+    void bring_roomiest_up_to_date(const Picking& picking);
     bool add(std::uint32_t slot);
 
     enum Order : std::size_t { prefill_pure, prefill_mixed, local, local_brief, decode_pure, decode_mixed, roomiest };
     static constexpr std::size_t kOrders = roomiest + 1;
 
     PlaceRules rules_;
+    std::array<PlaceQuery, kLengths.size()> like_;  // a request of each length, by which the orders are made
     std::vector<std::uint32_t> stale_;
     std::vector<bool> is_stale_;  // [slots]
     std::array<Lineup, kOrders> orders_;
@@ -107,7 +109,9 @@ private:
     Lineup& local_brief_ = orders_[local_brief];  // the same for an answer of one token
     Lineup& decode_pure_ = orders_[decode_pure];
     Lineup& decode_mixed_ = orders_[decode_mixed];
-    Lineup& roomiest_ = orders_[roomiest];  // most free blocks first
+    Lineup& roomiest_ = orders_[roomiest];  // most free blocks first; as of when it was needed last
+    std::vector<std::uint32_t> unranked_;   // whose place in it may be another now
+    std::vector<bool> is_unranked_;         // [slots]
     std::vector<std::uint32_t> picked_;
     std::vector<std::uint32_t> refreshed_;
     std::vector<std::uint32_t> roomless_;   // of one lineup, while picking

@@ -217,7 +217,9 @@ std::vector<PlanEntry> plan_batch(std::span<const PlanCandidate> candidates, con
     });
     if (decodes && !all_have_targets) { room.tokens = std::min(room.tokens, limits.chunk_tokens_max); }
     if (decodes && !limits.cost && all_have_targets) {
-        room.tokens = std::min({room.tokens, limits.chunk_tokens_max, limits.chunk_tokens_learning});
+        // Who waited too long has its turn even where nobody knows what that costs the others.
+        const std::uint32_t least = prompts.has_overdue() ? kChunkTokensMin : 0;
+        room.tokens = std::min({room.tokens, limits.chunk_tokens_max, std::max(least, limits.chunk_tokens_learning)});
     }
     if (limits.cost) {
         const double beside = decodes ? decode_seconds(*limits.cost, candidates, plan) * limits.cost_ratio : 0;

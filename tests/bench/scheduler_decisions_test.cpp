@@ -21,6 +21,7 @@ TEST_CASE("bench scheduler decides for few and for many workers, and over gRPC",
     REQUIRE(few.decide_us.count == 300);
     REQUIRE(few.service_us.count == 80);
     REQUIRE(few.service_per_s > 0);
+    REQUIRE(few.clocks_us > 0);
     const bench::SchedulerFigure& many = figures->back();
     REQUIRE(many.workers == 60);
     REQUIRE(many.scan_us.count == 100);

@@ -1,5 +1,8 @@
 #include "scheduler/in_flight.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "base/clock.h"
 #include "tests/support/catch.h"
 
@@ -194,4 +197,41 @@ TEST_CASE("gateways with placements are bounded: the one that was silent longest
     REQUIRE(in_flight.placements() == 3);
     REQUIRE(in_flight.placed(RequestId{1}) != nullptr);
     REQUIRE(in_flight.placed(RequestId{50}) != nullptr);
+}
+
+TEST_CASE("who has changed is told once, and no report that says what was expected", "[scheduler][in_flight]") {
+    base::FakeClock clock;
+    InFlight in_flight({});
+    const auto changed = [&in_flight] {
+        const auto slots = in_flight.take_changed();
+        std::vector<std::uint32_t> sorted(slots.begin(), slots.end());
+        std::sort(sorted.begin(), sorted.end());
+        return sorted;
+    };
+    using Slots = std::vector<std::uint32_t>;
+    in_flight.add(make_placed(1), clock.now());
+    REQUIRE(changed() == Slots{0, 1});
+    REQUIRE(changed().empty());
+    in_flight.heartbeat(0, {.requests_running = 1, .prefill_tokens_queued = 60}, clock.now());
+    REQUIRE(changed() == Slots{0});
+    in_flight.heartbeat(1, {}, clock.now());  // it has nothing yet, as was expected
+    REQUIRE(changed().empty());
+    in_flight.heartbeat(0, {.requests_running = 1, .prefill_tokens_queued = 60}, clock.now());
+    REQUIRE(changed() == Slots{0});  // no longer pending, and where it stands now
+    clock.advance(100ms);
+    REQUIRE(in_flight.first_token(RequestId{1}, Epoch{0}, clock.now()).has_value());
+    REQUIRE(changed() == Slots{0, 1});
+    in_flight.heartbeat(0, {}, clock.now());
+    REQUIRE(changed().empty());
+    in_flight.heartbeat(1, {.requests_running = 1, .decode_sequences = 1, .decode_context_tokens = 100}, clock.now());
+    REQUIRE(changed().empty());
+    in_flight.heartbeat(1, {.requests_running = 1, .decode_sequences = 1, .decode_context_tokens = 101}, clock.now());
+    REQUIRE(changed() == Slots{1});
+    REQUIRE(in_flight.ended(RequestId{1}, Epoch{0}, clock.now()).has_value());
+    REQUIRE(changed() == Slots{0, 1});
+
+    in_flight.add(make_placed(2), clock.now());
+    REQUIRE(changed() == Slots{0, 1});
+    REQUIRE(in_flight.ended(RequestId{2}, Epoch{0}, clock.now()).has_value());  // without a token
+    REQUIRE(changed() == Slots{0, 1});
 }

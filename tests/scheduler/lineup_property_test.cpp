@@ -53,7 +53,7 @@ TEST_CASE("a lineup is in the order of what falls second by second", "[scheduler
             model[slot] = entry;
         }
         const auto part = static_cast<double>(random() % 64);  // of 64, of the way between two lengths
-        const std::size_t from = random() % 2;
+        const std::size_t from = random() % (scheduler::kLengths.size() - 1);
         const auto& lengths = scheduler::kLengths;
         const double length = lengths[from] + part * (lengths[from + 1] - lengths[from]) / 64;
         const auto key = [&](std::uint32_t one) { return std::pair{model.at(one).at(length, now), model.at(one).id}; };

@@ -271,3 +271,40 @@ TEST_CASE("the order in which workers are listed does not matter", "[scheduler][
         }
     }
 }
+
+TEST_CASE("a decision among some of the workers is that of a list of these", "[scheduler][place][property]") {
+    const auto block = GENERATE(range(0u, 10u));
+    for (std::uint32_t seed = block * 200; seed < (block + 1) * 200; ++seed) {
+        CAPTURE(seed);
+        const Case c = make_case(seed);
+        std::mt19937 random{seed};
+        std::vector<std::uint32_t> among;
+        for (std::uint32_t i = 0; i < c.workers.size(); ++i) {
+            if (random() % 3 != 0) { among.push_back(i); }
+        }
+        if (among.empty()) { continue; }
+        std::shuffle(among.begin(), among.end(), random);
+        Case few = c;
+        few.workers.clear();
+        few.cached_blocks.clear();
+        for (const std::uint32_t slot : among) {
+            few.workers.push_back(c.workers[slot]);
+            few.cached_blocks.push_back(c.cached_blocks[slot]);
+        }
+        scheduler::PlaceQuery query = few.query();
+        query.numerics_id = 7;  // whose pool it is depends on all
+        const auto outcome = scheduler::place({.workers = c.workers, .rules = c.rules, .among = among}, query);
+        const auto wanted = scheduler::place(few.view(), query);
+        REQUIRE(outcome.index() == wanted.index());
+        if (const auto* placement = std::get_if<scheduler::Placement>(&wanted)) {
+            const auto& got = std::get<scheduler::Placement>(outcome);
+            REQUIRE(got.prefill == placement->prefill);
+            REQUIRE(got.decode == placement->decode);
+            REQUIRE(got.cost_seconds == placement->cost_seconds);
+            REQUIRE(got.cached_prompt_tokens == placement->cached_prompt_tokens);
+        } else {
+            REQUIRE(std::get<scheduler::Refusal>(outcome).error.message ==
+                    std::get<scheduler::Refusal>(wanted).error.message);
+        }
+    }
+}

@@ -240,6 +240,58 @@ TEST_CASE("a prompt that waited too long goes first and makes headway in every s
     REQUIRE(plan_batch(candidates, limits) == std::vector<PlanEntry>{{2, 1}, {1, worker::kChunkTokensMin}});
 }
 
+TEST_CASE("nobody waits for ever, whatever comes with closer deadlines beside streams without time",
+          "[worker][property]") {
+    constexpr double kWait = 2;
+    struct Waiting {
+        std::uint32_t tokens = 0;  // left
+        double arrived = 0;
+        double due = 0;
+        std::uint32_t turns = 0;  // steps in which it is the turn of those before it, and then its own; 0: not overdue
+        std::uint32_t overdue_steps = 0;
+    };
+    const bool knows_cost = GENERATE(true, false);
+    const auto seed = GENERATE(range(0u, 20u));
+    CAPTURE(knows_cost, seed);
+    std::mt19937 generator{seed};
+    const auto random = [&generator](std::uint32_t below) { return static_cast<std::uint32_t>(generator() % below); };
+    auto limits = timed();
+    limits.prompt_wait_seconds = kWait;
+    if (!knows_cost) { limits.cost.reset(); }
+    std::vector<Waiting> prompts;
+    double now = 0;
+    std::uint32_t overdue = 0;
+    for (int step = 0; step < 3000; ++step) {
+        if (prompts.size() < 12 && random(4) == 0) {
+            prompts.push_back({.tokens = 2 + random(200), .arrived = now, .due = now + 0.01 * random(100)});
+        }
+        // Four streams that are behind their schedules and can still be in time: nothing is left for prompts.
+        std::vector<PlanCandidate> candidates(4, decode(0.0085, -0.002));
+        std::uint32_t turns = 0;
+        for (Waiting& one : prompts) {
+            candidates.push_back(prompt(one.tokens, one.due - now));
+            candidates.back().waited_seconds = now - one.arrived;
+            if (now - one.arrived <= kWait) { continue; }
+            turns += (one.tokens + worker::kChunkTokensMin - 1) / worker::kChunkTokensMin;
+            if (one.turns == 0) {
+                one.turns = turns;
+                ++overdue;
+            }
+            REQUIRE(++one.overdue_steps <= one.turns);
+        }
+        const auto plan = plan_batch(candidates, limits);
+        std::uint32_t tokens = 0;
+        for (const PlanEntry& entry : plan) {
+            tokens += entry.tokens;
+            if (entry.candidate >= 4) { prompts[entry.candidate - 4].tokens -= entry.tokens; }
+        }
+        // What has one token left would decode next.
+        std::erase_if(prompts, [](const Waiting& one) { return one.tokens <= 1; });
+        now += 4e-3 + 1e-3 * tokens;
+    }
+    REQUIRE(overdue > 20);  // it was about them
+}
+
 TEST_CASE("while the cost of steps is not known, who was promised a TPOT has few prompt tokens beside", "[worker]") {
     auto limits = timed();
     limits.cost.reset();
