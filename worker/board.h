@@ -9,6 +9,7 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "base/block_hash.h"
 #include "base/clock.h"
 #include "kv_cache/prefix_index.h"
+#include "proto/roles.h"
 #include "proto/scheduler.pb.h"
 
 namespace worker {
@@ -73,6 +75,10 @@ public:
     void set_draining(bool draining = true) { draining_ = draining; }
     bool draining() const { return draining_; }
 
+    /// The role as which the worker is registered since it has turned; empty: as it began.
+    void set_role(sluice::proto::Role role) { role_ = role; }
+    std::optional<sluice::proto::Role> role() const { return role_; }
+
 private:
     /// The last few samples of steps of about one size.
     using SizeOfStep = std::pair<unsigned, unsigned>;
@@ -96,6 +102,7 @@ private:
     std::atomic<std::int64_t> heartbeat_max_ms_{std::numeric_limits<std::int32_t>::max()};
     std::atomic<base::TimePoint::rep> last_progress_{0};
     std::atomic<bool> draining_{false};
+    std::atomic<std::optional<sluice::proto::Role>> role_{std::nullopt};
 };
 
 }  // namespace worker
