@@ -90,20 +90,78 @@ prometheus::Family<Metric>& Metrics::family(Builder builder, const std::string& 
     return *std::get<prometheus::Family<Metric>*>(found->second);
 }
 
+/// The caller holds mutex_.
+template <class Metric, class... Edges>
+Metric& Metrics::keep(prometheus::Family<Metric>& all, const Labels& labels, const Edges&... edges) {
+    Metric& series = all.Add(labels, edges...);
+    CHECK(leased_.empty() || !leased_.contains(&series),
+          "a series of " << all.GetName() << " is asked for as one that stays, and a lease would take it away");
+    return series;
+}
+
+/// The caller holds mutex_.
+template <class Metric, class... Edges>
+Metric& Metrics::lend(std::set<const void*>& held, prometheus::Family<Metric>& all, const Labels& labels,
+                      const Edges&... edges) {
+    const bool was_there = all.Has(labels);
+    Metric& series = all.Add(labels, edges...);
+    const auto [at, is_new] = leased_.try_emplace(&series);
+    if (is_new) {
+        CHECK(!was_there, "a series of " << all.GetName() << " is asked for as one that ends, and others keep it");
+        at->second.remove = [&all, &series] { all.Remove(&series); };
+    }
+    if (held.insert(&series).second) { ++at->second.holders; }
+    return series;
+}
+
+void Metrics::give_back(const std::set<const void*>& held) {
+    const std::scoped_lock lock(mutex_);
+    for (const void* series : held) {
+        const auto at = leased_.find(series);
+        CHECK(at != leased_.end() && at->second.holders > 0);
+        if (--at->second.holders > 0) { continue; }
+        at->second.remove();
+        leased_.erase(at);
+    }
+}
+
 prometheus::Counter& Metrics::counter(const std::string& name, const std::string& help, const Labels& labels) {
     const std::scoped_lock lock(mutex_);
-    return family<prometheus::Counter>(prometheus::BuildCounter(), name, help).Add(labels);
+    return keep(family<prometheus::Counter>(prometheus::BuildCounter(), name, help), labels);
 }
 
 prometheus::Gauge& Metrics::gauge(const std::string& name, const std::string& help, const Labels& labels) {
     const std::scoped_lock lock(mutex_);
-    return family<prometheus::Gauge>(prometheus::BuildGauge(), name, help).Add(labels);
+    return keep(family<prometheus::Gauge>(prometheus::BuildGauge(), name, help), labels);
 }
 
 prometheus::Histogram& Metrics::histogram(const std::string& name, const std::string& help,
                                           const std::vector<double>& edges, const Labels& labels) {
     const std::scoped_lock lock(mutex_);
-    return family<prometheus::Histogram>(prometheus::BuildHistogram(), name, help).Add(labels, edges);
+    return keep(family<prometheus::Histogram>(prometheus::BuildHistogram(), name, help), labels, edges);
+}
+
+prometheus::Counter& SeriesLease::counter(const std::string& name, const std::string& help,
+                                          const Metrics::Labels& labels) {
+    const std::scoped_lock lock(metrics_.mutex_);
+    return metrics_.lend(held_, metrics_.family<prometheus::Counter>(prometheus::BuildCounter(), name, help), labels);
+}
+
+prometheus::Gauge& SeriesLease::gauge(const std::string& name, const std::string& help, const Metrics::Labels& labels) {
+    const std::scoped_lock lock(metrics_.mutex_);
+    return metrics_.lend(held_, metrics_.family<prometheus::Gauge>(prometheus::BuildGauge(), name, help), labels);
+}
+
+prometheus::Histogram& SeriesLease::histogram(const std::string& name, const std::string& help,
+                                              const std::vector<double>& edges, const Metrics::Labels& labels) {
+    const std::scoped_lock lock(metrics_.mutex_);
+    return metrics_.lend(held_, metrics_.family<prometheus::Histogram>(prometheus::BuildHistogram(), name, help),
+                         labels, edges);
+}
+
+void SeriesLease::end() {
+    metrics_.give_back(held_);
+    held_.clear();
 }
 
 std::string Metrics::text() const {

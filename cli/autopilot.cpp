@@ -41,12 +41,13 @@ void pause(std::chrono::duration<double> seconds) {
 /// What an autoscaler and a person read.
 class Instruments {
 public:
-    explicit Instruments(base::Metrics& metrics) : metrics_(metrics) {}
+    explicit Instruments(base::Metrics& metrics) : series_(metrics) {}
 
     void wants(const std::string& model, const LiveLayout& layout) {
+        is_of(model);
         for (const auto& [role, count] : {std::pair("prefill", layout.prefill), std::pair("decode", layout.decode),
                                           std::pair("mixed", layout.mixed)}) {
-            metrics_
+            series_
                 .gauge(
                     "sluice_autopilot_workers_wanted",
                     "Workers that the rate asks for, those for prefill by the TTFT alone, those for decode by the TPOT",
@@ -55,13 +56,15 @@ public:
         }
     }
     void planned(const std::string& model) {
-        metrics_
+        is_of(model);
+        series_
             .counter("sluice_autopilot_plans_total", "Times that what came had changed and roles were planned anew",
                      {{"model", model}})
             .Increment();
     }
     void turned(const std::string& model, proto::Role to, bool is_done) {
-        metrics_
+        is_of(model);
+        series_
             .counter("sluice_autopilot_turns_total", "Workers that were asked to turn to another role",
                      {{"model", model},
                       {"role", std::string(proto::role_name(to))},
@@ -70,7 +73,13 @@ public:
     }
 
 private:
-    base::Metrics& metrics_;
+    /// The cluster's only model may be another one than before: nobody is to scale by what the former wanted.
+    void is_of(const std::string& model) {
+        if (std::exchange(model_, model) != model) { series_.end(); }
+    }
+
+    base::SeriesLease series_;
+    std::string model_;
 };
 
 class Pilot {

@@ -11,28 +11,44 @@ namespace {
 
 constexpr std::chrono::seconds kTimeout{10};
 
-base::Result<proto::WorkerState> drain(const DrainCommand& command) {
-    const auto id = parse_worker_number(command.worker, "--worker");
-    if (!id) { return base::pass_on(id); }
+base::Result<void> drain(const DrainCommand& command) {
+    if (!command.lists && command.worker.empty()) {
+        return base::fail(base::ErrorCode::invalid_argument,
+                          "which worker: --worker WORKER, or --list for all of them");
+    }
     const auto cluster = operator_cluster(command.access);
     if (!cluster) { return base::pass_on(cluster); }
-    return SchedulerAccess(command.access.schedulers, cluster->control()).drain(*id, 0, kTimeout);
+    SchedulerAccess scheduler(command.access.schedulers, cluster->control());
+    const auto workers = scheduler.describe(kTimeout);
+    if (!workers) { return base::pass_on(workers); }
+    if (command.lists) {
+        const std::string list = list_of_workers(*workers);
+        std::fputs(list.empty() ? "there is no worker\n" : list.c_str(), stdout);
+        return {};
+    }
+    const auto chosen = choose_worker(*workers, command.worker);
+    if (!chosen) { return base::pass_on(chosen); }
+    // That life, and no other that may have come in its place meanwhile.
+    const auto worker = scheduler.drain(chosen->endpoint().worker_id(), chosen->endpoint().incarnation(), kTimeout);
+    if (!worker) { return base::pass_on(worker); }
+    std::printf("worker %016llx at %s takes no new requests; it had %u when it reported last\n",
+                static_cast<unsigned long long>(worker->endpoint().worker_id()),
+                worker->endpoint().control_address().c_str(),
+                worker->load().requests_running() + worker->load().requests_waiting());
+    return {};
 }
 
 }  // namespace
 
 void add_drain(CLI::App& app, DrainCommand& command) {
-    app.add_option("--worker", command.worker, "id of the worker, as the scheduler's log writes it")->required();
+    auto* const worker = app.add_option("--worker", command.worker, kWorkerHelp);
+    app.add_flag("--list", command.lists, "tells which workers there are, and drains none")->excludes(worker);
     add_operator_flags(app, command.access);
 }
 
 int drain_main(const DrainCommand& command) {
-    const auto worker = drain(command);
-    if (!worker) { return report(worker.error()); }
-    std::printf("worker %s at %s takes no new requests; it had %u when it reported last\n", command.worker.c_str(),
-                worker->endpoint().control_address().c_str(),
-                worker->load().requests_running() + worker->load().requests_waiting());
-    return 0;
+    const auto done = drain(command);
+    return done ? 0 : report(done.error());
 }
 
 }  // namespace cli

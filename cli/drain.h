@@ -9,7 +9,8 @@ namespace cli {
 
 /// `sluice drain`: asks the scheduler to let a worker finish what it has and give it nothing new.
 struct DrainCommand {
-    std::string worker;  // id as the logs write it: hexadecimal digits
+    std::string worker;  // as choose_worker()
+    bool lists = false;
     OperatorFlags access;
 };
 void add_drain(CLI::App& app, DrainCommand& command);

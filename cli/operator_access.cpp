@@ -1,11 +1,15 @@
 #include "cli/operator_access.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <charconv>
 #include <thread>
 
+#include "base/log.h"
 #include "proto/channel.h"
 #include "proto/header.h"
+#include "proto/roles.h"
 #include "proto/status.h"
 
 namespace cli {
@@ -67,6 +71,49 @@ base::Result<std::uint64_t> parse_worker_number(const std::string& text, const s
                           what + " is hexadecimal digits, as the scheduler's log writes them, got '" + text + "'");
     }
     return number;
+}
+
+std::string list_of_workers(const proto::DescribeReply& workers) {
+    std::string list;
+    for (const proto::ModelState& model : workers.models()) {
+        std::vector<const proto::WorkerState*> all;
+        for (const proto::WorkerState& worker : model.workers()) {
+            all.push_back(&worker);
+        }
+        std::sort(all.begin(), all.end(), [](const auto* a, const auto* b) {
+            return a->endpoint().control_address() < b->endpoint().control_address();
+        });
+        for (const proto::WorkerState* worker : all) {
+            const auto role = proto::role_of(worker->role());
+            list += fmt::format("{:016x}  {:<8}  {:<8}  {:>4} requests  {}  {}\n", worker->endpoint().worker_id(),
+                                role ? proto::role_name(*role) : "?", base::log_safe(worker->state()),
+                                worker->load().requests_running() + worker->load().requests_waiting(),
+                                base::log_safe(worker->endpoint().control_address()), base::log_safe(model.model()));
+        }
+    }
+    return list;
+}
+
+base::Result<proto::WorkerState> choose_worker(const proto::DescribeReply& workers, const std::string& wanted) {
+    const auto id = parse_worker_number(wanted, "--worker");
+    std::vector<const proto::WorkerState*> found;
+    for (const proto::ModelState& model : workers.models()) {
+        for (const proto::WorkerState& worker : model.workers()) {
+            const std::string& address = worker.endpoint().control_address();
+            const bool is_meant = id ? worker.endpoint().worker_id() == *id
+                                     : address == wanted || address.substr(0, address.rfind(':')) == wanted;
+            if (is_meant) { found.push_back(&worker); }
+        }
+    }
+    if (found.size() == 1) { return *found.front(); }
+    const std::string list = list_of_workers(workers);
+    const std::string there = list.empty() ? "; there is none" : "; there are\n" + list;
+    if (found.empty()) {
+        return base::fail(base::ErrorCode::not_found, "there is no worker " + base::log_safe(wanted) + there);
+    }
+    return base::fail(base::ErrorCode::failed_precondition,
+                      fmt::format("{} workers are at {}: name one by its id or by HOST:PORT{}", found.size(),
+                                  base::log_safe(wanted), there));
 }
 
 SchedulerAccess::SchedulerAccess(const std::vector<std::string>& addresses, const proto::ClusterKey& key) {

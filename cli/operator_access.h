@@ -30,6 +30,15 @@ base::Result<ClusterSettings> operator_cluster(const OperatorFlags& flags);
 /// says what it was to be.
 base::Result<std::uint64_t> parse_worker_number(const std::string& text, const std::string& what);
 
+inline constexpr const char* kWorkerHelp =
+    "the worker: its id, as `sluice drain --list` and the scheduler's log write it, or where it listens, HOST:PORT or "
+    "HOST alone";
+/// The worker that people mean: its id, or where it listens, HOST:PORT or HOST alone where one process listens there.
+/// Pure. Errors: not_found, failed_precondition (several at that host); both list who is there.
+base::Result<proto::WorkerState> choose_worker(const proto::DescribeReply& workers, const std::string& wanted);
+/// A line for each worker, with its id, by model and address.
+std::string list_of_workers(const proto::DescribeReply& workers);
+
 /// What people ask a scheduler for. Of several addresses all but one stand by or are gone: each is asked for a second,
 /// in turns, beginning with the one that answered last, until one leads. One thread at a time.
 class SchedulerAccess {

@@ -1,7 +1,5 @@
 #include "cli/turn.h"
 
-#include <fmt/format.h>
-
 #include <cstdio>
 
 #include "cli/process.h"
@@ -16,19 +14,14 @@ namespace {
 constexpr std::chrono::seconds kTimeout{10};
 
 base::Result<TurnState> turn(const TurnCommand& command, proto::Role role) {
-    const auto id = parse_worker_number(command.worker, "--worker");
-    if (!id) { return base::pass_on(id); }
     const auto cluster = operator_cluster(command.access);
     if (!cluster) { return base::pass_on(cluster); }
     const proto::ClusterKey key = cluster->control();
     const auto described = SchedulerAccess(command.access.schedulers, key).describe(kTimeout);
     if (!described) { return base::pass_on(described); }
-    for (const proto::ModelState& model : described->models()) {
-        for (const proto::WorkerState& worker : model.workers()) {
-            if (worker.endpoint().worker_id() == *id) { return turn_worker(worker.endpoint(), role, key, kTimeout); }
-        }
-    }
-    return base::fail(base::ErrorCode::not_found, fmt::format("there is no worker {:016x}", *id));
+    const auto chosen = choose_worker(*described, command.worker);
+    if (!chosen) { return base::pass_on(chosen); }
+    return turn_worker(chosen->endpoint(), role, key, kTimeout);
 }
 
 }  // namespace
@@ -59,7 +52,7 @@ base::Result<TurnState> turn_worker(const proto::WorkerEndpoint& endpoint, proto
 }
 
 void add_turn(CLI::App& app, TurnCommand& command) {
-    app.add_option("--worker", command.worker, "id of the worker, as the scheduler's log writes it")->required();
+    app.add_option("--worker", command.worker, kWorkerHelp)->required();
     app.add_option("--to", command.role, "prefill, decode or mixed")
         ->required()
         ->check(CLI::IsMember({"prefill", "decode", "mixed"}));

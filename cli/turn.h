@@ -12,7 +12,7 @@ namespace cli {
 
 /// `sluice turn`: a worker becomes one of another role while it runs.
 struct TurnCommand {
-    std::string worker;  // id as the logs write it: hexadecimal digits
+    std::string worker;  // as choose_worker()
     std::string role;
     OperatorFlags access;
 };

@@ -241,7 +241,12 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
                 registration->report_soon();
             },
         .wait_idle = [this](std::chrono::milliseconds patience) { return loop->wait_idle(clock->now() + patience); },
-        .register_as = [this](worker::Role role) { registration->register_as(role); }});
+        .register_as =
+            [this](worker::Role role) {
+                board.set_role(role);
+                loop->wake();
+                registration->register_as(role);
+            }});
     registration = std::make_unique<worker::Registration>(
         setup.scheduler_addresses, registration_message(), setup.limits, board, *clock, metrics,
         [this] {

@@ -16,8 +16,8 @@ RUN cmake --preset release -DSLUICE_CUDA=OFF -DSLUICE_COMMIT="${COMMIT:-}" && \
     scripts/check-hardening build/release/sluice && \
     strip --strip-unneeded -o /usr/local/bin/sluice build/release/sluice
 
-FROM ${BASE}
-# What the binary is linked with, and certificates for pulls. coreutils (sha256sum, by which the chart checks weights) are part of the base.
+# The image's files: the binary, what it is linked with, certificates for pulls, and sha256sum, by which the chart checks weights.
+FROM ${BASE} AS files
 # hadolint ignore=DL3008
 RUN apt-get update -qq && \
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
@@ -25,10 +25,16 @@ RUN apt-get update -qq && \
         libyaml-cpp0.7 libzip4 libzmq5 zlib1g && \
     rm -rf /var/lib/apt/lists/* /var/cache/debconf/* /var/log/*.log
 COPY --from=build /usr/local/bin/sluice /usr/local/bin/sluice
+COPY docker/collect-root /usr/local/bin/collect-root
+RUN collect-root /image /usr/local/bin/sluice /usr/bin/sha256sum
+
+FROM scratch
+COPY --from=files /image /
 COPY LICENSE /usr/share/doc/sluice/LICENSE
 # A number, so that runAsNonRoot can be checked. Nothing is written to the root: HOME is a temporary folder, packed weights and models are mounted.
 USER 65532:65532
-ENV HOME=/tmp
+ENV PATH=/usr/local/bin:/usr/bin \
+    HOME=/tmp
 WORKDIR /
 EXPOSE 8000
 STOPSIGNAL SIGTERM

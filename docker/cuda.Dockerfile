@@ -8,17 +8,18 @@ SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /src
 # The toolkit (wheels, 1.1 GB) is a layer of its own: it changes with its list, not with the sources.
 COPY scripts/bootstrap scripts/requirements-cuda.txt scripts/
-RUN scripts/bootstrap --cuda
+RUN PIP_NO_CACHE_DIR=1 scripts/bootstrap --cuda
 COPY . .
 # Of which commit the sources are, for sluice_build_info: the repository itself is not in the context. scripts/make-image says it.
 ARG COMMIT=""
 RUN cmake --preset cuda -DSLUICE_COMMIT="${COMMIT:-}" && \
     cmake --build --preset cuda --target sluice && \
+    scripts/check-hardening build/cuda/sluice && \
     strip --strip-unneeded -o /usr/local/bin/sluice build/cuda/sluice && \
     install -D -m 644 "$(realpath .cuda/toolkit/lib/libcublasLt.so.13)" /usr/local/cuda/lib64/libcublasLt.so.13
 
-FROM ${BASE}
 # As docker/cpu.Dockerfile. The CUDA runtime is inside of the binary, and libcuda comes from the host with the device.
+FROM ${BASE} AS files
 # hadolint ignore=DL3008
 RUN apt-get update -qq && \
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
@@ -28,11 +29,17 @@ RUN apt-get update -qq && \
 COPY --from=build /usr/local/bin/sluice /usr/local/bin/sluice
 # Products of large matrices; where it is looked for, see device/cuda/cuda_library.h.
 COPY --from=build /usr/local/cuda/lib64/libcublasLt.so.13 /usr/local/cuda/lib64/libcublasLt.so.13
+COPY docker/collect-root /usr/local/bin/collect-root
+RUN collect-root /image /usr/local/bin/sluice /usr/local/cuda/lib64/libcublasLt.so.13 /usr/bin/sha256sum
+
+FROM scratch
+COPY --from=files /image /
 COPY LICENSE /usr/share/doc/sluice/LICENSE
 # A number, so that runAsNonRoot can be checked. Nothing is written to the root: HOME is a temporary folder, packed weights and models are mounted.
 USER 65532:65532
 # What the container toolkit is to bring of the driver: computing, and what nvidia-smi needs.
-ENV HOME=/tmp \
+ENV PATH=/usr/local/bin:/usr/bin \
+    HOME=/tmp \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /

@@ -307,9 +307,9 @@ ApiResult<void> Api::admit(const RequestHead& head, std::string_view scope, Requ
 }
 
 std::optional<base::TimePoint> Api::tick(base::TimePoint now) {
-    const auto next = intake_.tick(now);
-    if (setup_.keys == nullptr) { return next; }
+    if (setup_.keys == nullptr) { return intake_.tick(now); }
     const base::TimePoint look = setup_.keys->tick(now);
+    const auto next = intake_.tick(now);
     return next ? std::min(*next, look) : look;
 }
 

@@ -56,6 +56,7 @@ Intake::Intake(Setup setup)
                .prefix_tokens_max = setup_.options.prefix_tokens_max,
                .tenants_share_prefixes = setup_.options.tenants_share_prefixes}),
       tenant_tokens_(setup_.metrics.registry(), setup_.options.tenants_named_max) {
+    if (setup_.keys != nullptr) { tenant_tokens_.set_tenants(setup_.keys->tenants()); }
     std::random_device device;
     std::seed_seq seed{device(), device(), device(), device()};
     random_.seed(seed);
@@ -391,6 +392,7 @@ void Intake::leave() {
 }
 
 std::optional<base::TimePoint> Intake::tick(base::TimePoint now) {
+    if (setup_.keys != nullptr) { tenant_tokens_.set_tenants(setup_.keys->tenants()); }
     std::optional<base::TimePoint> next;
     for (auto one = answers_.begin(); one != answers_.end();) {
         const std::shared_ptr<ClientAnswer> answer = (one++)->second;  // it may end here, and leave

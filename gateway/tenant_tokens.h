@@ -2,6 +2,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <set>
 #include <string>
 
@@ -19,13 +21,22 @@ public:
 
     TenantTokens(base::Metrics& metrics, std::size_t named_max) : metrics_(metrics), named_max_(named_max) {}
 
+    /// Whoever has API keys says whose there are: only these tenants may have rows of their own from now on. Rows of
+    /// others end, and what is still under way for them counts for `kOther`. Nothing to do for a list that it has.
+    void set_tenants(const std::shared_ptr<const std::set<std::string>>& tenants);
+
     /// Of one answer; nothing where all are 0. `cached`: of `prompt`.
     void add(const std::string& tenant, std::uint64_t prompt, std::uint64_t cached, std::uint64_t completion);
 
 private:
+    struct Rows;
+    Rows& rows_of(const std::string& tenant);
+
     base::Metrics& metrics_;
     const std::size_t named_max_;
-    std::set<std::string> named_;
+    std::shared_ptr<const std::set<std::string>> tenants_;  // null: anybody may be one
+    std::map<std::string, std::shared_ptr<Rows>> named_;
+    std::shared_ptr<Rows> other_;
 };
 
 }  // namespace gateway

@@ -382,7 +382,7 @@ void ModelPool::tell_metrics(base::TimePoint now) {
     metrics_.cluster(registry_.view(now));
     for (std::uint32_t tenant = 0; tenant < tenants_.names().size(); ++tenant) {
         metrics_.tenant(tenants_.names()[tenant], tenant, registry_.in_flight().placements_of(TenantId{tenant}),
-                        fair_share_.counter(TenantId{tenant}));
+                        fair_share_.counter(TenantId{tenant}), now);
     }
 }
 

@@ -37,49 +37,31 @@ struct Stage {
 
 struct ModelMetrics::Gauges {
     struct OfStage {
-        OfStage(base::Metrics& metrics, const base::Metrics::Labels& labels)
-            : requests(metrics.gauge("sluice_scheduler_queue_requests",
-                                     "Requests sent to workers whose phase has not begun", labels)),
-              tokens(metrics.gauge("sluice_scheduler_queue_tokens", "Tokens of those requests", labels)),
-              saturation(metrics.gauge("sluice_scheduler_pool_saturation_ratio",
-                                       "Mean use of the workers' limits; may exceed 1", labels)) {}
+        OfStage(base::SeriesLease& series, const base::Metrics::Labels& labels)
+            : requests(series.gauge("sluice_scheduler_queue_requests",
+                                    "Requests sent to workers whose phase has not begun", labels)),
+              tokens(series.gauge("sluice_scheduler_queue_tokens", "Tokens of those requests", labels)),
+              saturation(series.gauge("sluice_scheduler_pool_saturation_ratio",
+                                      "Mean use of the workers' limits; may exceed 1", labels)) {}
         void set(const Stage& stage) {
             requests.Set(stage.requests);
             tokens.Set(stage.tokens);
             saturation.Set(share(stage.saturation, stage.workers));
         }
-        void clear() {
-            for (prometheus::Gauge* gauge : {&requests, &tokens, &saturation}) {
-                gauge->Set(0);
-            }
-        }
         prometheus::Gauge &requests, &tokens, &saturation;
     };
 
-    Gauges(base::Metrics& metrics, const std::string& model)
+    Gauges(base::SeriesLease& series, const std::string& model)
         : stale(
-              metrics.gauge("sluice_scheduler_stale_workers", "Workers whose last report is late", {{"model", model}})),
-          prefill(metrics, {{"model", model}, {"stage", "prefill"}}),
-          decode(metrics, {{"model", model}, {"stage", "decode"}}) {
+              series.gauge("sluice_scheduler_stale_workers", "Workers whose last report is late", {{"model", model}})),
+          prefill(series, {{"model", model}, {"stage", "prefill"}}),
+          decode(series, {{"model", model}, {"stage", "decode"}}) {
         for (std::size_t role = 0; role < proto::kRoles; ++role) {
             for (std::size_t status = 0; status < kStatusNames.size(); ++status) {
-                workers[role][status] =
-                    &metrics.gauge("sluice_scheduler_workers", "Workers by role and state",
-                                   {{"model", model},
-                                    {"role", std::string(proto::role_name(static_cast<Role>(role)))},
-                                    {"state", std::string(kStatusNames[status])}});
-            }
-        }
-    }
-
-    /// Nothing is known of any worker any more.
-    void clear() {
-        stale.Set(0);
-        prefill.clear();
-        decode.clear();
-        for (const auto& of_role : workers) {
-            for (prometheus::Gauge* gauge : of_role) {
-                gauge->Set(0);
+                workers[role][status] = &series.gauge("sluice_scheduler_workers", "Workers by role and state",
+                                                      {{"model", model},
+                                                       {"role", std::string(proto::role_name(static_cast<Role>(role)))},
+                                                       {"state", std::string(kStatusNames[status])}});
             }
         }
     }
@@ -90,27 +72,35 @@ struct ModelMetrics::Gauges {
     std::array<std::array<prometheus::Gauge*, kStatusNames.size()>, proto::kRoles> workers{};
 };
 
+struct ModelMetrics::TenantGauges {
+    TenantGauges(base::Metrics& metrics, const base::Metrics::Labels& labels)
+        : series(metrics),
+          placements(series.gauge("sluice_scheduler_tenant_placements",
+                                  "Placements of a tenant that are not released yet; the first tenants by name",
+                                  labels)),
+          virtual_tokens(series.gauge("sluice_scheduler_tenant_virtual_tokens",
+                                      "Service that a tenant has had by its weight, as far as it counts for its share",
+                                      labels)) {}
+    base::SeriesLease series;
+    prometheus::Gauge& placements;
+    prometheus::Gauge& virtual_tokens;
+};
+
 ModelMetrics::ModelMetrics(base::Metrics& metrics, std::string model)
     : metrics_(metrics),
       model_(std::move(model)),
       decision_seconds_(metrics.histogram("sluice_scheduler_decision_duration_seconds",
-                                          "Time of one placement decision", base::decision_edges())) {}
+                                          "Time of one placement decision", base::decision_edges())),
+      series_(metrics) {}
 
-ModelMetrics::~ModelMetrics() {
-    if (gauges_ != nullptr) { gauges_->clear(); }
-    for (const OfTenant& tenant : tenants_) {
-        if (tenant.placements == nullptr) { continue; }
-        tenant.placements->Set(0);
-        tenant.virtual_tokens->Set(0);
-    }
-}
+ModelMetrics::~ModelMetrics() = default;
 
 void ModelMetrics::decision(std::string_view path, std::string_view reason, double seconds) {
     decision_seconds_.Observe(seconds);
     prometheus::Counter*& counter = decisions_[{std::string(path), std::string(reason)}];
     if (counter == nullptr) {
-        counter = &metrics_.counter("sluice_scheduler_decisions_total", "Placement decisions",
-                                    {{"model", model_}, {"path", std::string(path)}, {"reason", std::string(reason)}});
+        counter = &series_.counter("sluice_scheduler_decisions_total", "Placement decisions",
+                                   {{"model", model_}, {"path", std::string(path)}, {"reason", std::string(reason)}});
     }
     counter->Increment();
 }
@@ -118,9 +108,9 @@ void ModelMetrics::decision(std::string_view path, std::string_view reason, doub
 void ModelMetrics::affinity(bool is_kept) {
     prometheus::Counter*& counter = affinity_[is_kept ? 1 : 0];
     if (counter == nullptr) {
-        counter = &metrics_.counter("sluice_scheduler_affinity_total",
-                                    "Placements of conversations and prompt groups that were placed before",
-                                    {{"model", model_}, {"outcome", is_kept ? "kept" : "left"}});
+        counter = &series_.counter("sluice_scheduler_affinity_total",
+                                   "Placements of conversations and prompt groups that were placed before",
+                                   {{"model", model_}, {"outcome", is_kept ? "kept" : "left"}});
     }
     counter->Increment();
 }
@@ -129,15 +119,15 @@ void ModelMetrics::prediction(std::string_view kind, double measured_over_predic
     auto at = predictions_.find(kind);
     if (at == predictions_.end()) {
         at = predictions_
-                 .emplace(kind, &metrics_.histogram("sluice_scheduler_prediction_ratio", "Measured over predicted time",
-                                                    ratio_edges(), {{"kind", std::string(kind)}, {"model", model_}}))
+                 .emplace(kind, &series_.histogram("sluice_scheduler_prediction_ratio", "Measured over predicted time",
+                                                   ratio_edges(), {{"kind", std::string(kind)}, {"model", model_}}))
                  .first;
     }
     at->second->Observe(measured_over_predicted);
 }
 
 void ModelMetrics::cluster(std::span<const WorkerView> workers) {
-    if (gauges_ == nullptr) { gauges_ = std::make_unique<Gauges>(metrics_, model_); }
+    if (gauges_ == nullptr) { gauges_ = std::make_unique<Gauges>(series_, model_); }
     Stage prefill;
     Stage decode;
     std::array<std::array<double, kStatusNames.size()>, proto::kRoles> count{};
@@ -175,21 +165,23 @@ void ModelMetrics::cluster(std::span<const WorkerView> workers) {
     gauges_->decode.set(decode);
 }
 
-void ModelMetrics::tenant(const std::string& name, std::size_t index, std::uint32_t placements, double virtual_tokens) {
+void ModelMetrics::tenant(const std::string& name, std::size_t index, std::uint32_t placements, double virtual_tokens,
+                          base::TimePoint now) {
     if (index >= tenants_.size()) { tenants_.resize(index + 1); }
-    OfTenant& gauges = tenants_[index];
-    if (gauges.placements == nullptr) {
-        if (placements == 0 && virtual_tokens == 0) { return; }
-        const base::Metrics::Labels labels{{"model", model_}, {"tenant", name}};
-        gauges.placements =
-            &metrics_.gauge("sluice_scheduler_tenant_placements",
-                            "Placements of a tenant that are not released yet; the first tenants by name", labels);
-        gauges.virtual_tokens =
-            &metrics_.gauge("sluice_scheduler_tenant_virtual_tokens",
-                            "Service that a tenant has had by its weight, as far as it counts for its share", labels);
+    OfTenant& tenant = tenants_[index];
+    if (placements > 0 || virtual_tokens != tenant.virtual_tokens) {
+        tenant.active_at = now;
+        tenant.virtual_tokens = virtual_tokens;
+        if (tenant.gauges == nullptr) {
+            tenant.gauges =
+                std::make_unique<TenantGauges>(metrics_, base::Metrics::Labels{{"model", model_}, {"tenant", name}});
+        }
+    } else if (now - tenant.active_at >= kTenantStays) {
+        tenant.gauges.reset();
     }
-    gauges.placements->Set(placements);
-    gauges.virtual_tokens->Set(virtual_tokens);
+    if (tenant.gauges == nullptr) { return; }
+    tenant.gauges->placements.Set(placements);
+    tenant.gauges->virtual_tokens.Set(virtual_tokens);
 }
 
 }  // namespace scheduler

@@ -10,6 +10,7 @@
 #include <functional>
 #include <limits>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -18,6 +19,7 @@
 #include "base/clock.h"
 #include "base/linear_fit.h"
 #include "kv_cache/prefix_index.h"
+#include "proto/roles.h"
 #include "proto/scheduler.pb.h"
 
 namespace worker {
@@ -88,6 +90,10 @@ public:
     void set_draining(bool draining = true) { draining_ = draining; }
     bool draining() const { return draining_; }
 
+    /// The role as which the worker is registered since it has turned; empty: as it began.
+    void set_role(sluice::proto::Role role) { role_ = role; }
+    std::optional<sluice::proto::Role> role() const { return role_; }
+
 private:
     /// Of each size of step, as many samples are told again: where all steps are alike they must be enough to predict
     /// by.
@@ -125,6 +131,7 @@ private:
     std::atomic<std::int64_t> heartbeat_max_ms_{std::numeric_limits<std::int32_t>::max()};
     std::atomic<base::TimePoint::rep> last_progress_{0};
     std::atomic<bool> draining_{false};
+    std::atomic<std::optional<sluice::proto::Role>> role_{std::nullopt};
 };
 
 }  // namespace worker

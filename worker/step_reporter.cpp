@@ -26,11 +26,7 @@ std::uint32_t uncached_tokens(const Sequence& sequence) {
 
 struct StepReporter::Instruments {
     Instruments(base::Metrics& metrics, const std::string& model, const std::string& role, const std::string& worker)
-        : waiting(metrics.gauge("sluice_worker_requests_waiting", "Requests accepted that have no KV memory yet",
-                                {{"model", model}, {"role", role}, {"worker", worker}})),
-          running(metrics.gauge("sluice_worker_requests_running", "Requests that have KV memory",
-                                {{"model", model}, {"role", role}, {"worker", worker}})),
-          usage(metrics.gauge("sluice_worker_kv_cache_usage_ratio", "Share of KV blocks that are in use",
+        : usage(metrics.gauge("sluice_worker_kv_cache_usage_ratio", "Share of KV blocks that are in use",
                               {{"model", model}, {"worker", worker}})),
           blocks_free(blocks(metrics, worker, "free")),
           blocks_used(blocks(metrics, worker, "used")),
@@ -87,7 +83,7 @@ struct StepReporter::Instruments {
             base::decision_edges(), {{"phase", phase}});
     }
 
-    prometheus::Gauge &waiting, &running, &usage;
+    prometheus::Gauge& usage;
     prometheus::Gauge &blocks_free, &blocks_used, &blocks_cached, &blocks_pinned, &blocks_stranded, &free_runs,
         &blocks_capacity;
     prometheus::Counter &prompt_tokens, &generation_tokens, &forced_tokens, &preempted_by_growth,
@@ -98,9 +94,23 @@ struct StepReporter::Instruments {
     prometheus::Histogram &tokens_prefill, &tokens_decode, &tokens_mixed;
 };
 
+/// By which autoscalers and boards tell roles apart: a worker that turns takes its former role's along.
+struct StepReporter::OfRole {
+    OfRole(base::Metrics& metrics, const base::Metrics::Labels& labels)
+        : series(metrics),
+          waiting(
+              series.gauge("sluice_worker_requests_waiting", "Requests accepted that have no KV memory yet", labels)),
+          running(series.gauge("sluice_worker_requests_running", "Requests that have KV memory", labels)) {}
+    base::SeriesLease series;
+    prometheus::Gauge& waiting;
+    prometheus::Gauge& running;
+};
+
 StepReporter::StepReporter(kv_cache::KvCache& pool, ReportBoard& board, base::Metrics& metrics, const Labels& labels)
     : pool_(pool),
       board_(board),
+      metrics_(metrics),
+      labels_(labels),
       instruments_(
           std::make_unique<Instruments>(metrics, labels.model, std::string(role_name(labels.role)), labels.worker)) {
     known_.add(pool);
@@ -200,9 +210,16 @@ bool StepReporter::publish(std::span<const std::unique_ptr<Sequence>> sequences,
     const bool more = publish_blocks();
     board_.note_progress(now);
 
+    const Role role = board_.role().value_or(labels_.role);
+    if (of_role_ == nullptr || role != labels_.role) {
+        labels_.role = role;
+        of_role_ = std::make_unique<OfRole>(metrics_, base::Metrics::Labels{{"model", labels_.model},
+                                                                            {"role", std::string(role_name(role))},
+                                                                            {"worker", labels_.worker}});
+    }
     const std::uint32_t blocks_total = pool_.options().blocks_total;
-    instruments_->waiting.Set(load.requests_waiting());
-    instruments_->running.Set(load.requests_running());
+    of_role_->waiting.Set(load.requests_waiting());
+    of_role_->running.Set(load.requests_running());
     instruments_->blocks_capacity.Set(blocks_total);
     instruments_->blocks_free.Set(counts.free);
     instruments_->blocks_used.Set(counts.used);

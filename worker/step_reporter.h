@@ -50,8 +50,9 @@ public:
     /// What is told of blocks, and asked: the pool's, and those of tiers that are added.
     KnownBlocks& known_blocks() { return known_; }
     const KnownBlocks& known_blocks() const { return known_; }
-    /// Load, block counts and changes of the prefix index, as they are now. O(sequences and changes), and a bounded
-    /// part of the index while a scheduler learns all of it. True when there is more to publish at once.
+    /// Load, block counts and changes of the prefix index, as they are now, by the role that the board says.
+    /// O(sequences and changes), and a bounded part of the index while a scheduler learns all of it. True when there is
+    /// more to publish at once.
     bool publish(std::span<const std::unique_ptr<Sequence>> sequences, base::TimePoint now);
 
 private:
@@ -60,8 +61,12 @@ private:
     const kv_cache::KvCache& pool_;
     KnownBlocks known_;
     ReportBoard& board_;
+    base::Metrics& metrics_;
+    Labels labels_;  // the role: as told last
     struct Instruments;
+    struct OfRole;
     std::unique_ptr<Instruments> instruments_;
+    std::unique_ptr<OfRole> of_role_;
 };
 
 }  // namespace worker

@@ -8,7 +8,9 @@ namespace {
 
 constexpr const char* kProblem = "this build has no CUDA backend";
 constexpr const char* kRemedy =
-    "scripts/bootstrap --cuda && cmake --preset cuda && cmake --build --preset cuda --target sluice";
+    "scripts/bootstrap --cuda && cmake --preset cuda && cmake --build --preset cuda --target sluice; containers: the "
+    "image "
+    "of docker/cuda.Dockerfile";
 
 }  // namespace
 

@@ -69,7 +69,7 @@ void judge(CudaReport& report, cudaError_t counted) {
         report.problem = "no NVIDIA driver on this machine";
         report.remedy =
             "install the driver (Debian: apt install nvidia-driver, from non-free; cloud images: the GPU variant), "
-            "580 or newer for CUDA 13; containers: start with --gpus all";
+            "580 or newer for CUDA 13; containers: start with --gpus all; pods: ask for nvidia.com/gpu";
     } else if (report.driver_version.empty()) {
         report.problem = "the kernel has an NVIDIA driver, but libcuda.so.1 was not found";
         report.remedy = "apt install libcuda1, or in a container: start with --gpus all";

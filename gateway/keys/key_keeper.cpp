@@ -70,10 +70,13 @@ std::unique_ptr<KeyKeeper> KeyKeeper::of(std::vector<ApiKey> keys, const base::C
 void KeyKeeper::take(std::vector<ApiKey> keys) {
     book_->forget_others(keys);
     keys_.clear();
+    std::set<std::string> tenants;
     for (ApiKey& key : keys) {
         const KeyDigest digest = key.digest;
+        tenants.insert(key.tenant);
         keys_.emplace(digest, std::make_shared<const ApiKey>(std::move(key)));
     }
+    tenants_ = std::make_shared<const std::set<std::string>>(std::move(tenants));
     setup_.metrics.gauge("sluice_gateway_keys", "API keys that were read").Set(static_cast<double>(keys_.size()));
     setup_.metrics
         .gauge("sluice_gateway_keys_file_valid", "Whether the file of API keys could be read when it changed last")

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -43,6 +44,9 @@ public:
     Key find(const RequestHead& head) const;
     /// Of the key with that public id; null where it is not there any more, or has expired.
     Key of_id(std::string_view id) const;
+    /// Of all keys, also expired ones; another list each time that the keys are read.
+    using Tenants = std::shared_ptr<const std::set<std::string>>;
+    const Tenants& tenants() const { return tenants_; }
     /// For the door, before a body is read: the same error, but nothing for what everybody may ask: /live, /health,
     /// /ready, and what a browser asks first (OPTIONS).
     std::optional<HttpRefusal> refusal(const RequestHead& head) const;
@@ -69,6 +73,7 @@ private:
 
     Setup setup_;
     std::unordered_map<KeyDigest, Key, DigestHash> keys_;
+    Tenants tenants_;
     std::shared_ptr<QuotaBook> book_ = std::make_shared<QuotaBook>();
     FileWatch file_;
     base::TimePoint next_look_{};

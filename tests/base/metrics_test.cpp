@@ -1,7 +1,11 @@
 #include "base/metrics.h"
 
 #include <algorithm>
+#include <atomic>
+#include <memory>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "tests/support/catch.h"
 #include "tests/support/last_words.h"
@@ -58,6 +62,98 @@ TEST_CASE("a name that is asked for as two types stops the process and says whic
                          metrics.histogram("sluice_b", "B", {1, 2});
                      }),
                      "sluice_b is a gauge and was asked for as a histogram"));
+}
+
+TEST_CASE("the series of a lease end with it, and their family when it has no other", "[base]") {
+    base::Metrics metrics;
+    metrics.gauge("sluice_workers", "Workers", {{"model", "stays"}}).Set(1);
+    {
+        base::SeriesLease lease(metrics);
+        lease.gauge("sluice_workers", "Workers", {{"model", "goes"}}).Set(2);
+        auto& counter = lease.counter("sluice_decisions_total", "Decisions", {{"model", "goes"}});
+        counter.Increment(3);
+        lease.histogram("sluice_ratio", "Ratio", {1, 2}, {{"model", "goes"}}).Observe(1.5);
+        REQUIRE(&lease.counter("sluice_decisions_total", "Decisions", {{"model", "goes"}}) == &counter);
+        const std::string text = metrics.text();
+        CAPTURE(text);
+        REQUIRE(contains(text, "sluice_workers{model=\"goes\"} 2\n"));
+        REQUIRE(contains(text, "sluice_decisions_total{model=\"goes\"} 3\n"));
+        REQUIRE(contains(text, "sluice_ratio_bucket{model=\"goes\",le=\"2\"} 1\n"));
+    }
+    const std::string text = metrics.text();
+    CAPTURE(text);
+    REQUIRE(contains(text, "sluice_workers{model=\"stays\"} 1\n"));
+    REQUIRE_FALSE(contains(text, "goes"));
+    REQUIRE_FALSE(contains(text, "sluice_decisions_total"));
+    REQUIRE_FALSE(contains(text, "sluice_ratio"));
+}
+
+TEST_CASE("a series of two leases ends with the second, and begins anew for a third", "[base]") {
+    base::Metrics metrics;
+    const auto ask = [](base::SeriesLease& lease) -> prometheus::Counter& {
+        return lease.counter("sluice_a_total", "A", {{"x", "1"}});
+    };
+    auto first = std::make_unique<base::SeriesLease>(metrics);
+    base::SeriesLease second(metrics);
+    ask(*first).Increment();
+    ask(*first).Increment();  // asked twice, held once
+    ask(second).Increment();
+    first.reset();
+    REQUIRE(contains(metrics.text(), "sluice_a_total{x=\"1\"} 3\n"));
+    second.end();
+    REQUIRE_FALSE(contains(metrics.text(), "sluice_a_total"));
+    ask(second).Increment();
+    REQUIRE(contains(metrics.text(), "sluice_a_total{x=\"1\"} 1\n"));
+}
+
+TEST_CASE("a series that is asked for as one that stays and as one that ends stops the process", "[base]") {
+    const std::string by_lease = last_words([] {
+        base::Metrics metrics;
+        metrics.counter("sluice_a_total", "A");
+        base::SeriesLease(metrics).counter("sluice_a_total", "A");
+    });
+    CAPTURE(by_lease);
+    REQUIRE(contains(by_lease, "sluice_a_total is asked for as one that ends"));
+    const std::string to_stay = last_words([] {
+        base::Metrics metrics;
+        base::SeriesLease lease(metrics);
+        lease.counter("sluice_a_total", "A", {{"x", "1"}});
+        metrics.counter("sluice_a_total", "A", {{"x", "2"}});  // another series
+        metrics.counter("sluice_a_total", "A", {{"x", "1"}});
+    });
+    CAPTURE(to_stay);
+    REQUIRE(contains(to_stay, "sluice_a_total is asked for as one that stays"));
+}
+
+TEST_CASE("leases come and go while others read and count", "[base]") {
+    base::Metrics metrics;
+    std::atomic<bool> is_over{false};
+    std::thread reader([&] {
+        while (!is_over) {
+            static_cast<void>(metrics.text());
+        }
+    });
+    std::vector<std::thread> owners;
+    for (int owner = 0; owner < 3; ++owner) {
+        owners.emplace_back([&metrics, owner] {
+            for (int round = 0; round < 50; ++round) {
+                base::SeriesLease lease(metrics);
+                lease.gauge("sluice_shared", "Shared").Set(round);
+                lease.counter("sluice_own_total", "Own", {{"owner", std::to_string(owner)}}).Increment();
+                metrics.counter("sluice_rounds_total", "Rounds").Increment();
+            }
+        });
+    }
+    for (std::thread& owner : owners) {
+        owner.join();
+    }
+    is_over = true;
+    reader.join();
+    const std::string text = metrics.text();
+    CAPTURE(text);
+    REQUIRE(contains(text, "sluice_rounds_total 150\n"));
+    REQUIRE_FALSE(contains(text, "sluice_shared"));
+    REQUIRE_FALSE(contains(text, "sluice_own_total"));
 }
 
 TEST_CASE("label values are escaped", "[base]") {

@@ -212,6 +212,11 @@ class Cluster:
     def port(self) -> int:
         return self.pods["gateway"][0].spec["containers"][0]["ports"][0]["containerPort"]
 
+    @property
+    def ports(self) -> dict[str, int]:
+        """Of schedulers and workers: control and admin."""
+        return {one["name"]: one["containerPort"] for one in self.pods["scheduler"][0].spec["containers"][0]["ports"]}
+
     def start(self) -> Cluster:
         for pod in self.all:
             failed = pod.run_init()

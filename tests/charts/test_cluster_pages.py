@@ -75,7 +75,24 @@ def test_what_the_pages_ask_of_kubectl_is_answered(api, shell):
     assert len(typed) >= 6
     for command in typed:
         command = command.replace("NS", "asked").replace("RELEASE", "demo").replace("certificates,secrets", "secrets")  # cert-manager is not there
-        command = command.split(" #")[0].split(" | ")[0].strip()
+        command = command.replace("NAME", "demo-sluice").replace("IMAGE", "registry.example.org/sluice:0.1.0")
+        command = command.split(" #")[0].strip() if " run " in command else command.split(" #")[0].split(" | ")[0].strip()
+        if " exec " in command:  # what is asked inside of it: test_pods_run.py
+            words = shlex.split(command)
+            assert "deployment.apps/demo-sluice-gateway" in shell(f"kubectl -n asked get {words[words.index('exec') + 1]} -o name"), command
+            continue
+        if " run " in command:  # nobody would start the pod; the API server takes it, and it asks every process
+            shell("kubectl create namespace monitoring")
+            wait_until(lambda: ("serviceaccounts", "default") in api.everything("monitoring"), "the namespace is furnished", 60)
+            told = shell(command.replace("--rm -i", "--dry-run=server -o yaml"))
+            addresses = shell("kubectl -n asked get pods -o jsonpath='{.items[*].status.podIP}' -l 'app.kubernetes.io/component in (scheduler,prefill,decode)'").split()
+            assert len(addresses) == 3 and all(f"http://{address}:9001" in told for address in addresses) and "http://demo-sluice.asked," in told, told
+            assert not any(line.rstrip(" \"'").endswith(",") for line in told.splitlines()), told
+            continue
+        if "delete pod" in command:
+            victim = shell("kubectl -n asked get pods -l app.kubernetes.io/component=decode -o name").strip().removeprefix("pod/")
+            assert f'pod "{victim}" deleted' in shell(command.replace("POD", victim))
+            continue
         words = shlex.split(command)
         if "-l" in words:
             selector = words[words.index("-l") + 1]

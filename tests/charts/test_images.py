@@ -1,10 +1,13 @@
 """Images and units: what can be said of them without an engine or an init system."""
 import hashlib
+import importlib.machinery
+import importlib.util
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -26,20 +29,20 @@ def test_hadolint_finds_nothing(path):
 def test_the_last_stage_runs_as_a_number_that_is_not_root(path):
     last = re.split(r"^FROM ", path.read_text(), flags=re.MULTILINE)[-1]
     assert re.search(r"^USER 65532:65532$", last, re.MULTILINE)
-    assert "SHELL" not in last and "scripts/" not in last
+    assert last.startswith("scratch\n") and "\nRUN" not in last  # nothing that it does not copy: no shell, no package manager
     assert ":latest" not in path.read_text()
 
 
-def installed_by_the_last_stage(name):
+def installed_for_the_image(name):
     return set(re.search(r"--no-install-recommends \\\n(.*?)&&", (chart.ROOT / "docker" / f"{name}.Dockerfile").read_text(), re.DOTALL)[1].replace("\\", " ").split())
 
 
 def test_the_image_for_gpus_has_what_the_other_has_and_the_library_that_is_loaded():
-    assert installed_by_the_last_stage("cuda") == installed_by_the_last_stage("cpu")
-    build, last = re.split(r"^FROM ", (chart.ROOT / "docker" / "cuda.Dockerfile").read_text(), flags=re.MULTILINE)[1:]
+    assert installed_for_the_image("cuda") == installed_for_the_image("cpu")
+    build, files, last = re.split(r"^FROM ", (chart.ROOT / "docker" / "cuda.Dockerfile").read_text(), flags=re.MULTILINE)[1:]
     assert "cmake --preset cuda " in build and "scripts/bootstrap --cuda" in build
-    library, = re.findall(r"^COPY --from=build (/\S+/libcublasLt\S+) \1$", last, re.MULTILINE)
-    assert library in build  # it is put there
+    library, = re.findall(r"^COPY --from=build (/\S+/libcublasLt\S+) \1$", files, re.MULTILINE)
+    assert library in build and re.search(rf"^RUN collect-root /image .*{re.escape(library)}", files, re.MULTILINE)  # it is put there, and on
     folder, name = library.rsplit("/", 1)
     looked_for = (chart.ROOT / "device" / "cuda" / "cuda_library.cpp").read_text()
     assert f'"{folder}/"' in looked_for and f'"{name}"' in looked_for
@@ -61,16 +64,46 @@ def test_an_image_that_cannot_be_made_is_said(words, told):
     assert refused.returncode == 1 and told in refused.stderr and "Traceback" not in refused.stderr, refused.stderr
 
 
+def test_a_bare_debian_has_the_sources_of_this_machine_with_updates_and_security_fixes(tmp_path):
+    """As Debian's own images: the compiler for Rust is new enough among the security fixes alone."""
+    script = importlib.machinery.SourceFileLoader("make_image", str(chart.ROOT / "scripts" / "make-image"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("make_image", script))
+    sys.modules["make_image"] = module  # where its dataclasses look for themselves
+    script.exec_module(module)
+    assert module.archives("bookworm", tmp_path) == {"bookworm": "http://deb.debian.org/debian", "bookworm-updates": "http://deb.debian.org/debian",
+                                                     "bookworm-security": "http://deb.debian.org/debian-security"}
+    (tmp_path / "sources.list").write_text("# deb http://old.example/debian bookworm main\ndeb [arch=amd64] http://one.example/debian bookworm main\n"
+                                           "deb-src http://sources.example/debian bookworm main\n")
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "sources.list.d" / "debian.sources").write_text(
+        "Types: deb\nURIs: http://two.example/debian\nSuites: bookworm-updates\nComponents: main\n\n"
+        "Types: deb\n# a comment\nURIs: http://three.example/security\nSuites: bookworm-security\nComponents: main\n")
+    (tmp_path / "sources.list.d" / "other.list").write_text("deb https://packages.example/apt stable main\n")
+    assert module.archives("bookworm", tmp_path) == {"bookworm": "http://one.example/debian", "bookworm-updates": "http://two.example/debian",
+                                                     "bookworm-security": "http://three.example/security"}
+
+
 @pytest.mark.nightly
-def test_the_steps_of_the_last_stage_do_and_what_they_make_serves(tmp_path):
-    """In a bare Debian, with the binary of this build: with nothing but what the image installs, as its user, on a root that nobody can write to."""
+def test_the_steps_after_the_build_do_and_what_they_make_serves(tmp_path):
+    """In a bare Debian, with the binary of this build: with nothing but what the image has, as its user, on a root that nobody can write to."""
     if os.geteuid() != 0 or shutil.which("debootstrap") is None:
         pytest.skip("needs root and debootstrap")
     done = make_image("cpu", "--try", tmp_path, "--take", f"/usr/local/bin/sluice={harness.BINARY}", seconds=900)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^it answers: .*\w", done.stdout, re.MULTILINE), done.stdout
     assert (tmp_path / "root" / "usr" / "share" / "doc" / "sluice" / "LICENSE").read_bytes() == (chart.ROOT / "LICENSE").read_bytes()
-    assert not list((tmp_path / "root" / "var" / "lib" / "apt" / "lists").iterdir())
+    root = tmp_path / "root"
+    programs = {path.name for folder in ("usr/bin", "usr/sbin", "usr/local/bin", "bin", "sbin") for path in (root / folder).glob("*")}
+    assert programs == {"sluice", "sha256sum"}  # what the chart's containers run, and no shell
+    weights = tmp_path / "sums"
+    weights.write_text(f"{hashlib.sha256((root / 'etc' / 'passwd').read_bytes()).hexdigest()}  /etc/passwd\n")
+    shutil.copy(weights, root / "tmp" / "sums")
+    checked = subprocess.run(["chroot", "--userspec=65532:65532", "--groups=", str(root), "sha256sum", "--check", "--strict", "--quiet", "/tmp/sums"], capture_output=True,
+                             text=True, env={"PATH": "/usr/local/bin:/usr/bin:/usr/sbin:/sbin:/bin"})
+    assert checked.returncode == 0, checked.stderr
+    assert len(list((root / "usr" / "share" / "doc").glob("*/copyright"))) >= 20 <= len(list((root / "var" / "lib" / "dpkg" / "status.d").iterdir()))
+    assert {path.name for path in (root / "usr" / "lib").rglob("libuct_*.so.0")} >= {"libuct_ib.so.0", "libuct_cma.so.0"}  # loaded, not linked
+    assert list(root.rglob("libmlx5*.so"))
 
 
 def test_the_image_has_every_library_that_the_binary_is_linked_with():
@@ -79,7 +112,7 @@ def test_the_image_has_every_library_that_the_binary_is_linked_with():
     text = (chart.ROOT / "docker" / "cpu.Dockerfile").read_text()
     if f"BASE={release['ID']}:{release['VERSION_ID']}-slim" not in text:
         pytest.skip(f"the image is not based on {release['PRETTY_NAME']}")
-    listed = installed_by_the_last_stage("cpu")
+    listed = installed_for_the_image("cpu")
     needed = re.findall(r"=> (/\S+)", subprocess.run(["ldd", str(harness.BINARY)], capture_output=True, text=True, check=True).stdout)
     assert len(needed) > 10
     # As dpkg knows them: also from before the merge of /usr.

@@ -1,6 +1,7 @@
 """The pods that the chart renders, run on this machine (pods.py): they serve, drain, and refuse what they should."""
 import hashlib
 import json
+import os
 import re
 import secrets
 import subprocess
@@ -69,6 +70,19 @@ def test_the_chart_s_own_test_passes_on_them(cluster):
     assert f"http://127.0.0.1:{cluster.port}" in words
     done = subprocess.run([str(harness.BINARY), *words], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_a_runbook_types_into_a_pod_tells_of_every_worker(cluster):
+    """`kubectl exec` of a page: the words after `--`, with the pod's files and the names of the cluster."""
+    typed, = re.findall(r"^    kubectl -n NS exec deploy/NAME-gateway -- (sluice .*)$", (chart.ROOT / "docs" / "runbooks" / "README.md").read_text(), re.MULTILINE)
+    pod = cluster.pods["gateway"][0]
+    typed = typed.replace("NAME", "demo-sluice").replace(":9000", f":{cluster.ports['control']}")
+    words = pod.words({"command": typed.split()})
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, env={key: value for key, value in os.environ.items() if key != "SLUICE_CLUSTER_KEY"})
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    expected = {(role, f"{one.address}:{cluster.ports['control']}") for role in ("prefill", "decode") for one in cluster.pods[role]}
+    assert {(row[1], row[5]) for row in rows} == expected and len(rows) == 3, done.stdout
 
 
 def test_the_configuration_is_one_that_config_check_accepts(cluster):

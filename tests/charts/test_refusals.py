@@ -94,6 +94,7 @@ def test_what_must_be_said_is_asked_for(without, said):
     ({"model": {"source": "claim", "claim": {"path": "m"}}}, "model.claim.name is required"),
     ({"model": {"source": "pull"}}, "model.pull.from is required"),
     ({"model": {"source": "pull", "pull": {"from": "hf:org/repo"}}}, "has no revision"),
+    ({"model": {"source": "pull", "pull": {"from": "pip:a==1"}}}, "the image has no pip"),
     ({"model": {"source": "pull", "pull": {"from": "https://example.org/m.gguf"}}}, "model.pull.sha256 is required"),
     ({"model": {"source": "claim", "claim": {"checksums": {"a": "12"}}}}, "checksums"),
     # Budgets and rollouts that never end.
@@ -103,8 +104,12 @@ def test_what_must_be_said_is_asked_for(without, said):
     ({"securityContext": {"runAsUser": 0}}, "runAsUser"),
     ({"scheduler": {"replicas": 4}}, "replicas"),
     ({"decode": {"gpus": 1, "dra": {"deviceClassName": "gpu.example.com"}}}, "decode.gpus and decode.dra both ask for devices"),
+    # Spans that a policy would swallow.
+    ({"config": {"tracing": {"otlp_endpoint": "http://otel.tracing.svc:4318"}}}, "networkPolicy.collector is required with config.tracing.otlp_endpoint"),
     # A device that nobody would compute on.
     ({"decode": {"gpus": 2}}, "decode.gpus is 2: a worker of this version computes on one device"),
+    ({"decode": {"dra": {"deviceClassName": "gpu.example.com", "count": 2}}}, "decode.dra.count is 2: a worker of this version computes on one device"),
+    ({"encoder": {"name": "e", "pull": {"from": "all-minilm-l6-v2"}}, "encode": {"replicas": 1, "gpus": 1}}, "sentence encoders compute on processors"),
     # Routes that lead nowhere, and pods that their proxies cannot reach.
     ({"gateway": {"route": {"enabled": True}}}, "gateway.route.parentRefs is required"),
     ({"gateway": {"route": {"enabled": True, "parentRefs": [{"namespace": "ingress"}]}}}, "name"),

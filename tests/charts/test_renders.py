@@ -3,6 +3,7 @@ import json
 import os
 import re
 import subprocess
+import tarfile
 
 import jsonschema
 import kubernetes_validate
@@ -231,6 +232,17 @@ def test_the_pods_restart_when_their_configuration_changes():
     assert sums(merged(LEAST, {"gateway": {"replicas": 3}})) == before
 
 
+def test_an_archive_of_the_chart_renders_as_its_folder(tmp_path):
+    chart.helm("package", chart.CHART, "--destination", tmp_path)
+    archive, = tmp_path.glob("sluice-*.tgz")
+    with tarfile.open(archive) as packed:
+        held = {name.split("/")[1] for name in packed.getnames()}
+    assert held - {".helmignore"} == {"Chart.yaml", "README.md", "files", "templates", "values.schema.json", "values.yaml"}
+    (tmp_path / "values.json").write_text(json.dumps(PROFILES["gpu"]))
+    done = chart.helm("template", "demo", archive, "--namespace", "llm", "--kube-version", chart.KUBERNETES, "--values", tmp_path / "values.json")
+    assert done.stdout == chart.text(PROFILES["gpu"])
+
+
 def test_settings_of_the_operator_are_kept_beside_those_of_the_chart():
     settings = chart.config(chart.objects(PROFILES["gpu"]))
     assert settings["slo_classes"]["chat"] == {"ttft_ms": 500, "tpot_ms": 30}
@@ -331,6 +343,18 @@ def test_the_network_lets_through_what_the_roles_need_and_nothing_else():
             assert network.connects(one, other, control) == ((one, other) in expected_control | carry_kv), (one, other)
             assert network.connects(one, other, kv) == ((one, other) in carry_kv), (one, other)
             assert not network.connects(one, other, 8000) or (one, other) in carry_kv, (one, other)
+
+
+@pytest.mark.parametrize("endpoint, port", [("http://otel.tracing.svc:4318", 4318), ("http://otel.tracing.svc:4318/v1/traces", 4318), ("https://otel.example.org", 443),
+                                            ("http://otel.example.org/", 80)])
+def test_spans_have_a_way_to_their_collector(endpoint, port):
+    collector = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "tracing"}}}
+    values = merged(PROFILES["gpu"], {"config": {"tracing": {"otlp_endpoint": endpoint}}, "networkPolicy": {"collector": [collector]}})
+    policies = chart.of_kind(chart.objects(values), "NetworkPolicy")
+    for role in ("gateway", "scheduler", "prefill", "decode", "encode"):
+        let_out = [(peer, rule.get("ports")) for rule in policies[f"demo-sluice-{role}"]["spec"]["egress"] for peer in rule["to"]]
+        assert ((collector, [{"port": port, "protocol": "TCP"}]) in let_out) == (role != "scheduler"), role  # it makes no spans
+    assert "4318" not in chart.text(PROFILES["gpu"])
 
 
 def test_caches_have_their_settings_their_secrets_and_their_way_through_the_network():
@@ -466,19 +490,34 @@ def test_decode_is_placed_where_prefill_is():
     assert set(relaxed) == {"preferredDuringSchedulingIgnoredDuringExecution"}
 
 
+def device_of(spec):
+    """Which device the command asks for; nothing: whatever there is."""
+    return next((word.removeprefix("engine.device=") for word in spec["containers"][0]["args"] if word.startswith("engine.device=")), None)
+
+
+def test_a_pod_that_asks_for_a_gpu_computes_on_nothing_else():
+    """By itself a worker would take the processors of a node whose device it does not see, and be slow."""
+    pods = chart.pods(chart.objects(PROFILES["gpu"]))
+    assert {role: device_of(spec) for role, spec in pods.items() if role in chart.WORKERS} == {"prefill": "cuda:0", "decode": "cuda:0", "encode": None}
+    assert all(spec["containers"][0]["args"][-2:] == ["--set", "engine.device=cuda:0"] for role, spec in pods.items() if role in ("prefill", "decode"))
+    assert {device_of(spec) for spec in chart.pods(chart.objects(PROFILES["cpu"])).values()} == {None}
+    own = chart.objects(merged(PROFILES["gpu"], {"encoder": {"name": ""}, "encode": {"replicas": 0}, "config": {"engine": {"device": "auto"}}}))
+    assert device_of(chart.pod(own, "decode")) is None and chart.config(own)["engine"]["device"] == "auto"
+
+
 @pytest.mark.parametrize("version, group", [("1.33.0", "v1beta1"), ("1.34.0", "v1"), ("1.37.0", "v1")])
 def test_devices_may_come_by_claims(version, group):
-    values = merged(LEAST, {"decode": {"dra": {"deviceClassName": "gpu.nvidia.com", "count": 2}}})
+    values = merged(LEAST, {"decode": {"dra": {"deviceClassName": "gpu.nvidia.com"}}})
     rendered = chart.objects(values, version=version)
     for one in rendered:
         kubernetes_validate.validate(one, version.rsplit(".", 1)[0], strict=True)
     templates = chart.of_kind(rendered, "ResourceClaimTemplate")
     assert set(templates) == {"demo-sluice-decode"} and templates["demo-sluice-decode"]["apiVersion"] == f"resource.k8s.io/{group}"
     request = templates["demo-sluice-decode"]["spec"]["spec"]["devices"]["requests"][0]
-    assert request.get("exactly", request)["deviceClassName"] == "gpu.nvidia.com" and request.get("exactly", request)["count"] == 2
+    assert request.get("exactly", request)["deviceClassName"] == "gpu.nvidia.com" and request.get("exactly", request)["count"] == 1
     spec = chart.pod(rendered, "decode")
     assert spec["resourceClaims"] == [{"name": "devices", "resourceClaimTemplateName": "demo-sluice-decode"}]
-    assert spec["containers"][0]["resources"]["claims"] == [{"name": "devices"}]
+    assert spec["containers"][0]["resources"]["claims"] == [{"name": "devices"}] and device_of(spec) == "cuda:0"
     assert "resourceClaims" not in chart.pod(rendered, "prefill") and "resourceClaims" not in chart.pod(rendered, "gateway")
     assert chart.deployment(rendered, "decode")["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}  # as with GPUs
 

@@ -1,7 +1,10 @@
 #include "gateway/metrics.h"
 
 #include <algorithm>
+#include <memory>
+#include <set>
 #include <string>
+#include <utility>
 
 #include "gateway/tenant_tokens.h"
 
@@ -68,4 +71,34 @@ TEST_CASE("tenants beyond the first few are counted together", "[gateway][metric
     CHECK(text.find(row + "\"prompt\",tenant=\"other\"} 480\n") != std::string::npos);
     CHECK(text.find(row + "\"cached_prompt\",tenant=\"other\"} 192\n") != std::string::npos);
     CHECK(count_of(text, "\n" + row) == 3u * 3);
+}
+
+TEST_CASE("the rows of a tenant whose last key is gone end, and leave room for another's", "[gateway][metrics]") {
+    const auto list = [](std::set<std::string> names) {
+        return std::make_shared<const std::set<std::string>>(std::move(names));
+    };
+    base::Metrics metrics;
+    gateway::TenantTokens tokens(metrics, 2);
+    tokens.set_tenants(list({"red", "blue", "green"}));
+    tokens.add("red", 10, 4, 3);
+    tokens.add("blue", 20, 0, 0);
+    tokens.add("green", 30, 0, 0);    // the third
+    tokens.add("nobody", 400, 0, 0);  // has no key
+    const std::string row = "sluice_gateway_tenant_tokens_total{kind=\"prompt\",tenant=";
+    CHECK(metrics.text().find(row + "\"other\"} 430\n") != std::string::npos);
+    tokens.set_tenants(list({"blue", "green"}));
+    CHECK(metrics.text().find("tenant=\"red\"") == std::string::npos);
+    CHECK(metrics.text().find(row + "\"blue\"} 20\n") != std::string::npos);
+    tokens.add("red", 1, 0, 0);  // was still under way
+    tokens.add("green", 2, 0, 0);
+    const std::string text = metrics.text();
+    CHECK(text.find("tenant=\"red\"") == std::string::npos);
+    CHECK(text.find(row + "\"green\"} 2\n") != std::string::npos);
+    CHECK(text.find(row + "\"other\"} 431\n") != std::string::npos);
+    // A tenant of that name shares its rows with those that have none of their own, and they stay when it goes.
+    tokens.set_tenants(list({"green", "other"}));
+    tokens.add("other", 100, 0, 0);
+    CHECK(metrics.text().find(row + "\"other\"} 531\n") != std::string::npos);
+    tokens.set_tenants(list({"green"}));
+    CHECK(metrics.text().find(row + "\"other\"} 531\n") != std::string::npos);
 }

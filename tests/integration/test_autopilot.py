@@ -48,7 +48,13 @@ def test_a_worker_turns_while_streams_run_and_no_text_changes(slow_model):
         cluster.wait_ready()
         wait_until(lambda: ready(cluster) == {"prefill": 1, "decode": 2}, "all workers have registered")
         expected = OpenStreams(cluster).texts()
-        worker = worker_id_of(cluster, cluster.pids_of("decode")[0])
+        turning = cluster.pids_of("decode")[0]
+        worker = worker_id_of(cluster, turning)
+
+        def roles_told():
+            """By which an autoscaler reads what it does."""
+            return {dict(labels)["role"] for name, labels in harness.metrics(cluster.admin_port(turning)) if name.startswith("sluice_worker_requests_")}
+        assert roles_told() == {"decode"}
         loaded = cluster.logs().count("loading 100 %")
         assert loaded >= 3
         for role, roles in (("prefill", {"prefill": 2, "decode": 1}), ("mixed", {"prefill": 1, "decode": 1, "mixed": 1}), ("decode", {"prefill": 1, "decode": 2})):
@@ -59,6 +65,7 @@ def test_a_worker_turns_while_streams_run_and_no_text_changes(slow_model):
             assert re.match(rf"worker {worker}, \w+, (gets nothing new|is of role {role})", asked.stdout), asked.stdout
             assert streams.texts() == expected
             wait_until(lambda roles=roles: ready(cluster) == roles, f"the scheduler knows it as {role}", 120)
+            wait_until(lambda role=role: roles_told() == {role}, f"its own metrics say {role}, and nothing else", 120)
             assert OpenStreams(cluster).texts() == expected
             again = turn(cluster, worker, role)
             assert again.returncode == 0 and f"is of role {role}" in again.stdout

@@ -43,7 +43,11 @@ def worker_id_of(cluster, pid):
 
 
 def drain(cluster, worker_id, key=None):
-    return subprocess.run([harness.BINARY, "drain", "--worker", worker_id, "--scheduler", scheduler_of(cluster)],
+    return ask(cluster, "--worker", worker_id, key=key)
+
+
+def ask(cluster, *words, key=None):
+    return subprocess.run([harness.BINARY, "drain", *words, "--scheduler", scheduler_of(cluster)],
                           stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
                           env={**os.environ, "SLUICE_CLUSTER_KEY": cluster.key} if key is None else {**os.environ, **key})
 
@@ -138,6 +142,24 @@ def test_a_worker_drained_while_requests_come_changes_no_text(cluster):
     assert streams.texts() == expected
 
 
+def test_workers_are_listed_and_one_is_drained_by_its_address(cluster):
+    """As somebody does who has nothing but a terminal."""
+    victim, other = cluster.pids_of("decode")
+    known = {worker_id_of(cluster, pid): role for role in ("prefill", "decode") for pid in cluster.pids_of(role)}
+
+    def listed():
+        return {line.split()[0]: line.split() for line in ask(cluster, "--list").stdout.splitlines()}
+
+    wait_until(lambda: all(row[2] == "ready" for row in listed().values()), "all workers are ready", 120)
+    rows = listed()
+    assert {worker: row[1] for worker, row in rows.items()} == known and len(known) == 3
+    address = rows[worker_id_of(cluster, victim)][5]
+    asked = drain(cluster, address)
+    assert asked.returncode == 0 and asked.stdout.startswith(f"worker {worker_id_of(cluster, victim)} at {address} takes no new requests"), asked
+    wait_until(lambda: listed()[worker_id_of(cluster, victim)][2] == "draining", "it is listed as one that drains", 120)
+    assert listed()[worker_id_of(cluster, other)][2] == "ready"
+
+
 def test_when_the_last_worker_of_a_role_drains_the_gateway_is_not_ready(cluster):
     for pid in cluster.pids_of("decode"):
         assert drain(cluster, worker_id_of(cluster, pid)).returncode == 0
@@ -148,10 +170,16 @@ def test_when_the_last_worker_of_a_role_drains_the_gateway_is_not_ready(cluster)
 
 def test_what_cannot_be_drained_is_said(cluster):
     unknown = drain(cluster, "00000000000000ff")
-    assert unknown.returncode == 1 and "there is no worker 00000000000000ff" in unknown.stderr
-    for bad in ("0", "worker-1", "12345678901234567", ""):
+    assert unknown.returncode == 1 and "there is no worker 00000000000000ff; there are\n" in unknown.stderr
+    listed = ask(cluster, "--list").stdout
+    assert listed and listed in unknown.stderr
+    for bad in ("0", "worker-1", "12345678901234567", "127.0.0.1"):  # the last one: several
         refused = drain(cluster, bad)
-        assert refused.returncode == 2 and "hexadecimal" in refused.stderr, refused.stderr
+        assert refused.returncode == 1 and listed in refused.stderr, refused.stderr
+    neither = ask(cluster)
+    assert neither.returncode == 2 and "--worker WORKER, or --list" in neither.stderr, neither.stderr
+    both = ask(cluster, "--list", "--worker", "1")
+    assert both.returncode != 0 and "excludes" in both.stdout + both.stderr, both
     keyless = drain(cluster, "00000000000000ff", key={})
     assert keyless.returncode == 2 and "--cluster-key-file" in keyless.stderr, keyless.stderr
     stranger = drain(cluster, "00000000000000ff", key={"SLUICE_CLUSTER_KEY": "0" * 32})

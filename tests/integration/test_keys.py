@@ -101,15 +101,25 @@ def test_openai_clients_get_their_errors(server, user):
 
 
 def test_a_key_that_is_added_works_at_once_and_one_that_is_revoked_does_not(server, file):
-    key = add(file, "--name", "guest", "--scopes", "completions", "--models", harness.MODEL_ID)
+    key = add(file, "--name", "guest", "--tenant", "guests", "--scopes", "completions", "--models", harness.MODEL_ID)
+    operator = add(file, "--name", "watcher", "--scopes", "admin")
 
     def status():
         return request(server.port, "POST", "/v1/completions", COMPLETION, bearer(key)).status
-    harness.wait_until(lambda: status() == 200, "the new key is known")
+
+    def said():
+        return request(server.port, "GET", "/metrics", headers=bearer(operator))
+
+    def is_counted():
+        return 'sluice_gateway_tenant_tokens_total{kind="prompt",tenant="guests"}' in said().body.decode()
+    harness.wait_until(lambda: status() == 200 and said().status == 200, "the new keys are known")
+    harness.wait_until(is_counted, "its tenant has rows of its own")
     assert request(server.port, "GET", "/v1/models", headers=bearer(key)).status == 403
     file_before = file.read_text()
     keys("revoke", id_of(file, "guest"), "--file", file)
     harness.wait_until(lambda: status() == 401, "the key is revoked")
+    harness.wait_until(lambda: not is_counted(), "its tenant, which has no other, is gone from the metrics")
+    assert said().status == 200
     file.write_text("{")  # half a file: what was read before stays
     harness.wait_until(lambda: "stay in force" in server.output(), "the log says that the file is wrong")
     assert status() == 401

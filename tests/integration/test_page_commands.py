@@ -98,6 +98,14 @@ PAGES = {
         say={"DIR": "models/stories260k", "128,512": "32,128", "--batch 1,8": "--batch 1,8 --context 64", "trace.jsonl": "fit.yaml", "16384": "4096", "ttft=2,tpot=200ms": "ttft=20,tpot=2"},
         figures=("sluice model make", "scripts/bench-fidelity")),
     "docs/upgrades.md": Page(),
+    "docs/runbooks/README.md": Page(
+        before=["openssl rand -hex 16 > cluster.key; chmod 600 cluster.key",
+                "sluice scheduler --listen 127.0.0.1:7000 --admin-port 9100 --set cluster.key_file=cluster.key",
+                *(f"sluice {role} --model stories260k --threads 1 --listen 127.0.0.1:{listen} --admin-port {admin} --set cluster.key_file=cluster.key"
+                  for role, listen, admin in (("prefill", 9001, 9101), ("decode", 9002, 9102))),
+                "sluice gateway --model stories260k --set cluster.key_file=cluster.key"],
+        say={"--worker ID": "--worker 127.0.0.1:9002"}, elsewhere=ON_KUBERNETES,
+        tells={"sluice top": r"(?s)scheduler.*prefill.*decode", "sluice drain --list": r"(?s)ready.*127\.0\.0\.1:9001.*ready.*127\.0\.0\.1:9002", "sluice drain --worker": "takes no new requests"}),
     "docs/runbooks/certificates.md": Page(before=["sluice certs make --out c; cp c/decode/tls.crt tls.crt"], elsewhere=ON_KUBERNETES, tells={"openssl x509": "sluice://sluice/decode"}),
     "docs/runbooks/config-invalid.md": Page(
         before=["sluice config print > sluice.yaml"], say={"/etc/sluice/": ""}, elsewhere={"journalctl": "tests/integration/test_configuration.py"}),

@@ -167,6 +167,8 @@ TEST_CASE("only the models that the settings name may be served, where they name
 TEST_CASE("models and workers are bounded over all models", "[scheduler][models]") {
     Fixture f({.workers_max = 3, .models_max = 2});
     attach_two_models(f);
+    f.placed({.request_id = 1, .model = "small"});
+    REQUIRE(f.tells(R"(sluice_scheduler_decisions_total{model="small",path="local",reason="cheapest"} 1)"));
     REQUIRE(f.enroll(4, {.id = 4, .incarnation = 41, .model = "chat"}).error().code ==
             base::ErrorCode::resource_exhausted);
     f.scheduler.detach(SessionId{2});
@@ -176,7 +178,8 @@ TEST_CASE("models and workers are bounded over all models", "[scheduler][models]
     REQUIRE(f.tells(R"(sluice_scheduler_pool_saturation_ratio{model="small",stage="prefill"} 1)"));  // nobody is there
     f.attach(5, {.id = 4, .incarnation = 41, .model = "third"});  // in place of the one without workers
     REQUIRE(describe(f, "").models_size() == 2);
-    REQUIRE(f.tells(R"(sluice_scheduler_pool_saturation_ratio{model="small",stage="prefill"} 0)"));
+    REQUIRE(f.tells(R"(model="chat")"));
+    REQUIRE_FALSE(f.tells(R"(model="small")"));  // nor of what was decided for it
 }
 
 TEST_CASE("a worker that comes back with another model has left the former one", "[scheduler][models]") {

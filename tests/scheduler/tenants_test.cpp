@@ -1,5 +1,6 @@
 #include "scheduler/tenants.h"
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 
@@ -75,4 +76,23 @@ TEST_CASE("placements are counted for their tenant until their release", "[sched
     f.scheduler.tick();
     REQUIRE(tells("red", 0));
     REQUIRE(tells("other", 2));
+}
+
+TEST_CASE("a tenant that asks for nothing any more is not told of for ever", "[scheduler][tenants]") {
+    Fixture f;
+    f.attach(1, {.id = 1, .incarnation = 11});
+    f.placed({.request_id = 1, .tenant = "red"});
+    f.scheduler.tick();
+    f.release(1, proto::ReleaseRequest::Ended::PHASE_ALL);
+    f.scheduler.tick();
+    f.clock.advance(scheduler::ModelMetrics::kTenantStays - std::chrono::seconds(1));
+    f.scheduler.tick();
+    REQUIRE(f.tells(R"(tenant="red")"));
+    f.clock.advance(std::chrono::seconds(1));
+    f.scheduler.tick();
+    REQUIRE_FALSE(f.tells(R"(tenant="red")"));
+    f.attach(2, {.id = 2, .incarnation = 21});
+    f.placed({.request_id = 3, .tenant = "red"});
+    f.scheduler.tick();
+    REQUIRE(f.tells(R"(sluice_scheduler_tenant_placements{model="test-model",tenant="red"} 1)"));
 }

@@ -360,3 +360,26 @@ TEST_CASE("a prompt that waits counts with the tokens that no prefix hit will co
     REQUIRE(queued() == 0);
     REQUIRE(bench.sink.answers.at({RequestId{3}, Epoch{0}}).cached_tokens == 64);
 }
+
+TEST_CASE("a worker that has turned counts its requests under the role that it has, and no other", "[worker][turn]") {
+    Bench bench;
+    const auto row = [](const char* role, int running) {
+        return "sluice_worker_requests_running{model=\"ledger\",role=\"" + std::string(role) +
+               "\",worker=\"mixed-0\"} " + std::to_string(running) + "\n";
+    };
+    REQUIRE(bench.loop.post_command(make_start(1, {1, 2, 3}, 8)));
+    bench.driver.turn();
+    REQUIRE(bench.metrics.text().find(row("mixed", 1)) != std::string::npos);
+    bench.board.set_role(worker::Role::decode);
+    bench.driver.turn();
+    std::string text = bench.metrics.text();
+    CAPTURE(text);
+    REQUIRE(text.find(row("decode", 1)) != std::string::npos);
+    REQUIRE(text.find("sluice_worker_requests_waiting{model=\"ledger\",role=\"decode\"") != std::string::npos);
+    REQUIRE(text.find("role=\"mixed\"") == std::string::npos);
+    bench.board.set_role(worker::Role::mixed);
+    bench.settle();
+    text = bench.metrics.text();
+    REQUIRE(text.find(row("mixed", 0)) != std::string::npos);
+    REQUIRE(text.find("role=\"decode\"") == std::string::npos);
+}

@@ -47,6 +47,10 @@ seccompProfile:
 {{- $args = concat $args (list "--model" (include "sluice.modelPath" (dict "root" .root "key" $key)) "--served-name" $model.name "--scheduler" $scheduler) -}}
 {{- $args = concat $args (list "--threads" (include "sluice.threads" $one)) -}}
 {{- $args = concat $args (list "--set" (printf "worker.drain_timeout_ms=%d" (mul (int $one.drainSeconds) 1000))) -}}
+{{- /* A pod that asked for a device and does not see it must not serve from its processors instead, as `auto` would. */ -}}
+{{- if and (include "sluice.hasDevices" $one) (not (hasKey (default dict $values.config.engine) "device")) -}}
+{{- $args = concat $args (list "--set" "engine.device=cuda:0") -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{ concat $args $one.extraArgs | toJson }}

@@ -23,6 +23,7 @@
 {{- if $model.name -}}
 {{- if eq $model.source "pull" -}}
 {{- if not $model.pull.from }}{{ fail (printf "%s.pull.from is required: what `sluice model pull` takes, e.g. hf:ORG/REPO@REVISION" $key) }}{{ end -}}
+{{- if hasPrefix "pip:" $model.pull.from }}{{ fail (printf "%s.pull.from is %s: the image has no pip to fetch it. Take a name of the catalogue, hf:ORG/REPO@REVISION, or a claim" $key $model.pull.from) }}{{ end -}}
 {{- if and (hasPrefix "hf:" $model.pull.from) (not (contains "@" $model.pull.from)) }}
 {{- fail (printf "%s.pull.from has no revision: pods that start on different days would serve different weights. Write hf:ORG/REPO@REVISION" $key) }}
 {{- end -}}
@@ -50,6 +51,10 @@
 {{- fail (printf "%s.gpus is %d: a worker of this version computes on one device, the others would be held and idle. Say %s.gpus 1 and more replicas; a plan with tensor or pipeline above 1 cannot be served yet" $role (int $one.gpus) $role) }}
 {{- end -}}
 {{- with $one.dra }}
+{{- if and .deviceClassName (gt (int .count) 1) }}
+{{- fail (printf "%s.dra.count is %d: a worker of this version computes on one device, the others would be held and idle. Say %s.dra.count 1 and more replicas" $role (int .count) $role) }}
+{{- end -}}
+{{- if and (eq $role "encode") (or .deviceClassName (gt (int $one.gpus) 0)) }}{{ fail "encode.gpus and encode.dra: sentence encoders compute on processors, a device would be held and idle" }}{{ end -}}
 {{- if and .deviceClassName (gt (int $one.gpus) 0) }}{{ fail (printf "%s.gpus and %s.dra both ask for devices: say one of them" $role $role) }}{{ end -}}
 {{- end -}}
 {{- if $one.pdb.enabled -}}
@@ -80,6 +85,9 @@
 {{- $parts := splitList "." $path -}}
 {{- range initial $parts }}{{ $section = default dict (index (default dict $section) .) }}{{ end -}}
 {{- if hasKey $section (last $parts) }}{{ fail (printf "config.%s is written by the chart: say %s" $path $instead) }}{{ end -}}
+{{- end -}}
+{{- if and (default dict $values.config.tracing).otlp_endpoint $values.networkPolicy.enabled (not $values.networkPolicy.collector) }}
+{{- fail "networkPolicy.collector is required with config.tracing.otlp_endpoint: peers of a NetworkPolicy by which gateways and workers reach it, e.g. [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: tracing}}}]" }}
 {{- end -}}
 {{- if hasKey (default dict $values.config.caching) "store_file" }}
 {{- fail "config.caching.store_file has no volume to be on: gateways keep answers beyond their end on a server that they share, caches.answers.shared" }}
