@@ -17,9 +17,8 @@
 namespace kv_transfer {
 
 /// Moves the bytes of one level on a thread of its own, one job after the other; loads go before what else waits, since
-/// a request waits for them. Saves that wait for each
-/// other are given to the level together (TierBytes::save_in_turn), until a load comes. Jobs that still wait when it is
-/// destroyed end with `cancelled`.
+/// a request waits for them. Saves that stand one behind another are given to the level together
+/// (TierBytes::save_in_turn), until a load comes. Jobs that still wait when it is destroyed end with `cancelled`.
 class TierCopier final : public TierMover {
 public:
     /// Called on the copier's thread (or in the destructor), once for each job; must not block.

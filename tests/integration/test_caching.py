@@ -3,6 +3,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import re
 import signal
 import sqlite3
 import subprocess
@@ -97,6 +98,84 @@ def test_no_tenant_hears_anothers_answer(server):
     assert ask(server.port, body, x_tenant="one").headers["x-cache"] == "MISS"
     assert ask(server.port, body, x_tenant="two").headers["x-cache"] == "MISS"
     assert ask(server.port, body, x_tenant="one").headers["x-cache"] == "HIT"
+
+
+@pytest.mark.parametrize("blur", ["false", "true"])
+def test_what_three_keys_were_answered_alike_a_fourth_one_gets_where_that_is_on(tmp_path, blur):
+    file = tmp_path / "keys.json"
+
+    def key(tenant, *flags):
+        ran = subprocess.run([BINARY, "keys", "add", "--file", file, "--tenant", tenant, *flags], capture_output=True, text=True, timeout=60, check=True)
+        return ran.stdout.strip()
+
+    keys = {tenant: key(tenant) for tenant in "abcdef"}
+    second_of_a, admin = key("a"), key("operators", "--scopes", "admin")
+    flags = ("--set", f"gateway.keys_file={file}", "--set", "caching.common.enabled=true", "--set", f"caching.common.blur={blur}", "--set", "caching.common.tenants=[a, b, c, d, e]")
+    with serve(*ON, *flags, prefill=0, decode=0, mixed=1) as server:
+        server.wait_ready()
+        port = server.port
+
+        def asked(one, body=None, **headers):
+            return ask(port, body, authorization=f"Bearer {one}", **headers)
+
+        def sum_of(name):
+            answer = request(port, "GET", "/metrics", None, {"Authorization": f"Bearer {admin}"})
+            assert answer.status == 200, answer.body
+            return sum(float(line.rsplit(" ", 1)[1]) for line in answer.body.decode().splitlines() if re.match(name + r"[{ ]", line))
+
+        def computed():
+            return sum_of("sluice_worker_generation_tokens_total")
+
+        def served():
+            return sum_of("sluice_gateway_cache_common_served_total")
+
+        first = asked(keys["a"])
+        said = first.json()
+        for one in (second_of_a, keys["b"]):  # two keys of one tenant are one tenant
+            assert asked(one).json()["choices"] == said["choices"]
+        asked(keys["c"])
+        runs_of_three = 3 * said["usage"]["completion_tokens"]
+        wait_until(lambda: computed() == runs_of_three, "each tenant had a run of its own", 60)
+        assert served() == 0
+        fourth = asked(keys["d"])
+        assert computed() == runs_of_three and served() == 1
+        assert fourth.json()["choices"] == said["choices"] and fourth.json()["id"] != said["id"]
+        assert {**plain(fourth.json()["usage"]), "prompt_tokens_details": None} == {**said["usage"], "prompt_tokens_details": None}
+        if blur == "true":
+            assert fourth.headers["x-cache"] == "MISS" and "x-cache-kind" not in fourth.headers and "response_cache" not in fourth.json()["usage"]
+            assert set(fourth.headers) == set(first.headers)  # nothing else tells it from one of the model
+            assert asked(keys["d"]).headers["x-cache"] == "HIT"  # as with one of the model
+        else:
+            assert (fourth.headers["x-cache"], fourth.headers["x-cache-kind"]) == ("HIT", "common")
+        stream = Stream(port, "/v1/completions", ASKED, headers={"Authorization": f"Bearer {keys['e']}"})
+        assert "".join(text_of(chunk) for chunk in stream.chunks() if isinstance(chunk, dict)) == said["choices"][0]["text"]
+        stream.close()
+        assert computed() == runs_of_three and served() == 2
+        # Who does not take part, who wants to be alone, and whose request differs in anything is answered by the model.
+        for one, body, headers in ((keys["f"], None, {}), (keys["e"], {**ASKED, "prompt": "Once upon a day"}, {}), (keys["e"], {**ASKED, "cache_salt": "mine"}, {})):
+            assert asked(one, body, **headers).headers["x-cache"] == "MISS" and served() == 2
+        sluice("purge", "--tenant", "a", "--url", server.url, "--api-key", admin)
+        assert "for all tenants: 0 answers" in sluice("stats", "--url", server.url, "--api-key", admin).stdout
+        assert asked(second_of_a).headers["x-cache"] == "MISS" and served() == 2
+
+
+def test_a_tenant_that_has_written_its_share_of_the_minute_pushes_nothing_out(tmp_path):
+    file = tmp_path / "answers.db"
+    with serve(*ON, "--set", "gateway.tenant_header=x-tenant", "--set", "caching.tenant_writes_per_minute=1", "--set", f"caching.store_file={file}",
+               prefill=0, decode=0, mixed=1) as server:
+        server.wait_ready()
+
+        def stored(outcome):
+            return counted(server.port, "sluice_gateway_cache_stored_total", outcome=outcome)
+
+        ask(server.port, x_tenant="calm")
+        for number in range(5):  # within five minutes, else these requests are given up anyhow
+            ask(server.port, {**ASKED, "prompt": f"Number {number} is"}, x_tenant="hostile")
+        assert stored("kept") + stored("quota") == 6 and stored("quota") >= 1
+        assert ask(server.port, x_tenant="calm").headers["x-cache"] == "HIT"
+        kept = stored("kept")
+        server.stop()
+    assert sqlite3.connect(file).execute("SELECT count(*) FROM answers").fetchone()[0] == kept
 
 
 def test_what_is_not_kept_says_why(server):

@@ -1,6 +1,9 @@
 """Two models behind one name, in real processes: which of them answers, with which examples, whose they are, and what is refused at the start."""
+import contextlib
 import json
 import shutil
+import signal
+import sqlite3
 import subprocess
 
 import pytest
@@ -110,6 +113,47 @@ def test_the_small_model_gets_examples_of_its_own_tenant_only(large, tmp_path):
         assert shown.json()["usage"]["prompt_tokens"] > other.json()["usage"]["prompt_tokens"] + 50
         listed = json.loads(sluice(port, "examples", "--json", key=admin))
         assert [one["uses"] for one in listed["examples"]] == [1]
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
+def test_examples_outlive_the_process_whole_and_go_when_they_are_purged(large, tmp_path, signal_number):
+    file = tmp_path / "answers.db"
+    flags = (*settings(store_file=file, **{"in_context.compare_share": "0", "in_context.compare_idle_share": "0", "in_context.compare_unsure_share": "0"}), "--set", "gateway.tenant_header=x-tenant")
+    taught = [f"Tell me about animal {number}" for number in range(6)]
+
+    def written():
+        with contextlib.closing(sqlite3.connect(file)) as rows:
+            return rows.execute("SELECT count(*) FROM examples").fetchone()[0]
+
+    def listed(port):
+        return json.loads(sluice(port, "examples", "--json", "--text"))["examples"]
+
+    with both(large, *flags, *settings(**{"in_context.route": "large"})) as server:
+        server.wait_ready()
+        choices = [ask(server.port, text, {"x-tenant": "acme"}).json()["choices"][0] for text in taught]
+        whole = sum(choice["finish_reason"] == "stop" for choice in choices)
+        wait_until(lambda: counted(server.port, "kept_total") == whole, "every whole answer was looked at", 60)
+        known = {one["question"]: one["answer"] for one in listed(server.port)}
+        wait_until(lambda: written() == len(known), "all are written", 60)
+        server.stop(signal_number)
+    assert len(known) >= 3 and set(known) <= set(taught)
+    with both(large, *flags, *settings(**{"in_context.route": "small"})) as server:
+        server.wait_ready()
+        assert {one["question"]: one["answer"] for one in listed(server.port)} == known
+        shown = ask(server.port, "Tell me about animal 99", {"x-tenant": "acme"})
+        assert (shown.headers["x-routed-model"], shown.headers["x-routed-examples"]) == ("small", "1")
+        other = ask(server.port, "Tell me about animal 99", {"x-tenant": "other"})
+        assert (other.headers["x-routed-model"], other.headers["x-routed-examples"]) == ("small", "0")
+        sluice(server.port, "purge", "--entry", "x-1")
+        wait_until(lambda: written() == len(known) - 1, "what is purged is gone from the disk", 60)
+        server.stop(signal_number)
+    # What was damaged since is not taken, and costs nothing else.
+    with contextlib.closing(sqlite3.connect(file)) as rows, rows:
+        rows.execute("UPDATE examples SET answer = substr(answer, 2) WHERE rowid = (SELECT min(rowid) FROM examples)")
+    with both(large, *flags, *settings(**{"in_context.route": "large"})) as server:
+        server.wait_ready()
+        left = {one["question"]: one["answer"] for one in listed(server.port)}
+        assert len(left) == len(known) - 2 and left.items() <= known.items()
 
 
 @pytest.mark.parametrize(("more", "message"), [
