@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "base/check.h"
+#include "sim/modelled_levels.h"
 #include "sim/modelled_worker.h"
 
 namespace sim {
