@@ -200,9 +200,9 @@ TEST_CASE("a worker reports what only its levels have, and what loading took", "
     };
     const auto heard = [&] {
         clock.set(clock.now() + std::chrono::seconds(10));
-        auto heartbeat = worker.report(clock.now(), std::chrono::seconds(1));
-        REQUIRE(heartbeat);
-        return *heartbeat;
+        sluice::proto::Heartbeat heartbeat;
+        REQUIRE(worker.report(clock.now(), std::chrono::seconds(1), heartbeat));
+        return heartbeat;
     };
     ask(1, chain(1));
     auto heartbeat = heard();
