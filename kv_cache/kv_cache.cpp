@@ -300,8 +300,14 @@ void KvCache::take_tails(std::uint32_t blocks_more, std::uint32_t kept) {
 /// enough.
 void KvCache::make_room(std::uint32_t blocks_more) {
     if (pool_.blocks_free() >= blocks_more) { return; }
-    const auto least = static_cast<std::uint32_t>(open_.size()) * options_.group_blocks_initial;
-    take_tails(blocks_more, std::max(options_.blocks_total / kKeptShare, least));
+    const std::uint32_t share = options_.blocks_total / kKeptShare;
+    if (blocks_reserved_ > share) {
+        std::uint32_t of_beginners = 0;  // tails that are no longer than what a group begins with
+        for (const auto& [number, state] : open_) {
+            of_beginners += std::min(state->tail, options_.group_blocks_initial);
+        }
+        take_tails(blocks_more, std::max(share, of_beginners));
+    }
     const std::uint32_t portion =
         std::min(options_.group_blocks_initial, std::max(1u, options_.blocks_total / kEvictionShare));
     const std::uint32_t wanted = std::max(blocks_more, portion);

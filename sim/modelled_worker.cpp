@@ -141,6 +141,24 @@ void ModelledWorker::make_waiting(Sequence& sequence, base::TimePoint now) {
     sequence.cached_believed = tokens_known(sequence);
 }
 
+/// Of those that have computed a block in this step and have not ended with it, in the order in which they came: as
+/// StepLoop::settle.
+void ModelledWorker::publish_news() {
+    if (space_.news.size() > 1) {
+        std::sort(space_.news.begin(), space_.news.end(),
+                  [](const Sequence* left, const Sequence* right) { return left->id < right->id; });
+    }
+    for (Sequence* sequence : space_.news) {
+        if (sequence->state != SequenceState::ended && sequence->kv) { publish(*sequence); }
+    }
+    space_.news.clear();
+}
+
+bool ModelledWorker::has_news(const Sequence& sequence) const {
+    return sequence.published_blocks < sequence.chain_blocks &&
+           sequence.computed / options_.kv.block_tokens > sequence.published_blocks;
+}
+
 /// Without levels names exist for the blocks of the prompt; those of an answer stay private.
 void ModelledWorker::publish(Sequence& sequence) {
     if (below_) { return publish_named(sequence); }
@@ -489,7 +507,7 @@ void ModelledWorker::finish_step(base::TimePoint now) {
         } else {
             if (sequence.state == SequenceState::ended) { continue; }
             sequence.computed += entry.tokens;
-            publish(sequence);
+            if (has_news(sequence)) { space_.news.push_back(&sequence); }
         }
         if (!entry.samples) { continue; }
         ++sequence.tokens;
@@ -510,6 +528,7 @@ void ModelledWorker::finish_step(base::TimePoint now) {
         }
         listener_.on_token(options_.index, key, generated, cached, is_last);
     }
+    publish_news();
     for (std::unique_ptr<Sequence>& sequence : leaving_) {
         put_aside(std::move(sequence));
     }

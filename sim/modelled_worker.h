@@ -83,6 +83,7 @@ public:
         std::vector<Sequence*> runnable;
         std::vector<worker::MemoryCandidate> memory;
         std::vector<StepEntry> ended;
+        std::vector<Sequence*> news;  // that have computed a block in the step that ends
         std::vector<scheduler::planner::PromptChunk> chunks;
         std::vector<double> seconds;  // of steps in a row
         std::vector<worker::StepFigures> figures;
@@ -103,9 +104,9 @@ public:
         bool tells_every_token = true;
         /// Steps take up to this share longer or shorter than the model says, by chance: that of their number and this.
         double noise = 0;
-        double handing_seconds_per_token =
-            0;  // a step takes so much longer for each token of a prompt that is handed over
         std::uint64_t noise_seed = 0;
+        /// A step takes so much longer for each token of a prompt that is handed over.
+        double handing_seconds_per_token = 0;
         /// Whether quiet steps are foreseen (quiet_until()). Of no effect where every token is told.
         bool foresees_quiet_steps = false;  // has to be false where there are levels
         /// Below the pool, the nearest first; borrowed like the next two, which are needed where there are any.
@@ -274,6 +275,8 @@ private:
     double look_at_step();
     base::Duration step_takes(double seconds, double slowness, std::uint64_t step) const;
     void begin_now(base::TimePoint now, base::Duration takes);
+    bool has_news(const Sequence& sequence) const;
+    void publish_news();
     void note_step();
     void learn_steps();
     void tell_steps();
