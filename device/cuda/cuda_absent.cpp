@@ -9,8 +9,7 @@ namespace {
 constexpr const char* kProblem = "this build has no CUDA backend";
 constexpr const char* kRemedy =
     "scripts/bootstrap --cuda && cmake --preset cuda && cmake --build --preset cuda --target sluice; containers: the "
-    "image "
-    "of docker/cuda.Dockerfile";
+    "image of docker/cuda.Dockerfile";
 
 }  // namespace
 
