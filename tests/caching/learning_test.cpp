@@ -1,8 +1,5 @@
 // What the semantic cache keeps beyond its life: questions and what was learnt of them.
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <csignal>
 #include <filesystem>
 #include <map>
 #include <random>
@@ -10,6 +7,7 @@
 
 #include "caching/semantic/semantic_cache.h"
 #include "caching/store/sqlite_store.h"
+#include "tests/caching/store_world.h"
 #include "tests/support/catch.h"
 
 using namespace std::chrono_literals;
@@ -19,20 +17,9 @@ using caching::SavedQuestion;
 using caching::SemanticCache;
 using caching::SemanticCacheOptions;
 using caching::SqliteStore;
+using store_test::Folder;
 
 namespace {
-
-/// A folder that goes with the test.
-struct Folder {
-    Folder() {
-        char name[] = "/tmp/sluice-learning-XXXXXX";
-        REQUIRE(mkdtemp(name) != nullptr);
-        path = name;
-    }
-    ~Folder() { std::filesystem::remove_all(path); }
-    std::string file() const { return (path / "answers.db").string(); }
-    std::filesystem::path path;
-};
 
 /// A journal that remembers what a store would have.
 struct Book final : caching::QuestionJournal {
@@ -268,29 +255,18 @@ TEST_CASE("questions are in the file whole or not at all after a kill", "[cachin
         pattern = book.kept.begin()->second;
     }
     constexpr std::uint64_t kBatch = 16;
-    int wrote[2] = {};
-    REQUIRE(pipe(wrote) == 0);
-    const pid_t child = fork();
-    REQUIRE(child >= 0);
-    if (child == 0) {  // writes until it is killed: each batch has one text
-        close(wrote[0]);
-        auto store = SqliteStore::open(folder.file());
-        if (!store) { _exit(1); }
-        for (std::uint64_t batch = 0;; ++batch) {
-            std::vector<caching::StoreChange> changes;
-            for (std::uint64_t key = 0; key < kBatch; ++key) {
-                SavedQuestion one = pattern;
-                one.exact = {key, ~key};
-                one.revision = std::to_string(batch);
-                one.document = caching::to_document(Life::say(std::to_string(batch) + std::string(3000, 'x')));
-                changes.emplace_back(std::move(one));
-            }
-            changes.emplace_back(caching::SavedLearning{std::to_string(batch)});
-            if (!(*store)->apply(changes)) { _exit(1); }
-            if (batch == 0 && write(wrote[1], "!", 1) != 1) { _exit(1); }
+    store_test::kill_while_writing(folder.file(), [&](std::uint64_t batch) {  // each batch has one text
+        std::vector<caching::StoreChange> changes;
+        for (std::uint64_t key = 0; key < kBatch; ++key) {
+            SavedQuestion one = pattern;
+            one.exact = {key, ~key};
+            one.revision = std::to_string(batch);
+            one.document = caching::to_document(Life::say(std::to_string(batch) + std::string(3000, 'x')));
+            changes.emplace_back(std::move(one));
         }
-    }
-    close(wrote[1]);
+        changes.emplace_back(caching::SavedLearning{std::to_string(batch)});
+        return changes;
+    });
     const auto all_of = [](SqliteStore& store) {
         std::vector<SavedQuestion> all;
         REQUIRE(store.load_questions([&](SavedQuestion one) {
@@ -299,13 +275,6 @@ TEST_CASE("questions are in the file whole or not at all after a kill", "[cachin
         }));
         return all;
     };
-    char first = 0;
-    REQUIRE(read(wrote[0], &first, 1) == 1);  // of several batches, the first is there
-    close(wrote[0]);
-    kill(child, SIGKILL);
-    int status = 0;
-    REQUIRE(waitpid(child, &status, 0) == child);
-    REQUIRE(WIFSIGNALED(status));
     auto store = SqliteStore::open(folder.file());
     REQUIRE(store);
     const auto all = all_of(**store);

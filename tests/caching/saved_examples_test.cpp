@@ -1,10 +1,7 @@
 // Examples for a small model that outlive the process: what a store is told, and what of it is taken again.
 #include <sqlite3.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <csignal>
 #include <filesystem>
 #include <functional>
 #include <limits>
@@ -14,6 +11,7 @@
 #include "caching/in_context/in_context_cache.h"
 #include "caching/semantic/embedder.h"
 #include "caching/store/sqlite_store.h"
+#include "tests/caching/store_world.h"
 #include "tests/support/catch.h"
 
 using caching::ExampleChanges;
@@ -23,20 +21,9 @@ using caching::InContextQuestion;
 using caching::SavedExample;
 using caching::SqliteStore;
 using namespace std::chrono_literals;
+using store_test::Folder;
 
 namespace {
-
-/// A folder that goes with the test.
-struct Folder {
-    Folder() {
-        char name[] = "/tmp/sluice-examples-XXXXXX";
-        REQUIRE(mkdtemp(name) != nullptr);
-        path = name;
-    }
-    ~Folder() { std::filesystem::remove_all(path); }
-    std::string file() const { return (path / "answers.db").string(); }
-    std::filesystem::path path;
-};
 
 const caching::HashedEmbedder& embedder() {
     static const caching::HashedEmbedder hashed;
@@ -287,36 +274,19 @@ TEST_CASE("a row that was damaged on the disk costs that example alone", "[cachi
 TEST_CASE("examples are in the file whole or not at all after a kill", "[caching][in_context][store]") {
     const Folder folder;
     constexpr int kBatch = 16;
-    int wrote[2] = {};
-    REQUIRE(pipe(wrote) == 0);
-    const pid_t child = fork();
-    REQUIRE(child >= 0);
-    if (child == 0) {  // writes until it is killed: all examples of one batch have one answer
-        close(wrote[0]);
-        auto store = SqliteStore::open(folder.file());
-        if (!store) { _exit(1); }
-        Life life;
-        for (int batch = 0;; ++batch) {
-            std::vector<caching::StoreChange> changes;
-            for (int number = 0; number < kBatch; ++number) {
-                life.cache.keep(ask("question number " + std::to_string(number)),
-                                std::to_string(batch) + std::string(1500, 'x'), "r1");
-            }
-            for (SavedExample& one : life.changes().put) {
-                changes.emplace_back(std::move(one));
-            }
-            if (changes.size() != kBatch || !(*store)->apply(changes)) { _exit(1); }
-            if (batch == 0 && write(wrote[1], "!", 1) != 1) { _exit(1); }
-        }
-    }
-    close(wrote[1]);
-    char first = 0;
-    REQUIRE(read(wrote[0], &first, 1) == 1);  // of several batches, the first is there
-    close(wrote[0]);
-    kill(child, SIGKILL);
-    int status = 0;
-    REQUIRE(waitpid(child, &status, 0) == child);
-    REQUIRE(WIFSIGNALED(status));
+    Life writer;
+    store_test::kill_while_writing(folder.file(),
+                                   [&](std::uint64_t batch) {  // all examples of one batch have one answer
+                                       for (int number = 0; number < kBatch; ++number) {
+                                           writer.cache.keep(ask("question number " + std::to_string(number)),
+                                                             std::to_string(batch) + std::string(1500, 'x'), "r1");
+                                       }
+                                       std::vector<caching::StoreChange> changes;
+                                       for (SavedExample& one : writer.changes().put) {
+                                           changes.emplace_back(std::move(one));
+                                       }
+                                       return changes;
+                                   });
     auto store = SqliteStore::open(folder.file());
     REQUIRE(store);
     const auto all = all_of(**store);

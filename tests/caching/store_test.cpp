@@ -1,8 +1,5 @@
 #include <sqlite3.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -10,25 +7,15 @@
 
 #include "caching/store/sqlite_store.h"
 #include "caching/store/write_behind.h"
+#include "tests/caching/store_world.h"
 #include "tests/support/catch.h"
 
 using caching::SavedAnswer;
 using caching::SqliteStore;
 using caching::StoreChange;
+using store_test::Folder;
 
 namespace {
-
-/// A folder that goes with the test.
-struct Folder {
-    Folder() {
-        char name[] = "/tmp/sluice-store-XXXXXX";
-        REQUIRE(mkdtemp(name) != nullptr);
-        path = name;
-    }
-    ~Folder() { std::filesystem::remove_all(path); }
-    std::string file(const std::string& name = "answers.db") const { return (path / name).string(); }
-    std::filesystem::path path;
-};
 
 SavedAnswer make(std::uint64_t key, std::string text = "text", std::int64_t created = 1) {
     SavedAnswer answer;
@@ -161,31 +148,13 @@ TEST_CASE("a file from before reasoning was counted is read, and goes on", "[cac
 TEST_CASE("a batch is there whole or not at all after a kill", "[caching][store]") {
     const Folder folder;
     constexpr std::uint64_t kBatch = 16;
-    int wrote[2] = {};
-    REQUIRE(pipe(wrote) == 0);
-    const pid_t child = fork();
-    REQUIRE(child >= 0);
-    if (child == 0) {  // writes until it is killed: each batch has one text
-        close(wrote[0]);
-        auto store = SqliteStore::open(folder.file());
-        if (!store) { _exit(1); }
-        for (std::uint64_t batch = 0;; ++batch) {
-            std::vector<StoreChange> changes;
-            for (std::uint64_t key = 0; key < kBatch; ++key) {
-                changes.emplace_back(make(key, std::to_string(batch) + std::string(3000, 'x')));
-            }
-            if (!(*store)->apply(changes)) { _exit(1); }
-            if (batch == 0 && write(wrote[1], "!", 1) != 1) { _exit(1); }
+    store_test::kill_while_writing(folder.file(), [](std::uint64_t batch) {  // each batch has one text
+        std::vector<StoreChange> changes;
+        for (std::uint64_t key = 0; key < kBatch; ++key) {
+            changes.emplace_back(make(key, std::to_string(batch) + std::string(3000, 'x')));
         }
-    }
-    close(wrote[1]);
-    char first = 0;
-    REQUIRE(read(wrote[0], &first, 1) == 1);  // of several batches, the first is there
-    close(wrote[0]);
-    kill(child, SIGKILL);
-    int status = 0;
-    REQUIRE(waitpid(child, &status, 0) == child);
-    REQUIRE(WIFSIGNALED(status));
+        return changes;
+    });
     auto store = SqliteStore::open(folder.file());
     REQUIRE(store);
     const auto all = all_of(**store);

@@ -70,8 +70,9 @@ def test_a_bare_debian_has_the_sources_of_this_machine_with_updates_and_security
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader("make_image", script))
     sys.modules["make_image"] = module  # where its dataclasses look for themselves
     script.exec_module(module)
-    assert module.archives("bookworm", tmp_path) == {"bookworm": "http://deb.debian.org/debian", "bookworm-updates": "http://deb.debian.org/debian",
-                                                     "bookworm-security": "http://deb.debian.org/debian-security"}
+    assert module.archives("bookworm", tmp_path) == {}
+    assert module.all_archives("bookworm", "http://own.example/debian/", {"bookworm-updates": "http://two.example/debian"}) == {
+        "bookworm": "http://own.example/debian/", "bookworm-updates": "http://two.example/debian", "bookworm-security": "http://own.example/debian-security"}
     (tmp_path / "sources.list").write_text("# deb http://old.example/debian bookworm main\ndeb [arch=amd64] http://one.example/debian bookworm main\n"
                                            "deb-src http://sources.example/debian bookworm main\n")
     (tmp_path / "sources.list.d").mkdir()

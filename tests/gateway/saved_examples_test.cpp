@@ -1,10 +1,8 @@
 // Examples of a name that two models answer to, from one life of a gateway to the next.
-#include <filesystem>
 #include <string>
 
-#include <unistd.h>
-
 #include "gateway/cache/response_cache.h"
+#include "tests/caching/store_world.h"
 #include "tests/gateway/api_world.h"
 
 #include "tests/support/catch.h"
@@ -12,17 +10,7 @@
 namespace {
 
 using namespace gateway_test;
-
-struct Folder {
-    Folder() {
-        char name[] = "/tmp/sluice-lives-XXXXXX";
-        REQUIRE(mkdtemp(name) != nullptr);
-        path = name;
-    }
-    ~Folder() { std::filesystem::remove_all(path); }
-    std::string file() const { return (path / "answers.db").string(); }
-    std::filesystem::path path;
-};
+using store_test::Folder;
 
 gateway::GatewayOptions stored(const Folder& folder) {
     gateway::GatewayOptions options;

@@ -107,6 +107,20 @@ std::vector<BlockId> ids_of(const std::vector<BlockRun>& runs) {
     return ids;
 }
 
+/// A pool in host memory, or on a device from where every piece goes through staging.
+struct DrawnPool {
+    explicit DrawnPool(std::mt19937& random)
+        : in_host_memory(random() % 2 == 0),
+          pool(*device(), kv_cache::KvLayout::make(test_support::small_shape(),
+                                                   {kv_cache::KvDtype::f32, kv_cache::TileOrder::token_major}, 16)
+                              .value()) {}
+    device::Device* device() { return in_host_memory ? &device::host_device() : &distant; }
+
+    test_device::DistantDevice distant;
+    bool in_host_memory;
+    Pool pool;
+};
+
 }  // namespace
 
 TEST_CASE("around the page cache nothing is left in it", "[kv_transfer]") {
@@ -141,15 +155,12 @@ TEST_CASE("pieces in any place come back, up to the first that is damaged", "[kv
     const auto seed = GENERATE(range(0u, test_support::seeds_of(60)));
     CAPTURE(seed);
     std::mt19937 random(seed);
-    test_device::DistantDevice distant;
-    const bool in_host_memory = random() % 2 == 0;  // else every piece goes through staging
-    const kv_cache::KvFormat wire{kv_cache::KvDtype::f32, kv_cache::TileOrder::token_major};
-    Pool pool(in_host_memory ? device::host_device() : distant,
-              kv_cache::KvLayout::make(test_support::small_shape(), wire, 16).value());
+    DrawnPool drawn(random);
+    Pool& pool = drawn.pool;
     const Folder folder;
     auto options = options_of(folder, pool, kBlocks, random() % 2 == 0);
     options.depth = 1 + static_cast<std::uint32_t>(random() % 5);
-    if (!in_host_memory) { options.device = &distant; }
+    options.device = drawn.device();
     auto tier = FileTier::open(options).value();
 
     const std::vector<BlockId> slots = ids_of(scattered(kBlocks, random));
@@ -184,15 +195,12 @@ TEST_CASE("of several saves in turn each ends by itself, in order, and those tha
     const auto seed = GENERATE(range(0u, test_support::seeds_of(60)));
     CAPTURE(seed);
     std::mt19937 random(seed);
-    test_device::DistantDevice distant;
-    const bool in_host_memory = random() % 2 == 0;  // else every piece goes through staging
-    const kv_cache::KvFormat wire{kv_cache::KvDtype::f32, kv_cache::TileOrder::token_major};
-    Pool pool(in_host_memory ? device::host_device() : distant,
-              kv_cache::KvLayout::make(test_support::small_shape(), wire, 16).value());
+    DrawnPool drawn(random);
+    Pool& pool = drawn.pool;
     const Folder folder;
     auto options = options_of(folder, pool, kBlocks, random() % 4 == 0);
     options.depth = 1 + static_cast<std::uint32_t>(random() % 5);
-    if (!in_host_memory) { options.device = &distant; }
+    options.device = drawn.device();
     options.coding = std::array{kv_transfer::TierCoding::raw, kv_transfer::TierCoding::automatic}[random() % 2];
     options.pool = pool.layout;
     if (random() % 2 == 0) { options.read_rate = random() % 2 == 0 ? 1e6 : 1e11; }  // coded, or not

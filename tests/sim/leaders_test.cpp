@@ -1,7 +1,6 @@
 // Schedulers of a simulated cluster that die or stand still: who leads, and what becomes of requests.
 #include "sim/leaders.h"
 
-#include "base/log.h"
 #include "sim/serving.h"
 #include "tests/sim/serving_world.h"
 
@@ -10,20 +9,6 @@
 namespace {
 
 using namespace sim_test;
-
-sim::ServingResult played(const sim::ServingOptions& options, const sim::ServingTrace& trace) {
-    spdlog::set_level(spdlog::level::off);
-    auto result = sim::simulate_serving(options, trace);
-    REQUIRE(result.has_value());
-    INFO(result->violation.value_or(""));
-    REQUIRE(!result->violation);
-    return std::move(*result);
-}
-
-std::size_t errors(const sim::ServingResult& result) {
-    return static_cast<std::size_t>(std::count_if(result.outcomes.begin(), result.outcomes.end(),
-                                                  [](const auto& outcome) { return outcome.error.has_value(); }));
-}
 
 double latest_first_token(const sim::ServingResult& result, const sim::ServingTrace& trace) {
     double latest = 0;

@@ -1,7 +1,6 @@
 // Levels below the KV pools of simulated workers: what they are good for, and what is lost with a worker.
 #include <numeric>
 
-#include "base/log.h"
 #include "sim/modelled_worker.h"
 #include "sim/serving.h"
 #include "sim/virtual_clock.h"
@@ -16,15 +15,6 @@ using namespace sim_test;
 constexpr std::uint32_t kConversations = 30;
 constexpr std::uint32_t kTurnTokens = 640;  // of the first prompt
 constexpr std::uint32_t kNextTokens = 160;  // that the second one has more
-
-sim::ServingResult played(const sim::ServingOptions& options, const sim::ServingTrace& trace) {
-    spdlog::set_level(spdlog::level::off);
-    auto result = sim::simulate_serving(options, trace);
-    REQUIRE(result.has_value());
-    INFO(result->violation.value_or(""));
-    REQUIRE(!result->violation);
-    return std::move(*result);
-}
 
 /// A token is computed in 0.2 ms, and loaded in what `bytes_per_second` makes of 128 KiB: 5 us at 25 GB/s.
 sim::KvLevel host(double bytes_per_second, double kv_tokens = 100'000) {

@@ -1,6 +1,5 @@
 #include "sim/serving.h"
 
-#include "base/log.h"
 #include "tests/sim/serving_world.h"
 
 #include "tests/support/catch.h"
@@ -8,20 +7,6 @@
 namespace {
 
 using namespace sim_test;
-
-sim::ServingResult played(const sim::ServingOptions& options, const sim::ServingTrace& trace) {
-    spdlog::set_level(spdlog::level::off);
-    auto result = sim::simulate_serving(options, trace);
-    REQUIRE(result.has_value());
-    INFO(result->violation.value_or(""));
-    REQUIRE(!result->violation);
-    return std::move(*result);
-}
-
-std::size_t errors(const sim::ServingResult& result) {
-    return static_cast<std::size_t>(std::count_if(result.outcomes.begin(), result.outcomes.end(),
-                                                  [](const auto& outcome) { return outcome.error.has_value(); }));
-}
 
 sim::ServingOptions split(const scheduler::planner::StepTimes& times) {
     sim::ServingOptions options = mixed(times, 1);

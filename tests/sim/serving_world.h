@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
+#include "base/log.h"
 #include "scheduler/planner/step_times.h"
 #include "sim/serving.h"
+#include "tests/support/catch.h"
 
 namespace sim_test {
 
@@ -37,6 +40,21 @@ inline sim::ServingTrace even_trace(std::size_t count, double gap_s, std::uint32
         trace.requests.push_back({gap_s * static_cast<double>(i), prompt, output});
     }
     return trace;
+}
+
+/// Without a violation.
+inline sim::ServingResult played(const sim::ServingOptions& options, const sim::ServingTrace& trace) {
+    spdlog::set_level(spdlog::level::off);
+    auto result = sim::simulate_serving(options, trace);
+    REQUIRE(result.has_value());
+    INFO(result->violation.value_or(""));
+    REQUIRE(!result->violation);
+    return std::move(*result);
+}
+
+inline std::size_t errors(const sim::ServingResult& result) {
+    return static_cast<std::size_t>(std::count_if(result.outcomes.begin(), result.outcomes.end(),
+                                                  [](const auto& outcome) { return outcome.error.has_value(); }));
 }
 
 }  // namespace sim_test
