@@ -7,6 +7,7 @@
 #include <tuple>
 #include <vector>
 
+#include "base/crash_report.h"
 #include "base/log.h"
 #include "bench/cache_churn.h"
 #include "bench/cache_index.h"
@@ -113,6 +114,7 @@ int main(int argc, char** argv) {
     cli::block_signals();
     base::init_log({.role = "", .level = "warn"});  // standard output is for results; roles set up their own
     net::prepare_ucx_environment();                 // before there are threads that read the environment
+    base::report_crashes(cli::version_line());      // after UCX's handlers are taken out
     CLI::App app{"Sluice serves large language models with prefill and decode on separate pools."};
     app.set_version_flag("--version", std::string("sluice ") + SLUICE_VERSION);
     app.require_subcommand(1);

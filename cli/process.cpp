@@ -295,6 +295,10 @@ void unblock_signals() {
     pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
 }
 
+std::string version_line() {
+    return std::string("sluice ") + SLUICE_VERSION + " (" + SLUICE_COMMIT + ", " + SLUICE_BUILD_TYPE + ")";
+}
+
 void tell_version(base::Metrics& metrics) {
     metrics
         .gauge("sluice_build_info", "Always 1; its labels are the version of the process and what it was built of",

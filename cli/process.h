@@ -106,6 +106,9 @@ void end_if_asked();
 /// From now on a second signal ends the process at once (the first has begun an orderly end). In the main thread.
 void unblock_signals();
 
+/// This program in a line: its name, version, commit and kind of build.
+std::string version_line();
+
 /// The row `sluice_build_info`, always 1: which version this process is of.
 void tell_version(base::Metrics& metrics);
 

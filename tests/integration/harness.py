@@ -94,11 +94,14 @@ class Process:
         if self.is_alive():
             self.child.send_signal(signal_number)
         try:
-            return self.child.wait(seconds)
+            status = self.child.wait(seconds)
         except subprocess.TimeoutExpired:
             self.child.kill()
             self.child.wait()
             raise AssertionError(f"{self.command} did not end within {seconds} s of signal {signal_number}:\n{self.output()}") from None
+        # Whoever falls of itself says where.
+        assert status >= 0 or status in (-signal_number, -signal.SIGKILL), f"{self.command} has ended by {signal.Signals(-status).name}:\n{self.output()}"
+        return status
 
     def __enter__(self) -> Process:
         return self
