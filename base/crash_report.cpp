@@ -19,6 +19,11 @@ namespace {
 
 constexpr std::array<std::pair<int, const char*>, 5> kSignals = {
     {{SIGSEGV, "SIGSEGV"}, {SIGBUS, "SIGBUS"}, {SIGILL, "SIGILL"}, {SIGFPE, "SIGFPE"}, {SIGABRT, "SIGABRT"}}};
+#ifdef SLUICE_SANITIZED
+constexpr bool kIsSanitized = true;
+#else
+constexpr bool kIsSanitized = false;
+#endif
 constexpr int kFramesMax = 64;
 constexpr std::size_t kStackBytes = 64 << 10;
 constexpr unsigned kOthersWaitS = 5;
@@ -82,9 +87,7 @@ void tell_crash(int signal_number, siginfo_t* info, void* /*context*/) {
 }  // namespace
 
 void report_crashes(const std::string& who) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    (void)who;
-#else
+    if (kIsSanitized) { return; }
     who.copy(who_is_it.data(), who_is_it.size() - 1);
     void* frame = nullptr;
     backtrace(&frame, 1);  // loads the library that it needs now, not while the process falls
@@ -97,7 +100,6 @@ void report_crashes(const std::string& who) {
         sigemptyset(&action.sa_mask);
         sigaction(signal_number, &action, nullptr);
     }
-#endif
 }
 
 }  // namespace base

@@ -51,7 +51,7 @@ public:
         Sequence sequence;
         sequence.prompt_tokens = tokens;
         for (std::uint32_t i = 0; i < tokens; ++i) {
-            sequence.tokens.push_back(any(random_));
+            sequence.tokens.push_back(static_cast<std::int32_t>(any(random_)));
         }
         sequence.tokens.reserve(tokens + grow);
         for (std::uint32_t i = 0; i < blocks_for(tokens + grow); ++i) {

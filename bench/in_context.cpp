@@ -23,11 +23,10 @@ constexpr std::size_t kDimensions = 64;
 constexpr std::uint64_t kCorners = 6;          // of a topic; examples of the same one help most
 constexpr std::uint64_t kLargeSequences = 16;  // that the large model answers at a time
 constexpr double kLargeSeconds = 2.0;          // mean of an answer
-constexpr double kSmallSeconds = 0.4;
-constexpr double kThumbs = 0.01;             // of answers a user judges: IC-Cache has feedback on 1 % of traffic
-constexpr double kSwapLoad = 0.9;            // at which a small model is replaced
-constexpr std::size_t kWindow = 250;         // requests, of adaptation
-constexpr std::uint64_t kReplayEvery = 500;  // requests off-peak between two rounds of replay
+constexpr double kThumbs = 0.01;               // of answers a user judges: IC-Cache has feedback on 1 % of traffic
+constexpr double kSwapLoad = 0.9;              // at which a small model is replaced
+constexpr std::size_t kWindow = 250;           // requests, of adaptation
+constexpr std::uint64_t kReplayEvery = 500;    // requests off-peak between two rounds of replay
 constexpr std::size_t kReplays = 8;
 
 /// 0 to 1, from its arguments alone.
@@ -241,7 +240,7 @@ private:
     void replay() {
         for (const caching::ExampleId id : cache_.book().replay_candidates(kReplays)) {
             auto& [question, version] = known_.at(id);
-            const auto judged = [&](std::uint64_t of) {
+            const auto judged = [this, &question = question](std::uint64_t of) {
                 return world_.judged(0.5 + 0.4 * world_.worth_of(question, of));
             };
             cache_.book().answer_judged(id, judged(version));

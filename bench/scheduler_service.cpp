@@ -28,7 +28,7 @@ constexpr const char* kModel = "bench";
 constexpr std::uint64_t kNumerics = 7;
 constexpr std::chrono::minutes kPatience{10};
 /// Calls at once, for what the service takes at most.
-constexpr int kCallers = 4;
+constexpr std::uint32_t kCallers = 4;
 /// Ends that a gateway tells in one message.
 constexpr int kEndsTold = 64;
 
@@ -159,10 +159,10 @@ base::Result<void> measure_service(const SchedulerBenchOptions& options, Schedul
     const Clock::time_point begin = Clock::now();
     {
         std::vector<std::jthread> threads;
-        for (int caller = 0; caller < kCallers; ++caller) {
+        for (std::uint32_t caller = 0; caller < kCallers; ++caller) {
             threads.emplace_back([&, caller] {
                 Caller many{.stub = proto::Scheduler::NewStub(channel),
-                            .next_id = 1'000'000'000 + static_cast<std::uint64_t>(caller)};
+                            .next_id = 1'000'000'000 + std::uint64_t{caller}};
                 for (std::uint32_t i = 0; i < options.service_placements / kCallers; ++i) {
                     auto placed = many.place(options, hashes[(i * kCallers + caller) % hashes.size()]);
                     if (!placed) {

@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -106,11 +107,8 @@ int with_model(Path& model, std::string* name, FirstUse first_use, const std::fu
     return run();
 }
 
-}  // namespace
-
-/// Picks the subcommand. Each reads its settings, builds its objects in dependency order and runs.
-int main(int argc, char** argv) {
-    if (argc == 2 && argv[1] == text::kTextHostCommand) { return text::text_host_main(); }
+/// Picks the subcommand. Each reads its settings, builds its objects in dependency order, runs and takes them down.
+int run(int argc, char** argv) {
     cli::block_signals();
     base::init_log({.role = "", .level = "warn"});  // standard output is for results; roles set up their own
     net::prepare_ucx_environment();                 // before there are threads that read the environment
@@ -449,4 +447,19 @@ int main(int argc, char** argv) {
 
     CLI11_PARSE(app, argc, argv);
     return status;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    if (argc == 2 && argv[1] == text::kTextHostCommand) { return text::text_host_main(); }
+    const int status = run(argc, argv);
+    std::fflush(nullptr);
+#ifdef SLUICE_SANITIZED
+    return status;  // leaks are looked for on the way out
+#else
+    // All that is ours is gone. Libraries have threads yet (gRPC's timers, its late shutdown) that use what exit()
+    // would destroy under them.
+    std::_Exit(status);
+#endif
 }

@@ -8,6 +8,10 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_G
     target_compile_options(project_warnings INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-maybe-uninitialized>)
 endif()
 
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    target_compile_options(project_warnings INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-unknown-warning-option>)
+endif()
+
 # Numbers do not depend on company: no contraction behind our back, FMA is written explicitly.
 # (nvcc knows neither option; what it hands to g++ gets them too.)
 add_compile_options($<$<COMPILE_LANGUAGE:C,CXX>:-ffp-contract=off> $<$<COMPILE_LANGUAGE:C,CXX>:-fno-omit-frame-pointer>
@@ -16,10 +20,17 @@ add_compile_options($<$<COMPILE_LANGUAGE:C,CXX>:-ffp-contract=off> $<$<COMPILE_L
 if(SLUICE_SANITIZE)
     add_compile_options(-fsanitize=${SLUICE_SANITIZE} -fno-sanitize-recover=all)
     add_link_options(-fsanitize=${SLUICE_SANITIZE})
+    add_compile_definitions(SLUICE_SANITIZED)  # compilers have macros of their own, each another one
+    if(SLUICE_SANITIZE MATCHES "address" AND SLUICE_SANITIZE MATCHES "undefined")
+        # What ASan sees as well, and casts down a hierarchy, of which there are few: an eighth of the time to compile.
+        add_compile_options(-fno-sanitize=null,object-size,vptr)
+    endif()
     if(SLUICE_SANITIZE MATCHES "thread")
         # Asio's fences are invisible to ThreadSanitizer; its other synchronisation is not.
         add_compile_definitions(BOOST_ASIO_DISABLE_FENCED_BLOCK BOOST_ASIO_DISABLE_STD_ATOMIC)
-        add_compile_options(-Wno-tsan)
+        if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+            add_compile_options(-Wno-tsan)
+        endif()
     endif()
 endif()
 

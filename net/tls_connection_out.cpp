@@ -112,7 +112,7 @@ std::span<const std::byte> TlsConnection::next_record(std::span<std::byte> scrat
 
 void TlsConnection::begin_frame(const TlsFrame& frame, std::span<const std::byte> header,
                                 std::span<const std::byte> payload) {
-    out_.emplace();
+    out_ = Out{};
     out_->type = frame.type;
     out_->frame = write_frame(frame);
     out_->header = header;

@@ -295,7 +295,7 @@ void Registry::count_newcomer(const WorkerView& worker) {
 
 const Registry::Facts& Registry::facts() {
     if (facts_) { return *facts_; }
-    facts_.emplace();
+    facts_ = Facts{};
     if (!options_.rules.allow_mixed_numerics) { facts_->numerics = scheduler::pool_numerics(views_); }
     for (const WorkerView& worker : views_) {
         count(*facts_, worker);

@@ -39,7 +39,7 @@ std::uint64_t address_space_bytes() {
 }
 
 void set_soft_limit(decltype(RLIMIT_AS) what, std::uint64_t value) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef SLUICE_SANITIZED
     if (what == RLIMIT_AS) { return; }  // their runtimes do not survive it
 #endif
     rlimit limit{};

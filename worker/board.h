@@ -91,8 +91,11 @@ public:
     bool draining() const { return draining_; }
 
     /// The role as which the worker is registered since it has turned; empty: as it began.
-    void set_role(sluice::proto::Role role) { role_ = role; }
-    std::optional<sluice::proto::Role> role() const { return role_; }
+    void set_role(sluice::proto::Role role) { role_ = static_cast<int>(role); }
+    std::optional<sluice::proto::Role> role() const {
+        const int role = role_;
+        return role == kNoRole ? std::nullopt : std::optional(static_cast<sluice::proto::Role>(role));
+    }
 
 private:
     /// Of each size of step, as many samples are told again: where all steps are alike they must be enough to predict
@@ -131,7 +134,8 @@ private:
     std::atomic<std::int64_t> heartbeat_max_ms_{std::numeric_limits<std::int32_t>::max()};
     std::atomic<base::TimePoint::rep> last_progress_{0};
     std::atomic<bool> draining_{false};
-    std::atomic<std::optional<sluice::proto::Role>> role_{std::nullopt};
+    static constexpr int kNoRole = -1;
+    std::atomic<int> role_{kNoRole};
 };
 
 }  // namespace worker

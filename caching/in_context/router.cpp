@@ -9,8 +9,6 @@ namespace caching {
 namespace {
 
 constexpr double kRidge = 1.0;       // observations that the prior is worth
-constexpr double kPriorSmall = 0.4;  // nothing is offloaded on faith
-constexpr double kPriorLarge = 0.8;
 constexpr double kNoiseStep = 0.02;  // of the mean of squared residuals
 constexpr double kNoiseLeast = 0.0025;
 constexpr double kDriftStep = 0.03;     // of the mean of residuals: about the last sixty

@@ -40,7 +40,7 @@ constexpr char kColumns[] =
     " finalizing_at, ended_at, cancelling_at, total, completed, failed, output_file, error_file, problems";
 
 // requests.state
-constexpr int kWaits = 0;
+// 0: it waits
 constexpr int kAnswered = 1;
 constexpr int kFailed = 2;
 

@@ -23,7 +23,7 @@ SavedAnswer make(std::uint64_t key, const std::string& tenant = "a", std::size_t
 
 TEST_CASE("what was used longest ago goes first", "[caching]") {
     AnswerBook book({.entries_max = 3});
-    for (const std::uint64_t key : {1, 2, 3}) {
+    for (const std::uint64_t key : {1U, 2U, 3U}) {
         CHECK(book.put(make(key)).empty());
     }
     CHECK(book.find({0, 1}) != nullptr);

@@ -227,7 +227,7 @@ TEST_CASE("a breach is told at once", "[caching][learning]") {
 TEST_CASE("damaged learning is refused whole", "[caching][learning]") {
     Book book;
     Life life(book);
-    for (int number = 0; number < 60; ++number) {
+    for (std::size_t number = 0; number < 60; ++number) {
         life.answer("What is the meaning of word " + std::string(1 + number % 20, 'x') + "?", std::to_string(number));
     }
     const std::string whole = life.cache.learning();

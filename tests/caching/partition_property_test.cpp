@@ -90,8 +90,8 @@ TEST_CASE("a partition finds what a plain list finds, through adding and removin
                 sum += query[i] * vector[i];
             }
             exact.push_back(sum);
-            const auto at =
-                std::find_if(found.begin(), found.end(), [&](const auto& near) { return near.entry == id; });
+            const auto at = std::find_if(found.begin(), found.end(),
+                                         [entry = id](const auto& near) { return near.entry == entry; });
             if (at != found.end()) { REQUIRE(std::abs(at->similarity - sum) < 0.03F); }
         }
         std::sort(exact.rbegin(), exact.rend());

@@ -122,8 +122,8 @@ TEST_CASE("a streamed copy is a copy, wherever it begins and ends, and touches n
         for (std::size_t i = 0; i < source.size(); ++i) {
             source[i] = static_cast<std::byte>(i * 31 + i / 251);
         }
-        for (const std::size_t from : {0, 1, 17, 64}) {
-            for (const std::size_t to : {0, 1, 16, 63, 64, 127}) {
+        for (const std::size_t from : {0U, 1U, 17U, 64U}) {
+            for (const std::size_t to : {0U, 1U, 16U, 63U, 64U, 127U}) {
                 CAPTURE(bytes, from, to);
                 std::vector<std::byte> target(bytes + kRoom, std::byte{0xee});
                 device::copy_streamed(target.data() + to, source.data() + from, bytes);

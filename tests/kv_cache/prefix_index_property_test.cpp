@@ -30,7 +30,7 @@ std::optional<BlockHash> next_to_evict(const Model& model) {
     std::optional<BlockHash> coldest;
     for (const auto& [hash, named] : model) {
         if (named.idle_since == 0) { continue; }
-        const bool has_idle_child = std::any_of(model.begin(), model.end(), [&](const auto& other) {
+        const bool has_idle_child = std::any_of(model.begin(), model.end(), [&hash = hash](const auto& other) {
             return other.second.idle_since != 0 && other.second.parent == hash;
         });
         if (has_idle_child) { continue; }

@@ -348,7 +348,7 @@ TEST_CASE("a hand-off meant for another life of the decode worker is refused", "
 }
 
 TEST_CASE("frames are cut to their largest size and sent through few staging buffers", "[kv_transfer]") {
-    const std::size_t frame_bytes = GENERATE(64, 100, 1024, 4096);
+    const std::size_t frame_bytes = GENERATE(64U, 100U, 1024U, 4096U);
     CAPTURE(frame_bytes);
     World::Options options;
     options.sender = {.frame_bytes_max = frame_bytes, .staging_buffers = 3, .inflight_bytes_max = 4096};

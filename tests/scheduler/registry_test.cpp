@@ -14,10 +14,6 @@ using scheduler_test::make_registration;
 
 namespace {
 
-constexpr Registry::Life life(std::uint64_t id, std::uint64_t incarnation) {
-    return {.id = base::WorkerId{id}, .incarnation = base::Incarnation{incarnation}};
-}
-
 struct Fixture {
     base::FakeClock clock;
     Registry registry{{.workers_max = 3, .prefix_blocks_max = 1000, .suspect_after = 1s, .lease = 3s}};

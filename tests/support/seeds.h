@@ -18,7 +18,7 @@ inline unsigned seeds_of(unsigned usual) {
 /// The same for what has all its outcomes tried by an ordinary build (a modelled cluster, a kernel): a sanitizer, which
 /// looks for other faults and takes ten times as long, gets a fifth of them.
 inline unsigned modelled_seeds_of(unsigned usual) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef SLUICE_SANITIZED
     return seeds_of(usual / 5);
 #else
     return seeds_of(usual);
