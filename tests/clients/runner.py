@@ -21,6 +21,7 @@ import tools_model
 from table import ENCODER, SUITE_KEY, Client
 
 INSTALL_SECONDS = 1800
+SERVER_SECONDS = 300
 
 
 @dataclasses.dataclass
@@ -53,6 +54,8 @@ class Runner:
         if self.url:
             return self.url
         if kind not in self.servers:
+            self.command(harness.BINARY, "model", "pull", ENCODER)  # the first time it is a download, which nobody's patience with a start is for
+            shutil.rmtree(self.temporary / kind.replace(":", "-"), ignore_errors=True)  # of a server that did not start
             flags = ["--encoder", ENCODER]
             if kind == "examples":
                 model = scripted_model.make(self.temporary / kind / "scripted", scripts.EXAMPLES, context=8192)
@@ -70,7 +73,7 @@ class Runner:
                 subprocess.run([harness.BINARY, "keys", "add", "--file", keys, "--stdin"], input=SUITE_KEY + "\n", text=True, check=True, stdout=subprocess.DEVNULL)
                 flags += ["--set", f"gateway.keys_file={keys}"]
             server = self.open.enter_context(harness.serve(*flags, model=model))
-            self.servers[kind] = server.wait_ready()
+            self.servers[kind] = server.wait_ready(SERVER_SECONDS)
         return self.servers[kind].url
 
     # --- installing ------------------------------------------------------------------------------------------------------------

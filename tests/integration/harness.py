@@ -131,9 +131,9 @@ class Server(Process):
         except OSError:
             return False
 
-    def wait_ready(self) -> Server:
+    def wait_ready(self, seconds: float = START_SECONDS) -> Server:
         try:
-            wait_until(self.is_ready, f"{self.command} is ready", START_SECONDS)
+            wait_until(self.is_ready, f"{self.command} is ready", seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.output()}") from None
         return self
