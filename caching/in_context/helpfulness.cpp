@@ -11,7 +11,6 @@ constexpr double kStep = 0.2;             // of AdaGrad
 constexpr double kRecordPrior = 4;        // uses that a record needs to count half
 constexpr std::uint64_t kLookEvery = 64;  // judged answers between two choices of the best threshold
 constexpr double kSeenLeast = 30;         // judged answers before a threshold may be the best
-constexpr double kSeenMost = 400;         // beyond it older ones fade
 constexpr double kErrors = 1.0;           // standard errors by which a better threshold is better
 
 }  // namespace

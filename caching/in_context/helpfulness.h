@@ -11,6 +11,9 @@
 
 namespace caching {
 
+class ByteReader;
+class ByteWriter;
+
 /// What is known of an example for a question, before the answer.
 struct HelpfulnessEvidence {
     double similarity = 0;      // of the questions' vectors
@@ -38,6 +41,10 @@ public:
     void learn(const HelpfulnessEvidence& evidence, double quality, double weight = 1.0);
     std::uint64_t observations() const { return observations_; }
 
+    /// For another life. Nothing changes where it says false.
+    void save(ByteWriter& bytes) const;
+    bool restore(ByteReader& bytes);
+
 private:
     static std::array<double, kTerms> terms_of(const HelpfulnessEvidence& evidence);
 
@@ -64,7 +71,13 @@ public:
     void learn(std::size_t index, double gain);
     double best() const { return values_[best_]; }
 
+    /// For another life. Nothing changes where it says false.
+    void save(ByteWriter& bytes) const;
+    bool restore(ByteReader& bytes);
+
 private:
+    static constexpr double kSeenMost = 400;  // judged answers; beyond it older ones fade
+
     struct Seen {
         double gain = 0;
         double variance = 0.06;  // of one gain

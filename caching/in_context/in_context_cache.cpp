@@ -18,9 +18,12 @@ constexpr std::size_t kCornersSlack = 16;  // clusters that are gone and still k
 
 }  // namespace
 
-InContextCache::InContextCache(InContextOptions options, const base::Clock& clock, std::size_t dimensions)
+InContextCache::InContextCache(InContextOptions options, const base::Clock& clock, std::size_t dimensions,
+                               std::string models)
     : options_(std::move(options)),
       clock_(clock),
+      dimensions_(dimensions),
+      models_(std::move(models)),
       random_(options_.seed),
       book_(options_, clock, dimensions),
       threshold_(options_.helpfulness_min, options_.threshold_share),
@@ -286,7 +289,17 @@ bool InContextCache::restore(const SavedExample& saved, std::span<const float> v
     return !is_personal(saved.question) && !is_personal(saved.answer) && book_.restore(saved, vector);
 }
 
+void InContextCache::hear_of_changes() {
+    for (auto [arm, heard] : {std::pair(Arm::small, &changes_small_), std::pair(Arm::large, &changes_large_)}) {
+        if (const std::uint64_t changes = router_.belief(arm).changes(); changes != *heard) {
+            *heard = changes;
+            memory_.forget(arm);
+        }
+    }
+}
+
 void InContextCache::judge(const InContextDecision& decision, const InContextFeedback& feedback) {
+    ++untold_;
     const ChosenExamples& chosen = decision.chosen;
     if (feedback.small && std::isfinite(*feedback.small)) {
         const double quality = std::clamp(*feedback.small, 0.0, 1.0);
@@ -308,12 +321,7 @@ void InContextCache::judge(const InContextDecision& decision, const InContextFee
     } else if (feedback.large) {
         router_.learn(decision.features, Arm::large, *feedback.large);
     }
-    for (auto [arm, heard] : {std::pair(Arm::small, &changes_small_), std::pair(Arm::large, &changes_large_)}) {
-        if (const std::uint64_t changes = router_.belief(arm).changes(); changes != *heard) {
-            *heard = changes;
-            memory_.forget(arm);
-        }
-    }
+    hear_of_changes();
 }
 
 InContextCache::Counts InContextCache::counts() const {

@@ -64,8 +64,8 @@ struct InContextFeedback {
 /// that stay the same so that their KV is a cached prefix, and an account of quality.
 class InContextCache {
 public:
-    /// `clock` must outlive it.
-    InContextCache(InContextOptions options, const base::Clock& clock, std::size_t dimensions);
+    /// `clock` must outlive it. `models`: both by name; what was learnt of others is not taken.
+    InContextCache(InContextOptions options, const base::Clock& clock, std::size_t dimensions, std::string models = {});
 
     /// The large model's load now: 1 is all that it can do.
     void see_load(double load) { meter_.see(load, clock_.now()); }
@@ -81,6 +81,19 @@ public:
     /// What an earlier life has kept, the older ones first; `vector`: of its question. False: it is not taken
     /// (ExampleBook::restore, or it is personal by today's rules).
     bool restore(const SavedExample& saved, std::span<const float> vector);
+
+    /// What router and selector have learnt, sealed under the key: numbers, and the vectors of the last judged
+    /// questions, without their texts or whose they are. At most about 0.9 MB.
+    std::string learning() const;
+    /// learning() of an earlier life. False, and nothing changes: it is damaged, of another key or form, or of other
+    /// models.
+    bool restore_learning(std::string_view given);
+    /// learning(), once enough has been judged since the last time (`all`: anything).
+    std::optional<std::string> take_learning(bool all);
+    /// The weights that answer for an arm now. Where they are none of the last few, most of what was learnt of the arm
+    /// is forgotten at once (where they are one of them, what is seen tells). Empty: nobody knows.
+    void served_by(Arm arm, std::string_view revision);
+
     /// Examples that are gone at once are in no prompt that is decided on afterwards.
     std::size_t remove(const ExampleFilter& filter, bool dry_run) { return book_.remove(filter, dry_run); }
     ExampleBook& book() { return book_; }
@@ -127,11 +140,14 @@ private:
     /// Behind the pack, the most helpful first, what was chosen and says something else, as far as there is room.
     void add_others(std::vector<Scored>& pack, const std::vector<Scored>& chosen, const ExampleIndex& index) const;
     void renew_pack(Corner& corner, const ExampleIndex& index);
+    void hear_of_changes();
     void forget_gone_corners(const base::BlockHash& partition);
     std::string render(const std::vector<ExampleId>& examples, const std::string& tenant) const;
 
     InContextOptions options_;
     const base::Clock& clock_;
+    std::size_t dimensions_;
+    std::string models_;
     std::mt19937_64 random_;
     ExampleBook book_;
     HelpfulnessProxy proxy_;
@@ -139,7 +155,9 @@ private:
     Router router_;
     LoadMeter meter_;
     QualityMemory memory_;
-    std::uint64_t changes_small_ = 0;  // that memory_ has heard of
+    std::vector<std::string> revisions_[2];  // of the last weights that answered for small and large
+    std::uint64_t untold_ = 0;               // judged since take_learning()
+    std::uint64_t changes_small_ = 0;        // that memory_ has heard of
     std::uint64_t changes_large_ = 0;
     std::unordered_map<base::BlockHash, Corners> corners_;
     std::uint64_t next_pack_ = 1;

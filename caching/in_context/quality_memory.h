@@ -11,6 +11,9 @@
 
 namespace caching {
 
+class ByteReader;
+class ByteWriter;
+
 /// What answers to questions like this one were worth: the last judged answers of both models by the vector of their
 /// question. No texts. Of all partitions together: what is shared is how well a model answers, never what. Not
 /// thread-safe.
@@ -26,6 +29,10 @@ public:
     /// Another model answers now.
     void forget(Arm arm);
     std::size_t size(Arm arm) const { return of(arm).qualities.size(); }
+
+    /// For another life. Nothing changes where it says false.
+    void save(ByteWriter& bytes) const;
+    bool restore(ByteReader& bytes);
 
 private:
     struct Ring {

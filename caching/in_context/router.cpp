@@ -15,9 +15,7 @@ constexpr double kDriftStep = 0.03;     // of the mean of residuals: about the l
 constexpr double kDriftMost = 4.5;      // standard deviations of that mean: chance goes so far once in some 100,000
 constexpr double kDriftFrom = 60;       // observations before drift is looked for, and between two changes
 constexpr double kKeptAfterChange = 5;  // observations that what was learnt is worth then
-constexpr std::uint64_t kAlert = 400;   // requests after a change for which more is compared
 constexpr double kTemperature = 0.1;    // of the confidences' softmax
-constexpr double kAccountMost = 5;      // losses of a whole answer that may be saved up
 constexpr double kLossMost = 0.25;      // of one request, with all of it saved up; less in proportion
 constexpr double kSurprisePrior = 100;  // comparisons before measured losses correct the expected ones by half
 constexpr double kSurpriseMost = 1000;  // comparisons that are remembered
@@ -96,12 +94,7 @@ void ArmBelief::learn(const RouterFeatures& features, double quality) {
     drift_ += kDriftStep * (residual - drift_);
     since_change_ += 1;
     const double chance = std::sqrt(noise_ * kDriftStep / (2 - kDriftStep));
-    if (since_change_ > kDriftFrom && std::abs(drift_) > kDriftMost * chance) {
-        fade(std::min(kKeptAfterChange / precision_[0][0], 1.0));  // feature 0 is 1: they are counted there
-        drift_ = 0;
-        since_change_ = 0;
-        ++changes_;
-    }
+    if (since_change_ > kDriftFrom && std::abs(drift_) > kDriftMost * chance) { replaced(); }
     fade(forgetting_);
     for (std::size_t row = 0; row < kRouterFeatures; ++row) {
         for (std::size_t column = 0; column < kRouterFeatures; ++column) {
@@ -111,6 +104,14 @@ void ArmBelief::learn(const RouterFeatures& features, double quality) {
     }
     factor();
     ++observations_;
+}
+
+void ArmBelief::replaced() {
+    fade(std::min(kKeptAfterChange / precision_[0][0], 1.0));  // feature 0 is 1: they are counted there
+    factor();
+    drift_ = 0;
+    since_change_ = 0;
+    ++changes_;
 }
 
 void LoadMeter::see(double load, base::TimePoint now) {
@@ -199,6 +200,11 @@ void Router::look_for_change() {
     alert_ = kAlert;
     surprise_ = 0;
     surprise_count_ = 0;
+}
+
+void Router::replaced(Arm arm) {
+    (arm == Arm::small ? small_ : large_).replaced();
+    look_for_change();
 }
 
 void Router::learn(const RouterFeatures& features, Arm arm, double quality) {

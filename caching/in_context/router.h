@@ -10,6 +10,9 @@
 
 namespace caching {
 
+class ByteReader;
+class ByteWriter;
+
 /// What a router knows of a request and the examples that the small model would get. Every one about 0 to 1.
 inline constexpr std::size_t kRouterFeatures = 9;
 using RouterFeatures = std::array<double, kRouterFeatures>;
@@ -40,6 +43,12 @@ public:
     bool has_changed() const { return changes_ > 0; }
     std::uint64_t changes() const { return changes_; }
     std::uint64_t observations() const { return observations_; }
+    /// It is another model: as has_changed(), without waiting for its answers.
+    void replaced();
+
+    /// For another life. Nothing changes where it says false.
+    void save(ByteWriter& bytes) const;
+    bool restore(ByteReader& bytes);
 
 private:
     using Matrix = std::array<std::array<double, kRouterFeatures>, kRouterFeatures>;
@@ -115,6 +124,8 @@ public:
     void learn(const RouterFeatures& features, Arm arm, double quality);
     /// Both answered; `choice`: what was chosen and expected.
     void learn_both(const RouterFeatures& features, const Choice& choice, double small, double large);
+    /// Another model answers for this arm from now on.
+    void replaced(Arm arm);
 
     const ArmBelief& belief(Arm arm) const { return arm == Arm::small ? small_ : large_; }
     /// Quality that may still be given up, in requests' worth; never below 0.
@@ -122,7 +133,14 @@ public:
     std::uint64_t choices(Arm arm) const { return arm == Arm::small ? chosen_small_ : chosen_large_; }
     std::uint64_t comparisons() const { return comparisons_; }
 
+    /// For another life; without what was counted. Nothing changes where it says false.
+    void save(ByteWriter& bytes) const;
+    bool restore(ByteReader& bytes);
+
 private:
+    static constexpr double kAccountMost = 5;     // losses of a whole answer that may be saved up
+    static constexpr std::uint64_t kAlert = 400;  // requests after a change for which more is compared
+
     bool draw(double share);
     void look_for_change();
 

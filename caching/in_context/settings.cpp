@@ -18,6 +18,7 @@ void read_in_context_options(base::Config& config, InContextOptions& options) {
     number("tenant_share", options.tenant_share, 0, 1);
     options.example_bytes_max = count("example_bytes_max", options.example_bytes_max, 1, 1 << 20);
     options.examples_each = count("examples_each", options.examples_each, 0, 32);
+    options.pack_examples = count("pack_examples", options.pack_examples, 0, 32);
     options.prompt_bytes_max = count("prompt_bytes_max", options.prompt_bytes_max, 0, 1 << 20);
     number("similarity_min", options.similarity_min, 0, 1);
     number("helpfulness_min", options.helpfulness_min, 0, 1);

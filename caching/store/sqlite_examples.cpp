@@ -12,7 +12,8 @@ constexpr char kTable[] =
     " replays INTEGER NOT NULL, quality REAL NOT NULL, part BLOB NOT NULL, tenant TEXT NOT NULL,"
     " question BLOB NOT NULL, answer BLOB NOT NULL, revision TEXT NOT NULL, tags TEXT NOT NULL,"
     " created_us INTEGER NOT NULL, seal BLOB NOT NULL);"
-    "CREATE INDEX IF NOT EXISTS examples_by_age ON examples (created_us);";
+    "CREATE INDEX IF NOT EXISTS examples_by_age ON examples (created_us);"
+    "CREATE TABLE IF NOT EXISTS example_learning (id INTEGER PRIMARY KEY CHECK (id = 1), bytes BLOB NOT NULL);";
 
 void bind_standing(SqliteStatement& statement, const ExampleStanding& one) {
     statement.key(1, one.exact);

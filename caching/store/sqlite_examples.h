@@ -12,13 +12,15 @@ inline constexpr char kPutExample[] =
 inline constexpr char kPutStanding[] =
     "UPDATE examples SET value = ?2, valued_us = ?3, gain = ?4, uses = ?5, record = ?6, record_uses = ?7, replays = ?8,"
     " quality = ?9 WHERE exact = ?1";
+inline constexpr char kPutExampleLearning[] = "INSERT OR REPLACE INTO example_learning VALUES (1, ?1)";
+inline constexpr char kExampleLearning[] = "SELECT bytes FROM example_learning WHERE id = 1";
 inline constexpr char kEraseExample[] = "DELETE FROM examples WHERE exact = ?1";
 inline constexpr char kAllExamples[] =
     "SELECT exact, value, valued_us, gain, uses, record, record_uses, replays, quality, part, tenant, question, answer,"
     " revision, tags, created_us, seal FROM examples ORDER BY created_us DESC";
 
-/// Makes the table where it is missing. One of another form, by a version before or after this one, goes with all that
-/// is in it.
+/// Makes the tables where they are missing. One of another form, by a version before or after this one, goes with all
+/// that is in it.
 base::Result<void> make_example_table(SqliteFile& file);
 /// Into a statement of kPutExample. False: the file's fault.
 bool put_example(SqliteStatement& statement, const SavedExample& one);

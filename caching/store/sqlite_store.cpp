@@ -69,7 +69,8 @@ public:
           put_learning_(database, kPutLearning),
           put_example_(database, kPutExample),
           put_standing_(database, kPutStanding),
-          erase_example_(database, kEraseExample) {}
+          erase_example_(database, kEraseExample),
+          put_example_learning_(database, kPutExampleLearning) {}
 
     bool operator()(const SavedAnswer& answer) { return put_.is_ready() && put(put_, answer); }
     bool operator()(const ErasedAnswers& gone) { return erase(erase_, gone.keys); }
@@ -77,11 +78,8 @@ public:
         return put_question_.is_ready() && put_question(put_question_, question);
     }
     bool operator()(const ErasedQuestions& gone) { return erase(erase_question_, gone.keys); }
-    bool operator()(const SavedLearning& learning) {
-        if (!put_learning_.is_ready()) { return false; }
-        put_learning_.blob(1, learning.bytes);
-        return put_learning_.run();
-    }
+    bool operator()(const SavedLearning& learning) { return put_bytes(put_learning_, learning.bytes); }
+    bool operator()(const SavedExampleLearning& learning) { return put_bytes(put_example_learning_, learning.bytes); }
     bool operator()(const SavedExample& example) {
         return put_example_.is_ready() && put_example(put_example_, example);
     }
@@ -93,6 +91,11 @@ public:
     }
 
 private:
+    static bool put_bytes(Statement& statement, const std::string& bytes) {
+        if (!statement.is_ready()) { return false; }
+        statement.blob(1, bytes);
+        return statement.run();
+    }
     static bool erase(Statement& statement, const std::vector<base::BlockHash>& keys) {
         return statement.is_ready() && std::all_of(keys.begin(), keys.end(), [&](const base::BlockHash& key) {
                    statement.key(1, key);
@@ -108,6 +111,7 @@ private:
     Statement put_example_;
     Statement put_standing_;
     Statement erase_example_;
+    Statement put_example_learning_;
 };
 
 }  // namespace
@@ -204,14 +208,22 @@ base::Result<void> SqliteStore::load_examples(const std::function<bool(SavedExam
     return {};
 }
 
-base::Result<std::string> SqliteStore::learning() {
+base::Result<std::string> SqliteStore::bytes_by(const char* query) {
     if (!file_) { return base::fail(ErrorCode::unavailable, "the cache's store is lost"); }
-    Statement read(file_->database(), kLearning);
+    Statement read(file_->database(), query);
     if (!read.is_ready()) { return tl::unexpected(file_->failed("learning")); }
     const int code = read.step();
     if (code == SQLITE_DONE) { return std::string(); }
     if (code != SQLITE_ROW) { return tl::unexpected(file_->failed("learning")); }
     return read.bytes_of(0);
+}
+
+base::Result<std::string> SqliteStore::learning() {
+    return bytes_by(kLearning);
+}
+
+base::Result<std::string> SqliteStore::example_learning() {
+    return bytes_by(kExampleLearning);
 }
 
 base::Result<void> SqliteStore::apply(const std::vector<StoreChange>& changes) {

@@ -20,11 +20,13 @@ public:
     base::Result<void> load_questions(const std::function<bool(SavedQuestion)>& visit) override;
     base::Result<void> load_examples(const std::function<bool(SavedExample)>& visit) override;
     base::Result<std::string> learning() override;
+    base::Result<std::string> example_learning() override;
     base::Result<void> apply(const std::vector<StoreChange>& changes) override;
 
 private:
     explicit SqliteStore(std::string path) : path_(std::move(path)) {}
     base::Result<void> connect();
+    base::Result<std::string> bytes_by(const char* query);
     base::Result<void> write(const std::vector<StoreChange>& changes);
 
     std::string path_;

@@ -30,6 +30,10 @@ struct SavedLearning {
 struct ErasedExamples {
     std::vector<base::BlockHash> keys;
 };
+/// What router and selector of the in-context cache have learnt, in the place of what was there.
+struct SavedExampleLearning {
+    std::string bytes;
+};
 /// What examples have brought so far, in the place of what was known; of those that are there.
 struct ExampleStandings {
     std::vector<ExampleStanding> all;
@@ -37,7 +41,7 @@ struct ExampleStandings {
 
 /// One change of what a store keeps. What is to be kept takes the place of an earlier one of its key.
 using StoreChange = std::variant<SavedAnswer, ErasedAnswers, SavedQuestion, ErasedQuestions, SavedLearning,
-                                 SavedExample, ErasedExamples, ExampleStandings>;
+                                 SavedExample, ErasedExamples, ExampleStandings, SavedExampleLearning>;
 
 /// Where answers outlive the process. Losing it costs misses, never a wrong answer. One thread at a time.
 class Store {
@@ -53,6 +57,8 @@ public:
     virtual base::Result<void> load_examples(const std::function<bool(SavedExample)>& visit) = 0;
     /// What the semantic cache has learnt; empty: nothing.
     virtual base::Result<std::string> learning() = 0;
+    /// Likewise router and selector of the in-context cache.
+    virtual base::Result<std::string> example_learning() = 0;
     /// All of the changes or none of them. Error: the store's; it may be tried again.
     virtual base::Result<void> apply(const std::vector<StoreChange>& changes) = 0;
 };

@@ -100,7 +100,8 @@ double answer_likeness(const caching::HashedEmbedder& embedder, const std::strin
 
 LiveExamples::LiveExamples(Setup setup)
     : setup_(std::move(setup)),
-      cache_(with_key(setup_.settings.learning, setup_.key), setup_.clock, embedder_.dimensions()),
+      cache_(with_key(setup_.settings.learning, setup_.key), setup_.clock, embedder_.dimensions(),
+             setup_.settings.small + '\n' + setup_.settings.large),
       quota_({.per_minute = setup_.writes_per_minute}),
       tasks_(setup_.settings.tasks_max) {
     const auto small = setup_.models.find(setup_.settings.small);
@@ -117,9 +118,17 @@ LiveExamples::~LiveExamples() {
 }
 
 void LiveExamples::work() {
-    const auto take_changes = [this](bool all) {
-        const std::scoped_lock lock(mutex_);
-        return cache_.book().take_changes(all);
+    const auto tell_store = [this](bool all) {
+        if (setup_.store == nullptr) { return; }
+        caching::ExampleChanges changes;
+        std::optional<std::string> learning;
+        {
+            const std::scoped_lock lock(mutex_);
+            changes = cache_.book().take_changes(all);
+            learning = cache_.take_learning(all);
+        }
+        save(std::move(changes));
+        if (learning) { setup_.store->push(caching::SavedExampleLearning{std::move(*learning)}); }
     };
     if (setup_.store != nullptr) { restore(); }
     // Until the queue is closed and empty; never stopped in between.
@@ -131,12 +140,20 @@ void LiveExamples::work() {
             counts = cache_.counts();
         }
         told(counts);
-        if (setup_.store != nullptr) { save(take_changes(false)); }
+        tell_store(false);
     }
-    if (setup_.store != nullptr) { save(take_changes(true)); }
+    tell_store(true);
 }
 
 void LiveExamples::restore() {
+    if (const std::string learning = std::exchange(setup_.learning, {}); !learning.empty()) {
+        const std::scoped_lock lock(mutex_);
+        if (!cache_.restore_learning(learning)) {
+            spdlog::warn(
+                "cache: what router and selector of examples had learnt is of other models, or damaged: it begins "
+                "anew");
+        }
+    }
     std::size_t taken = 0;
     for (const caching::SavedExample& one : std::exchange(setup_.kept, {})) {
         const std::vector<float> vector = embedder_.embed_one(one.question);
@@ -276,6 +293,17 @@ void LiveExamples::decide(RequestForm& form, const RewriteContext& context, Rout
     }
     if (!allowed.small || !allowed.large) { routed.plain.reset(); }
     routed.decision = std::move(decision);
+}
+
+void LiveExamples::served_by(const std::string& small, const std::string& large) {
+    if (small == served_small_ && large == served_large_) { return; }
+    const bool is_taken = tasks_.push([small, large](caching::InContextCache& cache) {
+        cache.served_by(caching::Arm::small, small);
+        cache.served_by(caching::Arm::large, large);
+    });
+    if (!is_taken) { return; }  // with the next request
+    served_small_ = small;
+    served_large_ = large;
 }
 
 void LiveExamples::keep(std::shared_ptr<const caching::InContextQuestion> question, std::string answer,

@@ -41,6 +41,7 @@ public:
         std::size_t writes_per_minute = 0;             // of one tenant's examples; 0: no bound
         caching::WriteBehind* store = nullptr;         // where they are kept; null: in memory only
         std::vector<caching::SavedExample> kept = {};  // of an earlier life, the oldest first
+        std::string learning = {};                     // likewise, InContextCache::learning(); empty: nothing
     };
     explicit LiveExamples(Setup setup);
     ~LiveExamples() override;
@@ -51,6 +52,8 @@ public:
 
     /// Sequences that the large model has in work.
     void large_in_work(std::size_t sequences) { large_in_work_.store(sequences, std::memory_order_relaxed); }
+    /// The weights that answer, by their revision_name(); empty: nobody knows. One thread.
+    void served_by(const std::string& small, const std::string& large);
     /// The large model has answered.
     void keep(std::shared_ptr<const caching::InContextQuestion> question, std::string answer, std::string revision,
               std::vector<std::string> tags);
@@ -101,6 +104,8 @@ private:
     std::size_t large_ = 0;
     caching::HashedEmbedder embedder_;
     std::atomic<std::size_t> large_in_work_{0};
+    std::string served_small_;  // of the thread of served_by()
+    std::string served_large_;
     mutable std::mutex mutex_;
     mutable caching::InContextCache cache_;  // guarded by mutex_
     caching::WriteQuota quota_;              // the thread's alone; so is the next

@@ -38,7 +38,8 @@ ResponseCache::ResponseCache(Setup setup)
                                 .post = setup_.post,
                                 .writes_per_minute = setup_.options.tenant_writes_per_minute,
                                 .store = setup_.options.in_context.stores ? store_.get() : nullptr,
-                                .kept = std::exchange(kept_examples_, {})});
+                                .kept = std::exchange(kept_examples_, {}),
+                                .learning = std::exchange(example_learning_, {})});
         routed_ = std::make_unique<RoutedSource>(RoutedSource::Setup{.inner = setup_.inner,
                                                                      .examples = *examples_,
                                                                      .models = setup_.models,
@@ -126,6 +127,9 @@ void ResponseCache::open_store() {
     erase_stored(std::move(gone));
     if (!left_out.empty()) { store_->push(caching::ErasedQuestions{std::move(left_out)}); }
     if (!no_examples.empty()) { store_->push(caching::ErasedExamples{std::move(no_examples)}); }
+    if (setup_.options.in_context.enabled && !setup_.options.in_context.stores) {
+        store_->push(caching::SavedExampleLearning{});
+    }
     spdlog::info("cache: {} answers from {}", book_.counts().entries, setup_.options.store_file);
 }
 
@@ -238,6 +242,8 @@ std::vector<base::BlockHash> ResponseCache::load_examples(caching::SqliteStore& 
     });
     if (!loaded) { spdlog::warn("{}; what could be read is kept", loaded.error().message); }
     std::reverse(kept_examples_.begin(), kept_examples_.end());
+    auto learning = store.example_learning();
+    if (learning && settings.stores) { example_learning_ = std::move(*learning); }
     return left_out;
 }
 
@@ -263,6 +269,10 @@ void ResponseCache::name(CacheAsk& ask, const PreparedRequest& prepared, std::st
         const std::string small = revision_name(clusters[examples_->small()].numerics_id);
         routed->revision_large = revision_name(clusters[examples_->large()].numerics_id);
         routed->tags = ask.tags;
+        const auto known = [&](std::size_t which, const std::string& revision) {
+            return clusters[which].numerics_id == 0 ? std::string() : revision;
+        };
+        examples_->served_by(known(examples_->small(), small), known(examples_->large(), routed->revision_large));
         both =
             setup_.options.in_context.name + "\n" + small + routed->revision_large + std::exchange(routed->asked, {});
     }

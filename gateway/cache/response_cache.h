@@ -127,6 +127,7 @@ private:
     std::vector<caching::SavedQuestion> questions_;     // of an earlier life, for similar_; then empty
     std::string learning_;                              // likewise
     std::vector<caching::SavedExample> kept_examples_;  // likewise, for examples_
+    std::string example_learning_;                      // likewise
     std::unique_ptr<SimilarAnswers> similar_;           // null: equal requests only
     std::optional<std::size_t> encoder_;                // the model that compares questions
     std::unique_ptr<ServedVectors> vectors_;            // null: none does

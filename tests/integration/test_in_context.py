@@ -156,6 +156,34 @@ def test_examples_outlive_the_process_whole_and_go_when_they_are_purged(large, t
         assert len(left) == len(known) - 2 and left.items() <= known.items()
 
 
+def test_what_the_router_has_learnt_outlives_the_process(large, tmp_path):
+    file = tmp_path / "answers.db"
+
+    def life(share):
+        shares = {f"in_context.{name}": share for name in ("compare_share", "compare_idle_share", "compare_unsure_share")}
+        return both(large, *settings(store_file=file, **{"in_context.helpfulness_min": "1"}, **shares))
+
+    def is_offloaded(port, name):
+        return ask(port, f"Tell me about {name}").headers["x-routed-model"] == "small"
+
+    with life("1") as server:
+        server.wait_ready()
+        # The same weights under another name say the same, so the small one gets the requests.
+        wait_until(lambda: is_offloaded(server.port, f"animal {counted(server.port, 'comparisons_total')}"), "the small model gets requests", 180)
+        server.stop()
+    # Without comparisons nothing is learnt any more: what sends a request to the small model is what was known before.
+    with life("0") as server:
+        server.wait_ready()
+        assert any(is_offloaded(server.port, f"fish {number}") for number in range(20)), server.output()
+        server.stop()
+    with contextlib.closing(sqlite3.connect(file)) as rows, rows:
+        assert rows.execute("UPDATE example_learning SET bytes = substr(bytes, 1, length(bytes) - 1)").rowcount == 1
+    with life("0") as server:
+        server.wait_ready()
+        assert not any(is_offloaded(server.port, f"cat {number}") for number in range(20))
+        wait_until(lambda: "it begins anew" in server.output(), "it says so", 60)
+
+
 @pytest.mark.parametrize(("more", "message"), [
     ({"enabled": "false"}, "caching.enabled: true"),
     ({"in_context.small": "tiny"}, "'tiny', which is not served here"),
