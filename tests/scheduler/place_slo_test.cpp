@@ -64,7 +64,7 @@ TEST_CASE("who has had more than others may wait for a part of what its target l
     cluster.queue_share = 0.5;
     cluster.ttft_seconds_left = 4;  // 2.5 s of queue; half of the 3.9 s that its own prompt leaves are open to it
     REQUIRE(cluster.refused(100).reason == "over_share");
-    REQUIRE(cluster.refused(100).error.message.find("of the 3900 ms") != std::string::npos);
+    REQUIRE(cluster.refused(100).error.message.find("others ask who have had less") != std::string::npos);
     cluster.ttft_seconds_left = 6;
     cluster.placed(100);
     cluster.ttft_seconds_left = scheduler::kNoTarget;
