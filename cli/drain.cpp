@@ -14,7 +14,7 @@ constexpr std::chrono::seconds kTimeout{10};
 base::Result<void> drain(const DrainCommand& command) {
     if (!command.lists && command.worker.empty()) {
         return base::fail(base::ErrorCode::invalid_argument,
-                          "which worker: --worker WORKER, or --list for all of them");
+                          "which worker: `sluice drain WORKER`, or --list for all of them");
     }
     const auto cluster = operator_cluster(command.access);
     if (!cluster) { return base::pass_on(cluster); }
@@ -41,7 +41,7 @@ base::Result<void> drain(const DrainCommand& command) {
 }  // namespace
 
 void add_drain(CLI::App& app, DrainCommand& command) {
-    auto* const worker = app.add_option("--worker", command.worker, kWorkerHelp);
+    auto* const worker = app.add_option("WORKER,--worker", command.worker, kWorkerHelp);
     app.add_flag("--list", command.lists, "tells which workers there are, and drains none")->excludes(worker);
     add_operator_flags(app, command.access);
 }

@@ -52,7 +52,7 @@ base::Result<TurnState> turn_worker(const proto::WorkerEndpoint& endpoint, proto
 }
 
 void add_turn(CLI::App& app, TurnCommand& command) {
-    app.add_option("--worker", command.worker, kWorkerHelp)->required();
+    app.add_option("WORKER,--worker", command.worker, kWorkerHelp)->required();
     app.add_option("--to", command.role, "prefill, decode or mixed")
         ->required()
         ->check(CLI::IsMember({"prefill", "decode", "mixed"}));

@@ -331,7 +331,8 @@ private:
         const WorkerView& prefill = view_.at(option.prefill);
         const WorkerView& decode = view_.at(option.decode.index);
         if (!may_refuse(option)) { return std::nullopt; }
-        if (!option.misses && query_.queue_share >= 1) { return std::nullopt; }
+        const bool may_wait_for_ever = query_.queue_share >= 1 || query_.ttft_seconds_left == kNoTarget;
+        if (!option.misses && may_wait_for_ever) { return std::nullopt; }
         if (is_in_doubt(option)) { return std::nullopt; }
         const PrefillForecast forecast = forecast_of(option);
         const double own = forecast.ttft_seconds - forecast.queue_seconds;

@@ -71,7 +71,7 @@ ResponseCache::ResponseCache(Setup setup)
                             .keep = [this](const caching::SavedAnswer& answer, const caching::SharedMoment& since) {
                                 keep(answer, since);
                             }});
-    refresh_metrics();
+    refresh_counts();
 }
 
 ResponseCache::~ResponseCache() = default;
@@ -162,7 +162,7 @@ bool ResponseCache::hear(const caching::SharedPurge& purge) {
         source_->purge(filter);
         metrics_.purged(book_.purge(filter, false).size());
         purge_common(filter);
-        refresh_metrics();
+        refresh_counts();
     }
     if (purge.name) { return true; }
     if (!purge.near_text && routed_) { routed_->purge(); }
@@ -198,7 +198,7 @@ bool ResponseCache::forget() {
     if (routed_) { routed_->purge(); }
     metrics_.purged(book_.purge({}, false).size());
     purge_common({});
-    refresh_metrics();
+    refresh_counts();
     caching::EntryFilter all;
     all.older_than = -std::chrono::seconds(1);
     const bool is_done = !similar_ || similar_->purge(all, false, false, [](std::size_t) {});
@@ -303,7 +303,7 @@ void ResponseCache::keep(const caching::SavedAnswer& answer, const caching::Shar
     }
     if (is_kept && store_) { store_->push(answer); }
     metrics_.stored(is_kept ? "kept" : "no_room");
-    refresh_metrics();
+    refresh_counts();
 }
 
 /// Operators are told of answers by whose they are: what anybody may have goes with them, and is not counted.
@@ -319,6 +319,21 @@ void ResponseCache::erase_stored(std::vector<base::BlockHash> keys) {
 }
 
 void ResponseCache::refresh_metrics() {
+    refresh_counts();
+    if (!similar_ || is_asked_for_categories_) { return; }
+    is_asked_for_categories_ = similar_->stand([this](const SimilarAnswers::Standing& standing) {
+        is_asked_for_categories_ = false;
+        tell_categories(standing);
+    });
+}
+
+void ResponseCache::tell_categories(const SimilarAnswers::Standing& standing) {
+    for (const CategoryStanding& one : standing.categories) {
+        metrics_.category(one);
+    }
+}
+
+void ResponseCache::refresh_counts() {
     const auto counts = book_.counts();
     metrics_.standing(counts.entries, counts.bytes, counts.evicted, source_ ? source_->waiters() : 0);
     if (store_) { metrics_.store(store_->written(), store_->lost(), store_->is_well()); }
@@ -353,7 +368,7 @@ void ResponseCache::purge(const Purge& purge, std::function<void(base::Result<Pu
     const auto finish = [this, purge, equal = purged.equal, keys, dry_run, done](std::size_t similar,
                                                                                  std::size_t examples) {
         if (!dry_run) { metrics_.purged(equal + similar + examples); }
-        refresh_metrics();
+        refresh_counts();
         tell_others(purge, keys, Purged{.equal = equal, .similar = similar, .examples = examples}, done);
     };
     const auto then_similar = [this, purge, dry_run, finish, done](std::size_t examples) {
@@ -403,7 +418,7 @@ void ResponseCache::tell_others(const Purge& purge, const std::vector<base::Bloc
 }
 
 void ResponseCache::stand(std::function<void(base::Result<Standing>)> done) {
-    refresh_metrics();
+    refresh_counts();
     const auto busy = [done] {
         done(base::fail(base::ErrorCode::resource_exhausted, "too many lookups wait; ask again"));
     };
@@ -413,9 +428,7 @@ void ResponseCache::stand(std::function<void(base::Result<Standing>)> done) {
             return;
         }
         const auto tell = [this, done, examples](const SimilarAnswers::Standing& standing) {
-            for (const CategoryStanding& one : standing.categories) {
-                metrics_.category(one);
-            }
+            tell_categories(standing);
             done(Standing{.similar = standing, .examples = examples});
         };
         if (!similar_->stand(tell)) { busy(); }

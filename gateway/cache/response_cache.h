@@ -88,7 +88,7 @@ public:
         std::optional<caching::InContextCache::Counts> examples = {};
     };
     void stand(std::function<void(base::Result<Standing>)> done);
-    /// Likewise, of what needs no waiting.
+    /// Likewise; what would have to be waited for, of categories of questions, is there when this is called again.
     void refresh_metrics();
     /// Null: no name has two models.
     LiveExamples* examples() { return examples_.get(); }
@@ -104,6 +104,8 @@ public:
 
 private:
     void keep(const caching::SavedAnswer& answer, const caching::SharedMoment& since);
+    void refresh_counts();
+    void tell_categories(const SimilarAnswers::Standing& standing);
     void open_shared();
     void open_encoder();
     bool hear(const caching::SharedPurge& purge);
@@ -129,6 +131,7 @@ private:
     std::vector<caching::SavedExample> kept_examples_;  // likewise, for examples_
     std::string example_learning_;                      // likewise
     std::unique_ptr<SimilarAnswers> similar_;           // null: equal requests only
+    bool is_asked_for_categories_ = false;              // similar_ has been, and has not answered yet
     std::optional<std::size_t> encoder_;                // the model that compares questions
     std::unique_ptr<ServedVectors> vectors_;            // null: none does
     std::unique_ptr<PoolRelief> relief_;                // null: bounds stay where they are

@@ -153,7 +153,7 @@ def caches() -> Board:
         Panel("New, pushed out, removed", [rate("sluice_gateway_cache_stored_total", "outcome", HERE, "new: {{outcome}}", quiet=True),
                                            rate("sluice_gateway_cache_evicted_total", "sluice_cluster", HERE, "pushed out", quiet=True),
                                            rate("sluice_gateway_cache_purged_total", "sluice_cluster", HERE, "removed by operators", quiet=True)], "short"),
-        Panel("How alike questions were that were answered by similarity", quantiles("sluice_gateway_cache_similarity_ratio", "model", OF_MODEL, "{{model}}", quiet=True),
+        Panel("How alike similar questions were", quantiles("sluice_gateway_cache_similarity_ratio", "model", OF_MODEL, "{{model}}", quiet=True),
               "percentunit", most=1),
         Panel("Wrong by similarity, at the worst", [Line(f"max by (category) (sluice_gateway_cache_wrong_bound_ratio{{{HERE}}})", "{{category}}", quiet=True)], "percentunit",
               about="Upper bound, 95 %, of the answers served by similarity; a category that exceeds its budget goes back to equal questions"),

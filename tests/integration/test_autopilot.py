@@ -27,7 +27,7 @@ def sluice(cluster, *words, key=None):
 
 
 def turn(cluster, worker_id, role, key=None):
-    return sluice(cluster, "turn", "--worker", worker_id, "--to", role, "--scheduler", scheduler_of(cluster), key=key)
+    return sluice(cluster, "turn", worker_id, "--to", role, "--scheduler", scheduler_of(cluster), key=key)
 
 
 def scheduler_admin(cluster):

@@ -330,6 +330,8 @@ def test_a_similar_question_is_answered_where_that_is_on():
         assert similar.json()["usage"]["completion_tokens"] == first.json()["usage"]["completion_tokens"]
         assert counted(server.port, "sluice_gateway_cache_saved_seconds_total") > 0
         assert chat("How do I delete hidden files in a folder?").headers["x-cache"] == "MISS"
+        # Whoever scrapes hears of the categories, and nobody has to ask for them otherwise.
+        wait_until(lambda: counted(server.port, "sluice_gateway_cache_category_open") > 0 < counted(server.port, "sluice_gateway_cache_category_seconds"), "categories are told of", 60)
         assert json.loads(sluice("stats", "--url", server.url, "--json").stdout)["similar"]["entries"] >= 1
 
 

@@ -154,7 +154,7 @@ def test_workers_are_listed_and_one_is_drained_by_its_address(cluster):
     rows = listed()
     assert {worker: row[1] for worker, row in rows.items()} == known and len(known) == 3
     address = rows[worker_id_of(cluster, victim)][5]
-    asked = drain(cluster, address)
+    asked = ask(cluster, address)
     assert asked.returncode == 0 and asked.stdout.startswith(f"worker {worker_id_of(cluster, victim)} at {address} takes no new requests"), asked
     wait_until(lambda: listed()[worker_id_of(cluster, victim)][2] == "draining", "it is listed as one that drains", 120)
     assert listed()[worker_id_of(cluster, other)][2] == "ready"
@@ -177,7 +177,7 @@ def test_what_cannot_be_drained_is_said(cluster):
         refused = drain(cluster, bad)
         assert refused.returncode == 1 and listed in refused.stderr, refused.stderr
     neither = ask(cluster)
-    assert neither.returncode == 2 and "--worker WORKER, or --list" in neither.stderr, neither.stderr
+    assert neither.returncode == 2 and "sluice drain WORKER`, or --list" in neither.stderr, neither.stderr
     both = ask(cluster, "--list", "--worker", "1")
     assert both.returncode != 0 and "excludes" in both.stdout + both.stderr, both
     keyless = drain(cluster, "00000000000000ff", key={})

@@ -104,8 +104,8 @@ PAGES = {
                 *(f"sluice {role} --model stories260k --threads 1 --listen 127.0.0.1:{listen} --admin-port {admin} --set cluster.key_file=cluster.key"
                   for role, listen, admin in (("prefill", 9001, 9101), ("decode", 9002, 9102))),
                 "sluice gateway --model stories260k --set cluster.key_file=cluster.key"],
-        say={"--worker ID": "--worker 127.0.0.1:9002"}, elsewhere=ON_KUBERNETES,
-        tells={"sluice top": r"(?s)scheduler.*prefill.*decode", "sluice drain --list": r"(?s)ready.*127\.0\.0\.1:9001.*ready.*127\.0\.0\.1:9002", "sluice drain --worker": "takes no new requests"}),
+        say={"drain ID": "drain 127.0.0.1:9002"}, elsewhere=ON_KUBERNETES,
+        tells={"sluice top": r"(?s)scheduler.*prefill.*decode", "sluice drain --list": r"(?s)ready.*127\.0\.0\.1:9001.*ready.*127\.0\.0\.1:9002", "sluice drain ID": "takes no new requests"}),
     "docs/runbooks/certificates.md": Page(before=["sluice certs make --out c; cp c/decode/tls.crt tls.crt"], elsewhere=ON_KUBERNETES, tells={"openssl x509": "sluice://sluice/decode"}),
     "docs/runbooks/config-invalid.md": Page(
         before=["sluice config print > sluice.yaml"], say={"/etc/sluice/": ""}, elsewhere={"journalctl": "tests/integration/test_configuration.py"}),

@@ -22,6 +22,7 @@ struct Cluster {
     double ttft_seconds_left = scheduler::kNoTarget;
     double tpot_seconds_target = scheduler::kNoTarget;
     bool may_refuse = true;
+    double queue_share = 1;
 
     scheduler::PlaceOutcome place(std::uint32_t prompt_tokens = 100, std::uint32_t new_tokens_max = 20,
                                   std::uint64_t numerics_id = 0) const {
@@ -33,7 +34,8 @@ struct Cluster {
                                                                        .avoid = avoid,
                                                                        .ttft_seconds_left = ttft_seconds_left,
                                                                        .tpot_seconds_target = tpot_seconds_target,
-                                                                       .may_refuse = may_refuse});
+                                                                       .may_refuse = may_refuse,
+                                                                       .queue_share = queue_share});
     }
     scheduler::Placement placed(std::uint32_t prompt_tokens = 100, std::uint32_t new_tokens_max = 20,
                                 std::uint64_t numerics_id = 0) const {

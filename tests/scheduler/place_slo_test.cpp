@@ -57,6 +57,22 @@ TEST_CASE("a request that cannot be in time anywhere is refused with when to com
     }
 }
 
+TEST_CASE("who has had more than others may wait for a part of what its target leaves, and for ever without one",
+          "[scheduler][place][slo]") {
+    Cluster cluster{{learned({.id = 1, .requests_waiting = 2, .prefill_tokens_queued = 2500})}};
+    cluster.rules.admit_by_prediction = true;
+    cluster.queue_share = 0.5;
+    cluster.ttft_seconds_left = 4;  // 2.5 s of queue; half of the 3.9 s that its own prompt leaves are open to it
+    REQUIRE(cluster.refused(100).reason == "over_share");
+    REQUIRE(cluster.refused(100).error.message.find("others ask who have had less") != std::string::npos);
+    cluster.ttft_seconds_left = 6;
+    cluster.placed(100);
+    cluster.ttft_seconds_left = scheduler::kNoTarget;
+    cluster.placed(100);
+    cluster.tpot_seconds_target = 1;
+    cluster.placed(100);
+}
+
 TEST_CASE("what no idle worker could do in time is not to be tried again", "[scheduler][place][slo]") {
     Cluster cluster{{learned({.id = 1})}};
     cluster.rules.admit_by_prediction = true;
