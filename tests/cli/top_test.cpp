@@ -101,12 +101,12 @@ TEST_CASE("a class burns by its own aim, the strictest that a gateway has, and i
         return name + "good\"} " + std::to_string(good) + "\n" + name + "bad\"} " + std::to_string(bad) + "\n";
     };
     const auto burns = [](const TopMoment& now) {
-        std::map<std::string, double> burns;
+        std::map<std::string, double> found;
         const auto view = cli::top_view(now, nullptr);
         for (const auto& row : view.at("slo").as_array()) {
-            burns[std::string(row.at("slo").as_string())] = row.at("burn").to_number<double>();
+            found[std::string(row.at("slo").as_string())] = row.at("burn").to_number<double>();
         }
-        return burns;
+        return found;
     };
     const std::string counts = rows("all", 98, 2) + rows("tpot", 98, 2) + rows("availability", 998, 2);
     const auto without = burns(moment(2, {counts}));
