@@ -98,7 +98,7 @@ base::Result<AllSettings> read_all_settings(const CommonFlags& flags, bool mint)
     settings.log_level = read_log_level(*config, flags);
     base::LogFile::read(*config);
     read_admin_keys_file(*config);
-    settings.priorities = scheduler::SchedulerOptions::read(*config).priorities;
+    settings.class_rules = scheduler::SchedulerOptions::read(*config).classes;
     read_lease_access(*config);
     auto gateway_options = gateway::GatewayOptions::read(*config);
     read_text_config(*config);

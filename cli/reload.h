@@ -11,7 +11,7 @@
 #include "base/result.h"
 #include "cli/process.h"
 #include "gateway/core.h"
-#include "scheduler/priorities.h"
+#include "scheduler/class_rules.h"
 
 namespace cli {
 
@@ -23,7 +23,7 @@ void set_log_level(const std::string& level);
 struct AllSettings {
     std::string log_level;
     gateway::GatewayChange gateway;
-    scheduler::Priorities priorities;
+    scheduler::ClassRules class_rules;
     std::string merged;  // base::Config::merged()
 };
 /// `mint`: as read_cluster. Error: invalid_argument, with every mistake.

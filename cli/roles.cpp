@@ -105,7 +105,7 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
     if (!admin) { return base::pass_on(admin); }
     reloader.start(command.common, false, metrics,
                    [served = server->get()](const AllSettings& settings) -> base::Result<void> {
-                       served->set_priorities(settings.priorities);
+                       served->set_class_rules(settings.class_rules);
                        return {};
                    });
     wait_then_say_goodbye();

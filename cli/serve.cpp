@@ -340,7 +340,7 @@ std::optional<base::Error> LocalStack::device_lost() const {
 
 base::Result<void> LocalStack::change(const AllSettings& settings) {
     if (auto changed = gateway_->change(settings.gateway); !changed) { return changed; }
-    scheduler_->set_priorities(settings.priorities);
+    scheduler_->set_class_rules(settings.class_rules);
     return {};
 }
 

@@ -110,11 +110,26 @@ private:
     double seconds_ = 0;
 };
 
+/// What classes are meant to attain (`slo_classes.NAME.attainment`), as the strictest of the gateways has it.
+std::map<std::string, double, std::less<>> aims_of(const TopMoment& now) {
+    std::map<std::string, double, std::less<>> aims;
+    for (const TopSource& source : now.sources) {
+        for (const Sample& sample : source.samples) {
+            if (sample.name != "sluice_gateway_slo_objective_ratio" || !std::isfinite(sample.value)) { continue; }
+            double& aim = aims[std::string(sample.label("slo_class"))];
+            aim = std::max(aim, sample.value);
+        }
+    }
+    return aims;
+}
+
 /// As in scripts/monitoring/rules.py.
-double objective_of(std::string_view slo) {
+double objective_of(std::string_view slo, std::optional<double> aim) {
     if (slo == "availability") { return 0.999; }
+    if (aim) { return *aim; }
     return slo == "all" ? 0.9 : 0.95;
 }
+constexpr double kMissesLeast = 0.001;  // of a class that may miss none
 
 std::optional<double> only(const TopSource& source, std::string_view metric) {
     for (const Sample& sample : source.samples) {
@@ -208,6 +223,7 @@ json::array slo_of(const TopMoment& now, const TopMoment* before) {
     }
     const std::optional<Sums> good_before = before ? std::optional(count(*before, "good")) : std::nullopt;
     const std::optional<Sums> bad_before = before ? std::optional(count(*before, "bad")) : std::nullopt;
+    const std::map<std::string, double, std::less<>> aims = aims_of(now);
     json::array all;
     for (const Sums::Key& key : keys) {
         double met = good.at(key);
@@ -222,7 +238,8 @@ json::array slo_of(const TopMoment& now, const TopMoment* before) {
                 missed = missed_since;
             }
         }
-        const double objective = objective_of(key[2]);
+        const auto aim = aims.find(key[1]);
+        const double objective = objective_of(key[2], aim == aims.end() ? std::nullopt : std::optional(aim->second));
         json::object one;
         one["model"] = key[0];
         one["slo_class"] = key[1];
@@ -232,7 +249,7 @@ json::array slo_of(const TopMoment& now, const TopMoment* before) {
         one["missed"] = missed;
         one["attainment"] = round_to(met / (met + missed), 0.0001);
         one["objective"] = objective;
-        one["burn"] = round_to(missed / (met + missed) / (1 - objective), 0.01);
+        one["burn"] = round_to(missed / (met + missed) / std::max(kMissesLeast, 1 - objective), 0.01);
         all.push_back(std::move(one));
     }
     return all;

@@ -85,8 +85,14 @@ void Answer::start() {
 void Answer::on_placed() {
     ++placed_;
     placed_at_ = setup_.clock.now();
+    if (placed_ == choices_.size()) { tell_admission("admitted"); }
     if (placed_ == choices_.size() && first_token_seen_) { open_stream(); }
     if (pings() && setup_.wake) { setup_.wake(last_sent_at_ + setup_.ping_interval); }
+}
+
+void Answer::tell_admission(std::string_view outcome) {
+    if (std::exchange(admission_told_, true)) { return; }
+    setup_.metrics.admission(metrics().model(), outcome, setup_.slo.class_name);
 }
 
 bool Answer::pings() const {
@@ -350,6 +356,7 @@ void Answer::cancel_all(std::string_view cause) {
 void Answer::finish(unsigned status) {
     CHECK(!finished_);
     finished_ = true;
+    tell_admission(admission_without_place(status));
     metrics().request_duration(setup_.slo.class_index, setup_.clock.now() - setup_.tag.received_at);
     const Outcome outcome = count_slo(status);
     if (base::SpanSink* spans = setup_.log.spans(); spans != nullptr && setup_.tag.trace) {
@@ -440,6 +447,7 @@ Outcome Answer::count_slo(unsigned status) {
     if (status == 200 && has_tpot) { count("tpot", tpot_met); }
     const bool all = status == 200 && (!has_ttft || ttft_met) && (!has_tpot || tpot_met);
     count("all", all);
+    metrics().attained(slo_class, all, setup_.clock.now());
     if (all) { metrics().goodput_tokens(slo_class, usage().completion_tokens); }
     return {.status = status, .targets = targets, .ttft_met = ttft_met, .tpot_met = tpot_met};
 }

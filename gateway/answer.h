@@ -91,6 +91,8 @@ private:
     };
 
     void on_placed();
+    /// What became of it at the door; only the first word counts.
+    void tell_admission(std::string_view outcome);
     bool pings() const;
     void on_piece(Choice& choice, Piece piece, std::uint32_t generated_tokens, std::string_view path);
     void on_end(Choice& choice, const GenerationEnd& end);
@@ -136,6 +138,7 @@ private:
     bool head_sent_ = false;
     bool roles_sent_ = false;
     bool finished_ = false;
+    bool admission_told_ = false;
     std::string held_;  // events that wait for open_stream()
     base::TimePoint last_sent_at_;
     std::optional<base::TimePoint> opened_at_;       // its sequences

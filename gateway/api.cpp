@@ -490,6 +490,7 @@ HttpResponse Api::version(const ApiKey*) const {
 
 void Api::refresh_metrics() const {
     if (setup_.cache != nullptr) { setup_.cache->refresh_metrics(); }
+    setup_.metrics.refresh(setup_.clock.now());
     const HttpServer::Load load = setup_.load();
     setup_.metrics.connections(static_cast<double>(load.connections), static_cast<double>(load.send_buffer_bytes),
                                static_cast<double>(load.slow_clients));

@@ -49,7 +49,8 @@ struct GatewayCore::State {
           work(asio::make_work_guard(*io)),
           text_queue({.large_at_once = setup.options.text_threads}),
           text_threads(setup.options.text_threads + 1),
-          metrics(setup.metrics, models.own_names(), setup.options.slo.names(), setup.options.slo.targets()),
+          metrics(setup.metrics, models.own_names(), setup.options.slo.names(), setup.options.slo.targets(),
+                  setup.options.attainment_window),
           log({.kind = spdlog::should_log(spdlog::level::info) ? setup.options.access_log : AccessLogKind::off,
                .metrics = metrics,
                .clock = setup.clock,
@@ -60,7 +61,9 @@ struct GatewayCore::State {
                        if (batches) { batches->runner().ended(tag, end); }
                    }}),
           timelines(setup.options.explain, setup.clock),
-          timers(*io, setup.clock, [this](base::TimePoint now) { return tick(now); }) {}
+          timers(*io, setup.clock, [this](base::TimePoint now) { return tick(now); }) {
+        metrics.aims(setup.options.slo.aims());
+    }
 
     /// For threads that may outlive us. Not an owner of the loop: what was posted and did not run often owns a Post
     /// itself, and the two would keep each other.
@@ -368,6 +371,7 @@ base::Result<void> GatewayCore::change(const GatewayChange& change) {
     }
     asio::post(*state_->io, [s = state_.get(), slo = change.slo, cors = std::move(*cors)] {
         s->setup.options.slo = slo;
+        s->metrics.aims(slo.aims());
         s->cors = cors;
         if (s->http) { s->http->set_cors(cors); }
     });

@@ -60,6 +60,11 @@ void EmbeddingAnswer::open(Text& text) {
     text.id = id;
 }
 
+void EmbeddingAnswer::on_placed() {
+    placed_any_ = true;
+    tell_admission("admitted");
+}
+
 void EmbeddingAnswer::on_vector(Text& text, std::vector<float> vector) {
     if (finished_) { return; }
     if (const auto dimensions = setup_.prepared.form.dimensions) {
@@ -152,6 +157,11 @@ void EmbeddingAnswer::fail(const ApiError& error, std::string_view cause) {
     finish(error.status);
 }
 
+void EmbeddingAnswer::tell_admission(std::string_view outcome) {
+    if (std::exchange(admission_told_, true)) { return; }
+    setup_.metrics.admission(metrics().model(), outcome);
+}
+
 void EmbeddingAnswer::client_gone(std::string_view cause) {
     if (finished_) { return; }
     finished_ = true;
@@ -169,6 +179,7 @@ void EmbeddingAnswer::cancel_all(std::string_view cause) {
 void EmbeddingAnswer::finish(unsigned status) {
     CHECK(!finished_);
     finished_ = true;
+    tell_admission(admission_without_place(status));
     metrics().request_duration(0, setup_.clock.now() - setup_.tag.received_at);  // no class promises vectors anything
     std::uint64_t tokens = 0;
     for (const auto& prompt : setup_.prepared.prompts) {

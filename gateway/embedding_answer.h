@@ -56,7 +56,7 @@ private:
     /// One text of the request, as its source sees it.
     struct Text final : GenerationSink {
         Text(EmbeddingAnswer& of, std::size_t at) : answer(of), index(at) {}
-        void on_placed() override { answer.placed_any_ = true; }
+        void on_placed() override { answer.on_placed(); }
         void on_prompt(std::vector<TokenRecord> /*records*/) override {}
         void on_piece(Piece /*piece*/, std::uint32_t /*tokens*/, std::string_view /*path*/) override {}
         void on_vector(std::vector<float> vector) override { answer.on_vector(*this, std::move(vector)); }
@@ -72,12 +72,15 @@ private:
     /// When to look for room again; empty: the next text's end, or its own timer, comes first.
     std::optional<base::TimePoint> next_look() const;
     void open(Text& text);
+    void on_placed();
     void on_vector(Text& text, std::vector<float> vector);
     void on_end(Text& text, const GenerationEnd& end);
     void complete();
     void fail(const ApiError& error, std::string_view cause);
     void cancel_all(std::string_view cause);
     void finish(unsigned status);
+    /// What became of it at the door; only the first word counts.
+    void tell_admission(std::string_view outcome);
     ModelMetrics& metrics() { return setup_.metrics.of(model()); }
 
     Setup setup_;
@@ -89,6 +92,7 @@ private:
     bool placed_any_ = false;
     bool pumping_ = false;  // opening texts: their ends leave it to the loop that opens them
     bool finished_ = false;
+    bool admission_told_ = false;
     std::optional<base::TimePoint> held_until_;  // all queues were full
 };
 

@@ -304,7 +304,6 @@ void Intake::prepared(Stages::Output output, Waiting waiting) {
         return;
     }
     if (setup_.options.usage_in_streams && result->form.stream) { result->form.include_usage = true; }
-    setup_.metrics.admission(model, "admitted");
     setup_.metrics.in_flight(model, 1);
     const std::shared_ptr<ClientAnswer> answer = make_answer(std::move(*result), std::move(slo), waiting);
     answers_.emplace(answer.get(), answer);

@@ -44,7 +44,7 @@ prometheus::Histogram& lengths(base::Metrics& metrics, const std::string& model,
 }  // namespace
 
 ModelMetrics::ModelMetrics(base::Metrics& metrics, std::string model, std::vector<std::string> slo_classes,
-                           const std::vector<SloTargets>& targets)
+                           const std::vector<SloTargets>& targets, base::Duration attainment_window)
     : metrics_(metrics),
       model_(std::move(model)),
       slo_classes_(std::move(slo_classes)),
@@ -67,6 +67,7 @@ ModelMetrics::ModelMetrics(base::Metrics& metrics, std::string model, std::vecto
                                 with_class(model_, name)),
              &metrics.histogram("sluice_gateway_request_duration_seconds", "Accepted to last byte handed over",
                                 ttft_edges_, with_class(model_, name))});
+        attained_.push_back({base::SlidingShare(attainment_window), std::make_unique<base::SeriesLease>(metrics)});
     }
     // A counter that is first seen at 1 has not grown, for Prometheus: those that promises are judged by begin at 0.
     for (std::size_t slo_class = 0; slo_class < slo_classes_.size(); ++slo_class) {
@@ -113,6 +114,25 @@ void ModelMetrics::slo_request(std::size_t slo_class, std::string_view slo, std:
     slo_requests(slo_class, slo, outcome).Increment();
 }
 
+void ModelMetrics::attained(std::size_t slo_class, bool is_met, base::TimePoint now) {
+    attained_[slo_class].met.note(is_met, now);
+}
+
+void ModelMetrics::refresh(base::TimePoint now) {
+    for (std::size_t slo_class = 0; slo_class < attained_.size(); ++slo_class) {
+        Attained& attained = attained_[slo_class];
+        const std::optional<double> share = attained.met.share(now);
+        if (!share) {
+            attained.row->end();
+            continue;
+        }
+        attained.row
+            ->gauge("sluice_gateway_slo_attainment_ratio", "Share of the latest requests that met all their targets",
+                    with_class(model_, slo_classes_[slo_class]))
+            .Set(*share);
+    }
+}
+
 void ModelMetrics::slo_missed(std::size_t slo_class, std::string_view slo, std::string_view cause) {
     base::Metrics::Labels labels = with_class(model_, slo_classes_[slo_class]);
     labels["slo"] = slo;
@@ -148,16 +168,34 @@ void ModelMetrics::tokens(std::uint64_t prompt, std::uint64_t cached, std::uint6
 }
 
 GatewayMetrics::GatewayMetrics(base::Metrics& metrics, const std::vector<std::string>& models,
-                               const std::vector<std::string>& slo_classes, const std::vector<SloTargets>& targets)
+                               const std::vector<std::string>& slo_classes, const std::vector<SloTargets>& targets,
+                               base::Duration attainment_window)
     : metrics_(metrics),
+      aims_(metrics),
       access_lines_dropped_(metrics.counter("sluice_gateway_access_lines_dropped_total",
                                             "Lines of the access log that were left out: its reader is too slow")),
       connections_(metrics.gauge("sluice_gateway_connections", "Open client connections")),
       send_buffer_bytes_(metrics.gauge("sluice_gateway_send_buffer_bytes", "Bytes that clients have not taken yet")),
       slow_clients_(metrics.gauge("sluice_gateway_slow_clients", "Connections that took nothing for a second")) {
     for (const std::string& model : models) {
-        models_.emplace_back(metrics, model, slo_classes, targets);
+        models_.emplace_back(metrics, model, slo_classes, targets, attainment_window);
         in_flight(model, 0);
+    }
+}
+
+void GatewayMetrics::aims(const std::vector<ClassAim>& aims) {
+    aims_.end();
+    for (const ClassAim& aim : aims) {
+        aims_
+            .gauge("sluice_gateway_slo_objective_ratio", "Share of its requests that shall meet all their targets",
+                   {{"slo_class", aim.slo_class}})
+            .Set(aim.attainment);
+    }
+}
+
+void GatewayMetrics::refresh(base::TimePoint now) {
+    for (ModelMetrics& model : models_) {
+        model.refresh(now);
     }
 }
 
@@ -171,9 +209,21 @@ void GatewayMetrics::request_ended(std::string_view model, std::string_view endp
         .Increment();
 }
 
-void GatewayMetrics::admission(std::string_view model, std::string_view outcome) {
-    // At the door the class is not read yet.
-    base::Metrics::Labels labels = with_class(model, "default");
+std::string_view admission_without_place(unsigned status) {
+    switch (status) {
+        case 429:
+            return "rejected_placement";
+        case 499:
+            return "admitted";
+        case 504:
+            return "rejected_timeout";
+        default:
+            return status < 500 ? "rejected_invalid" : "rejected_unavailable";
+    }
+}
+
+void GatewayMetrics::admission(std::string_view model, std::string_view outcome, std::string_view slo_class) {
+    base::Metrics::Labels labels = with_class(model, slo_class);
     labels["outcome"] = outcome;
     metrics_.counter("sluice_gateway_admission_total", "Requests by what became of them at the door", labels)
         .Increment();

@@ -3,12 +3,14 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/metrics.h"
+#include "base/sliding_share.h"
 #include "gateway/request/slo_targets.h"
 
 namespace gateway {
@@ -18,8 +20,10 @@ class ModelMetrics {
 public:
     /// `slo_classes`: names of the gateway's SLO classes; below, a class is its index here. `targets`: what they
     /// promise; each is an edge of the buckets of its kind, so that buckets say exactly who met it.
+    /// `attainment_window`: attained() is told of so long.
     ModelMetrics(base::Metrics& metrics, std::string model, std::vector<std::string> slo_classes,
-                 const std::vector<SloTargets>& targets = {});
+                 const std::vector<SloTargets>& targets = {},
+                 base::Duration attainment_window = std::chrono::minutes(5));
     ModelMetrics(const ModelMetrics&) = delete;
     ModelMetrics& operator=(const ModelMetrics&) = delete;
 
@@ -43,6 +47,10 @@ public:
     }
     /// slo: ttft, tpot, availability, all. outcome: good, bad, excluded (the client's doing).
     void slo_request(std::size_t slo_class, std::string_view slo, std::string_view outcome);
+    /// A request met all its targets, or did not. I/O thread only, as the next.
+    void attained(std::size_t slo_class, bool is_met, base::TimePoint now);
+    /// What was attained, brought up to date: without requests for so long a class has no row.
+    void refresh(base::TimePoint now);
     /// A target was missed, for one of the causes of docs/explain.md.
     void slo_missed(std::size_t slo_class, std::string_view slo, std::string_view cause);
     /// Tokens of a request that met all its targets.
@@ -63,6 +71,11 @@ private:
         prometheus::Histogram* duration;
     };
     std::vector<OfClass> of_class_;
+    struct Attained {
+        base::SlidingShare met;
+        std::unique_ptr<base::SeriesLease> row;
+    };
+    std::vector<Attained> attained_;  // by class
     prometheus::Histogram& inter_token_;
     prometheus::Counter& prompt_tokens_;
     prometheus::Counter& cached_tokens_;
@@ -70,6 +83,10 @@ private:
     prometheus::Histogram& prompt_lengths_;
     prometheus::Histogram& completion_lengths_;
 };
+
+/// What became at the door of a request that ended with this status before all of it had a place (or, status 499, whose
+/// client left): for GatewayMetrics::admission().
+std::string_view admission_without_place(unsigned status);
 
 /// All rows `sluice_gateway_*`. Labels hold only configured names and values of fixed lists, so that no client can make
 /// series. Thread-safe, like base::Metrics.
@@ -82,8 +99,13 @@ public:
     /// `models`: served names.
     GatewayMetrics(base::Metrics& metrics, const std::vector<std::string>& models,
                    const std::vector<std::string>& slo_classes = {"default"},
-                   const std::vector<SloTargets>& targets = {});
+                   const std::vector<SloTargets>& targets = {},
+                   base::Duration attainment_window = std::chrono::minutes(5));
 
+    /// The aims of classes, from now on: I/O thread only, as the next.
+    void aims(const std::vector<ClassAim>& aims);
+    /// Brings up to date what time alone changes.
+    void refresh(base::TimePoint now);
     /// Rows of the model with this index in `models`.
     ModelMetrics& of(std::size_t model) { return models_[model]; }
 
@@ -91,9 +113,9 @@ public:
 
     /// A request was answered (or its client was gone: code 499). `endpoint` is the route's name.
     void request_ended(std::string_view model, std::string_view endpoint, unsigned code, bool stream);
-    /// outcome: admitted, rejected_capacity, rejected_draining, rejected_invalid, rejected_quota, rejected_timeout,
-    /// rejected_too_large, rejected_unavailable.
-    void admission(std::string_view model, std::string_view outcome);
+    /// outcome: admitted, rejected_capacity, rejected_draining, rejected_invalid, rejected_placement, rejected_quota,
+    /// rejected_timeout, rejected_too_large, rejected_unavailable. `slo_class`: its name, once that was read.
+    void admission(std::string_view model, std::string_view outcome, std::string_view slo_class = "default");
     /// The access log's writer is behind.
     void access_line_dropped() { access_lines_dropped_.Increment(); }
     void in_flight(std::string_view model, double change);
@@ -104,6 +126,7 @@ public:
 private:
     base::Metrics& metrics_;
     std::deque<ModelMetrics> models_;
+    base::SeriesLease aims_;
     prometheus::Counter& access_lines_dropped_;
     prometheus::Gauge& connections_;
     prometheus::Gauge& send_buffer_bytes_;

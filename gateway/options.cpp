@@ -114,6 +114,7 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
         integer(config, "gateway.logprob_records_max", options.form.logprob_records_max, 1, 1ll << 40);
 
     options.slo = SloClasses::read(config);
+    options.attainment_window = read_attainment_window(config);
     options.explain = ExplainOptions::read(config);
     options.capture = CaptureOptions::read(config);
     options.cache = CacheOptions::read(config);

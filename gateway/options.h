@@ -41,7 +41,8 @@ struct GatewayOptions {
     FormLimits form;
     RequestOptions request;
     SloClasses slo;
-    std::string keys_file;             // of API keys; empty: everybody may ask
+    base::Duration attainment_window = std::chrono::minutes(5);  // of sluice_gateway_slo_attainment_ratio
+    std::string keys_file;                                       // of API keys; empty: everybody may ask
     std::string tls_certificate_file;  // PEM, with its chain; empty: connections are in the clear
     std::string tls_key_file;          // PEM
     base::Duration files_look_interval = std::chrono::seconds(1);  // at these, for what has changed

@@ -43,6 +43,10 @@ std::int64_t count_ms(base::Duration duration) {
 
 }  // namespace
 
+base::Duration read_attainment_window(base::Config& config) {
+    return std::chrono::milliseconds(config.integer("slo.attainment_window_ms", 300'000, 1000, 600'000));
+}
+
 SloClasses::SloClasses() {
     classes_.push_back({.name = "default", .targets = {}});
 }
@@ -53,10 +57,12 @@ SloClasses SloClasses::read(base::Config& config) {
         const std::string prefix = "slo_classes." + name + ".";
         SloClass one{.name = name,
                      .targets = {milliseconds(config, prefix + "ttft_ms"), milliseconds(config, prefix + "tpot_ms")},
-                     .attainment = config.number(prefix + "attainment", 0.9, 0.5, 1),
                      .priority = static_cast<std::int32_t>(config.integer(prefix + "priority", 0, -100, 100)),
                      .lossy_kv = config.boolean(prefix + "lossy_kv", false),
                      .drops_late = config.choice(prefix + "late", "serve", {"serve", "drop"}) == "drop"};
+        const double attainment = config.number(prefix + "attainment", 0.9, 0.5, 1);
+        const std::vector<std::string> said = config.children("slo_classes." + name);
+        if (std::find(said.begin(), said.end(), "attainment") != said.end()) { one.attainment = attainment; }
         if (!is_name(name)) { config.problem("slo_classes." + name, "must be named by 1 to 64 of a-z 0-9 _ -"); }
         if (name == "default") {
             slo.classes_[0] = std::move(one);
@@ -91,6 +97,14 @@ std::vector<SloTargets> SloClasses::targets() const {
         targets.push_back(one.targets);
     }
     return targets;
+}
+
+std::vector<ClassAim> SloClasses::aims() const {
+    std::vector<ClassAim> aims;
+    for (const SloClass& one : classes_) {
+        if (one.attainment) { aims.push_back({one.name, *one.attainment}); }
+    }
+    return aims;
 }
 
 ApiResult<SloWish> SloClasses::wish_of(const RequestHead& head) {

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,11 +19,14 @@ namespace gateway {
 struct SloClass {
     std::string name;
     SloTargets targets;
-    double attainment = 0.9;    // share of its requests that shall meet both
-    std::int32_t priority = 0;  // higher goes first
-    bool lossy_kv = false;      // KV of its requests may lose a little, where that is allowed at all
-    bool drops_late = false;    // what has no first token when that is due is given up; else it is served late
+    std::optional<double> attainment = {};  // share of its requests that shall meet both; empty: nobody says
+    std::int32_t priority = 0;              // higher goes first
+    bool lossy_kv = false;                  // KV of its requests may lose a little, where that is allowed at all
+    bool drops_late = false;  // what has no first token when that is due is given up; else it is served late
 };
+
+/// Setting `slo.attainment_window_ms`: what was attained is told of the requests of so long.
+base::Duration read_attainment_window(base::Config& config);
 
 /// The classes of a gateway: sections `slo_classes.NAME` and `slo` of the config. Immutable: any thread.
 class SloClasses {
@@ -37,6 +41,8 @@ public:
     std::vector<std::string> names() const;
     /// In the order of names().
     std::vector<SloTargets> targets() const;
+    /// Of those that have one.
+    std::vector<ClassAim> aims() const;
 
     /// Of the header fields x-slo-class, x-slo-ttft-ms and x-slo-tpot-ms, or of llm-d's x-llm-d-slo-ttft-ms and
     /// x-llm-d-slo-tpot-ms where those are not there; and of x-sluice-kv (lossy, exact). Error: 400 for what is no

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "scheduler/backlog.h"
+#include "scheduler/class_aims.h"
 #include "scheduler/cluster_view.h"
 #include "scheduler/tenants.h"
 
@@ -39,6 +40,7 @@ struct PlacedRequest {
     std::uint32_t answer_tokens_max = 0;
     double answer_tokens = 0;  // that the tenant was charged for
     bool is_probe = false;     // as Placement's
+    AimedClass slo_class{};
 };
 
 /// The scheduler's own placements, as load that the workers' reports cannot show yet: without it a burst between two

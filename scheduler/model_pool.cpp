@@ -64,6 +64,10 @@ double tpot_seconds_target(const proto::PlaceRequest& request) {
     return request.slo_tpot_ms() == 0 ? kNoTarget : request.slo_tpot_ms() * 1e-3;
 }
 
+std::string_view class_of(const proto::PlaceRequest& request) {
+    return request.slo_class().empty() ? std::string_view("default") : request.slo_class();
+}
+
 /// Tenants with a weight have an id of their own, and the first ones.
 std::vector<double> weights_of(const SchedulerOptions& options, Tenants& tenants) {
     std::vector<double> weights;
@@ -98,12 +102,36 @@ ModelPool::ModelPool(std::string model, const SchedulerOptions& options, Tenants
       metrics_(metrics, model_),
       registry_(registry_options(options)),
       fair_share_({.weights = weights_of(options, tenants)}),
+      aims_({.window = options.attainment_window}),
       affinity_(options.affinity_names_max),
-      answer_tokens_(kAnswerTokensAtFirst) {}
+      answer_tokens_(kAnswerTokensAtFirst) {
+    take_class_rules();
+}
+
+void ModelPool::take_class_rules() {
+    ClassAims::Aims aims;
+    for (const auto& [name, rule] : options_.classes) {
+        if (rule.attainment) { aims[name] = {*rule.attainment, rule.priority}; }
+    }
+    aims_.set(aims);
+}
 
 std::int32_t ModelPool::priority_of(const proto::PlaceRequest& request) const {
-    const auto known = options_.priorities.find(request.slo_class().empty() ? "default" : request.slo_class());
-    return known == options_.priorities.end() ? 0 : known->second;
+    const auto known = options_.classes.find(class_of(request));
+    return known == options_.classes.end() ? 0 : known->second.priority;
+}
+
+AimedClass ModelPool::aimed_class_of(const proto::PlaceRequest& request) const {
+    if (request.slo_ttft_ms() == 0 && request.slo_tpot_ms() == 0) { return AimedClass::none; }
+    return aims_.find(class_of(request));
+}
+
+void ModelPool::judge(const PlacedRequest& placed, const proto::ReleaseRequest::Ended& ended, base::TimePoint now) {
+    // What was cancelled or failed before its first token says nothing, nor does the rest of what another worker lost.
+    if (ended.ttft_us() == 0 || ended.epoch() > 0) { return; }
+    const bool is_met =
+        ended.ttft_us() * 1e-6 <= placed.ttft_seconds_left && ended.tpot_us() * 1e-6 <= placed.tpot_seconds_target;
+    aims_.judged(placed.slo_class, is_met, now);
 }
 
 double ModelPool::answer_tokens_expected(const proto::PlaceRequest& request) const {
@@ -151,17 +179,24 @@ PlaceOutcome ModelPool::decide(const proto::PlaceRequest& request, base::TimePoi
     const std::int32_t priority = priority_of(request);
     fair_share_.asks(tenant, priority, now);
     const std::vector<Affinity> affinities = affinities_of(request);
-    return scheduler::decide(registry_, options_.rules,
-                             {.prompt_tokens = request.prompt_tokens(),
-                              .new_tokens_max = request.new_tokens_max(),
-                              .numerics_id = has_begun(request) ? request.header().numerics_id() : 0,
-                              .affinities = affinities,
-                              .avoid = avoid,
-                              .ttft_seconds_left = ttft_seconds_left(request),
-                              .tpot_seconds_target = tpot_seconds_target(request),
-                              .may_refuse = !has_begun(request),
-                              .queue_share = fair_share_.fraction(tenant, priority, now)},
-                             chain_, now);
+    const AimedClass slo_class = aimed_class_of(request);
+    PlaceOutcome outcome =
+        scheduler::decide(registry_, options_.rules,
+                          {.prompt_tokens = request.prompt_tokens(),
+                           .new_tokens_max = request.new_tokens_max(),
+                           .numerics_id = has_begun(request) ? request.header().numerics_id() : 0,
+                           .affinities = affinities,
+                           .avoid = avoid,
+                           .ttft_seconds_left = ttft_seconds_left(request),
+                           .tpot_seconds_target = tpot_seconds_target(request),
+                           .may_refuse = !has_begun(request),
+                           .queue_share = fair_share_.fraction(tenant, priority, now) * aims_.fraction(slo_class, now)},
+                          chain_, now);
+    const auto* const refusal = std::get_if<Refusal>(&outcome);
+    if (refusal != nullptr && refusal->error.code == ErrorCode::resource_exhausted) {
+        aims_.judged(slo_class, false, now);
+    }
+    return outcome;
 }
 
 std::vector<Affinity> ModelPool::affinities_of(const proto::PlaceRequest& request) const {
@@ -238,7 +273,8 @@ void ModelPool::take(const proto::PlaceRequest& request, const Placement& placem
                                .tpot_seconds_target = tpot_seconds_target(request),
                                .answer_tokens_max = request.new_tokens_max(),
                                .answer_tokens = answer_tokens,
-                               .is_probe = placement.is_probe},
+                               .is_probe = placement.is_probe,
+                               .slo_class = aimed_class_of(request)},
                               now);
     if (!placement.encodes) {
         registry_.coming_blocks().add(base::RequestId{request.request_id()},
@@ -262,6 +298,7 @@ bool ModelPool::release(GatewayLife gateway, const proto::ReleaseRequest::Ended&
     if (ended.phase() != proto::ReleaseRequest::Ended::PHASE_ALL) { return false; }
     const auto over = registry_.in_flight().ended(id, epoch, now, gateway);
     if (!over) { return false; }
+    judge(over->placed, ended, now);
     registry_.coming_blocks().ended(id, over->first_token_told || ended.ttft_us() != 0);
     if (!over->first_token_told) { tell("ttft", ended.ttft_us(), over->placed.ttft_seconds); }
     tell("tpot", ended.tpot_us(), over->placed.tpot_seconds);

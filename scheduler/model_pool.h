@@ -8,6 +8,7 @@
 #include "base/metrics.h"
 #include "proto/scheduler.pb.h"
 #include "scheduler/affinity_table.h"
+#include "scheduler/class_aims.h"
 #include "scheduler/fair_share.h"
 #include "scheduler/options.h"
 #include "scheduler/place.h"
@@ -55,12 +56,18 @@ public:
     std::optional<sluice::proto::WorkerState> drain(Registry::Life life, base::TimePoint now);
     bool is_drained(Registry::Life life) const { return registry_.drain_asked(life); }
 
+    /// SchedulerOptions::classes have changed.
+    void take_class_rules();
     ModelMetrics& metrics() { return metrics_; }
     /// Brings the gauges up to date.
     void tell_metrics(base::TimePoint now);
 
 private:
     std::int32_t priority_of(const sluice::proto::PlaceRequest& request) const;
+    /// none: it has no targets, or its class no aim.
+    AimedClass aimed_class_of(const sluice::proto::PlaceRequest& request) const;
+    /// What became of the targets of a request that has ended.
+    void judge(const PlacedRequest& placed, const sluice::proto::ReleaseRequest::Ended& ended, base::TimePoint now);
     double answer_tokens_expected(const sluice::proto::PlaceRequest& request) const;
     std::vector<Affinity> affinities_of(const sluice::proto::PlaceRequest& request) const;
     void remember_names(const sluice::proto::PlaceRequest& request, const Placement& placement);
@@ -74,6 +81,7 @@ private:
     Registry registry_;
     Predictor predictor_;
     FairShare fair_share_;
+    ClassAims aims_;
     AffinityTable affinity_;
     std::vector<base::BlockHash> chain_;  // of the request that was decided last
     double answer_tokens_;                // of answers that ended lately, on average

@@ -47,9 +47,14 @@ SchedulerOptions SchedulerOptions::read(base::Config& config) {
     for (const std::string& name : config.children("scheduler.tenant_weights")) {
         options.tenant_weights[name] = config.number("scheduler.tenant_weights." + name, 1, 0.001, 1000);
     }
+    options.attainment_window = milliseconds("slo.attainment_window_ms", options.attainment_window.count(), 1000);
     for (const std::string& name : config.children("slo_classes")) {
         const std::string key = "slo_classes." + name + ".priority";
-        options.priorities[name] = static_cast<std::int32_t>(config.integer(key, 0, -100, 100));
+        SchedulerOptions::ClassRule& rule = options.classes[name];
+        rule.priority = static_cast<std::int32_t>(config.integer(key, 0, -100, 100));
+        const std::vector<std::string> said = config.children("slo_classes." + name);
+        if (std::find(said.begin(), said.end(), "attainment") == said.end()) { continue; }
+        rule.attainment = config.number("slo_classes." + name + ".attainment", 0.9, 0.5, 1);
     }
     options.workers_max = count("scheduler.workers_max", options.workers_max, 1, 65'536);
     options.models_max = count("scheduler.models_max", options.models_max, 1, 65'536);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,8 +42,14 @@ struct SchedulerOptions {
     std::uint32_t scan_workers_max = 32;
     /// `scheduler.tenant_weights`: shares of service among tenants with requests at hand, by name; 1 for all others.
     std::map<std::string, double> tenant_weights = {};
-    /// `slo_classes.NAME.priority`: those of a higher one are let in first.
-    std::map<std::string, std::int32_t, std::less<>> priorities = {};
+    struct ClassRule {
+        std::int32_t priority = 0;                        // those of a higher one are let in first
+        std::optional<double> attainment = std::nullopt;  // share of its requests that shall meet their targets
+    };
+    /// `slo_classes.NAME.priority`, `.attainment` (empty where it is not said).
+    std::map<std::string, ClassRule, std::less<>> classes = {};
+    /// `slo.attainment_window_ms`: the share is of the requests of so long.
+    std::chrono::milliseconds attainment_window{300'000};
     /// `scheduler.workers_max`, `scheduler.models_max`, `scheduler.prefix_blocks_max`, `scheduler.placements_max`,
     /// `scheduler.affinity_names_max`, `scheduler.tenants_max`, `scheduler.calls_max`: bounds.
     std::uint32_t workers_max = 1024;           // of all models together

@@ -8,14 +8,10 @@
 
 #include "base/check.h"
 #include "scheduler/forecast.h"
+#include "scheduler/refusals.h"
 
 namespace scheduler {
 namespace {
-
-constexpr double kRetryAfterMsMin = 1'000;
-constexpr double kRetryAfterMsMax = 60'000;
-/// A worker that has nothing but draining neighbours is back, or replaced, within seconds.
-constexpr std::uint32_t kRetryWithoutWorkerMs = 2'000;
 
 /// At most prompt - 1 tokens, in full blocks: the last token is always computed.
 std::uint32_t tokens_of_blocks(const WorkerView& worker, const PlaceQuery& query, std::uint32_t blocks) {
@@ -66,10 +62,6 @@ std::int8_t rank(const WorkerView& worker, const PlaceQuery& query) {
     return static_cast<std::int8_t>((avoided ? 2 : 0) + (worker.status == WorkerStatus::suspect ? 1 : 0));
 }
 
-std::uint32_t retry_after_ms(double seconds) {
-    return static_cast<std::uint32_t>(std::clamp(seconds * 1e3, kRetryAfterMsMin, kRetryAfterMsMax));
-}
-
 /// One side of an option with its part of the cost. Better: with room, then cheaper by what its affinity is worth, then
 /// the lower id.
 struct Side {
@@ -113,10 +105,6 @@ void keep_better(std::optional<Side>& best, const Side& side) {
 
 void keep_better(std::optional<Option>& best, const Option& option) {
     if (option.better_than(best)) { best = option; }
-}
-
-Refusal refuse(base::ErrorCode code, std::string message, std::uint32_t retry_ms, std::string_view reason) {
-    return {.error = {code, std::move(message)}, .retry_after_ms = retry_ms, .reason = reason};
 }
 
 constexpr std::int8_t kNoRank = std::numeric_limits<std::int8_t>::max();

@@ -5,17 +5,10 @@
 
 #include "scheduler/forecast.h"
 #include "scheduler/place.h"
+#include "scheduler/refusals.h"
 
 namespace scheduler {
 namespace {
-
-constexpr std::uint32_t kRetryWithoutWorkerMs = 2'000;
-constexpr double kRetryAfterMsMin = 1'000;
-constexpr double kRetryAfterMsMax = 60'000;
-
-Refusal refuse(base::ErrorCode code, std::string message, std::uint32_t retry_ms, std::string_view reason) {
-    return {.error = {code, std::move(message)}, .retry_after_ms = retry_ms, .reason = reason};
-}
 
 /// 0: ready; 1: suspect; 2: ready but just failed this text; 3: both.
 int rank(const WorkerView& worker, const PlaceQuery& query) {
@@ -98,10 +91,8 @@ PlaceOutcome place_encode(const ClusterView& view, const PlaceQuery& query) {
     }
     const PrefillForecast forecast = forecast_prefill(view.at(best->index), query, 0);
     if (best->full) {
-        return refuse(
-            base::ErrorCode::resource_exhausted, "the queues of all workers that encode are full",
-            static_cast<std::uint32_t>(std::clamp(forecast.queue_seconds * 1e3, kRetryAfterMsMin, kRetryAfterMsMax)),
-            "queues_full");
+        return refuse(base::ErrorCode::resource_exhausted, "the queues of all workers that encode are full",
+                      retry_after_ms(forecast.queue_seconds), "queues_full");
     }
     return Placement{.prefill = best->index,
                      .decode = best->index,

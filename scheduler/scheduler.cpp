@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "proto/errors.h"
 #include "proto/header.h"
+#include "scheduler/refusals.h"
 
 namespace scheduler {
 namespace {
@@ -21,8 +22,6 @@ using base::fail;
 constexpr std::size_t kModelsNamed = 8;
 /// A gateway that has seen a newer scheduler finds it within seconds.
 constexpr std::uint32_t kRetrySupersededMs = 1'000;
-/// Workers attach again within seconds.
-constexpr std::uint32_t kRetryWithoutWorkerMs = 2'000;
 
 }  // namespace
 
@@ -175,6 +174,13 @@ void Scheduler::place(const proto::PlaceRequest& request, proto::PlaceReply& rep
         proto::set_error(*reply.mutable_refusal()->mutable_error(), refusal.error);
         reply.mutable_refusal()->set_retry_after_ms(refusal.retry_after_ms);
         note("refused", refusal.reason);
+    }
+}
+
+void Scheduler::set_class_rules(ClassRules rules) {
+    options_.classes = std::move(rules);
+    for (const auto& [model, pool] : pools_) {
+        pool->take_class_rules();
     }
 }
 

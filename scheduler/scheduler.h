@@ -15,9 +15,9 @@
 #include "base/metrics.h"
 #include "base/result.h"
 #include "proto/scheduler.pb.h"
+#include "scheduler/class_rules.h"
 #include "scheduler/model_pool.h"
 #include "scheduler/options.h"
-#include "scheduler/priorities.h"
 #include "scheduler/tenants.h"
 
 namespace scheduler {
@@ -82,8 +82,8 @@ public:
     /// date. To be called several times a lease.
     std::vector<SessionId> tick();
 
-    /// `SchedulerOptions::priorities` of requests that come from now on.
-    void set_priorities(Priorities priorities) { options_.priorities = std::move(priorities); }
+    /// `SchedulerOptions::classes` of requests that come from now on.
+    void set_class_rules(ClassRules rules);
 
     std::size_t workers() const;
     /// Of these, whose load is known: they have reported since they registered.
@@ -110,7 +110,7 @@ private:
     base::Result<Answer> hear(SessionId session, const sluice::proto::Heartbeat& heartbeat);
     const Session* life_of_other_model(base::WorkerId id, const ModelPool& pool) const;
 
-    SchedulerOptions options_;  // but for the priorities they stay; pools borrow them
+    SchedulerOptions options_;  // but for the rules of classes they stay; pools borrow them
     const base::Clock& clock_;
     base::Metrics& metrics_;
     const base::TimePoint started_;

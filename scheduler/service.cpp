@@ -89,11 +89,11 @@ public:
 
     const std::string& address() const { return address_; }
 
-    void set_priorities(Priorities priorities) {
-        const std::scoped_lock lock(priorities_mutex_);
-        const bool is_asked = std::exchange(next_priorities_, std::move(priorities)).has_value();
+    void set_class_rules(ClassRules rules) {
+        const std::scoped_lock lock(class_rules_mutex_);
+        const bool is_asked = std::exchange(next_class_rules_, std::move(rules)).has_value();
         if (!is_asked) {
-            push([this] { take_priorities(); });
+            push([this] { take_class_rules(); });
         }
     }
 
@@ -415,10 +415,10 @@ private:
         }
     }
 
-    void take_priorities() {
-        const std::scoped_lock lock(priorities_mutex_);
-        options_.priorities = *std::exchange(next_priorities_, std::nullopt);
-        if (scheduler_) { scheduler_->set_priorities(options_.priorities); }
+    void take_class_rules() {
+        const std::scoped_lock lock(class_rules_mutex_);
+        options_.classes = *std::exchange(next_class_rules_, std::nullopt);
+        if (scheduler_) { scheduler_->set_class_rules(options_.classes); }
     }
 
     /// No effect for a session of a former term.
@@ -504,7 +504,7 @@ private:
         }
     }
 
-    SchedulerOptions options_;  // but for the priorities, which are the state thread's, they stay
+    SchedulerOptions options_;  // but for the rules of classes, which are the state thread's, they stay
     const base::Clock& clock_;
     base::Metrics& metrics_;
     const proto::ClusterKey key_;
@@ -514,8 +514,8 @@ private:
     std::atomic<std::size_t> open_streams_ = 0;
     std::atomic<std::uint64_t> next_session_ = 1;
     std::atomic<bool> look_asked_ = false;
-    std::mutex priorities_mutex_;
-    std::optional<Priorities> next_priorities_;  // guarded by it; not taken yet
+    std::mutex class_rules_mutex_;
+    std::optional<ClassRules> next_class_rules_;  // guarded by it; not taken yet
     LeaderMetrics leader_metrics_;
     // Owned by the state thread.
     std::unique_ptr<Scheduler> scheduler_;          // none while another one leads
@@ -552,8 +552,8 @@ std::string SchedulerServer::address() const {
     return impl_->address();
 }
 
-void SchedulerServer::set_priorities(Priorities priorities) {
-    impl_->set_priorities(std::move(priorities));
+void SchedulerServer::set_class_rules(ClassRules rules) {
+    impl_->set_class_rules(std::move(rules));
 }
 
 void SchedulerServer::drain_and_stop() {

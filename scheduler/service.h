@@ -8,9 +8,9 @@
 #include "base/result.h"
 #include "proto/cluster_key.h"
 #include "proto/version.h"
+#include "scheduler/class_rules.h"
 #include "scheduler/leader_lease.h"
 #include "scheduler/options.h"
-#include "scheduler/priorities.h"
 
 namespace scheduler {
 
@@ -40,9 +40,9 @@ public:
 
     /// host:port that was bound.
     std::string address() const;
-    /// `SchedulerOptions::priorities` of requests that come from now on, in this term and in later ones. Before
+    /// `SchedulerOptions::classes` of requests that come from now on, in this term and in later ones. Before
     /// drain_and_stop().
-    void set_priorities(Priorities priorities);
+    void set_class_rules(ClassRules rules);
     /// Turns unhealthy, answers the calls that are there, ends all worker streams with `unavailable` (workers attach to
     /// the next scheduler) and returns when everything has ended. May be called twice.
     void drain_and_stop();

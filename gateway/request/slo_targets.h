@@ -15,6 +15,12 @@ struct SloTargets {
     base::Duration tpot{};  // mean gap of the tokens after it; 0: no target
 };
 
+/// The aim of a class: the share of its requests that shall meet all their targets.
+struct ClassAim {
+    std::string slo_class;
+    double attainment = 0;  // (0, 1]
+};
+
 /// What a client said of its targets, in the body field `slo` or in header fields. Absent: as its class says.
 struct SloWish {
     std::optional<std::string> class_name = {};

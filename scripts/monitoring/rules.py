@@ -6,6 +6,9 @@ import dataclasses
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 # Share of requests that must be good, of each promise. The chart sets its own (monitoring.rules.objectives).
 OBJECTIVES = {"ttft": 0.95, "tpot": 0.95, "availability": 0.999, "all": 0.9}
+# Those that a class has an aim for: `slo_classes.NAME.attainment`, the share that meets all targets, so at least as many meet each.
+AIMED = "ttft|tpot|all"
+MISSES_LEAST = 0.001  # of a class that may miss none
 # Google's SRE workbook, chapter 5, table 5-8: so fast is the budget of 30 days used up, over a long and a short window.
 BURNS = [("1h", "5m", 14.4, "page", "2m"), ("6h", "30m", 6, "page", "5m"), ("1d", "2h", 3, "ticket", "15m"), ("3d", "6h", 1, "ticket", "30m")]
 # Fewer requests than this in the long window say nothing about a share.
@@ -41,7 +44,7 @@ def objectives() -> list[Recording]:
 
 
 def slo_windows() -> list[Recording]:
-    rules = []
+    rules = [Recording("sluice:slo_class_objective:ratio", "max by (sluice_cluster, slo_class) (sluice_gateway_slo_objective_ratio)")]
     for window in WINDOWS:
         counted = f'sum by ({SLO}) (rate(sluice_gateway_slo_requests_total{{outcome=~"good|bad"}}[{window}]))'
         bad = f'sum by ({SLO}) (rate(sluice_gateway_slo_requests_total{{outcome="bad"}}[{window}]))'
@@ -49,7 +52,10 @@ def slo_windows() -> list[Recording]:
             Recording(f"sluice:slo_requests:rate{window}", counted),
             # Without a request there is no share, rather than one of nothing by nothing.
             Recording(f"sluice:slo_bad:ratio_rate{window}", f"({bad} or 0 * sluice:slo_requests:rate{window}) / (sluice:slo_requests:rate{window} > 0)"),
-            Recording(f"sluice:slo_burn:rate{window}", f"sluice:slo_bad:ratio_rate{window} / on (slo) group_left () (1 - sluice:slo_objective:ratio)"),
+            # By the aim of its class, where that has one; else by the objective of all.
+            Recording(f"sluice:slo_burn:rate{window}",
+                      f'sluice:slo_bad:ratio_rate{window}{{slo=~"{AIMED}"}} / on (sluice_cluster, slo_class) group_left () clamp_min(1 - sluice:slo_class_objective:ratio, {MISSES_LEAST})'
+                      f" or sluice:slo_bad:ratio_rate{window} / on (slo) group_left () (1 - sluice:slo_objective:ratio)"),
         ]
     return rules
 

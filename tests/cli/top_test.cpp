@@ -1,5 +1,6 @@
 // `sluice top`: what is made of /metrics, without processes.
 #include <algorithm>
+#include <map>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -89,6 +90,38 @@ TEST_CASE("rates, attainment and burn are of what came between two looks", "[cli
     REQUIRE(summary.at("burn_max").to_number<double>() == Approx(2));
     REQUIRE(view.at("pools").at(0).at("ready").to_number<double>() == Approx(1));
     REQUIRE(view.at("transfers").at(0).at("sent_bytes_per_s").to_number<double>() == Approx(0));
+}
+
+TEST_CASE("a class burns by its own aim, the strictest that a gateway has, and its availability by everybody's",
+          "[cli][top]") {
+    const auto rows = [](const char* slo, int good, int bad) {
+        const std::string name =
+            std::string("sluice_gateway_slo_requests_total{model=\"m\",slo_class=\"strict\",slo=\"") + slo +
+            "\",outcome=\"";
+        return name + "good\"} " + std::to_string(good) + "\n" + name + "bad\"} " + std::to_string(bad) + "\n";
+    };
+    const auto burns = [](const TopMoment& now) {
+        std::map<std::string, double> found;
+        const auto view = cli::top_view(now, nullptr);
+        for (const auto& row : view.at("slo").as_array()) {
+            found[std::string(row.at("slo").as_string())] = row.at("burn").to_number<double>();
+        }
+        return found;
+    };
+    const std::string counts = rows("all", 98, 2) + rows("tpot", 98, 2) + rows("availability", 998, 2);
+    const auto without = burns(moment(2, {counts}));
+    REQUIRE(without.at("all") == Approx(0.2));
+    REQUIRE(without.at("tpot") == Approx(0.4));
+    REQUIRE(without.at("availability") == Approx(2));
+    const auto with = burns(moment(2, {counts + "sluice_gateway_slo_objective_ratio{slo_class=\"strict\"} 0.9\n",
+                                       "sluice_gateway_slo_objective_ratio{slo_class=\"strict\"} 0.99\n"
+                                       "sluice_gateway_slo_objective_ratio{slo_class=\"other\"} 1\n"}));
+    REQUIRE(with.at("all") == Approx(2));
+    REQUIRE(with.at("tpot") == Approx(2));
+    REQUIRE(with.at("availability") == Approx(2));
+    const auto none_allowed =
+        burns(moment(2, {counts + "sluice_gateway_slo_objective_ratio{slo_class=\"strict\"} 1\n"}));
+    REQUIRE(none_allowed.at("all") == Approx(20));  // as if one in a thousand were
 }
 
 TEST_CASE("where nothing ended in between, attainment is since the begin; a first look has no rates", "[cli][top]") {

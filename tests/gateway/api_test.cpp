@@ -1,4 +1,7 @@
+#include <map>
 #include <set>
+#include <sstream>
+#include <string>
 
 #include "tests/gateway/api_world.h"
 
@@ -84,6 +87,48 @@ TEST_CASE("a refusal before the stream begins is a real status, and takes the ot
     REQUIRE(body(*exchange).at("error").at("message") == "queues full");
     REQUIRE(world.owner.table.open_count() == 0u);
     REQUIRE(world.owner.ports.sent_to(20).back().cancel().reason() == "sibling_failed");
+}
+
+TEST_CASE(
+    "every request has one outcome at the door: let in when all of it has a place, refused where the scheduler says so",
+    "[gateway][api]") {
+    World world;
+    const auto outcomes = [&world] {
+        std::map<std::string, int> found;
+        std::istringstream rows(world.owner.metrics.text());
+        for (std::string row; std::getline(rows, row);) {
+            if (!row.starts_with("sluice_gateway_admission_total{")) { continue; }
+            const auto begin = row.find("outcome=\"") + 9;
+            found[row.substr(begin, row.find('"', begin) - begin)] += std::stoi(row.substr(row.rfind(' ') + 1));
+        }
+        return found;
+    };
+    const auto streamed = world.chat(R"("stream":true,"n":2,"max_tokens":2)");
+    world.place(0);
+    CHECK(outcomes() == std::map<std::string, int>{});  // the other choice can still be refused
+    world.place(1);
+    CHECK(outcomes() == std::map<std::string, int>{{"admitted", 1}});
+    world.say("x", kLength, 0);
+    world.say("x", kLength, 1);
+    const auto halved = world.chat(R"("n":2,"max_tokens":2)");
+    world.place(2);
+    world.owner.table.on_place_answered(world.id(3), base::Epoch{0},
+                                        refusal(base::ErrorCode::resource_exhausted, 3000, "too late"));
+    CHECK(halved->response->status == 429u);
+    CHECK(outcomes() == std::map<std::string, int>{{"admitted", 1}, {"rejected_placement", 1}});
+    const auto without_worker = world.chat(R"("max_tokens":2)");
+    world.owner.table.on_place_answered(world.id(4), base::Epoch{0},
+                                        refusal(base::ErrorCode::unavailable, 2000, "no worker"));
+    CHECK(without_worker->response->status == 503u);
+    const auto too_long = world.chat(R"("max_tokens":2)");
+    world.owner.table.on_place_answered(world.id(5), base::Epoch{0},
+                                        refusal(base::ErrorCode::invalid_argument, 0, "never fits"));
+    const auto left = world.chat(R"("max_tokens":2)");
+    left->gone("client_gone");
+    CHECK(outcomes() == std::map<std::string, int>{{"admitted", 2},  // who leaves was not refused
+                                                   {"rejected_placement", 1},
+                                                   {"rejected_unavailable", 1},
+                                                   {"rejected_invalid", 1}});
 }
 
 TEST_CASE("an error after the stream began is an event, then [DONE], then the end of the connection",

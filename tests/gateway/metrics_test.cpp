@@ -42,6 +42,39 @@ TEST_CASE("every target of a class is an edge of the buckets, once, and of all c
     CHECK(text.find("le=\"0\"}") == std::string::npos);  // no target is no edge
 }
 
+TEST_CASE("what a class attains is told of the window, and its aim as long as it has one", "[gateway][metrics]") {
+    base::FakeClock clock;
+    base::Metrics metrics;
+    gateway::GatewayMetrics rows(metrics, {"m"}, {"default", "chat"}, {}, 60s);
+    const auto attained = [&] {
+        rows.refresh(clock.now());
+        const std::string text = metrics.text();
+        const std::string row = "\nsluice_gateway_slo_attainment_ratio{model=\"m\",slo_class=\"chat\"} ";
+        const auto at = text.find(row);
+        return at == std::string::npos ? -1.0 : std::stod(text.substr(at + row.size()));
+    };
+    CHECK(attained() == -1);
+    for (const bool is_met : {true, true, true, false}) {
+        rows.of(0).attained(1, is_met, clock.now());
+    }
+    CHECK(attained() == 0.75);
+    clock.advance(40s);
+    rows.of(0).attained(1, false, clock.now());
+    CHECK(attained() == 0.6);
+    clock.advance(40s);
+    CHECK(attained() == 0);
+    clock.advance(40s);
+    CHECK(attained() == -1);  // nobody asked lately
+
+    const std::string aim = "sluice_gateway_slo_objective_ratio{";
+    CHECK(count_of(metrics.text(), aim) == 0);
+    rows.aims({{"chat", 0.99}, {"default", 0.5}});
+    CHECK(count_of(metrics.text(), aim) == 2);
+    rows.aims({{"chat", 0.95}});
+    CHECK(count_of(metrics.text(), aim + "slo_class=\"chat\"} 0.95") == 1);
+    CHECK(count_of(metrics.text(), aim) == 1);
+}
+
 TEST_CASE("what promises are judged by begins at zero for every class", "[gateway][metrics]") {
     base::Metrics metrics;
     gateway::GatewayMetrics rows(metrics, {"m"}, {"default", "chat"});

@@ -100,6 +100,14 @@ TEST_CASE("a request gets what its class promises, and what it asks for itself b
     REQUIRE(both->targets.tpot == milliseconds(50));
 }
 
+TEST_CASE("a class has an aim where it says so", "[gateway][slo]") {
+    const auto aims = classes_of(kConfig).aims();
+    REQUIRE(aims.size() == 1u);
+    REQUIRE(aims[0].slo_class == "interactive");
+    REQUIRE(aims[0].attainment == 0.99);
+    REQUIRE(SloClasses().aims().empty());
+}
+
 TEST_CASE("a class that is not there and targets below the bounds are told with what is", "[gateway][slo]") {
     const SloClasses classes = classes_of(kConfig);
     SloWish wish;

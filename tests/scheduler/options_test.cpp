@@ -54,17 +54,20 @@ TEST_CASE("a lease shorter than suspicion is a problem that names the key", "[sc
     REQUIRE(finished.error().message.find("scheduler.lease_ms") != std::string::npos);
 }
 
-TEST_CASE("tenants may have weights, and classes priorities", "[scheduler][options]") {
+TEST_CASE("tenants may have weights, and classes priorities and aims", "[scheduler][options]") {
     base::Config config;
     REQUIRE(config
-                .add_text("scheduler: {tenant_weights: {gold: 3, trial: 0.5}}\nslo_classes: {chat: {priority: 2}, "
+                .add_text("scheduler: {tenant_weights: {gold: 3, trial: 0.5}}\nslo_classes: {chat: {priority: 2, "
+                          "attainment: 0.99}, "
                           "batch: {priority: -1}}",
                           "f")
                 .has_value());
     const auto options = SchedulerOptions::read(config);
     REQUIRE(options.tenant_weights == std::map<std::string, double>{{"gold", 3}, {"trial", 0.5}});
-    REQUIRE(options.priorities.at("chat") == 2);
-    REQUIRE(options.priorities.at("batch") == -1);
+    REQUIRE(options.classes.at("chat").priority == 2);
+    REQUIRE(options.classes.at("chat").attainment == 0.99);
+    REQUIRE(options.classes.at("batch").priority == -1);
+    REQUIRE_FALSE(options.classes.at("batch").attainment.has_value());
     REQUIRE(config.finish().has_value());
 }
 

@@ -193,12 +193,12 @@ TEST_CASE("other priorities count at once where it leads, and when its turn come
     worker.beat();
     Server second(folder, clock);
     second.wait_refused("stands by");
-    second.server->set_priorities({{"chat", 1}});
+    second.server->set_class_rules({{"chat", {.priority = 1}}});
     wait_record_of_one_worker(*watcher);
     tokens_ahead(first, "red", "batch");
     tokens_ahead(first, "blue", "chat");
     REQUIRE(tokens_ahead(first, "blue", "chat") > 0);
-    first.server->set_priorities({{"chat", 1}});
+    first.server->set_class_rules({{"chat", {.priority = 1}}});
     REQUIRE(tokens_ahead(first, "blue", "chat") == 0);
     first.server->drain_and_stop();
 
@@ -209,7 +209,7 @@ TEST_CASE("other priorities count at once where it leads, and when its turn come
     tokens_ahead(second, "red", "batch");
     tokens_ahead(second, "blue", "chat");
     REQUIRE(tokens_ahead(second, "blue", "chat") == 0);
-    second.server->set_priorities({});
+    second.server->set_class_rules({});
     REQUIRE(tokens_ahead(second, "blue", "chat") > 0);
 }
 

@@ -45,9 +45,9 @@ TEST_CASE("classes may get other priorities while it places: who was compared be
     REQUIRE(tokens_ahead("red", "batch") == 0);
     REQUIRE(tokens_ahead("blue", "chat") == 0);  // lifted to where red is
     REQUIRE(tokens_ahead("blue", "chat") > 0);
-    f.scheduler.set_priorities({{"chat", 1}});
+    f.scheduler.set_class_rules({{"chat", {.priority = 1}}});
     REQUIRE(tokens_ahead("blue", "chat") == 0);  // nobody else asks with that priority
-    f.scheduler.set_priorities({});
+    f.scheduler.set_class_rules({});
     REQUIRE(tokens_ahead("blue", "chat") > 0);
 }
 

@@ -146,6 +146,7 @@ bool ModelledCluster::ask(Run& run, std::size_t index, double now) {
     request.set_prompt_tokens(wish.prompt_tokens);
     request.set_new_tokens_max(told);
     request.set_tenant(wish.tenant);
+    request.set_slo_class(wish.slo_class);
     if (options_.tell_targets) {
         request.set_slo_ttft_ms(static_cast<std::uint32_t>(wish.ttft_seconds * 1e3));
         request.set_slo_tpot_ms(static_cast<std::uint32_t>(wish.tpot_seconds * 1e3));

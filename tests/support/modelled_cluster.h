@@ -23,6 +23,7 @@ struct ModelledRequest {
     double ttft_seconds = 1.0;
     double tpot_seconds = 0.020;
     std::string tenant = {};
+    std::string slo_class = {};
 };
 
 /// What became of one.

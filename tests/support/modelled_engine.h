@@ -17,7 +17,7 @@
 namespace test_support {
 
 /// An engine that computes nothing: its steps take what a cost model says, on a clock that stands still until the test
-/// moves it to ends_at(). Tokens are 1. One thread.
+/// moves it to ends_at(). One thread.
 class ModelledEngine final : public engine::Engine {
 public:
     struct Options {
@@ -26,6 +26,8 @@ public:
         std::uint32_t seed = 0;
         std::uint32_t context_tokens = 4096;
         std::uint32_t blocks_total = 4096;
+        std::uint32_t vocabulary = 100;
+        base::TokenId token = 1;                                         // that is always chosen
         std::function<base::Duration(const engine::Batch&)> takes = {};  // asked instead of `cost`, where it is set
     };
     ModelledEngine(const Options& options, const base::Clock& clock)
@@ -59,7 +61,7 @@ public:
             }
             engine::EntryResult row;
             row.sequence = entry.sequence;
-            if (entry.sample) { row.sampled.emplace().token = 1; }
+            if (entry.sample) { row.sampled.emplace().token = options_.token; }
             result_.entries.push_back(std::move(row));
         }
         const double noise = options_.noise * std::uniform_real_distribution<double>(-1, 1)(random_);
@@ -98,7 +100,7 @@ private:
         shape.heads_q = 1;
         shape.heads_kv = 1;
         shape.head_dim = 2;
-        shape.vocabulary = 100;
+        shape.vocabulary = options.vocabulary;
         shape.context_tokens = options.context_tokens;
         return shape;
     }

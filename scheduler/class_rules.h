@@ -5,6 +5,6 @@
 namespace scheduler {
 
 /// Of classes, by name: the only option that may change while a scheduler runs.
-using Priorities = decltype(SchedulerOptions::priorities);
+using ClassRules = decltype(SchedulerOptions::classes);
 
 }  // namespace scheduler
