@@ -25,7 +25,7 @@ std::size_t read_all(const base::GgufFile& file) {
         sum += key.size() + value.shown().size() + value.bytes().size();
         if (const auto texts = value.strings()) {
             for (const std::string_view text : *texts) {
-                sum += std::count(text.begin(), text.end(), 'a');
+                sum += static_cast<std::size_t>(std::count(text.begin(), text.end(), 'a'));
             }
         }
         if (const auto numbers = value.integers()) { sum += numbers->size(); }
