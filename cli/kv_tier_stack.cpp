@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <system_error>
@@ -25,6 +26,7 @@ namespace {
 
 constexpr std::uint32_t kFoldersMax = 64;  // workers of one model with one kv_disk.path
 constexpr std::uint64_t kDiskBytes = std::uint64_t{16} << 30;
+constexpr double kHostBytesPerSecond = 1e9;  // that host memory gives at least, coded too, until it is known
 
 /// The first folder of this model that no other process has.
 base::Result<std::unique_ptr<kv_transfer::FileTier>> open_file_tier(const KvTierStack::Setup& setup,
@@ -139,7 +141,10 @@ base::Result<void> KvTierStack::add_host(const Setup& setup, engine::Engine& eng
     }
     auto bytes = kv_transfer::HostTier::make(engine.kv_store(), setup.settings.host_bytes, std::move(coder));
     if (!bytes) { return base::pass_on(bytes); }
-    return add("host", std::move(*bytes), worker::kTierSaveBlocks, engine, clock);
+    if (auto added = add("host", std::move(*bytes), worker::kTierSaveBlocks, engine, clock); !added) { return added; }
+    const double seconds = static_cast<double>(engine.layout().block_bytes()) / kHostBytesPerSecond;
+    parts_.back().load_time = std::chrono::duration_cast<base::Duration>(std::chrono::duration<double>(seconds));
+    return {};
 }
 
 base::Result<void> KvTierStack::add_disk(const Setup& setup, engine::Engine& engine, const base::Clock& clock,

@@ -28,6 +28,7 @@
 #include "text/model_text.h"
 #include "worker/kv_fetcher.h"
 #include "worker/kv_lender.h"
+#include "worker/pool_prefault.h"
 #include "worker/registration.h"
 #include "worker/role_turn.h"
 #include "worker/run_steps.h"
@@ -59,6 +60,7 @@ engine::GrammarPool::LoadVocabulary vocabulary_of(std::string model_dir, text::T
     };
 }
 
+constexpr std::uint64_t kPrefaultAheadBytes = std::uint64_t{64} << 20;
 constexpr std::size_t kOtherTasksMax = 256;  // of the step thread, beside the events of transfers
 
 }  // namespace
@@ -94,6 +96,8 @@ void read_worker_config(base::Config& config, WorkerSetup& setup) {
     engine.kv_pool_bytes = static_cast<std::uint64_t>(config.integer("engine.kv_pool_bytes", 0, 0));
     engine.host_memory_bytes = static_cast<std::uint64_t>(config.integer("engine.host_memory_bytes", 0, 0));
     engine.kv_prefault = config.boolean("engine.kv_prefault", false);
+    setup.kv_prefault_ahead_bytes = static_cast<std::uint64_t>(
+        config.integer("engine.kv_prefault_ahead_bytes", static_cast<std::int64_t>(kPrefaultAheadBytes), 0));
     engine.gpu_memory_share = config.number("engine.gpu_memory_share", 0.9, 0.01, 1);
     engine.layer_group = static_cast<std::uint32_t>(config.integer("engine.layer_group", 0, 0, 1024));
     engine.packed_dir = config.string("engine.packed_dir", "");
@@ -118,6 +122,7 @@ struct WorkerProcess::Impl {
     const base::Clock* clock = nullptr;
     std::unique_ptr<engine::Engine> engine;
     std::unique_ptr<kv_cache::KvCache> cache;
+    std::unique_ptr<worker::PoolPrefault> pool_prefault;  // null: none
     worker::ReportBoard board;
     std::unique_ptr<worker::TurnService> turn_service;  // of the server
     std::unique_ptr<worker::WorkerServer> server;
@@ -181,6 +186,12 @@ base::Result<void> WorkerProcess::Impl::start(base::Metrics& metrics,
     }
     cache = std::make_unique<kv_cache::KvCache>(
         kv_cache::KvCache::Options{.blocks_total = engine->blocks_total(), .block_tokens = setup.engine.block_tokens});
+
+    if (setup.kv_prefault_ahead_bytes > 0 && !setup.engine.kv_prefault && engine->keeps_kv() &&
+        engine->kv_store().device().is_host_memory()) {
+        pool_prefault =
+            std::make_unique<worker::PoolPrefault>(engine->kv_store(), *cache, setup.kv_prefault_ahead_bytes);
+    }
 
     turn_service = std::make_unique<worker::TurnService>(setup.cluster.control());
     auto listening = worker::WorkerServer::listen(fmt::format("{}:{}", setup.listen_host, setup.listen_port),
@@ -305,6 +316,7 @@ base::Result<void> WorkerProcess::Impl::start_kv_parts(base::Metrics& metrics) {
         lender->add_tiers(tiers->helper().tiers());
         loop->add_helper(&tiers->helper());  // before the fetcher: what is here need not be asked for elsewhere
     }
+    if (pool_prefault) { loop->add_helper(pool_prefault.get()); }
     loop->add_helper(fetcher.get());
     loop->add_helper(lender.get());
     return setup.kv_events.is_on() ? start_kv_events(metrics) : base::Result<void>();

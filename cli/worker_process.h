@@ -34,6 +34,7 @@ struct WorkerSetup {
     worker::WorkerOptions limits;
     KvPlaneSettings kv_plane;
     KvTierSettings kv_tiers;
+    std::uint64_t kv_prefault_ahead_bytes = 0;  // of a pool on the host (worker::PoolPrefault); 0: none
     KvEventSettings kv_events;
     text::TextProcessOptions text;              // in which the tokenizer is read, for grammars
     base::SpanSink* spans = nullptr;            // of parts whose requests are traced; borrowed; null: none

@@ -369,7 +369,7 @@ bool KvTiers::begin_load(std::size_t tier, const TierSequence& sequence, std::ui
     job.pieces = kv_transfer::tier_pieces(load.target.blocks(), load.source.blocks().subspan(first));
     job.hashes.assign(sequence.chain.begin() + first, sequence.chain.begin() + end);
     if (first > 0) { job.parent = sequence.chain[first - 1]; }
-    if (!is_piece) { job.until = load_limit(sequence, first, end); }
+    job.until = load_limit(sequence, first, end);
     const std::uint64_t id = job.id;
     const auto copies = static_cast<double>(job.pieces.size());
     if (!tiers_[tier].mover->submit(std::move(job))) { return false; }

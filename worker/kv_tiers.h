@@ -33,7 +33,8 @@ inline constexpr std::uint32_t kTierSaveBlocks = 8;
 /// quicker than either by what counts and loading alone would not be in time for its first token: steps compute from
 /// the front, pieces are loaded from the end back, and where they meet follows from what both took lately, looked at
 /// anew after each piece (kv_transfer/rate/both_ends.h). So it is, too, while nobody knows yet what steps take and
-/// loading would be noticed. Whatever fails is computed, and so is what is not there when all of it would have been.
+/// loading would be noticed, or what the level gives: then either end tries a little first. Whatever fails is computed,
+/// and so is what is not there when all of it would have been.
 ///
 /// A level is named by block hashes as the pool is, so a block lies there once, however many sequences and turns it
 /// belongs to, and only what is new goes out (FastSwitch, Shen et al. 2024, section 3.3: reuse across turns; the group
@@ -158,6 +159,9 @@ private:
         bool copies = false;   // a piece
         bool is_over = false;  // nothing more is loaded
         base::TimePoint began;
+        std::optional<double> pace = std::nullopt;  // seconds that computing a block took
+        base::TimePoint paced_from;                 // of the blocks from `paced_block` on
+        std::uint32_t paced_block = 0;
     };
     /// A piece that is loaded for a sequence that waits for memory.
     struct Ahead {
@@ -209,10 +213,13 @@ private:
         both,      // from both ends
     };
     Way way_for(const TierSequence& sequence, std::uint32_t first, std::span<const std::uint32_t> there) const;
-    std::optional<double> seconds_to_load(std::span<const std::uint32_t> there, std::uint32_t first, std::uint32_t end,
-                                          bool waits = true) const;
+    std::optional<double> seconds_to_load(std::span<const std::uint32_t> there, std::uint32_t first,
+                                          std::uint32_t end) const;
     std::optional<double> seconds_to_compute(std::uint32_t first, std::uint32_t end) const;
-    kv_transfer::Meeting meeting(std::span<const std::uint32_t> there, std::uint32_t first, std::uint32_t end) const;
+    std::optional<kv_transfer::Meeting> meeting(std::span<const std::uint32_t> there, std::uint32_t first,
+                                                std::uint32_t end, std::optional<double> pace) const;
+    std::uint32_t computed_until(const LoadingBack& load, std::uint32_t first) const;
+    void note_pace(LoadingBack& load, const TierSequence& sequence);
     bool begin_back(const TierSequence& sequence, std::uint32_t first, std::span<const std::uint32_t> there);
     void go_on_back(LoadsBack::iterator load, const TierSequence& sequence);
     void next_piece(LoadingBack& load, const TierSequence& sequence);

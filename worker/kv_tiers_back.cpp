@@ -16,7 +16,11 @@ namespace {
 constexpr std::uint32_t kPieceBlocksMin = 8;
 constexpr std::uint32_t kPieceBlocksMax = 64;
 /// A load that takes no longer than this needs no other end while nobody knows what computing takes.
-constexpr double kUnnoticedSeconds = 1;
+constexpr double kUnnoticedSeconds = 0.25;
+/// So many blocks are computed to find out what that takes, or until it is known what loading does.
+constexpr std::uint32_t kTriedBlocks = 4;
+/// A piece takes no longer than this, by what is expected of its level, while nobody knows what computing takes.
+constexpr double kTriedSeconds = 0.1;
 
 double seconds_of(base::Duration duration) {
     return std::chrono::duration<double>(duration).count();
@@ -24,16 +28,15 @@ double seconds_of(base::Duration duration) {
 
 }  // namespace
 
-/// Blocks [first, end), each from the nearest level that has it, behind what waits there already (`waits`: or as if
-/// nothing did). Empty: not known yet.
+/// Blocks [first, end), each from the nearest level that has it, behind what waits there already. Empty: not known yet.
 std::optional<double> KvTiers::seconds_to_load(std::span<const std::uint32_t> there, std::uint32_t first,
-                                               std::uint32_t end, bool waits) const {
+                                               std::uint32_t end) const {
     double seconds = 0;
     for (std::size_t tier = 0; tier < tiers_.size() && first < end; ++tier) {
         const std::uint32_t until = std::min(there[tier], end);
         if (until <= first) { continue; }
         if (!load_seconds_per_block_[tier]) { return std::nullopt; }
-        const std::uint32_t before = waits ? tiers_[tier].mover->blocks_loading() : 0;
+        const std::uint32_t before = tiers_[tier].mover->blocks_loading();
         seconds += *load_seconds_per_block_[tier] * (before + until - first);
         first = until;
     }
@@ -47,18 +50,26 @@ std::optional<double> KvTiers::seconds_to_compute(std::uint32_t first, std::uint
     return seconds_of(*computing);
 }
 
-/// Where the two ends of blocks [first, end) meet, by what is known: as long as nothing is of the steps, in the middle
-/// of what loading takes; each piece and each step that ends looks anew.
-kv_transfer::Meeting KvTiers::meeting(std::span<const std::uint32_t> there, std::uint32_t first,
-                                      std::uint32_t end) const {
-    const auto loading = [&](std::uint32_t from, std::uint32_t to) {
-        return seconds_to_load(there, from, to).value_or(0);
-    };
+/// Where the two ends of blocks [first, end) meet, by what is known; each piece and each step that ends looks anew.
+/// `pace`: seconds that computing a block took in this load, which counts while nothing is predicted. Empty: what one
+/// of the ends takes is not known.
+std::optional<kv_transfer::Meeting> KvTiers::meeting(std::span<const std::uint32_t> there, std::uint32_t first,
+                                                     std::uint32_t end, std::optional<double> pace) const {
+    if (first >= end) { return kv_transfer::Meeting{.block = end}; }
+    const bool is_predicted = seconds_to_compute(first, end).has_value();
+    if ((!is_predicted && !pace) || !seconds_to_load(there, first, end)) { return std::nullopt; }
+    const auto loading = [&](std::uint32_t from, std::uint32_t to) { return *seconds_to_load(there, from, to); };
     const auto computing = [&](std::uint32_t from, std::uint32_t to) {
-        const auto known = seconds_to_compute(from, to);
-        return known ? *known : seconds_to_load(there, from, to, false).value_or(0);
+        return is_predicted ? seconds_to_compute(from, to).value_or(0) : *pace * (to - from);
     };
     return kv_transfer::meeting_of(first, end, computing, loading);
+}
+
+/// The block at which computing, which is or will be at `first`, stops for now: where both ends are to meet, or, until
+/// that is known, a little farther.
+std::uint32_t KvTiers::computed_until(const LoadingBack& load, std::uint32_t first) const {
+    const auto both = meeting(load.there, first, load.begin, load.pace);
+    return both ? both->block : std::min(load.begin, std::max(first, load.paced_block + kTriedBlocks));
 }
 
 KvTiers::Way KvTiers::way_for(const TierSequence& sequence, std::uint32_t first,
@@ -66,13 +77,15 @@ KvTiers::Way KvTiers::way_for(const TierSequence& sequence, std::uint32_t first,
     const std::uint32_t end = *std::max_element(there.begin(), there.end());
     const auto loading = seconds_to_load(there, first, end);
     const auto computing = seconds_to_compute(first, end);
-    if (!loading) { return Way::by_level; }
+    if (!loading) { return both_ends_ && end - first >= kPieceBlocksMax ? Way::both : Way::by_level; }
     std::optional<double> left;
     if (sequence.first_token_due) { left = seconds_of(*sequence.first_token_due - control_.clock().now()); }
     if (kv_transfer::loads_in_time(*loading, left)) { return Way::load; }
     if (!both_ends_ || end - first < 2 * kPieceBlocksMin) { return Way::by_level; }
     if (!computing) { return *loading > kUnnoticedSeconds ? Way::both : Way::by_level; }
-    const kv_transfer::KvWaySeconds seconds{*loading, *computing, meeting(there, first, end).seconds};
+    const auto both = meeting(there, first, end, std::nullopt);
+    CHECK(both.has_value());
+    const kv_transfer::KvWaySeconds seconds{*loading, *computing, both->seconds};
     return kv_transfer::choose_kv_way(seconds, left) == kv_transfer::KvWay::both ? Way::both : Way::by_level;
 }
 
@@ -81,8 +94,9 @@ bool KvTiers::begin_back(const TierSequence& sequence, std::uint32_t first, std:
     LoadingBack load;
     load.there.assign(there.begin(), there.end());
     load.begin = load.end = *std::max_element(there.begin(), there.end());
-    load.until = meeting(there, first, load.end).block;
-    load.began = control_.clock().now();
+    load.began = load.paced_from = control_.clock().now();
+    load.paced_block = first;
+    load.until = computed_until(load, first);
     next_piece(load, sequence);
     if (!load.copies) { return false; }
     const auto at = loads_back_.emplace(sequence.id, std::move(load)).first;
@@ -99,7 +113,13 @@ void KvTiers::next_piece(LoadingBack& load, const TierSequence& sequence) {
         lowest = std::max(lowest, load.there[tier++]);
     }
     const std::uint32_t most = load.begin - lowest;
-    const std::uint32_t blocks = std::min(most, std::clamp(most / 2, kPieceBlocksMin, kPieceBlocksMax));
+    std::uint32_t blocks = std::min(most, std::clamp(most / 2, kPieceBlocksMin, kPieceBlocksMax));
+    const std::optional<double>& seconds_per_block = load_seconds_per_block_[tier];
+    if (!seconds_per_block) {
+        blocks = std::min(blocks, kPieceBlocksMin);
+    } else if (!load.pace && !seconds_to_compute(lowest, load.begin)) {
+        blocks = static_cast<std::uint32_t>(std::clamp(kTriedSeconds / *seconds_per_block, 1.0, 1.0 * blocks));
+    }
     // It may have lost some meanwhile.
     load.is_over = blocks_there(tier, sequence.chain.first(load.begin)) < load.begin ||
                    !begin_load(tier, sequence, load.begin - blocks, load.begin, true);
@@ -113,7 +133,7 @@ void KvTiers::go_on_back(LoadsBack::iterator at, const TierSequence& sequence) {
     LoadingBack& load = at->second;
     const std::uint32_t block_tokens = control_.cache().options().block_tokens;
     const std::uint32_t computed = control_.cache().blocks_for(sequence.computed_after_step());
-    load.until = load.is_over ? load.begin : meeting(load.there, computed, load.begin).block;
+    load.until = load.is_over ? load.begin : computed_until(load, computed);
     if (!load.copies) { next_piece(load, sequence); }
     if (!load.copies) {
         load.until = load.begin;  // nothing more is loaded
@@ -155,7 +175,22 @@ void KvTiers::end_back(LoadsBack::iterator load, RequestKey request, base::Resul
 
 void KvTiers::front_computed(const TierSequence& sequence) {
     const auto load = loads_back_.find(sequence.id);
-    if (load != loads_back_.end()) { go_on_back(load, sequence); }
+    if (load == loads_back_.end()) { return; }
+    note_pace(load->second, sequence);
+    go_on_back(load, sequence);
+}
+
+/// Computing has come as far as it was to: what a block of it took. The least counts, since others' steps and waiting
+/// for a piece are in it.
+void KvTiers::note_pace(LoadingBack& load, const TierSequence& sequence) {
+    const base::TimePoint now = control_.clock().now();
+    const std::uint32_t computed = sequence.computed_tokens / control_.cache().options().block_tokens;
+    if (computed > load.paced_block && now > load.paced_from) {
+        const double seconds = seconds_of(now - load.paced_from) / (computed - load.paced_block);
+        load.pace = std::min(load.pace.value_or(seconds), seconds);
+    }
+    load.paced_from = now;
+    load.paced_block = computed;
 }
 
 void KvTiers::closing(const TierSequence& sequence) {

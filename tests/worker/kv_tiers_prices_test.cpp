@@ -58,6 +58,17 @@ struct PriceBench : TierBench {
     std::uint64_t before = 0;
 };
 
+/// One whole step, which takes so long.
+void step_in(TierBench& bench, base::Duration taken) {
+    bench.loop.work();
+    const auto ticket = bench.loop.begin_step();
+    bench.loop.settle();
+    REQUIRE(ticket.has_value());
+    bench.clock.advance(taken);
+    bench.driver.collect(*ticket);
+    bench.loop.settle();
+}
+
 }  // namespace
 
 TEST_CASE("what a level is expected to take counts before anything came from it", "[worker]") {
@@ -101,15 +112,30 @@ TEST_CASE("while nobody knows what steps take, what would be noticed comes from 
     SECTION("four seconds") {
         PriceBench bench(milliseconds(100), false, limits);
         REQUIRE(bench.from_both_ends());
-        // In the middle, as if either end took the same.
-        const auto& range = *bench.loop.find(key_of(2))->from_end;
-        CHECK(range.until >= (kBlocks / 2 - 2) * 16);
-        CHECK(range.until <= (kBlocks / 2 + 2) * 16);
+        // Either end tries a little: what 100 ms give, and as many tokens as tell what computing takes.
+        const auto range = *bench.loop.find(key_of(2))->from_end;
+        CHECK(range.until == 4 * 16);
+        CHECK(range.begin == (kBlocks - 1) * 16);
+        REQUIRE(bench.mover.jobs.size() == 1);
+        CHECK(bench.mover.jobs[0].hashes.size() == 1);
+        // They take a tenth of a block's load: nearly all that is left is computed.
+        step_in(bench, milliseconds(40));
+        REQUIRE(bench.from_both_ends());
+        CHECK(bench.loop.find(key_of(2))->from_end->until >= 34 * 16);
         bench.check();
         CHECK(bench.loads("both_ends") == 1);
     }
-    SECTION("forty milliseconds") {
-        PriceBench bench(milliseconds(1), false, limits);
+    SECTION("steps that take much longer: what is left is loaded") {
+        PriceBench bench(milliseconds(100), false, limits);
+        REQUIRE(bench.from_both_ends());
+        step_in(bench, seconds(40));
+        REQUIRE(bench.from_both_ends());
+        CHECK(bench.loop.find(key_of(2))->from_end->until <= 5 * 16);
+        bench.check();
+        CHECK(bench.sink.answers.at(key_of(2)).cached_tokens >= (kBlocks - 5) * 16);
+    }
+    SECTION("two hundred milliseconds") {
+        PriceBench bench(milliseconds(5), false, limits);
         REQUIRE(bench.is_loading(2));
         bench.check();
         CHECK(bench.loads("complete") == 1);
@@ -120,6 +146,42 @@ TEST_CASE("while nobody knows what steps take, what would be noticed comes from 
         REQUIRE(bench.is_loading(2));
         bench.check();
     }
+}
+
+TEST_CASE("a level of which nothing is known is tried before much is left to it", "[worker]") {
+    const bool knows_steps = GENERATE(false, true);
+    const bool is_slow = GENERATE(false, true);
+    const std::uint32_t blocks = 100;
+    TierBench bench(130, 3000, 2, {}, std::nullopt);
+    const auto prompt = prompt_of(blocks * 16 + 5);
+    bench.ask(1, prompt, 1);
+    bench.flood(5000);
+    if (knows_steps) {
+        test_support::teach_millisecond_a_token(bench, [&] { bench.finish_jobs(); });
+    }
+    REQUIRE(bench.loop.post_command(make_start(2, prompt, 1)));
+    bench.loop.work();
+    REQUIRE_FALSE(bench.is_loading(2));
+    REQUIRE(bench.mover.jobs.size() == 1);
+    CHECK(bench.mover.jobs[0].hashes.size() == 8);
+    CHECK(bench.loop.find(key_of(2))->from_end->until == 4 * 16);
+    // One step, of 64 tokens in 64 ms, and the piece.
+    step_in(bench, milliseconds(64));
+    bench.mover.duration = milliseconds(is_slow ? 1000 : 1) * 8;
+    bench.done(0);
+    bench.loop.work();
+    const auto* sequence = bench.loop.find(key_of(2));
+    REQUIRE(sequence != nullptr);
+    REQUIRE(sequence->from_end.has_value());
+    if (is_slow) {
+        CHECK(sequence->from_end->until >= (blocks - 12) * 16);
+    } else {
+        CHECK(sequence->from_end->until <= 16 * 16);
+    }
+    bench.settle();
+    bench.finish_jobs();
+    bench.check_answer(2, prompt, 1);
+    bench.check_nothing_held();
 }
 
 TEST_CASE("the first load replaces what was expected, later ones are learned from", "[worker]") {
