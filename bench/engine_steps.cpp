@@ -10,6 +10,7 @@
 #include <span>
 #include <utility>
 
+#include "base/parallel.h"
 #include "engine/engine.h"
 #include "engine/model/model_config.h"
 
@@ -237,11 +238,8 @@ boost::json::object json_of(const EngineBenchReport& report) {
                           {"tokens_per_s", figure.batch / figure.median_s},
                           {"bytes_per_s", figure.bytes / figure.median_s}});
     }
-    return {{"engine", report.engine},
-            {"threads", report.threads},
-            {"load_s", report.load_s},
-            {"prefill", prefill},
-            {"decode", decode}};
+    return {{"engine", report.engine}, {"threads", report.threads}, {"cores", report.cores},
+            {"load_s", report.load_s}, {"prefill", prefill},        {"decode", decode}};
 }
 
 void print(const EngineBenchReport& report) {
@@ -274,6 +272,7 @@ Result<EngineBenchReport> measure_engine(const EngineBenchOptions& options) {
     report.load_s = seconds_since(begin);
     report.engine = (*engine)->describe();
     report.threads = options.threads;
+    report.cores = static_cast<std::uint32_t>(base::processors());
     for (const std::uint32_t tokens : options.prompts) {
         const auto figure = measure_prefill(**engine, options, tokens);
         if (!figure) { return base::pass_on(figure, "prefill of " + std::to_string(tokens)); }

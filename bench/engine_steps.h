@@ -52,6 +52,7 @@ struct DecodeFigure {
 struct EngineBenchReport {
     std::string engine;         // as it describes itself
     std::uint32_t threads = 0;  // that it was given
+    std::uint32_t cores = 0;    // of the machine, that this process may use
     double load_s = 0;
     std::vector<PrefillFigure> prefill;
     std::vector<DecodeFigure> decode;

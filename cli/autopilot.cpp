@@ -314,6 +314,10 @@ void add_autopilot(CLI::App& app, AutopilotCommand& command) {
     app.add_option("--gpu", plan.gpus, "what the workers run on, as `sluice plan --gpu`; one")->required();
     app.add_option("--profiles", plan.profiles, "as `sluice plan --profiles`");
     app.add_option("--engine-times", plan.engine_times, "for --gpu this: the file of `sluice bench engine --out`");
+    app.add_option("--this-cores", plan.this_cores,
+                   "for --gpu this: cores of the machine that all workers share; 0: each has its own; default: what "
+                   "--engine-times says")
+        ->check(CLI::Range(0, 4096));
     app.add_option("--this-kv-tokens", plan.this_kv_tokens, "for --gpu this: tokens of KV that a worker has room for")
         ->capture_default_str()
         ->check(CLI::Range(1.0, 1e12));

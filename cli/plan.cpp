@@ -77,11 +77,23 @@ base::Result<int> make_plan(const PlanCommand& command) {
         return base::pass_on(
             result, fmt::format("{} of {:.1f} billion weights", inputs->model.name, inputs->model.parameters() / 1e9));
     }
-    const bool is_possible = result->rows[0].evaluation.goodput > 0;
+    const scheduler::planner::PlanRow& best = result->rows[0];
+    const bool is_too_much =
+        best.is_cut && command.rate > 0;  // no candidate serves the rate: one that did would be first
+    const bool is_possible = best.evaluation.goodput > 0 && !is_too_much;
     const std::vector<WhatIf> what_ifs = command.no_what_ifs || !is_possible
                                              ? std::vector<WhatIf>()
                                              : ask_what_ifs(*inputs, command, space, conditions, *result);
     std::fputs(plan_text(*inputs, space, *result, what_ifs, evaluator).c_str(), stdout);
+    if (best.is_cut && best.evaluation.goodput > 0) {
+        std::fputs(
+            fmt::format("\nThe {} cores of this machine bear {:.3g} requests a second{}: workers beyond these would "
+                        "wait for each other's.\n",
+                        inputs->gpus[best.candidate.gpu].gpu.cores, best.goodput,
+                        is_too_much ? fmt::format(", not {:.4g}", command.rate) : std::string())
+                .c_str(),
+            stdout);
+    }
     if (!command.json.empty()) {
         const auto done = write_planning_file(command.json, plan_json(space, *result, what_ifs));
         if (!done) { return base::pass_on(done); }
@@ -120,6 +132,10 @@ void add_plan(CLI::App& app, PlanCommand& command) {
                    "a GPU of --profiles whose tables of attention and all-reduces stand in, by the datasheets of both, "
                    "where a --gpu has none of its own");
     app.add_option("--engine-times", command.engine_times, "for --gpu this: the file of `sluice bench engine --out`");
+    app.add_option("--this-cores", command.this_cores,
+                   "for --gpu this: cores of the machine that all workers share; 0: each has its own; default: what "
+                   "--engine-times says")
+        ->check(CLI::Range(0, 4096));
     app.add_option("--this-kv-tokens", command.this_kv_tokens,
                    "for --gpu this: tokens of KV that a worker has room for")
         ->capture_default_str()
@@ -145,6 +161,10 @@ void add_plan(CLI::App& app, PlanCommand& command) {
     app.add_option("--kv-ratio", command.kv_ratio, "KV on the wire by KV in memory: what a codec leaves of it")
         ->capture_default_str()
         ->check(CLI::Range(1e-3, 1.0));
+    app.add_option("--kv-host", command.kv_host,
+                   "BYTES,BYTES_PER_S[,SAVE_BYTES_PER_S[,LAUNCH_S]]: host memory below each worker's KV, for the "
+                   "placement file (kv_levels); the search does not go by it");
+    app.add_option("--kv-disk", command.kv_disk, "the same of a disk, below that");
     app.add_option("--affinity", command.affinity,
                    "high: KV goes to any node; low: prefill and decode of a unit are in one node")
         ->capture_default_str()

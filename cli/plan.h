@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,8 @@ struct PlanCommand {
     std::string profiles;           // folder of measured operator times; empty: datasheets alone
     std::string engine_times;       // `bench engine --out` of this machine, for --gpu this
     double this_kv_tokens = 65'536;
+    /// Cores that all workers of `this` share; 0: each has its own; empty: as measured.
+    std::optional<std::uint32_t> this_cores;
     std::string fitted;             // DistServe's profile of the GPU, in place of operators
     std::string fitted_model;       // which of its models
     std::vector<std::string> also;  // units to look at besides: "2x1+1x1"
@@ -26,6 +29,8 @@ struct PlanCommand {
     std::uint32_t count = 0;  // GPUs; 0: not given
     double link_gbits = 0;    // of each worker's network; 0: the GPU's datasheet
     double kv_ratio = 1;      // of KV on the wire: what a codec leaves of it
+    std::string kv_host;      // level below each worker's KV: "BYTES,BYTES_PER_S[,SAVE_BYTES_PER_S[,LAUNCH_S]]"
+    std::string kv_disk;      // the same on its disk
     std::string affinity = "high";
     std::uint32_t seeds = 3;
     bool no_what_ifs = false;

@@ -93,7 +93,15 @@ Result<PlannedGpu> read_gpu(const PlanCommand& command, const std::string& text,
         planned.is_this = true;
         planned.this_times = std::move(*times);
         planned.this_kv_tokens = command.this_kv_tokens;
-        planned.this_threads = scheduler::planner::threads_of_bench(*file);
+        const scheduler::planner::MeasuredMachine machine = scheduler::planner::machine_of_bench(*file);
+        planned.this_threads = machine.threads;
+        planned.gpu.cores = command.this_cores.value_or(machine.cores);
+        if (planned.gpu.cores > 0) {
+            planned.this_times.sources.push_back(
+                {std::to_string(planned.gpu.cores) + (planned.gpu.cores == 1 ? " core" : " cores") +
+                     " that all workers share",
+                 command.this_cores ? "--this-cores" : "measured: sluice bench engine"});
+        }
         planned.gpu.name = "this";
         planned.gpu.cost = cost;
         planned.gpu.gpus_per_node = 1;
@@ -170,6 +178,38 @@ Result<PlanTargets> parse_targets(const std::string& text) {
     return targets;
 }
 
+Result<PlannedLevel> parse_level(const char* name, const std::string& text) {
+    PlannedLevel level{.name = name};
+    struct Part {
+        double* value;
+        double low;
+        double high;
+    };
+    // As sim/plan_file.cpp takes them.
+    const Part parts[] = {{&level.bytes, 1, 1e15},
+                          {&level.load_bytes_per_s, 1, 1e15},
+                          {&level.save_bytes_per_s, 1, 1e15},
+                          {&level.launch_s, 0, 10}};
+    const char* at = text.data();
+    const char* const end = at + text.size();
+    std::size_t read = 0;
+    for (const Part& part : parts) {
+        const auto [next, error] = std::from_chars(at, end, *part.value);
+        if (error != std::errc() || !(*part.value >= part.low && *part.value <= part.high)) { break; }
+        ++read;
+        at = next;
+        if (at == end || *at != ',') { break; }
+        ++at;
+    }
+    if (read < 2 || at != end || text.back() == ',') {
+        return fail(ErrorCode::invalid_argument,
+                    "--kv-" + std::string(name) + " \"" + text +
+                        "\": BYTES,BYTES_PER_S[,SAVE_BYTES_PER_S[,LAUNCH_S]], as in 64e9,25e9");
+    }
+    if (read < 3) { level.save_bytes_per_s = level.load_bytes_per_s; }
+    return level;
+}
+
 Result<sim::Workload> read_workload(const std::string& path) {
     const auto text = read_planning_file(path);
     if (!text) { return pass_on(text); }
@@ -203,6 +243,12 @@ Result<PlanInputs> read_plan_inputs(const PlanCommand& command) {
         auto gpu = read_gpu(command, name, inputs.model);
         if (!gpu) { return pass_on(gpu); }
         inputs.gpus.push_back(std::move(*gpu));
+    }
+    for (const auto& [name, told] : {std::pair("host", &command.kv_host), std::pair("disk", &command.kv_disk)}) {
+        if (told->empty()) { continue; }
+        const auto level = parse_level(name, *told);
+        if (!level) { return pass_on(level); }
+        inputs.levels.push_back(*level);
     }
     if (command.workload.empty()) { return inputs; }
     auto workload = read_workload(command.workload);
@@ -246,6 +292,9 @@ Result<scheduler::planner::SearchSpace> space_of(const PlanInputs& inputs, const
         choice.name = planned.gpu.name;
         choice.cost = planned.gpu.cost;
         choice.per_node = planned.gpu.gpus_per_node;
+        if (planned.gpu.cores > 0) {
+            choice.workers_at_once = std::max(1u, planned.gpu.cores / std::max(1u, planned.this_threads));
+        }
         for (const std::uint32_t tensor : {1u, 2u, 4u, 8u}) {
             for (const std::uint32_t pipeline : {1u, 2u, 4u}) {
                 const Split split{.tensor = tensor, .pipeline = pipeline};
@@ -307,8 +356,10 @@ scheduler::planner::Evaluation PlanEvaluator::evaluate(const Candidate& candidat
                                   .stages = split.pipeline,
                                   .kv_tokens = kv_tokens(candidate.gpu, split),
                                   .sequences_max = sequences * split.pipeline,
-                                  .tokens_max = candidate.step_tokens};
+                                  .tokens_max = candidate.step_tokens,
+                                  .threads = std::max(1u, inputs_.gpus[candidate.gpu].this_threads)};
     };
+    shape.cores = inputs_.gpus[candidate.gpu].gpu.cores;
     if (candidate.kind == Candidate::Kind::colocated) {
         shape.mixed = candidate.prefill_count;
         shape.mixed_worker = worker(candidate.prefill, kDecodeSequences);
@@ -317,8 +368,12 @@ scheduler::planner::Evaluation PlanEvaluator::evaluate(const Candidate& candidat
         shape.decode = candidate.decode_count;
         shape.prefill_worker = worker(candidate.prefill, kPrefillSequences);
         shape.decode_worker = worker(candidate.decode, kDecodeSequences);
-        const sim::ClusterWorker nothing{
-            .times = &kNothing, .stages = 1, .kv_tokens = 1e15, .sequences_max = 1u << 30, .tokens_max = 1u << 30};
+        const sim::ClusterWorker nothing{.times = &kNothing,
+                                         .stages = 1,
+                                         .kv_tokens = 1e15,
+                                         .sequences_max = 1u << 30,
+                                         .tokens_max = 1u << 30,
+                                         .threads = 1};
         if (is_decode_alone) { shape.prefill_worker = nothing; }
         if (is_prefill_alone) { shape.decode_worker = nothing; }
         shape.ends_with_prefill = is_prefill_alone;

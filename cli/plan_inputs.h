@@ -36,11 +36,24 @@ struct PlannedGpu {
     std::map<std::uint32_t, scheduler::planner::StepTimes> fitted;  // by tensor split; empty: operators
 };
 
+/// A level below the KV pool of each worker, as the placement file has it.
+struct PlannedLevel {
+    const char* name = "host";
+    double bytes = 0;
+    double load_bytes_per_s = 0;
+    double save_bytes_per_s = 0;
+    double launch_s = 0;
+};
+/// "64e9,25e9,20e9,2.5e-6": bytes, bytes a second of loads and (as of loads where left out) of saves, and what starting
+/// a copy takes. Error: invalid_argument.
+base::Result<PlannedLevel> parse_level(const char* name, const std::string& text);
+
 struct PlanInputs {
     scheduler::planner::Model model;
     std::vector<PlannedGpu> gpus;
     sim::Workload workload;
     PlanTargets targets;
+    std::vector<PlannedLevel> levels;  // of each worker, the nearest first
 };
 
 /// Reads all files that the command names; without a workload that stays empty. Errors name file or flag.

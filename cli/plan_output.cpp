@@ -59,14 +59,27 @@ std::string reason(const SearchResult& result) {
                        is_close ? "; their intervals overlap, so take whichever is simpler to run" : "");
 }
 
+/// Of each pool; empty: there are none.
+std::string yaml_levels(const PlanInputs& inputs) {
+    if (inputs.levels.empty()) { return {}; }
+    std::string text =
+        fmt::format("    kv_levels:\n      bytes_per_token: {:.6g}\n", inputs.model.kv_bytes_per_token());
+    for (const PlannedLevel& level : inputs.levels) {
+        text += fmt::format(
+            "      {}: {{bytes: {:.6g}, bytes_per_s: {:.6g}, save_bytes_per_s: {:.6g}, launch_s: {:.6g}}}\n",
+            level.name, level.bytes, level.load_bytes_per_s, level.save_bytes_per_s, level.launch_s);
+    }
+    return text;
+}
+
 std::string yaml_pool(const char* role, std::uint32_t count, const std::string& device, const Split& split,
                       double kv_tokens, std::uint32_t sequences, std::uint32_t tokens, std::uint32_t threads,
-                      const scheduler::planner::StepTimes& times) {
+                      const std::string& levels, const scheduler::planner::StepTimes& times) {
     return fmt::format(
         "  - role: {}\n    count: {}\n    device: {}\n{}    tensor: {}\n    pipeline: {}\n    limits:\n"
-        "      batch_sequences_max: {}\n      batch_tokens_max: {}\n      kv_tokens: {:.0f}\n    times:\n{}",
+        "      batch_sequences_max: {}\n      batch_tokens_max: {}\n      kv_tokens: {:.0f}\n{}    times:\n{}",
         role, count, device, threads > 0 ? fmt::format("    threads: {}\n", threads) : "", split.tensor, split.pipeline,
-        sequences, tokens, kv_tokens, sim::times_yaml(times, "      "));
+        sequences, tokens, kv_tokens, levels, sim::times_yaml(times, "      "));
 }
 
 boost::json::object json_of(const SearchSpace& space, const PlanRow& row) {
@@ -139,20 +152,21 @@ std::string plan_yaml(const PlanInputs& inputs, const PlanCommand& command, cons
         "model_shape: {{layers: {}, hidden: {}, heads_kv: {}, head_dim: {}, vocabulary: {}}}\npools:\n",
         inputs.model.name, shape.layers, shape.hidden, shape.heads_kv, shape.head_dim, shape.vocabulary);
     const std::uint32_t threads = inputs.gpus[candidate.gpu].this_threads;
+    const std::string levels = yaml_levels(inputs);
     if (is_colocated(chosen)) {
         text += yaml_pool("mixed", candidate.prefill_count * chosen.units, device, candidate.prefill,
                           evaluator.kv_tokens(candidate.gpu, candidate.prefill),
                           PlanEvaluator::kDecodeSequences * candidate.prefill.pipeline, candidate.step_tokens, threads,
-                          evaluator.times(candidate.gpu, candidate.prefill));
+                          levels, evaluator.times(candidate.gpu, candidate.prefill));
     } else {
         text += yaml_pool("prefill", candidate.prefill_count * chosen.units, device, candidate.prefill,
                           evaluator.kv_tokens(candidate.gpu, candidate.prefill),
                           PlanEvaluator::kPrefillSequences * candidate.prefill.pipeline, candidate.step_tokens, threads,
-                          evaluator.times(candidate.gpu, candidate.prefill));
+                          levels, evaluator.times(candidate.gpu, candidate.prefill));
         text += yaml_pool("decode", candidate.decode_count * chosen.units, device, candidate.decode,
                           evaluator.kv_tokens(candidate.gpu, candidate.decode),
                           PlanEvaluator::kDecodeSequences * candidate.decode.pipeline, candidate.step_tokens, threads,
-                          evaluator.times(candidate.gpu, candidate.decode));
+                          levels, evaluator.times(candidate.gpu, candidate.decode));
         const std::uint32_t gpus = std::min(candidate.prefill.gpus(), candidate.decode.gpus());
         text += fmt::format(
             "hand_off: {{kv_bytes_per_token: {:.6g}, bytes_per_s: {:.6g}, latency_s: {:.6g}, layers: {}}}\n",

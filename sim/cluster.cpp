@@ -52,9 +52,17 @@ struct Worker {
 };
 
 struct Event {
-    enum class Kind { arrival, prefill_end, lane_end, stage_free, handed_over } kind;
+    enum class Kind { arrival, prefill_end, lane_end, stage_free, handed_over, computed } kind;
     std::uint32_t worker = 0;
-    std::uint32_t index = 0;  // request, lane, or step of a prefill worker
+    std::uint32_t index = 0;  // request, lane, step of a prefill worker, or turn of the cores
+};
+
+/// A step that runs on cores that others compute on, too.
+struct Computing {
+    Worker* worker = nullptr;
+    double seconds_left = 0;  // at full pace
+    double began = 0;
+    Event end{};
 };
 
 class Simulation {
@@ -69,6 +77,9 @@ public:
         add(decode_, shape.mixed > 0 ? shape.mixed : shape.decode,
             shape.mixed > 0 ? shape.mixed_worker : shape.decode_worker, 1);
         CHECK(!decode_.empty() && (is_mixed() || !prefill_.empty()), "a cluster without workers for a phase");
+        for (const std::vector<Worker>* pool : {&prefill_, &decode_}) {
+            CHECK(shape.cores == 0 || pool->empty() || (*pool)[0].kind->stages == 1, "pipelines that share cores");
+        }
     }
 
     ClusterResult run() {
@@ -76,24 +87,7 @@ public:
         while (!events_.empty()) {
             const Event event = events_.pop();
             ++result_.events;
-            switch (event.kind) {
-                case Event::Kind::arrival:
-                    arrive(event.index);
-                    break;
-                case Event::Kind::prefill_end:
-                    end_prefill(event.worker, event.index);
-                    break;
-                case Event::Kind::lane_end:
-                    end_lane(event.worker, event.index);
-                    break;
-                case Event::Kind::stage_free:
-                    (is_mixed() || event.index == 1 ? decode_ : prefill_)[event.worker].is_waiting_for_stage = false;
-                    is_mixed() || event.index == 1 ? start_lanes(event.worker) : start_prefill(event.worker);
-                    break;
-                case Event::Kind::handed_over:
-                    join(event.worker, event.index);
-                    break;
-            }
+            happen(event);
         }
         const double span = std::max(events_.now() - (requests_.empty() ? 0 : requests_[0].asked->arrival_s), 1e-9);
         for (const Worker& worker : prefill_) {
@@ -109,6 +103,24 @@ public:
 
 private:
     bool is_mixed() const { return shape_.mixed > 0; }
+
+    void happen(const Event& event) {
+        switch (event.kind) {
+            case Event::Kind::arrival:
+                return arrive(event.index);
+            case Event::Kind::prefill_end:
+                return end_prefill(event.worker, event.index);
+            case Event::Kind::lane_end:
+                return end_lane(event.worker, event.index);
+            case Event::Kind::stage_free:
+                (is_mixed() || event.index == 1 ? decode_ : prefill_)[event.worker].is_waiting_for_stage = false;
+                return is_mixed() || event.index == 1 ? start_lanes(event.worker) : start_prefill(event.worker);
+            case Event::Kind::handed_over:
+                return join(event.worker, event.index);
+            case Event::Kind::computed:
+                return end_computing(event.index);
+        }
+    }
 
     static void add(std::vector<Worker>& pool, std::uint32_t count, const ClusterWorker& kind, std::size_t lanes) {
         for (std::uint32_t i = 0; i < count; ++i) {
@@ -155,6 +167,49 @@ private:
         }
     }
 
+    /// A step that takes so long begins; `end` is to happen with its end.
+    void compute(Worker& worker, double seconds, const Event& end) {
+        if (shape_.cores == 0) { return events_.push(enter(worker, seconds), end); }
+        pass_time();
+        worker.stage_free = kComputing;
+        computing_.push_back({&worker, seconds, events_.now(), end});
+        await_computed();
+    }
+
+    /// All steps that run are as far as they are now.
+    void pass_time() {
+        for (Computing& one : computing_) {
+            one.seconds_left -= (events_.now() - computed_until_) * pace_;
+        }
+        computed_until_ = events_.now();
+    }
+
+    /// Who computes has changed: with the pace of now, the end that comes first.
+    void await_computed() {
+        ++turn_;  // what was awaited before is not any more
+        if (computing_.empty()) { return; }
+        double threads = 0;
+        next_ = 0;
+        for (std::size_t i = 0; i < computing_.size(); ++i) {
+            threads += computing_[i].worker->kind->threads;
+            if (computing_[i].seconds_left < computing_[next_].seconds_left) { next_ = i; }
+        }
+        pace_ = std::min(1.0, shape_.cores / threads);
+        events_.push(events_.now() + std::max(0.0, computing_[next_].seconds_left) / pace_,
+                     {Event::Kind::computed, 0, turn_});
+    }
+
+    void end_computing(std::uint32_t turn) {
+        if (turn != turn_) { return; }
+        pass_time();
+        const Computing ended = computing_[next_];
+        computing_.erase(computing_.begin() + static_cast<std::ptrdiff_t>(next_));
+        await_computed();
+        ended.worker->stage_free = events_.now();
+        ended.worker->busy += events_.now() - ended.began;
+        happen(ended.end);
+    }
+
     /// Enters a step into the pipeline; returns when it leaves.
     double enter(Worker& worker, double seconds) {
         const double stage = seconds / worker.kind->stages;
@@ -165,7 +220,7 @@ private:
     }
 
     void wait_for_stage(Worker& worker, std::uint32_t index, std::uint32_t pool) {
-        if (worker.is_waiting_for_stage) { return; }
+        if (worker.is_waiting_for_stage || worker.stage_free == kComputing) { return; }  // its end asks again
         worker.is_waiting_for_stage = true;
         events_.push(worker.stage_free, {Event::Kind::stage_free, index, pool});
     }
@@ -183,20 +238,19 @@ private:
             return true;
         });
         if (chunks_.empty()) { return; }
-        const double end = enter(worker, worker.kind->times->seconds({.prompts = chunks_,
-                                                                      .decode_sequences = 0,
-                                                                      .decode_context = 0,
-                                                                      .sampled = static_cast<double>(ending.size())}));
-        const auto step = static_cast<std::uint32_t>(prefill_steps_.size());
+        const double seconds = worker.kind->times->seconds({.prompts = chunks_,
+                                                            .decode_sequences = 0,
+                                                            .decode_context = 0,
+                                                            .sampled = static_cast<double>(ending.size())});
+        auto step = static_cast<std::uint32_t>(prefill_steps_.size());
         if (free_steps_.empty()) {
             prefill_steps_.push_back(std::move(ending));
-            events_.push(end, {Event::Kind::prefill_end, index, step});
         } else {
-            const std::uint32_t reused = free_steps_.back();
+            step = free_steps_.back();
             free_steps_.pop_back();
-            prefill_steps_[reused] = std::move(ending);
-            events_.push(end, {Event::Kind::prefill_end, index, reused});
+            prefill_steps_[step] = std::move(ending);
         }
+        compute(worker, seconds, {Event::Kind::prefill_end, index, step});
         if (!worker.prompts.empty()) { wait_for_stage(worker, index, 0); }
     }
 
@@ -309,7 +363,7 @@ private:
                              .decode_sequences = lane.sequences,
                              .decode_context = lane.context,
                              .sampled = lane.sequences + static_cast<double>(lane.prompts_ending.size())};
-        events_.push(enter(worker, worker.kind->times->seconds(step)), {Event::Kind::lane_end, index, lane_index});
+        compute(worker, worker.kind->times->seconds(step), {Event::Kind::lane_end, index, lane_index});
     }
 
     void end_lane(std::uint32_t index, std::uint32_t lane_index) {
@@ -349,6 +403,8 @@ private:
         }
     }
 
+    static constexpr double kComputing = 1e300;  // Worker::stage_free while a step runs whose end depends on others
+
     const ClusterShape& shape_;
     std::vector<Request> requests_;
     std::vector<Worker> prefill_;
@@ -358,6 +414,11 @@ private:
     std::vector<std::uint32_t> free_steps_;
     std::vector<PromptChunk> chunks_;
     EventQueue<Event> events_;
+    std::vector<Computing> computing_;  // where cores are shared
+    double computed_until_ = 0;
+    double pace_ = 1;
+    std::size_t next_ = 0;    // of computing_: who ends first
+    std::uint32_t turn_ = 0;  // times that who computes has changed
     ClusterResult result_;
 };
 

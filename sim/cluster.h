@@ -23,6 +23,7 @@ struct ClusterWorker {
     double kv_tokens = 1e18;
     std::uint32_t sequences_max = 256;
     std::uint32_t tokens_max = 8192;  // of a step: prompts are cut to it
+    std::uint32_t threads = 1;        // that compute a step, where workers share cores
 };
 
 /// Pools of workers. With mixed ones there are no others.
@@ -38,6 +39,9 @@ struct ClusterShape {
     bool pushes_layers = true;      // KV leaves layer by layer while the prompt is computed (design 4.3)
     std::uint32_t layers = 1;
     bool ends_with_prefill = false;  // nobody asks for more than the first token
+    /// Of the one machine whose cores all workers share; 0: each has its own. Where more threads compute than there are
+    /// cores, all steps go on at the same share of their pace. Workers are then of one stage.
+    std::uint32_t cores = 0;
 };
 
 struct ClusterOutcome {

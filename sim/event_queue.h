@@ -1,6 +1,8 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <utility>
@@ -13,8 +15,9 @@ namespace sim {
 /// What happens next on a virtual clock: by time, what was put in first where times are equal. So a run depends on
 /// nothing but its input. Times are whatever unit the user counts in, and never go back. The heap holds times alone,
 /// the events stay where they were put: with ten thousand workers it is small enough to stay in a cache, and with four
-/// below each one half as deep as with two. `Order` numbers what was put in; it must have more values than the queue
-/// ever has events at once.
+/// below each one half as deep as with two. The next few stand in a row before it, so that the user can see them coming
+/// and ask the processor for what they will read. `Order` numbers what was put in; it must have more values than the
+/// queue ever has events at once.
 ///
 /// Some kinds of events may have a number of their own (push_as()), so that which of them comes first at one time does
 /// not depend on when they were put in: those below `first_number`.
@@ -32,36 +35,28 @@ public:
         CHECK(number < first_, number);
         insert(at, number, std::move(event));
     }
-    bool empty() const { return heap_.empty(); }
-    std::size_t size() const { return heap_.size(); }
-    /// The event that comes next (0), and the one after it (1), as far as that is known without work; null: there is
+    bool empty() const { return begin_ == end_; }
+    std::size_t size() const { return end_ - begin_ + heap_.size(); }
+    /// The event that comes next (0), the one after it (1), and so on, where `number` is below kSoon; null: there is
     /// none.
+    static constexpr std::size_t kSoon = 12;
     const Event* soon(std::size_t number) const {
-        if (number >= heap_.size()) { return nullptr; }
-        return &events_[heap_[number == 1 ? first_of(1) : number].place];
+        return number < end_ - begin_ ? &events_[row_[begin_ + number].place] : nullptr;
     }
-    /// Calls `visit(event)` for a few that come soon after the next one.
-    template <class Visit>
-    void visit_soon(Visit visit) const {
-        for (std::size_t at = 1; at < std::min(heap_.size(), 1 + kBelow); ++at) {
-            visit(events_[heap_[at].place]);
-        }
-    }
-    Time next_at() const { return heap_.front().at; }
+    Time next_at() const { return row_[begin_].at; }
     /// Moves the clock to the first event and takes it. Not to be asked when empty.
     Event pop() {
-        now_ = heap_.front().at;
-        const std::uint32_t place = heap_.front().place;
-        const Entry last = heap_.back();
-        heap_.pop_back();
-        if (!heap_.empty()) { sink(last); }
+        now_ = row_[begin_].at;
+        const std::uint32_t place = row_[begin_++].place;
         free_.push_back(place);
+        fill_row();
         return std::move(events_[place]);
     }
     Time now() const { return now_; }
 
 private:
     static constexpr std::size_t kBelow = 4;
+    static constexpr std::size_t kRowMax = 2 * kSoon;
     struct Entry {
         Time at;
         Order order;
@@ -79,6 +74,40 @@ private:
             events_[place] = std::move(event);
         }
         const Entry entry{at, order, place};
+        if (!heap_.empty() && heap_.front().is_before(entry)) { return put_in_heap(entry); }
+        put_in_row(entry);
+    }
+    /// Before the first of the heap: into the row, whose last one makes way where it is long enough without.
+    void put_in_row(const Entry& entry) {
+        make_room_in_row();
+        std::size_t at = end_++;
+        for (; at > begin_ && entry.is_before(row_[at - 1]); --at) {
+            row_[at] = row_[at - 1];
+        }
+        row_[at] = entry;
+        if (end_ - begin_ > kRowMax) { put_in_heap(row_[--end_]); }
+    }
+    void make_room_in_row() {
+        if (end_ < row_.size()) { return; }
+        std::copy(row_.begin() + static_cast<std::ptrdiff_t>(begin_), row_.begin() + static_cast<std::ptrdiff_t>(end_),
+                  row_.begin());
+        end_ -= std::exchange(begin_, 0);
+    }
+    void fill_row() {
+        while (end_ - begin_ < kSoon && !heap_.empty()) {
+            make_room_in_row();
+            row_[end_++] = take_from_heap();
+            __builtin_prefetch(&events_[row_[end_ - 1].place]);
+        }
+    }
+    Entry take_from_heap() {
+        const Entry first = heap_.front();
+        const Entry last = heap_.back();
+        heap_.pop_back();
+        if (!heap_.empty()) { sink(last); }
+        return first;
+    }
+    void put_in_heap(const Entry& entry) {
         std::size_t hole = heap_.size();
         heap_.push_back(entry);
         while (hole > 0 && entry.is_before(heap_[(hole - 1) / kBelow])) {
@@ -108,14 +137,21 @@ private:
         heap_[hole] = entry;
     }
     void number_anew() {
-        CHECK(heap_.size() < std::size_t{std::numeric_limits<Order>::max()} - first_, heap_.size() << " events");
+        CHECK(size() < std::size_t{std::numeric_limits<Order>::max()} - first_, size() << " events");
+        while (begin_ < end_) {
+            heap_.push_back(row_[begin_++]);
+        }
         std::sort(heap_.begin(), heap_.end(), [](const Entry& a, const Entry& b) { return a.is_before(b); });
         next_ = first_;
         for (Entry& entry : heap_) {  // what is in order is a heap
             if (entry.order >= first_) { entry.order = next_++; }
         }
+        fill_row();
     }
 
+    std::array<Entry, 4 * kRowMax> row_{};  // from begin_ to end_: what comes before all of the heap, in order
+    std::size_t begin_ = 0;
+    std::size_t end_ = 0;
     std::vector<Entry> heap_;
     std::vector<Event> events_;
     std::vector<std::uint32_t> free_;  // places in it

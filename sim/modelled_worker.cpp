@@ -425,9 +425,9 @@ bool ModelledWorker::grow(base::TimePoint now) {
                 const AttemptKey key = sequence.key;
                 const std::uint32_t generated = sequence.generated();
                 const std::uint32_t cached = sequence.cached_tokens;
-                const bool is_told = sequence.told >= generated;
+                const bool is_known = sequence.told >= generated;
                 end(sequence);
-                if (!is_told) { listener_.on_token(options_.index, key, generated, cached, false); }
+                if (!is_known) { listener_.on_token(options_.index, key, generated, cached, false); }
                 listener_.on_failed(options_.index, key, base::ErrorCode::resource_exhausted);
             }
         }
@@ -498,6 +498,9 @@ void ModelledWorker::finish_step(base::TimePoint now) {
     for (const StepEntry& entry : step) {
         entry.sequence->step_tokens = 0;
         entry.sequence->step_samples = false;
+        if (entry.samples && is_told(*entry.sequence, entry.sequence->tokens + 1)) {
+            listener_.fetch(entry.sequence->key);
+        }
     }
     if (!below_) { note_step(); }
     for (const StepEntry& entry : step) {
@@ -515,8 +518,7 @@ void ModelledWorker::finish_step(base::TimePoint now) {
             sequence.schedule = {now, sequence.generated()};
         }
         const bool is_last = sequence.tokens >= sequence.tokens_last;
-        const bool is_told = is_last || options_.tells_every_token || sequence.tokens == sequence.tokens_first;
-        if (!is_told) { continue; }
+        if (!is_told(sequence, sequence.tokens)) { continue; }
         const AttemptKey key = sequence.key;
         const std::uint32_t generated = sequence.generated();
         const std::uint32_t cached = sequence.cached_tokens;

@@ -60,6 +60,8 @@ public:
     virtual void on_token(std::uint32_t worker, AttemptKey key, std::uint32_t generated_tokens,
                           std::uint32_t cached_tokens, bool is_last) = 0;
     virtual void on_failed(std::uint32_t worker, AttemptKey key, base::ErrorCode code) = 0;
+    /// on_token() comes soon: what that reads is best asked for.
+    virtual void fetch(AttemptKey) const {}
 };
 
 /// A worker whose engine is a model and whose sequences are lengths: the light form of worker::StepLoop. What decides
@@ -283,6 +285,9 @@ private:
     void foresee_quiet_steps(double slowness);
     void expect_no_quiet_steps();
     std::uint32_t quiet_ends_of(const StepEntry& entry) const;
+    bool is_told(const Sequence& sequence, std::uint32_t tokens) const {
+        return tokens >= sequence.tokens_last || options_.tells_every_token || tokens == sequence.tokens_first;
+    }
     sluice::proto::WorkerLoad load() const;
     void report_blocks(worker::ReportBoard::Wish wish);
     // modelled_levels.cpp; of levels below the pool, where there are any.

@@ -31,8 +31,8 @@ RequestOwner::RequestOwner(const ServingOptions& options, const ServingTrace& tr
       requests_(trace.requests.size()) {}
 
 RequestOwner::Open* RequestOwner::find(AttemptKey key) {
-    Open* open = requests_[key.request].get();
-    return open != nullptr && open->key == key && open->workers_known ? open : nullptr;
+    Open& open = requests_[key.request];
+    return open.is_open && open.key == key && open.workers_known ? &open : nullptr;
 }
 
 void RequestOwner::violate(AttemptKey key, const std::string& what) {
@@ -41,11 +41,11 @@ void RequestOwner::violate(AttemptKey key, const std::string& what) {
 }
 
 void RequestOwner::arrive(std::uint32_t request) {
-    if (requests_[request] || result_.outcomes[request].ended_s >= 0) { return violate({request, 0}, "arrives twice"); }
-    requests_[request] = std::make_unique<Open>();
+    Open& open = requests_[request];
+    if (open.is_open || result_.outcomes[request].ended_s >= 0) { return violate({request, 0}, "arrives twice"); }
+    open.is_open = true;
     ++open_;
     retries_.earn();
-    Open& open = *requests_[request];
     open.key = {request, 0};
     open.give_up_at = clock_.now() + rules_.place_wait_max;
     place(open);
@@ -174,9 +174,9 @@ void RequestOwner::on_failed(std::uint32_t worker, AttemptKey key, base::ErrorCo
 }
 
 void RequestOwner::on_worker_lost(std::uint32_t worker) {
-    for (const auto& open : requests_) {
-        if (!open || !open->workers_known || (open->prefill != worker && open->decode != worker)) { continue; }
-        on_failed(worker, open->key, base::ErrorCode::unavailable);
+    for (const Open& open : requests_) {
+        if (!open.is_open || !open.workers_known || (open.prefill != worker && open.decode != worker)) { continue; }
+        on_failed(worker, open.key, base::ErrorCode::unavailable);
     }
 }
 
@@ -204,8 +204,8 @@ void RequestOwner::wait_for_place(Open& open, base::ErrorCode code, std::uint32_
 }
 
 void RequestOwner::on_time(AttemptKey key) {
-    Open* open = requests_[key.request].get();
-    if (open != nullptr && open->key == key && open->is_waiting) { place(*open); }
+    Open& open = requests_[key.request];
+    if (open.is_open && open.key == key && open.is_waiting) { place(open); }
 }
 
 void RequestOwner::close_epoch(Open& open) {
@@ -232,7 +232,8 @@ void RequestOwner::end(Open& open, std::optional<base::ErrorCode> error) {
     if (!error && open.generated != trace_.requests[key.request].output_tokens) {
         violate(key, "answered with " + std::to_string(open.generated) + " tokens");
     }
-    requests_[key.request].reset();
+    open.is_open = false;
+    if (open.key.epoch > 0) { open.avoid = {}; }  // else it is empty, and in no near cache
     --open_;
 }
 

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -46,28 +45,38 @@ public:
     void on_worker_lost(std::uint32_t worker);
     void on_time(AttemptKey key);
 
+    /// Asks the processor to have ready what a token of this attempt will read and write.
+    void fetch(AttemptKey key) const {
+        __builtin_prefetch(&requests_[key.request], 1);
+        __builtin_prefetch(&result_.outcomes[key.request], 1);
+        __builtin_prefetch(&trace_.requests[key.request]);
+    }
+
     std::size_t open() const { return open_; }
     /// The first thing that must not happen, and did.
     const std::optional<std::string>& violation() const { return violation_; }
 
 private:
-    struct Open {
+    /// What a token reads stands first, in one cache line.
+    struct alignas(64) Open {
         AttemptKey key;
-        std::uint32_t placements = 0;
         std::uint32_t generated = 0;
         std::uint32_t epoch_tokens = 0;
         std::uint32_t prefill = 0;
         std::uint32_t decode = 0;
-        std::uint64_t prefill_life = 0;  // incarnations
-        std::uint64_t decode_life = 0;
+        bool is_open = false;  // it has arrived, and has not ended
         bool workers_known = false;
         bool is_split = false;
         bool prefill_done = false;
         bool decode_done = false;
         bool is_waiting = false;
+        std::uint32_t placements = 0;
         base::TimePoint placed_at{};
         base::TimePoint first_token_at{};
         base::TimePoint last_token_at{};
+
+        std::uint64_t prefill_life = 0;  // incarnations
+        std::uint64_t decode_life = 0;
         std::optional<base::TimePoint> give_up_at;
         std::vector<std::uint64_t> avoid;
     };
@@ -88,7 +97,7 @@ private:
     ServingResult& result_;
     const gateway::RequestOptions rules_;
     gateway::RetryBudget retries_;
-    std::vector<std::unique_ptr<Open>> requests_;  // null: not arrived, or ended
+    std::vector<Open> requests_;
     std::size_t open_ = 0;
     std::optional<std::string> violation_;
 };

@@ -12,6 +12,10 @@ namespace sim {
 namespace {
 
 constexpr base::Duration kTick = std::chrono::seconds(1);
+/// Events before one of which something is asked for that it will read: one after the other, since each names the next.
+constexpr std::size_t kNodeAhead = 7;
+constexpr std::size_t kStateAhead = 4;
+constexpr std::size_t kSequencesAhead = 1;
 
 std::size_t workers_of(const ServingOptions& options) {
     std::size_t workers = 0;
@@ -169,21 +173,22 @@ ServingResult ServingRun::play() {
     return std::move(result_);
 }
 
-/// Of the workers whose steps end, or who report, next: of the later ones what the sooner ones need to fetch more.
+/// Of the workers whose steps end, or who report, next: of the later ones what the sooner ones need to fetch more. What
+/// one names is there when it is looked at: an event takes about as long as memory does.
 void ServingRun::fetch_ahead() const {
-    const auto is_of_worker = [](const Event& event) {
-        return event.kind == Event::Kind::step_end || event.kind == Event::Kind::heartbeat;
+    const auto node_of = [this](std::size_t number) -> const Node* {
+        const Event* event = events_.soon(number);
+        const bool is_of_worker =
+            event != nullptr && (event->kind == Event::Kind::step_end || event->kind == Event::Kind::heartbeat);
+        return is_of_worker ? &nodes_[event->worker] : nullptr;
     };
-    events_.visit_soon([&](const Event& event) {
-        if (is_of_worker(event)) { __builtin_prefetch(&nodes_[event.worker]); }
-    });
-    if (const Event* event = events_.soon(1); event != nullptr && is_of_worker(*event)) {
-        const Node& node = nodes_[event->worker];
-        __builtin_prefetch(node.sequences);
-        if (node.worker) { node.worker->fetch_state(); }
+    if (const Node* node = node_of(kNodeAhead)) { __builtin_prefetch(node); }
+    if (const Node* node = node_of(kStateAhead); node != nullptr && node->worker) {
+        __builtin_prefetch(node->sequences);
+        node->worker->fetch_state();
     }
-    if (const Event* event = events_.soon(0); event != nullptr && is_of_worker(*event)) {
-        if (const Node& node = nodes_[event->worker]; node.worker) { node.worker->fetch_sequences(false); }
+    if (const Node* node = node_of(kSequencesAhead); node != nullptr && node->worker) {
+        node->worker->fetch_sequences(false);
     }
 }
 

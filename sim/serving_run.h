@@ -29,6 +29,7 @@ public:
     void on_token(std::uint32_t worker, AttemptKey key, std::uint32_t generated_tokens, std::uint32_t cached_tokens,
                   bool is_last) override;
     void on_failed(std::uint32_t worker, AttemptKey key, base::ErrorCode code) override;
+    void fetch(AttemptKey key) const override { owner_.fetch(key); }
 
     void start(std::uint32_t worker, const LightStart& start, std::uint32_t peer) override;
     void go_on(std::uint32_t worker, AttemptKey key, std::uint32_t generated_tokens) override;

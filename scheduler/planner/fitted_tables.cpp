@@ -174,10 +174,13 @@ base::Result<StepTimes> times_of_bench(std::string_view text, double kv_bytes_pe
     return times;
 }
 
-std::uint32_t threads_of_bench(std::string_view text) {
+MeasuredMachine machine_of_bench(std::string_view text) {
     const auto json = parse_json(text, kBench);
-    const auto threads = json ? number_at(*json, "threads", 0.0, 0, 4096, kBench) : base::Result<double>(0);
-    return threads ? static_cast<std::uint32_t>(*threads) : 0;
+    const auto count = [&](const char* name) {
+        const auto number = json ? number_at(*json, name, 0.0, 0, 4096, kBench) : base::Result<double>(0);
+        return number ? static_cast<std::uint32_t>(*number) : 0;
+    };
+    return {.threads = count("threads"), .cores = count("cores")};
 }
 
 }  // namespace scheduler::planner

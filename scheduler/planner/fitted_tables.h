@@ -21,7 +21,11 @@ base::Result<StepTimes> times_of_fitted(std::string_view json, const std::string
 /// squares on relative errors; what a token of context costs a decode step follows from the bytes that the largest
 /// batch read each second. Error: invalid_argument with what is missing.
 base::Result<StepTimes> times_of_bench(std::string_view json, double kv_bytes_per_token);
-/// Compute threads that they were measured with; 0: it does not say.
-std::uint32_t threads_of_bench(std::string_view json);
+/// Compute threads that they were measured with, and the cores of the machine; 0: it does not say.
+struct MeasuredMachine {
+    std::uint32_t threads = 0;
+    std::uint32_t cores = 0;
+};
+MeasuredMachine machine_of_bench(std::string_view json);
 
 }  // namespace scheduler::planner

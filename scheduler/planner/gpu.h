@@ -20,7 +20,8 @@ struct Gpu {
     Link node_link;                       // to the other GPUs of its node, one way
     double network_bytes_per_second = 0;  // of each GPU to other nodes, one way
     std::uint32_t gpus_per_node = 8;
-    double cost = 1;  // of a GPU for an hour, in any unit; compared, nothing else
+    double cost = 1;          // of a GPU for an hour, in any unit; compared, nothing else
+    std::uint32_t cores = 0;  // of a machine without GPUs, on which all workers compute; 0: each has what it needs
 };
 
 /// By name, whatever its case: a100, h100, h200, l40s, rtx4090, rtxpro6000. Empty for another.

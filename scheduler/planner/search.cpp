@@ -22,6 +22,11 @@ PlanRow make_row(const SearchSpace& space, const Candidate& candidate, Evaluatio
     } else if (space.rate && row.evaluation.goodput > 0) {
         row.units = static_cast<std::uint32_t>(std::min(1e6, std::ceil(*space.rate / row.evaluation.goodput)));
     }
+    if (const std::uint32_t workers = space.gpus[candidate.gpu].workers_at_once; workers > 0) {
+        const std::uint32_t most = std::max(1u, workers / candidate.gpus());
+        row.is_cut = row.units > most;
+        row.units = std::min(row.units, most);
+    }
     row.goodput = row.units * row.evaluation.goodput;
     row.cost = row.units * cost;
     row.goodput_per_cost = row.evaluation.goodput / cost;
@@ -32,6 +37,8 @@ bool is_better(const SearchSpace& space, const PlanRow& a, const PlanRow& b) {
     const bool a_serves = a.evaluation.goodput > 0 && a.units > 0;
     const bool b_serves = b.evaluation.goodput > 0 && b.units > 0;
     if (a_serves != b_serves) { return a_serves; }
+    if (space.rate && !space.gpus_max && a.is_cut != b.is_cut) { return b.is_cut; }
+    if (space.rate && a.is_cut && a.goodput != b.goodput) { return a.goodput > b.goodput; }
     if (space.rate && !space.gpus_max && a_serves && a.cost != b.cost) { return a.cost < b.cost; }
     if (space.gpus_max && a.goodput != b.goodput) { return a.goodput > b.goodput; }
     if (a.goodput_per_cost != b.goodput_per_cost) { return a.goodput_per_cost > b.goodput_per_cost; }

@@ -48,6 +48,9 @@ struct SearchSpace {
         double cost = 1;  // of one for an hour
         std::uint32_t per_node = 8;
         std::vector<Split> splits;  // those whose weights fit
+        /// So many workers compute at once before they make each other slower, and there is no more of the machine: no
+        /// plan has more units of one worker than that. 0: no bound.
+        std::uint32_t workers_at_once = 0;
     };
     std::vector<GpuChoice> gpus;
     std::vector<std::uint32_t> step_tokens{512, 2048, 8192};
@@ -65,6 +68,7 @@ struct PlanRow {
     Evaluation evaluation;
     std::uint32_t units = 1;  // side by side
     double goodput = 0;       // of all units
+    bool is_cut = false;      // the machine has no room for as many units as were asked for
     double cost = 0;          // of all units
     double goodput_per_cost = 0;
     bool is_refined = false;

@@ -5,6 +5,7 @@
 
 #include "cli/plan_inputs.h"
 #include "cli/plan_output.h"
+#include "sim/plan_file.h"
 
 #include "tests/support/catch.h"
 
@@ -76,6 +77,85 @@ TEST_CASE("a plan is made from a datasheet and a fit, the same each time", "[cli
     REQUIRE(yaml.find("version: 1\nmodel: LlamaForCausalLM\n") != std::string::npos);
     REQUIRE(yaml.find("cost: 5\n") != std::string::npos);  // two GPUs
     REQUIRE(yaml.find("gpus: 1}\n") != std::string::npos);
+}
+
+TEST_CASE("levels below the KV of each worker are written into its pool, and read again", "[cli]") {
+    const Folder folder;
+    cli::PlanCommand command;
+    command.model = folder.write("config.json", kModel);
+    command.gpus = {"h200"};
+    command.workload = folder.write("fit.yaml", kFit);
+    command.kv_host = "64e9,25e9,20e9,2.5e-6";
+    command.kv_disk = "1e12,2e9";
+    const auto inputs = cli::read_plan_inputs(command);
+    REQUIRE(inputs);
+    const auto space = cli::space_of(*inputs, command);
+    REQUIRE(space);
+    cli::PlanEvaluator evaluator(*inputs, {.targets = inputs->targets});
+    for (const auto kind :
+         {scheduler::planner::Candidate::Kind::split, scheduler::planner::Candidate::Kind::colocated}) {
+        scheduler::planner::PlanRow row;
+        row.candidate.kind = kind;
+        const auto plan = sim::read_plan(cli::plan_yaml(*inputs, command, *space, row, evaluator), "plan.yaml");
+        REQUIRE(plan);
+        for (const sim::PlanPool& pool : plan->pools) {
+            REQUIRE(pool.kv_bytes_per_token == 131072);
+            REQUIRE(pool.levels.size() == 2);
+            REQUIRE(pool.levels[0].name == "host");
+            REQUIRE(pool.levels[0].bytes == 64e9);
+            REQUIRE(pool.levels[0].load_bytes_per_second == 25e9);
+            REQUIRE(pool.levels[0].save_bytes_per_second == 20e9);
+            REQUIRE(pool.levels[0].launch_s == 2.5e-6);
+            REQUIRE(pool.levels[1].name == "disk");
+            REQUIRE(pool.levels[1].save_bytes_per_second == 2e9);
+            REQUIRE(pool.levels[1].launch_s == 0);
+        }
+    }
+    for (const char* wrong : {"64e9", "64e9,", "0,1e9", "64GB,25e9", "1e9,1e9,1e9,1,2", "1e9,1e9,", "1e9,-1"}) {
+        CAPTURE(wrong);
+        REQUIRE(cli::parse_level("host", wrong).error().message.find("--kv-host \"") == 0);
+    }
+}
+
+TEST_CASE("a plan for this machine knows the cores that its workers share", "[cli]") {
+    const Folder folder;
+    cli::PlanCommand command;
+    command.model = folder.write("config.json", kModel);
+    command.gpus = {"this"};
+    command.workload = folder.write("fit.yaml", kFit);
+    command.slo = "ttft=5,tpot=120ms";
+    const std::string steps = R"("prefill": [{"tokens": 100, "median_s": 0.11}, {"tokens": 1000, "median_s": 1.01}],
+        "decode": [{"batch": 1, "context_tokens": 100, "median_s": 0.05, "bytes_per_s": 1e10},
+        {"batch": 8, "context_tokens": 100, "median_s": 0.06, "bytes_per_s": 1e10}]})";
+    const auto goodput = [&](const std::string& head, std::uint32_t prefill, std::uint32_t decode) {
+        command.engine_times = folder.write("engine.json", head + steps);
+        const auto inputs = cli::read_plan_inputs(command);
+        REQUIRE(inputs);
+        cli::PlanEvaluator evaluator(*inputs, {.targets = inputs->targets});
+        scheduler::planner::Candidate candidate;
+        candidate.kind = scheduler::planner::Candidate::Kind::split;
+        candidate.prefill_count = prefill;
+        candidate.decode_count = decode;
+        return evaluator.evaluate(candidate, false, 1).goodput;
+    };
+    const std::string two_cores = R"({"threads": 1, "cores": 2, )";
+    const double own = goodput(R"({"threads": 1, )", 2, 1);
+    const double shared = goodput(two_cores, 2, 1);
+    REQUIRE(own > 0);
+    REQUIRE(shared < 0.9 * own);  // three workers compute on two cores
+    REQUIRE(goodput(two_cores, 1, 1) == Approx(goodput(R"({"threads": 1, )", 1, 1)).epsilon(0.01));
+    REQUIRE(goodput(R"({"threads": 2, "cores": 6, )", 2, 1) == Approx(own).epsilon(0.01));
+    command.this_cores = 0;  // each has its own, whatever was measured
+    REQUIRE(goodput(two_cores, 2, 1) == Approx(own).epsilon(0.01));
+    command.this_cores.reset();
+    command.engine_times = folder.write("engine.json", two_cores + steps);
+    command.count = 5;
+    const auto inputs = cli::read_plan_inputs(command);
+    const auto space = cli::space_of(*inputs, command);
+    REQUIRE(space);
+    REQUIRE(space->gpus[0].workers_at_once == 2);
+    cli::PlanEvaluator evaluator(*inputs, {.targets = inputs->targets});
+    REQUIRE(evaluator.times(0, {}).sources.back().what == "2 cores that all workers share");
 }
 
 TEST_CASE("what a plan cannot be made from is refused with the flag", "[cli]") {

@@ -100,6 +100,63 @@ TEST_CASE("a pipeline decodes as many batches at once as it has stages", "[sim]"
     REQUIRE(outcomes[1].tpot_s == Approx(0.011).epsilon(0.02));
 }
 
+TEST_CASE("workers that share cores take turns on them", "[sim]") {
+    const StepTimes times = simple_times();
+    ClusterShape shape = split(times);
+    shape.prefill = 2;
+    // Two prompts of 100 tokens at once on two workers: 0.1 s where each has a core, 0.2 s where they share one.
+    const std::vector<ClusterRequest> both{{0, 100, 1}, {0, 100, 1}};
+    shape.cores = 2;
+    REQUIRE(simulate_cluster(shape, both).outcomes[1].ttft_s == Approx(0.1));
+    shape.cores = 1;
+    for (const auto& outcome : simulate_cluster(shape, both).outcomes) {
+        REQUIRE(outcome.ttft_s == Approx(0.2));
+    }
+    // The second comes half way: 0.05 s alone, then both at half the pace, until the first ends; then alone again.
+    const auto late = simulate_cluster(shape, {{0, 100, 1}, {0.05, 100, 1}});
+    REQUIRE(late.outcomes[0].ended_s == Approx(0.15));
+    REQUIRE(late.outcomes[1].ended_s == Approx(0.2));
+    REQUIRE(late.prefill_busy == Approx((0.15 + 0.15) / 2 / 0.2));
+    // Steps of two threads on three cores: both at three quarters of their pace.
+    shape.cores = 3;
+    shape.prefill_worker.threads = 2;
+    REQUIRE(simulate_cluster(shape, both).outcomes[0].ttft_s == Approx(0.1 * 4 / 3));
+}
+
+TEST_CASE("who decodes loses its core to prompts of others", "[sim]") {
+    const StepTimes times = simple_times();
+    ClusterShape shape = split(times);
+    const std::vector<ClusterRequest> requests{{0, 100, 101}, {0.5, 300, 1}};
+    const double apart = simulate_cluster(shape, requests).outcomes[0].tpot_s;
+    REQUIRE(apart == Approx(0.011));
+    shape.cores = 1;
+    // 0.3 s of a prompt are computed while the other decodes: its hundred steps take 1.4 s in place of 1.1.
+    REQUIRE(simulate_cluster(shape, requests).outcomes[0].tpot_s == Approx(0.014));
+}
+
+TEST_CASE("with a core for each thread of every worker nothing changes", "[sim][property]") {
+    const StepTimes times = simple_times();
+    std::mt19937 random{1};
+    std::vector<ClusterRequest> requests;
+    double at = 0;
+    for (int i = 0; i < 300; ++i) {
+        at += static_cast<double>(random() % 100) * 1e-3;
+        requests.push_back(
+            {at, 1 + static_cast<std::uint32_t>(random() % 200), 1 + static_cast<std::uint32_t>(random() % 50)});
+    }
+    for (const bool is_mixed : {false, true}) {
+        ClusterShape shape = is_mixed ? mixed(times) : split(times);
+        (is_mixed ? shape.mixed : shape.prefill) = 3;
+        const auto own = simulate_cluster(shape, requests);
+        shape.cores = 4;
+        const auto shared = simulate_cluster(shape, requests);
+        for (std::size_t i = 0; i < requests.size(); ++i) {
+            REQUIRE(shared.outcomes[i].ttft_s == Approx(own.outcomes[i].ttft_s));
+            REQUIRE(shared.outcomes[i].ended_s == Approx(own.outcomes[i].ended_s));
+        }
+    }
+}
+
 TEST_CASE("every request of any cluster ends once, and the same again", "[sim][property]") {
     const auto seed = GENERATE(range(0u, 40u));
     CAPTURE(seed);

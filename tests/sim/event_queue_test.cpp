@@ -21,8 +21,16 @@ TEST_CASE("events come by time, and in the order in which they were put in where
     for (int step = 0; step < 5000; ++step) {
         if (!model.empty() && (model.size() > 180 || random() % 2 == 0)) {
             REQUIRE(queue.next_at() == model.begin()->first.first);
-            REQUIRE(*queue.soon(0) == model.begin()->second);
-            if (model.size() > 1) { REQUIRE(*queue.soon(1) == std::next(model.begin())->second); }
+            auto expected = model.begin();
+            for (std::size_t ahead = 0; ahead <= queue.kSoon; ++ahead) {
+                if (ahead == queue.kSoon || expected == model.end()) {
+                    // None, or more of them than are promised.
+                    REQUIRE((expected != model.end() || queue.soon(ahead) == nullptr));
+                    break;
+                }
+                REQUIRE(queue.soon(ahead) != nullptr);
+                REQUIRE(*queue.soon(ahead) == (expected++)->second);
+            }
             REQUIRE(queue.pop() == model.begin()->second);
             now = model.begin()->first.first;
             REQUIRE(queue.now() == now);

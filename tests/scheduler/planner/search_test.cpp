@@ -76,6 +76,30 @@ TEST_CASE("a rate is served for the least cost, GPUs are used for the most goodp
     REQUIRE(most->rows[0].goodput == Approx(12));
 }
 
+TEST_CASE("a machine has no more units than compute at once on it", "[scheduler][planner]") {
+    SearchSpace space = one_kind();
+    space.gpus[0].splits = {{.tensor = 1, .pipeline = 1}};
+    space.gpus[0].workers_at_once = 2;
+    space.gpus_max = 5;
+    const auto most = search(space, [](const Candidate& candidate) { return rates(candidate, 3.5); });
+    REQUIRE(most->rows[0].candidate.kind == Candidate::Kind::colocated);
+    REQUIRE(most->rows[0].units == 2);
+    REQUIRE(most->rows[0].is_cut);
+    REQUIRE(most->rows[0].goodput == Approx(7));
+    // A rate that it does not bear: what bears most of it is first, and says so. One that it bears is served as ever.
+    space.gpus_max.reset();
+    space.rate = 50;
+    const auto short_of = search(space, [](const Candidate& candidate) { return rates(candidate, 3.5); });
+    REQUIRE(short_of->rows[0].is_cut);
+    for (const auto& row : short_of->rows) {
+        REQUIRE(row.goodput <= short_of->rows[0].goodput);
+    }
+    space.rate = 3;
+    const auto served = search(space, [](const Candidate& candidate) { return rates(candidate, 3.5); });
+    REQUIRE_FALSE(served->rows[0].is_cut);
+    REQUIRE(served->rows[0].goodput >= 3);
+}
+
 TEST_CASE("of two kinds the cheaper for the goodput is chosen; a model that fits nowhere is refused",
           "[scheduler][planner]") {
     SearchSpace space = one_kind();
