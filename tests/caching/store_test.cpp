@@ -55,6 +55,7 @@ struct FailingStore final : caching::Store {
     base::Result<void> load_questions(const std::function<bool(caching::SavedQuestion)>&) override { return {}; }
     base::Result<void> load_examples(const std::function<bool(caching::SavedExample)>&) override { return {}; }
     base::Result<std::string> learning() override { return std::string(); }
+    base::Result<std::string> example_learning() override { return std::string(); }
     base::Result<void> apply(const std::vector<StoreChange>&) override {
         ++batches;
         return base::fail(base::ErrorCode::unavailable, "the disk is full");
@@ -75,6 +76,7 @@ struct RecoveringStore final : caching::Store {
     base::Result<void> load_questions(const std::function<bool(caching::SavedQuestion)>&) override { return {}; }
     base::Result<void> load_examples(const std::function<bool(caching::SavedExample)>&) override { return {}; }
     base::Result<std::string> learning() override { return std::string(); }
+    base::Result<std::string> example_learning() override { return std::string(); }
     base::Result<void> apply(const std::vector<StoreChange>& changes) override {
         if (++seen.batches == 1) { return base::fail(base::ErrorCode::unavailable, "the disk is full"); }
         for (const StoreChange& change : changes) {
