@@ -67,8 +67,15 @@ engine: {kv_dtype: f32}
         self.start(role, "--model", self.model, "--scheduler", f"127.0.0.1:{self.scheduler_port}", "--listen", "127.0.0.1:0", "--threads", "1", "--admin-port", str(self.admin[role]),
                    *(word for setting in settings for word in ("--set", setting)))
         self.wait_ready()
+        wait_until(lambda: self.answers(role), f"the new {role} tells its metrics", PATIENCE_S)  # it registers before it does
         began = self.sample(role, "process_start_time_seconds")
         wait_until(lambda: self.prometheus.query(f'process_start_time_seconds{{instance="127.0.0.1:{self.admin[role]}"}} == {began!r}'), f"Prometheus has seen the new {role}", 60)
+
+    def answers(self, process):
+        try:
+            return bool(harness.metrics(self.admin[process]))
+        except OSError:
+            return False
 
     def sample(self, process, name, **labels):
         return sum(value for (found, has), value in harness.metrics(self.admin[process]).items() if found == name and set(labels.items()) <= has)

@@ -67,7 +67,7 @@ def world(tmp_path_factory):
     """A cluster of all roles that has had load for long enough that rates are there, and a Prometheus that watched it."""
     encoder = harness.ROOT / "tests" / "golden" / "data" / "bert_mean"
     # Nobody takes a worker that has to wait for its processor for one that is lost.
-    settings = ["gateway.worker_lost_after_ms=600000", "scheduler.suspect_ms=60000", "scheduler.lease_ms=60000"]
+    settings = ["gateway.worker_lost_after_ms=600000", "scheduler.suspect_ms=60000", "scheduler.lease_ms=60000", "slo_classes.default.attainment=0.9"]
     folder = tmp_path_factory.mktemp("prometheus")
     certificates = folder / "certificates"
     subprocess.run([str(harness.BINARY), "certs", "make", "--out", str(certificates)], check=True, capture_output=True, timeout=60)

@@ -128,7 +128,7 @@ def test_processes_of_all_roles_export_the_catalogue_and_nothing_else(tmp_path):
     tiers = ["engine.kv_host_bytes=8000000", f"engine.kv_disk.path={tmp_path / 'kv'}", "engine.kv_disk.bytes=8000000",
              "engine.kv_s3.endpoint=http://127.0.0.1:1", "engine.kv_s3.bucket=none", f"engine.kv_s3.credentials_file={credentials}",  # nobody is there
              "engine.kv_s3.bytes=8000000", "engine.kv_s3.buffer_bytes=4000000",
-             f"capture.file={tmp_path / 'trace'}", "worker.kv_events.endpoint=tcp://127.0.0.1:*", "worker.kv_events.replay_endpoint=tcp://127.0.0.1:*"]
+             f"capture.file={tmp_path / 'trace'}", "worker.kv_events.endpoint=tcp://127.0.0.1:*", "worker.kv_events.replay_endpoint=tcp://127.0.0.1:*", "slo_classes.default.attainment=0.9"]
     with LocalCluster(1, 1, 1, encoder=ENCODER, settings=tiers) as cluster:
         cluster.wait_ready()
         ports = {role: cluster.port if role == "gateway" else cluster.admin_port(pid) for role, pid in cluster.pids()}
