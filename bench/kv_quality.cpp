@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "base/whole_file.h"
 #include "bench/report_json.h"
 #include "bench/zstd_codec.h"
 
@@ -315,7 +316,7 @@ int bench_kv_main(const KvQualityOptions& options) {
     };
     // Long measurements that are ended have told what they know by then.
     const auto report = measure_kv_quality(options, [&](const KvQualityReport& so_far) -> Result<void> {
-        return writes ? write_file(options.out_path, json(so_far)) : Result<void>{};
+        return writes ? base::write_whole_file(options.out_path, json(so_far)) : Result<void>{};
     });
     if (!report) {
         std::fprintf(stderr, "bench kv: %s\n", report.error().message.c_str());

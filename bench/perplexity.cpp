@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/whole_file.h"
 #include "bench/report_json.h"
 #include "bench/text_source.h"
 #include "engine/model/model_config.h"
@@ -256,7 +257,7 @@ int bench_perplexity_main(const PerplexityOptions& options) {
     }
     print(*report);
     if (options.out_path.empty()) { return 0; }
-    if (const auto written = write_file(options.out_path, json + "\n"); !written) {
+    if (const auto written = base::write_whole_file(options.out_path, json + "\n"); !written) {
         std::fprintf(stderr, "bench perplexity: %s\n", written.error().message.c_str());
         return 1;
     }

@@ -1,11 +1,10 @@
 #include "bench/report_json.h"
+#include "base/whole_file.h"
 
 #include <sys/utsname.h>
 
 #include <boost/json.hpp>
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <thread>
@@ -118,23 +117,6 @@ std::string command_line() {
     return text;
 }
 
-base::Result<void> write_file(const std::string& path, std::string_view content) {
-    const std::string unfinished = path + ".part";
-    {
-        std::ofstream file(unfinished, std::ios::binary | std::ios::trunc);
-        file << content;
-        file.flush();
-        if (!file) {
-            return base::fail(base::ErrorCode::unavailable, "cannot write " + unfinished + ": " + std::strerror(errno));
-        }
-    }
-    if (std::rename(unfinished.c_str(), path.c_str()) != 0) {
-        return base::fail(base::ErrorCode::unavailable,
-                          "cannot rename " + unfinished + " to " + path + ": " + std::strerror(errno));
-    }
-    return {};
-}
-
 int tell_figures(const char* command, const std::string& out_path, const boost::json::object& figures,
                  const std::function<void()>& print) {
     if (out_path != "-") { print(); }
@@ -144,7 +126,7 @@ int tell_figures(const char* command, const std::string& out_path, const boost::
         std::fputs(json.c_str(), stdout);
         return 0;
     }
-    if (const auto written = write_file(out_path, json); !written) {
+    if (const auto written = base::write_whole_file(out_path, json); !written) {
         std::fprintf(stderr, "%s: %s\n", command, written.error().message.c_str());
         return 1;
     }

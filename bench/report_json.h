@@ -25,10 +25,6 @@ boost::json::object machine_json();
 /// The command line of this process as one text.
 std::string command_line();
 
-/// Replaces the file at once, so that a reader never sees half of it. Error: unavailable with the path and the system's
-/// reason.
-base::Result<void> write_file(const std::string& path, std::string_view content);
-
 /// What a measurement ends with: `print` for people unless `out_path` is "-", which writes the JSON to standard output;
 /// else to the file of that name, if there is one. Exit status: 0; 1 when the file cannot be written, said as
 /// `command`.

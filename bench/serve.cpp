@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/whole_file.h"
 #include "bench/goodput_search.h"
 #include "bench/report.h"
 #include "bench/report_json.h"
@@ -323,7 +324,7 @@ int bench_serve_main(const ServeBenchOptions& options) {
     const auto runs = run_all(options, *session);
     if (!runs) { return complain(runs.error()); }
     if (!options.out_path.empty()) {
-        const auto written = write_file(options.out_path, result_json(options, *session, *runs));
+        const auto written = base::write_whole_file(options.out_path, result_json(options, *session, *runs));
         if (!written) { return complain(written.error()); }
     }
     for (const RunResult& run : *runs) {

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "base/whole_file.h"
 #include "bench/packed_file.h"
 #include "bench/report_json.h"
 
@@ -31,7 +32,7 @@ std::optional<std::string> find_planning_file(const std::string& prefix, std::st
 }
 
 base::Result<void> write_planning_file(const std::string& path, std::string_view text) {
-    if (path != "-") { return bench::write_file(path, text); }
+    if (path != "-") { return base::write_whole_file(path, text); }
     if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
         return base::fail(base::ErrorCode::unavailable, "cannot write to standard output");
     }

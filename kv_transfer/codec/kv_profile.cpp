@@ -1,12 +1,12 @@
 #include "kv_transfer/codec/kv_profile.h"
 
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <iterator>
 
 #include "base/crc32c.h"
+#include "base/whole_file.h"
 
 namespace kv_transfer {
 namespace {
@@ -117,16 +117,7 @@ base::Result<void> KvProfile::fits(const kv_cache::KvLayout& layout, std::uint64
 
 base::Result<void> write_profile(const KvProfile& profile, const std::string& path) {
     const std::vector<std::byte> bytes = profile_bytes(profile);
-    const std::string temporary = path + ".new";
-    {
-        std::ofstream file(temporary, std::ios::binary);
-        file.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-        if (!file.flush()) { return base::fail(base::ErrorCode::unavailable, "cannot write " + temporary); }
-    }
-    if (std::rename(temporary.c_str(), path.c_str()) != 0) {
-        return base::fail(base::ErrorCode::unavailable, "cannot write " + path);
-    }
-    return {};
+    return base::write_whole_file(path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
 base::Result<KvProfile> read_profile(const std::string& path) {
