@@ -22,7 +22,7 @@ if(SLUICE_SANITIZE)
     add_link_options(-fsanitize=${SLUICE_SANITIZE})
     add_compile_definitions(SLUICE_SANITIZED)  # compilers have macros of their own, each another one
     if(SLUICE_SANITIZE MATCHES "address" AND SLUICE_SANITIZE MATCHES "undefined")
-        # What ASan sees as well, and casts down a hierarchy, of which there are few: an eighth of the time to compile.
+        # What ASan sees as well, and casts down a hierarchy, of which there are few: less to compile.
         add_compile_options(-fno-sanitize=null,object-size,vptr)
     endif()
     if(SLUICE_SANITIZE MATCHES "thread")
