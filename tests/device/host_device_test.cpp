@@ -131,9 +131,53 @@ TEST_CASE("a streamed copy is a copy, wherever it begins and ends, and touches n
                 std::copy_n(source.begin() + static_cast<std::ptrdiff_t>(from), bytes,
                             expected.begin() + static_cast<std::ptrdiff_t>(to));
                 REQUIRE(target == expected);
+                for (const device::CopyOrder order : {device::CopyOrder::one_page, device::CopyOrder::four_pages}) {
+                    std::fill(target.begin(), target.end(), std::byte{0xee});
+                    device::copy_streamed(target.data() + to, source.data() + from, bytes, order);
+                    REQUIRE(target == expected);
+                }
             }
         }
     }
+}
+
+TEST_CASE("a long copy is one in the pieces that are tried first, too", "[device]") {
+    std::vector<std::byte> source((std::size_t{5} << 20) + 321);
+    for (std::size_t i = 0; i < source.size(); ++i) {
+        source[i] = static_cast<std::byte>(i * 31 + i / 251);
+    }
+    for (int i = 0; i < 6; ++i) {
+        std::vector<std::byte> target(source.size());
+        device::copy_streamed(target.data(), source.data(), source.size());
+        REQUIRE(target == source);
+    }
+}
+
+TEST_CASE("copies go on in the order whose best piece was the faster one", "[device]") {
+    using device::CopyOrder;
+    for (const CopyOrder faster : {CopyOrder::one_page, CopyOrder::four_pages}) {
+        device::CopyOrders orders;
+        for (std::uint32_t i = 0; i < 2 * device::CopyOrders::kTries; ++i) {
+            const auto choice = orders.next();
+            REQUIRE(choice.is_tried);
+            // Where memory is fresh every fourth piece waits for its page, whatever the order.
+            const std::uint64_t nanoseconds = i % 4 == 0 ? 900'000 : choice.order == faster ? 40'000 : 50'000;
+            orders.tell(choice.order, 1 << 20, nanoseconds);
+        }
+        for (int i = 0; i < 3; ++i) {
+            const auto choice = orders.next();
+            REQUIRE_FALSE(choice.is_tried);
+            REQUIRE(choice.order == faster);
+        }
+    }
+}
+
+TEST_CASE("while pieces that are tried are under way no other is", "[device]") {
+    device::CopyOrders orders;
+    for (std::uint32_t i = 0; i < 2 * device::CopyOrders::kTries; ++i) {
+        REQUIRE(orders.next().is_tried);
+    }
+    REQUIRE_FALSE(orders.next().is_tried);
 }
 
 TEST_CASE("memory that is touched ahead has its pages, and what was written stays", "[device]") {
