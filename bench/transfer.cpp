@@ -9,6 +9,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <memory>
 #include <mutex>
@@ -17,6 +18,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/tls_identity.h"
+#include "device/device.h"
 #include "net/tls.h"
 #include "net/ucx.h"
 
@@ -32,7 +34,7 @@ constexpr net::MessageKind kAnswer{2};
 constexpr net::MessageKind kBulk{3};
 constexpr net::MessageKind kBlock{4};
 constexpr auto kPatience = std::chrono::seconds(30);
-constexpr int kRoundTrips = 1000;
+constexpr std::size_t kRoundTrips = 1000;
 constexpr std::uint64_t kIsBlock = std::uint64_t{1} << 32;  // in a token, above the buffer's number
 
 double cpu_seconds() {
@@ -44,13 +46,33 @@ double cpu_seconds() {
     return seconds(used.ru_utime) + seconds(used.ru_stime);
 }
 
-/// Either end: counts what comes, answers what asks. The one that `echoes` answers a block by another one.
+/// Of the kind of memory that a KV pool is: huge pages where there are any, of which a copy by the kernel has fewer to
+/// look up.
+device::Buffer pool_memory(std::size_t bytes) {
+    auto buffer = device::host_device().allocate(bytes);
+    CHECK(buffer.has_value(), bytes << " bytes");
+    std::memset(buffer->data(), 7, bytes);
+    return std::move(*buffer);
+}
+
+double median(std::vector<double> values) {
+    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+    std::nth_element(values.begin(), middle, values.end());
+    return *middle;
+}
+
+/// Either end: counts what comes, answers what asks. A block is answered by another one on the transport's own thread,
+/// by the end that `echoes` always and by the other as long as trips are to be timed: no third thread has to wake up
+/// for one, as where UCX times its own.
 class End final : public net::Handler {
 public:
     End(net::Transport& transport, const TransferBenchOptions& options, bool echoes)
-        : transport_(transport), echoes_(echoes), block_(options.block_bytes), buffers_(2 * options.in_flight) {
-        for (std::uint32_t i = 0; i < buffers_.size(); ++i) {
-            buffers_[i].resize(std::max(options.message_bytes, options.block_bytes));
+        : transport_(transport),
+          echoes_(echoes),
+          message_bytes_(options.message_bytes),
+          block_(pool_memory(options.block_bytes)) {
+        for (std::uint32_t i = 0; i < 2 * options.in_flight; ++i) {
+            buffers_.push_back(pool_memory(std::max(options.message_bytes, options.block_bytes)));
             free_.push_back(i);
         }
     }
@@ -72,46 +94,56 @@ public:
         const std::uint32_t buffer = free_.back();
         free_.pop_back();
         if (kind == kBlock) { asker_ = from; }
-        return net::Target{std::span(buffers_[buffer]).first(payload_bytes),
+        return net::Target{std::span(buffers_[buffer].data(), payload_bytes),
                            net::ReceiveToken{(kind == kBlock ? kIsBlock : 0) | (buffer + 1)}, clock_.now() + kPatience};
     }
     void on_payload(net::ReceiveToken token, Result<void> outcome) override {
         const bool is_block = (net::raw(token) & kIsBlock) != 0;
-        if (is_block && outcome && echoes_) {
-            static_cast<void>(transport_.send(asker_, {kBlock, "x", {block_, nullptr}}, clock_.now() + kPatience,
-                                              [](const Result<void>&) {}));
-        }
+        if (is_block && outcome && echoes_) { send_block(asker_); }
         const std::scoped_lock lock(mutex_);
         const auto buffer = static_cast<std::uint32_t>((net::raw(token) & ~kIsBlock) - 1);
-        if (outcome && !is_block) { bytes_ += buffers_[buffer].size(); }
-        if (outcome && is_block && !echoes_) {
-            ++answers_;
+        free_.push_back(buffer);
+        if (outcome && !is_block) { bytes_ += message_bytes_; }
+        if (!outcome || !is_block || echoes_) { return; }
+        const auto now = clock_.now();
+        trips_us_.push_back(std::chrono::duration<double, std::micro>(now - trip_began_).count());
+        trip_began_ = now;
+        if (trips_us_.size() < kRoundTrips) {
+            send_block(asker_);
+        } else {
             changed_.notify_all();
         }
-        free_.push_back(buffer);
     }
     void on_peer_lost(net::PeerId, const base::Error& why) override {
         const std::scoped_lock lock(mutex_);
         lost_ = why.message;
         changed_.notify_all();
     }
-    void sent() {
-        const std::scoped_lock lock(mutex_);
-        --under_way_;
-        changed_.notify_all();
+    /// Keeps `count` messages under way for so long: each begins where another has ended, on the transport's thread.
+    /// False: the connection is lost, or stands still.
+    bool send_for(net::PeerId peer, std::span<const std::byte> data, std::uint32_t count, base::Duration time) {
+        std::unique_lock lock(mutex_);
+        send_until_ = clock_.now() + time;
+        under_way_ = count;
+        for (std::uint32_t i = 0; i < count; ++i) {
+            send_bulk(peer, data);
+        }
+        const bool ended = changed_.wait_for(lock, time + kPatience, [&] { return under_way_ == 0 || !lost_.empty(); });
+        return ended && lost_.empty();
     }
-
     std::uint64_t bytes() {
         const std::scoped_lock lock(mutex_);
         return bytes_;
     }
-    /// Waits for fewer than `count` sends under way, and counts one more. False: the connection is lost, or stands
-    /// still.
-    bool wait_room(std::uint32_t count) {
+    /// The times of kRoundTrips blocks there and back, each of which begins where the one before has ended. Empty: the
+    /// connection is lost, or stands still.
+    std::vector<double> time_blocks(net::PeerId peer) {
         std::unique_lock lock(mutex_);
-        if (!changed_.wait_for(lock, kPatience, [&] { return under_way_ < count || !lost_.empty(); })) { return false; }
-        ++under_way_;
-        return lost_.empty();
+        trip_began_ = clock_.now();
+        send_block(peer);
+        const bool came =
+            changed_.wait_for(lock, kPatience, [&] { return trips_us_.size() >= kRoundTrips || !lost_.empty(); });
+        return came && lost_.empty() ? trips_us_ : std::vector<double>{};
     }
     bool wait_answers(int count) {
         std::unique_lock lock(mutex_);
@@ -119,17 +151,37 @@ public:
     }
 
 private:
+    /// With mutex_.
+    void send_bulk(net::PeerId to, std::span<const std::byte> data) {
+        const auto sent = transport_.send(to, {kBulk, "x", {data, nullptr}}, clock_.now() + kPatience,
+                                          [this, to, data](const auto& outcome) {
+                                              const std::scoped_lock lock(mutex_);
+                                              if (outcome && clock_.now() < send_until_) { return send_bulk(to, data); }
+                                              --under_way_;
+                                              changed_.notify_all();
+                                          });
+        if (!sent) { lost_ = sent.error().message; }
+    }
+    void send_block(net::PeerId to) {
+        static_cast<void>(transport_.send(to, {kBlock, "x", {std::span(block_.data(), block_.size()), nullptr}},
+                                          clock_.now() + kPatience, [](const Result<void>&) {}));
+    }
+
     net::Transport& transport_;
     const bool echoes_;
-    const std::vector<std::byte> block_;
+    const std::size_t message_bytes_;
+    const device::Buffer block_;
     const base::SystemClock clock_;
     net::PeerId asker_{};  // transport's thread
     std::mutex mutex_;     // guards what follows
     std::condition_variable changed_;
-    std::vector<std::vector<std::byte>> buffers_;
+    std::vector<device::Buffer> buffers_;
     std::vector<std::uint32_t> free_;
     std::uint64_t bytes_ = 0;
+    base::TimePoint trip_began_{};
+    std::vector<double> trips_us_;
     std::uint32_t under_way_ = 0;
+    base::TimePoint send_until_{};
     int answers_ = 0;
     std::string lost_;
 };
@@ -160,9 +212,8 @@ Result<TransferFigure> measure_one(const std::string& name, const TransferBenchO
     if (!left) { return base::pass_on(left); }
     auto right = make_transport(name, payload_bytes, clock);
     if (!right) { return base::pass_on(right); }
-    const std::vector<std::byte> all(payload_bytes, std::byte{7});
-    const auto data = std::span(all).first(options.message_bytes);
-    const auto block = std::span(all).first(options.block_bytes);
+    const device::Buffer all = pool_memory(options.message_bytes);
+    const std::span<const std::byte> data(all.data(), all.size());
     End at_left(**left, options, false);
     End at_right(**right, options, true);
     const struct Stop {  // before what they use goes
@@ -184,34 +235,19 @@ Result<TransferFigure> measure_one(const std::string& name, const TransferBenchO
     TransferFigure figure;
     figure.transport = name;
     int asked = 0;
-    const auto median_trip_us = [&](const net::MessageKind kind, std::span<const std::byte> payload) -> Result<double> {
-        std::vector<double> trips;
-        for (int i = 0; i < kRoundTrips; ++i) {
-            const auto begin = clock.now();
-            const auto sent =
-                (*left)->send(*peer, {kind, "x", {payload, nullptr}}, begin + kPatience, [](const Result<void>&) {});
-            if (!sent || !at_left.wait_answers(++asked)) { return broken(); }
-            trips.push_back(std::chrono::duration<double, std::micro>(clock.now() - begin).count());
-        }
-        std::nth_element(trips.begin(), trips.begin() + kRoundTrips / 2, trips.end());
-        return trips[kRoundTrips / 2];
-    };
-    const auto trip = median_trip_us(kAsk, {});
-    if (!trip) { return base::pass_on(trip); }
-    figure.round_trip_us = *trip;
-    const auto block_trip = median_trip_us(kBlock, block);
-    if (!block_trip) { return base::pass_on(block_trip); }
-    figure.block_us = *block_trip / 2;
+    std::vector<double> trips;
+    for (std::size_t i = 0; i < kRoundTrips; ++i) {
+        const auto begin = clock.now();
+        const auto sent = (*left)->send(*peer, {kAsk, "x", {}}, begin + kPatience, [](const Result<void>&) {});
+        if (!sent || !at_left.wait_answers(++asked)) { return broken(); }
+        trips.push_back(std::chrono::duration<double, std::micro>(clock.now() - begin).count());
+    }
+    figure.round_trip_us = median(std::move(trips));
+    trips = at_left.time_blocks(*peer);
+    if (trips.empty()) { return broken(); }
+    figure.block_us = median(std::move(trips)) / 2;
 
-    const auto send_for = [&](base::Duration time) {
-        for (const auto end = clock.now() + time; clock.now() < end;) {
-            if (!at_left.wait_room(options.in_flight)) { return false; }
-            const auto sent = (*left)->send(*peer, {kBulk, "x", {data, nullptr}}, clock.now() + kPatience,
-                                            [&](const Result<void>&) { at_left.sent(); });
-            if (!sent) { return false; }
-        }
-        return true;
-    };
+    const auto send_for = [&](base::Duration time) { return at_left.send_for(*peer, data, options.in_flight, time); };
     if (!send_for(std::chrono::milliseconds(100))) { return broken(); }
     const std::uint64_t bytes_before = at_right.bytes();
     const double cpu_before = cpu_seconds();

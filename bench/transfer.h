@@ -29,7 +29,7 @@ struct TransferFigure {
     double gigabytes_per_second = 0;      // payload that has arrived
     double cpu_seconds_per_gigabyte = 0;  // of both ends together
     double round_trip_us = 0;             // median, of a message without a payload and its answer
-    double block_us = 0;                  // half the median round trip of a message with a block and one back
+    double block_us = 0;  // half the median trip of a block there and one back, between the transports' own threads
 };
 
 struct TransferReport {

@@ -32,7 +32,8 @@ struct UcxOptions {
     std::size_t sends_inflight_max = 1024;  // per transport
     std::size_t peers_max = 256;
     base::Duration connect_timeout = std::chrono::seconds(3);
-    base::Duration idle_spin = std::chrono::microseconds(20);  // polls so long before it sleeps
+    base::Duration idle_spin = std::chrono::microseconds(20);    // polls so long before it sleeps
+    base::Duration moving_spin = std::chrono::microseconds(50);  // the same while a message is on its way
 };
 
 /// A transport over UCX: shared memory on one host; where devices are named also TCP or RDMA, as UCX finds. One worker

@@ -36,7 +36,8 @@ void UcxTransport::run() {
             check_at = now + std::chrono::milliseconds(5);
         }
         if (did) {
-            spin_until = now + options_.idle_spin;
+            const bool is_moving = sends_moving_ > 0 || !receives_.empty();
+            spin_until = now + (is_moving ? options_.moving_spin : options_.idle_spin);
             busy_rounds = 0;
         }
         if (now < spin_until) { continue; }
@@ -125,6 +126,7 @@ bool UcxTransport::settle() {
         CHECK(found != send->peer->sends.end());
         std::unique_ptr<Send> owned = std::move(found->second);
         send->peer->sends.erase(found);
+        --sends_moving_;
         base::Result<void> outcome;
         if (owned->status != UCS_OK) {
             // Without an error of the connection "cancelled" is the receiver's refusal.

@@ -182,6 +182,7 @@ void UcxTransport::post(Peer& peer, std::unique_ptr<Send> send) {
                                                       : static_cast<unsigned>(UCP_AM_SEND_FLAG_EAGER);
     Send& kept = *send;
     peer.sends[&kept] = std::move(send);
+    ++sends_moving_;
     const ucs_status_ptr_t request = ucp_am_send_nbx(peer.endpoint, kMessageId, kept.header.data(), kept.header.size(),
                                                      payload.data(), payload.size(), &params);
     if (request == nullptr) {

@@ -174,6 +174,7 @@ private:
     // Of the own thread.
     Handler* handler_ = nullptr;
     std::map<PeerId, std::unique_ptr<Peer>> peers_;
+    std::size_t sends_moving_ = 0;                         // of all peers
     std::size_t peers_lost_ = 0;                           // of peers_, not ended yet
     std::map<ConnectionKey, Peer*> by_key_;                // not lost
     std::map<std::uint64_t, std::uint64_t> closed_until_;  // initiator -> its highest connection that we have lost
