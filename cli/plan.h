@@ -12,7 +12,7 @@ namespace cli {
 
 /// `sluice plan`: what the command line says.
 struct PlanCommand {
-    std::string model;              // config.json, or a folder with one
+    std::string model;              // config.json, a folder with one, a GGUF file, or a name of the store
     std::vector<std::string> gpus;  // NAME[=COST], "this"
     std::string like;               // a GPU whose tables stand in where one of `gpus` has none; empty: none
     std::string profiles;           // folder of measured operator times; empty: datasheets alone

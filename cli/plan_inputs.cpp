@@ -6,7 +6,9 @@
 #include <filesystem>
 
 #include "bench/workload.h"
+#include "cli/model/resolve.h"
 #include "cli/planning_files.h"
+#include "engine/host_fit.h"
 #include "scheduler/planner/fitted_tables.h"
 #include "sim/replay_files.h"
 
@@ -31,6 +33,33 @@ Result<double> parse_seconds(std::string_view text) {
                     "\"" + std::string(text) + "\" is no time: seconds, or with a unit as in 50ms");
     }
     return unit == "ms" ? value / 1e3 : value;
+}
+
+/// A model that Sluice runs and whose folder has no config.json: a GGUF file, or a name of the store.
+Result<scheduler::planner::Model> inspect_planned(const std::string& given) {
+    const auto resolved = model::resolve_model(given, model::FirstUse::refuse, [] { return false; });
+    if (!resolved) { return pass_on(resolved); }
+    engine::EngineOptions options;
+    options.model_dir = resolved->path;
+    const auto needs = engine::inspect_model(options);
+    if (!needs) { return pass_on(needs); }
+    scheduler::planner::Model planned;
+    planned.name = needs->shape.architecture;
+    planned.shape = needs->shape;
+    return planned;
+}
+
+Result<scheduler::planner::Model> read_planned_model(const std::string& given) {
+    std::error_code ignored;
+    const std::filesystem::path path(given);
+    const std::filesystem::path config = std::filesystem::is_directory(path, ignored) ? path / "config.json" : path;
+    if (path.extension() != ".json" && !std::filesystem::exists(config, ignored)) { return inspect_planned(given); }
+    if (path.extension() == ".gguf") { return inspect_planned(given); }
+    const auto text = read_planning_file(config.string());
+    if (!text) { return pass_on(text); }
+    auto read = scheduler::planner::read_model(*text);
+    if (!read) { return pass_on(read, given); }
+    return read;
 }
 
 /// The tables of one GPU in a folder and the folders in it: files whose names begin with the GPU's.
@@ -230,15 +259,9 @@ Result<PlanInputs> read_plan_inputs(const PlanCommand& command) {
     const auto targets = parse_targets(command.slo);
     if (!targets) { return pass_on(targets); }
     inputs.targets = *targets;
-    std::error_code ignored;
-    const std::string config = std::filesystem::is_directory(command.model, ignored)
-                                   ? (std::filesystem::path(command.model) / "config.json").string()
-                                   : command.model;
-    const auto text = read_planning_file(config);
-    if (!text) { return pass_on(text, "--model"); }
-    auto model = scheduler::planner::read_model(*text);
-    if (!model) { return pass_on(model, "--model " + command.model); }
-    inputs.model = std::move(*model);
+    auto planned = read_planned_model(command.model);
+    if (!planned) { return pass_on(planned, "--model"); }
+    inputs.model = std::move(*planned);
     for (const std::string& name : command.gpus) {
         auto gpu = read_gpu(command, name, inputs.model);
         if (!gpu) { return pass_on(gpu); }

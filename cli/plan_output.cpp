@@ -147,10 +147,12 @@ std::string plan_yaml(const PlanInputs& inputs, const PlanCommand& command, cons
     const std::string& device = space.gpus[candidate.gpu].name;
     const sim::WorkloadSize size = sim::size_of(inputs.workload);
     const base::ModelShape& shape = inputs.model.shape;
+    const std::uint32_t cores = inputs.gpus[candidate.gpu].gpu.cores;
     std::string text = fmt::format(
         "# Made by `sluice plan`; docs/planning.md has the schema.\nversion: 1\nmodel: {}\n"
-        "model_shape: {{layers: {}, hidden: {}, heads_kv: {}, head_dim: {}, vocabulary: {}}}\npools:\n",
-        inputs.model.name, shape.layers, shape.hidden, shape.heads_kv, shape.head_dim, shape.vocabulary);
+        "model_shape: {{layers: {}, hidden: {}, heads_kv: {}, head_dim: {}, vocabulary: {}}}\n{}pools:\n",
+        inputs.model.name, shape.layers, shape.hidden, shape.heads_kv, shape.head_dim, shape.vocabulary,
+        cores > 0 ? fmt::format("machine: {{cores: {}}}\n", cores) : "");
     const std::uint32_t threads = inputs.gpus[candidate.gpu].this_threads;
     const std::string levels = yaml_levels(inputs);
     if (is_colocated(chosen)) {

@@ -195,8 +195,10 @@ Result<sim::ServingOptions> serving_of(const sim::PlanFile& plan) {
                                  .times = &pool.times,
                                  .limits = limits,
                                  .kv_tokens = pool.kv_tokens,
+                                 .threads = std::max(1u, pool.threads),
                                  .levels = levels_of(pool)});
     }
+    options.cores = plan.cores;
     options.links = {.kv_bytes_per_token = plan.kv_bytes_per_token,
                      .bytes_per_second = plan.link_bytes_per_second,
                      .latency_seconds = plan.link_latency_s,

@@ -489,6 +489,15 @@ base::Duration ModelledWorker::step_takes(double seconds, double slowness, std::
     return std::max<base::Duration>(duration_of(seconds * slowness), std::chrono::microseconds(1));
 }
 
+void ModelledWorker::stretch_step(base::TimePoint now, double factor) {
+    CHECK(runs_step() && quiet_takes_.empty() && step_began_ <= now && now <= step_end());
+    const base::Duration left = duration_of(seconds_of(step_end() - now) * factor);
+    const base::Duration takes = now - step_began_ + left;
+    busy_seconds_ += seconds_of(takes - step_takes_);
+    step_takes_ = takes;
+    quiet_until_ = step_end();
+}
+
 void ModelledWorker::finish_step(base::TimePoint now) {
     CHECK(runs_step() && quiet_next_ == quiet_takes_.size());
     expect_no_quiet_steps();

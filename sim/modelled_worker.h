@@ -143,6 +143,8 @@ public:
     /// Plans and begins the next step, which takes `seconds` of the model; none may run. Empty: nothing to compute.
     std::optional<base::Duration> begin_step(base::TimePoint now, double slowness);
     void finish_step(base::TimePoint now);
+    /// What is left of the running step takes `factor` times as long. Not where quiet steps are foreseen.
+    void stretch_step(base::TimePoint now, double factor);
     bool runs_step() const { return !step_.empty(); }
     base::TimePoint step_end() const { return step_began_ + step_takes_; }
     /// The end of the running step, or of a later one, if those before it are quiet: their ends tell nobody anything,

@@ -276,7 +276,7 @@ void Reader::read_classes(const YAML::Node& classes, PlanFile& plan) {
 
 PlanFile Reader::file(const YAML::Node& root) {
     only(root, "the plan",
-         {"version", "model", "model_shape", "pools", "slo_classes", "hand_off", "assumed", "predicted"});
+         {"version", "model", "model_shape", "machine", "pools", "slo_classes", "hand_off", "assumed", "predicted"});
     PlanFile plan;
     if (!is_good()) { return plan; }
     plan.model = text(root, "model");
@@ -288,6 +288,11 @@ PlanFile Reader::file(const YAML::Node& root) {
                                      .heads_kv = count(shape, "heads_kv", 1, 1e6),
                                      .head_dim = count(shape, "head_dim", 1, 1e6),
                                      .vocabulary = count(shape, "vocabulary", 1, 1e9)};
+    }
+    if (const YAML::Node machine = root["machine"]) {
+        only(machine, "machine", {"cores"});
+        if (!is_good()) { return plan; }
+        plan.cores = count(machine, "cores", 1, 4096);
     }
     const YAML::Node pools = root["pools"];
     if (!pools || !pools.IsSequence() || pools.size() == 0 || pools.size() > kPoolsMax) {

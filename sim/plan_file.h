@@ -58,6 +58,7 @@ struct PlanFile {
     };
     std::string model;           // architecture
     std::optional<Shape> shape;  // empty: not said
+    std::uint32_t cores = 0;     // of the machine that all workers compute on; 0: each has its own
     std::vector<PlanPool> pools;
     std::vector<Class> classes;
     double ttft_s = 0;  // targets of the class default; 0: none

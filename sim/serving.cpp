@@ -324,9 +324,27 @@ void ServingRun::run_marked() {
             worker.give_memory(clock_.now());
         } else {
             runs = worker.begin_step(clock_.now(), node.slowness).has_value();
+            node.pace = 1;
         }
         if (!node.pool->levels.empty()) { await_copy(index); }
         if (runs) { await_step(index); }
+    }
+    if (options_.cores > 0) { share_cores(); }
+}
+
+/// Everybody who computes has an equal part of each core: a step that begins or ends changes when the others end.
+void ServingRun::share_cores() {
+    double threads = 0;
+    for (const Node& node : nodes_) {
+        if (node.worker && node.worker->runs_step()) { threads += node.pool->threads; }
+    }
+    const double pace = threads > options_.cores ? options_.cores / threads : 1;
+    for (std::uint32_t index = 0; index < nodes_.size(); ++index) {
+        Node& node = nodes_[index];
+        if (!node.worker || !node.worker->runs_step() || node.pace == pace) { continue; }
+        node.worker->stretch_step(clock_.now(), node.pace / pace);
+        node.pace = pace;
+        await_step(index);
     }
 }
 
@@ -348,21 +366,22 @@ void ServingRun::make_worker(std::uint32_t index) {
     const auto blocks = static_cast<std::uint32_t>(pool.kv_tokens / trace_.block_tokens);
     const double tokens = static_cast<double>(blocks) * trace_.block_tokens;
     node.worker = std::make_unique<ModelledWorker>(
-        ModelledWorker::Options{.index = index,
-                                .role = pool.role,
-                                .times = pool.times,
-                                .limits = &pool.limits,
-                                .kv = {.blocks_total = blocks, .block_tokens = trace_.block_tokens},
-                                .context_tokens = static_cast<std::uint32_t>(std::min(tokens, 4e9)),
-                                .workspace = &workspace_,
-                                .tells_every_token = options_.tells_every_token(),
-                                .noise = options_.noise,
-                                .noise_seed = mixed_bits(mixed_bits(options_.seed) ^ incarnation_of(index, node.life)),
-                                .handing_seconds_per_token = options_.links.sender_seconds_per_token,
-                                .foresees_quiet_steps = options_.passes_quiet_steps && pool.levels.empty(),
-                                .levels = pool.levels,
-                                .clock = &clock_,
-                                .metrics = &placer_.metrics()},
+        ModelledWorker::Options{
+            .index = index,
+            .role = pool.role,
+            .times = pool.times,
+            .limits = &pool.limits,
+            .kv = {.blocks_total = blocks, .block_tokens = trace_.block_tokens},
+            .context_tokens = static_cast<std::uint32_t>(std::min(tokens, 4e9)),
+            .workspace = &workspace_,
+            .tells_every_token = options_.tells_every_token(),
+            .noise = options_.noise,
+            .noise_seed = mixed_bits(mixed_bits(options_.seed) ^ incarnation_of(index, node.life)),
+            .handing_seconds_per_token = options_.links.sender_seconds_per_token,
+            .foresees_quiet_steps = options_.passes_quiet_steps && pool.levels.empty() && options_.cores == 0,
+            .levels = pool.levels,
+            .clock = &clock_,
+            .metrics = &placer_.metrics()},
         *this);
 }
 

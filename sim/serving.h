@@ -26,6 +26,7 @@ struct ServingPool {
     const scheduler::planner::StepTimes* times = nullptr;
     worker::WorkerOptions limits;
     double kv_tokens = 0;
+    std::uint32_t threads = 1;         // compute threads of each worker, where workers share cores
     std::vector<KvLevel> levels = {};  // below each worker's pool, the nearest first; a death takes them with it
 };
 
@@ -59,6 +60,9 @@ struct ServingTrace {
 struct ServingOptions {
     std::vector<ServingPool> pools;  // prefill and decode, or mixed
     ServingLinks links;
+    /// Of the one machine that all workers compute on: while the threads of those that compute are more than these,
+    /// all advance at cores / threads of their pace (decision 0093). 0: each worker has a machine of its own.
+    std::uint32_t cores = 0;
     double ttft_target_s = 0;  // told to the scheduler and the workers; 0: none
     double tpot_target_s = 0;
     Policy policy = Policy::sluice;

@@ -74,6 +74,7 @@ private:
         std::unique_ptr<ModelledWorker> worker;  // null: dead
         std::uint64_t life = 1;
         double slowness = 1;
+        double pace = 1;  // at which the step that runs advances, where workers share cores
         base::TimePoint next_report{};
         base::TimePoint reported{};
         base::TimePoint step_awaited{};   // the event of its next end of a step
@@ -115,6 +116,7 @@ private:
     void end_copy(std::uint32_t worker, std::uint64_t life);
     void count_work_of(const ModelledWorker& worker);
     void run_marked();
+    void share_cores();
     void end_step(std::uint32_t worker, std::uint64_t life);
     void report(std::uint32_t worker);
     void report_by(std::uint32_t worker, base::TimePoint at);

@@ -10,7 +10,9 @@ namespace {
 
 std::string plan_with(const scheduler::planner::StepTimes& times) {
     return "version: 1\nmodel: LlamaForCausalLM\n"
-           "model_shape: {layers: 32, hidden: 4096, heads_kv: 8, head_dim: 128, vocabulary: 128256}\npools:\n  - role: "
+           "model_shape: {layers: 32, hidden: 4096, heads_kv: 8, head_dim: 128, vocabulary: 128256}\nmachine: {cores: "
+           "6}\n"
+           "pools:\n  - role: "
            "mixed\n    count: 3\n    device: h200\n    tensor: "
            "2\n"
            "    pipeline: 1\n    limits:\n      batch_sequences_max: 64\n      batch_tokens_max: 2048\n"
@@ -55,6 +57,7 @@ TEST_CASE("a placement file says again what was written", "[sim][plan]") {
     CHECK(plan->classes[1].name == "batch");
     CHECK(plan->classes[1].priority == -2);
     CHECK(plan->classes[1].tpot_s == 0);
+    CHECK(plan->cores == 6);
     REQUIRE(plan->shape.has_value());
     CHECK(plan->shape->vocabulary == 128256);
     const std::array chunks{scheduler::planner::PromptChunk{300, 200}};
