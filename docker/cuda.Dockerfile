@@ -12,7 +12,7 @@ RUN PIP_NO_CACHE_DIR=1 scripts/bootstrap --cuda
 COPY . .
 # Of which commit the sources are, for sluice_build_info: the repository itself is not in the context. scripts/make-image says it.
 ARG COMMIT=""
-RUN cmake --preset cuda -DSLUICE_COMMIT="${COMMIT:-}" && \
+RUN cmake --preset cuda -DCMAKE_SKIP_BUILD_RPATH=ON -DSLUICE_COMMIT="${COMMIT:-}" && \
     cmake --build --preset cuda --target sluice && \
     scripts/check-hardening build/cuda/sluice && \
     strip --strip-unneeded -o /usr/local/bin/sluice build/cuda/sluice && \

@@ -21,9 +21,9 @@ struct WorkerOptions {
     std::uint32_t commands_max = 4096;       // between I/O threads and the step thread
     std::uint32_t batch_sequences_max = 64;
     std::uint32_t batch_tokens_max = 512;
-    std::uint32_t chunk_tokens_max = 128;  // prompt tokens of a step that also decodes
-    std::chrono::milliseconds prompt_wait{
-        5000};  // a prompt older than this is computed whatever was promised to others
+    std::uint32_t chunk_tokens_max = 128;         // prompt tokens of a step that also decodes
+    std::chrono::milliseconds prompt_wait{5000};  // a prompt that waited longer, and four of its TTFT targets behind
+                                                  // its deadline, is computed whatever was promised to others
     /// Waiting for KV memory for so long counts as one priority more (plan_memory.h).
     std::chrono::milliseconds priority_wait{10000};
     std::chrono::milliseconds heartbeat{500};  // on the streams of gateways; to the scheduler as that one says

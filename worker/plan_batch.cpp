@@ -57,14 +57,29 @@ TimeAllowed time_allowed(std::span<const PlanCandidate> candidates, std::span<co
     return allowed;
 }
 
+/// For how long it has waited too long; 0 or less: it has not. Who has comes before all who can still be in time. So
+/// one that is late waits the longer the longer it was willing to wait: most find a moment in which nobody is in a
+/// hurry.
+double overdue_seconds(const PlanCandidate& prompt, double wait_seconds) {
+    const double waited = prompt.waited_seconds - wait_seconds;
+    if (prompt.due_seconds == kNever) { return waited; }
+    const double target = prompt.waited_seconds + prompt.due_seconds;
+    return std::min(waited, -prompt.due_seconds - kLateTargets * target);
+}
+
 /// Prompts of one step, in the order in which they are computed, and what their deadlines ask of it.
 class PromptOrder {
 public:
     PromptOrder(std::span<const PlanCandidate> candidates, const PlanLimits& limits) : candidates_(candidates) {
         for (std::uint32_t index = 0; index < candidates.size(); ++index) {
             if (is_decode(candidates[index])) { continue; }
-            const bool is_overdue = candidates[index].waited_seconds > limits.prompt_wait_seconds;
-            (is_overdue ? overdue_ : rest_).push_back(index);
+            (overdue_seconds(candidates[index], limits.prompt_wait_seconds) > 0 ? overdue_ : rest_).push_back(index);
+        }
+        if (overdue_.size() > 1) {
+            std::stable_sort(overdue_.begin(), overdue_.end(), [&](std::uint32_t a, std::uint32_t b) {
+                return overdue_seconds(candidates_[a], limits.prompt_wait_seconds) >
+                       overdue_seconds(candidates_[b], limits.prompt_wait_seconds);
+            });
         }
         if (rest_.size() < 2) { return; }
         std::stable_sort(rest_.begin(), rest_.end(), [this](std::uint32_t a, std::uint32_t b) {

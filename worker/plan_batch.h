@@ -36,9 +36,13 @@ struct PlanLimits {
     std::uint32_t decode_rotation = 0;  // index from which decodes are taken when not all fit; the caller advances it
     std::optional<base::StepCost> cost = {};  // what a step takes
     double cost_ratio = 1;                    // measured / predicted of mixed steps lately
-    double prompt_wait_seconds = kNever;      // a prompt that waited longer goes first and gets kChunkTokensMin
+    /// A prompt that waited longer, and is late by more than kLateTargets where it has a deadline, goes first and gets
+    /// kChunkTokensMin.
+    double prompt_wait_seconds = kNever;
 };
 
+/// A prompt that is late by no more than so many of its TTFT targets has not waited too long.
+inline constexpr double kLateTargets = 4;
 /// A prompt whose turn it is gets so many tokens of every step, whatever the others have been promised.
 inline constexpr std::uint32_t kChunkTokensMin = 16;
 /// No gap between two tokens is planned longer than so many TPOT targets; with what steps vary it stays below two.
@@ -55,8 +59,9 @@ struct PlanEntry {
 
 /// The next step: one token of every decode that fits (the soonest due first), then prompts in chunks. Pure.
 ///
-/// Order of prompts: those that waited too long; those that can still be in time, earliest deadline first, as many of
-/// them as possible (Moore 1968: where not all can, the longest is left out); all others. Ties in order of arrival.
+/// Order of prompts: those that waited too long, longest first; those that can still be in time, earliest deadline
+/// first, as many of them as possible (Moore 1968: where not all can, the longest is left out); all others. Ties in
+/// order of arrival.
 ///
 /// Prompt tokens beside decodes: as many as fit in the time that the decoding sequences have. That is one TPOT target
 /// of each, or less for who is behind its schedule (unless it cannot catch up any more). A prompt that would miss its

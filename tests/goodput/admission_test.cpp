@@ -104,6 +104,36 @@ TEST_CASE("refusing by prediction keeps goodput up where the load is too high", 
     REQUIRE(with.inside + with.refused >= 0.9);  // nearly all that are let in are in time
 }
 
+TEST_CASE("where all takes four times as long and may, as much is in time", "[goodput]") {
+    const auto seed = GENERATE(1u, 2u, 3u);
+    const auto rate = GENERATE(3.0, 10.0);
+    CAPTURE(seed, rate);
+    constexpr double kTimes = 4;
+    const auto times = [](base::PrefillCost cost) {
+        return base::PrefillCost{kTimes * cost.step_seconds, kTimes * cost.token_seconds,
+                                 kTimes * cost.context_seconds};
+    };
+    const auto inside = [&](double dilated) {
+        ModelledCluster::Options options = options_of(2, true, seed);
+        ModelledRequest like;
+        if (dilated > 1) {
+            options.cost.prefill = times(options.cost.prefill);
+            options.cost.decode.step_seconds *= kTimes;
+            options.cost.decode.sequence_seconds *= kTimes;
+            options.cost.decode.context_seconds *= kTimes;
+            like.ttft_seconds *= kTimes;  // 4 s: about as long as worker.prompt_wait_ms
+            like.tpot_seconds *= kTimes;
+        }
+        ModelledCluster cluster(options);
+        const auto requests = poisson(rate * options.workers / dilated, 600, seed, like);
+        return figures(requests, cluster.run(requests)).inside;
+    };
+    const double as_it_is = inside(1);
+    const double dilated = inside(kTimes);
+    CAPTURE(as_it_is, dilated);
+    REQUIRE(dilated >= 0.9 * as_it_is);
+}
+
 TEST_CASE("ten times the load for a minute, whatever refused clients do, and it is over as soon as they are",
           "[goodput]") {
     const auto on_refusal = GENERATE(OnRefusal::wait_as_told, OnRefusal::come_back_at_once);

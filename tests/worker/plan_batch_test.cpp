@@ -234,7 +234,20 @@ TEST_CASE("prompts go by deadline, and who cannot be in time lets others pass", 
 TEST_CASE("a prompt that waited too long goes first and makes headway in every step", "[worker]") {
     auto limits = timed();
     limits.prompt_wait_seconds = 5;
-    std::vector<PlanCandidate> candidates = {prompt(100, 0.2), prompt(300, -6), decode(0.005)};
+    std::vector<PlanCandidate> candidates = {prompt(100, 0.2), prompt(300, -4), decode(0.005)};
+    const auto late = [&](double target, double by) {
+        candidates[1].due_seconds = -by;
+        candidates[1].waited_seconds = target + by;
+        return plan_batch(candidates, limits);
+    };
+    REQUIRE(late(0.8, 4.1) == std::vector<PlanEntry>{{2, 1}});
+    REQUIRE(late(0.8, 4.3) == std::vector<PlanEntry>{{2, 1}, {1, worker::kChunkTokensMin}});
+    // Of a long target it is four times that.
+    REQUIRE(late(10, 39) == std::vector<PlanEntry>{{2, 1}});
+    REQUIRE(late(10, 41) == std::vector<PlanEntry>{{2, 1}, {1, worker::kChunkTokensMin}});
+    // Without one, since it came.
+    candidates[1] = prompt(300, worker::kNever);
+    candidates[1].waited_seconds = 4;
     REQUIRE(plan_batch(candidates, limits) == std::vector<PlanEntry>{{2, 1}});
     candidates[1].waited_seconds = 6;
     REQUIRE(plan_batch(candidates, limits) == std::vector<PlanEntry>{{2, 1}, {1, worker::kChunkTokensMin}});
@@ -268,13 +281,20 @@ TEST_CASE("nobody waits for ever, whatever comes with closer deadlines beside st
         // Four streams that are behind their schedules and can still be in time: nothing is left for prompts.
         std::vector<PlanCandidate> candidates(4, decode(0.0085, -0.002));
         std::uint32_t turns = 0;
-        for (Waiting& one : prompts) {
+        const auto is_overdue = [&](const Waiting& one) {
+            const double waited = now - one.arrived;
+            const double left = one.due - now;  // as the plan is told it, to the last bit
+            return waited > kWait && -left - worker::kLateTargets * (waited + left) > 0;
+        };
+        for (const Waiting& one : prompts) {
             candidates.push_back(prompt(one.tokens, one.due - now));
             candidates.back().waited_seconds = now - one.arrived;
-            if (now - one.arrived <= kWait) { continue; }
-            turns += (one.tokens + worker::kChunkTokensMin - 1) / worker::kChunkTokensMin;
+            if (is_overdue(one)) { turns += (one.tokens + worker::kChunkTokensMin - 1) / worker::kChunkTokensMin; }
+        }
+        for (Waiting& one : prompts) {
+            if (!is_overdue(one)) { continue; }
             if (one.turns == 0) {
-                one.turns = turns;
+                one.turns = turns;  // all who are overdue already come before it
                 ++overdue;
             }
             REQUIRE(++one.overdue_steps <= one.turns);
