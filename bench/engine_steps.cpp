@@ -6,8 +6,11 @@
 #include <cstdio>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <random>
 #include <span>
+#include <stop_token>
+#include <thread>
 #include <utility>
 
 #include "base/parallel.h"
@@ -59,6 +62,16 @@ public:
             sequence.blocks.push_back(base::BlockId{first_block + i});
         }
         return sequence;
+    }
+    /// Sequences that are about to decode: with their context, and room for the steps of a figure.
+    std::vector<Sequence> make_batch(std::uint32_t batch) {
+        const std::uint32_t grow = kWarmups + options_.samples + 1;
+        const std::uint32_t blocks_each = blocks_for(options_.context + grow);
+        std::vector<Sequence> sequences;
+        for (std::uint32_t i = 0; i < batch; ++i) {
+            sequences.push_back(make_sequence(options_.context, grow, i * blocks_each));
+        }
+        return sequences;
     }
     std::uint32_t blocks_for(std::uint32_t tokens) const {
         const std::uint32_t block = engine_.layout().block_tokens();
@@ -163,11 +176,7 @@ Result<DecodeFigure> measure_decode(engine::Engine& engine, const EngineBenchOpt
     Driver driver(engine, options);
     const base::ModelShape& shape = engine.shape();
     const std::uint32_t steps = kWarmups + options.samples;
-    std::vector<Sequence> sequences;
-    const std::uint32_t blocks_each = driver.blocks_for(options.context + steps + 1);
-    for (std::uint32_t i = 0; i < batch; ++i) {
-        sequences.push_back(driver.make_sequence(options.context, steps + 1, i * blocks_each));
-    }
+    std::vector<Sequence> sequences = driver.make_batch(batch);
     if (auto done = driver.prefill(sequences); !done) { return base::pass_on(done); }
     std::vector<double> samples;
     for (std::uint32_t i = 0; i < steps; ++i) {
@@ -185,6 +194,94 @@ Result<DecodeFigure> measure_decode(engine::Engine& engine, const EngineBenchOpt
     figure.best_s = *std::min_element(samples.begin(), samples.end());
     figure.median_s = median_of(std::move(samples));
     return figure;
+}
+
+/// Another engine that computes until it is told to end: prompts, or steps of sequences that decode.
+class Neighbour {
+public:
+    Neighbour(engine::Engine& engine, const EngineBenchOptions& options, std::uint32_t prompt, std::uint32_t batch)
+        : thread_([&engine, &options, prompt, batch, this](const std::stop_token& stop) {
+              while (!stop.stop_requested() && !error_) {
+                  const auto done =
+                      batch == 0 ? compute_prompt(engine, options, prompt) : decode(engine, options, batch, stop);
+                  if (!done) { error_ = done.error(); }
+              }
+          }) {}
+
+    /// What ended it before its time.
+    std::optional<base::Error> end() {
+        thread_.request_stop();
+        thread_.join();
+        return error_;
+    }
+
+private:
+    static Result<void> compute_prompt(engine::Engine& engine, const EngineBenchOptions& options,
+                                       std::uint32_t tokens) {
+        Driver driver(engine, options);
+        Sequence sequence = driver.make_sequence(tokens, 1, 0);
+        return driver.prefill({&sequence, 1});
+    }
+    /// As many steps as measure_decode() makes, from the same beginning again and again.
+    static Result<void> decode(engine::Engine& engine, const EngineBenchOptions& options, std::uint32_t batch,
+                               const std::stop_token& stop) {
+        Driver driver(engine, options);
+        std::vector<Sequence> sequences = driver.make_batch(batch);
+        if (auto done = driver.prefill(sequences); !done) { return done; }
+        const std::vector<Sequence> filled = sequences;
+        while (!stop.stop_requested()) {
+            sequences = filled;
+            for (std::uint32_t i = 0; i < options.samples && !stop.stop_requested(); ++i) {
+                if (auto done = driver.step(sequences); !done) { return done; }
+            }
+        }
+        return {};
+    }
+
+    std::optional<base::Error> error_;  // of the thread, until it has ended
+    std::jthread thread_;
+};
+
+/// A prompt and a step of decodes of `engines[0]`, alone and beside the others.
+Result<BesideFigure> measure_beside(std::span<const std::unique_ptr<engine::Engine>> engines,
+                                    const EngineBenchOptions& options) {
+    const std::uint32_t prompt = *std::max_element(options.prompts.begin(), options.prompts.end());
+    const std::uint32_t batch = options.batches[options.batches.size() / 2];
+    struct Times {
+        double prefill = 0;
+        double decode = 0;
+    };
+    const auto measure = [&]() -> Result<Times> {
+        const auto prefill = measure_prefill(*engines[0], options, prompt);
+        if (!prefill) { return base::pass_on(prefill); }
+        const auto decode = measure_decode(*engines[0], options, batch);
+        if (!decode) { return base::pass_on(decode); }
+        return Times{prefill->median_s, decode->median_s};
+    };
+    const auto measure_while = [&](std::uint32_t others_batch) -> Result<Times> {
+        std::vector<std::unique_ptr<Neighbour>> others;
+        for (const auto& engine : engines.subspan(1)) {
+            others.push_back(std::make_unique<Neighbour>(*engine, options, prompt, others_batch));
+        }
+        // They begin with prompts, too, and are at it when ours are computed.
+        auto times = measure_decode(*engines[0], options, batch);
+        auto all = times ? measure() : Result<Times>(tl::unexpected(times.error()));
+        for (const auto& other : others) {
+            if (auto error = other->end()) { return tl::unexpected(*error); }
+        }
+        return all;
+    };
+    const auto alone = measure();
+    if (!alone) { return base::pass_on(alone); }
+    const auto by_prefill = measure_while(0);
+    if (!by_prefill) { return base::pass_on(by_prefill); }
+    const auto by_decode = measure_while(batch);
+    if (!by_decode) { return base::pass_on(by_decode); }
+    return BesideFigure{.engines = static_cast<std::uint32_t>(engines.size() - 1),
+                        .prefill_by_prefill = by_prefill->prefill / alone->prefill,
+                        .prefill_by_decode = by_decode->prefill / alone->prefill,
+                        .decode_by_prefill = by_prefill->decode / alone->decode,
+                        .decode_by_decode = by_decode->decode / alone->decode};
 }
 
 Result<engine::EngineOptions> engine_options(const EngineBenchOptions& options) {
@@ -238,8 +335,18 @@ boost::json::object json_of(const EngineBenchReport& report) {
                           {"tokens_per_s", figure.batch / figure.median_s},
                           {"bytes_per_s", figure.bytes / figure.median_s}});
     }
-    return {{"engine", report.engine}, {"threads", report.threads}, {"cores", report.cores},
-            {"load_s", report.load_s}, {"prefill", prefill},        {"decode", decode}};
+    boost::json::object out = {{"engine", report.engine}, {"threads", report.threads}, {"cores", report.cores},
+                               {"load_s", report.load_s}, {"prefill", prefill},        {"decode", decode}};
+    if (report.beside.engines > 0) {
+        // For each other one that computes, as much longer.
+        const auto share = [&](double ratio) { return std::max(0.0, (ratio - 1) / report.beside.engines); };
+        out["beside"] = {{"engines", report.beside.engines},
+                         {"prefill_by_prefill", share(report.beside.prefill_by_prefill)},
+                         {"prefill_by_decode", share(report.beside.prefill_by_decode)},
+                         {"decode_by_prefill", share(report.beside.decode_by_prefill)},
+                         {"decode_by_decode", share(report.beside.decode_by_decode)}};
+    }
+    return out;
 }
 
 void print(const EngineBenchReport& report) {
@@ -258,6 +365,12 @@ void print(const EngineBenchReport& report) {
         std::printf("%12u %8u %12.3f %12.3f %11.1f %6.1f\n", figure.batch, figure.context, figure.median_s * 1e3,
                     figure.best_s * 1e3, figure.batch / figure.median_s, figure.bytes / figure.median_s / 1e9);
     }
+    const BesideFigure& beside = report.beside;
+    if (beside.engines == 0) { return; }
+    std::printf("\nbeside %u other%s of this model that compute:  prompts  decode steps\n", beside.engines,
+                beside.engines == 1 ? " engine" : " engines");
+    std::printf("a prompt takes, times          %27.2f %13.2f\n", beside.prefill_by_prefill, beside.prefill_by_decode);
+    std::printf("a decode step takes, times     %27.2f %13.2f\n", beside.decode_by_prefill, beside.decode_by_decode);
 }
 
 }  // namespace
@@ -266,23 +379,39 @@ Result<EngineBenchReport> measure_engine(const EngineBenchOptions& options) {
     const auto chosen = engine_options(options);
     if (!chosen) { return base::pass_on(chosen); }
     const Clock::time_point begin = Clock::now();
-    const auto engine = engine::load_engine(*chosen);
-    if (!engine) { return base::pass_on(engine); }
+    auto loaded = engine::load_engine(*chosen);
+    if (!loaded) { return base::pass_on(loaded); }
+    std::vector<std::unique_ptr<engine::Engine>> engines;
+    engines.push_back(std::move(*loaded));
+    engine::Engine& engine = *engines[0];
     EngineBenchReport report;
     report.load_s = seconds_since(begin);
-    report.engine = (*engine)->describe();
+    report.engine = engine.describe();
     report.threads = options.threads;
     report.cores = static_cast<std::uint32_t>(base::processors());
     for (const std::uint32_t tokens : options.prompts) {
-        const auto figure = measure_prefill(**engine, options, tokens);
+        const auto figure = measure_prefill(engine, options, tokens);
         if (!figure) { return base::pass_on(figure, "prefill of " + std::to_string(tokens)); }
         report.prefill.push_back(*figure);
     }
     for (const std::uint32_t batch : options.batches) {
-        const auto figure = measure_decode(**engine, options, batch);
+        const auto figure = measure_decode(engine, options, batch);
         if (!figure) { return base::pass_on(figure, "decode of " + std::to_string(batch)); }
         report.decode.push_back(*figure);
     }
+    const std::uint32_t at_once = report.cores / std::max(1u, options.threads);
+    if (!engine.kv_store().device().is_host_memory() || options.prompts.empty() || options.batches.empty()) {
+        return report;
+    }
+    while (engines.size() < at_once && engines.size() <= options.beside) {
+        auto other = engine::load_engine(*chosen);
+        if (!other) { return base::pass_on(other, "another engine, for --beside"); }
+        engines.push_back(std::move(*other));
+    }
+    if (engines.size() < 2) { return report; }
+    const auto beside = measure_beside(engines, options);
+    if (!beside) { return base::pass_on(beside, "beside others"); }
+    report.beside = *beside;
     return report;
 }
 

@@ -27,6 +27,7 @@ struct EngineBenchOptions {
     std::uint32_t context = 512;                   // tokens of each sequence before the decode steps
     std::uint32_t batch_tokens_max = 2048;         // of a step
     std::uint32_t samples = 9;                     // of each figure, after a few that are not counted
+    std::uint32_t beside = 3;                      // other engines that compute at once, as far as there are cores
     float temperature = 0;                         // of decode steps; 0: greedy
     float top_p = 1;
     std::string out_path;  // JSON; "-": standard output instead of the table
@@ -49,6 +50,15 @@ struct DecodeFigure {
     double bytes = 0;  // weights of layers and head once, KV once
 };
 
+/// How many times as long a step took while `engines` others of the same model computed, each on cores of its own.
+struct BesideFigure {
+    std::uint32_t engines = 0;  // 0: not measured
+    double prefill_by_prefill = 1;
+    double prefill_by_decode = 1;
+    double decode_by_prefill = 1;
+    double decode_by_decode = 1;
+};
+
 struct EngineBenchReport {
     std::string engine;         // as it describes itself
     std::uint32_t threads = 0;  // that it was given
@@ -56,6 +66,7 @@ struct EngineBenchReport {
     double load_s = 0;
     std::vector<PrefillFigure> prefill;
     std::vector<DecodeFigure> decode;
+    BesideFigure beside;
 };
 
 /// Loads the model and measures whole steps of the engine, as a worker takes them. Error: the engine's;

@@ -39,6 +39,11 @@ void add_bench_engine(CLI::App& app, EngineBenchOptions& options) {
         ->delimiter(',')
         ->check(CLI::Range(1u, 4096u))
         ->capture_default_str();
+    app.add_option("--beside", options.beside,
+                   "other engines of the model, each on cores of its own, that compute at once for the last figures; "
+                   "fewer where there are no cores; 0: none")
+        ->check(CLI::Range(0u, 63u))
+        ->capture_default_str();
     app.add_option("--context", options.context, "tokens of each sequence before the decode steps")
         ->check(CLI::Range(1u, 1u << 20))
         ->capture_default_str();

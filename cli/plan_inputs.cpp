@@ -125,6 +125,7 @@ Result<PlannedGpu> read_gpu(const PlanCommand& command, const std::string& text,
         const scheduler::planner::MeasuredMachine machine = scheduler::planner::machine_of_bench(*file);
         planned.this_threads = machine.threads;
         planned.gpu.cores = command.this_cores.value_or(machine.cores);
+        if (planned.gpu.cores == machine.cores) { planned.gpu.beside = machine.beside; }
         if (planned.gpu.cores > 0) {
             planned.this_times.sources.push_back(
                 {std::to_string(planned.gpu.cores) + (planned.gpu.cores == 1 ? " core" : " cores") +
@@ -383,6 +384,7 @@ scheduler::planner::Evaluation PlanEvaluator::evaluate(const Candidate& candidat
                                   .threads = std::max(1u, inputs_.gpus[candidate.gpu].this_threads)};
     };
     shape.cores = inputs_.gpus[candidate.gpu].gpu.cores;
+    shape.beside = inputs_.gpus[candidate.gpu].gpu.beside;
     if (candidate.kind == Candidate::Kind::colocated) {
         shape.mixed = candidate.prefill_count;
         shape.mixed_worker = worker(candidate.prefill, kDecodeSequences);

@@ -96,6 +96,20 @@ boost::json::object json_of(const SearchSpace& space, const PlanRow& row) {
             {"refined", row.is_refined}};
 }
 
+/// The cores that all workers share, and what they cost each other there; nothing where each has a machine of its own.
+std::string yaml_machine(const scheduler::planner::Gpu& gpu) {
+    if (gpu.cores == 0) { return ""; }
+    const scheduler::planner::Beside& beside = gpu.beside;
+    const std::string shares =
+        beside.is_none() ? ""
+                         : fmt::format(
+                               ", beside: {{prefill_by_prefill: {:.4g}, prefill_by_decode: {:.4g}, decode_by_prefill: "
+                               "{:.4g}, decode_by_decode: {:.4g}}}",
+                               beside.prefill_by_prefill, beside.prefill_by_decode, beside.decode_by_prefill,
+                               beside.decode_by_decode);
+    return fmt::format("machine: {{cores: {}{}}}\n", gpu.cores, shares);
+}
+
 }  // namespace
 
 std::string plan_text(const PlanInputs& inputs, const SearchSpace& space, const SearchResult& result,
@@ -147,12 +161,11 @@ std::string plan_yaml(const PlanInputs& inputs, const PlanCommand& command, cons
     const std::string& device = space.gpus[candidate.gpu].name;
     const sim::WorkloadSize size = sim::size_of(inputs.workload);
     const base::ModelShape& shape = inputs.model.shape;
-    const std::uint32_t cores = inputs.gpus[candidate.gpu].gpu.cores;
     std::string text = fmt::format(
         "# Made by `sluice plan`; docs/planning.md has the schema.\nversion: 1\nmodel: {}\n"
         "model_shape: {{layers: {}, hidden: {}, heads_kv: {}, head_dim: {}, vocabulary: {}}}\n{}pools:\n",
         inputs.model.name, shape.layers, shape.hidden, shape.heads_kv, shape.head_dim, shape.vocabulary,
-        cores > 0 ? fmt::format("machine: {{cores: {}}}\n", cores) : "");
+        yaml_machine(inputs.gpus[candidate.gpu].gpu));
     const std::uint32_t threads = inputs.gpus[candidate.gpu].this_threads;
     const std::string levels = yaml_levels(inputs);
     if (is_colocated(chosen)) {

@@ -62,6 +62,8 @@ struct Computing {
     Worker* worker = nullptr;
     double seconds_left = 0;  // at full pace
     double began = 0;
+    bool prefills = false;
+    double pace = 1;
     Event end{};
 };
 
@@ -168,18 +170,18 @@ private:
     }
 
     /// A step that takes so long begins; `end` is to happen with its end.
-    void compute(Worker& worker, double seconds, const Event& end) {
+    void compute(Worker& worker, double seconds, bool prefills, const Event& end) {
         if (shape_.cores == 0) { return events_.push(enter(worker, seconds), end); }
         pass_time();
         worker.stage_free = kComputing;
-        computing_.push_back({&worker, seconds, events_.now(), end});
+        computing_.push_back({&worker, seconds, events_.now(), prefills, 1, end});
         await_computed();
     }
 
     /// All steps that run are as far as they are now.
     void pass_time() {
         for (Computing& one : computing_) {
-            one.seconds_left -= (events_.now() - computed_until_) * pace_;
+            one.seconds_left -= (events_.now() - computed_until_) * one.pace;
         }
         computed_until_ = events_.now();
     }
@@ -189,14 +191,22 @@ private:
         ++turn_;  // what was awaited before is not any more
         if (computing_.empty()) { return; }
         double threads = 0;
+        double prefilling = 0;
+        for (const Computing& one : computing_) {
+            threads += one.worker->kind->threads;
+            prefilling += one.prefills ? 1 : 0;
+        }
+        const double share = std::min(1.0, shape_.cores / threads);
+        const double decoding = static_cast<double>(computing_.size()) - prefilling;
+        const auto seconds = [](const Computing& one) { return std::max(0.0, one.seconds_left) / one.pace; };
         next_ = 0;
         for (std::size_t i = 0; i < computing_.size(); ++i) {
-            threads += computing_[i].worker->kind->threads;
-            if (computing_[i].seconds_left < computing_[next_].seconds_left) { next_ = i; }
+            Computing& one = computing_[i];
+            one.pace = share / shape_.beside.slowness(one.prefills, share * (prefilling - (one.prefills ? 1 : 0)),
+                                                      share * (decoding - (one.prefills ? 0 : 1)));
+            if (seconds(one) < seconds(computing_[next_])) { next_ = i; }
         }
-        pace_ = std::min(1.0, shape_.cores / threads);
-        events_.push(events_.now() + std::max(0.0, computing_[next_].seconds_left) / pace_,
-                     {Event::Kind::computed, 0, turn_});
+        events_.push(events_.now() + seconds(computing_[next_]), {Event::Kind::computed, 0, turn_});
     }
 
     void end_computing(std::uint32_t turn) {
@@ -250,7 +260,7 @@ private:
             free_steps_.pop_back();
             prefill_steps_[step] = std::move(ending);
         }
-        compute(worker, seconds, {Event::Kind::prefill_end, index, step});
+        compute(worker, seconds, true, {Event::Kind::prefill_end, index, step});
         if (!worker.prompts.empty()) { wait_for_stage(worker, index, 0); }
     }
 
@@ -363,7 +373,8 @@ private:
                              .decode_sequences = lane.sequences,
                              .decode_context = lane.context,
                              .sampled = lane.sequences + static_cast<double>(lane.prompts_ending.size())};
-        compute(worker, worker.kind->times->seconds(step), {Event::Kind::lane_end, index, lane_index});
+        compute(worker, worker.kind->times->seconds(step), !chunks_.empty(),
+                {Event::Kind::lane_end, index, lane_index});
     }
 
     void end_lane(std::uint32_t index, std::uint32_t lane_index) {
@@ -416,7 +427,6 @@ private:
     EventQueue<Event> events_;
     std::vector<Computing> computing_;  // where cores are shared
     double computed_until_ = 0;
-    double pace_ = 1;
     std::size_t next_ = 0;    // of computing_: who ends first
     std::uint32_t turn_ = 0;  // times that who computes has changed
     ClusterResult result_;

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "scheduler/planner/beside.h"
 #include "scheduler/planner/model.h"
 #include "scheduler/planner/profile_tables.h"
 #include "scheduler/planner/step_times.h"
@@ -42,6 +43,7 @@ struct ClusterShape {
     /// Of the one machine whose cores all workers share; 0: each has its own. Where more threads compute than there are
     /// cores, all steps go on at the same share of their pace. Workers are then of one stage.
     std::uint32_t cores = 0;
+    scheduler::planner::Beside beside = {};  // where they share them
 };
 
 struct ClusterOutcome {

@@ -146,6 +146,8 @@ public:
     /// What is left of the running step takes `factor` times as long. Not where quiet steps are foreseen.
     void stretch_step(base::TimePoint now, double factor);
     bool runs_step() const { return !step_.empty(); }
+    /// Whether the step that runs computes tokens of prompts.
+    bool prefills() const { return step_work_.prefill_tokens > 0; }
     base::TimePoint step_end() const { return step_began_ + step_takes_; }
     /// The end of the running step, or of a later one, if those before it are quiet: their ends tell nobody anything,
     /// and each is followed at once by a step of the same sequences, as long as nothing is asked of this worker.

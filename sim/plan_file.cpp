@@ -52,6 +52,7 @@ private:
     StepTimes times(const YAML::Node& node);
     PlanPool pool(const YAML::Node& node);
     void read_levels(const YAML::Node& node, PlanPool& pool);
+    scheduler::planner::Beside read_beside(const YAML::Node& node);
     void read_classes(const YAML::Node& classes, PlanFile& plan);
 
     std::optional<std::string> problem_;
@@ -274,6 +275,16 @@ void Reader::read_classes(const YAML::Node& classes, PlanFile& plan) {
     }
 }
 
+scheduler::planner::Beside Reader::read_beside(const YAML::Node& node) {
+    only(node, "machine.beside", {"prefill_by_prefill", "prefill_by_decode", "decode_by_prefill", "decode_by_decode"});
+    if (!is_good()) { return {}; }
+    const auto share = [&](const char* name) { return number(node, name, 0, 100, 0); };
+    return {.prefill_by_prefill = share("prefill_by_prefill"),
+            .prefill_by_decode = share("prefill_by_decode"),
+            .decode_by_prefill = share("decode_by_prefill"),
+            .decode_by_decode = share("decode_by_decode")};
+}
+
 PlanFile Reader::file(const YAML::Node& root) {
     only(root, "the plan",
          {"version", "model", "model_shape", "machine", "pools", "slo_classes", "hand_off", "assumed", "predicted"});
@@ -290,9 +301,10 @@ PlanFile Reader::file(const YAML::Node& root) {
                                      .vocabulary = count(shape, "vocabulary", 1, 1e9)};
     }
     if (const YAML::Node machine = root["machine"]) {
-        only(machine, "machine", {"cores"});
+        only(machine, "machine", {"cores", "beside"});
         if (!is_good()) { return plan; }
         plan.cores = count(machine, "cores", 1, 4096);
+        if (const YAML::Node beside = machine["beside"]) { plan.beside = read_beside(beside); }
     }
     const YAML::Node pools = root["pools"];
     if (!pools || !pools.IsSequence() || pools.size() == 0 || pools.size() > kPoolsMax) {

@@ -8,6 +8,7 @@
 
 #include "base/result.h"
 #include "proto/roles.h"
+#include "scheduler/planner/beside.h"
 #include "scheduler/planner/model.h"
 #include "scheduler/planner/step_times.h"
 
@@ -59,6 +60,7 @@ struct PlanFile {
     std::string model;           // architecture
     std::optional<Shape> shape;  // empty: not said
     std::uint32_t cores = 0;     // of the machine that all workers compute on; 0: each has its own
+    scheduler::planner::Beside beside;
     std::vector<PlanPool> pools;
     std::vector<Class> classes;
     double ttft_s = 0;  // targets of the class default; 0: none

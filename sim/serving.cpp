@@ -332,16 +332,25 @@ void ServingRun::run_marked() {
     if (options_.cores > 0) { share_cores(); }
 }
 
-/// Everybody who computes has an equal part of each core: a step that begins or ends changes when the others end.
+/// Everybody who computes has an equal part of each core, and of the memory behind them: a step that begins or ends
+/// changes when the others end.
 void ServingRun::share_cores() {
     double threads = 0;
+    double prefilling = 0;
+    double decoding = 0;
     for (const Node& node : nodes_) {
-        if (node.worker && node.worker->runs_step()) { threads += node.pool->threads; }
+        if (!node.worker || !node.worker->runs_step()) { continue; }
+        threads += node.pool->threads;
+        (node.worker->prefills() ? prefilling : decoding) += 1;
     }
-    const double pace = threads > options_.cores ? options_.cores / threads : 1;
+    const double share = threads > options_.cores ? options_.cores / threads : 1;
     for (std::uint32_t index = 0; index < nodes_.size(); ++index) {
         Node& node = nodes_[index];
-        if (!node.worker || !node.worker->runs_step() || node.pace == pace) { continue; }
+        if (!node.worker || !node.worker->runs_step()) { continue; }
+        const bool prefills = node.worker->prefills();
+        const double pace = share / options_.beside.slowness(prefills, share * (prefilling - (prefills ? 1 : 0)),
+                                                             share * (decoding - (prefills ? 0 : 1)));
+        if (node.pace == pace) { continue; }
         node.worker->stretch_step(clock_.now(), node.pace / pace);
         node.pace = pace;
         await_step(index);

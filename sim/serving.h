@@ -9,6 +9,7 @@
 #include "base/result.h"
 #include "proto/roles.h"
 #include "scheduler/options.h"
+#include "scheduler/planner/beside.h"
 #include "scheduler/planner/step_times.h"
 #include "sim/faults.h"
 #include "sim/kv_level.h"
@@ -63,7 +64,8 @@ struct ServingOptions {
     /// Of the one machine that all workers compute on: while the threads of those that compute are more than these,
     /// all advance at cores / threads of their pace (decision 0093). 0: each worker has a machine of its own.
     std::uint32_t cores = 0;
-    double ttft_target_s = 0;  // told to the scheduler and the workers; 0: none
+    scheduler::planner::Beside beside = {};  // of workers on these cores
+    double ttft_target_s = 0;                // told to the scheduler and the workers; 0: none
     double tpot_target_s = 0;
     Policy policy = Policy::sluice;
     scheduler::SchedulerOptions scheduler;

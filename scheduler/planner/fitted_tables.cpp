@@ -180,7 +180,17 @@ MeasuredMachine machine_of_bench(std::string_view text) {
         const auto number = json ? number_at(*json, name, 0.0, 0, 4096, kBench) : base::Result<double>(0);
         return number ? static_cast<std::uint32_t>(*number) : 0;
     };
-    return {.threads = count("threads"), .cores = count("cores")};
+    const auto share = [&](const char* name) {
+        const auto number =
+            json ? number_at(*json, std::string("beside.") + name, 0.0, 0, 100, kBench) : base::Result<double>(0);
+        return number ? *number : 0;
+    };
+    return {.threads = count("threads"),
+            .cores = count("cores"),
+            .beside = {.prefill_by_prefill = share("prefill_by_prefill"),
+                       .prefill_by_decode = share("prefill_by_decode"),
+                       .decode_by_prefill = share("decode_by_prefill"),
+                       .decode_by_decode = share("decode_by_decode")}};
 }
 
 }  // namespace scheduler::planner

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "base/result.h"
+#include "scheduler/planner/beside.h"
 #include "scheduler/planner/step_times.h"
 
 namespace scheduler::planner {
@@ -21,10 +22,13 @@ base::Result<StepTimes> times_of_fitted(std::string_view json, const std::string
 /// squares on relative errors; what a token of context costs a decode step follows from the bytes that the largest
 /// batch read each second. Error: invalid_argument with what is missing.
 base::Result<StepTimes> times_of_bench(std::string_view json, double kv_bytes_per_token);
-/// Compute threads that they were measured with, and the cores of the machine; 0: it does not say.
+
+/// Compute threads that they were measured with, the cores of the machine, and what steps cost each other; 0: it does
+/// not say.
 struct MeasuredMachine {
     std::uint32_t threads = 0;
     std::uint32_t cores = 0;
+    Beside beside;  // nothing where it does not say
 };
 MeasuredMachine machine_of_bench(std::string_view json);
 

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "scheduler/planner/beside.h"
 #include "scheduler/planner/model.h"
 #include "scheduler/planner/profile_tables.h"
 
@@ -22,6 +23,7 @@ struct Gpu {
     std::uint32_t gpus_per_node = 8;
     double cost = 1;          // of a GPU for an hour, in any unit; compared, nothing else
     std::uint32_t cores = 0;  // of a machine without GPUs, on which all workers compute; 0: each has what it needs
+    Beside beside;            // of workers on these cores
 };
 
 /// By name, whatever its case: a100, h100, h200, l40s, rtx4090, rtxpro6000. Empty for another.

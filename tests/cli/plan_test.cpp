@@ -148,6 +148,8 @@ TEST_CASE("a plan for this machine knows the cores that its workers share", "[cl
     command.this_cores = 0;  // each has its own, whatever was measured
     REQUIRE(goodput(two_cores, 2, 1) == Approx(own).epsilon(0.01));
     command.this_cores.reset();
+    const std::string beside = R"("beside": {"engines": 1, "prefill_by_prefill": 0.5, "decode_by_decode": 0.5}, )";
+    REQUIRE(goodput(two_cores + beside, 2, 1) < 0.95 * shared);
     command.engine_times = folder.write("engine.json", two_cores + steps);
     command.count = 5;
     const auto inputs = cli::read_plan_inputs(command);

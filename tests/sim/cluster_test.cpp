@@ -123,6 +123,26 @@ TEST_CASE("workers that share cores take turns on them", "[sim]") {
     REQUIRE(simulate_cluster(shape, both).outcomes[0].ttft_s == Approx(0.1 * 4 / 3));
 }
 
+TEST_CASE("workers beside each other read from one memory", "[sim]") {
+    const StepTimes times = simple_times();
+    ClusterShape shape = split(times);
+    shape.prefill = 2;
+    shape.cores = 4;
+    shape.beside = {.prefill_by_prefill = 0.5, .prefill_by_decode = 0.1, .decode_by_prefill = 1};
+    // Two prompts of 0.1 s at once: half as long again. One that comes half way: 0.05 s alone, and a third of it later.
+    REQUIRE(simulate_cluster(shape, {{0, 100, 1}, {0, 100, 1}}).outcomes[1].ttft_s == Approx(0.15));
+    const auto late = simulate_cluster(shape, {{0, 100, 1}, {0.05, 100, 1}});
+    REQUIRE(late.outcomes[0].ended_s == Approx(0.05 + 0.05 * 1.5));
+    REQUIRE(late.outcomes[1].ended_s == Approx(0.125 + 0.1 - 0.075 / 1.5));
+    // While a prompt of 0.3 s is computed, 0.33 of it beside steps of decodes, these go at half their pace.
+    const auto beside = simulate_cluster(shape, {{0, 100, 101}, {0.5, 300, 1}});
+    REQUIRE(beside.outcomes[1].ttft_s == Approx(0.33));
+    REQUIRE(beside.outcomes[0].tpot_s == Approx((1.1 + 0.33 / 2) / 100).epsilon(0.02));
+    // Where each has a machine of its own nothing of it counts.
+    shape.cores = 0;
+    REQUIRE(simulate_cluster(shape, {{0, 100, 1}, {0, 100, 1}}).outcomes[1].ttft_s == Approx(0.1));
+}
+
 TEST_CASE("who decodes loses its core to prompts of others", "[sim]") {
     const StepTimes times = simple_times();
     ClusterShape shape = split(times);

@@ -10,8 +10,8 @@ namespace {
 
 std::string plan_with(const scheduler::planner::StepTimes& times) {
     return "version: 1\nmodel: LlamaForCausalLM\n"
-           "model_shape: {layers: 32, hidden: 4096, heads_kv: 8, head_dim: 128, vocabulary: 128256}\nmachine: {cores: "
-           "6}\n"
+           "model_shape: {layers: 32, hidden: 4096, heads_kv: 8, head_dim: 128, vocabulary: 128256}\n"
+           "machine: {cores: 6, beside: {decode_by_decode: 0.15, prefill_by_decode: 0.02}}\n"
            "pools:\n  - role: "
            "mixed\n    count: 3\n    device: h200\n    tensor: "
            "2\n"
@@ -58,6 +58,7 @@ TEST_CASE("a placement file says again what was written", "[sim][plan]") {
     CHECK(plan->classes[1].priority == -2);
     CHECK(plan->classes[1].tpot_s == 0);
     CHECK(plan->cores == 6);
+    CHECK(plan->beside == scheduler::planner::Beside{.prefill_by_decode = 0.02, .decode_by_decode = 0.15});
     REQUIRE(plan->shape.has_value());
     CHECK(plan->shape->vocabulary == 128256);
     const std::array chunks{scheduler::planner::PromptChunk{300, 200}};

@@ -62,6 +62,27 @@ TEST_CASE("who begins while another computes slows it from then on", "[sim][serv
     CHECK(result.outcomes[1].first_token_s == Approx(0.310).epsilon(0.005));
 }
 
+TEST_CASE("steps of workers beside each other go slower, by what each of them does", "[sim][serving]") {
+    const auto times = linear_times();
+    auto options = two_on(times, 2, 1);
+    options.beside = {
+        .prefill_by_prefill = 0.5, .prefill_by_decode = 0.1, .decode_by_prefill = 1, .decode_by_decode = 0.2};
+    const auto prompts = played(options, two_at_once(500, 1));
+    CHECK(prompts.outcomes[0].first_token_s == Approx(1.5 * 0.105).epsilon(0.005));
+    CHECK(prompts.outcomes[1].first_token_s == Approx(1.5 * 0.105).epsilon(0.005));
+    // Both decode at once, a fifth slower each: steps of 5.35 ms.
+    const auto answers = played(options, two_at_once(500, 101));
+    const auto& one = answers.outcomes[0];
+    CHECK((one.last_token_s - one.first_token_s) / 100 == Approx(1.2 * 5.35e-3).epsilon(0.02));
+    // A prompt of 205 ms beside who decodes: a tenth slower, and as long as it is computed a step takes twice as long.
+    auto trace = two_at_once(500, 101);
+    trace.requests[1] = {0.2, 1000, 1};
+    const auto mixed = played(options, trace);
+    CHECK(mixed.outcomes[1].first_token_s - 0.2 == Approx(1.1 * 0.205).epsilon(0.01));
+    CHECK(mixed.outcomes[0].last_token_s - mixed.outcomes[0].first_token_s ==
+          Approx(100 * 5.35e-3 + 1.1 * 0.205 / 2).epsilon(0.03));
+}
+
 TEST_CASE("with shared cores the same seed gives the same, whatever else is kept of it", "[sim][serving]") {
     const auto times = linear_times();
     auto options = two_on(times, 1, 1);

@@ -117,9 +117,11 @@ TEST_CASE("this machine's steps come from its own bench", "[scheduler][planner]"
     REQUIRE(decode_seconds(*times, 4, 100) == Approx(0.02 + 4 * (1e-3 + 1e-4)).epsilon(0.001));
     REQUIRE(times->sources[0].from == "measured: sluice bench engine, cpu");
     REQUIRE(scheduler::planner::machine_of_bench(bench).cores == 0);  // an older file: it does not say
-    const auto machine = scheduler::planner::machine_of_bench(R"({"threads": 3, "cores": 8})");
+    const auto machine = scheduler::planner::machine_of_bench(
+        R"({"threads": 3, "cores": 8, "beside": {"engines": 1, "decode_by_decode": 0.15}})");
     REQUIRE(machine.threads == 3);
     REQUIRE(machine.cores == 8);
+    REQUIRE(machine.beside == scheduler::planner::Beside{.decode_by_decode = 0.15});
     REQUIRE(scheduler::planner::times_of_bench("{}", 1).error().message.find("no figures in `prefill`") !=
             std::string::npos);
 }
