@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "base/whole_file.h"
+#include "bench/kv_policies.h"
 #include "bench/report_json.h"
 #include "bench/zstd_codec.h"
 
@@ -19,9 +20,13 @@ namespace {
 using base::ErrorCode;
 using base::Result;
 
-/// A codec at a level, and what it has done so far. Raw has no codec.
+/// A policy: what it leaves of a prompt's KV.
+using Policy = std::function<KvLeft(const KvTrial& trial, std::span<const std::byte> kv)>;
+
+/// A codec at a level, or a policy, and what it has done so far. Raw has neither.
 struct Contender {
     const kv_transfer::Codec* codec = nullptr;
+    Policy policy;
     KvQuality row;
     std::uint64_t bytes = 0;
     double error = 0;
@@ -38,6 +43,11 @@ struct Contender {
 /// Codes and decodes `kv` in chunks; what comes out.
 Result<std::vector<std::byte>> through(Contender& contender, const KvTrial& trial, std::span<const std::byte> kv,
                                        const KvChunks& chunks) {
+    if (contender.policy) {
+        KvLeft left = contender.policy(trial, kv);
+        contender.bytes += left.bytes;
+        return std::move(left.kv);
+    }
     std::vector<std::byte> all(kv.size());
     std::vector<std::byte> coded;
     for (const kv_cache::KvRange& range : chunks_of(trial.whole(), chunks)) {
@@ -88,7 +98,55 @@ bool is_found(const KvTrial& trial, std::span<const base::TokenId> answer) {
     return !expected.empty() && std::equal(expected.begin(), expected.end(), answer.begin(), answer.end());
 }
 
-Result<void> add_contenders(const KvQualityOptions& options, const KvTrial& trial,
+bool is_policy(const std::string& name) {
+    return name == "razor" || name == "think";
+}
+
+/// What the options name, "all" spelt out.
+std::vector<std::string> names_of(const KvQualityOptions& options) {
+    if (options.codecs != std::vector<std::string>{"all"}) { return options.codecs; }
+    std::vector<std::string> names{"raw", "exact", "int8", "zstd", "cachegen", "sluice"};
+    if (system_zstd() == nullptr) { std::erase(names, "zstd"); }
+    if (options.trial.device == "host") { names.insert(names.end(), {"razor", "think"}); }  // they see queries
+    return names;
+}
+
+/// A policy at the levels asked for, which are percents.
+Result<void> add_policy(const KvQualityOptions& options, const std::string& name, KvTrial& trial,
+                        std::vector<Contender>& contenders) {
+    std::vector<std::uint32_t> levels = options.levels;
+    if (levels.empty()) {
+        levels = name == "razor" ? std::vector<std::uint32_t>{50, 30, 15} : std::vector<std::uint32_t>{20, 40, 60};
+    }
+    std::vector<HeadScore> scores;
+    if (name == "razor") {
+        auto scored = score_heads(trial);
+        if (!scored) { return base::pass_on(scored); }
+        scores = std::move(*scored);
+    }
+    for (const std::uint32_t level : levels) {
+        if (level > 100) {
+            return base::fail(ErrorCode::invalid_argument,
+                              "a level of " + name + " is a percentage, not " + std::to_string(level));
+        }
+        contenders.push_back({});
+        contenders.back().row.codec = name;
+        contenders.back().row.level = level;
+        if (name == "think") {
+            contenders.back().policy = [level](const KvTrial& of, std::span<const std::byte> kv) {
+                return think(of, kv, level);
+            };
+            continue;
+        }
+        const auto heads = retrieval_heads(scores, trial.queries().heads_q, trial.layout().kv_heads(), level);
+        contenders.back().policy = [heads](const KvTrial& of, std::span<const std::byte> kv) {
+            return razor(of, kv, heads);
+        };
+    }
+    return {};
+}
+
+Result<void> add_contenders(const KvQualityOptions& options, KvTrial& trial,
                             std::vector<std::unique_ptr<kv_transfer::Codec>>& codecs,
                             std::vector<Contender>& contenders) {
     std::shared_ptr<const kv_transfer::KvProfile> profile;
@@ -98,10 +156,11 @@ Result<void> add_contenders(const KvQualityOptions& options, const KvTrial& tria
         if (const auto fits = read->fits(trial.layout(), trial.numerics_id()); !fits) { return base::pass_on(fits); }
         profile = std::make_shared<const kv_transfer::KvProfile>(std::move(*read));
     }
-    std::vector<std::string> names = options.codecs;
-    if (names == std::vector<std::string>{"all"}) { names = {"raw", "exact", "int8", "zstd", "cachegen", "sluice"}; }
-    if (options.codecs == std::vector<std::string>{"all"} && system_zstd() == nullptr) { std::erase(names, "zstd"); }
-    for (const std::string& name : names) {
+    for (const std::string& name : names_of(options)) {
+        if (is_policy(name)) {
+            if (const auto added = add_policy(options, name, trial, contenders); !added) { return added; }
+            continue;
+        }
         if (name == "raw") {
             contenders.push_back({});
             contenders.back().row.codec = name;
@@ -284,7 +343,10 @@ void print(const KvQualityOptions& options, const KvQualityReport& report) {
 
 Result<KvQualityReport> measure_kv_quality(
     const KvQualityOptions& options, const std::function<Result<void>(const KvQualityReport& so_far)>& after_window) {
-    auto trial = KvTrial::make(options.trial);
+    KvTrialOptions wanted = options.trial;
+    const std::vector<std::string> names = names_of(options);
+    wanted.keeps_queries = std::any_of(names.begin(), names.end(), is_policy);
+    auto trial = KvTrial::make(wanted);
     if (!trial) { return base::pass_on(trial); }
     std::vector<std::unique_ptr<kv_transfer::Codec>> codecs;
     std::vector<Contender> contenders;
@@ -357,9 +419,13 @@ void add_bench_kv(CLI::App& app, KvQualityOptions& options) {
         ->check(CLI::Range(0u, 4096u))
         ->capture_default_str();
     app.add_option("--codec", options.codecs,
-                   "raw, exact, int8, zstd (of int8, the system's), cachegen, sluice (repeated), or all")
+                   "raw, exact, int8, zstd (of int8, the system's), cachegen, sluice, or what a policy leaves of the "
+                   "KV: razor, think (repeated), or all")
         ->capture_default_str();
-    app.add_option("--level", options.levels, "of the codecs (repeated); without: each that they have");
+    app.add_option(
+        "--level", options.levels,
+        "of the codecs (repeated); without: each that they have. razor: percent of the query heads that look back "
+        "and keep all tokens; think: percent of the keys' channels that are dropped");
     app.add_option(
         "--longeval", options.trial.longeval_path,
         "LongEval's lines (JSON lines, .gz or not): how many of the numbers asked for are found, in place of a text");

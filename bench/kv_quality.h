@@ -17,7 +17,7 @@ namespace bench {
 /// `sluice bench kv`: what the command line says.
 struct KvQualityOptions {
     KvTrialOptions trial;
-    std::vector<std::string> codecs = {"exact"};  // "raw" and "zstd" (the system's) among them, or "all"
+    std::vector<std::string> codecs = {"exact"};  // "raw", "zstd" (the system's), policies among them, or "all"
     std::vector<std::uint32_t> levels;            // empty: every level of the codec
     std::string profile_path;                     // for sluice
     KvChunks chunks;

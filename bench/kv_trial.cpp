@@ -10,6 +10,7 @@
 #include "bench/text_source.h"
 #include "engine/model/model_config.h"
 #include "engine/model/rope.h"
+#include "engine/query_watch.h"
 #include "kv_transfer/codec/bf16.h"
 #include "text/tokenizer.h"
 
@@ -44,6 +45,18 @@ void for_each_run(const kv_cache::KvLayout& layout, const kv_cache::KvRange& who
             at += bytes;
         }
     }
+}
+
+/// An engine whose prompts' queries are kept in `queries`; what stands behind a prompt is not.
+Result<std::unique_ptr<engine::Engine>> load_watched(const engine::EngineOptions& options, PromptQueries& queries) {
+    return engine::load_watched_engine(
+        options, [&queries](std::uint32_t layer, std::uint32_t position, std::span<const float> rows) {
+            const std::size_t width = std::size_t{queries.heads_q} * queries.head_dim;
+            if (position >= queries.tokens) { return; }
+            std::copy_n(rows.begin(), std::min(rows.size(), (queries.tokens - position) * width),
+                        queries.values.begin() +
+                            static_cast<std::ptrdiff_t>((std::size_t{layer} * queries.tokens + position) * width));
+        });
 }
 
 }  // namespace
@@ -85,7 +98,13 @@ Result<KvTrial> KvTrial::make(const KvTrialOptions& options) {
     chosen.batch_tokens_max = kBatchTokens;
     chosen.batch_sequences_max = kBatchRows;
     chosen.kv_pool_bytes = std::uint64_t{tokens_each + 2 * chosen.block_tokens} * shape->kv_elements_per_token() * 4;
-    auto engine = engine::load_engine(chosen);
+    trial.tokens_max_ = positions;
+    if (options.keeps_queries) {
+        trial.queries_ = std::make_unique<PromptQueries>();
+        trial.queries_->heads_q = shape->heads_q;
+        trial.queries_->head_dim = shape->head_dim;
+    }
+    auto engine = options.keeps_queries ? load_watched(chosen, *trial.queries_) : engine::load_engine(chosen);
     if (!engine) { return base::pass_on(engine); }
     trial.engine_ = std::move(*engine);
     auto access = kv_cache::KvAccess::make(trial.engine_->kv_store());
@@ -163,6 +182,21 @@ Result<std::vector<std::byte>> KvTrial::compute_prompt(std::uint32_t window) {
         window_ = items_[window].prompt;
         context_ = static_cast<std::uint32_t>(window_.size()) - 1;
         window_.insert(window_.end(), items_[window].answer.begin(), items_[window].answer.end());
+    }
+    return compute();
+}
+
+Result<std::vector<std::byte>> KvTrial::compute_tokens(std::vector<TokenId> tokens) {
+    CHECK(!tokens.empty() && tokens.size() <= tokens_max_);
+    window_ = std::move(tokens);
+    context_ = static_cast<std::uint32_t>(window_.size());
+    return compute();
+}
+
+Result<std::vector<std::byte>> KvTrial::compute() {
+    if (queries_) {
+        queries_->tokens = context_;
+        queries_->values.assign(std::size_t{layout().layers()} * context_ * queries_->heads_q * queries_->head_dim, 0);
     }
     for (std::uint32_t begin = 0; begin < context_;) {
         const std::uint32_t end = std::min(begin + kBatchTokens, context_);

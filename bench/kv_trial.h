@@ -32,6 +32,21 @@ struct KvTrialOptions {
     std::string kv_dtype = "auto";  // as engine.kv_dtype
     std::uint32_t threads = 0;      // 0: the processors that this process may use
     std::string packed_dir;
+    bool keeps_queries = false;  // of prompts (KvTrial::queries()): the host only
+};
+
+/// The queries of a prompt, rotated: [layers][tokens][heads_q * head_dim].
+struct PromptQueries {
+    std::uint32_t tokens = 0;
+    std::uint32_t heads_q = 0;
+    std::uint32_t head_dim = 0;
+    std::vector<float> values;
+
+    /// One head's of one token.
+    std::span<const float> of(std::uint32_t layer, std::uint32_t token, std::uint32_t head) const {
+        const std::size_t row = (std::size_t{layer} * tokens + token) * heads_q + head;
+        return std::span(values).subspan(row * head_dim, head_dim);
+    }
 };
 
 /// One engine over windows of the text: the KV of a window's prompt can be taken out as it travels, and put back
@@ -51,6 +66,12 @@ public:
     /// Computes the prompt of a window, of one with something to find all but its last token. The canonical bytes of
     /// its KV, all layers.
     base::Result<std::vector<std::byte>> compute_prompt(std::uint32_t window);
+    /// The same of any tokens, at most as many as a window's; nothing stands behind them.
+    base::Result<std::vector<std::byte>> compute_tokens(std::vector<base::TokenId> tokens);
+    /// What the prompt computed last asked; with keeps_queries.
+    const PromptQueries& queries() const { return *queries_; }
+    std::uint32_t vocabulary() const { return engine_->shape().vocabulary; }
+    std::uint32_t tokens_max() const { return tokens_max_; }
     /// All layers of the prompt's KV, or those of a range.
     kv_cache::KvRange whole() const { return {0, layout().layers(), 0, context_}; }
     base::Result<void> put(const kv_cache::KvRange& range, std::span<const std::byte> kv);
@@ -64,6 +85,8 @@ public:
 
 private:
     KvTrial() = default;
+    /// Of window_'s first context_ tokens.
+    base::Result<std::vector<std::byte>> compute();
     base::Result<void> cut_windows(const text::Tokenizer& tokenizer);
     base::Result<void> cut_items(const text::Tokenizer& tokenizer, std::uint32_t tokens_max);
     engine::BatchEntry& entry_of(engine::Batch& batch, std::uint32_t position, std::span<const base::TokenId> tokens);
@@ -71,6 +94,8 @@ private:
     KvTrialOptions options_;
     std::vector<base::TokenId> tokens_;
     std::uint32_t windows_ = 0;
+    std::uint32_t tokens_max_ = 0;            // of a prompt
+    std::unique_ptr<PromptQueries> queries_;  // the engine writes them while a prompt is computed
     std::unique_ptr<engine::Engine> engine_;
     std::unique_ptr<kv_cache::KvAccess> access_;
     std::shared_ptr<const kv_transfer::RotaryTable> rotary_;

@@ -85,7 +85,7 @@ base::Result<KvCodecs> make_kv_codecs(const worker::WorkerOptions& options, cons
     if (is_lossy && !made.owned.back()->has_level(level)) {
         return base::fail(ErrorCode::invalid_argument, "worker.kv_level: " + wanted + " has no level " +
                                                            std::to_string(level) +
-                                                           (wanted == "cachegen" ? ", but 1 to 3" : ", but 0 to 7"));
+                                                           (wanted == "cachegen" ? ", but 1 to 6" : ", but 0 to 7"));
     }
     return made;
 }

@@ -24,6 +24,7 @@
 #include "engine/model/rope.h"
 #include "engine/model/weight_upload.h"
 #include "engine/model/weights.h"
+#include "engine/query_watch.h"
 #include "kv_cache/kv_store.h"
 
 namespace engine {
@@ -264,13 +265,19 @@ Result<EngineNeeds> inspect_model(const EngineOptions& given) {
     return needs;
 }
 
-Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
-                                            const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+namespace {
+
+Result<std::unique_ptr<Engine>> load(const EngineOptions& given,
+                                     const std::function<void(std::uint64_t, std::uint64_t)>& progress,
+                                     QueryWatch watch) {
     EngineOptions options = given;
     if (auto checked = check_options(options); !checked) { return base::pass_on(checked); }
     const auto architecture = read_architecture(options.model_dir);
     if (!architecture) { return base::pass_on(architecture); }
-    if (is_encoder(*architecture)) { return load_encoder(options, progress); }
+    if (is_encoder(*architecture)) {
+        if (watch) { return base::fail(ErrorCode::unimplemented, "an encoder has no queries that can be watched"); }
+        return load_encoder(options, progress);
+    }
     auto model = std::make_unique<DecoderParts>();
 
     // What can be refused cheaply is refused before gigabytes are packed.
@@ -279,6 +286,9 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
     auto backend = make_backend(*choice);
     if (!backend) { return base::pass_on(backend); }
     model->backend = std::move(*backend);
+    if (watch && !model->backend->device().is_host_memory()) {
+        return base::fail(ErrorCode::unimplemented, "queries can be watched on the host alone: take the device host");
+    }
     const auto opened = open_model(options, *model->backend);
     if (!opened) { return base::pass_on(opened); }
     const auto& [fitted, checkpoint, formats, plan, limits, scratch_bytes] = *opened;
@@ -318,6 +328,7 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
     auto decoder = Decoder::make(model->shape, model->weights, model->rope, *model->backend, *model->kv, limits);
     if (!decoder) { return base::pass_on(decoder); }
     model->decoder.emplace(std::move(*decoder));
+    model->decoder->watch_queries(std::move(watch));
 
     const NumericsId numerics_id = make_numerics_id(*model, formats.weights, options.shard);
     std::string description = describe_model(*model, formats.weights, options);
@@ -326,6 +337,17 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& given,
     return std::make_unique<LocalEngine>(engine_limits,
                                          std::make_unique<DecoderModel>(std::move(model), options.layer_group),
                                          numerics_id, std::move(description));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> load_engine(const EngineOptions& options,
+                                            const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+    return load(options, progress, {});
+}
+
+Result<std::unique_ptr<Engine>> load_watched_engine(const EngineOptions& options, QueryWatch watch) {
+    return load(options, {}, std::move(watch));
 }
 
 }  // namespace engine

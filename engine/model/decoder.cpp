@@ -165,6 +165,15 @@ void Decoder::append_layer(const DecoderBatch& batch, std::uint32_t layer, std::
                                         .layer = layer,
                                         .q = q_.data,
                                         .kv = kv_});
+    if (query_watch_) { tell_queries(batch, layer); }
+}
+
+void Decoder::tell_queries(const DecoderBatch& batch, std::uint32_t layer) const {
+    const std::size_t width = std::size_t{shape_->heads_q} * shape_->head_dim;
+    for (const SequenceRows& sequence : batch.sequences) {
+        const auto* queries = reinterpret_cast<const float*>(q_.data) + sequence.row_begin * width;
+        query_watch_(layer, sequence.position, {queries, sequence.rows * width});
+    }
 }
 
 void Decoder::finish_layer(std::uint32_t layer, std::span<const SequenceRows> sequences, RowSet set,

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/ids.h"
@@ -10,6 +11,7 @@
 #include "device/buffer.h"
 #include "engine/kernels/backend.h"
 #include "engine/model/weights.h"
+#include "engine/query_watch.h"
 #include "kv_cache/kv_store.h"
 
 namespace engine {
@@ -54,6 +56,9 @@ public:
     /// Returns when the batch is done. Error: as the backend's calls around a step; none on the host.
     base::Result<void> run(const DecoderBatch& batch);
 
+    /// Who sees every layer's queries; the host only. Empty: nobody.
+    void watch_queries(QueryWatch watch) { query_watch_ = std::move(watch); }
+
     /// What the scratch memory will take.
     static std::size_t scratch_bytes(const base::ModelShape& shape, const Backend& backend, Limits limits);
 
@@ -82,6 +87,7 @@ private:
     }
     void run_layers(const DecoderBatch& batch, const StepPlan& plan);
     void announce(const DecoderBatch& batch, std::uint32_t layer_begin, std::uint32_t layer_end);
+    void tell_queries(const DecoderBatch& batch, std::uint32_t layer) const;
     void append_layer(const DecoderBatch& batch, std::uint32_t layer, std::uint32_t rows);
     /// Attention to MLP of one layer, over `rows` rows of residual_ and q_; leaves its contribution in delta_.
     void finish_layer(std::uint32_t layer, std::span<const SequenceRows> sequences, RowSet set, std::uint32_t rows);
@@ -96,6 +102,7 @@ private:
     Backend* backend_;
     kv_cache::KvStore* kv_;
     Limits limits_;
+    QueryWatch query_watch_;
 
     device::Buffer scratch_;
     Buffer residual_;   // [batch_tokens, hidden]

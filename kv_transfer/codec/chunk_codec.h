@@ -18,6 +18,7 @@ struct ChunkWorkspace {
     std::vector<std::byte> stream;
     std::vector<std::int16_t> numbers;
     std::vector<std::int16_t> more_numbers;
+    std::vector<std::int16_t> gathered;  // of one piece whose channels are no neighbours
     std::vector<std::uint32_t> words;
     std::vector<std::uint32_t> positions;  // of escapes of one piece
     std::vector<float> floats;

@@ -21,7 +21,8 @@ std::unique_ptr<Codec> make_int8_codec(std::uint64_t numerics_id = 0);
 
 /// CacheGen's quantiser as released (a scale for each token, bins by depth; levels 1 to 3, the finest last), with
 /// static tables in place of a distribution in each chunk. Tokens in groups of ten predict from their first one by a
-/// coefficient for each channel, which is 0 where that does not pay. Source: Liu et al., SIGCOMM 2024.
+/// coefficient for each channel, which is 0 where that does not pay. Source: Liu et al., SIGCOMM 2024. Levels 4 to 6,
+/// the finest last, need a quarter fewer bits for the same: docs/decisions/0096.
 std::unique_ptr<Codec> make_cachegen_codec(std::uint64_t numerics_id = 0);
 
 /// Ours: keys as they were before their rotation, the mean of each channel removed, steps by what attention sees.

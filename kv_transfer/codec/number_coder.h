@@ -2,6 +2,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <vector>
 
 #include "kv_transfer/codec/chunk_codec.h"
 #include "kv_transfer/codec/rans.h"
@@ -19,7 +21,13 @@ struct NumberPiece {
     std::size_t plane_rows = 0;
     std::size_t row_begin = 0;
     std::size_t rows = 0;
+    /// [channels]: the channel that each lane of each group in turn has; null: the groups are neighbours.
+    const std::uint32_t* order = nullptr;
 };
+
+/// Channels in the order of what is said of each (below `kinds`), those of one kind as they lie: a permutation,
+/// whatever is said.
+void order_channels(std::span<const std::uint8_t> kinds_of, std::uint32_t kinds, std::vector<std::uint32_t>& order);
 
 /// Makes the stream, and pieces' parts of the other sections, from the last piece to the first: the symbols of a piece
 /// are coded while they are in the nearest cache.

@@ -4,9 +4,9 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "kv_transfer/codec/bf16.h"
 #include "kv_transfer/codec/chunk_codec.h"
 #include "kv_transfer/codec/codecs.h"
+#include "kv_transfer/codec/coded_tokens.h"
 #include "kv_transfer/codec/lane_kernels.h"
 #include "kv_transfer/codec/number_coder.h"
 
@@ -19,17 +19,9 @@ namespace {
 
 constexpr std::uint8_t kIsUnrotated = 1;  // flags: keys are coded as before their rotation
 constexpr std::uint8_t kHasProfile = 2;
-constexpr std::uint32_t kSinkTokens = 4;  // attention leans on the first ones far more than on others
-constexpr std::uint32_t kRowsSeen = 32;   // of a head, for means and deviations
-constexpr std::uint32_t kMeansTokensMin = 64;
 
 /// Steps of a level: of the deviation of a plane, or of a profile's steps.
 constexpr std::array<float, kSluiceLevels> kFactors{0.03f, 0.06f, 0.125f, 0.25f, 0.5f, 0.8f, 1.2f, 1.8f};
-
-struct Rotation {
-    const float* cosines = nullptr;  // of the first coded token, [tokens][head_dim / 2]; null: none
-    const float* sines = nullptr;
-};
 
 class SluiceCodec final : public ChunkCodec {
 public:
@@ -44,12 +36,6 @@ public:
     bool is_lossy(std::uint32_t) const override { return true; }
 
 private:
-    /// What a chunk's coded tokens are.
-    struct Coded {
-        std::uint32_t first = 0;  // in the chunk
-        std::uint32_t tokens = 0;
-    };
-
     bool can_unrotate(const Job& job) const {
         return rotary_ != nullptr && rotary_->head_dim == job.shape.head_dim && job.shape.head_dim % 2 == 0 &&
                job.token_begin + job.shape.tokens <= rotary_->positions;
@@ -65,52 +51,6 @@ private:
     }
     std::size_t profile_at(const Job& job, std::uint32_t plane) const {
         return (std::size_t{job.layer_begin} * 2 + plane) * job.shape.channels();
-    }
-
-    /// Without a profile: the step of a plane, and means where they pay.
-    struct PlaneFit {
-        float deviation = 0;
-        bool has_means = false;
-    };
-    static PlaneFit fit_plane(const ChunkShape& shape, const std::byte* values, const Coded& coded,
-                              const Rotation& rotation, std::span<float> means) {
-        const std::size_t head_bytes = std::size_t{shape.tokens} * shape.head_dim * shape.value_bytes();
-        const std::size_t skipped = std::size_t{coded.first} * shape.head_dim * shape.value_bytes();
-        const std::uint32_t step = std::max(1u, coded.tokens / kRowsSeen);
-        const auto rows = static_cast<float>((coded.tokens + step - 1) / step);
-        double saved_bits = 0;  // of a token
-        double ratios = 1;      // product of square / variance: one logarithm for many channels
-        double squares = 0;
-        double centred = 0;
-        for (std::uint32_t head = 0; head < shape.heads; ++head) {
-            std::array<float, kHeadDimMax> sums{};
-            std::array<float, kHeadDimMax> square_sums{};
-            lane_kernels().moments({.rows = coded.tokens,
-                                    .head_dim = shape.head_dim,
-                                    .is_bf16 = shape.is_bf16,
-                                    .cosines = rotation.cosines,
-                                    .sines = rotation.sines},
-                                   values + head * head_bytes + skipped, step, sums.data(), square_sums.data());
-            for (std::uint32_t i = 0; i < shape.head_dim; ++i) {
-                const float mean = value_of(bf16_near(sums[i] / rows));
-                const float square = square_sums[i] / rows;
-                const float variance = std::max(square - mean * mean, 0.0f);
-                means[head * shape.head_dim + i] = mean;
-                squares += static_cast<double>(square);
-                centred += static_cast<double>(variance);
-                if (variance > 0) { ratios *= static_cast<double>(square / variance); }
-                if (ratios > 0x1p700) {  // another ratio of floats fits
-                    saved_bits += 0.5 * std::log2(ratios);
-                    ratios = 1;
-                }
-            }
-        }
-        saved_bits = (saved_bits + 0.5 * std::log2(ratios)) * coded.tokens;
-        PlaneFit fit;
-        fit.has_means = coded.tokens >= kMeansTokensMin && saved_bits > 24.0 * shape.channels();
-        if (!fit.has_means) { std::fill(means.begin(), means.end(), 0.0f); }
-        fit.deviation = static_cast<float>(std::sqrt((fit.has_means ? centred : squares) / shape.channels()));
-        return fit;
     }
 
     void encode_body(const Job& job, std::span<const std::byte> raw, ChunkWorkspace& workspace,
@@ -167,25 +107,13 @@ private:
                 }
                 encoder.add({group, coded.tokens, 0, coded.tokens}, numbers.data());
             }
-            if (has_means) {
-                std::byte* to = sections.parameters.put(means.size() * sizeof(std::uint16_t));
-                for (std::size_t i = 0; i < means.size(); ++i) {
-                    const std::uint16_t bits = bf16_near(means[i]);
-                    std::memcpy(to + i * sizeof bits, &bits, sizeof bits);
-                }
-            }
+            if (has_means) { put_means(means, sections.parameters); }
             sections.parameters.put_number(static_cast<std::uint8_t>(has_means ? 1 : 0));
             sections.parameters.put_number(step);
         }
         encoder.end();
         if (has_profile) { sections.parameters.put_number(profile_id_); }
-        const std::size_t heads = std::size_t{shape.planes()} * shape.heads;
-        std::byte* to = sections.plain.put(heads * (first + last) * row_bytes);
-        for (std::size_t row = 0; row < heads && first + last > 0; ++row) {
-            const auto head = raw.subspan(row * head_bytes, head_bytes);
-            to = std::copy_n(head.begin(), first * row_bytes, to);
-            to = std::copy_n(head.end() - static_cast<std::ptrdiff_t>(last * row_bytes), last * row_bytes, to);
-        }
+        put_raw_tokens(shape, coded, raw, sections.plain);
     }
 
     struct PlaneParameters {
@@ -226,18 +154,8 @@ private:
         const std::size_t row_bytes = shape.head_dim * shape.value_bytes();
         const std::size_t head_bytes = shape.tokens * row_bytes;
         const std::size_t begin_bytes = view.header.raw_first * row_bytes;
-        const std::size_t end_bytes = view.header.raw_last * row_bytes;
         SectionReader plain(view.plain);
-        if (!plain.has((begin_bytes + end_bytes) * shape.planes() * shape.heads)) {
-            return damaged("raw tokens end too early");
-        }
-        for (std::size_t row = 0; row < std::size_t{shape.planes()} * shape.heads; ++row) {
-            std::byte* head = out.data() + row * head_bytes;
-            const auto begin = plain.take(begin_bytes);
-            std::copy(begin.begin(), begin.end(), head);
-            const auto end = plain.take(end_bytes);
-            std::copy(end.begin(), end.end(), head + head_bytes - end_bytes);
-        }
+        if (!take_raw_tokens(shape, coded, plain, out)) { return damaged("raw tokens end too early"); }
         const auto numbers = grown(workspace.numbers, std::size_t{shape.channels()} * coded.tokens);
         const auto floats = grown(workspace.floats, std::size_t{2} * shape.channels());
         const auto means = floats.first(shape.channels());
@@ -251,12 +169,9 @@ private:
                 means[i] = has_profile ? profile_->means[profile_at(job, plane) + i] : 0.0f;
                 steps[i] =
                     has_profile ? parameters.step * profile_->steps[profile_at(job, plane) + i] : parameters.step;
-                if (!parameters.means.empty()) {
-                    std::uint16_t bits;
-                    std::memcpy(&bits, parameters.means.data() + i * sizeof bits, sizeof bits);
-                    if ((bits & 0x7f80) == 0x7f80) { return damaged("a mean that is no number"); }
-                    means[i] = value_of(bits);
-                }
+            }
+            if (!parameters.means.empty() && !read_means(parameters.means, means)) {
+                return damaged("a mean that is no number");
             }
             const Rotation turned = rotation(job, is_unrotated, plane, coded);
             std::uint32_t head = 0;

@@ -65,7 +65,7 @@ def ask_lossy(port, prompt, **fields):
     return answer.json()["choices"][0]["token_ids"], answer.headers.get("x-sluice-kv")
 
 
-@pytest.mark.parametrize("codec", ["int8/0", "zstd/0", "cachegen/2", "sluice/6"])
+@pytest.mark.parametrize("codec", ["int8/0", "zstd/0", "cachegen/2", "cachegen/5", "sluice/6"])
 def test_loss_is_told_repeats_itself_and_touches_nobody_else(codec):
     name, level = codec.split("/")
     source = random.Random(20261203)
@@ -94,7 +94,7 @@ def test_a_stream_says_that_loss_may_be_and_a_bad_wish_is_refused():
 
 @pytest.mark.parametrize("settings, says", [
     (("worker.kv_codec=sluice",), "worker.kv_lossy: allowed"),
-    (("worker.kv_codec=cachegen", "worker.kv_lossy=allowed", "worker.kv_level=7"), "but 1 to 3"),
+    (("worker.kv_codec=cachegen", "worker.kv_lossy=allowed", "worker.kv_level=7"), "but 1 to 6"),
     (("worker.kv_codec=exact", "worker.kv_profile=/nowhere"), "worker.kv_profile is for the codec sluice"),
     (("worker.kv_codec=sluice", "worker.kv_lossy=allowed", "worker.kv_profile=/nowhere"), "worker.kv_profile"),
 ])

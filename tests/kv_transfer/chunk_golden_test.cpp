@@ -79,10 +79,11 @@ void check(const ChunkCase& chunk, std::span<const Golden> expected) {
 }  // namespace
 
 TEST_CASE("chunks of BF16 are the bytes that version 1 says", "[kv_transfer]") {
-    constexpr std::array<Golden, 12> kExpected{{{"exact", 0, 157217, 0xd459662c},
+    constexpr std::array<Golden, 13> kExpected{{{"exact", 0, 157217, 0xd459662c},
                                                 {"int8", 0, 118872, 0xc51f2a61},
                                                 {"cachegen", 1, 28204, 0x3a34b622},
                                                 {"cachegen", 3, 45874, 0x5e539e93},
+                                                {"cachegen", 5, 34576, 0x6d20db92},
                                                 {"sluice", 0, 83284, 0x8a02a972},
                                                 {"sluice", 1, 69508, 0x1c9ccf7c},
                                                 {"sluice", 2, 55412, 0x4a5d2fff},
@@ -95,9 +96,10 @@ TEST_CASE("chunks of BF16 are the bytes that version 1 says", "[kv_transfer]") {
 }
 
 TEST_CASE("chunks of F32 with ragged groups are the bytes that version 1 says", "[kv_transfer]") {
-    constexpr std::array<Golden, 6> kExpected{{{"exact", 0, 76374, 0xb94210cc},
+    constexpr std::array<Golden, 7> kExpected{{{"exact", 0, 76374, 0xb94210cc},
                                                {"int8", 0, 24096, 0x575e0f9d},
                                                {"cachegen", 2, 9412, 0xd9bc1285},
+                                               {"cachegen", 6, 10142, 0x0aeaf501},
                                                {"sluice", 0, 25986, 0x6d6593d3},
                                                {"sluice", 2, 19646, 0xe03c3b2a},
                                                {"sluice", 5, 12916, 0xd07e5c6a}}};

@@ -29,7 +29,7 @@ AnyCodec any_codec(std::mt19937& random, const ChunkCase& chunk, std::uint64_t n
         case 1:
             return {kv_transfer::make_int8_codec(numerics_id), 0};
         case 2:
-            return {kv_transfer::make_cachegen_codec(numerics_id), 1 + static_cast<std::uint32_t>(random() % 3)};
+            return {kv_transfer::make_cachegen_codec(numerics_id), 1 + static_cast<std::uint32_t>(random() % 6)};
         default:
             return {kv_transfer::make_sluice_codec(
                         numerics_id, random() % 2 == 0 ? nullptr : kv_test::make_rotary(chunk.layout.head_dim(), 512),
