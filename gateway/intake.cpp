@@ -21,6 +21,7 @@ std::string lower(std::string_view text) {
 }
 
 constexpr std::size_t kShownBytesMax = 100;  // of what a client sent, in messages
+constexpr char kNoClient[] = "(no client)";  // of the text threads' work, where the cache asks by itself
 
 /// application/json, or a type that is JSON underneath (application/vnd.api+json), with any parameters.
 bool is_json(std::string_view type) {
@@ -60,6 +61,11 @@ Intake::Intake(Setup setup)
     std::random_device device;
     std::seed_seq seed{device(), device(), device(), device()};
     random_.seed(seed);
+    if (setup_.cache != nullptr) {
+        setup_.cache->prepares([this](const std::string& tenant, auto make, auto done) {
+            prepare_form(tenant, std::move(make), std::move(done));
+        });
+    }
 }
 
 Intake::~Intake() {
@@ -198,6 +204,24 @@ void Intake::take(Endpoint endpoint, HttpRequest request, const std::shared_ptr<
                  .who = {.tenant = waiting.tenant, .key = waiting.tag.key.get(), .cache = waiting.tag.cache.get()}}));
             setup_.post([this, output, waiting] { prepared(std::move(*output), waiting); });
         });
+}
+
+void Intake::prepare_form(const std::string& tenant, std::function<RequestForm()> make,
+                          std::function<void(ApiResult<PreparedRequest>)> done) {
+    if (draining_) { return; }  // the cache's stop() ends what waits for it
+    setup_.post_text(kNoClient, 0,
+                     [this, tenant, make = std::move(make), done = std::move(done), clusters = setup_.table.clusters(),
+                      now_unix_s = setup_.clock.unix_us() / 1'000'000] {
+                         RequestForm form = make();
+                         const Endpoint endpoint = form.endpoint;
+                         auto prepared = std::make_shared<ApiResult<PreparedRequest>>(
+                             stages_.prepare(std::move(form), {.endpoint = endpoint,
+                                                               .body = {},
+                                                               .clusters = clusters,
+                                                               .now_unix_s = now_unix_s,
+                                                               .who = {.tenant = tenant}}));
+                         setup_.post([done, prepared] { done(std::move(*prepared)); });
+                     });
 }
 
 void Intake::take_text(const TextRouteForm& route, HttpRequest request, const std::shared_ptr<Exchange>& exchange,

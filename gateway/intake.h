@@ -82,6 +82,9 @@ private:
     };
     /// The error of a body that is not taken now.
     ApiResult<void> admit_body(const HttpRequest& request) const;
+    /// PrepareForm of the cache.
+    void prepare_form(const std::string& tenant, std::function<RequestForm()> make,
+                      std::function<void(ApiResult<PreparedRequest>)> done);
     /// The error of who is not let in; else its tenant. Counts it for its key (tag.quota).
     ApiResult<std::string> admit(const HttpRequest& request, RequestTag& tag) const;
     /// The same without the tenant, of what needs no worker.

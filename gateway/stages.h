@@ -70,11 +70,12 @@ public:
     explicit Stages(Setup setup);
 
     Output run(const Input& input) const;
+    /// The last stage alone, of a form that no client sent; of `input` the body is not read.
+    ApiResult<PreparedRequest> prepare(RequestForm form, const Input& input) const;
 
 private:
     ApiResult<RequestForm> read(Endpoint endpoint, const boost::json::object& body) const;
     ApiResult<void> rewrite(RequestForm& form, const RewriteContext& context) const;
-    ApiResult<PreparedRequest> prepare(RequestForm form, const Input& input) const;
     /// Of a form that was given to one of two models: by the other one where that one cannot.
     ApiResult<PreparedRequest> prepare_routed(RequestForm form, const Input& input, std::size_t& model) const;
 

@@ -261,7 +261,8 @@ bool ExampleBook::replayed(ExampleId id, std::string_view answer, double quality
     ++example.replays;
     changed(example, false);
     if (!std::isfinite(quality) || quality <= example.answer_quality || answer.empty() ||
-        example.question.size() + answer.size() > options_.example_bytes_max) {
+        example.question.size() + answer.size() > options_.example_bytes_max ||
+        rendered_bytes({example.question, answer}) > options_.prompt_bytes_max) {
         return false;
     }
     Owner& owner = owners_[example.tenant];

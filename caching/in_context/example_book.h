@@ -95,7 +95,8 @@ public:
     /// What is most worth being answered again by the large model when it is idle, the most first: used, by gain, not
     /// replayed too often. Whoever replays stops where it has brought no further offloading (IC-Cache).
     std::vector<ExampleId> replay_candidates(std::size_t limit) const;
-    /// The large model has answered it again; the better answer stays. True when it is the new one.
+    /// The large model has answered it again; the better answer stays. True when it is the new one. A quality that is
+    /// no number: there is no answer to keep, and it counts as a replay all the same.
     bool replayed(ExampleId id, std::string_view answer, double quality);
 
     /// How many are meant; they are gone afterwards unless `dry_run`.

@@ -40,6 +40,8 @@ public:
     /// Cosine of two examples that are here, or of one and a vector.
     float similarity(ExampleId a, ExampleId b) const;
     float similarity(std::span<const float> vector, ExampleId example) const;
+    /// Of an example that is here, about as it was added.
+    std::vector<float> vector_of(ExampleId example) const { return vector_at(places_.at(example)); }
     std::optional<ClusterId> cluster_of(ExampleId example) const;
     bool has_cluster(ClusterId cluster) const;
 

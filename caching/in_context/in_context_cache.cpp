@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/check.h"
 #include "caching/in_context/example_pack.h"
@@ -15,6 +16,7 @@ constexpr double kExampleCost = 0.005;     // of quality, that an example's prom
 constexpr std::size_t kDemandMost = 64;    // examples of a cluster whose demand is counted
 constexpr double kDemandLeast = 2;         // of an example in a pack
 constexpr std::size_t kCornersSlack = 16;  // clusters that are gone and still known, at the least
+constexpr std::size_t kReplayRanked = 64;  // examples that are looked at for the next replay
 
 }  // namespace
 
@@ -322,6 +324,40 @@ void InContextCache::judge(const InContextDecision& decision, const InContextFee
         router_.learn(decision.features, Arm::large, *feedback.large);
     }
     hear_of_changes();
+}
+
+std::optional<InContextCache::Replay> InContextCache::next_replay(const std::function<bool(const Example&)>& may_be) {
+    for (const ExampleId id : book_.replay_candidates(kReplayRanked)) {
+        const Example& example = *book_.find(id);
+        if (!may_be(example)) { continue; }
+        const ExampleIndex& index = *book_.index(example.partition);
+        Replay replay{.example = id,
+                      .tenant = example.tenant,
+                      .partition = example.partition,
+                      .question = example.question,
+                      .answer = example.answer,
+                      .trials = {}};
+        for (const NearExample& near : index.nearest(index.vector_of(id), options_.candidates, options_.probes)) {
+            if (near.similarity < options_.similarity_min || replay.trials.size() >= options_.replay_trials) { break; }
+            const Example& other = *book_.find(near.example);
+            CHECK(other.tenant == example.tenant);
+            // A twin would be answered by its own answer, and other weights' answers are other answers.
+            if (near.similarity >= options_.similarity_twin || other.revision != example.revision) { continue; }
+            replay.trials.push_back({other.question, other.answer});
+        }
+        if (!replay.trials.empty()) { return replay; }
+    }
+    return std::nullopt;
+}
+
+InContextCache::Replayed InContextCache::replayed(const Replay& replay, std::string_view answer, double better) {
+    const Example* example = book_.find(replay.example);
+    if (example == nullptr || example->answer != replay.answer) { return Replayed::gone; }
+    const bool is_better = better >= options_.replay_better_min && better > 0 && !is_personal(answer);
+    const double room = 1 - example->answer_quality;  // above what live answers begin with: these do not replace it
+    const double quality =
+        is_better ? example->answer_quality + std::min(better, 1.0) * room : std::numeric_limits<double>::quiet_NaN();
+    return book_.replayed(replay.example, answer, quality) ? Replayed::better : Replayed::no_better;
 }
 
 InContextCache::Counts InContextCache::counts() const {

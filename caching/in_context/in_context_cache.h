@@ -78,6 +78,28 @@ public:
               std::vector<std::string> tags = {});
     void judge(const InContextDecision& decision, const InContextFeedback& feedback);
 
+    /// An example that the large model shall answer again, and what its answers are tried on.
+    struct Replay {
+        ExampleId example{};
+        std::string tenant;
+        base::BlockHash partition;
+        std::string question;
+        std::string answer;  // that there is
+        struct Trial {
+            std::string question;
+            std::string answer;  // of the large model
+        };
+        std::vector<Trial> trials;  // of the same partition, the nearest first
+    };
+    /// The most worthwhile example (ExampleBook::replay_candidates) that `may_be` lets and that there is something to
+    /// try it on. There is no judge of answers, and needs none to be: an example is worth what the small model makes of
+    /// it, which is seen at questions next to it that the large model has answered.
+    std::optional<Replay> next_replay(const std::function<bool(const Example&)>& may_be);
+    enum class Replayed { better, no_better, gone };
+    /// It has been answered again; `better`: how much more the new answer was worth in trials; no number: there is no
+    /// answer that could be kept. `gone`: the example, or the answer that this one was compared with.
+    Replayed replayed(const Replay& replay, std::string_view answer, double better);
+
     /// What an earlier life has kept, the older ones first; `vector`: of its question. False: it is not taken
     /// (ExampleBook::restore, or it is personal by today's rules).
     bool restore(const SavedExample& saved, std::span<const float> vector);

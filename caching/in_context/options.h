@@ -44,6 +44,10 @@ struct InContextOptions {
     std::uint32_t pack_uses = 64;         // so often a pack is used before it may change; ours
     std::size_t pack_examples = 3;        // of examples_each at the most; the others are chosen for the request; ours
 
+    // Which are asked of the large model again, when there is little to do (the gateway: how many, and how).
+    std::size_t replay_trials = 2;    // questions that the small model is asked with the old and the new answer; ours
+    double replay_better_min = 0.05;  // quality that a new answer must be worth more there; ours
+
     // Who answers.
     RouteMode route = RouteMode::learnt;
     double small_cost = 0.2;      // of a request at the small model; at the large one it is 1

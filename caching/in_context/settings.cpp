@@ -22,6 +22,8 @@ void read_in_context_options(base::Config& config, InContextOptions& options) {
     options.prompt_bytes_max = count("prompt_bytes_max", options.prompt_bytes_max, 0, 1 << 20);
     number("similarity_min", options.similarity_min, 0, 1);
     number("helpfulness_min", options.helpfulness_min, 0, 1);
+    options.replay_trials = count("replay_trials", options.replay_trials, 1, 16);
+    number("replay_better_min", options.replay_better_min, 0, 1);
     const std::string route = config.choice(root + "route", "learnt", {"learnt", "small", "large"});
     options.route = route == "small" ? RouteMode::small : route == "large" ? RouteMode::large : RouteMode::learnt;
     number("small_cost", options.small_cost, 0, 1);

@@ -139,6 +139,7 @@ std::string examples_json(const LiveExamples::Listed& listed, bool with_text) {
         json.key("uses").integer(static_cast<std::int64_t>(one.uses));
         json.key("value").number(static_cast<float>(one.value));
         json.key("gain").number(static_cast<float>(one.gain));
+        json.key("replays").integer(static_cast<std::int64_t>(one.replays));
         json.key("bytes").integer(static_cast<std::int64_t>(one.bytes));
         if (with_text) { json.key("question").string(one.question).key("answer").string(one.answer); }
         json.end_object();

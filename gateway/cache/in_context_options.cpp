@@ -18,6 +18,11 @@ InContextSettings InContextSettings::read(base::Config& config) {
     settings.large = config.string(root + "large", settings.large);
     settings.large_sequences = count("large_sequences", settings.large_sequences, 1, 1 << 20);
     settings.comparisons_max = count("comparisons_max", settings.comparisons_max, 0, 1024);
+    settings.replays_per_hour = count("replays_per_hour", settings.replays_per_hour, 0, 3600);
+    settings.replay_idle =
+        std::chrono::milliseconds(config.integer(root + "replay_idle_ms", 60'000, 0, std::int64_t{7} * 24 * 3'600'000));
+    settings.replay_temperature = config.number(root + "replay_temperature", settings.replay_temperature, 0, 2);
+    settings.replay_forms_max = count("replay_forms_max", settings.replay_forms_max, 0, 65'536);
     settings.stores = config.boolean(root + "store", settings.stores);
     settings.tasks_max = count("tasks_max", settings.tasks_max, 1, 1 << 16);
     caching::read_in_context_options(config, settings.learning);

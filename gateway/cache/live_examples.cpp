@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "caching/semantic/words.h"
 #include "gateway/cache/cache_ask.h"
+#include "gateway/cache/routed_context.h"
 #include "gateway/keys/api_key.h"
 #include "gateway/openai/request_form.h"
 
@@ -21,68 +22,6 @@ constexpr std::size_t kContextBytesMax = std::size_t{64} << 10;  // of a routed 
 caching::InContextOptions with_key(caching::InContextOptions options, const base::HashKey& key) {
     options.key = key;
     return options;
-}
-
-/// A content that is text: a string, or parts that all are text.
-std::optional<std::string> plain_text(const json::value* content) {
-    if (content == nullptr) { return std::nullopt; }
-    if (content->is_string()) { return std::string(content->get_string()); }
-    if (!content->is_array()) { return std::nullopt; }
-    std::string text;
-    for (const json::value& part : content->get_array()) {
-        const json::object* object = part.if_object();
-        const json::value* one = object == nullptr ? nullptr : object->if_contains("text");
-        if (one == nullptr || !one->is_string()) { return std::nullopt; }
-        text += one->get_string();
-        text += '\n';
-    }
-    return text;
-}
-
-bool has_role(const json::object& message, std::string_view role) {
-    const json::value* value = message.if_contains("role");
-    return value != nullptr && value->is_string() && std::string_view(value->get_string()) == role;
-}
-
-/// One question, maybe behind a system prompt, and nothing else.
-struct SingleQuestion {
-    std::string system;
-    std::string text;
-};
-std::optional<SingleQuestion> single_question(const json::object& context) {
-    const json::value* list = context.if_contains("messages");
-    if (list == nullptr || !list->is_array()) { return std::nullopt; }
-    const json::array& messages = list->get_array();
-    if (messages.empty() || messages.size() > 2) { return std::nullopt; }
-    SingleQuestion result;
-    for (std::size_t at = 0; at < messages.size(); ++at) {
-        const json::object* message = messages[at].if_object();
-        if (message == nullptr || message->contains("tool_calls")) { return std::nullopt; }
-        const auto text = plain_text(message->if_contains("content"));
-        if (!text) { return std::nullopt; }
-        const bool is_last = at + 1 == messages.size();
-        if (is_last ? !has_role(*message, "user") : !has_role(*message, "system") && !has_role(*message, "developer")) {
-            return std::nullopt;
-        }
-        (is_last ? result.text : result.system) = *text;
-    }
-    return result;
-}
-
-/// Puts the examples behind the system prompt, which is where the next request of its kind has them, too.
-void insert_examples(json::object& context, const std::string& examples) {
-    json::array& messages = context.at("messages").as_array();
-    json::object& first = messages.front().as_object();
-    if (has_role(first, "user")) {
-        messages.insert(messages.begin(), json::object{{"role", "system"}, {"content", examples}});
-        return;
-    }
-    json::value& content = first.at("content");
-    if (content.is_string()) {
-        content = std::string(content.get_string()) + "\n\n" + examples;
-    } else {
-        content.as_array().push_back(json::object{{"type", "text"}, {"text", "\n\n" + examples}});
-    }
 }
 
 }  // namespace
@@ -272,6 +211,10 @@ void LiveExamples::decide(RequestForm& form, const RewriteContext& context, Rout
     routed.plain = std::make_unique<RequestForm>(form);
     routed.plain->routed.reset();
     routed.plain->model = is_small ? large_ : small_;
+    if (setup_.settings.replays_per_hour > 0 && routed.question != nullptr && allowed.small && allowed.large) {
+        const std::scoped_lock lock(mutex_);
+        remember(decision->partition, *routed.plain, question->text.size());
+    }
     const std::string& examples = decision->chosen.rendered;
     const auto give_examples = [&](RequestForm& to) {
         to.model = small_;
@@ -296,6 +239,7 @@ void LiveExamples::decide(RequestForm& form, const RewriteContext& context, Rout
 }
 
 void LiveExamples::served_by(const std::string& small, const std::string& large) {
+    const std::scoped_lock lock(mutex_);  // many text threads ask
     if (small == served_small_ && large == served_large_) { return; }
     const bool is_taken = tasks_.push([small, large](caching::InContextCache& cache) {
         cache.served_by(caching::Arm::small, small);
@@ -371,6 +315,7 @@ bool LiveExamples::list(caching::ExampleFilter filter, std::size_t limit, std::f
                  .uses = example->uses,
                  .value = -value,
                  .gain = example->gain,
+                 .replays = example->replays,
                  .bytes = example->bytes,
                  .question = example->question,
                  .answer = example->answer});
@@ -383,6 +328,10 @@ bool LiveExamples::purge(caching::ExampleFilter filter, bool dry_run, std::funct
     return tasks_.push(
         [this, filter = std::move(filter), dry_run, done = std::move(done)](caching::InContextCache& cache) {
             const std::size_t count = cache.remove(filter, dry_run);
+            if (!dry_run) {  // nothing is left of who is meant; how others ask will be known again
+                asked_.clear();
+                asked_order_.clear();
+            }
             setup_.post([done, count] { done(count); });
         });
 }

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -10,12 +11,14 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
 #include "base/bounded_queue.h"
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "caching/exact/write_quota.h"
+#include "caching/in_context/example_pack.h"
 #include "caching/in_context/in_context_cache.h"
 #include "caching/semantic/embedder.h"
 #include "caching/store/write_behind.h"
@@ -52,7 +55,7 @@ public:
 
     /// Sequences that the large model has in work.
     void large_in_work(std::size_t sequences) { large_in_work_.store(sequences, std::memory_order_relaxed); }
-    /// The weights that answer, by their revision_name(); empty: nobody knows. One thread.
+    /// The weights that answer, by their revision_name(); empty: nobody knows.
     void served_by(const std::string& small, const std::string& large);
     /// The large model has answered.
     void keep(std::shared_ptr<const caching::InContextQuestion> question, std::string answer, std::string revision,
@@ -62,6 +65,30 @@ public:
                  const std::string& large);
     /// A comparison; outcome: begun, busy, failed.
     void comparison(std::string_view outcome) const;
+
+    /// An example that the large model shall answer again.
+    struct Replay {
+        caching::InContextCache::Replay what;
+        std::shared_ptr<const RequestForm> asked;  // a single question, asked as those of this partition are
+
+        /// Another question in the same way; with this example in the prompt, where it has a question.
+        RequestForm form(std::size_t model, const std::string& question, caching::ShownExample shown) const;
+    };
+    /// What was said then.
+    struct ReplayedAnswer {
+        caching::InContextCache::Replay replay;
+        std::string answer = {};               // the large model's; empty: none that could be an example
+        std::vector<std::string> before = {};  // by the small one to the trials, with the answer that there was,
+        std::vector<std::string> after = {};   // and with the new one
+
+        bool is_same() const;
+    };
+    /// The example that is most worth it, of those whose way of being asked is known and that are of today's weights,
+    /// but for `passed`. False, here and below, when too many tasks wait: `done` is then never called.
+    [[nodiscard]] bool next_replay(std::vector<caching::ExampleId> passed,
+                                   std::function<void(std::optional<Replay>)> done);
+    /// Keeps the better answer. `done` hears: better, no_better, same, gone, failed.
+    [[nodiscard]] bool replayed(ReplayedAnswer answered, std::function<void(std::string_view outcome)> done);
 
     /// Of one example, as operators see it.
     struct View {
@@ -73,6 +100,7 @@ public:
         std::uint64_t uses = 0;
         double value = 0;
         double gain = 0;
+        std::uint32_t replays = 0;  // how often it was answered again
         std::size_t bytes = 0;
         std::string question;
         std::string answer;
@@ -98,16 +126,20 @@ private:
     void save(caching::ExampleChanges changes);
     void decide(RequestForm& form, const RewriteContext& context, RoutedAsk& routed) const;
     void told(const caching::InContextCache::Counts& counts) const;
+    /// How questions of a partition are asked, where that is not known. Guarded by mutex_.
+    void remember(const base::BlockHash& partition, const RequestForm& form, std::size_t question_bytes) const;
 
     Setup setup_;
     std::size_t small_ = 0;  // of the models
     std::size_t large_ = 0;
     caching::HashedEmbedder embedder_;
     std::atomic<std::size_t> large_in_work_{0};
-    std::string served_small_;  // of the thread of served_by()
+    mutable std::mutex mutex_;  // guards what follows
+    std::string served_small_;  // served_by()
     std::string served_large_;
-    mutable std::mutex mutex_;
-    mutable caching::InContextCache cache_;  // guarded by mutex_
+    mutable std::unordered_map<base::BlockHash, std::shared_ptr<const RequestForm>> asked_;  // by partition, and
+    mutable std::deque<base::BlockHash> asked_order_;                                        // the oldest first
+    mutable caching::InContextCache cache_;
     caching::WriteQuota quota_;              // the thread's alone; so is the next
     std::vector<base::BlockHash> unerased_;  // the store could not take them yet: they go with the next
     base::BoundedQueue<Task> tasks_;

@@ -45,6 +45,7 @@ ResponseCache::ResponseCache(Setup setup)
                                                                      .models = setup_.models,
                                                                      .clock = setup_.clock,
                                                                      .post = setup_.post});
+        if (setup_.options.in_context.replays_per_hour > 0) { open_replay(); }
     }
     if (setup_.options.semantic.relieves) {
         relief_ = std::make_unique<PoolRelief>(setup_.options.semantic.relief_load, setup_.loads, setup_.clock);
@@ -88,6 +89,28 @@ void ResponseCache::open_encoder() {
                                                                     .metrics = metrics_,
                                                                     .clock = setup_.clock,
                                                                     .post = setup_.post});
+}
+
+void ResponseCache::open_replay() {
+    replay_ = std::make_unique<ExampleReplay>(ExampleReplay::Setup{
+        .settings = setup_.options.in_context,
+        .small = examples_->small(),
+        .large = examples_->large(),
+        .inner = setup_.inner,
+        .models = setup_.models,
+        .loads = setup_.loads,
+        .large_in_work = [this] { return routed_->large_in_work(); },
+        .choose = [this](auto passed, auto done) { return examples_->next_replay(std::move(passed), std::move(done)); },
+        .tell = [this](auto answered, auto done) { return examples_->replayed(std::move(answered), std::move(done)); },
+        .metrics = setup_.metrics,
+        .clock = setup_.clock,
+        .post = setup_.post});
+}
+
+std::optional<base::TimePoint> ResponseCache::tick(base::TimePoint now) {
+    const auto search = source_->tick(now);
+    const auto replay = replay_ ? replay_->tick(now) : std::nullopt;
+    return search && replay ? std::min(*search, *replay) : search ? search : replay;
 }
 
 void ResponseCache::open_store() {
@@ -257,6 +280,7 @@ void ResponseCache::stop() {
     erase_stored({});
     source_->stop();
     if (vectors_) { vectors_->stop(); }
+    if (replay_) { replay_->stop(); }
     if (routed_) { routed_->stop(); }
 }
 

@@ -21,6 +21,7 @@
 #include "gateway/cache/cache_options.h"
 #include "gateway/cache/cache_request.h"
 #include "gateway/cache/cached_source.h"
+#include "gateway/cache/example_replay.h"
 #include "gateway/cache/live_examples.h"
 #include "gateway/cache/pool_relief.h"
 #include "gateway/cache/routed_source.h"
@@ -59,7 +60,11 @@ public:
     void name(CacheAsk& ask, const PreparedRequest& prepared, std::string_view tenant,
               const std::vector<ClusterView>& clusters, std::size_t model) const;
 
-    std::optional<base::TimePoint> tick(base::TimePoint now) { return source_->tick(now); }
+    /// For requests of its own, that no client waits for; without it there are none.
+    void prepares(PrepareForm prepare) {
+        if (replay_) { replay_->prepares(std::move(prepare)); }
+    }
+    std::optional<base::TimePoint> tick(base::TimePoint now);
     /// Before the source behind it goes. Runs that only compare end.
     void stop();
 
@@ -108,6 +113,7 @@ private:
     void tell_categories(const SimilarAnswers::Standing& standing);
     void open_shared();
     void open_encoder();
+    void open_replay();
     bool hear(const caching::SharedPurge& purge);
     bool forget();
     void tell_others(const Purge& purge, const std::vector<base::BlockHash>& keys, Purged purged,
@@ -137,6 +143,7 @@ private:
     std::unique_ptr<PoolRelief> relief_;                // null: bounds stay where they are
     std::unique_ptr<LiveExamples> examples_;            // null: no name has two models; so is the next
     std::unique_ptr<RoutedSource> routed_;
+    std::unique_ptr<ExampleReplay> replay_;           // null: examples are not answered again
     std::unique_ptr<caching::SharedAnswers> shared_;  // null: this gateway keeps its own only
     std::unique_ptr<CachedSource> source_;
 };

@@ -3,19 +3,13 @@
 #include <utility>
 #include <vector>
 
+#include "gateway/cache/routed_context.h"
 #include "gateway/openai/prepare.h"
 
 namespace gateway {
 namespace {
 
 constexpr base::Duration kComparisonTimeout = std::chrono::minutes(5);  // nobody waits for it
-constexpr std::string_view kReasoningEnd = "</think>";
-
-/// Without what the model thought before it.
-std::string answer_of(const std::string& text) {
-    const auto end = text.find(kReasoningEnd);
-    return end == std::string::npos ? text : text.substr(end + kReasoningEnd.size());
-}
 
 }  // namespace
 
@@ -94,7 +88,7 @@ void RoutedSource::ended(Watch& watch, const GenerationEnd& end) {
     const bool is_whole =
         end.reason == EndReason::stop && watch.routed != nullptr && watch.text.size() <= watch.text_max;
     if (is_whole && watch.is_large && watch.routed->question != nullptr && !watch.is_purged) {
-        setup_.examples.keep(watch.routed->question, answer_of(watch.text), watch.routed->revision_large,
+        setup_.examples.keep(watch.routed->question, without_reasoning(watch.text), watch.routed->revision_large,
                              watch.routed->tags);
     }
     if (is_whole && watch.routed->decision != nullptr && watch.routed->other != nullptr) { begin_comparison(watch); }
@@ -139,8 +133,8 @@ void RoutedSource::compared(Comparison& comparison, const GenerationEnd& end) {
         return;
     }
     const RoutedAsk& routed = *comparison.routed;
-    const std::string told = answer_of(comparison.told);
-    const std::string other = answer_of(comparison.text);
+    const std::string told = without_reasoning(comparison.told);
+    const std::string other = without_reasoning(comparison.text);
     if (comparison.is_large && routed.question != nullptr && !comparison.is_purged) {
         setup_.examples.keep(routed.question, other, routed.revision_large, routed.tags);
     }

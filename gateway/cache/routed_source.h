@@ -37,6 +37,8 @@ public:
     /// Ends comparisons; none begins afterwards.
     void stop();
     std::size_t comparisons() const { return comparisons_.size(); }
+    /// Sequences that the large model has in work, for clients or comparisons.
+    std::size_t large_in_work() const { return large_in_work_; }
 
 private:
     struct Watch;

@@ -1,4 +1,5 @@
 // A name that two models answer to, through the routes: which of them does, with which examples, and whose they are.
+#include <chrono>
 #include <string>
 #include <utility>
 #include <vector>
@@ -136,6 +137,12 @@ TEST_CASE("what the large model answered is shown to the small one, and both are
 
     const std::string shown = world.teach("how many moons has Jupiter", "many");
     CHECK(has(shown, "<examples>"));
+    // Whoever places it knows what the examples cost: they are prompt tokens, with the names of their blocks.
+    const auto& alone = world.owner.ports.placed.at(1);
+    const auto& with_example = world.owner.ports.placed.at(world.model_of(2) == "small" ? 2 : 3);
+    CHECK(with_example.prompt_tokens() >= shown.size());
+    CHECK(with_example.prompt_tokens() > alone.prompt_tokens() + 100);
+    CHECK(with_example.block_hashes().size() == with_example.prompt_tokens() / 4 * 16);
     CHECK(has(shown, "how many moons has Mars"));
     CHECK(has(shown, "two"));
     // The large model gets none.
@@ -206,6 +213,38 @@ TEST_CASE("what is no single question goes to the large model and is not learnt 
                                         std::string(66'000, 'a') + R"("}]})");
     CHECK(is_long->response->status == 400u);  // more than the context holds; nobody has looked for examples
     CHECK(world.counts().book.examples == 0);
+}
+
+TEST_CASE("a near miss of similar questions is an example", "[gateway][in_context]") {
+    gateway::GatewayOptions options = routed();
+    options.cache.semantic.semantic = true;
+    options.cache.semantic.shadow_share = 0;
+    options.cache.lookup_timeout = std::chrono::hours(1);  // of a clock that stands still
+    RoutedWorld world(options);
+    const auto ask_both = [&](const std::string& text, std::string_view said) {
+        const std::size_t first = world.placed();
+        const auto exchange = world.ask(text);
+        REQUIRE(world.run_until([&] { return exchange->response.has_value() || world.placed() > first; }));
+        std::string shown;
+        for (std::size_t number = first; number < world.placed(); ++number) {
+            const bool is_small = world.model_of(number) == "small";
+            world.answer(is_small ? "the moon is made of cheese" : said, number);
+            if (is_small) { shown = world.prompt_of(number); }
+        }
+        world.counts();                     // what was said has been learnt
+        CHECK(text_of(*exchange) == said);  // by the large one
+        return shown;
+    };
+    ask_both("How do I list hidden files in a folder?", "ls -a");
+    const std::size_t placed = world.placed();
+    // So near that it is answered from there; then nearly so, and the opposite.
+    const auto same = world.ask("How can I list hidden files in a folder?");
+    REQUIRE(world.run_until([&] { return same->response.has_value(); }));
+    CHECK(header(*same, "x-cache") == "HIT");
+    CHECK(world.placed() == placed);
+    const std::string shown = ask_both("How do I delete hidden files in a folder?", "rm .*");
+    CHECK(has(shown, "How do I list hidden files in a folder?"));
+    CHECK(has(shown, "ls -a"));
 }
 
 TEST_CASE("a model that is asked by its own name is left alone", "[gateway][in_context]") {

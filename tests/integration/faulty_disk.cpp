@@ -1,7 +1,8 @@
 // A disk that fails, is full, crawls or hangs, for a process under test: loaded before libc (LD_PRELOAD), in front of
-// pread and pwrite, for the files of a KV level only. What it does stands in the file that SLUICE_TEST_DISK names and
-// is looked up at every call: "fine"; "read E" and "write E", which fail with errno E; "hang", reads that wait until it
-// says something else (and make FILE.waits); "rate N", reads of N bytes a second.
+// pread and pwrite, for the files of a KV level and of a cache's store (answers.db) only. What it does stands in the
+// file that SLUICE_TEST_DISK names and is looked up at every call: "fine"; "read E" and "write E", which fail with
+// errno E; "hang", reads that wait until it says something else (and make FILE.waits); "rate N", reads of N bytes a
+// second.
 #ifdef _FORTIFY_SOURCE
 #undef _FORTIFY_SOURCE  // whose pread is another function
 #endif
@@ -27,11 +28,12 @@ Function next(const char* name) {
     return reinterpret_cast<Function>(::dlsym(RTLD_NEXT, name));
 }
 
-bool is_of_a_level(int file) {
+bool is_meant(int file) {
     char path[4096];
     const ssize_t length = ::readlink(("/proc/self/fd/" + std::to_string(file)).c_str(), path, sizeof path);
     const std::string_view name(path, length > 0 ? static_cast<std::size_t>(length) : 0);
-    return name.ends_with("/blocks") || name.ends_with("/names");
+    return name.ends_with("/blocks") || name.ends_with("/names") || name.ends_with("/answers.db") ||
+           name.ends_with("/answers.db-wal");
 }
 
 struct Fault {
@@ -64,7 +66,7 @@ void wait_out_a_hang() {
 
 ssize_t faulty_read(const char* name, int file, void* bytes, std::size_t count, off_t offset) {
     const auto real = next<Read>(name);
-    if (!is_of_a_level(file)) { return real(file, bytes, count, offset); }
+    if (!is_meant(file)) { return real(file, bytes, count, offset); }
     const Fault fault = fault_now();
     if (fault.what == "read") {
         errno = static_cast<int>(fault.number);
@@ -79,7 +81,7 @@ ssize_t faulty_read(const char* name, int file, void* bytes, std::size_t count, 
 }
 
 ssize_t faulty_write(const char* name, int file, const void* bytes, std::size_t count, off_t offset) {
-    if (is_of_a_level(file)) {
+    if (is_meant(file)) {
         const Fault fault = fault_now();
         if (fault.what == "write") {
             errno = static_cast<int>(fault.number);

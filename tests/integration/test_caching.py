@@ -1,5 +1,7 @@
 """The cache in front of the model, in real processes: what is served again and to whom, equal requests at one time, purges, restarts and kills."""
 import concurrent.futures
+import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -12,6 +14,7 @@ import pytest
 
 import harness
 from harness import BINARY, LocalCluster, Stream, request, serve, wait_until
+from test_kv_disk_faults import FaultyDisk
 
 ON = ("--set", "caching.enabled=true")
 ASKED = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 200, "stop": ["."]}
@@ -310,6 +313,43 @@ def test_a_store_that_cannot_be_used_costs_misses_and_nothing_else(tmp_path):
         assert ask(server.port).headers["x-cache"] == "HIT"
         assert counted(server.port, "sluice_gateway_cache_store_up") == 0
         assert "answers are kept in memory only" in server.output()
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_a_full_disk_costs_what_is_new_after_a_restart_and_nothing_else(tmp_path, error):
+    file, disk = tmp_path / "answers.db", FaultyDisk(tmp_path)
+    flags = (*ON, "--set", f"caching.store_file={file}")
+    bodies = [{**ASKED, "prompt": f"Number {number} is"} for number in range(6)]
+
+    def changes(server, outcome):
+        return counted(server.port, "sluice_gateway_cache_store_changes_total", outcome=outcome)
+
+    def is_up(server):
+        return counted(server.port, "sluice_gateway_cache_store_up") == 1
+
+    with serve(*flags, environment=disk.environment, prefill=0, decode=0, mixed=1) as server:
+        server.wait_ready()
+        texts = [ask(server.port, body).json()["choices"][0]["text"] for body in bodies[:3]]
+        wait_until(lambda: changes(server, "written") == 3, "three are written")
+        disk.does(f"write {error}")
+        texts += [ask(server.port, body).json()["choices"][0]["text"] for body in bodies[3:5]]
+        wait_until(lambda: changes(server, "lost") == 2 and not is_up(server), "two are not, and it is told")
+        for body, text in zip(bodies, texts):  # memory has them all
+            answer = ask(server.port, body)
+            assert (answer.headers["x-cache"], answer.json()["choices"][0]["text"]) == ("HIT", text)
+        assert "removed 1 " in sluice("purge", "--url", server.url, "--entry", ask(server.port, bodies[0]).headers["x-cache-entry"]).stdout
+        disk.does("fine")
+        texts.append(ask(server.port, bodies[5]).json()["choices"][0]["text"])
+        wait_until(lambda: is_up(server), "it takes changes again")
+        server.stop(signal.SIGKILL)
+    with contextlib.closing(sqlite3.connect(file)) as rows:
+        assert rows.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    with serve(*flags, prefill=0, decode=0, mixed=1) as server:
+        server.wait_ready()
+        for number, (body, text) in enumerate(zip(bodies, texts)):
+            answer = ask(server.port, body)
+            # What was purged while the disk was full is gone; what it could not take is computed again, and the same.
+            assert (answer.headers["x-cache"], answer.json()["choices"][0]["text"]) == ("HIT" if number in (1, 2, 5) else "MISS", text), number
 
 
 def test_a_similar_question_is_answered_where_that_is_on():
