@@ -142,7 +142,9 @@ TEST_CASE("a call of a tool that takes a text has that text, whole and as events
         return events;
     };
     gateway::ResponsesAnswer streamed(header(gateway::Endpoint::responses), shown, true);
-    const auto events = parsed(run_parts(streamed) + streamed.close(ending(gateway::EndReason::length), kUsage));
+    std::string stream = run_parts(streamed);
+    stream += streamed.close(ending(gateway::EndReason::length), kUsage);
+    const auto events = parsed(stream);
     const std::vector<std::string> custom{"response.output_item.added", "response.custom_tool_call_input.delta",
                                           "response.custom_tool_call_input.done", "response.output_item.done"};
     const auto types = types_of(events);
