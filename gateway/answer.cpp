@@ -30,7 +30,9 @@ std::unique_ptr<ItemAnswer> make_items(const AnswerHeader& header, RequestForm& 
 
 /// What the client asked for is JSON, and a grammar makes it so; calls of tools, too, but those end by themselves.
 bool is_kept_to_json(const RequestForm& form) {
-    if (form.grammar == nullptr || form.grammar_field == form.tools_field) { return false; }
+    if (form.grammar == nullptr) { return false; }
+    if (form.grammar_is_answers) { return true; }
+    if (form.grammar_field == form.tools_field) { return false; }
     const proto::Grammar& grammar = *form.grammar;
     if (grammar.kind() == proto::Grammar::KIND_LARK) {  // a schema, without spaces
         return grammar.text().starts_with("start: %json ") && grammar.text().find('\n') + 1 == grammar.text().size();

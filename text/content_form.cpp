@@ -13,6 +13,7 @@ using base::ErrorCode;
 constexpr std::string_view kFirst = "qzjvfirstprobe";
 constexpr std::string_view kSecond = "qzjvsecondprobe";
 constexpr std::string_view kOther = "qzjvotherprobe";
+constexpr std::string_view kLater = "qzjvlaterprobe";
 constexpr CivilTime kNow{.year = 2024, .month = 7, .day = 26, .hour = 13, .minute = 5, .second = 9};
 
 json::value content_of(std::string_view text, bool as_parts) {
@@ -104,6 +105,17 @@ bool is_silent(const Probe& probe, std::string_view role, bool as_parts) {
     return rendered && is_printed(*rendered, kFirst) && !is_printed(*rendered, kOther);
 }
 
+/// Whether of two system messages not both are printed, although the first one alone is.
+bool takes_one_system(const Probe& probe, bool as_parts) {
+    json::array messages{message("system", kOther, as_parts), message("user", kSecond, as_parts),
+                         message("assistant", kFirst, as_parts), message("user", kFirst, as_parts)};
+    const auto once = probe.render(messages);
+    if (!once || !is_printed(*once, kOther)) { return false; }
+    messages.insert(messages.end() - 1, message("system", kLater, as_parts));
+    const auto twice = probe.render(messages);
+    return !twice || !is_printed(*twice, kOther) || !is_printed(*twice, kLater);
+}
+
 bool has_text(const json::value& content) {
     if (content.is_string()) {
         const auto& text = content.get_string();
@@ -129,6 +141,34 @@ std::string joined(const json::array& parts) {
     return text;
 }
 
+bool is_system(const json::value& message) {
+    const json::object* object = message.if_object();
+    const json::value* role = object == nullptr ? nullptr : object->if_contains("role");
+    return role != nullptr && role->is_string() && role->get_string() == "system";
+}
+
+/// What the system says, in its order, as one message before all others.
+void gather_system(json::array& messages) {
+    const auto first_other = std::find_if_not(messages.begin(), messages.end(), is_system);
+    const bool stands_alone =
+        first_other - messages.begin() < 2 && std::none_of(first_other, messages.end(), is_system);
+    if (stands_alone) { return; }
+    std::string said;
+    json::array gathered{json::object{{"role", "system"}}};
+    for (json::value& one : messages) {
+        if (!is_system(one)) {
+            gathered.push_back(std::move(one));
+            continue;
+        }
+        const json::value* content = one.get_object().if_contains("content");
+        if (content == nullptr || !has_text(*content)) { continue; }
+        if (!said.empty()) { said += "\n\n"; }
+        said += content->is_array() ? joined(content->get_array()) : std::string(content->get_string());
+    }
+    gathered.front().get_object()["content"] = said;
+    messages = std::move(gathered);
+}
+
 }  // namespace
 
 ContentForm find_content_form(const ChatTemplate& chat_template,
@@ -151,6 +191,7 @@ ContentForm find_content_form(const ChatTemplate& chat_template,
     const auto turns = probe.render({message("user", kSecond, as_parts), message("assistant", kOther, as_parts),
                                      message("user", kFirst, as_parts)});
     form.drops_earlier_users = turns && is_printed(*turns, kFirst) && !is_printed(*turns, kSecond);
+    form.takes_one_system = takes_one_system(probe, as_parts);
     return form;
 }
 
@@ -158,6 +199,7 @@ base::Result<void> adapt_contents(const ContentForm& form, json::object& context
     if (!form.problem.empty()) { return base::fail(ErrorCode::failed_precondition, form.problem); }
     json::value* messages = context.if_contains("messages");
     if (messages == nullptr || !messages->is_array()) { return {}; }
+    if (form.takes_one_system) { gather_system(messages->get_array()); }
     std::size_t users = 0;
     for (json::value& one : messages->get_array()) {
         json::object* object = one.if_object();

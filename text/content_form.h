@@ -22,6 +22,8 @@ struct ContentForm {
     std::vector<std::string> silent_roles = {};
     /// A user's text is printed only in the last message.
     bool drops_earlier_users = false;
+    /// A system message behind the first message is refused, passed over, or takes the place of the first one.
+    bool takes_one_system = false;
 };
 
 /// Renders small chats with both forms. `variables`: see ModelText; `with_tools`: the template is one for requests with
@@ -30,8 +32,9 @@ ContentForm find_content_form(const ChatTemplate& chat_template,
                               const std::vector<std::pair<std::string, std::string>>& variables, bool with_tools);
 
 /// Puts the contents of a chat's messages (strings, or lists of text parts) into a form that the template takes; one
-/// that takes both gets them as they are. Parts become lines of one text.
-/// Error: failed_precondition with ContentForm::problem; invalid_argument for text of a role that is not printed.
+/// that takes both gets them as they are. Parts become lines of one text. Where a template takes one system message,
+/// all become paragraphs of one at the beginning. Error: failed_precondition with ContentForm::problem;
+/// invalid_argument for text of a role that is not printed.
 base::Result<void> adapt_contents(const ContentForm& form, boost::json::object& context);
 
 }  // namespace text

@@ -43,11 +43,12 @@ void MessagesAnswer::write_stop(JsonWriter& json, const GenerationEnd& end) cons
     reason == "stop_sequence" ? json.string(*end.stop_string) : json.null();
 }
 
-void MessagesAnswer::write_block(JsonWriter& json, const Block& block) const {
+void MessagesAnswer::write_block(JsonWriter& json, const Block& block, bool has_begun) const {
     json.begin_object();
     switch (block.kind) {
         case Kind::thinking:
-            json.key("type").string("thinking").key("thinking").string(block.text).key("signature").string("");
+            json.key("type").string("thinking").key("thinking").string(block.text);
+            json.key("signature").string(has_begun ? std::string_view() : std::string_view(header_.id));
             break;
         case Kind::text:
             json.key("type").string("text").key("text").string(block.text);
@@ -73,6 +74,13 @@ std::string MessagesAnswer::open(const Usage& usage) {
 
 void MessagesAnswer::end_block(std::string& events) {
     if (!std::exchange(is_block_open_, false) || !streams_) { return; }
+    if (blocks_.back().kind == Kind::thinking) {
+        JsonWriter signed_so;
+        signed_so.begin_object().key("type").string("content_block_delta");
+        signed_so.key("index").integer(static_cast<std::int64_t>(blocks_.size() - 1)).key("delta").begin_object();
+        signed_so.key("type").string("signature_delta").key("signature").string(header_.id);
+        events += named_event("content_block_delta", signed_so.end_object().end_object().take());
+    }
     JsonWriter json;
     json.begin_object().key("type").string("content_block_stop");
     json.key("index").integer(static_cast<std::int64_t>(blocks_.size() - 1)).end_object();
@@ -100,7 +108,7 @@ std::string MessagesAnswer::push(const AnswerEvent& event, std::string_view call
             JsonWriter json;
             json.begin_object().key("type").string("content_block_start");
             json.key("index").integer(static_cast<std::int64_t>(blocks_.size() - 1)).key("content_block");
-            write_block(json, blocks_.back());
+            write_block(json, blocks_.back(), true);
             events += named_event("content_block_start", json.end_object().take());
         }
         if (begins_call) { return events; }
@@ -145,7 +153,7 @@ std::string MessagesAnswer::whole(const GenerationEnd& end, const Usage& usage) 
     json.begin_object().key("id").string(header_.id).key("type").string("message").key("role").string("assistant");
     json.key("model").string(header_.model).key("content").begin_array();
     for (const Block& block : blocks_) {
-        write_block(json, block);
+        write_block(json, block, false);
     }
     json.end_array();
     write_stop(json, end);

@@ -32,7 +32,9 @@ private:
         std::string call_id = {};
         std::string name = {};
     };
-    void write_block(JsonWriter& json, const Block& block) const;
+    /// Clients send back no reasoning that is not signed: here by the answer's id, which nobody looks at. `has_begun`:
+    /// it is not yet.
+    void write_block(JsonWriter& json, const Block& block, bool has_begun) const;
     void end_block(std::string& events);
     std::string_view stop_reason(const GenerationEnd& end) const;
     void write_stop(JsonWriter& json, const GenerationEnd& end) const;

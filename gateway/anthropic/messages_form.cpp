@@ -54,7 +54,7 @@ public:
         if (const json::array* stops = fields_.array("stop_sequences")) { chat_["stop"] = *stops; }
         if (const json::value* system = fields_.find("system")) {
             if (auto content = TextParts{kTextTypes}.read(fields_, "system", *system)) {
-                messages_.push_back(json::object{{"role", "system"}, {"content", std::move(*content)}});
+                say_first(std::move(*content));
             }
         }
         read_messages();
@@ -82,6 +82,36 @@ private:
         for (std::size_t index = 0; index < list->size() && !fields_.error(); ++index) {
             read_message("messages[" + std::to_string(index) + "]", (*list)[index], index + 1 == list->size());
         }
+        const auto is_said = [](const json::value& one) { return one.get_object().at("role") != "system"; };
+        if (!fields_.error() && std::none_of(messages_.begin(), messages_.end(), is_said)) {
+            fields_.problem("messages", "must hold a message of the user; what the system says goes into 'system'");
+        }
+    }
+
+    /// As the beginning of what the system says, or its continuation.
+    void say_first(json::value content) {
+        if (messages_.empty() || messages_.front().get_object().at("role") != "system") {
+            messages_.insert(messages_.begin(), json::object{{"role", "system"}, {"content", std::move(content)}});
+            return;
+        }
+        json::array parts;
+        for (json::value* said : {&messages_.front().get_object().at("content"), &content}) {
+            if (said->is_array()) {
+                parts.insert(parts.end(), said->get_array().begin(), said->get_array().end());
+            } else {
+                parts.push_back(json::object{{"type", "text"}, {"text", *said}});
+            }
+        }
+        messages_.front().get_object()["content"] = std::move(parts);
+    }
+
+    /// Clients tell in such messages what holds for the whole conversation, behind its first one: that models follow at
+    /// the beginning only. What comes later stays where it is, so that what was said before it keeps its place.
+    void read_system(const std::string& at, const json::value& given) {
+        auto content = TextParts{kTextTypes}.read(fields_, at, given);
+        if (!content) { return; }
+        if (!is_answered_) { return say_first(std::move(*content)); }
+        messages_.push_back(json::object{{"role", "system"}, {"content", std::move(*content)}});
     }
 
     void read_message(const std::string& at, const json::value& value, bool is_last) {
@@ -90,13 +120,16 @@ private:
         Fields inside(*message, at + ".");
         const auto role = inside.string("role", kNameBytesMax);
         const json::value* content = inside.find("content");
-        if (!role || (*role != "user" && *role != "assistant")) {
-            inside.problem("role", "must be user or assistant; what the system says goes into 'system'");
+        if (!role || (*role != "user" && *role != "assistant" && *role != "system")) {
+            inside.problem("role", "must be user, assistant or system");
         } else if (content == nullptr || (!content->is_string() && !content->is_array())) {
             inside.problem("content", "must be a string or a list of blocks");
         } else if (*role == "user") {
             read_user(at + ".content", *content);
+        } else if (*role == "system") {
+            read_system(at + ".content", *content);
         } else {
+            is_answered_ = true;
             read_assistant(at + ".content", *content, is_last);
         }
         if (inside.error()) { fields_.pass_on(*inside.error()); }
@@ -310,6 +343,7 @@ private:
     Fields fields_;
     json::object chat_;
     json::array messages_;
+    bool is_answered_ = false;  // a message of the assistant was read
 };
 
 }  // namespace

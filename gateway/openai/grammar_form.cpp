@@ -165,6 +165,7 @@ private:
         grammar->set_text(std::string(text));
         form_.grammar = std::move(grammar);
         form_.grammar_field = name;
+        form_.grammar_is_answers = form_.grammar_field == "response_format";
     }
 
     Fields& fields_;

@@ -159,6 +159,21 @@ ApiError grammar_error(const base::Error& error, const std::string& field) {
     return result;
 }
 
+/// Whether answers can be made to keep to the grammar of `form`, where it has one.
+ApiResult<void> check_grammar(const RequestForm& form, const FormLimits& limits, const TextPort& text) {
+    if (form.grammar == nullptr) { return {}; }
+    if (form.grammar->text().size() > limits.grammar_bytes_max) {
+        return bad_request(form.grammar_field, "'" + form.grammar_field + "' make a grammar of " +
+                                                   std::to_string(form.grammar->text().size()) + " bytes; at most " +
+                                                   std::to_string(limits.grammar_bytes_max) + " are taken");
+    }
+    const auto& checked_one = form.grammar_to_check != nullptr ? form.grammar_to_check : form.grammar;
+    if (const auto checked = text.check_grammar(*checked_one); !checked) {
+        return pass_on(grammar_error(checked.error(), form.grammar_field));
+    }
+    return {};
+}
+
 /// The template has opened the reasoning: the answer begins inside.
 bool opens_reasoning(std::string_view prompt) {
     while (!prompt.empty() && std::string_view(" \t\r\n").find(prompt.back()) != std::string_view::npos) {
@@ -210,7 +225,18 @@ void set_up_reader(const PrepareContext& context, std::string_view prompt, Prepa
         form.tools.choice = ToolsForm::Choice::none;
         prepared.tools_left_out = true;
     }
-    if (form.grammar != nullptr) { return; }  // what follows the reasoning is content
+    if (form.tools.is_forced() && form.grammar_is_answers) {  // there is no answer but calls
+        form.grammar = nullptr;
+        form.grammar_is_answers = false;
+    }
+    std::string answer_schema;
+    const bool has_marks =
+        format == ToolFormat::hermes || format == ToolFormat::mistral || format == ToolFormat::deepseek;
+    if (form.grammar_is_answers && form.tools.choice == ToolsForm::Choice::automatic && has_marks &&
+        !form.tools.tools.empty()) {
+        answer_schema = answer_schema_of(*form.grammar);
+    }
+    if (form.grammar != nullptr && answer_schema.empty()) { return; }  // what follows the reasoning is content
     if (form.tools.is_forced()) {
         form.grammar = std::make_shared<const proto::Grammar>(call_grammar(form.tools, format));
         form.grammar_field = form.tools_field;
@@ -221,15 +247,18 @@ void set_up_reader(const PrepareContext& context, std::string_view prompt, Prepa
     if (is_open) { form.tools = kept_tools(form.tools, format, context.limits, context.text); }
     const bool any_strict = std::any_of(form.tools.tools.begin(), form.tools.tools.end(),
                                         [](const ToolsForm::Tool& tool) { return tool.strict; });
-    if (is_open && any_strict) {
+    if (is_open && (any_strict || !answer_schema.empty())) {
         const bool is_own = format == style.tools;  // else its marks are text here
         form.grammar = std::make_shared<const proto::Grammar>(
-            open_grammar(form.tools, format, is_own ? style.marks : std::vector<base::TokenId>()));
-        form.grammar_to_check = std::make_shared<const proto::Grammar>(open_grammar(form.tools, format, {}));
+            open_grammar(form.tools, format, is_own ? style.marks : std::vector<base::TokenId>(), answer_schema));
+        form.grammar_to_check =
+            std::make_shared<const proto::Grammar>(open_grammar(form.tools, format, {}, answer_schema));
         form.grammar_field = form.tools_field;
     }
     if (form.tools.choice != ToolsForm::Choice::none) {
-        ToolStream::Options tools{.format = format, .is_begun = form.tools.is_forced() && format != ToolFormat::hermes};
+        ToolStream::Options tools{.format = format,
+                                  .is_begun = form.tools.is_forced() && format != ToolFormat::hermes,
+                                  .answers_in_json = !answer_schema.empty()};
         for (const ToolsForm::Tool& tool : form.tools.tools) {
             tools.names.push_back(tool.name);
         }
@@ -311,6 +340,10 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& conte
         }
         auto prompt = chat_prompt(form, limits, text, context.now_unix_s, context.prefixes);
         if (!prompt) { return pass_on(prompt.error()); }
+        if (form.grammar_is_answers && form.tools.choice == ToolsForm::Choice::automatic) {
+            // By itself first: what is wrong with it is not the tools' that it will stand beside.
+            if (auto checked = check_grammar(form, limits, text); !checked) { return pass_on(checked.error()); }
+        }
         set_up_reader(context, prompt->text, prepared, form);
         prompts.push_back({std::move(prompt->tokens), ""});
     } else {
@@ -332,19 +365,7 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& conte
         form.prompts.clear();
     }
 
-    if (form.grammar != nullptr) {
-        if (form.grammar->text().size() > limits.grammar_bytes_max) {
-            return pass_on(bad_request(form.grammar_field, "'" + form.grammar_field + "' make a grammar of " +
-                                                               std::to_string(form.grammar->text().size()) +
-                                                               " bytes; at most " +
-                                                               std::to_string(limits.grammar_bytes_max) + " are taken")
-                               .value());
-        }
-        const auto& checked_one = form.grammar_to_check != nullptr ? form.grammar_to_check : form.grammar;
-        if (const auto checked = text.check_grammar(*checked_one); !checked) {
-            return pass_on(grammar_error(checked.error(), form.grammar_field));
-        }
-    }
+    if (auto checked = check_grammar(form, limits, text); !checked) { return pass_on(checked.error()); }
 
     const bool wants_none = form.new_tokens_max == 0u;
     std::uint32_t most = form.new_tokens_max.value_or(

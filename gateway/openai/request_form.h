@@ -105,6 +105,8 @@ struct RequestForm {
     std::shared_ptr<const proto::Grammar> grammar = {};           // that answers keep to; null: none
     std::shared_ptr<const proto::Grammar> grammar_to_check = {};  // the same without tokens of the model; null: itself
     std::string grammar_field = {};                               // that it came in
+    bool grammar_is_answers =
+        false;  // it came as response_format: calls that are allowed or wanted need not keep to it
 
     std::shared_ptr<const CacheTexts> cache_texts = {};  // for a cache in front, where there is one
     std::shared_ptr<RoutedAsk> routed = {};              // where two models answer to the name; null: one does

@@ -44,11 +44,21 @@ std::string_view failure_code(const ApiError& error) {
     return error.status == 429 ? "rate_limit_exceeded" : "server_error";
 }
 
+/// The text for a custom tool, out of the arguments that the model gave it; empty where they were cut off.
+std::string custom_input(std::string_view arguments) {
+    boost::system::error_code error;
+    const json::value value = json::parse(json::string_view(arguments.data(), arguments.size()), error);
+    if (error || !value.is_object()) { return {}; }
+    const json::value* const input = value.get_object().if_contains(kCustomInput);
+    return input != nullptr && input->is_string() ? std::string(std::string_view(input->get_string())) : std::string();
+}
+
 }  // namespace
 
 ResponsesAnswer::ResponsesAnswer(AnswerHeader header, std::string shown_fields, bool streams)
     : header_(std::move(header)), shown_fields_(std::move(shown_fields)), streams_(streams) {
-    if (shown_fields_.find(R"("namespace")") == std::string::npos) { return; }
+    const auto has = [&](std::string_view word) { return shown_fields_.find(word) != std::string::npos; };
+    if (!has(R"("namespace")") && !has(R"("custom")")) { return; }
     boost::system::error_code error;
     json::parse_options options;
     options.max_depth = kShownDepthMax;
@@ -57,10 +67,13 @@ ResponsesAnswer::ResponsesAnswer(AnswerHeader header, std::string shown_fields, 
     const json::value* tools = shown.get_object().if_contains("tools");
     if (tools == nullptr || !tools->is_array()) { return; }
     for (const json::value& tool : tools->get_array()) {  // read_responses_form() has seen to their form
+        if (tool.at("type") == "custom") {
+            other_tools_.push_back({"", std::string(tool.at("name").as_string()), true});
+        }
         if (tool.at("type") != "namespace") { continue; }
         for (const json::value& one : tool.at("tools").as_array()) {
-            namespaced_tools_.push_back(
-                {std::string(tool.at("name").as_string()), std::string(one.at("name").as_string())});
+            other_tools_.push_back({std::string(tool.at("name").as_string()), std::string(one.at("name").as_string()),
+                                    one.at("type") == "custom"});
         }
     }
 }
@@ -86,8 +99,12 @@ void ResponsesAnswer::write_item(JsonWriter& json, const Item& item) const {
     const bool has_begun = item.status == "in_progress";
     json.begin_object().key("id").string(item.id);
     if (item.kind == Kind::call) {
-        json.key("type").string("function_call").key("status").string(item.status);
-        json.key("arguments").string(item.text).key("call_id").string(item.call_id).key("name").string(item.name);
+        json.key("type")
+            .string(item.is_custom ? "custom_tool_call" : "function_call")
+            .key("status")
+            .string(item.status);
+        json.key(item.is_custom ? kCustomInput : "arguments").string(has_begun && item.is_custom ? "" : item.text);
+        json.key("call_id").string(item.call_id).key("name").string(item.name);
         if (!item.name_space.empty()) { json.key("namespace").string(item.name_space); }
         json.end_object();
         return;
@@ -183,8 +200,16 @@ void ResponsesAnswer::end_item(std::string& events, std::string_view status) {
     if (!std::exchange(is_item_open_, false)) { return; }
     Item& item = items_.back();
     item.status = status;
+    if (item.is_custom) { item.text = custom_input(item.text); }
     if (!streams_) { return; }
-    if (item.kind == Kind::call) {
+    if (item.is_custom) {  // its text is known when its arguments are whole
+        JsonWriter delta = begin_item_event("response.custom_tool_call_input.delta", false);
+        events += named_event("response.custom_tool_call_input.delta",
+                              delta.key("delta").string(item.text).end_object().take());
+        JsonWriter done = begin_item_event("response.custom_tool_call_input.done", false);
+        events += named_event("response.custom_tool_call_input.done",
+                              done.key(kCustomInput).string(item.text).end_object().take());
+    } else if (item.kind == Kind::call) {
         constexpr std::string_view kDone = "response.function_call_arguments.done";
         JsonWriter done = begin_item_event(kDone, false);
         done.key("name").string(item.name).key("arguments").string(item.text);
@@ -210,7 +235,7 @@ void ResponsesAnswer::end_item(std::string& events, std::string_view status) {
 void ResponsesAnswer::add_text(std::string& events, std::string_view text) {
     Item& item = items_.back();
     item.text += text;
-    if (!streams_) { return; }
+    if (!streams_ || item.is_custom) { return; }
     const std::string_view type = item.kind == Kind::call        ? "response.function_call_arguments.delta"
                                   : item.kind == Kind::reasoning ? "response.reasoning_text.delta"
                                                                  : "response.output_text.delta";
@@ -222,10 +247,11 @@ void ResponsesAnswer::add_text(std::string& events, std::string_view text) {
 
 void ResponsesAnswer::name_call(Item& item, std::string_view name) const {
     item.name = name;
-    for (const NamespacedTool& tool : namespaced_tools_) {
+    for (const OtherTool& tool : other_tools_) {
         if (flat_tool_name(tool.name_space, tool.name) != name) { continue; }
         item.name_space = tool.name_space;
         item.name = tool.name;
+        item.is_custom = tool.is_custom;
         return;
     }
 }
@@ -240,11 +266,14 @@ std::string ResponsesAnswer::push(const AnswerEvent& event, std::string_view cal
     if (begins_call || !is_item_open_ || items_.back().kind != kind) {
         end_item(events, kCompleted);
         Item item{.kind = kind, .id = {}};
-        item.id = item_id(kind == Kind::call ? "fc_" : kind == Kind::reasoning ? "rs_" : "msg_");
         if (begins_call) {
             item.call_id = call_id;
             name_call(item, event.text);
         }
+        item.id = item_id(item.is_custom            ? "ctc_"
+                          : kind == Kind::call      ? "fc_"
+                          : kind == Kind::reasoning ? "rs_"
+                                                    : "msg_");
         begin_item(events, std::move(item));
     }
     if (!begins_call) { add_text(events, event.text); }

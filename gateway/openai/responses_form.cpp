@@ -42,6 +42,8 @@ constexpr auto kRoles = std::to_array<std::string_view>({"user", "assistant", "s
 /// Tools that OpenAI runs itself and the model may use or not: left out beside functions (docs/decisions/0054).
 constexpr auto kLeftOut = std::to_array<std::string_view>({"web_search", "image_generation"});
 
+constexpr std::string_view kGrammarTold = "Its input keeps to this grammar (Lark):\n";
+
 std::string text_of(const json::string& text) {
     return {text.data(), text.size()};
 }
@@ -131,9 +133,9 @@ private:
         if (inside.error()) { return fields_.pass_on(*inside.error()); }
         if (type == "message") {
             read_message(at, inside);
-        } else if (type == "function_call") {
-            read_call(inside);
-        } else if (type == "function_call_output") {
+        } else if (type == "function_call" || type == "custom_tool_call") {
+            read_call(inside, type == "custom_tool_call");
+        } else if (type == "function_call_output" || type == "custom_tool_call_output") {
             read_output(at, inside);
         } else if (type == "reasoning") {
             read_reasoning_item(at, inside);
@@ -141,8 +143,8 @@ private:
             inside.problem("type", "is 'item_reference': this server stores no items, send the item itself");
         } else {
             inside.problem("type", "is " + shown(type) +
-                                       ": items of the types message, function_call, function_call_output and "
-                                       "reasoning are taken");
+                                       ": items of the types message, function_call, function_call_output, "
+                                       "custom_tool_call, custom_tool_call_output and reasoning are taken");
         }
         if (inside.error()) { fields_.pass_on(*inside.error()); }
     }
@@ -173,14 +175,17 @@ private:
         is_assistant_open_ = true;
     }
 
-    void read_call(Fields& inside) {
+    void read_call(Fields& inside, bool is_custom) {
+        const char* const said = is_custom ? kCustomInput : "arguments";
         const auto id = inside.string("call_id", kIdBytesMax);
         const auto name = inside.string("name", kIdBytesMax);
-        const auto arguments = inside.string("arguments", std::numeric_limits<std::size_t>::max());
-        for (const auto& [field, value] : {std::pair("call_id", &id), {"name", &name}, {"arguments", &arguments}}) {
+        auto arguments = inside.string(said, std::numeric_limits<std::size_t>::max());
+        for (const auto& [field, value] : {std::pair("call_id", &id), {"name", &name}}) {
             if (!*value) { inside.problem(field, "is missing"); }
         }
+        if (!arguments) { inside.problem(said, "is missing"); }
         if (inside.error()) { return; }
+        if (is_custom) { arguments = json::serialize(json::object{{kCustomInput, *arguments}}); }
         if (!is_assistant_open_) { open_assistant(); }
         json::value& calls = messages_.back().get_object()["tool_calls"];
         if (!calls.is_array()) { calls = json::array(); }
@@ -242,21 +247,45 @@ private:
         }
         const json::object* object = choice->if_object();
         const json::value* type = object == nullptr ? nullptr : object->if_contains("type");
+        if (type != nullptr && *type == "allowed_tools") { return read_allowed(*object); }
         const json::value* name = object == nullptr ? nullptr : object->if_contains("name");
-        if (type == nullptr || !type->is_string() || type->get_string() != "function" || name == nullptr ||
-            !name->is_string()) {
-            return fields_.problem(
-                "tool_choice", "must be \"none\", \"auto\", \"required\" or {\"type\": \"function\", \"name\": ..}");
+        const bool is_tool = type != nullptr && (*type == "function" || *type == "custom");
+        if (!is_tool || name == nullptr || !name->is_string()) {
+            return fields_.problem("tool_choice",
+                                   "must be \"none\", \"auto\", \"required\" or {\"type\": \"function\" (or "
+                                   "\"custom\"), \"name\": ..}");
         }
-        Fields inside(*object, "tool_choice.");
-        const std::string flat =
-            flat_tool_name(inside.string("namespace", kIdBytesMax).value_or(""), text_of(name->get_string()));
-        chat_["tool_choice"] = json::object{{"type", "function"}, {"function", json::object{{"name", flat}}}};
+        chat_["tool_choice"] = chosen(*object);
+    }
+
+    /// A tool by its names, as a chat names it.
+    static json::object chosen(const json::object& tool) {
+        const auto text = [&tool](std::string_view field) {
+            const json::value* value = tool.if_contains(field);
+            return value != nullptr && value->is_string() ? text_of(value->get_string()) : std::string();
+        };
+        const std::string flat = flat_tool_name(text("namespace"), text("name"));
+        return {{"type", "function"}, {"function", json::object{{"name", flat}}}};
+    }
+
+    void read_allowed(const json::object& choice) {
+        json::array tools;
+        if (const json::value* list = choice.if_contains("tools"); list != nullptr && list->is_array()) {
+            for (const json::value& one : list->get_array()) {
+                tools.push_back(one.is_object() ? chosen(one.get_object()) : json::object());
+            }
+        }
+        const json::value* mode = choice.if_contains("mode");
+        chat_["tool_choice"] = json::object{
+            {"type", "allowed_tools"},
+            {"allowed_tools",
+             json::object{{"mode", mode == nullptr ? json::value() : *mode}, {"tools", std::move(tools)}}}};
     }
 
     void refuse_tool(const std::string& at, const std::string& type) {
-        fields_.problem(at, "has the type " + shown(type) +
-                                ": this server runs no tools of its own, give tools of the type 'function'");
+        fields_.problem(at,
+                        "has the type " + shown(type) +
+                            ": this server runs no tools of its own, give tools of the type 'function' or 'custom'");
     }
 
     void read_tool(const std::string& at, const json::object& tool) {
@@ -268,6 +297,9 @@ private:
             shown.emplace("parameters", nullptr);
             shown.emplace("strict", false);
             shown_tools_.push_back(std::move(shown));
+        } else if (type == "custom") {
+            add_custom(at, inside, {});
+            shown_tools_.push_back(tool);
         } else if (type == "namespace") {
             read_namespace(at, inside);
             shown_tools_.push_back(tool);
@@ -291,11 +323,48 @@ private:
             const json::object* tool = (*tools)[index].if_object();
             if (tool == nullptr) { return fields_.problem(here, "must be an object"); }
             Fields one(*tool, here + ".");
-            if (const auto type = one.string("type", kIdBytesMax); type != "function") {
+            const auto type = one.string("type", kIdBytesMax);
+            if (type == "custom") {
+                add_custom(here, one, *name);
+            } else if (type == "function") {
+                add_function(one, *name);
+            } else {
                 return refuse_tool(here, type.value_or(""));
             }
-            add_function(one, *name);
         }
+    }
+
+    /// A tool that takes a text and no object: the model knows it as a function with that text as its only argument.
+    void add_custom(const std::string& at, Fields& tool, std::string_view name_space) {
+        const auto name = tool.string("name", kIdBytesMax);
+        std::string description = tool.string("description", std::numeric_limits<std::size_t>::max()).value_or("");
+        json::object input{{"type", "string"}};
+        if (const json::object* given = tool.object("format")) {
+            Fields format(*given, at + ".format.");
+            const auto type = format.string("type", kIdBytesMax);
+            const auto syntax = format.string("syntax", kIdBytesMax);
+            const auto definition = format.string("definition", std::numeric_limits<std::size_t>::max());
+            const bool is_grammar = type == "grammar" && definition && (syntax == "lark" || syntax == "regex");
+            if (!format.error() && type != "text" && !is_grammar) {
+                format.problem("type", "must be text, or grammar with a 'syntax' (lark or regex) and a 'definition'");
+            }
+            if (format.error()) { return fields_.pass_on(*format.error()); }
+            if (is_grammar && *syntax == "regex") { input["pattern"] = "^(?:" + *definition + ")$"; }
+            if (is_grammar && *syntax == "lark") {
+                if (!description.empty()) { description += "\n\n"; }
+                description.append(kGrammarTold).append(*definition);
+            }
+        }
+        if (tool.error()) { return fields_.pass_on(*tool.error()); }
+        if (!name || name->empty()) { return fields_.problem(at, "needs a 'name'"); }
+        json::object parameters{{"type", "object"}, {"additionalProperties", false}};
+        parameters["properties"] = json::object{{kCustomInput, std::move(input)}};
+        parameters["required"] = json::array{kCustomInput};
+        json::object function{{"name", flat_tool_name(name_space, *name)}};
+        if (!description.empty()) { function["description"] = description; }
+        function["parameters"] = std::move(parameters);
+        function["strict"] = true;
+        tools_.push_back(json::object{{"type", "function"}, {"function", std::move(function)}});
     }
 
     void add_function(Fields& tool, std::string_view name_space) {

@@ -4,6 +4,9 @@
 
 namespace gateway {
 
+/// The one argument that the model knows a tool of the type `custom` by.
+inline constexpr const char* kCustomInput = "input";
+
 /// What the model knows a tool in a namespace as, NAMESPACE__NAME; without a namespace its name.
 std::string flat_tool_name(std::string_view name_space, std::string_view name);
 

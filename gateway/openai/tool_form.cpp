@@ -57,6 +57,35 @@ std::optional<std::string> named_of(const json::value& choice) {
     return std::string(view_of(name->get_string()));
 }
 
+bool has_tool(const ToolsForm& tools, std::string_view name) {
+    return std::any_of(tools.tools.begin(), tools.tools.end(),
+                       [name](const ToolsForm::Tool& tool) { return tool.name == name; });
+}
+
+/// A choice among some of the tools: {"mode": "auto" or "required", "tools": [..]}. The model is shown all of them, so
+/// that its prompt stays the same, and can call these.
+void read_allowed(Fields& fields, const std::string& field, const json::value& allowed, ToolsForm& tools) {
+    const json::value* mode = member(allowed, "mode");
+    const json::value* list = member(allowed, "tools");
+    const bool is_required = mode != nullptr && *mode == "required";
+    if ((!is_required && (mode == nullptr || *mode != "auto")) || list == nullptr || !list->is_array() ||
+        list->get_array().empty()) {
+        return fields.problem(field, "of the type allowed_tools needs a 'mode' (auto or required) and 'tools'");
+    }
+    std::vector<ToolsForm::Tool> kept;
+    for (const json::value& one : list->get_array()) {
+        const auto name = named_of(one);
+        if (!name || !has_tool(tools, *name)) {
+            return fields.problem(field, "allows a tool that the request does not have");
+        }
+        const auto at = std::find_if(tools.tools.begin(), tools.tools.end(),
+                                     [&](const ToolsForm::Tool& tool) { return tool.name == *name; });
+        kept.push_back(*at);
+    }
+    tools.tools = std::move(kept);
+    tools.choice = is_required ? ToolsForm::Choice::required : ToolsForm::Choice::automatic;
+}
+
 void read_choice(Fields& fields, const std::string& field, ToolsForm& tools) {
     const json::value* choice = fields.find(field);
     if (choice == nullptr || (choice->is_string() && choice->get_string().empty())) {
@@ -74,12 +103,14 @@ void read_choice(Fields& fields, const std::string& field, ToolsForm& tools) {
         } else {
             fields.problem(field, "must be \"none\", \"auto\", \"required\" or name a function");
         }
+    } else if (const json::value* allowed = member(*choice, "allowed_tools"); allowed != nullptr) {
+        read_allowed(fields, field, *allowed, tools);
     } else if (const auto name = named_of(*choice)) {
         tools.choice = ToolsForm::Choice::named;
         tools.named = *name;
-        const bool is_there = std::any_of(tools.tools.begin(), tools.tools.end(),
-                                          [&](const ToolsForm::Tool& tool) { return tool.name == *name; });
-        if (!is_there) { fields.problem(field, "names the function '" + *name + "', which the request does not have"); }
+        if (!has_tool(tools, *name)) {
+            fields.problem(field, "names the function '" + *name + "', which the request does not have");
+        }
     } else {
         fields.problem(field, "must be \"none\", \"auto\", \"required\" or name a function");
     }
@@ -125,7 +156,7 @@ void read_tools(Fields& fields, RequestForm& form, json::object& context) {
         context["tools"] = std::move(list);
     }
     const bool is_forced = tools.choice == ToolsForm::Choice::required || tools.choice == ToolsForm::Choice::named;
-    if (is_forced && form.grammar != nullptr) {
+    if (is_forced && form.grammar != nullptr && !form.grammar_is_answers) {
         fields.problem(form.grammar_field, "and a call that is required exclude each other");
     }
     if (is_forced && form.new_tokens_min > 0) {

@@ -13,6 +13,7 @@ namespace {
 namespace json = boost::json;
 
 constexpr std::size_t kDepthMax = 128;  // as parse_body()'s
+constexpr const char* kSpacesOfJson = R"([\x20\x0A\x0D\x09]{1,40})";
 
 /// As a literal of Lark.
 std::string lark_text(std::string_view text) {
@@ -31,7 +32,7 @@ std::string arguments_schema(const ToolsForm::Tool& tool) {
             schema["type"] = "object";
         }
     }
-    schema["x-guidance"] = json::object{{"whitespace_pattern", R"([\x20\x0A\x0D\x09]{1,40})"}};
+    schema["x-guidance"] = json::object{{"whitespace_pattern", kSpacesOfJson}};
     return json::serialize(schema);
 }
 
@@ -48,8 +49,9 @@ std::string regex_text(std::string_view name) {
 /// Writes the grammar of an answer in which the model decides itself, for one form of calls.
 class OpenGrammar {
 public:
-    OpenGrammar(const ToolsForm& tools, ToolFormat format, const std::vector<base::TokenId>& marks)
-        : tools_(tools), format_(format), marks_(marks) {}
+    OpenGrammar(const ToolsForm& tools, ToolFormat format, const std::vector<base::TokenId>& marks,
+                const std::string& answer_schema)
+        : tools_(tools), format_(format), marks_(marks), answer_schema_(answer_schema) {}
 
     std::string text() {
         for (std::size_t index = 0; index < tools_.tools.size(); ++index) {
@@ -57,6 +59,7 @@ public:
             const std::string schema = tool.strict ? arguments_schema(tool) : arguments_schema({"", "{}"});
             rules_ += "arguments_" + std::to_string(index) + ": %json " + schema + "\n";
         }
+        if (has_answer()) { rules_ += "answer: %json " + answer_schema_ + "\n"; }
         switch (format_) {
             case ToolFormat::llama3:
             case ToolFormat::json:
@@ -73,6 +76,7 @@ public:
 private:
     static constexpr const char* kSpace = R"([ \t\r\n]*)";
 
+    bool has_answer() const { return !answer_schema_.empty(); }
     bool is_token(std::size_t mark) const { return mark < marks_.size() && marks_[mark] >= 0; }
     /// Where the first mark is a token, so are all that the model knows.
     bool has_mark(std::size_t mark) const { return is_token(mark) || !is_token(0); }
@@ -125,6 +129,10 @@ private:
     std::string marked(std::size_t first, const std::string& calls, bool again) {
         const std::string more = tools_.parallel && again ? "{1,16}" : "";
         std::string text = "calls: " + calls + "\n" + rules_;
+        if (has_answer()) {
+            const std::string next = " (/[ \\n]{0,4}/ " + mark(first) + " calls){0,15}";
+            return "start: answer | " + mark(first) + " calls" + (more.empty() ? "" : next) + "\n" + text;
+        }
         if (is_token(first)) {
             return "start: TEXT | TEXT (" + mark(first) + " calls)" + more + "\nTEXT: /(?s:.*)/\n" + text;
         }
@@ -149,12 +157,21 @@ private:
         return marked(0, call + (tools_.parallel ? " (/[ \\n]{0,4}/ " + call + "){0,15}" : "") + " " + mark(4), false);
     }
 
+    /// Of all tools, as a regular expression's choice.
+    std::string names() const {
+        std::string choice;
+        for (const ToolsForm::Tool& tool : tools_.tools) {
+            choice += (choice.empty() ? "" : "|") + regex_text(tool.name);
+        }
+        return choice;
+    }
+    /// What no text begins with: an object with the name of a tool, `open` maybe before it.
+    std::string begun_call(const std::string& open) const {
+        return "/" + open + head() + "(" + names() + ")\"(?s:.*)/";
+    }
+
     /// Text that does not begin as a call of one of the tools, or calls and nothing else.
     std::string bare() {
-        std::string names;
-        for (const ToolsForm::Tool& tool : tools_.tools) {
-            names += (names.empty() ? "" : "|") + regex_text(tool.name);
-        }
         const bool may_be_list = format_ == ToolFormat::json;
         const std::string calls = objects("object", "");
         rules_ += "object: " + calls + "\n";
@@ -168,38 +185,81 @@ private:
                      R"( /[ \n]{0,4}\][ \n]{0,4}/)";
         }
         const std::string open = may_be_list ? std::string("(") + kSpace + R"(\[)?)" : std::string();
-        return start + "\nTEXT: /(?s:.*)/ & ~/" + open + head() + "(" + names + ")\"(?s:.*)/" +
+        return start + "\nTEXT: /(?s:.*)/ & ~" + begun_call(open) +
                (may_be_list ? "" : R"( & ~/(?s:.*)<\|python_tag\|>(?s:.*)/)") + "\n" + rules_;
     }
+
+    /// Text, with calls behind marks. Some models forget the marks: what begins as a call of one of the tools, maybe in
+    /// a block of Markdown, is one, and then nothing but calls follows.
     std::string hermes() {
         const std::string calls = each("call", [](const std::string& name, const std::string& arguments) {
             return lark_text("{\"name\": " + lark_text(name) + ", \"arguments\": ") + " " + arguments + " \"}\"";
         });
         rules_ += "one: " + calls + "\n";
-        const std::string call = R"(/[ \n]{0,4}/ one /[ \n]{0,4}/ )" + mark(1) + "\n";
-        if (is_token(0)) {
-            return std::string(tools_.parallel ? "start: (TEXT " + mark(0) + " call){0,16} TEXT\n"
-                                               : "start: TEXT | TEXT " + mark(0) + " call\n") +
-                   "TEXT: /(?s:.*)/\ncall: " + call + rules_;
+        const std::string more = tools_.parallel ? " object{0,15}" : "";
+        const std::string marked_call = R"(/[ \n]{0,4}/ one /[ \n]{0,4}/ )" + mark(1) + "\n";
+        if (has_answer()) {  // no call alone: of two lexemes that begin alike the longer one takes what is the other's
+            const std::string next = R"( (/[ \n]{0,4}/ )" + mark(0) + " call){0,15}";
+            return "start: answer | " + mark(0) + " call" + (tools_.parallel ? next : "") + "\ncall: " + marked_call +
+                   rules_;
         }
-        return std::string(tools_.parallel ? "start: (before call){0,16} TEXT\n" : "start: TEXT | before call\n") +
-               "TEXT: /(?s:.*)/ & ~/(?s:.*)<tool_call>(?s:.*)/\nbefore[suffix=\"<tool_call>\"]: /(?s:.*)/\ncall: " +
-               call + rules_;
+        const std::string objects_alone = objects("object", "");
+        const std::string fenced = objects("fenced", std::string(kSpace) + "```(json)?");
+        rules_ += "object: " + objects_alone + "\nfenced: " + fenced + "\n";
+        const std::string alone = " | object" + more + R"( /[ \n]{0,4}/)";
+        const std::string unmarked = alone + " | fenced" + more + R"( /[ \n]{0,4}```[ \n]{0,4}/)" + "\n";
+        const std::string no_call = "~" + begun_call(std::string(kSpace) + "(```(json)?)?");
+        if (is_token(0)) {
+            const std::string marked = mark(0) + " call";
+            return "start: FIRST" + (tools_.parallel ? " (" + marked + " TEXT){0,16}" : " | FIRST " + marked) +
+                   unmarked + "FIRST: /(?s:.*)/ & " + no_call + "\nTEXT: /(?s:.*)/\ncall: " + marked_call + rules_;
+        }
+        const std::string no_mark = "/(?s:.*)/ & ~/(?s:.*)<tool_call>(?s:.*)/";
+        return "start: FIRST | opening call" + std::string(tools_.parallel ? " (before call){0,15} TEXT" : "") +
+               unmarked + "FIRST: " + no_mark + " & " + no_call + "\nTEXT: " + no_mark +
+               "\nopening[suffix=\"<tool_call>\"]: /(?s:.*)/ & " + no_call +
+               "\nbefore[suffix=\"<tool_call>\"]: /(?s:.*)/\ncall: " + marked_call + rules_;
     }
 
     const ToolsForm& tools_;
     const ToolFormat format_;
     const std::vector<base::TokenId>& marks_;
+    const std::string& answer_schema_;
     std::string rules_;
 };
 
 }  // namespace
 
-proto::Grammar open_grammar(const ToolsForm& tools, ToolFormat format, const std::vector<base::TokenId>& marks) {
+proto::Grammar open_grammar(const ToolsForm& tools, ToolFormat format, const std::vector<base::TokenId>& marks,
+                            const std::string& answer_schema) {
     proto::Grammar grammar;
     grammar.set_kind(proto::Grammar::KIND_LARK);
-    grammar.set_text(OpenGrammar(tools, format, marks).text());
+    grammar.set_text(OpenGrammar(tools, format, marks, answer_schema).text());
     return grammar;
+}
+
+std::string answer_schema_of(const proto::Grammar& grammar) {
+    json::object schema{{"type", "object"}};
+    if (grammar.kind() == proto::Grammar::KIND_LARK) {  // a schema without spaces, as read_grammar() writes it
+        constexpr std::string_view kBegin = "start: %json ";
+        std::string_view text = grammar.text();
+        if (!text.starts_with(kBegin) || text.find('\n') + 1 != text.size()) { return {}; }
+        text.remove_suffix(1);
+        return std::string(text.substr(kBegin.size()));
+    }
+    if (grammar.kind() == proto::Grammar::KIND_JSON_SCHEMA) {
+        json::error_code error;
+        json::parse_options deep;
+        deep.max_depth = kDepthMax;
+        const json::value value = json::parse(json::string_view(grammar.text()), error, {}, deep);
+        const bool is_any = !error && value.is_bool() && value.get_bool();
+        if (error || (!value.is_object() && !is_any)) { return {}; }
+        schema = is_any ? json::object() : value.get_object();
+    } else if (grammar.kind() != proto::Grammar::KIND_JSON_OBJECT) {
+        return {};
+    }
+    schema["x-guidance"] = json::object{{"whitespace_pattern", kSpacesOfJson}};
+    return json::serialize(schema);
 }
 
 proto::Grammar call_grammar(const ToolsForm& tools, ToolFormat format) {

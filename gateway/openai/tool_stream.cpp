@@ -238,11 +238,53 @@ void ToolStream::give_content(std::vector<AnswerEvent>& events, std::string_view
     }
 }
 
+/// Spaces and "{"; of json, or behind Llama's mark, maybe "[" between them, of hermes "```" or "```json".
+ToolStream::Bare ToolStream::find_bare() const {
+    constexpr std::string_view kFence = "```";
+    constexpr std::string_view kLanguage = "json";
+    const std::string_view text = held_;
+    Bare bare;
+    bare.at = skip_spaces(text, 0);
+    const auto is_begun = [&](std::string_view word) {
+        const std::string_view rest = text.substr(bare.at);
+        return rest.size() < word.size() && begins_with(word, rest);
+    };
+    if (options_.format == ToolFormat::hermes) {
+        if (is_begun(kFence)) { return bare; }
+        bare.is_fenced = begins_with(text.substr(bare.at), kFence);
+        if (bare.is_fenced) {
+            bare.at += kFence.size();
+            if (is_begun(kLanguage)) { return bare; }
+            if (begins_with(text.substr(bare.at), kLanguage)) { bare.at += kLanguage.size(); }
+        }
+    } else if ((options_.format == ToolFormat::json || is_marked_) && begins_with(text.substr(bare.at), "[")) {
+        ++bare.at;
+    }
+    bare.at = skip_spaces(text, bare.at);
+    if (bare.at < text.size()) { bare.found = text[bare.at] == '{' ? Bare::Found::object : Bare::Found::none; }
+    if (bare.at > kHeldBytesMax) { bare.found = Bare::Found::none; }
+    return bare;
+}
+
+bool ToolStream::is_unsure() const {
+    if (options_.is_begun) { return false; }
+    return options_.format == ToolFormat::hermes ? !is_marked_ : is_bare() && !seen_call_;
+}
+
 bool ToolStream::step_content(std::vector<AnswerEvent>& events, bool is_last) {
     if (held_.empty()) { return false; }
     if (options_.format == ToolFormat::none) {
         give_content(events, std::exchange(held_, {}));
         return false;
+    }
+    if (takes_bare() && !content_seen_ && !seen_call_) {
+        const Bare bare = find_bare();
+        if (bare.found == Bare::Found::object) {
+            state_ = State::envelope;
+            return true;
+        }
+        if (bare.found == Bare::Found::more && !is_last) { return false; }
+        if (bare.at > kHeldBytesMax) { content_seen_ = true; }
     }
     std::size_t first = std::string::npos;
     std::size_t keep = 0;
@@ -254,20 +296,21 @@ bool ToolStream::step_content(std::vector<AnswerEvent>& events, bool is_last) {
         }
         keep = std::max(keep, begun_at_end(held_, one));
     }
+    if (options_.answers_in_json) {
+        const std::size_t at = skip_spaces(held_, 0);
+        const bool may_be_mark = first == at || at + keep == held_.size();
+        if (content_seen_ || !may_be_mark) {
+            give_content(events, std::exchange(held_, {}));
+            return false;
+        }
+    }
     if (first != std::string::npos) {
         std::string_view before = std::string_view(held_).substr(0, first);
         give_content(events, before.substr(0, before.size() - spaces_at_end(before)));
         held_.erase(0, first + mark.size());
+        is_marked_ = true;
         state_ = State::between;
         return true;
-    }
-    if (is_bare() && !content_seen_) {
-        const std::size_t at = skip_spaces(held_, 0);
-        if (at == held_.size() && !is_last) { return false; }
-        if (at < held_.size() && (held_[at] == '{' || (held_[at] == '[' && options_.format == ToolFormat::json))) {
-            state_ = State::between;
-            return true;
-        }
     }
     if (is_last) { keep = 0; }
     // Spaces at the end may be those before a call.
@@ -282,11 +325,10 @@ bool ToolStream::step_content(std::vector<AnswerEvent>& events, bool is_last) {
 /// Where a call may begin.
 bool ToolStream::step_between(std::vector<AnswerEvent>& events, bool is_last) {
     static_cast<void>(events);
-    const bool is_unsure =
-        is_bare() && !options_.is_begun && !seen_call_;  // may be an answer in JSON, to be given as it is
     std::size_t at = skip_spaces(held_, 0);
-    if (!is_unsure) {
-        const auto separators = separators_of(options_.format);
+    if (!is_bare() || !is_unsure()) {
+        auto separators = separators_of(options_.format);
+        if (is_fenced_) { separators.push_back("```"); }
         while (true) {
             const std::string_view rest = std::string_view(held_).substr(at);
             const auto is_begun = [&](std::string_view one) {
@@ -299,6 +341,7 @@ bool ToolStream::step_between(std::vector<AnswerEvent>& events, bool is_last) {
             const auto found = std::find_if(separators.begin(), separators.end(),
                                             [&](std::string_view one) { return begins_with(rest, one); });
             if (found == separators.end()) { break; }
+            if (*found == "<tool_call>") { is_marked_ = true; }
             at = skip_spaces(held_, at + found->size());
         }
         held_.erase(0, at);
@@ -306,12 +349,12 @@ bool ToolStream::step_between(std::vector<AnswerEvent>& events, bool is_last) {
     } else if (at < held_.size() && held_[at] == '[') {
         at = skip_spaces(held_, at + 1);
     }
-    if (at >= held_.size()) { return is_last && is_unsure ? give_up_call() : false; }
+    if (at >= held_.size()) { return is_last && is_unsure() ? give_up_call() : false; }
     if (held_[at] == '{') {
         state_ = State::envelope;
         return true;
     }
-    if (is_unsure) { return give_up_call(); }
+    if (is_unsure()) { return give_up_call(); }
     if (options_.format == ToolFormat::mistral || options_.format == ToolFormat::deepseek) {
         state_ = State::named;
         return true;
@@ -327,26 +370,22 @@ bool ToolStream::give_up_call() {
 }
 
 bool ToolStream::step_envelope(std::vector<AnswerEvent>& events, bool is_last) {
-    std::string_view text = held_;
-    const bool is_unsure = is_bare() && !options_.is_begun && !seen_call_;
-    std::size_t skipped = 0;
-    if (is_unsure && skip_spaces(text, 0) < text.size() && text[skip_spaces(text, 0)] == '[') {
-        skipped = skip_spaces(text, 0) + 1;
-        text.remove_prefix(skipped);
-    }
-    const Envelope envelope = read_envelope(text);
+    Bare bare;
+    if (takes_bare() && !options_.is_begun && !seen_call_) { bare = find_bare(); }
+    const Envelope envelope = read_envelope(std::string_view(held_).substr(bare.at));
     if (envelope.found == Envelope::Found::name) {
         const bool is_known =
             std::find(options_.names.begin(), options_.names.end(), envelope.name) != options_.names.end();
-        if (is_unsure && !is_known) { return give_up_call(); }
-        begin_call(events, envelope.name, skipped + envelope.consumed, true);
+        if (is_unsure() && !is_known) { return give_up_call(); }
+        is_fenced_ = is_fenced_ || bare.is_fenced;
+        begin_call(events, envelope.name, bare.at + envelope.consumed, true);
         if (!envelope.has_arguments) {
             events.push_back({.kind = AnswerEvent::Kind::arguments, .text = "{}", .index = calls_ - 1});
             state_ = State::after;
         }
         return true;
     }
-    if (envelope.found == Envelope::Found::more && held_.size() <= kHeldBytesMax && (!is_last || !is_unsure)) {
+    if (envelope.found == Envelope::Found::more && held_.size() <= kHeldBytesMax && (!is_last || !is_unsure())) {
         if (is_last) { held_.clear(); }  // a call that was cut off before its name is known
         return false;
     }
@@ -357,6 +396,7 @@ void ToolStream::begin_call(std::vector<AnswerEvent>& events, std::string name, 
                             bool has_envelope) {
     held_.erase(0, consumed);
     seen_call_ = true;
+    is_marked_ = false;
     if (calls_ == kCallsMax) {
         state_ = State::rest;
         return;

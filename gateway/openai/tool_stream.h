@@ -26,7 +26,8 @@ struct AnswerEvent {
 };
 
 /// Takes the calls out of an answer while it comes. What may yet become a mark or a call is held back, at most
-/// kHeldBytesMax; what does not become one is content. Marks are never given out. Pure.
+/// kHeldBytesMax; what does not become one is content. Marks are never given out. Where calls stand alone, and in
+/// hermes at an answer's beginning (some models forget the marks), an object counts by the name of a known tool. Pure.
 class ToolStream {
 public:
     static constexpr std::size_t kHeldBytesMax = 4096;  // until a call's name is known
@@ -37,6 +38,7 @@ public:
         std::vector<std::string> names = {};  // of the tools
         bool is_begun =
             false;  // the answer is a list of calls (format json) and nothing else, as a grammar has made it
+        bool answers_in_json = false;  // what is no call is JSON, in which no mark is one
     };
     explicit ToolStream(Options options);
 
@@ -47,6 +49,13 @@ public:
 
 private:
     enum class State { content, between, envelope, arguments, after, named, rest };
+    /// How an answer begins that may be a call without marks.
+    struct Bare {
+        enum class Found { more, none, object };
+        Found found = Found::more;
+        std::size_t at = 0;  // of the object
+        bool is_fenced = false;
+    };
 
     bool step(std::vector<AnswerEvent>& events, bool is_last);
     bool step_content(std::vector<AnswerEvent>& events, bool is_last);
@@ -59,6 +68,10 @@ private:
     void begin_call(std::vector<AnswerEvent>& events, std::string name, std::size_t consumed, bool has_envelope);
     bool give_up_call();
     bool is_bare() const { return options_.format == ToolFormat::llama3 || options_.format == ToolFormat::json; }
+    bool takes_bare() const { return is_bare() || options_.format == ToolFormat::hermes; }
+    Bare find_bare() const;
+    /// An object may as well be an answer in JSON: it is a call if it has the name of a tool.
+    bool is_unsure() const;
 
     const Options options_;
     State state_ = State::content;
@@ -66,6 +79,8 @@ private:
     bool content_seen_ = false;  // other than spaces
     bool has_envelope_ = false;  // the arguments stand in an object that is to be closed
     bool seen_call_ = false;
+    bool is_marked_ = false;  // hermes, llama3: a mark stands before what comes
+    bool is_fenced_ = false;  // its calls stand in a block of Markdown
     std::uint32_t calls_ = 0;
     // Of the arguments that are read.
     std::uint32_t depth_ = 0;

@@ -77,4 +77,8 @@ ALL = (
           run=("qwen", "--yolo", "--auth-type", "openai", "--prompt", TASK)),
     Agent("codex", node=("@openai/codex@0.171.0",), environment=KEY,
           run=("codex", "exec", "--dangerously-bypass-approvals-and-sandbox", TASK), files={".codex/config.toml": CODEX}),
+    Agent("claude-code", node=("@anthropic-ai/claude-code@2.1.328", NODE),
+          environment={"ANTHROPIC_BASE_URL": "{url}", "ANTHROPIC_AUTH_TOKEN": "none", "ANTHROPIC_MODEL": "{model}", "ANTHROPIC_DEFAULT_HAIKU_MODEL": "{model}",
+                       "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1"},
+          run=("claude", "--print", TASK, "--allowedTools", "Read", "Edit", "Bash")),
 )

@@ -9,6 +9,7 @@ PERSON = {"name": "Jason", "age": 25}
 
 FRAMEWORKS = {
     "get_weather": [WEATHER, ANSWER],
+    "measure_weather": [call("measure_weather", {"city": "Paris"}), '{"city": "Paris", "degrees": 18}'],  # the last answer is of a schema
     "transfer_to_meteorologist": [call("transfer_to_meteorologist", {})],
     "Person": [call("Person", PERSON)],          # a model of pydantic as a tool
     "PartialPerson": [call("PartialPerson", PERSON)],  # the same, streamed by Instructor
@@ -39,6 +40,8 @@ AGENTS = {
              call("bash", {"command": CHECK, "description": "Runs the check"}), DONE],  # opencode
     "run_shell_command": [call("read_file", {"file_path": HOMES + "/qwen-code/task/add.py"}), call("edit", {"file_path": HOMES + "/qwen-code/task/add.py", "old_string": WRONG, "new_string": RIGHT}),
                           call("run_shell_command", {"command": CHECK, "is_background": False}), DONE],  # qwen-code
+    "Bash": [call("Read", {"file_path": HOMES + "/claude-code/task/add.py"}), call("Edit", {"file_path": HOMES + "/claude-code/task/add.py", "old_string": WRONG, "new_string": RIGHT}),
+             call("Bash", {"command": CHECK, "description": "Runs the check"}), DONE],  # Claude Code
     "exec_command": [call("exec_command", {"cmd": f"apply_patch <<'EOF'\n{CODEX_PATCH}\nEOF"}), call("exec_command", {"cmd": CHECK}), DONE],  # Codex
 }
 # Open WebUI: a tool of its own, and what it asks for beside the chat.

@@ -70,7 +70,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 
     gateway::AnswerReader::Options options{.reasons = (data[0] / 6 & 1) != 0,
                                            .begins_reasoning = (data[0] / 12 & 1) != 0};
-    options.tools = gateway::ToolStream::Options{.format = format, .names = {"f", "get_weather"}};
+    options.tools = gateway::ToolStream::Options{
+        .format = format, .names = {"f", "get_weather"}, .answers_in_json = (data[0] / 24 & 1) != 0};
     const auto body = gateway::parse_body(rest.substr(0, split));
     const auto form = body ? gateway::read_form(gateway::Endpoint::chat, *body, {}, fuzz::models())
                            : gateway::ApiResult<gateway::RequestForm>(gateway::bad_request("", "no body"));
@@ -83,6 +84,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             return grammar.kind() == sluice::proto::Grammar::KIND_LARK && grammar.text().starts_with("start: ");
         };
         if (!is_written(gateway::open_grammar(tools, format, {})) ||
+            !is_written(gateway::open_grammar(tools, format, {}, R"({"type":"object"})")) ||
             !is_written(gateway::call_grammar(tools, format))) {
             std::abort();
         }

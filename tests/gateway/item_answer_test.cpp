@@ -122,6 +122,55 @@ TEST_CASE("a response is built up by events in OpenAI's order", "[gateway][respo
     REQUIRE(json::parse(run(whole, false)).as_object() == last);
 }
 
+TEST_CASE("a call of a tool that takes a text has that text, whole and as events", "[gateway][responses]") {
+    const std::string shown = R"("tools":[{"type":"custom","name":"say"},{"type":"namespace","name":"n",)"
+                              R"("tools":[{"type":"custom","name":"say"},{"type":"function","name":"f"}]}])";
+    const std::vector<AnswerEvent> parts = {{Kind::call, "say", 0},
+                                            {Kind::arguments, R"({"input": "a\)", 0},
+                                            {Kind::arguments, R"("b\n"})", 0},
+                                            {Kind::call, "n__say", 1},
+                                            {Kind::arguments, R"({"input":""})", 1},
+                                            {Kind::call, "n__f", 2},
+                                            {Kind::arguments, "{}", 2},
+                                            {Kind::call, "say", 3},
+                                            {Kind::arguments, R"({"input":"cut)", 3}};
+    const auto run_parts = [&](gateway::ResponsesAnswer& answer) {
+        std::string events;
+        for (const AnswerEvent& part : parts) {
+            events += answer.push(part, part.kind == Kind::call ? "call_" + std::to_string(part.index) : std::string());
+        }
+        return events;
+    };
+    gateway::ResponsesAnswer streamed(header(gateway::Endpoint::responses), shown, true);
+    std::string stream = run_parts(streamed);
+    stream += streamed.close(ending(gateway::EndReason::length), kUsage);
+    const auto events = parsed(stream);
+    const std::vector<std::string> custom{"response.output_item.added", "response.custom_tool_call_input.delta",
+                                          "response.custom_tool_call_input.done", "response.output_item.done"};
+    const auto types = types_of(events);
+    REQUIRE(std::vector<std::string>(types.begin(), types.begin() + 4) == custom);
+    REQUIRE(events[0].at("item").at("type") == "custom_tool_call");
+    REQUIRE(events[0].at("item").at("input") == "");
+    REQUIRE(events[1].at("delta") == "a\"b\n");
+    REQUIRE(events[2].at("input") == "a\"b\n");
+    REQUIRE(events[2].at("item_id") == events[0].at("item").at("id"));
+    const json::array& output = events.back().at("response").at("output").as_array();
+    REQUIRE(output.at(0).at("input") == "a\"b\n");
+    REQUIRE(output.at(0).at("call_id") == "call_0");
+    REQUIRE(output.at(0).at("name") == "say");
+    REQUIRE(output.at(0).as_object().if_contains("arguments") == nullptr);
+    REQUIRE(output.at(1).at("namespace") == "n");
+    REQUIRE(output.at(1).at("type") == "custom_tool_call");
+    REQUIRE(output.at(2).at("type") == "function_call");
+    REQUIRE(output.at(2).at("arguments") == "{}");
+    REQUIRE(output.at(3).at("input") == "");  // what was cut off before it was whole
+    REQUIRE(output.at(3).at("status") == "incomplete");
+
+    gateway::ResponsesAnswer whole(header(gateway::Endpoint::responses), shown, false);
+    run_parts(whole);
+    REQUIRE(json::parse(whole.whole(ending(gateway::EndReason::length), kUsage)).at("output").as_array() == output);
+}
+
 TEST_CASE("a response that is cut off or fails says so", "[gateway][responses]") {
     gateway::ResponsesAnswer cut(header(gateway::Endpoint::responses), "", false);
     const json::value whole = json::parse(cut.whole(ending(gateway::EndReason::length), kUsage));
@@ -147,7 +196,7 @@ TEST_CASE("a message is built up by events in Anthropic's order", "[gateway][mes
     REQUIRE(types_of(events) ==
             std::vector<std::string>{"message_start",                                                      //
                                      "content_block_start", "content_block_delta", "content_block_delta",  //
-                                     "content_block_stop",                                                 // thinking
+                                     "content_block_delta", "content_block_stop",                          // thinking
                                      "content_block_start", "content_block_delta", "content_block_delta",  //
                                      "content_block_stop",                                                 // text
                                      "content_block_start", "content_block_delta", "content_block_delta",  //
@@ -156,13 +205,15 @@ TEST_CASE("a message is built up by events in Anthropic's order", "[gateway][mes
                                      "message_delta", "message_stop"});
     REQUIRE(events[0].at("message").at("usage").at("input_tokens") == 10);
     REQUIRE(events[2].at("delta").at("thinking") == "let ");
-    REQUIRE(events[6].at("delta").at("text") == "a");
-    REQUIRE(events[9].at("content_block").at("input").as_object().empty());
-    REQUIRE(events[10].at("delta").at("partial_json") == "{\"x\"");
-    REQUIRE(events[15].at("index") == 3);
-    REQUIRE(events[16].at("delta").at("stop_reason") == "tool_use");
-    REQUIRE(events[16].at("usage").at("input_tokens") == 6);
-    REQUIRE(events[16].at("usage").at("cache_read_input_tokens") == 4);
+    REQUIRE(events[1].at("content_block").at("signature") == "");
+    REQUIRE(events[4].at("delta") == json::parse(R"({"type":"signature_delta","signature":"msg_drawn"})"));
+    REQUIRE(events[7].at("delta").at("text") == "a");
+    REQUIRE(events[10].at("content_block").at("input").as_object().empty());
+    REQUIRE(events[11].at("delta").at("partial_json") == "{\"x\"");
+    REQUIRE(events[16].at("index") == 3);
+    REQUIRE(events[17].at("delta").at("stop_reason") == "tool_use");
+    REQUIRE(events[17].at("usage").at("input_tokens") == 6);
+    REQUIRE(events[17].at("usage").at("cache_read_input_tokens") == 4);
 
     gateway::MessagesAnswer whole(header(gateway::Endpoint::messages), false);
     const json::value message = json::parse(run(whole, false, gateway::EndReason::length));
@@ -170,6 +221,7 @@ TEST_CASE("a message is built up by events in Anthropic's order", "[gateway][mes
     REQUIRE(message.at("content").as_array().size() == 4u);
     REQUIRE(message.at("content").at(2).at("input").at("x") == 1);
     REQUIRE(message.at("content").at(0).at("thinking") == "let me");
+    REQUIRE(message.at("content").at(0).at("signature") == "msg_drawn");
 }
 
 TEST_CASE("why a message ended", "[gateway][messages]") {

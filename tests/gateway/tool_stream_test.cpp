@@ -75,6 +75,13 @@ AnswerReader::Options with(ToolFormat format, bool is_begun = false) {
     return options;
 }
 
+/// What is no call is JSON.
+AnswerReader::Options json_or(ToolFormat format) {
+    AnswerReader::Options options = with(format);
+    options.tools->answers_in_json = true;
+    return options;
+}
+
 AnswerReader::Options reasoning(bool begins_reasoning) {
     AnswerReader::Options options;
     options.reasons = true;
@@ -112,6 +119,43 @@ std::vector<Case> cases() {
         {with(ToolFormat::hermes), "<tool_call>{\"name\": \"f\"}</tool_call>", {"", "", {{"f", "{}"}}}},
         {with(ToolFormat::hermes), "Well.\n<tool_call>{\"name\": \"f", {"Well.", "", {}}},
         {with(ToolFormat::hermes), "<tool_call>{\"name\": \"f\"}</tool_call>\n<tool_c", {"", "", {{"f", "{}"}}}},
+        // Without marks, as Qwen2.5-Coder writes them.
+        {with(ToolFormat::hermes), "\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}", {"", "", {{"f", "{\"a\": 1}"}}}},
+        {with(ToolFormat::hermes),
+         "{\"name\": \"f\", \"arguments\": {}}\n{\"name\": \"g\", \"arguments\": {\"x\": \"<tool_call>\"}}",
+         {"", "", {{"f", "{}"}, {"g", "{\"x\": \"<tool_call>\"}"}}}},
+        {with(ToolFormat::hermes),
+         "```json\n{\"name\": \"f\", \"arguments\": {\"a\": \"```\"}}\n```",
+         {"", "", {{"f", "{\"a\": \"```\"}"}}}},
+        {with(ToolFormat::hermes),
+         " ```\n{\"name\": \"f\", \"arguments\": {}}\n{\"name\": \"g\"}\n```\nI `called`.",
+         {"I `called`.", "", {{"f", "{}"}, {"g", "{}"}}}},
+        {with(ToolFormat::hermes),
+         "<tool_call>\n```json\n{\"name\": \"other\", \"arguments\": {}}\n```\n</tool_call>",
+         {"", "", {{"other", "{}"}}}},
+        {with(ToolFormat::hermes),
+         "{\"a\": 1}\n<tool_call>{\"name\": \"other\"}</tool_call>\n{\"name\": \"other\"}",
+         {"{\"a\": 1}{\"name\": \"other\"}", "", {{"other", "{}"}}}},
+        {with(ToolFormat::hermes),
+         "{\"name\": \"Lily\", \"arguments\": {}}",
+         {"{\"name\": \"Lily\", \"arguments\": {}}", "", {}}},
+        {with(ToolFormat::hermes), "{\"name\": \"f", {"{\"name\": \"f", "", {}}},
+        {with(ToolFormat::hermes), "```json\n[1]\n```", {"```json\n[1]\n```", "", {}}},
+        {with(ToolFormat::hermes), "```python\n{}\n```", {"```python\n{}\n```", "", {}}},
+        {with(ToolFormat::hermes), "```js", {"```js", "", {}}},
+        {with(ToolFormat::hermes),
+         "So: {\"name\": \"f\", \"arguments\": {}}",
+         {"So: {\"name\": \"f\", \"arguments\": {}}", "", {}}},
+        {json_or(ToolFormat::hermes), " {\"a\": \"<tool_call>\"}", {" {\"a\": \"<tool_call>\"}", "", {}}},
+        {json_or(ToolFormat::hermes), "\"<tool_call>\"", {"\"<tool_call>\"", "", {}}},
+        {json_or(ToolFormat::hermes), "{\"name\": \"f\", \"age\": 5}", {"{\"name\": \"f\", \"age\": 5}", "", {}}},
+        {json_or(ToolFormat::hermes), "<tool_call>{\"name\": \"f\"}</tool_call>", {"", "", {{"f", "{}"}}}},
+        {json_or(ToolFormat::hermes), "{\"name\": \"f\", \"arguments\": {}}", {"", "", {{"f", "{}"}}}},
+        {json_or(ToolFormat::mistral), "[\"[TOOL_CALLS]\"]", {"[\"[TOOL_CALLS]\"]", "", {}}},
+        {json_or(ToolFormat::mistral), "[TOOL_CALLS]f[ARGS]{}", {"", "", {{"f", "{}"}}}},
+        {json_or(ToolFormat::deepseek),
+         "{\"a\": \"<｜tool▁calls▁begin｜>\"}",
+         {"{\"a\": \"<｜tool▁calls▁begin｜>\"}", "", {}}},
         {with(ToolFormat::json, true), "[{\"name\": \"f\", \"arguments\": {}}, {\"na", {"", "", {{"f", "{}"}}}},
         {with(ToolFormat::llama3), "{\"name\": \"f\", \"parameters\": {\"a\": 1}}", {"", "", {{"f", "{\"a\": 1}"}}}},
         {with(ToolFormat::llama3),
@@ -123,6 +167,9 @@ std::vector<Case> cases() {
          "{\"name\": \"Lily\", \"parameters\": 3}",
          {"{\"name\": \"Lily\", \"parameters\": 3}", "", {}}},
         {with(ToolFormat::llama3), "{\"a\": 1}", {"{\"a\": 1}", "", {}}},
+        {with(ToolFormat::llama3),
+         "{\"name\": \"f\", \"parameters\": {\"a\": \"<|python_tag|>\"}}",
+         {"", "", {{"f", "{\"a\": \"<|python_tag|>\"}"}}}},
         {with(ToolFormat::json),
          "[{\"name\": \"f\", \"arguments\": {}}, {\"name\": \"g\", \"arguments\": {\"x\": 1}}]",
          {"", "", {{"f", "{}"}, {"g", "{\"x\": 1}"}}}},
@@ -148,6 +195,9 @@ std::vector<Case> cases() {
         {reasoning(true), "never done", {"", "never done", {}}},
         {reasoning_with(ToolFormat::hermes),
          "<think>f?</think>\n<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>",
+         {"", "f?", {{"f", "{}"}}}},
+        {reasoning_with(ToolFormat::hermes),
+         "<think>f?</think>\n\n{\"name\": \"f\", \"arguments\": {}}",
          {"", "f?", {{"f", "{}"}}}},
     };
 }
@@ -187,6 +237,7 @@ TEST_CASE("an answer that is noise ends, and is read alike however it is cut", "
             CAPTURE(text, seed);
             AnswerReader::Options options = with(format, seed % 5 == 0);
             options.reasons = seed % 3 == 0;
+            options.tools->answers_in_json = seed % 7 == 0 && !options.tools->is_begun;
             const Read whole = read(options, text, seed, 100'000);
             const Read pieces = read(options, text, seed, 3);
             CHECK(whole.calls.size() == pieces.calls.size());

@@ -151,6 +151,56 @@ TEST_CASE("tools in a namespace are known to the model by both names", "[gateway
     REQUIRE(problem(R"({"type":"namespace","name":"n","tools":[{"type":"custom"}]})") == "tools[0].tools[0]");
 }
 
+TEST_CASE("tools that take a text are functions with one argument to the model", "[gateway][responses]") {
+    const std::string patch =
+        R"({"type":"custom","name":"apply_patch","description":"Edits.","format":{"type":"grammar",)"
+        R"("syntax":"lark","definition":"start: /.+/"}})";
+    const auto form = response(R"({"tools":[)" + patch + R"(,{"type":"custom","name":"say"},
+        {"type":"custom","name":"pick","format":{"type":"grammar","syntax":"regex","definition":"a|b"}},
+        {"type":"namespace","name":"n","tools":[{"type":"custom","name":"c","format":{"type":"text"}}]}],
+        "tool_choice":{"type":"custom","name":"apply_patch"},"input":[{"role":"user","content":"a"},
+        {"type":"custom_tool_call","call_id":"1","name":"apply_patch","input":"a \"b\"\n"},
+        {"type":"custom_tool_call_output","call_id":"1","output":"done"}]})");
+    REQUIRE(form);
+    REQUIRE(form->tools.named == "apply_patch");
+    const json::value context = json::parse(form->template_context);
+    const auto function = [&](std::size_t index) { return context.at("tools").at(index).at("function"); };
+    REQUIRE(function(0).at("description") == "Edits.\n\nIts input keeps to this grammar (Lark):\nstart: /.+/");
+    REQUIRE(function(0).at("parameters") ==
+            json::parse(R"({"type":"object","additionalProperties":false,"required":["input"],
+        "properties":{"input":{"type":"string"}}})"));
+    REQUIRE(function(2).at("parameters").at("properties").at("input").at("pattern") == "^(?:a|b)$");
+    REQUIRE(function(3).at("name") == "n__c");
+    REQUIRE(form->tools.tools.at(1).strict);
+    REQUIRE(context.at("messages").at(1).at("tool_calls").at(0).at("function") ==
+            json::parse(R"({"name":"apply_patch","arguments":{"input":"a \"b\"\n"}})"));
+    REQUIRE(context.at("messages").at(2) == json::parse(R"({"role":"tool","tool_call_id":"1","content":"done"})"));
+    REQUIRE(json::parse("{" + form->shown_fields + "}").at("tools").at(0) == json::parse(patch));
+
+    const auto problem = [](const std::string& tool, const std::string& more = "") {
+        const auto refused = response(R"({"input":"a","tools":[)" + tool + "]" + more + "}");
+        REQUIRE_FALSE(refused);
+        return refused.error().param.value();
+    };
+    const std::string two = R"("input":"a","tools":[{"type":"custom","name":"say"},{"type":"function","name":"f"}])";
+    const auto allowed = response("{" + two + R"(,"tool_choice":{"type":"allowed_tools","mode":"required",
+        "tools":[{"type":"custom","name":"say"}]}})");
+    REQUIRE(allowed);
+    REQUIRE(allowed->tools.choice == gateway::ToolsForm::Choice::required);
+    REQUIRE((allowed->tools.tools.size() == 1 && allowed->tools.tools.front().name == "say"));
+    REQUIRE(
+        response("{" + two + R"(,"tool_choice":{"type":"allowed_tools","mode":"auto","tools":[5]}})").error().param ==
+        "tool_choice");
+    REQUIRE(problem(R"({"type":"custom"})") == "tools[0]");
+    REQUIRE(problem(R"({"type":"custom","name":"a","format":{"type":"grammar"}})") == "tools[0].format.type");
+    REQUIRE(problem(R"({"type":"custom","name":"a","format":{"type":"grammar","syntax":"ebnf","definition":"x"}})") ==
+            "tools[0].format.type");
+    REQUIRE(problem(R"({"type":"custom","name":"a","format":5})") == "tools[0].format");
+    REQUIRE(problem(R"({"type":"custom","name":"a"})", R"(,"tool_choice":{"type":"mcp","name":"a"})") == "tool_choice");
+    REQUIRE(response(R"({"input":[{"type":"custom_tool_call","call_id":"1","name":"a"}]})").error().param ==
+            "input[0].input");
+}
+
 TEST_CASE("a thread is refused in the way that makes Anthropic's clients do without", "[gateway][messages]") {
     const std::string talk = R"("messages":[{"role":"user","content":"a"}])";
     REQUIRE(message("{" + talk + R"(,"thread":null})"));
@@ -218,6 +268,28 @@ TEST_CASE("blocks of messages become messages of a chat", "[gateway][messages]")
     REQUIRE(form->stop_strings == std::vector<std::string>{"x"});
     REQUIRE(form->tools.choice == gateway::ToolsForm::Choice::required);
     REQUIRE_FALSE(form->tools.parallel);
+}
+
+TEST_CASE("what the system says behind the first message counts from the beginning, what it says later from there",
+          "[gateway][messages]") {
+    const auto messages_of = [](const std::string& system, const std::string& messages) {
+        return context_of(message("{" + system + R"("messages":[)" + messages + "]}")).at("messages");
+    };
+    const std::string user = R"({"role":"user","content":"a"})";
+    const std::string told = R"({"role":"system","content":[{"type":"text","text":"agents","cache_control":{}}]})";
+    REQUIRE(
+        messages_of(R"("system":"s",)", user + "," + told) ==
+        json::parse(R"([{"role":"system","content":[{"type":"text","text":"s"},{"type":"text","text":"agents"}]},)" +
+                    user + "]"));
+    REQUIRE(messages_of("", user + "," + told) ==
+            json::parse(R"([{"role":"system","content":"agents"},)" + user + "]"));
+    const std::string answered = user + R"(,{"role":"assistant","content":"b"},)";
+    REQUIRE(messages_of(R"("system":"s",)", answered + user + "," + told) ==
+            json::parse(R"([{"role":"system","content":"s"},)" + answered + user +
+                        R"(,{"role":"system","content":"agents"}])"));
+    REQUIRE(message(R"({"messages":[)" + told + "]}").error().param == "messages");
+    REQUIRE(message(R"({"messages":[)" + user + R"(,{"role":"ctx","content":"x"}]})").error().param ==
+            "messages[1].role");
 }
 
 TEST_CASE("a last message of the assistant is continued", "[gateway][messages]") {

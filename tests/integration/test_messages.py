@@ -87,6 +87,18 @@ def test_the_last_message_is_continued(client):
     assert began.content[0].text == chat["choices"][0]["message"]["content"] != ""
 
 
+def test_a_system_message_behind_the_first_one_counts_from_the_beginning(client):
+    """As Claude Code sends what agents and skills there are."""
+    def prompt(**fields):
+        return client.messages.count_tokens(model=harness.MODEL_ID, **fields).input_tokens, client.messages.create(
+            model=harness.MODEL_ID, max_tokens=16, extra_body=COLD, **fields).content[0].text
+    told = {"role": "system", "content": [{"type": "text", "text": "The agents are Tom and Lily."}]}
+    joined = prompt(system=[{"type": "text", "text": "Be brief."}, told["content"][0]], messages=HI)
+    assert prompt(system="Be brief.", messages=[*HI, told]) == joined
+    assert joined != prompt(system="Be brief.", messages=HI)
+    assert prompt(messages=[*HI, told]) == prompt(system="The agents are Tom and Lily.", messages=HI)
+
+
 def test_calls_of_tools_whole_and_streamed(tool_client):
     fields = {"model": harness.MODEL_ID, "tools": TOOL_FORMS, "tool_choice": {"type": "any", "disable_parallel_tool_use": True}, "max_tokens": 300,
               "messages": [{"role": "user", "content": "Call."}], "extra_body": {"temperature": 1, "seed": 4, "logit_bias": NO_SPACES}}
@@ -113,7 +125,7 @@ def test_calls_of_tools_whole_and_streamed(tool_client):
 
 @pytest.mark.parametrize(("fields", "says"), [
     ({"messages": None}, "'messages'"), ({"messages": []}, "'messages'"), ({"messages": [{"role": "system", "content": "x"}]}, "'system'"),
-    ({"messages": [{"role": "user"}]}, "'messages[0].content'"), ({"messages": [{"role": "user", "content": [{}]}]}, "'messages[0].content[0]'"),
+    ({"messages": [{"role": "ctx", "content": "x"}]}, "'messages[0].role'"), ({"messages": [{"role": "user"}]}, "'messages[0].content'"), ({"messages": [{"role": "user", "content": [{}]}]}, "'messages[0].content[0]'"),
     ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "'image'"),
     ({"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "content": [{"type": "image"}]}]}]}, "'image'"),
     ({"messages": [{"role": "user", "content": [{"type": "tool_result", "content": "x"}]}]}, "tool_use_id"),

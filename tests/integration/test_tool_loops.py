@@ -13,6 +13,8 @@ from scripted_model import call
 ANSWER = "It is 18 degrees and sunny in Zürich – 湖 🌊."
 SCRIPTS = {"get_weather": ["I look.\n" + call("get_weather", {"city": "Zürich"}), ANSWER],
            "agents__start": [call("agents__start", {"task": "weather"}), ANSWER],
+           "apply_patch": [call("apply_patch", {"input": "*** Begin Patch\n+\"a\" – 湖\n*** End Patch"}), ANSWER],
+           "measure": [call("measure", {"city": "Zürich"}), '{"name": "Zürich <tool_call>", "degrees": 18}'],
            "person": ['{"name": "Jason", "age": 25}']}
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"], "additionalProperties": False}
 QUESTION = [{"role": "user", "content": "What is the weather in Zürich?"}]
@@ -50,6 +52,32 @@ def test_chat_completions(client, fields, strict):
     assert client.chat.completions.create(model="model", messages=talk, tools=tools, **fields).choices[0].message.content == ANSWER
     pieces = [choice.delta.content for chunk in client.chat.completions.create(model="model", messages=talk, tools=tools, stream=True, **fields) for choice in chunk.choices]
     assert "".join(piece or "" for piece in pieces) == ANSWER  # letters of several bytes come whole, however the tokens cut them
+
+
+@pytest.mark.parametrize("answer", ['{"name": "get_weather", "arguments": {"town": "Paris"}}', '```json\n{"name": "get_weather", "arguments": {"town": "Paris"}}\n```'], ids=["bare", "fenced"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_without_its_marks_is_one_where_it_has_the_name_of_a_tool(tmp_path, answer, stream):
+    """So does Qwen2.5-Coder write them."""
+    model = scripted_model.make(tmp_path / "model", {"get_weather": [answer], "other": [answer.replace("get_weather", "Lily")]}, context=4096)
+    with harness.serve(*scripted_model.SERVE_FLAGS, model=model) as server, openai.OpenAI(
+            base_url=server.wait_ready().url + "/v1", api_key="none", max_retries=0, timeout=60, _strict_response_validation=True) as client:
+        def ask(parameters=None, **fields):
+            tool = {"type": "function", "function": {"name": "get_weather", **({"parameters": parameters} if parameters else {"parameters": {"type": "object"}})}}
+            fields = {"model": "model", "messages": QUESTION, "tools": [tool], "parallel_tool_calls": False, "temperature": 0, "max_tokens": 600, **fields}
+            if not stream:
+                return client.chat.completions.create(**fields).choices[0]
+            with client.chat.completions.stream(**fields) as events:
+                for _ in events:
+                    pass
+                return events.get_final_completion().choices[0]
+
+        choice = ask()
+        [one] = choice.message.tool_calls
+        assert (choice.finish_reason, choice.message.content or "", one.function.name, json.loads(one.function.arguments)) == ("tool_calls", "", "get_weather", {"town": "Paris"})
+        schema = {"type": "object", "properties": {"city": {"enum": ["Bern"]}}, "required": ["city"], "additionalProperties": False}
+        assert json.loads(ask(schema).message.tool_calls[0].function.arguments) == {"city": "Bern"}
+        text = ask(extra_body={"chat_template_kwargs": {"script": "other"}})
+        assert (text.finish_reason, text.message.content, text.message.tool_calls or []) == ("stop", answer.replace("get_weather", "Lily"), [])
 
 
 @pytest.mark.parametrize("kept", ["all", "strict"])
@@ -95,6 +123,24 @@ def test_responses_with_tools_in_a_namespace_and_tools_that_nobody_runs(client, 
     assert client.responses.create(input=talk, **fields).output_text == ANSWER
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_that_takes_a_text(client, stream):
+    """As Codex has its patches."""
+    tools = [{"type": "custom", "name": "apply_patch", "description": "Edits files.", "format": {"type": "grammar", "syntax": "lark", "definition": "start: /(.|\\n)+/"}},
+             {"type": "function", "name": "unused", "parameters": PARAMETERS, "strict": False}]
+    talk = list(QUESTION)
+    if stream:
+        events = list(client.responses.create(model="model", input=talk, tools=tools, stream=True))
+        assert "".join(event.delta for event in events if event.type == "response.custom_tool_call_input.delta") == "*** Begin Patch\n+\"a\" – 湖\n*** End Patch"
+        answer = events[-1].response
+    else:
+        answer = client.responses.create(model="model", input=talk, tools=tools)
+    [one] = answer.output
+    assert (one.type, one.name, one.input) == ("custom_tool_call", "apply_patch", "*** Begin Patch\n+\"a\" – 湖\n*** End Patch")
+    talk += [one.to_dict(), {"type": "custom_tool_call_output", "call_id": one.call_id, "output": "done"}]
+    assert client.responses.create(model="model", input=talk, tools=tools).output_text == ANSWER
+
+
 def test_anthropic_s_runner_of_tools(url):
     asked = []
 
@@ -107,6 +153,55 @@ def test_anthropic_s_runner_of_tools(url):
     with anthropic.Anthropic(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
         final = client.beta.messages.tool_runner(model="model", max_tokens=500, messages=QUESTION, tools=[get_weather]).until_done()
         assert final.content[-1].text == ANSWER and asked == ["Zürich"]
+
+
+class Report(pydantic.BaseModel):
+    name: str
+    degrees: int
+
+
+REPORT = '{"name": "Zürich <tool_call>", "degrees": 18}'
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_loop_whose_last_answer_is_of_a_schema(client, url, stream):
+    """As the OpenAI Agents SDK and others send tools and the form of the last answer with every request."""
+    report = Report(name="Zürich <tool_call>", degrees=18)
+    tool = {"type": "function", "function": {"name": "measure", "parameters": PARAMETERS, "strict": True}}
+    fields = {"model": "model", "tools": [tool], "response_format": Report}
+
+    def ask(talk):
+        if not stream:
+            return client.chat.completions.parse(messages=talk, **fields).choices[0]
+        with client.chat.completions.stream(messages=talk, **fields) as events:
+            for _ in events:
+                pass
+            return events.get_final_completion().choices[0]
+
+    first = ask(QUESTION)
+    [one] = first.message.tool_calls
+    assert (first.finish_reason, one.function.name, json.loads(one.function.arguments), first.message.content or "") == ("tool_calls", "measure", {"city": "Zürich"}, "")
+    talk = [*QUESTION, {"role": "assistant", "content": None, "tool_calls": [{"id": one.id, "type": "function", "function": {"name": "measure", "arguments": one.function.arguments}}]},
+            {"role": "tool", "tool_call_id": one.id, "content": RESULT}]
+    last = ask(talk)
+    assert (last.finish_reason, last.message.parsed, last.message.content, last.message.tool_calls or []) == ("stop", report, REPORT, [])
+    required = client.chat.completions.create(model="model", messages=talk, tools=[tool], tool_choice="required", response_format={"type": "json_object"}, max_tokens=400, temperature=0)
+    assert required.choices[0].message.tool_calls[0].function.name == "measure"
+
+    flat = {"type": "function", "name": "measure", "parameters": PARAMETERS, "strict": True}
+    answer = client.responses.parse(model="model", input=QUESTION, tools=[flat], text_format=Report)
+    [called] = answer.output
+    assert called.type == "function_call" and json.loads(called.arguments) == {"city": "Zürich"}
+    items = [*QUESTION, {"type": "function_call", "call_id": called.call_id, "name": "measure", "arguments": called.arguments}, {"type": "function_call_output", "call_id": called.call_id, "output": RESULT}]
+    assert client.responses.parse(model="model", input=items, tools=[flat], text_format=Report).output_parsed == report
+
+    with anthropic.Anthropic(base_url=url, api_key="none", max_retries=0, timeout=60) as other:
+        schema = {"output_config": {"format": {"type": "json_schema", "schema": {**Report.model_json_schema(), "additionalProperties": False}}}}
+        asked = {"model": "model", "max_tokens": 300, "tools": [{"name": "measure", "input_schema": PARAMETERS}], "extra_body": schema}
+        [used] = other.messages.create(messages=QUESTION, **asked).content
+        assert (used.type, used.input) == ("tool_use", {"city": "Zürich"})
+        turns = [*QUESTION, {"role": "assistant", "content": [used.to_dict()]}, {"role": "user", "content": [{"type": "tool_result", "tool_use_id": used.id, "content": RESULT}]}]
+        assert other.messages.create(messages=turns, **asked).content[0].text == REPORT
 
 
 def test_schemas_of_pydantic(client):

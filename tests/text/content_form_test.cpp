@@ -26,7 +26,7 @@ constexpr const char* kTrimmed = "{% for m in messages %}{{ m.role }}:{{ m.conte
 text::ContentForm form_of(const char* source) {
     const auto chat_template = text::ChatTemplate::compile(source);
     REQUIRE(chat_template);
-    return text::find_content_form(**chat_template, {{"bos_token", "<s>"}}, false);
+    return text::find_content_form(**chat_template, {{"bos_token", "<s>"}, {"eos_token", "</s>"}}, false);
 }
 
 /// What a model with that template makes of messages.
@@ -34,6 +34,7 @@ base::Result<std::string> render(const std::string& source, const std::string& m
     const text_test::TemporaryFolder folder;
     std::filesystem::copy_file(text_test::stories_folder() / "tokenizer.json", folder.path() / "tokenizer.json");
     folder.write("chat_template.jinja", source);
+    folder.write("tokenizer_config.json", R"({"bos_token":"<s>","eos_token":"</s>"})");
     const auto model = text::ModelText::load(folder.path());
     REQUIRE(model);
     return model->render_chat(R"({"messages":)" + messages + "}", kNow);
@@ -100,6 +101,51 @@ TEST_CASE("text that no template prints is an error, never silence", "[text]") {
     const auto two = render(last_only, R"([{"role":"user","content":"x"},{"role":"user","content":"y"}])");
     REQUIRE_FALSE(two);
     CHECK(two.error().message.find("last message of a user") != std::string::npos);
+}
+
+TEST_CASE("what the system says later is not lost where a template takes one system message", "[text]") {
+    const std::string refuses =
+        "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('no') }}{% endif %}"
+        "{{ m.role }}:{{ m.content }};{% endfor %}";
+    const std::string others = "{% for m in messages if m.role != 'system' %}{{ m.role }}:{{ m.content }};{% endfor %}";
+    const std::string passes_over =
+        "{% if messages[0].role == 'system' %}system:{{ messages[0].content }};{% endif %}" + others;
+    const std::string keeps_last =
+        "{% set ns = namespace(said='') %}{% for m in messages if m.role == 'system' %}{% set ns.said = m.content %}"
+        "{% endfor %}system:{{ ns.said }};" +
+        others;
+    const std::string later =
+        R"([{"role":"system","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]},{"role":"user","content":"x"},
+            {"role":"assistant","content":"y"},{"role":"system","content":"c"},{"role":"user","content":"z"}])";
+    for (const std::string& source : {refuses, passes_over, keeps_last}) {
+        CAPTURE(source);
+        CHECK(form_of(source.c_str()).takes_one_system);
+        CHECK(render(source, later) == std::string("system:a\nb\n\nc;user:x;assistant:y;user:z;"));
+        CHECK(render(source, R"([{"role":"user","content":"x"},{"role":"system","content":"c"}])") ==
+              std::string("system:c;user:x;"));
+    }
+    CHECK_FALSE(form_of(kText).takes_one_system);
+    CHECK(render(kText, later) == std::string("system:a\nb;user:x;assistant:y;system:c;user:z;"));
+    CHECK_FALSE(form_of("{{ messages[-1].content }}").takes_one_system);  // it takes none
+}
+
+TEST_CASE("every template of the data prints all that the system says", "[text]") {
+    const auto takes_one = [](const std::string& name) {
+        return name.starts_with("deepseek-r1") || name.starts_with("gpt-oss") || name.starts_with("mistral") ||
+               name.starts_with("smollm3");
+    };
+    for (const auto& entry : std::filesystem::directory_iterator(text_test::own_data() / "chat_templates")) {
+        const std::string name = entry.path().filename().string();
+        if (entry.path().extension() != ".jinja") { continue; }
+        CAPTURE(name);
+        const std::string source = text_test::bytes_of(entry.path());
+        CHECK(form_of(source.c_str()).takes_one_system == takes_one(name));
+        const auto rendered = render(source, R"([{"role":"system","content":"Be brief."},{"role":"user","content":"x"},
+            {"role":"assistant","content":"y"},{"role":"system","content":"Be kind."},{"role":"user","content":"z"}])");
+        REQUIRE(rendered);
+        CHECK(rendered->find("Be brief.") != std::string::npos);
+        CHECK(rendered->find("Be kind.") != std::string::npos);
+    }
 }
 
 TEST_CASE("every template of the data prints what people say", "[text]") {

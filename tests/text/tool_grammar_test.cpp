@@ -32,9 +32,9 @@ gateway::ToolsForm tools(bool parallel) {
 
 class Answers {
 public:
-    /// `marks`: of the form, as tokens; else as text.
+    /// `marks`: of the form, as tokens; else as text. `answer_schema`: of what is no call; empty: any text.
     explicit Answers(bool parallel, gateway::ToolFormat format = gateway::ToolFormat::hermes,
-                     std::vector<base::TokenId> marks = {})
+                     std::vector<base::TokenId> marks = {}, const std::string& answer_schema = {})
         : marks_(std::move(marks)), words_(gateway::special_marks(format)) {
         auto loaded = text::Tokenizer::load(text_test::stories_folder() / "tokenizer.json", {});
         REQUIRE(loaded);
@@ -42,9 +42,9 @@ public:
         const std::vector<base::TokenId> eos{2};
         auto vocabulary = text::GrammarVocabulary::make(*tokenizer_, eos, 512);
         REQUIRE(vocabulary);
-        auto grammar =
-            (*vocabulary)
-                ->compile({text::GrammarKind::lark, gateway::open_grammar(tools(parallel), format, marks_).text()});
+        auto grammar = (*vocabulary)
+                           ->compile({text::GrammarKind::lark,
+                                      gateway::open_grammar(tools(parallel), format, marks_, answer_schema).text()});
         if (!grammar) { FAIL(grammar.error().message); }
         grammar_ = std::move(*grammar);
     }
@@ -121,6 +121,33 @@ TEST_CASE("a call that has begun keeps to the schema of a strict tool", "[text][
     CHECK_FALSE(answers.can_be("<tool_call> I would call"));
 }
 
+TEST_CASE("a call that was begun without its mark keeps to the schema, too", "[text][tools]") {
+    const bool is_token = GENERATE(false, true);
+    const auto marks = is_token ? std::vector<base::TokenId>{300, 301} : std::vector<base::TokenId>();
+    const Answers answers(true, gateway::ToolFormat::hermes, marks);
+    const std::string call = "{\"name\": \"say\", \"arguments\": {\"word\": \"hello\"}}";
+    const std::string marked = "<tool_call>\n" + call + "\n</tool_call>";
+    CHECK(answers.can_end(call));
+    CHECK(answers.can_end("\n" + call + "\n" + call + "\n"));
+    CHECK(answers.can_end("```json\n" + call + "\n```"));
+    CHECK(answers.can_end("```\n" + call + "\n" + call + "\n```\n"));
+    CHECK(answers.can_end("{\"name\": \"any\", \"arguments\": {\"x\": [1]}}"));
+    CHECK(answers.can_end("{\"name\": \"Lily\", \"age\": 3}"));  // JSON that is no call
+    CHECK(answers.can_end("```json\n{\"name\": \"Lily\"}\n```\n" + marked));
+    CHECK(answers.can_end("```python\nsay()\n```"));
+    CHECK(answers.can_end("I say " + call + " and " + marked + " twice"));
+    CHECK_FALSE(answers.can_be("{\"name\": \"say\", \"arguments\": {\"word\": \"no"));
+    CHECK_FALSE(answers.can_be("```json\n{\"name\": \"say\", \"arguments\": {\"word\": \"no"));
+    CHECK_FALSE(answers.can_be("{\"name\": \"say\", \"other"));
+    CHECK_FALSE(answers.can_be(call + " and"));
+    CHECK_FALSE(answers.can_be(call + "\n```"));
+    CHECK_FALSE(answers.can_end("```json\n" + call));
+    const Answers one(false, gateway::ToolFormat::hermes, marks);
+    CHECK(one.can_end(call));
+    CHECK(one.can_end("So: " + marked));
+    CHECK_FALSE(one.can_be(call + "\n{"));
+}
+
 TEST_CASE("Llama's calls stand alone, and keep to the schema once they have a tool's name", "[text][tools]") {
     const Answers answers(true, gateway::ToolFormat::llama3);
     CHECK(answers.can_end("Hello."));
@@ -183,6 +210,41 @@ TEST_CASE("DeepSeek's calls keep to the schema between their marks, be they text
     CHECK_FALSE(answers.can_be(begin + "so"));
 }
 
+TEST_CASE("an answer with tools and a schema is JSON of that schema, or calls and nothing else", "[text][tools]") {
+    const std::string schema =
+        R"({"type":"object","properties":{"name":{"enum":["Lily"]}},"required":["name"],"additionalProperties":false})";
+    const std::string answer = R"({"name": "Lily"})";
+    const std::string call = R"({"name": "say", "arguments": {"word": "hello"}})";
+    struct Case {
+        gateway::ToolFormat format;
+        std::vector<base::TokenId> marks;
+        std::string calls;
+        std::string begun_wrong;
+    };
+    const std::string hermes = "<tool_call>\n" + call + "\n</tool_call>";
+    const std::string deepseek =
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>say<｜tool▁sep｜>{\"word\": "
+        "\"hello\"}<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
+    const std::string wrong = R"({"name": "say", "arguments": {"word": "no)";
+    for (const Case& one : std::vector<Case>{
+             {gateway::ToolFormat::hermes, {}, hermes, "<tool_call>\n" + wrong},
+             {gateway::ToolFormat::hermes, {300, 301}, hermes + "\n" + hermes, "<tool_call>\n" + wrong},
+             {gateway::ToolFormat::mistral, {}, "[TOOL_CALLS][" + call + "]", "[TOOL_CALLS][" + wrong},
+             {gateway::ToolFormat::mistral, {300, 301}, "[TOOL_CALLS]say[ARGS]{\"word\": \"bye\"}", "[TOOL_CALLS]fly"},
+             {gateway::ToolFormat::deepseek, {300, 301, 302, 303, 304}, deepseek, "<｜tool▁calls▁begin｜>so"}}) {
+        CAPTURE(gateway::tool_format_name(one.format), one.calls);
+        const Answers answers(true, one.format, one.marks, schema);
+        CHECK(answers.can_end(answer));
+        CHECK(answers.can_end(one.calls));
+        CHECK_FALSE(answers.can_be(one.begun_wrong));
+        CHECK_FALSE(answers.can_end(""));
+        CHECK_FALSE(answers.can_be("So"));
+        CHECK_FALSE(answers.can_be(R"({"name": "Tom)"));
+        CHECK_FALSE(answers.can_be(answer + " and"));
+    }
+    CHECK_FALSE(Answers(false, gateway::ToolFormat::hermes, {}, schema).can_be(hermes + "\n<tool_call>"));
+}
+
 TEST_CASE("one call and no more where the client wants it so", "[text][tools]") {
     const Answers answers(false);
     const std::string call = "<tool_call>\n{\"name\": \"say\", \"arguments\": {\"word\": \"bye\"}}\n</tool_call>";
@@ -200,6 +262,10 @@ TEST_CASE("every form's grammar passes the check that knows no model", "[text][t
             const auto checked = text::check_grammar(
                 {text::GrammarKind::lark, gateway::open_grammar(tools(parallel), format, {}).text()});
             if (!checked) { FAIL(checked.error().message); }
+            if (format == gateway::ToolFormat::llama3 || format == gateway::ToolFormat::json) { continue; }
+            const auto with_answer = text::check_grammar(
+                {text::GrammarKind::lark, gateway::open_grammar(tools(parallel), format, {}, "{}").text()});
+            if (!with_answer) { FAIL(with_answer.error().message); }
         }
     }
 }

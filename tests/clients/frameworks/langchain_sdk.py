@@ -1,6 +1,7 @@
 """LangChain: an agent's loop over chat completions, responses and Anthropic's messages; streams, structured answers, embeddings."""
 from common import ANSWER, KEY, MODEL, QUESTION, STORY, URL, V1, Weather, check
 from langchain.agents import create_agent
+from langchain.agents.structured_output import ProviderStrategy
 from langchain_anthropic import ChatAnthropic
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
@@ -11,6 +12,12 @@ class Person(BaseModel):
     """Someone."""
     name: str
     age: int
+
+
+class Report(BaseModel):
+    """The weather of a city."""
+    city: str
+    degrees: int
 
 
 def run_agent(model, stream: bool) -> None:
@@ -38,6 +45,16 @@ messages = ChatAnthropic(model=MODEL, base_url=URL, api_key=KEY, max_retries=0, 
 for model in (chat, responses, messages):
     for stream in (False, True):
         run_agent(model, stream)
+for model in (chat, responses):
+    weather = Weather()
+
+    @tool
+    def measure_weather(city: str) -> str:
+        """The weather of a city."""
+        return weather(city)
+
+    told = create_agent(model, [measure_weather], response_format=ProviderStrategy(Report)).invoke({"messages": [{"role": "user", "content": QUESTION}]})
+    assert told["structured_response"] == Report(city="Paris", degrees=18) and weather.asked == ["Paris"]
 script = ChatOpenAI(model=MODEL, base_url=V1, api_key=KEY, max_retries=0, extra_body={"chat_template_kwargs": {"script": "person"}})
 assert script.with_structured_output(Person, method="json_schema").invoke(STORY) == Person(name="Jason", age=25)
 assert script.with_structured_output(Person, method="json_mode").invoke(STORY) == Person(name="Jason", age=25)
@@ -47,4 +64,4 @@ answer = chat.with_config(tags=["t"]).bind(logprobs=True, top_logprobs=2).invoke
 assert len(answer.response_metadata["logprobs"]["content"][0]["top_logprobs"]) == 2
 vectors = OpenAIEmbeddings(model="all-minilm-l6-v2", base_url=V1, api_key=KEY, check_embedding_ctx_length=False).embed_documents(["a cat", "a kitten"])
 assert [len(vector) for vector in vectors] == [384, 384]
-print("agents over chat completions, responses and messages, whole and streamed; json_schema, json_mode, function_calling; logprobs; embeddings")
+print("agents over chat completions, responses and messages, whole and streamed; json_schema, json_mode, function_calling; a schema with tools; logprobs; embeddings")

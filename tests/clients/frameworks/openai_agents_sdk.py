@@ -15,6 +15,12 @@ class Person(BaseModel):
     age: int
 
 
+class Report(BaseModel):
+    """The weather of a city."""
+    city: str
+    degrees: int
+
+
 async def main() -> None:
     client = AsyncOpenAI(base_url=V1, api_key=KEY, max_retries=0)
     for model in (OpenAIResponsesModel(MODEL, client), OpenAIChatCompletionsModel(MODEL, client)):
@@ -38,10 +44,19 @@ async def main() -> None:
             first = Agent(name="first", handoffs=[agent], model=model)
             answer = await Runner.run(first, QUESTION)
             assert answer.last_agent.name == "meteorologist" and answer.final_output == ANSWER
+        weather = Weather()
+
+        @function_tool
+        def measure_weather(city: str) -> str:
+            """The weather of a city."""
+            return weather(city)
+
+        reporter = Agent(name="reporter", tools=[measure_weather], output_type=Report, model=model)
+        assert (await Runner.run(reporter, QUESTION)).final_output == Report(city="Paris", degrees=18) and weather.asked == ["Paris"]
         typed = Agent(name="typed", output_type=Person, model=model,
                       model_settings=ModelSettings(extra_body={"chat_template_kwargs": {"script": "person"}}))
         assert (await Runner.run(typed, STORY)).final_output == Person(name="Jason", age=25)
 
 
 asyncio.run(main())
-print("loops over responses and chat completions, whole and streamed; hand-offs between agents; output_type")
+print("loops over responses and chat completions, whole and streamed; hand-offs between agents; output_type, also with tools")

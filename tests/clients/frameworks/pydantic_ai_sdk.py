@@ -16,6 +16,12 @@ class Person(BaseModel):
     age: int
 
 
+class Report(BaseModel):
+    """The weather of a city."""
+    city: str
+    degrees: int
+
+
 async def run(model) -> None:
     for stream in (False, True):
         weather = Weather()
@@ -45,7 +51,16 @@ async def main() -> None:
     assert typed.output == Person(name="Jason", age=25)
     native = await Agent(chat, output_type=NativeOutput(Person), retries=0, model_settings={"extra_body": {"chat_template_kwargs": {"script": "person"}}}).run(STORY)
     assert native.output == Person(name="Jason", age=25)
+    weather = Weather()
+    reporter = Agent(chat, output_type=NativeOutput(Report), retries=0)
+
+    @reporter.tool_plain
+    def measure_weather(city: str) -> str:
+        """The weather of a city."""
+        return weather(city)
+
+    assert (await reporter.run(QUESTION)).output == Report(city="Paris", degrees=18) and weather.asked == ["Paris"]
 
 
 asyncio.run(main())
-print("loops over chat completions, responses and messages, whole and streamed; output_type by a tool and by NativeOutput")
+print("loops over chat completions, responses and messages, whole and streamed; output_type by a tool and by NativeOutput, also with tools")
