@@ -4,10 +4,13 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <boost/json.hpp>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "cli/divide_cores.h"
 #include "device/cuda/cuda_device.h"
@@ -45,9 +48,12 @@ std::uint64_t meminfo_kib(const std::string& key) {
     return 0;
 }
 
-void row(const char* name, const std::string& value) {
-    std::printf("%-18s %s\n", name, value.c_str());
-}
+/// What is told, in order; without a name: more of the row before.
+struct Row {
+    std::string name;
+    std::string value;
+};
+using Rows = std::vector<Row>;
 
 std::string instruction_sets() {
     std::string text;
@@ -65,14 +71,17 @@ std::string instruction_sets() {
 }
 
 /// What this build and this machine have of CUDA, and what is missing.
-void show_gpu() {
+void add_gpu(Rows& rows) {
+    const auto row = [&rows](std::string name, std::string value) {
+        rows.push_back({std::move(name), std::move(value)});
+    };
     const device::CudaReport report = device::cuda_report(true);
     row("CUDA", report.built ? fmt::format("built in, runtime {}", report.runtime_version) : "not built in");
     row("NVIDIA driver", !report.driver_version.empty() ? fmt::format("runs CUDA {}", report.driver_version)
                          : report.driver_files          ? "in the kernel"
                                                         : "none");
     for (const device::CudaDeviceInfo& gpu : report.devices) {
-        row(fmt::format("cuda:{}", gpu.index).c_str(),
+        row(fmt::format("cuda:{}", gpu.index),
             fmt::format("{}, compute capability {}.{}, {} processors, {} MiB, {} MiB free", gpu.name, gpu.sm / 10,
                         gpu.sm % 10, gpu.processors, gpu.memory_bytes >> 20, gpu.memory_free >> 20));
     }
@@ -92,7 +101,11 @@ void show_gpu() {
 
 }  // namespace
 
-int doctor_main() {
+int doctor_main(bool as_json) {
+    Rows rows;
+    const auto row = [&rows](std::string name, std::string value) {
+        rows.push_back({std::move(name), std::move(value)});
+    };
     row("processor", processor_name());
     row("cores", fmt::format("{} usable of {}", usable_cores(), sysconf(_SC_NPROCESSORS_ONLN)));
     row("instruction sets", instruction_sets());
@@ -119,14 +132,32 @@ int doctor_main() {
         row("KV on disks", "through the page cache: " + problem);
         row("", "containers: a seccomp profile that allows io_uring_setup, io_uring_enter (docs/kv-memory.md)");
     }
-    show_gpu();
-    if (!best) {
-        std::printf("\nThis machine cannot serve: %s\n", best.error().message.c_str());
-        return 1;
+    add_gpu(rows);
+    const std::string verdict = best ? std::string("This machine can serve models on its processor") +
+                                           (device::cuda_report().problem.empty() ? " and on its GPU." : ".")
+                                     : "This machine cannot serve: " + best.error().message;
+    if (as_json) {
+        boost::json::array told;
+        for (const Row& one : rows) {
+            if (one.name.empty() && !told.empty()) {
+                boost::json::value& notes = told.back().as_object()["notes"];
+                if (!notes.is_array()) { notes.emplace_array(); }
+                notes.as_array().emplace_back(one.value);
+            } else {
+                told.push_back(boost::json::object{{"name", one.name}, {"value", one.value}});
+            }
+        }
+        std::printf("%s\n", boost::json::serialize(boost::json::object{{"can_serve", best.has_value()},
+                                                                       {"verdict", verdict},
+                                                                       {"rows", std::move(told)}})
+                                .c_str());
+    } else {
+        for (const Row& one : rows) {
+            std::printf("%-18s %s\n", one.name.c_str(), one.value.c_str());
+        }
+        std::printf("\n%s\n", verdict.c_str());
     }
-    std::printf("\nThis machine can serve models on its processor%s.\n",
-                device::cuda_report().problem.empty() ? " and on its GPU" : "");
-    return 0;
+    return best ? 0 : 1;
 }
 
 }  // namespace cli

@@ -21,6 +21,10 @@ base::Result<void> drain(const DrainCommand& command) {
     SchedulerAccess scheduler(command.access.schedulers, cluster->control());
     const auto workers = scheduler.describe(kTimeout);
     if (!workers) { return base::pass_on(workers); }
+    if (command.lists && command.json) {
+        std::printf("%s\n", json_of_workers(*workers).c_str());
+        return {};
+    }
     if (command.lists) {
         const std::string list = list_of_workers(*workers);
         std::fputs(list.empty() ? "there is no worker\n" : list.c_str(), stdout);
@@ -42,7 +46,9 @@ base::Result<void> drain(const DrainCommand& command) {
 
 void add_drain(CLI::App& app, DrainCommand& command) {
     auto* const worker = app.add_option("WORKER,--worker", command.worker, kWorkerHelp);
-    app.add_flag("--list", command.lists, "tells which workers there are, and drains none")->excludes(worker);
+    auto* const list =
+        app.add_flag("--list", command.lists, "tells which workers there are, and drains none")->excludes(worker);
+    app.add_flag("--json", command.json, "with --list: as JSON")->needs(list);
     add_operator_flags(app, command.access);
 }
 

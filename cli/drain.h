@@ -11,6 +11,7 @@ namespace cli {
 struct DrainCommand {
     std::string worker;  // as choose_worker()
     bool lists = false;
+    bool json = false;  // of the list
     OperatorFlags access;
 };
 void add_drain(CLI::App& app, DrainCommand& command);

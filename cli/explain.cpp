@@ -129,10 +129,11 @@ std::string timeline_text(const json::object& timeline) {
     const json::object& targets = object_of(timeline, "targets");
     text += targets.empty()
                 ? "no targets\n"
-                : fmt::format("targets: TTFT {}, TPOT {}\n", ms(targets, "ttft_ms"), ms(targets, "tpot_ms"));
+                : fmt::format("targets: TTFT {}, TPOT {}{}\n", ms(targets, "ttft_ms"), ms(targets, "tpot_ms"),
+                              targets.contains("e2e_ms") ? ", whole answer " + ms(targets, "e2e_ms") : "");
     const json::object& missed = object_of(timeline, "missed");
     if (missed.empty() && !targets.empty()) { text += "all targets were met\n"; }
-    for (const std::string_view slo : {"ttft", "tpot", "all"}) {
+    for (const std::string_view slo : {"ttft", "tpot", "e2e", "all"}) {
         const json::object& miss = object_of(missed, slo);
         if (miss.empty() || (slo == "all" && missed.size() > 1)) { continue; }
         text += fmt::format("missed{}{}: {}", slo == "all" ? "" : " ", slo == "all" ? "" : slo, text_of(miss, "cause"));

@@ -48,6 +48,7 @@
 #include "cli/run.h"
 #include "cli/serve.h"
 #include "cli/simulate.h"
+#include "cli/smoke.h"
 #include "cli/tokenize.h"
 #include "cli/top.h"
 #include "cli/turn.h"
@@ -227,6 +228,10 @@ int run(int argc, char** argv) {
                               [&] { return cli::explain_main(explain); }),
                      explain);
 
+    cli::SmokeCommand smoke;
+    cli::add_smoke(*command(app, "smoke", "whether a gateway does what its clients need, in a few requests",
+                            [&] { return cli::smoke_main(smoke); }),
+                   smoke);
     cli::TopCommand top;
     cli::add_top(*command(app, "top", "what the processes of a cluster do, live", [&] { return cli::top_main(top); }),
                  top);
@@ -317,6 +322,11 @@ int run(int argc, char** argv) {
     print.print = true;
     cli::add_common_flags(*command(*config, "print", "the settings in effect", [&] { return cli::config_main(print); }),
                           print.common);
+
+    cli::ConfigDiffCommand diff;
+    cli::add_config_diff(*command(*config, "diff", "settings that two files have otherwise, and which need a restart",
+                                  [&] { return cli::config_diff_main(diff); }),
+                         diff);
 
     CLI::App* kv = app.add_subcommand("kv", "KV on the wire");
     kv->require_subcommand(1);
@@ -443,7 +453,15 @@ int run(int argc, char** argv) {
         std::fputs(cli::man_page(app, SLUICE_VERSION).c_str(), stdout);
         return 0;
     });
-    command(app, "doctor", "what this machine has and lacks", [] { return cli::doctor_main(); });
+    bool version_as_json = false;
+    command(app, "version", "of what this program was built, and which protocol it speaks", [&version_as_json] {
+        std::puts((version_as_json ? cli::version_json() : cli::version_line()).c_str());
+        return 0;
+    })->add_flag("--json", version_as_json, "as JSON");
+    bool doctor_as_json = false;
+    command(app, "doctor", "what this machine has and lacks", [&doctor_as_json] {
+        return cli::doctor_main(doctor_as_json);
+    })->add_flag("--json", doctor_as_json, "as JSON");
 
     CLI11_PARSE(app, argc, argv);
     return status;

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <boost/json.hpp>
 #include <charconv>
+#include <string_view>
 #include <thread>
 
 #include "base/log.h"
@@ -30,6 +32,32 @@ base::Result<base::HashKey> cluster_key(const OperatorFlags& flags) {
                           "SLUICE_CLUSTER_KEY");
     }
     return **key;
+}
+
+std::string_view role_of(const proto::WorkerState& worker) {
+    const auto role = proto::role_of(worker.role());
+    return role ? proto::role_name(*role) : std::string_view("?");
+}
+
+std::uint32_t requests_of(const proto::WorkerState& worker) {
+    return worker.load().requests_running() + worker.load().requests_waiting();
+}
+
+/// By model and address.
+template <class Visit>
+void for_each_worker(const proto::DescribeReply& workers, Visit visit) {
+    for (const proto::ModelState& model : workers.models()) {
+        std::vector<const proto::WorkerState*> all;
+        for (const proto::WorkerState& worker : model.workers()) {
+            all.push_back(&worker);
+        }
+        std::sort(all.begin(), all.end(), [](const auto* a, const auto* b) {
+            return a->endpoint().control_address() < b->endpoint().control_address();
+        });
+        for (const proto::WorkerState* worker : all) {
+            visit(model.model(), *worker);
+        }
+    }
 }
 
 }  // namespace
@@ -75,23 +103,26 @@ base::Result<std::uint64_t> parse_worker_number(const std::string& text, const s
 
 std::string list_of_workers(const proto::DescribeReply& workers) {
     std::string list;
-    for (const proto::ModelState& model : workers.models()) {
-        std::vector<const proto::WorkerState*> all;
-        for (const proto::WorkerState& worker : model.workers()) {
-            all.push_back(&worker);
-        }
-        std::sort(all.begin(), all.end(), [](const auto* a, const auto* b) {
-            return a->endpoint().control_address() < b->endpoint().control_address();
-        });
-        for (const proto::WorkerState* worker : all) {
-            const auto role = proto::role_of(worker->role());
-            list += fmt::format("{:016x}  {:<8}  {:<8}  {:>4} requests  {}  {}\n", worker->endpoint().worker_id(),
-                                role ? proto::role_name(*role) : "?", base::log_safe(worker->state()),
-                                worker->load().requests_running() + worker->load().requests_waiting(),
-                                base::log_safe(worker->endpoint().control_address()), base::log_safe(model.model()));
-        }
-    }
+    for_each_worker(workers, [&list](const std::string& model, const proto::WorkerState& worker) {
+        list += fmt::format("{:016x}  {:<8}  {:<8}  {:>4} requests  {}  {}\n", worker.endpoint().worker_id(),
+                            role_of(worker), base::log_safe(worker.state()), requests_of(worker),
+                            base::log_safe(worker.endpoint().control_address()), base::log_safe(model));
+    });
     return list;
+}
+
+std::string json_of_workers(const proto::DescribeReply& workers) {
+    boost::json::array list;
+    for_each_worker(workers, [&list](const std::string& model, const proto::WorkerState& worker) {
+        list.push_back(boost::json::object{{"worker", fmt::format("{:016x}", worker.endpoint().worker_id())},
+                                           {"incarnation", fmt::format("{:016x}", worker.endpoint().incarnation())},
+                                           {"role", role_of(worker)},
+                                           {"state", worker.state()},
+                                           {"requests", requests_of(worker)},
+                                           {"address", worker.endpoint().control_address()},
+                                           {"model", model}});
+    });
+    return boost::json::serialize(list);
 }
 
 base::Result<proto::WorkerState> choose_worker(const proto::DescribeReply& workers, const std::string& wanted) {

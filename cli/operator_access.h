@@ -38,6 +38,8 @@ inline constexpr const char* kWorkerHelp =
 base::Result<proto::WorkerState> choose_worker(const proto::DescribeReply& workers, const std::string& wanted);
 /// A line for each worker, with its id, by model and address.
 std::string list_of_workers(const proto::DescribeReply& workers);
+/// The same as an array of JSON.
+std::string json_of_workers(const proto::DescribeReply& workers);
 
 /// What people ask a scheduler for. Of several addresses all but one stand by or are gone: each is asked for a second,
 /// in turns, beginning with the one that answered last, until one leads. One thread at a time.

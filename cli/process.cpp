@@ -19,6 +19,7 @@
 #include "base/check.h"
 #include "base/loopback.h"
 #include "cli/private_file.h"
+#include "proto/version.h"
 
 #include "commit.h"
 
@@ -297,6 +298,12 @@ void unblock_signals() {
 
 std::string version_line() {
     return std::string("sluice ") + SLUICE_VERSION + " (" + SLUICE_COMMIT + ", " + SLUICE_BUILD_TYPE + ")";
+}
+
+std::string version_json() {
+    return std::string(R"({"version":")") + SLUICE_VERSION + R"(","commit":")" + SLUICE_COMMIT + R"(","build_type":")" +
+           SLUICE_BUILD_TYPE + R"(","protocol":")" + std::to_string(proto::kProtocolVersion) + "." +
+           std::to_string(proto::kProtocolMinor) + R"("})";
 }
 
 void tell_version(base::Metrics& metrics) {

@@ -108,6 +108,8 @@ void unblock_signals();
 
 /// This program in a line: its name, version, commit and kind of build.
 std::string version_line();
+/// The same, and the protocol that it speaks, as one object of JSON.
+std::string version_json();
 
 /// The row `sluice_build_info`, always 1: which version this process is of.
 void tell_version(base::Metrics& metrics);

@@ -42,7 +42,7 @@ std::map<std::string, std::string, std::less<>> lines_of(std::string_view text) 
         const auto end = std::min(text.find('\n'), text.size());
         const std::string_view line = text.substr(0, end);
         const auto colon = std::min(line.find(": "), line.size());
-        lines.emplace(line.substr(0, colon), line.substr(colon));
+        lines.emplace(line.substr(0, colon), line.substr(std::min(colon + 2, line.size())));
         text.remove_prefix(std::min(end + 1, text.size()));
     }
     return lines;
@@ -116,19 +116,28 @@ base::Result<AllSettings> read_all_settings(const CommonFlags& flags, bool mint)
     return settings;
 }
 
-std::vector<std::string> changed_keys(std::string_view before, std::string_view after) {
+std::vector<ChangedSetting> changed_settings(std::string_view before, std::string_view after) {
     const auto old_lines = lines_of(before);
     const auto new_lines = lines_of(after);
-    std::vector<std::string> changed;
+    std::vector<ChangedSetting> changed;
     for (const auto& [key, value] : old_lines) {
         const auto at = new_lines.find(key);
-        if (at == new_lines.end() || at->second != value) { changed.push_back(key); }
+        const std::string now = at == new_lines.end() ? "-" : at->second;
+        if (now != value) { changed.push_back({key, value, now}); }
     }
     for (const auto& [key, value] : new_lines) {
-        if (!old_lines.contains(key)) { changed.push_back(key); }
+        if (!old_lines.contains(key)) { changed.push_back({key, "-", value}); }
     }
-    std::sort(changed.begin(), changed.end());
+    std::sort(changed.begin(), changed.end(), [](const auto& a, const auto& b) { return a.key < b.key; });
     return changed;
+}
+
+std::vector<std::string> changed_keys(std::string_view before, std::string_view after) {
+    std::vector<std::string> keys;
+    for (ChangedSetting& one : changed_settings(before, after)) {
+        keys.push_back(std::move(one.key));
+    }
+    return keys;
 }
 
 bool may_change(std::string_view key) {

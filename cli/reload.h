@@ -29,7 +29,15 @@ struct AllSettings {
 /// `mint`: as read_cluster. Error: invalid_argument, with every mistake.
 base::Result<AllSettings> read_all_settings(const CommonFlags& flags, bool mint);
 
-/// Keys whose lines differ between two texts of base::Config::merged(), sorted. Pure.
+/// A setting with its values in two texts of base::Config::merged(); "-": not there.
+struct ChangedSetting {
+    std::string key;
+    std::string before;
+    std::string after;
+};
+/// Those that differ, sorted by key. Pure.
+std::vector<ChangedSetting> changed_settings(std::string_view before, std::string_view after);
+/// Their keys.
 std::vector<std::string> changed_keys(std::string_view before, std::string_view after);
 /// Whether a change of the setting comes into effect without a restart. Pure.
 bool may_change(std::string_view key);

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <boost/json.hpp>
 #include <cstdio>
 #include <memory>
 #include <utility>
@@ -315,6 +316,39 @@ int config_main(const ConfigCommand& command) {
     } else {
         std::printf("the configuration is valid\n");
     }
+    return 0;
+}
+
+void add_config_diff(CLI::App& app, ConfigDiffCommand& command) {
+    app.add_option("before", command.before, "YAML settings; with one file alone the defaults are compared with it")
+        ->required();
+    app.add_option("after", command.after, "YAML settings in their place");
+    app.add_flag("--json", command.json, "as JSON");
+}
+
+int config_diff_main(const ConfigDiffCommand& command) {
+    const bool is_alone = command.after.empty();
+    CommonFlags before;
+    CommonFlags after;
+    if (!is_alone) { before.config_files = {command.before}; }
+    after.config_files = {is_alone ? command.before : command.after};
+    const auto old_settings = read_all_settings(before, true);
+    if (!old_settings) { return report(old_settings.error()); }
+    const auto new_settings = read_all_settings(after, true);
+    if (!new_settings) { return report(new_settings.error()); }
+    boost::json::array all;
+    for (const ChangedSetting& one : changed_settings(old_settings->merged, new_settings->merged)) {
+        if (command.json) {
+            all.push_back(boost::json::object{{"setting", one.key},
+                                              {"before", one.before},
+                                              {"after", one.after},
+                                              {"takes_effect", may_change(one.key) ? "reload" : "restart"}});
+        } else {
+            std::printf("%s: %s -> %s%s\n", one.key.c_str(), one.before.c_str(), one.after.c_str(),
+                        may_change(one.key) ? "  (reload)" : "");
+        }
+    }
+    if (command.json) { std::printf("%s\n", boost::json::serialize(all).c_str()); }
     return 0;
 }
 

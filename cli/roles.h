@@ -60,6 +60,14 @@ struct ConfigCommand {
     bool print = false;
 };
 int config_main(const ConfigCommand& command);
+/// `sluice config diff`: the settings that two files have otherwise, and whether a process that runs takes the new one.
+struct ConfigDiffCommand {
+    std::string before;  // empty: the defaults
+    std::string after;
+    bool json = false;
+};
+void add_config_diff(CLI::App& app, ConfigDiffCommand& command);
+int config_diff_main(const ConfigDiffCommand& command);
 /// `sluice config schema`: a JSON Schema of all settings.
 int config_schema_main();
 

@@ -10,6 +10,7 @@
 #include "base/log_limit.h"
 #include "kv_transfer/rate/both_ends.h"
 #include "kv_transfer/rate/front.h"
+#include "kv_transfer/transfer_metrics.h"
 
 namespace decode_worker {
 
@@ -20,6 +21,8 @@ using worker::SequenceState;
 
 namespace {
 
+constexpr std::array<const char*, 6> kLossNames = {"timeout",   "peer_lost",     "checksum_mismatch",
+                                                   "cancelled", "wrong_request", "not_asked"};
 constexpr std::chrono::hours kHandoffMax{
     1};  // far beyond any prompt: the lease and the timers here end a hand-off earlier
 
@@ -35,11 +38,14 @@ DecodePart::DecodePart(const worker::WorkerOptions& options, base::Incarnation i
       incarnation_(incarnation),
       control_(control),
       receiver_(receiver),
-      recomputes_(metrics.counter("sluice_kv_fallbacks_total", "Hand-offs whose KV was computed again",
-                                  {{"action", "recompute"}, {"cause", "handoff_failed"}})),
       front_tokens_(metrics.counter("sluice_kv_front_tokens_total",
                                     "Prompt tokens that a decode worker computed itself while the KV of those behind "
-                                    "them came over a slow wire")) {}
+                                    "them came over a slow wire")) {
+    for (std::size_t loss = 0; loss < kLosses; ++loss) {
+        recomputes_[loss] = &metrics.counter("sluice_kv_fallbacks_total", "Hand-offs whose KV was computed again",
+                                             {{"action", "recompute"}, {"cause", kLossNames[loss]}});
+    }
+}
 
 kv_transfer::HandoffKey DecodePart::key_of(const Sequence& sequence) const {
     const RequestKey& request = sequence.request.key;
@@ -129,6 +135,7 @@ void DecodePart::apply(const kv_transfer::ReceiverEvent& event) {
         case Kind::failed:
             log_failed(event);
             incoming.state = KvState::missing;
+            incoming.loss = loss_of(event.error);
             if (Sequence* sequence = control_.find(request)) { sequence->room.reset(); }
             break;
         case Kind::released:
@@ -137,6 +144,22 @@ void DecodePart::apply(const kv_transfer::ReceiverEvent& event) {
             break;
     }
     proceed(request);
+}
+
+DecodePart::Loss DecodePart::loss_of(const std::optional<base::Error>& error) {
+    static_assert(kLossNames.size() == kLosses);
+    switch (kv_transfer::outcome_of(error ? error->code : ErrorCode::unavailable)) {
+        case kv_transfer::Outcome::timeout:
+            return Loss::timeout;
+        case kv_transfer::Outcome::peer_lost:
+            return Loss::peer_lost;
+        case kv_transfer::Outcome::checksum_mismatch:
+            return Loss::checksum_mismatch;
+        case kv_transfer::Outcome::cancelled:
+            return Loss::cancelled;
+        default:
+            return Loss::wrong_request;
+    }
 }
 
 void DecodePart::log_failed(const kv_transfer::ReceiverEvent& event) const {
@@ -329,9 +352,10 @@ void DecodePart::proceed(RequestKey request) {
     if (is_complete) { sequence->computed_tokens = incoming.kv_tokens; }
     sequence->cached_tokens = is_complete ? incoming.kv_tokens - incoming.front_tokens : incoming.have_tokens;
     const bool has_memory = sequence->kv.has_value();
+    const Loss loss = incoming.loss;
     incoming_.erase(at);
     if (!is_complete) {
-        recomputes_.Increment();
+        recomputes_[static_cast<std::size_t>(loss)]->Increment();
         sequence->trace.wait_for(worker::SequenceTrace::Wait::recomputed, control_.clock().now());
     }
     if (!has_memory) { return control_.make_waiting(*sequence); }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <deque>
 #include <optional>
 #include <unordered_map>
@@ -54,6 +56,9 @@ private:
         complete,  // all there, checked
         missing,   // will not come: compute it here
     };
+    /// Why it will not come: label `cause` of sluice_kv_fallbacks_total.
+    enum class Loss { timeout, peer_lost, checksum_mismatch, cancelled, wrong_request, not_asked };
+    static constexpr std::size_t kLosses = 6;
     struct Incoming {
         kv_transfer::HandoffKey key;
         std::uint32_t kv_tokens = 0;
@@ -65,6 +70,7 @@ private:
         base::TimePoint piece_at;        // and when
         Expected expected;
         KvState state = KvState::expected;
+        Loss loss = Loss::not_asked;                       // missing
         bool was_delayed = false;                          // prefill has been told that there is no room yet
         bool was_requested = false;                        // the receiver knows the key: released will come
         bool is_released = false;                          // nobody writes the blocks any more
@@ -84,6 +90,7 @@ private:
 
     void apply(const kv_transfer::ReceiverEvent& event);
     void room_requested(const kv_transfer::ReceiverEvent& event);
+    static Loss loss_of(const std::optional<base::Error>& error);
     /// Says why the KV of a hand-off is computed here, if it is.
     void log_failed(const kv_transfer::ReceiverEvent& event) const;
     std::uint32_t front_tokens(const Incoming& incoming, const worker::Sequence& sequence) const;
@@ -104,7 +111,7 @@ private:
     std::unordered_map<worker::RequestKey, Incoming> incoming_;
     std::deque<PendingRoom> pending_;  // at most options_.queue_requests_max
     std::vector<std::pair<kv_transfer::HandoffKey, kv_cache::BlockHold>> stranded_;  // closed before their release
-    prometheus::Counter& recomputes_;
+    std::array<prometheus::Counter*, kLosses> recomputes_{};
     prometheus::Counter& front_tokens_;
 };
 

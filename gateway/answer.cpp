@@ -393,10 +393,10 @@ void Answer::finish(unsigned status) {
 
 std::optional<bool> Answer::kept_targets(const Outcome& outcome) const {
     const SloTargets& targets = outcome.targets;
-    const bool has_any = targets.ttft > base::Duration::zero() || targets.tpot > base::Duration::zero();
-    if (!has_any || outcome.status != 200) { return std::nullopt; }
+    if (!targets.has_any() || outcome.status != 200) { return std::nullopt; }
     return (targets.ttft == base::Duration::zero() || outcome.ttft_met) &&
-           (targets.tpot == base::Duration::zero() || outcome.tpot_met);
+           (targets.tpot == base::Duration::zero() || outcome.tpot_met) &&
+           (targets.e2e == base::Duration::zero() || outcome.e2e_met);
 }
 
 StageTimes Answer::stages() const {
@@ -444,14 +444,23 @@ Outcome Answer::count_slo(unsigned status) {
     };
     const bool has_ttft = targets.ttft > base::Duration::zero();
     const bool has_tpot = targets.tpot > base::Duration::zero();
+    const bool has_e2e = targets.e2e > base::Duration::zero();
+    const base::Duration took = setup_.clock.now() - setup_.tag.received_at;
+    const bool e2e_met = status == 200 && took <= targets.e2e;
     count("availability", status == 200);
     if (status == 200 && has_ttft) { count("ttft", ttft_met); }
     if (status == 200 && has_tpot) { count("tpot", tpot_met); }
-    const bool all = status == 200 && (!has_ttft || ttft_met) && (!has_tpot || tpot_met);
+    if (status == 200 && has_e2e) { count("e2e", e2e_met); }
+    const bool all = status == 200 && (!has_ttft || ttft_met) && (!has_tpot || tpot_met) && (!has_e2e || e2e_met);
     count("all", all);
     metrics().attained(slo_class, all, setup_.clock.now());
     if (all) { metrics().goodput_tokens(slo_class, usage().completion_tokens); }
-    return {.status = status, .targets = targets, .ttft_met = ttft_met, .tpot_met = tpot_met};
+    return {.status = status,
+            .targets = targets,
+            .ttft_met = ttft_met,
+            .tpot_met = tpot_met,
+            .e2e_met = e2e_met,
+            .took = took};
 }
 
 void Answer::keep_timeline(const Outcome& outcome) {
@@ -462,8 +471,8 @@ void Answer::keep_timeline(const Outcome& outcome) {
         sequences.push_back(std::move(choice.timeline));
     }
     const Explanation why = explain(sequences, outcome);
-    for (const auto& [slo, miss] :
-         {std::pair("ttft", why.ttft), std::pair("tpot", why.tpot), std::pair("all", why.all)}) {
+    for (const auto& [slo, miss] : {std::pair("ttft", why.ttft), std::pair("tpot", why.tpot), std::pair("e2e", why.e2e),
+                                    std::pair("all", why.all)}) {
         if (miss) { metrics().slo_missed(setup_.slo.class_index, slo, name_of(miss->cause)); }
     }
     const base::TimePoint now = setup_.clock.now();

@@ -50,6 +50,7 @@ ModelMetrics::ModelMetrics(base::Metrics& metrics, std::string model, std::vecto
       slo_classes_(std::move(slo_classes)),
       ttft_edges_(edges_with(base::ttft_edges(), targets, &SloTargets::ttft)),
       tpot_edges_(edges_with(base::tpot_edges(), targets, &SloTargets::tpot)),
+      duration_edges_(edges_with(ttft_edges_, targets, &SloTargets::e2e)),
       inter_token_(metrics.histogram("sluice_gateway_inter_token_seconds", "Gap between two tokens of a sequence",
                                      tpot_edges_, {{"model", model_}})),
       prompt_tokens_(metrics.counter("sluice_gateway_tokens_total", "Tokens of answered requests",
@@ -66,12 +67,12 @@ ModelMetrics::ModelMetrics(base::Metrics& metrics, std::string model, std::vecto
                                 "Mean gap of the tokens after the first, per request", tpot_edges_,
                                 with_class(model_, name)),
              &metrics.histogram("sluice_gateway_request_duration_seconds", "Accepted to last byte handed over",
-                                ttft_edges_, with_class(model_, name))});
+                                duration_edges_, with_class(model_, name))});
         attained_.push_back({base::SlidingShare(attainment_window), std::make_unique<base::SeriesLease>(metrics)});
     }
     // A counter that is first seen at 1 has not grown, for Prometheus: those that promises are judged by begin at 0.
     for (std::size_t slo_class = 0; slo_class < slo_classes_.size(); ++slo_class) {
-        for (const std::string_view slo : {"ttft", "tpot", "availability", "all"}) {
+        for (const std::string_view slo : {"ttft", "tpot", "e2e", "availability", "all"}) {
             for (const std::string_view outcome : {"good", "bad"}) {
                 slo_requests(slo_class, slo, outcome);
             }

@@ -45,7 +45,7 @@ public:
     void request_duration(std::size_t slo_class, base::Duration took) {
         of_class_[slo_class].duration->Observe(seconds(took));
     }
-    /// slo: ttft, tpot, availability, all. outcome: good, bad, excluded (the client's doing).
+    /// slo: ttft, tpot, e2e, availability, all. outcome: good, bad, excluded (the client's doing).
     void slo_request(std::size_t slo_class, std::string_view slo, std::string_view outcome);
     /// A request met all its targets, or did not. I/O thread only, as the next.
     void attained(std::size_t slo_class, bool is_met, base::TimePoint now);
@@ -66,6 +66,7 @@ private:
     const std::vector<std::string> slo_classes_;
     const std::vector<double> ttft_edges_;
     const std::vector<double> tpot_edges_;
+    const std::vector<double> duration_edges_;
     struct OfClass {
         prometheus::Histogram* tpot;
         prometheus::Histogram* duration;

@@ -56,7 +56,9 @@ SloClasses SloClasses::read(base::Config& config) {
     for (const std::string& name : config.children("slo_classes")) {
         const std::string prefix = "slo_classes." + name + ".";
         SloClass one{.name = name,
-                     .targets = {milliseconds(config, prefix + "ttft_ms"), milliseconds(config, prefix + "tpot_ms")},
+                     .targets = {.ttft = milliseconds(config, prefix + "ttft_ms"),
+                                 .tpot = milliseconds(config, prefix + "tpot_ms"),
+                                 .e2e = milliseconds(config, prefix + "e2e_ms")},
                      .priority = static_cast<std::int32_t>(config.integer(prefix + "priority", 0, -100, 100)),
                      .lossy_kv = config.boolean(prefix + "lossy_kv", false),
                      .drops_late = config.choice(prefix + "late", "serve", {"serve", "drop"}) == "drop"};
@@ -114,6 +116,8 @@ ApiResult<SloWish> SloClasses::wish_of(const RequestHead& head) {
     if (!ttft) { return pass_on(ttft.error()); }
     auto tpot = milliseconds_of(head, {"x-slo-tpot-ms", "x-llm-d-slo-tpot-ms"});
     if (!tpot) { return pass_on(tpot.error()); }
+    auto e2e = milliseconds_of(head, {"x-slo-e2e-ms"});
+    if (!e2e) { return pass_on(e2e.error()); }
     if (const std::string* kv = head.field("x-sluice-kv")) {
         if (*kv != "lossy" && *kv != "exact") {
             return bad_request("", "the header x-sluice-kv must be lossy or exact");
@@ -122,6 +126,7 @@ ApiResult<SloWish> SloClasses::wish_of(const RequestHead& head) {
     }
     wish.ttft = *ttft;
     wish.tpot = *tpot;
+    wish.e2e = *e2e;
     return wish;
 }
 
@@ -165,6 +170,7 @@ ApiResult<RequestSlo> SloClasses::resolve(const SloWish& body, const SloWish& he
     if (auto error = take(body.tpot, header.tpot, tpot_min_, "slo.tpot_ms", slo.targets.tpot)) {
         return pass_on(*error);
     }
+    if (const auto& asked = body.e2e ? body.e2e : header.e2e) { slo.targets.e2e = *asked; }
     return slo;
 }
 

@@ -44,9 +44,9 @@ public:
     /// Of those that have one.
     std::vector<ClassAim> aims() const;
 
-    /// Of the header fields x-slo-class, x-slo-ttft-ms and x-slo-tpot-ms, or of llm-d's x-llm-d-slo-ttft-ms and
-    /// x-llm-d-slo-tpot-ms where those are not there; and of x-sluice-kv (lossy, exact). Error: 400 for what is no
-    /// number of milliseconds, and none of the two words.
+    /// Of the header fields x-slo-class, x-slo-ttft-ms, x-slo-tpot-ms and x-slo-e2e-ms, or of llm-d's
+    /// x-llm-d-slo-ttft-ms and x-llm-d-slo-tpot-ms where those are not there; and of x-sluice-kv (lossy, exact). Error:
+    /// 400 for what is no number of milliseconds, and none of the two words.
     static ApiResult<SloWish> wish_of(const RequestHead& head);
     /// What a request is promised: what the body says, else the header, else the class. Error: 400 for a class that
     /// does not exist, and for targets outside the bounds of the config.

@@ -193,11 +193,13 @@ std::string timeline_json(const RequestTimeline& request) {
     const SloTargets& targets = request.outcome.targets;
     if (targets.ttft > base::Duration::zero()) { write_ms(json, "ttft_ms", targets.ttft); }
     if (targets.tpot > base::Duration::zero()) { write_ms(json, "tpot_ms", targets.tpot); }
+    if (targets.e2e > base::Duration::zero()) { write_ms(json, "e2e_ms", targets.e2e); }
     json.end_object();
     const Explanation& why = request.explanation;
     json.key("missed").begin_object();
     write_miss(json, "ttft", why.ttft);
     write_miss(json, "tpot", why.tpot);
+    write_miss(json, "e2e", why.e2e);
     write_miss(json, "all", why.all);
     json.end_object();
     json.key("sequences_total").integer(static_cast<std::int64_t>(request.sequences_total));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 namespace gateway {
 namespace {
@@ -69,6 +70,29 @@ Miss tpot_miss(const SequenceTimeline& sequence, base::Duration target) {
     Miss miss{.cause = cause_of(sequence.late, target * sequence.late_count)};
     const Cause spent = miss.cause == Cause::infeasible ? Cause::decode_batch : miss.cause;
     miss.worker = sequence.late_workers[index_of(spent)];
+    return miss;
+}
+
+/// Of the whole answer: what the first token waited for, late tokens, and the others. Where these have a target that
+/// they kept, they are what the answer needs, however long it is.
+Miss e2e_miss(const SequenceTimeline& sequence, const SloTargets& targets) {
+    Shares shares = ttft_shares(sequence);
+    shares.add(sequence.late);
+    base::Duration told{};
+    for (const base::Duration one : shares.spent) {
+        told += one;
+    }
+    const base::Duration others = at_least_zero(sequence.ended_at - sequence.received_at - told);
+    shares.of(Cause::decode_batch) += others;
+    if (targets.tpot > base::Duration::zero()) { shares.alone += others; }
+    Miss miss{.cause = cause_of(shares, targets.e2e)};
+    if (miss.cause == Cause::worker_lost) {
+        if (const Attempt* lost = first_lost(sequence)) { miss.worker = lost->lost_worker; }
+    } else if (const Attempt* const attempt = attempt_with_first_token(sequence);
+               attempt != nullptr && miss.cause != Cause::gateway) {
+        const bool is_prompts = miss.cause == Cause::queue_prefill || miss.cause == Cause::prefill;
+        miss.worker = is_prompts ? attempt->prefill_worker : attempt->decode_worker;
+    }
     return miss;
 }
 
@@ -166,10 +190,20 @@ Explanation explain(const Sequences& sequences, const Outcome& outcome) {
             result.tpot = tpot_miss(*sequence, targets.tpot);
         }
     }
-    if (ttft_missed && (!tpot_missed || ttft_factor >= tpot_factor)) {
-        result.all = result.ttft;
-    } else if (tpot_missed) {
-        result.all = result.tpot;
+    double e2e_factor = 0;
+    if (targets.e2e > base::Duration::zero() && !outcome.e2e_met) {
+        e2e_factor = factor(outcome.took, targets.e2e);
+        const auto last = std::max_element(sequences.begin(), sequences.end(),
+                                           [](const auto& a, const auto& b) { return a->ended_at < b->ended_at; });
+        result.e2e = last == sequences.end() ? Miss{} : e2e_miss(**last, targets);
+    }
+    double most = 0;
+    for (const auto& [miss, by] : {std::pair(&result.ttft, ttft_factor), std::pair(&result.tpot, tpot_factor),
+                                   std::pair(&result.e2e, e2e_factor)}) {
+        if (*miss && (!result.all || by > most)) {
+            result.all = *miss;
+            most = by;
+        }
     }
     return result;
 }

@@ -85,13 +85,16 @@ struct Outcome {
     SloTargets targets = {};
     bool ttft_met = true;
     bool tpot_met = true;
+    bool e2e_met = true;
+    base::Duration took{};  // with a target for it: from the last byte of the request to the end of the answer
 };
 
 /// Why a request missed its targets. `all` is there exactly when the request counts as bad (or the client caused its
-/// end); where both targets were missed it is the cause of the one that was missed by the larger factor.
+/// end); where several targets were missed it is the cause of the one that was missed by the largest factor.
 struct Explanation {
     std::optional<Miss> ttft;
     std::optional<Miss> tpot;
+    std::optional<Miss> e2e;
     std::optional<Miss> all;
 };
 

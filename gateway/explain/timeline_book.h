@@ -49,9 +49,7 @@ struct RequestTimeline {
     std::size_t sequences_total = 0;
     std::vector<std::shared_ptr<const SequenceTimeline>> sequences;
 
-    bool has_targets() const {
-        return outcome.targets.ttft > base::Duration::zero() || outcome.targets.tpot > base::Duration::zero();
-    }
+    bool has_targets() const { return outcome.targets.has_any(); }
 };
 
 /// Those of `all` that are kept: at most RequestTimeline::kSequencesKept.

@@ -291,6 +291,7 @@ void read_slo(Fields& fields, RequestForm& form) {
     if (const auto tpot = inside.integer("tpot_ms", 0, kTargetMsMax)) {
         form.slo.tpot = std::chrono::milliseconds(*tpot);
     }
+    if (const auto e2e = inside.integer("e2e_ms", 0, kTargetMsMax)) { form.slo.e2e = std::chrono::milliseconds(*e2e); }
     form.slo.lossy_kv = inside.boolean("lossy_kv");
     if (inside.error()) { fields.pass_on(*inside.error()); }
 }

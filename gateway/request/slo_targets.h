@@ -13,6 +13,11 @@ namespace gateway {
 struct SloTargets {
     base::Duration ttft{};  // from the last byte of the request to its first token; 0: no target
     base::Duration tpot{};  // mean gap of the tokens after it; 0: no target
+    base::Duration e2e{};   // to the end of its answer; 0: no target. Counted, but nothing is placed by it
+
+    bool has_any() const {
+        return ttft > base::Duration::zero() || tpot > base::Duration::zero() || e2e > base::Duration::zero();
+    }
 };
 
 /// The aim of a class: the share of its requests that shall meet all their targets.
@@ -26,6 +31,7 @@ struct SloWish {
     std::optional<std::string> class_name = {};
     std::optional<base::Duration> ttft = {};
     std::optional<base::Duration> tpot = {};
+    std::optional<base::Duration> e2e = {};
     std::optional<bool> lossy_kv = {};  // whether its KV may lose a little between workers
 };
 

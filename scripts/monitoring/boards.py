@@ -208,8 +208,24 @@ def request() -> Board:
     ])
 
 
+def processes() -> Board:
+    days = f"(min by (instance) (sluice_certificate_expires_timestamp_seconds{{{HERE}}}) - time()) / 86400"
+    return Board("sluice-processes", "Sluice: processes", "What each process takes of its machine, since when it runs, and whether its settings and certificate do.", [
+        Panel("Answers Prometheus", [Line(f"up{{{HERE}}}", "{{instance}}")], most=1),
+        Panel("Versions", [Line(f"count by (version, commit) (sluice_build_info{{{HERE}}})", "{{version}} {{commit}}")], about="Processes of each"),
+        Panel("Processors", [Line(f"rate(process_cpu_seconds_total{{{HERE}}}[{RATE}])", "{{instance}}")], "short", about="Cores that it keeps busy"),
+        Panel("Memory", [Line(f"process_resident_memory_bytes{{{HERE}}}", "{{instance}}")], "bytes"),
+        Panel("Open files and connections", [Line(f"process_open_fds{{{HERE}}}", "{{instance}}")]),
+        Panel("Since when it runs", [Line(f"time() - process_start_time_seconds{{{HERE}}}", "{{instance}}")], "s"),
+        Panel("Started again in an hour", [Line(f"changes(process_start_time_seconds{{{HERE}}}[1h])", "{{instance}}")]),
+        Panel("Settings", [Line(f"min by (instance) (sluice_config_valid{{{HERE}}})", "{{instance}}")], about="1: as last read they are valid; 0: it keeps the old ones", most=1),
+        Panel("Settings read again", [rate("sluice_config_reloads_total", "outcome", HERE, "{{outcome}}")]),
+        Panel("Certificate between processes, days left", [Line(days, "{{instance}}")], about="Only where there are certificates"),
+    ])
+
+
 def boards() -> list[Board]:
-    return [overview(), prefill(), decode(), kv(), scheduler(), caches(), request()]
+    return [overview(), prefill(), decode(), kv(), scheduler(), caches(), request(), processes()]
 
 
 def to_json(board: Board) -> str:

@@ -177,7 +177,7 @@ class Cluster:
     def __init__(self, values: dict[str, Any], folder: pathlib.Path, claims: dict[str, pathlib.Path] | None = None, source: Any = None,
                  specs: dict[str, tuple[str, dict[str, Any]]] | None = None, environment: dict[str, str] | None = None, account: dict[str, bytes] | None = None) -> None:
         self.folder = folder
-        self.claims = claims or {}
+        self.claims = dict(claims or {})
         self.environment = environment or {}  # that the kubelet gives to all
         self.net = f"127.{secrets.randbelow(250) + 2}.{secrets.randbelow(250) + 1}"
         self.rendered = chart.objects(values)
@@ -192,7 +192,8 @@ class Cluster:
             for role, spec in chart.pods(self.rendered).items():
                 if role != "test":
                     owner = chart.deployment(self.rendered, role)
-                    specs |= {f"{owner['metadata']['name']}-{index}": (role, spec) for index in range(owner["spec"].get("replicas", 1))}
+                    names = [f"{owner['metadata']['name']}-{index}" for index in range(owner["spec"].get("replicas", 1))]
+                    specs |= {name: (role, self.with_claims(owner, name, spec)) for name in names}
         self.roles = sorted({role for role, _ in specs.values()})
         service = next(name for name in chart.of_kind(self.rendered, "Service") if name.endswith("-scheduler"))
         # Names in the cluster's DNS: of each scheduler where there are several, else of their Service.
@@ -200,6 +201,21 @@ class Cluster:
         self.pods: dict[str, list[Pod]] = {role: [] for role in self.roles}
         for name, (role, spec) in sorted(specs.items()):
             self.pods[role].append(Pod(self, role, len(self.pods[role]), spec, name))
+
+    def with_claims(self, owner: dict[str, Any], name: str, spec: dict[str, Any]) -> dict[str, Any]:
+        """As the controller of StatefulSets does: claims of its templates, which outlive the pod, as further volumes."""
+        claims = {one["metadata"]["name"]: f"{one['metadata']['name']}-{name}" for one in owner["spec"].get("volumeClaimTemplates", [])}
+        for claim in claims.values():
+            self.claims[claim] = self.folder / f"claim-{claim}"
+            self.claims[claim].mkdir()
+        return {**spec, "volumes": [*spec["volumes"], *({"name": volume, "persistentVolumeClaim": {"claimName": claim}} for volume, claim in claims.items())]}
+
+    def replace(self, pod: Pod) -> Pod:
+        """Another one of its name in its place, once it has ended: with new folders, but for claims."""
+        index = self.pods[pod.role].index(pod)
+        shutil.rmtree(pod.folder)
+        self.pods[pod.role][index] = Pod(self, pod.role, index, pod.spec, pod.name)
+        return self.pods[pod.role][index]
 
     def address_of(self, role: str, index: int) -> str:
         return f"{self.net}.{10 * (1 + self.roles.index(role)) + index}"

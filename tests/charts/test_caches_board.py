@@ -5,6 +5,7 @@ import harness
 from harness import wait_until
 from monitoring import boards
 from test_live import Prometheus, asked, says_something
+from test_metrics import Exposition, label_breaches
 
 pytestmark = pytest.mark.process
 POOL_BYTES = 800_000  # of the demo model: a context of 512 tokens and little else, so that prefixes go to the levels below and come back
@@ -51,3 +52,4 @@ def test_every_line_about_caches_says_something_where_they_are_on(tmp_path):
                 wait_until(is_all_told, "every line says something", 120)
             except AssertionError as error:
                 raise AssertionError(f"{error}: {left}") from None
+            assert label_breaches("serve", Exposition(server.port)) == []

@@ -39,7 +39,8 @@ def test_install_upgrade_rollback_uninstall(api, tmp_path):
     more = merged(first, {  # changes every component
         "image": {"tag": "0.1.1"}, "model": {"name": "m2"}, "gateway": {"replicas": 2}, "decode": {"replicas": 3, "gpus": 1}, "prefill": {"replicas": 2},
         "mixed": {"replicas": 1}, "encoder": {"name": "e", "pull": {"from": "all-minilm-l6-v2"}}, "encode": {"replicas": 1}, "config": {"scheduler": {"heartbeat_ms": 100}}})
-    several = merged(more, {"scheduler": {"replicas": 2}})  # a StatefulSet in the Deployment's place, with a Lease, a Role and an account
+    # StatefulSets in the Deployments' places; of schedulers with a Lease, a Role and an account.
+    several = merged(more, {"scheduler": {"replicas": 2}, "mixed": {"kind": "StatefulSet"}})
     for name, values in (("first", first), ("more", more), ("several", several)):
         (tmp_path / f"{name}.json").write_text(json.dumps(values))
 
@@ -59,10 +60,11 @@ def test_install_upgrade_rollback_uninstall(api, tmp_path):
         assert after[role]["metadata"]["generation"] > before[role]["metadata"]["generation"], role
         assert after[role]["spec"]["selector"] == before[role]["spec"]["selector"]
 
-    assert "scheduler" not in upgraded("several")
+    assert {"scheduler", "mixed"} & set(upgraded("several")) == set()
     now = api.everything(space)
     of_lease = {("statefulsets", "demo-sluice-scheduler"), ("leases", "demo-sluice"), ("roles", "demo-sluice-scheduler"), ("rolebindings", "demo-sluice-scheduler"),
-                ("serviceaccounts", "demo-sluice-scheduler"), ("services", "demo-sluice-schedulers"), ("pods", "demo-sluice-scheduler-0"), ("pods", "demo-sluice-scheduler-1")}
+                ("serviceaccounts", "demo-sluice-scheduler"), ("services", "demo-sluice-schedulers"), ("pods", "demo-sluice-scheduler-0"), ("pods", "demo-sluice-scheduler-1"),
+                ("statefulsets", "demo-sluice-mixed"), ("services", "demo-sluice-mixed"), ("pods", "demo-sluice-mixed-0")}
     assert of_lease <= now and not of_lease & installed
 
     helm(api, space, "rollback", "demo", "1", "--wait", "--timeout", "120s")

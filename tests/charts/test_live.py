@@ -208,9 +208,9 @@ def test_what_an_alert_compares_is_there(world):
 def test_queries_of_the_autoscalers_say_something(world):
     _, prometheus = world
     values = chart.merged(chart.example("gpu"), {"model": {"name": harness.MODEL_ID}, "encoder": {"name": "bert_mean"}, "monitoring": {"clusterLabel": CLUSTER},
-                                                 "encode": {"autoscaling": {"enabled": True}}})
+                                                 "encode": {"autoscaling": {"enabled": True}}, "decode": {"autoscaling": {"tpotMissed": 0.2}}})
     triggers = [trigger["metadata"] for one in chart.objects(values) if one["kind"] == "ScaledObject" for trigger in one["spec"]["triggers"]]
-    assert len(triggers) == 6
+    assert len(triggers) == 7
     for trigger in triggers:
         assert len(prometheus.query(trigger["query"])) == 1, trigger["query"]
 

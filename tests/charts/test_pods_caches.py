@@ -56,3 +56,27 @@ def test_answers_outlive_their_gateway_and_kv_its_worker(tmp_path):
             assert worker.metric("sluice_kv_tier_blocks", tier="disk", state="cached") >= blocks
             word, _, cached = ask(cluster, "Two.")
             assert word == "MISS" and cached >= 64  # of the beginning that both prompts have
+
+
+def test_what_a_worker_of_a_set_has_on_its_volume_is_there_for_its_successor(tmp_path):
+    release = values(prefill={"replicas": 0}, decode={"replicas": 0}, mixed={"replicas": 1, "threads": 1, "kind": "StatefulSet"},
+                     caches={"kv": {"disk": {"gib": 1, "storageClassName": "local-nvme"}}})
+    with pods.Cluster(release, tmp_path, CLAIMS) as cluster:
+        cluster.start().wait_ready()
+        gateway, worker = cluster.pods["gateway"][0], cluster.pods["mixed"][0]
+        assert worker.name == "demo-sluice-mixed-0"
+
+        def cached_tokens(more):
+            answer = harness.request(cluster.port, "POST", "/v1/completions", {"model": harness.MODEL_ID, "prompt": PROMPT + more, "max_tokens": 6, "ignore_eos": True}, seconds=120)
+            assert answer.status == 200, answer.body
+            return answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+        assert cached_tokens("One.") == 0
+        wait_until(lambda: worker.metric("sluice_kv_tier_blocks", tier="disk", state="cached") > 0, "the prompt's KV is on the volume", 60)
+        assert worker.process.stop() == 0
+        successor = cluster.replace(worker)
+        assert successor.folder == worker.folder and not list((successor.folder / "cache").iterdir())  # a new pod: what was packed is gone
+        successor.start().wait_ready()
+        wait_until(lambda: gateway.probe("readinessProbe"), "the gateway has its worker again", 60)
+        assert successor.metric("sluice_kv_tier_blocks", tier="disk", state="cached") > 0
+        assert cached_tokens("Two.") >= 64

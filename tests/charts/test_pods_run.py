@@ -70,6 +70,7 @@ def test_the_chart_s_own_test_passes_on_them(cluster):
     assert f"http://127.0.0.1:{cluster.port}" in words
     done = subprocess.run([str(harness.BINARY), *words], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert re.findall(r"^ok +(\w+)", done.stdout, re.MULTILINE) == ["live", "ready", "models", "chat", "stream", "metrics"], done.stdout
 
 
 def test_what_a_runbook_types_into_a_pod_tells_of_every_worker(cluster):
@@ -191,10 +192,11 @@ def test_with_api_keys_the_probes_pass_and_nobody_else_without_a_key(tmp_path):
         scraped = {key: harness.request(cluster.port, "GET", "/metrics", None, {"Authorization": f"Bearer {key}"}).status for key in (client, admin)}
         assert scraped == {client: 403, admin: 200}
         test = chart.pods(cluster.rendered)["test"]["containers"][0]
-        words = [word.replace("http://demo-sluice:80", f"http://127.0.0.1:{cluster.port}").replace("$(SLUICE_API_KEY)", client) for word in test["args"]]
-        assert client in words
-        done = subprocess.run([str(harness.BINARY), *words], capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stdout + done.stderr
+        words = [word.replace("http://demo-sluice:80", f"http://127.0.0.1:{cluster.port}") for word in test["args"]]
+        assert "SLUICE_API_KEY" in {variable["name"] for variable in test["env"]}
+        for key, passes in ((client, True), ("sk-another", False)):
+            done = subprocess.run([str(harness.BINARY), *words], capture_output=True, text=True, timeout=120, env={**os.environ, "SLUICE_API_KEY": key})
+            assert (done.returncode == 0) == passes, done.stdout + done.stderr
 
 
 def test_a_gateway_without_workers_is_alive_and_not_ready(tmp_path):

@@ -23,6 +23,7 @@ VALUES = {
     "colocated": chart.example("colocated"),
     "cpu": chart.example("cpu"),
     "gpu": chart.example("gpu"),
+    "workers of a set": chart.merged(chart.example("gpu"), {"caches": {"kv": {"disk": {"gib": 64, "storageClassName": "local-nvme"}}}, "decode": {"kind": "StatefulSet"}}),
     "several schedulers, certificates": chart.merged(chart.example("gpu"), {"scheduler": {"replicas": 2}, "cluster": {"certificates": {"enabled": True}}}),
 }
 

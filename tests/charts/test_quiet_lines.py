@@ -15,6 +15,7 @@ import test_caches_board
 from harness import LocalCluster, wait_until
 from monitoring import boards
 from test_live import Prometheus, asked, says_something
+from test_metrics import Exposition, label_breaches
 
 pytestmark = pytest.mark.process
 PATIENCE_S = 240
@@ -66,6 +67,7 @@ def test_answers_by_similarity_and_by_the_smaller_of_two_models(tmp_path):
 
             assert len(OF_ANSWERS) >= 10
             wait_told(prometheus, OF_ANSWERS, load)
+            assert label_breaches("serve", Exposition(server.port)) == []
 
 
 def test_refusals_streams_that_are_cut_and_workers_that_are_lost(tmp_path):
@@ -124,3 +126,4 @@ def test_refusals_streams_that_are_cut_and_workers_that_are_lost(tmp_path):
             for opened in streams:
                 opened.close()
             wait_told(prometheus, of_workers, lambda _: None)
+            assert label_breaches("gateway", Exposition(cluster.port)) == []

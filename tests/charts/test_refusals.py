@@ -97,6 +97,18 @@ def test_what_must_be_said_is_asked_for(without, said):
     ({"model": {"source": "pull", "pull": {"from": "pip:a==1"}}}, "the image has no pip"),
     ({"model": {"source": "pull", "pull": {"from": "https://example.org/m.gguf"}}}, "model.pull.sha256 is required"),
     ({"model": {"source": "claim", "claim": {"checksums": {"a": "12"}}}}, "checksums"),
+    ({"model": {"source": "image"}}, "model.image.reference is required"),
+    ({"model": {"source": "image", "image": {"reference": "registry.example.org/m:latest"}}}, "reference"),
+    ({"encoder": {"name": "e", "source": "image"}, "encode": {"replicas": 1}}, "source"),
+    # A place for models that nobody uses, or two.
+    ({"model": {"store": {"create": {"size": "10Gi"}}}}, "a claim that nobody would use"),
+    ({"model": {"source": "pull", "pull": {"from": "m"}, "store": {"existingClaim": "c", "create": {"size": "10Gi"}}}}, "model.store.existingClaim and model.store.create"),
+    # What a StatefulSet does not know.
+    ({"decode": {"kind": "DaemonSet"}}, "kind"),
+    ({"decode": {"kind": "StatefulSet", "maxSurge": 1}}, "the pods of a StatefulSet are replaced one at a time"),
+    ({"gateway": {"kind": "StatefulSet"}}, "kind"),
+    ({"decode": {"autoscaling": {"tpotMissed": 20}}}, "tpotMissed"),
+    ({"prefill": {"autoscaling": {"tpotMissed": 0.2}}}, "tpotMissed"),
     # Budgets and rollouts that never end.
     ({"decode": {"pdb": {"maxUnavailable": 0}}}, "no node could ever be drained"),
     ({"decode": {"maxSurge": 0, "maxUnavailable": 0}}, "no pod could ever be replaced"),
@@ -135,6 +147,14 @@ def test_what_must_be_said_is_asked_for(without, said):
 ])
 def test_a_slip_is_refused_with_what_to_do(values, said):
     assert said in refused(values)
+
+
+def test_an_artifact_wants_a_kubernetes_that_mounts_it():
+    values = merged(LEAST, {"model": {"source": "image", "image": {"reference": "r/m@sha256:" + "0" * 64}}})
+    with pytest.raises(Refused) as error:
+        chart.text(values, version="1.32.0")
+    assert "model.source image needs Kubernetes 1.33 or newer" in str(error.value)
+    assert "image:" in chart.text(values, version="1.33.0")
 
 
 def test_what_is_refused_by_one_value_is_rendered_by_another():

@@ -93,6 +93,22 @@ struct DecodeBench : StepBench {
     void ask_room(std::uint64_t request, std::uint32_t kv_tokens) {
         event(ReceiverEvent::Kind::room_requested, request, kv_tokens);
     }
+    void fail(std::uint64_t request, base::ErrorCode code) {
+        ReceiverEvent news;
+        news.kind = ReceiverEvent::Kind::failed;
+        news.key = handoff_of(request);
+        news.error = base::Error{code, "as a test says"};
+        part.on_event(std::move(news));
+        loop.work();
+        event(ReceiverEvent::Kind::released, request);
+    }
+    double recomputed(const std::string& cause) const {
+        const std::string text = metrics.text();
+        const std::string row = "\nsluice_kv_fallbacks_total{action=\"recompute\",cause=\"" + cause + "\"} ";
+        const auto at = text.find(row);
+        REQUIRE(at != std::string::npos);
+        return std::stod(text.substr(at + row.size()));
+    }
     void cancel(std::uint64_t request) {
         REQUIRE(loop.post_command(worker::CancelRequest{key_of(request), test_support::kGateway, "client_gone"}));
         loop.work();
@@ -160,6 +176,43 @@ TEST_CASE("who waits for room and whose hand-off fails is computed here when mem
     REQUIRE(bench.loop.post_command(worker::ContinueRequest{key_of(2), test_support::kGateway, {expected[0]}}));
     bench.settle();
     REQUIRE(bench.sink.answers.at(key_of(2)).tokens == std::vector<TokenId>(expected.begin() + 1, expected.end()));
+}
+
+TEST_CASE("KV that is computed here is counted by why it did not come", "[decode_worker]") {
+    const auto [code, cause] = GENERATE(table<base::ErrorCode, std::string>({
+        {base::ErrorCode::deadline_exceeded, "timeout"},
+        {base::ErrorCode::unavailable, "peer_lost"},
+        {base::ErrorCode::data_loss, "checksum_mismatch"},
+        {base::ErrorCode::resource_exhausted, "cancelled"},
+        {base::ErrorCode::failed_precondition, "wrong_request"},
+    }));
+    CAPTURE(cause);
+    DecodeBench bench(8);
+    bench.start(1, 100);
+    bench.ask_room(1, 100);
+    bench.fail(1, code);
+    REQUIRE(bench.recomputed(cause) == 0);  // its first token is not there yet
+    const auto expected = test_support::ledger_continuation(std::vector<TokenId>(100, TokenId(1)), 4, 1000);
+    REQUIRE(bench.loop.post_command(worker::ContinueRequest{key_of(1), test_support::kGateway, {expected[0]}}));
+    bench.settle();
+    for (const std::string one :
+         {"timeout", "peer_lost", "checksum_mismatch", "cancelled", "wrong_request", "not_asked"}) {
+        CAPTURE(one);
+        REQUIRE(bench.recomputed(one) == (one == cause ? 1 : 0));
+    }
+}
+
+TEST_CASE("KV that nobody asked room for is computed here, and counted as that", "[decode_worker]") {
+    DecodeBench bench(8);
+    bench.start(1, 100);
+    const auto expected = test_support::ledger_continuation(std::vector<TokenId>(100, TokenId(1)), 4, 1000);
+    REQUIRE(bench.loop.post_command(worker::ContinueRequest{key_of(1), test_support::kGateway, {expected[0]}}));
+    bench.loop.work();
+    bench.clock.advance(worker::WorkerOptions().room_pending);
+    bench.settle();
+    REQUIRE(bench.sink.answers.at(key_of(1)).tokens == std::vector<TokenId>(expected.begin() + 1, expected.end()));
+    REQUIRE(bench.recomputed("not_asked") == 1);
+    REQUIRE(bench.recomputed("timeout") == 0);
 }
 
 namespace {

@@ -91,6 +91,16 @@ double ms_of(const gateway::StageDurations& durations, gateway::Stage stage) {
 const Outcome kTtftMissed{.status = 200, .targets = {.ttft = 100ms, .tpot = 50ms}, .ttft_met = false};
 const Outcome kTpotMissed{.status = 200, .targets = {.ttft = 100ms, .tpot = 50ms}, .tpot_met = false};
 
+Outcome whole_answer_missed(base::Duration took, base::Duration tpot = {}) {
+    return {.status = 200, .targets = {.tpot = tpot, .e2e = 500ms}, .e2e_met = false, .took = took};
+}
+
+/// The answer ended `took` after its request came.
+SequenceTimeline until_end(base::Duration took, SequenceTimeline sequence) {
+    sequence.ended_at = kBegin + took;
+    return sequence;
+}
+
 struct Case {
     const char* what;
     Cause cause;
@@ -211,6 +221,28 @@ const std::vector<Case>& cases() {
          [] { return explain(late_by(300ms, {.total = 295, .steps = 290, .others = 200, .alone = 60}), kTpotMissed); }},
         {"a token was long on its way", Cause::gateway, kDecodeWorker,
          [] { return explain(late_by(300ms, {.total = 20, .steps = 20}), kTpotMissed); }},
+        {"the answer was late since its prompt waited", Cause::queue_prefill, kPrefillWorker,
+         [] {
+             const auto sequence = until_first_token(400ms, {.total = 398, .memory = 350, .steps = 48});
+             return explain(until_end(600ms, sequence), whole_answer_missed(600ms));
+         }},
+        {"the answer was late since its tokens took long", Cause::decode_batch, kDecodeWorker,
+         [] {
+             const auto sequence = until_first_token(50ms, {.total = 48, .steps = 48});
+             return explain(until_end(600ms, sequence), whole_answer_missed(600ms));
+         }},
+        {"the answer was too long for its target, with every token in time", Cause::infeasible, kDecodeWorker,
+         [] {
+             const auto sequence = until_first_token(50ms, {.total = 48, .steps = 48});
+             return explain(until_end(600ms, sequence), whole_answer_missed(600ms, 20ms));
+         }},
+        {"the answer was late by one token that waited", Cause::queue_decode, kDecodeWorker,
+         [] {
+             const auto sequence = late_by(400ms, {.total = 395, .turn = 300, .steps = 95});
+             return explain(until_end(600ms, sequence), whole_answer_missed(600ms, 200ms));
+         }},
+        {"the answer was late since a worker was lost", Cause::worker_lost, kPrefillWorker,
+         [] { return explain(until_end(600ms, lost_before_first_token()), whole_answer_missed(600ms)); }},
         {"refused for now", Cause::refused, 0, [] { return explain(refused(true), {.status = 429}); }},
         {"refused for ever", Cause::infeasible, 0, [] { return explain(refused(false), {.status = 429}); }},
         {"no worker is there", Cause::refused, 0, [] { return explain(refused(true), {.status = 503}); }},
@@ -256,7 +288,8 @@ TEST_CASE("what was in time, or the client's mistake, is no miss", "[gateway][ex
     REQUIRE_FALSE(explain(sequence, {.status = 200, .targets = {.ttft = 100ms, .tpot = 50ms}}).all);
     REQUIRE_FALSE(explain(sequence, {.status = 200}).all);
     REQUIRE_FALSE(explain(sequence, {.status = 400}).all);
-    REQUIRE_FALSE(explain(sequence, {.status = 200, .targets = {}, .ttft_met = false, .tpot_met = false}).all);
+    REQUIRE_FALSE(
+        explain(sequence, {.status = 200, .targets = {}, .ttft_met = false, .tpot_met = false, .e2e_met = false}).all);
 }
 
 TEST_CASE("where both targets were missed, the larger miss says why the request counts as bad", "[gateway][explain]") {
@@ -273,6 +306,25 @@ TEST_CASE("where both targets were missed, the larger miss says why the request 
     sequence.attempts.front().first_token_at = sequence.first_token_at;
     why = explain(sequence, both);
     REQUIRE(why.all->cause == Cause::gateway);
+}
+
+TEST_CASE("the whole answer has a miss of its own, which speaks for the request where it is the largest",
+          "[gateway][explain]") {
+    const SequenceTimeline sequence = until_end(900ms, until_first_token(150ms, {.total = 148, .memory = 148}));
+    Outcome outcome = kTtftMissed;  // 1.5 times
+    outcome.targets.e2e = 100ms;
+    outcome.took = 900ms;
+    outcome.e2e_met = true;
+    REQUIRE_FALSE(explain(sequence, outcome).e2e);
+    outcome.e2e_met = false;
+    Explanation why = explain(sequence, outcome);
+    REQUIRE(why.ttft->cause == Cause::queue_prefill);
+    REQUIRE(why.e2e->cause == Cause::infeasible);
+    REQUIRE(why.all->cause == Cause::infeasible);
+    outcome.targets.e2e = 800ms;
+    why = explain(sequence, outcome);
+    REQUIRE(why.e2e->cause == Cause::queue_prefill);
+    REQUIRE(why.all->cause == why.ttft->cause);
 }
 
 TEST_CASE("of several sequences the one that was latest is explained", "[gateway][explain]") {

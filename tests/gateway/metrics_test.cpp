@@ -27,7 +27,7 @@ std::size_t count_of(const std::string& text, const std::string& part) {
 TEST_CASE("every target of a class is an edge of the buckets, once, and of all classes alike", "[gateway][metrics]") {
     base::Metrics metrics;
     gateway::GatewayMetrics rows(metrics, {"m"}, {"default", "chat", "batch"},
-                                 {{}, {.ttft = 333ms, .tpot = 30ms}, {.ttft = 500ms, .tpot = 0ms}});
+                                 {{}, {.ttft = 333ms, .tpot = 30ms, .e2e = 7s}, {.ttft = 500ms, .tpot = 0ms}});
     rows.of(0).first_token(0, "local", 333ms);
     rows.of(0).first_token(1, "local", 334ms);
     const std::string text = metrics.text();
@@ -39,6 +39,10 @@ TEST_CASE("every target of a class is an edge of the buckets, once, and of all c
         text.find("sluice_gateway_time_per_output_token_seconds_bucket{model=\"m\",slo_class=\"batch\",le=\"0.03\"}") !=
         std::string::npos);
     CHECK(text.find("sluice_gateway_inter_token_seconds_bucket{model=\"m\",le=\"0.03\"}") != std::string::npos);
+    const std::string whole = "sluice_gateway_request_duration_seconds_bucket{model=\"m\",slo_class=\"batch\",";
+    CHECK(count_of(text, whole + "le=\"7\"}") == 1);
+    CHECK(count_of(text, whole + "le=\"0.333\"}") == 1);
+    CHECK(text.find(ttft + "slo_class=\"chat\",le=\"7\"}") == std::string::npos);
     CHECK(text.find("le=\"0\"}") == std::string::npos);  // no target is no edge
 }
 
@@ -79,7 +83,7 @@ TEST_CASE("what promises are judged by begins at zero for every class", "[gatewa
     base::Metrics metrics;
     gateway::GatewayMetrics rows(metrics, {"m"}, {"default", "chat"});
     const std::string text = metrics.text();
-    CHECK(count_of(text, "\nsluice_gateway_slo_requests_total{") == 2u * 4 * 2);
+    CHECK(count_of(text, "\nsluice_gateway_slo_requests_total{") == 2u * 5 * 2);
     CHECK(
         text.find("sluice_gateway_slo_requests_total{model=\"m\",outcome=\"bad\",slo=\"ttft\",slo_class=\"chat\"} 0") !=
         std::string::npos);

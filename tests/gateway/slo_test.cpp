@@ -23,7 +23,7 @@ slo:
   ttft_ms_min: 100
   tpot_ms_min: 5
 slo_classes:
-  interactive: {ttft_ms: 500, tpot_ms: 30, attainment: 0.99, priority: 10}
+  interactive: {ttft_ms: 500, tpot_ms: 30, e2e_ms: 9000, attainment: 0.99, priority: 10}
   batch: {ttft_ms: 60000, late: drop}
 )";
 
@@ -76,6 +76,7 @@ TEST_CASE("a request gets what its class promises, and what it asks for itself b
     REQUIRE(usual->class_name == "interactive");
     REQUIRE(usual->targets.ttft == milliseconds(500));
     REQUIRE(usual->targets.tpot == milliseconds(30));
+    REQUIRE(usual->targets.e2e == milliseconds(9000));
     REQUIRE(classes[usual->class_index].priority == 10);
     REQUIRE(usual->priority == 10);
     REQUIRE_FALSE(usual->drops_late);
@@ -83,21 +84,25 @@ TEST_CASE("a request gets what its class promises, and what it asks for itself b
     SloWish header;
     header.class_name = "batch";
     header.tpot = milliseconds(50);
+    header.e2e = milliseconds(80000);
     const auto batch = classes.resolve({}, header);
     REQUIRE(batch);
     REQUIRE(batch->class_name == "batch");
     REQUIRE(batch->targets.ttft == milliseconds(60000));
     REQUIRE(batch->targets.tpot == milliseconds(50));
+    REQUIRE(batch->targets.e2e == milliseconds(80000));
     REQUIRE(batch->drops_late);
 
     SloWish body;
     body.class_name = "interactive";
     body.ttft = milliseconds(0);  // takes the target back
+    body.e2e = milliseconds(0);
     const auto both = classes.resolve(body, header);
     REQUIRE(both);
     REQUIRE(both->class_name == "interactive");
     REQUIRE(both->targets.ttft == base::Duration::zero());
     REQUIRE(both->targets.tpot == milliseconds(50));
+    REQUIRE(both->targets.e2e == base::Duration::zero());
 }
 
 TEST_CASE("a class has an aim where it says so", "[gateway][slo]") {
@@ -128,12 +133,13 @@ TEST_CASE("a class that is not there and targets below the bounds are told with 
 }
 
 TEST_CASE("header fields name class and targets, llm-d's where ours are not there", "[gateway][slo]") {
-    auto wish =
-        SloClasses::wish_of(head_of({{"x-slo-class", "batch"}, {"x-slo-ttft-ms", "700"}, {"x-slo-tpot-ms", "25"}}));
+    auto wish = SloClasses::wish_of(head_of(
+        {{"x-slo-class", "batch"}, {"x-slo-ttft-ms", "700"}, {"x-slo-tpot-ms", "25"}, {"x-slo-e2e-ms", "4000"}}));
     REQUIRE(wish);
     REQUIRE(wish->class_name == "batch");
     REQUIRE(wish->ttft == milliseconds(700));
     REQUIRE(wish->tpot == milliseconds(25));
+    REQUIRE(wish->e2e == milliseconds(4000));
     wish = SloClasses::wish_of(
         head_of({{"x-llm-d-slo-ttft-ms", "900"}, {"x-llm-d-slo-tpot-ms", "40"}, {"x-slo-ttft-ms", "700"}}));
     REQUIRE(wish);
@@ -141,10 +147,12 @@ TEST_CASE("header fields name class and targets, llm-d's where ours are not ther
     REQUIRE(wish->ttft == milliseconds(700));
     REQUIRE(wish->tpot == milliseconds(40));
     for (const char* bad : {"", "-1", "12.5", "1s", "99999999999"}) {
-        CAPTURE(bad);
-        const auto refused = SloClasses::wish_of(head_of({{"x-slo-ttft-ms", bad}}));
-        REQUIRE_FALSE(refused);
-        REQUIRE(refused.error().status == 400u);
+        for (const char* name : {"x-slo-ttft-ms", "x-slo-tpot-ms", "x-slo-e2e-ms"}) {
+            CAPTURE(bad, name);
+            const auto refused = SloClasses::wish_of(head_of({{name, bad}}));
+            REQUIRE_FALSE(refused);
+            REQUIRE(refused.error().status == 400u);
+        }
     }
 }
 
@@ -163,11 +171,12 @@ TEST_CASE("a body asks for a class and targets", "[gateway][slo]") {
         return gateway::read_form(gateway::Endpoint::completions, R"({"prompt":"a","slo":)" + slo + "}", {},
                                   gateway_test::make_models({"m"}));
     };
-    const auto form = read(R"({"class":"batch","ttft_ms":700,"tpot_ms":25})");
+    const auto form = read(R"({"class":"batch","ttft_ms":700,"tpot_ms":25,"e2e_ms":4000})");
     REQUIRE(form);
     REQUIRE(form->slo.class_name == "batch");
     REQUIRE(form->slo.ttft == milliseconds(700));
     REQUIRE(form->slo.tpot == milliseconds(25));
+    REQUIRE(form->slo.e2e == milliseconds(4000));
     REQUIRE_FALSE(read("{}")->slo.class_name);
     const auto bad = read(R"({"ttft_ms":"soon"})");
     REQUIRE_FALSE(bad);

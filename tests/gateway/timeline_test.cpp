@@ -376,6 +376,44 @@ TEST_CASE("an answer that misses its target is counted once under its cause and 
     }
 }
 
+TEST_CASE("a whole answer that is late is counted as that, and told with its target", "[gateway][explain]") {
+    World world;
+    const auto late = world.complete(R"("prompt":"a","max_tokens":4,"slo":{"ttft_ms":500,"e2e_ms":200})");
+    world.place();
+    world.owner.clock.advance(100ms);
+    world.owner.table.on_output(base::Incarnation{20}, traced(output(world.id(), 0, "x"), 95));
+    world.owner.clock.advance(200ms);
+    world.say("y", SequenceOutput::FINISH_LENGTH);
+    const auto in_time = world.complete(R"("prompt":"a","max_tokens":4,"slo":{"e2e_ms":200})");
+    world.place(1);
+    world.owner.clock.advance(200ms);
+    world.owner.table.on_output(base::Incarnation{20}, output(world.id(1), 0, "x", SequenceOutput::FINISH_LENGTH));
+    REQUIRE(in_time->response);
+    const std::string rows = world.owner.metrics.text();
+    CAPTURE(rows);
+    const auto counted = [&](const std::string& slo, const std::string& outcome, int count) {
+        const std::string row = R"(sluice_gateway_slo_requests_total{model="m",outcome=")" + outcome + R"(",slo=")" +
+                                slo + R"(",slo_class="default"} )" + std::to_string(count) + "\n";
+        return rows.find(row) != std::string::npos;
+    };
+    REQUIRE(counted("e2e", "good", 1));
+    REQUIRE(counted("e2e", "bad", 1));
+    REQUIRE(counted("ttft", "good", 1));
+    REQUIRE(counted("all", "bad", 1));
+    REQUIRE(counted("all", "good", 1));
+    REQUIRE(rows.find(
+                R"(sluice_gateway_slo_misses_total{cause="decode_batch",model="m",slo="e2e",slo_class="default"} 1)") !=
+            std::string::npos);
+    const std::string path = "/explain/" + field(*late->response, "x-request-id");
+    const auto told = gateway::answer_explain(ask(path), path, world.options.explain, world.timelines);
+    REQUIRE(told);
+    const json::object timeline = json::parse(*told).as_object();
+    REQUIRE(timeline.at("targets").at("e2e_ms").as_double() == Approx(200));
+    REQUIRE(timeline.at("missed").at("e2e").at("cause").as_string() == "decode_batch");
+    REQUIRE(timeline.at("missed").at("all").at("cause").as_string() == "decode_batch");
+    REQUIRE_FALSE(timeline.at("missed").as_object().contains("ttft"));
+}
+
 TEST_CASE("who is refused, and who leaves, has a cause too", "[gateway][explain]") {
     World world;
     world.complete(R"("prompt":"a","max_tokens":4)");

@@ -123,12 +123,25 @@ def test_config_print_can_be_checked_again(tmp_path):
     assert "bad.yaml:2" in bad.stderr + bad.stdout
 
 
+def test_the_version_is_told_to_people_and_to_programs():
+    said = json.loads(sluice("version", "--json").stdout)
+    assert set(said) == {"version", "commit", "build_type", "protocol"}
+    assert re.fullmatch(r"\d+\.\d+\.\d+", said["version"]) and re.fullmatch(r"\d+\.\d+", said["protocol"])
+    assert sluice("version").stdout == f"sluice {said['version']} ({said['commit']}, {said['build_type']})\n"
+    assert sluice("--version").stdout == f"sluice {said['version']}\n"
+
+
 def test_doctor_tells_the_hardware():
     ran = sluice("doctor")
     assert ran.returncode == 0, ran.stderr
     assert re.search(r"avx2|avx-?512|reference", ran.stdout, re.IGNORECASE)
     assert re.search(r"^CUDA +(built in|not built in)", ran.stdout, re.MULTILINE)
     assert re.search(r"^KV on disks +(io_uring, |through the page cache: .+\n +containers: )", ran.stdout, re.MULTILINE), ran.stdout
+    told = json.loads(sluice("doctor", "--json").stdout)
+    assert told["can_serve"] is True and ran.stdout.rstrip().endswith(told["verdict"])
+    names = [row["name"] for row in told["rows"]]
+    assert names == [line.split("  ")[0] for line in re.findall(r"^\S.*$", ran.stdout, re.MULTILINE)[:-1]] and {"processor", "memory", "KV on disks", "GPU"} <= set(names)
+    assert all(set(row) <= {"name", "value", "notes"} for row in told["rows"])
     # Either a GPU is usable, or it says why not and which command changes that.
     assert re.search(r"^GPU +usable|^GPU +not usable: .+\n +to change that: .+", ran.stdout, re.MULTILINE), ran.stdout
 

@@ -71,6 +71,23 @@ def metric(port, name, **labels):
     return sum(value for (found, had), value in harness.metrics(port).items() if found == name and labels.items() <= dict(had).items())
 
 
+def test_two_files_are_compared_and_what_needs_a_restart_is_told(tmp_path):
+    before, after, wrong = (tmp_path / name for name in ("before.yaml", "after.yaml", "wrong.yaml"))
+    before.write_text("gateway: {port: 8001}\nslo_classes:\n  chat: {ttft_ms: 500}\n")
+    after.write_text("gateway: {port: 8002}\nslo_classes:\n  chat: {ttft_ms: 400}\n")
+    wrong.write_text("gateway: {prot: 1}\n")
+    shown = sluice("config", "diff", before, after)
+    assert shown.returncode == 0 and shown.stdout.splitlines() == ["gateway.port: 8001 -> 8002", "slo_classes.chat.ttft_ms: 500 -> 400  (reload)"], shown.stdout + shown.stderr
+    assert json.loads(sluice("config", "diff", before, after, "--json").stdout) == [
+        {"setting": "gateway.port", "before": "8001", "after": "8002", "takes_effect": "restart"},
+        {"setting": "slo_classes.chat.ttft_ms", "before": "500", "after": "400", "takes_effect": "reload"}]
+    assert sluice("config", "diff", before, before).stdout == ""
+    beside_defaults = sluice("config", "diff", after).stdout.splitlines()
+    assert "gateway.port: 8000 -> 8002" in beside_defaults and "slo_classes.chat.ttft_ms: - -> 400  (reload)" in beside_defaults, beside_defaults
+    refused = sluice("config", "diff", before, wrong)
+    assert refused.returncode == 2 and "gateway.prot" in refused.stderr
+
+
 def test_hangup_takes_in_what_may_change_and_keeps_the_old_where_the_new_is_invalid(tmp_path):
     file = tmp_path / "sluice.yaml"
 

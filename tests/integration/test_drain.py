@@ -1,4 +1,5 @@
 """`sluice drain`: a worker finishes what runs on it and gets nothing new; nobody who waits for an answer notices."""
+import json
 import os
 import re
 import signal
@@ -158,6 +159,10 @@ def test_workers_are_listed_and_one_is_drained_by_its_address(cluster):
     assert asked.returncode == 0 and asked.stdout.startswith(f"worker {worker_id_of(cluster, victim)} at {address} takes no new requests"), asked
     wait_until(lambda: listed()[worker_id_of(cluster, victim)][2] == "draining", "it is listed as one that drains", 120)
     assert listed()[worker_id_of(cluster, other)][2] == "ready"
+    told = {row["worker"]: row for row in json.loads(ask(cluster, "--list", "--json").stdout)}
+    assert {worker: [row["role"], row["state"], row["address"], row["model"]] for worker, row in told.items()} == {worker: [row[1], row[2], row[5], row[6]] for worker, row in listed().items()}
+    alone = ask(cluster, address, "--json")
+    assert alone.returncode != 0 and "--list" in alone.stderr
 
 
 def test_when_the_last_worker_of_a_role_drains_the_gateway_is_not_ready(cluster):

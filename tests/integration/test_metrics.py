@@ -19,7 +19,7 @@ SERIES_MAX = 5000  # of one process, buckets counted one by one
 CODE_FOLDERS = ["base", "proto", "device", "net", "text", "kv_cache", "engine", "kv_transfer", "worker", "prefill_worker", "decode_worker", "scheduler", "caching",
                 "gateway", "sim", "cli"]
 # Said only when something goes wrong, or when a setting that is off by default is on.
-NEED_MORE_THAN_LOAD = {"sluice_gateway_retries_total", "sluice_gateway_retries_exhausted_total", "sluice_gateway_cancellations_total", "sluice_gateway_slo_misses_total",
+NEED_MORE_THAN_LOAD = {"sluice_gateway_retries_total", "sluice_gateway_retries_exhausted_total", "sluice_gateway_cancellations_total",
                        "sluice_scheduler_tenant_placements", "sluice_scheduler_tenant_virtual_tokens",  # only while something is placed when the scheduler looks
                        # with API keys, with TLS in front
                        "sluice_gateway_auth_failures_total", "sluice_gateway_quota_refusals_total", "sluice_gateway_keys", "sluice_gateway_keys_file_valid",
@@ -88,10 +88,26 @@ class Exposition:
         return sorted((name, *sorted(labels.items())) for name, labels in self.samples)
 
 
+def label_breaches(role, said):
+    """Labels, and values of them, that the catalogue does not have."""
+    found = []
+    by_series = {name: metric for metric in METRICS.values() for name in catalogue.series_names(metric)}
+    for name, labels in said.samples:
+        if name not in by_series:
+            continue
+        metric = by_series[name]
+        labels = {label: value for label, value in labels.items() if not (label == "le" and name.endswith("_bucket"))}
+        if set(labels) != set(metric.labels):
+            found.append(f"{role}: {name} has the labels {sorted(labels)}")
+        for label, value in labels.items():
+            if metric.labels.get(label) and value not in metric.labels[label]:
+                found.append(f"{role}: {name} has {label}={value}")
+    return found
+
+
 def breaches(role, said):
     """How what a process of this role exports differs from the catalogue."""
     found = []
-    by_series = {name: metric for metric in METRICS.values() for name in catalogue.series_names(metric)}
     for name in said.type:
         if name not in METRICS:
             found.append(f"{role} exports {name}, which is not in the catalogue")
@@ -101,16 +117,7 @@ def breaches(role, said):
             found.append(f"{role} exports {name} as {said.type[name]} '{said.help[name]}'")
         if role not in metric.roles:
             found.append(f"{role} exports {name}, which the catalogue does not say")
-    for name, labels in said.samples:
-        if name not in by_series:
-            continue  # told above
-        metric = by_series[name]
-        labels = {label: value for label, value in labels.items() if not (label == "le" and name.endswith("_bucket"))}
-        if set(labels) != set(metric.labels):
-            found.append(f"{role}: {name} has the labels {sorted(labels)}")
-        for label, value in labels.items():
-            if metric.labels.get(label) and value not in metric.labels[label]:
-                found.append(f"{role}: {name} has {label}={value}")
+    found += label_breaches(role, said)
     missing = {metric.name for metric in METRICS.values() if metric.always and role in metric.roles} - set(said.type)
     return found + [f"{role} does not export {name}" for name in sorted(missing)]
 
@@ -142,6 +149,9 @@ def test_processes_of_all_roles_export_the_catalogue_and_nothing_else(tmp_path):
                                   prompt_cache_key="stories", slo={"ttft_ms": 60000, "tpot_ms": 30000})
             assert answer.status == 200, answer.body
         assert harness.post(cluster.port, "/v1/embeddings", model=ENCODER.name, input=["a", "b"]).status == 200
+        # Targets that nobody keeps: one that no scheduler looks at, and two that it may refuse a request for.
+        assert harness.post(cluster.port, "/v1/completions", model=harness.MODEL_ID, prompt="Once", max_tokens=8, ignore_eos=True, slo={"e2e_ms": 1}).status == 200
+        assert harness.post(cluster.port, "/v1/completions", model=harness.MODEL_ID, prompt="Once", max_tokens=8, ignore_eos=True, slo={"ttft_ms": 1, "tpot_ms": 1}).status in (200, 429)
 
         def seen():
             return {name for port in ports.values() for name in Exposition(port).type}

@@ -52,9 +52,9 @@ PAGES = {
         tells={"curl http://127.0.0.1:8000/v1/chat": '"content"', "curl http://127.0.0.1:8000/v1/embeddings": '"embedding"'}),
     "docs/deployment.md": Page(
         before=[CERTIFICATE], say={"smollm2-135m-instruct": "stories260k", "MODEL": "models/stories260k"},
-        tells={"sluice keys add": "sk-sluice-", "sluice top": r"(?s)scheduler.*prefill.*decode|gateway"}),
+        tells={"sluice keys add": "sk-sluice-", "sluice smoke": r"(?m)^ok +stream", "sluice top": r"(?s)scheduler.*prefill.*decode|gateway"}),
     "docs/troubleshooting.md": Page(
-        before=["sluice config print > sluice.yaml", SERVE], tells={"sluice doctor": "CUDA", "sluice top": "stories260k"}),
+        before=["sluice config print > sluice.yaml", SERVE], tells={"sluice doctor": "CUDA", "sluice smoke": r"(?m)^ok +stream", "sluice top": "stories260k"}),
     "docs/availability.md": Page(
         say={"/run/sluice-leader": "leader", "9001 ...": "9001 --model stories260k"},
         elsewhere={"sluice scheduler --listen 10.0.0.5:9000 --listen-public --set scheduler.leader_lease=kubernetes": "tests/charts/test_cluster_lease.py::test_schedulers_of_one_lease",

@@ -88,10 +88,33 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- $model := index .root.Values .key -}}
 {{- if eq $model.source "builtin" -}}
 stories260k
+{{- else if eq $model.source "image" -}}
+{{ printf "/%ss/%s" .key $model.image.path | trimSuffix "/" }}
 {{- else if eq $model.source "pull" -}}
 {{ printf "/%ss/%s" .key $model.name }}
 {{- else -}}
 {{ printf "/%ss/%s" .key $model.claim.path | trimSuffix "/" }}
+{{- end -}}
+{{- end }}
+
+{{/* Whether a role's pods are those of a StatefulSet: several schedulers, and workers that say so. root, role. */}}
+{{- define "sluice.isSet" -}}
+{{- $one := index .root.Values .role -}}
+{{- if eq .role "scheduler" -}}
+{{- if gt (int $one.replicas) 1 }}yes{{ end -}}
+{{- else if eq (default "Deployment" $one.kind) "StatefulSet" }}yes{{ end -}}
+{{- end }}
+
+{{/* Whether each pod of a role has a volume of its own that outlives it. root, role. */}}
+{{- define "sluice.keepsKv" -}}
+{{- $disk := .root.Values.caches.kv.disk -}}
+{{- if and (has .role (list "prefill" "decode" "mixed")) $disk.gib $disk.storageClassName (include "sluice.isSet" .) }}yes{{ end -}}
+{{- end }}
+
+{{/* The claim where a pull puts models that all pods share; empty: each pod has its own. */}}
+{{- define "sluice.storeClaim" -}}
+{{- with .Values.model.store -}}
+{{- if .existingClaim }}{{ .existingClaim }}{{ else if .create.size }}{{ include "sluice.fullname" $ }}-models{{ end -}}
 {{- end -}}
 {{- end }}
 

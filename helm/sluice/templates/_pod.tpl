@@ -99,8 +99,10 @@ seccompProfile:
 - name: {{ .key }}s
 {{- if eq $model.source "claim" }}
   persistentVolumeClaim: {claimName: {{ $model.claim.name }}, readOnly: true}
-{{- else if and (eq $model.source "pull") .root.Values.model.store.existingClaim }}
-  persistentVolumeClaim: {claimName: {{ .root.Values.model.store.existingClaim }}}
+{{- else if eq $model.source "image" }}
+  image: {reference: {{ $model.image.reference | quote }}, pullPolicy: IfNotPresent}
+{{- else if and (eq $model.source "pull") (include "sluice.storeClaim" .root) }}
+  persistentVolumeClaim: {claimName: {{ include "sluice.storeClaim" .root }}}
 {{- else }}
   emptyDir: {sizeLimit: {{ .root.Values.model.store.sizeLimit }}}
 {{- end }}
@@ -189,7 +191,7 @@ livenessProbe:
 {{ toYaml $resources }}
 {{- end }}
 
-{{/* A role's Deployment, or the StatefulSet of several schedulers: root, role. */}}
+{{/* A role's Deployment, or its StatefulSet: root, role. */}}
 {{- define "sluice.deployment" -}}
 {{- $root := .root -}}
 {{- $role := .role -}}
@@ -200,14 +202,16 @@ livenessProbe:
 {{- $has_kv := has $role (list "prefill" "decode" "mixed") -}}
 {{- $has_devices := false -}}
 {{- if $is_worker }}{{ $has_devices = ne (include "sluice.hasDevices" $one) "" }}{{ end -}}
-{{- $stands_by := and (eq $role "scheduler") (gt (int $values.scheduler.replicas) 1) -}}
+{{- $is_set := ne (include "sluice.isSet" .) "" -}}
+{{- $stands_by := and $is_set (eq $role "scheduler") -}}
+{{- $keeps_kv := ne (include "sluice.keepsKv" .) "" -}}
 {{- $keys := list -}}
 {{- if $has_models -}}
 {{- $keys = ternary (list "encoder") (list "model") (eq $role "encode") -}}
 {{- if and (eq $role "gateway") $values.encoder.name }}{{ $keys = list "model" "encoder" }}{{ end -}}
 {{- end -}}
 apiVersion: apps/v1
-kind: {{ ternary "StatefulSet" "Deployment" $stands_by }}
+kind: {{ ternary "StatefulSet" "Deployment" $is_set }}
 metadata:
   name: {{ include "sluice.fullname" $root }}-{{ $role }}
   labels: {{- include "sluice.labels" (dict "root" $root "component" $role) | nindent 4 }}
@@ -216,6 +220,21 @@ spec:
   replicas: {{ $one.replicas }}
   serviceName: {{ include "sluice.fullname" $root }}-schedulers
   podManagementPolicy: Parallel
+  {{- else if $is_set }}
+  {{- if not $one.autoscaling.enabled }}
+  replicas: {{ $one.replicas }}
+  {{- end }}
+  serviceName: {{ include "sluice.fullname" $root }}-{{ $role }}
+  podManagementPolicy: Parallel
+  {{- if $keeps_kv }}
+  persistentVolumeClaimRetentionPolicy: {whenDeleted: Delete, whenScaled: Delete}
+  volumeClaimTemplates:
+    - metadata: {name: kv}
+      spec:
+        accessModes: [ReadWriteOnce]
+        storageClassName: {{ $values.caches.kv.disk.storageClassName }}
+        resources: {requests: {storage: {{ add $values.caches.kv.disk.gib 1 }}Gi}}
+  {{- end }}
   {{- else if eq $role "scheduler" }}
   replicas: 1
   strategy:
@@ -380,7 +399,7 @@ spec:
         {{- end }}
         {{- end }}
         {{- with $values.caches.kv.disk }}
-        {{- if and $has_kv .gib }}
+        {{- if and $has_kv .gib (not $keeps_kv) }}
         - name: kv
           {{- if .storageClassName }}
           ephemeral:

@@ -28,6 +28,9 @@
 {{- fail (printf "%s.pull.from has no revision: pods that start on different days would serve different weights. Write hf:ORG/REPO@REVISION" $key) }}
 {{- end -}}
 {{- if and (hasPrefix "https:" $model.pull.from) (not $model.pull.sha256) }}{{ fail (printf "%s.pull.sha256 is required for https:" $key) }}{{ end -}}
+{{- else if eq $model.source "image" -}}
+{{- if not $model.image.reference }}{{ fail (printf "%s.image.reference is required: an image or artifact that holds the model, by its digest, e.g. registry.example.org/models/m@sha256:..." $key) }}{{ end -}}
+{{- if semverCompare "<1.33-0" $.Capabilities.KubeVersion.Version }}{{ fail (printf "%s.source image needs Kubernetes 1.33 or newer with the feature ImageVolume; this one is %s. Take a claim, or pull" $key $.Capabilities.KubeVersion.Version) }}{{ end -}}
 {{- else if eq $model.source "claim" -}}
 {{- if not $model.claim.name }}{{ fail (printf "%s.claim.name is required: a PersistentVolumeClaim that exists" $key) }}{{ end -}}
 {{- if not $model.claim.path }}{{ fail (printf "%s.claim.path is required: where in the claim the model is" $key) }}{{ end -}}
@@ -38,8 +41,18 @@
 {{- end -}}
 {{- end -}}
 
+{{- with $values.model.store -}}
+{{- if and .existingClaim .create.size }}{{ fail "model.store.existingClaim and model.store.create both name where models are put: say one of them" }}{{ end -}}
+{{- if and .create.size (ne $values.model.source "pull") (or (not $values.encoder.name) (ne $values.encoder.source "pull")) }}
+{{- fail "model.store.create makes a claim that nobody would use: neither model.source nor encoder.source is pull" }}
+{{- end -}}
+{{- end -}}
+
 {{- range $role := $roles -}}
 {{- $one := index $values $role -}}
+{{- if and (hasKey $one "kind") (eq $one.kind "StatefulSet") (or (not (kindIs "invalid" $one.maxSurge)) (not (kindIs "invalid" $one.maxUnavailable))) }}
+{{- fail (printf "%s.maxSurge and %s.maxUnavailable are of Deployments: the pods of a StatefulSet are replaced one at a time, without a surge" $role $role) }}
+{{- end -}}
 {{- $grace := include "sluice.grace" $one | int -}}
 {{- $least := add (int $one.preStopSeconds) (int $one.drainSeconds) 5 | int -}}
 {{- if le $grace $least }}
