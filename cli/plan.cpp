@@ -121,7 +121,9 @@ base::Result<void> make_fit(const PlanFitCommand& command) {
 
 void add_plan(CLI::App& app, PlanCommand& command) {
     app.require_subcommand(0, 1);
-    app.add_option("--model", command.model, "the model's Hugging Face config.json, or a folder with one; a GGUF file, or a name of the model store");
+    app.add_option(
+        "--model", command.model,
+        "the model's Hugging Face config.json, or a folder with one; a GGUF file, or a name of the model store");
     app.add_option("--gpu", command.gpus,
                    "NAME[=COST]: a100, h100, h200, l40s, rtx4090, rtxpro6000, this; COST of one for an hour, in any "
                    "unit; may be repeated");
