@@ -5,7 +5,6 @@
 #include <limits>
 
 #include "base/check.h"
-#include "base/log.h"
 #include "proto/block_hashes.h"
 #include "scheduler/decide.h"
 #include "scheduler/forecast.h"
@@ -41,8 +40,6 @@ std::string_view status_name(WorkerStatus status) {
             return "draining";
         case WorkerStatus::suspect:
             return "suspect";
-        case WorkerStatus::ejected:
-            return "ejected";
         case WorkerStatus::gone:
             return "gone";
     }
@@ -53,7 +50,6 @@ Registry::Options registry_options(const SchedulerOptions& options) {
     return {.workers_max = options.workers_max,
             .prefix_blocks_max = options.prefix_blocks_max,
             .in_flight = {.placements_max = options.placements_max, .gateway_lease = options.gateway_lease},
-            .ejections = {.after = options.eject_after_failures, .time = options.eject_time},
             .rules = options.rules,
             .scan_workers_max = options.scan_workers_max,
             .suspect_after = options.suspect_after,
@@ -175,7 +171,6 @@ PlaceOutcome ModelPool::decide(const proto::PlaceRequest& request, base::TimePoi
         avoid.push_back(base::Incarnation{life});
         if (avoid.size() >= kAvoidedMax) { break; }
     }
-    note_failures(id, avoid, now);
     if (request.encode()) {
         return place_encode({.workers = registry_.view(now), .rules = options_.rules},
                             {.prompt_tokens = request.prompt_tokens(), .avoid = avoid});
@@ -202,18 +197,6 @@ PlaceOutcome ModelPool::decide(const proto::PlaceRequest& request, base::TimePoi
         aims_.judged(slo_class, false, now);
     }
     return outcome;
-}
-
-void ModelPool::note_failures(base::RequestId request, std::span<const base::Incarnation> lives, base::TimePoint now) {
-    for (const base::Incarnation life : lives) {
-        const auto time = registry_.failed(life, request, now);
-        if (!time) { continue; }
-        spdlog::warn(
-            "the worker with incarnation {:016x} has failed {} requests in a row, though it reports: nothing new goes "
-            "to it for {} s",
-            base::raw(life), options_.eject_after_failures,
-            std::chrono::duration_cast<std::chrono::seconds>(*time).count());
-    }
 }
 
 std::vector<Affinity> ModelPool::affinities_of(const proto::PlaceRequest& request) const {
@@ -309,7 +292,6 @@ bool ModelPool::release(GatewayLife gateway, const proto::ReleaseRequest::Ended&
     if (ended.phase() == proto::ReleaseRequest::Ended::PHASE_PREFILL) {
         const auto placed = registry_.in_flight().first_token(id, epoch, now, gateway);
         if (placed) { tell("ttft", ended.ttft_us(), placed->ttft_seconds); }
-        if (placed) { registry_.succeeded(placed->prefill_slot); }
         if (placed) { registry_.coming_blocks().computed(id); }
         return placed.has_value();
     }
@@ -317,11 +299,6 @@ bool ModelPool::release(GatewayLife gateway, const proto::ReleaseRequest::Ended&
     const auto over = registry_.in_flight().ended(id, epoch, now, gateway);
     if (!over) { return false; }
     judge(over->placed, ended, now);
-    // Its first token shows that a worker computes; of one that only decodes, the second.
-    if (ended.ttft_us() != 0) { registry_.succeeded(over->placed.prefill_slot); }
-    if (ended.tpot_us() != 0 && over->placed.decode_slot != over->placed.prefill_slot) {
-        registry_.succeeded(over->placed.decode_slot);
-    }
     registry_.coming_blocks().ended(id, over->first_token_told || ended.ttft_us() != 0);
     if (!over->first_token_told) { tell("ttft", ended.ttft_us(), over->placed.ttft_seconds); }
     tell("tpot", ended.tpot_us(), over->placed.tpot_seconds);
@@ -351,7 +328,7 @@ proto::ModelState ModelPool::state(base::TimePoint now) {
         std::uint64_t tokens = 0;  // of the largest worker
         void add(const WorkerView& worker, std::uint64_t capacity) {
             exists = true;
-            ready = ready || worker.status == WorkerStatus::ready || worker.status == WorkerStatus::ejected;
+            ready = ready || worker.status == WorkerStatus::ready;
             tokens = std::max(tokens, capacity);
         }
     };
