@@ -267,7 +267,7 @@ def test_examples_name_nothing_that_the_binary_does_not_know(tmp_path):
         rendered = chart.objects(chart.example(name))
         for role, spec in chart.pods(rendered).items():
             flags = [word for word in spec["containers"][0]["args"] if word.startswith("--")]
-            command = ["bench", "serve"] if role == "test" else [role]
+            command = ["smoke"] if role == "test" else [role]
             usage = subprocess.run([str(harness.BINARY), *command, "--help"], capture_output=True, text=True, timeout=60).stdout
             assert all(re.search(rf"{re.escape(flag)}\b", usage) for flag in flags), (role, flags)
         (tmp_path / f"{name}.json").write_text(json.dumps(chart.config(rendered)))
