@@ -74,7 +74,8 @@ public:
     }
 
 private:
-    static constexpr const char* kSpace = R"([ \t\r\n]*)";
+    /// Bounded: a model that is forced away from what it wants may write spaces for ever.
+    static constexpr const char* kSpace = R"([ \t\r\n]{0,20})";
 
     bool has_answer() const { return !answer_schema_.empty(); }
     bool is_token(std::size_t mark) const { return mark < marks_.size() && marks_[mark] >= 0; }
