@@ -117,8 +117,14 @@ def test_refusals_streams_that_are_cut_and_workers_that_are_lost(tmp_path):
             def counted(name):
                 return sum(value for (found, _), value in harness.metrics(cluster.port).items() if found == name)
 
-            streams = [stream() for _ in range(8)]  # of which each worker has some
-            first, second = cluster.pids_of("decode")
+            def running(pid):
+                return sum(value for (found, _), value in harness.metrics(cluster.admin_port(pid)).items() if found == "sluice_worker_requests_running")
+
+            streams = [stream() for _ in range(8)]
+            # The one that has more of them: who has the blocks of these equal prompts may have all.
+            decodes = cluster.pids_of("decode")
+            wait_until(lambda: sum(map(running, decodes)) >= len(streams), "all streams decode", PATIENCE_S)
+            second, first = sorted(decodes, key=running)
             os.kill(first, signal.SIGKILL)
             wait_until(lambda: counted("sluice_gateway_retries_total") > 0, "streams of the first are placed again", PATIENCE_S)
             os.kill(second, signal.SIGKILL)
