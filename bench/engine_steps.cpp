@@ -263,13 +263,14 @@ Result<BesideFigure> measure_beside(std::span<const std::unique_ptr<engine::Engi
         for (const auto& engine : engines.subspan(1)) {
             others.push_back(std::make_unique<Neighbour>(*engine, options, prompt, others_batch));
         }
-        // They begin with prompts, too, and are at it when ours are computed.
-        auto times = measure_decode(*engines[0], options, batch);
-        auto all = times ? measure() : Result<Times>(tl::unexpected(times.error()));
+        // Those that decode have prompts to compute before; they are at it when this has been measured once for
+        // nothing.
+        const auto before = measure_decode(*engines[0], options, batch);
+        auto times = before ? measure() : Result<Times>(tl::unexpected(before.error()));
         for (const auto& other : others) {
             if (auto error = other->end()) { return tl::unexpected(*error); }
         }
-        return all;
+        return times;
     };
     const auto alone = measure();
     if (!alone) { return base::pass_on(alone); }
@@ -405,7 +406,7 @@ Result<EngineBenchReport> measure_engine(const EngineBenchOptions& options) {
     }
     while (engines.size() < at_once && engines.size() <= options.beside) {
         auto other = engine::load_engine(*chosen);
-        if (!other) { return base::pass_on(other, "another engine, for --beside"); }
+        if (!other) { return base::pass_on(other, "another engine for the last figures (--beside 0 leaves them out)"); }
         engines.push_back(std::move(*other));
     }
     if (engines.size() < 2) { return report; }

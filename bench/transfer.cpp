@@ -18,6 +18,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/tls_identity.h"
+#include "bench/statistics.h"
 #include "device/device.h"
 #include "net/tls.h"
 #include "net/ucx.h"
@@ -53,12 +54,6 @@ device::Buffer pool_memory(std::size_t bytes) {
     CHECK(buffer.has_value(), bytes << " bytes");
     std::memset(buffer->data(), 7, bytes);
     return std::move(*buffer);
-}
-
-double median(std::vector<double> values) {
-    const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-    std::nth_element(values.begin(), middle, values.end());
-    return *middle;
 }
 
 /// Either end: counts what comes, answers what asks. A block is answered by another one on the transport's own thread,
@@ -242,10 +237,10 @@ Result<TransferFigure> measure_one(const std::string& name, const TransferBenchO
         if (!sent || !at_left.wait_answers(++asked)) { return broken(); }
         trips.push_back(std::chrono::duration<double, std::micro>(clock.now() - begin).count());
     }
-    figure.round_trip_us = median(std::move(trips));
+    figure.round_trip_us = summarize(std::move(trips)).p50;
     trips = at_left.time_blocks(*peer);
     if (trips.empty()) { return broken(); }
-    figure.block_us = median(std::move(trips)) / 2;
+    figure.block_us = summarize(std::move(trips)).p50 / 2;
 
     const auto send_for = [&](base::Duration time) { return at_left.send_for(*peer, data, options.in_flight, time); };
     if (!send_for(std::chrono::milliseconds(100))) { return broken(); }

@@ -45,16 +45,7 @@ struct ReplayWorld : World {
     explicit ReplayWorld(gateway::GatewayOptions given = replaying())
         : World(std::move(given), make_models({"small", "large"}, {"auto=large"})) {
         use_cache();
-        proto::DescribeReply reply;
-        for (const std::string name : {"small", "large"}) {
-            proto::ModelState& state = *reply.add_models();
-            state.set_model(name);
-            state.set_numerics_id(name == "small" ? 1 : 2);
-            state.set_block_tokens(4);
-            state.set_context_tokens(8192);
-            state.set_ready(true);
-        }
-        owner.table.on_cluster(reply);
+        owner.table.on_cluster(description_of({"small", "large"}, 8192));
         for (int planet = 0; planet < 40; ++planet) {
             teach(planet, "two");
         }
@@ -250,18 +241,12 @@ TEST_CASE("a pool that has much to do is left alone", "[gateway][in_context][rep
     ReplayWorld world;
     const std::size_t before = world.placed();
     const auto describe = [&](std::uint32_t waiting) {
-        proto::DescribeReply reply;
-        for (const std::string name : {"small", "large"}) {
-            proto::ModelState& state = *reply.add_models();
-            state.set_model(name);
-            state.set_numerics_id(name == "small" ? 1 : 2);
-            state.set_block_tokens(4);
-            state.set_context_tokens(8192);
-            state.set_ready(true);
+        proto::DescribeReply reply = description_of({"small", "large"}, 8192);
+        for (proto::ModelState& state : *reply.mutable_models()) {
             proto::WorkerState& worker = *state.add_workers();
             worker.set_state("ready");
             worker.set_role(proto::WORKER_ROLE_MIXED);
-            worker.mutable_load()->set_requests_waiting(name == "small" ? waiting : 0);
+            worker.mutable_load()->set_requests_waiting(state.model() == "small" ? waiting : 0);
         }
         world.owner.table.on_cluster(reply);
     };

@@ -34,16 +34,7 @@ struct Life : World {
     explicit Life(gateway::GatewayOptions given)
         : World(std::move(given), make_models({"small", "large"}, {"auto=large"})) {
         use_cache();
-        proto::DescribeReply reply;
-        for (const std::string name : {"small", "large"}) {
-            proto::ModelState& state = *reply.add_models();
-            state.set_model(name);
-            state.set_numerics_id(name == "small" ? 1 : 2);
-            state.set_block_tokens(4);
-            state.set_context_tokens(4096);
-            state.set_ready(true);
-        }
-        owner.table.on_cluster(reply);
+        owner.table.on_cluster(description_of({"small", "large"}));
     }
     void teach(const std::string& tenant, const std::string& question, const std::string& answer) {
         const std::size_t number = owner.ports.placed.size();

@@ -236,6 +236,17 @@ proto::DescribeReply description(bool ready, std::uint32_t context_tokens) {
     return reply;
 }
 
+proto::DescribeReply description_of(const std::vector<std::string>& models, std::uint32_t context_tokens) {
+    proto::DescribeReply reply;
+    for (std::size_t index = 0; index < models.size(); ++index) {
+        proto::ModelState& state = *reply.add_models();
+        state = description(true, context_tokens).models(0);
+        state.set_model(models[index]);
+        state.set_numerics_id(index + 1);
+    }
+    return reply;
+}
+
 std::vector<proto::WorkerCommand> RecordingPorts::sent_to(std::uint64_t incarnation) const {
     std::vector<proto::WorkerCommand> commands;
     for (const auto& [to, command] : sent) {

@@ -110,6 +110,8 @@ proto::PlaceReply local_placement(const proto::WorkerEndpoint& worker);
 proto::PlaceReply refusal(base::ErrorCode code, std::uint32_t retry_after_ms, std::string message = "no room");
 /// Of the model "m".
 proto::DescribeReply description(bool ready = true, std::uint32_t context_tokens = 4096);
+/// The same of several models, whose numerics are numbered from 1.
+proto::DescribeReply description_of(const std::vector<std::string>& models, std::uint32_t context_tokens = 4096);
 
 /// Ports that only write down what was asked; the test answers by calling the RequestTable.
 class RecordingPorts final : public gateway::SchedulerPort, public gateway::WorkerPort {

@@ -1,5 +1,6 @@
 """Subcommands that need no server."""
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -223,6 +224,12 @@ def test_bench_engine_measures_whole_steps_and_counts_their_work():
         assert figure["flop_per_s"] * figure["median_s"] == pytest.approx(flops)
         assert 0 < figure["best_s"] <= figure["median_s"]
     assert [figure["batch"] for figure in report["decode"]] == [1, 3]
+    others = min(3, len(os.sched_getaffinity(0)) - 1)
+    if others:
+        assert report["beside"].pop("engines") == others
+        assert sorted(report["beside"]) == ["decode_by_decode", "decode_by_prefill", "prefill_by_decode", "prefill_by_prefill"] and all(share >= 0 for share in report["beside"].values())
+    ran = sluice("bench", "engine", "--model", harness.MODEL, "--device", "host", "--prefill", "16", "--batch", "1", "--context", 16, "--samples", 1, "--beside", 0, "--out", "-")
+    assert ran.returncode == 0 and "beside" not in json.loads(ran.stdout), ran.stderr
     element = 4 if "f32 weights" in report["engine"] else 2
     for figure in report["decode"]:
         keys = figure["batch"] * figure["context_tokens"]
