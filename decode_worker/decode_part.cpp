@@ -81,6 +81,8 @@ void DecodePart::continued(Sequence& sequence) {
     if (at != incoming_.end()) {
         const bool has_asked = at->second.state != KvState::expected;
         at->second.give_up = control_.clock().now() + (has_asked ? options_.kv_wait : options_.room_pending);
+        at->second.is_continued = true;
+        await_only_kv(at->second, sequence);
     }
     proceed(sequence.request.key);
 }
@@ -95,7 +97,16 @@ void DecodePart::closing(Sequence& sequence) {
         }
         stranded_.emplace_back(incoming.key, std::move(incoming.hold));
     }
+    if (incoming.lacked_since) { --lack_only_kv_; }
     incoming_.erase(at);
+}
+
+void DecodePart::await_only_kv(Incoming& incoming, Sequence& sequence) {
+    const bool has_room = incoming.state == KvState::granted || incoming.state == KvState::complete;
+    if (!incoming.is_continued || !has_room || incoming.lacked_since) { return; }
+    incoming.lacked_since = control_.clock().now();
+    incoming.others = lack_only_kv_++;
+    sequence.lacks_kv_only = true;
 }
 
 void DecodePart::on_event(kv_transfer::ReceiverEvent event) {
@@ -219,6 +230,7 @@ void DecodePart::room_granted(Sequence& sequence) {
     kv_cache::KvCache& cache = control_.cache();
     incoming.have_tokens = sequence.computed_tokens;
     incoming.state = KvState::granted;
+    await_only_kv(incoming, sequence);
     incoming.allow_lossy =
         sequence.request.kv_mode.lossy() || (sequence.request.allow_lossy_kv && options_.kv_lossy_allowed);
     const std::uint32_t front = front_tokens(incoming, sequence);
@@ -353,6 +365,15 @@ void DecodePart::proceed(RequestKey request) {
     sequence->cached_tokens = is_complete ? incoming.kv_tokens - incoming.front_tokens : incoming.have_tokens;
     const bool has_memory = sequence->kv.has_value();
     const Loss loss = incoming.loss;
+    if (incoming.lacked_since) {
+        --lack_only_kv_;
+        sequence->lacks_kv_only = false;
+        if (is_complete && incoming.kv_tokens > incoming.have_tokens) {
+            control_.add_transfer_sample({.tokens = incoming.kv_tokens - incoming.have_tokens,
+                                          .waited = control_.clock().now() - *incoming.lacked_since,
+                                          .others = incoming.others});
+        }
+    }
     incoming_.erase(at);
     if (!is_complete) {
         recomputes_[static_cast<std::size_t>(loss)]->Increment();

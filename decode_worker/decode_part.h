@@ -78,6 +78,9 @@ private:
         std::string codec;                                 // complete: how it came
         kv_cache::BlockHold hold;                          // while granted and not released
         base::TimePoint give_up = base::TimePoint::max();  // then KV that is not there counts as missing
+        bool is_continued = false;                         // the first token is known
+        std::optional<base::TimePoint> lacked_since;       // it is, and there is room: only the KV is lacking
+        std::uint32_t others = 0;                          // of which that was so then
     };
     /// A request for room that overtook its Start.
     struct PendingRoom {
@@ -98,6 +101,8 @@ private:
     /// Tells the receiver what computing (more of) the front would take here, where it is known and may be of use.
     void offer_front(const Incoming& incoming, const worker::Sequence& sequence);
     static std::optional<base::TimePoint> kv_due(const worker::Sequence& sequence);
+    /// Notes when nothing but KV is lacking.
+    void await_only_kv(Incoming& incoming, worker::Sequence& sequence);
     static bool may_give_up(const Incoming& incoming);
     void give_up(Incoming& incoming, const char* why);
     /// Runs the sequence when everything it waits for is there; forgets `incoming` then.
@@ -109,6 +114,7 @@ private:
     worker::StepControl& control_;
     KvReceiverPort& receiver_;
     std::unordered_map<worker::RequestKey, Incoming> incoming_;
+    std::uint32_t lack_only_kv_ = 0;   // of them
     std::deque<PendingRoom> pending_;  // at most options_.queue_requests_max
     std::vector<std::pair<kv_transfer::HandoffKey, kv_cache::BlockHold>> stranded_;  // closed before their release
     std::array<prometheus::Counter*, kLosses> recomputes_{};

@@ -162,7 +162,6 @@ void PrefillPart::apply(const kv_transfer::SenderEvent& event) {
         case Kind::later:
             return;
         case Kind::completed:
-            control_.add_transfer_sample(event.payload_bytes, event.duration);
             break;
         case Kind::failed:
             at->second.error = event.error;

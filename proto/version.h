@@ -9,7 +9,7 @@ inline constexpr std::uint32_t kProtocolVersion = 1;
 
 /// Raised when a message gains a field that an older process may leave out or ignore. Peers with other minor versions
 /// are served, so that the processes of a cluster can be replaced one after the other.
-inline constexpr std::uint32_t kProtocolMinor = 7;
+inline constexpr std::uint32_t kProtocolMinor = 8;
 
 }  // namespace sluice::proto
 

@@ -37,6 +37,7 @@ struct ReportedLoad {
     std::uint64_t decode_context_tokens = 0;
     std::uint32_t blocks_room = 0;  // free or cached: can be had without taking anything from a sequence
     std::uint32_t blocks_used = 0;
+    std::uint32_t kv_awaited = 0;  // hand-offs to it whose prompts are computed and that it has room for
     bool operator==(const ReportedLoad&) const = default;
 };
 

@@ -11,10 +11,12 @@ using base::DecodeCost;
 using base::prefill_seconds;
 using base::PrefillCost;
 
-/// Seconds of one KV hand-off = setup + byte * bytes.
+/// How long a worker for decode waits for KV whose prompt is computed = setup + bytes * (byte + others_byte * others).
+/// What was on its way while the prompt was computed is in it as it was lately.
 struct TransferCost {
     double setup_seconds = 0;
     double byte_seconds = 0;
+    double others_byte_seconds = 0;  // for each other hand-off that the worker waits for
 };
 
 /// Of the steps of a worker that decoded lately, those that had prompt tokens in them, too.
@@ -36,8 +38,8 @@ struct Costs {
     bool prefill_learned = false;
 };
 
-inline double transfer_seconds(const TransferCost& cost, double bytes) {
-    return cost.setup_seconds + bytes * cost.byte_seconds;
+inline double transfer_seconds(const TransferCost& cost, double bytes, double others = 0) {
+    return cost.setup_seconds + bytes * (cost.byte_seconds + cost.others_byte_seconds * others);
 }
 
 }  // namespace scheduler

@@ -321,14 +321,41 @@ double forecast_tpot(const WorkerView& worker, const PlaceQuery& query) {
     return forecast_tpot(worker, query, worker.expected.decoding + worker.expected.coming);
 }
 
-double forecast_tpot(const WorkerView& worker, const PlaceQuery& query, double company) {
+namespace {
+
+/// Decode steps of a worker with one more sequence: without tokens of prompts, and with them.
+struct StepPair {
+    double bare;
+    double filled;
+};
+StepPair decode_steps(const WorkerView& worker, const PlaceQuery& query, double company) {
     const double sequences = std::min(static_cast<double>(worker.limits.batch_sequences_max), company + 1);
     const double step = decode_step_seconds(worker.costs.decode, sequences,
                                             company * context_of_one(worker, query) + query.prompt_tokens);
-    const MixedSteps& mixed = worker.costs.mixed;
+    return {step, std::max(step, std::min(worker.costs.mixed.seconds, query.tpot_seconds_target))};
+}
+
+double mean_of(const StepPair& steps, double filled_share) {
+    return filled_share * steps.filled + (1 - filled_share) * steps.bare;
+}
+
+}  // namespace
+
+double forecast_tpot(const WorkerView& worker, const PlaceQuery& query, double company) {
     // Prompts that come later are computed in the same steps, as often as lately.
-    const double filled = std::max(step, std::min(mixed.seconds, query.tpot_seconds_target));
-    return mixed.share * filled + (1 - mixed.share) * step;
+    return mean_of(decode_steps(worker, query, company), worker.costs.mixed.share);
+}
+
+double tell_tpot(const WorkerView& worker, const PlaceQuery& query, double company, double ttft_seconds) {
+    const StepPair steps = decode_steps(worker, query, company);
+    const double share = worker.costs.mixed.share;
+    if (share <= 0 || share >= 1) { return mean_of(steps, share); }
+    // Prompts come for `share` of the time. Those that come while this one waits are left when it begins to decode; to
+    // compute them and what comes meanwhile takes that / (1 - share), and until then no step is without.
+    const double left = ttft_seconds * share / (1 - share);
+    const double decoding = std::min<double>(query.new_tokens_max, kRemainingTokens) * steps.filled;
+    const double busy = decoding > 0 ? std::min(1.0, left / decoding) : 1;
+    return mean_of(steps, share + (1 - share) * busy);
 }
 
 double forecast_decode_wait(const WorkerView& worker, const PlaceQuery& query) {
@@ -376,6 +403,14 @@ DecodeForecast forecast_decode(const WorkerView& worker, const PlaceQuery& query
     decode.wait_seconds = std::max(0.0, forecast_decode_wait(worker, query) - prefill_seconds);
     decode.cost_seconds = decode.wait_seconds + decode.tpot_seconds * weighed_tokens(query);
     return decode;
+}
+
+double forecast_handoff(const WorkerView& worker, double tokens, double prefill_seconds) {
+    const double bytes = tokens * static_cast<double>(worker.limits.kv_bytes_per_token);
+    const double alone = transfer_seconds(worker.costs.transfer, bytes);
+    if (worker.load.kv_awaited == 0 || alone <= 0) { return alone; }
+    const double others = std::max(0.0, worker.load.kv_awaited - prefill_seconds / alone);
+    return transfer_seconds(worker.costs.transfer, bytes, others);
 }
 
 bool prefill_queue_full(const WorkerView& worker) {

@@ -32,6 +32,9 @@ WorkerView without_late(const WorkerView& worker);
 double forecast_tpot(const WorkerView& worker, const PlaceQuery& query);
 /// The same when it joins `company` sequences.
 double forecast_tpot(const WorkerView& worker, const PlaceQuery& query, double company);
+/// The same as it is told of a placement whose prompt this worker computes, too, and has done `ttft_seconds` from now:
+/// the longer that waits, the more prompts are left when it decodes. Nothing is decided by it (decision 0105).
+double tell_tpot(const WorkerView& worker, const PlaceQuery& query, double company, double ttft_seconds);
 /// Seconds from now until there is room for this sequence; 0 when there is.
 double forecast_decode_wait(const WorkerView& worker, const PlaceQuery& query);
 
@@ -54,6 +57,11 @@ struct DecodeForecast {
     double cost_seconds;  // the wait, and the first tokens of the answer
 };
 DecodeForecast forecast_decode(const WorkerView& worker, const PlaceQuery& query, double prefill_seconds);
+
+/// How long this worker for decode waits for `tokens` tokens of KV whose prompt will have been computed
+/// `prefill_seconds` from now: of the hand-offs that it waited for at its last report, those that are not over by then
+/// share its link.
+double forecast_handoff(const WorkerView& worker, double tokens, double prefill_seconds);
 
 bool prefill_queue_full(const WorkerView& worker);
 bool decode_queue_full(const WorkerView& worker);

@@ -360,9 +360,8 @@ private:
     }
 
     double decode_wait(const WorkerView& worker) const { return forecast_decode_wait(worker, query_); }
-    double handoff(const WorkerView& worker, std::uint32_t cached) const {
-        return transfer_seconds(worker.costs.transfer, static_cast<double>(query_.prompt_tokens - cached) *
-                                                           static_cast<double>(worker.limits.kv_bytes_per_token));
+    double handoff(const WorkerView& worker, std::uint32_t cached, double prefill_seconds) const {
+        return forecast_handoff(worker, static_cast<double>(query_.prompt_tokens - cached), prefill_seconds);
     }
 
     Side prefill_side(std::size_t index) const {
@@ -381,7 +380,7 @@ private:
     Side decode_side(std::size_t index, std::uint32_t cached, double prefill_seconds) const {
         const WorkerView& worker = view_.at(index);
         const DecodeForecast decode = forecast_decode(worker, query_, prefill_seconds);
-        const double moved = handoff(worker, cached);
+        const double moved = handoff(worker, cached, prefill_seconds);
         return {index,
                 decode.wait_seconds > 0,
                 moved + decode.cost_seconds,
@@ -498,22 +497,23 @@ private:
         const auto source = kv_source(option.prefill, cached);
         const bool is_probe = option.misses && may_refuse(option);  // and yet here
         const bool last_resort = decode_.rank > 0 || (prefill_.found() && prefill_.rank > 0);
-        return {.prefill = option.prefill,
-                .decode = option.decode.index,
-                .cached_prompt_tokens = cached,
-                .queue_seconds = forecast.queue_seconds,
-                .ttft_seconds = forecast.ttft_seconds,
-                .handoff_seconds = local ? 0 : handoff(decode, in_pool_tokens(option.decode.index)),
-                .tpot_seconds =
-                    local ? forecast_tpot(decode, query_, forecast.sequences_then) : forecast_tpot(decode, query_),
-                .cost_seconds = option.seconds,
-                .kv_source = source,
-                .kv_source_tokens = source ? cached_tokens(*source) : 0,
-                .reason = last_resort        ? "last_resort"
-                          : is_probe         ? "probe"
-                          : !prefill_.exists ? "no_prefill_worker"
-                                             : "cheapest",
-                .is_probe = is_probe};
+        return {
+            .prefill = option.prefill,
+            .decode = option.decode.index,
+            .cached_prompt_tokens = cached,
+            .queue_seconds = forecast.queue_seconds,
+            .ttft_seconds = forecast.ttft_seconds,
+            .handoff_seconds = local ? 0 : handoff(decode, in_pool_tokens(option.decode.index), forecast.ttft_seconds),
+            .tpot_seconds = local ? tell_tpot(decode, query_, forecast.sequences_then, forecast.ttft_seconds)
+                                  : forecast_tpot(decode, query_),
+            .cost_seconds = option.seconds,
+            .kv_source = source,
+            .kv_source_tokens = source ? cached_tokens(*source) : 0,
+            .reason = last_resort        ? "last_resort"
+                      : is_probe         ? "probe"
+                      : !prefill_.exists ? "no_prefill_worker"
+                                         : "cheapest",
+            .is_probe = is_probe};
     }
 
     const ClusterView& view_;

@@ -5,7 +5,7 @@
 namespace scheduler {
 namespace {
 
-// One gigabyte a second; the third coefficient has no feature.
+// One gigabyte a second, and of each other hand-off as much again.
 constexpr base::LinearFit::Options kTransferStart{.prior = {1e-3, 1e-9, 1e-9}, .bucket_bits = {5, 64}};
 
 /// The last steps of so long tell how often prompts are computed beside those that decode.
@@ -55,12 +55,13 @@ base::StepFit::Ratios Predictor::observe_step(base::WorkerId worker, Role role,
 
 std::optional<double> Predictor::observe_transfer(base::WorkerId worker, Role role,
                                                   const sluice::proto::TransferSample& sample) {
-    if (sample.bytes() == 0) { return std::nullopt; }
+    if (sample.bytes() == 0 || role == Role::prefill) { return std::nullopt; }
     const auto bytes = static_cast<double>(sample.bytes());
+    const double others = bytes * sample.others();
     const double seconds = seconds_of(sample.duration_us());
-    static_cast<void>(transfer_everywhere_.observe(bytes, 0, seconds));
-    static_cast<void>(of_role(role).transfer.observe(bytes, 0, seconds));
-    return workers_[worker].transfer.observe(bytes, 0, seconds);
+    static_cast<void>(transfer_everywhere_.observe(bytes, others, seconds));
+    static_cast<void>(of_role(role).transfer.observe(bytes, others, seconds));
+    return workers_[worker].transfer.observe(bytes, others, seconds);
 }
 
 /// A decode worker computes prompts as the workers for prefill do, until one has been seen to.
@@ -82,7 +83,7 @@ Costs Predictor::costs(base::WorkerId worker, Role role) const {
                                                                                    : transfer_everywhere_;
     return {.prefill = prefill.prefill(),
             .decode = decode.decode(),
-            .transfer = {transfer.coefficients()[0], transfer.coefficients()[1]},
+            .transfer = {transfer.coefficients()[0], transfer.coefficients()[1], transfer.coefficients()[2]},
             .mixed = is_known ? own->second.mix.mean(own->second.step.mixed_ratio())
                               : MixedSteps{.ratio = shared.step.mixed_ratio()},
             .learned = (role == Role::decode || prefill.prefill_is_fitted()) &&

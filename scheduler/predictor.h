@@ -25,6 +25,7 @@ public:
 
     /// What one step teaches (base::StepFit): measured / predicted of the worker's own fit.
     base::StepFit::Ratios observe_step(base::WorkerId worker, Role role, const sluice::proto::StepSample& sample);
+    /// What a hand-off teaches that `worker` received; nothing where it could only have sent it (protocol up to 1.7).
     std::optional<double> observe_transfer(base::WorkerId worker, Role role,
                                            const sluice::proto::TransferSample& sample);
 
@@ -55,7 +56,7 @@ private:
 
     std::unordered_map<base::WorkerId, Fits> workers_;
     std::array<Fits, proto::kRoles> roles_;
-    base::LinearFit transfer_everywhere_;  // hand-offs are measured at one end only: the fallback of every role
+    base::LinearFit transfer_everywhere_;  // where nobody of a role has received anything
 };
 
 }  // namespace scheduler

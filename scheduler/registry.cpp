@@ -175,7 +175,8 @@ Registry::Heard Registry::hear(Life life, const sluice::proto::Heartbeat& heartb
                  .decode_sequences = record.load.decode_sequences(),
                  .decode_context_tokens = std::min(kTokensMax, record.load.context_tokens()),
                  .blocks_room = static_cast<std::uint32_t>(std::min<std::uint64_t>(room, view.limits.kv_blocks_total)),
-                 .blocks_used = record.load.blocks_used()};
+                 .blocks_used = record.load.blocks_used(),
+                 .kv_awaited = record.load.kv_awaited()};
     if (!(view.load == former)) { shortlist_.touch(static_cast<std::uint32_t>(*slot)); }
     in_flight_.heartbeat(static_cast<std::uint32_t>(*slot), view.load, now);
     coming_blocks_.heartbeat(static_cast<std::uint32_t>(*slot),

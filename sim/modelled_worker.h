@@ -130,6 +130,8 @@ public:
     void go_on(AttemptKey key, std::uint32_t generated_tokens, base::TimePoint now);
     /// A decode part: its KV has arrived. False: it is not wanted any more.
     bool kv_arrived(AttemptKey key);
+    /// Sequences that have their first token and room, and lack their KV.
+    std::uint32_t kv_awaited() const;
     /// The next step takes so much longer.
     void delay_next_step(double seconds);
     /// A decode part: its KV will not come; computed here.
@@ -256,6 +258,8 @@ private:
             return state == worker::SequenceState::waiting ||
                    (state == worker::SequenceState::awaiting_kv && room.has_value());
         }
+        /// Awaiting KV: its first token is known, and it has room.
+        bool lacks_kv_only() const { return has_continued && !kv_is_here && kv.has_value(); }
         std::uint32_t tokens_wanted() const { return room ? room->kv_tokens + 1 : tokens; }
     };
 

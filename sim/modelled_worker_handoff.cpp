@@ -1,6 +1,8 @@
 // Decode parts: room for KV that comes from elsewhere; the contract stands in modelled_worker.h.
 #include "sim/modelled_worker.h"
 
+#include <algorithm>
+
 namespace sim {
 
 using worker::SequenceState;
@@ -56,6 +58,12 @@ void ModelledWorker::recompute(AttemptKey key, base::TimePoint now) {
     if (!sequence->kv) { return make_waiting(*sequence, now); }
     publish(*sequence);
     make_running(*sequence);
+}
+
+std::uint32_t ModelledWorker::kv_awaited() const {
+    return static_cast<std::uint32_t>(std::count_if(sequences_.begin(), sequences_.end(), [](const auto& sequence) {
+        return sequence->state == SequenceState::awaiting_kv && sequence->lacks_kv_only();
+    }));
 }
 
 bool ModelledWorker::awaits_kv(AttemptKey key) const {

@@ -58,6 +58,9 @@ sluice::proto::WorkerLoad ModelledWorker::load() const {
         } else {
             load.set_requests_running(load.requests_running() + 1);
         }
+        if (sequence->state == SequenceState::awaiting_kv && sequence->lacks_kv_only()) {
+            load.set_kv_awaited(load.kv_awaited() + 1);
+        }
         const bool runs = sequence->state == SequenceState::running;
         if (runs && sequence->tokens_left() == 1) {
             load.set_decode_sequences(load.decode_sequences() + 1);

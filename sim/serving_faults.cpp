@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "sim/serving_run.h"
+#include "worker/role_part.h"
 
 namespace sim {
 namespace {
@@ -84,6 +85,7 @@ void ServingRun::on_token(std::uint32_t worker, AttemptKey key, std::uint32_t ge
         HandOff& hand_off = at->second;
         hand_off.first_token = clock_.now();
         hand_off.last_step_began = node.worker->step_began();
+        if (is_alive(hand_off)) { hand_off.others = nodes_[hand_off.decode].worker->kv_awaited(); }
         push(clock_.now() + node.pool->limits.handoff_timeout, {Event::Kind::handoff_overdue, worker, key, 0});
         relay(key);
     }
@@ -140,9 +142,12 @@ void ServingRun::begin_transfer(AttemptKey key, HandOff& hand_off) {
     const base::TimePoint now = clock_.now();
     const ServingLinks& links = options_.links;
     double seconds = 0;
+    double free_sooner = 0;  // for so long the sender's link has room for others, where the receiver's is the slow one
     if (links.bytes_per_second > 0) {
         const double bytes = static_cast<double>(hand_off.kv_tokens - hand_off.tokens_held) * links.kv_bytes_per_token;
-        seconds = bytes / links.bytes_per_second * std::max(prefill.link_slowness, decode.link_slowness);
+        const double slowness = std::max(prefill.link_slowness, decode.link_slowness);
+        seconds = bytes / links.bytes_per_second * slowness;
+        free_sooner = bytes / links.bytes_per_second * (slowness - prefill.link_slowness);
     }
     const base::TimePoint could =
         std::max({hand_off.last_step_began, *hand_off.granted, prefill.link_free, decode.link_free});
@@ -151,7 +156,8 @@ void ServingRun::begin_transfer(AttemptKey key, HandOff& hand_off) {
         std::max(could + duration_of(seconds), now + duration_of(seconds / std::max(1u, links.layers))) +
         duration_of(links.latency_seconds);
     hand_off.began = could;
-    prefill.link_free = decode.link_free = end;
+    decode.link_free = end;
+    prefill.link_free = end - duration_of(free_sooner);
     push(std::max(end, now), {Event::Kind::kv_arrived, 0, key, 0});
 }
 
@@ -173,9 +179,11 @@ void ServingRun::kv_arrived(AttemptKey key) {
         sluice::proto::TransferSample sample;
         sample.set_bytes(static_cast<std::uint64_t>(static_cast<double>(hand_off.kv_tokens - hand_off.tokens_held) *
                                                     options_.links.kv_bytes_per_token));
-        sample.set_duration_us(
-            static_cast<std::uint32_t>(std::max(1.0, seconds_of(clock_.now() - *hand_off.began) * 1e6)));
-        if (sample.bytes() > 0) { prefill.board().add_transfer(sample); }
+        const base::TimePoint lacked_since = std::max(*hand_off.first_token, *hand_off.granted);
+        const double us = seconds_of(clock_.now() - lacked_since) * 1e6;
+        sample.set_duration_us(static_cast<std::uint32_t>(std::max<double>(worker::MeasuredHandoff::kToldMinUs, us)));
+        sample.set_others(hand_off.others);
+        if (sample.bytes() > 0) { decode.board().add_transfer(sample); }
     }
     prefill.handed_over(key);
     owner_.on_handed_over(key);

@@ -102,6 +102,7 @@ private:
         std::optional<base::TimePoint> first_token = std::nullopt;
         base::TimePoint last_step_began{};
         std::optional<base::TimePoint> began = std::nullopt;
+        std::uint32_t others = 0;  // whose KV decode waited for when this one's prompt was computed
     };
     using HandOffs = std::map<AttemptKey, HandOff>;
 

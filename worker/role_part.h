@@ -20,6 +20,15 @@ struct LaunchedChunk {
     std::uint32_t token_end = 0;
 };
 
+/// What a worker for decode knows of a hand-off when its KV is there.
+struct MeasuredHandoff {
+    std::uint32_t tokens = 0;  // of KV that came
+    base::Duration waited{};   // when the first token was known and there was room for it
+    std::uint32_t others = 0;  // that were waited for just so when this one began to be
+    /// What is told at least: shorter waits are all alike, and far apart as ratios.
+    static constexpr std::int64_t kToldMinUs = 100;
+};
+
 /// What a role part may do to the step loop. All calls on the step thread, except post().
 class StepControl {
 public:
@@ -62,8 +71,8 @@ public:
     /// Any thread: runs `task` on the step thread soon. For events of which each hand-off has a bounded number: there
     /// is room for all of them. False after the loop has ended.
     [[nodiscard]] virtual bool post(std::function<void()> task) = 0;
-    /// One measured hand-off, for the scheduler's predictor.
-    virtual void add_transfer_sample(std::uint64_t bytes, base::Duration duration) = 0;
+    /// One hand-off to this worker, for the scheduler's predictor.
+    virtual void add_transfer_sample(const MeasuredHandoff& handoff) = 0;
     /// What loading the KV of a token from the `level`-th level below the pool (0: the nearest) takes now, for the
     /// scheduler.
     virtual void tell_load_price(std::size_t level, double seconds_per_token) = 0;

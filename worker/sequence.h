@@ -155,6 +155,7 @@ struct Sequence {
     std::optional<kv_cache::SequenceKv> kv;
     std::optional<RoomWish> room;       // awaiting_kv, without kv
     std::optional<KvFromEnd> from_end;  // running, or awaiting_kv with kv
+    bool lacks_kv_only = false;         // awaiting_kv: its first token is known, and it has room for the KV
 
     /// Of its last tokens: came with the one before them, since a grammar left no choice.
     std::uint32_t forced_tokens = 0;

@@ -207,11 +207,13 @@ std::optional<base::Duration> StepLoop::predict_prefill(std::uint32_t computed_t
     return forecast_.predict_prefill(computed_tokens, tokens, options_.limits.batch_tokens_max);
 }
 
-void StepLoop::add_transfer_sample(std::uint64_t bytes, base::Duration duration) {
+void StepLoop::add_transfer_sample(const MeasuredHandoff& handoff) {
+    const auto us = std::chrono::duration_cast<std::chrono::microseconds>(handoff.waited).count();
     sluice::proto::TransferSample sample;
-    sample.set_bytes(bytes);
+    sample.set_bytes(std::uint64_t{handoff.tokens} * engine_.layout().bytes_per_token());
     sample.set_duration_us(
-        static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::microseconds>(duration).count()));
+        static_cast<std::uint32_t>(std::clamp<std::int64_t>(us, MeasuredHandoff::kToldMinUs, UINT32_MAX)));
+    sample.set_others(handoff.others);
     board_.add_transfer(sample);
 }
 

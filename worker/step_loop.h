@@ -170,7 +170,7 @@ public:
     kv_cache::KvCache& cache() override { return cache_; }
     const base::Clock& clock() const override { return clock_; }
     [[nodiscard]] bool post(std::function<void()> task) override;
-    void add_transfer_sample(std::uint64_t bytes, base::Duration duration) override;
+    void add_transfer_sample(const MeasuredHandoff& handoff) override;
     void tell_load_price(std::size_t level, double seconds_per_token) override;
 
 private:

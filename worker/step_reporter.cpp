@@ -193,6 +193,9 @@ bool StepReporter::publish(std::span<const std::unique_ptr<Sequence>> sequences,
         } else {
             load.set_requests_running(load.requests_running() + 1);
         }
+        if (sequence->state == SequenceState::awaiting_kv && sequence->lacks_kv_only) {
+            load.set_kv_awaited(load.kv_awaited() + 1);
+        }
         if (sequence->state == SequenceState::running && sequence->decodes() && !sequence->encodes()) {
             load.set_decode_sequences(load.decode_sequences() + 1);
             load.set_context_tokens(load.context_tokens() + sequence->tokens.size());

@@ -178,6 +178,52 @@ TEST_CASE("who waits for room and whose hand-off fails is computed here when mem
     REQUIRE(bench.sink.answers.at(key_of(2)).tokens == std::vector<TokenId>(expected.begin() + 1, expected.end()));
 }
 
+TEST_CASE("how long KV was waited for is told, and by how many, of those whose prompt is computed", "[decode_worker]") {
+    DecodeBench bench(64);
+    bench.board.attach();
+    const auto go_on = [&](std::uint64_t request) {
+        REQUIRE(
+            bench.loop.post_command(worker::ContinueRequest{key_of(request), test_support::kGateway, {TokenId{7}}}));
+        bench.loop.work();
+    };
+    const auto awaited = [&] {
+        bench.settle();
+        sluice::proto::Heartbeat heartbeat;
+        bench.board.take(heartbeat);
+        return heartbeat;
+    };
+    for (const std::uint64_t request : {1u, 2u, 3u}) {
+        bench.start(request, 100);
+        bench.ask_room(request, 100);
+    }
+    REQUIRE(awaited().load().kv_awaited() == 0);  // the prompts compute
+    bench.clock.advance(std::chrono::milliseconds(500));
+    go_on(1);
+    bench.clock.advance(std::chrono::milliseconds(40));
+    go_on(2);
+    REQUIRE(awaited().load().kv_awaited() == 2);
+    bench.clock.advance(std::chrono::milliseconds(20));
+    const auto arrive = [&](std::uint64_t request) {
+        bench.event(ReceiverEvent::Kind::completed, request);
+        bench.event(ReceiverEvent::Kind::released, request);
+    };
+    arrive(1);
+    arrive(2);
+    arrive(3);  // before its first token is known: nobody waits for it
+    go_on(3);
+    const auto heartbeat = awaited();
+    REQUIRE(heartbeat.load().kv_awaited() == 0);
+    REQUIRE(heartbeat.transfers_size() == 3);
+    const std::uint64_t bytes = 100 * bench.engine.layout().bytes_per_token();
+    const std::array<std::pair<std::uint32_t, std::uint32_t>, 3> told{{{60'000, 0}, {20'000, 1}, {100, 0}}};
+    for (int i = 0; i < 3; ++i) {
+        CAPTURE(i);
+        REQUIRE(heartbeat.transfers(i).bytes() == bytes);
+        REQUIRE(heartbeat.transfers(i).duration_us() == told.at(static_cast<std::size_t>(i)).first);
+        REQUIRE(heartbeat.transfers(i).others() == told.at(static_cast<std::size_t>(i)).second);
+    }
+}
+
 TEST_CASE("KV that is computed here is counted by why it did not come", "[decode_worker]") {
     const auto [code, cause] = GENERATE(table<base::ErrorCode, std::string>({
         {base::ErrorCode::deadline_exceeded, "timeout"},

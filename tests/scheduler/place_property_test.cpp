@@ -136,8 +136,7 @@ struct Oracle {
         if (p == d) {
             cost = forecast.queue_seconds + forecast.busy_seconds * (1 + decode.expected.decoding);
         } else {
-            cost += decode.costs.transfer.setup_seconds +
-                    decode.costs.transfer.byte_seconds * 1000.0 * (c.prompt_tokens - cached(d));
+            cost += scheduler::forecast_handoff(decode, c.prompt_tokens - cached(d), forecast.ttft_seconds);
         }
         const double tokens = std::clamp(c.new_tokens_max, 1u, scheduler::kWeighedTokens);
         const double tpot = p == d ? scheduler::forecast_tpot(decode, c.query(), forecast.sequences_then)

@@ -125,6 +125,34 @@ TEST_CASE("a worker whose streams have TPOT targets has only part of its time fo
     REQUIRE(cluster.placed(500).ttft_seconds < 0.9 * paced);
 }
 
+TEST_CASE("the TPOT that is told of a prompt that waits is that of steps that prompts fill",
+          "[scheduler][place][slo]") {
+    Cluster cluster{{learned({.id = 1})}};
+    cluster.tpot_seconds_target = 0.050;
+    scheduler::MixedSteps mixed{.share = 0.5, .seconds = 0.040, .ratio = 1};
+    const auto told = [&](std::uint64_t tokens_before) {
+        cluster.workers[0] = learned({.id = 1,
+                                      .requests_waiting = tokens_before > 0 ? 1u : 0u,
+                                      .prefill_tokens_queued = tokens_before,
+                                      .decode_sequences = 1});
+        cluster.workers[0].costs.mixed = mixed;
+        return cluster.placed(100, 64);
+    };
+    const auto at_once = told(0);
+    REQUIRE(at_once.tpot_seconds < 0.030);
+    double before = at_once.tpot_seconds;
+    for (const std::uint64_t tokens : {500u, 1000u, 1500u}) {
+        const auto placement = told(tokens);
+        CAPTURE(tokens, placement.ttft_seconds);
+        REQUIRE(placement.tpot_seconds > before);
+        before = placement.tpot_seconds;
+    }
+    REQUIRE(told(8000).tpot_seconds == Approx(0.040));
+    // Without prompts beside its streams there is nothing that could be left of them.
+    mixed = {};
+    REQUIRE(told(8000).tpot_seconds < 0.015);
+}
+
 TEST_CASE("what is told of a placement goes by who comes before it, what is decided by all who wait",
           "[scheduler][place][slo]") {
     Cluster cluster{{learned({.id = 1, .role = Role::mixed, .requests_waiting = 3, .prefill_tokens_queued = 1500})}};

@@ -151,6 +151,22 @@ TEST_CASE("the decode worker has room and the best TPOT", "[scheduler][place]") 
         cluster.workers[2].load.blocks_used = 10;
         REQUIRE(cluster.decode_id(cluster.placed()) == 2);
     }
+    SECTION("hand-offs that it waits for share its link, but for those that are over when the prompt is computed") {
+        const double each = cluster.placed().ttft_seconds / 2.5;
+        for (auto& worker : cluster.workers) {
+            worker.costs.transfer = {each, 0, each / (100 * 1000)};  // of its bytes
+        }
+        REQUIRE(cluster.decode_id(cluster.placed()) == 3);
+        REQUIRE(cluster.placed().handoff_seconds == Approx(each));
+        cluster.workers[2].load.kv_awaited = 2;
+        REQUIRE(cluster.decode_id(cluster.placed()) == 3);
+        REQUIRE(cluster.placed().handoff_seconds == Approx(each));
+        cluster.workers[2].load.kv_awaited = 40;
+        REQUIRE(cluster.decode_id(cluster.placed()) == 2);
+        cluster.workers[1].load.kv_awaited = 40;
+        REQUIRE(cluster.decode_id(cluster.placed()) == 3);
+        REQUIRE(cluster.placed().handoff_seconds == Approx(each * (1 + 40 - 2.5)));
+    }
     SECTION("KV that decode holds already need not travel") {
         cluster.workers[2] = make_worker({.id = 3, .role = Role::decode, .decode_sequences = 10});
         cluster.cached_blocks = {0, 0, 6};

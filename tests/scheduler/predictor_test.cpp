@@ -96,16 +96,58 @@ TEST_CASE("a step that is nearly all decode teaches prefill nothing", "[schedule
 
 TEST_CASE("hand-offs teach every worker until it has its own", "[scheduler][predictor]") {
     Predictor predictor;
-    for (int i = 1; i <= 40; ++i) {
+    const auto arrive = [&](WorkerId worker, int megabytes, double us_each) {
         sluice::proto::TransferSample sample;
-        sample.set_bytes(static_cast<std::uint64_t>(i) << 20);
-        sample.set_duration_us(static_cast<std::uint32_t>(500 + i * 10'000));  // 0.5 ms and about 105 MB/s
-        REQUIRE(predictor.observe_transfer(WorkerId{1}, Role::prefill, sample).has_value());
+        sample.set_bytes(static_cast<std::uint64_t>(megabytes) << 20);
+        sample.set_duration_us(static_cast<std::uint32_t>(500 + megabytes * us_each));
+        REQUIRE(predictor.observe_transfer(worker, Role::decode, sample).has_value());
+    };
+    const auto byte_seconds = [&](WorkerId worker, Role role) {
+        return predictor.costs(worker, role).transfer.byte_seconds;
+    };
+    for (int i = 1; i <= 40; ++i) {
+        arrive(WorkerId{1}, i, 10'000);  // 0.5 ms and about 105 MB/s
     }
     const double expected = 0.010 / (1 << 20);
-    REQUIRE(predictor.costs(WorkerId{1}, Role::prefill).transfer.byte_seconds == Approx(expected).epsilon(0.02));
-    REQUIRE(predictor.costs(WorkerId{5}, Role::decode).transfer.byte_seconds == Approx(expected).epsilon(0.02));
-    REQUIRE_FALSE(predictor.observe_transfer(WorkerId{1}, Role::prefill, {}).has_value());
+    REQUIRE(byte_seconds(WorkerId{1}, Role::decode) == Approx(expected).epsilon(0.02));
+    REQUIRE(byte_seconds(WorkerId{5}, Role::decode) == Approx(expected).epsilon(0.02));
+    REQUIRE(byte_seconds(WorkerId{6}, Role::mixed) == Approx(expected).epsilon(0.02));
+    for (int i = 1; i <= 40; ++i) {
+        arrive(WorkerId{2}, i, 100'000);  // over a link of a tenth
+    }
+    REQUIRE(byte_seconds(WorkerId{2}, Role::decode) == Approx(10 * expected).epsilon(0.02));
+    REQUIRE(byte_seconds(WorkerId{1}, Role::decode) == Approx(expected).epsilon(0.02));
+    REQUIRE_FALSE(predictor.observe_transfer(WorkerId{1}, Role::decode, {}).has_value());
+}
+
+TEST_CASE("what others on its link cost a hand-off is learned apart from what it takes alone",
+          "[scheduler][predictor]") {
+    Predictor predictor;
+    for (int i = 1; i <= 60; ++i) {
+        sluice::proto::TransferSample sample;
+        const int others = i % 4;
+        sample.set_bytes(static_cast<std::uint64_t>(10 + i % 7) << 20);
+        sample.set_others(static_cast<std::uint32_t>(others));
+        sample.set_duration_us(static_cast<std::uint32_t>((10 + i % 7) * 10'000 * (1 + 0.8 * others)));
+        static_cast<void>(predictor.observe_transfer(WorkerId{1}, Role::decode, sample));
+    }
+    const auto transfer = predictor.costs(WorkerId{1}, Role::decode).transfer;
+    const double bytes = 12 << 20;
+    REQUIRE(scheduler::transfer_seconds(transfer, bytes) == Approx(0.120).epsilon(0.05));
+    REQUIRE(scheduler::transfer_seconds(transfer, bytes, 3) == Approx(0.120 * 3.4).epsilon(0.05));
+}
+
+TEST_CASE("what a worker for prefill tells of hand-offs is when it computed them, too: nothing to learn",
+          "[scheduler][predictor]") {
+    Predictor predictor;
+    sluice::proto::TransferSample sample;
+    sample.set_bytes(20 << 20);
+    sample.set_duration_us(230'000);
+    const auto before = predictor.costs(WorkerId{2}, Role::decode).transfer;
+    for (int i = 0; i < 20; ++i) {
+        REQUIRE_FALSE(predictor.observe_transfer(WorkerId{1}, Role::prefill, sample).has_value());
+    }
+    REQUIRE(predictor.costs(WorkerId{2}, Role::decode).transfer.byte_seconds == before.byte_seconds);
 }
 
 TEST_CASE("an empty step teaches nothing", "[scheduler][predictor]") {

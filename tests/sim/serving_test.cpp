@@ -58,6 +58,19 @@ TEST_CASE("a hand-off without a core of its own takes its time of the steps at b
     CHECK(outcome.token_gaps_s[1] == Approx(5e-3 + 3.5e-4).epsilon(0.02));
 }
 
+TEST_CASE("a worker for decode behind a slow link gets little, once that is known", "[sim][serving]") {
+    const auto times = linear_times();
+    auto options = split(times);
+    options.pools[1].count = 2;
+    options.faults = {
+        {.at_s = 0, .kind = sim::Fault::Kind::slow_link, .target = "decode-0", .duration_s = 1000, .factor = 20}};
+    const auto result = played(options, even_trace(200, 0.25, 500, 8));
+    CHECK(errors(result) == 0);
+    CHECK(result.counts.hand_offs == 200);
+    // One over the slow link is 1 s late, one over the other 6 ms. Half of all would be 100 s.
+    CHECK(result.counts.hand_off_seconds < 25);
+}
+
 TEST_CASE("prompts that begin alike are computed once", "[sim][serving]") {
     const auto times = linear_times();
     auto options = mixed(times, 2);
