@@ -346,13 +346,13 @@ double forecast_tpot(const WorkerView& worker, const PlaceQuery& query, double c
     return mean_of(decode_steps(worker, query, company), worker.costs.mixed.share);
 }
 
-double tell_tpot(const WorkerView& worker, const PlaceQuery& query, double company, double ttft_seconds) {
+double tell_tpot(const WorkerView& worker, const PlaceQuery& query, double company, double queue_seconds) {
     const StepPair steps = decode_steps(worker, query, company);
     const double share = worker.costs.mixed.share;
     if (share <= 0 || share >= 1) { return mean_of(steps, share); }
     // Prompts come for `share` of the time. Those that come while this one waits are left when it begins to decode; to
     // compute them and what comes meanwhile takes that / (1 - share), and until then no step is without.
-    const double left = ttft_seconds * share / (1 - share);
+    const double left = queue_seconds * share / (1 - share);
     const double decoding = std::min<double>(query.new_tokens_max, kRemainingTokens) * steps.filled;
     const double busy = decoding > 0 ? std::min(1.0, left / decoding) : 1;
     return mean_of(steps, share + (1 - share) * busy);

@@ -32,9 +32,9 @@ WorkerView without_late(const WorkerView& worker);
 double forecast_tpot(const WorkerView& worker, const PlaceQuery& query);
 /// The same when it joins `company` sequences.
 double forecast_tpot(const WorkerView& worker, const PlaceQuery& query, double company);
-/// The same as it is told of a placement whose prompt this worker computes, too, and has done `ttft_seconds` from now:
-/// the longer that waits, the more prompts are left when it decodes. Nothing is decided by it (decision 0105).
-double tell_tpot(const WorkerView& worker, const PlaceQuery& query, double company, double ttft_seconds);
+/// The same as it is told of a placement whose prompt this worker computes, too, and begins with `queue_seconds` from
+/// now: the longer that waits, the more prompts are left when it decodes. Nothing is decided by it (decision 0105).
+double tell_tpot(const WorkerView& worker, const PlaceQuery& query, double company, double queue_seconds);
 /// Seconds from now until there is room for this sequence; 0 when there is.
 double forecast_decode_wait(const WorkerView& worker, const PlaceQuery& query);
 

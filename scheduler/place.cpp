@@ -504,7 +504,7 @@ private:
             .queue_seconds = forecast.queue_seconds,
             .ttft_seconds = forecast.ttft_seconds,
             .handoff_seconds = local ? 0 : handoff(decode, in_pool_tokens(option.decode.index), forecast.ttft_seconds),
-            .tpot_seconds = local ? tell_tpot(decode, query_, forecast.sequences_then, forecast.ttft_seconds)
+            .tpot_seconds = local ? tell_tpot(decode, query_, forecast.sequences_then, forecast.queue_seconds)
                                   : forecast_tpot(decode, query_),
             .cost_seconds = option.seconds,
             .kv_source = source,
