@@ -35,11 +35,12 @@ chart-test: ## builds, then tries the Helm chart, rules, boards and images; inst
 	@$(MAKE) --no-print-directory build TARGET=sluice
 	@scripts/chart-test
 
-nightly: ## what takes hours: long fuzzing, tests of processes a hundred times on a busy machine, the chart on a real control plane
+nightly: ## what takes hours: long fuzzing, tests of processes a hundred times on a busy machine, the chart on a real control plane, the binary built twice
 	@scripts/bootstrap --test
 	@$(MAKE) --no-print-directory build
 	@scripts/chart-test -m nightly || [ $$? -eq 77 ]
 	@scripts/run-tests --nightly
+	@scripts/check-reproducible
 
 bench: ## figures of this machine, and of serving on it (JSON under build/bench)
 	@scripts/bootstrap

@@ -38,6 +38,22 @@ std::optional<gateway::HttpResponse> refused(gateway::KeyKeeper& keys, const gat
     return response;
 }
 
+/// Who asks for the parts of /ready and may read metrics; no failure of somebody who may not.
+bool may_know_parts(gateway::KeyKeeper* keys, const gateway::HttpRequest& request, base::TimePoint now) {
+    if (!gateway::asks_for_parts(request.head.query)) { return false; }
+    if (keys == nullptr) { return true; }
+    keys->tick(now);
+    const auto key = keys->find(request.head);
+    return key != nullptr && key->allows("admin");
+}
+
+gateway::HttpResponse ready_answer(const gateway::ReadyParts& parts, bool tells_parts) {
+    const bool is_ready = gateway::are_ready(parts);
+    return text_answer(is_ready ? 200 : 503, tells_parts ? gateway::ready_text(parts)
+                                             : is_ready  ? "ok\n"
+                                                         : "not ready\n");
+}
+
 }  // namespace
 
 std::string read_admin_keys_file(base::Config& config) {
@@ -66,12 +82,9 @@ std::uint16_t AdminServer::port() const {
     return impl_->server->port();
 }
 
-base::Result<std::unique_ptr<AdminServer>> AdminServer::start(const std::string& host, std::uint16_t port,
-                                                              bool allow_public, const base::Clock& clock,
-                                                              base::Metrics& metrics, std::function<bool()> is_ready,
-                                                              std::function<void()> before_metrics,
-                                                              std::unique_ptr<FleetDesk> fleet,
-                                                              const std::string& keys_file) {
+base::Result<std::unique_ptr<AdminServer>> AdminServer::start(
+    const std::string& host, std::uint16_t port, bool allow_public, const base::Clock& clock, base::Metrics& metrics,
+    Ready ready, std::function<void()> before_metrics, std::unique_ptr<FleetDesk> fleet, const std::string& keys_file) {
     auto admin = std::unique_ptr<AdminServer>(new AdminServer());
     if (!keys_file.empty()) {
         auto keys =
@@ -89,8 +102,8 @@ base::Result<std::unique_ptr<AdminServer>> AdminServer::start(const std::string&
     setup.options.send_buffer_bytes_max = 16u << 20;
     setup.refused = [](const gateway::HttpRefusal&) {};
     setup.refusal_body = [](const gateway::HttpRefusal& refusal) { return refusal.message + "\n"; };
-    setup.handler = [&metrics, is_ready = std::move(is_ready), before_metrics = std::move(before_metrics),
-                     desk = fleet.get(), keys = admin->impl_->keys.get(),
+    setup.handler = [&metrics, ready = std::move(ready), before_metrics = std::move(before_metrics), desk = fleet.get(),
+                     keys = admin->impl_->keys.get(),
                      &clock](gateway::HttpRequest request, std::shared_ptr<gateway::Exchange> exchange) {
         const std::string path = request.head.path;
         const bool is_metrics = path == "/metrics" || path == "/metrics/vllm";
@@ -110,7 +123,7 @@ base::Result<std::unique_ptr<AdminServer>> AdminServer::start(const std::string&
         } else if (path == "/live") {
             exchange->respond(text_answer(200, "ok\n"));
         } else if (path == "/ready") {
-            exchange->respond(is_ready() ? text_answer(200, "ok\n") : text_answer(503, "not ready\n"));
+            exchange->respond(ready_answer(ready(), may_know_parts(keys, request, clock.now())));
         } else if (desk != nullptr && FleetDesk::is_route(path)) {
             desk->handle(request, exchange);
         } else {

@@ -286,7 +286,7 @@ Result<void> run(const AutopilotCommand& command) {
     std::unique_ptr<AdminServer> admin;
     if (command.admin_port >= 0) {
         auto started = AdminServer::start("127.0.0.1", static_cast<std::uint16_t>(command.admin_port), false, clock,
-                                          metrics, [] { return true; });
+                                          metrics, [] { return gateway::ReadyParts(); });
         if (!started) { return pass_on(started); }
         admin = std::move(*started);
         std::fprintf(stderr, "  admin at http://127.0.0.1:%u/metrics\n", unsigned{admin->port()});

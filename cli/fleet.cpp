@@ -56,8 +56,8 @@ base::Result<void> run_fleet(const FleetCommand& command) {
     auto desk = FleetDesk::open(std::move(setup));
     if (!desk) { return base::pass_on(desk, "--keys-file"); }
     const auto admin = AdminServer::start(
-        address->first, address->second, command.listen_public, clock, metrics, [] { return true; }, {},
-        std::move(*desk));
+        address->first, address->second, command.listen_public, clock, metrics, [] { return gateway::ReadyParts(); },
+        {}, std::move(*desk));
     if (!admin) { return base::pass_on(admin); }
     std::fprintf(stderr, "sluice fleet at http://%s:%u/fleet, %s\n", address->first.c_str(), unsigned{(*admin)->port()},
                  made.secret.empty() ? ("for keys of scope admin in " + command.keys_file).c_str()

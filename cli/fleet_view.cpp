@@ -167,7 +167,7 @@ struct Row {
 };
 
 std::uint32_t attention_of(std::string_view state) {
-    return state == "suspect" ? 0 : state == "draining" ? 1 : state == "ready" ? 3 : 2;
+    return state == "suspect" || state == "ejected" ? 0 : state == "draining" ? 1 : state == "ready" ? 3 : 2;
 }
 
 bool comes_before(const Row& a, const Row& b) {

@@ -271,8 +271,9 @@ Result<LiveCluster> live_cluster(const json::object& view, std::string_view mode
     });
     if (met + missed > 0) { live.attainment = met / (met + missed); }
     for_each_of(view, "pools", live.model, [&](const json::object& row) {
-        // Whose report is late is there, too.
-        const auto there = static_cast<std::uint32_t>(number_of(row, "ready") + number_of(row, "suspect"));
+        // Whose report is late is there, too, and who is out of service for a time.
+        const auto there =
+            static_cast<std::uint32_t>(number_of(row, "ready") + number_of(row, "suspect") + number_of(row, "ejected"));
         const std::string_view role = text_of(row, "role");
         if (role == "prefill") { live.layout.prefill += there; }
         if (role == "decode") { live.layout.decode += there; }

@@ -24,6 +24,7 @@
 #include "cli/serve.h"
 #include "cli/served_models.h"
 #include "cli/worker_process.h"
+#include "cli/worker_readiness.h"
 #include "gateway/server.h"
 #include "scheduler/service.h"
 
@@ -34,11 +35,11 @@ namespace {
 base::Result<std::unique_ptr<AdminServer>> start_admin(std::int32_t port, const std::string& host,
                                                        const std::string& keys_file, const CommonFlags& flags,
                                                        const base::Clock& clock, base::Metrics& metrics,
-                                                       std::function<bool()> is_ready,
+                                                       AdminServer::Ready ready,
                                                        std::function<void()> before_metrics = {}) {
     if (port < 0) { return nullptr; }
     auto admin = AdminServer::start(host, static_cast<std::uint16_t>(port), flags.listen_public, clock, metrics,
-                                    std::move(is_ready), std::move(before_metrics), nullptr, keys_file);
+                                    std::move(ready), std::move(before_metrics), nullptr, keys_file);
     if (admin) { std::fprintf(stderr, "  admin at http://%s:%u/metrics\n", host.c_str(), unsigned{(*admin)->port()}); }
     return admin;
 }
@@ -101,8 +102,18 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
     if (!server) { return base::pass_on(server); }
     std::fprintf(stderr, "sluice scheduler at %s%s\n", (*server)->address().c_str(),
                  may_stand_by ? (", one of those that share " + options.leader_lease).c_str() : "");
-    const auto admin = start_admin(command.admin_port, address->first, admin_keys_file, command.common, clock, metrics,
-                                   [] { return true; });
+    const auto is_ending = std::make_shared<std::atomic<bool>>(false);
+    const auto admin = start_admin(
+        command.admin_port, address->first, admin_keys_file, command.common, clock, metrics,
+        [served = server->get(), may_stand_by, is_ending] {
+            const bool leads = served->leads();
+            return gateway::ReadyParts{
+                {.name = "requests", .is_ready = !*is_ending, .words = *is_ending ? "it ends" : "taken where it leads"},
+                {.name = "lease",
+                 .words = !may_stand_by ? "this scheduler is alone"
+                          : leads       ? "it leads"
+                                        : "it stands by, which is what it is for"}};
+        });
     if (!admin) { return base::pass_on(admin); }
     reloader.start(command.common, false, metrics,
                    [served = server->get()](const AllSettings& settings) -> base::Result<void> {
@@ -110,6 +121,7 @@ base::Result<void> run_scheduler(const SchedulerCommand& command) {
                        return {};
                    });
     wait_then_say_goodbye();
+    *is_ending = true;
     reloader.stop();
     (*server)->drain_and_stop();
     return {};
@@ -165,18 +177,27 @@ base::Result<void> run_worker(const WorkerCommandLine& command) {
     const auto exporter = start_exporter(tracing, "sluice-" + std::string(worker::role_name(command.role)), metrics);
     if (!exporter) { return base::pass_on(exporter); }
     setup.spans = exporter->get();
-    auto process = WorkerProcess::start(std::move(setup), clock, metrics,
-                                        load_progress(std::string(worker::role_name(command.role))));
-    if (!process) { return base::pass_on(process); }
-    std::fprintf(stderr, "sluice %s\n", (*process)->describe().c_str());
+    std::unique_ptr<WorkerProcess> process;  // outlives who tells of it
+    WorkerReadiness readiness(clock);
     const auto admin = start_admin(command.admin_port, address->first, admin_keys_file, command.common, clock, metrics,
-                                   [worker = process->get()] { return worker->is_ready(); });
+                                   [&readiness] { return readiness.parts(); });
     if (!admin) { return base::pass_on(admin); }
+    auto started =
+        WorkerProcess::start(std::move(setup), clock, metrics,
+                             [&readiness, show = load_progress(std::string(worker::role_name(command.role)))](
+                                 std::uint64_t done, std::uint64_t total) {
+                                 readiness.at(done, total);
+                                 show(done, total);
+                             });
+    if (!started) { return base::pass_on(started); }
+    process = std::move(*started);
+    readiness.started([worker = process.get()] { return worker->ready_parts(); });
+    std::fprintf(stderr, "sluice %s\n", process->describe().c_str());
     reloader.start(command.common, false, metrics);
     wait_then_say_goodbye();
     reloader.stop();
-    (*process)->drain_and_stop();
-    if (auto lost = (*process)->device_lost()) { return tl::unexpected(std::move(*lost)); }
+    process->drain_and_stop();
+    if (auto lost = process->device_lost()) { return tl::unexpected(std::move(*lost)); }
     return {};
 }
 
@@ -236,7 +257,8 @@ base::Result<void> run_gateway(const GatewayCommand& command) {
     (*server)->when_ready([is_ready] { *is_ready = true; });
     const auto admin = start_admin(
         command.admin_port, options.http.host, admin_keys_file, command.common, clock, metrics,
-        [is_ready] { return is_ready->load(); }, [served = server->get()] { served->refresh_metrics(); });
+        [is_ready] { return ready_parts_of_gateway(*is_ready); },
+        [served = server->get()] { served->refresh_metrics(); });
     if (!admin) { return base::pass_on(admin); }
     reloader.start(command.common, false, metrics,
                    [served = server->get()](const AllSettings& settings) { return served->change(settings.gateway); });

@@ -33,6 +33,14 @@ constexpr std::chrono::seconds kDrainTimeout{5};
 
 }  // namespace
 
+gateway::ReadyParts ready_parts_of_gateway(bool is_ready) {
+    return {{.name = "gateway",
+             .is_ready = is_ready,
+             .words = is_ready ? "it takes requests"
+                               : "it ends, or not every model has had its workers yet: /ready?verbose at the port for "
+                                 "clients says which"}};
+}
+
 std::function<void(std::uint64_t, std::uint64_t)> load_progress(std::string label) {
     return [label = std::move(label), last = -1](std::uint64_t done, std::uint64_t total) mutable {
         const bool is_terminal = isatty(STDERR_FILENO) != 0;
@@ -260,8 +268,8 @@ base::Result<void> LocalStack::start_admin(const ServeOptions& options, const ga
     }
     auto admin = AdminServer::start(
         host_, static_cast<std::uint16_t>(options.admin_port), options.common.listen_public, clock_, metrics_,
-        [is_ready = is_ready_] { return is_ready->load(); }, [this] { gateway_->refresh_metrics(); }, std::move(desk),
-        keys_file);
+        [is_ready = is_ready_] { return ready_parts_of_gateway(*is_ready); }, [this] { gateway_->refresh_metrics(); },
+        std::move(desk), keys_file);
     if (!admin) { return base::pass_on(admin); }
     admin_ = std::move(*admin);
     return {};

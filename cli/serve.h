@@ -97,6 +97,9 @@ private:
 void add_serve(CLI::App& app, ServeOptions& options);
 int serve_main(const ServeOptions& options);
 
+/// Of a process with a gateway, which says itself for which models there are workers (/ready?verbose at its own port).
+gateway::ReadyParts ready_parts_of_gateway(bool is_ready);
+
 /// Load progress for people: a line on stderr, rewritten in place on a terminal, every quarter elsewhere.
 std::function<void(std::uint64_t, std::uint64_t)> load_progress(std::string label);
 

@@ -173,13 +173,14 @@ std::string top_text(const json::object& view, std::size_t columns) {
                                         text_of(row, "window") == "start" ? " in all" : "");
                  });
     page.section(view, "pools",
-                 fmt::format("{:25} {:8} {:>6} {:>8} {:>8} {:>8} {:>8}", "POOL", "ROLE", "READY", "DRAINING", "SUSPECT",
-                             "WAITING", "RUNNING"),
+                 fmt::format("{:25} {:8} {:>6} {:>8} {:>8} {:>8} {:>8} {:>8}", "POOL", "ROLE", "READY", "DRAINING",
+                             "SUSPECT", "EJECTED", "WAITING", "RUNNING"),
                  [](const json::object& row) {
-                     return fmt::format("{} {} {:>6} {:>8} {:>8} {:>8} {:>8}", fit(text_of(row, "model"), 25),
+                     return fmt::format("{} {} {:>6} {:>8} {:>8} {:>8} {:>8} {:>8}", fit(text_of(row, "model"), 25),
                                         fit(text_of(row, "role"), 8), count_text(number_of(row, "ready")),
                                         count_text(number_of(row, "draining")), count_text(number_of(row, "suspect")),
-                                        count_text(number_of(row, "waiting")), count_text(number_of(row, "running")));
+                                        count_text(number_of(row, "ejected")), count_text(number_of(row, "waiting")),
+                                        count_text(number_of(row, "running")));
                  });
     page.section(view, "queues",
                  fmt::format("{:25} {:8} {:>9} {:>9} {:>11}", "QUEUE", "STAGE", "REQUESTS", "TOKENS", "SATURATION"),

@@ -271,7 +271,7 @@ json::array pools_of(const TopMoment& now) {
         json::object pool;
         pool["model"] = model;
         pool["role"] = role;
-        for (const char* state : {"ready", "draining", "suspect"}) {
+        for (const char* state : {"ready", "draining", "suspect", "ejected"}) {
             pool[state] = states.at({model, role, state});
         }
         pool["waiting"] = waiting.at({model, role});

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "cli/kv_codecs.h"
 #include "cli/process.h"
+#include "cli/served_models.h"
 #include "decode_worker/decode_part.h"
 #include "decode_worker/receiver_port.h"
 #include "device/cuda/cuda_device.h"
@@ -436,8 +437,15 @@ std::string WorkerProcess::control_address() const {
     return impl_->identity.control_address;
 }
 
-bool WorkerProcess::is_ready() const {
-    return !impl_->board.draining() && impl_->registration->is_registered();
+gateway::ReadyParts WorkerProcess::ready_parts() const {
+    const bool is_draining = impl_->board.draining();
+    const bool is_known = impl_->registration->is_registered();
+    return {{.name = "model", .words = impl_->engine->describe()},
+            {.name = "requests", .is_ready = !is_draining, .words = is_draining ? "it drains" : "taken"},
+            {.name = "scheduler",
+             .is_ready = is_known,
+             .words = fmt::format("{} {}", is_known ? "knows it, one of" : "none has taken it in of",
+                                  joined(impl_->setup.scheduler_addresses))}};
 }
 
 std::string WorkerProcess::describe() const {

@@ -15,6 +15,7 @@
 #include "cli/kv_tier_stack.h"
 #include "cli/process.h"
 #include "engine/engine.h"
+#include "gateway/http/ready_parts.h"
 #include "text/text_process.h"
 #include "worker/options.h"
 
@@ -61,8 +62,9 @@ public:
     ~WorkerProcess();
 
     std::string control_address() const;
-    /// Registered with the scheduler and not draining.
-    bool is_ready() const;
+    /// What has to be in order before it is given work: a model, a scheduler that knows it, and that it does not drain.
+    /// Any thread.
+    gateway::ReadyParts ready_parts() const;
     /// One line for the banner: engine, KV pool, limits.
     std::string describe() const;
     /// Tokens that its KV pool has room for.

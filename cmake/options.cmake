@@ -46,6 +46,16 @@ if(SLUICE_HARDEN AND NOT SLUICE_SANITIZE AND NOT CMAKE_BUILD_TYPE STREQUAL "Debu
     add_link_options(-pie -Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack)
 endif()
 
+# Binaries of one commit are the same bytes wherever they are built (scripts/check-reproducible; decision 0100): no names of folders are in
+# them, and what the compiler needs a name of its own for is named after the object. Of C and C++: nvcc's part is not looked at.
+option(SLUICE_REPRODUCIBLE "binaries that do not depend on the folder of their build" OFF)
+if(SLUICE_REPRODUCIBLE)
+    foreach(language C CXX)
+        add_compile_options($<$<COMPILE_LANGUAGE:${language}>:-ffile-prefix-map=${CMAKE_SOURCE_DIR}=.>)
+        string(REPLACE "<FLAGS>" "<FLAGS> -frandom-seed=<OBJECT>" CMAKE_${language}_COMPILE_OBJECT "${CMAKE_${language}_COMPILE_OBJECT}")
+    endforeach()
+endif()
+
 find_program(MOLD_LINKER mold)
 if(MOLD_LINKER)
     add_link_options(-fuse-ld=mold)

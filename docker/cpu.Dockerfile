@@ -11,7 +11,7 @@ RUN scripts/bootstrap
 COPY . .
 # Of which commit the sources are, for sluice_build_info: the repository itself is not in the context. scripts/make-image says it.
 ARG COMMIT=""
-RUN cmake --preset release -DSLUICE_CUDA=OFF -DSLUICE_COMMIT="${COMMIT:-}" && \
+RUN cmake --preset release -DSLUICE_CUDA=OFF -DSLUICE_REPRODUCIBLE=ON -DSLUICE_COMMIT="${COMMIT:-}" && \
     cmake --build --preset release --target sluice && \
     scripts/check-hardening build/release/sluice && \
     strip --strip-unneeded -o /usr/local/bin/sluice build/release/sluice

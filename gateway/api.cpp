@@ -6,6 +6,7 @@
 
 #include "gateway/cache/cache_route.h"
 #include "gateway/explain/explain_route.h"
+#include "gateway/http/ready_parts.h"
 #include "gateway/openai/json_writer.h"
 #include "gateway/page/page.h"
 #include "gateway/tenant.h"
@@ -49,6 +50,41 @@ HttpResponse json_response(std::string body) {
 std::string_view problem_of(const ClusterView& cluster, ModelKind kind) {
     if (cluster.ready) { return ""; }
     return cluster.known ? no_workers_of(kind) : "the scheduler has not answered yet";
+}
+
+ReadyParts ready_parts(const Models& models, const RequestTable& table, bool is_draining) {
+    ReadyParts parts{
+        {.name = "requests", .is_ready = !is_draining, .words = is_draining ? "the gateway is draining" : "taken"}};
+    for (std::size_t model = 0; model < models.size(); ++model) {
+        const std::string_view problem = problem_of(table.cluster(model), models[model].kind);
+        parts.push_back({.name = "model " + models[model].name,
+                         .is_ready = problem.empty(),
+                         .words = problem.empty() ? "its workers are there" : std::string(problem)});
+    }
+    return parts;
+}
+
+/// How much of /health and /ready somebody is told.
+enum class Told { state, models, parts };
+/// Who has no key where there are keys learns the state alone; parts are for who may read metrics.
+Told told_of_health(const KeyKeeper* keys, const RequestHead& head, std::string_view route) {
+    const KeyKeeper::Key key = keys == nullptr ? nullptr : keys->find(head);
+    if (keys != nullptr && key == nullptr) { return Told::state; }
+    const bool may_know = keys == nullptr || key->allows("admin");
+    return route == "/ready" && may_know && asks_for_parts(head.query) ? Told::parts : Told::models;
+}
+
+HttpResponse state_answer(const ReadyParts& parts) {
+    if (!are_ready(parts)) { return error_response(not_ready("not ready")); }
+    return json_response(R"({"status":"ok"})");
+}
+
+HttpResponse parts_answer(const ReadyParts& parts) {
+    HttpResponse response;
+    response.status = are_ready(parts) ? 200 : 503;
+    response.content_type = "text/plain; charset=utf-8";
+    response.body = ready_text(parts);
+    return response;
 }
 
 ApiError no_such_route(std::string_view path) {
@@ -287,6 +323,13 @@ void Api::handle(HttpRequest request, std::shared_ptr<Exchange> exchange) {
         if (!found) { found = model(after(head.path, kModelPrefix), tag.key.get()); }
         const std::string_view label = found ? kNoModel : GatewayMetrics::kOtherModel;
         respond(*exchange, tag, label, name, found ? std::move(*found) : error_response(no_such_model(asked)));
+    } else if (get->answer == &Api::health) {
+        const auto told = told_of_health(setup_.keys, head, route);
+        const auto parts = [&] { return ready_parts(setup_.models, setup_.table, intake_.draining()); };
+        respond(*exchange, tag, kNoModel, name,
+                told == Told::state   ? state_answer(parts())
+                : told == Told::parts ? parts_answer(parts())
+                                      : health(nullptr));
     } else {
         respond(*exchange, tag, kNoModel, name, (this->*get->answer)(tag.key.get()));
     }

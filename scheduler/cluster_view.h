@@ -13,8 +13,9 @@ namespace scheduler {
 
 using proto::Role;
 
-/// How a worker stands. `suspect`: a heartbeat is late. `gone`: an empty place in the list of workers.
-enum class WorkerStatus { ready, draining, suspect, gone };
+/// How a worker stands. `suspect`: a heartbeat is late. `ejected`: it has failed too many requests in a row
+/// (ejections.h). `gone`: an empty place in the list of workers.
+enum class WorkerStatus { ready, draining, suspect, ejected, gone };
 
 /// What a worker said about itself when it registered; constant during its life.
 struct WorkerLimits {
@@ -126,6 +127,10 @@ inline bool can_prefill(const WorkerView& worker) {
 }
 inline bool can_decode(const WorkerView& worker) {
     return proto::can_decode(worker.role);
+}
+/// Takes something new where nobody else can.
+inline bool is_doubtful(const WorkerView& worker) {
+    return worker.status == WorkerStatus::suspect || worker.status == WorkerStatus::ejected;
 }
 
 /// Requests that the worker holds, or will when what was sent to it arrives: against queue_requests_max.

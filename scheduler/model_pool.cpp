@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "proto/block_hashes.h"
 #include "scheduler/decide.h"
 #include "scheduler/forecast.h"
@@ -40,6 +41,8 @@ std::string_view status_name(WorkerStatus status) {
             return "draining";
         case WorkerStatus::suspect:
             return "suspect";
+        case WorkerStatus::ejected:
+            return "ejected";
         case WorkerStatus::gone:
             return "gone";
     }
@@ -50,6 +53,9 @@ Registry::Options registry_options(const SchedulerOptions& options) {
     return {.workers_max = options.workers_max,
             .prefix_blocks_max = options.prefix_blocks_max,
             .in_flight = {.placements_max = options.placements_max, .gateway_lease = options.gateway_lease},
+            .ejections = {.after = options.eject_after_failures,
+                          .time = options.eject_time,
+                          .percent_max = options.eject_percent_max},
             .rules = options.rules,
             .scan_workers_max = options.scan_workers_max,
             .suspect_after = options.suspect_after,
@@ -171,6 +177,7 @@ PlaceOutcome ModelPool::decide(const proto::PlaceRequest& request, base::TimePoi
         avoid.push_back(base::Incarnation{life});
         if (avoid.size() >= kAvoidedMax) { break; }
     }
+    note_failures(id, avoid, now);
     if (request.encode()) {
         return place_encode({.workers = registry_.view(now), .rules = options_.rules},
                             {.prompt_tokens = request.prompt_tokens(), .avoid = avoid});
@@ -197,6 +204,18 @@ PlaceOutcome ModelPool::decide(const proto::PlaceRequest& request, base::TimePoi
         aims_.judged(slo_class, false, now);
     }
     return outcome;
+}
+
+void ModelPool::note_failures(base::RequestId request, std::span<const base::Incarnation> lives, base::TimePoint now) {
+    for (const base::Incarnation life : lives) {
+        const auto time = registry_.failed(life, request, now);
+        if (!time) { continue; }
+        spdlog::warn(
+            "the worker with incarnation {:016x} has failed {} or more requests in a row, though it reports: nothing "
+            "new goes to it for {} ms",
+            base::raw(life), options_.eject_after_failures,
+            std::chrono::duration_cast<std::chrono::milliseconds>(*time).count());
+    }
 }
 
 std::vector<Affinity> ModelPool::affinities_of(const proto::PlaceRequest& request) const {
@@ -276,6 +295,9 @@ void ModelPool::take(const proto::PlaceRequest& request, const Placement& placem
                                .is_probe = placement.is_probe,
                                .slo_class = aimed_class_of(request)},
                               now);
+    for (const std::size_t slot : {placement.prefill, placement.decode}) {
+        registry_.placed(slot, base::RequestId{request.request_id()}, now);
+    }
     if (!placement.encodes) {
         registry_.coming_blocks().add(base::RequestId{request.request_id()},
                                       static_cast<std::uint32_t>(placement.prefill), chain_);
@@ -292,6 +314,7 @@ bool ModelPool::release(GatewayLife gateway, const proto::ReleaseRequest::Ended&
     if (ended.phase() == proto::ReleaseRequest::Ended::PHASE_PREFILL) {
         const auto placed = registry_.in_flight().first_token(id, epoch, now, gateway);
         if (placed) { tell("ttft", ended.ttft_us(), placed->ttft_seconds); }
+        if (placed) { registry_.succeeded(placed->prefill_slot, now); }
         if (placed) { registry_.coming_blocks().computed(id); }
         return placed.has_value();
     }
@@ -299,6 +322,11 @@ bool ModelPool::release(GatewayLife gateway, const proto::ReleaseRequest::Ended&
     const auto over = registry_.in_flight().ended(id, epoch, now, gateway);
     if (!over) { return false; }
     judge(over->placed, ended, now);
+    // Its first token shows that a worker computes; of one that only decodes, the second.
+    if (ended.ttft_us() != 0) { registry_.succeeded(over->placed.prefill_slot, now); }
+    if (ended.tpot_us() != 0 && over->placed.decode_slot != over->placed.prefill_slot) {
+        registry_.succeeded(over->placed.decode_slot, now);
+    }
     registry_.coming_blocks().ended(id, over->first_token_told || ended.ttft_us() != 0);
     if (!over->first_token_told) { tell("ttft", ended.ttft_us(), over->placed.ttft_seconds); }
     tell("tpot", ended.tpot_us(), over->placed.tpot_seconds);
@@ -328,7 +356,7 @@ proto::ModelState ModelPool::state(base::TimePoint now) {
         std::uint64_t tokens = 0;  // of the largest worker
         void add(const WorkerView& worker, std::uint64_t capacity) {
             exists = true;
-            ready = ready || worker.status == WorkerStatus::ready;
+            ready = ready || worker.status == WorkerStatus::ready || worker.status == WorkerStatus::ejected;
             tokens = std::max(tokens, capacity);
         }
     };

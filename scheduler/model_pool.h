@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "base/clock.h"
@@ -63,6 +64,8 @@ public:
     void tell_metrics(base::TimePoint now);
 
 private:
+    /// Who failed the request before.
+    void note_failures(base::RequestId request, std::span<const base::Incarnation> lives, base::TimePoint now);
     std::int32_t priority_of(const sluice::proto::PlaceRequest& request) const;
     /// none: it has no targets, or its class no aim.
     AimedClass aimed_class_of(const sluice::proto::PlaceRequest& request) const;

@@ -20,6 +20,9 @@ SchedulerOptions SchedulerOptions::read(base::Config& config) {
     options.suspect_after =
         milliseconds("scheduler.suspect_ms", options.suspect_after.count(), 2 * options.heartbeat.count());
     options.lease = milliseconds("scheduler.lease_ms", options.lease.count(), options.suspect_after.count());
+    options.eject_after_failures = count("scheduler.eject_after_failures", options.eject_after_failures, 0, 1000);
+    options.eject_percent_max = count("scheduler.eject_percent_max", options.eject_percent_max, 0, 100);
+    options.eject_time = milliseconds("scheduler.eject_ms", options.eject_time.count(), 100);
     options.gateway_lease = milliseconds("scheduler.gateway_lease_ms", options.gateway_lease.count(), 1000);
     options.leader_lease = config.string("scheduler.leader_lease", options.leader_lease);
     options.leader_silence = milliseconds("scheduler.leader_lease_ms", options.leader_silence.count(), 200);

@@ -24,6 +24,12 @@ struct SchedulerOptions {
     std::chrono::milliseconds suspect_after{1500};
     /// `scheduler.lease_ms`: a worker that was silent for this long is gone.
     std::chrono::milliseconds lease{5000};
+    /// `scheduler.eject_after_failures`, `scheduler.eject_ms`: a worker that fails so many requests in a row gets
+    /// nothing new for so long, and for twice as long each time that the next one fails, too (ejections.h); 0: never.
+    /// `scheduler.eject_percent_max`: of a role that are out at once; one of several always may be.
+    std::uint32_t eject_after_failures = 5;
+    std::uint32_t eject_percent_max = 30;
+    std::chrono::milliseconds eject_time{30'000};
     /// `scheduler.gateway_lease_ms`: what was placed for a gateway that was silent for this long counts no more. A
     /// gateway asks for a description every `gateway.describe_interval_ms`, and that is heard.
     std::chrono::milliseconds gateway_lease{10000};

@@ -56,10 +56,10 @@ double prefill_benefit(const WorkerView& worker, const PlaceQuery& query, const 
     return benefit_of(worker, query, seconds) + kSavedWorkShare * saved * worker.costs.prefill.token_seconds;
 }
 
-/// 0: ready; 1: suspect; 2: ready but just failed this request; 3: both.
+/// 0: ready; 1: suspect or ejected; 2: ready but just failed this request; 3: both.
 std::int8_t rank(const WorkerView& worker, const PlaceQuery& query) {
     const bool avoided = std::find(query.avoid.begin(), query.avoid.end(), worker.incarnation) != query.avoid.end();
-    return static_cast<std::int8_t>((avoided ? 2 : 0) + (worker.status == WorkerStatus::suspect ? 1 : 0));
+    return static_cast<std::int8_t>((avoided ? 2 : 0) + (is_doubtful(worker) ? 1 : 0));
 }
 
 /// One side of an option with its part of the cost. Better: with room, then cheaper by what its affinity is worth, then

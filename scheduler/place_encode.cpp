@@ -10,10 +10,10 @@
 namespace scheduler {
 namespace {
 
-/// 0: ready; 1: suspect; 2: ready but just failed this text; 3: both.
+/// 0: ready; 1: suspect or ejected; 2: ready but just failed this text; 3: both.
 int rank(const WorkerView& worker, const PlaceQuery& query) {
     const bool avoided = std::find(query.avoid.begin(), query.avoid.end(), worker.incarnation) != query.avoid.end();
-    return (avoided ? 2 : 0) + (worker.status == WorkerStatus::suspect ? 1 : 0);
+    return (avoided ? 2 : 0) + (is_doubtful(worker) ? 1 : 0);
 }
 
 /// Better ones are smaller: with room, of a better rank, sooner done, of a lower id.

@@ -44,6 +44,7 @@ Registry::Registry(Options options)
       block_index_(options.prefix_blocks_max),
       level_index_(options.prefix_blocks_max),
       in_flight_(options.in_flight),
+      ejections_(options.ejections),
       coming_blocks_(std::max<std::size_t>(1, options.prefix_blocks_max / kComingShare)),
       shortlist_(options.rules) {
     CHECK(options.workers_max > 0);
@@ -197,7 +198,60 @@ Registry::Heard Registry::hear(Life life, const sluice::proto::Heartbeat& heartb
 WorkerStatus Registry::status(std::size_t slot, base::TimePoint now) const {
     const Record& record = records_[slot];
     if (record.says_draining || record.drain_asked) { return WorkerStatus::draining; }
-    return now - record.heard_at >= options_.suspect_after ? WorkerStatus::suspect : WorkerStatus::ready;
+    if (now - record.heard_at >= options_.suspect_after) { return WorkerStatus::suspect; }
+    const bool is_out = !ejections_.empty() && ejections_.is_out(views_[slot].incarnation, now);
+    return is_out ? WorkerStatus::ejected : WorkerStatus::ready;
+}
+
+bool Registry::may_go_without(std::size_t slot, base::TimePoint now) const {
+    const WorkerView& worker = views_[slot];
+    bool has_prefill = false;
+    bool has_decode = false;
+    bool has_encode = false;
+    std::size_t of_role = 0;
+    std::size_t out = 0;
+    for (std::size_t other = 0; other < views_.size(); ++other) {
+        const WorkerView& view = views_[other];
+        if (view.status == WorkerStatus::gone) { continue; }
+        const WorkerStatus now_is = status(other, now);
+        of_role += view.role == worker.role ? 1 : 0;
+        if (other == slot) { continue; }
+        out += view.role == worker.role && now_is == WorkerStatus::ejected ? 1 : 0;
+        const bool is_alike = options_.rules.allow_mixed_numerics || view.numerics_id == worker.numerics_id;
+        if (now_is != WorkerStatus::ready || !is_alike) { continue; }
+        has_prefill = has_prefill || can_prefill(view);
+        has_decode = has_decode || can_decode(view);
+        has_encode = has_encode || view.role == Role::encode;
+    }
+    const bool others_can = (!can_prefill(worker) || has_prefill) && (!can_decode(worker) || has_decode) &&
+                            (worker.role != Role::encode || has_encode);
+    return others_can && ejections_.may_be_out(out, of_role);
+}
+
+std::optional<base::Duration> Registry::failed(base::Incarnation life, base::RequestId request, base::TimePoint now) {
+    const auto at = slots_of_lives_.find(life);
+    if (at == slots_of_lives_.end()) { return std::nullopt; }
+    look(at->second, now);
+    const WorkerView& worker = views_[at->second];
+    const bool is_full = prefill_requests_held(worker) >= worker.limits.queue_requests_max;
+    const bool says_all_is_well = worker.status == WorkerStatus::ready || worker.status == WorkerStatus::ejected;
+    if (!says_all_is_well || is_full) { return std::nullopt; }
+    if (!ejections_.failed(life, request, now) || !may_go_without(at->second, now)) { return std::nullopt; }
+    const base::Duration time = ejections_.eject(life, now);
+    look(at->second, now);
+    return time;
+}
+
+void Registry::placed(std::size_t slot, base::RequestId request, base::TimePoint now) {
+    if (ejections_.empty() || slot >= views_.size()) { return; }
+    ejections_.placed(views_[slot].incarnation, request, now);
+    look(slot, now);
+}
+
+void Registry::succeeded(std::size_t slot, base::TimePoint now) {
+    if (ejections_.empty() || slot >= views_.size()) { return; }
+    ejections_.forget(views_[slot].incarnation);
+    look(slot, now);
 }
 
 void Registry::keep_out(Life life) {
@@ -223,6 +277,7 @@ bool Registry::drain_asked(Life life) const {
 void Registry::remove(std::size_t slot) {
     slots_of_.erase(views_[slot].id);
     slots_of_lives_.erase(views_[slot].incarnation);
+    ejections_.forget(views_[slot].incarnation);
     views_[slot] = {};
     records_[slot] = {};
     block_index_.clear(static_cast<std::uint32_t>(slot));

@@ -19,6 +19,7 @@
 #include "scheduler/block_news.h"
 #include "scheduler/cluster_view.h"
 #include "scheduler/coming_blocks.h"
+#include "scheduler/ejections.h"
 #include "scheduler/in_flight.h"
 #include "scheduler/level_index.h"
 #include "scheduler/prefix_search.h"
@@ -39,6 +40,7 @@ public:
         std::uint32_t workers_max = 1024;
         std::size_t prefix_blocks_max = 1 << 20;
         InFlight::Options in_flight = {};
+        Ejections::Options ejections = {};
         PlaceRules rules = {};
         std::uint32_t scan_workers_max = 32;                             // more: outlook() is made of some
         base::Duration suspect_after = std::chrono::milliseconds(1500);  // without a heartbeat
@@ -74,6 +76,14 @@ public:
     /// The life is to take no new requests until its end. False when it is not the present one.
     bool ask_drain(Life life);
     bool drain_asked(Life life) const;
+    /// The life has failed a request that was placed on it, as the request's gateway says. For how long it is out of
+    /// service from now on; empty: it is not. Nobody goes without whom a phase would have no ready worker left, nor
+    /// more of a role than `ejections` allow; late, full and draining workers have a reason that their reports tell.
+    std::optional<base::Duration> failed(base::Incarnation life, base::RequestId request, base::TimePoint now);
+    /// The request goes to the worker in the slot, which it tries if that one was out of service.
+    void placed(std::size_t slot, base::RequestId request, base::TimePoint now);
+    /// The worker in the slot has done what was asked of it.
+    void succeeded(std::size_t slot, base::TimePoint now);
     /// Removes every worker that was silent for the lease, and returns their lives.
     std::vector<Life> expire(base::TimePoint now);
 
@@ -142,6 +152,7 @@ private:
     template <class BlocksOf>
     void find_coming(std::span<const base::BlockHash> chain, BlocksOf blocks_of);
     WorkerStatus status(std::size_t slot, base::TimePoint now) const;
+    bool may_go_without(std::size_t slot, base::TimePoint now) const;
     void remove(std::size_t slot);
     void keep_out(Life life);
 
@@ -155,6 +166,7 @@ private:
     BlockIndex block_index_;
     LevelIndex level_index_;
     InFlight in_flight_;
+    Ejections ejections_;
     ComingBlocks coming_blocks_;
     std::vector<ComingBlocks::Held> coming_held_;
     std::vector<ComingPrefix> coming_;

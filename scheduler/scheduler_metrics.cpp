@@ -13,7 +13,7 @@ const std::vector<double>& ratio_edges() {
     return edges;
 }
 
-constexpr std::array<std::string_view, 3> kStatusNames = {"ready", "draining", "suspect"};
+constexpr std::array<std::string_view, 4> kStatusNames = {"ready", "draining", "suspect", "ejected"};
 
 double share(double part, double whole) {
     return whole > 0 ? part / whole : 1.0;

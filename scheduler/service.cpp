@@ -88,6 +88,7 @@ public:
     }
 
     const std::string& address() const { return address_; }
+    bool leads() const { return leads_; }
 
     void set_class_rules(ClassRules rules) {
         const std::scoped_lock lock(class_rules_mutex_);
@@ -233,6 +234,7 @@ private:
     };
 
     void set_leads(bool leads) {
+        leads_ = leads;
         server_->GetHealthCheckService()->SetServingStatus(proto::Scheduler::service_full_name(), leads);
         leader_metrics_.leads.Set(leads ? 1 : 0);
         tell_epoch();
@@ -530,6 +532,7 @@ private:
     Service service_;
     std::unique_ptr<grpc::Server> server_;
     std::string address_;
+    std::atomic<bool> leads_{false};
     std::jthread thread_;
     std::unique_ptr<Leadership> leadership_;  // none: it is alone
     std::mutex stop_mutex_;                   // one stop at a time
@@ -550,6 +553,10 @@ base::Result<std::unique_ptr<SchedulerServer>> SchedulerServer::start(SchedulerO
 
 std::string SchedulerServer::address() const {
     return impl_->address();
+}
+
+bool SchedulerServer::leads() const {
+    return impl_->leads();
 }
 
 void SchedulerServer::set_class_rules(ClassRules rules) {

@@ -40,6 +40,8 @@ public:
 
     /// host:port that was bound.
     std::string address() const;
+    /// Whether it places requests, or will as soon as workers have reported. Any thread.
+    bool leads() const;
     /// `SchedulerOptions::classes` of requests that come from now on, in this term and in later ones. Before
     /// drain_and_stop().
     void set_class_rules(ClassRules rules);

@@ -157,6 +157,8 @@ def cause_alerts() -> list[Alert]:
               "{{ $value | humanizePercentage }} of the requests for {{ $labels.model }} are refused", "saturated.md"),
         Alert("SluiceStaleWorkers", f"sum by ({MODEL}) (sluice_scheduler_stale_workers) > 0", "2m", "ticket",
               "{{ $value }} workers of {{ $labels.model }} are late with their reports", "stale-workers.md"),
+        Alert("SluiceWorkersEjected", f'sum by ({MODEL}) (sluice_scheduler_workers{{state="ejected"}}) > 0', "5m", "ticket",
+              "{{ $value }} workers of {{ $labels.model }} fail what they are given, and get nothing new", "stale-workers.md"),
         Alert("SluiceWorkerStuck",
               # The gateway leaves a worker that stalls: then no request is its own any more, but the step that hangs still has their memory.
               "sum by (sluice_cluster, instance) (sluice_worker_requests_running) + on (sluice_cluster, instance) "

@@ -370,9 +370,9 @@ distinguished_name = any
 
 
 def test_every_cause_is_put_into_a_cluster_somewhere():
-    """Here, in test_faults.py or in test_live.py."""
+    """Here, in test_ejected.py, test_faults.py or test_live.py."""
     from monitoring import rules
 
-    tried = "".join((chart.ROOT / "tests" / "charts" / f"test_{name}.py").read_text() for name in ("causes", "faults", "live"))
+    tried = "".join((chart.ROOT / "tests" / "charts" / f"test_{name}.py").read_text() for name in ("causes", "ejected", "faults", "live"))
     waited = {name for name in {rule.alert for rule in rules.burn_alerts() + rules.cause_alerts()} if name in tried}
     assert waited == {rule.alert for rule in rules.burn_alerts() + rules.cause_alerts()}

@@ -1,8 +1,9 @@
 // A worker that computes nothing, so that what a gateway costs can be measured alone (scripts/bench-gateway).
-//   modelled_worker SCHEDULER MODEL CONTEXT_TOKENS STEP_US TOKEN_FIRST TOKEN_COUNT
+//   modelled_worker SCHEDULER MODEL CONTEXT_TOKENS STEP_US TOKEN_FIRST TOKEN_COUNT [fails]
 // Takes part in a cluster as a mixed worker, with the key in SLUICE_CLUSTER_KEY. Prompts cost nothing; every sequence
 // gets one token in each step, TOKEN_FIRST and the TOKEN_COUNT - 1 after it in turns. A step begins STEP_US after the
 // one before (0: at once), and ends when gateways have room for what it said: one that reads slowly makes all wait.
+// With `fails` every sequence ends with an error instead, at once: a worker that looks idle and does nothing right.
 // Prints "serving" when the scheduler knows it and ends with its stdin.
 #include <grpcpp/grpcpp.h>
 
@@ -16,6 +17,7 @@
 #include <mutex>
 #include <random>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -42,6 +44,7 @@ constexpr std::chrono::minutes kRegistrationMax{2};
 struct Tokens {
     int first = 0;
     int count = 1;
+    bool fails = false;  // there are none
 };
 
 /// The stream of one gateway. Thread-safe.
@@ -71,6 +74,13 @@ public:
                 proto::SequenceOutput& output = *event.mutable_step()->add_sequences();
                 output.set_request_id(key.first);
                 output.set_epoch(key.second);
+                if (tokens_.fails) {
+                    output.set_finish(proto::SequenceOutput::FINISH_ERROR);
+                    output.mutable_error()->set_code(grpc::StatusCode::UNAVAILABLE);
+                    output.mutable_error()->set_message("this worker fails everything");
+                    at = sequences_.erase(at);
+                    continue;
+                }
                 output.add_tokens()->set_token(tokens_.first + static_cast<int>(sequence.made) % tokens_.count);
                 if (++sequence.made >= sequence.most) { output.set_finish(proto::SequenceOutput::FINISH_LENGTH); }
                 at = sequence.made >= sequence.most ? sequences_.erase(at) : std::next(at);
@@ -195,15 +205,16 @@ proto::RegisterWorker registration_of(const std::string& model, std::uint32_t co
 int main(int argc, char** argv) {
     const char* const key_text = std::getenv("SLUICE_CLUSTER_KEY");
     const auto secret = base::parse_hash_key(key_text == nullptr ? "" : key_text);
-    if (argc != 7 || !secret) {
+    const bool fails = argc == 8 && std::string_view(argv[7]) == "fails";
+    if ((argc != 7 && !fails) || !secret) {
         std::fprintf(stderr,
                      "usage: SLUICE_CLUSTER_KEY=... modelled_worker SCHEDULER MODEL CONTEXT_TOKENS STEP_US TOKEN_FIRST "
-                     "TOKEN_COUNT\n");
+                     "TOKEN_COUNT [fails]\n");
         return 2;
     }
     const proto::ClusterKey key(*secret);
     const microseconds interval(std::atoi(argv[4]));
-    Service service(argv[2], {.first = std::atoi(argv[5]), .count = std::max(1, std::atoi(argv[6]))});
+    Service service(argv[2], {.first = std::atoi(argv[5]), .count = std::max(1, std::atoi(argv[6])), .fails = fails});
     grpc::Service* const services[] = {&service};
     auto server = proto::start_server({.listen_address = "127.0.0.1:0", .key = key}, services);
     if (!server) {
@@ -218,6 +229,9 @@ int main(int argc, char** argv) {
     base::Metrics metrics;
     worker::ReportBoard board;
     board.note_progress(clock.now());
+    proto::WorkerLoad load;
+    load.set_blocks_free(static_cast<std::uint32_t>(registration.kv_blocks_total()));
+    board.set_load(load);
     worker::Registration known({argv[1]}, registration, worker::WorkerOptions{}, board, clock, metrics, [] {}, key);
     std::jthread steps([&](const std::stop_token& stop) {
         auto next = std::chrono::steady_clock::now();

@@ -68,7 +68,8 @@ PAGES = {
     "docs/keys.md": Page(
         before=[CERTIFICATE], say={"'{...}'": f"'{BODY}'"}, tells={"sluice keys add": "sk-sluice-", "curl": '"content"'}),
     "docs/monitoring.md": Page(
-        before=["scripts/local-cluster --model models/stories260k --port 8000 --prefill 1 --decode 1 --admin-ports 9100"], tells={"sluice top --url": "decode"}),
+        before=["scripts/local-cluster --model models/stories260k --port 8000 --prefill 1 --decode 1 --admin-ports 9100"], tells={
+            "sluice top --url": "decode", "curl 'http://127.0.0.1:9102/ready": r"(?m)^\[\+\]model: .*\n\[\+\]requests: taken\n\[\+\]scheduler: ", "curl 'http://127.0.0.1:8000/ready": r"(?m)^\[\+\]model stories260k: "}),
     "docs/security.md": Page(
         say={"ca.crt ...": "ca.crt --model stories260k --threads 1 --scheduler 127.0.0.1:1 --set cluster.key=00112233445566778899aabbccddeeff", "MODEL": "models/stories260k"}),
     "docs/configuration.md": Page(),

@@ -45,7 +45,7 @@ Case make_case(std::uint32_t seed) {
         WorkerView worker = scheduler_test::make_worker({
             .id = 100 - i,
             .role = only_mixed ? Role::mixed : static_cast<Role>(pick(0, 2)),
-            .status = pick(0, 2) != 0 ? WorkerStatus::ready : static_cast<WorkerStatus>(pick(0, 3)),
+            .status = pick(0, 2) != 0 ? WorkerStatus::ready : static_cast<WorkerStatus>(pick(0, 4)),
             .numerics_id = pick(0, 5) == 0 ? 8u : 7u,
             .requests_waiting = pick(0, 4),
             .requests_running = pick(0, 3),
@@ -94,7 +94,7 @@ struct Oracle {
     }
     int rank(const WorkerView& worker) const {
         const bool avoided = std::count(c.avoid.begin(), c.avoid.end(), worker.incarnation) > 0;
-        return 2 * avoided + (worker.status == WorkerStatus::suspect);
+        return 2 * avoided + scheduler::is_doubtful(worker);
     }
     bool prefill_free(const WorkerView& worker) const {
         return worker.load.requests_running + worker.load.requests_waiting + worker.pending.prefill_requests <

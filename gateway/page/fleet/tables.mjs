@@ -3,7 +3,7 @@
 
 import { bytes, count, duration, NOT_KNOWN, rate, share, time } from "./words.mjs";
 
-const STATE_TONES = { ready: "good", draining: "warn", suspect: "bad" };
+const STATE_TONES = { ready: "good", draining: "warn", suspect: "bad", ejected: "bad" };
 
 /** @returns {{name: string, isNumber: boolean}[]}  A name that ends in # is of a column of figures. */
 function columns(...names) {
@@ -59,13 +59,13 @@ export function sectionsOf(state) {
         key: `${change.unix_s} ${change.what} ${change.name} ${change.text}`,
         cells: [time(change.unix_s), change.what, change.name, { text: change.text, wide: true }],
       }))),
-    table("pools", "Pools", columns("Model", "Role", "Ready#", "Draining#", "Suspect#", "Waiting#", "Running#"),
+    table("pools", "Pools", columns("Model", "Role", "Ready#", "Draining#", "Suspect#", "Ejected#", "Waiting#", "Running#"),
       state.pools.map((pool) => ({
         key: `${pool.model} ${pool.role}`,
-        watched: `${pool.ready} ${pool.draining} ${pool.suspect}`,
+        watched: `${pool.ready} ${pool.draining} ${pool.suspect} ${pool.ejected}`,
         cells: [toned(ready.get(pool.model) === false ? `${pool.model} (not ready)` : pool.model, ready.get(pool.model) === false ? "bad" : ""), pool.role,
           toned(count(pool.ready), pool.ready > 0 ? "" : "bad"), toned(count(pool.draining), pool.draining > 0 ? "warn" : ""),
-          toned(count(pool.suspect), pool.suspect > 0 ? "bad" : ""), count(pool.waiting), count(pool.running)],
+          toned(count(pool.suspect), pool.suspect > 0 ? "bad" : ""), toned(count(pool.ejected), pool.ejected > 0 ? "bad" : ""), count(pool.waiting), count(pool.running)],
       })), left("pools")),
     table("models", "Models", columns("Model", "Running#", "Requests/s#", "Prompt tokens/s#", "Tokens/s#", "Within targets/s#"),
       state.models.map((model) => ({
@@ -110,7 +110,7 @@ export function sectionsOf(state) {
 /** Tiles: [name, text, tone]. */
 export function summaryOf(state) {
   const { summary, workers } = state;
-  const tiles = [["Workers ready", `${count(workers.states.ready ?? 0)} of ${count(workers.total)}`, workers.states.suspect > 0 ? "bad" : workers.states.draining > 0 ? "warn" : ""],
+  const tiles = [["Workers ready", `${count(workers.states.ready ?? 0)} of ${count(workers.total)}`, workers.states.suspect > 0 || workers.states.ejected > 0 ? "bad" : workers.states.draining > 0 ? "warn" : ""],
     ["Processes", summary.processes_down > 0 ? `${count(summary.processes_up)}, ${count(summary.processes_down)} not reached` : count(summary.processes_up), summary.processes_down > 0 ? "bad" : ""],
     ["Requests running", count(summary.requests_running), ""],
     ["Requests queued", count(summary.requests_queued), ""]];

@@ -57,7 +57,7 @@ test("sections are those that have something to say", () => {
     processes: [{ url: "http://a:1", up: true, roles: ["scheduler"], leads: false, version: "1", uptime_s: 70, cpu_cores: null, resident_bytes: 1024 }, { url: "http://b:1", up: false, problem: "refused" }],
     models: [{ model: "m", running: 1, requests_per_s: null, prompt_tokens_per_s: 1, completion_tokens_per_s: 2, goodput_requests_per_s: 3 }],
     slo: [{ model: "m", slo_class: "default", slo: "ttft", window: "start", met: 9, missed: 1, attainment: 0.9, objective: 0.95, burn: 2 }],
-    pools: [{ model: "m", role: "decode", ready: 0, draining: 1, suspect: 0, waiting: 0, running: 4 }],
+    pools: [{ model: "m", role: "decode", ready: 0, draining: 1, suspect: 0, ejected: 0, waiting: 0, running: 4 }],
     queues: [{ model: "m", stage: "decode", requests: 4, tokens: 5, saturation: 1.7 }],
     kv: [{ worker: "decode-0", level: "pool", used: 1, free: 3, blocks: 4, in_use_ratio: 0.25 }],
     transfers: [{ transport: "tls", codec: "raw", sent_bytes: 1, sent_bytes_per_s: null, inflight_bytes: 0, ok: 1, failed: 2 }],
