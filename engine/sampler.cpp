@@ -30,15 +30,93 @@ struct Peak {
     TokenId token = 0;
 };
 
+/// Of some logits the largest, and whether all are below +infinity and none is NaN.
+struct Scan {
+    float peak = -kInfinity;
+    bool is_good = true;
+};
+
+/// The largest is the same in whatever order they are looked at: so many side by side.
+constexpr std::size_t kLanes = 16;
+
+[[gnu::always_inline]] inline Scan scan_plain(const float* logits, std::size_t count) {
+    std::array<float, kLanes> peaks;
+    std::array<std::uint32_t, kLanes> bad{};
+    peaks.fill(-kInfinity);
+    std::size_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) {
+        for (std::size_t lane = 0; lane < kLanes; ++lane) {
+            const float logit = logits[i + lane];
+            bad[lane] |= static_cast<std::uint32_t>(!(logit < kInfinity));
+            peaks[lane] = logit > peaks[lane] ? logit : peaks[lane];
+        }
+    }
+    Scan scan;
+    for (; i < count; ++i) {
+        scan.is_good = scan.is_good && logits[i] < kInfinity;
+        scan.peak = logits[i] > scan.peak ? logits[i] : scan.peak;
+    }
+    for (std::size_t lane = 0; lane < kLanes; ++lane) {
+        scan.is_good = scan.is_good && bad[lane] == 0;
+        scan.peak = peaks[lane] > scan.peak ? peaks[lane] : scan.peak;
+    }
+    return scan;
+}
+
+constexpr std::size_t kMaskBits = 32;  // of a word
+
+/// -infinity in the place of every logit whose bit is not set.
+[[gnu::always_inline]] inline void mask_plain(float* logits, std::size_t count, const std::uint32_t* allowed) {
+    std::size_t begin = 0;
+    for (; begin + kMaskBits <= count; begin += kMaskBits) {
+        const std::uint32_t word = allowed[begin / kMaskBits];
+        if (word == ~std::uint32_t{0}) { continue; }
+        for (std::uint32_t bit = 0; bit < kMaskBits; ++bit) {
+            const float logit = logits[begin + bit];
+            logits[begin + bit] = (word >> bit & 1u) != 0 ? logit : -kInfinity;
+        }
+    }
+    for (std::size_t token = begin; token < count; ++token) {
+        if ((allowed[token / kMaskBits] >> (token % kMaskBits) & 1u) == 0) { logits[token] = -kInfinity; }
+    }
+}
+
+#if defined(__x86_64__)
+[[gnu::target("avx512f,avx512dq")]] Scan scan_avx512(const float* logits, std::size_t count) {
+    return scan_plain(logits, count);
+}
+[[gnu::target("avx2")]] Scan scan_avx2(const float* logits, std::size_t count) {
+    return scan_plain(logits, count);
+}
+[[gnu::target("avx512f,avx512dq")]] void mask_avx512(float* logits, std::size_t count, const std::uint32_t* allowed) {
+    mask_plain(logits, count, allowed);
+}
+[[gnu::target("avx2")]] void mask_avx2(float* logits, std::size_t count, const std::uint32_t* allowed) {
+    mask_plain(logits, count, allowed);
+}
+#endif
+
+Scan scan_best(const float* logits, std::size_t count) {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512dq")) { return scan_avx512(logits, count); }
+    if (__builtin_cpu_supports("avx2")) { return scan_avx2(logits, count); }
+#endif
+    return scan_plain(logits, count);
+}
+
+void mask_best(float* logits, std::size_t count, const std::uint32_t* allowed) {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512dq")) { return mask_avx512(logits, count, allowed); }
+    if (__builtin_cpu_supports("avx2")) { return mask_avx2(logits, count, allowed); }
+#endif
+    mask_plain(logits, count, allowed);
+}
+
 /// The largest logit, ties to the lower token. Error: internal for NaN and +infinity.
 base::Result<Peak> find_peak(std::span<const float> logits) {
-    float peak = -kInfinity;
-    std::uint32_t bad = 0;
-    for (const float logit : logits) {
-        bad |= static_cast<std::uint32_t>(!(logit < kInfinity));
-        peak = logit > peak ? logit : peak;
-    }
-    if (bad != 0) {
+    const Scan scan = scan_best(logits.data(), logits.size());
+    const float peak = scan.peak;
+    if (!scan.is_good) {
         const auto at = std::find_if(logits.begin(), logits.end(), [](float x) { return !(x < kInfinity); });
         return base::fail(ErrorCode::internal,
                           "logit of token " + std::to_string(at - logits.begin()) + " is " + std::to_string(*at));
@@ -233,10 +311,8 @@ std::span<const float> Sampler::change(std::span<const float> logits, const Samp
         if (is_token(token, changed_.size())) { changed_[static_cast<std::size_t>(token)] = -kInfinity; }
     }
     if (!context.allowed.empty()) {
-        CHECK(context.allowed.size() * 32 >= changed_.size(), context.allowed.size() << " words of a mask");
-        for (std::size_t token = 0; token < changed_.size(); ++token) {
-            if ((context.allowed[token / 32] >> (token % 32) & 1u) == 0) { changed_[token] = -kInfinity; }
-        }
+        CHECK(context.allowed.size() * kMaskBits >= changed_.size(), context.allowed.size() << " words of a mask");
+        mask_best(changed_.data(), changed_.size(), context.allowed.data());
     }
     return changed_;
 }
@@ -299,9 +375,9 @@ TokenId Sampler::draw(std::span<const float> logits, float logit_max, const Samp
     const SamplingParams& params = *context.params;
     const double uniform = uniform_at(params, context.position);
     const bool top_k = params.top_k > 0 && params.top_k < logits.size();
-    if (top_k || params.top_p < 1) { return draw_ranked(logits, logit_max, params, uniform); }
+    if (top_k || params.top_p < 1) { return draw_ranked(logits, logit_max, context, uniform); }
 
-    double sum = weigh(logits, logit_max, 1.0 / static_cast<double>(params.temperature));
+    double sum = weigh(logits, logit_max, 1.0 / static_cast<double>(params.temperature), context.allowed);
     if (params.min_p > 0) {  // the largest weight is 1
         sum = 0;
         for (std::size_t i = 0; i < weights_.size(); i += kSumChunk) {
@@ -315,8 +391,9 @@ TokenId Sampler::draw(std::span<const float> logits, float logit_max, const Samp
     return pick(sum, uniform);
 }
 
-TokenId Sampler::draw_ranked(std::span<const float> logits, float logit_max, const SamplingParams& params,
+TokenId Sampler::draw_ranked(std::span<const float> logits, float logit_max, const SamplerContext& context,
                              double uniform) {
+    const SamplingParams& params = *context.params;
     const double scale = 1.0 / static_cast<double>(params.temperature);
     const auto min_p = static_cast<double>(params.min_p);
     double sum_all = 0;  // of what top_k leaves
@@ -332,7 +409,7 @@ TokenId Sampler::draw_ranked(std::span<const float> logits, float logit_max, con
         // Tokens too light to be kept. Those below the second bound weigh, all together, less than half of what top_p
         // leaves out: the others hold its mass by a margin far above what rounding adds up to. Some room below min_p:
         // exponentials of neighbours may swap by a rounding.
-        sum_all = weigh(logits, logit_max, scale);
+        sum_all = weigh(logits, logit_max, scale, context.allowed);
         const double left_out = (1 - static_cast<double>(params.top_p)) * sum_all;
         rank_heavy(logits, std::max(0.999 * min_p, left_out / 2 / static_cast<double>(logits.size())));
         for (const Candidate& candidate : best_) {
@@ -371,12 +448,23 @@ void Sampler::rank_heavy(std::span<const float> logits, double floor) {
     }
 }
 
-double Sampler::weigh(std::span<const float> logits, float logit_max, double scale) {
+double Sampler::weigh(std::span<const float> logits, float logit_max, double scale,
+                      std::span<const std::uint32_t> allowed) {
+    static_assert(kSumChunk % kMaskBits == 0);
+    constexpr std::size_t kChunkWords = kSumChunk / kMaskBits;
     weights_.resize(logits.size());
-    weigh_best(logits.data(), logits.size(), static_cast<double>(logit_max), scale, weights_.data());
     double sum = 0;
     for (std::size_t i = 0; i < weights_.size(); i += kSumChunk) {
-        sum += sum_chunk(std::span(weights_).subspan(i, std::min(kSumChunk, weights_.size() - i)));
+        const auto chunk = std::span(weights_).subspan(i, std::min(kSumChunk, weights_.size() - i));
+        const auto words = allowed.subspan(std::min(i / kMaskBits, allowed.size()));
+        const auto of_chunk = words.first(std::min(kChunkWords, words.size()));
+        const auto is_zero = [](std::uint32_t word) { return word == 0; };
+        if (!of_chunk.empty() && std::all_of(of_chunk.begin(), of_chunk.end(), is_zero)) {
+            std::fill(chunk.begin(), chunk.end(), 0.0);  // what e^-infinity is
+            continue;
+        }
+        weigh_best(logits.data() + i, chunk.size(), static_cast<double>(logit_max), scale, chunk.data());
+        sum += sum_chunk(chunk);
     }
     return sum;
 }
@@ -410,7 +498,7 @@ void Sampler::add_logprobs(std::span<const float> logits, std::uint32_t top_logp
     for (const float logit : logits) {
         logit_max = std::max(logit_max, logit);
     }
-    const double normaliser = static_cast<double>(logit_max) + exact::log(weigh(logits, logit_max, 1.0));
+    const double normaliser = static_cast<double>(logit_max) + exact::log(weigh(logits, logit_max, 1.0, {}));
     const auto logprob = [&](float logit) { return static_cast<float>(static_cast<double>(logit) - normaliser); };
     token.logprob = logprob(logits[static_cast<std::size_t>(token.token)]);
     take_best(logits, top_logprobs);

@@ -39,10 +39,11 @@ private:
     /// Ranks the tokens whose weights_ are at least `floor`, in the same order, into `best_`.
     void rank_heavy(std::span<const float> logits, double floor);
     base::TokenId draw(std::span<const float> logits, float logit_max, const SamplerContext& context);
-    base::TokenId draw_ranked(std::span<const float> logits, float logit_max, const SamplingParams& params,
+    base::TokenId draw_ranked(std::span<const float> logits, float logit_max, const SamplerContext& context,
                               double uniform);
-    /// weights_[i] = e^((logits[i] - logit_max) * scale); returns their sum.
-    double weigh(std::span<const float> logits, float logit_max, double scale);
+    /// weights_[i] = e^((logits[i] - logit_max) * scale); returns their sum. `allowed`: of a mask that the logits have
+    /// had, so that what it leaves out need not be computed; empty: none.
+    double weigh(std::span<const float> logits, float logit_max, double scale, std::span<const std::uint32_t> allowed);
     /// The token in whose share of [0, sum of weights_) `uniform` * sum lies.
     base::TokenId pick(double sum, double uniform) const;
     void add_logprobs(std::span<const float> logits, std::uint32_t top_logprobs, SampledToken& token);

@@ -1,8 +1,10 @@
 #include "gateway/model_text.h"
 
 #include <algorithm>
+#include <array>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "gateway/openai/tool_stream.h"
@@ -77,6 +79,7 @@ public:
                      .repetition_penalty = given.repetition_penalty};
         takes_tools_ = shows_tools();
         style_ = style_of();
+        fill_marks_ = fill_marks_of();
     }
 
     base::Result<std::vector<base::TokenId>> encode(std::string_view utf8, bool add_special, bool parse_special,
@@ -97,6 +100,10 @@ public:
     base::Result<std::string> render_chat(std::string_view context_json, std::int64_t now_unix_s) const override {
         return model_.render_chat(context_json, text::local_time(now_unix_s * 1'000'000));
     }
+    base::Result<std::string> render_by(std::string_view source, std::string_view context_json,
+                                        std::int64_t now_unix_s) const override {
+        return model_.render_by(source, context_json, text::local_time(now_unix_s * 1'000'000));
+    }
     base::Result<void> check_grammar(const proto::Grammar& grammar) const override {
         const auto kind = grammar_kind(grammar.kind());
         const text::GrammarSource source{kind, grammar.text()};
@@ -110,6 +117,7 @@ public:
     std::optional<base::TokenId> bos() const override { return model_.bos; }
     bool takes_tools() const override { return takes_tools_; }
     AnswerStyle answer_style() const override { return style_; }
+    std::optional<FillMarks> fill_marks() const override { return fill_marks_; }
     std::vector<std::pair<std::string, std::string>> named_tokens() const override { return model_.template_variables; }
     std::uint32_t vocabulary() const override {
         const std::size_t of_model = model_.vocabulary;
@@ -172,6 +180,32 @@ private:
         return style;
     }
 
+    /// By the names that families of models give them: Qwen's and CodeGemma's, StarCoder's and Granite's, SantaCoder's,
+    /// DeepSeek's. All of them put the marks in this order.
+    std::optional<FillMarks> fill_marks_of() const {
+        constexpr std::array<std::array<std::string_view, 3>, 4> kFamilies = {
+            {{"<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"},
+             {"<fim_prefix>", "<fim_suffix>", "<fim_middle>"},
+             {"<fim-prefix>", "<fim-suffix>", "<fim-middle>"},
+             {"<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"}}};
+        constexpr std::array<std::string_view, 8> kEnds = {"<|endoftext|>", "<|fim_pad|>",        "<|repo_name|>",
+                                                           "<|file_sep|>",  "<|file_separator|>", "<fim_pad>",
+                                                           "<fim-pad>",     "<file_sep>"};
+        const text::Tokenizer& tokenizer = *model_.tokenizer;
+        for (const auto& [prefix, suffix, middle] : kFamilies) {
+            const auto first = tokenizer.token_of(prefix);
+            const auto second = tokenizer.token_of(suffix);
+            const auto third = tokenizer.token_of(middle);
+            if (!first || !second || !third) { continue; }
+            FillMarks marks{.prefix = *first, .suffix = *second, .middle = *third, .ends = {*first, *second, *third}};
+            for (const std::string_view name : kEnds) {
+                if (const auto end = tokenizer.token_of(name)) { marks.ends.push_back(*end); }
+            }
+            return marks;
+        }
+        return std::nullopt;
+    }
+
     /// Found out by rendering a tool with a name that no template has of itself.
     bool shows_tools() const {
         constexpr std::string_view kName = "sluice_looks_for_this_tool";
@@ -191,6 +225,7 @@ private:
     mutable CheckedGrammars grammars_;
     bool takes_tools_ = false;
     AnswerStyle style_;
+    std::optional<FillMarks> fill_marks_;
 };
 
 }  // namespace

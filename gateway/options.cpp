@@ -101,6 +101,8 @@ GatewayOptions GatewayOptions::read(base::Config& config) {
         config.choice("gateway.tools_without_template", "leave_out", {"leave_out", "refuse"}) == "leave_out";
     options.form.grammar_bytes_max =
         integer(config, "gateway.grammar_bytes_max", options.form.grammar_bytes_max, 1, 1 << 20);
+    options.form.template_bytes_max =
+        integer(config, "gateway.request_template_bytes_max", options.form.template_bytes_max, 0, 1 << 20);
     if (const auto most = config.integer("gateway.reasoning_tokens_max", -1, -1, kTokensMax); most >= 0) {
         options.form.reasoning_tokens_max = static_cast<std::uint32_t>(most);
     }

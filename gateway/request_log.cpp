@@ -30,6 +30,10 @@ std::string reset_text(base::Duration duration) {
     return (seconds >= 60 ? std::to_string(seconds / 60) + "m" : "") + std::to_string(seconds % 60) + "s";
 }
 
+std::int64_t whole_milliseconds(base::Duration duration) {
+    return std::chrono::floor<std::chrono::milliseconds>(std::max(duration, base::Duration::zero())).count();
+}
+
 std::string milliseconds(base::Duration duration) {
     char text[32];
     std::snprintf(text, sizeof text, "%.3f",
@@ -41,7 +45,11 @@ std::string milliseconds(base::Duration duration) {
 
 HttpFields answer_fields(const RequestTag& tag, base::TimePoint now) {
     HttpFields fields{{"x-request-id", tag.id}};
-    if (tag.style == ErrorStyle::anthropic) { fields.emplace_back("request-id", tag.id); }  // as its clients read it
+    if (tag.style == ErrorStyle::anthropic) {
+        fields.emplace_back("request-id", tag.id);  // as its clients read it
+    } else {
+        fields.emplace_back("openai-processing-ms", std::to_string(whole_milliseconds(now - tag.received_at)));
+    }
     if (tag.cache) { add_fields(fields, tag.cache->fields()); }
     // Of an answer from the cache nobody knows any more.
     if (tag.routed && !(tag.cache && tag.cache->is_served())) { add_fields(fields, tag.routed->fields()); }

@@ -41,8 +41,8 @@ struct RequestTag {
     std::shared_ptr<const RequestTrace> trace = {};  // null: it is not traced
 };
 
-/// What every answer to the request has in its head: its id, what became of it at the cache, and what its key may still
-/// use.
+/// What every answer to the request has in its head: its id, how long it has been in work (of a stream: until then),
+/// what became of it at the cache, and what its key may still use.
 HttpFields answer_fields(const RequestTag& tag, base::TimePoint now);
 
 /// How long a request of tokens took for what; empty: it did not come so far.

@@ -43,6 +43,12 @@ public:
     /// resource_exhausted when a limit is reached.
     [[nodiscard]] base::Result<std::string> render(std::string_view context_json, const CivilTime& now) const;
 
+    /// Compiles a source and renders it once: nothing of it stays in `process`. Errors: compile()'s and render()'s.
+    [[nodiscard]] static base::Result<std::string> render_once(std::string_view source, std::string_view context_json,
+                                                               const CivilTime& now,
+                                                               const ChatTemplateLimits& limits = {},
+                                                               const std::shared_ptr<TextProcess>& process = nullptr);
+
     /// Begins every message of render() that is not the template's own.
     static constexpr std::string_view kTemplateFailed = "the chat template failed: ";
 

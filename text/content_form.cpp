@@ -1,6 +1,7 @@
 #include "text/content_form.h"
 
 #include <algorithm>
+#include <array>
 #include <optional>
 
 namespace text {
@@ -14,6 +15,8 @@ constexpr std::string_view kFirst = "qzjvfirstprobe";
 constexpr std::string_view kSecond = "qzjvsecondprobe";
 constexpr std::string_view kOther = "qzjvotherprobe";
 constexpr std::string_view kLater = "qzjvlaterprobe";
+constexpr std::string_view kRole = "qzjvrole";
+constexpr std::array<std::string_view, 5> kRoles = {"system", "user", "assistant", "tool", "function"};
 constexpr CivilTime kNow{.year = 2024, .month = 7, .day = 26, .hour = 13, .minute = 5, .second = 9};
 
 json::value content_of(std::string_view text, bool as_parts) {
@@ -116,6 +119,12 @@ bool takes_one_system(const Probe& probe, bool as_parts) {
     return !twice || !is_printed(*twice, kOther) || !is_printed(*twice, kLater);
 }
 
+bool takes_other_roles(const Probe& probe, bool as_parts) {
+    const auto rendered = probe.render(
+        {message("user", kFirst, as_parts), message(kRole, kOther, as_parts), message("user", kSecond, as_parts)});
+    return rendered && is_printed(*rendered, kOther) && rendered->find(kRole) != std::string::npos;
+}
+
 bool has_text(const json::value& content) {
     if (content.is_string()) {
         const auto& text = content.get_string();
@@ -192,6 +201,7 @@ ContentForm find_content_form(const ChatTemplate& chat_template,
                                      message("user", kFirst, as_parts)});
     form.drops_earlier_users = turns && is_printed(*turns, kFirst) && !is_printed(*turns, kSecond);
     form.takes_one_system = takes_one_system(probe, as_parts);
+    form.takes_other_roles = takes_other_roles(probe, as_parts);
     return form;
 }
 
@@ -207,9 +217,11 @@ base::Result<void> adapt_contents(const ContentForm& form, json::object& context
         const json::value* role = object == nullptr ? nullptr : object->if_contains("role");
         if (content == nullptr || role == nullptr || !role->is_string()) { continue; }
         const bool calls = object->contains("tool_calls");  // templates print the calls in place of the text
-        if (has_text(*content) && !calls &&
-            std::find(form.silent_roles.begin(), form.silent_roles.end(), std::string_view(role->get_string())) !=
-                form.silent_roles.end()) {
+        const auto is_among = [name = std::string_view(role->get_string())](const auto& roles) {
+            return std::find(roles.begin(), roles.end(), name) != roles.end();
+        };
+        const bool is_silent = has_text(*content) && !calls && is_among(form.silent_roles);
+        if (is_silent || (!form.takes_other_roles && !is_among(kRoles))) {
             return base::fail(ErrorCode::invalid_argument,
                               "the chat template of this model does not print messages of "
                               "the role '" +

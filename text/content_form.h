@@ -24,6 +24,8 @@ struct ContentForm {
     bool drops_earlier_users = false;
     /// A system message behind the first message is refused, passed over, or takes the place of the first one.
     bool takes_one_system = false;
+    /// Messages of roles that nobody has heard of are printed, with the role's name.
+    bool takes_other_roles = false;
 };
 
 /// Renders small chats with both forms. `variables`: see ModelText; `with_tools`: the template is one for requests with

@@ -221,4 +221,14 @@ base::Result<std::string> ModelText::render_chat(std::string_view context_json, 
     return (for_tools ? tool_template : chat_template)->render(json::serialize(*context), now);
 }
 
+base::Result<std::string> ModelText::render_by(std::string_view source, std::string_view context_json,
+                                               const CivilTime& now) const {
+    auto context = parse_context(context_json);
+    if (!context) { return base::pass_on(context); }
+    const ContentForm texts{.takes_other_roles = true};
+    if (auto adapted = adapt_contents(texts, *context); !adapted) { return base::pass_on(adapted); }
+    add_variables(template_variables, *context);
+    return ChatTemplate::render_once(source, json::serialize(*context), now, {}, tokenizer->process());
+}
+
 }  // namespace text

@@ -68,6 +68,10 @@ struct ModelText {
     /// takes (adapt_contents()) and `template_variables`. Errors: unimplemented when there is no template; those of
     /// adapt_contents() and ChatTemplate::render().
     [[nodiscard]] base::Result<std::string> render_chat(std::string_view context_json, const CivilTime& now) const;
+
+    /// The same by a template that somebody else gives, with contents as texts. It is compiled for this one call.
+    [[nodiscard]] base::Result<std::string> render_by(std::string_view source, std::string_view context_json,
+                                                      const CivilTime& now) const;
 };
 
 }  // namespace text

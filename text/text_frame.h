@@ -12,16 +12,18 @@ namespace text {
 
 /// What is asked of a text process; of its first process (the host) or of one that it forked.
 enum class TextOp : std::uint32_t {
-    setup,      // parts: TextHostLimits. The first frame
-    load,       // number: SLUICE_HUGGING_FACE_JSON, ...; parts: first, second, options_json
-    load_gguf,  // parts: model, pre, tokens, merges, scores, types, and TextGgufNumbers
-    compile,    // parts: source, SluiceTemplateLimits; the answer's number: the template's
-    fork,       // carries a socket, at which the new process answers; the answer's number: its id
-    end,        // number: id of a forked process; it is killed; the answer's number: its status as of waitpid()
-    encode,     // number: flags; parts: text, text_starts (size_t), the most ids to give (uint64_t; 0: no matter)
-    token_id,   // parts: the token; the answer's number: its id, or -1
-    render,     // number: the template's; parts: context_json, SluiceCivilTime
-    grammar,    // number: SLUICE_GRAMMAR_JSON_SCHEMA, ...; parts: the grammar, which is checked
+    setup,          // parts: TextHostLimits. The first frame
+    load,           // number: SLUICE_HUGGING_FACE_JSON, ...; parts: first, second, options_json
+    load_gguf,      // parts: model, pre, tokens, merges, scores, types, and TextGgufNumbers
+    compile,        // parts: source, SluiceTemplateLimits; the answer's number: the template's
+    fork,           // carries a socket, at which the new process answers; the answer's number: its id
+    end,            // number: id of a forked process; it is killed; the answer's number: its status as of waitpid()
+    encode,         // number: flags; parts: text, text_starts (size_t), the most ids to give (uint64_t; 0: no matter)
+    token_id,       // parts: the token; the answer's number: its id, or -1
+    render,         // number: the template's; parts: context_json, SluiceCivilTime
+    render_source,  // parts: source, SluiceTemplateLimits, context_json, SluiceCivilTime; a template for this one call.
+                    // The answer's number: 1, unless it did not compile
+    grammar,        // number: SLUICE_GRAMMAR_JSON_SCHEMA, ...; parts: the grammar, which is checked
 };
 
 /// The numbers of SluiceGgufVocabulary.

@@ -118,6 +118,8 @@ private:
                 return token_id(frame);
             case TextOp::render:
                 return render(frame);
+            case TextOp::render_source:
+                return render_source(frame);
             case TextOp::grammar:
                 return grammar(frame);
         }
@@ -261,6 +263,21 @@ private:
         const CpuTime bound(limits_.call_cpu_us);
         const std::int32_t code = sluice_template_render(templates_[index], shim_bytes(frame.part(0)), now, out.out());
         return answer(static_cast<std::uint32_t>(code), out.view());
+    }
+
+    bool render_source(const TextFrame& frame) {
+        SluiceTemplateLimits limits{};
+        SluiceCivilTime now{};
+        if (!frame.read(1, limits) || !frame.read(3, now)) { return false; }
+        SluiceTemplate* compiled = nullptr;
+        ShimBuffer message;
+        const CpuTime bound(limits_.call_cpu_us);
+        std::int32_t code = sluice_template_compile(shim_bytes(frame.part(0)), limits, &compiled, message.out());
+        if (code != SLUICE_OK) { return answer(static_cast<std::uint32_t>(code), message.view(), 0); }
+        ShimBuffer out;
+        code = sluice_template_render(compiled, shim_bytes(frame.part(2)), now, out.out());
+        sluice_template_free(compiled);
+        return answer(static_cast<std::uint32_t>(code), out.view(), 1);
     }
 
     bool grammar(const TextFrame& frame) {

@@ -244,6 +244,16 @@ std::int32_t TextProcess::render(std::size_t index, std::string_view context_jso
     return answer.code;
 }
 
+std::int32_t TextProcess::render_source(std::string_view source, const SluiceTemplateLimits& limits,
+                                        std::string_view context_json, const SluiceCivilTime& now, bool& is_compiled,
+                                        std::string& out) {
+    const std::string_view parts[] = {source, bytes_of(limits), context_json, bytes_of(now)};
+    const Answer answer = call(TextOp::render_source, 0, parts);
+    is_compiled = answer.frame.head.number != 0;
+    out = std::string(answer.frame.part(0));
+    return answer.code;
+}
+
 std::int32_t TextProcess::encode(std::string_view text, std::span<const std::size_t> text_starts, std::uint32_t flags,
                                  std::uint64_t ids_max, std::string& out) {
     const std::string_view starts(reinterpret_cast<const char*>(text_starts.data()), text_starts.size_bytes());

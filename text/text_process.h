@@ -65,6 +65,10 @@ public:
     std::int32_t compile(std::string_view source, const SluiceTemplateLimits& limits, std::size_t& index,
                          std::string& out);
     std::int32_t render(std::size_t index, std::string_view context_json, const SluiceCivilTime& now, std::string& out);
+    /// Of a source that is compiled for this one call and then forgotten. `is_compiled` gets whether it could be.
+    std::int32_t render_source(std::string_view source, const SluiceTemplateLimits& limits,
+                               std::string_view context_json, const SluiceCivilTime& now, bool& is_compiled,
+                               std::string& out);
     /// `ids_max`: more ids are SLUICE_EXHAUSTED; 0: any number.
     std::int32_t encode(std::string_view text, std::span<const std::size_t> text_starts, std::uint32_t flags,
                         std::uint64_t ids_max, std::string& out);

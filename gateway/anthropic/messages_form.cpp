@@ -50,7 +50,10 @@ public:
         }
         pass_fields(body_, chat_);
         chat_.erase("stop");
-        if (const json::value* most = fields_.find("max_tokens")) { chat_["max_tokens"] = *most; }
+        if (const json::value* most = fields_.find("max_tokens")) {
+            chat_["max_tokens"] = *most;
+            if (whole_number(*most) == -1) { fields_.problem("max_tokens", "must not be negative"); }  // else: no limit
+        }
         if (const json::array* stops = fields_.array("stop_sequences")) { chat_["stop"] = *stops; }
         if (const json::value* system = fields_.find("system")) {
             if (auto content = TextParts{kTextTypes}.read(fields_, "system", *system)) {
@@ -94,15 +97,14 @@ private:
             messages_.insert(messages_.begin(), json::object{{"role", "system"}, {"content", std::move(content)}});
             return;
         }
-        json::array parts;
-        for (json::value* said : {&messages_.front().get_object().at("content"), &content}) {
-            if (said->is_array()) {
-                parts.insert(parts.end(), said->get_array().begin(), said->get_array().end());
-            } else {
-                parts.push_back(json::object{{"type", "text"}, {"text", *said}});
-            }
+        const auto as_parts = [](json::value& said) -> json::array& {
+            if (!said.is_array()) { said = json::array{json::object{{"type", "text"}, {"text", said}}}; }
+            return said.get_array();
+        };
+        json::array& parts = as_parts(messages_.front().get_object().at("content"));
+        for (json::value& part : as_parts(content)) {
+            parts.push_back(std::move(part));
         }
-        messages_.front().get_object()["content"] = std::move(parts);
     }
 
     /// Clients tell in such messages what holds for the whole conversation, behind its first one: that models follow at

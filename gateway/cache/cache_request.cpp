@@ -162,6 +162,7 @@ std::shared_ptr<const caching::Question> question_of(const CacheAsk& ask, const 
 
 ApiResult<void> CacheTextReader::rewrite(RequestForm& form, const RewriteContext& /*context*/) const {
     auto texts = std::make_shared<CacheTexts>();
+    if (!form.own_template.empty()) { texts->refused = "unread"; }  // what it makes of the messages nobody knows
     const auto look_at = [&](std::string_view text) {
         if (!options_.rules.allow_personal && caching::is_personal(text)) { texts->refused = "personal"; }
     };
@@ -193,6 +194,7 @@ ApiResult<void> CacheTextReader::rewrite(RequestForm& form, const RewriteContext
             }
         }
     } else {
+        look_at(form.suffix);
         for (const auto& prompt : form.prompts) {
             const auto* text = std::get_if<std::string>(&prompt);
             if (text == nullptr) {

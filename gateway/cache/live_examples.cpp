@@ -150,8 +150,8 @@ ApiResult<void> LiveExamples::rewrite(RequestForm& form, const RewriteContext& c
 }
 
 void LiveExamples::decide(RequestForm& form, const RewriteContext& context, RoutedAsk& routed) const {
-    routed.asked = form.template_context;
-    if (form.template_context.empty()) {
+    routed.asked = form.template_context + form.own_template;
+    if (form.template_context.empty() || !form.own_template.empty()) {
         routed.why = "form";
         return;
     }

@@ -91,9 +91,9 @@ HttpFields Cors::answer_fields(std::string_view origin) const {
         // Named, not "*": that is no wildcard for requests with credentials.
         fields.emplace_back(
             "Access-Control-Expose-Headers",
-            "x-request-id, x-sluice-kv, x-sluice-tools, Retry-After, x-should-retry, x-ratelimit-limit-requests, "
-            "x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, "
-            "x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens");
+            "x-request-id, openai-processing-ms, x-sluice-kv, x-sluice-tools, Retry-After, x-should-retry, "
+            "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
+            "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens");
     }
     // What one page may read a cache must not give to another, nor the answer without these fields to any.
     if (!origins_.empty()) { fields.emplace_back("Vary", "Origin"); }

@@ -12,7 +12,6 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr std::array<std::string_view, 6> kRoles = {"system", "developer", "user", "assistant", "tool", "function"};
 /// What a template gets from us: a client must not put its own in its place.
 constexpr std::array<std::string_view, 9> kReservedNames = {"messages",
                                                             "tools",
@@ -31,6 +30,14 @@ constexpr std::int64_t kTokensMax = std::numeric_limits<std::int32_t>::max();
 
 std::string text_of(const json::string& text) {
     return {text.data(), text.size()};
+}
+
+/// Whether the template knows it is asked when it is rendered.
+bool is_role(std::string_view name) {
+    constexpr std::size_t kBytesMax = 64;
+    return !name.empty() && name.size() <= kBytesMax && std::all_of(name.begin(), name.end(), [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-';
+    });
 }
 
 /// Checks a message's content and puts its parts, if it has any, into the one form that templates know, {"type":
@@ -104,9 +111,10 @@ bool read_message(Fields& fields, std::size_t index, json::value& value, Request
         return false;
     }
     json::value* role = message->if_contains("role");
-    if (role == nullptr || !role->is_string() ||
-        std::find(kRoles.begin(), kRoles.end(), std::string_view(role->get_string())) == kRoles.end()) {
-        fields.problem(at + ".role", "must be one of system, developer, user, assistant, tool, function");
+    if (role == nullptr || !role->is_string() || !is_role(std::string_view(role->get_string()))) {
+        fields.problem(at + ".role",
+                       "must be system, developer, user, assistant, tool, function, or a role of the model's own "
+                       "(letters, digits, '_' and '-')");
         return false;
     }
     if (role->get_string() == "developer") { *role = "system"; }

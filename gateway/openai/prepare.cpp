@@ -105,7 +105,7 @@ std::vector<std::size_t> text_offsets(const Tokens& tokens, bool skip_special, c
 }
 
 std::size_t text_bytes(const RequestForm& form) {
-    std::size_t bytes = form.user_text_bytes;
+    std::size_t bytes = form.user_text_bytes + form.suffix.size();
     for (const auto& one : form.prompts) {
         if (const auto* written = std::get_if<std::string>(&one)) { bytes += written->size(); }
     }
@@ -130,9 +130,26 @@ ApiResult<void> check_logprob_records(const PreparedRequest& prepared, const Req
                                        " are given. Please reduce max_tokens, n or the top logprobs.");
 }
 
+/// A template of the request's own is believed to show them.
+bool takes_tools(const RequestForm& form, const TextPort& text) {
+    return text.takes_tools() || !form.own_template.empty();
+}
+
 /// The model may call or not, and cannot be told of its tools: then it does not.
 bool leaves_tools_out(const RequestForm& form, const FormLimits& limits, const TextPort& text) {
-    return limits.leaves_tools_out && form.tools.choice == ToolsForm::Choice::automatic && !text.takes_tools();
+    return limits.leaves_tools_out && form.tools.choice == ToolsForm::Choice::automatic && !takes_tools(form, text);
+}
+
+/// The tokens of a text and of what stands behind the middle that is asked for, each behind its mark. The beginning of
+/// a text stays where it was.
+Tokens with_middle_missing(Tokens before, const Tokens& behind, const FillMarks& marks,
+                           std::optional<base::TokenId> bos) {
+    const bool has_bos = bos && !before.empty() && before.front() == *bos;
+    before.insert(before.begin() + (has_bos ? 1 : 0), marks.prefix);
+    before.push_back(marks.suffix);
+    before.insert(before.end(), behind.begin(), behind.end());
+    before.push_back(marks.middle);
+    return before;
 }
 
 /// What is asked of the texts before any work is put into them.
@@ -142,7 +159,7 @@ ApiResult<void> check_text(const RequestForm& form, const FormLimits& limits, co
                            "the request has " + std::to_string(bytes) + " bytes of text; at most " +
                                std::to_string(limits.text_bytes_max) + " are read");
     }
-    if (form.needs_tools && !text.takes_tools() && !leaves_tools_out(form, limits, text)) {
+    if (form.needs_tools && !takes_tools(form, text) && !leaves_tools_out(form, limits, text)) {
         const bool is_forced = form.tools.is_forced();
         return bad_request(form.tools_field,
                            "'" + form.tools_field +
@@ -186,9 +203,15 @@ bool opens_reasoning(std::string_view prompt) {
 /// promised anything; the others keep to their schemas, too, where the server wants that and the library can do it.
 ToolsForm kept_tools(const ToolsForm& tools, ToolFormat format, const FormLimits& limits, const TextPort& text) {
     if (!limits.all_calls_by_schema) { return tools; }
+    bool is_too_much = false;  // then no further one is tried: each might take as long as a grammar may
     const auto can_be_kept = [&](const ToolsForm& kept) {
+        if (is_too_much) { return false; }
         const proto::Grammar grammar = open_grammar(kept, format, {});
-        return grammar.text().size() <= limits.grammar_bytes_max && text.check_grammar(grammar).has_value();
+        is_too_much = grammar.text().size() > limits.grammar_bytes_max;
+        if (is_too_much) { return false; }
+        const auto checked = text.check_grammar(grammar);
+        is_too_much = !checked && checked.error().code == base::ErrorCode::resource_exhausted;
+        return checked.has_value();
     };
     ToolsForm all = tools;
     for (ToolsForm::Tool& tool : all.tools) {
@@ -197,8 +220,7 @@ ToolsForm kept_tools(const ToolsForm& tools, ToolFormat format, const FormLimits
     if (can_be_kept(all)) { return all; }
     for (std::size_t index = 0; index < all.tools.size(); ++index) {
         if (tools.tools[index].strict) { continue; }
-        ToolsForm alone = tools;
-        alone.tools = {all.tools[index]};
+        const ToolsForm alone{.tools = {all.tools[index]}, .choice = tools.choice, .parallel = tools.parallel};
         all.tools[index].strict = can_be_kept(alone);
     }
     return can_be_kept(all) ? all : tools;
@@ -230,9 +252,7 @@ void set_up_reader(const PrepareContext& context, std::string_view prompt, Prepa
         form.grammar_is_answers = false;
     }
     std::string answer_schema;
-    const bool has_marks =
-        format == ToolFormat::hermes || format == ToolFormat::mistral || format == ToolFormat::deepseek;
-    if (form.grammar_is_answers && form.tools.choice == ToolsForm::Choice::automatic && has_marks &&
+    if (form.grammar_is_answers && form.tools.choice == ToolsForm::Choice::automatic && format != ToolFormat::none &&
         !form.tools.tools.empty()) {
         answer_schema = answer_schema_of(*form.grammar);
     }
@@ -309,9 +329,16 @@ ApiResult<ChatPrompt> chat_prompt(RequestForm& form, const FormLimits& limits, c
     DataMarks marks(text.special_texts());
     auto marked = marks.mark(std::move(context));
     if (!marked) { return pass_on(marked.error()); }
-    auto output = text.render_chat(*marked, now_unix_s);
+    auto output = form.own_template.empty() ? text.render_chat(*marked, now_unix_s)
+                                            : text.render_by(form.own_template, *marked, now_unix_s);
+    if (!output && !form.own_template.empty()) { return pass_on(text_error(output.error(), "chat_template")); }
     if (!output) { return pass_on(text_error(output.error(), form_of(form.endpoint).prompt_field)); }
     DataMarks::Rendered rendered = marks.unmark(std::move(*output));
+    if (!form.own_template.empty() && rendered.text.size() > limits.text_bytes_max) {
+        return bad_request("chat_template", "the chat template makes a prompt of " +
+                                                std::to_string(rendered.text.size()) + " bytes; at most " +
+                                                std::to_string(limits.text_bytes_max) + " are read");
+    }
     if (auto cut = cut_after_last_message(continued_text, rendered); !cut) { return pass_on(cut.error()); }
     const bool add_special = form.add_special.value_or(form_of(form.endpoint).adds_special);
     auto tokens = prefixes == nullptr
@@ -348,18 +375,37 @@ ApiResult<PreparedRequest> prepare(RequestForm form, const PrepareContext& conte
         prompts.push_back({std::move(prompt->tokens), ""});
     } else {
         if (auto checked = check_text(form, limits, text); !checked) { return pass_on(checked.error()); }
+        const auto fill = form.suffix.empty() ? std::nullopt : text.fill_marks();
+        Tokens behind;
+        if (!form.suffix.empty()) {
+            if (!fill) {
+                return pass_on(
+                    bad_request("suffix",
+                                "'suffix' is not supported by this model: it has no tokens by which it could "
+                                "be asked for the middle of a text")
+                        .value());
+            }
+            if (auto fits = check_fits(form.suffix.size(), form, context, "your suffix has"); !fits) {
+                return pass_on(fits.error());
+            }
+            auto tokens = text.encode(form.suffix, false, true, {});
+            if (!tokens) { return pass_on(text_error(tokens.error(), "suffix")); }
+            behind = std::move(*tokens);
+        }
         for (auto& one : form.prompts) {
             if (auto* tokens = std::get_if<Tokens>(&one)) {
                 std::string shown = form.echo ? decode(*tokens, form.skip_special, text) : std::string();
+                if (fill) { *tokens = with_middle_missing(std::move(*tokens), behind, *fill, text.bos()); }
                 prompts.push_back({std::move(*tokens), std::move(shown), false});
                 continue;
             }
             std::string& written = std::get<std::string>(one);
-            if (auto fits = check_fits(written.size(), form, context, "your prompt has"); !fits) {
+            if (auto fits = check_fits(written.size() + form.suffix.size(), form, context, "your prompt has"); !fits) {
                 return pass_on(fits.error());
             }
             auto tokens = text.encode(written, form.add_special.value_or(endpoint.adds_special), true, {});
             if (!tokens) { return pass_on(text_error(tokens.error(), param)); }
+            if (fill) { *tokens = with_middle_missing(std::move(*tokens), behind, *fill, text.bos()); }
             prompts.push_back({std::move(*tokens), form.echo ? std::move(written) : std::string()});
         }
         form.prompts.clear();
@@ -459,12 +505,15 @@ GenerationRequest generation_request(const PreparedRequest& prepared, std::size_
     sampling.set_prompt_logprobs(form.logprobs && form.echo);
     request.stop_tokens = form.stop_tokens;
     request.stop_tokens_asked = form.stop_tokens.size();
-    if (!form.ignore_eos || form.grammar != nullptr) {  // after a grammar's end nothing else comes
-        for (const base::TokenId eos : text.eos_ids()) {
-            if (std::find(form.stop_tokens.begin(), form.stop_tokens.end(), eos) == form.stop_tokens.end()) {
-                request.stop_tokens.push_back(eos);
-            }
+    const auto stop_at = [&request](const std::vector<base::TokenId>& ends) {
+        for (const base::TokenId end : ends) {
+            auto& stops = request.stop_tokens;
+            if (std::find(stops.begin(), stops.end(), end) == stops.end()) { stops.push_back(end); }
         }
+    };
+    if (!form.ignore_eos || form.grammar != nullptr) {  // after a grammar's end nothing else comes
+        stop_at(text.eos_ids());
+        if (const auto fill = form.suffix.empty() ? std::nullopt : text.fill_marks()) { stop_at(fill->ends); }
     }
     request.grammar = form.grammar;
     request.reasoning = prepared.reasoning;

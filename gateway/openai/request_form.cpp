@@ -39,6 +39,9 @@ bool asks_for_something(const json::value* value) {
 
 /// What Sluice cannot do yet and must not silently leave out.
 void refuse_unbuilt(Fields& fields, Endpoint endpoint) {
+    if (form_of(endpoint).is_chat && asks_for_something(fields.find("suffix"))) {
+        fields.problem("suffix", "is for /v1/completions");
+    }
     if (!form_of(endpoint).is_chat) {
         for (const char* name : {"tools", "functions"}) {
             if (asks_for_something(fields.find(name))) { fields.problem(name, "is for /v1/chat/completions"); }
@@ -49,8 +52,7 @@ void refuse_unbuilt(Fields& fields, Endpoint endpoint) {
             fields.problem(name, "is not supported: give a Lark grammar in 'structured_outputs.grammar'");
         }
     }
-    for (const char* name :
-         {"bad_words", "allowed_token_ids", "prompt_logprobs", "use_beam_search", "chat_template", "suffix"}) {
+    for (const char* name : {"bad_words", "allowed_token_ids", "prompt_logprobs", "use_beam_search"}) {
         if (asks_for_something(fields.find(name))) { fields.problem(name, "is not supported by this server yet"); }
     }
     // `audio` says how an answer in audio would be; it is `modalities` that asks for one.
@@ -60,6 +62,19 @@ void refuse_unbuilt(Fields& fields, Endpoint endpoint) {
                 fields.problem("modalities", "can only be [\"text\"]");
             }
         }
+    }
+}
+
+/// A chat template of the request's own, which is a program: only where whoever runs the server wants to have it.
+void read_template(Fields& fields, const FormLimits& limits, RequestForm& form) {
+    if (!asks_for_something(fields.find("chat_template"))) { return; }
+    if (limits.template_bytes_max == 0) {
+        fields.problem("chat_template",
+                       "is not taken by this server (gateway.request_template_bytes_max of its settings allows it)");
+    } else if (!form_of(form.endpoint).is_chat) {
+        fields.problem("chat_template", "is for chats");
+    } else {
+        form.own_template = fields.string("chat_template", limits.template_bytes_max).value_or("");
     }
 }
 
@@ -88,6 +103,13 @@ void read_stream(Fields& fields, RequestForm& form) {
     form.ping_interval_s = fields.integer("sse_ping_interval", -1, 3600);
 }
 
+/// A whole number of any size.
+bool is_whole(const json::value& value) {
+    return value.is_int64() || value.is_uint64() ||
+           (value.is_double() && std::isfinite(value.get_double()) &&
+            std::floor(value.get_double()) == value.get_double());
+}
+
 /// Any whole number is a seed, however long: languages without bounds for integers send them. -1 asks for none, as it
 /// does at other servers.
 void read_seed(Fields& fields, const json::value& seed, RequestForm& form) {
@@ -95,8 +117,7 @@ void read_seed(Fields& fields, const json::value& seed, RequestForm& form) {
         form.seed = seed.get_uint64();
     } else if (const auto whole = whole_number(seed)) {
         if (*whole != -1) { form.seed = static_cast<std::uint64_t>(*whole); }
-    } else if (seed.is_double() && std::isfinite(seed.get_double()) &&
-               std::floor(seed.get_double()) == seed.get_double()) {
+    } else if (is_whole(seed)) {
         form.seed = std::bit_cast<std::uint64_t>(seed.get_double());  // beyond 64 bits: what the parser kept of it
     } else {
         fields.problem("seed", "must be an integer");
@@ -278,6 +299,11 @@ void read_prompts(Fields& fields, const FormLimits& limits, std::uint32_t vocabu
         if (tokens != nullptr && tokens->empty()) { fields.problem("prompt", "must not be empty"); }
     }
     form.echo = fields.boolean("echo").value_or(false);
+    form.suffix = fields.string("suffix", limits.text_bytes_max).value_or("");
+    if (!form.suffix.empty() && form.echo) { fields.problem("suffix", "and 'echo' exclude each other"); }
+    if (!form.suffix.empty() && form.prompt_tokens_kept) {
+        fields.problem("suffix", "and 'truncate_prompt_tokens' exclude each other");
+    }
 }
 
 void read_slo(Fields& fields, RequestForm& form) {
@@ -348,6 +374,7 @@ ApiResult<RequestForm> read_form(Endpoint endpoint, const json::object& body, co
     read_stop(fields, limits, vocabulary, form);
     read_logprobs(fields, vocabulary, form);
     read_grammar(fields, limits, form);
+    read_template(fields, limits, form);
     if (form_of(endpoint).is_chat) {
         read_chat(fields, form);
     } else {
@@ -363,7 +390,9 @@ ApiResult<RequestForm> read_form(Endpoint endpoint, const json::object& body, co
         form.has_cache_salt = true;
     }
     form.prompt_cache_key = fields.string("prompt_cache_key", kCacheKeyBytesMax).value_or("");
-    fields.integer("priority", std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max());
+    if (const auto* priority = fields.find("priority"); priority != nullptr && !is_whole(*priority)) {
+        fields.problem("priority", "must be an integer");  // without effect: classes (slo) say what goes first
+    }
     if (const auto* id = fields.find("request_id"); id != nullptr && id->is_string()) {
         if (std::string text = text_of(id->get_string()); is_request_id(text)) { form.request_id = std::move(text); }
     }

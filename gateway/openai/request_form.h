@@ -41,6 +41,7 @@ struct FormLimits {
     bool all_calls_by_schema = true;                         // under "auto" also calls of tools that are not strict
     std::uint64_t grammar_bytes_max = 256 << 10;             // of a schema, a pattern, a list of choices, a grammar
     std::optional<std::uint32_t> reasoning_tokens_max = {};  // of answers that ask for no other budget; absent: any
+    std::uint64_t template_bytes_max = 0;                    // of a chat template of the request; 0: none is taken
     std::uint64_t logprob_records_max = 4'000'000;           // logprobs that an answer may hold, top ones counted
 };
 
@@ -115,6 +116,7 @@ struct RequestForm {
     std::optional<std::uint32_t> reasoning_tokens_max = {};  // a budget: after so many its reasoning is closed
     bool reasoning_unbounded = false;                        // it asks for none, whatever the server's default is
     std::string template_context = {};                       // JSON object for the chat template
+    std::string own_template = {};                           // in place of the model's; empty: none
     std::size_t user_text_bytes = 0;                         // of the contents of all but assistants
     ToolsForm tools = {};
     std::string tools_field = {};                    // that tools came in: tools, functions; empty: none came
@@ -127,6 +129,7 @@ struct RequestForm {
 
     // completions
     std::vector<std::variant<std::string, std::vector<base::TokenId>>> prompts = {};
+    std::string suffix = {};  // what stands behind the text that is asked for; empty: nothing is known of that
     bool echo = false;
 
     // embeddings, whose texts are `prompts`

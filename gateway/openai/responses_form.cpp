@@ -414,7 +414,10 @@ private:
     }
 
     void read_rest() {
-        if (const json::value* most = fields_.find("max_output_tokens")) { chat_["max_completion_tokens"] = *most; }
+        if (const json::value* most = fields_.find("max_output_tokens")) {
+            chat_["max_completion_tokens"] = *most;
+            if (whole_number(*most) == -1) { fields_.problem("max_output_tokens", "must not be negative"); }
+        }
         if (const auto truncation = fields_.string("truncation", 32);
             truncation && *truncation != "auto" && *truncation != "disabled") {
             fields_.problem("truncation", "must be \"auto\" or \"disabled\"");

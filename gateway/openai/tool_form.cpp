@@ -72,17 +72,20 @@ void read_allowed(Fields& fields, const std::string& field, const json::value& a
         list->get_array().empty()) {
         return fields.problem(field, "of the type allowed_tools needs a 'mode' (auto or required) and 'tools'");
     }
-    std::vector<ToolsForm::Tool> kept;
+    if (list->get_array().size() > kToolsMax) {
+        return fields.problem(field, "may allow at most " + std::to_string(kToolsMax) + " tools");
+    }
+    std::vector<std::string> allowed_names;
     for (const json::value& one : list->get_array()) {
-        const auto name = named_of(one);
+        auto name = named_of(one);
         if (!name || !has_tool(tools, *name)) {
             return fields.problem(field, "allows a tool that the request does not have");
         }
-        const auto at = std::find_if(tools.tools.begin(), tools.tools.end(),
-                                     [&](const ToolsForm::Tool& tool) { return tool.name == *name; });
-        kept.push_back(*at);
+        allowed_names.push_back(std::move(*name));
     }
-    tools.tools = std::move(kept);
+    std::erase_if(tools.tools, [&](const ToolsForm::Tool& tool) {
+        return std::find(allowed_names.begin(), allowed_names.end(), tool.name) == allowed_names.end();
+    });
     tools.choice = is_required ? ToolsForm::Choice::required : ToolsForm::Choice::automatic;
 }
 

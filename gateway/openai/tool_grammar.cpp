@@ -20,8 +20,14 @@ std::string lark_text(std::string_view text) {
     return json::serialize(json::string(text.data(), text.size()));
 }
 
+/// How a schema says which spaces stand between the tokens of its JSON: bounded ones, or none.
+json::object spaces_of_json(bool has_spaces) {
+    if (!has_spaces) { return {{"whitespace_flexible", false}}; }
+    return {{"whitespace_pattern", kSpacesOfJson}};
+}
+
 /// The schema of a tool's arguments, within a Lark grammar.
-std::string arguments_schema(const ToolsForm::Tool& tool) {
+std::string arguments_schema(const ToolsForm::Tool& tool, bool has_spaces = true) {
     json::object schema{{"type", "object"}, {"properties", json::object()}, {"additionalProperties", false}};
     if (!tool.parameters.empty()) {
         json::parse_options deep;
@@ -32,8 +38,20 @@ std::string arguments_schema(const ToolsForm::Tool& tool) {
             schema["type"] = "object";
         }
     }
-    schema["x-guidance"] = json::object{{"whitespace_pattern", kSpacesOfJson}};
+    schema["x-guidance"] = spaces_of_json(has_spaces);
     return json::serialize(schema);
+}
+
+/// Whether spaces may stand between the tokens of an answer of `schema`, as answer_schema_of() gives it.
+bool has_spaces_of(const std::string& schema) {
+    if (schema.empty()) { return true; }
+    json::error_code error;
+    json::parse_options deep;
+    deep.max_depth = kDepthMax;
+    const json::value value = json::parse(json::string_view(schema), error, {}, deep);
+    const json::object* object = error ? nullptr : value.if_object();
+    const json::value* spaces = object == nullptr ? nullptr : object->if_contains("x-guidance");
+    return spaces == nullptr || *spaces != spaces_of_json(false);
 }
 
 /// A name within a regular expression of Lark.
@@ -51,25 +69,30 @@ class OpenGrammar {
 public:
     OpenGrammar(const ToolsForm& tools, ToolFormat format, const std::vector<base::TokenId>& marks,
                 const std::string& answer_schema)
-        : tools_(tools), format_(format), marks_(marks), answer_schema_(answer_schema) {}
+        : tools_(tools),
+          format_(format),
+          marks_(marks),
+          answer_schema_(answer_schema),
+          has_spaces_(has_spaces_of(answer_schema)) {}
 
     std::string text() {
         for (std::size_t index = 0; index < tools_.tools.size(); ++index) {
             const ToolsForm::Tool& tool = tools_.tools[index];
-            const std::string schema = tool.strict ? arguments_schema(tool) : arguments_schema({"", "{}"});
+            const std::string schema =
+                tool.strict ? arguments_schema(tool, has_spaces_) : arguments_schema({"", "{}"}, has_spaces_);
             rules_ += "arguments_" + std::to_string(index) + ": %json " + schema + "\n";
         }
         if (has_answer()) { rules_ += "answer: %json " + answer_schema_ + "\n"; }
         switch (format_) {
             case ToolFormat::llama3:
             case ToolFormat::json:
-                return bare();
+                return has_answer() ? beside_answer() : bare();
             case ToolFormat::mistral:
                 return marked(0, list() + (has_mark(1) ? " | " + named(1) : std::string()), true);
             case ToolFormat::deepseek:
                 return deepseek();
             default:
-                return hermes();
+                return has_answer() ? beside_answer() : hermes();
         }
     }
 
@@ -190,20 +213,43 @@ private:
                (may_be_list ? "" : R"( & ~/(?s:.*)<\|python_tag\|>(?s:.*)/)") + "\n" + rules_;
     }
 
+    /// JSON of the form, or calls that may stand alone and so begin as any JSON does: both of the same lexemes, JSON's
+    /// own tokens with the same spaces between them, since of two that begin alike the lexer takes the longer one.
+    std::string beside_answer() {
+        const std::string objects = each("object", [](const std::string& name, const std::string& arguments) {
+            return R"("{" ("\"type\"" ":" "\"function\"" ",")? "\"name\"" ":" )" + lark_text(lark_text(name)) +
+                   R"( "," ("\"parameters\"" | "\"arguments\"") ":" )" + arguments + R"( "}")";
+        });
+        rules_ += "object: " + objects + "\n";
+        const auto several = [&](const std::string& one, const std::string& separator) {
+            return one + (tools_.parallel ? " (" + separator + one + "){0,15}" : "");
+        };
+        std::string calls = several("object", format_ == ToolFormat::hermes ? "" : "\";\" ");
+        if (format_ == ToolFormat::json) { calls += R"( | "[" )" + several("object", R"("," )") + R"( "]")"; }
+        if (format_ == ToolFormat::hermes) {
+            const std::string breaks = has_spaces_ ? "" : R"(/[ \n]{0,4}/ )";  // which templates put around marks
+            calls += " | " + several("marked", breaks);
+            rules_ += "marked: " + mark(0) + " " + breaks + "one " + breaks + mark(1) + "\n";
+            rules_ += "one: " + written() + "\n";
+        }
+        const std::string spaces = std::string("%ignore /") + kSpacesOfJson + "/\n";
+        return "%llguidance {\"ignore_once\": true}\n" + (has_spaces_ ? spaces : "") + "start: answer | " + calls +
+               "\n" + rules_;
+    }
+
+    /// Calls as the models' templates write them behind marks.
+    std::string written() {
+        return each("call", [](const std::string& name, const std::string& arguments) {
+            return lark_text("{\"name\": " + lark_text(name) + ", \"arguments\": ") + " " + arguments + " \"}\"";
+        });
+    }
+
     /// Text, with calls behind marks. Some models forget the marks: what begins as a call of one of the tools, maybe in
     /// a block of Markdown, is one, and then nothing but calls follows.
     std::string hermes() {
-        const std::string calls = each("call", [](const std::string& name, const std::string& arguments) {
-            return lark_text("{\"name\": " + lark_text(name) + ", \"arguments\": ") + " " + arguments + " \"}\"";
-        });
-        rules_ += "one: " + calls + "\n";
+        rules_ += "one: " + written() + "\n";
         const std::string more = tools_.parallel ? " object{0,15}" : "";
         const std::string marked_call = R"(/[ \n]{0,4}/ one /[ \n]{0,4}/ )" + mark(1) + "\n";
-        if (has_answer()) {  // no call alone: of two lexemes that begin alike the longer one takes what is the other's
-            const std::string next = R"( (/[ \n]{0,4}/ )" + mark(0) + " call){0,15}";
-            return "start: answer | " + mark(0) + " call" + (tools_.parallel ? next : "") + "\ncall: " + marked_call +
-                   rules_;
-        }
         const std::string objects_alone = objects("object", "");
         const std::string fenced = objects("fenced", std::string(kSpace) + "```(json)?");
         rules_ += "object: " + objects_alone + "\nfenced: " + fenced + "\n";
@@ -226,6 +272,7 @@ private:
     const ToolFormat format_;
     const std::vector<base::TokenId>& marks_;
     const std::string& answer_schema_;
+    const bool has_spaces_;
     std::string rules_;
 };
 
@@ -259,7 +306,7 @@ std::string answer_schema_of(const proto::Grammar& grammar) {
     } else if (grammar.kind() != proto::Grammar::KIND_JSON_OBJECT) {
         return {};
     }
-    schema["x-guidance"] = json::object{{"whitespace_pattern", kSpacesOfJson}};
+    schema["x-guidance"] = spaces_of_json(true);
     return json::serialize(schema);
 }
 

@@ -106,7 +106,8 @@ struct Envelope {
 };
 
 /// {"name": "..", "arguments" or "parameters": ..; members of other names with texts as values are passed over.
-Envelope read_envelope(std::string_view text) {
+/// `is_exact`: only "type" may be another one, and arguments have to follow.
+Envelope read_envelope(std::string_view text, bool is_exact) {
     Envelope none{.found = Envelope::Found::none};
     std::size_t at = skip_spaces(text, 0);
     if (at == text.size()) { return {}; }
@@ -115,19 +116,21 @@ Envelope read_envelope(std::string_view text) {
     at = skip_spaces(text, at + 1);
     while (true) {
         if (at == text.size()) { return {}; }
-        if (text[at] == '}' && name) {
+        if (text[at] == '}' && name && !is_exact) {
             return {.found = Envelope::Found::name, .name = *name, .consumed = at, .has_arguments = false};
         }
         if (text[at] != '"') { return none; }
         const std::size_t key_end = string_end(text, at);
         if (key_end == std::string_view::npos) { return {}; }
         const std::string_view key = text.substr(at + 1, key_end - at - 2);
+        const bool is_arguments = key == "arguments" || key == "parameters";
+        if (is_exact && !is_arguments && (name || (key != "type" && key != "name"))) { return none; }
         at = skip_spaces(text, key_end);
         if (at == text.size()) { return {}; }
         if (text[at] != ':') { return none; }
         at = skip_spaces(text, at + 1);
         if (at == text.size()) { return {}; }
-        if (key == "arguments" || key == "parameters") {
+        if (is_arguments) {
             if (!name) { return none; }
             return {.found = Envelope::Found::name, .name = *name, .consumed = at};
         }
@@ -372,12 +375,14 @@ bool ToolStream::give_up_call() {
 bool ToolStream::step_envelope(std::vector<AnswerEvent>& events, bool is_last) {
     Bare bare;
     if (takes_bare() && !options_.is_begun && !seen_call_) { bare = find_bare(); }
-    const Envelope envelope = read_envelope(std::string_view(held_).substr(bare.at));
+    const Envelope envelope =
+        read_envelope(std::string_view(held_).substr(bare.at), options_.answers_in_json && is_unsure());
     if (envelope.found == Envelope::Found::name) {
         const bool is_known =
             std::find(options_.names.begin(), options_.names.end(), envelope.name) != options_.names.end();
         if (is_unsure() && !is_known) { return give_up_call(); }
         is_fenced_ = is_fenced_ || bare.is_fenced;
+        is_alone_ = is_alone_ || (!seen_call_ && !is_marked_);
         begin_call(events, envelope.name, bare.at + envelope.consumed, true);
         if (!envelope.has_arguments) {
             events.push_back({.kind = AnswerEvent::Kind::arguments, .text = "{}", .index = calls_ - 1});
@@ -385,7 +390,8 @@ bool ToolStream::step_envelope(std::vector<AnswerEvent>& events, bool is_last) {
         }
         return true;
     }
-    if (envelope.found == Envelope::Found::more && held_.size() <= kHeldBytesMax && (!is_last || !is_unsure())) {
+    const bool is_call = !is_unsure() || is_alone_;
+    if (envelope.found == Envelope::Found::more && held_.size() <= kHeldBytesMax && (!is_last || is_call)) {
         if (is_last) { held_.clear(); }  // a call that was cut off before its name is known
         return false;
     }

@@ -81,6 +81,7 @@ private:
     bool seen_call_ = false;
     bool is_marked_ = false;  // hermes, llama3: a mark stands before what comes
     bool is_fenced_ = false;  // its calls stand in a block of Markdown
+    bool is_alone_ = false;   // hermes: the answer began with a call without marks, so what follows is calls
     std::uint32_t calls_ = 0;
     // Of the arguments that are read.
     std::uint32_t depth_ = 0;

@@ -26,4 +26,13 @@ struct AnswerStyle {
     base::TokenId reasoning_end = -1;
 };
 
+/// The tokens by which a model is asked for the middle of a text: a mark and what stands before it, a mark and what
+/// stands behind it, and a mark that the answer follows.
+struct FillMarks {
+    base::TokenId prefix = -1;
+    base::TokenId suffix = -1;
+    base::TokenId middle = -1;
+    std::vector<base::TokenId> ends = {};  // of such an answer, beside those of every text
+};
+
 }  // namespace gateway

@@ -58,6 +58,12 @@ public:
     /// Renders the chat template over a JSON context (messages, add_generation_prompt, ...).
     /// Error: invalid_argument when the template refuses, unimplemented when the model has none.
     virtual base::Result<std::string> render_chat(std::string_view context_json, std::int64_t now_unix_s) const = 0;
+    /// The same by a template that the client gives. Errors also: invalid_argument when it is none, resource_exhausted
+    /// when it takes too much.
+    virtual base::Result<std::string> render_by(std::string_view /*source*/, std::string_view /*context_json*/,
+                                                std::int64_t /*now_unix_s*/) const {
+        return base::fail(base::ErrorCode::unimplemented, "templates of clients cannot be rendered here");
+    }
     /// Whether answers can be made to keep to it, whatever the model; bounded in time and memory. Errors:
     /// invalid_argument naming what is wrong or not supported, resource_exhausted: it is too much.
     virtual base::Result<void> check_grammar(const proto::Grammar& /*grammar*/) const {
@@ -68,6 +74,8 @@ public:
     virtual const std::vector<base::TokenId>& eos_ids() const = 0;
     /// How the model's answers hold calls and reasoning.
     virtual AnswerStyle answer_style() const { return {}; }
+    /// Empty: the model knows no such marks.
+    virtual std::optional<FillMarks> fill_marks() const { return std::nullopt; }
     /// Whether the chat template shows the model the tools of a request.
     virtual bool takes_tools() const = 0;
     /// The tokens that the model's files name (bos_token, eos_token, pad_token, ...), with their texts.

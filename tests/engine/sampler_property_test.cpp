@@ -151,8 +151,12 @@ Case random_case(std::mt19937_64& random) {
     if (below(3) == 0) { c.masked = some(std::min(vocabulary, 5u)); }
     if (below(3) == 0) {
         c.allowed.resize((vocabulary + 31) / 32);
-        for (std::uint32_t& word : c.allowed) {
-            word = static_cast<std::uint32_t>(random() & random());
+        const bool in_runs = below(2) == 0;  // of some hundred tokens that are all allowed, or none
+        std::uint32_t run = 0;
+        for (std::size_t at = 0; at < c.allowed.size(); ++at) {
+            if (at % 8 == 0) { run = below(3); }
+            const auto some_bits = static_cast<std::uint32_t>(random() & random());
+            c.allowed[at] = !in_runs || run == 2 ? some_bits : run == 0 ? 0 : ~std::uint32_t{0};
         }
     }
     SamplingParams& p = c.params;

@@ -273,6 +273,14 @@ TEST_CASE("request ids are echoed when they are harmless", "[gateway][api]") {
             "e1");
 }
 
+TEST_CASE("every answer in OpenAI's form says how long it was in work", "[gateway][api]") {
+    World world;
+    const std::string name = "openai-processing-ms";
+    REQUIRE(field(*world.send("GET", "/v1/models")->response, name) == "0");
+    REQUIRE(field(*world.send("POST", "/completions", "{")->response, name) == "0");
+    REQUIRE(field(*world.send("POST", "/v1/messages", "{")->response, name).empty());
+}
+
 TEST_CASE("other encodings and types of a body are refused", "[gateway][api]") {
     World world;
     const std::string good = R"({"prompt":"a"})";

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "gateway/cache/cache_request.h"
 #include "gateway/cache/cache_route.h"
 #include "tests/gateway/cache_world.h"
 
@@ -104,6 +105,19 @@ TEST_CASE("no tenant hears what another one was answered", "[gateway][cache]") {
     CHECK(text_of(*other) == "for b");
     CHECK(text_of(*third) == "for c");
     CHECK(text_of(*world.ask("", {{"x-tenant", "a"}})) == "for a");
+}
+
+TEST_CASE("what a template of the request's own makes of a chat is not compared with other chats", "[gateway][cache]") {
+    for (const bool similarity : {false, true}) {
+        gateway::RequestForm form;
+        form.template_context = R"({"messages":[{"role":"user","content":"a"}]})";
+        const gateway::CacheTextReader reader({.similarity = similarity});
+        REQUIRE(reader.rewrite(form, {}));
+        CHECK((form.cache_texts->refused.empty() && form.cache_texts->messages.size() == (similarity ? 1u : 0u)));
+        form.own_template = "{{ messages }}";
+        REQUIRE(reader.rewrite(form, {}));
+        CHECK((form.cache_texts->refused == "unread" && form.cache_texts->messages.empty()));
+    }
 }
 
 TEST_CASE("what must not be kept says why", "[gateway][cache]") {

@@ -160,7 +160,7 @@ TEST_CASE("null is as good as absent, and unknown fields are accepted", "[gatewa
     REQUIRE(chat(R"("n":null,"stop":null,"seed":null,"tools":null,"stream":null,"stream_options":null,"logprobs":null,
                     "response_format":null,"tool_choice":null,"max_tokens":null,"model":null)"));
     REQUIRE(chat(R"("some_field":{"a":[1]},"user":"u","metadata":{"a":"b"},"store":true,"service_tier":"auto",
-                    "parallel_tool_calls":true,"prediction":{"type":"content"},"web_search_options":{},"verbosity":"low",
+                    "parallel_tool_calls":true,"prediction":{"type":"content"},"web_search_options":{},"verbosity":"low","priority":1e30,
                     "kv_transfer_params":{"host":"x"},"modalities":["text"],"audio":{"voice":"alloy","format":"wav"},"tools":[],"functions":[],"tool_choice":"auto",
                     "function_call":"none","response_format":{"type":"text"},"prompt_cache_key":"k","best_of":1)"));
 }
@@ -351,7 +351,7 @@ TEST_CASE("bodies that are no JSON object are refused", "[gateway][openai]") {
 TEST_CASE("messages are checked one by one", "[gateway][openai]") {
     for (const std::string list :
          {"null", "[]", "\"hi\"", "[1]", "[{}]", R"([{"role":"user"}])", R"([{"role":"user","content":null}])",
-          R"([{"role":"nobody","content":"x"}])", R"([{"role":1,"content":"x"}])", R"([{"role":"user","content":5}])",
+          R"([{"role":"no body","content":"x"}])", R"([{"role":1,"content":"x"}])", R"([{"role":"user","content":5}])",
           R"([{"role":"user","content":[{"text":"x"}]}])", R"([{"role":"user","content":[{"type":"text"}]}])",
           R"([{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:,"}}]}])"}) {
         CAPTURE(list);
@@ -538,7 +538,7 @@ TEST_CASE("prompts come as text, tokens, and lists of both", "[gateway][openai]"
         CHECK(form.error().param == "prompt");
     }
     REQUIRE(prepared(completion(R"("prompt":"a","max_tokens":0)"))->hides_generated);
-    REQUIRE(completion(R"("prompt":"a","suffix":"b")").error().param == "suffix");
+    REQUIRE(completion(R"("prompt":"a","suffix":"b","echo":true)").error().param == "suffix");
 }
 
 TEST_CASE("a truncated text keeps its BOS, ids are the last ones", "[gateway][openai]") {

@@ -32,6 +32,10 @@ inline constexpr std::uint32_t kVocabulary = 259;
 class ByteText : public gateway::TextPort {
 public:
     base::Result<void> check_grammar(const sluice::proto::Grammar& grammar) const override {
+        ++grammars_checked;
+        if (grammar.text().find("much-of") != std::string::npos) {
+            return base::fail(base::ErrorCode::resource_exhausted, "it takes too much");
+        }
         if (grammar.text().find("unheard-of") == std::string::npos) { return {}; }
         return base::fail(base::ErrorCode::invalid_argument, "Unimplemented keys: [\"unheard-of\"]");
     }
@@ -40,11 +44,18 @@ public:
     std::string token_bytes(base::TokenId token) const override;
     std::unique_ptr<gateway::Detokenizer> detokenizer(bool skip_special) const override;
     base::Result<std::string> render_chat(std::string_view context_json, std::int64_t now_unix_s) const override;
+    /// The source, and what the model's own template makes behind it.
+    base::Result<std::string> render_by(std::string_view source, std::string_view context_json,
+                                        std::int64_t now_unix_s) const override {
+        if (source == "broken") { return base::fail(base::ErrorCode::invalid_argument, "does not compile"); }
+        return std::string(source) + *render_chat(context_json, now_unix_s);
+    }
     const gateway::SpecialTexts& special_texts() const override { return special_texts_; }
     const Tokens& eos_ids() const override { return eos_ids_; }
     std::optional<base::TokenId> bos() const override { return kBos; }
     bool takes_tools() const override { return shows_tools; }
     gateway::AnswerStyle answer_style() const override { return style; }
+    std::optional<gateway::FillMarks> fill_marks() const override { return fill; }
     std::vector<std::pair<std::string, std::string>> named_tokens() const override {
         return {{"bos_token", "<s>"}, {"eos_token", "</s>"}};
     }
@@ -55,8 +66,10 @@ public:
 
     gateway::SamplingDefaults defaults;
     std::size_t bytes_max = 0;  // what it says of itself; 1 is true
-    bool shows_tools = true;    // the names of tools stand before the messages
+    mutable std::size_t grammars_checked = 0;
+    bool shows_tools = true;  // the names of tools stand before the messages
     gateway::AnswerStyle style;
+    std::optional<gateway::FillMarks> fill;
 
 private:
     gateway::SpecialTexts special_texts_{{"<s>", "</s>", "<|end|>"}, {"<think>"}};

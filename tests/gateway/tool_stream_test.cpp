@@ -140,6 +140,12 @@ std::vector<Case> cases() {
          "{\"name\": \"Lily\", \"arguments\": {}}",
          {"{\"name\": \"Lily\", \"arguments\": {}}", "", {}}},
         {with(ToolFormat::hermes), "{\"name\": \"f", {"{\"name\": \"f", "", {}}},
+        {with(ToolFormat::hermes),
+         "{\"name\": \"f\", \"arguments\": {}}\n{\"name\": \"f\", \"",
+         {"", "", {{"f", "{}"}}}},
+        {with(ToolFormat::hermes),
+         "<tool_call>{\"name\": \"f\"}</tool_call>\n{\"name\": \"f",
+         {"{\"name\": \"f", "", {{"f", "{}"}}}},
         {with(ToolFormat::hermes), "```json\n[1]\n```", {"```json\n[1]\n```", "", {}}},
         {with(ToolFormat::hermes), "```python\n{}\n```", {"```python\n{}\n```", "", {}}},
         {with(ToolFormat::hermes), "```js", {"```js", "", {}}},
@@ -151,6 +157,17 @@ std::vector<Case> cases() {
         {json_or(ToolFormat::hermes), "{\"name\": \"f\", \"age\": 5}", {"{\"name\": \"f\", \"age\": 5}", "", {}}},
         {json_or(ToolFormat::hermes), "<tool_call>{\"name\": \"f\"}</tool_call>", {"", "", {{"f", "{}"}}}},
         {json_or(ToolFormat::hermes), "{\"name\": \"f\", \"arguments\": {}}", {"", "", {{"f", "{}"}}}},
+        {json_or(ToolFormat::hermes), "{\"name\": \"f\"}", {"{\"name\": \"f\"}", "", {}}},
+        {json_or(ToolFormat::llama3),
+         "{\"name\": \"f\", \"parameters\": {\"a\": 1}};{\"type\": \"function\", \"name\": \"g\", \"arguments\": {}}",
+         {"", "", {{"f", "{\"a\": 1}"}, {"g", "{}"}}}},
+        {json_or(ToolFormat::llama3), "{\"name\": \"f\"}", {"{\"name\": \"f\"}", "", {}}},
+        {json_or(ToolFormat::llama3),
+         "{\"name\": \"f\", \"of\": \"x\", \"parameters\": {}}",
+         {"{\"name\": \"f\", \"of\": \"x\", \"parameters\": {}}", "", {}}},
+        {json_or(ToolFormat::llama3), "{\"a\": \"<|python_tag|>\"}", {"{\"a\": \"<|python_tag|>\"}", "", {}}},
+        {json_or(ToolFormat::json), "[{\"name\": \"f\", \"arguments\": {}}]", {"", "", {{"f", "{}"}}}},
+        {json_or(ToolFormat::json), "[{\"rain\": true}, 1]", {"[{\"rain\": true}, 1]", "", {}}},
         {json_or(ToolFormat::mistral), "[\"[TOOL_CALLS]\"]", {"[\"[TOOL_CALLS]\"]", "", {}}},
         {json_or(ToolFormat::mistral), "[TOOL_CALLS]f[ARGS]{}", {"", "", {{"f", "{}"}}}},
         {json_or(ToolFormat::deepseek),
@@ -215,6 +232,16 @@ TEST_CASE("calls and reasoning are taken out of an answer however it is cut", "[
             CAPTURE(seed);
             CHECK(read(one.options, one.text, seed, 1 + seed % 7) == one.expected);
         }
+    }
+}
+
+TEST_CASE("an answer in JSON comes as soon as it is known to be no call", "[gateway][openai]") {
+    for (const ToolFormat format : {ToolFormat::llama3, ToolFormat::json, ToolFormat::hermes}) {
+        AnswerReader reader(json_or(format));
+        CHECK(reader.push("{").empty());
+        const auto events = reader.push("\"city\"");
+        REQUIRE(events.size() == 1);
+        CHECK((events[0].kind == AnswerEvent::Kind::content && events[0].text == "{\"city\""));
     }
 }
 

@@ -231,6 +231,7 @@ TEST_CASE("problems of translated requests are told in the client's names", "[ga
         return form.error().param.value();
     };
     REQUIRE(of_response(R"(,"max_output_tokens":"x")") == "max_output_tokens");
+    REQUIRE(of_response(R"(,"max_output_tokens":-1)") == "max_output_tokens");
     REQUIRE(of_response(R"(,"temperature":-1)") == "temperature");
     REQUIRE(of_response(R"(,"text":{"format":{"type":"json_schema","schema":5}})") == "text.format");
     REQUIRE(of_response(R"(,"stop_token_ids":"x")") == "stop_token_ids");
@@ -243,6 +244,7 @@ TEST_CASE("problems of translated requests are told in the client's names", "[ga
     REQUIRE(of_message(R"(,"stop_sequences":[1])") == "stop_sequences");
     REQUIRE(of_message(R"(,"stop_token_ids":"x")") == "stop_token_ids");
     REQUIRE(of_message(R"(,"output_config":{"format":{"type":"json_schema","schema":5}})") == "output_config.format");
+    REQUIRE(message(R"({"max_tokens":-1,"messages":[{"role":"user","content":"a"}]})").error().param == "max_tokens");
     REQUIRE(response(R"({"input":"a","model":"x"})").error().code == "model_not_found");
     REQUIRE(message(R"({"messages":[{"role":"user","content":"a"}],"model":"x"})").error().status == 404u);
 }

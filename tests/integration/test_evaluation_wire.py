@@ -2,6 +2,8 @@
 import pytest
 
 import harness
+import reasoning_model
+import tools_model
 from harness import assert_error, post
 
 COMPLETIONS = "/v1/completions"
@@ -55,3 +57,21 @@ def test_the_harness_of_the_model_itself_agrees(port):
     case = harness.golden_cases()[1]
     answer = post(port, COMPLETIONS, prompt=case["prompt"], max_tokens=len(case["output_ids"]), temperature=0, echo=True, return_token_ids=True).json()["choices"][0]
     assert answer["text"] == case["output_text"] and answer["token_ids"] == case["output_ids"]
+
+
+def test_a_text_whose_middle_is_missing(port, tmp_path):
+    """As editors ask for it: what stands before the cursor, and behind it."""
+    asked = {"prompt": "Once upon", "suffix": " the end.", "max_tokens": 4, "temperature": 0, "return_token_ids": True}
+    assert_error(post(port, COMPLETIONS, **asked), 400, param="suffix")  # the demo model has no marks for that
+    model = tools_model.make(tmp_path)
+    reasoning_model.name_tokens(model, {509: "<|fim_prefix|>", 510: "<|fim_suffix|>", 511: "<|fim_middle|>"})
+    with harness.serve(model=model, prefill=0, decode=0, mixed=1) as server:
+        other = server.wait_ready().port
+        before, behind = (post(other, "/tokenize", prompt=text, add_special_tokens=special).json()["tokens"] for text, special in (("Once upon", True), (" the end.", False)))
+        answer = post(other, COMPLETIONS, **asked)
+        assert answer.status == 200, answer.body
+        [choice] = answer.json()["choices"]
+        assert choice["prompt_token_ids"] == [before[0], 509, *before[1:], 510, *behind, 511]
+        assert answer.json()["usage"]["prompt_tokens"] == len(choice["prompt_token_ids"])
+        assert not {509, 510, 511} & set(choice["token_ids"][:-1])  # a mark ends the middle
+        assert_error(post(other, COMPLETIONS, **asked, echo=True), 400, param="suffix")

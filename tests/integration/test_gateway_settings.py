@@ -166,6 +166,24 @@ def test_tools_are_shown_to_a_model_whose_template_takes_them(server, tmp_path):
         assert post(other.port, "/apply-template", **chat).json()["prompt"] == "get_weather;Hi"
 
 
+def test_a_template_that_a_request_brings_with_it(server):
+    chat = {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi </s>"}]}]}
+    template = "{{ messages[0].content | upper }}{% for tool in tools or [] %};{{ tool.function.name }}{% endfor %}"
+    refused = post(server.port, "/v1/chat/completions", **chat, chat_template=template)
+    assert refused.status == 400 and refused.json()["error"]["param"] == "chat_template"
+    with harness.serve("--set", "gateway.request_template_bytes_max=4096", prefill=0, decode=0, mixed=1) as allowed:
+        port = allowed.wait_ready().port
+        assert post(port, "/apply-template", **chat, chat_template=template).json()["prompt"] == "HI </S>"
+        assert post(port, "/apply-template", **chat, chat_template=template, tools=TOOLS).json()["prompt"] == "HI </S>;get_weather"
+        count = post(port, "/apply-template", **chat, chat_template=template).json()["count"]
+        assert post(port, "/v1/chat/completions", **chat, chat_template=template, max_tokens=1).json()["usage"]["prompt_tokens"] == count
+        for wrong in ("{% if %}", "{{ raise_exception('no') }}", "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+                      "{% for a in range(99999) %}" + "x" * 2000 + "{% endfor %}", "x" * 4097):
+            refused = post(port, "/v1/chat/completions", **chat, chat_template=wrong, max_tokens=1)
+            assert refused.status == 400 and refused.json()["error"]["param"] == "chat_template", (wrong[:30], refused.body)
+        assert post(port, "/v1/chat/completions", **chat, max_tokens=1).status == 200
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_closes_its_sending_side_is_answered(server, stream):
     body = json.dumps({"prompt": "Once", "max_tokens": 20, "stream": stream}).encode()

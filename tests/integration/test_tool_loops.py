@@ -204,6 +204,31 @@ def test_a_loop_whose_last_answer_is_of_a_schema(client, url, stream):
         assert other.messages.create(messages=turns, **asked).content[0].text == REPORT
 
 
+@pytest.mark.parametrize("form", ["llama3", "json", "hermes"])
+def test_a_call_without_marks_and_an_answer_of_a_schema_begin_alike(tmp_path, form):
+    """Both are objects whose first member may be a name."""
+    arguments = "parameters" if form == "llama3" else "arguments"
+    scripts = {"measure": [json.dumps({"name": "measure", arguments: {"city": "Bern"}}), '{"name": "measure of Bern", "degrees": 18}'], "wrong": [json.dumps({"name": "measure", arguments: {"town": "Bern"}})]}
+    model = scripted_model.make(tmp_path / "model", scripts, context=4096)
+    tool = {"type": "function", "function": {"name": "measure", "parameters": {**PARAMETERS, "properties": {"city": {"enum": ["Bern"]}}}, "strict": True}}
+    with harness.serve(*scripted_model.SERVE_FLAGS, "--set", f"gateway.tool_format={form}", model=model) as server, openai.OpenAI(
+            base_url=server.wait_ready().url + "/v1", api_key="none", max_retries=0, timeout=60) as client:
+        def ask(talk, **fields):
+            with client.chat.completions.stream(model="model", messages=talk, tools=[tool], response_format=Report, temperature=0, max_tokens=600, **fields) as events:
+                for _ in events:
+                    pass
+                return events.get_final_completion().choices[0]
+
+        [one] = ask(QUESTION).message.tool_calls
+        assert (one.function.name, json.loads(one.function.arguments)) == ("measure", {"city": "Bern"})
+        [other] = ask(QUESTION, parallel_tool_calls=False, extra_body={"chat_template_kwargs": {"script": "wrong"}}).message.tool_calls
+        assert json.loads(other.function.arguments) == {"city": "Bern"}  # a call that has begun keeps to its schema
+        talk = [*QUESTION, {"role": "assistant", "content": None, "tool_calls": [{"id": one.id, "type": "function", "function": {"name": "measure", "arguments": one.function.arguments}}]},
+                {"role": "tool", "tool_call_id": one.id, "content": RESULT}]
+        last = ask(talk)
+        assert (last.finish_reason, last.message.parsed, last.message.tool_calls or []) == ("stop", Report(name="measure of Bern", degrees=18), [])
+
+
 def test_schemas_of_pydantic(client):
     class Person(pydantic.BaseModel):
         name: str

@@ -129,6 +129,24 @@ TEST_CASE("what the system says later is not lost where a template takes one sys
     CHECK_FALSE(form_of("{{ messages[-1].content }}").takes_one_system);  // it takes none
 }
 
+TEST_CASE("a role that nobody has heard of is one where the template prints it", "[text]") {
+    const std::string messages = R"([{"role":"user","content":"a"},{"role":"critic","content":"b"}])";
+    CHECK(render(kText, messages) == std::string("user:a;critic:b;"));
+    for (const char* source :
+         {"{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}",
+          "{% for m in messages %}{% if m.role == 'user' %}[U]{% else %}[A]{% endif %}{{ m.content }}{% endfor %}",
+          "{% for m in messages %}{% if m.role not in ['user', 'assistant', 'system'] %}{{ raise_exception('who?') }}"
+          "{% endif %}{{ m.role }}{{ m.content }}{% endfor %}"}) {
+        CAPTURE(source);
+        CHECK_FALSE(form_of(source).takes_other_roles);
+        const auto refused = render(source, messages);
+        REQUIRE_FALSE(refused);
+        CHECK(refused.error().code == base::ErrorCode::invalid_argument);
+        CHECK(refused.error().message.find("'critic'") != std::string::npos);
+        CHECK(render(source, R"([{"role":"user","content":"a"}])"));
+    }
+}
+
 TEST_CASE("every template of the data prints all that the system says", "[text]") {
     const auto takes_one = [](const std::string& name) {
         return name.starts_with("deepseek-r1") || name.starts_with("gpt-oss") || name.starts_with("mistral") ||

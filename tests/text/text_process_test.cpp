@@ -79,6 +79,39 @@ TEST_CASE("a text process gives the ids and the texts that the library gives", "
     CHECK(process->processes_lost() == 0);
 }
 
+TEST_CASE("a template for one call leaves nothing in its process", "[text][process]") {
+    const auto process = started();
+    const auto tokenizer = stories_in(process);
+    const auto kept = text::ChatTemplate::compile("kept {{ x }}", {}, process);
+    REQUIRE(kept);
+    for (const bool is_apart : {true, false}) {
+        CAPTURE(is_apart);
+        const auto render = [&](std::string_view source, text::ChatTemplateLimits limits = {}) {
+            return text::ChatTemplate::render_once(source, R"({"x": "é"})", kNow, limits, is_apart ? process : nullptr);
+        };
+        CHECK(render("{{ x }}{{ strftime_now('%Y') }}") == "é2024");
+        CHECK(render("") == "");
+        const auto broken = render("{% if %}");
+        REQUIRE_FALSE(broken);
+        CHECK(broken.error().code == base::ErrorCode::invalid_argument);
+        CHECK(broken.error().message.starts_with("the chat template does not compile: "));
+        CHECK(render("{{ raise_exception('no') }}").error().message == "no");
+        const auto wrong = render("{{ missing.field }}");
+        REQUIRE_FALSE(wrong);
+        CHECK(wrong.error().message.starts_with(text::ChatTemplate::kTemplateFailed));
+        const auto endless =
+            render("{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a %}{% endfor %}{% endfor %}",
+                   {.fuel = 1000});
+        REQUIRE_FALSE(endless);
+        CHECK(endless.error().code == base::ErrorCode::resource_exhausted);
+        const auto long_one = render("{{ x }}", {.source_bytes_max = 3});
+        REQUIRE_FALSE(long_one);
+        CHECK(long_one.error().code == base::ErrorCode::resource_exhausted);
+    }
+    CHECK((*kept)->render(R"({"x": 1})", kNow) == "kept 1");
+    CHECK(process->processes_lost() == 0);
+}
+
 // The sanitizers' own runtimes do not survive a bound of address space: they wait for themselves for ever.
 #ifndef SLUICE_SANITIZED
 TEST_CASE("a call that is too much for its process fails, says what ran out, and the next one is served",
@@ -120,6 +153,12 @@ TEST_CASE("a call that is too much for its process fails, says what ran out, and
     REQUIRE_FALSE(stopped);
     CHECK(stopped.error().code == base::ErrorCode::resource_exhausted);
     CHECK(stopped.error().message.find("500 ms of CPU time") != std::string::npos);
+    CHECK((*fine)->render(R"({"x": "served"})", kNow) == "served");
+    const auto once = text::ChatTemplate::render_once(
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a %}{% endfor %}{% endfor %}", "{}", kNow,
+        {.fuel = std::uint64_t{1} << 60}, process);
+    REQUIRE_FALSE(once);
+    CHECK(once.error().code == base::ErrorCode::resource_exhausted);
     CHECK((*fine)->render(R"({"x": "served"})", kNow) == "served");
     CHECK(tokenizer->encode(kText));
     CHECK(process->processes_lost() >= 1);
