@@ -393,7 +393,9 @@ Result<Played> replay(const Play& play, caching::Embedder& model) {
                               {probe.evidence.similarity, probe.evidence.rival, probe.evidence.support,
                                probe.evidence.mean, probe.evidence.unmatched, probe.evidence.conflict,
                                probe.evidence.vote, probe.evidence.words_vote, probe.evidence.lean,
-                               probe.evidence.known, probe.evidence.right, probe.evidence.wrong}},
+                               probe.evidence.known, probe.evidence.right, probe.evidence.wrong,
+                               probe.evidence.joint.mine, probe.evidence.joint.lead, probe.evidence.joint.unexplained,
+                               probe.evidence.joint.first}},
                              {"gate", caching::gate_name(lookup.gate)}})
                       << '\n';
         }

@@ -5,7 +5,8 @@
 namespace caching {
 namespace {
 
-constexpr double kWrongChanceMost = 0.12;   // of one answer, with the whole budget left
+constexpr double kWrongChanceMost = 0.04;  // of one answer, with the whole budget left
+constexpr double kLateChanceMost = 0.12;  // likewise of one that may have changed: what was seen of changes is no guess
 constexpr double kWrongChanceLeast = 0.01;  // with the budget nearly spent
 constexpr double kCreditHits = 100;         // so that a cold category can begin
 constexpr double kShadowPrior = 6;          // expected errors before shadows outweigh the calibration
@@ -22,12 +23,20 @@ double ErrorBudget::allowed_rate() const {
 }
 
 double ErrorBudget::wrong_chance_max(double relief) const {
+    return chance_max(kWrongChanceMost, relief);
+}
+
+double ErrorBudget::late_chance_max(double relief) const {
+    return chance_max(kLateChanceMost, relief);
+}
+
+double ErrorBudget::chance_max(double at_rest, double relief) const {
     if (state_ == State::exact_only || target_ <= 0) { return 0; }
     const double allowed = target_ * (static_cast<double>(hits_exact_ + hits_semantic_) + kCreditHits);
     const double left = 1.0 - expected_wrong() / (allowed * (1.0 - reserve_.share * (1.0 - relief)));
     if (left <= 0) { return 0; }
-    const double open = kWrongChanceMost + relief * std::max(reserve_.wrong_chance_most - kWrongChanceMost, 0.0);
-    const double most = state_ == State::tight ? kWrongChanceMost / 4 : open;
+    const double open = at_rest + relief * std::max(reserve_.wrong_chance_most - at_rest, 0.0);
+    const double most = state_ == State::tight ? at_rest / 4 : open;
     return kWrongChanceLeast + (most - kWrongChanceLeast) * std::min(1.0, 2.0 * left);
 }
 

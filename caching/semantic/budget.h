@@ -14,7 +14,7 @@ public:
     /// What is kept for the time when the pools have too much to do.
     struct Reserve {
         double share = 0;                 // of the budget, that is not spent at rest
-        double wrong_chance_most = 0.12;  // of one answer under full load, with the whole budget left
+        double wrong_chance_most = 0.04;  // of one answer under full load, with the whole budget left
     };
     explicit ErrorBudget(double error_target) : ErrorBudget(error_target, Reserve()) {}
     ErrorBudget(double error_target, Reserve reserve) : target_(error_target), reserve_(reserve) {}
@@ -25,6 +25,8 @@ public:
     /// The most that a single answer's chance of being wrong may be now; 0: none that may be wrong. `relief`: 0 at
     /// rest, 1 under full load (LoadRelief). The budget is the same under any load: load only says when it is spent.
     double wrong_chance_max(double relief = 0) const;
+    /// Likewise of an answer to an equal question, beyond its time.
+    double late_chance_max(double relief) const;
     void exact_hit() { ++hits_exact_; }
     void semantic_hit(double wrong_chance);
     /// An answer to an equal question was served beyond its time; `wrong_chance`: that it has changed since.
@@ -48,6 +50,7 @@ public:
     bool restore(ByteReader& bytes);
 
 private:
+    double chance_max(double at_rest, double relief) const;
     /// How much more often shadows were wrong than expected.
     double bias() const;
     /// Of hits by similarity, so that all hits together keep the target.

@@ -8,7 +8,7 @@ namespace caching {
 namespace {
 
 /// How large a weight may well be: the ridge is in these units.
-constexpr Terms kScales = {1.5, 10, 8, 2, 8, 12, 1, 1, 4, 3, 3, 8};
+constexpr Terms kScales = {1.5, 10, 8, 2, 8, 12, 1, 1, 4, 3, 3, 8, 3, 3, 3, 2};
 
 constexpr int kRounds = 8;
 constexpr int kHalvings = 12;
@@ -73,11 +73,15 @@ Terms terms_of(const Evidence& evidence) {
             evidence.conflict,
             std::clamp(evidence.vote / 4.0, -1.5, 1.5),
             std::clamp(evidence.words_vote / 4.0, -1.5, 1.5),
-            evidence.lean};
+            evidence.lean,
+            evidence.joint.mine,
+            evidence.joint.lead,
+            evidence.joint.unexplained,
+            evidence.joint.first};
 }
 
 Terms Calibration::start_weights() {
-    return {3.0, 6.0, 3.0, 0.5, 1.0, -40.0, 0.0, 0.3, -4.0, 0.0, 0.0, 0.0};
+    return {3.0, 6.0, 3.0, 0.5, 1.0, -40.0, 0.0, 0.3, -4.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0};
 }
 
 Calibration::Calibration(const Options& options, const Terms& start)

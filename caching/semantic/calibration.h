@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "caching/semantic/bytes.h"
+#include "caching/semantic/joint_vote.h"
 
 namespace caching {
 
@@ -19,12 +20,13 @@ struct Evidence {
     double vote = 0;        // logarithm of the odds that the neighbours give this answer, each by its nearness
     double words_vote = 0;  // likewise by the hashed vectors alone, where a model's stand beside them; else 0
     double lean = 0;        // how much more the hashed vectors are alike than both together
+    JointVote joint;        // of the neighbours
     double known = 0;       // questions known to have this answer
     double right = 0;       // how often this answer was found right, and
     double wrong = 0;       // wrong, when it was the nearest
 };
 
-constexpr std::size_t kTerms = 12;
+constexpr std::size_t kTerms = 16;
 using Terms = std::array<double, kTerms>;
 Terms terms_of(const Evidence& evidence);
 

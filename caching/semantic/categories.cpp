@@ -25,8 +25,6 @@ namespace {
 constexpr double kPrototypeNear = 0.6;  // cosine from which on an operator's kind is taken
 constexpr double kVolatileFrom = 0.10;  // a stale answer costs more than a second generation
 
-constexpr std::size_t kGeneral = 3;
-
 /// Words by which a question says itself that its answer changes.
 bool names_now(std::string_view text) {
     constexpr std::array<std::string_view, 10> kNow = {"current", "currently", "latest", "recent",  "recently",

@@ -28,6 +28,7 @@ struct CategoryPolicy {
 
 /// support, code, maths, general, volatile; in the order of the classifier.
 constexpr std::size_t kBuiltInCategories = 5;
+constexpr std::size_t kGeneral = 3;
 constexpr std::size_t kVolatile = 4;
 constexpr std::size_t kCategoriesMost = 64;
 std::vector<CategoryPolicy> default_policies();

@@ -75,6 +75,23 @@ std::vector<float> Partition::tail_products(std::span<const Near> rows, std::spa
     return products;
 }
 
+std::vector<float> Partition::products_among(std::span<const std::uint32_t> rows) const {
+    const std::size_t count = rows.size();
+    std::vector<std::int8_t> together(count * dimensions_);
+    std::vector<std::int32_t> sums(count);
+    std::vector<float> products(count * count);
+    for (std::size_t i = 0; i < count; ++i) {
+        std::int8_t* row = together.data() + i * dimensions_;
+        std::copy_n(vectors_.data() + std::size_t{rows[i]} * dimensions_, dimensions_, row);
+        dot_rows_(row, together.data(), i + 1, dimensions_, sums.data());
+        for (std::size_t j = 0; j <= i; ++j) {
+            const float product = static_cast<float>(sums[j]) * scales_[rows[i]] * scales_[rows[j]];
+            products[i * count + j] = products[j * count + i] = product;
+        }
+    }
+    return products;
+}
+
 std::vector<Near> Partition::scan(std::span<const std::int8_t> query, float scale, std::size_t limit) const {
     std::vector<Near> best;
     constexpr std::size_t kRows = 256;  // of a round: the sums stay in the first cache

@@ -35,6 +35,8 @@ public:
     /// more than kGraphLimit: nearly all of them.
     static constexpr std::size_t kGraphLimit = 64;
     std::vector<Near> nearest(std::span<const float> vector, std::size_t limit) const;
+    /// Products of these rows' vectors with each other, row by row.
+    std::vector<float> products_among(std::span<const std::uint32_t> rows) const;
     /// Products of the last numbers of these rows' vectors with `tail`, of length 1.
     std::vector<float> tail_products(std::span<const Near> rows, std::span<const float> tail) const;
 
@@ -54,6 +56,7 @@ public:
         float wrong = 0;
     };
     std::unordered_map<std::uint64_t, Fate> fates;  // by meaning of the answer
+    std::vector<std::uint32_t> kinds;               // questions by category
 
 private:
     VectorRows rows() const { return {vectors_.data(), scales_.data(), dimensions_, dot_rows_}; }

@@ -12,11 +12,14 @@ namespace caching {
 namespace {
 
 constexpr std::size_t kNearest = 24;         // that are looked at closely
+constexpr std::size_t kNearestJoint = 32;    // and that are heard together (JointVote)
 constexpr std::size_t kNearestVoting = 5;    // Evidence::support
 constexpr std::size_t kNearestAveraged = 3;  // Evidence::mean
 constexpr double kVoteWidth = 0.05;          // of similarity, over which a vote falls to 1/e
 constexpr double kVoteLeast = 0.01;          // so that nobody's vote is worth nothing
 constexpr double kOfHalf = 1.41421356;       // a blended() vector's half is shorter by this
+constexpr std::size_t kKindFrom = 32;        // questions of a partition say of what kind the others are,
+constexpr double kKindShare = 0.9;           // where so many are of one kind
 constexpr std::int64_t kTtlShortestMs = 30'000;
 constexpr double kChangedMost = 0.05;    // of answers may have changed at the end of their time
 constexpr double kChangesOfOthers = 3;   // changes that a category's policy counts for,
@@ -58,6 +61,8 @@ Lookup SemanticCache::lookup(const Question& question, double relief, std::vecto
     probe.keys = keys_of(question, embedder_.name(), options_.key);
     const std::string_view text = asked(question);
     probe.category = classifier_.classify(text);
+    const auto partition = partitions_.find(probe.keys.partition);
+    if (partition != partitions_.end()) { probe.category = kind_among(partition->second, probe.category); }
     if (!vector.empty()) {
         probe.vector = std::move(vector);
         probe.profile = profile_of(canonical_text(text));
@@ -66,7 +71,7 @@ Lookup SemanticCache::lookup(const Question& question, double relief, std::vecto
         Entry& entry = entries_.at(same->second);
         ErrorBudget& budget = learnt_[entry.category].budget;
         const double late = late_chance(entry, now);
-        if (alive(entry, now) || (may_serve(entry, now, relief) && late <= budget.wrong_chance_max(relief))) {
+        if (alive(entry, now) || (may_serve(entry, now, relief) && late <= budget.late_chance_max(relief))) {
             found.kind = HitKind::exact;
             found.similarity = 1.0;
             found.is_late = found.is_relieved = !alive(entry, now);
@@ -77,13 +82,24 @@ Lookup SemanticCache::lookup(const Question& question, double relief, std::vecto
     }
     if (!options_.semantic || !options_.categories[probe.category].semantic || text.empty()) { return found; }
     if (!question.tools.empty()) { return found; }
-    const auto partition = partitions_.find(probe.keys.partition);
     if (partition == partitions_.end()) { return found; }  // nothing to compare with: the vector can wait
     CategoryAccount& account = learnt_[probe.category].account;
     if (!account.may_search()) { return found; }
     if (embed_probe(question, probe)) { weigh(found, partition->second, now, relief); }
     account.searched(std::chrono::duration<double>(clock_.now() - now).count());
     return found;
+}
+
+/// What questions are kept with says of a question's kind, too: where nearly all of a partition are of one kind (it has
+/// a system prompt, mostly), the others are taken for it. What changes soon stays what it is, as does what only equal
+/// questions are answered for.
+std::size_t SemanticCache::kind_among(const Partition& partition, std::size_t kind) const {
+    if (kind == kVolatile || !options_.categories[kind].semantic || partition.size() < kKindFrom) { return kind; }
+    const auto most = std::max_element(partition.kinds.begin(), partition.kinds.end());
+    const auto common = static_cast<std::size_t>(most - partition.kinds.begin());
+    const bool is_common = static_cast<double>(*most) >= kKindShare * static_cast<double>(partition.size());
+    const bool is_kind = common != kGeneral && common != kVolatile && options_.categories[common].semantic;
+    return is_common && is_kind ? common : kind;
 }
 
 bool SemanticCache::embed_probe(const Question& question, Probe& probe) {
@@ -99,24 +115,28 @@ bool SemanticCache::embed_probe(const Question& question, Probe& probe) {
     return true;
 }
 
-/// The nearest questions that pass the gates.
+/// The nearest questions that pass the gates. `heard`: these and those that do not, which are evidence all the same.
 std::vector<SemanticCache::Neighbour> SemanticCache::neighbours(Lookup& found, const Partition& partition,
-                                                                base::TimePoint now, double relief) {
+                                                                base::TimePoint now, double relief, Heard& heard) {
     const Probe& probe = found.probe;
     const Gates gates = options_.categories[probe.category].gates;
-    const std::vector<Near> nearest = partition.nearest(probe.vector, kNearest);
+    const std::vector<Near> nearest = partition.nearest(probe.vector, kNearestJoint);
     std::vector<float> words;
     if (has_model_ && probe.vector.size() > hashed_.dimensions()) {
         std::vector<float> tail(probe.vector.end() - static_cast<std::ptrdiff_t>(hashed_.dimensions()),
                                 probe.vector.end());
         normalise(tail);
-        words = partition.tail_products(nearest, tail);
+        words = partition.tail_products(std::span(nearest).first(std::min(nearest.size(), kNearest)), tail);
     }
     std::vector<Neighbour> passed;
     double most_words = -1;
     for (std::size_t at = 0; at < nearest.size(); ++at) {
         const Entry& entry = entries_.at(nearest[at].entry);
         if (!may_serve(entry, now, relief) || entry.category != probe.category) { continue; }
+        heard.rows.push_back(nearest[at].row);
+        heard.similarities.push_back(nearest[at].similarity);
+        heard.answers.push_back(entry.meaning);
+        if (at >= kNearest) { continue; }
         const Gate gate = first_conflict(probe.profile, entry.profile, gates);
         if (gate != Gate::none) {
             if (found.gate == Gate::none && passed.empty()) { found.gate = gate; }
@@ -208,13 +228,16 @@ Evidence SemanticCache::evidence_of(Probe& probe, const Neighbour& candidate,
 void SemanticCache::weigh(Lookup& found, const Partition& partition, base::TimePoint now, double relief) {
     Probe& probe = found.probe;
     if (partition.dimensions() != probe.vector.size()) { return; }
-    const std::vector<Neighbour> passed = neighbours(found, partition, now, relief);
+    Heard heard;
+    const std::vector<Neighbour> passed = neighbours(found, partition, now, relief, heard);
     if (passed.empty()) { return; }
     const Neighbour& candidate = candidate_of(probe, passed);
     probe.has_candidate = true;
     probe.candidate = candidate.id;
     probe.candidate_meaning = candidate.entry->meaning;
     Evidence evidence = evidence_of(probe, candidate, passed);
+    evidence.joint =
+        joint_vote(partition.products_among(heard.rows), heard.similarities, heard.answers, probe.candidate_meaning);
     if (const auto fate = partition.fates.find(probe.candidate_meaning); fate != partition.fates.end()) {
         evidence.known = fate->second.questions;
         evidence.right = static_cast<double>(fate->second.right);

@@ -227,8 +227,16 @@ private:
         double words = 0;       // likeness of the hashed vectors, where a model's stand beside them
         double words_vote = 0;  // likewise by these
     };
+    std::size_t kind_among(const Partition& partition, std::size_t kind) const;
     bool embed_probe(const Question& question, Probe& probe);
-    std::vector<Neighbour> neighbours(Lookup& found, const Partition& partition, base::TimePoint now, double relief);
+    /// Who says together what he says.
+    struct Heard {
+        std::vector<std::uint32_t> rows;  // of the partition
+        std::vector<float> similarities;  // to the question
+        std::vector<std::uint64_t> answers;
+    };
+    std::vector<Neighbour> neighbours(Lookup& found, const Partition& partition, base::TimePoint now, double relief,
+                                      Heard& heard);
     const Neighbour& candidate_of(const Probe& probe, const std::vector<Neighbour>& passed) const;
     Evidence evidence_of(Probe& probe, const Neighbour& candidate, const std::vector<Neighbour>& passed) const;
     void weigh(Lookup& found, const Partition& partition, base::TimePoint now, double relief);

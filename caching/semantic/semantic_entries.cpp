@@ -55,6 +55,8 @@ void SemanticCache::add(EntryId id, Entry entry, std::span<const float> vector) 
         if (entry.has_vector) {
             entry.row = place->second.add(id, vector);
             ++place->second.fates[entry.meaning].questions;
+            place->second.kinds.resize(options_.categories.size());
+            ++place->second.kinds[entry.category];
         }
     }
     Tenant& tenant = tenants_[entry.tenant];
@@ -86,6 +88,7 @@ std::optional<base::BlockHash> SemanticCache::remove_untold(EntryId id) {
         Partition& partition = place->second;
         const EntryId moved = partition.remove(entry.row);
         if (moved != id) { entries_.at(moved).row = entry.row; }
+        --partition.kinds[entry.category];
         const auto fate = partition.fates.find(entry.meaning);
         if (fate != partition.fates.end() && --fate->second.questions == 0) { partition.fates.erase(fate); }
         if (partition.size() == 0) { partitions_.erase(place); }

@@ -7,7 +7,7 @@
 namespace caching {
 namespace {
 
-constexpr char kForm[] = "sluice learning 2";
+constexpr char kForm[] = "sluice learning 3";
 constexpr std::size_t kToldEvery = 512;  // observations; a change of a budget's state is told at once
 
 }  // namespace

@@ -429,3 +429,50 @@ TEST_CASE("near questions vote for an answer, but equal words come before votes"
     CHECK(by_words.candidate_meaning == caching::meaning_of(Bench::say("kettle")));
     CHECK(by_words.evidence.vote < 0);
 }
+
+TEST_CASE("where nearly all questions are of one kind, the others are taken for it", "[caching]") {
+    SemanticCacheOptions options;
+    for (auto& category : options.categories) {
+        category.error_target = 0;  // nothing is served by similarity: all of it is stored
+    }
+    Bench bench(options);
+    const caching::CategoryClassifier classifier(options.categories, bench.hashed);
+    constexpr std::size_t kSupport = 0;
+    constexpr std::size_t kMaths = 2;
+    constexpr std::size_t kFrom = 32;
+    std::vector<std::string> support;
+    for (const char* thing : {"card", "transfer", "payment", "refund", "top up", "cash withdrawal", "account", "PIN"}) {
+        for (const char* form : {"How do I cancel my ", "Why was my ", "Where can I see my ", "I still wait for my ",
+                                 "Can you help me with my ", "There is a fee for my "}) {
+            const std::string text =
+                std::string(form) + thing + (std::string(form).starts_with("Why") ? " declined?" : "?");
+            if (classifier.classify(text) == kSupport && support.size() < kFrom) { support.push_back(text); }
+        }
+    }
+    REQUIRE(support.size() == kFrom);
+    const std::string other = "Who painted the portrait of the merchant and his wife?";
+    const std::string changing = "Who is currently the best chess player?";
+    const std::string maths =
+        "Tom has 3 boxes with 12 apples each and gives 7 apples to Ann. How many apples does Tom have left?";
+    REQUIRE(classifier.classify(other) == caching::kGeneral);
+    REQUIRE(classifier.classify(changing) == caching::kVolatile);
+    REQUIRE(classifier.classify(maths) == kMaths);
+    const auto kind = [&](const std::string& text, const std::string& tenant = "acme") {
+        return bench.cache.lookup(Bench::ask(text, tenant)).probe.category;
+    };
+    for (std::size_t at = 0; at < kFrom; ++at) {
+        CHECK(kind(other) == caching::kGeneral);
+        bench.turn(Bench::ask(support[at]), "answer " + std::to_string(at));
+    }
+    CHECK(kind(other) == kSupport);
+    CHECK(kind(changing) == caching::kVolatile);
+    CHECK(kind(maths) == kMaths);
+    CHECK(kind(other, "umbrella") == caching::kGeneral);
+    // No kind has nine of ten any more.
+    for (const char* game : {"go", "poker", "bridge", "tennis"}) {
+        const std::string text = "Who is currently the best player of " + std::string(game) + "?";
+        REQUIRE(kind(text) == caching::kVolatile);
+        bench.turn(Bench::ask(text), "answer");
+    }
+    CHECK(kind(other) == caching::kGeneral);
+}
