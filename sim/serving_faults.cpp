@@ -150,6 +150,7 @@ void ServingRun::begin_transfer(AttemptKey key, HandOff& hand_off) {
     const base::TimePoint end =
         std::max(could + duration_of(seconds), now + duration_of(seconds / std::max(1u, links.layers))) +
         duration_of(links.latency_seconds);
+    add_host_work((hand_off.kv_tokens - hand_off.tokens_held) * options_.host.handed_token_seconds);
     hand_off.began = could;
     prefill.link_free = decode.link_free = end;
     push(std::max(end, now), {Event::Kind::kv_arrived, 0, key, 0});
