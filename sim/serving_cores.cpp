@@ -11,8 +11,7 @@ constexpr double kDone = 2e-9;  // the clock counts whole nanoseconds
 
 }  // namespace
 
-void ServingRun::add_host_work(double seconds) {
-    if (options_.cores == 0 || seconds <= 0) { return; }
+void ServingRun::put_host_work(double seconds) {
     do_host_work();
     host_left_ += seconds;
     host_grew_ = true;

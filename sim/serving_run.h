@@ -126,7 +126,10 @@ private:
 
     // serving_cores.cpp: cores of one machine.
     void share_cores();
-    void add_host_work(double seconds);
+    void add_host_work(double seconds) {
+        if (options_.cores > 0 && seconds > 0) { put_host_work(seconds); }
+    }
+    void put_host_work(double seconds);
     void do_host_work();
 
     // serving_faults.cpp: hand-offs, faults.
