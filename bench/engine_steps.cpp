@@ -26,6 +26,8 @@ using Clock = std::chrono::steady_clock;
 
 /// Steps of each figure that are not counted: first touch of memory, choice of algorithms, recording of graphs.
 constexpr std::uint32_t kWarmups = 3;
+/// Alone and beside others, of which the median counts.
+constexpr std::uint32_t kTurns = 3;
 
 double seconds_since(Clock::time_point begin) {
     return std::chrono::duration<double>(Clock::now() - begin).count();
@@ -242,9 +244,12 @@ private:
     std::jthread thread_;
 };
 
-/// A prompt and a step of decodes of `engines[0]`, alone and beside the others.
+/// A prompt and a step of decodes of `engines[0]`, alone and beside the others, in turns: a processor's clock may drift
+/// by more than what is looked for.
 Result<BesideFigure> measure_beside(std::span<const std::unique_ptr<engine::Engine>> engines,
-                                    const EngineBenchOptions& options) {
+                                    const EngineBenchOptions& asked) {
+    EngineBenchOptions options = asked;
+    options.samples = std::max(1u, asked.samples / kTurns);
     const std::uint32_t prompt = *std::max_element(options.prompts.begin(), options.prompts.end());
     const std::uint32_t batch = options.batches[options.batches.size() / 2];
     struct Times {
@@ -272,17 +277,24 @@ Result<BesideFigure> measure_beside(std::span<const std::unique_ptr<engine::Engi
         }
         return times;
     };
-    const auto alone = measure();
-    if (!alone) { return base::pass_on(alone); }
-    const auto by_prefill = measure_while(0);
-    if (!by_prefill) { return base::pass_on(by_prefill); }
-    const auto by_decode = measure_while(batch);
-    if (!by_decode) { return base::pass_on(by_decode); }
+    std::vector<double> prefill_by_prefill, prefill_by_decode, decode_by_prefill, decode_by_decode;
+    for (std::uint32_t turn = 0; turn < kTurns; ++turn) {
+        const auto alone = measure();
+        if (!alone) { return base::pass_on(alone); }
+        const auto by_prefill = measure_while(0);
+        if (!by_prefill) { return base::pass_on(by_prefill); }
+        const auto by_decode = measure_while(batch);
+        if (!by_decode) { return base::pass_on(by_decode); }
+        prefill_by_prefill.push_back(by_prefill->prefill / alone->prefill);
+        prefill_by_decode.push_back(by_decode->prefill / alone->prefill);
+        decode_by_prefill.push_back(by_prefill->decode / alone->decode);
+        decode_by_decode.push_back(by_decode->decode / alone->decode);
+    }
     return BesideFigure{.engines = static_cast<std::uint32_t>(engines.size() - 1),
-                        .prefill_by_prefill = by_prefill->prefill / alone->prefill,
-                        .prefill_by_decode = by_decode->prefill / alone->prefill,
-                        .decode_by_prefill = by_prefill->decode / alone->decode,
-                        .decode_by_decode = by_decode->decode / alone->decode};
+                        .prefill_by_prefill = median_of(std::move(prefill_by_prefill)),
+                        .prefill_by_decode = median_of(std::move(prefill_by_decode)),
+                        .decode_by_prefill = median_of(std::move(decode_by_prefill)),
+                        .decode_by_decode = median_of(std::move(decode_by_decode))};
 }
 
 Result<engine::EngineOptions> engine_options(const EngineBenchOptions& options) {

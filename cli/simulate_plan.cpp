@@ -200,6 +200,7 @@ Result<sim::ServingOptions> serving_of(const sim::PlanFile& plan) {
     }
     options.cores = plan.cores;
     options.beside = plan.beside;
+    options.host = plan.host;
     options.links = {.kv_bytes_per_token = plan.kv_bytes_per_token,
                      .bytes_per_second = plan.link_bytes_per_second,
                      .latency_seconds = plan.link_latency_s,

@@ -53,6 +53,7 @@ private:
     PlanPool pool(const YAML::Node& node);
     void read_levels(const YAML::Node& node, PlanPool& pool);
     scheduler::planner::Beside read_beside(const YAML::Node& node);
+    HostWork read_host(const YAML::Node& node);
     void read_classes(const YAML::Node& classes, PlanFile& plan);
 
     std::optional<std::string> problem_;
@@ -285,6 +286,13 @@ scheduler::planner::Beside Reader::read_beside(const YAML::Node& node) {
             .decode_by_decode = share("decode_by_decode")};
 }
 
+HostWork Reader::read_host(const YAML::Node& node) {
+    only(node, "machine.host", {"step_s", "handed_token_s"});
+    if (!is_good()) { return {}; }
+    return {.step_seconds = number(node, "step_s", 0, 1, 0),
+            .handed_token_seconds = number(node, "handed_token_s", 0, 1, 0)};
+}
+
 PlanFile Reader::file(const YAML::Node& root) {
     only(root, "the plan",
          {"version", "model", "model_shape", "machine", "pools", "slo_classes", "hand_off", "assumed", "predicted"});
@@ -301,10 +309,11 @@ PlanFile Reader::file(const YAML::Node& root) {
                                      .vocabulary = count(shape, "vocabulary", 1, 1e9)};
     }
     if (const YAML::Node machine = root["machine"]) {
-        only(machine, "machine", {"cores", "beside"});
+        only(machine, "machine", {"cores", "beside", "host"});
         if (!is_good()) { return plan; }
         plan.cores = count(machine, "cores", 1, 4096);
         if (const YAML::Node beside = machine["beside"]) { plan.beside = read_beside(beside); }
+        if (const YAML::Node host = machine["host"]) { plan.host = read_host(host); }
     }
     const YAML::Node pools = root["pools"];
     if (!pools || !pools.IsSequence() || pools.size() == 0 || pools.size() > kPoolsMax) {

@@ -285,6 +285,9 @@ void ServingRun::happen(const Event& event) {
             hand_offs_.erase(at);
             return;
         }
+        case Event::Kind::host_end:
+            if (host_awaited_ != clock_.now()) { --result_.counts.events; }
+            return;  // whoever runs is given what has become free with the event
         case Event::Kind::fault:
             return begin_fault(event.worker);
         case Event::Kind::fault_end:
@@ -332,31 +335,6 @@ void ServingRun::run_marked() {
     if (options_.cores > 0) { share_cores(); }
 }
 
-/// Everybody who computes has an equal part of each core, and of the memory behind them: a step that begins or ends
-/// changes when the others end.
-void ServingRun::share_cores() {
-    double threads = 0;
-    double prefilling = 0;
-    double decoding = 0;
-    for (const Node& node : nodes_) {
-        if (!node.worker || !node.worker->runs_step()) { continue; }
-        threads += node.pool->threads;
-        (node.worker->prefills() ? prefilling : decoding) += 1;
-    }
-    const double share = threads > options_.cores ? options_.cores / threads : 1;
-    for (std::uint32_t index = 0; index < nodes_.size(); ++index) {
-        Node& node = nodes_[index];
-        if (!node.worker || !node.worker->runs_step()) { continue; }
-        const bool prefills = node.worker->prefills();
-        const double pace = share / options_.beside.slowness(prefills, share * (prefilling - (prefills ? 1 : 0)),
-                                                             share * (decoding - (prefills ? 0 : 1)));
-        if (node.pace == pace) { continue; }
-        node.worker->stretch_step(clock_.now(), node.pace / pace);
-        node.pace = pace;
-        await_step(index);
-    }
-}
-
 void ServingRun::end_step(std::uint32_t worker, std::uint64_t life) {
     Node& node = nodes_[worker];
     if (!node.worker || node.life != life) { return; }
@@ -366,6 +344,7 @@ void ServingRun::end_step(std::uint32_t worker, std::uint64_t life) {
     }
     node.step_awaited = {};  // an event for this very time may have been put in twice
     up_to_date(node).finish_step(clock_.now());
+    add_host_work(options_.host.step_seconds);
     mark(worker);
 }
 

@@ -12,6 +12,7 @@
 #include "scheduler/planner/beside.h"
 #include "scheduler/planner/step_times.h"
 #include "sim/faults.h"
+#include "sim/host_work.h"
 #include "sim/kv_level.h"
 #include "sim/policies.h"
 #include "worker/options.h"
@@ -65,6 +66,7 @@ struct ServingOptions {
     /// all advance at cores / threads of their pace (decision 0093). 0: each worker has a machine of its own.
     std::uint32_t cores = 0;
     scheduler::planner::Beside beside = {};  // of workers on these cores
+    HostWork host = {};                      // on these cores
     double ttft_target_s = 0;                // told to the scheduler and the workers; 0: none
     double tpot_target_s = 0;
     Policy policy = Policy::sluice;

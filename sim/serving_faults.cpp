@@ -155,6 +155,7 @@ void ServingRun::begin_transfer(AttemptKey key, HandOff& hand_off) {
     const base::TimePoint end =
         std::max(could + duration_of(seconds), now + duration_of(seconds / std::max(1u, links.layers))) +
         duration_of(links.latency_seconds);
+    add_host_work((hand_off.kv_tokens - hand_off.tokens_held) * options_.host.handed_token_seconds);
     hand_off.began = could;
     decode.link_free = end;
     prefill.link_free = end - duration_of(free_sooner);

@@ -56,6 +56,7 @@ private:
             fault_end,
             stream_lost,  // `number`: of the partition
             look,         // of a scheduler at the lease; `worker`: its seat, `number`: its life
+            host_end,     // of the work beside the engines
         } kind = Kind::arrival;
         std::uint32_t worker = 0;  // or fault
         AttemptKey key;
@@ -117,13 +118,20 @@ private:
     void end_copy(std::uint32_t worker, std::uint64_t life);
     void count_work_of(const ModelledWorker& worker);
     void run_marked();
-    void share_cores();
     void end_step(std::uint32_t worker, std::uint64_t life);
     void report(std::uint32_t worker);
     void report_by(std::uint32_t worker, base::TimePoint at);
     void attach(std::uint32_t worker, std::uint64_t life);
     void make_worker(std::uint32_t worker);
     bool reaches(std::uint32_t worker) const { return !nodes_[worker].is_cut; }
+
+    // serving_cores.cpp: cores of one machine.
+    void share_cores();
+    void add_host_work(double seconds) {
+        if (options_.cores > 0 && seconds > 0) { put_host_work(seconds); }
+    }
+    void put_host_work(double seconds);
+    void do_host_work();
 
     // serving_faults.cpp: hand-offs, faults.
     bool is_alive(const HandOff& hand_off) const;
@@ -164,6 +172,11 @@ private:
     HandOffs hand_offs_;
     EventQueue<Event, base::TimePoint> events_;  // of what happens at one time, ends of steps come first, by worker
     std::vector<std::uint32_t> marked_;
+    double host_left_ = 0;  // seconds on a core of its own
+    double host_pace_ = 0;  // of which so many are done in a second
+    base::TimePoint host_since_{};
+    bool host_grew_ = false;          // since its end was last foreseen
+    base::TimePoint host_awaited_{};  // the event of its end
     std::uint32_t next_arrival_ = 0;
     std::uint32_t faults_left_ = 0;     // that begin or end later
     std::unique_ptr<Leaders> leaders_;  // null: no fault is of a scheduler, and there is one

@@ -1,6 +1,8 @@
 #include "scheduler/planner/fitted_tables.h"
 
 #include <algorithm>
+#include <array>
+#include <utility>
 #include <vector>
 
 #include "scheduler/planner/json_read.h"
@@ -44,6 +46,15 @@ struct Point {
     double seconds;
 };
 
+double relative_squares(const std::array<double, 2>& line, const std::vector<Point>& points) {
+    double sum = 0;
+    for (const Point& point : points) {
+        const double off = (line[0] + line[1] * point.x) / point.seconds - 1;
+        sum += off * off;
+    }
+    return sum;
+}
+
 /// seconds ~ a + b * x with a, b >= 0, by least squares on relative errors; one point: a share of both.
 std::array<double, 2> fit_line(const std::vector<Point>& points) {
     double w = 0, wx = 0, wxx = 0, wy = 0, wxy = 0;
@@ -63,16 +74,68 @@ std::array<double, 2> fit_line(const std::vector<Point>& points) {
     }
     const double through_zero = wxy / wxx;
     const double flat = wy / w;
-    const auto error = [&](double a, double b) {
-        double sum = 0;
-        for (const Point& point : points) {
-            const double off = (a + b * point.x) / point.seconds - 1;
-            sum += off * off;
-        }
-        return sum;
-    };
-    if (error(0, through_zero) <= error(flat, 0)) { return {0, through_zero}; }
+    if (relative_squares({0, through_zero}, points) <= relative_squares({flat, 0}, points)) {
+        return {0, through_zero};
+    }
     return {flat, 0};
+}
+
+/// seconds ~ a + b * x + c * x^2 with a, b, c >= 0 in the same way, where there are three points that say so; else a
+/// line.
+FittedForms::Form fit_square(const std::vector<Point>& points) {
+    const auto [a, b] = fit_line(points);
+    if (points.size() < 3) { return {a, b, 0}; }
+    const double scale = std::max_element(points.begin(), points.end(), [](auto& l, auto& r) { return l.x < r.x; })->x;
+    std::array<double, 5> powers{};  // sums of x^n over squared seconds, x in parts of the longest
+    std::array<double, 3> sums{};    // the same, times seconds
+    for (const Point& point : points) {
+        double weight = 1 / (point.seconds * point.seconds);
+        for (std::size_t n = 0; n < powers.size(); ++n, weight *= point.x / scale) {
+            powers[n] += weight;
+            if (n < sums.size()) { sums[n] += weight * point.seconds; }
+        }
+    }
+    using Column = std::array<double, 3>;
+    const auto determinant = [](const Column& l, const Column& m, const Column& r) {
+        return l[0] * (m[1] * r[2] - m[2] * r[1]) - m[0] * (l[1] * r[2] - l[2] * r[1]) +
+               r[0] * (l[1] * m[2] - l[2] * m[1]);
+    };
+    const Column one{powers[0], powers[1], powers[2]};
+    const Column linear{powers[1], powers[2], powers[3]};
+    const Column square{powers[2], powers[3], powers[4]};
+    const double all = determinant(one, linear, square);
+    if (!(all > 1e-12 * powers[0] * powers[2] * powers[4])) { return {a, b, 0}; }
+    const FittedForms::Form form{determinant(sums, linear, square) / all, determinant(one, sums, square) / all / scale,
+                                 determinant(one, linear, sums) / all / (scale * scale)};
+    const bool is_one = std::all_of(form.begin(), form.end(), [](double value) { return value >= 0; });
+    return is_one ? form : FittedForms::Form{a, b, 0};
+}
+
+/// A line for the small ones and one for the large ones, from `large_from` on.
+struct Lines {
+    std::array<double, 2> small{};
+    std::array<double, 2> large{};
+    double large_from = 0;
+};
+
+/// Two lines where they leave less than half of the squares that one does, and do not fall from one to the other.
+Lines fit_lines(std::vector<Point> points) {
+    std::sort(points.begin(), points.end(), [](const Point& l, const Point& r) { return l.x < r.x; });
+    const auto one = fit_line(points);
+    Lines best{one, one, 0};
+    double least = relative_squares(one, points) / 2;
+    for (std::size_t split = 2; split + 2 <= points.size(); ++split) {
+        const std::vector<Point> below(points.begin(), points.begin() + static_cast<std::ptrdiff_t>(split));
+        const std::vector<Point> above(points.begin() + static_cast<std::ptrdiff_t>(split), points.end());
+        const Lines lines{fit_line(below), fit_line(above), above.front().x};
+        const double squares = relative_squares(lines.small, below) + relative_squares(lines.large, above);
+        const bool falls =
+            lines.large[0] + lines.large[1] * lines.large_from < lines.small[0] + lines.small[1] * below.back().x;
+        if (falls || squares >= least) { continue; }
+        best = lines;
+        least = squares;
+    }
+    return best;
 }
 
 base::Result<std::vector<Point>> read_points(const boost::json::value& json, const char* list, const char* x) {
@@ -163,12 +226,13 @@ base::Result<StepTimes> times_of_bench(std::string_view text, double kv_bytes_pe
         const double of_context = context_seconds * *context * (*decode)[i].x;
         bare.push_back({(*decode)[i].x, std::max((*decode)[i].seconds * 0.1, (*decode)[i].seconds - of_context)});
     }
-    const auto [prefill_step, token] = fit_line(*prefill);
-    const auto [decode_step, sequence] = fit_line(bare);
+    const Lines lines = fit_lines(std::move(bare));
     StepTimes times;
     FittedForms forms;
-    forms.prefill = {prefill_step, token, 0};
-    forms.decode_small = forms.decode_large = {decode_step, context_seconds, sequence};
+    forms.prefill = fit_square(*prefill);
+    forms.decode_small = {lines.small[0], context_seconds, lines.small[1]};
+    forms.decode_large = {lines.large[0], context_seconds, lines.large[1]};
+    forms.large_from = lines.large_from;
     times.fitted = forms;
     times.sources = {{"whole steps", "measured: sluice bench engine, " + text_at(*json, "engine", "engine not named")}};
     return times;

@@ -19,8 +19,9 @@ base::Result<FittedForms> read_fitted_forms(std::string_view json, const std::st
 base::Result<StepTimes> times_of_fitted(std::string_view json, const std::string& model, std::uint32_t tensor);
 
 /// The figures of `sluice bench engine --out`: whole steps of this machine's engine on a model. Fitted to them by least
-/// squares on relative errors; what a token of context costs a decode step follows from the bytes that the largest
-/// batch read each second. Error: invalid_argument with what is missing.
+/// squares on relative errors: prompts with a square where three lengths say so, decodes by one line, or by one for
+/// small and one for large batches where four or more say so. What a token of context costs a decode step follows from
+/// the bytes that the largest batch read each second. Error: invalid_argument with what is missing.
 base::Result<StepTimes> times_of_bench(std::string_view json, double kv_bytes_per_token);
 
 /// Compute threads that they were measured with, the cores of the machine, and what steps cost each other; 0: it does

@@ -11,7 +11,8 @@ namespace {
 std::string plan_with(const scheduler::planner::StepTimes& times) {
     return "version: 1\nmodel: LlamaForCausalLM\n"
            "model_shape: {layers: 32, hidden: 4096, heads_kv: 8, head_dim: 128, vocabulary: 128256}\n"
-           "machine: {cores: 6, beside: {decode_by_decode: 0.15, prefill_by_decode: 0.02}}\n"
+           "machine: {cores: 6, beside: {decode_by_decode: 0.15, prefill_by_decode: 0.02}, host: {step_s: 6e-4, "
+           "handed_token_s: 4e-5}}\n"
            "pools:\n  - role: "
            "mixed\n    count: 3\n    device: h200\n    tensor: "
            "2\n"
@@ -59,6 +60,7 @@ TEST_CASE("a placement file says again what was written", "[sim][plan]") {
     CHECK(plan->classes[1].tpot_s == 0);
     CHECK(plan->cores == 6);
     CHECK(plan->beside == scheduler::planner::Beside{.prefill_by_decode = 0.02, .decode_by_decode = 0.15});
+    CHECK(plan->host == sim::HostWork{.step_seconds = 6e-4, .handed_token_seconds = 4e-5});
     REQUIRE(plan->shape.has_value());
     CHECK(plan->shape->vocabulary == 128256);
     const std::array chunks{scheduler::planner::PromptChunk{300, 200}};
@@ -105,6 +107,9 @@ TEST_CASE("what is no placement file is refused with a reason", "[sim][plan]") {
                                    changed("kv_tokens: 100000", "kv_tokens: lots"),
                                    changed("bytes_per_token: 131072", "bytes_per_token: 0"),
                                    changed("host: {bytes: 6.4e10, bytes_per_s: 2.5e10", "host: {bytes: 6.4e10"),
+                                   changed("step_s: 6e-4", "step_s: -1"),
+                                   changed("handed_token_s", "kv_s"),
+                                   changed("host: {step_s: 6e-4, handed_token_s: 4e-5}", "host: 1"),
                                    changed("disk: {bytes", "tape: {bytes"),
                                    changed("launch_s: 2.5e-6", "latency_s: 1"),
                                    changed("step_s: 0.005", "step_s: -1"),

@@ -1,4 +1,6 @@
 // Workers of one machine on fewer cores than they have threads.
+#include <random>
+
 #include "tests/sim/serving_world.h"
 
 #include "tests/support/catch.h"
@@ -83,10 +85,75 @@ TEST_CASE("steps of workers beside each other go slower, by what each of them do
           Approx(100 * 5.35e-3 + 1.1 * 0.205 / 2).epsilon(0.03));
 }
 
+TEST_CASE("work beside the engines takes its part of the cores after each step", "[sim][serving]") {
+    const auto times = linear_times();
+    const auto gap = [&](std::uint32_t cores, double step_seconds) {
+        auto options = two_on(times, cores, 1);
+        options.host.step_seconds = step_seconds;
+        const auto result = played(options, two_at_once(500, 101));
+        CHECK(result.outcomes[0].last_token_s == result.outcomes[1].last_token_s);
+        return (result.outcomes[0].last_token_s - result.outcomes[0].first_token_s) / 100;
+    };
+    // Both end a step every 5.35 ms, with 1 ms of work each. With three threads on two cores both wait for half of it.
+    CHECK(gap(2, 1e-3) == Approx(gap(2, 0) + 1e-3).epsilon(0.01));
+    CHECK(gap(1, 1e-3) == Approx(2 * gap(2, 0) + 2e-3).epsilon(0.01));
+    CHECK(gap(3, 1e-3) == gap(2, 0));
+    CHECK(gap(0, 1e-3) == gap(2, 0));  // nobody shares anything
+}
+
+TEST_CASE("handing KV over takes its part of the cores from whoever computes meanwhile", "[sim][serving]") {
+    const auto times = linear_times();
+    const auto second_first_token = [&](std::uint32_t cores, double handed_token_seconds) {
+        auto options = mixed(times, 1);
+        options.pools.push_back(options.pools[0]);
+        options.pools[0].role = proto::Role::prefill;
+        options.pools[1].role = proto::Role::decode;
+        options.links = {.kv_bytes_per_token = 1000};
+        options.noise = 0;
+        options.cores = cores;
+        options.host.handed_token_seconds = handed_token_seconds;
+        auto trace = even_trace(2, 0.01, 500, 2);
+        trace.requests[1].output_tokens = 1;
+        return played(options, trace).outcomes[1].first_token_s;
+    };
+    // 50 ms for the first prompt, while the second is computed.
+    CHECK(second_first_token(1, 1e-4) == Approx(second_first_token(1, 0) + 0.05).epsilon(1e-3));
+    CHECK(second_first_token(3, 1e-4) == second_first_token(3, 0));
+}
+
+TEST_CASE("a core does in all what the engine and the work beside it need", "[sim][serving][property]") {
+    const auto seed = GENERATE(range(0u, 50u));
+    CAPTURE(seed);
+    std::mt19937 random{seed};
+    const auto any = [&](std::uint32_t least, std::uint32_t most) {
+        return std::uniform_int_distribution<std::uint32_t>(least, most)(random);
+    };
+    const auto times = linear_times();
+    auto options = mixed(times, 1);
+    options.noise = 0;
+    options.cores = 1;
+    sim::ServingTrace trace;
+    trace.requests.push_back({0.001 * any(0, 1000), any(200, 800), any(1, 40)});
+    const auto alone = played(options, trace);
+    // Less than half of a step, so that it has ended when the next one does; of the last step it comes too late.
+    options.host = {.step_seconds = 1e-5 * any(0, 200)};
+    const auto shared = played(options, trace);
+    const double work = static_cast<double>(alone.counts.steps - 1) * options.host.step_seconds;
+    CHECK(shared.counts.steps == alone.counts.steps);
+    CHECK(shared.outcomes[0].last_token_s == Approx(alone.outcomes[0].last_token_s + work).margin(1e-6));
+    CHECK(shared.counts.busy_seconds == Approx(alone.counts.busy_seconds + work).margin(1e-6));
+
+    options.cores = 2;  // the engine has one to itself
+    const auto apart = played(options, trace);
+    CHECK(apart.outcomes[0].first_token_s == alone.outcomes[0].first_token_s);
+    CHECK(apart.outcomes[0].last_token_s == alone.outcomes[0].last_token_s);
+}
+
 TEST_CASE("with shared cores the same seed gives the same, whatever else is kept of it", "[sim][serving]") {
     const auto times = linear_times();
     auto options = two_on(times, 1, 1);
     options.noise = 0.05;
+    options.host = {.step_seconds = 5e-4};
     const auto trace = even_trace(60, 0.15, 300, 20);
     const auto one = played(options, trace);
     options.checks = false;
@@ -104,6 +171,7 @@ TEST_CASE("workers that share cores die, slow down and are cut off as others do"
     const auto times = linear_times();
     auto options = two_on(times, 1, 1);
     options.policy = sim::Policy::sluice;
+    options.host = {.step_seconds = 5e-4};
     options.faults = {{.at_s = 1, .kind = sim::Fault::Kind::death, .target = "mixed-0", .duration_s = 3},
                       {.at_s = 2, .kind = sim::Fault::Kind::slow, .target = "mixed-1", .duration_s = 2}};
     const auto result = played(options, even_trace(40, 0.2, 300, 10));

@@ -126,6 +126,59 @@ TEST_CASE("this machine's steps come from its own bench", "[scheduler][planner]"
             std::string::npos);
 }
 
+TEST_CASE("prompts of this machine bend where three lengths say so", "[scheduler][planner]") {
+    const auto prefill_seconds = [](const std::string& figures, const PromptChunk& chunk) {
+        const auto times = scheduler::planner::times_of_bench(
+            R"({"prefill": [)" + figures + R"(], "decode": [{"batch": 1, "median_s": 0.02, "bytes_per_s": 1e9}]})",
+            1000);
+        REQUIRE(times);
+        return times->seconds({.prompts = {&chunk, 1}});
+    };
+    // 4 ms, 0.3 ms a token, and 0.1 us for each pair of tokens.
+    const auto truly = [](double tokens) { return 4e-3 + 3e-4 * tokens + 1e-7 * tokens * tokens; };
+    std::string figures;
+    for (const double tokens : {16.0, 128.0, 512.0, 768.0}) {
+        figures += (figures.empty() ? "" : ", ") + std::string(R"({"tokens": )") + std::to_string(tokens) +
+                   R"(, "median_s": )" + std::to_string(truly(tokens)) + "}";
+    }
+    CHECK(prefill_seconds(figures, {300, 0}) == Approx(truly(300)).epsilon(0.001));
+    // The rest of a prompt sees what is before it: both parts together take what the whole does, and one step more.
+    CHECK(prefill_seconds(figures, {512, 0}) + prefill_seconds(figures, {188, 512}) ==
+          Approx(truly(700) + 4e-3).epsilon(0.001));
+    // Shorter ones that take longer for each token do not make long ones free.
+    const std::string odd = R"({"tokens": 16, "median_s": 0.01}, {"tokens": 128, "median_s": 0.06},
+        {"tokens": 512, "median_s": 0.18})";
+    CHECK(prefill_seconds(odd, {2000, 0}) > prefill_seconds(odd, {1000, 0}));
+    CHECK(prefill_seconds(odd, {1000, 0}) > 0.3);
+}
+
+TEST_CASE("decodes of this machine have two lines where one does not do", "[scheduler][planner]") {
+    const auto times_of = [](const std::vector<std::pair<double, double>>& figures) {
+        std::string text;
+        for (const auto& [batch, seconds] : figures) {
+            text += (text.empty() ? "" : ", ") + std::string(R"({"batch": )") + std::to_string(batch) +
+                    R"(, "bytes_per_s": 1e12, "median_s": )" + std::to_string(seconds) + "}";
+        }
+        const auto times = scheduler::planner::times_of_bench(
+            R"({"prefill": [{"tokens": 100, "median_s": 0.1}], "decode": [)" + text + "]}", 1);
+        REQUIRE(times);
+        return *times;
+    };
+    const auto bent = times_of({{1, 0.008}, {12, 0.019}, {2, 0.010}, {4, 0.012}, {3, 0.0115}, {8, 0.0155}});
+    CHECK(decode_seconds(bent, 1, 0) == Approx(0.008).epsilon(0.02));
+    CHECK(decode_seconds(bent, 2, 0) == Approx(0.010).epsilon(0.03));
+    CHECK(decode_seconds(bent, 8, 0) == Approx(0.0155).epsilon(0.02));
+    CHECK(decode_seconds(bent, 24, 0) > decode_seconds(bent, 12, 0));
+    const auto straight = times_of({{1, 0.011}, {2, 0.012}, {3, 0.01301}, {4, 0.014}, {8, 0.01799}});
+    CHECK(straight.fitted->large_from == 0);
+    CHECK(decode_seconds(straight, 16, 0) == Approx(0.026).epsilon(0.01));
+    // Four that cannot be told from noise: nowhere do more sequences take less.
+    const auto noisy = times_of({{1, 0.010}, {2, 0.014}, {3, 0.011}, {4, 0.012}});
+    for (double batch = 1; batch < 16; ++batch) {
+        CHECK(decode_seconds(noisy, batch + 1, 0) >= decode_seconds(noisy, batch, 0));
+    }
+}
+
 TEST_CASE("DistServe's profile is read by model and split", "[scheduler][planner]") {
     const char* const profile = R"({"m": {"2": {"decoding_large_small_bs_threshold": 95, "prefill": [1, 2, 3],
         "decoding_smallbs": [4, 5, 6], "decoding_largebs": [7, 8, 9]}}})";
