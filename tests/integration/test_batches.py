@@ -70,7 +70,7 @@ def test_answers_of_a_batch_are_those_of_its_requests_alone(tmp_path):
             client.batches.cancel(batch.id)
         counted = {labels: value for (name, labels), value in metrics(server.port).items() if name == "sluice_gateway_batch_requests_total"}
         assert sum(counted.values()) == 31
-        assert '"request_id":"batch_req_' in server.output()
+        wait_until(lambda: '"request_id":"batch_req_' in server.output(), "a line of the access log", 60)
 
 
 def test_a_killed_gateway_goes_on_where_it_was(tmp_path):
@@ -144,7 +144,7 @@ def test_tenants_see_their_own_and_keys_count(tmp_path):
         with pytest.raises(openai.PermissionDeniedError):
             begin(client_of(server, narrow), [row(1)])
         assert request(server.port, "GET", "/v1/batches").status == 401
-        assert '"tenant":"a"' in server.output()
+        wait_until(lambda: '"tenant":"a"' in server.output(), "a line of the access log", 60)
 
 
 def test_without_a_file_for_them_there_are_none(tmp_path):

@@ -79,7 +79,7 @@ def test_answers_of_the_large_model_become_examples_and_both_are_compared(large)
             return answer.headers["x-routed-model"] == "small"
 
         assert any(is_offloaded(count) for count in range(60)), harness.metrics(port)
-        assert '"routed":"small"' in server.output()
+        wait_until(lambda: '"routed":"small"' in server.output(), "a line of the access log", 60)
         stream = Stream(port, "/v1/chat/completions", {**QUESTION, "messages": [{"role": "user", "content": "Tell me about a fish"}]})
         text = "".join(choice["delta"].get("content") or "" for chunk in stream.chunks() if isinstance(chunk, dict) for choice in chunk["choices"])
         stream.close()

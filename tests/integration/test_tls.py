@@ -60,7 +60,7 @@ def server(folder):
             finally:
                 connection.close()
         harness.wait_until(is_ready, "the server is ready", harness.START_SECONDS)
-        assert f"https://127.0.0.1:{server.port}/v1" in server.output()
+        harness.wait_until(lambda: f"https://127.0.0.1:{server.port}/v1" in server.output(), "it says where it is", 60)
         yield server
 
 
