@@ -73,7 +73,7 @@ ALL = (
           run=("opencode", "run", "--model", "sluice/{model}", TASK), files={".config/opencode/opencode.json": json.dumps(OPENCODE)}),
     Agent("opencode-messages", node=("opencode-ai@1.18.33",), environment={"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"},
           run=("opencode", "run", "--model", "sluice/{model}", TASK), files={".config/opencode/opencode.json": json.dumps(MESSAGES_OPENCODE)}),
-    Agent("qwen-code", node=("@qwen-code/qwen-code@0.24.4", NODE), environment={**KEY, "OPENAI_MODEL": "{model}"},
+    Agent("qwen-code", node=("@qwen-code/qwen-code@0.24.4", NODE), environment={**KEY, "OPENAI_MODEL": "{model}", "QWEN_CODE_MAX_OUTPUT_TOKENS": "4096"},  # else as much as some models have of context
           run=("qwen", "--yolo", "--auth-type", "openai", "--prompt", TASK)),
     Agent("codex", node=("@openai/codex@0.171.0",), environment=KEY,
           run=("codex", "exec", "--dangerously-bypass-approvals-and-sandbox", TASK), files={".codex/config.toml": CODEX}),

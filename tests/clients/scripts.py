@@ -15,6 +15,7 @@ FRAMEWORKS = {
     "PartialPerson": [call("PartialPerson", PERSON)],  # the same, streamed by Instructor
     "final_result": [call("final_result", PERSON)],  # Pydantic AI's
     "person": ['{"name": "Jason", "age": 25}'],
+    "json": [call("json", PERSON)],  # the AI SDK's, for a form, of a model by Anthropic's name that it does not know
     "weather_of": [call("weather_of", {"city": "Paris"}), call("final_answer", {"answer": ANSWER})],
     "smolagents_code": [f'I ask for the weather and tell it.\n<code>\nprint(weather_of(city="Paris"))\nfinal_answer("{ANSWER}")\n</code>'],
     "dspy": [f"[[ ## answer ## ]]\n{ANSWER}\n\n[[ ## completed ## ]]"],
@@ -55,7 +56,12 @@ OPEN_WEBUI = {
 }
 ASKED = "Ask my own tool for the weather in Paris."
 BY_WORDS = {ASKED: "get_weather", "Generate a concise title": "title", "Generate 1-3 broad tags": "tags", "Predict 3-5 useful messages": "follow_ups"}
-ALL = {**FRAMEWORKS, **AGENTS, **OPEN_WEBUI}
+SGLANG = {
+    "add": [call("add", {"a": 5, "b": 7}), "That makes 12 in all."],
+    "sub": [call("sub", {"int_a": 5, "int_b": 7})],
+    "get_current_weather": [call("get_current_weather", {"city": "Paris", "unit": "celsius"})],
+}
+ALL = {**FRAMEWORKS, **AGENTS, **OPEN_WEBUI, **SGLANG}
 
 # What openai-python's examples ask for: a solved equation as JSON, and two tools.
 EXAMPLES = {

@@ -57,9 +57,9 @@ VLLM = tuple(f"tests/entrypoints/openai/{path}.py" for path in (
     "chat_completion/test_chat", "completion/test_completion", "chat_completion/test_chat_echo", "chat_completion/test_chat_logit_bias_validation",
     "chat_completion/test_non_object_body_validation", "test_return_token_ids", "test_stop_token_ids", "test_tool_choice_content_none", "models/test_models"))
 SGLANG = tuple(f"{path}.py" for path in (
-    "basic/test_openai_server", "basic/test_anthropic_server", "basic/test_return_token_ids", "basic/test_openai_embedding", "features/test_json_mode", "features/test_usage_tokens",
+    "basic/test_openai_server", "basic/test_anthropic_server", "features/test_json_mode", "features/test_openai_server_ebnf",
     "function_call/test_tool_choice", "function_call/test_openai_function_calling", "function_call/test_responses_function_calling", "function_call/test_anthropic_tool_use",
-    "validation/test_matched_stop", "validation/test_openai_server_ignore_eos", "validation/test_request_length_validation", "validation/test_large_max_new_tokens"))
+    "validation/test_openai_server_ignore_eos", "validation/test_request_length_validation", "validation/test_large_max_new_tokens"))
 
 SUITES = (
     Client("openai-python", server="suites", seconds=900, python=("{checkout}", *SDK_TESTS),
@@ -82,9 +82,10 @@ SUITES = (
            environment={"PYTHONPATH": "{here}/stubs"},
            suite=Suite("vllm-project/vllm", ".", ("python", "-m", "pytest", *JUNIT, "-p", "vllm_stubs", "-p", "tests.entrypoints.conftest", "--noconftest", "-c", "/dev/null", "--rootdir=.",
                                                         "-k", "not test_structured_outputs_choice_chat or logprobs", *VLLM))),  # two choices of a model without sense differ by chance
-    Client("sglang", server="suites", seconds=1800, python=(*PYTEST, "requests==2.34.2", "openai==3.57.0", "numpy==2.2.6"), environment={"PYTHONPATH": "{here}/stubs"},
+    Client("sglang", server="scripted", seconds=1800, python=(*PYTEST, "requests==2.34.2", "openai==3.57.0", "numpy==2.2.6"), environment={"PYTHONPATH": "{here}/stubs"},
            suite=Suite("sgl-project/sglang", "test/registered/openai_server", ("python", "-m", "pytest", *JUNIT, "-p", "sglang_stubs", "--noconftest", "-c", "/dev/null", "--rootdir=.",
-                                                                               "--import-mode=importlib", *SGLANG))),
+                                                                               "--import-mode=importlib",
+                                                                               "-k", "not test_complex_parameters_required_non_streaming", *SGLANG))),  # what the scripted model writes there is chance, which may not end
 )
 
 FRAMEWORKS = (
