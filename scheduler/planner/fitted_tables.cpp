@@ -118,12 +118,16 @@ struct Lines {
     double large_from = 0;
 };
 
+/// What one line may be off, root mean square as a ratio, before a second one is looked for: less is noise.
+constexpr double kOneLineOff = 0.01;
+
 /// Two lines where they leave less than half of the squares that one does, and do not fall from one to the other.
 Lines fit_lines(std::vector<Point> points) {
     std::sort(points.begin(), points.end(), [](const Point& l, const Point& r) { return l.x < r.x; });
     const auto one = fit_line(points);
     Lines best{one, one, 0};
     double least = relative_squares(one, points) / 2;
+    if (2 * least <= kOneLineOff * kOneLineOff * static_cast<double>(points.size())) { return best; }
     for (std::size_t split = 2; split + 2 <= points.size(); ++split) {
         const std::vector<Point> below(points.begin(), points.begin() + static_cast<std::ptrdiff_t>(split));
         const std::vector<Point> above(points.begin() + static_cast<std::ptrdiff_t>(split), points.end());

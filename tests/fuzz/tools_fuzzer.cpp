@@ -81,7 +81,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         }
         gateway::ToolsForm tools = form->tools;
         const auto is_written = [](const sluice::proto::Grammar& grammar) {
-            return grammar.kind() == sluice::proto::Grammar::KIND_LARK && grammar.text().starts_with("start: ");
+            const std::string rules = "\n" + grammar.text();  // settings of the grammar may stand before its rules
+            return grammar.kind() == sluice::proto::Grammar::KIND_LARK && rules.find("\nstart: ") != std::string::npos;
         };
         if (!is_written(gateway::open_grammar(tools, format, {})) ||
             !is_written(gateway::open_grammar(tools, format, {}, R"({"type":"object"})")) ||
