@@ -125,7 +125,14 @@ Result<PlannedGpu> read_gpu(const PlanCommand& command, const std::string& text,
         const scheduler::planner::MeasuredMachine machine = scheduler::planner::machine_of_bench(*file);
         planned.this_threads = machine.threads;
         planned.gpu.cores = command.this_cores.value_or(machine.cores);
+        planned.this_times.step_seconds = machine.between_seconds;
         if (planned.gpu.cores == machine.cores) { planned.gpu.beside = machine.beside; }
+        if (planned.gpu.cores > 0) { planned.gpu.host = machine.host; }
+        if (!machine.host.is_none() || machine.between_seconds > 0) {
+            planned.this_times.sources.push_back(
+                {"work beside the engines",
+                 "`host` in " + std::filesystem::path(command.engine_times).filename().string()});
+        }
         if (planned.gpu.cores > 0) {
             planned.this_times.sources.push_back(
                 {std::to_string(planned.gpu.cores) + (planned.gpu.cores == 1 ? " core" : " cores") +
@@ -385,6 +392,7 @@ scheduler::planner::Evaluation PlanEvaluator::evaluate(const Candidate& candidat
     };
     shape.cores = inputs_.gpus[candidate.gpu].gpu.cores;
     shape.beside = inputs_.gpus[candidate.gpu].gpu.beside;
+    shape.host = inputs_.gpus[candidate.gpu].gpu.host;
     if (candidate.kind == Candidate::Kind::colocated) {
         shape.mixed = candidate.prefill_count;
         shape.mixed_worker = worker(candidate.prefill, kDecodeSequences);

@@ -96,7 +96,8 @@ boost::json::object json_of(const SearchSpace& space, const PlanRow& row) {
             {"refined", row.is_refined}};
 }
 
-/// The cores that all workers share, and what they cost each other there; nothing where each has a machine of its own.
+/// The cores that all workers share, what they cost each other and what else is done there; nothing where each has a
+/// machine of its own.
 std::string yaml_machine(const scheduler::planner::Gpu& gpu) {
     if (gpu.cores == 0) { return ""; }
     const scheduler::planner::Beside& beside = gpu.beside;
@@ -107,7 +108,10 @@ std::string yaml_machine(const scheduler::planner::Gpu& gpu) {
                                "{:.4g}, decode_by_decode: {:.4g}}}",
                                beside.prefill_by_prefill, beside.prefill_by_decode, beside.decode_by_prefill,
                                beside.decode_by_decode);
-    return fmt::format("machine: {{cores: {}{}}}\n", gpu.cores, shares);
+    const std::string host = gpu.host.is_none() ? ""
+                                                : fmt::format(", host: {{step_s: {:.4g}, handed_token_s: {:.4g}}}",
+                                                              gpu.host.step_seconds, gpu.host.handed_token_seconds);
+    return fmt::format("machine: {{cores: {}{}{}}}\n", gpu.cores, shares, host);
 }
 
 }  // namespace

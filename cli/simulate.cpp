@@ -103,6 +103,11 @@ void add_simulate(CLI::App& app, SimulateCommand& command) {
         ->capture_default_str();
     app.add_option("--faults", command.faults, "YAML list of time, kind, target, duration, factor");
     app.add_option("--seed", command.seed, "the same seed gives the same output")->capture_default_str();
+    app.add_option("--warmup", command.warmup,
+                   "requests before the trace, one after the other, as `sluice bench serve --warmup` sends them: "
+                   "workers and scheduler have learned from them")
+        ->capture_default_str()
+        ->check(CLI::Range(0, 1000));
     app.add_flag("--records", command.records, "what became of each request, too");
     app.add_option("--profile", command.profile,
                    "instead, a run of vLLM again: PREFIX of measured operator times: PREFIX_dense.csv, _attention.csv, "

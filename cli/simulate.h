@@ -25,6 +25,7 @@ struct SimulateCommand {
     std::string faults;  // YAML
     std::string policy = "sluice";
     std::uint64_t requests_max = 0;  // the first so many; of a FIT: so many are drawn
+    std::uint32_t warmup = 0;        // requests before the trace, which no figure of requests counts
     bool records = false;
     std::string out = "-";  // JSON
 };

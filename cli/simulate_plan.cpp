@@ -26,6 +26,11 @@ using base::Result;
 
 constexpr std::uint64_t kRequestsDrawn = 1000;
 constexpr std::uint32_t kBlockTokens = 16;  // of a trace that names no blocks
+/// Of the warm-up, as `bench serve` has them; no request of it meets the one before.
+constexpr std::uint32_t kWarmupTokens = 16;
+constexpr double kWarmupApart = 10;
+/// Of more workers the steps of each are not told.
+constexpr std::size_t kWorkersTold = 64;
 /// More tokens than this are not remembered one by one.
 constexpr std::uint64_t kTokenTimesMax = 20'000'000;
 /// A cluster of so many workers is worth huge pages; about what one of them takes.
@@ -139,7 +144,7 @@ boost::json::object levels_json(const sim::LevelUse& use, std::uint32_t block_to
 boost::json::object counts_json(const sim::ServingResult& result, std::size_t workers) {
     const sim::ServingCounts& counts = result.counts;
     const double hand_offs = std::max<double>(1, static_cast<double>(counts.hand_offs));
-    return {
+    boost::json::object told{
         {"workers", workers},
         {"events", counts.events},
         {"steps", counts.steps},
@@ -152,6 +157,10 @@ boost::json::object counts_json(const sim::ServingResult& result, std::size_t wo
         {"hand_off_ms_mean", counts.hand_off_seconds / hand_offs * 1e3},
         {"hand_offs_recomputed", counts.recomputed},
         {"engines_busy_share", counts.busy_seconds / std::max(1e-9, result.ended_s * static_cast<double>(workers))}};
+    if (workers <= kWorkersTold) {
+        told["steps_each"] = boost::json::array(counts.steps_each.begin(), counts.steps_each.end());
+    }
+    return told;
 }
 
 std::vector<sim::KvLevel> levels_of(const sim::PlanPool& pool) {
@@ -212,32 +221,48 @@ Result<sim::ServingOptions> serving_of(const sim::PlanFile& plan) {
     return options;
 }
 
-std::vector<bench::RequestRecord> records_of(const sim::ServingTrace& trace, const sim::ServingResult& result) {
-    std::vector<bench::RequestRecord> records(trace.requests.size());
+double add_warmup(sim::ServingTrace& trace, std::uint32_t requests) {
+    if (requests == 0 || trace.requests.empty()) { return 0; }
+    const double begins_s = requests * kWarmupApart;
+    for (sim::ServedRequest& request : trace.requests) {
+        request.arrival_s += begins_s;
+    }
+    const std::uint32_t prompt_tokens = trace.requests.front().prompt_tokens;
+    std::vector<sim::ServedRequest> first(requests);
+    for (std::uint32_t i = 0; i < requests; ++i) {
+        first[i] = {.arrival_s = i * kWarmupApart, .prompt_tokens = prompt_tokens, .output_tokens = kWarmupTokens};
+    }
+    trace.requests.insert(trace.requests.begin(), first.begin(), first.end());
+    return begins_s;
+}
+
+std::vector<bench::RequestRecord> records_of(const sim::ServingTrace& trace, const sim::ServingResult& result,
+                                             std::uint32_t warmup, double begins_s) {
+    std::vector<bench::RequestRecord> records(trace.requests.size() - warmup);
     for (std::size_t i = 0; i < records.size(); ++i) {
-        const sim::ServedRequest& asked = trace.requests[i];
-        const sim::ServedOutcome& outcome = result.outcomes[i];
+        const sim::ServedRequest& asked = trace.requests[warmup + i];
+        const sim::ServedOutcome& outcome = result.outcomes[warmup + i];
         bench::RequestRecord& record = records[i];
         record.index = i;
         record.prompt_tokens_asked = record.prompt_tokens = asked.prompt_tokens;
         record.output_tokens_asked = asked.output_tokens;
-        record.due = record.sent = bench::Seconds(asked.arrival_s);
-        record.end = bench::Seconds(outcome.ended_s);
+        record.due = record.sent = bench::Seconds(asked.arrival_s - begins_s);
+        record.end = bench::Seconds(outcome.ended_s - begins_s);
         record.output_tokens = outcome.tokens;
         record.cached_tokens = outcome.cached_tokens;
         record.error_kind = error_kind(outcome);
         if (outcome.tokens > 0) {
             record.token_times.reserve(
                 std::max<std::size_t>(outcome.tokens > 1 ? 2 : 1, outcome.token_gaps_s.size() + 1));
-            record.token_times.emplace_back(outcome.first_token_s);
+            record.token_times.emplace_back(outcome.first_token_s - begins_s);
         }
         for (const float gap : outcome.token_gaps_s) {
             record.token_times.push_back(record.token_times.back() + bench::Seconds(gap));
         }
         if (outcome.tokens > 1 && outcome.token_gaps_s.empty()) {
-            record.token_times.emplace_back(outcome.last_token_s);
+            record.token_times.emplace_back(outcome.last_token_s - begins_s);
         } else if (outcome.tokens > 1) {
-            record.token_times.back() = bench::Seconds(outcome.last_token_s);  // gaps are rounded
+            record.token_times.back() = bench::Seconds(outcome.last_token_s - begins_s);  // gaps are rounded
         }
     }
     return records;
@@ -264,8 +289,12 @@ Result<void> simulate_plan(const SimulateCommand& command) {
         if (!faults) { return pass_on(faults, "--faults"); }
         options->faults = std::move(*faults);
     }
-    const auto trace = read_trace(command);
+    auto trace = read_trace(command);
     if (!trace) { return pass_on(trace); }
+    const double begins_s = add_warmup(*trace, command.warmup);
+    for (sim::Fault& fault : options->faults) {
+        fault.at_s += begins_s;
+    }
     std::uint64_t tokens = 0;
     for (const sim::ServedRequest& request : trace->requests) {
         tokens += request.output_tokens;
@@ -276,7 +305,7 @@ Result<void> simulate_plan(const SimulateCommand& command) {
     auto result = sim::simulate_serving(*options, *trace);
     if (!result) { return pass_on(result); }
     const double cpu_spent = cpu_seconds() - cpu_begin;
-    const auto records = records_of(*trace, *result);
+    const auto records = records_of(*trace, *result, trace->requests.empty() ? 0 : command.warmup, begins_s);
     for (sim::ServedOutcome& outcome : result->outcomes) {
         outcome.token_gaps_s = {};
     }

@@ -157,8 +157,14 @@ bool Backlog::reported(std::uint32_t number, const ReportedLoad& load, base::Tim
     slot.computed_tokens = std::max(0.0, known_tokens - queued);
     slot.unknown_tokens = std::max(0.0, queued - known_tokens);
     slot.unknown_prompts = slot.unknown_tokens > 0 ? std::max(1.0, load.requests_waiting - known_prompts) : 0;
-    slot.decoding = load.decode_sequences;
-    slot.decode_context = static_cast<double>(load.decode_context_tokens);
+    // Whose first token is known and whose KV is on its way decodes there as soon as it comes: behind a slow link it
+    // would else be nobody's, and the worker look as if it had nothing to do.
+    const double before_each = slot.decoding > 0 ? slot.decode_context / slot.decoding : 0;
+    const double each = load.decode_sequences > 0
+                            ? static_cast<double>(load.decode_context_tokens) / load.decode_sequences
+                            : before_each;
+    slot.decoding = static_cast<double>(load.decode_sequences) + load.kv_awaited;
+    slot.decode_context = static_cast<double>(load.decode_context_tokens) + each * load.kv_awaited;
     slot.turned = now;
     if (held > 0 || slot.busy == base::TimePoint{}) { slot.busy = now; }  // the first report of a life: not idle yet
     if (slot.joined == base::TimePoint{}) { slot.joined = now; }

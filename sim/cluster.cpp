@@ -180,17 +180,20 @@ private:
 
     /// All steps that run are as far as they are now.
     void pass_time() {
+        const double passed = events_.now() - computed_until_;
         for (Computing& one : computing_) {
-            one.seconds_left -= (events_.now() - computed_until_) * one.pace;
+            one.seconds_left -= passed * one.pace;
         }
+        host_left_ = std::max(0.0, host_left_ - passed * host_pace_);
         computed_until_ = events_.now();
     }
 
     /// Who computes has changed: with the pace of now, the end that comes first.
     void await_computed() {
         ++turn_;  // what was awaited before is not any more
-        if (computing_.empty()) { return; }
-        double threads = 0;
+        const bool hosts = host_left_ > 0;
+        if (computing_.empty() && !hosts) { return; }
+        double threads = hosts ? 1 : 0;
         double prefilling = 0;
         for (const Computing& one : computing_) {
             threads += one.worker->kind->threads;
@@ -199,19 +202,35 @@ private:
         const double share = std::min(1.0, shape_.cores / threads);
         const double decoding = static_cast<double>(computing_.size()) - prefilling;
         const auto seconds = [](const Computing& one) { return std::max(0.0, one.seconds_left) / one.pace; };
-        next_ = 0;
+        host_pace_ = hosts ? share : 0;
+        next_ = hosts ? kHost : 0;
+        double soonest = hosts ? host_left_ / share : kComputing;
         for (std::size_t i = 0; i < computing_.size(); ++i) {
             Computing& one = computing_[i];
             one.pace = share / shape_.beside.slowness(one.prefills, share * (prefilling - (one.prefills ? 1 : 0)),
                                                       share * (decoding - (one.prefills ? 0 : 1)));
-            if (seconds(one) < seconds(computing_[next_])) { next_ = i; }
+            if (seconds(one) >= soonest) { continue; }
+            soonest = seconds(one);
+            next_ = i;
         }
-        events_.push(events_.now() + seconds(computing_[next_]), {Event::Kind::computed, 0, turn_});
+        events_.push(events_.now() + soonest, {Event::Kind::computed, 0, turn_});
+    }
+
+    /// So much is done beside the engines from now on.
+    void add_host_work(double seconds) {
+        if (shape_.cores == 0 || seconds <= 0) { return; }
+        pass_time();
+        host_left_ += seconds;
+        await_computed();
     }
 
     void end_computing(std::uint32_t turn) {
         if (turn != turn_) { return; }
         pass_time();
+        if (next_ == kHost) {
+            host_left_ = 0;
+            return await_computed();
+        }
         const Computing ended = computing_[next_];
         computing_.erase(computing_.begin() + static_cast<std::ptrdiff_t>(next_));
         await_computed();
@@ -265,6 +284,7 @@ private:
     }
 
     void end_prefill(std::uint32_t worker, std::uint32_t step) {
+        add_host_work(shape_.host.step_seconds);
         const std::vector<std::uint32_t> ending = std::move(prefill_steps_[step]);
         free_steps_.push_back(step);
         for (const std::uint32_t index : ending) {
@@ -300,6 +320,7 @@ private:
             Worker& from = prefill_[request.prefill_worker];
             Worker& to = decode_[best];
             reserve(to, request);
+            add_host_work(request.asked->prompt_tokens * shape_.host.handed_token_seconds);
             double end = events_.now();
             if (shape_.link.bytes_per_second > 0) {
                 const double seconds =
@@ -381,6 +402,7 @@ private:
         Worker& worker = decode_[index];
         Lane& lane = worker.lanes[lane_index];
         lane.is_running = false;
+        add_host_work(shape_.host.step_seconds);
         ++lane.step;
         lane.context += lane.sequences;
         while (!lane.ending.empty() && lane.ending.top().first <= lane.step) {
@@ -415,6 +437,7 @@ private:
     }
 
     static constexpr double kComputing = 1e300;  // Worker::stage_free while a step runs whose end depends on others
+    static constexpr std::size_t kHost = ~std::size_t{0};  // next_: the work beside the engines
 
     const ClusterShape& shape_;
     std::vector<Request> requests_;
@@ -427,6 +450,8 @@ private:
     EventQueue<Event> events_;
     std::vector<Computing> computing_;  // where cores are shared
     double computed_until_ = 0;
+    double host_left_ = 0;    // seconds on a core of its own
+    double host_pace_ = 0;    // of which so many are done in a second
     std::size_t next_ = 0;    // of computing_: who ends first
     std::uint32_t turn_ = 0;  // times that who computes has changed
     ClusterResult result_;

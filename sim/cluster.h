@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "scheduler/planner/beside.h"
+#include "scheduler/planner/host_work.h"
 #include "scheduler/planner/model.h"
 #include "scheduler/planner/profile_tables.h"
 #include "scheduler/planner/step_times.h"
@@ -44,6 +45,7 @@ struct ClusterShape {
     /// cores, all steps go on at the same share of their pace. Workers are then of one stage.
     std::uint32_t cores = 0;
     scheduler::planner::Beside beside = {};  // where they share them
+    scheduler::planner::HostWork host = {};  // the same: done by one thread more, which has its share of the cores
 };
 
 struct ClusterOutcome {

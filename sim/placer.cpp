@@ -227,6 +227,7 @@ void Placer::first_token(AttemptKey key, base::Duration ttft) {
     ended.set_epoch(key.epoch);
     ended.set_phase(sluice::proto::ReleaseRequest::Ended::PHASE_PREFILL);
     ended.set_ttft_us(microseconds(ttft));
+    flush();
 }
 
 void Placer::ended(AttemptKey key, base::Duration ttft, base::Duration tpot) {
@@ -240,6 +241,7 @@ void Placer::ended(AttemptKey key, base::Duration ttft, base::Duration tpot) {
     ended.set_phase(sluice::proto::ReleaseRequest::Ended::PHASE_ALL);
     if (ttft > base::Duration::zero()) { ended.set_ttft_us(microseconds(ttft)); }
     if (tpot > base::Duration::zero()) { ended.set_tpot_us(microseconds(tpot)); }
+    flush();
 }
 
 void Placer::flush() {

@@ -83,7 +83,8 @@ public:
     bool is_attached(std::uint32_t worker) const { return sessions_[worker].has_value(); }
 
     std::variant<Placed, NotPlaced> place(const PlaceAsk& ask) override;
-    /// Gathered until flush(), like ended().
+    /// The scheduler is told at once, like of ended(), as gateways tell it: the worker's next report shows the same,
+    /// and what is told after it would be counted twice. Where nobody leads it is gathered until somebody does.
     void first_token(AttemptKey key, base::Duration ttft) override;
     void ended(AttemptKey key, base::Duration ttft, base::Duration tpot) override;
     void flush();

@@ -53,7 +53,7 @@ private:
     PlanPool pool(const YAML::Node& node);
     void read_levels(const YAML::Node& node, PlanPool& pool);
     scheduler::planner::Beside read_beside(const YAML::Node& node);
-    HostWork read_host(const YAML::Node& node);
+    scheduler::planner::HostWork read_host(const YAML::Node& node);
     void read_classes(const YAML::Node& classes, PlanFile& plan);
 
     std::optional<std::string> problem_;
@@ -168,7 +168,7 @@ Grid Reader::grid(const YAML::Node& node, const std::string& key, std::size_t ax
 }
 
 scheduler::planner::FittedForms Reader::forms(const YAML::Node& node) {
-    only(node, "times.fitted", {"prefill", "decode_small", "decode_large", "large_from"});
+    only(node, "times.fitted", {"prefill", "decode_small", "decode_large", "large_from", "batches"});
     scheduler::planner::FittedForms forms;
     if (!is_good()) { return forms; }
     const auto read = [&](const char* key, scheduler::planner::FittedForms::Form& form) {
@@ -179,6 +179,7 @@ scheduler::planner::FittedForms Reader::forms(const YAML::Node& node) {
     read("decode_small", forms.decode_small);
     read("decode_large", forms.decode_large);
     forms.large_from = number(node, "large_from", 0, 1e9);
+    forms.batches = curve(node["batches"], "fitted.batches");
     return forms;
 }
 
@@ -286,7 +287,7 @@ scheduler::planner::Beside Reader::read_beside(const YAML::Node& node) {
             .decode_by_decode = share("decode_by_decode")};
 }
 
-HostWork Reader::read_host(const YAML::Node& node) {
+scheduler::planner::HostWork Reader::read_host(const YAML::Node& node) {
     only(node, "machine.host", {"step_s", "handed_token_s"});
     if (!is_good()) { return {}; }
     return {.step_seconds = number(node, "step_s", 0, 1, 0),
@@ -412,7 +413,13 @@ std::string times_yaml(const StepTimes& times, const std::string& indent) {
         form("prefill", times.fitted->prefill);
         form("decode_small", times.fitted->decode_small);
         form("decode_large", times.fitted->decode_large);
-        out += "large_from: " + short_number(times.fitted->large_from) + "}\n";
+        out += "large_from: " + short_number(times.fitted->large_from);
+        if (!times.fitted->batches.empty()) {
+            std::string batches;
+            write_curve(batches, ", ", "batches", times.fitted->batches);
+            out += batches.substr(0, batches.size() - 1);  // its line goes on
+        }
+        out += "}\n";
         return out;
     }
     write_curve(out, indent, "tokens", times.tokens);

@@ -9,9 +9,9 @@
 #include "base/result.h"
 #include "proto/roles.h"
 #include "scheduler/planner/beside.h"
+#include "scheduler/planner/host_work.h"
 #include "scheduler/planner/model.h"
 #include "scheduler/planner/step_times.h"
-#include "sim/host_work.h"
 
 namespace sim {
 
@@ -62,7 +62,7 @@ struct PlanFile {
     std::optional<Shape> shape;  // empty: not said
     std::uint32_t cores = 0;     // of the machine that all workers compute on; 0: each has its own
     scheduler::planner::Beside beside;
-    HostWork host;  // on these cores
+    scheduler::planner::HostWork host;  // on these cores
     std::vector<PlanPool> pools;
     std::vector<Class> classes;
     double ttft_s = 0;  // targets of the class default; 0: none

@@ -122,6 +122,7 @@ ServingRun::ServingRun(const ServingOptions& options, const ServingTrace& trace,
       owner_(options, trace, placer_, *this, clock_, result_),
       events_(kServingWorkersMax) {
     result_.outcomes.resize(trace.requests.size());
+    result_.counts.steps_each.resize(workers_of(options));
     nodes_.resize(workers_of(options));
     std::size_t index = 0;
     for (const ServingPool& pool : options.pools) {
@@ -194,6 +195,7 @@ void ServingRun::fetch_ahead() const {
 
 void ServingRun::count_work_of(const ModelledWorker& worker) {
     result_.counts.steps += worker.steps();
+    result_.counts.steps_each[worker.options().index] += worker.steps();
     result_.counts.preemptions += worker.preemptions();
     result_.counts.busy_seconds += worker.busy_seconds();
     result_.counts.levels += worker.level_use();

@@ -10,9 +10,9 @@
 #include "proto/roles.h"
 #include "scheduler/options.h"
 #include "scheduler/planner/beside.h"
+#include "scheduler/planner/host_work.h"
 #include "scheduler/planner/step_times.h"
 #include "sim/faults.h"
-#include "sim/host_work.h"
 #include "sim/kv_level.h"
 #include "sim/policies.h"
 #include "worker/options.h"
@@ -66,7 +66,7 @@ struct ServingOptions {
     /// all advance at cores / threads of their pace (decision 0093). 0: each worker has a machine of its own.
     std::uint32_t cores = 0;
     scheduler::planner::Beside beside = {};  // of workers on these cores
-    HostWork host = {};                      // on these cores
+    scheduler::planner::HostWork host = {};  // on these cores
     double ttft_target_s = 0;                // told to the scheduler and the workers; 0: none
     double tpot_target_s = 0;
     Policy policy = Policy::sluice;
@@ -97,7 +97,8 @@ struct ServedOutcome {
 struct ServingCounts {
     std::uint64_t events = 0;
     std::uint64_t steps = 0;
-    std::uint64_t quiet_steps = 0;  // of them, whose ends were passed; each is an event all the same
+    std::vector<std::uint64_t> steps_each = {};  // of each worker, in the order of the pools
+    std::uint64_t quiet_steps = 0;               // of them, whose ends were passed; each is an event all the same
     std::uint64_t tokens = 0;
     std::uint64_t preemptions = 0;
     std::uint64_t placements = 0;

@@ -111,37 +111,6 @@ FittedForms::Form fit_square(const std::vector<Point>& points) {
     return is_one ? form : FittedForms::Form{a, b, 0};
 }
 
-/// A line for the small ones and one for the large ones, from `large_from` on.
-struct Lines {
-    std::array<double, 2> small{};
-    std::array<double, 2> large{};
-    double large_from = 0;
-};
-
-/// What one line may be off, root mean square as a ratio, before a second one is looked for: less is noise.
-constexpr double kOneLineOff = 0.01;
-
-/// Two lines where they leave less than half of the squares that one does, and do not fall from one to the other.
-Lines fit_lines(std::vector<Point> points) {
-    std::sort(points.begin(), points.end(), [](const Point& l, const Point& r) { return l.x < r.x; });
-    const auto one = fit_line(points);
-    Lines best{one, one, 0};
-    double least = relative_squares(one, points) / 2;
-    if (2 * least <= kOneLineOff * kOneLineOff * static_cast<double>(points.size())) { return best; }
-    for (std::size_t split = 2; split + 2 <= points.size(); ++split) {
-        const std::vector<Point> below(points.begin(), points.begin() + static_cast<std::ptrdiff_t>(split));
-        const std::vector<Point> above(points.begin() + static_cast<std::ptrdiff_t>(split), points.end());
-        const Lines lines{fit_line(below), fit_line(above), above.front().x};
-        const double squares = relative_squares(lines.small, below) + relative_squares(lines.large, above);
-        const bool falls =
-            lines.large[0] + lines.large[1] * lines.large_from < lines.small[0] + lines.small[1] * below.back().x;
-        if (falls || squares >= least) { continue; }
-        best = lines;
-        least = squares;
-    }
-    return best;
-}
-
 base::Result<std::vector<Point>> read_points(const boost::json::value& json, const char* list, const char* x) {
     const boost::json::value* found = find_value(json, list);
     std::vector<Point> points;
@@ -161,6 +130,52 @@ base::Result<std::vector<Point>> read_points(const boost::json::value& json, con
                 "`; make it with `sluice bench engine --model DIR --out FILE`, prompts and batches included");
     }
     return points;
+}
+
+struct DecodePoint {
+    double batch;
+    double context;  // tokens of each sequence
+    double seconds;
+};
+
+base::Result<std::vector<DecodePoint>> read_decodes(const boost::json::value& json) {
+    const auto points = read_points(json, "decode", "batch");
+    if (!points) { return base::pass_on(points); }
+    std::vector<DecodePoint> decodes;
+    for (std::size_t i = 0; i < points->size(); ++i) {
+        const auto context = number_at(json.at("decode").get_array()[i], "context_tokens", 0.0, 0, 1e9, kBench);
+        if (!context) { return base::pass_on(context); }
+        decodes.push_back({(*points)[i].x, *context, (*points)[i].seconds});
+    }
+    return decodes;
+}
+
+/// What a token of context costs a decode step: as steps of one batch with different contexts say, by least squares;
+/// without such by the bytes that the last figure read each second, but no more than more sequences cost with theirs.
+base::Result<double> context_seconds_of(const boost::json::value& json, const std::vector<DecodePoint>& decodes,
+                                        double kv_bytes_per_token) {
+    double products = 0;
+    double squares = 0;
+    for (const DecodePoint& one : decodes) {
+        for (const DecodePoint& other : decodes) {
+            if (one.batch != other.batch || one.context >= other.context) { continue; }
+            const double tokens = one.batch * (other.context - one.context);
+            products += tokens * (other.seconds - one.seconds);
+            squares += tokens * tokens;
+        }
+    }
+    if (squares > 0) { return std::max(0.0, products / squares); }
+    const auto& figures = json.at("decode").get_array();
+    const auto bytes = number_at(figures[figures.size() - 1], "bytes_per_s", {}, 1, 1e15, kBench);
+    if (!bytes) { return base::pass_on(bytes); }
+    double seconds = kv_bytes_per_token / *bytes;
+    const auto least =
+        std::min_element(decodes.begin(), decodes.end(), [](auto& l, auto& r) { return l.batch < r.batch; });
+    for (const DecodePoint& point : decodes) {
+        const double tokens = (point.batch - least->batch) * point.context;
+        if (tokens > 0) { seconds = std::min(seconds, std::max(0.0, point.seconds - least->seconds) / tokens); }
+    }
+    return seconds;
 }
 
 }  // namespace
@@ -216,28 +231,29 @@ base::Result<StepTimes> times_of_bench(std::string_view text, double kv_bytes_pe
     if (!json) { return base::pass_on(json); }
     const auto prefill = read_points(*json, "prefill", "tokens");
     if (!prefill) { return base::pass_on(prefill); }
-    const auto decode = read_points(*json, "decode", "batch");
+    const auto decode = read_decodes(*json);
     if (!decode) { return base::pass_on(decode); }
-    const auto& figures = json->at("decode").get_array();
-    const auto bytes = number_at(figures[figures.size() - 1], "bytes_per_s", {}, 1, 1e15, kBench);
-    if (!bytes) { return base::pass_on(bytes); }
-    const double context_seconds = kv_bytes_per_token / *bytes;
+    const auto context_seconds = context_seconds_of(*json, *decode, kv_bytes_per_token);
+    if (!context_seconds) { return base::pass_on(context_seconds); }
     // Without what their context cost, so that it is not counted twice.
     std::vector<Point> bare;
-    for (std::size_t i = 0; i < decode->size(); ++i) {
-        const auto context = number_at(figures[i], "context_tokens", 0.0, 0, 1e9, kBench);
-        if (!context) { return base::pass_on(context); }
-        const double of_context = context_seconds * *context * (*decode)[i].x;
-        bare.push_back({(*decode)[i].x, std::max((*decode)[i].seconds * 0.1, (*decode)[i].seconds - of_context)});
+    std::vector<Curve::Sample> batches;
+    for (const DecodePoint& point : *decode) {
+        const double of_context = *context_seconds * point.context * point.batch;
+        bare.push_back({point.batch, std::max(point.seconds * 0.1, point.seconds - of_context)});
+        batches.push_back({point.batch, bare.back().seconds});
     }
-    const Lines lines = fit_lines(std::move(bare));
+    const auto line = fit_line(bare);
     StepTimes times;
     FittedForms forms;
     forms.prefill = fit_square(*prefill);
-    forms.decode_small = {lines.small[0], context_seconds, lines.small[1]};
-    forms.decode_large = {lines.large[0], context_seconds, lines.large[1]};
-    forms.large_from = lines.large_from;
-    times.fitted = forms;
+    // What a step of decodes takes before its first sequence is no more than what the least one took.
+    const double least =
+        std::min_element(bare.begin(), bare.end(), [](auto& l, auto& r) { return l.seconds < r.seconds; })->seconds;
+    forms.decode_small = {std::min(line[0], least), *context_seconds, line[1]};
+    forms.decode_large = forms.decode_small;
+    if (batches.size() > 1) { forms.batches = Curve(std::move(batches)); }
+    times.fitted = std::move(forms);
     times.sources = {{"whole steps", "measured: sluice bench engine, " + text_at(*json, "engine", "engine not named")}};
     return times;
 }
@@ -248,17 +264,20 @@ MeasuredMachine machine_of_bench(std::string_view text) {
         const auto number = json ? number_at(*json, name, 0.0, 0, 4096, kBench) : base::Result<double>(0);
         return number ? static_cast<std::uint32_t>(*number) : 0;
     };
-    const auto share = [&](const char* name) {
-        const auto number =
-            json ? number_at(*json, std::string("beside.") + name, 0.0, 0, 100, kBench) : base::Result<double>(0);
-        return number ? *number : 0;
+    const auto number = [&](const std::string& name, double most) {
+        const auto found = json ? number_at(*json, name, 0.0, 0, most, kBench) : base::Result<double>(0);
+        return found ? *found : 0;
     };
-    return {.threads = count("threads"),
-            .cores = count("cores"),
-            .beside = {.prefill_by_prefill = share("prefill_by_prefill"),
-                       .prefill_by_decode = share("prefill_by_decode"),
-                       .decode_by_prefill = share("decode_by_prefill"),
-                       .decode_by_decode = share("decode_by_decode")}};
+    const auto share = [&](const char* name) { return number(std::string("beside.") + name, 100); };
+    return {
+        .threads = count("threads"),
+        .cores = count("cores"),
+        .beside = {.prefill_by_prefill = share("prefill_by_prefill"),
+                   .prefill_by_decode = share("prefill_by_decode"),
+                   .decode_by_prefill = share("decode_by_prefill"),
+                   .decode_by_decode = share("decode_by_decode")},
+        .host = {.step_seconds = number("host.step_s", 1), .handed_token_seconds = number("host.handed_token_s", 1)},
+        .between_seconds = number("host.between_s", 1)};
 }
 
 }  // namespace scheduler::planner

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "scheduler/planner/beside.h"
+#include "scheduler/planner/host_work.h"
 #include "scheduler/planner/model.h"
 #include "scheduler/planner/profile_tables.h"
 
@@ -24,6 +25,7 @@ struct Gpu {
     double cost = 1;          // of a GPU for an hour, in any unit; compared, nothing else
     std::uint32_t cores = 0;  // of a machine without GPUs, on which all workers compute; 0: each has what it needs
     Beside beside;            // of workers on these cores
+    HostWork host;            // on them
 };
 
 /// By name, whatever its case: a100, h100, h200, l40s, rtx4090, rtxpro6000. Empty for another.

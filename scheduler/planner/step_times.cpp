@@ -15,9 +15,7 @@ double fitted_seconds(const FittedForms& fitted, const StepShape& step) {
     if (tokens == 0) { return fitted.decode_seconds(step.decode_context, step.decode_sequences); }
     const double prefill = fitted.prefill_seconds(tokens, squares);
     if (step.decode_sequences == 0) { return prefill; }
-    // What decoding adds to a step that is there anyway.
-    return prefill + fitted.decode_seconds(step.decode_context, step.decode_sequences) -
-           (step.decode_sequences < fitted.large_from ? fitted.decode_small[0] : fitted.decode_large[0]);
+    return prefill + fitted.decode_share_seconds(step.decode_context, step.decode_sequences);
 }
 
 /// One kernel for all chunks and decoding sequences: the largest chunk as it is measured beside them, each further one

@@ -33,20 +33,27 @@ struct StepShape {
 
 /// DistServe's fitted forms in seconds (Zhong et al., OSDI 2024, appendix A, with the coefficients of its simulator):
 /// prefill = a + b * sum of lengths + c * sum of squares; decode = a + b * context tokens + c * sequences, in two fits
-/// by batch.
+/// by batch. Ours have a curve for batches besides: kernels of few rows and of more take what no line says.
 struct FittedForms {
     using Form = std::array<double, 3>;
     Form prefill{};
     Form decode_small{};
     Form decode_large{};
     double large_from = 0;  // sequences
+    Curve batches = {};     // of decode_small, over sequences, in place of a + c * sequences; empty: these
 
     double prefill_seconds(double tokens, double squares) const {
         return prefill[0] + prefill[1] * tokens + prefill[2] * squares;
     }
     double decode_seconds(double context, double sequences) const {
+        if (!batches.empty()) { return batches.at(sequences) + decode_small[1] * context; }
         const Form& form = sequences < large_from ? decode_small : decode_large;
         return form[0] + form[1] * context + form[2] * sequences;
+    }
+    /// What decoding adds to a step that is there anyway.
+    double decode_share_seconds(double context, double sequences) const {
+        const bool is_small = !batches.empty() || sequences < large_from;
+        return decode_seconds(context, sequences) - (is_small ? decode_small : decode_large)[0];
     }
 };
 

@@ -150,6 +150,23 @@ TEST_CASE("a plan for this machine knows the cores that its workers share", "[cl
     command.this_cores.reset();
     const std::string beside = R"("beside": {"engines": 1, "prefill_by_prefill": 0.5, "decode_by_decode": 0.5}, )";
     REQUIRE(goodput(two_cores + beside, 2, 1) < 0.95 * shared);
+    // What is done beside the engines there is counted, too, and is in the placement file.
+    const std::string host = R"("host": {"between_s": 1e-3, "step_s": 2e-2, "handed_token_s": 5e-4}, )";
+    REQUIRE(goodput(two_cores + host, 2, 1) < 0.95 * shared);
+    {
+        command.engine_times = folder.write("engine.json", two_cores + host + steps);
+        const auto inputs = cli::read_plan_inputs(command);
+        const auto space = cli::space_of(*inputs, command);
+        cli::PlanEvaluator evaluator(*inputs, {.targets = inputs->targets});
+        scheduler::planner::PlanRow row;
+        row.candidate.kind = scheduler::planner::Candidate::Kind::split;
+        row.candidate.prefill_count = row.candidate.decode_count = 1;
+        const auto plan = sim::read_plan(cli::plan_yaml(*inputs, command, *space, row, evaluator), "plan.yaml");
+        REQUIRE(plan);
+        REQUIRE(plan->host == inputs->gpus[0].gpu.host);
+        REQUIRE(plan->host.step_seconds == 2e-2);
+        REQUIRE(plan->pools[0].times.step_seconds == 1e-3);
+    }
     command.engine_times = folder.write("engine.json", two_cores + steps);
     command.count = 5;
     const auto inputs = cli::read_plan_inputs(command);

@@ -102,6 +102,21 @@ def test_a_simulation_plays_the_same_file(planned, tmp_path):
     assert json.loads((tmp_path / "out.json").read_text())["report"]["requests"] == 50
 
 
+def test_a_simulation_is_warmed_up_as_a_cluster_is(planned, tmp_path):
+    def played(*more: str) -> dict:
+        ran = sluice("simulate", "--plan", planned, "--trace", planned.parent / "fit.yaml", "--requests-max", "50", "--records", "--out", tmp_path / "out.json", *more)
+        assert ran.returncode == 0, ran.stderr
+        return json.loads((tmp_path / "out.json").read_text())
+
+    cold, warm = played(), played("--warmup", "4")
+    assert warm["cluster"]["placements"] == cold["cluster"]["placements"] + 4
+    assert warm["report"]["requests"] == cold["report"]["requests"] == 50
+    asked = [[(one["due_s"], one["prompt_tokens"], one["output_tokens"]) for one in run["records"]] for run in (warm, cold)]
+    assert [lengths for _, *lengths in asked[0]] == [lengths for _, *lengths in asked[1]]
+    assert [due for due, *_ in asked[0]] == pytest.approx([due for due, *_ in asked[1]])
+    assert all(0 < one["ttft_ms"] < 10_000 for one in warm["records"])
+
+
 LEVELS = "    kv_levels: {{bytes_per_token: {bytes_per_token}, host: {{bytes: 8388608, bytes_per_s: 1.0e+9}}}}\n"
 
 

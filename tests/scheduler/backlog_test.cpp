@@ -219,3 +219,28 @@ TEST_CASE("how long answers go on is learned from those that ended", "[scheduler
     // Of answers that all take 2 s, one seen at some instant has 1 s left.
     REQUIRE(*backlog.residual_seconds() == Approx(1));
 }
+
+TEST_CASE("who waits for KV whose prompt is computed counts as decoding there", "[scheduler][backlog]") {
+    base::FakeClock clock;
+    Backlog backlog;
+    backlog.placed(1, 0, 1, 400, 400, clock.now());
+    backlog.placed(2, 0, 1, 600, 600, clock.now());
+    backlog.first_token(1, clock.now());
+    backlog.first_token(2, clock.now());
+    REQUIRE(backlog.expect(1, clock.now()).decoding == 2);
+    // Neither is decoding yet: both are on the way.
+    backlog.reported(1, {.requests_waiting = 2, .kv_awaited = 2}, clock.now());
+    REQUIRE(backlog.expect(1, clock.now()).decoding == 2);
+    REQUIRE(backlog.expect(1, clock.now()).decode_context == 1000);
+    backlog.reported(1,
+                     {.requests_waiting = 1,
+                      .requests_running = 1,
+                      .decode_sequences = 1,
+                      .decode_context_tokens = 410,
+                      .kv_awaited = 1},
+                     clock.now());
+    REQUIRE(backlog.expect(1, clock.now()).decoding == 2);
+    REQUIRE(backlog.expect(1, clock.now()).decode_context == 820);  // the other's length is not known
+    backlog.reported(1, {.requests_running = 1, .decode_sequences = 1, .decode_context_tokens = 420}, clock.now());
+    REQUIRE(backlog.expect(1, clock.now()).decoding == 1);
+}

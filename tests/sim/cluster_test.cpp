@@ -143,6 +143,29 @@ TEST_CASE("workers beside each other read from one memory", "[sim]") {
     REQUIRE(simulate_cluster(shape, {{0, 100, 1}, {0, 100, 1}}).outcomes[1].ttft_s == Approx(0.1));
 }
 
+TEST_CASE("the work beside the engines takes its part of the cores", "[sim]") {
+    const StepTimes times = simple_times();
+    ClusterShape shape = mixed(times);
+    shape.cores = 1;
+    shape.host.step_seconds = 1e-3;
+    // 1 ms after each step, while the next one runs: on one core both take their time.
+    REQUIRE(simulate_cluster(shape, {{0, 100, 101}}).outcomes[0].tpot_s == Approx(0.012));
+    shape.cores = 2;
+    REQUIRE(simulate_cluster(shape, {{0, 100, 101}}).outcomes[0].tpot_s == Approx(0.011));
+    shape.cores = 0;
+    REQUIRE(simulate_cluster(shape, {{0, 100, 101}}).outcomes[0].tpot_s == Approx(0.011));
+
+    // A prompt of 100 ms is handed over in 50 ms of processor time, while the next one is computed.
+    shape = split(times);
+    shape.cores = 1;
+    const std::vector<ClusterRequest> two{{0, 100, 2}, {0, 100, 1}};
+    const double before = simulate_cluster(shape, two).outcomes[1].ttft_s;
+    shape.host.handed_token_seconds = 5e-4;
+    REQUIRE(simulate_cluster(shape, two).outcomes[1].ttft_s == Approx(before + 0.05));
+    shape.cores = 3;
+    REQUIRE(simulate_cluster(shape, two).outcomes[1].ttft_s == Approx(0.2));
+}
+
 TEST_CASE("who decodes loses its core to prompts of others", "[sim]") {
     const StepTimes times = simple_times();
     ClusterShape shape = split(times);

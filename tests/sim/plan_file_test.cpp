@@ -60,7 +60,7 @@ TEST_CASE("a placement file says again what was written", "[sim][plan]") {
     CHECK(plan->classes[1].tpot_s == 0);
     CHECK(plan->cores == 6);
     CHECK(plan->beside == scheduler::planner::Beside{.prefill_by_decode = 0.02, .decode_by_decode = 0.15});
-    CHECK(plan->host == sim::HostWork{.step_seconds = 6e-4, .handed_token_seconds = 4e-5});
+    CHECK(plan->host == scheduler::planner::HostWork{.step_seconds = 6e-4, .handed_token_seconds = 4e-5});
     REQUIRE(plan->shape.has_value());
     CHECK(plan->shape->vocabulary == 128256);
     const std::array chunks{scheduler::planner::PromptChunk{300, 200}};
@@ -83,6 +83,18 @@ TEST_CASE("fitted forms are read, too", "[sim][plan]") {
     REQUIRE(plan->pools[0].times.fitted.has_value());
     CHECK(plan->pools[0].times.fitted->decode_large[2] == 2e-4);
     CHECK(plan->pools[0].times.fitted->large_from == 50);
+    CHECK(plan->pools[0].times.fitted->batches.empty());
+
+    times.fitted->batches = scheduler::planner::Curve({{1, 6e-3}, {4, 9e-3}});
+    const auto curved = sim::read_plan(plan_with(times), "plan.yaml");
+    REQUIRE(curved.has_value());
+    const auto seconds = [](const scheduler::planner::StepTimes& of, double sequences) {
+        return of.seconds({.prompts = {}, .decode_sequences = sequences, .decode_context = 1000, .sampled = sequences});
+    };
+    CHECK(seconds(times, 2) == Approx(7e-3 + 1e-3));
+    for (const double sequences : {1.0, 2.0, 9.0}) {
+        CHECK(seconds(curved->pools[0].times, sequences) == Approx(seconds(times, sequences)));
+    }
 }
 
 TEST_CASE("what is no placement file is refused with a reason", "[sim][plan]") {

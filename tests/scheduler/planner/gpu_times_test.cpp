@@ -117,11 +117,15 @@ TEST_CASE("this machine's steps come from its own bench", "[scheduler][planner]"
     REQUIRE(decode_seconds(*times, 4, 100) == Approx(0.02 + 4 * (1e-3 + 1e-4)).epsilon(0.001));
     REQUIRE(times->sources[0].from == "measured: sluice bench engine, cpu");
     REQUIRE(scheduler::planner::machine_of_bench(bench).cores == 0);  // an older file: it does not say
+    REQUIRE(scheduler::planner::machine_of_bench(bench).host.is_none());
     const auto machine = scheduler::planner::machine_of_bench(
-        R"({"threads": 3, "cores": 8, "beside": {"engines": 1, "decode_by_decode": 0.15}})");
+        R"({"threads": 3, "cores": 8, "beside": {"engines": 1, "decode_by_decode": 0.15},
+        "host": {"between_s": 2e-4, "step_s": 4e-4, "handed_token_s": 8e-5}})");
     REQUIRE(machine.threads == 3);
     REQUIRE(machine.cores == 8);
     REQUIRE(machine.beside == scheduler::planner::Beside{.decode_by_decode = 0.15});
+    REQUIRE(machine.host == scheduler::planner::HostWork{.step_seconds = 4e-4, .handed_token_seconds = 8e-5});
+    REQUIRE(machine.between_seconds == 2e-4);
     REQUIRE(scheduler::planner::times_of_bench("{}", 1).error().message.find("no figures in `prefill`") !=
             std::string::npos);
 }
@@ -152,7 +156,7 @@ TEST_CASE("prompts of this machine bend where three lengths say so", "[scheduler
     CHECK(prefill_seconds(odd, {1000, 0}) > 0.3);
 }
 
-TEST_CASE("decodes of this machine have two lines where one does not do", "[scheduler][planner]") {
+TEST_CASE("decodes of this machine are as they were measured, batch by batch", "[scheduler][planner]") {
     const auto times_of = [](const std::vector<std::pair<double, double>>& figures) {
         std::string text;
         for (const auto& [batch, seconds] : figures) {
@@ -165,17 +169,50 @@ TEST_CASE("decodes of this machine have two lines where one does not do", "[sche
         return *times;
     };
     const auto bent = times_of({{1, 0.008}, {12, 0.019}, {2, 0.010}, {4, 0.012}, {3, 0.0115}, {8, 0.0155}});
-    CHECK(decode_seconds(bent, 1, 0) == Approx(0.008).epsilon(0.02));
-    CHECK(decode_seconds(bent, 2, 0) == Approx(0.010).epsilon(0.03));
-    CHECK(decode_seconds(bent, 8, 0) == Approx(0.0155).epsilon(0.02));
+    CHECK(decode_seconds(bent, 1, 0) == Approx(0.008));
+    CHECK(decode_seconds(bent, 3, 0) == Approx(0.0115));
+    CHECK(decode_seconds(bent, 6, 0) == Approx((0.012 + 0.0155) / 2));
+    CHECK(decode_seconds(bent, 8, 0) == Approx(0.0155));
     CHECK(decode_seconds(bent, 24, 0) > decode_seconds(bent, 12, 0));
     const auto straight = times_of({{1, 0.011}, {2, 0.012}, {3, 0.01301}, {4, 0.014}, {8, 0.01799}});
-    CHECK(straight.fitted->large_from == 0);
     CHECK(decode_seconds(straight, 16, 0) == Approx(0.026).epsilon(0.01));
+    // Beside a prompt they add what they add to a step of fewer: 10 ms are there without any.
+    const PromptChunk prompt[] = {{100, 0}};
+    const double alone = straight.seconds({.prompts = prompt});
+    CHECK(straight.seconds({.prompts = prompt, .decode_sequences = 4, .decode_context = 0}) ==
+          Approx(alone + 0.004).epsilon(0.01));
     // Four that cannot be told from noise: nowhere do more sequences take less.
     const auto noisy = times_of({{1, 0.010}, {2, 0.014}, {3, 0.011}, {4, 0.012}});
     for (double batch = 1; batch < 16; ++batch) {
         CHECK(decode_seconds(noisy, batch + 1, 0) >= decode_seconds(noisy, batch, 0));
+    }
+}
+
+TEST_CASE("what context costs a decode step is measured where two lengths were", "[scheduler][planner]") {
+    // 8 ms, 1 ms for each sequence and 2 us for each token of its context; by the bytes it would be 50 us.
+    const auto truly = [](double batch, double context) { return 8e-3 + batch * (1e-3 + 2e-6 * context); };
+    const auto times_of = [&](const std::vector<std::pair<double, double>>& figures) {
+        std::string text;
+        for (const auto& [batch, context] : figures) {
+            text += (text.empty() ? "" : ", ") + std::string(R"({"batch": )") + std::to_string(batch) +
+                    R"(, "context_tokens": )" + std::to_string(context) + R"(, "bytes_per_s": 2e8, "median_s": )" +
+                    std::to_string(truly(batch, context)) + "}";
+        }
+        const auto times = scheduler::planner::times_of_bench(
+            R"({"prefill": [{"tokens": 100, "median_s": 0.1}], "decode": [)" + text + "]}", 1e4);
+        REQUIRE(times);
+        return *times;
+    };
+    const auto measured = times_of({{1, 500}, {4, 500}, {8, 500}, {4, 100}});
+    for (const double context : {100.0, 500.0, 900.0}) {
+        CAPTURE(context);
+        CHECK(decode_seconds(measured, 1, context) == Approx(truly(1, context)).epsilon(0.005));
+        CHECK(decode_seconds(measured, 8, context) == Approx(truly(8, context)).epsilon(0.005));
+    }
+    // Not more than sequences cost with their context: where that was measured all is as it was.
+    const auto bounded = times_of({{1, 500}, {4, 500}, {8, 500}});
+    for (const double batch : {1.0, 4.0, 8.0}) {
+        CHECK(decode_seconds(bounded, batch, 500) == Approx(truly(batch, 500)).epsilon(0.01));
     }
 }
 
